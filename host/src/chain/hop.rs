@@ -1,0 +1,297 @@
+//! [`Hop`]: the gate in front of one layer of one connection.
+
+use std::sync::Arc;
+
+use rbdkit_plugin_api::{
+    BlockSizes, Buffer, Capabilities, Done, Errno, Error, Extents, Flags, Handle, MAX_REQUEST, Op, Pool, Result, Span,
+    Support,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::emulate;
+
+/// A layer's place in its thread model: what one hop holds, and where its requests wait.
+pub(super) struct Queue {
+    /// Held for the life of the hop under serialize_connections.
+    _connection: Option<OwnedSemaphorePermit>,
+    requests: Option<Arc<Semaphore>>,
+}
+
+impl Queue {
+    pub(super) fn new(connection: Option<OwnedSemaphorePermit>, requests: Option<Arc<Semaphore>>) -> Queue {
+        Queue { _connection: connection, requests }
+    }
+}
+
+/// The only way to call a layer. Shared by all requests of the connection.
+pub struct Hop {
+    name: String,
+    handle: Arc<dyn Handle>,
+    queue: Queue,
+    size: u64,
+    block_sizes: Option<BlockSizes>,
+    description: Option<String>,
+    can: Capabilities,
+    pool: Pool,
+}
+
+impl Hop {
+    /// Asks a fresh handle what it is, and checks the answers. If that fails the handle is closed.
+    pub(super) async fn open(
+        name: String,
+        handle: Arc<dyn Handle>,
+        queue: Queue,
+        readonly: bool,
+        pool: Pool,
+    ) -> Result<Arc<Hop>> {
+        match Hop::describe(&name, &*handle).await {
+            Ok((size, block_sizes, description, mut can)) => {
+                can.write &= !readonly;
+                let can = can.normalized();
+                Ok(Arc::new(Hop { name, handle, queue, size, block_sizes, description, can, pool }))
+            }
+            Err(error) => {
+                // The error of the description is the one worth reporting.
+                let _ = handle.finalize().await;
+                handle.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn describe(
+        name: &str,
+        handle: &dyn Handle,
+    ) -> Result<(u64, Option<BlockSizes>, Option<String>, Capabilities)> {
+        let size = handle.get_size().await?;
+        if size > i64::MAX as u64 {
+            return Err(Error::new(Errno::Eio, format!("{name}: size {size} is beyond 2^63 - 1")));
+        }
+        let block_sizes = handle.block_size().await?;
+        if let Some(sizes) = block_sizes.filter(|sizes| !sizes.is_valid()) {
+            return Err(Error::new(Errno::Eio, format!("{name}: impossible block sizes {sizes:?}")));
+        }
+        let description = handle.export_description().await?;
+        Ok((size, block_sizes, description, handle.can().await?))
+    }
+
+    /// The layer's name, for messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The block sizes, if the layer has any to name.
+    pub fn block_sizes(&self) -> Option<BlockSizes> {
+        self.block_sizes
+    }
+
+    /// For people.
+    pub fn description(&self) -> Option<&str> {
+        self.description.as_deref()
+    }
+
+    /// What it can do, after normalizing: [`Support::Emulate`] is done by the hop.
+    pub fn can(&self) -> Capabilities {
+        self.can
+    }
+
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Reads `span.len` bytes at `offset` into `span` of the buffer. What the layer leaves unfilled reads as zero.
+    pub fn pread(self: &Arc<Self>, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
+        if let Err(error) = self.check_data(&buffer, span, offset) {
+            return Op::Ready((buffer, Err(error)));
+        }
+        tracing::trace!(target: "rbdkit::ops", "{}: pread offset={offset} length={}", self.name, span.len);
+        self.queued(move |handle| handle.pread(buffer, span, offset))
+    }
+
+    /// Writes `span` of the buffer at `offset`.
+    pub fn pwrite(self: &Arc<Self>, mut buffer: Buffer, span: Span, offset: u64, flags: Flags) -> Op<Done> {
+        let checked = self.check_data(&buffer, span, offset).and_then(|()| self.check_write(flags));
+        if let Err(error) = checked {
+            return Op::Ready((buffer, Err(error)));
+        }
+        tracing::trace!(target: "rbdkit::ops", "{}: pwrite offset={offset} length={} fua={}", self.name, span.len, flags.fua);
+        buffer.materialize(span);
+        let flush_after = flags.fua && self.can.fua == Support::Emulate;
+        let flags = Flags { fua: flags.fua && !flush_after, ..Flags::NONE };
+        let op = self.queued(move |handle| handle.pwrite(buffer, span, offset, flags));
+        if flush_after { emulate::flush_after_write(self, op) } else { op }
+    }
+
+    /// Makes completed writes durable.
+    pub fn flush(self: &Arc<Self>) -> Op<Result<()>> {
+        if !self.can.flush {
+            return Op::Ready(Err(self.refuse("flush is not offered")));
+        }
+        tracing::trace!(target: "rbdkit::ops", "{}: flush", self.name);
+        self.queued(|handle| handle.flush())
+    }
+
+    /// Discards a range.
+    pub fn trim(self: &Arc<Self>, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
+        let checked = self.check_range(offset, length).and_then(|()| self.check_write(flags));
+        let checked =
+            checked.and_then(|()| if self.can.trim { Ok(()) } else { Err(self.refuse("trim is not offered")) });
+        if let Err(error) = checked {
+            return Op::Ready(Err(error));
+        }
+        tracing::trace!(target: "rbdkit::ops", "{}: trim offset={offset} length={length} fua={}", self.name, flags.fua);
+        let flush_after = flags.fua && self.can.fua == Support::Emulate;
+        let flags = Flags { fua: flags.fua && !flush_after, ..Flags::NONE };
+        let op = self.queued(move |handle| handle.trim(offset, length, flags));
+        if flush_after { emulate::flush_after(self, op) } else { op }
+    }
+
+    /// Makes a range read as zero.
+    pub fn zero(self: &Arc<Self>, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
+        if let Err(error) = self.check_range(offset, length).and_then(|()| self.check_write(flags)) {
+            return Op::Ready(Err(error));
+        }
+        match self.can.zero {
+            Support::None => return Op::Ready(Err(self.refuse("zero is not offered"))),
+            _ if flags.fast_zero && !self.can.fast_zero => return Op::Ready(Err(Errno::Enotsup.into())),
+            Support::Emulate if flags.fast_zero => return Op::Ready(Err(Errno::Enotsup.into())),
+            Support::Emulate => return emulate::zero_by_pwrite(self, offset, length, flags),
+            Support::Native => {}
+        }
+        tracing::trace!(
+            target: "rbdkit::ops",
+            "{}: zero offset={offset} length={length} fua={} may_trim={} fast_zero={}",
+            self.name, flags.fua, flags.may_trim, flags.fast_zero
+        );
+        let flush_after = flags.fua && self.can.fua == Support::Emulate;
+        let to_layer = Flags { fua: flags.fua && !flush_after, req_one: false, ..flags };
+        let op = self.queued(move |handle| handle.zero(offset, length, to_layer));
+        let op = if flags.fast_zero { op } else { emulate::zero_if_refused(self, op, offset, length, to_layer) };
+        if flush_after { emulate::flush_after(self, op) } else { op }
+    }
+
+    /// Brings a range nearer.
+    pub fn cache(self: &Arc<Self>, offset: u64, length: u64) -> Op<Result<()>> {
+        if let Err(error) = self.check_range(offset, length) {
+            return Op::Ready(Err(error));
+        }
+        tracing::trace!(target: "rbdkit::ops", "{}: cache offset={offset} length={length}", self.name);
+        match self.can.cache {
+            Support::None => Op::Ready(Err(self.refuse("cache is not offered"))),
+            Support::Emulate => emulate::cache_by_pread(self, offset, length),
+            Support::Native => self.queued(move |handle| handle.cache(offset, length)),
+        }
+    }
+
+    /// What is known of a range: contiguous from `offset`, within the range, checked.
+    pub fn extents(self: &Arc<Self>, offset: u64, length: u64, flags: Flags) -> Op<Result<Extents>> {
+        if let Err(error) = self.check_range(offset, length) {
+            return Op::Ready(Err(error));
+        }
+        if !self.can.extents {
+            return Op::Ready(Ok(Extents::all_data(offset, length)));
+        }
+        tracing::trace!(target: "rbdkit::ops", "{}: extents offset={offset} length={length} req_one={}", self.name, flags.req_one);
+        let req_one = flags.req_one;
+        let to_layer = Flags { req_one, ..Flags::NONE };
+        let name = self.name.clone();
+        self.queued(move |handle| handle.extents(offset, length, to_layer)).map(move |answer| {
+            let list = answer?;
+            Extents::check(list.as_slice().iter().copied(), offset, length, req_one).map_err(|error| {
+                tracing::error!("{name}: {error}");
+                error
+            })
+        })
+    }
+
+    /// Lets the layer and those below end their work while they can still do I/O.
+    pub async fn finalize(&self) -> Result<()> {
+        self.handle.finalize().await
+    }
+
+    /// Ends the layer's handle and those below.
+    pub async fn close(&self) {
+        self.handle.close().await;
+    }
+
+    /// Calls the layer, when its thread model lets it.
+    fn queued<T: Send + 'static>(&self, call: impl FnOnce(&dyn Handle) -> Op<T> + Send + 'static) -> Op<T> {
+        let Some(places) = &self.queue.requests else {
+            return call(&*self.handle);
+        };
+        match Arc::clone(places).try_acquire_owned() {
+            Ok(place) => match call(&*self.handle) {
+                Op::Later(future) => Op::later(async move {
+                    let answer = future.await;
+                    drop(place);
+                    answer
+                }),
+                ready => ready,
+            },
+            Err(_) => {
+                let (places, handle) = (Arc::clone(places), Arc::clone(&self.handle));
+                Op::later(async move {
+                    // The semaphore is never closed, so this only waits.
+                    let place = places.acquire_owned().await;
+                    // Which way the call goes is decided by matching here: awaiting `Op` would need `T: Unpin`.
+                    let answer = match call(&*handle) {
+                        Op::Later(future) => future.await,
+                        Op::Ready(answer) => answer,
+                        Op::Taken => std::future::pending().await,
+                    };
+                    drop(place);
+                    answer
+                })
+            }
+        }
+    }
+
+    fn refuse(&self, what: &str) -> Error {
+        Error::new(Errno::Einval, format!("{}: {what}", self.name))
+    }
+
+    fn check_data(&self, buffer: &Buffer, span: Span, offset: u64) -> Result<()> {
+        if !buffer.contains(span) {
+            return Err(self.refuse("the part of the buffer is not within it"));
+        }
+        if span.len > MAX_REQUEST {
+            return Err(self.refuse("the request is longer than 64 MiB"));
+        }
+        if self.block_sizes.is_some_and(|sizes| span.len > sizes.maximum) {
+            return Err(self.refuse("the request is longer than the maximum block size"));
+        }
+        self.check_range(offset, u64::from(span.len))
+    }
+
+    fn check_range(&self, offset: u64, length: u64) -> Result<()> {
+        if length == 0 {
+            return Err(self.refuse("a request for no bytes"));
+        }
+        let Some(end) = offset.checked_add(length).filter(|end| *end <= self.size) else {
+            return Err(self.refuse("the range is not within the export"));
+        };
+        if let Some(sizes) = &self.block_sizes {
+            let minimum = u64::from(sizes.minimum);
+            // A size that is no multiple of the block size leaves a tail that nobody could reach otherwise.
+            if offset % minimum != 0 || (end % minimum != 0 && end != self.size) {
+                return Err(self.refuse("the range is not aligned to the minimum block size"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_write(&self, flags: Flags) -> Result<()> {
+        if !self.can.write {
+            return Err(Error::new(Errno::Erofs, format!("{}: the export is read-only", self.name)));
+        }
+        if flags.fua && self.can.fua == Support::None {
+            return Err(self.refuse("FUA is not offered"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,2 @@
+//! rbdkit: an NBD server whose filters are sandboxed WebAssembly components. See ARCHITECTURE.md for the map.
+pub mod chain;

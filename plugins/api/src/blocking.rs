@@ -1,0 +1,131 @@
+//! For plugins that block: each operation runs on a thread that may wait.
+
+use std::sync::Arc;
+
+use crate::plugin::panicked;
+use crate::{BlockSizes, BoxFuture, Buffer, Capabilities, Done, Errno, Extents, Flags, Handle, Op, Result, Span};
+
+/// [`Handle`] as ordinary blocking functions. Wrap it in [`Blocking`].
+pub trait BlockingHandle: Send + Sync + 'static {
+    /// See [`Handle::get_size`].
+    fn get_size(&self) -> Result<u64>;
+    /// See [`Handle::block_size`].
+    fn block_size(&self) -> Result<Option<BlockSizes>> {
+        Ok(None)
+    }
+    /// See [`Handle::export_description`].
+    fn export_description(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+    /// See [`Handle::can`].
+    fn can(&self) -> Result<Capabilities>;
+    /// Fills all of `bytes`, or fails.
+    fn pread(&self, bytes: &mut [u8], offset: u64) -> Result<()>;
+    /// See [`Handle::pwrite`].
+    fn pwrite(&self, bytes: &[u8], offset: u64, flags: Flags) -> Result<()> {
+        let _ = (bytes, offset, flags);
+        Err(Errno::Erofs.into())
+    }
+    /// See [`Handle::flush`].
+    fn flush(&self) -> Result<()> {
+        Err(Errno::Einval.into())
+    }
+    /// See [`Handle::trim`].
+    fn trim(&self, offset: u64, length: u64, flags: Flags) -> Result<()> {
+        let _ = (offset, length, flags);
+        Err(Errno::Einval.into())
+    }
+    /// See [`Handle::zero`].
+    fn zero(&self, offset: u64, length: u64, flags: Flags) -> Result<()> {
+        let _ = (offset, length, flags);
+        Err(Errno::Enotsup.into())
+    }
+    /// See [`Handle::cache`].
+    fn cache(&self, offset: u64, length: u64) -> Result<()> {
+        let _ = (offset, length);
+        Ok(())
+    }
+    /// See [`Handle::extents`].
+    fn extents(&self, offset: u64, length: u64, flags: Flags) -> Result<Extents> {
+        let _ = flags;
+        Ok(Extents::all_data(offset, length))
+    }
+    /// See [`Handle::close`].
+    fn close(&self) {}
+}
+
+/// A [`Handle`] whose operations run on tokio's blocking threads.
+pub struct Blocking<H>(pub Arc<H>);
+
+impl<H: BlockingHandle> Blocking<H> {
+    /// Wraps a blocking handle.
+    pub fn new(handle: H) -> Blocking<H> {
+        Blocking(Arc::new(handle))
+    }
+
+    fn run<T: Send + 'static>(&self, call: impl FnOnce(&H) -> Result<T> + Send + 'static) -> Op<Result<T>> {
+        let handle = Arc::clone(&self.0);
+        let task = tokio::task::spawn_blocking(move || call(&handle));
+        Op::later(async move { task.await.unwrap_or_else(|_| Err(panicked("a plugin"))) })
+    }
+
+    fn run_with(
+        &self,
+        mut buffer: Buffer,
+        call: impl FnOnce(&H, &mut Buffer) -> Result<()> + Send + 'static,
+    ) -> Op<Done> {
+        let handle = Arc::clone(&self.0);
+        let lost = buffer.sibling(0);
+        let task = tokio::task::spawn_blocking(move || {
+            let result = call(&handle, &mut buffer);
+            (buffer, result)
+        });
+        Op::later(async move { task.await.unwrap_or_else(|_| (lost, Err(panicked("a plugin")))) })
+    }
+}
+
+impl<H: BlockingHandle> Handle for Blocking<H> {
+    fn get_size(&self) -> Op<Result<u64>> {
+        self.run(H::get_size)
+    }
+    fn block_size(&self) -> Op<Result<Option<BlockSizes>>> {
+        self.run(H::block_size)
+    }
+    fn export_description(&self) -> Op<Result<Option<String>>> {
+        self.run(H::export_description)
+    }
+    fn can(&self) -> Op<Result<Capabilities>> {
+        self.run(H::can)
+    }
+    fn pread(&self, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
+        self.run_with(buffer, move |handle, buffer| buffer.fill_with(span, |bytes| handle.pread(bytes, offset)))
+    }
+    fn pwrite(&self, buffer: Buffer, span: Span, offset: u64, flags: Flags) -> Op<Done> {
+        self.run_with(buffer, move |handle, buffer| handle.pwrite(buffer.data(span), offset, flags))
+    }
+    fn flush(&self) -> Op<Result<()>> {
+        self.run(H::flush)
+    }
+    fn trim(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
+        self.run(move |handle| handle.trim(offset, length, flags))
+    }
+    fn zero(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
+        self.run(move |handle| handle.zero(offset, length, flags))
+    }
+    fn cache(&self, offset: u64, length: u64) -> Op<Result<()>> {
+        self.run(move |handle| handle.cache(offset, length))
+    }
+    fn extents(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<Extents>> {
+        self.run(move |handle| handle.extents(offset, length, flags))
+    }
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let _ = self
+                .run(|handle| {
+                    handle.close();
+                    Ok(())
+                })
+                .await;
+        })
+    }
+}

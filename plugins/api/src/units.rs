@@ -1,0 +1,143 @@
+//! The ways in which nbdkit's command line writes sizes, truth values, durations and chances.
+//!
+//! Every function answers an error text that completes "key=value: ...".
+
+/// A size in bytes: decimal digits and an optional suffix, `b` for bytes, `s` for sectors of 512, or `k M G T P E` for powers of
+/// 1024, in either case. The largest is 2^63 - 1.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let wrong = || "is not a size: digits and one of b, s, k, M, G, T, P, E, for example 512, 64k or 1G".to_string();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let scale: u64 = match &text[digits..] {
+        "" | "b" | "B" => 1,
+        "s" | "S" => 512,
+        "k" | "K" => 1 << 10,
+        "m" | "M" => 1 << 20,
+        "g" | "G" => 1 << 30,
+        "t" | "T" => 1 << 40,
+        "p" | "P" => 1 << 50,
+        "e" | "E" => 1 << 60,
+        _ => return Err(wrong()),
+    };
+    if digits == 0 {
+        return Err(wrong());
+    }
+    text[..digits]
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(scale))
+        .filter(|n| *n <= i64::MAX as u64)
+        .ok_or_else(|| "is larger than 2^63 - 1 bytes".to_string())
+}
+
+/// A truth value: `1 true t yes y on` or `0 false f no n off`, in any case.
+pub fn parse_bool(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "t" | "yes" | "y" | "on" => Ok(true),
+        "0" | "false" | "f" | "no" | "n" | "off" => Ok(false),
+        _ => Err("is neither true (1, true, yes, on) nor false (0, false, no, off)".to_string()),
+    }
+}
+
+/// A duration in nanoseconds: a decimal number with `ns`, `us`, `ms`, `s` (also without a unit: seconds), `m` or `h`.
+pub fn parse_duration(text: &str) -> Result<u64, String> {
+    let wrong =
+        || "is not a duration: a number and ns, us, ms, s (the default), m or h, for example 50ms or 1.5".to_string();
+    let number_end = text.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
+    let scale: u64 = match &text[number_end..] {
+        "ns" => 1,
+        "us" => 1_000,
+        "ms" | "MS" => 1_000_000,
+        "" | "s" | "S" => 1_000_000_000,
+        "m" => 60_000_000_000,
+        "h" => 3_600_000_000_000,
+        _ => return Err(wrong()),
+    };
+    let (whole, fraction) = text[..number_end].split_once('.').unwrap_or((&text[..number_end], ""));
+    if whole.is_empty() && fraction.is_empty() || fraction.contains('.') || fraction.len() > 18 {
+        return Err(wrong());
+    }
+    let too_long = || "is too long a duration".to_string();
+    let whole = if whole.is_empty() { 0 } else { whole.parse::<u64>().map_err(|_| too_long())? };
+    let whole = whole.checked_mul(scale).ok_or_else(too_long)?;
+    let fraction = match fraction {
+        "" => 0,
+        digits => {
+            let value: u128 = digits.parse().map_err(|_| wrong())?;
+            (value * u128::from(scale) / 10u128.pow(digits.len() as u32)) as u64
+        }
+    };
+    whole.checked_add(fraction).ok_or_else(too_long)
+}
+
+/// A chance as parts of 10^9: `12%`, `0.12`, or `1:1000`.
+pub fn parse_probability(text: &str) -> Result<u32, String> {
+    let wrong = || "is not a chance: a percentage (10%), a number from 0 to 1 (0.1) or a ratio (1:10)".to_string();
+    let number = |text: &str| -> Option<f64> {
+        let plain = !text.is_empty()
+            && text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'-' | b'+'));
+        plain.then(|| text.parse::<f64>().ok()).flatten().filter(|n| n.is_finite() && *n >= 0.0)
+    };
+    let value = if let Some(percent) = text.strip_suffix('%') {
+        number(percent).ok_or_else(wrong)? / 100.0
+    } else if let Some((hits, tries)) = text.split_once(':') {
+        let (hits, tries) = (number(hits).ok_or_else(wrong)?, number(tries).ok_or_else(wrong)?);
+        if tries == 0.0 {
+            return Err(wrong());
+        }
+        hits / tries
+    } else {
+        number(text).ok_or_else(wrong)?
+    };
+    if value > 1.0 {
+        return Err("is a chance of more than 100%".to_string());
+    }
+    Ok((value * 1e9).round() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_nbdkit_reads_them() {
+        for (text, size) in [
+            ("0", 0),
+            ("512", 512),
+            ("10s", 5120),
+            ("1k", 1024),
+            ("2M", 2 << 20),
+            ("3G", 3 << 30),
+            ("7b", 7),
+            ("1E", 1 << 60),
+        ] {
+            assert_eq!(parse_size(text), Ok(size), "{text}");
+        }
+        for text in ["", "k", "-1", "+1", "1.5M", "1KB", "1 k", "0x10", "8E", "99999999999999999999", "1é"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_have_units_and_fractions() {
+        for (text, ns) in
+            [("1", 1_000_000_000), ("50ms", 50_000_000), ("1.5", 1_500_000_000), (".25s", 250_000_000), ("2us", 2000)]
+        {
+            assert_eq!(parse_duration(text), Ok(ns), "{text}");
+        }
+        for text in ["", ".", "ms", "1.2.3", "-1", "1d", "99999999999999999999", "18446744073709551615h"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn chances_come_in_three_forms() {
+        for (text, ppb) in
+            [("1", 1_000_000_000), ("10%", 100_000_000), ("1:1000", 1_000_000), ("0", 0), ("1e-3", 1_000_000)]
+        {
+            assert_eq!(parse_probability(text), Ok(ppb), "{text}");
+        }
+        for text in ["", "%", "2", "101%", "1:0", "nan", "inf", "x", "-1"] {
+            assert!(parse_probability(text).is_err(), "{text}");
+        }
+    }
+}
