@@ -1,5 +1,12 @@
 //! For plugins that block: each operation runs on a thread that may wait.
+//!
+//! A plugin that blocks in everything implements [`BlockingHandle`] and is wrapped in [`Blocking`]. One that answers at once
+//! where it can, and waits only sometimes, implements [`Handle`] and sends what is left to [`run_blocking`] and
+//! [`run_blocking_with`].
+//!
+//! Such a call starts when it is made, not when its answer is polled, and runs to its end whatever becomes of the answer.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::plugin::panicked;
@@ -65,23 +72,35 @@ impl<H: BlockingHandle> Blocking<H> {
 
     fn run<T: Send + 'static>(&self, call: impl FnOnce(&H) -> Result<T> + Send + 'static) -> Op<Result<T>> {
         let handle = Arc::clone(&self.0);
-        let task = tokio::task::spawn_blocking(move || call(&handle));
-        Op::later(async move { task.await.unwrap_or_else(|_| Err(panicked("a plugin"))) })
+        run_blocking(move || call(&handle))
     }
 
-    fn run_with(
-        &self,
-        mut buffer: Buffer,
-        call: impl FnOnce(&H, &mut Buffer) -> Result<()> + Send + 'static,
-    ) -> Op<Done> {
+    fn run_with(&self, buffer: Buffer, call: impl FnOnce(&H, &mut Buffer) -> Result<()> + Send + 'static) -> Op<Done> {
         let handle = Arc::clone(&self.0);
-        let lost = buffer.sibling(0);
-        let task = tokio::task::spawn_blocking(move || {
-            let result = call(&handle, &mut buffer);
-            (buffer, result)
-        });
-        Op::later(async move { task.await.unwrap_or_else(|_| (lost, Err(panicked("a plugin")))) })
+        run_blocking_with(buffer, move |buffer| call(&handle, buffer))
     }
+}
+
+/// Calls on a thread that may wait. A panic of the call becomes EIO.
+///
+/// It needs a tokio runtime around it, as every operation of a handle has.
+pub fn run_blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Op<Result<T>> {
+    let task = tokio::task::spawn_blocking(call);
+    Op::later(async move { task.await.unwrap_or_else(|_| Err(panicked("a plugin"))) })
+}
+
+/// Calls with a buffer on a thread that may wait. A panic of the call becomes EIO, and the buffer comes back all the same.
+pub fn run_blocking_with(
+    mut buffer: Buffer,
+    call: impl FnOnce(&mut Buffer) -> Result<()> + Send + 'static,
+) -> Op<Done> {
+    let task = tokio::task::spawn_blocking(move || {
+        // Nobody looks at the bytes after an error, so it does not matter in what state a panic left them.
+        let result = catch_unwind(AssertUnwindSafe(|| call(&mut buffer))).unwrap_or_else(|_| Err(panicked("a plugin")));
+        (buffer, result)
+    });
+    // The buffer is only lost if the runtime is shut down before the call began.
+    Op::later(async move { task.await.unwrap_or_else(|_| (Buffer::new(0), Err(Errno::Eshutdown.into()))) })
 }
 
 impl<H: BlockingHandle> Handle for Blocking<H> {
@@ -127,5 +146,22 @@ impl<H: BlockingHandle> Handle for Blocking<H> {
                 })
                 .await;
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_on_a_thread_is_an_error_and_the_buffer_comes_back() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (buffer, result) = run_blocking_with(Buffer::new(10), |_| panic!("a test's panic")).await;
+            assert_eq!(buffer.len(), 10);
+            assert_eq!(result.unwrap_err().errno(), Errno::Eio);
+            let result = run_blocking(|| -> Result<()> { panic!("a test's panic") }).await;
+            assert_eq!(result.unwrap_err().errno(), Errno::Eio);
+        });
     }
 }

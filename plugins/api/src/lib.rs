@@ -27,7 +27,7 @@ pub mod schema;
 mod types;
 pub mod units;
 
-pub use blocking::{Blocking, BlockingHandle};
+pub use blocking::{Blocking, BlockingHandle, run_blocking, run_blocking_with};
 pub use buffer::{Buffer, Fill, Pool, Span};
 pub use error::{ConfigError, Errno, Error, Result};
 pub use extents::{Extent, Extents};
