@@ -1,2 +1,3 @@
 //! rbdkit: an NBD server whose filters are sandboxed WebAssembly components. See ARCHITECTURE.md for the map.
 pub mod chain;
+pub mod wasm;

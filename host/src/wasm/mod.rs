@@ -1,0 +1,2 @@
+//! Filters in a sandbox: the only place that names wasmtime.
+pub mod state;

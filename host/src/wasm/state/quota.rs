@@ -1,0 +1,66 @@
+//! A bound on what several share: bytes of memory, bytes on a disk.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// So much may be taken, by whoever comes first. What is taken is given back by who took it.
+#[derive(Debug)]
+pub struct Quota {
+    limit: AtomicU64,
+    used: AtomicU64,
+}
+
+impl Quota {
+    /// Nothing is taken yet.
+    pub fn new(limit: u64) -> Quota {
+        Quota { limit: AtomicU64::new(limit), used: AtomicU64::new(0) }
+    }
+
+    /// Takes `n` if as much is left: all or nothing.
+    pub fn take(&self, n: u64) -> bool {
+        let limit = self.limit();
+        self.used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| used.checked_add(n).filter(|sum| *sum <= limit))
+            .is_ok()
+    }
+
+    /// Takes `n` beyond the limit if need be: for what was there a moment ago and has to come back.
+    pub fn overdraw(&self, n: u64) {
+        self.used.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Gives back.
+    pub fn give(&self, n: u64) {
+        self.used.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    /// What is taken now.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// The most that may be taken.
+    pub fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Changes the limit; what is taken already stays.
+    pub fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_is_taken_whole_or_not_at_all() {
+        let quota = Quota::new(10);
+        assert!(quota.take(7));
+        assert!(!quota.take(4));
+        assert!(!quota.take(u64::MAX));
+        assert!(quota.take(3));
+        quota.give(10);
+        assert_eq!(quota.used(), 0);
+    }
+}
