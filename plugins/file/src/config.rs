@@ -1,0 +1,123 @@
+//! The parameters.
+
+use std::path::{Path, PathBuf};
+
+use rbdkit_plugin_api::{ConfigError, Param};
+use rustix::fs::Advice;
+
+/// What to serve, as the command line says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// `file=`, without symbolic links.
+    File(PathBuf),
+    /// `dir=`, without symbolic links.
+    Dir(PathBuf),
+    /// `fd=`.
+    Fd(i32),
+    /// `dirfd=`.
+    DirFd(i32),
+}
+
+impl Place {
+    fn key(&self) -> &'static str {
+        match self {
+            Place::File(_) => "file",
+            Place::Dir(_) => "dir",
+            Place::Fd(_) => "fd",
+            Place::DirFd(_) => "dirfd",
+        }
+    }
+}
+
+/// How every file is accessed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Access {
+    /// `fadvise=`: told to the kernel when a file is opened.
+    pub(crate) advice: Advice,
+    /// `cache=none`: keep what was read and written out of the page cache.
+    pub(crate) evict: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Config {
+    place: Option<Place>,
+    access: Access,
+}
+
+impl Default for Access {
+    fn default() -> Access {
+        Access { advice: Advice::Normal, evict: false }
+    }
+}
+
+impl Config {
+    pub(crate) fn set(&mut self, param: Param<'_>) -> Result<(), ConfigError> {
+        match param.key {
+            "file" => self.set_place(Place::File(real_path(param)?)),
+            "dir" => self.set_place(Place::Dir(real_path(param)?)),
+            "fd" => self.set_place(Place::Fd(descriptor(param)?)),
+            "dirfd" => self.set_place(Place::DirFd(descriptor(param)?)),
+            "cache" => {
+                self.access.evict = match param.text()? {
+                    "default" => false,
+                    "none" => true,
+                    _ => return Err(param.error("is not a cache mode: default or none")),
+                };
+                Ok(())
+            }
+            "fadvise" => {
+                self.access.advice = match param.text()? {
+                    "normal" => Advice::Normal,
+                    "random" => Advice::Random,
+                    "sequential" => Advice::Sequential,
+                    _ => return Err(param.error("is not a level: normal, random or sequential")),
+                };
+                Ok(())
+            }
+            "rdelay" | "wdelay" => {
+                Err(param.error("is a parameter of the delay filter: add --filter=delay on the command line"))
+            }
+            _ => Err(param.unknown("file")),
+        }
+    }
+
+    /// As in nbdkit, the last of several `file=` counts, but the ways to name a source exclude one another.
+    fn set_place(&mut self, place: Place) -> Result<(), ConfigError> {
+        if let Some(before) = self.place.as_ref().filter(|before| before.key() != place.key()) {
+            return Err(ConfigError::new(format!(
+                "file: {}= and {}= cannot be used at the same time",
+                before.key(),
+                place.key()
+            )));
+        }
+        self.place = Some(place);
+        Ok(())
+    }
+
+    pub(crate) fn place(&self) -> Result<&Place, ConfigError> {
+        self.place.as_ref().ok_or_else(|| {
+            ConfigError::new(
+                "file: what to serve has to be given: [file=]FILENAME, dir=DIRECTORY, fd=NUMBER or dirfd=NUMBER",
+            )
+        })
+    }
+
+    pub(crate) fn access(&self) -> Access {
+        self.access
+    }
+}
+
+/// The server changes its directory when it goes to the background, so names are made absolute while they still mean what
+/// the user meant.
+fn real_path(param: Param<'_>) -> Result<PathBuf, ConfigError> {
+    let path: &Path = param.path();
+    path.canonicalize().map_err(|error| param.error(error))
+}
+
+fn descriptor(param: Param<'_>) -> Result<i32, ConfigError> {
+    match param.text()?.parse::<i32>() {
+        Ok(number) if number > 2 => Ok(number),
+        Ok(_) => Err(param.error("has to be greater than 2: 0 to 2 are standard input, output and error")),
+        Err(_) => Err(param.error("is not the number of a descriptor")),
+    }
+}

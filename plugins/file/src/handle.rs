@@ -1,0 +1,96 @@
+//! What runs at once and what runs on a thread that may wait.
+//!
+//! A request that completes in the page cache takes a few microseconds, a third of what handing it to a thread and back
+//! costs. So small reads and writes are tried where they stand, in ways that do not wait, and what is left of them goes to a thread. Everything
+//! else (a disk to wait for, journals, long copies) goes to a thread at once, so that one connection's requests proceed in parallel.
+
+use std::sync::Arc;
+
+use rbdkit_plugin_api::{
+    Buffer, Capabilities, Done, Extents, Flags, Handle, Op, Result, Span, run_blocking, run_blocking_with,
+};
+
+use crate::config::Access;
+use crate::disk::Disk;
+use crate::source::Opened;
+
+/// The longest read that is tried at once.
+const READ_NOW: u32 = 1 << 20;
+
+/// The longest write that is tried at once: 64 KiB take the page cache some 10 us, about what a thread costs.
+const WRITE_NOW: u32 = 64 << 10;
+
+pub(crate) struct FileHandle(Arc<Disk>);
+
+impl FileHandle {
+    /// It asks the system about the file, so it may wait.
+    pub(crate) fn new(opened: Opened, access: Access) -> Result<FileHandle> {
+        Ok(FileHandle(Arc::new(Disk::new(opened, access)?)))
+    }
+
+    fn on_thread<T: Send + 'static>(&self, call: impl FnOnce(&Disk) -> Result<T> + Send + 'static) -> Op<Result<T>> {
+        let disk = Arc::clone(&self.0);
+        run_blocking(move || call(&disk))
+    }
+}
+
+impl Handle for FileHandle {
+    fn get_size(&self) -> Op<Result<u64>> {
+        Op::Ready(Ok(self.0.size()))
+    }
+
+    fn can(&self) -> Op<Result<Capabilities>> {
+        Op::Ready(Ok(self.0.capabilities()))
+    }
+
+    fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
+        let mut done = 0;
+        if span.len <= READ_NOW {
+            let now = buffer.fill_with(span, |bytes| match self.0.read_now(bytes, offset) {
+                length if length == bytes.len() => Ok(()),
+                length => Err(length),
+            });
+            match now {
+                Ok(()) => return Op::Ready((buffer, Ok(()))),
+                Err(length) => done = length,
+            }
+        }
+        let disk = Arc::clone(&self.0);
+        run_blocking_with(buffer, move |buffer| {
+            // The beginning was filled above and is still there.
+            buffer.fill_with(span, |bytes| disk.read(&mut bytes[done..], offset + done as u64))
+        })
+    }
+
+    fn pwrite(&self, buffer: Buffer, span: Span, offset: u64, flags: Flags) -> Op<Done> {
+        let mut done = 0;
+        if span.len <= WRITE_NOW && !flags.fua {
+            done = self.0.write_now(buffer.data(span), offset);
+            if done == span.len as usize {
+                return Op::Ready((buffer, Ok(())));
+            }
+        }
+        let disk = Arc::clone(&self.0);
+        run_blocking_with(buffer, move |buffer| disk.write(&buffer.data(span)[done..], offset + done as u64, flags.fua))
+    }
+
+    fn flush(&self) -> Op<Result<()>> {
+        self.on_thread(Disk::flush)
+    }
+
+    fn trim(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
+        self.on_thread(move |disk| disk.trim(offset, length, flags))
+    }
+
+    fn zero(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
+        self.on_thread(move |disk| disk.zero(offset, length, flags))
+    }
+
+    fn cache(&self, offset: u64, length: u64) -> Op<Result<()>> {
+        self.on_thread(move |disk| disk.cache(offset, length))
+    }
+
+    fn extents(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<Extents>> {
+        self.on_thread(move |disk| disk.extents(offset, length, flags))
+    }
+}

@@ -1,0 +1,202 @@
+//! Where files come from: one path, one directory, or an inherited descriptor of either.
+//!
+//! In a directory a client names the file. It is opened so that the kernel itself refuses to leave the directory (openat2 with
+//! RESOLVE_BENEATH), whatever the name is and whatever a symbolic link in it says.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rbdkit_plugin_api::{ConfigError, Errno, Error, ExportEntry, Result};
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno as Raw;
+
+use crate::config::Place;
+use crate::disk::failed;
+use crate::inherited;
+
+pub(crate) enum Source {
+    File(PathBuf),
+    /// Opened by somebody else: for reading and writing?
+    Fd(OwnedFd, bool),
+    Dir(OwnedFd),
+}
+
+/// A file that was opened for a client.
+pub(crate) struct Opened {
+    pub(crate) fd: OwnedFd,
+    pub(crate) stat: Stat,
+    pub(crate) writable: bool,
+}
+
+impl Source {
+    /// Finds out whether there is what the command line says.
+    ///
+    /// # Errors
+    /// One line that names the parameter.
+    pub(crate) fn new(place: &Place) -> Result<Source, ConfigError> {
+        match place {
+            Place::File(path) => {
+                let wrong = |what: &str| ConfigError::new(format!("file={}: {what}", path.display()));
+                let stat = rustix::fs::stat(path).map_err(|error| wrong(&error.to_string()))?;
+                match FileType::from_raw_mode(stat.st_mode) {
+                    FileType::RegularFile | FileType::BlockDevice => Ok(Source::File(path.clone())),
+                    FileType::Directory => Err(wrong("is a directory; dir= serves the files in it")),
+                    _ => Err(wrong("is neither a regular file nor a block device")),
+                }
+            }
+            Place::Dir(path) => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
+                    Ok(dir) => Ok(Source::Dir(dir)),
+                    Err(Raw::NOTDIR) => Err(ConfigError::new(format!(
+                        "dir={}: is not a directory; file= serves a file",
+                        path.display()
+                    ))),
+                    Err(error) => Err(ConfigError::new(format!("dir={}: {error}", path.display()))),
+                }
+            }
+            Place::Fd(number) => {
+                let wrong = |what: &str| ConfigError::new(format!("fd={number}: {what}"));
+                let (fd, stat) = duplicate(*number).map_err(|error| wrong(&error))?;
+                if !is_served(&stat) {
+                    return Err(wrong("is neither a regular file nor a block device"));
+                }
+                let flags = rustix::fs::fcntl_getfl(&fd).map_err(|error| wrong(&error.to_string()))?;
+                if flags.contains(OFlags::APPEND) {
+                    return Err(wrong("is open for appending, so writes would go to the wrong place"));
+                }
+                match flags & OFlags::RWMODE {
+                    OFlags::RDWR => Ok(Source::Fd(fd, true)),
+                    OFlags::WRONLY => Err(wrong("is open for writing only; it has to be readable")),
+                    _ => Ok(Source::Fd(fd, false)),
+                }
+            }
+            Place::DirFd(number) => {
+                let wrong = |what: &str| ConfigError::new(format!("dirfd={number}: {what}"));
+                let (fd, stat) = duplicate(*number).map_err(|error| wrong(&error))?;
+                match FileType::from_raw_mode(stat.st_mode) {
+                    FileType::Directory => Ok(Source::Dir(fd)),
+                    _ => Err(wrong("is not a directory")),
+                }
+            }
+        }
+    }
+
+    /// The exports. One file is the default export, under whatever name a client asks for it.
+    pub(crate) fn list(&self) -> Result<Vec<ExportEntry>> {
+        let Source::Dir(dir) = self else {
+            return Ok(vec![ExportEntry::default()]);
+        };
+        let reading = |error| failed("reading the directory", error);
+        let mut names = Vec::new();
+        for entry in Dir::read_from(dir).map_err(reading)? {
+            let entry = entry.map_err(reading)?;
+            // A name that is no text cannot be an export's.
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if stat_in(dir, name).is_ok_and(|stat| is_served(&stat)) {
+                names.push(name.to_string());
+            }
+        }
+        names.sort();
+        Ok(names.into_iter().map(|name| ExportEntry { name, description: None }).collect())
+    }
+
+    /// Opens what a client asks for: for reading and writing if that is wanted and possible, for reading otherwise.
+    ///
+    /// # Errors
+    /// ENOENT if there is no such export; what the system says.
+    pub(crate) fn open(&self, exportname: &str, readonly: bool) -> Result<Opened> {
+        match self {
+            Source::File(path) => {
+                let shown = path.display().to_string();
+                open_checked(&shown, readonly, |flags| rustix::fs::openat(CWD, path, flags, Mode::empty()))
+            }
+            Source::Fd(fd, writable) => {
+                let opening = |error| failed("duplicating the descriptor", error);
+                let fd = rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(opening)?;
+                let stat = rustix::fs::fstat(&fd).map_err(opening)?;
+                Ok(Opened { fd, stat, writable: *writable && !readonly })
+            }
+            Source::Dir(dir) => {
+                if exportname.is_empty() {
+                    return Err(Error::new(
+                        Errno::Enoent,
+                        "file: there is no default export, a client has to name a file of the directory",
+                    ));
+                }
+                if exportname.contains(['/', '\0']) {
+                    return Err(Error::new(Errno::Einval, "file: an export name cannot contain '/'"));
+                }
+                open_checked(exportname, readonly, |flags| open_in(dir, exportname, flags))
+            }
+        }
+    }
+}
+
+/// Opens a file of a checked type. Opening anything else can have consequences (a pipe waits for its other end, a tape
+/// rewinds), so the type is looked at first, through a descriptor that does not open it.
+fn open_checked(name: &str, readonly: bool, open: impl Fn(OFlags) -> rustix::io::Result<OwnedFd>) -> Result<Opened> {
+    let opening = |error| match error {
+        // Refused by RESOLVE_BENEATH.
+        Raw::XDEV | Raw::LOOP => Error::new(Errno::Enoent, format!("file: {name} leads out of the directory")),
+        error => failed(&format!("file: open {name}"), error),
+    };
+    let refused = || Error::new(Errno::Enoent, format!("file: {name} is neither a regular file nor a block device"));
+    let looked_at = open(OFlags::PATH | OFlags::CLOEXEC).map_err(opening)?;
+    if !is_served(&rustix::fs::fstat(&looked_at).map_err(opening)?) {
+        return Err(refused());
+    }
+
+    // Not to wait if it was replaced by a pipe meanwhile; it means nothing for what we serve.
+    let flags = OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let for_writing = if readonly { None } else { Some(open(flags | OFlags::RDWR)) };
+    let (fd, writable) = match for_writing {
+        Some(Ok(fd)) => (fd, true),
+        Some(Err(error)) => {
+            tracing::debug!("file: {name}: cannot be opened for writing ({error}), serving it read-only");
+            (open(flags | OFlags::RDONLY).map_err(opening)?, false)
+        }
+        None => (open(flags | OFlags::RDONLY).map_err(opening)?, false),
+    };
+    let stat = rustix::fs::fstat(&fd).map_err(opening)?;
+    if !is_served(&stat) {
+        return Err(refused());
+    }
+    let flags = rustix::fs::fcntl_getfl(&fd).map_err(opening)?;
+    rustix::fs::fcntl_setfl(&fd, flags - OFlags::NONBLOCK).map_err(opening)?;
+    Ok(Opened { fd, stat, writable })
+}
+
+/// How often a rename nearby may make the kernel unsure whether a link leads outside before we believe that it does.
+const TRIES: u32 = 16;
+
+/// Opens a name in a directory, never anything outside of it. The name has no slash.
+fn open_in(dir: &OwnedFd, name: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    for _ in 0..TRIES {
+        match rustix::fs::openat2(dir, Path::new(name), flags, Mode::empty(), resolve) {
+            Err(Raw::AGAIN) => {}
+            // A kernel before 5.6, or a sandbox that does not know the call: one component without following a link cannot leave
+            // either (".." is no file).
+            Err(Raw::NOSYS | Raw::PERM) => {
+                return rustix::fs::openat(dir, name, flags | OFlags::NOFOLLOW, Mode::empty());
+            }
+            other => return other,
+        }
+    }
+    Err(Raw::XDEV)
+}
+
+fn stat_in(dir: &OwnedFd, name: &str) -> rustix::io::Result<Stat> {
+    rustix::fs::fstat(open_in(dir, name, OFlags::PATH | OFlags::CLOEXEC)?)
+}
+
+fn duplicate(number: i32) -> Result<(OwnedFd, Stat), String> {
+    let fd = inherited::duplicate(number).map_err(|_| "is not an open descriptor that was inherited".to_string())?;
+    let stat = rustix::fs::fstat(fd.as_fd()).map_err(|error| error.to_string())?;
+    Ok((fd, stat))
+}
+
+fn is_served(stat: &Stat) -> bool {
+    matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile | FileType::BlockDevice)
+}
