@@ -1,0 +1,65 @@
+//! Passes every request through, unchanged, but enters the guest for each one: what it costs is what a filter costs.
+#![deny(unsafe_code)]
+
+use rbdkit_filter_sdk::prelude::*;
+
+/// The filter.
+pub struct Nofilter;
+
+impl Filter for Nofilter {
+    fn describe() -> Description {
+        Description::new("nofilter", env!("CARGO_PKG_VERSION"), "passes requests through")
+            .help("Changes nothing. For tests, and to see what a filter costs.")
+            .thread_model(ThreadModel::Parallel)
+            .transparent()
+    }
+
+    fn configure(_params: &Params) -> Result<Self, String> {
+        Ok(Nofilter)
+    }
+}
+
+impl Reads for Nofilter {
+    fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
+        next::pread(offset, length, PAYLOAD, 0)
+    }
+}
+
+impl Writes for Nofilter {
+    fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno> {
+        next::pwrite(offset, length, PAYLOAD, 0, flags)
+    }
+}
+
+impl Flushes for Nofilter {
+    fn flush(&self) -> Result<(), Errno> {
+        next::flush()
+    }
+}
+
+impl Trims for Nofilter {
+    fn trim(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
+        next::trim(offset, length, flags)
+    }
+}
+
+impl Zeroes for Nofilter {
+    fn zero(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
+        next::zero(offset, length, flags)
+    }
+}
+
+impl Mapping for Nofilter {
+    fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
+        next::extents_forward(offset, length, offset, flags)?;
+        Ok(Vec::new())
+    }
+}
+
+impl Caching for Nofilter {
+    fn cache(&self, offset: u64, length: u64) -> Result<(), Errno> {
+        next::cache(offset, length)
+    }
+}
+
+rbdkit_filter_sdk::export!(Nofilter: reads, writes, flushes, trims, zeroes, mapping, caching);
