@@ -20,6 +20,8 @@ mod files;
 mod locks;
 mod maps;
 mod quota;
+#[cfg(test)]
+mod random;
 mod scratch;
 mod slots;
 
@@ -143,7 +145,8 @@ impl FilterState {
     /// Nothing in it yet.
     pub fn new(limits: Limits) -> Arc<FilterState> {
         let shared = Shared {
-            memory: Arc::new(Quota::new(limits.map_bytes)),
+            // Amounts of memory are also counted with a sign.
+            memory: Arc::new(Quota::new(limits.map_bytes.min(i64::MAX as u64))),
             disk: Arc::new(Quota::new(limits.scratch_total)),
             limits,
         };

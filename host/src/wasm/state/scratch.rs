@@ -5,11 +5,14 @@
 //! without a system call: which parts of a read are zero, how much is allocated, and how much a write would add.
 //!
 //! **How exact.** [`Scratch::allocated`] counts pages that hold data, exactly, at all times (a write under way counts in advance). The file system may take
-//! more for its own structures or where its blocks are larger. The quota is in the same measure and never exceeded: a write reserves
-//! what it may add before it marks a page, and marks before it writes.
+//! more for its own structures or where its blocks are larger. The quota is in the same measure: a write reserves what it adds before
+//! it marks a page, and marks before it writes, so that the quota is only ever exceeded by a write that races with `punch` for the same pages, and
+//! by no more than that write. Asking the file system (`fstat`) would be a system call a request, and its
+//! answer includes what it allocates ahead.
 //!
-//! **A write that fails.** For want of quota nothing has changed. If the disk is full what the write was to fill anew is made to read as zero again; of
-//! bytes that were there before some may be overwritten, as with any file.
+//! **A write that fails.** For want of quota nothing has changed. If the disk is full what the write was to fill anew is made to read as zero again
+//! (its pages stay counted until they are punched, since another write to one of them may have counted on that); of bytes that were there
+//! before some may be overwritten, as with any file.
 //!
 //! **Waiting.** What is in the page cache is read at once (`RWF_NOWAIT`); small writes only copy into the page cache and are made at once too,
 //! unless the kernel has lately made one wait (it throttles who writes faster than the disk): then writes go to threads that may wait, for
@@ -22,7 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use rbdkit_plugin_api::{Buffer, Done, Errno, Error, Fill, Op, Result, Span};
+use rbdkit_plugin_api::{Buffer, Done, Errno, Error, Fill, Op, Result, Span, run_blocking, run_blocking_with};
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::{Errno as Raw, ReadWriteFlags};
 
@@ -286,8 +289,7 @@ impl Scratch {
             return Op::Ready(Ok(()));
         }
         let scratch = Arc::clone(self);
-        let task = tokio::task::spawn_blocking(move || scratch.punch_all(offset, end));
-        Op::later(async move { task.await.unwrap_or_else(|_| Err(panicked())) })
+        run_blocking(move || scratch.punch_all(offset, end))
     }
 
     fn punch_all(&self, mut from: u64, end: u64) -> Result<()> {
@@ -346,16 +348,11 @@ impl Scratch {
     /// Runs what may wait.
     fn on_a_thread(
         self: &Arc<Scratch>,
-        mut buffer: Buffer,
+        buffer: Buffer,
         work: impl FnOnce(&Scratch, &mut Buffer) -> Result<()> + Send + 'static,
     ) -> Op<Done> {
         let scratch = Arc::clone(self);
-        let lost = buffer.sibling(0);
-        let task = tokio::task::spawn_blocking(move || {
-            let result = work(&scratch, &mut buffer);
-            (buffer, result)
-        });
-        Op::later(async move { task.await.unwrap_or_else(|_| (lost, Err(panicked()))) })
+        run_blocking_with(buffer, move |buffer| work(&scratch, buffer))
     }
 }
 
@@ -363,10 +360,6 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         self.total.give(self.own.used());
     }
-}
-
-fn panicked() -> Error {
-    Error::new(Errno::Eio, "an operation on a scratch file panicked")
 }
 
 /// Whether a range ends where files may end.
@@ -383,10 +376,16 @@ fn nameless(dir: &Path) -> Result<File, Raw> {
         Err(Raw::NOTSUP | Raw::ISDIR | Raw::INVAL) => {}
         result => return result.map(File::from),
     }
+    named_for_a_moment(dir)
+}
+
+fn named_for_a_moment(dir: &Path) -> Result<File, Raw> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::CREATE | OFlags::EXCL;
+    let mode = Mode::RUSR | Mode::WUSR;
     // A name that nobody else has, for a moment. `EXCL` makes sure that it is ours; what is left of a crash is stepped over.
     for n in 0..1000u32 {
         let path = dir.join(format!("rbdkit-{}-{n}.tmp", std::process::id()));
-        match rustix::fs::open(&path, flags | OFlags::CREATE | OFlags::EXCL, mode) {
+        match rustix::fs::open(&path, flags, mode) {
             Ok(file) => {
                 rustix::fs::unlink(&path)?;
                 return Ok(File::from(file));

@@ -1,3 +1,4 @@
+use super::super::random::Random;
 use super::super::{FilterState, Limits};
 use super::*;
 
@@ -6,43 +7,22 @@ fn map(limit: u64) -> (Arc<Quota>, Map) {
     (Arc::clone(&quota), Map::new(quota))
 }
 
-/// xorshift64*: seeds are printed, so a failure can be run again.
-struct Random(u64);
-
-impl Random {
-    fn seeded(test: &str) -> Random {
-        let seed = std::env::var("RBDKIT_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-            now.as_nanos() as u64 | 1
-        });
-        println!("{test}: RBDKIT_TEST_SEED={seed}");
-        Random(seed)
+/// A range within `len`: short, long, and at the edges of words and chunks.
+fn range(random: &mut Random, len: u64) -> (u64, u64) {
+    let mut first = random.below(len);
+    if random.below(3) == 0 {
+        first = first / 32 * 32;
     }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % n
+    if random.below(8) == 0 {
+        first = first / BLOCKS * BLOCKS;
     }
-
-    /// A range within `len`: short, long, and at the edges of words and chunks.
-    fn range(&mut self, len: u64) -> (u64, u64) {
-        let mut first = self.below(len);
-        if self.below(3) == 0 {
-            first = first / 32 * 32;
-        }
-        if self.below(8) == 0 {
-            first = first / BLOCKS * BLOCKS;
-        }
-        let most = match self.below(4) {
-            0 => 2,
-            1 => 70,
-            2 => 3 * BLOCKS,
-            _ => len,
-        };
-        (first, self.below(most.min(len - first)) + 1)
-    }
+    let most = match random.below(4) {
+        0 => 2,
+        1 => 70,
+        2 => 3 * BLOCKS,
+        _ => len,
+    };
+    (first, random.below(most.min(len - first)) + 1)
 }
 
 /// What a map should do, on an array.
@@ -107,7 +87,7 @@ fn a_map_does_what_an_array_does() {
         map.resize(512, blocks * 512 - 1).unwrap();
         let mut model = Model(vec![0; blocks as usize]);
         for step in 0..1500 {
-            let (first, count) = random.range(blocks);
+            let (first, count) = range(&mut random, blocks);
             let states = random.below(16) as u8;
             match random.below(4) {
                 0 => assert_eq!(map.get_run(first, count).unwrap(), model.get_run(first, count), "step {step}"),
@@ -312,14 +292,14 @@ fn undoing_at_random_restores_what_was_there() {
     let mut model = Model(vec![0; blocks as usize]);
     for _ in 0..60 {
         for _ in 0..5 {
-            let (first, count) = random.range(blocks);
+            let (first, count) = range(&mut random, blocks);
             let (states, to) = (random.below(16) as u8, random.below(4) as u8);
             map.set(first, count, states, to).unwrap();
             model.set(first, count, states, to);
         }
         let mut changes = Changes::default();
         for _ in 0..random.below(8) {
-            let (first, count) = random.range(blocks);
+            let (first, count) = range(&mut random, blocks);
             let (states, to) = (random.below(16) as u8, random.below(4) as u8);
             let when = if random.below(3) == 0 { When::OnSuccess } else { When::UndoOnFailure };
             changes.set(&scope, 0, first, count, states, to, when).unwrap();
