@@ -37,10 +37,10 @@ const HOLE: u8 = 0;
 const DATA: u8 = 1;
 /// Files end here, at the latest.
 const MAX_OFFSET: u64 = i64::MAX as u64;
-/// Up to this many bytes are copied out of the page cache on the thread that serves the request: some 30 us, about what it costs to wake
-/// another.
+/// Up to this many bytes are copied out of the page cache on the thread that serves the request: 46 us for all of them where it was
+/// measured (ext4, 2 busy cores), 8 us for 64 KiB.
 const DIRECT_READ: u32 = 256 << 10;
-/// The same for copying in, where pages have to be found first.
+/// The same for copying in: 19 us where pages have to be found first. At 256 KiB that took 800 us, as the disk was already waited for.
 const DIRECT_WRITE: u32 = 64 << 10;
 /// A direct write that took longer has waited for the disk.
 const SLOW: Duration = Duration::from_millis(2);
