@@ -310,6 +310,9 @@ impl Disk {
 
     /// Where the file has holes.
     pub(crate) fn extents(&self, offset: u64, length: u64, flags: Flags) -> Result<Extents> {
+        if !self.extents {
+            return Ok(Extents::all_data(offset, length));
+        }
         let failed = |error| failed("file: lseek", error);
         let end = offset + length;
         let mut extents = Extents::new(offset);

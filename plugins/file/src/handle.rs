@@ -14,8 +14,10 @@ use crate::config::Access;
 use crate::disk::Disk;
 use crate::source::Opened;
 
-/// The longest read that is tried at once.
-const READ_NOW: u32 = 1 << 20;
+/// The longest read that is tried at once. Copying more takes so long that threads in parallel gain more than handing over
+/// costs: over a Unix socket on 2 cores, trying at once gave 1.5 times the throughput of threads at 64 KiB and depth 8, 0.9 times
+/// at 256 KiB (but 1.5 times at depth 1, which large reads seldom come with).
+const READ_NOW: u32 = 128 << 10;
 
 /// The longest write that is tried at once: 64 KiB take the page cache some 10 us, about what a thread costs.
 const WRITE_NOW: u32 = 64 << 10;

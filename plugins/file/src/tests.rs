@@ -107,10 +107,15 @@ async fn check_extents(handle: &dyn Handle, model: &[u8], offset: u64, length: u
     }
 }
 
-/// Trim may leave anything, but of a regular file we know what it leaves.
 async fn agrees_with_a_plain_model(dir: &TestDir, params: &[(&str, &str)], seed: u64) {
-    println!("directory {:?} parameters {params:?} seed {seed}", dir.0);
     let path = dir.file(&format!("model-{seed}-{}", params.len()), SIZE);
+    file_agrees_with_a_plain_model(&path, params, seed).await;
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), SIZE);
+}
+
+/// The file is all zeroes and at least of [`SIZE`].
+async fn file_agrees_with_a_plain_model(path: &Path, params: &[(&str, &str)], seed: u64) {
+    println!("file {path:?} parameters {params:?} seed {seed}");
     let mut all: Vec<(&str, &OsStr)> = vec![("file", path.as_os_str())];
     all.extend(params.iter().map(|(key, value)| (*key, OsStr::new(*value))));
     let plugin = plugin(&all).unwrap();
@@ -143,9 +148,9 @@ async fn agrees_with_a_plain_model(dir: &TestDir, params: &[(&str, &str)], seed:
             },
             3 => {
                 handle.trim(offset, length, flags).await.unwrap();
-                // If it could not be punched, it is as it was.
-                let now = read(handle, length as u32, offset).await.unwrap();
-                assert!(now.iter().all(|byte| *byte == 0) || now == model[range.clone()]);
+                // What could not be punched, such as parts of a device's blocks, is as it was.
+                let before = &model[range.clone()];
+                assert!(now.iter().zip(before).all(|(now, before)| *now == 0 || now == before), "step {step}");
                 model[range].copy_from_slice(&now);
             }
             4 => check_extents(handle, &model, offset, length, step % 2 == 0).await,
@@ -156,7 +161,9 @@ async fn agrees_with_a_plain_model(dir: &TestDir, params: &[(&str, &str)], seed:
     }
     assert!(read(&*handles[0], SIZE as u32, 0).await.unwrap() == model);
     check_extents(&*handles[0], &model, 0, SIZE, false).await;
-    assert!(std::fs::read(&path).unwrap() == model);
+    let mut stored = vec![0; SIZE as usize];
+    std::fs::File::open(path).unwrap().read_exact(&mut stored).unwrap();
+    assert!(stored == model);
 }
 
 #[test]
@@ -173,6 +180,27 @@ fn it_agrees_with_a_plain_model() {
         let shm = TestDir::within(Path::new("/dev/shm"));
         run(agrees_with_a_plain_model(&shm, &[("fadvise", "random")], 3));
     }
+}
+
+/// For example: `losetup --find --show some-file`, then RBDKIT_TEST_DEVICE=/dev/loop0 cargo test -- --ignored
+#[test]
+#[ignore = "overwrites the block device that RBDKIT_TEST_DEVICE names"]
+fn a_block_device_agrees_with_a_plain_model() {
+    let device =
+        PathBuf::from(std::env::var_os("RBDKIT_TEST_DEVICE").expect("RBDKIT_TEST_DEVICE names a block device"));
+    let plugin = serving(&device);
+    run(async {
+        let handle = open(&plugin, "", false).await.unwrap();
+        let size = handle.get_size().await.unwrap();
+        assert!(size >= SIZE);
+        println!("{:?}", handle.can().await.unwrap());
+        for fast_zero in [true, false] {
+            let flags = Flags { may_trim: true, fast_zero, ..Flags::NONE };
+            println!("zero with {flags:?}: {:?}", handle.zero(0, size, flags).await);
+        }
+        write(&*handle, vec![0; SIZE as usize], 0, Flags::FUA).await.unwrap();
+        file_agrees_with_a_plain_model(&device, &[], 4).await;
+    });
 }
 
 #[test]
