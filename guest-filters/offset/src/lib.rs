@@ -1,0 +1,92 @@
+//! Serves a part of the layer below as if it were the whole.
+#![deny(unsafe_code)]
+
+mod window;
+
+use rbdkit_filter_sdk::prelude::*;
+use window::Window;
+
+/// The filter.
+pub struct Offset {
+    offset: u64,
+    range: Option<u64>,
+}
+
+impl Offset {
+    /// Where a request lands below. The host has checked the request against the size that this layer tells, so the sum is within the
+    /// layer below.
+    fn below(&self, offset: u64) -> u64 {
+        offset.saturating_add(self.offset)
+    }
+}
+
+impl Filter for Offset {
+    fn describe() -> Description {
+        Description::new("offset", env!("CARGO_PKG_VERSION"), "serves a part of the layer below")
+            .help("It is an error if the part does not lie within the layer below.")
+            .thread_model(ThreadModel::Parallel)
+            .param(Param::size("offset").default("0").help("Where the part starts."))
+            .param(Param::size("range").help("How long it is; without it, it reaches to the end."))
+    }
+
+    fn configure(params: &Params) -> Result<Self, String> {
+        Ok(Offset { offset: params.size("offset")?.unwrap_or(0), range: params.size("range")? })
+    }
+}
+
+impl Info for Offset {
+    fn get_size(&self) -> Result<u64, Errno> {
+        match Window::new(next::get_size()?, self.offset, self.range) {
+            Ok(window) => Ok(window.size),
+            Err(why) => {
+                log::error(&why);
+                Err(Errno::Einval)
+            }
+        }
+    }
+}
+
+impl Features for Offset {
+    fn can(&self, below: Capabilities) -> Result<Capabilities, Errno> {
+        Ok(below)
+    }
+}
+
+impl Reads for Offset {
+    fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
+        next::pread(self.below(offset), length, PAYLOAD, 0)
+    }
+}
+
+impl Writes for Offset {
+    fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno> {
+        next::pwrite(self.below(offset), length, PAYLOAD, 0, flags)
+    }
+}
+
+impl Trims for Offset {
+    fn trim(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
+        next::trim(self.below(offset), length, flags)
+    }
+}
+
+impl Zeroes for Offset {
+    fn zero(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
+        next::zero(self.below(offset), length, flags)
+    }
+}
+
+impl Mapping for Offset {
+    fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
+        next::extents_forward(self.below(offset), length, offset, flags)?;
+        Ok(Vec::new())
+    }
+}
+
+impl Caching for Offset {
+    fn cache(&self, offset: u64, length: u64) -> Result<(), Errno> {
+        next::cache(self.below(offset), length)
+    }
+}
+
+rbdkit_filter_sdk::export!(Offset: info, features, reads, writes, trims, zeroes, mapping, caching);
