@@ -148,6 +148,7 @@ async fn file_agrees_with_a_plain_model(path: &Path, params: &[(&str, &str)], se
             },
             3 => {
                 handle.trim(offset, length, flags).await.unwrap();
+                let now = read(handle, length as u32, offset).await.unwrap();
                 // What could not be punched, such as parts of a device's blocks, is as it was.
                 let before = &model[range.clone()];
                 assert!(now.iter().zip(before).all(|(now, before)| *now == 0 || now == before), "step {step}");
