@@ -278,7 +278,7 @@ impl Hop {
         if let Some(sizes) = &self.block_sizes {
             let minimum = u64::from(sizes.minimum);
             // A size that is no multiple of the block size leaves a tail that nobody could reach otherwise.
-            if offset % minimum != 0 || (end % minimum != 0 && end != self.size) {
+            if !offset.is_multiple_of(minimum) || (!end.is_multiple_of(minimum) && end != self.size) {
                 return Err(self.refuse("the range is not aligned to the minimum block size"));
             }
         }

@@ -73,11 +73,17 @@ pub trait Layer: Send + Sync + 'static {
 
 /// All layers, for the life of the server.
 pub struct Chain {
-    layers: Vec<(Arc<dyn Layer>, Gatekeeper)>,
+    layers: Vec<Floor>,
     plugin_name: String,
     plugin: Box<dyn Plugin>,
     plugin_gate: Gatekeeper,
     pool: Pool,
+}
+
+/// A filter and what its hops share.
+struct Floor {
+    layer: Arc<dyn Layer>,
+    gate: Gatekeeper,
 }
 
 /// What a layer's thread model makes its hops share.
@@ -127,7 +133,7 @@ impl Chain {
             .into_iter()
             .map(|layer| {
                 let gate = Gatekeeper::new(layer.thread_model(), true);
-                (layer, gate)
+                Floor { layer, gate }
             })
             .collect();
         Arc::new(Chain { layers, plugin_name: plugin_name.to_string(), plugin, plugin_gate, pool })
@@ -135,7 +141,7 @@ impl Chain {
 
     /// The strictest thread model of the layers from `index` down.
     fn thread_model_from(&self, index: usize) -> ThreadModel {
-        let filters = self.layers.iter().skip(index).map(|(layer, _)| layer.thread_model());
+        let filters = self.layers.iter().skip(index).map(|floor| floor.layer.thread_model());
         filters.fold(self.plugin.thread_model(), ThreadModel::min)
     }
 
@@ -146,24 +152,24 @@ impl Chain {
 
     /// Prepares the filters, nearest the plugin first.
     pub async fn get_ready(&self) -> Result<(), ConfigError> {
-        for (index, (layer, _)) in self.layers.iter().enumerate().rev() {
-            layer.get_ready(self.thread_model_from(index + 1)).await?;
+        for (index, floor) in self.layers.iter().enumerate().rev() {
+            floor.layer.get_ready(self.thread_model_from(index + 1)).await?;
         }
         Ok(())
     }
 
     /// In the process that serves, nearest the plugin first.
     pub async fn after_fork(&self) -> Result<(), ConfigError> {
-        for (layer, _) in self.layers.iter().rev() {
-            layer.after_fork().await?;
+        for floor in self.layers.iter().rev() {
+            floor.layer.after_fork().await?;
         }
         Ok(())
     }
 
     /// After the last connection is closed.
     pub async fn cleanup(&self) {
-        for (layer, _) in &self.layers {
-            layer.cleanup().await;
+        for floor in &self.layers {
+            floor.layer.cleanup().await;
         }
         self.plugin.cleanup();
     }
@@ -183,10 +189,10 @@ pub struct Below {
 }
 
 impl Below {
-    fn next(&self) -> Option<(&(Arc<dyn Layer>, Gatekeeper), Below)> {
-        let layer = self.chain.layers.get(self.index)?;
+    fn next(&self) -> Option<(&Floor, Below)> {
+        let floor = self.chain.layers.get(self.index)?;
         let next = Below { chain: Arc::clone(&self.chain), index: self.index + 1, client: Arc::clone(&self.client) };
-        Some((layer, next))
+        Some((floor, next))
     }
 
     /// Whose connection it is.
@@ -207,7 +213,7 @@ impl Below {
     /// A client has connected.
     pub async fn preconnect(&self, readonly: bool) -> Result<()> {
         match self.next() {
-            Some(((layer, _), next)) => layer.preconnect(readonly, next).await,
+            Some((floor, next)) => floor.layer.preconnect(readonly, next).await,
             None => self.chain.plugin.preconnect(readonly).await,
         }
     }
@@ -215,7 +221,7 @@ impl Below {
     /// The exports to be shown.
     pub async fn list_exports(&self, readonly: bool) -> Result<Vec<ExportEntry>> {
         match self.next() {
-            Some(((layer, _), next)) => layer.list_exports(readonly, next).await,
+            Some((floor, next)) => floor.layer.list_exports(readonly, next).await,
             None => self.chain.plugin.list_exports(readonly, self.client.tls).await,
         }
     }
@@ -223,7 +229,7 @@ impl Below {
     /// What the empty export name stands for.
     pub async fn default_export(&self, readonly: bool) -> Result<String> {
         match self.next() {
-            Some(((layer, _), next)) => layer.default_export(readonly, next).await,
+            Some((floor, next)) => floor.layer.default_export(readonly, next).await,
             None => self.chain.plugin.default_export(readonly, self.client.tls).await,
         }
     }
@@ -239,9 +245,9 @@ impl Below {
         };
         let args = OpenArgs { readonly, exportname, client: Arc::clone(&self.client) };
         let (name, queue, handle) = match self.next() {
-            Some(((layer, gate), next)) => {
-                let queue = gate.admit().await;
-                (layer.name().to_string(), queue, layer.open(args, next).await?)
+            Some((floor, next)) => {
+                let queue = floor.gate.admit().await;
+                (floor.layer.name().to_string(), queue, floor.layer.open(args, next).await?)
             }
             None => {
                 let queue = self.chain.plugin_gate.admit().await;

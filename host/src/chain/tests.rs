@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rbdkit_plugin_api::{
-    BlockSizes, BoxFuture, Buffer, Capabilities, Client, Done, Errno, Extent, Extents, Flags, Handle, OpenArgs, Op, Param,
-    Peer, Plugin, Pool, Result, Span, Support, ThreadModel,
+    BlockSizes, BoxFuture, Buffer, Capabilities, Client, Done, Errno, Extent, Extents, Flags, Handle, Op, OpenArgs,
+    Param, Peer, Plugin, Pool, Result, Span, Support, ThreadModel,
 };
 use tokio::sync::Semaphore;
 

@@ -133,7 +133,7 @@ impl BlockSizes {
             && (512..=32 * 1024 * 1024).contains(&self.preferred)
             && self.preferred >= self.minimum
             && self.maximum >= self.preferred
-            && (self.maximum == u32::MAX || self.maximum % self.minimum == 0)
+            && (self.maximum == u32::MAX || self.maximum.is_multiple_of(self.minimum))
     }
 }
 
