@@ -219,19 +219,18 @@ impl Disk {
         if fua && !dsync {
             self.sync()?;
         }
-        if let Some(evict) = &self.evict {
-            evict.wrote(self.fd.as_fd(), offset, bytes.len() as u64);
+        match &self.evict {
+            Some(evict) => evict.wrote(self.fd.as_fd(), offset, bytes.len() as u64, || self.sync()),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Makes all completed writes durable, those of other connections as well.
     pub(crate) fn flush(&self) -> Result<()> {
-        self.sync()?;
-        if let Some(evict) = &self.evict {
-            evict.flushed(self.fd.as_fd());
+        match &self.evict {
+            Some(evict) => evict.flush(self.fd.as_fd(), || self.sync()),
+            None => self.sync(),
         }
-        Ok(())
     }
 
     fn sync(&self) -> Result<()> {

@@ -1,27 +1,33 @@
 //! `cache=none`: keeps what was read and written out of the page cache.
 //!
 //! Pages that were read are clean and go at once. Pages that were written cannot go before they are on the disk, and waiting for
-//! that with every write would make it as slow as the disk. So the kernel is told twice: at once, which makes it start to write
-//! the pages back, and again some writes later, when most likely they are clean and so are dropped.
+//! that with every write would make it as slow as the disk. So they go together, some megabytes at a time: the kernel is told at once, which
+//! makes it start to write them back, and when enough have been written somebody waits for them and drops them all.
 
-use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, PoisonError};
 
+use rbdkit_plugin_api::Result;
 use rustix::fs::Advice;
 
-/// How many writes may be on their way to the disk before the oldest is dropped from memory: enough for a disk's queue to stay
-/// filled by a copy of 256 KiB requests, and at most 512 MiB with the largest requests there are. nbdkit keeps as many.
-const WRITES_UNDER_WAY: usize = 8;
+/// Bytes that may be written before they are waited for. Large against the cost of waiting (a few milliseconds, in which a disk writes
+/// a megabyte or so, and which only one of the requests in flight pays), small against any machine's memory.
+const BATCH: u64 = 32 << 20;
 
-/// Only whole pages are dropped, so ranges are widened to pages: a page that two requests share must go as well. Larger than any page
-/// would do no harm but to drop a little more.
+/// Only whole pages are dropped, so ranges are widened to pages: a page that two requests share must go as well. No page is smaller;
+/// where they are larger, what lies at the ends of a range stays.
 const PAGE: u64 = 4096;
 
 #[derive(Default)]
 pub(crate) struct Evict {
-    written: Mutex<VecDeque<(u64, u64)>>,
+    written: Mutex<Written>,
+}
+
+#[derive(Default)]
+struct Written {
+    ranges: Vec<(u64, u64)>,
+    bytes: u64,
 }
 
 impl Evict {
@@ -31,23 +37,44 @@ impl Evict {
     }
 
     /// A range was written.
-    pub(crate) fn wrote(&self, fd: BorrowedFd<'_>, offset: u64, length: u64) {
+    ///
+    /// # Errors
+    /// What `sync` says: it has to reach the client, because the system says it only once.
+    pub(crate) fn wrote(
+        &self,
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        length: u64,
+        sync: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         drop_pages(fd, offset, length);
-        let oldest = {
+        let batch = {
             let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-            written.push_back((offset, length));
-            if written.len() > WRITES_UNDER_WAY { written.pop_front() } else { None }
+            written.ranges.push((offset, length));
+            written.bytes += length;
+            if written.bytes < BATCH {
+                return Ok(());
+            }
+            std::mem::take(&mut *written)
         };
-        if let Some((offset, length)) = oldest {
-            drop_pages(fd, offset, length);
-        }
+        sync()?;
+        batch.drop_pages(fd);
+        Ok(())
     }
 
-    /// All that was written is on the disk.
-    pub(crate) fn flushed(&self, fd: BorrowedFd<'_>) {
-        let written = std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner));
-        for (offset, length) in written {
-            drop_pages(fd, offset, length);
+    /// Syncs, and drops what was written before.
+    pub(crate) fn flush(&self, fd: BorrowedFd<'_>, sync: impl FnOnce() -> Result<()>) -> Result<()> {
+        let batch = std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner));
+        sync()?;
+        batch.drop_pages(fd);
+        Ok(())
+    }
+}
+
+impl Written {
+    fn drop_pages(&self, fd: BorrowedFd<'_>) {
+        for (offset, length) in &self.ranges {
+            drop_pages(fd, *offset, *length);
         }
     }
 }

@@ -229,6 +229,48 @@ fn what_is_in_the_page_cache_is_answered_at_once() {
     });
 }
 
+/// Whether a file's first page is in the page cache.
+fn is_cached(path: &Path) -> bool {
+    let file = std::fs::File::open(path).unwrap();
+    let mut byte = [0];
+    let mut slices = [std::io::IoSliceMut::new(&mut byte)];
+    rustix::io::preadv2(&file, &mut slices, 0, rustix::io::ReadWriteFlags::NOWAIT).is_ok()
+}
+
+#[test]
+fn with_cache_none_nothing_stays_in_the_page_cache() {
+    let dir = TestDir::new();
+    // A file system in memory has nowhere else to keep its pages.
+    if rustix::fs::statfs(&dir.0).unwrap().f_type == 0x0102_1994 {
+        return;
+    }
+    let path = dir.file("disk", 1 << 20);
+    let plugin = plugin(&[("file", path.as_os_str()), ("cache", OsStr::new("none"))]).unwrap();
+    run(async {
+        let handle = open(&plugin, "", false).await.unwrap();
+        // Dropping a page is only asked for: somebody else may be looking at it just now.
+        let mut dropped = false;
+        for _ in 0..1000 {
+            write(&*handle, vec![5; 8192], 0, Flags::NONE).await.unwrap();
+            handle.flush().await.unwrap();
+            dropped |= !is_cached(&path);
+            if dropped {
+                break;
+            }
+        }
+        assert!(dropped, "after a write");
+        let mut dropped = false;
+        for _ in 0..1000 {
+            assert_eq!(read(&*handle, 100, 10).await.unwrap(), [5; 100]);
+            dropped |= !is_cached(&path);
+            if dropped {
+                break;
+            }
+        }
+        assert!(dropped, "after a read");
+    });
+}
+
 #[test]
 fn many_requests_at_once_all_complete() {
     let dir = TestDir::new();
