@@ -1,0 +1,75 @@
+# make            build the server, the filters and the author's tool
+# make demo       serve a disk image through sandboxed filters, copy it out, compare (IMAGE=disk.img for one of yours)
+# make test       every test
+# make bench      measure beside nbdkit (ROUNDS=, SECONDS_EACH=, ONLY=)
+# make fuzz       fuzz for as long as you let it (FUZZ_SECONDS=)
+# make install    PREFIX=/usr/local DESTDIR=
+# make setup      only install what the others need
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: all setup build filters demo test lint test-guests test-host bench fuzz install clean-filters
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+# A clean clone builds what Cargo.lock says; with CI set a change of it is an error.
+CARGO_FLAGS ?= $(if $(CI),--locked)
+CARGO := cargo
+# One profile for everything, so that wasmtime is compiled once.
+PROFILE := --release
+
+GUESTS := guest-filters
+
+all:
+	@tests/setup.sh build
+	@$(MAKE) --no-print-directory build
+
+setup:
+	@tests/setup.sh build demo test bench
+
+# The filters first: the server carries them.
+build: filters
+	$(CARGO) build $(PROFILE) $(CARGO_FLAGS) --workspace --bins
+
+filters:
+	$(GUESTS)/build.sh
+
+demo:
+	@tests/setup.sh build demo
+	@$(MAKE) --no-print-directory build
+	@tests/demo.sh
+
+test:
+	@tests/setup.sh build demo test
+	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory test-guests
+	@$(MAKE) --no-print-directory test-host
+
+lint:
+	$(CARGO) fmt --all --check
+	cd $(GUESTS) && $(CARGO) fmt --all --check
+	$(CARGO) clippy $(PROFILE) $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+	cd $(GUESTS) && $(CARGO) clippy $(PROFILE) $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+
+# The filters' algorithms, natively.
+test-guests:
+	cd $(GUESTS) && $(CARGO) test $(PROFILE) $(CARGO_FLAGS) --workspace
+
+test-host:
+	$(CARGO) test $(PROFILE) $(CARGO_FLAGS) --workspace
+
+bench:
+	@tests/setup.sh build bench
+	@$(MAKE) --no-print-directory build
+	target/release/rbdkit-bench
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/rbdkit/filters
+	install -m 755 target/release/rbdkit $(DESTDIR)$(PREFIX)/bin/
+	if [ -x target/release/rbdkit-filter ]; then install -m 755 target/release/rbdkit-filter $(DESTDIR)$(PREFIX)/bin/; fi
+	install -m 644 target/filters/*.wasm $(DESTDIR)$(PREFIX)/lib/rbdkit/filters/
+
+clean-filters:
+	rm -rf target/filters $(GUESTS)/target

@@ -1,0 +1,97 @@
+#!/bin/bash
+# Sees to it that what a target of the Makefile needs is on the machine.
+#
+#   tests/setup.sh GROUP...       groups: build, demo, test, bench
+#
+# What is there already, from wherever it came, is left alone: each thing is looked for itself, not the package that Debian has it
+# in. As root on Debian what is missing is installed; otherwise the one line that installs it is printed and the status is 1.
+set -euo pipefail
+
+missing=()
+
+# need PACKAGE CONDITION...: asks for PACKAGE unless the condition holds.
+need() {
+    local package=$1
+    shift
+    "$@" >/dev/null 2>&1 || missing+=("$package")
+}
+
+command_exists() { command -v "$1"; }
+
+# The standard library for the guests: in the toolchain in use, or in Debian's packages (guest-filters/build.sh takes either).
+toolchain_has_wasm() { ls "$(rustc --print sysroot)"/lib/rustlib/wasm32-unknown-unknown/lib/libstd-*.rlib; }
+guest_compiler() { toolchain_has_wasm || [ -x /usr/bin/rustc ]; }
+guest_library() { toolchain_has_wasm || [ -e "$(/usr/bin/rustc --print sysroot)/lib/rustlib/src/rust/library/std/Cargo.toml" ]; }
+
+# Debian's own Python has libnbd's module, not one that stands before it in PATH.
+nbdsh_works() { PATH=/usr/bin:/bin nbdsh -c 'import nbd'; }
+clang_for_wasm() { compgen -G '/usr/lib/llvm-*/lib/clang/*/lib/wasi/libclang_rt.builtins-wasm32.a'; }
+
+group() {
+    case $1 in
+    build)
+        need gcc command_exists cc
+        need libc6-dev test -e /usr/include/stdio.h
+        need rustc-web guest_compiler
+        need rust-web-src guest_library
+        ;;
+    demo)
+        need libnbd-bin command_exists nbdcopy
+        need qemu-utils command_exists qemu-io
+        need e2fsprogs test -x /sbin/mkfs.ext4
+        ;;
+    test)
+        need libnbd-bin command_exists nbdinfo
+        need python3-libnbd nbdsh_works
+        need qemu-utils command_exists qemu-img
+        need fio command_exists fio
+        # A filter in C, and one in JavaScript.
+        need clang command_exists clang
+        need lld command_exists wasm-ld
+        need wasi-libc test -e /usr/lib/wasm32-wasi/libc.a
+        need libclang-rt-14-dev-wasm32 clang_for_wasm
+        need nodejs command_exists node
+        need npm command_exists npm
+        ;;
+    bench)
+        need libnbd-bin command_exists nbdcopy
+        need fio command_exists fio
+        need nbdkit command_exists nbdkit
+        ;;
+    *)
+        echo "setup: unknown group '$1': build, demo, test or bench" >&2
+        exit 2
+        ;;
+    esac
+}
+
+if ! command -v cargo >/dev/null || ! command -v rustc >/dev/null; then
+    echo "setup: Rust 1.95 or newer is missing: see https://rustup.rs" >&2
+    exit 1
+fi
+if [ "$(printf '%s\n' 1.95 "$(rustc --version | cut -d' ' -f2)" | sort -V | head -n1)" != 1.95 ]; then
+    echo "setup: Rust 1.95 or newer is needed, this is $(rustc --version)" >&2
+    exit 1
+fi
+
+for name in "$@"; do group "$name"; done
+[ ${#missing[@]} -gt 0 ] || exit 0
+mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+
+install=(apt-get install -y --no-install-recommends "${missing[@]}")
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "setup: these are missing: ${missing[*]}" >&2
+    echo "setup: run    sudo ${install[*]}" >&2
+    exit 1
+fi
+echo "setup: installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q </dev/null >/dev/null
+"${install[@]}" </dev/null >/dev/null
+
+missing=()
+for name in "$@"; do group "$name"; done
+if [ ${#missing[@]} -gt 0 ]; then
+    echo "setup: still missing after the installation: ${missing[*]}" >&2
+    exit 1
+fi
