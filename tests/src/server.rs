@@ -1,0 +1,348 @@
+//! A server for one test, on a Unix socket in a directory of its own, gone when the test is over.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{BufRead, BufReader};
+use std::mem::MaybeUninit;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+
+/// How long anything may take before the test calls it a hang.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The repository's directory.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The program under test.
+pub fn program() -> PathBuf {
+    match std::env::var_os("RBDKIT") {
+        Some(path) => PathBuf::from(path),
+        None => root().join("target/release/rbdkit"),
+    }
+}
+
+/// The component of a built-in filter, as `make` leaves it.
+pub fn filter(name: &str) -> PathBuf {
+    root().join("target/filters").join(format!("{name}.wasm"))
+}
+
+/// Whether this is Debian's nbdkit, against which the tests themselves are tried.
+pub fn is_nbdkit() -> bool {
+    program().file_name() == Some(OsStr::new("nbdkit"))
+}
+
+/// A directory that is removed with everything in it.
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    /// A new one.
+    pub fn new() -> TempDir {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("rbdkit-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).expect("a directory for the test");
+        TempDir(path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// A name in it.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Makes a file with these bytes.
+    pub fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.join(name);
+        std::fs::write(&path, bytes).expect("a file for the test");
+        path
+    }
+
+    /// Makes a file that is one hole.
+    pub fn sparse_file(&self, name: &str, size: u64) -> PathBuf {
+        let path = self.join(name);
+        std::fs::File::create(&path).and_then(|file| file.set_len(size)).expect("a file for the test");
+        path
+    }
+}
+
+impl Default for TempDir {
+    fn default() -> TempDir {
+        TempDir::new()
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        // Of no use after a failure either: the failure says what was read.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A server that is to be started.
+pub struct Launch {
+    arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl Launch {
+    /// With these arguments after those for the socket.
+    pub fn new<I: IntoIterator<Item: AsRef<OsStr>>>(arguments: I) -> Launch {
+        Launch { arguments: arguments.into_iter().map(|a| a.as_ref().to_owned()).collect(), environment: Vec::new() }
+    }
+
+    /// One argument more, at the end.
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Launch {
+        self.arguments.push(argument.as_ref().to_owned());
+        self
+    }
+
+    /// `key=path`, at the end.
+    pub fn path(self, key: &str, path: &Path) -> Launch {
+        let mut argument = OsString::from(key);
+        argument.push("=");
+        argument.push(path);
+        self.arg(argument)
+    }
+
+    /// An environment variable.
+    pub fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Launch {
+        self.environment.push((key.into(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Starts it and waits until it listens.
+    ///
+    /// # Panics
+    /// If it ends instead, with what it said.
+    pub fn start(self) -> Server {
+        match self.try_start() {
+            Ok(server) => server,
+            Err(outcome) => panic!("the server did not start ({}):\n{}", outcome.status, outcome.stderr),
+        }
+    }
+
+    /// Starts it; what it said and its status if it ended without ever listening.
+    pub fn try_start(self) -> Result<Server, Outcome> {
+        let dir = TempDir::new();
+        let (socket, pid_file) = (dir.join("sock"), dir.join("pid"));
+        let watch = inotify::init(inotify::CreateFlags::CLOEXEC).expect("inotify");
+        let events = inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::MOVED_TO;
+        inotify::add_watch(&watch, dir.path(), events).expect("inotify on the test's directory");
+        let mut command = Command::new(program());
+        command.args(["-f", "-U"]).arg(&socket).arg("-P").arg(&pid_file).args(&self.arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
+        let started = Instant::now();
+        let mut child = command.spawn().unwrap_or_else(|error| {
+            panic!("{} does not start: {error}; 'make' builds it, or RBDKIT names another", program().display())
+        });
+        let stderr = Arc::new(Mutex::new(String::new()));
+        let reader = collect(child.stderr.take().expect("piped"), Arc::clone(&stderr));
+        let pid = Pid::from_child(&child);
+        let ended = pidfd_open(pid, PidfdFlags::empty()).expect("a handle of the child");
+        loop {
+            // The pid file is written once the server listens.
+            if std::fs::read_to_string(&pid_file).is_ok_and(|text| text.ends_with('\n')) {
+                let start_time = started.elapsed();
+                let reader = Some(reader);
+                return Ok(Server { child, pid, dir, socket, stderr, reader, start_time, over: false });
+            }
+            let mut fds = [PollFd::new(&watch, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
+            let timeout = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+            let ready = poll(&mut fds, Some(&timeout)).expect("poll");
+            assert!(ready > 0, "the server neither listens nor ends: {}", text(&stderr));
+            let child_ended = !fds[1].revents().is_empty();
+            if child_ended {
+                let status = child.wait().expect("wait");
+                reader.join().expect("the reader of stderr");
+                return Err(Outcome { status, stderr: text(&stderr) });
+            }
+            let mut space = [MaybeUninit::uninit(); 1024];
+            let _ = inotify::Reader::new(&watch, &mut space).next();
+        }
+    }
+}
+
+fn collect(stream: std::process::ChildStderr, into: Arc<Mutex<String>>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut lines = BufReader::new(stream);
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+            into.lock().unwrap_or_else(PoisonError::into_inner).push_str(&String::from_utf8_lossy(&line));
+            line.clear();
+        }
+    })
+}
+
+fn text(stderr: &Mutex<String>) -> String {
+    stderr.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// How a server ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// All it wrote to standard error.
+    pub stderr: String,
+}
+
+/// A server that runs. Killed when dropped.
+pub struct Server {
+    child: Child,
+    pid: Pid,
+    dir: TempDir,
+    socket: PathBuf,
+    stderr: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
+    start_time: Duration,
+    over: bool,
+}
+
+impl Server {
+    /// With these arguments after those for the socket.
+    pub fn start<I: IntoIterator<Item: AsRef<OsStr>>>(arguments: I) -> Server {
+        Launch::new(arguments).start()
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Its directory, for more files.
+    pub fn dir(&self) -> &TempDir {
+        &self.dir
+    }
+
+    /// Its URI with the default export.
+    pub fn uri(&self) -> String {
+        format!("nbd+unix:///?socket={}", self.socket.display())
+    }
+
+    /// From the start of the program to its pid file.
+    pub fn start_time(&self) -> Duration {
+        self.start_time
+    }
+
+    /// A connection, negotiated with structured replies and `base:allocation`.
+    pub fn client(&self) -> crate::Client {
+        crate::Client::connect(&self.socket)
+    }
+
+    /// What it has written to standard error until now.
+    pub fn stderr(&self) -> String {
+        text(&self.stderr)
+    }
+
+    /// Waits until it has written a line with `needle`.
+    pub fn wait_for_log(&self, needle: &str) {
+        self.wait_until(needle, |server| server.stderr().contains(needle));
+    }
+
+    /// Waits until `condition` holds. For what sends no event (memory, counters in /proc); `what` names it in the failure.
+    pub fn wait_until(&self, what: &str, condition: impl Fn(&Server) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition(self) {
+            assert!(Instant::now() < deadline, "it never came to this: {what}\n{}", self.stderr());
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A number of `/proc/PID/status`, in KiB.
+    pub fn proc_status(&self, key: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the server's status");
+        let line = status.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("no {key} in\n{status}"));
+        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+    }
+
+    /// Resident memory in bytes that is the process's own: the program's pages, which all processes share, are counted once touched.
+    pub fn resident(&self) -> u64 {
+        self.proc_status("VmRSS:") << 10
+    }
+
+    /// How many files it has open.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub fn stop(mut self) -> Outcome {
+        kill_process(self.pid, Signal::TERM).expect("SIGTERM");
+        self.finish()
+    }
+
+    /// Sends SIGKILL and waits for the end.
+    pub fn kill(mut self) -> Outcome {
+        kill_process(self.pid, Signal::KILL).expect("SIGKILL");
+        self.finish()
+    }
+
+    fn finish(&mut self) -> Outcome {
+        let ended = pidfd_open(self.pid, PidfdFlags::empty()).expect("a handle of the child");
+        let timeout = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+        let ready = poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&timeout)).expect("poll");
+        assert!(ready > 0, "the server does not end:\n{}", self.stderr());
+        let status = self.child.wait().expect("wait");
+        self.over = true;
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("the reader of stderr");
+        }
+        let outcome = Outcome { status, stderr: self.stderr() };
+        assert_no_panic(&outcome.stderr);
+        outcome
+    }
+}
+
+fn assert_no_panic(stderr: &str) {
+    assert!(!stderr.contains("panicked at"), "the server panicked:\n{stderr}");
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !self.over {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            if let Some(reader) = self.reader.take() {
+                let _ = reader.join();
+            }
+        }
+        if std::thread::panicking() {
+            eprintln!("---- the server's stderr:\n{}----", self.stderr());
+        } else {
+            assert_no_panic(&self.stderr());
+        }
+    }
+}
+
+/// Bytes of a file.
+pub fn read_at(path: &Path, offset: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let file = std::fs::File::open(path).expect("a file of the test");
+    file.read_exact_at(&mut bytes, offset).expect("bytes of the test's file");
+    bytes
+}
