@@ -1,3 +1,4 @@
 //! rbdkit: an NBD server whose filters are sandboxed WebAssembly components. See ARCHITECTURE.md for the map.
 pub mod chain;
+pub mod cli;
 pub mod wasm;

@@ -1,0 +1,163 @@
+//! The texts of `--help`, `--short-options` and `--long-options`.
+
+use std::fmt::Write;
+
+use rbdkit_plugin_api::PluginInfo;
+use rbdkit_plugin_api::schema::{ParamKind, ParamSpec};
+
+use super::options::{OPTIONS, OptionSpec};
+
+/// Characters of a line before the explanation begins.
+const COLUMN: usize = 34;
+
+/// What `--help` says of a filter.
+pub struct FilterHelp<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// For people.
+    pub longname: &'a str,
+    /// What it says of itself.
+    pub help: &'a str,
+    /// Its parameters.
+    pub specs: &'a [ParamSpec],
+}
+
+/// How the program is used, with the built-in plugins and filters.
+pub fn usage<'a>(plugins: impl Iterator<Item = &'a PluginInfo>, filters: impl Iterator<Item = &'a str>) -> String {
+    let mut text = String::from(
+        "Usage: rbdkit [OPTIONS] [--filter=NAME | --wasm-filter=FILE ...] PLUGIN [[KEY=]VALUE ...]\n\
+         \n       rbdkit --dump-config\n       rbdkit PLUGIN --dump-plugin\n       rbdkit [--filter=NAME ...] PLUGIN --help\n\
+         \nOptions:\n",
+    );
+    for spec in OPTIONS {
+        line(&mut text, &option(spec), spec.help);
+    }
+    text.push_str("\nPlugins:\n");
+    for info in plugins {
+        line(&mut text, &format!("  {}", info.name), info.description);
+    }
+    let filters: Vec<&str> = filters.collect();
+    let names = if filters.is_empty() { "none".to_string() } else { filters.join(" ") };
+    let _ = writeln!(text, "\nFilters: {names}");
+    text
+}
+
+fn option(spec: &OptionSpec) -> String {
+    let mut text = match spec.short {
+        Some(short) => format!("  -{short}, "),
+        None => "      ".to_string(),
+    };
+    let names: Vec<String> = spec.long_names().map(|name| format!("--{name}")).collect();
+    text.push_str(&names.join(", "));
+    if let Some(value) = spec.value {
+        let _ = write!(text, "={value}");
+    }
+    text
+}
+
+fn line(text: &mut String, what: &str, explanation: &str) {
+    if what.len() + 2 > COLUMN {
+        let _ = writeln!(text, "{what}\n{:COLUMN$}{explanation}", "");
+    } else {
+        let _ = writeln!(text, "{what:COLUMN$}{explanation}");
+    }
+}
+
+/// What a plugin can be told.
+pub fn plugin(info: &PluginInfo) -> String {
+    let mut text = format!("\nplugin: {} ({})\n{}\n", info.name, info.longname, info.description);
+    if !info.help.is_empty() {
+        let _ = writeln!(text, "{}", info.help.trim_end());
+    }
+    text
+}
+
+/// What a filter can be told.
+pub fn filter(filter: &FilterHelp<'_>) -> String {
+    let mut text = match filter.longname {
+        "" => format!("\nfilter: {}\n", filter.name),
+        longname => format!("\nfilter: {} ({longname})\n", filter.name),
+    };
+    if !filter.help.is_empty() {
+        let _ = writeln!(text, "{}", filter.help.trim_end());
+    }
+    for spec in filter.specs {
+        line(&mut text, &format!("{}={}", spec.name, value(spec)), &explanation(spec));
+    }
+    text
+}
+
+fn value(spec: &ParamSpec) -> String {
+    match spec.kind {
+        ParamKind::Choice => spec.choices.join("|"),
+        ParamKind::BoolOrWatch => "BOOL|/PATH".to_string(),
+        ParamKind::PathRead | ParamKind::PathAppend => "FILE".to_string(),
+        ParamKind::Watch => "PATH".to_string(),
+        kind => kind.name().to_ascii_uppercase(),
+    }
+}
+
+fn explanation(spec: &ParamSpec) -> String {
+    let mut text = String::new();
+    if spec.required {
+        text.push_str("(required) ");
+    }
+    text.push_str(spec.help.trim_end());
+    let mut notes = Vec::new();
+    if let Some(default) = &spec.default {
+        notes.push(format!("default: {default}"));
+    }
+    if spec.repeat {
+        notes.push("may be repeated".to_string());
+    }
+    if !spec.aliases.is_empty() {
+        notes.push(format!("also {}", spec.aliases.join(", ")));
+    }
+    if !notes.is_empty() {
+        let _ = write!(text, " ({})", notes.join("; "));
+    }
+    text
+}
+
+/// All one-letter options, one a line.
+pub fn short_options() -> String {
+    OPTIONS.iter().filter_map(|spec| spec.short).map(|short| format!("-{short}\n")).collect()
+}
+
+/// All long options, one a line.
+pub fn long_options() -> String {
+    OPTIONS.iter().flat_map(OptionSpec::long_names).map(|name| format!("--{name}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filters_parameters_are_explained() {
+        let specs = [ParamSpec {
+            name: "cache".into(),
+            aliases: vec!["c".into()],
+            kind: ParamKind::Choice,
+            choices: vec!["writeback".into(), "unsafe".into()],
+            default: Some("writeback".into()),
+            required: false,
+            repeat: false,
+            pass_on: false,
+            help: "When writes go below".into(),
+        }];
+        let text = filter(&FilterHelp { name: "cache", longname: "", help: "Keeps blocks\n", specs: &specs });
+        assert_eq!(
+            text,
+            "\nfilter: cache\nKeeps blocks\ncache=writeback|unsafe            When writes go below (default: writeback; also c)\n"
+        );
+    }
+
+    #[test]
+    fn every_option_is_in_the_usage() {
+        let text = usage(std::iter::empty(), std::iter::empty());
+        for name in OPTIONS.iter().flat_map(OptionSpec::long_names) {
+            assert!(text.contains(&format!("--{name}")), "{name}");
+        }
+    }
+}
