@@ -1,0 +1,200 @@
+//! The calls that are not of one connection.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
+
+use rbdkit_plugin_api::{
+    Blocking, BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, Result, ThreadModel,
+    run_blocking,
+};
+
+use crate::answers;
+use crate::handle::ScriptHandle;
+use crate::scripts::{Failure, Scripts};
+
+/// What the sh and the eval plugin do differently: how the command line becomes [`Scripts`].
+pub trait Configure: Default + Send + Sync + 'static {
+    /// Takes one `key=value`, a parameter of the plugin or of the scripts.
+    fn config(&mut self, param: Param<'_>) -> Result<(), ConfigError>;
+
+    /// The scripts so far; none if there is nothing to run yet.
+    fn scripts(&self) -> Option<&Scripts>;
+
+    /// The end of the configuration.
+    fn complete(self) -> Result<Scripts, ConfigError>;
+}
+
+/// A plugin that is run by scripts.
+pub enum ScriptPlugin<C> {
+    /// Until the configuration is complete.
+    Configuring(C),
+    /// From then on.
+    Complete {
+        /// Shared with every connection.
+        scripts: Arc<Scripts>,
+        /// What the script wants.
+        model: ThreadModel,
+    },
+}
+
+impl<C: Configure> Default for ScriptPlugin<C> {
+    fn default() -> Self {
+        ScriptPlugin::Configuring(C::default())
+    }
+}
+
+impl<C: Configure> ScriptPlugin<C> {
+    fn scripts(&self) -> Option<&Scripts> {
+        match self {
+            ScriptPlugin::Configuring(configure) => configure.scripts(),
+            ScriptPlugin::Complete { scripts, .. } => Some(scripts),
+        }
+    }
+
+    /// The scripts of a server that runs.
+    fn running(&self) -> Result<&Arc<Scripts>> {
+        match self {
+            ScriptPlugin::Complete { scripts, .. } => Ok(scripts),
+            ScriptPlugin::Configuring(_) => Err(Error::new(Errno::Enxio, "used before it was configured")),
+        }
+    }
+
+    /// Runs on a thread that may wait.
+    fn with_scripts<T: Send + Unpin + 'static>(
+        &self,
+        call: impl FnOnce(&Arc<Scripts>) -> Result<T> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T>> {
+        let scripts = self.running().map(Arc::clone);
+        Box::pin(async move {
+            let scripts = scripts?;
+            run_blocking(move || call(&scripts)).await
+        })
+    }
+
+    /// A method without arguments whose failure ends the start.
+    fn start(&self, method: &str) -> Result<(), ConfigError> {
+        if let Some(scripts) = self.scripts() {
+            scripts.call_plain(method, &[])?;
+        }
+        Ok(())
+    }
+}
+
+/// What a script that has no thread_model method, or prints no thread model, may be trusted with.
+const SAFE: ThreadModel = ThreadModel::SerializeAllRequests;
+
+fn ask_thread_model(scripts: &Scripts) -> Result<ThreadModel, Failure> {
+    let Some(text) = scripts.read("thread_model", &[])? else { return Ok(SAFE) };
+    let word = answers::line(&text);
+    Ok(ThreadModel::parse(&word.to_ascii_lowercase()).unwrap_or_else(|| {
+        tracing::debug!("{}: ignoring unrecognized thread model: {word}", scripts.label("thread_model"));
+        SAFE
+    }))
+}
+
+/// `true` or `false`, as scripts are told.
+fn word(value: bool) -> &'static OsStr {
+    OsStr::new(if value { "true" } else { "false" })
+}
+
+impl<C: Configure> Plugin for ScriptPlugin<C> {
+    fn config(&mut self, param: Param<'_>) -> Result<(), ConfigError> {
+        match self {
+            ScriptPlugin::Configuring(configure) => configure.config(param),
+            ScriptPlugin::Complete { .. } => Err(param.error("comes too late")),
+        }
+    }
+
+    fn config_complete(&mut self) -> Result<(), ConfigError> {
+        let ScriptPlugin::Configuring(configure) = self else { return Ok(()) };
+        let mut scripts = std::mem::take(configure).complete()?;
+        scripts.call_plain("config_complete", &[])?;
+        let model = ask_thread_model(&scripts)?;
+        scripts.set_thread_model(model);
+        *self = ScriptPlugin::Complete { scripts: Arc::new(scripts), model };
+        Ok(())
+    }
+
+    fn thread_model(&self) -> ThreadModel {
+        match self {
+            ScriptPlugin::Complete { model, .. } => *model,
+            // For `--dump-plugin`: with nothing to run, anything goes.
+            ScriptPlugin::Configuring(configure) => match configure.scripts() {
+                Some(scripts) => ask_thread_model(scripts).unwrap_or(SAFE),
+                None => ThreadModel::Parallel,
+            },
+        }
+    }
+
+    fn get_ready(&mut self) -> Result<(), ConfigError> {
+        self.start("get_ready")
+    }
+
+    fn after_fork(&mut self) -> Result<(), ConfigError> {
+        self.start("after_fork")
+    }
+
+    fn preconnect(&self, readonly: bool) -> BoxFuture<'_, Result<()>> {
+        self.with_scripts(move |scripts| {
+            scripts.call_plain("preconnect", &[word(readonly)])?;
+            Ok(())
+        })
+    }
+
+    fn list_exports(&self, readonly: bool, tls: bool) -> BoxFuture<'_, Result<Vec<ExportEntry>>> {
+        Box::pin(async move {
+            let list = self
+                .with_scripts(move |scripts| Ok(scripts.read("list_exports", &[word(readonly), word(tls)])?))
+                .await?;
+            match list {
+                Some(text) => Ok(answers::exports(&text)),
+                None => Ok(vec![ExportEntry { name: self.default_export(readonly, tls).await?, description: None }]),
+            }
+        })
+    }
+
+    fn default_export(&self, readonly: bool, tls: bool) -> BoxFuture<'_, Result<String>> {
+        self.with_scripts(move |scripts| {
+            let list = scripts.read("default_export", &[word(readonly), word(tls)])?;
+            let first = list.and_then(|text| answers::exports(&text).into_iter().next());
+            Ok(first.map(|entry| entry.name).unwrap_or_default())
+        })
+    }
+
+    fn open(&self, args: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {
+        self.with_scripts(move |scripts| {
+            let words = [word(args.readonly), OsStr::new(&args.exportname), word(args.client.tls)];
+            let mut handle = scripts.read("open", &words)?.unwrap_or_default();
+            if handle.last() == Some(&b'\n') {
+                handle.pop();
+            }
+            let handle = OsString::from_vec(handle);
+            tracing::debug!("handle: {handle:?}");
+            let handle = ScriptHandle { scripts: Arc::clone(scripts), handle, readonly: args.readonly };
+            Ok(Arc::new(Blocking::new(handle)) as Arc<dyn Handle>)
+        })
+    }
+
+    /// What the script prints itself, and the highest exit status that means something of its own.
+    fn dump_plugin(&self) -> Vec<(String, String)> {
+        let mut lines = vec![("max_known_status".to_string(), "3".to_string())];
+        let Some(scripts) = self.scripts() else { return lines };
+        match scripts.read("dump_plugin", &[]) {
+            Ok(Some(text)) => {
+                let text = answers::line(&text);
+                let pairs = text.lines().filter_map(|line| line.split_once('='));
+                lines.extend(pairs.map(|(key, value)| (key.to_string(), value.to_string())));
+            }
+            Ok(None) => {}
+            Err(failure) => tracing::error!("{failure}"),
+        }
+        lines
+    }
+
+    fn cleanup(&self) {
+        if let Some(scripts) = self.scripts() {
+            scripts.unload();
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The sh plugin: a plugin written as a script, or any program, that is started for each method.
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::os::unix::ffi::OsStringExt;
+
+use rbdkit_plugin_api::{ConfigError, Param, PluginInfo, ThreadModel};
+use rbdkit_script_protocol::{Answer, Configure, Script, ScriptPlugin, Scripts};
+
+/// What the registry needs to know.
+pub const INFO: PluginInfo = PluginInfo {
+    name: "sh",
+    longname: "rbdkit sh plugin",
+    description: "A plugin as a shell script or any other program",
+    help: "[script=]FILENAME     (required) The script to run, or - to read it from standard input
+KEY=VALUE             Other parameters go to the script",
+    magic_config_key: Some("script"),
+    max_thread_model: ThreadModel::Parallel,
+    make: || Box::new(ScriptPlugin::<Sh>::default()),
+};
+
+/// The longest script that is taken from standard input.
+const MAX_INLINE: u64 = 64 << 20;
+
+#[derive(Default)]
+struct Sh {
+    scripts: Option<Scripts>,
+    /// For messages.
+    name: String,
+    /// The key that a bare word after the script's name stands for.
+    magic_config_key: Option<OsString>,
+}
+
+impl Sh {
+    fn load(&mut self, param: Param<'_>) -> Result<(), ConfigError> {
+        if param.key != "script" {
+            return Err(ConfigError::new("sh: the first parameter must be script=/path/to/script"));
+        }
+        let mut scripts = Scripts::new("sh")?;
+        let script = if param.value == "-" { inline(&scripts)? } else { named(param)? };
+        if let Script::Program { path, .. } = &script {
+            self.name = path.display().to_string();
+        }
+        scripts.set_otherwise(script);
+        if scripts.call("load", &[])? == Answer::False {
+            return Err(self.unexpected_false("load"));
+        }
+        self.magic_config_key = scripts.read("magic_config_key", &[])?.map(|mut key| {
+            if key.last() == Some(&b'\n') {
+                key.pop();
+            }
+            OsString::from_vec(key)
+        });
+        self.scripts = Some(scripts);
+        Ok(())
+    }
+
+    fn unexpected_false(&self, method: &str) -> ConfigError {
+        ConfigError::new(format!("{}: {method} method returned unexpected code (3/false)", self.name))
+    }
+}
+
+/// A script by its name. It is started from wherever the server is then, so the name is made absolute.
+fn named(param: Param<'_>) -> Result<Script, ConfigError> {
+    let path = param.path().canonicalize().map_err(|error| param.error(error))?;
+    Ok(Script::program(path))
+}
+
+/// A script from standard input.
+fn inline(scripts: &Scripts) -> Result<Script, ConfigError> {
+    let mut text = Vec::new();
+    let failed = |what: &str| ConfigError::new(format!("script=-: {what}"));
+    std::io::stdin()
+        .take(MAX_INLINE + 1)
+        .read_to_end(&mut text)
+        .map_err(|error| failed(&format!("cannot read the script from standard input: {error}")))?;
+    if text.len() as u64 > MAX_INLINE {
+        return Err(failed("the script on standard input is longer than 64 MiB"));
+    }
+    scripts.write("inline-script.sh", &text)
+}
+
+impl Configure for Sh {
+    fn config(&mut self, param: Param<'_>) -> Result<(), ConfigError> {
+        let Some(scripts) = &self.scripts else { return self.load(param) };
+        let key = match (&self.magic_config_key, param.key) {
+            (Some(magic), "script") => magic.as_os_str(),
+            (None, "script") => {
+                return Err(ConfigError::new(format!(
+                    "{}: expecting key=value on the command line but got: {}",
+                    self.name,
+                    param.value.to_string_lossy()
+                )));
+            }
+            (_, key) => key.as_ref(),
+        };
+        match scripts.call("config", &[key, param.value])? {
+            Answer::Done => Ok(()),
+            Answer::Missing => {
+                Err(ConfigError::new(format!("{}: this plugin does not need command line configuration", self.name)))
+            }
+            Answer::False => Err(self.unexpected_false("config")),
+        }
+    }
+
+    fn scripts(&self) -> Option<&Scripts> {
+        self.scripts.as_ref()
+    }
+
+    fn complete(self) -> Result<Scripts, ConfigError> {
+        self.scripts.ok_or_else(|| ConfigError::new("sh: missing script parameter: give the script to run"))
+    }
+}
+
+#[cfg(test)]
+mod tests;
