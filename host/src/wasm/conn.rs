@@ -1,0 +1,579 @@
+//! One connection's layer: what is below it, its handle, and how its requests reach a guest or pass it by.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use rbdkit_plugin_api::{
+    BlockSizes, BoxFuture, Buffer, Capabilities, Client, Done, Errno, Error, Extents, Flags, Handle, Op, OpenArgs,
+    Result, Span,
+};
+
+use super::bindings::host::types as wit;
+use super::context::{Answer, Call, Phase, protocol_string};
+use super::filter::{Exported, Filter};
+use super::instance::{Ask, Fault, Instance, Reply};
+use super::offers;
+use super::pool::{Instances, Lease};
+use super::prefetch::Prefetcher;
+use super::shared::Counted;
+use super::state::{ConnectionDeltas, ScopeState};
+use crate::chain::{Below, Hop};
+
+/// Closing waits so long for prefetches under way before it leaves the layer below to them.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// The layer below, as one call sees it.
+///
+/// Every call keeps the one it began with. One that was replaced ends when its last user drops it: it finalizes and closes on a task of
+/// its own then.
+pub(super) struct Next {
+    pub(super) hop: Arc<Hop>,
+    /// Says where its end is counted, once it was replaced.
+    retired: OnceLock<Arc<Filter>>,
+}
+
+impl Next {
+    fn new(hop: Arc<Hop>) -> Arc<Next> {
+        Arc::new(Next { hop, retired: OnceLock::new() })
+    }
+}
+
+impl Drop for Next {
+    fn drop(&mut self) {
+        if let Some(filter) = self.retired.get() {
+            end_later(filter, Arc::clone(&self.hop));
+        }
+    }
+}
+
+/// Finalizes and closes a hop on a task of its own, which the server waits for when it stops.
+fn end_later(filter: &Arc<Filter>, hop: Arc<Hop>) {
+    let name = filter.name().to_string();
+    filter.detached().spawn(async move {
+        if let Err(error) = hop.finalize().await {
+            tracing::error!("{name}: finalizing {}: {error}", hop.name());
+        }
+        hop.close().await;
+    });
+}
+
+#[derive(Default)]
+struct NextCell {
+    now: RwLock<Option<Arc<Next>>>,
+    generation: AtomicU64,
+    /// One reopening at a time.
+    reopening: tokio::sync::Mutex<()>,
+}
+
+impl NextCell {
+    fn get(&self) -> Option<Arc<Next>> {
+        self.now.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn put(&self, next: Option<Arc<Next>>) -> Option<Arc<Next>> {
+        std::mem::replace(&mut *self.now.write().unwrap_or_else(PoisonError::into_inner), next)
+    }
+}
+
+/// A connection in this layer.
+pub(super) struct Conn {
+    pub(super) filter: Arc<Filter>,
+    pub(super) below: Below,
+    pub(super) exportname: String,
+    pub(super) readonly: bool,
+    /// What the guest's open answered.
+    pub(super) handle: AtomicU64,
+    pub(super) deltas: ConnectionDeltas,
+    pub(super) prefetcher: Arc<Prefetcher>,
+    instances: Arc<Instances>,
+    next: NextCell,
+    /// Open has succeeded and close has not begun: a lost instance is told of it again.
+    live: AtomicBool,
+    /// The instance that held its state is gone and cannot be rebuilt.
+    lost: AtomicBool,
+    own: OnceLock<Arc<ScopeState>>,
+    export: Arc<ScopeState>,
+    /// The layer below ends with its last prefetch.
+    detached: AtomicBool,
+    _counted: Counted,
+}
+
+impl Conn {
+    pub(super) fn client(&self) -> &Arc<Client> {
+        self.below.client()
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.client().id
+    }
+
+    /// What a scope names, for this connection.
+    pub(super) fn scope(&self, scope: wit::Scope) -> &Arc<ScopeState> {
+        match scope {
+            wit::Scope::Connection => self.own.get_or_init(|| self.filter.shared.state.connection()),
+            wit::Scope::Exportname => &self.export,
+            wit::Scope::Server => self.filter.shared.state.server(),
+        }
+    }
+
+    pub(super) fn instances(&self) -> &Arc<Instances> {
+        &self.instances
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.live.load(Relaxed)
+    }
+
+    pub(super) fn lose(&self) {
+        self.lost.store(true, Relaxed);
+    }
+
+    /// Opens this layer. What was opened below is closed again if it fails.
+    pub(super) async fn open(filter: Arc<Filter>, args: OpenArgs, below: Below) -> Result<Arc<Conn>> {
+        let export = filter.shared.state.export(&args.exportname)?;
+        let instances = filter.instances_for_connection().await?;
+        let conn = Arc::new(Conn {
+            prefetcher: Prefetcher::new(&filter.shared),
+            _counted: Counted::new(&filter.shared.connections),
+            filter,
+            below,
+            exportname: args.exportname,
+            readonly: args.readonly,
+            handle: AtomicU64::new(0),
+            deltas: ConnectionDeltas::default(),
+            instances,
+            next: NextCell::default(),
+            live: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+            own: OnceLock::new(),
+            export,
+            detached: AtomicBool::new(false),
+        });
+        if let Err(error) = conn.open_guest().await {
+            conn.deltas.take_back();
+            conn.end_next().await;
+            return Err(error);
+        }
+        conn.live.store(true, Relaxed);
+        conn.filter.add(&conn);
+        Ok(conn)
+    }
+
+    async fn open_guest(self: &Arc<Conn>) -> Result<()> {
+        if !self.filter.exported().connection {
+            return self.open_next(self.readonly, &self.exportname).await;
+        }
+        let _turn = self.filter.turn_to_open().await;
+        let open = Ask::Open {
+            readonly: self.readonly,
+            exportname: self.exportname.clone(),
+            tls: self.client().tls,
+            replayed: false,
+        };
+        let Reply::Number(handle) = self.ask(open).await? else { return Err(Errno::Eio.into()) };
+        self.handle.store(handle?, Relaxed);
+        self.ask(Ask::Prepare).await?.done()
+    }
+
+    /// `next-open.open`.
+    pub(super) async fn open_next(&self, readonly: bool, exportname: &str) -> Result<()> {
+        if self.next.get().is_some() {
+            return Err(Error::new(Errno::Einval, "next is open already"));
+        }
+        let hop = self.below.open(self.readonly_for(readonly)?, exportname).await?;
+        self.next.put(Some(Next::new(hop)));
+        Ok(())
+    }
+
+    /// Nobody gets to write through a connection that promised not to.
+    fn readonly_for(&self, readonly: bool) -> Result<bool> {
+        match self.readonly && !readonly {
+            true => Err(Error::new(Errno::Erofs, "a read-only connection cannot be opened for writing")),
+            false => Ok(readonly),
+        }
+    }
+
+    pub(super) fn next(&self) -> Option<Arc<Next>> {
+        self.next.get()
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.next.generation.load(Relaxed)
+    }
+
+    /// `next-open.reopen`.
+    pub(super) async fn reopen(&self, generation: u64, readonly: bool, exportname: &str) -> Result<u64> {
+        let _turn = self.next.reopening.lock().await;
+        let now = self.generation();
+        if now != generation {
+            return Ok(now);
+        }
+        let hop = self.below.open(self.readonly_for(readonly)?, exportname).await?;
+        let old = self.next.put(Some(Next::new(hop)));
+        if let Some(old) = old {
+            // Its last user, this one perhaps, ends it.
+            let _ = old.retired.set(Arc::clone(&self.filter));
+        }
+        self.next.generation.store(now + 1, Relaxed);
+        Ok(now + 1)
+    }
+
+    /// Finalizes and closes what is below, when the layer never came to be.
+    async fn end_next(&self) {
+        if let Some(next) = self.next.put(None) {
+            let _ = next.hop.finalize().await;
+            next.hop.close().await;
+        }
+    }
+
+    /// A call outside of requests, which goes before them.
+    async fn ask(self: &Arc<Conn>, ask: Ask) -> Result<Reply> {
+        let mut call = Call::new(Phase::OPEN);
+        call.patient = matches!(ask, Ask::Finalize | Ask::Close);
+        self.serve(call, ask, true).await.1
+    }
+
+    /// Runs a call on an instance. The call comes back in any case.
+    async fn serve(self: &Arc<Conn>, call: Call, ask: Ask, in_front: bool) -> (Call, Result<Reply>) {
+        let mut lease = match self.lease(in_front).await {
+            Ok(lease) => lease,
+            Err(error) => return (call, Err(error)),
+        };
+        // Replaying this connection may just have shown that it cannot be.
+        let Some(instance) = lease.instance().filter(|_| !self.lost.load(Relaxed)) else {
+            return (call, Err(self.was_lost()));
+        };
+        let (call, result) = self.on(instance, call, &ask).await;
+        match result {
+            Ok(reply) => {
+                self.filter.finish(lease);
+                (call, Ok(reply))
+            }
+            Err(fault) => {
+                drop(lease);
+                (call, Err(self.filter.faulted(&ask, &fault, &self.instances)))
+            }
+        }
+    }
+
+    /// Runs a call of this connection on an instance.
+    async fn on(
+        self: &Arc<Conn>,
+        instance: &mut Instance,
+        mut call: Call,
+        ask: &Ask,
+    ) -> (Call, std::result::Result<Reply, Fault>) {
+        call.conn = Some(Arc::clone(self));
+        call.next = self.next.get();
+        let (mut call, result) = instance.serve(call, ask).await;
+        call.next = None;
+        call.conn = None;
+        (call, result)
+    }
+
+    async fn lease(&self, in_front: bool) -> Result<Lease> {
+        if self.lost.load(Relaxed) {
+            return Err(self.was_lost());
+        }
+        let mut lease = match self.instances.try_take() {
+            Some(lease) => lease,
+            None => self.instances.take(in_front).await?,
+        };
+        if lease.instance().is_none() {
+            self.filter.fill(&mut lease, &self.instances).await?;
+        }
+        Ok(lease)
+    }
+
+    fn was_lost(&self) -> Error {
+        Error::new(Errno::Eshutdown, format!("{}: the connection's state was lost in a fault", self.filter.name()))
+    }
+
+    /// Tells a fresh instance of this connection, which goes on.
+    pub(super) async fn replay(self: &Arc<Conn>, instance: &mut Instance) -> std::result::Result<(), Fault> {
+        let open = Ask::Open {
+            readonly: self.readonly,
+            exportname: self.exportname.clone(),
+            tls: self.client().tls,
+            replayed: true,
+        };
+        for ask in [open, Ask::Prepare] {
+            let mut call = Call::new(Phase::OPEN);
+            call.replayed = true;
+            match self.on(instance, call, &ask).await.1? {
+                Reply::Number(Ok(handle)) => self.handle.store(handle, Relaxed),
+                Reply::Done(Ok(())) => {}
+                _ => {
+                    tracing::error!("{}: {} of a lost connection was refused", self.filter.name(), ask.name());
+                    self.lose();
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The answer to something that neither is exported nor passes.
+    fn withdrawn(&self, what: &str) -> Error {
+        Error::new(Errno::Enotsup, format!("{}: {what} is not offered by this filter", self.filter.name()))
+    }
+
+    fn no_next(&self) -> Error {
+        Error::new(Errno::Enxio, format!("{}: there is no next layer", self.filter.name()))
+    }
+
+    /// Passes an operation by this layer. The layer below it stays open for as long as the operation runs.
+    fn pass<T: Send + 'static>(&self, call: impl FnOnce(&Arc<Hop>) -> Op<Result<T>>) -> Op<Result<T>> {
+        match self.next.get() {
+            Some(next) => self.keep(call(&next.hop), next),
+            None => Op::Ready(Err(self.no_next())),
+        }
+    }
+
+    /// The same with a payload.
+    fn pass_with(&self, buffer: Buffer, call: impl FnOnce(&Arc<Hop>, Buffer) -> Op<Done>) -> Op<Done> {
+        match self.next.get() {
+            Some(next) => self.keep(call(&next.hop, buffer), next),
+            None => Op::Ready((buffer, Err(self.no_next()))),
+        }
+    }
+
+    /// Keeps next while an operation runs, where it could be replaced meanwhile.
+    fn keep<T: Send + 'static>(&self, op: Op<T>, next: Arc<Next>) -> Op<T> {
+        match op {
+            Op::Later(future) if self.filter.reopens() => Op::later(async move {
+                let answer = future.await;
+                drop(next);
+                answer
+            }),
+            op => op,
+        }
+    }
+
+    async fn data(self: Arc<Conn>, ask: Ask) -> Result<()> {
+        self.serve(Call::new(Phase::DATA), ask, false).await.1?.done()
+    }
+
+    async fn data_with(self: Arc<Conn>, ask: Ask, buffer: Buffer, span: Span, write: bool) -> Done {
+        let mut call = Call::new(Phase::DATA);
+        let length = buffer.len();
+        call.set_payload(buffer, span, write);
+        let (mut call, result) = self.serve(call, ask, false).await;
+        let result = result.and_then(Reply::done);
+        match call.take_payload() {
+            Some(buffer) => (buffer, result),
+            // The operation below that had it was dropped half way.
+            None => (Buffer::new(length), result.and(Err(Errno::Eio.into()))),
+        }
+    }
+
+    async fn extents_of_guest(self: Arc<Conn>, offset: u64, length: u64, flags: Flags) -> Result<Extents> {
+        let mut call = Call::new(Phase::DATA);
+        call.answer = Some(Answer::new(offset));
+        let ask = Ask::Extents { offset, length, flags: flags.into() };
+        let (mut call, reply) = self.serve(call, ask, false).await;
+        let Reply::Extents(own) = reply? else { return Err(Errno::Eio.into()) };
+        let answer = call.answer.take().ok_or(Errno::Eio)?;
+        let finished = answer.finish(own?, offset, length, flags.req_one);
+        if let Err(error) = &finished {
+            self.filter.lied("extents", error);
+        }
+        finished
+    }
+
+    async fn size(self: Arc<Conn>) -> Result<u64> {
+        match self.ask(Ask::Size).await? {
+            Reply::Number(size) => size,
+            _ => Err(Errno::Eio.into()),
+        }
+    }
+
+    async fn block_size(self: Arc<Conn>) -> Result<Option<BlockSizes>> {
+        match self.ask(Ask::BlockSize).await? {
+            Reply::BlockSize(Ok(sizes)) => Ok(Some(sizes.into())),
+            Reply::BlockSize(Err(error)) if error.errno() == Errno::Enotsup => Ok(None),
+            Reply::BlockSize(Err(error)) => Err(error),
+            _ => Err(Errno::Eio.into()),
+        }
+    }
+
+    async fn description(self: Arc<Conn>) -> Result<Option<String>> {
+        match self.ask(Ask::Description).await? {
+            Reply::Text(Some(text)) => Ok(Some(protocol_string(&text)?.to_string())),
+            Reply::Text(None) => Ok(None),
+            _ => Err(Errno::Eio.into()),
+        }
+    }
+
+    /// What this layer offers.
+    async fn offers(self: Arc<Conn>) -> Result<Capabilities> {
+        let below = self.next.get().map_or(Capabilities::READ_ONLY, |next| next.hop.can());
+        let told = if self.filter.exported().features {
+            let Reply::Can(can) = self.ask(Ask::Can(below.into())).await? else { return Err(Errno::Eio.into()) };
+            Some(Capabilities::from(can?))
+        } else {
+            None
+        };
+        let (mut can, lies) = offers::settle(self.filter.exported(), below, told);
+        can.write &= !self.readonly;
+        for lie in lies {
+            self.filter.lied("can", &Error::new(Errno::Eio, lie));
+        }
+        Ok(can.normalized())
+    }
+
+    /// The end of work: the guest's, then that of the layer below, which still works while the guest is at it.
+    async fn finalize(self: Arc<Conn>) -> Result<()> {
+        self.prefetcher.stop();
+        let own = match self.filter.exported().connection && !self.lost.load(Relaxed) {
+            true => self.ask(Ask::Finalize).await.and_then(Reply::done),
+            false => Ok(()),
+        };
+        if let Err(error) = &own {
+            tracing::error!("{}: finalize: {error}", self.filter.name());
+        }
+        let Some(next) = self.next.get() else { return own };
+        if self.prefetcher.drained(DRAIN).await {
+            return next.hop.finalize().await.and(own);
+        }
+        tracing::debug!("{}: prefetches are still under way: the layer below ends with them", self.filter.name());
+        self.detached.store(true, Relaxed);
+        own
+    }
+
+    async fn close(self: Arc<Conn>) {
+        self.live.store(false, Relaxed);
+        self.filter.remove(&self);
+        let next = self.next.put(None);
+        if self.filter.exported().connection && !self.lost.load(Relaxed) {
+            // Next is gone for the guest: a fault is logged where it happens, and there is nothing else to be told.
+            let _ = self.ask(Ask::Close).await;
+        }
+        self.deltas.take_back();
+        self.filter.shared.log_counters("so far");
+        let Some(next) = next else { return };
+        if !self.detached.load(Relaxed) {
+            return next.hop.close().await;
+        }
+        let conn = Arc::clone(&self);
+        self.filter.detached().spawn(async move {
+            conn.prefetcher.drained(Duration::MAX).await;
+            if let Err(error) = next.hop.finalize().await {
+                tracing::error!("{}: finalizing {}: {error}", conn.filter.name(), next.hop.name());
+            }
+            next.hop.close().await;
+        });
+    }
+}
+
+/// The handle that the chain calls.
+pub(super) struct Opened(pub(super) Arc<Conn>);
+
+impl Opened {
+    fn conn(&self) -> Arc<Conn> {
+        Arc::clone(&self.0)
+    }
+
+    fn exported(&self) -> &Exported {
+        self.0.filter.exported()
+    }
+
+    /// An operation that nothing but the guest can do.
+    fn guest(&self, ask: Ask) -> Op<Result<()>> {
+        Op::later(self.conn().data(ask))
+    }
+}
+
+impl Handle for Opened {
+    fn get_size(&self) -> Op<Result<u64>> {
+        match self.exported().info {
+            true => Op::later(self.conn().size()),
+            false => self.0.pass(|hop| Op::Ready(Ok(hop.size()))),
+        }
+    }
+
+    fn block_size(&self) -> Op<Result<Option<BlockSizes>>> {
+        match self.exported().info {
+            true => Op::later(self.conn().block_size()),
+            false => self.0.pass(|hop| Op::Ready(Ok(hop.block_sizes()))),
+        }
+    }
+
+    fn export_description(&self) -> Op<Result<Option<String>>> {
+        match self.exported().info {
+            true => Op::later(self.conn().description()),
+            false => self.0.pass(|hop| Op::Ready(Ok(hop.description().map(str::to_string)))),
+        }
+    }
+
+    fn can(&self) -> Op<Result<Capabilities>> {
+        Op::later(self.conn().offers())
+    }
+
+    fn pread(&self, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
+        if self.exported().reads {
+            let ask = Ask::Pread { offset, length: span.len, flags: Flags::NONE.into() };
+            return Op::later(self.conn().data_with(ask, buffer, span, false));
+        }
+        self.0.pass_with(buffer, |hop, buffer| hop.pread(buffer, span, offset))
+    }
+
+    fn pwrite(&self, buffer: Buffer, span: Span, offset: u64, flags: Flags) -> Op<Done> {
+        if self.exported().writes {
+            let ask = Ask::Pwrite { offset, length: span.len, flags: flags.into() };
+            return Op::later(self.conn().data_with(ask, buffer, span, true));
+        }
+        if !self.exported().transparent {
+            return Op::Ready((buffer, Err(Errno::Erofs.into())));
+        }
+        self.0.pass_with(buffer, |hop, buffer| hop.pwrite(buffer, span, offset, flags))
+    }
+
+    fn flush(&self) -> Op<Result<()>> {
+        match self.exported().flushes {
+            true => self.guest(Ask::Flush),
+            false => self.0.pass(|hop| hop.flush()),
+        }
+    }
+
+    fn trim(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
+        match (self.exported().trims, self.exported().transparent) {
+            (true, _) => self.guest(Ask::Trim { offset, length, flags: flags.into() }),
+            (false, true) => self.0.pass(|hop| hop.trim(offset, length, flags)),
+            (false, false) => Op::Ready(Err(self.0.withdrawn("trim"))),
+        }
+    }
+
+    fn zero(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
+        match (self.exported().zeroes, self.exported().transparent) {
+            (true, _) => self.guest(Ask::Zero { offset, length, flags: flags.into() }),
+            (false, true) => self.0.pass(|hop| hop.zero(offset, length, flags)),
+            (false, false) => Op::Ready(Err(self.0.withdrawn("zero"))),
+        }
+    }
+
+    fn cache(&self, offset: u64, length: u64) -> Op<Result<()>> {
+        match (self.exported().caching, self.exported().transparent) {
+            (true, _) => self.guest(Ask::Cache { offset, length }),
+            (false, true) => self.0.pass(|hop| hop.cache(offset, length)),
+            (false, false) => Op::Ready(Err(self.0.withdrawn("cache"))),
+        }
+    }
+
+    fn extents(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<Extents>> {
+        match (self.exported().mapping, self.exported().transparent) {
+            (true, _) => Op::later(self.conn().extents_of_guest(offset, length, flags)),
+            (false, true) => self.0.pass(|hop| hop.extents(offset, length, flags)),
+            (false, false) => Op::Ready(Ok(Extents::all_data(offset, length))),
+        }
+    }
+
+    fn finalize(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.conn().finalize())
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.conn().close())
+    }
+}

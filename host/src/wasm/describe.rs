@@ -1,0 +1,150 @@
+//! What a filter says of itself, checked.
+
+use rbdkit_plugin_api::ThreadModel;
+use rbdkit_plugin_api::schema::{ParamKind, ParamSpec};
+
+use super::bindings::host::types as wit;
+
+/// A filter's description. Nothing in it can break a line or a terminal.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// What `--filter` and messages call it.
+    pub name: String,
+    /// Its version, for people.
+    pub version: String,
+    /// One line.
+    pub longname: String,
+    /// Some lines for `--help`.
+    pub help: String,
+    /// How many calls run at once; the parameters may change it.
+    pub thread_model: ThreadModel,
+    /// Whether what it does not export passes by it untouched.
+    pub transparent: bool,
+    /// What is left of it when an instance is lost: `stateless`, `replay` or `lost`.
+    pub recovery: &'static str,
+    /// Changes when what it keeps in the host changes its meaning.
+    pub state_version: u32,
+    /// The parameters it takes.
+    pub params: Vec<ParamSpec>,
+    /// The interfaces it exports, by their names in the contract.
+    pub exports: Vec<&'static str>,
+    /// The interfaces it imports.
+    pub imports: Vec<String>,
+}
+
+/// Parameters that a filter may have. nbdkit's largest have some twenty.
+const PARAMS: usize = 256;
+
+/// The longest help text, in bytes.
+const HELP: usize = 64 << 10;
+
+fn is_word(text: &str, extra: &[u8]) -> bool {
+    let mut bytes = text.bytes();
+    bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && text.len() <= 64
+        && bytes.all(|b| b.is_ascii_alphanumeric() || extra.contains(&b))
+}
+
+fn line(text: &str) -> String {
+    super::shared::printable(text, 1000)
+}
+
+fn lines(text: &str) -> String {
+    let mut all = String::new();
+    for one in text.lines() {
+        if all.len() + one.len() > HELP {
+            break;
+        }
+        all.push_str(&line(one));
+        all.push('\n');
+    }
+    all
+}
+
+/// The name of a recovery, for people.
+fn recovery(recovery: wit::Recovery) -> &'static str {
+    match recovery {
+        wit::Recovery::Stateless => "stateless",
+        wit::Recovery::Replay => "replay",
+        wit::Recovery::Lost => "lost",
+    }
+}
+
+/// Checks what a guest answered.
+///
+/// # Errors
+/// One line that says what cannot be.
+pub(super) fn checked(
+    told: &wit::Description,
+    exports: Vec<&'static str>,
+    imports: Vec<String>,
+) -> Result<Description, String> {
+    let name = line(&told.name);
+    if !is_word(&told.name, b"-") || told.name.bytes().any(|b| b.is_ascii_uppercase()) {
+        return Err(format!("its name \"{name}\" is not of lower-case letters, digits and '-'"));
+    }
+    let transparent = told.unexported == wit::Unexported::Transparent;
+    if !transparent && !exports.contains(&"reads") {
+        return Err("it is opaque and does not export reads: nothing could be read through it \
+                    (export reads, or describe it as transparent)"
+            .into());
+    }
+    if told.params.len() > PARAMS {
+        return Err(format!("it has {} parameters (at most {PARAMS})", told.params.len()));
+    }
+    let mut params: Vec<ParamSpec> = Vec::with_capacity(told.params.len());
+    for param in &told.params {
+        let spec = checked_param(param)?;
+        let taken = params
+            .iter()
+            .any(|known| known.answers_to(&spec.name) || spec.aliases.iter().any(|alias| known.answers_to(alias)));
+        if taken {
+            return Err(format!("it has two parameters that answer to \"{}\"", spec.name));
+        }
+        params.push(spec);
+    }
+    Ok(Description {
+        name,
+        version: line(&told.version),
+        longname: line(&told.longname),
+        help: lines(&told.help),
+        thread_model: told.thread_model.into(),
+        transparent,
+        recovery: recovery(told.recovery),
+        state_version: told.state_version,
+        params,
+        exports,
+        imports,
+    })
+}
+
+fn checked_param(param: &wit::Param) -> Result<ParamSpec, String> {
+    let name = line(&param.name);
+    for key in std::iter::once(&param.name).chain(&param.aliases) {
+        if !is_word(key, b"-_.") || !key.as_bytes()[0].is_ascii_alphabetic() {
+            return Err(format!("\"{}\" cannot be the name of a parameter", line(key)));
+        }
+    }
+    let kind = ParamKind::parse(&param.kind).ok_or_else(|| {
+        let known: Vec<&str> = ParamKind::names().collect();
+        format!(
+            "its parameter {name} is of the kind \"{}\", which this host does not know (it knows {})",
+            line(&param.kind),
+            known.join(", ")
+        )
+    })?;
+    if kind == ParamKind::Choice && param.choices.is_empty() {
+        return Err(format!("its parameter {name} has nothing to choose from"));
+    }
+    Ok(ParamSpec {
+        name,
+        aliases: param.aliases.clone(),
+        kind,
+        choices: param.choices.iter().map(|choice| line(choice)).collect(),
+        default: param.default.as_deref().map(line),
+        required: param.required,
+        repeat: param.repeat,
+        pass_on: param.pass_on,
+        help: line(&param.help),
+    })
+}

@@ -1,0 +1,544 @@
+//! What a guest may call: each import of the contract, on the call that is being served.
+//!
+//! One rule each: is it allowed in this phase, does what it names exist, then one step of the chain, the state or the clock. Ranges of
+//! next are checked by its gate. What can wait runs under [`CallClock::waiting`](super::clock::CallClock), so that it is not the guest's time.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rbdkit_plugin_api::{Client, Done, Fill, Flags, Op, Peer};
+use wasmtime::Result;
+use wasmtime::component::{HasSelf, Linker};
+
+use super::bindings::host;
+use super::bindings::host::types as wit;
+use super::context::{Context, Phase, mistake};
+use super::shared::Level;
+use super::state::{self, Mode, Patience, When, Words};
+
+type Answer<T> = Result<std::result::Result<T, wit::Errno>>;
+
+const OPEN_DATA: Phase = Phase::OPEN.or(Phase::DATA);
+const NOT_CONFIGURE: Phase = OPEN_DATA.or(Phase::BEFORE).or(Phase::READY);
+
+/// A sleeping guest looks this often whether its client has gone.
+const NAP: Duration = Duration::from_millis(50);
+
+/// A list of extents for a guest has at most so many: some 1.5 MiB of its memory. It may ask again from where the list ends.
+const EXTENTS_FOR_GUEST: usize = 1 << 16;
+
+/// All that a filter may import.
+pub(super) fn linker(engine: &wasmtime::Engine) -> Result<Linker<Context>> {
+    let mut linker = Linker::new(engine);
+    macro_rules! add {
+        ($($interface:ident),*) => {
+            $(host::$interface::add_to_linker::<Context, HasSelf<Context>>(&mut linker, |context| context)?;)*
+        };
+    }
+    add!(types, log, request, client, next, next_open, buffer, locks, slots, maps, scratch, files, clock, server);
+    Ok(linker)
+}
+
+/// A state function's trap.
+fn trap(trap: state::Trap) -> wasmtime::Error {
+    mistake(trap.0)
+}
+
+impl host::types::Host for Context {}
+
+impl host::log::Host for Context {
+    fn error(&mut self, message: String) -> Result<()> {
+        self.shared.log.write(Level::Error, &message);
+        Ok(())
+    }
+    fn warn(&mut self, message: String) -> Result<()> {
+        self.shared.log.write(Level::Warn, &message);
+        Ok(())
+    }
+    fn debug(&mut self, message: String) -> Result<()> {
+        self.shared.log.write(Level::Debug, &message);
+        Ok(())
+    }
+}
+
+impl host::request::Host for Context {
+    fn connection(&mut self) -> Result<u64> {
+        Ok(self.conn("request.connection")?.id())
+    }
+    fn exportname(&mut self) -> Result<String> {
+        Ok(self.conn("request.exportname")?.exportname.clone())
+    }
+    fn readonly(&mut self) -> Result<bool> {
+        Ok(self.conn("request.readonly")?.readonly)
+    }
+    fn handle(&mut self) -> Result<u64> {
+        Ok(self.conn("request.handle")?.handle.load(Relaxed))
+    }
+    fn cancelled(&mut self) -> Result<bool> {
+        Ok(self.conn("request.cancelled")?.client().is_gone())
+    }
+}
+
+impl Context {
+    fn client(&self, what: &str) -> Result<&Arc<Client>> {
+        self.require(OPEN_DATA.or(Phase::BEFORE), what)?;
+        let of_conn = self.call.conn.as_ref().map(|conn| conn.client());
+        let client = of_conn.or_else(|| self.call.below.as_ref().map(|below| below.client()));
+        client.ok_or_else(|| mistake(format!("it called {what} where there is no client")))
+    }
+}
+
+impl host::client::Host for Context {
+    fn peer_name(&mut self) -> Result<host::client::Peer> {
+        use host::client::{Inet, Vsock};
+        Ok(match &self.client("client.peer-name")?.peer {
+            Peer::Ip(address) => {
+                let octets = match address.ip() {
+                    std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
+                    std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
+                };
+                host::client::Peer::Ip(Inet { address: octets, port: address.port() })
+            }
+            Peer::Unix => host::client::Peer::Unix,
+            Peer::Vsock { cid, port } => {
+                // A port beyond 16 bits is the wire's own business; the contract has 32.
+                host::client::Peer::Vsock(Vsock { cid: *cid, port: *port })
+            }
+            Peer::Unknown => host::client::Peer::Unknown,
+        })
+    }
+    fn peer_credentials(&mut self) -> Answer<(i64, i64, i64)> {
+        Ok(self.client("client.peer-credentials")?.credentials.ok_or(wit::Errno::Enxio))
+    }
+    fn is_tls(&mut self) -> Result<bool> {
+        Ok(self.client("client.is-tls")?.tls)
+    }
+}
+
+/// Takes the value or answers the errno.
+macro_rules! attempt {
+    ($result:expr) => {
+        match $result {
+            Ok(value) => value,
+            Err(errno) => return Ok(Err(errno)),
+        }
+    };
+}
+
+impl Context {
+    async fn waiting<T: Unpin>(&self, op: impl FnOnce() -> Op<T>) -> T {
+        self.clock.waiting(op).await
+    }
+
+    /// The end of an operation with a buffer.
+    fn finish(&mut self, buf: u32, done: Done) -> std::result::Result<(), wit::Errno> {
+        self.call.restore(buf, done.0);
+        self.answer(done.1)
+    }
+}
+
+impl host::next::Host for Context {
+    fn get_size(&mut self) -> Answer<u64> {
+        Ok(self.next().map(|next| next.hop.size()))
+    }
+    fn can(&mut self) -> Answer<wit::Capabilities> {
+        Ok(self.next().map(|next| next.hop.can().into()))
+    }
+    fn block_size(&mut self) -> Answer<wit::BlockSizes> {
+        Ok(self.next().and_then(|next| next.hop.block_sizes().map(Into::into).ok_or(wit::Errno::Enotsup)))
+    }
+    fn export_description(&mut self) -> Result<Option<String>> {
+        self.require(OPEN_DATA, "next.export-description")?;
+        Ok(self.next().ok().and_then(|next| next.hop.description().map(str::to_string)))
+    }
+
+    async fn pread(&mut self, offset: u64, length: u32, buf: u32, at: u32) -> Answer<()> {
+        let next = attempt!(self.next());
+        let (buffer, span) = self.call.lend(buf, at, length, true)?;
+        let (mut buffer, result) = self.waiting(|| next.hop.pread(buffer, span, offset)).await;
+        if result.is_err() {
+            buffer.mark(span, Fill::Unfilled);
+        }
+        Ok(self.finish(buf, (buffer, result)))
+    }
+
+    async fn pwrite(&mut self, offset: u64, length: u32, buf: u32, at: u32, flags: wit::CommandFlags) -> Answer<()> {
+        let next = attempt!(self.next());
+        let (buffer, span) = self.call.lend(buf, at, length, false)?;
+        let done = self.waiting(|| next.hop.pwrite(buffer, span, offset, flags.into())).await;
+        Ok(self.finish(buf, done))
+    }
+
+    async fn flush(&mut self) -> Answer<()> {
+        let next = attempt!(self.next());
+        let result = self.waiting(|| next.hop.flush()).await;
+        Ok(self.answer(result))
+    }
+
+    async fn trim(&mut self, offset: u64, length: u64, flags: wit::CommandFlags) -> Answer<()> {
+        let next = attempt!(self.next());
+        let result = self.waiting(|| next.hop.trim(offset, length, flags.into())).await;
+        Ok(self.answer(result))
+    }
+
+    async fn zero(&mut self, offset: u64, length: u64, flags: wit::CommandFlags) -> Answer<()> {
+        let next = attempt!(self.next());
+        let result = self.waiting(|| next.hop.zero(offset, length, flags.into())).await;
+        Ok(self.answer(result))
+    }
+
+    async fn cache(&mut self, offset: u64, length: u64) -> Answer<()> {
+        let next = attempt!(self.next());
+        let result = self.waiting(|| next.hop.cache(offset, length)).await;
+        Ok(self.answer(result))
+    }
+
+    async fn extents(&mut self, offset: u64, length: u64, flags: wit::CommandFlags) -> Answer<Vec<wit::Extent>> {
+        let next = attempt!(self.next());
+        let result = self.waiting(|| next.hop.extents(offset, length, flags.into())).await;
+        let list = attempt!(self.answer(result));
+        Ok(Ok(list.as_slice().iter().take(EXTENTS_FOR_GUEST).map(|extent| (*extent).into()).collect()))
+    }
+
+    async fn extents_forward(&mut self, offset: u64, length: u64, to: u64, flags: wit::CommandFlags) -> Answer<()> {
+        let next = attempt!(self.next());
+        let expected = attempt!(self.call.answer.as_ref().map(|answer| answer.expected()).ok_or(wit::Errno::Enxio));
+        if to != expected {
+            return Err(mistake(format!("next.extents-forward to {to}, where {expected} had to follow")));
+        }
+        let flags = Flags { req_one: Flags::from(flags).req_one, ..Flags::NONE };
+        let result = self.waiting(|| next.hop.extents(offset, length, flags)).await;
+        let list = attempt!(self.answer(result));
+        if let Some(answer) = &mut self.call.answer {
+            answer.append(&list, length);
+        }
+        Ok(Ok(()))
+    }
+
+    fn prefetch(&mut self, offset: u64, length: u64) -> Result<bool> {
+        self.require(OPEN_DATA, "next.prefetch")?;
+        let (Some(conn), Some(next)) = (&self.call.conn, &self.call.next) else { return Ok(false) };
+        Ok(conn.prefetcher.ask(next, offset, length))
+    }
+}
+
+impl host::next_open::Host for Context {
+    async fn open(&mut self, readonly: bool, exportname: String) -> Answer<()> {
+        attempt!(self.allow(Phase::OPEN));
+        if self.call.replayed {
+            return Ok(Ok(()));
+        }
+        // Prepare and what follows come when it is too late to open anything.
+        let Some(conn) = self.call.conn.clone().filter(|conn| !conn.is_live() && !self.call.patient) else {
+            return Ok(Err(wit::Errno::Enxio));
+        };
+        let result = self.clock.waiting(|| conn.open_next(readonly, &exportname)).await;
+        self.call.next = conn.next();
+        Ok(self.answer(result))
+    }
+
+    fn generation(&mut self) -> Result<u64> {
+        Ok(self.conn("next-open.generation")?.generation())
+    }
+
+    async fn reopen(&mut self, generation: u64, readonly: bool, exportname: String) -> Answer<u64> {
+        attempt!(self.allow(Phase::DATA));
+        let Some(conn) = self.call.conn.clone() else { return Ok(Err(wit::Errno::Enxio)) };
+        let result = self.clock.waiting(|| conn.reopen(generation, readonly, &exportname)).await;
+        // A retry goes on in this call, with what it has just opened.
+        self.call.next = conn.next();
+        Ok(self.answer(result))
+    }
+
+    async fn preconnect(&mut self, readonly: bool) -> Answer<()> {
+        attempt!(self.allow(Phase::BEFORE));
+        let Some(below) = self.call.below.clone() else { return Ok(Err(wit::Errno::Enxio)) };
+        let result = self.clock.waiting(|| below.preconnect(readonly)).await;
+        Ok(self.answer(result))
+    }
+
+    async fn list_exports(&mut self, readonly: bool) -> Answer<Vec<wit::ExportEntry>> {
+        attempt!(self.allow(Phase::BEFORE.or(Phase::OPEN)));
+        let Some(below) = self.below() else { return Ok(Err(wit::Errno::Enxio)) };
+        let result = self.clock.waiting(|| below.list_exports(readonly)).await;
+        Ok(self.answer(result).map(|list| list.into_iter().map(Into::into).collect()))
+    }
+
+    async fn default_export(&mut self, readonly: bool) -> Answer<String> {
+        attempt!(self.allow(Phase::BEFORE.or(Phase::OPEN)));
+        let Some(below) = self.below() else { return Ok(Err(wit::Errno::Enxio)) };
+        let result = self.clock.waiting(|| below.default_export(readonly)).await;
+        Ok(self.answer(result))
+    }
+}
+
+impl Context {
+    fn below(&self) -> Option<crate::chain::Below> {
+        self.call.below.clone().or_else(|| self.call.conn.as_ref().map(|conn| conn.below.clone()))
+    }
+}
+
+impl host::buffer::Host for Context {
+    fn len(&mut self, buf: u32) -> Result<u32> {
+        self.require(OPEN_DATA, "buffer.len")?;
+        self.call.len(buf)
+    }
+
+    fn alloc(&mut self, length: u32) -> Answer<u32> {
+        attempt!(self.allow(OPEN_DATA));
+        let Some(conn) = self.call.conn.clone() else { return Ok(Err(wit::Errno::Enxio)) };
+        Ok(self.call.alloc(&self.shared, conn.below.pool(), length).map_err(Into::into))
+    }
+
+    fn free(&mut self, buf: u32) -> Result<()> {
+        self.require(OPEN_DATA, "buffer.free")?;
+        self.call.free(buf)
+    }
+
+    fn read(&mut self, buf: u32, at: u32, length: u32) -> Result<Vec<u8>> {
+        self.require(OPEN_DATA, "buffer.read")?;
+        let (buffer, span) = self.call.look(buf, at, length)?;
+        let bytes = buffer.bytes(span).to_vec();
+        self.shared.counters.bytes_in.fetch_add(u64::from(length), Relaxed);
+        Ok(bytes)
+    }
+
+    fn write(&mut self, buf: u32, at: u32, data: Vec<u8>) -> Result<()> {
+        self.require(OPEN_DATA, "buffer.write")?;
+        let length = u32::try_from(data.len()).map_err(|_| mistake("buffer.write of more than 4 GiB"))?;
+        let (buffer, span) = self.call.change(buf, at, length)?;
+        buffer.put(span.at, &data);
+        self.shared.counters.bytes_out.fetch_add(u64::from(length), Relaxed);
+        Ok(())
+    }
+
+    fn fill(&mut self, buf: u32, at: u32, length: u32, byte: u8) -> Result<()> {
+        self.require(OPEN_DATA, "buffer.fill")?;
+        let (buffer, span) = self.call.change(buf, at, length)?;
+        if byte == 0 {
+            buffer.set_zero(span);
+            return Ok(());
+        }
+        let filled = buffer.fill_with(span, |bytes| {
+            bytes.fill(byte);
+            Ok::<(), std::convert::Infallible>(())
+        });
+        match filled {
+            Ok(()) => Ok(()),
+            Err(never) => match never {},
+        }
+    }
+
+    fn copy(&mut self, to: u32, to_at: u32, from: u32, from_at: u32, length: u32) -> Result<()> {
+        self.require(OPEN_DATA, "buffer.copy")?;
+        self.call.copy(to, to_at, from, from_at, length)
+    }
+
+    fn is_zero(&mut self, buf: u32, at: u32, length: u32) -> Result<bool> {
+        self.require(OPEN_DATA, "buffer.is-zero")?;
+        let (buffer, span) = self.call.look(buf, at, length)?;
+        Ok(buffer.is_zero(span))
+    }
+
+    fn equal(&mut self, a: u32, a_at: u32, b: u32, b_at: u32, length: u32) -> Result<bool> {
+        self.require(OPEN_DATA, "buffer.equal")?;
+        self.call.equal(a, a_at, b, b_at, length)
+    }
+}
+
+impl host::locks::Host for Context {
+    async fn lock(&mut self, s: wit::Scope, offset: u64, length: u64, m: host::locks::Mode) -> Answer<()> {
+        attempt!(self.allow(OPEN_DATA));
+        if self.call.lock.is_some() {
+            return Ok(Err(wit::Errno::Edeadlk));
+        }
+        let locks = Arc::clone(self.scope(s, "locks.lock")?.locks());
+        let mode = match m {
+            host::locks::Mode::Shared => Mode::Shared,
+            host::locks::Mode::Exclusive => Mode::Exclusive,
+        };
+        let patience = if self.call.patient { Patience::Always } else { Patience::UntilShutdown };
+        let held = self.clock.waiting(|| locks.lock(offset, length, mode, patience)).await;
+        Ok(match held {
+            Ok(held) => {
+                self.call.lock = Some(held);
+                Ok(())
+            }
+            Err(errno) => Err(errno.into()),
+        })
+    }
+
+    fn unlock(&mut self) -> Result<()> {
+        self.require(OPEN_DATA, "locks.unlock")?;
+        self.call.changes.publish();
+        self.call.lock = None;
+        Ok(())
+    }
+}
+
+impl host::slots::Host for Context {
+    fn get(&mut self, s: wit::Scope, slot: u32) -> Result<host::slots::Words> {
+        let words = self.scope(s, "slots.get")?.slots().get(slot).map_err(trap)?;
+        Ok(host::slots::Words { version: words.version, a: words.a, b: words.b, c: words.c, d: words.d })
+    }
+    fn replace(&mut self, s: wit::Scope, slot: u32, version: u64, a: u64, b: u64, c: u64, d: u64) -> Result<bool> {
+        let slots = self.scope(s, "slots.replace")?.slots();
+        slots.replace(slot, Words { version, a, b, c, d }).map_err(trap)
+    }
+    fn add(&mut self, s: wit::Scope, slot: u32, delta: i64) -> Result<u64> {
+        self.scope(s, "slots.add")?.slots().add(slot, delta).map_err(trap)
+    }
+    fn add_until_close(&mut self, s: wit::Scope, slot: u32, delta: i64) -> Result<u64> {
+        let conn = self.conn("slots.add-until-close")?;
+        conn.deltas.add(conn.scope(s), slot, delta).map_err(trap)
+    }
+}
+
+impl host::maps::Host for Context {
+    fn resize(&mut self, s: wit::Scope, id: u32, block: u32, bytes: u64) -> Answer<()> {
+        attempt!(self.allow(OPEN_DATA));
+        let map = self.scope(s, "maps.resize")?.map(id).map_err(trap)?;
+        Ok(map.resize(block, bytes).map_err(Into::into))
+    }
+    fn get_run(&mut self, s: wit::Scope, id: u32, first: u64, limit: u64) -> Result<host::maps::Run> {
+        let run = self.scope(s, "maps.get-run")?.map(id).and_then(|map| map.get_run(first, limit)).map_err(trap)?;
+        Ok(host::maps::Run { state: run.state, count: run.count })
+    }
+    fn find(&mut self, s: wit::Scope, id: u32, first: u64, states: u8) -> Result<Option<u64>> {
+        self.scope(s, "maps.find")?.map(id).and_then(|map| map.find(first, states)).map_err(trap)
+    }
+    fn set(
+        &mut self,
+        s: wit::Scope,
+        id: u32,
+        first: u64,
+        count: u64,
+        if_states: u8,
+        to: u8,
+        w: host::maps::When,
+    ) -> Result<u64> {
+        let scope = Arc::clone(self.scope(s, "maps.set")?);
+        let when = match w {
+            host::maps::When::Now => When::Now,
+            host::maps::When::OnSuccess => When::OnSuccess,
+            host::maps::When::UndoOnFailure => When::UndoOnFailure,
+        };
+        self.call.changes.set(&scope, id, first, count, if_states, to, when).map_err(trap)
+    }
+    fn count(&mut self, s: wit::Scope, id: u32, state: u8) -> Result<u64> {
+        self.scope(s, "maps.count")?.map(id).and_then(|map| map.count(state)).map_err(trap)
+    }
+}
+
+impl host::scratch::Host for Context {
+    async fn pread(&mut self, s: wit::Scope, offset: u64, length: u32, buf: u32, at: u32) -> Answer<()> {
+        attempt!(self.allow(OPEN_DATA));
+        let scratch = Arc::clone(self.scope(s, "scratch.pread")?.scratch());
+        let (buffer, span) = self.call.lend(buf, at, length, true)?;
+        let (mut buffer, result) = self.waiting(|| scratch.pread(buffer, span, offset)).await;
+        if result.is_err() {
+            buffer.mark(span, Fill::Unfilled);
+        }
+        Ok(self.finish(buf, (buffer, result)))
+    }
+
+    async fn pwrite(&mut self, s: wit::Scope, offset: u64, length: u32, buf: u32, at: u32) -> Answer<()> {
+        attempt!(self.allow(OPEN_DATA));
+        let scratch = Arc::clone(self.scope(s, "scratch.pwrite")?.scratch());
+        let (buffer, span) = self.call.lend(buf, at, length, false)?;
+        let done = self.waiting(|| scratch.pwrite(buffer, span, offset)).await;
+        Ok(self.finish(buf, done))
+    }
+
+    async fn punch(&mut self, s: wit::Scope, offset: u64, length: u64) -> Answer<()> {
+        attempt!(self.allow(OPEN_DATA));
+        let scratch = Arc::clone(self.scope(s, "scratch.punch")?.scratch());
+        let result = self.waiting(|| scratch.punch(offset, length)).await;
+        Ok(self.answer(result))
+    }
+
+    fn allocated(&mut self, s: wit::Scope) -> Result<u64> {
+        Ok(self.scope(s, "scratch.allocated")?.scratch().allocated())
+    }
+    fn quota(&mut self, s: wit::Scope) -> Result<u64> {
+        Ok(self.scope(s, "scratch.quota")?.scratch().quota())
+    }
+}
+
+impl host::files::Host for Context {
+    fn size(&mut self, param: String, nth: u32) -> Answer<u64> {
+        attempt!(self.allow(NOT_CONFIGURE));
+        Ok(self.shared.files.size(&param, nth).map_err(Into::into))
+    }
+    fn read(&mut self, param: String, nth: u32, offset: u64, length: u32) -> Answer<Vec<u8>> {
+        attempt!(self.allow(NOT_CONFIGURE));
+        Ok(self.shared.files.read(&param, nth, offset, length).map_err(Into::into))
+    }
+    fn append(&mut self, param: String, nth: u32, data: Vec<u8>) -> Answer<()> {
+        attempt!(self.allow(NOT_CONFIGURE));
+        Ok(self.shared.files.append(&param, nth, &data).map_err(Into::into))
+    }
+    fn holds(&mut self, param: String, nth: u32) -> Answer<bool> {
+        attempt!(self.allow(NOT_CONFIGURE));
+        Ok(self.shared.files.holds(&param, nth).map_err(Into::into))
+    }
+}
+
+impl host::clock::Host for Context {
+    fn monotonic(&mut self) -> Result<u64> {
+        Ok(self.clock.pulse().now())
+    }
+    fn realtime(&mut self) -> Result<u64> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    }
+    fn random(&mut self) -> Result<u64> {
+        let mut bytes = [0; 8];
+        // So short a read is never interrupted or cut once the generator has been seeded, which is before any server starts.
+        match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
+            Ok(8) => Ok(u64::from_ne_bytes(bytes)),
+            _ => Err(wasmtime::format_err!("the operating system gave no random numbers")),
+        }
+    }
+}
+
+impl host::server::Host for Context {
+    async fn sleep(&mut self, ns: u64) -> Answer<()> {
+        attempt!(self.allow(OPEN_DATA));
+        let Some(conn) = self.call.conn.clone() else { return Ok(Err(wit::Errno::Enxio)) };
+        let patient = self.call.patient;
+        let slept = self
+            .clock
+            .waiting(|| async move {
+                let end = tokio::time::Instant::now().checked_add(Duration::from_nanos(ns));
+                loop {
+                    if !patient && conn.client().is_gone() {
+                        return Err(wit::Errno::Eshutdown);
+                    }
+                    let nap = tokio::time::Instant::now() + NAP;
+                    match end {
+                        Some(end) if end <= nap => {
+                            tokio::time::sleep_until(end).await;
+                            return Ok(());
+                        }
+                        _ => tokio::time::sleep_until(nap).await,
+                    }
+                }
+            })
+            .await;
+        Ok(slept)
+    }
+
+    fn thread_model_below(&mut self) -> Result<wit::ThreadModel> {
+        self.require(NOT_CONFIGURE, "server.thread-model-below")?;
+        // Before get-ready nothing is known: the answer that promises least.
+        let model = self.shared.below.get().copied();
+        Ok(model.unwrap_or(rbdkit_plugin_api::ThreadModel::SerializeConnections).into())
+    }
+
+    fn connections(&mut self) -> Result<u32> {
+        self.require(NOT_CONFIGURE, "server.connections")?;
+        Ok(self.shared.connections.load(Relaxed))
+    }
+}

@@ -1,0 +1,399 @@
+//! One instance: a store, and the functions that its component exports.
+//!
+//! [`Instance::serve`] is the one way in. It installs the call, runs the guest on its fiber and takes the call out again. What comes back is
+//! the guest's answer, or a fault, after which the instance must not be used again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use rbdkit_plugin_api::{Errno, Error, Result};
+use wasmtime::component::InstancePre;
+use wasmtime::{Store, Trap, WasmBacktrace};
+
+use super::bindings::guest;
+use super::bindings::host::types as wit;
+use super::clock::Overrun;
+use super::context::{Call, Context, Mistake, Phase};
+use super::filter::Exported;
+use super::shared::Shared;
+
+macro_rules! exports {
+    ($($name:ident),*) => {
+        /// Which interfaces a component exports, and where.
+        pub(super) struct Exports {
+            filter: guest::filter::GuestIndices,
+            $(pub(super) $name: Option<guest::$name::GuestIndices>,)*
+        }
+
+        /// An instance's functions.
+        struct Functions {
+            filter: guest::filter::Guest,
+            $($name: Option<guest::$name::Guest>,)*
+        }
+
+        impl Exports {
+            /// Looks for each interface of the contract.
+            ///
+            /// # Errors
+            /// One line: `filter` is missing, or an interface lacks a function.
+            pub(super) fn probe(pre: &InstancePre<Context>) -> std::result::Result<Exports, String> {
+                Ok(Exports {
+                    filter: guest::filter::GuestIndices::new(pre)
+                        .map_err(|_| "it does not export rbdkit:filter/filter: it is not a filter".to_string())?,
+                    $($name: {
+                        let interface = concat!("rbdkit:filter/", stringify!($name), "@0.1.0");
+                        match pre.component().get_export_index(None, interface) {
+                            None => None,
+                            Some(_) => Some(
+                                guest::$name::GuestIndices::new(pre).map_err(|e| format!("{e:#}"))?
+                            ),
+                        }
+                    },)*
+                })
+            }
+
+            /// Which there are, for the layer and by name.
+            pub(super) fn what(&self) -> (Exported, Vec<&'static str>) {
+                let exported = Exported { transparent: false, $($name: self.$name.is_some(),)* };
+                let mut names = vec!["filter"];
+                $(if self.$name.is_some() {
+                    names.push(stringify!($name));
+                })*
+                (exported, names)
+            }
+
+            fn load(
+                &self,
+                store: &mut Store<Context>,
+                instance: &wasmtime::component::Instance,
+            ) -> wasmtime::Result<Functions> {
+                Ok(Functions {
+                    filter: self.filter.load(&mut *store, instance)?,
+                    $($name: match &self.$name {
+                        Some(indices) => Some(indices.load(&mut *store, instance)?),
+                        None => None,
+                    },)*
+                })
+            }
+        }
+    };
+}
+
+exports!(
+    threading, lifecycle, admission, names, connection, info, features, reads, writes, flushes, trims, zeroes, mapping,
+    caching
+);
+
+/// What a guest is asked.
+pub(super) enum Ask {
+    Describe,
+    Configure(Arc<[(String, String)]>),
+    ThreadModel,
+    GetReady,
+    AfterFork,
+    Cleanup,
+    Preconnect { readonly: bool },
+    ListExports { readonly: bool, tls: bool },
+    DefaultExport { readonly: bool, tls: bool },
+    Open { readonly: bool, exportname: String, tls: bool, replayed: bool },
+    Prepare,
+    Finalize,
+    Close,
+    Size,
+    BlockSize,
+    Description,
+    Can(wit::Capabilities),
+    Pread { offset: u64, length: u32, flags: wit::CommandFlags },
+    Pwrite { offset: u64, length: u32, flags: wit::CommandFlags },
+    Flush,
+    Trim { offset: u64, length: u64, flags: wit::CommandFlags },
+    Zero { offset: u64, length: u64, flags: wit::CommandFlags },
+    Extents { offset: u64, length: u64, flags: wit::CommandFlags },
+    Cache { offset: u64, length: u64 },
+}
+
+impl Ask {
+    /// The function's name, for messages.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Ask::Describe => "describe",
+            Ask::Configure(_) => "configure",
+            Ask::ThreadModel => "thread-model",
+            Ask::GetReady => "get-ready",
+            Ask::AfterFork => "after-fork",
+            Ask::Cleanup => "cleanup",
+            Ask::Preconnect { .. } => "preconnect",
+            Ask::ListExports { .. } => "list-exports",
+            Ask::DefaultExport { .. } => "default-export",
+            Ask::Open { .. } => "open",
+            Ask::Prepare => "prepare",
+            Ask::Finalize => "finalize",
+            Ask::Close => "close",
+            Ask::Size => "get-size",
+            Ask::BlockSize => "block-size",
+            Ask::Description => "export-description",
+            Ask::Can(_) => "can",
+            Ask::Pread { .. } => "pread",
+            Ask::Pwrite { .. } => "pwrite",
+            Ask::Flush => "flush",
+            Ask::Trim { .. } => "trim",
+            Ask::Zero { .. } => "zero",
+            Ask::Extents { .. } => "extents",
+            Ask::Cache { .. } => "cache",
+        }
+    }
+
+    /// Where the request is, for messages.
+    pub(super) fn offset(&self) -> Option<u64> {
+        match self {
+            Ask::Pread { offset, .. }
+            | Ask::Pwrite { offset, .. }
+            | Ask::Trim { offset, .. }
+            | Ask::Zero { offset, .. }
+            | Ask::Extents { offset, .. }
+            | Ask::Cache { offset, .. } => Some(*offset),
+            _ => None,
+        }
+    }
+}
+
+/// What a guest answered.
+pub(super) enum Reply {
+    Described(Box<wit::Description>),
+    /// Of functions whose error is a line for the user.
+    Line(std::result::Result<(), String>),
+    Model(wit::ThreadModel),
+    Exports(Result<Vec<wit::ExportEntry>>),
+    Name(Result<String>),
+    Number(Result<u64>),
+    BlockSize(Result<wit::BlockSizes>),
+    Text(Option<String>),
+    Can(Result<wit::Capabilities>),
+    Done(Result<()>),
+    Extents(Result<Vec<wit::Extent>>),
+}
+
+impl Reply {
+    /// The error, if that is what it answered.
+    fn error(&mut self) -> Option<&mut Error> {
+        match self {
+            Reply::Exports(result) => result.as_mut().err(),
+            Reply::Name(result) => result.as_mut().err(),
+            Reply::Number(result) => result.as_mut().err(),
+            Reply::BlockSize(result) => result.as_mut().err(),
+            Reply::Can(result) => result.as_mut().err(),
+            Reply::Done(result) => result.as_mut().err(),
+            Reply::Extents(result) => result.as_mut().err(),
+            Reply::Line(_) | Reply::Described(_) | Reply::Model(_) | Reply::Text(_) => None,
+        }
+    }
+
+    /// Settles what the call held back. An errno that the guest passes on from the layer below keeps that layer's words.
+    fn settle(&mut self, call: &mut Call) {
+        let changes = std::mem::take(&mut call.changes);
+        let refused = matches!(self, Reply::Line(Err(_)));
+        match self.error() {
+            None if !refused => changes.succeed(),
+            None => changes.fail(),
+            Some(error) => {
+                changes.fail();
+                if let Some(known) = call.last_error.take()
+                    && known.errno() == error.errno()
+                {
+                    *error = known;
+                }
+            }
+        }
+    }
+
+    /// The answer of a function that answers nothing else.
+    pub(super) fn done(self) -> Result<()> {
+        match self {
+            Reply::Done(result) => result,
+            _ => Err(Errno::Eio.into()),
+        }
+    }
+}
+
+/// Why an instance cannot be used any more.
+#[derive(Debug)]
+pub(super) struct Fault {
+    /// One line.
+    pub(super) cause: String,
+    /// The guest's frames, innermost first.
+    pub(super) backtrace: Option<String>,
+}
+
+impl Fault {
+    fn new(error: &wasmtime::Error) -> Fault {
+        let cause = if let Some(overrun) = error.downcast_ref::<Overrun>() {
+            overrun.to_string()
+        } else if let Some(mistake) = error.downcast_ref::<Mistake>() {
+            mistake.to_string()
+        } else if let Some(trap) = error.downcast_ref::<Trap>() {
+            trap.to_string()
+        } else {
+            format!("{:#}", error.root_cause())
+        };
+        let backtrace = error.downcast_ref::<WasmBacktrace>().map(ToString::to_string);
+        Fault { cause: super::shared::printable(&cause, 400), backtrace }
+    }
+}
+
+/// One instance of a filter.
+pub(super) struct Instance {
+    store: Store<Context>,
+    functions: Functions,
+    /// What its memory took once it was configured.
+    settled: u64,
+}
+
+/// How to make instances.
+pub(super) struct Recipe {
+    pub(super) pre: InstancePre<Context>,
+    pub(super) exports: Exports,
+}
+
+impl Recipe {
+    /// A fresh instance, not configured.
+    pub(super) async fn instantiate(&self, shared: &Arc<Shared>) -> std::result::Result<Instance, Fault> {
+        let mut store = Store::new(&shared.engine, Context::new(Arc::clone(shared)));
+        store.limiter(|context| &mut context.room);
+        store.set_hostcall_fuel(usize::try_from(shared.limits.transfer).unwrap_or(usize::MAX));
+        store.epoch_deadline_callback(|context| Ok(context.data().clock.tick()?));
+        enter(&mut store, Phase::CONFIGURE);
+        shared.counters.instances.fetch_add(1, Relaxed);
+        let made = async {
+            let instance = self.pre.instantiate_async(&mut store).await?;
+            self.exports.load(&mut store, &instance)
+        };
+        let functions = made.await.map_err(|error| Fault::new(&error))?;
+        Ok(Instance { store, functions, settled: 0 })
+    }
+}
+
+fn enter(store: &mut Store<Context>, phase: Phase) {
+    let context = store.data();
+    let shared = &context.shared;
+    shared.pulse.enter(&shared.engine);
+    let limits = &shared.limits;
+    if phase == Phase::DATA {
+        context.clock.begin(limits.cpu, limits.wall);
+    } else {
+        context.clock.begin(limits.setup, limits.setup);
+    }
+    store.set_epoch_deadline(1);
+}
+
+impl Instance {
+    /// Runs one call. On success what it held back is published, then its lock is released, and only then is there an answer.
+    ///
+    /// The call comes back in any case: the request's buffer is in it.
+    pub(super) async fn serve(&mut self, call: Call, ask: &Ask) -> (Call, std::result::Result<Reply, Fault>) {
+        let phase = call.phase;
+        self.store.data_mut().call = call;
+        enter(&mut self.store, phase);
+        self.store.data().shared.counters.calls.fetch_add(1, Relaxed);
+        let result = self.functions.run(&mut self.store, ask).await;
+        let mut call = std::mem::replace(&mut self.store.data_mut().call, Call::new(Phase::CONFIGURE));
+        let result = match result {
+            Ok(mut reply) => {
+                reply.settle(&mut call);
+                Ok(reply)
+            }
+            Err(error) => {
+                std::mem::take(&mut call.changes).fail();
+                Err(Fault::new(&error))
+            }
+        };
+        call.lock = None;
+        (call, result)
+    }
+
+    /// Its memory as it is now is what it needs.
+    pub(super) fn settle(&mut self) {
+        self.settled = self.store.data().memory();
+    }
+
+    /// Whether its memory has grown by more than half of what was left: some guest languages never give any back.
+    pub(super) fn has_grown(&self) -> bool {
+        let limit = self.store.data().shared.limits.memory;
+        let mark = self.settled + limit.saturating_sub(self.settled) / 2;
+        self.store.data().memory() > mark
+    }
+}
+
+/// A function that is asked for only where it is exported.
+fn exported<T>(interface: &Option<T>) -> wasmtime::Result<&T> {
+    interface.as_ref().ok_or_else(|| wasmtime::format_err!("the filter does not export this function"))
+}
+
+fn errno<T>(result: std::result::Result<T, wit::Errno>) -> Result<T> {
+    result.map_err(|errno| Errno::from(errno).into())
+}
+
+impl Functions {
+    async fn run(&self, store: &mut Store<Context>, ask: &Ask) -> wasmtime::Result<Reply> {
+        Ok(match ask {
+            Ask::Pread { offset, length, flags } => {
+                Reply::Done(errno(exported(&self.reads)?.call_pread(store, *offset, *length, *flags).await?))
+            }
+            Ask::Pwrite { offset, length, flags } => {
+                Reply::Done(errno(exported(&self.writes)?.call_pwrite(store, *offset, *length, *flags).await?))
+            }
+            Ask::Flush => Reply::Done(errno(exported(&self.flushes)?.call_flush(store).await?)),
+            Ask::Trim { offset, length, flags } => {
+                Reply::Done(errno(exported(&self.trims)?.call_trim(store, *offset, *length, *flags).await?))
+            }
+            Ask::Zero { offset, length, flags } => {
+                Reply::Done(errno(exported(&self.zeroes)?.call_zero(store, *offset, *length, *flags).await?))
+            }
+            Ask::Cache { offset, length } => {
+                Reply::Done(errno(exported(&self.caching)?.call_cache(store, *offset, *length).await?))
+            }
+            Ask::Extents { offset, length, flags } => {
+                Reply::Extents(errno(exported(&self.mapping)?.call_extents(store, *offset, *length, *flags).await?))
+            }
+            // The rest happens a few times a connection: boxed, so that it does not make the future of a request larger.
+            rare => Box::pin(self.run_rare(store, rare)).await?,
+        })
+    }
+
+    async fn run_rare(&self, store: &mut Store<Context>, ask: &Ask) -> wasmtime::Result<Reply> {
+        Ok(match ask {
+            Ask::Describe => Reply::Described(Box::new(self.filter.call_describe(store).await?)),
+            Ask::Configure(params) => Reply::Line(self.filter.call_configure(store, params).await?),
+            Ask::ThreadModel => Reply::Model(exported(&self.threading)?.call_thread_model(store).await?),
+            Ask::GetReady => Reply::Line(exported(&self.lifecycle)?.call_get_ready(store).await?),
+            Ask::AfterFork => Reply::Line(exported(&self.lifecycle)?.call_after_fork(store).await?),
+            Ask::Cleanup => {
+                exported(&self.lifecycle)?.call_cleanup(store).await?;
+                Reply::Done(Ok(()))
+            }
+            Ask::Preconnect { readonly } => {
+                Reply::Done(errno(exported(&self.admission)?.call_preconnect(store, *readonly).await?))
+            }
+            Ask::ListExports { readonly, tls } => {
+                Reply::Exports(errno(exported(&self.names)?.call_list_exports(store, *readonly, *tls).await?))
+            }
+            Ask::DefaultExport { readonly, tls } => {
+                Reply::Name(errno(exported(&self.names)?.call_default_export(store, *readonly, *tls).await?))
+            }
+            Ask::Open { readonly, exportname, tls, replayed } => {
+                let connection = exported(&self.connection)?;
+                Reply::Number(errno(connection.call_open(store, *readonly, exportname, *tls, *replayed).await?))
+            }
+            Ask::Prepare => Reply::Done(errno(exported(&self.connection)?.call_prepare(store).await?)),
+            Ask::Finalize => Reply::Done(errno(exported(&self.connection)?.call_finalize(store).await?)),
+            Ask::Close => {
+                exported(&self.connection)?.call_close(store).await?;
+                Reply::Done(Ok(()))
+            }
+            Ask::Size => Reply::Number(errno(exported(&self.info)?.call_get_size(store).await?)),
+            Ask::BlockSize => Reply::BlockSize(errno(exported(&self.info)?.call_block_size(store).await?)),
+            Ask::Description => Reply::Text(exported(&self.info)?.call_export_description(store).await?),
+            Ask::Can(below) => Reply::Can(errno(exported(&self.features)?.call_can(store, *below).await?)),
+            _ => return Err(wasmtime::format_err!("a request among the rare calls")),
+        })
+    }
+}

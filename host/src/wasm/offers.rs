@@ -1,0 +1,166 @@
+//! What a layer offers: what is below, what the filter exports, and what it says.
+//!
+//! The gate above goes by this answer, so it decides where an operation goes. `native` sends it to this layer's handle: to the guest if it exports
+//! the operation, to the layer below if the filter is transparent. `emulate` makes the gate substitute it by other operations on this layer. So
+//! where a transparent filter lets an operation by that the gate below emulates, this layer has to say `native`: said `emulate`, the gate above
+//! would substitute it here, and the guest would see writes that nobody sent.
+
+use rbdkit_plugin_api::{Capabilities, Support};
+
+use super::filter::Exported;
+
+/// What the layer offers, and where the guest said more than is so.
+pub(super) fn settle(
+    exported: &Exported,
+    below: Capabilities,
+    told: Option<Capabilities>,
+) -> (Capabilities, Vec<&'static str>) {
+    match told {
+        None => (by_default(exported, below), Vec::new()),
+        Some(told) => checked(exported, below, told),
+    }
+}
+
+/// A transparent filter's operation that it does not export: what is emulated below passes by.
+fn passes(below: Support) -> Support {
+    match below {
+        Support::None => Support::None,
+        _ => Support::Native,
+    }
+}
+
+/// Support by whatever there is below, if this layer does it or lets it by; or emulated here.
+fn or_emulated(here: bool, below: Support) -> Support {
+    match (here, below) {
+        (_, Support::None) => Support::None,
+        (true, _) => Support::Native,
+        (false, _) => Support::Emulate,
+    }
+}
+
+fn by_default(exported: &Exported, below: Capabilities) -> Capabilities {
+    if exported.transparent {
+        return Capabilities { zero: passes(below.zero), cache: passes(below.cache), ..below };
+    }
+    Capabilities {
+        write: exported.writes && below.write,
+        flush: below.flush,
+        rotational: below.rotational,
+        multi_conn: below.multi_conn,
+        trim: exported.trims && below.trim,
+        fast_zero: exported.zeroes && below.fast_zero,
+        extents: exported.mapping && below.extents,
+        zero: or_emulated(exported.zeroes, below.zero),
+        fua: or_emulated(false, below.fua),
+        cache: or_emulated(exported.caching, below.cache),
+    }
+}
+
+fn checked(exported: &Exported, below: Capabilities, told: Capabilities) -> (Capabilities, Vec<&'static str>) {
+    let mut lies = Vec::new();
+    let transparent = exported.transparent;
+    let mut can = told;
+    let mut withdraw = |offered: &mut bool, here: bool, there: bool, lie: &'static str| {
+        if *offered && !here && !there {
+            *offered = false;
+            lies.push(lie);
+        }
+    };
+    withdraw(&mut can.write, exported.writes, transparent && below.write, "it says that it can write, and cannot");
+    withdraw(&mut can.flush, exported.flushes, below.flush, "it says that it can flush, and cannot");
+    withdraw(&mut can.trim, exported.trims, transparent && below.trim, "it says that it can trim, and cannot");
+    let extents_below = transparent && below.extents;
+    withdraw(&mut can.extents, exported.mapping, extents_below, "it says that it has extents, and has not");
+
+    let zero_lie = "it says that zero is native, and cannot zero: the host writes zeroes";
+    can.zero = support(told.zero, exported.zeroes, transparent, below.zero, zero_lie, &mut lies);
+    let cache_lie = "it says that cache is native, and cannot cache: the host reads";
+    can.cache = support(told.cache, exported.caching, transparent, below.cache, cache_lie, &mut lies);
+    if can.fast_zero && can.zero != Support::Native {
+        can.fast_zero = false;
+    }
+    if can.fast_zero && !exported.zeroes && !below.fast_zero {
+        can.fast_zero = false;
+    }
+    let writes = exported.writes || (transparent && below.fua != Support::None);
+    if told.fua == Support::Native && !writes {
+        lies.push("it says that FUA is native, and cannot write: the host flushes");
+        can.fua = Support::Emulate;
+    }
+    (can, lies)
+}
+
+fn support(
+    told: Support,
+    exported: bool,
+    transparent: bool,
+    below: Support,
+    lie: &'static str,
+    lies: &mut Vec<&'static str>,
+) -> Support {
+    match told {
+        Support::None => Support::None,
+        // What passes by is not substituted here.
+        _ if transparent && !exported && below != Support::None => Support::Native,
+        Support::Native if !exported => {
+            lies.push(lie);
+            Support::Emulate
+        }
+        told => told,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Capabilities = Capabilities {
+        write: true,
+        flush: true,
+        rotational: true,
+        trim: true,
+        fast_zero: true,
+        extents: true,
+        multi_conn: true,
+        zero: Support::Native,
+        fua: Support::Native,
+        cache: Support::Native,
+    };
+
+    fn exported(transparent: bool) -> Exported {
+        Exported { transparent, reads: true, ..Exported::default() }
+    }
+
+    #[test]
+    fn an_opaque_filter_is_never_routed_around() {
+        let (can, _) = settle(&exported(false), ALL, None);
+        assert!(!can.write && !can.trim && !can.extents && can.flush);
+        let (can, _) = settle(&Exported { writes: true, ..exported(false) }, ALL, None);
+        assert!(can.write && !can.trim && !can.extents && !can.fast_zero);
+        assert_eq!((can.zero, can.fua, can.cache), (Support::Emulate, Support::Emulate, Support::Emulate));
+    }
+
+    #[test]
+    fn a_transparent_filter_offers_what_is_below() {
+        let (can, _) = settle(&exported(true), ALL, None);
+        assert_eq!(can, ALL);
+        let emulated = Capabilities { zero: Support::Emulate, cache: Support::Emulate, ..ALL };
+        let (can, _) = settle(&exported(true), emulated, None);
+        assert_eq!((can.zero, can.cache), (Support::Native, Support::Native));
+        let (can, _) = settle(&exported(true), Capabilities { cache: Support::None, ..ALL }, None);
+        assert_eq!(can.cache, Support::None);
+    }
+
+    #[test]
+    fn a_lie_is_withdrawn() {
+        let writes = Exported { writes: true, ..exported(false) };
+        let (can, lies) = settle(&writes, ALL, Some(ALL));
+        assert!(!can.trim && !can.extents && !can.fast_zero);
+        assert_eq!((can.zero, can.fua, can.cache), (Support::Emulate, Support::Native, Support::Emulate));
+        assert_eq!(lies.len(), 4, "{lies:?}");
+        let (can, lies) = settle(&exported(true), Capabilities::READ_ONLY, Some(ALL));
+        assert!(!can.write && !can.flush);
+        assert_eq!(can.normalized().zero, Support::None);
+        assert!(!lies.is_empty());
+    }
+}

@@ -1,0 +1,237 @@
+//! Prefetching by the host: a guest asks for a range and goes on, and the host brings it nearer meanwhile.
+//!
+//! One queue a connection and layer. Ranges are cut to pieces of at most 1 MiB, so that a demand read that comes in between waits for no
+//! longer than one piece takes, and several are under way at once: that is what hides a source's latency. What overlaps with a range that is
+//! queued, under way or was done a moment ago is cut off; what the queue has no room for is dropped: all of it is advisory, errors are only
+//! counted. A prefetch holds no lock and no instance of this layer, and works on the layer below as any other request.
+//!
+//! When the connection ends no more are begun. The layer below is closed after the last one that is under way.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rbdkit_plugin_api::Support;
+use tokio::sync::Notify;
+
+use super::conn::Next;
+use super::shared::Shared;
+
+/// The longest piece, in bytes. What one request at 100 MB/s and 10 ms of latency brings.
+const PIECE: u64 = 1 << 20;
+
+/// Ranges that a queue holds, however short they are.
+const RANGES: usize = 64;
+
+/// How many pieces are remembered after they were done: a window that moves on asks for its overlap again.
+const REMEMBERED: usize = 16;
+
+/// One connection's prefetches.
+pub(super) struct Prefetcher {
+    shared: Arc<Shared>,
+    queue: Mutex<Queue>,
+    idle: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Piece>,
+    waiting_bytes: u64,
+    under_way: Vec<(u64, u64)>,
+    done: VecDeque<(u64, u64)>,
+    workers: u32,
+    stopped: bool,
+}
+
+struct Piece {
+    offset: u64,
+    length: u64,
+    next: Arc<Next>,
+}
+
+/// What of `from..to` none of `ranges` (offset, length) covers, in ascending order.
+fn uncovered(from: u64, to: u64, ranges: impl Iterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
+    let mut left = vec![(from, to)];
+    for (offset, length) in ranges {
+        let end = offset + length;
+        let mut rest = Vec::with_capacity(left.len() + 1);
+        for (a, b) in left {
+            if end <= a || offset >= b {
+                rest.push((a, b));
+                continue;
+            }
+            if a < offset {
+                rest.push((a, offset));
+            }
+            if end < b {
+                rest.push((end, b));
+            }
+        }
+        left = rest;
+    }
+    left
+}
+
+impl Queue {
+    /// What of a range is neither queued, under way nor just done.
+    fn new_in(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
+        let waiting = self.waiting.iter().map(|piece| (piece.offset, piece.length));
+        uncovered(from, to, waiting.chain(self.under_way.iter().copied()).chain(self.done.iter().copied()))
+    }
+
+    fn begin(&mut self) -> Option<Piece> {
+        if self.stopped {
+            return None;
+        }
+        let piece = self.waiting.pop_front()?;
+        self.waiting_bytes -= piece.length;
+        self.under_way.push((piece.offset, piece.length));
+        Some(piece)
+    }
+
+    fn end(&mut self, piece: &Piece, success: bool) {
+        let range = (piece.offset, piece.length);
+        if let Some(index) = self.under_way.iter().position(|known| *known == range) {
+            self.under_way.swap_remove(index);
+        }
+        if success {
+            if self.done.len() == REMEMBERED {
+                self.done.pop_front();
+            }
+            self.done.push_back(range);
+        }
+    }
+}
+
+impl Prefetcher {
+    pub(super) fn new(shared: &Arc<Shared>) -> Arc<Prefetcher> {
+        Arc::new(Prefetcher { shared: Arc::clone(shared), queue: Mutex::default(), idle: Notify::new() })
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for a range of next. Whether it was taken: queued, or there already.
+    pub(super) fn ask(self: &Arc<Self>, next: &Arc<Next>, offset: u64, length: u64) -> bool {
+        let hop = &next.hop;
+        let end = offset.saturating_add(length).min(hop.size());
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return false };
+        if hop.can().cache == Support::None || offset >= end {
+            return false;
+        }
+        let (from, to) =
+            aligned(offset, end, hop.block_sizes().map_or(1, |sizes| u64::from(sizes.minimum)), hop.size());
+        let counters = &self.shared.counters;
+        let limits = &self.shared.limits;
+        let mut queue = self.queue();
+        if queue.stopped {
+            return false;
+        }
+        let parts = queue.new_in(from, to);
+        if parts.iter().map(|(a, b)| b - a).sum::<u64>() < to - from {
+            counters.prefetches_merged.fetch_add(1, Relaxed);
+        }
+        for (mut from, to) in parts {
+            while from < to {
+                let length = (to - from).min(PIECE);
+                let full =
+                    queue.waiting.len() >= RANGES || queue.waiting_bytes.saturating_add(length) > limits.prefetch_queue;
+                if full {
+                    counters.prefetches_dropped.fetch_add(1, Relaxed);
+                    return false;
+                }
+                queue.waiting.push_back(Piece { offset: from, length, next: Arc::clone(next) });
+                queue.waiting_bytes += length;
+                from += length;
+                if queue.workers < limits.prefetches {
+                    queue.workers += 1;
+                    runtime.spawn(Arc::clone(self).work());
+                }
+            }
+        }
+        true
+    }
+
+    /// A worker: one piece after the other until none is left.
+    async fn work(self: Arc<Self>) {
+        let counters = &self.shared.counters;
+        loop {
+            let piece = {
+                let mut queue = self.queue();
+                let piece = queue.begin();
+                if piece.is_none() {
+                    queue.workers -= 1;
+                    if queue.workers == 0 {
+                        self.idle.notify_waiters();
+                    }
+                }
+                piece
+            };
+            let Some(piece) = piece else { return };
+            let result = piece.next.hop.cache(piece.offset, piece.length).await;
+            counters.prefetches.fetch_add(1, Relaxed);
+            if let Err(error) = &result {
+                counters.prefetches_failed.fetch_add(1, Relaxed);
+                tracing::debug!("{}: prefetch at offset {}: {error}", self.shared.name, piece.offset);
+            }
+            self.queue().end(&piece, result.is_ok());
+        }
+    }
+
+    /// No more are begun.
+    pub(super) fn stop(&self) {
+        let mut queue = self.queue();
+        queue.stopped = true;
+        queue.waiting.clear();
+        queue.waiting_bytes = 0;
+    }
+
+    /// Waits until none is under way. False if that takes longer than `most`.
+    pub(super) async fn drained(&self, most: Duration) -> bool {
+        let idle = async {
+            loop {
+                let notified = self.idle.notified();
+                tokio::pin!(notified);
+                notified.as_mut().enable();
+                if self.queue().workers == 0 {
+                    return;
+                }
+                notified.await;
+            }
+        };
+        if self.queue().workers == 0 {
+            return true;
+        }
+        tokio::time::timeout(most, idle).await.is_ok()
+    }
+}
+
+/// A range widened to whole blocks of the layer below; its end may be the end of the export.
+fn aligned(from: u64, to: u64, block: u64, size: u64) -> (u64, u64) {
+    let up = to.checked_next_multiple_of(block).unwrap_or(size);
+    (from - from % block, up.min(size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_new_is_asked_for() {
+        let covered = |ranges: &[(u64, u64)]| uncovered(10, 50, ranges.iter().copied());
+        assert_eq!(covered(&[]), [(10, 50)]);
+        assert_eq!(covered(&[(0, 20), (30, 5)]), [(20, 30), (35, 50)]);
+        assert_eq!(covered(&[(0, 100)]), []);
+        assert_eq!(covered(&[(50, 10), (0, 10)]), [(10, 50)]);
+        assert_eq!(covered(&[(40, 30), (20, 5)]), [(10, 20), (25, 40)]);
+    }
+
+    #[test]
+    fn ranges_are_widened_to_whole_blocks() {
+        assert_eq!(aligned(100, 700, 512, 10_000), (0, 1024));
+        assert_eq!(aligned(512, 10_000, 512, 10_000), (512, 10_000));
+        assert_eq!(aligned(5, 6, 1, 10), (5, 6));
+    }
+}

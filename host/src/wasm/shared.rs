@@ -1,0 +1,247 @@
+//! What all instances of one filter have in common: limits, counters, the log, what was said of its faults.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+use rbdkit_plugin_api::ThreadModel;
+use wasmtime::Engine;
+
+use super::Limits;
+use super::engine::Pulse;
+use super::state::{Files, FilterState, Quota};
+
+/// What happened in one filter. Shown with `-v` when it ends; tests read it through [`super::Host::statistics`].
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Calls of guest functions.
+    pub calls: AtomicU64,
+    /// Payload bytes that a guest took in (`buffer.read`).
+    pub bytes_in: AtomicU64,
+    /// Payload bytes that a guest gave out (`buffer.write`).
+    pub bytes_out: AtomicU64,
+    /// Calls that ended in a trap or at a limit.
+    pub faults: AtomicU64,
+    /// Instances made.
+    pub instances: AtomicU64,
+    /// Prefetches that were carried out.
+    pub prefetches: AtomicU64,
+    /// Of these, how many failed.
+    pub prefetches_failed: AtomicU64,
+    /// Ranges that were there or under way already.
+    pub prefetches_merged: AtomicU64,
+    /// Ranges for which the queue had no room.
+    pub prefetches_dropped: AtomicU64,
+}
+
+impl Counters {
+    /// Payload bytes that crossed into or out of the sandbox.
+    pub fn bytes_crossed(&self) -> u64 {
+        self.bytes_in.load(Relaxed) + self.bytes_out.load(Relaxed)
+    }
+}
+
+/// How many of something there are, for as long as the guard lives.
+pub(super) struct Counted(Arc<AtomicU32>);
+
+impl Counted {
+    pub(super) fn new(count: &Arc<AtomicU32>) -> Counted {
+        count.fetch_add(1, Relaxed);
+        Counted(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// One filter in one place of the chain.
+pub(super) struct Shared {
+    pub(super) name: String,
+    pub(super) limits: Limits,
+    pub(super) engine: Engine,
+    pub(super) pulse: Arc<Pulse>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) log: GuestLog,
+    pub(super) faults: Faults,
+    pub(super) state: Arc<FilterState>,
+    pub(super) files: Files,
+    pub(super) own_buffers: Quota,
+    /// The strictest thread model of the layers below, known from get-ready on.
+    pub(super) below: OnceLock<ThreadModel>,
+    /// Connections that are open in this layer.
+    pub(super) connections: Arc<AtomicU32>,
+}
+
+impl Shared {
+    pub(super) fn new(name: &str, limits: Limits, files: Files, engine: Engine, pulse: Arc<Pulse>) -> Arc<Shared> {
+        Arc::new(Shared {
+            name: name.to_string(),
+            log: GuestLog::new(name, limits.log_lines, limits.log_line as usize),
+            state: FilterState::new(limits.for_state()),
+            own_buffers: Quota::new(limits.buffers_total),
+            limits,
+            engine,
+            pulse,
+            counters: Arc::default(),
+            faults: Faults::default(),
+            files,
+            below: OnceLock::new(),
+            connections: Arc::default(),
+        })
+    }
+
+    /// Says with -v what happened.
+    pub(super) fn log_counters(&self, when: &str) {
+        let get = |counter: &AtomicU64| counter.load(Relaxed);
+        let c = &self.counters;
+        tracing::debug!(
+            "{}: {when}: {} calls, {} bytes crossed, {} faults, {} instances made; \
+             prefetches: {} done, {} of them failed, {} merged, {} dropped",
+            self.name,
+            get(&c.calls),
+            c.bytes_crossed(),
+            get(&c.faults),
+            get(&c.instances),
+            get(&c.prefetches),
+            get(&c.prefetches_failed),
+            get(&c.prefetches_merged),
+            get(&c.prefetches_dropped),
+        );
+    }
+}
+
+/// A line's weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Level {
+    Error,
+    Warn,
+    Debug,
+}
+
+/// A filter's way into the log: so many lines a second and ten times as many at once, each so long at most, nothing in it that could
+/// pretend to be another line or command a terminal.
+pub(super) struct GuestLog {
+    name: String,
+    rate: u32,
+    longest: usize,
+    bucket: Mutex<Bucket>,
+}
+
+struct Bucket {
+    lines: f64,
+    filled: Instant,
+    dropped: u64,
+}
+
+impl GuestLog {
+    fn new(name: &str, rate: u32, longest: usize) -> GuestLog {
+        let bucket = Bucket { lines: f64::from(rate) * 10.0, filled: Instant::now(), dropped: 0 };
+        GuestLog { name: name.to_string(), rate, longest, bucket: Mutex::new(bucket) }
+    }
+
+    /// Whether there is room for a line, and how many were dropped since the last one.
+    fn admit(&self) -> Option<u64> {
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let rate = f64::from(self.rate);
+        let grown = bucket.lines + now.duration_since(bucket.filled).as_secs_f64() * rate;
+        bucket.lines = grown.min(rate * 10.0);
+        bucket.filled = now;
+        if bucket.lines < 1.0 {
+            bucket.dropped += 1;
+            return None;
+        }
+        bucket.lines -= 1.0;
+        Some(std::mem::take(&mut bucket.dropped))
+    }
+
+    pub(super) fn write(&self, level: Level, message: &str) {
+        if level == Level::Debug && !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let Some(dropped) = self.admit() else { return };
+        if dropped > 0 {
+            tracing::warn!("{}: {dropped} lines of this filter were dropped", self.name);
+        }
+        let line = printable(message, self.longest);
+        match level {
+            Level::Error => tracing::error!("{}: {line}", self.name),
+            Level::Warn => tracing::warn!("{}: {line}", self.name),
+            Level::Debug => tracing::debug!("{}: {line}", self.name),
+        }
+    }
+}
+
+/// One line of text: control characters escaped, cut to `longest` bytes.
+pub(super) fn printable(text: &str, longest: usize) -> String {
+    let mut line = String::with_capacity(text.len().min(longest));
+    for c in text.trim_end_matches('\n').chars() {
+        if line.len() + c.len_utf8() > longest {
+            line.push_str("...");
+            break;
+        }
+        // Directions can hide text as well as control characters can.
+        let hidden = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if c.is_control() || hidden {
+            let _ = write!(line, "{}", c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
+/// Kinds of faults that are told apart. More are counted as one.
+const KINDS: usize = 64;
+
+/// What was said of a filter's faults: each kind once, then when their number has grown tenfold.
+#[derive(Default)]
+pub(super) struct Faults(Mutex<HashMap<String, u64>>);
+
+impl Faults {
+    /// Counts a fault of a kind. How many there were now, if that is to be said.
+    pub(super) fn count(&self, kind: &str) -> Option<u64> {
+        let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kind = if kinds.len() < KINDS || kinds.contains_key(kind) { kind } else { "" };
+        let count = kinds.entry(kind.to_string()).or_default();
+        *count += 1;
+        let mut round = 1u64;
+        while round < *count {
+            round = round.saturating_mul(10);
+        }
+        (round == *count).then_some(*count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_cannot_pretend_to_be_another() {
+        assert_eq!(printable("a\nrbdkit: error: b\u{1b}[2J\n", 100), "a\\nrbdkit: error: b\\u{1b}[2J");
+        assert_eq!(printable("abcdef", 3), "abc...");
+        assert_eq!(printable("äöü", 3), "ä...");
+        assert_eq!(printable("a\u{202e}b", 100), "a\\u{202e}b");
+    }
+
+    #[test]
+    fn the_log_is_limited_in_rate() {
+        let log = GuestLog::new("f", 1, 100);
+        let admitted = (0..1000).filter(|_| log.admit().is_some()).count();
+        assert!((10..100).contains(&admitted), "{admitted}");
+    }
+
+    #[test]
+    fn a_kind_of_fault_is_said_once_and_then_tenfold() {
+        let faults = Faults::default();
+        let said: Vec<u64> = (0..1000).filter_map(|_| faults.count("trap")).collect();
+        assert_eq!(said, [1, 10, 100, 1000]);
+        assert_eq!(faults.count("other"), Some(1));
+    }
+}

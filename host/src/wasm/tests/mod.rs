@@ -1,0 +1,5 @@
+//! Guests of all kinds, well-meaning and not, in a chain over a disk in memory.
+
+pub mod support;
+
+mod requests;
