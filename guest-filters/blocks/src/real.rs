@@ -1,0 +1,171 @@
+//! The host itself.
+
+use rbdkit_filter_sdk::prelude::*;
+use rbdkit_filter_sdk::{Errno, maps::When};
+
+use crate::{Extent, Fault, Host, Mode, Words, Zeroing};
+
+/// Everything is the export's: one state for all its connections.
+const SCOPE: Scope = Scope::Exportname;
+
+/// The real [`Host`].
+pub struct Real;
+
+impl Fault for Errno {
+    const NOT_SUPPORTED: Errno = Errno::Enotsup;
+
+    fn is_full(self) -> bool {
+        self == Errno::Enospc
+    }
+}
+
+fn fua_flag(fua: bool) -> CommandFlags {
+    if fua { CommandFlags::FUA } else { CommandFlags::empty() }
+}
+
+impl Host for Real {
+    type Error = Errno;
+
+    fn lock(&self, offset: u64, length: u64, mode: Mode) -> Result<(), Errno> {
+        let mode = match mode {
+            Mode::Shared => locks::Mode::Shared,
+            Mode::Exclusive => locks::Mode::Exclusive,
+        };
+        locks::lock(SCOPE, offset, length, mode)
+    }
+
+    fn unlock(&self) {
+        locks::unlock();
+    }
+
+    fn run(&self, map: u32, first: u64, limit: u64) -> (u8, u64) {
+        let run = maps::get_run(SCOPE, map, first, limit);
+        // 0 blocks: past the end, which the host does not let a request reach. Never loop for it.
+        (run.state, run.count.max(1))
+    }
+
+    fn find(&self, map: u32, first: u64, states: u8) -> Option<u64> {
+        maps::find(SCOPE, map, first, states)
+    }
+
+    fn set(&self, map: u32, first: u64, count: u64, states: u8, to: u8) -> u64 {
+        maps::set(SCOPE, map, first, count, states, to, When::Now)
+    }
+
+    fn count(&self, map: u32, state: u8) -> u64 {
+        maps::count(SCOPE, map, state)
+    }
+
+    fn slot(&self, slot: u32) -> Words {
+        let words = slots::get(SCOPE, slot);
+        Words { version: words.version, words: [words.a, words.b, words.c, words.d] }
+    }
+
+    fn replace(&self, slot: u32, version: u64, [a, b, c, d]: [u64; 4]) -> bool {
+        slots::replace(SCOPE, slot, version, a, b, c, d)
+    }
+
+    fn scratch_pread(&self, offset: u64, length: u32, buf: u32, at: u32) -> Result<(), Errno> {
+        scratch::pread(SCOPE, offset, length, buf, at)
+    }
+
+    fn scratch_pwrite(&self, offset: u64, length: u32, buf: u32, at: u32) -> Result<(), Errno> {
+        scratch::pwrite(SCOPE, offset, length, buf, at)
+    }
+
+    fn scratch_punch(&self, offset: u64, length: u64) -> Result<(), Errno> {
+        scratch::punch(SCOPE, offset, length)
+    }
+
+    fn size(&self) -> Result<u64, Errno> {
+        next::get_size()
+    }
+
+    fn next_max(&self) -> u32 {
+        // The host takes no request longer than 64 MiB.
+        next::block_size().map_or(64 << 20, |sizes| sizes.maximum.clamp(1, 64 << 20))
+    }
+
+    fn next_pread(&self, offset: u64, length: u32, buf: u32, at: u32) -> Result<(), Errno> {
+        next::pread(offset, length, buf, at)
+    }
+
+    fn next_pwrite(&self, offset: u64, length: u32, buf: u32, at: u32, fua: bool) -> Result<(), Errno> {
+        next::pwrite(offset, length, buf, at, fua_flag(fua))
+    }
+
+    fn next_flush(&self) -> Result<(), Errno> {
+        next::flush()
+    }
+
+    fn next_zero(&self, offset: u64, length: u64, how: Zeroing) -> Result<(), Errno> {
+        let mut flags = fua_flag(how.fua);
+        flags.set(CommandFlags::MAY_TRIM, how.may_trim);
+        flags.set(CommandFlags::FAST_ZERO, how.fast);
+        next::zero(offset, length, flags)
+    }
+
+    fn next_trim(&self, offset: u64, length: u64, fua: bool) -> Result<(), Errno> {
+        next::trim(offset, length, fua_flag(fua))
+    }
+
+    fn next_cache(&self, offset: u64, length: u64) -> Result<(), Errno> {
+        next::cache(offset, length)
+    }
+
+    fn next_extents(&self, offset: u64, length: u64, one: bool) -> Result<Vec<Extent>, Errno> {
+        let flags = if one { CommandFlags::REQ_ONE } else { CommandFlags::empty() };
+        let list = next::extents(offset, length, flags)?;
+        let plain = |e: &rbdkit_filter_sdk::Extent| Extent {
+            offset: e.offset,
+            length: e.length,
+            hole: e.kind.contains(ExtentType::HOLE),
+            zero: e.kind.contains(ExtentType::ZERO),
+        };
+        Ok(list.iter().map(plain).collect())
+    }
+
+    fn alloc(&self, length: u32) -> Result<u32, Errno> {
+        buffer::alloc(length)
+    }
+
+    fn free(&self, buf: u32) {
+        buffer::free(buf);
+    }
+
+    fn copy(&self, to: u32, to_at: u32, from: u32, from_at: u32, length: u32) {
+        buffer::copy(to, to_at, from, from_at, length);
+    }
+
+    fn clear(&self, buf: u32, at: u32, length: u32) {
+        buffer::fill(buf, at, length, 0);
+    }
+}
+
+/// Extents as the contract has them.
+pub fn contract_extents(list: Vec<Extent>) -> Vec<rbdkit_filter_sdk::Extent> {
+    let convert = |e: Extent| {
+        let mut kind = ExtentType::empty();
+        kind.set(ExtentType::HOLE, e.hole);
+        kind.set(ExtentType::ZERO, e.zero);
+        rbdkit_filter_sdk::Extent { offset: e.offset, length: e.length, kind }
+    };
+    list.into_iter().map(convert).collect()
+}
+
+/// The block size that such a filter uses: `wanted`, or what next needs at least. Both are powers of two; answered as the power.
+pub fn block_bits(wanted: u64) -> u32 {
+    let least = next::block_size().map_or(1, |sizes| u64::from(sizes.minimum));
+    wanted.max(least).max(1).trailing_zeros()
+}
+
+/// The block sizes that such a filter tells: next's, but with its own block as the preferred one where next bears that.
+pub fn block_sizes(block: u64) -> BlockSizes {
+    // The largest preferred size that the protocol knows is 32 MiB, the least 512 bytes.
+    let block = block.clamp(512, 32 << 20) as u32;
+    match next::block_size() {
+        Ok(sizes) if sizes.maximum >= block => BlockSizes { preferred: sizes.preferred.max(block), ..sizes },
+        Ok(sizes) => sizes,
+        Err(_) => BlockSizes { minimum: 1, preferred: block, maximum: u32::MAX },
+    }
+}
