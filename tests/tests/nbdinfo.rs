@@ -1,0 +1,176 @@
+//! nbdinfo: what an export says of itself, and its map.
+
+use rbdkit_tests::model::sparse;
+use rbdkit_tests::{Launch, Server, TempDir, tool};
+
+fn nbdinfo(arguments: &[&str]) -> String {
+    tool("nbdinfo", arguments).ok()
+}
+
+/// The map as (offset, length, type).
+fn map(uri: &str) -> Vec<(u64, u64, u32)> {
+    let text = nbdinfo(&["--map", uri]);
+    let number = |field: Option<&str>| field.and_then(|text| text.parse::<u64>().ok()).expect("a number");
+    let line = |line: &str| {
+        let mut fields = line.split_whitespace();
+        (number(fields.next()), number(fields.next()), number(fields.next()) as u32)
+    };
+    text.lines().map(line).collect()
+}
+
+/// Data, hole, data, hole; each 64 KiB.
+fn striped(dir: &TempDir) -> std::path::PathBuf {
+    let content: Vec<u8> = (0..4u8).flat_map(|nth| vec![if nth % 2 == 0 { 0x55 } else { 0 }; 65536]).collect();
+    sparse(dir, "striped.img", &content)
+}
+
+const STRIPED: [(u64, u64, u32); 4] = [(0, 65536, 0), (65536, 65536, 3), (131072, 65536, 0), (196608, 65536, 3)];
+
+#[test]
+fn the_size_is_that_of_the_plugin() {
+    let server = Server::start(["memory", "10M"]);
+    assert_eq!(nbdinfo(&["--size", &server.uri()]).trim(), "10485760");
+    let server = Server::start(["data", "data=1 2 @0x8000 3 @^0x10000"]);
+    assert_eq!(nbdinfo(&["--size", &server.uri()]).trim(), "65536");
+    let server = Server::start(["eval", "get_size=echo 4611686018427387904", "pread=exit 1"]);
+    assert_eq!(nbdinfo(&["--size", &server.uri()]).trim(), "4611686018427387904");
+}
+
+#[test]
+fn an_export_of_no_bytes_can_be_listed() {
+    let server = Server::start(["memory", "0"]);
+    assert_eq!(nbdinfo(&["--size", &server.uri()]).trim(), "0");
+    assert!(nbdinfo(&["--list", &server.uri()]).contains("export-size: 0"));
+}
+
+#[test]
+fn the_map_of_a_file_shows_its_holes() {
+    let dir = TempDir::new();
+    let server = Launch::new(["file"]).path("file", &striped(&dir)).start();
+    assert_eq!(map(&server.uri()), STRIPED);
+}
+
+#[test]
+fn the_map_passes_through_every_filter() {
+    let dir = TempDir::new();
+    let file = striped(&dir);
+    for filters in [
+        &["nofilter"][..],
+        &["readahead"],
+        &["cow"],
+        &["cache"],
+        &["delay"],
+        &["error"],
+        &["nofilter", "readahead", "cow", "cache", "nofilter"],
+    ] {
+        let options = filters.iter().map(|name| format!("--filter={name}"));
+        let server = Launch::new(options).arg("file").path("file", &file).start();
+        // A filter may know less finely, but what it says must be right and without gaps.
+        let map = map(&server.uri());
+        assert_eq!(map.iter().map(|&(_, length, _)| length).sum::<u64>(), 262_144, "{filters:?}: {map:?}");
+        assert_eq!(map, STRIPED, "{filters:?}");
+    }
+}
+
+#[test]
+fn the_map_moves_with_the_offset_filter() {
+    let dir = TempDir::new();
+    let server = Launch::new(["--filter=offset", "file"])
+        .path("file", &striped(&dir))
+        .arg("offset=32K")
+        .arg("range=128K")
+        .start();
+    assert_eq!(map(&server.uri()), [(0, 32768, 0), (32768, 65536, 3), (98304, 32768, 0)]);
+}
+
+#[test]
+fn the_map_of_memory_shows_what_was_written() {
+    let server = Server::start(["memory", "256K"]);
+    assert_eq!(map(&server.uri()), [(0, 262_144, 3)]);
+    server.client().write(65536, &[1; 32768]).expect("a write");
+    assert_eq!(map(&server.uri()), [(0, 65536, 3), (65536, 32768, 0), (98304, 163_840, 3)]);
+}
+
+#[test]
+fn a_plugin_without_extents_is_all_data() {
+    let server = Server::start(["eval", "get_size=echo 1M", "pread=head -c $3 /dev/zero"]);
+    assert_eq!(map(&server.uri()), [(0, 1 << 20, 0)]);
+}
+
+#[test]
+fn the_extents_of_a_script_reach_the_client() {
+    let extents = "extents=echo 0 64K; echo 64K 64K hole,zero; echo 128K 128K zero";
+    let server =
+        Server::start(["eval", "get_size=echo 256K", "pread=head -c $3 /dev/zero", "can_extents=exit 0", extents]);
+    assert_eq!(map(&server.uri()), [(0, 65536, 0), (65536, 65536, 3), (131_072, 131_072, 2)]);
+}
+
+#[test]
+fn json_is_complete_and_true() {
+    let server = Server::start(["memory", "64K"]);
+    let json = nbdinfo(&["--json", &server.uri()]);
+    for expected in [
+        "\"protocol\": \"newstyle-fixed\"",
+        "\"TLS\": false",
+        "\"structured\": true",
+        "\"export-name\": \"\"",
+        "\"base:allocation\"",
+        "\"is_read_only\": false",
+        "\"can_cache\": true",
+        "\"can_df\": true",
+        "\"can_fast_zero\": true",
+        "\"can_flush\": true",
+        "\"can_fua\": true",
+        "\"can_multi_conn\": true",
+        "\"can_trim\": true",
+        "\"can_zero\": true",
+        "\"export-size\": 65536",
+    ] {
+        assert!(json.contains(expected), "{expected} is not in\n{json}");
+    }
+}
+
+#[test]
+fn content_is_recognised() {
+    // The magic of a boot sector, where a program that reads the export finds it.
+    let server = Server::start(["data", "data=@510 0x55 0xaa @^512"]);
+    assert!(nbdinfo(&[&server.uri()]).contains("DOS/MBR boot sector"), "what file(1) makes of it");
+}
+
+#[test]
+fn can_and_is_answer_by_exit_status() {
+    let server = Server::start(["-r", "memory", "64K"]);
+    let code = |question: &[&str]| tool("nbdinfo", question.iter().copied().chain([server.uri().as_str()])).code;
+    for yes in [["--can", "read"], ["--can", "df"], ["--can", "multi-conn"], ["--is", "read-only"]] {
+        assert_eq!(code(&yes), 0, "{yes:?}");
+    }
+    for no in [["--can", "write"], ["--can", "trim"], ["--can", "zero"], ["--is", "rotational"], ["--is", "tls"]] {
+        assert_eq!(code(&no), 2, "{no:?}");
+    }
+}
+
+#[test]
+fn a_directory_lists_its_files_as_exports() {
+    let dir = TempDir::new();
+    dir.sparse_file("first", 1 << 20);
+    dir.sparse_file("second", 2 << 20);
+    let server = Launch::new(["file"]).path("dir", dir.path()).start();
+    let list = nbdinfo(&["--list", &server.uri()]);
+    assert!(list.contains("export=\"first\"") && list.contains("export=\"second\""), "{list}");
+    let named = format!("nbd+unix:///second?socket={}", server.socket().display());
+    assert_eq!(nbdinfo(&["--size", &named]).trim(), "2097152");
+    let missing = format!("nbd+unix:///third?socket={}", server.socket().display());
+    tool("nbdinfo", ["--size", &missing]).fails();
+    let outside = format!("nbd+unix:///../{}?socket={}", "etc", server.socket().display());
+    tool("nbdinfo", ["--size", &outside]).fails();
+}
+
+#[test]
+fn the_exports_of_a_script_are_listed_with_their_descriptions() {
+    let list = "list_exports=echo INTERLEAVED; echo one; echo the first; echo two; echo the second";
+    let server = Server::start(["eval", "get_size=echo 64K", "pread=head -c $3 /dev/zero", list]);
+    let list = nbdinfo(&["--list", &server.uri()]);
+    for expected in ["export=\"one\"", "the first", "export=\"two\"", "the second"] {
+        assert!(list.contains(expected), "{expected} is not in\n{list}");
+    }
+}
