@@ -94,6 +94,7 @@ impl Drop for TempDir {
 
 /// A server that is to be started.
 pub struct Launch {
+    program: PathBuf,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
 }
@@ -101,12 +102,25 @@ pub struct Launch {
 impl Launch {
     /// With these arguments after those for the socket.
     pub fn new<I: IntoIterator<Item: AsRef<OsStr>>>(arguments: I) -> Launch {
-        Launch { arguments: arguments.into_iter().map(|a| a.as_ref().to_owned()).collect(), environment: Vec::new() }
+        let arguments = arguments.into_iter().map(|a| a.as_ref().to_owned()).collect();
+        Launch { program: program(), arguments, environment: Vec::new() }
+    }
+
+    /// Another program than the one under test.
+    pub fn program(mut self, program: PathBuf) -> Launch {
+        self.program = program;
+        self
     }
 
     /// One argument more, at the end.
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Launch {
         self.arguments.push(argument.as_ref().to_owned());
+        self
+    }
+
+    /// More arguments, at the end.
+    pub fn args<I: IntoIterator<Item: AsRef<OsStr>>>(mut self, arguments: I) -> Launch {
+        self.arguments.extend(arguments.into_iter().map(|a| a.as_ref().to_owned()));
         self
     }
 
@@ -142,13 +156,13 @@ impl Launch {
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC).expect("inotify");
         let events = inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&watch, dir.path(), events).expect("inotify on the test's directory");
-        let mut command = Command::new(program());
+        let mut command = Command::new(&self.program);
         command.args(["-f", "-U"]).arg(&socket).arg("-P").arg(&pid_file).args(&self.arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         let started = Instant::now();
         let mut child = command.spawn().unwrap_or_else(|error| {
-            panic!("{} does not start: {error}; 'make' builds it, or RBDKIT names another", program().display())
+            panic!("{} does not start: {error}; 'make' builds it, or RBDKIT names another", self.program.display())
         });
         let stderr = Arc::new(Mutex::new(String::new()));
         let reader = collect(child.stderr.take().expect("piped"), Arc::clone(&stderr));
