@@ -1,0 +1,72 @@
+//! Base64 with padding, as `base64(1)` writes it. Blanks mean nothing.
+
+/// The bytes that `text` stands for.
+///
+/// # Errors
+/// What is wrong with it, to complete `base64=...: `.
+pub(crate) fn decode(text: &[u8]) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    let (mut group, mut count, mut padding) = (0u32, 0, 0);
+    for (offset, &byte) in text.iter().enumerate() {
+        if byte.is_ascii_whitespace() {
+            continue;
+        }
+        let value = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            b'=' if count >= 2 => {
+                padding += 1;
+                0
+            }
+            _ => return Err(format!("is not base64: the byte at offset {offset} does not belong there")),
+        };
+        if padding > 0 && byte != b'=' {
+            return Err(format!("is not base64: data at offset {offset} after the padding"));
+        }
+        group = group << 6 | u32::from(value);
+        count += 1;
+        if count == 4 {
+            let [_, decoded @ ..] = group.to_be_bytes();
+            bytes.extend_from_slice(&decoded[..3 - padding]);
+            (group, count) = (0, if padding > 0 { COMPLETE } else { 0 });
+        }
+    }
+    if count == 0 || count == COMPLETE {
+        Ok(bytes)
+    } else {
+        Err("is not base64: it ends within a group of four characters".to_string())
+    }
+}
+
+/// After the padding: no further group follows.
+const COMPLETE: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_and_padding_are_read() {
+        for (text, bytes) in [
+            ("", &b""[..]),
+            ("MTIz", b"123"),
+            ("MTI=", b"12"),
+            ("MQ==", b"1"),
+            ("aGVsbG8gbmJka2l0IHVzZXI=", b"hello nbdkit user"),
+            ("MT Iz\nMTIz", b"123123"),
+            ("+/+/", &[0xfb, 0xff, 0xbf]),
+        ] {
+            assert_eq!(decode(text.as_bytes()).unwrap(), bytes, "{text}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for text in ["MTI", "MTIz*", "=", "M===", "MQ==MQ==", "MQ=1", "MQ=", "MQ==="] {
+            assert!(decode(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}

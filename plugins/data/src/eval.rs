@@ -1,0 +1,253 @@
+//! The tree into an [`Image`].
+//!
+//! A name stands for its expression *as it was where it was assigned*: with the names known there, not those known where it is used. It is
+//! evaluated when it is first used and only once.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::image::{Image, MAX_LEN};
+use crate::source::{Range, Reader};
+use crate::syntax::{Expr, Item, List, Move, Place, Then, Wrong};
+
+/// How deep lists and names may be evaluated within one another, with some 2 KiB of stack each.
+const MAX_DEPTH: u32 = 256;
+
+/// How many expressions may be evaluated: more than any command line can hold if each is looked at a few times.
+const MAX_STEPS: u64 = 2_000_000;
+
+/// Consecutive bytes are gathered up to here before they become a piece.
+const GATHER: usize = 64 << 10;
+
+/// The image that a text describes. Files and programs may put at most `max_read` bytes into it.
+pub(crate) fn evaluate(list: &Rc<List>, max_read: u64) -> Result<Arc<Image>, Wrong> {
+    let mut evaluator =
+        Evaluator { names: Vec::new(), lists: HashMap::new(), reader: Reader::new(max_read), depth: 0, steps: 0 };
+    evaluator.list(list, None)
+}
+
+/// What is done to an expression, in order.
+type Operators<'t> = &'t [(Place, Then)];
+
+/// The names known at some place: the latest of a chain.
+type Scope = Option<usize>;
+
+struct Named<'a> {
+    name: &'a str,
+    item: &'a Item,
+    /// How many of the item's operators come before the assignment.
+    operators: usize,
+    /// The names known before it.
+    before: Scope,
+    value: Option<Arc<Image>>,
+}
+
+struct Evaluator<'a> {
+    names: Vec<Named<'a>>,
+    /// Lists by identity and scope: one that is used twice in a scope (a variable) is evaluated once.
+    lists: HashMap<(*const List, Scope), Arc<Image>>,
+    reader: Reader,
+    depth: u32,
+    steps: u64,
+}
+
+/// What is being put together, and where the next byte goes.
+#[derive(Default)]
+struct Output {
+    image: Image,
+    offset: u64,
+    /// Bytes that belong right before `offset` and are not in the image yet.
+    gathered: Vec<u8>,
+}
+
+impl Output {
+    fn flush(&mut self) -> Result<(), String> {
+        let at = self.offset - self.gathered.len() as u64;
+        let result = self.image.put_bytes(at, &self.gathered).map_err(|wrong| wrong.to_string());
+        self.gathered.clear();
+        result
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.offset = add(self.offset, bytes.len() as u64)?;
+        self.gathered.extend_from_slice(bytes);
+        if self.gathered.len() >= GATHER { self.flush() } else { Ok(()) }
+    }
+
+    fn image(&mut self, image: &Arc<Image>) -> Result<(), String> {
+        self.flush()?;
+        self.image.put_image(self.offset, image).map_err(|wrong| wrong.to_string())?;
+        self.offset = add(self.offset, image.len())?;
+        Ok(())
+    }
+
+    fn go(&mut self, to: Move) -> Result<(), String> {
+        self.flush()?;
+        self.offset = match to {
+            Move::To(offset) => offset,
+            Move::Forward(bytes) => add(self.offset, bytes)?,
+            Move::Back(bytes) => self
+                .offset
+                .checked_sub(bytes)
+                .ok_or_else(|| format!("@-{bytes} must not be larger than the current offset {}", self.offset))?,
+            // A power of two up to 2^62 and an offset below 2^63: this does not overflow.
+            Move::Align(alignment) => add(self.offset.next_multiple_of(alignment), 0)?,
+        };
+        self.image.extend_to(self.offset).map_err(|wrong| wrong.to_string())
+    }
+}
+
+fn add(offset: u64, bytes: u64) -> Result<u64, String> {
+    offset.checked_add(bytes).filter(|sum| *sum <= MAX_LEN).ok_or_else(|| crate::image::Impossible::TooLong.to_string())
+}
+
+impl<'a> Evaluator<'a> {
+    fn list(&mut self, list: &'a Rc<List>, scope: Scope) -> Result<Arc<Image>, Wrong> {
+        let key = (Rc::as_ptr(list), scope);
+        if let Some(image) = self.lists.get(&key) {
+            return Ok(Arc::clone(image));
+        }
+        let mut inner = scope;
+        let mut output = Output::default();
+        let mut last = None;
+        for item in &list.items {
+            self.step(&item.place)?;
+            last = Some(&item.place);
+            self.item(item, &mut inner, &mut output)?;
+        }
+        if let Some(place) = last {
+            output.flush().map_err(|what| Wrong { place: place.clone(), what })?;
+        }
+        let image = output.image.share();
+        self.lists.insert(key, Arc::clone(&image));
+        Ok(image)
+    }
+
+    fn step(&mut self, place: &Place) -> Result<(), Wrong> {
+        self.steps += 1;
+        if self.steps > MAX_STEPS {
+            return Err(Wrong { place: place.clone(), what: "the data takes too many steps to evaluate".into() });
+        }
+        Ok(())
+    }
+
+    /// One expression of a list. An assignment extends the scope.
+    fn item(&mut self, item: &'a Item, scope: &mut Scope, output: &mut Output) -> Result<(), Wrong> {
+        let wrong = |what: String| Wrong { place: item.place.clone(), what };
+        if item.then.is_empty() {
+            match &item.expr {
+                Expr::Byte(byte) => return output.bytes(&[*byte]).map_err(wrong),
+                Expr::Bytes(bytes) => return output.bytes(bytes).map_err(wrong),
+                Expr::Move(to) => return output.go(*to).map_err(wrong),
+                _ => {}
+            }
+        }
+        if let Some((_, Then::Assign(name))) = item.then.last() {
+            let operators = item.then.len() - 1;
+            self.names.push(Named { name, item, operators, before: *scope, value: None });
+            *scope = Some(self.names.len() - 1);
+            return Ok(());
+        }
+        let image = self.value(item, item.then.len(), *scope)?;
+        output.image(&image).map_err(wrong)
+    }
+
+    /// An expression with the first so many of its operators.
+    fn value(&mut self, item: &'a Item, operators: usize, scope: Scope) -> Result<Arc<Image>, Wrong> {
+        let operators = &item.then[..operators];
+        // What comes before one of these does not matter, and is not evaluated: the value after it is nothing.
+        let nothing = operators.iter().rposition(|(_, then)| match then {
+            Then::Repeat(times) => *times == 0,
+            Then::Slice { from, to } => Some(*from) == *to,
+            Then::Assign(_) => true,
+        });
+        let (mut image, rest) = match nothing {
+            Some(at) => (Arc::default(), &operators[at + 1..]),
+            None => self.primary(&item.expr, &item.place, operators, scope)?,
+        };
+        for (place, then) in rest {
+            let wrong = |what: String| Wrong { place: place.clone(), what };
+            image = match then {
+                Then::Assign(_) => image,
+                Then::Repeat(times) => image.repeat(*times).map_err(|what| wrong(what.to_string()))?,
+                Then::Slice { from, to } => {
+                    let length = image.len();
+                    let to = to.unwrap_or(length);
+                    if *from > to || to > length {
+                        return Err(wrong(format!("[{from}:{to}] is not within the {length} bytes before it")));
+                    }
+                    image.slice(*from, to).map_err(|what| wrong(what.to_string()))?
+                }
+            };
+        }
+        Ok(image)
+    }
+
+    /// The expression before all operators, and the operators that are still to be applied to it: a slice of a file or program is read as
+    /// such, as there may be no end to the whole.
+    fn primary<'t>(
+        &mut self,
+        expr: &'a Expr,
+        place: &'a Place,
+        operators: Operators<'t>,
+        scope: Scope,
+    ) -> Result<(Arc<Image>, Operators<'t>), Wrong> {
+        let wrong = |what: String| Wrong { place: place.clone(), what };
+        let (range, rest) = match operators {
+            [(_, Then::Slice { from, to }), rest @ ..] => (Range { from: *from, to: *to }, rest),
+            _ => (Range { from: 0, to: None }, operators),
+        };
+        let image = match expr {
+            Expr::Byte(byte) => Arc::new(Image::of_bytes(&[*byte])),
+            Expr::Bytes(bytes) => Arc::new(Image::of_bytes(bytes)),
+            // The parser lets no operator follow it, and without one it does not come here.
+            Expr::Move(_) => Arc::default(),
+            Expr::File(name) => return Ok((self.reader.file(name, range).map_err(wrong)?.share(), rest)),
+            Expr::Script(script) => return Ok((self.reader.script(script, range).map_err(wrong)?.share(), rest)),
+            Expr::Name(name) => self.nested(place, |this| this.name(name, place, scope))?,
+            Expr::List(list) => match &list.items[..] {
+                // (<FILE)[N:M]
+                [only] if only.then.is_empty() && !matches!(only.expr, Expr::Move(_)) => {
+                    return self.nested(place, |this| {
+                        this.step(place)?;
+                        this.primary(&only.expr, &only.place, operators, scope)
+                    });
+                }
+                _ => self.nested(place, |this| this.list(list, scope))?,
+            },
+        };
+        Ok((image, operators))
+    }
+
+    fn nested<T>(&mut self, place: &Place, go: impl FnOnce(&mut Self) -> Result<T, Wrong>) -> Result<T, Wrong> {
+        if self.depth >= MAX_DEPTH {
+            let what = format!("expressions refer to one another more than {MAX_DEPTH} deep");
+            return Err(Wrong { place: place.clone(), what });
+        }
+        self.depth += 1;
+        let result = go(self);
+        self.depth -= 1;
+        result
+    }
+
+    fn name(&mut self, name: &str, place: &Place, scope: Scope) -> Result<Arc<Image>, Wrong> {
+        let mut next = scope;
+        while let Some(index) = next {
+            let named = &self.names[index];
+            if named.name != name {
+                next = named.before;
+                continue;
+            }
+            if let Some(value) = &named.value {
+                return Ok(Arc::clone(value));
+            }
+            let (item, operators, before) = (named.item, named.operators, named.before);
+            self.step(place)?;
+            let value = self.value(item, operators, before)?;
+            self.names[index].value = Some(Arc::clone(&value));
+            return Ok(value);
+        }
+        Err(Wrong { place: place.clone(), what: format!("\\{name} not defined") })
+    }
+}
