@@ -11,7 +11,6 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::Poll;
 use std::time::Duration;
 
 use wasmtime::UpdateDeadline;
@@ -140,15 +139,8 @@ impl CallClock {
         Ok(UpdateDeadline::YieldCustom(
             1,
             Box::pin(async move {
-                let mut yielded = false;
-                std::future::poll_fn(|cx| {
-                    if std::mem::replace(&mut yielded, true) {
-                        return Poll::Ready(());
-                    }
-                    cx.waker().wake_by_ref();
-                    Poll::Pending
-                })
-                .await;
+                // Tokio's own lets sockets and timers have a turn too; without a runtime it just comes back.
+                tokio::task::yield_now().await;
                 clock.resumed.store(clock.pulse.now(), Relaxed);
             }),
         ))
@@ -172,7 +164,6 @@ mod tests {
         clock.resume(from);
         // As if the guest had waited for an hour.
         clock.waited.store(hour, Relaxed);
-        clock.began.store(clock.began.load(Relaxed).wrapping_sub(0), Relaxed);
         assert!(clock.tick().is_ok());
         clock.computed.store(2_000_000_000, Relaxed);
         assert_eq!(clock.tick().err(), Some(Overrun::Computed(Duration::from_secs(1))));

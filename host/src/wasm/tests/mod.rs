@@ -2,4 +2,5 @@
 
 pub mod support;
 
+mod faults;
 mod requests;
