@@ -494,13 +494,18 @@ impl host::clock::Host for Context {
         Ok(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
     }
     fn random(&mut self) -> Result<u64> {
-        let mut bytes = [0; 8];
-        // So short a read is never interrupted or cut once the generator has been seeded, which is before any server starts.
-        match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
-            Ok(8) => Ok(u64::from_ne_bytes(bytes)),
-            _ => Err(wasmtime::format_err!("the operating system gave no random numbers")),
-        }
+        random().ok_or_else(|| wasmtime::format_err!("the operating system gave no random numbers"))
     }
+}
+
+/// 64 bits from the operating system's generator.
+fn random() -> Option<u64> {
+    let mut bytes = [0u8; 8];
+    // SAFETY: the pointer and the length are those of `bytes`, which nothing else uses meanwhile.
+    #[allow(unsafe_code)]
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    // So short a read is not interrupted once the generator was seeded, which is long before any server starts.
+    (got == 8).then(|| u64::from_ne_bytes(bytes))
 }
 
 impl host::server::Host for Context {

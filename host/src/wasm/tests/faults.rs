@@ -124,7 +124,10 @@ async fn a_buffer_that_is_not_there_or_too_short_traps() {
     for (code, why) in [
         ("(call $free (i32.const 0))", "freed buffer 0"),
         ("(call $free (i32.const 7))", "no buffer 7"),
-        ("(call $alloc (i32.const 512) (i32.const 2048)) (call $free (i32.const 1)) (call $free (i32.const 1))", "no buffer 1"),
+        (
+            "(call $alloc (i32.const 512) (i32.const 2048)) (call $free (i32.const 1)) (call $free (i32.const 1))",
+            "no buffer 1",
+        ),
         ("(drop (call $count (i32.const 1) (i32.const 0) (i32.const 1)))", "sized"),
         ("(drop (call $add (i32.const 2) (i32.const 16) (i64.const 1)))", "no slot"),
     ] {
@@ -315,8 +318,7 @@ async fn an_import_outside_of_its_phase_answers_an_error_or_traps() {
         ),
     );
     let host = host();
-    let layer =
-        host.load("guest.wasm", &guest.component()).unwrap().configure(vec![], Limits::default()).unwrap();
+    let layer = host.load("guest.wasm", &guest.component()).unwrap().configure(vec![], Limits::default()).unwrap();
     layer.get_ready(rbdkit_plugin_api::ThreadModel::Parallel).await.unwrap();
     let error = layer.after_fork().await.unwrap_err().to_string();
     assert_eq!(error, "guest: after-fork: it called client.is-tls where it may not");

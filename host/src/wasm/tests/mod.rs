@@ -4,3 +4,4 @@ pub mod support;
 
 mod faults;
 mod requests;
+mod speed;

@@ -1,0 +1,52 @@
+//! What a layer costs. Run by hand: `cargo test --release -p rbdkit wasm::tests::speed -- --ignored --nocapture`.
+
+use std::task::{Context, Waker};
+use std::time::Instant;
+
+use rbdkit_plugin_api::{Buffer, Op, Span};
+
+use super::support::{Disk, Guest, READS, Stack};
+use crate::wasm::Limits;
+
+const ROUNDS: u32 = 200_000;
+
+async fn measure(layers: usize, length: u32) -> f64 {
+    let guests: Vec<Guest> = (0..layers).map(|_| Guest::new(&["reads"], READS)).collect();
+    let stack = Stack::over(&guests, Disk { silent: true, ..Disk::default() }, Limits::default()).await;
+    let top = stack.open().await;
+    let mut buffer = Some(Buffer::new(length));
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut later = 0u32;
+    let start = Instant::now();
+    for n in 0..ROUNDS {
+        let op = top.pread(buffer.take().unwrap(), Span::new(0, length), u64::from(n % 100) * 4096);
+        let (back, result) = match op.poll_now(&mut cx) {
+            Op::Ready(done) => done,
+            pending => {
+                later += 1;
+                pending.await
+            }
+        };
+        result.unwrap();
+        buffer = Some(back);
+    }
+    let each = start.elapsed().as_nanos() as f64 / f64::from(ROUNDS);
+    assert!(later < ROUNDS / 100, "{later} requests did not complete in the first poll");
+    each
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn what_a_layer_costs() {
+    let _ = measure(1, 512).await;
+    for length in [512, 4096, 262_144] {
+        let bare = measure(0, length).await;
+        let one = measure(1, length).await;
+        let three = measure(3, length).await;
+        println!(
+            "{length}: bare {bare:.0} ns, one layer +{:.0} ns, three layers +{:.0} ns each",
+            one - bare,
+            (three - bare) / 3.0
+        );
+    }
+}
