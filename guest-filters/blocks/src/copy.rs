@@ -1,6 +1,6 @@
 //! Moving data between next and scratch without ever bringing it into the guest.
 
-use crate::{Grid, Host, PAYLOAD, Temp};
+use crate::{Fault, Grid, Host, PAYLOAD, Temp};
 
 /// The longest step in which blocks are moved, in bytes: long enough that the latency of next disappears behind it, short enough that nobody
 /// waits long for a lock on what is being moved.
@@ -41,8 +41,17 @@ pub struct Want {
     pub at: u32,
 }
 
+/// What [`copy_up`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Blocks that are in scratch now.
+    pub kept: u64,
+    /// Scratch is full.
+    pub full: bool,
+}
+
 /// Copies blocks that are in state 0 from next into scratch and says in `map` that they are in state `to`. The caller holds an exclusive lock
-/// on them. Scratch that is full is no error: then they are only read, where they are wanted. Answers how many were kept.
+/// on them. Scratch that is full is no error: then they are only read, where they are wanted.
 pub fn copy_up<H: Host>(
     host: &H,
     grid: Grid,
@@ -50,10 +59,10 @@ pub fn copy_up<H: Host>(
     to: u8,
     (first, count): (u64, u64),
     want: Option<Want>,
-) -> Result<u64, H::Error> {
+) -> Result<Copied, H::Error> {
     let size = host.size()?;
     let step = (CHUNK / grid.block()).max(1);
-    let mut kept = 0;
+    let mut copied = Copied::default();
     let (mut block, last) = (first, first + count);
     while block < last {
         let n = step.min(last - block);
@@ -85,16 +94,18 @@ pub fn copy_up<H: Host>(
                         read_next(host, part.offset, part.end, PAYLOAD, part.at)?;
                         Err(error)
                     }
-                    None => return Ok(kept),
+                    None => return Ok(copied),
                 },
             },
         };
-        if stored.is_ok() {
-            kept += host.set(map, block, n, 1 << 0, to);
-        } else if want.is_none() {
-            return Ok(kept);
+        match stored {
+            Ok(()) => copied.kept += host.set(map, block, n, 1 << 0, to),
+            Err(error) => copied.full |= error.is_full(),
+        }
+        if stored.is_err() && want.is_none() {
+            return Ok(copied);
         }
         block += n;
     }
-    Ok(kept)
+    Ok(copied)
 }

@@ -12,7 +12,7 @@ pub mod real;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 
-pub use copy::{CHUNK, Want, copy_up, read_next, write_next};
+pub use copy::{CHUNK, Copied, Want, copy_up, read_next, write_next};
 pub use grid::Grid;
 
 /// The request's own buffer.

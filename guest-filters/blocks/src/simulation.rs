@@ -75,6 +75,8 @@ pub struct Settings {
     /// The longest request to next.
     pub next_max: u32,
     pub writes: Writes,
+    /// Next's flush covers what other connections wrote.
+    pub multi_conn: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,12 +169,19 @@ struct World {
     allocated: Vec<bool>,
     next: Vec<u8>,
     durable: Vec<u8>,
+    /// How many bytes of next have been changed, and for each byte of `durable` when it got there.
+    changes: u64,
+    durable_since: Vec<u64>,
+    /// What each client changed since its last flush: when, where and to what.
+    volatile: Vec<Vec<(u64, usize, u8)>>,
     buffers: Vec<Vec<Option<Vec<u8>>>>,
     /// What each byte may be now.
     possible: Vec<Values>,
     active: Vec<Active>,
     issued: u64,
     failure: Option<String>,
+    /// Nobody can go on.
+    stuck: bool,
     stats: Stats,
 }
 
@@ -181,6 +190,8 @@ struct World {
 pub struct Stats {
     pub served: u64,
     pub failed: u64,
+    /// Of those that failed: fast zeroes that would have been slow.
+    pub refused: u64,
     pub traps: u64,
     pub full: u64,
     pub waits: u64,
@@ -220,6 +231,10 @@ impl World {
         let ready = self.status.iter().filter(|status| **status == Status::Ready).count() as u64;
         if ready == 0 {
             return self.status.iter().all(|status| *status == Status::Done);
+        }
+        // Sometimes one goes on for a while: other orders, and a switch of threads is what takes the time here.
+        if self.status[self.turn] == Status::Ready && self.rng.permille(600) {
+            return true;
         }
         let nth = self.rng.below(ready) as usize;
         let of = |(client, status): (usize, &Status)| (*status == Status::Ready).then_some(client);
@@ -307,12 +322,16 @@ impl Simulation {
             scratch: vec![0; blocks << settings.bits],
             allocated: vec![false; blocks],
             durable: next.clone(),
+            changes: 0,
+            durable_since: vec![0; size],
+            volatile: vec![Vec::new(); clients],
             possible: next.iter().map(|value| Values::one(*value)).collect(),
             next,
             buffers: vec![Vec::new(); clients],
             active: Vec::new(),
             issued: 0,
             failure: None,
+            stuck: false,
             stats: Stats::default(),
         };
         let wake = (0..clients).map(|_| Condvar::new()).collect();
@@ -360,9 +379,9 @@ impl Simulation {
         if world.choose() {
             self.wake[world.turn].notify_one();
         } else {
-            // The threads cannot be unwound from outside while they wait.
             eprintln!("seed {}: deadlock", self.settings.seed);
-            std::process::exit(101);
+            world.stuck = true;
+            self.wake.iter().for_each(Condvar::notify_one);
         }
     }
 
@@ -415,6 +434,7 @@ impl Simulation {
         let active = world.end(id, sure);
         if let Err(SimError::NotSupported) = result {
             let fast = matches!(request, Request::Zero { how: Zeroing { fast: true, .. }, .. });
+            world.stats.refused += 1;
             if !fast {
                 world.failure = Some(format!("{request:?}: not supported"));
             }
@@ -502,7 +522,11 @@ impl<'s> Call<'s> {
     }
 
     fn wait_for_turn<'w>(&self, mut world: MutexGuard<'w, World>) -> MutexGuard<'w, World> {
-        while world.turn != self.client {
+        while world.turn != self.client || world.stuck {
+            if world.stuck {
+                drop(world);
+                panic!("deadlock");
+            }
             world = self.simulation.wake[self.client].wait(world).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
         world
@@ -561,7 +585,11 @@ impl<'s> Call<'s> {
         self.in_pieces(length as u32, |world, at, n| {
             for position in at..at + n {
                 if let Some(value) = value(world, position) {
-                    world.next[offset as usize + position] = value;
+                    let position = offset as usize + position;
+                    world.next[position] = value;
+                    world.changes += 1;
+                    let change = (world.changes, position, value);
+                    world.volatile[self.client].push(change);
                 }
             }
         });
@@ -569,10 +597,7 @@ impl<'s> Call<'s> {
             return Err(SimError::Io);
         }
         if fua {
-            let mut world = self.turn();
-            let world = &mut *world;
-            let range = offset as usize..(offset + length) as usize;
-            world.durable[range.clone()].copy_from_slice(&world.next[range]);
+            self.turn().settle(self.client, offset as usize..(offset + length) as usize);
         }
         Ok(())
     }
@@ -664,6 +689,11 @@ impl Host for Call<'_> {
             let full = self.settings().scratch_full;
             if (used + more) as u64 > self.settings().quota || world.rng.permille(full) {
                 world.stats.full += 1;
+                // A part of what has its place already may have been overwritten.
+                let world = &mut *world;
+                let n = if more == 0 { world.rng.below(u64::from(length)) as usize } else { 0 };
+                let bytes = world.buffer(self.client, buf)[at as usize..][..n].to_vec();
+                world.scratch[offset as usize..][..n].copy_from_slice(&bytes);
                 return Err(SimError::Full);
             }
             world.allocated[blocks].fill(true);
@@ -724,8 +754,14 @@ impl Host for Call<'_> {
             return Err(SimError::Io);
         }
         let mut world = self.turn();
-        let world = &mut *world;
-        world.durable.copy_from_slice(&world.next);
+        let whole = 0..world.next.len();
+        if self.settings().multi_conn {
+            for client in 0..self.settings().clients {
+                world.settle(client, whole.clone());
+            }
+        } else {
+            world.settle(self.client, whole);
+        }
         Ok(())
     }
 
@@ -794,6 +830,19 @@ impl Host for Call<'_> {
 }
 
 impl World {
+    /// Makes durable what a client changed in a range.
+    fn settle(&mut self, client: usize, range: std::ops::Range<usize>) {
+        let World { volatile, durable, durable_since, .. } = self;
+        volatile[client].retain(|(when, position, value)| {
+            let inside = range.contains(position);
+            if inside && *when > durable_since[*position] {
+                durable[*position] = *value;
+                durable_since[*position] = *when;
+            }
+            !inside
+        });
+    }
+
     fn buffer(&mut self, client: usize, buf: u32) -> &mut [u8] {
         self.buffers[client][buf as usize].as_deref_mut().expect("a buffer of this call")
     }

@@ -49,6 +49,7 @@ fn settings(seed: u64) -> Settings {
         traps: 0,
         next_max: 1000,
         writes: Writes::Kept,
+        multi_conn: true,
     }
 }
 
@@ -60,7 +61,7 @@ fn run(settings: Settings) -> Stats {
 
 #[test]
 fn a_single_client_reads_what_it_wrote() {
-    for seed in seeds(100) {
+    for seed in seeds(50) {
         let stats = run(Settings { clients: 1, ..settings(seed) });
         assert_eq!(stats.waits, 0);
     }
@@ -68,13 +69,13 @@ fn a_single_client_reads_what_it_wrote() {
 
 #[test]
 fn clients_that_write_the_same_blocks_at_once_lose_nothing() {
-    let waits: u64 = seeds(200).map(|seed| run(settings(seed)).waits).sum();
+    let waits: u64 = seeds(100).map(|seed| run(settings(seed)).waits).sum();
     assert!(waits > 0, "they never met");
 }
 
 #[test]
 fn clients_that_fight_for_two_blocks_lose_nothing() {
-    for seed in seeds(200) {
+    for seed in seeds(100) {
         run(Settings { size: 20, clients: 6, ..settings(seed) });
     }
 }
@@ -90,7 +91,7 @@ fn next_that_takes_only_short_requests_is_read_in_parts() {
 #[test]
 fn faults_fail_the_request_and_nothing_else() {
     let mut total = Stats::default();
-    for seed in seeds(200) {
+    for seed in seeds(100) {
         let stats = run(Settings { next_fails: 50, scratch_full: 50, no_memory: 30, traps: 40, ..settings(seed) });
         total.traps += stats.traps;
         total.full += stats.full;
@@ -101,7 +102,7 @@ fn faults_fail_the_request_and_nothing_else() {
 
 #[test]
 fn a_full_scratch_fails_writes_but_no_reads() {
-    for seed in seeds(100) {
+    for seed in seeds(50) {
         let stats = run(Settings { quota: 4, ..settings(seed) });
         assert!(stats.full > 0 && stats.peak <= 4);
     }
