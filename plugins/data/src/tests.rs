@@ -395,6 +395,16 @@ async fn what_is_not_described_is_a_hole() {
 }
 
 #[tokio::test]
+async fn extents_of_an_endless_pattern_end_early_or_in_one() {
+    for text in ["(0 1)*4000000000000000000", "(1 @33000)*200000000000000"] {
+        let handle = open(&[("data", text)]).await;
+        let length = handle.get_size().await.unwrap();
+        let extents = handle.extents(0, length, Flags::NONE).await.unwrap();
+        Extents::check(extents.as_slice().iter().copied(), 0, length, false).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn the_end_of_the_largest_disk_can_be_written() {
     let handle = open(&[("data", "@0x7fffffffffffff00 1"), ("size", "9223372036854775807")]).await;
     let last = i64::MAX as u64 - 4;

@@ -243,9 +243,9 @@ impl Scripts {
                 }
                 // Another thread started a program while this one was being written, and its copy of the open file is not closed
                 // yet. It will be, as soon as that program runs.
-                Err(error) if is(&error, Os::TXTBSY) && tries < 100 => {
+                Err(error) if is(&error, Os::TXTBSY) && tries < 1000 => {
                     tries += 1;
-                    thread::sleep(Duration::from_millis(1));
+                    thread::sleep(Duration::from_millis(5));
                 }
                 Err(error) => return Err(Failure::io(&label, &error)),
                 Ok(ended) => break ended,

@@ -38,7 +38,7 @@ impl Sh {
             return Err(ConfigError::new("sh: the first parameter must be script=/path/to/script"));
         }
         let mut scripts = Scripts::new("sh")?;
-        let script = if param.value == "-" { inline(&scripts)? } else { named(param)? };
+        let script = if param.value == "-" { inline(&scripts, std::io::stdin())? } else { named(param)? };
         if let Script::Program { path, .. } = &script {
             self.name = path.display().to_string();
         }
@@ -68,10 +68,10 @@ fn named(param: Param<'_>) -> Result<Script, ConfigError> {
 }
 
 /// A script from standard input.
-fn inline(scripts: &Scripts) -> Result<Script, ConfigError> {
+fn inline(scripts: &Scripts, stdin: impl Read) -> Result<Script, ConfigError> {
     let mut text = Vec::new();
     let failed = |what: &str| ConfigError::new(format!("script=-: {what}"));
-    std::io::stdin()
+    stdin
         .take(MAX_INLINE + 1)
         .read_to_end(&mut text)
         .map_err(|error| failed(&format!("cannot read the script from standard input: {error}")))?;

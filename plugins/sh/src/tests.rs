@@ -118,3 +118,16 @@ fn without_a_script_any_thread_model_is_possible() {
     plugin.config(Param { key: "script", value: OsStr::new(script.path()) }).unwrap();
     assert_eq!(plugin.thread_model(), ThreadModel::SerializeAllRequests);
 }
+
+#[test]
+fn a_script_from_standard_input_is_kept_in_the_temporary_directory() {
+    let mut scripts = Scripts::new("sh").unwrap();
+    let text = "#!/bin/sh\ncase $1 in get_size) echo $tmpdir $0 ;; *) exit 2 ;; esac\n";
+    let script = inline(&scripts, text.as_bytes()).unwrap();
+    scripts.set_otherwise(script);
+    let said = String::from_utf8(scripts.read("get_size", &[]).unwrap().unwrap()).unwrap();
+    let (tmpdir, name) = said.trim_end().split_once(' ').unwrap();
+    assert_eq!(name, format!("{tmpdir}/inline-script.sh"));
+    assert_eq!(scripts.call("other", &[]).unwrap(), Answer::Missing);
+    assert!(inline(&scripts, std::io::repeat(b'#')).unwrap_err().to_string().contains("longer than 64 MiB"));
+}
