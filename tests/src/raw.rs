@@ -111,6 +111,9 @@ pub const STATE_ZERO: u32 = 2;
 /// A range that is not allocated.
 pub const STATE_HOLE: u32 = 1;
 
+/// A reply to an option: its type and its data.
+pub type OptionReply = (u32, Vec<u8>);
+
 /// Single messages.
 pub struct Stream(pub UnixStream);
 
@@ -181,7 +184,7 @@ impl Stream {
     }
 
     /// One reply to `option`: its type and its data.
-    pub fn option_reply(&mut self, option: u32) -> io::Result<(u32, Vec<u8>)> {
+    pub fn option_reply(&mut self, option: u32) -> io::Result<OptionReply> {
         assert_eq!(self.u64()?, OPTION_REPLY);
         assert_eq!(self.u32()?, option, "a reply to another option");
         let kind = self.u32()?;
@@ -191,7 +194,7 @@ impl Stream {
     }
 
     /// The replies to `option` up to the last one, whose type is answered.
-    pub fn option_replies(&mut self, option: u32) -> io::Result<(u32, Vec<(u32, Vec<u8>)>)> {
+    pub fn option_replies(&mut self, option: u32) -> io::Result<(u32, Vec<OptionReply>)> {
         let mut before = Vec::new();
         loop {
             let (kind, data) = self.option_reply(option)?;

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader};
 use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -161,32 +162,13 @@ impl Launch {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         let started = Instant::now();
-        let mut child = command.spawn().unwrap_or_else(|error| {
-            panic!("{} does not start: {error}; 'make' builds it, or RBDKIT names another", self.program.display())
-        });
-        let stderr = Arc::new(Mutex::new(String::new()));
-        let reader = collect(child.stderr.take().expect("piped"), Arc::clone(&stderr));
-        let pid = Pid::from_child(&child);
-        let ended = pidfd_open(pid, PidfdFlags::empty()).expect("a handle of the child");
-        loop {
-            // The pid file is written once the server listens.
-            if std::fs::read_to_string(&pid_file).is_ok_and(|text| text.ends_with('\n')) {
-                let start_time = started.elapsed();
-                let reader = Some(reader);
-                return Ok(Server { child, pid, dir, socket, stderr, reader, start_time, over: false });
+        let mut server = Server::new(command, dir, &self.program);
+        match server.wait_for(&watch, &pid_file) {
+            Ok(()) => {
+                server.start_time = started.elapsed();
+                Ok(server)
             }
-            let mut fds = [PollFd::new(&watch, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
-            let timeout = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
-            let ready = poll(&mut fds, Some(&timeout)).expect("poll");
-            assert!(ready > 0, "the server neither listens nor ends: {}", text(&stderr));
-            let child_ended = !fds[1].revents().is_empty();
-            if child_ended {
-                let status = child.wait().expect("wait");
-                reader.join().expect("the reader of stderr");
-                return Err(Outcome { status, stderr: text(&stderr) });
-            }
-            let mut space = [MaybeUninit::uninit(); 1024];
-            let _ = inotify::Reader::new(&watch, &mut space).next();
+            Err(outcome) => Err(outcome),
         }
     }
 }
@@ -228,6 +210,34 @@ pub struct Server {
 }
 
 impl Server {
+    fn new(mut command: Command, dir: TempDir, program: &Path) -> Server {
+        let mut child = command.spawn().unwrap_or_else(|error| {
+            panic!("{} does not start: {error}; 'make' builds it, or RBDKIT names another", program.display())
+        });
+        let stderr = Arc::new(Mutex::new(String::new()));
+        let reader = child.stderr.take().map(|stream| collect(stream, Arc::clone(&stderr)));
+        let pid = Pid::from_child(&child);
+        let socket = dir.join("sock");
+        Server { child, pid, dir, socket, stderr, reader, start_time: Duration::ZERO, over: false }
+    }
+
+    /// Waits for the pid file, which is written once the server listens, or for the end.
+    fn wait_for(&mut self, watch: &OwnedFd, pid_file: &Path) -> Result<(), Outcome> {
+        let ended = pidfd_open(self.pid, PidfdFlags::empty()).expect("a handle of the child");
+        while !std::fs::read_to_string(pid_file).is_ok_and(|text| text.ends_with('\n')) {
+            let mut fds = [PollFd::new(watch, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
+            let timeout = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+            let ready = poll(&mut fds, Some(&timeout)).expect("poll");
+            assert!(ready > 0, "the server neither listens nor ends");
+            if !fds[1].revents().is_empty() {
+                return Err(self.finish());
+            }
+            let mut space = [MaybeUninit::uninit(); 1024];
+            let _ = inotify::Reader::new(watch, &mut space).next();
+        }
+        Ok(())
+    }
+
     /// With these arguments after those for the socket.
     pub fn start<I: IntoIterator<Item: AsRef<OsStr>>>(arguments: I) -> Server {
         Launch::new(arguments).start()
