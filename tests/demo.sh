@@ -43,7 +43,7 @@ serve() {
     pids+=("$(cat "$work/$name.pid")")
 }
 
-# stop NAME: ends it and waits until it is gone (it removes its socket then).
+# stop NAME: ends it and waits until it is gone.
 stop() {
     local pid
     pid=$(cat "$work/$1.pid")
