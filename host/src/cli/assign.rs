@@ -154,7 +154,8 @@ fn check_required(filters: &[Filter<'_>], assignment: &Assignment) -> Result<(),
     Ok(())
 }
 
-fn bare_word_without_a_key(plugin: PluginSide<'_>, value: &OsStr) -> ConfigError {
+/// The error for a bare word where the plugin has no magic key.
+pub fn bare_word_without_a_key(plugin: PluginSide<'_>, value: &OsStr) -> ConfigError {
     let value = value.to_string_lossy();
     ConfigError::new(format!("{}: expecting key=value on the command line but got: {value}", plugin.name))
 }

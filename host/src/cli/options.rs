@@ -98,7 +98,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     switch("short-options", None, "Print the short options, for shell completion, and exit"),
     switch("single", Some('s'), "Serve one client on standard input and output").or(&["stdin"]),
     switch("swap", None, "Lock the process into memory, to be used as swap space of this machine"),
-    valued("threads", Some('t'), "N", "Requests of one client that are served at once (default: 16)"),
+    valued("threads", Some('t'), "N", "Requests of one client that are served at once (default: 256)"),
     valued("timeout", None, "TIME", "Drop clients that take longer than this to negotiate"),
     valued("tls", None, "off|on|require", "Only off is supported in this version"),
     valued("tls-certificates", None, "DIR", "Not supported in this version"),

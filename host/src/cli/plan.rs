@@ -219,8 +219,8 @@ pub struct Plan {
     pub structured_replies: bool,
     /// Offer multi-conn.
     pub multi_conn: bool,
-    /// The global handshake flags that may be offered.
-    pub handshake_mask: u16,
+    /// The global handshake flags that may be offered; none for all of them.
+    pub handshake_mask: Option<u16>,
     /// Requests of one client at once; none for the default.
     pub threads: Option<u32>,
     /// How long negotiation may take.
@@ -433,12 +433,12 @@ fn path(option: &str, value: &OsStr) -> Result<PathBuf, ConfigError> {
     Ok(PathBuf::from(value))
 }
 
-fn handshake_mask(given: &Given) -> Result<u16, ConfigError> {
+fn handshake_mask(given: &Given) -> Result<Option<u16>, ConfigError> {
     let Some(value) = given.value("mask-handshake") else {
-        return Ok(u16::MAX);
+        return Ok(None);
     };
     // nbdkit takes 32 bits, of which the handshake has 16.
-    Ok(whole_number("--mask-handshake", value, u64::from(u32::MAX))? as u16)
+    Ok(Some(whole_number("--mask-handshake", value, u64::from(u32::MAX))? as u16))
 }
 
 fn threads(given: &Given) -> Result<Option<u32>, ConfigError> {

@@ -1,0 +1,87 @@
+//! The plugins and filters that the program brings along: the only place that names them.
+//!
+//! A plugin is a crate `plugins/NAME` with a `pub const INFO`: add it to [`PLUGINS`] and to the dependencies in `host/Cargo.toml`. Filters are
+//! found by the build script: every component in `target/filters` is embedded.
+#![forbid(unsafe_code)]
+
+use rbdkit_plugin_api::{ConfigError, PluginInfo};
+
+use crate::cli::nearest;
+
+/// In alphabetical order.
+const PLUGINS: &[PluginInfo] = &[
+    rbdkit_plugin_data::INFO,
+    rbdkit_plugin_eval::INFO,
+    rbdkit_plugin_file::INFO,
+    rbdkit_plugin_memory::INFO,
+    rbdkit_plugin_null::INFO,
+    rbdkit_plugin_pattern::INFO,
+    rbdkit_plugin_sh::INFO,
+];
+
+/// Name and component of each embedded filter, in alphabetical order.
+const FILTERS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/filters.rs"));
+
+/// All plugins.
+pub fn plugins() -> impl Iterator<Item = &'static PluginInfo> {
+    PLUGINS.iter()
+}
+
+/// The names of all embedded filters.
+pub fn filters() -> impl Iterator<Item = &'static str> {
+    FILTERS.iter().map(|(name, _)| *name)
+}
+
+/// The plugin of this name.
+///
+/// # Errors
+/// One line that lists those there are.
+pub fn plugin(name: &str) -> Result<&'static PluginInfo, ConfigError> {
+    PLUGINS.iter().find(|info| info.name == name).ok_or_else(|| {
+        let names: Vec<&str> = plugins().map(|info| info.name).collect();
+        ConfigError::new(match nearest(name, names.iter().copied()) {
+            Some(near) => format!("cannot open plugin '{name}': did you mean {near}? There are {}", names.join(", ")),
+            None => format!("cannot open plugin '{name}': there are {}", names.join(", ")),
+        })
+    })
+}
+
+/// The component of the embedded filter of this name.
+///
+/// # Errors
+/// One line that lists those there are.
+pub fn filter(name: &str) -> Result<&'static [u8], ConfigError> {
+    FILTERS.iter().find(|(known, _)| *known == name).map(|(_, component)| *component).ok_or_else(|| {
+        let there_are = match FILTERS.is_empty() {
+            true => "none is embedded in this program".to_string(),
+            false => format!("there are {}", filters().collect::<Vec<_>>().join(", ")),
+        };
+        let near = nearest(name, filters()).map(|near| format!("did you mean {near}? ")).unwrap_or_default();
+        ConfigError::new(format!(
+            "cannot open filter '{name}': {near}{there_are} (--wasm-filter FILE takes one of your own)"
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plugins_are_in_alphabetical_order_and_found_by_name() {
+        let names: Vec<&str> = plugins().map(|info| info.name).collect();
+        assert!(names.is_sorted());
+        for name in names {
+            assert_eq!(plugin(name).unwrap().name, name);
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_answered_with_those_there_are() {
+        let error = plugin("memroy").map(|info| info.name).unwrap_err().to_string();
+        assert!(error.starts_with("cannot open plugin 'memroy': did you mean memory? There are "), "{error}");
+        let error = filter("nosuchfilter").unwrap_err().to_string();
+        assert!(error.starts_with("cannot open filter 'nosuchfilter': "), "{error}");
+        assert!(error.ends_with("(--wasm-filter FILE takes one of your own)"), "{error}");
+    }
+}
