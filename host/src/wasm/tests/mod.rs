@@ -3,5 +3,6 @@
 pub mod support;
 
 mod faults;
+mod life;
 mod requests;
 mod speed;
