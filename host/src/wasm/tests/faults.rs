@@ -156,7 +156,7 @@ async fn further_buffers_have_bounds() {
         Limits { buffers_total: 5 << 20, ..Limits::default() },
         Limits::default(),
     ] {
-        let stack = Stack::over(&[guest.clone()], Disk::default(), limits).await;
+        let stack = Stack::over(std::slice::from_ref(&guest), Disk::default(), limits).await;
         let top = stack.open().await;
         for _ in 0..3 {
             assert_eq!(read(&top, 0, 512).await.unwrap_err().errno(), Errno::Enomem);
