@@ -1,5 +1,7 @@
 //! rbdkit: an NBD server whose filters are sandboxed WebAssembly components. See ARCHITECTURE.md for the map.
 pub mod chain;
 pub mod cli;
+pub mod nbd;
 pub mod registry;
+pub mod server;
 pub mod wasm;

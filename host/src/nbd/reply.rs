@@ -1,0 +1,279 @@
+//! Replies: the bytes around a payload, and which parts of a payload need not be sent.
+//!
+//! An [`Answer`] is written out as slices, the payload straight from the buffer that the layers filled. With structured replies the
+//! runs of a buffer that nobody wrote, or that a layer declared zero, are sent as holes: a few bytes for any length.
+
+use rbdkit_plugin_api::{Buffer, Errno, Error, Extents, Fill, Span};
+
+use super::handshake::{MAX_STRING, cut};
+use super::wire::{self, reply_type, state};
+
+/// Which error number the client sees.
+///
+/// The protocol knows eight. ENOTSUP has a meaning only as the answer to a fast zero, EOVERFLOW only to an unfragmented read;
+/// elsewhere they are EINVAL. What the protocol has no number for is EIO.
+pub fn errno(errno: Errno, fast_zero: bool, dont_fragment: bool) -> u32 {
+    match errno {
+        Errno::Eperm | Errno::Erofs => 1,
+        Errno::Enomem => 12,
+        Errno::Einval => 22,
+        Errno::Enospc => 28,
+        Errno::Eoverflow if dont_fragment => 75,
+        Errno::Enotsup if fast_zero => 95,
+        Errno::Eoverflow | Errno::Enotsup => 22,
+        Errno::Eshutdown => 108,
+        Errno::Eio | Errno::Enoent | Errno::Etimedout | Errno::Edeadlk | Errno::Enxio => 5,
+    }
+}
+
+/// Enough for every reply without a payload and for the head of one with: the longest is a hole (20 + 12).
+const HEAD: usize = 32;
+
+/// One reply, ready to be written.
+#[derive(Debug)]
+pub struct Answer {
+    head: [u8; HEAD],
+    head_len: u8,
+    body: Body,
+}
+
+#[derive(Debug)]
+enum Body {
+    /// The head is all.
+    None,
+    /// More of the same kind: an error's message, block status.
+    Bytes(Vec<u8>),
+    /// All of the buffer, which is data.
+    Whole(Buffer),
+    /// Chunks after the head: where each part of `bytes` ends, and the data of the buffer that follows it.
+    Chunks { bytes: Vec<u8>, parts: Vec<(u32, Span)>, buffer: Buffer },
+}
+
+/// Holes shorter than this are sent as zeroes: a chunk costs its header twice (its own and that of the data behind it) and the client
+/// the handling of it.
+const MIN_HOLE: u32 = 4096;
+
+/// The most chunks in one reply. The holes that count get longer until it fits.
+const MAX_CHUNKS: usize = 64;
+
+/// A run of a read's buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Run {
+    Data(Span),
+    Hole(Span),
+}
+
+impl Answer {
+    fn new(head: &[u8], body: Body) -> Answer {
+        let mut bytes = [0; HEAD];
+        bytes[..head.len()].copy_from_slice(head);
+        Answer { head: bytes, head_len: head.len() as u8, body }
+    }
+
+    /// Success of a command without a payload. A simple reply is allowed, and shorter, also where structured ones were negotiated.
+    pub fn done(cookie: u64) -> Answer {
+        Answer::new(&simple(cookie, 0), Body::None)
+    }
+
+    /// An error, with its message where the protocol has a place for it.
+    pub fn error(structured: bool, cookie: u64, errno: u32, error: &Error) -> Answer {
+        if !structured {
+            return Answer::new(&simple(cookie, errno), Body::None);
+        }
+        let message = cut(error.context().unwrap_or(""), MAX_STRING);
+        let length = 6 + message.len() as u32;
+        let head = chunk(cookie, reply_type::ERROR, true, length);
+        let mut bytes = Vec::with_capacity(length as usize);
+        bytes.extend_from_slice(&errno.to_be_bytes());
+        bytes.extend_from_slice(&(message.len() as u16).to_be_bytes());
+        bytes.extend_from_slice(message.as_bytes());
+        Answer::new(&head, Body::Bytes(bytes))
+    }
+
+    /// The data of a read at `offset`: all of the buffer, which must not be empty.
+    pub fn data(structured: bool, dont_fragment: bool, cookie: u64, offset: u64, mut buffer: Buffer) -> Answer {
+        let all = buffer.span();
+        if !structured {
+            buffer.materialize(all);
+            return Answer::new(&simple(cookie, 0), Body::Whole(buffer));
+        }
+        let whole = |buffer| Answer::new(&data(cookie, offset, all.len, true), Body::Whole(buffer));
+        match uniform(&buffer) {
+            Some(Fill::Data) => return whole(buffer),
+            Some(_) => return Answer::new(&hole(cookie, offset, all.len, true), Body::None),
+            None => {}
+        }
+        let runs = if dont_fragment { Vec::new() } else { runs(&buffer, offset) };
+        if runs.len() > 1 {
+            return Answer::chunks(cookie, offset, buffer, &runs);
+        }
+        buffer.materialize(all);
+        whole(buffer)
+    }
+
+    fn chunks(cookie: u64, offset: u64, mut buffer: Buffer, runs: &[Run]) -> Answer {
+        let mut bytes = Vec::with_capacity(runs.len() * HEAD);
+        let mut parts = Vec::new();
+        for (index, run) in runs.iter().enumerate() {
+            let done = index + 1 == runs.len();
+            match *run {
+                Run::Hole(span) => {
+                    bytes.extend_from_slice(&hole(cookie, offset + u64::from(span.at), span.len, done));
+                    parts.push((bytes.len() as u32, Span::new(0, 0)));
+                }
+                Run::Data(span) => {
+                    buffer.materialize(span);
+                    bytes.extend_from_slice(&data(cookie, offset + u64::from(span.at), span.len, done));
+                    parts.push((bytes.len() as u32, span));
+                }
+            }
+        }
+        Answer::new(&[], Body::Chunks { bytes, parts, buffer })
+    }
+
+    /// The answer to a block status request: `base:allocation` of these extents, at most `limit` of them and at least one.
+    pub fn block_status(cookie: u64, extents: &Extents, limit: usize) -> Answer {
+        let extents = extents.as_slice();
+        let extents = &extents[..extents.len().min(limit.max(1))];
+        // Bounded by the limit on extents (2^20), so it fits.
+        let length = 4 + 8 * extents.len() as u32;
+        let mut bytes = Vec::with_capacity(length as usize);
+        bytes.extend_from_slice(&wire::BASE_ALLOCATION_ID.to_be_bytes());
+        for extent in extents {
+            let flags = if extent.hole { state::HOLE } else { 0 } | if extent.zero { state::ZERO } else { 0 };
+            // Within the request, whose length has 32 bits.
+            bytes.extend_from_slice(&(extent.length as u32).to_be_bytes());
+            bytes.extend_from_slice(&flags.to_be_bytes());
+        }
+        Answer::new(&chunk(cookie, reply_type::BLOCK_STATUS, true, length), Body::Bytes(bytes))
+    }
+
+    /// Everything to be written, in order. No slice is empty.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let head = &self.head[..usize::from(self.head_len)];
+        let (bytes, whole, parts): (&[u8], &[u8], _) = match &self.body {
+            Body::None => (&[], &[], None),
+            Body::Bytes(bytes) => (bytes, &[], None),
+            Body::Whole(buffer) => (&[], buffer.data(buffer.span()), None),
+            Body::Chunks { bytes, parts, buffer } => (&[], &[], Some((bytes, parts, buffer))),
+        };
+        let chunks = parts.into_iter().flat_map(|(bytes, parts, buffer)| {
+            let mut from = 0;
+            parts.iter().flat_map(move |(to, span)| {
+                let header = &bytes[from..*to as usize];
+                from = *to as usize;
+                let data: &[u8] = if span.len == 0 { &[] } else { buffer.data(*span) };
+                [header, data]
+            })
+        });
+        [head, bytes, whole].into_iter().chain(chunks).filter(|slice| !slice.is_empty())
+    }
+}
+
+/// What all of the buffer is, if it is one thing. Unfilled bytes are zero to the client.
+fn uniform(buffer: &Buffer) -> Option<Fill> {
+    let mut kinds = buffer.fills().map(|(_, fill)| if fill == Fill::Data { Fill::Data } else { Fill::Zero });
+    let first = kinds.next().unwrap_or(Fill::Data);
+    kinds.all(|kind| kind == first).then_some(first)
+}
+
+/// How a buffer with data in it is cut into chunks: at least one run, contiguous, over all of it. A single one is data.
+fn runs(buffer: &Buffer, offset: u64) -> Vec<Run> {
+    let mut shortest = MIN_HOLE;
+    loop {
+        let runs = runs_with(buffer, offset, shortest);
+        if runs.len() <= MAX_CHUNKS {
+            return runs;
+        }
+        shortest *= 4;
+    }
+}
+
+fn runs_with(buffer: &Buffer, offset: u64, shortest: u32) -> Vec<Run> {
+    let len = buffer.len();
+    let mut runs = Vec::new();
+    let mut data_from = 0;
+    let mut hole_from = None;
+    let mut end_hole = |from: u32, to: u32, runs: &mut Vec<Run>| {
+        let (from, to) = (align_up(from, offset), align_down(to, offset, len));
+        if to.saturating_sub(from) < shortest {
+            return;
+        }
+        if data_from < from {
+            runs.push(Run::Data(Span::new(data_from, from - data_from)));
+        }
+        runs.push(Run::Hole(Span::new(from, to - from)));
+        data_from = to;
+    };
+    for (span, fill) in buffer.fills() {
+        match (fill, hole_from) {
+            (Fill::Data, Some(from)) => {
+                end_hole(from, span.at, &mut runs);
+                hole_from = None;
+            }
+            (Fill::Unfilled | Fill::Zero, None) => hole_from = Some(span.at),
+            _ => {}
+        }
+    }
+    if let Some(from) = hole_from {
+        end_hole(from, len, &mut runs);
+    }
+    if data_from < len {
+        runs.push(Run::Data(Span::new(data_from, len - data_from)));
+    }
+    runs
+}
+
+/// Chunks should begin and end at multiples of 512 bytes of the export, but for the ends of the request.
+const GRAIN: u64 = 512;
+
+fn align_up(at: u32, offset: u64) -> u32 {
+    if at == 0 {
+        return 0;
+    }
+    let over = (offset + u64::from(at)) % GRAIN;
+    if over == 0 { at } else { at + (GRAIN - over) as u32 }
+}
+
+fn align_down(at: u32, offset: u64, len: u32) -> u32 {
+    if at == len {
+        return len;
+    }
+    let over = (offset + u64::from(at)) % GRAIN;
+    at.saturating_sub(over as u32)
+}
+
+fn simple(cookie: u64, errno: u32) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..4].copy_from_slice(&wire::SIMPLE_REPLY_MAGIC.to_be_bytes());
+    bytes[4..8].copy_from_slice(&errno.to_be_bytes());
+    bytes[8..].copy_from_slice(&cookie.to_be_bytes());
+    bytes
+}
+
+fn chunk(cookie: u64, kind: u16, done: bool, length: u32) -> [u8; 20] {
+    let mut bytes = [0; 20];
+    let flags = if done { wire::REPLY_FLAG_DONE } else { 0 };
+    bytes[..4].copy_from_slice(&wire::STRUCTURED_REPLY_MAGIC.to_be_bytes());
+    bytes[4..6].copy_from_slice(&flags.to_be_bytes());
+    bytes[6..8].copy_from_slice(&kind.to_be_bytes());
+    bytes[8..16].copy_from_slice(&cookie.to_be_bytes());
+    bytes[16..].copy_from_slice(&length.to_be_bytes());
+    bytes
+}
+
+fn data(cookie: u64, offset: u64, length: u32, done: bool) -> [u8; 28] {
+    let mut bytes = [0; 28];
+    // At most MAX_REQUEST, so the sum fits.
+    bytes[..20].copy_from_slice(&chunk(cookie, reply_type::OFFSET_DATA, done, 8 + length));
+    bytes[20..].copy_from_slice(&offset.to_be_bytes());
+    bytes
+}
+
+fn hole(cookie: u64, offset: u64, length: u32, done: bool) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes[..20].copy_from_slice(&chunk(cookie, reply_type::OFFSET_HOLE, done, 12));
+    bytes[20..28].copy_from_slice(&offset.to_be_bytes());
+    bytes[28..].copy_from_slice(&length.to_be_bytes());
+    bytes
+}

@@ -1,0 +1,294 @@
+//! Answers on their way out: a queue that whoever finds the writer idle writes.
+//!
+//! There is at most one writer. It owns the batch that it is writing, so no lock is held over a system call. When the socket is full
+//! the batch moves to a task that waits for it, and the others go on. Room in flight is given back as soon as an answer is out.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::budget::{Budget, Pages};
+use super::socket::Socket;
+use crate::nbd::reply::Answer;
+
+/// An answer and what it gives back once it is out.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub answer: Answer,
+    pub pages: Pages,
+}
+
+type Batch = VecDeque<Outgoing>;
+
+#[derive(Debug, Default)]
+struct State {
+    queue: Batch,
+    /// Somebody writes, and will look at the queue again before it leaves.
+    writing: bool,
+    /// An empty queue with its memory, for the next turn.
+    spare: Batch,
+}
+
+/// Slices in one system call: 64 answers of a header and a payload. More than fills any socket buffer with payloads, and few enough
+/// for the stack.
+const SLICES: usize = 128;
+
+/// System calls that one writer makes before it lets other tasks run.
+const TURNS: usize = 16;
+
+/// The outgoing side of a connection, and the count of what is in flight.
+#[derive(Debug)]
+pub(super) struct Answers {
+    socket: Arc<Socket>,
+    budget: Arc<Budget>,
+    /// How long a client may take nothing while others wait for the bytes it holds.
+    stall: Duration,
+    state: Mutex<State>,
+    broken: AtomicBool,
+    break_waiting_writer: Notify,
+    /// Requests and pages given back since the beginning. What was admitted is counted by the reader, which is alone in adding.
+    requests_done: AtomicU64,
+    pages_done: AtomicU64,
+    written: AtomicU64,
+    /// The connection's own task waits for `wake`.
+    waiting: AtomicBool,
+    wake: Notify,
+}
+
+enum Progress {
+    /// All of the batch is out.
+    Done,
+    /// The socket is full.
+    Full,
+    /// Enough for one turn.
+    Turn,
+}
+
+impl Answers {
+    pub fn new(socket: Arc<Socket>, budget: Arc<Budget>, stall: Duration) -> Answers {
+        Answers {
+            socket,
+            budget,
+            stall,
+            state: Mutex::default(),
+            broken: AtomicBool::new(false),
+            break_waiting_writer: Notify::new(),
+            requests_done: AtomicU64::new(0),
+            pages_done: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            waiting: AtomicBool::new(false),
+            wake: Notify::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues answers and writes what goes without waiting.
+    pub fn send(self: &Arc<Self>, answers: &mut Vec<Outgoing>) {
+        if answers.is_empty() {
+            return;
+        }
+        let batch = {
+            let mut state = self.state();
+            state.queue.extend(answers.drain(..));
+            if state.writing {
+                return;
+            }
+            state.writing = true;
+            let spare = std::mem::take(&mut state.spare);
+            std::mem::replace(&mut state.queue, spare)
+        };
+        self.write(batch);
+    }
+
+    fn write(self: &Arc<Self>, mut batch: Batch) {
+        let mut partial = 0;
+        match self.write_turn(&mut batch, &mut partial) {
+            Ok(Progress::Done) => {}
+            Ok(Progress::Full | Progress::Turn) => {
+                tokio::spawn(Arc::clone(self).write_later(batch, partial));
+            }
+            Err(error) => self.fail(&error, batch),
+        }
+    }
+
+    async fn write_later(self: Arc<Self>, mut batch: Batch, mut partial: usize) {
+        loop {
+            if self.is_broken() {
+                return self.discard(batch);
+            }
+            let ready = tokio::select! {
+                ready = tokio::time::timeout(self.stall, self.socket.writable()) => ready,
+                () = self.break_waiting_writer.notified() => continue,
+            };
+            match ready {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return self.fail(&error, batch),
+                Err(_) if self.budget.is_short() => {
+                    let error = io::Error::new(io::ErrorKind::TimedOut, "takes no answers while others wait");
+                    return self.fail(&error, batch);
+                }
+                Err(_) => continue,
+            }
+            match self.write_turn(&mut batch, &mut partial) {
+                Ok(Progress::Done) => return,
+                Ok(Progress::Full) => {}
+                Ok(Progress::Turn) => tokio::task::yield_now().await,
+                Err(error) => return self.fail(&error, batch),
+            }
+        }
+    }
+
+    /// Writes the batch, and what is queued meanwhile. After [`Progress::Done`] there is no writer.
+    fn write_turn(&self, batch: &mut Batch, partial: &mut usize) -> io::Result<Progress> {
+        for _ in 0..TURNS {
+            if batch.is_empty() && !self.next(batch) {
+                return Ok(Progress::Done);
+            }
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = gather(batch, *partial, &mut slices);
+            let Some(written) = self.socket.try_write(&slices[..count])? else { return Ok(Progress::Full) };
+            self.written.fetch_add(written as u64, Ordering::Relaxed);
+            self.account(batch, partial, written);
+        }
+        Ok(Progress::Turn)
+    }
+
+    /// Exchanges an empty batch for the queue. False: there is nothing, and the writer is none any more.
+    fn next(&self, batch: &mut Batch) -> bool {
+        let mut state = self.state();
+        if state.queue.is_empty() {
+            state.writing = false;
+            // What a burst has made large is not kept for an idle connection.
+            if batch.capacity() <= SLICES {
+                state.spare = std::mem::take(batch);
+            }
+            return false;
+        }
+        std::mem::swap(&mut state.queue, batch);
+        true
+    }
+
+    /// Drops the answers that are out.
+    fn account(&self, batch: &mut Batch, partial: &mut usize, written: usize) {
+        *partial += written;
+        let (mut requests, mut pages) = (0, 0);
+        while let Some(first) = batch.front() {
+            let length: usize = first.answer.slices().map(<[u8]>::len).sum();
+            if *partial < length {
+                break;
+            }
+            *partial -= length;
+            requests += 1;
+            pages += u64::from(first.pages.0);
+            batch.pop_front();
+        }
+        self.release(requests, pages);
+    }
+
+    fn release(&self, requests: u64, pages: u64) {
+        if requests == 0 {
+            return;
+        }
+        self.budget.give_back(pages);
+        self.pages_done.fetch_add(pages, Ordering::SeqCst);
+        self.requests_done.fetch_add(requests, Ordering::SeqCst);
+        self.nudge();
+    }
+
+    fn fail(&self, error: &io::Error, batch: Batch) {
+        tracing::debug!("writing to the client: {error}");
+        self.break_off();
+        self.discard(batch);
+    }
+
+    /// Drops the writer's batch and everything queued; there is no writer then. Whoever queues more becomes one, fails at once and
+    /// comes here again.
+    fn discard(&self, batch: Batch) {
+        self.drop_all(batch);
+        let queued = {
+            let mut state = self.state();
+            state.writing = false;
+            std::mem::take(&mut state.queue)
+        };
+        self.drop_all(queued);
+    }
+
+    fn drop_all(&self, batch: Batch) {
+        let pages = batch.iter().map(|outgoing| u64::from(outgoing.pages.0)).sum();
+        let requests = batch.len() as u64;
+        drop(batch);
+        self.release(requests, pages);
+    }
+
+    /// Nothing will be written any more. The reader finds out by the end of its input.
+    pub fn break_off(&self) {
+        self.broken.store(true, Ordering::SeqCst);
+        self.socket.shut_down();
+        self.break_waiting_writer.notify_one();
+        self.nudge();
+    }
+
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::SeqCst)
+    }
+
+    /// Requests answered, on the wire or into nowhere.
+    pub fn requests_done(&self) -> u64 {
+        self.requests_done.load(Ordering::SeqCst)
+    }
+
+    /// Their pages.
+    pub fn pages_done(&self) -> u64 {
+        self.pages_done.load(Ordering::SeqCst)
+    }
+
+    /// Bytes that the client's socket took.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// Lets the connection's task look again, if it waits.
+    pub fn nudge(&self) {
+        if self.waiting.load(Ordering::SeqCst) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Waits until `ready`, which depends on what is answered or running. Only for the connection's task.
+    pub async fn until(&self, ready: impl Fn() -> bool) {
+        loop {
+            // First say that we wait, then look: who changes something looks whether we wait afterwards, so one sees the other.
+            self.waiting.store(true, Ordering::SeqCst);
+            if ready() {
+                break;
+            }
+            self.wake.notified().await;
+        }
+        self.waiting.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Fills `slices` with what is left of the batch after `skip` bytes. Answers how many.
+fn gather<'a>(batch: &'a Batch, mut skip: usize, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+    let mut count = 0;
+    for slice in batch.iter().flat_map(|outgoing| outgoing.answer.slices()) {
+        if skip >= slice.len() {
+            skip -= slice.len();
+            continue;
+        }
+        if count == SLICES {
+            break;
+        }
+        slices[count] = IoSlice::new(&slice[skip..]);
+        skip = 0;
+        count += 1;
+    }
+    count
+}

@@ -1,0 +1,145 @@
+//! The receive buffer: what one `read` brings, and payloads that go past it.
+//!
+//! A connection that waits holds no buffer: what is left over between reads is less than a request's header and sits in a few bytes
+//! of its own. So idle clients cost next to nothing, and a client that sends half a header costs no more.
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use rbdkit_plugin_api::{Buffer, Fill, Span};
+
+use super::socket::{Socket, read_into};
+use crate::nbd::RequestHeader;
+
+/// Bytes that one `read` may bring: what a Unix socket holds by default is some 200 KiB, of which small requests fill less; 64 KiB
+/// are 2,340 requests without payload, or 15 writes of 4 KiB.
+const RECEIVE: usize = 64 * 1024;
+
+/// Buffers kept for the next reader: 2 MiB.
+const KEEP: usize = 32;
+
+/// Receive buffers not in use.
+#[derive(Debug, Default)]
+pub(super) struct ReceivePool(Mutex<Vec<Box<[u8]>>>);
+
+impl ReceivePool {
+    fn take(&self) -> Box<[u8]> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        kept.unwrap_or_else(|| vec![0; RECEIVE].into_boxed_slice())
+    }
+
+    fn give_back(&self, buffer: Box<[u8]>) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < KEEP {
+            kept.push(buffer);
+        }
+    }
+}
+
+/// What was received and not yet used: `bytes[from..to]`, or if there is no buffer the first `to` of `rest`.
+#[derive(Debug, Default)]
+pub(super) struct Received {
+    bytes: Option<Box<[u8]>>,
+    from: usize,
+    to: usize,
+    /// Only without `bytes`: `from` is 0 and `to` less than its length.
+    rest: [u8; RequestHeader::SIZE],
+}
+
+impl Received {
+    /// What is there.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Some(bytes) => &bytes[self.from..self.to],
+            None => &self.rest[..self.to],
+        }
+    }
+
+    /// Takes `count` of them off the front.
+    pub fn consume(&mut self, count: usize) {
+        debug_assert!(self.from + count <= self.to);
+        self.from += count;
+    }
+
+    /// Gives the buffer back if what is left is so little that it can do without, which it is once all complete requests are taken.
+    fn shrink(&mut self, pool: &ReceivePool) {
+        let left = self.to - self.from;
+        if left < self.rest.len()
+            && let Some(bytes) = self.bytes.take()
+        {
+            self.rest[..left].copy_from_slice(&bytes[self.from..self.to]);
+            (self.from, self.to) = (0, left);
+            pool.give_back(bytes);
+        }
+    }
+
+    /// Room behind what is left over, in a buffer that is there from now on.
+    fn room<'a>(
+        bytes: &'a mut Option<Box<[u8]>>,
+        rest: &[u8],
+        pool: &ReceivePool,
+    ) -> &'a mut [u8] {
+        let bytes = bytes.get_or_insert_with(|| {
+            let mut bytes = pool.take();
+            bytes[..rest.len()].copy_from_slice(rest);
+            bytes
+        });
+        &mut bytes[rest.len()..]
+    }
+
+    /// Reads more. 0: the client has ended its side. May be dropped while it waits.
+    pub async fn read(&mut self, socket: &Socket, pool: &ReceivePool) -> io::Result<usize> {
+        self.shrink(pool);
+        let left = self.to - self.from;
+        if let Some(bytes) = &mut self.bytes {
+            bytes.copy_within(self.from..self.to, 0);
+            (self.from, self.to) = (0, left);
+        }
+        let (bytes, rest) = (&mut self.bytes, &self.rest);
+        let left_over = &rest[..left.min(rest.len())];
+        let count = socket.read(|fd| read_into(fd, Received::room(bytes, left_over, pool), &mut [])).await?;
+        self.to += count;
+        Ok(count)
+    }
+
+    /// Moves what is there into `buffer`, from `filled` on. Answers how far it is filled then.
+    pub fn fill(&mut self, buffer: &mut Buffer, filled: u32) -> u32 {
+        let wanted = (buffer.len() - filled) as usize;
+        let here = self.bytes();
+        let count = here.len().min(wanted);
+        buffer.put(filled, &here[..count]);
+        self.consume(count);
+        filled + count as u32
+    }
+
+    /// Reads the rest of a payload straight into `buffer`, and what follows it behind. Answers how far it is filled then; no
+    /// further than before: the client has ended its side. Everything received has to be used up. May be dropped while it waits.
+    pub async fn read_payload(
+        &mut self,
+        socket: &Socket,
+        pool: &ReceivePool,
+        buffer: &mut Buffer,
+        filled: u32,
+    ) -> io::Result<u32> {
+        debug_assert!(self.bytes().is_empty());
+        let wanted = Span::new(filled, buffer.len() - filled);
+        let bytes = &mut self.bytes;
+        (self.from, self.to) = (0, 0);
+        let count = socket
+            .read(|fd| {
+                let behind = Received::room(bytes, &[], pool);
+                let mut answer = Ok((0, 0));
+                // "Failed" whatever happened, as it is marked below how much was read.
+                let _ = buffer.fill_with(wanted, |payload| {
+                    answer = read_into(fd, payload, behind);
+                    Err(())
+                });
+                answer
+            })
+            .await?;
+        let filled_now = count.min(wanted.len as usize);
+        buffer.mark(Span::new(filled, filled_now as u32), Fill::Data);
+        self.to = count - filled_now;
+        Ok(filled + filled_now as u32)
+    }
+}

@@ -1,0 +1,39 @@
+//! [`Stop`]: the one signal that ends the server.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// Begins the drain of everything that was given a clone of it. It stays stopped.
+#[derive(Clone, Debug)]
+pub struct Stop(Arc<watch::Sender<bool>>);
+
+impl Default for Stop {
+    fn default() -> Stop {
+        Stop::new()
+    }
+}
+
+impl Stop {
+    /// Not stopped.
+    pub fn new() -> Stop {
+        Stop(Arc::new(watch::Sender::new(false)))
+    }
+
+    /// No new clients, no new requests. May be called from anywhere, any number of times.
+    pub fn stop(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Whether [`Stop::stop`] was called.
+    pub fn is_stopped(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Returns once [`Stop::stop`] was called.
+    pub async fn stopped(&self) {
+        let mut watching = self.0.subscribe();
+        // The sender is alive as long as `self` is, so this only ends with true.
+        let _ = watching.wait_for(|stopped| *stopped).await;
+    }
+}

@@ -1,0 +1,505 @@
+//! The transmission phase of one connection: requests in, operations run, answers out.
+//!
+//! The connection's task reads and runs requests; an operation that does not complete at its first poll becomes a task of its own.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
+
+use rbdkit_plugin_api::{Buffer, Client, Done, Errno, Error, Extents, Op, Pool};
+use tokio::time::{Instant, timeout};
+
+use super::answers::{Answers, Outgoing};
+use super::budget::Pages;
+use super::guard::{caught, caught_now};
+use super::receive::Received;
+use super::socket::Socket;
+use super::{Server, Stop};
+use crate::chain::Hop;
+use crate::nbd::reply::{self, Answer};
+use crate::nbd::{Command, Payload, RequestHeader, Session, Violation};
+
+/// Answers collected before they are written: a longer batch saves no system call worth having, and makes the first answer wait.
+const BATCH: usize = 32;
+
+/// Payload collected before it is written: about what a socket takes at once.
+const BATCH_PAGES: u32 = (256 << 10) / 4096;
+
+/// Requests run before other tasks get a turn.
+const TURN: usize = 64;
+
+/// Payload handled before other tasks get a turn: 1 MiB is about 100 microseconds of copying.
+const TURN_PAGES: u32 = (1 << 20) / 4096;
+
+/// The most extents in one answer, 512 KiB on the wire. The client asks again from where it ends.
+const MAX_EXTENTS: usize = 1 << 16;
+
+/// The most extents that a layer's list holds (see [`Extents::push`]).
+const MOST_EXTENTS: u64 = 1 << 20;
+
+/// Why the requests end.
+#[derive(Debug)]
+enum End {
+    /// NBD_CMD_DISC.
+    Disconnect,
+    /// End of input without it, or an error.
+    Gone,
+    /// The client is not to be understood, or holds what others need.
+    Violation(String),
+    /// The server stops.
+    Stop,
+}
+
+/// What the connection's task and its operations share.
+struct Shared {
+    hop: Arc<Hop>,
+    session: Session,
+    answers: Arc<Answers>,
+    client: Arc<Client>,
+    /// Operations that became tasks.
+    running: AtomicUsize,
+}
+
+/// One request on its way: what its answer needs.
+#[derive(Clone, Copy)]
+struct Ticket {
+    header: RequestHeader,
+    pages: Pages,
+}
+
+/// The reader's account of what is in flight.
+struct InFlight {
+    /// Counts what is done.
+    answers: Arc<Answers>,
+    /// Requests and pages admitted ever.
+    requests: u64,
+    pages: u64,
+    max_requests: u64,
+    max_pages: u64,
+}
+
+impl InFlight {
+    fn requests(&self) -> u64 {
+        self.requests - self.answers.requests_done()
+    }
+
+    fn has_room(&self, pages: Pages) -> bool {
+        let in_flight = self.pages - self.answers.pages_done();
+        self.requests() < self.max_requests && (in_flight == 0 || in_flight + u64::from(pages.0) <= self.max_pages)
+    }
+
+    fn add(&mut self, pages: Pages) {
+        self.requests += 1;
+        self.pages += u64::from(pages.0);
+    }
+
+    /// Takes back an [`InFlight::add`] of a request that did not happen.
+    fn undo(&mut self, pages: Pages) {
+        self.requests -= 1;
+        self.pages -= u64::from(pages.0);
+    }
+}
+
+pub(super) struct Transmission {
+    server: Arc<Server>,
+    socket: Arc<Socket>,
+    shared: Arc<Shared>,
+    received: Received,
+    /// Answered, not yet queued.
+    batch: Vec<Outgoing>,
+    batch_pages: u32,
+    /// Since the last turn of the others.
+    turn: usize,
+    turn_pages: u32,
+    in_flight: InFlight,
+    stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Transmission {
+    pub fn new(
+        server: &Arc<Server>,
+        socket: Arc<Socket>,
+        client: Arc<Client>,
+        hop: Arc<Hop>,
+        session: Session,
+        stop: Stop,
+    ) -> Transmission {
+        let limits = &server.options.limits;
+        let answers = Arc::new(Answers::new(Arc::clone(&socket), Arc::clone(&server.budget), limits.stall_timeout));
+        let in_flight = InFlight {
+            answers: Arc::clone(&answers),
+            requests: 0,
+            pages: 0,
+            max_requests: limits.requests_per_connection as u64,
+            max_pages: Pages::of(limits.bytes_per_connection).0.into(),
+        };
+        Transmission {
+            server: Arc::clone(server),
+            socket,
+            shared: Arc::new(Shared { hop, session, answers, client, running: AtomicUsize::new(0) }),
+            received: Received::default(),
+            batch: Vec::new(),
+            batch_pages: 0,
+            turn: 0,
+            turn_pages: 0,
+            in_flight,
+            stopped: Box::pin(async move { stop.stopped().await }),
+        }
+    }
+
+    /// Serves until the client leaves or the server stops, and waits until nothing is in flight any more.
+    pub async fn run(mut self) {
+        let end = match self.requests().await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        };
+        self.flush();
+        tracing::debug!("connection {}: {end:?}", self.shared.client.id);
+        match end {
+            End::Disconnect | End::Stop => {}
+            End::Gone => self.shared.client.set_gone(),
+            End::Violation(what) => {
+                tracing::warn!("connection {}: closed: {what}", self.shared.client.id);
+                self.shared.client.set_gone();
+            }
+        }
+        self.drain().await;
+        self.shared.client.set_gone();
+    }
+
+    async fn requests(&mut self) -> Result<std::convert::Infallible, End> {
+        loop {
+            while let Some(header) = self.next_header()? {
+                self.received.consume(RequestHeader::SIZE);
+                self.request(header).await?;
+            }
+            self.flush();
+            self.let_others().await;
+            let answers = &self.shared.answers;
+            if answers.is_broken() {
+                return Err(End::Gone);
+            }
+            let read = tokio::select! {
+                biased;
+                () = &mut self.stopped => return Err(End::Stop),
+                read = self.received.read(&self.socket, &self.server.receive_pool) => read,
+            };
+            if ended(read)? == 0 {
+                return Err(End::Gone);
+            }
+        }
+    }
+
+    fn next_header(&self) -> Result<Option<RequestHeader>, End> {
+        RequestHeader::parse(self.received.bytes()).map_err(violation)
+    }
+
+    async fn request(&mut self, header: RequestHeader) -> Result<(), End> {
+        let checked = self.shared.session.check(&header);
+        let pages = reservation(&checked);
+        match Session::payload(&header, &checked).map_err(violation)? {
+            Payload::Skip(length) => self.skip(length).await?,
+            Payload::None | Payload::Data(_) => {}
+        }
+        if matches!(checked, Ok(Command::Disconnect)) {
+            return Err(End::Disconnect);
+        }
+        self.admit(pages).await?;
+        let ticket = Ticket { header, pages };
+        let outgoing = match checked {
+            Err(error) => {
+                tracing::debug!("{}: {error}", header.name());
+                Some(self.shared.refusal(ticket, false, &error))
+            }
+            Ok(command @ (Command::Read { length, .. } | Command::Write { length, .. })) => {
+                let mut buffer = self.pool().take(length);
+                if matches!(command, Command::Write { .. }) {
+                    self.payload(&mut buffer, pages).await?;
+                }
+                Shared::run_with(&self.shared, ticket, command, buffer)
+            }
+            Ok(command) => Shared::run(&self.shared, ticket, command),
+        };
+        if let Some(outgoing) = outgoing {
+            self.batch_pages = self.batch_pages.saturating_add(pages.0);
+            self.batch.push(outgoing);
+            if self.batch.len() >= BATCH || self.batch_pages >= BATCH_PAGES {
+                self.flush();
+            }
+        }
+        self.turn += 1;
+        self.turn_pages = self.turn_pages.saturating_add(pages.0);
+        self.let_others().await;
+        Ok(())
+    }
+
+    fn pool(&self) -> &Pool {
+        self.server.chain.pool()
+    }
+
+    fn flush(&mut self) {
+        self.shared.answers.send(&mut self.batch);
+        self.batch_pages = 0;
+    }
+
+    /// No flood of one client starves the others.
+    async fn let_others(&mut self) {
+        if self.turn >= TURN || self.turn_pages >= TURN_PAGES {
+            (self.turn, self.turn_pages) = (0, 0);
+            self.flush();
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits for room below the connection's ceiling and then the server's. Until then nothing more is read.
+    async fn admit(&mut self, pages: Pages) -> Result<(), End> {
+        if !self.in_flight.has_room(pages) {
+            self.flush();
+            let (in_flight, answers) = (&self.in_flight, &self.shared.answers);
+            tokio::select! {
+                () = &mut self.stopped => return Err(End::Stop),
+                () = answers.until(|| in_flight.has_room(pages) || answers.is_broken()) => {}
+            }
+        }
+        if !self.server.budget.try_take(pages) {
+            self.flush();
+            tokio::select! {
+                biased;
+                () = &mut self.stopped => return Err(End::Stop),
+                () = self.server.budget.take(pages) => {}
+            }
+        }
+        self.in_flight.add(pages);
+        Ok(())
+    }
+
+    /// Receives a write's payload. If the client does not send it, what was admitted is given back.
+    async fn payload(&mut self, buffer: &mut Buffer, pages: Pages) -> Result<(), End> {
+        let result = self.receive_payload(buffer).await;
+        if result.is_err() {
+            self.in_flight.undo(pages);
+            self.server.budget.give_back(u64::from(pages.0));
+        }
+        result
+    }
+
+    async fn receive_payload(&mut self, buffer: &mut Buffer) -> Result<(), End> {
+        let mut filled = self.received.fill(buffer, 0);
+        if filled < buffer.len() {
+            self.flush();
+        }
+        let stall = self.server.options.limits.stall_timeout;
+        while filled < buffer.len() {
+            let read = tokio::select! {
+                biased;
+                () = &mut self.stopped => return Err(End::Stop),
+                read = timeout(stall, self.received.read_payload(&self.socket, &self.server.receive_pool, buffer, filled)) => read,
+            };
+            match read {
+                Ok(read) => match ended(read)? {
+                    same if same == filled => return Err(End::Gone),
+                    more => filled = more,
+                },
+                Err(_) if self.server.budget.is_short() => {
+                    return Err(End::Violation("sends no payload while others wait for room".to_string()));
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads past a payload that nobody wants.
+    async fn skip(&mut self, length: u32) -> Result<(), End> {
+        let mut left = length as usize;
+        loop {
+            let here = self.received.bytes().len().min(left);
+            self.received.consume(here);
+            left -= here;
+            if left == 0 {
+                return Ok(());
+            }
+            self.flush();
+            let read = tokio::select! {
+                biased;
+                () = &mut self.stopped => return Err(End::Stop),
+                read = self.received.read(&self.socket, &self.server.receive_pool) => read,
+            };
+            if ended(read)? == 0 {
+                return Err(End::Gone);
+            }
+        }
+    }
+
+    /// Waits until every operation has ended, however long that takes, and its answer is written, as long as the client takes answers.
+    async fn drain(&mut self) {
+        let (shared, in_flight) = (&self.shared, &self.in_flight);
+        let answers = &shared.answers;
+        answers.until(|| shared.running.load(Ordering::SeqCst) == 0).await;
+        let patience = self.server.options.limits.answer_timeout;
+        let mut written = answers.written();
+        let mut since = Instant::now();
+        while in_flight.requests() > 0 {
+            let none_left = answers.until(|| in_flight.requests() == 0);
+            let _ = tokio::time::timeout_at(since + patience, none_left).await;
+            if answers.written() != written {
+                (written, since) = (answers.written(), Instant::now());
+            } else if since.elapsed() >= patience && !answers.is_broken() {
+                tracing::debug!("connection {}: the client does not take its answers", shared.client.id);
+                answers.break_off();
+                since = Instant::now();
+            }
+        }
+    }
+}
+
+fn violation(violation: Violation) -> End {
+    End::Violation(violation.to_string())
+}
+
+fn ended<T>(read: io::Result<T>) -> Result<T, End> {
+    read.map_err(|error| {
+        tracing::debug!("reading from the client: {error}");
+        End::Gone
+    })
+}
+
+/// What a request holds while it is in flight.
+fn reservation(checked: &Result<Command, Error>) -> Pages {
+    match checked {
+        Ok(Command::Read { length, .. } | Command::Write { length, .. }) => Pages::of(u64::from(*length)),
+        // Extents are rarely finer than a sector; each takes 32 bytes in the list and 8 in the answer.
+        Ok(Command::BlockStatus { length, flags, .. }) if !flags.req_one => {
+            let extents = (u64::from(*length) / 512 + 1).min(MOST_EXTENTS);
+            Pages::of(extents * 40)
+        }
+        _ => Pages::default(),
+    }
+}
+
+impl Shared {
+    /// Starts an operation and polls it once. None: it goes on as a task, which answers.
+    fn start<T: Send + 'static>(
+        this: &Arc<Shared>,
+        ticket: Ticket,
+        call: impl FnOnce(&Arc<Hop>) -> Op<T>,
+        finish: impl FnOnce(&Shared, Ticket, Result<T, Error>) -> Outgoing + Send + 'static,
+    ) -> Option<Outgoing> {
+        // Whoever is still pending is polled again by its task at once, with that task's waker: this poll needs none.
+        let mut context = Context::from_waker(Waker::noop());
+        let later = match caught_now(|| call(&this.hop).poll_now(&mut context)) {
+            Ok(Op::Ready(value)) => return Some(finish(this, ticket, Ok(value))),
+            Ok(Op::Later(future)) => future,
+            Ok(Op::Taken) => {
+                let error = Error::new(Errno::Eio, "an operation without an answer");
+                return Some(finish(this, ticket, Err(error)));
+            }
+            Err(panic) => return Some(finish(this, ticket, Err(panic))),
+        };
+        this.running.fetch_add(1, Ordering::SeqCst);
+        let this = Arc::clone(this);
+        tokio::spawn(async move {
+            let value = caught(later).await;
+            // Building an answer runs no code of a layer, but a fault in it must not lose the request either.
+            let outgoing = caught_now(|| finish(&this, ticket, value))
+                .unwrap_or_else(|panic| this.failure(ticket, false, false, &panic));
+            this.answers.send(&mut vec![outgoing]);
+            this.running.fetch_sub(1, Ordering::SeqCst);
+            this.answers.nudge();
+        });
+        None
+    }
+
+    fn run_with(this: &Arc<Shared>, ticket: Ticket, command: Command, buffer: Buffer) -> Option<Outgoing> {
+        let span = buffer.span();
+        match command {
+            Command::Read { offset, dont_fragment, .. } => Shared::start(
+                this,
+                ticket,
+                |hop| hop.pread(buffer, span, offset),
+                move |this, ticket, value: Result<Done, Error>| {
+                    let cookie = ticket.header.cookie;
+                    match value.and_then(|(buffer, result)| result.map(|()| buffer)) {
+                        Ok(buffer) => {
+                            let structured = this.session.structured;
+                            this.outgoing(ticket, Answer::data(structured, dont_fragment, cookie, offset, buffer))
+                        }
+                        Err(error) => this.failure(ticket, false, dont_fragment, &error),
+                    }
+                },
+            ),
+            Command::Write { offset, flags, .. } => Shared::start(
+                this,
+                ticket,
+                |hop| hop.pwrite(buffer, span, offset, flags),
+                |this, ticket, value: Result<Done, Error>| {
+                    this.done(ticket, false, value.and_then(|(_, result)| result))
+                },
+            ),
+            _ => Shared::run(this, ticket, command),
+        }
+    }
+
+    fn run(this: &Arc<Shared>, ticket: Ticket, command: Command) -> Option<Outgoing> {
+        let start = |call: &dyn Fn(&Arc<Hop>) -> Op<Result<(), Error>>, fast_zero: bool| {
+            Shared::start(this, ticket, call, move |this, ticket, value| {
+                this.done(ticket, fast_zero, value.and_then(|result| result))
+            })
+        };
+        match command {
+            Command::Flush => start(&|hop| hop.flush(), false),
+            Command::Trim { offset, length, flags } => start(&|hop| hop.trim(offset, length.into(), flags), false),
+            Command::Cache { offset, length } => start(&|hop| hop.cache(offset, length.into()), false),
+            Command::Zero { offset, length, flags } => {
+                start(&|hop| hop.zero(offset, length.into(), flags), flags.fast_zero)
+            }
+            Command::BlockStatus { offset, length, flags } => Shared::start(
+                this,
+                ticket,
+                |hop| hop.extents(offset, length.into(), flags),
+                |this, ticket, value: Result<Result<Extents, Error>, Error>| match value.and_then(|result| result) {
+                    Ok(extents) => {
+                        this.outgoing(ticket, Answer::block_status(ticket.header.cookie, &extents, MAX_EXTENTS))
+                    }
+                    Err(error) => this.failure(ticket, false, false, &error),
+                },
+            ),
+            Command::Read { .. } | Command::Write { .. } | Command::Disconnect => {
+                let error = Error::new(Errno::Eio, "a command in the wrong place");
+                Some(this.failure(ticket, false, false, &error))
+            }
+        }
+    }
+
+    fn outgoing(&self, ticket: Ticket, answer: Answer) -> Outgoing {
+        Outgoing { answer, pages: ticket.pages }
+    }
+
+    fn done(&self, ticket: Ticket, fast_zero: bool, result: Result<(), Error>) -> Outgoing {
+        match result {
+            Ok(()) => self.outgoing(ticket, Answer::done(ticket.header.cookie)),
+            Err(error) => self.failure(ticket, fast_zero, false, &error),
+        }
+    }
+
+    /// An operation failed: into the log, once, and to the client.
+    fn failure(&self, ticket: Ticket, fast_zero: bool, dont_fragment: bool, error: &Error) -> Outgoing {
+        let RequestHeader { offset, length, .. } = ticket.header;
+        let (id, name) = (self.client.id, ticket.header.name());
+        match error.errno() {
+            // An answer rather than a fault.
+            Errno::Enotsup if fast_zero => tracing::debug!("connection {id}: {name} offset={offset} length={length}: {error}"),
+            _ => tracing::error!("connection {id}: {name} offset={offset} length={length}: {error}"),
+        }
+        let errno = reply::errno(error.errno(), fast_zero, dont_fragment);
+        self.outgoing(ticket, Answer::error(self.session.structured, ticket.header.cookie, errno, error))
+    }
+
+    /// A request was not even tried.
+    fn refusal(&self, ticket: Ticket, dont_fragment: bool, error: &Error) -> Outgoing {
+        let errno = reply::errno(error.errno(), false, dont_fragment);
+        self.outgoing(ticket, Answer::error(self.session.structured, ticket.header.cookie, errno, error))
+    }
+}
