@@ -52,16 +52,39 @@ pub enum Payload {
 #[allow(missing_docs, reason = "offset and length are bytes, within the export; the rest are flags")]
 pub enum Command {
     /// `dont_fragment`: at most one content chunk.
-    Read { offset: u64, length: u32, dont_fragment: bool },
+    Read {
+        offset: u64,
+        length: u32,
+        dont_fragment: bool,
+    },
     /// The payload follows.
-    Write { offset: u64, length: u32, flags: Flags },
+    Write {
+        offset: u64,
+        length: u32,
+        flags: Flags,
+    },
     /// No reply, no further request.
     Disconnect,
     Flush,
-    Trim { offset: u64, length: u32, flags: Flags },
-    Cache { offset: u64, length: u32 },
-    Zero { offset: u64, length: u32, flags: Flags },
-    BlockStatus { offset: u64, length: u32, flags: Flags },
+    Trim {
+        offset: u64,
+        length: u32,
+        flags: Flags,
+    },
+    Cache {
+        offset: u64,
+        length: u32,
+    },
+    Zero {
+        offset: u64,
+        length: u32,
+        flags: Flags,
+    },
+    BlockStatus {
+        offset: u64,
+        length: u32,
+        flags: Flags,
+    },
 }
 
 /// Beyond this a refused payload is not skipped: twice the largest request, as nbdkit has it. A client that goes so far past what
@@ -147,15 +170,12 @@ impl Session {
             cmd::TRIM => Command::Trim { offset, length, flags: fua },
             cmd::CACHE => Command::Cache { offset, length },
             cmd::WRITE_ZEROES => {
-                let flags =
-                    Flags { may_trim: !has(cmd_flag::NO_HOLE), fast_zero: has(cmd_flag::FAST_ZERO), ..fua };
+                let flags = Flags { may_trim: !has(cmd_flag::NO_HOLE), fast_zero: has(cmd_flag::FAST_ZERO), ..fua };
                 Command::Zero { offset, length, flags }
             }
-            _ => Command::BlockStatus {
-                offset,
-                length,
-                flags: Flags { req_one: has(cmd_flag::REQ_ONE), ..Flags::NONE },
-            },
+            _ => {
+                Command::BlockStatus { offset, length, flags: Flags { req_one: has(cmd_flag::REQ_ONE), ..Flags::NONE } }
+            }
         })
     }
 

@@ -30,7 +30,9 @@ pub(super) async fn serve(server: Arc<Server>, socket: Socket, client: Arc<Clien
         Ok(Some((hop, session))) => {
             tracing::debug!(
                 "connection {id}: size {} structured {} base:allocation {}",
-                session.size, session.structured, session.base_allocation
+                session.size,
+                session.structured,
+                session.base_allocation
             );
             let socket = Arc::new(socket);
             let transmission =

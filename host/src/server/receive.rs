@@ -74,11 +74,7 @@ impl Received {
     }
 
     /// Room behind what is left over, in a buffer that is there from now on.
-    fn room<'a>(
-        bytes: &'a mut Option<Box<[u8]>>,
-        rest: &[u8],
-        pool: &ReceivePool,
-    ) -> &'a mut [u8] {
+    fn room<'a>(bytes: &'a mut Option<Box<[u8]>>, rest: &[u8], pool: &ReceivePool) -> &'a mut [u8] {
         let bytes = bytes.get_or_insert_with(|| {
             let mut bytes = pool.take();
             bytes[..rest.len()].copy_from_slice(rest);

@@ -262,6 +262,9 @@ impl Transmission {
                 () = &mut self.stopped => return Err(End::Stop),
                 () = answers.until(|| in_flight.has_room(pages) || answers.is_broken()) => {}
             }
+            if self.shared.answers.is_broken() {
+                return Err(End::Gone);
+            }
         }
         if !self.server.budget.try_take(pages) {
             self.flush();
@@ -490,7 +493,9 @@ impl Shared {
         let (id, name) = (self.client.id, ticket.header.name());
         match error.errno() {
             // An answer rather than a fault.
-            Errno::Enotsup if fast_zero => tracing::debug!("connection {id}: {name} offset={offset} length={length}: {error}"),
+            Errno::Enotsup if fast_zero => {
+                tracing::debug!("connection {id}: {name} offset={offset} length={length}: {error}")
+            }
             _ => tracing::error!("connection {id}: {name} offset={offset} length={length}: {error}"),
         }
         let errno = reply::errno(error.errno(), fast_zero, dont_fragment);

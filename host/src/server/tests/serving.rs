@@ -1,0 +1,341 @@
+//! What clients ask and get.
+
+use super::client::*;
+use super::plugin::{Disk, FAILS, PANICS, PANICS_LATER, PLAIN, WAITS};
+use super::*;
+
+#[test]
+fn data_written_is_read_back_with_simple_and_structured_replies() {
+    let running = Running::plain();
+    let data: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8 + 1).collect();
+    assert_eq!(running.client(false).write(12_345, &data), 0);
+    for structured in [false, true] {
+        let mut client = running.client(structured);
+        let read = client.read(0, 1 << 20);
+        assert!(read[12_345..][..data.len()] == data[..]);
+        assert!(read[..12_345].iter().chain(&read[112_345..]).all(|byte| *byte == 0));
+    }
+}
+
+#[test]
+fn the_old_way_in_works_with_and_without_zeroes() {
+    let running = Running::plain();
+    for (flags, length) in [(0, 134), (1, 134), (3, 10)] {
+        let mut client = running.connect();
+        client.greet(flags);
+        client.send_option(1, b"");
+        let answer = client.take(length);
+        assert_eq!(answer[..8], (8u64 << 20).to_be_bytes());
+        assert!(answer[10..].iter().all(|byte| *byte == 0));
+        assert_eq!(client.read(0, 512), vec![0; 512]);
+    }
+}
+
+#[test]
+fn information_is_given_as_it_is_asked_for_and_the_export_closed_again() {
+    let running = Running::plain();
+    let mut client = running.connect();
+    client.greet(3);
+    let replies = client.option(6, &go("", &[0, 1, 2, 3, 99]));
+    let data: Vec<&[u8]> = replies.iter().map(|reply| &reply.data[..]).collect();
+    // Flags: has flags, flush, FUA, trim, write zeroes, multi-conn, cache; not DF before structured replies.
+    let mut export = vec![0, 0];
+    export.extend((8u64 << 20).to_be_bytes());
+    export.extend((1u16 | 4 | 8 | 32 | 64 | 256 | 1024).to_be_bytes());
+    assert_eq!(data, [&export[..], b"\0\x01", b"\0\x02a disk for tests", b""]);
+    assert_eq!(running.disk.diary(), ["open ''", "finalize", "close"]);
+    let list = client.option(3, &[]);
+    assert_eq!(list[0].data, b"\0\0\0\0the disk");
+    assert_eq!(list[1].data, b"\0\0\0\x05otherthe same");
+    assert_eq!(client.option(2, &[])[0].kind, 1);
+    assert!(client.rest().is_empty());
+}
+
+#[test]
+fn an_absent_export_is_unknown_and_the_conversation_goes_on() {
+    let running = Running::plain();
+    let mut client = running.connect();
+    client.greet(3);
+    let replies = client.option(7, &go("absent", &[]));
+    assert_eq!(replies[0].kind, (1 << 31) + 6);
+    assert_eq!(replies[0].data, b"there is no export 'absent'");
+    assert_eq!(client.option(7, &go("panics", &[]))[0].kind, (1 << 31) + 4);
+    assert_eq!(client.option(7, &go("", &[])).last().unwrap().kind, 1);
+    // EXPORT_NAME has no error: the connection ends.
+    let mut client = running.connect();
+    client.greet(3);
+    client.send_option(1, b"absent");
+    assert!(client.rest().is_empty());
+}
+
+#[test]
+fn holes_are_sent_as_holes_and_fragments_only_where_allowed() {
+    let running = Running::plain();
+    running.disk.bytes()[8192..12288].fill(7);
+    let mut client = running.client(true);
+    client.request(READ, 0, 1, 0, 65536);
+    let mut kinds = Vec::new();
+    loop {
+        let Reply::Chunk { flags, kind, data, .. } = client.reply() else { panic!() };
+        kinds.push((kind, data.len()));
+        if flags == 1 {
+            break;
+        }
+    }
+    assert_eq!(kinds, [(2, 12), (1, 8 + 4096), (2, 12)]);
+    // Don't fragment: one chunk of data.
+    client.request(READ, 4, 1, 0, 65536);
+    let Reply::Chunk { flags: 1, kind: 1, data, .. } = client.reply() else { panic!() };
+    assert!(data[8..][..8192].iter().all(|byte| *byte == 0) && data[8 + 8192] == 7);
+    // Nothing but zeroes is one hole, fragmented or not.
+    client.request(READ, 4, 1, 65536, 1 << 20);
+    let Reply::Chunk { flags: 1, kind: 2, data, .. } = client.reply() else { panic!() };
+    assert_eq!(data, [0, 0, 0, 0, 0, 1, 0, 0, 0, 16, 0, 0]);
+}
+
+#[test]
+fn block_status_tells_holes_and_honours_req_one() {
+    let running = Running::plain();
+    running.disk.bytes()[4096..8192].fill(7);
+    let mut client = running.client(true);
+    client.request(STATUS, 0, 1, 0, 16384);
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
+    let status = |words: Vec<u8>| Reply::Chunk { flags: 1, kind: 5, cookie: 1, data: words };
+    assert_eq!(client.reply(), status(words(&[1, 4096, 3, 4096, 0, 8192, 3])));
+    client.request(STATUS, 8, 1, 0, 16384);
+    assert_eq!(client.reply(), status(words(&[1, 4096, 3])));
+    // Not for clients that did not select it.
+    assert_eq!(running.client(false).error(STATUS, 0, 0, 4096), 22);
+}
+
+#[test]
+fn errors_are_those_of_nbdkit() {
+    let running = Running::plain();
+    let size = 8u64 << 20;
+    for structured in [false, true] {
+        let mut client = running.client(structured);
+        for (what, expected) in [
+            ((READ, 0, size - 512, 1024), 22),
+            ((ZERO, 0, size - 512, 1024), 28),
+            ((TRIM, 0, size - 512, 1024), 22),
+            ((CACHE, 0, size - 512, 1024), 22),
+            ((READ, 0, u64::MAX, 1024), 22),
+            ((READ, 0, u64::MAX - 511, 512), 22),
+            ((READ, 0, 0, 0), 22),
+            ((ZERO, 0, 0, 0), 28),
+            ((FLUSH, 0, 0, 512), 22),
+            ((FLUSH, 0, 512, 0), 22),
+            ((99, 0, 0, 512), 22),
+            ((READ, 2, 0, 512), 22),
+            ((READ, 8, 0, 512), 22),
+            ((READ, 0x80, 0, 512), 22),
+            ((ZERO, 4, 0, 512), 22),
+            // Fast zero was not offered.
+            ((ZERO, 16, 0, 512), 22),
+            // FUA was, so it is taken everywhere.
+            ((FLUSH, 1, 0, 0), 0),
+            ((TRIM, 1, 0, 512), 0),
+            ((ZERO, 2, 0, 512), 0),
+            ((CACHE, 1, 0, 512), 0),
+        ] {
+            let (command, flags, offset, length) = what;
+            assert_eq!(client.error(command, flags, offset, length), expected, "{what:?}");
+        }
+        assert_eq!(client.write(size - 512, &[1; 1024]), 28);
+        assert_eq!(client.write(0, &[]), 28);
+        assert_eq!(client.read(0, 512), vec![0; 512]);
+        if !structured {
+            assert_eq!(client.error(READ, 4, 0, 512), 22);
+        }
+    }
+}
+
+#[test]
+fn a_read_only_server_refuses_to_write_with_eperm() {
+    let running = Running::with(Options { readonly: true, ..Options::default() });
+    let mut client = running.client(false);
+    assert_eq!(client.write(0, &[1; 512]), 1);
+    assert_eq!(client.write(u64::MAX, &[1; 512]), 1);
+    assert_eq!(client.error(ZERO, 0, 0, 512), 1);
+    assert_eq!(client.error(TRIM, 0, 0, 512), 1);
+    assert_eq!(client.read(0, 512), vec![0; 512]);
+}
+
+#[test]
+fn the_message_of_an_error_reaches_a_client_with_structured_replies() {
+    let running = Running::plain();
+    let mut client = running.client(true);
+    client.request(READ, 0, 3, FAILS, 512);
+    let mut data = vec![0, 0, 0, 28, 0, 26];
+    data.extend(b"the read failed as ordered");
+    assert_eq!(client.reply(), Reply::Chunk { flags: 1, kind: 0x8001, cookie: 3, data });
+    assert_eq!(running.client(false).error(READ, 0, FAILS, 512), 28);
+}
+
+#[test]
+fn a_panic_in_a_plugin_fails_that_request_alone() {
+    let running = Running::plain();
+    let mut other = running.client(true);
+    for structured in [false, true] {
+        let mut client = running.client(structured);
+        assert_eq!(client.error(READ, 0, PANICS, 512), 5);
+        assert_eq!(client.error(READ, 0, PANICS_LATER, 512), 5);
+        assert_eq!(client.read(PLAIN, 512), vec![0; 512]);
+        client.request(DISC, 0, 0, 0, 0);
+        assert!(client.rest().is_empty());
+    }
+    assert_eq!(other.read(PLAIN, 512), vec![0; 512]);
+    drop(other);
+    running.until_all_is_given_back();
+}
+
+#[test]
+fn a_batch_of_requests_is_answered_whole() {
+    let running = Running::plain();
+    let mut client = running.client(false);
+    let mut batch = Vec::new();
+    for i in 0..500u64 {
+        batch.extend(request(WRITE, 0, i, i * 8192, 3));
+        batch.extend([i as u8 | 1, 2, 3]);
+        batch.extend(request(READ, 0, 1000 + i, PLAIN, 8));
+    }
+    client.send(&batch);
+    // A memory plugin answers in order.
+    for i in 0..500 {
+        assert_eq!(client.reply(), Reply::Simple { error: 0, cookie: i });
+        assert_eq!(client.reply(), Reply::Simple { error: 0, cookie: 1000 + i });
+        client.take(8);
+    }
+    assert_eq!(client.read(8192 * 4, 4), [5, 2, 3, 0]);
+}
+
+#[test]
+fn how_the_bytes_are_cut_makes_no_difference() {
+    let running = Running::plain();
+    let mut client = running.connect();
+    let mut script = 3u32.to_be_bytes().to_vec();
+    script.extend(b"IHAVEOPT\0\0\0\x07\0\0\0\x06\0\0\0\0\0\0");
+    script.extend(request(WRITE, 0, 1, 700, 9000));
+    script.extend([0x5a; 9000]);
+    script.extend(request(READ, 0, 2, 699, 3));
+    for (index, piece) in script.chunks(1).enumerate() {
+        client.send(piece);
+        // Not every piece on its own, which would take long, but enough of them.
+        if index % 97 == 0 {
+            std::thread::yield_now();
+        }
+    }
+    assert_eq!(client.take(18).len(), 18);
+    client.option_replies(7);
+    assert_eq!(client.reply(), Reply::Simple { error: 0, cookie: 1 });
+    assert_eq!(client.reply(), Reply::Simple { error: 0, cookie: 2 });
+    assert_eq!(client.take(3), [0, 0x5a, 0x5a]);
+}
+
+#[test]
+fn what_waits_does_not_hold_up_the_rest() {
+    let running = Running::plain();
+    let mut client = running.client(false);
+    client.request(READ, 0, 1, WAITS, 8);
+    client.request(READ, 0, 2, WAITS, 8);
+    assert_eq!(client.error(FLUSH, 0, 0, 0), 0);
+    assert_eq!(client.read(PLAIN, 8), [0; 8]);
+    running.disk.gate.add_permits(2);
+    for _ in 0..2 {
+        assert!(matches!(client.reply(), Reply::Simple { error: 0, cookie: 1 | 2 }));
+        client.take(8);
+    }
+}
+
+#[test]
+fn an_export_is_closed_after_its_last_operation() {
+    let running = Running::plain();
+    let mut client = running.client(false);
+    client.request(READ, 0, 1, WAITS, 8);
+    running.until("the read waits", || running.disk.diary().len() == 2);
+    drop(client);
+    // Somebody else is served meanwhile.
+    let mut other = running.client(false);
+    assert_eq!(other.error(FLUSH, 0, 0, 0), 0);
+    drop(other);
+    running.until("the other has left", || running.disk.diary().contains(&"close".to_string()));
+    running.disk.gate.add_permits(1);
+    running.until_all_is_given_back();
+    let expected =
+        ["open ''", "read waits", "open ''", "flush", "finalize", "close", "read goes on", "finalize", "close"];
+    assert_eq!(running.disk.diary(), expected);
+}
+
+#[test]
+fn a_disconnect_waits_for_what_is_in_flight() {
+    let running = Running::plain();
+    let mut client = running.client(false);
+    client.request(READ, 0, 1, WAITS, 8);
+    client.request(DISC, 0, 0, 0, 0);
+    running.until("the read waits", || running.disk.diary().len() == 2);
+    running.disk.gate.add_permits(1);
+    assert_eq!(client.reply(), Reply::Simple { error: 0, cookie: 1 });
+    client.take(8);
+    assert!(client.rest().is_empty());
+    // The end that the client sees comes after the layers have finished.
+    assert_eq!(running.disk.diary(), ["open ''", "read waits", "read goes on", "finalize", "close"]);
+}
+
+#[test]
+fn stopping_answers_what_is_in_flight_and_ends_idle_clients() {
+    let mut running = Running::plain();
+    let mut busy = running.client(false);
+    let mut idle = running.client(true);
+    let mut shy = running.connect();
+    shy.take(18);
+    busy.request(READ, 0, 1, WAITS, 8);
+    running.until("the read waits", || running.disk.diary().contains(&"read waits".to_string()));
+    running.stop.stop();
+    assert!(idle.rest().is_empty());
+    assert!(shy.rest().is_empty());
+    running.disk.gate.add_permits(1);
+    assert_eq!(busy.reply(), Reply::Simple { error: 0, cookie: 1 });
+    assert_eq!(busy.take(8), [0; 8]);
+    assert!(busy.rest().is_empty());
+    running.stopped();
+    assert_eq!(running.disk.diary().iter().filter(|line| *line == "close").count(), 2);
+    assert!(UnixStream::connect(&running.path).is_err());
+}
+
+#[test]
+fn a_client_on_pipes_is_served() {
+    let running = Running::plain();
+    let (to_server, to_client) = (rustix::pipe::pipe().unwrap(), rustix::pipe::pipe().unwrap());
+    let runtime = running.runtime.as_ref().unwrap();
+    let (server, stop) = (Arc::clone(&running.server), running.stop.clone());
+    let served = runtime.spawn(async move { server.serve_one(to_server.0, to_client.1, stop).await });
+    let (mut output, mut input) = (std::fs::File::from(to_server.1), std::fs::File::from(to_client.0));
+    let mut script = 3u32.to_be_bytes().to_vec();
+    script.extend(b"IHAVEOPT\0\0\0\x01\0\0\0\0");
+    script.extend(request(READ, 0, 1, 0, 200_000));
+    std::io::Write::write_all(&mut output, &script).unwrap();
+    let mut answer = vec![0; 18 + 10 + 16 + 200_000];
+    std::io::Read::read_exact(&mut input, &mut answer).unwrap();
+    assert_eq!(answer[28..36], [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 0]);
+    drop(output);
+    runtime.block_on(served).unwrap();
+    assert_eq!(running.disk.diary(), ["open ''", "finalize", "close"]);
+}
+
+#[test]
+fn the_largest_request_is_64_mib() {
+    let running = Running::start(Disk::new(65 << 20), Options::default());
+    let mut client = running.client(false);
+    let largest = 64u32 << 20;
+    let data = vec![0xa5; largest as usize + 1];
+    assert_eq!(client.write(1, &data[1..]), 0);
+    assert!(client.read(1, largest) == data[1..]);
+    assert_eq!(client.error(READ, 0, 0, largest + 1), 12);
+    // A refused payload is read past, and the conversation goes on.
+    assert_eq!(client.write(0, &data), 12);
+    assert_eq!(client.read(0, 2), [0, 0xa5]);
+    // One that is absurd is not.
+    client.request(WRITE, 0, 1, 0, 2 * largest + 1);
+    assert!(client.rest().is_empty());
+    running.until_all_is_given_back();
+}
