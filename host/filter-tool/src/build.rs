@@ -1,0 +1,127 @@
+//! `build`: from a directory to a component, with the toolchains that are there.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+const TARGET: &str = "wasm32-unknown-unknown";
+
+/// Builds what the directory holds: a Cargo.toml, a filter.c or a filter.js.
+pub fn build(dir: &Path) -> Result<()> {
+    let dir = dir.canonicalize().with_context(|| format!("cannot open {}", dir.display()))?;
+    let (name, component) = if dir.join("Cargo.toml").exists() {
+        rust(&dir)?
+    } else if dir.join("filter.c").exists() {
+        c(&dir)?
+    } else if dir.join("filter.js").exists() {
+        js(&dir)?
+    } else {
+        bail!("{} holds neither a Cargo.toml, a filter.c nor a filter.js: rbdkit-filter new makes one", dir.display());
+    };
+    let output = dir.join(format!("{name}.wasm"));
+    std::fs::write(&output, &component).with_context(|| format!("cannot write {}", output.display()))?;
+    println!("{}: {} bytes", output.display(), component.len());
+    Ok(())
+}
+
+fn directory_name(dir: &Path) -> Result<String> {
+    let name = dir.file_name().context("the root directory cannot be a filter")?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().with_context(|| format!("cannot run {program}"))?;
+    if !status.success() {
+        bail!("{program} failed ({status})");
+    }
+    Ok(())
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().with_context(|| format!("cannot run {program}"))?;
+    if !output.status.success() {
+        bail!("{program} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_string())
+}
+
+/// The standard library for the target comes from the toolchain, or is built from Debian's rust-web-src.
+fn rust(dir: &Path) -> Result<(String, Vec<u8>)> {
+    let sysroot = PathBuf::from(output(Command::new("rustc").args(["--print", "sysroot"]))?);
+    let target_dir = dir.join("target");
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(dir).args(["build", "--release", "--target", TARGET]).env("CARGO_TARGET_DIR", &target_dir);
+    if !sysroot.join("lib/rustlib").join(TARGET).join("lib").exists() {
+        let debian = Path::new("/usr/bin/rustc");
+        let library = Path::new("/usr/lib/rustlib/src/rust/library/std/Cargo.toml");
+        if !debian.exists() || !library.exists() {
+            bail!("no standard library for {TARGET}: rustup target add {TARGET}, or on Debian apt-get install rustc-web rust-web-src");
+        }
+        let version = output(Command::new("rustc").arg("-vV"))?;
+        let host = version.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or("x86_64-unknown-linux-gnu");
+        let linker = sysroot.join("lib/rustlib").join(host).join("bin/rust-lld");
+        cargo
+            .arg("-Zbuild-std=std,panic_abort")
+            .env("RUSTC", debian)
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
+    }
+    run(&mut cargo)?;
+    let manifest = std::fs::read_to_string(dir.join("Cargo.toml"))?;
+    let package = manifest
+        .lines()
+        .find_map(|line| line.strip_prefix("name = ").map(|name| name.trim().trim_matches('"').to_string()))
+        .context("Cargo.toml names no package")?;
+    let module = target_dir.join(TARGET).join("release").join(format!("{}.wasm", package.replace('-', "_")));
+    let bytes = std::fs::read(&module).with_context(|| format!("cannot read {}", module.display()))?;
+    let name = package.strip_prefix("rbdkit-filter-").unwrap_or(&package).to_string();
+    Ok((name, rbdkit_componentize::componentize(&bytes)?))
+}
+
+/// clang and wasi-libc, with bindings made here.
+fn c(dir: &Path) -> Result<(String, Vec<u8>)> {
+    let made = dir.join("target");
+    std::fs::create_dir_all(&made)?;
+    let mut resolve = wit_bindgen_core::wit_parser::Resolve::default();
+    let (package, _) = resolve.push_path(dir.join("wit")).context("cannot read wit/")?;
+    let world = resolve.select_world(&[package], None)?;
+    let mut files = wit_bindgen_core::Files::default();
+    wit_bindgen_c::Opts::default().build().generate(&mut resolve, world, &mut files)?;
+    let mut inputs = vec![dir.join("filter.c")];
+    for (name, bytes) in files.iter() {
+        let path = made.join(name);
+        std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        if name.ends_with(".c") || name.ends_with(".o") {
+            inputs.push(path);
+        }
+    }
+    let module = made.join("module.wasm");
+    run(Command::new("clang")
+        .args(["--target=wasm32-wasi", "--sysroot=/usr", "-O2", "-mexec-model=reactor"])
+        // The stack is linear memory that every instance has: 64 KiB rather than clang's megabytes.
+        .args(["-Wl,-z,stack-size=65536", "-Wl,--strip-all", "-I"])
+        .arg(&made)
+        .args(inputs)
+        .arg("-o")
+        .arg(&module))
+    .context("on Debian: apt-get install clang lld wasi-libc libclang-rt-14-dev-wasm32")?;
+    let bytes = std::fs::read(&module)?;
+    Ok((directory_name(dir)?, rbdkit_componentize::componentize(&bytes)?))
+}
+
+/// npm's componentize-qjs: a JavaScript engine and the source in one component.
+fn js(dir: &Path) -> Result<(String, Vec<u8>)> {
+    let name = directory_name(dir)?;
+    let component = dir.join("target").join("component.wasm");
+    std::fs::create_dir_all(dir.join("target"))?;
+    run(Command::new("npx")
+        .current_dir(dir)
+        .args(["--yes", "componentize-qjs@0.4.5", "--wit", "wit", "--js", "filter.js", "-n", "mine", "--sync", "--stub-wasi", "-o"])
+        .arg(&component))
+    .context("npx comes with npm (Debian: apt-get install npm)")?;
+    let bytes = std::fs::read(&component).with_context(|| format!("cannot read {}", component.display()))?;
+    Ok((name, bytes))
+}

@@ -1,0 +1,112 @@
+//! `inspect`: everything an operator wants to know of a component before serving anything through it.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow};
+use rbdkit::wasm::{Host, Limits, Module, Options};
+use sha2::{Digest, Sha256};
+
+/// What each importable interface gives a filter, in a line for the operator.
+const GRANTS: &[(&str, &str)] = &[
+    ("types", "names of types, nothing"),
+    ("log", "lines in the server's log, limited in rate"),
+    ("request", "the connection's number, the export's name"),
+    ("client", "the client's address and, on a Unix socket, its process and user"),
+    ("next", "read, write and query the layer below, within the request"),
+    ("next-open", "open the layer below under a name of its choice, list its exports"),
+    ("buffer", "the data of the request being served, if it asks for it"),
+    ("locks", "range locks, released when the call ends"),
+    ("slots", "a few shared numbers"),
+    ("maps", "shared block maps, within the memory limit"),
+    ("scratch", "a temporary file without a name, within the quota"),
+    ("files", "only the files that you name in its parameters"),
+    ("clock", "time and random numbers"),
+    ("server", "sleep; the number of connections"),
+];
+
+/// A component that the sandbox has accepted.
+pub struct Component {
+    pub module: Module,
+    pub size: usize,
+    pub digest: String,
+}
+
+/// Reads a component and loads it into the sandbox, which refuses what it would not run. Nothing is configured or served.
+pub fn load(file: &Path) -> Result<Component> {
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let host = Host::new(Options::default()).map_err(|e| anyhow!("{e}"))?;
+    let module = host.load(&file.display().to_string(), &bytes).map_err(|e| anyhow!("{e}"))?;
+    Ok(Component { module, size: bytes.len(), digest })
+}
+
+/// The interface's bare name: `next` of `rbdkit:filter/next@0.1.0`.
+fn bare(name: &str) -> &str {
+    let name = name.rsplit('/').next().unwrap_or(name);
+    name.split('@').next().unwrap_or(name)
+}
+
+fn grant(name: &str) -> &'static str {
+    GRANTS.iter().find(|(interface, _)| *interface == bare(name)).map_or("unknown: refused", |(_, grant)| grant)
+}
+
+/// Prints what there is to know.
+pub fn inspect(file: &Path, json: bool) -> Result<()> {
+    let component = load(file)?;
+    let about = component.module.description();
+    let limits = Limits::default();
+    if json {
+        let value = serde_json::json!({
+            "file": file.display().to_string(),
+            "size": component.size,
+            "sha256": component.digest,
+            "name": about.name,
+            "version": about.version,
+            "longname": about.longname,
+            "help": about.help,
+            "thread-model": about.thread_model.name(),
+            "transparent": about.transparent,
+            "recovery": about.recovery,
+            "exports": about.exports,
+            "imports": about.imports.iter().map(|name| serde_json::json!({"name": name, "grants": grant(name)})).collect::<Vec<_>>(),
+            "parameters": about.params.iter().map(|p| serde_json::json!({
+                "name": p.name, "aliases": p.aliases, "kind": p.kind.name(), "choices": p.choices, "default": p.default,
+                "required": p.required, "repeat": p.repeat, "help": p.help,
+            })).collect::<Vec<_>>(),
+            "limits": limits.table().into_iter().map(|(name, value, _)| (name.to_string(), value.into())).collect::<serde_json::Map<_, _>>(),
+        });
+        println!("{value:#}");
+        return Ok(());
+    }
+    println!("{} {}: {}", about.name, about.version, about.longname);
+    println!("file:          {} ({} bytes)", file.display(), component.size);
+    println!("pin it with:   --wasm-filter {}@sha256:{}", file.display(), component.digest);
+    println!("thread model:  {}", about.thread_model);
+    let unexported = if about.transparent { "passes by (transparent)" } else { "is withdrawn or emulated (opaque)" };
+    println!("unexported:    what it does not export {unexported}");
+    println!("after a fault: {}", about.recovery);
+    println!("\nexports:");
+    for name in about.exports.iter().filter(|name| bare(name) != "types") {
+        println!("  {}", bare(name));
+    }
+    println!("\nimports, and what each one grants:");
+    for name in about.imports.iter().filter(|name| bare(name) != "types") {
+        println!("  {:<10} {}", bare(name), grant(name));
+    }
+    if !about.params.is_empty() {
+        println!("\nparameters:");
+    }
+    for param in &about.params {
+        let default = match (&param.default, param.required) {
+            (_, true) => " (required)".to_string(),
+            (Some(default), _) => format!(" (default {default})"),
+            (None, _) => String::new(),
+        };
+        println!("  {}={}{default}\n      {}", param.name, param.kind.name().to_uppercase(), param.help);
+    }
+    println!("\nlimits (change with --filter-limit {}:RESOURCE=VALUE):", about.name);
+    for (name, value, what) in limits.table() {
+        println!("  {name:<15} {value:<10} {what}");
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! `rbdkit-filter`: for those who write filters and those who decide whether to run one.
+//!
+//! A program of its own, so that no subcommand shadows a plugin's name on rbdkit's command line.
+#![forbid(unsafe_code)]
+
+mod build;
+mod check;
+mod inspect;
+mod scaffold;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "rbdkit-filter", version, about = "Write, build, examine and try filters for rbdkit")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Begin a filter: a directory with everything needed to build it
+    New {
+        /// The filter's name: lower-case letters, digits and '-'
+        name: String,
+        /// rust, c or js
+        #[arg(long, default_value = "rust")]
+        lang: scaffold::Language,
+        /// Where to put it (default: a directory of the filter's name)
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// Build the filter in a directory into NAME.wasm beside it
+    Build {
+        /// The directory that `new` made (default: this one)
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+    },
+    /// Show what a component is, wants and can do, without serving anything
+    Inspect {
+        /// The component
+        file: PathBuf,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Try a component on a small disk in memory: every operation, several times, and say what it did
+    Check {
+        /// The component
+        file: PathBuf,
+        /// Its parameters, key=value
+        params: Vec<String>,
+    },
+    /// Measure what a component costs a request, beside no filter at all
+    Bench {
+        /// The component
+        file: PathBuf,
+        /// Its parameters, key=value
+        params: Vec<String>,
+        /// Requests of each kind
+        #[arg(long, default_value_t = 200_000)]
+        requests: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::New { name, lang, dir } => scaffold::new(&name, lang, dir),
+        Command::Build { dir } => build::build(&dir),
+        Command::Inspect { file, json } => inspect::inspect(&file, json),
+        Command::Check { file, params } => check::check(&file, &params),
+        Command::Bench { file, params, requests } => check::bench(&file, &params, requests),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rbdkit-filter: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

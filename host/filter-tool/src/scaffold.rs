@@ -1,0 +1,84 @@
+//! `new`: a directory from which `build` makes a component.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+/// The contract, so that a filter can be built where rbdkit's source is not.
+pub const CONTRACT: &str = include_str!("../../../wit/filter.wit");
+
+/// What a filter is written in.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Language {
+    Rust,
+    C,
+    Js,
+}
+
+/// Makes the directory.
+pub fn new(name: &str, language: Language, dir: Option<PathBuf>) -> Result<()> {
+    let well_formed = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    if !well_formed {
+        bail!("'{name}' cannot be a filter's name: it begins with a lower-case letter, then letters, digits and '-'");
+    }
+    let dir = dir.unwrap_or_else(|| PathBuf::from(name));
+    if dir.exists() {
+        bail!("{} exists already: choose another with --dir", dir.display());
+    }
+    let fill = |template: &str| template.replace("@NAME@", name);
+    match language {
+        Language::Rust => {
+            let sdk = sdk()?;
+            let manifest = fill(include_str!("../templates/rust.Cargo.toml")).replace("@SDK@", &sdk.display().to_string());
+            write(&dir.join("Cargo.toml"), &manifest)?;
+            write(&dir.join("src/lib.rs"), &fill(include_str!("../templates/rust.lib.rs")))?;
+        }
+        Language::C => {
+            write(&dir.join("filter.c"), &fill(include_str!("../templates/filter.c")))?;
+            write(&dir.join("wit/world.wit"), &world("c"))?;
+            write(&dir.join("wit/deps/rbdkit-filter/filter.wit"), CONTRACT)?;
+        }
+        Language::Js => {
+            write(&dir.join("filter.js"), &fill(include_str!("../templates/filter.js")))?;
+            write(&dir.join("wit/world.wit"), &world("js"))?;
+            write(&dir.join("wit/deps/rbdkit-filter/filter.wit"), CONTRACT)?;
+        }
+    }
+    println!("{} is ready: edit it, then", dir.display());
+    println!("  rbdkit-filter build {}", dir.display());
+    println!("  rbdkit-filter check {}", dir.join(format!("{name}.wasm")).display());
+    println!("  rbdkit --wasm-filter {} memory 64M --run 'nbdinfo \"$uri\"'", dir.join(format!("{name}.wasm")).display());
+    Ok(())
+}
+
+/// The world of the templates in C and JavaScript: what they export.
+fn world(package: &str) -> String {
+    format!(
+        "package rbdkit-{package}:mine;\n\n\
+         // Name here what the filter changes; what it does not export is settled by the host.\n\
+         world mine {{\n    include rbdkit:filter/host@0.1.0;\n    export rbdkit:filter/reads@0.1.0;\n    export rbdkit:filter/writes@0.1.0;\n}}\n"
+    )
+}
+
+/// Where the SDK is: beside an installed program, or in the source tree that this program was built from.
+fn sdk() -> Result<PathBuf> {
+    let installed = std::env::current_exe()
+        .ok()
+        .and_then(|exe| Some(exe.parent()?.parent()?.join("share/rbdkit/guest-filters/sdk")));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-filters/sdk");
+    [installed, Some(source)]
+        .into_iter()
+        .flatten()
+        .find(|dir| dir.join("Cargo.toml").exists())
+        .and_then(|dir| dir.canonicalize().ok())
+        .context("the SDK was not found: neither in share/rbdkit beside this program nor in rbdkit's source tree")
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    }
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
