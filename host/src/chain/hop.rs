@@ -6,20 +6,20 @@ use rbdkit_plugin_api::{
     BlockSizes, Buffer, Capabilities, Done, Errno, Error, Extents, Flags, Handle, MAX_REQUEST, Op, Pool, Result, Span,
     Support,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
-use super::emulate;
+use super::{Places, emulate};
 
 /// A layer's place in its thread model: what one hop holds, and where its requests wait.
 pub(super) struct Queue {
-    /// Held for the life of the hop under serialize_connections.
-    _connection: Option<OwnedSemaphorePermit>,
+    /// Held for the life of the hop.
+    _places: Arc<Places>,
     requests: Option<Arc<Semaphore>>,
 }
 
 impl Queue {
-    pub(super) fn new(connection: Option<OwnedSemaphorePermit>, requests: Option<Arc<Semaphore>>) -> Queue {
-        Queue { _connection: connection, requests }
+    pub(super) fn new(places: Arc<Places>, requests: Option<Arc<Semaphore>>) -> Queue {
+        Queue { _places: places, requests }
     }
 }
 

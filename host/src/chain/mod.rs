@@ -22,7 +22,7 @@ use std::sync::Arc;
 use rbdkit_plugin_api::{
     BoxFuture, Client, ConfigError, ExportEntry, Handle, OpenArgs, Plugin, Pool, Result, ThreadModel,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use hop::Hop;
 use hop::Queue;
@@ -110,20 +110,23 @@ impl Gatekeeper {
         Gatekeeper { connections, requests }
     }
 
-    async fn admit(&self) -> Queue {
-        let connection = match &self.connections {
-            // The semaphore is never closed, so this only waits.
-            Some(places) => Arc::clone(places).acquire_owned().await.ok(),
-            None => None,
-        };
+    /// Where the requests of one hop wait.
+    fn queue(&self, places: &Arc<Places>) -> Queue {
         let requests = match &self.requests {
             Requests::Parallel => None,
             Requests::OneAConnection => Some(Arc::new(Semaphore::new(1))),
             Requests::OneInAll(shared) => Some(Arc::clone(shared)),
         };
-        Queue::new(connection, requests)
+        Queue::new(Arc::clone(places), requests)
     }
 }
+
+/// A client's place in each layer that serves one connection at a time. Given back when the last of its hops is gone.
+///
+/// All of them are taken before the first layer is opened, from the top down: a layer that waited for its place while the ones above were
+/// being opened would make those hold what the connection before it needs to end (the one instance of a filter). And they are the
+/// client's, not a hop's, so that a filter can open the layer below anew before it lets the old one go.
+pub(super) struct Places(#[expect(dead_code, reason = "held, not used")] Vec<OwnedSemaphorePermit>);
 
 impl Chain {
     /// Puts filters (nearest the client first) in front of a plugin that is configured and ready.
@@ -143,6 +146,17 @@ impl Chain {
     fn thread_model_from(&self, index: usize) -> ThreadModel {
         let filters = self.layers.iter().skip(index).map(|floor| floor.layer.thread_model());
         filters.fold(self.plugin.thread_model(), ThreadModel::min)
+    }
+
+    /// Takes a client's place in each layer that serves one connection at a time.
+    async fn admit(&self) -> Arc<Places> {
+        let gates = self.layers.iter().map(|floor| &floor.gate).chain(std::iter::once(&self.plugin_gate));
+        let mut places = Vec::new();
+        for connections in gates.filter_map(|gate| gate.connections.as_ref()) {
+            // The semaphore is never closed, so this only waits.
+            places.extend(Arc::clone(connections).acquire_owned().await.ok());
+        }
+        Arc::new(Places(places))
     }
 
     /// Where buffers come from.
@@ -176,7 +190,7 @@ impl Chain {
 
     /// The whole chain, for one client.
     pub fn top(self: &Arc<Self>, client: Arc<Client>) -> Below {
-        Below { chain: Arc::clone(self), index: 0, client }
+        Below { chain: Arc::clone(self), index: 0, client, places: None }
     }
 }
 
@@ -186,12 +200,14 @@ pub struct Below {
     chain: Arc<Chain>,
     index: usize,
     client: Arc<Client>,
+    /// None until the layer above it is opened.
+    places: Option<Arc<Places>>,
 }
 
 impl Below {
     fn next(&self) -> Option<(&Floor, Below)> {
         let floor = self.chain.layers.get(self.index)?;
-        let next = Below { chain: Arc::clone(&self.chain), index: self.index + 1, client: Arc::clone(&self.client) };
+        let next = Below { index: self.index + 1, ..self.clone() };
         Some((floor, next))
     }
 
@@ -244,13 +260,18 @@ impl Below {
             name => name.to_string(),
         };
         let args = OpenArgs { readonly, exportname, client: Arc::clone(&self.client) };
+        let places = match &self.places {
+            Some(places) => Arc::clone(places),
+            None => self.chain.admit().await,
+        };
         let (name, queue, handle) = match self.next() {
             Some((floor, next)) => {
-                let queue = floor.gate.admit().await;
+                let queue = floor.gate.queue(&places);
+                let next = Below { places: Some(places), ..next };
                 (floor.layer.name().to_string(), queue, floor.layer.open(args, next).await?)
             }
             None => {
-                let queue = self.chain.plugin_gate.admit().await;
+                let queue = self.chain.plugin_gate.queue(&places);
                 (self.chain.plugin_name.clone(), queue, self.chain.plugin.open(args).await?)
             }
         };

@@ -394,3 +394,30 @@ async fn extents_are_forwarded_and_moved() {
     let kinds: Vec<_> = list.as_slice().iter().map(|e| (e.offset, e.length, e.hole)).collect();
     assert_eq!(kinds, [(1024, 3072, true), (4096, 4096, false), (8192, 1024, true)]);
 }
+
+#[tokio::test]
+async fn a_filter_with_one_instance_can_stand_over_a_plugin_that_serves_one_connection() {
+    let disk = Disk { model: ThreadModel::SerializeConnections, ..Disk::default() };
+    let stack = Arc::new(Stack::over(&[steps().model(1)], disk, Limits::default()).await);
+    let one = stack.open().await;
+    let waiting = tokio::spawn({
+        let stack = Arc::clone(&stack);
+        async move { ask(&stack.open().await).await }
+    });
+    tokio::task::yield_now().await;
+    // While the second client waits for its place the first goes on, and ends.
+    assert_eq!(ask(&one).await, Ok((101, 1)));
+    one.finalize().await.unwrap();
+    one.close().await;
+    drop(one);
+    assert_eq!(waiting.await.unwrap(), Ok((102, 2)));
+}
+
+#[tokio::test]
+async fn a_plugin_that_serves_one_connection_can_be_reopened() {
+    let disk = Disk { model: ThreadModel::SerializeConnections, ..Disk::default() };
+    let stack = Stack::over(&[Guest::new(&["reads"], REOPENS)], disk, Limits::default()).await;
+    let top = stack.open().await;
+    read(&top, 0, 512).await.unwrap();
+    assert_eq!(stack.disk.opened.load(SeqCst), 2);
+}
