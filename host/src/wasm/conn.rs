@@ -134,7 +134,7 @@ impl Conn {
         let export = filter.shared.state.export(&args.exportname)?;
         let instances = filter.instances_for_connection().await?;
         let conn = Arc::new(Conn {
-            prefetcher: Prefetcher::new(&filter.shared),
+            prefetcher: Prefetcher::new(&filter.shared, below.thread_model()),
             _counted: Counted::new(&filter.shared.connections),
             filter,
             below,

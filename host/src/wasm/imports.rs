@@ -8,12 +8,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rbdkit_plugin_api::{Client, Done, Fill, Flags, Op, Peer};
-use wasmtime::Result;
-use wasmtime::component::{HasSelf, Linker};
+use wasmtime::component::{HasSelf, Linker, WasmList};
+use wasmtime::{Result, StoreContextMut};
 
 use super::bindings::host;
 use super::bindings::host::types as wit;
-use super::context::{Context, Phase, mistake};
+use super::context::{Context, Phase, mistake, protocol_string};
 use super::shared::Level;
 use super::state::{self, Mode, Patience, When, Words};
 
@@ -37,7 +37,22 @@ pub(super) fn linker(engine: &wasmtime::Engine) -> Result<Linker<Context>> {
         };
     }
     add!(types, log, request, client, next, next_open, buffer, locks, slots, maps, scratch, files, clock, server);
+    // Copied from the guest's memory straight into the buffer, where the generated binding would make a list of its own in between.
+    linker.allow_shadowing(true);
+    linker.instance("rbdkit:filter/buffer@0.1.0")?.func_wrap("write", buffer_write)?;
+    linker.allow_shadowing(false);
     Ok(linker)
+}
+
+fn buffer_write(mut store: StoreContextMut<'_, Context>, (buf, at, data): (u32, u32, WasmList<u8>)) -> Result<()> {
+    let context = store.data_mut();
+    context.require(OPEN_DATA, "buffer.write")?;
+    let length = u32::try_from(data.len()).map_err(|_| mistake("buffer.write of more than 4 GiB"))?;
+    let (mut buffer, span) = context.call.lend(buf, at, length, true)?;
+    context.shared.counters.bytes_out.fetch_add(u64::from(length), Relaxed);
+    buffer.put(span.at, data.as_le_slice(&store));
+    store.data_mut().call.restore(buf, buffer);
+    Ok(())
 }
 
 /// A state function's trap.
@@ -223,6 +238,11 @@ impl host::next::Host for Context {
     }
 }
 
+/// An export's name, if it can be one.
+fn name(text: &str) -> std::result::Result<&str, wit::Errno> {
+    protocol_string(text).map_err(|_| wit::Errno::Einval)
+}
+
 impl host::next_open::Host for Context {
     async fn open(&mut self, readonly: bool, exportname: String) -> Answer<()> {
         attempt!(self.allow(Phase::OPEN));
@@ -233,6 +253,7 @@ impl host::next_open::Host for Context {
         let Some(conn) = self.call.conn.clone().filter(|conn| !conn.is_live() && !self.call.patient) else {
             return Ok(Err(wit::Errno::Enxio));
         };
+        attempt!(name(&exportname));
         let result = self.clock.waiting(|| conn.open_next(readonly, &exportname)).await;
         self.call.next = conn.next();
         Ok(self.answer(result))
@@ -245,6 +266,7 @@ impl host::next_open::Host for Context {
     async fn reopen(&mut self, generation: u64, readonly: bool, exportname: String) -> Answer<u64> {
         attempt!(self.allow(Phase::DATA));
         let Some(conn) = self.call.conn.clone() else { return Ok(Err(wit::Errno::Enxio)) };
+        attempt!(name(&exportname));
         let result = self.clock.waiting(|| conn.reopen(generation, readonly, &exportname)).await;
         // A retry goes on in this call, with what it has just opened.
         self.call.next = conn.next();
@@ -304,13 +326,8 @@ impl host::buffer::Host for Context {
         Ok(bytes)
     }
 
-    fn write(&mut self, buf: u32, at: u32, data: Vec<u8>) -> Result<()> {
-        self.require(OPEN_DATA, "buffer.write")?;
-        let length = u32::try_from(data.len()).map_err(|_| mistake("buffer.write of more than 4 GiB"))?;
-        let (buffer, span) = self.call.change(buf, at, length)?;
-        buffer.put(span.at, &data);
-        self.shared.counters.bytes_out.fetch_add(u64::from(length), Relaxed);
-        Ok(())
+    fn write(&mut self, _: u32, _: u32, _: Vec<u8>) -> Result<()> {
+        Err(wasmtime::format_err!("buffer.write is bound by hand"))
     }
 
     fn fill(&mut self, buf: u32, at: u32, length: u32, byte: u8) -> Result<()> {

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rbdkit_plugin_api::Support;
+use rbdkit_plugin_api::{Support, ThreadModel};
 use tokio::sync::Notify;
 
 use super::conn::Next;
@@ -30,6 +30,8 @@ const REMEMBERED: usize = 16;
 /// One connection's prefetches.
 pub(super) struct Prefetcher {
     shared: Arc<Shared>,
+    /// Pieces under way at once.
+    most: u32,
     queue: Mutex<Queue>,
     idle: Notify,
 }
@@ -105,8 +107,11 @@ impl Queue {
 }
 
 impl Prefetcher {
-    pub(super) fn new(shared: &Arc<Shared>) -> Arc<Prefetcher> {
-        Arc::new(Prefetcher { shared: Arc::clone(shared), queue: Mutex::default(), idle: Notify::new() })
+    /// For layers below of this thread model. If they do one thing at a time, one prefetch is all that would run: the others would only
+    /// stand in the way of the next demand read.
+    pub(super) fn new(shared: &Arc<Shared>, below: ThreadModel) -> Arc<Prefetcher> {
+        let most = if below == ThreadModel::Parallel { shared.limits.prefetches } else { 1 };
+        Arc::new(Prefetcher { shared: Arc::clone(shared), most, queue: Mutex::default(), idle: Notify::new() })
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -145,7 +150,7 @@ impl Prefetcher {
                 queue.waiting.push_back(Piece { offset: from, length, next: Arc::clone(next) });
                 queue.waiting_bytes += length;
                 from += length;
-                if queue.workers < limits.prefetches {
+                if queue.workers < self.most {
                     queue.workers += 1;
                     runtime.spawn(Arc::clone(self).work());
                 }
