@@ -4,4 +4,5 @@ pub mod cli;
 pub mod nbd;
 pub mod registry;
 pub mod server;
+pub mod startup;
 pub mod wasm;

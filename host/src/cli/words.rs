@@ -59,23 +59,28 @@ pub fn nearest<'a>(given: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
         .map(|(_, name)| name)
 }
 
-/// How many letters have to be inserted, removed or changed to make `b` of `a`.
+/// How many letters have to be inserted, removed, changed or swapped with their neighbour to make `b` of `a`.
 fn distance(a: &str, b: &str) -> usize {
     // Longer words are no misspellings, and the work grows with the product of the lengths.
     if a.len() > 64 || b.len() > 64 {
         return usize::MAX;
     }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.bytes().enumerate() {
-            let above = row[j + 1];
-            row[j + 1] = (diagonal + usize::from(from != to)).min(above + 1).min(row[j] + 1);
-            diagonal = above;
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    // `rows[i][j]` is the distance of the first `i` letters of `a` to the first `j` of `b`.
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let changed = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = changed.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(least);
         }
+        rows.push(row);
     }
-    row[b.len()]
+    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]
@@ -114,6 +119,7 @@ mod tests {
     #[test]
     fn near_misses_are_found_and_others_are_not() {
         assert_eq!(nearest("memroy", ["file", "memory", "null"]), Some("memory"));
+        assert_eq!(nearest("cwo", ["cache", "cow"]), Some("cow"));
         assert_eq!(nearest("readahaed", ["readahead", "cow"]), Some("readahead"));
         assert_eq!(nearest("curl", ["file", "memory", "null"]), None);
         assert_eq!(nearest("", ["sh"]), None);

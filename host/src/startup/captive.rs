@@ -1,0 +1,132 @@
+//! `--run`: the server lives as long as a shell command does.
+//!
+//! The command sees nbdkit's shell variables: not exported, so that they cannot change what the command's own children do.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus};
+
+use rbdkit_plugin_api::ConfigError;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::sync::oneshot;
+
+use super::listen::{Reachable, plain};
+use super::{process, uri};
+
+/// The command while it runs.
+pub struct Captive {
+    /// Cannot be mistaken for another process that got the same number later.
+    pidfd: Option<rustix::fd::OwnedFd>,
+    ended: oneshot::Receiver<std::io::Result<ExitStatus>>,
+}
+
+impl Captive {
+    /// Starts the command.
+    ///
+    /// # Errors
+    /// If there is no shell, or no process to be had.
+    pub fn start(command: &OsStr, reachable: &Reachable, exportname: &OsStr) -> Result<Captive, ConfigError> {
+        let failed = |error: std::io::Error| ConfigError::new(format!("--run: /bin/sh: {}", plain(&error)));
+        let mut child =
+            Command::new("/bin/sh").arg("-c").arg(script(command, reachable, exportname)).spawn().map_err(failed)?;
+        // Without it, signals are not passed on.
+        let pidfd = i32::try_from(child.id())
+            .ok()
+            .and_then(Pid::from_raw)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let (sender, ended) = oneshot::channel();
+        let wait = move || {
+            // Nobody waits for it any more if a second signal ended the server.
+            let _ = sender.send(child.wait());
+        };
+        std::thread::Builder::new().name("run".into()).spawn(wait).map_err(failed)?;
+        Ok(Captive { pidfd, ended })
+    }
+
+    /// Waits for its end. May be dropped and called again until it has answered.
+    pub async fn ended(&mut self) -> std::io::Result<ExitStatus> {
+        (&mut self.ended).await.unwrap_or_else(|_| Err(std::io::Error::other("nobody waits for the command")))
+    }
+
+    /// Passes a signal on. It is no error if the command has just ended.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(pidfd) = &self.pidfd {
+            let _ = pidfd_send_signal(pidfd, signal);
+        }
+    }
+}
+
+impl Drop for Captive {
+    /// A start that fails after all takes the command along. One that has ended is not reached.
+    fn drop(&mut self) {
+        self.signal(Signal::TERM);
+    }
+}
+
+/// The exit status that stands for the command's, as the shell makes it: 128 and the signal's number for a command that was killed.
+pub fn exit_status(program: &str, ended: std::io::Result<ExitStatus>) -> u8 {
+    let number = match &ended {
+        Ok(status) => match (status.code(), status.signal()) {
+            (Some(code), _) => code,
+            (None, Some(signal)) => {
+                let name = process::signal_name(signal);
+                eprintln!("{program}: external command was killed by signal {signal} ({name})");
+                128 + signal
+            }
+            (None, None) => 1,
+        },
+        Err(error) => {
+            eprintln!("{program}: error: --run: {}", plain(error));
+            1
+        }
+    };
+    u8::try_from(number).unwrap_or(1)
+}
+
+fn script(command: &OsStr, reachable: &Reachable, exportname: &OsStr) -> OsString {
+    let (uri, port, unixsocket) = match reachable {
+        Reachable::Unix(socket) => (uri::unix(socket, exportname), String::new(), socket.as_os_str()),
+        Reachable::Tcp { host, port } => (uri::tcp(host, *port, exportname), port.to_string(), OsStr::new("")),
+        Reachable::Unknown => (String::new(), String::new(), OsStr::new("")),
+    };
+    let variables: [(&str, &OsStr); 5] = [
+        ("uri", uri.as_ref()),
+        ("nbd", uri.as_ref()),
+        ("exportname", exportname),
+        ("port", port.as_ref()),
+        ("unixsocket", unixsocket),
+    ];
+    let mut script = OsString::new();
+    // On the command's own line, so that the shell's line numbers are the user's.
+    for (name, value) in variables {
+        script.push(name);
+        script.push("=");
+        script.push(uri::shell_quote(value));
+        script.push("; ");
+    }
+    // TLS is off: nbdkit leaves the variable unset then.
+    script.push("unset tls; ");
+    script.push(command);
+    script
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_finds_nbdkits_variables() {
+        let socket = Reachable::Unix("/tmp/x y/s".into());
+        assert_eq!(
+            script(OsStr::new("nbdinfo \"$uri\""), &socket, OsStr::new("it's")),
+            "uri='nbd+unix:///it%27s?socket=/tmp/x%20y/s'; nbd='nbd+unix:///it%27s?socket=/tmp/x%20y/s'; \
+             exportname='it'\\''s'; port=''; unixsocket='/tmp/x y/s'; unset tls; nbdinfo \"$uri\""
+        );
+        let port = Reachable::Tcp { host: "localhost".into(), port: 10809 };
+        assert!(
+            script(OsStr::new("x"), &port, OsStr::new(""))
+                .to_string_lossy()
+                .starts_with("uri='nbd://localhost:10809'; ")
+        );
+    }
+}

@@ -1,0 +1,123 @@
+//! From what the command line says of filters to layers: reading components, loading them in the sandbox, giving them parameters.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use rbdkit_plugin_api::ConfigError;
+use rbdkit_plugin_api::schema::ParamValue;
+use sha2::{Digest, Sha256};
+
+use super::listen::plain;
+use crate::chain::Layer;
+use crate::cli::assign::{Filter, find};
+use crate::cli::{self, FilterLimit, FilterSource};
+use crate::registry;
+use crate::wasm::{Host, Limits, Module, Options};
+
+/// Loads the filters in the order of the command line. Without any nothing of the sandbox is set up.
+///
+/// # Errors
+/// One line that names the filter.
+pub fn load(sources: &[FilterSource]) -> Result<Vec<Module>, ConfigError> {
+    if sources.is_empty() {
+        return Ok(Vec::new());
+    }
+    let host = Host::new(Options::default())?;
+    sources.iter().map(|source| load_one(&host, source)).collect()
+}
+
+fn load_one(host: &Arc<Host>, source: &FilterSource) -> Result<Module, ConfigError> {
+    match source {
+        FilterSource::Named(name) => host.load(name, registry::filter(name)?),
+        FilterSource::File { path, sha256 } => {
+            let component = read(path)
+                .map_err(|why| ConfigError::new(format!("cannot open filter '{}': {why}", path.display())))?;
+            check_digest(path, &component, sha256.as_ref())?;
+            host.load(&path.display().to_string(), &component)
+        }
+    }
+}
+
+/// The largest file worth reading, in bytes: the sandbox refuses larger components.
+const LARGEST: u64 = 64 << 20;
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let file = File::open(path).map_err(|error| plain(&error))?;
+    if file.metadata().map_err(|error| plain(&error))?.is_dir() {
+        return Err("is a directory".to_string());
+    }
+    let mut component = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut component).map_err(|error| plain(&error))?;
+    match component.len() as u64 > LARGEST {
+        true => Err(format!("is larger than {} MiB", LARGEST >> 20)),
+        false => Ok(component),
+    }
+}
+
+fn check_digest(path: &Path, component: &[u8], expected: Option<&cli::Sha256>) -> Result<(), ConfigError> {
+    let Some(expected) = expected else {
+        return Ok(());
+    };
+    let digest: cli::Sha256 = Sha256::digest(component).into();
+    if digest == *expected {
+        return Ok(());
+    }
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    Err(ConfigError::new(format!(
+        "filter '{}' is not the file that was named: its SHA-256 digest is {hex}",
+        path.display()
+    )))
+}
+
+/// What the distribution of parameters needs to know of a filter.
+pub fn declared(module: &Module) -> Filter<'_> {
+    let told = module.description();
+    Filter { name: &told.name, specs: &told.params }
+}
+
+/// Gives each filter its parameters and limits.
+///
+/// # Errors
+/// One line: the filter's own about a parameter, or that a limit does not exist or is given to a filter that is not there.
+pub fn configure(
+    modules: Vec<Module>,
+    params: Vec<Vec<(String, ParamValue)>>,
+    changes: &[FilterLimit],
+) -> Result<Vec<Arc<dyn Layer>>, ConfigError> {
+    let limits = limits(&modules, changes)?;
+    // The filter nearest the plugin first, as nbdkit does.
+    let mut layers = modules
+        .into_iter()
+        .zip(params)
+        .zip(limits)
+        .rev()
+        .map(|((module, params), limits)| module.configure(params, limits))
+        .collect::<Result<Vec<_>, _>>()?;
+    layers.reverse();
+    Ok(layers)
+}
+
+fn limits(modules: &[Module], changes: &[FilterLimit]) -> Result<Vec<Limits>, ConfigError> {
+    let declared: Vec<Filter<'_>> = modules.iter().map(declared).collect();
+    let mut limits = vec![Limits::default(); modules.len()];
+    if let ([change, ..], true) = (changes, modules.is_empty()) {
+        return Err(ConfigError::new(format!(
+            "--filter-limit {}={}: no filter is given",
+            change.resource, change.value
+        )));
+    }
+    // What is said of all filters first: what is said of one filter is more particular.
+    for change in changes.iter().filter(|change| change.target.is_none()) {
+        for each in &mut limits {
+            each.set(&change.resource, &change.value)?;
+        }
+    }
+    for change in changes {
+        if let Some(target) = &change.target {
+            limits[find(&declared, target, "--filter-limit")?].set(&change.resource, &change.value)?;
+        }
+    }
+    Ok(limits)
+}

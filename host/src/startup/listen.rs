@@ -1,0 +1,348 @@
+//! The sockets that clients connect to, by nbdkit's rules: an existing Unix socket is an error and stays where it is; TCP listens on
+//! every address that it can have, and an address that is taken only counts if none is left.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use rbdkit_plugin_api::ConfigError;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use super::process::{self, Identity};
+use crate::cli::Listen;
+
+/// One listening socket.
+#[derive(Debug)]
+pub enum Socket {
+    /// A Unix socket.
+    Unix(UnixListener),
+    /// TCP.
+    Tcp(TcpListener),
+}
+
+/// How a client finds the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reachable {
+    /// At this socket.
+    Unix(PathBuf),
+    /// At this port of this host.
+    Tcp {
+        /// A name or an address.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// Only the parent process knows.
+    Unknown,
+}
+
+/// The sockets of a server, and what of them lies in the file system.
+#[derive(Debug)]
+pub struct Sockets {
+    /// To accept from.
+    pub listeners: Vec<Socket>,
+    /// For `--run` and `--print-uri`.
+    pub reachable: Reachable,
+    /// Removed when dropped, unless [`Sockets::keep`] was called.
+    made: Option<Made>,
+}
+
+/// What was made in the file system.
+#[derive(Debug)]
+enum Made {
+    /// A socket: stays when the server runs, as nbdkit's do, but not after a start that failed.
+    Socket(PathBuf),
+    /// A directory with a socket in it: goes with the server.
+    Directory(PathBuf),
+}
+
+impl Sockets {
+    /// The start has succeeded: what is to stay stays.
+    pub fn keep(&mut self) {
+        if let Some(Made::Socket(_)) = self.made {
+            self.made = None;
+        }
+    }
+
+    /// Makes the private directory, if there is one, whose the server will be: it has to be able to remove it.
+    ///
+    /// # Errors
+    /// One line that names the directory.
+    pub fn give_to(&self, identity: &Identity) -> Result<(), ConfigError> {
+        let Some(Made::Directory(path)) = &self.made else {
+            return Ok(());
+        };
+        identity.own(path).map_err(|error| ConfigError::new(format!("--unix -: {}: {}", path.display(), plain(&error))))
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        // Nothing can be done about a file that resists.
+        match self.made.take() {
+            Some(Made::Socket(path)) => drop(std::fs::remove_file(path)),
+            Some(Made::Directory(path)) => drop(std::fs::remove_dir_all(path)),
+            None => {}
+        }
+    }
+}
+
+/// Listens. [`Listen::Single`] has nothing to listen on and gets no sockets, [`Listen::Inherited`] those that [`inherit`] found.
+///
+/// # Errors
+/// One line that names the address.
+pub fn listen(plan: &Listen, inherited: Vec<Socket>) -> Result<Sockets, ConfigError> {
+    match plan {
+        Listen::Unix(path) => unix(path),
+        Listen::PrivateUnix => private_unix(),
+        Listen::Tcp { address, port, no_ipv6, no_ipv4 } => tcp(address.as_deref(), port, *no_ipv4, *no_ipv6),
+        Listen::Single | Listen::Inherited(_) => {
+            Ok(Sockets { listeners: inherited, reachable: Reachable::Unknown, made: None })
+        }
+    }
+}
+
+/// The longest path that a Unix socket can have, in bytes: 108 in the kernel's structure, less the zero at the end.
+const LONGEST_PATH: usize = 107;
+
+fn unix(path: &Path) -> Result<Sockets, ConfigError> {
+    let failed = |error: &dyn std::fmt::Display| ConfigError::new(format!("--unix: {}: {error}", path.display()));
+    let absolute = std::path::absolute(path).map_err(|error| failed(&error))?;
+    let length = absolute.as_os_str().len();
+    if length > LONGEST_PATH {
+        return Err(failed(&format_args!("the path is too long: {length} bytes, at most {LONGEST_PATH} are possible")));
+    }
+    let listener = UnixListener::bind(&absolute).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => failed(&"exists already (remove it if no server listens on it)"),
+        _ => failed(&plain(&error)),
+    })?;
+    Ok(Sockets {
+        listeners: vec![Socket::Unix(listener)],
+        reachable: Reachable::Unix(absolute.clone()),
+        made: Some(Made::Socket(absolute)),
+    })
+}
+
+fn private_unix() -> Result<Sockets, ConfigError> {
+    let failed = |error: io::Error| ConfigError::new(format!("--unix -: no private directory: {}", plain(&error)));
+    let directory = private_directory(Path::new("/tmp")).map_err(failed)?;
+    let socket = directory.join("socket");
+    let mut sockets = Sockets {
+        listeners: Vec::new(),
+        reachable: Reachable::Unix(socket.clone()),
+        made: Some(Made::Directory(directory)),
+    };
+    sockets.listeners.push(Socket::Unix(UnixListener::bind(socket).map_err(failed)?));
+    Ok(sockets)
+}
+
+/// Makes a directory of a name that nobody can guess, which nobody else may enter.
+fn private_directory(parent: &Path) -> io::Result<PathBuf> {
+    use std::hash::{BuildHasher, RandomState};
+    // More than one attempt is only needed if somebody else guesses.
+    for attempt in 0..100u32 {
+        let directory = parent.join(format!("rbdkit{:016x}", RandomState::new().hash_one(attempt)));
+        match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+            Ok(()) => return Ok(directory),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+fn tcp(address: Option<&str>, port: &str, no_ipv4: bool, no_ipv6: bool) -> Result<Sockets, ConfigError> {
+    let number = port_number(port)?;
+    let addresses = resolve(address, number, no_ipv4, no_ipv6)?;
+    let mut listeners: Vec<TcpListener> = Vec::new();
+    let mut chosen = number;
+    let mut taken = None;
+    for mut address in addresses {
+        // Port 0 is any that is free: the first address finds it, the others follow.
+        address.set_port(chosen);
+        match listen_at(address) {
+            Ok(listener) => {
+                chosen = listener.local_addr().map_or(chosen, |address| address.port());
+                listeners.push(listener);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => taken = Some(address),
+            // A machine without IPv6 still has IPv4.
+            Err(error) if error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error()) => {}
+            Err(error)
+                if error.raw_os_error() == Some(Errno::ADDRNOTAVAIL.raw_os_error())
+                    && address.ip().is_unspecified() => {}
+            Err(error) => return Err(ConfigError::new(format!("cannot listen on {address}: {}", plain(&error)))),
+        }
+    }
+    if listeners.is_empty() {
+        return Err(ConfigError::new(match taken {
+            Some(address) => {
+                format!("cannot listen on {address}: the address is in use already (-p takes another port)")
+            }
+            None => format!("cannot listen on port {port}: no address of that kind"),
+        }));
+    }
+    let reachable = Reachable::Tcp { host: host(address), port: chosen };
+    Ok(Sockets { listeners: listeners.into_iter().map(Socket::Tcp).collect(), reachable, made: None })
+}
+
+/// What a client on this machine calls the address: `localhost`, unless the server listens on one that is not local.
+fn host(address: Option<&str>) -> String {
+    let ip = address.and_then(|address| address.parse::<IpAddr>().ok());
+    match (address, ip) {
+        (Some(address), Some(ip)) if !ip.is_unspecified() && !ip.is_loopback() => address.to_string(),
+        (Some(name), None) => name.to_string(),
+        _ => "localhost".to_string(),
+    }
+}
+
+fn port_number(port: &str) -> Result<u16, ConfigError> {
+    if let Ok(number) = port.parse() {
+        return Ok(number);
+    }
+    // `name  port/protocol  aliases  # comment`
+    let services = std::fs::read_to_string("/etc/services").unwrap_or_default();
+    let number = services.lines().find_map(|line| {
+        let mut words = line.split('#').next()?.split_whitespace();
+        let (name, port_and_protocol) = (words.next()?, words.next()?);
+        let number = port_and_protocol.strip_suffix("/tcp")?.parse().ok()?;
+        (name == port || words.any(|alias| alias == port)).then_some(number)
+    });
+    number.ok_or_else(|| ConfigError::new(format!("--port: '{port}' is neither a port nor the name of a TCP service")))
+}
+
+fn resolve(address: Option<&str>, port: u16, no_ipv4: bool, no_ipv6: bool) -> Result<Vec<SocketAddr>, ConfigError> {
+    let all: Vec<SocketAddr> = match address {
+        None => vec![(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()],
+        Some(name) => {
+            let wrong = |error: &dyn std::fmt::Display| ConfigError::new(format!("--ipaddr: '{name}': {error}"));
+            (name, port).to_socket_addrs().map_err(|error| wrong(&error))?.collect()
+        }
+    };
+    let wanted = |address: &SocketAddr| if address.is_ipv4() { !no_ipv4 } else { !no_ipv6 };
+    Ok(all.into_iter().filter(wanted).collect())
+}
+
+fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        // IPv4 has a socket of its own.
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    rustix::net::bind(&socket, &address)?;
+    // The kernel cuts it down to what it allows.
+    rustix::net::listen(&socket, i32::MAX)?;
+    Ok(TcpListener::from(socket))
+}
+
+/// The first descriptor of socket activation.
+const FIRST: i32 = 3;
+
+/// Takes the sockets of socket activation over. Call it before anything else opens a descriptor: one that the parent process promised and did not
+/// pass on would be taken for it.
+///
+/// # Errors
+/// One line that names the descriptor that is missing, or no socket that listens.
+pub fn inherit(plan: &Listen) -> Result<Vec<Socket>, ConfigError> {
+    let Listen::Inherited(count) = *plan else {
+        return Ok(Vec::new());
+    };
+    let take = |fd: i32| -> Result<Socket, String> { adopt(process::inherited(fd).map_err(|error| plain(&error))?) };
+    (FIRST..)
+        .take(count as usize)
+        .map(|fd| take(fd).map_err(|why| ConfigError::new(format!("socket activation: descriptor {fd}: {why}"))))
+        .collect()
+}
+
+/// Accepting from anything else would fail again and again.
+fn adopt(socket: OwnedFd) -> Result<Socket, String> {
+    let listens = sockopt::socket_acceptconn(&socket).map_err(|_| "is not a socket")?;
+    if !listens {
+        return Err("is not a listening socket".to_string());
+    }
+    rustix::io::fcntl_setfd(socket.as_fd(), rustix::io::FdFlags::CLOEXEC).map_err(|error| error.to_string())?;
+    match sockopt::socket_domain(&socket) {
+        Ok(AddressFamily::UNIX) => Ok(Socket::Unix(UnixListener::from(socket))),
+        Ok(AddressFamily::INET | AddressFamily::INET6) => Ok(Socket::Tcp(TcpListener::from(socket))),
+        _ => Err("is neither a TCP nor a Unix socket".to_string()),
+    }
+}
+
+/// An operating system's error without its number.
+pub(super) fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(end) => text[..end].to_string(),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_private_socket_goes_with_the_server_and_others_only_after_a_failed_start() {
+        let mut private = private_unix().unwrap();
+        let Reachable::Unix(socket) = private.reachable.clone() else { panic!() };
+        private.keep();
+        assert!(socket.exists());
+        drop(private);
+        assert!(!socket.parent().unwrap().exists());
+
+        let directory = private_directory(&std::env::temp_dir()).unwrap();
+        let path = directory.join("s");
+        drop(unix(&path).unwrap());
+        assert!(!path.exists());
+        let mut kept = unix(&path).unwrap();
+        kept.keep();
+        drop(kept);
+        assert!(path.exists());
+        let error = unix(&path).unwrap_err().to_string();
+        assert_eq!(error, format!("--unix: {}: exists already (remove it if no server listens on it)", path.display()));
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn port_0_is_the_same_free_port_on_every_address() {
+        let sockets = tcp(None, "0", false, false).unwrap();
+        let Reachable::Tcp { port, .. } = sockets.reachable else { panic!() };
+        assert_ne!(port, 0);
+        for socket in &sockets.listeners {
+            let Socket::Tcp(listener) = socket else { panic!() };
+            assert_eq!(listener.local_addr().unwrap().port(), port);
+        }
+        let error = tcp(Some("127.0.0.1"), &port.to_string(), false, false).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("cannot listen on 127.0.0.1:{port}: the address is in use already (-p takes another port)")
+        );
+    }
+
+    #[test]
+    fn clients_on_this_machine_are_sent_to_localhost() {
+        for (address, name) in [
+            (None, "localhost"),
+            (Some("127.0.0.1"), "localhost"),
+            (Some("::1"), "localhost"),
+            (Some("::"), "localhost"),
+            (Some("192.0.2.1"), "192.0.2.1"),
+            (Some("nbd.example.com"), "nbd.example.com"),
+        ] {
+            assert_eq!(host(address), name, "{address:?}");
+        }
+    }
+
+    #[test]
+    fn services_are_known_by_name() {
+        assert_eq!(port_number("10809"), Ok(10809));
+        let error = port_number("no-such-service").unwrap_err().to_string();
+        assert_eq!(error, "--port: 'no-such-service' is neither a port nor the name of a TCP service");
+    }
+}

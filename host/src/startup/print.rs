@@ -1,0 +1,170 @@
+//! What is printed instead of serving: help, versions, configuration.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use rbdkit_plugin_api::{ConfigError, Param, PluginInfo};
+
+use super::filters;
+use crate::cli::{self, Action, Parameter, Plan, help};
+use crate::registry;
+
+/// This program's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The nbdkit whose command line, parameters and messages this program follows: what scripts that test nbdkit's version find.
+pub const NBDKIT_VERSION: (u32, u32, u32) = (1, 32, 5);
+
+/// Prints what the plan asks for.
+///
+/// # Errors
+/// One line if the plugin or a filter that is named cannot be loaded, or a parameter is wrong (`--dump-plugin`).
+pub fn print(program: &str, plan: &Plan) -> Result<(), ConfigError> {
+    let text = match plan.action {
+        Action::Help => help_text(plan)?,
+        Action::Version => version(program, plan)?,
+        Action::DumpConfig => dump_config(program),
+        Action::DumpPlugin => dump_plugin(plan)?,
+        Action::ShortOptions => help::short_options(),
+        Action::LongOptions => help::long_options(),
+        Action::Serve => return Ok(()),
+    };
+    // A reader that has seen enough (`| head`) is no error.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
+}
+
+fn info(plan: &Plan) -> Result<Option<&'static PluginInfo>, ConfigError> {
+    plan.plugin.as_deref().map(registry::plugin).transpose()
+}
+
+fn help_text(plan: &Plan) -> Result<String, ConfigError> {
+    let plugin = info(plan)?;
+    let filters = filters::load(&plan.filters)?;
+    if plugin.is_none() && filters.is_empty() {
+        return Ok(help::usage(registry::plugins(), registry::filters()));
+    }
+    let mut text = String::from(
+        "Usage: rbdkit [OPTIONS] [--filter=NAME ...] PLUGIN [[KEY=]VALUE ...]    (rbdkit --help lists the options)\n",
+    );
+    for filter in &filters {
+        let told = filter.description();
+        text.push_str(&help::filter(&help::FilterHelp {
+            name: &told.name,
+            longname: &told.longname,
+            help: &told.help,
+            specs: &told.params,
+        }));
+    }
+    text.extend(plugin.map(help::plugin));
+    Ok(text)
+}
+
+/// That a plugin or filter can be loaded is what scripts ask `--version` for.
+fn version(program: &str, plan: &Plan) -> Result<String, ConfigError> {
+    let (major, minor, patch) = NBDKIT_VERSION;
+    let mut text = match program {
+        "nbdkit" => format!("nbdkit {major}.{minor}.{patch} (rbdkit {VERSION})\n"),
+        _ => format!("{program} {VERSION}\n"),
+    };
+    let plugin = info(plan)?;
+    for filter in filters::load(&plan.filters)? {
+        let told = filter.description();
+        let _ = writeln!(text, "{} {}", told.name, told.version);
+    }
+    if let Some(info) = plugin {
+        let _ = writeln!(text, "{} {VERSION}", info.name);
+    }
+    Ok(text)
+}
+
+fn binary() -> String {
+    std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default()
+}
+
+fn dump_config(program: &str) -> String {
+    let binary = binary();
+    let directory = binary.rsplit_once('/').map_or("", |(directory, _)| directory);
+    let (major, minor, patch) = NBDKIT_VERSION;
+    let plugins: Vec<&str> = registry::plugins().map(|info| info.name).collect();
+    let filters: Vec<&str> = registry::filters().collect();
+    let lines: [(&str, &str); 24] = [
+        ("binary", &binary),
+        ("bindir", directory),
+        ("exit_with_parent", "yes"),
+        // There are no directories to look into: plugins and filters are part of the program.
+        ("filterdir", ""),
+        ("filters", &filters.join(" ")),
+        ("host_cpu", std::env::consts::ARCH),
+        ("host_os", "linux-gnu"),
+        ("libdir", ""),
+        ("mandir", ""),
+        ("name", program),
+        ("plugindir", ""),
+        ("plugins", &plugins.join(" ")),
+        ("rbdkit_version", VERSION),
+        ("root_tls_certificates_dir", ""),
+        ("sbindir", directory),
+        ("selinux", "no"),
+        ("sysconfdir", "/etc"),
+        ("tls", "no"),
+        ("version", &format!("{major}.{minor}.{patch}")),
+        ("version_major", &major.to_string()),
+        ("version_minor", &minor.to_string()),
+        ("wasm_filter_interface", "rbdkit:filter@0.1.0"),
+        ("wasm_filters", "yes"),
+        ("zstd", "no"),
+    ];
+    lines.into_iter().map(|(key, value)| format!("{key}={value}\n")).collect()
+}
+
+fn dump_plugin(plan: &Plan) -> Result<String, ConfigError> {
+    let Some(info) = info(plan)? else {
+        return Ok(String::new());
+    };
+    let filters = filters::load(&plan.filters)?;
+    let declared: Vec<_> = filters.iter().map(filters::declared).collect();
+    let side = cli::assign::PluginSide { name: info.name, magic_key: info.magic_config_key, help: info.help };
+    // As in nbdkit the plugin is given its parameters, but what is missing is not missed.
+    let mut plugin = (info.make)();
+    for param in &plan.params {
+        match param {
+            Parameter::Keyed(key, _)
+                if declared.iter().any(|filter| filter.specs.iter().any(|spec| spec.answers_to(key))) => {}
+            Parameter::Keyed(key, value) => plugin.config(Param { key, value })?,
+            Parameter::Bare(value) => match side.magic_key {
+                Some(key) => plugin.config(Param { key, value })?,
+                None => return Err(cli::assign::bare_word_without_a_key(side, value)),
+            },
+        }
+    }
+    let mut text = String::new();
+    let mut line = |key: &str, value: &str| {
+        let _ = writeln!(text, "{key}={value}");
+    };
+    line("path", &binary());
+    line("name", info.name);
+    line("version", VERSION);
+    line("api_version", "2");
+    line("max_thread_model", info.max_thread_model.name());
+    line("thread_model", plugin.thread_model().name());
+    if let Some(key) = info.magic_config_key {
+        line("magic_config_key", key);
+    }
+    for (key, value) in plugin.dump_plugin() {
+        line(&key, &value);
+    }
+    for filter in &filters {
+        let told = filter.description();
+        line("filter", &told.name);
+        line("filter_version", &told.version);
+        line("filter_thread_model", told.thread_model.name());
+        line("filter_transparent", if told.transparent { "yes" } else { "no" });
+        line("filter_recovery", told.recovery);
+        line("filter_exports", &told.exports.join(" "));
+        line("filter_imports", &told.imports.join(" "));
+        let params: Vec<&str> = told.params.iter().map(|spec| spec.name.as_str()).collect();
+        line("filter_params", &params.join(" "));
+    }
+    Ok(text)
+}

@@ -1,0 +1,39 @@
+//! The signals that end the server, and the ones that do not.
+
+use rbdkit_plugin_api::ConfigError;
+use rustix::process::Signal;
+use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+
+/// SIGTERM, SIGINT, SIGQUIT and SIGHUP, from the moment this was made. SIGPIPE is ignored by the runtime of the language.
+pub struct Signals {
+    term: Stream,
+    int: Stream,
+    quit: Stream,
+    hup: Stream,
+}
+
+impl Signals {
+    /// Call it inside a runtime, before the first socket exists: a signal that comes later is not lost.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn new() -> Result<Signals, ConfigError> {
+        let stream = |kind| signal(kind).map_err(|error| ConfigError::new(format!("cannot wait for signals: {error}")));
+        Ok(Signals {
+            term: stream(SignalKind::terminate())?,
+            int: stream(SignalKind::interrupt())?,
+            quit: stream(SignalKind::quit())?,
+            hup: stream(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the next. May be dropped and called again.
+    pub async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.term.recv() => Signal::TERM,
+            _ = self.int.recv() => Signal::INT,
+            _ = self.quit.recv() => Signal::QUIT,
+            _ = self.hup.recv() => Signal::HUP,
+        }
+    }
+}

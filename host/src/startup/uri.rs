@@ -1,0 +1,70 @@
+//! The NBD URI under which clients reach the server.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// The URI of a Unix socket.
+pub fn unix(socket: &Path, exportname: &OsStr) -> String {
+    let export = match exportname.is_empty() {
+        true => String::new(),
+        false => format!("/{}", escape(exportname)),
+    };
+    format!("nbd+unix://{export}?socket={}", escape(socket.as_os_str()))
+}
+
+/// The URI of a TCP port. `host` is a name or an address; an IPv6 address is put into brackets.
+pub fn tcp(host: &str, port: u16, exportname: &OsStr) -> String {
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_string() };
+    match exportname.is_empty() {
+        true => format!("nbd://{host}:{port}"),
+        false => format!("nbd://{host}:{port}/{}", escape(exportname)),
+    }
+}
+
+/// Percent-encodes everything but what a URI's path and query may hold literally everywhere.
+fn escape(text: &OsStr) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for &byte in text.as_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                escaped.push(char::from(byte))
+            }
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
+}
+
+/// A word for the shell: in single quotes, which only a single quote ends.
+pub fn shell_quote(text: &OsStr) -> OsString {
+    let mut quoted = vec![b'\''];
+    for &byte in text.as_bytes() {
+        match byte {
+            b'\'' => quoted.extend_from_slice(b"'\\''"),
+            _ => quoted.push(byte),
+        }
+    }
+    quoted.push(b'\'');
+    OsStr::from_bytes(&quoted).to_os_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uris_are_written_as_nbdkit_writes_them() {
+        let os = OsStr::new;
+        assert_eq!(unix(Path::new("/tmp/a b/s"), os("")), "nbd+unix://?socket=/tmp/a%20b/s");
+        assert_eq!(unix(Path::new("/s"), os("a b/é?#%&")), "nbd+unix:///a%20b/%C3%A9%3F%23%25%26?socket=/s");
+        assert_eq!(tcp("localhost", 10809, os("")), "nbd://localhost:10809");
+        assert_eq!(tcp("localhost", 1, os("a:b")), "nbd://localhost:1/a%3Ab");
+        assert_eq!(tcp("2001:db8::1", 1, os("")), "nbd://[2001:db8::1]:1");
+    }
+
+    #[test]
+    fn quoted_words_mean_themselves() {
+        assert_eq!(shell_quote(OsStr::new("it's $x")), "'it'\\''s $x'");
+    }
+}

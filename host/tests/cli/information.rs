@@ -1,0 +1,126 @@
+//! Help, versions and dumps.
+
+use std::process::Command;
+
+use crate::support::{PROGRAM, TempDir, outcome, run, words};
+
+fn printed(line: &str) -> String {
+    let outcome = run(&TempDir::new(), &words(line));
+    assert_eq!((outcome.status, outcome.stderr.as_str()), (0, ""), "{line}");
+    outcome.stdout
+}
+
+#[test]
+fn help_lists_options_plugins_and_filters() {
+    let help = printed("--help");
+    for expected in ["-U, --unix=SOCKET", "--wasm-filter=FILE[@sha256:HEX]", "\n  memory ", "\nFilters: "] {
+        assert!(help.contains(expected), "{expected}");
+    }
+    assert_eq!(help, printed("-h"));
+    assert!(help.lines().all(|line| line.len() <= 120), "lines fit a wide terminal");
+}
+
+#[test]
+fn help_of_a_plugin_lists_its_parameters() {
+    for line in ["memory --help", "--help memory"] {
+        let help = printed(line);
+        assert!(help.contains("\nplugin: memory ("), "{help}");
+        assert!(help.contains("\n[size=]SIZE"), "{help}");
+    }
+}
+
+#[test]
+fn every_option_of_nbdkit_is_known() {
+    let Ok(output) = Command::new("nbdkit").arg("--long-options").output() else {
+        eprintln!("skipped: nbdkit is not installed");
+        return;
+    };
+    let ours = printed("--long-options");
+    let ours: Vec<&str> = ours.lines().collect();
+    for option in String::from_utf8(output.stdout).unwrap().lines() {
+        assert!(ours.contains(&option), "{option}");
+    }
+    let short = printed("--short-options");
+    for option in
+        String::from_utf8(Command::new("nbdkit").arg("--short-options").output().unwrap().stdout).unwrap().lines()
+    {
+        assert!(short.lines().any(|ours| ours == option), "{option}");
+    }
+}
+
+#[test]
+fn every_key_of_nbdkits_configuration_is_there() {
+    let Ok(output) = Command::new("nbdkit").arg("--dump-config").output() else {
+        eprintln!("skipped: nbdkit is not installed");
+        return;
+    };
+    let ours = printed("--dump-config");
+    for line in String::from_utf8(output.stdout).unwrap().lines() {
+        let key = &line[..=line.find('=').unwrap()];
+        assert!(ours.lines().any(|ours| ours.starts_with(key)), "{key}");
+    }
+    for expected in
+        ["version_major=1", "version_minor=32", "exit_with_parent=yes", "tls=no", "selinux=no", "name=rbdkit"]
+    {
+        assert!(ours.lines().any(|ours| ours == expected), "{expected}");
+    }
+    assert!(ours.contains(&format!("rbdkit_version={}\n", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn a_plugin_is_dumped_with_nbdkits_keys() {
+    for line in ["memory --dump-plugin", "--dump-plugin memory 1M"] {
+        let dump = printed(line);
+        for expected in [
+            "name=memory",
+            "magic_config_key=size",
+            "max_thread_model=parallel",
+            "thread_model=parallel",
+            "api_version=2",
+        ] {
+            assert!(dump.lines().any(|ours| ours == expected), "{expected} in {dump}");
+        }
+    }
+    let wrong = run(&TempDir::new(), &["--dump-plugin", "memory", "x=y"]);
+    assert_eq!((wrong.status, wrong.stdout.as_str()), (1, ""));
+}
+
+#[test]
+fn version_says_whether_a_plugin_can_be_loaded() {
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(printed("--version"), format!("rbdkit {version}\n"));
+    assert_eq!(printed("-V memory"), format!("rbdkit {version}\nmemory {version}\n"));
+    assert_eq!(printed("--exit-with-parent --version"), format!("rbdkit {version}\n"));
+    let directory = TempDir::new();
+    assert_eq!(run(&directory, &["no-such-plugin", "--version"]).status, 1);
+    assert_eq!(run(&directory, &["null", "--filter=no-such-filter", "--version"]).status, 1);
+}
+
+#[test]
+fn as_nbdkit_it_says_which_nbdkit_it_stands_for() {
+    let directory = TempDir::new();
+    let link = directory.join("nbdkit");
+    std::os::unix::fs::symlink(PROGRAM, &link).unwrap();
+    let outcome = outcome(Command::new(&link).arg("--version"));
+    assert_eq!(outcome.stdout, format!("nbdkit 1.32.5 (rbdkit {})\n", env!("CARGO_PKG_VERSION")));
+}
+
+/// Every option that a page of the documentation mentions exists.
+#[test]
+fn documented_options_exist() {
+    let ours = printed("--long-options");
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let plugins =
+        std::fs::read_dir(format!("{root}/plugins")).unwrap().map(|entry| entry.unwrap().path().join("README.md"));
+    for page in plugins.chain(["README.md", "SECURITY.md"].map(|name| format!("{root}/{name}").into())) {
+        let Ok(text) = std::fs::read_to_string(&page) else { continue };
+        // Command lines of the program itself: other programs have options of their own.
+        for line in text.lines().filter(|line| line.trim_start().starts_with("rbdkit ")) {
+            let line = line.split(['#', '\'', ';']).next().unwrap_or_default();
+            for word in line.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 2) {
+                let name = word.split('=').next().unwrap_or_default();
+                assert!(ours.lines().any(|known| known == name), "{}: {name}", page.display());
+            }
+        }
+    }
+}
