@@ -92,16 +92,16 @@ impl Negotiation<'_> {
                 Some(Wish::List) => self.list(&handshake, &mut out).await,
                 Some(Wish::Open(opening)) => match self.open(&opening).await {
                     Ok((hop, export)) => {
-                        let session = handshake.accept(&opening, &export, &mut out);
-                        // A client that is not there any more must not leave the export open.
-                        let sent = self.send(&mut out, stop).await;
-                        match (session, sent) {
-                            (Some(session), Ok(())) => return Ok(Some((hop, session))),
-                            (_, sent) => {
-                                close(&hop, self.id).await;
-                                sent?;
-                            }
+                        let Some(session) = handshake.accept(&opening, &export, &mut out) else {
+                            // Only looked at: closed before the answer, so that the client can rely on it.
+                            close(&hop, self.id).await;
+                            continue;
+                        };
+                        if let Err(error) = self.send(&mut out, stop).await {
+                            close(&hop, self.id).await;
+                            return Err(error);
                         }
+                        return Ok(Some((hop, session)));
                     }
                     Err(error) => {
                         tracing::error!("connection {}: open '{}': {error}", self.id, opening.name.escape_debug());

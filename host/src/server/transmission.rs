@@ -446,17 +446,16 @@ impl Shared {
     }
 
     fn run(this: &Arc<Shared>, ticket: Ticket, command: Command) -> Option<Outgoing> {
-        let start = |call: &dyn Fn(&Arc<Hop>) -> Op<Result<(), Error>>, fast_zero: bool| {
-            Shared::start(this, ticket, call, move |this, ticket, value| {
-                this.done(ticket, fast_zero, value.and_then(|result| result))
-            })
-        };
         match command {
-            Command::Flush => start(&|hop| hop.flush(), false),
-            Command::Trim { offset, length, flags } => start(&|hop| hop.trim(offset, length.into(), flags), false),
-            Command::Cache { offset, length } => start(&|hop| hop.cache(offset, length.into()), false),
+            Command::Flush => Shared::without_data(this, ticket, false, |hop| hop.flush()),
+            Command::Trim { offset, length, flags } => {
+                Shared::without_data(this, ticket, false, |hop| hop.trim(offset, length.into(), flags))
+            }
+            Command::Cache { offset, length } => {
+                Shared::without_data(this, ticket, false, |hop| hop.cache(offset, length.into()))
+            }
             Command::Zero { offset, length, flags } => {
-                start(&|hop| hop.zero(offset, length.into(), flags), flags.fast_zero)
+                Shared::without_data(this, ticket, flags.fast_zero, |hop| hop.zero(offset, length.into(), flags))
             }
             Command::BlockStatus { offset, length, flags } => Shared::start(
                 this,
@@ -474,6 +473,17 @@ impl Shared {
                 Some(this.failure(ticket, false, false, &error))
             }
         }
+    }
+
+    fn without_data(
+        this: &Arc<Shared>,
+        ticket: Ticket,
+        fast_zero: bool,
+        call: impl FnOnce(&Arc<Hop>) -> Op<Result<(), Error>>,
+    ) -> Option<Outgoing> {
+        Shared::start(this, ticket, call, move |this, ticket, value| {
+            this.done(ticket, fast_zero, value.and_then(|result| result))
+        })
     }
 
     fn outgoing(&self, ticket: Ticket, answer: Answer) -> Outgoing {

@@ -129,7 +129,8 @@ fn who_sits_on_bytes_that_others_need_is_disconnected() {
     half.request(WRITE, 0, 1, 0, 4 << 20);
     running.until("all is taken", || running.server.budget.free_bytes() == 0);
     assert_eq!(running.client(true).read(PLAIN, 1 << 20).len(), 1 << 20);
-    lazy.rest();
+    // One of them had to go, which of them depends on who was looked at first.
+    running.until("one is disconnected", || running.open_connections() < 3);
     drop((lazy, half));
     running.until_all_is_given_back();
 }

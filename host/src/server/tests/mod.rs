@@ -75,6 +75,7 @@ impl Running {
             if happened() {
                 return;
             }
+            #[allow(clippy::disallowed_methods, reason = "between looks; what is waited for has no event")]
             std::thread::sleep(Duration::from_millis(1));
         }
         panic!("in vain: {what}; diary {:?}", self.disk.diary());
