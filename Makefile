@@ -67,9 +67,13 @@ bench:
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/rbdkit/filters
+	install -d $(DESTDIR)$(PREFIX)/share/rbdkit/wit $(DESTDIR)$(PREFIX)/share/rbdkit/guest-filters
 	install -m 755 target/release/rbdkit $(DESTDIR)$(PREFIX)/bin/
-	if [ -x target/release/rbdkit-filter ]; then install -m 755 target/release/rbdkit-filter $(DESTDIR)$(PREFIX)/bin/; fi
+	install -m 755 target/release/rbdkit-filter $(DESTDIR)$(PREFIX)/bin/
 	install -m 644 target/filters/*.wasm $(DESTDIR)$(PREFIX)/lib/rbdkit/filters/
+	install -m 644 wit/filter.wit $(DESTDIR)$(PREFIX)/share/rbdkit/wit/
+	cp -r $(GUESTS)/sdk $(DESTDIR)$(PREFIX)/share/rbdkit/guest-filters/
+	sed 's/^members = .*/members = ["sdk"]/' $(GUESTS)/Cargo.toml >$(DESTDIR)$(PREFIX)/share/rbdkit/guest-filters/Cargo.toml
 
 clean-filters:
 	rm -rf target/filters $(GUESTS)/target
