@@ -207,9 +207,11 @@ impl Negotiation<'_> {
             "" if opening.wants_name => flat(caught(self.top.default_export(readonly)).await).ok(),
             name => Some(name.to_string()),
         };
+        let mut can = hop.can();
+        can.multi_conn &= self.server.options.multi_conn;
         let export = Export {
             size: hop.size(),
-            can: hop.can(),
+            can,
             name,
             description: hop.description().map(str::to_string),
             block_sizes: hop.block_sizes(),

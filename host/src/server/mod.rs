@@ -61,6 +61,8 @@ pub struct Options {
     pub readonly: bool,
     /// Structured replies for clients that ask; `--no-sr` clears it.
     pub structured_replies: bool,
+    /// Multi-conn where the layers have it; `--no-mc` clears it.
+    pub multi_conn: bool,
     /// `--mask-handshake`: the handshake flags that may be offered.
     pub handshake_mask: Option<u16>,
     /// Ceilings and times.
@@ -69,7 +71,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { readonly: false, structured_replies: true, handshake_mask: None, limits: Limits::default() }
+        Options {
+            readonly: false,
+            structured_replies: true,
+            multi_conn: true,
+            handshake_mask: None,
+            limits: Limits::default(),
+        }
     }
 }
 

@@ -20,6 +20,7 @@ fn options(plan: &Plan) -> Options {
     Options {
         readonly: plan.readonly,
         structured_replies: plan.structured_replies,
+        multi_conn: plan.multi_conn,
         handshake_mask: plan.handshake_mask,
         limits,
     }

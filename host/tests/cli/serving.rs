@@ -31,6 +31,12 @@ fn structured_replies_can_be_withheld() {
 }
 
 #[test]
+fn multi_conn_can_be_withheld() {
+    assert_eq!(nbdsh(&[], "print(h.can_multi_conn())"), "True\n");
+    assert_eq!(nbdsh(&["--no-mc"], "print(h.can_multi_conn())"), "False\n");
+}
+
+#[test]
 fn options_that_change_nothing_are_taken() {
     for options in
         [&["-n"][..], &["--newstyle"], &["--tls=off"], &["-t", "1"], &["--threads=64"], &["-t", "0"], &["--timeout=5s"]]
