@@ -40,6 +40,16 @@ pub enum Reachable {
     Unknown,
 }
 
+impl std::fmt::Display for Reachable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Reachable::Unix(socket) => write!(f, "{}", socket.display()),
+            Reachable::Tcp { host, port } => write!(f, "{host}, port {port}"),
+            Reachable::Unknown => f.write_str("what the caller passed on"),
+        }
+    }
+}
+
 /// The sockets of a server, and what of them lies in the file system.
 #[derive(Debug)]
 pub struct Sockets {

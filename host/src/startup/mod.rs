@@ -11,6 +11,14 @@
 //! 6. Clients are served until a signal or the end of the command; then those that are there are drained.
 //!
 //! A mistake in 1 to 5 is one line on standard error and exit status 1, with nothing left behind.
+//!
+//! What nbdkit does differently, and why it is not followed there:
+//!
+//! * nbdkit's caller learns nothing of what fails after the fork; here the whole start has to succeed first, the pid file included.
+//! * nbdkit leaves the socket of a failed start behind; here it is removed. A server that ran leaves socket and pid file, as nbdkit's do.
+//! * nbdkit ignores signals while the command of `--run` runs; here SIGTERM and SIGHUP are passed on to the command.
+//! * nbdkit kills its captive server when the command ends; here it is drained, so that a cache filter writes back.
+//! * A second signal ends the server without draining (exit status 128 and the signal's number): nbdkit has nothing for that.
 
 mod background;
 mod captive;
@@ -115,7 +123,7 @@ fn serve(
     let chain = chain(&plan)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("rbdkit").build();
     let runtime = runtime.map_err(|error| ConfigError::new(format!("cannot start threads: {error}")))?;
-    let start = Start { program, plan, chain, identity, pidfile, inherited, stdio, word };
+    let start = Start { program, plan, parent, chain, identity, pidfile, inherited, stdio, word };
     let status = runtime.block_on(start.run());
     runtime.shutdown_timeout(STUCK);
     status
@@ -196,6 +204,7 @@ fn plugin(info: &PluginInfo, params: &[(String, std::ffi::OsString)]) -> Result<
 struct Start {
     program: &'static str,
     plan: Plan,
+    parent: Option<Pid>,
     chain: Arc<Chain>,
     identity: Identity,
     pidfile: Option<PathBuf>,
@@ -207,8 +216,9 @@ struct Start {
 impl Start {
     /// Opens the doors, serves, and answers the exit status.
     async fn run(mut self) -> Result<u8, ConfigError> {
-        let mut signals = Signals::new()?;
         self.chain.get_ready().await?;
+        // Until here a signal ends the process as it ends any other: nothing is there yet that would have to be removed.
+        let mut signals = Signals::new()?;
         let mut sockets = listen::listen(&self.plan.listen, std::mem::take(&mut self.inherited))?;
         let opened = self.open(&mut sockets).await;
         if opened.is_err() {
@@ -239,6 +249,10 @@ impl Start {
             captive = self.start_command(&sockets.reachable)?;
             sockets.give_to(&self.identity)?;
             self.identity.assume()?;
+            if self.plan.exit_with_parent {
+                // The kernel forgets it when the user changes.
+                exit_with(self.parent)?;
+            }
         }
         self.chain.after_fork().await?;
         if let Some(file) = &self.pidfile {
@@ -250,13 +264,24 @@ impl Start {
         if self.plan.print_uri {
             print_uri(&sockets.reachable, &self.plan);
         }
-        if let Some(word) = self.word.take() {
-            word.give(self.plan.verbose)
-                .map_err(|error| ConfigError::new(format!("cannot go into the background: {error}")))?;
-            log::in_background();
-        }
+        tracing::debug!("listening at {}", sockets.reachable);
+        self.go_on_alone()?;
         sockets.keep();
         Ok(captive)
+    }
+
+    /// Gives the word, if it is owed.
+    fn go_on_alone(&mut self) -> Result<(), ConfigError> {
+        let Some(word) = self.word.take() else {
+            return Ok(());
+        };
+        if let Err(error) = word.give(self.plan.verbose) {
+            // Whoever would have looked into it is gone.
+            self.pidfile.as_deref().map(std::fs::remove_file);
+            return Err(ConfigError::new(format!("cannot go into the background: {error}")));
+        }
+        log::in_background();
+        Ok(())
     }
 
     fn start_command(&self, reachable: &Reachable) -> Result<Option<Captive>, ConfigError> {

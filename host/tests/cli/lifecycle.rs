@@ -111,6 +111,45 @@ fn it_exits_with_its_parent() {
 }
 
 #[test]
+fn it_exits_with_its_parent_as_another_user_too() {
+    if !rustix::process::getuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let directory = TempDir::new();
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let script = format!("{PROGRAM} --exit-with-parent -u nobody -U socket -P pid null & read line");
+    let mut parent = Running::start(
+        Command::new("/bin/sh").args(["-c", &script]).current_dir(directory.path()).stdin(Stdio::piped()),
+    );
+    wait_for_file(&directory.join("pid"));
+    let (_, server) = Process::in_file(&directory.join("pid"));
+    drop(parent.0.stdin.take());
+    parent.status();
+    server.wait();
+}
+
+#[test]
+fn a_caller_that_was_killed_meanwhile_gets_no_server() {
+    let directory = TempDir::new();
+    let slow = "get_ready=mkfifo fifo; echo $PPID >starting; cat fifo";
+    let caller =
+        Running::start(rbdkit(&directory).args(["-U", "socket", "-P", "pid", "eval", slow, "get_size=echo 1"]));
+    wait_for_file(&directory.join("starting"));
+    // The script's parent is the child that starts the server.
+    let mut text = std::fs::read_to_string(directory.join("starting")).unwrap();
+    while !text.ends_with('\n') {
+        text = std::fs::read_to_string(directory.join("starting")).unwrap();
+    }
+    let server = Process::of(text.trim_end().parse().unwrap());
+    caller.signal(Signal::KILL);
+    caller.status();
+    std::fs::write(directory.join("fifo"), "go on").unwrap();
+    server.wait();
+    assert_eq!(directory.names(), ["fifo", "starting"]);
+}
+
+#[test]
 fn debugging_messages_stay_on_standard_error_in_the_background() {
     let directory = TempDir::new();
     let mut caller =
