@@ -12,6 +12,7 @@ use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -43,6 +44,12 @@ impl Hasher for Sha {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Compiles. A component is a stranger's: one that makes the compiler panic is refused like any other that cannot be compiled.
+pub(super) fn compile(engine: &Engine, component: &[u8]) -> wasmtime::Result<Component> {
+    std::panic::catch_unwind(AssertUnwindSafe(|| Component::from_binary(engine, component)))
+        .unwrap_or_else(|_| Err(wasmtime::Error::msg("the compiler does not cope with it")))
 }
 
 impl CodeCache {
@@ -83,7 +90,7 @@ impl CodeCache {
                 Err(error) => tracing::debug!("compiled code {} is not used: {error:#}", code.display()),
             }
         }
-        let compiled = Component::from_binary(engine, component)?;
+        let compiled = compile(engine, component)?;
         if let Err(error) = self.store(&key, &code, &compiled) {
             tracing::debug!("cannot keep compiled code in {}: {error:#}", self.directory.display());
         }

@@ -86,8 +86,9 @@ impl ResourceLimiter for Room {
     fn tables(&self) -> usize {
         16
     }
+    // One, and one for each component within: a stub of WASI has its own.
     fn memories(&self) -> usize {
-        1
+        8
     }
 }
 

@@ -1,7 +1,8 @@
 //! The one wasmtime engine of the process, and the pulse that ends what runs too long.
 //!
-//! **Settings.** What a filter does not need is off: threads, 64-bit memories, several memories, custom page sizes, GC, exceptions, relaxed
-//! SIMD (its results differ between machines), the component model's async. A component that uses one of them is refused when it is
+//! **Settings.** What a filter does not need is off: threads, 64-bit memories, custom page sizes, GC, exceptions, relaxed
+//! SIMD (its results differ between machines), the component model's async. Modules with several memories stay on: wasmtime itself makes
+//! one where a component is composed of others (JavaScript's engine and its stub of WASI), and panics without; their bytes are counted together. A component that uses one of them is refused when it is
 //! loaded. Concurrency support costs three to five times a call and is off: a store serves one call at a time here.
 //!
 //! **Memory.** Instances live long (a pool of them a filter, or one a connection), so making one fast is worth little and
@@ -36,7 +37,6 @@ fn config() -> Config {
     let off = WasmFeatures::THREADS
         | WasmFeatures::SHARED_EVERYTHING_THREADS
         | WasmFeatures::MEMORY64
-        | WasmFeatures::MULTI_MEMORY
         | WasmFeatures::CUSTOM_PAGE_SIZES
         | WasmFeatures::GC
         | WasmFeatures::GC_TYPES

@@ -153,7 +153,7 @@ impl Host {
         }
         let compiled = match &self.cache {
             Some(cache) => cache.load(&self.engine, bytes),
-            None => Component::from_binary(&self.engine, bytes),
+            None => cache::compile(&self.engine, bytes),
         };
         compiled.map_err(|e| format!("it cannot be compiled: {}", one_line(&e)))
     }
