@@ -10,7 +10,7 @@ use rbdkit_plugin_api::{
 };
 
 use super::bindings::host::types as wit;
-use super::context::{Answer, Call, Phase, protocol_string};
+use super::context::{Left, Phase, Setup, protocol_string};
 use super::filter::{Exported, Filter};
 use super::instance::{Ask, Fault, Instance, Reply};
 use super::offers;
@@ -229,47 +229,31 @@ impl Conn {
 
     /// A call outside of requests, which goes before them.
     async fn ask(self: &Arc<Conn>, ask: Ask) -> Result<Reply> {
-        let mut call = Call::new(Phase::OPEN);
-        call.patient = matches!(ask, Ask::Finalize | Ask::Close);
-        self.serve(call, ask, true).await.1
+        let patient = matches!(ask, Ask::Finalize | Ask::Close);
+        self.serve(Setup { patient, ..Setup::new(Phase::OPEN) }, ask, true).await.1
     }
 
-    /// Runs a call on an instance. The call comes back in any case.
-    async fn serve(self: &Arc<Conn>, call: Call, ask: Ask, in_front: bool) -> (Call, Result<Reply>) {
+    /// Runs a call on an instance. The payload comes back in any case.
+    async fn serve(self: &Arc<Conn>, setup: Setup, ask: Ask, in_front: bool) -> (Left, Result<Reply>) {
         let mut lease = match self.lease(in_front).await {
             Ok(lease) => lease,
-            Err(error) => return (call, Err(error)),
+            Err(error) => return (unused(setup), Err(error)),
         };
         // Replaying this connection may just have shown that it cannot be.
         let Some(instance) = lease.instance().filter(|_| !self.lost.load(Relaxed)) else {
-            return (call, Err(self.was_lost()));
+            return (unused(setup), Err(self.was_lost()));
         };
-        let (call, result) = self.on(instance, call, &ask).await;
+        let (left, result) = instance.serve(setup, Some(self), &ask).await;
         match result {
             Ok(reply) => {
                 self.filter.finish(lease);
-                (call, Ok(reply))
+                (left, Ok(reply))
             }
             Err(fault) => {
                 drop(lease);
-                (call, Err(self.filter.faulted(&ask, &fault, &self.instances)))
+                (left, Err(self.filter.faulted(&ask, &fault, &self.instances)))
             }
         }
-    }
-
-    /// Runs a call of this connection on an instance.
-    async fn on(
-        self: &Arc<Conn>,
-        instance: &mut Instance,
-        mut call: Call,
-        ask: &Ask,
-    ) -> (Call, std::result::Result<Reply, Fault>) {
-        call.conn = Some(Arc::clone(self));
-        call.next = self.next.get();
-        let (mut call, result) = instance.serve(call, ask).await;
-        call.next = None;
-        call.conn = None;
-        (call, result)
     }
 
     async fn lease(&self, in_front: bool) -> Result<Lease> {
@@ -278,10 +262,11 @@ impl Conn {
         }
         let mut lease = match self.instances.try_take() {
             Some(lease) => lease,
-            None => self.instances.take(in_front).await?,
+            // What is rare is boxed: the future of every request would have to have room for it, and is moved to where it runs.
+            None => Box::pin(self.instances.take(in_front)).await?,
         };
         if lease.instance().is_none() {
-            self.filter.fill(&mut lease, &self.instances).await?;
+            Box::pin(self.filter.fill(&mut lease, &self.instances)).await?;
         }
         Ok(lease)
     }
@@ -299,9 +284,8 @@ impl Conn {
             replayed: true,
         };
         for ask in [open, Ask::Prepare] {
-            let mut call = Call::new(Phase::OPEN);
-            call.replayed = true;
-            match self.on(instance, call, &ask).await.1? {
+            let setup = Setup { replayed: true, ..Setup::new(Phase::OPEN) };
+            match instance.serve(setup, Some(self), &ask).await.1? {
                 Reply::Number(Ok(handle)) => self.handle.store(handle, Relaxed),
                 Reply::Done(Ok(())) => {}
                 _ => {
@@ -352,16 +336,15 @@ impl Conn {
     }
 
     async fn data(self: Arc<Conn>, ask: Ask) -> Result<()> {
-        self.serve(Call::new(Phase::DATA), ask, false).await.1?.done()
+        self.serve(Setup::new(Phase::DATA), ask, false).await.1?.done()
     }
 
     async fn data_with(self: Arc<Conn>, ask: Ask, buffer: Buffer, span: Span, write: bool) -> Done {
-        let mut call = Call::new(Phase::DATA);
         let length = buffer.len();
-        call.set_payload(buffer, span, write);
-        let (mut call, result) = self.serve(call, ask, false).await;
+        let setup = Setup { payload: Some((buffer, span, write)), ..Setup::new(Phase::DATA) };
+        let (left, result) = self.serve(setup, ask, false).await;
         let result = result.and_then(Reply::done);
-        match call.take_payload() {
+        match left.buffer {
             Some(buffer) => (buffer, result),
             // The operation below that had it was dropped half way.
             None => (Buffer::new(length), result.and(Err(Errno::Eio.into()))),
@@ -369,12 +352,11 @@ impl Conn {
     }
 
     async fn extents_of_guest(self: Arc<Conn>, offset: u64, length: u64, flags: Flags) -> Result<Extents> {
-        let mut call = Call::new(Phase::DATA);
-        call.answer = Some(Answer::new(offset));
+        let setup = Setup { answer: Some(offset), ..Setup::new(Phase::DATA) };
         let ask = Ask::Extents { offset, length, flags: flags.into() };
-        let (mut call, reply) = self.serve(call, ask, false).await;
+        let (left, reply) = self.serve(setup, ask, false).await;
         let Reply::Extents(own) = reply? else { return Err(Errno::Eio.into()) };
-        let answer = call.answer.take().ok_or(Errno::Eio)?;
+        let answer = left.answer.ok_or(Errno::Eio)?;
         let finished = answer.finish(own?, offset, length, flags.req_one);
         if let Err(error) = &finished {
             self.filter.lied("extents", error);
@@ -465,6 +447,11 @@ impl Conn {
             next.hop.close().await;
         });
     }
+}
+
+/// What a call leaves that never began.
+fn unused(setup: Setup) -> Left {
+    Left { buffer: setup.payload.map(|(buffer, ..)| buffer), ..Left::default() }
 }
 
 /// The handle that the chain calls.

@@ -1,6 +1,6 @@
 //! What the imports act on: the call that an instance is serving.
 //!
-//! A store's data ([`Context`]) lives as long as the instance; within it [`Call`] lives as long as one call and is replaced whole when the call
+//! A store's data ([`Context`]) lives as long as the instance; within it [`Call`] is filled when a call begins and emptied when it
 //! ends, in whatever way it ends. So nothing of one request can be seen by the next: buffers, the lock, changes held back, the
 //! connection. A call that is dropped half way drops them too, which releases the lock and undoes the changes.
 
@@ -104,7 +104,8 @@ impl Context {
     pub(super) fn new(shared: Arc<Shared>) -> Context {
         let clock = CallClock::new(Arc::clone(&shared.pulse));
         let room = Room { limit: shared.limits.memory, used: 0 };
-        Context { shared, clock, room, call: Call::new(Phase::CONFIGURE) }
+        let call = Call::new(Arc::clone(&shared));
+        Context { shared, clock, room, call }
     }
 
     /// Bytes of memory and tables.
@@ -181,7 +182,33 @@ pub(super) struct Call {
     payload: Option<Payload>,
     own: Vec<Option<Buffer>>,
     own_bytes: u64,
-    shared: Option<Arc<Shared>>,
+    shared: Arc<Shared>,
+}
+
+/// What a call begins with.
+pub(super) struct Setup {
+    pub(super) phase: Phase,
+    /// Buffer, what of it the request is about, and whether it is a write's.
+    pub(super) payload: Option<(Buffer, Span, bool)>,
+    /// Where the answer of a `mapping.extents` has to begin.
+    pub(super) answer: Option<u64>,
+    pub(super) below: Option<Below>,
+    pub(super) replayed: bool,
+    pub(super) patient: bool,
+}
+
+impl Setup {
+    pub(super) fn new(phase: Phase) -> Setup {
+        Setup { phase, payload: None, answer: None, below: None, replayed: false, patient: false }
+    }
+}
+
+/// What a call leaves.
+#[derive(Default)]
+pub(super) struct Left {
+    /// The payload: of a write, the buffer that came from above.
+    pub(super) buffer: Option<Buffer>,
+    pub(super) answer: Option<Answer>,
 }
 
 /// Buffers that a call may have at once.
@@ -192,16 +219,14 @@ const LONGEST: u32 = rbdkit_plugin_api::MAX_REQUEST;
 
 impl Drop for Call {
     fn drop(&mut self) {
-        if let Some(shared) = &self.shared {
-            shared.own_buffers.give(self.own_bytes);
-        }
+        self.shared.own_buffers.give(self.own_bytes);
     }
 }
 
 impl Call {
-    pub(super) fn new(phase: Phase) -> Call {
+    fn new(shared: Arc<Shared>) -> Call {
         Call {
-            phase,
+            phase: Phase::CONFIGURE,
             conn: None,
             next: None,
             below: None,
@@ -214,22 +239,41 @@ impl Call {
             payload: None,
             own: Vec::new(),
             own_bytes: 0,
-            shared: None,
+            shared,
         }
     }
 
-    /// Gives the call its payload. What a read finds in it is nobody's.
-    pub(super) fn set_payload(&mut self, mut buffer: Buffer, span: Span, write: bool) {
-        if !write {
-            buffer.mark(span, Fill::Unfilled);
-        }
-        self.payload = Some(Payload { buffer: Some(buffer), span, write, original: None });
+    /// A call begins. What a read finds in its buffer is nobody's.
+    pub(super) fn begin(&mut self, setup: Setup, conn: Option<&Arc<Conn>>) {
+        self.phase = setup.phase;
+        self.conn = conn.cloned();
+        self.next = conn.and_then(|conn| conn.next());
+        self.below = setup.below;
+        self.replayed = setup.replayed;
+        self.patient = setup.patient;
+        self.answer = setup.answer.map(Answer::new);
+        self.payload = setup.payload.map(|(mut buffer, span, write)| {
+            if !write {
+                buffer.mark(span, Fill::Unfilled);
+            }
+            Payload { buffer: Some(buffer), span, write, original: None }
+        });
     }
 
-    /// Takes the payload back: of a write, the buffer that came from above.
-    pub(super) fn take_payload(&mut self) -> Option<Buffer> {
-        let payload = self.payload.take()?;
-        payload.original.or(payload.buffer)
+    /// A call is over: nothing of it stays. Its changes were settled before, its lock goes here.
+    pub(super) fn end(&mut self) -> Left {
+        let buffer = self.payload.take().and_then(|payload| payload.original.or(payload.buffer));
+        self.lock = None;
+        self.phase = Phase::CONFIGURE;
+        self.conn = None;
+        self.next = None;
+        self.below = None;
+        self.last_error = None;
+        self.own.clear();
+        if self.own_bytes > 0 {
+            self.shared.own_buffers.give(std::mem::take(&mut self.own_bytes));
+        }
+        Left { buffer, answer: self.answer.take() }
     }
 
     fn slot(&mut self, buf: u32) -> wasmtime::Result<(&mut Option<Buffer>, Span)> {
@@ -295,22 +339,19 @@ impl Call {
     }
 
     /// A further buffer.
-    pub(super) fn alloc(&mut self, shared: &Arc<Shared>, pool: &Pool, length: u32) -> Result<u32, Errno> {
+    pub(super) fn alloc(&mut self, pool: &Pool, length: u32) -> Result<u32, Errno> {
         if length == 0 || length > LONGEST {
             return Err(Errno::Einval);
         }
         let bytes = u64::from(length);
         let free = self.own.iter().position(Option::is_none);
-        if self.own_bytes.saturating_add(bytes) > shared.limits.buffers
+        if self.own_bytes.saturating_add(bytes) > self.shared.limits.buffers
             || (free.is_none() && self.own.len() >= OWN_BUFFERS)
-            || !shared.own_buffers.take(bytes)
+            || !self.shared.own_buffers.take(bytes)
         {
             return Err(Errno::Enomem);
         }
         self.own_bytes += bytes;
-        if self.shared.is_none() {
-            self.shared = Some(Arc::clone(shared));
-        }
         let buffer = pool.take(length);
         let index = free.unwrap_or(self.own.len());
         match self.own.get_mut(index) {
@@ -379,9 +420,7 @@ impl Call {
         if let Some(buffer) = buffer {
             let bytes = u64::from(buffer.len());
             self.own_bytes -= bytes;
-            if let Some(shared) = &self.shared {
-                shared.own_buffers.give(bytes);
-            }
+            self.shared.own_buffers.give(bytes);
         }
         Ok(())
     }

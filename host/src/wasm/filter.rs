@@ -10,7 +10,7 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use super::bindings::host::types as wit;
 use super::conn::{Conn, Opened};
-use super::context::{Call, Phase, checked_exports, protocol_string};
+use super::context::{Phase, Setup, checked_exports, protocol_string};
 use super::instance::{Ask, Fault, Instance, Recipe, Reply};
 use super::pool::{Instances, Lease};
 use super::shared::Shared;
@@ -127,7 +127,7 @@ impl Filter {
         let mut first = configured(&recipe, &shared, &params).await.map_err(|why| refused(&name, &why))?;
         let mut model = nature.model;
         if nature.exported.threading {
-            match first.serve(Call::new(Phase::CONFIGURE), &Ask::ThreadModel).await.1 {
+            match first.serve(Setup::new(Phase::CONFIGURE), None, &Ask::ThreadModel).await.1 {
                 Ok(Reply::Model(answer)) => model = answer.into(),
                 Ok(_) => {}
                 Err(fault) => return Err(refused(&name, &format!("thread-model: {}", fault.cause))),
@@ -287,9 +287,8 @@ impl Filter {
             self.fill(&mut lease, &self.instances).await?;
         }
         let Some(instance) = lease.instance() else { return Err(Errno::Eio.into()) };
-        let mut call = Call::new(phase);
-        call.below = below;
-        match instance.serve(call, &ask).await.1 {
+        let setup = Setup { below, ..Setup::new(phase) };
+        match instance.serve(setup, None, &ask).await.1 {
             Ok(reply) => {
                 self.finish(lease);
                 Ok(reply)
@@ -332,7 +331,7 @@ async fn configured(
     let mut instance =
         recipe.instantiate(shared).await.map_err(|fault| format!("cannot be started: {}", fault.cause))?;
     let ask = Ask::Configure(Arc::clone(params));
-    match instance.serve(Call::new(Phase::CONFIGURE), &ask).await.1 {
+    match instance.serve(Setup::new(Phase::CONFIGURE), None, &ask).await.1 {
         Ok(Reply::Line(Err(line))) => return Err(line),
         Ok(_) => {}
         Err(fault) => return Err(format!("configure: {}", fault.cause)),

@@ -310,7 +310,7 @@ impl host::buffer::Host for Context {
     fn alloc(&mut self, length: u32) -> Answer<u32> {
         attempt!(self.allow(OPEN_DATA));
         let Some(conn) = self.call.conn.clone() else { return Ok(Err(wit::Errno::Enxio)) };
-        Ok(self.call.alloc(&self.shared, conn.below.pool(), length).map_err(Into::into))
+        Ok(self.call.alloc(conn.below.pool(), length).map_err(Into::into))
     }
 
     fn free(&mut self, buf: u32) -> Result<()> {

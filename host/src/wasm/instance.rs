@@ -13,7 +13,8 @@ use wasmtime::{Store, Trap, WasmBacktrace};
 use super::bindings::guest;
 use super::bindings::host::types as wit;
 use super::clock::Overrun;
-use super::context::{Call, Context, Mistake, Phase};
+use super::conn::Conn;
+use super::context::{Call, Context, Left, Mistake, Phase, Setup};
 use super::filter::Exported;
 use super::shared::Shared;
 
@@ -286,28 +287,27 @@ fn enter(store: &mut Store<Context>, phase: Phase) {
 }
 
 impl Instance {
-    /// Runs one call. On success what it held back is published, then its lock is released, and only then is there an answer.
+    /// Runs one call, of a connection or of none. On success what it held back is published, then its lock is released, and only then is
+    /// there an answer.
     ///
-    /// The call comes back in any case: the request's buffer is in it.
-    pub(super) async fn serve(&mut self, call: Call, ask: &Ask) -> (Call, std::result::Result<Reply, Fault>) {
-        let phase = call.phase;
-        self.store.data_mut().call = call;
+    /// What it leaves comes back in any case: the request's buffer is in it.
+    pub(super) async fn serve(
+        &mut self,
+        setup: Setup,
+        conn: Option<&Arc<Conn>>,
+        ask: &Ask,
+    ) -> (Left, std::result::Result<Reply, Fault>) {
+        let phase = setup.phase;
+        self.store.data_mut().call.begin(setup, conn);
         enter(&mut self.store, phase);
         self.store.data().shared.counters.calls.fetch_add(1, Relaxed);
-        let result = self.functions.run(&mut self.store, ask).await;
-        let mut call = std::mem::replace(&mut self.store.data_mut().call, Call::new(Phase::CONFIGURE));
-        let result = match result {
-            Ok(mut reply) => {
-                reply.settle(&mut call);
-                Ok(reply)
-            }
-            Err(error) => {
-                std::mem::take(&mut call.changes).fail();
-                Err(Fault::new(&error))
-            }
-        };
-        call.lock = None;
-        (call, result)
+        let mut result = self.functions.run(&mut self.store, ask).await;
+        let call = &mut self.store.data_mut().call;
+        match &mut result {
+            Ok(reply) => reply.settle(call),
+            Err(_) => std::mem::take(&mut call.changes).fail(),
+        }
+        (call.end(), result.map_err(|error| Fault::new(&error)))
     }
 
     /// Its memory as it is now is what it needs.

@@ -52,7 +52,7 @@ use wasmtime::component::{Component, Linker};
 
 use crate::chain::Layer;
 use bindings::host::types as wit;
-use context::{Call, Context, Phase};
+use context::{Context, Phase, Setup};
 pub use describe::Description;
 use engine::Pulse;
 use filter::{Exported, Filter, FilterLayer, Nature};
@@ -183,7 +183,7 @@ impl Host {
         let shared = self.shared(label, Limits::default(), Files::default());
         block_on(async {
             let mut instance = recipe.instantiate(&shared).await.map_err(|fault| fault.cause)?;
-            match instance.serve(Call::new(Phase::CONFIGURE), &Ask::Describe).await.1 {
+            match instance.serve(Setup::new(Phase::CONFIGURE), None, &Ask::Describe).await.1 {
                 Ok(Reply::Described(description)) => Ok(*description),
                 Ok(_) => Err("describe answered something else".to_string()),
                 Err(fault) => Err(format!("describe: {}", fault.cause)),
