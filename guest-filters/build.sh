@@ -82,6 +82,8 @@ fi
 mkdir -p "$filters"
 for name in $names; do
     module=$CARGO_TARGET_DIR/$target/release/rbdkit_filter_$(printf %s "$name" | tr - _).wasm
-    "$COMPONENTIZE" "$module" "$filters/$name.wasm"
+    # What did not change is left alone, so that the server, which carries the filters, is not built anew for it.
+    "$COMPONENTIZE" "$module" "$CARGO_TARGET_DIR/$name.component.wasm"
+    cmp -s "$CARGO_TARGET_DIR/$name.component.wasm" "$filters/$name.wasm" || mv "$CARGO_TARGET_DIR/$name.component.wasm" "$filters/$name.wasm"
     say "$name.wasm: $(wc -c <"$filters/$name.wasm") bytes"
 done
