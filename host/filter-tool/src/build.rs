@@ -58,7 +58,9 @@ fn rust(dir: &Path) -> Result<(String, Vec<u8>)> {
         let debian = Path::new("/usr/bin/rustc");
         let library = Path::new("/usr/lib/rustlib/src/rust/library/std/Cargo.toml");
         if !debian.exists() || !library.exists() {
-            bail!("no standard library for {TARGET}: rustup target add {TARGET}, or on Debian apt-get install rustc-web rust-web-src");
+            bail!(
+                "no standard library for {TARGET}: rustup target add {TARGET}, or on Debian apt-get install rustc-web rust-web-src"
+            );
         }
         let version = output(Command::new("rustc").arg("-vV"))?;
         let host = version.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or("x86_64-unknown-linux-gnu");
@@ -119,7 +121,19 @@ fn js(dir: &Path) -> Result<(String, Vec<u8>)> {
     std::fs::create_dir_all(dir.join("target"))?;
     run(Command::new("npx")
         .current_dir(dir)
-        .args(["--yes", "componentize-qjs@0.4.5", "--wit", "wit", "--js", "filter.js", "-n", "mine", "--sync", "--stub-wasi", "-o"])
+        .args([
+            "--yes",
+            "componentize-qjs@0.4.5",
+            "--wit",
+            "wit",
+            "--js",
+            "filter.js",
+            "-n",
+            "mine",
+            "--sync",
+            "--stub-wasi",
+            "-o",
+        ])
         .arg(&component))
     .context("npx comes with npm (Debian: apt-get install npm)")?;
     let bytes = std::fs::read(&component).with_context(|| format!("cannot read {}", component.display()))?;

@@ -220,8 +220,11 @@ async fn round(hop: &Arc<Hop>, length: u32, write: bool, count: u32) -> Result<D
         // A stride that is prime to the number of places visits all of them, out of order.
         let offset = (u64::from(i) * 7919 % places) * u64::from(length);
         let span = Span::new(0, length);
-        let (returned, result) =
-            if write { hop.pwrite(buffer, span, offset, Flags::NONE).await } else { hop.pread(buffer, span, offset).await };
+        let (returned, result) = if write {
+            hop.pwrite(buffer, span, offset, Flags::NONE).await
+        } else {
+            hop.pread(buffer, span, offset).await
+        };
         result.map_err(|e| anyhow!("{e}"))?;
         buffer = returned;
     }

@@ -31,7 +31,8 @@ pub fn new(name: &str, language: Language, dir: Option<PathBuf>) -> Result<()> {
     match language {
         Language::Rust => {
             let sdk = sdk()?;
-            let manifest = fill(include_str!("../templates/rust.Cargo.toml")).replace("@SDK@", &sdk.display().to_string());
+            let manifest =
+                fill(include_str!("../templates/rust.Cargo.toml")).replace("@SDK@", &sdk.display().to_string());
             write(&dir.join("Cargo.toml"), &manifest)?;
             write(&dir.join("src/lib.rs"), &fill(include_str!("../templates/rust.lib.rs")))?;
         }
@@ -49,7 +50,10 @@ pub fn new(name: &str, language: Language, dir: Option<PathBuf>) -> Result<()> {
     println!("{} is ready: edit it, then", dir.display());
     println!("  rbdkit-filter build {}", dir.display());
     println!("  rbdkit-filter check {}", dir.join(format!("{name}.wasm")).display());
-    println!("  rbdkit --wasm-filter {} memory 64M --run 'nbdinfo \"$uri\"'", dir.join(format!("{name}.wasm")).display());
+    println!(
+        "  rbdkit --wasm-filter {} memory 64M --run 'nbdinfo \"$uri\"'",
+        dir.join(format!("{name}.wasm")).display()
+    );
     Ok(())
 }
 

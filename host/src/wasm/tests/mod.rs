@@ -2,6 +2,7 @@
 
 pub mod support;
 
+mod built;
 mod faults;
 mod life;
 mod requests;
