@@ -245,6 +245,7 @@ impl Scripts {
                 // yet. It will be, as soon as that program runs.
                 Err(error) if is(&error, Os::TXTBSY) && tries < 1000 => {
                     tries += 1;
+                    #[expect(clippy::disallowed_methods, reason = "no event tells that another process has run exec")]
                     thread::sleep(Duration::from_millis(5));
                 }
                 Err(error) => return Err(Failure::io(&label, &error)),

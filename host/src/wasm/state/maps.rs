@@ -617,7 +617,6 @@ impl Changes {
     ///
     /// # Errors
     /// As [`Map::set`]; there is no map `id`.
-    #[expect(clippy::too_many_arguments, reason = "they are the contract's")]
     pub fn set(
         &mut self,
         scope: &Arc<ScopeState>,
