@@ -378,6 +378,8 @@ fn reservation(checked: &Result<Command, Error>) -> Pages {
             let extents = (u64::from(*length) / 512 + 1).min(MOST_EXTENTS);
             Pages::of(extents * 40)
         }
+        // Where a layer cannot do it, it is done by reading or writing in steps of at most 1 MiB.
+        Ok(Command::Zero { length, .. } | Command::Cache { length, .. }) => Pages::of(u64::from(*length).min(1 << 20)),
         _ => Pages::default(),
     }
 }

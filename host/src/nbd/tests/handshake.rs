@@ -1,0 +1,334 @@
+//! Options, malformed and not.
+
+use rbdkit_plugin_api::{Capabilities, ExportEntry};
+
+use super::super::*;
+use super::export;
+
+const UNSUP: u32 = 0x8000_0001;
+const INVALID: u32 = 0x8000_0003;
+
+fn option(option: u32, data: &[u8]) -> Vec<u8> {
+    let mut bytes = b"IHAVEOPT".to_vec();
+    bytes.extend(option.to_be_bytes());
+    bytes.extend((data.len() as u32).to_be_bytes());
+    bytes.extend(data);
+    bytes
+}
+
+/// A handshake that has the client's flags.
+fn after_flags(flags: u32) -> Handshake {
+    let mut handshake = Handshake::new(HandshakeConfig::default());
+    let bytes = flags.to_be_bytes();
+    assert_eq!(handshake.advance(&mut &bytes[..], &mut Vec::new()), Ok(None));
+    handshake
+}
+
+/// What one option leads to: the replies (kind and data) or the wish.
+fn one(handshake: &mut Handshake, number: u32, data: &[u8]) -> (Result<Option<Wish>, Violation>, Vec<(u32, Vec<u8>)>) {
+    let message = option(number, data);
+    let (mut input, mut out) = (&message[..], Vec::new());
+    let wish = handshake.advance(&mut input, &mut out);
+    (wish, replies(number, &out))
+}
+
+fn replies(number: u32, mut out: &[u8]) -> Vec<(u32, Vec<u8>)> {
+    let mut replies = Vec::new();
+    while !out.is_empty() {
+        assert_eq!(out[..8], [0, 3, 0xe8, 0x89, 4, 0x55, 0x65, 0xa9]);
+        let word = |at: usize| u32::from_be_bytes(out[at..at + 4].try_into().unwrap());
+        assert_eq!(word(8), number);
+        let length = word(16) as usize;
+        replies.push((word(12), out[20..20 + length].to_vec()));
+        out = &out[20 + length..];
+    }
+    replies
+}
+
+fn kind(handshake: &mut Handshake, number: u32, data: &[u8]) -> u32 {
+    let (wish, replies) = one(handshake, number, data);
+    assert_eq!(wish, Ok(None));
+    assert_eq!(replies.len(), 1, "{replies:?}");
+    replies[0].0
+}
+
+fn opening(handshake: &mut Handshake, number: u32, data: &[u8]) -> Opening {
+    match one(handshake, number, data) {
+        (Ok(Some(Wish::Open(opening))), replies) => {
+            assert_eq!(replies, []);
+            opening
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A name, queries.
+fn meta(name: &[u8], queries: &[&[u8]]) -> Vec<u8> {
+    let mut data = counted(name);
+    data.extend((queries.len() as u32).to_be_bytes());
+    data.extend(queries.iter().flat_map(|query| counted(query)));
+    data
+}
+
+fn counted(bytes: &[u8]) -> Vec<u8> {
+    [&(bytes.len() as u32).to_be_bytes(), bytes].concat()
+}
+
+#[test]
+fn the_greeting_offers_what_is_not_masked() {
+    for (mask, shown) in [(0xffff, 3), (1, 1), (2, 2), (0, 0)] {
+        let handshake = Handshake::new(HandshakeConfig { flags: mask, ..HandshakeConfig::default() });
+        let mut out = Vec::new();
+        handshake.greeting(&mut out);
+        assert_eq!(out, [&b"NBDMAGICIHAVEOPT\0"[..], &[shown]].concat());
+    }
+}
+
+#[test]
+fn client_flags_that_were_not_offered_end_the_connection() {
+    for (offered, flags, good) in
+        [(3u16, 3u32, true), (3, 0, true), (3, 4, false), (3, 0x1_0001, false), (1, 2, false), (0, 1, false)]
+    {
+        let mut handshake = Handshake::new(HandshakeConfig { flags: offered, ..HandshakeConfig::default() });
+        let bytes = flags.to_be_bytes();
+        let expected = if good { Ok(None) } else { Err(Violation::ClientFlags(flags)) };
+        assert_eq!(handshake.advance(&mut &bytes[..], &mut Vec::new()), expected);
+    }
+}
+
+#[test]
+fn an_option_is_refused_from_its_header_alone() {
+    let mut message = option(3, &[]);
+    message[12..].copy_from_slice(&(MAX_OPTION + 1).to_be_bytes());
+    let refused = after_flags(3).advance(&mut &message[..], &mut Vec::new());
+    assert_eq!(refused, Err(Violation::OptionTooLong(MAX_OPTION + 1)));
+    let refused = after_flags(3).advance(&mut &b"IHAVEOPX0000000000"[..], &mut Vec::new());
+    assert!(matches!(refused, Err(Violation::OptionMagic(_))));
+    // What is absurd only in its data is waited for.
+    message[12..].copy_from_slice(&MAX_OPTION.to_be_bytes());
+    assert_eq!(after_flags(3).advance(&mut &message[..], &mut Vec::new()), Ok(None));
+}
+
+#[test]
+fn a_client_of_the_old_kind_may_only_name_an_export() {
+    assert_eq!(one(&mut after_flags(0), 7, &[]).0, Err(Violation::OptionNotFixed(7)));
+    let opening = opening(&mut after_flags(0), 1, b"disk");
+    assert!(opening.cannot_be_refused() && !opening.only_info() && opening.name == "disk");
+}
+
+#[test]
+fn options_without_data_refuse_data() {
+    let mut handshake = after_flags(3);
+    for number in [3, 5, 8] {
+        assert_eq!(kind(&mut handshake, number, b"x"), INVALID);
+    }
+    assert_eq!(one(&mut handshake, 3, &[]).0, Ok(Some(Wish::List)));
+    assert_eq!(kind(&mut handshake, 5, &[]), UNSUP);
+    assert_eq!(kind(&mut handshake, 8, &[]), 1);
+}
+
+#[test]
+fn unknown_options_are_answered_and_skipped() {
+    let mut handshake = after_flags(3);
+    for number in [0, 4, 9999, 11, u32::MAX] {
+        assert_eq!(kind(&mut handshake, number, &[7; 100]), UNSUP);
+    }
+}
+
+#[test]
+fn abort_is_acknowledged() {
+    let (wish, replies) = one(&mut after_flags(3), 2, &[]);
+    assert_eq!((wish, replies), (Ok(Some(Wish::Abort)), vec![(1, vec![])]));
+}
+
+#[test]
+fn options_are_not_for_ever() {
+    let mut handshake = after_flags(3);
+    for _ in 0..MAX_OPTIONS {
+        assert_eq!(kind(&mut handshake, 77, &[]), UNSUP);
+    }
+    assert_eq!(one(&mut handshake, 77, &[]).0, Err(Violation::TooManyOptions));
+}
+
+#[test]
+fn names_are_text() {
+    for name in [&b"a\0b"[..], b"\xff", &[b'x'; 4097]] {
+        assert_eq!(one(&mut after_flags(3), 1, name).0, Err(Violation::ExportName));
+        let info = [counted(name), vec![0, 0]].concat();
+        assert_eq!(kind(&mut after_flags(3), 6, &info), INVALID);
+        assert_eq!(kind(&mut after_flags(3), 7, &info), INVALID);
+    }
+    assert_eq!(opening(&mut after_flags(3), 1, &[b'x'; 4096]).name.len(), 4096);
+    assert_eq!(opening(&mut after_flags(3), 7, &[counted("ü".as_bytes()), vec![0, 0]].concat()).name, "ü");
+}
+
+#[test]
+fn go_and_info_take_their_lists_as_long_as_they_say_they_are() {
+    for data in [
+        &b""[..],
+        b"\0\0\0",
+        b"\0\0\0\0",
+        b"\0\0\0\0\0",
+        b"\0\0\0\0\0\x01",
+        b"\0\0\0\0\0\x01\0",
+        b"\0\0\0\0\0\0\0",
+        b"\0\0\0\0\0\x01\0\0\0",
+        b"\0\0\0\x05ab\0\0",
+        b"\xff\xff\xff\xff\0\0",
+    ] {
+        assert_eq!(kind(&mut after_flags(3), 6, data), INVALID, "{data:?}");
+        assert_eq!(kind(&mut after_flags(3), 7, data), INVALID, "{data:?}");
+    }
+    let asked = opening(&mut after_flags(3), 6, b"\0\0\0\0\0\x04\0\0\0\x01\0\x02\xff\xff");
+    assert!(asked.only_info() && asked.wants_name && !asked.cannot_be_refused());
+}
+
+#[test]
+fn an_export_is_described_as_far_as_was_asked() {
+    let mut handshake = after_flags(3);
+    let every = b"\0\0\0\x01d\0\x03\0\x01\0\x02\0\x03";
+    let asked = opening(&mut handshake, 7, every);
+    let mut out = Vec::new();
+    let session = handshake.accept(&asked, &export(), &mut out).expect("GO begins the transmission");
+    assert!(!session.structured && !session.base_allocation);
+    let flags = [0x0d, 0x7d];
+    let export_info = [&[0, 0][..], &(1u64 << 20).to_be_bytes(), &flags].concat();
+    let sizes = [0, 3, 0, 0, 0, 1, 0, 0, 0x10, 0, 0, 1, 0, 0].to_vec();
+    let expected =
+        [(3, export_info.clone()), (3, b"\0\x01name".to_vec()), (3, b"\0\x02text".to_vec()), (3, sizes), (1, vec![])];
+    assert_eq!(replies(7, &out), expected);
+
+    out.clear();
+    let asked = opening(&mut handshake, 6, b"\0\0\0\0\0\0");
+    assert!(handshake.accept(&asked, &export(), &mut out).is_none());
+    assert_eq!(replies(6, &out), [(3, export_info), (1, vec![])]);
+}
+
+#[test]
+fn export_name_ends_with_zeroes_unless_both_sides_agreed() {
+    for (flags, length) in [(0, 134), (1, 134), (2, 10), (3, 10)] {
+        let mut handshake = after_flags(flags);
+        let asked = opening(&mut handshake, 1, b"");
+        let mut out = Vec::new();
+        assert!(handshake.accept(&asked, &export(), &mut out).is_some());
+        assert_eq!(out.len(), length);
+        assert_eq!(out[..8], (1u64 << 20).to_be_bytes());
+    }
+}
+
+#[test]
+fn transmission_flags_follow_the_capabilities() {
+    let flags = |can, structured| Export { can, ..export() }.transmission_flags(structured);
+    assert_eq!(flags(Capabilities::READ_ONLY, false), 3);
+    assert_eq!(flags(Capabilities::READ_ONLY, true), 3 | 128);
+    assert_eq!(flags(Capabilities::READ_WRITE_FLUSH, false), 1 | 4 | 8 | 64);
+    assert_eq!(flags(super::everything(), true), 0b1101_1111_1101);
+}
+
+#[test]
+fn a_refusal_says_why() {
+    let mut handshake = after_flags(3);
+    let asked = opening(&mut handshake, 7, b"\0\0\0\0\0\0");
+    let mut out = Vec::new();
+    handshake.refuse(&asked, true, "no such thing", &mut out);
+    assert_eq!(replies(7, &out), [(0x8000_0006, b"no such thing".to_vec())]);
+    out.clear();
+    // A message is cut between characters.
+    handshake.refuse(&asked, false, &"ü".repeat(4000), &mut out);
+    assert_eq!(replies(7, &out), [(0x8000_0004, "ü".repeat(2048).into_bytes())]);
+}
+
+#[test]
+fn exports_are_listed_with_descriptions_unless_the_protocol_cannot() {
+    let mut out = Vec::new();
+    let entry =
+        |name: &str, text: Option<&str>| ExportEntry { name: name.into(), description: text.map(str::to_string) };
+    let exports = [entry("a", Some("text")), entry(&"x".repeat(4097), None), entry("n\0l", None), entry("", None)];
+    after_flags(3).list(&exports, &mut out);
+    assert_eq!(replies(3, &out), [(2, b"\0\0\0\x01atext".to_vec()), (2, vec![0; 4]), (1, vec![])]);
+}
+
+#[test]
+fn structured_replies_can_be_switched_off() {
+    let mut handshake = Handshake::new(HandshakeConfig { structured_replies: false, ..HandshakeConfig::default() });
+    handshake.advance(&mut &[0, 0, 0, 3][..], &mut Vec::new()).unwrap();
+    assert_eq!(kind(&mut handshake, 8, &[]), UNSUP);
+    assert_eq!(kind(&mut handshake, 10, &meta(b"", &[b"base:allocation"])), INVALID);
+}
+
+#[test]
+fn meta_contexts_are_listed_and_selected() {
+    let mut handshake = after_flags(3);
+    assert_eq!(kind(&mut handshake, 9, &meta(b"", &[])), INVALID);
+    assert_eq!(kind(&mut handshake, 8, &[]), 1);
+    let context = |id: u8| (4, [&[0, 0, 0, id][..], b"base:allocation"].concat());
+    let ack = (1, vec![]);
+    let listed: [(&[&[u8]], bool); 5] = [
+        (&[], true),
+        (&[b"base:"], true),
+        (&[b"base:allocation"], true),
+        (&[b"base:other", b"qemu:x", b""], false),
+        (&[b"x", b"base:"], true),
+    ];
+    for (queries, found) in listed {
+        let expected = if found { vec![context(0), ack.clone()] } else { vec![ack.clone()] };
+        assert_eq!(one(&mut handshake, 9, &meta(b"", queries)).1, expected, "{queries:?}");
+    }
+    let set: [(&[&[u8]], bool); 4] = [
+        (&[], false),
+        (&[b"base:"], false),
+        (&[b"base:allocation", b"base:allocation"], true),
+        (&[b"BASE:ALLOCATION"], false),
+    ];
+    for (queries, found) in set {
+        let expected = if found { vec![context(1), ack.clone()] } else { vec![ack.clone()] };
+        assert_eq!(one(&mut handshake, 10, &meta(b"", queries)).1, expected, "{queries:?}");
+    }
+}
+
+#[test]
+fn a_selection_holds_for_its_export_until_the_next() {
+    let selected = |steps: &[(&[u8], &[&[u8]])], name: &[u8]| {
+        let mut handshake = after_flags(3);
+        kind(&mut handshake, 8, &[]);
+        for (export, queries) in steps {
+            let _ = one(&mut handshake, 10, &meta(export, queries));
+        }
+        let asked = opening(&mut handshake, 7, &[counted(name), vec![0, 0]].concat());
+        handshake.accept(&asked, &export(), &mut Vec::new()).unwrap().base_allocation
+    };
+    let all: &[&[u8]] = &[b"base:allocation"];
+    assert!(selected(&[(b"a", all)], b"a"));
+    assert!(!selected(&[(b"a", all)], b"b"));
+    assert!(!selected(&[(b"a", all), (b"a", &[])], b"a"));
+    assert!(!selected(&[(b"a", all), (b"b", all)], b"a"));
+    // Also when the next is refused.
+    assert!(!selected(&[(b"a", all), (b"\xff", all)], b"a"));
+}
+
+#[test]
+fn malformed_queries_are_invalid() {
+    let mut handshake = after_flags(3);
+    kind(&mut handshake, 8, &[]);
+    let good = meta(b"name", &[b"base:allocation"]);
+    for length in 0..good.len() {
+        assert_eq!(kind(&mut handshake, 10, &good[..length]), INVALID, "{length}");
+    }
+    assert_eq!(kind(&mut handshake, 10, &[&good[..], b"x"].concat()), INVALID);
+    assert_eq!(kind(&mut handshake, 10, &meta(b"", &[&[b'q'; 4097]])), INVALID);
+    let mut many = counted(b"");
+    many.extend(u32::MAX.to_be_bytes());
+    assert_eq!(kind(&mut handshake, 10, &many), INVALID);
+}
+
+#[test]
+fn what_is_wanted_is_never_more_than_the_message_has() {
+    let mut handshake = after_flags(3);
+    let message = option(77, &[1; 500]);
+    for length in 0..message.len() {
+        let wanted = handshake.wanted(&message[..length]);
+        assert!((1..=message.len() - length).contains(&wanted), "{length}: {wanted}");
+    }
+    assert_eq!(handshake.advance(&mut &message[..], &mut Vec::new()), Ok(None));
+    assert_eq!(Handshake::new(HandshakeConfig::default()).wanted(&[0, 0]), 2);
+}

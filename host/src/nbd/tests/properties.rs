@@ -1,0 +1,238 @@
+//! What holds for every input.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::super::reply::Answer;
+use super::super::*;
+use super::{export, session};
+use rbdkit_plugin_api::{Buffer, Fill, Span};
+
+/// A conversation as it went: everything that was answered, and how it ended.
+#[derive(Debug, PartialEq, Eq)]
+struct Talk {
+    out: Vec<u8>,
+    wishes: Vec<Wish>,
+    end: Option<Violation>,
+    requests: Vec<(RequestHeader, Result<Command, u32>)>,
+}
+
+/// Both phases over input that comes in pieces. Wishes are granted.
+fn talk(pieces: &[&[u8]]) -> Talk {
+    let mut handshake = Handshake::new(HandshakeConfig::default());
+    let mut talk = Talk { out: Vec::new(), wishes: Vec::new(), end: None, requests: Vec::new() };
+    let mut transmission = None;
+    let mut skip = 0;
+    let mut input = Vec::new();
+    for piece in pieces {
+        input.extend_from_slice(piece);
+        loop {
+            let mut rest = &input[..];
+            let more = match &transmission {
+                None => match handshake.advance(&mut rest, &mut talk.out) {
+                    Ok(None) => false,
+                    Ok(Some(wish)) => {
+                        match &wish {
+                            Wish::List => handshake.list(&[], &mut talk.out),
+                            Wish::Open(opening) => {
+                                transmission = handshake.accept(opening, &export(), &mut talk.out);
+                            }
+                            Wish::Abort => {}
+                        }
+                        talk.wishes.push(wish);
+                        true
+                    }
+                    Err(violation) => {
+                        talk.end = Some(violation);
+                        return talk;
+                    }
+                },
+                Some(session) => match request(session, &mut rest, &mut skip, &mut talk) {
+                    Ok(more) => more,
+                    Err(violation) => {
+                        talk.end = Some(violation);
+                        return talk;
+                    }
+                },
+            };
+            let used = input.len() - rest.len();
+            input.drain(..used);
+            if !more {
+                break;
+            }
+        }
+        // What is waited for is bounded.
+        if transmission.is_none() {
+            assert!(input.len() < 16 + MAX_OPTION as usize);
+            assert!(handshake.wanted(&input) <= 16 + MAX_OPTION as usize);
+        } else {
+            assert!(input.len() < RequestHeader::SIZE);
+        }
+    }
+    talk
+}
+
+/// True: there may be more to take.
+fn request(session: &Session, rest: &mut &[u8], skip: &mut usize, talk: &mut Talk) -> Result<bool, Violation> {
+    let skipped = (*skip).min(rest.len());
+    *rest = &rest[skipped..];
+    *skip -= skipped;
+    if *skip > 0 {
+        return Ok(false);
+    }
+    let Some(header) = RequestHeader::parse(rest)? else { return Ok(false) };
+    *rest = &rest[RequestHeader::SIZE..];
+    let checked = session.check(&header);
+    match Session::payload(&header, &checked)? {
+        Payload::None => {}
+        Payload::Data(length) | Payload::Skip(length) => *skip = length as usize,
+    }
+    if let Ok(Command::Read { offset, length, .. } | Command::Write { offset, length, .. }) = &checked {
+        assert!(*length > 0 && offset + u64::from(*length) <= session.size);
+    }
+    talk.requests.push((header, checked.map_err(|error| reply::errno(error.errno(), false, false))));
+    Ok(true)
+}
+
+fn option() -> impl Strategy<Value = Vec<u8>> {
+    let number = prop_oneof![1 => 0u32..13, 1 => any::<u32>()];
+    let text = prop_oneof![
+        Just(b"base:allocation".to_vec()),
+        Just(b"base:".to_vec()),
+        Just(Vec::new()),
+        vec(any::<u8>(), 0..20)
+    ];
+    let counted = text.prop_map(|text| [&(text.len() as u32).to_be_bytes()[..], &text].concat());
+    let data = prop_oneof![
+        Just(Vec::new()),
+        vec(any::<u8>(), 0..40),
+        (counted.clone(), vec(any::<u8>(), 0..6)).prop_map(|(name, rest)| [name, rest].concat()),
+        (counted.clone(), vec(counted, 0..3)).prop_map(|(name, queries)| {
+            [name, (queries.len() as u32).to_be_bytes().to_vec(), queries.concat()].concat()
+        }),
+    ];
+    let length_lie = prop_oneof![9 => Just(0i64), 1 => -3i64..3, 1 => any::<u32>().prop_map(i64::from)];
+    (number, data, length_lie).prop_map(|(number, data, lie)| {
+        let length = (data.len() as i64 + lie).clamp(0, i64::from(u32::MAX)) as u32;
+        [&b"IHAVEOPT"[..], &number.to_be_bytes(), &length.to_be_bytes(), &data].concat()
+    })
+}
+
+fn wire_request() -> impl Strategy<Value = Vec<u8>> {
+    let offset = prop_oneof![0u64..(1 << 21), any::<u64>()];
+    let length = prop_oneof![0u32..200, 0u32..(1 << 21), any::<u32>()];
+    (any::<u16>(), 0u16..10, any::<u64>(), offset, length).prop_map(|(flags, command, cookie, offset, length)| {
+        let flags = if flags % 3 == 0 { flags } else { flags & 0x1f & (flags >> 8) };
+        let mut bytes = vec![0x25, 0x60, 0x95, 0x13];
+        bytes.extend(flags.to_be_bytes());
+        bytes.extend(command.to_be_bytes());
+        bytes.extend(cookie.to_be_bytes());
+        bytes.extend(offset.to_be_bytes());
+        bytes.extend(length.to_be_bytes());
+        if command == 1 {
+            bytes.resize(28 + (length as usize).min(300), 0x77);
+        }
+        bytes
+    })
+}
+
+fn input() -> impl Strategy<Value = Vec<u8>> {
+    let go = b"IHAVEOPT\0\0\0\x07\0\0\0\x06\0\0\0\0\0\0".to_vec();
+    let structured = b"IHAVEOPT\0\0\0\x08\0\0\0\0".to_vec();
+    let talk = (
+        prop_oneof![4 => Just(3u32), 1 => 0u32..5],
+        any::<bool>(),
+        vec(option(), 0..6),
+        any::<bool>(),
+        vec(wire_request(), 0..8),
+        vec(any::<u8>(), 0..30),
+    );
+    let talk = talk.prop_map(move |(flags, with_structured, options, with_go, requests, rest)| {
+        let mut bytes = flags.to_be_bytes().to_vec();
+        if with_structured {
+            bytes.extend(&structured);
+        }
+        bytes.extend(options.concat());
+        if with_go {
+            bytes.extend(&go);
+        }
+        bytes.extend(requests.concat());
+        bytes.extend(rest);
+        bytes
+    });
+    prop_oneof![4 => talk, 1 => vec(any::<u8>(), 0..200)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+    #[test]
+    fn every_way_to_cut_the_input_leads_to_the_same_conversation(
+        input in input(),
+        cuts in vec(any::<prop::sample::Index>(), 0..10),
+    ) {
+        let whole = talk(&[&input]);
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(input.len() + 1)).collect();
+        cuts.extend([0, input.len()]);
+        cuts.sort_unstable();
+        let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &input[pair[0]..pair[1]]).collect();
+        prop_assert_eq!(&talk(&pieces), &whole);
+        let single: Vec<&[u8]> = input.chunks(1).collect();
+        prop_assert_eq!(&talk(&single), &whole);
+    }
+
+    #[test]
+    fn a_read_is_whole_however_it_is_sent(
+        offset in 0u64..5000,
+        len in 1u32..50_000,
+        marks in vec((any::<prop::sample::Index>(), 0u32..20_000, 0u8..3), 0..8),
+        dont_fragment: bool,
+    ) {
+        let mut buffer = Buffer::new(len);
+        for (index, (at, length, fill)) in marks.into_iter().enumerate() {
+            let at = at.index(len as usize) as u32;
+            let span = Span::new(at, length.min(len - at));
+            match fill {
+                0 => buffer.put(at, &vec![index as u8 + 1; span.len as usize]),
+                1 => buffer.set_zero(span),
+                _ => buffer.mark(span, Fill::Unfilled),
+            }
+        }
+        let mut plain = buffer.duplicate();
+        let all = plain.span();
+        let expected = plain.bytes(all).to_vec();
+
+        let answer = Answer::data(true, dont_fragment, 1, offset, buffer);
+        let stream: Vec<u8> = answer.slices().flatten().copied().collect();
+        let mut rest = &stream[..];
+        let mut got = Vec::new();
+        let mut chunks = 0;
+        while !rest.is_empty() {
+            chunks += 1;
+            let length = u32::from_be_bytes(rest[16..20].try_into().unwrap()) as usize;
+            let (kind, payload) = (rest[7], &rest[20..20 + length]);
+            prop_assert_eq!(payload[..8].to_vec(), (offset + got.len() as u64).to_be_bytes().to_vec());
+            match kind {
+                1 => got.extend_from_slice(&payload[8..]),
+                2 => got.resize(got.len() + u32::from_be_bytes(payload[8..].try_into().unwrap()) as usize, 0),
+                _ => prop_assert!(false, "chunk of kind {}", kind),
+            }
+            // The last chunk says so, and no other.
+            prop_assert_eq!(rest[5] == 1, rest.len() == 20 + length);
+            rest = &rest[20 + length..];
+        }
+        prop_assert!(got == expected);
+        prop_assert!(chunks == 1 || !dont_fragment);
+    }
+
+    #[test]
+    fn no_request_gets_past_the_checks_that_should_not(bytes in wire_request()) {
+        let session = session();
+        let header = RequestHeader::parse(&bytes).unwrap().unwrap();
+        let checked = session.check(&header);
+        if Session::payload(&header, &checked).is_ok() && checked.is_ok() && header.command != 2 {
+            prop_assert!(header.command == 3 || header.offset + u64::from(header.length) <= session.size);
+            prop_assert!(header.flags & !0x1f == 0);
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Requests and replies.
+
+use rbdkit_plugin_api::{Buffer, Capabilities, Errno, Error, Extents, Fill, Flags, MAX_REQUEST, Span, Support};
+
+use super::super::reply::{Answer, errno};
+use super::super::*;
+use super::session;
+
+fn header(command: u16, flags: u16, offset: u64, length: u32) -> RequestHeader {
+    RequestHeader { flags, command, cookie: 0x0102_0304_0506_0708, offset, length }
+}
+
+fn refused(session: &Session, command: u16, flags: u16, offset: u64, length: u32) -> Option<Errno> {
+    session.check(&header(command, flags, offset, length)).err().map(|error| error.errno())
+}
+
+#[test]
+fn a_request_is_taken_apart_once_it_is_whole() {
+    let bytes = b"\x25\x60\x95\x13\0\x05\0\x07ABCDEFGH\0\0\0\0\0\0\x10\0\0\0\x02\0and more";
+    let expected =
+        RequestHeader { flags: 5, command: 7, cookie: u64::from_be_bytes(*b"ABCDEFGH"), offset: 0x1000, length: 0x200 };
+    for length in 0..28 {
+        assert_eq!(RequestHeader::parse(&bytes[..length]), Ok(None));
+    }
+    assert_eq!(RequestHeader::parse(&bytes[..28]), Ok(Some(expected)));
+    assert_eq!(RequestHeader::parse(bytes), Ok(Some(expected)));
+    assert_eq!(RequestHeader::parse(b"GET / HTTP/1.1"), Err(Violation::RequestMagic(0x4745_5420)));
+}
+
+#[test]
+fn flags_become_what_the_layers_understand() {
+    let session = session();
+    let check = |command, flags| session.check(&header(command, flags, 512, 1024)).unwrap();
+    let (offset, length) = (512, 1024);
+    assert_eq!(check(0, 0), Command::Read { offset, length, dont_fragment: false });
+    assert_eq!(check(0, 4), Command::Read { offset, length, dont_fragment: true });
+    assert_eq!(check(1, 1), Command::Write { offset, length, flags: Flags::FUA });
+    assert_eq!(check(4, 0), Command::Trim { offset, length, flags: Flags::NONE });
+    assert_eq!(check(5, 0), Command::Cache { offset, length });
+    let zero = |flags| Command::Zero { offset, length, flags };
+    assert_eq!(check(6, 0), zero(Flags { may_trim: true, ..Flags::NONE }));
+    assert_eq!(check(6, 2 | 1), zero(Flags::FUA));
+    assert_eq!(check(6, 16), zero(Flags { may_trim: true, fast_zero: true, ..Flags::NONE }));
+    let status = Command::BlockStatus { offset, length, flags: Flags { req_one: true, ..Flags::NONE } };
+    assert_eq!(check(7, 8), status);
+    assert!(matches!(session.check(&header(3, 0, 0, 0)), Ok(Command::Flush)));
+    // Whatever else a goodbye says, it is one.
+    assert!(matches!(session.check(&header(2, 0xffff, u64::MAX, u32::MAX)), Ok(Command::Disconnect)));
+}
+
+#[test]
+fn each_flag_is_for_its_command_alone() {
+    let session = session();
+    let allowed: [(u16, &[u16]); 7] = [(0, &[4]), (1, &[]), (3, &[]), (4, &[]), (5, &[]), (6, &[2, 16]), (7, &[8])];
+    for (command, own) in allowed {
+        let (offset, length) = if command == 3 { (0, 0) } else { (0, 512) };
+        for bit in 0..16 {
+            let flag = 1u16 << bit;
+            let expected = if flag == 1 || own.contains(&flag) { None } else { Some(Errno::Einval) };
+            assert_eq!(refused(&session, command, flag, offset, length), expected, "command {command} flag {flag:#x}");
+        }
+    }
+}
+
+#[test]
+fn what_was_not_offered_is_refused() {
+    let read_only = Session { can: Capabilities::READ_ONLY, ..session() };
+    for command in [1, 4, 6] {
+        assert_eq!(refused(&read_only, command, 0xffff, u64::MAX, 0), Some(Errno::Erofs));
+    }
+    for (command, length) in [(3, 0), (5, 512)] {
+        assert_eq!(refused(&read_only, command, 0, 0, length), Some(Errno::Einval));
+    }
+    assert_eq!(refused(&read_only, 0, 1, 0, 512), Some(Errno::Einval));
+    let plain = Capabilities { write: true, zero: Support::Emulate, ..Capabilities::READ_ONLY };
+    let plain = Session { can: plain, structured: false, base_allocation: false, ..session() };
+    assert_eq!(refused(&plain, 1, 1, 0, 512), Some(Errno::Einval));
+    assert_eq!(refused(&plain, 4, 0, 0, 512), Some(Errno::Einval));
+    assert_eq!(refused(&plain, 6, 16, 0, 512), Some(Errno::Einval));
+    assert_eq!(refused(&plain, 6, 0, 0, 512), None);
+    assert_eq!(refused(&plain, 0, 4, 0, 512), Some(Errno::Einval));
+    assert_eq!(refused(&plain, 7, 0, 0, 512), Some(Errno::Einval));
+    assert_eq!(refused(&Session { structured: true, ..plain }, 7, 0, 0, 512), Some(Errno::Einval));
+}
+
+#[test]
+fn ranges_end_with_the_export() {
+    let session = session();
+    let size = session.size;
+    for (command, expected) in [(0, Errno::Einval), (1, Errno::Enospc), (4, Errno::Einval), (5, Errno::Einval)]
+        .into_iter()
+        .chain([(6, Errno::Enospc), (7, Errno::Einval)])
+    {
+        assert_eq!(refused(&session, command, 0, size - 1, 1), None);
+        for (offset, length) in
+            [(size, 1), (size - 1, 2), (0, 0), (u64::MAX, 1), (u64::MAX, u32::MAX), (1 << 63, 1 << 20), (size, 0)]
+        {
+            assert_eq!(refused(&session, command, 0, offset, length), Some(expected), "{command} {offset} {length}");
+        }
+    }
+    for command in [8, 99, u16::MAX] {
+        assert_eq!(refused(&session, command, 0, 0, 512), Some(Errno::Einval));
+    }
+}
+
+#[test]
+fn the_longest_request_is_64_mib_and_the_longest_skipped_twice_that() {
+    let session = Session { size: 1 << 40, ..session() };
+    assert_eq!(refused(&session, 0, 0, 0, MAX_REQUEST), None);
+    for command in [0, 1] {
+        assert_eq!(refused(&session, command, 0, 0, MAX_REQUEST + 1), Some(Errno::Enomem));
+    }
+    // What has no payload may be longer.
+    for command in [4, 5, 6, 7] {
+        assert_eq!(refused(&session, command, 0, 0, u32::MAX), None);
+    }
+    let payload = |command, length| {
+        let header = header(command, 0, 0, length);
+        Session::payload(&header, &session.check(&header))
+    };
+    assert_eq!(payload(1, MAX_REQUEST), Ok(Payload::Data(MAX_REQUEST)));
+    assert_eq!(payload(1, MAX_REQUEST + 1), Ok(Payload::Skip(MAX_REQUEST + 1)));
+    assert_eq!(payload(1, 2 * MAX_REQUEST), Ok(Payload::Skip(2 * MAX_REQUEST)));
+    assert_eq!(payload(1, 2 * MAX_REQUEST + 1), Err(Violation::PayloadTooLong(2 * MAX_REQUEST + 1)));
+    assert_eq!(payload(0, u32::MAX), Ok(Payload::None));
+    assert_eq!(payload(6, u32::MAX), Ok(Payload::None));
+}
+
+#[test]
+fn error_numbers_are_those_of_the_protocol() {
+    use Errno::*;
+    let plain = [Eperm, Enoent, Eio, Enomem, Einval, Enospc, Erofs, Enotsup, Eoverflow, Eshutdown, Etimedout, Edeadlk]
+        .map(|number| errno(number, false, false));
+    assert_eq!(plain, [1, 5, 5, 12, 22, 28, 1, 22, 22, 108, 5, 5]);
+    assert_eq!(errno(Enotsup, true, false), 95);
+    assert_eq!(errno(Eoverflow, false, true), 75);
+}
+
+const COOKIE: u64 = 0x0102_0304_0506_0708;
+
+fn bytes(answer: &Answer) -> Vec<u8> {
+    assert!(answer.slices().all(|slice| !slice.is_empty()));
+    answer.slices().flatten().copied().collect()
+}
+
+fn chunk(flags: u8, kind: [u8; 2], payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x66, 0x8e, 0x33, 0xef, 0, flags];
+    bytes.extend(kind);
+    bytes.extend([1, 2, 3, 4, 5, 6, 7, 8]);
+    bytes.extend((payload.len() as u32).to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+fn at(offset: u64, rest: &[u8]) -> Vec<u8> {
+    [&offset.to_be_bytes(), rest].concat()
+}
+
+#[test]
+fn replies_without_data_are_as_the_specification_draws_them() {
+    assert_eq!(bytes(&Answer::done(COOKIE)), b"\x67\x44\x66\x98\0\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08");
+    let error = Error::new(Errno::Enospc, "full");
+    assert_eq!(
+        bytes(&Answer::error(false, COOKIE, 28, &error)),
+        b"\x67\x44\x66\x98\0\0\0\x1c\x01\x02\x03\x04\x05\x06\x07\x08"
+    );
+    let structured = chunk(1, [0x80, 1], b"\0\0\0\x1c\0\x04full");
+    assert_eq!(bytes(&Answer::error(true, COOKIE, 28, &error)), structured);
+    let silent = chunk(1, [0x80, 1], b"\0\0\0\x05\0\0");
+    assert_eq!(bytes(&Answer::error(true, COOKIE, 5, &Errno::Eio.into())), silent);
+    let long = Error::new(Errno::Eio, "ü".repeat(10_000));
+    assert_eq!(bytes(&Answer::error(true, COOKIE, 5, &long)).len(), 20 + 6 + 4096);
+}
+
+#[test]
+fn extents_are_flags_and_lengths() {
+    let mut extents = Extents::new(1 << 40);
+    extents.push(4096, false, false);
+    extents.push(1 << 20, true, true);
+    extents.push(512, false, true);
+    extents.push(1, true, false);
+    let first = b"\0\0\0\x01\0\0\x10\0\0\0\0\0";
+    let rest = b"\0\x10\0\0\0\0\0\x03\0\0\x02\0\0\0\0\x02\0\0\0\x01\0\0\0\x01";
+    let all = chunk(1, [0, 5], &[&first[..], rest].concat());
+    assert_eq!(bytes(&Answer::block_status(COOKIE, &extents, 100)), all);
+    for limit in [0, 1] {
+        assert_eq!(bytes(&Answer::block_status(COOKIE, &extents, limit)), chunk(1, [0, 5], first));
+    }
+}
+
+/// A buffer of 7s with these runs (at, length) zero or unfilled, whose bytes are 9s underneath.
+fn buffer(len: u32, holes: &[(u32, u32, Fill)]) -> Buffer {
+    let mut bytes = vec![7; len as usize];
+    for &(at, length, _) in holes {
+        bytes[at as usize..(at + length) as usize].fill(9);
+    }
+    let mut buffer = Buffer::from_vec(bytes);
+    for &(at, length, fill) in holes {
+        buffer.mark(Span::new(at, length), fill);
+    }
+    buffer
+}
+
+#[test]
+fn data_is_one_chunk_and_zeroes_are_one_hole() {
+    let data = |fragment: bool, buffer| bytes(&Answer::data(true, !fragment, COOKIE, 4096, buffer));
+    for fragment in [false, true] {
+        assert_eq!(data(fragment, buffer(100, &[])), chunk(1, [0, 1], &at(4096, &[7; 100])));
+        let hole = chunk(1, [0, 2], &at(4096, &[0, 0, 0, 100]));
+        assert_eq!(data(fragment, buffer(100, &[(0, 100, Fill::Zero)])), hole);
+        assert_eq!(data(fragment, Buffer::new(100)), hole);
+        assert_eq!(data(fragment, buffer(100, &[(0, 50, Fill::Zero), (50, 50, Fill::Unfilled)])), hole);
+    }
+    let simple = bytes(&Answer::data(false, false, COOKIE, 0, buffer(10, &[(2, 5, Fill::Unfilled)])));
+    assert_eq!(simple[16..], [7, 7, 0, 0, 0, 0, 0, 7, 7, 7]);
+}
+
+#[test]
+fn long_zeroes_within_data_become_holes_on_sectors() {
+    let len = 40_000;
+    // Too short, long enough but not aligned, unfilled next to zero, at the end.
+    let holes =
+        [(100, 4000, Fill::Zero), (5000, 6000, Fill::Zero), (20_000, 5000, Fill::Unfilled), (25_000, 5000, Fill::Zero)];
+    let all = bytes(&Answer::data(true, false, COOKIE, 512, buffer(len, &holes)));
+    let mut expected = vec![7; len as usize];
+    for (at, length, _) in holes {
+        expected[at as usize..(at + length) as usize].fill(0);
+    }
+    let mut stream = Vec::new();
+    stream.extend(chunk(0, [0, 1], &at(512, &expected[..5120])));
+    stream.extend(chunk(0, [0, 2], &at(512 + 5120, &5632u32.to_be_bytes())));
+    stream.extend(chunk(0, [0, 1], &at(512 + 10_752, &expected[10_752..20_480])));
+    stream.extend(chunk(0, [0, 2], &at(512 + 20_480, &9216u32.to_be_bytes())));
+    stream.extend(chunk(1, [0, 1], &at(512 + 29_696, &expected[29_696..])));
+    assert!(all == stream);
+    // Not to be fragmented: the same bytes in one.
+    let one = bytes(&Answer::data(true, true, COOKIE, 512, buffer(len, &holes)));
+    assert!(one == chunk(1, [0, 1], &at(512, &expected)));
+}
+
+#[test]
+fn a_hole_may_be_first_or_last_wherever_the_request_begins() {
+    let all = bytes(&Answer::data(true, false, COOKIE, 3, buffer(10_000, &[(0, 5000, Fill::Zero)])));
+    let first = chunk(0, [0, 2], &at(3, &4605u32.to_be_bytes()));
+    assert_eq!(all[..first.len()], first);
+    let all = bytes(&Answer::data(true, false, COOKIE, 3, buffer(10_000, &[(5000, 5000, Fill::Zero)])));
+    let last = chunk(1, [0, 2], &at(3 + 5117, &4883u32.to_be_bytes()));
+    assert_eq!(all[all.len() - last.len()..], last);
+}
+
+#[test]
+fn the_number_of_chunks_is_bounded() {
+    let holes: Vec<_> = (0..2000).map(|i| (i * 8192, 4096, Fill::Zero)).collect();
+    let answer = Answer::data(true, false, COOKIE, 0, buffer(2000 * 8192, &holes));
+    assert!(answer.slices().count() <= 130, "{}", answer.slices().count());
+    let all = bytes(&answer);
+    assert!(all.ends_with(&[7; 4096]));
+}
