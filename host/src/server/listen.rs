@@ -69,6 +69,17 @@ fn accept_one(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAdd
     Ok(rustix::net::acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?)
 }
 
+/// What a Unix socket should hold of answers, in bytes. The default (208 KiB) does not take one answer of 256 KiB, so that each costs
+/// a wait for the client in its middle. TCP sockets are left to the kernel, which adapts them.
+const SEND_BUFFER: usize = 1 << 20;
+
+/// Beyond the system's ceiling if we may. Not being allowed either is no reason to turn a client away.
+fn widen(socket: &OwnedFd) {
+    if sockopt::set_socket_send_buffer_size_force(socket, SEND_BUFFER).is_err() {
+        let _ = sockopt::set_socket_send_buffer_size(socket, SEND_BUFFER);
+    }
+}
+
 type Prepared = (Socket, Peer, Option<(i64, i64, i64)>);
 
 fn prepare(socket: OwnedFd, address: Option<SocketAddrAny>) -> io::Result<Prepared> {
@@ -80,6 +91,7 @@ fn prepare(socket: OwnedFd, address: Option<SocketAddrAny>) -> io::Result<Prepar
             (Peer::Ip(ip), None)
         }
         (None, Some(AddressFamily::UNIX)) => {
+            widen(&socket);
             let credentials = sockopt::socket_peercred(&socket).ok().map(|peer| {
                 let pid = i64::from(peer.pid.as_raw_pid());
                 (pid, i64::from(peer.uid.as_raw()), i64::from(peer.gid.as_raw()))
