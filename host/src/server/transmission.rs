@@ -33,7 +33,7 @@ const TURN: usize = 64;
 /// Payload handled before other tasks get a turn: 1 MiB is about 100 microseconds of copying.
 const TURN_PAGES: u32 = (1 << 20) / 4096;
 
-/// Reads from this size on are run by whichever thread is idle if others of the client are in flight: copying 128 KiB twice (from the
+/// Reads and writes from this size on are run by whichever thread is idle if the client has sent more than this one: copying 128 KiB twice (from the
 /// source and into the socket) takes some 20 microseconds, handing the read over one or two.
 const ASIDE: Pages = Pages((128 << 10) / 4096);
 
@@ -222,7 +222,8 @@ impl Transmission {
                 if matches!(command, Command::Write { .. }) {
                     self.payload(&mut buffer, pages).await?;
                 }
-                let aside = pages >= ASIDE && self.in_flight.requests() > 1;
+                let busy = self.in_flight.requests() > 1 || !self.received.bytes().is_empty();
+                let aside = pages >= ASIDE && busy;
                 Shared::run_with(&self.shared, ticket, command, buffer, aside)
             }
             Ok(command) => Shared::run(&self.shared, ticket, command),
@@ -471,14 +472,17 @@ impl Shared {
                 }
                 Shared::start(this, ticket, call, finish)
             }
-            Command::Write { offset, flags, .. } => Shared::start(
-                this,
-                ticket,
-                |hop| hop.pwrite(buffer, span, offset, flags),
-                |this, ticket, value: Result<Done, Error>| {
+            Command::Write { offset, flags, .. } => {
+                let call = move |hop: &Arc<Hop>| hop.pwrite(buffer, span, offset, flags);
+                let finish = |this: &Shared, ticket: Ticket, value: Result<Done, Error>| {
                     this.done(ticket, false, value.and_then(|(_, result)| result))
-                },
-            ),
+                };
+                if aside {
+                    Shared::start_aside(this, ticket, call, finish);
+                    return None;
+                }
+                Shared::start(this, ticket, call, finish)
+            }
             _ => Shared::run(this, ticket, command),
         }
     }

@@ -190,6 +190,44 @@ fn a_panic_in_a_plugin_fails_that_request_alone() {
 }
 
 #[test]
+fn long_requests_of_a_busy_client_are_answered_in_any_order_and_panics_stay_theirs() {
+    let running = Running::plain();
+    let mut client = running.client(false);
+    let length = 256u32 << 10;
+    let mut batch = Vec::new();
+    for cookie in 0..8 {
+        batch.extend(request(WRITE, 0, cookie, PLAIN + cookie * u64::from(length), length));
+        batch.resize(batch.len() + length as usize, cookie as u8 + 1);
+    }
+    client.send(&batch);
+    let mut answered: Vec<u64> = (0..8)
+        .map(|_| match client.reply() {
+            Reply::Simple { error: 0, cookie } => cookie,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    answered.sort_unstable();
+    assert_eq!(answered, [0, 1, 2, 3, 4, 5, 6, 7]);
+    let mut batch = request(READ, 0, 100, PANICS, length);
+    for cookie in 0..8 {
+        batch.extend(request(READ, 0, cookie, PLAIN + cookie * u64::from(length), length));
+    }
+    batch.extend(request(READ, 0, 100, PANICS, length));
+    client.send(&batch);
+    for _ in 0..10 {
+        match client.reply() {
+            Reply::Simple { error: 5, cookie: 100 } => {}
+            Reply::Simple { error: 0, cookie } => {
+                assert!(client.take(length as usize).iter().all(|byte| u64::from(*byte) == cookie + 1));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    drop(client);
+    running.until_all_is_given_back();
+}
+
+#[test]
 fn a_batch_of_requests_is_answered_whole() {
     let running = Running::plain();
     let mut client = running.client(false);
