@@ -1,0 +1,71 @@
+//! Filters in other languages: the contract can be used from C and from JavaScript. Their sources are in `guest-c` and `guest-js`.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use rbdkit_tests::server::root;
+use rbdkit_tests::{Launch, TempDir, nbdsh};
+
+/// Builds a filter with its own script.
+fn build(guest: &str, dir: &TempDir) -> PathBuf {
+    let component = dir.join("filter.wasm");
+    let mut script = Command::new(root().join("tests").join(guest).join("build.sh"));
+    script.arg(&component);
+    // What `make` built need not be built again.
+    let componentize = root().join("target/release/rbdkit-componentize");
+    if componentize.exists() {
+        script.env("COMPONENTIZE", componentize);
+    }
+    let built = script.output().unwrap();
+    assert!(built.status.success(), "{guest}: {}", String::from_utf8_lossy(&built.stderr));
+    component
+}
+
+/// What nbdsh prints about a server with this filter.
+fn with_filter(component: &PathBuf, arguments: &[&str], script: &str) -> String {
+    let server = Launch::new(["--wasm-filter"]).arg(component).args(arguments).start();
+    nbdsh(&server.uri(), &format!("h = nbd.NBD()\nh.set_strict_mode(0)\nh.connect_uri(uri)\n{script}"))
+        .ok()
+        .trim()
+        .to_owned()
+}
+
+/// Prints the error's name.
+const ERROR: &str = "
+try:
+    h.pread(512, 0)
+except nbd.Error as error:
+    print(error.errno)
+";
+
+#[test]
+fn a_filter_in_c_swaps_the_bytes_of_words() {
+    let dir = TempDir::new();
+    let swab = build("guest-c", &dir);
+    let nine = "data=1 2 3 4 5 6 7 8 9";
+    let read = "print(h.get_size(), h.get_block_size(nbd.SIZE_MINIMUM), *h.pread(8, 0))";
+    assert_eq!(with_filter(&swab, &["data", nine], read), "8 2 2 1 4 3 6 5 8 7");
+    assert_eq!(with_filter(&swab, &["data", nine, "swab-bits=32"], read), "8 4 4 3 2 1 8 7 6 5");
+    assert_eq!(with_filter(&swab, &["data", nine, "swab-bits=8"], "print(*h.pread(9, 0))"), "1 2 3 4 5 6 7 8 9");
+    let write = "h.pwrite(bytes(range(200)) * 1000, 4000); print(h.pread(200000, 4000) == bytes(range(200)) * 1000)";
+    assert_eq!(with_filter(&swab, &["memory", "1M", "swab-bits=64"], write), "True");
+    let half = "try:\n    h.pread(1, 1)\nexcept nbd.Error as error:\n    print(error.errno)";
+    assert_eq!(with_filter(&swab, &["memory", "1M"], half), "EINVAL");
+    let full = ["eval", "get_size=echo 1M", "pread=echo ENOSPC full >&2; exit 1"];
+    assert_eq!(with_filter(&swab, &full, ERROR), "ENOSPC");
+}
+
+#[test]
+fn a_filter_in_javascript_masks_bytes() {
+    let dir = TempDir::new();
+    let mask = build("guest-js", &dir);
+    let read = "print(*h.pread(4, 0))";
+    assert_eq!(with_filter(&mask, &["data", "data=1 2 3 4", "mask-key=85"], read), "84 87 86 81");
+    let write = "h.pwrite(bytes(range(200)) * 500, 4001); print(h.pread(100000, 4001) == bytes(range(200)) * 500)";
+    assert_eq!(with_filter(&mask, &["memory", "1M", "mask-key=1"], write), "True");
+    let full = ["eval", "get_size=echo 1M", "pread=echo ENOSPC full >&2; exit 1", "mask-key=1"];
+    assert_eq!(with_filter(&mask, &full, ERROR), "ENOSPC");
+    let refused = Launch::new(["--wasm-filter"]).arg(&mask).args(["memory", "1M", "mask-key=256"]).try_start();
+    let refused = refused.err().unwrap();
+    assert!(refused.stderr.contains("mask-key: must be from 0 to 255"), "{}", refused.stderr);
+}
