@@ -24,8 +24,11 @@ fn after_flags(flags: u32) -> Handshake {
     handshake
 }
 
-/// What one option leads to: the replies (kind and data) or the wish.
-fn one(handshake: &mut Handshake, number: u32, data: &[u8]) -> (Result<Option<Wish>, Violation>, Vec<(u32, Vec<u8>)>) {
+/// A reply to an option: its kind and its data.
+type Reply = (u32, Vec<u8>);
+
+/// What one option leads to: the replies or the wish.
+fn one(handshake: &mut Handshake, number: u32, data: &[u8]) -> (Result<Option<Wish>, Violation>, Vec<Reply>) {
     let message = option(number, data);
     let (mut input, mut out) = (&message[..], Vec::new());
     let wish = handshake.advance(&mut input, &mut out);
