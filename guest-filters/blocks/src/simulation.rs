@@ -5,7 +5,8 @@
 //! up, and requests trap, as often as the settings say.
 //!
 //! A model knows for each byte which values a client may read: the last value that was written, or those of writes that ran at the same
-//! time (in any order), and for a write that failed both its value and the one before. The same holds for what has to be durable after a flush.
+//! time (in any order), and for a write that failed both its value and the one before, until somebody has read one of them. The same holds
+//! for what has to be durable after a flush.
 #![allow(missing_docs)] // For tests; the names say it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -135,6 +136,8 @@ impl Values {
 /// A request that is being served, for the model.
 struct Active {
     id: u64,
+    /// When it began.
+    since: u64,
     offset: usize,
     end: usize,
     /// Of a request that changes bytes.
@@ -177,6 +180,11 @@ struct World {
     buffers: Vec<Vec<Option<Vec<u8>>>>,
     /// What each byte may be now.
     possible: Vec<Values>,
+    /// Which of these a client has read since: it must not become another without a write.
+    read: Vec<Option<u8>>,
+    /// Counts the beginnings and ends of requests, and when a write to each byte ended last.
+    time: u64,
+    written: Vec<u64>,
     active: Vec<Active>,
     issued: u64,
     failure: Option<String>,
@@ -264,13 +272,18 @@ impl World {
         self.grant();
     }
 
-    fn begin(&mut self, offset: usize, end: usize, writes: Option<fn(u64, usize) -> u8>) -> u64 {
+    /// `reads`: it looks at what is there, not at what is durable.
+    fn begin(&mut self, offset: usize, end: usize, writes: Option<fn(u64, usize) -> u8>, reads: bool) -> u64 {
         self.issued += 1;
+        self.time += 1;
         let id = self.issued;
         let mut seen = vec![Values::default(); end - offset];
         for (n, set) in seen.iter_mut().enumerate() {
             if writes.is_none() {
-                set.merge(self.possible[offset + n]);
+                match self.read[offset + n] {
+                    Some(value) if reads => set.add(value),
+                    _ => set.merge(self.possible[offset + n]),
+                }
             }
         }
         for other in &mut self.active {
@@ -283,7 +296,7 @@ impl World {
                 }
             }
         }
-        self.active.push(Active { id, offset, end, writes, seen });
+        self.active.push(Active { id, since: self.time, offset, end, writes, seen });
         id
     }
 
@@ -291,6 +304,7 @@ impl World {
     fn end(&mut self, id: u64, certain: bool) -> Active {
         let n = self.active.iter().position(|active| active.id == id).expect("it was begun");
         let active = self.active.swap_remove(n);
+        self.time += 1;
         if let Some(value) = active.writes {
             for position in active.offset..active.end {
                 let mut values = active.seen[position - active.offset];
@@ -299,9 +313,19 @@ impl World {
                     values.merge(self.possible[position]);
                 }
                 self.possible[position] = values;
+                self.read[position] = None;
+                self.written[position] = self.time;
             }
         }
         active
+    }
+
+    /// A client has read this; from now on it is that, unless somebody was writing.
+    fn pin(&mut self, reader: &Active, position: usize, value: u8) {
+        let writes = |other: &Active| other.writes.is_some() && (other.offset..other.end).contains(&position);
+        if self.written[position] < reader.since && !self.active.iter().any(writes) {
+            self.read[position] = Some(value);
+        }
     }
 }
 
@@ -326,6 +350,9 @@ impl Simulation {
             durable_since: vec![0; size],
             volatile: vec![Vec::new(); clients],
             possible: next.iter().map(|value| Values::one(*value)).collect(),
+            read: vec![None; size],
+            time: 0,
+            written: vec![0; size],
             next,
             buffers: vec![Vec::new(); clients],
             active: Vec::new(),
@@ -399,7 +426,7 @@ impl Simulation {
             Request::Flush => (whole, None, true),
         };
         let mut world = self.world();
-        let id = world.begin(from, to, writes);
+        let id = world.begin(from, to, writes, !must_be_durable);
         // What a request leaves unfilled must not look right by chance.
         let mut payload =
             vec![0xee; if matches!(request, Request::Read { .. } | Request::Write { .. }) { to - from } else { 0 }];
@@ -451,6 +478,7 @@ impl Simulation {
                     if !active.seen[n].has(*value) {
                         world.failure = wrong(from + n, *value, "was read as");
                     }
+                    world.pin(&active, from + n, *value);
                 }
             }
             Request::Extents { one, .. } => {
