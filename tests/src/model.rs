@@ -183,6 +183,19 @@ impl Disk {
         Disk { stripes: stripes.collect(), size: content.len() as u64 }
     }
 
+    /// The same disk in stripes of another length.
+    pub fn cut(&mut self, stripe: u64) {
+        let bytes: Vec<u8> = self.stripes.iter().flat_map(|part| part.bytes.iter().copied()).collect();
+        let known: Vec<Known> = self.stripes.iter().flat_map(|part| part.known.iter().copied()).collect();
+        let parts = bytes.chunks(stripe as usize).zip(known.chunks(stripe as usize)).enumerate();
+        let parts = parts.map(|(nth, (bytes, known))| Stripe {
+            start: nth as u64 * stripe,
+            bytes: bytes.to_vec(),
+            known: known.to_vec(),
+        });
+        self.stripes = parts.collect();
+    }
+
     /// Compares bytes of the disk that came from elsewhere (the file below, another connection).
     ///
     /// # Panics

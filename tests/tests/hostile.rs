@@ -365,9 +365,9 @@ fn a_client_that_sends_and_never_reads_costs_what_the_ceiling_says() {
     }
 }
 
-/// The payload is announced and does not come: memory is taken as it arrives, or within the ceiling.
+/// The payload is announced and does not come; others are served nevertheless.
 #[test]
-fn clients_that_announce_large_writes_and_stop_cost_little() {
+fn clients_that_announce_large_writes_and_stop_cost_what_the_ceiling_says() {
     let victim = Victim::new();
     let before = victim.server.resident();
     let stalled: Vec<Stream> = (0..100)
@@ -383,7 +383,8 @@ fn clients_that_announce_large_writes_and_stop_cost_little() {
     other.disconnect();
     let grown = victim.server.resident().saturating_sub(before);
     println!("{} KiB for a hundred announced writes of 16 MiB", grown >> 10);
-    assert!(grown < 300 << 20, "{grown} bytes more");
+    // 512 MiB of payloads for the whole server, and a little for everything around them.
+    assert!(grown < 560 << 20, "{grown} bytes more");
     drop(stalled);
     victim.unharmed();
 }

@@ -10,6 +10,8 @@ use rbdkit_tests::{Launch, TempDir, seed};
 const OPERATIONS: u64 = 110_000;
 /// Not a multiple of anything that a filter likes.
 const SIZE: usize = (6 << 20) + 1234;
+/// Stripes of which some twenty share a block of 64 KiB.
+const NARROW: u64 = 3001;
 /// In front of and behind the part that an offset filter shows.
 const MARGIN: usize = 4097;
 
@@ -75,10 +77,14 @@ fn check(case: &Case) {
         launch = launch.arg(format!("offset={margin}")).arg(format!("range={SIZE}"));
     }
     let server = launch.start();
-    let mut crowd = Crowd::new(seed, total * case.share / 1000);
+    let mut crowd = Crowd::new(seed, total * case.share / 2000);
     crowd.may_fail = case.may_fail;
     let mut disk = Disk::new(&first, crowd.stripe);
-    let tally = disk.exercise(server.socket(), &crowd);
+    let wide = disk.exercise(server.socket(), &crowd);
+    // The same again where all connections have a part of every block of a filter.
+    crowd.stripe = NARROW;
+    disk.cut(crowd.stripe);
+    let narrow = disk.exercise(server.socket(), &crowd);
     let mut client = server.client();
     disk.compare_with("read by a new connection", &mut client, case.may_fail);
     if client.can(rbdkit_tests::raw::can::FLUSH) {
@@ -101,7 +107,7 @@ fn check(case: &Case) {
         }
         _ => {}
     }
-    println!("{}: {tally:?}", case.name);
+    println!("{}: {wide:?}, then {narrow:?}", case.name);
 }
 
 fn compare_file(disk: &Disk, what: &str, file: &std::path::Path, margin: usize) {

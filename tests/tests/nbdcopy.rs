@@ -5,7 +5,7 @@ use std::path::Path;
 use rbdkit_tests::model::{content, sparse};
 use rbdkit_tests::{Launch, Server, TempDir, seed, tool};
 
-const SIZE: usize = (24 << 20) + 512;
+const SIZE: usize = (12 << 20) + 512;
 
 /// The ways to copy: nbdcopy's options.
 const WAYS: [&[&str]; 4] = [
