@@ -65,6 +65,13 @@ bench:
 	@$(MAKE) --no-print-directory build
 	target/release/rbdkit-bench
 
+# The targets run briefly within the tests as well.
+FUZZ_SECONDS ?= 600
+fuzz:
+	@tests/setup.sh build
+	@$(MAKE) --no-print-directory build
+	RBDKIT_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test $(PROFILE) $(CARGO_FLAGS) --workspace --test fuzz -- --nocapture
+
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/rbdkit/filters
 	install -d $(DESTDIR)$(PREFIX)/share/rbdkit/wit $(DESTDIR)$(PREFIX)/share/rbdkit/guest-filters

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use rbdkit_tests::server::root;
-use rbdkit_tests::{Launch, TempDir, nbdsh};
+use rbdkit_tests::model::{Crowd, Disk, content};
+use rbdkit_tests::server::{read_at, root};
+use rbdkit_tests::{Launch, TempDir, nbdsh, seed};
 
 /// Builds a filter with its own script.
 fn build(guest: &str, dir: &TempDir) -> PathBuf {
@@ -68,4 +69,50 @@ fn a_filter_in_javascript_masks_bytes() {
     let refused = Launch::new(["--wasm-filter"]).arg(&mask).args(["memory", "1M", "mask-key=256"]).try_start();
     let refused = refused.err().unwrap();
     assert!(refused.stderr.contains("mask-key: must be from 0 to 255"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_mask_is_on_the_disk_and_not_in_what_clients_see() {
+    let dir = TempDir::new();
+    let bytes = content(3, 1 << 20);
+    let file = dir.file("disk.img", &bytes);
+    let mask = build("guest-js", &dir);
+    let server = Launch::new(["--wasm-filter"]).arg(&mask).arg("file").path("file", &file).arg("mask-key=85").start();
+    let masked: Vec<u8> = bytes.iter().map(|byte| byte ^ 85).collect();
+    let mut client = server.client();
+    assert!(client.read(0, 1 << 20).as_deref() == Ok(&masked[..]));
+    client.write(4095, b"hello").expect("a write");
+    // The filter is opaque: zeroes must not pass it by.
+    client.zero(4096, 2, 0).expect("zeroes");
+    client.flush().expect("a flush");
+    let stored: Vec<u8> = b"h\0\0lo".iter().map(|byte| byte ^ 85).collect();
+    assert_eq!(read_at(&file, 4095, 5), stored);
+}
+
+/// Both, with built-in ones around and between them.
+#[test]
+fn filters_in_three_languages_stack_and_are_the_model() {
+    let seed = seed();
+    println!("RBDKIT_SEED={seed}");
+    let dir = TempDir::new();
+    let mask = build("guest-js", &dir);
+    let other = TempDir::new();
+    let swab = build("guest-c", &other);
+    let bytes = content(seed, 1 << 20);
+    let server = Launch::new(["--filter=readahead", "--filter=cache", "--wasm-filter"])
+        .arg(&mask)
+        .args(["--filter=nofilter", "--wasm-filter"])
+        .arg(&swab)
+        .args(["--filter=cow", "memory", "1M", "mask-key=170", "swab-bits=8"])
+        .start();
+    let mut client = server.client();
+    for (nth, chunk) in bytes.chunks(65536).enumerate() {
+        client.write(nth as u64 * 65536, chunk).expect("a write");
+    }
+    client.disconnect();
+    let mut crowd = Crowd::new(seed, 2000);
+    crowd.stripe = 7001;
+    let mut disk = Disk::new(&bytes, crowd.stripe);
+    disk.exercise(server.socket(), &crowd);
+    disk.compare_with("read by a new connection", &mut server.client(), false);
 }
