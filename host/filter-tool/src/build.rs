@@ -21,7 +21,7 @@ pub fn build(dir: &Path) -> Result<()> {
     };
     let output = dir.join(format!("{name}.wasm"));
     std::fs::write(&output, &component).with_context(|| format!("cannot write {}", output.display()))?;
-    println!("{}: {} bytes", output.display(), component.len());
+    say!("{}: {} bytes", output.display(), component.len());
     Ok(())
 }
 

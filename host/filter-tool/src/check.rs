@@ -74,10 +74,17 @@ pub fn check(file: &Path, params: &[String]) -> Result<()> {
         chain.after_fork().await.map_err(|e| anyhow!("{e}"))?;
         let hop = open(&chain, 1).await?;
         let can = hop.can();
-        println!("{}: export of {} bytes", hop.name(), hop.size());
-        println!(
+        say!("{}: export of {} bytes", hop.name(), hop.size());
+        say!(
             "can: write={} flush={} trim={} zero={:?} fua={:?} cache={:?} extents={} multi-conn={}",
-            can.write, can.flush, can.trim, can.zero, can.fua, can.cache, can.extents, can.multi_conn
+            can.write,
+            can.flush,
+            can.trim,
+            can.zero,
+            can.fua,
+            can.cache,
+            can.extents,
+            can.multi_conn
         );
         let mut tally = Tally::default();
         let wrong = exercise(&hop, &mut tally).await;
@@ -93,14 +100,14 @@ pub fn check(file: &Path, params: &[String]) -> Result<()> {
         chain.cleanup().await;
         for (operation, outcomes) in &tally.0 {
             let outcomes: Vec<String> = outcomes.iter().map(|(outcome, count)| format!("{outcome} {count}")).collect();
-            println!("{operation:<9} {}", outcomes.join(", "));
+            say!("{operation:<9} {}", outcomes.join(", "));
         }
         Ok::<_, anyhow::Error>(wrong)
     })?;
     if !wrong.is_empty() {
         bail!("{}", wrong.join("\n"));
     }
-    println!("nothing wrong was found");
+    say!("nothing wrong was found");
     Ok(())
 }
 
@@ -180,7 +187,7 @@ pub fn bench(file: &Path, params: &[String], requests: u32) -> Result<()> {
     runtime.block_on(async {
         let with = prepare(Some((file, params))).await?;
         let without = prepare(None).await?;
-        println!("{:<24} {:>12} {:>12} {:>12}", "request", "without", "with", "the filter");
+        say!("{:<24} {:>12} {:>12} {:>12}", "request", "without", "with", "the filter");
         for (name, length, write) in
             [("pread 4 KiB", 4 << 10, false), ("pread 1 MiB", 1 << 20, false), ("pwrite 4 KiB", 4 << 10, true)]
         {
@@ -194,7 +201,7 @@ pub fn bench(file: &Path, params: &[String], requests: u32) -> Result<()> {
                 plain.push(round(&without, length, write, count).await?);
             }
             let (with_median, without_median) = (median(filtered), median(plain));
-            println!(
+            say!(
                 "{name:<24} {:>9} ns {:>9} ns {:>9} ns",
                 without_median.as_nanos(),
                 with_median.as_nanos(),

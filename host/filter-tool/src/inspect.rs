@@ -75,26 +75,26 @@ pub fn inspect(file: &Path, json: bool) -> Result<()> {
             })).collect::<Vec<_>>(),
             "limits": limits.table().into_iter().map(|(name, value, _)| (name.to_string(), value.into())).collect::<serde_json::Map<_, _>>(),
         });
-        println!("{value:#}");
+        say!("{value:#}");
         return Ok(());
     }
-    println!("{} {}: {}", about.name, about.version, about.longname);
-    println!("file:          {} ({} bytes)", file.display(), component.size);
-    println!("pin it with:   --wasm-filter {}@sha256:{}", file.display(), component.digest);
-    println!("thread model:  {}", about.thread_model);
+    say!("{} {}: {}", about.name, about.version, about.longname);
+    say!("file:          {} ({} bytes)", file.display(), component.size);
+    say!("pin it with:   --wasm-filter {}@sha256:{}", file.display(), component.digest);
+    say!("thread model:  {}", about.thread_model);
     let unexported = if about.transparent { "passes by (transparent)" } else { "is withdrawn or emulated (opaque)" };
-    println!("unexported:    what it does not export {unexported}");
-    println!("after a fault: {}", about.recovery);
-    println!("\nexports:");
+    say!("unexported:    what it does not export {unexported}");
+    say!("after a fault: {}", about.recovery);
+    say!("\nexports:");
     for name in about.exports.iter().filter(|name| bare(name) != "types") {
-        println!("  {}", bare(name));
+        say!("  {}", bare(name));
     }
-    println!("\nimports, and what each one grants:");
+    say!("\nimports, and what each one grants:");
     for name in about.imports.iter().filter(|name| bare(name) != "types") {
-        println!("  {:<10} {}", bare(name), grant(name));
+        say!("  {:<10} {}", bare(name), grant(name));
     }
     if !about.params.is_empty() {
-        println!("\nparameters:");
+        say!("\nparameters:");
     }
     for param in &about.params {
         let default = match (&param.default, param.required) {
@@ -102,11 +102,11 @@ pub fn inspect(file: &Path, json: bool) -> Result<()> {
             (Some(default), _) => format!(" (default {default})"),
             (None, _) => String::new(),
         };
-        println!("  {}={}{default}\n      {}", param.name, param.kind.name().to_uppercase(), param.help);
+        say!("  {}={}{default}\n      {}", param.name, param.kind.name().to_uppercase(), param.help);
     }
-    println!("\nlimits (change with --filter-limit {}:RESOURCE=VALUE):", about.name);
+    say!("\nlimits (change with --filter-limit {}:RESOURCE=VALUE):", about.name);
     for (name, value, what) in limits.table() {
-        println!("  {name:<15} {value:<10} {what}");
+        say!("  {name:<15} {value:<10} {what}");
     }
     Ok(())
 }

@@ -3,6 +3,14 @@
 //! A program of its own, so that no subcommand shadows a plugin's name on rbdkit's command line.
 #![forbid(unsafe_code)]
 
+/// A line on standard output. Who reads only the beginning (`| head`) is not an error.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 mod build;
 mod check;
 mod inspect;

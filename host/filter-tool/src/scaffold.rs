@@ -47,13 +47,10 @@ pub fn new(name: &str, language: Language, dir: Option<PathBuf>) -> Result<()> {
             write(&dir.join("wit/deps/rbdkit-filter/filter.wit"), CONTRACT)?;
         }
     }
-    println!("{} is ready: edit it, then", dir.display());
-    println!("  rbdkit-filter build {}", dir.display());
-    println!("  rbdkit-filter check {}", dir.join(format!("{name}.wasm")).display());
-    println!(
-        "  rbdkit --wasm-filter {} memory 64M --run 'nbdinfo \"$uri\"'",
-        dir.join(format!("{name}.wasm")).display()
-    );
+    say!("{} is ready: edit it, then", dir.display());
+    say!("  rbdkit-filter build {}", dir.display());
+    say!("  rbdkit-filter check {}", dir.join(format!("{name}.wasm")).display());
+    say!("  rbdkit --wasm-filter {} memory 64M --run 'nbdinfo \"$uri\"'", dir.join(format!("{name}.wasm")).display());
     Ok(())
 }
 

@@ -1,0 +1,107 @@
+//! `rbdkit-filter`: what it says of the built-in filters, and from a template to a filter that serves.
+
+use std::process::{Command, Output, Stdio};
+
+use rbdkit_tests::server::{filter, root};
+use rbdkit_tests::{Launch, TempDir, nbdsh};
+
+const FILTERS: [&str; 7] = ["cache", "cow", "delay", "error", "nofilter", "offset", "readahead"];
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(root().join("target/release/rbdkit-filter")).args(arguments).output().unwrap()
+}
+
+fn ok(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn error(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn inspect_tells_what_a_filter_is_and_wants() {
+    for name in FILTERS {
+        let path = filter(name);
+        let text = ok(&["inspect", path.to_str().unwrap()]);
+        assert!(text.starts_with(&format!("{name} 0.1.0: ")), "{text}");
+        for part in ["@sha256:", "thread model:  ", "imports, and what each one grants:", "  filter\n", "  memory "] {
+            assert!(text.contains(part), "{name}: no {part:?} in {text}");
+        }
+        assert!(!text.contains("unknown: refused"), "{text}");
+    }
+}
+
+#[test]
+fn inspect_is_readable_for_programs() {
+    let path = filter("cow");
+    let json = ok(&["inspect", "--json", path.to_str().unwrap()]);
+    for part in ["\"name\": \"cow\"", "\"sha256\": \"", "\"cow-block-size\"", "\"limits\": {", "\"grants\": "] {
+        assert!(json.contains(part), "no {part:?} in {json}");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_fault() {
+    let path = filter("cow");
+    let mut child = Command::new(root().join("target/release/rbdkit-filter"))
+        .args(["inspect", path.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert!(output.status.success());
+}
+
+#[test]
+fn every_filter_passes_check() {
+    for name in ["cache", "cow", "nofilter", "readahead"] {
+        let text = ok(&["check", filter(name).to_str().unwrap()]);
+        assert!(text.ends_with("nothing wrong was found\n"), "{text}");
+        assert!(text.contains("pread     ok "), "{text}");
+    }
+}
+
+#[test]
+fn check_names_a_parameter_that_is_not_there() {
+    let path = filter("cow");
+    let text = error(&["check", path.to_str().unwrap(), "nosuch=1"]);
+    assert_eq!(
+        text,
+        "rbdkit-filter: error: the filter has no parameter 'nosuch' (it has: cow-block-size, cow-on-cache, cow-on-read)\n"
+    );
+}
+
+#[test]
+fn what_is_not_a_component_is_refused() {
+    let dir = TempDir::new();
+    let file = dir.file("not.wasm", b"not a component");
+    let text = error(&["inspect", file.to_str().unwrap()]);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains("not.wasm: it is not a WebAssembly component"), "{text}");
+    assert!(error(&["new", "Bad"]).contains("cannot be a filter's name"));
+    assert!(
+        error(&["build", dir.path().to_str().unwrap()]).contains("neither a Cargo.toml, a filter.c nor a filter.js")
+    );
+}
+
+#[test]
+fn a_template_becomes_a_filter_that_serves() {
+    let dir = TempDir::new();
+    let mine = dir.join("mine");
+    let mine = mine.to_str().unwrap();
+    ok(&["new", "mine", "--lang", "c", "--dir", mine]);
+    ok(&["build", mine]);
+    let component = format!("{mine}/mine.wasm");
+    ok(&["check", &component, "key=7"]);
+    let server = Launch::new(["--wasm-filter", &component, "memory", "1M", "key=32"]).start();
+    let printed = nbdsh(&server.uri(), "h.connect_uri(uri)\nh.pwrite(b'Hello', 0)\nprint(h.pread(6, 0))").ok();
+    assert_eq!(printed.trim(), "bytearray(b'Hello ')");
+}
