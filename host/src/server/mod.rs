@@ -127,6 +127,8 @@ impl Limits {
         self.requests_per_connection = self.requests_per_connection.max(1);
         self.bytes_per_connection = self.bytes_per_connection.max(MAX_REQUEST.into());
         self.bytes_in_all = self.bytes_in_all.max(MAX_REQUEST.into());
+        // A client that is alone waits at its own ceiling. At the server's it would count as one that keeps others waiting: itself.
+        self.bytes_per_connection = self.bytes_per_connection.min(self.bytes_in_all);
         self.connections = self.connections.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         self
     }
