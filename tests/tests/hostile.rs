@@ -96,10 +96,10 @@ fn an_option_of_absurd_length_costs_nothing() {
         for option in [opt::EXPORT_NAME, opt::LIST, opt::GO, opt::SET_META_CONTEXT, 99] {
             let mut stream = victim.greeted();
             stream.option_header(option, length).expect("a head");
-            stream.send(&[0; 1000]).expect("a beginning");
-            // Refused at once, or when it ends too early: both are fine.
-            stream.0.shutdown(Shutdown::Write).expect("shutdown");
-            stream.drain();
+            // Refused at once, maybe before the beginning of the data is out, or when it ends too early: all are fine.
+            if stream.send(&[0; 1000]).is_ok() && stream.0.shutdown(Shutdown::Write).is_ok() {
+                stream.drain();
+            }
         }
     }
     let grown = victim.server.resident().saturating_sub(before);
