@@ -32,10 +32,10 @@ wasmtime::component::bindgen!({
     exports: { default: async },
 });
 
+pub use self::rbdkit::filter as host;
+use self::rbdkit::filter::types::{BlockSizes, Capabilities, CommandFlags, Errno, ExportEntry, Extent, ExtentType};
+use self::rbdkit::filter::types::{Support, ThreadModel};
 pub use exports::rbdkit::filter as guest;
-pub use rbdkit::filter as host;
-use rbdkit::filter::types::{BlockSizes, Capabilities, CommandFlags, Errno, ExportEntry, Extent, ExtentType};
-use rbdkit::filter::types::{Support, ThreadModel};
 
 impl From<api::Errno> for Errno {
     fn from(errno: api::Errno) -> Errno {
