@@ -1,7 +1,6 @@
 //! The command line as scripts use it: ways to listen, captive commands, exit statuses, messages.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use rbdkit_tests::server::{filter, is_nbdkit, program};
 use rbdkit_tests::{Client, Finished, Launch, Server, TempDir, nbdsh, tool};
@@ -169,20 +168,16 @@ fn filters_come_from_files_as_well() {
 #[test]
 fn it_listens_on_tcp() {
     let port = free_port().to_string();
-    let mut child = Command::new(program())
-        .args(["-f", "-i", "127.0.0.1", "-p", &port, "-P"])
-        .args([TempDir::new().path().join("pid")])
-        .args(["memory", "1M"])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the server");
-    // The directory of its pid file is gone: it says so and ends, and that is waited for here as well.
-    let status = child.wait().expect("wait");
-    assert_eq!(status.code(), Some(1), "a pid file that cannot be written is an error");
     let said =
         run(&["-i", "127.0.0.1", "-p", &port, "memory", "1M", "--run", "echo $port; nbdinfo --size \"$uri\""]).ok();
     assert_eq!(said, format!("{port}\n1048576\n"));
+}
+
+#[test]
+fn a_pid_file_that_cannot_be_written_is_an_error() {
+    let finished = run(&["-f", "-U", "-", "-P", "/nonexistent/pid", "memory", "1M"]);
+    assert_eq!(finished.code, 1);
+    assert!(finished.stderr.contains("/nonexistent/pid"), "{}", finished.stderr);
 }
 
 fn free_port() -> u16 {
