@@ -184,21 +184,15 @@ fn clients_beyond_the_limit_wait_to_be_accepted() {
     assert_eq!(second.read(0, 8), [0; 8]);
 }
 
-fn resident_bytes() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
-}
-
+/// What they cost is measured from outside (tests/tests/hostile.rs): here other tests use memory as well.
 #[test]
-fn a_thousand_idle_clients_cost_little() {
+fn a_thousand_idle_clients_are_given_back() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut files = getrlimit(Resource::Nofile);
     files.current = files.maximum;
     setrlimit(Resource::Nofile, files).unwrap();
     let running = Running::plain();
-    // What the first one allocates is not what each costs.
-    let mut clients = vec![running.client(true)];
-    let before = resident_bytes();
+    let mut clients = Vec::new();
     for index in 0..1000 {
         let mut client = running.client(index % 2 == 0);
         assert_eq!(client.read(PLAIN, 4096).len(), 4096);
@@ -206,9 +200,6 @@ fn a_thousand_idle_clients_cost_little() {
         client.send(&request(READ, 0, 1, 0, 8)[..index % 28]);
         clients.push(client);
     }
-    let grown = resident_bytes().saturating_sub(before);
-    // Other tests run in this process, too: the bound is what 64 KiB of receive buffer each would exceed by far.
-    assert!(grown < 48 << 20, "{grown} bytes");
     drop(clients);
     running.until_all_is_given_back();
 }
