@@ -1,7 +1,7 @@
 # make            build the server, the filters and the author's tool
 # make demo       serve a disk image through sandboxed filters, copy it out, compare (IMAGE=disk.img for one of yours)
 # make test       every test
-# make bench      measure beside nbdkit (ROUNDS=, SECONDS_EACH=, ONLY=)
+# make bench      measure beside nbdkit and qemu-nbd, 25 minutes (QUICK=1, ROUNDS=, SECONDS_EACH=, ONLY=, PROGRAMS=, BEFORE=: tests/bench/main.rs)
 # make fuzz       fuzz for as long as you let it (FUZZ_SECONDS=)
 # make install    PREFIX=/usr/local DESTDIR=
 # make setup      only install what the others need

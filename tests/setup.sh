@@ -57,6 +57,7 @@ group() {
         need libnbd-bin command_exists nbdcopy
         need fio command_exists fio
         need nbdkit command_exists nbdkit
+        need qemu-utils command_exists qemu-nbd
         ;;
     *)
         echo "setup: unknown group '$1': build, demo, test or bench" >&2

@@ -1,227 +1,225 @@
-//! `make bench`: rbdkit beside nbdkit, in alternation, with real clients.
+//! `make bench`: rbdkit beside nbdkit, qemu-nbd and the least that a server can do, in alternation, with real clients.
 //!
-//! Each figure is measured in rounds; in a round both programs do the same job one right after the other, and who begins changes from round
-//! to round. What counts is the ratio within a round: absolute figures of a shared machine drift, ratios of neighbours hardly do. The table shows
-//! the medians, the median of the ratios and their spread.
+//! Each case is measured in rounds; in a round all programs do the same job one right after the other, and who begins changes from round to
+//! round. What counts is the ratio within a round: absolute figures of a shared machine drift, ratios of neighbours hardly do. Tables,
+//! page, chart and JSON tell medians, the median of the ratios and their spread, and for each target whether it is reached.
 //!
-//! Environment: `ROUNDS` (5), `SECONDS_EACH` (2), `ONLY` (a part of a case's name), `RBDKIT` and `NBDKIT` (programs), `BENCH_OUTPUT`
-//! (BENCHMARKS.md; only written if nothing was left out).
+//! Environment:
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `QUICK=1` | fewer cases and programs, 3 rounds of 1 s: 5 minutes instead of 25 |
+//! | `ROUNDS`, `SECONDS_EACH` | how often (5) and how long (2) each program does each job |
+//! | `ONLY` | cases whose name contains this, or one of these between `;` |
+//! | `PROGRAMS` | of `rbdkit,nbdkit,qemu-threads,qemu-uring,bare` only these |
+//! | `BEFORE` | another build of rbdkit that is measured as well: what a change brings |
+//! | `RBDKIT`, `NBDKIT`, `QEMU_NBD` | the programs' files |
+//! | `TMPDIR` | where the disks are made (2.3 GiB) |
+//! | `BENCH_OUTPUT` | the page, BENCHMARKS.md if not told; the chart stands beside it. Of a run that left something out nothing is written but `target/bench.json`, unless this is set |
 #![forbid(unsafe_code)]
 
+mod cases;
+mod chart;
+mod clients;
+mod machine;
+mod once;
 mod report;
+mod results;
+mod servers;
+mod targets;
 
-use std::path::{Path, PathBuf};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
 
-use rbdkit_tests::model::{content, sparse};
-use rbdkit_tests::server::program;
-use rbdkit_tests::{Launch, Server, TempDir, tool};
+use cases::{Case, Program};
+use clients::Images;
+use report::Report;
+use results::Line;
+use servers::Programs;
 
-/// Small enough for the page cache of any machine, large enough that a cache filter has something to do.
-const SIZE: u64 = 256 << 20;
-
-/// What a client does.
-#[derive(Clone, Copy)]
-enum Job {
-    /// fio's name of the pattern, the block size, the depth.
-    Fio(&'static str, &'static str, u32),
-    /// nbdcopy to nowhere.
-    Copy,
+/// What the environment asks for.
+struct Settings {
+    quick: bool,
+    rounds: u64,
+    seconds: u64,
+    only: Vec<String>,
+    programs: Vec<Program>,
+    output: Option<PathBuf>,
 }
 
-impl Job {
-    fn name(self) -> String {
-        match self {
-            Job::Fio(pattern, block, depth) => format!("{pattern} {block} depth {depth}"),
-            Job::Copy => "nbdcopy to null:".to_owned(),
-        }
-    }
-
-    /// Sequential jobs are told in MiB/s, random ones in operations a second.
-    fn in_bytes(self) -> bool {
-        matches!(self, Job::Copy | Job::Fio("read" | "write", ..))
-    }
+fn text(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|text| !text.is_empty())
 }
 
-const RANDOM_1: Job = Job::Fio("randread", "4k", 1);
-const RANDOM_32: Job = Job::Fio("randread", "4k", 32);
-const RANDOM_128: Job = Job::Fio("randread", "4k", 128);
-const WRITE_32: Job = Job::Fio("randwrite", "4k", 32);
-const SEQUENTIAL_8: Job = Job::Fio("read", "256k", 8);
-const SEQUENTIAL_1: Job = Job::Fio("read", "64k", 1);
-
-/// One line of the table.
-struct Case {
-    filters: &'static [&'static str],
-    plugin: &'static str,
-    job: Job,
+fn number(name: &str, default: u64) -> Result<u64, String> {
+    let Some(text) = text(name) else { return Ok(default) };
+    let number = text.parse().map_err(|_| format!("{name} is a number, not '{text}'"))?;
+    if number == 0 { Err(format!("{name} is at least 1")) } else { Ok(number) }
 }
 
-impl Case {
-    fn name(&self) -> String {
-        let stack: Vec<&str> = self.filters.iter().copied().chain([self.plugin]).collect();
-        format!("{}: {}", stack.join(", "), self.job.name())
-    }
-}
-
-fn cases() -> Vec<Case> {
-    let mut cases = Vec::new();
-    let mut add = |filters: &'static [&'static str], plugin: &'static str, jobs: &[Job]| {
-        cases.extend(jobs.iter().map(|&job| Case { filters, plugin, job }));
+/// The programs of a list of names.
+fn programs(names: &str) -> Result<Vec<Program>, String> {
+    let known = || Program::ALL.map(Program::name).join(", ");
+    let find = |name: &str| {
+        let found = Program::ALL.into_iter().find(|program| program.name() == name);
+        found.ok_or_else(|| format!("PROGRAMS knows {}, not '{name}'", known()))
     };
-    let all = [RANDOM_1, RANDOM_32, RANDOM_128, WRITE_32, SEQUENTIAL_8, Job::Copy];
-    add(&[], "file", &all);
-    add(&[], "memory", &all);
-    add(&["nofilter"], "file", &[RANDOM_1, RANDOM_32, WRITE_32, SEQUENTIAL_8]);
-    add(&["nofilter"], "memory", &[RANDOM_1, RANDOM_32]);
-    add(&["readahead", "cache"], "file", &[RANDOM_32, WRITE_32, SEQUENTIAL_1, SEQUENTIAL_8, Job::Copy]);
-    add(&["cow"], "file", &[RANDOM_32, WRITE_32, SEQUENTIAL_8, Job::Copy]);
-    cases
+    names.split(',').map(|name| find(name.trim())).collect()
 }
 
-/// What a run came to.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Figure {
-    /// Operations or MiB a second.
-    pub rate: f64,
-    /// Microseconds that 99 of 100 operations took at most; 0 where there is none.
-    pub p99: f64,
-}
+impl Settings {
+    fn from_environment() -> Result<Settings, String> {
+        let quick = text("QUICK").is_some_and(|text| text != "0");
+        let (rounds, seconds) = if quick { (3, 1) } else { (5, 2) };
+        Ok(Settings {
+            quick,
+            rounds: number("ROUNDS", rounds)?,
+            seconds: number("SECONDS_EACH", seconds)?,
+            only: text("ONLY")
+                .map(|text| text.split(';').map(|part| part.trim().to_owned()).collect())
+                .unwrap_or_default(),
+            programs: text("PROGRAMS").map_or(Ok(Program::ALL.to_vec()), |names| programs(&names))?,
+            output: text("BENCH_OUTPUT").map(PathBuf::from),
+        })
+    }
 
-/// The programs that are compared.
-struct Programs {
-    rbdkit: PathBuf,
-    nbdkit: PathBuf,
-}
+    /// Whether the page would lack something.
+    fn is_partial(&self) -> bool {
+        self.quick || !self.only.is_empty() || self.programs.len() < Program::ALL.len()
+    }
 
-fn number(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) if !text.is_empty() => text.parse().unwrap_or_else(|_| panic!("{name} is a number, not '{text}'")),
-        _ => default,
+    /// The cases that are asked for, each with the programs that are.
+    fn cases(&self, with_before: bool) -> Vec<Case> {
+        let mut cases = cases::cases(self.quick);
+        let is_wanted = |case: &Case| self.only.is_empty() || self.only.iter().any(|part| case.name().contains(part));
+        cases.retain(is_wanted);
+        for case in &mut cases {
+            if with_before {
+                case.programs.insert(1, Program::Before);
+            }
+            case.programs.retain(|program| self.programs.contains(program));
+        }
+        cases.retain(|case| !case.programs.is_empty());
+        cases
     }
 }
 
 fn main() -> ExitCode {
-    let rounds = number("ROUNDS", 5).max(1);
-    let seconds = number("SECONDS_EACH", 2).max(1);
-    let only = std::env::var("ONLY").unwrap_or_default();
-    let nbdkit = std::env::var_os("NBDKIT").map_or_else(|| PathBuf::from("nbdkit"), PathBuf::from);
-    let programs = Programs { rbdkit: program(), nbdkit };
-    let dir = TempDir::new();
-    let image = dir.join("disk.img");
-    let cases: Vec<Case> = cases().into_iter().filter(|case| case.name().contains(&only)).collect();
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<ExitCode, String> {
+    let settings = Settings::from_environment()?;
+    let programs = Programs::find();
+    let versions = programs.versions()?;
+    let cases = settings.cases(programs.before.is_some());
     if cases.is_empty() {
-        eprintln!("bench: no case's name contains ONLY={only}");
-        return ExitCode::FAILURE;
+        return Err(format!("no case's name contains ONLY={}", settings.only.join(";")));
     }
-    let mut lines: Vec<report::Line> =
-        cases.iter().map(|case| report::Line::new(case.name(), case.filters.is_empty(), case.job.in_bytes())).collect();
-    for round in 0..rounds {
-        // Writes of one round are not the next one's image.
-        let bytes = content(1, SIZE as usize);
-        sparse(&dir, "disk.img", &bytes);
-        drop(bytes);
-        for (case, line) in cases.iter().zip(&mut lines) {
-            eprintln!("bench: round {} of {rounds}: {}", round + 1, line.name);
-            let run = |program: &Path| measure(program, case, &image, seconds);
-            let (ours, theirs) = if round % 2 == 0 {
-                let ours = run(&programs.rbdkit);
-                (ours, run(&programs.nbdkit))
-            } else {
-                let theirs = run(&programs.nbdkit);
-                (run(&programs.rbdkit), theirs)
-            };
-            line.push(ours, theirs);
-        }
-    }
-    let report = report::Report { lines, rounds, seconds, versions: versions(&programs) };
-    println!("{}", report.table());
-    let json = rbdkit_tests::server::root().join("target/bench.json");
-    let written = std::fs::write(&json, report.json()).and_then(|()| {
-        let page = std::env::var_os("BENCH_OUTPUT")
-            .map_or_else(|| rbdkit_tests::server::root().join("BENCHMARKS.md"), PathBuf::from);
-        if only.is_empty() { std::fs::write(page, report.page()) } else { Ok(()) }
-    });
-    if let Err(error) = written {
-        eprintln!("bench: the results were not written: {error}");
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
-}
-
-fn versions(programs: &Programs) -> Vec<String> {
-    let first = |program: &str| {
-        let finished = tool(program, ["--version"]);
-        finished.stdout.lines().next().unwrap_or_default().to_owned()
+    let images = Images::make(cases.iter().any(|case| case.job.is_copy())).map_err(|error| error.to_string())?;
+    let load = machine::load();
+    let once = if settings.only.is_empty() && settings.programs.contains(&Program::Rbdkit) {
+        eprintln!("bench: at rest");
+        once::measure(&programs)
+    } else {
+        Vec::new()
     };
-    let path = |program: &Path| first(program.to_str().expect("a path in UTF-8"));
-    vec![path(&programs.rbdkit), path(&programs.nbdkit), first("fio"), first("nbdcopy")]
-}
-
-fn serve(program: &Path, case: &Case, image: &Path) -> Server {
-    let options = case.filters.iter().map(|name| format!("--filter={name}"));
-    let launch = Launch::new(options).program(program.to_owned()).arg(case.plugin);
-    let server = match case.plugin {
-        "file" => launch.path("file", image).start(),
-        _ => launch.arg(SIZE.to_string()).start(),
-    };
-    if case.plugin == "memory" {
-        // Reading what was never written would measure something else.
-        tool("nbdcopy", ["--no-extents", image.to_str().expect("a path in UTF-8"), &server.uri()]).ok();
+    let (lines, failures) = rounds(&settings, &programs, cases, &images);
+    let partial = settings.is_partial() || !failures.is_empty();
+    let (rounds, seconds) = (settings.rounds, settings.seconds);
+    let report = Report { lines, once, rounds, seconds, versions, load, failures, partial };
+    println!("{}", report.tables());
+    write(&report, settings.output).map_err(|error| format!("the results were not written: {error}"))?;
+    if report.failures.is_empty() {
+        return Ok(ExitCode::SUCCESS);
     }
-    server
+    eprintln!("bench: {} measurements failed: see above", report.failures.len());
+    Ok(ExitCode::FAILURE)
 }
 
-fn measure(program: &Path, case: &Case, image: &Path, seconds: u64) -> Figure {
-    let server = serve(program, case, image);
-    match case.job {
-        Job::Copy => {
-            let started = Instant::now();
-            let mut copies = 0;
-            while copies == 0 || started.elapsed().as_secs() < seconds {
-                tool("nbdcopy", ["--no-extents", &server.uri(), "null:"]).ok();
-                copies += 1;
+/// All cases in all rounds, and what failed.
+fn rounds(settings: &Settings, programs: &Programs, cases: Vec<Case>, images: &Images) -> (Vec<Line>, Vec<String>) {
+    let mut lines: Vec<Line> = cases.into_iter().map(Line::new).collect();
+    let mut failures = Vec::new();
+    for round in 0..settings.rounds {
+        for (nth, line) in lines.iter_mut().enumerate() {
+            eprintln!("bench: round {} of {}: {}", round + 1, settings.rounds, line.case.name());
+            let mut order = line.case.programs.clone();
+            let first = (round as usize + nth) % order.len();
+            order.rotate_left(first);
+            for program in order {
+                let done = attempt(programs, program, &line.case, images, settings.seconds);
+                if let Err(why) = &done {
+                    eprintln!("bench: {}: {why}", program.name());
+                    failures.push(format!("{} by {}, round {}: {why}", line.case.name(), program.name(), round + 1));
+                }
+                line.push(program, done.ok());
             }
-            let bytes = (SIZE * copies) as f64;
-            Figure { rate: bytes / (1 << 20) as f64 / started.elapsed().as_secs_f64(), p99: 0.0 }
-        }
-        Job::Fio(pattern, block, depth) => {
-            let output = fio(&server, pattern, block, depth, seconds);
-            parse(&output, pattern.contains("write"), case.job.in_bytes())
         }
     }
+    (lines, failures)
 }
 
-fn fio(server: &Server, pattern: &str, block: &str, depth: u32, seconds: u64) -> String {
-    let arguments = [
-        "--name=bench".to_owned(),
-        "--ioengine=nbd".to_owned(),
-        format!("--uri=nbd+unix:///?socket={}", server.socket().display()),
-        format!("--rw={pattern}"),
-        format!("--bs={block}"),
-        format!("--iodepth={depth}"),
-        format!("--size={SIZE}"),
-        format!("--runtime={seconds}"),
-        "--time_based".to_owned(),
-        "--ramp_time=200ms".to_owned(),
-        "--randrepeat=1".to_owned(),
-        "--norandommap".to_owned(),
-        "--output-format=terse".to_owned(),
-        "--terse-version=3".to_owned(),
-    ];
-    tool("fio", arguments).ok()
+/// One measurement. A fault of one, even a panic of its server, is a gap in the table and not the end of the run.
+fn attempt(
+    programs: &Programs,
+    program: Program,
+    case: &Case,
+    images: &Images,
+    seconds: u64,
+) -> Result<results::Sample, String> {
+    let measured = catch_unwind(AssertUnwindSafe(|| clients::measure(programs, program, case, images, seconds)));
+    measured.unwrap_or_else(|_| Err("it panicked: see standard error".to_owned()))
 }
 
-/// Reads fio's terse output, version 3: 5 general fields, 41 of reads, 41 of writes.
-fn parse(output: &str, writes: bool, in_bytes: bool) -> Figure {
-    let line = output.lines().rfind(|line| line.starts_with("3;")).unwrap_or_else(|| panic!("fio says\n{output}"));
-    let fields: Vec<&str> = line.split(';').collect();
-    let base = if writes { 46 } else { 5 };
-    let field = |nth: usize| fields.get(base + nth).copied().unwrap_or_default();
-    let value = |nth: usize| field(nth).parse::<f64>().unwrap_or_else(|_| panic!("field {nth} of\n{line}"));
-    let rate = if in_bytes { value(1) / 1024.0 } else { value(2) };
-    let percentile = (12..32).find_map(|nth| field(nth).strip_prefix("99.000000%="));
-    let p99 = percentile.and_then(|text| text.parse().ok()).unwrap_or(0.0);
-    Figure { rate, p99 }
+fn write(report: &Report, output: Option<PathBuf>) -> std::io::Result<()> {
+    let root = rbdkit_tests::server::root();
+    let json = serde_json::to_string_pretty(&report.json())?;
+    std::fs::write(root.join("target/bench.json"), json + "\n")?;
+    let page = match output {
+        Some(page) => page,
+        None if report.partial => return Ok(()),
+        None => root.join("BENCHMARKS.md"),
+    };
+    let chart = page.with_extension("svg");
+    let name = chart.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    std::fs::write(&chart, chart::svg(&report.lines, &report.subtitle()))?;
+    std::fs::write(&page, report.page(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(only: &[&str], names: &str) -> Settings {
+        let only = only.iter().map(|part| (*part).to_owned()).collect();
+        Settings { quick: false, rounds: 1, seconds: 1, only, programs: programs(names).unwrap(), output: None }
+    }
+
+    #[test]
+    fn only_and_programs_narrow_the_matrix_and_make_the_run_partial() {
+        let some = settings(&["cow, file", "null"], "rbdkit,nbdkit");
+        let cases = some.cases(true);
+        assert!(cases.iter().all(|case| case.name().starts_with("cow, file") || case.name().contains("null")));
+        assert!(cases.iter().any(|case| case.name().contains("null: ")));
+        assert!(cases.iter().flat_map(|case| &case.programs).all(|program| program.name().ends_with("kit")));
+        assert!(some.is_partial() && settings(&[], "rbdkit").is_partial());
+        let all = settings(&[], "rbdkit,before,nbdkit,qemu-threads,qemu-uring,bare");
+        assert!(!all.is_partial());
+        assert!(all.cases(false).iter().all(|case| !case.programs.contains(&Program::Before)));
+        assert!(all.cases(true).iter().all(|case| case.programs.contains(&Program::Before)));
+    }
+
+    #[test]
+    fn a_program_that_is_not_known_is_an_error_that_names_those_that_are() {
+        let error = programs("rbdkit,qemu").unwrap_err();
+        assert!(error.contains("qemu-threads") && error.ends_with("not 'qemu'"), "{error}");
+    }
 }

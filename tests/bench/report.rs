@@ -1,183 +1,371 @@
-//! What was measured as a table, as a page and as JSON.
+//! What was measured as tables, as a page and as JSON.
 
 use std::fmt::Write;
 
-use crate::Figure;
+use serde_json::{Value, json};
 
-/// The least ratio without filters that is good enough.
-const FLOOR: f64 = 0.8;
-
-/// The measurements of one case.
-pub struct Line {
-    /// Stack and job.
-    pub name: String,
-    plain: bool,
-    in_bytes: bool,
-    ours: Vec<Figure>,
-    theirs: Vec<Figure>,
-}
-
-/// A median and the least and greatest.
-struct Spread {
-    median: f64,
-    least: f64,
-    greatest: f64,
-}
-
-fn spread(values: impl Iterator<Item = f64>) -> Spread {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    let median = match values.len() % 2 {
-        1 => values[middle],
-        _ => (values[middle - 1] + values[middle]) / 2.0,
-    };
-    Spread { median, least: values[0], greatest: values[values.len() - 1] }
-}
-
-impl Line {
-    /// No measurements yet.
-    pub fn new(name: String, plain: bool, in_bytes: bool) -> Line {
-        Line { name, plain, in_bytes, ours: Vec::new(), theirs: Vec::new() }
-    }
-
-    /// Those of one round.
-    pub fn push(&mut self, ours: Figure, theirs: Figure) {
-        self.ours.push(ours);
-        self.theirs.push(theirs);
-    }
-
-    fn ratio(&self) -> Spread {
-        spread(self.ours.iter().zip(&self.theirs).map(|(ours, theirs)| ours.rate / theirs.rate))
-    }
-
-    fn rates(&self) -> (f64, f64) {
-        let median = |figures: &[Figure]| spread(figures.iter().map(|figure| figure.rate)).median;
-        (median(&self.ours), median(&self.theirs))
-    }
-
-    fn p99s(&self) -> (f64, f64) {
-        let median = |figures: &[Figure]| spread(figures.iter().map(|figure| figure.p99)).median;
-        (median(&self.ours), median(&self.theirs))
-    }
-
-    fn unit(&self) -> &'static str {
-        if self.in_bytes { "MiB/s" } else { "op/s" }
-    }
-
-    fn row(&self) -> String {
-        let (ours, theirs) = self.rates();
-        let (our_p99, their_p99) = self.p99s();
-        let ratio = self.ratio();
-        let p99 = match our_p99 + their_p99 > 0.0 {
-            true => format!("{our_p99:.0} / {their_p99:.0}"),
-            false => String::new(),
-        };
-        let note = if self.plain && ratio.median < FLOOR { " (!)" } else { "" };
-        format!(
-            "| {} | {ours:.0} {unit} | {theirs:.0} {unit} | {:.2}{note} | {:.2} to {:.2} | {p99} |",
-            self.name,
-            ratio.median,
-            ratio.least,
-            ratio.greatest,
-            unit = self.unit()
-        )
-    }
-}
+use crate::cases::Program;
+use crate::machine;
+use crate::once::Once;
+use crate::results::{Field, Line, Sample, Spread};
+use crate::targets::{Verdict, judge};
 
 /// Everything.
 pub struct Report {
     /// One for each case.
     pub lines: Vec<Line>,
-    /// How often each was measured.
+    /// What is measured outside of rounds.
+    pub once: Vec<Once>,
+    /// How often each case was measured.
     pub rounds: u64,
     /// How long.
     pub seconds: u64,
     /// Of the programs.
     pub versions: Vec<String>,
+    /// What else ran: the load before the first round.
+    pub load: f64,
+    /// What could not be measured, and why.
+    pub failures: Vec<String>,
+    /// Whether something was left out on purpose: such numbers do not become the page.
+    pub partial: bool,
+}
+
+const RATE: Field = |sample| sample.rate;
+
+/// A number with as many places as say something.
+fn shown(value: f64) -> String {
+    match value.abs() {
+        x if x >= 100.0 => format!("{value:.0}"),
+        x if x >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+fn cell(value: Option<f64>) -> String {
+    value.map(shown).unwrap_or_default()
+}
+
+fn range(spread: Option<Spread>) -> String {
+    spread.map(|spread| format!("{:.2} to {:.2}", spread.least, spread.greatest)).unwrap_or_default()
 }
 
 impl Report {
-    /// In Markdown.
-    pub fn table(&self) -> String {
+    fn verdicts(&self) -> Vec<Verdict> {
+        judge(&self.lines, &self.once)
+    }
+
+    /// Whether this run measured another build of rbdkit too.
+    fn has_before(&self) -> bool {
+        self.lines.iter().any(|line| line.case.programs.contains(&Program::Before))
+    }
+
+    /// How it was measured, in one line.
+    pub fn subtitle(&self) -> String {
+        format!(
+            "{} rounds of {} s on {}; load before: {:.1}",
+            self.rounds,
+            self.seconds,
+            machine::description(),
+            self.load
+        )
+    }
+
+    fn summary(&self) -> String {
+        let verdicts = self.verdicts();
+        let count = |wanted| verdicts.iter().filter(|verdict| verdict.is_reached() == wanted).count();
+        let (yes, no, unknown) = (count(Some(true)), count(Some(false)), count(None));
+        let not_measured = if unknown > 0 { format!(", {unknown} not measured") } else { String::new() };
+        format!("{yes} of {} reached, {no} missed{not_measured}.", verdicts.len())
+    }
+
+    fn targets(&self) -> String {
         let mut table =
-            "| case | rbdkit | nbdkit | ratio | least to greatest | p99 in us, rbdkit / nbdkit |\n|---|--:|--:|--:|--:|--:|\n"
+            "| target | of | asked for | measured | least to greatest | reached |\n|---|---|--:|--:|--:|---|\n"
                 .to_owned();
-        for line in &self.lines {
-            table.push_str(&line.row());
-            table.push('\n');
+        let mut last = "";
+        for verdict in self.verdicts() {
+            let row = if verdict.row == last { "" } else { verdict.row };
+            last = verdict.row;
+            let unit = if verdict.unit.is_empty() { String::new() } else { format!(" {}", verdict.unit) };
+            let reached = match verdict.is_reached() {
+                Some(true) => "yes",
+                Some(false) => "**no**",
+                None => "not measured",
+            };
+            let measured = verdict.measured.map(|spread| format!("{:.2}{unit}", spread.median)).unwrap_or_default();
+            let _ = writeln!(
+                table,
+                "| {row} | {} | {}{unit} | {measured} | {} | {reached} |",
+                verdict.what,
+                verdict.limit,
+                range(verdict.measured)
+            );
         }
         table
     }
 
-    /// The page BENCHMARKS.md.
-    pub fn page(&self) -> String {
+    /// Rates, and ratios to each of the others.
+    fn rates(&self) -> String {
+        let mut table = "| case | rbdkit | nbdkit | ratio | least to greatest | qemu threads | qemu io_uring | bare | rbdkit / bare |\n\
+            |---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
+            .to_owned();
+        for line in &self.lines {
+            let rate = |program| cell(line.median(program, RATE));
+            let ratio = |to| line.ratio(Program::Rbdkit, to, RATE);
+            let median = |to| ratio(to).map(|spread| format!("{:.2}", spread.median)).unwrap_or_default();
+            let _ = writeln!(
+                table,
+                "| {} | {} {} | {} | {} | {} | {} | {} | {} | {} |",
+                line.case.name(),
+                rate(Program::Rbdkit),
+                line.case.job.unit(),
+                rate(Program::Nbdkit),
+                median(Program::Nbdkit),
+                range(ratio(Program::Nbdkit)),
+                rate(Program::QemuThreads),
+                rate(Program::QemuUring),
+                rate(Program::Bare),
+                median(Program::Bare)
+            );
+        }
+        table
+    }
+
+    /// Latency, processor time, memory: for each program beside one another.
+    fn details(&self) -> String {
+        const PROGRAMS: [Program; 5] =
+            [Program::Rbdkit, Program::Nbdkit, Program::QemuThreads, Program::QemuUring, Program::Bare];
+        let mut table = "| case | p50 us | p99 us | CPU us a request | peak MiB |\n|---|--:|--:|--:|--:|\n".to_owned();
+        for line in &self.lines {
+            let all = |field: Field| {
+                let values = PROGRAMS.map(|program| match line.median(program, field) {
+                    Some(value) => shown(value),
+                    None => "-".to_owned(),
+                });
+                if values.iter().all(|value| value == "-") { String::new() } else { values.join(" / ") }
+            };
+            let _ = writeln!(
+                table,
+                "| {} | {} | {} | {} | {} |",
+                line.case.name(),
+                all(|sample| sample.p50),
+                all(|sample| sample.p99),
+                all(|sample| sample.cpu),
+                all(|sample| sample.peak)
+            );
+        }
+        table
+    }
+
+    fn at_rest(&self) -> String {
+        let mut table = "| | rbdkit | nbdkit |\n|---|--:|--:|\n".to_owned();
+        for once in &self.once {
+            let unit = once.figure.unit();
+            let with_unit =
+                |value: Option<f64>| value.map(|value| format!("{} {unit}", shown(value))).unwrap_or_default();
+            let _ =
+                writeln!(table, "| {} | {} | {} |", once.figure.what(), with_unit(once.rbdkit), with_unit(once.nbdkit));
+        }
+        table
+    }
+
+    /// The two builds of rbdkit, if there are two.
+    fn changes(&self) -> String {
+        let mut table = "| case | now | before | ratio | least to greatest | CPU ratio | p99 ratio |\n|---|--:|--:|--:|--:|--:|--:|\n".to_owned();
+        for line in &self.lines {
+            let ratio = |field| line.ratio(Program::Rbdkit, Program::Before, field);
+            let median = |field| ratio(field).map(|spread| format!("{:.2}", spread.median)).unwrap_or_default();
+            let _ = writeln!(
+                table,
+                "| {} | {} {} | {} | {} | {} | {} | {} |",
+                line.case.name(),
+                cell(line.median(Program::Rbdkit, RATE)),
+                line.case.job.unit(),
+                cell(line.median(Program::Before, RATE)),
+                median(RATE),
+                range(ratio(RATE)),
+                median(|sample| sample.cpu),
+                median(|sample| sample.p99)
+            );
+        }
+        table
+    }
+
+    /// All tables, for the terminal and for the page.
+    pub fn tables(&self) -> String {
+        let mut text = format!("## Targets\n\n{}\n\n{}\n", self.summary(), self.targets());
+        if self.has_before() {
+            let _ = write!(text, "## Now and before\n\n{}\n", self.changes());
+        }
+        let _ = write!(
+            text,
+            "## Rates\n\n\
+             Above 1 rbdkit is faster. nbdkit's filters are its own, in native code.\n\n{}\n\
+             ## Latency, processor time and memory\n\n\
+             Of rbdkit / nbdkit / qemu-nbd with threads / with io_uring / the bare responder. CPU is the server's alone, of its own and of the\n\
+             kernel's for it; a microsecond a request is a second for a million. A request of nbdcopy is 256 KiB. Peak memory is resident and\n\
+             has the disk in it where that is in memory.\n\n{}\n\
+             ## At rest\n\n{}",
+            self.rates(),
+            self.details(),
+            self.at_rest()
+        );
+        if !self.failures.is_empty() {
+            let _ = write!(text, "\n## Not measured\n\n");
+            self.failures.iter().for_each(|failure| {
+                let _ = writeln!(text, "* {}", failure.trim().replace('\n', " "));
+            });
+        }
+        text
+    }
+
+    /// The page BENCHMARKS.md, with the chart of this name beside it.
+    pub fn page(&self, chart: &str) -> String {
         format!(
             "# Measurements\n\n\
-             Written by `make bench`: rbdkit beside nbdkit in alternation, with fio's nbd engine and nbdcopy over a Unix socket, {} rounds of {} s\n\
-             each. The ratio is the median of the ratios within the rounds; absolute figures depend on the machine and what else it does.\n\
-             Above 1 rbdkit is faster; (!) marks what is below {FLOOR} without filters. nbdkit's filters are its own, in native code.\n\n\
-             Machine: {}.\n\nPrograms: {}.\n\n{}",
+             Written by `make bench`: the same jobs by fio's nbd engine and nbdcopy over a Unix socket against rbdkit, nbdkit, qemu-nbd and a bare\n\
+             responder (`tests/bench/bare.rs`: what socket and client allow if the server does nothing), one right after the other, in\n\
+             {} rounds of {} s for each; who begins changes from round to round. A ratio is the median of the ratios within the rounds;\n\
+             absolute figures depend on the machine and what else it does.\n\n\
+             Machine: {}; load before the first round: {:.1}.\n\n\
+             Programs: {}.\n\n\
+             ![rbdkit's rate over nbdkit's, case by case]({chart})\n\n{}",
             self.rounds,
             self.seconds,
-            machine(),
+            machine::description(),
+            self.load,
             self.versions.join("; "),
-            self.table()
+            self.tables()
         )
     }
 
-    /// For programs.
-    pub fn json(&self) -> String {
-        let mut json = String::new();
-        let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
-        let versions: Vec<String> = self.versions.iter().map(|text| quoted(text)).collect();
-        let _ = write!(
-            json,
-            "{{\n  \"machine\": {},\n  \"programs\": [{}],\n  \"rounds\": {},\n  \"seconds\": {},\n  \"cases\": [",
-            quoted(&machine()),
-            versions.join(", "),
-            self.rounds,
-            self.seconds
-        );
-        for (nth, line) in self.lines.iter().enumerate() {
-            let rates = |figures: &[Figure]| {
-                figures.iter().map(|figure| format!("{:.1}", figure.rate)).collect::<Vec<_>>().join(", ")
-            };
-            let (ours, theirs) = line.p99s();
-            let _ = write!(
-                json,
-                "{}\n    {{\"name\": {}, \"unit\": \"{}\", \"ratio\": {:.3}, \"rbdkit\": [{}], \"nbdkit\": [{}], \
-                 \"p99_us\": [{ours:.1}, {theirs:.1}]}}",
-                if nth == 0 { "" } else { "," },
-                quoted(&line.name),
-                line.unit(),
-                line.ratio().median,
-                rates(&line.ours),
-                rates(&line.theirs)
-            );
-        }
-        json.push_str("\n  ]\n}\n");
-        json
+    /// For programs: every sample of every round, and the targets.
+    pub fn json(&self) -> Value {
+        let spread = |spread: Option<Spread>| match spread {
+            Some(spread) => json!({"median": spread.median, "least": spread.least, "greatest": spread.greatest}),
+            None => Value::Null,
+        };
+        let sample = |sample: &Option<Sample>| match sample {
+            Some(s) => {
+                json!({"rate": s.rate, "p50_us": s.p50, "p99_us": s.p99, "cpu_us": s.cpu, "peak_mib": s.peak})
+            }
+            None => Value::Null,
+        };
+        let case = |line: &Line| {
+            let samples = line.case.programs.iter().map(|&program| {
+                let rounds: Vec<Value> = line.samples(program).iter().map(sample).collect();
+                (program.name().to_owned(), Value::from(rounds))
+            });
+            json!({
+                "name": line.case.name(),
+                "unit": line.case.job.unit(),
+                "ratio_to_nbdkit": spread(line.ratio(Program::Rbdkit, Program::Nbdkit, RATE)),
+                "samples": samples.collect::<serde_json::Map<_, _>>(),
+            })
+        };
+        let target = |verdict: &Verdict| {
+            json!({
+                "target": verdict.row,
+                "of": verdict.what,
+                "asked_for": verdict.limit.to_string(),
+                "unit": verdict.unit,
+                "measured": spread(verdict.measured),
+                "reached": verdict.is_reached(),
+            })
+        };
+        let once = |once: &Once| json!({"what": once.figure.what(), "unit": once.figure.unit(), "rbdkit": once.rbdkit, "nbdkit": once.nbdkit});
+        json!({
+            "machine": machine::description(),
+            "load_before": self.load,
+            "programs": self.versions,
+            "rounds": self.rounds,
+            "seconds": self.seconds,
+            "partial": self.partial,
+            "targets": self.verdicts().iter().map(target).collect::<Vec<_>>(),
+            "cases": self.lines.iter().map(case).collect::<Vec<_>>(),
+            "at_rest": self.once.iter().map(once).collect::<Vec<_>>(),
+            "not_measured": self.failures,
+        })
     }
 }
 
-/// What kind of machine it was; not which one.
-fn machine() -> String {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let cpuinfo = read("/proc/cpuinfo");
-    let field = |text: &str, key: &str| {
-        let line = text.lines().find(|line| line.starts_with(key))?;
-        Some(line.split(':').nth(1)?.trim().to_owned())
-    };
-    let model = field(&cpuinfo, "model name").unwrap_or_else(|| "unknown processor".to_owned());
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let memory = field(&read("/proc/meminfo"), "MemTotal").and_then(|text| {
-        let kib: u64 = text.split_whitespace().next()?.parse().ok()?;
-        Some(format!("{} GiB of memory", (kib + (1 << 19)) >> 20))
-    });
-    // The version; what a builder hung on behind it says nothing about speed.
-    let kernel = read("/proc/sys/kernel/osrelease");
-    let kernel = kernel.split('-').next().unwrap_or_default().to_owned();
-    let parts = [model, format!("{cores} cores"), memory.unwrap_or_default(), format!("Linux {}", kernel.trim())];
-    parts.join(", ")
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cases::cases;
+    use crate::once::Figure;
+
+    fn report(lines: Vec<Line>, failures: Vec<String>) -> Report {
+        let once = vec![Once { figure: Figure::Idle, rbdkit: Some(40.0), nbdkit: None }];
+        let versions = vec!["rbdkit \"0.1.0\"".to_owned()];
+        Report { lines, once, rounds: 2, seconds: 1, versions, load: 0.5, failures, partial: false }
+    }
+
+    fn measured() -> Vec<Line> {
+        let fill = |case: crate::cases::Case| {
+            let programs = case.programs.clone();
+            let mut line = Line::new(case);
+            for rate in [30_000.0, 40_000.0] {
+                for &program in &programs {
+                    let factor = if program == Program::Rbdkit { 1.5 } else { 1.0 };
+                    let sample = Sample { rate: rate * factor, p50: 20.0, p99: 50.5, cpu: 7.25, peak: 11.0 };
+                    line.push(program, Some(sample));
+                }
+            }
+            line
+        };
+        cases(false).into_iter().map(fill).collect()
+    }
+
+    #[test]
+    fn every_row_of_a_table_has_as_many_cells_as_its_head() {
+        for lines in [measured(), cases(false).into_iter().map(Line::new).collect()] {
+            let text = report(lines, vec!["a\nfailure".to_owned()]).tables();
+            let mut columns = 0;
+            let mut rows = 0;
+            for line in text.lines() {
+                let bars = line.matches('|').count();
+                if bars == 0 {
+                    columns = 0;
+                    continue;
+                }
+                assert!(columns == 0 || columns == bars, "{line}");
+                columns = bars;
+                rows += 1;
+            }
+            assert!(rows > 100, "{rows} rows:\n{text}");
+            assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_json_has_every_sample_and_says_what_failed() {
+        let mut lines = measured();
+        lines[0].push(Program::Rbdkit, None);
+        let text = report(lines, vec!["it \"failed\"".to_owned()]).json().to_string();
+        let json: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["cases"].as_array().map(Vec::len), Some(cases(false).len()));
+        let first = &json["cases"][0];
+        assert_eq!(first["name"], "file: randread 4k depth 1");
+        assert_eq!(first["samples"]["rbdkit"][1]["rate"], 60_000.0);
+        assert_eq!(first["samples"]["rbdkit"][2], Value::Null);
+        assert_eq!(first["ratio_to_nbdkit"]["median"], 1.5);
+        assert_eq!(json["programs"][0], "rbdkit \"0.1.0\"");
+        assert_eq!(json["not_measured"][0], "it \"failed\"");
+        let of = |row: &str| {
+            let targets = json["targets"].as_array().unwrap();
+            targets.iter().find(|target| target["target"].as_str().is_some_and(|text| text.starts_with(row))).cloned()
+        };
+        assert_eq!(of("no filter, 4 KiB random write").unwrap()["reached"], true);
+        assert_eq!(of("memory").unwrap()["reached"], false);
+        assert_eq!(of("start").unwrap()["reached"], Value::Null, "it was not measured");
+    }
+
+    #[test]
+    fn the_page_names_the_chart_and_counts_the_targets() {
+        let page = report(measured(), vec![]).page("BENCHMARKS.svg");
+        assert!(page.starts_with("# Measurements\n") && page.contains("](BENCHMARKS.svg)"));
+        assert!(page.contains(" reached, ") && page.contains("| **no** |") && page.contains("| yes |"));
+        assert!(!page.contains("## Not measured"));
+    }
 }

@@ -96,6 +96,8 @@ impl Drop for TempDir {
 /// A server that is to be started.
 pub struct Launch {
     program: PathBuf,
+    /// Options in front of the socket's path, and the one in front of the pid file's.
+    socket: (&'static [&'static str], &'static str),
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
 }
@@ -104,12 +106,18 @@ impl Launch {
     /// With these arguments after those for the socket.
     pub fn new<I: IntoIterator<Item: AsRef<OsStr>>>(arguments: I) -> Launch {
         let arguments = arguments.into_iter().map(|a| a.as_ref().to_owned()).collect();
-        Launch { program: program(), arguments, environment: Vec::new() }
+        Launch { program: program(), socket: (&["-f", "-U"], "-P"), arguments, environment: Vec::new() }
     }
 
     /// Another program than the one under test.
     pub fn program(mut self, program: PathBuf) -> Launch {
         self.program = program;
+        self
+    }
+
+    /// For programs with other words: what stands in front of the socket's path, and in front of the pid file's.
+    pub fn socket_options(mut self, socket: &'static [&'static str], pid_file: &'static str) -> Launch {
+        self.socket = (socket, pid_file);
         self
     }
 
@@ -155,10 +163,12 @@ impl Launch {
         let dir = TempDir::new();
         let (socket, pid_file) = (dir.join("sock"), dir.join("pid"));
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC).expect("inotify");
-        let events = inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::MOVED_TO;
+        // Not every program closes its pid file once it is written.
+        let events = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&watch, dir.path(), events).expect("inotify on the test's directory");
         let mut command = Command::new(&self.program);
-        command.args(["-f", "-U"]).arg(&socket).arg("-P").arg(&pid_file).args(&self.arguments);
+        let (before_socket, before_pid_file) = self.socket;
+        command.args(before_socket).arg(&socket).arg(before_pid_file).arg(&pid_file).args(&self.arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         let started = Instant::now();

@@ -1,0 +1,185 @@
+//! `rbdkit-bare`: the least that an NBD server can do, so that `make bench` can say how far a real one is from the limit of the socket and
+//! the client on this machine.
+//!
+//!     rbdkit-bare -f -U SOCKET -P PIDFILE SIZE
+//!
+//! A blocking thread for each connection takes all requests that one `recv` brings and answers the whole batch with one vectored write. Every
+//! read is answered with the beginning of the same static bytes, whatever its offset; what is written is dropped. There is no storage, no
+//! check of ranges, no structured reply, no limit but what keeps the program from crashing. It is **not** a server to use: it is what
+//! remains of one when everything useful is left out.
+#![forbid(unsafe_code)]
+
+use std::io::{self, IoSlice, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// The largest read that is answered: what the protocol tells clients to keep to.
+const LARGEST: usize = 32 << 20;
+/// More than one `recv` brings from a Unix socket with default buffers (208 KiB).
+const INPUT: usize = 256 << 10;
+/// Replies in one vectored write: each takes two of the 1024 parts that the kernel allows.
+const BATCH: usize = 512;
+
+const NBDMAGIC: u64 = 0x4e42_444d_4147_4943;
+const IHAVEOPT: u64 = 0x4948_4156_454f_5054;
+const OPTION_REPLY: u64 = 0x0003_e889_0455_65a9;
+const REQUEST: u32 = 0x2560_9513;
+const SIMPLE_REPLY: [u8; 4] = 0x6744_6698_u32.to_be_bytes();
+/// It has flags, can flush, may be used by several connections.
+const EXPORT_FLAGS: u16 = 1 | 1 << 2 | 1 << 8;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rbdkit-bare: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> io::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let ["-f", "-U", socket, "-P", pid_file, size] = &*arguments.iter().map(String::as_str).collect::<Vec<_>>() else {
+        return Err(io::Error::other("usage: rbdkit-bare -f -U SOCKET -P PIDFILE SIZE"));
+    };
+    let size: u64 = size.parse().map_err(|_| io::Error::other("SIZE is a number of bytes"))?;
+    let listener = UnixListener::bind(socket)?;
+    std::fs::write(pid_file, format!("{}\n", std::process::id()))?;
+    // Not zeroes: the kernel would share one page for all of them.
+    let bytes: Arc<[u8]> = vec![0x5a; LARGEST].into();
+    for stream in listener.incoming() {
+        let (stream, bytes) = (stream?, Arc::clone(&bytes));
+        std::thread::spawn(move || {
+            // A client that goes away ends its own connection and nothing else.
+            let _ = serve(stream, size, &bytes);
+        });
+    }
+    Ok(())
+}
+
+fn exact<const N: usize>(stream: &mut UnixStream) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    stream.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Grants GO and EXPORT_NAME of any name, and nothing else; false if the client took its leave.
+fn handshake(stream: &mut UnixStream, size: u64) -> io::Result<bool> {
+    // Fixed newstyle, no zeroes after EXPORT_NAME.
+    stream.write_all(&[&NBDMAGIC.to_be_bytes()[..], &IHAVEOPT.to_be_bytes(), &3u16.to_be_bytes()].concat())?;
+    let client_flags = u32::from_be_bytes(exact(stream)?);
+    loop {
+        if u64::from_be_bytes(exact(stream)?) != IHAVEOPT {
+            return Ok(false);
+        }
+        let option = exact::<4>(stream)?;
+        let length = u32::from_be_bytes(exact(stream)?);
+        io::copy(&mut stream.take(u64::from(length)), &mut io::sink())?;
+        let export = [&size.to_be_bytes()[..], &EXPORT_FLAGS.to_be_bytes()].concat();
+        let reply = |kind: u32, data: &[u8]| {
+            let length = (data.len() as u32).to_be_bytes();
+            [&OPTION_REPLY.to_be_bytes()[..], &option, &kind.to_be_bytes(), &length, data].concat()
+        };
+        let (bytes, done) = match u32::from_be_bytes(option) {
+            1 if client_flags & 2 == 0 => ([&export[..], &[0; 124]].concat(), Some(true)),
+            1 => (export, Some(true)),
+            2 => (reply(1, &[]), Some(false)),
+            // GO: what the export is (information of type 0), then success.
+            7 => ([reply(3, &[&[0; 2], &export[..]].concat()), reply(1, &[])].concat(), Some(true)),
+            _ => (reply(0x8000_0001, &[]), None),
+        };
+        stream.write_all(&bytes)?;
+        if let Some(done) = done {
+            return Ok(done);
+        }
+    }
+}
+
+/// A simple reply: its header, and how many of the bytes follow.
+type Reply = ([u8; 16], usize);
+
+fn serve(mut stream: UnixStream, size: u64, bytes: &[u8]) -> io::Result<()> {
+    if !handshake(&mut stream, size)? {
+        return Ok(());
+    }
+    let mut input = vec![0; INPUT];
+    let mut filled = 0;
+    // What is still to come of a write's payload, and its answer: clients do not expect that before they have sent everything.
+    let (mut payload, mut written) = (0usize, None);
+    let mut replies: Vec<Reply> = Vec::new();
+    loop {
+        let received = stream.read(&mut input[filled..])?;
+        if received == 0 {
+            return Ok(());
+        }
+        filled += received;
+        let mut at = 0;
+        loop {
+            let dropped = payload.min(filled - at);
+            payload -= dropped;
+            at += dropped;
+            if payload == 0 {
+                replies.extend(written.take());
+            }
+            let Some(header) = input[at..filled].first_chunk::<28>() else { break };
+            let Some(request) = Request::parse(header) else { return Ok(()) };
+            at += header.len();
+            let mut head = [0; 16];
+            head[..4].copy_from_slice(&SIMPLE_REPLY);
+            head[8..].copy_from_slice(&request.cookie);
+            match request.kind {
+                0 => replies.push((head, request.length.min(LARGEST))),
+                2 => return Ok(()),
+                1 => (payload, written) = (request.length, Some((head, 0))),
+                _ => replies.push((head, 0)),
+            }
+        }
+        input.copy_within(at..filled, 0);
+        filled -= at;
+        for batch in replies.chunks(BATCH) {
+            answer(&mut stream, batch, bytes)?;
+        }
+        replies.clear();
+    }
+}
+
+/// What matters of a request.
+struct Request {
+    kind: u16,
+    cookie: [u8; 8],
+    length: usize,
+}
+
+impl Request {
+    fn parse(header: &[u8; 28]) -> Option<Request> {
+        let magic = header.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))?;
+        let length = header.last_chunk().map(|bytes| u32::from_be_bytes(*bytes))?;
+        let cookie = *header[8..].first_chunk()?;
+        (magic == REQUEST).then_some(Request {
+            kind: u16::from_be_bytes([header[6], header[7]]),
+            cookie,
+            length: length as usize,
+        })
+    }
+}
+
+fn answer(stream: &mut UnixStream, batch: &[Reply], bytes: &[u8]) -> io::Result<()> {
+    let mut parts: Vec<IoSlice<'_>> = Vec::with_capacity(2 * batch.len());
+    for (head, length) in batch {
+        parts.push(IoSlice::new(head));
+        if *length > 0 {
+            parts.push(IoSlice::new(&bytes[..*length]));
+        }
+    }
+    let mut parts = &mut parts[..];
+    while !parts.is_empty() {
+        let written = stream.write_vectored(parts)?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        IoSlice::advance_slices(&mut parts, written);
+    }
+    Ok(())
+}

@@ -1,0 +1,287 @@
+//! The matrix: which program does which job with which plugin under which filters.
+
+use std::fmt;
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// The one in this tree.
+    Rbdkit,
+    /// Another build of it, for a change that is measured: only if there is one.
+    Before,
+    Nbdkit,
+    QemuThreads,
+    QemuUring,
+    /// The least that a server can do: `bare.rs`.
+    Bare,
+}
+
+impl Program {
+    /// In the order of the tables.
+    pub const ALL: [Program; 6] =
+        [Program::Rbdkit, Program::Before, Program::Nbdkit, Program::QemuThreads, Program::QemuUring, Program::Bare];
+
+    /// For tables and for `PROGRAMS`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Program::Rbdkit => "rbdkit",
+            Program::Before => "before",
+            Program::Nbdkit => "nbdkit",
+            Program::QemuThreads => "qemu-threads",
+            Program::QemuUring => "qemu-uring",
+            Program::Bare => "bare",
+        }
+    }
+}
+
+/// The filters, the first nearest the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stack {
+    Plain,
+    /// So many that do nothing.
+    Nofilter(u8),
+    /// Readahead over a cache that keeps what is read and has read everything.
+    WarmCache,
+    Cow,
+}
+
+impl Stack {
+    pub fn filters(self) -> Vec<&'static str> {
+        match self {
+            Stack::Plain => vec![],
+            Stack::Nofilter(count) => vec!["nofilter"; count.into()],
+            Stack::WarmCache => vec!["readahead", "cache"],
+            Stack::Cow => vec!["cow"],
+        }
+    }
+
+    /// Parameters of the filters.
+    pub fn parameters(self) -> &'static [&'static str] {
+        match self {
+            Stack::WarmCache => &["cache-on-read=true"],
+            _ => &[],
+        }
+    }
+}
+
+impl fmt::Display for Stack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stack::Plain => Ok(()),
+            Stack::Nofilter(1) => write!(f, "nofilter, "),
+            Stack::Nofilter(count) => write!(f, "nofilter x {count}, "),
+            Stack::WarmCache => write!(f, "readahead + cache, "),
+            Stack::Cow => write!(f, "cow, "),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plugin {
+    /// A file in the page cache; qemu-nbd serves the same one.
+    File,
+    /// A disk in memory that was written in full.
+    Memory,
+    /// What reads as zeroes at no cost, so that what filters cost is not lost in the noise of copying.
+    Null,
+}
+
+impl Plugin {
+    pub fn name(self) -> &'static str {
+        match self {
+            Plugin::File => "file",
+            Plugin::Memory => "memory",
+            Plugin::Null => "null",
+        }
+    }
+}
+
+/// What a client does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// fio with its name of the pattern, the size of a request, the requests in flight on each connection, and so many connections.
+    Fio { pattern: &'static str, block: &'static str, depth: u32, connections: u32 },
+    /// nbdcopy of the whole disk to nowhere.
+    CopyOut,
+    /// nbdcopy of a file over the whole disk.
+    CopyIn,
+}
+
+impl Job {
+    pub fn writes(self) -> bool {
+        matches!(self, Job::Fio { pattern: "write" | "randwrite", .. } | Job::CopyIn)
+    }
+
+    /// Sequential jobs are told in MiB/s, random ones in operations a second.
+    pub fn in_bytes(self) -> bool {
+        matches!(self, Job::CopyOut | Job::CopyIn | Job::Fio { pattern: "read" | "write", .. })
+    }
+
+    pub fn is_copy(self) -> bool {
+        matches!(self, Job::CopyOut | Job::CopyIn)
+    }
+
+    pub fn unit(self) -> &'static str {
+        if self.in_bytes() { "MiB/s" } else { "op/s" }
+    }
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Job::Fio { pattern, block, depth, connections: 1 } => write!(f, "{pattern} {block} depth {depth}"),
+            Job::Fio { pattern, block, depth, connections } => {
+                write!(f, "{pattern} {block} depth {depth} on {connections} connections")
+            }
+            Job::CopyOut => write!(f, "nbdcopy out"),
+            Job::CopyIn => write!(f, "nbdcopy in"),
+        }
+    }
+}
+
+/// One line of the tables.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub stack: Stack,
+    pub plugin: Plugin,
+    pub job: Job,
+    pub programs: Vec<Program>,
+}
+
+impl Case {
+    /// Unique in the matrix.
+    pub fn name(&self) -> String {
+        format!("{}{}: {}", self.stack, self.plugin.name(), self.job)
+    }
+}
+
+const fn random_read(depth: u32) -> Job {
+    Job::Fio { pattern: "randread", block: "4k", depth, connections: 1 }
+}
+
+const fn random_write(depth: u32) -> Job {
+    Job::Fio { pattern: "randwrite", block: "4k", depth, connections: 1 }
+}
+
+const fn sequential(pattern: &'static str, block: &'static str) -> Job {
+    Job::Fio { pattern, block, depth: 8, connections: 1 }
+}
+
+const fn connections(connections: u32) -> Job {
+    Job::Fio { pattern: "randread", block: "4k", depth: 8, connections }
+}
+
+/// The lengths of chains of nofilter that what a layer costs is taken from.
+pub const CHAINS: [u8; 4] = [0, 1, 5, 10];
+
+/// A chain of so many.
+pub fn chain(count: u8) -> Stack {
+    if count == 0 { Stack::Plain } else { Stack::Nofilter(count) }
+}
+
+/// The short requests and the long ones that chains are measured with: what a layer costs must not depend on it.
+pub const CHAIN_JOBS: [Job; 2] =
+    [random_read(32), Job::Fio { pattern: "randread", block: "1m", depth: 8, connections: 1 }];
+
+struct Matrix {
+    quick: bool,
+    cases: Vec<Case>,
+}
+
+impl Matrix {
+    /// A case with the programs of a full run and of a quick one, which may be none.
+    fn add(&mut self, stack: Stack, plugin: Plugin, job: Job, full: &[Program], quick: &[Program]) {
+        let programs = if self.quick { quick } else { full };
+        if !programs.is_empty() {
+            self.cases.push(Case { stack, plugin, job, programs: programs.to_vec() });
+        }
+    }
+}
+
+/// All cases, or the fewer of a quick run.
+pub fn cases(quick: bool) -> Vec<Case> {
+    use Program::{Bare, Nbdkit, QemuThreads, QemuUring, Rbdkit};
+    const ALL: &[Program] = &[Rbdkit, Nbdkit, QemuThreads, QemuUring, Bare];
+    const LIMIT: &[Program] = &[Rbdkit, Nbdkit, Bare];
+    const PAIR: &[Program] = &[Rbdkit, Nbdkit];
+    const OURS: &[Program] = &[Rbdkit];
+    let mut matrix = Matrix { quick, cases: Vec::new() };
+    let mut add = |stack, plugin, job, full, quick| matrix.add(stack, plugin, job, full, quick);
+
+    for depth in [1, 32, 128] {
+        add(Stack::Plain, Plugin::File, random_read(depth), ALL, LIMIT);
+    }
+    add(Stack::Plain, Plugin::File, random_write(1), LIMIT, &[]);
+    add(Stack::Plain, Plugin::File, random_write(32), ALL, LIMIT);
+    add(Stack::Plain, Plugin::File, random_write(128), LIMIT, &[]);
+    add(Stack::Plain, Plugin::File, sequential("read", "64k"), &[Rbdkit, Nbdkit, QemuUring, Bare], &[]);
+    add(Stack::Plain, Plugin::File, sequential("read", "256k"), ALL, &[Rbdkit, Nbdkit, QemuThreads]);
+    add(Stack::Plain, Plugin::File, sequential("write", "256k"), ALL, &[]);
+    for count in [1, 4] {
+        add(Stack::Plain, Plugin::File, connections(count), &[Rbdkit, Nbdkit, QemuThreads, Bare], PAIR);
+    }
+    for job in [Job::CopyOut, Job::CopyIn] {
+        add(Stack::Plain, Plugin::File, job, ALL, &[Rbdkit, Nbdkit, QemuThreads]);
+    }
+
+    for depth in [1, 32, 128] {
+        add(Stack::Plain, Plugin::Memory, random_read(depth), LIMIT, LIMIT);
+    }
+    add(Stack::Plain, Plugin::Memory, random_write(1), PAIR, &[]);
+    add(Stack::Plain, Plugin::Memory, random_write(32), LIMIT, PAIR);
+    add(Stack::Plain, Plugin::Memory, random_write(128), PAIR, &[]);
+    add(Stack::Plain, Plugin::Memory, sequential("read", "256k"), LIMIT, &[]);
+    for job in [Job::CopyOut, Job::CopyIn] {
+        add(Stack::Plain, Plugin::Memory, job, PAIR, &[]);
+    }
+
+    add(Stack::Nofilter(1), Plugin::File, random_read(32), PAIR, &[]);
+    add(Stack::Nofilter(1), Plugin::File, random_write(32), PAIR, &[]);
+    for &count in &CHAINS[1..] {
+        add(Stack::Nofilter(count), Plugin::Memory, random_read(32), PAIR, if count == 5 { &[] } else { PAIR });
+    }
+    for job in CHAIN_JOBS {
+        for count in CHAINS {
+            let quick = if count == 0 || count == 10 { OURS } else { &[] };
+            add(chain(count), Plugin::Null, job, OURS, quick);
+        }
+    }
+
+    for stack in [Stack::WarmCache, Stack::Cow] {
+        for depth in [1, 32] {
+            add(stack, Plugin::File, random_read(depth), PAIR, PAIR);
+            add(stack, Plugin::File, random_write(depth), PAIR, PAIR);
+        }
+        add(stack, Plugin::File, sequential("read", "256k"), PAIR, &[]);
+        add(stack, Plugin::File, Job::CopyOut, PAIR, &[]);
+    }
+    matrix.cases
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_say_what_is_done() {
+        for quick in [false, true] {
+            let names: Vec<String> = cases(quick).iter().map(Case::name).collect();
+            assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
+            assert!(names.contains(&"file: randread 4k depth 32".to_owned()));
+            assert!(names.contains(&"nofilter x 10, memory: randread 4k depth 32".to_owned()));
+            assert!(names.contains(&"readahead + cache, file: randwrite 4k depth 1".to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_quick_run_measures_cases_of_the_full_one_with_some_of_its_programs() {
+        let full = cases(false);
+        for case in cases(true) {
+            let same = full.iter().find(|other| other.name() == case.name());
+            let same = same.unwrap_or_else(|| panic!("{} is in the quick run alone", case.name()));
+            assert!(case.programs.iter().all(|program| same.programs.contains(program)), "{}", case.name());
+        }
+    }
+}

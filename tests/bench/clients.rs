@@ -1,0 +1,215 @@
+//! The clients: fio's nbd engine and nbdcopy, against a server that was made ready, and what came of it.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use rbdkit_tests::{Rng, Server, TempDir, tool};
+use serde_json::Value;
+
+use crate::cases::{Case, Job, Plugin, Program, Stack};
+use crate::results::Sample;
+use crate::servers::{self, Programs, cpu_seconds};
+
+/// Small enough for the page cache of any machine, large enough that a cache filter has something to do.
+const SIZE: u64 = 256 << 20;
+/// What nbdcopy copies.
+const COPY_SIZE: u64 = 1 << 30;
+/// What nbdcopy asks for at once, if it is not told otherwise.
+const COPY_REQUEST: u64 = 256 << 10;
+
+/// The disks that are served and copied.
+pub struct Images {
+    _dir: TempDir,
+    disk: PathBuf,
+    source: PathBuf,
+    target: PathBuf,
+}
+
+impl Images {
+    /// Files without holes, in `TMPDIR`.
+    ///
+    /// # Errors
+    /// Those of making them.
+    pub fn make(with_copies: bool) -> std::io::Result<Images> {
+        let dir = TempDir::new();
+        let (disk, source, target) = (dir.join("disk.img"), dir.join("source.img"), dir.join("target.img"));
+        fill(&disk, SIZE)?;
+        if with_copies {
+            fill(&source, COPY_SIZE)?;
+            fill(&target, COPY_SIZE)?;
+        }
+        Ok(Images { _dir: dir, disk, source, target })
+    }
+
+    /// The file that is served for a job.
+    fn served(&self, job: Job) -> (&Path, u64) {
+        match job {
+            Job::Fio { .. } => (&self.disk, SIZE),
+            Job::CopyOut => (&self.source, COPY_SIZE),
+            Job::CopyIn => (&self.target, COPY_SIZE),
+        }
+    }
+}
+
+/// Random bytes: neither holes nor zeroes that somebody could leave out. On the disk at the end, so that writing them there does not disturb
+/// what is measured.
+fn fill(path: &Path, size: u64) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut file = std::fs::File::create(path)?;
+    let mut rng = Rng::new(size);
+    for _ in 0..size >> 20 {
+        file.write_all(&rng.bytes(1 << 20))?;
+    }
+    file.sync_all()
+}
+
+/// Lets a program do a case's job for so long.
+///
+/// # Errors
+/// What failed.
+pub fn measure(
+    programs: &Programs,
+    program: Program,
+    case: &Case,
+    images: &Images,
+    seconds: u64,
+) -> Result<Sample, String> {
+    let (image, size) = images.served(case.job);
+    let server = servers::start(programs, program, case, image, size)?;
+    prepare(&server, program, case, image)?;
+    let before = cpu_seconds(server.pid())?;
+    let mut done = match case.job {
+        Job::Fio { pattern, block, depth, connections } => {
+            let text = run("fio", &fio(&server, pattern, block, depth, connections, seconds))?;
+            parse(&text, case.job).ok_or_else(|| format!("not what fio says: {text}"))?
+        }
+        Job::CopyOut => copies(&server.uri(), "null:", seconds)?,
+        Job::CopyIn => copies(text(&images.source)?, &server.uri(), seconds)?,
+    };
+    done.sample.cpu = (cpu_seconds(server.pid())? - before) / (done.requests / 1e6);
+    done.sample.peak = server.proc_status("VmHWM:") as f64 / 1024.0;
+    Ok(done.sample)
+}
+
+/// Memory that was never written and a cache that is empty would measure something else.
+fn prepare(server: &Server, program: Program, case: &Case, image: &Path) -> Result<(), String> {
+    if case.plugin == Plugin::Memory && program != Program::Bare && case.job != Job::CopyIn {
+        copy(text(image)?, &server.uri())?;
+    }
+    if case.stack == Stack::WarmCache {
+        copy(&server.uri(), "null:")?;
+    }
+    Ok(())
+}
+
+fn text(path: &Path) -> Result<&str, String> {
+    path.to_str().ok_or_else(|| format!("{} is not UTF-8", path.display()))
+}
+
+fn run<T: AsRef<std::ffi::OsStr>>(program: &str, arguments: &[T]) -> Result<String, String> {
+    let finished = tool(program, arguments);
+    match finished.code {
+        0 => Ok(finished.stdout),
+        code => Err(format!("{program} failed ({code}): {}{}", finished.stdout, finished.stderr)),
+    }
+}
+
+fn copy(from: &str, to: &str) -> Result<(), String> {
+    run("nbdcopy", &["--no-extents", from, to]).map(drop)
+}
+
+/// A sample that lacks what only the server's process tells, and the requests that it is about.
+struct Done {
+    sample: Sample,
+    requests: f64,
+}
+
+/// At least one copy, and more until the time is over.
+fn copies(from: &str, to: &str, seconds: u64) -> Result<Done, String> {
+    let started = Instant::now();
+    let mut copied = 0;
+    while copied == 0 || started.elapsed().as_secs() < seconds {
+        copy(from, to)?;
+        copied += COPY_SIZE;
+    }
+    let rate = copied as f64 / f64::from(1 << 20) / started.elapsed().as_secs_f64();
+    Ok(Done { sample: Sample { rate, ..Sample::default() }, requests: (copied / COPY_REQUEST) as f64 })
+}
+
+fn fio(server: &Server, pattern: &str, block: &str, depth: u32, connections: u32, seconds: u64) -> Vec<String> {
+    vec![
+        "--name=bench".to_owned(),
+        "--ioengine=nbd".to_owned(),
+        format!("--uri={}", server.uri()),
+        format!("--rw={pattern}"),
+        format!("--bs={block}"),
+        format!("--iodepth={depth}"),
+        format!("--numjobs={connections}"),
+        "--group_reporting".to_owned(),
+        format!("--size={SIZE}"),
+        format!("--runtime={seconds}"),
+        // No ramp: its requests would be on the server's account and not in fio's.
+        "--time_based".to_owned(),
+        "--randrepeat=1".to_owned(),
+        "--norandommap".to_owned(),
+        "--output-format=json".to_owned(),
+    ]
+}
+
+/// Reads fio's JSON, in front of which it may have said other things. None if anything that is needed is not there.
+fn parse(text: &str, job: Job) -> Option<Done> {
+    let json: Value = serde_json::from_str(&text[text.find('{')?..]).ok()?;
+    let jobs = json.get("jobs")?.as_array()?;
+    let [result] = &jobs[..] else { return None };
+    if result.get("error")?.as_i64()? != 0 {
+        return None;
+    }
+    let result = result.get(if job.writes() { "write" } else { "read" })?;
+    let number = |key: &str| result.get(key)?.as_f64();
+    let microseconds =
+        |percentile: &str| Some(result.get("clat_ns")?.get("percentile")?.get(percentile)?.as_f64()? / 1e3);
+    let rate = if job.in_bytes() { number("bw_bytes")? / f64::from(1 << 20) } else { number("iops")? };
+    let requests = number("total_ios")?;
+    let sample = Sample { rate, p50: microseconds("50.000000")?, p99: microseconds("99.000000")?, cpu: 0.0, peak: 0.0 };
+    (rate > 0.0 && requests > 0.0).then_some(Done { sample, requests })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAYS: &str = r#"fio: connected to NBD server
+{
+  "fio version" : "fio-3.33",
+  "jobs" : [ {
+    "jobname" : "bench", "error" : ERROR,
+    "read" : {
+      "bw_bytes" : 419430400, "iops" : 102400.5, "total_ios" : 204801,
+      "clat_ns" : { "percentile" : { "50.000000" : 251500, "99.000000" : 1892352 } }
+    },
+    "write" : { "bw_bytes" : 0, "iops" : 0.0, "total_ios" : 0, "clat_ns" : { "min" : 0 } }
+  } ]
+}"#;
+
+    fn job(pattern: &'static str) -> Job {
+        Job::Fio { pattern, block: "4k", depth: 32, connections: 1 }
+    }
+
+    #[test]
+    fn a_random_job_is_told_in_operations_and_a_sequential_one_in_bytes() {
+        let says = SAYS.replace("ERROR", "0");
+        let done = parse(&says, job("randread")).unwrap();
+        assert_eq!((done.sample.rate, done.sample.p50, done.sample.p99), (102_400.5, 251.5, 1892.352));
+        assert_eq!(done.requests, 204_801.0);
+        assert_eq!(parse(&says, job("read")).unwrap().sample.rate, 400.0);
+    }
+
+    #[test]
+    fn a_job_that_failed_or_did_nothing_gives_no_figures() {
+        assert!(parse(&SAYS.replace("ERROR", "5"), job("randread")).is_none());
+        assert!(parse(&SAYS.replace("ERROR", "0"), job("randwrite")).is_none(), "no percentiles of what was not done");
+        assert!(parse("fio: no such engine", job("randread")).is_none());
+        assert!(parse("{ \"jobs\" : [] }", job("randread")).is_none());
+        assert!(parse("{", job("randread")).is_none());
+    }
+}

@@ -1,0 +1,135 @@
+//! What is measured once a run, outside of the rounds: memory at rest and the time to start.
+
+use std::time::{Duration, Instant};
+
+use rbdkit_tests::raw::cmd;
+use rbdkit_tests::{Client, Launch, Server, TempDir};
+
+use crate::results::Spread;
+use crate::servers::Programs;
+
+/// Idle connections that memory is divided by.
+const CONNECTIONS: u64 = 100;
+/// Requests in flight at once, and so instances of each filter: a filter's usual limit.
+const INSTANCES: u64 = 64;
+/// How long each of these requests waits in the lowest filter: all are under way by then.
+const DELAY: Duration = Duration::from_millis(500);
+/// Starts whose median counts.
+const STARTS: usize = 11;
+
+const THREE: [&str; 3] = ["--filter=readahead", "--filter=cow", "--filter=cache"];
+
+/// Which figure it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Figure {
+    Idle,
+    Connection,
+    Instance,
+    Start,
+}
+
+impl Figure {
+    pub const ALL: [Figure; 4] = [Figure::Idle, Figure::Connection, Figure::Instance, Figure::Start];
+
+    pub fn what(self) -> &'static str {
+        match self {
+            Figure::Idle => "resident when idle, three filters",
+            Figure::Connection => "resident for each idle connection, three filters",
+            Figure::Instance => "resident for each idle instance",
+            Figure::Start => "start to listening, three filters, compiled code cached",
+        }
+    }
+
+    pub fn unit(self) -> &'static str {
+        match self {
+            Figure::Idle => "MiB",
+            Figure::Connection | Figure::Instance => "KiB",
+            Figure::Start => "ms",
+        }
+    }
+}
+
+/// One figure of rbdkit and of nbdkit; None where it could not be measured or has no meaning.
+#[derive(Clone, Debug)]
+pub struct Once {
+    pub figure: Figure,
+    pub rbdkit: Option<f64>,
+    pub nbdkit: Option<f64>,
+}
+
+/// Measures all of them.
+pub fn measure(programs: &Programs) -> Vec<Once> {
+    let cache = TempDir::new();
+    let one = |figure: Figure| {
+        let of = |program: &std::path::Path| {
+            let launch = |arguments: &[&str]| {
+                Launch::new(arguments).program(program.to_owned()).env("XDG_CACHE_HOME", cache.path())
+            };
+            match figure {
+                Figure::Idle => idle(&launch),
+                Figure::Connection => connection(&launch),
+                Figure::Instance => instance(&launch),
+                Figure::Start => start(&launch),
+            }
+        };
+        let nbdkit = if figure == Figure::Instance { None } else { of(&programs.nbdkit) };
+        Once { figure, rbdkit: of(&programs.rbdkit), nbdkit }
+    };
+    Figure::ALL.map(one).to_vec()
+}
+
+type Start<'a> = &'a dyn Fn(&[&str]) -> Launch;
+
+fn three(launch: Start<'_>) -> Option<Server> {
+    launch(&THREE).args(["memory", "64M"]).try_start().inspect_err(|outcome| eprintln!("bench: {outcome:?}")).ok()
+}
+
+fn idle(launch: Start<'_>) -> Option<f64> {
+    let resident = (0..3).filter_map(|_| three(launch)).map(|server| server.resident() as f64);
+    Spread::of(resident).map(|spread| spread.median / f64::from(1 << 20))
+}
+
+/// A client that has read once and rests.
+fn visitor(server: &Server) -> Client {
+    let mut client = server.client();
+    client.read(0, 4096).expect("a read of the disk");
+    client
+}
+
+fn connection(launch: Start<'_>) -> Option<f64> {
+    let server = three(launch)?;
+    // What the first one brings along is not what one more costs.
+    let _first = visitor(&server);
+    let before = server.resident();
+    let _clients: Vec<Client> = (0..CONNECTIONS).map(|_| visitor(&server)).collect();
+    Some(server.resident().saturating_sub(before) as f64 / CONNECTIONS as f64 / 1024.0)
+}
+
+/// All requests wait in the lowest of four filters, so each filter needs as many instances as there are requests.
+fn instance(launch: Start<'_>) -> Option<f64> {
+    let delay = format!("rdelay={}ms", DELAY.as_millis());
+    let launch = launch(&THREE).args(["--filter=delay", "memory", "64M", &delay]);
+    let server = launch.try_start().inspect_err(|outcome| eprintln!("bench: {outcome:?}")).ok()?;
+    let mut client = visitor(&server);
+    let before = server.resident();
+    let started = Instant::now();
+    for nth in 0..INSTANCES {
+        // A block of its own for each, so that no filter makes them wait for one another.
+        client.submit(cmd::READ, 0, nth << 20, 512, &[]).expect("a request");
+    }
+    for _ in 0..INSTANCES {
+        client.receive().expect("a reply");
+    }
+    if started.elapsed() >= 2 * DELAY {
+        eprintln!("bench: the requests were not under way together: nothing is known of instances");
+        return None;
+    }
+    let filters = THREE.len() as u64 + 1;
+    Some(server.resident().saturating_sub(before) as f64 / (INSTANCES * filters) as f64 / 1024.0)
+}
+
+fn start(launch: Start<'_>) -> Option<f64> {
+    three(launch)?;
+    let times = (0..STARTS).filter_map(|_| three(launch)).map(|server| server.start_time().as_secs_f64() * 1e3);
+    Spread::of(times).map(|spread| spread.median)
+}

@@ -1,0 +1,127 @@
+//! How each program is started for a case, and what the kernel says of it.
+//!
+//! All of them serve a Unix socket and use the page cache. qemu-nbd gets `--cache=writeback`, its own default and what the others do, and as many
+//! clients as want to come; nbdkit keeps its default of 16 threads.
+
+use std::path::{Path, PathBuf};
+
+use rbdkit_tests::{Launch, Server, tool};
+
+use crate::cases::{Case, Plugin, Program, Stack};
+
+/// Ticks of processor time in a second, as Linux tells it to programs on every machine that this runs on.
+const TICKS: f64 = 100.0;
+
+/// The programs' files.
+pub struct Programs {
+    pub rbdkit: PathBuf,
+    pub before: Option<PathBuf>,
+    pub nbdkit: PathBuf,
+    pub qemu_nbd: PathBuf,
+    pub bare: PathBuf,
+}
+
+impl Programs {
+    /// From the environment, or where they usually are.
+    pub fn find() -> Programs {
+        let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        // Built together with this program.
+        let bare = std::env::current_exe().map(|this| this.with_file_name("rbdkit-bare")).unwrap_or_default();
+        Programs {
+            rbdkit: rbdkit_tests::server::program(),
+            before: path("BEFORE"),
+            nbdkit: path("NBDKIT").unwrap_or_else(|| "nbdkit".into()),
+            qemu_nbd: path("QEMU_NBD").unwrap_or_else(|| "qemu-nbd".into()),
+            bare,
+        }
+    }
+
+    /// The file of one.
+    pub fn path(&self, program: Program) -> &Path {
+        match program {
+            Program::Rbdkit => &self.rbdkit,
+            Program::Before => self.before.as_deref().unwrap_or(&self.rbdkit),
+            Program::Nbdkit => &self.nbdkit,
+            Program::QemuThreads | Program::QemuUring => &self.qemu_nbd,
+            Program::Bare => &self.bare,
+        }
+    }
+
+    /// What they and the clients say of themselves; an error for each that cannot be run.
+    pub fn versions(&self) -> Result<Vec<String>, String> {
+        let programs = [&*self.rbdkit, &*self.nbdkit, &*self.qemu_nbd, Path::new("fio"), Path::new("nbdcopy")];
+        let version = |program: &&Path| {
+            let finished = tool(program.to_str().ok_or("a program's path is not UTF-8")?, ["--version"]);
+            let text = finished.stdout.lines().next().unwrap_or_default().to_owned();
+            match finished.code {
+                // Not how a distribution numbers its builds.
+                0 => Ok(text.split(" (").next().unwrap_or_default().to_owned()),
+                _ => Err(format!("{} --version fails: {}", program.display(), finished.stderr)),
+            }
+        };
+        programs.iter().map(version).collect()
+    }
+}
+
+/// Starts a program for a case over this file, or this size.
+///
+/// # Errors
+/// What it said when it did not start.
+pub fn start(programs: &Programs, program: Program, case: &Case, image: &Path, size: u64) -> Result<Server, String> {
+    let path = programs.path(program).to_owned();
+    let launch = match program {
+        Program::Rbdkit | Program::Before | Program::Nbdkit => nbdkit_words(case.stack, case.plugin, image, size),
+        Program::QemuThreads => qemu(&["--aio=threads"], image),
+        Program::QemuUring => qemu(&["--aio=io_uring"], image),
+        Program::Bare => Launch::new([size.to_string()]),
+    };
+    let failed = |outcome: rbdkit_tests::Outcome| format!("it did not start ({}): {}", outcome.status, outcome.stderr);
+    launch.program(path).try_start().map_err(failed)
+}
+
+fn nbdkit_words(stack: Stack, plugin: Plugin, image: &Path, size: u64) -> Launch {
+    let launch = Launch::new(stack.filters().iter().map(|name| format!("--filter={name}"))).arg(plugin.name());
+    let launch = match plugin {
+        Plugin::File => launch.path("file", image),
+        Plugin::Memory | Plugin::Null => launch.arg(size.to_string()),
+    };
+    launch.args(stack.parameters())
+}
+
+fn qemu(options: &[&str], image: &Path) -> Launch {
+    let common = ["--format=raw", "--cache=writeback", "--persistent", "--shared=0"];
+    Launch::new(common).args(options).arg(image).socket_options(&["-k"], "--pid-file")
+}
+
+/// Seconds of processor time that a process has taken.
+pub fn cpu_seconds(pid: u32) -> Result<f64, String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|error| error.to_string())?;
+    parse_stat(&text).ok_or_else(|| format!("no processor time in {text}"))
+}
+
+fn parse_stat(text: &str) -> Option<f64> {
+    // The name in parentheses may hold anything, parentheses too. Behind it come the third field and the rest; 14 and 15 are wanted.
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    Some((ticks()? + ticks()?) as f64 / TICKS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_the_processs_own_and_the_kernels_for_it() {
+        let text =
+            "4711 (a) b (c) S 1 4711 4711 0 -1 4194560 100 0 0 0 150 250 7 9 20 0 3 0 100 1000 10 18446744073709551615";
+        assert_eq!(parse_stat(text), Some(4.0));
+        assert_eq!(parse_stat("4711 (short) S 1 2"), None);
+        assert_eq!(parse_stat(""), None);
+    }
+
+    #[test]
+    fn this_process_has_a_processor_time() {
+        assert!(cpu_seconds(std::process::id()).is_ok_and(|seconds| seconds >= 0.0));
+        assert!(cpu_seconds(u32::MAX).is_err());
+    }
+}
