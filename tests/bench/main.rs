@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `QUICK=1` | fewer cases and programs, 3 rounds of 1 s: 5 minutes instead of 25 |
 //! | `ROUNDS`, `SECONDS_EACH` | how often (5) and how long (2) each program does each job |
-//! | `ONLY` | cases whose name contains this, or one of these between `;` |
+//! | `ONLY` | cases whose name contains this, or one of these between `;`; `at rest` is memory and start |
 //! | `PROGRAMS` | of `rbdkit,nbdkit,qemu-threads,qemu-uring,bare` only these |
 //! | `BEFORE` | another build of rbdkit that is measured as well: what a change brings |
 //! | `RBDKIT`, `NBDKIT`, `QEMU_NBD` | the programs' files |
@@ -120,12 +120,13 @@ fn run() -> Result<ExitCode, String> {
     let programs = Programs::find();
     let versions = programs.versions()?;
     let cases = settings.cases(programs.before.is_some());
-    if cases.is_empty() {
+    if cases.is_empty() && settings.only != ["at rest"] {
         return Err(format!("no case's name contains ONLY={}", settings.only.join(";")));
     }
     let images = Images::make(cases.iter().any(|case| case.job.is_copy())).map_err(|error| error.to_string())?;
     let load = machine::load();
-    let once = if settings.only.is_empty() && settings.programs.contains(&Program::Rbdkit) {
+    let at_rest = settings.only.is_empty() || settings.only.iter().any(|part| part == "at rest");
+    let once = if at_rest && settings.programs.contains(&Program::Rbdkit) {
         eprintln!("bench: at rest");
         once::measure(&programs)
     } else {
