@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::budget::{Budget, Pages};
-use super::socket::Socket;
+use super::socket::Output;
 use crate::nbd::reply::Answer;
 
 /// An answer and what it gives back once it is out.
@@ -40,10 +40,14 @@ const SLICES: usize = 128;
 /// System calls that one writer makes before it lets other tasks run.
 const TURNS: usize = 16;
 
+/// How long a thread that serves one client waits for it to take answers before it leaves that to a task and reads on. A client that
+/// reads at all makes room within microseconds; waiting in place spares two changes of threads.
+const PATIENCE: Duration = Duration::from_millis(5);
+
 /// The outgoing side of a connection, and the count of what is in flight.
 #[derive(Debug)]
 pub(super) struct Answers {
-    socket: Arc<Socket>,
+    output: Arc<Output>,
     budget: Arc<Budget>,
     /// How long a client may take nothing while others wait for the bytes it holds.
     stall: Duration,
@@ -69,9 +73,9 @@ enum Progress {
 }
 
 impl Answers {
-    pub fn new(socket: Arc<Socket>, budget: Arc<Budget>, stall: Duration) -> Answers {
+    pub fn new(output: Arc<Output>, budget: Arc<Budget>, stall: Duration) -> Answers {
         Answers {
-            socket,
+            output,
             budget,
             stall,
             state: Mutex::default(),
@@ -89,8 +93,8 @@ impl Answers {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues answers and writes what goes without waiting.
-    pub fn send(self: &Arc<Self>, answers: &mut Vec<Outgoing>) {
+    /// Queues answers and writes what goes without waiting, or from a thread that may wait (`here`) with a little waiting.
+    pub fn send(self: &Arc<Self>, answers: &mut Vec<Outgoing>, here: bool) {
         if answers.is_empty() {
             return;
         }
@@ -104,17 +108,23 @@ impl Answers {
             let spare = std::mem::take(&mut state.spare);
             std::mem::replace(&mut state.queue, spare)
         };
-        self.write(batch);
+        self.write(batch, here);
     }
 
-    fn write(self: &Arc<Self>, mut batch: Batch) {
+    fn write(self: &Arc<Self>, mut batch: Batch, here: bool) {
         let mut partial = 0;
-        match self.write_turn(&mut batch, &mut partial) {
-            Ok(Progress::Done) => {}
-            Ok(Progress::Full | Progress::Turn) => {
+        loop {
+            let progress = self.write_turn(&mut batch, &mut partial);
+            let again = match progress {
+                Ok(Progress::Done) => return,
+                Ok(Progress::Turn) => here,
+                Ok(Progress::Full) => here && self.output.writable_here(PATIENCE).unwrap_or(false),
+                Err(error) => return self.fail(&error, batch),
+            };
+            if !again {
                 tokio::spawn(Arc::clone(self).write_later(batch, partial));
+                return;
             }
-            Err(error) => self.fail(&error, batch),
         }
     }
 
@@ -124,7 +134,7 @@ impl Answers {
                 return self.discard(batch);
             }
             let ready = tokio::select! {
-                ready = tokio::time::timeout(self.stall, self.socket.writable()) => ready,
+                ready = tokio::time::timeout(self.stall, self.output.writable()) => ready,
                 () = self.break_waiting_writer.notified() => continue,
             };
             match ready {
@@ -153,7 +163,7 @@ impl Answers {
             }
             let mut slices = [IoSlice::new(&[]); SLICES];
             let count = gather(batch, *partial, &mut slices);
-            let Some(written) = self.socket.try_write(&slices[..count])? else { return Ok(Progress::Full) };
+            let Some(written) = self.output.try_write(&slices[..count])? else { return Ok(Progress::Full) };
             self.written.fetch_add(written as u64, Ordering::Relaxed);
             self.account(batch, partial, written);
         }
@@ -230,7 +240,7 @@ impl Answers {
     /// Nothing will be written any more. The reader finds out by the end of its input.
     pub fn break_off(&self) {
         self.broken.store(true, Ordering::SeqCst);
-        self.socket.shut_down();
+        self.output.shut_down();
         self.break_waiting_writer.notify_one();
         self.nudge();
     }

@@ -8,14 +8,15 @@ use rbdkit_plugin_api::{Client, Errno, Error};
 use tokio::time::timeout;
 
 use super::guard::caught;
-use super::socket::{Socket, read_into};
+use super::socket::{Input, Output, read_into};
 use super::transmission::Transmission;
 use super::{Server, Stop};
 use crate::chain::{Below, Hop};
 use crate::nbd::{Export, Handshake, HandshakeConfig, Opening, Session, Wish, wire};
 
 /// Serves a client until it has gone and everything that it opened is closed.
-pub(super) async fn serve(server: Arc<Server>, socket: Socket, client: Arc<Client>, stop: Stop) {
+pub(super) async fn serve(server: Arc<Server>, socket: (Input, Output), client: Arc<Client>, stop: Stop) {
+    let (mut input, output) = socket;
     let id = client.id;
     tracing::debug!("connection {id}: {:?} credentials {:?}", client.peer, client.credentials);
     let readonly = server.options.readonly;
@@ -25,7 +26,8 @@ pub(super) async fn serve(server: Arc<Server>, socket: Socket, client: Arc<Clien
         return;
     }
     // Boxed, so that its state is gone, and not only unused, while requests are served.
-    let negotiated = Box::pin(Negotiation { server: &server, socket: &socket, top: &top, id }.run(&stop)).await;
+    let negotiation = Negotiation { server: &server, input: &mut input, output: &output, top: &top, id };
+    let negotiated = Box::pin(negotiation.run(&stop)).await;
     match negotiated {
         Ok(Some((hop, session))) => {
             tracing::debug!(
@@ -34,13 +36,20 @@ pub(super) async fn serve(server: Arc<Server>, socket: Socket, client: Arc<Clien
                 session.structured,
                 session.base_allocation
             );
-            let socket = Arc::new(socket);
-            let transmission =
-                Transmission::new(&server, Arc::clone(&socket), Arc::clone(&client), Arc::clone(&hop), session, stop);
+            let output = Arc::new(output);
+            let transmission = Transmission::new(
+                &server,
+                input,
+                Arc::clone(&output),
+                Arc::clone(&client),
+                Arc::clone(&hop),
+                session,
+                stop,
+            );
             transmission.run().await;
             close(&hop, id).await;
             // Only now does the client see the end: what a layer had to do at the end is done.
-            drop(socket);
+            drop(output);
         }
         Ok(None) => {}
         Err(error) => tracing::debug!("connection {id}: handshake: {error}"),
@@ -65,14 +74,15 @@ fn flat<T>(nested: Result<Result<T, Error>, Error>) -> Result<T, Error> {
 
 struct Negotiation<'a> {
     server: &'a Arc<Server>,
-    socket: &'a Socket,
+    input: &'a mut Input,
+    output: &'a Output,
     top: &'a Below,
     id: u64,
 }
 
 impl Negotiation<'_> {
     /// None: the client left in an orderly way, or the server stops.
-    async fn run(&self, stop: &Stop) -> io::Result<Option<(Arc<Hop>, Session)>> {
+    async fn run(mut self, stop: &Stop) -> io::Result<Option<(Arc<Hop>, Session)>> {
         let options = &self.server.options;
         let supported = wire::FLAG_FIXED_NEWSTYLE | wire::FLAG_NO_ZEROES;
         let mut handshake = Handshake::new(HandshakeConfig {
@@ -120,7 +130,7 @@ impl Negotiation<'_> {
     ///
     /// Never reads past the handshake: requests are left in the socket for the transmission.
     async fn wish(
-        &self,
+        &mut self,
         handshake: &mut Handshake,
         input: &mut Vec<u8>,
         out: &mut Vec<u8>,
@@ -147,15 +157,17 @@ impl Negotiation<'_> {
     }
 
     /// Reads until there is a whole message. The time for it is limited, however it trickles in.
-    async fn read_message(&self, handshake: &Handshake, input: &mut Vec<u8>, stop: &Stop) -> io::Result<bool> {
+    async fn read_message(&mut self, handshake: &Handshake, input: &mut Vec<u8>, stop: &Stop) -> io::Result<bool> {
         let started = handshake.wanted(input);
+        let limit = self.server.options.limits.handshake_timeout;
+        let socket = &mut *self.input;
         let read = async {
             // What `wanted` says is a lower bound while the length of the data is unknown: twice is enough.
             let mut missing = started;
             while missing > 0 {
                 let mut bytes = [0; 1024];
                 let room = missing.min(bytes.len());
-                let count = self.socket.read(|fd| read_into(fd, &mut bytes[..room], &mut [])).await?;
+                let count = socket.read(|fd| read_into(fd, &mut bytes[..room], &mut [])).await?;
                 if count == 0 {
                     return Ok(false);
                 }
@@ -164,30 +176,19 @@ impl Negotiation<'_> {
             }
             Ok(true)
         };
-        self.within(read, stop).await
+        within(limit, read, stop).await
     }
 
     async fn send(&self, out: &mut Vec<u8>, stop: &Stop) -> io::Result<()> {
         if !out.is_empty() {
-            let write = async { self.socket.write_all(out).await.map(|()| true) };
-            if !self.within(write, stop).await? {
+            let limit = self.server.options.limits.handshake_timeout;
+            let write = async { self.output.write_all(out).await.map(|()| true) };
+            if !within(limit, write, stop).await? {
                 return Err(io::Error::new(io::ErrorKind::Interrupted, "the server stops"));
             }
             out.clear();
         }
         Ok(())
-    }
-
-    /// Waits for the client, for a limited time and not beyond the server's end (then false).
-    async fn within(&self, wait: impl Future<Output = io::Result<bool>>, stop: &Stop) -> io::Result<bool> {
-        let limit: Duration = self.server.options.limits.handshake_timeout;
-        tokio::select! {
-            answer = timeout(limit, wait) => match answer {
-                Ok(answer) => answer,
-                Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes too long")),
-            },
-            () = stop.stopped() => Ok(false),
-        }
     }
 
     async fn list(&self, handshake: &Handshake, out: &mut Vec<u8>) {
@@ -217,5 +218,16 @@ impl Negotiation<'_> {
             block_sizes: hop.block_sizes(),
         };
         Ok((hop, export))
+    }
+}
+
+/// Waits for the client, for a limited time and not beyond the server's end (then false).
+async fn within(limit: Duration, wait: impl Future<Output = io::Result<bool>>, stop: &Stop) -> io::Result<bool> {
+    tokio::select! {
+        answer = timeout(limit, wait) => match answer {
+            Ok(answer) => answer,
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes too long")),
+        },
+        () = stop.stopped() => Ok(false),
     }
 }

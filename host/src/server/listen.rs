@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags, sockopt};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::socket::{Socket, watched};
+use super::socket::{Input, Output, socket, watched};
 use super::{Listener, Server, Stop};
 
 /// After an error of `accept` that is not the client's: a connection that closes ends the wait at once; this is for when
@@ -25,7 +25,7 @@ pub(super) async fn accept(server: Arc<Server>, listener: Listener, stop: Stop) 
         Listener::Tcp(listener) => OwnedFd::from(listener),
     };
     let prepared = rustix::io::ioctl_fionbio(&listener, true).map_err(io::Error::from);
-    let listener = match prepared.and_then(|()| watched(listener)) {
+    let listener = match prepared.and_then(|()| watched(listener, Interest::READABLE)) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!("a socket cannot be served: {error}"),
     };
@@ -80,7 +80,7 @@ fn widen(socket: &OwnedFd) {
     }
 }
 
-type Prepared = (Socket, Peer, Option<(i64, i64, i64)>);
+type Prepared = ((Input, Output), Peer, Option<(i64, i64, i64)>);
 
 fn prepare(socket: OwnedFd, address: Option<SocketAddrAny>) -> io::Result<Prepared> {
     let ip = address.as_ref().and_then(|address| SocketAddr::try_from(address.clone()).ok());
@@ -100,5 +100,5 @@ fn prepare(socket: OwnedFd, address: Option<SocketAddrAny>) -> io::Result<Prepar
         }
         _ => (Peer::Unknown, None),
     };
-    Ok((Socket::new(socket)?, peer, credentials))
+    Ok((self::socket(socket)?, peer, credentials))
 }

@@ -52,7 +52,7 @@ pub use stop::Stop;
 use crate::chain::Chain;
 use budget::Budget;
 use receive::ReceivePool;
-use socket::Socket;
+use socket::{Input, Output};
 
 /// What the command line decides.
 #[derive(Clone, Debug)]
@@ -151,6 +151,8 @@ pub struct Server {
     receive_pool: ReceivePool,
     /// A place for each client.
     places: Arc<Semaphore>,
+    /// One for each busy client.
+    threads: Arc<Semaphore>,
     next_id: AtomicU64,
     /// A connection has closed: there may be file descriptors again.
     closed: Notify,
@@ -165,6 +167,7 @@ impl Server {
             budget: Arc::new(Budget::new(options.limits.bytes_in_all)),
             receive_pool: ReceivePool::default(),
             places: Arc::new(Semaphore::new(options.limits.connections)),
+            threads: Arc::new(Semaphore::new(transmission::MAX_THREADS)),
             next_id: AtomicU64::new(1),
             closed: Notify::new(),
             options,
@@ -187,7 +190,7 @@ impl Server {
 
     /// Serves one client (`-s`). Returns when it has left or the server was stopped, its export closed.
     pub async fn serve_one(self: &Arc<Self>, input: OwnedFd, output: OwnedFd, stop: Stop) {
-        let socket = match Socket::pair(input, output) {
+        let socket = match socket::pair(input, output) {
             Ok(socket) => socket,
             Err(error) => return tracing::error!("standard input or output cannot be served: {error}"),
         };
@@ -205,7 +208,13 @@ impl Server {
         Arc::new(Client::new(id, peer, credentials, false))
     }
 
-    async fn connection(self: Arc<Self>, socket: Socket, client: Arc<Client>, place: OwnedSemaphorePermit, stop: Stop) {
+    async fn connection(
+        self: Arc<Self>,
+        socket: (Input, Output),
+        client: Arc<Client>,
+        place: OwnedSemaphorePermit,
+        stop: Stop,
+    ) {
         connection::serve(Arc::clone(&self), socket, client, stop).await;
         drop(place);
         self.closed.notify_one();

@@ -4,11 +4,12 @@
 //! of its own. So idle clients cost next to nothing, and a client that sends half a header costs no more.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, PoisonError};
 
 use rbdkit_plugin_api::{Buffer, Fill, Span};
 
-use super::socket::{Socket, read_into};
+use super::socket::{Input, Patience, read_into};
 use crate::nbd::RequestHeader;
 
 /// Bytes that one `read` may bring: what a Unix socket holds by default is some 200 KiB, of which small requests fill less; 64 KiB
@@ -83,9 +84,17 @@ impl Received {
         &mut bytes[rest.len()..]
     }
 
-    /// Reads more. 0: the client has ended its side. May be dropped while it waits.
-    pub async fn read(&mut self, socket: &Socket, pool: &ReceivePool) -> io::Result<usize> {
-        self.shrink(pool);
+    /// Reads more, waiting as a thread if there is a way to (see [`Input::read_here`]). 0: the client has ended its side. May be dropped
+    /// while it waits.
+    pub async fn read(
+        &mut self,
+        input: &mut Input,
+        pool: &ReceivePool,
+        patience: Option<&mut Patience>,
+    ) -> io::Result<usize> {
+        if patience.is_none() {
+            self.shrink(pool);
+        }
         let left = self.to - self.from;
         if let Some(bytes) = &mut self.bytes {
             bytes.copy_within(self.from..self.to, 0);
@@ -93,7 +102,11 @@ impl Received {
         }
         let (bytes, rest) = (&mut self.bytes, &self.rest);
         let left_over = &rest[..left.min(rest.len())];
-        let count = socket.read(|fd| read_into(fd, Received::room(bytes, left_over, pool), &mut [])).await?;
+        let attempt = |fd: BorrowedFd<'_>| read_into(fd, Received::room(bytes, left_over, pool), &mut []);
+        let count = match patience {
+            Some(patience) => input.read_here(patience, attempt)?,
+            None => input.read(attempt).await?,
+        };
         self.to += count;
         Ok(count)
     }
@@ -112,8 +125,9 @@ impl Received {
     /// further than before: the client has ended its side. Everything received has to be used up. May be dropped while it waits.
     pub async fn read_payload(
         &mut self,
-        socket: &Socket,
+        input: &mut Input,
         pool: &ReceivePool,
+        patience: Option<&mut Patience>,
         buffer: &mut Buffer,
         filled: u32,
     ) -> io::Result<u32> {
@@ -121,18 +135,20 @@ impl Received {
         let wanted = Span::new(filled, buffer.len() - filled);
         let bytes = &mut self.bytes;
         (self.from, self.to) = (0, 0);
-        let count = socket
-            .read(|fd| {
-                let behind = Received::room(bytes, &[], pool);
-                let mut answer = Ok((0, 0));
-                // "Failed" whatever happened, as it is marked below how much was read.
-                let _ = buffer.fill_with(wanted, |payload| {
-                    answer = read_into(fd, payload, behind);
-                    Err(())
-                });
-                answer
-            })
-            .await?;
+        let attempt = |fd: BorrowedFd<'_>| {
+            let behind = Received::room(bytes, &[], pool);
+            let mut answer = Ok((0, 0));
+            // "Failed" whatever happened, as it is marked below how much was read.
+            let _ = buffer.fill_with(wanted, |payload| {
+                answer = read_into(fd, payload, behind);
+                Err(())
+            });
+            answer
+        };
+        let count = match patience {
+            Some(patience) => input.read_here(patience, attempt)?,
+            None => input.read(attempt).await?,
+        };
         let filled_now = count.min(wanted.len as usize);
         buffer.mark(Span::new(filled, filled_now as u32), Fill::Data);
         self.to = count - filled_now;

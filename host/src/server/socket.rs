@@ -1,62 +1,81 @@
-//! A client's bytes: a socket, or a pair of pipes.
+//! A client's bytes: a socket, or a pair of pipes, never blocking.
+//!
+//! Who reads may wait in two ways. A task waits by way of the runtime, which costs nothing while nothing comes. A thread that serves one busy
+//! client waits itself: at first by looking again and again, because putting a processor to sleep and waking it costs several times what a request
+//! does, and then in the kernel. While a thread waits the runtime must not watch the same socket, or each request would wake two. For the
+//! same reason nobody watches for room to write until a write found none: a Unix socket tells of room after every answer that the client takes.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::Shutdown;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Lets tokio tell when something can be read or written.
+/// Lets tokio tell when something can be done with a file descriptor that `fd` owns or shares.
 #[allow(unsafe_code, reason = "tokio has no safe way to wait for an arbitrary file descriptor")]
-pub(super) fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: the descriptor has to stay open, and the same, until it is deregistered. The `AsyncFd` owns it, closes it only after
-    // deregistering it in its drop, and nothing here takes it out or replaces it.
-    Ok(unsafe { AsyncFd::register(fd) }?)
+pub(super) fn watched<T: Owner>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    // SAFETY: the descriptor has to stay open, and the same, until it is deregistered. An `Owner` keeps it open, and the `AsyncFd` drops
+    // that only after deregistering it; nothing here takes it out or replaces it.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 
-/// Both directions of a connection, not blocking.
+/// Keeps a file descriptor open as long as it lives.
+pub(super) trait Owner: AsRawFd {}
+
+impl Owner for OwnedFd {}
+impl Owner for Arc<OwnedFd> {}
+
+/// A client's two directions.
+pub(super) fn socket(socket: OwnedFd) -> io::Result<(Input, Output)> {
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    let fd = Arc::new(socket);
+    Ok((Input::new(&fd), Output { input: Arc::clone(&fd), fd, restore: Vec::new() }))
+}
+
+/// Standard input and output, or what stands for them. They are not blocking until the output is dropped.
+pub(super) fn pair(input: OwnedFd, output: OwnedFd) -> io::Result<(Input, Output)> {
+    let mut restore = Vec::new();
+    for fd in [&input, &output] {
+        let flags = fcntl_getfl(fd)?;
+        restore.push((fd.try_clone()?, flags));
+        fcntl_setfl(fd, flags | OFlags::NONBLOCK)?;
+    }
+    let input = Arc::new(input);
+    Ok((Input::new(&input), Output { input, fd: Arc::new(output), restore }))
+}
+
+/// What the client sends. One task or thread has it.
 #[derive(Debug)]
-pub(super) struct Socket {
-    input: AsyncFd<OwnedFd>,
-    /// None: the same as `input`.
-    output: Option<AsyncFd<OwnedFd>>,
-    /// What the files were like before, if others may share them.
-    restore: Vec<(OwnedFd, OFlags)>,
+pub(super) struct Input {
+    fd: Arc<OwnedFd>,
+    /// While a task waits for it.
+    watched: Option<AsyncFd<Arc<OwnedFd>>>,
 }
 
-impl Socket {
-    /// A socket of our own.
-    pub fn new(socket: OwnedFd) -> io::Result<Socket> {
-        rustix::io::ioctl_fionbio(&socket, true)?;
-        Ok(Socket { input: watched(socket)?, output: None, restore: Vec::new() })
-    }
-
-    /// Standard input and output, or what stands for them. They are not blocking until the socket is dropped.
-    pub fn pair(input: OwnedFd, output: OwnedFd) -> io::Result<Socket> {
-        let mut restore = Vec::new();
-        for fd in [&input, &output] {
-            let flags = fcntl_getfl(fd)?;
-            restore.push((fd.try_clone()?, flags));
-            fcntl_setfl(fd, flags | OFlags::NONBLOCK)?;
-        }
-        Ok(Socket { input: watched(input)?, output: Some(watched(output)?), restore })
-    }
-
-    fn output(&self) -> &AsyncFd<OwnedFd> {
-        self.output.as_ref().unwrap_or(&self.input)
+impl Input {
+    fn new(fd: &Arc<OwnedFd>) -> Input {
+        Input { fd: Arc::clone(fd), watched: None }
     }
 
     /// Waits until there is something to read, then lets `attempt` read it. `attempt` answers how many bytes it read and how
-    /// many it had room for; it is called again if there was nothing after all.
+    /// many it had room for; it is called again if there was nothing after all. May be dropped while it waits.
     pub async fn read(
-        &self,
+        &mut self,
         mut attempt: impl FnMut(BorrowedFd<'_>) -> io::Result<(usize, usize)>,
     ) -> io::Result<usize> {
+        let watched = match &mut self.watched {
+            Some(watched) => watched,
+            none => none.insert(watched(Arc::clone(&self.fd), Interest::READABLE)?),
+        };
         loop {
-            let mut ready = self.input.readable().await?;
-            match attempt(self.input.get_ref().as_fd()) {
+            let mut ready = watched.readable().await?;
+            match attempt(self.fd.as_fd()) {
                 Ok((count, room)) => {
                     // A short read emptied the socket: the next one would only find that out by a system call.
                     if count < room {
@@ -71,22 +90,181 @@ impl Socket {
         }
     }
 
+    /// As [`Input::read`], but the thread waits, for [`Patience::LIMIT`] at most.
+    ///
+    /// # Errors
+    /// `TimedOut`: nothing came.
+    pub fn read_here(
+        &mut self,
+        patience: &mut Patience,
+        mut attempt: impl FnMut(BorrowedFd<'_>) -> io::Result<(usize, usize)>,
+    ) -> io::Result<usize> {
+        self.watched = None;
+        let mut wait = Wait::Not;
+        loop {
+            match attempt(self.fd.as_fd()) {
+                Ok((count, _)) => {
+                    patience.learn(&wait);
+                    return Ok(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    patience.wait(&mut wait, || wait_for(self.fd.as_fd(), PollFlags::IN, Patience::LIMIT))?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Waits in the kernel. False: that long nothing happened.
+fn wait_for(fd: BorrowedFd<'_>, what: PollFlags, limit: Duration) -> io::Result<bool> {
+    let limit = Timespec { tv_sec: 0, tv_nsec: limit.subsec_nanos().into() };
+    match poll(&mut [PollFd::new(&fd, what)], Some(&limit)) {
+        Ok(count) => Ok(count > 0),
+        Err(rustix::io::Errno::INTR) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// How a thread waits for one client, learnt from how long the client took so far.
+///
+/// A client that sends its next request within microseconds of an answer is waited for awake, for [`Patience::AWAKE`] at most; when it does not come in
+/// that time the next wait is shorter. Not more threads than half of the processors wait so, and none if there is only one: the client
+/// has to run somewhere.
+#[derive(Debug)]
+pub(super) struct Patience {
+    awake: Duration,
+}
+
+/// How far a wait has come.
+#[derive(Debug)]
+pub(super) enum Wait {
+    /// It did not have to wait.
+    Not,
+    /// Awake since then.
+    Awake(Instant, Awake),
+    /// In the kernel, from the first to the second.
+    Asleep(Instant, Instant),
+}
+
+/// A thread that waits awake; counted.
+#[derive(Debug)]
+pub(super) struct Awake(());
+
+static AWAKE: AtomicUsize = AtomicUsize::new(0);
+
+impl Awake {
+    fn try_new() -> Option<Awake> {
+        let most = processors() / 2;
+        let taken = AWAKE.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| (now < most).then_some(now + 1));
+        taken.is_ok().then_some(Awake(()))
+    }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        AWAKE.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn processors() -> usize {
+    static PROCESSORS: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+impl Patience {
+    /// The longest wait in the kernel: then the caller looks whether the server stops.
+    pub const LIMIT: Duration = Duration::from_millis(20);
+
+    /// The longest wait awake. A client on the same machine that has one request in flight comes back within 10 to 30 us; waking a
+    /// processor of a virtual machine takes as long.
+    const AWAKE: Duration = Duration::from_micros(50);
+
+    /// Not worth beginning.
+    const TOO_SHORT: Duration = Duration::from_micros(5);
+
+    pub fn new() -> Patience {
+        Patience { awake: Duration::ZERO }
+    }
+
+    /// Called whenever there is nothing yet.
+    fn wait(&mut self, wait: &mut Wait, asleep: impl FnOnce() -> io::Result<bool>) -> io::Result<()> {
+        if matches!(wait, Wait::Not)
+            && self.awake >= Patience::TOO_SHORT
+            && let Some(awake) = Awake::try_new()
+        {
+            *wait = Wait::Awake(Instant::now(), awake);
+            return Ok(());
+        }
+        let since = match wait {
+            Wait::Awake(since, _) if since.elapsed() < self.awake => {
+                std::hint::spin_loop();
+                return Ok(());
+            }
+            Wait::Awake(since, _) | Wait::Asleep(since, _) => *since,
+            Wait::Not => Instant::now(),
+        };
+        // Nobody is counted as awake any more from here on.
+        *wait = Wait::Asleep(since, since);
+        if !asleep()? {
+            self.awake = Duration::ZERO;
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        *wait = Wait::Asleep(since, Instant::now());
+        Ok(())
+    }
+
+    /// What the wait, which ended, says about the next.
+    fn learn(&mut self, wait: &Wait) {
+        if let Wait::Asleep(from, to) = wait {
+            // Most of a short sleep is the way into it and out of it again.
+            self.awake = match *to - *from {
+                short if short <= 2 * Patience::AWAKE => Patience::AWAKE,
+                _ => self.awake / 2,
+            };
+        }
+    }
+}
+
+/// What the client gets.
+#[derive(Debug)]
+pub(super) struct Output {
+    fd: Arc<OwnedFd>,
+    /// The other direction, often the same.
+    input: Arc<OwnedFd>,
+    /// What the files were like before, if others may share them.
+    restore: Vec<(OwnedFd, OFlags)>,
+}
+
+impl Output {
     /// Writes what goes without waiting. None: nothing does.
     pub fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
         loop {
-            match self.output().try_io(Interest::WRITABLE, |fd| Ok(rustix::io::writev(fd, slices)?)) {
+            match rustix::io::writev(&self.fd, slices) {
                 Ok(count) => return Ok(Some(count)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(rustix::io::Errno::AGAIN) => return Ok(None),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }
 
     /// Waits until something can be written.
     pub async fn writable(&self) -> io::Result<()> {
-        self.output().writable().await?.retain_ready();
+        // The runtime may watch the input under its own descriptor; this is another one of the same socket.
+        let Ok(fd) = self.fd.try_clone() else {
+            // There are no more descriptors. The client should not pay for that with more than a little time.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            return Ok(());
+        };
+        watched(fd, Interest::WRITABLE)?.writable().await?.retain_ready();
         Ok(())
+    }
+
+    /// As [`Output::writable`], but the thread waits, for `limit` (less than a second) at most. False: in vain.
+    pub fn writable_here(&self, limit: Duration) -> io::Result<bool> {
+        wait_for(self.fd.as_fd(), PollFlags::OUT, limit)
     }
 
     /// Writes all of it.
@@ -102,14 +280,14 @@ impl Socket {
 
     /// Ends both directions of a socket, so that whoever waits for it wakes. Pipes end when they are closed.
     pub fn shut_down(&self) {
-        let _ = rustix::net::shutdown(self.input.get_ref(), Shutdown::Both);
-        if let Some(output) = &self.output {
-            let _ = rustix::net::shutdown(output.get_ref(), Shutdown::Both);
+        let _ = rustix::net::shutdown(&self.input, Shutdown::Both);
+        if !Arc::ptr_eq(&self.input, &self.fd) {
+            let _ = rustix::net::shutdown(&self.fd, Shutdown::Both);
         }
     }
 }
 
-impl Drop for Socket {
+impl Drop for Output {
     fn drop(&mut self) {
         for (fd, flags) in &self.restore {
             let _ = fcntl_setfl(fd, *flags);

@@ -88,6 +88,11 @@ impl Running {
         });
     }
 
+    /// Clients that have a thread of their own.
+    fn threads(&self) -> usize {
+        super::transmission::MAX_THREADS - self.server.threads.available_permits()
+    }
+
     fn open_connections(&self) -> usize {
         // The listener holds a place for the next client.
         self.server.options.limits.connections - self.server.places.available_permits() - 1

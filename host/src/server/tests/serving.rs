@@ -340,6 +340,58 @@ fn stopping_answers_what_is_in_flight_and_ends_idle_clients() {
     assert!(UnixStream::connect(&running.path).is_err());
 }
 
+/// Sends one request after the other until the client has a thread.
+fn keep_busy(running: &Running, client: &mut Client) {
+    for _ in 0..100_000 {
+        assert_eq!(client.read(PLAIN, 512), vec![0; 512]);
+        if running.threads() > 0 {
+            return;
+        }
+    }
+    panic!("a busy client gets no thread");
+}
+
+#[test]
+fn a_busy_client_has_a_thread_until_it_pauses() {
+    let running = Running::plain();
+    let mut client = running.client(false);
+    assert_eq!(running.threads(), 0);
+    for round in 0..3u8 {
+        keep_busy(&running, &mut client);
+        // In its thread it can do all that it could before.
+        let data = vec![round + 1; 300_000];
+        assert_eq!(client.write(5 << 20, &data), 0);
+        assert!(client.read(5 << 20, 300_000) == data);
+        client.request(READ, 0, 7, WAITS, 8);
+        let waiting = || running.disk.diary().iter().filter(|line| *line == "read waits").count();
+        running.until("the read waits", || waiting() == usize::from(round) + 1);
+        assert_eq!(client.read(PLAIN, 512), vec![0; 512]);
+        running.disk.gate.add_permits(1);
+        assert_eq!(client.reply(), Reply::Simple { error: 0, cookie: 7 });
+        assert_eq!(client.take(8), [0; 8]);
+        running.until("the thread ends", || running.threads() == 0);
+    }
+    keep_busy(&running, &mut client);
+    drop(client);
+    running.until_all_is_given_back();
+    assert_eq!(running.threads(), 0);
+}
+
+#[test]
+fn a_client_with_a_thread_is_stopped_as_any_other() {
+    let mut running = Running::plain();
+    let mut client = running.client(false);
+    keep_busy(&running, &mut client);
+    client.request(READ, 0, 1, WAITS, 8);
+    running.until("the read waits", || running.disk.diary().contains(&"read waits".to_string()));
+    running.stop.stop();
+    running.disk.gate.add_permits(1);
+    assert_eq!(client.reply(), Reply::Simple { error: 0, cookie: 1 });
+    assert_eq!(client.take(8), [0; 8]);
+    assert!(client.rest().is_empty());
+    running.stopped();
+}
+
 #[test]
 fn a_client_on_pipes_is_served() {
     let running = Running::plain();
