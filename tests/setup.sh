@@ -45,6 +45,8 @@ group() {
         need python3-libnbd nbdsh_works
         need qemu-utils command_exists qemu-img
         need fio command_exists fio
+        # Other servers, for the nbd plugin.
+        need nbdkit command_exists nbdkit
         # A filter in C, and one in JavaScript.
         need clang command_exists clang
         need lld command_exists wasm-ld

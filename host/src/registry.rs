@@ -14,6 +14,7 @@ const PLUGINS: &[PluginInfo] = &[
     rbdkit_plugin_eval::INFO,
     rbdkit_plugin_file::INFO,
     rbdkit_plugin_memory::INFO,
+    rbdkit_plugin_nbd::INFO,
     rbdkit_plugin_null::INFO,
     rbdkit_plugin_pattern::INFO,
     rbdkit_plugin_sh::INFO,

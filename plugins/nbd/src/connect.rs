@@ -1,0 +1,155 @@
+//! From the settings to a socket on which the other server is about to speak.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rbdkit_plugin_api::Errno;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::config::Target;
+use crate::handshake::Failure;
+use crate::inherited;
+use crate::socket::{Broken, Socket};
+
+/// After how many seconds without a word the kernel asks whether the other host is still there, how often, and how many times.
+const KEEPALIVE: (u64, u64, u32) = (60, 10, 6);
+
+/// A socket, and the server if it is ours.
+pub(crate) struct Connected {
+    pub(crate) socket: Arc<Socket>,
+    pub(crate) program: Option<Program>,
+}
+
+/// Connects.
+pub(crate) async fn connect(target: &Target) -> Result<Connected, Failure> {
+    let (fd, program) = match target {
+        Target::Unix(path) => (unix(path).await?, None),
+        Target::Tcp { host, port } => (tcp(host, *port).await?, None),
+        Target::Descriptor(number) => (descriptor(*number)?, None),
+        Target::Command { program, arguments } => {
+            let (fd, program) = Program::start(program, arguments)
+                .map_err(|error| Failure::Refused(Errno::Eio, format!("it cannot be started: {error}")))?;
+            (fd, Some(program))
+        }
+    };
+    Ok(Connected { socket: Arc::new(Socket::new(fd)?), program })
+}
+
+fn cannot_connect(error: io::Error) -> Failure {
+    Broken::new(format!("cannot connect: {error}")).into()
+}
+
+async fn unix(path: &PathBuf) -> Result<OwnedFd, Failure> {
+    let stream = UnixStream::connect(path).await.and_then(UnixStream::into_std).map_err(cannot_connect)?;
+    Ok(stream.into())
+}
+
+async fn tcp(host: &str, port: u16) -> Result<OwnedFd, Failure> {
+    let stream = TcpStream::connect((host, port)).await.map_err(cannot_connect)?;
+    stream.set_nodelay(true)?;
+    let (idle, interval, count) = KEEPALIVE;
+    // A host that vanishes says nothing. Without this a request to it would wait for hours.
+    let keepalive = || -> rustix::io::Result<()> {
+        sockopt::set_socket_keepalive(&stream, true)?;
+        sockopt::set_tcp_keepidle(&stream, Duration::from_secs(idle))?;
+        sockopt::set_tcp_keepintvl(&stream, Duration::from_secs(interval))?;
+        sockopt::set_tcp_keepcnt(&stream, count)?;
+        sockopt::set_tcp_user_timeout(&stream, (idle as u32 + interval as u32 * count) * 1000)
+    };
+    keepalive().map_err(io::Error::from)?;
+    Ok(stream.into_std()?.into())
+}
+
+fn descriptor(number: i32) -> Result<OwnedFd, Failure> {
+    let no = |error: rustix::io::Errno| {
+        Failure::Refused(Errno::Eio, format!("it is not a connected socket that was inherited: {error}"))
+    };
+    let fd = inherited::duplicate(number).map_err(no)?;
+    sockopt::socket_type(&fd).map_err(no)?;
+    // Once the connection was used there is nothing left of it; an end shows at once.
+    match rustix::net::recv(&fd, &mut [0_u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Ok((0, _)) => Err(Failure::Refused(Errno::Eio, "the connection has ended, and there is only one".to_owned())),
+        Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(fd),
+        Err(error) => Err(no(error)),
+    }
+}
+
+/// A server that we started: ended with the value.
+pub(crate) struct Program(Child);
+
+/// How long a program may take to end after SIGTERM: qemu-nbd writes back what it holds.
+const TO_END: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
+
+/// Hands a program its listening socket as systemd does: descriptor 3, and two variables of which one is the program's own process id. The
+/// shell has that id and the descriptor's number to give; then it becomes the program.
+const HAND_OVER: &str = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1; export LISTEN_PID LISTEN_FDS; exec "$@""#;
+
+impl Program {
+    fn start(program: &std::ffi::OsStr, arguments: &[std::ffi::OsString]) -> io::Result<(OwnedFd, Program)> {
+        let directory = Directory::new()?;
+        let address = SocketAddrUnix::new(directory.0.join("socket"))?;
+        let socket = || rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+        let listening = socket()?;
+        rustix::net::bind(&listening, &address)?;
+        rustix::net::listen(&listening, 1)?;
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", HAND_OVER, "sh"]).arg(program).args(arguments);
+        // Ours goes with the command, so the program's end is the end of the socket.
+        command.stdin(Stdio::from(listening));
+        let child = Program(command.spawn()?);
+        drop(command);
+        let connected = socket()?;
+        // The socket listens, so this does not wait for the program.
+        rustix::net::connect(&connected, &address)?;
+        Ok((connected, child))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let pid = Pid::from_child(&self.0);
+        // It may have ended already; it is not waited for yet, so the id is still its own.
+        let _ = kill_process(pid, Signal::TERM);
+        let ended = pidfd_open(pid, PidfdFlags::empty())
+            .and_then(|pidfd| poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&TO_END)));
+        if ended == Ok(0) {
+            tracing::warn!("nbd: the server does not end: killing it");
+            let _ = self.0.kill();
+        }
+        let _ = self.0.wait();
+    }
+}
+
+/// A directory for one socket, which nobody needs once both ends have it.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> io::Result<Directory> {
+        use std::os::unix::fs::DirBuilderExt;
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        loop {
+            let nth = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("rbdkit-nbd-{}-{nth}", std::process::id()));
+            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(Directory(path)),
+                // Left by a process of the same id.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,161 @@
+//! A client's view of the other server's export: what it offers, and requests cut into pieces that the server takes.
+
+use std::sync::Arc;
+
+use rbdkit_plugin_api::{
+    BlockSizes, BoxFuture, Buffer, Capabilities, Done, Extents, Flags, Handle, Op, Result, Span, Support,
+};
+
+use crate::connection::{Command, Connection};
+use crate::wire::{cmd, cmd_flag, transmission};
+
+/// The most data in one request to a server that does not name its limit, by the specification.
+const USUAL_MAXIMUM: u32 = 32 << 20;
+
+/// The most bytes that one request without data is for: a multiple of every block size, and not negative where somebody takes the length for
+/// an `int`.
+const LONGEST: u64 = 1 << 30;
+
+pub(crate) struct NbdHandle {
+    connection: Arc<Connection>,
+    /// Other clients use it too, so it is not closed here.
+    shared: bool,
+}
+
+impl NbdHandle {
+    pub(crate) fn new(connection: Arc<Connection>, shared: bool) -> NbdHandle {
+        NbdHandle { connection, shared }
+    }
+
+    /// The most data in one request.
+    fn maximum(&self) -> u32 {
+        let maximum = self.connection.session().block_sizes.map_or(USUAL_MAXIMUM, |sizes| sizes.maximum);
+        maximum.min(rbdkit_plugin_api::MAX_REQUEST)
+    }
+
+    /// Sends a command without data, piece by piece.
+    fn command(&self, kind: u16, flags: u16, offset: u64, length: u64) -> Op<Result<()>> {
+        let connection = Arc::clone(&self.connection);
+        Op::later(async move {
+            let mut done = 0;
+            while done < length {
+                let piece = (length - done).min(LONGEST);
+                let command = Command { kind, flags, offset: offset + done, length: piece as u32 };
+                connection.command(command, &[]).await?;
+                done += piece;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn fua(flags: Flags) -> u16 {
+    if flags.fua { cmd_flag::FUA } else { 0 }
+}
+
+/// `span` in pieces of up to `maximum`.
+fn pieces(span: Span, maximum: u32) -> impl Iterator<Item = Span> {
+    (0..span.len).step_by(maximum.max(1) as usize).map(move |at| Span::new(span.at + at, (span.len - at).min(maximum)))
+}
+
+impl Handle for NbdHandle {
+    fn get_size(&self) -> Op<Result<u64>> {
+        Op::Ready(Ok(self.connection.session().size))
+    }
+
+    fn block_size(&self) -> Op<Result<Option<BlockSizes>>> {
+        // What is longer than the server's maximum is cut here, so a client need not know of it.
+        Op::Ready(Ok(self.connection.session().block_sizes.map(|sizes| BlockSizes { maximum: u32::MAX, ..sizes })))
+    }
+
+    fn export_description(&self) -> Op<Result<Option<String>>> {
+        Op::Ready(Ok(self.connection.session().description.clone()))
+    }
+
+    fn can(&self) -> Op<Result<Capabilities>> {
+        let offers = |flag| self.connection.offers(flag);
+        let native_or = |flag, otherwise| if offers(flag) { Support::Native } else { otherwise };
+        Op::Ready(Ok(Capabilities {
+            write: !self.connection.is_read_only(),
+            flush: offers(transmission::SEND_FLUSH),
+            rotational: offers(transmission::ROTATIONAL),
+            trim: offers(transmission::SEND_TRIM),
+            fast_zero: offers(transmission::SEND_FAST_ZERO),
+            extents: self.connection.session().context.is_some(),
+            // On one connection every flush covers every write that was answered.
+            multi_conn: self.shared || offers(transmission::CAN_MULTI_CONN),
+            zero: native_or(transmission::SEND_WRITE_ZEROES, Support::Emulate),
+            fua: native_or(transmission::SEND_FUA, Support::Emulate),
+            // Reading over the network into nowhere brings nothing nearer.
+            cache: native_or(transmission::SEND_CACHE, Support::None),
+        }))
+    }
+
+    fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
+        let (connection, maximum) = (Arc::clone(&self.connection), self.maximum());
+        Op::later(async move {
+            if span.len <= maximum {
+                return connection.read(buffer, span, offset).await;
+            }
+            for piece in pieces(span, maximum) {
+                let from = offset + u64::from(piece.at - span.at);
+                let (back, result) = connection.read(buffer, piece, from).await;
+                if result.is_err() {
+                    return (back, result);
+                }
+                buffer = back;
+            }
+            (buffer, Ok(()))
+        })
+    }
+
+    fn pwrite(&self, buffer: Buffer, span: Span, offset: u64, flags: Flags) -> Op<Done> {
+        let (connection, maximum) = (Arc::clone(&self.connection), self.maximum());
+        Op::later(async move {
+            for piece in pieces(span, maximum) {
+                let to = offset + u64::from(piece.at - span.at);
+                if let Err(error) = connection.write(buffer.data(piece), to, flags).await {
+                    return (buffer, Err(error));
+                }
+            }
+            (buffer, Ok(()))
+        })
+    }
+
+    fn flush(&self) -> Op<Result<()>> {
+        let connection = Arc::clone(&self.connection);
+        Op::later(async move { connection.command(Command::FLUSH, &[]).await })
+    }
+
+    fn trim(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
+        self.command(cmd::TRIM, fua(flags), offset, length)
+    }
+
+    fn zero(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
+        let no_hole = if flags.may_trim { 0 } else { cmd_flag::NO_HOLE };
+        let fast = if flags.fast_zero { cmd_flag::FAST_ZERO } else { 0 };
+        self.command(cmd::WRITE_ZEROES, fua(flags) | no_hole | fast, offset, length)
+    }
+
+    fn cache(&self, offset: u64, length: u64) -> Op<Result<()>> {
+        self.command(cmd::CACHE, 0, offset, length)
+    }
+
+    fn extents(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<Extents>> {
+        let connection = Arc::clone(&self.connection);
+        let req_one = if flags.req_one { cmd_flag::REQ_ONE } else { 0 };
+        // An answer may end early.
+        let length = length.min(LONGEST) as u32;
+        Op::later(async move {
+            connection.status(Command { kind: cmd::BLOCK_STATUS, flags: req_one, offset, length }).await
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if !self.shared {
+                self.connection.close().await;
+            }
+        })
+    }
+}

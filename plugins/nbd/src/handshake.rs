@@ -1,0 +1,380 @@
+//! The negotiation with the other server: fixed newstyle, and what older servers have in its place.
+//!
+//! What the server sends is hostile until it is checked: lengths before anything is allocated, the option a reply echoes, how many replies
+//! there are. The caller bounds the time.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use rbdkit_plugin_api::{BlockSizes, Errno, Error, ExportEntry};
+
+use crate::socket::{Broken, Input, Socket};
+use crate::wire::{
+    FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, IHAVEOPT, MAGIC, OLDSTYLE_MAGIC, REPLY_MAGIC, Reader, info, opt, rep,
+};
+
+/// The longest option reply: two strings of 4096 bytes are the most that the specification has in one.
+const MAX_REPLY: u32 = 64 << 10;
+
+/// The most replies to one option other than LIST: there are four kinds of information.
+const MAX_REPLIES: usize = 64;
+
+/// The most exports in a list, as nbdkit has it.
+const MAX_EXPORTS: usize = 10_000;
+
+/// The most bytes in a list of exports: 800 for each.
+const MAX_LIST: usize = 8 << 20;
+
+/// The longest string of the specification.
+const MAX_STRING: usize = 4096;
+
+/// Why there is no session.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The server does not answer, or not as an NBD server does; it may be different the next time.
+    Broken(Broken),
+    /// It said no: another attempt would end the same way.
+    Refused(Errno, String),
+}
+
+impl Failure {
+    pub(crate) fn into_error(self, server: &impl fmt::Display) -> Error {
+        match self {
+            Failure::Broken(broken) => Error::new(Errno::Eio, format!("nbd: {server}: {broken}")),
+            Failure::Refused(errno, why) => Error::new(errno, format!("nbd: {server}: {why}")),
+        }
+    }
+}
+
+impl From<Broken> for Failure {
+    fn from(broken: Broken) -> Failure {
+        Failure::Broken(broken)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Broken(error.into())
+    }
+}
+
+/// What was agreed upon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Session {
+    /// Bytes, at most 2^63 - 1.
+    pub(crate) size: u64,
+    /// Transmission flags.
+    pub(crate) flags: u16,
+    /// What the server said of them, valid.
+    pub(crate) block_sizes: Option<BlockSizes>,
+    pub(crate) description: Option<String>,
+    /// Replies come in chunks.
+    pub(crate) structured: bool,
+    /// The id of `base:allocation`, if it was agreed upon.
+    pub(crate) context: Option<u32>,
+}
+
+/// What the server says first.
+enum Greeting {
+    Fixed,
+    /// Newstyle that knows EXPORT_NAME alone.
+    Newstyle,
+    Oldstyle(Session),
+}
+
+/// A server that is asked for options.
+pub(crate) struct Negotiation {
+    socket: Arc<Socket>,
+    input: Input,
+    no_zeroes: bool,
+}
+
+struct OptionReply {
+    kind: u32,
+    data: Vec<u8>,
+}
+
+impl OptionReply {
+    fn is_error(&self) -> bool {
+        self.kind & rep::ERROR != 0
+    }
+}
+
+/// Text of the server's for a line of ours: no control characters, not long.
+pub(crate) fn quoted(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(400)]);
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+fn refused(export: &str, reply: &OptionReply) -> Failure {
+    let (errno, why) = match reply.kind {
+        rep::ERR_UNKNOWN => (Errno::Enoent, format!("it has no export \"{}\"", quoted(export.as_bytes()))),
+        rep::ERR_TLS_REQD => (Errno::Eperm, "it requires TLS, which this plugin does not have".to_owned()),
+        rep::ERR_POLICY => (Errno::Eperm, "it refuses by policy".to_owned()),
+        rep::ERR_SHUTDOWN => return Broken::new("the server is shutting down").into(),
+        rep::ERR_BLOCK_SIZE_REQD => (Errno::Einval, "it wants block sizes that were agreed upon".to_owned()),
+        rep::ERR_INVALID => (Errno::Einval, "it calls the request invalid".to_owned()),
+        rep::ERR_PLATFORM => (Errno::Eio, "it cannot do that on its platform".to_owned()),
+        rep::ERR_UNSUP => (Errno::Enotsup, "it does not support the request".to_owned()),
+        kind => (Errno::Eio, format!("it refuses with error {:#x}", kind & !rep::ERROR)),
+    };
+    match reply.data.is_empty() {
+        true => Failure::Refused(errno, why),
+        false => Failure::Refused(errno, format!("{why}: \"{}\"", quoted(&reply.data))),
+    }
+}
+
+fn malformed(what: &str) -> Failure {
+    Broken::new(format!("the server sent a malformed {what}")).into()
+}
+
+fn string(bytes: &[u8]) -> Option<String> {
+    (bytes.len() <= MAX_STRING).then(|| std::str::from_utf8(bytes).ok().map(str::to_owned)).flatten()
+}
+
+impl Negotiation {
+    /// Opens an export.
+    pub(crate) async fn open(socket: Arc<Socket>, export: &str) -> Result<Session, Failure> {
+        let (mut negotiation, greeting) = Negotiation::greet(socket).await?;
+        let session = match greeting {
+            Greeting::Oldstyle(session) => session,
+            Greeting::Newstyle => negotiation.export_name(export, false, None).await?,
+            Greeting::Fixed => negotiation.fixed(export).await?,
+        };
+        negotiation.input.finish()?;
+        if session.size > i64::MAX as u64 {
+            return Err(Failure::Refused(Errno::Eoverflow, format!("its size is {}: beyond 2^63 - 1", session.size)));
+        }
+        Ok(session)
+    }
+
+    /// The exports that the server shows. None if it is too old to show any.
+    pub(crate) async fn list(socket: Arc<Socket>) -> Result<Option<Vec<ExportEntry>>, Failure> {
+        let (mut negotiation, greeting) = Negotiation::greet(socket).await?;
+        let Greeting::Fixed = greeting else {
+            return Ok(None);
+        };
+        let exports = negotiation.list_option().await;
+        negotiation.abort().await;
+        exports
+    }
+
+    /// What the server calls its default export. None if it does not say.
+    pub(crate) async fn default_name(socket: Arc<Socket>) -> Result<Option<String>, Failure> {
+        let (mut negotiation, greeting) = Negotiation::greet(socket).await?;
+        let Greeting::Fixed = greeting else {
+            return Ok(None);
+        };
+        let (last, replies) = negotiation.ask(opt::INFO, &wanted("", &[info::NAME])).await?;
+        negotiation.abort().await;
+        if last.is_error() {
+            return Ok(None);
+        }
+        Ok(replies.iter().find_map(|reply| {
+            let mut reader = Reader(&reply.data);
+            (reply.kind == rep::INFO && reader.u16() == Some(info::NAME)).then(|| string(reader.0)).flatten()
+        }))
+    }
+
+    async fn greet(socket: Arc<Socket>) -> Result<(Negotiation, Greeting), Failure> {
+        let input = Input::new(Arc::clone(&socket));
+        let mut negotiation = Negotiation { socket, input, no_zeroes: false };
+        let greeting = negotiation.greeting().await?;
+        Ok((negotiation, greeting))
+    }
+
+    async fn greeting(&mut self) -> Result<Greeting, Failure> {
+        if u64::from_be_bytes(self.input.array().await?) != MAGIC {
+            return Err(Broken::new("this is not an NBD server: it does not begin with NBDMAGIC").into());
+        }
+        match u64::from_be_bytes(self.input.array().await?) {
+            IHAVEOPT => {}
+            OLDSTYLE_MAGIC => return Ok(Greeting::Oldstyle(self.oldstyle().await?)),
+            magic => return Err(Broken::new(format!("the server has an unknown handshake ({magic:#018x})")).into()),
+        }
+        let offered = u16::from_be_bytes(self.input.array().await?);
+        let taken = offered & (FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES);
+        self.no_zeroes = taken & FLAG_NO_ZEROES != 0;
+        self.socket.send(&u32::from(taken).to_be_bytes(), &[]).await?;
+        Ok(if taken & FLAG_FIXED_NEWSTYLE != 0 { Greeting::Fixed } else { Greeting::Newstyle })
+    }
+
+    async fn oldstyle(&mut self) -> Result<Session, Failure> {
+        let size = u64::from_be_bytes(self.input.array().await?);
+        // The upper half are handshake flags, of which none is defined.
+        let flags = u32::from_be_bytes(self.input.array().await?) as u16;
+        self.input.skip(124).await?;
+        Ok(Session { size, flags, block_sizes: None, description: None, structured: false, context: None })
+    }
+
+    async fn fixed(&mut self, export: &str) -> Result<Session, Failure> {
+        let structured = self.accepted(export, opt::STRUCTURED_REPLY, &[]).await?.is_some();
+        let context = if structured { self.allocation_context(export).await? } else { None };
+        let wanted = wanted(export, &[info::DESCRIPTION, info::BLOCK_SIZE]);
+        let (last, replies) = self.ask(opt::GO, &wanted).await?;
+        match last.kind {
+            rep::ACK => session(&replies, structured, context),
+            rep::ERR_UNSUP => self.export_name(export, structured, context).await,
+            _ => Err(refused(export, &last)),
+        }
+    }
+
+    /// The id of `base:allocation`. A server that has none, or not for this export, serves without.
+    async fn allocation_context(&mut self, export: &str) -> Result<Option<u32>, Failure> {
+        const NAME: &str = "base:allocation";
+        let mut data = counted(export);
+        data.extend_from_slice(&1_u32.to_be_bytes());
+        data.extend_from_slice(&counted(NAME));
+        let Some(replies) = self.accepted(export, opt::SET_META_CONTEXT, &data).await? else {
+            return Ok(None);
+        };
+        let mut id = None;
+        for reply in replies.iter().filter(|reply| reply.kind == rep::META_CONTEXT) {
+            let mut reader = Reader(&reply.data);
+            match reader.u32() {
+                Some(number) if reader.0 == NAME.as_bytes() && id.is_none() => id = Some(number),
+                _ => return Err(malformed("metadata context")),
+            }
+        }
+        Ok(id)
+    }
+
+    async fn export_name(&mut self, export: &str, structured: bool, context: Option<u32>) -> Result<Session, Failure> {
+        self.option(opt::EXPORT_NAME, export.as_bytes()).await?;
+        let size: io::Result<[u8; 8]> = self.input.array().await;
+        // All that a server can say to a name that it does not know.
+        let size = size.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => Failure::Refused(
+                Errno::Enoent,
+                format!("it closed the connection when it was asked for export \"{}\"", quoted(export.as_bytes())),
+            ),
+            _ => error.into(),
+        })?;
+        let flags = u16::from_be_bytes(self.input.array().await?);
+        if !self.no_zeroes {
+            self.input.skip(124).await?;
+        }
+        let size = u64::from_be_bytes(size);
+        Ok(Session { size, flags, block_sizes: None, description: None, structured, context })
+    }
+
+    async fn list_option(&mut self) -> Result<Option<Vec<ExportEntry>>, Failure> {
+        self.option(opt::LIST, &[]).await?;
+        let mut exports = Vec::new();
+        let mut bytes = 0;
+        loop {
+            let reply = self.reply(opt::LIST).await?;
+            match reply.kind {
+                rep::ACK => return Ok(Some(exports)),
+                rep::SERVER => {}
+                rep::ERR_UNSUP | rep::ERR_POLICY => return Ok(None),
+                _ if reply.is_error() => return Err(refused("", &reply)),
+                _ => return Err(malformed("list of exports")),
+            }
+            bytes += reply.data.len();
+            if exports.len() == MAX_EXPORTS || bytes > MAX_LIST {
+                return Err(Broken::new("the server has too many exports to list").into());
+            }
+            let mut reader = Reader(&reply.data);
+            let name = reader.counted().ok_or_else(|| malformed("list of exports"))?;
+            match string(name) {
+                Some(name) => {
+                    exports.push(ExportEntry { name, description: string(reader.0).filter(|text| !text.is_empty()) })
+                }
+                None => tracing::debug!("nbd: an export is not listed: \"{}\"", quoted(name)),
+            }
+        }
+    }
+
+    async fn abort(&mut self) {
+        // Some servers close at once, as the specification once allowed.
+        if self.option(opt::ABORT, &[]).await.is_ok() {
+            let _ = self.reply(opt::ABORT).await;
+        }
+    }
+
+    async fn option(&self, option: u32, data: &[u8]) -> Result<(), Failure> {
+        let mut header = Vec::with_capacity(16);
+        header.extend_from_slice(&IHAVEOPT.to_be_bytes());
+        header.extend_from_slice(&option.to_be_bytes());
+        header.extend_from_slice(&(data.len() as u32).to_be_bytes());
+        Ok(self.socket.send(&header, data).await?)
+    }
+
+    async fn reply(&mut self, option: u32) -> Result<OptionReply, Failure> {
+        let magic = u64::from_be_bytes(self.input.array().await?);
+        let echoed = u32::from_be_bytes(self.input.array().await?);
+        let kind = u32::from_be_bytes(self.input.array().await?);
+        let length = u32::from_be_bytes(self.input.array().await?);
+        if magic != REPLY_MAGIC || echoed != option || length > MAX_REPLY {
+            return Err(malformed("option reply"));
+        }
+        Ok(OptionReply { kind, data: self.input.vec(length as usize).await? })
+    }
+
+    /// Asks, and collects the replies up to the last one, which accepts or refuses.
+    async fn ask(&mut self, option: u32, data: &[u8]) -> Result<(OptionReply, Vec<OptionReply>), Failure> {
+        self.option(option, data).await?;
+        let mut replies = Vec::new();
+        loop {
+            let reply = self.reply(option).await?;
+            if reply.kind == rep::ACK || reply.is_error() {
+                return Ok((reply, replies));
+            }
+            if replies.len() == MAX_REPLIES {
+                return Err(Broken::new("the server does not come to an end with its option replies").into());
+            }
+            replies.push(reply);
+        }
+    }
+
+    /// The replies to an option that a server need not have; none if it refuses.
+    async fn accepted(&mut self, export: &str, option: u32, data: &[u8]) -> Result<Option<Vec<OptionReply>>, Failure> {
+        let (last, replies) = self.ask(option, data).await?;
+        match last.kind {
+            rep::ACK => Ok(Some(replies)),
+            rep::ERR_TLS_REQD | rep::ERR_SHUTDOWN => Err(refused(export, &last)),
+            _ => Ok(None),
+        }
+    }
+}
+
+fn counted(text: &str) -> Vec<u8> {
+    [&(text.len() as u32).to_be_bytes(), text.as_bytes()].concat()
+}
+
+/// The data of INFO and GO.
+fn wanted(export: &str, infos: &[u16]) -> Vec<u8> {
+    let mut data = counted(export);
+    data.extend_from_slice(&(infos.len() as u16).to_be_bytes());
+    infos.iter().for_each(|info| data.extend_from_slice(&info.to_be_bytes()));
+    data
+}
+
+/// What the replies to GO say.
+fn session(replies: &[OptionReply], structured: bool, context: Option<u32>) -> Result<Session, Failure> {
+    let (mut export, mut block_sizes, mut description) = (None, None, None);
+    for reply in replies.iter().filter(|reply| reply.kind == rep::INFO) {
+        let mut reader = Reader(&reply.data);
+        match reader.u16().ok_or_else(|| malformed("piece of information"))? {
+            info::EXPORT => export = Some(reader.u64().zip(reader.u16()).ok_or_else(|| malformed("export's size"))?),
+            info::DESCRIPTION => description = string(reader.0).filter(|text| !text.is_empty()),
+            info::BLOCK_SIZE => {
+                let sizes = reader.u32().zip(reader.u32()).zip(reader.u32());
+                let ((minimum, preferred), maximum) = sizes.ok_or_else(|| malformed("block size"))?;
+                let sizes = BlockSizes { minimum, preferred, maximum };
+                if !sizes.is_valid() {
+                    let why = format!(
+                        "it announces impossible block sizes: minimum {minimum}, preferred {preferred}, maximum {maximum}"
+                    );
+                    return Err(Failure::Refused(Errno::Eio, why));
+                }
+                block_sizes = Some(sizes);
+            }
+            _ => {}
+        }
+    }
+    let (size, flags) = export.ok_or_else(|| malformed("answer: the export's size is missing"))?;
+    Ok(Session { size, flags, block_sizes, description, structured, context })
+}

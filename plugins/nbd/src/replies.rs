@@ -1,0 +1,213 @@
+//! The reader's task: takes the server's replies as they come, in whatever order, and answers the requests they are for.
+//!
+//! Every length, cookie, chunk and extent is checked before it is believed. There is no way to find the next reply after one that makes no
+//! sense, so the first violation ends the connection.
+
+use std::io;
+use std::sync::Arc;
+
+use rbdkit_plugin_api::{Errno, Error, Extents, Fill, Span};
+
+use crate::handshake::quoted;
+use crate::socket::{Broken, Input};
+use crate::table::{Pending, Read, Status, Table};
+use crate::wire::{REPLY_FLAG_DONE, Reader, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, reply_type, state};
+
+type Result<T> = std::result::Result<T, Broken>;
+
+/// The longest list of extents: 2^20 of them, as nbdkit sends at most.
+const MAX_STATUS: u32 = 4 + 8 * (1 << 20);
+
+/// The longest chunk that tells of an error: the numbers, and a message as long as its length can say.
+const MAX_ERROR: u32 = 6 + 65535 + 8;
+
+/// The shortest hole that a buffer notes as one. Shorter ones are written as zeroes: a server that sends a million holes of a byte each
+/// costs a million bytes then, and not a list of a million runs.
+const SHORTEST_HOLE: u32 = 4096;
+
+/// What the reader has to know of the session.
+#[derive(Clone, Copy)]
+pub(crate) struct Agreed {
+    pub(crate) structured: bool,
+    pub(crate) context: Option<u32>,
+}
+
+/// A chunk of a structured reply.
+struct Chunk {
+    done: bool,
+    kind: u16,
+    length: u32,
+}
+
+/// Reads replies until the connection is of no use any more, and says why.
+pub(crate) async fn read(mut input: Input, table: Arc<Table>, agreed: Agreed) -> Broken {
+    loop {
+        if let Err(broken) = next(&mut input, &table, agreed).await {
+            return broken;
+        }
+    }
+}
+
+async fn next(input: &mut Input, table: &Table, agreed: Agreed) -> Result<()> {
+    match u32::from_be_bytes(input.array().await?) {
+        SIMPLE_REPLY_MAGIC => {
+            let error = u32::from_be_bytes(input.array().await?);
+            let cookie = u64::from_be_bytes(input.array().await?);
+            let mut pending = table.take(cookie)?;
+            let outcome = simple(input, &mut pending, error, agreed).await;
+            conclude(table, cookie, pending, outcome.map(|()| true))
+        }
+        STRUCTURED_REPLY_MAGIC if agreed.structured => {
+            let flags = u16::from_be_bytes(input.array().await?);
+            let kind = u16::from_be_bytes(input.array().await?);
+            let cookie = u64::from_be_bytes(input.array().await?);
+            let length = u32::from_be_bytes(input.array().await?);
+            let chunk = Chunk { done: flags & REPLY_FLAG_DONE != 0, kind, length };
+            let mut pending = table.take(cookie)?;
+            let outcome = structured(input, &mut pending, &chunk, agreed).await;
+            conclude(table, cookie, pending, outcome.map(|()| chunk.done))
+        }
+        magic => Err(Broken::new(format!("the server sent something that is not a reply ({magic:#010x})"))),
+    }
+}
+
+/// Answers the request, or keeps it for what is still to come, also if that is the end of the connection.
+fn conclude(table: &Table, cookie: u64, pending: Pending, outcome: Result<bool>) -> Result<()> {
+    match outcome {
+        Ok(true) => pending.finish().map_err(|pending| {
+            table.put_back(cookie, pending);
+            Broken::new("the server ended a reply before it had sent all of it")
+        }),
+        Ok(false) => {
+            table.put_back(cookie, pending);
+            Ok(())
+        }
+        Err(broken) => {
+            table.put_back(cookie, pending);
+            Err(broken)
+        }
+    }
+}
+
+/// The specification's numbers; a client is to treat any other as EINVAL.
+fn errno(number: u32) -> Errno {
+    match number {
+        1 => Errno::Eperm,
+        5 => Errno::Eio,
+        12 => Errno::Enomem,
+        28 => Errno::Enospc,
+        75 => Errno::Eoverflow,
+        95 => Errno::Enotsup,
+        108 => Errno::Eshutdown,
+        _ => Errno::Einval,
+    }
+}
+
+async fn simple(input: &mut Input, pending: &mut Pending, error: u32, agreed: Agreed) -> Result<()> {
+    if error != 0 {
+        pending.note(Error::from(errno(error)));
+        return Ok(());
+    }
+    match pending {
+        Pending::Plain(_) => Ok(()),
+        Pending::Read(read) if !agreed.structured => {
+            let length = read.span.len;
+            data(input, read, read.offset, length).await
+        }
+        _ => Err(Broken::new("the server sent a simple reply where only a structured one can be")),
+    }
+}
+
+async fn structured(input: &mut Input, pending: &mut Pending, chunk: &Chunk, agreed: Agreed) -> Result<()> {
+    let wrong = || Broken::new(format!("the server sent a chunk that does not fit its request (type {})", chunk.kind));
+    match (chunk.kind, pending) {
+        (reply_type::NONE, _) if chunk.done && chunk.length == 0 => Ok(()),
+        (reply_type::OFFSET_DATA, Pending::Read(read)) if chunk.length > 8 => {
+            let offset = u64::from_be_bytes(input.array().await?);
+            data(input, read, offset, chunk.length - 8).await
+        }
+        (reply_type::OFFSET_HOLE, Pending::Read(read)) if chunk.length == 12 => {
+            let offset = u64::from_be_bytes(input.array().await?);
+            let length = u32::from_be_bytes(input.array().await?);
+            hole(read, offset, length)
+        }
+        (reply_type::BLOCK_STATUS, Pending::Status(status)) if chunk.length >= 12 && chunk.length <= MAX_STATUS => {
+            let bytes = input.vec(chunk.length as usize).await?;
+            let (None, Some(context)) = (&status.extents, agreed.context) else {
+                return Err(wrong());
+            };
+            status.extents = Some(extents(&bytes, status, context)?);
+            Ok(())
+        }
+        (kind, pending) if kind & reply_type::ERROR != 0 && (6..=MAX_ERROR).contains(&chunk.length) => {
+            pending.note(reported(&input.vec(chunk.length as usize).await?)?);
+            Ok(())
+        }
+        _ => Err(wrong()),
+    }
+}
+
+/// The part of the request's buffer that a chunk is for, each byte once.
+fn place(read: &mut Read, offset: u64, length: u32) -> Result<Span> {
+    let wrong =
+        || Broken::new(format!("the server sent {length} bytes at {offset} that were not asked for, or sent before"));
+    let from = offset.checked_sub(read.offset).and_then(|from| u32::try_from(from).ok()).ok_or_else(wrong)?;
+    let to = from.checked_add(length).filter(|to| *to <= read.span.len).ok_or_else(wrong)?;
+    match read.received.add(from, to) {
+        true => Ok(Span::new(read.span.at + from, length)),
+        false => Err(wrong()),
+    }
+}
+
+async fn data(input: &mut Input, read: &mut Read, offset: u64, length: u32) -> Result<()> {
+    let span = place(read, offset, length)?;
+    Ok(input.fill(&mut read.buffer, span).await?)
+}
+
+fn hole(read: &mut Read, offset: u64, length: u32) -> Result<()> {
+    let span = place(read, offset, length)?;
+    if length >= SHORTEST_HOLE {
+        read.buffer.mark(span, Fill::Zero);
+        return Ok(());
+    }
+    Ok(read.buffer.fill_with(span, |bytes| -> io::Result<()> {
+        bytes.fill(0);
+        Ok(())
+    })?)
+}
+
+fn extents(bytes: &[u8], status: &Status, context: u32) -> Result<Extents> {
+    let wrong = |what: &str| Broken::new(format!("the server sent extents that make no sense: {what}"));
+    let mut reader = Reader(bytes);
+    if reader.u32() != Some(context) {
+        return Err(wrong("of a context that was not agreed upon"));
+    }
+    let mut extents = Extents::new(status.offset);
+    let mut left = status.length;
+    while !reader.0.is_empty() {
+        let (length, flags) = reader.u32().zip(reader.u32()).ok_or_else(|| wrong("half of one"))?;
+        if length == 0 {
+            return Err(wrong("an empty one"));
+        }
+        if left == 0 {
+            return Err(wrong("more than was asked for"));
+        }
+        // Only the last may go on: beyond what was asked for, or (some servers round up) beyond the end.
+        let kept = u64::from(length).min(left);
+        extents.push(kept, flags & state::HOLE != 0, flags & state::ZERO != 0);
+        left -= kept;
+    }
+    Ok(extents)
+}
+
+fn reported(bytes: &[u8]) -> Result<Error> {
+    let mut reader = Reader(bytes);
+    let wrong = || Broken::new("the server sent a malformed error");
+    let number = reader.u32().filter(|number| *number != 0).ok_or_else(wrong)?;
+    let length = reader.u16().ok_or_else(wrong)?;
+    let message = reader.bytes(usize::from(length)).ok_or_else(wrong)?;
+    Ok(match message.is_empty() {
+        true => Error::from(errno(number)),
+        false => Error::new(errno(number), format!("nbd: the server says \"{}\"", quoted(message))),
+    })
+}

@@ -1,0 +1,207 @@
+//! The socket to the other server, whatever its kind, and the reading side's buffer.
+//!
+//! A descriptor with readiness rather than tokio's own socket types: TCP, Unix and inherited sockets are then one type, the bytes of a long
+//! answer go from the socket straight into the request's buffer, and a write of header and payload is one system call.
+
+use std::fmt;
+use std::io::{self, ErrorKind, IoSlice};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rbdkit_plugin_api::{Buffer, Fill, Span};
+use rustix::net::Shutdown;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Why a connection is of no use any more: one line, which names neither the server nor the plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Broken(pub(crate) String);
+
+impl Broken {
+    pub(crate) fn new(why: impl Into<String>) -> Broken {
+        Broken(why.into())
+    }
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Broken {
+        Broken(match error.kind() {
+            ErrorKind::UnexpectedEof => "the server closed the connection".to_owned(),
+            _ => format!("the connection is lost: {error}"),
+        })
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A connected stream socket.
+pub(crate) struct Socket(AsyncFd<OwnedFd>);
+
+impl Socket {
+    /// It needs a tokio runtime around it.
+    #[allow(unsafe_code)]
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Socket> {
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        // SAFETY: the descriptor is open as long as the `OwnedFd` lives, and nobody replaces or closes it in there: it is only lent out shared.
+        Ok(Socket(unsafe { AsyncFd::register(fd) }?))
+    }
+
+    /// Takes it out of the runtime.
+    pub(crate) fn into_inner(self) -> OwnedFd {
+        self.0.into_inner()
+    }
+
+    /// Reads what is there into `bytes`, which is not empty; waits if there is nothing. An end is an error.
+    async fn receive(&self, mut read: impl FnMut(&OwnedFd) -> io::Result<(usize, usize)>) -> io::Result<usize> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            match ready.try_io(|fd| read(fd.get_ref())) {
+                Ok(Ok((0, _))) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(Ok((count, wanted))) => {
+                    // Nothing is left: the next call waits without asking the socket first.
+                    if count < wanted {
+                        ready.clear_ready();
+                    }
+                    return Ok(count);
+                }
+                Ok(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(Err(error)) => return Err(error),
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    /// Writes both parts to the end.
+    pub(crate) async fn send(&self, header: &[u8], payload: &[u8]) -> io::Result<()> {
+        let mut sent = 0;
+        while sent < header.len() + payload.len() {
+            let head = header.get(sent..).unwrap_or_default();
+            let rest = payload.get(sent.saturating_sub(header.len())..).unwrap_or_default();
+            let parts = [IoSlice::new(head), IoSlice::new(rest)];
+            let parts = if head.is_empty() { &parts[1..] } else { &parts };
+            let written = self.0.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::writev(fd, parts)?)).await;
+            match written {
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends both directions: whoever waits for the socket sees it.
+    pub(crate) fn shut(&self) {
+        // It may be closed by the other side already.
+        let _ = rustix::net::shutdown(self.0.get_ref(), Shutdown::Both);
+    }
+}
+
+/// Bytes that one read may bring beyond what is asked for: 32 KiB are the answers to seven requests of 4 KiB, and what of a long
+/// answer goes through here costs a microsecond of copying.
+const AHEAD: usize = 32 << 10;
+
+/// The receiving side: what was read and not yet asked for.
+pub(crate) struct Input {
+    socket: Arc<Socket>,
+    space: Box<[u8]>,
+    from: usize,
+    to: usize,
+}
+
+impl Input {
+    pub(crate) fn new(socket: Arc<Socket>) -> Input {
+        Input { socket, space: vec![0; AHEAD].into_boxed_slice(), from: 0, to: 0 }
+    }
+
+    /// Ends the receiving side. An error if the server sent more than was read, which a handshake never leaves.
+    pub(crate) fn finish(self) -> Result<(), Broken> {
+        match self.from == self.to {
+            true => Ok(()),
+            false => Err(Broken::new("the server spoke before it was asked")),
+        }
+    }
+
+    fn buffered(&self) -> &[u8] {
+        &self.space[self.from..self.to]
+    }
+
+    async fn more(&mut self) -> io::Result<()> {
+        if self.from == self.to {
+            (self.from, self.to) = (0, 0);
+        } else if self.to == self.space.len() {
+            self.space.copy_within(self.from..self.to, 0);
+            (self.from, self.to) = (0, self.to - self.from);
+        }
+        let space = &mut self.space[self.to..];
+        let wanted = space.len();
+        self.to += self.socket.receive(|fd| Ok((rustix::io::read(fd, &mut *space)?, wanted))).await?;
+        Ok(())
+    }
+
+    /// The next `N` bytes, at most [`AHEAD`].
+    pub(crate) async fn array<const N: usize>(&mut self) -> io::Result<[u8; N]> {
+        loop {
+            if let Some(array) = self.buffered().first_chunk::<N>() {
+                let array = *array;
+                self.from += N;
+                return Ok(array);
+            }
+            self.more().await?;
+        }
+    }
+
+    /// The next bytes, as many as `count`, which the caller has bounded.
+    pub(crate) async fn vec(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        while bytes.len() < count {
+            if self.from == self.to {
+                self.more().await?;
+            }
+            let take = (count - bytes.len()).min(self.to - self.from);
+            bytes.extend_from_slice(&self.space[self.from..self.from + take]);
+            self.from += take;
+        }
+        Ok(bytes)
+    }
+
+    /// Reads over the next bytes.
+    pub(crate) async fn skip(&mut self, mut count: usize) -> io::Result<()> {
+        while count > 0 {
+            if self.from == self.to {
+                self.more().await?;
+            }
+            let take = count.min(self.to - self.from);
+            self.from += take;
+            count -= take;
+        }
+        Ok(())
+    }
+
+    /// Fills `span` of the buffer, which it lies within, with the next bytes.
+    pub(crate) async fn fill(&mut self, buffer: &mut Buffer, span: Span) -> io::Result<()> {
+        let take = self.buffered().len().min(span.len as usize);
+        buffer.put(span.at, &self.space[self.from..self.from + take]);
+        self.from += take;
+        let mut done = take as u32;
+        while done < span.len {
+            let rest = Span::new(span.at + done, span.len - done);
+            let socket = Arc::clone(&self.socket);
+            let count = socket.receive(|fd| {
+                let mut count = 0;
+                buffer.fill_with(rest, |bytes| -> io::Result<()> {
+                    count = rustix::io::read(fd, &mut *bytes)?;
+                    Ok(())
+                })?;
+                Ok((count, rest.len as usize))
+            });
+            done += count.await? as u32;
+            // Not all of what was offered was filled.
+            buffer.mark(Span::new(span.at + done, span.len - done), Fill::Unfilled);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,174 @@
+//! The requests that the server owes an answer, by cookie.
+//!
+//! Every request is answered once: by the server's reply, or with EIO when the connection breaks, whichever comes first. A broken connection
+//! takes no more requests.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rbdkit_plugin_api::{Buffer, Done, Errno, Error, Extents, Result, Span};
+use tokio::sync::oneshot;
+
+use crate::ranges::Ranges;
+use crate::socket::Broken;
+
+/// A read that waits for its data. The buffer is here, so that the bytes go into it as they come.
+pub(crate) struct Read {
+    pub(crate) buffer: Buffer,
+    pub(crate) span: Span,
+    pub(crate) offset: u64,
+    /// What of `span` has come.
+    pub(crate) received: Ranges,
+    pub(crate) error: Option<Error>,
+    pub(crate) answer: oneshot::Sender<Done>,
+}
+
+/// A question for extents.
+pub(crate) struct Status {
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
+    pub(crate) extents: Option<Extents>,
+    pub(crate) error: Option<Error>,
+    pub(crate) answer: oneshot::Sender<Result<Extents>>,
+}
+
+/// A request whose answer carries no data.
+pub(crate) struct Plain {
+    pub(crate) error: Option<Error>,
+    pub(crate) answer: oneshot::Sender<Result<()>>,
+}
+
+pub(crate) enum Pending {
+    Read(Box<Read>),
+    Status(Box<Status>),
+    Plain(Plain),
+}
+
+impl Pending {
+    /// Answers with an error, whatever has come.
+    pub(crate) fn fail(self, error: Error) {
+        // Whoever asked may be gone at the end of the server.
+        match self {
+            Pending::Read(read) => drop(read.answer.send((read.buffer, Err(error)))),
+            Pending::Status(status) => drop(status.answer.send(Err(error))),
+            Pending::Plain(plain) => drop(plain.answer.send(Err(error))),
+        }
+    }
+
+    /// Notes an error that the server reported; the first counts.
+    pub(crate) fn note(&mut self, error: Error) {
+        let place = match self {
+            Pending::Read(read) => &mut read.error,
+            Pending::Status(status) => &mut status.error,
+            Pending::Plain(plain) => &mut plain.error,
+        };
+        place.get_or_insert(error);
+    }
+
+    /// Answers with what has come. It comes back if that is neither an error nor everything.
+    pub(crate) fn finish(self) -> std::result::Result<(), Pending> {
+        match self {
+            Pending::Read(mut read) => match read.error.take() {
+                Some(error) => Pending::Read(read).fail(error),
+                None if read.received.is_all(read.span.len) => drop(read.answer.send((read.buffer, Ok(())))),
+                None => return Err(Pending::Read(read)),
+            },
+            Pending::Status(mut status) => match (status.error.take(), status.extents.take()) {
+                (Some(error), _) => Pending::Status(status).fail(error),
+                (None, Some(extents)) => drop(status.answer.send(Ok(extents))),
+                (None, None) => return Err(Pending::Status(status)),
+            },
+            Pending::Plain(plain) => drop(plain.answer.send(plain.error.map_or(Ok(()), Err))),
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// Of the next request.
+    cookie: u64,
+    pending: HashMap<u64, Pending>,
+    broken: Option<Broken>,
+}
+
+/// See the module.
+pub(crate) struct Table {
+    /// The other server, for messages.
+    server: String,
+    state: Mutex<State>,
+}
+
+impl Table {
+    pub(crate) fn new(server: String) -> Table {
+        Table { server, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn error(&self, broken: &Broken) -> Error {
+        Error::new(Errno::Eio, format!("nbd: {}: {broken}", self.server))
+    }
+
+    /// A cookie for a request that is about to be sent. If the connection is broken the request is answered instead.
+    pub(crate) fn enter(&self, pending: Pending) -> Option<u64> {
+        let mut state = self.state();
+        if let Some(broken) = &state.broken {
+            let error = self.error(broken);
+            drop(state);
+            pending.fail(error);
+            return None;
+        }
+        let cookie = state.cookie;
+        state.cookie = state.cookie.wrapping_add(1);
+        state.pending.insert(cookie, pending);
+        Some(cookie)
+    }
+
+    /// The request that a reply is for.
+    pub(crate) fn take(&self, cookie: u64) -> Result<Pending, Broken> {
+        self.state().pending.remove(&cookie).ok_or_else(|| {
+            Broken::new(format!(
+                "the server answered a request that was never made, or that it had answered ({cookie:#x})"
+            ))
+        })
+    }
+
+    /// Puts a request back of whose reply more is to come.
+    pub(crate) fn put_back(&self, cookie: u64, pending: Pending) {
+        let mut state = self.state();
+        match &state.broken {
+            None => {
+                state.pending.insert(cookie, pending);
+            }
+            Some(broken) => {
+                let error = self.error(broken);
+                drop(state);
+                pending.fail(error);
+            }
+        }
+    }
+
+    /// Ends the connection: every request that is in flight fails. Whether it was the first to do so.
+    pub(crate) fn end(&self, broken: Broken) -> bool {
+        let mut state = self.state();
+        if state.broken.is_some() {
+            return false;
+        }
+        let pending = std::mem::take(&mut state.pending);
+        state.broken = Some(broken.clone());
+        drop(state);
+        pending.into_values().for_each(|request| request.fail(self.error(&broken)));
+        true
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.state().broken.is_some()
+    }
+
+    pub(crate) fn server(&self) -> &str {
+        &self.server
+    }
+}

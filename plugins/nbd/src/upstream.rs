@@ -1,0 +1,189 @@
+//! Which connection a client gets: one of its own, or the one that all share.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rbdkit_plugin_api::{BoxFuture, ConfigError, Error, ExportEntry, Handle, Result};
+
+use crate::config::Settings;
+use crate::connect::{Connected, Program, connect};
+use crate::connection::Connection;
+use crate::handle::NbdHandle;
+use crate::handshake::{Failure, Negotiation, Session};
+use crate::socket::{Broken, Socket};
+
+/// How long connecting and negotiating may take: far more than any server needs, and less than anybody waits for one that does not
+/// speak.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two attempts to connect.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// An open export that no runtime has yet.
+struct Opened {
+    fd: OwnedFd,
+    session: Session,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Made at the start, before the server's runtime exists.
+    prepared: Option<Opened>,
+    connection: Option<Arc<Connection>>,
+    program: Option<Program>,
+}
+
+/// See the module.
+pub(crate) struct Upstream {
+    settings: Settings,
+    /// An async lock: two clients that find the shared connection broken make one anew, not two.
+    shared: tokio::sync::Mutex<Shared>,
+}
+
+impl Upstream {
+    pub(crate) fn new(settings: Settings) -> Upstream {
+        Upstream { settings, shared: tokio::sync::Mutex::default() }
+    }
+
+    /// Makes the shared connection, so that the server does not start if it cannot be made.
+    pub(crate) fn prepare(&self) -> Result<(), ConfigError> {
+        if !self.settings.shared {
+            return Ok(());
+        }
+        let failed = |error: io::Error| ConfigError::new(format!("nbd: cannot start a thread's runtime: {error}"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        runtime.block_on(async {
+            let (socket, session, program) = self
+                .session(&self.settings.export)
+                .await
+                .map_err(|error| ConfigError::new(error.context().map_or_else(|| error.to_string(), str::to_owned)))?;
+            // Nobody else has it: the negotiation is over.
+            let socket = Arc::into_inner(socket).ok_or_else(|| ConfigError::new("nbd: the socket is in use"))?;
+            let mut shared = self.shared.lock().await;
+            shared.prepared = Some(Opened { fd: socket.into_inner(), session });
+            shared.program = program;
+            Ok(())
+        })
+    }
+
+    /// Opens an export for a client.
+    pub(crate) async fn open(&self, wanted: &str) -> Result<Arc<dyn Handle>> {
+        let connection = match self.settings.shared {
+            true => self.shared_connection().await?,
+            false => {
+                let export = if self.settings.dynamic { wanted } else { &self.settings.export };
+                let (socket, session, _program) = self.session(export).await?;
+                Connection::start(socket, session, self.settings.target.to_string())
+            }
+        };
+        Ok(Arc::new(NbdHandle::new(connection, self.settings.shared)))
+    }
+
+    async fn shared_connection(&self) -> Result<Arc<Connection>> {
+        let mut shared = self.shared.lock().await;
+        if let Some(connection) = shared.connection.as_ref().filter(|connection| !connection.is_broken()) {
+            return Ok(Arc::clone(connection));
+        }
+        let (socket, session) = match shared.prepared.take() {
+            Some(Opened { fd, session }) => (Arc::new(Socket::new(fd)?), session),
+            None => {
+                shared.connection = None;
+                // The program that served the lost connection goes before another one opens the same image.
+                if let Some(program) = shared.program.take() {
+                    rbdkit_plugin_api::run_blocking(move || {
+                        drop(program);
+                        Ok(())
+                    })
+                    .await?;
+                }
+                let (socket, session, program) = self.session(&self.settings.export).await?;
+                shared.program = program;
+                (socket, session)
+            }
+        };
+        let connection = Connection::start(socket, session, self.settings.target.to_string());
+        shared.connection = Some(Arc::clone(&connection));
+        Ok(connection)
+    }
+
+    /// Connects and opens an export, as often as `retry` says.
+    async fn session(&self, export: &str) -> Result<(Arc<Socket>, Session, Option<Program>)> {
+        self.persistently(|| {
+            Box::pin(async {
+                let Connected { socket, program } = connect(&self.settings.target).await?;
+                let session = Negotiation::open(Arc::clone(&socket), export).await?;
+                Ok((socket, session, program))
+            })
+        })
+        .await
+    }
+
+    async fn persistently<'a, T>(&self, attempt: impl Fn() -> BoxFuture<'a, Result<T, Failure>>) -> Result<T> {
+        let mut left = self.settings.retry;
+        loop {
+            let late = || Failure::from(Broken::new(format!("no answer within {} s", PATIENCE.as_secs())));
+            let failure = match tokio::time::timeout(PATIENCE, attempt()).await.unwrap_or_else(|_| Err(late())) {
+                Ok(value) => return Ok(value),
+                Err(failure) => failure,
+            };
+            match failure {
+                Failure::Broken(broken) if left > 0 => {
+                    tracing::debug!("nbd: {}: {broken}; trying again", self.settings.target);
+                    left -= 1;
+                    tokio::time::sleep(PAUSE).await;
+                }
+                failure => return Err(self.error(failure)),
+            }
+        }
+    }
+
+    fn error(&self, failure: Failure) -> Error {
+        failure.into_error(&self.settings.target)
+    }
+
+    /// The exports for a list.
+    pub(crate) async fn list(&self) -> Result<Vec<ExportEntry>> {
+        let default = || vec![ExportEntry { name: self.settings.export.clone(), description: None }];
+        if !self.settings.dynamic {
+            return Ok(default());
+        }
+        let exports = self
+            .persistently(|| {
+                Box::pin(async {
+                    let Connected { socket, .. } = connect(&self.settings.target).await?;
+                    Negotiation::list(socket).await
+                })
+            })
+            .await?;
+        // One that does not tell has its default export.
+        Ok(exports.unwrap_or_else(default))
+    }
+
+    /// What the empty name stands for.
+    pub(crate) async fn default_export(&self) -> String {
+        if !self.settings.dynamic {
+            return self.settings.export.clone();
+        }
+        let name = self.persistently(|| {
+            Box::pin(async {
+                let Connected { socket, .. } = connect(&self.settings.target).await?;
+                Negotiation::default_name(socket).await
+            })
+        });
+        // A server that cannot be reached is reported when it is opened.
+        name.await.ok().flatten().unwrap_or_default()
+    }
+
+    /// The end of the server: all clients are gone.
+    pub(crate) fn end(&self) {
+        let Ok(mut shared) = self.shared.try_lock() else {
+            return;
+        };
+        // The connection first, as the program may be waiting for its end.
+        shared.prepared = None;
+        shared.connection = None;
+        shared.program = None;
+    }
+}

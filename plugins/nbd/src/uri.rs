@@ -1,0 +1,134 @@
+//! NBD URIs: `nbd://HOST[:PORT][/EXPORT]` and `nbd+unix:///[EXPORT]?socket=PATH`.
+
+use std::path::PathBuf;
+
+/// Where a URI leads.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Tcp { host: String, port: u16 },
+    Unix(PathBuf),
+}
+
+/// The port that is registered for NBD.
+pub(crate) const PORT: u16 = 10809;
+
+/// Place and export of a URI.
+///
+/// # Errors
+/// What completes "uri=...: ".
+pub(crate) fn parse(uri: &str) -> Result<(Place, String), String> {
+    let (scheme, rest) =
+        uri.split_once(':').ok_or("is not a URI: nbd://HOST/EXPORT or nbd+unix:///EXPORT?socket=PATH")?;
+    let rest = rest.strip_prefix("//").ok_or_else(|| format!("'{scheme}:' has to be followed by '//'"))?;
+    let rest = rest.split('#').next().unwrap_or_default();
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let export = decode(path)?;
+    let export = String::from_utf8(export).map_err(|_| "names an export that is not UTF-8 text")?;
+    let host = authority.rsplit_once('@').map_or(authority, |(_user, host)| host);
+    match scheme.to_ascii_lowercase().as_str() {
+        "nbd" => Ok((tcp(host)?, export)),
+        "nbd+unix" if host.is_empty() => Ok((Place::Unix(socket(query)?), export)),
+        "nbd+unix" => Err("has a host, which a Unix socket has not: nbd+unix:///EXPORT?socket=PATH".to_owned()),
+        "nbds" | "nbds+unix" | "nbds+vsock" => {
+            Err("asks for TLS, which the nbd plugin does not have: use nbd:// or nbd+unix://".to_owned())
+        }
+        "nbd+vsock" => Err("asks for vsock, which the nbd plugin does not have: use nbd:// or nbd+unix://".to_owned()),
+        scheme => Err(format!("has the unknown scheme '{scheme}': use nbd:// or nbd+unix://")),
+    }
+}
+
+fn tcp(host: &str) -> Result<Place, String> {
+    // An IPv6 address is in brackets, because of its colons.
+    let (host, port) = match host.strip_prefix('[') {
+        Some(rest) => {
+            let (host, after) = rest.split_once(']').ok_or("has a '[' without a ']'")?;
+            (host, after.strip_prefix(':').or(after.is_empty().then_some("")).ok_or("has something after the ']'")?)
+        }
+        None => host.split_once(':').unwrap_or((host, "")),
+    };
+    let port = match port {
+        "" => PORT,
+        port => {
+            port.parse().ok().filter(|port| *port > 0).ok_or_else(|| format!("has the impossible port '{port}'"))?
+        }
+    };
+    let host = String::from_utf8(decode(host)?).map_err(|_| "names a host that is not UTF-8 text")?;
+    // As for libnbd: without a host it is this one.
+    Ok(Place::Tcp { host: if host.is_empty() { "localhost".to_owned() } else { host }, port })
+}
+
+fn socket(query: &str) -> Result<PathBuf, String> {
+    use std::os::unix::ffi::OsStringExt;
+    let value = query.split(['&', ';']).find_map(|pair| pair.strip_prefix("socket="));
+    let path = decode(value.unwrap_or_default())?;
+    match path.is_empty() {
+        true => Err("names no socket: nbd+unix:///EXPORT?socket=PATH".to_owned()),
+        false => Ok(PathBuf::from(std::ffi::OsString::from_vec(path))),
+    }
+}
+
+/// Undoes the percent encoding.
+fn decode(text: &str) -> Result<Vec<u8>, String> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte != b'%' {
+            decoded.push(byte);
+            continue;
+        }
+        let digits = rest.split_at_checked(2).and_then(|(digits, after)| {
+            rest = after;
+            digits.iter().all(u8::is_ascii_hexdigit).then(|| str::from_utf8(digits).ok())?
+        });
+        let value = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        decoded.push(value.ok_or("has a '%' that is not followed by two hexadecimal digits")?);
+    }
+    Ok(decoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(host: &str, port: u16, export: &str) -> Result<(Place, String), String> {
+        Ok((Place::Tcp { host: host.to_owned(), port }, export.to_owned()))
+    }
+
+    #[test]
+    fn uris_are_read_as_libnbd_reads_them() {
+        assert_eq!(parse("nbd://example.com"), tcp("example.com", 10809, ""));
+        assert_eq!(parse("nbd://example.com:99/disk/a%20b"), tcp("example.com", 99, "disk/a b"));
+        assert_eq!(parse("NBD://user@[::1]:7/"), tcp("::1", 7, ""));
+        assert_eq!(parse("nbd:///x"), tcp("localhost", 10809, "x"));
+        let unix = |path: &str, export: &str| Ok((Place::Unix(PathBuf::from(path)), export.to_owned()));
+        assert_eq!(parse("nbd+unix:///?socket=/tmp/s"), unix("/tmp/s", ""));
+        assert_eq!(parse("nbd+unix:///%2fe?a=b&socket=/tmp/a%26b"), unix("/tmp/a&b", "/e"));
+        assert_eq!(parse("nbd+unix://?socket=s"), unix("s", ""));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_uri_is_said() {
+        for (uri, wrong) in [
+            ("disk.img", "is not a URI"),
+            ("nbd:host", "has to be followed by '//'"),
+            ("nbds://host", "asks for TLS"),
+            ("nbds+unix:///?socket=/s", "asks for TLS"),
+            ("nbd+vsock://2", "asks for vsock"),
+            ("http://host", "unknown scheme 'http'"),
+            ("nbd+unix:///", "names no socket"),
+            ("nbd+unix://host/?socket=/s", "has a host"),
+            ("nbd://host:0", "impossible port"),
+            ("nbd://host:65536", "impossible port"),
+            ("nbd://[::1", "without a ']'"),
+            ("nbd://[::1]x", "after the ']'"),
+            ("nbd://h/%2", "two hexadecimal digits"),
+            ("nbd://h/%+1", "two hexadecimal digits"),
+            ("nbd://h/%ff", "not UTF-8"),
+        ] {
+            let error = parse(uri).unwrap_err();
+            assert!(error.contains(wrong), "{uri}: {error}");
+        }
+    }
+}
