@@ -1,0 +1,55 @@
+//! TLS with a certificate of the test's own, which nobody trusts who was not told to.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// A key and the certificate for it, signed by itself.
+pub struct Identity {
+    /// The file with the certificate, to be trusted.
+    pub certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Identity {
+    /// Makes one for `name` (and 127.0.0.1, if the name is `localhost`) in the directory, valid for ten days.
+    ///
+    /// # Errors
+    /// If the program `openssl` does not do it.
+    pub fn create(directory: &Path, name: &str) -> io::Result<Identity> {
+        let (certificate, key) = (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
+        let mut names = format!("subjectAltName=DNS:{name}");
+        if name == "localhost" {
+            names.push_str(",IP:127.0.0.1");
+        }
+        let output = Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
+            .args(["-subj", &format!("/CN={name}"), "-addext", &names, "-days", "10"])
+            .arg("-keyout")
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate)
+            .output()?;
+        match output.status.success() {
+            true => Ok(Identity { certificate, key }),
+            false => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned())),
+        }
+    }
+
+    pub(crate) fn config(&self) -> Arc<rustls::ServerConfig> {
+        let certificate = CertificateDer::from_pem_file(&self.certificate).expect("the test's certificate");
+        let key = PrivateKeyDer::from_pem_file(&self.key).expect("the test's key");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring has them all")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .expect("a key that fits its certificate");
+        Arc::new(config)
+    }
+}
