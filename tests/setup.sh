@@ -32,6 +32,9 @@ group() {
     build)
         need gcc command_exists cc
         need libc6-dev test -e /usr/include/stdio.h
+        # For the curl plugin.
+        need pkgconf command_exists pkg-config
+        need libcurl4-openssl-dev pkg-config --exists libcurl
         need rustc-web guest_compiler
         need rust-web-src guest_library
         ;;
@@ -47,6 +50,8 @@ group() {
         need fio command_exists fio
         # Other servers, for the nbd plugin.
         need nbdkit command_exists nbdkit
+        # Certificates for the slow server.
+        need openssl command_exists openssl
         # A filter in C, and one in JavaScript.
         need clang command_exists clang
         need lld command_exists wasm-ld

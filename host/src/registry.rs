@@ -10,6 +10,7 @@ use crate::cli::nearest;
 
 /// In alphabetical order.
 const PLUGINS: &[PluginInfo] = &[
+    rbdkit_plugin_curl::INFO,
     rbdkit_plugin_data::INFO,
     rbdkit_plugin_eval::INFO,
     rbdkit_plugin_file::INFO,

@@ -1,0 +1,45 @@
+//! One client's connection.
+
+use std::sync::Arc;
+
+use rbdkit_plugin_api::{BoxFuture, Buffer, Capabilities, Done, Flags, Handle, Op, Result, Span, Support};
+
+use crate::remote::{Disk, Remote};
+
+pub(crate) struct CurlHandle {
+    remote: Arc<Remote>,
+    disk: Arc<Disk>,
+    readonly: bool,
+}
+
+impl CurlHandle {
+    pub(crate) fn new(remote: Arc<Remote>, disk: Disk, readonly: bool) -> CurlHandle {
+        CurlHandle { remote, disk: Arc::new(disk), readonly }
+    }
+}
+
+impl Handle for CurlHandle {
+    fn get_size(&self) -> Op<Result<u64>> {
+        Op::Ready(Ok(self.disk.size))
+    }
+
+    /// HTTP has nothing like flush, and a write is with the server when it is answered.
+    fn can(&self) -> Op<Result<Capabilities>> {
+        Op::Ready(Ok(match self.readonly {
+            true => Capabilities { multi_conn: true, ..Capabilities::READ_ONLY },
+            false => Capabilities { write: true, zero: Support::Emulate, ..Capabilities::READ_ONLY },
+        }))
+    }
+
+    fn pread(&self, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
+        Op::later(Arc::clone(&self.remote).read(Arc::clone(&self.disk), buffer, span, offset))
+    }
+
+    fn pwrite(&self, buffer: Buffer, span: Span, offset: u64, _flags: Flags) -> Op<Done> {
+        Op::later(Arc::clone(&self.remote).write(Arc::clone(&self.disk), buffer, span, offset))
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.remote.closed())
+    }
+}

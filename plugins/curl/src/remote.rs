@@ -1,0 +1,240 @@
+//! Requests with all they need, and what the disk was when a client was told of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rbdkit_plugin_api::{Buffer, ConfigError, Done, Errno, Error, Result, Span};
+use tokio::sync::oneshot;
+
+use crate::config::Settings;
+use crate::driver::Driver;
+use crate::head::{ContentRange, Head};
+use crate::script::{Output, Script};
+use crate::transfer::{Answer, Job, Task};
+
+/// What is known of the disk since a client opened it.
+#[derive(Clone, Debug)]
+pub(crate) struct Disk {
+    /// Bytes.
+    pub(crate) size: u64,
+    /// Where redirects led.
+    url: Option<String>,
+    etag: Option<String>,
+    modified: Option<String>,
+}
+
+/// The server, for all clients.
+pub(crate) struct Remote {
+    driver: Driver,
+    headers: Vec<String>,
+    cookie: Option<String>,
+    header_script: Option<Script>,
+    cookie_script: Option<Script>,
+    saves_cookies: bool,
+    /// Once we have written, the disk's version changes by our own doing.
+    has_written: AtomicBool,
+}
+
+/// What the scripts printed for one request.
+struct Tokens {
+    headers: Option<Output>,
+    cookie: Option<Output>,
+}
+
+impl Remote {
+    /// Starts the driver.
+    pub(crate) fn new(settings: &Settings) -> Result<Remote, ConfigError> {
+        let script = |key, command: &Option<String>, renew| {
+            command.as_ref().map(|command| Script::new(key, command, &settings.url, renew))
+        };
+        Ok(Remote {
+            driver: Driver::start(settings.clone())?,
+            headers: settings.headers.clone(),
+            cookie: settings.cookie.clone(),
+            header_script: script("header-script", &settings.header_script, settings.header_script_renew),
+            cookie_script: script("cookie-script", &settings.cookie_script, settings.cookie_script_renew),
+            saves_cookies: settings.cookiejar.is_some(),
+            has_written: AtomicBool::new(false),
+        })
+    }
+
+    /// Asks the server for the disk: its size, its version, and whether it has ranges. HEAD first; where that does not say it all (S3 refuses
+    /// it for a signed URL, some servers leave the size out), a GET of one byte.
+    pub(crate) async fn find(self: Arc<Remote>) -> Result<Disk> {
+        let failed = |what: &str, error: &Error| {
+            Error::new(error.errno(), format!("curl: {what}: {}", error.context().unwrap_or("it failed")))
+        };
+        let answer = self.ask(Task::Head).await?;
+        answer.result.map_err(|error| failed("HEAD", &error))?;
+        let head = &answer.head;
+        if matches!(head.status, 200..=299)
+            && !head.encoded
+            && (head.accept_ranges || head.length == Some(0))
+            && let Some(size) = head.length
+        {
+            return Disk::new(size, answer.url, &answer.head);
+        }
+        let answer = self.ask(Task::Probe).await?;
+        let size = match (answer.head.status, answer.head.range) {
+            (206, _) if answer.head.encoded => Err(answer.head.announces(0, 1, 1).err()),
+            (206, Some(ContentRange { bytes: Some((0, 0)), total: Some(size) })) => Ok(size),
+            (206, _) => Err(Some(Error::new(Errno::Eio, "the server does not say how large the disk is"))),
+            (416, Some(ContentRange { bytes: None, total: Some(0) })) => Ok(0),
+            (200, _) => Err(Some(Error::new(Errno::Eio, "the server does not support ranges"))),
+            _ => Err(answer.result.err().or_else(|| Some(answer.head.refusal()))),
+        };
+        let size = size.map_err(|error| failed("GET of the first byte", &error.unwrap_or(Errno::Eio.into())))?;
+        Disk::new(size, answer.url, &answer.head)
+    }
+
+    /// Reads into the buffer.
+    pub(crate) async fn read(self: Arc<Remote>, disk: Arc<Disk>, buffer: Buffer, span: Span, offset: u64) -> Done {
+        let task = Task::Read { buffer, span, offset, size: disk.size };
+        let (buffer, result) = self.transfer(task).await;
+        let result = result.and_then(|(url, head)| self.same(&disk, url, &head));
+        (buffer, result.map_err(|error| context(&error, "GET", offset, span)))
+    }
+
+    /// Writes from the buffer.
+    pub(crate) async fn write(self: Arc<Remote>, disk: Arc<Disk>, buffer: Buffer, span: Span, offset: u64) -> Done {
+        self.has_written.store(true, Ordering::Release);
+        let task = Task::Write { buffer, span, offset, size: disk.size };
+        let (buffer, result) = self.transfer(task).await;
+        (buffer, result.map(drop).map_err(|error| context(&error, "PUT", offset, span)))
+    }
+
+    /// A client has gone.
+    pub(crate) async fn closed(&self) {
+        if self.saves_cookies {
+            self.driver.save_cookies().await;
+        }
+    }
+
+    /// Whether an answer is of the version of the disk that the client was told of. Servers that mirror one another have versions of their
+    /// own, so it counts only where the answer comes from the same place.
+    fn same(&self, disk: &Disk, url: Option<String>, head: &Head) -> Result<()> {
+        if self.has_written.load(Ordering::Acquire) || url != disk.url {
+            return Ok(());
+        }
+        let (before, now) = match (&disk.etag, &head.etag) {
+            (Some(before), Some(now)) => (before, now),
+            _ => match (&disk.modified, &head.modified) {
+                (Some(before), Some(now)) => (before, now),
+                _ => return Ok(()),
+            },
+        };
+        match before == now {
+            true => Ok(()),
+            false => Err(Error::new(
+                Errno::Eio,
+                format!("the disk has changed at the server: it is {now}, it was {before} when the client connected"),
+            )),
+        }
+    }
+
+    async fn transfer(&self, task: Task) -> (Buffer, Result<(Option<String>, Head)>) {
+        match self.ask(task).await {
+            Ok(Answer { buffer, head, url, result }) => {
+                (buffer.unwrap_or_else(|| Buffer::new(0)), result.map(|()| (url, head)))
+            }
+            Err(error) => (Buffer::new(0), Err(error)),
+        }
+    }
+
+    /// One request, and another with new tokens if the scripts' were refused.
+    async fn ask(&self, task: Task) -> Result<Answer> {
+        let tokens = self.tokens().await?;
+        let again = task.again();
+        let mut answer = self.once(task, &tokens).await?;
+        let refused = matches!(answer.head.status, 401 | 403);
+        if refused && (tokens.headers.is_some() || tokens.cookie.is_some()) {
+            let tokens = self.newer(&tokens).await?;
+            if let Some(task) = again.with(answer.buffer.take()) {
+                return self.once(task, &tokens).await;
+            }
+        }
+        Ok(answer)
+    }
+
+    async fn once(&self, task: Task, tokens: &Tokens) -> Result<Answer> {
+        let (reply, answer) = oneshot::channel();
+        let headers = match &tokens.headers {
+            Some(output) => output.lines.to_vec(),
+            None => self.headers.clone(),
+        };
+        let cookie = match &tokens.cookie {
+            Some(output) => output.lines.first().cloned(),
+            None => self.cookie.clone(),
+        };
+        self.driver.request(Job { task, headers, cookie, reply });
+        answer.await.map_err(|_| Error::new(Errno::Eio, "curl: the request was given up"))
+    }
+
+    async fn tokens(&self) -> Result<Tokens> {
+        let mut tokens = Tokens { headers: None, cookie: None };
+        if let Some(script) = &self.header_script {
+            tokens.headers = Some(script.output().await?);
+        }
+        if let Some(script) = &self.cookie_script {
+            tokens.cookie = Some(script.output().await?);
+        }
+        Ok(tokens)
+    }
+
+    async fn newer(&self, refused: &Tokens) -> Result<Tokens> {
+        let mut tokens = Tokens { headers: None, cookie: None };
+        if let (Some(script), Some(output)) = (&self.header_script, &refused.headers) {
+            tokens.headers = Some(script.newer(output).await?);
+        }
+        if let (Some(script), Some(output)) = (&self.cookie_script, &refused.cookie) {
+            tokens.cookie = Some(script.newer(output).await?);
+        }
+        Ok(tokens)
+    }
+}
+
+impl Disk {
+    fn new(size: u64, url: Option<String>, head: &Head) -> Result<Disk> {
+        if size > i64::MAX as u64 {
+            return Err(Error::new(Errno::Eoverflow, format!("curl: the server says that the disk has {size} bytes")));
+        }
+        Ok(Disk { size, url, etag: head.etag.clone(), modified: head.modified.clone() })
+    }
+}
+
+/// A task without its buffer, to ask again.
+enum Again {
+    Head,
+    Probe,
+    Read(Span, u64, u64),
+    Write(Span, u64, u64),
+}
+
+impl Task {
+    fn again(&self) -> Again {
+        match self {
+            Task::Head => Again::Head,
+            Task::Probe => Again::Probe,
+            Task::Read { span, offset, size, .. } => Again::Read(*span, *offset, *size),
+            Task::Write { span, offset, size, .. } => Again::Write(*span, *offset, *size),
+        }
+    }
+}
+
+impl Again {
+    fn with(self, buffer: Option<Buffer>) -> Option<Task> {
+        Some(match self {
+            Again::Head => Task::Head,
+            Again::Probe => Task::Probe,
+            Again::Read(span, offset, size) => Task::Read { buffer: buffer?, span, offset, size },
+            Again::Write(span, offset, size) => Task::Write { buffer: buffer?, span, offset, size },
+        })
+    }
+}
+
+/// Says which request it was.
+fn context(error: &Error, method: &str, offset: u64, span: Span) -> Error {
+    let last = offset.saturating_add(span.len.into()).saturating_sub(1);
+    let what = error.context().unwrap_or(error.errno().name());
+    Error::new(error.errno(), format!("curl: {method} of bytes {offset}-{last}: {what}"))
+}
