@@ -2,6 +2,7 @@
 # make demo       serve a disk image through sandboxed filters, copy it out, compare (IMAGE=disk.img for one of yours)
 # make test       every test
 # make bench      measure beside nbdkit and qemu-nbd, 25 minutes (QUICK=1, ROUNDS=, SECONDS_EACH=, ONLY=, PROGRAMS=, BEFORE=: tests/bench/main.rs)
+# make microbench what the parts cost: codec, gate, a hop into a component, shared state, buffers (MICRO=part of a name)
 # make fuzz       fuzz for as long as you let it (FUZZ_SECONDS=)
 # make install    PREFIX=/usr/local DESTDIR=
 # make setup      only install what the others need
@@ -9,7 +10,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: all setup build filters demo test lint test-guests test-host bench fuzz install clean-filters
+.PHONY: all setup build filters demo test lint test-guests test-host bench microbench fuzz install clean-filters
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -64,6 +65,12 @@ bench:
 	@tests/setup.sh build bench
 	@$(MAKE) --no-print-directory build
 	target/release/rbdkit-bench
+
+# With the whole workspace, so that nothing is compiled with other features than by `build`.
+MICRO ?=
+microbench: filters
+	@tests/setup.sh build
+	$(CARGO) bench $(CARGO_FLAGS) --workspace --bench micro -- $(MICRO)
 
 # The targets run briefly within the tests as well.
 FUZZ_SECONDS ?= 600

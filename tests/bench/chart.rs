@@ -70,7 +70,7 @@ pub fn svg(lines: &[Line], subtitle: &str) -> String {
         [(16.0, "qemu", "qemu-nbd, the better of its two"), (230.0, "bare", "bare responder: the limit")]
     {
         let _ =
-            write!(svg, "{}<text class=\"soft\" x=\"{}\" y=\"68\">{what}</text>\n", mark(class, at, 64.0), at + 10.0);
+            writeln!(svg, "{}<text class=\"soft\" x=\"{}\" y=\"68\">{what}</text>", mark(class, at, 64.0), at + 10.0);
     }
     for step in 0..=(most * 2.0) as u32 {
         let ratio = f64::from(step) / 2.0;
@@ -113,7 +113,7 @@ fn draw(svg: &mut String, bar: &Bar, top: f64, x: &dyn Fn(f64) -> f64) {
             svg.push('\n');
         }
     }
-    let _ = write!(svg, "<text x=\"{:.1}\" y=\"{:.1}\">{:.2}</text>\n", RIGHT + 12.0, middle + 4.0, bar.ours.median);
+    let _ = writeln!(svg, "<text x=\"{:.1}\" y=\"{:.1}\">{:.2}</text>", RIGHT + 12.0, middle + 4.0, bar.ours.median);
 }
 
 /// A small diamond.

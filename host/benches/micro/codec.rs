@@ -1,0 +1,96 @@
+//! The protocol: a request's header into a checked command, and an answer into the slices of a vectored write.
+
+use divan::counter::ItemsCount;
+use divan::{Bencher, black_box};
+use rbdkit::nbd::reply::Answer;
+use rbdkit::nbd::{RequestHeader, Session, wire};
+use rbdkit_plugin_api::{Buffer, Capabilities, Errno, Error, Fill, Pool, Span};
+
+const SIZE: u64 = 1 << 30;
+/// What one `recv` brings at depth 32.
+const BATCH: u64 = 32;
+
+fn session() -> Session {
+    Session { size: SIZE, can: Capabilities::READ_WRITE_FLUSH, structured: true, base_allocation: true }
+}
+
+/// Headers of requests of 4 KiB, one after the other as they come.
+fn headers(command: u16) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for cookie in 0..BATCH {
+        bytes.extend_from_slice(&wire::REQUEST_MAGIC.to_be_bytes());
+        bytes.extend_from_slice(&0u16.to_be_bytes());
+        bytes.extend_from_slice(&command.to_be_bytes());
+        bytes.extend_from_slice(&cookie.to_be_bytes());
+        bytes.extend_from_slice(&(cookie * 7919 * 4096 % SIZE).to_be_bytes());
+        bytes.extend_from_slice(&4096u32.to_be_bytes());
+    }
+    bytes
+}
+
+/// Takes a batch of headers apart and checks each, and what has to follow it.
+#[divan::bench(args = ["read", "write"])]
+fn parse_and_check(bencher: Bencher<'_, '_>, command: &str) {
+    let command = if command == "read" { wire::cmd::READ } else { wire::cmd::WRITE };
+    let (bytes, session) = (headers(command), session());
+    bencher.counter(ItemsCount::new(BATCH)).bench(|| {
+        let mut accepted = 0;
+        for bytes in black_box(&bytes).chunks_exact(RequestHeader::SIZE) {
+            let Ok(Some(header)) = RequestHeader::parse(bytes) else { continue };
+            let checked = session.check(&header);
+            let payload = Session::payload(&header, &checked);
+            accepted += u32::from(checked.is_ok() && payload.is_ok());
+        }
+        accepted
+    });
+}
+
+fn filled(pool: &Pool, length: u32, fill: Fill) -> Buffer {
+    let mut buffer = pool.take(length);
+    let span = buffer.span();
+    buffer.mark(span, fill);
+    buffer
+}
+
+/// What is written of an answer; it is dropped, and its buffer is back in the pool.
+fn written(answer: &Answer) -> usize {
+    answer.slices().map(|slice| black_box(slice).len()).sum()
+}
+
+#[divan::bench(args = ["structured", "simple"])]
+fn answer_a_read(bencher: Bencher<'_, '_>, kind: &str) {
+    let structured = kind == "structured";
+    let pool = Pool::new();
+    let input = || filled(&pool, 4096, Fill::Data);
+    bencher.with_inputs(input).bench_local_values(|buffer| written(&Answer::data(structured, false, 1, 8192, buffer)));
+}
+
+#[divan::bench]
+fn answer_a_read_of_zeroes(bencher: Bencher<'_, '_>) {
+    let pool = Pool::new();
+    let input = || filled(&pool, 4096, Fill::Zero);
+    bencher.with_inputs(input).bench_local_values(|buffer| written(&Answer::data(true, false, 1, 8192, buffer)));
+}
+
+/// Every other 4 KiB of 16 KiB is a hole. No longer: what the pool does not keep would go back to the kernel, which costs more than all the rest.
+#[divan::bench]
+fn answer_a_read_with_holes(bencher: Bencher<'_, '_>) {
+    let pool = Pool::new();
+    let input = || {
+        let mut buffer = filled(&pool, 16 << 10, Fill::Data);
+        (0..2).for_each(|nth| buffer.set_zero(Span::new(nth << 13, 1 << 12)));
+        buffer
+    };
+    bencher.with_inputs(input).bench_local_values(|buffer| written(&Answer::data(true, false, 1, 0, buffer)));
+}
+
+#[divan::bench]
+fn answer_a_write() -> usize {
+    written(&Answer::done(black_box(1)))
+}
+
+#[divan::bench]
+fn answer_with_an_error(bencher: Bencher<'_, '_>) {
+    let error = Error::new(Errno::Eio, "the disk is broken");
+    bencher.bench(|| written(&Answer::error(true, 1, 5, black_box(&error))));
+}

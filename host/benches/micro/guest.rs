@@ -1,0 +1,33 @@
+//! Hops into components. What a layer costs is the difference between a chain with it and one without (`gate`), which is part of these figures.
+
+use divan::Bencher;
+
+use crate::stack::Stack;
+
+/// A filter that passes reads on, so many times. A request costs the same however long it is.
+#[divan::bench(args = [1, 3, 10], consts = [4096, 1048576])]
+fn nofilter_pread<const LENGTH: u32>(bencher: Bencher<'_, '_>, layers: usize) {
+    Stack::of(&vec!["nofilter"; layers]).bench_reads(bencher, LENGTH);
+}
+
+#[divan::bench(args = [1, 3, 10])]
+fn nofilter_pwrite(bencher: Bencher<'_, '_>, layers: usize) {
+    Stack::of(&vec!["nofilter"; layers]).bench_writes(bencher, 4096);
+}
+
+/// Nothing was written: each read asks the map and goes to the layer below.
+#[divan::bench]
+fn cow_pread_of_the_layer_below(bencher: Bencher<'_, '_>) {
+    Stack::of(&["cow"]).bench_reads(bencher, 4096);
+}
+
+/// Whole blocks go to the scratch file without a read below.
+#[divan::bench]
+fn cow_pwrite_of_blocks(bencher: Bencher<'_, '_>) {
+    Stack::of(&["cow"]).bench_writes(bencher, 64 << 10);
+}
+
+#[divan::bench]
+fn cache_pread_of_the_layer_below(bencher: Bencher<'_, '_>) {
+    Stack::of(&["cache"]).bench_reads(bencher, 4096);
+}

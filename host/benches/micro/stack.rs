@@ -1,0 +1,89 @@
+//! Built-in filters over the null plugin, which is always ready and touches no byte: what is left is what the layers cost.
+
+use std::cell::Cell;
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use divan::Bencher;
+use rbdkit::chain::{Chain, Hop};
+use rbdkit::registry;
+use rbdkit::wasm::{Host, Limits, Options};
+use rbdkit_plugin_api::{Buffer, Client, Done, Flags, Op, Param, Peer, Pool};
+use tokio::runtime::{Builder, Runtime};
+
+/// Requests go to a range of so many bytes, a block of 64 KiB after the other.
+const RANGE: u64 = 64 << 20;
+
+/// A chain that is open.
+pub struct Stack {
+    runtime: Runtime,
+    top: Arc<Hop>,
+    offset: Cell<u64>,
+}
+
+impl Stack {
+    /// Of these filters, the first nearest the client.
+    pub fn of(filters: &[&str]) -> Stack {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let host = Host::new(Options::default()).expect("a host");
+        let layers = filters.iter().map(|name| {
+            let module = host.load(name, registry::filter(name).expect("a built-in filter")).expect("a filter");
+            module.configure(Vec::new(), Limits::default()).expect("a filter without parameters")
+        });
+        let mut plugin = (registry::plugin("null").expect("a built-in plugin").make)();
+        plugin.config(Param { key: "size", value: OsStr::new("1G") }).expect("a size");
+        let chain = Chain::new(layers.collect(), "null", plugin, Pool::new());
+        let top = runtime.block_on(async {
+            chain.get_ready().await.expect("ready");
+            chain.after_fork().await.expect("running");
+            let client = Arc::new(Client::new(1, Peer::Unix, None, false));
+            chain.top(client).open(false, "").await.expect("an open chain")
+        });
+        Stack { runtime, top, offset: Cell::new(0) }
+    }
+
+    fn offset(&self) -> u64 {
+        let offset = self.offset.get();
+        self.offset.set((offset + (64 << 10)) % RANGE);
+        offset
+    }
+
+    /// Polled once as the server does, and to the end if that was not it.
+    fn finish(&self, op: Op<Done>) -> Buffer {
+        let mut context = Context::from_waker(Waker::noop());
+        let (buffer, result) = match op.poll_now(&mut context) {
+            Op::Ready(done) => done,
+            later => self.runtime.block_on(later),
+        };
+        result.expect("success");
+        buffer
+    }
+
+    fn bench(&self, bencher: Bencher<'_, '_>, buffer: Buffer, operation: impl Fn(Buffer, u64) -> Op<Done>) {
+        let _entered = self.runtime.enter();
+        let mut place = Some(buffer);
+        bencher.bench_local(|| {
+            if let Some(buffer) = place.take() {
+                place = Some(self.finish(operation(buffer, self.offset())));
+            }
+        });
+    }
+
+    /// Reads of so many bytes.
+    pub fn bench_reads(&self, bencher: Bencher<'_, '_>, length: u32) {
+        self.bench(bencher, Buffer::new(length), |buffer, offset| {
+            let span = buffer.span();
+            self.top.pread(buffer, span, offset)
+        });
+    }
+
+    /// Writes of so many bytes.
+    pub fn bench_writes(&self, bencher: Bencher<'_, '_>, length: u32) {
+        let bytes = vec![1; usize::try_from(length).expect("a length")];
+        self.bench(bencher, Buffer::from_vec(bytes), |buffer, offset| {
+            let span = buffer.span();
+            self.top.pwrite(buffer, span, offset, Flags::NONE)
+        });
+    }
+}
