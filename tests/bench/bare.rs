@@ -6,7 +6,8 @@
 //! A blocking thread for each connection takes all requests that one `recv` brings and answers the whole batch with one vectored write. Every
 //! read is answered with the beginning of the same static bytes, whatever its offset; what is written is dropped. There is no storage, no
 //! check of ranges, no structured reply, no limit but what keeps the program from crashing. It is **not** a server to use: it is what
-//! remains of one when everything useful is left out.
+//! remains of one when everything useful is left out. It is a limit for requests that are short; with long ones a server that sends with
+//! more than one thread a connection may well overtake it.
 #![forbid(unsafe_code)]
 
 use std::io::{self, IoSlice, Read, Write};

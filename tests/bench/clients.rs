@@ -7,8 +7,9 @@ use rbdkit_tests::{Rng, Server, TempDir, tool};
 use serde_json::Value;
 
 use crate::cases::{Case, Job, Plugin, Program, Stack};
+use crate::machine::Busy;
 use crate::results::Sample;
-use crate::servers::{self, Programs, cpu_seconds};
+use crate::servers::{self, Programs, cpu_seconds, cpu_seconds_here};
 
 /// Small enough for the page cache of any machine, large enough that a cache filter has something to do.
 const SIZE: u64 = 256 << 20;
@@ -77,7 +78,8 @@ pub fn measure(
     let (image, size) = images.served(case.job);
     let server = servers::start(programs, program, case, image, size)?;
     prepare(&server, program, case, image)?;
-    let before = cpu_seconds(server.pid())?;
+    let (busy, started) = (Busy::start(), Instant::now());
+    let (before, here) = (cpu_seconds(server.pid())?, cpu_seconds_here()?);
     let mut done = match case.job {
         Job::Fio { pattern, block, depth, connections } => {
             let text = run("fio", &fio(&server, pattern, block, depth, connections, seconds))?;
@@ -86,7 +88,10 @@ pub fn measure(
         Job::CopyOut => copies(&server.uri(), "null:", seconds)?,
         Job::CopyIn => copies(text(&images.source)?, &server.uri(), seconds)?,
     };
-    done.sample.cpu = (cpu_seconds(server.pid())? - before) / (done.requests / 1e6);
+    let cpu = cpu_seconds(server.pid())? - before;
+    done.sample.cpu = cpu / (done.requests / 1e6);
+    let known = (cpu + cpu_seconds_here()? - here) / started.elapsed().as_secs_f64();
+    done.sample.others = busy.and_then(|busy| busy.others(known)).unwrap_or(0.0);
     done.sample.peak = server.proc_status("VmHWM:") as f64 / 1024.0;
     Ok(done.sample)
 }
@@ -170,7 +175,8 @@ fn parse(text: &str, job: Job) -> Option<Done> {
         |percentile: &str| Some(result.get("clat_ns")?.get("percentile")?.get(percentile)?.as_f64()? / 1e3);
     let rate = if job.in_bytes() { number("bw_bytes")? / f64::from(1 << 20) } else { number("iops")? };
     let requests = number("total_ios")?;
-    let sample = Sample { rate, p50: microseconds("50.000000")?, p99: microseconds("99.000000")?, cpu: 0.0, peak: 0.0 };
+    let (p50, p99) = (microseconds("50.000000")?, microseconds("99.000000")?);
+    let sample = Sample { rate, p50, p99, ..Sample::default() };
     (rate > 0.0 && requests > 0.0).then_some(Done { sample, requests })
 }
 

@@ -24,7 +24,45 @@ pub fn description() -> String {
     parts.join(", ")
 }
 
-/// How much else wants to run, as the kernel's average over the last minute.
-pub fn load() -> f64 {
-    read("/proc/loadavg").split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(0.0)
+/// Ticks that all cores together were busy, whoever with, and all ticks that there were: since the machine started.
+fn parse_stat(text: &str) -> Option<(f64, f64)> {
+    let fields = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
+    // User, nice, system, idle, waiting for disks, interrupts of two kinds, stolen by the host. What follows is in the first already.
+    let ticks: Vec<f64> = fields.take(8).map_while(|field| field.parse().ok()).collect();
+    let all: f64 = ticks.iter().sum();
+    Some((all - ticks.get(3)? - ticks.get(4)?, all))
+}
+
+/// The seconds of processor time that everything on this machine takes.
+pub struct Busy {
+    cores: f64,
+    before: (f64, f64),
+}
+
+impl Busy {
+    /// From now on. None if the kernel does not say.
+    pub fn start() -> Option<Busy> {
+        let cores = std::thread::available_parallelism().map_or(1.0, |count| usize::from(count) as f64);
+        Some(Busy { cores, before: parse_stat(&read("/proc/stat"))? })
+    }
+
+    /// How many cores were busy on average until now, less `known` of them.
+    pub fn others(&self, known: f64) -> Option<f64> {
+        let (busy, all) = parse_stat(&read("/proc/stat"))?;
+        let (busy, all) = (busy - self.before.0, all - self.before.1);
+        (all > 0.0).then(|| (busy / all * self.cores - known).max(0.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_idle_or_waits_for_a_disk_is_not_busy() {
+        let text = "cpu  10 20 30 400 50 1 2 3 7 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
+        assert_eq!(parse_stat(text), Some((66.0, 516.0)));
+        assert_eq!(parse_stat("cpu  10 20"), None);
+        assert_eq!(parse_stat(""), None);
+    }
 }

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `QUICK=1` | fewer cases and programs, 3 rounds of 1 s: 5 minutes instead of 25 |
 //! | `ROUNDS`, `SECONDS_EACH` | how often (5) and how long (2) each program does each job |
-//! | `ONLY` | cases whose name contains this, or one of these between `;`; `at rest` is memory and start |
+//! | `ONLY` | the case of this name, or those whose name contains it, or one of these between `;`; `at rest` is memory and start |
 //! | `PROGRAMS` | of `rbdkit,nbdkit,qemu-threads,qemu-uring,bare` only these |
 //! | `BEFORE` | another build of rbdkit that is measured as well: what a change brings |
 //! | `RBDKIT`, `NBDKIT`, `QEMU_NBD` | the programs' files |
@@ -92,8 +92,10 @@ impl Settings {
     /// The cases that are asked for, each with the programs that are.
     fn cases(&self, with_before: bool) -> Vec<Case> {
         let mut cases = cases::cases(self.quick);
-        let is_wanted = |case: &Case| self.only.is_empty() || self.only.iter().any(|part| case.name().contains(part));
-        cases.retain(is_wanted);
+        let names: Vec<String> = cases.iter().map(Case::name).collect();
+        // A whole name means that case alone, though it may be part of another's.
+        let fits = |name: &str, part: &String| if names.contains(part) { name == part } else { name.contains(part) };
+        cases.retain(|case| self.only.is_empty() || self.only.iter().any(|part| fits(&case.name(), part)));
         for case in &mut cases {
             if with_before {
                 case.programs.insert(1, Program::Before);
@@ -124,7 +126,6 @@ fn run() -> Result<ExitCode, String> {
         return Err(format!("no case's name contains ONLY={}", settings.only.join(";")));
     }
     let images = Images::make(cases.iter().any(|case| case.job.is_copy())).map_err(|error| error.to_string())?;
-    let load = machine::load();
     let at_rest = settings.only.is_empty() || settings.only.iter().any(|part| part == "at rest");
     let once = if at_rest && settings.programs.contains(&Program::Rbdkit) {
         eprintln!("bench: at rest");
@@ -135,7 +136,7 @@ fn run() -> Result<ExitCode, String> {
     let (lines, failures) = rounds(&settings, &programs, cases, &images);
     let partial = settings.is_partial() || !failures.is_empty();
     let (rounds, seconds) = (settings.rounds, settings.seconds);
-    let report = Report { lines, once, rounds, seconds, versions, load, failures, partial };
+    let report = Report { lines, once, rounds, seconds, versions, failures, partial };
     println!("{}", report.tables());
     write(&report, settings.output).map_err(|error| format!("the results were not written: {error}"))?;
     if report.failures.is_empty() {
@@ -211,6 +212,8 @@ mod tests {
         assert!(cases.iter().all(|case| case.name().starts_with("cow, file") || case.name().contains("null")));
         assert!(cases.iter().any(|case| case.name().contains("null: ")));
         assert!(cases.iter().flat_map(|case| &case.programs).all(|program| program.name().ends_with("kit")));
+        let one = settings(&["file: randread 4k depth 1"], "rbdkit").cases(false);
+        assert_eq!(one.iter().map(Case::name).collect::<Vec<_>>(), ["file: randread 4k depth 1"]);
         assert!(some.is_partial() && settings(&[], "rbdkit").is_partial());
         let all = settings(&[], "rbdkit,before,nbdkit,qemu-threads,qemu-uring,bare");
         assert!(!all.is_partial());

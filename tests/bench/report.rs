@@ -22,13 +22,14 @@ pub struct Report {
     pub seconds: u64,
     /// Of the programs.
     pub versions: Vec<String>,
-    /// What else ran: the load before the first round.
-    pub load: f64,
     /// What could not be measured, and why.
     pub failures: Vec<String>,
     /// Whether something was left out on purpose: such numbers do not become the page.
     pub partial: bool,
 }
+
+/// Cores that may be busy with other things without much harm to ratios.
+const CALM: f64 = 0.2;
 
 const RATE: Field = |sample| sample.rate;
 
@@ -50,6 +51,27 @@ fn range(spread: Option<Spread>) -> String {
 }
 
 impl Report {
+    /// How many cores were busy with other things while it was measured: the median and the most.
+    fn others(&self) -> Option<Spread> {
+        let samples = self.lines.iter().flat_map(|line| line.case.programs.iter().flat_map(|&one| line.samples(one)));
+        Spread::of(samples.flatten().map(|sample| sample.others))
+    }
+
+    fn disturbance(&self) -> String {
+        let cores = |spread: Spread| {
+            format!(
+                "other things kept {:.2} cores busy at the median and {:.2} at most",
+                spread.median, spread.greatest
+            )
+        };
+        let much = |spread: &Spread| spread.median > CALM;
+        let warning = match self.others() {
+            Some(spread) if much(&spread) => ": **too much for these numbers to be trusted**",
+            _ => "",
+        };
+        format!("{}{warning}", self.others().map(cores).unwrap_or_default())
+    }
+
     fn verdicts(&self) -> Vec<Verdict> {
         judge(&self.lines, &self.once)
     }
@@ -61,13 +83,7 @@ impl Report {
 
     /// How it was measured, in one line.
     pub fn subtitle(&self) -> String {
-        format!(
-            "{} rounds of {} s on {}; load before: {:.1}",
-            self.rounds,
-            self.seconds,
-            machine::description(),
-            self.load
-        )
+        format!("{} rounds of {} s on {}", self.rounds, self.seconds, machine::description())
     }
 
     fn summary(&self) -> String {
@@ -83,7 +99,8 @@ impl Report {
             "| target | of | asked for | measured | least to greatest | reached |\n|---|---|--:|--:|--:|---|\n"
                 .to_owned();
         let mut last = "";
-        for verdict in self.verdicts() {
+        // What a partial run leaves out on purpose is no news.
+        for verdict in self.verdicts().into_iter().filter(|one| !self.partial || one.measured.is_some()) {
             let row = if verdict.row == last { "" } else { verdict.row };
             last = verdict.row;
             let unit = if verdict.unit.is_empty() { String::new() } else { format!(" {}", verdict.unit) };
@@ -193,7 +210,9 @@ impl Report {
 
     /// All tables, for the terminal and for the page.
     pub fn tables(&self) -> String {
-        let mut text = format!("## Targets\n\n{}\n\n{}\n", self.summary(), self.targets());
+        let disturbance = self.disturbance();
+        let mut text =
+            format!("## Targets\n\n{} While it measured, {disturbance}.\n\n{}\n", self.summary(), self.targets());
         if self.has_before() {
             let _ = write!(text, "## Now and before\n\n{}\n", self.changes());
         }
@@ -227,13 +246,12 @@ impl Report {
              responder (`tests/bench/bare.rs`: what socket and client allow if the server does nothing), one right after the other, in\n\
              {} rounds of {} s for each; who begins changes from round to round. A ratio is the median of the ratios within the rounds;\n\
              absolute figures depend on the machine and what else it does.\n\n\
-             Machine: {}; load before the first round: {:.1}.\n\n\
+             Machine: {}.\n\n\
              Programs: {}.\n\n\
              ![rbdkit's rate over nbdkit's, case by case]({chart})\n\n{}",
             self.rounds,
             self.seconds,
             machine::description(),
-            self.load,
             self.versions.join("; "),
             self.tables()
         )
@@ -247,7 +265,7 @@ impl Report {
         };
         let sample = |sample: &Option<Sample>| match sample {
             Some(s) => {
-                json!({"rate": s.rate, "p50_us": s.p50, "p99_us": s.p99, "cpu_us": s.cpu, "peak_mib": s.peak})
+                json!({"rate": s.rate, "p50_us": s.p50, "p99_us": s.p99, "cpu_us": s.cpu, "peak_mib": s.peak, "others": s.others})
             }
             None => Value::Null,
         };
@@ -276,7 +294,7 @@ impl Report {
         let once = |once: &Once| json!({"what": once.figure.what(), "unit": once.figure.unit(), "rbdkit": once.rbdkit, "nbdkit": once.nbdkit});
         json!({
             "machine": machine::description(),
-            "load_before": self.load,
+            "others": spread(self.others()),
             "programs": self.versions,
             "rounds": self.rounds,
             "seconds": self.seconds,
@@ -298,7 +316,7 @@ mod tests {
     fn report(lines: Vec<Line>, failures: Vec<String>) -> Report {
         let once = vec![Once { figure: Figure::Idle, rbdkit: Some(40.0), nbdkit: None }];
         let versions = vec!["rbdkit \"0.1.0\"".to_owned()];
-        Report { lines, once, rounds: 2, seconds: 1, versions, load: 0.5, failures, partial: false }
+        Report { lines, once, rounds: 2, seconds: 1, versions, failures, partial: false }
     }
 
     fn measured() -> Vec<Line> {
@@ -308,7 +326,8 @@ mod tests {
             for rate in [30_000.0, 40_000.0] {
                 for &program in &programs {
                     let factor = if program == Program::Rbdkit { 1.5 } else { 1.0 };
-                    let sample = Sample { rate: rate * factor, p50: 20.0, p99: 50.5, cpu: 7.25, peak: 11.0 };
+                    let sample =
+                        Sample { rate: rate * factor, p50: 20.0, p99: 50.5, cpu: 7.25, peak: 11.0, others: 0.25 };
                     line.push(program, Some(sample));
                 }
             }
@@ -367,5 +386,6 @@ mod tests {
         assert!(page.starts_with("# Measurements\n") && page.contains("](BENCHMARKS.svg)"));
         assert!(page.contains(" reached, ") && page.contains("| **no** |") && page.contains("| yes |"));
         assert!(!page.contains("## Not measured"));
+        assert!(page.contains("other things kept 0.25 cores busy") && page.contains("**too much"));
     }
 }

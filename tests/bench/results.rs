@@ -15,6 +15,8 @@ pub struct Sample {
     pub cpu: f64,
     /// MiB that the server had resident when it had most.
     pub peak: f64,
+    /// Cores that were busy meanwhile with neither server nor client.
+    pub others: f64,
 }
 
 /// A number of a sample.

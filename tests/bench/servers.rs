@@ -94,16 +94,33 @@ fn qemu(options: &[&str], image: &Path) -> Launch {
 }
 
 /// Seconds of processor time that a process has taken.
+///
+/// # Errors
+/// There is no such process.
 pub fn cpu_seconds(pid: u32) -> Result<f64, String> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|error| error.to_string())?;
+    stat(&pid.to_string()).map(|(own, _)| own)
+}
+
+/// Seconds of processor time that this process and those it waited for have taken.
+///
+/// # Errors
+/// The kernel does not say.
+pub fn cpu_seconds_here() -> Result<f64, String> {
+    stat("self").map(|(own, children)| own + children)
+}
+
+fn stat(process: &str) -> Result<(f64, f64), String> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).map_err(|error| error.to_string())?;
     parse_stat(&text).ok_or_else(|| format!("no processor time in {text}"))
 }
 
-fn parse_stat(text: &str) -> Option<f64> {
-    // The name in parentheses may hold anything, parentheses too. Behind it come the third field and the rest; 14 and 15 are wanted.
+/// Of the process, and of its children that ended.
+fn parse_stat(text: &str) -> Option<(f64, f64)> {
+    // The name in parentheses may hold anything, parentheses too. Behind it come the third field and the rest; 14 to 17 are wanted.
     let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(11);
     let mut ticks = || fields.next()?.parse::<u64>().ok();
-    Some((ticks()? + ticks()?) as f64 / TICKS)
+    let mut both = || Some((ticks()? + ticks()?) as f64 / TICKS);
+    Some((both()?, both()?))
 }
 
 #[cfg(test)]
@@ -114,7 +131,7 @@ mod tests {
     fn processor_time_is_the_processs_own_and_the_kernels_for_it() {
         let text =
             "4711 (a) b (c) S 1 4711 4711 0 -1 4194560 100 0 0 0 150 250 7 9 20 0 3 0 100 1000 10 18446744073709551615";
-        assert_eq!(parse_stat(text), Some(4.0));
+        assert_eq!(parse_stat(text), Some((4.0, 0.16)));
         assert_eq!(parse_stat("4711 (short) S 1 2"), None);
         assert_eq!(parse_stat(""), None);
     }
@@ -123,5 +140,6 @@ mod tests {
     fn this_process_has_a_processor_time() {
         assert!(cpu_seconds(std::process::id()).is_ok_and(|seconds| seconds >= 0.0));
         assert!(cpu_seconds(u32::MAX).is_err());
+        assert!(cpu_seconds_here().is_ok_and(|seconds| seconds >= 0.0));
     }
 }

@@ -238,7 +238,10 @@ mod tests {
         for _ in 0..2 {
             for (nth, &program) in programs.iter().enumerate() {
                 let value = (nth + 1) as f64;
-                line.push(program, Some(Sample { rate: value, p50: value, p99: value, cpu: value, peak: value }));
+                line.push(
+                    program,
+                    Some(Sample { rate: value, p50: value, p99: value, cpu: value, ..Sample::default() }),
+                );
             }
         }
         line
