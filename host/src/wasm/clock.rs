@@ -43,6 +43,14 @@ pub(super) struct CallClock {
     may_take: AtomicU64,
 }
 
+/// One wait of a guest.
+pub(super) struct Wait {
+    /// The tick before it.
+    tick: u64,
+    /// When it turned out that it does not complete at once.
+    paused: Option<u64>,
+}
+
 impl CallClock {
     pub(super) fn new(pulse: Arc<Pulse>) -> Arc<CallClock> {
         let zero = || AtomicU64::new(0);
@@ -90,29 +98,45 @@ impl CallClock {
         self.resumed.store(now, Relaxed);
     }
 
+    /// Something that a guest waits for begins.
+    pub(super) fn wait(&self) -> Wait {
+        Wait { tick: self.pulse.tick(), paused: None }
+    }
+
+    /// It does not complete at once.
+    pub(super) fn suspend(&self, wait: &mut Wait) {
+        if wait.paused.is_none() {
+            wait.paused = Some(self.pause());
+        }
+    }
+
+    /// It is over.
+    pub(super) fn end(&self, wait: &Wait) {
+        match wait.paused {
+            Some(from) => self.resume(from),
+            None => {
+                let now = self.pulse.tick();
+                if now > wait.tick && wait.tick > 0 {
+                    CallClock::add(&self.resumed, now - wait.tick);
+                    CallClock::add(&self.waited, now - wait.tick);
+                }
+            }
+        }
+    }
+
     /// Runs what a guest waits for.
-    pub(super) async fn waiting<T, F: Future<Output = T>>(&self, wait: impl FnOnce() -> F) -> T {
-        let tick = self.pulse.tick();
-        let mut future = pin!(wait());
-        let mut paused = None;
+    pub(super) async fn waiting<T, F: Future<Output = T>>(&self, start: impl FnOnce() -> F) -> T {
+        let mut wait = self.wait();
+        let mut future = pin!(start());
         let answer = std::future::poll_fn(|cx| {
             let poll = future.as_mut().poll(cx);
-            if poll.is_pending() && paused.is_none() {
-                paused = Some(self.pause());
+            if poll.is_pending() {
+                self.suspend(&mut wait);
             }
             poll
         })
         .await;
-        match paused {
-            Some(from) => self.resume(from),
-            None => {
-                let now = self.pulse.tick();
-                if now > tick && tick > 0 {
-                    CallClock::add(&self.resumed, now - tick);
-                    CallClock::add(&self.waited, now - tick);
-                }
-            }
-        }
+        self.end(&wait);
         answer
     }
 

@@ -10,9 +10,9 @@ use rbdkit_plugin_api::{
 };
 
 use super::bindings::host::types as wit;
-use super::context::{Left, Phase, Setup, protocol_string};
+use super::context::{Answer, Phase, Setup, protocol_string};
 use super::filter::{Exported, Filter};
-use super::instance::{Ask, Fault, Instance, Reply};
+use super::instance::{Ask, Fault, Instance, Reply, Transfer};
 use super::offers;
 use super::pool::{Instances, Lease};
 use super::prefetch::Prefetcher;
@@ -58,21 +58,65 @@ fn end_later(filter: &Arc<Filter>, hop: Arc<Hop>) {
     });
 }
 
-#[derive(Default)]
+/// Where a connection has what is below it.
 struct NextCell {
-    now: RwLock<Option<Arc<Next>>>,
+    now: Found,
     generation: AtomicU64,
     /// One reopening at a time.
     reopening: tokio::sync::Mutex<()>,
 }
 
+enum Found {
+    /// For filters that cannot reopen it, which is nearly all of them: a request finds it without a lock and without counting its users. It
+    /// stays until the connection is dropped, but is none any more once it was closed.
+    Lasting {
+        next: OnceLock<Arc<Next>>,
+        closed: AtomicBool,
+    },
+    Replaceable(RwLock<Option<Arc<Next>>>),
+}
+
 impl NextCell {
-    fn get(&self) -> Option<Arc<Next>> {
-        self.now.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn new(reopens: bool) -> NextCell {
+        let now = match reopens {
+            true => Found::Replaceable(RwLock::default()),
+            false => Found::Lasting { next: OnceLock::new(), closed: AtomicBool::new(false) },
+        };
+        NextCell { now, generation: AtomicU64::new(0), reopening: tokio::sync::Mutex::default() }
     }
 
-    fn put(&self, next: Option<Arc<Next>>) -> Option<Arc<Next>> {
-        std::mem::replace(&mut *self.now.write().unwrap_or_else(PoisonError::into_inner), next)
+    fn lasting(&self) -> Option<&Arc<Next>> {
+        match &self.now {
+            Found::Lasting { next, closed } => next.get().filter(|_| !closed.load(Relaxed)),
+            Found::Replaceable(_) => None,
+        }
+    }
+
+    fn replaceable(&self) -> Option<Arc<Next>> {
+        match &self.now {
+            Found::Lasting { .. } => None,
+            Found::Replaceable(now) => now.read().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+
+    fn get(&self) -> Option<Arc<Next>> {
+        self.lasting().cloned().or_else(|| self.replaceable())
+    }
+
+    /// Puts what was opened. What it replaces.
+    fn put(&self, next: Arc<Next>) -> Option<Arc<Next>> {
+        match &self.now {
+            Found::Lasting { next: cell, .. } => cell.set(next).err(),
+            Found::Replaceable(now) => now.write().unwrap_or_else(PoisonError::into_inner).replace(next),
+        }
+    }
+
+    /// There is none any more.
+    fn take(&self) -> Option<Arc<Next>> {
+        match &self.now {
+            Found::Lasting { next, closed } => next.get().filter(|_| !closed.swap(true, Relaxed)).cloned(),
+            Found::Replaceable(now) => now.write().unwrap_or_else(PoisonError::into_inner).take(),
+        }
     }
 }
 
@@ -133,6 +177,7 @@ impl Conn {
     pub(super) async fn open(filter: Arc<Filter>, args: OpenArgs, below: Below) -> Result<Arc<Conn>> {
         let export = filter.shared.state.export(&args.exportname)?;
         let instances = filter.instances_for_connection().await?;
+        let next = NextCell::new(filter.reopens());
         let conn = Arc::new(Conn {
             prefetcher: Prefetcher::new(&filter.shared, below.thread_model()),
             _counted: Counted::new(&filter.shared.connections),
@@ -143,7 +188,7 @@ impl Conn {
             handle: AtomicU64::new(0),
             deltas: ConnectionDeltas::default(),
             instances,
-            next: NextCell::default(),
+            next,
             live: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             own: OnceLock::new(),
@@ -182,7 +227,8 @@ impl Conn {
             return Err(Error::new(Errno::Einval, "next is open already"));
         }
         let hop = self.below.open(self.readonly_for(readonly)?, exportname).await?;
-        self.next.put(Some(Next::new(hop)));
+        // Opening is asked for once, by the guest's open.
+        let _ = self.next.put(Next::new(hop));
         Ok(())
     }
 
@@ -194,8 +240,14 @@ impl Conn {
         }
     }
 
-    pub(super) fn next(&self) -> Option<Arc<Next>> {
-        self.next.get()
+    /// What is below, where it stays the same for as long as the connection is open.
+    pub(super) fn lasting_next(&self) -> Option<&Arc<Next>> {
+        self.next.lasting()
+    }
+
+    /// What is below, where it may be replaced while a call goes on.
+    pub(super) fn replaceable_next(&self) -> Option<Arc<Next>> {
+        self.next.replaceable()
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -210,7 +262,7 @@ impl Conn {
             return Ok(now);
         }
         let hop = self.below.open(self.readonly_for(readonly)?, exportname).await?;
-        let old = self.next.put(Some(Next::new(hop)));
+        let old = self.next.put(Next::new(hop));
         if let Some(old) = old {
             // Its last user, this one perhaps, ends it.
             let _ = old.retired.set(Arc::clone(&self.filter));
@@ -221,7 +273,7 @@ impl Conn {
 
     /// Finalizes and closes what is below, when the layer never came to be.
     async fn end_next(&self) {
-        if let Some(next) = self.next.put(None) {
+        if let Some(next) = self.next.take() {
             let _ = next.hop.finalize().await;
             next.hop.close().await;
         }
@@ -233,30 +285,38 @@ impl Conn {
         self.serve(Setup { patient, ..Setup::new(Phase::OPEN) }, ask, true).await.1
     }
 
-    /// Runs a call on an instance. The payload comes back in any case.
-    async fn serve(self: &Arc<Conn>, setup: Setup, ask: Ask, in_front: bool) -> (Left, Result<Reply>) {
+    /// Runs a call without a payload on an instance.
+    async fn serve(self: &Arc<Conn>, setup: Setup, ask: Ask, in_front: bool) -> (Option<Answer>, Result<Reply>) {
         let mut lease = match self.lease(in_front).await {
             Ok(lease) => lease,
-            Err(error) => return (unused(setup), Err(error)),
+            Err(error) => return (None, Err(error)),
         };
         // Replaying this connection may just have shown that it cannot be.
         let Some(instance) = lease.instance().filter(|_| !self.lost.load(Relaxed)) else {
-            return (unused(setup), Err(self.was_lost()));
+            return (None, Err(self.was_lost()));
         };
-        let (left, result) = instance.serve(setup, Some(self), &ask).await;
+        let (answer, result) = instance.serve(setup, Some(self), &ask).await;
         match result {
             Ok(reply) => {
                 self.filter.finish(lease);
-                (left, Ok(reply))
+                (answer, Ok(reply))
             }
             Err(fault) => {
                 drop(lease);
-                (left, Err(self.filter.faulted(&ask, &fault, &self.instances)))
+                (answer, Err(self.filter.faulted(ask.name(), ask.offset(), &fault, &self.instances)))
             }
         }
     }
 
-    async fn lease(&self, in_front: bool) -> Result<Lease> {
+    /// An instance that is ready and free, if there is one: what a request finds most of the time.
+    fn lease_now(&self) -> Option<Lease<'_>> {
+        if self.lost.load(Relaxed) {
+            return None;
+        }
+        self.instances.try_take_ready()
+    }
+
+    async fn lease(&self, in_front: bool) -> Result<Lease<'_>> {
         if self.lost.load(Relaxed) {
             return Err(self.was_lost());
         }
@@ -339,12 +399,33 @@ impl Conn {
         self.serve(Setup::new(Phase::DATA), ask, false).await.1?.done()
     }
 
-    async fn data_with(self: Arc<Conn>, ask: Ask, buffer: Buffer, span: Span, write: bool) -> Done {
+    /// [`Conn::serve`] for a read or a write. One flat future: every one that is within another is moved and told apart at each poll.
+    async fn transfer(self: Arc<Conn>, transfer: Transfer, buffer: Buffer, span: Span) -> Done {
         let length = buffer.len();
-        let setup = Setup { payload: Some((buffer, span, write)), ..Setup::new(Phase::DATA) };
-        let (left, result) = self.serve(setup, ask, false).await;
-        let result = result.and_then(Reply::done);
-        match left.buffer {
+        let mut lease = match self.lease_now() {
+            Some(lease) => lease,
+            None => match Box::pin(self.lease(false)).await {
+                Ok(lease) => lease,
+                Err(error) => return (buffer, Err(error)),
+            },
+        };
+        let Some(instance) = lease.instance().filter(|_| !self.lost.load(Relaxed)) else {
+            return (buffer, Err(self.was_lost()));
+        };
+        instance.begin(&self, &transfer, buffer, span);
+        let answer = instance.run(transfer).await;
+        let (buffer, result) = instance.finish(answer);
+        let result = match result {
+            Ok(result) => {
+                self.filter.finish(lease);
+                result
+            }
+            Err(fault) => {
+                drop(lease);
+                Err(self.filter.faulted(transfer.name(), Some(transfer.offset), &fault, &self.instances))
+            }
+        };
+        match buffer {
             Some(buffer) => (buffer, result),
             // The operation below that had it was dropped half way.
             None => (Buffer::new(length), result.and(Err(Errno::Eio.into()))),
@@ -354,9 +435,9 @@ impl Conn {
     async fn extents_of_guest(self: Arc<Conn>, offset: u64, length: u64, flags: Flags) -> Result<Extents> {
         let setup = Setup { answer: Some(offset), ..Setup::new(Phase::DATA) };
         let ask = Ask::Extents { offset, length, flags: flags.into() };
-        let (left, reply) = self.serve(setup, ask, false).await;
+        let (answer, reply) = self.serve(setup, ask, false).await;
         let Reply::Extents(own) = reply? else { return Err(Errno::Eio.into()) };
-        let answer = left.answer.ok_or(Errno::Eio)?;
+        let answer = answer.ok_or(Errno::Eio)?;
         let finished = answer.finish(own?, offset, length, flags.req_one);
         if let Err(error) = &finished {
             self.filter.lied("extents", error);
@@ -427,7 +508,7 @@ impl Conn {
     async fn close(self: Arc<Conn>) {
         self.live.store(false, Relaxed);
         self.filter.remove(&self);
-        let next = self.next.put(None);
+        let next = self.next.take();
         if self.filter.exported().connection && !self.lost.load(Relaxed) {
             // Next is gone for the guest: a fault is logged where it happens, and there is nothing else to be told.
             let _ = self.ask(Ask::Close).await;
@@ -447,11 +528,6 @@ impl Conn {
             next.hop.close().await;
         });
     }
-}
-
-/// What a call leaves that never began.
-fn unused(setup: Setup) -> Left {
-    Left { buffer: setup.payload.map(|(buffer, ..)| buffer), ..Left::default() }
 }
 
 /// The handle that the chain calls.
@@ -500,16 +576,16 @@ impl Handle for Opened {
 
     fn pread(&self, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
         if self.exported().reads {
-            let ask = Ask::Pread { offset, length: span.len, flags: Flags::NONE.into() };
-            return Op::later(self.conn().data_with(ask, buffer, span, false));
+            let transfer = Transfer { write: false, offset, length: span.len, flags: wit::CommandFlags::empty() };
+            return Op::later(self.conn().transfer(transfer, buffer, span));
         }
         self.0.pass_with(buffer, |hop, buffer| hop.pread(buffer, span, offset))
     }
 
     fn pwrite(&self, buffer: Buffer, span: Span, offset: u64, flags: Flags) -> Op<Done> {
         if self.exported().writes {
-            let ask = Ask::Pwrite { offset, length: span.len, flags: flags.into() };
-            return Op::later(self.conn().data_with(ask, buffer, span, true));
+            let transfer = Transfer { write: true, offset, length: span.len, flags: flags.into() };
+            return Op::later(self.conn().transfer(transfer, buffer, span));
         }
         if !self.exported().transparent {
             return Op::Ready((buffer, Err(Errno::Erofs.into())));

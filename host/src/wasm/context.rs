@@ -130,9 +130,9 @@ impl Context {
     }
 
     /// The layer below, for a call of `next`.
-    pub(super) fn next(&self) -> Result<Arc<Next>, wit::Errno> {
+    pub(super) fn next(&self) -> Result<&Arc<Next>, wit::Errno> {
         self.allow(Phase::OPEN.or(Phase::DATA))?;
-        self.call.next.clone().ok_or(wit::Errno::Enxio)
+        self.call.next().ok_or(wit::Errno::Enxio)
     }
 
     /// The state that a scope names.
@@ -166,7 +166,7 @@ struct Payload {
 pub(super) struct Call {
     pub(super) phase: Phase,
     pub(super) conn: Option<Arc<Conn>>,
-    /// What it began with, whatever becomes of the connection's meanwhile.
+    /// What it began with, whatever becomes of the connection's meanwhile; none where the connection's cannot be replaced.
     pub(super) next: Option<Arc<Next>>,
     /// The layers below, where there is no connection.
     pub(super) below: Option<Below>,
@@ -188,8 +188,6 @@ pub(super) struct Call {
 /// What a call begins with.
 pub(super) struct Setup {
     pub(super) phase: Phase,
-    /// Buffer, what of it the request is about, and whether it is a write's.
-    pub(super) payload: Option<(Buffer, Span, bool)>,
     /// Where the answer of a `mapping.extents` has to begin.
     pub(super) answer: Option<u64>,
     pub(super) below: Option<Below>,
@@ -199,16 +197,8 @@ pub(super) struct Setup {
 
 impl Setup {
     pub(super) fn new(phase: Phase) -> Setup {
-        Setup { phase, payload: None, answer: None, below: None, replayed: false, patient: false }
+        Setup { phase, answer: None, below: None, replayed: false, patient: false }
     }
-}
-
-/// What a call leaves.
-#[derive(Default)]
-pub(super) struct Left {
-    /// The payload: of a write, the buffer that came from above.
-    pub(super) buffer: Option<Buffer>,
-    pub(super) answer: Option<Answer>,
 }
 
 /// Buffers that a call may have at once.
@@ -243,37 +233,62 @@ impl Call {
         }
     }
 
-    /// A call begins. What a read finds in its buffer is nobody's.
+    /// A call without a payload begins.
     pub(super) fn begin(&mut self, setup: Setup, conn: Option<&Arc<Conn>>) {
         self.phase = setup.phase;
         self.conn = conn.cloned();
-        self.next = conn.and_then(|conn| conn.next());
+        self.next = conn.and_then(|conn| conn.replaceable_next());
         self.below = setup.below;
         self.replayed = setup.replayed;
         self.patient = setup.patient;
         self.answer = setup.answer.map(Answer::new);
-        self.payload = setup.payload.map(|(mut buffer, span, write)| {
-            if !write {
-                buffer.mark(span, Fill::Unfilled);
-            }
-            Payload { buffer: Some(buffer), span, write, original: None }
-        });
     }
 
-    /// A call is over: nothing of it stays. Its changes were settled before, its lock goes here.
-    pub(super) fn end(&mut self) -> Left {
+    /// [`Call::begin`] for a read or a write of a connection. The rest is as [`Call::end`] left it. What a read finds in its buffer is
+    /// nobody's.
+    pub(super) fn begin_transfer(&mut self, conn: &Arc<Conn>, mut buffer: Buffer, span: Span, write: bool) {
+        if !write {
+            buffer.mark(span, Fill::Unfilled);
+        }
+        self.phase = Phase::DATA;
+        self.replayed = false;
+        self.patient = false;
+        self.next = conn.replaceable_next();
+        self.conn = Some(Arc::clone(conn));
+        self.payload = Some(Payload { buffer: Some(buffer), span, write, original: None });
+    }
+
+    /// A call is over: nothing of it stays. The answer of a `mapping.extents` as far as it was appended.
+    pub(super) fn end(&mut self) -> Option<Answer> {
+        self.below = None;
+        self.end_transfer();
+        self.answer.take()
+    }
+
+    /// The same for what [`Call::begin_transfer`] began. The payload: of a write, the buffer that came from above. Changes were settled
+    /// before, the lock goes here.
+    pub(super) fn end_transfer(&mut self) -> Option<Buffer> {
         let buffer = self.payload.take().and_then(|payload| payload.original.or(payload.buffer));
         self.lock = None;
         self.phase = Phase::CONFIGURE;
         self.conn = None;
         self.next = None;
-        self.below = None;
         self.last_error = None;
         self.own.clear();
         if self.own_bytes > 0 {
             self.shared.own_buffers.give(std::mem::take(&mut self.own_bytes));
         }
-        Left { buffer, answer: self.answer.take() }
+        buffer
+    }
+
+    /// The layer below.
+    pub(super) fn next(&self) -> Option<&Arc<Next>> {
+        self.next.as_ref().or_else(|| self.conn.as_ref()?.lasting_next())
+    }
+
+    /// What the layer below said with an errno that the guest now passes on.
+    pub(super) fn words_for(&mut self, errno: Errno) -> Option<Error> {
+        self.last_error.take().filter(|known| known.errno() == errno)
     }
 
     fn slot(&mut self, buf: u32) -> wasmtime::Result<(&mut Option<Buffer>, Span)> {

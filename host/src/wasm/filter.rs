@@ -224,7 +224,7 @@ impl Filter {
     }
 
     /// Puts a fresh, configured instance into a place, and tells it of the connections whose state the one before it held.
-    pub(super) async fn fill(&self, lease: &mut Lease, instances: &Arc<Instances>) -> Result<()> {
+    pub(super) async fn fill(&self, lease: &mut Lease<'_>, instances: &Arc<Instances>) -> Result<()> {
         let made = configured(&self.recipe, &self.shared, &self.params).await;
         let mut instance = Box::new(made.map_err(|why| {
             self.report("configure", None, &why, None);
@@ -234,7 +234,7 @@ impl Filter {
             for conn in self.connections_of(instances) {
                 if let Err(fault) = conn.replay(&mut instance).await {
                     conn.lose();
-                    return Err(self.faulted(&Ask::Prepare, &fault, instances));
+                    return Err(self.faulted(Ask::Prepare.name(), None, &fault, instances));
                 }
             }
         }
@@ -243,7 +243,7 @@ impl Filter {
     }
 
     /// Gives an instance back after a call, unless its memory has grown and nothing is lost with it.
-    pub(super) fn finish(&self, mut lease: Lease) {
+    pub(super) fn finish(&self, mut lease: Lease<'_>) {
         let replaceable = !instances_hold_state(self.recovery) || self.model == ThreadModel::Parallel;
         if replaceable && lease.instance().is_some_and(|instance| instance.has_grown()) {
             tracing::debug!("{}: an instance's memory has grown: it is replaced", self.name());
@@ -253,14 +253,14 @@ impl Filter {
     }
 
     /// A call ended in a fault; its instance is gone. The error for the request.
-    pub(super) fn faulted(&self, ask: &Ask, fault: &Fault, instances: &Arc<Instances>) -> Error {
-        self.report(ask.name(), ask.offset(), &fault.cause, fault.backtrace.as_deref());
+    pub(super) fn faulted(&self, what: &str, offset: Option<u64>, fault: &Fault, instances: &Arc<Instances>) -> Error {
+        self.report(what, offset, &fault.cause, fault.backtrace.as_deref());
         if self.recovery == wit::Recovery::Lost && instances.is_single() {
             for conn in self.connections_of(instances) {
                 conn.lose();
             }
         }
-        Error::new(Errno::Eio, format!("{}: {}: {}", self.name(), ask.name(), fault.cause))
+        Error::new(Errno::Eio, format!("{}: {what}: {}", self.name(), fault.cause))
     }
 
     /// A guest's answer that cannot be.
@@ -295,7 +295,7 @@ impl Filter {
             }
             Err(fault) => {
                 drop(lease);
-                Err(self.faulted(&ask, &fault, &self.instances))
+                Err(self.faulted(ask.name(), ask.offset(), &fault, &self.instances))
             }
         }
     }

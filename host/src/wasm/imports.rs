@@ -3,19 +3,24 @@
 //! One rule each: is it allowed in this phase, does what it names exist, then one step of the chain, the state or the clock. Ranges of
 //! next are checked by its gate. What can wait runs under [`CallClock::waiting`](super::clock::CallClock), so that it is not the guest's time.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rbdkit_plugin_api::{Client, Done, Fill, Flags, Op, Peer};
+use rbdkit_plugin_api::{BoxFuture, Buffer, Client, Done, Errno, Fill, Flags, Op, Peer, Span};
 use wasmtime::component::{HasSelf, Linker, WasmList};
 use wasmtime::{Result, StoreContextMut};
 
 use super::bindings::host;
 use super::bindings::host::types as wit;
+use super::clock::Wait;
 use super::context::{Context, Phase, mistake, protocol_string};
 use super::shared::Level;
 use super::state::{self, Mode, Patience, When, Words};
+use crate::chain::Hop;
 
 type Answer<T> = Result<std::result::Result<T, wit::Errno>>;
 
@@ -37,11 +42,185 @@ pub(super) fn linker(engine: &wasmtime::Engine) -> Result<Linker<Context>> {
         };
     }
     add!(types, log, request, client, next, next_open, buffer, locks, slots, maps, scratch, files, clock, server);
-    // Copied from the guest's memory straight into the buffer, where the generated binding would make a list of its own in between.
     linker.allow_shadowing(true);
+    // Copied from the guest's memory straight into the buffer, where the generated binding would make a list of its own in between.
     linker.instance("rbdkit:filter/buffer@0.1.0")?.func_wrap("write", buffer_write)?;
+    // Begun before there is a future, where the generated binding would make one that begins when it is polled: most complete at once.
+    let mut next = linker.instance("rbdkit:filter/next@0.1.0")?;
+    next.func_wrap_async("pread", next_pread)?;
+    next.func_wrap_async("pwrite", next_pwrite)?;
+    let mut scratch = linker.instance("rbdkit:filter/scratch@0.1.0")?;
+    scratch.func_wrap_async("pread", scratch_pread)?;
+    scratch.func_wrap_async("pwrite", scratch_pwrite)?;
     linker.allow_shadowing(false);
     Ok(linker)
+}
+
+/// What an import that has no result besides success answers, as the linker wants it.
+type Plain = (std::result::Result<(), wit::Errno>,);
+type Promise<'a> = Box<dyn Future<Output = Result<Plain>> + Send + 'a>;
+
+/// Success at once. It has no size, so that boxing it allocates nothing.
+struct Succeeded;
+
+impl Future for Succeeded {
+    type Output = Result<Plain>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<Result<Plain>> {
+        Poll::Ready(Ok((Ok(()),)))
+    }
+}
+
+/// What is already known.
+fn at_once<'a>(answer: Answer<()>) -> Promise<'a> {
+    match answer {
+        Ok(Ok(())) => Box::new(Succeeded),
+        other => Box::new(std::future::ready(other.map(|answer| (answer,)))),
+    }
+}
+
+/// A part of a guest's buffer, for one operation.
+#[derive(Clone, Copy)]
+struct Part {
+    buf: u32,
+    at: u32,
+    length: u32,
+    /// The operation fills it.
+    fills: bool,
+}
+
+/// An operation with a guest's buffer that did not complete at once.
+struct Lent<'a> {
+    store: StoreContextMut<'a, Context>,
+    operation: BoxFuture<'static, Done>,
+    wait: Wait,
+    buf: u32,
+    /// What it was to fill.
+    unfilled: Option<Span>,
+}
+
+impl Future for Lent<'_> {
+    type Output = Result<Plain>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Result<Plain>> {
+        let this = self.get_mut();
+        let context = this.store.data_mut();
+        match this.operation.as_mut().poll(cx) {
+            Poll::Pending => {
+                context.clock.suspend(&mut this.wait);
+                Poll::Pending
+            }
+            Poll::Ready(done) => {
+                context.clock.end(&this.wait);
+                Poll::Ready(Ok((context.finish(this.buf, this.unfilled, done),)))
+            }
+        }
+    }
+}
+
+/// Runs an operation with a part of a guest's buffer, if `allowed` says that it may.
+fn lend<'a>(
+    mut store: StoreContextMut<'a, Context>,
+    part: Part,
+    allowed: impl FnOnce(&Context) -> Answer<()>,
+    operation: impl FnOnce(&Context, Buffer, Span) -> Op<Done>,
+) -> Promise<'a> {
+    let context = store.data_mut();
+    match allowed(context) {
+        Ok(Ok(())) => {}
+        refused => return at_once(refused),
+    }
+    let (buffer, span) = match context.call.lend(part.buf, part.at, part.length, part.fills) {
+        Ok(lent) => lent,
+        Err(trap) => return at_once(Err(trap)),
+    };
+    let unfilled = part.fills.then_some(span);
+    let wait = context.clock.wait();
+    match operation(context, buffer, span) {
+        Op::Ready(done) => {
+            context.clock.end(&wait);
+            at_once(Ok(context.finish(part.buf, unfilled, done)))
+        }
+        Op::Later(operation) => Box::new(Lent { store, operation, wait, buf: part.buf, unfilled }),
+        Op::Taken => at_once(Err(wasmtime::format_err!("an operation that was polled to its end"))),
+    }
+}
+
+/// An operation of next with a part of a guest's buffer.
+fn lend_to_next(
+    store: StoreContextMut<'_, Context>,
+    part: Part,
+    operation: impl FnOnce(&Arc<Hop>, Buffer, Span) -> Op<Done>,
+) -> Promise<'_> {
+    lend(
+        store,
+        part,
+        |context| Ok(context.next().map(|_| ())),
+        |context, buffer, span| match context.next() {
+            Ok(next) => operation(&next.hop, buffer, span),
+            Err(_) => Op::Ready((buffer, Err(Errno::Enxio.into()))),
+        },
+    )
+}
+
+fn next_pread(store: StoreContextMut<'_, Context>, (offset, length, buf, at): (u64, u32, u32, u32)) -> Promise<'_> {
+    let part = Part { buf, at, length, fills: true };
+    lend_to_next(store, part, move |hop, buffer, span| hop.pread(buffer, span, offset))
+}
+
+fn next_pwrite(
+    store: StoreContextMut<'_, Context>,
+    (offset, length, buf, at, flags): (u64, u32, u32, u32, wit::CommandFlags),
+) -> Promise<'_> {
+    let part = Part { buf, at, length, fills: false };
+    lend_to_next(store, part, move |hop, buffer, span| hop.pwrite(buffer, span, offset, flags.into()))
+}
+
+/// An operation of a scope's scratch file with a part of a guest's buffer.
+fn lend_to_scratch<'a>(
+    store: StoreContextMut<'a, Context>,
+    part: Part,
+    scope: wit::Scope,
+    what: &str,
+    operation: impl FnOnce(&Arc<state::Scratch>, Buffer, Span) -> Op<Done>,
+) -> Promise<'a> {
+    lend(
+        store,
+        part,
+        |context| match context.allow(OPEN_DATA) {
+            Ok(()) => context.scope(scope, what).map(|_| Ok(())),
+            Err(errno) => Ok(Err(errno)),
+        },
+        |context, buffer, span| match context.scope(scope, what) {
+            Ok(scope) => operation(scope.scratch(), buffer, span),
+            Err(_) => Op::Ready((buffer, Err(Errno::Enxio.into()))),
+        },
+    )
+}
+
+fn scratch_pread(
+    store: StoreContextMut<'_, Context>,
+    (scope, offset, length, buf, at): (wit::Scope, u64, u32, u32, u32),
+) -> Promise<'_> {
+    let part = Part { buf, at, length, fills: true };
+    lend_to_scratch(store, part, scope, "scratch.pread", move |scratch, buffer, span| {
+        scratch.pread(buffer, span, offset)
+    })
+}
+
+fn scratch_pwrite(
+    store: StoreContextMut<'_, Context>,
+    (scope, offset, length, buf, at): (wit::Scope, u64, u32, u32, u32),
+) -> Promise<'_> {
+    let part = Part { buf, at, length, fills: false };
+    lend_to_scratch(store, part, scope, "scratch.pwrite", move |scratch, buffer, span| {
+        scratch.pwrite(buffer, span, offset)
+    })
+}
+
+/// The trait's version of a function that the linker has another of.
+fn bound_by_hand<T>() -> Result<T> {
+    Err(wasmtime::format_err!("this function is bound by hand"))
 }
 
 fn buffer_write(mut store: StoreContextMut<'_, Context>, (buf, at, data): (u32, u32, WasmList<u8>)) -> Result<()> {
@@ -147,9 +326,13 @@ impl Context {
     }
 
     /// The end of an operation with a buffer.
-    fn finish(&mut self, buf: u32, done: Done) -> std::result::Result<(), wit::Errno> {
-        self.call.restore(buf, done.0);
-        self.answer(done.1)
+    fn finish(&mut self, buf: u32, unfilled: Option<Span>, done: Done) -> std::result::Result<(), wit::Errno> {
+        let (mut buffer, result) = done;
+        if let (Err(_), Some(span)) = (&result, unfilled) {
+            buffer.mark(span, Fill::Unfilled);
+        }
+        self.call.restore(buf, buffer);
+        self.answer(result)
     }
 }
 
@@ -168,56 +351,47 @@ impl host::next::Host for Context {
         Ok(self.next().ok().and_then(|next| next.hop.description().map(str::to_string)))
     }
 
-    async fn pread(&mut self, offset: u64, length: u32, buf: u32, at: u32) -> Answer<()> {
-        let next = attempt!(self.next());
-        let (buffer, span) = self.call.lend(buf, at, length, true)?;
-        let (mut buffer, result) = self.waiting(|| next.hop.pread(buffer, span, offset)).await;
-        if result.is_err() {
-            buffer.mark(span, Fill::Unfilled);
-        }
-        Ok(self.finish(buf, (buffer, result)))
+    async fn pread(&mut self, _: u64, _: u32, _: u32, _: u32) -> Answer<()> {
+        bound_by_hand()
     }
 
-    async fn pwrite(&mut self, offset: u64, length: u32, buf: u32, at: u32, flags: wit::CommandFlags) -> Answer<()> {
-        let next = attempt!(self.next());
-        let (buffer, span) = self.call.lend(buf, at, length, false)?;
-        let done = self.waiting(|| next.hop.pwrite(buffer, span, offset, flags.into())).await;
-        Ok(self.finish(buf, done))
+    async fn pwrite(&mut self, _: u64, _: u32, _: u32, _: u32, _: wit::CommandFlags) -> Answer<()> {
+        bound_by_hand()
     }
 
     async fn flush(&mut self) -> Answer<()> {
-        let next = attempt!(self.next());
+        let next = Arc::clone(attempt!(self.next()));
         let result = self.waiting(|| next.hop.flush()).await;
         Ok(self.answer(result))
     }
 
     async fn trim(&mut self, offset: u64, length: u64, flags: wit::CommandFlags) -> Answer<()> {
-        let next = attempt!(self.next());
+        let next = Arc::clone(attempt!(self.next()));
         let result = self.waiting(|| next.hop.trim(offset, length, flags.into())).await;
         Ok(self.answer(result))
     }
 
     async fn zero(&mut self, offset: u64, length: u64, flags: wit::CommandFlags) -> Answer<()> {
-        let next = attempt!(self.next());
+        let next = Arc::clone(attempt!(self.next()));
         let result = self.waiting(|| next.hop.zero(offset, length, flags.into())).await;
         Ok(self.answer(result))
     }
 
     async fn cache(&mut self, offset: u64, length: u64) -> Answer<()> {
-        let next = attempt!(self.next());
+        let next = Arc::clone(attempt!(self.next()));
         let result = self.waiting(|| next.hop.cache(offset, length)).await;
         Ok(self.answer(result))
     }
 
     async fn extents(&mut self, offset: u64, length: u64, flags: wit::CommandFlags) -> Answer<Vec<wit::Extent>> {
-        let next = attempt!(self.next());
+        let next = Arc::clone(attempt!(self.next()));
         let result = self.waiting(|| next.hop.extents(offset, length, flags.into())).await;
         let list = attempt!(self.answer(result));
         Ok(Ok(list.as_slice().iter().take(EXTENTS_FOR_GUEST).map(|extent| (*extent).into()).collect()))
     }
 
     async fn extents_forward(&mut self, offset: u64, length: u64, to: u64, flags: wit::CommandFlags) -> Answer<()> {
-        let next = attempt!(self.next());
+        let next = Arc::clone(attempt!(self.next()));
         let expected = attempt!(self.call.answer.as_ref().map(|answer| answer.expected()).ok_or(wit::Errno::Enxio));
         if to != expected {
             return Err(mistake(format!("next.extents-forward to {to}, where {expected} had to follow")));
@@ -233,7 +407,7 @@ impl host::next::Host for Context {
 
     fn prefetch(&mut self, offset: u64, length: u64) -> Result<bool> {
         self.require(OPEN_DATA, "next.prefetch")?;
-        let (Some(conn), Some(next)) = (&self.call.conn, &self.call.next) else { return Ok(false) };
+        let (Some(conn), Some(next)) = (&self.call.conn, self.call.next()) else { return Ok(false) };
         Ok(conn.prefetcher.ask(next, offset, length))
     }
 }
@@ -255,7 +429,7 @@ impl host::next_open::Host for Context {
         };
         attempt!(name(&exportname));
         let result = self.clock.waiting(|| conn.open_next(readonly, &exportname)).await;
-        self.call.next = conn.next();
+        self.call.next = conn.replaceable_next();
         Ok(self.answer(result))
     }
 
@@ -269,7 +443,7 @@ impl host::next_open::Host for Context {
         attempt!(name(&exportname));
         let result = self.clock.waiting(|| conn.reopen(generation, readonly, &exportname)).await;
         // A retry goes on in this call, with what it has just opened.
-        self.call.next = conn.next();
+        self.call.next = conn.replaceable_next();
         Ok(self.answer(result))
     }
 
@@ -327,7 +501,7 @@ impl host::buffer::Host for Context {
     }
 
     fn write(&mut self, _: u32, _: u32, _: Vec<u8>) -> Result<()> {
-        Err(wasmtime::format_err!("buffer.write is bound by hand"))
+        bound_by_hand()
     }
 
     fn fill(&mut self, buf: u32, at: u32, length: u32, byte: u8) -> Result<()> {
@@ -449,23 +623,12 @@ impl host::maps::Host for Context {
 }
 
 impl host::scratch::Host for Context {
-    async fn pread(&mut self, s: wit::Scope, offset: u64, length: u32, buf: u32, at: u32) -> Answer<()> {
-        attempt!(self.allow(OPEN_DATA));
-        let scratch = Arc::clone(self.scope(s, "scratch.pread")?.scratch());
-        let (buffer, span) = self.call.lend(buf, at, length, true)?;
-        let (mut buffer, result) = self.waiting(|| scratch.pread(buffer, span, offset)).await;
-        if result.is_err() {
-            buffer.mark(span, Fill::Unfilled);
-        }
-        Ok(self.finish(buf, (buffer, result)))
+    async fn pread(&mut self, _: wit::Scope, _: u64, _: u32, _: u32, _: u32) -> Answer<()> {
+        bound_by_hand()
     }
 
-    async fn pwrite(&mut self, s: wit::Scope, offset: u64, length: u32, buf: u32, at: u32) -> Answer<()> {
-        attempt!(self.allow(OPEN_DATA));
-        let scratch = Arc::clone(self.scope(s, "scratch.pwrite")?.scratch());
-        let (buffer, span) = self.call.lend(buf, at, length, false)?;
-        let done = self.waiting(|| scratch.pwrite(buffer, span, offset)).await;
-        Ok(self.finish(buf, done))
+    async fn pwrite(&mut self, _: wit::Scope, _: u64, _: u32, _: u32, _: u32) -> Answer<()> {
+        bound_by_hand()
     }
 
     async fn punch(&mut self, s: wit::Scope, offset: u64, length: u64) -> Answer<()> {

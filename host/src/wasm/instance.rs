@@ -1,12 +1,13 @@
 //! One instance: a store, and the functions that its component exports.
 //!
-//! [`Instance::serve`] is the one way in. It installs the call, runs the guest on its fiber and takes the call out again. What comes back is
-//! the guest's answer, or a fault, after which the instance must not be used again.
+//! [`Instance::serve`] is the way in. It installs the call, runs the guest on its fiber and takes the call out again. What comes back is
+//! the guest's answer, or a fault, after which the instance must not be used again. Reads and writes do the same in three steps
+//! ([`Instance::begin`], [`Instance::run`], [`Instance::finish`]), of which only the middle one is a future.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use rbdkit_plugin_api::{Errno, Error, Result};
+use rbdkit_plugin_api::{Buffer, Errno, Error, Result, Span};
 use wasmtime::component::InstancePre;
 use wasmtime::{Store, Trap, WasmBacktrace};
 
@@ -14,7 +15,7 @@ use super::bindings::guest;
 use super::bindings::host::types as wit;
 use super::clock::Overrun;
 use super::conn::Conn;
-use super::context::{Call, Context, Left, Mistake, Phase, Setup};
+use super::context::{Answer, Call, Context, Mistake, Phase, Setup};
 use super::filter::Exported;
 use super::shared::Shared;
 
@@ -104,8 +105,6 @@ pub(super) enum Ask {
     BlockSize,
     Description,
     Can(wit::Capabilities),
-    Pread { offset: u64, length: u32, flags: wit::CommandFlags },
-    Pwrite { offset: u64, length: u32, flags: wit::CommandFlags },
     Flush,
     Trim { offset: u64, length: u64, flags: wit::CommandFlags },
     Zero { offset: u64, length: u64, flags: wit::CommandFlags },
@@ -134,8 +133,6 @@ impl Ask {
             Ask::BlockSize => "block-size",
             Ask::Description => "export-description",
             Ask::Can(_) => "can",
-            Ask::Pread { .. } => "pread",
-            Ask::Pwrite { .. } => "pwrite",
             Ask::Flush => "flush",
             Ask::Trim { .. } => "trim",
             Ask::Zero { .. } => "zero",
@@ -147,14 +144,29 @@ impl Ask {
     /// Where the request is, for messages.
     pub(super) fn offset(&self) -> Option<u64> {
         match self {
-            Ask::Pread { offset, .. }
-            | Ask::Pwrite { offset, .. }
-            | Ask::Trim { offset, .. }
+            Ask::Trim { offset, .. }
             | Ask::Zero { offset, .. }
             | Ask::Extents { offset, .. }
             | Ask::Cache { offset, .. } => Some(*offset),
             _ => None,
         }
+    }
+}
+
+/// A request with a payload, which is what most calls are. It has a way of its own: [`Ask`] and [`Reply`] have room for everything that
+/// can be asked and answered, and moving them about took a quarter of a call.
+#[derive(Clone, Copy)]
+pub(super) struct Transfer {
+    pub(super) write: bool,
+    pub(super) offset: u64,
+    pub(super) length: u32,
+    pub(super) flags: wit::CommandFlags,
+}
+
+impl Transfer {
+    /// The function's name, for messages.
+    pub(super) fn name(&self) -> &'static str {
+        if self.write { "pwrite" } else { "pread" }
     }
 }
 
@@ -191,16 +203,13 @@ impl Reply {
 
     /// Settles what the call held back. An errno that the guest passes on from the layer below keeps that layer's words.
     fn settle(&mut self, call: &mut Call) {
-        let changes = std::mem::take(&mut call.changes);
         let refused = matches!(self, Reply::Line(Err(_)));
         match self.error() {
-            None if !refused => changes.succeed(),
-            None => changes.fail(),
+            None if !refused => call.changes.succeed(),
+            None => call.changes.fail(),
             Some(error) => {
-                changes.fail();
-                if let Some(known) = call.last_error.take()
-                    && known.errno() == error.errno()
-                {
+                call.changes.fail();
+                if let Some(known) = call.words_for(error.errno()) {
                     *error = known;
                 }
             }
@@ -290,13 +299,13 @@ impl Instance {
     /// Runs one call, of a connection or of none. On success what it held back is published, then its lock is released, and only then is
     /// there an answer.
     ///
-    /// What it leaves comes back in any case: the request's buffer is in it.
+    /// What extents were appended comes back beside it.
     pub(super) async fn serve(
         &mut self,
         setup: Setup,
         conn: Option<&Arc<Conn>>,
         ask: &Ask,
-    ) -> (Left, std::result::Result<Reply, Fault>) {
+    ) -> (Option<Answer>, std::result::Result<Reply, Fault>) {
         let phase = setup.phase;
         self.store.data_mut().call.begin(setup, conn);
         enter(&mut self.store, phase);
@@ -305,9 +314,52 @@ impl Instance {
         let call = &mut self.store.data_mut().call;
         match &mut result {
             Ok(reply) => reply.settle(call),
-            Err(_) => std::mem::take(&mut call.changes).fail(),
+            Err(_) => call.changes.fail(),
         }
         (call.end(), result.map_err(|error| Fault::new(&error)))
+    }
+
+    /// Installs a request and its payload; [`Instance::run`] and [`Instance::finish`] have to follow.
+    pub(super) fn begin(&mut self, conn: &Arc<Conn>, transfer: &Transfer, buffer: Buffer, span: Span) {
+        self.store.data_mut().call.begin_transfer(conn, buffer, span, transfer.write);
+        enter(&mut self.store, Phase::DATA);
+        self.store.data().shared.counters.calls.fetch_add(1, Relaxed);
+    }
+
+    /// Runs the guest on what was installed.
+    pub(super) async fn run(&mut self, transfer: Transfer) -> wasmtime::Result<std::result::Result<(), wit::Errno>> {
+        let Transfer { write, offset, length, flags } = transfer;
+        match write {
+            false => exported(&self.functions.reads)?.call_pread(&mut self.store, offset, length, flags).await,
+            true => exported(&self.functions.writes)?.call_pwrite(&mut self.store, offset, length, flags).await,
+        }
+    }
+
+    /// Takes a request out again and settles it, as [`Instance::serve`] does. The payload comes back unless an operation below that had it
+    /// was dropped half way.
+    pub(super) fn finish(
+        &mut self,
+        answer: wasmtime::Result<std::result::Result<(), wit::Errno>>,
+    ) -> (Option<Buffer>, std::result::Result<Result<()>, Box<Fault>>) {
+        let call = &mut self.store.data_mut().call;
+        let result = match answer {
+            Ok(Ok(())) => {
+                if !call.changes.is_empty() {
+                    call.changes.succeed();
+                }
+                Ok(Ok(()))
+            }
+            Ok(Err(errno)) => {
+                call.changes.fail();
+                let errno = Errno::from(errno);
+                Ok(Err(call.words_for(errno).unwrap_or_else(|| errno.into())))
+            }
+            Err(error) => {
+                call.changes.fail();
+                Err(Box::new(Fault::new(&error)))
+            }
+        };
+        (call.end_transfer(), result)
     }
 
     /// Its memory as it is now is what it needs.
@@ -335,12 +387,6 @@ fn errno<T>(result: std::result::Result<T, wit::Errno>) -> Result<T> {
 impl Functions {
     async fn run(&self, store: &mut Store<Context>, ask: &Ask) -> wasmtime::Result<Reply> {
         Ok(match ask {
-            Ask::Pread { offset, length, flags } => {
-                Reply::Done(errno(exported(&self.reads)?.call_pread(store, *offset, *length, *flags).await?))
-            }
-            Ask::Pwrite { offset, length, flags } => {
-                Reply::Done(errno(exported(&self.writes)?.call_pwrite(store, *offset, *length, *flags).await?))
-            }
             Ask::Flush => Reply::Done(errno(exported(&self.flushes)?.call_flush(store).await?)),
             Ask::Trim { offset, length, flags } => {
                 Reply::Done(errno(exported(&self.trims)?.call_trim(store, *offset, *length, *flags).await?))

@@ -27,15 +27,49 @@ struct Places {
     free: Vec<Box<Instance>>,
     /// Leases, and instances in `free`.
     taken: u32,
-    line: VecDeque<oneshot::Sender<Lease>>,
+    line: VecDeque<oneshot::Sender<Handover>>,
 }
 
-/// A place for an instance.
-pub(super) struct Lease {
-    /// None once the place was passed on.
-    instances: Option<Arc<Instances>>,
+/// A place for an instance. It borrows the pool: counting its users would be two atomic operations a request.
+pub(super) struct Lease<'a> {
+    instances: &'a Arc<Instances>,
     instance: Option<Box<Instance>>,
     keep: bool,
+}
+
+/// A place on its way to the first in line. It goes on to the next if nobody takes it out.
+struct Handover {
+    instances: Arc<Instances>,
+    /// None once it was taken out.
+    place: Option<Option<Box<Instance>>>,
+}
+
+impl Drop for Handover {
+    fn drop(&mut self) {
+        if let Some(instance) = self.place.take() {
+            give(&self.instances, instance);
+        }
+    }
+}
+
+/// Passes a place on, with the instance in it if there is one: to the first in line, otherwise back.
+fn give(instances: &Arc<Instances>, mut instance: Option<Box<Instance>>) {
+    loop {
+        let mut places = instances.places();
+        let Some(next) = places.line.pop_front() else {
+            match instance {
+                Some(instance) => places.free.push(instance),
+                None => places.taken -= 1,
+            }
+            return;
+        };
+        drop(places);
+        match next.send(Handover { instances: Arc::clone(instances), place: Some(instance) }) {
+            Ok(()) => return,
+            // Whoever it was has given up waiting.
+            Err(mut handover) => instance = handover.place.take().flatten(),
+        }
+    }
 }
 
 impl Instances {
@@ -53,7 +87,7 @@ impl Instances {
     }
 
     /// A place now, if there is one.
-    pub(super) fn try_take(self: &Arc<Self>) -> Option<Lease> {
+    pub(super) fn try_take(self: &Arc<Self>) -> Option<Lease<'_>> {
         let mut places = self.places();
         if let Some(instance) = places.free.pop() {
             return Some(Lease::new(self, Some(instance)));
@@ -65,8 +99,14 @@ impl Instances {
         Some(Lease::new(self, None))
     }
 
+    /// A place with an instance in it now, if there is one.
+    pub(super) fn try_take_ready(self: &Arc<Self>) -> Option<Lease<'_>> {
+        let instance = self.places().free.pop()?;
+        Some(Lease::new(self, Some(instance)))
+    }
+
     /// A place, when there is one.
-    pub(super) async fn take(self: &Arc<Self>, in_front: bool) -> Result<Lease> {
+    pub(super) async fn take(self: &Arc<Self>, in_front: bool) -> Result<Lease<'_>> {
         let waiting = {
             let mut places = self.places();
             if let Some(instance) = places.free.pop() {
@@ -85,13 +125,17 @@ impl Instances {
             receiver
         };
         // Senders are only dropped with the whole of it, which whoever waits keeps alive.
-        waiting.await.map_err(|_| Error::new(Errno::Eshutdown, "the filter is gone"))
+        let taken = waiting.await.ok().and_then(|mut handover| handover.place.take());
+        match taken {
+            Some(instance) => Ok(Lease::new(self, instance)),
+            None => Err(Error::new(Errno::Eshutdown, "the filter is gone")),
+        }
     }
 }
 
-impl Lease {
-    fn new(instances: &Arc<Instances>, instance: Option<Box<Instance>>) -> Lease {
-        Lease { instances: Some(Arc::clone(instances)), instance, keep: false }
+impl<'a> Lease<'a> {
+    fn new(instances: &'a Arc<Instances>, instance: Option<Box<Instance>>) -> Lease<'a> {
+        Lease { instances, instance, keep: false }
     }
 
     /// The instance in this place.
@@ -110,32 +154,10 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        let Some(instances) = self.instances.take() else { return };
-        let mut instance = self.instance.take();
-        if !self.keep {
-            // Taking down an instance takes microseconds: not under the lock.
-            instance = None;
-        }
-        loop {
-            let mut places = instances.places();
-            let Some(next) = places.line.pop_front() else {
-                match instance {
-                    Some(instance) => places.free.push(instance),
-                    None => places.taken -= 1,
-                }
-                return;
-            };
-            drop(places);
-            match next.send(Lease::new(&instances, instance)) {
-                Ok(()) => return,
-                Err(mut lease) => {
-                    // Whoever it was has given up waiting.
-                    lease.instances = None;
-                    instance = lease.instance.take();
-                }
-            }
-        }
+        // Taking down an instance takes microseconds: not under the lock.
+        let instance = self.instance.take().filter(|_| self.keep);
+        give(self.instances, instance);
     }
 }

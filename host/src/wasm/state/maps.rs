@@ -666,25 +666,15 @@ impl Changes {
     }
 
     /// The call has succeeded: publishes what was held back, and lets stand what could have been undone.
-    pub fn succeed(mut self) {
+    pub fn succeed(&mut self) {
         self.publish();
         for undo in self.undo.drain(..) {
             undo.scope.maps[undo.map].quota.give(undo.cost());
         }
     }
 
-    /// The call has failed.
-    pub fn fail(self) {}
-}
-
-impl Undo {
-    fn cost(&self) -> u64 {
-        LISTED_BYTES + LOGGED_BYTES * self.runs.len() as u64
-    }
-}
-
-impl Drop for Changes {
-    fn drop(&mut self) {
+    /// The call has failed: forgets what was held back, and undoes what was to be undone.
+    pub fn fail(&mut self) {
         for held in self.held.drain(..) {
             held.scope.maps[held.map].quota.give(held.reserved + LISTED_BYTES);
         }
@@ -697,6 +687,23 @@ impl Drop for Changes {
             }
             map.quota.give(undo.cost());
         }
+    }
+
+    /// Whether there is nothing to settle: of most calls.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.undo.is_empty()
+    }
+}
+
+impl Undo {
+    fn cost(&self) -> u64 {
+        LISTED_BYTES + LOGGED_BYTES * self.runs.len() as u64
+    }
+}
+
+impl Drop for Changes {
+    fn drop(&mut self) {
+        self.fail();
     }
 }
 
