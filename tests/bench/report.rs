@@ -223,12 +223,13 @@ impl Report {
              ## Latency, processor time and memory\n\n\
              Of rbdkit / nbdkit / qemu-nbd with threads / with io_uring / the bare responder. CPU is the server's alone, of its own and of the\n\
              kernel's for it; a microsecond a request is a second for a million. A request of nbdcopy is 256 KiB. Peak memory is resident and\n\
-             has the disk in it where that is in memory.\n\n{}\n\
-             ## At rest\n\n{}",
+             has the disk in it where that is in memory.\n\n{}",
             self.rates(),
-            self.details(),
-            self.at_rest()
+            self.details()
         );
+        if !self.once.is_empty() {
+            let _ = write!(text, "\n## At rest\n\n{}", self.at_rest());
+        }
         if !self.failures.is_empty() {
             let _ = write!(text, "\n## Not measured\n\n");
             self.failures.iter().for_each(|failure| {
