@@ -1,23 +1,23 @@
 //! From the settings to a socket on which the other server is about to speak.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rbdkit_plugin_api::Errno;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::config::Target;
 use crate::handshake::Failure;
 use crate::inherited;
-use crate::socket::{Broken, Socket};
+use rbdkit_stream::{Broken, Program, Socket};
 
 /// After how many seconds without a word the kernel asks whether the other host is still there, how often, and how many times.
 const KEEPALIVE: (u64, u64, u32) = (60, 10, 6);
@@ -35,7 +35,7 @@ pub(crate) async fn connect(target: &Target) -> Result<Connected, Failure> {
         Target::Tcp { host, port } => (tcp(host, *port).await?, None),
         Target::Descriptor(number) => (descriptor(*number)?, None),
         Target::Command { program, arguments } => {
-            let (fd, program) = Program::start(program, arguments)
+            let (fd, program) = start(program, arguments)
                 .map_err(|error| Failure::Refused(Errno::Eio, format!("it cannot be started: {error}")))?;
             (fd, Some(program))
         }
@@ -82,50 +82,30 @@ fn descriptor(number: i32) -> Result<OwnedFd, Failure> {
     }
 }
 
-/// A server that we started: ended with the value.
-pub(crate) struct Program(Child);
-
-/// How long a program may take to end after SIGTERM: qemu-nbd writes back what it holds.
-const TO_END: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
-
 /// Hands a program its listening socket as systemd does: descriptor 3, and two variables of which one is the program's own process id. The
 /// shell has that id and the descriptor's number to give; then it becomes the program.
 const HAND_OVER: &str = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1; export LISTEN_PID LISTEN_FDS; exec "$@""#;
 
-impl Program {
-    fn start(program: &std::ffi::OsStr, arguments: &[std::ffi::OsString]) -> io::Result<(OwnedFd, Program)> {
-        let directory = Directory::new()?;
-        let address = SocketAddrUnix::new(directory.0.join("socket"))?;
-        let socket = || rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
-        let listening = socket()?;
-        rustix::net::bind(&listening, &address)?;
-        rustix::net::listen(&listening, 1)?;
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", HAND_OVER, "sh"]).arg(program).args(arguments);
-        // Ours goes with the command, so the program's end is the end of the socket.
-        command.stdin(Stdio::from(listening));
-        let child = Program(command.spawn()?);
-        drop(command);
-        let connected = socket()?;
-        // The socket listens, so this does not wait for the program.
-        rustix::net::connect(&connected, &address)?;
-        Ok((connected, child))
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let pid = Pid::from_child(&self.0);
-        // It may have ended already; it is not waited for yet, so the id is still its own.
-        let _ = kill_process(pid, Signal::TERM);
-        let ended = pidfd_open(pid, PidfdFlags::empty())
-            .and_then(|pidfd| poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&TO_END)));
-        if ended == Ok(0) {
-            tracing::warn!("nbd: the server does not end: killing it");
-            let _ = self.0.kill();
-        }
-        let _ = self.0.wait();
-    }
+/// Starts a server: the socket that is connected to it, and the program.
+fn start(program: &OsStr, arguments: &[OsString]) -> io::Result<(OwnedFd, Program)> {
+    let directory = Directory::new()?;
+    let address = SocketAddrUnix::new(directory.0.join("socket"))?;
+    let socket = || rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+    let listening = socket()?;
+    rustix::net::bind(&listening, &address)?;
+    rustix::net::listen(&listening, 1)?;
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", HAND_OVER, "sh"]).arg(program).args(arguments);
+    // Ours goes with the command, so the program's end is the end of the socket.
+    command.stdin(Stdio::from(listening));
+    // Control-C is for us: requests under way still need the server.
+    command.process_group(0);
+    let child = Program::new(command.spawn()?, "nbd: the server");
+    drop(command);
+    let connected = socket()?;
+    // The socket listens, so this does not wait for the program.
+    rustix::net::connect(&connected, &address)?;
+    Ok((connected, child))
 }
 
 /// A directory for one socket, which nobody needs once both ends have it.

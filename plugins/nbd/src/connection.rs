@@ -15,9 +15,9 @@ use tokio::task::JoinHandle;
 use crate::handshake::Session;
 use crate::ranges::Ranges;
 use crate::replies::{self, Agreed};
-use crate::socket::{Broken, Input, Socket};
 use crate::table::{Pending, Plain, Read, Status, Table};
 use crate::wire::{REQUEST_MAGIC, cmd, cmd_flag, transmission};
+use rbdkit_stream::{Broken, Input, Socket};
 
 /// How long the end of a connection waits for room in the socket.
 const GOODBYE: Duration = Duration::from_secs(1);

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use rbdkit_plugin_api::{BlockSizes, Errno, Error, ExportEntry};
 
-use crate::socket::{Broken, Input, Socket};
 use crate::wire::{
     FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, IHAVEOPT, MAGIC, OLDSTYLE_MAGIC, REPLY_MAGIC, Reader, info, opt, rep,
 };
+use rbdkit_stream::{Broken, Input, Socket};
 
 /// The longest option reply: two strings of 4096 bytes are the most that the specification has in one.
 const MAX_REPLY: u32 = 64 << 10;

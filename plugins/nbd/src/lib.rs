@@ -22,7 +22,6 @@ mod handshake;
 mod inherited;
 mod ranges;
 mod replies;
-mod socket;
 mod table;
 mod upstream;
 mod uri;

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use rbdkit_plugin_api::{Errno, Error, Extents, Fill, Span};
 
 use crate::handshake::quoted;
-use crate::socket::{Broken, Input};
 use crate::table::{Pending, Read, Status, Table};
 use crate::wire::{REPLY_FLAG_DONE, Reader, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, reply_type, state};
+use rbdkit_stream::{Broken, Input};
 
 type Result<T> = std::result::Result<T, Broken>;
 

@@ -10,7 +10,7 @@ use rbdkit_plugin_api::{Buffer, Done, Errno, Error, Extents, Result, Span};
 use tokio::sync::oneshot;
 
 use crate::ranges::Ranges;
-use crate::socket::Broken;
+use rbdkit_stream::Broken;
 
 /// A read that waits for its data. The buffer is here, so that the bytes go into it as they come.
 pub(crate) struct Read {

@@ -8,11 +8,11 @@ use std::time::Duration;
 use rbdkit_plugin_api::{BoxFuture, ConfigError, Error, ExportEntry, Handle, Result};
 
 use crate::config::Settings;
-use crate::connect::{Connected, Program, connect};
+use crate::connect::{Connected, connect};
 use crate::connection::Connection;
 use crate::handle::NbdHandle;
 use crate::handshake::{Failure, Negotiation, Session};
-use crate::socket::{Broken, Socket};
+use rbdkit_stream::{Broken, Program, Socket};
 
 /// How long connecting and negotiating may take: far more than any server needs, and less than anybody waits for one that does not
 /// speak.

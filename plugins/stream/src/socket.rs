@@ -15,10 +15,11 @@ use tokio::io::unix::AsyncFd;
 
 /// Why a connection is of no use any more: one line, which names neither the server nor the plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Broken(pub(crate) String);
+pub struct Broken(String);
 
 impl Broken {
-    pub(crate) fn new(why: impl Into<String>) -> Broken {
+    /// `why` completes "the server at NAME: ...".
+    pub fn new(why: impl Into<String>) -> Broken {
         Broken(why.into())
     }
 }
@@ -39,19 +40,19 @@ impl fmt::Display for Broken {
 }
 
 /// A connected stream socket.
-pub(crate) struct Socket(AsyncFd<OwnedFd>);
+pub struct Socket(AsyncFd<OwnedFd>);
 
 impl Socket {
     /// It needs a tokio runtime around it.
     #[allow(unsafe_code)]
-    pub(crate) fn new(fd: OwnedFd) -> io::Result<Socket> {
+    pub fn new(fd: OwnedFd) -> io::Result<Socket> {
         rustix::io::ioctl_fionbio(&fd, true)?;
         // SAFETY: the descriptor is open as long as the `OwnedFd` lives, and nobody replaces or closes it in there: it is only lent out shared.
         Ok(Socket(unsafe { AsyncFd::register(fd) }?))
     }
 
     /// Takes it out of the runtime.
-    pub(crate) fn into_inner(self) -> OwnedFd {
+    pub fn into_inner(self) -> OwnedFd {
         self.0.into_inner()
     }
 
@@ -76,7 +77,7 @@ impl Socket {
     }
 
     /// Writes both parts to the end.
-    pub(crate) async fn send(&self, header: &[u8], payload: &[u8]) -> io::Result<()> {
+    pub async fn send(&self, header: &[u8], payload: &[u8]) -> io::Result<()> {
         let mut sent = 0;
         while sent < header.len() + payload.len() {
             let head = header.get(sent..).unwrap_or_default();
@@ -94,7 +95,7 @@ impl Socket {
     }
 
     /// Ends both directions: whoever waits for the socket sees it.
-    pub(crate) fn shut(&self) {
+    pub fn shut(&self) {
         // It may be closed by the other side already.
         let _ = rustix::net::shutdown(self.0.get_ref(), Shutdown::Both);
     }
@@ -105,7 +106,7 @@ impl Socket {
 const AHEAD: usize = 32 << 10;
 
 /// The receiving side: what was read and not yet asked for.
-pub(crate) struct Input {
+pub struct Input {
     socket: Arc<Socket>,
     space: Box<[u8]>,
     from: usize,
@@ -113,12 +114,13 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    pub(crate) fn new(socket: Arc<Socket>) -> Input {
+    /// Nothing is read yet.
+    pub fn new(socket: Arc<Socket>) -> Input {
         Input { socket, space: vec![0; AHEAD].into_boxed_slice(), from: 0, to: 0 }
     }
 
     /// Ends the receiving side. An error if the server sent more than was read, which a handshake never leaves.
-    pub(crate) fn finish(self) -> Result<(), Broken> {
+    pub fn finish(self) -> Result<(), Broken> {
         match self.from == self.to {
             true => Ok(()),
             false => Err(Broken::new("the server spoke before it was asked")),
@@ -143,7 +145,7 @@ impl Input {
     }
 
     /// The next `N` bytes, at most [`AHEAD`].
-    pub(crate) async fn array<const N: usize>(&mut self) -> io::Result<[u8; N]> {
+    pub async fn array<const N: usize>(&mut self) -> io::Result<[u8; N]> {
         loop {
             if let Some(array) = self.buffered().first_chunk::<N>() {
                 let array = *array;
@@ -155,7 +157,7 @@ impl Input {
     }
 
     /// The next bytes, as many as `count`, which the caller has bounded.
-    pub(crate) async fn vec(&mut self, count: usize) -> io::Result<Vec<u8>> {
+    pub async fn vec(&mut self, count: usize) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         while bytes.len() < count {
             if self.from == self.to {
@@ -169,7 +171,7 @@ impl Input {
     }
 
     /// Reads over the next bytes.
-    pub(crate) async fn skip(&mut self, mut count: usize) -> io::Result<()> {
+    pub async fn skip(&mut self, mut count: usize) -> io::Result<()> {
         while count > 0 {
             if self.from == self.to {
                 self.more().await?;
@@ -182,7 +184,7 @@ impl Input {
     }
 
     /// Fills `span` of the buffer, which it lies within, with the next bytes.
-    pub(crate) async fn fill(&mut self, buffer: &mut Buffer, span: Span) -> io::Result<()> {
+    pub async fn fill(&mut self, buffer: &mut Buffer, span: Span) -> io::Result<()> {
         let take = self.buffered().len().min(span.len as usize);
         buffer.put(span.at, &self.space[self.from..self.from + take]);
         self.from += take;
