@@ -52,6 +52,9 @@ group() {
         need nbdkit command_exists nbdkit
         # Certificates for the slow server.
         need openssl command_exists openssl
+        # For the ssh plugin; each test starts an sshd of its own.
+        need openssh-client command_exists ssh-agent
+        need openssh-server test -x /usr/sbin/sshd
         # A filter in C, and one in JavaScript.
         need clang command_exists clang
         need lld command_exists wasm-ld
@@ -93,9 +96,19 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     exit 1
 fi
 echo "setup: installing ${missing[*]}"
+wanted=" ${missing[*]} "
+# The tests want the program sshd. Its service is started neither now nor at the next boot.
+if [[ $wanted == *" openssh-server "* && ! -e /usr/sbin/policy-rc.d ]]; then
+    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+    chmod +x /usr/sbin/policy-rc.d
+fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q </dev/null >/dev/null
 "${install[@]}" </dev/null >/dev/null
+if [[ $wanted == *" openssh-server "* ]] && command -v systemctl >/dev/null; then
+    systemctl disable --quiet ssh.service ssh.socket 2>/dev/null || true
+fi
 
 missing=()
 for name in "$@"; do group "$name"; done

@@ -19,6 +19,7 @@ const PLUGINS: &[PluginInfo] = &[
     rbdkit_plugin_null::INFO,
     rbdkit_plugin_pattern::INFO,
     rbdkit_plugin_sh::INFO,
+    rbdkit_plugin_ssh::INFO,
 ];
 
 /// Name and component of each embedded filter, in alphabetical order.

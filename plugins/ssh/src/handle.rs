@@ -1,0 +1,64 @@
+//! A client's view of the file.
+
+use std::sync::Arc;
+
+use rbdkit_plugin_api::{BoxFuture, Buffer, Capabilities, Done, Flags, Handle, Op, Result, Span, Support};
+
+use crate::session::{Opened, Session};
+
+pub(crate) struct SshHandle {
+    session: Arc<Session>,
+    /// The file's, at the server.
+    handle: Arc<[u8]>,
+    size: u64,
+    writable: bool,
+}
+
+impl SshHandle {
+    pub(crate) fn new(opened: Opened) -> SshHandle {
+        let Opened { session, handle, size, writable } = opened;
+        SshHandle { session, handle: handle.into(), size, writable }
+    }
+}
+
+impl Handle for SshHandle {
+    fn get_size(&self) -> Op<Result<u64>> {
+        Op::Ready(Ok(self.size))
+    }
+
+    fn can(&self) -> Op<Result<Capabilities>> {
+        // A server of OpenSSH's keeps nothing back for itself: its fsync covers what came over other connections too. Another one may be of
+        // another kind, so what OpenSSH has of its own stands for it.
+        let fsync = self.session.has_fsync();
+        Op::Ready(Ok(Capabilities {
+            write: self.writable,
+            flush: fsync,
+            multi_conn: fsync,
+            zero: Support::Emulate,
+            fua: Support::Emulate,
+            ..Capabilities::READ_ONLY
+        }))
+    }
+
+    fn pread(&self, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
+        let (session, handle) = (Arc::clone(&self.session), Arc::clone(&self.handle));
+        Op::later(async move { session.read(&handle, buffer, span, offset).await })
+    }
+
+    fn pwrite(&self, buffer: Buffer, span: Span, offset: u64, _flags: Flags) -> Op<Done> {
+        let (session, handle) = (Arc::clone(&self.session), Arc::clone(&self.handle));
+        Op::later(async move {
+            let result = session.write(&handle, &buffer, span, offset).await;
+            (buffer, result)
+        })
+    }
+
+    fn flush(&self) -> Op<Result<()>> {
+        let (session, handle) = (Arc::clone(&self.session), Arc::clone(&self.handle));
+        Op::later(async move { session.fsync(&handle).await })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async { self.session.close(Some(&self.handle)).await })
+    }
+}

@@ -1,0 +1,107 @@
+//! The reader's task: takes the server's answers as they come, in whatever order.
+//!
+//! It never writes, so it never waits for a server that waits for us to read. Lengths and ids are checked before they are believed; after
+//! an answer that makes no sense nothing can be found any more, so the first one ends the connection.
+
+use std::sync::Arc;
+
+use rbdkit_plugin_api::{Errno, Error, Span};
+use rbdkit_stream::{Broken, Input};
+
+use crate::table::{Reply, Table, Transfer, Waiting};
+use crate::wire::{Reader, errno, kind, status};
+
+type Result<T> = std::result::Result<T, Broken>;
+
+/// The longest packet other than DATA: a version with its extensions, or a status with a message, are a tenth of that.
+pub(crate) const MAX_PACKET: u32 = 64 << 10;
+
+/// Reads answers until the connection is of no use any more, and says why.
+pub(crate) async fn read(mut input: Input, table: Arc<Table>) -> Broken {
+    loop {
+        if let Err(broken) = next(&mut input, &table).await {
+            return broken;
+        }
+    }
+}
+
+/// A packet's kind, and how many bytes follow it.
+pub(crate) async fn header(input: &mut Input) -> Result<(u8, u32)> {
+    let length = u32::from_be_bytes(input.array().await?);
+    let [kind] = input.array().await?;
+    let body = length.checked_sub(1).filter(|body| kind == kind::DATA || *body <= MAX_PACKET);
+    body.map(|body| (kind, body)).ok_or_else(|| Broken::new(format!("the server sent a packet of {length} bytes")))
+}
+
+async fn next(input: &mut Input, table: &Table) -> Result<()> {
+    let (kind, length) = header(input).await?;
+    let length = length.checked_sub(4).ok_or_else(|| Broken::new("the server sent half a packet"))?;
+    let id = u32::from_be_bytes(input.array().await?);
+    match table.take(id)? {
+        Waiting::Reply(answer) if kind != kind::DATA => {
+            let body = input.vec(length as usize).await?;
+            // Whoever asked may be gone at the end of the server.
+            let _ = answer.send(Ok(Reply { kind, body }));
+            Ok(())
+        }
+        Waiting::Reply(answer) => {
+            let broken = Broken::new("the server sent data that was not asked for");
+            let _ = answer.send(Err(Error::new(Errno::Eio, format!("ssh: {}: {broken}", table.host()))));
+            Err(broken)
+        }
+        Waiting::Piece { transfer: key, span } => {
+            // Failed by somebody else: so is the connection.
+            let Some(mut transfer) = table.take_transfer(key) else {
+                return Err(Broken::new("the connection was given up"));
+            };
+            match piece(input, &mut transfer, span, kind, length).await {
+                Ok(()) => {
+                    table.settle(key, transfer);
+                    Ok(())
+                }
+                Err(broken) => {
+                    table.fail(transfer, &broken);
+                    Err(broken)
+                }
+            }
+        }
+    }
+}
+
+async fn piece(input: &mut Input, transfer: &mut Transfer, span: Span, kind: u8, length: u32) -> Result<()> {
+    match kind {
+        kind::DATA => {
+            let count = u32::from_be_bytes(input.array().await?);
+            if count == 0 || count > span.len || length != count + 4 {
+                return Err(Broken::new(format!("the server sent {count} bytes where {} were asked for", span.len)));
+            }
+            input.fill(&mut transfer.buffer, Span::new(span.at, count)).await?;
+            if count < span.len {
+                transfer.missing.push(Span::new(span.at + count, span.len - count));
+            }
+            Ok(())
+        }
+        kind::STATUS => {
+            let body = input.vec(length as usize).await?;
+            transfer.error =
+                Some(failure(&body)?.unwrap_or_else(|| {
+                    Error::new(Errno::Eio, "the server says that a read succeeded, and has no data")
+                }));
+            Ok(())
+        }
+        _ => Err(Broken::new(format!("the server answered a read with a packet of type {kind}"))),
+    }
+}
+
+/// The error of a STATUS; none if it says that all went well.
+pub(crate) fn failure(body: &[u8]) -> Result<Option<Error>> {
+    let mut reader = Reader(body);
+    let code = reader.u32().ok_or_else(|| Broken::new("the server sent a malformed status"))?;
+    let message = reader.string().map(|text| String::from_utf8_lossy(&text[..text.len().min(400)]).into_owned());
+    let message: String = message.unwrap_or_default().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    Ok(match code {
+        status::OK => None,
+        status::EOF => Some(Error::new(Errno::Eio, "the file ends before: it is shorter than it was")),
+        code => Some(Error::new(errno(code), format!("the server says \"{message}\""))),
+    })
+}

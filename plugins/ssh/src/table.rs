@@ -1,0 +1,171 @@
+//! The requests that the server owes an answer, by id.
+//!
+//! A client's read is a [`Transfer`]: many requests, one buffer. Everything is answered once: when the server has answered it all, or with
+//! EIO when the connection breaks. A broken connection takes no more requests.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rbdkit_plugin_api::{Buffer, Errno, Error, Result, Span};
+use rbdkit_stream::Broken;
+use tokio::sync::oneshot;
+
+/// An answer without data of a read.
+pub(crate) struct Reply {
+    pub(crate) kind: u8,
+    /// What follows the id.
+    pub(crate) body: Vec<u8>,
+}
+
+/// A read whose pieces are in flight.
+pub(crate) struct Transfer {
+    pub(crate) buffer: Buffer,
+    /// Pieces without an answer.
+    pub(crate) left: usize,
+    /// What short answers left out.
+    pub(crate) missing: Vec<Span>,
+    pub(crate) error: Option<Error>,
+    pub(crate) answer: oneshot::Sender<(Buffer, Result<Vec<Span>>)>,
+}
+
+impl Transfer {
+    fn fail(self, error: Error) {
+        // Whoever asked may be gone at the end of the server.
+        let _ = self.answer.send((self.buffer, Err(error)));
+    }
+}
+
+/// What an answer is for.
+pub(crate) enum Waiting {
+    /// A piece of the transfer with this key.
+    Piece { transfer: u64, span: Span },
+    /// Anything else.
+    Reply(oneshot::Sender<Result<Reply>>),
+}
+
+#[derive(Default)]
+struct State {
+    id: u32,
+    key: u64,
+    waiting: HashMap<u32, Waiting>,
+    transfers: HashMap<u64, Transfer>,
+    broken: Option<Broken>,
+}
+
+impl State {
+    /// An id that no request in flight has.
+    fn enter(&mut self, waiting: Waiting) -> u32 {
+        while self.waiting.contains_key(&self.id) {
+            self.id = self.id.wrapping_add(1);
+        }
+        let id = self.id;
+        self.id = id.wrapping_add(1);
+        self.waiting.insert(id, waiting);
+        id
+    }
+}
+
+/// See the module.
+pub(crate) struct Table {
+    /// The host, for messages.
+    host: String,
+    state: Mutex<State>,
+}
+
+impl Table {
+    pub(crate) fn new(host: String) -> Table {
+        Table { host, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn error(&self, broken: &Broken) -> Error {
+        Error::new(Errno::Eio, format!("ssh: {}: {broken}", self.host))
+    }
+
+    /// An id for a request that is about to be sent. If the connection is broken it is answered instead.
+    pub(crate) fn enter(&self, answer: oneshot::Sender<Result<Reply>>) -> Option<u32> {
+        let mut state = self.state();
+        match &state.broken {
+            None => Some(state.enter(Waiting::Reply(answer))),
+            Some(broken) => {
+                let _ = answer.send(Err(self.error(broken)));
+                None
+            }
+        }
+    }
+
+    /// Ids for the pieces of a read. If the connection is broken it is answered instead.
+    pub(crate) fn enter_transfer(&self, transfer: Transfer, pieces: &[Span]) -> Option<Vec<u32>> {
+        let mut state = self.state();
+        if let Some(broken) = &state.broken {
+            transfer.fail(self.error(broken));
+            return None;
+        }
+        let key = state.key;
+        state.key += 1;
+        state.transfers.insert(key, transfer);
+        Some(pieces.iter().map(|&span| state.enter(Waiting::Piece { transfer: key, span })).collect())
+    }
+
+    /// What an answer is for.
+    pub(crate) fn take(&self, id: u32) -> Result<Waiting, Broken> {
+        let waiting = self.state().waiting.remove(&id);
+        waiting.ok_or_else(|| Broken::new(format!("the server answered a request that was never made ({id})")))
+    }
+
+    /// The transfer of a piece, while its answer is worked on. None if it has failed meanwhile.
+    pub(crate) fn take_transfer(&self, key: u64) -> Option<Transfer> {
+        self.state().transfers.remove(&key)
+    }
+
+    /// One piece more is over: answers the read with the last one.
+    pub(crate) fn settle(&self, key: u64, mut transfer: Transfer) {
+        transfer.left -= 1;
+        if transfer.left == 0 {
+            let result = transfer.error.take().map_or(Ok(transfer.missing), Err);
+            let _ = transfer.answer.send((transfer.buffer, result));
+            return;
+        }
+        let mut state = self.state();
+        match &state.broken {
+            None => {
+                state.transfers.insert(key, transfer);
+            }
+            Some(broken) => transfer.fail(self.error(broken)),
+        }
+    }
+
+    /// Ends a read, for a connection that is about to end.
+    pub(crate) fn fail(&self, transfer: Transfer, broken: &Broken) {
+        transfer.fail(self.error(broken));
+    }
+
+    /// Ends the connection: everything in flight fails. Whether it was the first to do so.
+    pub(crate) fn end(&self, broken: &Broken) -> bool {
+        let mut state = self.state();
+        if state.broken.is_some() {
+            return false;
+        }
+        let (waiting, transfers) = (std::mem::take(&mut state.waiting), std::mem::take(&mut state.transfers));
+        state.broken = Some(broken.clone());
+        drop(state);
+        for waiting in waiting.into_values() {
+            if let Waiting::Reply(answer) = waiting {
+                let _ = answer.send(Err(self.error(broken)));
+            }
+        }
+        transfers.into_values().for_each(|transfer| transfer.fail(self.error(broken)));
+        true
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.state().broken.is_some()
+    }
+
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+}
