@@ -16,6 +16,13 @@ use crate::nbd::RequestHeader;
 /// are 2,340 requests without payload, or 15 writes of 4 KiB.
 const RECEIVE: usize = 64 * 1024;
 
+/// Bytes that one `read` may bring of a client that sends long payloads: enough for a few headers. What it brought of a payload has to be
+/// copied once more, while the rest of it goes straight where it belongs.
+const RECEIVE_LITTLE: usize = 512;
+
+/// A payload that is long in this sense, in bytes.
+const LONG: u32 = 16 * 1024;
+
 /// Buffers kept for the next reader: 2 MiB.
 const KEEP: usize = 32;
 
@@ -45,6 +52,8 @@ pub(super) struct Received {
     to: usize,
     /// Only without `bytes`: `from` is 0 and `to` less than its length.
     rest: [u8; RequestHeader::SIZE],
+    /// The last payload was a long one, so probably the next is.
+    long: bool,
 }
 
 impl Received {
@@ -74,14 +83,20 @@ impl Received {
         }
     }
 
+    /// Says how long the next payload is.
+    pub fn expect(&mut self, payload: u32) {
+        self.long = payload >= LONG;
+    }
+
     /// Room behind what is left over, in a buffer that is there from now on.
-    fn room<'a>(bytes: &'a mut Option<Box<[u8]>>, rest: &[u8], pool: &ReceivePool) -> &'a mut [u8] {
+    fn room<'a>(bytes: &'a mut Option<Box<[u8]>>, rest: &[u8], pool: &ReceivePool, long: bool) -> &'a mut [u8] {
         let bytes = bytes.get_or_insert_with(|| {
             let mut bytes = pool.take();
             bytes[..rest.len()].copy_from_slice(rest);
             bytes
         });
-        &mut bytes[rest.len()..]
+        let most = if long { RECEIVE_LITTLE } else { RECEIVE };
+        &mut bytes[rest.len()..most]
     }
 
     /// Reads more, waiting as a thread if there is a way to (see [`Input::read_here`]). 0: the client has ended its side. May be dropped
@@ -100,9 +115,9 @@ impl Received {
             bytes.copy_within(self.from..self.to, 0);
             (self.from, self.to) = (0, left);
         }
-        let (bytes, rest) = (&mut self.bytes, &self.rest);
+        let (bytes, rest, long) = (&mut self.bytes, &self.rest, self.long);
         let left_over = &rest[..left.min(rest.len())];
-        let attempt = |fd: BorrowedFd<'_>| read_into(fd, Received::room(bytes, left_over, pool), &mut []);
+        let attempt = |fd: BorrowedFd<'_>| read_into(fd, Received::room(bytes, left_over, pool, long), &mut []);
         let count = match patience {
             Some(patience) => input.read_here(patience, attempt)?,
             None => input.read(attempt).await?,
@@ -133,10 +148,10 @@ impl Received {
     ) -> io::Result<u32> {
         debug_assert!(self.bytes().is_empty());
         let wanted = Span::new(filled, buffer.len() - filled);
-        let bytes = &mut self.bytes;
+        let (bytes, long) = (&mut self.bytes, self.long);
         (self.from, self.to) = (0, 0);
         let attempt = |fd: BorrowedFd<'_>| {
-            let behind = Received::room(bytes, &[], pool);
+            let behind = Received::room(bytes, &[], pool, long);
             let mut answer = Ok((0, 0));
             // "Failed" whatever happened, as it is marked below how much was read.
             let _ = buffer.fill_with(wanted, |payload| {
