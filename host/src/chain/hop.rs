@@ -32,6 +32,7 @@ pub struct Hop {
     block_sizes: Option<BlockSizes>,
     description: Option<String>,
     can: Capabilities,
+    is_prompt: bool,
     pool: Pool,
 }
 
@@ -48,7 +49,8 @@ impl Hop {
             Ok((size, block_sizes, description, mut can)) => {
                 can.write &= !readonly;
                 let can = can.normalized();
-                Ok(Arc::new(Hop { name, handle, queue, size, block_sizes, description, can, pool }))
+                let is_prompt = handle.is_prompt();
+                Ok(Arc::new(Hop { name, handle, queue, size, block_sizes, description, can, is_prompt, pool }))
             }
             Err(error) => {
                 // The error of the description is the one worth reporting.
@@ -98,6 +100,11 @@ impl Hop {
     /// What it can do, after normalizing: [`Support::Emulate`] is done by the hop.
     pub fn can(&self) -> Capabilities {
         self.can
+    }
+
+    /// See [`Handle::is_prompt`].
+    pub fn is_prompt(&self) -> bool {
+        self.is_prompt
     }
 
     pub(super) fn pool(&self) -> &Pool {

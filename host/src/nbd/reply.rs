@@ -45,8 +45,20 @@ enum Body {
     Bytes(Vec<u8>),
     /// All of the buffer, which is data.
     Whole(Buffer),
+    /// The same, lent.
+    Lent(Buffer),
     /// Chunks after the head: where each part of `bytes` ends, and the data of the buffer that follows it.
     Chunks { bytes: Vec<u8>, parts: Vec<(u32, Span)>, buffer: Buffer },
+}
+
+impl Body {
+    fn whole(mut buffer: Buffer) -> Body {
+        if buffer.lent() > 0 {
+            return Body::Lent(buffer);
+        }
+        buffer.materialize(buffer.span());
+        Body::Whole(buffer)
+    }
 }
 
 /// Holes shorter than this are sent as zeroes: a chunk costs its header twice (its own and that of the data behind it) and the client
@@ -91,13 +103,12 @@ impl Answer {
     }
 
     /// The data of a read at `offset`: all of the buffer, which must not be empty.
-    pub fn data(structured: bool, dont_fragment: bool, cookie: u64, offset: u64, mut buffer: Buffer) -> Answer {
+    pub fn data(structured: bool, dont_fragment: bool, cookie: u64, offset: u64, buffer: Buffer) -> Answer {
         let all = buffer.span();
         if !structured {
-            buffer.materialize(all);
-            return Answer::new(&simple(cookie, 0), Body::Whole(buffer));
+            return Answer::new(&simple(cookie, 0), Body::whole(buffer));
         }
-        let whole = |buffer| Answer::new(&data(cookie, offset, all.len, true), Body::Whole(buffer));
+        let whole = |buffer| Answer::new(&data(cookie, offset, all.len, true), Body::whole(buffer));
         match uniform(&buffer) {
             Some(Fill::Data) => return whole(buffer),
             Some(_) => return Answer::new(&hole(cookie, offset, all.len, true), Body::None),
@@ -107,7 +118,6 @@ impl Answer {
         if runs.len() > 1 {
             return Answer::chunks(cookie, offset, buffer, &runs);
         }
-        buffer.materialize(all);
         whole(buffer)
     }
 
@@ -148,11 +158,49 @@ impl Answer {
         Answer::new(&chunk(cookie, reply_type::BLOCK_STATUS, true, length), Body::Bytes(bytes))
     }
 
-    /// Everything to be written, in order. No slice is empty.
+    /// Bytes in all, on the wire.
+    pub fn length(&self) -> usize {
+        let lent = match &self.body {
+            Body::Lent(buffer) => buffer.len() as usize,
+            _ => 0,
+        };
+        self.slices().map(<[u8]>::len).sum::<usize>() + lent
+    }
+
+    /// The buffer whose bytes are lent and follow those of [`Answer::slices`]. They are sent by [`Buffer::send_lent`].
+    pub fn lent(&mut self) -> Option<&mut Buffer> {
+        match &mut self.body {
+            Body::Lent(buffer) => Some(buffer),
+            _ => None,
+        }
+    }
+
+    /// Whether there is such a buffer.
+    pub fn has_lent(&self) -> bool {
+        matches!(self.body, Body::Lent(_))
+    }
+
+    /// Whether after `written` bytes of it only what is lent is left.
+    pub fn head_is_out(&self, written: usize) -> bool {
+        written >= usize::from(self.head_len)
+    }
+
+    /// Lends nothing any more: for a client to whom it cannot be sent that way. Only before any of it was sent.
+    pub fn copy_lent(&mut self) {
+        self.body = match std::mem::replace(&mut self.body, Body::None) {
+            Body::Lent(mut buffer) => {
+                buffer.materialize(buffer.span());
+                Body::Whole(buffer)
+            }
+            other => other,
+        };
+    }
+
+    /// Everything to be written, in order, but for what is lent. No slice is empty.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
         let head = &self.head[..usize::from(self.head_len)];
         let (bytes, whole, parts): (&[u8], &[u8], _) = match &self.body {
-            Body::None => (&[], &[], None),
+            Body::None | Body::Lent(_) => (&[], &[], None),
             Body::Bytes(bytes) => (bytes, &[], None),
             Body::Whole(buffer) => (&[], buffer.data(buffer.span()), None),
             Body::Chunks { bytes, parts, buffer } => (&[], &[], Some((bytes, parts, buffer))),

@@ -161,13 +161,37 @@ impl Answers {
             if batch.is_empty() && !self.next(batch) {
                 return Ok(Progress::Done);
             }
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let count = gather(batch, *partial, &mut slices);
-            let Some(written) = self.output.try_write(&slices[..count])? else { return Ok(Progress::Full) };
+            let written = match batch.front_mut() {
+                Some(first) if first.answer.has_lent() && first.answer.head_is_out(*partial) => {
+                    self.write_lent(&mut first.answer)?
+                }
+                _ => self.write_slices(batch, *partial)?,
+            };
+            let Some(written) = written else { return Ok(Progress::Full) };
             self.written.fetch_add(written as u64, Ordering::Relaxed);
             self.account(batch, partial, written);
         }
         Ok(Progress::Turn)
+    }
+
+    fn write_slices(&self, batch: &Batch, partial: usize) -> io::Result<Option<usize>> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let (count, more) = gather(batch, partial, &mut slices);
+        self.output.try_write(&slices[..count], more)
+    }
+
+    /// What is lent of an answer whose head is out.
+    fn write_lent(&self, answer: &mut Answer) -> io::Result<Option<usize>> {
+        let Some(buffer) = answer.lent() else { return Ok(Some(0)) };
+        let all_is_left = buffer.lent() == buffer.len();
+        match self.output.try_splice(buffer) {
+            // It is neither a socket nor a pipe.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput && all_is_left => {
+                answer.copy_lent();
+                Ok(Some(0))
+            }
+            other => other,
+        }
     }
 
     /// Exchanges an empty batch for the queue. False: there is nothing, and the writer is none any more.
@@ -190,7 +214,7 @@ impl Answers {
         *partial += written;
         let (mut requests, mut pages) = (0, 0);
         while let Some(first) = batch.front() {
-            let length: usize = first.answer.slices().map(<[u8]>::len).sum();
+            let length = first.answer.length();
             if *partial < length {
                 break;
             }
@@ -285,20 +309,26 @@ impl Answers {
     }
 }
 
-/// Fills `slices` with what is left of the batch after `skip` bytes. Answers how many.
-fn gather<'a>(batch: &'a Batch, mut skip: usize, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+/// Fills `slices` with what is left of the batch after `skip` bytes, as far as the first answer with something lent, of which only the head is
+/// among them. Answers how many slices, and whether what is lent follows.
+fn gather<'a>(batch: &'a Batch, mut skip: usize, slices: &mut [IoSlice<'a>; SLICES]) -> (usize, bool) {
     let mut count = 0;
-    for slice in batch.iter().flat_map(|outgoing| outgoing.answer.slices()) {
-        if skip >= slice.len() {
-            skip -= slice.len();
-            continue;
+    for outgoing in batch {
+        for slice in outgoing.answer.slices() {
+            if skip >= slice.len() {
+                skip -= slice.len();
+                continue;
+            }
+            if count == SLICES {
+                return (count, false);
+            }
+            slices[count] = IoSlice::new(&slice[skip..]);
+            skip = 0;
+            count += 1;
         }
-        if count == SLICES {
-            break;
+        if outgoing.answer.has_lent() {
+            return (count, true);
         }
-        slices[count] = IoSlice::new(&slice[skip..]);
-        skip = 0;
-        count += 1;
     }
-    count
+    (count, false)
 }

@@ -11,9 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use rbdkit_plugin_api::Buffer;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::net::Shutdown;
+use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown};
+use rustix::pipe::{SpliceFlags, splice};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -35,7 +37,7 @@ impl Owner for Arc<OwnedFd> {}
 pub(super) fn socket(socket: OwnedFd) -> io::Result<(Input, Output)> {
     rustix::io::ioctl_fionbio(&socket, true)?;
     let fd = Arc::new(socket);
-    Ok((Input::new(&fd), Output { input: Arc::clone(&fd), fd, restore: Vec::new() }))
+    Ok((Input::new(&fd), Output { input: Arc::clone(&fd), fd, is_socket: true, restore: Vec::new() }))
 }
 
 /// Standard input and output, or what stands for them. They are not blocking until the output is dropped.
@@ -47,7 +49,8 @@ pub(super) fn pair(input: OwnedFd, output: OwnedFd) -> io::Result<(Input, Output
         fcntl_setfl(fd, flags | OFlags::NONBLOCK)?;
     }
     let input = Arc::new(input);
-    Ok((Input::new(&input), Output { input, fd: Arc::new(output), restore }))
+    let is_socket = rustix::net::sockopt::socket_type(&output).is_ok();
+    Ok((Input::new(&input), Output { input, fd: Arc::new(output), is_socket, restore }))
 }
 
 /// What the client sends. One task or thread has it.
@@ -233,20 +236,37 @@ pub(super) struct Output {
     fd: Arc<OwnedFd>,
     /// The other direction, often the same.
     input: Arc<OwnedFd>,
+    is_socket: bool,
     /// What the files were like before, if others may share them.
     restore: Vec<(OwnedFd, OFlags)>,
 }
 
 impl Output {
-    /// Writes what goes without waiting. None: nothing does.
-    pub fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
-        loop {
-            match rustix::io::writev(&self.fd, slices) {
-                Ok(count) => return Ok(Some(count)),
-                Err(rustix::io::Errno::AGAIN) => return Ok(None),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+    /// Writes what goes without waiting; `more`: something follows at once. None: nothing does.
+    pub fn try_write(&self, slices: &[IoSlice<'_>], more: bool) -> io::Result<Option<usize>> {
+        now(|| match self.is_socket {
+            true => {
+                let more = if more { SendFlags::MORE } else { SendFlags::empty() };
+                rustix::net::sendmsg(&self.fd, slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL | more)
             }
+            false => rustix::io::writev(&self.fd, slices),
+        })
+    }
+
+    /// Sends what is lent of a buffer, as far as it goes without waiting. None: nothing does.
+    ///
+    /// # Errors
+    /// `InvalidInput`: nothing lent can be sent there.
+    pub fn try_splice(&self, buffer: &mut Buffer) -> io::Result<Option<usize>> {
+        let sent = buffer.send_lent(|output, left| {
+            let spliced = now(|| splice(output, None, &self.fd, None, left, SpliceFlags::NONBLOCK))?;
+            // The pipe is not empty, so it is the client who has no room.
+            spliced.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        });
+        match sent {
+            Ok(count) => Ok(Some(count)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -270,7 +290,7 @@ impl Output {
     /// Writes all of it.
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            match self.try_write(&[IoSlice::new(bytes)])? {
+            match self.try_write(&[IoSlice::new(bytes)], false)? {
                 Some(count) => bytes = &bytes[count..],
                 None => self.writable().await?,
             }
@@ -283,6 +303,18 @@ impl Output {
         let _ = rustix::net::shutdown(&self.input, Shutdown::Both);
         if !Arc::ptr_eq(&self.input, &self.fd) {
             let _ = rustix::net::shutdown(&self.fd, Shutdown::Both);
+        }
+    }
+}
+
+/// Calls until it is not interrupted. None: it would have to wait.
+fn now(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<Option<usize>> {
+    loop {
+        match call() {
+            Ok(count) => return Ok(Some(count)),
+            Err(rustix::io::Errno::AGAIN) => return Ok(None),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -41,7 +41,7 @@ const TURN: usize = 64;
 /// Payload handled before other tasks get a turn: 1 MiB is about 100 microseconds of copying.
 const TURN_PAGES: u32 = (1 << 20) / 4096;
 
-/// Reads and writes from this size on are run by whichever thread is idle if the client has sent more than this one: copying 128 KiB twice (from the
+/// Reads and writes from this size on are run by whichever thread is idle if the client has sent more than this one, unless the layer is prompt: copying 128 KiB twice (from the
 /// source and into the socket) takes some 20 microseconds, handing the read over one or two.
 const ASIDE: Pages = Pages((128 << 10) / 4096);
 
@@ -55,8 +55,8 @@ const MOST_EXTENTS: u64 = 1 << 20;
 /// the runtime's.
 pub(super) const MAX_THREADS: usize = 64;
 
-/// Reads with less than [`PAUSE`] between them after which a client counts as busy. Starting a thread costs about as much as
-/// five requests.
+/// Requests, none more than [`PAUSE`] after the one before, after which a client counts as busy. Starting a thread costs about as much as
+/// five.
 const BUSY: u32 = 16;
 
 /// A client that sends nothing for so long is not busy.
@@ -145,7 +145,7 @@ pub(super) struct Transmission {
     received: Received,
     /// While a thread of its own does it.
     patience: Option<Patience>,
-    /// Reads in a row without a pause, and the last of them.
+    /// Requests in a row without a pause, and when the last of them were read.
     row: u32,
     last_read: Instant,
     /// Answered, not yet queued.
@@ -268,6 +268,7 @@ impl Transmission {
         loop {
             while let Some(header) = self.next_header()? {
                 self.received.consume(RequestHeader::SIZE);
+                self.row = self.row.saturating_add(1);
                 self.request(header).await?;
             }
             self.flush();
@@ -315,7 +316,9 @@ impl Transmission {
     /// Whether the client sends all the time. Called after each read.
     fn is_busy(&mut self) -> bool {
         let now = Instant::now();
-        self.row = if now - self.last_read > PAUSE { 1 } else { self.row.saturating_add(1) };
+        if now - self.last_read > PAUSE {
+            self.row = 0;
+        }
         self.last_read = now;
         self.row >= BUSY
     }
@@ -343,11 +346,13 @@ impl Transmission {
             }
             Ok(command @ (Command::Read { length, .. } | Command::Write { length, .. })) => {
                 let mut buffer = self.pool().take(length);
-                if matches!(command, Command::Write { .. }) {
+                let payload = if matches!(command, Command::Write { .. }) { length } else { 0 };
+                self.received.expect(payload);
+                if payload > 0 {
                     self.payload(&mut buffer, pages).await?;
                 }
                 let busy = self.in_flight.requests() > 1 || !self.received.bytes().is_empty();
-                let aside = pages >= ASIDE && busy;
+                let aside = pages >= ASIDE && busy && !self.shared.hop.is_prompt();
                 Shared::run_with(&self.shared, ticket, command, buffer, aside)
             }
             Ok(command) => Shared::run(&self.shared, ticket, command),

@@ -574,6 +574,12 @@ impl Handle for Opened {
         Op::later(self.conn().offers())
     }
 
+    fn is_prompt(&self) -> bool {
+        // An opaque filter mostly has data of its own.
+        let below = || self.0.pass(|hop| Op::Ready(Ok(hop.is_prompt())));
+        self.exported().transparent && matches!(below(), Op::Ready(Ok(true)))
+    }
+
     fn pread(&self, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
         if self.exported().reads {
             let transfer = Transfer { write: false, offset, length: span.len, flags: wit::CommandFlags::empty() };

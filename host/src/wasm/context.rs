@@ -326,7 +326,7 @@ impl Call {
             && let Some(payload) = &mut self.payload
             && payload.write
             && payload.original.is_none()
-            && let Some(buffer) = payload.buffer.take()
+            && let Some(mut buffer) = payload.buffer.take()
         {
             payload.buffer = Some(buffer.duplicate());
             payload.original = Some(buffer);
@@ -379,6 +379,9 @@ impl Call {
     /// `buffer.copy`: bytes and what is known of them; the ranges may overlap.
     pub(super) fn copy(&mut self, to: u32, to_at: u32, from: u32, from_at: u32, length: u32) -> wasmtime::Result<()> {
         let (source, from_span) = self.look(from, from_at, length)?;
+        if source.lent() > 0 {
+            source.materialize(from_span);
+        }
         // What is known to be zero stays known, so copying it costs nothing.
         let mut parts = Vec::new();
         let runs: Vec<(Span, Fill)> = source.fills().collect();

@@ -4,10 +4,18 @@
 //! its bytes whether it is *unfilled* (left over from an earlier request: must never be shown), *zero* (known without the
 //! bytes being written) or *data*. What nothing filled reads as zero; and a reply can send a hole for what is known to be zero
 //! without looking at a single byte.
+//!
+//! All of a buffer's bytes may also be *lent*: they are not in memory of ours yet but in the pages of the file that they are read
+//! from, which a pipe refers to ([`Buffer::lend`]). Who wants to see or change them copies them by that, as reading the file would have done;
+//! who passes them on to a socket does not ([`Buffer::send_lent`]), which spares half of the work of a long read.
 
 use std::fmt;
+use std::io;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::pipe::{self, Pipe};
 
 /// A part of a buffer: `at` bytes from its beginning, `len` bytes long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +60,8 @@ struct Inner {
     len: u32,
     /// Contiguous runs from 0 to `len`: the end of each and what it is. Neighbours differ. Empty only if `len` is 0.
     fills: Vec<(u32, Fill)>,
+    /// Holds the bytes, all of them data, while they are lent.
+    lent: Option<Pipe>,
     pool: Option<Arc<Shelves>>,
 }
 
@@ -73,7 +83,7 @@ impl Buffer {
     }
 
     fn with_bytes(bytes: Vec<u8>, len: u32, pool: Option<Arc<Shelves>>) -> Buffer {
-        let mut inner = Box::new(Inner { bytes, len: 0, fills: Vec::with_capacity(4), pool });
+        let mut inner = Box::new(Inner { bytes, len: 0, fills: Vec::with_capacity(4), lent: None, pool });
         inner.reset(len);
         Buffer(Some(inner))
     }
@@ -108,6 +118,7 @@ impl Buffer {
 
     /// Declares what a run of bytes is, without touching them. `span` must lie within.
     pub fn mark(&mut self, span: Span, fill: Fill) {
+        self.take_back(span);
         let inner = self.inner_mut();
         let end = span.at + span.len;
         assert!(end <= inner.len, "span outside of the buffer");
@@ -156,6 +167,7 @@ impl Buffer {
     /// it finds whatever an earlier request left. `span` must lie within.
     pub fn fill_with<E>(&mut self, span: Span, write: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<(), E> {
         assert!(self.contains(span), "span outside of the buffer");
+        self.take_back(span);
         let result = write(&mut self.inner_mut().bytes[span.range()]);
         self.mark(span, if result.is_ok() { Fill::Data } else { Fill::Unfilled });
         result
@@ -165,6 +177,7 @@ impl Buffer {
     pub fn put(&mut self, at: u32, data: &[u8]) {
         let span = Span::new(at, data.len() as u32);
         assert!(self.contains(span), "span outside of the buffer");
+        self.take_back(span);
         self.inner_mut().bytes[span.range()].copy_from_slice(data);
         self.mark(span, Fill::Data);
     }
@@ -174,9 +187,10 @@ impl Buffer {
         self.mark(span, Fill::Zero);
     }
 
-    /// Writes the zeroes that were only promised within `span`, which is data afterwards.
+    /// Writes the zeroes that were only promised within `span`, which is data afterwards, and copies what is only lent.
     pub fn materialize(&mut self, span: Span) {
         assert!(self.contains(span), "span outside of the buffer");
+        self.copy_lent();
         if let [(_, Fill::Data)] = self.inner().fills[..] {
             return;
         }
@@ -204,9 +218,10 @@ impl Buffer {
     /// The bytes of a span that is data already: a write's payload below the gate, or after [`Buffer::materialize`].
     ///
     /// # Panics
-    /// If part of it is not data: showing bytes that nobody wrote would be a leak.
+    /// If part of it is not data, or only lent: showing bytes that nobody wrote would be a leak.
     pub fn data(&self, span: Span) -> &[u8] {
         assert!(self.contains(span), "span outside of the buffer");
+        assert!(self.inner().lent.is_none(), "bytes that are lent");
         assert!(self.is_data(span), "bytes that nobody filled");
         &self.inner().bytes[span.range()]
     }
@@ -222,8 +237,9 @@ impl Buffer {
     }
 
     /// Whether every byte of `span` is zero; looks at bytes only where nothing is known of them.
-    pub fn is_zero(&self, span: Span) -> bool {
+    pub fn is_zero(&mut self, span: Span) -> bool {
         assert!(self.contains(span), "span outside of the buffer");
+        self.copy_lent();
         self.fills().all(|(run, fill)| {
             let from = run.at.max(span.at);
             let to = (run.at + run.len).min(span.at + span.len);
@@ -231,8 +247,83 @@ impl Buffer {
         })
     }
 
+    /// Lets `fill` put all of the bytes into a pipe by reference: it gets the pipe's end and how many bytes there is to be, and answers
+    /// how many it put there (`splice` from a file). Answers how many bytes the buffer has then from its beginning on: all of them, or less if
+    /// `fill` had no more, and the rest is unfilled. None: this buffer cannot be lent to, as it is too short, too long or there are too many
+    /// such already; read the ordinary way.
+    ///
+    /// The pages stay as they are in the file: a write to the same place that comes later may show in what is read. That is as much as a client can ask for
+    /// of a read that has not been answered yet.
+    pub fn lend(&mut self, mut fill: impl FnMut(BorrowedFd<'_>, usize) -> io::Result<usize>) -> Option<u32> {
+        let len = self.len();
+        if !(pipe::SHORTEST..=pipe::LONGEST).contains(&len) {
+            return None;
+        }
+        let mut pipe = Pipe::take()?;
+        self.inner_mut().lent = None;
+        let mut filled = 0;
+        while filled < len {
+            match pipe.fill(len - filled, &mut fill) {
+                Ok(count) if count > 0 => filled += count,
+                _ => break,
+            }
+        }
+        self.mark(self.span(), Fill::Unfilled);
+        if filled == len {
+            self.mark(self.span(), Fill::Data);
+            self.inner_mut().lent = Some(pipe);
+            return Some(len);
+        }
+        let part = Span::new(0, filled);
+        match self.fill_with(part, |bytes| pipe.copy_out(bytes)) {
+            Ok(()) => Some(filled),
+            Err(_) => None,
+        }
+    }
+
+    /// How many bytes are lent and not yet sent.
+    pub fn lent(&self) -> u32 {
+        self.inner().lent.as_ref().map_or(0, Pipe::left)
+    }
+
+    /// Lets `send` take bytes that are lent out of the pipe, from the front: it gets the pipe's end and how many there are, and answers how many it
+    /// took. What was sent is gone: only for who is the last to need the buffer.
+    ///
+    /// # Errors
+    /// Those of `send`.
+    pub fn send_lent(&mut self, send: impl FnOnce(BorrowedFd<'_>, usize) -> io::Result<usize>) -> io::Result<usize> {
+        match &mut self.inner_mut().lent {
+            Some(pipe) => pipe.empty(send),
+            None => Ok(0),
+        }
+    }
+
+    /// What is lent is either replaced (`span` is all of it) or copied, before `span` is changed.
+    fn take_back(&mut self, span: Span) {
+        if self.inner().lent.is_some() {
+            if span == self.span() {
+                self.inner_mut().lent = None;
+            } else {
+                self.copy_lent();
+            }
+        }
+    }
+
+    /// Copies what is lent into the buffer's own memory.
+    ///
+    /// # Panics
+    /// If the kernel does not hand out pages that it holds.
+    fn copy_lent(&mut self) {
+        let inner = self.inner_mut();
+        if let Some(mut pipe) = inner.lent.take() {
+            let copied = pipe.copy_out(&mut inner.bytes[..inner.len as usize]);
+            copied.expect("a pipe that holds pages can be read");
+        }
+    }
+
     /// A copy of the bytes and of what is known of them, from the same pool.
-    pub fn duplicate(&self) -> Buffer {
+    pub fn duplicate(&mut self) -> Buffer {
+        self.copy_lent();
         let inner = self.inner();
         let mut copy = match &inner.pool {
             Some(shelves) => Shelves::take(shelves, inner.len),
@@ -263,6 +354,7 @@ fn all_zero(bytes: &[u8]) -> bool {
 impl Inner {
     fn reset(&mut self, len: u32) {
         self.len = len;
+        self.lent = None;
         self.fills.clear();
         if len > 0 {
             self.fills.push((len, Fill::Unfilled));
@@ -275,6 +367,7 @@ impl Drop for Buffer {
         if let Some(mut inner) = self.0.take()
             && let Some(pool) = inner.pool.take()
         {
+            inner.lent = None;
             pool.give_back(inner);
         }
     }
@@ -282,7 +375,12 @@ impl Drop for Buffer {
 
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Buffer").field("len", &self.len()).field("fills", &self.inner().fills).finish()
+        let inner = self.inner();
+        f.debug_struct("Buffer")
+            .field("len", &inner.len)
+            .field("fills", &inner.fills)
+            .field("lent", &inner.lent)
+            .finish()
     }
 }
 

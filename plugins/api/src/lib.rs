@@ -22,6 +22,7 @@ mod buffer;
 mod error;
 mod extents;
 mod op;
+mod pipe;
 mod plugin;
 pub mod schema;
 mod types;

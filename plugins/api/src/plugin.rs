@@ -95,6 +95,12 @@ pub trait Handle: Send + Sync + 'static {
     /// What this handle can do. Asked once when it is opened, before the first operation.
     fn can(&self) -> Op<Result<Capabilities>>;
 
+    /// Whether a call returns soon however long the request is: what would take long is lent ([`Buffer::lend`]) or sent to a thread. If not,
+    /// long requests are called on whichever thread is idle. Asked once when it is opened; a hint.
+    fn is_prompt(&self) -> bool {
+        false
+    }
+
     /// Reads `span.len` bytes at `offset` into `span` of the buffer.
     fn pread(&self, buffer: Buffer, span: Span, offset: u64) -> Op<Done>;
 

@@ -9,9 +9,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rbdkit_plugin_api::{Capabilities, Errno, Error, Extents, Flags, Result, Support};
+use rbdkit_plugin_api::{Buffer, Capabilities, Errno, Error, Extents, Flags, Result, Support};
 use rustix::fs::{Advice, FallocateFlags, FileType, SeekFrom, Stat};
 use rustix::io::{Errno as Raw, ReadWriteFlags};
+use rustix::pipe::{SpliceFlags, splice};
 
 use crate::config::Access;
 use crate::evict::Evict;
@@ -21,9 +22,10 @@ use crate::source::Opened;
 /// request holds a thread for long: at 1 to 10 us a run this is 0.03 to 0.3 s.
 const MAX_RUNS: usize = 1 << 15;
 
-/// The page cache takes 64 KiB in some 10 us. A write that takes a hundred times that had to wait: the kernel slows
+/// The page cache takes 64 KiB in some 10 us. A write that takes a hundred times that, for each 64 KiB of it, had to wait: the kernel slows
 /// writers down, or a journal is full.
 const SLOW_WRITE: Duration = Duration::from_millis(1);
+const SLOW_BYTES: u32 = 64 << 10;
 
 /// After a slow write, so many go to threads before the next one is tried at once.
 const WRITES_AFTER_SLOW: u32 = 64;
@@ -58,6 +60,7 @@ pub(crate) struct Disk {
     extents: bool,
     evict: Option<Evict>,
     reads_now: Ability,
+    splices: Ability,
     writes_nowait: Ability,
     writes_dsync: Ability,
     punches: Ability,
@@ -88,6 +91,7 @@ impl Disk {
             extents: rustix::fs::seek(&fd, SeekFrom::Hole(0)).is_ok(),
             evict: access.evict.then(Evict::default),
             reads_now: Ability::assumed(),
+            splices: Ability::assumed(),
             writes_nowait: Ability::assumed(),
             writes_dsync: Ability::assumed(),
             punches: Ability::assumed(),
@@ -136,6 +140,32 @@ impl Disk {
         }
     }
 
+    /// Whether the range is in memory, as far as its ends tell.
+    pub(crate) fn is_near(&self, offset: u64, length: u32) -> bool {
+        let mut byte = [0];
+        let last = offset + u64::from(length.saturating_sub(1));
+        self.read_now(&mut byte, last) == 1 && self.read_now(&mut byte, offset) == 1
+    }
+
+    /// Whether reads may be lent at all.
+    pub(crate) fn lends(&self) -> bool {
+        // What is dropped from memory after it was read could not be sent from there.
+        self.splices.get() && self.evict.is_none()
+    }
+
+    /// Lends `buffer` the bytes at `offset`: see [`Buffer::lend`]. Waits for the disk if they are not in memory.
+    pub(crate) fn lend(&self, buffer: &mut Buffer, offset: u64) -> Option<u32> {
+        let mut at = offset;
+        buffer.lend(|input, wanted| {
+            // NONBLOCK is for a pipe that is full, not for the file.
+            let spliced = splice(&self.fd, Some(&mut at), input, None, wanted, SpliceFlags::NONBLOCK);
+            if matches!(spliced, Err(Raw::INVAL | Raw::OPNOTSUPP | Raw::NOSYS)) {
+                self.splices.refused();
+            }
+            Ok(spliced?)
+        })
+    }
+
     /// Fills `bytes`.
     ///
     /// # Errors
@@ -176,7 +206,7 @@ impl Disk {
         }
         let started = Instant::now();
         let written = rustix::io::pwrite(&self.fd, bytes, offset).unwrap_or(0);
-        if started.elapsed() > SLOW_WRITE {
+        if started.elapsed() > SLOW_WRITE * (bytes.len() as u32).div_ceil(SLOW_BYTES) {
             self.slow_writes.store(WRITES_AFTER_SLOW, Ordering::Relaxed);
         }
         written

@@ -14,13 +14,17 @@ use crate::config::Access;
 use crate::disk::Disk;
 use crate::source::Opened;
 
-/// The longest read that is tried at once. Copying more takes so long that threads in parallel gain more than handing over
-/// costs: over a Unix socket on 2 cores, trying at once gave 1.5 times the throughput of threads at 64 KiB and depth 8, 0.9 times
+/// The longest read that is copied at once. Copying more takes so long that threads in parallel gain more than handing over
+/// costs: over a Unix socket on 2 cores, copying at once gave 1.5 times the throughput of threads at 64 KiB and depth 8, 0.9 times
 /// at 256 KiB (but 1.5 times at depth 1, which large reads seldom come with).
 const READ_NOW: u32 = 128 << 10;
 
-/// The longest write that is tried at once: 64 KiB take the page cache some 10 us, about what a thread costs.
-const WRITE_NOW: u32 = 64 << 10;
+/// Reads from this size on are lent from the page cache where that is possible: below, copying costs less than the system calls that spare it.
+const LENT: u32 = 32 << 10;
+
+/// The longest write that is tried at once. Copying 1 MiB into the page cache takes some 200 us. nbdcopy, which has four connections, wrote 1.15 times
+/// as fast that way as with threads for more than 64 KiB; one connection of depth 8 was as fast either way.
+const WRITE_NOW: u32 = 1 << 20;
 
 pub(crate) struct FileHandle(Arc<Disk>);
 
@@ -45,9 +49,20 @@ impl Handle for FileHandle {
         Op::Ready(Ok(self.0.capabilities()))
     }
 
+    fn is_prompt(&self) -> bool {
+        true
+    }
+
     fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
         let mut done = 0;
-        if span.len <= READ_NOW {
+        let lent = span.len >= LENT && span == buffer.span() && self.0.lends();
+        if lent && self.0.is_near(offset, span.len) {
+            done = self.0.lend(&mut buffer, offset).unwrap_or(0) as usize;
+            if done == span.len as usize {
+                return Op::Ready((buffer, Ok(())));
+            }
+        }
+        if span.len <= READ_NOW && done == 0 {
             let now = buffer.fill_with(span, |bytes| match self.0.read_now(bytes, offset) {
                 length if length == bytes.len() => Ok(()),
                 length => Err(length),
@@ -59,7 +74,13 @@ impl Handle for FileHandle {
         }
         let disk = Arc::clone(&self.0);
         run_blocking_with(buffer, move |buffer| {
-            // The beginning was filled above and is still there.
+            if lent && done == 0 {
+                done = disk.lend(buffer, offset).unwrap_or(0) as usize;
+                if done == span.len as usize {
+                    return Ok(());
+                }
+            }
+            // The beginning was filled already and is still there.
             buffer.fill_with(span, |bytes| disk.read(&mut bytes[done..], offset + done as u64))
         })
     }

@@ -1,8 +1,30 @@
 //! What clients ask and get.
 
 use super::client::*;
-use super::plugin::{Disk, FAILS, PANICS, PANICS_LATER, PLAIN, WAITS};
+use super::plugin::{Disk, FAILS, LENT, PANICS, PANICS_LATER, PLAIN, WAITS};
 use super::*;
+
+#[test]
+fn what_is_lent_and_nowhere_to_be_spliced_to_is_copied() {
+    let running = Running::plain();
+    let lent = pattern(200_000);
+    running.disk.bytes()[LENT as usize..][..lent.len()].copy_from_slice(&lent);
+    let runtime = running.runtime.as_ref().unwrap();
+    let to_server = rustix::pipe::pipe().unwrap();
+    // Nothing can be spliced into a file that is only appended to.
+    let path = running.path.with_extension("answers");
+    let file = std::fs::File::options().create(true).append(true).open(&path).unwrap();
+    let mut script = 3u32.to_be_bytes().to_vec();
+    script.extend(b"IHAVEOPT\0\0\0\x01\0\0\0\0");
+    script.extend(request(READ, 0, 2, LENT, 200_000));
+    script.extend(request(DISC, 0, 3, 0, 0));
+    std::io::Write::write_all(&mut std::fs::File::from(to_server.1), &script).unwrap();
+    runtime.block_on(Arc::clone(&running.server).serve_one(to_server.0, file.into(), running.stop.clone()));
+    let answer = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(answer.len(), 18 + 10 + 16 + 200_000);
+    assert!(answer[answer.len() - 200_000..] == lent);
+}
 
 #[test]
 fn data_written_is_read_back_with_simple_and_structured_replies() {
@@ -392,9 +414,49 @@ fn a_client_with_a_thread_is_stopped_as_any_other() {
     running.stopped();
 }
 
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at / 7 % 251) as u8 + 1).collect()
+}
+
+#[test]
+fn what_is_lent_arrives_whole_between_other_answers() {
+    let running = Running::plain();
+    let data = pattern(1 << 20);
+    running.disk.bytes()[LENT as usize..][..data.len()].copy_from_slice(&data);
+    for structured in [false, true] {
+        let mut client = running.client(structured);
+        assert!(client.read(LENT, 300_001) == data[..300_001]);
+        assert!(client.read(LENT, 1000) == data[..1000]);
+        // More than the socket and the pipes hold, asked for before the first is read.
+        let lengths: Vec<u32> = (0..60).map(|nth| if nth % 5 == 4 { 512 } else { 40_000 + 13_337 * nth }).collect();
+        for (nth, length) in lengths.iter().enumerate() {
+            client.request(READ, 0, nth as u64, LENT, *length);
+        }
+        let mut left: Vec<u64> = (0..lengths.len() as u64).collect();
+        while !left.is_empty() {
+            let (cookie, bytes) = match client.reply() {
+                Reply::Simple { error: 0, cookie } => (cookie, client.take(lengths[cookie as usize] as usize)),
+                Reply::Chunk { flags: 1, kind: 1, cookie, data } => (cookie, data[8..].to_vec()),
+                other => panic!("{other:?}"),
+            };
+            assert!(bytes == data[..lengths[cookie as usize] as usize]);
+            left.retain(|other| *other != cookie);
+        }
+    }
+    // Nor does it matter when the client goes away with answers on their way.
+    let mut client = running.client(false);
+    for cookie in 0..60 {
+        client.request(READ, 0, cookie, LENT, 1 << 20);
+    }
+    drop(client);
+    running.until_all_is_given_back();
+}
+
 #[test]
 fn a_client_on_pipes_is_served() {
     let running = Running::plain();
+    let lent = pattern(200_000);
+    running.disk.bytes()[LENT as usize..][..lent.len()].copy_from_slice(&lent);
     let (to_server, to_client) = (rustix::pipe::pipe().unwrap(), rustix::pipe::pipe().unwrap());
     let runtime = running.runtime.as_ref().unwrap();
     let (server, stop) = (Arc::clone(&running.server), running.stop.clone());
@@ -403,10 +465,15 @@ fn a_client_on_pipes_is_served() {
     let mut script = 3u32.to_be_bytes().to_vec();
     script.extend(b"IHAVEOPT\0\0\0\x01\0\0\0\0");
     script.extend(request(READ, 0, 1, 0, 200_000));
+    script.extend(request(READ, 0, 2, LENT, 200_000));
     std::io::Write::write_all(&mut output, &script).unwrap();
-    let mut answer = vec![0; 18 + 10 + 16 + 200_000];
+    let mut answer = vec![0; 18 + 10 + 2 * (16 + 200_000)];
     std::io::Read::read_exact(&mut input, &mut answer).unwrap();
-    assert_eq!(answer[28..36], [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 0]);
+    // Long ones may be answered in any order.
+    for answer in answer[28..].chunks(16 + 200_000) {
+        assert_eq!(answer[..8], [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 0]);
+        assert!(if answer[15] == 2 { answer[16..] == lent } else { answer[16..].iter().all(|byte| *byte == 0) });
+    }
     drop(output);
     runtime.block_on(served).unwrap();
     assert_eq!(running.disk.diary(), ["open ''", "finalize", "close"]);
