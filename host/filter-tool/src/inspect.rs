@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
-use rbdkit::wasm::{Host, Limits, Module, Options};
+use rbdkit::wasm::{Compiler, Host, Limits, Module, Options};
 use sha2::{Digest, Sha256};
 
 /// What each importable interface gives a filter, in a line for the operator.
@@ -35,7 +35,8 @@ pub struct Component {
 pub fn load(file: &Path) -> Result<Component> {
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    let host = Host::new(Options::default()).map_err(|e| anyhow!("{e}"))?;
+    let compiler = Compiler::Child(Limits::default().of_compiling());
+    let host = Host::new(Options { compiler, ..Options::default() }).map_err(|e| anyhow!("{e}"))?;
     let module = host.load(&file.display().to_string(), &bytes).map_err(|e| anyhow!("{e}"))?;
     Ok(Component { module, size: bytes.len(), digest })
 }

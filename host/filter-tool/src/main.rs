@@ -75,6 +75,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Components are compiled in a child of this program.
+    if let Some(status) = rbdkit::wasm::serve_if_asked() {
+        return status;
+    }
     let result = match Args::parse().command {
         Command::New { name, lang, dir } => scaffold::new(&name, lang, dir),
         Command::Build { dir } => build::build(&dir),

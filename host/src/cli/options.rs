@@ -70,6 +70,12 @@ pub const OPTIONS: &[OptionSpec] = &[
         "Change what filters may take, for example cow:memory=128M",
     )
     .repeated(),
+    valued(
+        "filter-on-fault",
+        None,
+        "error|disconnect|exit",
+        "What a fault of a filter ends beside its request: nothing (default), the connection, the server",
+    ),
     valued("filter-param", None, "FILTER:KEY=VALUE", "Give a parameter to this filter, whoever else knows the key")
         .repeated(),
     switch("foreground", Some('f'), "Do not fork into the background").or(&["no-fork"]),
@@ -86,6 +92,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     switch("long-options", None, "Print the long options, for shell completion, and exit"),
     valued("mask-handshake", None, "MASK", "Offer only these global handshake flags to clients"),
     switch("newstyle", Some('n'), "Use the newstyle protocol (always on)").or(&["new-style"]),
+    switch("no-confine", None, "Do not confine the process to what serving needs"),
     switch("no-mc", None, "Do not offer multi-conn"),
     switch("no-sr", None, "Do not offer structured replies"),
     switch("oldstyle", Some('o'), "Not supported: the oldstyle protocol").or(&["old-style"]),

@@ -93,6 +93,17 @@ pub enum LogTo {
     Null,
 }
 
+/// What a fault of a filter ends beside its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FilterFault {
+    /// Nothing.
+    Error,
+    /// The connection.
+    Disconnect,
+    /// The server.
+    Exit,
+}
+
 /// A SHA-256 digest.
 pub type Sha256 = [u8; 32];
 
@@ -243,6 +254,10 @@ pub struct Plan {
     pub filter_params: Vec<TargetedParameter>,
     /// `--filter-limit`.
     pub filter_limits: Vec<FilterLimit>,
+    /// `--filter-on-fault`.
+    pub filter_on_fault: FilterFault,
+    /// Confine the process once it has started.
+    pub confine: bool,
     /// The plugin's name; missing only where the action does without.
     pub plugin: Option<String>,
     /// What follows the plugin's name.
@@ -308,6 +323,8 @@ impl Plan {
             filters: filters(given)?,
             filter_params: each(given, "filter-param", filter_param)?,
             filter_limits: each(given, "filter-limit", filter_limit)?,
+            filter_on_fault: filter_on_fault(given)?,
+            confine: !given.has("no-confine"),
             plugin,
             params: words.map(Parameter::new).collect(),
             listen,
@@ -543,6 +560,19 @@ fn filter_param(value: &OsStr) -> Result<TargetedParameter, ConfigError> {
     let target = Target::parse("--filter-param", target.to_str().ok_or_else(wrong)?)?;
     let (key, value) = split_parameter(&rest).ok_or_else(wrong)?;
     Ok(TargetedParameter { target, key, value })
+}
+
+fn filter_on_fault(given: &Given) -> Result<FilterFault, ConfigError> {
+    let Some(value) = given.value("filter-on-fault") else { return Ok(FilterFault::Error) };
+    match value.to_str() {
+        Some("error") => Ok(FilterFault::Error),
+        Some("disconnect") => Ok(FilterFault::Disconnect),
+        Some("exit") => Ok(FilterFault::Exit),
+        _ => {
+            let shown = value.to_string_lossy();
+            Err(error(format!("--filter-on-fault: '{shown}' is not one of error, disconnect, exit")))
+        }
+    }
 }
 
 fn filter_limit(value: &OsStr) -> Result<FilterLimit, ConfigError> {

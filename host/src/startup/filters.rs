@@ -14,17 +14,22 @@ use crate::chain::Layer;
 use crate::cli::assign::{Filter, find};
 use crate::cli::{self, FilterLimit, FilterSource};
 use crate::registry;
-use crate::wasm::{Host, Limits, Module, Options};
+use crate::wasm::{Compiler, Host, Limits, Module, OnFault, Options};
 
 /// Loads the filters in the order of the command line. Without any nothing of the sandbox is set up.
 ///
 /// # Errors
 /// One line that names the filter.
-pub fn load(sources: &[FilterSource]) -> Result<Vec<Module>, ConfigError> {
+pub fn load(sources: &[FilterSource], changes: &[FilterLimit], on_fault: OnFault) -> Result<Vec<Module>, ConfigError> {
     if sources.is_empty() {
         return Ok(Vec::new());
     }
-    let host = Host::new(Options::default())?;
+    let mut limits = Limits::default();
+    for change in changes.iter().filter(|change| change.target.is_none()) {
+        limits.set(None, &change.resource, &change.value)?;
+    }
+    let compiler = Compiler::Child(limits.of_compiling());
+    let host = Host::new(Options { on_fault, compiler, ..Options::default() })?;
     sources.iter().map(|source| load_one(&host, source)).collect()
 }
 
@@ -111,12 +116,13 @@ fn limits(modules: &[Module], changes: &[FilterLimit]) -> Result<Vec<Limits>, Co
     // What is said of all filters first: what is said of one filter is more particular.
     for change in changes.iter().filter(|change| change.target.is_none()) {
         for each in &mut limits {
-            each.set(&change.resource, &change.value)?;
+            each.set(None, &change.resource, &change.value)?;
         }
     }
     for change in changes {
         if let Some(target) = &change.target {
-            limits[find(&declared, target, "--filter-limit")?].set(&change.resource, &change.value)?;
+            let filter = &mut limits[find(&declared, target, "--filter-limit")?];
+            filter.set(Some(&target.to_string()), &change.resource, &change.value)?;
         }
     }
     Ok(limits)

@@ -40,12 +40,14 @@ use std::time::Duration;
 
 use rbdkit_plugin_api::{ConfigError, Param, Plugin, PluginInfo, Pool};
 use rustix::process::{Pid, Signal};
+use tokio::sync::Notify;
 
 use crate::chain::Chain;
 use crate::cli::assign::{self, PluginSide};
-use crate::cli::{self, Action, Inherited, Listen, LogTo, Plan, program_name};
+use crate::cli::{self, Action, FilterFault, Inherited, Listen, LogTo, Plan, program_name};
 use crate::registry;
 use crate::server::Stop;
+use crate::wasm::OnFault;
 use background::{Split, Word};
 use captive::Captive;
 use listen::{Reachable, Socket, Sockets};
@@ -54,6 +56,9 @@ use signals::Signals;
 
 /// Runs the program to its end.
 pub fn main() -> ExitCode {
+    if let Some(status) = crate::wasm::serve_if_asked() {
+        return status;
+    }
     let parent = rustix::process::getppid();
     let mut args = std::env::args_os();
     let program = program_name(args.next().as_deref());
@@ -120,10 +125,11 @@ fn serve(
     let pidfile = plan.pidfile.as_deref().map(pidfile::absolute).transpose()?;
     // A plugin that reads standard input or prints must not get between the client and the server.
     let stdio = matches!(plan.listen, Listen::Single).then(take_stdio).transpose()?;
-    let chain = chain(&plan)?;
+    let fatal = Arc::new(Notify::new());
+    let chain = chain(&plan, &fatal)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("rbdkit").build();
     let runtime = runtime.map_err(|error| ConfigError::new(format!("cannot start threads: {error}")))?;
-    let start = Start { program, plan, parent, chain, identity, pidfile, inherited, stdio, word };
+    let start = Start { program, plan, parent, chain, identity, pidfile, inherited, stdio, word, fatal };
     let status = runtime.block_on(start.run());
     runtime.shutdown_timeout(STUCK);
     status
@@ -169,10 +175,15 @@ fn take_stdio() -> Result<(OwnedFd, OwnedFd), ConfigError> {
 }
 
 /// The layers, configured and, but for the filters' own get-ready, ready.
-fn chain(plan: &Plan) -> Result<Arc<Chain>, ConfigError> {
+fn chain(plan: &Plan, fatal: &Arc<Notify>) -> Result<Arc<Chain>, ConfigError> {
     let name = plan.plugin.as_deref().unwrap_or_default();
     let info = registry::plugin(name)?;
-    let modules = filters::load(&plan.filters)?;
+    let on_fault = match plan.filter_on_fault {
+        FilterFault::Error => OnFault::Error,
+        FilterFault::Disconnect => OnFault::Disconnect,
+        FilterFault::Exit => OnFault::Exit(Arc::clone(fatal)),
+    };
+    let modules = filters::load(&plan.filters, &plan.filter_limits, on_fault)?;
     let declared: Vec<_> = modules.iter().map(filters::declared).collect();
     let side = PluginSide { name: info.name, magic_key: info.magic_config_key, help: info.help };
     let assignment = assign::assign(&declared, side, &plan.params, &plan.filter_params)?;
@@ -211,6 +222,8 @@ struct Start {
     inherited: Vec<Socket>,
     stdio: Option<(OwnedFd, OwnedFd)>,
     word: Option<Word>,
+    /// A filter failed, and the operator wants the server to end then.
+    fatal: Arc<Notify>,
 }
 
 impl Start {
@@ -228,10 +241,13 @@ impl Start {
         let listeners = std::mem::take(&mut sockets.listeners);
         let stop = Stop::new();
         let serving = serving::serve(&self.plan, Arc::clone(&self.chain), listeners, self.stdio.take(), stop.clone());
-        match watch(&stop, captive, &mut signals, serving).await {
-            End::Drained(ended) => {
+        match watch(&stop, captive, &mut signals, &self.fatal, serving).await {
+            End::Drained { ended, failed } => {
                 self.chain.cleanup().await;
                 tracing::debug!("the server has ended");
+                if failed {
+                    return Err(ConfigError::new("a filter failed (--filter-on-fault=exit)"));
+                }
                 Ok(ended.map_or(0, |ended| captive::exit_status(self.program, ended)))
             }
             End::AtOnce(signal) => {
@@ -305,8 +321,8 @@ fn print_uri(reachable: &Reachable, plan: &Plan) {
 
 /// How serving ended.
 enum End {
-    /// In order. With what became of the command, if there was one.
-    Drained(Option<std::io::Result<std::process::ExitStatus>>),
+    /// In order. With what became of the command, if there was one, and whether it was because a filter failed.
+    Drained { ended: Option<std::io::Result<std::process::ExitStatus>>, failed: bool },
     /// By a second signal.
     AtOnce(Signal),
 }
@@ -318,10 +334,12 @@ async fn watch(
     stop: &Stop,
     mut captive: Option<Captive>,
     signals: &mut Signals,
+    fatal: &Notify,
     serving: impl Future<Output = ()>,
 ) -> End {
     tokio::pin!(serving);
     let mut ended = None;
+    let mut failed = false;
     let mut asked = false;
     loop {
         tokio::select! {
@@ -330,7 +348,11 @@ async fn watch(
                     // Nothing is served any more: what the command still does is its own affair, but its status is ours.
                     ended = Some(captive.ended().await);
                 }
-                return End::Drained(ended);
+                return End::Drained { ended, failed };
+            }
+            () = fatal.notified(), if !failed => {
+                failed = true;
+                stop.stop();
             }
             status = command_ended(&mut captive) => {
                 captive = None;

@@ -8,6 +8,7 @@ use rbdkit_plugin_api::{ConfigError, Param, PluginInfo};
 use super::filters;
 use crate::cli::{self, Action, Parameter, Plan, help};
 use crate::registry;
+use crate::wasm::OnFault;
 
 /// This program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -40,7 +41,7 @@ fn info(plan: &Plan) -> Result<Option<&'static PluginInfo>, ConfigError> {
 
 fn help_text(plan: &Plan) -> Result<String, ConfigError> {
     let plugin = info(plan)?;
-    let filters = filters::load(&plan.filters)?;
+    let filters = filters::load(&plan.filters, &plan.filter_limits, OnFault::Error)?;
     if plugin.is_none() && filters.is_empty() {
         return Ok(help::usage(registry::plugins(), registry::filters()));
     }
@@ -68,7 +69,7 @@ fn version(program: &str, plan: &Plan) -> Result<String, ConfigError> {
         _ => format!("{program} {VERSION}\n"),
     };
     let plugin = info(plan)?;
-    for filter in filters::load(&plan.filters)? {
+    for filter in filters::load(&plan.filters, &plan.filter_limits, OnFault::Error)? {
         let told = filter.description();
         let _ = writeln!(text, "{} {}", told.name, told.version);
     }
@@ -122,7 +123,7 @@ fn dump_plugin(plan: &Plan) -> Result<String, ConfigError> {
     let Some(info) = info(plan)? else {
         return Ok(String::new());
     };
-    let filters = filters::load(&plan.filters)?;
+    let filters = filters::load(&plan.filters, &plan.filter_limits, OnFault::Error)?;
     let declared: Vec<_> = filters.iter().map(filters::declared).collect();
     let side = cli::assign::PluginSide { name: info.name, magic_key: info.magic_config_key, help: info.help };
     // As in nbdkit the plugin is given its parameters, but what is missing is not missed.

@@ -2,15 +2,19 @@
 //!
 //! Loading precompiled code is running it: an entry has to be something that this host wrote. So entries live in a directory of
 //! our own (mode 0700, owned by us, no symbolic link; anything else and there is no cache), under a name that covers the
-//! component, the engine's settings and wasmtime's version. Each has a seal beside it, its length and SHA-256, which is checked
-//! before the code is mapped: a truncated or altered entry is compiled anew. The seal is against accidents; against somebody
-//! who can write into a directory of ours nothing helps.
+//! component, the engine's settings and wasmtime's version. Each has a seal beside it: HMAC-SHA256, with a key that is in the directory
+//! too, over that name and the code. It is checked before the code is mapped, and what is mapped is the file that was checked: an entry that was
+//! altered, truncated, brought from elsewhere or put under another's name is compiled anew.
+//!
+//! The key makes a seal something that only who can read the directory can make: an entry that somebody was tricked into copying into it, or that came
+//! back from a backup of another machine, is not loaded. Against somebody who runs as our user nothing helps.
 //!
 //! Both files are written to a temporary name and renamed, the code before its seal, so a crash leaves at worst an entry without a seal.
 
 use std::fs;
 use std::hash::{Hash, Hasher};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -21,6 +25,8 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::compile::Compiler;
+
 /// The cache keeps so many bytes of code; the entries that were written first go first. It holds the filters of this tree (some MB)
 /// and a dozen interpreters (60 to 90 MB each).
 const KEEP: u64 = 1 << 30;
@@ -28,7 +34,11 @@ const KEEP: u64 = 1 << 30;
 /// Where compiled code is kept.
 pub(super) struct CodeCache {
     directory: PathBuf,
+    key: [u8; KEY],
 }
+
+/// Bytes of the key.
+const KEY: usize = 32;
 
 /// Feeds what is hashed to SHA-256.
 struct Sha(Sha256);
@@ -46,18 +56,30 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Compiles. A component is a stranger's: one that makes the compiler panic is refused like any other that cannot be compiled.
-pub(super) fn compile(engine: &Engine, component: &[u8]) -> wasmtime::Result<Component> {
-    std::panic::catch_unwind(AssertUnwindSafe(|| Component::from_binary(engine, component)))
-        .unwrap_or_else(|_| Err(wasmtime::Error::msg("the compiler does not cope with it")))
+/// Compiles, in this process or in a child.
+pub(super) fn compile(engine: &Engine, compiler: &Compiler, component: &[u8]) -> wasmtime::Result<Component> {
+    match compiler {
+        // One that makes the compiler panic is refused like any other that cannot be compiled.
+        Compiler::Here => std::panic::catch_unwind(AssertUnwindSafe(|| Component::from_binary(engine, component)))
+            .unwrap_or_else(|_| Err(wasmtime::Error::msg("the compiler does not cope with it"))),
+        Compiler::Child(bounds) => {
+            let code = super::compile::compile(component, *bounds).map_err(wasmtime::Error::msg)?;
+            // SAFETY: deserializing is trusting the bytes: they are what this same program compiled a moment ago with the same settings, in a
+            // process that could reach nothing but the pipe that they came through.
+            #[allow(unsafe_code)]
+            unsafe {
+                Component::deserialize(engine, code)
+            }
+        }
+    }
 }
 
 impl CodeCache {
     /// Makes the directory, or says why there is no cache.
     pub(super) fn open(chosen: Option<PathBuf>) -> Option<CodeCache> {
         let directory = chosen.or_else(default_directory)?;
-        match prepare(&directory) {
-            Ok(()) => Some(CodeCache { directory }),
+        match prepare(&directory).and_then(|()| secret(&directory)) {
+            Ok(key) => Some(CodeCache { directory, key }),
             Err(why) => {
                 tracing::debug!("no cache of compiled filters in {}: {why}", directory.display());
                 None
@@ -77,34 +99,42 @@ impl CodeCache {
     ///
     /// # Errors
     /// Those of compiling. What goes wrong with the cache only makes it slower.
-    pub(super) fn load(&self, engine: &Engine, component: &[u8]) -> wasmtime::Result<Component> {
+    pub(super) fn load(&self, engine: &Engine, compiler: &Compiler, component: &[u8]) -> wasmtime::Result<Component> {
         let key = CodeCache::key(engine, component);
         let code = self.directory.join(format!("{key}.code"));
-        if self.is_sealed(&key, &code) {
+        if let Some(file) = self.sealed(&key, &code) {
             // SAFETY: `deserialize_file` maps the file and later runs what is in it, so it has to be what an engine of these settings
             // produced and must not change while it is mapped. The directory is private to our user (checked when it was opened), only `store`
-            // writes there, never into an existing file, and the seal says that the bytes are still those that it wrote.
+            // writes there, never into an existing file, and the seal says that the bytes of this very file are those that it wrote.
             #[allow(unsafe_code)]
-            match unsafe { Component::deserialize_file(engine, &code) } {
+            match unsafe { Component::deserialize_file(engine, format!("/proc/self/fd/{}", file.as_raw_fd())) } {
                 Ok(loaded) => return Ok(loaded),
                 Err(error) => tracing::debug!("compiled code {} is not used: {error:#}", code.display()),
             }
         }
-        let compiled = compile(engine, component)?;
+        let compiled = compile(engine, compiler, component)?;
         if let Err(error) = self.store(&key, &code, &compiled) {
             tracing::debug!("cannot keep compiled code in {}: {error:#}", self.directory.display());
         }
         Ok(compiled)
     }
 
-    fn is_sealed(&self, key: &str, code: &Path) -> bool {
-        let Ok(seal) = fs::read_to_string(self.seal(key)) else { return false };
-        let Ok(bytes) = fs::read(code) else { return false };
-        let intact = seal == seal_of(&bytes);
+    /// The file of an entry, if it is as it was written.
+    fn sealed(&self, key: &str, code: &Path) -> Option<fs::File> {
+        let seal = fs::read_to_string(self.seal(key)).ok()?;
+        let mut file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(code).ok()?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).ok()?;
+        let intact = same(seal.trim_end().as_bytes(), self.seal_of(key, &bytes).as_bytes());
         if !intact {
             tracing::warn!("compiled code {} is damaged: compiling anew", code.display());
         }
-        intact
+        intact.then_some(file)
+    }
+
+    /// What shows that an entry is ours: a MAC over its name, its length and its bytes.
+    fn seal_of(&self, key: &str, code: &[u8]) -> String {
+        hex(&hmac(&self.key, &[b"rbdkit compiled code 1", key.as_bytes(), &(code.len() as u64).to_le_bytes(), code]))
     }
 
     fn seal(&self, key: &str) -> PathBuf {
@@ -115,7 +145,7 @@ impl CodeCache {
         let bytes = compiled.serialize().map_err(|e| anyhow::anyhow!("{e:#}"))?;
         self.make_room(bytes.len() as u64)?;
         self.write(code, &bytes)?;
-        self.write(&self.seal(key), seal_of(&bytes).as_bytes())
+        self.write(&self.seal(key), format!("{}\n", self.seal_of(key, &bytes)).as_bytes())
     }
 
     /// Writes a new file in place of whatever is there; a mapping of the old one keeps the old one's bytes.
@@ -150,8 +180,54 @@ impl CodeCache {
     }
 }
 
-fn seal_of(bytes: &[u8]) -> String {
-    format!("{} {}\n", bytes.len(), hex(&Sha256::digest(bytes)))
+/// HMAC-SHA256 (RFC 2104) over parts one after the other. Parts of variable length are preceded by it, or the last.
+fn hmac(key: &[u8; KEY], parts: &[&[u8]]) -> [u8; 32] {
+    // The key is shorter than SHA-256's block of 64 bytes: padded with zeroes.
+    let pad = |with: u8| {
+        let mut block = [with; 64];
+        block.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
+        block
+    };
+    let mut inner = Sha256::new();
+    inner.update(pad(0x36));
+    parts.iter().for_each(|part| inner.update(part));
+    let mut outer = Sha256::new();
+    outer.update(pad(0x5c));
+    outer.update(inner.finalize());
+    outer.finalize().into()
+}
+
+/// Compares without telling by the time it takes where the difference is.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+}
+
+/// The directory's key; made at its first use.
+fn secret(directory: &Path) -> Result<[u8; KEY], String> {
+    let path = directory.join("key");
+    let read = || -> std::io::Result<[u8; KEY]> {
+        let mut file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path)?;
+        let mut key = [0; KEY];
+        file.read_exact(&mut key)?;
+        Ok(key)
+    };
+    match read() {
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::UnexpectedEof) => {}
+        result => return result.map_err(|e| format!("its key: {e}")),
+    }
+    let mut key = [0; KEY];
+    fs::File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut key))
+        .map_err(|e| format!("no random numbers: {e}"))?;
+    // Renamed into place: nobody ever sees half a key. Of several processes that begin at once the last one's stays.
+    let temporary = directory.join(format!(".key.{}", std::process::id()));
+    let _ = fs::remove_file(&temporary);
+    let write = || -> std::io::Result<()> {
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(&key)?;
+        fs::rename(&temporary, &path)
+    };
+    write().and_then(|()| read()).map_err(|e| format!("its key: {e}"))
 }
 
 fn default_directory() -> Option<PathBuf> {
@@ -211,28 +287,70 @@ mod tests {
     #[test]
     fn a_second_load_takes_what_the_first_compiled() {
         let (_directory, cache, engine, component) = cache();
-        cache.load(&engine, &component).unwrap();
+        cache.load(&engine, &Compiler::Here, &component).unwrap();
         let first = files(&cache.directory);
-        assert_eq!(first.len(), 2);
-        let written = fs::metadata(&first[0]).unwrap().ino();
-        cache.load(&engine, &component).unwrap();
-        assert_eq!(fs::metadata(&first[0]).unwrap().ino(), written);
+        // Code, seal and the key.
+        assert_eq!(first.len(), 3);
+        let written: Vec<u64> = first.iter().map(|file| fs::metadata(file).unwrap().ino()).collect();
+        let again = CodeCache::open(Some(cache.directory.clone())).unwrap();
+        again.load(&engine, &Compiler::Here, &component).unwrap();
+        let now: Vec<u64> = first.iter().map(|file| fs::metadata(file).unwrap().ino()).collect();
+        assert_eq!(now, written);
     }
 
     #[test]
     fn altered_and_truncated_code_is_compiled_anew() {
         let (_directory, cache, engine, component) = cache();
-        cache.load(&engine, &component).unwrap();
-        let code = files(&cache.directory).into_iter().find(|path| path.extension().unwrap() == "code").unwrap();
+        cache.load(&engine, &Compiler::Here, &component).unwrap();
+        let code =
+            files(&cache.directory).into_iter().find(|path| path.extension().is_some_and(|e| e == "code")).unwrap();
         let good = fs::read(&code).unwrap();
         let mut altered = good.clone();
         altered[good.len() / 2] ^= 1;
         for bad in [altered.as_slice(), &good[..good.len() - 1], b""] {
             fs::write(&code, bad).unwrap();
-            cache.load(&engine, &component).unwrap();
+            cache.load(&engine, &Compiler::Here, &component).unwrap();
             assert_eq!(fs::read(&code).unwrap().len(), good.len());
-            assert!(cache.is_sealed(&CodeCache::key(&engine, &component), &code));
+            assert!(cache.sealed(&CodeCache::key(&engine, &component), &code).is_some());
         }
+    }
+
+    #[test]
+    fn code_that_somebody_else_sealed_is_compiled_anew() {
+        let (_directory, cache, engine, component) = cache();
+        cache.load(&engine, &Compiler::Here, &component).unwrap();
+        let key = CodeCache::key(&engine, &component);
+        let code = cache.directory.join(format!("{key}.code"));
+        // Of another directory, with its own key.
+        let other = TempDir::new();
+        let other = CodeCache::open(Some(other.path().join("code"))).unwrap();
+        other.load(&engine, &Compiler::Here, &component).unwrap();
+        let theirs = fs::read(other.seal(&key)).unwrap();
+        let ours = fs::read(cache.seal(&key)).unwrap();
+        assert_ne!(theirs, ours);
+        for seal in [&theirs[..], b"", b"\n", &ours[..ours.len() - 3]] {
+            fs::write(cache.seal(&key), seal).unwrap();
+            assert!(cache.sealed(&key, &code).is_none());
+        }
+        // Another component's entry under this one's name.
+        let wat = "(component (core module (func (export \"g\"))))";
+        let second = wat::parse_str(wat).unwrap();
+        cache.load(&engine, &Compiler::Here, &second).unwrap();
+        let second = CodeCache::key(&engine, &second);
+        fs::copy(cache.directory.join(format!("{second}.code")), &code).unwrap();
+        fs::copy(cache.seal(&second), cache.seal(&key)).unwrap();
+        assert!(cache.sealed(&key, &code).is_none());
+        cache.load(&engine, &Compiler::Here, &component).unwrap();
+        assert!(cache.sealed(&key, &code).is_some());
+    }
+
+    #[test]
+    fn the_mac_is_the_one_of_the_standard() {
+        // RFC 4231, test case 1; its key of twenty bytes padded with zeroes is the same key.
+        let mut key = [0; KEY];
+        key[..20].fill(0x0b);
+        let mac = hex(&hmac(&key, &[b"Hi ", b"There"]));
+        assert_eq!(mac, "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use rbdkit_plugin_api::{
 };
 
 use super::bindings::host::types as wit;
+use super::breaker::{Breaker, OnFault};
 use super::context::{Answer, Phase, Setup, protocol_string};
 use super::filter::{Exported, Filter};
 use super::instance::{Ask, Fault, Instance, Reply, Transfer};
@@ -140,6 +141,9 @@ pub(super) struct Conn {
     export: Arc<ScopeState>,
     /// The layer below ends with its last prefetch.
     detached: AtomicBool,
+    breaker: Breaker,
+    /// A fault has ended it (`--filter-on-fault=disconnect`); finalize and close go on.
+    unwanted: AtomicBool,
     _counted: Counted,
 }
 
@@ -155,7 +159,13 @@ impl Conn {
     /// What a scope names, for this connection.
     pub(super) fn scope(&self, scope: wit::Scope) -> &Arc<ScopeState> {
         match scope {
-            wit::Scope::Connection => self.own.get_or_init(|| self.filter.shared.state.connection()),
+            wit::Scope::Connection => self.own.get_or_init(|| {
+                let own = self.filter.shared.state.connection();
+                if let Some(next) = self.next.get() {
+                    self.filter.shared.state.size_scratch(&self.export, Some(&own), next.hop.size());
+                }
+                own
+            }),
             wit::Scope::Exportname => &self.export,
             wit::Scope::Server => self.filter.shared.state.server(),
         }
@@ -194,6 +204,8 @@ impl Conn {
             own: OnceLock::new(),
             export,
             detached: AtomicBool::new(false),
+            breaker: Breaker::default(),
+            unwanted: AtomicBool::new(false),
         });
         if let Err(error) = conn.open_guest().await {
             conn.deltas.take_back();
@@ -227,9 +239,14 @@ impl Conn {
             return Err(Error::new(Errno::Einval, "next is open already"));
         }
         let hop = self.below.open(self.readonly_for(readonly)?, exportname).await?;
+        self.size_scratch(&hop);
         // Opening is asked for once, by the guest's open.
         let _ = self.next.put(Next::new(hop));
         Ok(())
+    }
+
+    fn size_scratch(&self, hop: &Hop) {
+        self.filter.shared.state.size_scratch(&self.export, self.own.get(), hop.size());
     }
 
     /// Nobody gets to write through a connection that promised not to.
@@ -262,6 +279,7 @@ impl Conn {
             return Ok(now);
         }
         let hop = self.below.open(self.readonly_for(readonly)?, exportname).await?;
+        self.size_scratch(&hop);
         let old = self.next.put(Next::new(hop));
         if let Some(old) = old {
             // Its last user, this one perhaps, ends it.
@@ -287,6 +305,12 @@ impl Conn {
 
     /// Runs a call without a payload on an instance.
     async fn serve(self: &Arc<Conn>, setup: Setup, ask: Ask, in_front: bool) -> (Option<Answer>, Result<Reply>) {
+        // Finalize may have to write back what must not be lost: it is always tried.
+        if !setup.patient
+            && let Err(error) = self.admit()
+        {
+            return (None, Err(error));
+        }
         let mut lease = match self.lease(in_front).await {
             Ok(lease) => lease,
             Err(error) => return (None, Err(error)),
@@ -298,14 +322,35 @@ impl Conn {
         let (answer, result) = instance.serve(setup, Some(self), &ask).await;
         match result {
             Ok(reply) => {
+                self.breaker.success();
                 self.filter.finish(lease);
                 (answer, Ok(reply))
             }
             Err(fault) => {
                 drop(lease);
-                (answer, Err(self.filter.faulted(ask.name(), ask.offset(), &fault, &self.instances)))
+                (answer, Err(self.faulted(ask.name(), ask.offset(), &fault)))
             }
         }
+    }
+
+    /// Whether the guest is asked, after what it did before.
+    fn admit(&self) -> Result<()> {
+        if self.unwanted.load(Relaxed) {
+            let why = format!("{}: the connection ended with a fault", self.filter.name());
+            return Err(Error::new(Errno::Eshutdown, why));
+        }
+        self.filter.admit(&self.breaker)
+    }
+
+    /// A call of this connection ended in a fault; its instance is gone. The error for the request.
+    fn faulted(&self, what: &str, offset: Option<u64>, fault: &Fault) -> Error {
+        let error = self.filter.faulted(what, offset, fault, &self.instances);
+        self.filter.count_fault(&self.breaker);
+        if matches!(self.filter.shared.on_fault, OnFault::Disconnect) {
+            self.unwanted.store(true, Relaxed);
+            self.client().disconnect();
+        }
+        error
     }
 
     /// An instance that is ready and free, if there is one: what a request finds most of the time.
@@ -402,6 +447,9 @@ impl Conn {
     /// [`Conn::serve`] for a read or a write. One flat future: every one that is within another is moved and told apart at each poll.
     async fn transfer(self: Arc<Conn>, transfer: Transfer, buffer: Buffer, span: Span) -> Done {
         let length = buffer.len();
+        if let Err(error) = self.admit() {
+            return (buffer, Err(error));
+        }
         let mut lease = match self.lease_now() {
             Some(lease) => lease,
             None => match Box::pin(self.lease(false)).await {
@@ -417,12 +465,13 @@ impl Conn {
         let (buffer, result) = instance.finish(answer);
         let result = match result {
             Ok(result) => {
+                self.breaker.success();
                 self.filter.finish(lease);
                 result
             }
             Err(fault) => {
                 drop(lease);
-                Err(self.filter.faulted(transfer.name(), Some(transfer.offset), &fault, &self.instances))
+                Err(self.faulted(transfer.name(), Some(transfer.offset), &fault))
             }
         };
         match buffer {
@@ -435,14 +484,11 @@ impl Conn {
     async fn extents_of_guest(self: Arc<Conn>, offset: u64, length: u64, flags: Flags) -> Result<Extents> {
         let setup = Setup { answer: Some(offset), ..Setup::new(Phase::DATA) };
         let ask = Ask::Extents { offset, length, flags: flags.into() };
-        let (answer, reply) = self.serve(setup, ask, false).await;
-        let Reply::Extents(own) = reply? else { return Err(Errno::Eio.into()) };
-        let answer = answer.ok_or(Errno::Eio)?;
-        let finished = answer.finish(own?, offset, length, flags.req_one);
-        if let Err(error) = &finished {
-            self.filter.lied("extents", error);
+        match self.serve(setup, ask, false).await.1? {
+            Reply::Whole(list) => Ok(list),
+            Reply::Extents(Err(error)) => Err(error),
+            _ => Err(Errno::Eio.into()),
         }
-        finished
     }
 
     async fn size(self: Arc<Conn>) -> Result<u64> {

@@ -13,7 +13,7 @@ use super::bindings::host::types as wit;
 use super::clock::CallClock;
 use super::conn::{Conn, Next};
 use super::shared::Shared;
-use super::state::{Changes, Held, ScopeState};
+use super::state::{Changes, Held, Quota, ScopeState};
 use crate::chain::Below;
 
 /// When a function may be used, as the contract names it.
@@ -51,10 +51,17 @@ pub(super) fn mistake(what: impl Into<String>) -> wasmtime::Error {
     wasmtime::Error::new(Mistake(what.into()))
 }
 
-/// Memory and tables of an instance, against their limit.
+/// Memory and tables of an instance, against their limit and against that of all instances together.
 pub(super) struct Room {
     limit: u64,
     used: u64,
+    all: Arc<Quota>,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.all.give(self.used);
+    }
 }
 
 /// What a table's element takes in the host.
@@ -64,7 +71,7 @@ impl Room {
     fn grow(&mut self, from: usize, to: usize, scale: u64) -> bool {
         let more = (to.saturating_sub(from) as u64).saturating_mul(scale);
         let used = self.used.saturating_add(more);
-        if used > self.limit {
+        if used > self.limit || !self.all.take(more) {
             return false;
         }
         self.used = used;
@@ -103,7 +110,7 @@ pub(super) struct Context {
 impl Context {
     pub(super) fn new(shared: Arc<Shared>) -> Context {
         let clock = CallClock::new(Arc::clone(&shared.pulse));
-        let room = Room { limit: shared.limits.memory, used: 0 };
+        let room = Room { limit: shared.limits.memory, used: 0, all: Arc::clone(&shared.memory_all) };
         let call = Call::new(Arc::clone(&shared));
         Context { shared, clock, room, call }
     }
@@ -548,10 +555,17 @@ mod tests {
 
     #[test]
     fn memory_and_tables_share_one_limit() {
-        let mut room = Room { limit: 100 << 10, used: 0 };
+        let all = Arc::new(Quota::new(150 << 10));
+        let mut room = Room { limit: 100 << 10, used: 0, all: Arc::clone(&all) };
         assert!(room.memory_growing(0, 64 << 10, None).unwrap());
         assert!(!room.memory_growing(64 << 10, 128 << 10, None).unwrap());
         assert!(room.table_growing(0, 1000, None).unwrap());
         assert!(!room.table_growing(1000, 100_000, None).unwrap());
+        let mut other = Room { limit: 100 << 10, used: 0, all: Arc::clone(&all) };
+        assert!(!other.memory_growing(0, 100 << 10, None).unwrap());
+        drop(room);
+        assert!(other.memory_growing(0, 100 << 10, None).unwrap());
+        drop(other);
+        assert_eq!(all.used(), 0);
     }
 }

@@ -77,7 +77,7 @@ pub(super) fn engine() -> Result<Engine, ConfigError> {
 }
 
 /// How far apart the ticks are while guests run. A guest that computes yields its thread at most this much later.
-const TICK: Duration = Duration::from_millis(5);
+pub(super) const TICK: Duration = Duration::from_millis(5);
 
 /// The same while no guest was entered. It is also how late the first tick may come for a guest that wakes the pulse.
 const IDLE_TICK: Duration = Duration::from_millis(50);

@@ -9,6 +9,7 @@ use rbdkit_plugin_api::{BoxFuture, ConfigError, Errno, Error, ExportEntry, Handl
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use super::bindings::host::types as wit;
+use super::breaker::{Breaker, OnFault};
 use super::conn::{Conn, Opened};
 use super::context::{Phase, Setup, checked_exports, protocol_string};
 use super::instance::{Ask, Fault, Instance, Recipe, Reply};
@@ -102,6 +103,8 @@ pub(super) struct Filter {
     detached: Arc<Detached>,
     /// Whether it may replace its next layer.
     reopens: bool,
+    /// Of instances that cannot be made.
+    breaker: Breaker,
 }
 
 /// What a component says of itself that the layer goes by.
@@ -151,6 +154,7 @@ impl Filter {
             opens: Semaphore::new((most as usize / 2).max(1)),
             detached: Arc::default(),
             reopens: nature.reopens,
+            breaker: Breaker::default(),
         }))
     }
 
@@ -225,11 +229,14 @@ impl Filter {
 
     /// Puts a fresh, configured instance into a place, and tells it of the connections whose state the one before it held.
     pub(super) async fn fill(&self, lease: &mut Lease<'_>, instances: &Arc<Instances>) -> Result<()> {
+        self.admit(&self.breaker)?;
         let made = configured(&self.recipe, &self.shared, &self.params).await;
         let mut instance = Box::new(made.map_err(|why| {
             self.report("configure", None, &why, None);
+            self.count_fault(&self.breaker);
             Error::new(Errno::Eio, format!("{}: {why}", self.name()))
         })?);
+        self.breaker.success();
         if instances.is_single() && self.recovery == wit::Recovery::Replay && self.exported.connection {
             for conn in self.connections_of(instances) {
                 if let Err(fault) = conn.replay(&mut instance).await {
@@ -252,6 +259,23 @@ impl Filter {
         lease.give_back();
     }
 
+    /// Whether the guest is asked, after what it did before.
+    pub(super) fn admit(&self, breaker: &Breaker) -> Result<()> {
+        match breaker.lets_through(|| self.shared.pulse.now()) {
+            true => Ok(()),
+            false => {
+                Err(Error::new(Errno::Eio, format!("{}: it keeps failing and is left alone for a while", self.name())))
+            }
+        }
+    }
+
+    /// A fault of the guest's: it may be left alone for a while.
+    pub(super) fn count_fault(&self, breaker: &Breaker) {
+        if let Some(pause) = breaker.fault(self.shared.pulse.now()) {
+            tracing::error!("{}: it keeps failing: requests fail for {pause:?} without asking it", self.name());
+        }
+    }
+
     /// A call ended in a fault; its instance is gone. The error for the request.
     pub(super) fn faulted(&self, what: &str, offset: Option<u64>, fault: &Fault, instances: &Arc<Instances>) -> Error {
         self.report(what, offset, &fault.cause, fault.backtrace.as_deref());
@@ -259,6 +283,9 @@ impl Filter {
             for conn in self.connections_of(instances) {
                 conn.lose();
             }
+        }
+        if let OnFault::Exit(told) = &self.shared.on_fault {
+            told.notify_one();
         }
         Error::new(Errno::Eio, format!("{}: {what}: {}", self.name(), fault.cause))
     }
@@ -273,10 +300,8 @@ impl Filter {
         if let Some(count) = self.shared.faults.count(&format!("{what}: {cause}")) {
             let at = offset.map(|offset| format!(" at offset {offset}")).unwrap_or_default();
             let times = if count > 1 { format!(" ({count} times so far)") } else { String::new() };
-            tracing::error!("{}: {what}{at}: {cause}{times}", self.name());
-        }
-        if let Some(backtrace) = backtrace {
-            tracing::debug!("{}: {what}: {backtrace}", self.name());
+            let within = backtrace.map(|frames| format!("; in {frames}")).unwrap_or_default();
+            tracing::error!("{}: {what}{at}: {cause}{times}{within}", self.name());
         }
     }
 
@@ -295,6 +320,10 @@ impl Filter {
             }
             Err(fault) => {
                 drop(lease);
+                // Before the server listens the user is told, and nobody else has to be.
+                if phase == Phase::READY && !matches!(ask, Ask::Cleanup) {
+                    return Err(Error::new(Errno::Eio, format!("{}: {}: {}", self.name(), ask.name(), fault.cause)));
+                }
                 Err(self.faulted(ask.name(), ask.offset(), &fault, &self.instances))
             }
         }

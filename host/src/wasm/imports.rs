@@ -27,9 +27,6 @@ type Answer<T> = Result<std::result::Result<T, wit::Errno>>;
 const OPEN_DATA: Phase = Phase::OPEN.or(Phase::DATA);
 const NOT_CONFIGURE: Phase = OPEN_DATA.or(Phase::BEFORE).or(Phase::READY);
 
-/// A sleeping guest looks this often whether its client has gone.
-const NAP: Duration = Duration::from_millis(50);
-
 /// A list of extents for a guest has at most so many: some 1.5 MiB of its memory. It may ask again from where the list ends.
 const EXTENTS_FOR_GUEST: usize = 1 << 16;
 
@@ -550,7 +547,22 @@ impl host::locks::Host for Context {
             host::locks::Mode::Exclusive => Mode::Exclusive,
         };
         let patience = if self.call.patient { Patience::Always } else { Patience::UntilShutdown };
-        let held = self.clock.waiting(|| locks.lock(offset, length, mode, patience)).await;
+        let Some(conn) = self.call.conn.clone() else { return Ok(Err(wit::Errno::Enxio)) };
+        let patient = self.call.patient;
+        let held = self
+            .clock
+            .waiting(|| async move {
+                let lock = locks.lock(offset, length, mode, patience);
+                if patient {
+                    return lock.await;
+                }
+                tokio::select! {
+                    biased;
+                    held = lock => held,
+                    () = conn.client().until_gone() => Err(rbdkit_plugin_api::Errno::Eshutdown),
+                }
+            })
+            .await;
         Ok(match held {
             Ok(held) => {
                 self.call.lock = Some(held);
@@ -696,19 +708,22 @@ impl host::server::Host for Context {
         let slept = self
             .clock
             .waiting(|| async move {
+                // Forever, if it cannot be reckoned.
                 let end = tokio::time::Instant::now().checked_add(Duration::from_nanos(ns));
-                loop {
-                    if !patient && conn.client().is_gone() {
-                        return Err(wit::Errno::Eshutdown);
-                    }
-                    let nap = tokio::time::Instant::now() + NAP;
+                let over = async {
                     match end {
-                        Some(end) if end <= nap => {
-                            tokio::time::sleep_until(end).await;
-                            return Ok(());
-                        }
-                        _ => tokio::time::sleep_until(nap).await,
+                        Some(end) => tokio::time::sleep_until(end).await,
+                        None => std::future::pending().await,
                     }
+                };
+                if patient {
+                    over.await;
+                    return Ok(());
+                }
+                tokio::select! {
+                    biased;
+                    () = conn.client().until_gone() => Err(wit::Errno::Eshutdown),
+                    () = over => Ok(()),
                 }
             })
             .await;

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use rbdkit_plugin_api::{Buffer, Errno, Error, Result, Span};
+use rbdkit_plugin_api::{Buffer, Errno, Error, Extents, Result, Span};
 use wasmtime::component::InstancePre;
 use wasmtime::{Store, Trap, WasmBacktrace};
 
@@ -183,7 +183,10 @@ pub(super) enum Reply {
     Text(Option<String>),
     Can(Result<wit::Capabilities>),
     Done(Result<()>),
+    /// As the guest gave it.
     Extents(Result<Vec<wit::Extent>>),
+    /// With what the guest had forwarded, checked.
+    Whole(Extents),
 }
 
 impl Reply {
@@ -197,8 +200,19 @@ impl Reply {
             Reply::Can(result) => result.as_mut().err(),
             Reply::Done(result) => result.as_mut().err(),
             Reply::Extents(result) => result.as_mut().err(),
-            Reply::Line(_) | Reply::Described(_) | Reply::Model(_) | Reply::Text(_) => None,
+            Reply::Line(_) | Reply::Described(_) | Reply::Model(_) | Reply::Text(_) | Reply::Whole(_) => None,
         }
+    }
+
+    /// An answer that cannot be is a fault like any other: nothing of the call is published, and whoever gave it is not asked again.
+    fn checked(self, ask: &Ask, call: &mut Call) -> std::result::Result<Reply, Fault> {
+        let (own, (offset, length, flags)) = match (self, ask) {
+            (Reply::Extents(Ok(own)), Ask::Extents { offset, length, flags }) => (own, (*offset, *length, *flags)),
+            (reply, _) => return Ok(reply),
+        };
+        let answer = call.answer.take().unwrap_or_else(|| Answer::new(offset));
+        let list = answer.finish(own, offset, length, flags.contains(wit::CommandFlags::REQ_ONE));
+        list.map(Reply::Whole).map_err(|lie| Fault::lie(&lie))
     }
 
     /// Settles what the call held back. An errno that the guest passes on from the layer below keeps that layer's words.
@@ -230,7 +244,7 @@ impl Reply {
 pub(super) struct Fault {
     /// One line.
     pub(super) cause: String,
-    /// The guest's frames, innermost first.
+    /// The guest's functions, innermost first, in one line.
     pub(super) backtrace: Option<String>,
 }
 
@@ -245,9 +259,36 @@ impl Fault {
         } else {
             format!("{:#}", error.root_cause())
         };
-        let backtrace = error.downcast_ref::<WasmBacktrace>().map(ToString::to_string);
+        let backtrace = error.downcast_ref::<WasmBacktrace>().map(frames);
         Fault { cause: super::shared::printable(&cause, 400), backtrace }
     }
+
+    /// An answer that cannot be.
+    fn lie(lie: &Error) -> Fault {
+        Fault { cause: super::shared::printable(lie.context().unwrap_or("a lie"), 400), backtrace: None }
+    }
+}
+
+/// Frames that a line shows.
+const FRAMES: usize = 12;
+
+/// The functions of a backtrace in one line, innermost first.
+fn frames(backtrace: &WasmBacktrace) -> String {
+    let mut shown: Vec<String> = Vec::new();
+    for frame in backtrace.frames().iter().take(FRAMES) {
+        let name = frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), demangled);
+        let at = frame.func_offset().map(|offset| format!("+{offset:#x}")).unwrap_or_default();
+        shown.push(super::shared::printable(&format!("{name}{at}"), 100));
+    }
+    if backtrace.frames().len() > FRAMES {
+        shown.push(format!("{} more", backtrace.frames().len() - FRAMES));
+    }
+    shown.join(" < ")
+}
+
+/// A Rust function's name as it was written; any other as it is.
+fn demangled(name: &str) -> String {
+    format!("{:#}", rustc_demangle::demangle(name))
 }
 
 /// One instance of a filter.
@@ -287,11 +328,7 @@ fn enter(store: &mut Store<Context>, phase: Phase) {
     let shared = &context.shared;
     shared.pulse.enter(&shared.engine);
     let limits = &shared.limits;
-    if phase == Phase::DATA {
-        context.clock.begin(limits.cpu, limits.wall);
-    } else {
-        context.clock.begin(limits.setup, limits.setup);
-    }
+    context.clock.begin(if phase == Phase::DATA { limits.of_a_request() } else { limits.of_a_setup() });
     store.set_epoch_deadline(1);
 }
 
@@ -310,13 +347,15 @@ impl Instance {
         self.store.data_mut().call.begin(setup, conn);
         enter(&mut self.store, phase);
         self.store.data().shared.counters.calls.fetch_add(1, Relaxed);
-        let mut result = self.functions.run(&mut self.store, ask).await;
+        let result = self.functions.run(&mut self.store, ask).await;
+        self.store.data().clock.over();
         let call = &mut self.store.data_mut().call;
+        let mut result = result.map_err(|error| Fault::new(&error)).and_then(|reply| reply.checked(ask, call));
         match &mut result {
             Ok(reply) => reply.settle(call),
             Err(_) => call.changes.fail(),
         }
-        (call.end(), result.map_err(|error| Fault::new(&error)))
+        (call.end(), result)
     }
 
     /// Installs a request and its payload; [`Instance::run`] and [`Instance::finish`] have to follow.
@@ -341,6 +380,7 @@ impl Instance {
         &mut self,
         answer: wasmtime::Result<std::result::Result<(), wit::Errno>>,
     ) -> (Option<Buffer>, std::result::Result<Result<()>, Box<Fault>>) {
+        self.store.data().clock.over();
         let call = &mut self.store.data_mut().call;
         let result = match answer {
             Ok(Ok(())) => {

@@ -21,8 +21,10 @@
 //!   or without a runtime.
 
 mod bindings;
+mod breaker;
 mod cache;
 mod clock;
+mod compile;
 mod conn;
 mod context;
 mod describe;
@@ -52,6 +54,8 @@ use wasmtime::component::{Component, Linker};
 
 use crate::chain::Layer;
 use bindings::host::types as wit;
+pub use breaker::OnFault;
+pub use compile::{Bounds, Compiler, serve_if_asked};
 use context::{Context, Phase, Setup};
 pub use describe::Description;
 use engine::Pulse;
@@ -60,7 +64,7 @@ use instance::{Ask, Exports, Recipe, Reply};
 pub use limits::Limits;
 pub use shared::Counters;
 use shared::Shared;
-use state::Files;
+use state::{Files, Quota};
 
 /// The largest component, in bytes. Interpreters with a standard library are at 18 MiB.
 const COMPONENT_BYTES: usize = 64 << 20;
@@ -68,6 +72,10 @@ const COMPONENT_BYTES: usize = 64 << 20;
 /// How the host of filters is set up.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// Where components are compiled that are not in the cache.
+    pub compiler: Compiler,
+    /// What a fault costs beside its own request.
+    pub on_fault: OnFault,
     /// Where compiled code is kept. None: `$XDG_CACHE_HOME/rbdkit`, `/var/cache/rbdkit` for root or `~/.cache/rbdkit`. If it cannot be made or
     /// trusted there is no cache, which only makes starting slower.
     pub cache_dir: Option<PathBuf>,
@@ -79,6 +87,9 @@ pub struct Host {
     linker: Linker<Context>,
     pulse: Arc<Pulse>,
     cache: Option<cache::CodeCache>,
+    compiler: Compiler,
+    memory: Arc<Quota>,
+    on_fault: OnFault,
     counters: Mutex<Vec<(String, Weak<Shared>)>>,
 }
 
@@ -103,7 +114,16 @@ impl Host {
         let linker = imports::linker(&engine)
             .map_err(|e| ConfigError::new(format!("the filter interface cannot be set up: {e:#}")))?;
         let cache = cache::CodeCache::open(options.cache_dir);
-        Ok(Arc::new(Host { engine, linker, pulse: Pulse::new(), cache, counters: Mutex::default() }))
+        Ok(Arc::new(Host {
+            engine,
+            linker,
+            pulse: Pulse::new(),
+            cache,
+            compiler: options.compiler,
+            memory: Arc::new(Quota::new(Limits::default().memory_all)),
+            on_fault: options.on_fault,
+            counters: Mutex::default(),
+        }))
     }
 
     /// Loads a component and asks it what it is. `label` is what messages call it until then: the file's name.
@@ -152,8 +172,8 @@ impl Host {
             _ => return Err("it is not a WebAssembly component".into()),
         }
         let compiled = match &self.cache {
-            Some(cache) => cache.load(&self.engine, bytes),
-            None => cache::compile(&self.engine, bytes),
+            Some(cache) => cache.load(&self.engine, &self.compiler, bytes),
+            None => cache::compile(&self.engine, &self.compiler, bytes),
         };
         compiled.map_err(|e| format!("it cannot be compiled: {}", one_line(&e)))
     }
@@ -180,7 +200,7 @@ impl Host {
     }
 
     fn describe(&self, label: &str, recipe: &Recipe) -> Result<wit::Description, String> {
-        let shared = self.shared(label, Limits::default(), Files::default());
+        let shared = self.shared(label, Limits::for_describing(), Files::default());
         block_on(async {
             let mut instance = recipe.instantiate(&shared).await.map_err(|fault| fault.cause)?;
             match instance.serve(Setup::new(Phase::CONFIGURE), None, &Ask::Describe).await.1 {
@@ -192,7 +212,8 @@ impl Host {
     }
 
     fn shared(&self, name: &str, limits: Limits, files: Files) -> Arc<Shared> {
-        Shared::new(name, limits, files, self.engine.clone(), Arc::clone(&self.pulse))
+        self.memory.set_limit(limits.memory_all);
+        Shared::new(name, limits, files, self)
     }
 
     /// The counters of the filters that are configured, by their names, in the order in which they were.

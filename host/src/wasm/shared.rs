@@ -9,9 +9,10 @@ use std::time::Instant;
 use rbdkit_plugin_api::ThreadModel;
 use wasmtime::Engine;
 
-use super::Limits;
+use super::breaker::OnFault;
 use super::engine::Pulse;
 use super::state::{Files, FilterState, Quota};
+use super::{Host, Limits};
 
 /// What happened in one filter. Shown with `-v` when it ends; tests read it through [`super::Host::statistics`].
 #[derive(Debug, Default)]
@@ -71,6 +72,9 @@ pub(super) struct Shared {
     pub(super) state: Arc<FilterState>,
     pub(super) files: Files,
     pub(super) own_buffers: Quota,
+    /// Memory of the instances of all filters.
+    pub(super) memory_all: Arc<Quota>,
+    pub(super) on_fault: OnFault,
     /// The strictest thread model of the layers below, known from get-ready on.
     pub(super) below: OnceLock<ThreadModel>,
     /// Connections that are open in this layer.
@@ -78,15 +82,17 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(name: &str, limits: Limits, files: Files, engine: Engine, pulse: Arc<Pulse>) -> Arc<Shared> {
+    pub(super) fn new(name: &str, limits: Limits, files: Files, host: &Host) -> Arc<Shared> {
         Arc::new(Shared {
             name: name.to_string(),
             log: GuestLog::new(name, limits.log_lines, limits.log_line as usize),
             state: FilterState::new(limits.for_state()),
             own_buffers: Quota::new(limits.buffers_total),
+            memory_all: Arc::clone(&host.memory),
+            on_fault: host.on_fault.clone(),
             limits,
-            engine,
-            pulse,
+            engine: host.engine.clone(),
+            pulse: Arc::clone(&host.pulse),
             counters: Arc::default(),
             faults: Faults::default(),
             files,

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::Notify;
+
 use crate::{
     BlockSizes, BoxFuture, Buffer, Capabilities, ConfigError, Done, Errno, Error, ExportEntry, Extents, Flags, Op,
     Result, Span, Support, ThreadModel, units,
@@ -40,23 +42,70 @@ pub struct Client {
     pub credentials: Option<(i64, i64, i64)>,
     /// Whether the connection is encrypted.
     pub tls: bool,
-    gone: AtomicBool,
+    gone: Flag,
+    unwanted: Flag,
+}
+
+/// Something that happens once and can be waited for.
+#[derive(Debug, Default)]
+struct Flag {
+    raised: AtomicBool,
+    told: Notify,
+}
+
+impl Flag {
+    fn raise(&self) {
+        self.raised.store(true, Ordering::Release);
+        self.told.notify_waiters();
+    }
+
+    fn is_raised(&self) -> bool {
+        self.raised.load(Ordering::Acquire)
+    }
+
+    async fn raised(&self) {
+        loop {
+            let told = self.told.notified();
+            let mut told = std::pin::pin!(told);
+            // In the line before it is looked, so that nothing is missed in between.
+            told.as_mut().enable();
+            if self.is_raised() {
+                return;
+            }
+            told.await;
+        }
+    }
 }
 
 impl Client {
     /// A client that is connected.
     pub fn new(id: u64, peer: Peer, credentials: Option<(i64, i64, i64)>, tls: bool) -> Client {
-        Client { id, peer, credentials, tls, gone: AtomicBool::new(false) }
+        Client { id, peer, credentials, tls, gone: Flag::default(), unwanted: Flag::default() }
     }
 
     /// Says that the client has disconnected or the server stops: what waits for its sake may give up.
     pub fn set_gone(&self) {
-        self.gone.store(true, Ordering::Release);
+        self.gone.raise();
     }
 
     /// Whether [`Client::set_gone`] was called.
     pub fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Acquire)
+        self.gone.is_raised()
+    }
+
+    /// Returns once [`Client::set_gone`] was called.
+    pub async fn until_gone(&self) {
+        self.gone.raised().await;
+    }
+
+    /// A layer wants the server to close this connection: what it would answer from now on is of no use to anybody.
+    pub fn disconnect(&self) {
+        self.unwanted.raise();
+    }
+
+    /// Returns once [`Client::disconnect`] was called: the server reads no more requests of this client, lets those under way end, and closes.
+    pub async fn until_unwanted(&self) {
+        self.unwanted.raised().await;
     }
 }
 

@@ -41,6 +41,9 @@ pub use slots::{ConnectionDeltas, Slots, Words};
 /// Maps a scope has, by the contract.
 pub const MAPS: usize = 8;
 
+/// What a scratch file may have beyond its export's size, in bytes: a header or an index of the filter's own.
+const HEADER: u64 = 1 << 20;
+
 /// A guest asked for what cannot be answered: its call ends with a trap. The text is for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -53,8 +56,8 @@ pub struct Limits {
     pub exports: usize,
     /// Bytes of memory for all maps of the filter and the books on its scratch files.
     pub map_bytes: u64,
-    /// Bytes that one scope's scratch file may take; [`Scratch::set_quota`] changes it for one.
-    pub scratch_bytes: u64,
+    /// Bytes that one scope's scratch file may take. None: as many as its export has ([`FilterState::size_scratch`]).
+    pub scratch_bytes: Option<u64>,
     /// Bytes that all scratch files of the filter may take together.
     pub scratch_total: u64,
     /// Where scratch files are made ([`directory`]).
@@ -68,7 +71,7 @@ impl Default for Limits {
         Limits {
             exports: 1024,
             map_bytes: 128 << 20,
-            scratch_bytes: u64::MAX,
+            scratch_bytes: Some(u64::MAX),
             scratch_total: u64::MAX,
             scratch_dir: directory(),
         }
@@ -91,7 +94,7 @@ impl ScopeState {
             locks: Arc::new(Locks::default()),
             scratch: Arc::new(Scratch::new(
                 shared.limits.scratch_dir.clone(),
-                shared.limits.scratch_bytes,
+                shared.limits.scratch_bytes.unwrap_or(HEADER),
                 Arc::clone(&shared.disk),
                 Arc::clone(&shared.memory),
             )),
@@ -186,6 +189,23 @@ impl FilterState {
         ScopeState::new(&self.shared)
     }
 
+    /// An export was opened and has so many bytes: the scratch files of it and of this connection to it may take as many (and a header's), and the
+    /// server's as many as all exports have together. It only ever grows. Nothing if the operator has set a limit.
+    pub fn size_scratch(&self, export: &Arc<ScopeState>, own: Option<&Arc<ScopeState>>, size: u64) {
+        if self.shared.limits.scratch_bytes.is_some() {
+            return;
+        }
+        // Whole pages.
+        let quota = size.saturating_add(HEADER).checked_next_multiple_of(4096).unwrap_or(u64::MAX);
+        if let Some(own) = own {
+            own.scratch.grow_quota(quota);
+        }
+        // One at a time: the sum is read and written.
+        let _one = self.exports.lock().unwrap_or_else(PoisonError::into_inner);
+        let grown = export.scratch.grow_quota(quota);
+        self.server.scratch.grow_quota(self.server.scratch.quota().saturating_add(grown));
+    }
+
     /// The server stops: who waits for a range lock of the server's or an export's scope is told so. Connections' scopes
     /// are the caller's.
     pub fn shutdown(&self) {
@@ -227,6 +247,20 @@ mod tests {
         drop(first);
         state.export("c").unwrap();
         assert_eq!(state.export("b").unwrap().slots().get(0).unwrap().a, 1);
+    }
+
+    #[test]
+    fn a_scratch_file_may_be_as_large_as_its_export() {
+        let state = FilterState::new(Limits { scratch_bytes: None, ..Limits::default() });
+        let (a, b, own) = (state.export("a").unwrap(), state.export("b").unwrap(), state.connection());
+        assert_eq!(a.scratch().quota(), HEADER);
+        state.size_scratch(&a, Some(&own), 10 << 20);
+        state.size_scratch(&a, None, 5 << 20);
+        state.size_scratch(&b, None, 3 << 20);
+        let quotas = [&a, &b, &own, state.server()].map(|scope| scope.scratch().quota() >> 20);
+        assert_eq!(quotas, [11, 4, 11, 14]);
+        state.size_scratch(&a, None, u64::MAX);
+        assert_eq!(state.server().scratch().quota(), u64::MAX);
     }
 
     #[test]

@@ -43,6 +43,11 @@ impl Quota {
         self.limit.load(Ordering::Relaxed)
     }
 
+    /// Raises the limit to `limit`, if it is lower. By how much it was.
+    pub fn raise_limit(&self, limit: u64) -> u64 {
+        limit.saturating_sub(self.limit.fetch_max(limit, Ordering::Relaxed))
+    }
+
     /// Changes the limit; what is taken already stays.
     pub fn set_limit(&self, limit: u64) {
         self.limit.store(limit, Ordering::Relaxed);

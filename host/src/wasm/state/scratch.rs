@@ -121,6 +121,11 @@ impl Scratch {
         self.own.limit().min(self.total.limit().saturating_sub(others))
     }
 
+    /// Lets it take at least `bytes`. By how much that is more than before.
+    pub fn grow_quota(&self, bytes: u64) -> u64 {
+        self.own.raise_limit(bytes)
+    }
+
     /// Changes the most bytes it may take; what is there stays.
     pub fn set_quota(&self, bytes: u64) {
         self.own.set_limit(bytes);

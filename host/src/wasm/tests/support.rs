@@ -301,7 +301,7 @@ impl Plugin for Disk {
 
 /// A host without a cache of compiled code.
 pub fn host() -> Arc<Host> {
-    Host::new(Options { cache_dir: Some("/proc/nowhere".into()) }).unwrap()
+    Host::new(Options { cache_dir: Some("/proc/nowhere".into()), ..Options::default() }).unwrap()
 }
 
 pub fn load(guest: &Guest) -> std::result::Result<Module, String> {

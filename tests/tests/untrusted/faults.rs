@@ -1,0 +1,145 @@
+//! What a fault costs, who is told, and what becomes of a filter that keeps failing.
+
+use std::time::{Duration, Instant};
+
+use rbdkit_tests::raw::error;
+use rbdkit_tests::{Client, Launch, Server, TempDir};
+
+use crate::guest::Guest;
+
+/// A server with one filter that does its thing at offset 0.
+fn serve(guest: &Guest, options: &[&str]) -> Server {
+    let dir = TempDir::new();
+    let file = dir.file("filter.wasm", &guest.component(0));
+    Launch::new(["--wasm-filter"]).arg(file).args(options).args(["memory", "16M"]).start()
+}
+
+fn trap() -> Guest {
+    Guest::reads("trap", "(func $inner (unreachable)) (func $outer (call $inner))", "(call $outer)")
+}
+
+#[test]
+fn a_fault_is_told_once_with_filter_operation_offset_cause_and_frames_and_then_counted() {
+    let server = serve(&trap(), &[]);
+    let mut client = server.client();
+    for _ in 0..100 {
+        assert_eq!(client.read(0, 512), Err(error::EIO));
+        // A success in between: it does not fail in a row.
+        assert!(client.read(4096, 512).is_ok());
+    }
+    client.disconnect();
+    let log = server.stop().stderr;
+    let told: Vec<&str> = log.lines().filter(|line| line.starts_with("rbdkit: error: trap: ")).collect();
+    assert_eq!(told.len(), 3, "{told:#?}");
+    let begin = "rbdkit: error: trap: pread at offset 0: wasm trap: wasm `unreachable` instruction executed; \
+                 in inner+0x0 < outer+0x1 < function ";
+    assert!(told[0].starts_with(begin), "{}", told[0]);
+    assert!(
+        told[1].contains("executed (10 times so far)") && told[2].contains("executed (100 times so far)"),
+        "{told:#?}"
+    );
+}
+
+#[test]
+fn a_fresh_instance_takes_over_within_a_millisecond() {
+    let server = serve(&trap(), &[]);
+    let mut client = server.client();
+    let mut best = Duration::MAX;
+    for _ in 0..20 {
+        assert_eq!(client.read(0, 512), Err(error::EIO));
+        let began = Instant::now();
+        assert!(client.read(4096, 512).is_ok());
+        best = best.min(began.elapsed());
+    }
+    println!("the read after a trap: {best:?} at best of 20");
+    assert!(best < Duration::from_millis(1), "{best:?}");
+}
+
+#[test]
+fn a_filter_that_keeps_failing_is_left_alone_on_that_connection_and_serves_the_others() {
+    let server = serve(&trap(), &[]);
+    let (mut attacker, mut bystander) = (server.client(), server.client());
+    for _ in 0..200 {
+        assert_eq!(attacker.read(0, 512), Err(error::EIO));
+    }
+    server.wait_for_log("trap: it keeps failing: requests fail for 10ms without asking it");
+    // Not even what would work is asked for, and nothing passes by the filter.
+    assert_eq!(attacker.read(4096, 512), Err(error::EIO));
+    assert!(bystander.read(4096, 512).is_ok());
+    // Once it is let through again, it is forgiven.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while attacker.read(4096, 512).is_err() {
+        assert!(Instant::now() < deadline, "it is never let through again");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    assert!((0..20).all(|_| attacker.read(4096, 512).is_ok()));
+    let log = server.stop().stderr;
+    // Of the 200, most never reached it: they were not faults of the filter's.
+    assert!(
+        !log.contains("trap: pread at offset 0: wasm trap: wasm `unreachable` instruction executed (100 times"),
+        "{log}"
+    );
+}
+
+#[test]
+fn with_disconnect_the_connection_is_of_no_more_use_and_others_are() {
+    let server = serve(&trap(), &["--filter-on-fault=disconnect"]);
+    let (mut attacker, mut bystander) = (server.client(), server.client());
+    assert_eq!(attacker.read(0, 512), Err(error::EIO));
+    assert!(is_refused(&mut attacker));
+    assert!(bystander.read(4096, 512).is_ok());
+    assert!(server.client().read(4096, 512).is_ok());
+}
+
+/// ESHUTDOWN, or the server has closed already.
+fn is_refused(client: &mut Client) -> bool {
+    let Ok(_) = client.submit(rbdkit_tests::raw::cmd::READ, 0, 4096, 512, &[]) else { return true };
+    client.receive().map_or(true, |reply| reply.result == Err(error::ESHUTDOWN))
+}
+
+#[test]
+fn with_exit_the_server_ends_and_says_why() {
+    let mut server = serve(&trap(), &["--filter-on-fault=exit"]);
+    let mut client = server.client();
+    assert_eq!(client.read(0, 512), Err(error::EIO));
+    drop(client);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while server.is_alive() && Instant::now() < deadline {
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+    assert!(!server.is_alive());
+    server.wait_for_log("rbdkit: error: a filter failed (--filter-on-fault=exit)");
+}
+
+#[test]
+fn all_instances_of_all_filters_have_one_budget() {
+    // Each may grow to 64 MiB; together they may not have more than 16.
+    let grow =
+        Guest::reads("grow", "", "(if (i32.eq (memory.grow (i32.const 200)) (i32.const -1)) (then (unreachable)))")
+            .model(2);
+    let server = serve(&grow, &["--filter-limit", "memory-all=20M"]);
+    let (mut one, mut two) = (server.client(), server.client());
+    assert!(one.read(0, 512).is_ok());
+    assert_eq!(two.read(0, 512), Err(error::EIO), "13 MB are taken, and 13 more are not there");
+    assert!(two.read(4096, 512).is_ok());
+    one.disconnect();
+    // What it had is given back with its instance.
+    assert!(two.read(0, 512).is_ok());
+}
+
+#[test]
+fn a_limit_is_named_with_the_filter_that_it_was_given_to() {
+    let dir = TempDir::new();
+    let file = dir.file("filter.wasm", &trap().component(0));
+    let launch = || Launch::new(["--wasm-filter"]).arg(&file);
+    for (limit, message) in [
+        ("trap:memory=lots", "--filter-limit trap:memory=lots: is not a size"),
+        ("trap:memory-all=1G", "--filter-limit trap:memory-all=1G: is one for all filters: leave their name out"),
+        ("log-line=x", "--filter-limit log-line=x: is not a whole number from 1 on"),
+    ] {
+        let outcome =
+            launch().args(["--filter-limit", limit, "memory", "1M"]).try_start().err().expect("it is refused");
+        assert!(outcome.stderr.contains(message), "{}", outcome.stderr);
+        assert_eq!(outcome.status.code(), Some(1));
+    }
+}

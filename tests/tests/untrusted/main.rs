@@ -1,0 +1,6 @@
+//! Filters that somebody hostile wrote, in the program itself: the worst that they can do is fail the requests that pass through them.
+
+mod chain;
+mod faults;
+mod guest;
+mod load;
