@@ -5,9 +5,10 @@
 //!
 //! A blocking thread for each connection takes all requests that one `recv` brings and answers the whole batch with one vectored write. Every
 //! read is answered with the beginning of the same static bytes, whatever its offset; what is written is dropped. There is no storage, no
-//! check of ranges, no structured reply, no limit but what keeps the program from crashing. It is **not** a server to use: it is what
+//! check of ranges, no limit but what keeps the program from crashing. Clients that ask for structured replies get them, as from any server: they are
+//! twice the work for the client, so simple ones would be the limit of another conversation. It is **not** a server to use: it is what
 //! remains of one when everything useful is left out. It is a limit for requests that are short; with long ones a server that sends with
-//! more than one thread a connection may well overtake it.
+//! more than one thread a connection, or does not copy, may well overtake it.
 #![forbid(unsafe_code)]
 
 use std::io::{self, IoSlice, Read, Write};
@@ -27,6 +28,8 @@ const IHAVEOPT: u64 = 0x4948_4156_454f_5054;
 const OPTION_REPLY: u64 = 0x0003_e889_0455_65a9;
 const REQUEST: u32 = 0x2560_9513;
 const SIMPLE_REPLY: [u8; 4] = 0x6744_6698_u32.to_be_bytes();
+/// Its magic number, the flag that it is the last chunk, and that it is data with an offset.
+const DATA_CHUNK: [u8; 8] = [0x66, 0x8e, 0x33, 0xef, 0, 1, 0, 1];
 /// It has flags, can flush, may be used by several connections.
 const EXPORT_FLAGS: u16 = 1 | 1 << 2 | 1 << 8;
 
@@ -66,14 +69,16 @@ fn exact<const N: usize>(stream: &mut UnixStream) -> io::Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// Grants GO and EXPORT_NAME of any name, and nothing else; false if the client took its leave.
-fn handshake(stream: &mut UnixStream, size: u64) -> io::Result<bool> {
+/// Grants structured replies, and GO and EXPORT_NAME of any name, and nothing else. Answers whether replies are structured; none if the client
+/// took its leave.
+fn handshake(stream: &mut UnixStream, size: u64) -> io::Result<Option<bool>> {
+    let mut structured = false;
     // Fixed newstyle, no zeroes after EXPORT_NAME.
     stream.write_all(&[&NBDMAGIC.to_be_bytes()[..], &IHAVEOPT.to_be_bytes(), &3u16.to_be_bytes()].concat())?;
     let client_flags = u32::from_be_bytes(exact(stream)?);
     loop {
         if u64::from_be_bytes(exact(stream)?) != IHAVEOPT {
-            return Ok(false);
+            return Ok(None);
         }
         let option = exact::<4>(stream)?;
         let length = u32::from_be_bytes(exact(stream)?);
@@ -87,24 +92,41 @@ fn handshake(stream: &mut UnixStream, size: u64) -> io::Result<bool> {
             1 if client_flags & 2 == 0 => ([&export[..], &[0; 124]].concat(), Some(true)),
             1 => (export, Some(true)),
             2 => (reply(1, &[]), Some(false)),
+            8 => {
+                structured = true;
+                (reply(1, &[]), None)
+            }
             // GO: what the export is (information of type 0), then success.
             7 => ([reply(3, &[&[0; 2], &export[..]].concat()), reply(1, &[])].concat(), Some(true)),
             _ => (reply(0x8000_0001, &[]), None),
         };
         stream.write_all(&bytes)?;
         if let Some(done) = done {
-            return Ok(done);
+            return Ok(done.then_some(structured));
         }
     }
 }
 
-/// A simple reply: its header, and how many of the bytes follow.
-type Reply = ([u8; 16], usize);
+/// A reply: its head, how much of that counts, and how many of the bytes follow.
+type Reply = ([u8; 28], usize, usize);
+
+fn reply(request: &Request, structured: bool) -> Reply {
+    let mut head = [0; 28];
+    let data = if request.kind == 0 { request.length.min(LARGEST) } else { 0 };
+    if !structured || data == 0 {
+        head[..4].copy_from_slice(&SIMPLE_REPLY);
+        head[8..16].copy_from_slice(&request.cookie);
+        return (head, 16, data);
+    }
+    head[..8].copy_from_slice(&DATA_CHUNK);
+    head[8..16].copy_from_slice(&request.cookie);
+    head[16..20].copy_from_slice(&(data as u32 + 8).to_be_bytes());
+    head[20..].copy_from_slice(&request.offset);
+    (head, 28, data)
+}
 
 fn serve(mut stream: UnixStream, size: u64, bytes: &[u8]) -> io::Result<()> {
-    if !handshake(&mut stream, size)? {
-        return Ok(());
-    }
+    let Some(structured) = handshake(&mut stream, size)? else { return Ok(()) };
     let mut input = vec![0; INPUT];
     let mut filled = 0;
     // What is still to come of a write's payload, and its answer: clients do not expect that before they have sent everything.
@@ -127,14 +149,10 @@ fn serve(mut stream: UnixStream, size: u64, bytes: &[u8]) -> io::Result<()> {
             let Some(header) = input[at..filled].first_chunk::<28>() else { break };
             let Some(request) = Request::parse(header) else { return Ok(()) };
             at += header.len();
-            let mut head = [0; 16];
-            head[..4].copy_from_slice(&SIMPLE_REPLY);
-            head[8..].copy_from_slice(&request.cookie);
             match request.kind {
-                0 => replies.push((head, request.length.min(LARGEST))),
                 2 => return Ok(()),
-                1 => (payload, written) = (request.length, Some((head, 0))),
-                _ => replies.push((head, 0)),
+                1 => (payload, written) = (request.length, Some(reply(&request, structured))),
+                _ => replies.push(reply(&request, structured)),
             }
         }
         input.copy_within(at..filled, 0);
@@ -150,6 +168,7 @@ fn serve(mut stream: UnixStream, size: u64, bytes: &[u8]) -> io::Result<()> {
 struct Request {
     kind: u16,
     cookie: [u8; 8],
+    offset: [u8; 8],
     length: usize,
 }
 
@@ -157,19 +176,16 @@ impl Request {
     fn parse(header: &[u8; 28]) -> Option<Request> {
         let magic = header.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))?;
         let length = header.last_chunk().map(|bytes| u32::from_be_bytes(*bytes))?;
-        let cookie = *header[8..].first_chunk()?;
-        (magic == REQUEST).then_some(Request {
-            kind: u16::from_be_bytes([header[6], header[7]]),
-            cookie,
-            length: length as usize,
-        })
+        let (cookie, offset) = (*header[8..].first_chunk()?, *header[16..].first_chunk()?);
+        let kind = u16::from_be_bytes([header[6], header[7]]);
+        (magic == REQUEST).then_some(Request { kind, cookie, offset, length: length as usize })
     }
 }
 
 fn answer(stream: &mut UnixStream, batch: &[Reply], bytes: &[u8]) -> io::Result<()> {
     let mut parts: Vec<IoSlice<'_>> = Vec::with_capacity(2 * batch.len());
-    for (head, length) in batch {
-        parts.push(IoSlice::new(head));
+    for (head, counts, length) in batch {
+        parts.push(IoSlice::new(&head[..*counts]));
         if *length > 0 {
             parts.push(IoSlice::new(&bytes[..*length]));
         }
