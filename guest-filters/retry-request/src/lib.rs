@@ -1,0 +1,105 @@
+//! Repeats a request that fails, without opening the layer below again.
+#![deny(unsafe_code)]
+
+mod repeat;
+
+use rbdkit_filter_sdk::prelude::*;
+use repeat::repeat;
+
+/// The filter.
+pub struct RetryRequest {
+    retries: u64,
+    /// Nanoseconds.
+    delay: u64,
+    open: bool,
+}
+
+impl RetryRequest {
+    fn serve<T>(&self, operation: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+        repeat(self.retries, operation, |error| {
+            // Repeating does not help a write to what is read-only, or what nobody waits for.
+            if matches!(error, Errno::Erofs | Errno::Enotsup | Errno::Eshutdown) {
+                return false;
+            }
+            log::warn(&format!("a request failed ({error:?})"));
+            server::sleep(self.delay).is_ok()
+        })
+    }
+}
+
+impl Filter for RetryRequest {
+    fn describe() -> Description {
+        Description::new("retry-request", env!("CARGO_PKG_VERSION"), "repeats a request that fails")
+            .help("The layer below is not opened again: the filter retry does that.")
+            .thread_model(ThreadModel::Parallel)
+            .transparent()
+            .param(Param::int("retry-request-retries").default("2").help("How often a request is repeated."))
+            .param(Param::duration("retry-request-delay").default("2").help("Waits before each repetition."))
+            .param(Param::bool("retry-request-open").default("true").help("Opening is repeated as well."))
+    }
+
+    fn configure(params: &Params) -> Result<Self, String> {
+        Ok(RetryRequest {
+            retries: params.int("retry-request-retries")?.unwrap_or(2),
+            delay: params.duration("retry-request-delay")?.unwrap_or(2_000_000_000),
+            open: params.bool("retry-request-open")?.unwrap_or(true),
+        })
+    }
+}
+
+impl Connection for RetryRequest {
+    fn open(&self, readonly: bool, exportname: &str, _is_tls: bool, _replayed: bool) -> Result<u64, Errno> {
+        match self.open {
+            true => self.serve(|| next_open::open(readonly, exportname))?,
+            false => next_open::open(readonly, exportname)?,
+        }
+        Ok(0)
+    }
+}
+
+impl Reads for RetryRequest {
+    fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
+        self.serve(|| next::pread(offset, length, PAYLOAD, 0))
+    }
+}
+
+impl Writes for RetryRequest {
+    fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno> {
+        self.serve(|| next::pwrite(offset, length, PAYLOAD, 0, flags))
+    }
+}
+
+impl Flushes for RetryRequest {
+    fn flush(&self) -> Result<(), Errno> {
+        self.serve(next::flush)
+    }
+}
+
+impl Trims for RetryRequest {
+    fn trim(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
+        self.serve(|| next::trim(offset, length, flags))
+    }
+}
+
+impl Zeroes for RetryRequest {
+    fn zero(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
+        self.serve(|| next::zero(offset, length, flags))
+    }
+}
+
+impl Mapping for RetryRequest {
+    fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
+        self.serve(|| next::extents_forward(offset, length, offset, flags))?;
+        Ok(Vec::new())
+    }
+}
+
+impl Caching for RetryRequest {
+    fn cache(&self, offset: u64, length: u64) -> Result<(), Errno> {
+        self.serve(|| next::cache(offset, length))
+    }
+}
+
+rbdkit_filter_sdk::export!(
+    RetryRequest: connection, reads, writes, flushes, trims, zeroes, mapping, caching
+);
