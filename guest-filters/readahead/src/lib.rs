@@ -7,8 +7,7 @@ use rbdkit_filter_sdk::prelude::*;
 use slots::Slot;
 use window::Window;
 
-/// The connection's window: position, width, ahead, and in the last word the export's size plus one, or [`OFF`], or 0 before
-/// the first read.
+/// The connection's window in three words, and in the last one the export's size plus one, or [`OFF`], or 0 before the first read.
 const WINDOW: Slot = Slot { scope: Scope::Connection, index: 0 };
 
 /// Nothing below can cache.
@@ -61,21 +60,22 @@ fn read_ahead(offset: u64, length: u32) -> Result<(), Errno> {
         }
         return Ok(());
     }
-    let window = Window { position: old.a, width: old.b, ahead: old.c };
+    let window = Window::unpack([old.a, old.b, old.c]);
     let (moved, fetch) = window.read(offset, length.into(), mark - 1);
     if moved == window && old.d != 0 {
         return Ok(());
     }
     // If another read of the connection moved the window meanwhile, then that read asks for what is needed.
-    if !WINDOW.replace(old, [moved.position, moved.width, moved.ahead, mark]) {
+    let [a, b, c] = moved.pack();
+    if !WINDOW.replace(old, [a, b, c, mark]) {
         return Ok(());
     }
     if let Some((from, length)) = fetch
         && !next::prefetch(from, length)
     {
         let now = WINDOW.get();
-        let back = Window { position: now.a, width: now.b, ahead: now.c }.refused(from);
-        WINDOW.replace(now, [back.position, back.width, back.ahead, now.d]);
+        let [a, b, c] = Window::unpack([now.a, now.b, now.c]).refused(from).pack();
+        WINDOW.replace(now, [a, b, c, now.d]);
     }
     Ok(())
 }

@@ -81,7 +81,7 @@ impl Default for Limits {
             scratch_total: u64::MAX,
             exports: 1024,
             // Four pieces hide a latency of 20 ms at 200 MB/s.
-            prefetches: 4,
+            prefetches: 12,
             prefetch_queue: 32 << 20,
             // The largest interpreters take 20 seconds where two processors compile at once.
             compile: Duration::from_secs(60),

@@ -3,7 +3,8 @@
 //! One queue a connection and layer. Ranges are cut to pieces of at most 1 MiB, so that a demand read that comes in between waits for no
 //! longer than one piece takes, and several are under way at once: that is what hides a source's latency. What overlaps with a range that is
 //! queued, under way or was done a moment ago is cut off; what the queue has no room for is dropped: all of it is advisory, errors are only
-//! counted. A prefetch holds no lock and no instance of this layer, and works on the layer below as any other request.
+//! counted. What the layer below knows to be zero is left out: reading it costs nothing. A prefetch holds no lock and no instance of this
+//! layer, and works on the layer below as any other request.
 //!
 //! When the connection ends no more are begun. The layer below is closed after the last one that is under way.
 
@@ -12,7 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rbdkit_plugin_api::{Support, ThreadModel};
+use rbdkit_plugin_api::{Flags, Result, Support, ThreadModel};
 use tokio::sync::Notify;
 
 use super::conn::Next;
@@ -50,6 +51,26 @@ struct Piece {
     offset: u64,
     length: u64,
     next: Arc<Next>,
+}
+
+impl Piece {
+    /// Brings what is not known to be zero nearer.
+    async fn fetch(&self) -> Result<()> {
+        let hop = &self.next.hop;
+        if hop.can().extents {
+            // Without an answer all of it is data.
+            if let Ok(extents) = hop.extents(self.offset, self.length, Flags::NONE).await {
+                for extent in extents.as_slice().iter().filter(|extent| !extent.zero) {
+                    hop.cache(extent.offset, extent.length).await?;
+                }
+                // What they say nothing of.
+                let end = self.offset + self.length;
+                let known = extents.next_offset().min(end);
+                return if known < end { hop.cache(known, end - known).await } else { Ok(()) };
+            }
+        }
+        hop.cache(self.offset, self.length).await
+    }
 }
 
 /// What of `from..to` none of `ranges` (offset, length) covers, in ascending order.
@@ -175,7 +196,7 @@ impl Prefetcher {
                 piece
             };
             let Some(piece) = piece else { return };
-            let result = piece.next.hop.cache(piece.offset, piece.length).await;
+            let result = piece.fetch().await;
             counters.prefetches.fetch_add(1, Relaxed);
             if let Err(error) = &result {
                 counters.prefetches_failed.fetch_add(1, Relaxed);
