@@ -15,13 +15,13 @@
 //! before some may be overwritten, as with any file.
 //!
 //! **Waiting.** What is in the page cache is read at once (`RWF_NOWAIT`); small writes only copy into the page cache and are made at once too,
-//! unless the kernel has lately made one wait (it throttles who writes faster than the disk): then writes go to threads that may wait, for
-//! a while. Everything else goes to such threads always.
+//! unless the kernel has lately made one wait (it throttles who writes faster than the disk): then the next ones go to threads that may wait.
+//! Everything else goes to such threads always.
 
 use std::fs::File;
 use std::io::IoSliceMut;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,8 +44,9 @@ const DIRECT_READ: u32 = 256 << 10;
 const DIRECT_WRITE: u32 = 64 << 10;
 /// A direct write that took longer has waited for the disk.
 const SLOW: Duration = Duration::from_millis(2);
-/// How long writes then go to threads that may wait.
-const CAREFUL: Duration = Duration::from_secs(1);
+/// So many writes then go to threads that may wait. It is a count and not a time because on a busy machine a write also takes that long when
+/// its thread is just not scheduled, once in some hundreds: a second of caution for each was caution nearly always.
+const CAREFUL: u32 = 64;
 
 /// Where large temporary files are made: `$TMPDIR`, otherwise `/var/tmp`; absolute, because the server changes its directory.
 pub fn directory() -> PathBuf {
@@ -66,9 +67,8 @@ pub struct Scratch {
     own: Quota,
     /// The same for all scratch files of the filter together.
     total: Arc<Quota>,
-    began: Instant,
-    /// Until when writes may not be direct, in microseconds after `began`.
-    careful_until: AtomicU64,
+    /// How many writes may not be direct.
+    careful: AtomicU32,
 }
 
 /// Bytes of a buffer, and where they belong in the file.
@@ -105,8 +105,7 @@ impl Scratch {
             pages: Map::new(memory),
             own: Quota::new(quota),
             total,
-            began: Instant::now(),
-            careful_until: AtomicU64::new(0),
+            careful: AtomicU32::new(0),
         }
     }
 
@@ -220,7 +219,7 @@ impl Scratch {
             let start = Instant::now();
             let result = write(file, buffer.data(span), offset, &new);
             if start.elapsed() > SLOW {
-                self.be_careful();
+                self.careful.store(CAREFUL, Ordering::Relaxed);
             }
             return Op::Ready((buffer, result));
         }
@@ -324,14 +323,13 @@ impl Scratch {
         result
     }
 
+    /// Whether this write has to go to a thread. Two writes at once may count as one, which does no harm.
     fn is_careful(&self) -> bool {
-        let until = self.careful_until.load(Ordering::Relaxed);
-        until > 0 && self.began.elapsed().as_micros() < u128::from(until)
-    }
-
-    fn be_careful(&self) {
-        let until = (self.began.elapsed() + CAREFUL).as_micros();
-        self.careful_until.store(u64::try_from(until).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let left = self.careful.load(Ordering::Relaxed);
+        if left > 0 {
+            self.careful.store(left - 1, Ordering::Relaxed);
+        }
+        left > 0
     }
 
     /// The file; makes it if it is not there yet, which waits for the disk.

@@ -62,7 +62,7 @@ async fn small_input_and_output_does_not_wait() {
     let buffer = Buffer::from_vec(vec![2; 4096]);
     let span = buffer.span();
     assert!(matches!(scratch.pwrite(buffer, span, 100), Op::Ready((_, Ok(())))));
-    scratch.be_careful();
+    scratch.careful.store(CAREFUL, Ordering::Relaxed);
     let buffer = Buffer::from_vec(vec![3; 10]);
     let careful = scratch.pwrite(buffer, Span::new(0, 10), 0);
     assert!(matches!(careful, Op::Later(_)));
