@@ -19,7 +19,7 @@ use super::bindings::host::types as wit;
 use super::clock::Wait;
 use super::context::{Context, Phase, mistake, protocol_string};
 use super::shared::Level;
-use super::state::{self, Mode, Patience, When, Words};
+use super::state::{self, Held, Mode, Patience, When, Words};
 use crate::chain::Hop;
 
 type Answer<T> = Result<std::result::Result<T, wit::Errno>>;
@@ -49,6 +49,7 @@ pub(super) fn linker(engine: &wasmtime::Engine) -> Result<Linker<Context>> {
     let mut scratch = linker.instance("rbdkit:filter/scratch@0.1.0")?;
     scratch.func_wrap_async("pread", scratch_pread)?;
     scratch.func_wrap_async("pwrite", scratch_pwrite)?;
+    linker.instance("rbdkit:filter/locks@0.1.0")?.func_wrap_async("lock", lock)?;
     linker.allow_shadowing(false);
     Ok(linker)
 }
@@ -213,6 +214,58 @@ fn scratch_pwrite(
     lend_to_scratch(store, part, scope, "scratch.pwrite", move |scratch, buffer, span| {
         scratch.pwrite(buffer, span, offset)
     })
+}
+
+fn lock(
+    mut store: StoreContextMut<'_, Context>,
+    (scope, offset, length, mode): (wit::Scope, u64, u64, host::locks::Mode),
+) -> Promise<'_> {
+    let context = store.data_mut();
+    if let Err(errno) = context.allow(OPEN_DATA) {
+        return at_once(Ok(Err(errno)));
+    }
+    if context.call.lock.is_some() {
+        return at_once(Ok(Err(wit::Errno::Edeadlk)));
+    }
+    let locks = match context.scope(scope, "locks.lock") {
+        Ok(scope) => scope.locks(),
+        Err(trap) => return at_once(Err(trap)),
+    };
+    let mode = match mode {
+        host::locks::Mode::Shared => Mode::Shared,
+        host::locks::Mode::Exclusive => Mode::Exclusive,
+    };
+    let patience = if context.call.patient { Patience::Always } else { Patience::UntilShutdown };
+    match locks.lock_now(offset, length, mode, patience) {
+        Op::Ready(held) => at_once(Ok(context.hold(held))),
+        waiting => {
+            let Some(conn) = context.call.conn.clone() else { return at_once(Ok(Err(wit::Errno::Enxio))) };
+            let patient = context.call.patient;
+            Box::new(async move {
+                let context = store.data_mut();
+                let wait = async move {
+                    if patient {
+                        return waiting.await;
+                    }
+                    tokio::select! {
+                        biased;
+                        held = waiting => held,
+                        () = conn.client().until_gone() => Err(Errno::Eshutdown),
+                    }
+                };
+                let held = context.clock.waiting(|| wait).await;
+                Ok((context.hold(held),))
+            })
+        }
+    }
+}
+
+impl Context {
+    /// A lock was granted to the call, or refused.
+    fn hold(&mut self, held: std::result::Result<Held, Errno>) -> std::result::Result<(), wit::Errno> {
+        self.call.lock = Some(held?);
+        Ok(())
+    }
 }
 
 /// The trait's version of a function that the linker has another of.
@@ -536,40 +589,8 @@ impl host::buffer::Host for Context {
 }
 
 impl host::locks::Host for Context {
-    async fn lock(&mut self, s: wit::Scope, offset: u64, length: u64, m: host::locks::Mode) -> Answer<()> {
-        attempt!(self.allow(OPEN_DATA));
-        if self.call.lock.is_some() {
-            return Ok(Err(wit::Errno::Edeadlk));
-        }
-        let locks = Arc::clone(self.scope(s, "locks.lock")?.locks());
-        let mode = match m {
-            host::locks::Mode::Shared => Mode::Shared,
-            host::locks::Mode::Exclusive => Mode::Exclusive,
-        };
-        let patience = if self.call.patient { Patience::Always } else { Patience::UntilShutdown };
-        let Some(conn) = self.call.conn.clone() else { return Ok(Err(wit::Errno::Enxio)) };
-        let patient = self.call.patient;
-        let held = self
-            .clock
-            .waiting(|| async move {
-                let lock = locks.lock(offset, length, mode, patience);
-                if patient {
-                    return lock.await;
-                }
-                tokio::select! {
-                    biased;
-                    held = lock => held,
-                    () = conn.client().until_gone() => Err(rbdkit_plugin_api::Errno::Eshutdown),
-                }
-            })
-            .await;
-        Ok(match held {
-            Ok(held) => {
-                self.call.lock = Some(held);
-                Ok(())
-            }
-            Err(errno) => Err(errno.into()),
-        })
+    async fn lock(&mut self, _: wit::Scope, _: u64, _: u64, _: host::locks::Mode) -> Answer<()> {
+        bound_by_hand()
     }
 
     fn unlock(&mut self) -> Result<()> {

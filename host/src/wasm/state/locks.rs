@@ -16,7 +16,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use rbdkit_plugin_api::Errno;
+use rbdkit_plugin_api::{Errno, Op};
 
 /// With whom a lock is shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,11 +145,29 @@ impl Locks {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Locks `length` bytes at `offset`, waiting for conflicting locks that were asked for before. The place in the queue is taken when
-    /// the future is first polled, and given up if it is dropped.
+    /// Locks `length` bytes at `offset`, waiting for conflicting locks that were asked for before. The place in the queue is taken at once,
+    /// and given up if the answer is dropped.
     ///
     /// # Errors
     /// EINVAL for a length of 0 or a range beyond 2^64; ESHUTDOWN if it would have to wait and the server stops ([`Patience`]).
+    pub fn lock_now(
+        self: &Arc<Locks>,
+        offset: u64,
+        length: u64,
+        mode: Mode,
+        patience: Patience,
+    ) -> Op<Result<Held, Errno>> {
+        match self.enter(offset, length, mode, patience) {
+            Ok((id, true)) => Op::Ready(Ok(Held { locks: Arc::clone(self), id })),
+            Ok((id, false)) => Op::later(Waiting { locks: Arc::clone(self), id, over: false }),
+            Err(errno) => Op::Ready(Err(errno)),
+        }
+    }
+
+    /// [`Locks::lock_now`] as a future that begins when it is polled.
+    ///
+    /// # Errors
+    /// The same.
     pub async fn lock(
         self: &Arc<Locks>,
         offset: u64,
@@ -157,11 +175,7 @@ impl Locks {
         mode: Mode,
         patience: Patience,
     ) -> Result<Held, Errno> {
-        let (id, held) = self.enter(offset, length, mode, patience)?;
-        if held {
-            return Ok(Held { locks: Arc::clone(self), id });
-        }
-        Waiting { locks: Arc::clone(self), id, over: false }.await
+        self.lock_now(offset, length, mode, patience).await
     }
 
     /// Puts an entry at the end. Its id, and whether the lock is held already.

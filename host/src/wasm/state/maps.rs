@@ -290,7 +290,10 @@ impl Map {
         if self.shape.get().is_none_or(|shape| shape.block != block) {
             return Err(Errno::Einval);
         }
-        self.blocks.fetch_max(blocks, Ordering::AcqRel);
+        // Looked at first: a scratch file's book is sized before each write, and writing here would take the line from every reader.
+        if self.blocks() < blocks {
+            self.blocks.fetch_max(blocks, Ordering::AcqRel);
+        }
         Ok(())
     }
 
