@@ -40,9 +40,10 @@ const SLICES: usize = 128;
 /// System calls that one writer makes before it lets other tasks run.
 const TURNS: usize = 16;
 
-/// How long a thread that serves one client waits for it to take answers before it leaves that to a task and reads on. A client that
-/// reads at all makes room within microseconds; waiting in place spares two changes of threads.
-const PATIENCE: Duration = Duration::from_millis(5);
+/// How long a thread that serves one client waits for it to take answers before it leaves that to a task and reads on, for a client that
+/// sends all before it reads any. One that reads makes room as soon as it gets a processor, which on a busy machine takes some milliseconds;
+/// waiting in place spares two changes of threads, and what would be read meanwhile would only wait as well.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// The outgoing side of a connection, and the count of what is in flight.
 #[derive(Debug)]

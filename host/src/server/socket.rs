@@ -7,8 +7,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rbdkit_plugin_api::Buffer;
@@ -18,6 +17,9 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown};
 use rustix::pipe::{SpliceFlags, splice};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Semaphore;
+
+use super::transmission::MAX_THREADS;
 
 /// Lets tokio tell when something can be done with a file descriptor that `fd` owns or shares.
 #[allow(unsafe_code, reason = "tokio has no safe way to wait for an arbitrary file descriptor")]
@@ -132,47 +134,33 @@ fn wait_for(fd: BorrowedFd<'_>, what: PollFlags, limit: Duration) -> io::Result<
 
 /// How a thread waits for one client, learnt from how long the client took so far.
 ///
-/// A client that sends its next request within microseconds of an answer is waited for awake, for [`Patience::AWAKE`] at most; when it does not come in
-/// that time the next wait is shorter. Not more threads than half of the processors wait so, and none if there is only one: the client
-/// has to run somewhere.
+/// A client that sends its next request within microseconds of an answer is waited for awake, for [`Patience::AWAKE`] at most. Each time it does not
+/// come in that time, the next waits are asleep from their beginning: one, then two, four and so on up to [`Patience::MOST_ASLEEP`], until
+/// waiting awake is tried again.
+///
+/// Nobody waits awake while more clients are busy than half of the processors: the clients have to run somewhere.
 #[derive(Debug)]
 pub(super) struct Patience {
-    awake: Duration,
+    busy: Arc<Semaphore>,
+    /// So many waits are asleep before the next try.
+    asleep: u32,
+    /// And so many after it if it is in vain.
+    penalty: u32,
 }
 
 /// How far a wait has come.
 #[derive(Debug)]
-pub(super) enum Wait {
+enum Wait {
     /// It did not have to wait.
     Not,
     /// Awake since then.
-    Awake(Instant, Awake),
-    /// In the kernel, from the first to the second.
-    Asleep(Instant, Instant),
-}
-
-/// A thread that waits awake; counted.
-#[derive(Debug)]
-pub(super) struct Awake(());
-
-static AWAKE: AtomicUsize = AtomicUsize::new(0);
-
-impl Awake {
-    fn try_new() -> Option<Awake> {
-        let most = processors() / 2;
-        let taken = AWAKE.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| (now < most).then_some(now + 1));
-        taken.is_ok().then_some(Awake(()))
-    }
-}
-
-impl Drop for Awake {
-    fn drop(&mut self) {
-        AWAKE.fetch_sub(1, Ordering::Relaxed);
-    }
+    Awake(Instant),
+    /// In the kernel.
+    Asleep,
 }
 
 fn processors() -> usize {
-    static PROCESSORS: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
     *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
@@ -184,48 +172,45 @@ impl Patience {
     /// processor of a virtual machine takes as long.
     const AWAKE: Duration = Duration::from_micros(50);
 
-    /// Not worth beginning.
-    const TOO_SHORT: Duration = Duration::from_micros(5);
+    /// With one try in 64 waits, waiting awake in vain costs less than a microsecond a request.
+    const MOST_ASLEEP: u32 = 64;
 
-    pub fn new() -> Patience {
-        Patience { awake: Duration::ZERO }
+    /// `busy` counts the clients that have a thread, from [`MAX_THREADS`] down.
+    pub fn new(busy: Arc<Semaphore>) -> Patience {
+        Patience { busy, asleep: 0, penalty: 1 }
+    }
+
+    /// Whether there are processors for all who wait awake and for their clients.
+    pub fn is_roomy(busy: &Semaphore) -> bool {
+        2 * (MAX_THREADS - busy.available_permits().min(MAX_THREADS)) <= processors()
     }
 
     /// Called whenever there is nothing yet.
     fn wait(&mut self, wait: &mut Wait, asleep: impl FnOnce() -> io::Result<bool>) -> io::Result<()> {
-        if matches!(wait, Wait::Not)
-            && self.awake >= Patience::TOO_SHORT
-            && let Some(awake) = Awake::try_new()
-        {
-            *wait = Wait::Awake(Instant::now(), awake);
-            return Ok(());
-        }
-        let since = match wait {
-            Wait::Awake(since, _) if since.elapsed() < self.awake => {
+        match wait {
+            Wait::Not if self.asleep == 0 && Patience::is_roomy(&self.busy) => {
+                *wait = Wait::Awake(Instant::now());
+                return Ok(());
+            }
+            Wait::Not => self.asleep = self.asleep.saturating_sub(1),
+            Wait::Awake(since) if since.elapsed() < Patience::AWAKE => {
                 std::hint::spin_loop();
                 return Ok(());
             }
-            Wait::Awake(since, _) | Wait::Asleep(since, _) => *since,
-            Wait::Not => Instant::now(),
-        };
-        // Nobody is counted as awake any more from here on.
-        *wait = Wait::Asleep(since, since);
-        if !asleep()? {
-            self.awake = Duration::ZERO;
-            return Err(io::ErrorKind::TimedOut.into());
+            Wait::Awake(_) => {
+                self.asleep = self.penalty;
+                self.penalty = (2 * self.penalty).min(Patience::MOST_ASLEEP);
+            }
+            Wait::Asleep => {}
         }
-        *wait = Wait::Asleep(since, Instant::now());
-        Ok(())
+        *wait = Wait::Asleep;
+        if asleep()? { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
     }
 
-    /// What the wait, which ended, says about the next.
+    /// The wait has ended.
     fn learn(&mut self, wait: &Wait) {
-        if let Wait::Asleep(from, to) = wait {
-            // Most of a short sleep is the way into it and out of it again.
-            self.awake = match *to - *from {
-                short if short <= 2 * Patience::AWAKE => Patience::AWAKE,
-                _ => self.awake / 2,
-            };
+        if let Wait::Awake(_) = wait {
+            self.penalty = 1;
         }
     }
 }

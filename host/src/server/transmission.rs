@@ -238,7 +238,7 @@ impl Transmission {
         let work = move || {
             let _place = place;
             let Ok(mut me) = take.recv() else { return };
-            me.patience = Some(Patience::new());
+            me.patience = Some(Patience::new(Arc::clone(&me.server.threads)));
             let next = runtime.block_on(caught(me.requests())).unwrap_or_else(|panic| {
                 tracing::error!("connection {}: {panic}", me.shared.client.id);
                 Next::End(End::Gone)
@@ -352,7 +352,7 @@ impl Transmission {
                     self.payload(&mut buffer, pages).await?;
                 }
                 let busy = self.in_flight.requests() > 1 || !self.received.bytes().is_empty();
-                let aside = pages >= ASIDE && busy && !self.shared.hop.is_prompt();
+                let aside = pages >= ASIDE && busy && !self.shared.hop.is_prompt() && self.others_idle();
                 Shared::run_with(&self.shared, ticket, command, buffer, aside)
             }
             Ok(command) => Shared::run(&self.shared, ticket, command),
@@ -368,6 +368,11 @@ impl Transmission {
         self.turn_pages = self.turn_pages.saturating_add(pages.0);
         self.let_others().await;
         Ok(())
+    }
+
+    /// Whether there may be a processor that no busy client needs.
+    fn others_idle(&self) -> bool {
+        Patience::is_roomy(&self.server.threads)
     }
 
     fn pool(&self) -> &Pool {

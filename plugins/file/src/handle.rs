@@ -56,13 +56,15 @@ impl Handle for FileHandle {
     fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
         let mut done = 0;
         let lent = span.len >= LENT && span == buffer.span() && self.0.lends();
-        if lent && self.0.is_near(offset, span.len) {
+        let near = lent && self.0.is_near(offset, span.len);
+        if near {
             done = self.0.lend(&mut buffer, offset).unwrap_or(0) as usize;
             if done == span.len as usize {
                 return Op::Ready((buffer, Ok(())));
             }
         }
-        if span.len <= READ_NOW && done == 0 {
+        // Where pipes are short there are many requests in flight already, and threads would only add to the crowd.
+        if (span.len <= READ_NOW || near) && done == 0 {
             let now = buffer.fill_with(span, |bytes| match self.0.read_now(bytes, offset) {
                 length if length == bytes.len() => Ok(()),
                 length => Err(length),
