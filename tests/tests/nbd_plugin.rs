@@ -221,6 +221,18 @@ fn a_server_that_goes_away_is_an_error_and_the_next_client_finds_the_one_that_co
 }
 
 #[test]
+fn a_shared_connection_that_ended_before_the_first_client_is_made_anew() {
+    let dir = TempDir::new();
+    let image = dir.sparse_file("disk.img", 1 << 20);
+    let socket = dir.join("qemu.sock");
+    let qemu = Qemu::at(&socket, &image);
+    let near = in_front_of(&socket).arg("shared=true").start();
+    drop(qemu);
+    let _qemu = Qemu::at(&socket, &image);
+    assert_eq!(near.client().read(0, 512), Ok(vec![0; 512]));
+}
+
+#[test]
 fn a_shared_connection_is_made_at_the_start_and_its_failure_is_the_programs() {
     let dir = TempDir::new();
     let nobody = dir.join("nobody.sock");

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use rbdkit_plugin_api::{BoxFuture, ConfigError, Error, ExportEntry, Handle, Result};
 
+use rustix::net::RecvFlags;
+
 use crate::config::Settings;
 use crate::connect::{Connected, connect};
 use crate::connection::Connection;
@@ -25,6 +27,14 @@ const PAUSE: Duration = Duration::from_secs(1);
 struct Opened {
     fd: OwnedFd,
     session: Session,
+}
+
+impl Opened {
+    /// Whether the server has not ended it while it was idle: it has nothing to say before it is asked.
+    fn is_alive(&self) -> bool {
+        let peeked = rustix::net::recv(&self.fd, &mut [0_u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        matches!(peeked, Err(rustix::io::Errno::AGAIN))
+    }
 }
 
 #[derive(Default)]
@@ -86,7 +96,7 @@ impl Upstream {
         if let Some(connection) = shared.connection.as_ref().filter(|connection| !connection.is_broken()) {
             return Ok(Arc::clone(connection));
         }
-        let (socket, session) = match shared.prepared.take() {
+        let (socket, session) = match shared.prepared.take().filter(Opened::is_alive) {
             Some(Opened { fd, session }) => (Arc::new(Socket::new(fd)?), session),
             None => {
                 shared.connection = None;

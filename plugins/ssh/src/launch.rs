@@ -228,6 +228,10 @@ pub(crate) fn launch(settings: &Settings) -> Result<Launched> {
     let secret = settings.password.as_deref().map(Secret::new).transpose().map_err(failed)?;
     if let Some(secret) = &secret {
         command.env("SSH_ASKPASS", secret.askpass()).env("SSH_ASKPASS_REQUIRE", "force");
+        if std::env::var_os("DISPLAY").is_none() {
+            // Before OpenSSH 8.4 that was the sign that there is somebody to ask.
+            command.env("DISPLAY", "none");
+        }
     }
     let start = || -> io::Result<(Socket, Program, Words)> {
         let (ours, theirs) = UnixStream::pair()?;
