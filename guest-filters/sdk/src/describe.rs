@@ -138,6 +138,11 @@ impl Param {
         Param::new(name, "path-read")
     }
 
+    /// A file to be read with [`files`](crate::files) that may be missing, and may be replaced while the server runs.
+    pub fn path_now(name: &str) -> Param {
+        Param::new(name, "path-now")
+    }
+
     /// A file to be appended to with [`files`](crate::files).
     pub fn path_append(name: &str) -> Param {
         Param::new(name, "path-append")

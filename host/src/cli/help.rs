@@ -91,7 +91,7 @@ fn value(spec: &ParamSpec) -> String {
     match spec.kind {
         ParamKind::Choice => spec.choices.join("|"),
         ParamKind::BoolOrWatch => "BOOL|/PATH".to_string(),
-        ParamKind::PathRead | ParamKind::PathAppend => "FILE".to_string(),
+        ParamKind::PathRead | ParamKind::PathNow | ParamKind::PathAppend => "FILE".to_string(),
         ParamKind::Watch => "PATH".to_string(),
         kind => kind.name().to_ascii_uppercase(),
     }

@@ -27,6 +27,8 @@ pub enum ParamKind {
     Choice,
     /// A file that the host opens for reading. The guest names the parameter, and sees `set` for a value.
     PathRead,
+    /// A file that the host opens whenever it is read. It may be missing. The guest sees `set`.
+    PathNow,
     /// A file that the host opens for appending. The guest sees `set`.
     PathAppend,
     /// A path whose existence the guest may ask for. The guest sees `set`.
@@ -36,7 +38,7 @@ pub enum ParamKind {
 }
 
 impl ParamKind {
-    const ALL: [(ParamKind, &'static str); 12] = [
+    const ALL: [(ParamKind, &'static str); 13] = [
         (ParamKind::String, "string"),
         (ParamKind::Bool, "bool"),
         (ParamKind::Int, "int"),
@@ -46,6 +48,7 @@ impl ParamKind {
         (ParamKind::Probability, "probability"),
         (ParamKind::Choice, "choice"),
         (ParamKind::PathRead, "path-read"),
+        (ParamKind::PathNow, "path-now"),
         (ParamKind::PathAppend, "path-append"),
         (ParamKind::Watch, "watch"),
         (ParamKind::BoolOrWatch, "bool-or-watch"),
@@ -95,7 +98,7 @@ pub struct ParamSpec {
 pub struct ParamValue {
     /// The canonical text.
     pub text: String,
-    /// For [`ParamKind::PathRead`], [`ParamKind::PathAppend`], [`ParamKind::Watch`] and the path form of [`ParamKind::BoolOrWatch`].
+    /// For [`ParamKind::PathRead`], [`ParamKind::PathNow`], [`ParamKind::PathAppend`], [`ParamKind::Watch`] and the path form of [`ParamKind::BoolOrWatch`].
     pub path: Option<OsString>,
 }
 
@@ -118,7 +121,9 @@ impl ParamSpec {
             Ok(ParamValue { text: word.to_string(), path: Some(value.to_os_string()) })
         };
         match self.kind {
-            ParamKind::PathRead | ParamKind::PathAppend | ParamKind::Watch => return path("set"),
+            ParamKind::PathRead | ParamKind::PathNow | ParamKind::PathAppend | ParamKind::Watch => {
+                return path("set");
+            }
             ParamKind::BoolOrWatch if value.as_encoded_bytes().first() == Some(&b'/') => return path("watch"),
             _ => {}
         }

@@ -1,7 +1,7 @@
 //! What the operator named in a filter's parameters: the only files a filter ever reaches.
 //!
 //! Everything is opened when the filter is configured, while the working directory is still the user's, so that a missing file is one
-//! clear line before anything listens. A guest names the parameter and the occurrence; it never learns a path. Watched paths are made absolute
+//! clear line before anything listens (but for what may come and go while the server runs). A guest names the parameter and the occurrence; it never learns a path. Watched paths are made absolute
 //! then, because the server changes its directory when it goes into the background.
 //!
 //! The functions block as reading a local file does. What is not a regular file (a pipe of `<(command)`, `/dev/stdin`) is read whole when it is
@@ -15,7 +15,7 @@ use cap_std::ambient_authority;
 use cap_std::fs::{File, FileExt, OpenOptions};
 use rbdkit_plugin_api::schema::{ParamKind, ParamValue};
 use rbdkit_plugin_api::{ConfigError, Errno};
-use rustix::fs::Access;
+use rustix::fs::{Access, Mode, OFlags};
 
 /// The most that one `read` answers, in bytes.
 pub const MAX_READ: u32 = 1 << 20;
@@ -31,6 +31,7 @@ enum Named {
     Read(File),
     Whole(Vec<u8>),
     Append(File),
+    Now(PathBuf),
     Watch(PathBuf),
     Truth(bool),
     /// A parameter of a kind that names no file.
@@ -65,11 +66,12 @@ impl Files {
     /// The size in bytes of a file to be read, as it is now.
     ///
     /// # Errors
-    /// ENOENT if it was not given; EINVAL if the parameter is of another kind; what the file system says.
+    /// ENOENT if it was not given, or nothing is there now; EINVAL if the parameter is of another kind; what the file system says.
     pub fn size(&self, param: &str, nth: u32) -> Result<u64, Errno> {
         match self.get(param, nth)? {
             Named::Read(file) => Ok(file.metadata().map_err(errno)?.len()),
             Named::Whole(bytes) => Ok(bytes.len() as u64),
+            Named::Now(path) => Ok(open_now(path)?.metadata().map_err(errno)?.len()),
             _ => Err(Errno::Einval),
         }
     }
@@ -86,6 +88,7 @@ impl Files {
                 let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or(&[]);
                 Ok(rest[..length.min(rest.len())].to_vec())
             }
+            Named::Now(path) => read_at(&open_now(path)?, offset, length),
             _ => Err(Errno::Einval),
         }
     }
@@ -140,6 +143,17 @@ fn read_at(file: &File, offset: u64, length: usize) -> Result<Vec<u8>, Errno> {
     Ok(bytes)
 }
 
+/// What is at a path now: a regular file. Nothing else is opened in a way that could wait.
+fn open_now(path: &Path) -> Result<File, Errno> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Errno::from_raw(e.raw_os_error()))?;
+    let file = File::from_std(file.into());
+    match file.metadata().map_err(errno)?.is_file() {
+        true => Ok(file),
+        false => Err(Errno::Einval),
+    }
+}
+
 fn open_one(name: &str, kind: ParamKind, value: &ParamValue) -> Result<Named, ConfigError> {
     let Some(path) = &value.path else {
         return Ok(match kind {
@@ -160,6 +174,7 @@ fn open_one(name: &str, kind: ParamKind, value: &ParamValue) -> Result<Named, Co
                 .map(Named::Append)
                 .map_err(|e| wrong("cannot be opened for appending", e))
         }
+        ParamKind::PathNow => std::path::absolute(path).map(Named::Now).map_err(|e| wrong("cannot be read", e)),
         ParamKind::Watch | ParamKind::BoolOrWatch => {
             std::path::absolute(path).map(Named::Watch).map_err(|e| wrong("cannot be watched", e))
         }
@@ -277,6 +292,25 @@ mod tests {
         assert_eq!((files.holds("one", 0), files.holds("two", 0)), (Ok(true), Ok(true)));
         std::fs::remove_file(&path).unwrap();
         assert_eq!(files.holds("one", 0), Ok(false));
+    }
+
+    #[test]
+    fn what_is_at_a_path_now_is_read_and_nothing_else_than_a_regular_file() {
+        let dir = Dir::new("now");
+        let path = dir.0.join("rate");
+        let value = value("set", Some(&path));
+        let files = Files::open([("rate", ParamKind::PathNow, &value)]).unwrap();
+        assert_eq!((files.read("rate", 0, 0, 10), files.size("rate", 0)), (Err(Errno::Enoent), Err(Errno::Enoent)));
+        for text in ["1M", "20M"] {
+            std::fs::write(dir.0.join("new"), text).unwrap();
+            std::fs::rename(dir.0.join("new"), &path).unwrap();
+            assert_eq!(files.read("rate", 0, 0, 10).unwrap(), text.as_bytes());
+            assert_eq!(files.size("rate", 0), Ok(text.len() as u64));
+        }
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(files.read("rate", 0, 0, 10), Err(Errno::Einval));
+        assert_eq!(files.holds("rate", 0), Err(Errno::Einval));
     }
 
     #[test]

@@ -1,0 +1,152 @@
+//! Limits the bandwidth of reads and of writes, of each connection and of all together.
+//!
+//! The buckets are slots in the host, so all instances and all connections take from the same ones.
+#![deny(unsafe_code)]
+
+mod bucket;
+
+use bucket::{SECOND, cost, take};
+use rbdkit_filter_sdk::prelude::*;
+use slots::Slot;
+
+/// A limit: its parameters and where its buckets are.
+struct Limit {
+    /// Bits a second; 0 for none.
+    rate: u64,
+    /// The parameter of the file that replaces it, if one was given.
+    file: Option<&'static str>,
+    scope: Scope,
+}
+
+/// Of each scope. In a bucket's words: when it will be full. In [`RATE`]'s: the rate that the file said last plus one, and when it was read.
+const READ: u32 = 0;
+const WRITE: u32 = 1;
+const RATE: u32 = 2;
+
+/// How long what the file says holds before it is read again, in nanoseconds.
+const FILE_HOLDS: u64 = SECOND / 4;
+
+/// The filter.
+pub struct Rate {
+    connection: Limit,
+    server: Limit,
+    /// Nanoseconds.
+    burst: u64,
+}
+
+impl Limit {
+    /// Bits a second as they hold now.
+    fn now(&self, now: u64) -> u64 {
+        let Some(file) = self.file else { return self.rate };
+        let slot = Slot { scope: self.scope, index: RATE };
+        let known = slot.get();
+        if known.a != 0 && now < known.b.saturating_add(FILE_HOLDS) {
+            return known.a - 1;
+        }
+        let last = if known.a == 0 { self.rate } else { known.a - 1 };
+        let text = files::read(file, 0, 0, 64).unwrap_or_default();
+        let rate = match std::str::from_utf8(&text).ok().map(str::trim).filter(|text| !text.is_empty()) {
+            None => last,
+            Some(text) => parse(text).unwrap_or_else(|| {
+                log::warn(&format!("{file}: not a rate: a number and one of k, M, G"));
+                last
+            }),
+        };
+        slot.replace(known, [rate.saturating_add(1), now, 0, 0]);
+        rate
+    }
+
+    /// Takes what a request of `length` bytes costs; answers how long it has to wait.
+    fn take(&self, index: u32, length: u32, burst: u64) -> u64 {
+        let slot = Slot { scope: self.scope, index };
+        loop {
+            let now = clock::monotonic();
+            let rate = self.now(now);
+            if rate == 0 {
+                return 0;
+            }
+            let old = slot.get();
+            let (full, wait) = take(old.a, now, burst, cost(u64::from(length) * 8, rate));
+            if slot.replace(old, [full, 0, 0, 0]) {
+                return wait;
+            }
+        }
+    }
+}
+
+/// `512`, `10k`, `1M`: as sizes are written, but bits.
+fn parse(text: &str) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let shift = match &text[digits..] {
+        "" | "b" | "B" => 0,
+        "k" | "K" => 10,
+        "m" | "M" => 20,
+        "g" | "G" => 30,
+        "t" | "T" => 40,
+        _ => return None,
+    };
+    text[..digits].parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+impl Rate {
+    fn wait(&self, index: u32, length: u32) -> Result<(), Errno> {
+        let wait = self.connection.take(index, length, self.burst).max(self.server.take(index, length, self.burst));
+        if wait == 0 { Ok(()) } else { server::sleep(wait) }
+    }
+}
+
+impl Filter for Rate {
+    fn describe() -> Description {
+        Description::new("rate", env!("CARGO_PKG_VERSION"), "limits the bandwidth of reads and of writes")
+            .help("Rates are bits a second, or with k, M, G that many times 1024, 1024^2, 1024^3. Reads and writes have limits of their own.")
+            .thread_model(ThreadModel::Parallel)
+            .transparent()
+            .param(Param::size("rate").help("The limit of all connections together."))
+            .param(Param::size("connection-rate").help("The limit of each connection."))
+            .param(Param::path_now("rate-file").help("A file with a rate, which is looked at again and again."))
+            .param(Param::path_now("connection-rate-file").help("The same for connection-rate."))
+            .param(Param::duration("burstiness").default("2").help("How long a client may be faster after it was idle."))
+    }
+
+    fn configure(params: &Params) -> Result<Self, String> {
+        let limit = |name, file: &'static str, scope| -> Result<Limit, String> {
+            Ok(Limit { rate: params.size(name)?.unwrap_or(0), file: params.given(file).then_some(file), scope })
+        };
+        Ok(Rate {
+            connection: limit("connection-rate", "connection-rate-file", Scope::Connection)?,
+            server: limit("rate", "rate-file", Scope::Server)?,
+            burst: params.duration("burstiness")?.unwrap_or(2 * SECOND),
+        })
+    }
+}
+
+impl Reads for Rate {
+    fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
+        self.wait(READ, length)?;
+        next::pread(offset, length, PAYLOAD, 0)
+    }
+}
+
+impl Writes for Rate {
+    fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno> {
+        self.wait(WRITE, length)?;
+        next::pwrite(offset, length, PAYLOAD, 0, flags)
+    }
+}
+
+rbdkit_filter_sdk::export!(Rate: reads, writes);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_in_a_file_are_written_as_on_the_command_line() {
+        for (text, rate) in [("512", Some(512)), ("10k", Some(10 << 10)), ("1M", Some(1 << 20)), ("0", Some(0))] {
+            assert_eq!(parse(text), rate);
+        }
+        for text in ["", "M", "1.5", "1MB", "-1", "99999999999999999999", "18446744073709551615k"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+}
