@@ -1,0 +1,243 @@
+//! Makes requests fit the block sizes of the layer below: aligns them, and cuts those that are too long.
+//!
+//! Who changes a part of a block reads it, changes it and writes it while nobody else writes into it: such a request locks its blocks alone, one of
+//! whole blocks together with others.
+#![deny(unsafe_code)]
+
+mod pieces;
+
+use buffer::Buffer;
+use locks::{Held, Mode};
+use pieces::{Piece, Sizes};
+use rbdkit_filter_sdk::prelude::*;
+
+/// The largest block.
+const LARGEST_BLOCK: u64 = 64 << 10;
+
+/// The longest request with data that there is.
+const LONGEST_DATA: u64 = 64 << 20;
+
+/// The filter: what the parameters say.
+pub struct Blocksize {
+    minblock: Option<u64>,
+    maxdata: Option<u64>,
+    maxlen: Option<u64>,
+}
+
+fn sizes() -> Sizes {
+    Sizes::unpack(request::handle())
+}
+
+/// Keeps writes of parts of blocks apart from all other writes there, until the end of the call.
+fn lock(sizes: Sizes, offset: u64, length: u64) -> Result<(), Errno> {
+    if sizes.bits == 0 {
+        return Ok(());
+    }
+    let mode = if sizes.fits(offset, length) { Mode::Shared } else { Mode::Exclusive };
+    let (start, end) = (sizes.down(offset), sizes.up(offset + length));
+    let _held = Held::new(Scope::Exportname, start, end - start, mode)?;
+    Ok(())
+}
+
+/// The block that a part is of, in a buffer of its own.
+fn read_block(sizes: Sizes, block: u64) -> Result<Buffer, Errno> {
+    let buffer = Buffer::new(sizes.block() as u32)?;
+    next::pread(block, sizes.block() as u32, buffer.id(), 0)?;
+    Ok(buffer)
+}
+
+/// The flags for each piece, and whether to flush after the last: once is enough where FUA is done by flushing.
+fn durable(flags: CommandFlags) -> Result<(CommandFlags, bool), Errno> {
+    match flags.contains(CommandFlags::FUA) && next::can()?.fua != Support::Native {
+        true => Ok((flags & !CommandFlags::FUA, true)),
+        false => Ok((flags, false)),
+    }
+}
+
+fn finish(flush: bool) -> Result<(), Errno> {
+    if flush { next::flush() } else { Ok(()) }
+}
+
+impl Filter for Blocksize {
+    fn describe() -> Description {
+        Description::new(
+            "blocksize",
+            env!("CARGO_PKG_VERSION"),
+            "makes requests fit the block sizes of the layer below",
+        )
+        .help("What is not given is taken from the layer below.")
+        .thread_model(ThreadModel::Parallel)
+        .param(Param::size("minblock").help("Requests are aligned to it: a power of two up to 64k."))
+        .param(Param::size("maxdata").help("The longest read or write: a multiple of minblock."))
+        .param(Param::size("maxlen").help("The longest request without data: a multiple of minblock."))
+    }
+
+    fn configure(params: &Params) -> Result<Self, String> {
+        let minblock = params.size("minblock")?;
+        if let Some(n) = minblock.filter(|n| !n.is_power_of_two() || *n > LARGEST_BLOCK) {
+            return Err(format!("minblock={n}: not a power of two up to 64k"));
+        }
+        let block = minblock.unwrap_or(1);
+        for name in ["maxdata", "maxlen"] {
+            if let Some(n) = params.size(name)?.filter(|n| *n == 0 || n % block != 0) {
+                return Err(format!("{name}={n}: not a multiple of minblock, which is {block}"));
+            }
+        }
+        Ok(Blocksize { minblock, maxdata: params.size("maxdata")?, maxlen: params.size("maxlen")? })
+    }
+}
+
+impl Connection for Blocksize {
+    fn open(&self, readonly: bool, exportname: &str, _is_tls: bool, _replayed: bool) -> Result<u64, Errno> {
+        next_open::open(readonly, exportname)?;
+        let below = next::block_size().ok();
+        let least = below.map_or(1, |sizes| u64::from(sizes.minimum));
+        let block = self.minblock.unwrap_or(least).max(least);
+        let most = below.map_or(LONGEST_DATA, |sizes| u64::from(sizes.maximum)).min(LONGEST_DATA);
+        let whole = |n: u64, most: u64| (n.min(most) & !(block - 1)).max(block);
+        let sizes = Sizes {
+            bits: block.trailing_zeros(),
+            maxdata: whole(self.maxdata.unwrap_or(most), most) as u32,
+            maxlen: whole(self.maxlen.unwrap_or(u32::MAX.into()), u32::MAX.into()) as u32,
+        };
+        Ok(sizes.pack())
+    }
+}
+
+impl Info for Blocksize {
+    fn get_size(&self) -> Result<u64, Errno> {
+        Ok(sizes().down(next::get_size()?))
+    }
+
+    fn block_size(&self) -> Result<BlockSizes, Errno> {
+        let preferred = next::block_size().map_or(4096, |below| below.preferred);
+        Ok(BlockSizes { minimum: 1, preferred: preferred.max(1 << sizes().bits), maximum: u32::MAX })
+    }
+}
+
+impl Features for Blocksize {
+    fn can(&self, below: Capabilities) -> Result<Capabilities, Errno> {
+        Ok(below)
+    }
+}
+
+impl Reads for Blocksize {
+    fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
+        let sizes = sizes();
+        let mut at = 0;
+        for piece in sizes.cut(offset, length.into(), sizes.maxdata) {
+            match piece {
+                Piece::Whole { offset, length } => next::pread(offset, length, PAYLOAD, at)?,
+                Piece::Part { block, skip, length } => {
+                    let whole = read_block(sizes, block)?;
+                    buffer::copy(PAYLOAD, at, whole.id(), skip, length);
+                }
+            }
+            at += piece.length();
+        }
+        Ok(())
+    }
+}
+
+impl Writes for Blocksize {
+    fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno> {
+        let sizes = sizes();
+        lock(sizes, offset, length.into())?;
+        let (flags, flush) = durable(flags)?;
+        let mut at = 0;
+        for piece in sizes.cut(offset, length.into(), sizes.maxdata) {
+            match piece {
+                Piece::Whole { offset, length } => next::pwrite(offset, length, PAYLOAD, at, flags)?,
+                Piece::Part { block, skip, length } => {
+                    let whole = read_block(sizes, block)?;
+                    buffer::copy(whole.id(), skip, PAYLOAD, at, length);
+                    next::pwrite(block, sizes.block() as u32, whole.id(), 0, flags)?;
+                }
+            }
+            at += piece.length();
+        }
+        finish(flush)
+    }
+}
+
+impl Flushes for Blocksize {
+    fn flush(&self) -> Result<(), Errno> {
+        next::flush()
+    }
+}
+
+impl Trims for Blocksize {
+    /// Parts of blocks are left as they are: discarding is no promise.
+    fn trim(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
+        let sizes = sizes();
+        let (flags, flush) = durable(flags)?;
+        for piece in sizes.cut(offset, length, sizes.maxlen) {
+            if let Piece::Whole { offset, length } = piece {
+                next::trim(offset, length.into(), flags)?;
+            }
+        }
+        finish(flush)
+    }
+}
+
+impl Zeroes for Blocksize {
+    fn zero(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
+        let sizes = sizes();
+        // In several steps it could turn out too late that one of them is slow.
+        let fast = flags.contains(CommandFlags::FAST_ZERO);
+        if fast && (!sizes.fits(offset, length) || length > sizes.maxlen.into()) {
+            return Err(Errno::Enotsup);
+        }
+        lock(sizes, offset, length)?;
+        let (flags, flush) = durable(flags)?;
+        for piece in sizes.cut(offset, length, sizes.maxlen) {
+            match piece {
+                Piece::Whole { offset, length } => next::zero(offset, length.into(), flags)?,
+                Piece::Part { block, skip, length } => {
+                    let whole = read_block(sizes, block)?;
+                    buffer::fill(whole.id(), skip, length, 0);
+                    next::pwrite(block, sizes.block() as u32, whole.id(), 0, flags & CommandFlags::FUA)?;
+                }
+            }
+        }
+        finish(flush)
+    }
+}
+
+impl Mapping for Blocksize {
+    fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
+        let sizes = sizes();
+        if sizes.fits(offset, length) && length <= sizes.maxlen.into() {
+            next::extents_forward(offset, length, offset, flags)?;
+            return Ok(Vec::new());
+        }
+        let (start, end) = (sizes.down(offset), sizes.up(offset + length));
+        let list = next::extents(start, (end - start).min(sizes.maxlen.into()), flags)?;
+        // The answer has to begin where the question does.
+        Ok(list
+            .into_iter()
+            .filter(|extent| extent.offset + extent.length > offset)
+            .map(|extent| {
+                let from = extent.offset.max(offset);
+                Extent { offset: from, length: extent.offset + extent.length - from, kind: extent.kind }
+            })
+            .collect())
+    }
+}
+
+impl Caching for Blocksize {
+    fn cache(&self, offset: u64, length: u64) -> Result<(), Errno> {
+        let sizes = sizes();
+        let (start, end) = (sizes.down(offset), sizes.up(offset + length));
+        for piece in sizes.cut(start, end - start, sizes.maxlen) {
+            if let Piece::Whole { offset, length } = piece {
+                next::cache(offset, length.into())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+rbdkit_filter_sdk::export!(
+    Blocksize: connection, info, features, reads, writes, flushes, trims, zeroes, mapping, caching
+);
