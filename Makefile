@@ -1,5 +1,6 @@
 # make            build the server, the filters and the author's tool
 # make demo       serve a disk image through sandboxed filters, copy it out, compare (IMAGE=disk.img for one of yours)
+# make demo-remote  copy a disk image from a slow web server, with readahead and without, nbdkit beside it (DELAY=, SIZE=)
 # make test       every test
 # make bench      measure beside nbdkit and qemu-nbd, 25 minutes (QUICK=1, ROUNDS=, SECONDS_EACH=, ONLY=, PROGRAMS=, BEFORE=: tests/bench/main.rs)
 # make microbench what the parts cost: codec, gate, a hop into a component, shared state, buffers (MICRO=part of a name)
@@ -10,7 +11,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: all setup build filters demo test lint test-guests test-host bench microbench fuzz install clean-filters
+.PHONY: all setup build filters demo demo-remote test lint test-guests test-host bench microbench fuzz install clean-filters
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -40,6 +41,11 @@ demo:
 	@tests/setup.sh build demo
 	@$(MAKE) --no-print-directory build
 	@tests/demo.sh
+
+demo-remote:
+	@tests/setup.sh build demo
+	@$(MAKE) --no-print-directory build
+	@tests/demo-remote.sh
 
 test:
 	@tests/setup.sh build demo test
