@@ -1,0 +1,117 @@
+//! blocksize, cacheextents and rate through the program.
+
+use std::time::{Duration, Instant};
+
+use rbdkit_tests::{Launch, Rng, Server, TempDir, nbdsh, seed, tool};
+
+/// Scripts of a disk in a directory: everything that the layer above asks of it is noted in the file `asked`.
+fn noting(filter: &str, dir: &TempDir, more: &[&str]) -> Server {
+    let (disk, asked) = (dir.sparse_file("disk", 1 << 20), dir.join("asked"));
+    let (disk, asked) = (disk.display(), asked.display());
+    Launch::new([format!("--filter={filter}")])
+        .args(["eval", "get_size=echo 1048576", "can_write=exit 0", "can_zero=exit 0", "can_trim=exit 0", "can_extents=exit 0"])
+        .arg(format!("pread=echo pread $4 $3 >>{asked}; dd if={disk} bs=1 skip=$4 count=$3 iflag=skip_bytes,count_bytes status=none"))
+        .arg(format!("pwrite=echo pwrite $4 $3 >>{asked}; dd of={disk} seek=$4 oflag=seek_bytes conv=notrunc status=none"))
+        .arg(format!("zero=echo zero $4 $3 >>{asked}; dd if=/dev/zero of={disk} bs=1 seek=$4 count=$3 conv=notrunc status=none"))
+        .arg(format!("trim=echo trim $4 $3 >>{asked}"))
+        .arg(format!("extents=echo extents $4 $3 >>{asked}; for n in 0 1 2 3; do echo $((n * 262144)) 131072; echo $((n * 262144 + 131072)) 131072 hole,zero; done"))
+        .args(more)
+        .start()
+}
+
+fn asked(dir: &TempDir) -> Vec<String> {
+    let text = std::fs::read_to_string(dir.join("asked")).unwrap_or_default();
+    text.lines().map(str::to_string).collect()
+}
+
+#[test]
+fn blocksize_aligns_and_cuts_requests() {
+    let dir = TempDir::new();
+    let server = noting("blocksize", &dir, &["minblock=512", "maxdata=4096", "maxlen=8192"]);
+    let script = "h.connect_uri(uri)\nh.pwrite(b'x' * 1000, 100)\nassert h.pread(1000, 100) == b'x' * 1000\n\
+                  assert h.pread(2, 99) == b'\\0x' and h.pread(2, 1099) == b'x\\0'\nh.pread(10000, 0)\nh.trim(20000, 100)";
+    nbdsh(&server.uri(), script).ok();
+    let asked = asked(&dir);
+    for line in &asked {
+        let numbers: Vec<u64> = line.split(' ').skip(1).map(|word| word.parse().expect("a number")).collect();
+        assert!(numbers[0] % 512 == 0 && numbers[1] % 512 == 0, "{line}");
+        assert!(numbers[1] <= if line.starts_with("trim") { 8192 } else { 4096 }, "{line}");
+    }
+    assert_eq!(asked[..4], ["pread 0 512", "pwrite 0 512", "pwrite 512 512", "pread 1024 512"].map(str::to_string));
+}
+
+#[test]
+fn a_disk_through_blocksize_reads_as_it_was_written_with_many_at_once() {
+    let dir = TempDir::new();
+    let disk = dir.sparse_file("disk.img", 1 << 20);
+    let server =
+        Launch::new(["--filter=blocksize", "file"]).path("file", &disk).args(["minblock=4k", "maxdata=16k"]).start();
+    let seed = seed();
+    println!("RBDKIT_SEED={seed}");
+    // Neighbours within blocks, written at the same time: none may undo another's bytes.
+    let mut rng = Rng::new(seed);
+    let mut model = vec![0u8; 1 << 20];
+    let mut script = String::from("h.connect_uri(uri)\n");
+    for round in 0..20 {
+        let mut at = rng.below(1000) as usize;
+        let mut count = 0;
+        while count < 12 {
+            let length = 1 + rng.below(9000) as usize;
+            let byte = (round * 12 + count + 1) as u8;
+            script
+                .push_str(&format!("h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray([{byte}]) * {length}), {at})\n"));
+            model[at..at + length].fill(byte);
+            at += length;
+            count += 1;
+        }
+        script.push_str("while h.aio_in_flight() > 0:\n    h.poll(-1)\n");
+    }
+    nbdsh(&server.uri(), &script).ok();
+    let copy = dir.join("copy");
+    tool("nbdcopy", [server.uri().as_str(), copy.to_str().expect("UTF-8")]).ok();
+    assert!(std::fs::read(&copy).expect("the copy") == model, "the disk differs from the model");
+}
+
+#[test]
+fn cacheextents_asks_once_for_what_a_client_asks_piece_by_piece_and_forgets_with_a_write() {
+    let dir = TempDir::new();
+    let server = noting("cacheextents", &dir, &[]);
+    let script = "\
+h.add_meta_context('base:allocation')
+h.connect_uri(uri)
+def walk():
+    entries, at = [], 0
+    def note(context, offset, list, error):
+        entries.extend(list)
+    while at < 1048576:
+        h.block_status(1048576 - at, at, note, nbd.CMD_FLAG_REQ_ONE)
+        at = sum(entries[::2])
+    return entries
+assert walk() == [131072, 0, 131072, 3] * 4, walk()
+h.pwrite(b'x' * 512, 0)
+assert walk() == [131072, 0, 131072, 3] * 4";
+    nbdsh(&server.uri(), script).ok();
+    let asked = asked(&dir);
+    assert_eq!(asked, ["extents 0 1048576", "pwrite 0 512", "extents 0 1048576"]);
+}
+
+#[test]
+fn rate_limits_a_client_and_follows_its_file() {
+    let dir = TempDir::new();
+    let file = dir.join("rate");
+    // 8 Mbit/s are 1 MiB a second: after a burst of one second's worth the second MiB takes one.
+    let server =
+        Launch::new(["--filter=rate", "memory", "64M", "rate=8M", "burstiness=1"]).path("rate-file", &file).start();
+    let read = |mib: u32| {
+        let started = Instant::now();
+        nbdsh(&server.uri(), &format!("h.connect_uri(uri)\nfor n in range({mib}):\n    h.pread(1 << 20, n << 20)"))
+            .ok();
+        started.elapsed()
+    };
+    assert!(read(3) >= Duration::from_millis(1900), "faster than the limit");
+    std::fs::write(dir.join("new"), "0\n").expect("a file");
+    std::fs::rename(dir.join("new"), &file).expect("a file");
+    // Until the file is looked at the old limit holds, at most for a quarter of a second.
+    server.wait_until("the limit is lifted", |_| read(1) < Duration::from_millis(900));
+    assert!(read(40) < Duration::from_secs(20), "there is no limit any more");
+}
