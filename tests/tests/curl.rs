@@ -71,6 +71,17 @@ fn reading_ahead_hides_the_sources_latency() {
 }
 
 #[test]
+fn a_scan_fetches_the_whole_disk_once() {
+    let source = slow(SIZE, 10);
+    let server = launch(&["scan", "cache"], &source).start();
+    let dir = TempDir::new();
+    copy(&server, &dir.join("copy"), &SERIAL);
+    is_the_disk(&dir.join("copy"), SIZE);
+    let counts = source.counts();
+    assert!(counts.transfers < 200 && counts.bytes <= SIZE + SIZE / 50, "{counts:?}");
+}
+
+#[test]
 fn random_reads_fetch_hardly_more_than_what_is_read() {
     let source = slow(SIZE, 0);
     let server = launch(&["readahead", "cache"], &source).start();
