@@ -11,7 +11,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: all setup build filters demo demo-remote test lint test-guests test-host bench microbench fuzz install clean-filters
+.PHONY: all setup build filters demo demo-remote test lint deny test-guests test-host bench microbench fuzz install clean-filters
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -51,6 +51,7 @@ test:
 	@tests/setup.sh build demo test
 	@$(MAKE) --no-print-directory build
 	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory deny
 	@$(MAKE) --no-print-directory test-guests
 	@$(MAKE) --no-print-directory test-host
 
@@ -59,6 +60,17 @@ lint:
 	cd $(GUESTS) && $(CARGO) fmt --all --check
 	$(CARGO) clippy $(PROFILE) $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
 	cd $(GUESTS) && $(CARGO) clippy $(PROFILE) $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+
+# Licences, sources and forbidden crates are checked by tests/tests/dependencies.rs as well, so that they are where the tool is not installed.
+# The advisories come over the network: not to get them is said, and no failure; to get a bad one is.
+deny:
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+	    $(CARGO) deny --offline check licenses bans sources; \
+	    if $(CARGO) deny fetch db >/dev/null 2>&1; then $(CARGO) deny check advisories; \
+	    else echo "deny: the advisories cannot be fetched: NOT CHECKED"; fi; \
+	else \
+	    echo "deny: cargo-deny is not installed (cargo install --locked cargo-deny): advisories are NOT CHECKED, the rest by a test"; \
+	fi
 
 # The filters' algorithms, natively.
 test-guests:

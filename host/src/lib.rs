@@ -5,4 +5,5 @@ pub mod nbd;
 pub mod registry;
 pub mod server;
 pub mod startup;
+pub mod wall;
 pub mod wasm;

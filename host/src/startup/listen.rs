@@ -78,6 +78,14 @@ impl Sockets {
         }
     }
 
+    /// The private directory, if there is one.
+    pub fn private(&self) -> Option<&Path> {
+        match &self.made {
+            Some(Made::Directory(path)) => Some(path),
+            _ => None,
+        }
+    }
+
     /// Makes the private directory, if there is one, whose the server will be: it has to be able to remove it.
     ///
     /// # Errors

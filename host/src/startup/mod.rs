@@ -8,7 +8,8 @@
 //! 3. Filters are loaded, parameters distributed, plugin and filters configured and made ready.
 //! 4. Sockets are bound. From here on a failure removes what was made in the file system.
 //! 5. User and group change, the pid file is written, the command of `--run` starts, the word is given.
-//! 6. Clients are served until a signal or the end of the command; then those that are there are drained.
+//! 6. The process gives up what serving does not need ([`wall`]).
+//! 7. Clients are served until a signal or the end of the command; then those that are there are drained.
 //!
 //! A mistake in 1 to 5 is one line on standard error and exit status 1, with nothing left behind.
 //!
@@ -38,7 +39,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbdkit_plugin_api::{ConfigError, Param, Plugin, PluginInfo, Pool};
+use rbdkit_plugin_api::{ConfigError, Param, Plugin, PluginInfo, Pool, Reach};
 use rustix::process::{Pid, Signal};
 use tokio::sync::Notify;
 
@@ -47,6 +48,7 @@ use crate::cli::assign::{self, PluginSide};
 use crate::cli::{self, Action, FilterFault, Inherited, Listen, LogTo, Plan, program_name};
 use crate::registry;
 use crate::server::Stop;
+use crate::wall::{self, Grounds};
 use crate::wasm::OnFault;
 use background::{Split, Word};
 use captive::Captive;
@@ -126,10 +128,15 @@ fn serve(
     // A plugin that reads standard input or prints must not get between the client and the server.
     let stdio = matches!(plan.listen, Listen::Single).then(take_stdio).transpose()?;
     let fatal = Arc::new(Notify::new());
-    let chain = chain(&plan, &fatal)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("rbdkit").build();
+    let (chain, reach) = chain(&plan, &fatal)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("rbdkit")
+        .on_thread_start(wall::enter)
+        .on_thread_unpark(wall::enter)
+        .build();
     let runtime = runtime.map_err(|error| ConfigError::new(format!("cannot start threads: {error}")))?;
-    let start = Start { program, plan, parent, chain, identity, pidfile, inherited, stdio, word, fatal };
+    let start = Start { program, plan, parent, chain, identity, pidfile, inherited, stdio, word, fatal, reach };
     let status = runtime.block_on(start.run());
     runtime.shutdown_timeout(STUCK);
     status
@@ -174,8 +181,8 @@ fn take_stdio() -> Result<(OwnedFd, OwnedFd), ConfigError> {
     take().map_err(|error| ConfigError::new(format!("--single: standard input and output: {error}")))
 }
 
-/// The layers, configured and, but for the filters' own get-ready, ready.
-fn chain(plan: &Plan, fatal: &Arc<Notify>) -> Result<Arc<Chain>, ConfigError> {
+/// The layers, configured and, but for the filters' own get-ready, ready; and what the plugin opens while it serves.
+fn chain(plan: &Plan, fatal: &Arc<Notify>) -> Result<(Arc<Chain>, Option<Reach>), ConfigError> {
     let name = plan.plugin.as_deref().unwrap_or_default();
     let info = registry::plugin(name)?;
     let on_fault = match plan.filter_on_fault {
@@ -192,7 +199,8 @@ fn chain(plan: &Plan, fatal: &Arc<Notify>) -> Result<Arc<Chain>, ConfigError> {
     }
     let plugin = plugin(info, &assignment.plugin)?;
     let layers = filters::configure(modules, assignment.filters, &plan.filter_limits)?;
-    Ok(Chain::new(layers, info.name, plugin, Pool::default()))
+    let reach = plugin.reach();
+    Ok((Chain::new(layers, info.name, plugin, Pool::default()), reach))
 }
 
 fn plugin(info: &PluginInfo, params: &[(String, std::ffi::OsString)]) -> Result<Box<dyn Plugin>, ConfigError> {
@@ -224,6 +232,8 @@ struct Start {
     word: Option<Word>,
     /// A filter failed, and the operator wants the server to end then.
     fatal: Arc<Notify>,
+    /// What the plugin opens while it serves.
+    reach: Option<Reach>,
 }
 
 impl Start {
@@ -238,6 +248,7 @@ impl Start {
             self.chain.cleanup().await;
         }
         let captive = opened?;
+        self.confine(&sockets, captive.is_some()).await;
         let listeners = std::mem::take(&mut sockets.listeners);
         let stop = Stop::new();
         let serving = serving::serve(&self.plan, Arc::clone(&self.chain), listeners, self.stdio.take(), stop.clone());
@@ -255,6 +266,20 @@ impl Start {
                 u8::try_from(128 + signal.as_raw()).map_err(|_| ConfigError::new("impossible signal"))
             }
         }
+    }
+
+    /// Gives up what serving does not need.
+    async fn confine(&self, sockets: &Sockets, captive: bool) {
+        if !self.plan.confine {
+            tracing::debug!("not confined (--no-confine)");
+            return;
+        }
+        let grounds = Grounds {
+            scratch: (!self.plan.filters.is_empty()).then(crate::wasm::state::directory),
+            private: sockets.private().map(PathBuf::from),
+            captive,
+        };
+        tracing::debug!("{}", wall::raise(self.reach.as_ref(), &grounds).await);
     }
 
     /// The steps between listening and serving. What they leave behind if one of them fails goes with `sockets`.

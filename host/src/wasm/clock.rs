@@ -44,6 +44,8 @@ pub(super) enum Overrun {
     Took(Duration),
     #[error("it waited more than {0} times")]
     Waited(u64),
+    #[error("its client has gone")]
+    Gone,
 }
 
 /// The accounts of one call. Times are nanoseconds of [`Pulse::now`]. Only the call's own task writes; atomics because a yield's future

@@ -342,8 +342,17 @@ impl Conn {
         self.filter.admit(&self.breaker)
     }
 
+    /// Whether its state is in the one instance that serves it, and could not be had again without asking for it.
+    pub(super) fn needs_its_instance(&self) -> bool {
+        self.instances.is_single() && self.filter.holds_state()
+    }
+
     /// A call of this connection ended in a fault; its instance is gone. The error for the request.
     fn faulted(&self, what: &str, offset: Option<u64>, fault: &Fault) -> Error {
+        if fault.gone {
+            tracing::debug!("{}: {what}: ended, as its client has gone", self.filter.name());
+            return Errno::Eshutdown.into();
+        }
         let error = self.filter.faulted(what, offset, fault, &self.instances);
         self.filter.count_fault(&self.breaker);
         if matches!(self.filter.shared.on_fault, OnFault::Disconnect) {

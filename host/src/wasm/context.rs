@@ -10,7 +10,7 @@ use rbdkit_plugin_api::{Buffer, Errno, Error, ExportEntry, Extents, Fill, Pool, 
 use wasmtime::ResourceLimiter;
 
 use super::bindings::host::types as wit;
-use super::clock::CallClock;
+use super::clock::{CallClock, Overrun};
 use super::conn::{Conn, Next};
 use super::shared::Shared;
 use super::state::{Changes, Held, Quota, ScopeState};
@@ -118,6 +118,13 @@ impl Context {
     /// Bytes of memory and tables.
     pub(super) fn memory(&self) -> u64 {
         self.room.used
+    }
+
+    /// A guest that goes on computing when its client has gone is ended, where nothing is lost with its instance.
+    pub(super) fn still_wanted(&self) -> Result<(), Overrun> {
+        let wanted = self.call.phase != Phase::DATA
+            || self.call.conn.as_ref().is_none_or(|conn| !conn.client().is_gone() || conn.needs_its_instance());
+        if wanted { Ok(()) } else { Err(Overrun::Gone) }
     }
 
     /// For functions that answer an error where they may not be used.

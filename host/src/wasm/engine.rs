@@ -136,6 +136,8 @@ impl Pulse {
         let thread = std::thread::Builder::new().name("rbdkit-epoch".into()).stack_size(64 << 10).spawn(move || {
             let mut idle_ticks = 0;
             loop {
+                // It is older than the wall.
+                crate::wall::enter();
                 std::thread::sleep(if idle_ticks < IDLE_AFTER { TICK } else { IDLE_TICK });
                 let Some(engine) = engine.upgrade() else { return };
                 engine.increment_epoch();

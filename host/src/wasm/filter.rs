@@ -166,6 +166,11 @@ impl Filter {
         &self.exported
     }
 
+    /// Whether an instance's own memory holds what connections need.
+    pub(super) fn holds_state(&self) -> bool {
+        self.recovery != wit::Recovery::Stateless
+    }
+
     pub(super) fn detached(&self) -> &Arc<Detached> {
         &self.detached
     }

@@ -246,6 +246,8 @@ pub(super) struct Fault {
     pub(super) cause: String,
     /// The guest's functions, innermost first, in one line.
     pub(super) backtrace: Option<String>,
+    /// It was ended because nobody waits for it any more, and is not to blame.
+    pub(super) gone: bool,
 }
 
 impl Fault {
@@ -260,12 +262,13 @@ impl Fault {
             format!("{:#}", error.root_cause())
         };
         let backtrace = error.downcast_ref::<WasmBacktrace>().map(frames);
-        Fault { cause: super::shared::printable(&cause, 400), backtrace }
+        let gone = error.downcast_ref::<Overrun>() == Some(&Overrun::Gone);
+        Fault { cause: super::shared::printable(&cause, 400), backtrace, gone }
     }
 
     /// An answer that cannot be.
     fn lie(lie: &Error) -> Fault {
-        Fault { cause: super::shared::printable(lie.context().unwrap_or("a lie"), 400), backtrace: None }
+        Fault { cause: super::shared::printable(lie.context().unwrap_or("a lie"), 400), backtrace: None, gone: false }
     }
 }
 
@@ -311,7 +314,10 @@ impl Recipe {
         let mut store = Store::new(&shared.engine, Context::new(Arc::clone(shared)));
         store.limiter(|context| &mut context.room);
         store.set_hostcall_fuel(usize::try_from(shared.limits.transfer).unwrap_or(usize::MAX));
-        store.epoch_deadline_callback(|context| Ok(context.data().clock.tick()?));
+        store.epoch_deadline_callback(|context| {
+            context.data().still_wanted()?;
+            Ok(context.data().clock.tick()?)
+        });
         enter(&mut store, Phase::CONFIGURE);
         shared.counters.instances.fetch_add(1, Relaxed);
         let made = async {

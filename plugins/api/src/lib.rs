@@ -33,5 +33,5 @@ pub use buffer::{Buffer, Fill, Pool, Span};
 pub use error::{ConfigError, Errno, Error, Result};
 pub use extents::{Extent, Extents};
 pub use op::{BoxFuture, Done, Op};
-pub use plugin::{Client, Handle, OpenArgs, Param, Peer, Plugin, PluginInfo};
+pub use plugin::{Client, Handle, OpenArgs, Param, Peer, Plugin, PluginInfo, Reach};
 pub use types::{BlockSizes, Capabilities, ExportEntry, Flags, MAX_REQUEST, Support, ThreadModel};

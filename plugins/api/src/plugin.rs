@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -250,6 +250,12 @@ pub trait Plugin: Send + Sync + 'static {
     /// A client opens an export. ENOENT for a name that does not exist.
     fn open(&self, args: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>>;
 
+    /// What it reaches outside of the process from now on, asked after `after_fork`: the server gives up everything else. None: it is not to be
+    /// confined, because it starts programs, or nothing is known.
+    fn reach(&self) -> Option<Reach> {
+        None
+    }
+
     /// Lines `key=value` that `--dump-plugin` adds.
     fn dump_plugin(&self) -> Vec<(String, String)> {
         Vec::new()
@@ -257,6 +263,17 @@ pub trait Plugin: Send + Sync + 'static {
 
     /// The server ends; all connections are closed.
     fn cleanup(&self) {}
+}
+
+/// What a plugin opens while it serves. What it has open already it keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Files, and directories with all that is in them, that it reads.
+    pub read: Vec<PathBuf>,
+    /// Those that it reads and writes. Nothing is made or removed there.
+    pub write: Vec<PathBuf>,
+    /// It connects to others. What that needs of `/etc` and the like (names, certificates) is to be in `read`.
+    pub network: bool,
 }
 
 /// What is known of a plugin before it is made.

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use rbdkit_plugin_api::{
     BoxFuture, Buffer, Capabilities, ConfigError, Done, Errno, Error, Extents, Flags, Handle, Op, OpenArgs, Param,
-    Plugin, PluginInfo, Result, Span, Support, ThreadModel, units,
+    Plugin, PluginInfo, Reach, Result, Span, Support, ThreadModel, units,
 };
 
 use image::Image;
@@ -162,6 +162,10 @@ impl Plugin for Data {
         };
         self.disk = Some(Arc::new(Disk { size, store }));
         Ok(())
+    }
+
+    fn reach(&self) -> Option<Reach> {
+        Some(Reach::default())
     }
 
     fn open(&self, _: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rbdkit_plugin_api::{ConfigError, Param};
+use rbdkit_plugin_api::{ConfigError, Param, Reach};
 use rustix::fs::Advice;
 
 /// What to serve, as the command line says it.
@@ -100,6 +100,17 @@ impl Config {
                 "file: what to serve has to be given: [file=]FILENAME, dir=DIRECTORY, fd=NUMBER or dirfd=NUMBER",
             )
         })
+    }
+
+    /// Each connection opens anew what was named, and asks the kernel of a block device whether it turns.
+    pub(crate) fn reach(&self) -> Reach {
+        let place = match &self.place {
+            Some(Place::File(path) | Place::Dir(path)) => path.clone(),
+            Some(Place::Fd(fd) | Place::DirFd(fd)) => PathBuf::from(format!("/proc/self/fd/{fd}")),
+            None => return Reach::default(),
+        };
+        let devices = ["/sys/dev/block", "/sys/devices"].map(PathBuf::from);
+        Reach { read: devices.into(), write: vec![place], network: false }
     }
 
     pub(crate) fn access(&self) -> Access {

@@ -23,7 +23,7 @@ mod source;
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, PluginInfo, Result,
+    BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, PluginInfo, Reach, Result,
     ThreadModel, run_blocking,
 };
 
@@ -89,6 +89,10 @@ impl Plugin for File {
             })
             .await
         })
+    }
+
+    fn reach(&self) -> Option<Reach> {
+        Some(self.config.reach())
     }
 
     fn dump_plugin(&self) -> Vec<(String, String)> {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use rbdkit_plugin_api::{
     BoxFuture, Buffer, Capabilities, ConfigError, Done, Errno, Error, Extents, Flags, Handle, Op, OpenArgs, Param,
-    Plugin, PluginInfo, Result, Span, Support, ThreadModel, units,
+    Plugin, PluginInfo, Reach, Result, Span, Support, ThreadModel, units,
 };
 
 use flat::Flat;
@@ -98,6 +98,10 @@ impl Plugin for Memory {
         };
         self.store = Some(Arc::new(Store { size, pages }));
         Ok(())
+    }
+
+    fn reach(&self) -> Option<Reach> {
+        Some(Reach::default())
     }
 
     fn open(&self, _: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rbdkit_plugin_api::{
     BoxFuture, Buffer, Capabilities, ConfigError, Done, Extents, Flags, Handle, Op, OpenArgs, Param, Plugin,
-    PluginInfo, Result, Span, Support, ThreadModel,
+    PluginInfo, Reach, Result, Span, Support, ThreadModel,
 };
 
 /// What the registry needs to know.
@@ -32,6 +32,10 @@ impl Plugin for Null {
             _ => return Err(param.unknown("null")),
         }
         Ok(())
+    }
+
+    fn reach(&self) -> Option<Reach> {
+        Some(Reach::default())
     }
 
     fn open(&self, _: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {

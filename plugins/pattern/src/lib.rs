@@ -7,8 +7,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    BoxFuture, Buffer, Capabilities, ConfigError, Done, Handle, Op, OpenArgs, Param, Plugin, PluginInfo, Result, Span,
-    Support, ThreadModel,
+    BoxFuture, Buffer, Capabilities, ConfigError, Done, Handle, Op, OpenArgs, Param, Plugin, PluginInfo, Reach, Result,
+    Span, Support, ThreadModel,
 };
 
 /// What the registry needs to know.
@@ -40,6 +40,10 @@ impl Plugin for Pattern {
             Some(_) => Ok(()),
             None => Err(ConfigError::new("pattern: size=SIZE has to be given, for example size=1G or just 1G")),
         }
+    }
+
+    fn reach(&self) -> Option<Reach> {
+        Some(Reach::default())
     }
 
     fn open(&self, _: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {

@@ -1,0 +1,132 @@
+//! What `deny.toml` says of the dependencies, as far as it can be checked without the tool and without a network: licences, sources, and the crates
+//! that are not to be used. `make test` runs `cargo deny` itself where it is installed; advisories are known to nobody else.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use rbdkit_tests::server::root;
+use serde_json::Value;
+
+/// The packages that `Cargo.lock` names.
+fn packages() -> Vec<Value> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let manifest = root().join("Cargo.toml");
+    let arguments = ["metadata", "--format-version=1", "--offline", "--locked", "--manifest-path"];
+    let output = Command::new(cargo).args(arguments).arg(manifest).output().expect("cargo metadata");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    metadata["packages"].as_array().expect("packages").clone()
+}
+
+/// The quoted words of a list in `deny.toml`, or those behind a key within it.
+fn quoted(section: &str, key: &str) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(root().join("deny.toml")).expect("deny.toml");
+    let section =
+        text.split(&format!("[{section}]")).nth(1).expect("the section").split("\n[").next().expect("its text");
+    let list = section.split(&format!("\n{key} = [")).nth(1).expect("the list").split("\n]").next().expect("its end");
+    let lines = list.lines().filter(|line| !line.trim_start().starts_with('#'));
+    lines
+        .filter_map(|line| {
+            let from = if line.contains("crate = ") { line.split("crate = ").nth(1)? } else { line };
+            from.split('"').nth(1).map(str::to_owned)
+        })
+        .collect()
+}
+
+/// The crates that may use one that others may not.
+fn wrappers() -> BTreeSet<String> {
+    let text = std::fs::read_to_string(root().join("deny.toml")).expect("deny.toml");
+    let lists = text.lines().filter_map(|line| line.split("wrappers = [").nth(1)?.split(']').next());
+    lists.flat_map(|list| list.split(',').map(|word| word.trim().trim_matches('"').to_owned())).collect()
+}
+
+/// Whether an SPDX expression can be satisfied with these licences. AND binds more than OR; `/` is an old way to write OR.
+fn allowed(expression: &str, licences: &BTreeSet<String>) -> bool {
+    let text = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let mut rest = &words[..];
+    let result = either(&mut rest, licences);
+    result && rest.is_empty()
+}
+
+fn either(words: &mut &[&str], licences: &BTreeSet<String>) -> bool {
+    let mut result = both(words, licences);
+    while let Some(("OR", rest)) = words.split_first().map(|(word, rest)| (*word, rest)) {
+        *words = rest;
+        result |= both(words, licences);
+    }
+    result
+}
+
+fn both(words: &mut &[&str], licences: &BTreeSet<String>) -> bool {
+    let mut result = one(words, licences);
+    while let Some(("AND", rest)) = words.split_first().map(|(word, rest)| (*word, rest)) {
+        *words = rest;
+        result &= one(words, licences);
+    }
+    result
+}
+
+fn one(words: &mut &[&str], licences: &BTreeSet<String>) -> bool {
+    let Some((word, rest)) = words.split_first() else { return false };
+    *words = rest;
+    if *word == "(" {
+        let result = either(words, licences);
+        *words = words.get(1..).unwrap_or(&[]);
+        return result;
+    }
+    match words {
+        ["WITH", exception, rest @ ..] => {
+            let whole = format!("{word} WITH {exception}");
+            *words = rest;
+            licences.contains(&whole) || licences.contains(*word)
+        }
+        _ => licences.contains(*word),
+    }
+}
+
+#[test]
+fn licences_are_read_as_they_are_meant() {
+    let licences: BTreeSet<String> = ["MIT", "ISC", "Apache-2.0 WITH LLVM-exception"].map(str::to_owned).into();
+    for (expression, right) in [
+        ("MIT", true),
+        ("GPL-3.0 OR MIT", true),
+        ("GPL-3.0/MIT", true),
+        ("MIT AND GPL-3.0", false),
+        ("(MIT OR GPL-3.0) AND ISC", true),
+        ("Apache-2.0 WITH LLVM-exception OR GPL-3.0", true),
+        ("Apache-2.0", false),
+        ("", false),
+    ] {
+        assert_eq!(allowed(expression, &licences), right, "{expression}");
+    }
+}
+
+#[test]
+fn dependencies_are_what_deny_toml_allows() {
+    let (licences, forbidden) = (quoted("licenses", "allow"), quoted("bans", "deny"));
+    assert!(licences.contains("MIT") && forbidden.contains("openssl-sys"), "{licences:?} {forbidden:?}");
+    let wrappers = wrappers();
+    let packages = packages();
+    let there: BTreeSet<&str> = packages.iter().filter_map(|package| package["name"].as_str()).collect();
+    let mut wrong = Vec::new();
+    for package in &packages {
+        let name = package["name"].as_str().unwrap_or_default().to_owned();
+        let licence = package["license"].as_str().unwrap_or_default();
+        if !allowed(licence, &licences) {
+            wrong.push(format!("{name}: its licence is '{licence}'"));
+        }
+        for needed in package["dependencies"].as_array().into_iter().flatten() {
+            let needed = needed["name"].as_str().unwrap_or_default();
+            if there.contains(needed) && forbidden.contains(needed) && !wrappers.contains(&name) {
+                wrong.push(format!("{name}: it uses {needed}"));
+            }
+        }
+        // None: of this workspace.
+        let source = package["source"].as_str();
+        if source.is_some_and(|source| source != "registry+https://github.com/rust-lang/crates.io-index") {
+            wrong.push(format!("{name}: it comes from {source:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
