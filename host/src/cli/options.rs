@@ -74,7 +74,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         "filter-on-fault",
         None,
         "error|disconnect|exit",
-        "What a fault of a filter ends beside its request: nothing (default), the connection, the server",
+        "A filter's fault fails its request, ends the connection, or the server",
     ),
     valued("filter-param", None, "FILTER:KEY=VALUE", "Give a parameter to this filter, whoever else knows the key")
         .repeated(),
