@@ -21,7 +21,7 @@ impl RetryRequest {
             if matches!(error, Errno::Erofs | Errno::Enotsup | Errno::Eshutdown) {
                 return false;
             }
-            log::warn(&format!("a request failed ({error:?})"));
+            log::warn(&format!("a request failed ({})", error.name()));
             server::sleep(self.delay).is_ok()
         })
     }

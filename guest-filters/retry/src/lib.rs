@@ -28,7 +28,7 @@ impl Retry {
                     Ok(())
                 }
                 Err(error) => {
-                    log::warn(&format!("opening the layer below again failed ({error:?})"));
+                    log::warn(&format!("opening the layer below again failed ({})", error.name()));
                     Err(error)
                 }
             }
@@ -42,7 +42,7 @@ impl Retry {
                 // Not a matter of the connection.
                 Errno::Erofs | Errno::Enotsup | Errno::Eshutdown => Verdict::Final(error),
                 _ => {
-                    log::warn(&format!("a request failed ({error:?})"));
+                    log::warn(&format!("a request failed ({})", error.name()));
                     Verdict::Again(error)
                 }
             })
