@@ -60,13 +60,18 @@ impl Piece {
         if hop.can().extents {
             // Without an answer all of it is data.
             if let Ok(extents) = hop.extents(self.offset, self.length, Flags::NONE).await {
-                for extent in extents.as_slice().iter().filter(|extent| !extent.zero) {
-                    hop.cache(extent.offset, extent.length).await?;
-                }
-                // What they say nothing of.
+                // What they say nothing of counts as data. One request, from the first data to the last: a list may have tens of thousands of
+                // runs, and closing waits for what is under way.
                 let end = self.offset + self.length;
+                let data = || extents.as_slice().iter().filter(|extent| !extent.zero);
                 let known = extents.next_offset().min(end);
-                return if known < end { hop.cache(known, end - known).await } else { Ok(()) };
+                let from = data().next().map_or(known, |first| first.offset);
+                let to = if known < end {
+                    end
+                } else {
+                    data().next_back().map_or(from, |last| (last.offset + last.length).min(end))
+                };
+                return if from < to { hop.cache(from, to - from).await } else { Ok(()) };
             }
         }
         hop.cache(self.offset, self.length).await
