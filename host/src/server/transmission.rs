@@ -86,6 +86,16 @@ enum End {
     Violation(String),
     /// The server stops.
     Stop,
+    /// A layer wants to be rid of the client ([`Client::disconnect`]).
+    Unwanted,
+}
+
+async fn over(stop: Stop, client: Arc<Client>) -> End {
+    tokio::select! {
+        biased;
+        () = stop.stopped() => End::Stop,
+        () = client.until_unwanted() => End::Unwanted,
+    }
 }
 
 /// What the connection's task and its operations share.
@@ -156,7 +166,8 @@ pub(super) struct Transmission {
     turn_pages: u32,
     in_flight: InFlight,
     stop: Stop,
-    stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// The server stops, or does not want the client any more.
+    over: Pin<Box<dyn Future<Output = End> + Send>>,
 }
 
 impl Transmission {
@@ -181,7 +192,13 @@ impl Transmission {
         Transmission {
             server: Arc::clone(server),
             input,
-            shared: Arc::new(Shared { hop, session, answers, client, running: AtomicUsize::new(0) }),
+            shared: Arc::new(Shared {
+                hop,
+                session,
+                answers,
+                client: Arc::clone(&client),
+                running: AtomicUsize::new(0),
+            }),
             received: Received::default(),
             patience: None,
             row: 0,
@@ -191,10 +208,7 @@ impl Transmission {
             turn: 0,
             turn_pages: 0,
             in_flight,
-            stopped: {
-                let stop = stop.clone();
-                Box::pin(async move { stop.stopped().await })
-            },
+            over: Box::pin(over(stop.clone(), Arc::clone(&client))),
             stop,
         }
     }
@@ -219,7 +233,7 @@ impl Transmission {
         tracing::debug!("connection {}: {end:?}", self.shared.client.id);
         match end {
             End::Disconnect | End::Stop => {}
-            End::Gone => self.shared.client.set_gone(),
+            End::Gone | End::Unwanted => self.shared.client.set_gone(),
             End::Violation(what) => {
                 tracing::warn!("connection {}: closed: {what}", self.shared.client.id);
                 self.shared.client.set_gone();
@@ -281,6 +295,9 @@ impl Transmission {
                 if self.stop.is_stopped() {
                     return Err(End::Stop);
                 }
+                if self.shared.client.is_unwanted() {
+                    return Err(End::Unwanted);
+                }
                 match self.received.read(&mut self.input, pool, self.patience.as_mut()).await {
                     Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                         vain += 1;
@@ -299,7 +316,7 @@ impl Transmission {
             }
             let read = tokio::select! {
                 biased;
-                () = &mut self.stopped => return Err(End::Stop),
+                end = &mut self.over => return Err(end),
                 read = self.received.read(&mut self.input, pool, None) => read,
             };
             if ended(read)? == 0 {
@@ -403,7 +420,7 @@ impl Transmission {
             self.flush();
             let (in_flight, answers) = (&self.in_flight, &self.shared.answers);
             tokio::select! {
-                () = &mut self.stopped => return Err(End::Stop),
+                end = &mut self.over => return Err(end),
                 () = answers.until(|| in_flight.has_room(pages) || answers.is_broken()) => {}
             }
             if self.shared.answers.is_broken() {
@@ -414,7 +431,7 @@ impl Transmission {
             self.flush();
             tokio::select! {
                 biased;
-                () = &mut self.stopped => return Err(End::Stop),
+                end = &mut self.over => return Err(end),
                 () = self.server.budget.take(pages) => {}
             }
         }
@@ -454,7 +471,7 @@ impl Transmission {
             }
             let read = tokio::select! {
                 biased;
-                () = &mut self.stopped => return Err(End::Stop),
+                end = &mut self.over => return Err(end),
                 read = timeout(stall, self.received.read_payload(input, pool, None, buffer, filled)) => read,
             };
             match read {
@@ -484,7 +501,7 @@ impl Transmission {
             self.flush();
             let read = tokio::select! {
                 biased;
-                () = &mut self.stopped => return Err(End::Stop),
+                end = &mut self.over => return Err(end),
                 read = self.received.read(&mut self.input, &self.server.receive_pool, None) => read,
             };
             if ended(read)? == 0 {

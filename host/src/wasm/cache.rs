@@ -88,7 +88,9 @@ impl CodeCache {
     }
 
     fn key(engine: &Engine, component: &[u8]) -> String {
+        // Another way of sealing is another name, so that builds of different ages do not take each other's entries for damaged.
         let mut hasher = Sha(Sha256::new());
+        hasher.0.update(b"sealed by HMAC-SHA256");
         engine.precompile_compatibility_hash().hash(&mut hasher);
         hasher.0.update((component.len() as u64).to_le_bytes());
         hasher.0.update(component);

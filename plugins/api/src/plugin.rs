@@ -103,6 +103,11 @@ impl Client {
         self.unwanted.raise();
     }
 
+    /// Whether [`Client::disconnect`] was called.
+    pub fn is_unwanted(&self) -> bool {
+        self.unwanted.is_raised()
+    }
+
     /// Returns once [`Client::disconnect`] was called: the server reads no more requests of this client, lets those under way end, and closes.
     pub async fn until_unwanted(&self) {
         self.unwanted.raised().await;

@@ -87,6 +87,11 @@ fn with_disconnect_the_connection_is_of_no_more_use_and_others_are() {
     let (mut attacker, mut bystander) = (server.client(), server.client());
     assert_eq!(attacker.read(0, 512), Err(error::EIO));
     assert!(is_refused(&mut attacker));
+    // What is still answered is refused, and then the connection is closed.
+    let closed = (0..1_000_000).any(|_| {
+        attacker.submit(rbdkit_tests::raw::cmd::READ, 0, 4096, 512, &[]).is_err() || attacker.receive().is_err()
+    });
+    assert!(closed);
     assert!(bystander.read(4096, 512).is_ok());
     assert!(server.client().read(4096, 512).is_ok());
 }
