@@ -247,6 +247,12 @@ impl Buffer {
         })
     }
 
+    /// Whether a read of `span` may be lent: it is all of the buffer, and neither so short that copying costs less nor so long that it does not
+    /// fit a pipe.
+    pub fn is_lendable(&self, span: Span) -> bool {
+        span == self.span() && (pipe::SHORTEST..=pipe::LONGEST).contains(&span.len)
+    }
+
     /// Lets `fill` put all of the bytes into a pipe by reference: it gets the pipe's end and how many bytes there is to be, and answers
     /// how many it put there (`splice` from a file). Answers how many bytes the buffer has then from its beginning on: all of them, or less if
     /// `fill` had no more, and the rest is unfilled. None: this buffer cannot be lent to, as it is too short, too long or there are too many
@@ -256,7 +262,7 @@ impl Buffer {
     /// of a read that has not been answered yet.
     pub fn lend(&mut self, mut fill: impl FnMut(BorrowedFd<'_>, usize) -> io::Result<usize>) -> Option<u32> {
         let len = self.len();
-        if !(pipe::SHORTEST..=pipe::LONGEST).contains(&len) {
+        if !self.is_lendable(self.span()) {
             return None;
         }
         let mut pipe = Pipe::take()?;

@@ -19,9 +19,6 @@ use crate::source::Opened;
 /// at 256 KiB (but 1.5 times at depth 1, which large reads seldom come with).
 const READ_NOW: u32 = 128 << 10;
 
-/// Reads from this size on are lent from the page cache where that is possible: below, copying costs less than the system calls that spare it.
-const LENT: u32 = 32 << 10;
-
 /// The longest write that is tried at once. Copying 1 MiB into the page cache takes some 200 us. nbdcopy, which has four connections, wrote 1.15 times
 /// as fast that way as with threads for more than 64 KiB; one connection of depth 8 was as fast either way.
 const WRITE_NOW: u32 = 1 << 20;
@@ -55,7 +52,7 @@ impl Handle for FileHandle {
 
     fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
         let mut done = 0;
-        let lent = span.len >= LENT && span == buffer.span() && self.0.lends();
+        let lent = buffer.is_lendable(span) && self.0.lends();
         let near = lent && self.0.is_near(offset, span.len);
         if near {
             done = self.0.lend(&mut buffer, offset).unwrap_or(0) as usize;

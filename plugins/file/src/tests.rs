@@ -534,3 +534,20 @@ fn the_offset_of_a_shared_descriptor_does_not_matter() {
     file.read_exact(&mut byte).unwrap();
     assert_eq!(byte, [1]);
 }
+
+#[test]
+fn a_read_that_does_not_fit_a_pipe_goes_to_a_thread_though_it_is_in_memory() {
+    let dir = TestDir::new();
+    let path = dir.path("disk");
+    std::fs::write(&path, vec![7; SIZE as usize]).unwrap();
+    run(async {
+        let handle = open(&serving(&path), "", true).await.unwrap();
+        let buffer = Buffer::new((1 << 20) + 1);
+        let span = buffer.span();
+        let long = handle.pread(buffer, span, 0);
+        assert!(matches!(long, Op::Later(_)));
+        let (mut buffer, result) = long.await;
+        result.unwrap();
+        assert!(buffer.bytes(span).iter().all(|byte| *byte == 7));
+    });
+}
