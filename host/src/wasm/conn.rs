@@ -11,7 +11,7 @@ use rbdkit_plugin_api::{
 
 use super::bindings::host::types as wit;
 use super::breaker::{Breaker, OnFault};
-use super::context::{Answer, Phase, Setup, protocol_string};
+use super::context::{Phase, Setup, protocol_string};
 use super::filter::{Exported, Filter};
 use super::instance::{Ask, Fault, Instance, Reply, Transfer};
 use super::offers;
@@ -300,35 +300,29 @@ impl Conn {
     /// A call outside of requests, which goes before them.
     async fn ask(self: &Arc<Conn>, ask: Ask) -> Result<Reply> {
         let patient = matches!(ask, Ask::Finalize | Ask::Close);
-        self.serve(Setup { patient, ..Setup::new(Phase::OPEN) }, ask, true).await.1
+        self.serve(Setup { patient, ..Setup::new(Phase::OPEN) }, ask, true).await
     }
 
     /// Runs a call without a payload on an instance.
-    async fn serve(self: &Arc<Conn>, setup: Setup, ask: Ask, in_front: bool) -> (Option<Answer>, Result<Reply>) {
+    async fn serve(self: &Arc<Conn>, setup: Setup, ask: Ask, in_front: bool) -> Result<Reply> {
         // Finalize may have to write back what must not be lost: it is always tried.
-        if !setup.patient
-            && let Err(error) = self.admit()
-        {
-            return (None, Err(error));
+        if !setup.patient {
+            self.admit()?;
         }
-        let mut lease = match self.lease(in_front).await {
-            Ok(lease) => lease,
-            Err(error) => return (None, Err(error)),
-        };
+        let mut lease = self.lease(in_front).await?;
         // Replaying this connection may just have shown that it cannot be.
         let Some(instance) = lease.instance().filter(|_| !self.lost.load(Relaxed)) else {
-            return (None, Err(self.was_lost()));
+            return Err(self.was_lost());
         };
-        let (answer, result) = instance.serve(setup, Some(self), &ask).await;
-        match result {
+        match instance.serve(setup, Some(self), &ask).await.1 {
             Ok(reply) => {
                 self.breaker.success();
                 self.filter.finish(lease);
-                (answer, Ok(reply))
+                Ok(reply)
             }
             Err(fault) => {
                 drop(lease);
-                (answer, Err(self.faulted(ask.name(), ask.offset(), &fault)))
+                Err(self.faulted(ask.name(), ask.offset(), &fault))
             }
         }
     }
@@ -450,7 +444,7 @@ impl Conn {
     }
 
     async fn data(self: Arc<Conn>, ask: Ask) -> Result<()> {
-        self.serve(Setup::new(Phase::DATA), ask, false).await.1?.done()
+        self.serve(Setup::new(Phase::DATA), ask, false).await?.done()
     }
 
     /// [`Conn::serve`] for a read or a write. One flat future: every one that is within another is moved and told apart at each poll.
@@ -493,7 +487,7 @@ impl Conn {
     async fn extents_of_guest(self: Arc<Conn>, offset: u64, length: u64, flags: Flags) -> Result<Extents> {
         let setup = Setup { answer: Some(offset), ..Setup::new(Phase::DATA) };
         let ask = Ask::Extents { offset, length, flags: flags.into() };
-        match self.serve(setup, ask, false).await.1? {
+        match self.serve(setup, ask, false).await? {
             Reply::Whole(list) => Ok(list),
             Reply::Extents(Err(error)) => Err(error),
             _ => Err(Errno::Eio.into()),
