@@ -25,8 +25,9 @@
 //!
 //! # The end of a connection
 //!
-//! After the client has left (or the server stops) nothing more is read. Operations in flight run to their end; answers are
-//! written as long as the client takes them. Then the layers are finalized and closed, then the socket. A panic in a layer is the
+//! After the client has left (or the server stops) nothing more is read. Operations in flight run to their end, which layers that only wait may
+//! bring nearer once the client has gone ([`Client::set_gone`]); answers are written as long as the client takes them. A client has gone when it has closed
+//! its side without a good-bye, and after one when operations still go on long after it has closed. Then the layers are finalized and closed, then the socket. A panic in a layer is the
 //! failure (EIO) of the request that it happened in.
 
 mod answers;

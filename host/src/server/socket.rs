@@ -39,7 +39,7 @@ impl Owner for Arc<OwnedFd> {}
 pub(super) fn socket(socket: OwnedFd) -> io::Result<(Input, Output)> {
     rustix::io::ioctl_fionbio(&socket, true)?;
     let fd = Arc::new(socket);
-    Ok((Input::new(&fd), Output { input: Arc::clone(&fd), fd, is_socket: true, restore: Vec::new() }))
+    Ok((Input::new(&fd, true), Output { input: Arc::clone(&fd), fd, is_socket: true, restore: Vec::new() }))
 }
 
 /// Standard input and output, or what stands for them. They are not blocking until the output is dropped.
@@ -52,20 +52,46 @@ pub(super) fn pair(input: OwnedFd, output: OwnedFd) -> io::Result<(Input, Output
     }
     let input = Arc::new(input);
     let is_socket = rustix::net::sockopt::socket_type(&output).is_ok();
-    Ok((Input::new(&input), Output { input, fd: Arc::new(output), is_socket, restore }))
+    let reads_socket = rustix::net::sockopt::socket_type(&input).is_ok();
+    Ok((Input::new(&input, reads_socket), Output { input, fd: Arc::new(output), is_socket, restore }))
+}
+
+/// See [`Input::closed`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closed {
+    Nothing,
+    /// It sends no more. That is all a TCP socket tells, and its client may still read.
+    Input,
+    /// It has gone.
+    All,
 }
 
 /// What the client sends. One task or thread has it.
 #[derive(Debug)]
 pub(super) struct Input {
     fd: Arc<OwnedFd>,
+    is_socket: bool,
     /// While a task waits for it.
     watched: Option<AsyncFd<Arc<OwnedFd>>>,
 }
 
 impl Input {
-    fn new(fd: &Arc<OwnedFd>) -> Input {
-        Input { fd: Arc::clone(fd), watched: None }
+    fn new(fd: &Arc<OwnedFd>, is_socket: bool) -> Input {
+        Input { fd: Arc::clone(fd), is_socket, watched: None }
+    }
+
+    /// How much the client has closed, whether or not all that it sent before was read.
+    pub fn closed(&self) -> Closed {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::RDHUP)];
+        let _ = poll(&mut fds, Some(&Timespec::default()));
+        let closed = fds[0].revents();
+        if self.is_socket && closed.intersects(PollFlags::HUP | PollFlags::ERR) {
+            Closed::All
+        } else if closed.intersects(PollFlags::RDHUP | PollFlags::HUP) {
+            Closed::Input
+        } else {
+            Closed::Nothing
+        }
     }
 
     /// Waits until there is something to read, then lets `attempt` read it. `attempt` answers how many bytes it read and how

@@ -23,7 +23,7 @@ use super::answers::{Answers, Outgoing};
 use super::budget::Pages;
 use super::guard::{caught, caught_now};
 use super::receive::Received;
-use super::socket::{Input, Output, Patience};
+use super::socket::{Closed, Input, Output, Patience};
 use super::{Server, Stop};
 use crate::chain::Hop;
 use crate::nbd::reply::{self, Answer};
@@ -62,6 +62,9 @@ const BUSY: u32 = 16;
 /// A client that sends nothing for so long is not busy.
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// How often it is looked whether a client that is not read has gone.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Waits of [`Patience::LIMIT`] in vain after which a thread leaves its client: a tenth of a second.
 const VAIN: u32 = 5;
 
@@ -95,6 +98,26 @@ async fn over(stop: Stop, client: Arc<Client>) -> End {
         biased;
         () = stop.stopped() => End::Stop,
         () = client.until_unwanted() => End::Unwanted,
+    }
+}
+
+/// Returns once a client has gone that is not read because it has enough in flight. One that has only closed its side may still want its answers:
+/// it counts as gone when it got none for `patience`.
+async fn deserted(input: &Input, answers: &Answers, patience: Duration) {
+    let mut stuck = None;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let done = answers.requests_done();
+        match (input.closed(), stuck) {
+            (Closed::All, _) => return,
+            (Closed::Nothing, _) => stuck = None,
+            (Closed::Input, Some((since, before))) if before == done => {
+                if Instant::now() - since >= patience {
+                    return;
+                }
+            }
+            (Closed::Input, _) => stuck = Some((Instant::now(), done)),
+        }
     }
 }
 
@@ -232,7 +255,8 @@ impl Transmission {
         self.flush();
         tracing::debug!("connection {}: {end:?}", self.shared.client.id);
         match end {
-            End::Disconnect | End::Stop => {}
+            End::Disconnect => self.leaving().await,
+            End::Stop => {}
             End::Gone | End::Unwanted => self.shared.client.set_gone(),
             End::Violation(what) => {
                 tracing::warn!("connection {}: closed: {what}", self.shared.client.id);
@@ -422,6 +446,7 @@ impl Transmission {
             tokio::select! {
                 end = &mut self.over => return Err(end),
                 () = answers.until(|| in_flight.has_room(pages) || answers.is_broken()) => {}
+                () = deserted(&self.input, answers, self.server.options.limits.answer_timeout) => return Err(End::Gone),
             }
             if self.shared.answers.is_broken() {
                 return Err(End::Gone);
@@ -433,6 +458,9 @@ impl Transmission {
                 biased;
                 end = &mut self.over => return Err(end),
                 () = self.server.budget.take(pages) => {}
+                () = deserted(&self.input, &self.shared.answers, self.server.options.limits.answer_timeout) => {
+                    return Err(End::Gone);
+                }
             }
         }
         self.in_flight.add(pages);
@@ -507,6 +535,22 @@ impl Transmission {
             if ended(read)? == 0 {
                 return Err(End::Gone);
             }
+        }
+    }
+
+    /// Waits for the operations of a client that said goodbye and may still want their answers. It has gone if it has closed its side, or sends
+    /// what it must not send any more, and operations go on for long after that.
+    async fn leaving(&mut self) {
+        let patience = self.server.options.limits.answer_timeout;
+        let shared = Arc::clone(&self.shared);
+        let closed = async {
+            let _ = self.received.read(&mut self.input, &self.server.receive_pool, None).await;
+            tokio::time::sleep(patience).await;
+        };
+        tokio::select! {
+            biased;
+            () = shared.answers.until(|| shared.running.load(Ordering::SeqCst) == 0) => {}
+            () = closed => shared.client.set_gone(),
         }
     }
 
@@ -712,6 +756,10 @@ impl Shared {
         let RequestHeader { offset, length, .. } = ticket.header;
         let (id, name) = (self.client.id, ticket.header.name());
         match error.errno() {
+            // It was ended for that.
+            Errno::Eshutdown if self.client.is_gone() => {
+                tracing::debug!("connection {id}: {name} offset={offset} length={length}: {error}")
+            }
             // An answer rather than a fault.
             Errno::Enotsup if fast_zero => {
                 tracing::debug!("connection {id}: {name} offset={offset} length={length}: {error}")
