@@ -12,16 +12,17 @@ use rbdkit_plugin_api::{
 use super::bindings::host::types as wit;
 use super::breaker::{Breaker, OnFault};
 use super::context::{Phase, Setup, protocol_string};
-use super::filter::{Exported, Filter};
+use super::filter::{Detached, Exported, Filter};
 use super::instance::{Ask, Fault, Instance, Reply, Transfer};
 use super::offers;
 use super::pool::{Instances, Lease};
 use super::prefetch::Prefetcher;
 use super::shared::Counted;
 use super::state::{ConnectionDeltas, ScopeState};
+use super::stray;
 use crate::chain::{Below, Hop};
 
-/// Closing waits so long for prefetches under way before it leaves the layer below to them.
+/// Closing waits so long for prefetches and strays under way before it leaves the layer below to them.
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// The layer below, as one call sees it.
@@ -139,6 +140,10 @@ pub(super) struct Conn {
     lost: AtomicBool,
     own: OnceLock<Arc<ScopeState>>,
     export: Arc<ScopeState>,
+    /// Operations below that go on without their call.
+    pub(super) strays: Arc<Detached>,
+    /// This layer ends with the last of them.
+    stranded: AtomicBool,
     /// The layer below ends with its last prefetch.
     detached: AtomicBool,
     breaker: Breaker,
@@ -203,6 +208,8 @@ impl Conn {
             lost: AtomicBool::new(false),
             own: OnceLock::new(),
             export,
+            strays: Arc::default(),
+            stranded: AtomicBool::new(false),
             detached: AtomicBool::new(false),
             breaker: Breaker::default(),
             unwanted: AtomicBool::new(false),
@@ -371,12 +378,21 @@ impl Conn {
         let mut lease = match self.instances.try_take() {
             Some(lease) => lease,
             // What is rare is boxed: the future of every request would have to have room for it, and is moved to where it runs.
-            None => Box::pin(self.instances.take(in_front)).await?,
+            None => Box::pin(self.wait_for_a_place(in_front)).await?,
         };
         if lease.instance().is_none() {
             Box::pin(self.filter.fill(&mut lease, &self.instances)).await?;
         }
         Ok(lease)
+    }
+
+    /// Waits in line; a request does so for as long as its client is there.
+    async fn wait_for_a_place(&self, in_front: bool) -> Result<Lease<'_>> {
+        let place = self.instances.take(in_front);
+        if in_front || stray::is_steadfast_above() {
+            return place.await;
+        }
+        stray::while_wanted(self.client(), place).await.unwrap_or_else(|| Err(Errno::Eshutdown.into()))
     }
 
     fn was_lost(&self) -> Error {
@@ -449,7 +465,6 @@ impl Conn {
 
     /// [`Conn::serve`] for a read or a write. One flat future: every one that is within another is moved and told apart at each poll.
     async fn transfer(self: Arc<Conn>, transfer: Transfer, buffer: Buffer, span: Span) -> Done {
-        let length = buffer.len();
         if let Err(error) = self.admit() {
             return (buffer, Err(error));
         }
@@ -479,8 +494,8 @@ impl Conn {
         };
         match buffer {
             Some(buffer) => (buffer, result),
-            // The operation below that had it was dropped half way.
-            None => (Buffer::new(length), result.and(Err(Errno::Eio.into()))),
+            // It is with an operation that goes on without this one. Nobody must take another one for it: it might be written.
+            None => (Buffer::new(0), result.and(Err(Errno::Eio.into()))),
         }
     }
 
@@ -535,9 +550,19 @@ impl Conn {
         Ok(can.normalized())
     }
 
-    /// The end of work: the guest's, then that of the layer below, which still works while the guest is at it.
+    /// The end of work, after the last operation: those that a client has left behind hold locks, and what they write comes first.
     async fn finalize(self: Arc<Conn>) -> Result<()> {
         self.prefetcher.stop();
+        if self.strays.is_idle() || tokio::time::timeout(DRAIN, self.strays.ended()).await.is_ok() {
+            return self.finalize_settled().await;
+        }
+        tracing::debug!("{}: operations below are still under way: the layer ends with them", self.filter.name());
+        self.stranded.store(true, Relaxed);
+        Ok(())
+    }
+
+    /// The guest's end of work, then that of the layer below, which still works while the guest is at it.
+    async fn finalize_settled(self: &Arc<Conn>) -> Result<()> {
         let own = match self.filter.exported().connection && !self.lost.load(Relaxed) {
             true => self.ask(Ask::Finalize).await.and_then(Reply::done),
             false => Ok(()),
@@ -555,8 +580,22 @@ impl Conn {
     }
 
     async fn close(self: Arc<Conn>) {
+        if !self.stranded.load(Relaxed) {
+            return self.close_settled().await;
+        }
+        let conn = Arc::clone(&self);
+        self.filter.detached().spawn(async move {
+            conn.strays.ended().await;
+            if let Err(error) = conn.finalize_settled().await {
+                tracing::error!("{}: finalizing, after its client had gone: {error}", conn.filter.name());
+            }
+            conn.close_settled().await;
+        });
+    }
+
+    async fn close_settled(self: &Arc<Conn>) {
         self.live.store(false, Relaxed);
-        self.filter.remove(&self);
+        self.filter.remove(self);
         let next = self.next.take();
         if self.filter.exported().connection && !self.lost.load(Relaxed) {
             // Next is gone for the guest: a fault is logged where it happens, and there is nothing else to be told.
@@ -568,7 +607,7 @@ impl Conn {
         if !self.detached.load(Relaxed) {
             return next.hop.close().await;
         }
-        let conn = Arc::clone(&self);
+        let conn = Arc::clone(self);
         self.filter.detached().spawn(async move {
             conn.prefetcher.drained(Duration::MAX).await;
             if let Err(error) = next.hop.finalize().await {

@@ -14,6 +14,7 @@ use super::clock::{CallClock, Overrun};
 use super::conn::{Conn, Next};
 use super::shared::Shared;
 use super::state::{Changes, Held, Quota, ScopeState};
+use super::stray::{self, Bytes, Charge};
 use crate::chain::Below;
 
 /// When a function may be used, as the contract names it.
@@ -122,9 +123,8 @@ impl Context {
 
     /// A guest that goes on computing when its client has gone is ended, where nothing is lost with its instance.
     pub(super) fn still_wanted(&self) -> Result<(), Overrun> {
-        let wanted = self.call.phase != Phase::DATA
-            || self.call.conn.as_ref().is_none_or(|conn| !conn.client().is_gone() || conn.needs_its_instance());
-        if wanted { Ok(()) } else { Err(Overrun::Gone) }
+        let gone = self.call.conn.as_ref().is_some_and(|conn| conn.client().is_gone());
+        if gone && self.call.may_end() { Err(Overrun::Gone) } else { Ok(()) }
     }
 
     /// For functions that answer an error where they may not be used.
@@ -293,6 +293,28 @@ impl Call {
             self.shared.own_buffers.give(std::mem::take(&mut self.own_bytes));
         }
         buffer
+    }
+
+    /// Whether it waits for locks and sleeps on when its client has gone: somebody has to have the answer all the same.
+    pub(super) fn waits_on(&self) -> bool {
+        self.patient || stray::is_steadfast_above()
+    }
+
+    /// Whether it may be ended when its client has gone: nobody needs its answer, and nothing is lost with its instance.
+    pub(super) fn may_end(&self) -> bool {
+        let replaceable = || self.conn.as_ref().is_some_and(|conn| !conn.needs_its_instance());
+        self.phase == Phase::DATA && replaceable() && !self.waits_on()
+    }
+
+    /// The account for bytes that an operation keeps when the call has ended. None: it has no room.
+    pub(super) fn charge(&mut self, bytes: Bytes) -> Option<Charge> {
+        match bytes {
+            Bytes::Own(bytes) => {
+                self.own_bytes = self.own_bytes.saturating_sub(bytes);
+                Some(Charge::taken_over(&self.shared, bytes))
+            }
+            Bytes::Request(bytes) => Charge::new(&self.shared, bytes),
+        }
     }
 
     /// The layer below.

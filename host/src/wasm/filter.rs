@@ -50,7 +50,7 @@ pub(super) struct Detached {
 }
 
 /// Counts down when the task is over, also if it panics.
-struct Running(Arc<Detached>);
+pub(super) struct Running(Arc<Detached>);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -61,11 +61,21 @@ impl Drop for Running {
 }
 
 impl Detached {
+    /// Counts something that begins, until what is answered is dropped.
+    pub(super) fn begin(self: &Arc<Self>) -> Running {
+        self.running.fetch_add(1, Ordering::AcqRel);
+        Running(Arc::clone(self))
+    }
+
+    /// Whether nothing runs.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.load(Ordering::Acquire) == 0
+    }
+
     pub(super) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
         // Without a runtime the process is ending.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            self.running.fetch_add(1, Ordering::AcqRel);
-            let running = Running(Arc::clone(self));
+            let running = self.begin();
             runtime.spawn(async move {
                 task.await;
                 drop(running);
@@ -73,12 +83,12 @@ impl Detached {
         }
     }
 
-    async fn ended(&self) {
+    pub(super) async fn ended(&self) {
         loop {
             let notified = self.none.notified();
             tokio::pin!(notified);
             notified.as_mut().enable();
-            if self.running.load(Ordering::Acquire) == 0 {
+            if self.is_idle() {
                 return;
             }
             notified.await;
@@ -312,7 +322,11 @@ impl Filter {
 
     /// A call that belongs to no connection.
     async fn ask(&self, phase: Phase, below: Option<Below>, ask: Ask) -> Result<Reply> {
-        let mut lease = self.instances.take(true).await?;
+        let lease = self.instances.take(true).await?;
+        self.ask_in(lease, phase, below, ask).await
+    }
+
+    async fn ask_in(&self, mut lease: Lease<'_>, phase: Phase, below: Option<Below>, ask: Ask) -> Result<Reply> {
         if lease.instance().is_none() {
             self.fill(&mut lease, &self.instances).await?;
         }
@@ -444,8 +458,11 @@ impl Layer for FilterLayer {
                 tracing::error!("{}: layers below it have not ended in {END:?}", self.0.name());
             }
             if self.0.exported.lifecycle {
-                // A fault is logged where it happens, and nothing can be done about it any more.
-                let _ = self.0.ask(Phase::READY, None, Ask::Cleanup).await;
+                match tokio::time::timeout(END, self.0.instances.take(true)).await {
+                    // A fault is logged where it happens, and nothing can be done about it any more.
+                    Ok(Ok(lease)) => drop(self.0.ask_in(lease, Phase::READY, None, Ask::Cleanup).await),
+                    _ => tracing::error!("{}: no cleanup: its instances are busy after {END:?}", self.0.name()),
+                }
             }
             self.0.shared.state.shutdown();
             self.0.shared.log_counters("at the end");

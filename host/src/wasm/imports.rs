@@ -1,7 +1,7 @@
 //! What a guest may call: each import of the contract, on the call that is being served.
 //!
 //! One rule each: is it allowed in this phase, does what it names exist, then one step of the chain, the state or the clock. Ranges of
-//! next are checked by its gate. What can wait runs under [`CallClock::waiting`](super::clock::CallClock), so that it is not the guest's time.
+//! next are checked by its gate. What can wait is not the guest's time ([`super::clock`]), and ends with its client ([`super::stray`]).
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,16 +10,17 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rbdkit_plugin_api::{BoxFuture, Buffer, Client, Done, Errno, Fill, Flags, Op, Peer, Span};
+use rbdkit_plugin_api::{Buffer, Client, Done, Errno, Fill, Flags, Op, Peer, Span};
 use wasmtime::component::{HasSelf, Linker, WasmList};
 use wasmtime::{Result, StoreContextMut};
 
 use super::bindings::host;
 use super::bindings::host::types as wit;
-use super::clock::Wait;
+use super::clock::Overrun;
 use super::context::{Context, Phase, mistake, protocol_string};
 use super::shared::Level;
 use super::state::{self, Held, Mode, Patience, When, Words};
+use super::stray::{Awaited, Bytes, while_wanted};
 use crate::chain::Hop;
 
 type Answer<T> = Result<std::result::Result<T, wit::Errno>>;
@@ -29,6 +30,9 @@ const NOT_CONFIGURE: Phase = OPEN_DATA.or(Phase::BEFORE).or(Phase::READY);
 
 /// A list of extents for a guest has at most so many: some 1.5 MiB of its memory. It may ask again from where the list ends.
 const EXTENTS_FOR_GUEST: usize = 1 << 16;
+
+/// What the gate reads or writes at once where it does an operation in place of a layer, in bytes.
+const STEP: u64 = 1 << 20;
 
 /// All that a filter may import.
 pub(super) fn linker(engine: &wasmtime::Engine) -> Result<Linker<Context>> {
@@ -90,8 +94,7 @@ struct Part {
 /// An operation with a guest's buffer that did not complete at once.
 struct Lent<'a> {
     store: StoreContextMut<'a, Context>,
-    operation: BoxFuture<'static, Done>,
-    wait: Wait,
+    operation: Awaited<Done>,
     buf: u32,
     /// What it was to fill.
     unfilled: Option<Span>,
@@ -103,16 +106,7 @@ impl Future for Lent<'_> {
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Result<Plain>> {
         let this = self.get_mut();
         let context = this.store.data_mut();
-        match this.operation.as_mut().poll(cx) {
-            Poll::Pending => {
-                context.clock.suspend(&mut this.wait);
-                Poll::Pending
-            }
-            Poll::Ready(done) => {
-                context.clock.end(&this.wait);
-                Poll::Ready(Ok((context.finish(this.buf, this.unfilled, done),)))
-            }
-        }
+        this.operation.poll(context, cx).map(|done| Ok((context.finish(this.buf, this.unfilled, done?)?,)))
     }
 }
 
@@ -133,13 +127,18 @@ fn lend<'a>(
         Err(trap) => return at_once(Err(trap)),
     };
     let unfilled = part.fills.then_some(span);
+    let length = u64::from(buffer.len());
     let wait = context.clock.wait();
     match operation(context, buffer, span) {
         Op::Ready(done) => {
             context.clock.end(&wait);
-            at_once(Ok(context.finish(part.buf, unfilled, done)))
+            at_once(context.finish(part.buf, unfilled, done))
         }
-        Op::Later(operation) => Box::new(Lent { store, operation, wait, buf: part.buf, unfilled }),
+        Op::Later(operation) => {
+            let bytes = if part.buf == 0 { Bytes::Request(length) } else { Bytes::Own(length) };
+            let operation = Awaited::new(operation, bytes, wait);
+            Box::new(Lent { store, operation, buf: part.buf, unfilled })
+        }
         Op::Taken => at_once(Err(wasmtime::format_err!("an operation that was polled to its end"))),
     }
 }
@@ -235,22 +234,18 @@ fn lock(
         host::locks::Mode::Shared => Mode::Shared,
         host::locks::Mode::Exclusive => Mode::Exclusive,
     };
-    let patience = if context.call.patient { Patience::Always } else { Patience::UntilShutdown };
+    let waits_on = context.call.waits_on();
+    let patience = if waits_on { Patience::Always } else { Patience::UntilShutdown };
     match locks.lock_now(offset, length, mode, patience) {
         Op::Ready(held) => at_once(Ok(context.hold(held))),
         waiting => {
             let Some(conn) = context.call.conn.clone() else { return at_once(Ok(Err(wit::Errno::Enxio))) };
-            let patient = context.call.patient;
             Box::new(async move {
                 let context = store.data_mut();
                 let wait = async move {
-                    if patient {
-                        return waiting.await;
-                    }
-                    tokio::select! {
-                        biased;
-                        held = waiting => held,
-                        () = conn.client().until_gone() => Err(Errno::Eshutdown),
+                    match waits_on {
+                        true => waiting.await,
+                        false => while_wanted(conn.client(), waiting).await.unwrap_or(Err(Errno::Eshutdown)),
                     }
                 };
                 let held = context.clock.waiting(|| wait).await;
@@ -371,18 +366,34 @@ macro_rules! attempt {
 }
 
 impl Context {
-    async fn waiting<T: Unpin>(&self, op: impl FnOnce() -> Op<T>) -> T {
-        self.clock.waiting(op).await
+    /// Waits for an operation that has at most so many bytes of its own. The call ends here if its client goes meanwhile.
+    async fn wait_for<T: Send + 'static>(&mut self, bytes: u64, begin: impl FnOnce() -> Op<T>) -> Result<T> {
+        let wait = self.clock.wait();
+        match begin() {
+            Op::Ready(answer) => {
+                self.clock.end(&wait);
+                Ok(answer)
+            }
+            Op::Later(operation) => {
+                let mut operation = Awaited::new(operation, Bytes::Request(bytes), wait);
+                Ok(std::future::poll_fn(|cx| operation.poll(self, cx)).await?)
+            }
+            Op::Taken => Err(wasmtime::format_err!("an operation that was polled to its end")),
+        }
     }
 
     /// The end of an operation with a buffer.
-    fn finish(&mut self, buf: u32, unfilled: Option<Span>, done: Done) -> std::result::Result<(), wit::Errno> {
+    fn finish(&mut self, buf: u32, unfilled: Option<Span>, done: Done) -> Answer<()> {
         let (mut buffer, result) = done;
+        if buffer.is_empty() {
+            // A layer below has left it to an operation that goes on, which it does for nobody who would still be there.
+            return Err(Overrun::Gone.into());
+        }
         if let (Err(_), Some(span)) = (&result, unfilled) {
             buffer.mark(span, Fill::Unfilled);
         }
         self.call.restore(buf, buffer);
-        self.answer(result)
+        Ok(self.answer(result))
     }
 }
 
@@ -411,31 +422,31 @@ impl host::next::Host for Context {
 
     async fn flush(&mut self) -> Answer<()> {
         let next = Arc::clone(attempt!(self.next()));
-        let result = self.waiting(|| next.hop.flush()).await;
+        let result = self.wait_for(0, || next.hop.flush()).await?;
         Ok(self.answer(result))
     }
 
     async fn trim(&mut self, offset: u64, length: u64, flags: wit::CommandFlags) -> Answer<()> {
         let next = Arc::clone(attempt!(self.next()));
-        let result = self.waiting(|| next.hop.trim(offset, length, flags.into())).await;
+        let result = self.wait_for(0, || next.hop.trim(offset, length, flags.into())).await?;
         Ok(self.answer(result))
     }
 
     async fn zero(&mut self, offset: u64, length: u64, flags: wit::CommandFlags) -> Answer<()> {
         let next = Arc::clone(attempt!(self.next()));
-        let result = self.waiting(|| next.hop.zero(offset, length, flags.into())).await;
+        let result = self.wait_for(length.min(STEP), || next.hop.zero(offset, length, flags.into())).await?;
         Ok(self.answer(result))
     }
 
     async fn cache(&mut self, offset: u64, length: u64) -> Answer<()> {
         let next = Arc::clone(attempt!(self.next()));
-        let result = self.waiting(|| next.hop.cache(offset, length)).await;
+        let result = self.wait_for(length.min(STEP), || next.hop.cache(offset, length)).await?;
         Ok(self.answer(result))
     }
 
     async fn extents(&mut self, offset: u64, length: u64, flags: wit::CommandFlags) -> Answer<Vec<wit::Extent>> {
         let next = Arc::clone(attempt!(self.next()));
-        let result = self.waiting(|| next.hop.extents(offset, length, flags.into())).await;
+        let result = self.wait_for(0, || next.hop.extents(offset, length, flags.into())).await?;
         let list = attempt!(self.answer(result));
         Ok(Ok(list.as_slice().iter().take(EXTENTS_FOR_GUEST).map(|extent| (*extent).into()).collect()))
     }
@@ -447,7 +458,7 @@ impl host::next::Host for Context {
             return Err(mistake(format!("next.extents-forward to {to}, where {expected} had to follow")));
         }
         let flags = Flags { req_one: Flags::from(flags).req_one, ..Flags::NONE };
-        let result = self.waiting(|| next.hop.extents(offset, length, flags)).await;
+        let result = self.wait_for(0, || next.hop.extents(offset, length, flags)).await?;
         let list = attempt!(self.answer(result));
         if let Some(answer) = &mut self.call.answer {
             answer.append(&list, length);
@@ -491,7 +502,9 @@ impl host::next_open::Host for Context {
         attempt!(self.allow(Phase::DATA));
         let Some(conn) = self.call.conn.clone() else { return Ok(Err(wit::Errno::Enxio)) };
         attempt!(name(&exportname));
-        let result = self.clock.waiting(|| conn.reopen(generation, readonly, &exportname)).await;
+        let reopening = Arc::clone(&conn);
+        let reopen = async move { reopening.reopen(generation, readonly, &exportname).await };
+        let result = self.wait_for(0, || Op::later(reopen)).await?;
         // A retry goes on in this call, with what it has just opened.
         self.call.next = conn.replaceable_next();
         Ok(self.answer(result))
@@ -667,7 +680,7 @@ impl host::scratch::Host for Context {
     async fn punch(&mut self, s: wit::Scope, offset: u64, length: u64) -> Answer<()> {
         attempt!(self.allow(OPEN_DATA));
         let scratch = Arc::clone(self.scope(s, "scratch.punch")?.scratch());
-        let result = self.waiting(|| scratch.punch(offset, length)).await;
+        let result = self.wait_for(0, || scratch.punch(offset, length)).await?;
         Ok(self.answer(result))
     }
 
@@ -725,7 +738,7 @@ impl host::server::Host for Context {
     async fn sleep(&mut self, ns: u64) -> Answer<()> {
         attempt!(self.allow(OPEN_DATA));
         let Some(conn) = self.call.conn.clone() else { return Ok(Err(wit::Errno::Enxio)) };
-        let patient = self.call.patient;
+        let waits_on = self.call.waits_on();
         let slept = self
             .clock
             .waiting(|| async move {
@@ -737,7 +750,7 @@ impl host::server::Host for Context {
                         None => std::future::pending().await,
                     }
                 };
-                if patient {
+                if waits_on {
                     over.await;
                     return Ok(());
                 }

@@ -380,8 +380,8 @@ impl Instance {
         }
     }
 
-    /// Takes a request out again and settles it, as [`Instance::serve`] does. The payload comes back unless an operation below that had it
-    /// was dropped half way.
+    /// Takes a request out again and settles it, as [`Instance::serve`] does. The payload comes back unless an operation below has it still
+    /// ([`super::stray`]).
     pub(super) fn finish(
         &mut self,
         answer: wasmtime::Result<std::result::Result<(), wit::Errno>>,

@@ -13,6 +13,8 @@
 //! * **Publish, unlock, answer**, in this order, when a call succeeds.
 //! * **A fault costs its own request.** The instance is dropped, the request answers EIO, and the next call finds a fresh instance. A place in the
 //!   pool belongs to a lease and comes back with it, whatever happened to the instance.
+//! * **A client that has gone ends its calls**, but for finalize, close and what they ask below. An operation below that cannot be called back keeps the
+//!   call's lock, its buffer and the layer below until it has ended ([`stray`]).
 //! * **Waiting is not computing.** Time in next, locks and sleep is on no account of the guest's ([`clock`]).
 //! * **A payload crosses into a guest only by `buffer.read` and `buffer.write`**, and every byte that does is counted.
 //! * **Instances are taken downwards.** A layer that waits for an instance holds only those of layers above, and nobody below waits for them.
@@ -38,6 +40,7 @@ mod pool;
 mod prefetch;
 mod shared;
 pub mod state;
+mod stray;
 
 use std::future::Future;
 use std::path::PathBuf;

@@ -35,6 +35,8 @@ pub struct Counters {
     pub prefetches_merged: AtomicU64,
     /// Ranges for which the queue had no room.
     pub prefetches_dropped: AtomicU64,
+    /// Operations below that went on without the call that had begun them, because its client had gone.
+    pub left: AtomicU64,
 }
 
 impl Counters {
@@ -72,6 +74,8 @@ pub(super) struct Shared {
     pub(super) state: Arc<FilterState>,
     pub(super) files: Files,
     pub(super) own_buffers: Quota,
+    /// Operations that go on without their call.
+    pub(super) strays: Quota,
     /// Memory of the instances of all filters.
     pub(super) memory_all: Arc<Quota>,
     pub(super) on_fault: OnFault,
@@ -88,6 +92,7 @@ impl Shared {
             log: GuestLog::new(name, limits.log_lines, limits.log_line as usize),
             state: FilterState::new(limits.for_state()),
             own_buffers: Quota::new(limits.buffers_total),
+            strays: Quota::new(super::stray::MOST),
             memory_all: Arc::clone(&host.memory),
             on_fault: host.on_fault.clone(),
             limits,

@@ -1,9 +1,10 @@
 //! A client that goes away in the middle of a call: whatever the component was at, its instance and its locks are there for the others.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rbdkit_tests::raw::cmd;
-use rbdkit_tests::{Launch, Server, TempDir};
+use rbdkit_tests::{Client, Launch, Server, TempDir};
 
 use crate::guest::Guest;
 
@@ -95,4 +96,146 @@ fn the_server_stops_while_a_component_sleeps() {
     client.submit(cmd::READ, 0, 0, 512, &[]).expect("a request");
     drop(client);
     assert!(server.stop().status.success());
+}
+
+/// A server whose plugin does not answer a read at 0 until the test lets it.
+struct Hanging {
+    server: Server,
+    dir: TempDir,
+}
+
+impl Hanging {
+    /// As [`serve`], with a script for a plugin: it writes down what it is asked.
+    fn serve(guest: &Guest, options: &[&str]) -> Hanging {
+        let dir = TempDir::new();
+        let file = dir.file("filter.wasm", &guest.component(u64::MAX));
+        dir.file("hang", b"");
+        rustix::fs::mknodat(rustix::fs::CWD, dir.join("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+            .expect("a fifo");
+        let at = dir.path().display();
+        let pread = format!(
+            "pread=echo $4 >>{at}/log; test $4 -eq 0 && test -e {at}/hang && read line <{at}/fifo; head -c $3 /dev/zero"
+        );
+        let launch = Launch::new(["--wasm-filter"]).arg(file).args(options);
+        let server = launch.args(["eval", "thread_model=echo parallel", "get_size=echo 16M"]).arg(pread).start();
+        Hanging { server, dir }
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    /// How often the plugin was asked to read there.
+    fn asked(&self, offset: u64) -> usize {
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        log.lines().filter(|line| *line == offset.to_string()).count()
+    }
+
+    /// A client whose read has reached the plugin.
+    fn waiting(&self) -> Client {
+        let before = self.asked(0);
+        let mut client = self.server.client();
+        client.submit(cmd::READ, 0, 0, 512, &[]).expect("a request");
+        self.server.wait_until("the plugin is asked", |_| self.asked(0) > before);
+        client
+    }
+
+    /// The plugin answers, and from now on it does so at once.
+    fn answer(&self) {
+        std::fs::remove_file(self.dir.join("hang")).expect("the file");
+        // Opened when the script opens it for reading.
+        std::fs::write(self.dir.join("fifo"), "go\n").expect("the fifo");
+    }
+}
+
+const ONE: [&str; 2] = ["--filter-limit", "instances=1"];
+
+#[test]
+fn a_plugin_that_never_answers_holds_no_instance_of_a_client_that_has_gone() {
+    let hanging = Hanging::serve(&Guest::reads("reader", "", ""), &ONE);
+    let server = &hanging.server;
+    let mut next = server.client();
+    assert!(next.read(4096, 512).is_ok());
+    let (files, threads) = (server.open_files(), server.proc_status("Threads:"));
+    let client = hanging.waiting();
+    next.submit(cmd::READ, 0, 8192, 512, &[]).expect("a request");
+    let began = Instant::now();
+    drop(client);
+    assert!(next.receive().expect("a reply").result.is_ok());
+    println!("served {:?} after the other had gone", began.elapsed());
+    hanging.answer();
+    server.wait_until("everything is given back", |server| {
+        server.open_files() <= files && server.proc_status("Threads:") <= threads
+    });
+    let outcome = hanging.server.stop();
+    assert!(outcome.status.success());
+    assert!(!outcome.stderr.contains("error"), "nobody is to blame: {}", outcome.stderr);
+}
+
+#[test]
+fn a_range_stays_locked_until_what_is_done_to_it_has_ended() {
+    let body = format!(
+        r#"
+    (import "rbdkit:filter/next@0.1.0" "pread" (func $next_pread (param i64 i32 i32 i32 i32)))
+    {LOCK}
+    (func (export "rbdkit:filter/reads@0.1.0#pread") (param i64 i32 i32) (result i32)
+        (call $lock (i32.const 2) (local.get 0) (i64.const 512) (i32.const 1) (i32.const 2100))
+        (if (i32.load8_u (i32.const 2100)) (then (return (i32.const 2100))))
+        (call $next_pread (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (i32.const 2048))
+        (i32.const 2048))
+"#
+    );
+    let hanging = Hanging::serve(&Guest::new("holder", &["reads"], &body), &[]);
+    drop(hanging.waiting());
+    let mut next = hanging.server.client();
+    next.submit(cmd::READ, 0, 0, 512, &[]).expect("a request");
+    // Another range is free, and this one is not: both were asked for at once.
+    let elsewhere = next.submit(cmd::READ, 0, 4096, 512, &[]).expect("a request");
+    assert_eq!(next.receive().expect("a reply").cookie, elsewhere);
+    assert_eq!(hanging.asked(0), 1);
+    hanging.answer();
+    assert!(next.receive().expect("a reply").result.is_ok());
+    assert_eq!(hanging.asked(0), 2);
+    assert!(hanging.server.stop().status.success());
+}
+
+#[test]
+fn a_client_that_is_not_read_because_it_has_sent_too_much_is_missed_all_the_same() {
+    let options = [&ONE[..], &["-t", "4"]].concat();
+    let hanging = Hanging::serve(&Guest::reads("reader", "", ""), &options);
+    let mut client = hanging.waiting();
+    for _ in 0..8 {
+        client.submit(cmd::READ, 0, 0, 512, &[]).expect("a request");
+    }
+    let mut next = hanging.server.client();
+    next.submit(cmd::READ, 0, 4096, 512, &[]).expect("a request");
+    drop(client);
+    assert!(next.receive().expect("a reply").result.is_ok());
+    hanging.answer();
+    assert!(hanging.server.stop().status.success());
+}
+
+#[test]
+fn a_client_that_says_goodbye_and_closes_does_not_stay_for_ever() {
+    let hanging = Hanging::serve(&Guest::reads("reader", "", ""), &ONE);
+    hanging.waiting().into_stream().request(0, cmd::DISC, 0, 0, 0).expect("a good-bye");
+    let mut next = hanging.server.client();
+    assert!(next.read(4096, 512).is_ok());
+    hanging.answer();
+    assert!(hanging.server.stop().status.success());
+}
+
+#[test]
+fn the_server_stops_though_a_plugin_never_answers() {
+    let guest = Guest::reads("reader", "", "");
+    let hanging = Hanging::serve(&guest, &ONE);
+    drop(hanging.waiting());
+    let mut next = hanging.server.client();
+    assert!(next.read(4096, 512).is_ok());
+    drop(next);
+    let began = Instant::now();
+    assert!(hanging.server.stop().status.success());
+    println!("stopped in {:?}", began.elapsed());
+    // The script is not the server's any more.
+    let _ = rustix::fs::open(hanging.dir.join("fifo"), rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty());
 }

@@ -32,7 +32,7 @@ pub enum Mode {
 pub enum Patience {
     /// Gives up with ESHUTDOWN: requests of clients.
     UntilShutdown,
-    /// Waits on: finalize and close, which have to write back what must not be lost. It ends, because every holder's call does.
+    /// Waits on: finalize and close, which have to write back what must not be lost. It ends when what every holder waits for does.
     Always,
 }
 

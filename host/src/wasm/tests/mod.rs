@@ -4,6 +4,7 @@ pub mod support;
 
 mod built;
 mod faults;
+mod gone;
 mod life;
 mod requests;
 mod speed;
