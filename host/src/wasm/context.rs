@@ -15,6 +15,7 @@ use super::conn::{Conn, Next};
 use super::shared::Shared;
 use super::state::{Changes, Held, Quota, ScopeState};
 use super::stray::{self, Bytes, Charge};
+use super::wasi::{Console, Handles};
 use crate::chain::Below;
 
 /// When a function may be used, as the contract names it.
@@ -105,6 +106,8 @@ pub(super) struct Context {
     pub(super) shared: Arc<Shared>,
     pub(super) clock: Arc<CallClock>,
     pub(super) room: Room,
+    /// The guest's handles of WASI.
+    pub(super) handles: Handles,
     pub(super) call: Call,
 }
 
@@ -113,7 +116,7 @@ impl Context {
         let clock = CallClock::new(Arc::clone(&shared.pulse));
         let room = Room { limit: shared.limits.memory, used: 0, all: Arc::clone(&shared.memory_all) };
         let call = Call::new(Arc::clone(&shared));
-        Context { shared, clock, room, call }
+        Context { shared, clock, room, handles: Handles::default(), call }
     }
 
     /// Bytes of memory and tables.
@@ -193,6 +196,8 @@ pub(super) struct Call {
     pub(super) changes: Changes,
     pub(super) lock: Option<Held>,
     pub(super) last_error: Option<Error>,
+    /// Lines that the guest has begun on standard output and error.
+    pub(super) console: Console,
     payload: Option<Payload>,
     own: Vec<Option<Buffer>>,
     own_bytes: u64,
@@ -223,6 +228,7 @@ const LONGEST: u32 = rbdkit_plugin_api::MAX_REQUEST;
 
 impl Drop for Call {
     fn drop(&mut self) {
+        self.console.flush(&self.shared.log);
         self.shared.own_buffers.give(self.own_bytes);
     }
 }
@@ -240,6 +246,7 @@ impl Call {
             lock: None,
             changes: Changes::default(),
             last_error: None,
+            console: Console::default(),
             payload: None,
             own: Vec::new(),
             own_bytes: 0,
@@ -288,6 +295,7 @@ impl Call {
         self.conn = None;
         self.next = None;
         self.last_error = None;
+        self.console.flush(&self.shared.log);
         self.own.clear();
         if self.own_bytes > 0 {
             self.shared.own_buffers.give(std::mem::take(&mut self.own_bytes));

@@ -28,7 +28,7 @@ pub struct Description {
     pub params: Vec<ParamSpec>,
     /// The interfaces it exports, by their names in the contract.
     pub exports: Vec<&'static str>,
-    /// The interfaces it imports.
+    /// The interfaces it imports: the contract's by their names there, WASI's in full, without the version.
     pub imports: Vec<String>,
 }
 

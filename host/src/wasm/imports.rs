@@ -21,6 +21,7 @@ use super::context::{Context, Phase, mistake, protocol_string};
 use super::shared::Level;
 use super::state::{self, Held, Mode, Patience, When, Words};
 use super::stray::{Awaited, Bytes, while_wanted};
+use super::{entropy, wasi};
 use crate::chain::Hop;
 
 type Answer<T> = Result<std::result::Result<T, wit::Errno>>;
@@ -55,6 +56,7 @@ pub(super) fn linker(engine: &wasmtime::Engine) -> Result<Linker<Context>> {
     scratch.func_wrap_async("pwrite", scratch_pwrite)?;
     linker.instance("rbdkit:filter/locks@0.1.0")?.func_wrap_async("lock", lock)?;
     linker.allow_shadowing(false);
+    wasi::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 
@@ -720,27 +722,17 @@ impl host::clock::Host for Context {
         Ok(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
     }
     fn random(&mut self) -> Result<u64> {
-        random().ok_or_else(|| wasmtime::format_err!("the operating system gave no random numbers"))
+        entropy::word().ok_or_else(|| wasmtime::format_err!("the operating system gave no random numbers"))
     }
 }
 
-/// 64 bits from the operating system's generator.
-fn random() -> Option<u64> {
-    let mut bytes = [0u8; 8];
-    // SAFETY: the pointer and the length are those of `bytes`, which nothing else uses meanwhile.
-    #[allow(unsafe_code)]
-    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    // So short a read is not interrupted once the generator was seeded, which is long before any server starts.
-    (got == 8).then(|| u64::from_ne_bytes(bytes))
-}
-
-impl host::server::Host for Context {
-    async fn sleep(&mut self, ns: u64) -> Answer<()> {
-        attempt!(self.allow(OPEN_DATA));
-        let Some(conn) = self.call.conn.clone() else { return Ok(Err(wit::Errno::Enxio)) };
+impl Context {
+    /// Suspends the guest for so long, where it may be and while there is a client that wants it.
+    pub(super) async fn sleep_for(&mut self, ns: u64) -> std::result::Result<(), wit::Errno> {
+        self.allow(OPEN_DATA)?;
+        let conn = self.call.conn.clone().ok_or(wit::Errno::Enxio)?;
         let waits_on = self.call.waits_on();
-        let slept = self
-            .clock
+        self.clock
             .waiting(|| async move {
                 // Forever, if it cannot be reckoned.
                 let end = tokio::time::Instant::now().checked_add(Duration::from_nanos(ns));
@@ -760,8 +752,13 @@ impl host::server::Host for Context {
                     () = over => Ok(()),
                 }
             })
-            .await;
-        Ok(slept)
+            .await
+    }
+}
+
+impl host::server::Host for Context {
+    async fn sleep(&mut self, ns: u64) -> Answer<()> {
+        Ok(self.sleep_for(ns).await)
     }
 
     fn thread_model_below(&mut self) -> Result<wit::ThreadModel> {

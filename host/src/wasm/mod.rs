@@ -31,6 +31,7 @@ mod conn;
 mod context;
 mod describe;
 mod engine;
+mod entropy;
 mod filter;
 mod imports;
 mod instance;
@@ -41,6 +42,7 @@ mod prefetch;
 mod shared;
 pub mod state;
 mod stray;
+mod wasi;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -68,6 +70,7 @@ pub use limits::Limits;
 pub use shared::Counters;
 use shared::Shared;
 use state::{Files, Quota};
+pub use wasi::grants as wasi_grants;
 
 /// The largest component, in bytes. Interpreters with a standard library are at 18 MiB.
 const COMPONENT_BYTES: usize = 64 << 20;
@@ -185,10 +188,14 @@ impl Host {
     fn check_imports(&self, component: &Component) -> Result<Imports, String> {
         let mut imports = Imports { interfaces: Vec::new(), reopens: false };
         for (name, item) in component.component_type().imports(&self.engine) {
+            if let Some(stub) = wasi::granted(name) {
+                imports.interfaces.push(stub.to_string());
+                continue;
+            }
             let granted = name.strip_prefix("rbdkit:filter/").and_then(|rest| rest.split_once('@'));
             let Some((interface, _)) = granted.filter(|(_, version)| is_ours(version)) else {
                 return Err(format!(
-                    "it imports \"{}\", and filters get nothing but rbdkit:filter@0.1",
+                    "it imports \"{}\", and filters get nothing but rbdkit:filter@0.1 and stubs of some of WASI 0.2",
                     shared::printable(name, 200)
                 ));
             };

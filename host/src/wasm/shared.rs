@@ -150,7 +150,7 @@ struct Bucket {
 }
 
 impl GuestLog {
-    fn new(name: &str, rate: u32, longest: usize) -> GuestLog {
+    pub(super) fn new(name: &str, rate: u32, longest: usize) -> GuestLog {
         let bucket = Bucket { lines: f64::from(rate) * 10.0, filled: Instant::now(), dropped: 0 };
         GuestLog { name: name.to_string(), rate, longest, bucket: Mutex::new(bucket) }
     }
@@ -169,6 +169,11 @@ impl GuestLog {
         }
         bucket.lines -= 1.0;
         Some(std::mem::take(&mut bucket.dropped))
+    }
+
+    /// Bytes of a line that are shown.
+    pub(super) fn longest(&self) -> usize {
+        self.longest
     }
 
     pub(super) fn write(&self, level: Level, message: &str) {

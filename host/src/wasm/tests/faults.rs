@@ -258,9 +258,10 @@ fn what_is_no_filter_is_refused_with_one_line() {
     assert!(error(&module).contains("core WebAssembly module"), "{}", error(&module));
     let empty = wat::parse_str("(component)").unwrap();
     assert_eq!(error(&empty), "x.wasm: it does not export rbdkit:filter/filter: it is not a filter");
-    let wasi = wat::parse_str(r#"(component (import "wasi:cli/environment@0.2.0" (instance)))"#).unwrap();
-    let expected = "x.wasm: it imports \"wasi:cli/environment@0.2.0\", and filters get nothing but rbdkit:filter@0.1";
-    assert_eq!(error(&wasi), expected);
+    let http = wat::parse_str(r#"(component (import "wasi:http/types@0.2.0" (instance)))"#).unwrap();
+    let expected = "x.wasm: it imports \"wasi:http/types@0.2.0\", and filters get nothing but rbdkit:filter@0.1 \
+                    and stubs of some of WASI 0.2";
+    assert_eq!(error(&http), expected);
     let newer = wat::parse_str(r#"(component (import "rbdkit:filter/log@0.2.0" (instance)))"#).unwrap();
     assert!(error(&newer).contains("imports \"rbdkit:filter/log@0.2.0\""), "{}", error(&newer));
     let cut = Guest::new(&["reads"], READS).component();

@@ -1,0 +1,34 @@
+//! Random numbers for guests, from the operating system's generator.
+
+/// The system call gives so much without being interrupted, once its generator was seeded, which is long before any server starts.
+const AT_ONCE: usize = 256;
+
+/// Fills `bytes`. False if the operating system has none to give.
+pub(super) fn fill(bytes: &mut [u8]) -> bool {
+    bytes.chunks_mut(AT_ONCE).all(|chunk| {
+        // SAFETY: the pointer and the length are those of `chunk`, which nothing else uses meanwhile.
+        #[allow(unsafe_code)]
+        let got = unsafe { libc::getrandom(chunk.as_mut_ptr().cast(), chunk.len(), 0) };
+        usize::try_from(got) == Ok(chunk.len())
+    })
+}
+
+/// 64 bits.
+pub(super) fn word() -> Option<u64> {
+    let mut bytes = [0; 8];
+    fill(&mut bytes).then(|| u64::from_ne_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_is_filled() {
+        // That one of so many words stays zero by chance happens once in ten million years of testing.
+        let mut bytes = vec![0; 10_000];
+        assert!(fill(&mut bytes));
+        assert!(bytes.chunks_exact(8).all(|word| word != [0; 8]));
+        assert_ne!(word(), word());
+    }
+}

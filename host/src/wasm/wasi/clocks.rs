@@ -1,0 +1,42 @@
+//! `wasi:clocks`: the same clocks as `rbdkit:filter/clock` has.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use wasmtime::Result;
+use wasmtime::component::{ComponentType, Lower};
+
+use super::handles::Handle;
+use super::io::Pollable;
+use super::{Functions, Store};
+
+/// What the operating system's clocks count in.
+const NANOSECOND: u64 = 1;
+
+#[derive(ComponentType, Lower)]
+#[component(record)]
+struct Datetime {
+    seconds: u64,
+    nanoseconds: u32,
+}
+
+pub(super) fn wall(functions: &mut Functions<'_>) -> Result<()> {
+    functions.func_wrap("now", |_: Store<'_>, ()| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok((Datetime { seconds: since.as_secs(), nanoseconds: since.subsec_nanos() },))
+    })?;
+    functions.func_wrap("resolution", |_: Store<'_>, ()| Ok((Datetime { seconds: 0, nanoseconds: NANOSECOND as u32 },)))
+}
+
+pub(super) fn monotonic(functions: &mut Functions<'_>) -> Result<()> {
+    functions.func_wrap("now", |store: Store<'_>, ()| Ok((store.data().clock.pulse().now(),)))?;
+    functions.func_wrap("resolution", |_: Store<'_>, ()| Ok((NANOSECOND,)))?;
+    functions.func_wrap("subscribe-instant", |mut store: Store<'_>, (when,): (u64,)| {
+        Ok((store.data_mut().handles.add::<Pollable>(Handle::Until(when))?,))
+    })?;
+    functions.func_wrap("subscribe-duration", |mut store: Store<'_>, (duration,): (u64,)| {
+        let context = store.data_mut();
+        // What cannot be reckoned is after the server has ended in any case.
+        let when = context.clock.pulse().now().saturating_add(duration);
+        Ok((context.handles.add::<Pollable>(Handle::Until(when))?,))
+    })
+}

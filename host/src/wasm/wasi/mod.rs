@@ -1,0 +1,158 @@
+//! The host's own stubs of WASI 0.2, for guests whose toolchain imports it whether their author wants it or not: a C library, the runtimes of
+//! Python, JavaScript and Go.
+//!
+//! What such a runtime needs to start is there: the clocks, random numbers, and standard output and error, whose lines go into the filter's log.
+//! Everything else is there only so that the component links, and has nothing in it: no environment, no directories, no network. So
+//! no stub reaches farther than `rbdkit:filter` does, and each is bounded by the same limits. What is not in [`INTERFACES`] is not granted,
+//! and a component that imports it is refused.
+//!
+//! Written by hand: the crates that implement WASI are about giving files and sockets to guests, with care; here there is nothing to give.
+//!
+//! **Handles.** Few things that a handle can stand for exist: the three standard streams, what one waits for, and the network that
+//! refuses everything. They are counted ([`Handles`]) and end with their instance. Of the others (files, sockets, terminals) there never is
+//! one, so their functions cannot be reached: the engine knows which handles it gave to whom, and traps on any other.
+//!
+//! **Versions.** Any 0.2: the linker takes a definition for any version that is compatible with it.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod clocks;
+mod console;
+mod denied;
+mod handles;
+mod io;
+mod random;
+
+use wasmtime::component::{Linker, LinkerInstance};
+use wasmtime::{Result, StoreContextMut};
+
+use super::context::{Context, mistake};
+pub(super) use console::Console;
+pub(super) use handles::Handles;
+
+type Store<'a> = StoreContextMut<'a, Context>;
+type Functions<'a> = LinkerInstance<'a, Context>;
+
+/// One interface of WASI.
+struct Interface {
+    name: &'static str,
+    /// What it gives a guest, for the operator.
+    grants: &'static str,
+    define: fn(&mut Functions<'_>) -> Result<()>,
+}
+
+const fn interface(
+    name: &'static str,
+    grants: &'static str,
+    define: fn(&mut Functions<'_>) -> Result<()>,
+) -> Interface {
+    Interface { name, grants, define }
+}
+
+/// All that is granted.
+const INTERFACES: [Interface; 27] = [
+    interface("wasi:cli/environment", "nothing: no variables, no arguments, no directory", cli::environment),
+    interface("wasi:cli/exit", "a fault of its own, which fails its request", cli::exit),
+    interface("wasi:cli/stdin", "nothing: it is closed", cli::stdin),
+    interface("wasi:cli/stdout", "lines in the server's log (with -v), limited in rate", cli::stdout),
+    interface("wasi:cli/stderr", "lines in the server's log, limited in rate", cli::stderr),
+    interface("wasi:cli/terminal-input", "nothing: there is no terminal", cli::terminal_input),
+    interface("wasi:cli/terminal-output", "nothing: there is no terminal", cli::terminal_output),
+    interface("wasi:cli/terminal-stdin", "nothing: there is no terminal", cli::terminal_stdin),
+    interface("wasi:cli/terminal-stdout", "nothing: there is no terminal", cli::terminal_stdout),
+    interface("wasi:cli/terminal-stderr", "nothing: there is no terminal", cli::terminal_stderr),
+    interface("wasi:clocks/monotonic-clock", "the time since the server started; sleep", clocks::monotonic),
+    interface("wasi:clocks/wall-clock", "the time of day", clocks::wall),
+    interface("wasi:filesystem/preopens", "nothing: no directories", denied::preopens),
+    interface("wasi:filesystem/types", "nothing: there is no file to use it on", denied::files),
+    interface("wasi:io/error", "nothing: errors have no details", io::error),
+    interface("wasi:io/poll", "waiting for what it may use", io::poll),
+    interface("wasi:io/streams", "standard input, output and error, as above", io::streams),
+    interface("wasi:random/random", "random numbers", random::random),
+    interface("wasi:random/insecure", "random numbers", random::insecure),
+    interface("wasi:random/insecure-seed", "a random number", random::insecure_seed),
+    interface(
+        "wasi:sockets/instance-network",
+        "nothing: a network on which everything is denied",
+        denied::instance_network,
+    ),
+    interface("wasi:sockets/ip-name-lookup", "nothing: access is denied", denied::name_lookup),
+    interface("wasi:sockets/network", "nothing: access is denied", denied::network),
+    interface("wasi:sockets/tcp", "nothing: there is no socket to use it on", denied::tcp),
+    interface("wasi:sockets/tcp-create-socket", "nothing: access is denied", denied::tcp_create),
+    interface("wasi:sockets/udp", "nothing: there is no socket to use it on", denied::udp),
+    interface("wasi:sockets/udp-create-socket", "nothing: access is denied", denied::udp_create),
+];
+
+/// The version under which the stubs are defined.
+const VERSION: &str = "0.2.0";
+
+/// Adds all stubs.
+pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> Result<()> {
+    for Interface { name, define, .. } in &INTERFACES {
+        define(&mut linker.instance(&format!("{name}@{VERSION}"))?)?;
+    }
+    Ok(())
+}
+
+/// The interface's name without its version, if a component that imports `name` gets it.
+pub(super) fn granted(name: &str) -> Option<&'static str> {
+    let (interface, version) = name.split_once('@')?;
+    let patch = version.strip_prefix("0.2.")?;
+    let released = !patch.is_empty() && patch.len() <= 9 && patch.bytes().all(|b| b.is_ascii_digit());
+    INTERFACES.iter().map(|known| known.name).find(|known| released && *known == interface)
+}
+
+/// What an interface of WASI, named without its version, gives a guest. None if it is not granted at all.
+pub fn grants(interface: &str) -> Option<&'static str> {
+    INTERFACES.iter().find(|known| known.name == interface).map(|known| known.grants)
+}
+
+/// A type of which a guest may have handles.
+fn resource<T: 'static>(functions: &mut Functions<'_>, name: &str) -> Result<()> {
+    let ty = wasmtime::component::ResourceType::host::<T>();
+    functions.resource(name, ty, |mut store, rep| {
+        store.data_mut().handles.remove(rep);
+        Ok(())
+    })
+}
+
+/// Functions that need a handle of which there is none, so that nobody gets here; whatever their types are.
+fn unreachable(functions: &mut Functions<'_>, names: &[&'static str]) -> Result<()> {
+    for &name in names {
+        functions.func_new(name, move |_, _, _, _| Err(mistake(format!("it called {name} on what there is not"))))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_release_of_wasi_0_2_is_granted_and_nothing_else() {
+        assert_eq!(granted("wasi:cli/exit@0.2.0"), Some("wasi:cli/exit"));
+        assert_eq!(granted("wasi:cli/exit@0.2.12"), Some("wasi:cli/exit"));
+        for other in [
+            "wasi:cli/exit",
+            "wasi:cli/exit@0.2",
+            "wasi:cli/exit@0.2.",
+            "wasi:cli/exit@0.2.0-rc-2023-11-10",
+            "wasi:cli/exit@0.2.99999999999999999999",
+            "wasi:cli/exit@0.3.0",
+            "wasi:cli/exit@1.0.0",
+            "wasi:http/types@0.2.0",
+            "wasi:cli/run@0.2.0",
+        ] {
+            assert_eq!(granted(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_stubs_can_be_linked() {
+        let engine = super::super::engine::engine().unwrap();
+        add_to_linker(&mut Linker::new(&engine)).unwrap();
+        assert!(INTERFACES.iter().all(|interface| grants(interface.name) == Some(interface.grants)));
+    }
+}
