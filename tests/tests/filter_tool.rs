@@ -105,3 +105,58 @@ fn a_template_becomes_a_filter_that_serves() {
     let printed = nbdsh(&server.uri(), "h.connect_uri(uri)\nh.pwrite(b'Hello', 0)\nprint(h.pread(6, 0))").ok();
     assert_eq!(printed.trim(), "bytearray(b'Hello ')");
 }
+
+#[test]
+fn a_filter_in_c_that_talks_is_adapted_and_inspect_says_what_it_gets() {
+    let dir = TempDir::new();
+    let mine = dir.join("mine");
+    ok(&["new", "mine", "--lang", "c", "--dir", mine.to_str().unwrap()]);
+    let source = std::fs::read_to_string(mine.join("filter.c")).unwrap();
+    let talking = source.replace(
+        "static void change(uint32_t length)\n{",
+        "#include <stdio.h>\nstatic void change(uint32_t length)\n{\n    fprintf(stderr, \"%u bytes\\n\", length);",
+    );
+    assert_ne!(source, talking);
+    std::fs::write(mine.join("filter.c"), talking).unwrap();
+    ok(&["build", mine.to_str().unwrap()]);
+    let component = mine.join("mine.wasm");
+    let text = ok(&["inspect", component.to_str().unwrap()]);
+    for (name, grants) in [
+        ("wasi:cli/stderr", "lines in the server's log, limited in rate"),
+        ("wasi:filesystem/preopens", "nothing: no directories"),
+        ("next", "read, write and query the layer below, within the request"),
+    ] {
+        let line = text.lines().find_map(|line| line.trim_start().strip_prefix(name)?.strip_prefix(' '));
+        assert_eq!(line.map(str::trim_start), Some(grants), "{text}");
+    }
+    assert!(!text.contains("unknown: refused"), "{text}");
+    let json = ok(&["inspect", "--json", component.to_str().unwrap()]);
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let expected = serde_json::json!({"name": "wasi:filesystem/preopens", "grants": "nothing: no directories"});
+    assert!(value["imports"].as_array().unwrap().contains(&expected), "{json}");
+    let server = Launch::new(["--wasm-filter"]).arg(&component).args(["memory", "1M"]).start();
+    server.client().read(0, 512).unwrap();
+    server.wait_for_log("rbdkit: warning: mine: 512 bytes\n");
+}
+
+/// What cargo builds is kept below `target`, the standard library among it, so that only the first run takes long.
+#[test]
+fn the_template_in_rust_becomes_a_filter_that_serves() {
+    let place = root().join("target/template-rust");
+    let (mine, built) = (place.join("mine"), place.join("built"));
+    let _ = std::fs::remove_dir_all(&mine);
+    std::fs::create_dir_all(&built).unwrap();
+    ok(&["new", "mine", "--dir", mine.to_str().unwrap()]);
+    std::os::unix::fs::symlink(&built, mine.join("target")).unwrap();
+    // The versions that the filters were built with are there already.
+    std::fs::copy(root().join("guest-filters/Cargo.lock"), mine.join("Cargo.lock")).unwrap();
+    ok(&["build", mine.to_str().unwrap()]);
+    let component = mine.join("mine.wasm");
+    let component = component.to_str().unwrap();
+    let text = ok(&["inspect", component]);
+    assert!(text.starts_with("mine 0.1.0: exclusive-or with a key\n") && !text.contains("wasi:"), "{text}");
+    ok(&["check", component, "key=7"]);
+    let server = Launch::new(["--wasm-filter", component, "memory", "1M", "key=32"]).start();
+    let printed = nbdsh(&server.uri(), "h.connect_uri(uri)\nh.pwrite(b'Hello', 0)\nprint(h.pread(6, 0))").ok();
+    assert_eq!(printed.trim(), "bytearray(b'Hello ')");
+}

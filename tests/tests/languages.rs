@@ -1,17 +1,19 @@
-//! Filters in other languages: the contract can be used from C and from JavaScript. Their sources are in `guest-c` and `guest-js`.
+//! Filters in other languages: the contract can be used from C and from JavaScript, with what these languages bring along. Their sources are
+//! in `guest-c` and `guest-js`.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use rbdkit_tests::model::{Crowd, Disk, content};
+use rbdkit_tests::raw::error;
 use rbdkit_tests::server::{read_at, root};
 use rbdkit_tests::{Launch, TempDir, nbdsh, seed};
 
-/// Builds a filter with its own script.
-fn build(guest: &str, dir: &TempDir) -> PathBuf {
+/// Builds a filter with the script of its language.
+fn build(guest: &str, name: &str, dir: &TempDir) -> PathBuf {
     let component = dir.join("filter.wasm");
     let mut script = Command::new(root().join("tests").join(guest).join("build.sh"));
-    script.arg(&component);
+    script.arg(&component).arg(name);
     // What `make` built need not be built again.
     let componentize = root().join("target/release/rbdkit-componentize");
     if componentize.exists() {
@@ -42,7 +44,7 @@ except nbd.Error as error:
 #[test]
 fn a_filter_in_c_swaps_the_bytes_of_words() {
     let dir = TempDir::new();
-    let swab = build("guest-c", &dir);
+    let swab = build("guest-c", "swab", &dir);
     let nine = "data=1 2 3 4 5 6 7 8 9";
     let read = "print(h.get_size(), h.get_block_size(nbd.SIZE_MINIMUM), *h.pread(8, 0))";
     assert_eq!(with_filter(&swab, &["data", nine], read), "8 2 2 1 4 3 6 5 8 7");
@@ -59,7 +61,7 @@ fn a_filter_in_c_swaps_the_bytes_of_words() {
 #[test]
 fn a_filter_in_javascript_masks_bytes() {
     let dir = TempDir::new();
-    let mask = build("guest-js", &dir);
+    let mask = build("guest-js", "mask", &dir);
     let read = "print(*h.pread(4, 0))";
     assert_eq!(with_filter(&mask, &["data", "data=1 2 3 4", "mask-key=85"], read), "84 87 86 81");
     let write = "h.pwrite(bytes(range(200)) * 500, 4001); print(h.pread(100000, 4001) == bytes(range(200)) * 500)";
@@ -76,7 +78,7 @@ fn a_mask_is_on_the_disk_and_not_in_what_clients_see() {
     let dir = TempDir::new();
     let bytes = content(3, 1 << 20);
     let file = dir.file("disk.img", &bytes);
-    let mask = build("guest-js", &dir);
+    let mask = build("guest-js", "mask", &dir);
     let server = Launch::new(["--wasm-filter"]).arg(&mask).arg("file").path("file", &file).arg("mask-key=85").start();
     let masked: Vec<u8> = bytes.iter().map(|byte| byte ^ 85).collect();
     let mut client = server.client();
@@ -89,15 +91,59 @@ fn a_mask_is_on_the_disk_and_not_in_what_clients_see() {
     assert_eq!(read_at(&file, 4095, 5), stored);
 }
 
+/// Serves one that talks, lets it look around, fail and go on. The server's log, less its first words.
+fn talk(component: &PathBuf, fault: &str) -> Vec<String> {
+    let server = Launch::new(["-v", "--wasm-filter"]).arg(component).args(["memory", "1M"]).start();
+    let mut client = server.client();
+    assert!(client.read(0, 512).is_ok());
+    assert_eq!(client.read(4096, 512), Err(error::EIO), "{}", server.stderr());
+    server.wait_for_log(&format!("rbdkit: error: talk: pread at offset 4096: {fault}"));
+    assert!(client.read(512, 512).is_ok(), "a fresh instance serves on");
+    client.disconnect();
+    let log = server.stop().stderr;
+    let said = log.lines().filter(|line| !line.contains("talk: pread") && !line.contains("talk: so far"));
+    said.filter_map(|line| Some(line.split_once("rbdkit: ")?.1.to_owned()))
+        .filter(|line| line.contains("talk: "))
+        .collect()
+}
+
+#[test]
+fn a_c_library_has_clocks_random_numbers_and_standard_error_and_nothing_else() {
+    let dir = TempDir::new();
+    let said = talk(&build("guest-c", "talk", &dir), "it called exit, as failed; in ");
+    let expected = [
+        "warning: talk: time: yes",
+        "warning: talk: slept: yes",
+        "warning: talk: random: yes",
+        "warning: talk: file: Capabilities insufficient",
+        "warning: talk: new file: Capabilities insufficient",
+        "warning: talk: PATH: no",
+        "warning: talk: input: no",
+        "debug: talk: on standard output",
+        r"warning: talk: \u{1b}[2Jthe end",
+        "warning: talk: it is enough",
+    ];
+    assert_eq!(said[..expected.len()], expected, "{said:#?}");
+}
+
+#[test]
+fn javascript_has_the_time_and_its_exceptions_are_told() {
+    let dir = TempDir::new();
+    let said = talk(&build("guest-js", "talk", &dir), "wasm trap: wasm `unreachable` instruction executed");
+    assert_eq!(said[0], "warning: talk: time: true, random: true");
+    let stack = said.iter().find(|line| line.contains("cannot read property 'length' of null"));
+    assert!(stack.is_some_and(|line| line.contains("at pread (") && line.contains("talk.js:")), "{said:#?}");
+}
+
 /// Both, with built-in ones around and between them.
 #[test]
 fn filters_in_three_languages_stack_and_are_the_model() {
     let seed = seed();
     println!("RBDKIT_SEED={seed}");
     let dir = TempDir::new();
-    let mask = build("guest-js", &dir);
+    let mask = build("guest-js", "mask", &dir);
     let other = TempDir::new();
-    let swab = build("guest-c", &other);
+    let swab = build("guest-c", "swab", &other);
     let bytes = content(seed, 1 << 20);
     let server = Launch::new(["--filter=readahead", "--filter=cache", "--wasm-filter"])
         .arg(&mask)

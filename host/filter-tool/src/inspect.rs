@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
-use rbdkit::wasm::{Compiler, Host, Limits, Module, Options};
+use rbdkit::wasm::{Compiler, Host, Limits, Module, Options, wasi_grants};
 use sha2::{Digest, Sha256};
 
-/// What each importable interface gives a filter, in a line for the operator.
+/// What each interface of the contract gives a filter, in a line for the operator. The stubs of WASI have theirs in the host.
 const GRANTS: &[(&str, &str)] = &[
     ("types", "names of types, nothing"),
     ("log", "lines in the server's log, limited in rate"),
@@ -41,14 +41,9 @@ pub fn load(file: &Path) -> Result<Component> {
     Ok(Component { module, size: bytes.len(), digest })
 }
 
-/// The interface's bare name: `next` of `rbdkit:filter/next@0.1.0`.
-fn bare(name: &str) -> &str {
-    let name = name.rsplit('/').next().unwrap_or(name);
-    name.split('@').next().unwrap_or(name)
-}
-
 fn grant(name: &str) -> &'static str {
-    GRANTS.iter().find(|(interface, _)| *interface == bare(name)).map_or("unknown: refused", |(_, grant)| grant)
+    let own = || GRANTS.iter().find(|(interface, _)| *interface == name).map(|(_, grant)| *grant);
+    wasi_grants(name).or_else(own).unwrap_or("unknown: refused")
 }
 
 /// Prints what there is to know.
@@ -87,12 +82,14 @@ pub fn inspect(file: &Path, json: bool) -> Result<()> {
     say!("unexported:    what it does not export {unexported}");
     say!("after a fault: {}", about.recovery);
     say!("\nexports:");
-    for name in about.exports.iter().filter(|name| bare(name) != "types") {
-        say!("  {}", bare(name));
+    for name in &about.exports {
+        say!("  {name}");
     }
     say!("\nimports, and what each one grants:");
-    for name in about.imports.iter().filter(|name| bare(name) != "types") {
-        say!("  {:<10} {}", bare(name), grant(name));
+    let imports: Vec<&String> = about.imports.iter().filter(|name| *name != "types").collect();
+    let width = imports.iter().map(|name| name.len()).max().unwrap_or(0).max(10);
+    for name in imports {
+        say!("  {name:<width$} {}", grant(name));
     }
     if !about.params.is_empty() {
         say!("\nparameters:");

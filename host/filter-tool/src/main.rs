@@ -79,6 +79,10 @@ fn main() -> ExitCode {
     if let Some(status) = rbdkit::wasm::serve_if_asked() {
         return status;
     }
+    // What the filter logs or prints on standard error, and what is said of its faults.
+    let format =
+        tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().with_target(false).with_level(false);
+    format.with_max_level(tracing_subscriber::filter::LevelFilter::WARN).init();
     let result = match Args::parse().command {
         Command::New { name, lang, dir } => scaffold::new(&name, lang, dir),
         Command::Build { dir } => build::build(&dir),

@@ -61,16 +61,21 @@ fn a_component_that_spins_before_it_serves_is_ended() {
 #[test]
 fn what_is_not_granted_is_refused_by_name() {
     for import in [
-        "wasi:cli/environment@0.2.0",
-        "wasi:filesystem/preopens@0.2.3",
-        "wasi:sockets/tcp@0.2.0",
+        // Of WASI there are stubs of some interfaces of 0.2, and of nothing else.
         "wasi:http/outgoing-handler@0.2.0",
+        "wasi:keyvalue/store@0.2.0",
+        "wasi:cli/run@0.2.0",
+        "wasi:cli/environment@0.3.0",
+        "wasi:filesystem/preopens@0.2.0-rc-2023-11-10",
+        "wasi:sockets/tcp",
         "rbdkit:filter/log@0.2.0",
         "rbdkit:host/secrets@0.1.0",
     ] {
         let line = refused(&plain(&format!(r#"(component (import "{import}" (instance)))"#)), &[]);
-        let expected =
-            format!("rbdkit: error: /x.wasm: it imports \"{import}\", and filters get nothing but rbdkit:filter@0.1\n");
+        let expected = format!(
+            "rbdkit: error: /x.wasm: it imports \"{import}\", and filters get nothing but rbdkit:filter@0.1 and stubs of some of \
+             WASI 0.2\n"
+        );
         assert_eq!(line, expected);
     }
     let unknown =
@@ -81,6 +86,12 @@ fn what_is_not_granted_is_refused_by_name() {
         r#"(component (import "rbdkit:filter/exec@0.1.0" (instance (export "run" (func (param "a" string))))))"#;
     let line = refused(&plain(unknown), &[]);
     assert!(line.contains("rbdkit:filter/exec") || line.contains("it does not fit"), "{line}");
+    // What a stub does not have, or has otherwise.
+    for function in [r#""shell" (func (param "a" string))"#, r#""get-arguments" (func (result string))"#] {
+        let import = format!(r#"(component (import "wasi:cli/environment@0.2.0" (instance (export {function}))))"#);
+        let line = refused(&plain(&import), &[]);
+        assert!(line.contains("it does not fit") && line.contains("wasi:cli/environment"), "{line}");
+    }
 }
 
 #[test]

@@ -8,3 +8,4 @@ mod guest;
 mod load;
 mod spinning;
 mod torn;
+mod wasi;

@@ -9,9 +9,6 @@ use super::handles::Handle;
 use super::io::Pollable;
 use super::{Functions, Store};
 
-/// What the operating system's clocks count in.
-const NANOSECOND: u64 = 1;
-
 #[derive(ComponentType, Lower)]
 #[component(record)]
 struct Datetime {
@@ -24,12 +21,12 @@ pub(super) fn wall(functions: &mut Functions<'_>) -> Result<()> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok((Datetime { seconds: since.as_secs(), nanoseconds: since.subsec_nanos() },))
     })?;
-    functions.func_wrap("resolution", |_: Store<'_>, ()| Ok((Datetime { seconds: 0, nanoseconds: NANOSECOND as u32 },)))
+    functions.func_wrap("resolution", |_: Store<'_>, ()| Ok((Datetime { seconds: 0, nanoseconds: 1 },)))
 }
 
 pub(super) fn monotonic(functions: &mut Functions<'_>) -> Result<()> {
     functions.func_wrap("now", |store: Store<'_>, ()| Ok((store.data().clock.pulse().now(),)))?;
-    functions.func_wrap("resolution", |_: Store<'_>, ()| Ok((NANOSECOND,)))?;
+    functions.func_wrap("resolution", |_: Store<'_>, ()| Ok((1u64,)))?;
     functions.func_wrap("subscribe-instant", |mut store: Store<'_>, (when,): (u64,)| {
         Ok((store.data_mut().handles.add::<Pollable>(Handle::Until(when))?,))
     })?;

@@ -5,6 +5,9 @@
 
 use super::super::shared::{GuestLog, Level};
 
+/// The most bytes that are kept of a line, however long the operator lets lines be.
+const KEPT: usize = 64 << 10;
+
 /// Where a guest may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Stream {
@@ -25,7 +28,7 @@ impl Console {
     /// Takes what a guest writes, and logs the lines in it.
     pub(super) fn write(&mut self, stream: Stream, mut bytes: &[u8], log: &GuestLog) {
         // A character more than is shown: it is how the log knows that there was more.
-        let most = log.longest().saturating_add(4);
+        let most = log.longest().saturating_add(4).min(KEPT);
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             self.keep(stream, &bytes[..end], most);
             self.end(stream, log);

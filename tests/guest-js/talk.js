@@ -1,0 +1,36 @@
+// A filter in JavaScript that uses what the language has of the world outside, and makes a mistake at 4096.
+
+import log from "rbdkit:filter/log@0.1.0";
+import next from "rbdkit:filter/next@0.1.0";
+
+export const filter = {
+    describe() {
+        return {
+            name: "talk",
+            version: "0.1.0",
+            longname: "talks",
+            help: "",
+            threadModel: "serialize-all-requests",
+            unexported: "transparent",
+            recovery: "stateless",
+            stateVersion: 0,
+            params: [],
+        };
+    },
+
+    configure(_params) {},
+};
+
+export const reads = {
+    pread(offset, length, _flags) {
+        if (offset === 0) {
+            const random = Math.random();
+            log.warn(`time: ${Date.now() > Date.UTC(2020)}, random: ${random >= 0 && random < 1}`);
+        }
+        if (offset === 4096) {
+            // As it happens to everybody.
+            null.length;
+        }
+        next.pread(offset, length, 0, 0);
+    },
+};
