@@ -368,7 +368,17 @@ impl Instance {
     pub(super) fn begin(&mut self, conn: &Arc<Conn>, transfer: &Transfer, buffer: Buffer, span: Span) {
         self.store.data_mut().call.begin_transfer(conn, buffer, span, transfer.write);
         enter(&mut self.store, Phase::DATA);
+        self.limit_lists(span.len);
         self.store.data().shared.counters.calls.fetch_add(1, Relaxed);
+    }
+
+    /// `buffer.write` of the whole payload is nothing unusual, however long that is; wasmtime counts it as any other list.
+    fn limit_lists(&mut self, payload: u32) {
+        let bytes = self.store.data().shared.limits.transfer.max(payload.into());
+        let most = usize::try_from(bytes).unwrap_or(usize::MAX);
+        if self.store.hostcall_fuel() != most {
+            self.store.set_hostcall_fuel(most);
+        }
     }
 
     /// Runs the guest on what was installed.

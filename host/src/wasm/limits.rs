@@ -36,7 +36,8 @@ pub struct Limits {
     pub buffers: u64,
     /// Bytes of all calls' own buffers together.
     pub buffers_total: u64,
-    /// Bytes that one import or result may bring out of the guest at once (strings, lists).
+    /// Bytes that one import or result may bring out of the guest at once (strings, lists). What a request itself has always may, so that
+    /// its payload can be written (`buffer.write`) in one piece.
     pub transfer: u64,
     /// Bytes of memory for block maps.
     pub maps: u64,
@@ -74,7 +75,7 @@ impl Default for Limits {
             buffers: u64::from(MAX_REQUEST),
             // Four of the largest requests: more would let one filter outgrow what the server admits in payloads.
             buffers_total: 4 * u64::from(MAX_REQUEST),
-            // The longest list that the host itself gives out, of extents, has 1.5 MiB. Payloads (`buffer.write`) are not copied and do not count.
+            // The longest list that the host itself gives out, of extents, has 1.5 MiB.
             transfer: 4 << 20,
             maps: 128 << 20,
             scratch: None,
