@@ -314,6 +314,18 @@ impl Server {
         self.proc_status("VmRSS:") << 10
     }
 
+    /// Processor time in nanoseconds that those of its threads that live now have taken. None if the kernel does not say.
+    pub fn cpu(&self) -> Option<u64> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).ok()?;
+        let of_thread = |thread: std::fs::DirEntry| {
+            // It may have ended since.
+            let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            text.split_whitespace().next()?.parse::<u64>().ok()
+        };
+        let times: Vec<u64> = threads.flatten().filter_map(of_thread).collect();
+        (!times.is_empty()).then(|| times.iter().sum())
+    }
+
     /// How many files it has open.
     pub fn open_files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)

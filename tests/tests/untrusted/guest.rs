@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use wit_component::{ComponentEncoder, StringEncoding};
-use wit_parser::Resolve;
+use wit_parser::{PackageId, Resolve, Type, TypeDefKind, WorldItem};
 
 /// A filter and the thing it does.
 #[derive(Clone, Debug)]
@@ -191,11 +191,41 @@ fn escaped(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("\\{byte:02x}")).collect()
 }
 
+/// The contract, and the package in it.
+fn contract() -> (Resolve, PackageId) {
+    let mut resolve = Resolve::default();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit/filter.wit");
+    let package = resolve.push_file(path).expect("the contract");
+    (resolve, package)
+}
+
+/// The functions that a filter may import and that take a list or a string, as `interface.function`, sorted.
+pub fn functions_that_take_lists() -> Vec<String> {
+    let (resolve, package) = contract();
+    let world = resolve.select_world(&[package], Some("host")).expect("a world");
+    let is_list = |kind: Type| match kind {
+        Type::String => true,
+        Type::Id(id) => matches!(resolve.types[id].kind, TypeDefKind::List(_)),
+        _ => false,
+    };
+    let interfaces = resolve.worlds[world].imports.values().filter_map(|item| match item {
+        WorldItem::Interface { id, .. } => Some(&resolve.interfaces[*id]),
+        _ => None,
+    });
+    let functions = interfaces.flat_map(|interface| {
+        let name = interface.name.clone().unwrap_or_default();
+        let all = interface.functions.values().filter(|function| function.params.iter().any(|param| is_list(param.ty)));
+        all.map(move |function| format!("{name}.{}", function.name))
+    });
+    let mut functions: Vec<String> = functions.collect();
+    functions.sort_unstable();
+    functions
+}
+
 /// A component of a core module for a world that includes the host's and has this besides.
 fn component_of(module: &str, world: &str) -> Vec<u8> {
     let mut module = wat::parse_str(module).unwrap_or_else(|e| panic!("{e}\n{module}"));
-    let mut resolve = Resolve::default();
-    resolve.push_file(Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit/filter.wit")).expect("the contract");
+    let (mut resolve, _) = contract();
     let world = format!("package test:guest;\nworld guest {{\ninclude rbdkit:filter/host@0.1.0;\n{world}}}");
     let package = resolve.push_str("guest.wit", &world).unwrap_or_else(|e| panic!("{e:?}\n{world}"));
     let world = resolve.select_world(&[package], Some("guest")).expect("a world");
