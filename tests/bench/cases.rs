@@ -82,8 +82,6 @@ pub enum Plugin {
     File,
     /// A disk in memory that was written in full.
     Memory,
-    /// What reads as zeroes at no cost, so that what filters cost is not lost in the noise of copying.
-    Null,
 }
 
 impl Plugin {
@@ -91,7 +89,6 @@ impl Plugin {
         match self {
             Plugin::File => "file",
             Plugin::Memory => "memory",
-            Plugin::Null => "null",
         }
     }
 }
@@ -171,18 +168,6 @@ const fn connections(connections: u32) -> Job {
     Job::Fio { pattern: "randread", block: "4k", depth: 8, connections }
 }
 
-/// The lengths of chains of nofilter that what a layer costs is taken from.
-pub const CHAINS: [u8; 4] = [0, 1, 5, 10];
-
-/// A chain of so many.
-pub fn chain(count: u8) -> Stack {
-    if count == 0 { Stack::Plain } else { Stack::Nofilter(count) }
-}
-
-/// The short requests and the long ones that chains are measured with: what a layer costs must not depend on it.
-pub const CHAIN_JOBS: [Job; 2] =
-    [random_read(32), Job::Fio { pattern: "randread", block: "1m", depth: 8, connections: 1 }];
-
 struct Matrix {
     quick: bool,
     cases: Vec<Case>,
@@ -204,7 +189,6 @@ pub fn cases(quick: bool) -> Vec<Case> {
     const ALL: &[Program] = &[Rbdkit, Nbdkit, QemuThreads, QemuUring, Bare];
     const LIMIT: &[Program] = &[Rbdkit, Nbdkit, Bare];
     const PAIR: &[Program] = &[Rbdkit, Nbdkit];
-    const OURS: &[Program] = &[Rbdkit];
     let mut matrix = Matrix { quick, cases: Vec::new() };
     let mut add = |stack, plugin, job, full, quick| matrix.add(stack, plugin, job, full, quick);
 
@@ -237,14 +221,8 @@ pub fn cases(quick: bool) -> Vec<Case> {
 
     add(Stack::Nofilter(1), Plugin::File, random_read(32), PAIR, &[]);
     add(Stack::Nofilter(1), Plugin::File, random_write(32), PAIR, &[]);
-    for &count in &CHAINS[1..] {
+    for count in [1, 5, 10] {
         add(Stack::Nofilter(count), Plugin::Memory, random_read(32), PAIR, if count == 5 { &[] } else { PAIR });
-    }
-    for job in CHAIN_JOBS {
-        for count in CHAINS {
-            let quick = if count == 0 || count == 10 { OURS } else { &[] };
-            add(chain(count), Plugin::Null, job, OURS, quick);
-        }
     }
 
     for stack in [Stack::WarmCache, Stack::Cow] {

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `QUICK=1` | fewer cases and programs, 3 rounds of 1 s: 5 minutes instead of 25 |
 //! | `ROUNDS`, `SECONDS_EACH` | how often (5) and how long (2) each program does each job |
-//! | `ONLY` | the case of this name, or those whose name contains it, or one of these between `;`; `at rest` is memory and start |
+//! | `ONLY` | the case of this name, or those whose name contains it, or one of these between `;`; `layers` is what a filter costs, `at rest` memory and start |
 //! | `PROGRAMS` | of `rbdkit,nbdkit,qemu-threads,qemu-uring,bare` only these |
 //! | `BEFORE` | another build of rbdkit that is measured as well: what a change brings |
 //! | `RBDKIT`, `NBDKIT`, `QEMU_NBD` | the programs' files |
@@ -21,6 +21,7 @@
 mod cases;
 mod chart;
 mod clients;
+mod layers;
 mod machine;
 mod once;
 mod report;
@@ -37,6 +38,12 @@ use clients::Images;
 use report::Report;
 use results::Line;
 use servers::Programs;
+
+/// What `ONLY` knows beside cases.
+const OTHERS: [&str; 2] = ["layers", "at rest"];
+
+/// Turns of all chains for each round that is asked for.
+const TURNS: u64 = 4;
 
 /// What the environment asks for.
 struct Settings {
@@ -122,21 +129,33 @@ fn run() -> Result<ExitCode, String> {
     let programs = Programs::find();
     let versions = programs.versions()?;
     let cases = settings.cases(programs.before.is_some());
-    if cases.is_empty() && settings.only != ["at rest"] {
+    if cases.is_empty() && !settings.only.iter().all(|part| OTHERS.contains(&part.as_str())) {
         return Err(format!("no case's name contains ONLY={}", settings.only.join(";")));
     }
     let images = Images::make(cases.iter().any(|case| case.job.is_copy())).map_err(|error| error.to_string())?;
-    let at_rest = settings.only.is_empty() || settings.only.iter().any(|part| part == "at rest");
-    let once = if at_rest && settings.programs.contains(&Program::Rbdkit) {
+    let asked = |name: &str| {
+        let only = settings.only.is_empty() || settings.only.iter().any(|part| part == name);
+        only && settings.programs.contains(&Program::Rbdkit)
+    };
+    let once = if asked("at rest") {
         eprintln!("bench: at rest");
         once::measure(&programs)
     } else {
         Vec::new()
     };
-    let (lines, failures) = rounds(&settings, &programs, cases, &images);
+    let mut layers = Ok(Vec::new());
+    if asked("layers") {
+        eprintln!("bench: layers");
+        layers = attempt(|| layers::measure(&programs.rbdkit, TURNS * settings.rounds));
+    }
+    let (lines, mut failures) = rounds(&settings, &programs, cases, &images);
+    let layers = layers.unwrap_or_else(|why| {
+        failures.push(format!("layers: {why}"));
+        Vec::new()
+    });
     let partial = settings.is_partial() || !failures.is_empty();
     let (rounds, seconds) = (settings.rounds, settings.seconds);
-    let report = Report { lines, once, rounds, seconds, versions, failures, partial };
+    let report = Report { lines, layers, once, rounds, seconds, versions, failures, partial };
     println!("{}", report.tables());
     write(&report, settings.output).map_err(|error| format!("the results were not written: {error}"))?;
     if report.failures.is_empty() {
@@ -157,7 +176,7 @@ fn rounds(settings: &Settings, programs: &Programs, cases: Vec<Case>, images: &I
             let first = (round as usize + nth) % order.len();
             order.rotate_left(first);
             for program in order {
-                let done = attempt(programs, program, &line.case, images, settings.seconds);
+                let done = attempt(|| clients::measure(programs, program, &line.case, images, settings.seconds));
                 if let Err(why) = &done {
                     eprintln!("bench: {}: {why}", program.name());
                     failures.push(format!("{} by {}, round {}: {why}", line.case.name(), program.name(), round + 1));
@@ -170,15 +189,8 @@ fn rounds(settings: &Settings, programs: &Programs, cases: Vec<Case>, images: &I
 }
 
 /// One measurement. A fault of one, even a panic of its server, is a gap in the table and not the end of the run.
-fn attempt(
-    programs: &Programs,
-    program: Program,
-    case: &Case,
-    images: &Images,
-    seconds: u64,
-) -> Result<results::Sample, String> {
-    let measured = catch_unwind(AssertUnwindSafe(|| clients::measure(programs, program, case, images, seconds)));
-    measured.unwrap_or_else(|_| Err("it panicked: see standard error".to_owned()))
+fn attempt<T>(measure: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(measure)).unwrap_or_else(|_| Err("it panicked: see standard error".to_owned()))
 }
 
 fn write(report: &Report, output: Option<PathBuf>) -> std::io::Result<()> {
@@ -207,10 +219,10 @@ mod tests {
 
     #[test]
     fn only_and_programs_narrow_the_matrix_and_make_the_run_partial() {
-        let some = settings(&["cow, file", "null"], "rbdkit,nbdkit");
+        let some = settings(&["cow, file", "memory"], "rbdkit,nbdkit");
         let cases = some.cases(true);
-        assert!(cases.iter().all(|case| case.name().starts_with("cow, file") || case.name().contains("null")));
-        assert!(cases.iter().any(|case| case.name().contains("null: ")));
+        assert!(cases.iter().all(|case| case.name().starts_with("cow, file") || case.name().contains("memory")));
+        assert!(cases.iter().any(|case| case.name().contains("memory: ")));
         assert!(cases.iter().flat_map(|case| &case.programs).all(|program| program.name().ends_with("kit")));
         let one = settings(&["file: randread 4k depth 1"], "rbdkit").cases(false);
         assert_eq!(one.iter().map(Case::name).collect::<Vec<_>>(), ["file: randread 4k depth 1"]);

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use crate::cases::Program;
+use crate::layers::{CHAINS, Layers};
 use crate::machine;
 use crate::once::Once;
 use crate::results::{Field, Line, Sample, Spread};
@@ -14,6 +15,8 @@ use crate::targets::{Verdict, judge};
 pub struct Report {
     /// One for each case.
     pub lines: Vec<Line>,
+    /// What a layer costs, at each size of a request.
+    pub layers: Vec<Layers>,
     /// What is measured outside of rounds.
     pub once: Vec<Once>,
     /// How often each case was measured.
@@ -69,11 +72,11 @@ impl Report {
             Some(spread) if much(&spread) => ": **too much for these numbers to be trusted**",
             _ => "",
         };
-        format!("{}{warning}", self.others().map(cores).unwrap_or_default())
+        format!("{}{warning}", self.others().map_or_else(|| "nobody looked who else was busy".to_owned(), cores))
     }
 
     fn verdicts(&self) -> Vec<Verdict> {
-        judge(&self.lines, &self.once)
+        judge(&self.lines, &self.layers, &self.once)
     }
 
     /// Whether this run measured another build of rbdkit too.
@@ -174,6 +177,18 @@ impl Report {
         table
     }
 
+    /// Processor time a request through each chain, and what each layer adds.
+    fn layers(&self) -> String {
+        let chains: String = CHAINS.iter().map(|count| format!(" {count} nofilters |")).collect();
+        let mut table = format!("| reads of |{chains} each layer |\n|---|{}--:|\n", "--:|".repeat(CHAINS.len()));
+        for layers in &self.layers {
+            let cpu: String = layers.cpu.iter().map(|&cpu| format!(" {} us |", shown(cpu))).collect();
+            let slope = Spread::of(layers.slopes.iter().copied()).map(|spread| format!("{:.2} us", spread.median));
+            let _ = writeln!(table, "| {} KiB |{cpu} {} |", layers.block >> 10, slope.unwrap_or_default());
+        }
+        table
+    }
+
     fn at_rest(&self) -> String {
         let mut table = "| | rbdkit | nbdkit |\n|---|--:|--:|\n".to_owned();
         for once in &self.once {
@@ -227,6 +242,15 @@ impl Report {
             self.rates(),
             self.details()
         );
+        if !self.layers.is_empty() {
+            let _ = write!(
+                text,
+                "\n## What a layer costs\n\n\
+                 Processor time of a server on one processor, where it never waits awake, for a client that sends as many requests at once and\n\
+                 takes all answers whatever the server is: `tests/bench/layers.rs`.\n\n{}",
+                self.layers()
+            );
+        }
         if !self.once.is_empty() {
             let _ = write!(text, "\n## At rest\n\n{}", self.at_rest());
         }
@@ -293,6 +317,7 @@ impl Report {
             })
         };
         let once = |once: &Once| json!({"what": once.figure.what(), "unit": once.figure.unit(), "rbdkit": once.rbdkit, "nbdkit": once.nbdkit});
+        let layers = |layers: &Layers| json!({"bytes": layers.block, "chains": CHAINS, "cpu_us": layers.cpu, "each_us": layers.slopes});
         json!({
             "machine": machine::description(),
             "others": spread(self.others()),
@@ -302,6 +327,7 @@ impl Report {
             "partial": self.partial,
             "targets": self.verdicts().iter().map(target).collect::<Vec<_>>(),
             "cases": self.lines.iter().map(case).collect::<Vec<_>>(),
+            "layers": self.layers.iter().map(layers).collect::<Vec<_>>(),
             "at_rest": self.once.iter().map(once).collect::<Vec<_>>(),
             "not_measured": self.failures,
         })
@@ -317,7 +343,8 @@ mod tests {
     fn report(lines: Vec<Line>, failures: Vec<String>) -> Report {
         let once = vec![Once { figure: Figure::Idle, rbdkit: Some(40.0), nbdkit: None }];
         let versions = vec!["rbdkit \"0.1.0\"".to_owned()];
-        Report { lines, once, rounds: 2, seconds: 1, versions, failures, partial: false }
+        let layers = vec![Layers { block: 4096, cpu: [1.0, 1.5, 4.0, 7.0], slopes: vec![0.5, 0.625] }];
+        Report { lines, layers, once, rounds: 2, seconds: 1, versions, failures, partial: false }
     }
 
     fn measured() -> Vec<Line> {

@@ -83,7 +83,7 @@ fn nbdkit_words(stack: Stack, plugin: Plugin, image: &Path, size: u64) -> Launch
     let launch = Launch::new(stack.filters().iter().map(|name| format!("--filter={name}"))).arg(plugin.name());
     let launch = match plugin {
         Plugin::File => launch.path("file", image),
-        Plugin::Memory | Plugin::Null => launch.arg(size.to_string()),
+        Plugin::Memory => launch.arg(size.to_string()),
     };
     launch.args(stack.parameters())
 }

@@ -1,9 +1,10 @@
 //! What rbdkit is to reach, and whether it does. Every target names its cases, so a target whose case is not in the matrix is a failing
 //! test and not an empty cell.
 
-use crate::cases::{CHAIN_JOBS, CHAINS, Job, Plugin, Program, chain};
+use crate::cases::Program;
+use crate::layers::{BLOCKS, Layers};
 use crate::once::{Figure, Once};
-use crate::results::{Line, Sample, Spread, ratios, round_ratios, slope};
+use crate::results::{Line, Sample, Spread, ratios, round_ratios};
 
 /// On which side of a number it has to be.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,8 +43,8 @@ enum Measure {
     Keep(String, String),
     /// What more connections gain, over what they gain nbdkit: the case with many, the one with one.
     Scaling(String, String),
-    /// Microseconds of processor time that each layer adds to a request: the cases with 0, 1, 5 and 10 layers.
-    Layer(Vec<(u8, String)>),
+    /// Microseconds of processor time that each layer adds to a request of so many bytes.
+    Layer(u32),
     Once(Figure),
 }
 
@@ -126,10 +127,12 @@ fn targets() -> Vec<Target> {
             }
         }
     }
-    let row = "each nofilter in a chain: microseconds of CPU a request";
-    for job in CHAIN_JOBS {
-        let chains = CHAINS.map(|count| (count, chain_case(count, job)));
-        add(row, &format!("null: {job}"), Measure::Layer(chains.to_vec()), Limit::AtMost(0.6));
+    // What is asked of the sandbox, and what is asked of the whole.
+    for limit in [0.7, 0.6] {
+        for (block, _) in BLOCKS {
+            let row = "each nofilter in a chain, all limits on: microseconds of CPU a request";
+            add(row, &format!("reads of {} KiB", block >> 10), Measure::Layer(block), Limit::AtMost(limit));
+        }
     }
     let keep = ["nofilter x 10, memory: randread 4k depth 32", "memory: randread 4k depth 32"].map(str::to_owned);
     let [ten, none] = keep;
@@ -153,25 +156,21 @@ fn targets() -> Vec<Target> {
     targets
 }
 
-fn chain_case(count: u8, job: Job) -> String {
-    format!("{}{}: {job}", chain(count), Plugin::Null.name())
-}
-
 /// Compares what was measured with the targets.
-pub fn judge(lines: &[Line], once: &[Once]) -> Vec<Verdict> {
+pub fn judge(lines: &[Line], layers: &[Layers], once: &[Once]) -> Vec<Verdict> {
     let judged = targets().into_iter().map(|target| {
         let unit = match target.measure {
             Measure::Layer(_) => "us",
             Measure::Once(figure) => figure.unit(),
             _ => "",
         };
-        let measured = measured(&target.measure, lines, once);
+        let measured = measured(&target.measure, lines, layers, once);
         Verdict { row: target.row, what: target.what, limit: target.limit, measured, unit }
     });
     judged.collect()
 }
 
-fn measured(measure: &Measure, lines: &[Line], once: &[Once]) -> Option<Spread> {
+fn measured(measure: &Measure, lines: &[Line], layers: &[Layers], once: &[Once]) -> Option<Spread> {
     let line = |name: &String| lines.iter().find(|line| line.case.name() == *name);
     let rate = |sample: &Sample| sample.rate;
     match measure {
@@ -188,30 +187,15 @@ fn measured(measure: &Measure, lines: &[Line], once: &[Once]) -> Option<Spread> 
             let pairs = gain(Program::Rbdkit).into_iter().zip(gain(Program::Nbdkit));
             Spread::of(pairs.filter_map(|(ours, theirs)| Some(ours? / theirs?)))
         }
-        Measure::Layer(cases) => {
-            let lines: Vec<(u8, &Line)> =
-                cases.iter().filter_map(|(count, case)| Some((*count, line(case)?))).collect();
-            Spread::of(layer_costs(&lines))
+        Measure::Layer(block) => {
+            let at = layers.iter().find(|layers| layers.block == *block)?;
+            Spread::of(at.slopes.iter().copied())
         }
         Measure::Once(figure) => {
             let value = once.iter().find(|once| once.figure == *figure)?.rbdkit?;
             Spread::of([value])
         }
     }
-}
-
-/// Round by round, what a layer more costs a request in microseconds.
-fn layer_costs(lines: &[(u8, &Line)]) -> Vec<f64> {
-    let rounds = lines.iter().map(|(_, line)| line.samples(Program::Rbdkit).len()).max().unwrap_or(0);
-    let costs = (0..rounds).filter_map(|round| {
-        let points = lines.iter().filter_map(|(count, line)| {
-            let sample = (*line.samples(Program::Rbdkit).get(round)?)?;
-            // A second for a million requests is a microsecond for one.
-            Some((f64::from(*count), sample.cpu))
-        });
-        slope(&points.collect::<Vec<_>>())
-    });
-    costs.collect()
 }
 
 #[cfg(test)]
@@ -224,7 +208,8 @@ mod tests {
         for (quick, enough) in [(false, targets().len()), (true, targets().len() * 2 / 3)] {
             let lines: Vec<Line> = cases(quick).into_iter().map(filled).collect();
             let once = Figure::ALL.map(|figure| Once { figure, rbdkit: Some(1.0), nbdkit: None });
-            let verdicts = judge(&lines, &once);
+            let layers = BLOCKS.map(|(block, _)| Layers { block, cpu: [1.0; 4], slopes: vec![0.5] });
+            let verdicts = judge(&lines, &layers, &once);
             let missing: Vec<&str> =
                 verdicts.iter().filter(|one| one.measured.is_none()).map(|one| one.what.as_str()).collect();
             assert!(verdicts.len() - missing.len() >= enough, "quick: {quick}: {missing:?}");
@@ -249,7 +234,7 @@ mod tests {
 
     #[test]
     fn nothing_that_was_not_measured_counts_as_reached() {
-        let verdicts = judge(&[], &[]);
+        let verdicts = judge(&[], &[], &[]);
         assert!(verdicts.iter().all(|verdict| verdict.is_reached().is_none()));
     }
 
@@ -262,7 +247,7 @@ mod tests {
     #[test]
     fn the_better_of_the_others_is_what_counts() {
         let lines: Vec<Line> = cases(false).into_iter().map(filled).collect();
-        let verdicts = judge(&lines, &[]);
+        let verdicts = judge(&lines, &[], &[]);
         let ratio = |row: &str, what: &str| {
             let verdict = verdicts.iter().find(|one| one.row.starts_with(row) && one.what == what);
             verdict.and_then(|one| one.measured).map(|spread| spread.median)
@@ -271,17 +256,5 @@ mod tests {
         assert_eq!(ratio("no filter, sequential", "file: read 256k depth 8"), Some(0.25));
         assert_eq!(ratio("no filter, 4 KiB random read: rate / nbdkit", "file: randread 4k depth 1"), Some(0.5));
         assert_eq!(ratio("no filter, 4 KiB random read: rate / the bare", "file: randread 4k depth 1"), Some(0.2));
-    }
-
-    #[test]
-    fn the_cost_of_a_layer_is_the_slope_over_chains_of_one_round() {
-        let line = |cpu: &[f64]| {
-            let case = cases(false).into_iter().find(|case| case.plugin == Plugin::Null).unwrap();
-            let mut line = Line::new(case);
-            cpu.iter().for_each(|&cpu| line.push(Program::Rbdkit, Some(Sample { cpu, ..Sample::default() })));
-            line
-        };
-        let (none, ten) = (line(&[5.0, 7.0]), line(&[10.0, 9.0]));
-        assert_eq!(layer_costs(&[(0, &none), (10, &ten)]), [0.5, 0.2]);
     }
 }
