@@ -279,7 +279,9 @@ impl Start {
             private: sockets.private().map(PathBuf::from),
             captive,
         };
-        tracing::debug!("{}", wall::raise(self.reach.as_ref(), &grounds).await);
+        // Not within the macro: what is not logged is not evaluated there.
+        let said = wall::raise(self.reach.as_ref(), &grounds).await;
+        tracing::debug!("{said}");
     }
 
     /// The steps between listening and serving. What they leave behind if one of them fails goes with `sockets`.
