@@ -44,6 +44,17 @@ fn an_export_of_no_bytes_can_be_listed() {
 }
 
 #[test]
+fn an_export_that_cannot_be_opened_is_none_that_there_is_whatever_the_reason() {
+    for errno in ["EIO", "EPERM", "ENOMEM", "ENOENT"] {
+        let open = format!("open=echo '{errno} the disk is in the post' >&2; exit 1");
+        let server = Server::start(["eval", "get_size=echo 1M", &open]);
+        let said = tool("nbdinfo", ["--size", &server.uri()]).fails();
+        assert!(said.contains("server has no export named ''"), "{errno}: {said}");
+        server.wait_for_log("the disk is in the post");
+    }
+}
+
+#[test]
 fn the_map_of_a_file_shows_its_holes() {
     let dir = TempDir::new();
     let server = Launch::new(["file"]).path("file", &striped(&dir)).start();

@@ -297,12 +297,14 @@ impl Handshake {
         error(out, opt::LIST, rep::ERR_PLATFORM, message);
     }
 
-    /// Answers [`Wish::Open`] if the export cannot be had. Writes nothing if the option has no error reply
+    /// Answers [`Wish::Open`] if the export cannot be had, for whatever reason. Writes nothing if the option has no error reply
     /// ([`Opening::cannot_be_refused`]).
-    pub fn refuse(&self, opening: &Opening, unknown: bool, message: &str, out: &mut Vec<u8>) {
+    ///
+    /// The specification's word for it is "not available", which clients show as a missing export. ERR_PLATFORM would say that the server does not
+    /// support the option, and clients show it so.
+    pub fn refuse(&self, opening: &Opening, message: &str, out: &mut Vec<u8>) {
         if !opening.cannot_be_refused() {
-            let kind = if unknown { rep::ERR_UNKNOWN } else { rep::ERR_PLATFORM };
-            error(out, opening.option(), kind, message);
+            error(out, opening.option(), rep::ERR_UNKNOWN, message);
         }
     }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbdkit_plugin_api::{Client, Errno, Error};
+use rbdkit_plugin_api::{Client, Error};
 use tokio::time::timeout;
 
 use super::guard::caught;
@@ -119,7 +119,7 @@ impl Negotiation<'_> {
                             return Ok(None);
                         }
                         let message = error.context().unwrap_or("the export cannot be opened");
-                        handshake.refuse(&opening, error.errno() == Errno::Enoent, message, &mut out);
+                        handshake.refuse(&opening, message, &mut out);
                     }
                 },
             }

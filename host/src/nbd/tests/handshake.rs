@@ -233,12 +233,12 @@ fn a_refusal_says_why() {
     let mut handshake = after_flags(3);
     let asked = opening(&mut handshake, 7, b"\0\0\0\0\0\0");
     let mut out = Vec::new();
-    handshake.refuse(&asked, true, "no such thing", &mut out);
+    handshake.refuse(&asked, "no such thing", &mut out);
     assert_eq!(replies(7, &out), [(0x8000_0006, b"no such thing".to_vec())]);
     out.clear();
     // A message is cut between characters.
-    handshake.refuse(&asked, false, &"ü".repeat(4000), &mut out);
-    assert_eq!(replies(7, &out), [(0x8000_0004, "ü".repeat(2048).into_bytes())]);
+    handshake.refuse(&asked, &"ü".repeat(4000), &mut out);
+    assert_eq!(replies(7, &out), [(0x8000_0006, "ü".repeat(2048).into_bytes())]);
 }
 
 #[test]
