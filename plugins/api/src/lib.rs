@@ -15,12 +15,13 @@
 //!   in the server.
 //!
 //! Units: `offset` and `length` are bytes, `size` is an export's size in bytes.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod blocking;
 mod buffer;
 mod error;
 mod extents;
+pub mod inherited;
 mod op;
 mod pipe;
 mod plugin;

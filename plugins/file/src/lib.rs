@@ -11,13 +11,12 @@
 //! | [`handle`] | what runs at once and what runs on a thread |
 //! | [`disk`] | the system calls, with what this file turned out not to support |
 //! | [`evict`] | `cache=none` |
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod config;
 mod disk;
 mod evict;
 mod handle;
-mod inherited;
 mod source;
 
 use std::sync::Arc;

@@ -6,13 +6,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rbdkit_plugin_api::{ConfigError, Errno, Error, ExportEntry, Result};
+use rbdkit_plugin_api::{ConfigError, Errno, Error, ExportEntry, Result, inherited};
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno as Raw;
 
 use crate::config::Place;
 use crate::disk::failed;
-use crate::inherited;
 
 pub(crate) enum Source {
     File(PathBuf),

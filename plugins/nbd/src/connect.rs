@@ -10,13 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use rbdkit_plugin_api::Errno;
+use rbdkit_plugin_api::{Errno, inherited};
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::config::Target;
 use crate::handshake::Failure;
-use crate::inherited;
 use rbdkit_stream::{Broken, Program, Socket};
 
 /// After how many seconds without a word the kernel asks whether the other host is still there, how often, and how many times.

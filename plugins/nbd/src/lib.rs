@@ -12,14 +12,13 @@
 //! | [`connection`], [`table`], [`replies`] | requests in flight and their answers |
 //! | [`handle`] | what a client sees |
 //! | [`upstream`] | which connection a client gets: its own, or the shared one |
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod config;
 mod connect;
 mod connection;
 mod handle;
 mod handshake;
-mod inherited;
 mod ranges;
 mod replies;
 mod table;

@@ -1,4 +1,4 @@
-//! Descriptors that the parent process left open for us (`fd=`, `dirfd=`).
+//! Descriptors that the parent process left open for us (`fd=`, `socket-fd=`): the one thing here that needs `unsafe`.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -9,7 +9,7 @@ use rustix::io::{Errno, FdFlags};
 /// # Errors
 /// EBADF if there is no such descriptor, or if it was not inherited but opened by this process.
 #[allow(unsafe_code)]
-pub(crate) fn duplicate(number: i32) -> rustix::io::Result<OwnedFd> {
+pub fn duplicate(number: i32) -> rustix::io::Result<OwnedFd> {
     if number < 0 {
         return Err(Errno::BADF);
     }
