@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{Buffer, Fill, Span};
-use rustix::net::Shutdown;
+use rustix::net::{AddressFamily, Shutdown, sockopt};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -39,6 +39,10 @@ impl fmt::Display for Broken {
     }
 }
 
+/// The room that a Unix socket is to have for what is sent, in bytes. The usual 208 KiB take no request of 256 KiB, so each would have to wait for the
+/// other side to read half of it. (TCP finds out by itself how much it needs.)
+const ROOM: usize = 1 << 20;
+
 /// A connected stream socket.
 pub struct Socket(AsyncFd<OwnedFd>);
 
@@ -47,6 +51,12 @@ impl Socket {
     #[allow(unsafe_code)]
     pub fn new(fd: OwnedFd) -> io::Result<Socket> {
         rustix::io::ioctl_fionbio(&fd, true)?;
+        if sockopt::socket_domain(&fd) == Ok(AddressFamily::UNIX)
+            && sockopt::set_socket_send_buffer_size_force(&fd, ROOM).is_err()
+        {
+            // Without the privilege the system's limit counts. What it does not give it does not give.
+            let _ = sockopt::set_socket_send_buffer_size(&fd, ROOM);
+        }
         // SAFETY: the descriptor is open as long as the `OwnedFd` lives, and nobody replaces or closes it in there: it is only lent out shared.
         Ok(Socket(unsafe { AsyncFd::register(fd) }?))
     }
