@@ -31,6 +31,11 @@ impl Handle for CurlHandle {
         }))
     }
 
+    /// The driver's thread does the work.
+    fn is_prompt(&self) -> bool {
+        true
+    }
+
     fn pread(&self, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
         Op::later(Arc::clone(&self.remote).read(Arc::clone(&self.disk), buffer, span, offset))
     }
