@@ -22,6 +22,13 @@ const PLUGINS: &[PluginInfo] = &[
     rbdkit_plugin_ssh::INFO,
 ];
 
+/// How plugins start programs when the server may not: what the helper does.
+pub const STARTS: &[(&str, rbdkit_launcher::Start)] = &[
+    (rbdkit_plugin_curl::INFO.name, rbdkit_plugin_curl::START),
+    (rbdkit_plugin_nbd::INFO.name, rbdkit_plugin_nbd::START),
+    (rbdkit_plugin_ssh::INFO.name, rbdkit_plugin_ssh::START),
+];
+
 /// Name and component of each embedded filter, in alphabetical order.
 const FILTERS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/filters.rs"));
 

@@ -5,17 +5,18 @@
 //!
 //! * **no new privileges**, so that no program with a set-user-id bit could help;
 //! * **Landlock**, where the kernel has it: only the plugin's files ([`Reach`]), the directory of scratch files, the private directory of `--unix -`; no
-//!   TCP connections unless the plugin makes them; no sockets in the abstract name space;
+//!   TCP connections but those to the plugin's ports, and no new TCP port to listen at; no sockets in the abstract name space;
 //! * **seccomp**: only the system calls below. Others answer EPERM: what was forgotten here is an error of a request and not the end of the server.
 //!   A process cannot be started, only a thread; a socket can only be a local one (the system log), unless the plugin needs the network.
 //!
 //! What was opened before stays open: listening sockets, the files in filters' parameters, the log. A command of `--run` was started before and is
-//! free. A plugin that does not say what it reaches ([`Plugin::reach`](rbdkit_plugin_api::Plugin::reach) is none), because it starts programs or
-//! because nobody thought about it, is not confined.
+//! free. So is the helper that starts a plugin's programs (`rbdkit_launcher`): what breaks into the server can have those started once more that the
+//! operator named, and no others. A plugin that does not say what it reaches ([`Plugin::reach`](rbdkit_plugin_api::Plugin::reach) is none), because it
+//! starts programs by itself or because nobody thought about it, is not confined.
 //!
 //! **Threads.** Landlock restricts the thread that asks, and those that it starts from then on. So every thread that is there already has to ask: the
-//! runtime's workers when they are next woken, its blocking threads by being kept busy all at once, the epoch's at its next tick ([`enter`]). seccomp
-//! has a way to restrict all of them.
+//! runtime's workers when they are next woken, its blocking threads by being kept busy all at once, the epoch's at its next tick ([`enter`]). Plugins start
+//! theirs when they are first needed, which is later. seccomp has a way to restrict all of them.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -23,10 +24,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Barrier, OnceLock};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, RestrictionStatus, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope, path_beneath_rules,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, RestrictionStatus, Ruleset,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope, path_beneath_rules,
 };
-use rbdkit_plugin_api::Reach;
+use rbdkit_plugin_api::{Network, Reach};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     apply_filter_all_threads,
@@ -66,9 +67,11 @@ fn restrict(rules: RulesetCreated) -> Result<RestrictionStatus, String> {
 }
 
 /// Confines the process. Call it on the main thread within its runtime. Answers what is in force, for people, or why nothing is.
-pub async fn raise(reach: Option<&Reach>, grounds: &Grounds) -> String {
-    let Some(reach) = reach else {
-        return "not confined: the plugin does not say what it reaches".into();
+pub async fn raise(reach: std::io::Result<Option<Reach>>, grounds: &Grounds) -> String {
+    let reach = &match reach {
+        Ok(Some(reach)) => reach,
+        Ok(None) => return "not confined: the plugin does not say what it reaches".into(),
+        Err(why) => return format!("not confined: the plugin's programs cannot be started by a helper: {why}"),
     };
     let files = match landlock(reach, grounds) {
         Ok(rules) => {
@@ -90,22 +93,23 @@ pub async fn raise(reach: Option<&Reach>, grounds: &Grounds) -> String {
 
 /// The child that compiles: nothing but computing and its pipes.
 pub fn of_compiler() {
-    if let Ok(rules) = ruleset(false, true).and_then(|rules| rules.create().map_err(|e| e.to_string())) {
+    if let Ok(rules) = ruleset(&Network::Nobody, true).and_then(|rules| rules.create().map_err(|e| e.to_string())) {
         let _ = restrict(rules);
     }
     // Without it the limits still hold.
     let _ = seccomp(COMPUTING, &[(libc::SYS_clone, thread_only())]);
 }
 
-fn ruleset(network: bool, signals: bool) -> Result<Ruleset, String> {
+fn ruleset(network: &Network, signals: bool) -> Result<Ruleset, String> {
     let abi = ABI::V6;
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(abi))
+        .and_then(|rules| rules.handle_access(AccessNet::BindTcp))
+        .and_then(|rules| rules.scope(Scope::AbstractUnixSocket))
         .map_err(|e| e.to_string())?;
-    if !network {
-        rules = rules.handle_access(AccessNet::from_all(abi)).map_err(|e| e.to_string())?;
-        rules = rules.scope(Scope::AbstractUnixSocket).map_err(|e| e.to_string())?;
+    if *network != Network::Anybody {
+        rules = rules.handle_access(AccessNet::ConnectTcp).map_err(|e| e.to_string())?;
     }
     if signals {
         rules = rules.scope(Scope::Signal).map_err(|e| e.to_string())?;
@@ -119,7 +123,11 @@ fn landlock(reach: &Reach, grounds: &Grounds) -> Result<RulesetCreated, String> 
     let scratch = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile;
     let own = AccessFs::ReadDir | AccessFs::RemoveFile;
     let parent = grounds.private.as_ref().and_then(|directory| directory.parent()).map(PathBuf::from);
-    let mut rules = ruleset(reach.network, !grounds.captive)?.create().map_err(|e| e.to_string())?;
+    let mut rules = ruleset(&reach.network, !grounds.captive)?.create().map_err(|e| e.to_string())?;
+    if let Network::Ports(ports) = &reach.network {
+        let ports = ports.iter().map(|port| Ok(NetPort::new(*port, AccessNet::ConnectTcp)));
+        rules = rules.add_rules(ports).map_err(|e: landlock::RulesetError| e.to_string())?;
+    }
     let grants: [(&mut dyn Iterator<Item = &PathBuf>, BitFlags<AccessFs>); 5] = [
         (&mut reach.read.iter(), read),
         (&mut reach.write.iter(), write),
@@ -185,11 +193,14 @@ fn only(argument: u8, operator: SeccompCmpOp, value: u64) -> Vec<SeccompRule> {
 /// Calls that are allowed only with certain arguments.
 fn conditions(reach: &Reach, grounds: &Grounds) -> Vec<(i64, Vec<SeccompRule>)> {
     let mut conditions = vec![(libc::SYS_clone, thread_only())];
-    if reach.network {
-        conditions.extend([libc::SYS_socket, libc::SYS_bind].map(|call| (call, Vec::new())));
-    } else {
-        conditions.push((libc::SYS_socket, only(0, SeccompCmpOp::Eq, libc::AF_UNIX as u64)));
+    let mut families = vec![libc::AF_UNIX];
+    if reach.network != Network::Nobody {
+        // The C library asks the kernel for the machine's addresses over a netlink socket, which it binds; TCP ports are Landlock's affair.
+        families.extend([libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK]);
+        conditions.push((libc::SYS_bind, Vec::new()));
     }
+    let families = families.iter().flat_map(|family| only(0, SeccompCmpOp::Eq, *family as u64));
+    conditions.push((libc::SYS_socket, families.collect()));
     if grounds.captive {
         let calls = [libc::SYS_pidfd_send_signal, libc::SYS_wait4, libc::SYS_waitid];
         conditions.extend(calls.map(|call| (call, Vec::new())));
@@ -413,5 +424,68 @@ mod tests {
             libc::SYS_open_by_handle_at,
         ];
         assert!(forbidden.iter().all(|call| !calls.contains(call)));
+    }
+
+    /// Behind the wall of a plugin that reads one file and connects to one port. Only as a process of its own, as there is no way back.
+    #[test]
+    #[ignore = "run by the test below in a process of its own"]
+    fn in_a_process_of_its_own() {
+        use std::io::ErrorKind::PermissionDenied;
+        use std::net::{TcpListener, TcpStream, UdpSocket};
+        let Some(within) = std::env::var_os("RBDKIT_WITHIN_REACH").map(PathBuf::from) else { return };
+        let beside = within.with_file_name("beside");
+        let listener = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let (near, far) = (listener(), listener());
+        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+        let network = Network::Ports(vec![port(&near), rbdkit_plugin_api::DNS]);
+        let reach = Reach { read: vec![within.clone()], network, ..Reach::default() }.to_names();
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().on_thread_unpark(enter).build().unwrap();
+        let said = runtime.block_on(raise(Ok(Some(reach)), &Grounds::default()));
+        assert!(said.starts_with("confined: no new privileges; "), "{said}");
+        // Without Landlock there is nothing to see of the rest.
+        let landlock = said.contains("; Landlock; ");
+        let outside = move || {
+            assert_eq!(std::process::Command::new("true").spawn().unwrap_err().kind(), PermissionDenied);
+            assert_eq!(
+                rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::CONT),
+                Err(rustix::io::Errno::PERM)
+            );
+            std::fs::read(&within).unwrap();
+            TcpStream::connect(("localhost", port(&near))).unwrap();
+            // Asking a name server.
+            UdpSocket::bind("127.0.0.1:0").unwrap();
+            if !landlock {
+                return;
+            }
+            let refused = |what: &str, result: std::io::Result<()>| {
+                assert_eq!(result.unwrap_err().kind(), PermissionDenied, "{what}");
+            };
+            refused("another file", std::fs::read(&beside).map(drop));
+            refused("writing", std::fs::write(&within, "x"));
+            refused("a new file", std::fs::write(within.with_file_name("new"), "x"));
+            refused("root's secrets", std::fs::read("/etc/shadow").map(drop));
+            refused("another port", TcpStream::connect(("127.0.0.1", port(&far))).map(drop));
+            refused("listening", TcpListener::bind("127.0.0.1:0").map(drop));
+        };
+        outside();
+        // On another thread, which was there before.
+        runtime.block_on(async { tokio::spawn(async move { outside() }).await.unwrap() });
+    }
+
+    #[test]
+    fn only_what_a_plugin_named_is_within_reach() {
+        let dir = std::env::temp_dir().join(format!("rbdkit-wall-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        for name in ["within", "beside"] {
+            std::fs::write(dir.join(name), "x").unwrap();
+        }
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "wall::tests::in_a_process_of_its_own", "--ignored", "--nocapture"])
+            .env("RBDKIT_WITHIN_REACH", dir.join("within"))
+            .output();
+        std::fs::remove_dir_all(&dir).unwrap();
+        let output = output.unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
     }
 }

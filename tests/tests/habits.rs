@@ -98,7 +98,13 @@ fn a_plugin_depends_on_the_plugin_interface_and_never_on_a_sibling() {
     for manifest in files(&root().join("plugins"), "Cargo.toml") {
         for name in ours(&manifest) {
             // The slow server is for tests alone.
-            let shared = ["rbdkit-plugin-api", "rbdkit-script-protocol", "rbdkit-stream", "rbdkit-slow-server"];
+            let shared = [
+                "rbdkit-plugin-api",
+                "rbdkit-launcher",
+                "rbdkit-script-protocol",
+                "rbdkit-stream",
+                "rbdkit-slow-server",
+            ];
             assert!(shared.contains(&name.as_str()), "{} depends on {name}", manifest.display());
         }
     }

@@ -20,7 +20,7 @@ mod hop;
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    BoxFuture, Client, ConfigError, ExportEntry, Handle, OpenArgs, Plugin, Pool, Result, ThreadModel,
+    BoxFuture, Client, ConfigError, ExportEntry, Handle, OpenArgs, Plugin, Pool, Reach, Result, ThreadModel,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -170,6 +170,15 @@ impl Chain {
             floor.layer.get_ready(self.thread_model_from(index + 1)).await?;
         }
         Ok(())
+    }
+
+    /// What the plugin reaches from now on, if it says so. It has arranged for what it will not be able to do itself.
+    ///
+    /// # Errors
+    /// What is in the way of that.
+    pub fn reach(&self) -> std::io::Result<Option<Reach>> {
+        self.plugin.arrange()?;
+        Ok(self.plugin.reach())
     }
 
     /// In the process that serves, nearest the plugin first.

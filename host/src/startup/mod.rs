@@ -39,7 +39,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbdkit_plugin_api::{ConfigError, Param, Plugin, PluginInfo, Pool, Reach};
+use rbdkit_plugin_api::{ConfigError, Param, Plugin, PluginInfo, Pool};
 use rustix::process::{Pid, Signal};
 use tokio::sync::Notify;
 
@@ -58,7 +58,7 @@ use signals::Signals;
 
 /// Runs the program to its end.
 pub fn main() -> ExitCode {
-    if let Some(status) = crate::wasm::serve_if_asked() {
+    if let Some(status) = crate::wasm::serve_if_asked().or_else(|| rbdkit_launcher::serve_if_asked(registry::STARTS)) {
         return status;
     }
     let parent = rustix::process::getppid();
@@ -128,7 +128,7 @@ fn serve(
     // A plugin that reads standard input or prints must not get between the client and the server.
     let stdio = matches!(plan.listen, Listen::Single).then(take_stdio).transpose()?;
     let fatal = Arc::new(Notify::new());
-    let (chain, reach) = chain(&plan, &fatal)?;
+    let chain = chain(&plan, &fatal)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("rbdkit")
@@ -136,7 +136,7 @@ fn serve(
         .on_thread_unpark(wall::enter)
         .build();
     let runtime = runtime.map_err(|error| ConfigError::new(format!("cannot start threads: {error}")))?;
-    let start = Start { program, plan, parent, chain, identity, pidfile, inherited, stdio, word, fatal, reach };
+    let start = Start { program, plan, parent, chain, identity, pidfile, inherited, stdio, word, fatal };
     let status = runtime.block_on(start.run());
     runtime.shutdown_timeout(STUCK);
     status
@@ -181,8 +181,8 @@ fn take_stdio() -> Result<(OwnedFd, OwnedFd), ConfigError> {
     take().map_err(|error| ConfigError::new(format!("--single: standard input and output: {error}")))
 }
 
-/// The layers, configured and, but for the filters' own get-ready, ready; and what the plugin opens while it serves.
-fn chain(plan: &Plan, fatal: &Arc<Notify>) -> Result<(Arc<Chain>, Option<Reach>), ConfigError> {
+/// The layers, configured and, but for the filters' own get-ready, ready.
+fn chain(plan: &Plan, fatal: &Arc<Notify>) -> Result<Arc<Chain>, ConfigError> {
     let name = plan.plugin.as_deref().unwrap_or_default();
     let info = registry::plugin(name)?;
     let on_fault = match plan.filter_on_fault {
@@ -199,8 +199,7 @@ fn chain(plan: &Plan, fatal: &Arc<Notify>) -> Result<(Arc<Chain>, Option<Reach>)
     }
     let plugin = plugin(info, &assignment.plugin)?;
     let layers = filters::configure(modules, assignment.filters, &plan.filter_limits)?;
-    let reach = plugin.reach();
-    Ok((Chain::new(layers, info.name, plugin, Pool::default()), reach))
+    Ok(Chain::new(layers, info.name, plugin, Pool::default()))
 }
 
 fn plugin(info: &PluginInfo, params: &[(String, std::ffi::OsString)]) -> Result<Box<dyn Plugin>, ConfigError> {
@@ -232,8 +231,6 @@ struct Start {
     word: Option<Word>,
     /// A filter failed, and the operator wants the server to end then.
     fatal: Arc<Notify>,
-    /// What the plugin opens while it serves.
-    reach: Option<Reach>,
 }
 
 impl Start {
@@ -280,7 +277,7 @@ impl Start {
             captive,
         };
         // Not within the macro: what is not logged is not evaluated there.
-        let said = wall::raise(self.reach.as_ref(), &grounds).await;
+        let said = wall::raise(self.chain.reach(), &grounds).await;
         tracing::debug!("{said}");
     }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::{
     BlockSizes, BoxFuture, Buffer, Capabilities, ConfigError, Done, Errno, Error, ExportEntry, Extents, Flags, Op,
-    Result, Span, Support, ThreadModel, units,
+    Reach, Result, Span, Support, ThreadModel, units,
 };
 
 /// Who is at the other end of a connection.
@@ -255,7 +255,16 @@ pub trait Plugin: Send + Sync + 'static {
     /// A client opens an export. ENOENT for a name that does not exist.
     fn open(&self, args: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>>;
 
-    /// What it reaches outside of the process from now on, asked after `after_fork`: the server gives up everything else. None: it is not to be
+    /// The server is about to give up all rights but what [`Plugin::reach`] says, as the user that serves. Who starts programs later on sees to it here that somebody
+    /// else can. Threads that need less than everything are started later. Not called for a server that is not to be confined.
+    ///
+    /// # Errors
+    /// What is in the way: the server is not confined then.
+    fn arrange(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    /// What it reaches outside of the process from now on, asked after `arrange`: the server gives up everything else. None: it is not to be
     /// confined, because it starts programs, or nothing is known.
     fn reach(&self) -> Option<Reach> {
         None
@@ -268,17 +277,6 @@ pub trait Plugin: Send + Sync + 'static {
 
     /// The server ends; all connections are closed.
     fn cleanup(&self) {}
-}
-
-/// What a plugin opens while it serves. What it has open already it keeps.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reach {
-    /// Files, and directories with all that is in them, that it reads.
-    pub read: Vec<PathBuf>,
-    /// Those that it reads and writes. Nothing is made or removed there.
-    pub write: Vec<PathBuf>,
-    /// It connects to others. What that needs of `/etc` and the like (names, certificates) is to be in `read`.
-    pub network: bool,
 }
 
 /// What is known of a plugin before it is made.

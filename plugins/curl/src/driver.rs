@@ -7,8 +7,8 @@
 //! Cookies belong to each transfer in libcurl. What one of them learns is given to the others before their next request.
 
 use std::collections::VecDeque;
-use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use curl::easy::Easy2;
 use curl::multi::{Easy2Handle, Multi, MultiWaker};
@@ -16,6 +16,7 @@ use rbdkit_plugin_api::ConfigError;
 use tokio::sync::oneshot;
 
 use crate::config::Settings;
+use crate::jar::Jar;
 use crate::setup;
 use crate::transfer::{Job, Transfer};
 
@@ -25,30 +26,26 @@ enum Message {
     SaveCookies(oneshot::Sender<()>),
 }
 
-/// The way to the thread, which ends when this is dropped.
+/// The way to the thread, which is started with the first message, when the server has given up what it does not need, and ends when this is dropped.
 pub(crate) struct Driver {
+    /// Taken by the thread.
+    prepared: Mutex<Option<(Settings, Option<Jar>)>>,
+    thread: OnceLock<Thread>,
+}
+
+struct Thread {
     messages: Sender<Message>,
     waker: MultiWaker,
 }
 
 impl Driver {
-    /// Starts the thread.
-    pub(crate) fn start(settings: Settings) -> Result<Driver, ConfigError> {
-        let failed = |error| ConfigError::new(format!("curl: cannot start a thread: {error}"));
-        let (messages, receiver) = channel();
-        // The multi handle cannot change its thread, so it is made there.
-        let (waker_out, waker_in) = channel();
-        std::thread::Builder::new()
-            .name("curl".into())
-            .spawn(move || {
-                let multi = Multi::new();
-                if waker_out.send(multi.waker()).is_ok() {
-                    Loop::new(multi, settings, receiver).run();
-                }
-            })
-            .map_err(failed)?;
-        let waker = waker_in.recv().map_err(|error| failed(std::io::Error::other(error)))?;
-        Ok(Driver { messages, waker })
+    /// For these settings.
+    ///
+    /// # Errors
+    /// If the cookie jar cannot be written.
+    pub(crate) fn new(settings: Settings) -> Result<Driver, ConfigError> {
+        let jar = settings.cookiejar.as_deref().map(Jar::open).transpose()?;
+        Ok(Driver { prepared: Mutex::new(Some((settings, jar))), thread: OnceLock::new() })
     }
 
     /// Hands over a request. Without a thread the job is dropped, and whoever waits for its answer learns of that.
@@ -64,13 +61,49 @@ impl Driver {
     }
 
     fn send(&self, message: Message) {
-        if self.messages.send(message).is_ok() {
-            let _ = self.waker.wakeup();
+        if let Some(thread) = self.thread()
+            && thread.messages.send(message).is_ok()
+        {
+            let _ = thread.waker.wakeup();
         }
+    }
+
+    fn thread(&self) -> Option<&Thread> {
+        if let Some(thread) = self.thread.get() {
+            return Some(thread);
+        }
+        // Whoever comes meanwhile waits here.
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((settings, jar)) = prepared.take() {
+            match Thread::start(settings.clone(), jar.as_ref().and_then(Jar::again)) {
+                Ok(thread) => drop(self.thread.set(thread)),
+                Err(error) => {
+                    tracing::error!("curl: cannot start a thread: {error}");
+                    *prepared = Some((settings, jar));
+                }
+            }
+        }
+        self.thread.get()
     }
 }
 
-impl Drop for Driver {
+impl Thread {
+    fn start(settings: Settings, jar: Option<Jar>) -> std::io::Result<Thread> {
+        let (messages, receiver) = channel();
+        // The multi handle cannot change its thread, so it is made there.
+        let (waker_out, waker_in) = channel();
+        std::thread::Builder::new().name("curl".into()).spawn(move || {
+            let multi = Multi::new();
+            if waker_out.send(multi.waker()).is_ok() {
+                Loop::new(multi, settings, jar, receiver).run();
+            }
+        })?;
+        let waker = waker_in.recv().map_err(std::io::Error::other)?;
+        Ok(Thread { messages, waker })
+    }
+}
+
+impl Drop for Thread {
     fn drop(&mut self) {
         // The thread is to find the channel closed when it wakes.
         let (nobody, _) = channel();
@@ -96,6 +129,7 @@ struct Cookies {
 struct Loop {
     multi: Multi,
     settings: Settings,
+    jar: Option<Jar>,
     messages: Receiver<Message>,
     waiting: VecDeque<Job>,
     /// A transfer's token is its place here.
@@ -104,11 +138,11 @@ struct Loop {
 }
 
 impl Loop {
-    fn new(mut multi: Multi, settings: Settings, messages: Receiver<Message>) -> Loop {
+    fn new(mut multi: Multi, settings: Settings, jar: Option<Jar>, messages: Receiver<Message>) -> Loop {
         let cookies = settings.cookiefile.as_ref().map(|_| Cookies::default());
         // As many idle connections are kept as requests can be under way; if libcurl refuses, it keeps its own number.
         let _ = multi.set_max_connects(settings.connections);
-        Loop { multi, settings, messages, waiting: VecDeque::new(), slots: Vec::new(), cookies }
+        Loop { multi, settings, jar, messages, waiting: VecDeque::new(), slots: Vec::new(), cookies }
     }
 
     fn run(mut self) {
@@ -141,8 +175,8 @@ impl Loop {
             match self.messages.try_recv() {
                 Ok(Message::Request(job)) => self.waiting.push_back(job),
                 Ok(Message::SaveCookies(done)) => {
-                    if let (Some(cookies), Some(jar)) = (&self.cookies, &self.settings.cookiejar)
-                        && let Err(error) = cookies.save(jar)
+                    if let (Some(cookies), Some(jar)) = (&self.cookies, &mut self.jar)
+                        && let Err(error) = jar.write(&cookies.lines)
                     {
                         tracing::error!("curl: cannot write the cookie jar: {error}");
                     }
@@ -260,13 +294,5 @@ impl Cookies {
     fn give(&self, easy: &mut Easy2<Transfer>) -> Result<(), curl::Error> {
         easy.cookie_list("ALL")?;
         self.lines.iter().try_for_each(|line| easy.cookie_list(line))
-    }
-
-    /// Through a transfer of its own, so that libcurl writes the file as it always does.
-    fn save(&self, jar: &Path) -> Result<(), curl::Error> {
-        let mut easy = Easy2::new(Transfer::default());
-        easy.cookie_jar(jar)?;
-        self.give(&mut easy)?;
-        easy.cookie_list("FLUSH")
     }
 }

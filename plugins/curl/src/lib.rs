@@ -19,6 +19,8 @@
 //! | [`script`] | `header-script` and `cookie-script` |
 //! | [`head`] | what the head of an answer says, and whether it is what was asked for |
 //! | [`transfer`] | one request and what comes of it |
+//! | [`jar`] | the file that cookies are written back to |
+//! | [`reach`] | what of the system is opened on the way |
 //! | [`driver`] | the thread that drives all transfers |
 //! | [`remote`] | requests with what they need (scripts, a second try), the disk's size and version |
 //! | [`handle`] | one client's connection |
@@ -28,6 +30,8 @@ mod config;
 mod driver;
 mod handle;
 mod head;
+mod jar;
+mod reach;
 mod remote;
 mod script;
 mod secret;
@@ -36,8 +40,9 @@ mod transfer;
 
 use std::sync::Arc;
 
+use rbdkit_launcher::Start;
 use rbdkit_plugin_api::{
-    BoxFuture, ConfigError, Errno, Error, Handle, OpenArgs, Param, Plugin, PluginInfo, Result, ThreadModel,
+    BoxFuture, ConfigError, Errno, Error, Handle, OpenArgs, Param, Plugin, PluginInfo, Reach, Result, ThreadModel,
 };
 
 use config::Config;
@@ -81,6 +86,9 @@ user-agent=NAME     What to say we are (default: nothing)",
     make: || Box::new(Curl::default()),
 };
 
+/// Starts scripts for a server that may not.
+pub const START: Start = script::start;
+
 #[derive(Default)]
 struct Curl {
     config: Config,
@@ -100,6 +108,14 @@ impl Plugin for Curl {
     fn after_fork(&mut self) -> Result<(), ConfigError> {
         self.remote = Some(Arc::new(Remote::new(self.config.settings())?));
         Ok(())
+    }
+
+    fn arrange(&self) -> std::io::Result<()> {
+        self.remote.as_ref().map_or(Ok(()), |remote| remote.arrange())
+    }
+
+    fn reach(&self) -> Option<Reach> {
+        Some(reach::of(self.config.settings()))
     }
 
     fn open(&self, args: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {

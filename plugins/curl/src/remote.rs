@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rbdkit_launcher::Launcher;
 use rbdkit_plugin_api::{Buffer, ConfigError, Done, Errno, Error, Result, Span};
 use tokio::sync::oneshot;
 
 use crate::config::Settings;
 use crate::driver::Driver;
 use crate::head::{ContentRange, Head};
-use crate::script::{Output, Script};
+use crate::script::{self, Output, Script};
 use crate::transfer::{Answer, Job, Task};
 
 /// What is known of the disk since a client opened it.
@@ -30,6 +31,8 @@ pub(crate) struct Remote {
     cookie: Option<String>,
     header_script: Option<Script>,
     cookie_script: Option<Script>,
+    /// Of both scripts.
+    launcher: Arc<Launcher>,
     saves_cookies: bool,
     /// Once we have written, the disk's version changes by our own doing.
     has_written: AtomicBool,
@@ -42,20 +45,34 @@ struct Tokens {
 }
 
 impl Remote {
-    /// Starts the driver.
+    /// For these settings. Nothing is asked for yet.
+    ///
+    /// # Errors
+    /// If the cookie jar cannot be written.
     pub(crate) fn new(settings: &Settings) -> Result<Remote, ConfigError> {
-        let script = |key, command: &Option<String>, renew| {
-            command.as_ref().map(|command| Script::new(key, command, &settings.url, renew))
+        let scripts = [settings.header_script.as_deref(), settings.cookie_script.as_deref()];
+        let launcher = Arc::new(script::launcher(&settings.url, scripts));
+        let script = |key, which: u8, renew| {
+            scripts[usize::from(which)].map(|_| Script::new(key, Arc::clone(&launcher), which, renew))
         };
         Ok(Remote {
-            driver: Driver::start(settings.clone())?,
+            driver: Driver::new(settings.clone())?,
             headers: settings.headers.clone(),
             cookie: settings.cookie.clone(),
-            header_script: script("header-script", &settings.header_script, settings.header_script_renew),
-            cookie_script: script("cookie-script", &settings.cookie_script, settings.cookie_script_renew),
+            header_script: script("header-script", 0, settings.header_script_renew),
+            cookie_script: script("cookie-script", 1, settings.cookie_script_renew),
+            launcher: Arc::clone(&launcher),
             saves_cookies: settings.cookiejar.is_some(),
             has_written: AtomicBool::new(false),
         })
+    }
+
+    /// The server is about to give up starting programs.
+    pub(crate) fn arrange(&self) -> std::io::Result<()> {
+        match self.header_script.is_some() || self.cookie_script.is_some() {
+            true => self.launcher.move_out().map(drop),
+            false => Ok(()),
+        }
     }
 
     /// Asks the server for the disk: its size, its version, and whether it has ranges. HEAD first; where that does not say it all (S3 refuses

@@ -1,10 +1,15 @@
 //! `header-script` and `cookie-script`: what a command prints goes into every request, and the command runs again when that has become old.
+//!
+//! A server that is confined starts no commands, so [`start`] runs in a helper process then.
 
-use std::io::Read;
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rbdkit_launcher::{Launcher, Order, Started};
 use rbdkit_plugin_api::{Errno, Error, Result, run_blocking};
 use tokio::sync::Mutex;
 
@@ -15,8 +20,9 @@ const LONGEST_OUTPUT: u64 = 64 << 10;
 pub(crate) struct Script {
     /// The parameter, for messages.
     key: &'static str,
-    command: String,
-    url: String,
+    launcher: Arc<Launcher>,
+    /// Of the launcher's commands.
+    which: u8,
     /// Zero: the output never becomes old by itself.
     renew: Duration,
     last: Mutex<Last>,
@@ -38,9 +44,27 @@ pub(crate) struct Output {
     iteration: u64,
 }
 
+/// Starts these scripts; one that there is not is an empty word, and is not to be asked for.
+pub(crate) fn launcher(url: &str, scripts: [Option<&str>; 2]) -> Launcher {
+    let words = std::iter::once(url).chain(scripts.map(Option::unwrap_or_default)).map(OsString::from);
+    Launcher::new(crate::INFO.name, crate::START, words.collect())
+}
+
+/// Starts a script: the first word is the URL, then come the scripts. The number is that of the run. Our end is that of what it prints.
+pub(crate) fn start(words: &[OsString], order: Order) -> io::Result<Started> {
+    let (url, scripts) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let script = scripts.get(usize::from(order.which)).ok_or(io::ErrorKind::InvalidInput)?;
+    let mut command = Command::new("/bin/sh");
+    command.arg("-c").arg(script).env("url", url).env("iteration", order.number.to_string());
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let ends = child.stdout.take().map(OwnedFd::from).into_iter().collect();
+    Ok(Started { child, ends, keep: None })
+}
+
 impl Script {
-    pub(crate) fn new(key: &'static str, command: &str, url: &str, renew: Duration) -> Script {
-        Script { key, command: command.into(), url: url.into(), renew, last: Mutex::default() }
+    /// The nth of the launcher's scripts, which is that of the parameter `key`.
+    pub(crate) fn new(key: &'static str, launcher: Arc<Launcher>, which: u8, renew: Duration) -> Script {
+        Script { key, launcher, which, renew, last: Mutex::default() }
     }
 
     /// What it printed last; runs it if it never did or what it printed is old. Meanwhile other requests wait for that too.
@@ -64,8 +88,9 @@ impl Script {
 
     async fn run(&self, last: &mut Last) -> Result<Output> {
         let iteration = last.iteration;
-        let (command, url) = (self.command.clone(), self.url.clone());
-        let printed = run_blocking(move || Ok(print(&command, &url, iteration)?)).await;
+        let launcher = Arc::clone(&self.launcher);
+        let order = Order { which: self.which, number: iteration };
+        let printed = run_blocking(move || Ok(print(&launcher, order)?)).await;
         let text = printed.map_err(|error| {
             Error::new(Errno::Eio, format!("curl: {}: {}", self.key, error.context().unwrap_or("failed")))
         })?;
@@ -76,29 +101,22 @@ impl Script {
     }
 }
 
-fn print(command: &str, url: &str, iteration: u64) -> std::io::Result<String> {
-    let mut child = Command::new("/bin/sh")
-        .args(["-c", command])
-        .env("url", url)
-        .env("iteration", iteration.to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()?;
+fn print(launcher: &Launcher, order: Order) -> io::Result<String> {
+    let (ends, program) = launcher.launch("curl: the script", order)?;
     let mut text = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(LONGEST_OUTPUT + 1).read_to_end(&mut text)?;
+    for end in ends {
+        std::fs::File::from(end).take(LONGEST_OUTPUT + 1).read_to_end(&mut text)?;
     }
-    let status = child.wait()?;
+    let status = program.wait()?;
     if !status.success() {
-        return Err(std::io::Error::other(format!("the script failed ({status})")));
+        return Err(io::Error::other(format!("the script failed ({status})")));
     }
     if text.len() as u64 > LONGEST_OUTPUT {
-        return Err(std::io::Error::other("the script prints too much"));
+        return Err(io::Error::other("the script prints too much"));
     }
-    let text =
-        String::from_utf8(text).map_err(|_| std::io::Error::other("the script prints what is not UTF-8 text"))?;
+    let text = String::from_utf8(text).map_err(|_| io::Error::other("the script prints what is not UTF-8 text"))?;
     match text.bytes().any(|byte| byte < b' ' && !matches!(byte, b'\n' | b'\r' | b'\t') || byte == 0x7f) {
-        true => Err(std::io::Error::other("the script prints control characters")),
+        true => Err(io::Error::other("the script prints control characters")),
         false => Ok(text),
     }
 }

@@ -1,7 +1,7 @@
 //! One request and what comes of it: libcurl calls this from the driver's thread.
 
 use curl::easy::{Handler, ReadError, SeekResult, WriteError};
-use rbdkit_plugin_api::{Buffer, Errno, Error, Result, Span};
+use rbdkit_plugin_api::{Buffer, Errno, Error, Result, Span, hint_about_names};
 use tokio::sync::oneshot;
 
 use crate::head::Head;
@@ -190,6 +190,11 @@ fn explain(error: &curl::Error) -> Error {
     let mut text = error.description().to_string();
     if let Some(extra) = error.extra_description().filter(|extra| *extra != text) {
         text = format!("{text}: {extra}");
+    }
+    if error.is_couldnt_resolve_host()
+        && let Some(hint) = hint_about_names()
+    {
+        text = format!("{text} ({hint})");
     }
     if error.is_peer_failed_verification() || error.is_ssl_cacert() {
         text.push_str(" (cainfo= or capath= says whom to trust, sslverify=false trusts everybody)");

@@ -110,7 +110,7 @@ impl Config {
             None => return Reach::default(),
         };
         let devices = ["/sys/dev/block", "/sys/devices"].map(PathBuf::from);
-        Reach { read: devices.into(), write: vec![place], network: false }
+        Reach { read: devices.into(), write: vec![place], ..Reach::default() }
     }
 
     pub(crate) fn access(&self) -> Access {

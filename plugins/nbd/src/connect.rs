@@ -1,6 +1,6 @@
 //! From the settings to a socket on which the other server is about to speak.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use rbdkit_plugin_api::{Errno, inherited};
+use rbdkit_launcher::{Launcher, Order, Program, Started};
+use rbdkit_plugin_api::{Errno, hint_about_names, inherited};
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::config::Target;
 use crate::handshake::Failure;
-use rbdkit_stream::{Broken, Program, Socket};
+use rbdkit_stream::{Broken, Socket};
 
 /// After how many seconds without a word the kernel asks whether the other host is still there, how often, and how many times.
 const KEEPALIVE: (u64, u64, u32) = (60, 10, 6);
@@ -27,16 +28,24 @@ pub(crate) struct Connected {
     pub(crate) program: Option<Program>,
 }
 
-/// Connects.
-pub(crate) async fn connect(target: &Target) -> Result<Connected, Failure> {
+/// Starts the programs of a target that has one.
+pub(crate) fn launcher(target: &Target) -> Option<Launcher> {
+    let Target::Command { program, arguments } = target else { return None };
+    let words = std::iter::once(program).chain(arguments).cloned().collect();
+    Some(Launcher::new(crate::INFO.name, crate::START, words))
+}
+
+/// Connects. `launcher` is that of the target.
+pub(crate) async fn connect(target: &Target, launcher: Option<&Launcher>) -> Result<Connected, Failure> {
     let (fd, program) = match target {
         Target::Unix(path) => (unix(path).await?, None),
         Target::Tcp { host, port } => (tcp(host, *port).await?, None),
         Target::Descriptor(number) => (descriptor(*number)?, None),
-        Target::Command { program, arguments } => {
-            let (fd, program) = start(program, arguments)
-                .map_err(|error| Failure::Refused(Errno::Eio, format!("it cannot be started: {error}")))?;
-            (fd, Some(program))
+        Target::Command { .. } => {
+            let no = |error| Failure::Refused(Errno::Eio, format!("it cannot be started: {error}"));
+            let launcher = launcher.ok_or_else(|| no(io::ErrorKind::NotFound.into()))?;
+            let (mut ends, program) = launcher.launch("nbd: the server", Order { which: 0, number: 0 }).map_err(no)?;
+            (ends.pop().ok_or_else(|| no(io::ErrorKind::UnexpectedEof.into()))?, Some(program))
         }
     };
     Ok(Connected { socket: Arc::new(Socket::new(fd)?), program })
@@ -52,7 +61,10 @@ async fn unix(path: &PathBuf) -> Result<OwnedFd, Failure> {
 }
 
 async fn tcp(host: &str, port: u16) -> Result<OwnedFd, Failure> {
-    let stream = TcpStream::connect((host, port)).await.map_err(cannot_connect)?;
+    let stream = TcpStream::connect((host, port)).await.map_err(|error| match hint_about_names() {
+        Some(hint) => Broken::new(format!("cannot connect: {error} ({hint})")).into(),
+        None => cannot_connect(error),
+    })?;
     stream.set_nodelay(true)?;
     let (idle, interval, count) = KEEPALIVE;
     // A host that vanishes says nothing. Without this a request to it would wait for hours.
@@ -85,8 +97,8 @@ fn descriptor(number: i32) -> Result<OwnedFd, Failure> {
 /// shell has that id and the descriptor's number to give; then it becomes the program.
 const HAND_OVER: &str = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1; export LISTEN_PID LISTEN_FDS; exec "$@""#;
 
-/// Starts a server: the socket that is connected to it, and the program.
-fn start(program: &OsStr, arguments: &[OsString]) -> io::Result<(OwnedFd, Program)> {
+/// Starts a server, whose program and arguments are `words`: the socket that is connected to it, and the program.
+pub(crate) fn start(words: &[OsString], _order: Order) -> io::Result<Started> {
     let directory = Directory::new()?;
     let address = SocketAddrUnix::new(directory.0.join("socket"))?;
     let socket = || rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
@@ -94,17 +106,16 @@ fn start(program: &OsStr, arguments: &[OsString]) -> io::Result<(OwnedFd, Progra
     rustix::net::bind(&listening, &address)?;
     rustix::net::listen(&listening, 1)?;
     let mut command = Command::new("/bin/sh");
-    command.args(["-c", HAND_OVER, "sh"]).arg(program).args(arguments);
+    command.args(["-c", HAND_OVER, "sh"]).args(words);
     // Ours goes with the command, so the program's end is the end of the socket.
     command.stdin(Stdio::from(listening));
     // Control-C is for us: requests under way still need the server.
     command.process_group(0);
-    let child = Program::new(command.spawn()?, "nbd: the server");
-    drop(command);
     let connected = socket()?;
     // The socket listens, so this does not wait for the program.
     rustix::net::connect(&connected, &address)?;
-    Ok((connected, child))
+    let child = command.spawn()?;
+    Ok(Started { child, ends: vec![connected], keep: None })
 }
 
 /// A directory for one socket, which nobody needs once both ends have it.

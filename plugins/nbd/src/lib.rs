@@ -28,8 +28,10 @@ mod wire;
 
 use std::sync::Arc;
 
+use rbdkit_launcher::Start;
 use rbdkit_plugin_api::{
-    BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, PluginInfo, Result, ThreadModel,
+    BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, PluginInfo, Reach, Result,
+    ThreadModel,
 };
 
 use config::Config;
@@ -55,6 +57,9 @@ retry=COUNT         How often to try again to connect, a second apart (default 0
     max_thread_model: ThreadModel::Parallel,
     make: || Box::new(Nbd::default()),
 };
+
+/// Starts the program of `command=` for a server that may not.
+pub const START: Start = connect::start;
 
 #[derive(Default)]
 struct Nbd {
@@ -83,6 +88,10 @@ impl Plugin for Nbd {
             Some(upstream) => upstream.prepare(),
             None => Ok(()),
         }
+    }
+
+    fn reach(&self) -> Option<Reach> {
+        self.upstream.as_ref().map(Upstream::reach)
     }
 
     fn list_exports(&self, _readonly: bool, _tls: bool) -> BoxFuture<'_, Result<Vec<ExportEntry>>> {

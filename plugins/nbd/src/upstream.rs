@@ -1,20 +1,22 @@
 //! Which connection a client gets: one of its own, or the one that all share.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbdkit_plugin_api::{BoxFuture, ConfigError, Error, ExportEntry, Handle, Result};
+use rbdkit_plugin_api::{BoxFuture, ConfigError, DNS, Error, ExportEntry, Handle, Network, Reach, Result};
 
 use rustix::net::RecvFlags;
 
-use crate::config::Settings;
-use crate::connect::{Connected, connect};
+use crate::config::{Settings, Target};
+use crate::connect::{Connected, connect, launcher};
 use crate::connection::Connection;
 use crate::handle::NbdHandle;
 use crate::handshake::{Failure, Negotiation, Session};
-use rbdkit_stream::{Broken, Program, Socket};
+use rbdkit_launcher::{Launcher, Program};
+use rbdkit_stream::{Broken, Socket};
 
 /// How long connecting and negotiating may take: far more than any server needs, and less than anybody waits for one that does not
 /// speak.
@@ -48,19 +50,42 @@ struct Shared {
 /// See the module.
 pub(crate) struct Upstream {
     settings: Settings,
+    /// Of a target that is a program.
+    launcher: Option<Launcher>,
     /// An async lock: two clients that find the shared connection broken make one anew, not two.
     shared: tokio::sync::Mutex<Shared>,
 }
 
 impl Upstream {
     pub(crate) fn new(settings: Settings) -> Upstream {
-        Upstream { settings, shared: tokio::sync::Mutex::default() }
+        let launcher = launcher(&settings.target);
+        Upstream { settings, launcher, shared: tokio::sync::Mutex::default() }
+    }
+
+    /// What the wall has to leave open: the way to the server.
+    pub(crate) fn reach(&self) -> Reach {
+        match &self.settings.target {
+            Target::Tcp { host, port } => {
+                let reach = Reach { network: Network::Ports(vec![*port, DNS]), ..Reach::default() };
+                match host.parse::<IpAddr>() {
+                    Ok(_) => Reach { network: Network::Ports(vec![*port]), ..reach },
+                    Err(_) => reach.to_names(),
+                }
+            }
+            // A path needs nothing, and programs are the helper's.
+            Target::Unix(_) | Target::Descriptor(_) | Target::Command { .. } => Reach::default(),
+        }
     }
 
     /// Makes the shared connection, so that the server does not start if it cannot be made.
     pub(crate) fn prepare(&self) -> Result<(), ConfigError> {
         if !self.settings.shared {
             return Ok(());
+        }
+        if let Some(launcher) = &self.launcher {
+            // From the first: a program that this process started itself could not be ended from behind the wall.
+            let failed = |error: io::Error| ConfigError::new(format!("nbd: cannot start a helper: {error}"));
+            launcher.move_out().map_err(failed)?;
         }
         let failed = |error: io::Error| ConfigError::new(format!("nbd: cannot start a thread's runtime: {error}"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
@@ -122,7 +147,7 @@ impl Upstream {
     async fn session(&self, export: &str) -> Result<(Arc<Socket>, Session, Option<Program>)> {
         self.persistently(|| {
             Box::pin(async {
-                let Connected { socket, program } = connect(&self.settings.target).await?;
+                let Connected { socket, program } = connect(&self.settings.target, self.launcher.as_ref()).await?;
                 let session = Negotiation::open(Arc::clone(&socket), export).await?;
                 Ok((socket, session, program))
             })
@@ -162,7 +187,7 @@ impl Upstream {
         let exports = self
             .persistently(|| {
                 Box::pin(async {
-                    let Connected { socket, .. } = connect(&self.settings.target).await?;
+                    let Connected { socket, .. } = connect(&self.settings.target, self.launcher.as_ref()).await?;
                     Negotiation::list(socket).await
                 })
             })
@@ -178,7 +203,7 @@ impl Upstream {
         }
         let name = self.persistently(|| {
             Box::pin(async {
-                let Connected { socket, .. } = connect(&self.settings.target).await?;
+                let Connected { socket, .. } = connect(&self.settings.target, self.launcher.as_ref()).await?;
                 Negotiation::default_name(socket).await
             })
         });

@@ -3,7 +3,11 @@
 //! `ssh` asks a program of the environment's for a password, never us. That program is three lines of shell in a directory of our own, which
 //! take the password from a named pipe there: it is neither in a file nor on a command line. Directory and pipe are gone
 //! once the connection stands.
+//!
+//! A server that is confined may do nothing of that, so [`start`] runs in a helper process then.
 
+use std::any::Any;
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -16,8 +20,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rbdkit_launcher::{Launcher, Order, Program, Started};
 use rbdkit_plugin_api::{Errno, Error, Result};
-use rbdkit_stream::{Program, Socket};
+use rbdkit_stream::Socket;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -43,13 +48,11 @@ const ANSWERS: usize = 4;
 /// Where `ssh` looks for keys by itself.
 const DEFAULT_IDENTITIES: [&str; 3] = ["~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa"];
 
-/// A running `ssh`, connected or about to be.
+/// A running `ssh`, connected or about to be. [`Program::release`] takes the password away.
 pub(crate) struct Launched {
     pub(crate) socket: Arc<Socket>,
     pub(crate) program: Program,
     pub(crate) words: Words,
-    /// Gone with this value.
-    pub(crate) secret: Option<Secret>,
 }
 
 /// What `ssh` says on standard error.
@@ -99,7 +102,7 @@ impl Words {
 }
 
 /// A directory with the password.
-pub(crate) struct Secret {
+struct Secret {
     directory: PathBuf,
     /// The pipe holds the password as long as somebody has it open.
     pipe: Option<OwnedFd>,
@@ -211,21 +214,26 @@ pub(crate) fn arguments(settings: &Settings) -> Vec<String> {
     arguments
 }
 
-/// Starts `ssh`. Whether it comes to a connection shows on the socket.
-pub(crate) fn launch(settings: &Settings) -> Result<Launched> {
-    let failed = |error: io::Error| {
-        let why = match error.kind() {
-            io::ErrorKind::NotFound => "the program ssh is not there (Debian's package is openssh-client)".to_owned(),
-            _ => format!("ssh cannot be started: {error}"),
-        };
-        Error::new(Errno::Eio, format!("ssh: {}: {why}", settings.host))
-    };
+/// Starts `ssh` with these settings.
+pub(crate) fn launcher(settings: &Settings) -> Launcher {
+    let password = settings.password.as_ref().map(|password| format!("{GIVEN}{password}")).unwrap_or_default();
+    let words = std::iter::once(password).chain(arguments(settings)).map(OsString::from);
+    Launcher::new(crate::INFO.name, crate::START, words.collect())
+}
+
+/// In front of a password in the first word: one of no characters is a password too.
+const GIVEN: char = '=';
+
+/// Starts `ssh`: the first word is the password, the others are its arguments. Our ends: of its standard input and output, and of its errors.
+pub(crate) fn start(words: &[OsString], _order: Order) -> io::Result<Started> {
+    let (password, arguments) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new("ssh");
-    command.args(arguments(settings));
+    command.args(arguments);
     command.env_remove("SSH_ASKPASS").env_remove("SSH_ASKPASS_REQUIRE").env("LC_ALL", "C");
     // Control-C is for us: requests under way still need the connection.
     command.process_group(0);
-    let secret = settings.password.as_deref().map(Secret::new).transpose().map_err(failed)?;
+    let password = password.to_str().and_then(|word| word.strip_prefix(GIVEN));
+    let secret = password.map(Secret::new).transpose()?;
     if let Some(secret) = &secret {
         command.env("SSH_ASKPASS", secret.askpass()).env("SSH_ASKPASS_REQUIRE", "force");
         if std::env::var_os("DISPLAY").is_none() {
@@ -233,19 +241,31 @@ pub(crate) fn launch(settings: &Settings) -> Result<Launched> {
             command.env("DISPLAY", "none");
         }
     }
-    let start = || -> io::Result<(Socket, Program, Words)> {
-        let (ours, theirs) = UnixStream::pair()?;
-        let (said, says) = io::pipe()?;
-        command.stdin(Stdio::from(OwnedFd::from(theirs.try_clone()?)));
-        command.stdout(Stdio::from(OwnedFd::from(theirs)));
-        command.stderr(Stdio::from(OwnedFd::from(says)));
-        let child = command.spawn()?;
-        // With it go our copies of what ssh has.
-        drop(command);
-        let program = Program::new(child, "ssh: the program ssh");
-        let words = Words::new(said.into(), settings.host.clone())?;
-        Ok((Socket::new(ours.into())?, program, words))
+    let (ours, theirs) = UnixStream::pair()?;
+    let (said, says) = io::pipe()?;
+    command.stdin(Stdio::from(OwnedFd::from(theirs.try_clone()?)));
+    command.stdout(Stdio::from(OwnedFd::from(theirs)));
+    command.stderr(Stdio::from(OwnedFd::from(says)));
+    // With the command go our copies of what ssh has.
+    let child = command.spawn()?;
+    let keep = secret.map(|secret| Box::new(secret) as Box<dyn Any + Send>);
+    Ok(Started { child, ends: vec![ours.into(), said.into()], keep })
+}
+
+/// Starts `ssh`. Whether it comes to a connection shows on the socket.
+pub(crate) fn launch(launcher: &Launcher, settings: &Settings) -> Result<Launched> {
+    let failed = |error: io::Error| {
+        let why = match error.kind() {
+            io::ErrorKind::NotFound => "the program ssh is not there (Debian's package is openssh-client)".to_owned(),
+            _ => format!("ssh cannot be started: {error}"),
+        };
+        Error::new(Errno::Eio, format!("ssh: {}: {why}", settings.host))
     };
-    let (socket, program, words) = start().map_err(failed)?;
-    Ok(Launched { socket: Arc::new(socket), program, words, secret })
+    let start = || -> io::Result<Launched> {
+        let (ends, program) = launcher.launch("ssh: the program ssh", Order { which: 0, number: 0 })?;
+        let [socket, said] = <[OwnedFd; 2]>::try_from(ends).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+        let words = Words::new(said, settings.host.clone())?;
+        Ok(Launched { socket: Arc::new(Socket::new(socket)?), program, words })
+    };
+    start().map_err(failed)
 }

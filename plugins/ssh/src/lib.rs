@@ -11,6 +11,7 @@
 //! | [`launch`] | how `ssh` is started, and how it gets a password |
 //! | [`said`] | what `ssh` says when it fails, in one line |
 //! | [`wire`], [`table`], [`replies`], [`session`] | SFTP: requests in flight and their answers |
+//! | [`device`] | the size of a block device |
 //! | [`handle`] | what a client sees |
 //!
 //! What the server sends is checked as if it were hostile: the first violation ends the connection, and every request that is
@@ -18,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod device;
 mod expand;
 mod handle;
 mod launch;
@@ -31,8 +33,9 @@ mod wire;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rbdkit_launcher::{Launcher, Start};
 use rbdkit_plugin_api::{
-    BoxFuture, ConfigError, Errno, Error, Handle, OpenArgs, Param, Plugin, PluginInfo, Result, ThreadModel,
+    BoxFuture, ConfigError, Errno, Error, Handle, OpenArgs, Param, Plugin, PluginInfo, Reach, Result, ThreadModel,
 };
 
 use config::{Config, Settings};
@@ -63,10 +66,14 @@ create-mode=MODE    Its permissions, in octal (default 0600)",
     make: || Box::new(Ssh::default()),
 };
 
+/// Starts `ssh` for a server that may not.
+pub const START: Start = launch::start;
+
 #[derive(Default)]
 struct Ssh {
     config: Config,
     settings: Option<Arc<Settings>>,
+    launcher: Option<Launcher>,
     /// The file was created: later clients open what is there.
     created: AtomicBool,
     /// Held while the first client creates the file.
@@ -75,14 +82,15 @@ struct Ssh {
 
 impl Ssh {
     async fn handle(&self, readonly: bool) -> Result<Arc<dyn Handle>> {
-        let settings =
-            self.settings.as_ref().ok_or_else(|| Error::new(Errno::Enxio, "ssh: used before it was configured"))?;
+        let (Some(settings), Some(launcher)) = (&self.settings, &self.launcher) else {
+            return Err(Error::new(Errno::Enxio, "ssh: used before it was configured"));
+        };
         let _turn = match settings.create {
             Some(_) if !self.created.load(Ordering::Acquire) => Some(self.creating.lock().await),
             _ => None,
         };
         let create = settings.create.filter(|_| !self.created.load(Ordering::Acquire));
-        let opened = session::open(settings, Open { readonly, create }).await?;
+        let opened = session::open(launcher, settings, Open { readonly, create }).await?;
         self.created.store(true, Ordering::Release);
         Ok(Arc::new(SshHandle::new(opened)))
     }
@@ -94,8 +102,19 @@ impl Plugin for Ssh {
     }
 
     fn config_complete(&mut self) -> Result<(), ConfigError> {
-        self.settings = Some(Arc::new(self.config.settings()?));
+        let settings = self.config.settings()?;
+        self.launcher = Some(launch::launcher(&settings));
+        self.settings = Some(Arc::new(settings));
         Ok(())
+    }
+
+    fn arrange(&self) -> std::io::Result<()> {
+        self.launcher.as_ref().map_or(Ok(false), Launcher::move_out).map(drop)
+    }
+
+    /// It is `ssh` that connects and reads, and the helper that starts it.
+    fn reach(&self) -> Option<Reach> {
+        Some(Reach::default())
     }
 
     fn open(&self, args: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {

@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rbdkit_launcher::{Launcher, Program};
 use rbdkit_plugin_api::{Buffer, Done, Errno, Error, Result, Span, run_blocking};
-use rbdkit_stream::{Broken, Input, Program, Socket};
+use rbdkit_stream::{Broken, Input, Socket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::config::{Create, Settings};
+use crate::device;
 use crate::launch::{Launched, launch};
 use crate::replies::{self, failure, header};
 use crate::said;
@@ -72,9 +74,9 @@ pub(crate) struct Opened {
 }
 
 /// Connects and opens the file.
-pub(crate) async fn open(settings: &Settings, open: Open) -> Result<Opened> {
+pub(crate) async fn open(launcher: &Launcher, settings: &Settings, open: Open) -> Result<Opened> {
     let patience = settings.timeout.map_or(PATIENCE, |seconds| PATIENCE.max(Duration::from_secs(seconds.into()) * 2));
-    let session = connect(settings, patience).await?;
+    let session = connect(launcher, settings, patience).await?;
     let opened = tokio::time::timeout(patience, session.open_file(settings, open));
     let result = opened.await.unwrap_or_else(|_| Err(late(settings, patience)));
     match result {
@@ -90,14 +92,14 @@ fn late(settings: &Settings, patience: Duration) -> Error {
     Error::new(Errno::Etimedout, format!("ssh: {}: no answer within {} s", settings.host, patience.as_secs()))
 }
 
-async fn connect(settings: &Settings, patience: Duration) -> Result<Arc<Session>> {
-    let Launched { socket, program, words, secret } = launch(settings)?;
+async fn connect(launcher: &Launcher, settings: &Settings, patience: Duration) -> Result<Arc<Session>> {
+    let Launched { socket, program, words } = launch(launcher, settings)?;
     let mut input = Input::new(Arc::clone(&socket));
     let greeted = tokio::time::timeout(patience, greet(&socket, &mut input)).await;
     let problem = match greeted {
         Ok(Ok(fsync)) => {
             words.connected();
-            drop(secret);
+            program.release();
             return Ok(Session::start(socket, input, Some(program), settings.host.clone(), fsync));
         }
         Ok(Err(broken)) => Some(broken),
@@ -187,6 +189,10 @@ impl Session {
 
     fn limits(&self) -> Limits {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.table.is_broken()
     }
 
     /// Whether writes can be made durable.
@@ -294,10 +300,18 @@ impl Session {
         let refuse = |why: &str| Err(Error::new(Errno::Eio, format!("ssh: {}: {what}: {why}", self.table.host())));
         const KIND: u32 = 0o170_000;
         const DIRECTORY: u32 = 0o040_000;
+        const BLOCK_DEVICE: u32 = 0o060_000;
         if attributes.mode.is_some_and(|mode| mode & KIND == DIRECTORY) {
             return refuse("it is a directory");
         }
-        match attributes.size {
+        let is_device = attributes.mode.is_some_and(|mode| mode & KIND == BLOCK_DEVICE);
+        let size = match attributes.size {
+            Some(0) if is_device => {
+                Some(device::measure(self, &handle).await.map_err(|error| self.error(&what, &error))?)
+            }
+            size => size,
+        };
+        match size {
             Some(size) if size <= i64::MAX as u64 => {
                 Ok(Opened { session: Arc::clone(self), handle, size, writable: writable && !how.readonly })
             }

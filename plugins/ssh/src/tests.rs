@@ -395,3 +395,52 @@ fn an_opening_that_makes_no_sense_is_refused() {
         server.packet(Packet::request(kind::ATTRS, stat.id).u32(5).u64(1).u32(0o040_755));
     });
 }
+
+#[test]
+fn the_size_of_a_block_device_is_found_by_reading() {
+    const FOUND: u64 = 3 * (1 << 40) + 512;
+    for (size, bad) in [(0, None), (512, None), (1 << 20, None), (FOUND, None), (FOUND, Some(1 << 40))] {
+        block_on(async move {
+            let (opened, thread) = open(move |server| {
+                server.packet(Packet::new(kind::VERSION).u32(3));
+                server.receive();
+                let limits = server.request();
+                server.status(limits.id, status::OP_UNSUPPORTED, b"");
+                let open = server.request();
+                server.packet(Packet::request(kind::HANDLE, open.id).string(b"h"));
+                let stat = server.request();
+                server.packet(Packet::request(kind::ATTRS, stat.id).u32(5).u64(0).u32(0o060_660));
+                let mut asked = 0;
+                loop {
+                    let request = server.request();
+                    if request.kind != kind::READ {
+                        break server.status(request.id, status::OK, b"");
+                    }
+                    asked += 1;
+                    let (offset, length) = request.range();
+                    assert_eq!(length, 1);
+                    match offset {
+                        _ if Some(offset) == bad => server.status(request.id, 4, b"Failure"),
+                        _ if offset < size => server.data(request.id, &[1]),
+                        // As OpenSSH does: lseek fails beyond the end of a device.
+                        _ if offset > size => server.status(request.id, 4, b"Failure"),
+                        _ => server.status(request.id, status::EOF, b"End of file"),
+                    }
+                }
+                assert!(asked <= 53 + 33 * 9, "{asked} questions");
+                server.wait_for_end();
+            })
+            .await;
+            match (opened, bad) {
+                (Ok(handle), None) => {
+                    assert_eq!(handle.get_size().await.unwrap(), size);
+                    handle.close().await;
+                }
+                (Err(error), Some(_)) => assert!(error.contains("parts of it cannot be read"), "{error}"),
+                (opened, _) => panic!("{size} {bad:?}: {:?}", opened.map(|_| ())),
+            }
+            // One that was refused says nothing more, which this server does not expect.
+            assert!(thread.join().is_ok() || bad.is_some());
+        });
+    }
+}

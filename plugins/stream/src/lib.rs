@@ -1,12 +1,9 @@
-//! What plugins share that speak with another server over a stream of bytes: the socket, the buffer in front of it, and the program at its
-//! other end if we started it.
+//! What plugins share that speak with another server over a stream of bytes: the socket, and the buffer in front of it.
 //!
 //! No protocol is known here. What comes from the socket goes straight into a request's buffer, and how many bytes of it are believed is the
 //! caller's decision.
 #![deny(unsafe_code)]
 
-mod program;
 mod socket;
 
-pub use program::Program;
 pub use socket::{Broken, Input, Socket};

@@ -12,7 +12,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 pub struct Identity {
     /// The file with the certificate, to be trusted.
     pub certificate: PathBuf,
-    key: PathBuf,
+    /// The file with the key.
+    pub key: PathBuf,
 }
 
 impl Identity {
@@ -38,6 +39,29 @@ impl Identity {
             true => Ok(Identity { certificate, key }),
             false => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned())),
         }
+    }
+
+    /// The same key and name with a certificate that is no longer valid.
+    ///
+    /// # Errors
+    /// If the program `openssl` does not do it.
+    pub fn expired(&self) -> io::Result<Identity> {
+        let (request, certificate) = (self.key.with_extension("request"), self.key.with_extension("expired.pem"));
+        let run = |arguments: &[&str], last: [&Path; 2]| -> io::Result<()> {
+            let output = Command::new("openssl").args(arguments).arg(last[0]).arg("-out").arg(last[1]).output()?;
+            match output.status.success() {
+                true => Ok(()),
+                false => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned())),
+            }
+        };
+        let key = self.key.to_str().ok_or(io::ErrorKind::InvalidFilename)?;
+        run(
+            &["x509", "-x509toreq", "-copy_extensions", "copy", "-signkey", key, "-in"],
+            [&self.certificate, &request],
+        )?;
+        let again = ["x509", "-req", "-days", "-1", "-copy_extensions", "copy", "-signkey", key, "-in"];
+        run(&again, [&request, &certificate])?;
+        Ok(Identity { certificate, key: self.key.clone() })
     }
 
     pub(crate) fn config(&self) -> Arc<rustls::ServerConfig> {

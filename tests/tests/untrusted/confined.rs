@@ -1,5 +1,8 @@
-//! The second wall: the process that serves can do nothing but serve.
+//! The second wall: the process that serves can do nothing but serve. (What it cannot do any more: the tests of `host/src/wall.rs`.)
 
+use std::process::{Child, Command, Stdio};
+
+use rbdkit_slow_server::{Content, Identity, Rules, SlowServer};
 use rbdkit_tests::{Launch, Server, TempDir, nbdsh};
 
 /// Fields of `/proc/PID/task/*/status` of every thread.
@@ -11,6 +14,14 @@ fn of_threads(server: &Server, field: &str) -> Vec<String> {
         .collect()
 }
 
+/// A server that was started with `-v` says that it is confined, and every thread of it is.
+fn is_confined(server: &Server) {
+    server.wait_for_log("confined: no new privileges; ");
+    assert!(!server.stderr().contains("not confined"), "{}", server.stderr());
+    assert!(of_threads(server, "NoNewPrivs:").iter().all(|value| value == "1"));
+    assert!(of_threads(server, "Seccomp:").iter().all(|value| value == "2"));
+}
+
 #[test]
 fn every_thread_is_confined_and_v_says_so() {
     let dir = TempDir::new();
@@ -20,13 +31,18 @@ fn every_thread_is_confined_and_v_says_so() {
     let mut client = server.client();
     client.write(0, &[1; 70_000]).expect("a write");
     client.read(0, 70_000).expect("a read");
-    server.wait_for_log("confined: no new privileges; ");
-    assert!(of_threads(&server, "NoNewPrivs:").iter().all(|value| value == "1"));
-    assert!(of_threads(&server, "Seccomp:").iter().all(|value| value == "2"));
+    is_confined(&server);
     let threads = of_threads(&server, "Seccomp:").len();
     assert!(threads < 40, "{threads} threads");
     client.disconnect();
     assert!(server.stop().status.success());
+    // Whether anybody listens or not.
+    let quiet = Launch::new(["file"]).path("file", &disk).start();
+    assert_eq!(quiet.client().size, 1 << 20);
+    quiet.wait_until("every thread is confined", |quiet| {
+        of_threads(quiet, "NoNewPrivs:").iter().all(|value| value == "1")
+            && of_threads(quiet, "Seccomp:").iter().all(|value| value == "2")
+    });
     let server = launch().args(["--no-confine", "file"]).path("file", &disk).start();
     server.wait_for_log("not confined (--no-confine)");
     assert!(of_threads(&server, "Seccomp:").iter().all(|value| value == "0"));
@@ -47,6 +63,25 @@ fn what_is_beside_the_served_directory_is_out_of_reach_and_what_is_in_it_is_not(
     // The same server with its directory turned into a way out: the plugin refuses, and if it did not, the kernel would.
     std::os::unix::fs::symlink(dir.join("other/b"), dir.join("served/link")).expect("a link");
     assert_ne!(server_read(&server, "link"), "8");
+}
+
+#[test]
+fn a_file_that_replaces_the_served_one_is_out_of_reach() {
+    let dir = TempDir::new();
+    std::fs::write(dir.join("disk"), [7; 4096]).expect("a file");
+    let server = Launch::new(["file"]).path("file", &dir.join("disk")).start();
+    assert_eq!(server_read(&server, ""), "7");
+    // Written in place it is the same file.
+    std::fs::write(dir.join("disk"), [8; 4096]).expect("the file");
+    assert_eq!(server_read(&server, ""), "8");
+    std::fs::write(dir.join("new"), [9; 4096]).expect("a file");
+    std::fs::rename(dir.join("new"), dir.join("disk")).expect("another file under the name");
+    assert_eq!(server_read(&server, ""), "refused");
+    server.wait_for_log("disk: Permission denied");
+    let free = Launch::new(["--no-confine", "file"]).path("file", &dir.join("disk")).start();
+    std::fs::write(dir.join("newer"), [10; 4096]).expect("a file");
+    std::fs::rename(dir.join("newer"), dir.join("disk")).expect("another file under the name");
+    assert_eq!(server_read(&free, ""), "10");
 }
 
 fn server_read(server: &Server, export: &str) -> String {
@@ -76,4 +111,122 @@ fn a_command_and_a_script_are_not_confined() {
     ]);
     assert_eq!(out.trim(), "1048576");
     assert!(err.contains("not confined: the plugin does not say what it reaches"), "{err}");
+}
+
+/// An NBD server at a TCP port, killed when it is dropped.
+struct Far(Child);
+
+impl Far {
+    fn at(port: u16) -> Far {
+        let mut command = Command::new(rbdkit_tests::server::program());
+        command.args(["-f", "-i", "127.0.0.1", "-p", &port.to_string(), "pattern", "1M"]).stdin(Stdio::null());
+        Far(command.spawn().expect("rbdkit"))
+    }
+}
+
+impl Drop for Far {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    free.local_addr().expect("its number").port()
+}
+
+#[test]
+fn the_nbd_plugin_finds_its_server_by_name_also_when_that_comes_back() {
+    let port = free_port();
+    let near = Launch::new(["-v", "nbd", "hostname=localhost", "retry=60"]).arg(format!("port={port}")).start();
+    is_confined(&near);
+    for _ in 0..2 {
+        let _far = Far::at(port);
+        assert_eq!(near.client().read(8, 8), Ok(vec![0, 0, 0, 0, 0, 0, 0, 8]));
+    }
+    is_confined(&near);
+}
+
+#[test]
+fn the_curl_plugin_finds_names_certificates_cookies_and_runs_its_scripts() {
+    let dir = TempDir::new();
+    let identity = Identity::create(dir.path(), "localhost").expect("a certificate");
+    let rules = Rules {
+        require: Some("X-Token: first".into()),
+        set_cookie: Some("session=42; Max-Age=1000".into()),
+        ..Rules::default()
+    };
+    let content = Content::Pattern { seed: 1, size: 1 << 20 };
+    let source = SlowServer::start(content, rules, Some(&identity)).expect("the slow server");
+    let cookies = dir.file("cookies", b"localhost\tFALSE\t/\tFALSE\t0\told\tfriend\n");
+    let token = dir.file("token", b"X-Token: first\n");
+    let server = Launch::new(["-v", "-r", "curl"])
+        .arg(format!("{}/disk", source.url()))
+        .path("cainfo", &identity.certificate)
+        .path("cookiefile", &cookies)
+        .path("cookiejar", &dir.join("jar"))
+        .arg(format!("header-script=cat {}", token.display()))
+        .start();
+    is_confined(&server);
+    let mut client = server.client();
+    client.read(0, 4096).expect("a read");
+    assert!(source.heads()[0].contains("Cookie: old=friend\r\n"), "{:?}", source.heads());
+    std::fs::write(&token, "X-Token: second\n").expect("another token");
+    source.change(|rules| rules.require = Some("X-Token: second".into()));
+    client.read(8192, 4096).expect("a read with the new token");
+    client.disconnect();
+    let jar = || std::fs::read_to_string(dir.join("jar")).unwrap_or_default();
+    server.wait_until("the cookies are written", |_| jar().contains("session\t42"));
+    // Away and back: the name is looked up again.
+    source.pause();
+    source.resume().expect("the same port");
+    server.client().read(0, 4096).expect("a read");
+    is_confined(&server);
+    let helpers = helpers(&server);
+    assert_eq!(helpers.len(), 1);
+    assert!(server.stop().status.success());
+    gone(&helpers);
+}
+
+/// The processes that start programs for a server.
+fn helpers(server: &Server) -> Vec<u32> {
+    children(server.pid())
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process's threads");
+    let children = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("children")).ok());
+    let children = children.collect::<Vec<_>>().join(" ");
+    children.split_whitespace().map(|pid| pid.parse().expect("a process id")).collect()
+}
+
+/// They end with the server; whoever takes over orphans may be slow to look after them.
+fn gone(helpers: &[u32]) {
+    let running = |pid: &u32| {
+        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        state.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while helpers.iter().any(running) {
+        assert!(std::time::Instant::now() < deadline, "helpers are left over: {helpers:?}");
+        std::thread::park_timeout(std::time::Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_server_that_is_killed_takes_its_helper_and_the_programs_along() {
+    let near = Launch::new(["-v", "nbd", "arg=-f", "arg=memory", "arg=1M"])
+        .path("command", &rbdkit_tests::server::program())
+        .start();
+    is_confined(&near);
+    assert_eq!(near.client().read(0, 1), Ok(vec![0]));
+    let helpers = helpers(&near);
+    let [helper] = helpers[..] else { panic!("one helper: {helpers:?}") };
+    let programs = children(helper);
+    assert_eq!(programs.len(), 1);
+    let status = Command::new("kill").args(["-KILL", &near.pid().to_string()]).status().expect("kill");
+    assert!(status.success());
+    gone(&programs);
+    gone(&helpers);
 }

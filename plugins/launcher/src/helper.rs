@@ -1,0 +1,188 @@
+//! The process that starts programs.
+//!
+//! It is this program once more, started before the wall with the words of its launcher. Over its socket come orders, each with the end of another
+//! socket, the *leash* of the program: over it go the answer (an error, or descriptors), what is kept is released, and at last how the
+//! program ended. A leash that is closed ends its program, so what a server that was killed leaves behind goes too.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::program::{self, Program};
+use crate::{Order, Start, Started, packet};
+
+/// What it is started with, in front of the launcher's name.
+const ARGUMENT: &str = "--rbdkit-launch";
+
+/// Programs at a time: as many as a server can have connections in earnest. A server that asks for more has lost its mind, or somebody has got
+/// into it.
+const MOST: usize = 1024;
+
+/// The longest message of an error, in bytes.
+const LONGEST: usize = 4096;
+
+/// Whether this program can be its own helper.
+static AVAILABLE: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn is_available() -> bool {
+    AVAILABLE.load(Ordering::Acquire)
+}
+
+/// What a program does first of all: if it was started as a helper it is that, and ends with the answer's status. `starts` are the ways to
+/// start programs that its launchers have, by name.
+pub fn serve_if_asked(starts: &[(&str, Start)]) -> Option<ExitCode> {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_none_or(|word| word != ARGUMENT) {
+        AVAILABLE.store(true, Ordering::Release);
+        return None;
+    }
+    let name = args.next().unwrap_or_default();
+    let start = starts.iter().find(|(known, _)| name == *known).map(|(_, start)| *start);
+    match start.map(serve) {
+        Some(Ok(())) => Some(ExitCode::SUCCESS),
+        _ => Some(ExitCode::FAILURE),
+    }
+}
+
+/// Starts the helper: the way to it.
+pub(crate) fn start(name: &str, words: &[OsString]) -> io::Result<OwnedFd> {
+    let (ours, theirs) = packet::pair()?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("rbdkit").arg(ARGUMENT).arg(name).stdin(Stdio::from(theirs));
+    // Control-C is for the server, which still needs its programs to end in order.
+    command.process_group(0);
+    // It ends with the socket, and goes to whoever takes over what a server leaves behind.
+    drop(command.spawn()?);
+    drop(command);
+    // Not on its command line, which everybody sees: there may be a password among them.
+    let mut file = std::fs::File::from(memfd_create("words", MemfdFlags::CLOEXEC)?);
+    for word in words {
+        file.write_all(&(word.len() as u64).to_be_bytes())?;
+        file.write_all(word.as_bytes())?;
+    }
+    file.rewind()?;
+    packet::send(ours.as_fd(), &[0], &[file.as_fd()])?;
+    Ok(ours)
+}
+
+/// Has a program started by the helper.
+pub(crate) fn order(control: BorrowedFd<'_>, what: &str, order: Order) -> io::Result<(Vec<OwnedFd>, Program)> {
+    let gone = |_| io::Error::other("the helper that starts it is gone");
+    let (ours, theirs) = packet::pair()?;
+    let mut bytes = [0; 9];
+    bytes[0] = order.which;
+    bytes[1..].copy_from_slice(&order.number.to_be_bytes());
+    packet::send(control, &bytes, &[theirs.as_fd()]).map_err(gone)?;
+    drop(theirs);
+    let mut answer = [0; LONGEST];
+    let (count, ends) = packet::receive(ours.as_fd(), &mut answer)?;
+    let (code, text) = answer[..count].split_first_chunk::<4>().ok_or_else(|| gone(io::Error::other("")))?;
+    match i32::from_be_bytes(*code) {
+        0 => Ok((ends, Program::leashed(ours, what))),
+        number if number > 0 => Err(io::Error::from_raw_os_error(number)),
+        _ => Err(io::Error::other(String::from_utf8_lossy(text).into_owned())),
+    }
+}
+
+fn serve(start: Start) -> io::Result<()> {
+    // What is started is not to get it for its standard input.
+    let control = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    let (_, mut file) = packet::receive(control.as_fd(), &mut [0])?;
+    let file = file.pop().ok_or(io::ErrorKind::UnexpectedEof)?;
+    let words: Arc<[OsString]> = words(std::fs::File::from(file))?.into();
+    let running = Arc::new(AtomicUsize::new(0));
+    let mut threads = Vec::new();
+    loop {
+        let mut bytes = [0; 9];
+        let (count, mut leash) = packet::receive(control.as_fd(), &mut bytes)?;
+        if count == 0 {
+            break;
+        }
+        let ([which, number @ ..], Some(leash)) = (bytes, leash.pop()) else { continue };
+        let order = Order { which, number: u64::from_be_bytes(number) };
+        threads.retain(|thread: &std::thread::JoinHandle<()>| !thread.is_finished());
+        if running.load(Ordering::Relaxed) >= MOST {
+            // Whoever asked is told by that.
+            drop(leash);
+            continue;
+        }
+        running.fetch_add(1, Ordering::Relaxed);
+        let (words, running) = (Arc::clone(&words), Arc::clone(&running));
+        threads.push(std::thread::Builder::new().spawn(move || {
+            attend(start, &words, order, &leash);
+            running.fetch_sub(1, Ordering::Relaxed);
+        })?);
+    }
+    // Their leashes are closed, or about to be.
+    threads.into_iter().for_each(|thread| drop(thread.join()));
+    Ok(())
+}
+
+fn words(mut file: std::fs::File) -> io::Result<Vec<OsString>> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let mut rest = &bytes[..];
+    let mut words = Vec::new();
+    while let Some((length, after)) = rest.split_first_chunk::<8>() {
+        let length = usize::try_from(u64::from_be_bytes(*length)).unwrap_or(usize::MAX);
+        let (word, after) = after.split_at_checked(length).ok_or(io::ErrorKind::InvalidData)?;
+        words.push(OsString::from_vec(word.to_owned()));
+        rest = after;
+    }
+    Ok(words)
+}
+
+/// A program from its start to its end. Errors here mean that nobody is at the other end of the leash any more.
+fn attend(start: Start, words: &[OsString], order: Order, leash: &OwnedFd) {
+    let leash = leash.as_fd();
+    match start(words, order) {
+        Ok(started) => {
+            let status = follow(started, leash);
+            let _ = status.and_then(|status| packet::send(leash, &status.into_raw().to_be_bytes(), &[]));
+        }
+        Err(error) => {
+            let mut answer = error.raw_os_error().unwrap_or(-1).to_be_bytes().to_vec();
+            answer.extend(OsStr::new(&error.to_string()).as_bytes().iter().take(LONGEST - answer.len()));
+            let _ = packet::send(leash, &answer, &[]);
+        }
+    }
+}
+
+fn follow(started: Started, leash: BorrowedFd<'_>) -> io::Result<ExitStatus> {
+    let Started { mut child, ends, mut keep } = started;
+    let told = packet::send(leash, &0_i32.to_be_bytes(), &ends.iter().map(AsFd::as_fd).collect::<Vec<_>>());
+    // It is the server alone that has them now.
+    drop(ends);
+    let what = "the program";
+    let (Ok(()), Ok(pidfd)) = (told, pidfd_open(Pid::from_child(&child), PidfdFlags::empty())) else {
+        return program::end(&mut child, what);
+    };
+    loop {
+        let mut both = [PollFd::new(&pidfd, PollFlags::IN), PollFd::from_borrowed_fd(leash, PollFlags::IN)];
+        match poll(&mut both, None) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => return program::end(&mut child, what),
+        }
+        let [ended, spoken] = both.map(|end| !end.revents().is_empty());
+        if ended {
+            return child.wait();
+        }
+        if spoken {
+            match packet::receive(leash, &mut [0]) {
+                Ok((1.., _)) => drop(keep.take()),
+                _ => return program::end(&mut child, what),
+            }
+        }
+    }
+}
