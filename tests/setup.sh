@@ -52,6 +52,8 @@ group() {
         need nbdkit command_exists nbdkit
         # Certificates for the slow server.
         need openssl command_exists openssl
+        # One that speaks HTTP/2, for the curl plugin; each test starts one of its own.
+        need nginx-light test -x /usr/sbin/nginx
         # For the ssh plugin; each test starts an sshd of its own.
         need openssh-client command_exists ssh-agent
         need openssh-server test -x /usr/sbin/sshd
@@ -97,8 +99,11 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
 fi
 echo "setup: installing ${missing[*]}"
 wanted=" ${missing[*]} "
-# The tests want the program sshd. Its service is started neither now nor at the next boot.
-if [[ $wanted == *" openssh-server "* && ! -e /usr/sbin/policy-rc.d ]]; then
+# The tests want the programs sshd and nginx. Their services are started neither now nor at the next boot.
+services=()
+[[ $wanted != *" openssh-server "* ]] || services+=(ssh.service ssh.socket)
+[[ $wanted != *" nginx-light "* ]] || services+=(nginx.service)
+if [[ ${#services[@]} -gt 0 && ! -e /usr/sbin/policy-rc.d ]]; then
     trap 'rm -f /usr/sbin/policy-rc.d' EXIT
     printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
     chmod +x /usr/sbin/policy-rc.d
@@ -106,8 +111,8 @@ fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q </dev/null >/dev/null
 "${install[@]}" </dev/null >/dev/null
-if [[ $wanted == *" openssh-server "* ]] && command -v systemctl >/dev/null; then
-    systemctl disable --quiet ssh.service ssh.socket 2>/dev/null || true
+if [ ${#services[@]} -gt 0 ] && command -v systemctl >/dev/null; then
+    systemctl disable --quiet "${services[@]}" 2>/dev/null || true
 fi
 
 missing=()

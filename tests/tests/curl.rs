@@ -155,15 +155,116 @@ fn with_retry_request_every_fault_by_chance_is_survived() {
 }
 
 #[test]
-fn a_certificate_that_nobody_vouches_for_is_refused_with_the_reason() {
+fn a_certificate_that_proves_nothing_is_refused_with_the_reason() {
     let dir = TempDir::new();
     let identity = Identity::create(dir.path(), "localhost").expect("a certificate");
+    let expired = identity.expired().expect("an old certificate");
+    let other = Identity::create(dir.path(), "other.example").expect("a certificate");
+    for (identity, trusted, why) in [
+        (&identity, false, "self-signed certificate (cainfo= or capath= says whom to trust"),
+        (&expired, true, "certificate has expired (cainfo= or capath= says whom to trust"),
+        (&other, true, "no alternative certificate subject name matches target host name 'localhost'"),
+    ] {
+        let content = Content::Pattern { seed: SEED, size: 1 << 20 };
+        let source = SlowServer::start(content, Rules::default(), Some(identity)).expect("the slow server");
+        let mut refusing = launch(&[], &source);
+        if trusted {
+            refusing = refusing.path("cainfo", &identity.certificate);
+        }
+        let server = refusing.start();
+        tool("nbdinfo", [server.uri()]).fails();
+        server.wait_for_log(why);
+        assert_eq!(source.counts().requests, 0, "{why}");
+        // Whoever asks for it gets it all the same.
+        let server = launch(&[], &source).arg("sslverify=false").start();
+        copy(&server, &dir.join("copy"), &[]);
+        is_the_disk(&dir.join("copy"), 1 << 20);
+    }
     let content = Content::Pattern { seed: SEED, size: 1 << 20 };
     let source = SlowServer::start(content, Rules::default(), Some(&identity)).expect("the slow server");
-    let server = launch(&[], &source).start();
-    tool("nbdinfo", [server.uri()]).fails();
-    server.wait_for_log("self-signed certificate (cainfo= or capath= says whom to trust");
     let server = launch(&[], &source).path("cainfo", &identity.certificate).start();
     copy(&server, &dir.join("copy"), &[]);
     is_the_disk(&dir.join("copy"), 1 << 20);
+}
+
+/// A web server that speaks HTTP/2, killed when it is dropped.
+struct Nginx {
+    child: std::process::Child,
+    port: u16,
+}
+
+impl Nginx {
+    /// Serves the directory, slowly enough that requests meet, and writes down of each: protocol, connection, status, when it ended and how long it
+    /// took, in seconds.
+    fn start(dir: &TempDir, identity: &Identity) -> Nginx {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = free.local_addr().expect("its number").port();
+        drop(free);
+        let root = dir.path().display();
+        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|kind| format!("{kind}_temp_path {root}/tmp-{kind};"))
+            .join("\n");
+        // As root it would serve as a user who may not read our files.
+        let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
+        let config = format!(
+            "daemon off; master_process off; {user} pid {root}/nginx.pid; error_log stderr;\n\
+             events {{}}\n\
+             http {{\n\
+             log_format told '$server_protocol $connection $status $msec $request_time';\n\
+             access_log {root}/access.log told;\n{temporary}\n\
+             server {{\n\
+             listen 127.0.0.1:{port} ssl http2;\n\
+             ssl_certificate {};\nssl_certificate_key {};\n\
+             root {root}; limit_rate 2m;\n}}\n}}\n",
+            identity.certificate.display(),
+            identity.key.display(),
+        );
+        let config = dir.file("nginx.conf", config.as_bytes());
+        let mut command = std::process::Command::new("/usr/sbin/nginx");
+        command.arg("-e").arg("stderr").arg("-c").arg(config).stdin(std::process::Stdio::null());
+        let child = command.spawn().expect("nginx: apt-get install nginx-light");
+        let mut nginx = Nginx { child, port };
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(nginx.child.try_wait().expect("nginx").is_none(), "nginx does not start");
+            assert!(std::time::Instant::now() < deadline, "nginx does not listen");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        nginx
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn requests_share_one_connection_of_http_2() {
+    const SIZE: u64 = 16 << 20;
+    let dir = TempDir::new();
+    let identity = Identity::create(dir.path(), "localhost").expect("a certificate");
+    let mut disk = vec![0; SIZE as usize];
+    Content::Pattern { seed: SEED, size: SIZE }.read(&mut disk, 0).expect("the pattern");
+    dir.file("disk.img", &disk);
+    let nginx = Nginx::start(&dir, &identity);
+    let url = format!("https://localhost:{}/disk.img", nginx.port);
+    let server = Launch::new(["-r", "curl", &url]).path("cainfo", &identity.certificate).start();
+    copy(&server, &dir.join("copy"), &["--connections=1", "--requests=16", "--request-size=1048576"]);
+    is_the_disk(&dir.join("copy"), SIZE);
+    let log = || std::fs::read_to_string(dir.join("access.log")).unwrap_or_default();
+    server.wait_until("all requests are in the log", |_| log().lines().count() >= 17);
+    let log = log();
+    let requests: Vec<Vec<&str>> = log.lines().map(|line| line.split(' ').collect()).collect();
+    assert!(requests.iter().all(|fields| fields[0] == "HTTP/2.0" && fields[1] == requests[0][1]), "{log}");
+    // Beside one another: begun when another one was under way.
+    let times = requests.iter().filter(|fields| fields[2] == "206").map(|fields| {
+        let seconds = |field: &str| field.parse::<f64>().expect("seconds");
+        (seconds(fields[3]) - seconds(fields[4]), seconds(fields[3]))
+    });
+    let times: Vec<(f64, f64)> = times.collect();
+    let at_once = times.iter().map(|(at, _)| times.iter().filter(|(from, to)| from <= at && at < to).count()).max();
+    assert!(at_once >= Some(8), "{at_once:?} at once:\n{log}");
 }
