@@ -8,7 +8,7 @@ mod overlay;
 #[cfg(test)]
 mod tests;
 
-use overlay::{Caching, MAP, Overlay};
+use overlay::{Caching, MAP, Missing, Overlay};
 use rbdkit_filter_blocks::real::{Real, block_bits, block_sizes, contract_extents};
 use rbdkit_filter_sdk::prelude::*;
 
@@ -104,7 +104,12 @@ impl Features for Cow {
 impl Reads for Cow {
     fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
         let keep = self.on_read.unwrap_or_else(|| files::holds_now("cow-on-read"));
-        overlay().read(offset, length, keep)
+        let missing = match (keep, self.on_cache) {
+            (true, _) => Missing::Keep,
+            (false, true) => Missing::Join,
+            (false, false) => Missing::Read,
+        };
+        overlay().read(offset, length, missing)
     }
 }
 

@@ -9,9 +9,11 @@
 //!   is written can be lost under a copy of the block that somebody else is making.
 //! * A block becomes `ALLOCATED` only when all of it is in scratch, and then scratch holds a valid value for each of its bytes for ever:
 //!   punching it (the block became `ZERO`) leaves zeroes, which are the block's value then.
-//! * **Reads take no lock.** A read looks at a state and then fetches the data. Whatever happens in between, what it fetches was the
+//! * **Reads hold no lock.** A read looks at a state and then fetches the data. Whatever happens in between, what it fetches was the
 //!   value of each byte at some time between: next's data was, when the state was looked at; scratch's is, when it is fetched, by the rule before.
 //!   A request that was answered before the read began has published its state before, so its data cannot be missed.
+//! * **A read joins a copy of the block that is under way** where blocks are prefetched: it waits for a lock, gives it back and looks again. That is
+//!   only to fetch nothing twice; it is right without.
 
 use rbdkit_filter_blocks::{CHUNK, Extent, Fault, Grid, Host, Mode, PAYLOAD, Temp, Want, copy_up, read_next};
 
@@ -34,6 +36,17 @@ pub enum Caching {
     Pass,
     /// They are copied into the overlay.
     CopyUp,
+}
+
+/// What a read does about blocks that are not in the overlay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// It reads them from next.
+    Read,
+    /// The same, after whoever copies them into the overlay just now.
+    Join,
+    /// It copies them into the overlay.
+    Keep,
 }
 
 /// The overlay, as one request sees it.
@@ -61,17 +74,24 @@ impl<'h, H: Host> Overlay<'h, H> {
         self.host.lock(first, last - first, Mode::Exclusive)
     }
 
-    /// Fills the payload. With `keep`, what comes from next is copied into the overlay.
-    pub fn read(&self, offset: u64, length: u32, keep: bool) -> Result<(), H::Error> {
+    /// Fills the payload.
+    pub fn read(&self, offset: u64, length: u32, missing: Missing) -> Result<(), H::Error> {
         let end = offset + u64::from(length);
-        let keep =
-            keep && self.host.find(MAP, self.grid.of(offset), 1 << NONE).is_some_and(|b| b <= self.grid.of(end - 1));
+        let keep = missing == Missing::Keep
+            && self.host.find(MAP, self.grid.of(offset), 1 << NONE).is_some_and(|b| b <= self.grid.of(end - 1));
         if keep {
             self.lock_blocks(offset, end)?;
         }
         let mut from = offset;
+        let mut joins = missing == Missing::Join;
         while from < end {
             let (state, to) = self.run(from, end);
+            if state == NONE && joins {
+                joins = false;
+                self.host.lock(from, end - from, Mode::Shared)?;
+                self.host.unlock();
+                continue;
+            }
             let (part, at) = ((to - from) as u32, (from - offset) as u32);
             match state {
                 ALLOCATED => self.host.scratch_pread(from, part, PAYLOAD, at)?,

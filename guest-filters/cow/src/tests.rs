@@ -5,11 +5,11 @@ use rbdkit_filter_blocks::simulation::{
 };
 use rbdkit_filter_blocks::{Extent, Host};
 
-use crate::overlay::{Caching, Overlay};
+use crate::overlay::{Caching, Missing, Overlay};
 
 struct Cow {
     bits: u32,
-    keep: bool,
+    missing: Missing,
     caching: Caching,
 }
 
@@ -17,7 +17,7 @@ impl Subject for Cow {
     fn serve(&self, host: &Call<'_>, request: Request) -> Result<Vec<Extent>, SimError> {
         let overlay = Overlay::new(host, self.bits);
         match request {
-            Request::Read { offset, length } => overlay.read(offset, length, self.keep)?,
+            Request::Read { offset, length } => overlay.read(offset, length, self.missing)?,
             Request::Write { offset, length, .. } => overlay.write(offset, length)?,
             Request::Zero { offset, length, how } => overlay.zero(offset, length, how.fast)?,
             Request::Trim { offset, length, .. } => overlay.zero(offset, length, false)?,
@@ -55,7 +55,8 @@ fn settings(seed: u64) -> Settings {
 
 fn run(settings: Settings) -> Stats {
     let caching = [Caching::Ignore, Caching::Pass, Caching::CopyUp][settings.seed as usize % 3];
-    let cow = Cow { bits: settings.bits, keep: settings.seed.is_multiple_of(2), caching };
+    let missing = [Missing::Read, Missing::Join, Missing::Keep][settings.seed as usize / 3 % 3];
+    let cow = Cow { bits: settings.bits, missing, caching };
     Simulation::new(settings).run(&cow, any_request)
 }
 
@@ -143,15 +144,35 @@ fn what_is_in_the_overlay_is_not_asked_of_next_again() {
         o.write(0, 64)?;
         answered();
         o.cache(0, 64, Caching::Pass)?;
-        o.read(0, 64, false)
+        o.read(0, 64, Missing::Read)
     });
     assert_eq!((stats.next_reads, stats.next_caches), (0, 0));
     let stats = script(|o, answered| {
-        o.read(3, 20, true)?;
+        o.read(3, 20, Missing::Keep)?;
         answered();
-        o.read(0, 32, false)
+        o.read(0, 32, Missing::Read)
     });
     assert_eq!(stats.next_reads, 1);
+}
+
+#[test]
+fn a_read_joins_a_copy_of_its_blocks_that_is_under_way() {
+    // Of four clients each prefetches all of the disk or reads it: whoever reads while another copies need not ask next as well.
+    let reads = |missing| -> u64 {
+        let one = |seed| {
+            let cow = Cow { bits: 4, missing, caching: Caching::CopyUp };
+            let simulation = Simulation::new(Settings { requests: 1, size: 64, ..settings(seed) });
+            let stats = simulation.run(&cow, |rng, _| match rng.below(2) {
+                0 => Request::Cache { offset: 0, length: 64 },
+                _ => Request::Read { offset: 0, length: 64 },
+            });
+            assert_eq!(stats.failed, 0);
+            stats.next_reads
+        };
+        seeds(100).map(one).sum()
+    };
+    let (joining, not) = (reads(Missing::Join), reads(Missing::Read));
+    assert!(joining < not, "{joining} reads below, {not} without");
 }
 
 #[test]
