@@ -206,6 +206,14 @@ fn cache_so_small_that_it_always_reclaims_is_the_model() {
 }
 
 #[test]
+fn disks_that_are_scanned_again_and_again_read_as_they_were_written() {
+    let arguments = &["--filter=scan", "--filter=cache", "scan-forever=true", "scan-size=64k", "cache-max-size=1M"];
+    check(&Case { name: "scan, cache", arguments, ..PLAIN });
+    let arguments = &["--filter=scan", "--filter=cow", "scan-forever=true", "cow-on-cache=true"];
+    check(&Case { name: "scan, cow", arguments, after: After::Untouched, ..PLAIN });
+}
+
+#[test]
 fn cow_over_cache_over_file_is_the_model() {
     let arguments = &["--filter=cow", "--filter=cache"];
     check(&Case { name: "cow, cache", arguments, after: After::Untouched, ..PLAIN });

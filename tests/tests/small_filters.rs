@@ -1,7 +1,8 @@
-//! blocksize, cacheextents and rate through the program.
+//! blocksize, cacheextents, rate and scan through the program.
 
 use std::time::{Duration, Instant};
 
+use rbdkit_slow_server::{Content, Rules, SlowServer};
 use rbdkit_tests::{Launch, Rng, Server, TempDir, nbdsh, seed, tool};
 
 /// Scripts of a disk in a directory: everything that the layer above asks of it is noted in the file `asked`.
@@ -114,4 +115,82 @@ fn rate_limits_a_client_and_follows_its_file() {
     // Until the file is looked at the old limit holds, at most for a quarter of a second.
     server.wait_until("the limit is lifted", |_| read(1) < Duration::from_millis(900));
     assert!(read(40) < Duration::from_secs(20), "there is no limit any more");
+}
+
+/// A disk behind a web server that takes so many milliseconds a request, and a chain over it.
+fn remote(size: u64, delay: u64, filters: &[&str], more: &[&str]) -> (SlowServer, Server) {
+    let rules = Rules { delay: Duration::from_millis(delay), ..Rules::default() };
+    let source = SlowServer::start(Content::Pattern { seed: 3, size }, rules, None).expect("the slow server");
+    let url = format!("{}/disk.img", source.url());
+    let server = Launch::new(["-r", "--filter=scan"]).args(filters).args(["curl", &url]).args(more).start();
+    (source, server)
+}
+
+#[test]
+fn scan_fetches_the_whole_disk_once_while_a_client_is_connected_and_asks_for_nothing() {
+    const SIZE: u64 = (33 << 20) + 12_345;
+    for (stack, more) in [("--filter=cache", &[][..]), ("--filter=cow", &["cow-on-cache=true"])] {
+        let (source, server) = remote(SIZE, 1, &[stack], more);
+        let mut client = server.client();
+        source.wait_until("the whole disk was fetched", |counts| counts.bytes >= SIZE);
+        let mut expected = vec![0; 1 << 20];
+        for n in 0..33 {
+            Content::Pattern { seed: 3, size: SIZE }.read(&mut expected, n << 20).expect("the pattern");
+            assert!(client.read(n << 20, 1 << 20).expect("a read") == expected, "{stack}: MiB {n} differs");
+        }
+        client.read(33 << 20, 12_345).expect("a read");
+        assert_eq!(source.counts().bytes, SIZE, "{stack}: something was fetched twice");
+        assert!(source.counts().at_once > 4, "{stack}: one after the other");
+    }
+}
+
+#[test]
+fn a_scan_stops_with_the_last_client_and_goes_on_with_the_next() {
+    const SIZE: u64 = 64 << 20;
+    let (source, server) = remote(SIZE, 20, &["--filter=cache"], &[]);
+    let client = server.client();
+    source.wait_until("it has begun", |counts| counts.bytes >= 4 << 20);
+    drop(client);
+    assert!(source.counts().bytes < SIZE, "it was too quick to tell");
+    let mut client = server.client();
+    // What was under way when the first one left may have to be fetched again: a MiB for each of twelve workers.
+    let most = SIZE + (12 << 20);
+    for n in (0..64).rev() {
+        // From the end, so that the scan is not moved on.
+        source.wait_until("the rest was fetched", |counts| counts.bytes >= SIZE);
+        client.read(n << 20, 1 << 20).expect("a read");
+    }
+    let bytes = source.counts().bytes;
+    assert!((SIZE..=most).contains(&bytes), "{bytes} of {SIZE} bytes fetched");
+}
+
+#[test]
+fn scan_asks_for_as_much_at_a_time_as_it_is_told_to_and_begins_again_if_it_is_told_to() {
+    let dir = TempDir::new();
+    let cache = |dir: &TempDir| format!("cache=echo cache $4 $3 >>{}", dir.join("asked").display());
+    let caching = ["can_cache=echo native", &cache(&dir)];
+    let server = noting("scan", &dir, &[&caching[..], &["scan-size=256k"]].concat());
+    let client = server.client();
+    server
+        .wait_until("all was asked for", |_| asked(&dir).iter().filter(|line| line.starts_with("cache")).count() >= 4);
+    let mut lines: Vec<String> = asked(&dir).into_iter().filter(|line| line.starts_with("cache")).collect();
+    lines.sort();
+    // What is known to be zero at the end of a piece is left out.
+    assert_eq!(lines, ["cache 0 131072", "cache 262144 131072", "cache 524288 131072", "cache 786432 131072"]);
+    drop(client);
+
+    let dir = TempDir::new();
+    let caching = ["can_cache=echo native", &cache(&dir)];
+    let server = noting("scan", &dir, &[&caching[..], &["scan-size=512k", "scan-forever=true"]].concat());
+    let _client = server.client();
+    server.wait_until("it begins again", |_| asked(&dir).iter().filter(|line| *line == "cache 0 393216").count() >= 3);
+}
+
+#[test]
+fn scan_without_anything_that_caches_says_so_and_asks_for_nothing() {
+    let (source, server) = remote(1 << 20, 0, &[], &[]);
+    let mut client = server.client();
+    client.read(0, 512).expect("a read");
+    server.wait_until("it is told", |server| server.stderr().contains("nothing below can cache"));
+    assert_eq!(source.counts().bytes, 512);
 }

@@ -1,5 +1,8 @@
 //! Where a scan of a disk is and what it asks for next.
 
+/// Prefetches that may have been under way: more than a connection has by default.
+const UNDER_WAY: u64 = 16;
+
 /// What the parameters say of the scan's course.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Course {
@@ -15,6 +18,12 @@ impl Course {
     /// Where the scan goes on after a client has read up to `end`.
     pub fn after_read(&self, position: u64, end: u64) -> u64 {
         if self.ahead { position.max(end) } else { position }
+    }
+
+    /// Where the scan goes on when clients come back. What was under way when the last one left may not have come to its end, so that much is asked
+    /// for once more; what is there costs nothing. It never goes back behind `start`, where it began or was moved to.
+    pub fn resume(&self, position: u64, start: u64) -> u64 {
+        position.saturating_sub(UNDER_WAY * self.step).max(start.min(position))
     }
 
     /// What to fetch at `position` of a disk of `size` bytes, offset and length; nothing at the end. It reaches to a multiple of the step.
@@ -56,6 +65,14 @@ mod tests {
         assert_eq!(COURSE.after_read(100, 30), 100);
         assert_eq!(Course { ahead: false, ..COURSE }.after_read(100, 130), 100);
         assert_eq!(all(COURSE, 130, 250, 10), [(130, 70), (200, 50)]);
+    }
+
+    #[test]
+    fn what_may_not_have_come_to_its_end_is_asked_for_again() {
+        assert_eq!(COURSE.resume(5000, 0), 5000 - 1600);
+        assert_eq!(COURSE.resume(5000, 4000), 4000);
+        assert_eq!(COURSE.resume(500, 0), 0);
+        assert_eq!(COURSE.resume(500, 600), 500, "never further on");
     }
 
     #[test]

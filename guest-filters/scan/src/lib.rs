@@ -1,6 +1,6 @@
 //! Prefetches the whole disk, from its beginning to its end, while clients are connected.
 //!
-//! The host's prefetch queue does the work. It is filled when a client connects and again with each read; the scan's position is a slot of the
+//! The host's prefetch workers do the work, and ask for the next range whenever they have nothing else to do. The scan's position is a slot of the
 //! export, so that all connections carry on one scan.
 #![deny(unsafe_code)]
 
@@ -10,14 +10,11 @@ use course::Course;
 use rbdkit_filter_sdk::prelude::*;
 use slots::Slot;
 
-/// How far the scan is.
+/// How far the scan is, and where it began or was moved to last.
 const POSITION: Slot = Slot { scope: Scope::Exportname, index: 0 };
 
 /// How many connections there are to the export.
 const CONNECTIONS: u32 = 1;
-
-/// Prefetches that are asked for within one request at most: what it costs must stay small, and the queue is full sooner or later.
-const MOST: u32 = 32;
 
 /// The filter.
 pub struct Scan {
@@ -26,36 +23,24 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// Fills the host's queue.
-    fn fill(&self, size: u64) {
-        for _ in 0..MOST {
-            let old = POSITION.get();
-            let Some((from, length)) = self.course.next(old.a, size) else { return };
-            // Another connection is at it.
-            if !POSITION.replace(old, [from + length, 0, 0, 0]) {
-                return;
-            }
-            if !next::prefetch(from, length) {
-                let now = POSITION.get();
-                if now.a == from + length {
-                    POSITION.replace(now, [from, 0, 0, 0]);
-                }
-                return;
-            }
-        }
-    }
-
-    fn after_read(&self, end: u64) -> Result<(), Errno> {
-        if request::handle() == 0 {
-            return Ok(());
-        }
+    fn after_read(&self, end: u64) {
         let old = POSITION.get();
         let position = self.course.after_read(old.a, end);
         if position != old.a {
-            POSITION.replace(old, [position, 0, 0, 0]);
+            // If somebody else moved it meanwhile, then further on than it was.
+            POSITION.replace(old, [position, position, 0, 0]);
         }
-        self.fill(next::get_size()?);
-        Ok(())
+    }
+
+    /// The first client came, or came back.
+    fn begin(&self) {
+        loop {
+            let old = POSITION.get();
+            let position = if self.clock { self.course.resume(old.a, old.b) } else { 0 };
+            if POSITION.replace(old, [position, old.b.min(position), 0, 0]) {
+                return;
+            }
+        }
     }
 }
 
@@ -98,12 +83,8 @@ impl Connection for Scan {
     }
 
     fn prepare(&self) -> Result<(), Errno> {
-        let first = slots::add_until_close(Scope::Exportname, CONNECTIONS, 1) == 1;
-        if first && !self.clock {
-            while !POSITION.replace(POSITION.get(), [0; 4]) {}
-        }
-        if request::handle() != 0 {
-            self.fill(next::get_size()?);
+        if slots::add_until_close(Scope::Exportname, CONNECTIONS, 1) == 1 {
+            self.begin();
         }
         Ok(())
     }
@@ -111,10 +92,26 @@ impl Connection for Scan {
 
 impl Reads for Scan {
     fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
-        // Advisory: what goes wrong with it must not fail the read.
-        let _ = self.after_read(offset + u64::from(length));
+        self.after_read(offset.saturating_add(length.into()));
         next::pread(offset, length, PAYLOAD, 0)
     }
 }
 
-rbdkit_filter_sdk::export!(Scan: connection, reads);
+impl Background for Scan {
+    fn next_range(&self) -> Option<(u64, u64)> {
+        if request::handle() == 0 {
+            return None;
+        }
+        let size = next::get_size().ok()?;
+        loop {
+            let old = POSITION.get();
+            let (from, length) = self.course.next(old.a, size)?;
+            // Otherwise another connection took it, or a read moved it.
+            if POSITION.replace(old, [from + length, old.b.min(from), 0, 0]) {
+                return Some((from, length));
+            }
+        }
+    }
+}
+
+rbdkit_filter_sdk::export!(Scan: connection, reads, background);

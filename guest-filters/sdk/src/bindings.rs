@@ -182,6 +182,18 @@ pub mod mapping {
     pub use exports::rbdkit::filter::mapping::Guest;
 }
 
+pub mod background {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        inline: "package rbdkit:sdk; world background { export rbdkit:filter/background@0.1.0; }",
+        world: "rbdkit:sdk/background",
+        pub_export_macro: true,
+        export_macro_name: "export_background",
+        default_bindings_module: "rbdkit_filter_sdk::bindings::background",
+    });
+    pub use exports::rbdkit::filter::background::{Guest, Range};
+}
+
 pub mod caching {
     wit_bindgen::generate!({
         path: "../../wit",

@@ -193,6 +193,15 @@ macro_rules! __export_group {
         }
         $crate::bindings::mapping::export_mapping!(Glue with_types_in $crate::bindings::mapping);
     };
+    (background) => {
+        impl $crate::bindings::background::Guest for Glue {
+            fn next_range() -> Option<$crate::bindings::background::Range> {
+                let range = <Filter as $crate::Background>::next_range(filter());
+                range.map(|(offset, length)| $crate::bindings::background::Range { offset, length })
+            }
+        }
+        $crate::bindings::background::export_background!(Glue with_types_in $crate::bindings::background);
+    };
     (caching) => {
         impl $crate::bindings::caching::Guest for Glue {
             fn cache(offset: u64, length: u64) -> Result<(), $crate::Errno> {

@@ -59,8 +59,8 @@ pub use bindings::host::rbdkit::filter::types::{
 pub use describe::{Description, Param};
 pub use host::{buffer, client, clock, files, locks, log, maps, next, next_open, request, scratch, server, slots};
 pub use ops::{
-    Admission, Caching, Connection, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, Reads, Threading,
-    Trims, Writes, Zeroes,
+    Admission, Background, Caching, Connection, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, Reads,
+    Threading, Trims, Writes, Zeroes,
 };
 pub use params::Params;
 
@@ -71,9 +71,9 @@ pub use glue::{canonical, report_panics};
 pub mod prelude {
     pub use crate::host::buffer::PAYLOAD;
     pub use crate::{
-        Admission, BlockSizes, Caching, Capabilities, CommandFlags, Connection, Description, Errno, ExportEntry,
-        Extent, ExtentType, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, Param, Params, Reads, Recovery,
-        Scope, Support, ThreadModel, Threading, Trims, Unexported, Writes, Zeroes, buffer, client, clock, files, locks,
-        log, maps, next, next_open, request, scratch, server, slots,
+        Admission, Background, BlockSizes, Caching, Capabilities, CommandFlags, Connection, Description, Errno,
+        ExportEntry, Extent, ExtentType, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, Param, Params,
+        Reads, Recovery, Scope, Support, ThreadModel, Threading, Trims, Unexported, Writes, Zeroes, buffer, client,
+        clock, files, locks, log, maps, next, next_open, request, scratch, server, slots,
     };
 }

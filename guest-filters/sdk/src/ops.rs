@@ -138,3 +138,9 @@ pub trait Caching: Filter {
     /// Brings the range nearer.
     fn cache(&self, offset: u64, length: u64) -> Result<(), Errno>;
 }
+
+/// `background`: ranges that the host prefetches when it has nothing else to do.
+pub trait Background: Filter {
+    /// Offset and length of the next one.
+    fn next_range(&self) -> Option<(u64, u64)>;
+}

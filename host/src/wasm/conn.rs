@@ -221,6 +221,9 @@ impl Conn {
         }
         conn.live.store(true, Relaxed);
         conn.filter.add(&conn);
+        if conn.filter.exported().background {
+            conn.prefetcher.begin_background(&conn);
+        }
         Ok(conn)
     }
 
@@ -267,6 +270,11 @@ impl Conn {
     /// What is below, where it stays the same for as long as the connection is open.
     pub(super) fn lasting_next(&self) -> Option<&Arc<Next>> {
         self.next.lasting()
+    }
+
+    /// What is below now.
+    pub(super) fn next(&self) -> Option<Arc<Next>> {
+        self.next.get()
     }
 
     /// What is below, where it may be replaced while a call goes on.
@@ -456,6 +464,14 @@ impl Conn {
                 answer
             }),
             op => op,
+        }
+    }
+
+    /// `background.next-range`. A fault is logged, and is none.
+    pub(super) async fn next_range(self: Arc<Conn>) -> Option<(u64, u64)> {
+        match self.serve(Setup::new(Phase::DATA), Ask::NextRange, false).await {
+            Ok(Reply::Range(range)) => range,
+            _ => None,
         }
     }
 

@@ -40,6 +40,7 @@ pub(super) struct Exported {
     pub(super) zeroes: bool,
     pub(super) mapping: bool,
     pub(super) caching: bool,
+    pub(super) background: bool,
 }
 
 /// Tasks that outlive the connection that they are of.

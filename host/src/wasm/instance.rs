@@ -83,7 +83,7 @@ macro_rules! exports {
 
 exports!(
     threading, lifecycle, admission, names, connection, info, features, reads, writes, flushes, trims, zeroes, mapping,
-    caching
+    caching, background
 );
 
 /// What a guest is asked.
@@ -110,6 +110,7 @@ pub(super) enum Ask {
     Zero { offset: u64, length: u64, flags: wit::CommandFlags },
     Extents { offset: u64, length: u64, flags: wit::CommandFlags },
     Cache { offset: u64, length: u64 },
+    NextRange,
 }
 
 impl Ask {
@@ -138,6 +139,7 @@ impl Ask {
             Ask::Zero { .. } => "zero",
             Ask::Extents { .. } => "extents",
             Ask::Cache { .. } => "cache",
+            Ask::NextRange => "next-range",
         }
     }
 
@@ -187,6 +189,8 @@ pub(super) enum Reply {
     Extents(Result<Vec<wit::Extent>>),
     /// With what the guest had forwarded, checked.
     Whole(Extents),
+    /// Offset and length.
+    Range(Option<(u64, u64)>),
 }
 
 impl Reply {
@@ -200,7 +204,12 @@ impl Reply {
             Reply::Can(result) => result.as_mut().err(),
             Reply::Done(result) => result.as_mut().err(),
             Reply::Extents(result) => result.as_mut().err(),
-            Reply::Line(_) | Reply::Described(_) | Reply::Model(_) | Reply::Text(_) | Reply::Whole(_) => None,
+            Reply::Line(_)
+            | Reply::Described(_)
+            | Reply::Model(_)
+            | Reply::Text(_)
+            | Reply::Whole(_)
+            | Reply::Range(_) => None,
         }
     }
 
@@ -495,6 +504,10 @@ impl Functions {
             Ask::BlockSize => Reply::BlockSize(errno(exported(&self.info)?.call_block_size(store).await?)),
             Ask::Description => Reply::Text(exported(&self.info)?.call_export_description(store).await?),
             Ask::Can(below) => Reply::Can(errno(exported(&self.features)?.call_can(store, *below).await?)),
+            Ask::NextRange => {
+                let range = exported(&self.background)?.call_next_range(store).await?;
+                Reply::Range(range.map(|range| (range.offset, range.length)))
+            }
             _ => return Err(wasmtime::format_err!("a request among the rare calls")),
         })
     }

@@ -6,17 +6,21 @@
 //! counted. What the layer below knows to be zero is left out: reading it costs nothing. A prefetch holds no lock and no instance of this
 //! layer, and works on the layer below as any other request.
 //!
+//! A filter that exports `background` has ranges of its own for times when the queue is empty: an idle worker asks for one, wakes the next, fetches
+//! it, and asks again. So they go on without any client, never more at once than there are workers, and none but the one that a worker is about to
+//! fetch has been given out. Only one worker at a time asks.
+//!
 //! When the connection ends no more are begun. The layer below is closed after the last one that is under way.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
-use rbdkit_plugin_api::{Flags, Result, Support, ThreadModel};
+use rbdkit_plugin_api::{BoxFuture, Flags, Result, Support, ThreadModel};
 use tokio::sync::Notify;
 
-use super::conn::Next;
+use super::conn::{Conn, Next};
 use super::shared::Shared;
 
 /// The longest piece, in bytes. What one request at 100 MB/s and 10 ms of latency brings.
@@ -24,6 +28,16 @@ const PIECE: u64 = 1 << 20;
 
 /// Ranges that a queue holds, however short they are.
 const RANGES: usize = 64;
+
+/// The longest range of a filter's own: as much as nbdkit's scan-size allows.
+const LONGEST: u64 = 32 << 20;
+
+/// A range that took no longer than this was there already ...
+const AT_ONCE: Duration = Duration::from_micros(200);
+
+/// ... and is followed by this pause: a filter that goes round and round over what is there takes a hundredth of a core, and with ranges of 2 MiB
+/// still passes 2 GiB a second for each worker.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// How many pieces are remembered after they were done: a window that moves on asks for its overlap again.
 const REMEMBERED: usize = 16;
@@ -35,6 +49,8 @@ pub(super) struct Prefetcher {
     most: u32,
     queue: Mutex<Queue>,
     idle: Notify,
+    /// Of a filter that exports `background`.
+    conn: OnceLock<Weak<Conn>>,
 }
 
 #[derive(Default)]
@@ -45,6 +61,26 @@ struct Queue {
     done: VecDeque<(u64, u64)>,
     workers: u32,
     stopped: bool,
+    source: Source,
+}
+
+/// Where ranges come from when the queue is empty.
+#[derive(Default)]
+enum Source {
+    /// The filter has none, or has no more for now.
+    #[default]
+    Dry,
+    /// It is to be asked.
+    Ready,
+    /// A worker asks it just now.
+    Asked,
+}
+
+/// What a worker does next.
+enum Job {
+    Fetch(Piece),
+    /// Ask the filter.
+    Ask,
 }
 
 struct Piece {
@@ -54,6 +90,17 @@ struct Piece {
 }
 
 impl Piece {
+    /// A range of a filter's own, cut to what is there; none if nothing is.
+    fn within(offset: u64, length: u64, next: Arc<Next>) -> Option<Piece> {
+        let end = offset.saturating_add(length.min(LONGEST)).min(next.hop.size());
+        if offset >= end {
+            return None;
+        }
+        let block = next.hop.block_sizes().map_or(1, |sizes| u64::from(sizes.minimum));
+        let (from, to) = aligned(offset, end, block, next.hop.size());
+        Some(Piece { offset: from, length: to - from, next })
+    }
+
     /// Brings what is not known to be zero nearer.
     async fn fetch(&self) -> Result<()> {
         let hop = &self.next.hop;
@@ -108,14 +155,20 @@ impl Queue {
         uncovered(from, to, waiting.chain(self.under_way.iter().copied()).chain(self.done.iter().copied()))
     }
 
-    fn begin(&mut self) -> Option<Piece> {
+    fn begin(&mut self) -> Option<Job> {
         if self.stopped {
             return None;
         }
-        let piece = self.waiting.pop_front()?;
-        self.waiting_bytes -= piece.length;
-        self.under_way.push((piece.offset, piece.length));
-        Some(piece)
+        if let Some(piece) = self.waiting.pop_front() {
+            self.waiting_bytes -= piece.length;
+            self.under_way.push((piece.offset, piece.length));
+            return Some(Job::Fetch(piece));
+        }
+        if !matches!(self.source, Source::Ready) {
+            return None;
+        }
+        self.source = Source::Asked;
+        Some(Job::Ask)
     }
 
     fn end(&mut self, piece: &Piece, success: bool) {
@@ -137,7 +190,8 @@ impl Prefetcher {
     /// stand in the way of the next demand read.
     pub(super) fn new(shared: &Arc<Shared>, below: ThreadModel) -> Arc<Prefetcher> {
         let most = if below == ThreadModel::Parallel { shared.limits.prefetches } else { 1 };
-        Arc::new(Prefetcher { shared: Arc::clone(shared), most, queue: Mutex::default(), idle: Notify::new() })
+        let (queue, idle, conn) = (Mutex::default(), Notify::new(), OnceLock::new());
+        Arc::new(Prefetcher { shared: Arc::clone(shared), most, queue, idle, conn })
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -160,6 +214,10 @@ impl Prefetcher {
         if queue.stopped {
             return false;
         }
+        if self.conn.get().is_some() && matches!(queue.source, Source::Dry) {
+            queue.source = Source::Ready;
+            self.wake(&mut queue, &runtime);
+        }
         let parts = queue.new_in(from, to);
         if parts.iter().map(|(a, b)| b - a).sum::<u64>() < to - from {
             counters.prefetches_merged.fetch_add(1, Relaxed);
@@ -176,31 +234,80 @@ impl Prefetcher {
                 queue.waiting.push_back(Piece { offset: from, length, next: Arc::clone(next) });
                 queue.waiting_bytes += length;
                 from += length;
-                if queue.workers < self.most {
-                    queue.workers += 1;
-                    runtime.spawn(Arc::clone(self).work());
-                }
+                self.wake(&mut queue, &runtime);
             }
         }
         true
+    }
+
+    /// One worker more, if there may be.
+    fn wake(self: &Arc<Self>, queue: &mut Queue, runtime: &tokio::runtime::Handle) {
+        if queue.workers < self.most {
+            queue.workers += 1;
+            runtime.spawn(Arc::clone(self).work());
+        }
+    }
+
+    /// The connection is open, and its filter has ranges of its own.
+    pub(super) fn begin_background(self: &Arc<Self>, conn: &Arc<Conn>) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if conn.next().is_none_or(|next| next.hop.can().cache == Support::None) {
+            return;
+        }
+        let _ = self.conn.set(Arc::downgrade(conn));
+        let mut queue = self.queue();
+        queue.source = Source::Ready;
+        self.wake(&mut queue, &runtime);
+    }
+
+    /// Asks the filter for a range.
+    async fn ask_filter(self: &Arc<Self>) -> Option<Piece> {
+        let piece = match self.conn.get().and_then(Weak::upgrade) {
+            Some(conn) => {
+                // Erased: what a guest does may ask for prefetches, and a future cannot be a part of itself.
+                let asked: BoxFuture<'_, _> = Box::pin(Arc::clone(&conn).next_range());
+                asked.await.zip(conn.next()).and_then(|((offset, length), next)| Piece::within(offset, length, next))
+            }
+            None => None,
+        };
+        let mut queue = self.queue();
+        let Some(piece) = piece.filter(|_| !queue.stopped) else {
+            queue.source = Source::Dry;
+            return None;
+        };
+        queue.source = Source::Ready;
+        queue.under_way.push((piece.offset, piece.length));
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            self.wake(&mut queue, &runtime);
+        }
+        Some(piece)
     }
 
     /// A worker: one piece after the other until none is left.
     async fn work(self: Arc<Self>) {
         let counters = &self.shared.counters;
         loop {
-            let piece = {
+            let job = {
                 let mut queue = self.queue();
-                let piece = queue.begin();
-                if piece.is_none() {
+                let job = queue.begin();
+                if job.is_none() {
                     queue.workers -= 1;
                     if queue.workers == 0 {
                         self.idle.notify_waiters();
                     }
                 }
-                piece
+                job
             };
-            let Some(piece) = piece else { return };
+            let Some(job) = job else { return };
+            let background = matches!(job, Job::Ask);
+            let piece = match job {
+                Job::Fetch(piece) => piece,
+                Job::Ask => match self.ask_filter().await {
+                    Some(piece) => piece,
+                    None => continue,
+                },
+            };
+            let started = Instant::now();
             let result = piece.fetch().await;
             counters.prefetches.fetch_add(1, Relaxed);
             if let Err(error) = &result {
@@ -208,6 +315,9 @@ impl Prefetcher {
                 tracing::debug!("{}: prefetch at offset {}: {error}", self.shared.name, piece.offset);
             }
             self.queue().end(&piece, result.is_ok());
+            if background && started.elapsed() < AT_ONCE {
+                tokio::time::sleep(PAUSE).await;
+            }
         }
     }
 

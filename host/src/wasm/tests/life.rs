@@ -253,6 +253,72 @@ async fn closing_does_not_wait_for_a_slow_prefetch_and_the_layer_below_ends_with
     assert_eq!(stack.disk.seen(), ["finalize", "close"]);
 }
 
+/// A filter with ranges of its own: `$next` of these, each of 64 KiB, and then what `after` says.
+fn background(count: u32, after: &str) -> Guest {
+    let text = format!(
+        r#"
+    (global $given (mut i32) (i32.const 0))
+    {READS}
+    (func (export "rbdkit:filter/background@0.1.0#next-range") (result i32)
+        (if (i32.ge_u (global.get $given) (i32.const {count})) (then {after}))
+        (i32.store8 (i32.const 4096) (i32.const 1))
+        (i64.store (i32.const 4104) (i64.mul (i64.extend_i32_u (global.get $given)) (i64.const 65536)))
+        (i64.store (i32.const 4112) (i64.const 65536))
+        (global.set $given (i32.add (global.get $given) (i32.const 1)))
+        (i32.const 4096))
+"#
+    );
+    Guest::new(&["reads", "background"], &text).model(2)
+}
+
+/// A disk that caches all that is asked for, holes too.
+fn without_extents() -> Disk {
+    let mut disk = Disk::default();
+    disk.can.extents = false;
+    disk
+}
+
+#[tokio::test]
+async fn ranges_of_a_filters_own_are_fetched_while_nobody_asks_for_anything() {
+    let none = "(i32.store8 (i32.const 4096) (i32.const 0)) (return (i32.const 4096))";
+    let stack = Stack::over(&[background(5, none)], without_extents(), Limits::default()).await;
+    let top = stack.open().await;
+    while stack.counters().prefetches.load(SeqCst) < 5 {
+        tokio::task::yield_now().await;
+    }
+    top.finalize().await.unwrap();
+    let mut seen = stack.disk.seen();
+    assert_eq!(seen.pop().as_deref(), Some("finalize"));
+    seen.sort();
+    assert_eq!(seen, [0, 131_072, 196_608, 262_144, 65_536].map(|at| format!("cache {at} 65536")));
+}
+
+#[tokio::test]
+async fn ranges_without_end_end_with_the_connection_and_with_the_disk() {
+    // The disk ends before the ranges do.
+    let stack = Stack::over(&[background(u32::MAX, "")], without_extents(), Limits::default()).await;
+    let top = stack.open().await;
+    while stack.counters().prefetches.load(SeqCst) < 16 {
+        tokio::task::yield_now().await;
+    }
+    read(&top, 0, 4096).await.unwrap();
+    top.finalize().await.unwrap();
+    top.close().await;
+    stack.chain.cleanup().await;
+    assert_eq!(stack.counters().prefetches.load(SeqCst), 16);
+}
+
+#[tokio::test]
+async fn a_trap_instead_of_a_range_ends_them_and_nothing_else() {
+    let stack = Stack::over(&[background(1, "(unreachable)")], without_extents(), Limits::default()).await;
+    let top = stack.open().await;
+    while stack.counters().prefetches.load(SeqCst) < 1 {
+        tokio::task::yield_now().await;
+    }
+    read(&top, 0, 4096).await.unwrap();
+    top.finalize().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_filter_can_be_told_what_it_is_above() {
     let guest = Guest::new(
