@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `QUICK=1` | fewer cases and programs, 3 rounds of 1 s: 5 minutes instead of 25 |
 //! | `ROUNDS`, `SECONDS_EACH` | how often (5) and how long (2) each program does each job |
-//! | `ONLY` | the case of this name, or those whose name contains it, or one of these between `;`; `layers` is what a filter costs, `at rest` memory and start |
+//! | `ONLY` | the case of this name, or those whose name contains it, or one of these between `;`; `layers` is what a filter costs, `at rest` memory and start, `remote` sources that take their time; `ONLY=remote` renews their section of the page |
 //! | `PROGRAMS` | of `rbdkit,nbdkit,qemu-threads,qemu-uring,bare` only these |
 //! | `BEFORE` | another build of rbdkit that is measured as well: what a change brings |
 //! | `RBDKIT`, `NBDKIT`, `QEMU_NBD` | the programs' files |
@@ -24,6 +24,7 @@ mod clients;
 mod layers;
 mod machine;
 mod once;
+mod remote;
 mod report;
 mod results;
 mod servers;
@@ -40,7 +41,7 @@ use results::Line;
 use servers::Programs;
 
 /// What `ONLY` knows beside cases.
-const OTHERS: [&str; 2] = ["layers", "at rest"];
+const OTHERS: [&str; 3] = ["layers", "at rest", REMOTE];
 
 /// Turns of all chains for each round that is asked for.
 const TURNS: u64 = 4;
@@ -132,6 +133,9 @@ fn run() -> Result<ExitCode, String> {
     if cases.is_empty() && !settings.only.iter().all(|part| OTHERS.contains(&part.as_str())) {
         return Err(format!("no case's name contains ONLY={}", settings.only.join(";")));
     }
+    if settings.only == [REMOTE] {
+        return only_remote(&settings, &programs);
+    }
     let images = Images::make(cases.iter().any(|case| case.job.is_copy())).map_err(|error| error.to_string())?;
     let asked = |name: &str| {
         let only = settings.only.is_empty() || settings.only.iter().any(|part| part == name);
@@ -153,9 +157,12 @@ fn run() -> Result<ExitCode, String> {
         failures.push(format!("layers: {why}"));
         Vec::new()
     });
+    let wanted = asked(REMOTE) && !(settings.quick && settings.only.is_empty());
+    let remote = wanted.then(|| remote::measure(&programs, REMOTE_ROUNDS.min(settings.rounds)));
+    failures.extend(remote.iter().flat_map(|remote| remote.failures.clone()));
     let partial = settings.is_partial() || !failures.is_empty();
     let (rounds, seconds) = (settings.rounds, settings.seconds);
-    let report = Report { lines, layers, once, rounds, seconds, versions, failures, partial };
+    let report = Report { lines, layers, once, remote, rounds, seconds, versions, failures, partial };
     println!("{}", report.tables());
     write(&report, settings.output).map_err(|error| format!("the results were not written: {error}"))?;
     if report.failures.is_empty() {
@@ -163,6 +170,31 @@ fn run() -> Result<ExitCode, String> {
     }
     eprintln!("bench: {} measurements failed: see above", report.failures.len());
     Ok(ExitCode::FAILURE)
+}
+
+/// What `ONLY` calls the sources that take their time.
+const REMOTE: &str = "remote";
+
+/// Rounds of these, a minute each.
+const REMOTE_ROUNDS: u64 = 3;
+
+/// Measures these alone, and writes their section into the page that there is.
+fn only_remote(settings: &Settings, programs: &Programs) -> Result<ExitCode, String> {
+    let remote = remote::measure(programs, REMOTE_ROUNDS.min(settings.rounds));
+    let section = remote.section(&report::target_table(&remote.verdicts(), false));
+    println!("{section}");
+    let root = rbdkit_tests::server::root();
+    let page = settings.output.clone().unwrap_or_else(|| root.join("BENCHMARKS.md"));
+    let old = std::fs::read_to_string(&page).unwrap_or_else(|_| "# Measurements".to_owned());
+    let json = serde_json::to_string_pretty(&remote.json()).map_err(|error| error.to_string())?;
+    let written = std::fs::write(root.join("target/bench-remote.json"), json + "\n").and_then(|()| {
+        if remote.failures.is_empty() { std::fs::write(&page, remote::replace(&old, &section)) } else { Ok(()) }
+    });
+    written.map_err(|error| format!("the results were not written: {error}"))?;
+    for failure in &remote.failures {
+        eprintln!("bench: {failure}");
+    }
+    Ok(if remote.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// All cases in all rounds, and what failed.

@@ -8,6 +8,7 @@ use crate::cases::Program;
 use crate::layers::{CHAINS, Layers};
 use crate::machine;
 use crate::once::Once;
+use crate::remote::Remote;
 use crate::results::{Field, Line, Sample, Spread};
 use crate::targets::{Verdict, judge};
 
@@ -19,6 +20,8 @@ pub struct Report {
     pub layers: Vec<Layers>,
     /// What is measured outside of rounds.
     pub once: Vec<Once>,
+    /// Sources that take their time.
+    pub remote: Option<Remote>,
     /// How often each case was measured.
     pub rounds: u64,
     /// How long.
@@ -51,6 +54,32 @@ fn cell(value: Option<f64>) -> String {
 
 fn range(spread: Option<Spread>) -> String {
     spread.map(|spread| format!("{:.2} to {:.2}", spread.least, spread.greatest)).unwrap_or_default()
+}
+
+/// Each target and whether it is reached. Of a partial run those only that it measured: what was left out on purpose is no news.
+pub fn target_table(verdicts: &[Verdict], partial: bool) -> String {
+    let mut table =
+        "| target | of | asked for | measured | least to greatest | reached |\n|---|---|--:|--:|--:|---|\n".to_owned();
+    let mut last = "";
+    for verdict in verdicts.iter().filter(|one| !partial || one.measured.is_some()) {
+        let row = if verdict.row == last { "" } else { verdict.row };
+        last = verdict.row;
+        let unit = if verdict.unit.is_empty() { String::new() } else { format!(" {}", verdict.unit) };
+        let reached = match verdict.is_reached() {
+            Some(true) => "yes",
+            Some(false) => "**no**",
+            None => "not measured",
+        };
+        let measured = verdict.measured.map(|spread| format!("{:.2}{unit}", spread.median)).unwrap_or_default();
+        let _ = writeln!(
+            table,
+            "| {row} | {} | {}{unit} | {measured} | {} | {reached} |",
+            verdict.what,
+            verdict.limit,
+            range(verdict.measured)
+        );
+    }
+    table
 }
 
 impl Report {
@@ -98,30 +127,7 @@ impl Report {
     }
 
     fn targets(&self) -> String {
-        let mut table =
-            "| target | of | asked for | measured | least to greatest | reached |\n|---|---|--:|--:|--:|---|\n"
-                .to_owned();
-        let mut last = "";
-        // What a partial run leaves out on purpose is no news.
-        for verdict in self.verdicts().into_iter().filter(|one| !self.partial || one.measured.is_some()) {
-            let row = if verdict.row == last { "" } else { verdict.row };
-            last = verdict.row;
-            let unit = if verdict.unit.is_empty() { String::new() } else { format!(" {}", verdict.unit) };
-            let reached = match verdict.is_reached() {
-                Some(true) => "yes",
-                Some(false) => "**no**",
-                None => "not measured",
-            };
-            let measured = verdict.measured.map(|spread| format!("{:.2}{unit}", spread.median)).unwrap_or_default();
-            let _ = writeln!(
-                table,
-                "| {row} | {} | {}{unit} | {measured} | {} | {reached} |",
-                verdict.what,
-                verdict.limit,
-                range(verdict.measured)
-            );
-        }
-        table
+        target_table(&self.verdicts(), self.partial)
     }
 
     /// Rates, and ratios to each of the others.
@@ -254,6 +260,9 @@ impl Report {
         if !self.once.is_empty() {
             let _ = write!(text, "\n## At rest\n\n{}", self.at_rest());
         }
+        if let Some(remote) = &self.remote {
+            let _ = write!(text, "\n{}", remote.section(&target_table(&remote.verdicts(), false)));
+        }
         if !self.failures.is_empty() {
             let _ = write!(text, "\n## Not measured\n\n");
             self.failures.iter().for_each(|failure| {
@@ -329,6 +338,7 @@ impl Report {
             "cases": self.lines.iter().map(case).collect::<Vec<_>>(),
             "layers": self.layers.iter().map(layers).collect::<Vec<_>>(),
             "at_rest": self.once.iter().map(once).collect::<Vec<_>>(),
+            "remote": self.remote.as_ref().map(Remote::json),
             "not_measured": self.failures,
         })
     }
@@ -344,7 +354,7 @@ mod tests {
         let once = vec![Once { figure: Figure::Idle, rbdkit: Some(40.0), nbdkit: None }];
         let versions = vec!["rbdkit \"0.1.0\"".to_owned()];
         let layers = vec![Layers { block: 4096, cpu: [1.0, 1.5, 4.0, 7.0], slopes: vec![0.5, 0.625] }];
-        Report { lines, layers, once, rounds: 2, seconds: 1, versions, failures, partial: false }
+        Report { lines, layers, once, remote: None, rounds: 2, seconds: 1, versions, failures, partial: false }
     }
 
     fn measured() -> Vec<Line> {

@@ -1,0 +1,470 @@
+//! Remote sources: what reading ahead is for. `make bench` has it, and `ONLY=remote` alone.
+//!
+//! The scene is a client that reads serially, nbdcopy with one request of 64 KiB in flight, from a disk image behind an HTTP server that waits
+//! before each answer (`tests/slow-server`, on this machine). What is asked of it is told as ratios within a round: to nbdkit, and to what the same
+//! source gives to a client that has 16 requests of 1 MiB in flight over no filter. Both the bytes that the source sent and those that were asked for are
+//! counted there, where no cache hides anything.
+//!
+//! **How large the image is.** Where every piece is waited for, a rate does not depend on it, and 16 MiB are enough. Where it is read ahead, the
+//! beginning is slow and the rest is not, so a short image would measure the beginning: [`COPY`] is the least that anybody would call a disk image.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Instant;
+
+use rbdkit_tests::{Launch, Server, TempDir, tool};
+
+use crate::results::Spread;
+use crate::servers::Programs;
+use crate::targets::{Limit, Verdict};
+
+/// Bytes of an image that is copied with what hides latency.
+const COPY: u64 = 1 << 30;
+/// Bytes of one that is copied without.
+const SERIAL: u64 = 16 << 20;
+/// Random reads in a measurement with one in flight; with sixteen, sixteen times as many.
+const RANDOM: u64 = 250;
+/// The sparse disk whose copy is to need little memory: as much of it is data as to fill the cache twice.
+const SPARSE: u64 = 64 << 30;
+const SPARSE_STEP: u64 = 64 << 20;
+const SPARSE_DATA: usize = 2 << 20;
+
+const READAHEAD_CACHE: &[&str] = &["--filter=readahead", "--filter=cache"];
+const READAHEAD_COW: &[&str] = &["--filter=readahead", "--filter=cow"];
+const CACHE: &[&str] = &["--filter=cache"];
+
+/// Who reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reader {
+    /// nbdcopy, one request of 64 KiB in flight.
+    Serial,
+    /// nbdcopy, 16 requests of 1 MiB in flight.
+    Wide,
+    /// fio, so many random reads of 4 KiB in flight.
+    Random(u32),
+}
+
+/// One measurement of a round.
+struct Row {
+    name: &'static str,
+    nbdkit: bool,
+    filters: &'static [&'static str],
+    more: &'static [&'static str],
+    /// Milliseconds before each answer; None: no source, but a file.
+    delay: Option<u64>,
+    size: u64,
+    reader: Reader,
+}
+
+impl Row {
+    const fn copy(
+        name: &'static str,
+        filters: &'static [&'static str],
+        more: &'static [&'static str],
+        delay: u64,
+    ) -> Row {
+        Row { name, nbdkit: false, filters, more, delay: Some(delay), size: COPY, reader: Reader::Serial }
+    }
+
+    const fn wide(name: &'static str, delay: u64) -> Row {
+        Row { reader: Reader::Wide, ..Row::copy(name, &[], &[], delay) }
+    }
+
+    const fn nbdkit(name: &'static str, filters: &'static [&'static str]) -> Row {
+        Row { nbdkit: true, size: SERIAL, ..Row::copy(name, filters, &[], 10) }
+    }
+
+    const fn random(name: &'static str, filters: &'static [&'static str], depth: u32) -> Row {
+        Row { reader: Reader::Random(depth), ..Row::copy(name, filters, &[], 10) }
+    }
+}
+
+const ON_CACHE: &[&str] = &["cow-on-cache=true"];
+
+const ROWS: [Row; 15] = [
+    Row::nbdkit("10 ms, nbdkit: readahead, cache", READAHEAD_CACHE),
+    Row::nbdkit("10 ms, nbdkit: no filter", &[]),
+    Row { size: SERIAL, ..Row::copy("10 ms: no filter", &[], &[], 10) },
+    Row::copy("10 ms: readahead, cache", READAHEAD_CACHE, &[], 10),
+    Row::copy("10 ms: readahead, cow-on-cache", READAHEAD_COW, ON_CACHE, 10),
+    Row::wide("10 ms: no filter, 16 requests of 1 MiB", 10),
+    Row::copy("50 ms: readahead, cache", READAHEAD_CACHE, &[], 50),
+    Row::copy("50 ms: readahead, cow-on-cache", READAHEAD_COW, ON_CACHE, 50),
+    Row::wide("50 ms: no filter, 16 requests of 1 MiB", 50),
+    Row { delay: None, ..Row::copy("a file: no filter", &[], &[], 0) },
+    Row::random("10 ms, random 4k, depth 1: cache", CACHE, 1),
+    Row::random("10 ms, random 4k, depth 1: readahead, cache", READAHEAD_CACHE, 1),
+    Row::random("10 ms, random 4k, depth 16: cache", CACHE, 16),
+    Row::random("10 ms, random 4k, depth 16: readahead, cache", READAHEAD_CACHE, 16),
+    Row::random("10 ms, random 4k, depth 16: no filter", &[], 16),
+];
+
+/// What one measurement told.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    /// MiB a second, or reads.
+    rate: f64,
+    /// Bytes that the source sent, over those that the client read.
+    fetched: f64,
+    /// Requests that the source answered.
+    requests: f64,
+    /// Seconds of the server's processor time for a GiB.
+    cpu: f64,
+}
+
+/// All rounds of all rows, and the memory of one copy.
+pub struct Remote {
+    samples: Vec<Vec<Option<Sample>>>,
+    /// MiB resident at most while a sparse disk was copied.
+    resident: Option<f64>,
+    rounds: u64,
+    /// What could not be measured, and why.
+    pub failures: Vec<String>,
+}
+
+/// The web server.
+struct Source {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    url: String,
+}
+
+impl Source {
+    fn start(size: u64, delay: u64) -> Result<Source, String> {
+        let failed = |error: std::io::Error| format!("the slow server: {error}");
+        let mut child = Command::new(program())
+            .args([format!("size={size}"), format!("delay={delay}")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err("the slow server has no pipes".to_owned());
+        };
+        let mut source = Source { child, input, output: BufReader::new(output), url: String::new() };
+        source.url = source.line()?;
+        Ok(source)
+    }
+
+    fn line(&mut self) -> Result<String, String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line).map_err(|error| format!("the slow server: {error}"))?;
+        match line.trim() {
+            "" => Err("the slow server ended".to_owned()),
+            line => Ok(line.to_owned()),
+        }
+    }
+
+    /// Requests and bytes since the last time.
+    fn counts(&mut self) -> Result<(f64, f64), String> {
+        self.input.write_all(b"\n").map_err(|error| format!("the slow server: {error}"))?;
+        let line = self.line()?;
+        let numbers: Option<Vec<f64>> = line.split(' ').map(|word| word.parse().ok()).collect();
+        match numbers.as_deref() {
+            Some(&[requests, bytes]) => Ok((requests, bytes)),
+            _ => Err(format!("the slow server said {line}")),
+        }
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Built together with this program.
+fn program() -> PathBuf {
+    std::env::current_exe().map(|this| this.with_file_name("rbdkit-slow-server")).unwrap_or_default()
+}
+
+fn run(program: &str, arguments: &[String]) -> Result<String, String> {
+    let finished = tool(program, arguments);
+    match finished.code {
+        0 => Ok(finished.stdout),
+        code => Err(format!("{program} failed ({code}): {}{}", finished.stdout, finished.stderr)),
+    }
+}
+
+/// Measures everything, so many times.
+pub fn measure(programs: &Programs, rounds: u64) -> Remote {
+    let mut remote =
+        Remote { samples: ROWS.iter().map(|_| Vec::new()).collect(), resident: None, rounds, failures: vec![] };
+    let dir = TempDir::new();
+    let file = dir.join("disk.img");
+    let mut prepared = std::fs::File::create(&file)
+        .and_then(|mut file| (0..COPY >> 20).try_for_each(|n| file.write_all(&[n as u8 | 1; 1 << 20])));
+    for round in 0..rounds {
+        for nth in 0..ROWS.len() {
+            // Who begins changes from round to round.
+            let place = (nth + round as usize * 4) % ROWS.len();
+            let row = &ROWS[place];
+            eprintln!("bench: remote, round {} of {rounds}: {}", round + 1, row.name);
+            let sample = std::mem::replace(&mut prepared, Ok(()))
+                .map_err(|error| error.to_string())
+                .and_then(|()| sample(programs, row, &file));
+            if let Err(why) = &sample {
+                eprintln!("bench: {why}");
+                remote.failures.push(format!("{}, round {}: {why}", row.name, round + 1));
+            }
+            remote.samples[place].push(sample.ok());
+        }
+    }
+    let _ = std::fs::remove_file(&file);
+    eprintln!("bench: remote: memory");
+    match sparse(programs, &dir) {
+        Ok(resident) => remote.resident = Some(resident),
+        Err(why) => remote.failures.push(format!("the copy of a sparse disk: {why}")),
+    }
+    remote
+}
+
+fn sample(programs: &Programs, row: &Row, file: &std::path::Path) -> Result<Sample, String> {
+    // What was written before is on the disk: the cache's file is not to wait for what others left to be done.
+    rustix::fs::sync();
+    let mut source = row.delay.map(|delay| Source::start(row.size, delay)).transpose()?;
+    let launch = Launch::new(["-r"])
+        .args(row.filters)
+        .program(if row.nbdkit { &programs.nbdkit } else { &programs.rbdkit }.clone());
+    let launch = match &source {
+        Some(source) => launch.args(["curl", &source.url]),
+        None => launch.arg("file").path("file", file),
+    };
+    let failed = |outcome: rbdkit_tests::Outcome| format!("it did not start ({}): {}", outcome.status, outcome.stderr);
+    let server = launch.args(row.more).try_start().map_err(failed)?;
+    if let Some(source) = &mut source {
+        source.counts()?;
+    }
+    let before = crate::servers::cpu_seconds(server.pid())?;
+    let started = Instant::now();
+    let bytes = read(&server, row)?;
+    let seconds = started.elapsed().as_secs_f64();
+    let cpu = crate::servers::cpu_seconds(server.pid())? - before;
+    // What is under way when the client leaves belongs to it as well.
+    drop(server);
+    let (requests, sent) = source.as_mut().map_or(Ok((0.0, 0.0)), Source::counts)?;
+    let unit = if matches!(row.reader, Reader::Random(_)) { 4096.0 } else { f64::from(1 << 20) };
+    Ok(Sample { rate: bytes / unit / seconds, fetched: sent / bytes, requests, cpu: cpu / bytes * f64::from(1 << 30) })
+}
+
+/// Lets the client read; how many bytes it was.
+fn read(server: &Server, row: &Row) -> Result<f64, String> {
+    let copy = |requests: u32, size: u32| {
+        let options =
+            ["--connections=1".to_owned(), format!("--requests={requests}"), format!("--request-size={size}")];
+        run("nbdcopy", &[&options[..], &[server.uri(), "null:".to_owned()]].concat()).map(|_| row.size as f64)
+    };
+    match row.reader {
+        Reader::Serial => copy(1, 65536),
+        Reader::Wide => copy(16, 1 << 20),
+        Reader::Random(depth) => {
+            let reads = RANDOM * u64::from(depth);
+            let options = [
+                "--name=random".to_owned(),
+                "--ioengine=nbd".to_owned(),
+                format!("--uri={}", server.uri()),
+                "--rw=randread".to_owned(),
+                "--bs=4k".to_owned(),
+                format!("--iodepth={depth}"),
+                format!("--size={}", row.size),
+                format!("--number_ios={reads}"),
+                "--randrepeat=1".to_owned(),
+                "--norandommap".to_owned(),
+            ];
+            run("fio", &options).map(|_| reads as f64 * 4096.0)
+        }
+    }
+}
+
+/// Copies a sparse disk of 64 GiB, holes and all, through a cache of 1 GiB; MiB resident at most.
+fn sparse(programs: &Programs, dir: &TempDir) -> Result<f64, String> {
+    use std::os::unix::fs::FileExt;
+    let path = dir.sparse_file("sparse.img", SPARSE);
+    let fill = || {
+        let file = std::fs::OpenOptions::new().write(true).open(&path)?;
+        let data = vec![0x5a; SPARSE_DATA];
+        (0..SPARSE / SPARSE_STEP).try_for_each(|n| file.write_all_at(&data, n * SPARSE_STEP))
+    };
+    fill().map_err(|error| error.to_string())?;
+    let launch =
+        Launch::new(["-r"]).args(READAHEAD_CACHE).program(programs.rbdkit.clone()).arg("file").path("file", &path);
+    let launch = launch.args(["cache-max-size=1G"]);
+    let server = launch.try_start().map_err(|outcome| outcome.stderr)?;
+    run("nbdcopy", &["--no-extents".to_owned(), server.uri(), "null:".to_owned()])?;
+    Ok(server.proc_status("VmHWM:") as f64 / 1024.0)
+}
+
+impl Remote {
+    fn column(&self, name: &str) -> &[Option<Sample>] {
+        let place = ROWS.iter().position(|row| row.name == name);
+        place.map_or(&[], |place| &self.samples[place])
+    }
+
+    fn spread(&self, name: &str, field: fn(&Sample) -> f64) -> Option<Spread> {
+        Spread::of(self.column(name).iter().flatten().map(field))
+    }
+
+    /// Within the rounds.
+    fn ratio(&self, of: &str, to: &str, field: fn(&Sample) -> f64) -> Option<Spread> {
+        let pairs = self.column(of).iter().zip(self.column(to));
+        Spread::of(pairs.filter_map(|(of, to)| Some(field(of.as_ref()?) / field(to.as_ref()?))))
+    }
+
+    /// What is asked for.
+    pub fn verdicts(&self) -> Vec<Verdict> {
+        let mut verdicts = Vec::new();
+        let mut add = |row, what: &str, limit, measured, unit| {
+            verdicts.push(Verdict { row, what: what.to_owned(), limit, measured, unit });
+        };
+        let rate = |sample: &Sample| sample.rate;
+        let filters = ["readahead, cache", "readahead, cow-on-cache"];
+        for filter in filters {
+            let ratio = self.ratio(&format!("10 ms: {filter}"), "10 ms, nbdkit: readahead, cache", rate);
+            add("10 ms a request: rate / nbdkit's with readahead and cache", filter, Limit::AtLeast(25.0), ratio, "");
+        }
+        for (row, delay, least) in [
+            ("10 ms a request: rate / that of 16 requests of 1 MiB without a filter", "10 ms", 0.7),
+            ("50 ms a request: the same", "50 ms", 0.6),
+        ] {
+            for filter in filters {
+                let wide = format!("{delay}: no filter, 16 requests of 1 MiB");
+                let ratio = self.ratio(&format!("{delay}: {filter}"), &wide, rate);
+                add(row, filter, Limit::AtLeast(least), ratio, "");
+            }
+        }
+        for depth in ["depth 1", "depth 16"] {
+            let of = format!("10 ms, random 4k, {depth}: readahead, cache");
+            let to = format!("10 ms, random 4k, {depth}: cache");
+            let row = "random reads of 4 KiB: rate / that without readahead";
+            add(row, depth, Limit::AtLeast(0.95), self.ratio(&of, &to, rate), "");
+        }
+        for depth in ["depth 1", "depth 16"] {
+            let of = format!("10 ms, random 4k, {depth}: readahead, cache");
+            let to = format!("10 ms, random 4k, {depth}: cache");
+            let fetched = self.ratio(&of, &to, |sample| sample.fetched);
+            add(
+                "random reads of 4 KiB: bytes fetched / those without readahead",
+                depth,
+                Limit::AtMost(1.1),
+                fetched,
+                "",
+            );
+        }
+        for delay in ["10 ms", "50 ms"] {
+            for filter in filters {
+                let name = format!("{delay}: {filter}");
+                let fetched = self.spread(&name, |sample| sample.fetched);
+                add("a whole copy: bytes fetched / bytes of the image", &name, Limit::AtMost(1.02), fetched, "");
+            }
+        }
+        let resident = self.resident.and_then(|resident| Spread::of([resident]));
+        let what = "64 GiB sparse through cache-max-size=1G";
+        add("memory: resident at most", what, Limit::AtMost(256.0), resident, "MiB");
+        verdicts
+    }
+
+    /// Every row.
+    fn rows(&self) -> String {
+        let mut table =
+            "| | rate | least to greatest | fetched / read | requests | CPU s a GiB |\n|---|--:|--:|--:|--:|--:|\n"
+                .to_owned();
+        for row in &ROWS {
+            let unit = if matches!(row.reader, Reader::Random(_)) { "op/s" } else { "MiB/s" };
+            let Some(rate) = self.spread(row.name, |sample| sample.rate) else { continue };
+            let median = |field| self.spread(row.name, field).map_or(0.0, |spread| spread.median);
+            let (fetched, requests) = match row.delay {
+                Some(_) => (format!("{:.3}", median(|s| s.fetched)), format!("{:.0}", median(|s| s.requests))),
+                None => (String::new(), String::new()),
+            };
+            let cpu = if matches!(row.reader, Reader::Random(_)) {
+                String::new()
+            } else {
+                format!("{:.2}", median(|s| s.cpu))
+            };
+            table += &format!(
+                "| {} | {:.1} {unit} | {:.1} to {:.1} | {fetched} | {requests} | {cpu} |\n",
+                row.name, rate.median, rate.least, rate.greatest
+            );
+        }
+        table
+    }
+
+    /// The section of the page.
+    pub fn section(&self, targets: &str) -> String {
+        let verdicts = self.verdicts();
+        let reached = verdicts.iter().filter(|verdict| verdict.is_reached() == Some(true)).count();
+        format!(
+            "{HEADING}\n\n\
+             The client is nbdcopy with one request of 64 KiB in flight unless it says otherwise; the source an HTTP server on this machine that waits before\n\
+             each answer (`tests/slow-server`), with an image of {} MiB, or of {} MiB where every piece is waited for. Medians of {} rounds, ratios within\n\
+             rounds. Source, server and client share the machine's processors. {reached} of {} targets reached.\n\n{targets}\n{}",
+            COPY >> 20,
+            SERIAL >> 20,
+            self.rounds,
+            verdicts.len(),
+            self.rows()
+        )
+    }
+
+    /// For programs.
+    pub fn json(&self) -> serde_json::Value {
+        let rows = ROWS.iter().zip(&self.samples).map(|(row, samples)| {
+            let samples = samples.iter().map(|sample| {
+                sample.map_or(serde_json::Value::Null, |s| {
+                    serde_json::json!({"rate": s.rate, "fetched": s.fetched, "requests": s.requests, "cpu_s_per_gib": s.cpu})
+                })
+            });
+            (row.name.to_owned(), samples.collect::<Vec<_>>().into())
+        });
+        serde_json::json!({"samples": rows.collect::<serde_json::Map<_, _>>(), "resident_mib": self.resident})
+    }
+}
+
+/// The first line of the section.
+pub const HEADING: &str = "## Remote sources";
+
+/// A page with this section in place of the one that it has, or at its end.
+pub fn replace(page: &str, section: &str) -> String {
+    let Some(start) = page.find(HEADING) else { return format!("{}\n\n{section}", page.trim_end()) };
+    let rest = &page[start + HEADING.len()..];
+    let after = rest.find("\n## ").map_or("", |end| &rest[end..]);
+    format!("{}{}\n{after}", &page[..start], section.trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remote(rate: f64, fetched: f64) -> Remote {
+        let samples =
+            ROWS.iter().map(|_| vec![Some(Sample { rate, fetched, requests: 1.0, cpu: 1.0 }), None]).collect();
+        Remote { samples, resident: Some(100.0), rounds: 2, failures: vec![] }
+    }
+
+    #[test]
+    fn every_target_names_rows_that_there_are() {
+        let verdicts = remote(1.0, 1.0).verdicts();
+        assert!(verdicts.iter().all(|verdict| verdict.measured.is_some()), "{verdicts:?}");
+        // Everything is as fast as everything else.
+        let missed: Vec<_> = verdicts.iter().filter(|one| one.is_reached() == Some(false)).map(|one| one.row).collect();
+        assert_eq!(missed, [verdicts[0].row; 2]);
+        let wasteful = remote(1.0, 1.03).verdicts();
+        assert!(wasteful.iter().any(|one| one.row.starts_with("a whole copy") && one.is_reached() == Some(false)));
+    }
+
+    #[test]
+    fn the_section_takes_the_place_of_the_old_one() {
+        assert_eq!(
+            replace("# Page\n\ntext\n", "## Remote sources\n\nnew\n"),
+            "# Page\n\ntext\n\n## Remote sources\n\nnew\n"
+        );
+        let page = "# Page\n\n## Remote sources\n\nold\n\n### more\n\n## At rest\n\nx\n";
+        assert_eq!(
+            replace(page, "## Remote sources\n\nnew\n"),
+            "# Page\n\n## Remote sources\n\nnew\n\n## At rest\n\nx\n"
+        );
+    }
+}
