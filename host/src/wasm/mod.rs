@@ -304,7 +304,8 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     loop {
         match future.as_mut().poll(&mut context) {
             Poll::Ready(value) => return value,
-            Poll::Pending => std::thread::park(),
+            // Where a runtime is there it would be the one to wake who yields, and this is its thread.
+            Poll::Pending => std::thread::park_timeout(engine::TICK),
         }
     }
 }
