@@ -15,7 +15,7 @@ use super::context::{Phase, Setup, protocol_string};
 use super::filter::{Detached, Exported, Filter};
 use super::instance::{Ask, Fault, Instance, Reply, Transfer};
 use super::offers;
-use super::pool::{Instances, Lease};
+use super::pool::{Holder, Instances, Lease};
 use super::prefetch::Prefetcher;
 use super::shared::Counted;
 use super::state::{ConnectionDeltas, ScopeState};
@@ -133,6 +133,8 @@ pub(super) struct Conn {
     pub(super) deltas: ConnectionDeltas,
     pub(super) prefetcher: Arc<Prefetcher>,
     instances: Arc<Instances>,
+    /// Its share of them.
+    holder: Arc<Holder>,
     next: NextCell,
     /// Open has succeeded and close has not begun: a lost instance is told of it again.
     live: AtomicBool,
@@ -196,6 +198,7 @@ impl Conn {
         let conn = Arc::new(Conn {
             prefetcher: Prefetcher::new(&filter.shared, below.thread_model()),
             _counted: Counted::new(&filter.shared.connections),
+            holder: Holder::new(below.client().id),
             filter,
             below,
             exportname: args.exportname,
@@ -376,17 +379,18 @@ impl Conn {
         if self.lost.load(Relaxed) {
             return None;
         }
-        self.instances.try_take_ready()
+        self.instances.try_take_ready(&self.holder)
     }
 
     async fn lease(&self, in_front: bool) -> Result<Lease<'_>> {
         if self.lost.load(Relaxed) {
             return Err(self.was_lost());
         }
-        let mut lease = match self.instances.try_take() {
+        let holder = (!in_front).then_some(&self.holder);
+        let mut lease = match self.instances.try_take(holder) {
             Some(lease) => lease,
             // What is rare is boxed: the future of every request would have to have room for it, and is moved to where it runs.
-            None => Box::pin(self.wait_for_a_place(in_front)).await?,
+            None => Box::pin(self.wait_for_a_place(holder)).await?,
         };
         if lease.instance().is_none() {
             Box::pin(self.filter.fill(&mut lease, &self.instances)).await?;
@@ -395,9 +399,9 @@ impl Conn {
     }
 
     /// Waits in line; a request does so for as long as its client is there.
-    async fn wait_for_a_place(&self, in_front: bool) -> Result<Lease<'_>> {
-        let place = self.instances.take(in_front);
-        if in_front || stray::is_steadfast_above() {
+    async fn wait_for_a_place<'a>(&'a self, holder: Option<&'a Arc<Holder>>) -> Result<Lease<'a>> {
+        let place = self.instances.take(holder);
+        if holder.is_none() || stray::is_steadfast_above() {
             return place.await;
         }
         stray::while_wanted(self.client(), place).await.unwrap_or_else(|| Err(Errno::Eshutdown.into()))

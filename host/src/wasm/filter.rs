@@ -149,7 +149,7 @@ impl Filter {
         }
         let most = if model == ThreadModel::Parallel { shared.limits.instances } else { 1 };
         let instances = Instances::new(most);
-        if let Some(mut lease) = instances.try_take() {
+        if let Some(mut lease) = instances.try_take(None) {
             lease.put(Box::new(first));
             lease.give_back();
         }
@@ -237,7 +237,7 @@ impl Filter {
             return Err(Error::new(Errno::Enomem, why));
         }
         let own = Instances::new(1);
-        let mut lease = own.take(false).await?;
+        let mut lease = own.take(None).await?;
         self.fill(&mut lease, &own).await?;
         lease.give_back();
         Ok(own)
@@ -323,7 +323,7 @@ impl Filter {
 
     /// A call that belongs to no connection.
     async fn ask(&self, phase: Phase, below: Option<Below>, ask: Ask) -> Result<Reply> {
-        let lease = self.instances.take(true).await?;
+        let lease = self.instances.take(None).await?;
         self.ask_in(lease, phase, below, ask).await
     }
 
@@ -459,7 +459,7 @@ impl Layer for FilterLayer {
                 tracing::error!("{}: layers below it have not ended in {END:?}", self.0.name());
             }
             if self.0.exported.lifecycle {
-                match tokio::time::timeout(END, self.0.instances.take(true)).await {
+                match tokio::time::timeout(END, self.0.instances.take(None)).await {
                     // A fault is logged where it happens, and nothing can be done about it any more.
                     Ok(Ok(lease)) => drop(self.0.ask_in(lease, Phase::READY, None, Ask::Cleanup).await),
                     _ => tracing::error!("{}: no cleanup: its instances are busy after {END:?}", self.0.name()),

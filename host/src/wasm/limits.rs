@@ -30,7 +30,7 @@ pub struct Limits {
     pub memory: u64,
     /// The same of all instances of all filters of the server together. An instance that cannot be made for want of it fails its request.
     pub memory_all: u64,
-    /// Instances of the filter. A request waits for a free one.
+    /// Instances of the filter. A request waits for a free one; those of one connection have half of them at most.
     pub instances: u32,
     /// Bytes of one call's own buffers.
     pub buffers: u64,
@@ -71,7 +71,8 @@ impl Default for Limits {
             waits: 1 << 20,
             memory: 64 << 20,
             memory_all: half_of_the_machine(),
-            instances: 64,
+            // Half of them, the share of a client that is alone, are as many as there are requests in flight where more are of no use.
+            instances: 128,
             buffers: u64::from(MAX_REQUEST),
             // Four of the largest requests: more would let one filter outgrow what the server admits in payloads.
             buffers_total: 4 * u64::from(MAX_REQUEST),

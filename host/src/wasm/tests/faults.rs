@@ -205,7 +205,8 @@ async fn lies_about_extents_fail_the_request() {
 async fn a_filter_whose_instances_are_all_busy_makes_requests_wait_in_turn() {
     let disk = Disk { hold: Some(Arc::new(Semaphore::new(0))), ..Disk::default() };
     let hold = disk.hold.clone().unwrap();
-    let limits = Limits { instances: 2, ..Limits::default() };
+    // Two of them for one connection.
+    let limits = Limits { instances: 4, ..Limits::default() };
     let stack = Stack::over(&[Guest::new(&["reads"], READS)], disk, limits).await;
     let top = stack.open().await;
     let mut tasks = Vec::new();
