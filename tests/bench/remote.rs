@@ -400,7 +400,8 @@ impl Remote {
             "{HEADING}\n\n\
              The client is nbdcopy with one request of 64 KiB in flight unless it says otherwise; the source an HTTP server on this machine that waits before\n\
              each answer (`tests/slow-server`), with an image of {} MiB, or of {} MiB where every piece is waited for. Medians of {} rounds, ratios within\n\
-             rounds. Source, server and client share the machine's processors. {reached} of {} targets reached.\n\n{targets}\n{}",
+             rounds. Source, server and client share the machine's processors, so that what else runs there counts. Before each measurement the disk is\n\
+             given time to write what waits (`sync`): where the kernel writes the filters' temporary file back meanwhile, a copy is slower. {reached} of {} targets reached.\n\n{targets}\n{}",
             COPY >> 20,
             SERIAL >> 20,
             self.rounds,
