@@ -66,6 +66,7 @@ lint:
 deny:
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
 	    $(CARGO) deny --offline check licenses bans sources; \
+	    (cd $(GUESTS) && $(CARGO) deny --offline --config ../deny.toml check licenses bans sources); \
 	    if $(CARGO) deny fetch db >/dev/null 2>&1; then $(CARGO) deny check advisories; \
 	    else echo "deny: the advisories cannot be fetched: NOT CHECKED"; fi; \
 	else \

@@ -36,6 +36,7 @@
 //! | compile bombs: 20,000 functions, a million nested blocks, locals, types, 64 MiB | `load` | compiled or refused within the bounds |
 //! | truncated and flipped files | `load`, `tests/fuzz/loader.rs` | refused with a line, or a filter |
 //! | features that are off | `load` | refused |
+//! | asks WASI for files, sockets, the environment | `wasi` | the host's own stubs: not permitted |
 //! | keeps failing | `faults` | left alone; `--filter-on-fault` |
 //! | is through the first wall | `confined` | the process can do nothing but serve |
 
