@@ -120,6 +120,10 @@ fn a_filter_in_c_that_talks_is_adapted_and_inspect_says_what_it_gets() {
     std::fs::write(mine.join("filter.c"), talking).unwrap();
     ok(&["build", mine.to_str().unwrap()]);
     let component = mine.join("mine.wasm");
+    // What any other toolchain makes can be adapted too.
+    ok(&["build", mine.join("target/module.wasm").to_str().unwrap()]);
+    let adapted = std::fs::read(mine.join("target/module.component.wasm")).unwrap();
+    assert!(adapted == std::fs::read(&component).unwrap());
     let text = ok(&["inspect", component.to_str().unwrap()]);
     for (name, grants) in [
         ("wasi:cli/stderr", "lines in the server's log, limited in rate"),

@@ -7,9 +7,15 @@ use anyhow::{Context, Result, bail};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 
-/// Builds what the directory holds: a Cargo.toml, a filter.c or a filter.js.
-pub fn build(dir: &Path) -> Result<()> {
-    let dir = dir.canonicalize().with_context(|| format!("cannot open {}", dir.display()))?;
+/// Builds what the directory holds: a Cargo.toml, a filter.c or a filter.js. Of a file, a core module that some other toolchain made, it makes a
+/// component.
+pub fn build(place: &Path) -> Result<()> {
+    let dir = place.canonicalize().with_context(|| format!("cannot open {}", place.display()))?;
+    if dir.is_file() {
+        let module = std::fs::read(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
+        let component = rbdkit_componentize::componentize(&module).with_context(|| format!("{}", dir.display()))?;
+        return write(&dir.with_extension("component.wasm"), &component);
+    }
     let (name, component) = if dir.join("Cargo.toml").exists() {
         rust(&dir)?
     } else if dir.join("filter.c").exists() {
@@ -19,8 +25,11 @@ pub fn build(dir: &Path) -> Result<()> {
     } else {
         bail!("{} holds neither a Cargo.toml, a filter.c nor a filter.js: rbdkit-filter new makes one", dir.display());
     };
-    let output = dir.join(format!("{name}.wasm"));
-    std::fs::write(&output, &component).with_context(|| format!("cannot write {}", output.display()))?;
+    write(&dir.join(format!("{name}.wasm")), &component)
+}
+
+fn write(output: &Path, component: &[u8]) -> Result<()> {
+    std::fs::write(output, component).with_context(|| format!("cannot write {}", output.display()))?;
     say!("{}: {} bytes", output.display(), component.len());
     Ok(())
 }

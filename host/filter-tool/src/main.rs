@@ -41,9 +41,9 @@ enum Command {
         #[arg(long)]
         dir: Option<PathBuf>,
     },
-    /// Build the filter in a directory into NAME.wasm beside it
+    /// Build the filter in a directory into NAME.wasm in it, or make a component of a core module
     Build {
-        /// The directory that `new` made (default: this one)
+        /// The directory that `new` made (default: this one); or FILE.wasm with its component type in it: leaves FILE.component.wasm
         #[arg(default_value = ".")]
         dir: PathBuf,
     },
