@@ -189,7 +189,10 @@ impl Host {
         let mut imports = Imports { interfaces: Vec::new(), reopens: false };
         for (name, item) in component.component_type().imports(&self.engine) {
             if let Some(stub) = wasi::granted(name) {
-                imports.interfaces.push(stub.to_string());
+                // In a component of several parts each may have its own version of it.
+                if !imports.interfaces.iter().any(|known| known == stub) {
+                    imports.interfaces.push(stub.to_string());
+                }
                 continue;
             }
             let granted = name.strip_prefix("rbdkit:filter/").and_then(|rest| rest.split_once('@'));

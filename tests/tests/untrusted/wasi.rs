@@ -60,6 +60,8 @@ package wasi:filesystem@0.2.6 {
             open-at: func(path-flags: path-flags, path: string, open-flags: open-flags, %flags: descriptor-flags)
                 -> result<descriptor, error-code>;
         }
+        // A lie: it takes an error of a stream.
+        filesystem-error-code: func(err: list<u64>) -> string;
     }
     interface preopens { use types.{descriptor}; get-directories: func() -> list<tuple<descriptor, string>>; }
 }
@@ -110,6 +112,7 @@ const IMPORTS: &str = r#"
     (import "wasi:random/random@0.2.1" "get-random-bytes" (func $random (param i64 i32)))
     (import "wasi:filesystem/preopens@0.2.6" "get-directories" (func $directories (param i32)))
     (import "wasi:filesystem/types@0.2.6" "[method]descriptor.open-at" (func $open (param i32 i32 i32 i32 i32 i32 i32)))
+    (import "wasi:filesystem/types@0.2.6" "filesystem-error-code" (func $error_code (param i32 i32 i32)))
     (import "wasi:sockets/instance-network@0.2.2" "instance-network" (func $network (result i32)))
     (import "wasi:sockets/tcp-create-socket@0.2.2" "create-tcp-socket" (func $socket (param i32 i32)))
     (import "wasi:sockets/ip-name-lookup@0.2.2" "resolve-addresses" (func $resolve (param i32 i32 i32 i32)))
@@ -204,6 +207,16 @@ fn a_path_is_not_opened_whatever_is_taken_for_a_directory() {
     fails(&open("(i32.const 3)"), "unknown handle index 3");
     // One that there is, of another type.
     fails(&open("(call $stderr)"), "handle index 1 used with the wrong type");
+}
+
+/// Functions that nobody can reach are not compared with what they should be. Nothing comes of that.
+#[test]
+fn a_function_of_another_type_is_a_fault_when_it_is_called() {
+    let call = |length: u32| format!("(call $error_code (i32.const 0) (i32.const {length}) (i32.const 2100))");
+    fails(&call(8), "it called filesystem-error-code on what there is not");
+    // What it brings along is limited as everywhere.
+    let many = format!("(memory.grow (i32.const 200)) (drop) {}", call(1 << 20));
+    fails(&many, "too much data is being copied between the host and the guest");
 }
 
 #[test]
