@@ -81,7 +81,7 @@ fn an_absent_export_is_unknown_and_the_conversation_goes_on() {
     let replies = client.option(7, &go("absent", &[]));
     assert_eq!(replies[0].kind, (1 << 31) + 6);
     assert_eq!(replies[0].data, b"there is no export 'absent'");
-    assert_eq!(client.option(7, &go("panics", &[]))[0].kind, (1 << 31) + 4);
+    assert_eq!(client.option(7, &go("panics", &[]))[0].kind, (1 << 31) + 6);
     assert_eq!(client.option(7, &go("", &[])).last().unwrap().kind, 1);
     // EXPORT_NAME has no error: the connection ends.
     let mut client = running.connect();
