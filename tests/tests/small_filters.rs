@@ -153,8 +153,9 @@ fn a_scan_stops_with_the_last_client_and_goes_on_with_the_next() {
     drop(client);
     assert!(source.counts().bytes < SIZE, "it was too quick to tell");
     let mut client = server.client();
-    // What was under way when the first one left may have to be fetched again: a MiB for each of twelve workers.
-    let most = SIZE + (12 << 20);
+    // What was under way when the first one left is fetched again: a MiB for each of twelve workers. So all bytes were fetched once before the last
+    // ones are there, and the client may be quicker with as many.
+    let most = SIZE + (24 << 20);
     for n in (0..64).rev() {
         // From the end, so that the scan is not moved on.
         source.wait_until("the rest was fetched", |counts| counts.bytes >= SIZE);

@@ -17,6 +17,7 @@
 mod emulate;
 mod hop;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
@@ -35,6 +36,11 @@ pub trait Layer: Send + Sync + 'static {
     /// How many calls may run at once. The layer keeps to it itself (it knows how many instances it has): the hop adds
     /// no queue. Only [`ThreadModel::SerializeConnections`] is kept by the chain, which opens one connection at a time.
     fn thread_model(&self) -> ThreadModel;
+
+    /// Directories whose files it reads from now on, besides what it has open.
+    fn reads(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
 
     /// The server is about to listen. `below` is the strictest thread model of the layers below.
     fn get_ready(&self, below: ThreadModel) -> BoxFuture<'_, Result<(), ConfigError>> {
@@ -172,13 +178,17 @@ impl Chain {
         Ok(())
     }
 
-    /// What the plugin reaches from now on, if it says so. It has arranged for what it will not be able to do itself.
+    /// What the plugin and the filters reach from now on, if the plugin says so. It has arranged for what it will not be able to do itself.
     ///
     /// # Errors
     /// What is in the way of that.
     pub fn reach(&self) -> std::io::Result<Option<Reach>> {
         self.plugin.arrange()?;
-        Ok(self.plugin.reach())
+        let filters = self.layers.iter().flat_map(|floor| floor.layer.reads());
+        Ok(self.plugin.reach().map(|mut reach| {
+            reach.read.extend(filters);
+            reach
+        }))
     }
 
     /// In the process that serves, nearest the plugin first.

@@ -1,6 +1,7 @@
 //! A configured filter: the layer that the chain sees, its instances, and what becomes of faults.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -399,6 +400,10 @@ impl Layer for FilterLayer {
 
     fn thread_model(&self) -> ThreadModel {
         self.0.model
+    }
+
+    fn reads(&self) -> Vec<PathBuf> {
+        self.0.shared.files.opened_anew()
     }
 
     fn get_ready(&self, below: ThreadModel) -> BoxFuture<'_, Result<(), ConfigError>> {

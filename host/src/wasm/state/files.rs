@@ -93,6 +93,17 @@ impl Files {
         }
     }
 
+    /// The directories of the files that are opened anew each time they are read: what replaces such a file is in its place.
+    pub fn opened_anew(&self) -> Vec<PathBuf> {
+        let now = self.0.iter().flat_map(|(_, all)| all).filter_map(|named| match named {
+            Named::Now(path) => Some(path),
+            _ => None,
+        });
+        // What it leads to may be elsewhere.
+        let both = now.flat_map(|path| [Some(path.clone()), std::fs::canonicalize(path).ok()]);
+        both.flatten().filter_map(|path| path.parent().map(Path::to_path_buf)).collect()
+    }
+
     /// Appends all of `data` in one write.
     ///
     /// # Errors
