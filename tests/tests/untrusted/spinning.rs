@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rbdkit_tests::raw::{cmd, error};
@@ -19,32 +20,36 @@ fn spinner() -> Guest {
     Guest::reads("spin", "", "(loop $l (br $l))")
 }
 
-/// How long the threads of a process (`/proc/PID/task`) have waited for a processor while they could have run, in all.
-fn kept_waiting(pid: u32) -> Duration {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
-    let waited = tasks.flatten().filter_map(|task| {
-        // Time on a processor, time waiting for one, turns. A thread may have ended meanwhile.
-        let line = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-        line.split_whitespace().nth(1)?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(waited.sum())
+/// How long a thread has waited for a processor while it could have run, in all. None: it has ended.
+fn kept_waiting(task: &Path) -> Option<Duration> {
+    let line = std::fs::read_to_string(task.join("schedstat")).ok()?;
+    // Time on a processor, time waiting for one, turns.
+    Some(Duration::from_nanos(line.split_whitespace().nth(1)?.parse().ok()?))
+}
+
+/// The same for all threads of a server, and the thread that calls this.
+fn all_kept_waiting(server: &Server) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).expect("threads");
+    let tasks = tasks.flatten().map(|task| task.path());
+    tasks.chain(["/proc/thread-self".into()]).filter_map(|task| kept_waiting(&task)).sum()
 }
 
 /// A read that is ended, beside a thread of the test that sleeps for as long: how late the end was, and how late the machine made it. That is what
-/// the sleeping thread was late by, and what threads of the server and the test waited for a processor from then on.
+/// the sleeping thread was late by, and what this thread and the server's waited for a processor: from the beginning, as a guest that computes
+/// yields its thread now and then, and until it has one again it is not on its account.
 fn lateness(server: &Server, client: &mut Client, deadline: Duration) -> (Duration, Duration) {
-    let waited = || kept_waiting(server.pid()) + kept_waiting(std::process::id());
+    let before = all_kept_waiting(server);
     let began = Instant::now();
     std::thread::scope(|threads| {
         let sleeper = threads.spawn(|| {
             #[expect(clippy::disallowed_methods, reason = "what is measured is how late it wakes")]
             std::thread::sleep(deadline);
-            (began.elapsed().saturating_sub(deadline), waited())
+            began.elapsed().saturating_sub(deadline)
         });
         assert_eq!(client.read(0, 512), Err(error::EIO));
         let late = began.elapsed().saturating_sub(deadline);
-        let (overslept, before) = sleeper.join().expect("the sleeper");
-        (late, overslept + waited().saturating_sub(before))
+        let overslept = sleeper.join().expect("the sleeper");
+        (late, overslept + all_kept_waiting(server).saturating_sub(before))
     })
 }
 
