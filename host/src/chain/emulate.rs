@@ -8,9 +8,9 @@ use rbdkit_plugin_api::{Done, Errno, Flags, Op, Result, Span, Support};
 
 use super::Hop;
 
-/// The most that one step reads or writes: long enough that its cost disappears behind the I/O, short enough to be taken from the
+/// The most bytes that one step reads or writes: long enough that its cost disappears behind the I/O, short enough to be taken from the
 /// pool's shelves.
-const STEP: u32 = 1 << 20;
+pub(crate) const STEP: u32 = 1 << 20;
 
 fn step(hop: &Hop) -> u32 {
     hop.block_sizes().map_or(STEP, |sizes| STEP.min(sizes.maximum).max(sizes.minimum))

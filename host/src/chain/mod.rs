@@ -25,6 +25,7 @@ use rbdkit_plugin_api::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+pub(crate) use emulate::STEP;
 pub use hop::Hop;
 use hop::Queue;
 

@@ -25,7 +25,7 @@ use super::guard::{caught, caught_now};
 use super::receive::Received;
 use super::socket::{Closed, Input, Output, Patience};
 use super::{Server, Stop};
-use crate::chain::Hop;
+use crate::chain::{Hop, STEP};
 use crate::nbd::reply::{self, Answer};
 use crate::nbd::{Command, Payload, RequestHeader, Session, Violation};
 
@@ -596,8 +596,8 @@ fn reservation(checked: &Result<Command, Error>) -> Pages {
             let extents = (u64::from(*length) / 512 + 1).min(MOST_EXTENTS);
             Pages::of(extents * 40)
         }
-        // Where a layer cannot do it, it is done by reading or writing in steps of at most 1 MiB.
-        Ok(Command::Zero { length, .. } | Command::Cache { length, .. }) => Pages::of(u64::from(*length).min(1 << 20)),
+        // Where a layer cannot do it, it is done by reading or writing in steps.
+        Ok(Command::Zero { length, .. } | Command::Cache { length, .. }) => Pages::of(u64::from(*length.min(&STEP))),
         _ => Pages::default(),
     }
 }

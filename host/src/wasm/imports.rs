@@ -22,7 +22,7 @@ use super::shared::Level;
 use super::state::{self, Held, Mode, Patience, When, Words};
 use super::stray::{Awaited, Bytes, while_wanted};
 use super::{entropy, wasi};
-use crate::chain::Hop;
+use crate::chain::{Hop, STEP};
 
 type Answer<T> = Result<std::result::Result<T, wit::Errno>>;
 
@@ -31,9 +31,6 @@ const NOT_CONFIGURE: Phase = OPEN_DATA.or(Phase::BEFORE).or(Phase::READY);
 
 /// A list of extents for a guest has at most so many: some 1.5 MiB of its memory. It may ask again from where the list ends.
 const EXTENTS_FOR_GUEST: usize = 1 << 16;
-
-/// What the gate reads or writes at once where it does an operation in place of a layer, in bytes.
-const STEP: u64 = 1 << 20;
 
 /// All that a filter may import.
 pub(super) fn linker(engine: &wasmtime::Engine) -> Result<Linker<Context>> {
@@ -436,13 +433,13 @@ impl host::next::Host for Context {
 
     async fn zero(&mut self, offset: u64, length: u64, flags: wit::CommandFlags) -> Answer<()> {
         let next = Arc::clone(attempt!(self.next()));
-        let result = self.wait_for(length.min(STEP), || next.hop.zero(offset, length, flags.into())).await?;
+        let result = self.wait_for(length.min(STEP.into()), || next.hop.zero(offset, length, flags.into())).await?;
         Ok(self.answer(result))
     }
 
     async fn cache(&mut self, offset: u64, length: u64) -> Answer<()> {
         let next = Arc::clone(attempt!(self.next()));
-        let result = self.wait_for(length.min(STEP), || next.hop.cache(offset, length)).await?;
+        let result = self.wait_for(length.min(STEP.into()), || next.hop.cache(offset, length)).await?;
         Ok(self.answer(result))
     }
 
