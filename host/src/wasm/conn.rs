@@ -400,11 +400,9 @@ impl Conn {
 
     /// Waits in line; a request does so for as long as its client is there.
     async fn wait_for_a_place<'a>(&'a self, holder: Option<&'a Arc<Holder>>) -> Result<Lease<'a>> {
-        let place = self.instances.take(holder);
-        if holder.is_none() || stray::is_steadfast_above() {
-            return place.await;
-        }
-        stray::while_wanted(self.client(), place).await.unwrap_or_else(|| Err(Errno::Eshutdown.into()))
+        let waits_on = holder.is_none() || stray::is_steadfast_above();
+        let place = stray::wanted(self.client(), waits_on, self.instances.take(holder)).await;
+        place.unwrap_or_else(|| Err(Errno::Eshutdown.into()))
     }
 
     fn was_lost(&self) -> Error {

@@ -20,7 +20,7 @@ use super::clock::Overrun;
 use super::context::{Context, Phase, mistake, protocol_string};
 use super::shared::Level;
 use super::state::{self, Held, Mode, Patience, When, Words};
-use super::stray::{Awaited, Bytes, while_wanted};
+use super::stray::{Awaited, Bytes, wanted};
 use super::{entropy, wasi};
 use crate::chain::{Hop, STEP};
 
@@ -241,14 +241,8 @@ fn lock(
             let Some(conn) = context.call.conn.clone() else { return at_once(Ok(Err(wit::Errno::Enxio))) };
             Box::new(async move {
                 let context = store.data_mut();
-                let wait = async move {
-                    match waits_on {
-                        true => waiting.await,
-                        false => while_wanted(conn.client(), waiting).await.unwrap_or(Err(Errno::Eshutdown)),
-                    }
-                };
-                let held = context.clock.waiting(|| wait).await;
-                Ok((context.hold(held),))
+                let held = context.clock.waiting(|| wanted(conn.client(), waits_on, waiting)).await;
+                Ok((context.hold(held.unwrap_or(Err(Errno::Eshutdown))),))
             })
         }
     }
@@ -729,27 +723,14 @@ impl Context {
         self.allow(OPEN_DATA)?;
         let conn = self.call.conn.clone().ok_or(wit::Errno::Enxio)?;
         let waits_on = self.call.waits_on();
-        self.clock
-            .waiting(|| async move {
-                // Forever, if it cannot be reckoned.
-                let end = tokio::time::Instant::now().checked_add(Duration::from_nanos(ns));
-                let over = async {
-                    match end {
-                        Some(end) => tokio::time::sleep_until(end).await,
-                        None => std::future::pending().await,
-                    }
-                };
-                if waits_on {
-                    over.await;
-                    return Ok(());
-                }
-                tokio::select! {
-                    biased;
-                    () = conn.client().until_gone() => Err(wit::Errno::Eshutdown),
-                    () = over => Ok(()),
-                }
-            })
-            .await
+        let over = async move {
+            match tokio::time::Instant::now().checked_add(Duration::from_nanos(ns)) {
+                Some(end) => tokio::time::sleep_until(end).await,
+                // It cannot be reckoned.
+                None => std::future::pending().await,
+            }
+        };
+        self.clock.waiting(|| wanted(conn.client(), waits_on, over)).await.ok_or(wit::Errno::Eshutdown)
     }
 }
 

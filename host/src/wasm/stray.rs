@@ -63,8 +63,11 @@ pub(super) fn steadfastly<T>(poll: impl FnOnce() -> T) -> T {
     poll()
 }
 
-/// Waits for something that may be dropped, but not for longer than the client is there. None: it has gone.
-pub(super) async fn while_wanted<T>(client: &Client, wait: impl Future<Output = T>) -> Option<T> {
+/// Waits for something that may be dropped, but not for longer than the client is there, unless it waits on. None: the client has gone.
+pub(super) async fn wanted<T>(client: &Client, waits_on: bool, wait: impl Future<Output = T>) -> Option<T> {
+    if waits_on {
+        return Some(wait.await);
+    }
     tokio::select! {
         biased;
         // First: what came at the same moment is for somebody who is still there.
