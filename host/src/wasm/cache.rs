@@ -26,6 +26,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::compile::Compiler;
+use super::entropy;
 
 /// The cache keeps so many bytes of code; the entries that were written first go first. It holds the filters of this tree (some MB)
 /// and a dozen interpreters (60 to 90 MB each).
@@ -218,9 +219,9 @@ fn secret(directory: &Path) -> Result<[u8; KEY], String> {
         result => return result.map_err(|e| format!("its key: {e}")),
     }
     let mut key = [0; KEY];
-    fs::File::open("/dev/urandom")
-        .and_then(|mut random| random.read_exact(&mut key))
-        .map_err(|e| format!("no random numbers: {e}"))?;
+    if !entropy::fill(&mut key) {
+        return Err("the operating system gave no random numbers".into());
+    }
     // Renamed into place: nobody ever sees half a key. Of several processes that begin at once the last one's stays.
     let temporary = directory.join(format!(".key.{}", std::process::id()));
     let _ = fs::remove_file(&temporary);

@@ -1,4 +1,4 @@
-//! Random numbers for guests, from the operating system's generator.
+//! Random numbers, for guests and for the key of the cache, from the operating system's generator.
 
 /// The system call gives so much without being interrupted, once its generator was seeded, which is long before any server starts.
 const AT_ONCE: usize = 256;
