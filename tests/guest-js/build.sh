@@ -14,10 +14,17 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$(dirname "$here")")
 tools=$root/target/guest-js/$version
 
+# One at a time, and in its place only when it is complete: tests run side by side, and an installation may be cut short.
+mkdir -p "$(dirname "$tools")"
+exec 9>"$tools.lock"
+flock 9
 if [ ! -x "$tools/node_modules/.bin/componentize-qjs" ]; then
-    mkdir -p "$tools"
-    npm install --prefix "$tools" --no-save --no-package-lock --no-audit --no-fund --loglevel=error "componentize-qjs@$version" >&2
+    rm -rf "$tools" "$tools.new"
+    mkdir "$tools.new"
+    npm install --prefix "$tools.new" --no-save --no-package-lock --no-audit --no-fund --loglevel=error "componentize-qjs@$version" >&2
+    mv "$tools.new" "$tools"
 fi
+exec 9>&-
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
