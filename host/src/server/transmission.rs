@@ -380,6 +380,7 @@ impl Transmission {
         }
         self.admit(pages).await?;
         let ticket = Ticket { header, pages };
+        let is_read = matches!(checked, Ok(Command::Read { .. }));
         let outgoing = match checked {
             Err(error) => {
                 tracing::debug!("{}: {error}", header.name());
@@ -398,15 +399,20 @@ impl Transmission {
             }
             Ok(command) => Shared::run(&self.shared, ticket, command),
         };
+        let mut handled = pages;
         if let Some(outgoing) = outgoing {
-            self.batch_pages = self.batch_pages.saturating_add(pages.0);
+            // A hole is a few bytes on the wire, and nobody copied any, however long it is.
+            if is_read {
+                handled = Pages::of(outgoing.answer.length() as u64);
+            }
+            self.batch_pages = self.batch_pages.saturating_add(handled.0);
             self.batch.push(outgoing);
             if self.batch.len() >= BATCH || self.batch_pages >= BATCH_PAGES {
                 self.flush();
             }
         }
         self.turn += 1;
-        self.turn_pages = self.turn_pages.saturating_add(pages.0);
+        self.turn_pages = self.turn_pages.saturating_add(handled.0);
         self.let_others().await;
         Ok(())
     }
