@@ -689,7 +689,7 @@ impl Handle for Opened {
     fn pread(&self, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
         if self.exported().reads {
             let transfer = Transfer { write: false, offset, length: span.len, flags: wit::CommandFlags::empty() };
-            return Op::later(self.conn().transfer(transfer, buffer, span));
+            return Op::later_from(|| self.conn().transfer(transfer, buffer, span));
         }
         self.0.pass_with(buffer, |hop, buffer| hop.pread(buffer, span, offset))
     }
@@ -697,7 +697,7 @@ impl Handle for Opened {
     fn pwrite(&self, buffer: Buffer, span: Span, offset: u64, flags: Flags) -> Op<Done> {
         if self.exported().writes {
             let transfer = Transfer { write: true, offset, length: span.len, flags: flags.into() };
-            return Op::later(self.conn().transfer(transfer, buffer, span));
+            return Op::later_from(|| self.conn().transfer(transfer, buffer, span));
         }
         if !self.exported().transparent {
             return Op::Ready((buffer, Err(Errno::Erofs.into())));

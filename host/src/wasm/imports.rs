@@ -7,7 +7,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rbdkit_plugin_api::{Buffer, Client, Done, Errno, Fill, Flags, Op, Peer, Span};
@@ -135,8 +135,13 @@ fn lend<'a>(
         }
         Op::Later(operation) => {
             let bytes = if part.buf == 0 { Bytes::Request(length) } else { Bytes::Own(length) };
-            let operation = Awaited::new(operation, bytes, wait);
-            Box::new(Lent { store, operation, buf: part.buf, unfilled })
+            let mut operation = Awaited::new(operation, bytes, wait);
+            // Most complete at their first poll, and need no future of their own then. One that does not is polled again at once, by its waker.
+            match operation.poll(context, &mut TaskContext::from_waker(Waker::noop())) {
+                Poll::Ready(Ok(done)) => at_once(context.finish(part.buf, unfilled, done)),
+                Poll::Ready(Err(overrun)) => at_once(Err(overrun.into())),
+                Poll::Pending => Box::new(Lent { store, operation, buf: part.buf, unfilled }),
+            }
         }
         Op::Taken => at_once(Err(wasmtime::format_err!("an operation that was polled to its end"))),
     }

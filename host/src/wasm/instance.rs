@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use rbdkit_plugin_api::{Buffer, Errno, Error, Extents, Result, Span};
-use wasmtime::component::InstancePre;
+use wasmtime::component::{Component, ComponentExportIndex, InstancePre, TypedFunc};
 use wasmtime::{Store, Trap, WasmBacktrace};
 
 use super::bindings::guest;
@@ -19,16 +19,27 @@ use super::context::{Answer, Call, Context, Mistake, Phase, Setup};
 use super::filter::Exported;
 use super::shared::Shared;
 
+/// `reads.pread` or `writes.pwrite`, which look alike. The generated binding would put a future of its own around this one's.
+type TransferFunction = TypedFunc<(u64, u32, wit::CommandFlags), (std::result::Result<(), wit::Errno>,)>;
+
+/// Where a component has such a function.
+fn transfer_index(component: &Component, interface: &str, function: &str) -> Option<ComponentExportIndex> {
+    let interface = component.get_export_index(None, interface)?;
+    component.get_export_index(Some(&interface), function)
+}
+
 macro_rules! exports {
-    ($($name:ident),*) => {
+    ($($transfer:ident.$function:ident),*; $($name:ident),*; in order: $($any:ident),*) => {
         /// Which interfaces a component exports, and where.
         pub(super) struct Exports {
             filter: guest::filter::GuestIndices,
+            $($transfer: Option<ComponentExportIndex>,)*
             $(pub(super) $name: Option<guest::$name::GuestIndices>,)*
         }
 
         /// An instance's functions.
         struct Functions {
+            $($transfer: Option<TransferFunction>,)*
             filter: guest::filter::Guest,
             $($name: Option<guest::$name::Guest>,)*
         }
@@ -42,6 +53,14 @@ macro_rules! exports {
                 Ok(Exports {
                     filter: guest::filter::GuestIndices::new(pre)
                         .map_err(|_| "it does not export rbdkit:filter/filter: it is not a filter".to_string())?,
+                    $($transfer: {
+                        let interface = concat!("rbdkit:filter/", stringify!($transfer), "@0.1.0");
+                        if pre.component().get_export_index(None, interface).is_some() {
+                            // Looks whether it is all there, and as it has to be.
+                            guest::$transfer::GuestIndices::new(pre).map_err(|e| format!("{e:#}"))?;
+                        }
+                        transfer_index(pre.component(), interface, stringify!($function))
+                    },)*
                     $($name: {
                         let interface = concat!("rbdkit:filter/", stringify!($name), "@0.1.0");
                         match pre.component().get_export_index(None, interface) {
@@ -56,10 +75,14 @@ macro_rules! exports {
 
             /// Which there are, for the layer and by name.
             pub(super) fn what(&self) -> (Exported, Vec<&'static str>) {
-                let exported = Exported { transparent: false, $($name: self.$name.is_some(),)* };
+                let exported = Exported {
+                    transparent: false,
+                    $($transfer: self.$transfer.is_some(),)*
+                    $($name: self.$name.is_some(),)*
+                };
                 let mut names = vec!["filter"];
-                $(if self.$name.is_some() {
-                    names.push(stringify!($name));
+                $(if exported.$any {
+                    names.push(stringify!($any));
                 })*
                 (exported, names)
             }
@@ -70,6 +93,10 @@ macro_rules! exports {
                 instance: &wasmtime::component::Instance,
             ) -> wasmtime::Result<Functions> {
                 Ok(Functions {
+                    $($transfer: match &self.$transfer {
+                        Some(index) => Some(instance.get_typed_func(&mut *store, index)?),
+                        None => None,
+                    },)*
                     filter: self.filter.load(&mut *store, instance)?,
                     $($name: match &self.$name {
                         Some(indices) => Some(indices.load(&mut *store, instance)?),
@@ -82,8 +109,11 @@ macro_rules! exports {
 }
 
 exports!(
-    threading, lifecycle, admission, names, connection, info, features, reads, writes, flushes, trims, zeroes, mapping,
-    caching, background
+    reads.pread, writes.pwrite;
+    threading, lifecycle, admission, names, connection, info, features, flushes, trims, zeroes, mapping, caching,
+    background;
+    in order: threading, lifecycle, admission, names, connection, info, features, reads, writes, flushes, trims, zeroes,
+    mapping, caching, background
 );
 
 /// What a guest is asked.
@@ -392,11 +422,10 @@ impl Instance {
 
     /// Runs the guest on what was installed.
     pub(super) async fn run(&mut self, transfer: Transfer) -> wasmtime::Result<std::result::Result<(), wit::Errno>> {
-        let Transfer { write, offset, length, flags } = transfer;
-        match write {
-            false => exported(&self.functions.reads)?.call_pread(&mut self.store, offset, length, flags).await,
-            true => exported(&self.functions.writes)?.call_pwrite(&mut self.store, offset, length, flags).await,
-        }
+        let function = exported(if transfer.write { &self.functions.writes } else { &self.functions.reads })?;
+        let (answer,) =
+            function.call_async(&mut self.store, (transfer.offset, transfer.length, transfer.flags)).await?;
+        Ok(answer)
     }
 
     /// Takes a request out again and settles it, as [`Instance::serve`] does. The payload comes back unless an operation below has it still

@@ -31,6 +31,13 @@ impl<T> Op<T> {
         Op::Later(Box::pin(future))
     }
 
+    /// [`Op::later`] where it matters: the future is made in its box, rather than moved there.
+    pub fn later_from<F: Future<Output = T> + Send + 'static>(make: impl FnOnce() -> F) -> Op<T> {
+        let place = Box::<F>::new_uninit();
+        let future: Box<F> = Box::write(place, make());
+        Op::Later(Box::into_pin(future))
+    }
+
     /// Changes the answer on its way up.
     pub fn map<U>(self, f: impl FnOnce(T) -> U + Send + 'static) -> Op<U>
     where
