@@ -396,7 +396,7 @@ fn a_busy_client_has_a_thread_until_it_pauses() {
     keep_busy(&running, &mut client);
     drop(client);
     running.until_all_is_given_back();
-    assert_eq!(running.threads(), 0);
+    running.until("the thread ends", || running.threads() == 0);
 }
 
 #[test]
