@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use curl::easy::Easy2;
 use curl::multi::{Easy2Handle, Multi, MultiWaker};
@@ -29,7 +29,7 @@ enum Message {
 /// The way to the thread, which is started with the first message, when the server has given up what it does not need, and ends when this is dropped.
 pub(crate) struct Driver {
     /// Taken by the thread.
-    prepared: Mutex<Option<(Settings, Option<Jar>)>>,
+    prepared: Mutex<Option<(Settings, Option<Arc<Jar>>)>>,
     thread: OnceLock<Thread>,
 }
 
@@ -44,7 +44,7 @@ impl Driver {
     /// # Errors
     /// If the cookie jar cannot be written.
     pub(crate) fn new(settings: Settings) -> Result<Driver, ConfigError> {
-        let jar = settings.cookiejar.as_deref().map(Jar::open).transpose()?;
+        let jar = settings.cookiejar.as_deref().map(Jar::open).transpose()?.map(Arc::new);
         Ok(Driver { prepared: Mutex::new(Some((settings, jar))), thread: OnceLock::new() })
     }
 
@@ -75,7 +75,7 @@ impl Driver {
         // Whoever comes meanwhile waits here.
         let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((settings, jar)) = prepared.take() {
-            match Thread::start(settings.clone(), jar.as_ref().and_then(Jar::again)) {
+            match Thread::start(settings.clone(), jar.clone()) {
                 Ok(thread) => drop(self.thread.set(thread)),
                 Err(error) => {
                     tracing::error!("curl: cannot start a thread: {error}");
@@ -88,7 +88,7 @@ impl Driver {
 }
 
 impl Thread {
-    fn start(settings: Settings, jar: Option<Jar>) -> std::io::Result<Thread> {
+    fn start(settings: Settings, jar: Option<Arc<Jar>>) -> std::io::Result<Thread> {
         let (messages, receiver) = channel();
         // The multi handle cannot change its thread, so it is made there.
         let (waker_out, waker_in) = channel();
@@ -129,7 +129,7 @@ struct Cookies {
 struct Loop {
     multi: Multi,
     settings: Settings,
-    jar: Option<Jar>,
+    jar: Option<Arc<Jar>>,
     messages: Receiver<Message>,
     waiting: VecDeque<Job>,
     /// A transfer's token is its place here.
@@ -138,7 +138,7 @@ struct Loop {
 }
 
 impl Loop {
-    fn new(mut multi: Multi, settings: Settings, jar: Option<Jar>, messages: Receiver<Message>) -> Loop {
+    fn new(mut multi: Multi, settings: Settings, jar: Option<Arc<Jar>>, messages: Receiver<Message>) -> Loop {
         let cookies = settings.cookiefile.as_ref().map(|_| Cookies::default());
         // As many idle connections are kept as requests can be under way; if libcurl refuses, it keeps its own number.
         let _ = multi.set_max_connects(settings.connections);
@@ -175,7 +175,7 @@ impl Loop {
             match self.messages.try_recv() {
                 Ok(Message::Request(job)) => self.waiting.push_back(job),
                 Ok(Message::SaveCookies(done)) => {
-                    if let (Some(cookies), Some(jar)) = (&self.cookies, &mut self.jar)
+                    if let (Some(cookies), Some(jar)) = (&self.cookies, &self.jar)
                         && let Err(error) = jar.write(&cookies.lines)
                     {
                         tracing::error!("curl: cannot write the cookie jar: {error}");

@@ -21,13 +21,8 @@ impl Jar {
         file.map(Jar).map_err(|error| ConfigError::new(format!("cookiejar={}: {error}", path.display())))
     }
 
-    /// The same for another thread.
-    pub(crate) fn again(&self) -> Option<Jar> {
-        self.0.try_clone().ok().map(Jar)
-    }
-
     /// Replaces what is in it by these lines, each a cookie.
-    pub(crate) fn write(&mut self, cookies: &[String]) -> std::io::Result<()> {
+    pub(crate) fn write(&self, cookies: &[String]) -> std::io::Result<()> {
         let text = cookies.iter().fold(HEAD.to_owned(), |text, line| text + line + "\n");
         self.0.write_all_at(text.as_bytes(), 0)?;
         self.0.set_len(text.len() as u64)
