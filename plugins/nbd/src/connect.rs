@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use rbdkit_launcher::{Launcher, Order, Program, Started};
 use rbdkit_plugin_api::{Errno, hint_about_names, inherited};
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 
 use crate::config::Target;
 use crate::handshake::Failure;
@@ -55,16 +56,22 @@ fn cannot_connect(error: io::Error) -> Failure {
     Broken::new(format!("cannot connect: {error}")).into()
 }
 
+/// The host has no address that we would know of.
+fn not_found(error: io::Error) -> Failure {
+    match hint_about_names() {
+        Some(hint) => Broken::new(format!("cannot connect: {error} ({hint})")).into(),
+        None => cannot_connect(error),
+    }
+}
+
 async fn unix(path: &PathBuf) -> Result<OwnedFd, Failure> {
     let stream = UnixStream::connect(path).await.and_then(UnixStream::into_std).map_err(cannot_connect)?;
     Ok(stream.into())
 }
 
 async fn tcp(host: &str, port: u16) -> Result<OwnedFd, Failure> {
-    let stream = TcpStream::connect((host, port)).await.map_err(|error| match hint_about_names() {
-        Some(hint) => Broken::new(format!("cannot connect: {error} ({hint})")).into(),
-        None => cannot_connect(error),
-    })?;
+    let addresses: Vec<SocketAddr> = lookup_host((host, port)).await.map_err(not_found)?.collect();
+    let stream = TcpStream::connect(&*addresses).await.map_err(cannot_connect)?;
     stream.set_nodelay(true)?;
     let (idle, interval, count) = KEEPALIVE;
     // A host that vanishes says nothing. Without this a request to it would wait for hours.
