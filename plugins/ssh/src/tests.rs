@@ -163,6 +163,16 @@ impl Server {
         self.packet(Packet::request(kind::ATTRS, stat.id).u32(1).u64(1 << 20));
     }
 
+    /// Of a server without extensions, up to the open file.
+    fn beginning(&mut self, handle: &[u8]) {
+        self.packet(Packet::new(kind::VERSION).u32(3));
+        self.receive();
+        let limits = self.request();
+        self.status(limits.id, status::OP_UNSUPPORTED, b"");
+        let open = self.request();
+        self.packet(Packet::request(kind::HANDLE, open.id).string(handle));
+    }
+
     /// Says no more, and waits until the client has gone.
     fn wait_for_end(&mut self) {
         let _ = self.0.shutdown(std::net::Shutdown::Write);
@@ -376,21 +386,9 @@ fn an_opening_that_makes_no_sense_is_refused() {
     says("the server sent a packet of", |server| server.send(b"Welcome to the host!\n"));
     says("it does not begin with its version", |server| server.packet(Packet::new(kind::STATUS).u32(3)));
     says("speaks version 6 of SFTP", |server| server.packet(Packet::new(kind::VERSION).u32(6)));
-    says("a malformed handle", |server| {
-        server.packet(Packet::new(kind::VERSION).u32(3));
-        server.receive();
-        let limits = server.request();
-        server.status(limits.id, status::OP_UNSUPPORTED, b"");
-        let open = server.request();
-        server.packet(Packet::request(kind::HANDLE, open.id).string(&[1; 257]));
-    });
+    says("a malformed handle", |server| server.beginning(&[1; 257]));
     says("cannot open /disk: it is a directory", |server| {
-        server.packet(Packet::new(kind::VERSION).u32(3));
-        server.receive();
-        let limits = server.request();
-        server.status(limits.id, status::OP_UNSUPPORTED, b"");
-        let open = server.request();
-        server.packet(Packet::request(kind::HANDLE, open.id).string(b"h"));
+        server.beginning(b"h");
         let stat = server.request();
         server.packet(Packet::request(kind::ATTRS, stat.id).u32(5).u64(1).u32(0o040_755));
     });
@@ -402,12 +400,7 @@ fn the_size_of_a_block_device_is_found_by_reading() {
     for (size, bad) in [(0, None), (512, None), (1 << 20, None), (FOUND, None), (FOUND, Some(1 << 40))] {
         block_on(async move {
             let (opened, thread) = open(move |server| {
-                server.packet(Packet::new(kind::VERSION).u32(3));
-                server.receive();
-                let limits = server.request();
-                server.status(limits.id, status::OP_UNSUPPORTED, b"");
-                let open = server.request();
-                server.packet(Packet::request(kind::HANDLE, open.id).string(b"h"));
+                server.beginning(b"h");
                 let stat = server.request();
                 server.packet(Packet::request(kind::ATTRS, stat.id).u32(5).u64(0).u32(0o060_660));
                 let mut asked = 0;
