@@ -2,13 +2,18 @@
 
 use std::process::{Command, Output, Stdio};
 
-use rbdkit_tests::server::{filter, root};
+use rbdkit_tests::server::{filter, program, root};
 use rbdkit_tests::{Launch, TempDir, nbdsh};
 
 const FILTERS: [&str; 7] = ["cache", "cow", "delay", "error", "nofilter", "offset", "readahead"];
 
+/// The tool lies beside the server under test.
+fn tool() -> Command {
+    Command::new(program().with_file_name("rbdkit-filter"))
+}
+
 fn run(arguments: &[&str]) -> Output {
-    Command::new(root().join("target/release/rbdkit-filter")).args(arguments).output().unwrap()
+    tool().args(arguments).output().unwrap()
 }
 
 fn ok(arguments: &[&str]) -> String {
@@ -48,12 +53,8 @@ fn inspect_is_readable_for_programs() {
 #[test]
 fn a_reader_that_leaves_early_is_no_fault() {
     let path = filter("cow");
-    let mut child = Command::new(root().join("target/release/rbdkit-filter"))
-        .args(["inspect", path.to_str().unwrap()])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        tool().args(["inspect", path.to_str().unwrap()]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
