@@ -11,7 +11,7 @@ pub mod server;
 pub mod tools;
 
 pub use raw::Client;
-pub use server::{Launch, Outcome, Server, TempDir};
+pub use server::{Launch, Outcome, Server, TempDir, free_port};
 pub use tools::{Finished, nbdsh, tool};
 
 /// A small seeded generator (splitmix64): good enough to choose operations, and the same everywhere.

@@ -42,6 +42,12 @@ pub fn is_nbdkit() -> bool {
     program().file_name() == Some(OsStr::new("nbdkit"))
 }
 
+/// A port of 127.0.0.1 that nobody listens at.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("its address").port()
+}
+
 /// A directory that is removed with everything in it.
 pub struct TempDir(PathBuf);
 

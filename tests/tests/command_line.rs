@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rbdkit_tests::server::{filter, is_nbdkit, program};
-use rbdkit_tests::{Client, Finished, Launch, Server, TempDir, nbdsh, tool};
+use rbdkit_tests::{Client, Finished, Launch, Server, TempDir, free_port, nbdsh, tool};
 
 fn run(arguments: &[&str]) -> Finished {
     tool(program().to_str().expect("a path in UTF-8"), arguments)
@@ -178,11 +178,6 @@ fn a_pid_file_that_cannot_be_written_is_an_error() {
     let finished = run(&["-f", "-U", "-", "-P", "/nonexistent/pid", "memory", "1M"]);
     assert_eq!(finished.code, 1);
     assert!(finished.stderr.contains("/nonexistent/pid"), "{}", finished.stderr);
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("its address").port()
 }
 
 #[test]

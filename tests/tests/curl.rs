@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rbdkit_slow_server::{Chances, Content, Fault, Identity, Rules, SlowServer};
-use rbdkit_tests::{Launch, Rng, Server, TempDir, nbdsh, seed, tool};
+use rbdkit_tests::{Launch, Rng, Server, TempDir, free_port, nbdsh, seed, tool};
 
 const SEED: u64 = 5;
 const SIZE: u64 = 96 << 20;
@@ -197,9 +197,7 @@ impl Nginx {
     /// Serves the directory, slowly enough that requests meet, and writes down of each: protocol, connection, status, when it ended and how long it
     /// took, in seconds.
     fn start(dir: &TempDir, identity: &Identity) -> Nginx {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = free.local_addr().expect("its number").port();
-        drop(free);
+        let port = free_port();
         let root = dir.path().display();
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("{kind}_temp_path {root}/tmp-{kind};"))

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use rbdkit_tests::model::{Crowd, Disk, content, sparse};
 use rbdkit_tests::raw::{can, cmd};
 use rbdkit_tests::server::program;
-use rbdkit_tests::{Client, Launch, Server, TempDir, nbdsh, seed, tool};
+use rbdkit_tests::{Client, Launch, Server, TempDir, free_port, nbdsh, seed, tool};
 
 /// Whole pages, because qemu-nbd rounds up.
 const SIZE: usize = 6 << 20;
@@ -288,10 +288,7 @@ fn a_program_is_started_as_the_server_and_ended_with_ours() {
 fn tcp_and_inherited_sockets_work_as_well() {
     let dir = TempDir::new();
     let image = dir.file("disk.img", &content(4, SIZE));
-    let port = {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        free.local_addr().expect("its number").port().to_string()
-    };
+    let port = free_port().to_string();
     let _qemu = Qemu::start(["-b", "127.0.0.1", "-p", &port, "-x", "a b"], &image);
     let by_name =
         Launch::new(["nbd", "hostname=localhost", "export=a b", "retry=60"]).arg(format!("port={port}")).start();

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use rbdkit_tests::model::{Crowd, Disk, content, sparse};
 use rbdkit_tests::raw::{can, cmd};
-use rbdkit_tests::{Launch, Server, TempDir, nbdsh, seed, tool};
+use rbdkit_tests::{Launch, Server, TempDir, free_port, nbdsh, seed, tool};
 
 const SIZE: usize = (3 << 20) + 1234;
 
@@ -70,9 +70,7 @@ impl Sshd {
 
     /// At a port that was free. None if it ends instead of listening.
     fn try_start(config: &Path) -> Option<(Child, u16)> {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = free.local_addr().expect("its number").port();
-        drop(free);
+        let port = free_port();
         let mut command = Command::new("/usr/sbin/sshd");
         command
             .args(["-D", "-e", "-p", &port.to_string(), "-f"])

@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 
 use rbdkit_slow_server::{Content, Identity, Rules, SlowServer};
-use rbdkit_tests::{Launch, Server, TempDir, nbdsh};
+use rbdkit_tests::{Launch, Server, TempDir, free_port, nbdsh};
 
 /// Fields of `/proc/PID/task/*/status` of every thread.
 fn of_threads(server: &Server, field: &str) -> Vec<String> {
@@ -129,11 +129,6 @@ impl Drop for Far {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn free_port() -> u16 {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    free.local_addr().expect("its number").port()
 }
 
 #[test]
