@@ -176,6 +176,8 @@ impl Launch {
         let (before_socket, before_pid_file) = self.socket;
         command.args(before_socket).arg(&socket).arg(before_pid_file).arg(&pid_file).args(&self.arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // What it had to leave behind goes with the test.
+        command.env("TMPDIR", dir.path());
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         let started = Instant::now();
         let mut server = Server::new(command, dir, &self.program);
