@@ -147,11 +147,13 @@ fn scan_fetches_the_whole_disk_once_while_a_client_is_connected_and_asks_for_not
 #[test]
 fn a_scan_stops_with_the_last_client_and_goes_on_with_the_next() {
     const SIZE: u64 = 64 << 20;
-    let (source, server) = remote(SIZE, 20, &["--filter=cache"], &[]);
+    let (source, server) = remote(SIZE, 20, &["--filter=cache", "-v"], &[]);
     let client = server.client();
     source.wait_until("it has begun", |counts| counts.bytes >= 4 << 20);
     drop(client);
     assert!(source.counts().bytes < SIZE, "it was too quick to tell");
+    // If the next one came before that, then nobody would have been the last, and what was under way would not be fetched again.
+    server.wait_for_log("connection 1: closed");
     let mut client = server.client();
     // What was under way when the first one left is fetched again: a MiB for each of twelve workers. So all bytes were fetched once before the last
     // ones are there, and the client may be quicker with as many.
