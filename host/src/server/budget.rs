@@ -19,6 +19,10 @@ impl Pages {
     pub fn of(bytes: u64) -> Pages {
         Pages(u32::try_from(bytes.div_ceil(PAGE)).unwrap_or(u32::MAX))
     }
+
+    pub fn bytes(self) -> u64 {
+        u64::from(self.0) * PAGE
+    }
 }
 
 /// The ceiling of the whole server.

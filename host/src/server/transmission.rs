@@ -32,14 +32,14 @@ use crate::nbd::{Command, Payload, RequestHeader, Session, Violation};
 /// Answers collected before they are written: a longer batch saves no system call worth having, and makes the first answer wait.
 const BATCH: usize = 32;
 
-/// Payload collected before it is written: about what a socket takes at once.
-const BATCH_PAGES: u32 = (256 << 10) / 4096;
+/// Bytes collected before they are written: about what a socket takes at once.
+const BATCH_BYTES: u64 = 256 << 10;
 
 /// Requests run before other tasks get a turn.
 const TURN: usize = 64;
 
-/// Payload handled before other tasks get a turn: 1 MiB is about 100 microseconds of copying.
-const TURN_PAGES: u32 = (1 << 20) / 4096;
+/// Bytes handled before other tasks get a turn: 1 MiB is about 100 microseconds of copying.
+const TURN_BYTES: u64 = 1 << 20;
 
 /// Reads and writes from this size on are run by whichever thread is idle if the client has sent more than this one, unless the layer is prompt: copying 128 KiB twice (from the
 /// source and into the socket) takes some 20 microseconds, handing the read over one or two.
@@ -183,10 +183,10 @@ pub(super) struct Transmission {
     last_read: Instant,
     /// Answered, not yet queued.
     batch: Vec<Outgoing>,
-    batch_pages: u32,
+    batch_bytes: u64,
     /// Since the last turn of the others.
     turn: usize,
-    turn_pages: u32,
+    turn_bytes: u64,
     in_flight: InFlight,
     stop: Stop,
     /// The server stops, or does not want the client any more.
@@ -227,9 +227,9 @@ impl Transmission {
             row: 0,
             last_read: Instant::now(),
             batch: Vec::new(),
-            batch_pages: 0,
+            batch_bytes: 0,
             turn: 0,
-            turn_pages: 0,
+            turn_bytes: 0,
             in_flight,
             over: Box::pin(over(stop.clone(), Arc::clone(&client))),
             stop,
@@ -399,20 +399,20 @@ impl Transmission {
             }
             Ok(command) => Shared::run(&self.shared, ticket, command),
         };
-        let mut handled = pages;
+        let mut handled = pages.bytes();
         if let Some(outgoing) = outgoing {
             // A hole is a few bytes on the wire, and nobody copied any, however long it is.
             if is_read {
-                handled = Pages::of(outgoing.answer.length() as u64);
+                handled = outgoing.answer.length() as u64;
             }
-            self.batch_pages = self.batch_pages.saturating_add(handled.0);
+            self.batch_bytes = self.batch_bytes.saturating_add(handled);
             self.batch.push(outgoing);
-            if self.batch.len() >= BATCH || self.batch_pages >= BATCH_PAGES {
+            if self.batch.len() >= BATCH || self.batch_bytes >= BATCH_BYTES {
                 self.flush();
             }
         }
         self.turn += 1;
-        self.turn_pages = self.turn_pages.saturating_add(handled.0);
+        self.turn_bytes = self.turn_bytes.saturating_add(handled);
         self.let_others().await;
         Ok(())
     }
@@ -428,7 +428,7 @@ impl Transmission {
 
     fn flush(&mut self) {
         self.shared.answers.send(&mut self.batch, self.patience.is_some());
-        self.batch_pages = 0;
+        self.batch_bytes = 0;
     }
 
     /// No flood of one client starves the others.
@@ -437,8 +437,8 @@ impl Transmission {
             // Nobody else needs this thread.
             return;
         }
-        if self.turn >= TURN || self.turn_pages >= TURN_PAGES {
-            (self.turn, self.turn_pages) = (0, 0);
+        if self.turn >= TURN || self.turn_bytes >= TURN_BYTES {
+            (self.turn, self.turn_bytes) = (0, 0);
             self.flush();
             tokio::task::yield_now().await;
         }
