@@ -6,6 +6,8 @@
 //! A crate of its own, because the build needs it before the filters exist, and the host embeds the filters.
 #![forbid(unsafe_code)]
 
+mod gate;
+
 use anyhow::{Context, Result};
 use wasi_preview1_component_adapter_provider::{
     WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
@@ -17,12 +19,13 @@ use wit_component::ComponentEncoder;
 /// # Errors
 /// If it is not a core module, has no component type, imports what neither its type nor WASI names, or is not valid.
 pub fn componentize(module: &[u8]) -> Result<Vec<u8>> {
-    ComponentEncoder::default()
+    let component = ComponentEncoder::default()
         .module(module)
         .context("not a core module with a component type (was it built with wit-bindgen?)")?
         .adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER)
         .context("the adapter of WASI's preview 1")?
         .validate(true)
         .encode()
-        .context("cannot make a component of it")
+        .context("cannot make a component of it")?;
+    gate::put_before_exports(component)
 }
