@@ -2,8 +2,8 @@
 //!
 //! Each call of an export makes wasmtime look for its function. Where a module defines it, the compiled code is searched and the reference made
 //! anew each time; where a module has imported it, the reference is there. So the exports of the main module are imported by a module of
-//! their own that exports them again, and the component lifts those. It has no code, and what runs is the same function: a call of an empty one takes 7 %
-//! less.
+//! their own that exports them again, and the component lifts those. It has no code, and what runs is the same function: a filter that passes
+//! requests on costs 9 % less.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -53,7 +53,7 @@ pub(crate) fn put_before_exports(component: Vec<u8>) -> Result<Vec<u8>> {
     let survey = Survey::of(&component)?;
     let behind = survey.lifted();
     let Some(first) = behind.values().flat_map(BTreeMap::values).copied().min() else { return Ok(component) };
-    // Whatever is made later would be counted from the gates on.
+    // What is made after the gates would have to be renumbered.
     if survey.last_made >= first {
         return Ok(component);
     }
