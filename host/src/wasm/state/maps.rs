@@ -35,6 +35,7 @@ pub(super) const NOT_SIZED: Trap = Trap("a map is used before it was sized");
 const OUTSIDE: Trap = Trap("a range of blocks ends outside of its map");
 const NO_STATE: Trap = Trap("a map has the states 0 to 3");
 const NO_MEMORY: Trap = Trap("the memory for maps is used up");
+const TOO_MUCH: Trap = Trap("a call holds back more changes of maps than can be published at once");
 
 /// The most stripes a map has. More would not help: a server has fewer threads at work than that.
 const STRIPES: u64 = 64;
@@ -48,6 +49,9 @@ const WORDS_BYTES: u64 = 528;
 const LOGGED_BYTES: u64 = 48;
 /// What a change in a call's lists is charged besides: 64 bytes, the same way.
 const LISTED_BYTES: u64 = 128;
+/// Chunks that what a call holds back may touch in all, unless it is one change. Publishing them cannot be interrupted and is on nobody's account of
+/// time: it takes some 0.2 s for so many at the worst. An honest request touches one, or as many as 4 GiB have.
+const HELD_CHUNKS: u64 = 1 << 20;
 
 /// Blocks in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +123,12 @@ impl Blocks {
         let places = if states & 1 != 0 && to != 0 { high - low + 1 } else { 0 };
         places.saturating_mul(PLACE_BYTES).saturating_add(2 * WORDS_BYTES)
     }
+
+    /// The most chunks that setting them can have to look at: those that the memory for maps has room for.
+    fn most_chunks(self, memory: &Quota) -> u64 {
+        let (low, high) = self.chunks();
+        (high - low + 1).min(memory.limit() / PLACE_BYTES)
+    }
 }
 
 /// Stripes that are locked, by their index; in ascending order.
@@ -182,7 +192,7 @@ impl<'a> Iterator for Walk<'a> {
         let number = first / BLOCKS;
         let stripe = (number % self.heads.len() as u64) as usize;
         if let Some((_, chunk)) = self.heads[stripe].as_mut().and_then(|head| head.next_if(|(n, _)| **n == number)) {
-            self.blocks.first = end.min((number + 1) * BLOCKS);
+            self.blocks.first = end.min((number + 1).saturating_mul(BLOCKS));
             return Some((first, self.blocks.first, Piece::Chunk(number, chunk)));
         }
         let next = self.heads.iter_mut().flatten().filter_map(|head| head.peek().map(|(n, _)| **n)).min();
@@ -590,11 +600,12 @@ fn covered(blocks: Blocks, index: u64, stripes: u64) -> u64 {
         return 0;
     }
     let chunks = (high - number) / stripes + 1;
-    let mut sum = chunks * BLOCKS;
+    // With its last chunk a map may reach to 2^64, and what is taken off brings the sum back below.
+    let mut sum = chunks.wrapping_mul(BLOCKS);
     for edge in [low, high] {
         if edge % stripes == index {
             let (at, end) = blocks.within(edge);
-            sum -= BLOCKS - (end - at);
+            sum = sum.wrapping_sub(BLOCKS - (end - at));
         }
     }
     sum
@@ -605,6 +616,8 @@ fn covered(blocks: Blocks, index: u64, stripes: u64) -> u64 {
 #[derive(Default)]
 pub struct Changes {
     held: Vec<HeldBack>,
+    /// Chunks that those may touch.
+    held_chunks: u64,
     undo: Vec<Undo>,
 }
 
@@ -619,7 +632,7 @@ impl Changes {
     /// [`Map::set`] on map `id` of `scope`, seen as `when` says. For [`When::OnSuccess`] the answer is 0.
     ///
     /// # Errors
-    /// As [`Map::set`]; there is no map `id`.
+    /// As [`Map::set`]; there is no map `id`; publishing all that is held back would take too long.
     pub fn set(
         &mut self,
         scope: &Arc<ScopeState>,
@@ -636,9 +649,14 @@ impl Changes {
             When::Now => map.apply(&change, Memory::Ask, None),
             When::OnSuccess => {
                 let reserved = change.blocks.worst(states, to);
+                let chunks = self.held_chunks.saturating_add(change.blocks.most_chunks(&map.quota));
+                if chunks > HELD_CHUNKS && !self.held.is_empty() {
+                    return Err(TOO_MUCH);
+                }
                 if !map.quota.take(reserved.saturating_add(LISTED_BYTES)) {
                     return Err(NO_MEMORY);
                 }
+                self.held_chunks = chunks;
                 self.held.push(HeldBack { scope: Arc::clone(scope), map: id as usize, change, reserved });
                 Ok(0)
             }
@@ -660,6 +678,7 @@ impl Changes {
 
     /// Carries out what was held back, in the order of asking; cannot fail. At `unlock`, and when the call succeeds.
     pub fn publish(&mut self) {
+        self.held_chunks = 0;
         for held in self.held.drain(..) {
             let map = &held.scope.maps[held.map];
             // The map was sized and the memory is reserved.
@@ -678,6 +697,7 @@ impl Changes {
 
     /// The call has failed: forgets what was held back, and undoes what was to be undone.
     pub fn fail(&mut self) {
+        self.held_chunks = 0;
         for held in self.held.drain(..) {
             held.scope.maps[held.map].quota.give(held.reserved + LISTED_BYTES);
         }

@@ -324,3 +324,37 @@ fn an_undo_log_has_bounds() {
     assert_eq!((map.count(1), map.count(2)), (Ok(BLOCKS / 2), Ok(0)));
     assert_eq!(state.map_bytes(), before);
 }
+
+#[test]
+fn what_a_call_holds_back_can_be_published_in_a_moment() {
+    let state = FilterState::new(Limits::default());
+    let scope = state.connection();
+    let all = HELD_CHUNKS / 2 * BLOCKS;
+    scope.map(0).unwrap().resize(1, all).unwrap();
+    let mut changes = Changes::default();
+    let mut set = |first, count| changes.set(&scope, 0, first, count, 0b1110, 1, When::OnSuccess);
+    assert_eq!([set(0, all), set(0, all)], [Ok(0), Ok(0)]);
+    assert_eq!([set(0, all), set(0, 1)], [Err(TOO_MUCH), Err(TOO_MUCH)]);
+    // What is published counts no more, and what an honest call holds back is far from it.
+    changes.publish();
+    let mut set = |first, count| changes.set(&scope, 0, first, count, 0b1110, 1, When::OnSuccess);
+    assert!((0..10_000).all(|n| set(n * BLOCKS, BLOCKS + 7) == Ok(0)));
+    changes.fail();
+    assert_eq!(state.map_bytes(), STRIPES * STRIPE_BYTES);
+}
+
+#[test]
+fn a_map_may_reach_to_the_end_of_what_can_be_counted() {
+    for first_sized in [10, u64::MAX] {
+        let (_, map) = map(u64::MAX >> 1);
+        map.resize(1, first_sized).unwrap();
+        map.resize(1, u64::MAX).unwrap();
+        let last = u64::MAX - BLOCKS - 10;
+        assert_eq!(map.set(last, u64::MAX - last, 0b1111, 1), Ok(u64::MAX - last));
+        assert_eq!(map.get_run(last, u64::MAX), Ok(Run { state: 1, count: u64::MAX - last }));
+        assert_eq!(map.get_run(0, u64::MAX), Ok(Run { state: 0, count: last }));
+        assert_eq!((map.find(0, 0b0010), map.find(last, 0b1101)), (Ok(Some(last)), Ok(None)));
+        assert_eq!(map.set(0, u64::MAX, 0b1111, 0), Ok(u64::MAX));
+        assert_eq!(map.count(1), Ok(0));
+    }
+}
