@@ -223,6 +223,10 @@ impl Setup {
 /// Buffers that a call may have at once.
 const OWN_BUFFERS: usize = 1024;
 
+/// A buffer that a guest changes is kept as runs of data and of zeroes up to this number of them, and as data alone beyond: each change goes over
+/// all runs, and a copy changes each of them. What next filled may have more.
+const RUNS: usize = 1024;
+
 /// The longest that `buffer.alloc` gives.
 const LONGEST: u32 = rbdkit_plugin_api::MAX_REQUEST;
 
@@ -375,7 +379,11 @@ impl Call {
             payload.buffer = Some(buffer.duplicate());
             payload.original = Some(buffer);
         }
-        self.look(buf, at, length)
+        let (buffer, span) = self.look(buf, at, length)?;
+        if buffer.fills().nth(RUNS).is_some() {
+            buffer.materialize(buffer.span());
+        }
+        Ok((buffer, span))
     }
 
     /// Takes a buffer for an operation of next; [`Call::restore`] has to follow.

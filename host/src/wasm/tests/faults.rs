@@ -327,3 +327,32 @@ async fn an_import_outside_of_its_phase_answers_an_error_or_traps() {
     assert_eq!(error, "guest: after-fork: it called client.is-tls where it may not");
     layer.cleanup().await;
 }
+
+/// A buffer in very many pieces would make one function of the host, which no tick ends, as slow as the guest wants.
+#[tokio::test]
+async fn a_buffer_in_very_many_pieces_is_kept_as_data() {
+    let imports = r#"
+    (import "rbdkit:filter/buffer@0.1.0" "alloc" (func $alloc (param i32 i32)))
+    (import "rbdkit:filter/buffer@0.1.0" "fill" (func $fill (param i32 i32 i32 i32)))
+    (import "rbdkit:filter/buffer@0.1.0" "copy" (func $copy (param i32 i32 i32 i32 i32)))
+    (import "rbdkit:filter/buffer@0.1.0" "is-zero" (func $is_zero (param i32 i32 i32) (result i32)))
+    (global $n (mut i32) (i32.const 0))"#;
+    // Every second byte of the first 64 KiB is a zero that is known, and they are copied over and over until the buffer is full. The bytes in
+    // between are what they were.
+    let code = "(call $alloc (i32.const 33554432) (i32.const 2100)) \
+        (call $fill (i32.const 1) (i32.const 0) (i32.const 33554432) (i32.const 7)) \
+        (loop $l (call $fill (i32.const 1) (global.get $n) (i32.const 1) (i32.const 0)) \
+            (global.set $n (i32.add (global.get $n) (i32.const 2))) \
+            (br_if $l (i32.lt_u (global.get $n) (i32.const 65536)))) \
+        (loop $l (call $copy (i32.const 1) (global.get $n) (i32.const 1) (i32.const 0) (global.get $n)) \
+            (global.set $n (i32.shl (global.get $n) (i32.const 1))) \
+            (br_if $l (i32.lt_u (global.get $n) (i32.const 33554432)))) \
+        (if (i32.eqz (call $is_zero (i32.const 1) (i32.const 33554430) (i32.const 1))) (then (unreachable))) \
+        (if (call $is_zero (i32.const 1) (i32.const 33554431) (i32.const 1)) (then (unreachable)))";
+    let limits = Limits { cpu: Duration::from_secs(20), wall: Duration::from_secs(20), ..Limits::default() };
+    let stack = Stack::over(&[bad_at_zero(imports, code)], Disk::default(), limits).await;
+    let top = stack.open().await;
+    assert_eq!(read(&top, 0, 512).await.unwrap(), stack.disk.bytes.lock().unwrap()[..512]);
+    top.finalize().await.unwrap();
+    top.close().await;
+}
