@@ -391,6 +391,8 @@ impl Instance {
         let phase = setup.phase;
         self.store.data_mut().call.begin(setup, conn);
         enter(&mut self.store, phase);
+        // A payload before it may have raised this.
+        self.limit_lists(0);
         self.store.data().shared.counters.calls.fetch_add(1, Relaxed);
         let result = self.functions.run(&mut self.store, ask).await;
         self.store.data().clock.over();

@@ -328,6 +328,27 @@ async fn an_import_outside_of_its_phase_answers_an_error_or_traps() {
     layer.cleanup().await;
 }
 
+/// Whether its client has read a long payload before does not change what a guest may bring out.
+#[tokio::test]
+async fn a_payload_raises_the_limit_on_lists_for_its_own_request_only() {
+    let flush = r#"
+    (import "rbdkit:filter/log@0.1.0" "debug" (func $log (param i32 i32)))
+    (func (export "rbdkit:filter/flushes@0.1.0#flush") (result i32)
+        (call $log (i32.const 0) (i32.const 20000))
+        (i32.const 1200))
+"#;
+    let guest = Guest::new(&["reads", "flushes"], &format!("{READS}{flush}"));
+    let limits = Limits { transfer: 16 << 10, ..Limits::default() };
+    let stack = Stack::over(&[guest], Disk::default(), limits).await;
+    let top = stack.open().await;
+    for _ in 0..2 {
+        assert_eq!(top.flush().await.unwrap_err().errno(), Errno::Eio);
+        read(&top, 0, 64 << 10).await.unwrap();
+    }
+    top.finalize().await.unwrap();
+    top.close().await;
+}
+
 /// A buffer in very many pieces would make one function of the host, which no tick ends, as slow as the guest wants.
 #[tokio::test]
 async fn a_buffer_in_very_many_pieces_is_kept_as_data() {
