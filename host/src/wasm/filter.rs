@@ -249,6 +249,8 @@ impl Filter {
         self.admit(&self.breaker)?;
         let made = configured(&self.recipe, &self.shared, &self.params).await;
         let mut instance = Box::new(made.map_err(|why| {
+            // The guest's own line perhaps.
+            let why = super::shared::printable(&why, 400);
             self.report("configure", None, &why, None);
             self.count_fault(&self.breaker);
             Error::new(Errno::Eio, format!("{}: {why}", self.name()))

@@ -377,3 +377,28 @@ async fn a_buffer_in_very_many_pieces_is_kept_as_data() {
     top.finalize().await.unwrap();
     top.close().await;
 }
+
+/// While the server runs a guest's own line about its parameters is as its lines in the log: one, and not a long one.
+#[tokio::test]
+async fn what_an_instance_says_when_it_cannot_be_configured_is_cut() {
+    // The second instance finds no more memory, and says so at length: zeroes and an end of line.
+    let configure = "(if (result i32) (i32.ne (memory.grow (i32.const 16)) (i32.const -1)) (then (i32.const 1200)) (else \
+        (i32.store8 (i32.const 2300) (i32.const 1)) (i32.store (i32.const 2304) (i32.const 4096)) \
+        (i32.store (i32.const 2308) (i32.const 60000)) (i32.store8 (i32.const 4097) (i32.const 10)) (i32.const 2300)))";
+    let disk = Disk { hold: Some(Arc::new(Semaphore::new(0))), ..Disk::default() };
+    let hold = disk.hold.clone().unwrap();
+    let guest = Guest { configure, ..Guest::new(&["reads"], READS) };
+    let stack = Stack::over(&[guest], disk, Limits { memory_all: 2 << 20, ..Limits::default() }).await;
+    let top = stack.open().await;
+    let first = Arc::clone(&top);
+    let first = tokio::spawn(async move { read(&first, 0, 512).await });
+    while stack.disk.log.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let error = read(&top, 512, 512).await.unwrap_err().to_string();
+    assert!(error.contains("guest: \\u{0}\\n\\u{0}") && error.len() < 1000, "{error}");
+    hold.add_permits(1);
+    first.await.unwrap().unwrap();
+    top.finalize().await.unwrap();
+    top.close().await;
+}

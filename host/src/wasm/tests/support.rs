@@ -53,11 +53,14 @@ pub struct Guest {
     pub exports: &'static [&'static str],
     /// Its imports, exported functions and globals.
     pub body: String,
+    /// The body of `configure`, which leaves a pointer to a result.
+    pub configure: &'static str,
 }
 
 impl Guest {
     pub fn new(exports: &'static [&'static str], body: &str) -> Guest {
-        Guest { name: "guest", model: 3, transparent: false, recovery: 0, exports, body: body.to_string() }
+        let (body, configure) = (body.to_string(), "(i32.const 1200)");
+        Guest { name: "guest", model: 3, transparent: false, recovery: 0, exports, body, configure }
     }
 
     pub fn transparent(self) -> Guest {
@@ -106,9 +109,10 @@ impl Guest {
                     (then (drop (memory.grow (i32.add (i32.shr_u (local.get 3) (i32.const 16)) (i32.const 1))))))
                 (local.get $at))
             (func (export "rbdkit:filter/filter@0.1.0#describe") (result i32) (i32.const 1024))
-            (func (export "rbdkit:filter/filter@0.1.0#configure") (param i32 i32) (result i32) (i32.const 1200))
+            (func (export "rbdkit:filter/filter@0.1.0#configure") (param i32 i32) (result i32) {configure})
             {rest})"#,
             imports = imports.join("\n"),
+            configure = self.configure,
             name = self.name,
             rest = rest.join("\n"),
         )
