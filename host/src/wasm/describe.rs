@@ -35,6 +35,9 @@ pub struct Description {
 /// Parameters that a filter may have. nbdkit's largest have some twenty.
 const PARAMS: usize = 256;
 
+/// Further names that a parameter may have. Each is compared with all others.
+const ALIASES: usize = 16;
+
 /// The longest help text, in bytes.
 const HELP: usize = 64 << 10;
 
@@ -120,6 +123,9 @@ pub(super) fn checked(
 
 fn checked_param(param: &wit::Param) -> Result<ParamSpec, String> {
     let name = line(&param.name);
+    if param.aliases.len() > ALIASES {
+        return Err(format!("its parameter {name} has {} further names (at most {ALIASES})", param.aliases.len()));
+    }
     for key in std::iter::once(&param.name).chain(&param.aliases) {
         if !is_word(key, b"-_.") || !key.as_bytes()[0].is_ascii_alphabetic() {
             return Err(format!("\"{}\" cannot be the name of a parameter", line(key)));
@@ -147,4 +153,27 @@ fn checked_param(param: &wit::Param) -> Result<ParamSpec, String> {
         pass_on: param.pass_on,
         help: line(&param.help),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_has_few_further_names() {
+        let param = |aliases: usize| wit::Param {
+            name: "size".into(),
+            aliases: (0..aliases).map(|n| format!("a{n}")).collect(),
+            kind: "size".into(),
+            choices: Vec::new(),
+            default: None,
+            required: false,
+            repeat: false,
+            pass_on: false,
+            help: String::new(),
+        };
+        assert!(checked_param(&param(ALIASES)).is_ok());
+        let why = checked_param(&param(ALIASES + 1)).unwrap_err();
+        assert_eq!(why, "its parameter size has 17 further names (at most 16)");
+    }
 }
