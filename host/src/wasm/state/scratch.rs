@@ -14,6 +14,9 @@
 //! (its pages stay counted until they are punched, since another write to one of them may have counted on that); of bytes that were there
 //! before some may be overwritten, as with any file.
 //!
+//! **Descriptors.** Each export that is written to has its file, and a client may invent names of exports. So all scratch files of the process
+//! have at most half of the descriptors that it may have: sockets find one whatever clients write.
+//!
 //! **Waiting.** What is in the page cache is read at once (`RWF_NOWAIT`); small writes only copy into the page cache and are made at once too,
 //! unless the kernel has lately made one wait (it throttles who writes faster than the disk): then the next ones go to threads that may wait.
 //! Everything else goes to such threads always.
@@ -21,8 +24,8 @@
 use std::fs::File;
 use std::io::IoSliceMut;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rbdkit_plugin_api::{Buffer, Done, Errno, Error, Fill, Op, Result, Span, run_blocking, run_blocking_with};
@@ -48,6 +51,12 @@ const SLOW: Duration = Duration::from_millis(2);
 /// its thread is just not scheduled, once in some hundreds: a second of caution for each was caution nearly always.
 const CAREFUL: u32 = 64;
 
+/// Descriptors for the scratch files of the process. Asked for once, before the process is confined.
+static FILES: LazyLock<Arc<Quota>> = LazyLock::new(|| {
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    Arc::new(Quota::new(most.map_or(u64::MAX, |most| (most / 2).max(1))))
+});
+
 /// Where large temporary files are made: `$TMPDIR`, otherwise `/var/tmp`; absolute, because the server changes its directory.
 pub fn directory() -> PathBuf {
     let named = std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
@@ -69,6 +78,9 @@ pub struct Scratch {
     total: Arc<Quota>,
     /// How many writes may not be direct.
     careful: AtomicU32,
+    /// Descriptors for all scratch files, and whether one of them is ours.
+    files: Arc<Quota>,
+    has_descriptor: AtomicBool,
 }
 
 /// Bytes of a buffer, and where they belong in the file.
@@ -106,6 +118,8 @@ impl Scratch {
             own: Quota::new(quota),
             total,
             careful: AtomicU32::new(0),
+            files: Arc::clone(&FILES),
+            has_descriptor: AtomicBool::new(false),
         }
     }
 
@@ -198,13 +212,18 @@ impl Scratch {
     /// Writes `span` of the buffer. Not durable.
     ///
     /// # Errors
-    /// ENOSPC if the quota or the disk is used up; ENOMEM if the book cannot grow; EINVAL as for [`Scratch::pread`].
+    /// ENOSPC if the quota, the disk or the descriptors are used up; ENOMEM if the book cannot grow; EINVAL as for [`Scratch::pread`].
     pub fn pwrite(self: &Arc<Scratch>, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
         if !buffer.contains(span) || !fits(offset, u64::from(span.len)) {
             return Op::Ready((buffer, Err(Errno::Einval.into())));
         }
         if span.len == 0 {
             return Op::Ready((buffer, Ok(())));
+        }
+        if !self.may_have_a_file() {
+            let context =
+                format!("{} temporary files are open, and no more are allowed (ulimit -n)", self.files.limit());
+            return Op::Ready((buffer, Err(Error::new(Errno::Enospc, context))));
         }
         let part = Part { span, offset };
         let new = match self.mark(part) {
@@ -332,6 +351,19 @@ impl Scratch {
         left > 0
     }
 
+    /// Whether a descriptor is ours, or there was one left.
+    fn may_have_a_file(&self) -> bool {
+        if self.has_descriptor.load(Ordering::Relaxed) {
+            return true;
+        }
+        let taken = self.files.take(1);
+        if taken && self.has_descriptor.swap(true, Ordering::Relaxed) {
+            // Another write was faster.
+            self.files.give(1);
+        }
+        taken || self.has_descriptor.load(Ordering::Relaxed)
+    }
+
     /// The file; makes it if it is not there yet, which waits for the disk.
     fn file(&self) -> Result<&File> {
         if let Some(file) = self.file.get() {
@@ -362,6 +394,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         self.total.give(self.own.used());
+        self.files.give(u64::from(*self.has_descriptor.get_mut()));
     }
 }
 

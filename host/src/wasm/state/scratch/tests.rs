@@ -211,3 +211,24 @@ async fn a_scratch_file_does_what_an_array_does() {
     let blocks = std::os::unix::fs::MetadataExt::blocks(&scratch.file.get().unwrap().metadata().unwrap()) * 512;
     assert!(blocks <= scratch.allocated() + 64 * PAGE, "{blocks} on the disk, {} counted", scratch.allocated());
 }
+
+#[tokio::test]
+async fn files_leave_descriptors_to_others() {
+    let files = Arc::new(Quota::new(1));
+    let scratch = || {
+        let memory = Arc::new(Quota::new(64 << 20));
+        let mut scratch = Scratch::new(directory(), u64::MAX, Arc::new(Quota::new(u64::MAX)), memory);
+        scratch.files = Arc::clone(&files);
+        Arc::new(scratch)
+    };
+    let (one, two) = (scratch(), scratch());
+    write(&one, 0, b"one").await.unwrap();
+    assert_eq!(write(&two, 0, b"two").await, Err(Errno::Enospc));
+    assert_eq!((two.allocated(), read(&two, 0, 3).await), (0, vec![0; 3]));
+    write(&one, 9000, b"more").await.unwrap();
+    drop(one);
+    write(&two, 0, b"two").await.unwrap();
+    assert_eq!(read(&two, 0, 3).await, b"two");
+    drop(two);
+    assert_eq!(files.used(), 0);
+}
