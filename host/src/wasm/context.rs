@@ -5,6 +5,7 @@
 //! connection. A call that is dropped half way drops them too, which releases the lock and undoes the changes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rbdkit_plugin_api::{Buffer, Errno, Error, ExportEntry, Extents, Fill, Pool, Span};
 use wasmtime::ResourceLimiter;
@@ -191,6 +192,8 @@ pub(super) struct Call {
     pub(super) replayed: bool,
     /// Within finalize and close: waiting goes on when the client has gone.
     pub(super) patient: bool,
+    /// How long such a call has slept, or is to.
+    pub(super) slept: Duration,
     pub(super) answer: Option<Answer>,
     /// Before the lock: a call that is dropped undoes its changes while it still holds it.
     pub(super) changes: Changes,
@@ -246,6 +249,7 @@ impl Call {
             below: None,
             replayed: false,
             patient: false,
+            slept: Duration::ZERO,
             answer: None,
             lock: None,
             changes: Changes::default(),
@@ -266,6 +270,7 @@ impl Call {
         self.below = setup.below;
         self.replayed = setup.replayed;
         self.patient = setup.patient;
+        self.slept = Duration::ZERO;
         self.answer = setup.answer.map(Answer::new);
     }
 

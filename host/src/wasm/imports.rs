@@ -728,14 +728,20 @@ impl Context {
         self.allow(OPEN_DATA)?;
         let conn = self.call.conn.clone().ok_or(wit::Errno::Enxio)?;
         let waits_on = self.call.waits_on();
+        // Finalize and close go on when the client has gone. Nothing else would ever end their sleep, and they have an instance.
+        let time = Duration::from_nanos(ns);
+        let left = self.call.patient.then(|| self.shared.limits.setup.saturating_sub(self.call.slept));
+        let time = left.map_or(time, |left| time.min(left));
+        self.call.slept = self.call.slept.saturating_add(time);
         let over = async move {
-            match tokio::time::Instant::now().checked_add(Duration::from_nanos(ns)) {
+            match tokio::time::Instant::now().checked_add(time) {
                 Some(end) => tokio::time::sleep_until(end).await,
                 // It cannot be reckoned.
                 None => std::future::pending().await,
             }
         };
-        self.clock.waiting(|| wanted(conn.client(), waits_on, over)).await.ok_or(wit::Errno::Eshutdown)
+        self.clock.waiting(|| wanted(conn.client(), waits_on, over)).await.ok_or(wit::Errno::Eshutdown)?;
+        if time < Duration::from_nanos(ns) { Err(wit::Errno::Eshutdown) } else { Ok(()) }
     }
 }
 

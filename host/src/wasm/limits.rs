@@ -21,7 +21,8 @@ pub struct Limits {
     pub cpu: Duration,
     /// Time that one data request may take, less the same waiting: a guest that is not scheduled for long is ended as well.
     pub wall: Duration,
-    /// As `cpu` and `wall`, for configure, get-ready, open, prepare, finalize and close: they may read a whole index.
+    /// As `cpu` and `wall`, for configure, get-ready, open, prepare, finalize and close: they may read a whole index. So long in all
+    /// may finalize and close sleep, too, which no client is waiting for.
     pub setup: Duration,
     /// Times that one data request may wait for others. An honest one waits some times for each block; one that asks the layers below
     /// for ever ends here.

@@ -402,3 +402,33 @@ async fn what_an_instance_says_when_it_cannot_be_configured_is_cut() {
     top.finalize().await.unwrap();
     top.close().await;
 }
+
+/// The client has gone, and nothing else would end it.
+#[tokio::test]
+async fn finalize_does_not_sleep_for_ever() {
+    let sleeps = r#"
+    (import "rbdkit:filter/next-open@0.1.0" "open" (func $open (param i32 i32 i32 i32)))
+    (import "rbdkit:filter/server@0.1.0" "sleep" (func $sleep (param i64 i32)))
+    (func (export "rbdkit:filter/connection@0.1.0#open") (param i32 i32 i32 i32 i32) (result i32)
+        (call $open (local.get 0) (local.get 1) (local.get 2) (i32.const 2048))
+        (i32.const 1200))
+    (func (export "rbdkit:filter/connection@0.1.0#prepare") (result i32) (i32.const 1200))
+    (func (export "rbdkit:filter/connection@0.1.0#finalize") (result i32)
+        (call $sleep (i64.const 1000000) (i32.const 2048))
+        (if (i32.load8_u (i32.const 2048)) (then (unreachable)))
+        (call $sleep (i64.const -1) (i32.const 2048))
+        (if (i32.ne (i32.load8_u (i32.const 2049)) (i32.const 9)) (then (unreachable)))
+        (call $sleep (i64.const 1) (i32.const 2048))
+        (i32.const 2048))
+    (func (export "rbdkit:filter/connection@0.1.0#close"))
+"#;
+    let guest = Guest::new(&["reads", "connection"], &format!("{READS}{sleeps}"));
+    let limits = Limits { setup: Duration::from_secs(1), ..Limits::default() };
+    let stack = Stack::over(&[guest], Disk::default(), limits).await;
+    for _ in 0..2 {
+        let top = stack.open().await;
+        assert_eq!(top.finalize().await.unwrap_err().errno(), Errno::Eshutdown);
+        top.close().await;
+    }
+    assert_eq!(stack.counters().faults.load(SeqCst), 0);
+}
