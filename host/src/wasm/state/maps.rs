@@ -10,7 +10,8 @@
 //!
 //! **Memory.** Every chunk is charged to the filter's quota before anything is changed. `set` cannot answer an error, so a `set` for which there is no
 //! memory changes nothing and traps: the request fails, the data stays right. A change that is held back reserves what it may
-//! need when it is asked for, so that publishing it cannot fail, and undoing may overdraw (by no more than the call itself had freed).
+//! need when it is asked for, so that publishing it cannot fail; what a change frees that may be undone stays taken until it stands. Undoing may
+//! overdraw all the same where others have changed neighbouring blocks: by the words of the chunks at the ends of what it resets.
 //! Reserving for the worst case when a map is sized was the alternative: it would refuse large exports of which little is ever used.
 //!
 //! **Held back and undone.** What a call asks for beyond `now` is in its [`Changes`]. Published changes of one call are each atomic,
@@ -255,12 +256,21 @@ enum Memory {
     Overdraw,
 }
 
-/// What a call has changed in one `set`, to be undone: blocks and the state they had.
+/// What a call has changed in one `set`, to be undone.
 struct Undo {
     scope: Arc<ScopeState>,
     map: usize,
     to: u8,
+    log: Log,
+}
+
+/// What undoing takes.
+#[derive(Default)]
+struct Log {
+    /// Blocks and the state they had.
     runs: Vec<(u64, u64, u8)>,
+    /// Bytes that the change has freed. They stay taken, so that they are there if it is undone.
+    kept: u64,
 }
 
 impl Map {
@@ -441,7 +451,7 @@ impl Map {
 
     /// Carries out a change. Fails only for want of memory, and then before anything was changed; `log` gets the runs that
     /// really change.
-    fn apply(&self, change: &Change, memory: Memory, log: Option<&mut Vec<(u64, u64, u8)>>) -> Result<u64, Trap> {
+    fn apply(&self, change: &Change, memory: Memory, mut log: Option<&mut Log>) -> Result<u64, Trap> {
         let shape = self.shape()?;
         let (low, high) = change.blocks.chunks();
         let mut effect = Effect::default();
@@ -453,18 +463,18 @@ impl Map {
                 None if change.states & 1 != 0 && change.to != 0 => PLACE_BYTES + WORDS_BYTES,
                 _ => 0,
             };
-            if let Some(log) = log {
+            if let Some(log) = &mut log {
                 let piece = chunks.get(&low).map_or(Piece::Gap, |chunk| Piece::Chunk(low, chunk));
-                self.log(log, change, std::iter::once((change.blocks.first, change.blocks.end, piece)))?;
+                self.log(&mut log.runs, change, std::iter::once((change.blocks.first, change.blocks.end, piece)))?;
             }
             let taken = self.reserve(memory, || need)?;
             effect.on(&mut chunks, low, change);
-            self.settle(&effect, taken);
+            self.settle(&effect, taken, log);
         } else {
             let mut locked = shape.lock((low, high), Shape::write);
             let taken = self.reserve(memory, || need_of(&locked, change))?;
-            if let Some(log) = log
-                && let Err(trap) = self.log(log, change, Walk::new(shape, &locked, change.blocks))
+            if let Some(log) = &mut log
+                && let Err(trap) = self.log(&mut log.runs, change, Walk::new(shape, &locked, change.blocks))
             {
                 self.quota.give(taken);
                 return Err(trap);
@@ -472,7 +482,7 @@ impl Map {
             for (index, chunks) in &mut locked {
                 effect_on_stripe(&mut effect, chunks, *index as u64, shape.stripes.len() as u64, change);
             }
-            self.settle(&effect, taken);
+            self.settle(&effect, taken, log);
         }
         Ok(effect.set)
     }
@@ -493,9 +503,16 @@ impl Map {
         }
     }
 
-    /// Enters what a change did, while its locks are still held: gives back what it did not need and what it freed.
-    fn settle(&self, effect: &Effect, taken: u64) {
-        let back = taken as i64 - effect.taken;
+    /// Enters what a change did, while its locks are still held: gives back what it did not need and what it freed,
+    /// unless that is kept for undoing it.
+    fn settle(&self, effect: &Effect, taken: u64, log: Option<&mut Log>) {
+        let mut back = taken as i64 - effect.taken;
+        if let Some(log) = log
+            && effect.taken < 0
+        {
+            log.kept = effect.taken.unsigned_abs();
+            back = taken as i64;
+        }
         if back >= 0 {
             self.quota.give(back as u64);
         } else {
@@ -664,12 +681,13 @@ impl Changes {
                 if !map.quota.take(LISTED_BYTES) {
                     return Err(NO_MEMORY);
                 }
-                let mut runs = Vec::new();
-                let result = map.apply(&change, Memory::Ask, Some(&mut runs));
-                if result.is_err() || runs.is_empty() {
-                    map.quota.give(LISTED_BYTES + LOGGED_BYTES * runs.len() as u64);
+                let mut log = Log::default();
+                let result = map.apply(&change, Memory::Ask, Some(&mut log));
+                let undo = Undo { scope: Arc::clone(scope), map: id as usize, to, log };
+                if result.is_err() || undo.log.runs.is_empty() {
+                    map.quota.give(undo.cost());
                 } else {
-                    self.undo.push(Undo { scope: Arc::clone(scope), map: id as usize, to, runs });
+                    self.undo.push(undo);
                 }
                 result
             }
@@ -703,7 +721,7 @@ impl Changes {
         }
         for undo in self.undo.drain(..).rev() {
             let map = &undo.scope.maps[undo.map];
-            for &(first, count, old) in &undo.runs {
+            for &(first, count, old) in &undo.log.runs {
                 let blocks = Blocks { first, end: first + count };
                 // The map was sized, and what may be overdrawn cannot run out.
                 let _ = map.apply(&Change { blocks, states: 1 << undo.to, to: old }, Memory::Overdraw, None);
@@ -720,7 +738,7 @@ impl Changes {
 
 impl Undo {
     fn cost(&self) -> u64 {
-        LISTED_BYTES + LOGGED_BYTES * self.runs.len() as u64
+        LISTED_BYTES + LOGGED_BYTES * self.log.runs.len() as u64 + self.log.kept
     }
 }
 

@@ -358,3 +358,25 @@ fn a_map_may_reach_to_the_end_of_what_can_be_counted() {
         assert_eq!(map.count(1), Ok(0));
     }
 }
+
+#[test]
+fn what_may_be_undone_has_its_memory() {
+    let state = FilterState::new(Limits { map_bytes: 64 << 10, ..Limits::default() });
+    let scope = state.connection();
+    let all = 500 * BLOCKS;
+    let (one, two) = (scope.map(0).unwrap(), scope.map(1).unwrap());
+    one.resize(1, all).unwrap();
+    two.resize(1, all).unwrap();
+    // Most of the memory, which looks as if it were free again.
+    one.set(0, all, 0b0001, 1).unwrap();
+    let mut call = Changes::default();
+    assert_eq!(call.set(&scope, 0, 0, all, 0b0010, 0, When::UndoOnFailure), Ok(all));
+    assert_eq!(two.set(0, all, 0b0001, 1), Err(NO_MEMORY));
+    call.fail();
+    assert_eq!(one.count(1), Ok(all));
+    assert!(state.map_bytes() <= 64 << 10, "{}", state.map_bytes());
+    // A call that succeeds gives it away.
+    call.set(&scope, 0, 0, all, 0b0010, 0, When::UndoOnFailure).unwrap();
+    call.succeed();
+    assert_eq!(two.set(0, all, 0b0001, 1), Ok(all));
+}
