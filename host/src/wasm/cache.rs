@@ -41,6 +41,9 @@ pub(super) struct CodeCache {
 /// Bytes of the key.
 const KEY: usize = 32;
 
+/// Bytes that are read of a seal: more than it has.
+const SEAL: u64 = 128;
+
 /// Feeds what is hashed to SHA-256.
 struct Sha(Sha256);
 
@@ -124,11 +127,12 @@ impl CodeCache {
 
     /// The file of an entry, if it is as it was written.
     fn sealed(&self, key: &str, code: &Path) -> Option<fs::File> {
-        let seal = fs::read_to_string(self.seal(key)).ok()?;
-        let mut file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(code).ok()?;
+        let mut seal = Vec::new();
+        open(&self.seal(key)).ok()?.take(SEAL).read_to_end(&mut seal).ok()?;
+        let mut file = open(code).ok()?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).ok()?;
-        let intact = same(seal.trim_end().as_bytes(), self.seal_of(key, &bytes).as_bytes());
+        let intact = same(seal.trim_ascii_end(), self.seal_of(key, &bytes).as_bytes());
         if !intact {
             tracing::warn!("compiled code {} is damaged: compiling anew", code.display());
         }
@@ -205,11 +209,20 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
 
+/// Opens a file of the cache: nothing that is elsewhere, and nothing that one could wait for or that has no end.
+fn open(path: &Path) -> std::io::Result<fs::File> {
+    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(std::io::Error::other("it is no regular file")),
+    }
+}
+
 /// The directory's key; made at its first use.
 fn secret(directory: &Path) -> Result<[u8; KEY], String> {
     let path = directory.join("key");
     let read = || -> std::io::Result<[u8; KEY]> {
-        let mut file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path)?;
+        let mut file = open(&path)?;
         let mut key = [0; KEY];
         file.read_exact(&mut key)?;
         Ok(key)
@@ -345,6 +358,29 @@ mod tests {
         assert!(cache.sealed(&key, &code).is_none());
         cache.load(&engine, &Compiler::Here, &component).unwrap();
         assert!(cache.sealed(&key, &code).is_some());
+    }
+
+    #[test]
+    fn what_is_no_file_is_neither_followed_nor_waited_for() {
+        let (_directory, cache, engine, component) = cache();
+        let path = cache.directory.join("key");
+        let fifo = |path: &Path| {
+            fs::remove_file(path).unwrap();
+            rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        };
+        cache.load(&engine, &Compiler::Here, &component).unwrap();
+        let key = CodeCache::key(&engine, &component);
+        let (code, seal) = (cache.directory.join(format!("{key}.code")), cache.seal(&key));
+        for file in [&code, &seal] {
+            fifo(file);
+            cache.load(&engine, &Compiler::Here, &component).unwrap();
+            assert!(cache.sealed(&key, &code).is_some(), "it was made anew");
+        }
+        fs::remove_file(&seal).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &seal).unwrap();
+        assert!(cache.sealed(&key, &code).is_none());
+        fifo(&path);
+        assert!(CodeCache::open(Some(cache.directory.clone())).is_none());
     }
 
     #[test]
