@@ -16,6 +16,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::pipe::{self, Pipe};
+use crate::shelf::{Shelf, Stir};
 
 /// A part of a buffer: `at` bytes from its beginning, `len` bytes long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -394,20 +395,19 @@ impl fmt::Debug for Buffer {
 /// allocator's mmap is not what costs.
 const CLASSES: [usize; 6] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20];
 
-/// Bytes kept on each shelf for the next request. 4 MiB a class keeps a depth of 128 at 4 KiB and 16 at 256 KiB warm.
-const KEEP_BYTES: usize = 4 << 20;
+/// Bytes kept on each shelf at most for the next request: what nbdcopy has in flight, 64 requests of 256 KiB. They stay for as long as they are needed
+/// ([`Pool::free_spare`]), so this is no measure of an idle server.
+const KEEP_BYTES: usize = 16 << 20;
 
-/// A shared store of buffers, by size class. Cloning it shares it. What it keeps is bounded (some 24 MiB in all); what it hands out
-/// is not: the server counts the bytes in flight before it asks.
+/// A shared store of buffers, by size class. Cloning it shares it. What it keeps is bounded (some 96 MiB in all), and none of it for ever
+/// ([`Pool::free_spare`]); what it hands out is not: the server counts the bytes in flight before it asks.
 #[derive(Clone)]
 pub struct Pool(Arc<Shelves>);
 
+#[derive(Default)]
 struct Shelves {
-    #[expect(
-        clippy::vec_box,
-        reason = "a buffer is a pointer: what is kept is the box that moves down and up the chain"
-    )]
-    classes: [Mutex<Vec<Box<Inner>>>; CLASSES.len()],
+    classes: [Mutex<Shelf<Box<Inner>>>; CLASSES.len()],
+    stir: Arc<Stir>,
 }
 
 impl Default for Pool {
@@ -419,12 +419,34 @@ impl Default for Pool {
 impl Pool {
     /// An empty pool.
     pub fn new() -> Pool {
-        Pool(Arc::new(Shelves { classes: Default::default() }))
+        Pool(Arc::default())
     }
 
     /// A buffer of `len` bytes, all of it unfilled.
     pub fn take(&self, len: u32) -> Buffer {
         Shelves::take(&self.0, len)
+    }
+
+    /// Tells whether buffers come back, for who calls [`Pool::free_spare`]. Others may stir as well: whatever makes it worth looking for what can be
+    /// freed.
+    pub fn stir(&self) -> &Arc<Stir> {
+        &self.0.stir
+    }
+
+    /// Frees the buffers that nobody has needed since this was last called, and the pipes for what is lent. Two calls in a row without a stir
+    /// between them leave none.
+    pub fn free_spare(&self) {
+        for class in &self.0.classes {
+            // Dropped when it is unlocked again: who wants a buffer does not wait for the system to take pages back.
+            let spare = class.lock().unwrap_or_else(PoisonError::into_inner).spare(0);
+            drop(spare);
+        }
+        pipe::close_spare();
+    }
+
+    /// How many buffers it keeps, for tests of who frees them.
+    pub fn kept(&self) -> usize {
+        self.0.classes.iter().map(|class| class.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
     }
 }
 
@@ -437,7 +459,7 @@ impl Shelves {
         let Some(class) = Shelves::class(len as usize) else {
             return Buffer::new(len);
         };
-        let kept = shelves.classes[class].lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let kept = shelves.classes[class].lock().unwrap_or_else(PoisonError::into_inner).take();
         match kept {
             Some(mut inner) => {
                 inner.reset(len);
@@ -452,8 +474,10 @@ impl Shelves {
         let Some(class) = Shelves::class(inner.bytes.len()) else { return };
         let mut shelf = self.classes[class].lock().unwrap_or_else(PoisonError::into_inner);
         if shelf.len() * CLASSES[class] < KEEP_BYTES {
-            shelf.push(inner);
+            shelf.put(inner);
         }
+        // With the shelf locked: who asks whether there was a stir before locking it finds what was put there, or is stirred once more.
+        self.stir.stir();
     }
 }
 
@@ -482,6 +506,26 @@ mod tests {
         let bytes = second.bytes(all);
         assert_eq!(bytes[10], 1);
         assert!(bytes.iter().enumerate().all(|(i, b)| i == 10 || *b == 0));
+    }
+
+    #[test]
+    fn buffers_that_nobody_has_needed_for_a_while_are_freed() {
+        let pool = Pool::new();
+        let burst: Vec<Buffer> = (0..8).map(|n| pool.take(4096 << (n % 2 * 4))).collect();
+        assert_eq!((pool.kept(), pool.stir().settle()), (0, false));
+        drop(burst);
+        assert_eq!((pool.kept(), pool.stir().settle()), (8, true));
+        // They were in use since the last look. From then on only one is.
+        pool.free_spare();
+        assert_eq!(pool.kept(), 8);
+        for _ in 0..3 {
+            drop(pool.take(4096));
+        }
+        pool.free_spare();
+        assert_eq!((pool.kept(), pool.stir().settle()), (1, true));
+        pool.free_spare();
+        assert_eq!((pool.kept(), pool.stir().settle()), (0, false));
+        assert_eq!(pool.take(4096).len(), 4096);
     }
 
     #[test]

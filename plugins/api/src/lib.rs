@@ -27,6 +27,7 @@ mod pipe;
 mod plugin;
 mod reach;
 pub mod schema;
+pub mod shelf;
 mod types;
 pub mod units;
 

@@ -1,7 +1,7 @@
 //! Pipes that hold bytes of a file by reference, for [`crate::Buffer::lend`].
 //!
 //! A pipe refers to the pages that were spliced into it, so `splice` from a file to a socket by way of a pipe copies nothing. There are at most
-//! [`MOST`] in the process, kept when they are empty: each takes two file descriptors and 10 KiB of the kernel's memory, and its
+//! [`MOST`] in the process, kept for a while when they are empty: each takes two file descriptors and 10 KiB of the kernel's memory, and its
 //! pages count against what the system lets one user have in pipes (64 MiB by default).
 
 use std::io;
@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+
+use crate::shelf::Shelf;
 
 /// Bytes from which on a pipe is worth its system calls. Measured over a Unix socket on 2 cores: 16 KiB lose a fifth by it, 32 KiB gain as much, 64 KiB
 /// gain a half.
@@ -27,7 +29,7 @@ const MOST: usize = 32;
 static IN_ALL: AtomicUsize = AtomicUsize::new(0);
 /// The system gave none once; it is not asked again and again.
 static REFUSED: AtomicBool = AtomicBool::new(false);
-static EMPTY: Mutex<Vec<Ends>> = Mutex::new(Vec::new());
+static EMPTY: Mutex<Shelf<Ends>> = Mutex::new(Shelf::new());
 
 #[derive(Debug)]
 struct Ends {
@@ -52,7 +54,7 @@ pub(crate) struct Pipe {
 impl Pipe {
     /// An empty one, unless there are too many or the system gives none.
     pub(crate) fn take() -> Option<Pipe> {
-        let kept = EMPTY.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let kept = EMPTY.lock().unwrap_or_else(PoisonError::into_inner).take();
         let ends = match kept {
             Some(ends) => ends,
             None => make()?,
@@ -111,9 +113,15 @@ impl Drop for Pipe {
         if self.left == 0
             && let Some(ends) = self.ends.take()
         {
-            EMPTY.lock().unwrap_or_else(PoisonError::into_inner).push(ends);
+            EMPTY.lock().unwrap_or_else(PoisonError::into_inner).put(ends);
         }
     }
+}
+
+/// Closes those that nobody has needed since this was last called.
+pub(crate) fn close_spare() {
+    let spare = EMPTY.lock().unwrap_or_else(PoisonError::into_inner).spare(0);
+    drop(spare);
 }
 
 fn make() -> Option<Ends> {
