@@ -116,6 +116,7 @@ fn serve(
     inherited: Vec<Socket>,
 ) -> Result<u8, ConfigError> {
     tracing::debug!("rbdkit {}", print::VERSION);
+    process::tame_allocator();
     if plan.exit_with_parent {
         exit_with(parent)?;
     }

@@ -153,6 +153,26 @@ fn group_id(name: &str) -> Option<libc::gid_t> {
     }
 }
 
+/// Bytes from which on the allocator asks the system for each piece of memory and gives it back at once. What the server often needs that long are
+/// payloads, which it keeps itself for as long as they are needed.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const LONG: libc::c_int = 1 << 20;
+
+/// Bytes that it keeps at the end of each arena: its own default.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const KEPT: libc::c_int = 128 << 10;
+
+/// Makes the C library's allocator give back what a burst needed. Left alone it takes the longest piece that was ever freed, up to 32 MiB, for what
+/// is usual here: from then on pieces of that size come out of its arenas, of which there is one for each thread or so, and each of them
+/// keeps twice as much at its end, which `malloc_trim` does not give back either.
+pub fn tame_allocator() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    for (parameter, value) in [(libc::M_MMAP_THRESHOLD, LONG), (libc::M_TRIM_THRESHOLD, KEPT)] {
+        // SAFETY: it changes a number, under a lock of its own.
+        unsafe { libc::mallopt(parameter, value) };
+    }
+}
+
 /// The operating system's description of a signal, for messages.
 pub fn signal_name(signal: i32) -> String {
     // SAFETY: strsignal answers a pointer to a string that stays valid until this thread calls it again; it is copied at once.
