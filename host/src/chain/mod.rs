@@ -72,6 +72,9 @@ pub trait Layer: Send + Sync + 'static {
     /// Opens this layer for a connection. The handle finalizes and closes the hops it opened through `next`.
     fn open(&self, args: OpenArgs, next: Below) -> BoxFuture<'_, Result<Arc<dyn Handle>>>;
 
+    /// Frees what it keeps and nobody has needed since this was last called. Called now and then, on a thread that may wait.
+    fn free_spare(&self) {}
+
     /// The server ends; all connections are closed.
     fn cleanup(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {})
@@ -198,6 +201,14 @@ impl Chain {
             floor.layer.after_fork().await?;
         }
         Ok(())
+    }
+
+    /// Frees what is kept for the next requests and nobody has needed since this was last called.
+    pub fn free_spare(&self) {
+        for floor in &self.layers {
+            floor.layer.free_spare();
+        }
+        self.pool.free_spare();
     }
 
     /// After the last connection is closed.

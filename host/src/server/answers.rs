@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rbdkit_plugin_api::shelf::Stir;
 use tokio::sync::Notify;
 
 use super::budget::{Budget, Pages};
@@ -62,6 +63,8 @@ pub(super) struct Answers {
     /// The connection's own task waits for `wake`.
     waiting: AtomicBool,
     wake: Notify,
+    /// For who gives back what requests leave behind.
+    stir: Arc<Stir>,
 }
 
 enum Progress {
@@ -74,7 +77,7 @@ enum Progress {
 }
 
 impl Answers {
-    pub fn new(output: Arc<Output>, budget: Arc<Budget>, stall: Duration) -> Answers {
+    pub fn new(output: Arc<Output>, budget: Arc<Budget>, stir: Arc<Stir>, stall: Duration) -> Answers {
         Answers {
             output,
             budget,
@@ -87,6 +90,7 @@ impl Answers {
             written: AtomicU64::new(0),
             waiting: AtomicBool::new(false),
             wake: Notify::new(),
+            stir,
         }
     }
 
@@ -234,6 +238,7 @@ impl Answers {
         self.budget.give_back(pages);
         self.pages_done.fetch_add(pages, Ordering::SeqCst);
         self.requests_done.fetch_add(requests, Ordering::SeqCst);
+        self.stir.stir();
         self.nudge();
     }
 

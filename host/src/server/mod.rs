@@ -21,7 +21,8 @@
 //! * That leaves clients that hold bytes and do nothing: half a payload sent, or answers not read. They may, as long as nobody else
 //!   needs the bytes; when somebody waits for them, a client that has not moved for [`Limits::stall_timeout`] is disconnected.
 //!
-//! A client that has nothing in flight costs a task of a few KiB: receive buffers are shared ([`receive`]).
+//! A client that has nothing in flight costs a task of a few KiB: receive buffers are shared ([`receive`]). What a burst leaves behind is given back
+//! when it is over ([`spare`]).
 //!
 //! # The end of a connection
 //!
@@ -37,6 +38,7 @@ mod guard;
 mod listen;
 mod receive;
 mod socket;
+mod spare;
 mod stop;
 mod transmission;
 
@@ -103,6 +105,8 @@ pub struct Limits {
     pub stall_timeout: Duration,
     /// How long a client that leaves, or that the server leaves, may take none of its last answers. Default 10 s.
     pub answer_timeout: Duration,
+    /// How often it is looked for what nobody has needed since and can be given back, while something goes on. Default 5 s ([`spare`]).
+    pub look_period: Duration,
     /// How long a stopping server waits for its connections in all. Default 30 s: longer than [`Limits::answer_timeout`] and
     /// shorter than what service managers grant (90 s).
     pub drain_timeout: Duration,
@@ -118,6 +122,7 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(10),
             answer_timeout: Duration::from_secs(10),
+            look_period: spare::PERIOD,
             drain_timeout: Duration::from_secs(30),
         }
     }
@@ -181,7 +186,7 @@ impl Server {
         for listener in listeners {
             accepting.push(tokio::spawn(listen::accept(Arc::clone(self), listener, stop.clone())));
         }
-        stop.stopped().await;
+        self.keep_until(&stop).await;
         for task in accepting {
             // It ends by itself; a panic in it has been reported and must not keep the rest from draining.
             let _ = task.await;
@@ -200,7 +205,15 @@ impl Server {
         let served = tokio::spawn(self.clone().connection(socket, client, place, stop.clone()));
         tokio::select! {
             _ = served => {}
-            () = async { stop.stopped().await; self.drained().await } => {}
+            () = async { self.keep_until(&stop).await; self.drained().await } => {}
+        }
+    }
+
+    /// Returns when the server is stopped, and gives back until then what it does not need.
+    async fn keep_until(self: &Arc<Self>, stop: &Stop) {
+        tokio::select! {
+            () = stop.stopped() => {}
+            () = self.give_back() => {}
         }
     }
 
@@ -219,6 +232,8 @@ impl Server {
         connection::serve(Arc::clone(&self), socket, client, stop).await;
         drop(place);
         self.closed.notify_one();
+        // It had memory besides buffers.
+        self.chain.pool().stir().stir();
     }
 
     /// Waits for every connection to close.

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, PoisonError};
 
+use rbdkit_plugin_api::shelf::Shelf;
 use rbdkit_plugin_api::{Buffer, Fill, Span};
 
 use super::socket::{Input, Patience, read_into};
@@ -28,19 +29,30 @@ const KEEP: usize = 32;
 
 /// Receive buffers not in use.
 #[derive(Debug, Default)]
-pub(super) struct ReceivePool(Mutex<Vec<Box<[u8]>>>);
+pub(super) struct ReceivePool(Mutex<Shelf<Box<[u8]>>>);
 
 impl ReceivePool {
     fn take(&self) -> Box<[u8]> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         kept.unwrap_or_else(|| vec![0; RECEIVE].into_boxed_slice())
     }
 
     fn give_back(&self, buffer: Box<[u8]>) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() < KEEP {
-            kept.push(buffer);
+            kept.put(buffer);
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Frees those that nobody has needed since this was last called.
+    pub(super) fn free_spare(&self) {
+        let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).spare(0);
+        drop(spare);
     }
 }
 

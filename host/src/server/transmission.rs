@@ -204,7 +204,8 @@ impl Transmission {
         stop: Stop,
     ) -> Transmission {
         let limits = &server.options.limits;
-        let answers = Arc::new(Answers::new(output, Arc::clone(&server.budget), limits.stall_timeout));
+        let stir = Arc::clone(server.chain.pool().stir());
+        let answers = Arc::new(Answers::new(output, Arc::clone(&server.budget), stir, limits.stall_timeout));
         let in_flight = InFlight {
             answers: Arc::clone(&answers),
             requests: 0,

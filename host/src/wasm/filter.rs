@@ -460,6 +460,10 @@ impl Layer for FilterLayer {
         })
     }
 
+    fn free_spare(&self) {
+        self.0.instances.free_spare();
+    }
+
     fn cleanup(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             if tokio::time::timeout(END, self.0.detached.ended()).await.is_err() {

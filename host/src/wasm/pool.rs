@@ -1,7 +1,8 @@
 //! Who may use an instance, and who waits for one.
 //!
 //! An [`Instances`] holds up to so many instances: one for a serialized filter, one for a connection of a serialize-requests one, many for a
-//! parallel one. Free ones are handed out last in, first out, so that the same few stay warm.
+//! parallel one. Free ones are handed out last in, first out, so that the same few stay warm, and those that were not needed for a while are dropped
+//! ([`Instances::free_spare`]).
 //!
 //! **Shares.** A connection gets a further instance while it holds less than are left, or none at all. So one alone has at most half of them, and what it
 //! leaves is there for the next, at once, whatever the first does with its own. As instances come back the shares level out: two connections that want
@@ -18,6 +19,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rbdkit_plugin_api::shelf::Shelf;
 use rbdkit_plugin_api::{Errno, Error, Result};
 use tokio::sync::oneshot;
 
@@ -30,8 +32,8 @@ pub(super) struct Instances {
 
 #[derive(Default)]
 struct Places {
-    #[expect(clippy::vec_box, reason = "an instance goes in and out with every request: a pointer, not 500 bytes")]
-    free: Vec<Box<Instance>>,
+    /// Boxed, as one goes in and out with every request: a pointer, not 500 bytes.
+    free: Shelf<Box<Instance>>,
     /// Places that are leased.
     leased: u32,
     /// In front of the line.
@@ -143,7 +145,7 @@ impl Places {
     fn take_back(&mut self, holder: Option<&Holder>, instance: Option<Box<Instance>>) {
         self.leased -= 1;
         if let Some(instance) = instance {
-            self.free.push(instance);
+            self.free.put(instance);
         }
         if let Some(holder) = holder {
             holder.remove();
@@ -156,7 +158,7 @@ impl Places {
         if let Some(holder) = holder {
             holder.add();
         }
-        self.free.pop()
+        self.free.take()
     }
 
     /// Whether there is a place for this one.
@@ -203,6 +205,15 @@ impl Instances {
     /// Whether it holds one instance at most.
     pub(super) fn is_single(&self) -> bool {
         self.most == 1
+    }
+
+    /// Drops the instances that nobody has needed since this was last called, and gives their memory back: not the last one, so that the next client
+    /// finds one, and not one that is the only one, which may hold state.
+    pub(super) fn free_spare(&self) {
+        if !self.is_single() {
+            let spare = self.places().free.spare(1);
+            drop(spare);
+        }
     }
 
     /// A place now, if there is one for a request of this connection, or for what is no connection's request.

@@ -206,3 +206,17 @@ fn a_thousand_idle_clients_are_given_back() {
     drop(clients);
     running.until_all_is_given_back();
 }
+
+#[test]
+fn what_a_burst_leaves_behind_is_freed_when_it_is_over() {
+    let running = Running::limited(Limits { look_period: Duration::from_millis(20), ..Limits::default() });
+    let pool = running.server.chain.pool();
+    let mut client = running.client(false);
+    for _ in 0..3 {
+        for length in [512, 4096, 65536, 1 << 20] {
+            assert_eq!(client.read(PLAIN, length).len(), length as usize);
+        }
+        // The client stays; only its requests are over. The second time it has to be woken for it.
+        running.until("buffers are freed", || pool.kept() == 0 && running.server.receive_pool.kept() == 0);
+    }
+}

@@ -230,6 +230,54 @@ async fn a_filter_whose_instances_are_all_busy_makes_requests_wait_in_turn() {
 }
 
 #[tokio::test]
+async fn instances_that_were_not_needed_for_a_while_are_dropped_but_for_one() {
+    let disk = Disk { hold: Some(Arc::new(Semaphore::new(0))), ..Disk::default() };
+    let hold = disk.hold.clone().unwrap();
+    let stack = Stack::over(&[Guest::new(&["reads"], READS)], disk, Limits { instances: 8, ..Limits::default() }).await;
+    let top = stack.open().await;
+    let at_once = async |count: u64| {
+        let mut tasks = Vec::new();
+        for n in 0..count {
+            let top = Arc::clone(&top);
+            tasks.push(tokio::spawn(async move { read(&top, n * 512, 512).await.unwrap() }));
+            tokio::task::yield_now().await;
+        }
+        hold.add_permits(count as usize);
+        for task in tasks {
+            task.await.unwrap();
+        }
+    };
+    let made = || stack.counters().instances.load(SeqCst);
+    // As long as four are needed now and then they stay.
+    for _ in 0..3 {
+        at_once(4).await;
+        assert_eq!(made(), 4);
+        stack.chain.free_spare();
+    }
+    // Nobody has needed any since.
+    stack.chain.free_spare();
+    at_once(1).await;
+    assert_eq!(made(), 4);
+    at_once(4).await;
+    assert_eq!(made(), 7);
+}
+
+#[tokio::test]
+async fn the_one_instance_that_may_hold_state_is_never_dropped() {
+    for model in 0..3 {
+        let stack = Stack::new(&[Guest::new(&["reads"], READS).model(model)]).await;
+        let top = stack.open().await;
+        read(&top, 0, 512).await.unwrap();
+        let made = stack.counters().instances.load(SeqCst);
+        for _ in 0..3 {
+            stack.chain.free_spare();
+        }
+        read(&top, 0, 512).await.unwrap();
+        assert_eq!(stack.counters().instances.load(SeqCst), made);
+    }
+}
+
+#[tokio::test]
 async fn a_write_payload_above_is_never_changed_below() {
     let guest = Guest::new(
         &["reads", "writes"],
