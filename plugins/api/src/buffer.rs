@@ -131,27 +131,34 @@ impl Buffer {
             inner.fills.push((end, fill));
             return;
         }
-        let mut fills = Vec::with_capacity(inner.fills.len() + 2);
-        let mut push = |to: u32, kind: Fill| match fills.last_mut() {
-            Some((last_end, last)) if *last == kind => *last_end = to,
-            _ => fills.push((to, kind)),
+        let fills = &mut inner.fills;
+        // The runs of the first byte and of the last one, and where the first begins. What is marked in order, as plugins do, changes only the end.
+        let mut first = fills.partition_point(|&(to, _)| to <= span.at);
+        let mut last = fills.partition_point(|&(to, _)| to < end);
+        let from = if first == 0 { 0 } else { fills[first - 1].0 };
+        let (before, (mut to, after)) = (fills[first].1, fills[last]);
+        let mut pieces = [(0, fill); 3];
+        let mut count = 0;
+        let mut add = |piece: (u32, Fill)| {
+            pieces[count] = piece;
+            count += 1;
         };
-        let mut from = 0;
-        let mut placed = false;
-        for &(to, kind) in &inner.fills {
-            if from < span.at {
-                push(to.min(span.at), kind);
-            }
-            if !placed && to >= span.at && from <= span.at {
-                push(end, fill);
-                placed = true;
-            }
-            if to > end {
-                push(to, kind);
-            }
-            from = to;
+        if from < span.at && before != fill {
+            add((span.at, before));
+        } else if from == span.at && first > 0 && fills[first - 1].1 == fill {
+            first -= 1;
         }
-        inner.fills = fills;
+        if to > end && after != fill {
+            add((end, fill));
+            add((to, after));
+        } else {
+            if to == end && fills.get(last + 1).is_some_and(|next| next.1 == fill) {
+                last += 1;
+                to = fills[last].0;
+            }
+            add((to, fill));
+        }
+        fills.splice(first..=last, pieces[..count].iter().copied());
     }
 
     /// The runs from the beginning to the end, neighbours different.
@@ -204,10 +211,13 @@ impl Buffer {
                 (from < to).then(|| Span::new(from, to - from))
             })
             .collect();
+        if holes.is_empty() {
+            return;
+        }
         for hole in holes {
             self.inner_mut().bytes[hole.range()].fill(0);
-            self.mark(hole, Fill::Data);
         }
+        self.mark(span, Fill::Data);
     }
 
     /// The bytes of `span`, zeroes written where they were only promised.
