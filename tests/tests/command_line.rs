@@ -108,6 +108,16 @@ fn dump_config_and_dump_plugin_are_lines_of_key_and_value() {
 }
 
 #[test]
+fn the_server_may_have_all_the_descriptors_that_it_can_get() {
+    let script = r#"ulimit -Sn 100 && exec "$0" -U - null --run 'ulimit -Sn; ulimit -Hn'"#;
+    let output =
+        std::process::Command::new("sh").arg("-c").arg(script).arg(rbdkit_tests::server::program()).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let limits: Vec<&str> = said.lines().collect();
+    assert!(limits.len() == 2 && limits[0] == limits[1] && limits[0] != "100", "{limits:?}");
+}
+
+#[test]
 fn a_captive_command_has_its_variables_and_its_status_is_ours() {
     let say =
         "echo \"uri=$uri\"; echo \"unixsocket=$unixsocket\"; echo \"port=$port\"; echo \"exportname=$exportname\"";

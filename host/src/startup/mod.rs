@@ -117,6 +117,7 @@ fn serve(
 ) -> Result<u8, ConfigError> {
     tracing::debug!("rbdkit {}", print::VERSION);
     process::tame_allocator();
+    process::raise_descriptor_limit();
     if plan.exit_with_parent {
         exit_with(parent)?;
     }

@@ -173,6 +173,16 @@ pub fn tame_allocator() {
     }
 }
 
+/// Lets the server have as many file descriptors as it may. The usual limit, 1024, is for programs that call `select`; here each client takes one.
+/// Scripts and what `--run` starts find the same limit.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::debug!("the limit on file descriptors stays as it is: {error}");
+    }
+}
+
 /// The operating system's description of a signal, for messages.
 pub fn signal_name(signal: i32) -> String {
     // SAFETY: strsignal answers a pointer to a string that stays valid until this thread calls it again; it is copied at once.
