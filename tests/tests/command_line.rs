@@ -110,9 +110,7 @@ fn dump_config_and_dump_plugin_are_lines_of_key_and_value() {
 #[test]
 fn the_server_may_have_all_the_descriptors_that_it_can_get() {
     let script = r#"ulimit -Sn 100 && exec "$0" -U - null --run 'ulimit -Sn; ulimit -Hn'"#;
-    let output =
-        std::process::Command::new("sh").arg("-c").arg(script).arg(rbdkit_tests::server::program()).output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
+    let said = tool("sh", ["-c".as_ref(), script.as_ref(), program().as_os_str()]).ok();
     let limits: Vec<&str> = said.lines().collect();
     assert!(limits.len() == 2 && limits[0] == limits[1] && limits[0] != "100", "{limits:?}");
 }
