@@ -233,7 +233,7 @@ fn secret(directory: &Path) -> Result<[u8; KEY], String> {
     }
     let mut key = [0; KEY];
     if !entropy::fill(&mut key) {
-        return Err("the operating system gave no random numbers".into());
+        return Err(entropy::NONE.into());
     }
     // Renamed into place: nobody ever sees half a key. Of several processes that begin at once the last one's stays.
     let temporary = directory.join(format!(".key.{}", std::process::id()));

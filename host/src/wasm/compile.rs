@@ -144,7 +144,8 @@ fn converse(child: &mut Child, component: &[u8], most: Duration) -> Result<(Vec<
             let _ = child.kill();
         }
         let code = code.join().unwrap_or_default();
-        let said = super::shared::printable(&String::from_utf8_lossy(&said.join().unwrap_or_default()), 400);
+        let said =
+            super::shared::printable(&String::from_utf8_lossy(&said.join().unwrap_or_default()), super::shared::CAUSE);
         match over {
             true => Ok((code, said)),
             false => Err(format!("compiling it took longer than {most:?}")),

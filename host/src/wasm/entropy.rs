@@ -1,5 +1,8 @@
 //! Random numbers, for guests and for the key of the cache, from the operating system's generator.
 
+/// What is said where there are none.
+pub(super) const NONE: &str = "the operating system gave no random numbers";
+
 /// The system call gives so much without being interrupted, once its generator was seeded, which is long before any server starts.
 const AT_ONCE: usize = 256;
 

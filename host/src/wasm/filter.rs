@@ -250,7 +250,7 @@ impl Filter {
         let made = configured(&self.recipe, &self.shared, &self.params).await;
         let mut instance = Box::new(made.map_err(|why| {
             // The guest's own line perhaps.
-            let why = super::shared::printable(&why, 400);
+            let why = super::shared::printable(&why, super::shared::CAUSE);
             self.report("configure", None, &why, None);
             self.count_fault(&self.breaker);
             Error::new(Errno::Eio, format!("{}: {why}", self.name()))

@@ -718,7 +718,7 @@ impl host::clock::Host for Context {
         Ok(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
     }
     fn random(&mut self) -> Result<u64> {
-        entropy::word().ok_or_else(|| wasmtime::format_err!("the operating system gave no random numbers"))
+        entropy::word().ok_or_else(|| wasmtime::Error::msg(entropy::NONE))
     }
 }
 
@@ -729,10 +729,12 @@ impl Context {
         let conn = self.call.conn.clone().ok_or(wit::Errno::Enxio)?;
         let waits_on = self.call.waits_on();
         // Finalize and close go on when the client has gone. Nothing else would ever end their sleep, and they have an instance.
-        let time = Duration::from_nanos(ns);
-        let left = self.call.patient.then(|| self.shared.limits.setup.saturating_sub(self.call.slept));
-        let time = left.map_or(time, |left| time.min(left));
-        self.call.slept = self.call.slept.saturating_add(time);
+        let asked = Duration::from_nanos(ns);
+        let mut time = asked;
+        if self.call.patient {
+            time = asked.min(self.shared.limits.setup.saturating_sub(self.call.slept));
+            self.call.slept += time;
+        }
         let over = async move {
             match tokio::time::Instant::now().checked_add(time) {
                 Some(end) => tokio::time::sleep_until(end).await,
@@ -741,7 +743,7 @@ impl Context {
             }
         };
         self.clock.waiting(|| wanted(conn.client(), waits_on, over)).await.ok_or(wit::Errno::Eshutdown)?;
-        if time < Duration::from_nanos(ns) { Err(wit::Errno::Eshutdown) } else { Ok(()) }
+        if time < asked { Err(wit::Errno::Eshutdown) } else { Ok(()) }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use rbdkit_plugin_api::{Buffer, Errno, Error, Extents, Result, Span};
-use wasmtime::component::{Component, ComponentExportIndex, InstancePre, TypedFunc};
+use wasmtime::component::{ComponentExportIndex, InstancePre, TypedFunc};
 use wasmtime::{Store, Trap, WasmBacktrace};
 
 use super::bindings::guest;
@@ -17,16 +17,10 @@ use super::clock::Overrun;
 use super::conn::Conn;
 use super::context::{Answer, Call, Context, Mistake, Phase, Setup};
 use super::filter::Exported;
-use super::shared::Shared;
+use super::shared::{CAUSE, Shared, printable};
 
 /// `reads.pread` or `writes.pwrite`, which look alike. The generated binding would put a future of its own around this one's.
 type TransferFunction = TypedFunc<(u64, u32, wit::CommandFlags), (std::result::Result<(), wit::Errno>,)>;
-
-/// Where a component has such a function.
-fn transfer_index(component: &Component, interface: &str, function: &str) -> Option<ComponentExportIndex> {
-    let interface = component.get_export_index(None, interface)?;
-    component.get_export_index(Some(&interface), function)
-}
 
 macro_rules! exports {
     ($($transfer:ident.$function:ident),*; $($name:ident),*; in order: $($any:ident),*) => {
@@ -55,11 +49,14 @@ macro_rules! exports {
                         .map_err(|_| "it does not export rbdkit:filter/filter: it is not a filter".to_string())?,
                     $($transfer: {
                         let interface = concat!("rbdkit:filter/", stringify!($transfer), "@0.1.0");
-                        if pre.component().get_export_index(None, interface).is_some() {
-                            // Looks whether it is all there, and as it has to be.
-                            guest::$transfer::GuestIndices::new(pre).map_err(|e| format!("{e:#}"))?;
+                        match pre.component().get_export_index(None, interface) {
+                            None => None,
+                            Some(at) => {
+                                // Looks whether it is all there, and as it has to be.
+                                guest::$transfer::GuestIndices::new(pre).map_err(|e| format!("{e:#}"))?;
+                                pre.component().get_export_index(Some(&at), stringify!($function))
+                            }
                         }
-                        transfer_index(pre.component(), interface, stringify!($function))
                     },)*
                     $($name: {
                         let interface = concat!("rbdkit:filter/", stringify!($name), "@0.1.0");
@@ -302,12 +299,12 @@ impl Fault {
         };
         let backtrace = error.downcast_ref::<WasmBacktrace>().map(frames);
         let gone = error.downcast_ref::<Overrun>() == Some(&Overrun::Gone);
-        Fault { cause: super::shared::printable(&cause, 400), backtrace, gone }
+        Fault { cause: printable(&cause, CAUSE), backtrace, gone }
     }
 
     /// An answer that cannot be.
     fn lie(lie: &Error) -> Fault {
-        Fault { cause: super::shared::printable(lie.context().unwrap_or("a lie"), 400), backtrace: None, gone: false }
+        Fault { cause: printable(lie.context().unwrap_or("a lie"), CAUSE), backtrace: None, gone: false }
     }
 }
 
@@ -320,7 +317,7 @@ fn frames(backtrace: &WasmBacktrace) -> String {
     for frame in backtrace.frames().iter().take(FRAMES) {
         let name = frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), demangled);
         let at = frame.func_offset().map(|offset| format!("+{offset:#x}")).unwrap_or_default();
-        shown.push(super::shared::printable(&format!("{name}{at}"), 100));
+        shown.push(printable(&format!("{name}{at}"), 100));
     }
     if backtrace.frames().len() > FRAMES {
         shown.push(format!("{} more", backtrace.frames().len() - FRAMES));

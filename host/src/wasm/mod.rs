@@ -250,7 +250,7 @@ fn is_ours(version: &str) -> bool {
 }
 
 fn one_line(error: &wasmtime::Error) -> String {
-    shared::printable(&format!("{error:#}").replace('\n', " "), 400)
+    shared::printable(&format!("{error:#}").replace('\n', " "), shared::CAUSE)
 }
 
 impl Module {

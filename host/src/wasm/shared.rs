@@ -193,6 +193,9 @@ impl GuestLog {
     }
 }
 
+/// Bytes that are shown of why something failed, where a guest or its compiler may have a say in it.
+pub(super) const CAUSE: usize = 400;
+
 /// One line of text: control characters escaped, cut to `longest` bytes.
 pub(super) fn printable(text: &str, longest: usize) -> String {
     let mut line = String::with_capacity(text.len().min(longest));

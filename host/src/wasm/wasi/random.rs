@@ -9,7 +9,7 @@ use super::{Functions, Store, mistake};
 const MOST: u64 = 1 << 20;
 
 fn none() -> wasmtime::Error {
-    wasmtime::format_err!("the operating system gave no random numbers")
+    wasmtime::Error::msg(entropy::NONE)
 }
 
 fn bytes(_: Store<'_>, (length,): (u64,)) -> Result<(Vec<u8>,)> {
