@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rbdkit_plugin_api::shelf::Shelf;
 use rbdkit_plugin_api::{Buffer, Fill, Span};
@@ -32,13 +32,17 @@ const KEEP: usize = 32;
 pub(super) struct ReceivePool(Mutex<Shelf<Box<[u8]>>>);
 
 impl ReceivePool {
+    fn shelf(&self) -> MutexGuard<'_, Shelf<Box<[u8]>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn take(&self) -> Box<[u8]> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let kept = self.shelf().take();
         kept.unwrap_or_else(|| vec![0; RECEIVE].into_boxed_slice())
     }
 
     fn give_back(&self, buffer: Box<[u8]>) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.shelf();
         if kept.len() < KEEP {
             kept.put(buffer);
         }
@@ -46,12 +50,12 @@ impl ReceivePool {
 
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.shelf().len()
     }
 
     /// Frees those that nobody has needed since this was last called.
     pub(super) fn free_spare(&self) {
-        let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).spare(0);
+        let spare = self.shelf().spare(0);
         drop(spare);
     }
 }

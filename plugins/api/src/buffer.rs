@@ -13,7 +13,7 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::pipe::{self, Pipe};
 use crate::shelf::{Shelf, Stir};
@@ -414,9 +414,16 @@ const KEEP_BYTES: usize = 16 << 20;
 #[derive(Clone)]
 pub struct Pool(Arc<Shelves>);
 
+/// Buffers of a class.
+type Class = Mutex<Shelf<Box<Inner>>>;
+
+fn locked(class: &Class) -> MutexGuard<'_, Shelf<Box<Inner>>> {
+    class.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[derive(Default)]
 struct Shelves {
-    classes: [Mutex<Shelf<Box<Inner>>>; CLASSES.len()],
+    classes: [Class; CLASSES.len()],
     stir: Arc<Stir>,
 }
 
@@ -448,7 +455,7 @@ impl Pool {
     pub fn free_spare(&self) {
         for class in &self.0.classes {
             // Dropped when it is unlocked again: who wants a buffer does not wait for the system to take pages back.
-            let spare = class.lock().unwrap_or_else(PoisonError::into_inner).spare(0);
+            let spare = locked(class).spare(0);
             drop(spare);
         }
         pipe::close_spare();
@@ -456,7 +463,7 @@ impl Pool {
 
     /// How many buffers it keeps, for tests of who frees them.
     pub fn kept(&self) -> usize {
-        self.0.classes.iter().map(|class| class.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+        self.0.classes.iter().map(|class| locked(class).len()).sum()
     }
 }
 
@@ -469,7 +476,7 @@ impl Shelves {
         let Some(class) = Shelves::class(len as usize) else {
             return Buffer::new(len);
         };
-        let kept = shelves.classes[class].lock().unwrap_or_else(PoisonError::into_inner).take();
+        let kept = locked(&shelves.classes[class]).take();
         match kept {
             Some(mut inner) => {
                 inner.reset(len);
@@ -482,7 +489,7 @@ impl Shelves {
 
     fn give_back(&self, inner: Box<Inner>) {
         let Some(class) = Shelves::class(inner.bytes.len()) else { return };
-        let mut shelf = self.classes[class].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shelf = locked(&self.classes[class]);
         if shelf.len() * CLASSES[class] < KEEP_BYTES {
             shelf.put(inner);
         }

@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
@@ -30,6 +30,10 @@ static IN_ALL: AtomicUsize = AtomicUsize::new(0);
 /// The system gave none once; it is not asked again and again.
 static REFUSED: AtomicBool = AtomicBool::new(false);
 static EMPTY: Mutex<Shelf<Ends>> = Mutex::new(Shelf::new());
+
+fn empty() -> MutexGuard<'static, Shelf<Ends>> {
+    EMPTY.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 #[derive(Debug)]
 struct Ends {
@@ -54,7 +58,7 @@ pub(crate) struct Pipe {
 impl Pipe {
     /// An empty one, unless there are too many or the system gives none.
     pub(crate) fn take() -> Option<Pipe> {
-        let kept = EMPTY.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let kept = empty().take();
         let ends = match kept {
             Some(ends) => ends,
             None => make()?,
@@ -113,14 +117,14 @@ impl Drop for Pipe {
         if self.left == 0
             && let Some(ends) = self.ends.take()
         {
-            EMPTY.lock().unwrap_or_else(PoisonError::into_inner).put(ends);
+            empty().put(ends);
         }
     }
 }
 
 /// Closes those that nobody has needed since this was last called.
 pub(crate) fn close_spare() {
-    let spare = EMPTY.lock().unwrap_or_else(PoisonError::into_inner).spare(0);
+    let spare = empty().spare(0);
     drop(spare);
 }
 
