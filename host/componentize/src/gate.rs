@@ -22,6 +22,12 @@ use wasmparser::{
 /// What the gate's module calls the instance behind it.
 const BEHIND: &str = "behind";
 
+/// The number of a component's alias section.
+const ALIASES: u8 = 6;
+
+/// For each instance the names behind its gate, with the section of the alias.
+type Behind<'a> = BTreeMap<u32, BTreeMap<&'a str, usize>>;
+
 /// A function of a core instance, and the section that has its alias.
 struct Alias<'a> {
     instance: u32,
@@ -76,12 +82,6 @@ pub(crate) fn put_before_exports(component: Vec<u8>) -> Result<Vec<u8>> {
     Validator::new().validate_all(&gated).context("the component with its exports behind a gate")?;
     Ok(gated)
 }
-
-/// The number of a component's alias section.
-const ALIASES: u8 = 6;
-
-/// For each instance the names behind its gate, with the section of the alias.
-type Behind<'a> = BTreeMap<u32, BTreeMap<&'a str, usize>>;
 
 impl<'a> Survey<'a> {
     fn of(component: &'a [u8]) -> Result<Survey<'a>> {
