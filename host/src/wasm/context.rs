@@ -226,8 +226,8 @@ impl Setup {
 /// Buffers that a call may have at once.
 const OWN_BUFFERS: usize = 1024;
 
-/// A buffer that a guest changes is kept as runs of data and of zeroes up to this number of them, and as data alone beyond: each change goes over
-/// all runs, and a copy changes each of them. What next filled may have more.
+/// A buffer that a guest changes is kept as runs of data and of zeroes up to this number of them, and as data alone beyond: a change moves
+/// the runs behind it, and a copy makes one for each. What next filled may have more.
 const RUNS: usize = 1024;
 
 /// The longest that `buffer.alloc` gives.
