@@ -28,6 +28,8 @@ pub(super) async fn serve(server: Arc<Server>, socket: (Input, Output), client: 
     // Boxed, so that its state is gone, and not only unused, while requests are served.
     let negotiation = Negotiation { server: &server, input: &mut input, output: &output, top: &top, id };
     let negotiated = Box::pin(negotiation.run(&stop)).await;
+    // Opening took instances of filters, and the next request may be long in coming.
+    server.chain.pool().stir().stir();
     match negotiated {
         Ok(Some((hop, session))) => {
             tracing::debug!(

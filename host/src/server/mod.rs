@@ -168,10 +168,11 @@ impl Server {
     /// Not serving yet.
     pub fn new(chain: Arc<Chain>, mut options: Options) -> Arc<Server> {
         options.limits = options.limits.raised();
+        let receive_pool = ReceivePool::new(Arc::clone(chain.pool().stir()));
         Arc::new(Server {
             chain,
             budget: Arc::new(Budget::new(options.limits.bytes_in_all)),
-            receive_pool: ReceivePool::default(),
+            receive_pool,
             places: Arc::new(Semaphore::new(options.limits.connections)),
             threads: Arc::new(Semaphore::new(transmission::MAX_THREADS)),
             next_id: AtomicU64::new(1),

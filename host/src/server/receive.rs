@@ -5,9 +5,9 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rbdkit_plugin_api::shelf::Shelf;
+use rbdkit_plugin_api::shelf::{Shelf, Stir};
 use rbdkit_plugin_api::{Buffer, Fill, Span};
 
 use super::socket::{Input, Patience, read_into};
@@ -28,12 +28,20 @@ const LONG: u32 = 16 * 1024;
 const KEEP: usize = 32;
 
 /// Receive buffers not in use.
-#[derive(Debug, Default)]
-pub(super) struct ReceivePool(Mutex<Shelf<Box<[u8]>>>);
+#[derive(Debug)]
+pub(super) struct ReceivePool {
+    shelf: Mutex<Shelf<Box<[u8]>>>,
+    stir: Arc<Stir>,
+}
 
 impl ReceivePool {
+    /// With none in it. It stirs when one comes back, for who calls [`ReceivePool::free_spare`].
+    pub(super) fn new(stir: Arc<Stir>) -> ReceivePool {
+        ReceivePool { shelf: Mutex::default(), stir }
+    }
+
     fn shelf(&self) -> MutexGuard<'_, Shelf<Box<[u8]>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self) -> Box<[u8]> {
@@ -46,6 +54,8 @@ impl ReceivePool {
         if kept.len() < KEEP {
             kept.put(buffer);
         }
+        // Not left to the answers: this may be long after the last of them. Locked, as where other buffers come back.
+        self.stir.stir();
     }
 
     #[cfg(test)]
@@ -184,5 +194,22 @@ impl Received {
         buffer.mark(Span::new(filled, filled_now as u32), Fill::Data);
         self.to = count - filled_now;
         Ok(filled + filled_now as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_that_comes_back_stirs_and_is_gone_two_looks_later() {
+        let stir = Arc::new(Stir::default());
+        let pool = ReceivePool::new(Arc::clone(&stir));
+        pool.give_back(pool.take());
+        assert!(stir.settle());
+        pool.free_spare();
+        assert_eq!((pool.kept(), stir.settle()), (1, false));
+        pool.free_spare();
+        assert_eq!(pool.kept(), 0);
     }
 }

@@ -92,9 +92,10 @@ impl Stir {
         self.stirred.swap(false, Ordering::Relaxed)
     }
 
-    /// Waits until something goes on, if nothing has since it was last asked.
+    /// Waits until something goes on, if nothing has since it was last asked. It does not count as asking: what went on is still to be told to who
+    /// looks next, because a shelf that was used since the last look gives nothing up in the first one.
     pub async fn stirred(&self) {
-        while !self.settle() {
+        while !self.stirred.load(Ordering::Relaxed) {
             // One from before it was last asked wakes in vain, once.
             self.wake.notified().await;
         }
@@ -153,6 +154,7 @@ mod tests {
         stir.stir();
         runtime.block_on(async {
             stir.stirred().await;
+            assert!(stir.settle());
             // The permits of before are used up or wake in vain: what counts is whether anything went on.
             let waiting = stir.stirred();
             let going_on = async {
@@ -162,6 +164,6 @@ mod tests {
             };
             tokio::join!(waiting, going_on);
         });
-        assert!(!stir.settle());
+        assert!(stir.settle() && !stir.settle());
     }
 }

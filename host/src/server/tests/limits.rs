@@ -209,14 +209,38 @@ fn a_thousand_idle_clients_are_given_back() {
 
 #[test]
 fn what_a_burst_leaves_behind_is_freed_when_it_is_over() {
-    let running = Running::limited(Limits { look_period: Duration::from_millis(20), ..Limits::default() });
+    // Shorter than a thread waits for the next request with its receive buffer in hand: that one comes back when nothing else goes on.
+    let running = Running::limited(Limits { look_period: Duration::from_millis(1), ..Limits::default() });
     let pool = running.server.chain.pool();
     let mut client = running.client(false);
-    for _ in 0..3 {
+    for _ in 0..10 {
         for length in [512, 4096, 65536, 1 << 20] {
             assert_eq!(client.read(PLAIN, length).len(), length as usize);
         }
         // The client stays; only its requests are over. The second time it has to be woken for it.
         running.until("buffers are freed", || pool.kept() == 0 && running.server.receive_pool.kept() == 0);
     }
+}
+
+#[test]
+fn what_one_request_leaves_behind_is_freed_although_nothing_follows_it() {
+    let chain = Chain::new(Vec::new(), "test", Box::new(TestPlugin(Disk::new(4096))), Pool::new());
+    let pool = chain.pool().clone();
+    let limits = Limits { look_period: Duration::from_millis(1), ..Limits::default() };
+    let server = Server::new(chain, Options { limits, ..Options::default() });
+    // It has come back before anybody looks: this is all that ever stirs.
+    drop(pool.take(4096));
+    assert_eq!(pool.kept(), 1);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let freed = async {
+            while pool.kept() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            () = server.give_back() => {}
+            freed = tokio::time::timeout(Duration::from_secs(20), freed) => freed.expect("the buffer is freed"),
+        }
+    });
 }
