@@ -15,8 +15,9 @@ use wasm_encoder::{
     ModuleArg, ModuleSection, RawSection, TypeSection,
 };
 use wasmparser::{
-    BinaryReader, CanonicalFunction, ComponentAlias, ComponentAliasSectionReader, CompositeInnerType, ExternalKind,
-    FuncType, Instance, Parser, Payload, TypeRef, Validator,
+    BinaryReader, CanonicalFunction, ComponentAlias, ComponentAliasSectionReader, ComponentExternalKind,
+    ComponentOuterAliasKind, ComponentTypeRef, CompositeInnerType, ExternalKind, FuncType, Instance, Parser, Payload,
+    TypeRef, Validator,
 };
 
 /// What the gate's module calls the instance behind it.
@@ -49,6 +50,8 @@ struct Survey<'a> {
     lifted: BTreeSet<u32>,
     /// The last section that makes modules or instances.
     last_made: usize,
+    /// There are modules that are not made here (imported, of another component, or exported, which numbers them anew).
+    modules_of_others: bool,
 }
 
 /// The component with its exports behind such modules, or as it is where that cannot be done.
@@ -59,8 +62,8 @@ pub(crate) fn put_before_exports(component: Vec<u8>) -> Result<Vec<u8>> {
     let survey = Survey::of(&component)?;
     let behind = survey.lifted();
     let Some(first) = behind.values().flat_map(BTreeMap::values).copied().min() else { return Ok(component) };
-    // What is made after the gates would have to be renumbered.
-    if survey.last_made >= first {
+    // What is made after the gates would have to be renumbered, and of other modules it is not known what they export.
+    if survey.last_made >= first || survey.modules_of_others {
         return Ok(component);
     }
     let mut gated = Component::new();
@@ -122,11 +125,26 @@ impl<'a> Survey<'a> {
             }
             Payload::ComponentAliasSection(aliases) => {
                 for alias in aliases {
-                    if let ComponentAlias::CoreInstanceExport { kind: ExternalKind::Func, instance_index, name } =
-                        alias?
-                    {
-                        self.functions.push(Some(Alias { instance: instance_index, name, section }));
+                    match alias? {
+                        ComponentAlias::CoreInstanceExport { kind: ExternalKind::Func, instance_index, name } => {
+                            self.functions.push(Some(Alias { instance: instance_index, name, section }));
+                        }
+                        ComponentAlias::InstanceExport { kind: ComponentExternalKind::Module, .. }
+                        | ComponentAlias::Outer { kind: ComponentOuterAliasKind::CoreModule, .. } => {
+                            self.modules_of_others = true;
+                        }
+                        _ => {}
                     }
+                }
+            }
+            Payload::ComponentImportSection(imports) => {
+                for import in imports {
+                    self.modules_of_others |= matches!(import?.ty, ComponentTypeRef::Module(_));
+                }
+            }
+            Payload::ComponentExportSection(exports) => {
+                for export in exports {
+                    self.modules_of_others |= export?.kind == ComponentExternalKind::Module;
                 }
             }
             Payload::ComponentCanonicalSection(functions) => {
@@ -312,6 +330,60 @@ mod tests {
                 (func (export "g") (canon lift (core func $two "f"))))"#,
         );
         assert_eq!(component, gated);
+    }
+
+    #[test]
+    fn a_component_whose_modules_are_not_its_own_stays_as_it_is() {
+        let rest = r#"
+            (core module $m (func (export "f") (result i32) i32.const 1))
+            (core instance $i (instantiate $m))
+            (func (export "f") (result u32) (canon lift (core func $i "f")))"#;
+        for theirs in [
+            // Numbered before the component's own.
+            r#"(import "m" (core module $other (export "g" (func))))"#,
+            r#"(import "i" (instance $i (export "m" (core module)))) (alias export $i "m" (core module))"#,
+            r#"(core module $a) (export "b" (core module $a))"#,
+        ] {
+            let (component, gated) = gated(&format!("(component {theirs} {rest})"));
+            assert_eq!(component, gated, "{theirs}");
+        }
+    }
+
+    #[test]
+    fn odd_components_are_as_they_were_or_behind_gates() {
+        let thousand: String = (0..1000).map(|n| format!("(func (export \"f{n}\"))")).collect();
+        let exports: String =
+            (0..1000).map(|n| format!("(func (export \"g{n}\") (canon lift (core func $i \"f{n}\")))")).collect();
+        let names = ["", "\\00", "\\0a\\1b[2J", "\\e2\\80\\ae", "behind", "memory"];
+        let odd: String = names.iter().map(|name| format!("(func (export \"{name}\"))")).collect();
+        let lifted: String = (0..)
+            .zip(names)
+            .map(|(n, name)| format!("(func (export \"o{n}\") (canon lift (core func $i \"{name}\")))"))
+            .collect();
+        let twice = r#"(func (export "g") (canon lift (core func $i "f"))) (func (export "h") (canon lift (core func $i "f")))"#;
+        let nested = r#"(component $n (core module $m (func (export "f"))) (core instance $i (instantiate $m))
+            (func (export "f") (canon lift (core func $i "f")))) (instance $ni (instantiate $n)) (export "ni" (instance $ni))"#;
+        let again = r#"(core module $re (import "a" "f" (func $f)) (export "f" (func $f)) (export "g" (func $f)))
+            (core instance $ri (instantiate $re (with "a" (instance $i))))
+            (func (export "r") (canon lift (core func $ri "g")))"#;
+        for (functions, rest, gates) in [
+            (thousand.as_str(), exports.as_str(), 1),
+            (&odd, &lifted, 1),
+            (r#"(func (export "f"))"#, twice, 1),
+            (r#"(func (export "f")) (func $s) (start $s)"#, nested, 0),
+            (r#"(func (export "f"))"#, again, 1),
+        ] {
+            let text = format!("(component (core module $m {functions}) (core instance $i (instantiate $m)) {rest})");
+            let (component, gated) = gated(&text);
+            let (before, after) = (Survey::of(&component).unwrap(), Survey::of(&gated).unwrap());
+            assert_eq!(after.modules.len(), before.modules.len() + gates);
+            // What is lifted has the same name before and after.
+            let names = |survey: &Survey<'_>| -> Vec<String> {
+                let lifted = survey.lifted.iter().filter_map(|n| survey.functions[*n as usize].as_ref());
+                lifted.map(|alias| alias.name.to_string()).collect()
+            };
+            assert_eq!(names(&before), names(&after));
+        }
     }
 
     #[test]
