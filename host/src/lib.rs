@@ -2,6 +2,7 @@
 pub mod chain;
 pub mod cli;
 pub mod nbd;
+pub mod rate;
 pub mod registry;
 pub mod server;
 pub mod startup;

@@ -113,11 +113,10 @@ impl Assignment {
                 continue;
             }
             if help_lists(plugin.help, key) {
+                // Without the value: it may be the plugin's password.
                 self.warnings.push(format!(
-                    "{key}={}: taken by the {} filter, the {} plugin's parameter of that name is hidden",
-                    value.to_string_lossy(),
-                    filter.name,
-                    plugin.name
+                    "{key}=: taken by the {} filter, the {} plugin's parameter of that name is hidden",
+                    filter.name, plugin.name
                 ));
             }
             return Ok(());
@@ -249,7 +248,7 @@ mod tests {
         let assignment = assign(&filters, PLUGIN, &keyed(&[("other", "1"), ("size", "1k")]), &[]).unwrap();
         assert_eq!(
             assignment.warnings,
-            ["size=1k: taken by the a filter, the memory plugin's parameter of that name is hidden"]
+            ["size=: taken by the a filter, the memory plugin's parameter of that name is hidden"]
         );
     }
 

@@ -284,7 +284,7 @@ impl Handshake {
 
     /// Answers [`Wish::List`]. Names that the protocol cannot carry are left out.
     pub fn list(&self, exports: &[ExportEntry], out: &mut Vec<u8>) {
-        for export in exports.iter().filter(|export| export.name.len() <= MAX_STRING && !export.name.contains('\0')) {
+        for export in exports.iter().filter(|export| is_carried(&export.name)) {
             let description = export.description.as_deref().map_or("", |text| cut(text, MAX_STRING));
             let length = (export.name.len() as u32).to_be_bytes();
             reply(out, opt::LIST, rep::SERVER, &[&length, export.name.as_bytes(), description.as_bytes()]);
@@ -322,7 +322,7 @@ impl Handshake {
         }
         let kind = |kind: u16| kind.to_be_bytes();
         reply(out, option, rep::INFO, &[&kind(info::EXPORT), &export.size.to_be_bytes(), &flags.to_be_bytes()]);
-        if let Some(name) = export.name.as_ref().filter(|name| opening.wants_name && name.len() <= MAX_STRING) {
+        if let Some(name) = export.name.as_ref().filter(|name| opening.wants_name && is_carried(name)) {
             reply(out, option, rep::INFO, &[&kind(info::NAME), name.as_bytes()]);
         }
         if let Some(text) = export.description.as_ref().filter(|_| opening.wants_description) {
@@ -390,8 +390,15 @@ fn meta_queries(data: &[u8]) -> Option<(String, Vec<&[u8]>)> {
     reader.is_empty().then_some((name, queries))
 }
 
-/// The longest beginning of `text` of at most `limit` bytes.
+/// Whether the protocol can carry it as a name.
+fn is_carried(name: &str) -> bool {
+    name.len() <= MAX_STRING && !name.contains('\0')
+}
+
+/// The longest beginning of `text` of at most `limit` bytes, without a NUL.
 pub(super) fn cut(text: &str, limit: usize) -> &str {
+    // For a client a NUL ends the text, or is an error.
+    let text = text.split('\0').next().unwrap_or_default();
     &text[..text.floor_char_boundary(limit)]
 }
 

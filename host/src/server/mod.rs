@@ -33,6 +33,7 @@
 
 mod answers;
 mod budget;
+mod complaints;
 mod connection;
 mod guard;
 mod listen;

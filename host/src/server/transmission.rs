@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout};
 
 use super::answers::{Answers, Outgoing};
 use super::budget::Pages;
+use super::complaints::Complaints;
 use super::guard::{caught, caught_now};
 use super::receive::Received;
 use super::socket::{Closed, Input, Output, Patience};
@@ -127,6 +128,7 @@ struct Shared {
     session: Session,
     answers: Arc<Answers>,
     client: Arc<Client>,
+    complaints: Complaints,
     /// Operations that became tasks.
     running: AtomicUsize,
 }
@@ -220,6 +222,7 @@ impl Transmission {
                 hop,
                 session,
                 answers,
+                complaints: Complaints::new(client.id),
                 client: Arc::clone(&client),
                 running: AtomicUsize::new(0),
             }),
@@ -771,7 +774,7 @@ impl Shared {
             Errno::Enotsup if fast_zero => {
                 tracing::debug!("connection {id}: {name} offset={offset} length={length}: {error}")
             }
-            _ => tracing::error!("connection {id}: {name} offset={offset} length={length}: {error}"),
+            _ => self.complaints.say(|| format!("connection {id}: {name} offset={offset} length={length}: {error}")),
         }
         let errno = reply::errno(error.errno(), fast_zero, dont_fragment);
         self.outgoing(ticket, Answer::error(self.session.structured, ticket.header.cookie, errno, error))

@@ -1,7 +1,5 @@
 //! From what the command line says of filters to layers: reading components, loading them in the sandbox, giving them parameters.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,12 +7,11 @@ use rbdkit_plugin_api::ConfigError;
 use rbdkit_plugin_api::schema::ParamValue;
 use sha2::{Digest, Sha256};
 
-use super::listen::plain;
 use crate::chain::Layer;
 use crate::cli::assign::{Filter, find};
 use crate::cli::{self, FilterLimit, FilterSource};
 use crate::registry;
-use crate::wasm::{Compiler, Host, Limits, Module, OnFault, Options};
+use crate::wasm::{Compiler, Host, Limits, Module, OnFault, Options, read_component};
 
 /// Loads the filters in the order of the command line. Without any nothing of the sandbox is set up.
 ///
@@ -37,27 +34,11 @@ fn load_one(host: &Arc<Host>, source: &FilterSource) -> Result<Module, ConfigErr
     match source {
         FilterSource::Named(name) => host.load(name, registry::filter(name)?),
         FilterSource::File { path, sha256 } => {
-            let component = read(path)
+            let component = read_component(path)
                 .map_err(|why| ConfigError::new(format!("cannot open filter '{}': {why}", path.display())))?;
             check_digest(path, &component, sha256.as_ref())?;
             host.load(&path.display().to_string(), &component)
         }
-    }
-}
-
-/// The largest file worth reading, in bytes: the sandbox refuses larger components.
-const LARGEST: u64 = 64 << 20;
-
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let file = File::open(path).map_err(|error| plain(&error))?;
-    if file.metadata().map_err(|error| plain(&error))?.is_dir() {
-        return Err("is a directory".to_string());
-    }
-    let mut component = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut component).map_err(|error| plain(&error))?;
-    match component.len() as u64 > LARGEST {
-        true => Err(format!("is larger than {} MiB", LARGEST >> 20)),
-        false => Ok(component),
     }
 }
 

@@ -16,6 +16,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::cli::{LogTo, Plan};
+use crate::rate::Rate;
 
 /// Whether errors go to the system log by now.
 static IN_BACKGROUND: AtomicBool = AtomicBool::new(false);
@@ -34,7 +35,9 @@ pub fn init(program: &'static str, plan: &Plan) {
     let requests = if plan.verbose && shows_requests(plan) { LevelFilter::TRACE } else { LevelFilter::OFF };
     let filter =
         Targets::new().with_default(LevelFilter::WARN).with_target("rbdkit", ours).with_target(REQUESTS, requests);
-    let subscriber = tracing_subscriber::registry().with(Messages { program, to: plan.log }.with_filter(filter));
+    let rate = (!plan.verbose).then(|| Rate::new(PER_SECOND, AT_ONCE));
+    let messages = Messages { program, to: plan.log, rate };
+    let subscriber = tracing_subscriber::registry().with(messages.with_filter(filter));
     // Fails only if there is a subscriber already: then that one is as good.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
@@ -54,22 +57,20 @@ pub fn fatal(program: &str, log: LogTo, message: &dyn fmt::Display) {
     to_stderr(program, &text);
 }
 
+/// Errors and warnings of all sorts together: so many at once, and then so many a second, unless everything is to be said. What a client or a filter can
+/// bring about has limits of its own, far below these; this one is for many of them together.
+const AT_ONCE: u32 = 2000;
+const PER_SECOND: u32 = 200;
+
 struct Messages {
     program: &'static str,
     to: LogTo,
+    rate: Option<Rate>,
 }
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Messages {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let level = *event.metadata().level();
-        let (word, priority) = match level {
-            Level::ERROR => ("error", ERR),
-            Level::WARN => ("warning", WARNING),
-            _ => ("debug", 0),
-        };
-        let mut text = Text(format!("{word}: "));
-        event.record(&mut text);
-        let text = one_line(&text.0);
+impl Messages {
+    fn put(&self, level: Level, text: &str) {
+        let priority = if level == Level::ERROR { ERR } else { WARNING };
         let to_the_system = match self.to {
             _ if level > Level::WARN => false,
             LogTo::Null => return,
@@ -78,9 +79,28 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Messages {
             LogTo::Default => IN_BACKGROUND.load(Ordering::Relaxed),
         };
         match to_the_system {
-            true => to_syslog(self.program, priority, &text),
-            false => to_stderr(self.program, &text),
+            true => to_syslog(self.program, priority, text),
+            false => to_stderr(self.program, text),
         }
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Messages {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let level = *event.metadata().level();
+        match self.rate.as_ref().map(Rate::admit) {
+            None | Some(Some(0)) => {}
+            Some(Some(dropped)) => self.put(Level::WARN, &format!("warning: {dropped} messages were dropped")),
+            Some(None) => return,
+        }
+        let word = match level {
+            Level::ERROR => "error",
+            Level::WARN => "warning",
+            _ => "debug",
+        };
+        let mut text = Text(format!("{word}: "));
+        event.record(&mut text);
+        self.put(level, &one_line(&text.0));
     }
 }
 

@@ -56,11 +56,14 @@ use listen::{Reachable, Socket, Sockets};
 use process::Identity;
 use signals::Signals;
 
+pub use process::survive_the_file_size_limit;
+
 /// Runs the program to its end.
 pub fn main() -> ExitCode {
     if let Some(status) = crate::wasm::serve_if_asked().or_else(|| rbdkit_launcher::serve_if_asked(registry::STARTS)) {
         return status;
     }
+    process::survive_the_file_size_limit();
     let parent = rustix::process::getppid();
     let mut args = std::env::args_os();
     let program = program_name(args.next().as_deref());

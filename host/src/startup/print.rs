@@ -6,6 +6,7 @@ use std::io::Write as _;
 use rbdkit_plugin_api::{ConfigError, Param, PluginInfo};
 
 use super::filters;
+use super::listen::plain;
 use crate::cli::{self, Action, Parameter, Plan, help};
 use crate::registry;
 use crate::wasm::OnFault;
@@ -30,9 +31,13 @@ pub fn print(program: &str, plan: &Plan) -> Result<(), ConfigError> {
         Action::LongOptions => help::long_options(),
         Action::Serve => return Ok(()),
     };
-    // A reader that has seen enough (`| head`) is no error.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    Ok(())
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // A reader that has seen enough (`| head`) is no error.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(ConfigError::new(format!("cannot write to standard output: {}", plain(&error))))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn info(plan: &Plan) -> Result<Option<&'static PluginInfo>, ConfigError> {

@@ -25,7 +25,7 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::compile::Compiler;
+use super::compile::{Compiler, LARGEST_CODE};
 use super::entropy;
 
 /// The cache keeps so many bytes of code; the entries that were written first go first. It holds the filters of this tree (some MB)
@@ -131,7 +131,10 @@ impl CodeCache {
         open(&self.seal(key)).ok()?.take(SEAL).read_to_end(&mut seal).ok()?;
         let mut file = open(code).ok()?;
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).ok()?;
+        // What is longer than any code is damaged, and not worth the memory.
+        if file.metadata().ok()?.len() <= LARGEST_CODE {
+            file.read_to_end(&mut bytes).ok()?;
+        }
         let intact = same(seal.trim_ascii_end(), self.seal_of(key, &bytes).as_bytes());
         if !intact {
             tracing::warn!("compiled code {} is damaged: compiling anew", code.display());

@@ -45,7 +45,7 @@ pub enum Compiler {
 }
 
 /// The compiled code is at most so much larger than the component... twenty times is usual for tiny ones, three to five times for large ones.
-const LARGEST_CODE: u64 = 1 << 30;
+pub(super) const LARGEST_CODE: u64 = 1 << 30;
 
 /// What a program does first of all: if it was started by [`compile`] it compiles and ends with the answer's status.
 pub fn serve_if_asked() -> Option<ExitCode> {

@@ -10,7 +10,7 @@ use rbdkit_plugin_api::{
 };
 
 use super::bindings::host::types as wit;
-use super::breaker::{Breaker, OnFault};
+use super::breaker::{Breaker, OnFault, Pass};
 use super::context::{Phase, Setup, protocol_string};
 use super::filter::{Detached, Exported, Filter};
 use super::instance::{Ask, Fault, Instance, Reply, Transfer};
@@ -324,10 +324,8 @@ impl Conn {
     /// Runs a call without a payload on an instance.
     async fn serve(self: &Arc<Conn>, setup: Setup, ask: Ask, in_front: bool) -> Result<Reply> {
         // Finalize may have to write back what must not be lost: it is always tried.
-        if !setup.patient {
-            self.admit()?;
-        }
-        let mut lease = self.lease(in_front).await?;
+        let pass = if setup.patient { None } else { Some(self.admit()?) };
+        let mut lease = self.lease(in_front, pass).await?;
         // Replaying this connection may just have shown that it cannot be.
         let Some(instance) = lease.instance().filter(|_| !self.lost.load(Relaxed)) else {
             return Err(self.was_lost());
@@ -340,18 +338,29 @@ impl Conn {
             }
             Err(fault) => {
                 drop(lease);
-                Err(self.faulted(ask.name(), ask.offset(), &fault))
+                Err(self.faulted(ask.name(), ask.offset(), pass, &fault))
             }
         }
     }
 
     /// Whether the guest is asked, after what it did before.
-    fn admit(&self) -> Result<()> {
+    fn admit(&self) -> Result<Pass> {
         if self.unwanted.load(Relaxed) {
-            let why = format!("{}: the connection ended with a fault", self.filter.name());
-            return Err(Error::new(Errno::Eshutdown, why));
+            return Err(self.ended_with_a_fault());
         }
         self.filter.admit(&self.breaker)
+    }
+
+    /// The same after waiting.
+    fn admit_again(&self, pass: Pass) -> Result<()> {
+        if self.unwanted.load(Relaxed) {
+            return Err(self.ended_with_a_fault());
+        }
+        self.filter.admit_again(&self.breaker, pass)
+    }
+
+    fn ended_with_a_fault(&self) -> Error {
+        Error::new(Errno::Eshutdown, format!("{}: the connection ended with a fault", self.filter.name()))
     }
 
     /// Whether its state is in the one instance that serves it, and could not be had again without asking for it.
@@ -359,14 +368,16 @@ impl Conn {
         self.instances.is_single() && self.filter.holds_state()
     }
 
-    /// A call of this connection ended in a fault; its instance is gone. The error for the request.
-    fn faulted(&self, what: &str, offset: Option<u64>, fault: &Fault) -> Error {
+    /// A call of this connection ended in a fault; its instance is gone. The error for the request. Without a pass it was asked in any case.
+    fn faulted(&self, what: &str, offset: Option<u64>, pass: Option<Pass>, fault: &Fault) -> Error {
         if fault.gone {
             tracing::debug!("{}: {what}: ended, as its client has gone", self.filter.name());
             return Errno::Eshutdown.into();
         }
         let error = self.filter.faulted(what, offset, fault, &self.instances);
-        self.filter.count_fault(&self.breaker);
+        if let Some(pass) = pass {
+            self.filter.count_fault(&self.breaker, pass);
+        }
         if matches!(self.filter.shared.on_fault, OnFault::Disconnect) {
             self.unwanted.store(true, Relaxed);
             self.client().disconnect();
@@ -382,7 +393,7 @@ impl Conn {
         self.instances.try_take_ready(&self.holder)
     }
 
-    async fn lease(&self, in_front: bool) -> Result<Lease<'_>> {
+    async fn lease(&self, in_front: bool, pass: Option<Pass>) -> Result<Lease<'_>> {
         if self.lost.load(Relaxed) {
             return Err(self.was_lost());
         }
@@ -390,7 +401,17 @@ impl Conn {
         let mut lease = match self.instances.try_take(holder) {
             Some(lease) => lease,
             // What is rare is boxed: the future of every request would have to have room for it, and is moved to where it runs.
-            None => Box::pin(self.wait_for_a_place(holder)).await?,
+            None => {
+                let lease = Box::pin(self.wait_for_a_place(holder)).await?;
+                // Those before it in the line may have failed, one after the other.
+                match pass.map_or(Ok(()), |pass| self.admit_again(pass)) {
+                    Ok(()) => lease,
+                    Err(error) => {
+                        lease.give_back();
+                        return Err(error);
+                    }
+                }
+            }
         };
         if lease.instance().is_none() {
             Box::pin(self.filter.fill(&mut lease, &self.instances)).await?;
@@ -483,12 +504,13 @@ impl Conn {
 
     /// [`Conn::serve`] for a read or a write. One flat future: every one that is within another is moved and told apart at each poll.
     async fn transfer(self: Arc<Conn>, transfer: Transfer, buffer: Buffer, span: Span) -> Done {
-        if let Err(error) = self.admit() {
-            return (buffer, Err(error));
-        }
+        let pass = match self.admit() {
+            Ok(pass) => pass,
+            Err(error) => return (buffer, Err(error)),
+        };
         let mut lease = match self.lease_now() {
             Some(lease) => lease,
-            None => match Box::pin(self.lease(false)).await {
+            None => match Box::pin(self.lease(false, Some(pass))).await {
                 Ok(lease) => lease,
                 Err(error) => return (buffer, Err(error)),
             },
@@ -507,7 +529,7 @@ impl Conn {
             }
             Err(fault) => {
                 drop(lease);
-                Err(self.faulted(transfer.name(), Some(transfer.offset), &fault))
+                Err(self.faulted(transfer.name(), Some(transfer.offset), Some(pass), &fault))
             }
         };
         match buffer {

@@ -13,6 +13,7 @@ use wasmtime::ResourceLimiter;
 use super::bindings::host::types as wit;
 use super::clock::{CallClock, Overrun};
 use super::conn::{Conn, Next};
+use super::outside::Outside;
 use super::shared::Shared;
 use super::state::{Changes, Held, Quota, ScopeState};
 use super::stray::{self, Bytes, Charge};
@@ -109,6 +110,7 @@ pub(super) struct Context {
     pub(super) room: Room,
     /// The guest's handles of WASI.
     pub(super) handles: Handles,
+    pub(super) outside: Outside,
     pub(super) call: Call,
 }
 
@@ -117,7 +119,13 @@ impl Context {
         let clock = CallClock::new(Arc::clone(&shared.pulse));
         let room = Room { limit: shared.limits.memory, used: 0, all: Arc::clone(&shared.memory_all) };
         let call = Call::new(Arc::clone(&shared));
-        Context { shared, clock, room, handles: Handles::default(), call }
+        let outside = if shared.describing { Outside::MadeUp(0) } else { Outside::Real };
+        Context { shared, clock, room, handles: Handles::default(), outside, call }
+    }
+
+    /// Nanoseconds since the server started, for the guest.
+    pub(super) fn now(&mut self) -> u64 {
+        self.outside.monotonic(|| self.clock.pulse().now())
     }
 
     /// Bytes of memory and tables.

@@ -16,12 +16,6 @@ pub(super) fn fill(bytes: &mut [u8]) -> bool {
     })
 }
 
-/// 64 bits.
-pub(super) fn word() -> Option<u64> {
-    let mut bytes = [0; 8];
-    fill(&mut bytes).then(|| u64::from_ne_bytes(bytes))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,6 +26,5 @@ mod tests {
         let mut bytes = vec![0; 10_000];
         assert!(fill(&mut bytes));
         assert!(bytes.chunks_exact(8).all(|word| word != [0; 8]));
-        assert_ne!(word(), word());
     }
 }

@@ -10,7 +10,7 @@ use rbdkit_plugin_api::{BoxFuture, ConfigError, Errno, Error, ExportEntry, Handl
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use super::bindings::host::types as wit;
-use super::breaker::{Breaker, OnFault};
+use super::breaker::{Breaker, OnFault, Pass};
 use super::conn::{Conn, Opened};
 use super::context::{Phase, Setup, checked_exports, protocol_string};
 use super::instance::{Ask, Fault, Instance, Recipe, Reply};
@@ -20,6 +20,9 @@ use crate::chain::{Below, Layer};
 
 /// When the server stops it waits so long for layers that end on their own.
 const END: Duration = Duration::from_secs(10);
+
+/// What [`Faults`](super::shared::Faults) counts its being left alone as.
+const LEFT_ALONE: &str = "left alone";
 
 /// Which operations a filter exports, in the form that every request asks.
 #[derive(Clone, Copy, Debug, Default)]
@@ -246,13 +249,14 @@ impl Filter {
 
     /// Puts a fresh, configured instance into a place, and tells it of the connections whose state the one before it held.
     pub(super) async fn fill(&self, lease: &mut Lease<'_>, instances: &Arc<Instances>) -> Result<()> {
-        self.admit(&self.breaker)?;
+        let pass = self.admit(&self.breaker)?;
         let made = configured(&self.recipe, &self.shared, &self.params).await;
         let mut instance = Box::new(made.map_err(|why| {
             // The guest's own line perhaps.
             let why = super::shared::printable(&why, super::shared::CAUSE);
             self.report("configure", None, &why, None);
-            self.count_fault(&self.breaker);
+            self.count_fault(&self.breaker, pass);
+            self.end_if_asked();
             Error::new(Errno::Eio, format!("{}: {why}", self.name()))
         })?);
         self.breaker.success();
@@ -279,19 +283,33 @@ impl Filter {
     }
 
     /// Whether the guest is asked, after what it did before.
-    pub(super) fn admit(&self, breaker: &Breaker) -> Result<()> {
-        match breaker.lets_through(|| self.shared.pulse.now()) {
-            true => Ok(()),
-            false => {
-                Err(Error::new(Errno::Eio, format!("{}: it keeps failing and is left alone for a while", self.name())))
-            }
-        }
+    pub(super) fn admit(&self, breaker: &Breaker) -> Result<Pass> {
+        breaker.lets_through(|| self.shared.pulse.now()).ok_or_else(|| self.left_alone())
+    }
+
+    /// The same for who was let through and has waited since.
+    pub(super) fn admit_again(&self, breaker: &Breaker, pass: Pass) -> Result<()> {
+        if breaker.still_lets_through(pass) { Ok(()) } else { Err(self.left_alone()) }
+    }
+
+    fn left_alone(&self) -> Error {
+        Error::new(Errno::Eio, format!("{}: it keeps failing and is left alone for a while", self.name()))
     }
 
     /// A fault of the guest's: it may be left alone for a while.
-    pub(super) fn count_fault(&self, breaker: &Breaker) {
-        if let Some(pause) = breaker.fault(self.shared.pulse.now()) {
-            tracing::error!("{}: it keeps failing: requests fail for {pause:?} without asking it", self.name());
+    pub(super) fn count_fault(&self, breaker: &Breaker, pass: Pass) {
+        let Some(pause) = breaker.fault(pass, self.shared.pulse.now()) else { return };
+        // A client may bring it about again and again.
+        if let Some(count) = self.shared.faults.count(LEFT_ALONE) {
+            let times = times(count);
+            tracing::error!("{}: it keeps failing: requests fail for {pause:?} without asking it{times}", self.name());
+        }
+    }
+
+    /// After a fault, if the operator wants that.
+    fn end_if_asked(&self) {
+        if let OnFault::Exit(told) = &self.shared.on_fault {
+            told.notify_one();
         }
     }
 
@@ -303,9 +321,7 @@ impl Filter {
                 conn.lose();
             }
         }
-        if let OnFault::Exit(told) = &self.shared.on_fault {
-            told.notify_one();
-        }
+        self.end_if_asked();
         Error::new(Errno::Eio, format!("{}: {what}: {}", self.name(), fault.cause))
     }
 
@@ -318,7 +334,7 @@ impl Filter {
         self.shared.counters.faults.fetch_add(1, Ordering::Relaxed);
         if let Some(count) = self.shared.faults.count(&format!("{what}: {cause}")) {
             let at = offset.map(|offset| format!(" at offset {offset}")).unwrap_or_default();
-            let times = if count > 1 { format!(" ({count} times so far)") } else { String::new() };
+            let times = times(count);
             let within = backtrace.map(|frames| format!("; in {frames}")).unwrap_or_default();
             tracing::error!("{}: {what}{at}: {cause}{times}{within}", self.name());
         }
@@ -372,6 +388,11 @@ fn instances_hold_state(recovery: wit::Recovery) -> bool {
 fn refused(name: &str, line: &str) -> ConfigError {
     let line = super::shared::printable(line, 1000);
     ConfigError::new(format!("{name}: {line}"))
+}
+
+/// How often something was counted that is not said each time.
+fn times(count: u64) -> String {
+    if count > 1 { format!(" ({count} times so far)") } else { String::new() }
 }
 
 /// A fresh instance that was told the parameters.

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context as TaskContext, Poll, Waker};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rbdkit_plugin_api::{Buffer, Client, Done, Errno, Fill, Flags, Op, Peer, Span};
 use wasmtime::component::{HasSelf, Linker, WasmList};
@@ -21,7 +21,7 @@ use super::context::{Context, Phase, mistake, protocol_string};
 use super::shared::Level;
 use super::state::{self, Held, Mode, Patience, When, Words};
 use super::stray::{Awaited, Bytes, wanted};
-use super::{entropy, wasi};
+use super::wasi;
 use crate::chain::{Hop, STEP};
 
 type Answer<T> = Result<std::result::Result<T, wit::Errno>>;
@@ -711,14 +711,13 @@ impl host::files::Host for Context {
 
 impl host::clock::Host for Context {
     fn monotonic(&mut self) -> Result<u64> {
-        Ok(self.clock.pulse().now())
+        Ok(self.now())
     }
     fn realtime(&mut self) -> Result<u64> {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+        Ok(u64::try_from(self.outside.realtime().as_nanos()).unwrap_or(u64::MAX))
     }
     fn random(&mut self) -> Result<u64> {
-        entropy::word().ok_or_else(|| wasmtime::Error::msg(entropy::NONE))
+        self.outside.word()
     }
 }
 

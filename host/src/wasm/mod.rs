@@ -32,11 +32,13 @@ mod context;
 mod describe;
 mod engine;
 mod entropy;
+mod file;
 mod filter;
 mod imports;
 mod instance;
 mod limits;
 mod offers;
+mod outside;
 mod pool;
 mod prefetch;
 mod shared;
@@ -64,6 +66,7 @@ pub use compile::{Bounds, Compiler, serve_if_asked};
 use context::{Context, Phase, Setup};
 pub use describe::Description;
 use engine::Pulse;
+pub use file::read_component;
 use filter::{Exported, Filter, FilterLayer, Nature};
 use instance::{Ask, Exports, Recipe, Reply};
 pub use limits::Limits;
@@ -213,7 +216,7 @@ impl Host {
     }
 
     fn describe(&self, label: &str, recipe: &Recipe) -> Result<wit::Description, String> {
-        let shared = self.shared(label, Limits::for_describing(), Files::default());
+        let shared = self.shared(label, true, Limits::for_describing(), Files::default());
         block_on(async {
             let mut instance = recipe.instantiate(&shared).await.map_err(|fault| fault.cause)?;
             match instance.serve(Setup::new(Phase::CONFIGURE), None, &Ask::Describe).await.1 {
@@ -224,9 +227,9 @@ impl Host {
         })
     }
 
-    fn shared(&self, name: &str, limits: Limits, files: Files) -> Arc<Shared> {
+    fn shared(&self, name: &str, describing: bool, limits: Limits, files: Files) -> Arc<Shared> {
         self.memory.set_limit(limits.memory_all);
-        Shared::new(name, limits, files, self)
+        Shared::new(name, describing, limits, files, self)
     }
 
     /// The counters of the filters that are configured, by their names, in the order in which they were.
@@ -275,7 +278,7 @@ impl Module {
             let spec = self.description.params.iter().find(|spec| spec.name == *name)?;
             Some((spec.name.as_str(), spec.kind, value))
         }))?;
-        let shared = self.host.shared(&name, limits, files);
+        let shared = self.host.shared(&name, false, limits, files);
         let mut counters = self.host.counters.lock().unwrap_or_else(PoisonError::into_inner);
         counters.push((name, Arc::downgrade(&shared)));
         drop(counters);

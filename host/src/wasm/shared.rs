@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
 
 use rbdkit_plugin_api::ThreadModel;
 use wasmtime::Engine;
@@ -13,6 +12,7 @@ use super::breaker::OnFault;
 use super::engine::Pulse;
 use super::state::{Files, FilterState, Quota};
 use super::{Host, Limits};
+use crate::rate::Rate;
 
 /// What happened in one filter. Shown with `-v` when it ends; tests read it through [`super::Host::statistics`].
 #[derive(Debug, Default)]
@@ -65,6 +65,8 @@ impl Drop for Counted {
 /// One filter in one place of the chain.
 pub(super) struct Shared {
     pub(super) name: String,
+    /// It is only asked what it is.
+    pub(super) describing: bool,
     pub(super) limits: Limits,
     pub(super) engine: Engine,
     pub(super) pulse: Arc<Pulse>,
@@ -86,9 +88,10 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(name: &str, limits: Limits, files: Files, host: &Host) -> Arc<Shared> {
+    pub(super) fn new(name: &str, describing: bool, limits: Limits, files: Files, host: &Host) -> Arc<Shared> {
         Arc::new(Shared {
             name: name.to_string(),
+            describing,
             log: GuestLog::new(name, limits.log_lines, limits.log_line as usize),
             state: FilterState::new(limits.for_state()),
             own_buffers: Quota::new(limits.buffers_total),
@@ -138,37 +141,13 @@ pub(super) enum Level {
 /// pretend to be another line or command a terminal.
 pub(super) struct GuestLog {
     name: String,
-    rate: u32,
+    rate: Rate,
     longest: usize,
-    bucket: Mutex<Bucket>,
-}
-
-struct Bucket {
-    lines: f64,
-    filled: Instant,
-    dropped: u64,
 }
 
 impl GuestLog {
     pub(super) fn new(name: &str, rate: u32, longest: usize) -> GuestLog {
-        let bucket = Bucket { lines: f64::from(rate) * 10.0, filled: Instant::now(), dropped: 0 };
-        GuestLog { name: name.to_string(), rate, longest, bucket: Mutex::new(bucket) }
-    }
-
-    /// Whether there is room for a line, and how many were dropped since the last one.
-    fn admit(&self) -> Option<u64> {
-        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let rate = f64::from(self.rate);
-        let grown = bucket.lines + now.duration_since(bucket.filled).as_secs_f64() * rate;
-        bucket.lines = grown.min(rate * 10.0);
-        bucket.filled = now;
-        if bucket.lines < 1.0 {
-            bucket.dropped += 1;
-            return None;
-        }
-        bucket.lines -= 1.0;
-        Some(std::mem::take(&mut bucket.dropped))
+        GuestLog { name: name.to_string(), rate: Rate::new(rate, rate.saturating_mul(10)), longest }
     }
 
     /// Bytes of a line that are shown.
@@ -180,7 +159,7 @@ impl GuestLog {
         if level == Level::Debug && !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
-        let Some(dropped) = self.admit() else { return };
+        let Some(dropped) = self.rate.admit() else { return };
         if dropped > 0 {
             tracing::warn!("{}: {dropped} lines of this filter were dropped", self.name);
         }
@@ -252,7 +231,7 @@ mod tests {
     #[test]
     fn the_log_is_limited_in_rate() {
         let log = GuestLog::new("f", 1, 100);
-        let admitted = (0..1000).filter(|_| log.admit().is_some()).count();
+        let admitted = (0..1000).filter(|_| log.rate.admit().is_some()).count();
         assert!((10..100).contains(&admitted), "{admitted}");
     }
 

@@ -1,7 +1,5 @@
 //! `wasi:clocks`: the same clocks as `rbdkit:filter/clock` has.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use wasmtime::Result;
 use wasmtime::component::{ComponentType, Lower};
 
@@ -17,15 +15,15 @@ struct Datetime {
 }
 
 pub(super) fn wall(functions: &mut Functions<'_>) -> Result<()> {
-    functions.func_wrap("now", |_: Store<'_>, ()| {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    functions.func_wrap("now", |mut store: Store<'_>, ()| {
+        let since = store.data_mut().outside.realtime();
         Ok((Datetime { seconds: since.as_secs(), nanoseconds: since.subsec_nanos() },))
     })?;
     functions.func_wrap("resolution", |_: Store<'_>, ()| Ok((Datetime { seconds: 0, nanoseconds: 1 },)))
 }
 
 pub(super) fn monotonic(functions: &mut Functions<'_>) -> Result<()> {
-    functions.func_wrap("now", |store: Store<'_>, ()| Ok((store.data().clock.pulse().now(),)))?;
+    functions.func_wrap("now", |mut store: Store<'_>, ()| Ok((store.data_mut().now(),)))?;
     functions.func_wrap("resolution", |_: Store<'_>, ()| Ok((1u64,)))?;
     functions.func_wrap("subscribe-instant", |mut store: Store<'_>, (when,): (u64,)| {
         Ok((store.data_mut().handles.add::<Pollable>(Handle::Until(when))?,))
@@ -33,7 +31,7 @@ pub(super) fn monotonic(functions: &mut Functions<'_>) -> Result<()> {
     functions.func_wrap("subscribe-duration", |mut store: Store<'_>, (duration,): (u64,)| {
         let context = store.data_mut();
         // What cannot be reckoned is after the server has ended in any case.
-        let when = context.clock.pulse().now().saturating_add(duration);
+        let when = context.now().saturating_add(duration);
         Ok((context.handles.add::<Pollable>(Handle::Until(when))?,))
     })
 }

@@ -57,21 +57,21 @@ impl Context {
     /// Waits until one of these times has come. Those whose time has, by their places.
     async fn wait_until(&mut self, until: &[u64]) -> Vec<u32> {
         let earliest = until.iter().copied().min().unwrap_or(0);
-        let now = self.clock.pulse().now();
+        let now = self.now();
         if let Some(left) = earliest.checked_sub(now).filter(|left| *left > 0) {
             // Cut short or not allowed: its time has come all the same.
             let _ = self.sleep_for(left).await;
         }
-        let now = self.clock.pulse().now().max(earliest);
+        let now = self.now().max(earliest);
         (0..).zip(until).filter(|(_, when)| **when <= now).map(|(place, _)| place).collect()
     }
 }
 
 pub(super) fn poll(functions: &mut Functions<'_>) -> Result<()> {
     resource::<Pollable>(functions, "pollable")?;
-    functions.func_wrap("[method]pollable.ready", |store: Store<'_>, (pollable,): (Resource<Pollable>,)| {
-        let context = store.data();
-        Ok((context.until(&pollable)? <= context.clock.pulse().now(),))
+    functions.func_wrap("[method]pollable.ready", |mut store: Store<'_>, (pollable,): (Resource<Pollable>,)| {
+        let context = store.data_mut();
+        Ok((context.until(&pollable)? <= context.now(),))
     })?;
     functions.func_wrap_async("[method]pollable.block", block)?;
     functions.func_wrap_async("poll", poll_all)
