@@ -1,9 +1,10 @@
 //! `build`: from a directory to a component, with the toolchains that are there.
 
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 
@@ -12,8 +13,8 @@ const TARGET: &str = "wasm32-unknown-unknown";
 pub fn build(place: &Path) -> Result<()> {
     let dir = place.canonicalize().with_context(|| format!("cannot open {}", place.display()))?;
     if dir.is_file() {
-        let module = std::fs::read(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
-        let component = rbdkit_componentize::componentize(&module).with_context(|| format!("{}", dir.display()))?;
+        let module = crate::inspect::read(&dir)?;
+        let component = componentize(&module).with_context(|| format!("{}", dir.display()))?;
         return write(&dir.with_extension("component.wasm"), &component);
     }
     let (name, component) = if dir.join("Cargo.toml").exists() {
@@ -26,6 +27,55 @@ pub fn build(place: &Path) -> Result<()> {
         bail!("{} holds neither a Cargo.toml, a filter.c nor a filter.js: rbdkit-filter new makes one", dir.display());
     };
     write(&dir.join(format!("{name}.wasm")), &component)
+}
+
+/// The hidden argument of the child that makes a component of a module.
+const ARGUMENT: &str = "--rbdkit-componentize";
+
+/// Its exit status if it says on standard error what is wrong.
+const REFUSED: i32 = 3;
+
+/// What the program does first of all: if it was started by [`componentize`] it reads a module, writes a component and ends with this status.
+pub fn serve_if_asked() -> Option<ExitCode> {
+    if std::env::args_os().nth(1)? != ARGUMENT {
+        return None;
+    }
+    // Its exit status says enough.
+    std::panic::set_hook(Box::new(|_| {}));
+    let work = || -> Result<()> {
+        let mut module = Vec::new();
+        std::io::stdin().lock().read_to_end(&mut module)?;
+        Ok(std::io::stdout().lock().write_all(&rbdkit_componentize::componentize(&module)?)?)
+    };
+    Some(work().map_or_else(
+        |error| {
+            let _ = write!(std::io::stderr(), "{error:#}");
+            ExitCode::from(REFUSED as u8)
+        },
+        |()| ExitCode::SUCCESS,
+    ))
+}
+
+/// Makes a component of a module, in a child: what a module says of its types is not made for being wrong, and some make the encoder panic or
+/// leave its stack.
+fn componentize(module: &[u8]) -> Result<Vec<u8>> {
+    let mut child = Command::new("/proc/self/exe")
+        .arg(ARGUMENT)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start this program once more")?;
+    if let Some(mut input) = child.stdin.take() {
+        // It reads all before it writes anything. One that has ended already says why.
+        let _ = input.write_all(module);
+    }
+    let output = child.wait_with_output()?;
+    match output.status.code() {
+        Some(0) => Ok(output.stdout),
+        Some(REFUSED) => Err(anyhow!("{}", String::from_utf8_lossy(&output.stderr))),
+        _ => Err(anyhow!("no component can be made of it: it is damaged")),
+    }
 }
 
 fn write(output: &Path, component: &[u8]) -> Result<()> {
@@ -89,7 +139,7 @@ fn rust(dir: &Path) -> Result<(String, Vec<u8>)> {
     let module = target_dir.join(TARGET).join("release").join(format!("{}.wasm", package.replace('-', "_")));
     let bytes = std::fs::read(&module).with_context(|| format!("cannot read {}", module.display()))?;
     let name = package.strip_prefix("rbdkit-filter-").unwrap_or(&package).to_string();
-    Ok((name, rbdkit_componentize::componentize(&bytes)?))
+    Ok((name, componentize(&bytes)?))
 }
 
 /// clang and wasi-libc, with bindings made here. What the C library wants of WASI the host has stubs for.
@@ -120,7 +170,7 @@ fn c(dir: &Path) -> Result<(String, Vec<u8>)> {
         .arg(&module))
     .context("on Debian: apt-get install clang lld wasi-libc libclang-rt-14-dev-wasm32")?;
     let bytes = std::fs::read(&module)?;
-    Ok((directory_name(dir)?, rbdkit_componentize::componentize(&bytes)?))
+    Ok((directory_name(dir)?, componentize(&bytes)?))
 }
 
 /// npm's componentize-qjs: a JavaScript engine and the source in one component. WASI is left to the host's stubs: with the tool's own (`--stub-wasi`)

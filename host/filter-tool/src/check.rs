@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use rbdkit::chain::{Chain, Hop, Layer};
-use rbdkit::wasm::Limits;
+use rbdkit::wasm::{Host, Limits};
 use rbdkit_plugin_api::{Buffer, Client, Errno, Flags, Param, Peer, Plugin, Pool, Span, Support};
+
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::inspect;
 
@@ -20,11 +24,17 @@ const DISK: &str = "64M";
 const BLOCK: u32 = 4096;
 const BLOCKS: u64 = 512;
 
-/// Makes a chain of the filter (or of nothing) over a memory disk.
-fn chain(filter: Option<(&Path, &[String])>) -> Result<Arc<Chain>> {
+/// So long an operation may take. A delay that somebody wants to see is shorter.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Makes a chain of the filter (or of nothing) over a memory disk, and the host that knows of its faults.
+fn chain(filter: Option<(&Path, &[String])>) -> Result<(Arc<Chain>, Option<Arc<Host>>)> {
     let mut layers: Vec<Arc<dyn Layer>> = Vec::new();
+    let mut host = None;
     if let Some((file, params)) = filter {
-        let module = inspect::load(file)?.module;
+        let loaded = inspect::load(file)?;
+        host = Some(loaded.host);
+        let module = loaded.module;
         let mut values = Vec::new();
         for param in params {
             let (key, value) = param.split_once('=').with_context(|| format!("{param}: parameters are key=value"))?;
@@ -45,7 +55,7 @@ fn chain(filter: Option<(&Path, &[String])>) -> Result<Arc<Chain>> {
         .and_then(|()| plugin.get_ready())
         .and_then(|()| plugin.after_fork())
         .map_err(|e| anyhow!("{e}"))?;
-    Ok(Chain::new(layers, "memory", plugin, Pool::new()))
+    Ok((Chain::new(layers, "memory", plugin, Pool::new()), host))
 }
 
 async fn open(chain: &Arc<Chain>, id: u64) -> Result<Arc<Hop>> {
@@ -55,60 +65,89 @@ async fn open(chain: &Arc<Chain>, id: u64) -> Result<Arc<Hop>> {
 }
 
 /// How often each operation was tried, and how it ended.
-#[derive(Default)]
-struct Tally(BTreeMap<&'static str, BTreeMap<String, u64>>);
+struct Tally {
+    outcomes: BTreeMap<&'static str, BTreeMap<String, u64>>,
+    progress: Arc<Notify>,
+}
 
 impl Tally {
     fn add(&mut self, operation: &'static str, result: &std::result::Result<(), rbdkit_plugin_api::Error>) {
         let outcome = result.as_ref().map_or_else(|e| e.errno().name().to_string(), |()| "ok".to_string());
-        *self.0.entry(operation).or_default().entry(outcome).or_default() += 1;
+        self.progress.notify_one();
+        *self.outcomes.entry(operation).or_default().entry(outcome).or_default() += 1;
     }
 }
+
+/// Things that are wrong and are said; of more only how many.
+const SAID: usize = 20;
 
 /// Runs every operation and compares what is read with what was written.
 pub fn check(file: &Path, params: &[String]) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let wrong = runtime.block_on(async {
-        let chain = chain(Some((file, params)))?;
-        chain.get_ready().await.map_err(|e| anyhow!("{e}"))?;
-        chain.after_fork().await.map_err(|e| anyhow!("{e}"))?;
-        let hop = open(&chain, 1).await?;
-        let can = hop.can();
-        say!("{}: export of {} bytes", hop.name(), hop.size());
-        say!(
-            "can: write={} flush={} trim={} zero={:?} fua={:?} cache={:?} extents={} multi-conn={}",
-            can.write,
-            can.flush,
-            can.trim,
-            can.zero,
-            can.fua,
-            can.cache,
-            can.extents,
-            can.multi_conn
-        );
-        let mut tally = Tally::default();
-        let wrong = exercise(&hop, &mut tally).await;
-        let finalize = hop.finalize().await;
-        tally.add("finalize", &finalize);
-        hop.close().await;
-        // A second connection finds what the first left behind in working order.
-        let again = open(&chain, 2).await?;
-        let (_, result) = again.pread(chain.pool().take(BLOCK), Span::new(0, BLOCK), 0).await;
-        tally.add("pread", &result);
-        tally.add("finalize", &again.finalize().await);
-        again.close().await;
-        chain.cleanup().await;
-        for (operation, outcomes) in &tally.0 {
-            let outcomes: Vec<String> = outcomes.iter().map(|(outcome, count)| format!("{outcome} {count}")).collect();
-            say!("{operation:<9} {}", outcomes.join(", "));
+    let outcome = runtime.block_on(async {
+        let progress = Arc::new(Notify::new());
+        let stuck = async { while timeout(PATIENCE, progress.notified()).await.is_ok() {} };
+        tokio::select! {
+            outcome = try_out(file, params, &progress) => outcome,
+            () = stuck => Err(anyhow!("the filter waits and waits: nothing has ended in {PATIENCE:?}")),
         }
-        Ok::<_, anyhow::Error>(wrong)
-    })?;
-    if !wrong.is_empty() {
-        bail!("{}", wrong.join("\n"));
+    });
+    // What waits for ever is not waited for.
+    runtime.shutdown_background();
+    let wrong = outcome?;
+    let Some((last, others)) = wrong.split_last() else {
+        say!("nothing wrong was found");
+        return Ok(());
+    };
+    others.iter().take(SAID - 1).for_each(|line| crate::complain(line));
+    match others.len().saturating_sub(SAID - 1) {
+        0 => bail!("{last}"),
+        more => bail!("{} more like these", more + 1),
     }
-    say!("nothing wrong was found");
-    Ok(())
+}
+
+/// What was wrong.
+async fn try_out(file: &Path, params: &[String], progress: &Arc<Notify>) -> Result<Vec<String>> {
+    let (chain, host) = chain(Some((file, params)))?;
+    chain.get_ready().await.map_err(|e| anyhow!("{e}"))?;
+    chain.after_fork().await.map_err(|e| anyhow!("{e}"))?;
+    let hop = open(&chain, 1).await?;
+    let can = hop.can();
+    say!("{}: export of {} bytes", hop.name(), hop.size());
+    say!(
+        "can: write={} flush={} trim={} zero={:?} fua={:?} cache={:?} extents={} multi-conn={}",
+        can.write,
+        can.flush,
+        can.trim,
+        can.zero,
+        can.fua,
+        can.cache,
+        can.extents,
+        can.multi_conn
+    );
+    let mut tally = Tally { outcomes: BTreeMap::new(), progress: Arc::clone(progress) };
+    let mut wrong = exercise(&hop, &mut tally).await;
+    let finalize = hop.finalize().await;
+    tally.add("finalize", &finalize);
+    hop.close().await;
+    // A second connection finds what the first left behind in working order.
+    let again = open(&chain, 2).await?;
+    let (_, result) = again.pread(chain.pool().take(BLOCK), Span::new(0, BLOCK), 0).await;
+    tally.add("pread", &result);
+    tally.add("finalize", &again.finalize().await);
+    again.close().await;
+    chain.cleanup().await;
+    for (operation, outcomes) in &tally.outcomes {
+        let outcomes: Vec<String> = outcomes.iter().map(|(outcome, count)| format!("{outcome} {count}")).collect();
+        say!("{operation:<9} {}", outcomes.join(", "));
+    }
+    // An error may be what a filter is for. A trap, a limit or an answer that cannot be is not.
+    let counted = host.iter().flat_map(|host| host.statistics());
+    let faults: u64 = counted.map(|(_, counters)| counters.faults.load(Ordering::Relaxed)).sum();
+    if faults > 0 {
+        wrong.push(format!("the filter failed in {faults} calls"));
+    }
+    Ok(wrong)
 }
 
 /// A deterministic walk over the first blocks: write or zero or trim, read back, ask for extents, flush. Returns what was wrong.
@@ -213,7 +252,7 @@ pub fn bench(file: &Path, params: &[String], requests: u32) -> Result<()> {
 }
 
 async fn prepare(filter: Option<(&Path, &[String])>) -> Result<Arc<Hop>> {
-    let chain = chain(filter)?;
+    let (chain, _) = chain(filter)?;
     chain.get_ready().await.map_err(|e| anyhow!("{e}"))?;
     chain.after_fork().await.map_err(|e| anyhow!("{e}"))?;
     open(&chain, 1).await

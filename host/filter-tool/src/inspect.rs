@@ -1,9 +1,10 @@
 //! `inspect`: everything an operator wants to know of a component before serving anything through it.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
-use rbdkit::wasm::{Compiler, Host, Limits, Module, Options, wasi_grants};
+use anyhow::{Result, anyhow};
+use rbdkit::wasm::{Compiler, Host, Limits, Module, Options, read_component, wasi_grants};
 use sha2::{Digest, Sha256};
 
 /// What each interface of the contract gives a filter, in a line for the operator. The stubs of WASI have theirs in the host.
@@ -26,6 +27,7 @@ const GRANTS: &[(&str, &str)] = &[
 
 /// A component that the sandbox has accepted.
 pub struct Component {
+    pub host: Arc<Host>,
     pub module: Module,
     pub size: usize,
     pub digest: String,
@@ -33,12 +35,17 @@ pub struct Component {
 
 /// Reads a component and loads it into the sandbox, which refuses what it would not run. Nothing is configured or served.
 pub fn load(file: &Path) -> Result<Component> {
-    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let bytes = read(file)?;
     let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     let compiler = Compiler::Child(Limits::default().of_compiling());
     let host = Host::new(Options { compiler, ..Options::default() }).map_err(|e| anyhow!("{e}"))?;
     let module = host.load(&file.display().to_string(), &bytes).map_err(|e| anyhow!("{e}"))?;
-    Ok(Component { module, size: bytes.len(), digest })
+    Ok(Component { host, module, size: bytes.len(), digest })
+}
+
+/// A file that claims to be a component or a module, if it is of a size that either may have.
+pub fn read(file: &Path) -> Result<Vec<u8>> {
+    read_component(file).map_err(|why| anyhow!("cannot read {}: {why}", file.display()))
 }
 
 fn grant(name: &str) -> &'static str {
@@ -75,8 +82,9 @@ pub fn inspect(file: &Path, json: bool) -> Result<()> {
         return Ok(());
     }
     say!("{} {}: {}", about.name, about.version, about.longname);
-    say!("file:          {} ({} bytes)", file.display(), component.size);
-    say!("pin it with:   --wasm-filter {}@sha256:{}", file.display(), component.digest);
+    let path = crate::shown(&file.display().to_string());
+    say!("file:          {path} ({} bytes)", component.size);
+    say!("pin it with:   --wasm-filter {path}@sha256:{}", component.digest);
     say!("thread model:  {}", about.thread_model);
     let unexported = if about.transparent { "passes by (transparent)" } else { "is withdrawn or emulated (opaque)" };
     say!("unexported:    what it does not export {unexported}");

@@ -7,7 +7,12 @@
 macro_rules! say {
     ($($text:tt)*) => {{
         use std::io::Write as _;
-        let _ = writeln!(std::io::stdout(), $($text)*);
+        if let Err(error) = writeln!(std::io::stdout(), $($text)*)
+            && error.kind() != std::io::ErrorKind::BrokenPipe
+        {
+            // Said once, at the end.
+            let _ = crate::UNSAID.set(error);
+        }
     }};
 }
 
@@ -18,8 +23,12 @@ mod scaffold;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::{Parser, Subcommand};
+
+/// Why a line did not get to standard output.
+static UNSAID: OnceLock<std::io::Error> = OnceLock::new();
 
 #[derive(Parser)]
 #[command(name = "rbdkit-filter", version, about = "Write, build, examine and try filters for rbdkit")]
@@ -75,10 +84,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // Components are compiled in a child of this program.
-    if let Some(status) = rbdkit::wasm::serve_if_asked() {
+    // Components are compiled in a child of this program, and modules made components in another.
+    if let Some(status) = rbdkit::wasm::serve_if_asked().or_else(build::serve_if_asked) {
         return status;
     }
+    rbdkit::startup::survive_the_file_size_limit();
     // What the filter logs or prints on standard error, and what is said of its faults.
     let format =
         tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().with_target(false).with_level(false);
@@ -90,11 +100,29 @@ fn main() -> ExitCode {
         Command::Check { file, params } => check::check(&file, &params),
         Command::Bench { file, params, requests } => check::bench(&file, &params, requests),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("rbdkit-filter: error: {error:#}");
-            ExitCode::FAILURE
+    let wrong = match (result, UNSAID.get()) {
+        (Ok(()), None) => return ExitCode::SUCCESS,
+        (Ok(()), Some(error)) => format!("cannot write to standard output: {error}"),
+        (Err(error), _) => format!("{error:#}"),
+    };
+    complain(&wrong);
+    ExitCode::FAILURE
+}
+
+/// What is wrong, in one line: names of files and texts of components have no say in where it ends.
+fn complain(what: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "rbdkit-filter: error: {}", shown(what));
+}
+
+/// A text that somebody else chose, without what could command a terminal.
+fn shown(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
         }
     }
+    line
 }
