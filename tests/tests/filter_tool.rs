@@ -94,6 +94,80 @@ fn what_is_not_a_component_is_refused() {
 }
 
 #[test]
+fn what_has_no_end_is_not_read_and_what_says_nothing_not_waited_for() {
+    let dir = TempDir::new();
+    let fifo = dir.join("fifo.wasm");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    let huge = dir.sparse_file("huge.wasm", 100 << 30);
+    let odd = dir.file("odd\n\u{1b}[2J.wasm", b"x");
+    for command in ["inspect", "check", "bench", "build"] {
+        for (file, message) in [
+            (fifo.to_str().unwrap(), "it is not a WebAssembly component"),
+            ("/dev/zero", "cannot read /dev/zero: is not a file"),
+            (huge.to_str().unwrap(), "is larger than 64 MiB"),
+            (odd.to_str().unwrap(), "odd\\n\\u{1b}[2J.wasm: "),
+        ] {
+            let text = error(&[command, file]);
+            assert_eq!(text.lines().count(), 1, "{text}");
+            let directory = command == "build" && text.contains("holds neither a Cargo.toml");
+            assert!(text.contains(message) || directory, "{command}: {text}");
+        }
+    }
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let cow = filter("cow");
+    let output = tool().args(["inspect", cow.to_str().unwrap()]).stdout(full).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.starts_with("rbdkit-filter: error: cannot write to standard output: "), "{text}");
+    assert_eq!((text.lines().count(), output.status.code()), (1, Some(1)));
+}
+
+#[test]
+fn a_damaged_module_is_an_error_of_one_line() {
+    let dir = TempDir::new();
+    // Cut off within its code.
+    let cut = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x0a\x64\x01";
+    let mut modules = vec![cut.to_vec()];
+    for name in ["component-type", "component-type:x"] {
+        for payload in [
+            &b""[..],
+            b"\0asm\x0d\0\x01\0",
+            b"\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\x00",
+            b"\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x03",
+        ] {
+            let section = [&[name.len() as u8][..], name.as_bytes(), payload].concat();
+            modules.push([b"\0asm\x01\0\0\0\0", &[section.len() as u8][..], &section].concat());
+        }
+    }
+    for module in modules {
+        let file = dir.file("damaged.wasm", &module);
+        let output = run(&["build", file.to_str().unwrap()]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        // Of some it makes a component that is empty.
+        let refused = output.status.code() == Some(1) && text.lines().count() == 1;
+        assert!(refused || (output.status.success() && module != cut), "{module:x?}: {text}");
+    }
+}
+
+#[test]
+fn a_filter_that_fails_does_not_pass_check() {
+    let dir = TempDir::new();
+    let mine = dir.join("mine");
+    let mine = mine.to_str().unwrap();
+    ok(&["new", "mine", "--lang", "c", "--dir", mine]);
+    let source = std::fs::read_to_string(dir.join("mine/filter.c")).unwrap();
+    let broken = source.replacen(
+        "static void change(uint32_t length)\n{",
+        "static void change(uint32_t length)\n{\n    __builtin_trap();",
+        1,
+    );
+    assert_ne!(source, broken);
+    std::fs::write(dir.join("mine/filter.c"), broken).unwrap();
+    ok(&["build", mine]);
+    let text = error(&["check", &format!("{mine}/mine.wasm"), "key=7"]);
+    assert!(text.lines().any(|line| line.starts_with("rbdkit-filter: error: the filter failed in ")), "{text}");
+}
+
+#[test]
 fn a_template_becomes_a_filter_that_serves() {
     let dir = TempDir::new();
     let mine = dir.join("mine");

@@ -82,6 +82,52 @@ fn a_filter_that_keeps_failing_is_left_alone_on_that_connection_and_serves_the_o
     );
 }
 
+/// So many reads at once, all at offset 0. What came of them.
+fn burst(client: &mut Client, reads: usize) -> Vec<Result<Vec<u8>, u32>> {
+    for _ in 0..reads {
+        client.submit(rbdkit_tests::raw::cmd::READ, 0, 0, 512, &[]).expect("a request");
+    }
+    (0..reads).map(|_| client.receive().expect("an answer").result).collect()
+}
+
+#[test]
+fn those_that_wait_behind_faults_are_not_asked_one_after_the_other() {
+    // One instance, in which each of 128 reads would take its 20 ms.
+    let spin = Guest::reads("spin", "", "(loop $l (br $l))").model(1);
+    let server = serve(&spin, &["--filter-limit", "cpu=20ms"]);
+    let mut client = server.client();
+    assert!(burst(&mut client, 128).iter().all(|result| *result == Err(error::EIO)));
+    // What was under way counts as one: it is not left alone for seconds.
+    let deadline = Instant::now() + Duration::from_secs(3);
+    while client.read(4096, 512).is_err() {
+        assert!(Instant::now() < deadline, "the client is shut out for long");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    client.disconnect();
+    let log = server.stop().stderr;
+    assert!(log.contains("it computed for longer than 20ms"), "{log}");
+    assert!(!log.contains("it computed for longer than 20ms (100 times"), "{log}");
+}
+
+#[test]
+fn a_flood_of_failing_requests_is_some_lines_of_the_log() {
+    let server = serve(&trap(), &[]);
+    let mut client = server.client();
+    for _ in 0..40 {
+        assert!(burst(&mut client, 100).iter().all(|result| *result == Err(error::EIO)));
+    }
+    // Tripping it again and again is no way around it.
+    let until = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < until {
+        let _ = (burst(&mut client, 16), client.read(4096, 512));
+    }
+    client.disconnect();
+    let log = server.stop().stderr;
+    let lines = log.lines().count();
+    assert!((100..400).contains(&lines), "{lines} lines: {log}");
+    assert!(log.contains(" more requests failed\n"), "{log}");
+}
+
 #[test]
 fn with_disconnect_the_connection_is_of_no_more_use_and_others_are() {
     let server = serve(&trap(), &["--filter-on-fault=disconnect"]);

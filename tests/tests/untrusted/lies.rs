@@ -186,6 +186,40 @@ fn export_names_without_end_fail_the_list() {
     }
 }
 
+#[test]
+fn texts_that_the_protocol_cannot_carry_are_cut_or_left_out() {
+    // Two names of exports, one of them with a NUL; a description with one.
+    let body = r#"
+    (data (i32.const 3200) "good\00bad")
+    (func (export "rbdkit:filter/names@0.1.0#list-exports") (param i32 i32) (result i32)
+        (i32.store (i32.const 3000) (i32.const 0)) (i32.store (i32.const 3004) (i32.const 3300)) (i32.store (i32.const 3008) (i32.const 2))
+        (i32.store (i32.const 3300) (i32.const 3200)) (i32.store (i32.const 3304) (i32.const 8)) (i32.store (i32.const 3308) (i32.const 0))
+        (i32.store (i32.const 3320) (i32.const 3200)) (i32.store (i32.const 3324) (i32.const 4)) (i32.store (i32.const 3328) (i32.const 0))
+        (i32.const 3000))
+    (func (export "rbdkit:filter/names@0.1.0#default-export") (param i32 i32) (result i32)
+        (i32.store (i32.const 3000) (i32.const 0)) (i32.store (i32.const 3004) (i32.const 3200)) (i32.store (i32.const 3008) (i32.const 8))
+        (i32.const 3000))
+    (func (export "rbdkit:filter/info@0.1.0#get-size") (result i32)
+        (i32.store (i32.const 3000) (i32.const 0)) (i64.store (i32.const 3008) (i64.const 1048576)) (i32.const 3000))
+    (func (export "rbdkit:filter/info@0.1.0#block-size") (result i32)
+        (i32.store8 (i32.const 3100) (i32.const 1)) (i32.store8 (i32.const 3104) (i32.const 7)) (i32.const 3100))
+    (func (export "rbdkit:filter/info@0.1.0#export-description") (result i32)
+        (i32.store8 (i32.const 3048) (i32.const 1)) (i32.store (i32.const 3052) (i32.const 3200))
+        (i32.store (i32.const 3056) (i32.const 8)) (i32.const 3048))"#;
+    let server = serve(&[], &[&Guest::new("nul", &["names", "info"], body)], &["memory", "1M"]);
+    let mut stream = Stream::connect(server.socket());
+    stream.greet(3).expect("a greeting");
+    stream.option(opt::LIST, &[]).expect("LIST");
+    let (end, listed) = stream.option_replies(opt::LIST).expect("replies");
+    let names: Vec<&[u8]> = listed.iter().map(|(_, data)| &data[4..]).collect();
+    assert_eq!((end, names), (rep::ACK, vec![&b"good"[..]]));
+    // 1 asks for the name, 2 for the description.
+    stream.option(opt::GO, &go("good", &[1, 2])).expect("GO");
+    let (end, told) = stream.option_replies(opt::GO).expect("replies");
+    assert_eq!(end, rep::ACK);
+    assert!(told.iter().any(|(_, data)| data == b"\0\x02good"), "the description as far as it goes");
+}
+
 /// `can`: in turn all there is, native, and nothing.
 fn changing_can(exports: &[&'static str], more: &str) -> Guest {
     let body = format!(

@@ -162,6 +162,52 @@ fn what_is_no_component_is_refused() {
 }
 
 #[test]
+fn what_is_no_file_is_neither_waited_for_nor_read_without_end() {
+    let dir = TempDir::new();
+    let fifo = dir.join("fifo.wasm");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).expect("a pipe");
+    for (file, message) in [
+        (fifo.as_path(), "it is not a WebAssembly component"),
+        ("/dev/zero".as_ref(), "is not a file"),
+        (dir.path(), "is a directory"),
+    ] {
+        for pin in [String::new(), format!("@sha256:{}", "0".repeat(64))] {
+            let name = format!("{}{pin}", file.display());
+            let outcome = Launch::new(["--wasm-filter", &name, "memory", "1M"]).try_start().err().expect("refused");
+            let message = if pin.is_empty() || file != fifo { message } else { "is not the file that was named" };
+            assert!(outcome.stderr.contains(message), "{}", outcome.stderr);
+            assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_component_says_the_same_of_itself_each_time() {
+    // Its name's first letter is one of sixteen, by the time, the clock or chance.
+    for (import, ask) in [
+        (r#"(import "rbdkit:filter/clock@0.1.0" "random" (func $ask (result i64)))"#, "(call $ask)"),
+        (r#"(import "rbdkit:filter/clock@0.1.0" "monotonic" (func $ask (result i64)))"#, "(call $ask)"),
+        (r#"(import "rbdkit:filter/clock@0.1.0" "realtime" (func $ask (result i64)))"#, "(call $ask)"),
+    ] {
+        let mixed = format!(
+            "(func $mixed (result i32) (i32.wrap_i64 (i64.rem_u (i64.div_u {ask} (i64.const 7)) (i64.const 16))))"
+        );
+        let describe = "(i32.store8 (i32.const 1100) (i32.add (i32.const 97) (call $mixed))) (i32.const 1024)";
+        let guest = Guest { describe, ..Guest::reads("name", &format!("{import}\n{mixed}"), "") };
+        let dir = TempDir::new();
+        let file = dir.file("x.wasm", &guest.component(0));
+        let told: std::collections::BTreeSet<String> = (0..8)
+            .map(|_| {
+                let program = rbdkit_tests::server::program();
+                let arguments = ["--wasm-filter".as_ref(), file.as_os_str(), "--version".as_ref()];
+                rbdkit_tests::tool(&program.display().to_string(), arguments).ok()
+            })
+            .collect();
+        assert_eq!(told.len(), 1, "{import}: {told:?}");
+    }
+}
+
+#[test]
 fn more_memories_or_tables_than_there_may_be_are_refused() {
     let memories: String = (0..9).map(|n| format!("(memory $m{n} 1)\n")).collect();
     let line = refused(&Guest::new("many", &[], &memories).component(0), &[]);

@@ -37,13 +37,17 @@
 //! | truncated and flipped files | `load`, `tests/fuzz/loader.rs` | refused with a line, or a filter |
 //! | features that are off | `load` | refused |
 //! | asks WASI for files, sockets, the environment | `wasi` | the host's own stubs: not permitted |
-//! | keeps failing | `faults` | left alone; `--filter-on-fault` |
+//! | keeps failing, many at once, floods the log with it | `faults` | left alone; counted; `--filter-on-fault` |
+//! | says another thing of itself each time | `load` | the time and chance are made up for it |
+//! | is a pipe, a device | `load` | refused |
+//! | fills what may not grow | `full` | the writes fail |
 //! | is through the first wall | `confined` | the process can do nothing but serve |
 
 mod blocked;
 mod chain;
 mod confined;
 mod faults;
+mod full;
 mod guest;
 mod lies;
 mod load;
