@@ -6,5 +6,6 @@ pub mod rate;
 pub mod registry;
 pub mod server;
 pub mod startup;
+pub mod text;
 pub mod wall;
 pub mod wasm;

@@ -1,5 +1,6 @@
 //! `rbdkit-filter`: what it says of the built-in filters, and from a template to a filter that serves.
 
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use rbdkit_tests::server::{filter, program, root};
@@ -148,21 +149,24 @@ fn a_damaged_module_is_an_error_of_one_line() {
     }
 }
 
+/// Builds the template in C with a line before the function that changes bytes, and one at its begin.
+fn build_changed(mine: &Path, before: &str, first: &str) {
+    ok(&["new", "mine", "--lang", "c", "--dir", mine.to_str().unwrap()]);
+    let file = mine.join("filter.c");
+    let source = std::fs::read_to_string(&file).unwrap();
+    let function = "static void change(uint32_t length)\n{";
+    let changed = source.replace(function, &format!("{before}{function}\n    {first}"));
+    assert_ne!(source, changed);
+    std::fs::write(&file, changed).unwrap();
+    ok(&["build", mine.to_str().unwrap()]);
+}
+
 #[test]
 fn a_filter_that_fails_does_not_pass_check() {
     let dir = TempDir::new();
     let mine = dir.join("mine");
     let mine = mine.to_str().unwrap();
-    ok(&["new", "mine", "--lang", "c", "--dir", mine]);
-    let source = std::fs::read_to_string(dir.join("mine/filter.c")).unwrap();
-    let broken = source.replacen(
-        "static void change(uint32_t length)\n{",
-        "static void change(uint32_t length)\n{\n    __builtin_trap();",
-        1,
-    );
-    assert_ne!(source, broken);
-    std::fs::write(dir.join("mine/filter.c"), broken).unwrap();
-    ok(&["build", mine]);
+    build_changed(mine.as_ref(), "", "__builtin_trap();");
     let text = error(&["check", &format!("{mine}/mine.wasm"), "key=7"]);
     assert!(text.lines().any(|line| line.starts_with("rbdkit-filter: error: the filter failed in ")), "{text}");
 }
@@ -185,15 +189,7 @@ fn a_template_becomes_a_filter_that_serves() {
 fn a_filter_in_c_that_talks_is_adapted_and_inspect_says_what_it_gets() {
     let dir = TempDir::new();
     let mine = dir.join("mine");
-    ok(&["new", "mine", "--lang", "c", "--dir", mine.to_str().unwrap()]);
-    let source = std::fs::read_to_string(mine.join("filter.c")).unwrap();
-    let talking = source.replace(
-        "static void change(uint32_t length)\n{",
-        "#include <stdio.h>\nstatic void change(uint32_t length)\n{\n    fprintf(stderr, \"%u bytes\\n\", length);",
-    );
-    assert_ne!(source, talking);
-    std::fs::write(mine.join("filter.c"), talking).unwrap();
-    ok(&["build", mine.to_str().unwrap()]);
+    build_changed(&mine, "#include <stdio.h>\n", "fprintf(stderr, \"%u bytes\\n\", length);");
     let component = mine.join("mine.wasm");
     // What any other toolchain makes can be adapted too.
     ok(&["build", mine.join("target/module.wasm").to_str().unwrap()]);

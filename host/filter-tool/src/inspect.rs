@@ -82,7 +82,7 @@ pub fn inspect(file: &Path, json: bool) -> Result<()> {
         return Ok(());
     }
     say!("{} {}: {}", about.name, about.version, about.longname);
-    let path = crate::shown(&file.display().to_string());
+    let path = rbdkit::text::one_line(&file.display().to_string());
     say!("file:          {path} ({} bytes)", component.size);
     say!("pin it with:   --wasm-filter {path}@sha256:{}", component.digest);
     say!("thread model:  {}", about.thread_model);

@@ -112,17 +112,5 @@ fn main() -> ExitCode {
 /// What is wrong, in one line: names of files and texts of components have no say in where it ends.
 fn complain(what: &str) {
     use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "rbdkit-filter: error: {}", shown(what));
-}
-
-/// A text that somebody else chose, without what could command a terminal.
-fn shown(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c.is_control() {
-            true => line.extend(c.escape_default()),
-            false => line.push(c),
-        }
-    }
-    line
+    let _ = writeln!(std::io::stderr(), "rbdkit-filter: error: {}", rbdkit::text::one_line(what));
 }

@@ -10,8 +10,9 @@ use rbdkit_plugin_api::ConfigError;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::oneshot;
 
-use super::listen::{Reachable, plain};
+use super::listen::Reachable;
 use super::{process, uri};
+use crate::text::plain;
 
 /// The command while it runs.
 pub struct Captive {

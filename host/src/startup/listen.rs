@@ -14,6 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::process::{self, Identity};
 use crate::cli::Listen;
+use crate::text::plain;
 
 /// One listening socket.
 #[derive(Debug)]
@@ -289,15 +290,6 @@ fn adopt(socket: OwnedFd) -> Result<Socket, String> {
         Ok(AddressFamily::UNIX) => Ok(Socket::Unix(UnixListener::from(socket))),
         Ok(AddressFamily::INET | AddressFamily::INET6) => Ok(Socket::Tcp(TcpListener::from(socket))),
         _ => Err("is neither a TCP nor a Unix socket".to_string()),
-    }
-}
-
-/// An operating system's error without its number.
-pub(super) fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error") {
-        Some(end) => text[..end].to_string(),
-        None => text,
     }
 }
 

@@ -17,6 +17,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::cli::{LogTo, Plan};
 use crate::rate::Rate;
+use crate::text::one_line;
 
 /// Whether errors go to the system log by now.
 static IN_BACKGROUND: AtomicBool = AtomicBool::new(false);
@@ -114,17 +115,6 @@ impl Visit for Text {
             name => write!(self.0, " {name}={value:?}"),
         };
     }
-}
-
-fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character.is_control() {
-            true => line.extend(character.escape_default()),
-            false => line.push(character),
-        }
-    }
-    line
 }
 
 /// One write a line, so that the lines of several threads and processes do not mix. Nobody can be told if it fails.

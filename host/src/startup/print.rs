@@ -6,9 +6,9 @@ use std::io::Write as _;
 use rbdkit_plugin_api::{ConfigError, Param, PluginInfo};
 
 use super::filters;
-use super::listen::plain;
 use crate::cli::{self, Action, Parameter, Plan, help};
 use crate::registry;
+use crate::text::plain;
 use crate::wasm::OnFault;
 
 /// This program's version.

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::text::plain;
+
 /// The largest file worth reading, in bytes: the sandbox refuses larger components.
 const LARGEST: u64 = super::COMPONENT_BYTES as u64;
 
@@ -50,10 +52,4 @@ fn read(file: &File) -> io::Result<Vec<u8>> {
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-/// The system's words for an error, without its number.
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_string()
 }

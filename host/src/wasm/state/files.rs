@@ -17,6 +17,8 @@ use rbdkit_plugin_api::schema::{ParamKind, ParamValue};
 use rbdkit_plugin_api::{ConfigError, Errno};
 use rustix::fs::{Access, Mode, OFlags};
 
+use crate::text::plain;
+
 /// The most that one `read` answers, in bytes.
 pub const MAX_READ: u32 = 1 << 20;
 /// The most that is read of a pipe, in bytes: lists of ranges and the like.
@@ -173,8 +175,7 @@ fn open_one(name: &str, kind: ParamKind, value: &ParamValue) -> Result<Named, Co
         });
     };
     let wrong = |what: &str, e: std::io::Error| {
-        let reason = rustix::io::Errno::from_io_error(&e).map_or_else(|| e.to_string(), describe);
-        ConfigError::new(format!("{name}={}: {what}: {reason}", path.to_string_lossy()))
+        ConfigError::new(format!("{name}={}: {what}: {}", path.to_string_lossy(), plain(&e)))
     };
     match kind {
         ParamKind::PathRead => open_read(path).map_err(|e| wrong("cannot be read", e)),
@@ -191,12 +192,6 @@ fn open_one(name: &str, kind: ParamKind, value: &ParamValue) -> Result<Named, Co
         }
         _ => Ok(Named::Other),
     }
-}
-
-/// The system's words without the number that Rust adds.
-fn describe(e: rustix::io::Errno) -> String {
-    let text = e.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_string()
 }
 
 fn open_read(path: &OsStr) -> std::io::Result<Named> {
