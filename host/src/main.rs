@@ -1,6 +1,9 @@
-//! The program. Everything is in the library.
-#![forbid(unsafe_code)]
+//! rbdkit: an NBD server whose filters are sandboxed WebAssembly components. See ARCHITECTURE.md for the map.
+
+mod cli;
+mod registry;
+mod startup;
 
 fn main() -> std::process::ExitCode {
-    rbdkit::startup::main()
+    startup::main()
 }

@@ -13,9 +13,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rbdkit::registry;
-use rbdkit::wasm::{Host, Limits, Options};
-use rbdkit_tests::server::program;
+use rbdkit_sandbox::{Host, Limits, Options};
+use rbdkit_tests::server::{program, root};
 use rbdkit_tests::{Rng, TempDir, seed};
 
 use crate::Budget;
@@ -23,7 +22,11 @@ use crate::guest::Guest;
 
 /// What is mutated: the filters of this tree, and small ones that do one odd thing each.
 fn corpus() -> Vec<Vec<u8>> {
-    let own = registry::filters().filter_map(|name| registry::filter(name).ok()).map(<[u8]>::to_vec);
+    let filters = std::fs::read_dir(root().join("target/filters")).expect("target/filters (run make filters first)");
+    let paths = filters.map(|entry| entry.expect("an entry").path());
+    let own = paths
+        .filter(|path| path.extension().is_some_and(|end| end == "wasm"))
+        .map(|path| std::fs::read(path).expect("a filter"));
     let resource = Guest::reads(
         "resource",
         r#"(import "[export]things" "[resource-new]thing" (func $new (param i32) (result i32)))

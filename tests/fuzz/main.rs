@@ -13,7 +13,7 @@ mod loader;
 
 use std::time::{Duration, Instant};
 
-use rbdkit::nbd::{
+use rbdkit_nbd::{
     Command, Export, Handshake, HandshakeConfig, MAX_OPTION, Payload, RequestHeader, Session, Violation, Wish,
 };
 use rbdkit_plugin_api::{Capabilities, ExportEntry};

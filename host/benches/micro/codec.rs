@@ -2,8 +2,8 @@
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use rbdkit::nbd::reply::Answer;
-use rbdkit::nbd::{RequestHeader, Session, wire};
+use rbdkit_nbd::reply::Answer;
+use rbdkit_nbd::{RequestHeader, Session, wire};
 use rbdkit_plugin_api::{Buffer, Capabilities, Errno, Error, Fill, Pool, Span};
 
 const SIZE: u64 = 1 << 30;

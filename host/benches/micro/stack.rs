@@ -6,14 +6,19 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use divan::Bencher;
-use rbdkit::chain::{Chain, Hop};
-use rbdkit::registry;
-use rbdkit::wasm::{Host, Limits, Options};
+use rbdkit_chain::{Chain, Hop};
 use rbdkit_plugin_api::{Buffer, Client, Done, Flags, Op, Param, Peer, Pool};
+use rbdkit_sandbox::{Host, Limits, Options};
 use tokio::runtime::{Builder, Runtime};
 
 /// Requests go to a range of so many bytes, a block of 64 KiB after the other.
 const RANGE: u64 = 64 << 20;
+
+/// A built-in filter, as `make filters` leaves it.
+fn component(name: &str) -> Vec<u8> {
+    let path = format!("{}/../target/filters/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read(&path).unwrap_or_else(|why| panic!("{path}: {why} (run make filters first)"))
+}
 
 /// A chain that is open.
 pub struct Stack {
@@ -28,10 +33,10 @@ impl Stack {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         let host = Host::new(Options::default()).expect("a host");
         let layers = filters.iter().map(|name| {
-            let module = host.load(name, registry::filter(name).expect("a built-in filter")).expect("a filter");
+            let module = host.load(name, &component(name)).expect("a filter");
             module.configure(Vec::new(), Limits::default()).expect("a filter without parameters")
         });
-        let mut plugin = (registry::plugin("null").expect("a built-in plugin").make)();
+        let mut plugin = (rbdkit_plugin_null::INFO.make)();
         plugin.config(Param { key: "size", value: OsStr::new("1G") }).expect("a size");
         let chain = Chain::new(layers.collect(), "null", plugin, Pool::new());
         let top = runtime.block_on(async {

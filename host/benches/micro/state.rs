@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use divan::{Bencher, black_box};
-use rbdkit::wasm::state::{Changes, FilterState, Held, Limits, Locks, Map, Mode, Patience, Quota, ScopeState, When};
+use rbdkit_sandbox::state::{Changes, FilterState, Held, Limits, Locks, Map, Mode, Patience, Quota, ScopeState, When};
 
 const BLOCK: u32 = 64 << 10;
 const BLOCKS: u64 = (1 << 40) / BLOCK as u64;

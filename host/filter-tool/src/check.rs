@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use rbdkit::chain::{Chain, Hop, Layer};
-use rbdkit::wasm::{Host, Limits};
+use rbdkit_chain::{Chain, Hop, Layer};
 use rbdkit_plugin_api::{Buffer, Client, Errno, Flags, Param, Peer, Plugin, Pool, Span, Support};
+use rbdkit_sandbox::{Host, Limits};
 
 use tokio::sync::Notify;
 use tokio::time::timeout;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
-use rbdkit::wasm::{Compiler, Host, Limits, Module, Options, read_component, wasi_grants};
+use rbdkit_sandbox::{Compiler, Host, Limits, Module, Options, read_component, wasi_grants};
 use sha2::{Digest, Sha256};
 
 /// What each interface of the contract gives a filter, in a line for the operator. The stubs of WASI have theirs in the host.
@@ -82,7 +82,7 @@ pub fn inspect(file: &Path, json: bool) -> Result<()> {
         return Ok(());
     }
     say!("{} {}: {}", about.name, about.version, about.longname);
-    let path = rbdkit::text::one_line(&file.display().to_string());
+    let path = rbdkit_plugin_api::text::one_line(&file.display().to_string());
     say!("file:          {path} ({} bytes)", component.size);
     say!("pin it with:   --wasm-filter {path}@sha256:{}", component.digest);
     say!("thread model:  {}", about.thread_model);

@@ -85,10 +85,10 @@ enum Command {
 
 fn main() -> ExitCode {
     // Components are compiled in a child of this program, and modules made components in another.
-    if let Some(status) = rbdkit::wasm::serve_if_asked().or_else(build::serve_if_asked) {
+    if let Some(status) = rbdkit_sandbox::serve_if_asked().or_else(build::serve_if_asked) {
         return status;
     }
-    rbdkit::startup::survive_the_file_size_limit();
+    rbdkit_confine::survive_the_file_size_limit();
     // What the filter logs or prints on standard error, and what is said of its faults.
     let format =
         tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().with_target(false).with_level(false);
@@ -112,5 +112,5 @@ fn main() -> ExitCode {
 /// What is wrong, in one line: names of files and texts of components have no say in where it ends.
 fn complain(what: &str) {
     use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "rbdkit-filter: error: {}", rbdkit::text::one_line(what));
+    let _ = writeln!(std::io::stderr(), "rbdkit-filter: error: {}", rbdkit_plugin_api::text::one_line(what));
 }

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::listen::Reachable;
 use super::{process, uri};
-use crate::text::plain;
+use rbdkit_plugin_api::text::plain;
 
 /// The command while it runs.
 pub struct Captive {

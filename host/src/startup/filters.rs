@@ -7,11 +7,11 @@ use rbdkit_plugin_api::ConfigError;
 use rbdkit_plugin_api::schema::ParamValue;
 use sha2::{Digest, Sha256};
 
-use crate::chain::Layer;
 use crate::cli::assign::{Filter, find};
 use crate::cli::{self, FilterLimit, FilterSource};
 use crate::registry;
-use crate::wasm::{Compiler, Host, Limits, Module, OnFault, Options, read_component};
+use rbdkit_chain::Layer;
+use rbdkit_sandbox::{Compiler, Host, Limits, Module, OnFault, Options, read_component};
 
 /// Loads the filters in the order of the command line. Without any nothing of the sandbox is set up.
 ///

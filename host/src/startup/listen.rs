@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::process::{self, Identity};
 use crate::cli::Listen;
-use crate::text::plain;
+use rbdkit_plugin_api::text::plain;
 
 /// One listening socket.
 #[derive(Debug)]

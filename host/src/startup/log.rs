@@ -16,8 +16,8 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::cli::{LogTo, Plan};
-use crate::rate::Rate;
-use crate::text::one_line;
+use rbdkit_plugin_api::rate::Rate;
+use rbdkit_plugin_api::text::one_line;
 
 /// Whether errors go to the system log by now.
 static IN_BACKGROUND: AtomicBool = AtomicBool::new(false);

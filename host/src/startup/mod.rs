@@ -43,27 +43,26 @@ use rbdkit_plugin_api::{ConfigError, Param, Plugin, PluginInfo, Pool};
 use rustix::process::{Pid, Signal};
 use tokio::sync::Notify;
 
-use crate::chain::Chain;
 use crate::cli::assign::{self, PluginSide};
 use crate::cli::{self, Action, FilterFault, Inherited, Listen, LogTo, Plan, program_name};
 use crate::registry;
-use crate::server::Stop;
-use crate::wall::{self, Grounds};
-use crate::wasm::OnFault;
 use background::{Split, Word};
 use captive::Captive;
 use listen::{Reachable, Socket, Sockets};
 use process::Identity;
+use rbdkit_chain::Chain;
+use rbdkit_confine::{self, Grounds};
+use rbdkit_sandbox::OnFault;
+use rbdkit_server::Stop;
 use signals::Signals;
-
-pub use process::survive_the_file_size_limit;
 
 /// Runs the program to its end.
 pub fn main() -> ExitCode {
-    if let Some(status) = crate::wasm::serve_if_asked().or_else(|| rbdkit_launcher::serve_if_asked(registry::STARTS)) {
+    if let Some(status) = rbdkit_sandbox::serve_if_asked().or_else(|| rbdkit_launcher::serve_if_asked(registry::STARTS))
+    {
         return status;
     }
-    process::survive_the_file_size_limit();
+    rbdkit_confine::survive_the_file_size_limit();
     let parent = rustix::process::getppid();
     let mut args = std::env::args_os();
     let program = program_name(args.next().as_deref());
@@ -277,7 +276,7 @@ impl Start {
             return;
         }
         let grounds = Grounds {
-            scratch: (!self.plan.filters.is_empty()).then(crate::wasm::state::directory),
+            scratch: (!self.plan.filters.is_empty()).then(rbdkit_sandbox::state::directory),
             private: sockets.private().map(PathBuf::from),
             captive,
         };

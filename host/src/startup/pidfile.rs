@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rbdkit_plugin_api::ConfigError;
 
-use crate::text::plain;
+use rbdkit_plugin_api::text::plain;
 
 /// Makes the name independent of the working directory, which a server in the background leaves.
 ///

@@ -8,8 +8,8 @@ use rbdkit_plugin_api::{ConfigError, Param, PluginInfo};
 use super::filters;
 use crate::cli::{self, Action, Parameter, Plan, help};
 use crate::registry;
-use crate::text::plain;
-use crate::wasm::OnFault;
+use rbdkit_plugin_api::text::plain;
+use rbdkit_sandbox::OnFault;
 
 /// This program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

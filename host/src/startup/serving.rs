@@ -4,9 +4,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::listen::Socket;
-use crate::chain::Chain;
 use crate::cli::Plan;
-use crate::server::{Limits, Listener, Options, Server, Stop};
+use rbdkit_chain::Chain;
+use rbdkit_server::{Limits, Listener, Options, Server, Stop};
 
 /// What the plan says of serving, in the server's words.
 fn options(plan: &Plan) -> Options {

@@ -25,9 +25,11 @@ pub mod inherited;
 mod op;
 mod pipe;
 mod plugin;
+pub mod rate;
 mod reach;
 pub mod schema;
 pub mod shelf;
+pub mod text;
 mod types;
 pub mod units;
 

@@ -1,0 +1,361 @@
+//! Clients that leave while their requests wait in the layers below.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use rbdkit_plugin_api::{Buffer, Client, Errno, Flags, ThreadModel};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use super::support::{Disk, Guest, READS, Stack, WRITES, read};
+use crate::Limits;
+use rbdkit_chain::Hop;
+
+/// A disk whose operations wait for permits.
+fn slow() -> (Disk, Arc<Semaphore>) {
+    let hold = Arc::new(Semaphore::new(0));
+    (Disk { hold: Some(Arc::clone(&hold)), ..Disk::default() }, hold)
+}
+
+/// A client that can leave.
+async fn connect(stack: &Stack) -> (Arc<Client>, Arc<Hop>) {
+    let client = stack.client();
+    let top = stack.chain.top(Arc::clone(&client)).open(false, "").await.unwrap();
+    (client, top)
+}
+
+fn reading(top: &Arc<Hop>, offset: u64) -> JoinHandle<Result<(), Errno>> {
+    let top = Arc::clone(top);
+    tokio::spawn(async move { read(&top, offset, 512).await.map(|_| ()).map_err(|error| error.errno()) })
+}
+
+/// Waits until something reaches the disk, and answers it.
+async fn reached(stack: &Stack) -> Vec<String> {
+    while stack.disk.log.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    stack.disk.seen()
+}
+
+/// Everything that could go on has gone on: the tests have one thread, and each task that wakes is ahead of this one.
+async fn settled() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// How many operations were left to themselves by the filter in this place of the chain.
+fn left(stack: &Stack, place: usize) -> u64 {
+    stack.host.statistics()[place].1.left.load(SeqCst)
+}
+
+#[tokio::test]
+async fn a_call_that_waits_in_next_ends_with_its_client() {
+    let (disk, hold) = slow();
+    let limits = Limits { instances: 1, ..Limits::default() };
+    let stack = Stack::over(&[Guest::new(&["reads"], READS)], disk, limits).await;
+    let (client, top) = connect(&stack).await;
+    let (_, other) = connect(&stack).await;
+    let waiting = reading(&top, 0);
+    assert_eq!(reached(&stack).await, ["pread 0 512"]);
+    let in_line = reading(&top, 512);
+    let next = reading(&other, 1024);
+    settled().await;
+    assert!(stack.disk.seen().is_empty(), "there is one instance");
+    client.set_gone();
+    assert_eq!(waiting.await.unwrap(), Err(Errno::Eshutdown));
+    assert_eq!(in_line.await.unwrap(), Err(Errno::Eshutdown));
+    // The instance's place is free, though the disk has not answered.
+    assert_eq!(reached(&stack).await, ["pread 1024 512"]);
+    hold.add_permits(2);
+    assert_eq!(next.await.unwrap(), Ok(()));
+    assert_eq!((left(&stack, 0), stack.counters().faults.load(SeqCst)), (1, 0));
+}
+
+#[tokio::test]
+async fn every_operation_of_next_ends_with_its_client() {
+    const ALL: &str = r#"
+    (import "rbdkit:filter/next@0.1.0" "flush" (func $flush (param i32)))
+    (import "rbdkit:filter/next@0.1.0" "trim" (func $trim (param i64 i64 i32 i32)))
+    (import "rbdkit:filter/next@0.1.0" "zero" (func $zero (param i64 i64 i32 i32)))
+    (import "rbdkit:filter/next@0.1.0" "cache" (func $cache (param i64 i64 i32)))
+    (import "rbdkit:filter/next@0.1.0" "extents-forward" (func $forward (param i64 i64 i64 i32 i32)))
+    (func (export "rbdkit:filter/flushes@0.1.0#flush") (result i32) (call $flush (i32.const 2048)) (i32.const 2048))
+    (func (export "rbdkit:filter/trims@0.1.0#trim") (param i64 i64 i32) (result i32)
+        (call $trim (local.get 0) (local.get 1) (local.get 2) (i32.const 2048)) (i32.const 2048))
+    (func (export "rbdkit:filter/zeroes@0.1.0#zero") (param i64 i64 i32) (result i32)
+        (call $zero (local.get 0) (local.get 1) (local.get 2) (i32.const 2048)) (i32.const 2048))
+    (func (export "rbdkit:filter/caching@0.1.0#cache") (param i64 i64) (result i32)
+        (call $cache (local.get 0) (local.get 1) (i32.const 2048)) (i32.const 2048))
+    (func (export "rbdkit:filter/mapping@0.1.0#extents") (param i64 i64 i32) (result i32)
+        (call $forward (local.get 0) (local.get 1) (local.get 0) (local.get 2) (i32.const 2048))
+        (i32.const 1200))
+    "#;
+    let exports = &["reads", "writes", "flushes", "trims", "zeroes", "caching", "mapping"];
+    let guest = Guest::new(exports, &format!("{READS}{WRITES}{ALL}")).transparent();
+    let (disk, hold) = slow();
+    let stack = Stack::over(&[guest], disk, Limits::default()).await;
+    for n in 1..=6 {
+        let (client, top) = connect(&stack).await;
+        let operation = tokio::spawn(async move {
+            match n {
+                1 => {
+                    let payload = Buffer::from_vec(vec![1; 512]);
+                    let span = payload.span();
+                    top.pwrite(payload, span, 0, Flags::NONE).await.1
+                }
+                2 => top.flush().await,
+                3 => top.trim(0, 512, Flags::NONE).await,
+                4 => top.zero(0, 512, Flags::NONE).await,
+                5 => top.cache(0, 512).await,
+                _ => top.extents(0, 512, Flags::NONE).await.map(|_| ()),
+            }
+            .unwrap_err()
+            .errno()
+        });
+        reached(&stack).await;
+        client.set_gone();
+        assert_eq!(operation.await.unwrap(), Errno::Eshutdown);
+        assert_eq!(left(&stack, 0), n);
+    }
+    hold.add_permits(6);
+}
+
+/// Locks its 512 bytes around a read of next, and marks a block meanwhile. A flush counts marks: it fails with as many as its errno says.
+const LOCKS_AND_MARKS: &str = r#"
+    (import "rbdkit:filter/locks@0.1.0" "lock" (func $lock (param i32 i64 i64 i32 i32)))
+    (import "rbdkit:filter/maps@0.1.0" "resize" (func $resize (param i32 i32 i32 i64 i32)))
+    (import "rbdkit:filter/maps@0.1.0" "set" (func $set (param i32 i32 i64 i64 i32 i32 i32) (result i64)))
+    (import "rbdkit:filter/maps@0.1.0" "count" (func $count (param i32 i32 i32) (result i64)))
+    (import "rbdkit:filter/next@0.1.0" "pread" (func $next_pread (param i64 i32 i32 i32 i32)))
+    (func $sized (call $resize (i32.const 1) (i32.const 0) (i32.const 512) (i64.const 65536) (i32.const 2048)))
+    (func (export "rbdkit:filter/reads@0.1.0#pread") (param i64 i32 i32) (result i32)
+        (call $lock (i32.const 1) (local.get 0) (i64.extend_i32_u (local.get 1)) (i32.const 1) (i32.const 2048))
+        (if (i32.load8_u (i32.const 2048)) (then (return (i32.const 2048))))
+        (call $sized)
+        (drop (call $set (i32.const 1) (i32.const 0) (i64.div_u (local.get 0) (i64.const 512)) (i64.const 1) (i32.const 15) (i32.const 1) (i32.const 2)))
+        (call $next_pread (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (i32.const 2048))
+        (i32.const 2048))
+    (func (export "rbdkit:filter/flushes@0.1.0#flush") (result i32)
+        (local $marks i32)
+        (call $sized)
+        (local.set $marks (i32.wrap_i64 (call $count (i32.const 1) (i32.const 0) (i32.const 1))))
+        (i32.store8 (i32.const 2048) (i32.ne (local.get $marks) (i32.const 0)))
+        (i32.store8 (i32.const 2049) (local.get $marks))
+        (i32.const 2048))
+"#;
+
+#[tokio::test]
+async fn an_operation_that_goes_on_keeps_its_lock_and_nothing_else_of_the_call() {
+    let (disk, hold) = slow();
+    let stack = Stack::over(&[Guest::new(&["reads", "flushes"], LOCKS_AND_MARKS)], disk, Limits::default()).await;
+    let (client, top) = connect(&stack).await;
+    let (_, other) = connect(&stack).await;
+    let waiting = reading(&top, 0);
+    assert_eq!(reached(&stack).await, ["pread 0 512"]);
+    assert!(other.flush().await.is_err(), "a block is marked");
+    client.set_gone();
+    assert_eq!(waiting.await.unwrap(), Err(Errno::Eshutdown));
+    other.flush().await.expect("the mark was undone");
+    let same = reading(&other, 0);
+    let another = reading(&other, 512);
+    assert_eq!(reached(&stack).await, ["pread 512 512"]);
+    settled().await;
+    assert!(stack.disk.seen().is_empty(), "the range is not free while it is still being read");
+    // The disk answers in turn: this one is for what goes on.
+    hold.add_permits(1);
+    assert_eq!(reached(&stack).await, ["pread 0 512"]);
+    hold.add_permits(2);
+    assert_eq!((same.await.unwrap(), another.await.unwrap()), (Ok(()), Ok(())));
+}
+
+#[tokio::test]
+async fn in_a_chain_each_layer_lets_go_and_each_is_closed_after_the_operation() {
+    let (disk, hold) = slow();
+    let guest = Guest::new(&["reads"], READS);
+    let stack = Stack::over(&[guest.clone(), guest.clone(), guest], disk, Limits::default()).await;
+    let (client, top) = connect(&stack).await;
+    let waiting = reading(&top, 0);
+    assert_eq!(reached(&stack).await, ["pread 0 512"]);
+    client.set_gone();
+    assert_eq!(waiting.await.unwrap(), Err(Errno::Eshutdown));
+    // As the server does then. It does not wait for the disk.
+    top.finalize().await.unwrap();
+    top.close().await;
+    drop(top);
+    assert!(stack.disk.seen().is_empty(), "one operation, and nothing is closed while it runs");
+    assert_eq!([left(&stack, 0), left(&stack, 1), left(&stack, 2)], [1, 1, 1]);
+    hold.add_permits(1);
+    stack.chain.cleanup().await;
+    assert_eq!(stack.disk.seen(), ["finalize", "close"]);
+    for (_, counters) in stack.host.statistics() {
+        assert_eq!(counters.faults.load(SeqCst), 0);
+    }
+}
+
+/// Its finalize flushes next.
+fn flushes_at_the_end() -> Guest {
+    Guest::new(
+        &["connection", "reads"],
+        &format!(
+            r#"
+    (import "rbdkit:filter/next-open@0.1.0" "open" (func $open (param i32 i32 i32 i32)))
+    (import "rbdkit:filter/next@0.1.0" "flush" (func $flush (param i32)))
+    {READS}
+    (func (export "rbdkit:filter/connection@0.1.0#open") (param i32 i32 i32 i32 i32) (result i32)
+        (call $open (local.get 0) (local.get 1) (local.get 2) (i32.const 2048))
+        (i32.store8 (i32.const 2064) (i32.load8_u (i32.const 2048)))
+        (i64.store (i32.const 2072) (i64.const 0))
+        (i32.const 2064))
+    (func (export "rbdkit:filter/connection@0.1.0#prepare") (result i32) (i32.const 1200))
+    (func (export "rbdkit:filter/connection@0.1.0#finalize") (result i32) (call $flush (i32.const 2048)) (i32.const 2048))
+    (func (export "rbdkit:filter/connection@0.1.0#close"))
+"#
+        ),
+    )
+}
+
+/// Its flush takes a lock, flushes next and, when that has succeeded, trims a sector of it.
+fn flushes() -> Guest {
+    Guest::new(
+        &["reads", "flushes"],
+        &format!(
+            r#"
+    (import "rbdkit:filter/locks@0.1.0" "lock" (func $lock (param i32 i64 i64 i32 i32)))
+    (import "rbdkit:filter/next@0.1.0" "flush" (func $flush (param i32)))
+    (import "rbdkit:filter/next@0.1.0" "trim" (func $trim (param i64 i64 i32 i32)))
+    {READS}
+    (func (export "rbdkit:filter/flushes@0.1.0#flush") (result i32)
+        (call $lock (i32.const 1) (i64.const 0) (i64.const 512) (i32.const 1) (i32.const 2048))
+        (if (i32.load8_u (i32.const 2048)) (then (return (i32.const 2048))))
+        (call $flush (i32.const 2048))
+        (if (i32.load8_u (i32.const 2048)) (then (return (i32.const 2048))))
+        (call $trim (i64.const 0) (i64.const 512) (i32.const 0) (i32.const 2048))
+        (i32.const 2048))
+"#
+        ),
+    )
+}
+
+#[tokio::test]
+async fn what_finalize_asks_of_the_layers_below_waits_though_the_client_has_gone() {
+    let (disk, hold) = slow();
+    let stack = Stack::over(&[flushes_at_the_end(), flushes()], disk, Limits::default()).await;
+    // Two at once, so that one also waits for the other's lock.
+    let mut ends = Vec::new();
+    for _ in 0..2 {
+        let (client, top) = connect(&stack).await;
+        client.set_gone();
+        ends.push(tokio::spawn(async move {
+            top.finalize().await.unwrap();
+            top.close().await;
+        }));
+    }
+    assert_eq!(reached(&stack).await, ["flush"]);
+    settled().await;
+    assert!(stack.disk.seen().is_empty());
+    hold.add_permits(4);
+    for end in ends {
+        end.await.unwrap();
+    }
+    let mut seen = stack.disk.seen();
+    seen.retain(|line| line != "finalize" && line != "close");
+    assert_eq!(seen, ["trim 0 512", "flush", "trim 0 512"]);
+    assert_eq!([left(&stack, 0), left(&stack, 1)], [0, 0]);
+}
+
+#[tokio::test]
+async fn an_instance_that_others_need_waits_and_so_do_the_layers_below() {
+    let (disk, hold) = slow();
+    let upper = Guest::new(&["reads"], READS).model(1).recovery(2);
+    let stack = Stack::over(&[upper, Guest::new(&["reads"], READS)], disk, Limits::default()).await;
+    let (client, top) = connect(&stack).await;
+    let waiting = reading(&top, 0);
+    reached(&stack).await;
+    client.set_gone();
+    settled().await;
+    assert!(!waiting.is_finished());
+    hold.add_permits(1);
+    assert_eq!(waiting.await.unwrap(), Ok(()));
+    assert_eq!([left(&stack, 0), left(&stack, 1)], [0, 0]);
+}
+
+#[tokio::test]
+async fn the_turn_in_a_serialized_layer_is_kept_until_the_operation_ends() {
+    let (disk, hold) = slow();
+    let disk = Disk { model: ThreadModel::SerializeAllRequests, ..disk };
+    let stack = Stack::over(&[Guest::new(&["reads"], READS)], disk, Limits::default()).await;
+    let (client, top) = connect(&stack).await;
+    let (_, other) = connect(&stack).await;
+    let waiting = reading(&top, 0);
+    reached(&stack).await;
+    client.set_gone();
+    assert_eq!(waiting.await.unwrap(), Err(Errno::Eshutdown));
+    let next = reading(&other, 512);
+    settled().await;
+    assert!(stack.disk.seen().is_empty());
+    hold.add_permits(2);
+    assert_eq!(next.await.unwrap(), Ok(()));
+    assert_eq!(stack.disk.seen(), ["pread 512 512"]);
+}
+
+#[tokio::test]
+async fn what_goes_on_without_a_call_is_bounded() {
+    let (disk, hold) = slow();
+    let limits = Limits { buffers_total: 2 * 512, ..Limits::default() };
+    let stack = Stack::over(&[Guest::new(&["reads"], READS)], disk, limits).await;
+    let (client, top) = connect(&stack).await;
+    let mut waiting: Vec<_> = (0..3).map(|n| reading(&top, n * 512)).collect();
+    while stack.disk.log.lock().unwrap().len() < 3 {
+        tokio::task::yield_now().await;
+    }
+    client.set_gone();
+    for task in waiting.drain(..2) {
+        assert_eq!(task.await.unwrap(), Err(Errno::Eshutdown));
+    }
+    settled().await;
+    let third = waiting.remove(0);
+    assert!(!third.is_finished());
+    // In turn, so what was left is over first, and its bytes with it.
+    hold.add_permits(3);
+    assert_eq!(third.await.unwrap(), Ok(()));
+    assert_eq!(left(&stack, 0), 2);
+    let (client, top) = connect(&stack).await;
+    let waiting = reading(&top, 0);
+    while stack.disk.log.lock().unwrap().len() < 4 {
+        tokio::task::yield_now().await;
+    }
+    client.set_gone();
+    assert_eq!(waiting.await.unwrap(), Err(Errno::Eshutdown));
+    hold.add_permits(1);
+}
+
+/// Every read reopens next first, as of generation 0.
+const REOPENS: &str = r#"
+    (import "rbdkit:filter/next-open@0.1.0" "reopen" (func $reopen (param i64 i32 i32 i32 i32)))
+    (import "rbdkit:filter/next@0.1.0" "pread" (func $next_pread (param i64 i32 i32 i32 i32)))
+    (func (export "rbdkit:filter/reads@0.1.0#pread") (param i64 i32 i32) (result i32)
+        (call $reopen (i64.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 2048))
+        (call $next_pread (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (i32.const 2048))
+        (i32.const 2048))
+"#;
+
+#[tokio::test]
+async fn an_operation_that_goes_on_keeps_the_next_it_began_with() {
+    let (disk, hold) = slow();
+    let stack = Stack::over(&[Guest::new(&["reads"], REOPENS)], disk, Limits::default()).await;
+    let (client, top) = connect(&stack).await;
+    let waiting = reading(&top, 0);
+    settled().await;
+    // What was replaced had no user any more.
+    assert_eq!(stack.disk.seen(), ["pread 0 512", "finalize", "close"]);
+    client.set_gone();
+    assert_eq!(waiting.await.unwrap(), Err(Errno::Eshutdown));
+    top.finalize().await.unwrap();
+    top.close().await;
+    drop(top);
+    assert!(stack.disk.seen().is_empty());
+    hold.add_permits(1);
+    stack.chain.cleanup().await;
+    assert_eq!(stack.disk.seen(), ["finalize", "close"]);
+}
