@@ -136,7 +136,7 @@ impl Gatekeeper {
 /// All of them are taken before the first layer is opened, from the top down: a layer that waited for its place while the ones above were
 /// being opened would make those hold what the connection before it needs to end (the one instance of a filter). And they are the
 /// client's, not a hop's, so that a filter can open the layer below anew before it lets the old one go.
-pub(super) struct Places(#[expect(dead_code, reason = "held, not used")] Vec<OwnedSemaphorePermit>);
+pub(crate) struct Places(#[expect(dead_code, reason = "held, not used")] Vec<OwnedSemaphorePermit>);
 
 impl Chain {
     /// Puts filters (nearest the client first) in front of a plugin that is configured and ready.

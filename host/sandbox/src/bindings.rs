@@ -6,7 +6,7 @@
 use rbdkit_plugin_api as api;
 
 wasmtime::component::bindgen!({
-    path: "../wit",
+    path: "../../wit",
     world: "rbdkit:filter/everything",
     imports: {
         "rbdkit:filter/next.pread": async | trappable,

@@ -17,8 +17,8 @@ mod plan;
 mod words;
 
 pub use plan::{
-    Action, DebugFlag, FilterFault, FilterLimit, FilterSource, Inherited, Listen, LogTo, Parameter, Plan, Sha256,
-    Target, TargetedParameter,
+    Action, FilterFault, FilterLimit, FilterSource, Inherited, Listen, LogTo, Parameter, Plan, Sha256, Target,
+    TargetedParameter,
 };
 pub use words::{nearest, program_name};
 

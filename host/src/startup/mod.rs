@@ -51,7 +51,7 @@ use captive::Captive;
 use listen::{Reachable, Socket, Sockets};
 use process::Identity;
 use rbdkit_chain::Chain;
-use rbdkit_confine::{self, Grounds};
+use rbdkit_confine::Grounds;
 use rbdkit_sandbox::OnFault;
 use rbdkit_server::Stop;
 use signals::Signals;
@@ -136,8 +136,8 @@ fn serve(
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("rbdkit")
-        .on_thread_start(wall::enter)
-        .on_thread_unpark(wall::enter)
+        .on_thread_start(rbdkit_confine::enter)
+        .on_thread_unpark(rbdkit_confine::enter)
         .build();
     let runtime = runtime.map_err(|error| ConfigError::new(format!("cannot start threads: {error}")))?;
     let start = Start { program, plan, parent, chain, identity, pidfile, inherited, stdio, word, fatal };
@@ -281,7 +281,7 @@ impl Start {
             captive,
         };
         // Not within the macro: what is not logged is not evaluated there.
-        let said = wall::raise(self.chain.reach(), &grounds).await;
+        let said = rbdkit_confine::raise(self.chain.reach(), &grounds).await;
         tracing::debug!("{said}");
     }
 

@@ -128,7 +128,7 @@ impl Guest {
 /// A component of a core module for a world with these exports.
 pub fn component_of(module: &str, exports: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
-    resolve.push_file(Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit/filter.wit")).unwrap();
+    resolve.push_file(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit/filter.wit")).unwrap();
     let world = format!("package test:guest;\nworld guest {{\ninclude rbdkit:filter/host@0.1.0;\n{exports}}}");
     let package = resolve.push_str("guest.wit", &world).unwrap();
     let world = resolve.select_world(&[package], Some("guest")).unwrap();
