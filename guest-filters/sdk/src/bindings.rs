@@ -1,8 +1,9 @@
-//! What wit-bindgen makes of `wit/`: one world for the imports and the required export, and one for each optional export, so
-//! that a component exports only what its author names. Filters use the modules above this one; this is for the macros.
+//! The code that wit-bindgen generates from `wit/`: one world for the imports and the required
+//! export, and one for each optional export, so that a component exports only what its author
+//! names. Only this crate and its macros use it; filters use the crate's other modules.
 #![allow(missing_docs, clippy::all)]
 
-/// The imports, and `filter`.
+/// The imports, and the required export `filter`.
 pub mod host {
     wit_bindgen::generate!({
         path: "../../wit",

@@ -1,16 +1,17 @@
 //! How a filter describes itself and its parameters.
 
 use crate::bindings::host::rbdkit::filter::types;
-use crate::{Recovery, ThreadModel, Unexported};
+use types::{Recovery, ThreadModel, Unexported};
 
-/// What [`Filter::describe`](crate::Filter::describe) answers.
+/// What [`Filter::describe`](crate::Filter::describe) returns.
 ///
-/// Unless it is said otherwise a filter is parallel, opaque, stateless and has no parameters.
+/// By default a filter is parallel, opaque and stateless, and has no parameters.
 #[derive(Clone, Debug)]
 pub struct Description(types::Description);
 
 impl Description {
-    /// `name` is what `--filter` calls it (lower-case letters, digits, `-`), `version` the filter's own, `longname` one line.
+    /// `name` is the name for `--filter` (lower-case letters, digits, `-`). `version` is the
+    /// filter's own. `longname` is one line.
     pub fn new(name: &str, version: &str, longname: &str) -> Description {
         Description(types::Description {
             name: name.into(),
@@ -25,45 +26,41 @@ impl Description {
         })
     }
 
-    /// Some lines for `--help`.
+    /// A few lines for `--help`.
     pub fn help(mut self, help: &str) -> Self {
         self.0.help = help.into();
         self
     }
 
-    /// How many calls may run at once, and so what `self` may be used for.
+    /// How many calls may run at once, and so what `self` may hold.
     pub fn thread_model(mut self, model: ThreadModel) -> Self {
         self.0.thread_model = model;
         self
     }
 
-    /// What is not exported passes by, untouched. Only for filters that neither move nor change data.
+    /// Operations that the filter does not export pass through unchanged. Only for filters that
+    /// neither move nor change data.
     pub fn transparent(mut self) -> Self {
         self.0.unexported = Unexported::Transparent;
         self
     }
 
-    /// What is left when an instance was lost.
+    /// What the host does when an instance was lost to a trap.
     pub fn recovery(mut self, recovery: Recovery) -> Self {
         self.0.recovery = recovery;
         self
     }
 
-    /// To be raised whenever what is kept in maps, slots and scratch changes its meaning.
+    /// A number that must change when the meaning of the filter's maps, slots or scratch changes.
     pub fn state_version(mut self, version: u32) -> Self {
         self.0.state_version = version;
         self
     }
 
-    /// One more parameter.
+    /// Adds a parameter.
     pub fn param(mut self, param: Param) -> Self {
         self.0.params.push(param.0);
         self
-    }
-
-    pub(crate) fn main_name(&self, key: &str) -> Option<&str> {
-        let of = |param: &&types::Param| param.name == key || param.aliases.iter().any(|alias| alias == key);
-        self.0.params.iter().find(of).map(|param| param.name.as_str())
     }
 
     #[doc(hidden)]
@@ -72,7 +69,8 @@ impl Description {
     }
 }
 
-/// A parameter, `name=value` on the command line. The host reads and checks the value by the kind that is chosen here.
+/// A parameter, `name=value` on the command line. The host parses and checks the value according to
+/// its kind.
 #[derive(Clone, Debug)]
 pub struct Param(types::Param);
 
@@ -126,69 +124,70 @@ impl Param {
         Param::new(name, "probability")
     }
 
-    /// One of some words.
+    /// One of the words in `choices`.
     pub fn choice(name: &str, choices: &[&str]) -> Param {
         let mut param = Param::new(name, "choice");
         param.0.choices = choices.iter().map(|choice| choice.to_string()).collect();
         param
     }
 
-    /// A file to be read with [`files`](crate::files).
+    /// A file that the filter reads with [`files`](crate::files).
     pub fn path_read(name: &str) -> Param {
         Param::new(name, "path-read")
     }
 
-    /// A file to be read with [`files`](crate::files) that may be missing, and may be replaced while the server runs.
+    /// A file that the filter reads with [`files`](crate::files). It may be missing, and may be
+    /// replaced while the server runs.
     pub fn path_now(name: &str) -> Param {
         Param::new(name, "path-now")
     }
 
-    /// A file to be appended to with [`files`](crate::files).
+    /// A file that the filter appends to with [`files`](crate::files).
     pub fn path_append(name: &str) -> Param {
         Param::new(name, "path-append")
     }
 
-    /// A path whose existence [`files::holds`](crate::files::holds) tells.
+    /// A path; [`files::holds`](crate::files::holds) says whether it exists.
     pub fn watch(name: &str) -> Param {
         Param::new(name, "watch")
     }
 
-    /// True, false, or a path whose existence is the answer.
+    /// True, false, or a path: then the value is whether the path exists.
     pub fn bool_or_watch(name: &str) -> Param {
         Param::new(name, "bool-or-watch")
     }
 
-    /// Another key that means the same.
+    /// Another key with the same meaning.
     pub fn alias(mut self, name: &str) -> Self {
         self.0.aliases.push(name.into());
         self
     }
 
-    /// As the user would write it, for the help text: the filter applies it itself.
+    /// The default as the user would write it, for the help text. The filter applies it itself.
     pub fn default(mut self, default: &str) -> Self {
         self.0.default = Some(default.into());
         self
     }
 
-    /// It has to be given.
+    /// The parameter must be given.
     pub fn required(mut self) -> Self {
         self.0.required = true;
         self
     }
 
-    /// It may be given more than once.
+    /// The parameter may be given more than once.
     pub fn repeat(mut self) -> Self {
         self.0.repeat = true;
         self
     }
 
-    /// The layers below get it as well.
+    /// The layers below receive it as well.
     pub fn pass_on(mut self) -> Self {
         self.0.pass_on = true;
         self
     }
 
-    /// One sentence.
+    /// One sentence for the help text.
     pub fn help(mut self, help: &str) -> Self {
         self.0.help = help.into();
         self

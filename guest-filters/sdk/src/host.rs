@@ -1,10 +1,11 @@
-//! The functions that the host offers, as the contract has them, and thin types over those that are used together.
+//! The functions that the host offers, as the contract defines them, and small types over those
+//! that are used together.
 
 use crate::bindings::host::rbdkit::filter as imports;
 
 pub use imports::{clock, next, request, server};
 
-/// Who is at the other end.
+/// The client of the connection.
 pub mod client {
     pub use super::imports::client::*;
 }
@@ -14,11 +15,11 @@ pub mod next_open {
     pub use super::imports::next_open::*;
 }
 
-/// What the operator named in a parameter.
+/// Files and paths that the operator named in a parameter.
 pub mod files {
     pub use super::imports::files::*;
 
-    /// [`holds`] of a parameter that is given at most once. A path that cannot be looked at does not hold.
+    /// [`holds`] for a parameter that is given at most once. False if the path cannot be checked.
     pub fn holds_now(param: &str) -> bool {
         holds(param, 0).unwrap_or(false)
     }
@@ -29,27 +30,27 @@ pub mod log {
     pub use super::imports::log::*;
 }
 
-/// Data of the call being served.
+/// The data of the call being served.
 pub mod buffer {
     pub use super::imports::buffer::*;
 
-    /// The request's own data: to be filled by a read, filled by the client for a write.
+    /// The request's own buffer: a read fills it, and for a write it holds what the client wrote.
     pub const PAYLOAD: u32 = 0;
 
-    /// A further buffer; given back when it is dropped, and at the latest when the call ends.
+    /// A buffer that this call allocated. Dropping it frees it.
     #[derive(Debug)]
     pub struct Buffer(u32);
 
     impl Buffer {
-        /// `length` bytes, unfilled: they read as zero.
+        /// Allocates `length` bytes, which read as zero.
         ///
         /// # Errors
-        /// `Enomem` if the call's allowance is used up, `Einval` for 0 or more than 64 MiB.
+        /// `Enomem` if the call has used up its allowance, `Einval` for 0 or more than 64 MiB.
         pub fn new(length: u32) -> Result<Buffer, Errno> {
             alloc(length).map(Buffer)
         }
 
-        /// The number by which the functions know it.
+        /// The number that the functions of this module take.
         pub fn id(&self) -> u32 {
             self.0
         }
@@ -66,22 +67,24 @@ pub mod buffer {
 pub mod locks {
     pub use super::imports::locks::*;
 
-    /// A lock that is held. **Dropping it does not unlock**, for unlocking publishes what `maps` holds back: a call that fails with `?` must
-    /// not. The host releases it at the end of the call; [`Held::release`] does it earlier.
+    /// A lock that this call holds. **Dropping it does not unlock**: unlocking publishes the
+    /// changes that `maps` holds back, and a call that fails with `?` must not publish them. The
+    /// host releases the lock at the end of the call; [`Held::release`] releases it earlier.
     #[derive(Debug)]
     #[must_use = "the lock is held until the call ends"]
     pub struct Held(());
 
     impl Held {
-        /// Waits for the lock.
+        /// Waits until the lock is granted.
         ///
         /// # Errors
-        /// `Eshutdown` if the server stops, `Einval` for an empty range or one that overflows, `Edeadlk` for a second lock.
+        /// `Eshutdown` if the server stops, `Einval` for an empty range or one that overflows,
+        /// `Edeadlk` if the call holds a lock already.
         pub fn new(scope: Scope, offset: u64, length: u64, mode: Mode) -> Result<Held, Errno> {
             lock(scope, offset, length, mode).map(|()| Held(()))
         }
 
-        /// Publishes what `maps` holds back, and unlocks.
+        /// Publishes the changes that `maps` holds back, and unlocks.
         pub fn release(self) {
             unlock();
         }
@@ -95,19 +98,19 @@ pub mod slots {
     /// One slot.
     #[derive(Clone, Copy, Debug)]
     pub struct Slot {
-        /// Whose.
+        /// What owns the slot.
         pub scope: Scope,
         /// 0 to 15.
         pub index: u32,
     }
 
     impl Slot {
-        /// What is in it.
+        /// Reads the words and their version.
         pub fn get(self) -> Words {
             get(self.scope, self.index)
         }
 
-        /// Replaces the words if nobody did since `old` was read.
+        /// Replaces the words if nobody has changed them since `old` was read. True if it did.
         pub fn replace(self, old: Words, [a, b, c, d]: [u64; 4]) -> bool {
             replace(self.scope, self.index, old.version, a, b, c, d)
         }
@@ -121,34 +124,35 @@ pub mod maps {
     /// One map.
     #[derive(Clone, Copy, Debug)]
     pub struct Map {
-        /// Whose.
+        /// What owns the map.
         pub scope: Scope,
         /// 0 to 7.
         pub id: u32,
     }
 
     impl Map {
-        /// As many blocks of `block` bytes as cover `bytes`.
+        /// Gives the map as many blocks of `block` bytes as are needed to cover `bytes`.
         pub fn resize(self, block: u32, bytes: u64) -> Result<(), Errno> {
             resize(self.scope, self.id, block, bytes)
         }
 
-        /// The state of block `first`, and how many from there on (at most `limit`) have it.
+        /// The state of block `first`, and how many blocks from there on have it, at most `limit`.
         pub fn run(self, first: u64, limit: u64) -> Run {
             get_run(self.scope, self.id, first, limit)
         }
 
-        /// The first block from `first` on in one of `states` (bit n for state n).
+        /// The first block, from `first` on, in one of `states` (bit n stands for state n).
         pub fn find(self, first: u64, states: u8) -> Option<u64> {
             find(self.scope, self.id, first, states)
         }
 
-        /// Sets those of `count` blocks that are in one of `states` to `to`, at once.
+        /// Sets those of `count` blocks that are in one of `states` to `to`, at once. Returns how
+        /// many they were.
         pub fn set(self, first: u64, count: u64, states: u8, to: u8) -> u64 {
             set(self.scope, self.id, first, count, states, to, When::Now)
         }
 
-        /// How many blocks are in `state`, which is not 0.
+        /// How many blocks are in `state`, which is 1 to 3.
         pub fn count(self, state: u8) -> u64 {
             count(self.scope, self.id, state)
         }

@@ -1,6 +1,6 @@
-//! What an rbdkit filter in Rust is written against.
+//! The library for rbdkit filters that are written in Rust.
 //!
-//! A filter is a type and the operations that it changes:
+//! A filter is a type, and implements the traits of the operations that it changes:
 //!
 //! ```
 //! use rbdkit_filter_sdk::prelude::*;
@@ -14,7 +14,7 @@
 //!     fn describe() -> Description {
 //!         Description::new("bright", env!("CARGO_PKG_VERSION"), "shows the start of a disk as 0xff")
 //!             .thread_model(ThreadModel::Parallel)
-//!             .param(Param::size("bright-limit").default("64k").help("How far."))
+//!             .param(Param::size("bright-limit").default("64k").help("Bytes to show as 0xff."))
 //!     }
 //!
 //!     fn configure(params: &Params) -> Result<Self, String> {
@@ -35,18 +35,21 @@
 //! # fn main() {}
 //! ```
 //!
-//! Build it as a `cdylib` for `wasm32-unknown-unknown` and make a component of it. [`export!`] takes the names of the groups, as they are
-//! called in the contract; what is not named is settled by the host without entering the filter (see [`Unexported`]).
+//! Build it as a `cdylib` for `wasm32-unknown-unknown`, and make a component of the result.
+//! [`export!`] takes the names of the interfaces that the filter exports, as the contract calls
+//! them. For an interface that is not named the host acts without entering the filter (see
+//! [`Unexported`]).
 //!
-//! The functions of the modules are those of the contract, and what they do is written there: `wit/filter.wit`. They act on the request
-//! that is being served; outside of a component, in native tests, they cannot be called.
+//! The modules hold the functions of the contract, `wit/filter.wit`, which documents them. They act
+//! on the request that is being served. They can only be called in a component, not in native
+//! tests.
 #![deny(missing_docs)]
 
 #[doc(hidden)]
 #[allow(missing_docs, clippy::all)]
 pub mod bindings;
 mod describe;
-mod glue;
+mod export;
 mod ops;
 mod params;
 
@@ -65,9 +68,9 @@ pub use ops::{
 pub use params::Params;
 
 #[doc(hidden)]
-pub use glue::{canonical, report_panics};
+pub use export::report_panics;
 
-/// Everything that most filters need, to be imported at once.
+/// The names that most filters need, for one `use`.
 pub mod prelude {
     pub use crate::host::buffer::PAYLOAD;
     pub use crate::{

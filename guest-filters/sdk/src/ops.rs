@@ -1,56 +1,60 @@
-//! The exports of the contract as traits. What a default method does is what happens without the export.
+//! The exports of the contract as traits, one for each interface. A default method does what the
+//! host does when the interface is not exported.
 
-use crate::{
-    BlockSizes, Capabilities, CommandFlags, Description, Errno, ExportEntry, Extent, Params, ThreadModel, next,
-    next_open,
+use crate::bindings::host::rbdkit::filter::types::{
+    BlockSizes, Capabilities, CommandFlags, Errno, ExportEntry, Extent, ThreadModel,
 };
+use crate::describe::Description;
+use crate::host::{next, next_open};
+use crate::params::Params;
 
-/// Every filter. The value is made once for each instance and serves one call at a time; what `self` may be used for depends on the
-/// thread model (use `Cell` and `RefCell`).
+/// Every filter implements this. Each instance makes one value, which serves one call at a time.
+/// The thread model says what `self` may hold; use `Cell` and `RefCell` to change it.
 pub trait Filter: Sized + 'static {
-    /// What the filter is. Always the same; may only log.
+    /// Describes the filter. It must always return the same, and may call nothing but `log`.
     fn describe() -> Description;
 
-    /// Takes the parameters. Always the same for the same parameters, without side effects.
+    /// Makes the filter from its parameters. It must have no side effects, and do the same each
+    /// time it gets the same parameters.
     ///
     /// # Errors
-    /// One line for the user that names the parameter and what would be right.
+    /// One line for the user that names the parameter and says what values it takes.
     fn configure(params: &Params) -> Result<Self, String>;
 }
 
-/// `threading`.
+/// `threading`: a thread model that depends on the parameters.
 pub trait Threading: Filter {
-    /// The thread model in place of the described one.
+    /// The thread model. It replaces the one of the description.
     fn thread_model(&self) -> ThreadModel;
 }
 
-/// `lifecycle`: once a server.
+/// `lifecycle`: the life of the server. Each method is called once.
 pub trait Lifecycle: Filter {
-    /// Before the server listens. An error (a line for the user) ends it.
+    /// Called before the server listens. An error (one line for the user) ends the server.
     fn get_ready(&self) -> Result<(), String> {
         Ok(())
     }
-    /// In the process that serves.
+    /// Called in the process that serves. An error (one line for the user) ends the server.
     fn after_fork(&self) -> Result<(), String> {
         Ok(())
     }
-    /// After the last connection.
+    /// Called after the last connection.
     fn cleanup(&self) {}
 }
 
-/// `admission`.
+/// `admission`: who may connect.
 pub trait Admission: Filter {
-    /// Who may connect: an error drops the connection.
+    /// Called when a client connects. An error drops the connection.
     fn preconnect(&self, readonly: bool) -> Result<(), Errno>;
 }
 
 /// `names`: which exports there are.
 pub trait Names: Filter {
-    /// The exports.
+    /// The list of exports.
     fn list_exports(&self, readonly: bool, _is_tls: bool) -> Result<Vec<ExportEntry>, Errno> {
         next_open::list_exports(readonly)
     }
-    /// What the empty name stands for.
+    /// The export that the empty name stands for.
     fn default_export(&self, readonly: bool, _is_tls: bool) -> Result<String, Errno> {
         next_open::default_export(readonly)
     }
@@ -58,89 +62,90 @@ pub trait Names: Filter {
 
 /// `connection`: the life of a connection in this layer.
 pub trait Connection: Filter {
-    /// Opens next and answers the handle.
+    /// Opens next and returns the handle, which `request::handle` returns from then on.
     fn open(&self, readonly: bool, exportname: &str, _is_tls: bool, _replayed: bool) -> Result<u64, Errno> {
         next_open::open(readonly, exportname)?;
         Ok(0)
     }
-    /// Next is open; no request was made yet.
+    /// Called when next is open, before the first request.
     fn prepare(&self) -> Result<(), Errno> {
         Ok(())
     }
-    /// After the last request; next still works.
+    /// Called after the last request, while next still works.
     fn finalize(&self) -> Result<(), Errno> {
         Ok(())
     }
-    /// Next is gone.
+    /// Called when next is closed.
     fn close(&self) {}
 }
 
 /// `info`: what the export is.
 pub trait Info: Filter {
-    /// Bytes.
+    /// The size in bytes.
     fn get_size(&self) -> Result<u64, Errno> {
         next::get_size()
     }
-    /// `Errno::Enotsup`: nothing to name.
+    /// The block sizes in bytes, or `Errno::Enotsup` if the layer does not state any.
     fn block_size(&self) -> Result<BlockSizes, Errno> {
         next::block_size()
     }
-    /// For people.
+    /// A description for people.
     fn export_description(&self) -> Option<String> {
         next::export_description()
     }
 }
 
-/// `features`.
+/// `features`: what the layer can do.
 pub trait Features: Filter {
-    /// What this layer can, from what next can.
+    /// Returns what this layer can do. `below` is what next can do.
     fn can(&self, below: Capabilities) -> Result<Capabilities, Errno>;
 }
 
 /// `reads`.
 pub trait Reads: Filter {
-    /// Fills the payload.
+    /// Fills the payload with `length` bytes from `offset` on.
     fn pread(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno>;
 }
 
 /// `writes`.
 pub trait Writes: Filter {
-    /// Writes the payload.
+    /// Writes the payload, which has `length` bytes, to `offset`.
     fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno>;
 }
 
 /// `flushes`.
 pub trait Flushes: Filter {
-    /// Makes what was answered before durable.
+    /// Makes every write durable that was answered before the call.
     fn flush(&self) -> Result<(), Errno>;
 }
 
 /// `trims`.
 pub trait Trims: Filter {
-    /// Discards.
+    /// Discards a range.
     fn trim(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno>;
 }
 
 /// `zeroes`.
 pub trait Zeroes: Filter {
-    /// Makes the range read as zero.
+    /// Makes a range read as zero.
     fn zero(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno>;
 }
 
 /// `mapping`.
 pub trait Mapping: Filter {
-    /// What a client would read now.
+    /// The types of the bytes that a client would read now. Extents that `next::extents_forward`
+    /// appended come before those that are returned.
     fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno>;
 }
 
 /// `caching`.
 pub trait Caching: Filter {
-    /// Brings the range nearer.
+    /// Caches a range, so that later reads are faster.
     fn cache(&self, offset: u64, length: u64) -> Result<(), Errno>;
 }
 
-/// `background`: ranges that the host prefetches when it has nothing else to do.
+/// `background`: ranges that the host caches when it has nothing else to do.
 pub trait Background: Filter {
-    /// Offset and length of the next one.
+    /// The offset and length of the next range, or `None` if there is nothing more to do.
     fn next_range(&self) -> Option<(u64, u64)>;
 }
