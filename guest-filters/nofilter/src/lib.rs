@@ -1,4 +1,5 @@
-//! Passes every request through, unchanged, but enters the guest for each one: what it costs is what a filter costs.
+//! Passes every request through unchanged, but enters the guest for each one: it costs what a
+//! filter costs.
 #![deny(unsafe_code)]
 
 use rbdkit_filter_sdk::prelude::*;
@@ -9,7 +10,7 @@ pub struct Nofilter;
 impl Filter for Nofilter {
     fn describe() -> Description {
         Description::new("nofilter", env!("CARGO_PKG_VERSION"), "passes requests through")
-            .help("Changes nothing. For tests, and to see what a filter costs.")
+            .help("Changes nothing. For tests, and to measure what a filter costs.")
             .thread_model(ThreadModel::Parallel)
             .transparent()
     }
