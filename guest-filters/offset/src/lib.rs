@@ -1,4 +1,4 @@
-//! Serves a part of the layer below as if it were the whole.
+//! Serves a part of the layer below as if it were a whole disk.
 #![deny(unsafe_code)]
 
 mod window;
@@ -13,9 +13,9 @@ pub struct Offset {
 }
 
 impl Offset {
-    /// Where a request lands below. The host has checked the request against the size that this layer tells, so the sum is within the
-    /// layer below.
-    fn below(&self, offset: u64) -> u64 {
+    /// The offset in the layer below. The host has checked the request against the size of this
+    /// layer, so the sum is within the layer below.
+    fn offset_below(&self, offset: u64) -> u64 {
         offset.saturating_add(self.offset)
     }
 }
@@ -23,10 +23,10 @@ impl Offset {
 impl Filter for Offset {
     fn describe() -> Description {
         Description::new("offset", env!("CARGO_PKG_VERSION"), "serves a part of the layer below")
-            .help("It is an error if the part does not lie within the layer below.")
+            .help("The part must lie within the layer below, or clients cannot connect.")
             .thread_model(ThreadModel::Parallel)
-            .param(Param::size("offset").default("0").help("Where the part starts."))
-            .param(Param::size("range").help("How long it is; without it, it reaches to the end."))
+            .param(Param::size("offset").default("0").help("Where the part starts, in bytes."))
+            .param(Param::size("range").help("How long the part is, in bytes. By default it reaches to the end."))
     }
 
     fn configure(params: &Params) -> Result<Self, String> {
@@ -38,8 +38,8 @@ impl Info for Offset {
     fn get_size(&self) -> Result<u64, Errno> {
         match Window::new(next::get_size()?, self.offset, self.range) {
             Ok(window) => Ok(window.size),
-            Err(why) => {
-                log::error(&why);
+            Err(message) => {
+                log::error(&message);
                 Err(Errno::Einval)
             }
         }
@@ -54,38 +54,38 @@ impl Features for Offset {
 
 impl Reads for Offset {
     fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
-        next::pread(self.below(offset), length, PAYLOAD, 0)
+        next::pread(self.offset_below(offset), length, PAYLOAD, 0)
     }
 }
 
 impl Writes for Offset {
     fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno> {
-        next::pwrite(self.below(offset), length, PAYLOAD, 0, flags)
+        next::pwrite(self.offset_below(offset), length, PAYLOAD, 0, flags)
     }
 }
 
 impl Trims for Offset {
     fn trim(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
-        next::trim(self.below(offset), length, flags)
+        next::trim(self.offset_below(offset), length, flags)
     }
 }
 
 impl Zeroes for Offset {
     fn zero(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
-        next::zero(self.below(offset), length, flags)
+        next::zero(self.offset_below(offset), length, flags)
     }
 }
 
 impl Mapping for Offset {
     fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
-        next::extents_forward(self.below(offset), length, offset, flags)?;
+        next::extents_forward(self.offset_below(offset), length, offset, flags)?;
         Ok(Vec::new())
     }
 }
 
 impl Caching for Offset {
     fn cache(&self, offset: u64, length: u64) -> Result<(), Errno> {
-        next::cache(self.below(offset), length)
+        next::cache(self.offset_below(offset), length)
     }
 }
 
