@@ -1,8 +1,8 @@
-//! Which operation waits for how long.
+//! How long each operation waits.
 
-/// Nanoseconds for each operation, as the parameters say. A later parameter replaces an earlier one.
+/// The delay of each operation in nanoseconds. A later parameter replaces an earlier one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
+pub struct Delays {
     /// Before pread.
     pub read: u64,
     /// Before pwrite.
@@ -21,11 +21,11 @@ pub struct Plan {
     pub close: u64,
 }
 
-impl Plan {
-    /// Takes one parameter; false if it is none of these.
+impl Delays {
+    /// Applies one parameter. False if it does not name a delay.
     pub fn set(&mut self, name: &str, ns: u64) -> bool {
         match name {
-            "delay-read" | "rdelay" => self.read = ns,
+            "delay-read" => self.read = ns,
             "delay-write" => self.write = ns,
             "delay-zero" => self.zero = ns,
             "delay-trim" => self.trim = ns,
@@ -45,21 +45,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wdelay_stands_for_writes_zeroes_and_trims() {
-        let mut plan = Plan::default();
-        assert!(plan.set("wdelay", 5));
-        assert_eq!(plan, Plan { write: 5, zero: 5, trim: 5, ..Plan::default() });
-        assert!(plan.set("delay-zero", 7));
-        assert_eq!((plan.write, plan.zero), (5, 7));
-        assert!(!plan.set("delay-fast-zero", 7));
+    fn wdelay_sets_the_delays_of_write_zero_and_trim() {
+        let mut delays = Delays::default();
+        assert!(delays.set("wdelay", 5));
+        assert_eq!(delays, Delays { write: 5, zero: 5, trim: 5, ..Delays::default() });
+        assert!(delays.set("delay-zero", 7));
+        assert_eq!((delays.write, delays.zero), (5, 7));
+        assert!(!delays.set("delay-fast-zero", 7));
     }
 
     #[test]
-    fn rdelay_and_delay_read_are_the_same() {
-        let mut plan = Plan::default();
-        plan.set("rdelay", 1);
-        assert_eq!(plan.read, 1);
-        plan.set("delay-read", 2);
-        assert_eq!(plan.read, 2);
+    fn the_later_of_two_parameters_wins() {
+        let mut delays = Delays::default();
+        delays.set("delay-read", 1);
+        delays.set("delay-read", 2);
+        assert_eq!(delays.read, 2);
     }
 }

@@ -1,18 +1,19 @@
-//! Waits before each request, to stand for a slow or distant server.
+//! Waits before each request, to simulate a slow or distant server.
 #![deny(unsafe_code)]
 
-mod plan;
+mod delays;
 
-use plan::Plan;
+use delays::Delays;
 use rbdkit_filter_sdk::prelude::*;
 
 /// The filter.
 pub struct Delay {
-    plan: Plan,
+    delays: Delays,
     fast_zero: bool,
 }
 
-/// Waits. Time spent here is not counted against the filter; it ends early, with an error, when nobody waits for the answer any more.
+/// Waits. The time does not count against the filter's limits. The wait ends early, with an error,
+/// if the client disconnects or the server stops.
 fn wait(ns: u64) -> Result<(), Errno> {
     if ns == 0 { Ok(()) } else { server::sleep(ns) }
 }
@@ -21,71 +22,78 @@ impl Filter for Delay {
     fn describe() -> Description {
         let param = |name: &str, help: &str| Param::duration(name).default("0").help(help);
         Description::new("delay", env!("CARGO_PKG_VERSION"), "delays requests")
-            .help("Durations are seconds, or have a unit: 50ms.")
+            .help("A time is a number of seconds, or has a unit: 50ms.")
             .thread_model(ThreadModel::Parallel)
             .transparent()
-            .param(param("delay-read", "Waits before each read.").alias("rdelay"))
-            .param(param("delay-write", "Waits before each write."))
-            .param(param("delay-zero", "Waits before zeroes are written."))
-            .param(param("delay-trim", "Waits before each trim."))
-            .param(param("delay-extents", "Waits before extents are answered."))
-            .param(param("delay-cache", "Waits before each cache request."))
-            .param(param("wdelay", "Waits before each write, zero and trim."))
-            .param(Param::bool("delay-fast-zero").default("true").help("False: fast zero requests fail at once."))
-            .param(param("delay-open", "Waits before a connection is opened."))
-            .param(param("delay-close", "Waits before a connection is closed, if the client takes leave."))
+            .param(param("delay-read", "Time to wait before each read.").alias("rdelay"))
+            .param(param("delay-write", "Time to wait before each write."))
+            .param(param("delay-zero", "Time to wait before each zero request."))
+            .param(param("delay-trim", "Time to wait before each trim."))
+            .param(param("delay-extents", "Time to wait before each request for extents."))
+            .param(param("delay-cache", "Time to wait before each cache request."))
+            .param(param("wdelay", "Time to wait before each write, zero and trim."))
+            .param(
+                Param::bool("delay-fast-zero")
+                    .default("true")
+                    .help("If false, fast zero requests fail at once with ENOTSUP."),
+            )
+            .param(param("delay-open", "Time to wait before a connection is opened."))
+            .param(param(
+                "delay-close",
+                "Time to wait before a connection is closed, if the client disconnects properly.",
+            ))
     }
 
     fn configure(params: &Params) -> Result<Self, String> {
-        let mut plan = Plan::default();
+        let mut delays = Delays::default();
         for (name, value) in params.iter().filter(|(name, _)| *name != "delay-fast-zero") {
             let ns = value.parse().map_err(|_| format!("{name}={value}: not a duration"))?;
-            plan.set(name, ns);
+            delays.set(name, ns);
         }
-        Ok(Delay { plan, fast_zero: params.bool("delay-fast-zero")?.unwrap_or(true) })
+        Ok(Delay { delays, fast_zero: params.bool("delay-fast-zero")?.unwrap_or(true) })
     }
 }
 
 impl Connection for Delay {
     fn open(&self, readonly: bool, exportname: &str, _is_tls: bool, replayed: bool) -> Result<u64, Errno> {
         if !replayed {
-            wait(self.plan.open)?;
+            wait(self.delays.open)?;
         }
         next_open::open(readonly, exportname)?;
         Ok(0)
     }
 
     fn finalize(&self) -> Result<(), Errno> {
-        // A client that is gone already is not waited for, which is no failure.
-        let _ = wait(self.plan.close);
+        // The wait ends early if the client has gone. That is not a failure.
+        let _ = wait(self.delays.close);
         Ok(())
     }
 }
 
 impl Features for Delay {
     fn can(&self, below: Capabilities) -> Result<Capabilities, Errno> {
-        // Without delay-fast-zero the answer is given here, whatever the layer below can.
+        // With delay-fast-zero=false this filter answers fast zero itself, whatever next can do.
         Ok(Capabilities { fast_zero: below.fast_zero || !self.fast_zero, ..below })
     }
 }
 
 impl Reads for Delay {
     fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
-        wait(self.plan.read)?;
+        wait(self.delays.read)?;
         next::pread(offset, length, PAYLOAD, 0)
     }
 }
 
 impl Writes for Delay {
     fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno> {
-        wait(self.plan.write)?;
+        wait(self.delays.write)?;
         next::pwrite(offset, length, PAYLOAD, 0, flags)
     }
 }
 
 impl Trims for Delay {
     fn trim(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
-        wait(self.plan.trim)?;
+        wait(self.delays.trim)?;
         next::trim(offset, length, flags)
     }
 }
@@ -95,14 +103,14 @@ impl Zeroes for Delay {
         if flags.contains(CommandFlags::FAST_ZERO) && !self.fast_zero {
             return Err(Errno::Enotsup);
         }
-        wait(self.plan.zero)?;
+        wait(self.delays.zero)?;
         next::zero(offset, length, flags)
     }
 }
 
 impl Mapping for Delay {
     fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
-        wait(self.plan.extents)?;
+        wait(self.delays.extents)?;
         next::extents_forward(offset, length, offset, flags)?;
         Ok(Vec::new())
     }
@@ -110,7 +118,7 @@ impl Mapping for Delay {
 
 impl Caching for Delay {
     fn cache(&self, offset: u64, length: u64) -> Result<(), Errno> {
-        wait(self.plan.cache)?;
+        wait(self.delays.cache)?;
         next::cache(offset, length)
     }
 }
