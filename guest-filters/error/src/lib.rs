@@ -1,12 +1,12 @@
-//! Makes requests fail at random, to see whether clients bear it.
+//! Makes requests fail at random, to test how a client handles errors.
 #![deny(unsafe_code)]
 
-mod plan;
+mod rules;
 
-use plan::{Op, Plan};
 use rbdkit_filter_sdk::prelude::*;
+use rules::{Op, Rules};
 
-/// What can be told to a client.
+/// The errors that the NBD protocol can express.
 const ERRORS: [(&str, Errno); 6] = [
     ("EPERM", Errno::Eperm),
     ("EIO", Errno::Eio),
@@ -17,89 +17,90 @@ const ERRORS: [(&str, Errno); 6] = [
 ];
 
 /// The filter.
-pub struct Fail {
-    plan: Plan,
+pub struct ErrorFilter {
+    rules: Rules,
 }
 
-impl Fail {
-    fn chance(&self, op: Op) -> Result<(), Errno> {
-        let setting = self.plan.of(op);
-        if !setting.strikes(clock::random, files::holds_now) {
+impl ErrorFilter {
+    /// Fails if the operation's rule says so.
+    fn inject(&self, op: Op) -> Result<(), Errno> {
+        let rule = self.rules.of(op);
+        if !rule.fails(clock::random, files::holds_now) {
             return Ok(());
         }
-        log::error(&format!("injecting {} error into {}", setting.error, op.name()));
-        let errno = ERRORS.iter().find(|(name, _)| *name == setting.error);
+        log::error(&format!("injecting {} error into {}", rule.error, op.name()));
+        let errno = ERRORS.iter().find(|(name, _)| *name == rule.error);
         Err(errno.map_or(Errno::Eio, |(_, errno)| *errno))
     }
 }
 
-impl Filter for Fail {
+impl Filter for ErrorFilter {
     fn describe() -> Description {
         let names = ERRORS.map(|(name, _)| name);
         let mut description =
             Description::new("error", env!("CARGO_PKG_VERSION"), "makes requests fail at random, for tests")
-                .help("Without a rate nothing fails. A later parameter replaces an earlier one.")
+                .help("Nothing fails unless a rate is given. A later parameter replaces an earlier one.")
                 .thread_model(ThreadModel::Parallel)
                 .transparent()
-                .param(Param::choice("error", &names).default("EIO").help("What they fail with."))
-                .param(Param::probability("error-rate").default("0%").help("How many of them fail."))
-                .param(Param::watch("error-file").help("They only fail while this file exists."));
+                .param(Param::choice("error", &names).default("EIO").help("The error that requests fail with."))
+                .param(Param::probability("error-rate").default("0%").help("How many requests fail."))
+                .param(Param::watch("error-file").help("Requests fail only while this file exists."));
         for op in Op::ALL.map(Op::name) {
             let error = format!("error-{op}");
             description = description
-                .param(Param::choice(&error, &names).help(&format!("As error, for {op} alone.")))
-                .param(Param::probability(&format!("{error}-rate")).help(&format!("As error-rate, for {op} alone.")))
-                .param(Param::watch(&format!("{error}-file")).help(&format!("As error-file, for {op} alone.")));
+                .param(Param::choice(&error, &names).help(&format!("Like error, for {op} alone.")))
+                .param(Param::probability(&format!("{error}-rate")).help(&format!("Like error-rate, for {op} alone.")))
+                .param(Param::watch(&format!("{error}-file")).help(&format!("Like error-file, for {op} alone.")));
         }
         description
     }
 
     fn configure(params: &Params) -> Result<Self, String> {
-        Ok(Fail { plan: Plan::new(params.iter())? })
+        Ok(ErrorFilter { rules: Rules::new(params.iter())? })
     }
 }
 
-impl Reads for Fail {
+impl Reads for ErrorFilter {
     fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
-        self.chance(Op::Pread)?;
+        self.inject(Op::Pread)?;
         next::pread(offset, length, PAYLOAD, 0)
     }
 }
 
-impl Writes for Fail {
+impl Writes for ErrorFilter {
     fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno> {
-        self.chance(Op::Pwrite)?;
+        self.inject(Op::Pwrite)?;
         next::pwrite(offset, length, PAYLOAD, 0, flags)
     }
 }
 
-impl Trims for Fail {
+impl Trims for ErrorFilter {
     fn trim(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
-        self.chance(Op::Trim)?;
+        self.inject(Op::Trim)?;
         next::trim(offset, length, flags)
     }
 }
 
-impl Zeroes for Fail {
+impl Zeroes for ErrorFilter {
     fn zero(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
-        self.chance(Op::Zero)?;
+        self.inject(Op::Zero)?;
         next::zero(offset, length, flags)
     }
 }
 
-impl Mapping for Fail {
+impl Mapping for ErrorFilter {
     fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
-        self.chance(Op::Extents)?;
+        self.inject(Op::Extents)?;
         next::extents_forward(offset, length, offset, flags)?;
         Ok(Vec::new())
     }
 }
 
-impl Caching for Fail {
+impl Caching for ErrorFilter {
     fn cache(&self, offset: u64, length: u64) -> Result<(), Errno> {
-        self.chance(Op::Cache)?;
+        self.inject(Op::Cache)?;
         next::cache(offset, length)
     }
 }
 
-rbdkit_filter_sdk::export!(Fail: reads, writes, trims, zeroes, mapping, caching);
+rbdkit_filter_sdk::export!(ErrorFilter: reads, writes, trims, zeroes, mapping, caching);

@@ -1,4 +1,4 @@
-//! Which operation fails with what, how often, and when.
+//! Which operations fail, with which error, how often and when.
 
 /// The operations that can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ impl Op {
     /// All of them.
     pub const ALL: [Op; 6] = [Op::Pread, Op::Pwrite, Op::Trim, Op::Zero, Op::Extents, Op::Cache];
 
-    /// As in the parameters' names.
+    /// The name in the parameters.
     pub fn name(self) -> &'static str {
         match self {
             Op::Pread => "pread",
@@ -28,32 +28,32 @@ impl Op {
     }
 }
 
-/// A chance of 100%.
+/// A probability of 100%, in parts of 10^9.
 pub const CERTAIN: u32 = 1_000_000_000;
 
-/// What one operation is up against.
+/// When and how one operation fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting {
+pub struct Rule {
     /// The error's C name.
     pub error: String,
-    /// Parts of 10^9.
+    /// The probability in parts of 10^9.
     pub rate: u32,
-    /// The watched parameter that has to hold.
+    /// The parameter with the file that must exist.
     pub file: Option<String>,
 }
 
-/// A setting for each operation. A later parameter replaces an earlier one.
+/// A rule for each operation. A later parameter replaces an earlier one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan([Setting; 6]);
+pub struct Rules([Rule; 6]);
 
-impl Plan {
-    /// Takes the parameters in the order in which they were given.
+impl Rules {
+    /// Makes the rules from the parameters, which are in the order of the command line.
     ///
     /// # Errors
-    /// A line for the user.
-    pub fn new<'a>(params: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Plan, String> {
-        let nothing = Setting { error: "EIO".into(), rate: 0, file: None };
-        let mut plan = Plan(std::array::from_fn(|_| nothing.clone()));
+    /// One line for the user.
+    pub fn new<'a>(params: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Rules, String> {
+        let never = Rule { error: "EIO".into(), rate: 0, file: None };
+        let mut rules = Rules(std::array::from_fn(|_| never.clone()));
         for (name, value) in params {
             let which = name.strip_prefix("error").unwrap_or(name);
             let (op, what) = match Op::ALL.iter().find_map(|op| {
@@ -63,25 +63,26 @@ impl Plan {
                 Some((op, rest)) => (Some(op), rest),
                 None => (None, which),
             };
-            let wrong = || format!("{name}={value}: not understood");
-            for setting in plan.settings(op) {
+            let wrong = || format!("{name}={value}: this filter has no such parameter or value");
+            for rule in rules.select(op) {
                 match what {
-                    "" => setting.error = value.to_string(),
-                    "-rate" => setting.rate = value.parse().map_err(|_| wrong())?,
-                    "-file" => setting.file = Some(name.to_string()),
+                    "" => rule.error = value.to_string(),
+                    "-rate" => rule.rate = value.parse().map_err(|_| wrong())?,
+                    "-file" => rule.file = Some(name.to_string()),
                     _ => return Err(wrong()),
                 }
             }
         }
-        Ok(plan)
+        Ok(rules)
     }
 
-    /// What `op` is up against.
-    pub fn of(&self, op: Op) -> &Setting {
+    /// The rule for `op`.
+    pub fn of(&self, op: Op) -> &Rule {
         &self.0[op as usize]
     }
 
-    fn settings(&mut self, op: Option<Op>) -> &mut [Setting] {
+    /// The rule for `op`, or all rules.
+    fn select(&mut self, op: Option<Op>) -> &mut [Rule] {
         match op {
             Some(op) => std::slice::from_mut(&mut self.0[op as usize]),
             None => &mut self.0,
@@ -89,10 +90,11 @@ impl Plan {
     }
 }
 
-impl Setting {
-    /// Whether it fails this time; `random` is only asked where chance decides, and `holds` only where a file was named.
-    pub fn strikes(&self, random: impl FnOnce() -> u64, holds: impl FnOnce(&str) -> bool) -> bool {
-        if self.rate == 0 || !self.file.as_deref().is_none_or(holds) {
+impl Rule {
+    /// Whether the operation fails this time. Calls `exists` only if a file was named, and `random`
+    /// only if the rate is between 0% and 100%.
+    pub fn fails(&self, random: impl FnOnce() -> u64, exists: impl FnOnce(&str) -> bool) -> bool {
+        if self.rate == 0 || !self.file.as_deref().is_none_or(exists) {
             return false;
         }
         self.rate >= CERTAIN || random() % u64::from(CERTAIN) < u64::from(self.rate)
@@ -103,48 +105,48 @@ impl Setting {
 mod tests {
     use super::*;
 
-    fn plan(params: &[(&str, &str)]) -> Plan {
-        Plan::new(params.iter().copied()).unwrap()
+    fn rules(params: &[(&str, &str)]) -> Rules {
+        Rules::new(params.iter().copied()).unwrap()
     }
 
     #[test]
     fn without_a_rate_nothing_fails() {
-        let plan = plan(&[("error", "ENOSPC")]);
+        let rules = rules(&[("error", "ENOSPC")]);
         for op in Op::ALL {
-            assert!(!plan.of(op).strikes(|| 0, |_| true));
+            assert!(!rules.of(op).fails(|| 0, |_| true));
         }
     }
 
     #[test]
-    fn one_operation_can_be_set_apart_and_the_later_parameter_holds() {
-        let plan = plan(&[("error", "ENOSPC"), ("error-pwrite-rate", "1000000000"), ("error-trim", "EPERM")]);
-        assert_eq!(plan.of(Op::Pwrite), &Setting { error: "ENOSPC".into(), rate: CERTAIN, file: None });
-        assert_eq!(plan.of(Op::Pread).rate, 0);
-        assert_eq!(plan.of(Op::Trim).error, "EPERM");
-        let plan = super::Plan::new([("error-trim", "EPERM"), ("error", "EINVAL")].into_iter()).unwrap();
-        assert_eq!(plan.of(Op::Trim).error, "EINVAL");
+    fn a_parameter_for_one_operation_changes_only_that_and_the_later_parameter_wins() {
+        let rules = rules(&[("error", "ENOSPC"), ("error-pwrite-rate", "1000000000"), ("error-trim", "EPERM")]);
+        assert_eq!(rules.of(Op::Pwrite), &Rule { error: "ENOSPC".into(), rate: CERTAIN, file: None });
+        assert_eq!(rules.of(Op::Pread).rate, 0);
+        assert_eq!(rules.of(Op::Trim).error, "EPERM");
+        let rules = super::Rules::new([("error-trim", "EPERM"), ("error", "EINVAL")].into_iter()).unwrap();
+        assert_eq!(rules.of(Op::Trim).error, "EINVAL");
     }
 
     #[test]
-    fn with_a_file_it_only_fails_while_the_file_exists() {
-        let plan = plan(&[("error-rate", "1000000000"), ("error-file", "set"), ("error-zero-file", "set")]);
-        assert!(plan.of(Op::Pread).strikes(|| 0, |name| name == "error-file"));
-        assert!(!plan.of(Op::Pread).strikes(|| 0, |_| false));
-        assert!(plan.of(Op::Zero).strikes(|| 0, |name| name == "error-zero-file"));
+    fn with_a_file_requests_fail_only_while_the_file_exists() {
+        let rules = rules(&[("error-rate", "1000000000"), ("error-file", "set"), ("error-zero-file", "set")]);
+        assert!(rules.of(Op::Pread).fails(|| 0, |name| name == "error-file"));
+        assert!(!rules.of(Op::Pread).fails(|| 0, |_| false));
+        assert!(rules.of(Op::Zero).fails(|| 0, |name| name == "error-zero-file"));
     }
 
     #[test]
-    fn chance_is_compared_with_the_rate() {
-        let plan = plan(&[("error-cache-rate", "100000000")]);
-        let setting = plan.of(Op::Cache);
-        assert!(setting.strikes(|| 99_999_999, |_| true));
-        assert!(!setting.strikes(|| 100_000_000, |_| true));
-        assert!(setting.strikes(|| 1_000_000_000, |_| true), "10^9 is as good as 0");
+    fn a_random_number_is_compared_with_the_rate() {
+        let rules = rules(&[("error-cache-rate", "100000000")]);
+        let rule = rules.of(Op::Cache);
+        assert!(rule.fails(|| 99_999_999, |_| true));
+        assert!(!rule.fails(|| 100_000_000, |_| true));
+        assert!(rule.fails(|| 1_000_000_000, |_| true), "the random number is taken modulo 10^9");
     }
 
     #[test]
-    fn what_is_no_parameter_of_the_filter_is_refused() {
-        assert!(Plan::new([("error-flush-rate", "1")].into_iter()).is_err());
-        assert!(Plan::new([("error-rate", "often")].into_iter()).is_err());
+    fn an_unknown_parameter_or_value_is_refused() {
+        assert!(Rules::new([("error-flush-rate", "1")].into_iter()).is_err());
+        assert!(Rules::new([("error-rate", "often")].into_iter()).is_err());
     }
 }
