@@ -1,19 +1,24 @@
-//! A token bucket in two words, so that it fits into a slot of the host and any instance can take from it.
+//! A token bucket in one number, so that it fits into a slot of the host and any instance can take
+//! from it.
 //!
-//! The words are not a level and a time but the time at which the bucket will be full again, if nobody takes from it until then: taking moves it
-//! on. That is one number to change, and nothing has to be filled while nobody looks.
+//! The number is the time at which the bucket will be full again if nobody takes from it until
+//! then. Taking moves that time later. So a request changes one number, and no timer has to fill
+//! the bucket.
 
-/// A second.
+/// A second in nanoseconds.
 pub const SECOND: u64 = 1_000_000_000;
 
-/// Nanoseconds that `bits` take at a rate in bits a second; none at a rate of 0, which means no limit.
+/// How many nanoseconds `bits` take at `rate` bits per second: 0 at a rate of 0, which means no
+/// limit.
 pub fn cost(bits: u64, rate: u64) -> u64 {
     let ns = u128::from(bits) * u128::from(SECOND);
     ns.checked_div(rate.into()).map_or(0, |ns| u64::try_from(ns).unwrap_or(u64::MAX))
 }
 
-/// Takes what costs `cost` nanoseconds at the time `now` from a bucket that will be full at `full` and holds `capacity` nanoseconds' worth.
-/// Answers when it will be full then, and how long to wait before using what was taken.
+/// Takes tokens from a bucket at the time `now`. The bucket will be full at the time `full` and
+/// holds tokens for `capacity` nanoseconds; the tokens taken are worth `cost` nanoseconds. Returns
+/// the new time at which it will be full, and how long the caller must wait before it uses the
+/// tokens.
 pub fn take(full: u64, now: u64, capacity: u64, cost: u64) -> (u64, u64) {
     let full = full.max(now).saturating_add(cost);
     (full, full.saturating_sub(now).saturating_sub(capacity))
@@ -24,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cost_is_bits_by_rate() {
+    fn the_cost_is_bits_divided_by_rate() {
         assert_eq!(cost(1_000, 1_000), SECOND);
         assert_eq!(cost(64 << 23, 1 << 29), SECOND);
         assert_eq!(cost(8, 0), 0);
@@ -32,7 +37,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_bucket_lets_a_burst_pass_and_then_as_much_as_runs_in() {
+    fn a_full_bucket_lets_a_burst_pass_and_then_limits_to_the_rate() {
         let capacity = 2 * SECOND;
         let (mut full, mut now) = (0, 1000 * SECOND);
         let mut waits = vec![];
@@ -50,14 +55,14 @@ mod tests {
         let capacity = 2 * SECOND;
         let (full, wait) = take(0, 10 * SECOND, capacity, 5 * SECOND);
         assert_eq!(wait, 3 * SECOND);
-        // Long after it is full again a burst is no longer than the capacity.
+        // However long the pause was, the burst is limited to the capacity.
         let (full, wait) = take(full, 1000 * SECOND, capacity, 2 * SECOND);
         assert_eq!(wait, 0);
         assert_eq!(take(full, 1000 * SECOND, capacity, SECOND).1, SECOND);
     }
 
     #[test]
-    fn many_who_take_at_once_wait_one_after_the_other() {
+    fn requests_at_the_same_time_wait_one_after_the_other() {
         let (mut full, now) = (0, 5 * SECOND);
         let waits: Vec<_> = (0..4)
             .map(|_| {
@@ -70,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_beyond_counting_do_no_harm() {
+    fn the_largest_numbers_do_not_overflow() {
         assert_eq!(take(u64::MAX, 0, 0, u64::MAX), (u64::MAX, u64::MAX));
     }
 }

@@ -1,6 +1,6 @@
 //! Limits the bandwidth of reads and of writes, of each connection and of all together.
 //!
-//! The buckets are slots in the host, so all instances and all connections take from the same ones.
+//! The buckets are slots in the host, so that all instances and all connections share them.
 #![deny(unsafe_code)]
 
 mod bucket;
@@ -9,22 +9,27 @@ use bucket::{SECOND, cost, take};
 use rbdkit_filter_sdk::prelude::*;
 use slots::Slot;
 
-/// A limit: its parameters and where its buckets are.
+/// A limit: its parameters, and the scope of its buckets.
 struct Limit {
-    /// Bits a second; 0 for none.
+    /// Bits per second; 0 for no limit.
     rate: u64,
-    /// The parameter of the file that replaces it, if one was given.
+    /// The parameter with the file that replaces the rate, if it was given.
     file: Option<&'static str>,
     scope: Scope,
 }
 
-/// Of each scope. In a bucket's words: when it will be full. In [`RATE`]'s: the rate that the file said last plus one, and when it was read.
-const READ: u32 = 0;
-const WRITE: u32 = 1;
-const RATE: u32 = 2;
+/// The slot of the bucket for reads, in each scope. Word a: when the bucket will be full.
+const READ_BUCKET: u32 = 0;
 
-/// How long what the file says holds before it is read again, in nanoseconds.
-const FILE_HOLDS: u64 = SECOND / 4;
+/// The same for writes.
+const WRITE_BUCKET: u32 = 1;
+
+/// The slot of the rate that was read from the file, in each scope. Word a: the rate plus one, or 0
+/// before the first time. Word b: when it was read.
+const FILE_RATE: u32 = 2;
+
+/// How often to read the file again, in nanoseconds.
+const FILE_INTERVAL: u64 = SECOND / 4;
 
 /// The filter.
 pub struct Rate {
@@ -35,20 +40,20 @@ pub struct Rate {
 }
 
 impl Limit {
-    /// Bits a second as they hold now.
-    fn now(&self, now: u64) -> u64 {
+    /// The rate at the time `now`, in bits per second.
+    fn rate_at(&self, now: u64) -> u64 {
         let Some(file) = self.file else { return self.rate };
-        let slot = Slot { scope: self.scope, index: RATE };
+        let slot = Slot { scope: self.scope, index: FILE_RATE };
         let known = slot.get();
-        if known.a != 0 && now < known.b.saturating_add(FILE_HOLDS) {
+        if known.a != 0 && now < known.b.saturating_add(FILE_INTERVAL) {
             return known.a - 1;
         }
         let last = if known.a == 0 { self.rate } else { known.a - 1 };
         let text = files::read(file, 0, 0, 64).unwrap_or_default();
         let rate = match std::str::from_utf8(&text).ok().map(str::trim).filter(|text| !text.is_empty()) {
             None => last,
-            Some(text) => parse(text).unwrap_or_else(|| {
-                log::warn(&format!("{file}: not a rate: a number and one of k, M, G"));
+            Some(text) => parse_rate(text).unwrap_or_else(|| {
+                log::warn(&format!("{file}: this is not a rate: write a number, followed by k, M or G if needed"));
                 last
             }),
         };
@@ -56,12 +61,12 @@ impl Limit {
         rate
     }
 
-    /// Takes what a request of `length` bytes costs; answers how long it has to wait.
+    /// Takes the tokens for a request of `length` bytes. Returns how long the request must wait.
     fn take(&self, index: u32, length: u32, burst: u64) -> u64 {
         let slot = Slot { scope: self.scope, index };
         loop {
             let now = clock::monotonic();
-            let rate = self.now(now);
+            let rate = self.rate_at(now);
             if rate == 0 {
                 return 0;
             }
@@ -74,8 +79,8 @@ impl Limit {
     }
 }
 
-/// `512`, `10k`, `1M`: as sizes are written, but bits.
-fn parse(text: &str) -> Option<u64> {
+/// Parses a rate in bits per second, written like a size: `512`, `10k`, `1M`.
+fn parse_rate(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let shift = match &text[digits..] {
         "" | "b" | "B" => 0,
@@ -98,14 +103,24 @@ impl Rate {
 impl Filter for Rate {
     fn describe() -> Description {
         Description::new("rate", env!("CARGO_PKG_VERSION"), "limits the bandwidth of reads and of writes")
-            .help("Rates are bits a second, or with k, M, G that many times 1024, 1024^2, 1024^3. Reads and writes have limits of their own.")
+            .help(
+                "Rates are in bits per second; k, M and G multiply by 1024, 1024^2 and 1024^3. \
+                 Reads and writes have separate limits.",
+            )
             .thread_model(ThreadModel::Parallel)
             .transparent()
-            .param(Param::size("rate").help("The limit of all connections together."))
-            .param(Param::size("connection-rate").help("The limit of each connection."))
-            .param(Param::path_now("rate-file").help("A file with a rate, which is looked at again and again."))
-            .param(Param::path_now("connection-rate-file").help("The same for connection-rate."))
-            .param(Param::duration("burstiness").default("2").help("How long a client may be faster after it was idle."))
+            .param(Param::size("rate").help("Limit of all connections together, in bits per second."))
+            .param(Param::size("connection-rate").help("Limit of each connection, in bits per second."))
+            .param(
+                Param::path_now("rate-file")
+                    .help("A file with a rate that replaces rate; it may change while the server runs."),
+            )
+            .param(Param::path_now("connection-rate-file").help("A file with a rate that replaces connection-rate."))
+            .param(
+                Param::duration("burstiness")
+                    .default("2")
+                    .help("How long a client may exceed the limit after a pause."),
+            )
     }
 
     fn configure(params: &Params) -> Result<Self, String> {
@@ -122,14 +137,14 @@ impl Filter for Rate {
 
 impl Reads for Rate {
     fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
-        self.wait(READ, length)?;
+        self.wait(READ_BUCKET, length)?;
         next::pread(offset, length, PAYLOAD, 0)
     }
 }
 
 impl Writes for Rate {
     fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno> {
-        self.wait(WRITE, length)?;
+        self.wait(WRITE_BUCKET, length)?;
         next::pwrite(offset, length, PAYLOAD, 0, flags)
     }
 }
@@ -141,12 +156,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_in_a_file_are_written_as_on_the_command_line() {
+    fn rates_in_a_file_have_the_same_form_as_on_the_command_line() {
         for (text, rate) in [("512", Some(512)), ("10k", Some(10 << 10)), ("1M", Some(1 << 20)), ("0", Some(0))] {
-            assert_eq!(parse(text), rate);
+            assert_eq!(parse_rate(text), rate);
         }
         for text in ["", "M", "1.5", "1MB", "-1", "99999999999999999999", "18446744073709551615k"] {
-            assert_eq!(parse(text), None, "{text}");
+            assert_eq!(parse_rate(text), None, "{text}");
         }
     }
 }
