@@ -117,7 +117,7 @@ fn with_retry_a_copy_survives_a_server_that_goes_away() {
         scope.spawn(|| {
             source.wait_until("the copy is under way", |counts| counts.bytes > SIZE / 4);
             source.pause();
-            server.wait_for_log("opening the layer below again failed");
+            server.wait_for_log("reopening the layer below failed");
             source.resume().expect("the same port");
         });
         copy(&server, &dir.join("copy"), &SERIAL);

@@ -1,24 +1,25 @@
-//! Opens the layer below again when a request fails, and repeats the request.
+//! Reopens the layer below when a request fails, and repeats the request.
 //!
-//! Many requests of a connection may fail of one cause at the same time: each waits for itself, the first one opens next anew, and the others
-//! go on with what it opened (the host counts generations).
+//! One cause may make many requests of a connection fail at the same time. Each of them waits on
+//! its own. The first one reopens next, and the others use what it opened: the host counts
+//! generations.
 #![deny(unsafe_code)]
 
-mod patience;
+mod policy;
 
-use patience::{Patience, Verdict};
+use policy::{Failure, RetryPolicy};
 use rbdkit_filter_sdk::prelude::*;
 
 /// The filter.
 pub struct Retry {
-    patience: Patience,
+    policy: RetryPolicy,
     readonly: bool,
 }
 
 impl Retry {
-    /// Serves a request that ends at `end`.
+    /// Serves a request whose range ends at `end`.
     fn serve<T>(&self, end: u64, operation: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
-        // Of the next that this call begins with.
+        // The generation of the next that this call starts with.
         let generation = std::cell::Cell::new(next_open::generation());
         let reopen = || {
             let readonly = request::readonly() || self.readonly;
@@ -28,54 +29,52 @@ impl Retry {
                     Ok(())
                 }
                 Err(error) => {
-                    log::warn(&format!("opening the layer below again failed ({})", error.name()));
+                    log::warn(&format!("reopening the layer below failed ({})", error.name()));
                     Err(error)
                 }
             }
         };
         let operation = || {
-            // What was opened again may be another disk.
+            // The export may be smaller after reopening.
             if next::get_size().is_ok_and(|size| size < end) {
-                return Err(Verdict::Again(Errno::Eio));
+                return Err(Failure::Retryable(Errno::Eio));
             }
             operation().map_err(|error| match error {
-                // Not a matter of the connection.
-                Errno::Erofs | Errno::Enotsup | Errno::Eshutdown => Verdict::Final(error),
+                // The connection is not the cause of these errors.
+                Errno::Erofs | Errno::Enotsup | Errno::Eshutdown => Failure::Permanent(error),
                 _ => {
                     log::warn(&format!("a request failed ({})", error.name()));
-                    Verdict::Again(error)
+                    Failure::Retryable(error)
                 }
             })
         };
-        self.patience.run(operation, server::sleep, reopen)
+        self.policy.run(operation, server::sleep, reopen)
     }
 }
 
 impl Filter for Retry {
     fn describe() -> Description {
-        Description::new("retry", env!("CARGO_PKG_VERSION"), "opens the layer below again when a request fails")
+        Description::new("retry", env!("CARGO_PKG_VERSION"), "reopens the layer below when a request fails")
             .help("By default a request is repeated 5 times, after 2, 4, 8, 16 and 32 seconds.")
             .thread_model(ThreadModel::Parallel)
             .transparent()
-            .param(Param::int("retries").default("5").help("How often a request is repeated."))
-            .param(Param::duration("retry-delay").default("2").help("Waits before the first repetition."))
-            .param(
-                Param::bool("retry-exponential").default("true").help("Each wait is twice as long as the one before."),
-            )
+            .param(Param::int("retries").default("5").help("How many times a request is repeated before it fails."))
+            .param(Param::duration("retry-delay").default("2").help("Time to wait before the first repetition."))
+            .param(Param::bool("retry-exponential").default("true").help("Double the wait after each repetition."))
             .param(
                 Param::bool("retry-readonly")
                     .default("false")
-                    .help("What is opened again is opened read-only, for the rest of the connection."),
+                    .help("Reopen the layer below read-only, for the rest of the connection."),
             )
     }
 
     fn configure(params: &Params) -> Result<Self, String> {
-        let patience = Patience {
+        let policy = RetryPolicy {
             retries: params.int("retries")?.unwrap_or(5),
             delay: params.duration("retry-delay")?.unwrap_or(2_000_000_000),
             exponential: params.bool("retry-exponential")?.unwrap_or(true),
         };
-        Ok(Retry { patience, readonly: params.bool("retry-readonly")?.unwrap_or(false) })
+        Ok(Retry { policy, readonly: params.bool("retry-readonly")?.unwrap_or(false) })
     }
 }
 
