@@ -1,4 +1,4 @@
-//! Repeats a request that fails, without opening the layer below again.
+//! Repeats a request that fails, without reopening the layer below.
 #![deny(unsafe_code)]
 
 mod repeat;
@@ -17,7 +17,8 @@ pub struct RetryRequest {
 impl RetryRequest {
     fn serve<T>(&self, operation: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
         repeat(self.retries, operation, |error| {
-            // Repeating does not help a write to what is read-only, or what nobody waits for.
+            // A repetition does not make a read-only export writable, or an operation supported.
+            // After a shutdown nobody reads the answer.
             if matches!(error, Errno::Erofs | Errno::Enotsup | Errno::Eshutdown) {
                 return false;
             }
@@ -30,12 +31,16 @@ impl RetryRequest {
 impl Filter for RetryRequest {
     fn describe() -> Description {
         Description::new("retry-request", env!("CARGO_PKG_VERSION"), "repeats a request that fails")
-            .help("The layer below is not opened again: the filter retry does that.")
+            .help("The layer below stays open; the filter retry reopens it.")
             .thread_model(ThreadModel::Parallel)
             .transparent()
-            .param(Param::int("retry-request-retries").default("2").help("How often a request is repeated."))
-            .param(Param::duration("retry-request-delay").default("2").help("Waits before each repetition."))
-            .param(Param::bool("retry-request-open").default("true").help("Opening is repeated as well."))
+            .param(
+                Param::int("retry-request-retries")
+                    .default("2")
+                    .help("How many times a request is repeated before it fails."),
+            )
+            .param(Param::duration("retry-request-delay").default("2").help("Time to wait before each repetition."))
+            .param(Param::bool("retry-request-open").default("true").help("Also repeat opening the layer below."))
     }
 
     fn configure(params: &Params) -> Result<Self, String> {

@@ -1,6 +1,7 @@
-//! Repeating what fails.
+//! Repeating an operation that fails.
 
-/// Tries, and as long as it fails and `wait` (which is told the error) says so tries again, at most `retries` times.
+/// Runs the operation, and repeats it up to `retries` times while it fails and `wait` returns true.
+/// `wait` receives the error.
 pub fn repeat<T, E: Copy>(
     retries: u64,
     operation: impl Fn() -> Result<T, E>,
@@ -21,18 +22,18 @@ mod tests {
 
     use super::*;
 
-    /// Fails so often; answers the result and how often it was tried.
-    fn tries(retries: u64, failures: u32, patient: bool) -> (Result<(), u32>, u32) {
+    /// An operation that fails `failures` times. Returns the result and how many times it ran.
+    fn tries(retries: u64, failures: u32, waits: bool) -> (Result<(), u32>, u32) {
         let tried = Cell::new(0);
         let operation = || {
             tried.set(tried.get() + 1);
             if tried.get() <= failures { Err(tried.get()) } else { Ok(()) }
         };
-        (repeat(retries, operation, |_| patient), tried.get())
+        (repeat(retries, operation, |_| waits), tried.get())
     }
 
     #[test]
-    fn what_fails_is_repeated_so_often_and_then_its_last_error_is_the_answer() {
+    fn an_operation_that_fails_is_repeated_and_then_its_last_error_is_returned() {
         assert_eq!(tries(2, 0, true), (Ok(()), 1));
         assert_eq!(tries(2, 2, true), (Ok(()), 3));
         assert_eq!(tries(2, 3, true), (Err(3), 3));
@@ -40,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_waited_for_is_not_repeated() {
+    fn without_a_wait_nothing_is_repeated() {
         assert_eq!(tries(2, 1, false), (Err(1), 1));
     }
 }
