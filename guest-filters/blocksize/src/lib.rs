@@ -1,7 +1,9 @@
-//! Makes requests fit the block sizes of the layer below: aligns them, and cuts those that are too long.
+//! Makes requests fit the block sizes of the layer below: it aligns them, and splits those that are
+//! too long.
 //!
-//! Who changes a part of a block reads it, changes it and writes it while nobody else writes into it: such a request locks its blocks alone, one of
-//! whole blocks together with others.
+//! A request that changes a part of a block reads the block, changes it and writes it. No other
+//! request may write to the block meanwhile. Such a request takes an exclusive lock on its blocks;
+//! a request of whole blocks takes a shared lock.
 #![deny(unsafe_code)]
 
 mod pieces;
@@ -11,24 +13,25 @@ use locks::{Held, Mode};
 use pieces::{Piece, Sizes};
 use rbdkit_filter_sdk::prelude::*;
 
-/// The largest block.
-const LARGEST_BLOCK: u64 = 64 << 10;
+/// The largest `minblock` in bytes: the largest minimum block size that the contract allows.
+const MAX_BLOCK: u64 = 64 << 10;
 
-/// The longest request with data that there is.
-const LONGEST_DATA: u64 = 64 << 20;
+/// The longest read or write in bytes that the host accepts.
+const MAX_DATA: u64 = 64 << 20;
 
-/// The filter: what the parameters say.
+/// The filter, with its parameters in bytes.
 pub struct Blocksize {
     minblock: Option<u64>,
     maxdata: Option<u64>,
     maxlen: Option<u64>,
 }
 
+/// The connection's block sizes, which `open` packed into the handle.
 fn sizes() -> Sizes {
     Sizes::unpack(request::handle())
 }
 
-/// Keeps writes of parts of blocks apart from all other writes there, until the end of the call.
+/// Locks the blocks of a request until the end of the call.
 fn lock(sizes: Sizes, offset: u64, length: u64) -> Result<(), Errno> {
     if sizes.bits == 0 {
         return Ok(());
@@ -39,22 +42,23 @@ fn lock(sizes: Sizes, offset: u64, length: u64) -> Result<(), Errno> {
     Ok(())
 }
 
-/// The block that a part is of, in a buffer of its own.
+/// Reads one block into a buffer of its own.
 fn read_block(sizes: Sizes, block: u64) -> Result<Buffer, Errno> {
     let buffer = Buffer::new(sizes.block() as u32)?;
     next::pread(block, sizes.block() as u32, buffer.id(), 0)?;
     Ok(buffer)
 }
 
-/// The flags for each piece, and whether to flush after the last: once is enough where FUA is done by flushing.
-fn durable(flags: CommandFlags) -> Result<(CommandFlags, bool), Errno> {
+/// The flags for each piece, and whether to flush after the last one. If the host emulates FUA with
+/// a flush, one flush for the whole request is enough.
+fn split_fua(flags: CommandFlags) -> Result<(CommandFlags, bool), Errno> {
     match flags.contains(CommandFlags::FUA) && next::can()?.fua != Support::Native {
         true => Ok((flags & !CommandFlags::FUA, true)),
         false => Ok((flags, false)),
     }
 }
 
-fn finish(flush: bool) -> Result<(), Errno> {
+fn flush_if(flush: bool) -> Result<(), Errno> {
     if flush { next::flush() } else { Ok(()) }
 }
 
@@ -65,7 +69,7 @@ impl Filter for Blocksize {
             env!("CARGO_PKG_VERSION"),
             "makes requests fit the block sizes of the layer below",
         )
-        .help("What is not given is taken from the layer below.")
+        .help("Each parameter defaults to what the layer below states.")
         .thread_model(ThreadModel::Parallel)
         .param(Param::size("minblock").help("Requests are aligned to it: a power of two up to 64k."))
         .param(Param::size("maxdata").help("The longest read or write: a multiple of minblock."))
@@ -74,7 +78,7 @@ impl Filter for Blocksize {
 
     fn configure(params: &Params) -> Result<Self, String> {
         let minblock = params.size("minblock")?;
-        if let Some(n) = minblock.filter(|n| !n.is_power_of_two() || *n > LARGEST_BLOCK) {
+        if let Some(n) = minblock.filter(|n| !n.is_power_of_two() || *n > MAX_BLOCK) {
             return Err(format!("minblock={n}: not a power of two up to 64k"));
         }
         let block = minblock.unwrap_or(1);
@@ -91,14 +95,14 @@ impl Connection for Blocksize {
     fn open(&self, readonly: bool, exportname: &str, _is_tls: bool, _replayed: bool) -> Result<u64, Errno> {
         next_open::open(readonly, exportname)?;
         let below = next::block_size().ok();
-        let least = below.map_or(1, |sizes| u64::from(sizes.minimum));
-        let block = self.minblock.unwrap_or(least).max(least);
-        let most = below.map_or(LONGEST_DATA, |sizes| u64::from(sizes.maximum)).min(LONGEST_DATA);
-        let whole = |n: u64, most: u64| (n.min(most) & !(block - 1)).max(block);
+        let min_below = below.map_or(1, |sizes| u64::from(sizes.minimum));
+        let block = self.minblock.unwrap_or(min_below).max(min_below);
+        let max_below = below.map_or(MAX_DATA, |sizes| u64::from(sizes.maximum)).min(MAX_DATA);
+        let round = |n: u64, max: u64| (n.min(max) & !(block - 1)).max(block);
         let sizes = Sizes {
             bits: block.trailing_zeros(),
-            maxdata: whole(self.maxdata.unwrap_or(most), most) as u32,
-            maxlen: whole(self.maxlen.unwrap_or(u32::MAX.into()), u32::MAX.into()) as u32,
+            maxdata: round(self.maxdata.unwrap_or(max_below), max_below) as u32,
+            maxlen: round(self.maxlen.unwrap_or(u32::MAX.into()), u32::MAX.into()) as u32,
         };
         Ok(sizes.pack())
     }
@@ -125,7 +129,7 @@ impl Reads for Blocksize {
     fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
         let sizes = sizes();
         let mut at = 0;
-        for piece in sizes.cut(offset, length.into(), sizes.maxdata) {
+        for piece in sizes.split(offset, length.into(), sizes.maxdata) {
             match piece {
                 Piece::Whole { offset, length } => next::pread(offset, length, PAYLOAD, at)?,
                 Piece::Part { block, skip, length } => {
@@ -143,9 +147,9 @@ impl Writes for Blocksize {
     fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno> {
         let sizes = sizes();
         lock(sizes, offset, length.into())?;
-        let (flags, flush) = durable(flags)?;
+        let (flags, flush) = split_fua(flags)?;
         let mut at = 0;
-        for piece in sizes.cut(offset, length.into(), sizes.maxdata) {
+        for piece in sizes.split(offset, length.into(), sizes.maxdata) {
             match piece {
                 Piece::Whole { offset, length } => next::pwrite(offset, length, PAYLOAD, at, flags)?,
                 Piece::Part { block, skip, length } => {
@@ -156,7 +160,7 @@ impl Writes for Blocksize {
             }
             at += piece.length();
         }
-        finish(flush)
+        flush_if(flush)
     }
 }
 
@@ -167,30 +171,31 @@ impl Flushes for Blocksize {
 }
 
 impl Trims for Blocksize {
-    /// Parts of blocks are left as they are: discarding is no promise.
+    /// Parts of blocks stay as they are: a trim need not discard anything.
     fn trim(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
         let sizes = sizes();
-        let (flags, flush) = durable(flags)?;
-        for piece in sizes.cut(offset, length, sizes.maxlen) {
+        let (flags, flush) = split_fua(flags)?;
+        for piece in sizes.split(offset, length, sizes.maxlen) {
             if let Piece::Whole { offset, length } = piece {
                 next::trim(offset, length.into(), flags)?;
             }
         }
-        finish(flush)
+        flush_if(flush)
     }
 }
 
 impl Zeroes for Blocksize {
     fn zero(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
         let sizes = sizes();
-        // In several steps it could turn out too late that one of them is slow.
+        // If there were several steps, a later one could turn out to be slow after the first was
+        // done.
         let fast = flags.contains(CommandFlags::FAST_ZERO);
         if fast && (!sizes.fits(offset, length) || length > sizes.maxlen.into()) {
             return Err(Errno::Enotsup);
         }
         lock(sizes, offset, length)?;
-        let (flags, flush) = durable(flags)?;
-        for piece in sizes.cut(offset, length, sizes.maxlen) {
+        let (flags, flush) = split_fua(flags)?;
+        for piece in sizes.split(offset, length, sizes.maxlen) {
             match piece {
                 Piece::Whole { offset, length } => next::zero(offset, length.into(), flags)?,
                 Piece::Part { block, skip, length } => {
@@ -200,7 +205,7 @@ impl Zeroes for Blocksize {
                 }
             }
         }
-        finish(flush)
+        flush_if(flush)
     }
 }
 
@@ -213,7 +218,7 @@ impl Mapping for Blocksize {
         }
         let (start, end) = (sizes.down(offset), sizes.up(offset + length));
         let list = next::extents(start, (end - start).min(sizes.maxlen.into()), flags)?;
-        // The answer has to begin where the question does.
+        // The answer must start at the requested offset.
         Ok(list
             .into_iter()
             .filter(|extent| extent.offset + extent.length > offset)
@@ -229,7 +234,7 @@ impl Caching for Blocksize {
     fn cache(&self, offset: u64, length: u64) -> Result<(), Errno> {
         let sizes = sizes();
         let (start, end) = (sizes.down(offset), sizes.up(offset + length));
-        for piece in sizes.cut(start, end - start, sizes.maxlen) {
+        for piece in sizes.split(start, end - start, sizes.maxlen) {
             if let Piece::Whole { offset, length } = piece {
                 next::cache(offset, length.into())?;
             }

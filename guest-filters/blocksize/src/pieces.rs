@@ -1,39 +1,39 @@
-//! How a request is cut to fit the block sizes of the layer below.
+//! Splits a request into pieces that fit the block sizes of the layer below.
 
-/// What the layer below takes.
+/// The block sizes that requests to the layer below must fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// Offsets and lengths are multiples of it: 2^`bits` bytes, at most 64 KiB.
+    /// Offsets and lengths are multiples of 2^`bits` bytes, at most 64 KiB.
     pub bits: u32,
-    /// The longest request with data: a multiple of the block, at most 64 MiB.
+    /// The longest request with data in bytes: a multiple of the block, at most 64 MiB.
     pub maxdata: u32,
-    /// The longest one without: a multiple of the block.
+    /// The longest request without data in bytes: a multiple of the block.
     pub maxlen: u32,
 }
 
-/// A part of a request.
+/// A piece of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece {
     /// Whole blocks.
     Whole {
-        /// Bytes.
+        /// In bytes.
         offset: u64,
-        /// Bytes.
+        /// In bytes.
         length: u32,
     },
     /// A part of one block.
     Part {
-        /// Where the block begins.
+        /// Where the block starts.
         block: u64,
-        /// Where the part begins within it.
+        /// Where the part starts within the block.
         skip: u32,
-        /// Bytes.
+        /// In bytes.
         length: u32,
     },
 }
 
 impl Piece {
-    /// Bytes of the request.
+    /// How many bytes of the request it covers.
     pub fn length(&self) -> u32 {
         match *self {
             Piece::Whole { length, .. } | Piece::Part { length, .. } => length,
@@ -42,17 +42,17 @@ impl Piece {
 }
 
 impl Sizes {
-    /// Bytes of a block.
+    /// The size of a block in bytes.
     pub fn block(&self) -> u64 {
         1 << self.bits
     }
 
-    /// Rounded down to whole blocks.
+    /// Rounds down to a multiple of the block.
     pub fn down(&self, offset: u64) -> u64 {
         offset & !(self.block() - 1)
     }
 
-    /// Rounded up to whole blocks.
+    /// Rounds up to a multiple of the block.
     pub fn up(&self, offset: u64) -> u64 {
         self.down(offset.saturating_add(self.block() - 1))
     }
@@ -62,8 +62,8 @@ impl Sizes {
         (offset | length) & (self.block() - 1) == 0
     }
 
-    /// A request in pieces of at most `most` bytes, in order and without gaps.
-    pub fn cut(self, offset: u64, length: u64, most: u32) -> impl Iterator<Item = Piece> {
+    /// Splits a request into pieces of at most `max` bytes, in ascending order and without gaps.
+    pub fn split(self, offset: u64, length: u64, max: u32) -> impl Iterator<Item = Piece> {
         let end = offset.saturating_add(length);
         let mut from = offset;
         std::iter::from_fn(move || {
@@ -76,19 +76,19 @@ impl Sizes {
                 let length = (block + self.block()).min(end) - from;
                 Piece::Part { block, skip: (from - block) as u32, length: length as u32 }
             } else {
-                Piece::Whole { offset: from, length: (whole - from).min(most.into()) as u32 }
+                Piece::Whole { offset: from, length: (whole - from).min(max.into()) as u32 }
             };
             from += u64::from(piece.length());
             Some(piece)
         })
     }
 
-    /// As one word: the block takes 5 bits, the longest data 27, the longest length 32.
+    /// Packs the sizes into one word: 5 bits for `bits`, 27 for `maxdata`, 32 for `maxlen`.
     pub fn pack(self) -> u64 {
         u64::from(self.bits) << 59 | u64::from(self.maxdata) << 32 | u64::from(self.maxlen)
     }
 
-    /// What [`Sizes::pack`] made.
+    /// The inverse of [`Sizes::pack`].
     pub fn unpack(word: u64) -> Sizes {
         Sizes { bits: (word >> 59) as u32, maxdata: (word >> 32) as u32 & 0x7ff_ffff, maxlen: word as u32 }
     }
@@ -100,37 +100,37 @@ mod tests {
 
     const SIZES: Sizes = Sizes { bits: 9, maxdata: 2048, maxlen: 4096 };
 
-    fn cut(offset: u64, length: u64) -> Vec<Piece> {
-        SIZES.cut(offset, length, SIZES.maxdata).collect()
+    fn split(offset: u64, length: u64) -> Vec<Piece> {
+        SIZES.split(offset, length, SIZES.maxdata).collect()
     }
 
     #[test]
-    fn whole_blocks_are_only_cut_at_the_longest() {
+    fn whole_blocks_are_only_split_at_the_longest_length() {
         let whole = |offset, length| Piece::Whole { offset, length };
-        assert_eq!(cut(512, 1024), [whole(512, 1024)]);
-        assert_eq!(cut(0, 5120), [whole(0, 2048), whole(2048, 2048), whole(4096, 1024)]);
-        assert_eq!(cut(0, 0), []);
+        assert_eq!(split(512, 1024), [whole(512, 1024)]);
+        assert_eq!(split(0, 5120), [whole(0, 2048), whole(2048, 2048), whole(4096, 1024)]);
+        assert_eq!(split(0, 0), []);
     }
 
     #[test]
-    fn heads_and_tails_are_parts_of_blocks() {
+    fn unaligned_heads_and_tails_are_parts_of_blocks() {
         assert_eq!(
-            cut(500, 1100),
+            split(500, 1100),
             [
                 Piece::Part { block: 0, skip: 500, length: 12 },
                 Piece::Whole { offset: 512, length: 1024 },
                 Piece::Part { block: 1536, skip: 0, length: 64 }
             ]
         );
-        assert_eq!(cut(600, 10), [Piece::Part { block: 512, skip: 88, length: 10 }]);
+        assert_eq!(split(600, 10), [Piece::Part { block: 512, skip: 88, length: 10 }]);
         assert_eq!(
-            cut(1000, 30),
+            split(1000, 30),
             [Piece::Part { block: 512, skip: 488, length: 24 }, Piece::Part { block: 1024, skip: 0, length: 6 }]
         );
     }
 
     #[test]
-    fn pieces_are_the_request_and_all_fit() {
+    fn pieces_cover_the_request_and_all_fit() {
         let mut state = 11u64;
         println!("seed {state}");
         let mut below = |limit: u64| {
@@ -140,7 +140,7 @@ mod tests {
         for _ in 0..2000 {
             let (offset, length) = (below(20_000), below(20_000));
             let mut at = offset;
-            for piece in cut(offset, length) {
+            for piece in split(offset, length) {
                 match piece {
                     Piece::Whole { offset, length } => {
                         assert_eq!(offset, at);
