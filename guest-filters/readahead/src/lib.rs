@@ -1,4 +1,5 @@
-//! Reads ahead of a client that reads on and on: the layer below is asked to cache what will be read next, while this read is served.
+//! Prefetches data ahead of a client that reads sequentially: while a read is served, the host's
+//! workers make the layer below cache what will be read next.
 #![deny(unsafe_code)]
 
 mod window;
@@ -7,11 +8,12 @@ use rbdkit_filter_sdk::prelude::*;
 use slots::Slot;
 use window::Window;
 
-/// The connection's window in three words, and in the last one the export's size plus one, or [`OFF`], or 0 before the first read.
+/// Words a to c: the connection's window. Word d: the export's size plus one, or [`DISABLED`], or 0
+/// before the first read.
 const WINDOW: Slot = Slot { scope: Scope::Connection, index: 0 };
 
-/// Nothing below can cache.
-const OFF: u64 = u64::MAX;
+/// The value of word d if nothing below can cache.
+const DISABLED: u64 = u64::MAX;
 
 /// The filter.
 pub struct Readahead;
@@ -19,7 +21,7 @@ pub struct Readahead;
 impl Filter for Readahead {
     fn describe() -> Description {
         Description::new("readahead", env!("CARGO_PKG_VERSION"), "prefetches what a client reads next")
-            .help("Works if the plugin, or a filter after this one, can cache: use --filter=readahead --filter=cache.")
+            .help("The plugin or a filter after this one must be able to cache: use --filter=readahead --filter=cache.")
             .thread_model(ThreadModel::Parallel)
             .transparent()
     }
@@ -31,43 +33,42 @@ impl Filter for Readahead {
 
 impl Features for Readahead {
     fn can(&self, below: Capabilities) -> Result<Capabilities, Errno> {
-        // Emulated caching is reading into nowhere: everything would be fetched twice.
+        // Emulated caching reads the data and drops it, so everything would be fetched twice.
         if below.cache != Support::Native {
-            log::warn(
-                "nothing below can cache, so that nothing is read ahead: add --filter=cache after --filter=readahead",
-            );
+            log::warn("nothing below can cache, so nothing is prefetched: add --filter=cache after --filter=readahead");
         }
         Ok(below)
     }
 }
 
-/// The export's size plus one, or [`OFF`].
-fn learn() -> Result<u64, Errno> {
+/// The export's size plus one, or [`DISABLED`].
+fn export_size_word() -> Result<u64, Errno> {
     if next::can()?.cache != Support::Native {
-        return Ok(OFF);
+        return Ok(DISABLED);
     }
-    // A size is at most 2^63 - 1.
+    // A size is at most 2^63 - 1, so the sum is never DISABLED.
     Ok(next::get_size()? + 1)
 }
 
-/// Moves the window, and asks for what is to be fetched.
+/// Moves the window, and asks the host for what is to be prefetched.
 fn read_ahead(offset: u64, length: u32) -> Result<(), Errno> {
     let old = WINDOW.get();
-    let mark = if old.d == 0 { learn()? } else { old.d };
-    if mark == OFF {
+    let size_word = if old.d == 0 { export_size_word()? } else { old.d };
+    if size_word == DISABLED {
         if old.d == 0 {
-            WINDOW.replace(old, [0, 0, 0, OFF]);
+            WINDOW.replace(old, [0, 0, 0, DISABLED]);
         }
         return Ok(());
     }
     let window = Window::unpack([old.a, old.b, old.c]);
-    let (moved, fetch) = window.read(offset, length.into(), mark - 1);
+    let (moved, fetch) = window.read(offset, length.into(), size_word - 1);
     if moved == window && old.d != 0 {
         return Ok(());
     }
-    // If another read of the connection moved the window meanwhile, then that read asks for what is needed.
+    // If another read of the connection moved the window meanwhile, that read asks for what is
+    // needed.
     let [a, b, c] = moved.pack();
-    if !WINDOW.replace(old, [a, b, c, mark]) {
+    if !WINDOW.replace(old, [a, b, c, size_word]) {
         return Ok(());
     }
     if let Some((from, length)) = fetch
@@ -82,7 +83,7 @@ fn read_ahead(offset: u64, length: u32) -> Result<(), Errno> {
 
 impl Reads for Readahead {
     fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
-        // Advisory: what goes wrong with it must not fail the read.
+        // Advisory: an error here must not fail the read.
         let _ = read_ahead(offset, length);
         next::pread(offset, length, PAYLOAD, 0)
     }
