@@ -1,33 +1,38 @@
-//! Where a scan of a disk is and what it asks for next.
+//! Which range a scan of a disk fetches next.
 
-/// Prefetches that may have been under way: more than a connection has by default.
-const UNDER_WAY: u64 = 16;
+/// How many prefetches may have been in progress when the last client left: more than the default
+/// limit of a connection, which is 12.
+const IN_PROGRESS: u64 = 16;
 
-/// What the parameters say of the scan's course.
+/// The parameters that decide the order of the scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Course {
-    /// Bytes of a prefetch.
+pub struct ScanPlan {
+    /// Bytes of one prefetch.
     pub step: u64,
-    /// Skips to where clients read, if that is further on.
+    /// Whether to skip forward to where clients read.
     pub ahead: bool,
-    /// Begins again at the end.
+    /// Whether to start again at the end of the disk.
     pub forever: bool,
 }
 
-impl Course {
-    /// Where the scan goes on after a client has read up to `end`.
+impl ScanPlan {
+    /// The position of the scan after a client has read up to `end`.
     pub fn after_read(&self, position: u64, end: u64) -> u64 {
         if self.ahead { position.max(end) } else { position }
     }
 
-    /// Where the scan goes on when clients come back. What was under way when the last one left may not have come to its end, so that much is asked
-    /// for once more; what is there costs nothing. It never goes back behind `start`, where it began or was moved to.
+    /// The position of the scan when clients come back. Prefetches that were in progress when the
+    /// last client left may not have completed, so the scan repeats as many; those that did
+    /// complete cost nothing. It does not go back before `start`, where it started or where a
+    /// client moved it.
     pub fn resume(&self, position: u64, start: u64) -> u64 {
-        position.saturating_sub(UNDER_WAY * self.step).max(start.min(position))
+        position.saturating_sub(IN_PROGRESS * self.step).max(start.min(position))
     }
 
-    /// What to fetch at `position` of a disk of `size` bytes, offset and length; nothing at the end. It reaches to a multiple of the step.
-    pub fn next(&self, position: u64, size: u64) -> Option<(u64, u64)> {
+    /// The range to fetch at `position` of a disk of `size` bytes, as offset and length. It ends at
+    /// a multiple of the step or at the end of the disk. `None` at the end, unless the scan goes on
+    /// forever.
+    pub fn next_range(&self, position: u64, size: u64) -> Option<(u64, u64)> {
         let from = match position < size {
             true => position,
             false if self.forever => 0,
@@ -42,11 +47,11 @@ impl Course {
 mod tests {
     use super::*;
 
-    const COURSE: Course = Course { step: 100, ahead: true, forever: false };
+    const PLAN: ScanPlan = ScanPlan { step: 100, ahead: true, forever: false };
 
-    fn all(course: Course, mut position: u64, size: u64, most: usize) -> Vec<(u64, u64)> {
+    fn all(plan: ScanPlan, mut position: u64, size: u64, max: usize) -> Vec<(u64, u64)> {
         let mut list = vec![];
-        while let Some((from, length)) = course.next(position, size).filter(|_| list.len() < most) {
+        while let Some((from, length)) = plan.next_range(position, size).filter(|_| list.len() < max) {
             list.push((from, length));
             position = from + length;
         }
@@ -54,37 +59,37 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_is_scanned_once_from_its_beginning_to_its_end() {
-        assert_eq!(all(COURSE, 0, 250, 10), [(0, 100), (100, 100), (200, 50)]);
-        assert_eq!(all(COURSE, 0, 0, 10), []);
+    fn a_disk_is_scanned_once_from_start_to_end() {
+        assert_eq!(all(PLAN, 0, 250, 10), [(0, 100), (100, 100), (200, 50)]);
+        assert_eq!(all(PLAN, 0, 0, 10), []);
     }
 
     #[test]
-    fn it_skips_to_where_clients_read_and_never_back() {
-        assert_eq!(COURSE.after_read(100, 130), 130);
-        assert_eq!(COURSE.after_read(100, 30), 100);
-        assert_eq!(Course { ahead: false, ..COURSE }.after_read(100, 130), 100);
-        assert_eq!(all(COURSE, 130, 250, 10), [(130, 70), (200, 50)]);
+    fn it_skips_forward_to_where_clients_read_and_never_back() {
+        assert_eq!(PLAN.after_read(100, 130), 130);
+        assert_eq!(PLAN.after_read(100, 30), 100);
+        assert_eq!(ScanPlan { ahead: false, ..PLAN }.after_read(100, 130), 100);
+        assert_eq!(all(PLAN, 130, 250, 10), [(130, 70), (200, 50)]);
     }
 
     #[test]
-    fn what_may_not_have_come_to_its_end_is_asked_for_again() {
-        assert_eq!(COURSE.resume(5000, 0), 5000 - 1600);
-        assert_eq!(COURSE.resume(5000, 4000), 4000);
-        assert_eq!(COURSE.resume(500, 0), 0);
-        assert_eq!(COURSE.resume(500, 600), 500, "never further on");
+    fn prefetches_that_may_not_have_completed_are_repeated() {
+        assert_eq!(PLAN.resume(5000, 0), 5000 - 1600);
+        assert_eq!(PLAN.resume(5000, 4000), 4000);
+        assert_eq!(PLAN.resume(500, 0), 0);
+        assert_eq!(PLAN.resume(500, 600), 500, "it never skips forward");
     }
 
     #[test]
-    fn for_ever_is_again_and_again() {
-        let course = Course { forever: true, ..COURSE };
-        assert_eq!(all(course, 150, 200, 4), [(150, 50), (0, 100), (100, 100), (0, 100)]);
-        assert_eq!(all(course, 0, 0, 4), []);
+    fn forever_starts_again_at_the_end() {
+        let plan = ScanPlan { forever: true, ..PLAN };
+        assert_eq!(all(plan, 150, 200, 4), [(150, 50), (0, 100), (100, 100), (0, 100)]);
+        assert_eq!(all(plan, 0, 0, 4), []);
     }
 
     #[test]
-    fn a_position_beyond_counting_ends_it() {
-        assert_eq!(COURSE.next(u64::MAX, u64::MAX), None);
-        assert_eq!(COURSE.next(u64::MAX - 1, u64::MAX), Some((u64::MAX - 1, 1)));
+    fn the_largest_position_ends_the_scan() {
+        assert_eq!(PLAN.next_range(u64::MAX, u64::MAX), None);
+        assert_eq!(PLAN.next_range(u64::MAX - 1, u64::MAX), Some((u64::MAX - 1, 1)));
     }
 }
