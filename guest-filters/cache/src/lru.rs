@@ -1,20 +1,24 @@
-//! Which blocks were used least recently, told by a map of the host.
+//! Which blocks were used least recently. The answer is kept in one of the host's maps.
 //!
-//! Each cached block has a label: the generation in which it was last used. There are three, in a ring: the present one, the one before,
-//! and everything older. When enough blocks have been used in the present generation a new one begins, under the label of the oldest, whose
-//! blocks are counted among the next older. So a block that was used since is never taken for an older one by more than a generation.
+//! Each cached block has a label: the generation in which it was last used. There are three labels,
+//! which are reused in turn: one for the current generation, one for the generation before, and one
+//! for everything older. When enough blocks have been used in the current generation, a new one
+//! begins. It takes the oldest label, and the blocks that had that label get the next older one. So
+//! a block never counts as older than it is by more than one generation.
 
-use rbdkit_filter_blocks::{Grid, Host};
+use rbdkit_filter_blocks::{BlockSize, Host};
 
 /// The map of labels: 0 for blocks that are not cached.
 pub const MAP: u32 = 1;
 
-/// The slot with the state: where reclaiming goes on (a block), the number of the generation, and whether blocks are being reclaimed.
+/// The slot of [`Lru`]. Words: the block at which the next search starts, the number of the current
+/// generation, and whether blocks are being reclaimed.
 const SLOT: u32 = 0;
 
+/// All labels.
 const ALL: u8 = 1 << 1 | 1 << 2 | 1 << 3;
 
-/// The state at one moment.
+/// The content of the slot at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Lru {
     version: u64,
@@ -24,13 +28,13 @@ pub struct Lru {
     pub reclaiming: bool,
 }
 
-/// The label of generations that are `age` old.
+/// The label of the generation that is `age` generations old, 0 to 2.
 fn label(generation: u64, age: u64) -> u8 {
     (1 + (generation % 3 + 3 - age) % 3) as u8
 }
 
 impl Lru {
-    /// Reads it.
+    /// Reads the slot.
     pub fn get<H: Host>(host: &H) -> Lru {
         let slot = host.slot(SLOT);
         let [hand, generation, reclaiming, _] = slot.words;
@@ -41,48 +45,51 @@ impl Lru {
         host.replace(SLOT, self.version, [self.hand, self.generation, self.reclaiming.into(), 0])
     }
 
-    /// Says whether blocks are being reclaimed. If somebody else changed the state meanwhile, the next request says it again.
+    /// Records whether blocks are being reclaimed. If another request has changed the slot
+    /// meanwhile, nothing is recorded, and the next request records it.
     pub fn set_reclaiming<H: Host>(self, host: &H, reclaiming: bool) {
         if self.reclaiming != reclaiming {
             Lru { reclaiming, ..self }.put(host);
         }
     }
 
-    /// Some cached blocks were used. `limit` is how many may be cached.
-    pub fn touch<H: Host>(host: &H, grid: Grid, first: u64, count: u64, limit: u64) {
+    /// Records that `count` cached blocks from `first` on were used. `limit` is how many blocks may
+    /// be cached; a generation ends when a quarter as many have been used in it.
+    pub fn touch<H: Host>(host: &H, block_size: BlockSize, (first, count): (u64, u64), limit: u64) {
         let mut lru = Lru::get(host);
         if host.run(MAP, first, count) == (label(lru.generation, 0), count) {
             return;
         }
         if host.count(MAP, label(lru.generation, 0)) >= (limit / 4).max(1) {
             let Ok(size) = host.size() else { return };
-            host.set(MAP, 0, grid.count(0, size), 1 << label(lru.generation, 2), label(lru.generation, 1));
+            host.set(MAP, 0, block_size.count(0, size), 1 << label(lru.generation, 2), label(lru.generation, 1));
             lru.generation += 1;
             lru.put(host);
         }
         host.set(MAP, first, count, 1 | ALL, label(lru.generation, 0));
     }
 
-    /// Blocks that are no longer cached.
+    /// Removes the labels of blocks that are no longer cached.
     pub fn forget<H: Host>(host: &H, first: u64, count: u64) {
         host.set(MAP, first, count, ALL, 0);
     }
 
-    /// Up to `most` neighbouring blocks that were used least recently: the first, and how many.
-    pub fn oldest<H: Host>(self, host: &H, most: u64) -> Option<(u64, u64)> {
+    /// Up to `max` neighbouring blocks among the least recently used, as the first one and their
+    /// number.
+    pub fn oldest<H: Host>(self, host: &H, max: u64) -> Option<(u64, u64)> {
         [2, 1, 0].into_iter().find_map(|age| {
             let label = label(self.generation, age);
             let block = host.find(MAP, self.hand, 1 << label).or_else(|| host.find(MAP, 0, 1 << label))?;
-            Some((block, host.run(MAP, block, most).1))
+            Some((block, host.run(MAP, block, max).1))
         })
     }
 
-    /// Where the search goes on.
+    /// The block at which the next search starts.
     pub fn hand(self) -> u64 {
         self.hand
     }
 
-    /// The next search begins at `block`.
+    /// Makes the next search start at `block`.
     pub fn move_hand<H: Host>(self, host: &H, block: u64) {
         Lru { hand: block, ..self }.put(host);
     }
@@ -93,14 +100,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_go_round_and_never_mean_not_cached() {
+    fn labels_are_reused_in_turn_and_never_mean_not_cached() {
         for generation in 0..9 {
             let labels = [0, 1, 2].map(|age| label(generation, age));
             let mut sorted = labels;
             sorted.sort_unstable();
             assert_eq!(sorted, [1, 2, 3]);
             assert_eq!(label(generation + 1, 1), labels[0]);
-            assert_eq!(label(generation + 1, 0), labels[2], "the oldest label is taken next");
+            assert_eq!(label(generation + 1, 0), labels[2], "a new generation takes the oldest label");
         }
     }
 }

@@ -1,25 +1,26 @@
-//! The cache under many requests at once, with faults, against a model.
+//! The cache with many requests at once and with faults, compared with a model.
 
-use rbdkit_filter_blocks::Extent;
 use rbdkit_filter_blocks::simulation::{
     Call, Request, Settings, SimError, Simulation, Stats, Subject, Writes, any_request, seeds,
 };
+use rbdkit_filter_blocks::{Extent, ZeroFlags};
 
-use crate::store::{Cache, Limit, Next, Policy};
+use crate::cache::{BlockLimit, Cache, NextCapabilities, Policy};
+use crate::read::AbsentReads;
 
 struct Cached {
     bits: u32,
-    keep: bool,
+    absent: AbsentReads,
     policy: Policy,
-    limit: Option<Limit>,
-    next: Next,
+    limit: Option<BlockLimit>,
+    next: NextCapabilities,
 }
 
 impl Cached {
-    fn new(settings: &Settings, policy: Policy, limit: Option<Limit>) -> Cached {
-        // Which of next's abilities are there depends on the seed.
+    fn new(settings: &Settings, policy: Policy, limit: Option<BlockLimit>) -> Cached {
+        // The seed decides what next can do.
         let seed = settings.seed;
-        let next = Next {
+        let next = NextCapabilities {
             write: true,
             flush: true,
             fua: seed & 2 == 0,
@@ -27,7 +28,8 @@ impl Cached {
             zero: seed & 4 == 0,
             multi_conn: settings.multi_conn,
         };
-        Cached { bits: settings.bits, keep: seed & 1 == 0, policy, limit, next }
+        let absent = if seed & 1 == 0 { AbsentReads::Keep } else { AbsentReads::Read };
+        Cached { bits: settings.bits, absent, policy, limit, next }
     }
 
     fn cache<'h, 's>(&self, host: &'h Call<'s>) -> Cache<'h, Call<'s>> {
@@ -39,9 +41,9 @@ impl Subject for Cached {
     fn serve(&self, host: &Call<'_>, request: Request) -> Result<Vec<Extent>, SimError> {
         let cache = self.cache(host);
         match request {
-            Request::Read { offset, length } => cache.read(offset, length, self.keep)?,
+            Request::Read { offset, length } => cache.read(offset, length, self.absent)?,
             Request::Write { offset, length, fua } => cache.write(offset, length, fua)?,
-            Request::Zero { offset, length, how } => cache.zero(offset, length, how)?,
+            Request::Zero { offset, length, flags } => cache.zero(offset, length, flags)?,
             Request::Trim { offset, length, fua } => cache.trim(offset, length, fua)?,
             Request::Cache { offset, length } => cache.prefetch(offset, length)?,
             Request::Extents { offset, length, one } => return cache.extents(offset, length, one),
@@ -57,38 +59,24 @@ impl Subject for Cached {
 }
 
 fn settings(seed: u64) -> Settings {
-    Settings {
-        seed,
-        bits: 4,
-        // The last block is a short one.
-        size: 16 * 12 + 5,
-        clients: 4,
-        requests: 100,
-        quota: u64::MAX,
-        next_fails: 0,
-        scratch_full: 0,
-        no_memory: 0,
-        traps: 0,
-        next_max: 1000,
-        writes: Writes::Durable,
-        multi_conn: seed & 8 == 0,
-    }
+    Settings::small(seed, Writes::Durable, seed & 8 == 0)
 }
 
 const POLICIES: [(Policy, Writes); 3] =
     [(Policy::Writeback, Writes::Durable), (Policy::Writethrough, Writes::Durable), (Policy::Unsafe, Writes::Unsafe)];
 
-fn run(settings: Settings, limit: Option<Limit>) -> Stats {
+fn run(settings: Settings, limit: Option<BlockLimit>) -> Stats {
     let mut total = Stats::default();
     for (policy, writes) in POLICIES {
-        // The single flush of one that writes through says nothing about others, unless next's does.
+        // With writethrough, a flush only covers the writes of other connections if next's flush
+        // does.
         let multi_conn = settings.multi_conn || policy == Policy::Writethrough;
         let settings = Settings { writes, multi_conn, ..settings };
         let cached = Cached::new(&settings, policy, limit);
         let simulation = Simulation::new(settings);
         let stats = simulation.run(&cached, any_request);
         if settings.next_fails == 0 && settings.traps == 0 && settings.no_memory == 0 {
-            assert_eq!(stats.failed, stats.refused, "seed {}: requests failed without a cause", settings.seed);
+            assert_eq!(stats.failed, stats.refused, "seed {}: requests failed without a fault", settings.seed);
             simulation.finalize(&cached).unwrap();
         }
         total.failed += stats.failed;
@@ -115,7 +103,7 @@ fn clients_that_write_the_same_blocks_at_once_lose_nothing() {
 }
 
 #[test]
-fn clients_that_fight_for_two_blocks_lose_nothing() {
+fn clients_that_compete_for_two_blocks_lose_nothing() {
     for seed in seeds(40) {
         run(Settings { size: 20, clients: 6, ..settings(seed) }, None);
     }
@@ -124,13 +112,13 @@ fn clients_that_fight_for_two_blocks_lose_nothing() {
 #[test]
 fn a_cache_that_reclaims_all_the_time_loses_nothing_and_stays_small() {
     for seed in seeds(30) {
-        run(settings(seed), Some(Limit { high: 3, low: 2 }));
-        let stats = run(Settings { size: 16 * 60 + 5, ..settings(seed) }, Some(Limit { high: 3, low: 2 }));
-        // Four clients, each of which adds up to five blocks before it reclaims.
+        run(settings(seed), Some(BlockLimit { high: 3, low: 2 }));
+        let stats = run(Settings { size: 16 * 60 + 5, ..settings(seed) }, Some(BlockLimit { high: 3, low: 2 }));
+        // Each of four clients adds up to five blocks before it reclaims.
         assert!(stats.peak <= 3 + 4 * 5, "{} blocks", stats.peak);
     }
     for seed in seeds(30) {
-        let stats = run(Settings { clients: 1, size: 16 * 40, ..settings(seed) }, Some(Limit { high: 6, low: 4 }));
+        let stats = run(Settings { clients: 1, size: 16 * 40, ..settings(seed) }, Some(BlockLimit { high: 6, low: 4 }));
         assert!(stats.peak <= 6 + 5, "{} blocks", stats.peak);
     }
 }
@@ -140,7 +128,7 @@ fn a_full_disk_fails_nothing() {
     for seed in seeds(20) {
         let stats = run(Settings { quota: 3, ..settings(seed) }, None);
         assert!(stats.full > 0 && stats.peak <= 3);
-        run(Settings { scratch_full: 200, ..settings(seed) }, Some(Limit { high: 6, low: 4 }));
+        run(Settings { scratch_full: 200, ..settings(seed) }, Some(BlockLimit { high: 6, low: 4 }));
         run(Settings { quota: 0, ..settings(seed) }, None);
     }
 }
@@ -149,7 +137,7 @@ fn a_full_disk_fails_nothing() {
 fn faults_fail_the_request_and_nothing_else() {
     let mut total = Stats::default();
     for seed in seeds(40) {
-        for limit in [None, Some(Limit { high: 4, low: 2 })] {
+        for limit in [None, Some(BlockLimit { high: 4, low: 2 })] {
             let faults = Settings { next_fails: 50, scratch_full: 50, no_memory: 30, traps: 40, ..settings(seed) };
             let stats = run(faults, limit);
             total.traps += stats.traps;
@@ -167,21 +155,21 @@ fn next_that_takes_only_short_requests_is_written_in_parts() {
     }
 }
 
-/// What one client does; the function it is given ends a request.
+/// What one client does. The function that it receives ends a request.
 type Steps = fn(&Cache<'_, Call<'_>>, &dyn Fn()) -> Result<(), SimError>;
 
 /// Some requests of one client, one after another.
-struct Script(Policy, Option<Limit>, Steps);
+struct Script(Policy, Option<BlockLimit>, Steps);
 
 impl Subject for Script {
     fn serve(&self, host: &Call<'_>, _request: Request) -> Result<Vec<Extent>, SimError> {
-        let next = Next { write: true, flush: true, fua: true, trim: true, zero: true, multi_conn: true };
+        let next = NextCapabilities { write: true, flush: true, fua: true, trim: true, zero: true, multi_conn: true };
         (self.2)(&Cache::new(host, 4, self.0, self.1, next), &|| host.answered())?;
         Ok(vec![])
     }
 }
 
-fn script(policy: Policy, limit: Option<Limit>, steps: Steps) -> Stats {
+fn script(policy: Policy, limit: Option<BlockLimit>, steps: Steps) -> Stats {
     let simulation = Simulation::new(Settings { clients: 1, requests: 1, writes: Writes::Unsafe, ..settings(1) });
     let stats =
         simulation.run(&Script(policy, limit, steps), |_, _| Request::Write { offset: 0, length: 64, fua: false });
@@ -220,38 +208,38 @@ fn writethrough_writes_at_once_and_unsafe_not_even_with_a_flush() {
 }
 
 #[test]
-fn what_was_prefetched_or_kept_is_not_read_again() {
+fn prefetched_or_kept_blocks_are_not_read_again() {
     for steps in [
         (|cache, answered| {
             cache.prefetch(3, 50)?;
             answered();
-            cache.read(0, 64, false)
+            cache.read(0, 64, AbsentReads::Read)
         }) as Steps,
         |cache, answered| {
-            cache.read(0, 64, true)?;
+            cache.read(0, 64, AbsentReads::Keep)?;
             answered();
-            cache.read(3, 20, false)
+            cache.read(3, 20, AbsentReads::Read)
         },
     ] {
         assert_eq!(script(Policy::Writeback, None, steps).next_reads, 1);
     }
     let stats = script(Policy::Writeback, None, |cache, answered| {
-        cache.read(0, 64, false)?;
+        cache.read(0, 64, AbsentReads::Read)?;
         answered();
-        cache.read(0, 64, false)
+        cache.read(0, 64, AbsentReads::Read)
     });
-    assert_eq!(stats.next_reads, 2, "reads are not kept unless that is asked for");
+    assert_eq!(stats.next_reads, 2, "by default reads are not kept");
 }
 
 #[test]
-fn extents_tell_what_was_written_and_not_flushed() {
+fn extents_show_what_was_written_and_not_flushed() {
     script(Policy::Writeback, None, |cache, answered| {
         // Next is zero from 40 to 80.
         cache.write(48, 16, false)?;
         answered();
-        cache.zero(16, 16, rbdkit_filter_blocks::Zeroing { may_trim: true, ..Default::default() })?;
+        cache.zero(16, 16, ZeroFlags { may_trim: true, ..Default::default() })?;
         answered();
-        assert!(!cache.as_next(0, 20) && cache.as_next(0, 16));
+        assert!(!cache.is_as_next(0, 20) && cache.is_as_next(0, 16));
         let data = |offset, length| Extent { offset, length, hole: false, zero: false };
         let hole = |offset, length| Extent { offset, length, hole: true, zero: true };
         assert_eq!(cache.extents(16, 16, false)?, [hole(16, 16)]);
@@ -261,19 +249,19 @@ fn extents_tell_what_was_written_and_not_flushed() {
 }
 
 #[test]
-fn blocks_that_were_not_used_lately_go_first() {
-    let limit = Some(Limit { high: 4, low: 3 });
+fn the_least_recently_used_blocks_are_reclaimed_first() {
+    let limit = Some(BlockLimit { high: 4, low: 3 });
     let stats = script(Policy::Writeback, limit, |cache, answered| {
         for block in 0..4 {
-            cache.read(block * 16, 16, true)?;
+            cache.read(block * 16, 16, AbsentReads::Keep)?;
             answered();
         }
-        cache.read(0, 16, true)?;
+        cache.read(0, 16, AbsentReads::Keep)?;
         answered();
-        // One too many: one or two have to go, but not the first.
-        cache.read(64, 16, true)?;
+        // This block is one too many. One or two others are reclaimed, but not the first.
+        cache.read(64, 16, AbsentReads::Keep)?;
         answered();
-        cache.read(0, 16, true)
+        cache.read(0, 16, AbsentReads::Keep)
     });
     assert_eq!(stats.next_reads, 5, "the first block was reclaimed");
 }

@@ -1,30 +1,30 @@
-//! Takes writes into a temporary overlay: next is opened read-only, and nothing is ever written to it.
+//! Keeps writes in a temporary overlay. The filter opens next read-only and never writes to it.
 //!
-//! All state is the host's: a map of the blocks' states, the scratch file, range locks. So any instance serves any request, and nothing
-//! is lost with one.
+//! All state is in the host: a map of the blocks' states, the scratch file, range locks. So any
+//! instance can serve any request, and nothing is lost with an instance.
 #![deny(unsafe_code)]
 
 mod overlay;
 #[cfg(test)]
 mod tests;
 
-use overlay::{Caching, MAP, Missing, Overlay};
-use rbdkit_filter_blocks::real::{Real, block_bits, block_sizes, contract_extents};
+use overlay::{AbsentReads, CacheRequests, MAP, Overlay};
+use rbdkit_filter_blocks::ZeroFlags;
+use rbdkit_filter_blocks::sdk_glue::{block_bits, block_size_param, block_sizes, contract_extents, zero_flags};
+use rbdkit_filter_blocks::sdk_host::SdkHost;
 use rbdkit_filter_sdk::prelude::*;
-
-/// 64 MiB is the longest buffer; below 4 KiB no file system frees space.
-const BLOCK_SIZES: std::ops::RangeInclusive<u64> = 4096..=64 << 20;
 
 /// The filter.
 pub struct Cow {
+    /// The block size in bytes that the user chose.
     block: u64,
     on_cache: bool,
-    /// `None`: ask the watched path each time.
+    /// `None` if it depends on whether the watched path exists.
     on_read: Option<bool>,
 }
 
-/// The connection's handle: the block size as a power of two, and what next does about caching.
-fn handle(bits: u32, next_caches: bool) -> u64 {
+/// Packs the connection's handle: the block size as a power of two, and whether next can cache.
+fn pack(bits: u32, next_caches: bool) -> u64 {
     u64::from(bits) | u64::from(next_caches) << 8
 }
 
@@ -32,34 +32,34 @@ fn bits() -> u32 {
     (request::handle() & 0xff) as u32
 }
 
-fn overlay() -> Overlay<'static, Real> {
-    Overlay::new(&Real, bits())
+fn next_caches() -> bool {
+    request::handle() >> 8 & 1 == 1
+}
+
+fn overlay() -> Overlay<'static, SdkHost> {
+    Overlay::new(&SdkHost, bits())
 }
 
 impl Filter for Cow {
     fn describe() -> Description {
         Description::new("cow", env!("CARGO_PKG_VERSION"), "keeps writes in a temporary overlay")
-            .help("The layer below is opened read-only. What is written is gone when the server ends.")
+            .help("The layer below is opened read-only. All writes are lost when the server ends.")
             .thread_model(ThreadModel::Parallel)
             .state_version(1)
             .param(
                 Param::size("cow-block-size").default("64k").help("Bytes of a block: a power of two from 4k to 64M."),
             )
-            .param(Param::bool("cow-on-cache").default("false").help("Cache requests copy into the overlay."))
+            .param(Param::bool("cow-on-cache").default("false").help("Whether cache requests copy into the overlay."))
             .param(
                 Param::bool_or_watch("cow-on-read")
                     .default("false")
-                    .help("Reads copy into the overlay; with /PATH, while that exists."),
+                    .help("Whether reads copy into the overlay; /PATH: while that exists."),
             )
     }
 
     fn configure(params: &Params) -> Result<Self, String> {
-        let block = params.size("cow-block-size")?.unwrap_or(65536);
-        if !block.is_power_of_two() || !BLOCK_SIZES.contains(&block) {
-            return Err(format!("cow-block-size={block}: not a power of two from 4k to 64M"));
-        }
         Ok(Cow {
-            block,
+            block: block_size_param(params, "cow-block-size")?,
             on_cache: params.bool("cow-on-cache")?.unwrap_or(false),
             on_read: params.bool_or_watch("cow-on-read", false)?,
         })
@@ -69,7 +69,7 @@ impl Filter for Cow {
 impl Connection for Cow {
     fn open(&self, _readonly: bool, exportname: &str, _is_tls: bool, _replayed: bool) -> Result<u64, Errno> {
         next_open::open(true, exportname)?;
-        Ok(handle(block_bits(self.block), next::can()?.cache != Support::None))
+        Ok(pack(block_bits(self.block), next::can()?.cache != Support::None))
     }
 
     fn prepare(&self) -> Result<(), Errno> {
@@ -92,7 +92,7 @@ impl Features for Cow {
             trim: true,
             fast_zero: true,
             extents: true,
-            // All connections see one overlay, and nothing of it is durable.
+            // All connections share one overlay, and nothing in it is durable.
             multi_conn: true,
             zero: Support::Native,
             fua: Support::Native,
@@ -103,13 +103,13 @@ impl Features for Cow {
 
 impl Reads for Cow {
     fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
-        let keep = self.on_read.unwrap_or_else(|| files::holds_now("cow-on-read"));
-        let missing = match (keep, self.on_cache) {
-            (true, _) => Missing::Keep,
-            (false, true) => Missing::Join,
-            (false, false) => Missing::Read,
+        let on_read = self.on_read.unwrap_or_else(|| files::holds_now("cow-on-read"));
+        let absent = match (on_read, self.on_cache) {
+            (true, _) => AbsentReads::CopyUp,
+            (false, true) => AbsentReads::Join,
+            (false, false) => AbsentReads::Read,
         };
-        overlay().read(offset, length, missing)
+        overlay().read(offset, length, absent)
     }
 }
 
@@ -127,20 +127,20 @@ impl Flushes for Cow {
 
 impl Trims for Cow {
     fn trim(&self, offset: u64, length: u64, _flags: CommandFlags) -> Result<(), Errno> {
-        overlay().zero(offset, length, false)
+        overlay().zero(offset, length, ZeroFlags::default())
     }
 }
 
 impl Zeroes for Cow {
     fn zero(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
-        overlay().zero(offset, length, flags.contains(CommandFlags::FAST_ZERO))
+        overlay().zero(offset, length, zero_flags(flags))
     }
 }
 
 impl Mapping for Cow {
     fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
         let overlay = overlay();
-        if overlay.untouched(offset, length) {
+        if overlay.is_as_next(offset, length) {
             next::extents_forward(offset, length, offset, flags)?;
             return Ok(Vec::new());
         }
@@ -148,13 +148,13 @@ impl Mapping for Cow {
     }
 }
 
-impl rbdkit_filter_sdk::Caching for Cow {
+impl Caching for Cow {
     fn cache(&self, offset: u64, length: u64) -> Result<(), Errno> {
-        let how = match (self.on_cache, request::handle() >> 8 & 1 == 1) {
-            (true, _) => Caching::CopyUp,
-            // Where next only reads in place of caching, the host does that.
-            (false, true) => Caching::Pass,
-            (false, false) => Caching::Ignore,
+        let how = match (self.on_cache, next_caches()) {
+            (true, _) => CacheRequests::CopyUp,
+            // If next emulates caching by reading, the host does that.
+            (false, true) => CacheRequests::Forward,
+            (false, false) => CacheRequests::Ignore,
         };
         overlay().cache(offset, length, how)
     }

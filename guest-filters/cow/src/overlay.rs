@@ -1,92 +1,87 @@
 //! The overlay: which blocks of the disk differ from next, and where their data is.
 //!
-//! A block is in one of three states, and never goes back to the first. Its data is in scratch, at its own place.
+//! A block is in one of three states, and never returns to the first. Its data is in scratch, at
+//! the same offset as on the disk.
 //!
-//! Why it is right with many requests at once:
+//! Why this is correct with many requests at once:
 //!
-//! * Next never changes, so what was read from it is never out of date.
-//! * **Whoever changes bytes holds an exclusive lock on them; whoever changes what a block is made of holds the whole block.** So nothing that
-//!   is written can be lost under a copy of the block that somebody else is making.
-//! * A block becomes `ALLOCATED` only when all of it is in scratch, and then scratch holds a valid value for each of its bytes for ever:
-//!   punching it (the block became `ZERO`) leaves zeroes, which are the block's value then.
-//! * **Reads hold no lock.** A read looks at a state and then fetches the data. Whatever happens in between, what it fetches was the
-//!   value of each byte at some time between: next's data was, when the state was looked at; scratch's is, when it is fetched, by the rule before.
-//!   A request that was answered before the read began has published its state before, so its data cannot be missed.
-//! * **A read joins a copy of the block that is under way** where blocks are prefetched: it waits for a lock, gives it back and looks again. That is
-//!   only to fetch nothing twice; it is right without.
+//! * Next never changes, so data that was read from it is never out of date.
+//! * **A request that changes bytes holds an exclusive lock on them. A request that changes the
+//!   state of a block holds an exclusive lock on the whole block.** So a write cannot be lost under
+//!   a copy of the block that another request is making.
+//! * A block becomes `ALLOCATED` only when all of it is in scratch. From then on scratch always
+//!   holds a valid value for each of its bytes: punching it, when the block becomes `ZERO`, leaves
+//!   zeroes, and these are the block's values then.
+//! * **Reads hold no lock.** A read looks at a state and then fetches the data. Each byte that it
+//!   fetches was the byte's value at some moment during the read: next's data at the moment when
+//!   the read looked at the state, scratch's data at the moment when the read fetched it. A write
+//!   that was answered before the read began has set its state before, so the read sees it.
+//! * **A read joins a copy of its blocks that is in progress**, if blocks are prefetched: it waits
+//!   for a shared lock, releases it, and looks at the state again. This only avoids fetching the
+//!   same data twice; the read would be correct without it.
 
-use rbdkit_filter_blocks::{CHUNK, Extent, Fault, Grid, Host, Mode, PAYLOAD, Temp, Want, copy_up, read_next};
+use rbdkit_filter_blocks::{
+    ABSENT, BlockStates, CHUNK, Extent, Host, HostError, Mode, PAYLOAD, Wanted, ZeroFlags, copy_up, merge_block,
+    merge_edges,
+};
 
-/// The map of states.
+/// The map of the states.
 pub const MAP: u32 = 0;
 
-/// As in next. The state of every block at first.
-pub const NONE: u8 = 0;
-/// In scratch.
-pub const ALLOCATED: u8 = 1;
-/// Zero, whatever scratch holds.
-pub const ZERO: u8 = 2;
+/// The block's data is in scratch.
+const ALLOCATED: u8 = 1;
+/// The block is zero, whatever scratch holds.
+const ZERO: u8 = 2;
 
-/// What a cache request does about blocks that are not in the overlay.
+/// The states of blocks that are not wholly in scratch.
+const NOT_ALLOCATED: u8 = 1 << ABSENT | 1 << ZERO;
+
+/// How a cache request treats blocks that are not in the overlay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Caching {
-    /// Nothing: next cannot cache.
+pub enum CacheRequests {
+    /// It ignores them: next cannot cache.
     Ignore,
-    /// The same request goes to next.
-    Pass,
-    /// They are copied into the overlay.
+    /// It makes next cache them.
+    Forward,
+    /// It copies them into the overlay.
     CopyUp,
 }
 
-/// What a read does about blocks that are not in the overlay.
+/// How a read treats blocks that are not in the overlay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Missing {
+pub enum AbsentReads {
     /// It reads them from next.
     Read,
-    /// The same, after whoever copies them into the overlay just now.
+    /// It first waits for requests that are copying them into the overlay.
     Join,
     /// It copies them into the overlay.
-    Keep,
+    CopyUp,
 }
 
 /// The overlay, as one request sees it.
 pub struct Overlay<'h, H: Host> {
     host: &'h H,
-    grid: Grid,
+    states: BlockStates<'h, H>,
 }
 
 impl<'h, H: Host> Overlay<'h, H> {
     /// An overlay of blocks of 2^`bits` bytes.
     pub fn new(host: &'h H, bits: u32) -> Self {
-        Overlay { host, grid: Grid::new(bits) }
-    }
-
-    /// The state at `offset`, and where it ends, at most at `end`.
-    fn run(&self, offset: u64, end: u64) -> (u8, u64) {
-        let (state, count) = self.host.run(MAP, self.grid.of(offset), self.grid.count(offset, end));
-        (state, end.min(self.grid.start(self.grid.of(offset) + count)))
-    }
-
-    /// Locks all of the blocks that the range touches.
-    fn lock_blocks(&self, offset: u64, end: u64) -> Result<(), H::Error> {
-        let first = self.grid.start(self.grid.of(offset));
-        let last = self.grid.start(self.grid.of(end - 1) + 1);
-        self.host.lock(first, last - first, Mode::Exclusive)
+        Overlay { host, states: BlockStates::new(host, MAP, bits) }
     }
 
     /// Fills the payload.
-    pub fn read(&self, offset: u64, length: u32, missing: Missing) -> Result<(), H::Error> {
+    pub fn read(&self, offset: u64, length: u32, absent: AbsentReads) -> Result<(), H::Error> {
         let end = offset + u64::from(length);
-        let keep = missing == Missing::Keep
-            && self.host.find(MAP, self.grid.of(offset), 1 << NONE).is_some_and(|b| b <= self.grid.of(end - 1));
-        if keep {
-            self.lock_blocks(offset, end)?;
+        let copies = absent == AbsentReads::CopyUp && self.states.any_in(offset, end, 1 << ABSENT);
+        if copies {
+            self.states.lock(offset, end, Mode::Exclusive)?;
         }
         let mut from = offset;
-        let mut joins = missing == Missing::Join;
+        let mut joins = absent == AbsentReads::Join;
         while from < end {
-            let (state, to) = self.run(from, end);
-            if state == NONE && joins {
+            let (state, to) = self.states.run_at(from, end);
+            if state == ABSENT && joins {
                 joins = false;
                 self.host.lock(from, end - from, Mode::Shared)?;
                 self.host.unlock();
@@ -96,10 +91,9 @@ impl<'h, H: Host> Overlay<'h, H> {
             match state {
                 ALLOCATED => self.host.scratch_pread(from, part, PAYLOAD, at)?,
                 ZERO => self.host.clear(PAYLOAD, at, part),
-                _ if keep => {
-                    let blocks = (self.grid.of(from), self.grid.count(from, to));
-                    let want = Want { offset: from, end: to, at };
-                    copy_up(self.host, self.grid, MAP, ALLOCATED, blocks, Some(want))?;
+                _ if copies => {
+                    let wanted = Wanted { offset: from, end: to, at };
+                    copy_up(&self.states, self.states.blocks(from, to), ALLOCATED, Some(wanted))?;
                 }
                 _ => self.host.next_pread(from, part, PAYLOAD, at)?,
             }
@@ -112,116 +106,95 @@ impl<'h, H: Host> Overlay<'h, H> {
     pub fn write(&self, offset: u64, length: u32) -> Result<(), H::Error> {
         let end = offset + u64::from(length);
         self.host.lock(offset, length.into(), Mode::Exclusive)?;
-        if self.run(offset, end) == (ALLOCATED, end) {
+        if self.states.run_at(offset, end) == (ALLOCATED, end) {
             return self.host.scratch_pwrite(offset, length, PAYLOAD, 0);
         }
         let size = self.host.size()?;
-        let touched = self.grid.touched(offset, end, size);
-        let must_merge = |block| self.host.run(MAP, block, 1).0 != ALLOCATED;
-        if touched.partial().any(must_merge) {
+        let touched = self.states.block_size.touched(offset, end, size);
+        if touched.partial().any(|block| self.states.is_in(block, NOT_ALLOCATED)) {
             self.host.unlock();
-            self.lock_blocks(offset, end)?;
+            self.states.lock(offset, end, Mode::Exclusive)?;
         }
-        let (mut from, mut to) = (offset, end);
-        for block in touched.partial().filter(|block| must_merge(*block)) {
-            let (start, stop) = self.grid.span(block, 1, size);
-            let (lo, hi) = (offset.max(start), end.min(stop));
-            self.merge(block, (start, stop), |temp| {
-                self.host.copy(temp, (lo - start) as u32, PAYLOAD, (lo - offset) as u32, (hi - lo) as u32);
-            })?;
-            if lo == from { from = hi } else { to = lo }
-        }
+        let to_allocated = (NOT_ALLOCATED, ALLOCATED);
+        let (from, to) = merge_edges(&self.states, (offset, end), touched, PAYLOAD, size, to_allocated)?;
         if from < to {
             self.host.scratch_pwrite(from, (to - from) as u32, PAYLOAD, (from - offset) as u32)?;
-            // Of these, blocks that are touched in part are ALLOCATED already.
-            self.host.set(MAP, self.grid.of(from), self.grid.count(from, to), 1 << NONE | 1 << ZERO, ALLOCATED);
+            // Those of the blocks that are touched in part are ALLOCATED already.
+            let (first, count) = self.states.blocks(from, to);
+            self.states.set(first, count, NOT_ALLOCATED, ALLOCATED);
         }
         Ok(())
     }
 
-    /// Makes a whole block out of what it is and `change`. The caller has locked it, and it is not ALLOCATED.
-    fn merge(&self, block: u64, (start, stop): (u64, u64), change: impl FnOnce(u32)) -> Result<(), H::Error> {
-        let temp = Temp::new(self.host, (stop - start) as u32)?;
-        if self.host.run(MAP, block, 1).0 == NONE {
-            read_next(self.host, start, stop, temp.id(), 0)?;
-        }
-        change(temp.id());
-        self.host.scratch_pwrite(start, (stop - start) as u32, temp.id(), 0)?;
-        self.host.set(MAP, block, 1, 1 << NONE | 1 << ZERO, ALLOCATED);
-        Ok(())
-    }
-
-    /// Makes a range zero: for zero and trim alike. With `fast`, only if nothing has to be copied for it.
-    pub fn zero(&self, offset: u64, length: u64, fast: bool) -> Result<(), H::Error> {
+    /// Makes a range read as zero. Trim requests do the same. With `fast` it fails if it would have
+    /// to copy data. The other flags make no difference: nothing is durable, and holes are always
+    /// allowed.
+    pub fn zero(&self, offset: u64, length: u64, flags: ZeroFlags) -> Result<(), H::Error> {
         let end = offset + length;
         let size = self.host.size()?;
-        let touched = self.grid.touched(offset, end, size);
-        self.lock_blocks(offset, end)?;
-        if fast && touched.partial().any(|block| self.host.run(MAP, block, 1).0 == NONE) {
+        let touched = self.states.block_size.touched(offset, end, size);
+        self.states.lock(offset, end, Mode::Exclusive)?;
+        if flags.fast && touched.partial().any(|block| self.states.state(block) == ABSENT) {
             return Err(H::Error::NOT_SUPPORTED);
         }
         for block in touched.partial() {
-            let (start, stop) = self.grid.span(block, 1, size);
+            let (start, stop) = self.states.block_size.span(block, 1, size);
             let (lo, hi) = (offset.max(start), end.min(stop));
-            match self.host.run(MAP, block, 1).0 {
+            match self.states.state(block) {
                 ZERO => {}
                 ALLOCATED => self.host.scratch_punch(lo, hi - lo)?,
-                _ => self.merge(block, (start, stop), |temp| {
+                _ => merge_block(&self.states, block, size, (NOT_ALLOCATED, ALLOCATED), |temp| {
                     self.host.clear(temp, (lo - start) as u32, (hi - lo) as u32);
                 })?,
             }
         }
-        if touched.wholes > 0 {
-            let allocated = self.host.set(MAP, touched.whole, touched.wholes, 1 << ALLOCATED, ZERO);
-            self.host.set(MAP, touched.whole, touched.wholes, 1 << NONE, ZERO);
+        if touched.whole_count > 0 {
+            let (first, count) = (touched.first_whole, touched.whole_count);
+            let allocated = self.states.set(first, count, 1 << ALLOCATED, ZERO);
+            self.states.set(first, count, 1 << ABSENT, ZERO);
             if allocated > 0 {
-                let (start, stop) = self.grid.span(touched.whole, touched.wholes, size);
-                // It is zero already. That its space could not be freed is no reason to fail.
+                let (start, stop) = self.states.block_size.span(first, count, size);
+                // The blocks are zero already. A failure to free their space is not a failure of
+                // the request.
                 let _ = self.host.scratch_punch(start, stop - start);
             }
         }
         Ok(())
     }
 
-    /// Brings a range nearer.
-    pub fn cache(&self, offset: u64, length: u64, how: Caching) -> Result<(), H::Error> {
+    /// Serves a cache request.
+    pub fn cache(&self, offset: u64, length: u64, how: CacheRequests) -> Result<(), H::Error> {
         let end = offset + length;
         let mut from = offset;
-        while how != Caching::Ignore && from < end {
-            // Found this way the cost is that of the blocks that are missing.
-            match self.host.find(MAP, self.grid.of(from), 1 << NONE) {
-                Some(block) => from = from.max(self.grid.start(block)),
+        while how != CacheRequests::Ignore && from < end {
+            // Finding the next absent block skips all others at once, however many there are.
+            match self.states.find(self.states.block_size.block_at(from), 1 << ABSENT) {
+                Some(block) => from = from.max(self.states.block_size.start(block)),
                 None => break,
             }
             if from >= end {
                 break;
             }
-            let (_, to) = self.run(from, end);
-            let to = match how {
-                Caching::CopyUp => {
-                    let to = to.min(self.grid.start(self.grid.of(from)) + self.grid.block().max(CHUNK));
-                    self.copy_missing(from, to)?;
-                    to
-                }
-                _ => {
-                    self.host.next_cache(from, to - from)?;
-                    to
-                }
-            };
+            let (_, mut to) = self.states.run_at(from, end);
+            if how == CacheRequests::CopyUp {
+                to = to.min(self.states.step_end(from, CHUNK));
+                self.copy_absent(from, to)?;
+            } else {
+                self.host.next_cache(from, to - from)?;
+            }
             from = to;
         }
         Ok(())
     }
 
     /// Copies those blocks of a range that are not in the overlay.
-    fn copy_missing(&self, offset: u64, end: u64) -> Result<(), H::Error> {
-        self.lock_blocks(offset, end)?;
+    fn copy_absent(&self, offset: u64, end: u64) -> Result<(), H::Error> {
+        self.states.lock(offset, end, Mode::Exclusive)?;
         let mut from = offset;
         while from < end {
-            let (state, to) = self.run(from, end);
-            if state == NONE {
-                let blocks = (self.grid.of(from), self.grid.count(from, to));
-                copy_up(self.host, self.grid, MAP, ALLOCATED, blocks, None)?;
+            let (state, to) = self.states.run_at(from, end);
+            if state == ABSENT {
+                copy_up(&self.states, self.states.blocks(from, to), ALLOCATED, None)?;
             }
             from = to;
         }
@@ -229,31 +202,14 @@ impl<'h, H: Host> Overlay<'h, H> {
         Ok(())
     }
 
-    /// Whether all of a range is as in next, so that next's answer is the answer.
-    pub fn untouched(&self, offset: u64, length: u64) -> bool {
-        self.run(offset, offset + length) == (NONE, offset + length)
+    /// Whether all of a range is as in next. Then next's extents are the answer.
+    pub fn is_as_next(&self, offset: u64, length: u64) -> bool {
+        self.states.run_at(offset, offset + length) == (ABSENT, offset + length)
     }
 
-    /// What a client would read: from `offset` on, without gaps, at least one extent; only one if `one`.
+    /// The extents that a client would read: from `offset` on, without gaps, at least one, and only
+    /// one if `one`.
     pub fn extents(&self, offset: u64, length: u64, one: bool) -> Result<Vec<Extent>, H::Error> {
-        let end = offset + length;
-        let mut list = Vec::new();
-        let mut from = offset;
-        while from < end && (list.is_empty() || !one) {
-            let (state, to) = self.run(from, end);
-            if state == NONE {
-                list.extend(self.host.next_extents(from, to - from, one)?);
-                match list.last() {
-                    Some(last) if last.offset + last.length >= to => {}
-                    // Next knows only a part: so do we.
-                    _ => break,
-                }
-            } else {
-                let zero = state == ZERO;
-                list.push(Extent { offset: from, length: to - from, hole: zero, zero });
-            }
-            from = to;
-        }
-        Ok(list)
+        self.states.extents(offset, offset + length, one, 1 << ABSENT, ZERO)
     }
 }

@@ -1,29 +1,29 @@
-//! The overlay under many requests at once, with faults, against a model.
+//! The overlay with many requests at once and with faults, compared with a model.
 
 use rbdkit_filter_blocks::simulation::{
     Call, Request, Settings, SimError, Simulation, Stats, Subject, Writes, any_request, seeds,
 };
-use rbdkit_filter_blocks::{Extent, Host};
+use rbdkit_filter_blocks::{Extent, Host, ZeroFlags};
 
-use crate::overlay::{Caching, Missing, Overlay};
+use crate::overlay::{AbsentReads, CacheRequests, Overlay};
 
 struct Cow {
     bits: u32,
-    missing: Missing,
-    caching: Caching,
+    absent: AbsentReads,
+    caching: CacheRequests,
 }
 
 impl Subject for Cow {
     fn serve(&self, host: &Call<'_>, request: Request) -> Result<Vec<Extent>, SimError> {
         let overlay = Overlay::new(host, self.bits);
         match request {
-            Request::Read { offset, length } => overlay.read(offset, length, self.missing)?,
+            Request::Read { offset, length } => overlay.read(offset, length, self.absent)?,
             Request::Write { offset, length, .. } => overlay.write(offset, length)?,
-            Request::Zero { offset, length, how } => overlay.zero(offset, length, how.fast)?,
-            Request::Trim { offset, length, .. } => overlay.zero(offset, length, false)?,
+            Request::Zero { offset, length, flags } => overlay.zero(offset, length, flags)?,
+            Request::Trim { offset, length, .. } => overlay.zero(offset, length, ZeroFlags::default())?,
             Request::Cache { offset, length } => overlay.cache(offset, length, self.caching)?,
             Request::Extents { offset, length, one } => {
-                if overlay.untouched(offset, length) {
+                if overlay.is_as_next(offset, length) {
                     return host.next_extents(offset, length, one);
                 }
                 return overlay.extents(offset, length, one);
@@ -34,29 +34,17 @@ impl Subject for Cow {
     }
 }
 
+/// The flags of a fast zero request.
+const FAST: ZeroFlags = ZeroFlags { fast: true, fua: false, may_trim: false };
+
 fn settings(seed: u64) -> Settings {
-    Settings {
-        seed,
-        bits: 4,
-        // The last block is a short one.
-        size: 16 * 12 + 5,
-        clients: 4,
-        requests: 100,
-        quota: u64::MAX,
-        next_fails: 0,
-        scratch_full: 0,
-        no_memory: 0,
-        traps: 0,
-        next_max: 1000,
-        writes: Writes::Kept,
-        multi_conn: true,
-    }
+    Settings::small(seed, Writes::Kept, true)
 }
 
 fn run(settings: Settings) -> Stats {
-    let caching = [Caching::Ignore, Caching::Pass, Caching::CopyUp][settings.seed as usize % 3];
-    let missing = [Missing::Read, Missing::Join, Missing::Keep][settings.seed as usize / 3 % 3];
-    let cow = Cow { bits: settings.bits, missing, caching };
+    let caching = [CacheRequests::Ignore, CacheRequests::Forward, CacheRequests::CopyUp][settings.seed as usize % 3];
+    let absent = [AbsentReads::Read, AbsentReads::Join, AbsentReads::CopyUp][settings.seed as usize / 3 % 3];
+    let cow = Cow { bits: settings.bits, absent, caching };
     Simulation::new(settings).run(&cow, any_request)
 }
 
@@ -71,11 +59,11 @@ fn a_single_client_reads_what_it_wrote() {
 #[test]
 fn clients_that_write_the_same_blocks_at_once_lose_nothing() {
     let waits: u64 = seeds(100).map(|seed| run(settings(seed)).waits).sum();
-    assert!(waits > 0, "they never met");
+    assert!(waits > 0, "no request ever waited for another");
 }
 
 #[test]
-fn clients_that_fight_for_two_blocks_lose_nothing() {
+fn clients_that_compete_for_two_blocks_lose_nothing() {
     for seed in seeds(100) {
         run(Settings { size: 20, clients: 6, ..settings(seed) });
     }
@@ -84,7 +72,7 @@ fn clients_that_fight_for_two_blocks_lose_nothing() {
 #[test]
 fn next_that_takes_only_short_requests_is_read_in_parts() {
     for seed in seeds(50) {
-        // Requests of clients are never longer than next bears, so they are short here as well.
+        // A client's requests are never longer than next accepts, so these are short as well.
         run(Settings { next_max: 64, ..settings(seed) });
     }
 }
@@ -109,7 +97,7 @@ fn a_full_scratch_fails_writes_but_no_reads() {
     }
 }
 
-/// What one client does; the function it is given ends a request.
+/// What one client does. The function that it receives ends a request.
 type Steps = fn(&Overlay<'_, Call<'_>>, &dyn Fn()) -> Result<(), SimError>;
 
 /// Some requests of one client, one after another.
@@ -130,37 +118,38 @@ fn script(steps: Steps) -> Stats {
 }
 
 #[test]
-fn a_cache_request_is_ignored_passed_on_or_copied_up() {
-    assert_eq!(script(|o, _| o.cache(0, 64, Caching::Ignore)).next_reads, 0);
-    let passed = script(|o, _| o.cache(0, 64, Caching::Pass));
-    assert_eq!((passed.next_reads, passed.next_caches), (0, 1));
-    let copied = script(|o, _| o.cache(0, 64, Caching::CopyUp));
+fn a_cache_request_is_ignored_forwarded_or_copies_up() {
+    assert_eq!(script(|o, _| o.cache(0, 64, CacheRequests::Ignore)).next_reads, 0);
+    let forwarded = script(|o, _| o.cache(0, 64, CacheRequests::Forward));
+    assert_eq!((forwarded.next_reads, forwarded.next_caches), (0, 1));
+    let copied = script(|o, _| o.cache(0, 64, CacheRequests::CopyUp));
     assert_eq!((copied.next_reads, copied.next_caches, copied.peak), (1, 0, 4));
 }
 
 #[test]
-fn what_is_in_the_overlay_is_not_asked_of_next_again() {
+fn blocks_in_the_overlay_are_not_fetched_from_next_again() {
     let stats = script(|o, answered| {
         o.write(0, 64)?;
         answered();
-        o.cache(0, 64, Caching::Pass)?;
-        o.read(0, 64, Missing::Read)
+        o.cache(0, 64, CacheRequests::Forward)?;
+        o.read(0, 64, AbsentReads::Read)
     });
     assert_eq!((stats.next_reads, stats.next_caches), (0, 0));
     let stats = script(|o, answered| {
-        o.read(3, 20, Missing::Keep)?;
+        o.read(3, 20, AbsentReads::CopyUp)?;
         answered();
-        o.read(0, 32, Missing::Read)
+        o.read(0, 32, AbsentReads::Read)
     });
     assert_eq!(stats.next_reads, 1);
 }
 
 #[test]
-fn a_read_joins_a_copy_of_its_blocks_that_is_under_way() {
-    // Of four clients each prefetches all of the disk or reads it: whoever reads while another copies need not ask next as well.
-    let reads = |missing| -> u64 {
+fn a_read_joins_a_copy_of_its_blocks_that_is_in_progress() {
+    // Each of four clients either prefetches all of the disk or reads it. A client that reads while
+    // another one copies need not read next as well.
+    let reads = |absent| -> u64 {
         let one = |seed| {
-            let cow = Cow { bits: 4, missing, caching: Caching::CopyUp };
+            let cow = Cow { bits: 4, absent, caching: CacheRequests::CopyUp };
             let simulation = Simulation::new(Settings { requests: 1, size: 64, ..settings(seed) });
             let stats = simulation.run(&cow, |rng, _| match rng.below(2) {
                 0 => Request::Cache { offset: 0, length: 64 },
@@ -171,16 +160,16 @@ fn a_read_joins_a_copy_of_its_blocks_that_is_under_way() {
         };
         seeds(100).map(one).sum()
     };
-    let (joining, not) = (reads(Missing::Join), reads(Missing::Read));
+    let (joining, not) = (reads(AbsentReads::Join), reads(AbsentReads::Read));
     assert!(joining < not, "{joining} reads below, {not} without");
 }
 
 #[test]
-fn extents_tell_the_overlay_from_next() {
+fn extents_come_from_the_overlay_or_from_next() {
     script(|o, answered| {
         o.write(16, 16)?;
         answered();
-        o.zero(32, 16, true)?;
+        o.zero(32, 16, FAST)?;
         answered();
         let list = o.extents(16, 32, false)?;
         assert_eq!(
@@ -191,16 +180,16 @@ fn extents_tell_the_overlay_from_next() {
             ]
         );
         assert_eq!(o.extents(16, 32, true)?.len(), 1);
-        assert!(o.untouched(48, 64) && !o.untouched(40, 64));
+        assert!(o.is_as_next(48, 64) && !o.is_as_next(40, 64));
         Ok(())
     });
 }
 
 #[test]
-fn a_fast_zero_that_would_have_to_copy_is_refused() {
+fn a_fast_zero_request_that_would_have_to_copy_is_refused() {
     script(|o, answered| {
-        assert_eq!(o.zero(3, 5, true), Err(SimError::NotSupported));
+        assert_eq!(o.zero(3, 5, FAST), Err(SimError::NotSupported));
         answered();
-        o.zero(3, 5, false)
+        o.zero(3, 5, ZeroFlags::default())
     });
 }

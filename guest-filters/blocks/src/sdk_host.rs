@@ -1,17 +1,17 @@
-//! The host itself.
+//! The host of a component, through the SDK.
 
 use rbdkit_filter_sdk::prelude::*;
 use rbdkit_filter_sdk::{Errno, maps::When};
 
-use crate::{Extent, Fault, Host, Mode, Words, Zeroing};
+use crate::host::{self, Host, HostError, Mode, Words, ZeroFlags};
 
-/// Everything is the export's: one state for all its connections.
+/// All state belongs to the export, so that its connections share it.
 const SCOPE: Scope = Scope::Exportname;
 
-/// The real [`Host`].
-pub struct Real;
+/// The [`Host`] of a component.
+pub struct SdkHost;
 
-impl Fault for Errno {
+impl HostError for Errno {
     const NOT_SUPPORTED: Errno = Errno::Enotsup;
 
     fn is_full(self) -> bool {
@@ -23,7 +23,7 @@ fn fua_flag(fua: bool) -> CommandFlags {
     if fua { CommandFlags::FUA } else { CommandFlags::empty() }
 }
 
-impl Host for Real {
+impl Host for SdkHost {
     type Error = Errno;
 
     fn lock(&self, offset: u64, length: u64, mode: Mode) -> Result<(), Errno> {
@@ -40,7 +40,8 @@ impl Host for Real {
 
     fn run(&self, map: u32, first: u64, limit: u64) -> (u8, u64) {
         let run = maps::get_run(SCOPE, map, first, limit);
-        // 0 blocks: past the end, which the host does not let a request reach. Never loop for it.
+        // Past the end of the map the host returns 0 blocks. A request never reaches that, but
+        // callers must not loop forever if it did.
         (run.state, run.count.max(1))
     }
 
@@ -82,7 +83,7 @@ impl Host for Real {
     }
 
     fn next_max(&self) -> u32 {
-        // The host takes no request longer than 64 MiB.
+        // The host accepts no request longer than 64 MiB.
         next::block_size().map_or(64 << 20, |sizes| sizes.maximum.clamp(1, 64 << 20))
     }
 
@@ -98,10 +99,10 @@ impl Host for Real {
         next::flush()
     }
 
-    fn next_zero(&self, offset: u64, length: u64, how: Zeroing) -> Result<(), Errno> {
-        let mut flags = fua_flag(how.fua);
-        flags.set(CommandFlags::MAY_TRIM, how.may_trim);
-        flags.set(CommandFlags::FAST_ZERO, how.fast);
+    fn next_zero(&self, offset: u64, length: u64, zero: ZeroFlags) -> Result<(), Errno> {
+        let mut flags = fua_flag(zero.fua);
+        flags.set(CommandFlags::MAY_TRIM, zero.may_trim);
+        flags.set(CommandFlags::FAST_ZERO, zero.fast);
         next::zero(offset, length, flags)
     }
 
@@ -113,16 +114,16 @@ impl Host for Real {
         next::cache(offset, length)
     }
 
-    fn next_extents(&self, offset: u64, length: u64, one: bool) -> Result<Vec<Extent>, Errno> {
+    fn next_extents(&self, offset: u64, length: u64, one: bool) -> Result<Vec<host::Extent>, Errno> {
         let flags = if one { CommandFlags::REQ_ONE } else { CommandFlags::empty() };
         let list = next::extents(offset, length, flags)?;
-        let plain = |e: &rbdkit_filter_sdk::Extent| Extent {
+        let convert = |e: &Extent| host::Extent {
             offset: e.offset,
             length: e.length,
             hole: e.kind.contains(ExtentType::HOLE),
             zero: e.kind.contains(ExtentType::ZERO),
         };
-        Ok(list.iter().map(plain).collect())
+        Ok(list.iter().map(convert).collect())
     }
 
     fn alloc(&self, length: u32) -> Result<u32, Errno> {
@@ -139,33 +140,5 @@ impl Host for Real {
 
     fn clear(&self, buf: u32, at: u32, length: u32) {
         buffer::fill(buf, at, length, 0);
-    }
-}
-
-/// Extents as the contract has them.
-pub fn contract_extents(list: Vec<Extent>) -> Vec<rbdkit_filter_sdk::Extent> {
-    let convert = |e: Extent| {
-        let mut kind = ExtentType::empty();
-        kind.set(ExtentType::HOLE, e.hole);
-        kind.set(ExtentType::ZERO, e.zero);
-        rbdkit_filter_sdk::Extent { offset: e.offset, length: e.length, kind }
-    };
-    list.into_iter().map(convert).collect()
-}
-
-/// The block size that such a filter uses: `wanted`, or what next needs at least. Both are powers of two; answered as the power.
-pub fn block_bits(wanted: u64) -> u32 {
-    let least = next::block_size().map_or(1, |sizes| u64::from(sizes.minimum));
-    wanted.max(least).max(1).trailing_zeros()
-}
-
-/// The block sizes that such a filter tells: next's, but with its own block as the preferred one where next bears that.
-pub fn block_sizes(block: u64) -> BlockSizes {
-    // The largest preferred size that the protocol knows is 32 MiB, the least 512 bytes.
-    let block = block.clamp(512, 32 << 20) as u32;
-    match next::block_size() {
-        Ok(sizes) if sizes.maximum >= block => BlockSizes { preferred: sizes.preferred.max(block), ..sizes },
-        Ok(sizes) => sizes,
-        Err(_) => BlockSizes { minimum: 1, preferred: block, maximum: u32::MAX },
     }
 }
