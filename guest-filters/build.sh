@@ -1,17 +1,17 @@
 #!/bin/sh
-# Builds the filters: a component for each crate of this workspace (less those that are libraries), at target/filters/NAME.wasm of the
-# repository.
+# Builds the filters: makes a component of each crate of this workspace that is not a library, and puts it at
+# target/filters/NAME.wasm in the repository.
 #
 #   guest-filters/build.sh [NAME...]
 #
 # Environment:
-#   COMPONENTIZE_PROFILE  cargo profile of the program that makes components of modules: release (default) or dev
-#   COMPONENTIZE          that program itself, if it is built already
-#   FILTERS_DIR           where the components go
+#   COMPONENTIZE_PROFILE  cargo profile for rbdkit-componentize, which makes components: release (default) or dev
+#   COMPONENTIZE          the program rbdkit-componentize, if it is built already
+#   FILTERS_DIR           the directory for the components
 #
-# The standard library for wasm32-unknown-unknown comes from the first of these that is there:
-#   1. the toolchain in use has the target;
-#   2. Debian's packages rustc-web and rust-web-src, which are installed if this runs as root;
+# The standard library for wasm32-unknown-unknown comes from the first of these that works:
+#   1. the current toolchain, if it has the target;
+#   2. Debian's packages rustc-web and rust-web-src, which this script installs if it runs as root;
 #   3. `rustup target add`.
 set -eu
 
@@ -24,7 +24,7 @@ profile=${COMPONENTIZE_PROFILE:-release}
 say() { printf 'guest-filters: %s\n' "$*"; }
 fail() { printf 'guest-filters: %s\n' "$*" >&2; exit 1; }
 
-# rustup's own rustc, even where a distribution's comes first in PATH.
+# The sysroot of the rustc in PATH. Its linker for WebAssembly also serves Debian's compiler.
 sysroot=$(rustc --print sysroot) || fail 'rustc is missing: install Rust 1.95 or newer (rustup)'
 rust_lld=$sysroot/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin/rust-lld
 
@@ -38,7 +38,7 @@ set_up_debian() {
     [ -n "$linker" ] || fail "no linker for WebAssembly: neither $rust_lld nor wasm-ld"
     export RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1
     export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER="$linker"
-    # Only for what is built here: cargo must not take the distribution's compiler's output for the other's.
+    # A target directory of its own: cargo must not mix the output of the two compilers.
     export CARGO_TARGET_DIR="$guests/target/debian"
     extra='-Zbuild-std=std,panic_abort'
     say "the target's standard library: built from Debian's rust-web-src, with $(/usr/bin/rustc --version)"
@@ -69,11 +69,11 @@ fi
 packages=
 for name in $names; do packages="$packages -p rbdkit-filter-$name"; done
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$guests/target}"
-# shellcheck disable=SC2086 # words on purpose
+# shellcheck disable=SC2086 # $extra and $packages are lists of words
 (cd "$guests" && cargo build --locked --release --target "$target" $extra $packages)
 
 if [ -z "${COMPONENTIZE:-}" ]; then
-    # Not with the settings for the guests.
+    # This program runs on the host, so it must not use the settings for the guests.
     (cd "$root" && unset RUSTC RUSTC_BOOTSTRAP && CARGO_TARGET_DIR="$root/target" cargo build --profile "$profile" -p rbdkit-componentize)
     case $profile in dev) built=debug ;; *) built=$profile ;; esac
     COMPONENTIZE=$root/target/$built/rbdkit-componentize
@@ -82,7 +82,7 @@ fi
 mkdir -p "$filters"
 for name in $names; do
     module=$CARGO_TARGET_DIR/$target/release/rbdkit_filter_$(printf %s "$name" | tr - _).wasm
-    # What did not change is left alone, so that the server, which carries the filters, is not built anew for it.
+    # A component that did not change is not replaced, so that cargo does not rebuild the server, which embeds it.
     "$COMPONENTIZE" "$module" "$CARGO_TARGET_DIR/$name.component.wasm"
     cmp -s "$CARGO_TARGET_DIR/$name.component.wasm" "$filters/$name.wasm" || mv "$CARGO_TARGET_DIR/$name.component.wasm" "$filters/$name.wasm"
     say "$name.wasm: $(wc -c <"$filters/$name.wasm") bytes"
