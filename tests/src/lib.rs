@@ -9,6 +9,7 @@ pub mod model;
 pub mod raw;
 pub mod server;
 pub mod tools;
+pub mod tree;
 
 pub use raw::Client;
 pub use server::{Launch, Outcome, Server, TempDir, free_port};
