@@ -10,6 +10,7 @@ pub mod raw;
 pub mod server;
 pub mod tools;
 pub mod tree;
+pub mod wait;
 
 pub use raw::Client;
 pub use server::{Launch, Outcome, Server, TempDir, free_port};

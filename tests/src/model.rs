@@ -9,6 +9,7 @@ use std::fmt;
 use std::path::Path;
 
 use crate::raw::{Client, Extent, Reply, STATE_ZERO, can, cmd, error, flag};
+use crate::wait::Deadline;
 use crate::{Rng, TempDir};
 
 /// What is known of a byte.
@@ -213,11 +214,12 @@ impl Disk {
     pub fn compare_with(&self, what: &str, client: &mut Client, retry: bool) {
         assert_eq!(client.size, self.size, "{what}: the size");
         let mut data = Vec::with_capacity(self.size as usize);
+        let deadline = Deadline::new();
         while (data.len() as u64) < self.size {
             let length = (self.size - data.len() as u64).min(256 << 10) as u32;
             match client.read(data.len() as u64, length) {
                 Ok(bytes) => data.extend_from_slice(&bytes),
-                Err(error::EIO) if retry => {}
+                Err(error::EIO) if retry => deadline.check("the whole disk is read, some reads again"),
                 Err(error) => panic!("{what}: reading {length} at {} failed with {error}", data.len()),
             }
         }

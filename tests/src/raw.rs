@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+
+use crate::wait::{Deadline, PATIENCE};
 
 /// "NBDMAGIC".
 pub const NBDMAGIC: u64 = 0x4e42_444d_4147_4943;
@@ -122,8 +123,8 @@ impl Stream {
     pub fn connect(socket: &Path) -> Stream {
         let stream = UnixStream::connect(socket).expect("the server's socket");
         // So that a server that hangs is a failure and not a test that never ends.
-        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
-        stream.set_write_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
         Stream(stream)
     }
 
@@ -196,7 +197,9 @@ impl Stream {
     /// The replies to `option` up to the last one, whose type is answered.
     pub fn option_replies(&mut self, option: u32) -> io::Result<(u32, Vec<OptionReply>)> {
         let mut before = Vec::new();
+        let deadline = Deadline::new();
         loop {
+            deadline.check("the last reply to an option");
             let (kind, data) = self.option_reply(option)?;
             if kind == rep::ACK || kind & 0x8000_0000 != 0 {
                 return Ok((kind, before));
@@ -223,7 +226,9 @@ impl Stream {
     pub fn drain(&mut self) -> usize {
         let mut sum = 0;
         let mut bytes = vec![0; 65536];
+        let deadline = Deadline::new();
         loop {
+            deadline.check("the server closes the connection");
             match self.0.read(&mut bytes) {
                 Ok(0) => return sum,
                 Ok(n) => sum += n,
@@ -401,7 +406,9 @@ impl Client {
 
     /// The next reply that is complete, to whichever request.
     pub fn receive(&mut self) -> io::Result<Reply> {
+        let deadline = Deadline::new();
         loop {
+            deadline.check("the last chunk of a reply");
             let done = match self.stream.u32()? {
                 SIMPLE_REPLY => Some(self.simple()?),
                 STRUCTURED_REPLY => self.chunk()?,

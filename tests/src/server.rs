@@ -16,8 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
-/// How long anything may take before the test calls it a hang.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::wait::{self, Deadline, PATIENCE};
 
 /// The repository's directory.
 pub fn root() -> PathBuf {
@@ -298,11 +297,8 @@ impl Server {
 
     /// Waits until `condition` holds. For what sends no event (memory, counters in /proc); `what` names it in the failure.
     pub fn wait_until(&self, what: &str, condition: impl Fn(&Server) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !condition(self) {
-            assert!(Instant::now() < deadline, "it never came to this: {what}\n{}", self.stderr());
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
+        let held = wait::holds_before(Deadline::new(), || condition(self));
+        assert!(held, "it never came to this: {what}\n{}", self.stderr());
     }
 
     /// Its process id.
@@ -364,6 +360,7 @@ impl Server {
         let status = self.child.wait().expect("wait");
         self.over = true;
         if let Some(reader) = self.reader.take() {
+            wait::until("all processes of the server close its standard error", || reader.is_finished());
             reader.join().expect("the reader of stderr");
         }
         let outcome = Outcome { status, stderr: self.stderr() };
@@ -383,7 +380,9 @@ impl Drop for Server {
         if !self.over {
             let _ = self.child.kill();
             let _ = self.child.wait();
-            if let Some(reader) = self.reader.take() {
+            if let Some(reader) = self.reader.take()
+                && wait::holds_before(Deadline::new(), || reader.is_finished())
+            {
                 let _ = reader.join();
             }
         }

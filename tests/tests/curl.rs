@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rbdkit_slow_server::{Chances, Content, Fault, Identity, Rules, SlowServer};
-use rbdkit_tests::{Launch, Rng, Server, TempDir, free_port, nbdsh, seed, tool};
+use rbdkit_tests::{Launch, Rng, Server, TempDir, free_port, nbdsh, seed, tool, wait};
 
 const SEED: u64 = 5;
 const SIZE: u64 = 96 << 20;
@@ -222,12 +222,10 @@ impl Nginx {
         command.arg("-e").arg("stderr").arg("-c").arg(config).stdin(std::process::Stdio::null());
         let child = command.spawn().expect("nginx: apt-get install nginx-light");
         let mut nginx = Nginx { child, port };
-        let deadline = std::time::Instant::now() + Duration::from_secs(60);
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        wait::until("nginx listens", || {
             assert!(nginx.child.try_wait().expect("nginx").is_none(), "nginx does not start");
-            assert!(std::time::Instant::now() < deadline, "nginx does not listen");
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
         nginx
     }
 }

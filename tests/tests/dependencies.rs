@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use rbdkit_tests::server::root;
+use rbdkit_tests::wait;
 use serde_json::Value;
 
 /// The packages that `Cargo.lock` names, and for each of them, by its id, those that it is built with for this machine: not what it could use otherwise.
@@ -12,7 +13,7 @@ fn packages() -> (Vec<Value>, BTreeMap<String, Vec<String>>) {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let manifest = root().join("Cargo.toml");
     let arguments = ["metadata", "--format-version=1", "--offline", "--locked", "--manifest-path"];
-    let output = Command::new(cargo).args(arguments).arg(manifest).output().expect("cargo metadata");
+    let output = wait::output(Command::new(cargo).args(arguments).arg(manifest));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let names = |node: &Value| -> Vec<String> {

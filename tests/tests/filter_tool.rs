@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use rbdkit_tests::server::{filter, program, root};
-use rbdkit_tests::{Launch, TempDir, nbdsh};
+use rbdkit_tests::{Launch, TempDir, nbdsh, wait};
 
 const FILTERS: [&str; 7] = ["cache", "cow", "delay", "error", "nofilter", "offset", "readahead"];
 
@@ -14,7 +14,7 @@ fn tool() -> Command {
 }
 
 fn run(arguments: &[&str]) -> Output {
-    tool().args(arguments).output().unwrap()
+    wait::output(tool().args(arguments))
 }
 
 fn ok(arguments: &[&str]) -> String {
@@ -54,10 +54,11 @@ fn inspect_is_readable_for_programs() {
 #[test]
 fn a_reader_that_leaves_early_is_no_fault() {
     let path = filter("cow");
-    let mut child =
-        tool().args(["inspect", path.to_str().unwrap()]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut command = tool();
+    command.args(["inspect", path.to_str().unwrap()]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
     drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
+    let output = wait::finish(wait::PATIENCE, "rbdkit-filter inspect", child);
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert!(output.status.success());
 }
@@ -116,7 +117,9 @@ fn what_has_no_end_is_not_read_and_what_says_nothing_not_waited_for() {
     }
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let cow = filter("cow");
-    let output = tool().args(["inspect", cow.to_str().unwrap()]).stdout(full).output().unwrap();
+    let mut command = tool();
+    command.args(["inspect", cow.to_str().unwrap()]).stdout(full).stderr(Stdio::piped());
+    let output = wait::finish(wait::PATIENCE, "rbdkit-filter inspect", command.spawn().unwrap());
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.starts_with("rbdkit-filter: error: cannot write to standard output: "), "{text}");
     assert_eq!((text.lines().count(), output.status.code()), (1, Some(1)));

@@ -3,11 +3,12 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use rbdkit_tests::model::{Crowd, Disk, content};
 use rbdkit_tests::raw::error;
 use rbdkit_tests::server::{read_at, root};
-use rbdkit_tests::{Launch, TempDir, nbdsh, seed};
+use rbdkit_tests::{Launch, TempDir, nbdsh, seed, wait};
 
 /// Builds a filter with the script of its language.
 fn build(guest: &str, name: &str, dir: &TempDir) -> PathBuf {
@@ -19,7 +20,8 @@ fn build(guest: &str, name: &str, dir: &TempDir) -> PathBuf {
     if componentize.exists() {
         script.env("COMPONENTIZE", componentize);
     }
-    let built = script.output().unwrap();
+    // It may compile the generator of the bindings first, on a machine that runs other tests.
+    let built = wait::output_within(Duration::from_secs(1200), &mut script);
     assert!(built.status.success(), "{guest}: {}", String::from_utf8_lossy(&built.stderr));
     component
 }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use rbdkit_tests::model::{Crowd, Disk, content, sparse};
 use rbdkit_tests::raw::{can, cmd};
 use rbdkit_tests::server::program;
-use rbdkit_tests::{Client, Launch, Server, TempDir, free_port, nbdsh, seed, tool};
+use rbdkit_tests::{Client, Launch, Server, TempDir, free_port, nbdsh, seed, tool, wait};
 
 /// Whole pages, because qemu-nbd rounds up.
 const SIZE: usize = 6 << 20;
@@ -195,8 +195,8 @@ fn a_server_that_goes_away_is_an_error_and_the_next_client_finds_the_one_that_co
         let mut client = near.client();
         assert!(client.read(0, 4096).is_ok());
         // It is stopped, so what is sent now is in flight when it ends.
-        let stop = |signal: &str| Command::new("kill").args([signal, &qemu.0.id().to_string()]).status();
-        assert!(stop("-STOP").expect("kill").success());
+        let stop = |signal: &str| wait::output(Command::new("kill").args([signal, &qemu.0.id().to_string()]));
+        assert!(stop("-STOP").status.success());
         for nth in 0..8 {
             client.submit(cmd::READ, 0, nth * 4096, 4096, &[]).expect("a request");
         }

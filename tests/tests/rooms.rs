@@ -11,6 +11,7 @@ use std::process::Command;
 
 use rbdkit_tests::server::root;
 use rbdkit_tests::tree::{crates, read};
+use rbdkit_tests::wait;
 use serde_json::Value;
 
 /// The only crate that may depend on wasmtime. Tests and benches of the others may use it.
@@ -30,7 +31,7 @@ fn packages() -> Vec<Value> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let read = |manifest: &str| {
         let arguments = ["metadata", "--format-version=1", "--no-deps", "--offline", "--manifest-path"];
-        let output = Command::new(&cargo).args(arguments).arg(root().join(manifest)).output().expect("cargo metadata");
+        let output = wait::output(Command::new(&cargo).args(arguments).arg(root().join(manifest)));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         metadata["packages"].as_array().expect("packages").clone()

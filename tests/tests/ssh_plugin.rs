@@ -1,12 +1,12 @@
 //! The ssh plugin in front of a real sshd, which each test starts for itself on loopback.
 
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rbdkit_tests::model::{Crowd, Disk, content, sparse};
 use rbdkit_tests::raw::{can, cmd};
+use rbdkit_tests::wait::{self, Lines};
 use rbdkit_tests::{Launch, Server, TempDir, free_port, nbdsh, seed, tool};
 
 const SIZE: usize = (3 << 20) + 1234;
@@ -17,9 +17,8 @@ fn text(path: &Path) -> &str {
 
 fn keygen(arguments: &[&str]) {
     let mut command = Command::new("ssh-keygen");
-    command.arg("-q").args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
-    let status = command.status().expect("ssh-keygen: apt-get install openssh-client");
-    assert!(status.success(), "{arguments:?}");
+    let output = wait::output(command.arg("-q").args(arguments));
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// A process that is killed when this is dropped.
@@ -78,18 +77,14 @@ impl Sshd {
             .stdin(Stdio::null())
             .stderr(Stdio::piped());
         let mut child = command.spawn().expect("sshd: apt-get install openssh-server");
-        let mut log = BufReader::new(child.stderr.take().expect("a pipe"));
-        let mut line = String::new();
-        while !line.contains("Server listening on ") {
-            line.clear();
-            if log.read_line(&mut line).expect("sshd's log") == 0 {
-                child.wait().expect("sshd's end");
-                return None;
+        let log = Lines::of(child.stderr.take().expect("a pipe"));
+        while let Some(line) = log.next("sshd listens or ends") {
+            if line.contains("Server listening on ") {
+                return Some((child, port));
             }
         }
-        // It goes on writing.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Some((child, port))
+        child.wait().expect("sshd's end");
+        None
     }
 
     /// Makes a file of known hosts with these keys under this server's name.
@@ -130,7 +125,7 @@ impl Sshd {
         let pids: Vec<String> = Sshd::sessions(self.child.id()).iter().map(u32::to_string).collect();
         if !pids.is_empty() {
             // One of them may have ended by itself.
-            let _ = Command::new("kill").arg(signal).args(pids).stderr(Stdio::null()).status();
+            wait::output(Command::new("kill").arg(signal).args(pids));
         }
     }
 }
@@ -243,10 +238,11 @@ fn keys_come_from_the_agent_and_names_from_the_configuration() {
     let mut command = Command::new("ssh-agent");
     let mut agent = Killed(command.args(["-D", "-a"]).arg(&socket).stdout(Stdio::piped()).spawn().expect("ssh-agent"));
     // It prints where it is once it is there.
-    let mut line = String::new();
-    BufReader::new(agent.0.stdout.take().expect("a pipe")).read_line(&mut line).expect("the agent's socket");
-    let add = Command::new("ssh-add").arg("-q").arg(sshd.dir.join("id")).env("SSH_AUTH_SOCK", &socket).status();
-    assert!(add.expect("ssh-add").success());
+    let said = Lines::of(agent.0.stdout.take().expect("a pipe"));
+    said.next("the agent's socket").expect("the agent's socket");
+    let mut add = Command::new("ssh-add");
+    let add = wait::output(add.arg("-q").arg(sshd.dir.join("id")).env("SSH_AUTH_SOCK", &socket));
+    assert!(add.status.success(), "{}", String::from_utf8_lossy(&add.stderr));
     let by_agent = sshd.stranger("known", &file).env("SSH_AUTH_SOCK", &socket).start();
     assert_eq!(by_agent.client().size, 1 << 20);
     drop(agent);

@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 
 use rbdkit_slow_server::{Content, Identity, Rules, SlowServer};
-use rbdkit_tests::{Launch, Server, TempDir, free_port, nbdsh};
+use rbdkit_tests::{Launch, Server, TempDir, free_port, nbdsh, wait};
 
 /// Fields of `/proc/PID/task/*/status` of every thread.
 fn of_threads(server: &Server, field: &str) -> Vec<String> {
@@ -93,8 +93,7 @@ fn server_read(server: &Server, export: &str) -> String {
 #[test]
 fn a_command_and_a_script_are_not_confined() {
     let run = |arguments: &[&str]| {
-        let output =
-            std::process::Command::new(rbdkit_tests::server::program()).args(arguments).output().expect("rbdkit");
+        let output = wait::output(Command::new(rbdkit_tests::server::program()).args(arguments));
         (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let command = "grep -h NoNewPrivs /proc/self/status; nbdinfo --size $uri";
@@ -202,11 +201,7 @@ fn gone(helpers: &[u32]) {
         let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         state.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
     };
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while helpers.iter().any(running) {
-        assert!(std::time::Instant::now() < deadline, "helpers are left over: {helpers:?}");
-        std::thread::park_timeout(std::time::Duration::from_millis(5));
-    }
+    wait::until(&format!("the helpers {helpers:?} end"), || !helpers.iter().any(running));
 }
 
 #[test]
@@ -220,8 +215,7 @@ fn a_server_that_is_killed_takes_its_helper_and_the_programs_along() {
     let [helper] = helpers[..] else { panic!("one helper: {helpers:?}") };
     let programs = children(helper);
     assert_eq!(programs.len(), 1);
-    let status = Command::new("kill").args(["-KILL", &near.pid().to_string()]).status().expect("kill");
-    assert!(status.success());
+    assert!(wait::output(Command::new("kill").args(["-KILL", &near.pid().to_string()])).status.success());
     gone(&programs);
     gone(&helpers);
 }

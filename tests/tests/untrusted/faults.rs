@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use rbdkit_tests::raw::error;
-use rbdkit_tests::{Client, Launch, Server, TempDir};
+use rbdkit_tests::{Client, Launch, Server, TempDir, wait};
 
 use crate::guest::Guest;
 
@@ -68,11 +68,7 @@ fn a_filter_that_keeps_failing_is_left_alone_on_that_connection_and_serves_the_o
     assert_eq!(attacker.read(4096, 512), Err(error::EIO));
     assert!(bystander.read(4096, 512).is_ok());
     // Once it is let through again, it is forgiven.
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while attacker.read(4096, 512).is_err() {
-        assert!(Instant::now() < deadline, "it is never let through again");
-        std::thread::park_timeout(Duration::from_millis(1));
-    }
+    wait::until("its requests reach the filter again", || attacker.read(4096, 512).is_ok());
     assert!((0..20).all(|_| attacker.read(4096, 512).is_ok()));
     let log = server.stop().stderr;
     // Of the 200, most never reached it: they were not faults of the filter's.
@@ -98,11 +94,7 @@ fn those_that_wait_behind_faults_are_not_asked_one_after_the_other() {
     let mut client = server.client();
     assert!(burst(&mut client, 128).iter().all(|result| *result == Err(error::EIO)));
     // What was under way counts as one: it is not left alone for seconds.
-    let deadline = Instant::now() + Duration::from_secs(3);
-    while client.read(4096, 512).is_err() {
-        assert!(Instant::now() < deadline, "the client is shut out for long");
-        std::thread::park_timeout(Duration::from_millis(1));
-    }
+    wait::within(Duration::from_secs(3), "the client's requests succeed again", || client.read(4096, 512).is_ok());
     client.disconnect();
     let log = server.stop().stderr;
     assert!(log.contains("it computed for longer than 20ms"), "{log}");
@@ -155,11 +147,7 @@ fn with_exit_the_server_ends_and_says_why() {
     let mut client = server.client();
     assert_eq!(client.read(0, 512), Err(error::EIO));
     drop(client);
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while server.is_alive() && Instant::now() < deadline {
-        std::thread::park_timeout(Duration::from_millis(2));
-    }
-    assert!(!server.is_alive());
+    wait::until("the server ends", || !server.is_alive());
     server.wait_for_log("rbdkit: error: a filter failed (--filter-on-fault=exit)");
 }
 
