@@ -1,0 +1,199 @@
+//! Guests that take memory, tables and stack, that hand over lists they do not have, and whose
+//! allocators misbehave.
+
+use super::case::{COMPUTED, Case, LOG, READ, READ_OUT};
+use crate::guest::{self, Guest};
+
+pub fn memory() -> Vec<Case> {
+    vec![
+        Case::harmless(Guest::reads(
+            "memory-to-the-end",
+            "",
+            "(loop $l (br_if $l (i32.ne (memory.grow (i32.const 1)) (i32.const -1)))) \
+             (if (i32.gt_u (memory.size) (i32.const 1024)) (then (unreachable))) \
+             (if (i32.lt_u (memory.size) (i32.const 1020)) (then (unreachable))) \
+             (memory.fill (i32.const 65536) (i32.const 7) (i32.sub (i32.mul (memory.size) (i32.const 65536)) \
+                 (i32.const 65536)))",
+        ))
+        .limits(&["cpu=10s", "wall=20s"]),
+        Case::harmless(Guest::reads(
+            "table-to-the-end",
+            "(table $t 1 funcref)",
+            "(loop $l (br_if $l (i32.ne (table.grow $t (ref.null func) (i32.const 1000)) (i32.const -1)))) \
+             (if (i32.gt_u (table.size $t) (i32.const 4194304)) (then (unreachable))) \
+             (if (i32.lt_u (table.size $t) (i32.const 4180000)) (then (unreachable)))",
+        ))
+        .limits(&["cpu=10s", "wall=20s"]),
+        Case::harmless(Guest::reads(
+            "table-at-once",
+            "(table $t 1 funcref)",
+            "(if (i32.ne (table.grow $t (ref.null func) (i32.const -2)) (i32.const -1)) (then (unreachable)))",
+        )),
+        Case::fault(
+            Guest::reads(
+                "table-fill",
+                "(table $t 1 funcref)",
+                "(table.fill $t (i32.const 0) (ref.null func) (i32.const -1))",
+            ),
+            "wasm trap: undefined element: out of bounds table access",
+        ),
+        Case::harmless(Guest::reads(
+            "memory-at-once",
+            "",
+            "(if (i32.ne (memory.grow (i32.const 65535)) (i32.const -1)) (then (unreachable)))",
+        )),
+        Case::fault(
+            Guest::reads("bulk-copy", "", "(memory.copy (i32.const 0) (i32.const 1) (i32.const -1))"),
+            "wasm trap: out of bounds memory access",
+        ),
+        Case::fault(
+            Guest::reads("bulk-fill", "", "(memory.fill (i32.const 0) (i32.const 1) (i32.const -1))"),
+            "wasm trap: out of bounds memory access",
+        ),
+        Case::fault(
+            Guest::reads(
+                "bulk-for-ever",
+                "",
+                "(drop (memory.grow (i32.const 900))) \
+                 (loop $l (memory.copy (i32.const 0) (i32.const 1) (i32.const 58000000)) (br $l))",
+            ),
+            COMPUTED,
+        ),
+        Case::fault(
+            Guest::reads(
+                "deep-recursion",
+                "(func $deep (param i64) (result i64) (i64.add (call $deep (i64.add (local.get 0) (i64.const 1))) \
+                 (i64.const 1)))",
+                "(drop (call $deep (i64.const 0)))",
+            ),
+            "call stack exhausted; in deep",
+        ),
+        // Each step enters the host, which works on the same stack.
+        Case::fault(
+            Guest::reads(
+                "deep-recursion-in-host-calls",
+                "(func $deep (param i64) (result i64) \
+                 (call $next_pread (local.get 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 2100)) \
+                 (i64.add (call $deep (i64.add (local.get 0) (i64.const 1))) (i64.const 1)))",
+                "(drop (call $deep (i64.const 4096)))",
+            ),
+            "call stack exhausted; in ",
+        )
+        .limits(&["cpu=10s", "wall=20s"]),
+        // The guest calls the host, and what the host calls goes down.
+        Case::fault(
+            Guest::reads(
+                "deep-recursion-below-a-host-call",
+                &format!(
+                    "{READ}\n(global $bad (mut i32) (i32.const 0)) \
+                     (func $deep (param i64) (result i64) \
+                     (i64.add (call $deep (i64.add (local.get 0) (i64.const 1))) (i64.const 1)))"
+                ),
+                READ_OUT,
+            )
+            .realloc("(if (global.get $bad) (then (drop (call $deep (i64.const 0))))) (i32.const 8192)"),
+            "call stack exhausted; in deep",
+        ),
+    ]
+}
+
+/// Every function of the host that takes a list or a string: what it is called in the contract, its type, and a call of it in which `$AT` and
+/// `$LENGTH` stand for where that is.
+const TAKE_LISTS: [(&str, &str, &str); 10] = [
+    ("log.error", "(param i32 i32)", "$AT $LENGTH"),
+    ("log.warn", "(param i32 i32)", "$AT $LENGTH"),
+    ("log.debug", "(param i32 i32)", "$AT $LENGTH"),
+    ("next-open.open", "(param i32 i32 i32 i32)", "(i32.const 0) $AT $LENGTH (i32.const 2100)"),
+    ("next-open.reopen", "(param i64 i32 i32 i32 i32)", "(i64.const 0) (i32.const 0) $AT $LENGTH (i32.const 2100)"),
+    ("buffer.write", "(param i32 i32 i32 i32)", "(i32.const 0) (i32.const 0) $AT $LENGTH"),
+    ("files.size", "(param i32 i32 i32 i32)", "$AT $LENGTH (i32.const 0) (i32.const 2104)"),
+    (
+        "files.read",
+        "(param i32 i32 i32 i64 i32 i32)",
+        "$AT $LENGTH (i32.const 0) (i64.const 0) (i32.const 1) (i32.const 2104)",
+    ),
+    (
+        "files.append",
+        "(param i32 i32 i32 i32 i32 i32)",
+        "(i32.const 0) (i32.const 1) (i32.const 0) $AT $LENGTH (i32.const 2100)",
+    ),
+    ("files.holds", "(param i32 i32 i32 i32)", "$AT $LENGTH (i32.const 0) (i32.const 2104)"),
+];
+
+/// For each of [`TAKE_LISTS`] one list that is not in the guest's memory, and one that is all of it (`--filter-limit transfer=`, which wasmtime
+/// calls fuel).
+pub fn huge_lists() -> Vec<Case> {
+    let case = |nth: usize, long: bool| {
+        let (name, kind, arguments) = TAKE_LISTS[nth];
+        let (interface, function) = name.split_once('.').expect("an interface's function");
+        let import = format!(r#"(import "rbdkit:filter/{interface}@0.1.0" "{function}" (func $f {kind}))"#);
+        let length = if long { "(i32.const 60000000)" } else { "(i32.const -1)" };
+        let call = format!("(call $f {})", arguments.replace("$AT", "(i32.const 0)").replace("$LENGTH", length));
+        let name = format!("{}-{interface}-{function}", if long { "long" } else { "huge" });
+        match long {
+            false => Case::fault(Guest::reads(&name, &import, &call), "out of bounds"),
+            true => Case::fault(
+                Guest::reads(&name, &import, &format!("(drop (memory.grow (i32.const 960))) {call}")),
+                "fuel",
+            ),
+        }
+    };
+    (0..TAKE_LISTS.len()).flat_map(|nth| [case(nth, false), case(nth, true)]).collect()
+}
+
+/// The allocator that the host calls for what it hands over.
+pub fn allocators() -> Vec<Case> {
+    let allocator = |name: &str, realloc: &'static str| {
+        Guest::reads(name, &format!("{READ}\n(global $bad (mut i32) (i32.const 0))"), READ_OUT).realloc(realloc)
+    };
+    vec![
+        Case::fault(
+            Guest::reads(
+                "log-no-text",
+                LOG,
+                "(i32.store (i32.const 2100) (i32.const -1)) (call $log (i32.const 2100) (i32.const 4))",
+            ),
+            "utf-8",
+        ),
+        Case::fault(
+            allocator("allocator-out-of-bounds", "(select (i32.const -16) (i32.const 8192) (global.get $bad))"),
+            "beyond end of memory",
+        ),
+        Case::fault(
+            allocator("allocator-at-the-end", "(select (i32.const 65500) (i32.const 8192) (global.get $bad))"),
+            "beyond end of memory",
+        ),
+        // Over its own data: its own affair.
+        Case::harmless(allocator("allocator-overlaps", "(select (i32.const 2050) (i32.const 8192) (global.get $bad))")),
+        Case::fault(
+            allocator(
+                "allocator-calls-back",
+                "(if (global.get $bad) (then (call $read (i32.const 0) (i32.const 0) (i32.const 512) (i32.const 2100)))) \
+                 (i32.const 8192)",
+            ),
+            "cannot leave component instance",
+        ),
+        Case::fault(
+            allocator("allocator-traps", "(if (global.get $bad) (then (unreachable))) (i32.const 8192)"),
+            "unreachable",
+        ),
+        Case::fault(
+            Guest::reads(
+                "allocator-misaligned",
+                r#"(import "rbdkit:filter/next@0.1.0" "extents" (func $extents (param i64 i64 i32 i32)))
+                   (global $bad (mut i32) (i32.const 0))"#,
+                "(global.set $bad (i32.const 1)) \
+                 (call $extents (local.get 0) (i64.const 4096) (i32.const 0) (i32.const 2100))",
+            )
+            .realloc("(select (i32.const 8193) (i32.const 8192) (global.get $bad))"),
+            "not aligned",
+        ),
+    ]
+}
+
+#[test]
+fn every_function_of_the_host_that_takes_a_list_is_given_a_huge_one() {
+    let mut known: Vec<&str> = TAKE_LISTS.iter().map(|(name, ..)| *name).collect();
+    known.sort_unstable();
+    assert_eq!(known, guest::functions_that_take_lists());
+}
