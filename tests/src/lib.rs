@@ -1,8 +1,9 @@
-//! What the tests share: a server of their own, real clients, and a hand-written one.
+//! What the tests share: a server for one test, the real clients, and a raw client.
 //!
-//! The program under test is `target/release/rbdkit`, or what the environment variable `RBDKIT` names. It is only ever used through its
-//! command line and its sockets, so the tests say what a user would see; nothing here is taken from the server's own code, so that a
-//! fault in its codec cannot hide behind the same fault in the test's.
+//! The program under test is `target/release/rbdkit`, or the one that the environment variable
+//! `RBDKIT` names. The tests use it only through its command line and its sockets, as a user does.
+//! Nothing here uses the server's own code, so that a fault in its codec cannot hide behind the
+//! same fault in the tests'.
 #![forbid(unsafe_code)]
 
 pub mod model;
@@ -16,17 +17,18 @@ pub use raw::Client;
 pub use server::{Launch, Outcome, Server, TempDir, free_port};
 pub use tools::{Finished, nbdsh, tool};
 
-/// A small seeded generator (splitmix64): good enough to choose operations, and the same everywhere.
+/// A small seeded random generator (splitmix64). The same seed gives the same sequence on every
+/// machine.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
 impl Rng {
-    /// The sequence of this seed.
+    /// Starts the sequence of this seed.
     pub fn new(seed: u64) -> Rng {
         Rng(seed)
     }
 
-    /// Any 64 bits.
+    /// The next 64 random bits.
     pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -35,17 +37,17 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// Less than `limit`, which is at least 1.
+    /// A random number below `limit`, which is at least 1.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.next_u64() % limit
     }
 
-    /// True in `percent` of 100 cases.
+    /// True with a probability of `percent` in 100.
     pub fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    /// A generator that goes its own way from here.
+    /// A generator whose sequence is independent of what this one gives from here on.
     pub fn fork(&mut self) -> Rng {
         Rng(self.next_u64())
     }
@@ -61,7 +63,8 @@ impl Rng {
     }
 }
 
-/// The seed in `RBDKIT_SEED`, or a new one. Whoever takes it prints it.
+/// The seed in `RBDKIT_SEED`, or a new one. The caller prints it, so that a failure can be
+/// repeated.
 pub fn seed() -> u64 {
     match std::env::var("RBDKIT_SEED") {
         Ok(text) => text.parse().expect("RBDKIT_SEED is a number"),

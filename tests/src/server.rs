@@ -1,4 +1,5 @@
-//! A server for one test, on a Unix socket in a directory of its own, gone when the test is over.
+//! A server for one test. It listens on a Unix socket in a directory of its own and ends with the
+//! test.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader};
@@ -16,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
-use crate::wait::{self, Deadline, PATIENCE};
+use crate::wait::{self, Deadline, TIMEOUT};
 
 /// The repository's directory.
 pub fn root() -> PathBuf {
@@ -36,12 +37,12 @@ pub fn filter(name: &str) -> PathBuf {
     root().join("target/filters").join(format!("{name}.wasm"))
 }
 
-/// Whether this is Debian's nbdkit, against which the tests themselves are tried.
+/// Whether the program under test is Debian's nbdkit. The tests themselves are tried against it.
 pub fn is_nbdkit() -> bool {
     program().file_name() == Some(OsStr::new("nbdkit"))
 }
 
-/// A port of 127.0.0.1 that nobody listens at.
+/// A port of 127.0.0.1 that nobody listens on at the moment.
 pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("its address").port()
@@ -51,7 +52,7 @@ pub fn free_port() -> u16 {
 pub struct TempDir(PathBuf);
 
 impl TempDir {
-    /// A new one.
+    /// Makes a new directory.
     pub fn new() -> TempDir {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("rbdkit-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -60,24 +61,24 @@ impl TempDir {
         TempDir(path)
     }
 
-    /// Where it is.
+    /// The directory's path.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// A name in it.
+    /// The path of a file in the directory.
     pub fn join(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    /// Makes a file with these bytes.
+    /// Makes a file with these bytes and gives its path.
     pub fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.join(name);
         std::fs::write(&path, bytes).expect("a file for the test");
         path
     }
 
-    /// Makes a file that is one hole.
+    /// Makes a file of `size` bytes that is one hole, and gives its path.
     pub fn sparse_file(&self, name: &str, size: u64) -> PathBuf {
         let path = self.join(name);
         std::fs::File::create(&path).and_then(|file| file.set_len(size)).expect("a file for the test");
@@ -93,52 +94,53 @@ impl Default for TempDir {
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        // Of no use after a failure either: the failure says what was read.
+        // A failed test has printed what it read; the directory is of no more use.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
-/// A server that is to be started.
+/// A server that is to be started: its program, arguments and environment.
 pub struct Launch {
     program: PathBuf,
-    /// Options in front of the socket's path, and the one in front of the pid file's.
+    /// The options in front of the socket's path, and the option in front of the pid file's path.
     socket: (&'static [&'static str], &'static str),
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
 }
 
 impl Launch {
-    /// With these arguments after those for the socket.
+    /// The program under test with these arguments after those for the socket.
     pub fn new<I: IntoIterator<Item: AsRef<OsStr>>>(arguments: I) -> Launch {
         let arguments = arguments.into_iter().map(|a| a.as_ref().to_owned()).collect();
         Launch { program: program(), socket: (&["-f", "-U"], "-P"), arguments, environment: Vec::new() }
     }
 
-    /// Another program than the one under test.
+    /// Takes another program than the one under test.
     pub fn program(mut self, program: PathBuf) -> Launch {
         self.program = program;
         self
     }
 
-    /// For programs with other words: what stands in front of the socket's path, and in front of the pid file's.
+    /// Sets the options in front of the socket's path and of the pid file's, for programs with
+    /// other options.
     pub fn socket_options(mut self, socket: &'static [&'static str], pid_file: &'static str) -> Launch {
         self.socket = (socket, pid_file);
         self
     }
 
-    /// One argument more, at the end.
+    /// Adds an argument at the end.
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Launch {
         self.arguments.push(argument.as_ref().to_owned());
         self
     }
 
-    /// More arguments, at the end.
+    /// Adds arguments at the end.
     pub fn args<I: IntoIterator<Item: AsRef<OsStr>>>(mut self, arguments: I) -> Launch {
         self.arguments.extend(arguments.into_iter().map(|a| a.as_ref().to_owned()));
         self
     }
 
-    /// `key=path`, at the end.
+    /// Adds `key=path` at the end.
     pub fn path(self, key: &str, path: &Path) -> Launch {
         let mut argument = OsString::from(key);
         argument.push("=");
@@ -146,16 +148,16 @@ impl Launch {
         self.arg(argument)
     }
 
-    /// An environment variable.
+    /// Sets an environment variable.
     pub fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Launch {
         self.environment.push((key.into(), value.as_ref().to_owned()));
         self
     }
 
-    /// Starts it and waits until it listens.
+    /// Starts the server and waits until it listens.
     ///
     /// # Panics
-    /// If it ends instead, with what it said.
+    /// If the server ends instead. The message has its standard error.
     pub fn start(self) -> Server {
         match self.try_start() {
             Ok(server) => server,
@@ -163,19 +165,19 @@ impl Launch {
         }
     }
 
-    /// Starts it; what it said and its status if it ended without ever listening.
+    /// Starts the server and waits until it listens. The error is how the server ended instead.
     pub fn try_start(self) -> Result<Server, Outcome> {
         let dir = TempDir::new();
         let (socket, pid_file) = (dir.join("sock"), dir.join("pid"));
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC).expect("inotify");
-        // Not every program closes its pid file once it is written.
+        // Some programs keep the pid file open after they have written it.
         let events = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&watch, dir.path(), events).expect("inotify on the test's directory");
         let mut command = Command::new(&self.program);
         let (before_socket, before_pid_file) = self.socket;
         command.args(before_socket).arg(&socket).arg(before_pid_file).arg(&pid_file).args(&self.arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        // What it had to leave behind goes with the test.
+        // Temporary files that a killed server leaves are removed with the test's directory.
         command.env("TMPDIR", dir.path());
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         let started = Instant::now();
@@ -210,11 +212,11 @@ fn text(stderr: &Mutex<String>) -> String {
 pub struct Outcome {
     /// Its exit status.
     pub status: ExitStatus,
-    /// All it wrote to standard error.
+    /// Everything it wrote to standard error.
     pub stderr: String,
 }
 
-/// A server that runs. Killed when dropped.
+/// A running server. Dropping it kills it.
 pub struct Server {
     child: Child,
     pid: Pid,
@@ -238,12 +240,12 @@ impl Server {
         Server { child, pid, dir, socket, stderr, reader, start_time: Duration::ZERO, over: false }
     }
 
-    /// Waits for the pid file, which is written once the server listens, or for the end.
+    /// Waits for the pid file, which the server writes once it listens, or for the server's end.
     fn wait_for(&mut self, watch: &OwnedFd, pid_file: &Path) -> Result<(), Outcome> {
         let ended = pidfd_open(self.pid, PidfdFlags::empty()).expect("a handle of the child");
         while !std::fs::read_to_string(pid_file).is_ok_and(|text| text.ends_with('\n')) {
             let mut fds = [PollFd::new(watch, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
-            let timeout = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+            let timeout = Timespec { tv_sec: TIMEOUT.as_secs() as i64, tv_nsec: 0 };
             let ready = poll(&mut fds, Some(&timeout)).expect("poll");
             assert!(ready > 0, "the server neither listens nor ends");
             if !fds[1].revents().is_empty() {
@@ -255,47 +257,48 @@ impl Server {
         Ok(())
     }
 
-    /// With these arguments after those for the socket.
+    /// Starts the program under test with these arguments after those for the socket.
     pub fn start<I: IntoIterator<Item: AsRef<OsStr>>>(arguments: I) -> Server {
         Launch::new(arguments).start()
     }
 
-    /// Its socket.
+    /// The path of its socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// Its directory, for more files.
+    /// Its directory. A test may put more files there.
     pub fn dir(&self) -> &TempDir {
         &self.dir
     }
 
-    /// Its URI with the default export.
+    /// The URI of its default export.
     pub fn uri(&self) -> String {
         format!("nbd+unix:///?socket={}", self.socket.display())
     }
 
-    /// From the start of the program to its pid file.
+    /// The time from the start of the program to its pid file.
     pub fn start_time(&self) -> Duration {
         self.start_time
     }
 
-    /// A connection, negotiated with structured replies and `base:allocation`.
+    /// Opens a connection, negotiated with structured replies and `base:allocation`.
     pub fn client(&self) -> crate::Client {
         crate::Client::connect(&self.socket)
     }
 
-    /// What it has written to standard error until now.
+    /// What it has written to standard error so far.
     pub fn stderr(&self) -> String {
         text(&self.stderr)
     }
 
-    /// Waits until it has written a line with `needle`.
+    /// Waits until its standard error contains `needle`.
     pub fn wait_for_log(&self, needle: &str) {
         self.wait_until(needle, |server| server.stderr().contains(needle));
     }
 
-    /// Waits until `condition` holds. For what sends no event (memory, counters in /proc); `what` names it in the failure.
+    /// Waits until `condition` holds. This is for conditions that send no event, such as memory or
+    /// counters in /proc. The failure's message has `what`.
     pub fn wait_until(&self, what: &str, condition: impl Fn(&Server) -> bool) {
         let held = wait::holds_before(Deadline::new(), || condition(self));
         assert!(held, "it never came to this: {what}\n{}", self.stderr());
@@ -306,23 +309,24 @@ impl Server {
         self.child.id()
     }
 
-    /// A number of `/proc/PID/status`, in KiB.
+    /// A number in `/proc/PID/status`; sizes there are in KiB.
     pub fn proc_status(&self, key: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the server's status");
         let line = status.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("no {key} in\n{status}"));
         line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
     }
 
-    /// Resident memory in bytes that is the process's own: the program's pages, which all processes share, are counted once touched.
+    /// Resident memory in bytes. Pages of the program file count as soon as they were touched.
     pub fn resident(&self) -> u64 {
         self.proc_status("VmRSS:") << 10
     }
 
-    /// Processor time in nanoseconds that those of its threads that live now have taken. None if the kernel does not say.
+    /// Processor time in nanoseconds that the threads alive now have used. `None` if the kernel
+    /// does not tell.
     pub fn cpu(&self) -> Option<u64> {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).ok()?;
         let of_thread = |thread: std::fs::DirEntry| {
-            // It may have ended since.
+            // The thread may have ended since.
             let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
             text.split_whitespace().next()?.parse::<u64>().ok()
         };
@@ -330,23 +334,23 @@ impl Server {
         (!times.is_empty()).then(|| times.iter().sum())
     }
 
-    /// How many files it has open.
+    /// The number of its open file descriptors.
     pub fn open_files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
     }
 
-    /// Whether it still runs.
+    /// Whether it is still running.
     pub fn is_alive(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Sends SIGTERM and waits for the end.
+    /// Sends SIGTERM and waits for the server's end.
     pub fn stop(mut self) -> Outcome {
         kill_process(self.pid, Signal::TERM).expect("SIGTERM");
         self.finish()
     }
 
-    /// Sends SIGKILL and waits for the end.
+    /// Sends SIGKILL and waits for the server's end.
     pub fn kill(mut self) -> Outcome {
         kill_process(self.pid, Signal::KILL).expect("SIGKILL");
         self.finish()
@@ -354,7 +358,7 @@ impl Server {
 
     fn finish(&mut self) -> Outcome {
         let ended = pidfd_open(self.pid, PidfdFlags::empty()).expect("a handle of the child");
-        let timeout = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+        let timeout = Timespec { tv_sec: TIMEOUT.as_secs() as i64, tv_nsec: 0 };
         let ready = poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&timeout)).expect("poll");
         assert!(ready > 0, "the server does not end:\n{}", self.stderr());
         let status = self.child.wait().expect("wait");
@@ -369,7 +373,7 @@ impl Server {
     }
 }
 
-/// Of the server. What a filter's runtime prints of its own is a warning in the log.
+/// Fails if the server panicked. A panic inside a filter is a warning in the log and allowed.
 fn assert_no_panic(stderr: &str) {
     let panicked = |line: &str| line.contains("panicked at") && !line.starts_with("rbdkit: warning: ");
     assert!(!stderr.lines().any(panicked), "the server panicked:\n{stderr}");
@@ -394,7 +398,7 @@ impl Drop for Server {
     }
 }
 
-/// Bytes of a file.
+/// Reads `len` bytes of a file at `offset`.
 pub fn read_at(path: &Path, offset: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     let file = std::fs::File::open(path).expect("a file of the test");

@@ -3,13 +3,14 @@
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 
-/// How long a client may take, in seconds; after that it is ended and the test fails.
+/// How long a client may take, in seconds. A client that takes longer is killed, and the test
+/// fails.
 const SECONDS: &str = "180";
 
-/// What a client did.
+/// How a client ended and what it printed.
 #[derive(Debug)]
 pub struct Finished {
-    /// Its exit status; 124 if it had to be ended.
+    /// Its exit status; 124 if it was killed because it took too long.
     pub code: i32,
     /// Standard output.
     pub stdout: String,
@@ -19,7 +20,7 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// Standard output of a client that succeeded.
+    /// The standard output of a client that succeeded.
     ///
     /// # Panics
     /// If it failed.
@@ -28,7 +29,7 @@ impl Finished {
         self.stdout
     }
 
-    /// Both outputs of a client that failed by itself.
+    /// Both outputs of a client that failed on its own.
     ///
     /// # Panics
     /// If it succeeded or hung.
@@ -50,12 +51,13 @@ fn package(program: &str) -> &'static str {
     }
 }
 
-/// Runs a client to its end.
+/// Runs a client and waits for its end.
 ///
 /// # Panics
-/// If it is not installed: a test that did not run has not passed.
+/// If the client is not installed: a test that did not run must not count as passed.
 pub fn tool<I: IntoIterator<Item: AsRef<OsStr>>>(program: &str, arguments: I) -> Finished {
-    // Debian's Python before any other: nbdsh takes the first, and only that one has libnbd.
+    // Debian's directories come first: nbdsh runs the first Python in PATH, and only Debian's has
+    // libnbd.
     let path = std::env::var("PATH").unwrap_or_default();
     let mut command = Command::new("timeout");
     command.args(["-k", "5", SECONDS, program]).args(arguments);
@@ -72,9 +74,10 @@ pub fn tool<I: IntoIterator<Item: AsRef<OsStr>>>(program: &str, arguments: I) ->
     }
 }
 
-/// Runs a Python script in nbdsh, not connected yet; `uri` is a variable in it, and so is `errno`.
+/// Runs a Python script in nbdsh without connecting. The script has the variable `uri`, the module
+/// `errno`, and `fails(call)`, which gives the name of the error.
 pub fn nbdsh(uri: &str, script: &str) -> Finished {
-    // Errors as their name, so that tests compare exactly.
+    // Names instead of numbers, so that tests compare exactly and read well.
     const PRELUDE: &str = "
 import errno, nbd
 def fails(call):

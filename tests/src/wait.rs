@@ -1,4 +1,4 @@
-//! Waiting with a deadline: a test that waits in vain fails and says what it waited for.
+//! Waiting with a deadline: a test that would hang fails instead, and says what it waited for.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Output, Stdio};
@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long a test waits for anything before it calls it a hang. What is waited for takes
-/// milliseconds; a minute is long enough for a machine that runs all tests at once.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a test waits for anything before it fails. What tests wait for takes milliseconds;
+/// a minute is enough on a machine that runs all tests at once.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long to sleep between two looks at something that sends no event.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
@@ -19,9 +19,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(2);
 pub struct Deadline(Instant);
 
 impl Deadline {
-    /// [`PATIENCE`] from now.
+    /// [`TIMEOUT`] from now.
     pub fn new() -> Deadline {
-        Deadline::after(PATIENCE)
+        Deadline::after(TIMEOUT)
     }
 
     /// This long from now.
@@ -39,7 +39,7 @@ impl Deadline {
     /// # Panics
     /// If the deadline has passed.
     pub fn check(self, what: &str) {
-        assert!(!self.is_over(), "waited in vain for this: {what}");
+        assert!(!self.is_over(), "timed out waiting for this: {what}");
     }
 }
 
@@ -60,12 +60,12 @@ pub fn holds_before(deadline: Deadline, mut condition: impl FnMut() -> bool) -> 
     true
 }
 
-/// Waits until `condition` holds, for at most [`PATIENCE`].
+/// Waits until `condition` holds, for at most [`TIMEOUT`].
 ///
 /// # Panics
 /// With `what`, if it does not hold in time.
 pub fn until(what: &str, condition: impl FnMut() -> bool) {
-    within(PATIENCE, what, condition);
+    within(TIMEOUT, what, condition);
 }
 
 /// Waits until `condition` holds, for at most `limit`.
@@ -73,15 +73,15 @@ pub fn until(what: &str, condition: impl FnMut() -> bool) {
 /// # Panics
 /// With `what`, if it does not hold in time.
 pub fn within(limit: Duration, what: &str, condition: impl FnMut() -> bool) {
-    assert!(holds_before(Deadline::after(limit), condition), "waited {limit:?} in vain for this: {what}");
+    assert!(holds_before(Deadline::after(limit), condition), "timed out after {limit:?} waiting for this: {what}");
 }
 
-/// Runs a program to its end, for at most [`PATIENCE`], with no input.
+/// Runs a program to its end, for at most [`TIMEOUT`], with no input.
 ///
 /// # Panics
 /// If it cannot be started or does not end in time.
 pub fn output(command: &mut Command) -> Output {
-    output_within(PATIENCE, command)
+    output_within(TIMEOUT, command)
 }
 
 /// Runs a program to its end, for at most `limit`, with no input.
@@ -128,15 +128,15 @@ impl Lines {
         Lines(receive)
     }
 
-    /// The next line, for which it waits for at most [`PATIENCE`]. `None` at the end.
+    /// The next line, for which it waits for at most [`TIMEOUT`]. `None` at the end.
     ///
     /// # Panics
     /// With `what`, if neither a line nor the end comes in time.
     pub fn next(&self, what: &str) -> Option<String> {
-        match self.0.recv_timeout(PATIENCE) {
+        match self.0.recv_timeout(TIMEOUT) {
             Ok(line) => Some(line),
             Err(RecvTimeoutError::Disconnected) => None,
-            Err(RecvTimeoutError::Timeout) => panic!("waited {PATIENCE:?} in vain for a line: {what}"),
+            Err(RecvTimeoutError::Timeout) => panic!("timed out after {TIMEOUT:?} waiting for a line: {what}"),
         }
     }
 }
@@ -158,8 +158,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "waited 20ms in vain for this: the impossible")]
-    fn a_wait_in_vain_names_what_was_awaited() {
+    #[should_panic(expected = "timed out after 20ms waiting for this: the impossible")]
+    fn a_timeout_names_what_was_awaited() {
         within(SHORT, "the impossible", || false);
     }
 

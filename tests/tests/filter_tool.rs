@@ -58,7 +58,7 @@ fn a_reader_that_leaves_early_is_no_fault() {
     command.args(["inspect", path.to_str().unwrap()]).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     drop(child.stdout.take());
-    let output = wait::finish(wait::PATIENCE, "rbdkit-filter inspect", child);
+    let output = wait::finish(wait::TIMEOUT, "rbdkit-filter inspect", child);
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert!(output.status.success());
 }
@@ -119,7 +119,7 @@ fn what_has_no_end_is_not_read_and_what_says_nothing_not_waited_for() {
     let cow = filter("cow");
     let mut command = tool();
     command.args(["inspect", cow.to_str().unwrap()]).stdout(full).stderr(Stdio::piped());
-    let output = wait::finish(wait::PATIENCE, "rbdkit-filter inspect", command.spawn().unwrap());
+    let output = wait::finish(wait::TIMEOUT, "rbdkit-filter inspect", command.spawn().unwrap());
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.starts_with("rbdkit-filter: error: cannot write to standard output: "), "{text}");
     assert_eq!((text.lines().count(), output.status.code()), (1, Some(1)));

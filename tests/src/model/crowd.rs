@@ -1,43 +1,43 @@
-//! How many clients do how much, and what came of it.
+//! How many clients send how many requests, and what came of them.
 
-/// How a crowd treats a disk.
+/// How many clients use a disk, and how.
 #[derive(Clone, Debug)]
 pub struct Crowd {
-    /// Everything follows from it but the order in which threads run.
+    /// The seed of all choices. Only the order in which threads run does not follow from it.
     pub seed: u64,
-    /// Operations in all.
+    /// The number of requests in all.
     pub operations: u64,
-    /// Connections at a time.
+    /// How many connections are open at a time.
     pub connections: usize,
-    /// Requests in flight on each.
+    /// How many requests each connection keeps in flight.
     pub depth: usize,
-    /// Whether requests may fail with EIO (something below fails on purpose).
+    /// Whether requests may fail with EIO because a layer fails on purpose.
     pub may_fail: bool,
-    /// Bytes in a stripe.
+    /// The length of a stripe in bytes.
     pub stripe: u64,
-    /// Times that stripes change hands.
+    /// How often the stripes change owners.
     pub phases: u64,
 }
 
 impl Crowd {
-    /// The usual one.
+    /// Four connections with six requests each.
     pub fn new(seed: u64, operations: u64) -> Crowd {
         Crowd { seed, operations, connections: 4, depth: 6, may_fail: false, stripe: 70_001, phases: 6 }
     }
 
-    /// Requests may fail.
+    /// Lets requests fail with EIO.
     pub fn may_fail(mut self) -> Crowd {
         self.may_fail = true;
         self
     }
 }
 
-/// How many requests of which kind came to what.
+/// How much was done and compared.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
     /// Requests that were answered.
     pub operations: u64,
-    /// Of which failed on purpose.
+    /// How many of them failed on purpose.
     pub failed: u64,
     /// Extents that were compared.
     pub extents: u64,

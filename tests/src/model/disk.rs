@@ -10,14 +10,14 @@ use crate::raw::{Client, error};
 use crate::wait::Deadline;
 use crate::{Rng, TempDir};
 
-/// A whole disk.
+/// The model of a whole disk.
 pub struct Disk {
     stripes: Vec<Stripe>,
     size: u64,
 }
 
 impl Disk {
-    /// With these bytes at first.
+    /// A disk with these bytes, in stripes of `stripe` bytes.
     pub fn new(content: &[u8], stripe: u64) -> Disk {
         let stripes = content.chunks(stripe as usize).enumerate().map(|(nth, bytes)| Stripe {
             start: nth as u64 * stripe,
@@ -27,7 +27,7 @@ impl Disk {
         Disk { stripes: stripes.collect(), size: content.len() as u64 }
     }
 
-    /// The same disk in stripes of another length.
+    /// Cuts the same disk into stripes of another length.
     pub fn cut(&mut self, stripe: u64) {
         let bytes: Vec<u8> = self.stripes.iter().flat_map(|part| part.bytes.iter().copied()).collect();
         let known: Vec<Known> = self.stripes.iter().flat_map(|part| part.known.iter().copied()).collect();
@@ -40,7 +40,7 @@ impl Disk {
         self.stripes = parts.collect();
     }
 
-    /// Compares bytes of the disk that came from elsewhere (the file below, another connection).
+    /// Compares the model with bytes that came from elsewhere: the file below, another connection.
     ///
     /// # Panics
     /// With the first byte that differs.
@@ -53,7 +53,8 @@ impl Disk {
         }
     }
 
-    /// Compares with what a new connection reads.
+    /// Compares the model with what a new connection reads. With `retry`, reads that fail with EIO
+    /// are tried again.
     pub fn compare_with(&self, what: &str, client: &mut Client, retry: bool) {
         assert_eq!(client.size, self.size, "{what}: the size");
         let mut data = Vec::with_capacity(self.size as usize);
@@ -69,17 +70,18 @@ impl Disk {
         self.compare(what, &data);
     }
 
-    /// Lets the crowd at the server.
+    /// Runs the crowd's clients against the server and compares every reply.
     ///
     /// # Panics
-    /// With the first thing that is not as it has to be.
+    /// With the first reply that contradicts the model.
     pub fn exercise(&mut self, socket: &Path, crowd: &Crowd) -> Tally {
         let mut rng = Rng::new(crowd.seed);
         let mut clients: Vec<Client> = (0..crowd.connections).map(|_| Client::connect(socket)).collect();
         let mut tally = Tally::default();
         let each = crowd.operations.div_ceil(crowd.phases * crowd.connections as u64);
         for phase in 0..crowd.phases {
-            // Some connections are new in each phase: what is kept for a connection must not be what is kept for the disk.
+            // In each phase one connection is new, so that what belongs to the disk cannot be kept
+            // with a connection.
             let renewed = (phase as usize) % crowd.connections;
             let old = std::mem::replace(&mut clients[renewed], Client::connect(socket));
             old.disconnect();
@@ -112,7 +114,8 @@ impl Disk {
     }
 }
 
-/// A disk's first content: noise with holes, so that extents have something to say.
+/// A disk's first content: runs of random bytes and of zeroes, so that block status has something
+/// to report.
 pub fn content(seed: u64, size: usize) -> Vec<u8> {
     let mut rng = Rng::new(seed ^ 0x00c0_ffee);
     let mut bytes = vec![0; size];
@@ -127,7 +130,7 @@ pub fn content(seed: u64, size: usize) -> Vec<u8> {
     bytes
 }
 
-/// A file with this content, in which long runs of zeroes are holes.
+/// Makes a file with this content. Blocks of zeroes are holes.
 pub fn sparse(dir: &TempDir, name: &str, content: &[u8]) -> std::path::PathBuf {
     use std::os::unix::fs::FileExt;
     let path = dir.sparse_file(name, content.len() as u64);

@@ -1,9 +1,12 @@
-//! The reference model: what a disk is, as plain bytes, and a seeded crowd of clients that compares a server with it.
+//! The reference model of a disk: plain bytes, and a seeded crowd of clients that compares a server
+//! with them.
 //!
-//! The disk is cut into stripes whose length suits no filter's block, and each stripe belongs to one connection at a time. Only the owner
-//! changes a stripe, and never two overlapping requests at once, so at any moment there is exactly one right answer for
-//! every byte that a connection owns; neighbours that share a filter's block with it write at the same time. Between phases every request is
-//! answered, and then the stripes change hands, so what one connection wrote is read by others.
+//! The disk is cut into stripes whose length is no multiple of a filter's block. Each stripe
+//! belongs to one connection at a time. Only the owner changes a stripe, and it never has two
+//! overlapping requests in flight of which one writes. So each byte that a connection owns has
+//! exactly one right value at any time, although neighbours write to the same block of a filter.
+//! Between phases all requests are answered and the stripes change owners, so that one connection
+//! reads what another one wrote.
 
 mod crowd;
 mod disk;

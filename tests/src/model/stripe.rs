@@ -1,15 +1,15 @@
-//! A part of the disk, and what is known of each of its bytes.
+//! A part of the disk, and what the model knows of each of its bytes.
 
 use std::fmt;
 
-/// What is known of a byte.
+/// What the model knows of a byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Known {
-    /// It is this.
+    /// It has the model's value.
     Value,
-    /// It was trimmed: it is this, or zero.
+    /// It was trimmed: it has the model's value or is zero.
     ValueOrZero,
-    /// A write of it failed: it may be anything until it is written again.
+    /// A write of it failed: it may have any value until it is written again.
     Nothing,
 }
 
@@ -48,12 +48,12 @@ impl Stripe {
         }
     }
 
-    /// The first byte in which `data`, read at `offset`, is not what it has to be.
+    /// The first byte at which `data`, read at `offset`, contradicts the model.
     pub fn difference(&self, offset: u64, data: &[u8]) -> Option<Difference> {
         let (from, to) = self.range(offset, data.len() as u64)?;
         let skip = (self.start + from as u64 - offset) as usize;
         let read = &data[skip..skip + (to - from)];
-        // By far the most frequent case, at memcmp's speed.
+        // By far the most frequent case, compared at the speed of memcmp.
         if read == &self.bytes[from..to] {
             return None;
         }
@@ -72,7 +72,8 @@ impl Stripe {
         })
     }
 
-    /// The server says that the range reads as zero: from now on it has to.
+    /// Records that the server declared the range zero. Later reads have to agree. The answer is
+    /// the first byte that cannot be zero.
     pub fn declare_zero(&mut self, offset: u64, length: u64) -> Option<Difference> {
         let (from, to) = self.range(offset, length)?;
         for at in from..to {

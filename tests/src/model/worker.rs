@@ -7,7 +7,7 @@ use super::stripe::{Known, Stripe};
 use crate::Rng;
 use crate::raw::{Client, Extent, Reply, STATE_ZERO, can, cmd, error, flag};
 
-/// A request that waits for its reply.
+/// A request that is in flight.
 struct Inflight {
     cookie: u64,
     kind: u16,
@@ -23,7 +23,7 @@ impl Inflight {
         matches!(self.kind, cmd::WRITE | cmd::WRITE_ZEROES | cmd::TRIM)
     }
 
-    /// Whether the two must not be under way together if both answers are to be foreseen.
+    /// Whether the answers of the two requests could depend on their order.
     fn conflicts(&self, other: &Inflight) -> bool {
         let overlap =
             self.offset < other.offset + u64::from(other.length) && other.offset < self.offset + u64::from(self.length);
@@ -40,7 +40,7 @@ impl fmt::Display for Inflight {
     }
 }
 
-/// One connection and the stripes that are its own.
+/// One connection and the stripes that it owns.
 pub(super) struct Worker<'a> {
     client: Client,
     stripes: Vec<Option<Stripe>>,
@@ -86,7 +86,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// A range within one stripe of its own.
+    /// A random range within one stripe that the worker owns.
     fn own_range(&mut self) -> (usize, u64, u32) {
         let nth = self.owned[self.rng.below(self.owned.len() as u64) as usize];
         let (start, end) = self.stripes[nth].as_ref().map_or((0, 1), |stripe| (stripe.start, stripe.end()));
@@ -102,7 +102,7 @@ impl<'a> Worker<'a> {
         (nth, from, length as u32)
     }
 
-    /// Any range, whoever owns it.
+    /// A random range of the whole disk.
     fn any_range(&mut self) -> (u64, u32) {
         let from = self.rng.below(self.size);
         let length = (1 + self.rng.below(256 << 10)).min(self.size - from);
@@ -144,7 +144,8 @@ impl<'a> Worker<'a> {
         Inflight { cookie: 0, kind, flags, offset, length, stripe, data }
     }
 
-    /// What to write: mostly noise, sometimes a pattern, sometimes zeroes (which a layer may treat otherwise).
+    /// Data to write: mostly random bytes, sometimes one byte repeated, sometimes zeroes, which a
+    /// layer may treat in another way.
     fn content(&mut self, length: usize) -> Vec<u8> {
         match self.rng.below(10) {
             0 => vec![0; length],
@@ -189,7 +190,7 @@ impl<'a> Worker<'a> {
     }
 
     fn failed(&mut self, request: &Inflight, error: u32) {
-        // Too slow to be fast: nothing was changed, and the client would write.
+        // A fast zero request that would have been slow: nothing was changed.
         if error == error::ENOTSUP && request.flags & flag::FAST_ZERO != 0 {
             return;
         }
@@ -218,7 +219,7 @@ impl<'a> Worker<'a> {
         let end = request.offset + u64::from(request.length);
         for extent in extents {
             assert!(at < end && at + u64::from(extent.length) <= self.size, "{request}: {extents:?}");
-            // What lies beyond the range that was asked for may change under us: other requests are in flight there.
+            // Beyond the requested range other requests are in flight, so its bytes may change now.
             let length = u64::from(extent.length).min(end - at);
             if extent.flags & STATE_ZERO != 0 {
                 for stripe in self.stripes.iter_mut().flatten() {

@@ -8,25 +8,25 @@ use super::numbers::{SIMPLE_REPLY, STRUCTURED_REPLY, cmd, flag, opt, rep};
 use super::stream::{Stream, contexts, go, request};
 use crate::wait::Deadline;
 
-/// A run of a block status.
+/// One extent of a block status reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Bytes, at least 1.
+    /// Its length in bytes, at least 1.
     pub length: u32,
-    /// [`STATE_HOLE`] and [`STATE_ZERO`].
+    /// [`super::STATE_HOLE`] and [`super::STATE_ZERO`].
     pub flags: u32,
 }
 
-/// A reply that is complete.
+/// A complete reply.
 #[derive(Debug)]
 pub struct Reply {
-    /// The request's.
+    /// The cookie of the request.
     pub cookie: u64,
-    /// What was read, or the error.
+    /// The bytes that were read, or the error's number.
     pub result: Result<Vec<u8>, u32>,
-    /// Of a block status.
+    /// The extents of a block status.
     pub extents: Vec<Extent>,
-    /// Chunks of a read that were holes.
+    /// How many chunks of a read were holes.
     pub holes: u32,
 }
 
@@ -43,12 +43,12 @@ struct Pending {
     holes: u32,
 }
 
-/// A negotiated connection.
+/// A negotiated connection with any number of requests in flight.
 pub struct Client {
     stream: Stream,
-    /// The export's.
+    /// The export's size in bytes.
     pub size: u64,
-    /// [`can`].
+    /// The export's transmission flags ([`super::can`]).
     pub flags: u16,
     structured: bool,
     context: Option<u32>,
@@ -57,12 +57,13 @@ pub struct Client {
 }
 
 impl Client {
-    /// With structured replies and, where the server has it, `base:allocation`, to the default export.
+    /// Connects to the default export with structured replies and, if the server has it,
+    /// `base:allocation`.
     pub fn connect(socket: &Path) -> Client {
         Client::negotiate(socket, "", true)
     }
 
-    /// To this export.
+    /// Connects to this export.
     pub fn negotiate(socket: &Path, name: &str, structured: bool) -> Client {
         let mut stream = Stream::connect(socket);
         stream.greet(3).expect("a greeting");
@@ -95,22 +96,22 @@ impl Client {
         Client { stream, size, flags, structured, context, next: 1, pending: HashMap::new() }
     }
 
-    /// Whether the export has this flag.
+    /// Whether the export has this transmission flag.
     pub fn can(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
 
-    /// Whether block status works.
+    /// Whether block status can be asked for.
     pub fn can_extents(&self) -> bool {
         self.context.is_some()
     }
 
-    /// How many requests wait for their reply.
+    /// How many requests are in flight.
     pub fn in_flight(&self) -> usize {
         self.pending.len()
     }
 
-    /// The bare connection, with whatever is still to come.
+    /// The bare connection. Replies may still arrive on it.
     pub fn into_stream(self) -> Stream {
         self.stream
     }
@@ -139,7 +140,7 @@ impl Client {
         Ok(cookie)
     }
 
-    /// The next reply that is complete, to whichever request.
+    /// Waits for the next complete reply, to any of the requests.
     pub fn receive(&mut self) -> io::Result<Reply> {
         let deadline = Deadline::new();
         loop {
@@ -237,7 +238,7 @@ impl Client {
         Reply { cookie, result, extents: pending.extents, holes: pending.holes }
     }
 
-    /// Sends a request and waits for its reply; none other may be in flight.
+    /// Sends a request and waits for its reply. No other request may be in flight.
     pub fn call(&mut self, kind: u16, flags: u16, offset: u64, length: u32, data: &[u8]) -> Reply {
         assert!(self.pending.is_empty());
         let cookie = self.submit(kind, flags, offset, length, data).expect("a request");
@@ -246,50 +247,50 @@ impl Client {
         reply
     }
 
-    /// Reads.
+    /// Reads from the disk; the error is the protocol's number.
     pub fn read(&mut self, offset: u64, length: u32) -> Result<Vec<u8>, u32> {
         self.call(cmd::READ, 0, offset, length, &[]).result
     }
 
-    /// Writes.
+    /// Writes to the disk.
     pub fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), u32> {
         self.call(cmd::WRITE, 0, offset, data.len() as u32, data).result.map(drop)
     }
 
-    /// Flushes.
+    /// Sends FLUSH.
     pub fn flush(&mut self) -> Result<(), u32> {
         self.call(cmd::FLUSH, 0, 0, 0, &[]).result.map(drop)
     }
 
-    /// Trims.
+    /// Sends TRIM.
     pub fn trim(&mut self, offset: u64, length: u32) -> Result<(), u32> {
         self.call(cmd::TRIM, 0, offset, length, &[]).result.map(drop)
     }
 
-    /// Writes zeroes.
+    /// Sends WRITE_ZEROES.
     pub fn zero(&mut self, offset: u64, length: u32, flags: u16) -> Result<(), u32> {
         self.call(cmd::WRITE_ZEROES, flags, offset, length, &[]).result.map(drop)
     }
 
-    /// Asks for the range to be brought nearer.
+    /// Sends CACHE.
     pub fn cache(&mut self, offset: u64, length: u32) -> Result<(), u32> {
         self.call(cmd::CACHE, 0, offset, length, &[]).result.map(drop)
     }
 
-    /// The block status of a range.
+    /// Sends BLOCK_STATUS.
     pub fn extents(&mut self, offset: u64, length: u32, flags: u16) -> Result<Vec<Extent>, u32> {
         let reply = self.call(cmd::BLOCK_STATUS, flags, offset, length, &[]);
         reply.result.map(|_| reply.extents)
     }
 
-    /// Says good-bye and waits until the server has closed.
+    /// Sends DISC and waits until the server has closed the connection.
     pub fn disconnect(mut self) {
         self.stream.request(0, cmd::DISC, 0, 0, 0).expect("DISC");
         assert_eq!(self.stream.drain(), 0, "nothing comes after a good-bye");
     }
 }
 
-/// Marks a chunk's range as answered and says where it lies in the reply's data.
+/// Marks a chunk's range as answered. The answer is its place in the reply's data.
 fn cover(pending: &mut Pending, at: u64, length: u64) -> (usize, usize) {
     assert_eq!(pending.kind, cmd::READ);
     assert!(length > 0, "an empty chunk");
@@ -303,7 +304,8 @@ fn cover(pending: &mut Pending, at: u64, length: u64) -> (usize, usize) {
     (from as usize, to as usize)
 }
 
-/// What the protocol promises of a block status: at least one, none empty, only the last reaches past the range, with REQ_ONE one that does not.
+/// Checks what the protocol promises of a block status reply: there is at least one extent, none is
+/// empty, only the last one reaches past the range, and with REQ_ONE not even that.
 fn check_extents(extents: &[Extent], length: u32, one: bool) {
     let (last, before) = extents.split_last().expect("at least one extent");
     let sum: u64 = before.iter().map(|extent| u64::from(extent.length)).sum();

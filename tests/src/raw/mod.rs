@@ -1,7 +1,9 @@
-//! An NBD client written by hand from the protocol's text, for what well-behaved clients never do.
+//! An NBD client written by hand from the protocol's text. It can do what well-behaved clients
+//! never do.
 //!
-//! [`Stream`] sends and receives single messages, in any order and of any kind. [`Client`] is negotiated and keeps many requests in flight;
-//! it checks every reply against its request: chunks lie within the range, cover it once, holes have a length, a reply ends once.
+//! [`Stream`] sends and receives single messages, in any order and of any kind. [`Client`] is
+//! negotiated and keeps many requests in flight. It checks every reply against its request: chunks
+//! lie within the range and cover it once, holes have a length, a reply ends once.
 
 mod client;
 mod numbers;

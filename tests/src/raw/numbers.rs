@@ -1,4 +1,4 @@
-//! The protocol's numbers, as its text has them.
+//! The numbers of the protocol.
 
 /// "NBDMAGIC".
 pub const NBDMAGIC: u64 = 0x4e42_444d_4147_4943;
@@ -84,7 +84,7 @@ pub mod can {
     pub const FAST_ZERO: u16 = 1 << 11;
 }
 
-/// Errors as the protocol numbers them.
+/// Error numbers of the protocol.
 pub mod error {
     #![allow(missing_docs)]
     pub const EPERM: u32 = 1;
@@ -97,7 +97,7 @@ pub mod error {
     pub const ESHUTDOWN: u32 = 108;
 }
 
-/// A range known to read as zero, in the flags of a block status.
+/// Flag of a block status: the range reads as zero.
 pub const STATE_ZERO: u32 = 2;
-/// A range that is not allocated.
+/// Flag of a block status: the range is not allocated.
 pub const STATE_HOLE: u32 = 1;

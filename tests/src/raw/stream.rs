@@ -1,29 +1,29 @@
-//! Single messages, in any order and of any kind.
+//! Single messages of the protocol, in any order and of any kind.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use super::numbers::{IHAVEOPT, NBDMAGIC, OPTION_REPLY, REQUEST, rep};
-use crate::wait::{Deadline, PATIENCE};
+use crate::wait::{Deadline, TIMEOUT};
 
 /// A reply to an option: its type and its data.
 pub type OptionReply = (u32, Vec<u8>);
 
-/// Single messages.
+/// A connection that sends and receives single messages and checks nothing.
 pub struct Stream(pub UnixStream);
 
 impl Stream {
-    /// Connects; nothing is sent or read.
+    /// Connects without sending or reading anything.
     pub fn connect(socket: &Path) -> Stream {
         let stream = UnixStream::connect(socket).expect("the server's socket");
-        // So that a server that hangs is a failure and not a test that never ends.
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+        // A server that hangs makes the test fail instead of hang.
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
+        stream.set_write_timeout(Some(TIMEOUT)).expect("a timeout");
         Stream(stream)
     }
 
-    /// Sends bytes as they are.
+    /// Sends these bytes.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.0.write_all(bytes)
     }
@@ -34,29 +34,30 @@ impl Stream {
         Ok(bytes)
     }
 
-    /// Two bytes.
+    /// Reads a number of two bytes.
     pub fn u16(&mut self) -> io::Result<u16> {
         Ok(u16::from_be_bytes(self.exact()?))
     }
 
-    /// Four bytes.
+    /// Reads a number of four bytes.
     pub fn u32(&mut self) -> io::Result<u32> {
         Ok(u32::from_be_bytes(self.exact()?))
     }
 
-    /// Eight bytes.
+    /// Reads a number of eight bytes.
     pub fn u64(&mut self) -> io::Result<u64> {
         Ok(u64::from_be_bytes(self.exact()?))
     }
 
-    /// So many bytes.
+    /// Reads `len` bytes.
     pub fn bytes(&mut self, len: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; len];
         self.0.read_exact(&mut bytes)?;
         Ok(bytes)
     }
 
-    /// Reads the server's greeting and answers with these client flags (1: fixed newstyle, 2: no zeroes).
+    /// Reads the server's greeting and answers with these client flags (1: fixed newstyle, 2: no
+    /// zeroes). The result is the server's flags.
     pub fn greet(&mut self, client_flags: u32) -> io::Result<u16> {
         assert_eq!(self.u64()?, NBDMAGIC);
         assert_eq!(self.u64()?, IHAVEOPT);
@@ -65,13 +66,13 @@ impl Stream {
         Ok(flags)
     }
 
-    /// Sends an option.
+    /// Sends an option with its data.
     pub fn option(&mut self, option: u32, data: &[u8]) -> io::Result<()> {
         self.option_header(option, data.len() as u32)?;
         self.send(data)
     }
 
-    /// Sends the head of an option alone.
+    /// Sends the header of an option without its data.
     pub fn option_header(&mut self, option: u32, length: u32) -> io::Result<()> {
         let mut message = IHAVEOPT.to_be_bytes().to_vec();
         message.extend_from_slice(&option.to_be_bytes());
@@ -79,7 +80,7 @@ impl Stream {
         self.send(&message)
     }
 
-    /// One reply to `option`: its type and its data.
+    /// Reads one reply to `option`.
     pub fn option_reply(&mut self, option: u32) -> io::Result<OptionReply> {
         assert_eq!(self.u64()?, OPTION_REPLY);
         assert_eq!(self.u32()?, option, "a reply to another option");
@@ -89,7 +90,8 @@ impl Stream {
         Ok((kind, self.bytes(length as usize)?))
     }
 
-    /// The replies to `option` up to the last one, whose type is answered.
+    /// Reads the replies to `option` up to the last one. The result is the last one's type and the
+    /// replies before it.
     pub fn option_replies(&mut self, option: u32) -> io::Result<(u32, Vec<OptionReply>)> {
         let mut before = Vec::new();
         let deadline = Deadline::new();
@@ -103,12 +105,12 @@ impl Stream {
         }
     }
 
-    /// Sends a request's head.
+    /// Sends a request's header.
     pub fn request(&mut self, flags: u16, kind: u16, cookie: u64, offset: u64, length: u32) -> io::Result<()> {
         self.send(&request(flags, kind, cookie, offset, length))
     }
 
-    /// Whether the server closes, having sent nothing more.
+    /// Whether the server closes the connection without sending anything more.
     pub fn is_closed(&mut self) -> bool {
         let mut byte = [0];
         match self.0.read(&mut byte) {
@@ -117,7 +119,7 @@ impl Stream {
         }
     }
 
-    /// Reads until the server closes; how many bytes came.
+    /// Reads until the server closes the connection. The result is the number of bytes that came.
     pub fn drain(&mut self) -> usize {
         let mut sum = 0;
         let mut bytes = vec![0; 65536];
@@ -134,7 +136,7 @@ impl Stream {
     }
 }
 
-/// A request's head.
+/// A request's header.
 pub fn request(flags: u16, kind: u16, cookie: u64, offset: u64, length: u32) -> Vec<u8> {
     let mut message = REQUEST.to_be_bytes().to_vec();
     message.extend_from_slice(&flags.to_be_bytes());
@@ -145,7 +147,7 @@ pub fn request(flags: u16, kind: u16, cookie: u64, offset: u64, length: u32) -> 
     message
 }
 
-/// The data of GO and INFO.
+/// The data of the options GO and INFO.
 pub fn go(name: &str, infos: &[u16]) -> Vec<u8> {
     let mut data = (name.len() as u32).to_be_bytes().to_vec();
     data.extend_from_slice(name.as_bytes());
@@ -156,7 +158,7 @@ pub fn go(name: &str, infos: &[u16]) -> Vec<u8> {
     data
 }
 
-/// The data of SET_META_CONTEXT and LIST_META_CONTEXT.
+/// The data of the options SET_META_CONTEXT and LIST_META_CONTEXT.
 pub fn contexts(name: &str, queries: &[&str]) -> Vec<u8> {
     let mut data = (name.len() as u32).to_be_bytes().to_vec();
     data.extend_from_slice(name.as_bytes());
