@@ -1,4 +1,5 @@
-//! A client that goes away in the middle of a call: whatever the component was at, its instance and its locks are there for the others.
+//! A client goes away in the middle of a call. Whatever the component was doing, other clients get
+//! its instance and its locks.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,19 +12,20 @@ use crate::guest::Guest;
 const SLEEP: &str = r#"(import "rbdkit:filter/server@0.1.0" "sleep" (func $sleep (param i64 i32)))"#;
 const LOCK: &str = r#"(import "rbdkit:filter/locks@0.1.0" "lock" (func $lock (param i32 i64 i64 i32 i32)))"#;
 
-/// One instance only: who is served has got it.
+/// A server with a single instance, which the client that is being served holds.
 fn serve(guest: &Guest, options: &[&str]) -> Server {
     let dir = TempDir::new();
     let file = dir.file("filter.wasm", &guest.component(0));
     Launch::new(["--wasm-filter"]).arg(file).args(options).args(["memory", "16M"]).start()
 }
 
-/// A client asks for the bad read and goes; another one is served then. How long that took.
+/// A client sends the request at the trigger and goes away; another one is served then. The result
+/// is how long that took.
 fn leave(server: &Server) -> Duration {
     let mut client = server.client();
     let mut next = server.client();
     client.submit(cmd::READ, 0, 0, 512, &[]).expect("a request");
-    // In line behind it.
+    // This request waits behind the first one.
     next.submit(cmd::READ, 0, 4096, 512, &[]).expect("a request");
     drop(client);
     let began = Instant::now();
@@ -47,7 +49,7 @@ fn a_guest_that_computes_on_for_a_client_that_has_gone_is_ended() {
     let server = serve(&guest, &limits);
     let took = leave(&server);
     println!("served {took:?} after the other had gone");
-    // Nobody is to blame.
+    // The log blames nobody.
     assert!(!server.stop().stderr.contains("spinner: pread"));
 }
 
@@ -63,7 +65,7 @@ fn a_sleep_that_is_asked_for_again_and_again_ends_with_its_client() {
 
 #[test]
 fn a_lock_ends_with_its_client_and_so_does_waiting_for_it() {
-    // At 0: locks everything and sleeps. Elsewhere: locks everything and reads.
+    // A read at 0 locks everything and sleeps. Any other read locks everything and reads.
     let body = format!(
         r#"
     (import "rbdkit:filter/next@0.1.0" "pread" (func $next_pread (param i64 i32 i32 i32 i32)))
@@ -98,14 +100,14 @@ fn the_server_stops_while_a_component_sleeps() {
     assert!(server.stop().status.success());
 }
 
-/// A server whose plugin does not answer a read at 0 until the test lets it.
+/// A server whose plugin does not answer a read at 0 until the test allows it.
 struct Hanging {
     server: Server,
     dir: TempDir,
 }
 
 impl Hanging {
-    /// As [`serve`], with a script for a plugin: it writes down what it is asked.
+    /// As [`serve`], but the plugin is a script that writes down its requests.
     fn serve(guest: &Guest, options: &[&str]) -> Hanging {
         let dir = TempDir::new();
         let file = dir.file("filter.wasm", &guest.component(u64::MAX));
@@ -125,7 +127,7 @@ impl Hanging {
         self.dir.join("log")
     }
 
-    /// How often the plugin was asked to read there.
+    /// How many reads at this offset the plugin was asked for.
     fn asked(&self, offset: u64) -> usize {
         let log = std::fs::read_to_string(self.log()).unwrap_or_default();
         log.lines().filter(|line| *line == offset.to_string()).count()
@@ -140,10 +142,10 @@ impl Hanging {
         client
     }
 
-    /// The plugin answers, and from now on it does so at once.
+    /// Lets the plugin answer, from now on at once.
     fn answer(&self) {
         std::fs::remove_file(self.dir.join("hang")).expect("the file");
-        // Opened when the script opens it for reading.
+        // This waits until the script has opened the fifo for reading.
         std::fs::write(self.dir.join("fifo"), "go\n").expect("the fifo");
     }
 }
@@ -169,11 +171,11 @@ fn a_plugin_that_never_answers_holds_no_instance_of_a_client_that_has_gone() {
     });
     let outcome = hanging.server.stop();
     assert!(outcome.status.success());
-    assert!(!outcome.stderr.contains("error"), "nobody is to blame: {}", outcome.stderr);
+    assert!(!outcome.stderr.contains("error"), "an error is logged: {}", outcome.stderr);
 }
 
 #[test]
-fn a_range_stays_locked_until_what_is_done_to_it_has_ended() {
+fn a_range_stays_locked_until_the_operation_below_has_ended() {
     let body = format!(
         r#"
     (import "rbdkit:filter/next@0.1.0" "pread" (func $next_pread (param i64 i32 i32 i32 i32)))
@@ -189,7 +191,7 @@ fn a_range_stays_locked_until_what_is_done_to_it_has_ended() {
     drop(hanging.waiting());
     let mut next = hanging.server.client();
     next.submit(cmd::READ, 0, 0, 512, &[]).expect("a request");
-    // Another range is free, and this one is not: both were asked for at once.
+    // Both reads were sent at once. Only the range at 0 is locked.
     let elsewhere = next.submit(cmd::READ, 0, 4096, 512, &[]).expect("a request");
     assert_eq!(next.receive().expect("a reply").cookie, elsewhere);
     assert_eq!(hanging.asked(0), 1);
@@ -200,7 +202,7 @@ fn a_range_stays_locked_until_what_is_done_to_it_has_ended() {
 }
 
 #[test]
-fn a_client_that_is_not_read_because_it_has_sent_too_much_is_missed_all_the_same() {
+fn a_client_that_is_not_read_because_it_has_sent_too_much_is_noticed_when_it_goes() {
     let options = [&ONE[..], &["-t", "4"]].concat();
     let hanging = Hanging::serve(&Guest::reads("reader", "", ""), &options);
     let mut client = hanging.waiting();
@@ -236,6 +238,6 @@ fn the_server_stops_though_a_plugin_never_answers() {
     let began = Instant::now();
     assert!(hanging.server.stop().status.success());
     println!("stopped in {:?}", began.elapsed());
-    // The script is not the server's any more.
+    // The script outlives the server: this ends it.
     let _ = rustix::fs::open(hanging.dir.join("fifo"), rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty());
 }

@@ -1,11 +1,12 @@
-//! The second wall: the process that serves can do nothing but serve. (What it cannot do any more: the tests of `host/src/wall.rs`.)
+//! The second wall: a process that serves can do nothing else. What it is denied is tested in
+//! `host/confine`.
 
 use std::process::{Child, Command, Stdio};
 
 use rbdkit_slow_server::{Content, Identity, Rules, SlowServer};
 use rbdkit_tests::{Launch, Server, TempDir, free_port, nbdsh, wait};
 
-/// Fields of `/proc/PID/task/*/status` of every thread.
+/// A field of `/proc/PID/task/*/status` for every thread.
 fn of_threads(server: &Server, field: &str) -> Vec<String> {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).expect("the server's threads");
     let status = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok());
@@ -14,7 +15,7 @@ fn of_threads(server: &Server, field: &str) -> Vec<String> {
         .collect()
 }
 
-/// A server that was started with `-v` says that it is confined, and every thread of it is.
+/// Checks that a server started with `-v` says that it is confined, and that every thread is.
 fn is_confined(server: &Server) {
     server.wait_for_log("confined: no new privileges; ");
     assert!(!server.stderr().contains("not confined"), "{}", server.stderr());
@@ -36,7 +37,7 @@ fn every_thread_is_confined_and_v_says_so() {
     assert!(threads < 40, "{threads} threads");
     client.disconnect();
     assert!(server.stop().status.success());
-    // Whether anybody listens or not.
+    // It is confined without `-v` as well.
     let quiet = Launch::new(["file"]).path("file", &disk).start();
     assert_eq!(quiet.client().size, 1 << 20);
     quiet.wait_until("every thread is confined", |quiet| {
@@ -57,10 +58,10 @@ fn what_is_beside_the_served_directory_is_out_of_reach_and_what_is_in_it_is_not(
     std::fs::write(dir.join("other/b"), [8; 4096]).expect("a file");
     let server = Launch::new(["file"]).path("dir", &dir.join("served")).start();
     assert_eq!(server_read(&server, "a"), "7");
-    // It came later.
+    // This file is newer than the server.
     std::fs::write(dir.join("served/c"), [9; 4096]).expect("a file");
     assert_eq!(server_read(&server, "c"), "9");
-    // The same server with its directory turned into a way out: the plugin refuses, and if it did not, the kernel would.
+    // The plugin refuses a link out of the directory, and if it did not, the kernel would.
     std::os::unix::fs::symlink(dir.join("other/b"), dir.join("served/link")).expect("a link");
     assert_ne!(server_read(&server, "link"), "8");
 }
@@ -71,7 +72,7 @@ fn a_file_that_replaces_the_served_one_is_out_of_reach() {
     std::fs::write(dir.join("disk"), [7; 4096]).expect("a file");
     let server = Launch::new(["file"]).path("file", &dir.join("disk")).start();
     assert_eq!(server_read(&server, ""), "7");
-    // Written in place it is the same file.
+    // A file that is written in place is still the same file.
     std::fs::write(dir.join("disk"), [8; 4096]).expect("the file");
     assert_eq!(server_read(&server, ""), "8");
     std::fs::write(dir.join("new"), [9; 4096]).expect("a file");
@@ -86,7 +87,13 @@ fn a_file_that_replaces_the_served_one_is_out_of_reach() {
 
 fn server_read(server: &Server, export: &str) -> String {
     let uri = format!("nbd+unix:///{export}?socket={}", server.socket().display());
-    let script = "h = nbd.NBD()\ntry:\n    h.connect_uri(uri)\n    print(h.pread(1, 0)[0])\nexcept nbd.Error:\n    print('refused')";
+    let script = "
+h = nbd.NBD()
+try:
+    h.connect_uri(uri)
+    print(h.pread(1, 0)[0])
+except nbd.Error:
+    print('refused')";
     nbdsh(&uri, script).ok().trim().to_owned()
 }
 
@@ -112,7 +119,7 @@ fn a_command_and_a_script_are_not_confined() {
     assert!(err.contains("not confined: the plugin does not say what it reaches"), "{err}");
 }
 
-/// An NBD server at a TCP port, killed when it is dropped.
+/// An NBD server on a TCP port, killed when it is dropped.
 struct Far(Child);
 
 impl Far {
@@ -131,7 +138,7 @@ impl Drop for Far {
 }
 
 #[test]
-fn the_nbd_plugin_finds_its_server_by_name_also_when_that_comes_back() {
+fn the_nbd_plugin_finds_its_server_by_name_also_after_it_came_back() {
     let port = free_port();
     let near = Launch::new(["-v", "nbd", "hostname=localhost", "retry=60"]).arg(format!("port={port}")).start();
     is_confined(&near);
@@ -172,7 +179,7 @@ fn the_curl_plugin_finds_names_certificates_cookies_and_runs_its_scripts() {
     client.disconnect();
     let jar = || std::fs::read_to_string(dir.join("jar")).unwrap_or_default();
     server.wait_until("the cookies are written", |_| jar().contains("session\t42"));
-    // Away and back: the name is looked up again.
+    // The server goes away and comes back: the plugin looks its name up again.
     source.pause();
     source.resume().expect("the same port");
     server.client().read(0, 4096).expect("a read");
@@ -195,7 +202,8 @@ fn children(pid: u32) -> Vec<u32> {
     children.split_whitespace().map(|pid| pid.parse().expect("a process id")).collect()
 }
 
-/// They end with the server; whoever takes over orphans may be slow to look after them.
+/// Waits for the end of these processes. The process that adopts them may take a while to reap
+/// them.
 fn gone(helpers: &[u32]) {
     let running = |pid: &u32| {
         let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -205,7 +213,7 @@ fn gone(helpers: &[u32]) {
 }
 
 #[test]
-fn a_server_that_is_killed_takes_its_helper_and_the_programs_along() {
+fn the_helper_and_its_programs_end_with_a_server_that_is_killed() {
     let near = Launch::new(["-v", "nbd", "arg=-f", "arg=memory", "arg=1M"])
         .path("command", &rbdkit_tests::server::program())
         .start();

@@ -1,4 +1,4 @@
-//! What a fault costs, who is told, and what becomes of a filter that keeps failing.
+//! What a fault costs, what the log says of it, and what happens to a filter that keeps failing.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use rbdkit_tests::{Client, Launch, Server, TempDir, wait};
 
 use crate::guest::Guest;
 
-/// A server with one filter that does its thing at offset 0.
+/// A server with one filter, whose trigger is at offset 0.
 fn serve(guest: &Guest, options: &[&str]) -> Server {
     let dir = TempDir::new();
     let file = dir.file("filter.wasm", &guest.component(0));
@@ -20,12 +20,12 @@ fn trap() -> Guest {
 }
 
 #[test]
-fn a_fault_is_told_once_with_filter_operation_offset_cause_and_frames_and_then_counted() {
+fn a_fault_is_logged_once_with_filter_operation_offset_cause_and_frames_and_then_counted() {
     let server = serve(&trap(), &[]);
     let mut client = server.client();
     for _ in 0..100 {
         assert_eq!(client.read(0, 512), Err(error::EIO));
-        // A success in between: it does not fail in a row.
+        // A success in between, so that the failures are not consecutive.
         assert!(client.read(4096, 512).is_ok());
     }
     client.disconnect();
@@ -57,28 +57,28 @@ fn a_fresh_instance_takes_over_within_a_millisecond() {
 }
 
 #[test]
-fn a_filter_that_keeps_failing_is_left_alone_on_that_connection_and_serves_the_others() {
+fn a_filter_that_keeps_failing_is_paused_on_that_connection_and_serves_the_others() {
     let server = serve(&trap(), &[]);
     let (mut attacker, mut bystander) = (server.client(), server.client());
     for _ in 0..200 {
         assert_eq!(attacker.read(0, 512), Err(error::EIO));
     }
     server.wait_for_log("trap: it keeps failing: requests fail for 10ms without asking it");
-    // Not even what would work is asked for, and nothing passes by the filter.
+    // Requests that would succeed fail too: they neither reach the filter nor pass around it.
     assert_eq!(attacker.read(4096, 512), Err(error::EIO));
     assert!(bystander.read(4096, 512).is_ok());
-    // Once it is let through again, it is forgiven.
+    // After a success the filter's failures are forgotten.
     wait::until("its requests reach the filter again", || attacker.read(4096, 512).is_ok());
     assert!((0..20).all(|_| attacker.read(4096, 512).is_ok()));
     let log = server.stop().stderr;
-    // Of the 200, most never reached it: they were not faults of the filter's.
+    // Most of the 200 requests never reached the filter, so they do not count as its faults.
     assert!(
         !log.contains("trap: pread at offset 0: wasm trap: wasm `unreachable` instruction executed (100 times"),
         "{log}"
     );
 }
 
-/// So many reads at once, all at offset 0. What came of them.
+/// Sends this many reads of offset 0 at once. The results are theirs.
 fn burst(client: &mut Client, reads: usize) -> Vec<Result<Vec<u8>, u32>> {
     for _ in 0..reads {
         client.submit(rbdkit_tests::raw::cmd::READ, 0, 0, 512, &[]).expect("a request");
@@ -87,13 +87,13 @@ fn burst(client: &mut Client, reads: usize) -> Vec<Result<Vec<u8>, u32>> {
 }
 
 #[test]
-fn those_that_wait_behind_faults_are_not_asked_one_after_the_other() {
-    // One instance, in which each of 128 reads would take its 20 ms.
+fn requests_that_wait_behind_a_fault_do_not_each_take_their_own_time() {
+    // There is one instance, and each of 128 reads would take its 20 ms.
     let spin = Guest::reads("spin", "", "(loop $l (br $l))").model(1);
     let server = serve(&spin, &["--filter-limit", "cpu=20ms"]);
     let mut client = server.client();
     assert!(burst(&mut client, 128).iter().all(|result| *result == Err(error::EIO)));
-    // What was under way counts as one: it is not left alone for seconds.
+    // All requests in flight count as one failure, so the pause is not seconds long.
     wait::within(Duration::from_secs(3), "the client's requests succeed again", || client.read(4096, 512).is_ok());
     client.disconnect();
     let log = server.stop().stderr;
@@ -102,13 +102,13 @@ fn those_that_wait_behind_faults_are_not_asked_one_after_the_other() {
 }
 
 #[test]
-fn a_flood_of_failing_requests_is_some_lines_of_the_log() {
+fn a_flood_of_failing_requests_makes_few_lines_in_the_log() {
     let server = serve(&trap(), &[]);
     let mut client = server.client();
     for _ in 0..40 {
         assert!(burst(&mut client, 100).iter().all(|result| *result == Err(error::EIO)));
     }
-    // Tripping it again and again is no way around it.
+    // Failing again after each pause does not get more lines into the log.
     let until = Instant::now() + Duration::from_secs(1);
     while Instant::now() < until {
         let _ = (burst(&mut client, 16), client.read(4096, 512));
@@ -121,12 +121,12 @@ fn a_flood_of_failing_requests_is_some_lines_of_the_log() {
 }
 
 #[test]
-fn with_disconnect_the_connection_is_of_no_more_use_and_others_are() {
+fn with_disconnect_only_the_connection_that_met_the_fault_is_closed() {
     let server = serve(&trap(), &["--filter-on-fault=disconnect"]);
     let (mut attacker, mut bystander) = (server.client(), server.client());
     assert_eq!(attacker.read(0, 512), Err(error::EIO));
     assert!(is_refused(&mut attacker));
-    // What is still answered is refused, and then the connection is closed.
+    // What the server still answers is refused, and then it closes the connection.
     let closed = (0..1_000_000).any(|_| {
         attacker.submit(rbdkit_tests::raw::cmd::READ, 0, 4096, 512, &[]).is_err() || attacker.receive().is_err()
     });
@@ -135,7 +135,7 @@ fn with_disconnect_the_connection_is_of_no_more_use_and_others_are() {
     assert!(server.client().read(4096, 512).is_ok());
 }
 
-/// ESHUTDOWN, or the server has closed already.
+/// Whether the next read fails with ESHUTDOWN or the server has closed already.
 fn is_refused(client: &mut Client) -> bool {
     let Ok(_) = client.submit(rbdkit_tests::raw::cmd::READ, 0, 4096, 512, &[]) else { return true };
     client.receive().map_or(true, |reply| reply.result == Err(error::ESHUTDOWN))
@@ -153,19 +153,19 @@ fn with_exit_the_server_ends_and_says_why() {
 
 #[test]
 fn all_instances_of_all_filters_have_one_budget() {
-    // Each may grow to 64 MiB; together they may not have more than 16.
+    // Each instance may grow to 64 MiB; all of them together may have 20 MiB.
     let grow =
         Guest::reads("grow", "", "(if (i32.eq (memory.grow (i32.const 200)) (i32.const -1)) (then (unreachable)))")
             .model(2);
     let server = serve(&grow, &["--filter-limit", "memory-all=20M"]);
     let (mut one, mut two) = (server.client(), server.client());
     assert!(one.read(0, 512).is_ok());
-    assert_eq!(two.read(0, 512), Err(error::EIO), "13 MB are taken, and 13 more are not there");
+    assert_eq!(two.read(0, 512), Err(error::EIO), "13 MB of 20 are taken");
     assert!(two.read(4096, 512).is_ok());
     one.disconnect();
-    // What it had is given back with its instance, when the server has seen it go.
+    // An instance's memory is given back once the server has noticed that its client went.
     let two = RefCell::new(two);
-    server.wait_until("the first one's memory is there for the other", |_| two.borrow_mut().read(0, 512).is_ok());
+    server.wait_until("the other client gets the memory of the first", |_| two.borrow_mut().read(0, 512).is_ok());
 }
 
 #[test]

@@ -1,39 +1,40 @@
-//! Hostile components, written as core modules in text and made into components here.
+//! Hostile components. They are written here as core modules in text and made into components.
 //!
-//! Each is well but for one thing, which it does where a request begins at its trigger. So many of them can stand in one chain, and what one does
-//! is seen beside all the others that serve on.
+//! Each guest behaves well except at one offset, its trigger, where it does one hostile thing. So
+//! many guests can stand in one chain, and a test sees what one of them does while all others go on
+//! serving.
 
 use std::path::Path;
 
 use wit_component::{ComponentEncoder, StringEncoding};
 use wit_parser::{PackageId, Resolve, Type, TypeDefKind, WorldItem};
 
-/// A filter and the thing it does.
+/// A filter and the hostile thing that it does.
 #[derive(Clone, Debug)]
 pub struct Guest {
-    /// What the filter calls itself.
+    /// The name in the filter's description.
     pub name: String,
     /// 0 serialize-connections, 1 serialize-all-requests, 2 serialize-requests, 3 parallel.
     pub model: u8,
     /// 0 stateless, 1 replay, 2 lost.
     pub recovery: u8,
-    /// The interfaces it exports besides `filter`.
+    /// The interfaces that it exports besides `filter`.
     pub exports: Vec<&'static str>,
-    /// Imports, functions, globals. `$TRIGGER` stands for the offset.
+    /// Imports, functions and globals. `$TRIGGER` stands for the trigger's offset.
     pub body: String,
-    /// In place of the module's own `cabi_realloc`.
+    /// Replaces the body of the module's own `cabi_realloc`.
     pub realloc: Option<&'static str>,
-    /// More of the world, in WIT.
+    /// More items for the world, in WIT.
     pub world: &'static str,
-    /// The `param` list, as (name, kind).
+    /// The parameters in the description, as (name, kind).
     pub params: Vec<(&'static str, &'static str)>,
-    /// In place of `configure`'s body, which leaves a pointer to a result.
+    /// Replaces the body of `configure`, which leaves a pointer to a result.
     pub configure: &'static str,
-    /// In place of `describe`'s body, which leaves a pointer to the description.
+    /// Replaces the body of `describe`, which leaves a pointer to the description.
     pub describe: &'static str,
 }
 
-/// An allocator that only moves on.
+/// An allocator that never frees.
 const REALLOC: &str = r#"
     (local $at i32)
     (local.set $at (i32.and (i32.add (global.get $top) (i32.const 7)) (i32.const -8)))
@@ -43,7 +44,7 @@ const REALLOC: &str = r#"
     (local.get $at)"#;
 
 impl Guest {
-    /// Transparent, parallel, stateless.
+    /// A guest that is transparent, parallel and stateless.
     pub fn new(name: &str, exports: &[&'static str], body: &str) -> Guest {
         Guest {
             name: name.to_owned(),
@@ -59,7 +60,8 @@ impl Guest {
         }
     }
 
-    /// One whose reads at the trigger do `code`, which leaves nothing on the stack, and then pass on as all others do.
+    /// A guest whose reads at the trigger run `code` first, which leaves nothing on the stack. Then
+    /// they are passed on like all other reads.
     pub fn reads(name: &str, imports: &str, code: &str) -> Guest {
         let body = format!(
             r#"
@@ -75,7 +77,7 @@ impl Guest {
         Guest::new(name, &["reads"], &body)
     }
 
-    /// The same for writes.
+    /// The same as [`Guest::reads`] for writes.
     pub fn writes(name: &str, imports: &str, code: &str) -> Guest {
         let body = format!(
             r#"
@@ -90,7 +92,8 @@ impl Guest {
         Guest::new(name, &["writes"], &body)
     }
 
-    /// The same for block status; `code` may return a pointer to a `result<list<extent>, errno>` of its own.
+    /// The same for block status. `code` may return a pointer to a `result<list<extent>, errno>` of
+    /// its own.
     pub fn mapping(name: &str, imports: &str, code: &str) -> Guest {
         let body = format!(
             r#"
@@ -120,8 +123,9 @@ impl Guest {
         Guest { model, ..self }
     }
 
-    /// The core module's text. 1024: the description; 1100: the name; 1200: a success; 1300: parameters; 2048 to 4096: free; from 8192 on: the
-    /// allocator's.
+    /// The text of the core module. Its memory has the description at 1024, the name at 1100, a
+    /// success at 1200 and the parameters at 1300. 2048 to 4096 is free for the guest's code, and
+    /// the allocator begins at 8192.
     fn module(&self, trigger: u64) -> String {
         let mut strings = String::new();
         let mut at = 1500;
@@ -132,7 +136,8 @@ impl Guest {
         };
         let mut params = Vec::new();
         for (name, kind) in &self.params {
-            // record param: name, aliases, kind, choices, default (option), required, repeat, pass-on, help.
+            // record param: name, aliases, kind, choices, default (option), required, repeat,
+            // pass-on, help.
             let words = [string(name), [0, 0], string(kind), [0, 0]].concat();
             words.iter().for_each(|word| params.extend(word.to_le_bytes()));
             params.extend([0; 12]);
@@ -151,7 +156,7 @@ impl Guest {
         word(0);
         word(1300);
         word(self.params.len() as u32);
-        // Imports have to come first in a module; whatever follows them does not matter.
+        // Imports have to come first in a module. The order of the rest does not matter.
         let body = self.body.replace("$TRIGGER", &trigger.to_string());
         let (imports, rest): (Vec<&str>, Vec<&str>) =
             body.lines().partition(|line| line.trim_start().starts_with("(import"));
@@ -180,7 +185,7 @@ impl Guest {
         )
     }
 
-    /// The guest as a component that does its thing at `trigger`.
+    /// The guest as a component whose trigger is at this offset.
     pub fn component(&self, trigger: u64) -> Vec<u8> {
         let exports: String = self.exports.iter().map(|name| format!("export rbdkit:filter/{name}@0.1.0;\n")).collect();
         component_of(&self.module(trigger), &format!("{exports}{}", self.world))
@@ -191,7 +196,7 @@ fn escaped(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("\\{byte:02x}")).collect()
 }
 
-/// The contract, and the package in it.
+/// The contract and its package.
 fn contract() -> (Resolve, PackageId) {
     let mut resolve = Resolve::default();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit/filter.wit");
@@ -199,7 +204,8 @@ fn contract() -> (Resolve, PackageId) {
     (resolve, package)
 }
 
-/// The functions that a filter may import and that take a list or a string, as `interface.function`, sorted.
+/// The functions that a filter may import and that take a list or a string, as
+/// `interface.function`, sorted.
 pub fn functions_that_take_lists() -> Vec<String> {
     let (resolve, package) = contract();
     let world = resolve.select_world(&[package], Some("host")).expect("a world");
@@ -222,7 +228,8 @@ pub fn functions_that_take_lists() -> Vec<String> {
     functions
 }
 
-/// A component of a core module for a world that includes the host's and has this besides.
+/// Makes a component of a core module. Its world includes the host's world and the items in
+/// `world`.
 fn component_of(module: &str, world: &str) -> Vec<u8> {
     let mut module = wat::parse_str(module).unwrap_or_else(|e| panic!("{e}\n{module}"));
     let (mut resolve, _) = contract();

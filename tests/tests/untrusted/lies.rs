@@ -1,5 +1,6 @@
-//! Answers that are not about data: sizes and abilities that change, texts without end, a flush that did nothing, layers that multiply what they
-//! are asked. A layer is held to what it said when a connection was opened; what is below it does what it can do and nothing else.
+//! Answers that are not about data: sizes and abilities that change, texts without end, a flush
+//! that did nothing, layers that multiply what they are asked. A layer is held to what it said when
+//! a connection was opened, and the layers below it do what they can and no more.
 
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use crate::guest::Guest;
 
 const MIB: u64 = 1 << 20;
 
-/// A chain of filters by name and of these guests below them, over the plugin that `plugin` says.
+/// A chain of the filters named in `above`, below them these guests, and this plugin with its
+/// arguments.
 fn serve(above: &[&str], guests: &[&Guest], plugin: &[&str]) -> Server {
     let dir = TempDir::new();
     let mut launch = Launch::new(["-v"]).args(above.iter().map(|name| format!("--filter={name}")));
@@ -21,7 +23,7 @@ fn serve(above: &[&str], guests: &[&Guest], plugin: &[&str]) -> Server {
     launch.args(plugin).start()
 }
 
-/// `info` whose size is what this code leaves on the stack.
+/// A guest that exports `info`. `size` is code that leaves its size on the stack.
 fn sized(name: &str, size: &str) -> Guest {
     let body = format!(
         r#"
@@ -38,16 +40,16 @@ fn sized(name: &str, size: &str) -> Guest {
     (func (export "rbdkit:filter/info@0.1.0#export-description") (result i32) (i32.const 1200))
 "#
     );
-    // One instance, which counts.
+    // One instance, because it counts.
     Guest::new(name, &["info"], &body).model(1)
 }
 
-/// 4, 8 and 16 MiB in turn.
+/// Its size is 4, 8 and 16 MiB in turn.
 fn changing_size() -> Guest {
     sized("size", "(i64.shl (i64.const 4194304) (i64.rem_u (global.get $asked) (i64.const 3)))")
 }
 
-/// What GO answers for the default export.
+/// The type of the last reply to GO for the default export.
 fn opens(server: &Server) -> u32 {
     let mut stream = Stream::connect(server.socket());
     stream.greet(3).expect("a greeting");
@@ -56,21 +58,21 @@ fn opens(server: &Server) -> u32 {
 }
 
 #[test]
-fn a_size_that_changes_is_for_each_connection_what_it_was_told() {
+fn each_connection_keeps_the_size_it_was_told_though_it_changes() {
     let server = serve(&[], &[&changing_size()], &["memory", "8M"]);
     let mut clients: Vec<_> = (0..4).map(|_| server.client()).collect();
     assert_eq!(clients.iter().map(|client| client.size / MIB).collect::<Vec<_>>(), [4, 8, 16, 4]);
     for _ in 0..2 {
         for client in &mut clients {
             let size = client.size;
-            // Below there are 8 MiB, whatever the filter says.
+            // The layer below has 8 MiB, whatever the filter says.
             for at in [0, 4 * MIB - 512, 4 * MIB, 8 * MIB - 512, 8 * MIB, 16 * MIB - 512, 16 * MIB] {
                 let right = if at < size.min(8 * MIB) { Ok(vec![0; 512]) } else { Err(error::EINVAL) };
                 assert_eq!(client.read(at, 512), right, "at {at} of {size}");
             }
         }
     }
-    assert!(!server.stop().stderr.contains("error: size: "), "it is no fault");
+    assert!(!server.stop().stderr.contains("error: size: "), "it is logged as a fault");
 }
 
 #[test]
@@ -82,7 +84,7 @@ fn filters_above_a_size_that_changes_keep_to_what_they_were_told() {
         client.write(last, &[nth as u8 + 1; 65536]).expect("a write at the end");
         assert_eq!(client.read(last, 65536), Ok(vec![nth as u8 + 1; 65536]));
     }
-    // All see one disk, each as much of it as it was told.
+    // All clients see the same disk, each as much of it as it was told.
     let mut again: Vec<_> = (0..3).map(|_| server.client()).collect();
     for client in &mut again {
         let size = client.size;
@@ -100,7 +102,7 @@ fn filters_above_a_size_that_changes_keep_to_what_they_were_told() {
 
 #[test]
 fn while_a_connection_is_open_the_layer_below_has_one_size() {
-    // Traps once the size of next is not what it was.
+    // It traps as soon as the size of next has changed.
     let watcher = Guest::reads(
         "watcher",
         r#"(import "rbdkit:filter/next@0.1.0" "get-size" (func $size (param i32)))
@@ -109,7 +111,7 @@ fn while_a_connection_is_open_the_layer_below_has_one_size() {
          (if (i64.eqz (global.get $seen)) (then (global.set $seen (i64.load (i32.const 2208))))) \
          (if (i64.ne (global.get $seen) (i64.load (i32.const 2208))) (then (unreachable)))",
     );
-    // An instance for each connection.
+    // Each connection has an instance of its own.
     let server = serve(&[], &[&watcher.model(2), &changing_size()], &["memory", "16M"]);
     let mut first = server.client();
     for _ in 0..5 {
@@ -120,7 +122,7 @@ fn while_a_connection_is_open_the_layer_below_has_one_size() {
 }
 
 #[test]
-fn a_size_or_a_block_size_that_cannot_be_fails_the_opening_and_nothing_else() {
+fn an_impossible_size_or_block_size_fails_the_opening_and_nothing_else() {
     let large = serve(&[], &[&sized("large", "(i64.const -1)")], &["memory", "1M"]);
     let body = r#"
     (func (export "rbdkit:filter/info@0.1.0#get-size") (result i32)
@@ -157,7 +159,8 @@ fn a_size_or_a_block_size_that_cannot_be_fails_the_opening_and_nothing_else() {
 
 #[test]
 fn export_names_without_end_fail_the_list() {
-    // As many entries, or as long a name, as its memory holds; one that lies outside of it.
+    // Lists with as many entries as the guest's memory holds, with a name as long as that, and one
+    // outside of its memory.
     let names = |name, list: &str| {
         let body = format!(
             r#"
@@ -188,16 +191,20 @@ fn export_names_without_end_fail_the_list() {
 
 #[test]
 fn texts_that_the_protocol_cannot_carry_are_cut_or_left_out() {
-    // Two names of exports, one of them with a NUL; a description with one.
+    // Two names of exports and a description. One of the names and the description contain a NUL.
     let body = r#"
     (data (i32.const 3200) "good\00bad")
     (func (export "rbdkit:filter/names@0.1.0#list-exports") (param i32 i32) (result i32)
-        (i32.store (i32.const 3000) (i32.const 0)) (i32.store (i32.const 3004) (i32.const 3300)) (i32.store (i32.const 3008) (i32.const 2))
-        (i32.store (i32.const 3300) (i32.const 3200)) (i32.store (i32.const 3304) (i32.const 8)) (i32.store (i32.const 3308) (i32.const 0))
-        (i32.store (i32.const 3320) (i32.const 3200)) (i32.store (i32.const 3324) (i32.const 4)) (i32.store (i32.const 3328) (i32.const 0))
+        (i32.store (i32.const 3000) (i32.const 0)) (i32.store (i32.const 3004) (i32.const 3300))
+            (i32.store (i32.const 3008) (i32.const 2))
+        (i32.store (i32.const 3300) (i32.const 3200)) (i32.store (i32.const 3304) (i32.const 8))
+            (i32.store (i32.const 3308) (i32.const 0))
+        (i32.store (i32.const 3320) (i32.const 3200)) (i32.store (i32.const 3324) (i32.const 4))
+            (i32.store (i32.const 3328) (i32.const 0))
         (i32.const 3000))
     (func (export "rbdkit:filter/names@0.1.0#default-export") (param i32 i32) (result i32)
-        (i32.store (i32.const 3000) (i32.const 0)) (i32.store (i32.const 3004) (i32.const 3200)) (i32.store (i32.const 3008) (i32.const 8))
+        (i32.store (i32.const 3000) (i32.const 0)) (i32.store (i32.const 3004) (i32.const 3200))
+            (i32.store (i32.const 3008) (i32.const 8))
         (i32.const 3000))
     (func (export "rbdkit:filter/info@0.1.0#get-size") (result i32)
         (i32.store (i32.const 3000) (i32.const 0)) (i64.store (i32.const 3008) (i64.const 1048576)) (i32.const 3000))
@@ -217,10 +224,10 @@ fn texts_that_the_protocol_cannot_carry_are_cut_or_left_out() {
     stream.option(opt::GO, &go("good", &[1, 2])).expect("GO");
     let (end, told) = stream.option_replies(opt::GO).expect("replies");
     assert_eq!(end, rep::ACK);
-    assert!(told.iter().any(|(_, data)| data == b"\0\x02good"), "the description as far as it goes");
+    assert!(told.iter().any(|(_, data)| data == b"\0\x02good"), "the description up to the NUL");
 }
 
-/// `can`: in turn all there is, native, and nothing.
+/// Its `can` answers in turn: everything natively, and nothing.
 fn changing_can(exports: &[&'static str], more: &str) -> Guest {
     let body = format!(
         r#"
@@ -239,7 +246,7 @@ fn changing_can(exports: &[&'static str], more: &str) -> Guest {
 }
 
 #[test]
-fn abilities_that_change_are_for_each_connection_what_it_was_told() {
+fn each_connection_keeps_the_abilities_it_was_told_though_they_change() {
     let server = serve(&[], &[&changing_can(&[], "")], &["memory", "1M"]);
     let (mut all, mut none, mut all_again) = (server.client(), server.client(), server.client());
     let offered = can::FLUSH | can::FUA | can::TRIM | can::WRITE_ZEROES | can::CACHE | can::FAST_ZERO;
@@ -256,15 +263,15 @@ fn abilities_that_change_are_for_each_connection_what_it_was_told() {
         }
         assert!(client.call(cmd::FLUSH, 0, 0, 0, &[]).result.is_ok());
     }
-    // The one that was told of nothing gets nothing, whoever else may.
+    // The client that was told of no abilities gets none, although another one has them.
     assert_eq!(none.write(0, &[9; 4096]), Err(error::EPERM));
     assert_eq!(none.read(0, 4096), Ok(vec![2; 4096]));
-    assert!(!server.stop().stderr.contains("error: can: "), "it is no fault");
+    assert!(!server.stop().stderr.contains("error: can: "), "it is logged as a fault");
 }
 
 #[test]
 fn abilities_that_next_does_not_have_are_withdrawn_and_the_log_says_so() {
-    // A disk that can only be read, over which it says that it can do everything.
+    // A disk that is read-only, below a filter that says it can do everything.
     let server = serve(&[], &[&changing_can(&[], "")], &["pattern", "1M"]);
     let mut client = server.client();
     assert!(client.can(can::READ_ONLY));
@@ -284,19 +291,19 @@ fn a_filter_that_writes_where_next_cannot_be_written_gets_its_error() {
         (i32.const 2048))"#;
     let server = serve(&[], &[&changing_can(&["writes"], writes)], &["pattern", "1M"]);
     let mut client = server.client();
-    assert!(!client.can(can::READ_ONLY), "it may keep what is written elsewhere");
+    assert!(!client.can(can::READ_ONLY), "a filter may keep written data elsewhere");
     assert_eq!(client.write(0, &[1; 512]), Err(error::EPERM));
     assert_eq!(client.read(0, 8), Ok(vec![0; 8]));
 }
 
-/// Says that every flush succeeded, and does nothing.
+/// A guest that answers every flush with success and does nothing.
 fn flush_of_nothing() -> Guest {
     let body = r#"(func (export "rbdkit:filter/flushes@0.1.0#flush") (result i32) (i32.const 1200))"#;
     Guest::new("flush", &["flushes"], body)
 }
 
 #[test]
-fn a_flush_that_says_it_did_ends_at_its_own_layer_and_is_no_fault() {
+fn a_flush_that_a_filter_only_claims_ends_at_its_layer_and_is_no_fault() {
     let dir = TempDir::new();
     let (below, disk) = (dir.file("flushes", b""), dir.sparse_file("disk", MIB));
     let plugin = |name: &str| {
@@ -315,7 +322,8 @@ fn a_flush_that_says_it_did_ends_at_its_own_layer_and_is_no_fault() {
     let flushes = || std::fs::read_to_string(&below).expect("the file").lines().count();
     let eval = plugin("eval");
     let eval: Vec<&str> = eval.iter().map(String::as_str).collect();
-    // Honest: one client's flush is one flush below; a write with FUA is a write and a flush.
+    // For comparison: without the guest a flush is one flush below, and a write with FUA is a write
+    // and a flush.
     let server = serve(&["nofilter"], &[], &eval);
     let mut client = server.client();
     client.write(0, &[1; 512]).expect("a write");
@@ -330,9 +338,9 @@ fn a_flush_that_says_it_did_ends_at_its_own_layer_and_is_no_fault() {
     let mut client = server.client();
     let before = flushes();
     client.write(4096, &[3; 512]).expect("a write");
-    assert!(client.call(cmd::FLUSH, 0, 0, 0, &[]).result.is_ok(), "it says that it did");
-    assert_eq!(flushes(), before, "and did not");
-    // What was written is where it was written; only when the machine loses its power somebody would miss it.
+    assert!(client.call(cmd::FLUSH, 0, 0, 0, &[]).result.is_ok(), "the filter claims success");
+    assert_eq!(flushes(), before, "nothing was flushed");
+    // The data can be read. It would be lost only if the machine lost its power.
     assert_eq!(client.read(4096, 512), Ok(vec![3; 512]));
     client.disconnect();
     let outcome = server.stop();
@@ -341,7 +349,7 @@ fn a_flush_that_says_it_did_ends_at_its_own_layer_and_is_no_fault() {
 }
 
 #[test]
-fn a_filter_that_drops_writes_and_says_it_flushed_loses_only_what_went_through_it() {
+fn a_filter_that_drops_writes_and_claims_to_flush_loses_only_its_own_writes() {
     let dir = TempDir::new();
     let disk = dir.file("disk", &vec![1; MIB as usize]);
     let path = format!("file={}", disk.display());
@@ -349,19 +357,19 @@ fn a_filter_that_drops_writes_and_says_it_flushed_loses_only_what_went_through_i
     (func (export "rbdkit:filter/flushes@0.1.0#flush") (result i32) (i32.const 1200))
     (func (export "rbdkit:filter/writes@0.1.0#pwrite") (param i64 i32 i32) (result i32) (i32.const 1200))"#;
     let liar = Guest::new("liar", &["flushes", "writes"], body);
-    // A cow above it has its own; what passes both is lost.
+    // A cow above the guest has its own copy. Writes that pass both are lost.
     let server = serve(&[], &[&liar], &["file", &path]);
     let mut client = server.client();
     assert_eq!(client.write(0, &[2; 4096]), Ok(()));
     assert!(client.call(cmd::FLUSH, 0, 0, 0, &[]).result.is_ok());
-    assert_eq!(client.read(0, 4096), Ok(vec![1; 4096]), "what it dropped was never anywhere");
+    assert_eq!(client.read(0, 4096), Ok(vec![1; 4096]), "the dropped write is nowhere");
     client.disconnect();
     assert!(server.stop().status.success());
     let server = serve(&["cow"], &[&liar], &["file", &path]);
     let mut client = server.client();
     assert_eq!(client.write(0, &[2; 4096]), Ok(()));
     assert!(client.call(cmd::FLUSH, 0, 0, 0, &[]).result.is_ok());
-    assert_eq!(client.read(0, 4096), Ok(vec![2; 4096]), "the layer above it has its own");
+    assert_eq!(client.read(0, 4096), Ok(vec![2; 4096]), "the layer above has its own copy");
     client.disconnect();
     let outcome = server.stop();
     assert!(outcome.status.success() && !outcome.stderr.contains("error: liar: "), "{}", outcome.stderr);
@@ -369,8 +377,8 @@ fn a_filter_that_drops_writes_and_says_it_flushed_loses_only_what_went_through_i
 }
 
 #[test]
-fn a_filter_that_opens_next_again_and_again_has_opened_it_once() {
-    // Its own name, another one: there is no way from a filter to itself.
+fn a_filter_can_open_next_only_once() {
+    // Names of exports, its own among them: a filter cannot reach itself through next.
     let body = r#"
     (import "rbdkit:filter/next-open@0.1.0" "open" (func $open (param i32 i32 i32 i32)))
     (data (i32.const 2200) "opens")
@@ -393,8 +401,9 @@ fn a_filter_that_opens_next_again_and_again_has_opened_it_once() {
 }
 
 #[test]
-fn a_component_that_is_its_own_next_many_times_over_keeps_its_own_client_waiting_and_nobody_else() {
-    // Each of twelve reads what it is asked for eight times from the next: 2^36 reads of the plugin. None of them does too much by itself.
+fn a_component_that_stands_below_itself_many_times_delays_only_its_own_client() {
+    // Each of twelve filters passes a read on eight times, which makes 2^36 reads of the plugin.
+    // None of them does too much by itself.
     let more = "(call $next_pread (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (i32.const 2100)) ".repeat(7);
     let guest = Guest::reads("again", "", &more);
     let dir = TempDir::new();
@@ -406,12 +415,12 @@ fn a_component_that_is_its_own_next_many_times_over_keeps_its_own_client_waiting
     for _ in 0..100 {
         assert_eq!(bystander.read(4096, 512), Ok(vec![0; 512]));
     }
-    // It ends with its client: after that nothing computes any more.
+    // The reads end with their client. After that no thread computes.
     drop(attacker);
     server.wait_until("nothing computes", |server| {
         let before = server.cpu();
         std::thread::park_timeout(Duration::from_millis(300));
-        // A tenth of the time at most: the clock ticks on.
+        // A tenth of the time is allowed, because the clock's thread goes on.
         before.zip(server.cpu()).is_none_or(|(before, after)| after < before + 30_000_000)
     });
     assert_eq!(bystander.read(4096, 512), Ok(vec![0; 512]));

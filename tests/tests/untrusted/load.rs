@@ -1,4 +1,5 @@
-//! Components that are refused before anything is served: one clear line, exit status 1, in bounded time.
+//! Components that are refused before anything is served: with one clear line, exit status 1 and in
+//! bounded time.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,8 @@ fn refused(component: &[u8], options: &[&str]) -> String {
     outcome.stderr.replace(&dir.path().display().to_string(), "")
 }
 
-/// The same of one that was ended. On a busy machine the clock on the wall may be the first to say so.
+/// What the program says of a component that it ended. On a busy machine the limit of elapsed time
+/// may be reached first.
 fn ended(component: &[u8], options: &[&str]) -> String {
     let line = refused(component, options);
     line.replace("it computed for longer than", "it was ended after")
@@ -41,7 +43,7 @@ fn a_component_that_spins_before_it_serves_is_ended() {
         (func (export "rbdkit:filter/lifecycle@0.1.0#cleanup"))"#;
     let ready = Guest::new("spin", &["lifecycle"], ready);
     let quick = &["--filter-limit", "setup=100ms"];
-    // Side by side: each takes as long as the host asks components what they are.
+    // They run side by side: each takes as long as the host waits for a component's description.
     std::thread::scope(|threads| {
         threads.spawn(|| {
             let line = ended(&start.component(0), &[]);
@@ -59,9 +61,9 @@ fn a_component_that_spins_before_it_serves_is_ended() {
 }
 
 #[test]
-fn what_is_not_granted_is_refused_by_name() {
+fn imports_that_are_not_granted_are_refused_by_name() {
     for import in [
-        // Of WASI there are stubs of some interfaces of 0.2, and of nothing else.
+        // There are stubs of some interfaces of WASI 0.2 and of nothing else.
         "wasi:http/outgoing-handler@0.2.0",
         "wasi:keyvalue/store@0.2.0",
         "wasi:cli/run@0.2.0",
@@ -73,7 +75,8 @@ fn what_is_not_granted_is_refused_by_name() {
     ] {
         let line = refused(&plain(&format!(r#"(component (import "{import}" (instance)))"#)), &[]);
         let expected = format!(
-            "rbdkit: error: /x.wasm: it imports \"{import}\", and filters get nothing but rbdkit:filter@0.1 and stubs of some of \
+            "rbdkit: error: /x.wasm: it imports \"{import}\", \
+             and filters get nothing but rbdkit:filter@0.1 and stubs of some of \
              WASI 0.2\n"
         );
         assert_eq!(line, expected);
@@ -86,7 +89,7 @@ fn what_is_not_granted_is_refused_by_name() {
         r#"(component (import "rbdkit:filter/exec@0.1.0" (instance (export "run" (func (param "a" string))))))"#;
     let line = refused(&plain(unknown), &[]);
     assert!(line.contains("rbdkit:filter/exec") || line.contains("it does not fit"), "{line}");
-    // What a stub does not have, or has otherwise.
+    // Functions that a stub does not have, or has with another type.
     for function in [r#""shell" (func (param "a" string))"#, r#""get-arguments" (func (result string))"#] {
         let import = format!(r#"(component (import "wasi:cli/environment@0.2.0" (instance (export {function}))))"#);
         let line = refused(&plain(&import), &[]);
@@ -113,13 +116,15 @@ fn features_that_are_off_are_refused() {
         (
             "wide arithmetic",
             core(
-                "(func (param i64 i64 i64 i64) (result i64 i64) (i64.add128 (local.get 0) (local.get 1) (local.get 2) (local.get 3)))",
+                "(func (param i64 i64 i64 i64) (result i64 i64) (i64.add128 (local.get 0) (local.get 1) \
+                 (local.get 2) (local.get 3)))",
             ),
         ),
         (
             "async lift",
             plain(
-                "(component (core module $m (func (export \"f\"))) (core instance $i (instantiate $m)) (func (export \"f\") async (canon lift (core func $i \"f\") async)))",
+                "(component (core module $m (func (export \"f\"))) (core instance $i (instantiate $m)) \
+                 (func (export \"f\") async (canon lift (core func $i \"f\") async)))",
             ),
         ),
         ("futures", plain("(component (type (future u8)))")),
@@ -132,7 +137,7 @@ fn features_that_are_off_are_refused() {
 }
 
 #[test]
-fn what_is_no_component_is_refused() {
+fn files_that_are_not_components_are_refused() {
     let dir = TempDir::new();
     for (bytes, message) in [
         (&b""[..], "it is not a WebAssembly component"),
@@ -143,7 +148,7 @@ fn what_is_no_component_is_refused() {
         let line = refused(bytes, &[]);
         assert!(line.contains(message), "{line}");
     }
-    // Compiled code of somebody else's is never loaded.
+    // Compiled code that others made is never loaded.
     let line = refused(b"\x7fELF\x02\x01\x01\xc8wasmtime", &[]);
     assert!(line.contains("it is not a WebAssembly component"), "{line}");
     let large = dir.sparse_file("large.wasm", (64 << 20) + 1);
@@ -162,7 +167,7 @@ fn what_is_no_component_is_refused() {
 }
 
 #[test]
-fn what_is_no_file_is_neither_waited_for_nor_read_without_end() {
+fn pipes_and_devices_are_neither_waited_for_nor_read_without_end() {
     let dir = TempDir::new();
     let fifo = dir.join("fifo.wasm");
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).expect("a pipe");
@@ -182,8 +187,9 @@ fn what_is_no_file_is_neither_waited_for_nor_read_without_end() {
 }
 
 #[test]
-fn a_component_says_the_same_of_itself_each_time() {
-    // Its name's first letter is one of sixteen, by the time, the clock or chance.
+fn a_description_cannot_depend_on_time_or_chance() {
+    // The first letter of the component's name is one of sixteen and depends on the time, the clock
+    // or chance.
     for (import, ask) in [
         (r#"(import "rbdkit:filter/clock@0.1.0" "random" (func $ask (result i64)))"#, "(call $ask)"),
         (r#"(import "rbdkit:filter/clock@0.1.0" "monotonic" (func $ask (result i64)))"#, "(call $ask)"),
@@ -215,14 +221,14 @@ fn more_memories_or_tables_than_there_may_be_are_refused() {
     let tables: String = (0..17).map(|n| format!("(table $t{n} 1 funcref)\n")).collect();
     let line = refused(&Guest::new("many", &[], &tables).component(0), &[]);
     assert!(line.contains("resource limit exceeded") && line.contains("table"), "{line}");
-    // 64 MiB and a page at once.
+    // Memory of 64 MiB and one page at the start.
     let line = refused(&Guest::new("large", &[], "(memory $m 1024)").component(0), &[]);
     assert!(line.contains("/x.wasm: "), "{line}");
 }
 
 #[test]
 fn a_compile_bomb_is_compiled_or_refused_within_bounds() {
-    // Twenty thousand functions are many, and an honest interpreter has as many.
+    // A bomb of twenty thousand functions. An honest interpreter may have as many.
     let functions: String = (0..20_000).map(|n| format!("(func $f{n} (result i32) (i32.const {n}))\n")).collect();
     let component = Guest::new("functions", &[], &functions).component(0);
     let dir = TempDir::new();
@@ -232,10 +238,11 @@ fn a_compile_bomb_is_compiled_or_refused_within_bounds() {
     assert!(server.client().read(0, 512).is_ok());
     drop(server);
 
-    // Blocks within blocks. The text format would not even parse it.
+    // Nested blocks. The parser of the text format would not take them.
     let nested = nested_blocks(1_000_000);
     let line = refused(&nested, &["--filter-limit", "compile=2s"]);
-    // Of its own processor time, or where others have the processor twice as much on the wall.
+    // The limit is the compiler's processor time; on a busy machine it may be twice as much elapsed
+    // time.
     let ended = ["more than 2s of processor time\n", "longer than 4s\n"];
     let ended = ended.map(|why| format!("rbdkit: error: /x.wasm: it cannot be compiled: compiling it took {why}"));
     assert!(ended.contains(&line), "{line}");
@@ -251,7 +258,7 @@ fn a_compile_bomb_is_compiled_or_refused_within_bounds() {
     let line = refused(&plain(&format!("(component (core module (func {locals})))")), &[]);
     assert!(line.contains("cannot be compiled: "), "{line}");
 
-    // Types within types.
+    // Nested types.
     let mut types = String::from("(type $t0 (tuple u8 u8))");
     for n in 0..200 {
         types.push_str(&format!("(type $t{} (tuple $t{n} $t{n}))", n + 1));
@@ -287,10 +294,10 @@ fn leb(into: &mut Vec<u8>, mut n: usize) {
 
 #[test]
 fn a_component_of_64_mib_is_refused_or_served_within_bounds() {
-    // Nearly all of it is data that the guest's memory has no room for.
+    // Nearly all of it is data for which the guest's memory has no room.
     let data = vec![b'x'; 60 << 20];
     let mut module = wat::parse_str("(module (memory 1))").expect("a module");
-    // Section 11, one active segment at 0.
+    // Section 11 with one active segment at 0.
     let mut segment = vec![1, 0, 0x41, 0, 0x0b];
     leb(&mut segment, data.len());
     segment.extend(data);

@@ -1,4 +1,5 @@
-//! Components that compute without end: ended in time, and nobody else waits for them.
+//! Components that compute without end. They are ended in time, and other clients do not wait for
+//! them.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -20,23 +21,26 @@ fn spinner() -> Guest {
     Guest::reads("spin", "", "(loop $l (br $l))")
 }
 
-/// How long a thread has waited for a processor while it could have run, in all. None: it has ended.
+/// For how long a thread was ready to run and waited for a processor, since it was started. `None`
+/// if it has ended.
 fn kept_waiting(task: &Path) -> Option<Duration> {
     let line = std::fs::read_to_string(task.join("schedstat")).ok()?;
-    // Time on a processor, time waiting for one, turns.
+    // The fields: time on a processor, time waiting for one, time slices.
     Some(Duration::from_nanos(line.split_whitespace().nth(1)?.parse().ok()?))
 }
 
-/// The same for all threads of a server, and the thread that calls this.
+/// The same for all threads of a server and the calling thread.
 fn all_kept_waiting(server: &Server) -> Duration {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).expect("threads");
     let tasks = tasks.flatten().map(|task| task.path());
     tasks.chain(["/proc/thread-self".into()]).filter_map(|task| kept_waiting(&task)).sum()
 }
 
-/// A read that is ended, beside a thread of the test that sleeps for as long: how late the end was, and how late the machine made it. That is what
-/// the sleeping thread was late by, and what this thread and the server's waited for a processor: from the beginning, as a guest that computes
-/// yields its thread now and then, and until it has one again it is not on its account.
+/// Sends a read that is ended at `deadline`, while a thread of the test sleeps for as long. The
+/// results are how late the end was and how late the machine alone could have made it: the delay of
+/// the sleeping thread and the time that the threads of server and test waited for a processor.
+/// That time is taken from the beginning, because a guest that computes yields its thread now and
+/// then, and waiting for another thread does not count as its time.
 fn lateness(server: &Server, client: &mut Client, deadline: Duration) -> (Duration, Duration) {
     let before = all_kept_waiting(server);
     let began = Instant::now();
@@ -65,7 +69,7 @@ fn a_guest_that_spins_is_ended_within_20_ms_of_its_deadline() {
     }
 }
 
-/// The 99th of a hundred of so many runs.
+/// The 99th percentile of this many runs.
 fn p99(runs: usize, mut run: impl FnMut()) -> Duration {
     let mut times: Vec<Duration> = (0..runs)
         .map(|_| {
@@ -78,7 +82,7 @@ fn p99(runs: usize, mut run: impl FnMut()) -> Duration {
     times[times.len() * 99 / 100]
 }
 
-/// A thread that answers each byte, which has nothing to do with any server: how long that takes is the machine's affair.
+/// A thread that answers each byte. No server takes part, so its delay is the machine's own.
 struct Echo(UnixStream);
 
 impl Echo {
@@ -99,7 +103,7 @@ impl Echo {
 
 #[test]
 fn while_every_other_instance_spins_a_client_is_served_as_before() {
-    // An instance for each connection: in all but one of them the guest spins.
+    // Each connection has an instance of its own, and the guest spins in all but one of them.
     let server = serve(&spinner().model(2), &["--filter-limit", "cpu=1h", "--filter-limit", "wall=1h"]);
     let (mut bystander, mut echo) = (server.client(), Echo::new());
     let mut measure = || {
@@ -108,7 +112,7 @@ fn while_every_other_instance_spins_a_client_is_served_as_before() {
     };
     measure();
     let (mut quiet, mut spinning) = (Vec::new(), Vec::new());
-    // In turn, so that what else the machine does is in both.
+    // Quiet and busy measurements take turns, so that whatever else the machine does is in both.
     for _ in 0..5 {
         let (read, ping) = measure();
         quiet.extend([read, ping]);
@@ -119,25 +123,25 @@ fn while_every_other_instance_spins_a_client_is_served_as_before() {
         let (read, ping) = measure();
         spinning.push(read);
         quiet.push(ping);
-        // They end with their clients.
+        // The guests end with their clients.
         drop(spinners);
     }
     spinning.sort();
     let noise = quiet.iter().max().expect("measurements");
     println!("p99 of a read while 16 others spin: {spinning:?}; without them, and of an echo: {quiet:?}");
-    // One thread is always free for who does not compute; the rest is the scheduler's.
+    // One thread is always free for guests that do not compute. The rest is the scheduler's delay.
     assert!(spinning[2] <= *noise + Duration::from_millis(5), "{spinning:?} {quiet:?}");
     assert!(server.stop().status.success());
 }
 
 #[test]
-fn one_client_that_spins_in_all_it_can_get_leaves_instances_for_the_others() {
+fn one_client_that_spins_in_all_instances_it_can_get_leaves_some_for_others() {
     let server = serve(&spinner(), &["--filter-limit", "cpu=1h", "--filter-limit", "wall=1h"]);
     let mut greedy = server.client();
     for _ in 0..200 {
         greedy.submit(cmd::READ, 0, 0, 512, &[]).expect("a request");
     }
-    // They come when it has all it gets.
+    // These clients come when the greedy one has all that it gets.
     let mut slowest = Duration::ZERO;
     for _ in 0..3 {
         let mut other = server.client();
@@ -148,7 +152,7 @@ fn one_client_that_spins_in_all_it_can_get_leaves_instances_for_the_others() {
         }
     }
     println!("the slowest read of others: {slowest:?}");
-    // None of the greedy one's ends within an hour, so nobody has waited for that.
+    // None of the greedy client's calls ends within an hour, so nobody can have waited for one.
     drop(greedy);
     assert!(server.stop().status.success());
 }

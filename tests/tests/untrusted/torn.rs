@@ -1,4 +1,5 @@
-//! A trap between writing data and publishing what says where it is: no block is ever anything but what it was or what was written.
+//! A guest traps between writing data and publishing where the data is. Each block has to be what
+//! it was before or what was written.
 
 use rbdkit_tests::raw::error;
 use rbdkit_tests::{Launch, Rng, TempDir, seed};
@@ -8,8 +9,10 @@ use crate::guest::Guest;
 const BLOCK: u64 = 4096;
 const BLOCKS: u64 = 200;
 
-/// An overlay of blocks in the scratch file, with a map that says which are there. By the block's number it traps at different places, once in
-/// two writes: 1 before anything, 2 after the data, 3 after the change that is held back, 4 after it has also written to the layer below.
+/// An overlay of blocks in the scratch file. A map says which blocks are there. The block's number
+/// chooses where the guest traps, by chance in about every second write: 1 before anything, 2 after
+/// the data, 3 after the change of the map, which is held back until the end of the call, 4 after
+/// it also wrote to the layer below.
 fn overlay() -> Guest {
     let trap_at = |place: u32| {
         format!("(if (i32.and (global.get $odd) (i64.eq (local.get $kind) (i64.const {place}))) (then (unreachable)))")
@@ -37,7 +40,8 @@ fn overlay() -> Guest {
     (func (export "rbdkit:filter/reads@0.1.0#pread") (param i64 i32 i32) (result i32)
         (call $run (i32.const 1) (i32.const 0) (i64.shr_u (local.get 0) (i64.const 12)) (i64.const 1) (i32.const 2112))
         (if (i32.load8_u (i32.const 2112))
-            (then (call $scratch_pread (i32.const 1) (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (i32.const 2048)))
+            (then (call $scratch_pread (i32.const 1) (local.get 0) (local.get 1) (i32.const 0) (i32.const 0)
+                (i32.const 2048)))
             (else (call $next_pread (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (i32.const 2048))))
         (i32.const 2048))
     (func (export "rbdkit:filter/writes@0.1.0#pwrite") (param i64 i32 i32) (result i32)
@@ -48,7 +52,8 @@ fn overlay() -> Guest {
         (call $scratch_pwrite (i32.const 1) (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (i32.const 2048))
         (if (i32.load8_u (i32.const 2048)) (then (return (i32.const 2048))))
         {}
-        (drop (call $set (i32.const 1) (i32.const 0) (i64.shr_u (local.get 0) (i64.const 12)) (i64.const 1) (i32.const 15)
+        (drop (call $set (i32.const 1) (i32.const 0) (i64.shr_u (local.get 0) (i64.const 12)) (i64.const 1)
+            (i32.const 15)
             (i32.const 1) (i32.const 1)))
         {}
         (if (i64.eq (local.get $kind) (i64.const 4)) (then
@@ -65,7 +70,7 @@ fn overlay() -> Guest {
 }
 
 #[test]
-fn a_block_is_what_it_was_or_what_was_written() {
+fn a_block_is_what_it_was_before_or_what_was_written() {
     let seed = seed();
     println!("RBDKIT_SEED={seed}");
     let mut rng = Rng::new(seed);
@@ -74,7 +79,7 @@ fn a_block_is_what_it_was_or_what_was_written() {
     let file = dir.file("overlay.wasm", &overlay().component(0));
     let server = Launch::new(["--wasm-filter"]).arg(file).arg("file").path("file", &disk).start();
     let mut client = server.client();
-    // What each block may be, the last write first.
+    // The values that each block may have, the last write first.
     let mut may_be: Vec<Vec<u8>> = vec![vec![0x11]; BLOCKS as usize];
     let mut failed = 0;
     for round in 0..2000 {
@@ -88,7 +93,8 @@ fn a_block_is_what_it_was_or_what_was_written() {
                     assert_eq!(error, error::EIO, "seed {seed} round {round}");
                     failed += 1;
                     may_be.push(fill);
-                    // Where it is left alone after several in a row, it is asked by somebody else.
+                    // After several failures in a row the filter is paused for this connection, so
+                    // the next request comes from another one.
                     client = server.client();
                 }
             }
@@ -101,7 +107,7 @@ fn a_block_is_what_it_was_or_what_was_written() {
                 "seed {seed} round {round}: block {block} is {}, not of {may_be:?}",
                 bytes[0]
             );
-            // What was read stays so.
+            // A value that was read once does not change.
             *may_be = vec![bytes[0]];
         }
     }

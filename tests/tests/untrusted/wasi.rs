@@ -1,4 +1,4 @@
-//! The stubs of WASI: what a guest gets through them, and what it does not get however it asks.
+//! The stubs of WASI: what a guest gets through them, and what it cannot get.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,8 @@ use rbdkit_tests::{Launch, Server, TempDir};
 
 use crate::guest::Guest;
 
-/// What is imported of WASI here, as a guest's author would have it from the standard's own packages. The host has to accept any release of 0.2.
+/// The interfaces of WASI as a guest's author has them from the standard's packages. The host has
+/// to accept any release of 0.2.
 const PACKAGES: &str = r#"
 }
 package wasi:io@0.2.3 {
@@ -46,10 +47,12 @@ package wasi:random@0.2.1 {
 package wasi:filesystem@0.2.6 {
     interface types {
         enum error-code {
-            access, would-block, already, bad-descriptor, busy, deadlock, quota, exist, file-too-large, illegal-byte-sequence,
-            in-progress, interrupted, invalid, io, is-directory, loop, too-many-links, message-size, name-too-long, no-device,
-            no-entry, no-lock, insufficient-memory, insufficient-space, not-directory, not-empty, not-recoverable, unsupported,
-            no-tty, no-such-device, overflow, not-permitted, pipe, read-only, invalid-seek, text-file-busy, cross-device,
+            access, would-block, already, bad-descriptor, busy, deadlock, quota, exist,
+            file-too-large, illegal-byte-sequence, in-progress, interrupted, invalid, io,
+            is-directory, loop, too-many-links, message-size, name-too-long, no-device, no-entry,
+            no-lock, insufficient-memory, insufficient-space, not-directory, not-empty,
+            not-recoverable, unsupported, no-tty, no-such-device, overflow, not-permitted, pipe,
+            read-only, invalid-seek, text-file-busy, cross-device,
         }
         flags path-flags { symlink-follow }
         flags open-flags { create, directory, exclusive, truncate }
@@ -60,7 +63,7 @@ package wasi:filesystem@0.2.6 {
             open-at: func(path-flags: path-flags, path: string, open-flags: open-flags, %flags: descriptor-flags)
                 -> result<descriptor, error-code>;
         }
-        // A lie: it takes an error of a stream.
+        // A wrong type: the function takes an error of a stream.
         filesystem-error-code: func(err: list<u64>) -> string;
     }
     interface preopens { use types.{descriptor}; get-directories: func() -> list<tuple<descriptor, string>>; }
@@ -92,7 +95,7 @@ package wasi:sockets@0.2.2 {
 world rest {
 "#;
 
-/// All of it. Of what a guest's module does not import there is nothing in the component.
+/// Imports of all interfaces. Those that a guest does not use are not in its component.
 const IMPORTS: &str = r#"
     (import "wasi:cli/environment@0.2.0" "get-environment" (func $environment (param i32)))
     (import "wasi:cli/environment@0.2.0" "get-arguments" (func $arguments (param i32)))
@@ -119,16 +122,17 @@ const IMPORTS: &str = r#"
 "#;
 
 const WORLD: &str = r#"
-    import wasi:cli/environment@0.2.0; import wasi:cli/exit@0.2.0; import wasi:cli/stdin@0.2.0; import wasi:cli/stderr@0.2.0;
+    import wasi:cli/environment@0.2.0; import wasi:cli/exit@0.2.0; import wasi:cli/stdin@0.2.0;
+    import wasi:cli/stderr@0.2.0;
     import wasi:io/streams@0.2.3; import wasi:io/poll@0.2.3; import wasi:clocks/monotonic-clock@0.2.99;
     import wasi:random/random@0.2.1; import wasi:filesystem/preopens@0.2.6; import wasi:filesystem/types@0.2.6;
     import wasi:sockets/instance-network@0.2.2; import wasi:sockets/tcp-create-socket@0.2.2;
     import wasi:sockets/ip-name-lookup@0.2.2;
 "#;
 
-/// A guest whose read at offset 0 does `code`, with one local, `$n`.
+/// A guest whose read at offset 0 runs `code`, which may use the local `$n`.
 fn guest(code: &str) -> Guest {
-    // The world's end, the packages, and a world that takes its place.
+    // The text closes the guest's world, adds the packages, and opens another world in its place.
     let world: &'static str = String::leak(format!("{WORLD}{PACKAGES}"));
     Guest::reads("wasi", IMPORTS, code).world(world)
 }
@@ -139,12 +143,12 @@ fn serve(guest: &Guest, options: &[&str]) -> Server {
     Launch::new(["--wasm-filter"]).arg(file).args(options).args(["memory", "16M"]).start()
 }
 
-/// Traps unless the condition holds.
+/// Code that traps unless the condition holds.
 fn check(condition: &str) -> String {
     format!("(if (i32.eqz {condition}) (then (unreachable)))")
 }
 
-/// The read fails, for this cause; the next one finds the filter well.
+/// Checks that the read fails for this cause and that the next read succeeds.
 fn fails(code: &str, cause: &str) {
     let server = serve(&guest(code), &[]);
     let mut client = server.client();
@@ -156,7 +160,7 @@ fn fails(code: &str, cause: &str) {
     assert!(log.lines().any(|line| line.starts_with(&expected)), "{cause}: {log}");
 }
 
-/// The read succeeds. What the filter logged.
+/// Checks that the read succeeds. The result is what the filter logged.
 fn succeeds(code: &str, options: &[&str]) -> String {
     let server = serve(&guest(code), options);
     let mut client = server.client();
@@ -169,7 +173,8 @@ fn succeeds(code: &str, options: &[&str]) -> String {
 fn there_is_no_environment_no_input_no_directory_and_no_network() {
     let empty_list = check("(i32.eqz (i32.load (i32.const 2104)))");
     let denied = check(
-        "(i32.and (i32.eq (i32.load8_u (i32.const 2100)) (i32.const 1)) (i32.eq (i32.load8_u (i32.const 2104)) (i32.const 1)))",
+        "(i32.and (i32.eq (i32.load8_u (i32.const 2100)) (i32.const 1)) (i32.eq (i32.load8_u (i32.const 2104)) \
+         (i32.const 1)))",
     );
     let code = [
         "(call $environment (i32.const 2100))",
@@ -180,10 +185,10 @@ fn there_is_no_environment_no_input_no_directory_and_no_network() {
         &empty_list,
         "(i32.store8 (i32.const 2100) (i32.const 1)) (call $cwd (i32.const 2100))",
         &check("(i32.eqz (i32.load8_u (i32.const 2100)))"),
-        // An error, and of it the second case: closed.
+        // The second case of the error: closed.
         "(call $read (call $stdin) (i64.const 1000) (i32.const 2100))",
         &denied,
-        // An error, and of it the second case: access-denied.
+        // The second case of the error: access-denied.
         "(i32.store (i32.const 2100) (i32.const 0)) (i32.store (i32.const 2104) (i32.const 0))",
         "(call $socket (i32.const 0) (i32.const 2100))",
         &denied,
@@ -198,29 +203,30 @@ fn there_is_no_environment_no_input_no_directory_and_no_network() {
 }
 
 #[test]
-fn a_path_is_not_opened_whatever_is_taken_for_a_directory() {
+fn no_path_is_opened_whatever_handle_stands_for_the_directory() {
     let open = |descriptor: &str| {
         format!(
-            "(call $open {descriptor} (i32.const 1) (i32.const 1100) (i32.const 4) (i32.const 0) (i32.const 1) (i32.const 2100))"
+            "(call $open {descriptor} (i32.const 1) (i32.const 1100) (i32.const 4) (i32.const 0) (i32.const 1) \
+             (i32.const 2100))"
         )
     };
     fails(&open("(i32.const 3)"), "unknown handle index 3");
-    // One that there is, of another type.
+    // A handle that exists and has another type.
     fails(&open("(call $stderr)"), "handle index 1 used with the wrong type");
 }
 
-/// Functions that nobody can reach are not compared with what they should be. Nothing comes of that.
+/// The host does not check the types of functions that no code can call. That is harmless.
 #[test]
 fn a_function_of_another_type_is_a_fault_when_it_is_called() {
     let call = |length: u32| format!("(call $error_code (i32.const 0) (i32.const {length}) (i32.const 2100))");
     fails(&call(8), "it called filesystem-error-code on what there is not");
-    // What it brings along is limited as everywhere.
+    // The list that the guest passes is limited like all others.
     let many = format!("(memory.grow (i32.const 200)) (drop) {}", call(1 << 20));
     fails(&many, "too much data is being copied between the host and the guest");
 }
 
 #[test]
-fn exit_is_a_fault_whatever_it_says() {
+fn exit_is_a_fault_whatever_its_status() {
     fails("(call $exit (i32.const 1))", "it called exit, as failed");
     fails("(call $exit (i32.const 0))", "it called exit, as if it had succeeded");
 }
@@ -254,7 +260,7 @@ fn a_write_has_an_end() {
 
 #[test]
 fn a_flood_without_an_end_of_line_is_one_line_of_its_allowed_length() {
-    // Four million bytes that would clear the screen.
+    // Four million bytes that would clear a terminal's screen.
     let code = r#"
         (memory.grow (i32.const 1)) (drop)
         (loop $fill
@@ -294,14 +300,14 @@ fn random_bytes_have_an_end() {
         "(call $random (i64.const 0x100000000) (i32.const 2100))",
         "it asked for 4294967296 random bytes at once (at most 1048576)",
     );
-    // As many as there may be, and they are not all the same.
+    // As many bytes as one call may have. They are not all the same.
     let code = [
         "(call $random (i64.const 0x100000) (i32.const 2100))",
         &check("(i32.eq (i32.load (i32.const 2104)) (i32.const 0x100000))"),
         &check("(i64.ne (i64.load (i32.load (i32.const 2100))) (i64.load offset=1048568 (i32.load (i32.const 2100))))"),
     ];
     succeeds(&code.join("\n"), &[]);
-    // Again and again, and the guest is ended for the time that it took.
+    // A guest that asks again and again is ended because of the time that it takes.
     let server = serve(
         &guest(
             "(loop $l (global.set $top (i32.const 8192)) (call $random (i64.const 0x100000) (i32.const 2100)) (br $l))",
@@ -325,9 +331,10 @@ fn handles_have_an_end_and_dropped_ones_do_not_count() {
     succeeds(code, &["--filter-limit", "cpu=1m", "--filter-limit", "wall=1m"]);
 }
 
-/// What one call leaves behind is there in the next one, as a C library's standard streams have to be; a fresh instance begins with none.
+/// Handles that one call leaves are there in the next one, as a C library's standard streams need
+/// it. A fresh instance has none.
 #[test]
-fn handles_end_with_their_instance() {
+fn handles_stay_from_call_to_call_and_end_with_their_instance() {
     let code = r#"
         (loop $l
             (drop (call $timer (i64.const -1)))
@@ -362,7 +369,7 @@ fn waiting_without_end_ends_with_the_client() {
 
 #[test]
 fn waiting_is_counted_and_what_is_ready_comes_back_with_its_place() {
-    // Two that take an hour and one that takes a millisecond, in between.
+    // Two timers of an hour, and one of a millisecond between them.
     let hour = "(call $timer (i64.const 3600000000000))";
     let code = [
         &format!("(i32.store (i32.const 2100) {hour})"),
@@ -376,14 +383,16 @@ fn waiting_is_counted_and_what_is_ready_comes_back_with_its_place() {
     ];
     succeeds(&code.join("\n"), &[]);
     fails("(call $poll (i32.const 2100) (i32.const 0) (i32.const 2108))", "it waits for nothing (wasi:io/poll)");
-    let code = "(loop $l (local.set $n (call $timer (i64.const 1000000))) (call $block (local.get $n)) (call $drop_pollable (local.get $n)) (br $l))";
+    let code = "(loop $l (local.set $n (call $timer (i64.const 1000000))) (call $block (local.get $n)) \
+     (call $drop_pollable (local.get $n)) (br $l))";
     let server = serve(&guest(code), &["--filter-limit", "waits=100"]);
     assert_eq!(server.client().read(0, 512), Err(error::EIO));
     let log = server.stop().stderr;
     assert!(log.contains("wasi: pread at offset 0: it waited more than 100 times"), "{log}");
 }
 
-/// `configure` cannot wait for anybody, so it does not: neither does it hang nor may it end the server.
+/// There is nobody to wait for in `configure`, so a wait returns at once. It neither hangs nor ends
+/// the server.
 #[test]
 fn waiting_before_there_is_a_client_is_over_at_once() {
     let configure = "(call $block (call $timer (i64.const 3600000000000))) (i32.const 1200)";

@@ -1,4 +1,5 @@
-//! Guests whose answers are wrong, and calls at the wrong time or with a place that does not exist.
+//! Guests whose answers are wrong, or that call the host at the wrong time or with a place that
+//! does not exist.
 
 use rbdkit_tests::raw::error;
 
@@ -22,14 +23,15 @@ pub fn lies() -> Vec<Case> {
     let lie = |guest: Guest, log| Case::new(guest, Act::Extents(65536), Want::Error(error::EIO), log);
     let start = "(local.get 0)";
     vec![
-        // Nothing was filled: no stale byte is shown.
+        // The guest fills nothing, so the client gets zeroes and never old bytes.
         Case::new(Guest::reads("reads-nothing", "", done), Act::Read(4096), Want::Zeroes, ""),
         Case::new(
             Guest::reads(
                 "reads-half",
                 "",
                 &format!(
-                    "(call $next_pread (local.get 0) (i32.const 1) (i32.const 0) (i32.const 4095) (i32.const 2100)) {done}"
+                    "(call $next_pread (local.get 0) (i32.const 1) (i32.const 0) (i32.const 4095) \
+                     (i32.const 2100)) {done}"
                 ),
             ),
             Act::Read(4095),
@@ -44,12 +46,13 @@ pub fn lies() -> Vec<Case> {
             ),
             "4097 bytes at 0 are not within buffer 0 of 4096",
         ),
-        // Past the end below: an ordinary error, and the component's answer.
+        // A read past the end of the layer below is an ordinary error, which the guest answers.
         Case::new(
             Guest::reads(
                 "reads-past-the-end",
                 "",
-                "(call $next_pread (i64.const -4096) (i32.const 4096) (i32.const 0) (i32.const 0) (i32.const 2100)) (return (i32.const 2100))",
+                "(call $next_pread (i64.const -4096) (i32.const 4096) (i32.const 0) (i32.const 0) \
+                 (i32.const 2100)) (return (i32.const 2100))",
             ),
             Act::Read(4096),
             Want::Error(error::EINVAL),
@@ -78,17 +81,17 @@ pub fn lies() -> Vec<Case> {
         lie(extents("extents-elsewhere", "(i64.const 512)", "(i64.const 65536)", "(i32.const 1)"), "extents"),
         lie(extents("extents-overflow", start, "(i64.const -1)", "(i32.const 1)"), "extents"),
         lie(extents("extents-a-hundred-million", start, "(i64.const 1)", "(i32.const 100000000)"), "out of bounds"),
-        // It reaches past the end of the export: cut to it.
+        // The extent reaches past the end of the export and is cut there.
         Case::new(
             extents("extents-past-the-end", start, "(i64.const 0x7fffffff0000)", "(i32.const 1)"),
             Act::Extents(65536),
             Want::Right,
             "",
         ),
-        // Ascending, of a byte each. What fits through the gate is taken...
+        // Ascending extents of one byte each. The gate takes this many...
         Case::new(many_extents("extents-a-hundred-thousand", 100_000), Act::Extents(65536), Want::Right, "")
             .limits(&["cpu=10s", "wall=20s"]),
-        // ...and what its memory would hold is not.
+        // ...and refuses as many as would fill the guest's memory.
         lie(many_extents("extents-two-million", 2_000_000), "fuel").limits(&["cpu=10s", "wall=20s"]),
         Case::new(
             Guest::mapping(
@@ -109,14 +112,14 @@ pub fn lies() -> Vec<Case> {
             ),
             "unreachable",
         ),
-        // Phases.
+        // A call that belongs to another phase.
         Case::harmless(Guest::reads(
             "opens-in-a-read",
             r#"(import "rbdkit:filter/next-open@0.1.0" "open" (func $open (param i32 i32 i32 i32)))"#,
             "(call $open (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 2100)) \
              (if (i32.ne (i32.load8_u (i32.const 2101)) (i32.const 12)) (then (unreachable)))",
         )),
-        // A file that nobody named.
+        // A file that no parameter names.
         Case::harmless(Guest::reads(
             "files-of-nobody",
             r#"(import "rbdkit:filter/files@0.1.0" "read" (func $file (param i32 i32 i32 i64 i32 i32)))
@@ -143,7 +146,7 @@ pub fn lies() -> Vec<Case> {
     ]
 }
 
-/// One whose answer is `count` extents of one byte each, in ascending order.
+/// A guest whose answer is `count` extents of one byte each, in ascending order.
 fn many_extents(name: &str, count: u32) -> Guest {
     let code = format!(
         "(drop (memory.grow (i32.const 800))) (global.set $i (i32.const 0)) (global.set $to (i32.const 65536)) \

@@ -1,10 +1,10 @@
-//! What a case is: a filter, a request at its trigger, and what the client and the log get.
+//! What a case is: a filter, a request at its trigger, and what the client and the log have to get.
 
 use rbdkit_tests::raw::error;
 
 use crate::guest::Guest;
 
-/// What is asked for at the trigger.
+/// The request at the trigger.
 #[derive(Clone, Copy, Debug)]
 pub enum Act {
     Read(u32),
@@ -12,12 +12,12 @@ pub enum Act {
     Extents(u32),
 }
 
-/// What the client gets.
+/// What the client has to get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
-    /// What is on the disk, or its layout.
+    /// The bytes on the disk, or its extents.
     Right,
-    /// Bytes that are zero: what the component did not fill.
+    /// Zeroes, because the guest filled nothing.
     Zeroes,
     /// This error.
     Error(u32),
@@ -28,7 +28,7 @@ pub struct Case {
     pub guest: Guest,
     pub act: Act,
     pub want: Want,
-    /// What the log says of it, behind the filter's name.
+    /// What the log has to say of the guest, behind the filter's name. Empty: nothing.
     pub log: &'static str,
     /// Limits of its own, as `--filter-limit` takes them behind the filter's name.
     pub limits: &'static [&'static str],
@@ -39,12 +39,12 @@ impl Case {
         Case { guest, act, want, log, limits: &[] }
     }
 
-    /// A read that fails with EIO.
+    /// A case whose read fails with EIO.
     pub fn fault(guest: Guest, log: &'static str) -> Case {
         Case::new(guest, Act::Read(4096), Want::Error(error::EIO), log)
     }
 
-    /// A read that works in spite of it.
+    /// A case whose read succeeds in spite of what the guest does.
     pub fn harmless(guest: Guest) -> Case {
         Case::new(guest, Act::Read(4096), Want::Right, "")
     }
@@ -54,12 +54,12 @@ impl Case {
     }
 }
 
-/// What the log says of a guest that computed to the end of `cpu`.
+/// What the log says of a guest that used up `cpu`.
 pub const COMPUTED: &str = "it computed for longer than 100ms";
 
 pub const READ: &str = r#"(import "rbdkit:filter/buffer@0.1.0" "read" (func $read (param i32 i32 i32 i32)))"#;
 pub const LOG: &str = r#"(import "rbdkit:filter/log@0.1.0" "error" (func $log (param i32 i32)))"#;
 
-/// Calls `buffer.read`, whose answer the host puts where the guest's allocator says.
+/// Calls `buffer.read`. The host puts the answer where the guest's allocator says.
 pub const READ_OUT: &str = "(global.set $bad (i32.const 1)) \
                         (call $read (i32.const 0) (i32.const 0) (i32.const 512) (i32.const 2100))";

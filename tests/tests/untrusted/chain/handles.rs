@@ -1,4 +1,4 @@
-//! Guests that have too many handles and buffers, or use some that are not theirs.
+//! Guests that make too many handles and buffers, or use some that are not theirs.
 
 use super::case::Case;
 use crate::guest::Guest;
@@ -25,15 +25,16 @@ pub fn handles() -> Vec<Case> {
             "handle",
         ),
         Case::fault(own("foreign-handle", "(call $drop (i32.const 12345))"), "handle"),
-        // 1024 buffers, then enomem.
+        // A call may have 1024 buffers; the next one fails with ENOMEM.
         Case::harmless(Guest::reads(
             "a-million-buffers",
             alloc,
-            "(loop $l (call $alloc (i32.const 1) (i32.const 2100)) (local.set $n (i32.add (local.get $n) (i32.const 1))) \
+            "(loop $l (call $alloc (i32.const 1) (i32.const 2100)) (local.set $n (i32.add (local.get $n) \
+             (i32.const 1))) \
              (br_if $l (i32.eqz (i32.load8_u (i32.const 2100))))) \
              (if (i32.ne (local.get $n) (i32.const 1025)) (then (unreachable)))",
         )),
-        // Beyond `--filter-limit buffers=`, and longer than any request.
+        // More bytes than `--filter-limit buffers=` allows, and a buffer longer than any request.
         Case::harmless(Guest::reads(
             "large-buffers",
             alloc,

@@ -1,4 +1,4 @@
-//! Guests that take memory, tables and stack, that hand over lists they do not have, and whose
+//! Guests that take memory, tables and stack, that pass lists which they do not have, and whose
 //! allocators misbehave.
 
 use super::case::{COMPUTED, Case, LOG, READ, READ_OUT};
@@ -68,7 +68,7 @@ pub fn memory() -> Vec<Case> {
             ),
             "call stack exhausted; in deep",
         ),
-        // Each step enters the host, which works on the same stack.
+        // Each step of the recursion enters the host, which uses the same stack.
         Case::fault(
             Guest::reads(
                 "deep-recursion-in-host-calls",
@@ -80,7 +80,7 @@ pub fn memory() -> Vec<Case> {
             "call stack exhausted; in ",
         )
         .limits(&["cpu=10s", "wall=20s"]),
-        // The guest calls the host, and what the host calls goes down.
+        // The guest calls the host, and the allocator that the host then calls recurses.
         Case::fault(
             Guest::reads(
                 "deep-recursion-below-a-host-call",
@@ -97,8 +97,8 @@ pub fn memory() -> Vec<Case> {
     ]
 }
 
-/// Every function of the host that takes a list or a string: what it is called in the contract, its type, and a call of it in which `$AT` and
-/// `$LENGTH` stand for where that is.
+/// Every function of the host that takes a list or a string: its name in the contract, its type,
+/// and the arguments of a call. `$AT` and `$LENGTH` stand for the place of the list.
 const TAKE_LISTS: [(&str, &str, &str); 10] = [
     ("log.error", "(param i32 i32)", "$AT $LENGTH"),
     ("log.warn", "(param i32 i32)", "$AT $LENGTH"),
@@ -120,8 +120,8 @@ const TAKE_LISTS: [(&str, &str, &str); 10] = [
     ("files.holds", "(param i32 i32 i32 i32)", "$AT $LENGTH (i32.const 0) (i32.const 2104)"),
 ];
 
-/// For each of [`TAKE_LISTS`] one list that is not in the guest's memory, and one that is all of it (`--filter-limit transfer=`, which wasmtime
-/// calls fuel).
+/// For each of [`TAKE_LISTS`] a list outside of the guest's memory, and one as long as its whole
+/// memory. The second is more than `--filter-limit transfer=` allows, which wasmtime calls fuel.
 pub fn huge_lists() -> Vec<Case> {
     let case = |nth: usize, long: bool| {
         let (name, kind, arguments) = TAKE_LISTS[nth];
@@ -141,7 +141,7 @@ pub fn huge_lists() -> Vec<Case> {
     (0..TAKE_LISTS.len()).flat_map(|nth| [case(nth, false), case(nth, true)]).collect()
 }
 
-/// The allocator that the host calls for what it hands over.
+/// Guests whose allocator misbehaves when the host calls it.
 pub fn allocators() -> Vec<Case> {
     let allocator = |name: &str, realloc: &'static str| {
         Guest::reads(name, &format!("{READ}\n(global $bad (mut i32) (i32.const 0))"), READ_OUT).realloc(realloc)
@@ -163,12 +163,13 @@ pub fn allocators() -> Vec<Case> {
             allocator("allocator-at-the-end", "(select (i32.const 65500) (i32.const 8192) (global.get $bad))"),
             "beyond end of memory",
         ),
-        // Over its own data: its own affair.
+        // The guest overwrites its own data, which harms nobody else.
         Case::harmless(allocator("allocator-overlaps", "(select (i32.const 2050) (i32.const 8192) (global.get $bad))")),
         Case::fault(
             allocator(
                 "allocator-calls-back",
-                "(if (global.get $bad) (then (call $read (i32.const 0) (i32.const 0) (i32.const 512) (i32.const 2100)))) \
+                "(if (global.get $bad) (then (call $read (i32.const 0) (i32.const 0) (i32.const 512) \
+                 (i32.const 2100)))) \
                  (i32.const 8192)",
             ),
             "cannot leave component instance",
@@ -192,7 +193,7 @@ pub fn allocators() -> Vec<Case> {
 }
 
 #[test]
-fn every_function_of_the_host_that_takes_a_list_is_given_a_huge_one() {
+fn the_cases_cover_every_function_of_the_host_that_takes_a_list() {
     let mut known: Vec<&str> = TAKE_LISTS.iter().map(|(name, ..)| *name).collect();
     known.sort_unstable();
     assert_eq!(known, guest::functions_that_take_lists());

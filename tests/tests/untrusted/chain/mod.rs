@@ -1,5 +1,6 @@
-//! What a component may do wrong while it serves: all of them in one chain of one server, one after the other, each with its exact outcome; and
-//! at the end the server is what it was at the beginning.
+//! What a component may do wrong while it serves. All of them stand in one chain of one server and
+//! are used one after another, each with its exact outcome. At the end the server has to hold no
+//! more than at the beginning.
 
 mod answers;
 mod case;
@@ -16,7 +17,7 @@ use rbdkit_tests::raw::cmd;
 use rbdkit_tests::{Client, Launch, Server, TempDir};
 use usage::{BURST, BURST_AT, Usage, kinds, serve_honestly};
 
-/// Each component's trigger is at a multiple of this, in bytes.
+/// The distance between the triggers of two components, in bytes.
 const STEP: u64 = 64 << 10;
 
 fn cases() -> Vec<Case> {
@@ -37,10 +38,11 @@ fn content(block: u64) -> Vec<u8> {
     (0..4096u64).map(|n| (n.wrapping_mul(31) ^ block.wrapping_mul(17) ^ 0x55) as u8 | 1).collect()
 }
 
-/// A server with all of them in a chain, the first nearest the client.
+/// A server with all cases in a chain, the first nearest to the client.
 fn serve(cases: &[Case], dir: &TempDir) -> Server {
     let limits = ["--filter-limit", "cpu=100ms", "--filter-limit", "wall=2s"];
-    // As an operator runs it: to unwind at each error, as this asks for, touches 2 MiB of the program, and the stacks of all guests.
+    // As an operator runs it. With a backtrace the unwinding at each error would touch 2 MiB of the
+    // program and the stacks of all guests.
     let mut launch = Launch::new(limits).env("TMPDIR", dir.path()).env("RUST_BACKTRACE", "0");
     for (nth, case) in cases.iter().enumerate() {
         let component = case.guest.component(nth as u64 * STEP);
@@ -60,7 +62,7 @@ fn act(client: &mut Client, case: &Case, at: u64) -> Result<Vec<u8>, u32> {
     }
 }
 
-/// What was wrong, if anything was.
+/// What is wrong with the reply, if anything is.
 fn judge(case: &Case, at: u64, result: &Result<Vec<u8>, u32>) -> Option<String> {
     let right = match (case.act, case.want, result) {
         (_, Want::Error(errno), Err(got)) => *got == errno,
@@ -85,7 +87,7 @@ fn heard(server: &Server, case: &Case) -> Option<String> {
     if case.log.is_empty() {
         return said(server).first().map(|line| format!("{name}: the log has: {line}"));
     }
-    // The answer may be quicker than the line.
+    // The reply may arrive before the line is in the log.
     let deadline = Instant::now() + Duration::from_secs(5);
     while Instant::now() < deadline {
         if said(server).iter().any(|line| line.contains(case.log)) {
@@ -103,7 +105,7 @@ fn every_hostile_component_costs_its_own_requests_and_nothing_is_left_of_it() {
     let server = serve(&cases, &dir);
     let mut bystander = server.client();
     for nth in 0..cases.len() as u64 {
-        // Beside the trigger, where everybody is well.
+        // Next to the trigger all guests behave well.
         bystander.write(nth * STEP + 4096, &content(nth)).expect("a write");
     }
     for (nth, case) in cases.iter().enumerate().filter(|(_, case)| matches!(case.act, Act::Read(_))) {
@@ -113,13 +115,14 @@ fn every_hostile_component_costs_its_own_requests_and_nothing_is_left_of_it() {
     for nth in 0..cases.len() as u64 {
         assert_eq!(bystander.read(nth * STEP + 4096, 4096), Ok(content(nth)));
     }
-    // The disk is in memory: what the burst writes is there before.
+    // The disk is in memory, so the burst's part of it is written before anything is measured.
     for nth in 0..u64::from(BURST) / STEP {
         bystander.write(BURST_AT + nth * STEP, &[7; STEP as usize]).expect("a write");
     }
     println!("one request at a time: {}", kinds(&server));
     serve_honestly(&mut bystander);
-    // It has served what any server has to before somebody hostile comes. What comes now has to be gone in the end.
+    // The server has now allocated what any client makes it allocate. Whatever comes on top has to
+    // be gone in the end.
     let before = Usage::of(&server, &dir);
     println!("before: {}", kinds(&server));
     let mut wrong = Vec::new();
@@ -136,7 +139,7 @@ fn every_hostile_component_costs_its_own_requests_and_nothing_is_left_of_it() {
                 wrong.push(format!("{}: it took {took:?}", case.guest.name));
             }
             wrong.extend(heard(&server, case));
-            // The same connection and another one are served.
+            // The same connection and another one are still served.
             for client in [&mut client, &mut bystander] {
                 if client.read(at + 4096, 4096) != Ok(content(nth as u64)) {
                     wrong.push(format!("{}: afterwards others are not served", case.guest.name));

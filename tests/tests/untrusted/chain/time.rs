@@ -1,4 +1,5 @@
-//! Guests that take time: in every place where their code runs, below the host, in waits and in locks.
+//! Guests that take time: in every place where their code runs, in the layers below, in waits and
+//! in locks.
 
 use rbdkit_tests::raw::error;
 
@@ -10,7 +11,7 @@ const SPIN: &str = "(loop $l (br $l))";
 const LOCK: &str = r#"(import "rbdkit:filter/locks@0.1.0" "lock" (func $lock (param i32 i64 i64 i32 i32)))"#;
 const TAKE: &str = "(call $lock (i32.const 2) (i64.const 0) (i64.const 4096) (i32.const 1) (i32.const 2100))";
 
-/// An answer at 1280: one extent as long as what is asked for.
+/// An answer at 1280: one extent as long as the request.
 const ANSWER_ONE_EXTENT: &str = "(i64.store (i32.const 3000) (local.get 0)) (i64.store (i32.const 3008) (local.get 1)) \
      (i32.store (i32.const 3016) (i32.const 0)) \
      (i32.store (i32.const 1280) (i32.const 0)) (i32.store (i32.const 1284) (i32.const 3000)) \
@@ -44,7 +45,7 @@ pub fn spinning() -> Vec<Case> {
             COMPUTED,
         ),
         Case::fault(Guest::reads("spin-in-destructor", DESTRUCTOR, DROP_ONE).world(RESOURCE), COMPUTED),
-        // Host calls that answer at once are on the guest's account...
+        // Host calls that return at once count as the guest's time...
         Case::fault(
             Guest::reads(
                 "cheap-host-calls",
@@ -53,7 +54,7 @@ pub fn spinning() -> Vec<Case> {
             ),
             COMPUTED,
         ),
-        // ...and so are those into the layers below, if nobody waits there.
+        // ...and so do reads of the layers below, if nothing waits there.
         Case::fault(
             Guest::reads(
                 "cheap-reads-below",
@@ -84,13 +85,13 @@ pub fn locks() -> Vec<Case> {
         Case::fault(Guest::reads("locked-to-the-deadline", LOCK, &format!("{TAKE} {SPIN}")), COMPUTED),
         Case::fault(Guest::reads("trapped-while-locked", LOCK, &format!("{TAKE} (unreachable)")), "unreachable"),
         Case::harmless(Guest::reads("locked-twice", LOCK, &format!("{TAKE} {TAKE} {second}"))),
-        // Waiting is on no account of time; but nobody honest waits so often.
+        // Waiting does not count as the guest's time, but no honest guest waits so often.
         Case::fault(
             Guest::reads("waits-for-ever", sleep, "(loop $l (call $sleep (i64.const 1000) (i32.const 2100)) (br $l))"),
             "it waited more than 20 times",
         )
         .limits(&["waits=20"]),
-        // Returning without an unlock is a release too.
+        // Returning without unlocking releases the lock as well.
         Case::harmless(Guest::reads("never-unlocked", LOCK, TAKE)),
     ]
 }

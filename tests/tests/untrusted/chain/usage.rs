@@ -3,7 +3,7 @@
 use rbdkit_tests::raw::cmd;
 use rbdkit_tests::{Client, Server, TempDir};
 
-/// What a server holds.
+/// The memory, threads and files of a server.
 pub struct Usage {
     resident: u64,
     threads: u64,
@@ -21,8 +21,8 @@ impl Usage {
         }
     }
 
-    /// Waits until it is all given back. Threads that wait for work end after a while of their own, and memory is given back when a while has gone by without a
-    /// request.
+    /// Waits until the server holds no more than this. Its idle threads end and its free memory is
+    /// given back some seconds after the last request.
     pub fn is_back(&self, server: &Server, dir: &TempDir) {
         server.wait_until("its files are closed", |server| Usage::of(server, dir).files <= self.files);
         server.wait_until("its threads are gone", |server| Usage::of(server, dir).threads <= self.threads);
@@ -39,11 +39,11 @@ pub fn kinds(server: &Server) -> String {
     format!("{} KiB resident, of them {} of files", kib("VmRSS:"), kib("RssFile:"))
 }
 
-/// Where [`serve_honestly`] reads and writes, in bytes.
+/// The offset at which [`serve_honestly`] reads and writes, in bytes.
 pub const BURST_AT: u64 = 32 << 20;
 pub const BURST: u32 = 4 << 20;
 
-/// A burst of requests of all sizes, several at once, as any client may send one.
+/// Sends a burst of requests of all sizes, several at once, as any client may.
 pub fn serve_honestly(client: &mut Client) {
     for (length, count) in
         [(4 << 10, 128), (16 << 10, 128), (64 << 10, 64), (256 << 10, 16), (1 << 20, 4), (4 << 20, 1)]
