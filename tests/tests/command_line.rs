@@ -9,9 +9,10 @@ fn run(arguments: &[&str]) -> Finished {
     tool(program().to_str().expect("a path in UTF-8"), arguments)
 }
 
-/// A configuration error: status 1, and a message (one line of it counts) that names what is wrong.
+/// Checks that the program refuses the arguments with status 1 and a message of at most two lines
+/// that contains these words.
 fn refused(arguments: &[&str], named: &[&str]) {
-    // So that what is taken against expectation does not stay.
+    // If the program took the arguments after all, this command would end it.
     let finished = run(&[&["-U", "-", "--run", "true"], arguments].concat());
     assert_eq!(finished.code, 1, "{arguments:?}: {}{}", finished.stdout, finished.stderr);
     assert!(!finished.stderr.contains("panicked"), "{arguments:?}: {}", finished.stderr);
@@ -58,7 +59,7 @@ fn mistakes_in_options_are_refused() {
 }
 
 #[test]
-fn a_file_that_is_no_component_is_refused() {
+fn a_file_that_is_not_a_component_is_refused() {
     if is_nbdkit() {
         return;
     }
@@ -71,7 +72,7 @@ fn a_file_that_is_no_component_is_refused() {
 }
 
 #[test]
-fn nothing_is_left_by_what_did_not_start() {
+fn a_start_that_fails_leaves_nothing_behind() {
     let dir = TempDir::new();
     let (socket, pid_file) = (dir.join("sock"), dir.join("pid"));
     for _ in 0..2 {
@@ -108,7 +109,7 @@ fn dump_config_and_dump_plugin_are_lines_of_key_and_value() {
 }
 
 #[test]
-fn the_server_may_have_all_the_descriptors_that_it_can_get() {
+fn the_server_raises_its_limit_of_descriptors_to_the_hard_limit() {
     let script = r#"ulimit -Sn 100 && exec "$0" -U - null --run 'ulimit -Sn; ulimit -Hn'"#;
     let said = tool("sh", ["-c".as_ref(), script.as_ref(), program().as_os_str()]).ok();
     let limits: Vec<&str> = said.lines().collect();
@@ -151,7 +152,8 @@ fn a_bare_word_goes_to_the_plugin_and_keys_to_the_filters_first() {
 
 #[test]
 fn filters_stand_in_the_order_of_the_command_line() {
-    // The first is nearest the client: an offset of 64K in what begins at 32K.
+    // The first filter is nearest to the client, so this is offset 64K in a disk that begins at
+    // 32K.
     let dir = TempDir::new();
     let mut bytes = vec![0; 1 << 20];
     bytes[96 << 10] = 0x42;
@@ -174,7 +176,7 @@ fn filters_come_from_files_as_well() {
 }
 
 #[test]
-fn it_listens_on_tcp() {
+fn the_server_listens_on_tcp() {
     let port = free_port().to_string();
     let said =
         run(&["-i", "127.0.0.1", "-p", &port, "memory", "1M", "--run", "echo $port; nbdinfo --size \"$uri\""]).ok();
@@ -207,7 +209,7 @@ fn a_socket_is_inherited_as_systemd_passes_it() {
 }
 
 #[test]
-fn without_f_it_goes_into_the_background_once_it_listens() {
+fn without_f_the_server_goes_into_the_background_once_it_listens() {
     let dir = TempDir::new();
     let (socket, pid_file) = (dir.join("sock"), dir.join("pid"));
     let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
@@ -221,10 +223,10 @@ fn without_f_it_goes_into_the_background_once_it_listens() {
 }
 
 #[test]
-fn sigint_and_sigterm_end_it_with_status_0() {
+fn sigint_and_sigterm_end_the_server_with_status_0() {
     for signal in ["INT", "TERM", "QUIT"] {
         let server = Server::start(["--filter=cow", "memory", "1M"]);
-        // In the middle of a connection.
+        // A client is connected.
         let mut client = server.client();
         client.write(0, b"x").expect("a write");
         tool("kill", ["-s", signal, &server.pid().to_string()]).ok();

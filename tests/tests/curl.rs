@@ -1,4 +1,5 @@
-//! Remote disks through the program: the curl plugin with the filters that make it bearable, over a server that is slow and breaks to order.
+//! Remote disks through the program: the curl plugin below the filters that make it fast and
+//! reliable. The server is slow and fails on demand.
 
 use std::path::Path;
 use std::time::Duration;
@@ -33,7 +34,7 @@ fn is_the_disk(path: &Path, size: u64) {
     assert_eq!(difference, None, "the first byte that differs");
 }
 
-/// A read of 512 bytes that is to fail with this errno, and another one that is not.
+/// Checks that a read of 512 bytes fails with this errno and that the next one succeeds.
 fn fails_then_works(server: &Server, errno: &str) {
     let script = format!(
         "h.connect_uri(uri)\nassert fails(lambda: h.pread(512, 0)) == '{errno}'\nassert len(h.pread(512, 512)) == 512"
@@ -60,7 +61,8 @@ fn a_copy_is_exact_and_fetches_each_byte_once() {
 
 #[test]
 fn reading_ahead_hides_the_sources_latency() {
-    // So slow that it is the source that is waited for: without reading ahead the copy takes 1536 times as long.
+    // The source is so slow that its delay is all that counts. Without readahead the copy would
+    // wait 1536 times.
     let source = slow(SIZE, 100);
     let server = launch(&["readahead", "cache"], &source).start();
     let dir = TempDir::new();
@@ -82,7 +84,7 @@ fn a_scan_fetches_the_whole_disk_once() {
 }
 
 #[test]
-fn random_reads_fetch_hardly_more_than_what_is_read() {
+fn random_reads_fetch_hardly_more_than_they_read() {
     let source = slow(SIZE, 0);
     let server = launch(&["readahead", "cache"], &source).start();
     let seed = seed();
@@ -155,7 +157,7 @@ fn with_retry_request_every_fault_by_chance_is_survived() {
 }
 
 #[test]
-fn a_certificate_that_proves_nothing_is_refused_with_the_reason() {
+fn an_invalid_certificate_is_refused_with_the_reason() {
     let dir = TempDir::new();
     let identity = Identity::create(dir.path(), "localhost").expect("a certificate");
     let expired = identity.expired().expect("an old certificate");
@@ -175,7 +177,7 @@ fn a_certificate_that_proves_nothing_is_refused_with_the_reason() {
         tool("nbdinfo", [server.uri()]).fails();
         server.wait_for_log(why);
         assert_eq!(source.counts().requests, 0, "{why}");
-        // Whoever asks for it gets it all the same.
+        // A user who asks for it connects without a check.
         let server = launch(&[], &source).arg("sslverify=false").start();
         copy(&server, &dir.join("copy"), &[]);
         is_the_disk(&dir.join("copy"), 1 << 20);
@@ -187,22 +189,22 @@ fn a_certificate_that_proves_nothing_is_refused_with_the_reason() {
     is_the_disk(&dir.join("copy"), 1 << 20);
 }
 
-/// A web server that speaks HTTP/2, killed when it is dropped.
+/// A web server that speaks HTTP/2. It is killed when it is dropped.
 struct Nginx {
     child: std::process::Child,
     port: u16,
 }
 
 impl Nginx {
-    /// Serves the directory, slowly enough that requests meet, and writes down of each: protocol, connection, status, when it ended and how long it
-    /// took, in seconds.
+    /// Serves the directory, so slowly that requests overlap. Its log has a line for each request:
+    /// protocol, connection, status, and in seconds when it ended and how long it took.
     fn start(dir: &TempDir, identity: &Identity) -> Nginx {
         let port = free_port();
         let root = dir.path().display();
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("{kind}_temp_path {root}/tmp-{kind};"))
             .join("\n");
-        // As root it would serve as a user who may not read our files.
+        // When started as root it would serve as a user who cannot read the test's files.
         let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
         let config = format!(
             "daemon off; master_process off; {user} pid {root}/nginx.pid; error_log stderr;\n\
@@ -255,7 +257,7 @@ fn requests_share_one_connection_of_http_2() {
     let log = log();
     let requests: Vec<Vec<&str>> = log.lines().map(|line| line.split(' ').collect()).collect();
     assert!(requests.iter().all(|fields| fields[0] == "HTTP/2.0" && fields[1] == requests[0][1]), "{log}");
-    // Beside one another: begun when another one was under way.
+    // Counts for each request how many others were under way when it began.
     let times = requests.iter().filter(|fields| fields[2] == "206").map(|fields| {
         let seconds = |field: &str| field.parse::<f64>().expect("seconds");
         (seconds(fields[3]) - seconds(fields[4]), seconds(fields[3]))

@@ -1,5 +1,6 @@
-//! What `deny.toml` says of the dependencies, as far as it can be checked without the tool and without a network: licences, sources, and the crates
-//! that are not to be used. `make test` runs `cargo deny` itself where it is installed; advisories are known to nobody else.
+//! Checks what `deny.toml` says of the dependencies as far as that works without cargo-deny and
+//! without a network: licences, sources and crates that must not be used. `make test` also runs
+//! `cargo deny` where it is installed, which alone knows the advisories.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -8,7 +9,8 @@ use rbdkit_tests::server::root;
 use rbdkit_tests::wait;
 use serde_json::Value;
 
-/// The packages that `Cargo.lock` names, and for each of them, by its id, those that it is built with for this machine: not what it could use otherwise.
+/// The packages in `Cargo.lock`, and by a package's id the packages that it is built with on this
+/// machine. Optional dependencies that are not built are left out.
 fn packages() -> (Vec<Value>, BTreeMap<String, Vec<String>>) {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let manifest = root().join("Cargo.toml");
@@ -27,7 +29,7 @@ fn packages() -> (Vec<Value>, BTreeMap<String, Vec<String>>) {
     (metadata["packages"].as_array().expect("packages").clone(), uses)
 }
 
-/// The quoted words of a list in `deny.toml`, or those behind a key within it.
+/// The quoted words of a list in `deny.toml`. In a list of tables, the crates' names.
 fn quoted(section: &str, key: &str) -> BTreeSet<String> {
     let text = std::fs::read_to_string(root().join("deny.toml")).expect("deny.toml");
     let section =
@@ -42,14 +44,15 @@ fn quoted(section: &str, key: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The crates that may use one that others may not.
+/// The crates that may use a crate which is forbidden to others.
 fn wrappers() -> BTreeSet<String> {
     let text = std::fs::read_to_string(root().join("deny.toml")).expect("deny.toml");
     let lists = text.lines().filter_map(|line| line.split("wrappers = [").nth(1)?.split(']').next());
     lists.flat_map(|list| list.split(',').map(|word| word.trim().trim_matches('"').to_owned())).collect()
 }
 
-/// Whether an SPDX expression can be satisfied with these licences. AND binds more than OR; `/` is an old way to write OR.
+/// Whether an SPDX expression can be satisfied with these licences. AND binds tighter than OR. `/`
+/// is an old way to write OR.
 fn allowed(expression: &str, licences: &BTreeSet<String>) -> bool {
     let text = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
     let words: Vec<&str> = text.split_whitespace().collect();
@@ -95,7 +98,7 @@ fn one(words: &mut &[&str], licences: &BTreeSet<String>) -> bool {
 }
 
 #[test]
-fn licences_are_read_as_they_are_meant() {
+fn licence_expressions_are_evaluated_with_the_right_precedence() {
     let licences: BTreeSet<String> = ["MIT", "ISC", "Apache-2.0 WITH LLVM-exception"].map(str::to_owned).into();
     for (expression, right) in [
         ("MIT", true),
@@ -130,7 +133,7 @@ fn dependencies_are_what_deny_toml_allows() {
                 wrong.push(format!("{name}: it uses {needed}"));
             }
         }
-        // None: of this workspace.
+        // Packages of this workspace have no source.
         let source = package["source"].as_str();
         if source.is_some_and(|source| source != "registry+https://github.com/rust-lang/crates.io-index") {
             wrong.push(format!("{name}: it comes from {source:?}"));

@@ -1,4 +1,5 @@
-//! What was acknowledged as durable is there whatever happens to the server; and faults of others that must never be ours.
+//! What was acknowledged as durable is there whatever happens to the server. Also faults of other
+//! servers that must never be ours.
 
 use rbdkit_tests::model::{Crowd, Disk, content, sparse};
 use rbdkit_tests::raw::{cmd, flag};
@@ -7,7 +8,8 @@ use rbdkit_tests::{Launch, Rng, TempDir, seed};
 
 const SIZE: usize = 8 << 20;
 
-/// The server is killed at once after a flush was acknowledged, ten times over; the file has everything up to that flush.
+/// Ten times, the server is killed at once after it acknowledged a flush. The file has to have
+/// everything up to that flush.
 #[test]
 fn flush_makes_completed_writes_durable_in_every_stack_with_a_writeback_cache() {
     let seed = seed();
@@ -63,7 +65,7 @@ fn a_write_with_fua_is_durable_by_itself() {
     assert_eq!(read_at(&file, 100_000, 5), b"hello");
 }
 
-/// Writethrough means that the data is below before the write is answered.
+/// Writethrough means that the data is in the layer below before the write is answered.
 #[test]
 fn a_write_through_the_cache_is_below_when_it_is_answered() {
     let dir = TempDir::new();
@@ -78,7 +80,7 @@ fn a_write_through_the_cache_is_below_when_it_is_answered() {
 }
 
 #[test]
-fn what_was_not_flushed_is_written_back_when_the_client_goes() {
+fn unflushed_data_is_written_back_when_the_client_goes() {
     let dir = TempDir::new();
     let file = dir.sparse_file("disk.img", SIZE as u64);
     let server = Launch::new(["--filter=cache", "file"]).path("file", &file).start();
@@ -90,19 +92,19 @@ fn what_was_not_flushed_is_written_back_when_the_client_goes() {
 }
 
 #[test]
-fn what_was_not_flushed_is_written_back_when_the_server_is_stopped() {
+fn unflushed_data_is_written_back_when_the_server_is_stopped() {
     let dir = TempDir::new();
     let file = dir.sparse_file("disk.img", SIZE as u64);
     let server = Launch::new(["--filter=cache", "file"]).path("file", &file).start();
     let mut client = server.client();
     client.write(12345, b"hello").expect("a write");
-    // The client is still there and says nothing.
+    // The client stays connected and idle.
     assert!(server.stop().status.success());
     assert_eq!(read_at(&file, 12345, 5), b"hello");
 }
 
 #[test]
-fn what_was_not_flushed_is_written_back_when_the_client_vanishes() {
+fn unflushed_data_is_written_back_when_the_client_vanishes() {
     let dir = TempDir::new();
     let file = dir.sparse_file("disk.img", SIZE as u64);
     let server = Launch::new(["--filter=cache", "file"]).path("file", &file).start();
@@ -112,7 +114,8 @@ fn what_was_not_flushed_is_written_back_when_the_client_vanishes() {
     server.wait_until("the write back", |_| read_at(&file, 12345, 5) == b"hello");
 }
 
-/// nbdkit 1.32.5 and 1.33.11 reclaim blocks that are dirty: what was written reads as zeroes within some hundred requests.
+/// nbdkit 1.32.5 and 1.33.11 reclaim dirty blocks: after some hundred requests written data reads
+/// as zeroes.
 #[test]
 fn a_cache_of_8m_over_a_disk_of_64m_loses_nothing() {
     let seed = seed();

@@ -1,20 +1,26 @@
-//! `rbdkit-filter`: what it says of the built-in filters, and from a template to a filter that serves.
+//! `rbdkit-filter`: what it says of the built-in filters, and how a template becomes a filter that
+//! serves.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use rbdkit_tests::server::{filter, program, root};
 use rbdkit_tests::{Launch, TempDir, nbdsh, wait};
 
 const FILTERS: [&str; 7] = ["cache", "cow", "delay", "error", "nofilter", "offset", "readahead"];
 
-/// The tool lies beside the server under test.
+/// The tool beside the server under test.
 fn tool() -> Command {
     Command::new(program().with_file_name("rbdkit-filter"))
 }
 
+/// How long the tool may take. `build` compiles a filter, in the first run with its standard
+/// library.
+const LIMIT: Duration = Duration::from_secs(1200);
+
 fn run(arguments: &[&str]) -> Output {
-    wait::output(tool().args(arguments))
+    wait::output_within(LIMIT, tool().args(arguments))
 }
 
 fn ok(arguments: &[&str]) -> String {
@@ -30,7 +36,7 @@ fn error(arguments: &[&str]) -> String {
 }
 
 #[test]
-fn inspect_tells_what_a_filter_is_and_wants() {
+fn inspect_shows_what_a_filter_is_and_imports() {
     for name in FILTERS {
         let path = filter(name);
         let text = ok(&["inspect", path.to_str().unwrap()]);
@@ -52,7 +58,7 @@ fn inspect_is_readable_for_programs() {
 }
 
 #[test]
-fn a_reader_that_leaves_early_is_no_fault() {
+fn a_reader_of_the_output_that_leaves_early_is_no_fault() {
     let path = filter("cow");
     let mut command = tool();
     command.args(["inspect", path.to_str().unwrap()]).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -78,12 +84,13 @@ fn check_names_a_parameter_that_is_not_there() {
     let text = error(&["check", path.to_str().unwrap(), "nosuch=1"]);
     assert_eq!(
         text,
-        "rbdkit-filter: error: the filter has no parameter 'nosuch' (it has: cow-block-size, cow-on-cache, cow-on-read)\n"
+        "rbdkit-filter: error: the filter has no parameter 'nosuch' \
+         (it has: cow-block-size, cow-on-cache, cow-on-read)\n"
     );
 }
 
 #[test]
-fn what_is_not_a_component_is_refused() {
+fn files_that_are_not_components_are_refused() {
     let dir = TempDir::new();
     let file = dir.file("not.wasm", b"not a component");
     let text = error(&["inspect", file.to_str().unwrap()]);
@@ -96,7 +103,7 @@ fn what_is_not_a_component_is_refused() {
 }
 
 #[test]
-fn what_has_no_end_is_not_read_and_what_says_nothing_not_waited_for() {
+fn devices_are_not_read_without_end_and_pipes_not_waited_for() {
     let dir = TempDir::new();
     let fifo = dir.join("fifo.wasm");
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
@@ -128,7 +135,7 @@ fn what_has_no_end_is_not_read_and_what_says_nothing_not_waited_for() {
 #[test]
 fn a_damaged_module_is_an_error_of_one_line() {
     let dir = TempDir::new();
-    // Cut off within its code.
+    // A module that ends within its code.
     let cut = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x0a\x64\x01";
     let mut modules = vec![cut.to_vec()];
     for name in ["component-type", "component-type:x"] {
@@ -146,13 +153,14 @@ fn a_damaged_module_is_an_error_of_one_line() {
         let file = dir.file("damaged.wasm", &module);
         let output = run(&["build", file.to_str().unwrap()]);
         let text = String::from_utf8_lossy(&output.stderr);
-        // Of some it makes a component that is empty.
+        // Some of them become a component without content.
         let refused = output.status.code() == Some(1) && text.lines().count() == 1;
         assert!(refused || (output.status.success() && module != cut), "{module:x?}: {text}");
     }
 }
 
-/// Builds the template in C with a line before the function that changes bytes, and one at its begin.
+/// Builds the template in C with a line before the function that changes bytes, and one at its
+/// begin.
 fn build_changed(mine: &Path, before: &str, first: &str) {
     ok(&["new", "mine", "--lang", "c", "--dir", mine.to_str().unwrap()]);
     let file = mine.join("filter.c");
@@ -194,7 +202,7 @@ fn a_filter_in_c_that_talks_is_adapted_and_inspect_says_what_it_gets() {
     let mine = dir.join("mine");
     build_changed(&mine, "#include <stdio.h>\n", "fprintf(stderr, \"%u bytes\\n\", length);");
     let component = mine.join("mine.wasm");
-    // What any other toolchain makes can be adapted too.
+    // A module that another toolchain made can be adapted too.
     ok(&["build", mine.join("target/module.wasm").to_str().unwrap()]);
     let adapted = std::fs::read(mine.join("target/module.component.wasm")).unwrap();
     assert!(adapted == std::fs::read(&component).unwrap());
@@ -217,7 +225,8 @@ fn a_filter_in_c_that_talks_is_adapted_and_inspect_says_what_it_gets() {
     server.wait_for_log("rbdkit: warning: mine: 512 bytes\n");
 }
 
-/// What cargo builds is kept below `target`, the standard library among it, so that only the first run takes long.
+/// What cargo builds is kept below `target`, the standard library among it, so that only the first
+/// run takes long.
 #[test]
 fn the_template_in_rust_becomes_a_filter_that_serves() {
     let place = root().join("target/template-rust");
@@ -226,7 +235,7 @@ fn the_template_in_rust_becomes_a_filter_that_serves() {
     std::fs::create_dir_all(&built).unwrap();
     ok(&["new", "mine", "--dir", mine.to_str().unwrap()]);
     std::os::unix::fs::symlink(&built, mine.join("target")).unwrap();
-    // The versions that the filters were built with are there already.
+    // The versions that the built-in filters use are downloaded already.
     std::fs::copy(root().join("guest-filters/Cargo.lock"), mine.join("Cargo.lock")).unwrap();
     ok(&["build", mine.to_str().unwrap()]);
     let component = mine.join("mine.wasm");

@@ -1,4 +1,4 @@
-//! fio's nbd engine with `verify=crc32c`: what is read is what was written, under load and in any order.
+//! fio's nbd engine with `verify=crc32c`: reads give what was written, under load and in any order.
 
 use rbdkit_tests::{Launch, Server, TempDir, tool};
 
@@ -18,7 +18,7 @@ fn verify(server: &Server, job: &[&str]) {
         "--output-format=terse",
     ];
     let output = tool("fio", [&common[..], job].concat()).ok();
-    // Version 3 of its terse output, and in the fifth field no error.
+    // A line of fio's terse output, version 3. The fifth field is the error.
     let fields: Vec<&str> = output.lines().rfind(|line| line.starts_with("3;")).unwrap_or(&output).split(';').collect();
     assert_eq!(fields.get(4), Some(&"0"), "fio says\n{output}");
 }

@@ -1,4 +1,5 @@
-//! Clients that do what no client should: each gets an error or is cut off, and nobody else notices.
+//! Clients that break the protocol. Each gets an error or is disconnected, and no other client
+//! notices.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -8,7 +9,7 @@ use rbdkit_tests::{Client, Rng, Server, seed};
 
 const SIZE: u64 = 16 << 20;
 
-/// A server with filters in the way, and a well-behaved client who is there all the time.
+/// A server with filters, and a well-behaved client that stays connected.
 struct Victim {
     server: Server,
     bystander: Client,
@@ -32,7 +33,8 @@ impl Victim {
         stream
     }
 
-    /// The bystander, a new client and the server's memory are as they should be.
+    /// Checks that the bystander and a new client are served, and that the server's memory has not
+    /// grown.
     fn unharmed(mut self) {
         assert_eq!(self.bystander.read(0, 9).as_deref(), Ok(&b"untouched"[..]));
         let mut other = self.server.client();
@@ -96,7 +98,8 @@ fn an_option_of_absurd_length_costs_nothing() {
         for option in [opt::EXPORT_NAME, opt::LIST, opt::GO, opt::SET_META_CONTEXT, 99] {
             let mut stream = victim.greeted();
             stream.option_header(option, length).expect("a head");
-            // Refused at once, maybe before the beginning of the data is out, or when it ends too early: all are fine.
+            // The server may refuse the option before all data is sent, or because the data ends
+            // too early.
             if stream.send(&[0; 1000]).is_ok() && stream.0.shutdown(Shutdown::Write).is_ok() {
                 stream.drain();
             }
@@ -188,7 +191,7 @@ fn export_name_works_with_and_without_zeroes() {
     victim.unharmed();
 }
 
-/// Without a reader for the answers; the server cuts it off or stops reading.
+/// The client does not read the replies. The server disconnects it or stops reading.
 #[test]
 fn options_without_end_cost_nothing() {
     let victim = Victim::new();
@@ -250,7 +253,7 @@ fn a_disconnect_in_the_middle_of_a_write_hurts_nobody() {
             drop(stream);
         }
     }
-    // Requests in flight whose client goes without waiting.
+    // Clients that go without waiting for the replies to requests in flight.
     for _ in 0..10 {
         let mut client = victim.server.client();
         for nth in 0..4 {
@@ -339,7 +342,7 @@ fn a_request_with_wrong_magic_is_cut_off() {
     victim.unharmed();
 }
 
-/// One MiB a request, a thousand requests: what the server holds for it stays below its ceiling.
+/// A thousand requests of 1 MiB each: the server holds no more for them than its ceiling.
 #[test]
 fn a_client_that_sends_and_never_reads_costs_what_the_ceiling_says() {
     for arguments in [&["memory", "16M"][..], &["--filter=readahead", "--filter=cow", "memory", "16M"]] {
@@ -365,7 +368,7 @@ fn a_client_that_sends_and_never_reads_costs_what_the_ceiling_says() {
     }
 }
 
-/// The payload is announced and does not come; others are served nevertheless.
+/// The payloads are announced and do not come. Other clients are served all the same.
 #[test]
 fn clients_that_announce_large_writes_and_stop_cost_what_the_ceiling_says() {
     let victim = Victim::new();
@@ -405,7 +408,8 @@ fn a_thousand_idle_clients_cost_what_the_ceiling_says() {
     victim.unharmed();
 }
 
-/// A whole session, then bytes of it changed by seed; whatever the server makes of it, it lives and nobody else notices.
+/// A whole session with some of its bytes changed by seed. Whatever the server makes of it, the
+/// server goes on and other clients notice nothing.
 #[test]
 fn mutilated_sessions_hurt_nobody() {
     let seed = seed();
@@ -427,7 +431,7 @@ fn mutilated_sessions_hurt_nobody() {
                 break;
             }
         }
-        // What is written to the first block would be seen by the bystander, who is right to expect otherwise.
+        // A write to the first block would change what the bystander expects there.
         let mut stream = Stream::connect(victim.server.socket());
         let _ = stream.0.write_all(&bytes);
         let _ = stream.0.shutdown(Shutdown::Write);

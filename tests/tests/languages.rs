@@ -1,5 +1,5 @@
-//! Filters in other languages: the contract can be used from C and from JavaScript, with what these languages bring along. Their sources are
-//! in `guest-c` and `guest-js`.
+//! Filters in other languages. The contract can be used from C and from JavaScript with these
+//! languages' own standard libraries. The sources are in `guest-c` and `guest-js`.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -15,7 +15,7 @@ fn build(guest: &str, name: &str, dir: &TempDir) -> PathBuf {
     let component = dir.join("filter.wasm");
     let mut script = Command::new(root().join("tests").join(guest).join("build.sh"));
     script.arg(&component).arg(name);
-    // What `make` built need not be built again.
+    // `make` has built this tool already.
     let componentize = root().join("target/release/rbdkit-componentize");
     if componentize.exists() {
         script.env("COMPONENTIZE", componentize);
@@ -35,7 +35,7 @@ fn with_filter(component: &PathBuf, arguments: &[&str], script: &str) -> String 
         .to_owned()
 }
 
-/// Prints the error's name.
+/// A script that prints the name of the error.
 const ERROR: &str = "
 try:
     h.pread(512, 0)
@@ -86,14 +86,15 @@ fn a_mask_is_on_the_disk_and_not_in_what_clients_see() {
     let mut client = server.client();
     assert!(client.read(0, 1 << 20).as_deref() == Ok(&masked[..]));
     client.write(4095, b"hello").expect("a write");
-    // The filter is opaque: zeroes must not pass it by.
+    // The filter is opaque, so zeroes must not pass around it.
     client.zero(4096, 2, 0).expect("zeroes");
     client.flush().expect("a flush");
     let stored: Vec<u8> = b"h\0\0lo".iter().map(|byte| byte ^ 85).collect();
     assert_eq!(read_at(&file, 4095, 5), stored);
 }
 
-/// Serves one that talks, lets it look around, fail and go on. The server's log, less its first words.
+/// Serves with a filter that logs what it finds, fails and goes on. The result is the log's lines
+/// without the program's name.
 fn talk(component: &PathBuf, fault: &str) -> Vec<String> {
     let server = Launch::new(["-v", "--wasm-filter"]).arg(component).args(["memory", "1M"]).start();
     let mut client = server.client();
@@ -137,7 +138,7 @@ fn javascript_has_the_time_and_its_exceptions_are_told() {
     assert!(stack.is_some_and(|line| line.contains("at pread (") && line.contains("talk.js:")), "{said:#?}");
 }
 
-/// Both, with built-in ones around and between them.
+/// Filters in C and JavaScript, with built-in ones around and between them.
 #[test]
 fn filters_in_three_languages_stack_and_are_the_model() {
     let seed = seed();

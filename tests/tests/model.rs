@@ -1,35 +1,36 @@
-//! Every filter, alone and in stacks, against the reference model: never a byte that is not what it has to be.
+//! Every filter, alone and in stacks, compared with the reference model byte by byte.
 //!
-//! `RBDKIT_SEED` repeats a run (its requests; the order in which threads run is the machine's), `RBDKIT_OPS` sets the operations in all.
+//! `RBDKIT_SEED` repeats the requests of a run; the order in which threads run may differ.
+//! `RBDKIT_OPS` sets the number of operations in all.
 
 use rbdkit_tests::model::{Crowd, Disk, content, sparse};
 use rbdkit_tests::server::is_nbdkit;
 use rbdkit_tests::{Launch, TempDir, seed};
 
-/// Operations in all tests of this file together, unless `RBDKIT_OPS` says otherwise.
+/// The number of operations of all tests in this file together, unless `RBDKIT_OPS` sets another.
 const OPERATIONS: u64 = 110_000;
-/// Not a multiple of anything that a filter likes.
+/// Not a multiple of any filter's block.
 const SIZE: usize = (6 << 20) + 1234;
-/// Stripes of which some twenty share a block of 64 KiB.
+/// So short that some twenty stripes share a block of 64 KiB.
 const NARROW: u64 = 3001;
-/// In front of and behind the part that an offset filter shows.
+/// Bytes in front of the part that an offset filter shows, and behind it.
 const MARGIN: usize = 4097;
 
-/// What is at the bottom.
+/// The plugin below the filters.
 #[derive(Clone, Copy, PartialEq)]
 enum Below {
     File,
     Memory,
 }
 
-/// What the file holds when the server has ended.
+/// What the file has to hold when the server has ended.
 #[derive(Clone, Copy, PartialEq)]
 enum After {
-    /// What was written.
+    /// What clients wrote.
     Written,
     /// What it held at first.
     Untouched,
-    /// Not told: nothing was promised.
+    /// Not checked, because nothing is promised.
     Unsaid,
 }
 
@@ -40,7 +41,7 @@ struct Case<'a> {
     after: After,
     may_fail: bool,
     offset: bool,
-    /// Of a thousand operations in all.
+    /// Its part of all operations, in thousandths.
     share: u64,
 }
 
@@ -81,7 +82,7 @@ fn check(case: &Case) {
     crowd.may_fail = case.may_fail;
     let mut disk = Disk::new(&first, crowd.stripe);
     let wide = disk.exercise(server.socket(), &crowd);
-    // The same again where all connections have a part of every block of a filter.
+    // The same again with stripes so narrow that all connections share every block of a filter.
     crowd.stripe = NARROW;
     disk.cut(crowd.stripe);
     let narrow = disk.exercise(server.socket(), &crowd);
@@ -193,7 +194,8 @@ fn cache_unsafe_is_the_model_while_the_server_lives() {
     check(&Case { name: "cache unsafe", arguments, after: After::Unsaid, ..PLAIN });
 }
 
-/// Debian's nbdkit loses blocks here; so it is left out where the tests themselves are tried with it.
+/// Debian's nbdkit loses blocks here, so this test is left out when the tests themselves are tried
+/// with it.
 #[test]
 fn cache_so_small_that_it_always_reclaims_is_the_model() {
     if is_nbdkit() {

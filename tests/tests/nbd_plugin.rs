@@ -1,4 +1,4 @@
-//! The nbd plugin in front of other servers: nbdkit, qemu-nbd and ourselves.
+//! The nbd plugin in front of other servers: nbdkit, qemu-nbd and rbdkit itself.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -9,23 +9,23 @@ use rbdkit_tests::raw::{can, cmd};
 use rbdkit_tests::server::program;
 use rbdkit_tests::{Client, Launch, Server, TempDir, free_port, nbdsh, seed, tool, wait};
 
-/// Whole pages, because qemu-nbd rounds up.
+/// A multiple of the page size, because qemu-nbd rounds up.
 const SIZE: usize = 6 << 20;
 
-/// A server that is told where to listen. Killed when dropped.
+/// A qemu-nbd, killed when it is dropped.
 struct Qemu(Child);
 
 impl Qemu {
     fn start<'a>(arguments: impl IntoIterator<Item = &'a str>, file: &Path) -> Qemu {
         let mut command = Command::new("qemu-nbd");
         command.args(["-t", "-f", "raw", "-e", "16", "--discard=unmap"]).args(arguments).arg(file);
-        // It says something about every client.
+        // It prints a line about every client.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         Qemu(command.spawn().expect("qemu-nbd: apt-get install qemu-utils"))
     }
 
     fn at(socket: &Path, file: &Path) -> Qemu {
-        // One of its predecessor's is in the way.
+        // A predecessor that was killed leaves its socket.
         let _ = std::fs::remove_file(socket);
         Qemu::start(["-k", text(socket), "-x", "", "-D", "a disk"], file)
     }
@@ -42,7 +42,7 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("a name in UTF-8")
 }
 
-/// The plugin in front of a server at this socket. It waits for a server that is still starting.
+/// The plugin in front of a server on this socket. It waits for a server that is still starting.
 fn in_front_of(socket: &Path) -> Launch {
     Launch::new(["nbd", "retry=60"]).path("socket", socket)
 }
@@ -105,7 +105,7 @@ fn a_chain_of_plugins_copies_every_byte_and_every_extent() {
     let copy = dir.join("copy.img");
     tool("nbdcopy", [&near.uri(), text(&copy)]).ok();
     assert!(std::fs::read(&copy).expect("the copy") == std::fs::read(&image).expect("the image"));
-    // And the other way.
+    // The other way round: the copy goes into the server.
     let other = dir.file("other.img", &content(seed ^ 1, SIZE));
     tool("nbdcopy", [text(&other), &near.uri()]).ok();
     assert!(std::fs::read(&other).expect("the other image") == std::fs::read(&image).expect("the image"));
@@ -125,7 +125,7 @@ fn a_client_sees_what_the_server_offers() {
         nbdkit(&["--filter=nozero", "--filter=nocache", "memory", "1M"]).start(),
     ];
     let near = in_front_of(&socket).start();
-    // As the description and the sizes are qemu-nbd's alone.
+    // nbdkit has neither a description nor these sizes.
     let info = tool("nbdinfo", ["--json", &near.uri()]).ok();
     assert!(info.contains("\"description\": \"a disk\""), "{info}");
     assert!(info.contains("\"block_size_preferred\": 4096"), "{info}");
@@ -133,7 +133,8 @@ fn a_client_sees_what_the_server_offers() {
     for upstream in upstreams {
         let near = in_front_of(upstream).start();
         let (far, near) = (Client::connect(upstream), near.client());
-        // Our server always has DF, and does for FUA and zeroes what the other leaves out.
+        // rbdkit always has DF, and emulates FUA and WRITE_ZEROES where the other server does not
+        // have them.
         let extra = can::FUA | can::WRITE_ZEROES | (1 << 7);
         assert_eq!(near.flags & !extra, far.flags & !extra, "{}", upstream.display());
         assert_eq!(near.size, far.size);
@@ -150,7 +151,7 @@ fn requests_longer_than_the_servers_maximum_are_cut() {
     let bytes = content(5, 5 << 20);
     client.write(1 << 20, &bytes).expect("a long write");
     assert!(client.read(1 << 20, 5 << 20).expect("a long read") == bytes);
-    // The minimum is the client's affair.
+    // The client has to keep to the minimum.
     assert_eq!(client.read(512, 512), Err(22));
     let info = tool("nbdinfo", ["--json", &near.uri()]).ok();
     assert!(
@@ -179,13 +180,13 @@ h = nbd.NBD()
 assert fails(lambda: h.connect_uri(uri.replace(':///', ':///three'))) == 'ENOENT'
 ";
     nbdsh(&near.uri(), script).ok();
-    // Without it everybody gets the one that was given.
+    // With `export=` every client gets that export.
     let fixed = in_front_of(far.socket()).arg("export=two").start();
     assert_eq!(Client::negotiate(fixed.socket(), "whatever", true).size, 8192);
 }
 
 #[test]
-fn a_server_that_goes_away_is_an_error_and_the_next_client_finds_the_one_that_comes_back() {
+fn a_far_server_that_goes_away_is_an_error_and_the_next_client_reaches_its_successor() {
     for shared in [false, true] {
         let dir = TempDir::new();
         let image = dir.file("disk.img", &content(3, SIZE));
@@ -194,7 +195,7 @@ fn a_server_that_goes_away_is_an_error_and_the_next_client_finds_the_one_that_co
         let near = in_front_of(&socket).arg(format!("shared={shared}")).start();
         let mut client = near.client();
         assert!(client.read(0, 4096).is_ok());
-        // It is stopped, so what is sent now is in flight when it ends.
+        // The server is stopped, so that the requests are in flight when it is killed.
         let stop = |signal: &str| wait::output(Command::new("kill").args([signal, &qemu.0.id().to_string()]));
         assert!(stop("-STOP").status.success());
         for nth in 0..8 {
@@ -233,7 +234,7 @@ fn a_shared_connection_that_ended_before_the_first_client_is_made_anew() {
 }
 
 #[test]
-fn a_shared_connection_is_made_at_the_start_and_its_failure_is_the_programs() {
+fn a_shared_connection_is_made_at_the_start_and_its_failure_ends_the_program() {
     let dir = TempDir::new();
     let nobody = dir.join("nobody.sock");
     let refused = |launch: Launch| {
@@ -254,7 +255,7 @@ fn a_shared_connection_is_made_at_the_start_and_its_failure_is_the_programs() {
 }
 
 #[test]
-fn a_program_is_started_as_the_server_and_ended_with_ours() {
+fn a_program_is_started_as_the_far_server_and_ends_with_rbdkit() {
     let dir = TempDir::new();
     let raw = dir.file("disk.img", &content(9, SIZE));
     let qcow2 = dir.join("disk.qcow2");
@@ -269,7 +270,7 @@ fn a_program_is_started_as_the_server_and_ended_with_ours() {
         let children = children.filter_map(Result::ok).collect::<Vec<_>>().join(" ");
         children.split_whitespace().map(|pid| pid.parse().expect("a pid")).collect::<Vec<u32>>()
     };
-    // A helper has started it, which keeps the right to when the server has given it up.
+    // The server's helper started the program, because a confined server may start none.
     let [helper] = children(near.pid())[..] else { panic!("one child: {:?}", children(near.pid())) };
     let [qemu] = children(helper)[..] else { panic!("one child: {:?}", children(helper)) };
     let mut client = near.client();
@@ -278,7 +279,7 @@ fn a_program_is_started_as_the_server_and_ended_with_ours() {
     let outcome = near.stop();
     assert!(outcome.status.success(), "{}", outcome.stderr);
     assert!(!Path::new(&format!("/proc/{qemu}")).exists(), "it has ended");
-    // And not without writing what it had.
+    // The program wrote everything before it ended.
     let back = dir.join("back.img");
     tool("qemu-img", ["convert", "-f", "qcow2", "-O", "raw", text(&qcow2), text(&back)]).ok();
     assert_eq!(std::fs::read(&back).expect("the image")[..513], [&[7; 512][..], &content(9, SIZE)[512..513]].concat());
@@ -293,7 +294,7 @@ fn tcp_and_inherited_sockets_work_as_well() {
     let by_name =
         Launch::new(["nbd", "hostname=localhost", "export=a b", "retry=60"]).arg(format!("port={port}")).start();
     let by_uri = Launch::new(["nbd".to_owned(), format!("nbd://127.0.0.1:{port}/a%20b")]).start();
-    // The shell connects and hands over.
+    // The shell connects and passes the socket on.
     let wrapper = dir.file(
         "wrapper",
         format!("#!/bin/bash\nexec 3<>/dev/tcp/127.0.0.1/{port}\nexec '{}' \"$@\"\n", program().display()).as_bytes(),

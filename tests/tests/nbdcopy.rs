@@ -7,7 +7,7 @@ use rbdkit_tests::{Launch, Server, TempDir, seed, tool};
 
 const SIZE: usize = (12 << 20) + 512;
 
-/// The ways to copy: nbdcopy's options.
+/// The options of nbdcopy for each way to copy.
 const WAYS: [&[&str]; 4] = [
     &[],
     &["--connections=1", "--requests=1", "--request-size=65536"],
@@ -131,7 +131,7 @@ fn a_copy_of_data_is_exact() {
 
 #[test]
 fn a_copy_of_a_sparse_disk_is_sparse_and_quick() {
-    // A terabyte: what is not told to be a hole would take forever.
+    // A terabyte: a copy that did not skip the holes would not end.
     let server = Server::start(["memory", "1T"]);
     server.client().write(1 << 39, b"a needle").expect("a write");
     let dir = TempDir::new();
@@ -142,7 +142,7 @@ fn a_copy_of_a_sparse_disk_is_sparse_and_quick() {
     assert!(blocks * 512 < 16 << 20, "{blocks} blocks of 512 bytes for one needle");
 }
 
-/// nbdkit 1.32.5 passes on the extents of the file below, in which unflushed data is a hole.
+/// nbdkit 1.32.5 reports the extents of the file below, where unflushed data is still a hole.
 #[test]
 fn data_that_was_written_and_not_flushed_is_copied() {
     let dir = TempDir::new();

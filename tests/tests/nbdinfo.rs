@@ -1,4 +1,4 @@
-//! nbdinfo: what an export says of itself, and its map.
+//! nbdinfo: what an export says of itself, and its map of extents.
 
 use rbdkit_tests::model::sparse;
 use rbdkit_tests::{Launch, Server, TempDir, tool};
@@ -18,7 +18,7 @@ fn map(uri: &str) -> Vec<(u64, u64, u32)> {
     text.lines().map(line).collect()
 }
 
-/// Data, hole, data, hole; each 64 KiB.
+/// A file of data, hole, data, hole, of 64 KiB each.
 fn striped(dir: &TempDir) -> std::path::PathBuf {
     let content: Vec<u8> = (0..4u8).flat_map(|nth| vec![if nth % 2 == 0 { 0x55 } else { 0 }; 65536]).collect();
     sparse(dir, "striped.img", &content)
@@ -44,7 +44,7 @@ fn an_export_of_no_bytes_can_be_listed() {
 }
 
 #[test]
-fn an_export_that_cannot_be_opened_is_none_that_there_is_whatever_the_reason() {
+fn an_export_that_cannot_be_opened_does_not_exist_for_the_client_whatever_the_error() {
     for errno in ["EIO", "EPERM", "ENOMEM", "ENOENT"] {
         let open = format!("open=echo '{errno} the disk is in the post' >&2; exit 1");
         let server = Server::start(["eval", "get_size=echo 1M", &open]);
@@ -76,7 +76,7 @@ fn the_map_passes_through_every_filter() {
     ] {
         let options = filters.iter().map(|name| format!("--filter={name}"));
         let server = Launch::new(options).arg("file").path("file", &file).start();
-        // A filter may know less finely, but what it says must be right and without gaps.
+        // A filter may report coarser extents, but they must be right and without gaps.
         let map = map(&server.uri());
         assert_eq!(map.iter().map(|&(_, length, _)| length).sum::<u64>(), 262_144, "{filters:?}: {map:?}");
         assert_eq!(map, STRIPED, "{filters:?}");
@@ -143,9 +143,9 @@ fn json_is_complete_and_true() {
 
 #[test]
 fn content_is_recognised() {
-    // The magic of a boot sector, where a program that reads the export finds it.
+    // The magic number of a boot sector, in its place.
     let server = Server::start(["data", "data=@510 0x55 0xaa @^512"]);
-    assert!(nbdinfo(&[&server.uri()]).contains("DOS/MBR boot sector"), "what file(1) makes of it");
+    assert!(nbdinfo(&[&server.uri()]).contains("DOS/MBR boot sector"), "file(1) does not recognise it");
 }
 
 #[test]

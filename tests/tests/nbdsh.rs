@@ -1,8 +1,8 @@
-//! nbdsh: every flag, every error, structured replies, block status, through libnbd.
+//! nbdsh: every flag, every error, structured replies and block status, through libnbd.
 
 use rbdkit_tests::{Launch, Server, TempDir, nbdsh};
 
-/// Connects and says what the export can do, as one word each.
+/// Connects and prints the export's abilities, one word each.
 const FLAGS: &str = r#"
 h = nbd.NBD()
 h.add_meta_context("base:allocation")
@@ -34,7 +34,8 @@ fn flags_are_what_each_plugin_can_do() {
 fn flags_follow_what_a_script_can_do() {
     let base = ["eval", "get_size=echo 1M", "pread=head -c $3 /dev/zero", "pwrite=cat >/dev/null"];
     let with = |more: &[&str]| flags(&[&base, more].concat());
-    // Zeroes are written where a plugin has no better way, and then it is told fast that a fast way is not there.
+    // Where a plugin cannot zero, rbdkit writes zeroes, and a client that asks for a fast way is
+    // told at once that there is none.
     assert_eq!(with(&[]), "zero fast_zero df");
     assert_eq!(with(&["flush=exit 0"]), "flush fua zero fast_zero df");
     assert_eq!(with(&["can_fua=echo native"]), "fua zero fast_zero df");
@@ -149,7 +150,7 @@ assert h.pread(1, 0) == b"\0"
 }
 
 #[test]
-fn what_an_export_cannot_do_is_invalid() {
+fn requests_that_an_export_cannot_serve_are_invalid() {
     let server = Server::start(["eval", "get_size=echo 1M", "pread=head -c $3 /dev/zero", "pwrite=cat >/dev/null"]);
     let script = r#"
 h = nbd.NBD()
@@ -194,7 +195,7 @@ print(fails(lambda: h.zero(512, 0)))
     }
 }
 
-/// The protocol knows these; every other error is EINVAL there.
+/// The errors that the protocol knows. Every other error becomes EINVAL.
 #[test]
 fn the_error_of_a_script_reaches_the_client_through_every_filter() {
     for filters in [&[][..], &["--filter=nofilter"], &["--filter=readahead"], &["--filter=nofilter", "--filter=delay"]]
@@ -292,7 +293,7 @@ assert len(chunks) == 1 and chunks[0] == (0, 262144, nbd.READ_DATA)
 }
 
 #[test]
-fn simple_replies_where_structured_ones_are_not_asked_for() {
+fn replies_are_simple_where_the_client_does_not_ask_for_structured_ones() {
     let server = Server::start(["--filter=readahead", "memory", "1M"]);
     let script = r#"
 h = nbd.NBD()
@@ -346,7 +347,7 @@ for h in hs:
 }
 
 #[test]
-fn metadata_contexts_are_those_that_were_asked_for() {
+fn only_the_requested_metadata_contexts_are_set() {
     let server = Server::start(["memory", "1M"]);
     let script = r#"
 h = nbd.NBD()

@@ -1,4 +1,4 @@
-//! What the program promises of the machine's resources, measured.
+//! Measures what the program promises of the machine's resources.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use rbdkit_tests::server::{filter, is_nbdkit};
 use rbdkit_tests::{Launch, Server, TempDir};
 
-/// These tests measure: one at a time.
+/// These tests measure, so only one of them runs at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Reads, writes and everything else, aligned and not.
+/// Sends requests of every kind, aligned and not.
 fn exercise(server: &Server) {
     let mut client = server.client();
     let mut nth = 0u8;
@@ -29,7 +29,8 @@ fn exercise(server: &Server) {
     client.disconnect();
 }
 
-/// The number in front of `what` in the last line that begins with a filter's name and has it.
+/// The number in front of `what` in the last line of the log that begins with the filter's name and
+/// contains `what`.
 fn counter(log: &str, filter: &str, what: &str) -> u64 {
     let line = log
         .lines()
@@ -68,7 +69,7 @@ fn no_payload_byte_crosses_into_a_filter_that_does_not_ask_for_it() {
 }
 
 #[test]
-fn idle_with_three_filters_it_stays_under_64_mib() {
+fn an_idle_server_with_three_filters_stays_under_64_mib() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let server = Server::start(["--filter=readahead", "--filter=cow", "--filter=cache", "memory", "64M"]);
     let at_first = server.resident();
@@ -78,7 +79,7 @@ fn idle_with_three_filters_it_stays_under_64_mib() {
     let after = server.resident();
     println!("resident: {} KiB at first, {} KiB after 4 MiB were written and read", at_first >> 10, after >> 10);
     assert!(at_first < 64 << 20, "{at_first} bytes");
-    // The overlay and the cache are files; 4 MiB are the disk.
+    // The overlay and the cache are files; the disk itself takes 4 MiB of memory.
     assert!(after < (64 + 8) << 20, "{after} bytes after use");
 }
 
@@ -88,7 +89,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 }
 
 #[test]
-fn it_listens_within_100_ms_with_three_filters_that_were_compiled_before() {
+fn a_server_with_three_compiled_filters_listens_within_100_ms() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = TempDir::new();
     let start = |by_file: bool| {

@@ -18,7 +18,7 @@ fn launch(filters: &[&str]) -> Launch {
     Launch::new(filters.iter().map(|name| format!("--filter={name}")))
 }
 
-/// Runs qemu-io commands, each of which has to succeed.
+/// Runs qemu-io commands. Each of them has to succeed.
 fn qemu_io(uri: &str, commands: &[&str]) -> String {
     let mut arguments = vec!["-f", "raw"];
     commands.iter().for_each(|command| arguments.extend(["-c", command]));
@@ -69,7 +69,7 @@ fn qemu_img_maps_the_holes_of_a_file() {
     for filters in STACKS {
         let server = launch(filters).arg("file").path("file", &file).start();
         let map = tool("qemu-img", ["map", "-f", "raw", "--output=json", &server.uri()]).ok();
-        // Which fields there are besides depends on qemu's version.
+        // Other fields depend on qemu's version.
         let starts: Vec<&str> = map.lines().filter(|line| line.contains("\"data\": true")).collect();
         assert_eq!(starts.len(), 2, "{filters:?}:\n{map}");
         assert!(starts[0].contains("\"start\": 0, \"length\": 65536"), "{filters:?}:\n{map}");
@@ -125,7 +125,7 @@ fn qemu_io_has_many_requests_in_flight() {
 }
 
 #[test]
-fn what_qemu_io_writes_through_cow_does_not_reach_the_file() {
+fn writes_of_qemu_io_through_cow_do_not_reach_the_file() {
     let dir = TempDir::new();
     let bytes = content(3, 4 << 20);
     let file = dir.file("disk.img", &bytes);

@@ -1,21 +1,26 @@
-//! blocksize, cacheextents, rate and scan through the program.
+//! The filters blocksize, cacheextents, rate and scan in the program.
 
 use std::time::{Duration, Instant};
 
 use rbdkit_slow_server::{Content, Rules, SlowServer};
 use rbdkit_tests::{Launch, Rng, Server, TempDir, nbdsh, seed, tool};
 
-/// Scripts of a disk in a directory: everything that the layer above asks of it is noted in the file `asked`.
+/// A server with this filter over scripts of a disk. The scripts write each request that reaches
+/// them into the file `asked`.
 fn noting(filter: &str, dir: &TempDir, more: &[&str]) -> Server {
     let (disk, asked) = (dir.sparse_file("disk", 1 << 20), dir.join("asked"));
     let (disk, asked) = (disk.display(), asked.display());
+    let note = |operation: &str| format!("{operation}=echo {operation} $4 $3 >>{asked}");
+    let extents = "for n in 0 1 2 3; do echo $((n * 262144)) 131072; \
+                   echo $((n * 262144 + 131072)) 131072 hole,zero; done";
     Launch::new([format!("--filter={filter}")])
-        .args(["eval", "get_size=echo 1048576", "can_write=exit 0", "can_zero=exit 0", "can_trim=exit 0", "can_extents=exit 0"])
-        .arg(format!("pread=echo pread $4 $3 >>{asked}; dd if={disk} bs=1 skip=$4 count=$3 iflag=skip_bytes,count_bytes status=none"))
-        .arg(format!("pwrite=echo pwrite $4 $3 >>{asked}; dd of={disk} seek=$4 oflag=seek_bytes conv=notrunc status=none"))
-        .arg(format!("zero=echo zero $4 $3 >>{asked}; dd if=/dev/zero of={disk} bs=1 seek=$4 count=$3 conv=notrunc status=none"))
-        .arg(format!("trim=echo trim $4 $3 >>{asked}"))
-        .arg(format!("extents=echo extents $4 $3 >>{asked}; for n in 0 1 2 3; do echo $((n * 262144)) 131072; echo $((n * 262144 + 131072)) 131072 hole,zero; done"))
+        .args(["eval", "get_size=echo 1048576"])
+        .args(["can_write=exit 0", "can_zero=exit 0", "can_trim=exit 0", "can_extents=exit 0"])
+        .arg(format!("{}; dd if={disk} bs=1 skip=$4 count=$3 iflag=skip_bytes,count_bytes status=none", note("pread")))
+        .arg(format!("{}; dd of={disk} seek=$4 oflag=seek_bytes conv=notrunc status=none", note("pwrite")))
+        .arg(format!("{}; dd if=/dev/zero of={disk} bs=1 seek=$4 count=$3 conv=notrunc status=none", note("zero")))
+        .arg(note("trim"))
+        .arg(format!("{}; {extents}", note("extents")))
         .args(more)
         .start()
 }
@@ -30,7 +35,8 @@ fn blocksize_aligns_and_cuts_requests() {
     let dir = TempDir::new();
     let server = noting("blocksize", &dir, &["minblock=512", "maxdata=4096", "maxlen=8192"]);
     let script = "h.connect_uri(uri)\nh.pwrite(b'x' * 1000, 100)\nassert h.pread(1000, 100) == b'x' * 1000\n\
-                  assert h.pread(2, 99) == b'\\0x' and h.pread(2, 1099) == b'x\\0'\nh.pread(10000, 0)\nh.trim(20000, 100)";
+                  assert h.pread(2, 99) == b'\\0x' and h.pread(2, 1099) == b'x\\0'\n\
+                  h.pread(10000, 0)\nh.trim(20000, 100)";
     nbdsh(&server.uri(), script).ok();
     let asked = asked(&dir);
     for line in &asked {
@@ -49,7 +55,7 @@ fn a_disk_through_blocksize_reads_as_it_was_written_with_many_at_once() {
         Launch::new(["--filter=blocksize", "file"]).path("file", &disk).args(["minblock=4k", "maxdata=16k"]).start();
     let seed = seed();
     println!("RBDKIT_SEED={seed}");
-    // Neighbours within blocks, written at the same time: none may undo another's bytes.
+    // Neighbours write within one block at the same time, and none may overwrite the other's bytes.
     let mut rng = Rng::new(seed);
     let mut model = vec![0u8; 1 << 20];
     let mut script = String::from("h.connect_uri(uri)\n");
@@ -74,7 +80,7 @@ fn a_disk_through_blocksize_reads_as_it_was_written_with_many_at_once() {
 }
 
 #[test]
-fn cacheextents_asks_once_for_what_a_client_asks_piece_by_piece_and_forgets_with_a_write() {
+fn cacheextents_asks_once_for_extents_that_a_client_asks_piece_by_piece_and_forgets_them_with_a_write() {
     let dir = TempDir::new();
     let server = noting("cacheextents", &dir, &[]);
     let script = "\
@@ -100,7 +106,8 @@ assert walk() == [131072, 0, 131072, 3] * 4";
 fn rate_limits_a_client_and_follows_its_file() {
     let dir = TempDir::new();
     let file = dir.join("rate");
-    // 8 Mbit/s are 1 MiB a second: after a burst of one second's worth the second MiB takes one.
+    // 8 Mbit/s are 1 MiB a second. After a burst of one second's worth the second MiB takes a
+    // second.
     let server =
         Launch::new(["--filter=rate", "memory", "64M", "rate=8M", "burstiness=1"]).path("rate-file", &file).start();
     let read = |mib: u32| {
@@ -112,12 +119,13 @@ fn rate_limits_a_client_and_follows_its_file() {
     assert!(read(3) >= Duration::from_millis(1900), "faster than the limit");
     std::fs::write(dir.join("new"), "0\n").expect("a file");
     std::fs::rename(dir.join("new"), &file).expect("a file");
-    // Until the file is looked at the old limit holds, at most for a quarter of a second.
+    // The filter reads the file every quarter of a second, and the old limit holds until then.
     server.wait_until("the limit is lifted", |_| read(1) < Duration::from_millis(900));
     assert!(read(40) < Duration::from_secs(20), "there is no limit any more");
 }
 
-/// A disk behind a web server that takes so many milliseconds a request, and a chain over it.
+/// A disk behind a web server that waits `delay` milliseconds before each answer, and a server with
+/// these filters over it.
 fn remote(size: u64, delay: u64, filters: &[&str], more: &[&str]) -> (SlowServer, Server) {
     let rules = Rules { delay: Duration::from_millis(delay), ..Rules::default() };
     let source = SlowServer::start(Content::Pattern { seed: 3, size }, rules, None).expect("the slow server");
@@ -140,7 +148,7 @@ fn scan_fetches_the_whole_disk_once_while_a_client_is_connected_and_asks_for_not
         }
         client.read(33 << 20, 12_345).expect("a read");
         assert_eq!(source.counts().bytes, SIZE, "{stack}: something was fetched twice");
-        assert!(source.counts().at_once > 4, "{stack}: one after the other");
+        assert!(source.counts().at_once > 4, "{stack}: requests were sent one after another");
     }
 }
 
@@ -151,15 +159,17 @@ fn a_scan_stops_with_the_last_client_and_goes_on_with_the_next() {
     let client = server.client();
     source.wait_until("it has begun", |counts| counts.bytes >= 4 << 20);
     drop(client);
-    assert!(source.counts().bytes < SIZE, "it was too quick to tell");
-    // If the next one came before that, then nobody would have been the last, and what was under way would not be fetched again.
+    assert!(source.counts().bytes < SIZE, "the scan ended too early to test anything");
+    // If the next client connected earlier, the first would not have been the last one, and what
+    // was under way would not be fetched again.
     server.wait_for_log("connection 1: closed");
     let mut client = server.client();
-    // What was under way when the first one left is fetched again: a MiB for each of twelve workers. So all bytes were fetched once before the last
-    // ones are there, and the client may be quicker with as many.
+    // The pieces that were under way when the first client left are fetched again: 1 MiB for each
+    // of twelve workers. So the whole disk's number of bytes is reached before the last bytes are
+    // there, and the client may ask for as many again.
     let most = SIZE + (24 << 20);
     for n in (0..64).rev() {
-        // From the end, so that the scan is not moved on.
+        // From the end backwards, which does not move the scan on.
         source.wait_until("the rest was fetched", |counts| counts.bytes >= SIZE);
         client.read(n << 20, 1 << 20).expect("a read");
     }
@@ -168,7 +178,7 @@ fn a_scan_stops_with_the_last_client_and_goes_on_with_the_next() {
 }
 
 #[test]
-fn scan_asks_for_as_much_at_a_time_as_it_is_told_to_and_begins_again_if_it_is_told_to() {
+fn scan_follows_its_parameters_for_the_length_of_a_piece_and_for_beginning_again() {
     let dir = TempDir::new();
     let cache = |dir: &TempDir| format!("cache=echo cache $4 $3 >>{}", dir.join("asked").display());
     let caching = ["can_cache=echo native", &cache(&dir)];
@@ -178,7 +188,7 @@ fn scan_asks_for_as_much_at_a_time_as_it_is_told_to_and_begins_again_if_it_is_to
         .wait_until("all was asked for", |_| asked(&dir).iter().filter(|line| line.starts_with("cache")).count() >= 4);
     let mut lines: Vec<String> = asked(&dir).into_iter().filter(|line| line.starts_with("cache")).collect();
     lines.sort();
-    // What is known to be zero at the end of a piece is left out.
+    // The zeroes at the end of a piece are left out.
     assert_eq!(lines, ["cache 0 131072", "cache 262144 131072", "cache 524288 131072", "cache 786432 131072"]);
     drop(client);
 
@@ -190,7 +200,7 @@ fn scan_asks_for_as_much_at_a_time_as_it_is_told_to_and_begins_again_if_it_is_to
 }
 
 #[test]
-fn scan_without_anything_that_caches_says_so_and_asks_for_nothing() {
+fn scan_without_a_layer_that_caches_says_so_and_asks_for_nothing() {
     let (source, server) = remote(1 << 20, 0, &[], &[]);
     let mut client = server.client();
     client.read(0, 512).expect("a read");

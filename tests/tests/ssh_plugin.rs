@@ -1,4 +1,4 @@
-//! The ssh plugin in front of a real sshd, which each test starts for itself on loopback.
+//! The ssh plugin in front of a real sshd. Each test starts its own on loopback.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ fn keygen(arguments: &[&str]) {
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A process that is killed when this is dropped.
+/// A process that is killed when it is dropped.
 struct Killed(Child);
 
 impl Drop for Killed {
@@ -31,7 +31,7 @@ impl Drop for Killed {
     }
 }
 
-/// An sshd with keys of its own. It and all its sessions are killed when it is dropped.
+/// An sshd with its own keys. Dropping it kills it and all its sessions.
 struct Sshd {
     child: Child,
     port: u16,
@@ -57,9 +57,9 @@ impl Sshd {
             "Subsystem sftp internal-sftp\n".to_owned(),
         ];
         let config = dir.file("sshd_config", config.join("\n").as_bytes());
-        // As root it wants this directory, which Debian's service makes.
+        // When started as root, sshd needs this directory, which Debian's service makes.
         let _ = std::fs::create_dir("/run/sshd");
-        // It does not choose a port by itself, and somebody else may be faster to take one that was free.
+        // sshd cannot choose a port by itself, and another program may take the free port first.
         let (child, port) =
             std::iter::repeat_with(|| Sshd::try_start(&config)).take(20).flatten().next().expect("sshd");
         let sshd = Sshd { child, port, dir };
@@ -67,7 +67,7 @@ impl Sshd {
         sshd
     }
 
-    /// At a port that was free. None if it ends instead of listening.
+    /// Starts sshd at a free port. `None` if it ends instead of listening.
     fn try_start(config: &Path) -> Option<(Child, u16)> {
         let port = free_port();
         let mut command = Command::new("/usr/sbin/sshd");
@@ -87,7 +87,7 @@ impl Sshd {
         None
     }
 
-    /// Makes a file of known hosts with these keys under this server's name.
+    /// Makes a known-hosts file with these of the server's keys.
     fn know(&self, name: &str, keys: &[&str]) {
         let lines = keys.iter().map(|key| {
             let public = std::fs::read_to_string(self.dir.join(&format!("{key}.pub"))).expect("a public key");
@@ -97,7 +97,7 @@ impl Sshd {
         self.dir.file(name, lines.collect::<String>().as_bytes());
     }
 
-    /// The plugin, without a key to show.
+    /// The plugin without a key for the user.
     fn stranger(&self, known: &str, path: &Path) -> Launch {
         Launch::new(["ssh", "host=127.0.0.1", "config="])
             .env("SSH_AUTH_SOCK", "/no/such/agent")
@@ -114,7 +114,7 @@ impl Sshd {
         self.launch("known", path).start()
     }
 
-    /// sshd's processes below this one.
+    /// The processes below this one, at any depth.
     fn sessions(pid: u32) -> Vec<u32> {
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
         let children: Vec<u32> = children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
@@ -124,7 +124,7 @@ impl Sshd {
     fn signal_sessions(&self, signal: &str) {
         let pids: Vec<String> = Sshd::sessions(self.child.id()).iter().map(u32::to_string).collect();
         if !pids.is_empty() {
-            // One of them may have ended by itself.
+            // A process may have ended by itself.
             wait::output(Command::new("kill").arg(signal).args(pids));
         }
     }
@@ -138,7 +138,7 @@ impl Drop for Sshd {
     }
 }
 
-/// The one line with which the first client is refused.
+/// The line in the log with which the first client is refused.
 fn refused(launch: Launch) -> String {
     let server = launch.start();
     let script = "
@@ -184,7 +184,7 @@ fn copies_there_and_back_are_the_same() {
     let other = sshd.dir.file("other.img", &content(seed ^ 1, 20 << 20));
     tool("nbdcopy", ["--flush", text(&other), &server.uri()]).ok();
     assert!(std::fs::read(&other).expect("the other image") == std::fs::read(&image).expect("the image"));
-    // A request of the longest kind, in pieces.
+    // A read of the longest allowed length, which the plugin sends in pieces.
     let mut client = server.client();
     assert!(client.read(0, 20 << 20).expect("a long read") == content(seed ^ 1, 20 << 20));
 }
@@ -203,7 +203,7 @@ fn the_hosts_key_has_to_be_the_known_one() {
     assert!(said.contains(&format!("ssh: 127.0.0.1: the host's key is not in {}", none.display())), "{said}");
     let said = refused(sshd.launch("wrong", &file));
     assert!(said.contains("the host's key is not the one that is in "), "{said}");
-    // Known by another of its keys: that is the one that it is asked for.
+    // Another of the server's keys is known, so the plugin asks for that one.
     for known in ["ecdsa", "hashed"] {
         assert_eq!(sshd.launch(known, &file).start().client().size, 1 << 20, "{known}");
     }
@@ -212,7 +212,7 @@ fn the_hosts_key_has_to_be_the_known_one() {
 }
 
 #[test]
-fn a_stranger_is_refused_in_one_line() {
+fn a_user_without_a_valid_key_is_refused_in_one_line() {
     let sshd = Sshd::start();
     let file = sshd.dir.sparse_file("disk.img", 1 << 20);
     let other = || sshd.stranger("known", &file).path("identity", &sshd.dir.join("other"));
@@ -237,7 +237,7 @@ fn keys_come_from_the_agent_and_names_from_the_configuration() {
     let socket = sshd.dir.join("agent");
     let mut command = Command::new("ssh-agent");
     let mut agent = Killed(command.args(["-D", "-a"]).arg(&socket).stdout(Stdio::piped()).spawn().expect("ssh-agent"));
-    // It prints where it is once it is there.
+    // It prints a line as soon as its socket exists.
     let said = Lines::of(agent.0.stdout.take().expect("a pipe"));
     said.next("the agent's socket").expect("the agent's socket");
     let mut add = Command::new("ssh-add");
@@ -258,16 +258,21 @@ fn keys_come_from_the_agent_and_names_from_the_configuration() {
     assert_eq!(by_name.client().size, 1 << 20);
 }
 
-/// An `ssh` that asks for a password as the real one does, and if it is the right one becomes the server itself.
+/// An `ssh` that asks for a password as the real one does. If the answer is right it becomes the
+/// server itself.
 const FAKE: &str = r#"#!/bin/sh
 [ "$("$SSH_ASKPASS" "Enter passphrase for key '/key': ")" = "" ] || exit 1
-[ "$("$SSH_ASKPASS" "me@far's password: ")" = "$EXPECTED" ] || { echo "me@far: Permission denied (password)." >&2; exit 255; }
+[ "$("$SSH_ASKPASS" "me@far's password: ")" = "$EXPECTED" ] || {
+    echo "me@far: Permission denied (password)." >&2
+    exit 255
+}
 exec /usr/lib/openssh/sftp-server
 "#;
 
 #[test]
-fn the_password_gets_where_it_is_asked_for_in_every_way_of_giving_it() {
-    // sshd asks the system for a user's password, and a test has no user of its own: so ssh's own part is played here.
+fn the_password_reaches_ssh_in_every_way_of_giving_it() {
+    // sshd checks passwords with the system, where a test has no user of its own. So this script
+    // stands in for ssh.
     let dir = TempDir::new();
     let file = dir.sparse_file("disk.img", 1 << 20);
     let fake = dir.file("ssh", FAKE.as_bytes());
@@ -285,13 +290,13 @@ fn the_password_gets_where_it_is_asked_for_in_every_way_of_giving_it() {
     assert_eq!(server.client().size, 1 << 20);
     let server = launch().arg(format!("password=+{}", stored.display())).start();
     assert_eq!(server.client().size, 1 << 20);
-    // What the shell has opened.
+    // The shell opens the file and passes the descriptor on.
     let shell = format!("#!/bin/bash\nexec 9<{}\nexec '{}' \"$@\"\n", stored.display(), program().display());
     let shell = dir.file("shell", shell.as_bytes());
     std::fs::set_permissions(&shell, std::fs::Permissions::from_mode(0o755)).expect("an executable");
     let server = launch().arg("password=-9").program(shell).start();
     assert_eq!(server.client().size, 1 << 20);
-    // Neither a command line nor a file shows it.
+    // Neither a command line nor a file contains the password.
     let left = || std::fs::read_dir(&temporary).expect("the directory for temporary files").count();
     server.wait_until("the password is gone", |_| left() == 0);
     let said = refused(launch().arg("password=wrong"));
@@ -309,7 +314,7 @@ fn a_host_that_goes_away_is_an_error_and_the_next_client_connects_anew() {
     let server = sshd.serve(&file);
     let mut client = server.client();
     assert!(client.read(0, 4096).is_ok());
-    // Its processes are stopped, so what is sent now is in flight when they end.
+    // The processes are stopped, so that the requests are in flight when they are killed.
     sshd.signal_sessions("-STOP");
     for nth in 0..8 {
         client.submit(cmd::READ, 0, nth * 4096, 4096, &[]).expect("a request");
@@ -323,7 +328,7 @@ fn a_host_that_goes_away_is_an_error_and_the_next_client_connects_anew() {
     assert!(server.client().read(0, 4096).is_ok(), "a new client has a new session");
     client.disconnect();
     let outcome = server.stop();
-    // Which of them depends on whether ssh had taken all that we had sent.
+    // The message depends on whether ssh had taken everything that the plugin sent.
     let words = ["ssh: 127.0.0.1: the server closed the connection", "ssh: 127.0.0.1: the connection is lost"];
     assert!(outcome.status.success() && words.iter().any(|words| outcome.stderr.contains(words)), "{}", outcome.stderr);
 }
@@ -342,7 +347,7 @@ fn the_server_is_confined_and_ssh_is_not() {
     server.wait_for_log("confined: no new privileges; ");
     assert!(!server.stderr().contains("not confined"), "{}", server.stderr());
     for _ in 0..3 {
-        // Each client has an ssh of its own, and each is ended.
+        // Each client has an ssh process of its own, which ends with the client.
         let mut client = server.client();
         assert_eq!(client.read(0, 4096), Ok(content(3, 1 << 20)[..4096].to_vec()));
         client.disconnect();
