@@ -1,10 +1,11 @@
 #!/bin/bash
-# A client that reads one piece after another from a disk image behind a slow web server: what reading ahead is for.
+# Shows what readahead is for: a client reads one piece after another from a disk image behind a slow web server.
 #
 #   [RBDKIT=program] [SLOW=program] [DELAY=milliseconds] [SIZE=MiB] tests/demo-remote.sh
 #
-# The web server is the tests' own, on this machine: it waits DELAY before each answer. Every row is a copy of the whole image, so rates can be
-# compared; where each piece is waited for, the image is smaller, or it would take minutes.
+# The web server is the tests' own, on this machine, and waits DELAY before each answer. Every row is a copy of a
+# whole image, so the rates can be compared. Where the client waits for each piece the image is smaller, because
+# the copy would take minutes.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 rbdkit=${RBDKIT:-$root/target/release/rbdkit}
@@ -26,7 +27,7 @@ errors=$(mktemp "${TMPDIR:-/tmp}/rbdkit-demo.XXXXXX")
 trap 'rm -f "$errors"' EXIT
 
 base=
-# row NAME MiB CLIENT COMMAND...: one copy; the URL follows the command's `curl`.
+# row NAME MiB CLIENT COMMAND...: makes one copy. The URL is put behind the word `curl` of the command.
 row() {
     local name=$1 mib=$2 client=$3 url counts started ms transfers bytes
     shift 3
@@ -54,7 +55,8 @@ row() {
 }
 
 [ -x "$rbdkit" ] && [ -x "$slow" ] || fail "not built: make build"
-printf 'A web server that takes %d ms a request; nbdcopy with one request of 64 KiB in flight, unless it says otherwise\n\n' "$delay"
+printf 'A web server that takes %d ms a request; nbdcopy with one request of 64 KiB in flight, if not said otherwise\n\n' \
+    "$delay"
 printf '%-38s %16s %10s %10s %9s\n' '' 'rate' 'ratio' 'requests' 'fetched'
 if command -v nbdkit >/dev/null; then
     row 'nbdkit: readahead, cache, curl' "$small" "$serial" nbdkit -U - -r --filter=readahead --filter=cache curl
@@ -64,5 +66,6 @@ else
 fi
 row 'rbdkit: curl' "$small" "$serial" "$rbdkit" -U - -r curl
 row 'rbdkit: readahead, cache, curl' "$size" "$serial" "$rbdkit" -U - -r --filter=readahead --filter=cache curl
-row 'rbdkit: readahead, cow-on-cache, curl' "$size" "$serial" "$rbdkit" -U - -r --filter=readahead --filter=cow curl cow-on-cache=true
+row 'rbdkit: readahead, cow-on-cache, curl' "$size" "$serial" \
+    "$rbdkit" -U - -r --filter=readahead --filter=cow curl cow-on-cache=true
 row 'rbdkit: curl, 16 requests of 1 MiB' "$size" "$wide" "$rbdkit" -U - -r curl

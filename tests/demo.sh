@@ -1,9 +1,10 @@
 #!/bin/bash
-# The main job once through, with real clients: an image is copied out through sandboxed filters, and written to without being changed.
+# Shows what rbdkit is for, with real clients: it copies an image out through sandboxed filters, and writes to it
+# through cow without changing it.
 #
 #   [IMAGE=disk.img] [RBDKIT=program] [FILTERS=directory] tests/demo.sh
 #
-# IMAGE is served as it is, read-only or through cow: it is not changed.
+# IMAGE is served read-only or through cow, so it is not changed.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 rbdkit=${RBDKIT:-$root/target/release/rbdkit}
@@ -30,7 +31,8 @@ make_image() {
     /sbin/mkfs.ext4 -q -F -L rbdkit-demo -d "$work/content" "$1"
 }
 
-# serve NAME FILTER... -- ARGUMENT...: listens on $work/NAME.sock; returns when it does (rbdkit goes into the background then).
+# serve NAME FILTER... -- ARGUMENT...: starts a server on $work/NAME.sock. It goes into the background once it
+# listens.
 serve() {
     local name=$1 arguments=()
     shift
@@ -43,7 +45,7 @@ serve() {
     pids+=("$(cat "$work/$name.pid")")
 }
 
-# stop NAME: ends it and waits until it is gone.
+# stop NAME: stops the server and waits for its end.
 stop() {
     local pid
     pid=$(cat "$work/$1.pid")
@@ -71,7 +73,8 @@ printf 'image       %s: %d MiB, %d MiB of it allocated\n' "${IMAGE:-an ext4 file
 started=$(now)
 serve out readahead cache -- -r file "$image"
 listening=$((($(now) - started) / 1000000))
-printf 'serving     rbdkit --wasm-filter readahead.wasm --wasm-filter cache.wasm file IMAGE: listening after %d ms\n' "$listening"
+printf 'serving     rbdkit --wasm-filter readahead.wasm --wasm-filter cache.wasm file IMAGE: listening after %d ms\n' \
+    "$listening"
 started=$(now)
 nbdcopy "nbd+unix:///?socket=$work/out.sock" "$work/copy.img"
 elapsed=$((($(now) - started) / 1000000))
@@ -86,7 +89,8 @@ serve cow cow -- file "$image"
 uri="nbd+unix:///?socket=$work/cow.sock"
 length=$((size < 65536 ? size : 65536))
 where=$(((size - length) / 2))
-qemu-io -f raw -c "write -P 0x5a $where $length" -c flush -c "read -P 0x5a $where $length" "$uri" >"$work/qemu-io.log" 2>&1 &&
+qemu-io -f raw -c "write -P 0x5a $where $length" -c flush -c "read -P 0x5a $where $length" "$uri" \
+    >"$work/qemu-io.log" 2>&1 &&
     ! grep -q 'Pattern verification failed' "$work/qemu-io.log" || {
     cat "$work/qemu-io.log" >&2
     fail "qemu-io does not read what it wrote through cow"

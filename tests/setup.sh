@@ -1,10 +1,11 @@
 #!/bin/bash
-# Sees to it that what a target of the Makefile needs is on the machine.
+# Checks that the machine has what a target of the Makefile needs, and installs what is missing.
 #
 #   tests/setup.sh GROUP...       groups: build, demo, test, bench
 #
-# What is there already, from wherever it came, is left alone: each thing is looked for itself, not the package that Debian has it
-# in. As root on Debian what is missing is installed; otherwise the one line that installs it is printed and the status is 1.
+# The script looks for the things themselves and not for Debian's packages, so it takes them from wherever they
+# came. As root on Debian it installs what is missing. Otherwise it prints the command that installs it and exits
+# with status 1.
 set -euo pipefail
 
 missing=()
@@ -18,12 +19,15 @@ need() {
 
 command_exists() { command -v "$1"; }
 
-# The standard library for the guests: in the toolchain in use, or in Debian's packages (guest-filters/build.sh takes either).
+# The standard library for the guests, in the toolchain in use or in Debian's packages. guest-filters/build.sh
+# takes either.
 toolchain_has_wasm() { ls "$(rustc --print sysroot)"/lib/rustlib/wasm32-unknown-unknown/lib/libstd-*.rlib; }
 guest_compiler() { toolchain_has_wasm || [ -x /usr/bin/rustc ]; }
-guest_library() { toolchain_has_wasm || [ -e "$(/usr/bin/rustc --print sysroot)/lib/rustlib/src/rust/library/std/Cargo.toml" ]; }
+guest_library() {
+    toolchain_has_wasm || [ -e "$(/usr/bin/rustc --print sysroot)/lib/rustlib/src/rust/library/std/Cargo.toml" ]
+}
 
-# Debian's own Python has libnbd's module, not one that stands before it in PATH.
+# Only Debian's own Python has libnbd's module, whichever Python comes first in PATH.
 nbdsh_works() { PATH=/usr/bin:/bin nbdsh -c 'import nbd'; }
 clang_for_wasm() { compgen -G '/usr/lib/llvm-*/lib/clang/*/lib/wasi/libclang_rt.builtins-wasm32.a'; }
 
@@ -52,12 +56,12 @@ group() {
         need nbdkit command_exists nbdkit
         # Certificates for the slow server.
         need openssl command_exists openssl
-        # One that speaks HTTP/2, for the curl plugin; each test starts one of its own.
+        # A server with HTTP/2 for the curl plugin. Each test starts its own.
         need nginx-light test -x /usr/sbin/nginx
-        # For the ssh plugin; each test starts an sshd of its own.
+        # For the ssh plugin. Each test starts its own sshd.
         need openssh-client command_exists ssh-agent
         need openssh-server test -x /usr/sbin/sshd
-        # A filter in C, and one in JavaScript.
+        # For the filters in C and in JavaScript.
         need clang command_exists clang
         need lld command_exists wasm-ld
         need wasi-libc test -e /usr/lib/wasm32-wasi/libc.a
@@ -99,7 +103,7 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
 fi
 echo "setup: installing ${missing[*]}"
 wanted=" ${missing[*]} "
-# The tests want the programs sshd and nginx. Their services are started neither now nor at the next boot.
+# The tests need the programs sshd and nginx. Their services must start neither now nor at the next boot.
 services=()
 [[ $wanted != *" openssh-server "* ]] || services+=(ssh.service ssh.socket)
 [[ $wanted != *" nginx-light "* ]] || services+=(nginx.service)

@@ -1,12 +1,14 @@
-//! Fuzzing of what loads a stranger's filter: components, mutated.
+//! Fuzzing of what loads a foreign filter, with mutated components.
 //!
-//! A component is a tree of sections. Mutations keep that tree whole most of the time: sections are dropped, doubled, swapped, brought in from another
-//! component, and bytes within one are changed with the lengths around it set right, so that what is damaged is behind the first check. What is still a
-//! filter is asked what it is and given its parameters. Two targets: loading in this process with the compiler in it (must not panic, must answer
-//! one line or a filter), and the author's tool, which compiles in a child as the server does (must end by itself, with a line and status 1 or
-//! with what it was asked for).
+//! A component is a tree of sections. Most mutations keep that tree whole: they drop, double or
+//! swap sections, bring them in from another component, or change bytes within one and set the
+//! lengths around it right. So the damage lies behind the first check. A component that still loads
+//! is asked for its description and given its parameters. There are two targets. Loading runs in
+//! this process with the compiler in it; it must not panic and must give a filter or an error of
+//! one line. The author's tool compiles in a child process as the server does; it must end by
+//! itself, with a line and status 1 or with the answer.
 //!
-//! Should the process itself die, the input is in the file that was named at the beginning.
+//! If the process itself dies, the input is in the file that was printed at the beginning.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -20,7 +22,7 @@ use rbdkit_tests::{Rng, TempDir, seed};
 use crate::Budget;
 use crate::guest::Guest;
 
-/// What is mutated: the filters of this tree, and small ones that do one odd thing each.
+/// What is mutated: the built-in filters, and small components that do one odd thing each.
 fn corpus() -> Vec<Vec<u8>> {
     let filters = std::fs::read_dir(root().join("target/filters")).expect("target/filters (run make filters first)");
     let paths = filters.map(|entry| entry.expect("an entry").path());
@@ -50,14 +52,14 @@ fn corpus() -> Vec<Vec<u8>> {
     own.chain(hostile.iter().map(|guest| guest.component(0))).collect()
 }
 
-/// A section: its number and what is in it.
+/// A section: its number and its content.
 #[derive(Clone)]
 struct Section {
     id: u8,
     bytes: Vec<u8>,
 }
 
-/// In a component: a module, and a component within it.
+/// Numbers of sections of a component: a module, and a component within it.
 const MODULE: u8 = 1;
 const COMPONENT: u8 = 4;
 
@@ -84,7 +86,7 @@ fn length(bytes: &[u8]) -> Option<(usize, usize)> {
     None
 }
 
-/// The sections behind a header. None if it is not made of whole ones.
+/// The sections behind a header, or `None` if the bytes are not whole sections.
 fn sections(component: &[u8]) -> Option<Vec<Section>> {
     let mut rest = component.get(HEADER..)?;
     let mut all = Vec::new();
@@ -111,7 +113,7 @@ fn pick(rng: &mut Rng, count: usize) -> usize {
     rng.below(count.max(1) as u64) as usize
 }
 
-/// Numbers that sit on the edges of what is checked, as they are written there.
+/// Numbers at the limits of what is checked, in the encoding of the format.
 const EDGES: [&[u8]; 8] = [
     &[0x00],
     &[0x7f],
@@ -155,7 +157,7 @@ fn mutate_bytes(rng: &mut Rng, bytes: &mut Vec<u8>) {
     }
 }
 
-/// Mutates a component or a module, and what is within it; `other` gives sections.
+/// Mutates a component or a module and what is within it. Sections are taken from `other` too.
 fn mutate(rng: &mut Rng, bytes: &[u8], other: &[u8], is_component: bool) -> Vec<u8> {
     let (Some(mut parts), Some(others)) = (sections(bytes), sections(other)) else {
         let mut bytes = bytes.to_vec();
@@ -163,7 +165,8 @@ fn mutate(rng: &mut Rng, bytes: &[u8], other: &[u8], is_component: bool) -> Vec<
         return bytes;
     };
     let mut at = pick(rng, parts.len());
-    // Most of a component is its modules and most of a module its code: where a change may leave a filter that runs.
+    // Most of a component is its modules, and most of a module is its code. A change there is most
+    // likely to leave a filter that runs.
     let large = parts.iter().enumerate().max_by_key(|(_, part)| part.bytes.len());
     if let Some((largest, _)) = large.filter(|_| rng.chance(50)) {
         at = largest;
@@ -178,7 +181,7 @@ fn mutate(rng: &mut Rng, bytes: &[u8], other: &[u8], is_component: bool) -> Vec<
         }
         3 => parts.extend(foreign),
         4 if !parts.is_empty() => {
-            // Of the same kind, if there is one.
+            // A section of the same kind, if there is one.
             let same = others.iter().find(|section| section.id == parts[at].id).cloned();
             if let Some(section) = same.or(foreign) {
                 parts[at] = section;
@@ -204,7 +207,7 @@ fn input(rng: &mut Rng, corpus: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = corpus[pick(rng, corpus.len())].clone();
     let other = &corpus[pick(rng, corpus.len())];
     match rng.below(20) {
-        // As a bad disk does it.
+        // A file that a full disk cut off.
         0 => bytes.truncate(pick(rng, bytes.len())),
         1 => mutate_bytes(rng, &mut bytes),
         2 => {
@@ -221,7 +224,7 @@ fn input(rng: &mut Rng, corpus: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
-/// Where the input of the round is, for the case that nobody is left to name it.
+/// The file with the input of the round. If the process dies, the input is there.
 struct Evidence(PathBuf);
 
 impl Evidence {
@@ -244,7 +247,7 @@ impl Drop for Evidence {
     }
 }
 
-/// How far inputs came.
+/// How far the inputs came.
 #[derive(Debug, Default)]
 struct Came {
     refused: u64,
@@ -252,7 +255,7 @@ struct Came {
     configured: u64,
 }
 
-/// Loads and configures, as the server does.
+/// Loads and configures a component as the server does.
 fn load(host: &Arc<Host>, input: &[u8], came: &mut Came) {
     let module = match host.load("x", input) {
         Ok(module) => module,
@@ -278,7 +281,7 @@ fn fuzz_loading_a_filter() {
     let seed = seed();
     let (mut rng, corpus) = (Rng::new(seed ^ 0x10ad), corpus());
     let evidence = Evidence::new("loader", seed);
-    // Nothing is kept of what is compiled.
+    // Compiled code is not kept.
     let host = Host::new(Options { cache_dir: Some("/nowhere".into()), ..Options::default() }).expect("a host");
     for component in &corpus {
         let mut came = Came::default();
@@ -293,7 +296,7 @@ fn fuzz_loading_a_filter() {
         let began = Instant::now();
         let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| load(&host, &input, &mut came)));
         assert!(checked.is_ok(), "seed {seed} round {round}: see {}", evidence.0.display());
-        // What describe may take, and compiling a small component on a busy machine.
+        // The limit of `describe`, and the time to compile a small component on a busy machine.
         assert!(began.elapsed() < Duration::from_secs(60), "seed {seed} round {round}: {:?}", began.elapsed());
         round += 1;
     }
@@ -320,7 +323,7 @@ fn fuzz_the_authors_tool() {
         let said = String::from_utf8_lossy(&output.stderr);
         let why =
             format!("seed {seed} round {round}, {arguments:?} {}: {}\n{said}", evidence.0.display(), output.status);
-        // By itself: neither a signal nor the time.
+        // It ended by itself: neither by a signal nor by the time limit.
         assert!(matches!(output.status.code(), Some(0 | 1)), "{why}");
         assert!(!said.contains("panicked"), "{why}");
         assert!(!said.bytes().any(|byte| byte.is_ascii_control() && byte != b'\n'), "{why}");

@@ -1,13 +1,15 @@
-//! Fuzzing of handshake and requests: conversations, mutated. And of loading filters: [`loader`].
+//! Fuzzing of handshakes and requests with mutated conversations. [`loader`] fuzzes the loading of
+//! filters.
 //!
-//! Briefly in the test suite, by a number of rounds; for long with `RBDKIT_FUZZ_SECONDS=600`. Two targets take the same conversations: the
-//! parsers by themselves (must not panic, must not wait for more than a message can have, must come to the same whether the input
-//! arrives whole or byte by byte), and the program (must close every such connection, keep nothing of it, and go on serving).
-//! `RBDKIT_SEED` repeats a run; every failure names its input.
+//! The test suite runs a number of rounds; `RBDKIT_FUZZ_SECONDS=600` runs for that long. Two
+//! targets take the same conversations. The parsers alone must not panic, must not wait for more
+//! than a message can have, and must give the same result whether the input arrives whole or byte
+//! by byte. The program must close every such connection, keep nothing of it, and go on serving.
+//! `RBDKIT_SEED` repeats a run, and every failure names its input.
 #![forbid(unsafe_code)]
 
 #[path = "../tests/untrusted/guest.rs"]
-#[expect(dead_code, reason = "the hostile components' workshop; few of its tools are needed here")]
+#[expect(dead_code, reason = "the builder of hostile components, of which fuzzing needs few functions")]
 mod guest;
 mod loader;
 
@@ -20,7 +22,7 @@ use rbdkit_plugin_api::{Capabilities, ExportEntry};
 use rbdkit_tests::raw::{Stream, contexts, go, request};
 use rbdkit_tests::{Rng, Server, seed};
 
-/// How long to go on: so many rounds, or the time from the environment.
+/// How long to go on: a number of rounds, or the time in the environment.
 struct Budget {
     rounds: u64,
     until: Option<Instant>,
@@ -43,7 +45,7 @@ fn option(number: u32, data: &[u8]) -> Vec<u8> {
     [b"IHAVEOPT", &number.to_be_bytes()[..], &(data.len() as u32).to_be_bytes(), data].concat()
 }
 
-/// A conversation that makes sense, as messages.
+/// A conversation without errors, as messages.
 fn sensible(rng: &mut Rng) -> Vec<Vec<u8>> {
     let mut messages = vec![vec![0, 0, 0, rng.below(4) as u8]];
     for _ in 0..rng.below(5) {
@@ -70,7 +72,7 @@ fn sensible(rng: &mut Rng) -> Vec<Vec<u8>> {
     messages
 }
 
-/// Values that sit on the edges of what is checked.
+/// Values at the limits of what is checked.
 const EDGES: [u64; 12] = [
     0,
     1,
@@ -87,7 +89,7 @@ const EDGES: [u64; 12] = [
 ];
 
 fn mutate(rng: &mut Rng, mut messages: Vec<Vec<u8>>) -> Vec<u8> {
-    // The order.
+    // The order of the messages.
     if rng.chance(20) {
         let (a, b) = (rng.below(messages.len() as u64) as usize, rng.below(messages.len() as u64) as usize);
         messages.swap(a, b);
@@ -259,7 +261,7 @@ fn fuzz_the_program() {
         // The server may have closed already.
         let _ = stream.send(&input);
         let _ = stream.0.shutdown(std::net::Shutdown::Write);
-        // Its end, or the harness's patience and then a panic.
+        // Waits until the server has closed the connection.
         stream.drain();
         if round % 100 == 0 {
             assert!(bystander.read(0, 4096).is_ok(), "seed {seed} round {round}: {input:?}");

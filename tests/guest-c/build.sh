@@ -1,9 +1,11 @@
 #!/bin/sh
 # Builds a filter in C: tests/guest-c/build.sh COMPONENT [NAME]
 #
-# NAME.c and NAME.wit are what it is made of: swab, the default, uses of wasi-libc only what needs no WASI: malloc and the functions on memory;
-# talk uses what does. Needs Debian's packages clang lld wasi-libc libclang-rt-14-dev-wasm32 (tests/setup.sh installs them).
-# COMPONENTIZE names the program that makes a component of a module, if it is built already.
+# The sources are NAME.c and NAME.wit. swab, the default, uses only functions of wasi-libc that need no
+# WASI: malloc and the functions on memory. talk uses functions that need it.
+# The script needs Debian's packages clang lld wasi-libc libclang-rt-14-dev-wasm32, which tests/setup.sh
+# installs. COMPONENTIZE may name the program that makes a component of a module; without it the script
+# builds that program.
 set -eu
 
 [ $# = 1 ] || [ $# = 2 ] || { echo "usage: $0 COMPONENT [NAME]" >&2; exit 1; }

@@ -2,8 +2,8 @@
  *
  *   rbdkit --wasm-filter swab.wasm file disk.img swab-bits=32
  *
- * It changes the data, so it asks for it, in pieces that fit into a small guest. All that it does not export is
- * settled by the host: zeroes become its writes, trim and extents are withdrawn. */
+ * It changes the data, so it asks for the data, in pieces that fit into a small guest. The host settles what the
+ * filter does not export: zeroes become writes through it, trim and extents are withdrawn. */
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -11,10 +11,10 @@
 
 #include "swab.h"
 
-/* How much of a request is in the guest at once. A multiple of the longest word. */
+/* How many bytes of a request are in the guest at once: a multiple of the longest word. */
 #define PIECE 65536u
 
-/* Bytes of a word. Set once by configure, never changed: any instance of a parallel filter has the same. */
+/* The bytes of a word. configure sets them once, so all instances of the parallel filter have the same. */
 static uint32_t word = 2;
 
 static void set_choices(swab_list_string_t *list, size_t count, const char *const *texts)
@@ -30,7 +30,7 @@ void exports_rbdkit_filter_filter_describe(exports_rbdkit_filter_filter_descript
     static const char *const widths[] = { "8", "16", "32", "64" };
     rbdkit_filter_types_param_t *bits = calloc(1, sizeof *bits);
 
-    /* What is returned is freed after the call: every string has to be a copy. */
+    /* The result is freed after the call, so every string has to be a copy. */
     swab_string_dup(&bits->name, "swab-bits");
     swab_string_dup(&bits->kind, "choice");
     set_choices(&bits->choices, 4, widths);
@@ -81,7 +81,7 @@ bool exports_rbdkit_filter_filter_configure(swab_list_tuple2_string_string_t *pa
     return ok;
 }
 
-/* A tail that is shorter than a word is not served. */
+/* The end of the disk is not served if it is shorter than a word. */
 bool exports_rbdkit_filter_info_get_size(uint64_t *ret, exports_rbdkit_filter_info_errno_t *err)
 {
     if (!rbdkit_filter_next_get_size(ret, err))
@@ -127,7 +127,7 @@ static void swap_payload(uint32_t length)
         uint32_t piece = length - at < PIECE ? length - at : PIECE;
         swab_list_u8_t bytes;
 
-        /* What reads as zero stays zero, and need not be looked at. */
+        /* Zeroes stay zeroes, so they need not be fetched. */
         if (rbdkit_filter_buffer_is_zero(0, at, piece))
             continue;
         rbdkit_filter_buffer_read(0, at, piece, &bytes);

@@ -1,5 +1,5 @@
-/* A filter in C that does what programs in C do without a thought: it talks on standard error, asks for the time, the environment, a file.
- * What a read does depends on where it begins; all that goes well is passed on. */
+/* A filter in C that does what ordinary programs in C do: it prints to standard error and asks for the time, the
+ * environment, a file. The offset of a read says what the filter does. If that goes well, the read is passed on. */
 
 #include <errno.h>
 #include <fcntl.h>

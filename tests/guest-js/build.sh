@@ -1,8 +1,9 @@
 #!/bin/sh
 # Builds a filter in JavaScript: tests/guest-js/build.sh COMPONENT [NAME]
 #
-# NAME.js and NAME.wit are what it is made of: mask, the default, with the language's own stub in place of WASI; talk with the host's.
-# Needs npm, which brings componentize-qjs (QuickJS, about 1.6 MB of component): it is installed below target/ once and kept there.
+# The sources are NAME.js and NAME.wit. mask, the default, is built with the language's own stub in place
+# of WASI; talk uses the host's stub. The script needs npm. It installs componentize-qjs (QuickJS, about
+# 1.6 MB of component) once, below target/.
 set -eu
 
 version=0.4.5
@@ -14,14 +15,16 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$(dirname "$here")")
 tools=$root/target/guest-js/$version
 
-# One at a time, and in its place only when it is complete: tests run side by side, and an installation may be cut short.
+# Tests run side by side, so only one of them installs. The installation is moved into its place when it is complete,
+# because it may be cut short.
 mkdir -p "$(dirname "$tools")"
 exec 9>"$tools.lock"
 flock 9
 if [ ! -x "$tools/node_modules/.bin/componentize-qjs" ]; then
     rm -rf "$tools" "$tools.new"
     mkdir "$tools.new"
-    npm install --prefix "$tools.new" --no-save --no-package-lock --no-audit --no-fund --loglevel=error "componentize-qjs@$version" >&2
+    npm install --prefix "$tools.new" --no-save --no-package-lock --no-audit --no-fund --loglevel=error \
+        "componentize-qjs@$version" >&2
     mv "$tools.new" "$tools"
 fi
 exec 9>&-
@@ -32,7 +35,8 @@ mkdir -p "$work/wit/deps/rbdkit-filter"
 cp "$here/$name.wit" "$work/wit/"
 cp "$root"/wit/*.wit "$work/wit/deps/rbdkit-filter/"
 
-# --sync: no asynchronous component model; --stub-wasi: a second component within takes the place of WASI, and traps.
+# --sync: without the asynchronous component model. --stub-wasi: a component inside takes the place of WASI, and traps.
 stub=
 [ "$name" != mask ] || stub=--stub-wasi
-"$tools/node_modules/.bin/componentize-qjs" --wit "$work/wit" --world "$name" --js "$here/$name.js" --sync $stub -o "$component"
+"$tools/node_modules/.bin/componentize-qjs" --wit "$work/wit" --world "$name" --js "$here/$name.js" \
+    --sync $stub -o "$component"

@@ -1,18 +1,18 @@
-// A filter in JavaScript: masks each byte of a disk with a key (exclusive or), so that the layer below holds something else than
-// what clients see.
+// A filter in JavaScript: it masks each byte of a disk with a key (exclusive or), so that the layer below holds
+// other bytes than clients see.
 //
 //   rbdkit --wasm-filter mask.wasm file disk.img mask-key=85
 //
-// Numbers are exact to 2^53, so offsets are as well up to 8 PiB: more than any disk that this filter will see.
+// Numbers are exact up to 2^53, and so are offsets up to 8 PiB, which is larger than the disks of this filter.
 
 import log from "rbdkit:filter/log@0.1.0";
 import next from "rbdkit:filter/next@0.1.0";
 import buffer from "rbdkit:filter/buffer@0.1.0";
 
-// How much of a request is in the guest at once.
+// How many bytes of a request are in the guest at once.
 const PIECE = 65536;
 
-// Set once by configure, never changed: any instance of a parallel filter has the same.
+// configure sets it once, so all instances of the parallel filter have the same.
 let key = 0;
 
 export const filter = {
@@ -41,7 +41,7 @@ export const filter = {
         };
     },
 
-    // What is thrown is the error, a line for the user.
+    // The thrown string is the error message for the user.
     configure(params) {
         for (const [name, value] of params) {
             if (name === "mask-key") {
@@ -65,7 +65,8 @@ function maskPayload(length) {
     }
 }
 
-// An imported function throws its error, and what an exported function throws is its error: what fails below fails here.
+// An imported function throws its error, and what an exported function throws is its error. So an error of the layer
+// below is the filter's error.
 export const reads = {
     pread(offset, length, _flags) {
         next.pread(offset, length, 0, 0);

@@ -1,4 +1,4 @@
-// A filter in JavaScript that uses what the language has of the world outside, and makes a mistake at 4096.
+// A filter in JavaScript that asks for the time and for random numbers, and makes a mistake at offset 4096.
 
 import log from "rbdkit:filter/log@0.1.0";
 import next from "rbdkit:filter/next@0.1.0";
@@ -28,7 +28,7 @@ export const reads = {
             log.warn(`time: ${Date.now() > Date.UTC(2020)}, random: ${random >= 0 && random < 1}`);
         }
         if (offset === 4096) {
-            // As it happens to everybody.
+            // A mistake that every program may have.
             null.length;
         }
         next.pread(offset, length, 0, 0);

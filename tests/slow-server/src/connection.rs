@@ -1,4 +1,4 @@
-//! One connection: requests in, answers out, one after another.
+//! One connection: reads requests and answers them one after another.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::{Chances, Fault, Rules, Shared, lock};
 
-/// Heads of requests that are remembered.
+/// How many requests' heads the server keeps for the test.
 const REMEMBERED: usize = 1000;
 
-/// Bytes read from the disk and sent at a time.
+/// Bytes that are read from the disk and sent at a time.
 const PIECE: usize = 256 << 10;
 
 trait Stream: Read + Write {}
@@ -51,7 +51,7 @@ impl Request {
             .map(|(_, value)| value.trim())
     }
 
-    /// First and last byte.
+    /// The first and the last byte of the requested range.
     fn range(&self, size: u64) -> Option<(u64, u64)> {
         let (first, last) = self.header("Range")?.strip_prefix("bytes=")?.split_once('-')?;
         let first = first.parse().ok()?;
@@ -175,7 +175,7 @@ impl Connection<'_> {
         self.body(first, length, rules.bandwidth)
     }
 
-    /// A piece of the disk.
+    /// Sends a range of the disk.
     fn body(&mut self, first: u64, length: u64, bandwidth: Option<u64>) -> io::Result<()> {
         let started = Instant::now();
         let mut piece = vec![0; PIECE.min(length as usize)];
@@ -210,7 +210,7 @@ impl Connection<'_> {
                 self.send(head.as_bytes())?;
                 self.body(first, after.min(length), rules.bandwidth)?;
                 if matches!(fault, Fault::Reset(_)) {
-                    // Closing a socket that does not linger resets the connection.
+                    // Closing a socket with a linger time of 0 resets the connection.
                     let _ = rustix::net::sockopt::set_socket_linger(self.socket, Some(Duration::ZERO));
                 }
                 Err(closed())
@@ -317,7 +317,7 @@ impl Connection<'_> {
         stream.flush()
     }
 
-    /// Waits, or fails if the server goes away meanwhile.
+    /// Waits. Fails if the server goes away meanwhile.
     fn wait(&self, time: Duration) -> io::Result<()> {
         let away = lock(&self.shared.away);
         if *away {
@@ -332,7 +332,7 @@ impl Connection<'_> {
     }
 }
 
-/// Where a path leads, if it is not the disk.
+/// Where a path redirects to, if it is not the disk.
 fn redirect(path: &str) -> Option<String> {
     if path == "/loop" {
         return Some("/loop".into());

@@ -1,4 +1,4 @@
-//! Where the bytes come from.
+//! The bytes that the server serves.
 
 use std::fs::File;
 use std::io;
@@ -7,13 +7,13 @@ use std::sync::Mutex;
 
 use crate::lock;
 
-/// A disk.
+/// A disk's content.
 pub enum Content {
-    /// Random words made from the seed and the place: nothing has to be stored.
+    /// Random words that follow from the seed and the place, so that nothing has to be stored.
     Pattern {
-        /// Which disk.
+        /// Chooses the words.
         seed: u64,
-        /// Bytes.
+        /// The disk's size in bytes.
         size: u64,
     },
     /// A file, which PUT changes.
@@ -28,7 +28,7 @@ impl Content {
         Content::Memory(Mutex::new(bytes))
     }
 
-    /// Bytes.
+    /// The size in bytes.
     pub fn size(&self) -> u64 {
         match self {
             Content::Pattern { size, .. } => *size,
@@ -37,7 +37,7 @@ impl Content {
         }
     }
 
-    /// Fills `bytes` from `offset`; what is beyond the end is zero.
+    /// Fills `bytes` from `offset`. Bytes past the end are zero.
     ///
     /// # Errors
     /// Those of the file.
@@ -69,7 +69,7 @@ impl Content {
         }
     }
 
-    /// Changes the disk; false if it cannot be changed there.
+    /// Writes to the disk. False if this content or this range cannot be written.
     pub fn write(&self, bytes: &[u8], offset: u64) -> bool {
         match self {
             Content::Pattern { .. } => false,

@@ -1,10 +1,13 @@
-//! An HTTP/1.1 server for the tests: a remote disk image, as slow and as broken as a test wants it.
+//! An HTTP/1.1 server for the tests. It serves a disk image as slowly and with as many faults as a
+//! test wants.
 //!
-//! It serves one disk under every path, with ranges and connections that are kept, waits [`Rules::delay`] before each answer, sends no faster than
-//! [`Rules::bandwidth`], and counts what it was asked for. Rules can be changed while it runs; a [`Fault`] spoils one answer. A thread serves each
-//! connection, so that requests wait beside one another as they do at a real server.
+//! It serves one disk under every path, with ranges and persistent connections. It waits
+//! [`Rules::delay`] before each answer, sends at most [`Rules::bandwidth`], and counts what it was
+//! asked for. The rules can be changed while it runs, and a [`Fault`] spoils one answer. Each
+//! connection has a thread, so that requests wait side by side as at a real server.
 //!
-//! Paths: `/redirect/N` leads to the disk in N steps, `/loop` never does, `/elsewhere?URL` leads to URL; anything else is the disk.
+//! Paths: `/redirect/N` redirects to the disk in N steps, `/loop` redirects without end,
+//! `/elsewhere?URL` redirects to URL. Every other path is the disk.
 #![forbid(unsafe_code)]
 
 mod connection;
@@ -22,7 +25,7 @@ use std::time::Duration;
 pub use content::Content;
 pub use tls::Identity;
 
-/// What spoils one answer to GET (or PUT, for a status).
+/// What spoils one answer to a GET. [`Fault::Status`] spoils a PUT as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// This many bytes of the body, then a reset of the connection.
@@ -33,11 +36,12 @@ pub enum Fault {
     Status(u16),
     /// Half of the body, then nothing until the server is dropped or paused.
     Stall,
-    /// The right bytes of another place: `Content-Range` says so.
+    /// Bytes of another place, with the `Content-Range` of that place.
     WrongRange,
-    /// 200 and the disk from its beginning, as a server that knows no ranges does.
+    /// Status 200 and the disk from its beginning, as from a server without ranges.
     NoRange,
-    /// A complete body that is shorter than what was asked for, with a `Content-Range` that promises all.
+    /// A body that is shorter than the requested range, with the `Content-Range` of the whole
+    /// range.
     Short,
     /// A chunked body that never ends.
     Endless,
@@ -47,14 +51,14 @@ pub enum Fault {
     Garbage,
 }
 
-/// Faults that come by chance: each is a number of times in 1000.
+/// Faults that come by chance. Each number is how often in 1000 answers.
 #[derive(Clone, Debug, Default)]
 pub struct Chances {
     /// The seed of the sequence.
     pub seed: u64,
     /// [`Fault::Reset`] at a random place.
     pub reset: u64,
-    /// A burst of three 503.
+    /// Three answers with status 503 in a row.
     pub burst: u64,
     /// [`Fault::WrongRange`].
     pub wrong_range: u64,
@@ -62,30 +66,30 @@ pub struct Chances {
     pub short: u64,
 }
 
-/// How the server behaves; may be changed while it runs.
+/// How the server behaves. The rules may be changed while it runs.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// Before each answer.
+    /// How long to wait before each answer.
     pub delay: Duration,
-    /// Bytes a second on each connection.
+    /// The most bytes a second on each connection.
     pub bandwidth: Option<u64>,
     /// The disk's size in bytes.
     pub size: u64,
     /// The disk's `ETag`, with its quotes.
     pub etag: Option<String>,
-    /// Whether HEAD is answered (405 otherwise).
+    /// Whether HEAD is answered. Otherwise it gets status 405.
     pub head: bool,
-    /// Whether ranges work (200 with everything otherwise).
+    /// Whether ranges work. Otherwise GET gets the whole disk with status 200.
     pub ranges: bool,
     /// Whether `Accept-Ranges` is sent.
     pub accept_ranges: bool,
-    /// 401 for requests without this header line, for example `Cookie: a=1`.
+    /// A header line, for example `Cookie: a=1`. Requests without it get status 401.
     pub require: Option<String>,
-    /// `Set-Cookie` of every answer.
+    /// The value of `Set-Cookie` in every answer.
     pub set_cookie: Option<String>,
-    /// For the next requests, in order.
+    /// The faults of the next requests, in order.
     pub faults: VecDeque<Fault>,
-    /// By chance, once [`Rules::faults`] is empty.
+    /// Faults by chance, which begin when [`Rules::faults`] is empty.
     pub chances: Option<Chances>,
 }
 
@@ -107,18 +111,18 @@ impl Default for Rules {
     }
 }
 
-/// What has been asked for since the start or the last [`SlowServer::reset_counts`].
+/// What was asked for since the start or the last [`SlowServer::reset_counts`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Requests of all kinds.
     pub requests: u64,
-    /// GET and PUT.
+    /// Requests that were GET or PUT.
     pub transfers: u64,
     /// Bytes of bodies that were sent.
     pub bytes: u64,
     /// Connections that were accepted.
     pub connections: u64,
-    /// The most requests that were answered at the same time.
+    /// The most requests that were being answered at the same time.
     pub at_once: u64,
 }
 
@@ -139,12 +143,13 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// The heads of the last requests.
     pub(crate) heads: Mutex<VecDeque<String>>,
-    /// The state of the chances.
+    /// The state of the random generator for [`Chances`].
     pub(crate) chance: Mutex<u64>,
-    /// Set when connections are to end.
+    /// Whether connections have to end.
     pub(crate) away: Mutex<bool>,
     pub(crate) changed: Condvar,
-    /// Of each connection that is served; the connection itself has the only other hold of its socket, so that it closes when it ends.
+    /// The sockets of all connections. Only the connection itself keeps its socket open, so the
+    /// socket closes when the connection ends.
     streams: Mutex<Vec<Weak<TcpStream>>>,
     over: AtomicBool,
 }
@@ -169,7 +174,7 @@ impl SlowServer {
         SlowServer::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), content, rules, tls)
     }
 
-    /// The same on an address of the caller's.
+    /// Serves `content` on this address.
     ///
     /// # Errors
     /// If it cannot listen.
@@ -232,22 +237,22 @@ impl SlowServer {
         }
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Changes how it behaves from the next request on.
+    /// Changes the rules from the next request on.
     pub fn change(&self, change: impl FnOnce(&mut Rules)) {
         change(&mut lock(&self.shared.rules));
     }
 
-    /// Spoils the next answers.
+    /// Adds faults for the next answers.
     pub fn spoil(&self, faults: impl IntoIterator<Item = Fault>) {
         self.change(|rules| rules.faults.extend(faults));
     }
 
-    /// What was asked for.
+    /// The counts so far.
     pub fn counts(&self) -> Counts {
         let counters = &self.shared.counters;
         Counts {
@@ -259,7 +264,7 @@ impl SlowServer {
         }
     }
 
-    /// Begins to count anew.
+    /// Sets all counts to zero.
     pub fn reset_counts(&self) {
         let counters = &self.shared.counters;
         for counter in
@@ -274,12 +279,12 @@ impl SlowServer {
         lock(&self.shared.heads).iter().cloned().collect()
     }
 
-    /// Goes away: connections are reset and new ones refused.
+    /// Stops serving: resets the connections and refuses new ones.
     pub fn pause(&self) {
         *lock(&self.shared.away) = true;
         self.shared.changed.notify_all();
         if let Some((thread, listener)) = lock(&self.listener).take() {
-            // Wakes the accept.
+            // This wakes the thread in `accept`.
             let _ = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both);
             let _ = thread.join();
         }
@@ -288,19 +293,19 @@ impl SlowServer {
         }
     }
 
-    /// Comes back, at the same address.
+    /// Serves again, at the same address.
     ///
     /// # Errors
-    /// If somebody else took the port meanwhile.
+    /// If another program took the port meanwhile.
     pub fn resume(&self) -> io::Result<()> {
         *lock(&self.shared.away) = false;
         self.accept_from(TcpListener::bind(self.address)?)
     }
 
-    /// Waits until `condition` holds of the counts.
+    /// Waits until `condition` holds for the counts.
     ///
     /// # Panics
-    /// If it does not within a minute.
+    /// If it does not hold within a minute.
     pub fn wait_until(&self, what: &str, condition: impl Fn(Counts) -> bool) {
         let deadline = std::time::Instant::now() + Duration::from_secs(60);
         while !condition(self.counts()) {

@@ -2,7 +2,8 @@
 //!
 //!     rbdkit-slow-server [port=N] [size=BYTES | file=PATH] [delay=MILLISECONDS] [bandwidth=BYTES]
 //!
-//! It prints its URL, and for each line on standard input the requests and the bytes that it served since the last; it ends with its input.
+//! It prints its URL. For each line on standard input it prints the requests and the bytes that it
+//! served since the last line. It ends at the end of its input.
 #![forbid(unsafe_code)]
 
 use std::fs::OpenOptions;

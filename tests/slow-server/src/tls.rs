@@ -1,4 +1,4 @@
-//! TLS with a certificate of the test's own, which nobody trusts who was not told to.
+//! TLS with a certificate of the test's own. Only programs that are told to trust it do.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,19 +8,20 @@ use std::sync::Arc;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// A key and the certificate for it, signed by itself.
+/// A key and a self-signed certificate for it.
 pub struct Identity {
-    /// The file with the certificate, to be trusted.
+    /// The path of the certificate, for programs that shall trust it.
     pub certificate: PathBuf,
-    /// The file with the key.
+    /// The path of the key.
     pub key: PathBuf,
 }
 
 impl Identity {
-    /// Makes one for `name` (and 127.0.0.1, if the name is `localhost`) in the directory, valid for ten days.
+    /// Makes a key and a certificate for `name` in the directory, valid for ten days. For
+    /// `localhost` the certificate includes 127.0.0.1.
     ///
     /// # Errors
-    /// If the program `openssl` does not do it.
+    /// If the program `openssl` fails.
     pub fn create(directory: &Path, name: &str) -> io::Result<Identity> {
         let (certificate, key) = (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
         let mut names = format!("subjectAltName=DNS:{name}");
@@ -41,10 +42,10 @@ impl Identity {
         }
     }
 
-    /// The same key and name with a certificate that is no longer valid.
+    /// The same key and name with a certificate that has expired.
     ///
     /// # Errors
-    /// If the program `openssl` does not do it.
+    /// If the program `openssl` fails.
     pub fn expired(&self) -> io::Result<Identity> {
         let (request, certificate) = (self.key.with_extension("request"), self.key.with_extension("expired.pem"));
         let run = |arguments: &[&str], last: [&Path; 2]| -> io::Result<()> {

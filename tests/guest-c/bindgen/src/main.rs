@@ -1,5 +1,6 @@
-//! `rbdkit-test-c-bindings WIT_DIR WORLD_FILE OUT_DIR`: writes the C bindings of the one world in `WORLD_FILE`, which may use the packages in
-//! `WIT_DIR`, and the object file with its type, into `OUT_DIR`.
+//! `rbdkit-test-c-bindings WIT_DIR WORLD_FILE OUT_DIR` writes the C bindings of the world in
+//! `WORLD_FILE` and the object file with the world's type into `OUT_DIR`. The world may use the
+//! packages in `WIT_DIR`.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
