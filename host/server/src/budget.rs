@@ -1,14 +1,15 @@
-//! Bytes in flight over all connections.
+//! The limit on bytes in flight of all connections together.
 //!
-//! A request takes the bytes of its payload when it is admitted, all at once, and gives them back when its answer has been
-//! written or dropped. Waiting is first come, first served, so a large request is not starved by small ones. Why no connection can
-//! hold up the others for ever: see the module documentation of [`super`].
+//! A request takes the bytes of its payload when it is admitted, all at once. It gives them back when
+//! its reply was written or dropped. Waiters are served in their order, so small requests do not
+//! starve a large one. The crate's documentation says why no connection can hold up others for ever.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
 
-/// The unit of accounting, in bytes: the commonest request, and what a pooled buffer takes at least.
+/// The unit of accounting, in bytes: the most frequent length of a request, and the smallest size of
+/// a pooled buffer.
 const PAGE: u64 = 4096;
 
 /// Bytes rounded up to the unit of accounting.
@@ -16,16 +17,18 @@ const PAGE: u64 = 4096;
 pub(super) struct Pages(pub u32);
 
 impl Pages {
+    #[inline]
     pub fn of(bytes: u64) -> Pages {
         Pages(u32::try_from(bytes.div_ceil(PAGE)).unwrap_or(u32::MAX))
     }
 
+    #[inline]
     pub fn bytes(self) -> u64 {
         u64::from(self.0) * PAGE
     }
 }
 
-/// The ceiling of the whole server.
+/// The bytes of a server, and how many of them are free.
 #[derive(Debug)]
 pub(super) struct Budget {
     free: Semaphore,
@@ -38,7 +41,7 @@ impl Budget {
         Budget { free: Semaphore::new(pages), waiting: AtomicUsize::new(0) }
     }
 
-    /// Takes them if they are free and nobody waits.
+    /// Takes pages if they are free and nobody waits.
     pub fn try_take(&self, pages: Pages) -> bool {
         match self.free.try_acquire_many(pages.0) {
             Ok(permit) => {
@@ -49,7 +52,7 @@ impl Budget {
         }
     }
 
-    /// Takes them once they are free. Dropping the future gives up the place in the queue.
+    /// Takes pages once they are free. Dropping the future gives up the place in the wait queue.
     pub async fn take(&self, pages: Pages) {
         struct Waiting<'a>(&'a AtomicUsize);
         impl Drop for Waiting<'_> {

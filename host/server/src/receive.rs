@@ -1,33 +1,35 @@
 //! The receive buffer: what one `read` brings, and payloads that go past it.
 //!
-//! A connection that waits holds no buffer: what is left over between reads is less than a request's header and sits in a few bytes
-//! of its own. So idle clients cost next to nothing, and a client that sends half a header costs no more.
+//! A connection that waits for requests holds no buffer. Fewer bytes than a request's header are
+//! left over between reads, and they stay in an array of the connection. So idle clients cost very
+//! little, and a client that sends half a header costs no more.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rbdkit_nbd::RequestHeader;
 use rbdkit_plugin_api::shelf::{Shelf, Stir};
 use rbdkit_plugin_api::{Buffer, Fill, Span};
 
-use super::socket::{Input, Patience, read_into};
-use rbdkit_nbd::RequestHeader;
+use super::socket::{Input, read_into};
+use super::spin::SpinWait;
 
-/// Bytes that one `read` may bring: what a Unix socket holds by default is some 200 KiB, of which small requests fill less; 64 KiB
-/// are 2,340 requests without payload, or 15 writes of 4 KiB.
-const RECEIVE: usize = 64 * 1024;
+/// The most bytes that one `read` brings. A Unix socket holds some 200 KiB by default; small requests
+/// fill less of it. 64 KiB are 2,340 requests without a payload, or 15 writes of 4 KiB.
+const MAX_READ: usize = 64 * 1024;
 
-/// Bytes that one `read` may bring of a client that sends long payloads: enough for a few headers. What it brought of a payload has to be
-/// copied once more, while the rest of it goes straight where it belongs.
-const RECEIVE_LITTLE: usize = 512;
+/// The same for a client that sends long payloads: enough for a few headers. What a `read` brought of
+/// a payload has to be copied once more; the rest goes straight to where it belongs.
+const MAX_READ_BEFORE_LONG: usize = 512;
 
-/// A payload that is long in this sense, in bytes.
+/// A payload from this length on, in bytes, is a long one.
 const LONG: u32 = 16 * 1024;
 
-/// Buffers kept for the next reader: 2 MiB.
-const KEEP: usize = 32;
+/// Buffers that the pool keeps: 2 MiB.
+const MAX_KEPT: usize = 32;
 
-/// Receive buffers not in use.
+/// Receive buffers that nobody uses.
 #[derive(Debug)]
 pub(super) struct ReceivePool {
     shelf: Mutex<Shelf<Box<[u8]>>>,
@@ -35,7 +37,8 @@ pub(super) struct ReceivePool {
 }
 
 impl ReceivePool {
-    /// With none in it. It stirs when one comes back, for who calls [`ReceivePool::free_spare`].
+    /// An empty pool. It stirs when a buffer comes back, so that [`ReceivePool::free_spare`] is
+    /// called later.
     pub(super) fn new(stir: Arc<Stir>) -> ReceivePool {
         ReceivePool { shelf: Mutex::default(), stir }
     }
@@ -46,15 +49,16 @@ impl ReceivePool {
 
     fn take(&self) -> Box<[u8]> {
         let kept = self.shelf().take();
-        kept.unwrap_or_else(|| vec![0; RECEIVE].into_boxed_slice())
+        kept.unwrap_or_else(|| vec![0; MAX_READ].into_boxed_slice())
     }
 
     fn give_back(&self, buffer: Box<[u8]>) {
         let mut kept = self.shelf();
-        if kept.len() < KEEP {
+        if kept.len() < MAX_KEPT {
             kept.put(buffer);
         }
-        // Not left to the answers: this may be long after the last of them. Locked, as where other buffers come back.
+        // The reply queue also stirs, but this may happen long after the last reply. It stirs under
+        // the lock, as the pool of payload buffers does.
         self.stir.stir();
     }
 
@@ -63,27 +67,28 @@ impl ReceivePool {
         self.shelf().len()
     }
 
-    /// Frees those that nobody has needed since this was last called.
+    /// Frees the buffers that nobody has needed since the last call.
     pub(super) fn free_spare(&self) {
         let spare = self.shelf().spare(0);
         drop(spare);
     }
 }
 
-/// What was received and not yet used: `bytes[from..to]`, or if there is no buffer the first `to` of `rest`.
+/// What was received and is not used yet: `bytes[from..to]`, or without a buffer the first `to` bytes
+/// of `rest`.
 #[derive(Debug, Default)]
-pub(super) struct Received {
+pub(super) struct ReceiveBuffer {
     bytes: Option<Box<[u8]>>,
     from: usize,
     to: usize,
-    /// Only without `bytes`: `from` is 0 and `to` less than its length.
+    /// Used only without `bytes`: then `from` is 0 and `to` less than its length.
     rest: [u8; RequestHeader::SIZE],
-    /// The last payload was a long one, so probably the next is.
+    /// The last payload was a long one, so the next probably is, too.
     long: bool,
 }
 
-impl Received {
-    /// What is there.
+impl ReceiveBuffer {
+    /// What was received and is not used yet.
     pub fn bytes(&self) -> &[u8] {
         match &self.bytes {
             Some(bytes) => &bytes[self.from..self.to],
@@ -91,13 +96,14 @@ impl Received {
         }
     }
 
-    /// Takes `count` of them off the front.
+    /// Takes `count` bytes off the front.
     pub fn consume(&mut self, count: usize) {
         debug_assert!(self.from + count <= self.to);
         self.from += count;
     }
 
-    /// Gives the buffer back if what is left is so little that it can do without, which it is once all complete requests are taken.
+    /// Gives the buffer back if what is left fits into `rest`. It does once all complete requests are
+    /// taken.
     fn shrink(&mut self, pool: &ReceivePool) {
         let left = self.to - self.from;
         if left < self.rest.len()
@@ -109,31 +115,31 @@ impl Received {
         }
     }
 
-    /// Says how long the next payload is.
+    /// Announces the length of the payload that comes next.
     pub fn expect(&mut self, payload: u32) {
         self.long = payload >= LONG;
     }
 
-    /// Room behind what is left over, in a buffer that is there from now on.
+    /// Room behind what is left over, in a buffer that exists from now on.
     fn room<'a>(bytes: &'a mut Option<Box<[u8]>>, rest: &[u8], pool: &ReceivePool, long: bool) -> &'a mut [u8] {
         let bytes = bytes.get_or_insert_with(|| {
             let mut bytes = pool.take();
             bytes[..rest.len()].copy_from_slice(rest);
             bytes
         });
-        let most = if long { RECEIVE_LITTLE } else { RECEIVE };
+        let most = if long { MAX_READ_BEFORE_LONG } else { MAX_READ };
         &mut bytes[rest.len()..most]
     }
 
-    /// Reads more, waiting as a thread if there is a way to (see [`Input::read_here`]). 0: the client has ended its side. May be dropped
-    /// while it waits.
+    /// Reads more. With `spin` the thread itself waits (see [`Input::read_blocking`]). 0: the client
+    /// has closed its side. The future may be dropped while it waits.
     pub async fn read(
         &mut self,
         input: &mut Input,
         pool: &ReceivePool,
-        patience: Option<&mut Patience>,
+        spin: Option<&mut SpinWait>,
     ) -> io::Result<usize> {
-        if patience.is_none() {
+        if spin.is_none() {
             self.shrink(pool);
         }
         let left = self.to - self.from;
@@ -143,16 +149,16 @@ impl Received {
         }
         let (bytes, rest, long) = (&mut self.bytes, &self.rest, self.long);
         let left_over = &rest[..left.min(rest.len())];
-        let attempt = |fd: BorrowedFd<'_>| read_into(fd, Received::room(bytes, left_over, pool, long), &mut []);
-        let count = match patience {
-            Some(patience) => input.read_here(patience, attempt)?,
+        let attempt = |fd: BorrowedFd<'_>| read_into(fd, ReceiveBuffer::room(bytes, left_over, pool, long), &mut []);
+        let count = match spin {
+            Some(spin) => input.read_blocking(spin, attempt)?,
             None => input.read(attempt).await?,
         };
         self.to += count;
         Ok(count)
     }
 
-    /// Moves what is there into `buffer`, from `filled` on. Answers how far it is filled then.
+    /// Moves received bytes into `buffer`, from `filled` on. Returns how far `buffer` is filled then.
     pub fn fill(&mut self, buffer: &mut Buffer, filled: u32) -> u32 {
         let wanted = (buffer.len() - filled) as usize;
         let here = self.bytes();
@@ -162,13 +168,14 @@ impl Received {
         filled + count as u32
     }
 
-    /// Reads the rest of a payload straight into `buffer`, and what follows it behind. Answers how far it is filled then; no
-    /// further than before: the client has ended its side. Everything received has to be used up. May be dropped while it waits.
+    /// Reads the rest of a payload straight into `buffer`, and what follows it into this buffer, which
+    /// must be used up. Returns how far `buffer` is filled then; if no further than before, the client
+    /// has closed its side. The future may be dropped while it waits.
     pub async fn read_payload(
         &mut self,
         input: &mut Input,
         pool: &ReceivePool,
-        patience: Option<&mut Patience>,
+        spin: Option<&mut SpinWait>,
         buffer: &mut Buffer,
         filled: u32,
     ) -> io::Result<u32> {
@@ -177,17 +184,18 @@ impl Received {
         let (bytes, long) = (&mut self.bytes, self.long);
         (self.from, self.to) = (0, 0);
         let attempt = |fd: BorrowedFd<'_>| {
-            let behind = Received::room(bytes, &[], pool, long);
+            let behind = ReceiveBuffer::room(bytes, &[], pool, long);
             let mut answer = Ok((0, 0));
-            // "Failed" whatever happened, as it is marked below how much was read.
+            // An error in every case, so that nothing is marked here: how much was read is marked
+            // below.
             let _ = buffer.fill_with(wanted, |payload| {
                 answer = read_into(fd, payload, behind);
                 Err(())
             });
             answer
         };
-        let count = match patience {
-            Some(patience) => input.read_here(patience, attempt)?,
+        let count = match spin {
+            Some(spin) => input.read_blocking(spin, attempt)?,
             None => input.read(attempt).await?,
         };
         let filled_now = count.min(wanted.len as usize);

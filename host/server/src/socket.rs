@@ -1,14 +1,15 @@
 //! A client's bytes: a socket, or a pair of pipes, never blocking.
 //!
-//! Who reads may wait in two ways. A task waits by way of the runtime, which costs nothing while nothing comes. A thread that serves one busy
-//! client waits itself: at first by looking again and again, because putting a processor to sleep and waking it costs several times what a request
-//! does, and then in the kernel. While a thread waits the runtime must not watch the same socket, or each request would wake two. For the
-//! same reason nobody watches for room to write until a write found none: a Unix socket tells of room after every answer that the client takes.
+//! A reader waits in one of two ways. A task waits through the runtime, which costs nothing while
+//! nothing comes. A thread that serves one busy client waits itself ([`SpinWait`]). While it does,
+//! the runtime must not watch the same socket: otherwise each request would wake two threads. For
+//! the same reason nobody watches for room to write until a write found none: a Unix socket reports
+//! room after every reply that the client takes.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use rbdkit_plugin_api::Buffer;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,32 +18,18 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown};
 use rustix::pipe::{SpliceFlags, splice};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::Semaphore;
 
-use super::transmission::MAX_THREADS;
+use super::spin::{SpinWait, WaitPhase};
 
-/// Lets tokio tell when something can be done with a file descriptor that `fd` owns or shares.
-#[allow(unsafe_code, reason = "tokio has no safe way to wait for an arbitrary file descriptor")]
-pub(super) fn watched<T: Owner>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    // SAFETY: the descriptor has to stay open, and the same, until it is deregistered. An `Owner` keeps it open, and the `AsyncFd` drops
-    // that only after deregistering it; nothing here takes it out or replaces it.
-    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
-}
-
-/// Keeps a file descriptor open as long as it lives.
-pub(super) trait Owner: AsRawFd {}
-
-impl Owner for OwnedFd {}
-impl Owner for Arc<OwnedFd> {}
-
-/// A client's two directions.
+/// A client's two directions over one socket.
 pub(super) fn socket(socket: OwnedFd) -> io::Result<(Input, Output)> {
     rustix::io::ioctl_fionbio(&socket, true)?;
     let fd = Arc::new(socket);
     Ok((Input::new(&fd, true), Output { input: Arc::clone(&fd), fd, is_socket: true, restore: Vec::new() }))
 }
 
-/// Standard input and output, or what stands for them. They are not blocking until the output is dropped.
+/// A client's two directions over two files, usually standard input and output. They are not blocking
+/// until the output is dropped.
 pub(super) fn pair(input: OwnedFd, output: OwnedFd) -> io::Result<(Input, Output)> {
     let mut restore = Vec::new();
     for fd in [&input, &output] {
@@ -56,22 +43,22 @@ pub(super) fn pair(input: OwnedFd, output: OwnedFd) -> io::Result<(Input, Output
     Ok((Input::new(&input, reads_socket), Output { input, fd: Arc::new(output), is_socket, restore }))
 }
 
-/// See [`Input::closed`].
+/// What the client has closed: see [`Input::closed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Closed {
     Nothing,
-    /// It sends no more. That is all a TCP socket tells, and its client may still read.
+    /// The client sends no more. A TCP socket tells no more than that; its client may still read.
     Input,
-    /// It has gone.
-    All,
+    /// The client is gone.
+    Both,
 }
 
-/// What the client sends. One task or thread has it.
+/// The direction from the client. One task or thread owns it.
 #[derive(Debug)]
 pub(super) struct Input {
     fd: Arc<OwnedFd>,
     is_socket: bool,
-    /// While a task waits for it.
+    /// The runtime's watch, while a task waits for the socket.
     watched: Option<AsyncFd<Arc<OwnedFd>>>,
 }
 
@@ -80,13 +67,13 @@ impl Input {
         Input { fd: Arc::clone(fd), is_socket, watched: None }
     }
 
-    /// How much the client has closed, whether or not all that it sent before was read.
+    /// What the client has closed, even if not all that it sent before was read.
     pub fn closed(&self) -> Closed {
         let mut fds = [PollFd::new(&self.fd, PollFlags::RDHUP)];
         let _ = poll(&mut fds, Some(&Timespec::default()));
         let closed = fds[0].revents();
         if self.is_socket && closed.intersects(PollFlags::HUP | PollFlags::ERR) {
-            Closed::All
+            Closed::Both
         } else if closed.intersects(PollFlags::RDHUP | PollFlags::HUP) {
             Closed::Input
         } else {
@@ -94,8 +81,9 @@ impl Input {
         }
     }
 
-    /// Waits until there is something to read, then lets `attempt` read it. `attempt` answers how many bytes it read and how
-    /// many it had room for; it is called again if there was nothing after all. May be dropped while it waits.
+    /// Waits until there is something to read, then lets `attempt` read it. `attempt` returns how many
+    /// bytes it read and how many it had room for. It is called again if there was nothing after all.
+    /// The future may be dropped while it waits.
     pub async fn read(
         &mut self,
         mut attempt: impl FnMut(BorrowedFd<'_>) -> io::Result<(usize, usize)>,
@@ -108,7 +96,8 @@ impl Input {
             let mut ready = watched.readable().await?;
             match attempt(self.fd.as_fd()) {
                 Ok((count, room)) => {
-                    // A short read emptied the socket: the next one would only find that out by a system call.
+                    // A short read emptied the socket. The next read would need a system call to
+                    // find that out.
                     if count < room {
                         ready.clear_ready();
                     }
@@ -121,26 +110,27 @@ impl Input {
         }
     }
 
-    /// As [`Input::read`], but the thread waits, for [`Patience::LIMIT`] at most.
+    /// Like [`Input::read`], but the thread itself waits, a little longer than
+    /// [`SpinWait::MAX_SLEEP`] at most.
     ///
     /// # Errors
     /// `TimedOut`: nothing came.
-    pub fn read_here(
+    pub fn read_blocking(
         &mut self,
-        patience: &mut Patience,
+        spin: &mut SpinWait,
         mut attempt: impl FnMut(BorrowedFd<'_>) -> io::Result<(usize, usize)>,
     ) -> io::Result<usize> {
         self.watched = None;
-        let mut wait = Wait::Not;
+        let mut phase = WaitPhase::NotWaiting;
         loop {
             match attempt(self.fd.as_fd()) {
                 Ok((count, _)) => {
-                    patience.learn(&wait);
+                    spin.learn(&phase);
                     return Ok(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    patience.wait(&mut wait, || wait_for(self.fd.as_fd(), PollFlags::IN, Patience::LIMIT))?;
+                    spin.wait(&mut phase, || block_until(self.fd.as_fd(), PollFlags::IN, SpinWait::MAX_SLEEP))?;
                 }
                 Err(error) => return Err(error),
             }
@@ -148,129 +138,44 @@ impl Input {
     }
 }
 
-/// Waits in the kernel. False: that long nothing happened.
-fn wait_for(fd: BorrowedFd<'_>, what: PollFlags, limit: Duration) -> io::Result<bool> {
-    let limit = Timespec { tv_sec: 0, tv_nsec: limit.subsec_nanos().into() };
-    match poll(&mut [PollFd::new(&fd, what)], Some(&limit)) {
-        Ok(count) => Ok(count > 0),
-        Err(rustix::io::Errno::INTR) => Ok(true),
-        Err(error) => Err(error.into()),
-    }
+/// Whether more bytes follow a write at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MoreToCome {
+    No,
+    /// The kernel may keep a short packet back until the next write.
+    Yes,
 }
 
-/// How a thread waits for one client, learnt from how long the client took so far.
-///
-/// A client that sends its next request within microseconds of an answer is waited for awake, for [`Patience::AWAKE`] at most. Each time it does not
-/// come in that time, the next waits are asleep from their beginning: one, then two, four and so on up to [`Patience::MOST_ASLEEP`], until
-/// waiting awake is tried again.
-///
-/// Nobody waits awake while more clients are busy than half of the processors: the clients have to run somewhere.
-#[derive(Debug)]
-pub(super) struct Patience {
-    busy: Arc<Semaphore>,
-    /// So many waits are asleep before the next try.
-    asleep: u32,
-    /// And so many after it if it is in vain.
-    penalty: u32,
-}
-
-/// How far a wait has come.
-#[derive(Debug)]
-enum Wait {
-    /// It did not have to wait.
-    Not,
-    /// Awake since then.
-    Awake(Instant),
-    /// In the kernel.
-    Asleep,
-}
-
-fn processors() -> usize {
-    static PROCESSORS: OnceLock<usize> = OnceLock::new();
-    *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
-}
-
-impl Patience {
-    /// The longest wait in the kernel: then the caller looks whether the server stops.
-    pub const LIMIT: Duration = Duration::from_millis(20);
-
-    /// The longest wait awake. A client on the same machine that has one request in flight comes back within 10 to 30 us; waking a
-    /// processor of a virtual machine takes as long.
-    const AWAKE: Duration = Duration::from_micros(50);
-
-    /// With one try in 64 waits, waiting awake in vain costs less than a microsecond a request.
-    const MOST_ASLEEP: u32 = 64;
-
-    /// `busy` counts the clients that have a thread, from [`MAX_THREADS`] down.
-    pub fn new(busy: Arc<Semaphore>) -> Patience {
-        Patience { busy, asleep: 0, penalty: 1 }
-    }
-
-    /// Whether there are processors for all who wait awake and for their clients.
-    pub fn is_roomy(busy: &Semaphore) -> bool {
-        2 * (MAX_THREADS - busy.available_permits().min(MAX_THREADS)) <= processors()
-    }
-
-    /// Called whenever there is nothing yet.
-    fn wait(&mut self, wait: &mut Wait, asleep: impl FnOnce() -> io::Result<bool>) -> io::Result<()> {
-        match wait {
-            Wait::Not if self.asleep == 0 && Patience::is_roomy(&self.busy) => {
-                *wait = Wait::Awake(Instant::now());
-                return Ok(());
-            }
-            Wait::Not => self.asleep = self.asleep.saturating_sub(1),
-            Wait::Awake(since) if since.elapsed() < Patience::AWAKE => {
-                std::hint::spin_loop();
-                return Ok(());
-            }
-            Wait::Awake(_) => {
-                self.asleep = self.penalty;
-                self.penalty = (2 * self.penalty).min(Patience::MOST_ASLEEP);
-            }
-            Wait::Asleep => {}
-        }
-        *wait = Wait::Asleep;
-        if asleep()? { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
-    }
-
-    /// The wait has ended.
-    fn learn(&mut self, wait: &Wait) {
-        if let Wait::Awake(_) = wait {
-            self.penalty = 1;
-        }
-    }
-}
-
-/// What the client gets.
+/// The direction to the client.
 #[derive(Debug)]
 pub(super) struct Output {
     fd: Arc<OwnedFd>,
-    /// The other direction, often the same.
+    /// The other direction, often the same file.
     input: Arc<OwnedFd>,
     is_socket: bool,
-    /// What the files were like before, if others may share them.
+    /// The files' flags from before, if others may share the files.
     restore: Vec<(OwnedFd, OFlags)>,
 }
 
 impl Output {
-    /// Writes what goes without waiting; `more`: something follows at once. None: nothing does.
-    pub fn try_write(&self, slices: &[IoSlice<'_>], more: bool) -> io::Result<Option<usize>> {
-        now(|| match self.is_socket {
+    /// Writes what fits without waiting. None: nothing fits.
+    pub fn try_write(&self, slices: &[IoSlice<'_>], more: MoreToCome) -> io::Result<Option<usize>> {
+        without_waiting(|| match self.is_socket {
             true => {
-                let more = if more { SendFlags::MORE } else { SendFlags::empty() };
+                let more = if more == MoreToCome::Yes { SendFlags::MORE } else { SendFlags::empty() };
                 rustix::net::sendmsg(&self.fd, slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL | more)
             }
             false => rustix::io::writev(&self.fd, slices),
         })
     }
 
-    /// Sends what is lent of a buffer, as far as it goes without waiting. None: nothing does.
+    /// Sends what is lent of a buffer, as far as it fits without waiting. None: nothing fits.
     ///
     /// # Errors
-    /// `InvalidInput`: nothing lent can be sent there.
+    /// `InvalidInput`: lent bytes cannot be sent to this kind of file.
     pub fn try_splice(&self, buffer: &mut Buffer) -> io::Result<Option<usize>> {
         let sent = buffer.send_lent(|output, left| {
-            let spliced = now(|| splice(output, None, &self.fd, None, left, SpliceFlags::NONBLOCK))?;
+            let spliced = without_waiting(|| splice(output, None, &self.fd, None, left, SpliceFlags::NONBLOCK))?;
             // The pipe is not empty, so it is the client who has no room.
             spliced.ok_or_else(|| io::ErrorKind::WouldBlock.into())
         });
@@ -281,11 +186,12 @@ impl Output {
         }
     }
 
-    /// Waits until something can be written.
+    /// Waits through the runtime until something can be written.
     pub async fn writable(&self) -> io::Result<()> {
-        // The runtime may watch the input under its own descriptor; this is another one of the same socket.
+        // The runtime may watch the input under its own descriptor; this is another descriptor of the
+        // same socket.
         let Ok(fd) = self.fd.try_clone() else {
-            // There are no more descriptors. The client should not pay for that with more than a little time.
+            // The process has no descriptors left. That costs the client a little time.
             tokio::time::sleep(Duration::from_millis(1)).await;
             return Ok(());
         };
@@ -293,15 +199,16 @@ impl Output {
         Ok(())
     }
 
-    /// As [`Output::writable`], but the thread waits, for `limit` (less than a second) at most. False: in vain.
-    pub fn writable_here(&self, limit: Duration) -> io::Result<bool> {
-        wait_for(self.fd.as_fd(), PollFlags::OUT, limit)
+    /// Like [`Output::writable`], but the thread itself waits, for `limit` (less than a second) at
+    /// most. False: nothing can be written yet.
+    pub fn block_until_writable(&self, limit: Duration) -> io::Result<bool> {
+        block_until(self.fd.as_fd(), PollFlags::OUT, limit)
     }
 
-    /// Writes all of it.
+    /// Writes all bytes, waiting through the runtime.
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            match self.try_write(&[IoSlice::new(bytes)], false)? {
+            match self.try_write(&[IoSlice::new(bytes)], MoreToCome::No)? {
                 Some(count) => bytes = &bytes[count..],
                 None => self.writable().await?,
             }
@@ -309,23 +216,12 @@ impl Output {
         Ok(())
     }
 
-    /// Ends both directions of a socket, so that whoever waits for it wakes. Pipes end when they are closed.
+    /// Ends both directions of a socket and so wakes everybody who waits for it. Pipes end when they
+    /// are closed.
     pub fn shut_down(&self) {
         let _ = rustix::net::shutdown(&self.input, Shutdown::Both);
         if !Arc::ptr_eq(&self.input, &self.fd) {
             let _ = rustix::net::shutdown(&self.fd, Shutdown::Both);
-        }
-    }
-}
-
-/// Calls until it is not interrupted. None: it would have to wait.
-fn now(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<Option<usize>> {
-    loop {
-        match call() {
-            Ok(count) => return Ok(Some(count)),
-            Err(rustix::io::Errno::AGAIN) => return Ok(None),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -338,7 +234,7 @@ impl Drop for Output {
     }
 }
 
-/// One `readv` into two places.
+/// One system call that reads into two places.
 pub(super) fn read_into(fd: BorrowedFd<'_>, first: &mut [u8], second: &mut [u8]) -> io::Result<(usize, usize)> {
     let room = first.len() + second.len();
     let count = if second.is_empty() {
@@ -348,3 +244,40 @@ pub(super) fn read_into(fd: BorrowedFd<'_>, first: &mut [u8], second: &mut [u8])
     };
     Ok((count, room))
 }
+
+/// Repeats a call while a signal interrupts it. None: the call would have to wait.
+fn without_waiting(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<Option<usize>> {
+    loop {
+        match call() {
+            Ok(count) => return Ok(Some(count)),
+            Err(rustix::io::Errno::AGAIN) => return Ok(None),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Waits in the kernel, for `limit` (less than a second) at most. False: nothing happened.
+fn block_until(fd: BorrowedFd<'_>, what: PollFlags, limit: Duration) -> io::Result<bool> {
+    let limit = Timespec { tv_sec: 0, tv_nsec: limit.subsec_nanos().into() };
+    match poll(&mut [PollFd::new(&fd, what)], Some(&limit)) {
+        Ok(count) => Ok(count > 0),
+        Err(rustix::io::Errno::INTR) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Has the runtime watch a file descriptor that `fd` owns or shares.
+#[allow(unsafe_code, reason = "tokio has no safe way to wait for an arbitrary file descriptor")]
+pub(super) fn watched<T: Owner>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    // SAFETY: the descriptor has to stay open, and the same, until it is deregistered. An `Owner`
+    // keeps it open. The `AsyncFd` drops the owner only after deregistering, and nothing here takes
+    // the owner out or replaces it.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
+}
+
+/// Keeps a file descriptor open as long as it lives.
+pub(super) trait Owner: AsRawFd {}
+
+impl Owner for OwnedFd {}
+impl Owner for Arc<OwnedFd> {}

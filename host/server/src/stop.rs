@@ -1,10 +1,10 @@
-//! [`Stop`]: the one signal that ends the server.
+//! [`Stop`]: the one signal that stops the server.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// Begins the drain of everything that was given a clone of it. It stays stopped.
+/// Stops everything that was given a clone of it. It stays stopped.
 #[derive(Clone, Debug)]
 pub struct Stop(Arc<watch::Sender<bool>>);
 
@@ -20,7 +20,8 @@ impl Stop {
         Stop(Arc::new(watch::Sender::new(false)))
     }
 
-    /// No new clients, no new requests. May be called from anywhere, any number of times.
+    /// From now on there are no new clients and no new requests. It may be called from anywhere, any
+    /// number of times.
     pub fn stop(&self) {
         self.0.send_replace(true);
     }
@@ -33,7 +34,7 @@ impl Stop {
     /// Returns once [`Stop::stop`] was called.
     pub async fn stopped(&self) {
         let mut watching = self.0.subscribe();
-        // The sender is alive as long as `self` is, so this only ends with true.
+        // The sender lives as long as `self`, so this only ends with true.
         let _ = watching.wait_for(|stopped| *stopped).await;
     }
 }

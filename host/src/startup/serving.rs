@@ -6,18 +6,18 @@ use std::sync::Arc;
 use super::listen::Socket;
 use crate::cli::Plan;
 use rbdkit_chain::Chain;
-use rbdkit_server::{Limits, Listener, Options, Server, Stop};
+use rbdkit_server::{Listener, Server, ServerLimits, ServerOptions, Stop};
 
 /// What the plan says of serving, in the server's words.
-fn options(plan: &Plan) -> Options {
-    let mut limits = Limits::default();
+fn options(plan: &Plan) -> ServerOptions {
+    let mut limits = ServerLimits::default();
     if let Some(threads) = plan.threads {
         limits.requests_per_connection = threads as usize;
     }
     if let Some(timeout) = plan.timeout {
         limits.handshake_timeout = timeout;
     }
-    Options {
+    ServerOptions {
         readonly: plan.readonly,
         structured_replies: plan.structured_replies,
         multi_conn: plan.multi_conn,

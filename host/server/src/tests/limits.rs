@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write};
 use super::client::*;
 use super::plugin::{PLAIN, WAITS};
 use super::*;
+use crate::trim;
 
 #[test]
 fn nonsense_ends_the_connection_and_no_other() {
@@ -52,7 +53,8 @@ fn a_disconnect_in_the_middle_of_a_write_writes_nothing() {
 
 #[test]
 fn half_a_handshake_and_then_silence_is_closed() {
-    let running = Running::limited(Limits { handshake_timeout: Duration::from_millis(50), ..Limits::default() });
+    let running =
+        Running::limited(ServerLimits { handshake_timeout: Duration::from_millis(50), ..ServerLimits::default() });
     for sent in [&b""[..], b"\0\0", b"\0\0\0\x03IHAVEOPT\0\0\0\x03\0\0"] {
         let mut client = running.connect();
         client.send(sent);
@@ -96,18 +98,18 @@ fn flood(client: &mut Client, message: &[u8]) -> usize {
 
 #[test]
 fn a_client_that_never_reads_stops_at_its_ceiling() {
-    let limits = Limits { bytes_in_all: 256 << 20, bytes_per_connection: 64 << 20, ..Limits::default() };
+    let limits = ServerLimits { bytes_in_all: 256 << 20, bytes_per_connection: 64 << 20, ..ServerLimits::default() };
     let running = Running::limited(limits.clone());
     let mut client = running.client(false);
     flood(&mut client, &request(READ, 0, 1, PLAIN, 1 << 20));
     running.until("the ceiling is reached", || {
-        running.server.budget.free_bytes() == limits.bytes_in_all - limits.bytes_per_connection
+        running.server.state.budget.free_bytes() == limits.bytes_in_all - limits.bytes_per_connection
     });
     // What is in the socket counts as written.
     let reads = || running.disk.reads.load(Ordering::SeqCst);
     running.until("what holds bytes has begun", || reads() >= 64);
     assert!(reads() < 70, "{}", reads());
-    assert_eq!(running.server.budget.free_bytes(), limits.bytes_in_all - limits.bytes_per_connection);
+    assert_eq!(running.server.state.budget.free_bytes(), limits.bytes_in_all - limits.bytes_per_connection);
     // Small ones stop at their count.
     let mut second = running.client(false);
     flood(&mut second, &request(READ, 0, 1, WAITS, 1));
@@ -123,14 +125,15 @@ fn a_client_that_never_reads_stops_at_its_ceiling() {
 
 #[test]
 fn who_sits_on_bytes_that_others_need_is_disconnected() {
-    let limits = Limits { bytes_in_all: 64 << 20, stall_timeout: Duration::from_millis(50), ..Limits::default() };
+    let limits =
+        ServerLimits { bytes_in_all: 64 << 20, stall_timeout: Duration::from_millis(50), ..ServerLimits::default() };
     let running = Running::limited(limits.clone());
     // One does not read its answers, one does not send its payload.
     let mut lazy = running.client(false);
     flood(&mut lazy, &request(READ, 0, 1, PLAIN, 6 << 20));
     let mut half = running.client(false);
     half.request(WRITE, 0, 1, 0, 4 << 20);
-    running.until("all is taken", || running.server.budget.free_bytes() == 0);
+    running.until("all is taken", || running.server.state.budget.free_bytes() == 0);
     assert_eq!(running.client(true).read(PLAIN, 1 << 20).len(), 1 << 20);
     // One of them had to go, which of them depends on who was looked at first.
     running.until("one is disconnected", || running.open_connections() < 3);
@@ -140,7 +143,7 @@ fn who_sits_on_bytes_that_others_need_is_disconnected() {
 
 #[test]
 fn many_who_compete_for_few_bytes_all_finish() {
-    let limits = Limits { bytes_in_all: 64 << 20, ..Limits::default() };
+    let limits = ServerLimits { bytes_in_all: 64 << 20, ..ServerLimits::default() };
     let running = Running::limited(limits);
     std::thread::scope(|scope| {
         for _ in 0..12 {
@@ -164,7 +167,7 @@ fn many_who_compete_for_few_bytes_all_finish() {
 
 #[test]
 fn one_request_at_a_time_if_so_wished() {
-    let running = Running::limited(Limits { requests_per_connection: 1, ..Limits::default() });
+    let running = Running::limited(ServerLimits { requests_per_connection: 1, ..ServerLimits::default() });
     let mut client = running.client(false);
     client.request(READ, 0, 1, WAITS, 8);
     client.request(READ, 0, 2, PLAIN, 8);
@@ -178,10 +181,10 @@ fn one_request_at_a_time_if_so_wished() {
 
 #[test]
 fn clients_beyond_the_limit_wait_to_be_accepted() {
-    let running = Running::limited(Limits { connections: 1, ..Limits::default() });
+    let running = Running::limited(ServerLimits { connections: 1, ..ServerLimits::default() });
     let first = running.client(false);
     let mut second = running.connect();
-    assert_eq!(running.server.places.available_permits(), 0);
+    assert_eq!(running.server.state.connection_permits.available_permits(), 0);
     drop(first);
     second.go("", false);
     assert_eq!(second.read(0, 8), [0; 8]);
@@ -210,15 +213,15 @@ fn a_thousand_idle_clients_are_given_back() {
 #[test]
 fn what_a_burst_leaves_behind_is_freed_when_it_is_over() {
     // Shorter than a thread waits for the next request with its receive buffer in hand: that one comes back when nothing else goes on.
-    let running = Running::limited(Limits { look_period: Duration::from_millis(1), ..Limits::default() });
-    let pool = running.server.chain.pool();
+    let running = Running::limited(ServerLimits { trim_interval: Duration::from_millis(1), ..ServerLimits::default() });
+    let pool = running.server.state.chain.pool();
     let mut client = running.client(false);
     for _ in 0..10 {
         for length in [512, 4096, 65536, 1 << 20] {
             assert_eq!(client.read(PLAIN, length).len(), length as usize);
         }
         // The client stays; only its requests are over. The second time it has to be woken for it.
-        running.until("buffers are freed", || pool.kept() == 0 && running.server.receive_pool.kept() == 0);
+        running.until("buffers are freed", || pool.kept() == 0 && running.server.state.receive_pool.kept() == 0);
     }
 }
 
@@ -226,8 +229,8 @@ fn what_a_burst_leaves_behind_is_freed_when_it_is_over() {
 fn what_one_request_leaves_behind_is_freed_although_nothing_follows_it() {
     let chain = Chain::new(Vec::new(), "test", Box::new(TestPlugin(Disk::new(4096))), Pool::new());
     let pool = chain.pool().clone();
-    let limits = Limits { look_period: Duration::from_millis(1), ..Limits::default() };
-    let server = Server::new(chain, Options { limits, ..Options::default() });
+    let limits = ServerLimits { trim_interval: Duration::from_millis(1), ..ServerLimits::default() };
+    let server = Server::new(chain, ServerOptions { limits, ..ServerOptions::default() });
     // It has come back before anybody looks: this is all that ever stirs.
     drop(pool.take(4096));
     assert_eq!(pool.kept(), 1);
@@ -239,7 +242,7 @@ fn what_one_request_leaves_behind_is_freed_although_nothing_follows_it() {
             }
         };
         tokio::select! {
-            () = server.give_back() => {}
+            () = trim::run(&server.state) => {}
             freed = tokio::time::timeout(Duration::from_secs(20), freed) => freed.expect("the buffer is freed"),
         }
     });

@@ -15,7 +15,7 @@ use rbdkit_plugin_api::Pool;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use super::{Limits, Listener, Options, Server, Stop};
+use super::{Listener, Server, ServerLimits, ServerOptions, Stop};
 use client::Client;
 use plugin::{Disk, TestPlugin};
 use rbdkit_chain::Chain;
@@ -31,14 +31,14 @@ struct Running {
 }
 
 impl Running {
-    fn start(disk: Arc<Disk>, options: Options) -> Running {
+    fn start(disk: Arc<Disk>, options: ServerOptions) -> Running {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("rbdkit-server-{}-{number}", std::process::id()));
         let listener = UnixListener::bind(&path).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let chain = Chain::new(Vec::new(), "test", Box::new(TestPlugin(Arc::clone(&disk))), Pool::new());
-        let server = Server::new(chain, options);
+        let server = Arc::new(Server::new(chain, options));
         let stop = Stop::new();
         let serving = {
             let (server, stop) = (Arc::clone(&server), stop.clone());
@@ -47,16 +47,16 @@ impl Running {
         Running { runtime: Some(runtime), server, disk, stop, serving: Some(serving), path }
     }
 
-    fn with(options: Options) -> Running {
+    fn with(options: ServerOptions) -> Running {
         Running::start(Disk::new(8 << 20), options)
     }
 
     fn plain() -> Running {
-        Running::with(Options::default())
+        Running::with(ServerOptions::default())
     }
 
-    fn limited(limits: Limits) -> Running {
-        Running::with(Options { limits, ..Options::default() })
+    fn limited(limits: ServerLimits) -> Running {
+        Running::with(ServerOptions { limits, ..ServerOptions::default() })
     }
 
     fn connect(&self) -> Client {
@@ -84,18 +84,19 @@ impl Running {
     /// Everything that was in flight is given back, and all connections are closed.
     fn until_all_is_given_back(&self) {
         self.until("everything is given back", || {
-            self.server.budget.free_bytes() == self.server.options.limits.bytes_in_all && self.open_connections() == 0
+            self.server.state.budget.free_bytes() == self.server.state.options.limits.bytes_in_all
+                && self.open_connections() == 0
         });
     }
 
     /// Clients that have a thread of their own.
     fn threads(&self) -> usize {
-        super::transmission::MAX_THREADS - self.server.threads.available_permits()
+        self.server.state.thread_permits.in_use()
     }
 
     fn open_connections(&self) -> usize {
         // The listener holds a place for the next client.
-        self.server.options.limits.connections - self.server.places.available_permits() - 1
+        self.server.state.options.limits.connections - self.server.state.connection_permits.available_permits() - 1
     }
 
     fn stopped(&mut self) {
@@ -124,7 +125,7 @@ fn by_hand() {
     let path = std::env::var("RBDKIT_HAND").expect("RBDKIT_HAND names a socket");
     let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(path).unwrap();
-    let running = Running::start(Disk::new(256 << 20), Options::default());
+    let running = Running::start(Disk::new(256 << 20), ServerOptions::default());
     let runtime = running.runtime.as_ref().unwrap();
-    runtime.block_on(Arc::clone(&running.server).serve(vec![Listener::Unix(listener)], running.stop.clone()));
+    runtime.block_on(running.server.serve(vec![Listener::Unix(listener)], running.stop.clone()));
 }

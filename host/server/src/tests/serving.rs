@@ -19,7 +19,7 @@ fn what_is_lent_and_nowhere_to_be_spliced_to_is_copied() {
     script.extend(request(READ, 0, 2, LENT, 200_000));
     script.extend(request(DISC, 0, 3, 0, 0));
     std::io::Write::write_all(&mut std::fs::File::from(to_server.1), &script).unwrap();
-    runtime.block_on(Arc::clone(&running.server).serve_one(to_server.0, file.into(), running.stop.clone()));
+    runtime.block_on(running.server.serve_one(to_server.0, file.into(), running.stop.clone()));
     let answer = std::fs::read(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     assert_eq!(answer.len(), 18 + 10 + 16 + 200_000);
@@ -174,7 +174,7 @@ fn errors_are_those_of_nbdkit() {
 
 #[test]
 fn a_read_only_server_refuses_to_write_with_eperm() {
-    let running = Running::with(Options { readonly: true, ..Options::default() });
+    let running = Running::with(ServerOptions { readonly: true, ..ServerOptions::default() });
     let mut client = running.client(false);
     assert_eq!(client.write(0, &[1; 512]), 1);
     assert_eq!(client.write(u64::MAX, &[1; 512]), 1);
@@ -481,7 +481,7 @@ fn a_client_on_pipes_is_served() {
 
 #[test]
 fn the_largest_request_is_64_mib() {
-    let running = Running::start(Disk::new(65 << 20), Options::default());
+    let running = Running::start(Disk::new(65 << 20), ServerOptions::default());
     let mut client = running.client(false);
     let largest = 64u32 << 20;
     let data = vec![0xa5; largest as usize + 1];

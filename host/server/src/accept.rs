@@ -1,4 +1,4 @@
-//! Accepting clients.
+//! Accepts clients and starts a connection for each.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,15 +11,31 @@ use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags, sockopt};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::connection;
 use super::socket::{Input, Output, socket, watched};
-use super::{Listener, Server, Stop};
+use super::state::ServerState;
+use super::stop::Stop;
 
-/// After an error of `accept` that is not the client's: a connection that closes ends the wait at once; this is for when
-/// what is missing is held by somebody else.
-const RETRY: Duration = Duration::from_secs(1);
+/// A socket that clients connect to.
+#[derive(Debug)]
+pub enum Listener {
+    /// A Unix socket.
+    Unix(std::os::unix::net::UnixListener),
+    /// A TCP socket.
+    Tcp(std::net::TcpListener),
+}
 
-/// Accepts clients until the server stops. The listener is closed then.
-pub(super) async fn accept(server: Arc<Server>, listener: Listener, stop: Stop) {
+/// The wait after an error of `accept` that is not the client's. A connection that closes ends the
+/// wait at once: it frees what may be missing. This limit is for what other processes hold.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The send buffer of a Unix socket, in bytes. The default of 208 KiB does not take a reply of
+/// 256 KiB, so each such reply would wait for the client in its middle. The kernel adapts the buffers
+/// of TCP sockets itself.
+const SEND_BUFFER: usize = 1 << 20;
+
+/// Accepts clients until the server stops. Then it closes the listener.
+pub(super) async fn accept(server: Arc<ServerState>, listener: Listener, stop: Stop) {
     let listener = match listener {
         Listener::Unix(listener) => OwnedFd::from(listener),
         Listener::Tcp(listener) => OwnedFd::from(listener),
@@ -35,31 +51,31 @@ pub(super) async fn accept(server: Arc<Server>, listener: Listener, stop: Stop) 
     }
 }
 
-async fn accept_all(server: &Arc<Server>, listener: &AsyncFd<OwnedFd>, stop: &Stop) {
-    let mut complained = false;
+async fn accept_all(server: &Arc<ServerState>, listener: &AsyncFd<OwnedFd>, stop: &Stop) {
+    let mut reported = false;
     loop {
-        // First a place, then the client: who finds none waits in the listener's queue.
-        let Ok(place) = Arc::clone(&server.places).acquire_owned().await else { return };
+        // First the permit, then the client: a client without a permit waits in the listener's queue.
+        let Ok(permit) = Arc::clone(&server.connection_permits).acquire_owned().await else { return };
         let accepted = listener.async_io(Interest::READABLE, |listener| accept_one(listener.as_fd())).await;
         match accepted.and_then(|(socket, peer)| prepare(socket, peer)) {
             Ok((socket, peer, credentials)) => {
-                complained = false;
-                let client = server.client(peer, credentials);
-                tokio::spawn(Arc::clone(server).connection(socket, client, place, stop.clone()));
+                reported = false;
+                let client = server.new_client(peer, credentials);
+                tokio::spawn(connection::serve(Arc::clone(server), socket, client, permit, stop.clone()));
             }
-            Err(error) if is_the_clients(&error) => tracing::debug!("a client that did not stay: {error}"),
+            Err(error) if is_the_clients(&error) => tracing::debug!("a client left before it was accepted: {error}"),
             Err(error) => {
-                drop(place);
-                if !std::mem::replace(&mut complained, true) {
+                drop(permit);
+                if !std::mem::replace(&mut reported, true) {
                     tracing::error!("clients cannot be accepted for now: {error}");
                 }
-                let _ = tokio::time::timeout(RETRY, server.closed.notified()).await;
+                let _ = tokio::time::timeout(RETRY_INTERVAL, server.connection_closed.notified()).await;
             }
         }
     }
 }
 
-/// It left before it was accepted; the next may be fine.
+/// Whether the client left before it was accepted. Then the next client may be fine.
 fn is_the_clients(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, NotConnected};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | NotConnected)
@@ -69,24 +85,13 @@ fn accept_one(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAdd
     Ok(rustix::net::acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?)
 }
 
-/// What a Unix socket should hold of answers, in bytes. The default (208 KiB) does not take one answer of 256 KiB, so that each costs
-/// a wait for the client in its middle. TCP sockets are left to the kernel, which adapts them.
-const SEND_BUFFER: usize = 1 << 20;
-
-/// Beyond the system's ceiling if we may. Not being allowed either is no reason to turn a client away.
-fn widen(socket: &OwnedFd) {
-    if sockopt::set_socket_send_buffer_size_force(socket, SEND_BUFFER).is_err() {
-        let _ = sockopt::set_socket_send_buffer_size(socket, SEND_BUFFER);
-    }
-}
-
 type Prepared = ((Input, Output), Peer, Option<(i64, i64, i64)>);
 
 fn prepare(socket: OwnedFd, address: Option<SocketAddrAny>) -> io::Result<Prepared> {
     let ip = address.as_ref().and_then(|address| SocketAddr::try_from(address.clone()).ok());
     let (peer, credentials) = match (ip, address.map(|address| address.address_family())) {
         (Some(ip), _) => {
-            // Answers are written in batches already; waiting for more would only delay them.
+            // Replies are written in batches already; waiting for more would only delay them.
             sockopt::set_tcp_nodelay(&socket, true)?;
             (Peer::Ip(ip), None)
         }
@@ -101,4 +106,12 @@ fn prepare(socket: OwnedFd, address: Option<SocketAddrAny>) -> io::Result<Prepar
         _ => (Peer::Unknown, None),
     };
     Ok((self::socket(socket)?, peer, credentials))
+}
+
+/// Sets the send buffer, beyond the system's limit if the process may do that. A socket whose buffer
+/// cannot be set is served all the same.
+fn widen(socket: &OwnedFd) {
+    if sockopt::set_socket_send_buffer_size_force(socket, SEND_BUFFER).is_err() {
+        let _ = sockopt::set_socket_send_buffer_size(socket, SEND_BUFFER);
+    }
 }

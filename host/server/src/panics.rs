@@ -1,4 +1,4 @@
-//! Panics of plugins and layers end where they began: in the request or the call that they happened in.
+//! Catches panics of plugins and layers, so that only the request or call that panicked fails.
 
 use std::any::Any;
 use std::future::{Future, poll_fn};
@@ -8,7 +8,8 @@ use std::task::Poll;
 
 use rbdkit_plugin_api::{Errno, Error};
 
-/// Awaits a future; a panic within becomes an error. What the future held is dropped, so places in queues and locks are given back.
+/// Awaits a future; a panic in it becomes an error. What the future held is dropped, which gives back
+/// its permits and locks.
 pub(super) async fn caught<T>(future: impl Future<Output = T>) -> Result<T, Error> {
     let mut future = pin!(future);
     poll_fn(|cx| match caught_now(|| future.as_mut().poll(cx)) {
@@ -19,10 +20,10 @@ pub(super) async fn caught<T>(future: impl Future<Output = T>) -> Result<T, Erro
     .await
 }
 
-/// Calls a function; a panic within becomes an error.
+/// Calls a function; a panic in it becomes an error.
 ///
-/// What the closure captured is not looked at again after a panic, except for shared state of the layers, which is theirs to keep sound
-/// (locks are poisoned or recovered there).
+/// Nobody uses what the closure captured after a panic, except for shared state of the layers. They
+/// keep it sound themselves (their locks are poisoned or recovered).
 pub(super) fn caught_now<T>(call: impl FnOnce() -> T) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|panic| Error::new(Errno::Eio, format!("panic: {}", text(&*panic))))
 }

@@ -1,7 +1,10 @@
-//! Answers on their way out: a queue that whoever finds the writer idle writes.
+//! [`ReplyQueue`]: replies on their way to the client.
 //!
-//! There is at most one writer. It owns the batch that it is writing, so no lock is held over a system call. When the socket is full
-//! the batch moves to a task that waits for it, and the others go on. Room in flight is given back as soon as an answer is out.
+//! A connection has at most one writer at a time. Whoever queues replies and finds no writer becomes
+//! it, takes the whole queue as a batch and writes it. The writer owns its batch, so no lock is held
+//! over a system call. When the socket is full, the batch moves to a task that waits for the socket,
+//! and the thread that wrote goes on. A request gives back its place in flight as soon as its reply
+//! is written.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -9,76 +12,90 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rbdkit_nbd::reply::Answer;
 use rbdkit_plugin_api::shelf::Stir;
 use tokio::sync::Notify;
 
 use super::budget::{Budget, Pages};
-use super::socket::Output;
-use rbdkit_nbd::reply::Answer;
+use super::socket::{MoreToCome, Output};
 
-/// An answer and what it gives back once it is out.
+/// A reply, and what its request gives back once it is written.
 #[derive(Debug)]
-pub(super) struct Outgoing {
+pub(super) struct QueuedReply {
     pub answer: Answer,
     pub pages: Pages,
 }
 
-type Batch = VecDeque<Outgoing>;
+type Batch = VecDeque<QueuedReply>;
 
 #[derive(Debug, Default)]
 struct State {
     queue: Batch,
-    /// Somebody writes, and will look at the queue again before it leaves.
+    /// There is a writer. It will look at the queue again before it stops.
     writing: bool,
-    /// An empty queue with its memory, for the next turn.
+    /// An empty queue that keeps its memory for the next batch.
     spare: Batch,
 }
 
-/// Slices in one system call: 64 answers of a header and a payload. More than fills any socket buffer with payloads, and few enough
-/// for the stack.
-const SLICES: usize = 128;
+/// The most slices in one system call: 64 replies of a header and a payload. Their payloads fill any
+/// socket buffer, and the array still fits on the stack.
+const MAX_SLICES: usize = 128;
 
-/// System calls that one writer makes before it lets other tasks run.
-const TURNS: usize = 16;
+/// System calls that a writer makes before it lets other tasks run.
+const MAX_CALLS: usize = 16;
 
-/// How long a thread that serves one client waits for it to take answers before it leaves that to a task and reads on, for a client that
-/// sends all before it reads any. One that reads makes room as soon as it gets a processor, which on a busy machine takes some milliseconds;
-/// waiting in place spares two changes of threads, and what would be read meanwhile would only wait as well.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// How long a client's thread waits until the client takes replies. Then it leaves that to a task
+/// and reads on: the client may be one that sends everything before it reads anything.
+///
+/// A client that reads makes room as soon as it gets a processor. On a busy machine that takes some
+/// milliseconds. Waiting in place saves two changes of threads, and requests that the thread could
+/// read in the meantime would only wait as well.
+const MAX_WRITE_WAIT: Duration = Duration::from_millis(50);
 
-/// The outgoing side of a connection, and the count of what is in flight.
+/// Who calls [`ReplyQueue::send`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WriteFrom {
+    /// A task: it must not block.
+    Task,
+    /// The thread of this client: it may block for [`MAX_WRITE_WAIT`].
+    ClientThread,
+}
+
+/// The outgoing side of a connection, and the count of the requests that are done.
 #[derive(Debug)]
-pub(super) struct Answers {
+pub(super) struct ReplyQueue {
     output: Arc<Output>,
     budget: Arc<Budget>,
-    /// How long a client may take nothing while others wait for the bytes it holds.
+    /// After this time the writer gives up a client that takes nothing while others wait for the
+    /// bytes that it holds.
     stall: Duration,
     state: Mutex<State>,
     broken: AtomicBool,
     break_waiting_writer: Notify,
-    /// Requests and pages given back since the beginning. What was admitted is counted by the reader, which is alone in adding.
+    /// Requests and pages given back since the beginning. The reader counts what it admitted.
     requests_done: AtomicU64,
     pages_done: AtomicU64,
+    /// Bytes written since the beginning.
     written: AtomicU64,
     /// The connection's own task waits for `wake`.
     waiting: AtomicBool,
     wake: Notify,
-    /// For who gives back what requests leave behind.
+    /// Tells the server that requests have left memory behind that it may free later.
     stir: Arc<Stir>,
 }
 
 enum Progress {
-    /// All of the batch is out.
+    /// The queue is empty, and there is no writer any more.
     Done,
     /// The socket is full.
     Full,
-    /// Enough for one turn.
-    Turn,
+    /// [`MAX_CALLS`] calls were made.
+    TurnOver,
 }
 
-impl Answers {
-    pub fn new(output: Arc<Output>, budget: Arc<Budget>, stir: Arc<Stir>, stall: Duration) -> Answers {
-        Answers {
+impl ReplyQueue {
+    pub fn new(output: Arc<Output>, budget: Arc<Budget>, stir: Arc<Stir>, stall: Duration) -> ReplyQueue {
+        ReplyQueue {
             output,
             budget,
             stall,
@@ -98,14 +115,15 @@ impl Answers {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues answers and writes what goes without waiting, or from a thread that may wait (`here`) with a little waiting.
-    pub fn send(self: &Arc<Self>, answers: &mut Vec<Outgoing>, here: bool) {
-        if answers.is_empty() {
+    /// Queues replies, and writes what can be written without waiting, or on a client's thread with a
+    /// short wait.
+    pub fn send(self: &Arc<Self>, replies: &mut Vec<QueuedReply>, from: WriteFrom) {
+        if replies.is_empty() {
             return;
         }
         let batch = {
             let mut state = self.state();
-            state.queue.extend(answers.drain(..));
+            state.queue.extend(replies.drain(..));
             if state.writing {
                 return;
             }
@@ -113,17 +131,18 @@ impl Answers {
             let spare = std::mem::take(&mut state.spare);
             std::mem::replace(&mut state.queue, spare)
         };
-        self.write(batch, here);
+        self.write(batch, from);
     }
 
-    fn write(self: &Arc<Self>, mut batch: Batch, here: bool) {
+    fn write(self: &Arc<Self>, mut batch: Batch, from: WriteFrom) {
+        let may_block = from == WriteFrom::ClientThread;
         let mut partial = 0;
         loop {
             let progress = self.write_turn(&mut batch, &mut partial);
             let again = match progress {
                 Ok(Progress::Done) => return,
-                Ok(Progress::Turn) => here,
-                Ok(Progress::Full) => here && self.output.writable_here(PATIENCE).unwrap_or(false),
+                Ok(Progress::TurnOver) => may_block,
+                Ok(Progress::Full) => may_block && self.output.block_until_writable(MAX_WRITE_WAIT).unwrap_or(false),
                 Err(error) => return self.fail(&error, batch),
             };
             if !again {
@@ -146,7 +165,7 @@ impl Answers {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return self.fail(&error, batch),
                 Err(_) if self.budget.is_short() => {
-                    let error = io::Error::new(io::ErrorKind::TimedOut, "takes no answers while others wait");
+                    let error = io::Error::new(io::ErrorKind::TimedOut, "takes no replies while others wait");
                     return self.fail(&error, batch);
                 }
                 Err(_) => continue,
@@ -154,16 +173,17 @@ impl Answers {
             match self.write_turn(&mut batch, &mut partial) {
                 Ok(Progress::Done) => return,
                 Ok(Progress::Full) => {}
-                Ok(Progress::Turn) => tokio::task::yield_now().await,
+                Ok(Progress::TurnOver) => tokio::task::yield_now().await,
                 Err(error) => return self.fail(&error, batch),
             }
         }
     }
 
-    /// Writes the batch, and what is queued meanwhile. After [`Progress::Done`] there is no writer.
+    /// Writes the batch and what is queued in the meantime. `partial` counts the bytes of the first
+    /// reply that are written already.
     fn write_turn(&self, batch: &mut Batch, partial: &mut usize) -> io::Result<Progress> {
-        for _ in 0..TURNS {
-            if batch.is_empty() && !self.next(batch) {
+        for _ in 0..MAX_CALLS {
+            if batch.is_empty() && !self.refill(batch) {
                 return Ok(Progress::Done);
             }
             let written = match batch.front_mut() {
@@ -176,21 +196,21 @@ impl Answers {
             self.written.fetch_add(written as u64, Ordering::Relaxed);
             self.account(batch, partial, written);
         }
-        Ok(Progress::Turn)
+        Ok(Progress::TurnOver)
     }
 
     fn write_slices(&self, batch: &Batch, partial: usize) -> io::Result<Option<usize>> {
-        let mut slices = [IoSlice::new(&[]); SLICES];
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         let (count, more) = gather(batch, partial, &mut slices);
         self.output.try_write(&slices[..count], more)
     }
 
-    /// What is lent of an answer whose head is out.
+    /// Sends what is lent of a reply whose head is written.
     fn write_lent(&self, answer: &mut Answer) -> io::Result<Option<usize>> {
         let Some(buffer) = answer.lent() else { return Ok(Some(0)) };
         let all_is_left = buffer.lent() == buffer.len();
         match self.output.try_splice(buffer) {
-            // It is neither a socket nor a pipe.
+            // The output is neither a socket nor a pipe.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput && all_is_left => {
                 answer.copy_lent();
                 Ok(Some(0))
@@ -199,13 +219,14 @@ impl Answers {
         }
     }
 
-    /// Exchanges an empty batch for the queue. False: there is nothing, and the writer is none any more.
-    fn next(&self, batch: &mut Batch) -> bool {
+    /// Exchanges the empty batch for the queue. False: the queue is empty, and the caller is no longer
+    /// the writer.
+    fn refill(&self, batch: &mut Batch) -> bool {
         let mut state = self.state();
         if state.queue.is_empty() {
             state.writing = false;
-            // What a burst has made large is not kept for an idle connection.
-            if batch.capacity() <= SLICES {
+            // An idle connection does not keep the memory of a burst.
+            if batch.capacity() <= MAX_SLICES {
                 state.spare = std::mem::take(batch);
             }
             return false;
@@ -214,7 +235,7 @@ impl Answers {
         true
     }
 
-    /// Drops the answers that are out.
+    /// Drops the replies that are written now.
     fn account(&self, batch: &mut Batch, partial: &mut usize, written: usize) {
         *partial += written;
         let (mut requests, mut pages) = (0, 0);
@@ -248,8 +269,8 @@ impl Answers {
         self.discard(batch);
     }
 
-    /// Drops the writer's batch and everything queued; there is no writer then. Whoever queues more becomes one, fails at once and
-    /// comes here again.
+    /// Drops the writer's batch and the queue; there is no writer then. Whoever queues more becomes
+    /// the writer, fails at once and comes here again.
     fn discard(&self, batch: Batch) {
         self.drop_all(batch);
         let queued = {
@@ -261,13 +282,13 @@ impl Answers {
     }
 
     fn drop_all(&self, batch: Batch) {
-        let pages = batch.iter().map(|outgoing| u64::from(outgoing.pages.0)).sum();
+        let pages = batch.iter().map(|reply| u64::from(reply.pages.0)).sum();
         let requests = batch.len() as u64;
         drop(batch);
         self.release(requests, pages);
     }
 
-    /// Nothing will be written any more. The reader finds out by the end of its input.
+    /// Stops writing for good. The reader notices by the end of its input.
     pub fn break_off(&self) {
         self.broken.store(true, Ordering::SeqCst);
         self.output.shut_down();
@@ -275,36 +296,41 @@ impl Answers {
         self.nudge();
     }
 
+    /// Whether writing has stopped for good.
     pub fn is_broken(&self) -> bool {
         self.broken.load(Ordering::SeqCst)
     }
 
-    /// Requests answered, on the wire or into nowhere.
+    /// Requests whose reply was written or dropped, since the beginning.
+    #[inline]
     pub fn requests_done(&self) -> u64 {
         self.requests_done.load(Ordering::SeqCst)
     }
 
-    /// Their pages.
+    /// The pages of those requests.
+    #[inline]
     pub fn pages_done(&self) -> u64 {
         self.pages_done.load(Ordering::SeqCst)
     }
 
-    /// Bytes that the client's socket took.
+    /// Bytes that the client's socket took, since the beginning.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// Lets the connection's task look again, if it waits.
+    /// Makes the connection's task check again what it waits for in [`ReplyQueue::until`].
     pub fn nudge(&self) {
         if self.waiting.load(Ordering::SeqCst) {
             self.wake.notify_one();
         }
     }
 
-    /// Waits until `ready`, which depends on what is answered or running. Only for the connection's task.
+    /// Waits until `ready`, which may depend on which requests are done or still run. Only the
+    /// connection's task calls it.
     pub async fn until(&self, ready: impl Fn() -> bool) {
         loop {
-            // First say that we wait, then look: who changes something looks whether we wait afterwards, so one sees the other.
+            // First announce the wait, then check. Others change something first and check for a
+            // waiter afterwards. So one side always sees the other.
             self.waiting.store(true, Ordering::SeqCst);
             if ready() {
                 break;
@@ -315,26 +341,26 @@ impl Answers {
     }
 }
 
-/// Fills `slices` with what is left of the batch after `skip` bytes, as far as the first answer with something lent, of which only the head is
-/// among them. Answers how many slices, and whether what is lent follows.
-fn gather<'a>(batch: &'a Batch, mut skip: usize, slices: &mut [IoSlice<'a>; SLICES]) -> (usize, bool) {
+/// Fills `slices` with what is left of the batch after `skip` bytes. It stops after the head of the
+/// first reply with a lent payload. Returns the number of slices, and whether lent bytes follow.
+fn gather<'a>(batch: &'a Batch, mut skip: usize, slices: &mut [IoSlice<'a>; MAX_SLICES]) -> (usize, MoreToCome) {
     let mut count = 0;
-    for outgoing in batch {
-        for slice in outgoing.answer.slices() {
+    for reply in batch {
+        for slice in reply.answer.slices() {
             if skip >= slice.len() {
                 skip -= slice.len();
                 continue;
             }
-            if count == SLICES {
-                return (count, false);
+            if count == MAX_SLICES {
+                return (count, MoreToCome::No);
             }
             slices[count] = IoSlice::new(&slice[skip..]);
             skip = 0;
             count += 1;
         }
-        if outgoing.answer.has_lent() {
-            return (count, true);
+        if reply.answer.has_lent() {
+            return (count, MoreToCome::Yes);
         }
     }
-    (count, false)
+    (count, MoreToCome::No)
 }

@@ -1,0 +1,153 @@
+//! Admission: a request waits here until the requests in flight leave room for it.
+//!
+//! Three limits apply: requests and bytes of the connection, and bytes of the whole server
+//! ([`Budget`]). The reader is the only one that admits requests, so it counts what it admitted
+//! without any synchronisation. The reply queue counts what it gave back. What is in flight is the
+//! difference. A request takes its place before its buffer, and keeps it until its reply is written.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rbdkit_chain::STEP;
+use rbdkit_nbd::Command;
+use rbdkit_plugin_api::Error;
+use tokio::time::Instant;
+
+use super::budget::{Budget, Pages};
+use super::end::{EndReason, EndSignal};
+use super::options::ServerLimits;
+use super::reply_queue::ReplyQueue;
+use super::socket::{Closed, Input};
+
+/// How often to check that a client we are not reading from is still connected.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The most extents that a layer's list holds (see [`Extents::push`](rbdkit_plugin_api::Extents::push)).
+const MAX_LISTED_EXTENTS: u64 = 1 << 20;
+
+/// What one connection has in flight, and how much it may have.
+pub(super) struct Admission {
+    replies: Arc<ReplyQueue>,
+    budget: Arc<Budget>,
+    /// Requests and pages admitted since the beginning.
+    requests: u64,
+    pages: u64,
+    max_requests: u64,
+    max_pages: u64,
+    reply_timeout: Duration,
+}
+
+impl Admission {
+    /// With nothing in flight.
+    pub fn new(replies: Arc<ReplyQueue>, budget: Arc<Budget>, limits: &ServerLimits) -> Admission {
+        Admission {
+            replies,
+            budget,
+            requests: 0,
+            pages: 0,
+            max_requests: limits.requests_per_connection as u64,
+            max_pages: Pages::of(limits.bytes_per_connection).0.into(),
+            reply_timeout: limits.reply_timeout,
+        }
+    }
+
+    /// Requests in flight.
+    #[inline]
+    pub fn in_flight(&self) -> u64 {
+        self.requests - self.replies.requests_done()
+    }
+
+    #[inline]
+    fn has_room(&self, pages: Pages) -> bool {
+        let in_flight = self.pages - self.replies.pages_done();
+        self.in_flight() < self.max_requests && (in_flight == 0 || in_flight + u64::from(pages.0) <= self.max_pages)
+    }
+
+    /// Admits a request if there is room for it now.
+    #[inline]
+    pub fn try_admit(&mut self, pages: Pages) -> bool {
+        let admitted = self.has_room(pages) && self.budget.try_take(pages);
+        if admitted {
+            self.add(pages);
+        }
+        admitted
+    }
+
+    /// Waits for room below the connection's limits, then below the server's, and admits the
+    /// request. Call it after [`Admission::try_admit`], with all replies queued.
+    ///
+    /// # Errors
+    /// The client left, or the server left the client.
+    pub async fn admit(&mut self, pages: Pages, input: &Input, end: &mut EndSignal) -> Result<(), EndReason> {
+        let replies = &self.replies;
+        if !self.has_room(pages) {
+            tokio::select! {
+                reason = &mut *end => return Err(reason),
+                () = replies.until(|| self.has_room(pages) || replies.is_broken()) => {}
+                () = until_gone(input, replies, self.reply_timeout) => return Err(EndReason::Gone),
+            }
+        }
+        if replies.is_broken() {
+            return Err(EndReason::Gone);
+        }
+        if !self.budget.try_take(pages) {
+            tokio::select! {
+                biased;
+                reason = &mut *end => return Err(reason),
+                () = self.budget.take(pages) => {}
+                () = until_gone(input, replies, self.reply_timeout) => return Err(EndReason::Gone),
+            }
+        }
+        self.add(pages);
+        Ok(())
+    }
+
+    #[inline]
+    fn add(&mut self, pages: Pages) {
+        self.requests += 1;
+        self.pages += u64::from(pages.0);
+    }
+
+    /// Takes back the admission of a request that did not arrive whole.
+    pub fn cancel(&mut self, pages: Pages) {
+        self.requests -= 1;
+        self.pages -= u64::from(pages.0);
+        self.budget.give_back(u64::from(pages.0));
+    }
+}
+
+/// What a request holds while it is in flight.
+pub(super) fn pages_for(checked: &Result<Command, Error>) -> Pages {
+    match checked {
+        Ok(Command::Read { length, .. } | Command::Write { length, .. }) => Pages::of(u64::from(*length)),
+        // Extents are rarely finer than a sector. Each takes 32 bytes in the list and 8 in the reply.
+        Ok(Command::BlockStatus { length, flags, .. }) if !flags.req_one => {
+            let extents = (u64::from(*length) / 512 + 1).min(MAX_LISTED_EXTENTS);
+            Pages::of(extents * 40)
+        }
+        // For a layer that cannot do it, the chain reads or writes in steps of this size.
+        Ok(Command::Zero { length, .. } | Command::Cache { length, .. }) => Pages::of(u64::from(*length.min(&STEP))),
+        _ => Pages::default(),
+    }
+}
+
+/// Returns once a client is gone that is not being read from, because it has enough in flight. A
+/// client that only closed its side may still want its replies: it counts as gone when it has got
+/// none for `patience`.
+async fn until_gone(input: &Input, replies: &ReplyQueue, patience: Duration) {
+    let mut stuck = None;
+    loop {
+        tokio::time::sleep(POLL_INTERVAL).await;
+        let done = replies.requests_done();
+        match (input.closed(), stuck) {
+            (Closed::Both, _) => return,
+            (Closed::Nothing, _) => stuck = None,
+            (Closed::Input, Some((since, before))) if before == done => {
+                if Instant::now() - since >= patience {
+                    return;
+                }
+            }
+            (Closed::Input, _) => stuck = Some((Instant::now(), done)),
+        }
+    }
+}

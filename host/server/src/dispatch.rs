@@ -1,0 +1,253 @@
+//! Dispatch: runs one request on the chain and makes its reply.
+//!
+//! The reader's thread polls an operation once. An operation that completes then costs no task and
+//! its reply joins the reader's batch. One that has to wait becomes a task, which queues the reply
+//! when the operation ends. A long read or write of a busy client becomes a task at once if another
+//! thread may be idle. An operation is polled to its end even when its client has left. A panic in a
+//! layer fails (EIO) the request that it happened in.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
+
+use rbdkit_chain::Hop;
+use rbdkit_nbd::reply::{self, Answer};
+use rbdkit_nbd::{Command, RequestHeader, Session};
+use rbdkit_plugin_api::{Buffer, Client, Done, Errno, Error, Extents, Op};
+
+use super::budget::Pages;
+use super::failure_log::FailureLog;
+use super::panics::{caught, caught_now};
+use super::reply_queue::{QueuedReply, ReplyQueue, WriteFrom};
+
+/// The most extents in one reply, 512 KiB on the wire. The client asks again from where it ends.
+const MAX_EXTENTS: usize = 1 << 16;
+
+/// What the operations of one connection share with its reader.
+pub(super) struct Dispatcher {
+    pub hop: Arc<Hop>,
+    pub session: Session,
+    pub replies: Arc<ReplyQueue>,
+    pub client: Arc<Client>,
+    failures: FailureLog,
+    /// Operations that became tasks and have not ended.
+    running: AtomicUsize,
+}
+
+/// A request in flight: what its reply needs.
+#[derive(Clone, Copy)]
+pub(super) struct Ticket {
+    pub header: RequestHeader,
+    /// What the request gives back once its reply is written.
+    pub pages: Pages,
+}
+
+/// Which thread polls an operation first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RunOn {
+    /// The reader's own.
+    ReaderThread,
+    /// Any thread of the runtime that is idle.
+    IdleThread,
+}
+
+impl Dispatcher {
+    pub fn new(hop: Arc<Hop>, session: Session, replies: Arc<ReplyQueue>, client: Arc<Client>) -> Dispatcher {
+        let failures = FailureLog::new(client.id);
+        Dispatcher { hop, session, replies, client, failures, running: AtomicUsize::new(0) }
+    }
+
+    /// Waits until no operation runs any more.
+    pub async fn until_idle(&self) {
+        self.replies.until(|| self.running.load(Ordering::SeqCst) == 0).await;
+    }
+
+    /// Runs a read or write. `buffer` is where the data goes to or comes from. None: a task will
+    /// queue the reply.
+    pub fn run_with_buffer(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        command: Command,
+        buffer: Buffer,
+        run_on: RunOn,
+    ) -> Option<QueuedReply> {
+        let span = buffer.span();
+        match command {
+            Command::Read { offset, dont_fragment, .. } => {
+                let call = move |hop: &Arc<Hop>| hop.pread(buffer, span, offset);
+                let finish = move |this: &Dispatcher, ticket: Ticket, value: Result<Done, Error>| {
+                    let cookie = ticket.header.cookie;
+                    match value.and_then(|(buffer, result)| result.map(|()| buffer)) {
+                        Ok(buffer) => {
+                            let structured = this.session.structured;
+                            ticket.reply(Answer::data(structured, dont_fragment, cookie, offset, buffer))
+                        }
+                        Err(error) => this.failure(ticket, false, dont_fragment, &error),
+                    }
+                };
+                self.start_on(run_on, ticket, call, finish)
+            }
+            Command::Write { offset, flags, .. } => {
+                let call = move |hop: &Arc<Hop>| hop.pwrite(buffer, span, offset, flags);
+                let finish = |this: &Dispatcher, ticket: Ticket, value: Result<Done, Error>| {
+                    this.done(ticket, false, value.and_then(|(_, result)| result))
+                };
+                self.start_on(run_on, ticket, call, finish)
+            }
+            _ => self.run(ticket, command),
+        }
+    }
+
+    /// Runs a command without a payload. None: a task will queue the reply.
+    pub fn run(self: &Arc<Self>, ticket: Ticket, command: Command) -> Option<QueuedReply> {
+        match command {
+            Command::Flush => self.run_without_data(ticket, false, |hop| hop.flush()),
+            Command::Trim { offset, length, flags } => {
+                self.run_without_data(ticket, false, |hop| hop.trim(offset, length.into(), flags))
+            }
+            Command::Cache { offset, length } => {
+                self.run_without_data(ticket, false, |hop| hop.cache(offset, length.into()))
+            }
+            Command::Zero { offset, length, flags } => {
+                self.run_without_data(ticket, flags.fast_zero, |hop| hop.zero(offset, length.into(), flags))
+            }
+            Command::BlockStatus { offset, length, flags } => self.start(
+                ticket,
+                |hop| hop.extents(offset, length.into(), flags),
+                |this, ticket, value: Result<Result<Extents, Error>, Error>| match value.and_then(|result| result) {
+                    Ok(extents) => ticket.reply(Answer::block_status(ticket.header.cookie, &extents, MAX_EXTENTS)),
+                    Err(error) => this.failure(ticket, false, false, &error),
+                },
+            ),
+            Command::Read { .. } | Command::Write { .. } | Command::Disconnect => {
+                let error = Error::new(Errno::Eio, "a command in the wrong place");
+                Some(self.failure(ticket, false, false, &error))
+            }
+        }
+    }
+
+    fn run_without_data(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        fast_zero: bool,
+        call: impl FnOnce(&Arc<Hop>) -> Op<Result<(), Error>>,
+    ) -> Option<QueuedReply> {
+        self.start(ticket, call, move |this, ticket, value| {
+            this.done(ticket, fast_zero, value.and_then(|result| result))
+        })
+    }
+
+    fn start_on<T: Send + 'static>(
+        self: &Arc<Self>,
+        run_on: RunOn,
+        ticket: Ticket,
+        call: impl FnOnce(&Arc<Hop>) -> Op<T> + Send + 'static,
+        finish: impl FnOnce(&Dispatcher, Ticket, Result<T, Error>) -> QueuedReply + Send + 'static,
+    ) -> Option<QueuedReply> {
+        match run_on {
+            RunOn::ReaderThread => self.start(ticket, call, finish),
+            RunOn::IdleThread => {
+                self.start_on_idle_thread(ticket, call, finish);
+                None
+            }
+        }
+    }
+
+    /// Starts an operation and polls it once. None: it goes on as a task, which queues the reply.
+    fn start<T: Send + 'static>(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        call: impl FnOnce(&Arc<Hop>) -> Op<T>,
+        finish: impl FnOnce(&Dispatcher, Ticket, Result<T, Error>) -> QueuedReply + Send + 'static,
+    ) -> Option<QueuedReply> {
+        // An operation that is still pending is polled again by its task at once, with the task's
+        // waker. So this poll needs none.
+        let mut context = Context::from_waker(Waker::noop());
+        let later = match caught_now(|| call(&self.hop).poll_now(&mut context)) {
+            Ok(Op::Ready(value)) => return Some(finish(self, ticket, Ok(value))),
+            Ok(Op::Later(future)) => future,
+            Ok(Op::Taken) => {
+                let error = Error::new(Errno::Eio, "an operation without an answer");
+                return Some(finish(self, ticket, Err(error)));
+            }
+            Err(panic) => return Some(finish(self, ticket, Err(panic))),
+        };
+        self.spawn(ticket, later, finish);
+        None
+    }
+
+    fn start_on_idle_thread<T: Send + 'static>(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        call: impl FnOnce(&Arc<Hop>) -> Op<T> + Send + 'static,
+        finish: impl FnOnce(&Dispatcher, Ticket, Result<T, Error>) -> QueuedReply + Send + 'static,
+    ) {
+        let hop = Arc::clone(&self.hop);
+        let operation = async move {
+            match call(&hop) {
+                Op::Ready(value) => value,
+                Op::Later(future) => future.await,
+                Op::Taken => panic!("an operation without an answer"),
+            }
+        };
+        self.spawn(ticket, operation, finish);
+    }
+
+    /// Polls an operation to its end in a task of its own, and queues the reply.
+    fn spawn<T: Send + 'static>(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        operation: impl Future<Output = T> + Send + 'static,
+        finish: impl FnOnce(&Dispatcher, Ticket, Result<T, Error>) -> QueuedReply + Send + 'static,
+    ) {
+        self.running.fetch_add(1, Ordering::SeqCst);
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            let value = caught(operation).await;
+            // Making a reply runs no code of a layer, but a fault in it must not lose the request.
+            let reply = caught_now(|| finish(&this, ticket, value))
+                .unwrap_or_else(|panic| this.failure(ticket, false, false, &panic));
+            this.replies.send(&mut vec![reply], WriteFrom::Task);
+            this.running.fetch_sub(1, Ordering::SeqCst);
+            this.replies.nudge();
+        });
+    }
+
+    fn done(&self, ticket: Ticket, fast_zero: bool, result: Result<(), Error>) -> QueuedReply {
+        match result {
+            Ok(()) => ticket.reply(Answer::done(ticket.header.cookie)),
+            Err(error) => self.failure(ticket, fast_zero, false, &error),
+        }
+    }
+
+    /// The reply of an operation that failed. The failure goes into the log, once.
+    fn failure(&self, ticket: Ticket, fast_zero: bool, dont_fragment: bool, error: &Error) -> QueuedReply {
+        let RequestHeader { offset, length, .. } = ticket.header;
+        let (id, name) = (self.client.id, ticket.header.name());
+        match error.errno() {
+            // The operation was ended because the client is gone.
+            Errno::Eshutdown if self.client.is_gone() => {
+                tracing::debug!("connection {id}: {name} offset={offset} length={length}: {error}")
+            }
+            // The regular answer of a layer that cannot zero fast.
+            Errno::Enotsup if fast_zero => {
+                tracing::debug!("connection {id}: {name} offset={offset} length={length}: {error}")
+            }
+            _ => self.failures.log(|| format!("connection {id}: {name} offset={offset} length={length}: {error}")),
+        }
+        let errno = reply::errno(error.errno(), fast_zero, dont_fragment);
+        ticket.reply(Answer::error(self.session.structured, ticket.header.cookie, errno, error))
+    }
+
+    /// The reply to a request that is refused before it reaches the chain.
+    pub fn refusal(&self, ticket: Ticket, error: &Error) -> QueuedReply {
+        let errno = reply::errno(error.errno(), false, false);
+        ticket.reply(Answer::error(self.session.structured, ticket.header.cookie, errno, error))
+    }
+}
+
+impl Ticket {
+    fn reply(self, answer: Answer) -> QueuedReply {
+        QueuedReply { answer, pages: self.pages }
+    }
+}

@@ -1,0 +1,204 @@
+//! The handshake of one connection: the protocol's state machine, its bytes and the chain's answers.
+//!
+//! [`Handshake`] does no I/O. [`Negotiation`] feeds it what the client sends, asks the chain what
+//! only the chain knows, and sends the replies. Each message has a time limit.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rbdkit_chain::{Below, Hop};
+use rbdkit_nbd::{Export, Handshake, HandshakeConfig, Opening, Session, Wish, wire};
+use rbdkit_plugin_api::Error;
+use tokio::time::timeout;
+
+use super::panics::caught;
+use super::socket::{Input, Output, read_into};
+use super::state::ServerState;
+use super::stop::Stop;
+
+/// What the negotiation of one connection needs.
+pub(super) struct Negotiation<'a> {
+    pub server: &'a ServerState,
+    pub input: &'a mut Input,
+    pub output: &'a Output,
+    pub top: &'a Below,
+    /// The connection's number, for the log.
+    pub id: u64,
+}
+
+impl Negotiation<'_> {
+    /// Negotiates until an export is open. None: the client left in an orderly way, or the server
+    /// stops.
+    ///
+    /// # Errors
+    /// The client took too long or closed the connection in the middle.
+    pub async fn run(mut self, stop: &Stop) -> io::Result<Option<(Arc<Hop>, Session)>> {
+        let options = &self.server.options;
+        let supported = wire::FLAG_FIXED_NEWSTYLE | wire::FLAG_NO_ZEROES;
+        let mut handshake = Handshake::new(HandshakeConfig {
+            structured_replies: options.structured_replies,
+            flags: options.handshake_mask.map_or(supported, |mask| supported & mask),
+        });
+        let mut out = Vec::new();
+        handshake.greeting(&mut out);
+        let mut input = Vec::new();
+        loop {
+            self.send(&mut out, stop).await?;
+            match self.wish(&mut handshake, &mut input, &mut out, stop).await? {
+                None | Some(Wish::Abort) => {
+                    self.send(&mut out, stop).await?;
+                    return Ok(None);
+                }
+                Some(Wish::List) => self.list(&handshake, &mut out).await,
+                Some(Wish::Open(opening)) => match self.open(&opening).await {
+                    Ok((hop, export)) => {
+                        let Some(session) = handshake.accept(&opening, &export, &mut out) else {
+                            // The client only looked at the export. It is closed before the reply, so
+                            // that the client can rely on that.
+                            close(&hop, self.id).await;
+                            continue;
+                        };
+                        if let Err(error) = self.send(&mut out, stop).await {
+                            close(&hop, self.id).await;
+                            return Err(error);
+                        }
+                        return Ok(Some((hop, session)));
+                    }
+                    Err(error) => {
+                        tracing::error!("connection {}: open '{}': {error}", self.id, opening.name.escape_debug());
+                        if opening.cannot_be_refused() {
+                            return Ok(None);
+                        }
+                        let message = error.context().unwrap_or("the export cannot be opened");
+                        handshake.refuse(&opening, message, &mut out);
+                    }
+                },
+            }
+        }
+    }
+
+    /// The next option that needs the chain. The state machine answers other options on the way.
+    /// None: the client closed its side, or the server stops.
+    ///
+    /// Never reads past the handshake: requests are left in the socket for the transmission.
+    async fn wish(
+        &mut self,
+        handshake: &mut Handshake,
+        input: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+        stop: &Stop,
+    ) -> io::Result<Option<Wish>> {
+        loop {
+            let mut rest = &input[..];
+            let wish = handshake.advance(&mut rest, out);
+            let used = input.len() - rest.len();
+            input.drain(..used);
+            match wish {
+                Ok(None) => {}
+                Ok(wish) => return Ok(wish),
+                Err(violation) => {
+                    tracing::warn!("connection {}: closed: {violation}", self.id);
+                    return Ok(None);
+                }
+            }
+            self.send(out, stop).await?;
+            if !self.read_message(handshake, input, stop).await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads until there is a whole message. The time limit is for the message, however slowly its
+    /// bytes come. False: the client closed its side, or the server stops.
+    async fn read_message(&mut self, handshake: &Handshake, input: &mut Vec<u8>, stop: &Stop) -> io::Result<bool> {
+        let started = handshake.wanted(input);
+        let limit = self.server.options.limits.handshake_timeout;
+        let socket = &mut *self.input;
+        let read = async {
+            // `wanted` is a lower bound until the length of the data is known: the caller calls twice.
+            let mut missing = started;
+            while missing > 0 {
+                let mut bytes = [0; 1024];
+                let room = missing.min(bytes.len());
+                let count = socket.read(|fd| read_into(fd, &mut bytes[..room], &mut [])).await?;
+                if count == 0 {
+                    return Ok(false);
+                }
+                input.extend_from_slice(&bytes[..count]);
+                missing -= count;
+            }
+            Ok(true)
+        };
+        within(limit, read, stop).await
+    }
+
+    async fn send(&self, out: &mut Vec<u8>, stop: &Stop) -> io::Result<()> {
+        if !out.is_empty() {
+            let limit = self.server.options.limits.handshake_timeout;
+            let write = async { self.output.write_all(out).await.map(|()| true) };
+            if !within(limit, write, stop).await? {
+                return Err(io::Error::new(io::ErrorKind::Interrupted, "the server stops"));
+            }
+            out.clear();
+        }
+        Ok(())
+    }
+
+    async fn list(&self, handshake: &Handshake, out: &mut Vec<u8>) {
+        match flat(caught(self.top.list_exports(self.server.options.readonly)).await) {
+            Ok(exports) => handshake.list(&exports, out),
+            Err(error) => {
+                tracing::error!("connection {}: list_exports: {error}", self.id);
+                handshake.cannot_list(error.context().unwrap_or("the exports cannot be listed"), out);
+            }
+        }
+    }
+
+    async fn open(&self, opening: &Opening) -> Result<(Arc<Hop>, Export), Error> {
+        let readonly = self.server.options.readonly;
+        let hop = flat(caught(self.top.open(readonly, &opening.name)).await)?;
+        let name = match opening.name.as_str() {
+            "" if opening.wants_name => flat(caught(self.top.default_export(readonly)).await).ok(),
+            name => Some(name.to_string()),
+        };
+        let mut can = hop.can();
+        can.multi_conn &= self.server.options.multi_conn;
+        let export = Export {
+            size: hop.size(),
+            can,
+            name,
+            description: hop.description().map(str::to_string),
+            block_sizes: hop.block_sizes(),
+        };
+        Ok((hop, export))
+    }
+}
+
+/// Finalizes and closes what was opened, after its last operation.
+pub(super) async fn close(hop: &Hop, id: u64) {
+    if let Err(error) = flat(caught(hop.finalize()).await) {
+        tracing::error!("connection {id}: finalize: {error}");
+    }
+    if let Err(error) = caught(hop.close()).await {
+        tracing::error!("connection {id}: close: {error}");
+    }
+}
+
+fn flat<T>(nested: Result<Result<T, Error>, Error>) -> Result<T, Error> {
+    nested.and_then(|result| result)
+}
+
+/// Waits for the client, for `limit` at most. False: the server stops.
+///
+/// # Errors
+/// `TimedOut`, or the error of `wait`.
+async fn within(limit: Duration, wait: impl Future<Output = io::Result<bool>>, stop: &Stop) -> io::Result<bool> {
+    tokio::select! {
+        answer = timeout(limit, wait) => match answer {
+            Ok(answer) => answer,
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes too long")),
+        },
+        () = stop.stopped() => Ok(false),
+    }
+}

@@ -1,0 +1,101 @@
+//! What the command line decides: options, limits and timeouts.
+
+use std::time::Duration;
+
+use rbdkit_plugin_api::MAX_REQUEST;
+use tokio::sync::Semaphore;
+
+/// What the command line decides.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// `-r`: no layer is opened for writing.
+    pub readonly: bool,
+    /// Offer structured replies; `--no-sr` clears it.
+    pub structured_replies: bool,
+    /// Offer multi-conn if the layers support it; `--no-mc` clears it.
+    pub multi_conn: bool,
+    /// `--mask-handshake`: the handshake flags that the server may offer.
+    pub handshake_mask: Option<u16>,
+    /// Limits and timeouts.
+    pub limits: ServerLimits,
+}
+
+impl Default for ServerOptions {
+    fn default() -> ServerOptions {
+        ServerOptions {
+            readonly: false,
+            structured_replies: true,
+            multi_conn: true,
+            handshake_mask: None,
+            limits: ServerLimits::default(),
+        }
+    }
+}
+
+/// Limits and timeouts. The server raises a limit that is too small to work to the smallest value
+/// that works: one request, [`MAX_REQUEST`] bytes, one connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerLimits {
+    /// Requests of one connection in flight (`-t`). nbdkit's default is 16, with a thread for each.
+    /// Here a request in flight needs no thread. The default is 256, twice the queue depth of the
+    /// deepest clients (128), so clients do not wait for this limit.
+    pub requests_per_connection: usize,
+    /// Payload bytes of one connection in flight. The default, 128 MiB, is two of the largest
+    /// requests: the server receives or runs one while it writes the reply to the other.
+    pub bytes_per_connection: u64,
+    /// Payload bytes of all connections in flight. The default, 512 MiB, is four connections at
+    /// their own limit, or 128 requests of 4 MiB. Disks and networks cannot use more.
+    pub bytes_in_all: u64,
+    /// Clients at a time; further clients wait to be accepted. The default, 4096, keeps idle clients
+    /// below 64 MiB, at about 10 KiB each.
+    pub connections: usize,
+    /// Timeout for each whole message of the handshake, in either direction. The default, 60 s, is
+    /// long enough for a person who types.
+    pub handshake_timeout: Duration,
+    /// After this time the server disconnects a client that holds bytes which others wait for. The
+    /// default, 10 s, is longer than a network fault that TCP survives unnoticed.
+    pub stall_timeout: Duration,
+    /// At the end of a connection: after this time without progress the server stops waiting for the
+    /// client to take its last replies. Default 10 s.
+    pub reply_timeout: Duration,
+    /// How often a server that is in use frees the memory that nobody needed since the last time
+    /// ([`trim`](super::trim)).
+    ///
+    /// Default 5 s: memory is free at most two intervals after the last request. A burst that comes
+    /// again within one interval finds everything as it left it. A later one spends some
+    /// milliseconds: 24 MiB of buffers are 6000 pages of half a microsecond each.
+    pub trim_interval: Duration,
+    /// How long a server that stops waits for all its connections. The default, 30 s, is longer
+    /// than [`ServerLimits::reply_timeout`] and shorter than what service managers allow (90 s).
+    pub drain_timeout: Duration,
+}
+
+impl Default for ServerLimits {
+    fn default() -> ServerLimits {
+        ServerLimits {
+            requests_per_connection: 256,
+            bytes_per_connection: 128 << 20,
+            bytes_in_all: 512 << 20,
+            connections: 4096,
+            handshake_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(10),
+            reply_timeout: Duration::from_secs(10),
+            trim_interval: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl ServerLimits {
+    /// Every limit raised to the smallest value that works.
+    pub(super) fn raised(mut self) -> ServerLimits {
+        self.requests_per_connection = self.requests_per_connection.max(1);
+        self.bytes_per_connection = self.bytes_per_connection.max(MAX_REQUEST.into());
+        self.bytes_in_all = self.bytes_in_all.max(MAX_REQUEST.into());
+        // A client that is alone then waits at its own limit. If it waited at the server's limit, it
+        // would count as a client that keeps others waiting, although the only one waiting is itself.
+        self.bytes_per_connection = self.bytes_per_connection.min(self.bytes_in_all);
+        self.connections = self.connections.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        self
+    }
+}
