@@ -1,22 +1,33 @@
-//! What the gate does in place of a layer that cannot: zero by pwrite, FUA by flush, cache by pread.
+//! What a hop does in place of a layer that cannot: zero by pwrite, FUA by flush, cache by pread.
 //!
-//! Each step is an ordinary request to the same hop, so it is queued and checked like any other and holds nothing in between.
+//! Each step is an ordinary request to the same hop. So it is queued and checked like any other
+//! request, and holds no permit between steps.
 
 use std::sync::Arc;
 
-use rbdkit_plugin_api::{Done, Errno, Flags, Op, Result, Span, Support};
+use rbdkit_plugin_api::{BlockSizes, Buffer, Capabilities, Done, Errno, Flags, Op, Pool, Result, Span, Support};
 
-use super::Hop;
-
-/// The most bytes that one step reads or writes: long enough that its cost disappears behind the I/O, short enough to be taken from the
-/// pool's shelves.
+/// The most bytes that one step reads or writes. The cost of a step is small beside that of the I/O,
+/// and the pool keeps buffers of this size.
 pub const STEP: u32 = 1 << 20;
 
-fn step(hop: &Hop) -> u32 {
+/// The requests that emulation consists of. A hop has them; the trait lets the hop use this module
+/// without this module using the hop.
+pub(super) trait Steps: Send + Sync + 'static {
+    fn can(&self) -> Capabilities;
+    fn block_sizes(&self) -> Option<BlockSizes>;
+    fn pool(&self) -> &Pool;
+    fn pread(self: &Arc<Self>, buffer: Buffer, span: Span, offset: u64) -> Op<Done>;
+    fn pwrite(self: &Arc<Self>, buffer: Buffer, span: Span, offset: u64, flags: Flags) -> Op<Done>;
+    fn flush(self: &Arc<Self>) -> Op<Result<()>>;
+}
+
+fn step(hop: &impl Steps) -> u32 {
     hop.block_sizes().map_or(STEP, |sizes| STEP.min(sizes.maximum).max(sizes.minimum))
 }
 
-pub(super) fn flush_after_write(hop: &Arc<Hop>, op: Op<Done>) -> Op<Done> {
+/// FUA of a write.
+pub(super) fn flush_after_write<H: Steps>(hop: &Arc<H>, op: Op<Done>) -> Op<Done> {
     let hop = Arc::clone(hop);
     Op::later(async move {
         let (buffer, result) = op.await;
@@ -28,7 +39,8 @@ pub(super) fn flush_after_write(hop: &Arc<Hop>, op: Op<Done>) -> Op<Done> {
     })
 }
 
-pub(super) fn flush_after(hop: &Arc<Hop>, op: Op<Result<()>>) -> Op<Result<()>> {
+/// FUA of a request without data.
+pub(super) fn flush_after<H: Steps>(hop: &Arc<H>, op: Op<Result<()>>) -> Op<Result<()>> {
     let hop = Arc::clone(hop);
     Op::later(async move {
         op.await?;
@@ -36,13 +48,13 @@ pub(super) fn flush_after(hop: &Arc<Hop>, op: Op<Result<()>>) -> Op<Result<()>> 
     })
 }
 
-/// Writes zeroes. Durable at the end if `flags.fua`.
-pub(super) fn zero_by_pwrite(hop: &Arc<Hop>, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
+/// Writes zeroes. They are durable at the end if `flags.fua`.
+pub(super) fn zero_by_pwrite<H: Steps>(hop: &Arc<H>, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
     let hop = Arc::clone(hop);
     Op::later(async move {
         let native_fua = flags.fua && hop.can().fua == Support::Native;
         let each = Flags { fua: native_fua, ..Flags::NONE };
-        let longest = u64::from(step(&hop));
+        let longest = u64::from(step(&*hop));
         let (mut at, end) = (offset, offset + length);
         let mut buffer = hop.pool().take(length.min(longest) as u32);
         buffer.set_zero(buffer.span());
@@ -57,9 +69,10 @@ pub(super) fn zero_by_pwrite(hop: &Arc<Hop>, offset: u64, length: u64, flags: Fl
     })
 }
 
-/// nbdkit's rule: a layer that zeroes natively may refuse a range with ENOTSUP, and it is written instead.
-pub(super) fn zero_if_refused(
-    hop: &Arc<Hop>,
+/// nbdkit's rule: a layer that zeroes natively may refuse a range with ENOTSUP, and the range is
+/// written instead.
+pub(super) fn zero_if_refused<H: Steps>(
+    hop: &Arc<H>,
     op: Op<Result<()>>,
     offset: u64,
     length: u64,
@@ -77,11 +90,11 @@ pub(super) fn zero_if_refused(
     })
 }
 
-/// Reads into nowhere: the layers below warm up on the way.
-pub(super) fn cache_by_pread(hop: &Arc<Hop>, offset: u64, length: u64) -> Op<Result<()>> {
+/// Reads the range and drops the data: the layers below cache it on the way.
+pub(super) fn cache_by_pread<H: Steps>(hop: &Arc<H>, offset: u64, length: u64) -> Op<Result<()>> {
     let hop = Arc::clone(hop);
     Op::later(async move {
-        let longest = u64::from(step(&hop));
+        let longest = u64::from(step(&*hop));
         let (mut at, end) = (offset, offset + length);
         let mut buffer = hop.pool().take(length.min(longest) as u32);
         while at < end {

@@ -1,4 +1,12 @@
 //! [`Hop`]: the gate in front of one layer of one connection.
+//!
+//! A hop asks a fresh handle once what it is (size, block sizes, capabilities) and checks the
+//! answers. After that it checks every request: range, flags, read-only, alignment. It lets requests
+//! through as the layer's thread model allows, and emulates what the layer cannot do.
+//!
+//! The protocol (`host/nbd`) checks a client's range and flags as well, before the first hop. That
+//! check exists for the client's sake: it gives the same errors as nbdkit, in the same order. The
+//! check here protects the layer: filters also send requests of their own.
 
 use std::sync::Arc;
 
@@ -6,28 +14,15 @@ use rbdkit_plugin_api::{
     BlockSizes, Buffer, Capabilities, Done, Errno, Error, Extents, Flags, Handle, MAX_REQUEST, Op, Pool, Result, Span,
     Support,
 };
-use tokio::sync::Semaphore;
 
-use super::{Places, emulate};
-
-/// A layer's place in its thread model: what one hop holds, and where its requests wait.
-pub(super) struct Queue {
-    /// Held for the life of the hop.
-    _places: Arc<Places>,
-    requests: Option<Arc<Semaphore>>,
-}
-
-impl Queue {
-    pub(super) fn new(places: Arc<Places>, requests: Option<Arc<Semaphore>>) -> Queue {
-        Queue { _places: places, requests }
-    }
-}
+use super::emulate::{self, Steps};
+use super::thread_model::RequestQueue;
 
 /// The only way to call a layer. Shared by all requests of the connection.
 pub struct Hop {
     name: String,
     handle: Arc<dyn Handle>,
-    queue: Queue,
+    queue: RequestQueue,
     size: u64,
     block_sizes: Option<BlockSizes>,
     description: Option<String>,
@@ -37,11 +32,14 @@ pub struct Hop {
 }
 
 impl Hop {
-    /// Asks a fresh handle what it is, and checks the answers. If that fails the handle is closed.
+    /// Asks a fresh handle what it is, and checks the answers. If a check fails, the handle is closed.
+    ///
+    /// # Errors
+    /// The handle's own, or EIO for a size beyond 2^63 - 1 or impossible block sizes.
     pub(super) async fn open(
         name: String,
         handle: Arc<dyn Handle>,
-        queue: Queue,
+        queue: RequestQueue,
         readonly: bool,
         pool: Pool,
     ) -> Result<Arc<Hop>> {
@@ -53,7 +51,7 @@ impl Hop {
                 Ok(Arc::new(Hop { name, handle, queue, size, block_sizes, description, can, is_prompt, pool }))
             }
             Err(error) => {
-                // The error of the description is the one worth reporting.
+                // The first error is the one worth reporting.
                 let _ = handle.finalize().await;
                 handle.close().await;
                 Err(error)
@@ -82,36 +80,37 @@ impl Hop {
         &self.name
     }
 
-    /// Bytes.
+    /// The size of the export, in bytes.
+    #[inline]
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// The block sizes, if the layer has any to name.
+    /// The block sizes, if the layer named any.
+    #[inline]
     pub fn block_sizes(&self) -> Option<BlockSizes> {
         self.block_sizes
     }
 
-    /// For people.
+    /// The description of the export, for people.
     pub fn description(&self) -> Option<&str> {
         self.description.as_deref()
     }
 
-    /// What it can do, after normalizing: [`Support::Emulate`] is done by the hop.
+    /// What the layer can do, normalized. The hop does what is [`Support::Emulate`].
+    #[inline]
     pub fn can(&self) -> Capabilities {
         self.can
     }
 
     /// See [`Handle::is_prompt`].
+    #[inline]
     pub fn is_prompt(&self) -> bool {
         self.is_prompt
     }
 
-    pub(super) fn pool(&self) -> &Pool {
-        &self.pool
-    }
-
-    /// Reads `span.len` bytes at `offset` into `span` of the buffer. What the layer leaves unfilled reads as zero.
+    /// Reads `span.len` bytes at `offset` into `span` of the buffer. Bytes that the layer leaves
+    /// unfilled read as zero.
     pub fn pread(self: &Arc<Self>, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
         if let Err(error) = self.check_data(&buffer, span, offset) {
             return Op::Ready((buffer, Err(error)));
@@ -182,7 +181,7 @@ impl Hop {
         if flush_after { emulate::flush_after(self, op) } else { op }
     }
 
-    /// Brings a range nearer.
+    /// Brings a range into caches below.
     pub fn cache(self: &Arc<Self>, offset: u64, length: u64) -> Op<Result<()>> {
         if let Err(error) = self.check_range(offset, length) {
             return Op::Ready(Err(error));
@@ -195,7 +194,8 @@ impl Hop {
         }
     }
 
-    /// What is known of a range: contiguous from `offset`, within the range, checked.
+    /// The extents of a range: contiguous from `offset` and within the range, which is checked. A
+    /// layer without extents has one extent of data.
     pub fn extents(self: &Arc<Self>, offset: u64, length: u64, flags: Flags) -> Op<Result<Extents>> {
         if let Err(error) = self.check_range(offset, length) {
             return Op::Ready(Err(error));
@@ -216,42 +216,42 @@ impl Hop {
         })
     }
 
-    /// Lets the layer and those below end their work while they can still do I/O.
+    /// Lets this layer and those below finish their work while they can still do I/O.
     pub async fn finalize(&self) -> Result<()> {
         self.handle.finalize().await
     }
 
-    /// Ends the layer's handle and those below.
+    /// Closes the handles of this layer and those below.
     pub async fn close(&self) {
         self.handle.close().await;
     }
 
-    /// Calls the layer, when its thread model lets it.
+    /// Calls the layer as soon as its thread model allows.
     fn queued<T: Send + 'static>(&self, call: impl FnOnce(&dyn Handle) -> Op<T> + Send + 'static) -> Op<T> {
-        let Some(places) = &self.queue.requests else {
+        let Some(permits) = &self.queue.requests else {
             return call(&*self.handle);
         };
-        match Arc::clone(places).try_acquire_owned() {
-            Ok(place) => match call(&*self.handle) {
+        match Arc::clone(permits).try_acquire_owned() {
+            Ok(permit) => match call(&*self.handle) {
                 Op::Later(future) => Op::later(async move {
                     let answer = future.await;
-                    drop(place);
+                    drop(permit);
                     answer
                 }),
                 ready => ready,
             },
             Err(_) => {
-                let (places, handle) = (Arc::clone(places), Arc::clone(&self.handle));
+                let (permits, handle) = (Arc::clone(permits), Arc::clone(&self.handle));
                 Op::later(async move {
                     // The semaphore is never closed, so this only waits.
-                    let place = places.acquire_owned().await;
-                    // Which way the call goes is decided by matching here: awaiting `Op` would need `T: Unpin`.
+                    let permit = permits.acquire_owned().await;
+                    // A match, because awaiting an `Op` needs `T: Unpin`.
                     let answer = match call(&*handle) {
                         Op::Later(future) => future.await,
                         Op::Ready(answer) => answer,
                         Op::Taken => std::future::pending().await,
                     };
-                    drop(place);
+                    drop(permit);
                     answer
                 })
             }
@@ -264,7 +264,7 @@ impl Hop {
 
     fn check_data(&self, buffer: &Buffer, span: Span, offset: u64) -> Result<()> {
         if !buffer.contains(span) {
-            return Err(self.refuse("the part of the buffer is not within it"));
+            return Err(self.refuse("the span is not within the buffer"));
         }
         if span.len > MAX_REQUEST {
             return Err(self.refuse("the request is longer than 64 MiB"));
@@ -284,7 +284,8 @@ impl Hop {
         };
         if let Some(sizes) = &self.block_sizes {
             let minimum = u64::from(sizes.minimum);
-            // A size that is no multiple of the block size leaves a tail that nobody could reach otherwise.
+            // If the size is not a multiple of the block size, a request may end at the size:
+            // otherwise nobody could reach the tail.
             if !offset.is_multiple_of(minimum) || (!end.is_multiple_of(minimum) && end != self.size) {
                 return Err(self.refuse("the range is not aligned to the minimum block size"));
             }
@@ -300,5 +301,31 @@ impl Hop {
             return Err(self.refuse("FUA is not offered"));
         }
         Ok(())
+    }
+}
+
+impl Steps for Hop {
+    fn can(&self) -> Capabilities {
+        self.can
+    }
+
+    fn block_sizes(&self) -> Option<BlockSizes> {
+        self.block_sizes
+    }
+
+    fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    fn pread(self: &Arc<Self>, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
+        Hop::pread(self, buffer, span, offset)
+    }
+
+    fn pwrite(self: &Arc<Self>, buffer: Buffer, span: Span, offset: u64, flags: Flags) -> Op<Done> {
+        Hop::pwrite(self, buffer, span, offset, flags)
+    }
+
+    fn flush(self: &Arc<Self>) -> Op<Result<()>> {
+        Hop::flush(self)
     }
 }

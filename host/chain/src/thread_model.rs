@@ -1,0 +1,85 @@
+//! The chain's part of a layer's thread model: who may open the layer, and where its requests wait.
+//!
+//! A layer that serves one connection at a time has one permit for a connection. A client takes the
+//! permits of all such layers before the first layer is opened, from the top down, and holds them
+//! until the last of its hops is gone. If a layer waited for its permit while the layers above it
+//! were being opened, those would hold what the connection before it needs to end (the one instance
+//! of a filter). The permits belong to the client and not to a hop, so that a filter can open the
+//! next layer anew before it closes the old handle.
+//!
+//! A layer that serves one request at a time has a permit for a request, of each hop or of all hops.
+//! Filters limit their requests themselves, by their instances, so only the plugin has such permits.
+
+use std::sync::Arc;
+
+use rbdkit_plugin_api::ThreadModel;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// What the hops of one layer share.
+pub(super) struct ThreadModelGate {
+    /// One permit, if the layer serves one connection at a time.
+    connections: Option<Arc<Semaphore>>,
+    requests: MaxRequests,
+}
+
+/// Who limits the requests that run at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RequestLimit {
+    /// The layer itself.
+    ByLayer,
+    /// The layer's hops.
+    ByHop,
+}
+
+/// How many requests the hops let through at once.
+enum MaxRequests {
+    Unlimited,
+    OnePerHop,
+    OneInAll(Arc<Semaphore>),
+}
+
+impl ThreadModelGate {
+    pub fn new(model: ThreadModel, limit: RequestLimit) -> ThreadModelGate {
+        let connections = (model == ThreadModel::SerializeConnections).then(|| Arc::new(Semaphore::new(1)));
+        let requests = match model {
+            _ if limit == RequestLimit::ByLayer => MaxRequests::Unlimited,
+            ThreadModel::Parallel => MaxRequests::Unlimited,
+            ThreadModel::SerializeRequests | ThreadModel::SerializeConnections => MaxRequests::OnePerHop,
+            ThreadModel::SerializeAllRequests => MaxRequests::OneInAll(Arc::new(Semaphore::new(1))),
+        };
+        ThreadModelGate { connections, requests }
+    }
+
+    /// The queue for the requests of a new hop. The hop holds `permits` for its life.
+    pub fn request_queue(&self, permits: &Arc<ConnectionPermits>) -> RequestQueue {
+        let requests = match &self.requests {
+            MaxRequests::Unlimited => None,
+            MaxRequests::OnePerHop => Some(Arc::new(Semaphore::new(1))),
+            MaxRequests::OneInAll(shared) => Some(Arc::clone(shared)),
+        };
+        RequestQueue { _permits: Arc::clone(permits), requests }
+    }
+}
+
+/// A client's permits, one for each layer that serves one connection at a time.
+pub(super) struct ConnectionPermits(#[expect(dead_code, reason = "held, not used")] Vec<OwnedSemaphorePermit>);
+
+impl ConnectionPermits {
+    /// Takes the permits in the order of the gates, waiting for each.
+    pub async fn take(gates: impl Iterator<Item = &ThreadModelGate>) -> ConnectionPermits {
+        let mut permits = Vec::new();
+        for connections in gates.filter_map(|gate| gate.connections.as_ref()) {
+            // The semaphore is never closed, so this only waits.
+            permits.extend(Arc::clone(connections).acquire_owned().await.ok());
+        }
+        ConnectionPermits(permits)
+    }
+}
+
+/// Where the requests of one hop wait.
+pub(super) struct RequestQueue {
+    /// Held for the life of the hop.
+    _permits: Arc<ConnectionPermits>,
+    /// A permit for each request that may run. None: all may run.
+    pub requests: Option<Arc<Semaphore>>,
+}
