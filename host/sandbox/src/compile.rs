@@ -4,7 +4,7 @@
 //! others fill the memory, and perhaps some make it do what it should not. So the program starts itself once more with a hidden argument,
 //! gives the component on standard input, and takes the compiled code from standard output. The child has little to work with: bounded processor
 //! time, memory and descriptors (rlimits), an empty environment, and, before it has read a byte of the component, no way to a file, a socket or another
-//! program ([`wall`](rbdkit_confine)). Whatever becomes of it, the parent has compiled code or one line that says why not.
+//! program ([`rbdkit_confine`]). Whatever becomes of it, the parent has compiled code or one line that says why not.
 //!
 //! What comes back is run later, so a compiler that a component has taken over could still give bad code; that is what is left of the risk.
 //! The child makes its engine of the same settings by the same function, and wasmtime refuses code made for others.
@@ -75,7 +75,7 @@ fn child(seconds: u64, memory: u64) -> Result<(), String> {
     limit(Resource::Nofile, 16)?;
     // The engine asks for the processor's features; what is a stranger's comes after the wall.
     let engine = engine::engine().map_err(|e| e.to_string())?;
-    rbdkit_confine::of_compiler();
+    rbdkit_confine::confine_compiler();
     let mut component = Vec::new();
     std::io::stdin().lock().read_to_end(&mut component).map_err(|e| e.to_string())?;
     let code = engine.precompile_component(&component).map_err(|e| format!("{e:#}"))?;

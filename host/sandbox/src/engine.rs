@@ -137,7 +137,7 @@ impl Pulse {
             let mut idle_ticks = 0;
             loop {
                 // It is older than the wall.
-                rbdkit_confine::enter();
+                rbdkit_confine::confine_thread();
                 std::thread::sleep(if idle_ticks < IDLE_AFTER { TICK } else { IDLE_TICK });
                 let Some(engine) = engine.upgrade() else { return };
                 engine.increment_epoch();

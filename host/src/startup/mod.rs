@@ -51,7 +51,7 @@ use captive::Captive;
 use listen::{Reachable, Socket, Sockets};
 use process::Identity;
 use rbdkit_chain::Chain;
-use rbdkit_confine::Grounds;
+use rbdkit_confine::ConfinementNeeds;
 use rbdkit_sandbox::OnFault;
 use rbdkit_server::Stop;
 use signals::Signals;
@@ -136,8 +136,8 @@ fn serve(
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("rbdkit")
-        .on_thread_start(rbdkit_confine::enter)
-        .on_thread_unpark(rbdkit_confine::enter)
+        .on_thread_start(rbdkit_confine::confine_thread)
+        .on_thread_unpark(rbdkit_confine::confine_thread)
         .build();
     let runtime = runtime.map_err(|error| ConfigError::new(format!("cannot start threads: {error}")))?;
     let start = Start { program, plan, parent, chain, identity, pidfile, inherited, stdio, word, fatal };
@@ -275,13 +275,13 @@ impl Start {
             tracing::debug!("not confined (--no-confine)");
             return;
         }
-        let grounds = Grounds {
+        let needs = ConfinementNeeds {
             scratch: (!self.plan.filters.is_empty()).then(rbdkit_sandbox::state::directory),
             private: sockets.private().map(PathBuf::from),
-            captive,
+            runs_command: captive,
         };
         // Not within the macro: what is not logged is not evaluated there.
-        let said = rbdkit_confine::raise(self.chain.reach(), &grounds).await;
+        let said = rbdkit_confine::confine_process(self.chain.reach(), &needs).await;
         tracing::debug!("{said}");
     }
 
