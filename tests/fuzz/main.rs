@@ -16,7 +16,8 @@ mod loader;
 use std::time::{Duration, Instant};
 
 use rbdkit_nbd::{
-    Command, Export, Handshake, HandshakeConfig, MAX_OPTION, Payload, RequestHeader, Session, Violation, Wish,
+    Command, Export, Handshake, HandshakeAction, HandshakeConfig, MAX_OPTION, RequestHeader, RequestPayload, Session,
+    Violation,
 };
 use rbdkit_plugin_api::{Capabilities, ExportEntry};
 use rbdkit_tests::raw::{Stream, contexts, go, request};
@@ -186,12 +187,12 @@ fn negotiate(
             assert!((1..=16 + MAX_OPTION as usize).contains(&wanted), "{wanted} bytes are wanted");
             return Ok(false);
         }
-        Some(Wish::List) => handshake.list(&[ExportEntry { name: "x".into(), description: None }], out),
-        Some(Wish::Abort) => {}
-        Some(Wish::Open(opening)) => {
+        Some(HandshakeAction::List) => handshake.list(&[ExportEntry { name: "x".into(), description: None }], out),
+        Some(HandshakeAction::Abort) => {}
+        Some(HandshakeAction::Open(request)) => {
             let can = Capabilities { trim: true, ..Capabilities::READ_WRITE_FLUSH };
             let export = Export { size: 1 << 20, can, name: None, description: None, block_sizes: None };
-            *session = handshake.accept(&opening, &export, out);
+            *session = handshake.accept(&request, &export, out);
         }
     }
     Ok(true)
@@ -212,7 +213,7 @@ fn take_request(
     let Some(header) = RequestHeader::parse(rest)? else { return Ok(false) };
     *rest = &rest[RequestHeader::SIZE..];
     let checked = session.check(&header);
-    if let Payload::Data(length) | Payload::Skip(length) = Session::payload(&header, &checked)? {
+    if let RequestPayload::Data(length) | RequestPayload::Skip(length) = Session::payload(&header, &checked)? {
         *skip = length as usize;
     }
     if let Ok(command) = &checked

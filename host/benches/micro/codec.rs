@@ -2,8 +2,8 @@
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use rbdkit_nbd::reply::Answer;
-use rbdkit_nbd::{RequestHeader, Session, wire};
+use rbdkit_nbd::reply::{Reply, RequestKind};
+use rbdkit_nbd::{ReplyFormat, RequestHeader, Session, wire};
 use rbdkit_plugin_api::{Buffer, Capabilities, Errno, Error, Fill, Pool, Span};
 
 const SIZE: u64 = 1 << 30;
@@ -11,7 +11,12 @@ const SIZE: u64 = 1 << 30;
 const BATCH: u64 = 32;
 
 fn session() -> Session {
-    Session { size: SIZE, can: Capabilities::READ_WRITE_FLUSH, structured: true, base_allocation: true }
+    Session {
+        size: SIZE,
+        can: Capabilities::READ_WRITE_FLUSH,
+        reply_format: ReplyFormat::Structured,
+        base_allocation: true,
+    }
 }
 
 /// Headers of requests of 4 KiB, one after the other as they come.
@@ -52,24 +57,28 @@ fn filled(pool: &Pool, length: u32, fill: Fill) -> Buffer {
     buffer
 }
 
-/// What is written of an answer; it is dropped, and its buffer is back in the pool.
-fn written(answer: &Answer) -> usize {
-    answer.slices().map(|slice| black_box(slice).len()).sum()
+/// The length of what is written of a reply.
+fn written(reply: &Reply) -> usize {
+    reply.slices().map(|slice| black_box(slice).len()).sum()
 }
 
 #[divan::bench(args = ["structured", "simple"])]
 fn answer_a_read(bencher: Bencher<'_, '_>, kind: &str) {
-    let structured = kind == "structured";
+    let format = if kind == "structured" { ReplyFormat::Structured } else { ReplyFormat::Simple };
     let pool = Pool::new();
     let input = || filled(&pool, 4096, Fill::Data);
-    bencher.with_inputs(input).bench_local_values(|buffer| written(&Answer::data(structured, false, 1, 8192, buffer)));
+    bencher
+        .with_inputs(input)
+        .bench_local_values(|buffer| written(&Reply::data(format, RequestKind::Plain, 1, 8192, buffer)));
 }
 
 #[divan::bench]
 fn answer_a_read_of_zeroes(bencher: Bencher<'_, '_>) {
     let pool = Pool::new();
     let input = || filled(&pool, 4096, Fill::Zero);
-    bencher.with_inputs(input).bench_local_values(|buffer| written(&Answer::data(true, false, 1, 8192, buffer)));
+    bencher.with_inputs(input).bench_local_values(|buffer| {
+        written(&Reply::data(ReplyFormat::Structured, RequestKind::Plain, 1, 8192, buffer))
+    });
 }
 
 /// Every other 4 KiB of 16 KiB is a hole. No longer: what the pool does not keep would go back to the kernel, which costs more than all the rest.
@@ -81,16 +90,18 @@ fn answer_a_read_with_holes(bencher: Bencher<'_, '_>) {
         (0..2).for_each(|nth| buffer.set_zero(Span::new(nth << 13, 1 << 12)));
         buffer
     };
-    bencher.with_inputs(input).bench_local_values(|buffer| written(&Answer::data(true, false, 1, 0, buffer)));
+    bencher
+        .with_inputs(input)
+        .bench_local_values(|buffer| written(&Reply::data(ReplyFormat::Structured, RequestKind::Plain, 1, 0, buffer)));
 }
 
 #[divan::bench]
 fn answer_a_write() -> usize {
-    written(&Answer::done(black_box(1)))
+    written(&Reply::done(black_box(1)))
 }
 
 #[divan::bench]
 fn answer_with_an_error(bencher: Bencher<'_, '_>) {
     let error = Error::new(Errno::Eio, "the disk is broken");
-    bencher.bench(|| written(&Answer::error(true, 1, 5, black_box(&error))));
+    bencher.bench(|| written(&Reply::error(ReplyFormat::Structured, 1, 5, black_box(&error))));
 }

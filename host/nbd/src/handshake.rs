@@ -1,30 +1,31 @@
 //! The handshake: greeting, client flags, options.
 //!
-//! [`Handshake::advance`] eats complete messages off the front of the input and writes replies to `out`. What needs the chain comes back
-//! as a [`Wish`]; its answer (`list`, `accept`, `refuse`) has to be given before the next `advance`, because the protocol is strictly
+//! [`Handshake::advance`] takes complete messages off the front of the input and writes replies to
+//! `out`. An option that needs the chain comes back as a [`HandshakeAction`]. The server has to answer
+//! it (with `list`, `accept` or `refuse`) before the next `advance`, because the protocol has strictly
 //! one option at a time. A client that sends options ahead is served in order.
 
 use rbdkit_plugin_api::{BlockSizes, Capabilities, ExportEntry, Support};
 
+use super::strings;
+use super::transmission::{ReplyFormat, Session};
+use super::violation::Violation;
 use super::wire::{self, Reader, info, opt, rep, transmission};
-use super::{Session, Violation};
 
-/// The longest string of the protocol, in bytes.
-pub const MAX_STRING: usize = 4096;
-
-/// The longest option data, in bytes: two strings of the longest kind and some thousand queries or information requests. It bounds
-/// what a client that has shown no interest in any export can make the server hold.
+/// The longest option data, in bytes: two strings of the longest kind and some thousand queries or
+/// information requests. It limits what the server holds for a client that has not chosen an export.
 pub const MAX_OPTION: u32 = 64 * 1024;
 
-/// The most options before an export is chosen. Real clients send fewer than ten; listing tools two for each export that they look at.
+/// The most options before an export is chosen. Most clients send fewer than ten. Tools that list
+/// exports send two for each export.
 pub const MAX_OPTIONS: u32 = 1024;
 
 /// What the server is willing to negotiate.
 #[derive(Clone, Copy, Debug)]
 pub struct HandshakeConfig {
-    /// Grant structured replies to who asks for them.
+    /// Grant structured replies to clients that ask for them.
     pub structured_replies: bool,
-    /// Handshake flags to offer, of those that there are.
+    /// Handshake flags to offer. Flags that do not exist are ignored.
     pub flags: u16,
 }
 
@@ -34,16 +35,16 @@ impl Default for HandshakeConfig {
     }
 }
 
-/// An export, as far as the handshake tells of it.
+/// What the handshake tells a client about an export.
 #[derive(Clone, Debug)]
 pub struct Export {
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// What it can do; read-only if it cannot write.
+    /// What the export can do. It is read-only if it cannot write.
     pub can: Capabilities,
-    /// The canonical name, if the client wanted to know it.
+    /// The canonical name, if the client asked for it.
     pub name: Option<String>,
-    /// For people.
+    /// A text for people.
     pub description: Option<String>,
     /// Block sizes, if the layers named any.
     pub block_sizes: Option<BlockSizes>,
@@ -51,7 +52,7 @@ pub struct Export {
 
 impl Export {
     /// The transmission flags.
-    pub fn transmission_flags(&self, structured: bool) -> u16 {
+    pub fn transmission_flags(&self, format: ReplyFormat) -> u16 {
         let can = &self.can;
         [
             (true, transmission::HAS_FLAGS),
@@ -64,7 +65,7 @@ impl Export {
             (can.fast_zero, transmission::SEND_FAST_ZERO),
             (can.multi_conn, transmission::CAN_MULTI_CONN),
             (can.cache != Support::None, transmission::SEND_CACHE),
-            (structured, transmission::SEND_DF),
+            (format == ReplyFormat::Structured, transmission::SEND_DF),
         ]
         .into_iter()
         .filter_map(|(set, flag)| set.then_some(flag))
@@ -74,52 +75,52 @@ impl Export {
 
 /// Which option asked for an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum How {
+enum OpenOption {
     ExportName,
     Info,
     Go,
 }
 
-/// A client asks for an export: to see it or to use it.
+/// A client's wish to look at an export or to use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opening {
-    how: How,
-    /// As the client wrote it; empty for the default export.
+pub struct OpenRequest {
+    option: OpenOption,
+    /// The export's name as the client sent it; empty for the default export.
     pub name: String,
-    /// The canonical name is wanted too.
+    /// The client asks for the canonical name.
     pub wants_name: bool,
     wants_description: bool,
     wants_block_size: bool,
 }
 
-impl Opening {
-    /// The client only looks: the export is closed again after the answer.
+impl OpenRequest {
+    /// The client only looks at the export. The export is closed before the reply.
     pub fn only_info(&self) -> bool {
-        self.how == How::Info
+        self.option == OpenOption::Info
     }
 
-    /// A refusal cannot be told: the connection has to end.
+    /// The option has no error reply: if the export cannot be opened, the connection has to end.
     pub fn cannot_be_refused(&self) -> bool {
-        self.how == How::ExportName
+        self.option == OpenOption::ExportName
     }
 
-    fn option(&self) -> u32 {
-        match self.how {
-            How::ExportName => opt::EXPORT_NAME,
-            How::Info => opt::INFO,
-            How::Go => opt::GO,
+    fn option_number(&self) -> u32 {
+        match self.option {
+            OpenOption::ExportName => opt::EXPORT_NAME,
+            OpenOption::Info => opt::INFO,
+            OpenOption::Go => opt::GO,
         }
     }
 }
 
-/// What only the chain can answer.
+/// What the server has to do before the handshake goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wish {
-    /// The exports: [`Handshake::list`] or [`Handshake::cannot_list`].
+pub enum HandshakeAction {
+    /// List the exports: [`Handshake::list`] or [`Handshake::cannot_list`].
     List,
-    /// One export: [`Handshake::accept`] or [`Handshake::refuse`].
-    Open(Opening),
-    /// The client leaves; the reply is written already.
+    /// Open an export: [`Handshake::accept`] or [`Handshake::refuse`].
+    Open(OpenRequest),
+    /// End the connection. The reply is in `out` already.
     Abort,
 }
 
@@ -127,13 +128,14 @@ pub enum Wish {
 #[derive(Debug)]
 pub struct Handshake {
     config: HandshakeConfig,
-    /// The client's flags, once they have come: a subset of what was offered.
+    /// The client's flags once they have come, a subset of those offered.
     client_flags: Option<u16>,
-    /// Options seen.
+    /// How many options have come.
     options: u32,
-    /// Structured replies were granted.
-    structured: bool,
-    /// `base:allocation` was selected for the export of this name. Only with `structured`.
+    /// Structured once the client has asked for it and it was granted.
+    reply_format: ReplyFormat,
+    /// `base:allocation` was selected for the export of this name. Only with structured
+    /// replies.
     base_allocation: Option<String>,
 }
 
@@ -141,30 +143,31 @@ pub struct Handshake {
 const OPTION_HEADER: usize = 16;
 
 impl Handshake {
-    /// A connection on which nothing was sent yet.
+    /// For a connection on which nothing was sent yet.
     pub fn new(config: HandshakeConfig) -> Handshake {
         let flags = config.flags & (wire::FLAG_FIXED_NEWSTYLE | wire::FLAG_NO_ZEROES);
         Handshake {
             config: HandshakeConfig { flags, ..config },
             client_flags: None,
             options: 0,
-            structured: false,
+            reply_format: ReplyFormat::Simple,
             base_allocation: None,
         }
     }
 
-    /// What the server says first.
+    /// Writes what the server sends first.
     pub fn greeting(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&wire::MAGIC.to_be_bytes());
         out.extend_from_slice(&wire::IHAVEOPT.to_be_bytes());
         out.extend_from_slice(&self.config.flags.to_be_bytes());
     }
 
-    /// Takes complete messages off `input` and answers them, up to the first that is a wish. None: more input is needed.
+    /// Takes complete messages off `input` and answers them, up to the first one that needs an action.
+    /// None: more input is needed.
     ///
     /// # Errors
     /// A [`Violation`] ends the connection; what is in `out` may still be sent.
-    pub fn advance(&mut self, input: &mut &[u8], out: &mut Vec<u8>) -> Result<Option<Wish>, Violation> {
+    pub fn advance(&mut self, input: &mut &[u8], out: &mut Vec<u8>) -> Result<Option<HandshakeAction>, Violation> {
         let client_flags = match self.client_flags {
             Some(flags) => flags,
             None => {
@@ -195,15 +198,15 @@ impl Handshake {
             *input = reader.0;
             self.options += 1;
             if self.options > MAX_OPTIONS {
-                return Err(Violation::TooManyOptions);
+                return Err(Violation::TooManyOptions(MAX_OPTIONS));
             }
-            if let Some(wish) = self.option(option, data, out)? {
-                return Ok(Some(wish));
+            if let Some(action) = self.option(option, data, out)? {
+                return Ok(Some(action));
             }
         }
     }
 
-    /// How many more bytes are surely needed before [`Handshake::advance`] can do anything with `input`: at least 1.
+    /// A lower bound, at least 1, for the bytes that [`Handshake::advance`] needs beyond `input`.
     pub fn wanted(&self, input: &[u8]) -> usize {
         let whole = match self.client_flags {
             None => 4,
@@ -215,12 +218,12 @@ impl Handshake {
         whole.saturating_sub(input.len()).max(1)
     }
 
-    fn option(&mut self, option: u32, data: &[u8], out: &mut Vec<u8>) -> Result<Option<Wish>, Violation> {
+    fn option(&mut self, option: u32, data: &[u8], out: &mut Vec<u8>) -> Result<Option<HandshakeAction>, Violation> {
         match option {
             opt::EXPORT_NAME => {
-                let name = string(data).ok_or(Violation::ExportName)?;
-                return Ok(Some(Wish::Open(Opening {
-                    how: How::ExportName,
+                let name = strings::parse(data).ok_or(Violation::ExportName)?;
+                return Ok(Some(HandshakeAction::Open(OpenRequest {
+                    option: OpenOption::ExportName,
                     name,
                     wants_name: false,
                     wants_description: false,
@@ -228,20 +231,20 @@ impl Handshake {
                 })));
             }
             opt::ABORT => {
-                // Data makes no sense here, but neither does refusing to let go.
+                // This option has no data. But a client that wants to leave is not refused.
                 reply(out, option, rep::ACK, &[]);
-                return Ok(Some(Wish::Abort));
+                return Ok(Some(HandshakeAction::Abort));
             }
-            opt::LIST if data.is_empty() => return Ok(Some(Wish::List)),
-            opt::INFO | opt::GO => match opening(option, data) {
-                Some(opening) => return Ok(Some(Wish::Open(opening))),
+            opt::LIST if data.is_empty() => return Ok(Some(HandshakeAction::List)),
+            opt::INFO | opt::GO => match parse_open(option, data) {
+                Some(request) => return Ok(Some(HandshakeAction::Open(request))),
                 None => error(out, option, rep::ERR_INVALID, "the name or the list of information is malformed"),
             },
             opt::STRUCTURED_REPLY if !self.config.structured_replies => {
                 error(out, option, rep::ERR_UNSUP, "structured replies are switched off");
             }
             opt::STRUCTURED_REPLY if data.is_empty() => {
-                self.structured = true;
+                self.reply_format = ReplyFormat::Structured;
                 reply(out, option, rep::ACK, &[]);
             }
             opt::STARTTLS if data.is_empty() => error(out, option, rep::ERR_UNSUP, "TLS is not supported"),
@@ -257,10 +260,10 @@ impl Handshake {
     fn meta_context(&mut self, option: u32, data: &[u8], out: &mut Vec<u8>) {
         let set = option == opt::SET_META_CONTEXT;
         if set {
-            // Whatever comes of it, the earlier selection is void.
+            // The earlier selection is void, whether or not this option is valid.
             self.base_allocation = None;
         }
-        if !self.structured {
+        if self.reply_format == ReplyFormat::Simple {
             return error(out, option, rep::ERR_INVALID, "structured replies have to be negotiated first");
         }
         let Some((name, queries)) = meta_queries(data) else {
@@ -268,7 +271,7 @@ impl Handshake {
         };
         let matches = queries.iter().any(|query| match *query {
             b"base:allocation" => true,
-            // Everything of a namespace can be listed, but is never selected.
+            // A whole namespace can be listed but not selected.
             b"base:" => !set,
             _ => false,
         });
@@ -282,84 +285,79 @@ impl Handshake {
         reply(out, option, rep::ACK, &[]);
     }
 
-    /// Answers [`Wish::List`]. Names that the protocol cannot carry are left out.
+    /// Answers [`HandshakeAction::List`]. It leaves out names that the protocol cannot carry.
     pub fn list(&self, exports: &[ExportEntry], out: &mut Vec<u8>) {
-        for export in exports.iter().filter(|export| is_carried(&export.name)) {
-            let description = export.description.as_deref().map_or("", |text| cut(text, MAX_STRING));
+        for export in exports.iter().filter(|export| strings::is_valid(&export.name)) {
+            let description = export.description.as_deref().map_or("", strings::cut);
             let length = (export.name.len() as u32).to_be_bytes();
             reply(out, opt::LIST, rep::SERVER, &[&length, export.name.as_bytes(), description.as_bytes()]);
         }
         reply(out, opt::LIST, rep::ACK, &[]);
     }
 
-    /// Answers [`Wish::List`] if there is no list.
+    /// Answers [`HandshakeAction::List`] if the exports cannot be listed.
     pub fn cannot_list(&self, message: &str, out: &mut Vec<u8>) {
         error(out, opt::LIST, rep::ERR_PLATFORM, message);
     }
 
-    /// Answers [`Wish::Open`] if the export cannot be had, for whatever reason. Writes nothing if the option has no error reply
-    /// ([`Opening::cannot_be_refused`]).
+    /// Answers [`HandshakeAction::Open`] if the export cannot be opened, for whatever reason. It writes
+    /// nothing if the option has no error reply ([`OpenRequest::cannot_be_refused`]).
     ///
-    /// The specification's word for it is "not available", which clients show as a missing export. ERR_PLATFORM would say that the server does not
-    /// support the option, and clients show it so.
-    pub fn refuse(&self, opening: &Opening, message: &str, out: &mut Vec<u8>) {
-        if !opening.cannot_be_refused() {
-            error(out, opening.option(), rep::ERR_UNKNOWN, message);
+    /// The error is ERR_UNKNOWN, in the specification's words "not available", and clients report a
+    /// missing export. With ERR_PLATFORM they would report that the server does not support the option.
+    pub fn refuse(&self, request: &OpenRequest, message: &str, out: &mut Vec<u8>) {
+        if !request.cannot_be_refused() {
+            error(out, request.option_number(), rep::ERR_UNKNOWN, message);
         }
     }
 
-    /// Answers [`Wish::Open`] with the export. The transmission begins if there is a session.
-    pub fn accept(&self, opening: &Opening, export: &Export, out: &mut Vec<u8>) -> Option<Session> {
-        let flags = export.transmission_flags(self.structured);
-        let option = opening.option();
-        if opening.how == How::ExportName {
+    /// Answers [`HandshakeAction::Open`] with the export. If this returns a session, the transmission
+    /// begins.
+    pub fn accept(&self, request: &OpenRequest, export: &Export, out: &mut Vec<u8>) -> Option<Session> {
+        let flags = export.transmission_flags(self.reply_format);
+        let option = request.option_number();
+        if request.option == OpenOption::ExportName {
             out.extend_from_slice(&export.size.to_be_bytes());
             out.extend_from_slice(&flags.to_be_bytes());
             if self.client_flags.unwrap_or(0) & wire::FLAG_NO_ZEROES == 0 {
                 out.extend_from_slice(&[0; 124]);
             }
-            return Some(self.session(opening, export));
+            return Some(self.session(request, export));
         }
         let kind = |kind: u16| kind.to_be_bytes();
         reply(out, option, rep::INFO, &[&kind(info::EXPORT), &export.size.to_be_bytes(), &flags.to_be_bytes()]);
-        if let Some(name) = export.name.as_ref().filter(|name| opening.wants_name && is_carried(name)) {
+        if let Some(name) = export.name.as_ref().filter(|name| request.wants_name && strings::is_valid(name)) {
             reply(out, option, rep::INFO, &[&kind(info::NAME), name.as_bytes()]);
         }
-        if let Some(text) = export.description.as_ref().filter(|_| opening.wants_description) {
-            reply(out, option, rep::INFO, &[&kind(info::DESCRIPTION), cut(text, MAX_STRING).as_bytes()]);
+        if let Some(text) = export.description.as_ref().filter(|_| request.wants_description) {
+            reply(out, option, rep::INFO, &[&kind(info::DESCRIPTION), strings::cut(text).as_bytes()]);
         }
-        if let Some(sizes) = export.block_sizes.filter(|_| opening.wants_block_size) {
+        if let Some(sizes) = export.block_sizes.filter(|_| request.wants_block_size) {
             let [minimum, preferred, maximum] =
                 [sizes.minimum, sizes.preferred, sizes.maximum].map(|size| size.to_be_bytes());
             reply(out, option, rep::INFO, &[&kind(info::BLOCK_SIZE), &minimum, &preferred, &maximum]);
         }
         reply(out, option, rep::ACK, &[]);
-        (!opening.only_info()).then(|| self.session(opening, export))
+        (!request.only_info()).then(|| self.session(request, export))
     }
 
-    fn session(&self, opening: &Opening, export: &Export) -> Session {
+    fn session(&self, request: &OpenRequest, export: &Export) -> Session {
         Session {
             size: export.size,
             can: export.can,
-            structured: self.structured,
-            // A selection holds for the export that it was made for.
-            base_allocation: self.base_allocation.as_ref() == Some(&opening.name),
+            reply_format: self.reply_format,
+            // A selection is only valid for the export that it names.
+            base_allocation: self.base_allocation.as_ref() == Some(&request.name),
         }
     }
 }
 
-/// A name as the protocol wants it: UTF-8, no NUL, not too long.
-fn string(bytes: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    (text.len() <= MAX_STRING && !text.contains('\0')).then(|| text.to_string())
-}
-
-fn opening(option: u32, data: &[u8]) -> Option<Opening> {
+fn parse_open(option: u32, data: &[u8]) -> Option<OpenRequest> {
     let mut reader = Reader(data);
-    let name = string(reader.counted()?)?;
+    let name = strings::parse(reader.counted()?)?;
     let count = reader.u16()?;
-    let mut opening = Opening {
-        how: if option == opt::GO { How::Go } else { How::Info },
+    let mut request = OpenRequest {
+        option: if option == opt::GO { OpenOption::Go } else { OpenOption::Info },
         name,
         wants_name: false,
         wants_description: false,
@@ -367,39 +365,27 @@ fn opening(option: u32, data: &[u8]) -> Option<Opening> {
     };
     for _ in 0..count {
         match reader.u16()? {
-            info::NAME => opening.wants_name = true,
-            info::DESCRIPTION => opening.wants_description = true,
-            info::BLOCK_SIZE => opening.wants_block_size = true,
-            // EXPORT is always sent; what is unknown is to be ignored.
+            info::NAME => request.wants_name = true,
+            info::DESCRIPTION => request.wants_description = true,
+            info::BLOCK_SIZE => request.wants_block_size = true,
+            // EXPORT is always sent. The specification wants unknown kinds ignored.
             _ => {}
         }
     }
-    reader.is_empty().then_some(opening)
+    reader.is_empty().then_some(request)
 }
 
-/// The export name and the queries.
+/// Takes the export name and the queries apart. None: the data is malformed.
 fn meta_queries(data: &[u8]) -> Option<(String, Vec<&[u8]>)> {
     let mut reader = Reader(data);
-    let name = string(reader.counted()?)?;
+    let name = strings::parse(reader.counted()?)?;
     let count = reader.u32()?;
     let mut queries = Vec::new();
     for _ in 0..count {
-        let query = reader.counted().filter(|query| query.len() <= MAX_STRING)?;
+        let query = reader.counted().filter(|query| query.len() <= strings::MAX_STRING)?;
         queries.push(query);
     }
     reader.is_empty().then_some((name, queries))
-}
-
-/// Whether the protocol can carry it as a name.
-fn is_carried(name: &str) -> bool {
-    name.len() <= MAX_STRING && !name.contains('\0')
-}
-
-/// The longest beginning of `text` of at most `limit` bytes, without a NUL.
-pub(super) fn cut(text: &str, limit: usize) -> &str {
-    // For a client a NUL ends the text, or is an error.
-    let text = text.split('\0').next().unwrap_or_default();
-    &text[..text.floor_char_boundary(limit)]
 }
 
 fn reply(out: &mut Vec<u8>, option: u32, kind: u32, data: &[&[u8]]) {
@@ -415,5 +401,5 @@ fn reply(out: &mut Vec<u8>, option: u32, kind: u32, data: &[&[u8]]) {
 }
 
 fn error(out: &mut Vec<u8>, option: u32, kind: u32, message: &str) {
-    reply(out, option, kind, &[cut(message, MAX_STRING).as_bytes()]);
+    reply(out, option, kind, &[strings::cut(message).as_bytes()]);
 }

@@ -1,37 +1,52 @@
 //! Replies: the bytes around a payload, and which parts of a payload need not be sent.
 //!
-//! An [`Answer`] is written out as slices, the payload straight from the buffer that the layers filled. With structured replies the
-//! runs of a buffer that nobody wrote, or that a layer declared zero, are sent as holes: a few bytes for any length.
+//! A [`Reply`] is written as slices, the payload straight from the buffer that the layers filled. With
+//! structured replies, runs of a buffer that nobody wrote or that a layer declared zero are sent as
+//! holes: a few bytes for any length.
 
 use rbdkit_plugin_api::{Buffer, Errno, Error, Extents, Fill, Span};
 
-use super::handshake::{MAX_STRING, cut};
+use super::strings::cut;
+use super::transmission::ReplyFormat;
 use super::wire::{self, reply_type, state};
 
-/// Which error number the client sees.
+/// The kinds of requests whose replies differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestKind {
+    /// No special kind.
+    Plain,
+    /// A zero that is only wanted if it is fast.
+    FastZero,
+    /// A read whose reply may have only one chunk of data.
+    DontFragment,
+}
+
+/// The error number that the client gets.
 ///
-/// The protocol knows eight. ENOTSUP has a meaning only as the answer to a fast zero, EOVERFLOW only to an unfragmented read;
-/// elsewhere they are EINVAL. What the protocol has no number for is EIO.
-pub fn errno(errno: Errno, fast_zero: bool, dont_fragment: bool) -> u32 {
+/// The protocol has eight numbers. ENOTSUP only has a meaning in reply to a fast zero, EOVERFLOW in
+/// reply to an unfragmented read; in other replies they become EINVAL. An error that the protocol has
+/// no number for becomes EIO.
+pub fn errno(errno: Errno, kind: RequestKind) -> u32 {
     match errno {
         Errno::Eperm | Errno::Erofs => 1,
         Errno::Enomem => 12,
         Errno::Einval => 22,
         Errno::Enospc => 28,
-        Errno::Eoverflow if dont_fragment => 75,
-        Errno::Enotsup if fast_zero => 95,
+        Errno::Eoverflow if kind == RequestKind::DontFragment => 75,
+        Errno::Enotsup if kind == RequestKind::FastZero => 95,
         Errno::Eoverflow | Errno::Enotsup => 22,
         Errno::Eshutdown => 108,
         Errno::Eio | Errno::Enoent | Errno::Etimedout | Errno::Edeadlk | Errno::Enxio => 5,
     }
 }
 
-/// Enough for every reply without a payload and for the head of one with: the longest is a hole (20 + 12).
+/// Room for every reply without a payload and for the head of every reply with one. The longest is a
+/// hole (20 + 12 bytes).
 const HEAD: usize = 32;
 
 /// One reply, ready to be written.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Reply {
     head: [u8; HEAD],
     head_len: u8,
     body: Body,
@@ -39,15 +54,16 @@ pub struct Answer {
 
 #[derive(Debug)]
 enum Body {
-    /// The head is all.
+    /// Nothing.
     None,
-    /// More of the same kind: an error's message, block status.
+    /// Bytes that belong to the head: an error's message, block status.
     Bytes(Vec<u8>),
-    /// All of the buffer, which is data.
+    /// The whole buffer, which is data.
     Whole(Buffer),
-    /// The same, lent.
+    /// The whole buffer, which lends its bytes.
     Lent(Buffer),
-    /// Chunks after the head: where each part of `bytes` ends, and the data of the buffer that follows it.
+    /// Chunks: for each part, where its header ends in `bytes`, and the data of the buffer that follows
+    /// the header.
     Chunks { bytes: Vec<u8>, parts: Vec<(u32, Span)>, buffer: Buffer },
 }
 
@@ -61,11 +77,11 @@ impl Body {
     }
 }
 
-/// Holes shorter than this are sent as zeroes: a chunk costs its header twice (its own and that of the data behind it) and the client
-/// the handling of it.
+/// Holes shorter than this are sent as zeroes. A hole costs two chunk headers (its own, and that of the
+/// data behind it) and some work of the client.
 const MIN_HOLE: u32 = 4096;
 
-/// The most chunks in one reply. The holes that count get longer until it fits.
+/// The most chunks in one reply. If there are more, the shortest hole that counts gets longer.
 const MAX_CHUNKS: usize = 64;
 
 /// A run of a read's buffer.
@@ -75,90 +91,94 @@ enum Run {
     Hole(Span),
 }
 
-impl Answer {
-    fn new(head: &[u8], body: Body) -> Answer {
+impl Reply {
+    fn new(head: &[u8], body: Body) -> Reply {
         let mut bytes = [0; HEAD];
         bytes[..head.len()].copy_from_slice(head);
-        Answer { head: bytes, head_len: head.len() as u8, body }
+        Reply { head: bytes, head_len: head.len() as u8, body }
     }
 
-    /// Success of a command without a payload. A simple reply is allowed, and shorter, also where structured ones were negotiated.
-    pub fn done(cookie: u64) -> Answer {
-        Answer::new(&simple(cookie, 0), Body::None)
+    /// Success of a command without data. This is always a simple reply, which is shorter and also
+    /// allowed if structured replies were negotiated.
+    #[inline]
+    pub fn done(cookie: u64) -> Reply {
+        Reply::new(&simple(cookie, 0), Body::None)
     }
 
-    /// An error, with its message where the protocol has a place for it.
-    pub fn error(structured: bool, cookie: u64, errno: u32, error: &Error) -> Answer {
-        if !structured {
-            return Answer::new(&simple(cookie, errno), Body::None);
+    /// An error, with its message if the format has a place for it.
+    pub fn error(format: ReplyFormat, cookie: u64, errno: u32, error: &Error) -> Reply {
+        if format == ReplyFormat::Simple {
+            return Reply::new(&simple(cookie, errno), Body::None);
         }
-        let message = cut(error.context().unwrap_or(""), MAX_STRING);
+        let message = cut(error.context().unwrap_or(""));
         let length = 6 + message.len() as u32;
-        let head = chunk(cookie, reply_type::ERROR, true, length);
+        let head = chunk(cookie, reply_type::ERROR, Place::Last, length);
         let mut bytes = Vec::with_capacity(length as usize);
         bytes.extend_from_slice(&errno.to_be_bytes());
         bytes.extend_from_slice(&(message.len() as u16).to_be_bytes());
         bytes.extend_from_slice(message.as_bytes());
-        Answer::new(&head, Body::Bytes(bytes))
+        Reply::new(&head, Body::Bytes(bytes))
     }
 
-    /// The data of a read at `offset`: all of the buffer, which must not be empty.
-    pub fn data(structured: bool, dont_fragment: bool, cookie: u64, offset: u64, buffer: Buffer) -> Answer {
+    /// The data of a read at `offset`: the whole buffer, which must not be empty.
+    pub fn data(format: ReplyFormat, kind: RequestKind, cookie: u64, offset: u64, buffer: Buffer) -> Reply {
         let all = buffer.span();
-        if !structured {
-            return Answer::new(&simple(cookie, 0), Body::whole(buffer));
+        if format == ReplyFormat::Simple {
+            return Reply::new(&simple(cookie, 0), Body::whole(buffer));
         }
-        let whole = |buffer| Answer::new(&data(cookie, offset, all.len, true), Body::whole(buffer));
+        let whole = |buffer| Reply::new(&data(cookie, offset, all.len, Place::Last), Body::whole(buffer));
         match uniform(&buffer) {
             Some(Fill::Data) => return whole(buffer),
-            Some(_) => return Answer::new(&hole(cookie, offset, all.len, true), Body::None),
+            Some(_) => return Reply::new(&hole(cookie, offset, all.len, Place::Last), Body::None),
             None => {}
         }
-        let runs = if dont_fragment { Vec::new() } else { runs(&buffer, offset) };
+        let runs = if kind == RequestKind::DontFragment { Vec::new() } else { runs(&buffer, offset) };
         if runs.len() > 1 {
-            return Answer::chunks(cookie, offset, buffer, &runs);
+            return Reply::chunks(cookie, offset, buffer, &runs);
         }
         whole(buffer)
     }
 
-    fn chunks(cookie: u64, offset: u64, mut buffer: Buffer, runs: &[Run]) -> Answer {
+    fn chunks(cookie: u64, offset: u64, mut buffer: Buffer, runs: &[Run]) -> Reply {
         let mut bytes = Vec::with_capacity(runs.len() * HEAD);
         let mut parts = Vec::new();
         for (index, run) in runs.iter().enumerate() {
-            let done = index + 1 == runs.len();
+            let place = if index + 1 == runs.len() { Place::Last } else { Place::Before };
             match *run {
                 Run::Hole(span) => {
-                    bytes.extend_from_slice(&hole(cookie, offset + u64::from(span.at), span.len, done));
+                    bytes.extend_from_slice(&hole(cookie, offset + u64::from(span.at), span.len, place));
                     parts.push((bytes.len() as u32, Span::new(0, 0)));
                 }
                 Run::Data(span) => {
                     buffer.materialize(span);
-                    bytes.extend_from_slice(&data(cookie, offset + u64::from(span.at), span.len, done));
+                    bytes.extend_from_slice(&data(cookie, offset + u64::from(span.at), span.len, place));
                     parts.push((bytes.len() as u32, span));
                 }
             }
         }
-        Answer::new(&[], Body::Chunks { bytes, parts, buffer })
+        Reply::new(&[], Body::Chunks { bytes, parts, buffer })
     }
 
-    /// The answer to a block status request: `base:allocation` of these extents, at most `limit` of them and at least one.
-    pub fn block_status(cookie: u64, extents: &Extents, limit: usize) -> Answer {
+    /// The reply to a block status request: `base:allocation` of at most `limit` extents, and at least
+    /// one.
+    pub fn block_status(cookie: u64, extents: &Extents, limit: usize) -> Reply {
         let extents = extents.as_slice();
         let extents = &extents[..extents.len().min(limit.max(1))];
-        // Bounded by the limit on extents (2^20), so it fits.
+        // There are at most 2^20 extents, so the length fits.
         let length = 4 + 8 * extents.len() as u32;
         let mut bytes = Vec::with_capacity(length as usize);
         bytes.extend_from_slice(&wire::BASE_ALLOCATION_ID.to_be_bytes());
         for extent in extents {
             let flags = if extent.hole { state::HOLE } else { 0 } | if extent.zero { state::ZERO } else { 0 };
-            // Within the request, whose length has 32 bits.
+            // An extent is within the request, whose length has 32 bits.
             bytes.extend_from_slice(&(extent.length as u32).to_be_bytes());
             bytes.extend_from_slice(&flags.to_be_bytes());
         }
-        Answer::new(&chunk(cookie, reply_type::BLOCK_STATUS, true, length), Body::Bytes(bytes))
+        Reply::new(&chunk(cookie, reply_type::BLOCK_STATUS, Place::Last, length), Body::Bytes(bytes))
     }
 
-    /// Bytes in all, on the wire.
+    /// The length of the whole reply, in bytes.
+    #[inline]
     pub fn length(&self) -> usize {
         let lent = match &self.body {
             Body::Lent(buffer) => buffer.len() as usize,
@@ -167,7 +187,9 @@ impl Answer {
         self.slices().map(<[u8]>::len).sum::<usize>() + lent
     }
 
-    /// The buffer whose bytes are lent and follow those of [`Answer::slices`]. They are sent by [`Buffer::send_lent`].
+    /// The buffer that lends its bytes, if there is one. They follow those of [`Reply::slices`] and are
+    /// sent by [`Buffer::send_lent`].
+    #[inline]
     pub fn lent(&mut self) -> Option<&mut Buffer> {
         match &mut self.body {
             Body::Lent(buffer) => Some(buffer),
@@ -175,17 +197,20 @@ impl Answer {
         }
     }
 
-    /// Whether there is such a buffer.
+    /// Whether there is a buffer that lends its bytes.
+    #[inline]
     pub fn has_lent(&self) -> bool {
         matches!(self.body, Body::Lent(_))
     }
 
-    /// Whether after `written` bytes of it only what is lent is left.
+    /// Whether only lent bytes are left after `written` bytes of the reply.
+    #[inline]
     pub fn head_is_out(&self, written: usize) -> bool {
         written >= usize::from(self.head_len)
     }
 
-    /// Lends nothing any more: for a client to whom it cannot be sent that way. Only before any of it was sent.
+    /// Copies what is lent, for a client to which lent bytes cannot be sent. Call it only before any of
+    /// them was sent.
     pub fn copy_lent(&mut self) {
         self.body = match std::mem::replace(&mut self.body, Body::None) {
             Body::Lent(mut buffer) => {
@@ -196,7 +221,8 @@ impl Answer {
         };
     }
 
-    /// Everything to be written, in order, but for what is lent. No slice is empty.
+    /// The bytes of the reply in order, without the lent ones. No slice is empty.
+    #[inline]
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
         let head = &self.head[..usize::from(self.head_len)];
         let (bytes, whole, parts): (&[u8], &[u8], _) = match &self.body {
@@ -218,14 +244,15 @@ impl Answer {
     }
 }
 
-/// What all of the buffer is, if it is one thing. Unfilled bytes are zero to the client.
+/// What the buffer holds, if it holds only data or only zeroes. Unfilled bytes count as zeroes.
 fn uniform(buffer: &Buffer) -> Option<Fill> {
     let mut kinds = buffer.fills().map(|(_, fill)| if fill == Fill::Data { Fill::Data } else { Fill::Zero });
     let first = kinds.next().unwrap_or(Fill::Data);
     kinds.all(|kind| kind == first).then_some(first)
 }
 
-/// How a buffer with data in it is cut into chunks: at least one run, contiguous, over all of it. A single one is data.
+/// How a buffer with data is cut into chunks: at least one run; all runs together are the whole buffer,
+/// in order. A single run is data.
 fn runs(buffer: &Buffer, offset: u64) -> Vec<Run> {
     let mut shortest = MIN_HOLE;
     loop {
@@ -272,7 +299,7 @@ fn runs_with(buffer: &Buffer, offset: u64, shortest: u32) -> Vec<Run> {
     runs
 }
 
-/// Chunks should begin and end at multiples of 512 bytes of the export, but for the ends of the request.
+/// Chunks begin and end at multiples of 512 bytes of the export, except at the ends of the request.
 const GRAIN: u64 = 512;
 
 fn align_up(at: u32, offset: u64) -> u32 {
@@ -291,6 +318,15 @@ fn align_down(at: u32, offset: u64, len: u32) -> u32 {
     at.saturating_sub(over as u32)
 }
 
+/// Where a chunk is in its reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Another chunk follows.
+    Before,
+    /// It is the last.
+    Last,
+}
+
 fn simple(cookie: u64, errno: u32) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..4].copy_from_slice(&wire::SIMPLE_REPLY_MAGIC.to_be_bytes());
@@ -299,9 +335,9 @@ fn simple(cookie: u64, errno: u32) -> [u8; 16] {
     bytes
 }
 
-fn chunk(cookie: u64, kind: u16, done: bool, length: u32) -> [u8; 20] {
+fn chunk(cookie: u64, kind: u16, place: Place, length: u32) -> [u8; 20] {
     let mut bytes = [0; 20];
-    let flags = if done { wire::REPLY_FLAG_DONE } else { 0 };
+    let flags = if place == Place::Last { wire::REPLY_FLAG_DONE } else { 0 };
     bytes[..4].copy_from_slice(&wire::STRUCTURED_REPLY_MAGIC.to_be_bytes());
     bytes[4..6].copy_from_slice(&flags.to_be_bytes());
     bytes[6..8].copy_from_slice(&kind.to_be_bytes());
@@ -310,17 +346,17 @@ fn chunk(cookie: u64, kind: u16, done: bool, length: u32) -> [u8; 20] {
     bytes
 }
 
-fn data(cookie: u64, offset: u64, length: u32, done: bool) -> [u8; 28] {
+fn data(cookie: u64, offset: u64, length: u32, place: Place) -> [u8; 28] {
     let mut bytes = [0; 28];
-    // At most MAX_REQUEST, so the sum fits.
-    bytes[..20].copy_from_slice(&chunk(cookie, reply_type::OFFSET_DATA, done, 8 + length));
+    // The length is at most MAX_REQUEST, so the sum fits.
+    bytes[..20].copy_from_slice(&chunk(cookie, reply_type::OFFSET_DATA, place, 8 + length));
     bytes[20..].copy_from_slice(&offset.to_be_bytes());
     bytes
 }
 
-fn hole(cookie: u64, offset: u64, length: u32, done: bool) -> [u8; 32] {
+fn hole(cookie: u64, offset: u64, length: u32, place: Place) -> [u8; 32] {
     let mut bytes = [0; 32];
-    bytes[..20].copy_from_slice(&chunk(cookie, reply_type::OFFSET_HOLE, done, 12));
+    bytes[..20].copy_from_slice(&chunk(cookie, reply_type::OFFSET_HOLE, place, 12));
     bytes[20..28].copy_from_slice(&offset.to_be_bytes());
     bytes[28..].copy_from_slice(&length.to_be_bytes());
     bytes

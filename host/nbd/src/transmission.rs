@@ -1,55 +1,66 @@
 //! The transmission phase: what a request is, and whether it may be done.
 //!
-//! The order of the checks and the errors are nbdkit's, so that a client sees no difference: read-only first, then command and range,
-//! then flags, then length, then capabilities.
+//! The order of the checks and their errors are those of nbdkit, so that a client sees no difference:
+//! read-only first, then command and range, then flags, then length, then capabilities. The gate in
+//! front of each layer (`host/chain`, `Hop`) checks range and flags again, because filters also send
+//! requests of their own. That check protects the layer; this one gives the client nbdkit's errors.
 
 use rbdkit_plugin_api::{Capabilities, Errno, Error, Flags, MAX_REQUEST, Support};
 
-use super::Violation;
+use super::violation::Violation;
 use super::wire::{self, Reader, cmd, cmd_flag};
+
+/// How the server encodes replies that have data or an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplyFormat {
+    /// Simple replies.
+    Simple,
+    /// Structured replies, which the client asked for.
+    Structured,
+}
 
 /// What the handshake settled, for the life of the connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Session {
-    /// Of the export, bytes.
+    /// The size of the export, in bytes.
     pub size: u64,
-    /// What the export offers.
+    /// What the export can do.
     pub can: Capabilities,
-    /// Structured replies were negotiated.
-    pub structured: bool,
+    /// How replies with data or errors look.
+    pub reply_format: ReplyFormat,
     /// `base:allocation` was negotiated.
     pub base_allocation: bool,
 }
 
-/// A request as it came, nothing but its magic number checked.
+/// A request as it came. Only its magic number is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestHeader {
     /// Command flags.
     pub flags: u16,
     /// The command.
     pub command: u16,
-    /// What the reply has to carry.
+    /// The client's number for the request, which the reply carries.
     pub cookie: u64,
-    /// Bytes.
+    /// The first byte.
     pub offset: u64,
-    /// Bytes.
+    /// The number of bytes.
     pub length: u32,
 }
 
 /// What follows a request's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Payload {
-    /// The next request.
+pub enum RequestPayload {
+    /// Nothing.
     None,
-    /// So many bytes to be written.
+    /// So many bytes to write.
     Data(u32),
-    /// So many bytes of a write that is refused whatever they are.
+    /// So many bytes of a write that is refused.
     Skip(u32),
 }
 
-/// A request that may be passed on.
+/// A request that the session allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "offset and length are bytes, within the export; the rest are flags")]
+#[allow(missing_docs, reason = "offset and length are bytes within the export; the rest are flags")]
 pub enum Command {
     /// `dont_fragment`: at most one content chunk.
     Read {
@@ -87,18 +98,19 @@ pub enum Command {
     },
 }
 
-/// Beyond this a refused payload is not skipped: twice the largest request, as nbdkit has it. A client that goes so far past what
-/// every server takes is not worth reading on for.
+/// The longest payload of a refused write that is skipped, in bytes: twice the largest request, as in
+/// nbdkit. A longer one ends the connection.
 const MAX_SKIP: u32 = 2 * MAX_REQUEST;
 
 impl RequestHeader {
-    /// Bytes on the wire.
+    /// The length of a header, in bytes.
     pub const SIZE: usize = 28;
 
     /// Takes a header apart. None: there are fewer than [`RequestHeader::SIZE`] bytes.
     ///
     /// # Errors
-    /// If it does not begin with the magic number: the stream cannot be followed any more.
+    /// The header does not begin with the magic number: what follows cannot be understood.
+    #[inline]
     pub fn parse(bytes: &[u8]) -> Result<Option<RequestHeader>, Violation> {
         let mut reader = Reader(bytes);
         let Some(magic) = reader.u32() else { return Ok(None) };
@@ -131,7 +143,13 @@ fn refused(errno: Errno, why: &str) -> Error {
 }
 
 impl Session {
-    /// Checks a request. The error is what the client is to be told.
+    /// Whether structured replies were negotiated.
+    #[inline]
+    pub fn is_structured(&self) -> bool {
+        self.reply_format == ReplyFormat::Structured
+    }
+
+    /// Checks a request. The client gets the error.
     ///
     /// # Errors
     /// EROFS, EINVAL, ENOSPC (a write beyond the end) or ENOMEM (longer than 64 MiB).
@@ -155,7 +173,7 @@ impl Session {
             cmd::TRIM => can.trim,
             cmd::WRITE_ZEROES => can.zero != Support::None,
             cmd::CACHE => can.cache != Support::None,
-            cmd::BLOCK_STATUS => self.structured && self.base_allocation,
+            cmd::BLOCK_STATUS => self.is_structured() && self.base_allocation,
             _ => true,
         };
         if !offered {
@@ -197,10 +215,10 @@ impl Session {
     }
 
     fn check_flags(&self, header: &RequestHeader) -> Result<(), Error> {
-        // FUA is allowed on every command once it is offered: clients set it where it means nothing.
+        // FUA is allowed on every command if it is offered: clients also set it where it means nothing.
         let mut allowed = if self.can.fua == Support::None { 0 } else { cmd_flag::FUA };
         allowed |= match header.command {
-            cmd::READ if self.structured => cmd_flag::DF,
+            cmd::READ if self.is_structured() => cmd_flag::DF,
             cmd::WRITE_ZEROES if self.can.fast_zero => cmd_flag::NO_HOLE | cmd_flag::FAST_ZERO,
             cmd::WRITE_ZEROES => cmd_flag::NO_HOLE,
             cmd::BLOCK_STATUS => cmd_flag::REQ_ONE,
@@ -218,13 +236,14 @@ impl Session {
     /// What follows the header, given the outcome of [`Session::check`].
     ///
     /// # Errors
-    /// If a refused payload is too long to be skipped.
-    pub fn payload(header: &RequestHeader, checked: &Result<Command, Error>) -> Result<Payload, Violation> {
+    /// The payload of a refused write is too long to be skipped.
+    #[inline]
+    pub fn payload(header: &RequestHeader, checked: &Result<Command, Error>) -> Result<RequestPayload, Violation> {
         match (header.command, checked) {
-            (cmd::WRITE, Ok(_)) => Ok(Payload::Data(header.length)),
-            (cmd::WRITE, Err(_)) if header.length <= MAX_SKIP => Ok(Payload::Skip(header.length)),
+            (cmd::WRITE, Ok(_)) => Ok(RequestPayload::Data(header.length)),
+            (cmd::WRITE, Err(_)) if header.length <= MAX_SKIP => Ok(RequestPayload::Skip(header.length)),
             (cmd::WRITE, Err(_)) => Err(Violation::PayloadTooLong(header.length)),
-            _ => Ok(Payload::None),
+            _ => Ok(RequestPayload::None),
         }
     }
 }

@@ -1,21 +1,21 @@
 //! Numbers of the NBD specification, under its names (without the `NBD_` prefix). All integers on the wire are big-endian.
 
-/// "NBDMAGIC": the first eight bytes of a server.
+/// "NBDMAGIC": the first eight bytes that a server sends.
 pub const MAGIC: u64 = 0x4e42_444d_4147_4943;
-/// "IHAVEOPT": the next eight bytes, and what every option begins with.
+/// "IHAVEOPT": the next eight bytes, and the first eight of every option.
 pub const IHAVEOPT: u64 = 0x4948_4156_454f_5054;
-/// What every option reply begins with.
+/// The first bytes of every option reply.
 pub const REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
-/// What every request begins with.
+/// The first bytes of every request.
 pub const REQUEST_MAGIC: u32 = 0x2560_9513;
-/// What a simple reply begins with.
+/// The first bytes of a simple reply.
 pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
-/// What a chunk of a structured reply begins with.
+/// The first bytes of a chunk of a structured reply.
 pub const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
 
-/// Handshake flag of both sides: options other than EXPORT_NAME, with replies.
+/// Handshake flag of both sides: there are options other than EXPORT_NAME, and they have replies.
 pub const FLAG_FIXED_NEWSTYLE: u16 = 1;
-/// Handshake flag of both sides: no 124 zeroes after EXPORT_NAME.
+/// Handshake flag of both sides: the server sends no 124 zeroes after EXPORT_NAME.
 pub const FLAG_NO_ZEROES: u16 = 2;
 
 /// Transmission flags.
@@ -116,10 +116,11 @@ pub mod state {
     pub const ZERO: u32 = 2;
 }
 
-/// The id under which `base:allocation` is known in the transmission phase. Ids are the server's choice.
+/// The id of `base:allocation` in the transmission phase. The server chooses ids.
 pub const BASE_ALLOCATION_ID: u32 = 1;
 
-/// Takes integers off the front of a message. Every function answers none, and takes nothing, if there is too little.
+/// Takes integers off the front of a message. If too few bytes are left, a function takes nothing and
+/// returns none.
 pub(super) struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -129,20 +130,24 @@ impl<'a> Reader<'a> {
         Some(taken)
     }
 
+    #[inline]
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (taken, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
         Some(*taken)
     }
 
+    #[inline]
     pub fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_be_bytes)
     }
 
+    #[inline]
     pub fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_be_bytes)
     }
 
+    #[inline]
     pub fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_be_bytes)
     }

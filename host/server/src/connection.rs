@@ -47,7 +47,7 @@ async fn serve_client(server: &Arc<ServerState>, socket: (Input, Output), client
             tracing::debug!(
                 "connection {id}: size {} structured {} base:allocation {}",
                 session.size,
-                session.structured,
+                session.is_structured(),
                 session.base_allocation
             );
             let output = Arc::new(output);

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 
 use rbdkit_chain::Hop;
-use rbdkit_nbd::reply::{self, Answer};
+use rbdkit_nbd::reply::{self, Reply, RequestKind};
 use rbdkit_nbd::{Command, RequestHeader, Session};
 use rbdkit_plugin_api::{Buffer, Client, Done, Errno, Error, Extents, Op};
 
@@ -74,15 +74,16 @@ impl Dispatcher {
         let span = buffer.span();
         match command {
             Command::Read { offset, dont_fragment, .. } => {
+                let kind = if dont_fragment { RequestKind::DontFragment } else { RequestKind::Plain };
                 let call = move |hop: &Arc<Hop>| hop.pread(buffer, span, offset);
                 let finish = move |this: &Dispatcher, ticket: Ticket, value: Result<Done, Error>| {
                     let cookie = ticket.header.cookie;
                     match value.and_then(|(buffer, result)| result.map(|()| buffer)) {
                         Ok(buffer) => {
-                            let structured = this.session.structured;
-                            ticket.reply(Answer::data(structured, dont_fragment, cookie, offset, buffer))
+                            let format = this.session.reply_format;
+                            ticket.reply(Reply::data(format, kind, cookie, offset, buffer))
                         }
-                        Err(error) => this.failure(ticket, false, dont_fragment, &error),
+                        Err(error) => this.failure(ticket, kind, &error),
                     }
                 };
                 self.start_on(run_on, ticket, call, finish)
@@ -90,7 +91,7 @@ impl Dispatcher {
             Command::Write { offset, flags, .. } => {
                 let call = move |hop: &Arc<Hop>| hop.pwrite(buffer, span, offset, flags);
                 let finish = |this: &Dispatcher, ticket: Ticket, value: Result<Done, Error>| {
-                    this.done(ticket, false, value.and_then(|(_, result)| result))
+                    this.done(ticket, RequestKind::Plain, value.and_then(|(_, result)| result))
                 };
                 self.start_on(run_on, ticket, call, finish)
             }
@@ -101,27 +102,28 @@ impl Dispatcher {
     /// Runs a command without a payload. None: a task will queue the reply.
     pub fn run(self: &Arc<Self>, ticket: Ticket, command: Command) -> Option<QueuedReply> {
         match command {
-            Command::Flush => self.run_without_data(ticket, false, |hop| hop.flush()),
+            Command::Flush => self.run_without_data(ticket, RequestKind::Plain, |hop| hop.flush()),
             Command::Trim { offset, length, flags } => {
-                self.run_without_data(ticket, false, |hop| hop.trim(offset, length.into(), flags))
+                self.run_without_data(ticket, RequestKind::Plain, |hop| hop.trim(offset, length.into(), flags))
             }
             Command::Cache { offset, length } => {
-                self.run_without_data(ticket, false, |hop| hop.cache(offset, length.into()))
+                self.run_without_data(ticket, RequestKind::Plain, |hop| hop.cache(offset, length.into()))
             }
             Command::Zero { offset, length, flags } => {
-                self.run_without_data(ticket, flags.fast_zero, |hop| hop.zero(offset, length.into(), flags))
+                let kind = if flags.fast_zero { RequestKind::FastZero } else { RequestKind::Plain };
+                self.run_without_data(ticket, kind, |hop| hop.zero(offset, length.into(), flags))
             }
             Command::BlockStatus { offset, length, flags } => self.start(
                 ticket,
                 |hop| hop.extents(offset, length.into(), flags),
                 |this, ticket, value: Result<Result<Extents, Error>, Error>| match value.and_then(|result| result) {
-                    Ok(extents) => ticket.reply(Answer::block_status(ticket.header.cookie, &extents, MAX_EXTENTS)),
-                    Err(error) => this.failure(ticket, false, false, &error),
+                    Ok(extents) => ticket.reply(Reply::block_status(ticket.header.cookie, &extents, MAX_EXTENTS)),
+                    Err(error) => this.failure(ticket, RequestKind::Plain, &error),
                 },
             ),
             Command::Read { .. } | Command::Write { .. } | Command::Disconnect => {
                 let error = Error::new(Errno::Eio, "a command in the wrong place");
-                Some(self.failure(ticket, false, false, &error))
+                Some(self.failure(ticket, RequestKind::Plain, &error))
             }
         }
     }
@@ -129,12 +131,10 @@ impl Dispatcher {
     fn run_without_data(
         self: &Arc<Self>,
         ticket: Ticket,
-        fast_zero: bool,
+        kind: RequestKind,
         call: impl FnOnce(&Arc<Hop>) -> Op<Result<(), Error>>,
     ) -> Option<QueuedReply> {
-        self.start(ticket, call, move |this, ticket, value| {
-            this.done(ticket, fast_zero, value.and_then(|result| result))
-        })
+        self.start(ticket, call, move |this, ticket, value| this.done(ticket, kind, value.and_then(|result| result)))
     }
 
     fn start_on<T: Send + 'static>(
@@ -206,22 +206,22 @@ impl Dispatcher {
             let value = caught(operation).await;
             // Making a reply runs no code of a layer, but a fault in it must not lose the request.
             let reply = caught_now(|| finish(&this, ticket, value))
-                .unwrap_or_else(|panic| this.failure(ticket, false, false, &panic));
+                .unwrap_or_else(|panic| this.failure(ticket, RequestKind::Plain, &panic));
             this.replies.send(&mut vec![reply], WriteFrom::Task);
             this.running.fetch_sub(1, Ordering::SeqCst);
             this.replies.nudge();
         });
     }
 
-    fn done(&self, ticket: Ticket, fast_zero: bool, result: Result<(), Error>) -> QueuedReply {
+    fn done(&self, ticket: Ticket, kind: RequestKind, result: Result<(), Error>) -> QueuedReply {
         match result {
-            Ok(()) => ticket.reply(Answer::done(ticket.header.cookie)),
-            Err(error) => self.failure(ticket, fast_zero, false, &error),
+            Ok(()) => ticket.reply(Reply::done(ticket.header.cookie)),
+            Err(error) => self.failure(ticket, kind, &error),
         }
     }
 
     /// The reply of an operation that failed. The failure goes into the log, once.
-    fn failure(&self, ticket: Ticket, fast_zero: bool, dont_fragment: bool, error: &Error) -> QueuedReply {
+    fn failure(&self, ticket: Ticket, kind: RequestKind, error: &Error) -> QueuedReply {
         let RequestHeader { offset, length, .. } = ticket.header;
         let (id, name) = (self.client.id, ticket.header.name());
         match error.errno() {
@@ -230,24 +230,24 @@ impl Dispatcher {
                 tracing::debug!("connection {id}: {name} offset={offset} length={length}: {error}")
             }
             // The regular answer of a layer that cannot zero fast.
-            Errno::Enotsup if fast_zero => {
+            Errno::Enotsup if kind == RequestKind::FastZero => {
                 tracing::debug!("connection {id}: {name} offset={offset} length={length}: {error}")
             }
             _ => self.failures.log(|| format!("connection {id}: {name} offset={offset} length={length}: {error}")),
         }
-        let errno = reply::errno(error.errno(), fast_zero, dont_fragment);
-        ticket.reply(Answer::error(self.session.structured, ticket.header.cookie, errno, error))
+        let errno = reply::errno(error.errno(), kind);
+        ticket.reply(Reply::error(self.session.reply_format, ticket.header.cookie, errno, error))
     }
 
     /// The reply to a request that is refused before it reaches the chain.
     pub fn refusal(&self, ticket: Ticket, error: &Error) -> QueuedReply {
-        let errno = reply::errno(error.errno(), false, false);
-        ticket.reply(Answer::error(self.session.structured, ticket.header.cookie, errno, error))
+        let errno = reply::errno(error.errno(), RequestKind::Plain);
+        ticket.reply(Reply::error(self.session.reply_format, ticket.header.cookie, errno, error))
     }
 }
 
 impl Ticket {
-    fn reply(self, answer: Answer) -> QueuedReply {
-        QueuedReply { answer, pages: self.pages }
+    fn reply(self, reply: Reply) -> QueuedReply {
+        QueuedReply { reply, pages: self.pages }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rbdkit_chain::{Below, Hop};
-use rbdkit_nbd::{Export, Handshake, HandshakeConfig, Opening, Session, Wish, wire};
+use rbdkit_nbd::{Export, Handshake, HandshakeAction, HandshakeConfig, OpenRequest, Session, wire};
 use rbdkit_plugin_api::Error;
 use tokio::time::timeout;
 
@@ -45,15 +45,15 @@ impl Negotiation<'_> {
         let mut input = Vec::new();
         loop {
             self.send(&mut out, stop).await?;
-            match self.wish(&mut handshake, &mut input, &mut out, stop).await? {
-                None | Some(Wish::Abort) => {
+            match self.next_action(&mut handshake, &mut input, &mut out, stop).await? {
+                None | Some(HandshakeAction::Abort) => {
                     self.send(&mut out, stop).await?;
                     return Ok(None);
                 }
-                Some(Wish::List) => self.list(&handshake, &mut out).await,
-                Some(Wish::Open(opening)) => match self.open(&opening).await {
+                Some(HandshakeAction::List) => self.list(&handshake, &mut out).await,
+                Some(HandshakeAction::Open(request)) => match self.open(&request).await {
                     Ok((hop, export)) => {
-                        let Some(session) = handshake.accept(&opening, &export, &mut out) else {
+                        let Some(session) = handshake.accept(&request, &export, &mut out) else {
                             // The client only looked at the export. It is closed before the reply, so
                             // that the client can rely on that.
                             close(&hop, self.id).await;
@@ -66,12 +66,12 @@ impl Negotiation<'_> {
                         return Ok(Some((hop, session)));
                     }
                     Err(error) => {
-                        tracing::error!("connection {}: open '{}': {error}", self.id, opening.name.escape_debug());
-                        if opening.cannot_be_refused() {
+                        tracing::error!("connection {}: open '{}': {error}", self.id, request.name.escape_debug());
+                        if request.cannot_be_refused() {
                             return Ok(None);
                         }
                         let message = error.context().unwrap_or("the export cannot be opened");
-                        handshake.refuse(&opening, message, &mut out);
+                        handshake.refuse(&request, message, &mut out);
                     }
                 },
             }
@@ -82,21 +82,21 @@ impl Negotiation<'_> {
     /// None: the client closed its side, or the server stops.
     ///
     /// Never reads past the handshake: requests are left in the socket for the transmission.
-    async fn wish(
+    async fn next_action(
         &mut self,
         handshake: &mut Handshake,
         input: &mut Vec<u8>,
         out: &mut Vec<u8>,
         stop: &Stop,
-    ) -> io::Result<Option<Wish>> {
+    ) -> io::Result<Option<HandshakeAction>> {
         loop {
             let mut rest = &input[..];
-            let wish = handshake.advance(&mut rest, out);
+            let action = handshake.advance(&mut rest, out);
             let used = input.len() - rest.len();
             input.drain(..used);
-            match wish {
+            match action {
                 Ok(None) => {}
-                Ok(wish) => return Ok(wish),
+                Ok(action) => return Ok(action),
                 Err(violation) => {
                     tracing::warn!("connection {}: closed: {violation}", self.id);
                     return Ok(None);
@@ -155,11 +155,11 @@ impl Negotiation<'_> {
         }
     }
 
-    async fn open(&self, opening: &Opening) -> Result<(Arc<Hop>, Export), Error> {
+    async fn open(&self, request: &OpenRequest) -> Result<(Arc<Hop>, Export), Error> {
         let readonly = self.server.options.readonly;
-        let hop = flat(caught(self.top.open(readonly, &opening.name)).await)?;
-        let name = match opening.name.as_str() {
-            "" if opening.wants_name => flat(caught(self.top.default_export(readonly)).await).ok(),
+        let hop = flat(caught(self.top.open(readonly, &request.name)).await)?;
+        let name = match request.name.as_str() {
+            "" if request.wants_name => flat(caught(self.top.default_export(readonly)).await).ok(),
             name => Some(name.to_string()),
         };
         let mut can = hop.can();

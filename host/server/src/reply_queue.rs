@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rbdkit_nbd::reply::Answer;
+use rbdkit_nbd::reply::Reply;
 use rbdkit_plugin_api::shelf::Stir;
 use tokio::sync::Notify;
 
@@ -22,7 +22,7 @@ use super::socket::{MoreToCome, Output};
 /// A reply, and what its request gives back once it is written.
 #[derive(Debug)]
 pub(super) struct QueuedReply {
-    pub answer: Answer,
+    pub reply: Reply,
     pub pages: Pages,
 }
 
@@ -187,8 +187,8 @@ impl ReplyQueue {
                 return Ok(Progress::Done);
             }
             let written = match batch.front_mut() {
-                Some(first) if first.answer.has_lent() && first.answer.head_is_out(*partial) => {
-                    self.write_lent(&mut first.answer)?
+                Some(first) if first.reply.has_lent() && first.reply.head_is_out(*partial) => {
+                    self.write_lent(&mut first.reply)?
                 }
                 _ => self.write_slices(batch, *partial)?,
             };
@@ -206,13 +206,13 @@ impl ReplyQueue {
     }
 
     /// Sends what is lent of a reply whose head is written.
-    fn write_lent(&self, answer: &mut Answer) -> io::Result<Option<usize>> {
-        let Some(buffer) = answer.lent() else { return Ok(Some(0)) };
+    fn write_lent(&self, reply: &mut Reply) -> io::Result<Option<usize>> {
+        let Some(buffer) = reply.lent() else { return Ok(Some(0)) };
         let all_is_left = buffer.lent() == buffer.len();
         match self.output.try_splice(buffer) {
             // The output is neither a socket nor a pipe.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput && all_is_left => {
-                answer.copy_lent();
+                reply.copy_lent();
                 Ok(Some(0))
             }
             other => other,
@@ -240,7 +240,7 @@ impl ReplyQueue {
         *partial += written;
         let (mut requests, mut pages) = (0, 0);
         while let Some(first) = batch.front() {
-            let length = first.answer.length();
+            let length = first.reply.length();
             if *partial < length {
                 break;
             }
@@ -345,8 +345,8 @@ impl ReplyQueue {
 /// first reply with a lent payload. Returns the number of slices, and whether lent bytes follow.
 fn gather<'a>(batch: &'a Batch, mut skip: usize, slices: &mut [IoSlice<'a>; MAX_SLICES]) -> (usize, MoreToCome) {
     let mut count = 0;
-    for reply in batch {
-        for slice in reply.answer.slices() {
+    for queued in batch {
+        for slice in queued.reply.slices() {
             if skip >= slice.len() {
                 skip -= slice.len();
                 continue;
@@ -358,7 +358,7 @@ fn gather<'a>(batch: &'a Batch, mut skip: usize, slices: &mut [IoSlice<'a>; MAX_
             skip = 0;
             count += 1;
         }
-        if reply.answer.has_lent() {
+        if queued.reply.has_lent() {
             return (count, MoreToCome::Yes);
         }
     }

@@ -13,7 +13,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbdkit_nbd::{Command, Payload, RequestHeader, Session};
+use rbdkit_nbd::{Command, RequestHeader, RequestPayload, Session};
 use rbdkit_plugin_api::{Buffer, Client};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
@@ -203,8 +203,8 @@ impl RequestReader {
         let checked = self.dispatcher.session.check(&header);
         let pages = pages_for(&checked);
         match Session::payload(&header, &checked)? {
-            Payload::Skip(length) => self.skip(length).await?,
-            Payload::None | Payload::Data(_) => {}
+            RequestPayload::Skip(length) => self.skip(length).await?,
+            RequestPayload::None | RequestPayload::Data(_) => {}
         }
         if matches!(checked, Ok(Command::Disconnect)) {
             return Err(EndReason::Disconnect);
@@ -236,7 +236,7 @@ impl RequestReader {
         if let Some(reply) = reply {
             // A hole is a few bytes on the wire, however long it is, and nobody copied any.
             if is_read {
-                handled = reply.answer.length() as u64;
+                handled = reply.reply.length() as u64;
             }
             self.batch_bytes = self.batch_bytes.saturating_add(handled);
             self.batch.push(reply);

@@ -1,4 +1,4 @@
-//! Options, malformed and not.
+//! The handshake: valid and malformed options.
 
 use rbdkit_plugin_api::{Capabilities, ExportEntry};
 
@@ -16,7 +16,7 @@ fn option(option: u32, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A handshake that has the client's flags.
+/// A handshake after the client's flags.
 fn after_flags(flags: u32) -> Handshake {
     let mut handshake = Handshake::new(HandshakeConfig::default());
     let bytes = flags.to_be_bytes();
@@ -25,14 +25,18 @@ fn after_flags(flags: u32) -> Handshake {
 }
 
 /// A reply to an option: its kind and its data.
-type Reply = (u32, Vec<u8>);
+type OptionReply = (u32, Vec<u8>);
 
-/// What one option leads to: the replies or the wish.
-fn one(handshake: &mut Handshake, number: u32, data: &[u8]) -> (Result<Option<Wish>, Violation>, Vec<Reply>) {
+/// What one option leads to: the replies or the action.
+fn one(
+    handshake: &mut Handshake,
+    number: u32,
+    data: &[u8],
+) -> (Result<Option<HandshakeAction>, Violation>, Vec<OptionReply>) {
     let message = option(number, data);
     let (mut input, mut out) = (&message[..], Vec::new());
-    let wish = handshake.advance(&mut input, &mut out);
-    (wish, replies(number, &out))
+    let action = handshake.advance(&mut input, &mut out);
+    (action, replies(number, &out))
 }
 
 fn replies(number: u32, mut out: &[u8]) -> Vec<(u32, Vec<u8>)> {
@@ -49,23 +53,23 @@ fn replies(number: u32, mut out: &[u8]) -> Vec<(u32, Vec<u8>)> {
 }
 
 fn kind(handshake: &mut Handshake, number: u32, data: &[u8]) -> u32 {
-    let (wish, replies) = one(handshake, number, data);
-    assert_eq!(wish, Ok(None));
+    let (action, replies) = one(handshake, number, data);
+    assert_eq!(action, Ok(None));
     assert_eq!(replies.len(), 1, "{replies:?}");
     replies[0].0
 }
 
-fn opening(handshake: &mut Handshake, number: u32, data: &[u8]) -> Opening {
+fn request(handshake: &mut Handshake, number: u32, data: &[u8]) -> OpenRequest {
     match one(handshake, number, data) {
-        (Ok(Some(Wish::Open(opening))), replies) => {
+        (Ok(Some(HandshakeAction::Open(request))), replies) => {
             assert_eq!(replies, []);
-            opening
+            request
         }
         other => panic!("{other:?}"),
     }
 }
 
-/// A name, queries.
+/// The data of an option with a name and queries.
 fn meta(name: &[u8], queries: &[&[u8]]) -> Vec<u8> {
     let mut data = counted(name);
     data.extend((queries.len() as u32).to_be_bytes());
@@ -107,7 +111,7 @@ fn an_option_is_refused_from_its_header_alone() {
     assert_eq!(refused, Err(Violation::OptionTooLong(MAX_OPTION + 1)));
     let refused = after_flags(3).advance(&mut &b"IHAVEOPX0000000000"[..], &mut Vec::new());
     assert!(matches!(refused, Err(Violation::OptionMagic(_))));
-    // What is absurd only in its data is waited for.
+    // If only the data is malformed, the whole option has to come first.
     message[12..].copy_from_slice(&MAX_OPTION.to_be_bytes());
     assert_eq!(after_flags(3).advance(&mut &message[..], &mut Vec::new()), Ok(None));
 }
@@ -115,8 +119,8 @@ fn an_option_is_refused_from_its_header_alone() {
 #[test]
 fn a_client_of_the_old_kind_may_only_name_an_export() {
     assert_eq!(one(&mut after_flags(0), 7, &[]).0, Err(Violation::OptionNotFixed(7)));
-    let opening = opening(&mut after_flags(0), 1, b"disk");
-    assert!(opening.cannot_be_refused() && !opening.only_info() && opening.name == "disk");
+    let request = request(&mut after_flags(0), 1, b"disk");
+    assert!(request.cannot_be_refused() && !request.only_info() && request.name == "disk");
 }
 
 #[test]
@@ -125,7 +129,7 @@ fn options_without_data_refuse_data() {
     for number in [3, 5, 8] {
         assert_eq!(kind(&mut handshake, number, b"x"), INVALID);
     }
-    assert_eq!(one(&mut handshake, 3, &[]).0, Ok(Some(Wish::List)));
+    assert_eq!(one(&mut handshake, 3, &[]).0, Ok(Some(HandshakeAction::List)));
     assert_eq!(kind(&mut handshake, 5, &[]), UNSUP);
     assert_eq!(kind(&mut handshake, 8, &[]), 1);
 }
@@ -140,8 +144,8 @@ fn unknown_options_are_answered_and_skipped() {
 
 #[test]
 fn abort_is_acknowledged() {
-    let (wish, replies) = one(&mut after_flags(3), 2, &[]);
-    assert_eq!((wish, replies), (Ok(Some(Wish::Abort)), vec![(1, vec![])]));
+    let (action, replies) = one(&mut after_flags(3), 2, &[]);
+    assert_eq!((action, replies), (Ok(Some(HandshakeAction::Abort)), vec![(1, vec![])]));
 }
 
 #[test]
@@ -150,7 +154,7 @@ fn options_are_not_for_ever() {
     for _ in 0..MAX_OPTIONS {
         assert_eq!(kind(&mut handshake, 77, &[]), UNSUP);
     }
-    assert_eq!(one(&mut handshake, 77, &[]).0, Err(Violation::TooManyOptions));
+    assert_eq!(one(&mut handshake, 77, &[]).0, Err(Violation::TooManyOptions(MAX_OPTIONS)));
 }
 
 #[test]
@@ -161,8 +165,8 @@ fn names_are_text() {
         assert_eq!(kind(&mut after_flags(3), 6, &info), INVALID);
         assert_eq!(kind(&mut after_flags(3), 7, &info), INVALID);
     }
-    assert_eq!(opening(&mut after_flags(3), 1, &[b'x'; 4096]).name.len(), 4096);
-    assert_eq!(opening(&mut after_flags(3), 7, &[counted("ü".as_bytes()), vec![0, 0]].concat()).name, "ü");
+    assert_eq!(request(&mut after_flags(3), 1, &[b'x'; 4096]).name.len(), 4096);
+    assert_eq!(request(&mut after_flags(3), 7, &[counted("ü".as_bytes()), vec![0, 0]].concat()).name, "ü");
 }
 
 #[test]
@@ -182,7 +186,7 @@ fn go_and_info_take_their_lists_as_long_as_they_say_they_are() {
         assert_eq!(kind(&mut after_flags(3), 6, data), INVALID, "{data:?}");
         assert_eq!(kind(&mut after_flags(3), 7, data), INVALID, "{data:?}");
     }
-    let asked = opening(&mut after_flags(3), 6, b"\0\0\0\0\0\x04\0\0\0\x01\0\x02\xff\xff");
+    let asked = request(&mut after_flags(3), 6, b"\0\0\0\0\0\x04\0\0\0\x01\0\x02\xff\xff");
     assert!(asked.only_info() && asked.wants_name && !asked.cannot_be_refused());
 }
 
@@ -190,10 +194,10 @@ fn go_and_info_take_their_lists_as_long_as_they_say_they_are() {
 fn an_export_is_described_as_far_as_was_asked() {
     let mut handshake = after_flags(3);
     let every = b"\0\0\0\x01d\0\x03\0\x01\0\x02\0\x03";
-    let asked = opening(&mut handshake, 7, every);
+    let asked = request(&mut handshake, 7, every);
     let mut out = Vec::new();
     let session = handshake.accept(&asked, &export(), &mut out).expect("GO begins the transmission");
-    assert!(!session.structured && !session.base_allocation);
+    assert!(!session.is_structured() && !session.base_allocation);
     let flags = [0x0d, 0x7d];
     let export_info = [&[0, 0][..], &(1u64 << 20).to_be_bytes(), &flags].concat();
     let sizes = [0, 3, 0, 0, 0, 1, 0, 0, 0x10, 0, 0, 1, 0, 0].to_vec();
@@ -202,7 +206,7 @@ fn an_export_is_described_as_far_as_was_asked() {
     assert_eq!(replies(7, &out), expected);
 
     out.clear();
-    let asked = opening(&mut handshake, 6, b"\0\0\0\0\0\0");
+    let asked = request(&mut handshake, 6, b"\0\0\0\0\0\0");
     assert!(handshake.accept(&asked, &export(), &mut out).is_none());
     assert_eq!(replies(6, &out), [(3, export_info), (1, vec![])]);
 }
@@ -211,7 +215,7 @@ fn an_export_is_described_as_far_as_was_asked() {
 fn export_name_ends_with_zeroes_unless_both_sides_agreed() {
     for (flags, length) in [(0, 134), (1, 134), (2, 10), (3, 10)] {
         let mut handshake = after_flags(flags);
-        let asked = opening(&mut handshake, 1, b"");
+        let asked = request(&mut handshake, 1, b"");
         let mut out = Vec::new();
         assert!(handshake.accept(&asked, &export(), &mut out).is_some());
         assert_eq!(out.len(), length);
@@ -221,22 +225,22 @@ fn export_name_ends_with_zeroes_unless_both_sides_agreed() {
 
 #[test]
 fn transmission_flags_follow_the_capabilities() {
-    let flags = |can, structured| Export { can, ..export() }.transmission_flags(structured);
-    assert_eq!(flags(Capabilities::READ_ONLY, false), 3);
-    assert_eq!(flags(Capabilities::READ_ONLY, true), 3 | 128);
-    assert_eq!(flags(Capabilities::READ_WRITE_FLUSH, false), 1 | 4 | 8 | 64);
-    assert_eq!(flags(super::everything(), true), 0b1101_1111_1101);
+    let flags = |can, format| Export { can, ..export() }.transmission_flags(format);
+    assert_eq!(flags(Capabilities::READ_ONLY, ReplyFormat::Simple), 3);
+    assert_eq!(flags(Capabilities::READ_ONLY, ReplyFormat::Structured), 3 | 128);
+    assert_eq!(flags(Capabilities::READ_WRITE_FLUSH, ReplyFormat::Simple), 1 | 4 | 8 | 64);
+    assert_eq!(flags(super::everything(), ReplyFormat::Structured), 0b1101_1111_1101);
 }
 
 #[test]
 fn a_refusal_says_why() {
     let mut handshake = after_flags(3);
-    let asked = opening(&mut handshake, 7, b"\0\0\0\0\0\0");
+    let asked = request(&mut handshake, 7, b"\0\0\0\0\0\0");
     let mut out = Vec::new();
     handshake.refuse(&asked, "no such thing", &mut out);
     assert_eq!(replies(7, &out), [(0x8000_0006, b"no such thing".to_vec())]);
     out.clear();
-    // A message is cut between characters.
+    // A long message is cut between two characters.
     handshake.refuse(&asked, &"ü".repeat(4000), &mut out);
     assert_eq!(replies(7, &out), [(0x8000_0006, "ü".repeat(2048).into_bytes())]);
 }
@@ -297,7 +301,7 @@ fn a_selection_holds_for_its_export_until_the_next() {
         for (export, queries) in steps {
             let _ = one(&mut handshake, 10, &meta(export, queries));
         }
-        let asked = opening(&mut handshake, 7, &[counted(name), vec![0, 0]].concat());
+        let asked = request(&mut handshake, 7, &[counted(name), vec![0, 0]].concat());
         handshake.accept(&asked, &export(), &mut Vec::new()).unwrap().base_allocation
     };
     let all: &[&[u8]] = &[b"base:allocation"];
@@ -305,7 +309,7 @@ fn a_selection_holds_for_its_export_until_the_next() {
     assert!(!selected(&[(b"a", all)], b"b"));
     assert!(!selected(&[(b"a", all), (b"a", &[])], b"a"));
     assert!(!selected(&[(b"a", all), (b"b", all)], b"a"));
-    // Also when the next is refused.
+    // Also if the next selection is refused.
     assert!(!selected(&[(b"a", all), (b"\xff", all)], b"a"));
 }
 

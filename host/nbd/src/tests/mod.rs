@@ -1,4 +1,5 @@
-//! The protocol by itself. Bytes are written by hand from the specification, so that the same mistake cannot sit on both sides.
+//! Tests of the protocol alone. Their bytes are written by hand from the specification, so that test and
+//! code cannot share a mistake.
 
 mod handshake;
 mod properties;
@@ -6,7 +7,7 @@ mod transmission;
 
 use rbdkit_plugin_api::{BlockSizes, Capabilities, Support};
 
-use super::{Export, Session};
+use super::{Export, ReplyFormat, Session};
 
 fn everything() -> Capabilities {
     Capabilities {
@@ -34,5 +35,5 @@ fn export() -> Export {
 }
 
 fn session() -> Session {
-    Session { size: 1 << 20, can: everything(), structured: true, base_allocation: true }
+    Session { size: 1 << 20, can: everything(), reply_format: ReplyFormat::Structured, base_allocation: true }
 }

@@ -1,26 +1,26 @@
-//! What holds for every input.
+//! Properties that hold for every input.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::reply::Answer;
+use super::super::reply::{self, Reply, RequestKind};
 use super::super::*;
 use super::{export, session};
 use rbdkit_plugin_api::{Buffer, Fill, Span};
 
-/// A conversation as it went: everything that was answered, and how it ended.
+/// A whole conversation: everything that was replied, and how it ended.
 #[derive(Debug, PartialEq, Eq)]
 struct Talk {
     out: Vec<u8>,
-    wishes: Vec<Wish>,
+    actions: Vec<HandshakeAction>,
     end: Option<Violation>,
     requests: Vec<(RequestHeader, Result<Command, u32>)>,
 }
 
-/// Both phases over input that comes in pieces. Wishes are granted.
+/// Runs both phases over input that comes in pieces. Every action succeeds.
 fn talk(pieces: &[&[u8]]) -> Talk {
     let mut handshake = Handshake::new(HandshakeConfig::default());
-    let mut talk = Talk { out: Vec::new(), wishes: Vec::new(), end: None, requests: Vec::new() };
+    let mut talk = Talk { out: Vec::new(), actions: Vec::new(), end: None, requests: Vec::new() };
     let mut transmission = None;
     let mut skip = 0;
     let mut input = Vec::new();
@@ -31,15 +31,15 @@ fn talk(pieces: &[&[u8]]) -> Talk {
             let more = match &transmission {
                 None => match handshake.advance(&mut rest, &mut talk.out) {
                     Ok(None) => false,
-                    Ok(Some(wish)) => {
-                        match &wish {
-                            Wish::List => handshake.list(&[], &mut talk.out),
-                            Wish::Open(opening) => {
+                    Ok(Some(action)) => {
+                        match &action {
+                            HandshakeAction::List => handshake.list(&[], &mut talk.out),
+                            HandshakeAction::Open(opening) => {
                                 transmission = handshake.accept(opening, &export(), &mut talk.out);
                             }
-                            Wish::Abort => {}
+                            HandshakeAction::Abort => {}
                         }
-                        talk.wishes.push(wish);
+                        talk.actions.push(action);
                         true
                     }
                     Err(violation) => {
@@ -61,7 +61,7 @@ fn talk(pieces: &[&[u8]]) -> Talk {
                 break;
             }
         }
-        // What is waited for is bounded.
+        // The length of an incomplete message is limited.
         if transmission.is_none() {
             assert!(input.len() < 16 + MAX_OPTION as usize);
             assert!(handshake.wanted(&input) <= 16 + MAX_OPTION as usize);
@@ -72,7 +72,7 @@ fn talk(pieces: &[&[u8]]) -> Talk {
     talk
 }
 
-/// True: there may be more to take.
+/// Takes one request. True: there may be another.
 fn request(session: &Session, rest: &mut &[u8], skip: &mut usize, talk: &mut Talk) -> Result<bool, Violation> {
     let skipped = (*skip).min(rest.len());
     *rest = &rest[skipped..];
@@ -84,13 +84,13 @@ fn request(session: &Session, rest: &mut &[u8], skip: &mut usize, talk: &mut Tal
     *rest = &rest[RequestHeader::SIZE..];
     let checked = session.check(&header);
     match Session::payload(&header, &checked)? {
-        Payload::None => {}
-        Payload::Data(length) | Payload::Skip(length) => *skip = length as usize,
+        RequestPayload::None => {}
+        RequestPayload::Data(length) | RequestPayload::Skip(length) => *skip = length as usize,
     }
     if let Ok(Command::Read { offset, length, .. } | Command::Write { offset, length, .. }) = &checked {
         assert!(*length > 0 && offset + u64::from(*length) <= session.size);
     }
-    talk.requests.push((header, checked.map_err(|error| reply::errno(error.errno(), false, false))));
+    talk.requests.push((header, checked.map_err(|error| reply::errno(error.errno(), RequestKind::Plain))));
     Ok(true)
 }
 
@@ -202,8 +202,9 @@ proptest! {
         let all = plain.span();
         let expected = plain.bytes(all).to_vec();
 
-        let answer = Answer::data(true, dont_fragment, 1, offset, buffer);
-        let stream: Vec<u8> = answer.slices().flatten().copied().collect();
+        let kind = if dont_fragment { RequestKind::DontFragment } else { RequestKind::Plain };
+        let reply = Reply::data(ReplyFormat::Structured, kind, 1, offset, buffer);
+        let stream: Vec<u8> = reply.slices().flatten().copied().collect();
         let mut rest = &stream[..];
         let mut got = Vec::new();
         let mut chunks = 0;
@@ -217,7 +218,7 @@ proptest! {
                 2 => got.resize(got.len() + u32::from_be_bytes(payload[8..].try_into().unwrap()) as usize, 0),
                 _ => prop_assert!(false, "chunk of kind {}", kind),
             }
-            // The last chunk says so, and no other.
+            // Only the last chunk has the flag.
             prop_assert_eq!(rest[5] == 1, rest.len() == 20 + length);
             rest = &rest[20 + length..];
         }

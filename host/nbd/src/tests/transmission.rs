@@ -2,7 +2,7 @@
 
 use rbdkit_plugin_api::{Buffer, Capabilities, Errno, Error, Extents, Fill, Flags, MAX_REQUEST, Span, Support};
 
-use super::super::reply::{Answer, errno};
+use super::super::reply::{Reply, RequestKind, errno};
 use super::super::*;
 use super::session;
 
@@ -44,7 +44,7 @@ fn flags_become_what_the_layers_understand() {
     let status = Command::BlockStatus { offset, length, flags: Flags { req_one: true, ..Flags::NONE } };
     assert_eq!(check(7, 8), status);
     assert!(matches!(session.check(&header(3, 0, 0, 0)), Ok(Command::Flush)));
-    // Whatever else a goodbye says, it is one.
+    // DISC is valid whatever its other fields say.
     assert!(matches!(session.check(&header(2, 0xffff, u64::MAX, u32::MAX)), Ok(Command::Disconnect)));
 }
 
@@ -73,14 +73,14 @@ fn what_was_not_offered_is_refused() {
     }
     assert_eq!(refused(&read_only, 0, 1, 0, 512), Some(Errno::Einval));
     let plain = Capabilities { write: true, zero: Support::Emulate, ..Capabilities::READ_ONLY };
-    let plain = Session { can: plain, structured: false, base_allocation: false, ..session() };
+    let plain = Session { can: plain, reply_format: ReplyFormat::Simple, base_allocation: false, ..session() };
     assert_eq!(refused(&plain, 1, 1, 0, 512), Some(Errno::Einval));
     assert_eq!(refused(&plain, 4, 0, 0, 512), Some(Errno::Einval));
     assert_eq!(refused(&plain, 6, 16, 0, 512), Some(Errno::Einval));
     assert_eq!(refused(&plain, 6, 0, 0, 512), None);
     assert_eq!(refused(&plain, 0, 4, 0, 512), Some(Errno::Einval));
     assert_eq!(refused(&plain, 7, 0, 0, 512), Some(Errno::Einval));
-    assert_eq!(refused(&Session { structured: true, ..plain }, 7, 0, 0, 512), Some(Errno::Einval));
+    assert_eq!(refused(&Session { reply_format: ReplyFormat::Structured, ..plain }, 7, 0, 0, 512), Some(Errno::Einval));
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn the_longest_request_is_64_mib_and_the_longest_skipped_twice_that() {
     for command in [0, 1] {
         assert_eq!(refused(&session, command, 0, 0, MAX_REQUEST + 1), Some(Errno::Enomem));
     }
-    // What has no payload may be longer.
+    // Commands without a payload may be longer.
     for command in [4, 5, 6, 7] {
         assert_eq!(refused(&session, command, 0, 0, u32::MAX), None);
     }
@@ -118,27 +118,27 @@ fn the_longest_request_is_64_mib_and_the_longest_skipped_twice_that() {
         let header = header(command, 0, 0, length);
         Session::payload(&header, &session.check(&header))
     };
-    assert_eq!(payload(1, MAX_REQUEST), Ok(Payload::Data(MAX_REQUEST)));
-    assert_eq!(payload(1, MAX_REQUEST + 1), Ok(Payload::Skip(MAX_REQUEST + 1)));
-    assert_eq!(payload(1, 2 * MAX_REQUEST), Ok(Payload::Skip(2 * MAX_REQUEST)));
+    assert_eq!(payload(1, MAX_REQUEST), Ok(RequestPayload::Data(MAX_REQUEST)));
+    assert_eq!(payload(1, MAX_REQUEST + 1), Ok(RequestPayload::Skip(MAX_REQUEST + 1)));
+    assert_eq!(payload(1, 2 * MAX_REQUEST), Ok(RequestPayload::Skip(2 * MAX_REQUEST)));
     assert_eq!(payload(1, 2 * MAX_REQUEST + 1), Err(Violation::PayloadTooLong(2 * MAX_REQUEST + 1)));
-    assert_eq!(payload(0, u32::MAX), Ok(Payload::None));
-    assert_eq!(payload(6, u32::MAX), Ok(Payload::None));
+    assert_eq!(payload(0, u32::MAX), Ok(RequestPayload::None));
+    assert_eq!(payload(6, u32::MAX), Ok(RequestPayload::None));
 }
 
 #[test]
 fn error_numbers_are_those_of_the_protocol() {
     use Errno::*;
     let plain = [Eperm, Enoent, Eio, Enomem, Einval, Enospc, Erofs, Enotsup, Eoverflow, Eshutdown, Etimedout, Edeadlk]
-        .map(|number| errno(number, false, false));
+        .map(|number| errno(number, RequestKind::Plain));
     assert_eq!(plain, [1, 5, 5, 12, 22, 28, 1, 22, 22, 108, 5, 5]);
-    assert_eq!(errno(Enotsup, true, false), 95);
-    assert_eq!(errno(Eoverflow, false, true), 75);
+    assert_eq!(errno(Enotsup, RequestKind::FastZero), 95);
+    assert_eq!(errno(Eoverflow, RequestKind::DontFragment), 75);
 }
 
 const COOKIE: u64 = 0x0102_0304_0506_0708;
 
-fn bytes(answer: &Answer) -> Vec<u8> {
+fn bytes(answer: &Reply) -> Vec<u8> {
     assert!(answer.slices().all(|slice| !slice.is_empty()));
     answer.slices().flatten().copied().collect()
 }
@@ -158,18 +158,18 @@ fn at(offset: u64, rest: &[u8]) -> Vec<u8> {
 
 #[test]
 fn replies_without_data_are_as_the_specification_draws_them() {
-    assert_eq!(bytes(&Answer::done(COOKIE)), b"\x67\x44\x66\x98\0\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08");
+    assert_eq!(bytes(&Reply::done(COOKIE)), b"\x67\x44\x66\x98\0\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08");
     let error = Error::new(Errno::Enospc, "full");
     assert_eq!(
-        bytes(&Answer::error(false, COOKIE, 28, &error)),
+        bytes(&Reply::error(ReplyFormat::Simple, COOKIE, 28, &error)),
         b"\x67\x44\x66\x98\0\0\0\x1c\x01\x02\x03\x04\x05\x06\x07\x08"
     );
     let structured = chunk(1, [0x80, 1], b"\0\0\0\x1c\0\x04full");
-    assert_eq!(bytes(&Answer::error(true, COOKIE, 28, &error)), structured);
+    assert_eq!(bytes(&Reply::error(ReplyFormat::Structured, COOKIE, 28, &error)), structured);
     let silent = chunk(1, [0x80, 1], b"\0\0\0\x05\0\0");
-    assert_eq!(bytes(&Answer::error(true, COOKIE, 5, &Errno::Eio.into())), silent);
+    assert_eq!(bytes(&Reply::error(ReplyFormat::Structured, COOKIE, 5, &Errno::Eio.into())), silent);
     let long = Error::new(Errno::Eio, "ü".repeat(10_000));
-    assert_eq!(bytes(&Answer::error(true, COOKIE, 5, &long)).len(), 20 + 6 + 4096);
+    assert_eq!(bytes(&Reply::error(ReplyFormat::Structured, COOKIE, 5, &long)).len(), 20 + 6 + 4096);
 }
 
 #[test]
@@ -182,13 +182,13 @@ fn extents_are_flags_and_lengths() {
     let first = b"\0\0\0\x01\0\0\x10\0\0\0\0\0";
     let rest = b"\0\x10\0\0\0\0\0\x03\0\0\x02\0\0\0\0\x02\0\0\0\x01\0\0\0\x01";
     let all = chunk(1, [0, 5], &[&first[..], rest].concat());
-    assert_eq!(bytes(&Answer::block_status(COOKIE, &extents, 100)), all);
+    assert_eq!(bytes(&Reply::block_status(COOKIE, &extents, 100)), all);
     for limit in [0, 1] {
-        assert_eq!(bytes(&Answer::block_status(COOKIE, &extents, limit)), chunk(1, [0, 5], first));
+        assert_eq!(bytes(&Reply::block_status(COOKIE, &extents, limit)), chunk(1, [0, 5], first));
     }
 }
 
-/// A buffer of 7s with these runs (at, length) zero or unfilled, whose bytes are 9s underneath.
+/// A buffer of 7s. The given runs (offset, length) are zero or unfilled, and hold 9s in memory.
 fn buffer(len: u32, holes: &[(u32, u32, Fill)]) -> Buffer {
     let mut bytes = vec![7; len as usize];
     for &(at, length, _) in holes {
@@ -203,25 +203,26 @@ fn buffer(len: u32, holes: &[(u32, u32, Fill)]) -> Buffer {
 
 #[test]
 fn data_is_one_chunk_and_zeroes_are_one_hole() {
-    let data = |fragment: bool, buffer| bytes(&Answer::data(true, !fragment, COOKIE, 4096, buffer));
-    for fragment in [false, true] {
-        assert_eq!(data(fragment, buffer(100, &[])), chunk(1, [0, 1], &at(4096, &[7; 100])));
+    let data = |kind, buffer| bytes(&Reply::data(ReplyFormat::Structured, kind, COOKIE, 4096, buffer));
+    for kind in [RequestKind::DontFragment, RequestKind::Plain] {
+        assert_eq!(data(kind, buffer(100, &[])), chunk(1, [0, 1], &at(4096, &[7; 100])));
         let hole = chunk(1, [0, 2], &at(4096, &[0, 0, 0, 100]));
-        assert_eq!(data(fragment, buffer(100, &[(0, 100, Fill::Zero)])), hole);
-        assert_eq!(data(fragment, Buffer::new(100)), hole);
-        assert_eq!(data(fragment, buffer(100, &[(0, 50, Fill::Zero), (50, 50, Fill::Unfilled)])), hole);
+        assert_eq!(data(kind, buffer(100, &[(0, 100, Fill::Zero)])), hole);
+        assert_eq!(data(kind, Buffer::new(100)), hole);
+        assert_eq!(data(kind, buffer(100, &[(0, 50, Fill::Zero), (50, 50, Fill::Unfilled)])), hole);
     }
-    let simple = bytes(&Answer::data(false, false, COOKIE, 0, buffer(10, &[(2, 5, Fill::Unfilled)])));
+    let simple =
+        bytes(&Reply::data(ReplyFormat::Simple, RequestKind::Plain, COOKIE, 0, buffer(10, &[(2, 5, Fill::Unfilled)])));
     assert_eq!(simple[16..], [7, 7, 0, 0, 0, 0, 0, 7, 7, 7]);
 }
 
 #[test]
 fn long_zeroes_within_data_become_holes_on_sectors() {
     let len = 40_000;
-    // Too short, long enough but not aligned, unfilled next to zero, at the end.
+    // In order: too short; long enough but not aligned; unfilled next to zero; at the end.
     let holes =
         [(100, 4000, Fill::Zero), (5000, 6000, Fill::Zero), (20_000, 5000, Fill::Unfilled), (25_000, 5000, Fill::Zero)];
-    let all = bytes(&Answer::data(true, false, COOKIE, 512, buffer(len, &holes)));
+    let all = bytes(&Reply::data(ReplyFormat::Structured, RequestKind::Plain, COOKIE, 512, buffer(len, &holes)));
     let mut expected = vec![7; len as usize];
     for (at, length, _) in holes {
         expected[at as usize..(at + length) as usize].fill(0);
@@ -233,17 +234,29 @@ fn long_zeroes_within_data_become_holes_on_sectors() {
     stream.extend(chunk(0, [0, 2], &at(512 + 20_480, &9216u32.to_be_bytes())));
     stream.extend(chunk(1, [0, 1], &at(512 + 29_696, &expected[29_696..])));
     assert!(all == stream);
-    // Not to be fragmented: the same bytes in one.
-    let one = bytes(&Answer::data(true, true, COOKIE, 512, buffer(len, &holes)));
+    // A reply that may not be fragmented has the same bytes in one chunk.
+    let one = bytes(&Reply::data(ReplyFormat::Structured, RequestKind::DontFragment, COOKIE, 512, buffer(len, &holes)));
     assert!(one == chunk(1, [0, 1], &at(512, &expected)));
 }
 
 #[test]
 fn a_hole_may_be_first_or_last_wherever_the_request_begins() {
-    let all = bytes(&Answer::data(true, false, COOKIE, 3, buffer(10_000, &[(0, 5000, Fill::Zero)])));
+    let all = bytes(&Reply::data(
+        ReplyFormat::Structured,
+        RequestKind::Plain,
+        COOKIE,
+        3,
+        buffer(10_000, &[(0, 5000, Fill::Zero)]),
+    ));
     let first = chunk(0, [0, 2], &at(3, &4605u32.to_be_bytes()));
     assert_eq!(all[..first.len()], first);
-    let all = bytes(&Answer::data(true, false, COOKIE, 3, buffer(10_000, &[(5000, 5000, Fill::Zero)])));
+    let all = bytes(&Reply::data(
+        ReplyFormat::Structured,
+        RequestKind::Plain,
+        COOKIE,
+        3,
+        buffer(10_000, &[(5000, 5000, Fill::Zero)]),
+    ));
     let last = chunk(1, [0, 2], &at(3 + 5117, &4883u32.to_be_bytes()));
     assert_eq!(all[all.len() - last.len()..], last);
 }
@@ -251,7 +264,7 @@ fn a_hole_may_be_first_or_last_wherever_the_request_begins() {
 #[test]
 fn the_number_of_chunks_is_bounded() {
     let holes: Vec<_> = (0..2000).map(|i| (i * 8192, 4096, Fill::Zero)).collect();
-    let answer = Answer::data(true, false, COOKIE, 0, buffer(2000 * 8192, &holes));
+    let answer = Reply::data(ReplyFormat::Structured, RequestKind::Plain, COOKIE, 0, buffer(2000 * 8192, &holes));
     assert!(answer.slices().count() <= 130, "{}", answer.slices().count());
     let all = bytes(&answer);
     assert!(all.ends_with(&[7; 4096]));
