@@ -1,7 +1,7 @@
 //! The ordered layers between the server and the source of the data.
 //!
 //! The filters come in the order of the command line, the first nearest the client, then the plugin.
-//! A layer knows only the layer below it, as a [`Below`]. It opens that layer under a name of its
+//! A layer only knows the layer below it, as a [`NextLayer`]. It opens that layer under a name of its
 //! choice, or not at all, and gets a [`Hop`]: the one gate through which every request to that layer
 //! passes. The gate checks range, flags, read-only and alignment. It emulates what the layer cannot do
 //! (zero by pwrite, FUA by flush, cache by pread) and queues requests if the layer's thread model asks
@@ -15,6 +15,7 @@
 //!   layers do not wait for it.
 //! * An operation is polled to its end, also when its client is gone. At its end, in whatever way it
 //!   ends, it gives back buffers, permits and locks.
+#![forbid(unsafe_code)]
 
 mod emulate;
 mod hop;
@@ -59,23 +60,23 @@ pub trait Layer: Send + Sync + 'static {
     }
 
     /// A client has connected; an error disconnects it. By default next decides.
-    fn preconnect(&self, readonly: bool, next: Below) -> BoxFuture<'_, Result<()>> {
+    fn preconnect(&self, readonly: bool, next: NextLayer) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move { next.preconnect(readonly).await })
     }
 
     /// The exports that a client may list. By default next's.
-    fn list_exports(&self, readonly: bool, next: Below) -> BoxFuture<'_, Result<Vec<ExportEntry>>> {
+    fn list_exports(&self, readonly: bool, next: NextLayer) -> BoxFuture<'_, Result<Vec<ExportEntry>>> {
         Box::pin(async move { next.list_exports(readonly).await })
     }
 
     /// What the empty export name stands for. By default next decides.
-    fn default_export(&self, readonly: bool, next: Below) -> BoxFuture<'_, Result<String>> {
+    fn default_export(&self, readonly: bool, next: NextLayer) -> BoxFuture<'_, Result<String>> {
         Box::pin(async move { next.default_export(readonly).await })
     }
 
     /// Opens this layer for a connection. The handle finalizes and closes the hops that it opened
     /// through `next`.
-    fn open(&self, args: OpenArgs, next: Below) -> BoxFuture<'_, Result<Arc<dyn Handle>>>;
+    fn open(&self, args: OpenArgs, next: NextLayer) -> BoxFuture<'_, Result<Arc<dyn Handle>>>;
 
     /// Frees what the layer keeps and nobody has needed since the last call. Called now and then, on a
     /// thread that may block.
@@ -181,14 +182,15 @@ impl Chain {
     }
 
     /// The whole chain, for one client.
-    pub fn top(self: &Arc<Self>, client: Arc<Client>) -> Below {
-        Below { chain: Arc::clone(self), index: 0, client, permits: None }
+    pub fn top(self: &Arc<Self>, client: Arc<Client>) -> NextLayer {
+        NextLayer { chain: Arc::clone(self), index: 0, client, permits: None }
     }
 }
 
-/// The layers below one layer, for one client.
+/// The next layer, with those below it, for one client. Nothing of it is open yet: see
+/// [`NextLayer::open`].
 #[derive(Clone)]
-pub struct Below {
+pub struct NextLayer {
     chain: Arc<Chain>,
     index: usize,
     client: Arc<Client>,
@@ -196,10 +198,10 @@ pub struct Below {
     permits: Option<Arc<ConnectionPermits>>,
 }
 
-impl Below {
-    fn next(&self) -> Option<(&LayerSlot, Below)> {
+impl NextLayer {
+    fn next(&self) -> Option<(&LayerSlot, NextLayer)> {
         let slot = self.chain.layers.get(self.index)?;
-        let next = Below { index: self.index + 1, ..self.clone() };
+        let next = NextLayer { index: self.index + 1, ..self.clone() };
         Some((slot, next))
     }
 
@@ -260,7 +262,7 @@ impl Below {
         let (name, queue, handle) = match self.next() {
             Some((slot, next)) => {
                 let queue = slot.gate.request_queue(&permits);
-                let next = Below { permits: Some(permits), ..next };
+                let next = NextLayer { permits: Some(permits), ..next };
                 (slot.layer.name().to_string(), queue, slot.layer.open(args, next).await?)
             }
             None => {
@@ -271,6 +273,9 @@ impl Below {
         Hop::open(name, handle, queue, readonly, self.chain.pool.clone()).await
     }
 }
+
+/// The old name of [`NextLayer`].
+pub type Below = NextLayer;
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbdkit_chain::{Below, Hop};
+use rbdkit_chain::{Hop, NextLayer};
 use rbdkit_nbd::{Export, Handshake, HandshakeAction, HandshakeConfig, OpenRequest, Session, wire};
 use rbdkit_plugin_api::Error;
 use tokio::time::timeout;
@@ -22,7 +22,7 @@ pub(super) struct Negotiation<'a> {
     pub server: &'a ServerState,
     pub input: &'a mut Input,
     pub output: &'a Output,
-    pub top: &'a Below,
+    pub top: &'a NextLayer,
     /// The connection's number, for the log.
     pub id: u64,
 }
