@@ -1,4 +1,4 @@
-//! The gate and what it emulates, over a plugin that writes down what reaches it.
+//! Tests of the gate and of emulation, over a plugin that logs every call.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,17 +11,17 @@ use tokio::sync::Semaphore;
 
 use super::{Chain, Hop};
 
-/// What a probe is and does; the rest is fixed.
+/// How a probe describes itself and answers.
 #[derive(Clone)]
 struct Script {
     size: u64,
     can: Capabilities,
     block_sizes: Option<BlockSizes>,
     model: ThreadModel,
-    /// Answers to zero, and to extents.
+    /// The error of every zero, if there is one, and the answer to every request for extents.
     zero: Option<Errno>,
     extents: Vec<Extent>,
-    /// Operations wait for a permit, if there is one.
+    /// If there is a semaphore, each operation waits for one of its permits.
     hold: Option<Arc<Semaphore>>,
 }
 
@@ -142,6 +142,12 @@ impl Bench {
     }
 }
 
+/// Awaits what should happen at once. A test that waits in vain fails instead of hanging.
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let limit = std::time::Duration::from_secs(60);
+    tokio::time::timeout(limit, future).await.unwrap_or_else(|_| panic!("not within {limit:?}: {what}"))
+}
+
 fn errno<T: std::fmt::Debug>(result: Result<T>) -> Errno {
     result.unwrap_err().errno()
 }
@@ -202,7 +208,7 @@ async fn requests_keep_to_the_block_sizes() {
     assert_eq!(errno(read(&hop, 1, 511).await), Errno::Einval);
     assert_eq!(errno(read(&hop, 0, 100).await), Errno::Einval);
     read(&hop, 512, 1024).await.unwrap();
-    // The tail that no aligned request could reach.
+    // The tail, which no aligned request reaches.
     read(&hop, 10 * 512, 100).await.unwrap();
     let wide = Bench::new(Script { block_sizes, ..Script::default() });
     let hop = wide.open(false).await.unwrap();
@@ -288,7 +294,7 @@ async fn extents_are_checked_and_cut() {
     let hop = bench.open(false).await.unwrap();
     let answer = hop.extents(100, 50, Flags::NONE).await.unwrap();
     assert_eq!(answer.as_slice(), [Extent { length: 50, ..long }]);
-    // An answer to another question.
+    // The layer answers for another offset.
     assert_eq!(errno(hop.extents(101, 50, Flags::NONE).await), Errno::Eio);
     let silent = Bench::new(Script::default());
     let hop = silent.open(false).await.unwrap();
@@ -314,8 +320,8 @@ async fn impossible_descriptions_are_refused_when_opening() {
     assert_eq!(errno(odd.open(false).await.map(|_| ())), Errno::Eio);
 }
 
-/// Starts three reads on each of two connections over a plugin of this thread model, lets one after the other end, and says how many ran at
-/// once at most.
+/// Starts three reads on each of two connections over a plugin of this thread model, and lets one after
+/// the other end. Returns the most reads that ran at once.
 async fn most_at_once(model: ThreadModel) -> usize {
     let hold = Arc::new(Semaphore::new(0));
     let bench = Bench::new(Script { model, hold: Some(Arc::clone(&hold)), ..Script::default() });
@@ -325,13 +331,13 @@ async fn most_at_once(model: ThreadModel) -> usize {
         let hop = Arc::clone(&hops[i as usize % 2]);
         tasks.push(tokio::spawn(async move { read(&hop, i * 512, 512).await }));
     }
-    // Every task gets as far as it can before anything is let go: this runtime has one thread and is fair.
+    // Every task gets as far as it can before a read may end: this runtime has one thread and is fair.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
     hold.add_permits(6);
     for task in tasks {
-        task.await.unwrap().unwrap();
+        soon("a read ends", task).await.unwrap().unwrap();
     }
     assert_eq!(bench.log().len(), 6);
     bench.seen.most.load(Ordering::SeqCst)
@@ -357,5 +363,5 @@ async fn a_second_connection_waits_where_connections_are_serialized() {
     assert!(!early, "opened while the first was open");
     first.close().await;
     drop(first);
-    second.await.unwrap();
+    soon("the second connection is opened", second).await.unwrap();
 }

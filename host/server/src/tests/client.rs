@@ -1,4 +1,4 @@
-//! A client written by hand from the specification: nothing of it comes from the server's codec.
+//! A client written by hand from the specification. It uses nothing of the server's codec.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -33,8 +33,9 @@ pub enum Reply {
 
 impl Client {
     pub fn over(stream: UnixStream) -> Client {
-        // Only so that a fault ends the test instead of hanging it.
+        // A test that waits in vain fails instead of hanging.
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
         Client { stream, structured: false }
     }
 
@@ -48,12 +49,12 @@ impl Client {
         u32::from_be_bytes(self.take(4).try_into().unwrap())
     }
 
-    /// The server has ended the connection, or does so now. What it still sends is returned.
+    /// Waits until the server ends the connection. Returns what it still sent.
     pub fn rest(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         match self.stream.read_to_end(&mut bytes) {
             Ok(_) => {}
-            // What we had sent was not read: that is an end, too.
+            // The server closed without reading everything that we sent.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
             Err(error) => panic!("the server does not end the connection: {error}"),
         }
@@ -77,7 +78,7 @@ impl Client {
         self.send(&message);
     }
 
-    /// All replies up to the last.
+    /// All replies to an option.
     pub fn option_replies(&mut self, option: u32) -> Vec<OptionReply> {
         let mut replies = Vec::new();
         loop {
@@ -98,7 +99,8 @@ impl Client {
         self.option_replies(option)
     }
 
-    /// Into the transmission phase with GO; with structured replies and base:allocation if wanted.
+    /// Enters the transmission phase with GO. `structured` asks for structured replies and
+    /// base:allocation.
     pub fn go(&mut self, name: &str, structured: bool) {
         self.greet(3);
         if structured {
@@ -133,7 +135,7 @@ impl Client {
         }
     }
 
-    /// The error of a request that has no payload in its answer, or fails.
+    /// The error of a request that fails or whose reply has no data.
     pub fn error(&mut self, command: u16, flags: u16, offset: u64, length: u32) -> u32 {
         self.request(command, flags, 77, offset, length);
         self.error_reply(77)
@@ -160,7 +162,7 @@ impl Client {
         self.error_reply(5)
     }
 
-    /// A read that succeeds, put together from its chunks.
+    /// The data of a read that succeeds, from all its chunks.
     pub fn read(&mut self, offset: u64, length: u32) -> Vec<u8> {
         self.request(READ, 0, 9, offset, length);
         if !self.structured {

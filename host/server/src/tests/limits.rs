@@ -1,4 +1,4 @@
-//! Clients that do harm, or only what they like.
+//! Clients that misbehave, and the limits.
 
 use std::io::{ErrorKind, Write};
 
@@ -61,7 +61,7 @@ fn half_a_handshake_and_then_silence_is_closed() {
         assert_eq!(client.rest().len(), 18);
     }
     running.until_all_is_given_back();
-    // Once requests may come there is no hurry.
+    // In the transmission phase there is no time limit.
     let mut client = running.client(false);
     client.send(&request(READ, 0, 1, 0, 8)[..9]);
     let idle_since = std::time::Instant::now();
@@ -73,7 +73,7 @@ fn half_a_handshake_and_then_silence_is_closed() {
     assert_eq!(client.reply(), Reply::Simple { error: 0, cookie: 1 });
 }
 
-/// Sends until the server takes no more.
+/// Sends until the server takes no more. Returns how many messages it took, and fails if that never ends.
 fn flood(client: &mut Client, message: &[u8]) -> usize {
     client.stream.set_nonblocking(true).unwrap();
     let (mut sent, mut full_since) = (0, None::<std::time::Instant>);
@@ -82,6 +82,7 @@ fn flood(client: &mut Client, message: &[u8]) -> usize {
             Ok(count) => {
                 assert_eq!(count, message.len());
                 (sent, full_since) = (sent + 1, None);
+                assert!(sent < 1_000_000, "the server takes more and more requests");
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 let since = full_since.get_or_insert_with(std::time::Instant::now);
@@ -105,15 +106,15 @@ fn a_client_that_never_reads_stops_at_its_ceiling() {
     running.until("the ceiling is reached", || {
         running.server.state.budget.free_bytes() == limits.bytes_in_all - limits.bytes_per_connection
     });
-    // What is in the socket counts as written.
+    // Replies in the socket's buffer count as written, so some more reads may begin.
     let reads = || running.disk.reads.load(Ordering::SeqCst);
     running.until("what holds bytes has begun", || reads() >= 64);
     assert!(reads() < 70, "{}", reads());
     assert_eq!(running.server.state.budget.free_bytes(), limits.bytes_in_all - limits.bytes_per_connection);
-    // Small ones stop at their count.
+    // Small requests stop at the limit on their number.
     let mut second = running.client(false);
     flood(&mut second, &request(READ, 0, 1, WAITS, 1));
-    // Those of the first client may still be beginning: they are not counted here.
+    // Reads of the first client may still begin; this counts only those of the second.
     let begun = || running.disk.diary().iter().filter(|entry| *entry == "read waits").count();
     running.until("all have begun", || begun() >= limits.requests_per_connection);
     assert_eq!(begun(), limits.requests_per_connection);
@@ -128,14 +129,14 @@ fn who_sits_on_bytes_that_others_need_is_disconnected() {
     let limits =
         ServerLimits { bytes_in_all: 64 << 20, stall_timeout: Duration::from_millis(50), ..ServerLimits::default() };
     let running = Running::limited(limits.clone());
-    // One does not read its answers, one does not send its payload.
+    // One client does not read its replies, the other does not send its payload.
     let mut lazy = running.client(false);
     flood(&mut lazy, &request(READ, 0, 1, PLAIN, 6 << 20));
     let mut half = running.client(false);
     half.request(WRITE, 0, 1, 0, 4 << 20);
     running.until("all is taken", || running.server.state.budget.free_bytes() == 0);
     assert_eq!(running.client(true).read(PLAIN, 1 << 20).len(), 1 << 20);
-    // One of them had to go, which of them depends on who was looked at first.
+    // One of them is disconnected. Which one depends on timing.
     running.until("one is disconnected", || running.open_connections() < 3);
     drop((lazy, half));
     running.until_all_is_given_back();
@@ -150,7 +151,7 @@ fn many_who_compete_for_few_bytes_all_finish() {
             scope.spawn(|| {
                 let mut client = running.client(false);
                 for _ in 0..4 {
-                    // As many requests as the socket takes, then as many answers.
+                    // As many requests as the socket takes, then as many replies.
                     for _ in 0..20 {
                         client.request(READ, 0, 1, PLAIN, 3 << 20);
                     }
@@ -190,7 +191,7 @@ fn clients_beyond_the_limit_wait_to_be_accepted() {
     assert_eq!(second.read(0, 8), [0; 8]);
 }
 
-/// What they cost is measured from outside (tests/tests/hostile.rs): here other tests use memory as well.
+/// tests/tests/hostile.rs measures what they cost; here other tests use memory as well.
 #[test]
 fn a_thousand_idle_clients_are_given_back() {
     use rustix::process::{Resource, getrlimit, setrlimit};
@@ -202,7 +203,7 @@ fn a_thousand_idle_clients_are_given_back() {
     for index in 0..1000 {
         let mut client = running.client(index % 2 == 0);
         assert_eq!(client.read(PLAIN, 4096).len(), 4096);
-        // Some leave half a header behind.
+        // Some send only a part of the next header.
         client.send(&request(READ, 0, 1, 0, 8)[..index % 28]);
         clients.push(client);
     }
@@ -212,7 +213,8 @@ fn a_thousand_idle_clients_are_given_back() {
 
 #[test]
 fn what_a_burst_leaves_behind_is_freed_when_it_is_over() {
-    // Shorter than a thread waits for the next request with its receive buffer in hand: that one comes back when nothing else goes on.
+    // The interval is shorter than a thread waits for the next request, holding a receive buffer. That
+    // buffer comes back when nothing else happens.
     let running = Running::limited(ServerLimits { trim_interval: Duration::from_millis(1), ..ServerLimits::default() });
     let pool = running.server.state.chain.pool();
     let mut client = running.client(false);
@@ -220,7 +222,7 @@ fn what_a_burst_leaves_behind_is_freed_when_it_is_over() {
         for length in [512, 4096, 65536, 1 << 20] {
             assert_eq!(client.read(PLAIN, length).len(), length as usize);
         }
-        // The client stays; only its requests are over. The second time it has to be woken for it.
+        // The client stays connected. In the later rounds trimming has to be woken up first.
         running.until("buffers are freed", || pool.kept() == 0 && running.server.state.receive_pool.kept() == 0);
     }
 }
@@ -231,7 +233,7 @@ fn what_one_request_leaves_behind_is_freed_although_nothing_follows_it() {
     let pool = chain.pool().clone();
     let limits = ServerLimits { trim_interval: Duration::from_millis(1), ..ServerLimits::default() };
     let server = Server::new(chain, ServerOptions { limits, ..ServerOptions::default() });
-    // It has come back before anybody looks: this is all that ever stirs.
+    // The buffer comes back before trimming starts, and nothing stirs afterwards.
     drop(pool.take(4096));
     assert_eq!(pool.kept(), 1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();

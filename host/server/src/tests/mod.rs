@@ -1,4 +1,4 @@
-//! The server with a plugin in memory, over real Unix sockets, seen by a client written by hand.
+//! Tests of the server with a plugin in memory, over real Unix sockets, with a client written by hand.
 
 mod client;
 mod limits;
@@ -9,6 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use rbdkit_plugin_api::Pool;
@@ -20,7 +21,7 @@ use client::Client;
 use plugin::{Disk, TestPlugin};
 use rbdkit_chain::Chain;
 
-/// A server that listens, and what is behind it. Dropping it ends it.
+/// A server that listens, and its plugin's disk. Dropping it stops the server.
 struct Running {
     runtime: Option<Runtime>,
     server: Arc<Server>,
@@ -59,6 +60,14 @@ impl Running {
         Running::with(ServerOptions { limits, ..ServerOptions::default() })
     }
 
+    /// Awaits what should end soon. A test that waits in vain fails after 60 s.
+    fn block_on<T>(&self, what: &str, future: impl Future<Output = T>) -> T {
+        let limit = Duration::from_secs(60);
+        self.runtime.as_ref().unwrap().block_on(async {
+            tokio::time::timeout(limit, future).await.unwrap_or_else(|_| panic!("not within {limit:?}: {what}"))
+        })
+    }
+
     fn connect(&self) -> Client {
         Client::over(UnixStream::connect(&self.path).unwrap())
     }
@@ -69,19 +78,19 @@ impl Running {
         client
     }
 
-    /// Waits for something that happens on other threads. A test that waits in vain fails after some seconds.
+    /// Waits for something that happens on other threads. A test that waits in vain fails after 20 s.
     fn until(&self, what: &str, happened: impl Fn() -> bool) {
         for _ in 0..20_000 {
             if happened() {
                 return;
             }
-            #[allow(clippy::disallowed_methods, reason = "between looks; what is waited for has no event")]
+            #[allow(clippy::disallowed_methods, reason = "between two checks; there is no event for it")]
             std::thread::sleep(Duration::from_millis(1));
         }
-        panic!("in vain: {what}; diary {:?}", self.disk.diary());
+        panic!("not within 20 s: {what}; diary {:?}", self.disk.diary());
     }
 
-    /// Everything that was in flight is given back, and all connections are closed.
+    /// Waits until nothing is in flight and all connections are closed.
     fn until_all_is_given_back(&self) {
         self.until("everything is given back", || {
             self.server.state.budget.free_bytes() == self.server.state.options.limits.bytes_in_all
@@ -89,22 +98,31 @@ impl Running {
         });
     }
 
-    /// Clients that have a thread of their own.
+    /// The number of clients that have a thread.
     fn threads(&self) -> usize {
         self.server.state.thread_permits.in_use()
     }
 
     fn open_connections(&self) -> usize {
-        // The listener holds a place for the next client.
+        // The listener holds a permit for the next client.
         self.server.state.options.limits.connections - self.server.state.connection_permits.available_permits() - 1
     }
 
     fn stopped(&mut self) {
         self.stop.stop();
-        let (runtime, serving) = (self.runtime.as_ref().unwrap(), self.serving.take().unwrap());
-        runtime.block_on(async {
-            tokio::time::timeout(Duration::from_secs(60), serving).await.expect("the server ends").unwrap();
-        });
+        let serving = self.serving.take().unwrap();
+        self.block_on("the server ends", serving).unwrap();
+    }
+}
+
+/// Runs what may block on a thread of its own. A test that waits in vain fails after 60 s.
+fn soon<T: Send + 'static>(what: &str, wait: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, end) = mpsc::channel();
+    std::thread::spawn(move || done.send(wait()));
+    match end.recv_timeout(Duration::from_secs(60)) {
+        Ok(value) => value,
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("not within 60 s: {what}"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => panic!("a panic on the thread that waits: {what}"),
     }
 }
 
@@ -118,7 +136,8 @@ impl Drop for Running {
     }
 }
 
-/// For real clients: `RBDKIT_HAND=/tmp/socket cargo test -p rbdkit --lib server::tests::by_hand -- --ignored` serves until it is killed.
+/// For trying real clients by hand. It serves until it is killed:
+/// `RBDKIT_HAND=/tmp/socket cargo test -p rbdkit-server tests::by_hand -- --ignored`.
 #[test]
 #[ignore = "serves for ever, for trying clients by hand"]
 fn by_hand() {

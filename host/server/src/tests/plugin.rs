@@ -1,4 +1,5 @@
-//! A plugin for tests: a disk in a vector, operations that wait or panic on demand, and a diary.
+//! A plugin for tests: a disk in a vector, with operations that wait, fail or panic on demand. It keeps
+//! a diary of what happened.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,11 +13,11 @@ use tokio::sync::Semaphore;
 pub const PANICS: u64 = 1 << 20;
 /// Reads that begin here panic after they have waited.
 pub const PANICS_LATER: u64 = PANICS + 4096;
-/// Reads that begin here fail with ENOSPC and a sentence.
+/// Reads that begin here fail with ENOSPC and a message.
 pub const FAILS: u64 = PANICS + 2 * 4096;
 /// Reads that begin here wait for [`Disk::gate`].
 pub const WAITS: u64 = PANICS + 3 * 4096;
-/// The first page after the odd ones.
+/// The first page after the special ones.
 pub const PLAIN: u64 = PANICS + 4 * 4096;
 /// Reads that begin here are lent if they are long enough.
 pub const LENT: u64 = 5 << 20;
@@ -110,7 +111,7 @@ impl TestHandle {
     fn read(disk: &Disk, mut buffer: Buffer, span: Span, offset: u64) -> Done {
         let bytes = disk.bytes();
         let from = offset as usize;
-        // Pages of zeroes are known as such.
+        // Pages of zeroes are marked as zero, not copied.
         let mut at = 0;
         while at < span.len {
             let len = (4096 - (offset + u64::from(at)) % 4096).min(u64::from(span.len - at)) as u32;

@@ -1,4 +1,4 @@
-//! What clients ask and get.
+//! Requests and what clients get for them.
 
 use super::client::*;
 use super::plugin::{Disk, FAILS, LENT, PANICS, PANICS_LATER, PLAIN, WAITS};
@@ -9,9 +9,8 @@ fn what_is_lent_and_nowhere_to_be_spliced_to_is_copied() {
     let running = Running::plain();
     let lent = pattern(200_000);
     running.disk.bytes()[LENT as usize..][..lent.len()].copy_from_slice(&lent);
-    let runtime = running.runtime.as_ref().unwrap();
     let to_server = rustix::pipe::pipe().unwrap();
-    // Nothing can be spliced into a file that is only appended to.
+    // The kernel splices nothing into a file that is opened for appending.
     let path = running.path.with_extension("answers");
     let file = std::fs::File::options().create(true).append(true).open(&path).unwrap();
     let mut script = 3u32.to_be_bytes().to_vec();
@@ -19,7 +18,7 @@ fn what_is_lent_and_nowhere_to_be_spliced_to_is_copied() {
     script.extend(request(READ, 0, 2, LENT, 200_000));
     script.extend(request(DISC, 0, 3, 0, 0));
     std::io::Write::write_all(&mut std::fs::File::from(to_server.1), &script).unwrap();
-    runtime.block_on(running.server.serve_one(to_server.0, file.into(), running.stop.clone()));
+    running.block_on("the client is served", running.server.serve_one(to_server.0, file.into(), running.stop.clone()));
     let answer = std::fs::read(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     assert_eq!(answer.len(), 18 + 10 + 16 + 200_000);
@@ -105,11 +104,11 @@ fn holes_are_sent_as_holes_and_fragments_only_where_allowed() {
         }
     }
     assert_eq!(kinds, [(2, 12), (1, 8 + 4096), (2, 12)]);
-    // Don't fragment: one chunk of data.
+    // A reply that may not be fragmented is one chunk of data.
     client.request(READ, 4, 1, 0, 65536);
     let Reply::Chunk { flags: 1, kind: 1, data, .. } = client.reply() else { panic!() };
     assert!(data[8..][..8192].iter().all(|byte| *byte == 0) && data[8 + 8192] == 7);
-    // Nothing but zeroes is one hole, fragmented or not.
+    // Only zeroes are one hole, whether or not the reply may be fragmented.
     client.request(READ, 4, 1, 65536, 1 << 20);
     let Reply::Chunk { flags: 1, kind: 2, data, .. } = client.reply() else { panic!() };
     assert_eq!(data, [0, 0, 0, 0, 0, 1, 0, 0, 0, 16, 0, 0]);
@@ -126,7 +125,7 @@ fn block_status_tells_holes_and_honours_req_one() {
     assert_eq!(client.reply(), status(words(&[1, 4096, 3, 4096, 0, 8192, 3])));
     client.request(STATUS, 8, 1, 0, 16384);
     assert_eq!(client.reply(), status(words(&[1, 4096, 3])));
-    // Not for clients that did not select it.
+    // Clients that did not select the context get an error.
     assert_eq!(running.client(false).error(STATUS, 0, 0, 4096), 22);
 }
 
@@ -154,7 +153,7 @@ fn errors_are_those_of_nbdkit() {
             ((ZERO, 4, 0, 512), 22),
             // Fast zero was not offered.
             ((ZERO, 16, 0, 512), 22),
-            // FUA was, so it is taken everywhere.
+            // FUA was offered, so every command accepts it.
             ((FLUSH, 1, 0, 0), 0),
             ((TRIM, 1, 0, 512), 0),
             ((ZERO, 2, 0, 512), 0),
@@ -280,7 +279,7 @@ fn how_the_bytes_are_cut_makes_no_difference() {
     script.extend(request(READ, 0, 2, 699, 3));
     for (index, piece) in script.chunks(1).enumerate() {
         client.send(piece);
-        // Not every piece on its own, which would take long, but enough of them.
+        // The server gets enough pieces alone; to send each piece alone would take long.
         if index % 97 == 0 {
             std::thread::yield_now();
         }
@@ -314,7 +313,7 @@ fn an_export_is_closed_after_its_last_operation() {
     client.request(READ, 0, 1, WAITS, 8);
     running.until("the read waits", || running.disk.diary().len() == 2);
     drop(client);
-    // Somebody else is served meanwhile.
+    // Another client is served in the meantime.
     let mut other = running.client(false);
     assert_eq!(other.error(FLUSH, 0, 0, 0), 0);
     drop(other);
@@ -337,7 +336,7 @@ fn a_disconnect_waits_for_what_is_in_flight() {
     assert_eq!(client.reply(), Reply::Simple { error: 0, cookie: 1 });
     client.take(8);
     assert!(client.rest().is_empty());
-    // The end that the client sees comes after the layers have finished.
+    // The client sees the end after the layers have finished.
     assert_eq!(running.disk.diary(), ["open ''", "read waits", "read goes on", "finalize", "close"]);
 }
 
@@ -380,7 +379,7 @@ fn a_busy_client_has_a_thread_until_it_pauses() {
     assert_eq!(running.threads(), 0);
     for round in 0..3u8 {
         keep_busy(&running, &mut client);
-        // In its thread it can do all that it could before.
+        // A client with a thread can do everything that it could before.
         let data = vec![round + 1; 300_000];
         assert_eq!(client.write(5 << 20, &data), 0);
         assert!(client.read(5 << 20, 300_000) == data);
@@ -443,7 +442,7 @@ fn what_is_lent_arrives_whole_between_other_answers() {
             left.retain(|other| *other != cookie);
         }
     }
-    // Nor does it matter when the client goes away with answers on their way.
+    // A client that leaves before it has read its replies does no harm.
     let mut client = running.client(false);
     for cookie in 0..60 {
         client.request(READ, 0, cookie, LENT, 1 << 20);
@@ -468,14 +467,17 @@ fn a_client_on_pipes_is_served() {
     script.extend(request(READ, 0, 2, LENT, 200_000));
     std::io::Write::write_all(&mut output, &script).unwrap();
     let mut answer = vec![0; 18 + 10 + 2 * (16 + 200_000)];
-    std::io::Read::read_exact(&mut input, &mut answer).unwrap();
-    // Long ones may be answered in any order.
+    let answer = soon("both replies arrive", move || {
+        std::io::Read::read_exact(&mut input, &mut answer).unwrap();
+        answer
+    });
+    // Long reads may be answered in any order.
     for answer in answer[28..].chunks(16 + 200_000) {
         assert_eq!(answer[..8], [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 0]);
         assert!(if answer[15] == 2 { answer[16..] == lent } else { answer[16..].iter().all(|byte| *byte == 0) });
     }
     drop(output);
-    runtime.block_on(served).unwrap();
+    running.block_on("the client is served", served).unwrap();
     assert_eq!(running.disk.diary(), ["open ''", "finalize", "close"]);
 }
 
@@ -488,10 +490,10 @@ fn the_largest_request_is_64_mib() {
     assert_eq!(client.write(1, &data[1..]), 0);
     assert!(client.read(1, largest) == data[1..]);
     assert_eq!(client.error(READ, 0, 0, largest + 1), 12);
-    // A refused payload is read past, and the conversation goes on.
+    // The server skips a refused payload, and the conversation goes on.
     assert_eq!(client.write(0, &data), 12);
     assert_eq!(client.read(0, 2), [0, 0xa5]);
-    // One that is absurd is not.
+    // A payload that is too long to be skipped ends the connection.
     client.request(WRITE, 0, 1, 0, 2 * largest + 1);
     assert!(client.rest().is_empty());
     running.until_all_is_given_back();
