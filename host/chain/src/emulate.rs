@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use rbdkit_plugin_api::{BlockSizes, Buffer, Capabilities, Done, Errno, Flags, Op, Pool, Result, Span, Support};
 
-/// The most bytes that one step reads or writes. The cost of a step is small beside that of the I/O,
-/// and the pool keeps buffers of this size.
+/// The most bytes that one step reads or writes. The cost of a step is small beside that of the
+/// I/O, and the pool keeps buffers of this size.
 pub const STEP: u32 = 1 << 20;
 
 /// The requests that emulation consists of. A hop has them; the trait lets the hop use this module

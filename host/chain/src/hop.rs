@@ -1,8 +1,8 @@
 //! [`Hop`]: the gate in front of one layer of one connection.
 //!
 //! A hop asks a fresh handle once what it is (size, block sizes, capabilities) and checks the
-//! answers. After that it checks every request: range, flags, read-only, alignment. It lets requests
-//! through as the layer's thread model allows, and emulates what the layer cannot do.
+//! answers. After that it checks every request: range, flags, read-only, alignment. It lets
+//! requests through as the layer's thread model allows, and emulates what the layer cannot do.
 //!
 //! The protocol (`host/nbd`) checks a client's range and flags as well, before the first hop. That
 //! check exists for the client's sake: it gives the same errors as nbdkit, in the same order. The
@@ -32,7 +32,8 @@ pub struct Hop {
 }
 
 impl Hop {
-    /// Asks a fresh handle what it is, and checks the answers. If a check fails, the handle is closed.
+    /// Asks a fresh handle what it is, and checks the answers. If a check fails, the handle is
+    /// closed.
     ///
     /// # Errors
     /// The handle's own, or EIO for a size beyond 2^63 - 1 or impossible block sizes.

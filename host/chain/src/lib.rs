@@ -1,11 +1,12 @@
 //! The ordered layers between the server and the source of the data.
 //!
-//! The filters come in the order of the command line, the first nearest the client, then the plugin.
-//! A layer only knows the layer below it, as a [`NextLayer`]. It opens that layer under a name of its
-//! choice, or not at all, and gets a [`Hop`]: the one gate through which every request to that layer
-//! passes. The gate checks range, flags, read-only and alignment. It emulates what the layer cannot do
-//! (zero by pwrite, FUA by flush, cache by pread) and queues requests if the layer's thread model asks
-//! for it. So neither filters nor plugins repeat these checks, and no layer has to trust another.
+//! The filters come in the order of the command line, the first nearest the client, then the
+//! plugin. A layer only knows the layer below it, as a [`NextLayer`]. It opens that layer under a
+//! name of its choice, or not at all, and gets a [`Hop`]: the one gate through which every request
+//! to that layer passes. The gate checks range, flags, read-only and alignment. It emulates what
+//! the layer cannot do (zero by pwrite, FUA by flush, cache by pread) and queues requests if the
+//! layer's thread model asks for it. So neither filters nor plugins repeat these checks, and no
+//! layer has to trust another.
 //!
 //! Invariants:
 //! * A layer is only called through its hop.
@@ -13,8 +14,8 @@
 //!   layer that changes its mind is held to its first answer until it is opened anew.
 //! * A thread model binds its own layer: the queue is in that layer's hop, and requests to other
 //!   layers do not wait for it.
-//! * An operation is polled to its end, also when its client is gone. At its end, in whatever way it
-//!   ends, it gives back buffers, permits and locks.
+//! * An operation is polled to its end, also when its client is gone. At its end, in whatever way
+//!   it ends, it gives back buffers, permits and locks.
 #![forbid(unsafe_code)]
 
 mod emulate;
@@ -78,8 +79,8 @@ pub trait Layer: Send + Sync + 'static {
     /// through `next`.
     fn open(&self, args: OpenArgs, next: NextLayer) -> BoxFuture<'_, Result<Arc<dyn Handle>>>;
 
-    /// Frees what the layer keeps and nobody has needed since the last call. Called now and then, on a
-    /// thread that may block.
+    /// Frees what the layer keeps and nobody has needed since the last call. Called now and then,
+    /// on a thread that may block.
     fn free_spare(&self) {}
 
     /// The server ends, and all connections are closed.
@@ -143,8 +144,8 @@ impl Chain {
         Ok(())
     }
 
-    /// What the plugin and the filters will access from now on. None: the plugin does not say it. The
-    /// plugin prepares first for what a confined process cannot do.
+    /// What the plugin and the filters will access from now on. None: the plugin does not say it.
+    /// The plugin prepares first for what a confined process cannot do.
     ///
     /// # Errors
     /// Why the plugin could not prepare.

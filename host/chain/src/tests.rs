@@ -320,8 +320,8 @@ async fn impossible_descriptions_are_refused_when_opening() {
     assert_eq!(errno(odd.open(false).await.map(|_| ())), Errno::Eio);
 }
 
-/// Starts three reads on each of two connections over a plugin of this thread model, and lets one after
-/// the other end. Returns the most reads that ran at once.
+/// Starts three reads on each of two connections over a plugin of this thread model, and lets one
+/// after the other end. Returns the most reads that ran at once.
 async fn most_at_once(model: ThreadModel) -> usize {
     let hold = Arc::new(Semaphore::new(0));
     let bench = Bench::new(Script { model, hold: Some(Arc::clone(&hold)), ..Script::default() });
@@ -331,7 +331,8 @@ async fn most_at_once(model: ThreadModel) -> usize {
         let hop = Arc::clone(&hops[i as usize % 2]);
         tasks.push(tokio::spawn(async move { read(&hop, i * 512, 512).await }));
     }
-    // Every task gets as far as it can before a read may end: this runtime has one thread and is fair.
+    // Every task gets as far as it can before a read may end: this runtime has one thread and is
+    // fair.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }

@@ -7,8 +7,9 @@
 //! of a filter). The permits belong to the client and not to a hop, so that a filter can open the
 //! next layer anew before it closes the old handle.
 //!
-//! A layer that serves one request at a time has a permit for a request, of each hop or of all hops.
-//! Filters limit their requests themselves, by their instances, so only the plugin has such permits.
+//! A layer that serves one request at a time has a permit for a request, of each hop or of all
+//! hops. Filters limit their requests themselves, by their instances, so only the plugin has such
+//! permits.
 
 use std::sync::Arc;
 

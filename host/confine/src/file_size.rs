@@ -1,8 +1,8 @@
 //! What happens at the process's limit on file size (`ulimit -f`): the write fails, and the process
 //! goes on.
 
-/// From now on a write beyond the limit on file size (`ulimit -f`) fails with EFBIG. Without this, a
-/// signal would end the server at a client's write or at a line in the log.
+/// From now on a write beyond the limit on file size (`ulimit -f`) fails with EFBIG. Without this,
+/// a signal would end the server at a client's write or at a line in the log.
 #[allow(unsafe_code, reason = "std and rustix have no safe way to set a signal handler")]
 pub fn survive_the_file_size_limit() {
     extern "C" fn nothing(_: libc::c_int) {}

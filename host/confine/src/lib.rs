@@ -5,22 +5,23 @@
 //! Filters run in a sandbox. Confinement limits the damage if something breaks out of it, or out of
 //! code that parses what a client or another server sends. A confined server can serve, and little
 //! else: it cannot open files other than the ones that it serves, start programs, connect to other
-//! servers or gain privileges. It is on by default; `--no-confine` switches it off, and `-v` logs what
-//! is in force.
+//! servers or gain privileges. It is on by default; `--no-confine` switches it off, and `-v` logs
+//! what is in force.
 //!
 //! * **No new privileges**: a program with a set-user-id bit gains nothing.
 //! * **Landlock**, if the kernel has it. Files: only those that the plugin named ([`Reach`]), the
-//!   directory of scratch files, and the private directory of `--unix -`. TCP: only connections to the
-//!   ports that the plugin named, and no new port to listen on. No sockets in the abstract name space.
-//! * **seccomp**: only the system calls in [`system_calls`]. Every other call fails with EPERM, so a
-//!   call that is missing from the list fails one request and not the server. The process can start
-//!   threads but no programs. It can make local sockets (for the system log); other sockets only if
-//!   the plugin needs the network.
+//!   directory of scratch files, and the private directory of `--unix -`. TCP: only connections to
+//!   the ports that the plugin named, and no new port to listen on. No sockets in the abstract name
+//!   space.
+//! * **seccomp**: only the system calls in [`system_calls`]. Every other call fails with EPERM, so
+//!   a call that is missing from the list fails one request and not the server. The process can
+//!   start threads but no programs. It can make local sockets (for the system log); other sockets
+//!   only if the plugin needs the network.
 //!
-//! What was opened before stays open: listening sockets, the files that filters were given, the log.
-//! Programs that were started before are not confined: the command of `--run`, and the helper that
-//! starts a plugin's programs (`rbdkit_launcher`). An attacker in the server can make the helper start
-//! the programs that the operator named, and no others.
+//! What was opened before stays open: listening sockets, the files that filters were given, the
+//! log. Programs that were started before are not confined: the command of `--run`, and the helper
+//! that starts a plugin's programs (`rbdkit_launcher`). An attacker in the server can make the
+//! helper start the programs that the operator named, and no others.
 //!
 //! A server whose plugin does not say what it needs is not confined
 //! ([`Plugin::reach`](rbdkit_plugin_api::Plugin::reach) is none). Such a plugin starts programs by
@@ -57,8 +58,8 @@ pub struct ConfinementNeeds {
     pub runs_command: bool,
 }
 
-/// Confines the process. Call it on the main thread, within its runtime. Returns a line for the log:
-/// what is in force, or why the process is not confined.
+/// Confines the process. Call it on the main thread, within its runtime. Returns a line for the
+/// log: what is in force, or why the process is not confined.
 pub async fn confine_process(reach: std::io::Result<Option<Reach>>, needs: &ConfinementNeeds) -> String {
     let reach = &match reach {
         Ok(Some(reach)) => reach,

@@ -44,7 +44,8 @@ fn install(any_arguments: &[&[i64]], calls: Vec<Call>) -> Result<usize, Error> {
     rules.extend(calls);
     let count = rules.len();
     let arch = std::env::consts::ARCH.try_into()?;
-    // A filter cannot look at the flags of clone3. If clone3 does not exist, the C library calls clone.
+    // A filter cannot look at the flags of clone3. If clone3 does not exist, the C library calls
+    // clone.
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     apply(clone3, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32), arch)?;
     apply(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow, arch)?;

@@ -2,9 +2,9 @@
 //!
 //! Each thread that exists when the process is confined has to restrict itself with
 //! [`confine_thread`]. The runtime's workers call it when they next wake. The runtime's blocking
-//! threads are kept busy all at once with tasks that call it. The thread that advances the sandbox's
-//! clock calls it at its next tick. Plugins start their threads when they first need them; those
-//! threads inherit the rules.
+//! threads are kept busy all at once with tasks that call it. The thread that advances the
+//! sandbox's clock calls it at its next tick. Plugins start their threads when they first need
+//! them; those threads inherit the rules.
 
 use std::cell::Cell;
 use std::sync::{Arc, Barrier, OnceLock};
@@ -46,8 +46,8 @@ fn restrict_with(rules: &RulesetCreated) -> Result<RestrictionStatus, Error> {
     restrict_thread(rules.try_clone()?)
 }
 
-/// Confines the main thread, which calls this, and the threads that exist. Returns what is in force,
-/// for the log.
+/// Confines the main thread, which calls this, and the threads that exist. Returns what is in
+/// force, for the log.
 pub(super) async fn confine_all(rules: RulesetCreated) -> String {
     // Counted first: the rules put /proc out of reach.
     let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);

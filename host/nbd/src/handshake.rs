@@ -1,9 +1,9 @@
 //! The handshake: greeting, client flags, options.
 //!
 //! [`Handshake::advance`] takes complete messages off the front of the input and writes replies to
-//! `out`. An option that needs the chain comes back as a [`HandshakeAction`]. The server has to answer
-//! it (with `list`, `accept` or `refuse`) before the next `advance`, because the protocol has strictly
-//! one option at a time. A client that sends options ahead is served in order.
+//! `out`. An option that needs the chain comes back as a [`HandshakeAction`]. The server has to
+//! answer it (with `list`, `accept` or `refuse`) before the next `advance`, because the protocol
+//! has strictly one option at a time. A client that sends options ahead is served in order.
 
 use rbdkit_plugin_api::{BlockSizes, Capabilities, ExportEntry, Support};
 
@@ -13,7 +13,8 @@ use super::violation::Violation;
 use super::wire::{self, Reader, info, opt, rep, transmission};
 
 /// The longest option data, in bytes: two strings of the longest kind and some thousand queries or
-/// information requests. It limits what the server holds for a client that has not chosen an export.
+/// information requests. It limits what the server holds for a client that has not chosen an
+/// export.
 pub const MAX_OPTION: u32 = 64 * 1024;
 
 /// The most options before an export is chosen. Most clients send fewer than ten. Tools that list
@@ -162,8 +163,8 @@ impl Handshake {
         out.extend_from_slice(&self.config.flags.to_be_bytes());
     }
 
-    /// Takes complete messages off `input` and answers them, up to the first one that needs an action.
-    /// None: more input is needed.
+    /// Takes complete messages off `input` and answers them, up to the first one that needs an
+    /// action. None: more input is needed.
     ///
     /// # Errors
     /// A [`Violation`] ends the connection; what is in `out` may still be sent.
@@ -300,19 +301,20 @@ impl Handshake {
         error(out, opt::LIST, rep::ERR_PLATFORM, message);
     }
 
-    /// Answers [`HandshakeAction::Open`] if the export cannot be opened, for whatever reason. It writes
-    /// nothing if the option has no error reply ([`OpenRequest::cannot_be_refused`]).
+    /// Answers [`HandshakeAction::Open`] if the export cannot be opened, for whatever reason. It
+    /// writes nothing if the option has no error reply ([`OpenRequest::cannot_be_refused`]).
     ///
     /// The error is ERR_UNKNOWN, in the specification's words "not available", and clients report a
-    /// missing export. With ERR_PLATFORM they would report that the server does not support the option.
+    /// missing export. With ERR_PLATFORM they would report that the server does not support the
+    /// option.
     pub fn refuse(&self, request: &OpenRequest, message: &str, out: &mut Vec<u8>) {
         if !request.cannot_be_refused() {
             error(out, request.option_number(), rep::ERR_UNKNOWN, message);
         }
     }
 
-    /// Answers [`HandshakeAction::Open`] with the export. If this returns a session, the transmission
-    /// begins.
+    /// Answers [`HandshakeAction::Open`] with the export. If this returns a session, the
+    /// transmission begins.
     pub fn accept(&self, request: &OpenRequest, export: &Export, out: &mut Vec<u8>) -> Option<Session> {
         let flags = export.transmission_flags(self.reply_format);
         let option = request.option_number();

@@ -1,8 +1,8 @@
 //! Replies: the bytes around a payload, and which parts of a payload need not be sent.
 //!
-//! A [`Reply`] is written as slices, the payload straight from the buffer that the layers filled. With
-//! structured replies, runs of a buffer that nobody wrote or that a layer declared zero are sent as
-//! holes: a few bytes for any length.
+//! A [`Reply`] is written as slices, the payload straight from the buffer that the layers filled.
+//! With structured replies, runs of a buffer that nobody wrote or that a layer declared zero are
+//! sent as holes: a few bytes for any length.
 
 use rbdkit_plugin_api::{Buffer, Errno, Error, Extents, Fill, Span};
 
@@ -24,8 +24,8 @@ pub enum RequestKind {
 /// The error number that the client gets.
 ///
 /// The protocol has eight numbers. ENOTSUP only has a meaning in reply to a fast zero, EOVERFLOW in
-/// reply to an unfragmented read; in other replies they become EINVAL. An error that the protocol has
-/// no number for becomes EIO.
+/// reply to an unfragmented read; in other replies they become EINVAL. An error that the protocol
+/// has no number for becomes EIO.
 pub fn errno(errno: Errno, kind: RequestKind) -> u32 {
     match errno {
         Errno::Eperm | Errno::Erofs => 1,
@@ -40,8 +40,8 @@ pub fn errno(errno: Errno, kind: RequestKind) -> u32 {
     }
 }
 
-/// Room for every reply without a payload and for the head of every reply with one. The longest is a
-/// hole (20 + 12 bytes).
+/// Room for every reply without a payload and for the head of every reply with one. The longest is
+/// a hole (20 + 12 bytes).
 const HEAD: usize = 32;
 
 /// One reply, ready to be written.
@@ -62,8 +62,8 @@ enum Body {
     Whole(Buffer),
     /// The whole buffer, which lends its bytes.
     Lent(Buffer),
-    /// Chunks: for each part, where its header ends in `bytes`, and the data of the buffer that follows
-    /// the header.
+    /// Chunks: for each part, where its header ends in `bytes`, and the data of the buffer that
+    /// follows the header.
     Chunks { bytes: Vec<u8>, parts: Vec<(u32, Span)>, buffer: Buffer },
 }
 
@@ -77,8 +77,8 @@ impl Body {
     }
 }
 
-/// Holes shorter than this are sent as zeroes. A hole costs two chunk headers (its own, and that of the
-/// data behind it) and some work of the client.
+/// Holes shorter than this are sent as zeroes. A hole costs two chunk headers (its own, and that of
+/// the data behind it) and some work of the client.
 const MIN_HOLE: u32 = 4096;
 
 /// The most chunks in one reply. If there are more, the shortest hole that counts gets longer.
@@ -159,8 +159,8 @@ impl Reply {
         Reply::new(&[], Body::Chunks { bytes, parts, buffer })
     }
 
-    /// The reply to a block status request: `base:allocation` of at most `limit` extents, and at least
-    /// one.
+    /// The reply to a block status request: `base:allocation` of at most `limit` extents, and at
+    /// least one.
     pub fn block_status(cookie: u64, extents: &Extents, limit: usize) -> Reply {
         let extents = extents.as_slice();
         let extents = &extents[..extents.len().min(limit.max(1))];
@@ -187,8 +187,8 @@ impl Reply {
         self.slices().map(<[u8]>::len).sum::<usize>() + lent
     }
 
-    /// The buffer that lends its bytes, if there is one. They follow those of [`Reply::slices`] and are
-    /// sent by [`Buffer::send_lent`].
+    /// The buffer that lends its bytes, if there is one. They follow those of [`Reply::slices`] and
+    /// are sent by [`Buffer::send_lent`].
     #[inline]
     pub fn lent(&mut self) -> Option<&mut Buffer> {
         match &mut self.body {
@@ -209,8 +209,8 @@ impl Reply {
         written >= usize::from(self.head_len)
     }
 
-    /// Copies what is lent, for a client to which lent bytes cannot be sent. Call it only before any of
-    /// them was sent.
+    /// Copies what is lent, for a client to which lent bytes cannot be sent. Call it only before
+    /// any of them was sent.
     pub fn copy_lent(&mut self) {
         self.body = match std::mem::replace(&mut self.body, Body::None) {
             Body::Lent(mut buffer) => {
@@ -251,8 +251,8 @@ fn uniform(buffer: &Buffer) -> Option<Fill> {
     kinds.all(|kind| kind == first).then_some(first)
 }
 
-/// How a buffer with data is cut into chunks: at least one run; all runs together are the whole buffer,
-/// in order. A single run is data.
+/// How a buffer with data is cut into chunks: at least one run; all runs together are the whole
+/// buffer, in order. A single run is data.
 fn runs(buffer: &Buffer, offset: u64) -> Vec<Run> {
     let mut shortest = MIN_HOLE;
     loop {

@@ -1,9 +1,10 @@
 //! The transmission phase: what a request is, and whether it may be done.
 //!
-//! The order of the checks and their errors are those of nbdkit, so that a client sees no difference:
-//! read-only first, then command and range, then flags, then length, then capabilities. The gate in
-//! front of each layer (`host/chain`, `Hop`) checks range and flags again, because filters also send
-//! requests of their own. That check protects the layer; this one gives the client nbdkit's errors.
+//! The order of the checks and their errors are those of nbdkit, so that a client sees no
+//! difference: read-only first, then command and range, then flags, then length, then capabilities.
+//! The gate in front of each layer (`host/chain`, `Hop`) checks range and flags again, because
+//! filters also send requests of their own. That check protects the layer; this one gives the
+//! client nbdkit's errors.
 
 use rbdkit_plugin_api::{Capabilities, Errno, Error, Flags, MAX_REQUEST, Support};
 
@@ -98,8 +99,8 @@ pub enum Command {
     },
 }
 
-/// The longest payload of a refused write that is skipped, in bytes: twice the largest request, as in
-/// nbdkit. A longer one ends the connection.
+/// The longest payload of a refused write that is skipped, in bytes: twice the largest request, as
+/// in nbdkit. A longer one ends the connection.
 const MAX_SKIP: u32 = 2 * MAX_REQUEST;
 
 impl RequestHeader {
@@ -215,7 +216,8 @@ impl Session {
     }
 
     fn check_flags(&self, header: &RequestHeader) -> Result<(), Error> {
-        // FUA is allowed on every command if it is offered: clients also set it where it means nothing.
+        // FUA is allowed on every command if it is offered: clients also set it where it means
+        // nothing.
         let mut allowed = if self.can.fua == Support::None { 0 } else { cmd_flag::FUA };
         allowed |= match header.command {
             cmd::READ if self.is_structured() => cmd_flag::DF,

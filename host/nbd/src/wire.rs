@@ -1,4 +1,5 @@
-//! Numbers of the NBD specification, under its names (without the `NBD_` prefix). All integers on the wire are big-endian.
+//! Numbers of the NBD specification, under its names (without the `NBD_` prefix). All integers on
+//! the wire are big-endian.
 
 /// "NBDMAGIC": the first eight bytes that a server sends.
 pub const MAGIC: u64 = 0x4e42_444d_4147_4943;
@@ -119,8 +120,8 @@ pub mod state {
 /// The id of `base:allocation` in the transmission phase. The server chooses ids.
 pub const BASE_ALLOCATION_ID: u32 = 1;
 
-/// Takes integers off the front of a message. If too few bytes are left, a function takes nothing and
-/// returns none.
+/// Takes integers off the front of a message. If too few bytes are left, a function takes nothing
+/// and returns none.
 pub(super) struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {

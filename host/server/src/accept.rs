@@ -29,8 +29,8 @@ pub enum Listener {
 /// wait at once: it frees what may be missing. This limit is for what other processes hold.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The send buffer of a Unix socket, in bytes. The default of 208 KiB does not take a reply of
-/// 256 KiB, so each such reply would wait for the client in its middle. The kernel adapts the buffers
+/// The send buffer of a Unix socket, in bytes. The default of 208 KiB does not take a reply of 256
+/// KiB, so each such reply would wait for the client in its middle. The kernel adapts the buffers
 /// of TCP sockets itself.
 const SEND_BUFFER: usize = 1 << 20;
 
@@ -54,7 +54,8 @@ pub(super) async fn accept(server: Arc<ServerState>, listener: Listener, stop: S
 async fn accept_all(server: &Arc<ServerState>, listener: &AsyncFd<OwnedFd>, stop: &Stop) {
     let mut reported = false;
     loop {
-        // First the permit, then the client: a client without a permit waits in the listener's queue.
+        // First the permit, then the client: a client without a permit waits in the listener's
+        // queue.
         let Ok(permit) = Arc::clone(&server.connection_permits).acquire_owned().await else { return };
         let accepted = listener.async_io(Interest::READABLE, |listener| accept_one(listener.as_fd())).await;
         match accepted.and_then(|(socket, peer)| prepare(socket, peer)) {
@@ -108,8 +109,8 @@ fn prepare(socket: OwnedFd, address: Option<SocketAddrAny>) -> io::Result<Prepar
     Ok((self::socket(socket)?, peer, credentials))
 }
 
-/// Sets the send buffer, beyond the system's limit if the process may do that. A socket whose buffer
-/// cannot be set is served all the same.
+/// Sets the send buffer, beyond the system's limit if the process may do that. A socket whose
+/// buffer cannot be set is served all the same.
 fn widen(socket: &OwnedFd) {
     if sockopt::set_socket_send_buffer_size_force(socket, SEND_BUFFER).is_err() {
         let _ = sockopt::set_socket_send_buffer_size(socket, SEND_BUFFER);

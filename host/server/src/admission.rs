@@ -3,7 +3,8 @@
 //! Three limits apply: requests and bytes of the connection, and bytes of the whole server
 //! ([`Budget`]). The reader is the only one that admits requests, so it counts what it admitted
 //! without any synchronisation. The reply queue counts what it gave back. What is in flight is the
-//! difference. A request takes its place before its buffer, and keeps it until its reply is written.
+//! difference. A request takes its place before its buffer, and keeps it until its reply is
+//! written.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,8 @@ use super::socket::{Closed, Input};
 /// How often to check that a client we are not reading from is still connected.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The most extents that a layer's list holds (see [`Extents::push`](rbdkit_plugin_api::Extents::push)).
+/// The most extents that a layer's list holds (see
+/// [`Extents::push`](rbdkit_plugin_api::Extents::push)).
 const MAX_LISTED_EXTENTS: u64 = 1 << 20;
 
 /// What one connection has in flight, and how much it may have.
@@ -120,7 +122,8 @@ impl Admission {
 pub(super) fn pages_for(checked: &Result<Command, Error>) -> Pages {
     match checked {
         Ok(Command::Read { length, .. } | Command::Write { length, .. }) => Pages::of(u64::from(*length)),
-        // Extents are rarely finer than a sector. Each takes 32 bytes in the list and 8 in the reply.
+        // Extents are rarely finer than a sector. Each takes 32 bytes in the list and 8 in the
+        // reply.
         Ok(Command::BlockStatus { length, flags, .. }) if !flags.req_one => {
             let extents = (u64::from(*length) / 512 + 1).min(MAX_LISTED_EXTENTS);
             Pages::of(extents * 40)

@@ -1,15 +1,16 @@
 //! The limit on bytes in flight of all connections together.
 //!
-//! A request takes the bytes of its payload when it is admitted, all at once. It gives them back when
-//! its reply was written or dropped. Waiters are served in their order, so small requests do not
-//! starve a large one. The crate's documentation says why no connection can hold up others for ever.
+//! A request takes the bytes of its payload when it is admitted, all at once. It gives them back
+//! when its reply was written or dropped. Waiters are served in their order, so small requests do
+//! not starve a large one. The crate's documentation says why no connection can hold up others for
+//! ever.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
 
-/// The unit of accounting, in bytes: the most frequent length of a request, and the smallest size of
-/// a pooled buffer.
+/// The unit of accounting, in bytes: the most frequent length of a request, and the smallest size
+/// of a pooled buffer.
 const PAGE: u64 = 4096;
 
 /// Bytes rounded up to the unit of accounting.

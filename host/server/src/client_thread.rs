@@ -1,10 +1,10 @@
 //! A thread for a busy client.
 //!
 //! A client that keeps sending gets a thread of its own, as long as fewer than
-//! [`MAX_CLIENT_THREADS`](super::thread_permits::MAX_CLIENT_THREADS) clients have one. The reader runs
-//! there, and waits for the socket itself where it would otherwise wait through the runtime. That
-//! saves each request two changes of threads, and sending a processor to sleep and waking it. When
-//! the client pauses, the thread ends and the connection's task goes on.
+//! [`MAX_CLIENT_THREADS`](super::thread_permits::MAX_CLIENT_THREADS) clients have one. The reader
+//! runs there, and waits for the socket itself where it would otherwise wait through the runtime.
+//! That saves each request two changes of threads, and sending a processor to sleep and waking it.
+//! When the client pauses, the thread ends and the connection's task goes on.
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 

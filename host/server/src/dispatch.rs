@@ -3,8 +3,8 @@
 //! The reader's thread polls an operation once. An operation that completes then costs no task and
 //! its reply joins the reader's batch. One that has to wait becomes a task, which queues the reply
 //! when the operation ends. A long read or write of a busy client becomes a task at once if another
-//! thread may be idle. An operation is polled to its end even when its client has left. A panic in a
-//! layer fails (EIO) the request that it happened in.
+//! thread may be idle. An operation is polled to its end even when its client has left. A panic in
+//! a layer fails (EIO) the request that it happened in.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

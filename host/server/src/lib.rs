@@ -6,22 +6,23 @@
 //! operation that has to wait becomes a task, which queues its reply when it ends. Nobody holds a
 //! lock over a system call. An operation is polled to its end, whatever happens to its client.
 //!
-//! A client that keeps sending gets a thread of its own, which runs the same code ([`client_thread`]).
+//! A client that keeps sending gets a thread of its own, which runs the same code
+//! ([`client_thread`]).
 //!
 //! # Limits on what is in flight
 //!
 //! A request counts from before its buffer is taken until its reply is written: one request towards
 //! [`ServerLimits::requests_per_connection`], its payload towards
 //! [`ServerLimits::bytes_per_connection`] and [`ServerLimits::bytes_in_all`]. At a limit the server
-//! reads nothing more from the connection. So a client that sends and does not read its replies has to
-//! stop there.
+//! reads nothing more from the connection. So a client that sends and does not read its replies has
+//! to stop there.
 //!
 //! No request waits for ever at the limits:
 //!
 //! * A request takes all its bytes at once, before it does anything. So no request that holds bytes
 //!   waits for more.
-//! * A request that holds bytes does not need the connection's task. While that task waits for room,
-//!   other tasks run the operations and write the replies.
+//! * A request that holds bytes does not need the connection's task. While that task waits for
+//!   room, other tasks run the operations and write the replies.
 //! * Every limit lets the largest request through when nothing else is in flight (a smaller
 //!   [`ServerLimits`] is raised to that).
 //! * Waiters get room in the order in which they asked for it.
@@ -30,8 +31,9 @@
 //!   for bytes, the server disconnects a client that has not moved for
 //!   [`ServerLimits::stall_timeout`].
 //!
-//! A client with nothing in flight costs a task of a few KiB, because connections share their receive
-//! buffers ([`receive`]). The server frees what a burst leaves behind when the burst is over ([`trim`]).
+//! A client with nothing in flight costs a task of a few KiB, because connections share their
+//! receive buffers ([`receive`]). The server frees what a burst leaves behind when the burst is
+//! over ([`trim`]).
 //!
 //! # The end of a connection
 //!
@@ -97,7 +99,8 @@ impl Server {
         }
         self.trim_until(&stop).await;
         for task in accepting {
-            // It ends by itself. A panic in it was reported and must not keep the rest from draining.
+            // It ends by itself. A panic in it was reported and must not keep the rest from
+            // draining.
             let _ = task.await;
         }
         self.drain().await;

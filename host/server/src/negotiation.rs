@@ -1,4 +1,5 @@
-//! The handshake of one connection: the protocol's state machine, its bytes and the chain's answers.
+//! The handshake of one connection: the protocol's state machine, its bytes and the chain's
+//! answers.
 //!
 //! [`Handshake`] does no I/O. [`Negotiation`] feeds it what the client sends, asks the chain what
 //! only the chain knows, and sends the replies. Each message has a time limit.
@@ -54,8 +55,8 @@ impl Negotiation<'_> {
                 Some(HandshakeAction::Open(request)) => match self.open(&request).await {
                     Ok((hop, export)) => {
                         let Some(session) = handshake.accept(&request, &export, &mut out) else {
-                            // The client only looked at the export. It is closed before the reply, so
-                            // that the client can rely on that.
+                            // The client only looked at the export. It is closed before the reply,
+                            // so that the client can rely on that.
                             close(&hop, self.id).await;
                             continue;
                         };
@@ -116,7 +117,8 @@ impl Negotiation<'_> {
         let limit = self.server.options.limits.handshake_timeout;
         let socket = &mut *self.input;
         let read = async {
-            // `wanted` is a lower bound until the length of the data is known: the caller calls twice.
+            // `wanted` is a lower bound until the length of the data is known: the caller calls
+            // twice.
             let mut missing = started;
             while missing > 0 {
                 let mut bytes = [0; 1024];

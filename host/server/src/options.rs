@@ -46,8 +46,8 @@ pub struct ServerLimits {
     /// Payload bytes of all connections in flight. The default, 512 MiB, is four connections at
     /// their own limit, or 128 requests of 4 MiB. Disks and networks cannot use more.
     pub bytes_in_all: u64,
-    /// Clients at a time; further clients wait to be accepted. The default, 4096, keeps idle clients
-    /// below 64 MiB, at about 10 KiB each.
+    /// Clients at a time; further clients wait to be accepted. The default, 4096, keeps idle
+    /// clients below 64 MiB, at about 10 KiB each.
     pub connections: usize,
     /// Timeout for each whole message of the handshake, in either direction. The default, 60 s, is
     /// long enough for a person who types.
@@ -55,8 +55,8 @@ pub struct ServerLimits {
     /// After this time the server disconnects a client that holds bytes which others wait for. The
     /// default, 10 s, is longer than a network fault that TCP survives unnoticed.
     pub stall_timeout: Duration,
-    /// At the end of a connection: after this time without progress the server stops waiting for the
-    /// client to take its last replies. Default 10 s.
+    /// At the end of a connection: after this time without progress the server stops waiting for
+    /// the client to take its last replies. Default 10 s.
     pub reply_timeout: Duration,
     /// How often a server that is in use frees the memory that nobody needed since the last time
     /// ([`trim`](super::trim)).
@@ -92,8 +92,9 @@ impl ServerLimits {
         self.requests_per_connection = self.requests_per_connection.max(1);
         self.bytes_per_connection = self.bytes_per_connection.max(MAX_REQUEST.into());
         self.bytes_in_all = self.bytes_in_all.max(MAX_REQUEST.into());
-        // A client that is alone then waits at its own limit. If it waited at the server's limit, it
-        // would count as a client that keeps others waiting, although the only one waiting is itself.
+        // A client that is alone then waits at its own limit. If it waited at the server's limit,
+        // it would count as a client that keeps others waiting, although the only one waiting is
+        // itself.
         self.bytes_per_connection = self.bytes_per_connection.min(self.bytes_in_all);
         self.connections = self.connections.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         self

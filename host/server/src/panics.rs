@@ -8,8 +8,8 @@ use std::task::Poll;
 
 use rbdkit_plugin_api::{Errno, Error};
 
-/// Awaits a future; a panic in it becomes an error. What the future held is dropped, which gives back
-/// its permits and locks.
+/// Awaits a future; a panic in it becomes an error. What the future held is dropped, which gives
+/// back its permits and locks.
 pub(super) async fn caught<T>(future: impl Future<Output = T>) -> Result<T, Error> {
     let mut future = pin!(future);
     poll_fn(|cx| match caught_now(|| future.as_mut().poll(cx)) {

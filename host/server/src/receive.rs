@@ -15,12 +15,12 @@ use rbdkit_plugin_api::{Buffer, Fill, Span};
 use super::socket::{Input, read_into};
 use super::spin::SpinWait;
 
-/// The most bytes that one `read` brings. A Unix socket holds some 200 KiB by default; small requests
-/// fill less of it. 64 KiB are 2,340 requests without a payload, or 15 writes of 4 KiB.
+/// The most bytes that one `read` brings. A Unix socket holds some 200 KiB by default; small
+/// requests fill less of it. 64 KiB are 2,340 requests without a payload, or 15 writes of 4 KiB.
 const MAX_READ: usize = 64 * 1024;
 
-/// The same for a client that sends long payloads: enough for a few headers. What a `read` brought of
-/// a payload has to be copied once more; the rest goes straight to where it belongs.
+/// The same for a client that sends long payloads: enough for a few headers. What a `read` brought
+/// of a payload has to be copied once more; the rest goes straight to where it belongs.
 const MAX_READ_BEFORE_LONG: usize = 512;
 
 /// A payload from this length on, in bytes, is a long one.
@@ -74,8 +74,8 @@ impl ReceivePool {
     }
 }
 
-/// What was received and is not used yet: `bytes[from..to]`, or without a buffer the first `to` bytes
-/// of `rest`.
+/// What was received and is not used yet: `bytes[from..to]`, or without a buffer the first `to`
+/// bytes of `rest`.
 #[derive(Debug, Default)]
 pub(super) struct ReceiveBuffer {
     bytes: Option<Box<[u8]>>,
@@ -102,8 +102,8 @@ impl ReceiveBuffer {
         self.from += count;
     }
 
-    /// Gives the buffer back if what is left fits into `rest`. It does once all complete requests are
-    /// taken.
+    /// Gives the buffer back if what is left fits into `rest`. It does once all complete requests
+    /// are taken.
     fn shrink(&mut self, pool: &ReceivePool) {
         let left = self.to - self.from;
         if left < self.rest.len()
@@ -131,8 +131,8 @@ impl ReceiveBuffer {
         &mut bytes[rest.len()..most]
     }
 
-    /// Reads more. With `spin` the thread itself waits (see [`Input::read_blocking`]). 0: the client
-    /// has closed its side. The future may be dropped while it waits.
+    /// Reads more. With `spin` the thread itself waits (see [`Input::read_blocking`]). 0: the
+    /// client has closed its side. The future may be dropped while it waits.
     pub async fn read(
         &mut self,
         input: &mut Input,
@@ -158,7 +158,8 @@ impl ReceiveBuffer {
         Ok(count)
     }
 
-    /// Moves received bytes into `buffer`, from `filled` on. Returns how far `buffer` is filled then.
+    /// Moves received bytes into `buffer`, from `filled` on. Returns how far `buffer` is filled
+    /// then.
     pub fn fill(&mut self, buffer: &mut Buffer, filled: u32) -> u32 {
         let wanted = (buffer.len() - filled) as usize;
         let here = self.bytes();
@@ -168,9 +169,9 @@ impl ReceiveBuffer {
         filled + count as u32
     }
 
-    /// Reads the rest of a payload straight into `buffer`, and what follows it into this buffer, which
-    /// must be used up. Returns how far `buffer` is filled then; if no further than before, the client
-    /// has closed its side. The future may be dropped while it waits.
+    /// Reads the rest of a payload straight into `buffer`, and what follows it into this buffer,
+    /// which must be used up. Returns how far `buffer` is filled then; if no further than before,
+    /// the client has closed its side. The future may be dropped while it waits.
     pub async fn read_payload(
         &mut self,
         input: &mut Input,

@@ -1,10 +1,10 @@
 //! [`ReplyQueue`]: replies on their way to the client.
 //!
-//! A connection has at most one writer at a time. Whoever queues replies and finds no writer becomes
-//! it, takes the whole queue as a batch and writes it. The writer owns its batch, so no lock is held
-//! over a system call. When the socket is full, the batch moves to a task that waits for the socket,
-//! and the thread that wrote goes on. A request gives back its place in flight as soon as its reply
-//! is written.
+//! A connection has at most one writer at a time. Whoever queues replies and finds no writer
+//! becomes it, takes the whole queue as a batch and writes it. The writer owns its batch, so no
+//! lock is held over a system call. When the socket is full, the batch moves to a task that waits
+//! for the socket, and the thread that wrote goes on. A request gives back its place in flight as
+//! soon as its reply is written.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -37,8 +37,8 @@ struct State {
     spare: Batch,
 }
 
-/// The most slices in one system call: 64 replies of a header and a payload. Their payloads fill any
-/// socket buffer, and the array still fits on the stack.
+/// The most slices in one system call: 64 replies of a header and a payload. Their payloads fill
+/// any socket buffer, and the array still fits on the stack.
 const MAX_SLICES: usize = 128;
 
 /// System calls that a writer makes before it lets other tasks run.
@@ -115,8 +115,8 @@ impl ReplyQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues replies, and writes what can be written without waiting, or on a client's thread with a
-    /// short wait.
+    /// Queues replies, and writes what can be written without waiting, or on a client's thread with
+    /// a short wait.
     pub fn send(self: &Arc<Self>, replies: &mut Vec<QueuedReply>, from: WriteFrom) {
         if replies.is_empty() {
             return;
@@ -219,8 +219,8 @@ impl ReplyQueue {
         }
     }
 
-    /// Exchanges the empty batch for the queue. False: the queue is empty, and the caller is no longer
-    /// the writer.
+    /// Exchanges the empty batch for the queue. False: the queue is empty, and the caller is no
+    /// longer the writer.
     fn refill(&self, batch: &mut Batch) -> bool {
         let mut state = self.state();
         if state.queue.is_empty() {

@@ -43,8 +43,8 @@ const MAX_TURN: usize = 64;
 const MAX_TURN_BYTES: u64 = 1 << 20;
 
 /// Reads and writes from this size on run on any idle thread, if the client has sent further
-/// requests and the layer is not prompt. Copying 128 KiB twice (from the source and into the socket)
-/// takes some 20 microseconds. Passing the request to another thread takes one or two.
+/// requests and the layer is not prompt. Copying 128 KiB twice (from the source and into the
+/// socket) takes some 20 microseconds. Passing the request to another thread takes one or two.
 const MIN_FOR_IDLE_THREAD: Pages = Pages((128 << 10) / 4096);
 
 /// A client counts as busy after so many requests, each within [`MAX_GAP`] of the one before.
@@ -54,8 +54,8 @@ const BUSY_AFTER: u32 = 16;
 /// A client that sends nothing for so long is not busy.
 const MAX_GAP: Duration = Duration::from_millis(10);
 
-/// After this many empty waits (100 ms in all, see [`SpinWait::MAX_SLEEP`]) the thread stops waiting
-/// for its client and returns the connection to the runtime.
+/// After this many empty waits (100 ms in all, see [`SpinWait::MAX_SLEEP`]) the thread stops
+/// waiting for its client and returns the connection to the runtime.
 const MAX_EMPTY_WAITS: u32 = 5;
 
 /// Why [`RequestReader::read_requests`] returns.

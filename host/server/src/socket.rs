@@ -28,8 +28,8 @@ pub(super) fn socket(socket: OwnedFd) -> io::Result<(Input, Output)> {
     Ok((Input::new(&fd, true), Output { input: Arc::clone(&fd), fd, is_socket: true, restore: Vec::new() }))
 }
 
-/// A client's two directions over two files, usually standard input and output. They are not blocking
-/// until the output is dropped.
+/// A client's two directions over two files, usually standard input and output. They are not
+/// blocking until the output is dropped.
 pub(super) fn pair(input: OwnedFd, output: OwnedFd) -> io::Result<(Input, Output)> {
     let mut restore = Vec::new();
     for fd in [&input, &output] {
@@ -81,9 +81,9 @@ impl Input {
         }
     }
 
-    /// Waits until there is something to read, then lets `attempt` read it. `attempt` returns how many
-    /// bytes it read and how many it had room for. It is called again if there was nothing after all.
-    /// The future may be dropped while it waits.
+    /// Waits until there is something to read, then lets `attempt` read it. `attempt` returns how
+    /// many bytes it read and how many it had room for. It is called again if there was nothing
+    /// after all. The future may be dropped while it waits.
     pub async fn read(
         &mut self,
         mut attempt: impl FnMut(BorrowedFd<'_>) -> io::Result<(usize, usize)>,
@@ -188,8 +188,8 @@ impl Output {
 
     /// Waits through the runtime until something can be written.
     pub async fn writable(&self) -> io::Result<()> {
-        // The runtime may watch the input under its own descriptor; this is another descriptor of the
-        // same socket.
+        // The runtime may watch the input under its own descriptor; this is another descriptor of
+        // the same socket.
         let Ok(fd) = self.fd.try_clone() else {
             // The process has no descriptors left. That costs the client a little time.
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -216,8 +216,8 @@ impl Output {
         Ok(())
     }
 
-    /// Ends both directions of a socket and so wakes everybody who waits for it. Pipes end when they
-    /// are closed.
+    /// Ends both directions of a socket and so wakes everybody who waits for it. Pipes end when
+    /// they are closed.
     pub fn shut_down(&self) {
         let _ = rustix::net::shutdown(&self.input, Shutdown::Both);
         if !Arc::ptr_eq(&self.input, &self.fd) {

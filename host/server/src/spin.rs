@@ -1,8 +1,8 @@
 //! [`SpinWait`]: how a thread waits for the one client that it serves.
 //!
-//! Putting a processor to sleep and waking it costs several times what a request does. So the thread
-//! first spins: it tries to read again and again, for [`SpinWait::MAX_SPIN`] at most. Then it waits
-//! in the kernel.
+//! Putting a processor to sleep and waking it costs several times what a request does. So the
+//! thread first spins: it tries to read again and again, for [`SpinWait::MAX_SPIN`] at most. Then
+//! it waits in the kernel.
 //!
 //! Spinning only pays for a client whose next request follows a reply within microseconds. The
 //! thread learns from each wait whether its client is one. After a spin without success the next

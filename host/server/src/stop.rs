@@ -20,8 +20,8 @@ impl Stop {
         Stop(Arc::new(watch::Sender::new(false)))
     }
 
-    /// From now on there are no new clients and no new requests. It may be called from anywhere, any
-    /// number of times.
+    /// From now on there are no new clients and no new requests. It may be called from anywhere,
+    /// any number of times.
     pub fn stop(&self) {
         self.0.send_replace(true);
     }

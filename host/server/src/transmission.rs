@@ -22,7 +22,8 @@ use super::socket::{Input, Output};
 use super::state::ServerState;
 use super::stop::Stop;
 
-/// Serves requests until the client leaves or the server stops, and waits until nothing is in flight.
+/// Serves requests until the client leaves or the server stops, and waits until nothing is in
+/// flight.
 pub(super) async fn serve(
     server: &Arc<ServerState>,
     input: Input,
@@ -67,9 +68,9 @@ async fn read_all(mut reader: RequestReader) -> Option<(RequestReader, EndReason
     }
 }
 
-/// Waits for the operations of a client that sent NBD_CMD_DISC and may still want their replies. The
-/// client is gone if operations still run [`reply_timeout`](super::options::ServerLimits) after it
-/// closed its side.
+/// Waits for the operations of a client that sent NBD_CMD_DISC and may still want their replies.
+/// The client is gone if operations still run [`reply_timeout`](super::options::ServerLimits) after
+/// it closed its side.
 async fn wait_after_disconnect(reader: &mut RequestReader) {
     let patience = reader.server.options.limits.reply_timeout;
     let dispatcher = Arc::clone(&reader.dispatcher);

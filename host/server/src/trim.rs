@@ -5,23 +5,22 @@
 //! memory behind. While the server is in use, it frees every
 //! [`trim_interval`](super::options::ServerLimits::trim_interval) what nobody has needed since the
 //! last time. After a whole interval without any use it frees all of that, makes the C library give
-//! its free pages back to the system, and sleeps until the server is used again. So it never wakes an
-//! idle server.
+//! its free pages back to the system, and sleeps until the server is used again. So it never wakes
+//! an idle server.
 //!
-//! The cost for requests: a load where a buffer comes back and where replies were written ([`Stir`]),
-//! and a comparison where something is taken ([`Shelf`]). What is needed in every interval stays, so
-//! a steady load never has to make anything anew.
+//! The cost for requests: a load where a buffer comes back and where replies were written
+//! ([`Stir`]), and a comparison where something is taken ([`Shelf`]). What is needed in every
+//! interval stays, so a steady load never has to make anything anew.
 //!
-//! [`Shelf`]: rbdkit_plugin_api::shelf::Shelf
-//! [`Stir`]: rbdkit_plugin_api::shelf::Stir
+//! [`Shelf`]: rbdkit_plugin_api::shelf::Shelf [`Stir`]: rbdkit_plugin_api::shelf::Stir
 
 use std::sync::Arc;
 
 use super::state::ServerState;
 
-/// A server that is in use gives free pages back to the system in every 12th round, once a minute by
-/// default. It takes the locks of the allocator, and pages given back too early have to be asked for
-/// again.
+/// A server that is in use gives free pages back to the system in every 12th round, once a minute
+/// by default. It takes the locks of the allocator, and pages given back too early have to be asked
+/// for again.
 const ROUNDS_BETWEEN_PAGES: u32 = 12;
 
 /// What one round does.

@@ -1,5 +1,5 @@
-//! Tests of the protocol alone. Their bytes are written by hand from the specification, so that test and
-//! code cannot share a mistake.
+//! Tests of the protocol alone. Their bytes are written by hand from the specification, so that
+//! test and code cannot share a mistake.
 
 mod handshake;
 mod properties;

@@ -1,4 +1,5 @@
-//! Tests of the server with a plugin in memory, over real Unix sockets, with a client written by hand.
+//! Tests of the server with a plugin in memory, over real Unix sockets, with a client written by
+//! hand.
 
 mod client;
 mod limits;
@@ -78,7 +79,8 @@ impl Running {
         client
     }
 
-    /// Waits for something that happens on other threads. A test that waits in vain fails after 20 s.
+    /// Waits for something that happens on other threads. A test that waits in vain fails after 20
+    /// s.
     fn until(&self, what: &str, happened: impl Fn() -> bool) {
         for _ in 0..20_000 {
             if happened() {

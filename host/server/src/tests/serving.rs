@@ -59,7 +59,8 @@ fn information_is_given_as_it_is_asked_for_and_the_export_closed_again() {
     client.greet(3);
     let replies = client.option(6, &go("", &[0, 1, 2, 3, 99]));
     let data: Vec<&[u8]> = replies.iter().map(|reply| &reply.data[..]).collect();
-    // Flags: has flags, flush, FUA, trim, write zeroes, multi-conn, cache; not DF before structured replies.
+    // Flags: has flags, flush, FUA, trim, write zeroes, multi-conn, cache; not DF before structured
+    // replies.
     let mut export = vec![0, 0];
     export.extend((8u64 << 20).to_be_bytes());
     export.extend((1u16 | 4 | 8 | 32 | 64 | 256 | 1024).to_be_bytes());
