@@ -1,12 +1,14 @@
-# make            build the server, the filters and the author's tool
-# make demo       serve a disk image through sandboxed filters, copy it out, compare (IMAGE=disk.img for one of yours)
-# make demo-remote  copy a disk image from a slow web server, with readahead and without, nbdkit beside it (DELAY=, SIZE=)
-# make test       every test; prints how long each group took
-# make bench      measure beside nbdkit and qemu-nbd, 25 minutes (QUICK=1, ROUNDS=, SECONDS_EACH=, ONLY=, PROGRAMS=, BEFORE=: tests/bench/main.rs)
-# make microbench what the parts cost: codec, gate, a hop into a component, shared state, buffers (MICRO=part of a name)
-# make fuzz       fuzz for as long as you let it (FUZZ_SECONDS=)
-# make install    PREFIX=/usr/local DESTDIR=
-# make setup      only install what the others need
+# make            builds the server, the filters and the tool for filter authors
+# make demo       serves a disk image through sandboxed filters, copies it out and compares (IMAGE=disk.img for yours)
+# make demo-remote
+#                 copies an image from a slow web server with and without readahead, and with nbdkit (DELAY=, SIZE=)
+# make test       runs every test and prints how long each group took
+# make bench      measures rbdkit, nbdkit and qemu-nbd for 25 minutes (QUICK=1, ROUNDS=, SECONDS_EACH=, ONLY=,
+#                 PROGRAMS=, BEFORE=: see tests/bench/main.rs)
+# make microbench measures the parts: codec, gate, a call into a component, shared state, buffers (MICRO=part of a name)
+# make fuzz       runs the fuzz targets for FUZZ_SECONDS (600)
+# make install    copies the programs, the filters and the SDK (PREFIX=/usr/local, DESTDIR=)
+# make setup      installs what the other targets need and does nothing else
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
