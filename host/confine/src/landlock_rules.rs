@@ -9,34 +9,25 @@ use landlock::{
 use rbdkit_plugin_api::{Network, Reach};
 
 use super::error::Error;
+use super::needs::ConfinementNeeds;
 
 /// Which processes the confined process may send signals to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Signals {
+enum Signals {
     /// Only to itself.
     Own,
     /// To others as well, as far as the system lets it.
     Others,
 }
 
-impl Signals {
-    /// Others only if the server runs a command.
-    pub fn to_others(runs_command: bool) -> Signals {
-        if runs_command { Signals::Others } else { Signals::Own }
-    }
-}
-
 /// The rules of the server. Paths that do not exist are left out.
-pub(super) fn for_server(
-    reach: &Reach,
-    scratch: Option<&Path>,
-    private: Option<&Path>,
-    signals: Signals,
-) -> Result<RulesetCreated, Error> {
+pub(super) fn for_server(reach: &Reach, needs: &ConfinementNeeds) -> Result<RulesetCreated, Error> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let write = read | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev;
     let make = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile;
     let clear = AccessFs::ReadDir | AccessFs::RemoveFile;
+    let (scratch, private) = (needs.scratch.as_deref(), needs.private.as_deref());
+    let signals = if needs.runs_command { Signals::Others } else { Signals::Own };
     let mut rules = ruleset(&reach.network, signals)?.create()?;
     if let Network::Ports(ports) = &reach.network {
         let ports = ports.iter().map(|port| Ok::<_, RulesetError>(NetPort::new(*port, AccessNet::ConnectTcp)));

@@ -36,27 +36,16 @@
 mod error;
 mod file_size;
 mod landlock_rules;
+mod needs;
 mod seccomp_filter;
 mod system_calls;
 mod threads;
 
-use std::path::PathBuf;
-
 use rbdkit_plugin_api::Reach;
 
 pub use file_size::survive_the_file_size_limit;
+pub use needs::ConfinementNeeds;
 pub use threads::confine_thread;
-
-/// What the server needs besides what its plugin needs.
-#[derive(Clone, Debug, Default)]
-pub struct ConfinementNeeds {
-    /// The directory in which scratch files are made.
-    pub scratch: Option<PathBuf>,
-    /// The directory that the server removes, with the files in it, when it ends.
-    pub private: Option<PathBuf>,
-    /// Whether the server passes signals on to a command (`--run`) and waits for it.
-    pub runs_command: bool,
-}
 
 /// Confines the process. Call it on the main thread, within its runtime. Returns a line for the
 /// log: what is in force, or why the process is not confined.
@@ -66,13 +55,11 @@ pub async fn confine_process(reach: std::io::Result<Option<Reach>>, needs: &Conf
         Ok(None) => return "not confined: the plugin does not say what it reaches".into(),
         Err(why) => return format!("not confined: the plugin's programs cannot be started by a helper: {why}"),
     };
-    let signals = landlock_rules::Signals::to_others(needs.runs_command);
-    let files = landlock_rules::for_server(reach, needs.scratch.as_deref(), needs.private.as_deref(), signals);
-    let files = match files {
+    let files = match landlock_rules::for_server(reach, needs) {
         Ok(rules) => threads::confine_all(rules).await,
         Err(why) => format!("no Landlock ({why})"),
     };
-    let calls = match seccomp_filter::for_server(&reach.network, needs.runs_command) {
+    let calls = match seccomp_filter::for_server(&reach.network, needs) {
         Ok(count) => format!("{count} system calls"),
         Err(why) => format!("no seccomp ({why})"),
     };

@@ -9,13 +9,14 @@ use seccompiler::{
 };
 
 use super::error::Error;
+use super::needs::ConfinementNeeds;
 use super::system_calls::{COMPILER, SERVER};
 
 /// A system call and the rules for its arguments; without a rule all arguments are allowed.
 type Call = (i64, Vec<SeccompRule>);
 
 /// Installs the server's filter in all threads. Returns how many system calls it allows.
-pub(super) fn for_server(network: &Network, runs_command: bool) -> Result<usize, Error> {
+pub(super) fn for_server(network: &Network, needs: &ConfinementNeeds) -> Result<usize, Error> {
     let mut calls = vec![(libc::SYS_clone, threads_only()?)];
     let mut families = vec![libc::AF_UNIX];
     if *network != Network::Nobody {
@@ -26,7 +27,7 @@ pub(super) fn for_server(network: &Network, runs_command: bool) -> Result<usize,
     }
     let families = families.iter().map(|family| first_argument(SeccompCmpOp::Eq, *family as u64));
     calls.push((libc::SYS_socket, families.collect::<Result<_, _>>()?));
-    if runs_command {
+    if needs.runs_command {
         let for_command = [libc::SYS_pidfd_send_signal, libc::SYS_wait4, libc::SYS_waitid];
         calls.extend(for_command.map(|call| (call, Vec::new())));
     }

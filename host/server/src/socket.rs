@@ -25,7 +25,8 @@ use super::spin::{SpinWait, WaitPhase};
 pub(super) fn socket(socket: OwnedFd) -> io::Result<(Input, Output)> {
     rustix::io::ioctl_fionbio(&socket, true)?;
     let fd = Arc::new(socket);
-    Ok((Input::new(&fd, true), Output { input: Arc::clone(&fd), fd, is_socket: true, restore: Vec::new() }))
+    let input = Input { fd: Arc::clone(&fd), is_socket: true, watched: None };
+    Ok((input, Output { input: Arc::clone(&fd), fd, is_socket: true, restore: Vec::new() }))
 }
 
 /// A client's two directions over two files, usually standard input and output. They are not
@@ -38,9 +39,10 @@ pub(super) fn pair(input: OwnedFd, output: OwnedFd) -> io::Result<(Input, Output
         fcntl_setfl(fd, flags | OFlags::NONBLOCK)?;
     }
     let input = Arc::new(input);
-    let is_socket = rustix::net::sockopt::socket_type(&output).is_ok();
-    let reads_socket = rustix::net::sockopt::socket_type(&input).is_ok();
-    Ok((Input::new(&input, reads_socket), Output { input, fd: Arc::new(output), is_socket, restore }))
+    let is_socket = |fd: &OwnedFd| rustix::net::sockopt::socket_type(fd).is_ok();
+    let from_client = Input { fd: Arc::clone(&input), is_socket: is_socket(&input), watched: None };
+    let is_socket = is_socket(&output);
+    Ok((from_client, Output { input, fd: Arc::new(output), is_socket, restore }))
 }
 
 /// What the client has closed: see [`Input::closed`].
@@ -63,10 +65,6 @@ pub(super) struct Input {
 }
 
 impl Input {
-    fn new(fd: &Arc<OwnedFd>, is_socket: bool) -> Input {
-        Input { fd: Arc::clone(fd), is_socket, watched: None }
-    }
-
     /// What the client has closed, even if not all that it sent before was read.
     pub fn closed(&self) -> Closed {
         let mut fds = [PollFd::new(&self.fd, PollFlags::RDHUP)];
