@@ -1,14 +1,15 @@
-//! `rbdkit-bare`: the least that an NBD server can do, so that `make bench` can say how far a real one is from the limit of the socket and
-//! the client on this machine.
+//! `rbdkit-bare`: the least that an NBD server can do. With it `make bench` shows how far a real
+//! server is from what the socket and the client allow on this machine.
 //!
 //!     rbdkit-bare -f -U SOCKET -P PIDFILE SIZE
 //!
-//! A blocking thread for each connection takes all requests that one `recv` brings and answers the whole batch with one vectored write. Every
-//! read is answered with the beginning of the same static bytes, whatever its offset; what is written is dropped. There is no storage, no
-//! check of ranges, no limit but what keeps the program from crashing. Clients that ask for structured replies get them, as from any server: they are
-//! twice the work for the client, so simple ones would be the limit of another conversation. It is **not** a server to use: it is what
-//! remains of one when everything useful is left out. It is a limit for requests that are short; with long ones a server that sends with
-//! more than one thread a connection, or does not copy, may well overtake it.
+//! Each connection has a blocking thread. It takes all requests that one `recv` brings and answers
+//! them with one vectored write. Every read gets the beginning of the same static bytes, whatever
+//! its offset, and writes are dropped. There is no storage, no check of ranges, and no limit but
+//! what keeps the program from crashing. Clients that ask for structured replies get them, as from
+//! any server; they are twice the work for the client, so a comparison with simple replies would
+//! not be fair. It is **not** a server to use. It is a limit for short requests only: with long
+//! ones a server that sends with several threads a connection, or without copying, may be faster.
 #![forbid(unsafe_code)]
 
 use std::io::{self, IoSlice, Read, Write};
@@ -16,11 +17,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-/// The largest read that is answered: what the protocol tells clients to keep to.
+/// The longest read that it answers, which is the longest that the protocol allows clients to send
+/// without asking.
 const LARGEST: usize = 32 << 20;
-/// More than one `recv` brings from a Unix socket with default buffers (208 KiB).
+/// More than one `recv` brings from a Unix socket with the default buffers of 208 KiB.
 const INPUT: usize = 256 << 10;
-/// Replies in one vectored write: each takes two of the 1024 parts that the kernel allows.
+/// Replies in one vectored write. Each takes two of the 1024 parts that the kernel allows.
 const BATCH: usize = 512;
 
 const NBDMAGIC: u64 = 0x4e42_444d_4147_4943;
@@ -28,9 +30,10 @@ const IHAVEOPT: u64 = 0x4948_4156_454f_5054;
 const OPTION_REPLY: u64 = 0x0003_e889_0455_65a9;
 const REQUEST: u32 = 0x2560_9513;
 const SIMPLE_REPLY: [u8; 4] = 0x6744_6698_u32.to_be_bytes();
-/// Its magic number, the flag that it is the last chunk, and that it is data with an offset.
+/// The head of a chunk: magic number, the flag of the last chunk, and the type for data with an
+/// offset.
 const DATA_CHUNK: [u8; 8] = [0x66, 0x8e, 0x33, 0xef, 0, 1, 0, 1];
-/// It has flags, can flush, may be used by several connections.
+/// The export has flags, can flush, and may be used by several connections.
 const EXPORT_FLAGS: u16 = 1 | 1 << 2 | 1 << 8;
 
 fn main() -> ExitCode {
@@ -51,12 +54,12 @@ fn run() -> io::Result<()> {
     let size: u64 = size.parse().map_err(|_| io::Error::other("SIZE is a number of bytes"))?;
     let listener = UnixListener::bind(socket)?;
     std::fs::write(pid_file, format!("{}\n", std::process::id()))?;
-    // Not zeroes: the kernel would share one page for all of them.
+    // Not zeroes, for which the kernel would use one page.
     let bytes: Arc<[u8]> = vec![0x5a; LARGEST].into();
     for stream in listener.incoming() {
         let (stream, bytes) = (stream?, Arc::clone(&bytes));
         std::thread::spawn(move || {
-            // A client that goes away ends its own connection and nothing else.
+            // A client that goes away ends only its own connection.
             let _ = serve(stream, size, &bytes);
         });
     }
@@ -69,11 +72,11 @@ fn exact<const N: usize>(stream: &mut UnixStream) -> io::Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// Grants structured replies, and GO and EXPORT_NAME of any name, and nothing else. Answers whether replies are structured; none if the client
-/// took its leave.
+/// Grants structured replies, and GO and EXPORT_NAME for any name, and nothing else. The result
+/// says whether replies are structured; it is `None` if the client left.
 fn handshake(stream: &mut UnixStream, size: u64) -> io::Result<Option<bool>> {
     let mut structured = false;
-    // Fixed newstyle, no zeroes after EXPORT_NAME.
+    // Fixed newstyle, without zeroes after EXPORT_NAME.
     stream.write_all(&[&NBDMAGIC.to_be_bytes()[..], &IHAVEOPT.to_be_bytes(), &3u16.to_be_bytes()].concat())?;
     let client_flags = u32::from_be_bytes(exact(stream)?);
     loop {
@@ -96,7 +99,7 @@ fn handshake(stream: &mut UnixStream, size: u64) -> io::Result<Option<bool>> {
                 structured = true;
                 (reply(1, &[]), None)
             }
-            // GO: what the export is (information of type 0), then success.
+            // GO: information of type 0 about the export, then success.
             7 => ([reply(3, &[&[0; 2], &export[..]].concat()), reply(1, &[])].concat(), Some(true)),
             _ => (reply(0x8000_0001, &[]), None),
         };
@@ -107,7 +110,7 @@ fn handshake(stream: &mut UnixStream, size: u64) -> io::Result<Option<bool>> {
     }
 }
 
-/// A reply: its head, how much of that counts, and how many of the bytes follow.
+/// A reply: its head, the used length of the head, and the number of data bytes behind it.
 type Reply = ([u8; 28], usize, usize);
 
 fn reply(request: &Request, structured: bool) -> Reply {
@@ -129,7 +132,8 @@ fn serve(mut stream: UnixStream, size: u64, bytes: &[u8]) -> io::Result<()> {
     let Some(structured) = handshake(&mut stream, size)? else { return Ok(()) };
     let mut input = vec![0; INPUT];
     let mut filled = 0;
-    // What is still to come of a write's payload, and its answer: clients do not expect that before they have sent everything.
+    // The rest of a write's payload, and its answer. Clients expect the answer only after they have
+    // sent all of the payload.
     let (mut payload, mut written) = (0usize, None);
     let mut replies: Vec<Reply> = Vec::new();
     loop {
@@ -164,7 +168,7 @@ fn serve(mut stream: UnixStream, size: u64, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-/// What matters of a request.
+/// The parts of a request that matter here.
 struct Request {
     kind: u16,
     cookie: [u8; 8],

@@ -1,13 +1,13 @@
-//! The matrix: which program does which job with which plugin under which filters.
+//! The matrix: which program does which job with which plugin below which filters.
 
 use std::fmt;
 
-/// What is compared.
+/// The programs that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
-    /// The one in this tree.
+    /// The rbdkit of this tree.
     Rbdkit,
-    /// Another build of it, for a change that is measured: only if there is one.
+    /// Another build of rbdkit to compare with, if there is one.
     Before,
     Nbdkit,
     QemuThreads,
@@ -17,11 +17,11 @@ pub enum Program {
 }
 
 impl Program {
-    /// In the order of the tables.
+    /// The programs in the order of the tables.
     pub const ALL: [Program; 6] =
         [Program::Rbdkit, Program::Before, Program::Nbdkit, Program::QemuThreads, Program::QemuUring, Program::Bare];
 
-    /// For tables and for `PROGRAMS`.
+    /// The name in tables and in `PROGRAMS`.
     pub fn name(self) -> &'static str {
         match self {
             Program::Rbdkit => "rbdkit",
@@ -34,13 +34,13 @@ impl Program {
     }
 }
 
-/// The filters, the first nearest the client.
+/// The filters, the first nearest to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stack {
     Plain,
-    /// So many that do nothing.
+    /// This many filters that do nothing.
     Nofilter(u8),
-    /// Readahead over a cache that keeps what is read and has read everything.
+    /// Readahead over a cache that keeps what it reads and has read the whole disk.
     WarmCache,
     Cow,
 }
@@ -55,7 +55,7 @@ impl Stack {
         }
     }
 
-    /// Parameters of the filters.
+    /// The parameters for the filters.
     pub fn parameters(self) -> &'static [&'static str] {
         match self {
             Stack::WarmCache => &["cache-on-read=true"],
@@ -78,9 +78,9 @@ impl fmt::Display for Stack {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plugin {
-    /// A file in the page cache; qemu-nbd serves the same one.
+    /// A file in the page cache. qemu-nbd serves the same file.
     File,
-    /// A disk in memory that was written in full.
+    /// A disk in memory, of which every byte was written.
     Memory,
 }
 
@@ -93,12 +93,13 @@ impl Plugin {
     }
 }
 
-/// What a client does.
+/// The job of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Job {
-    /// fio with its name of the pattern, the size of a request, the requests in flight on each connection, and so many connections.
+    /// fio with its name of the pattern, the size of a request, the requests in flight on each
+    /// connection, and the number of connections.
     Fio { pattern: &'static str, block: &'static str, depth: u32, connections: u32 },
-    /// nbdcopy of the whole disk to nowhere.
+    /// nbdcopy of the whole disk to `null:`.
     CopyOut,
     /// nbdcopy of a file over the whole disk.
     CopyIn,
@@ -109,7 +110,8 @@ impl Job {
         matches!(self, Job::Fio { pattern: "write" | "randwrite", .. } | Job::CopyIn)
     }
 
-    /// Sequential jobs are told in MiB/s, random ones in operations a second.
+    /// Whether the rate is in MiB/s, as for sequential jobs, or in operations a second, as for
+    /// random ones.
     pub fn in_bytes(self) -> bool {
         matches!(self, Job::CopyOut | Job::CopyIn | Job::Fio { pattern: "read" | "write", .. })
     }
@@ -136,7 +138,7 @@ impl fmt::Display for Job {
     }
 }
 
-/// One line of the tables.
+/// One row of the tables.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub stack: Stack,
@@ -146,7 +148,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// Unique in the matrix.
+    /// The name, which is unique in the matrix.
     pub fn name(&self) -> String {
         format!("{}{}: {}", self.stack, self.plugin.name(), self.job)
     }
@@ -174,7 +176,7 @@ struct Matrix {
 }
 
 impl Matrix {
-    /// A case with the programs of a full run and of a quick one, which may be none.
+    /// Adds a case with the programs of a full run and of a quick one, which may be none.
     fn add(&mut self, stack: Stack, plugin: Plugin, job: Job, full: &[Program], quick: &[Program]) {
         let programs = if self.quick { quick } else { full };
         if !programs.is_empty() {
@@ -183,7 +185,7 @@ impl Matrix {
     }
 }
 
-/// All cases, or the fewer of a quick run.
+/// All cases, or the fewer ones of a quick run.
 pub fn cases(quick: bool) -> Vec<Case> {
     use Program::{Bare, Nbdkit, QemuThreads, QemuUring, Rbdkit};
     const ALL: &[Program] = &[Rbdkit, Nbdkit, QemuThreads, QemuUring, Bare];

@@ -1,5 +1,6 @@
-//! The chart: for each case a bar as long as rbdkit's rate over nbdkit's, with the spread of the rounds, and marks where qemu-nbd and the bare
-//! responder stand. It is text, carries its own colours for light and dark, and needs nothing to be drawn.
+//! The chart. Each case has a bar that is as long as rbdkit's rate divided by nbdkit's, with the
+//! spread of the rounds, and marks for qemu-nbd and the bare responder. The chart is SVG text with
+//! its own colours for light and dark, and needs no other file.
 
 use std::fmt::Write;
 
@@ -7,23 +8,25 @@ use crate::cases::Program;
 use crate::results::{Line, Sample, Spread};
 
 const WIDTH: f64 = 920.0;
-/// Where bars begin: the names stand left of it.
+/// Where the bars begin. The names are left of it.
 const LEFT: f64 = 330.0;
-/// Right of the bars stand the numbers.
+/// Where the bars end. The numbers are right of it.
 const RIGHT: f64 = WIDTH - 70.0;
 const TOP: f64 = 84.0;
 const ROW: f64 = 22.0;
-/// Ratios beyond it are cut off; their numbers are not.
+/// Longer bars are cut off at this ratio. The numbers are not.
 const MOST: f64 = 5.0;
 
 const STYLE: &str = "\
     text{font:12px system-ui,sans-serif;fill:#24292f}.title{font-size:16px;font-weight:600}.soft{fill:#57606a}\
-    .back{fill:#fff}.faster{fill:#2da44e}.slower{fill:#d4762c}.grid{stroke:#d0d7de}.one{stroke:#24292f;stroke-width:1.5}\
+    .back{fill:#fff}.faster{fill:#2da44e}.slower{fill:#d4762c}.grid{stroke:#d0d7de}\
+    .one{stroke:#24292f;stroke-width:1.5}\
     .spread{stroke:#24292f;stroke-width:1;opacity:.6}.qemu{fill:#0969da}.bare{fill:#8250df}\
     @media(prefers-color-scheme:dark){text{fill:#e6edf3}.soft{fill:#8d96a0}.back{fill:#0d1117}.faster{fill:#2ea043}\
-    .slower{fill:#db6d28}.grid{stroke:#30363d}.one{stroke:#e6edf3}.spread{stroke:#e6edf3}.qemu{fill:#4493f8}.bare{fill:#ab7df8}}";
+    .slower{fill:#db6d28}.grid{stroke:#30363d}.one{stroke:#e6edf3}.spread{stroke:#e6edf3}\
+    .qemu{fill:#4493f8}.bare{fill:#ab7df8}}";
 
-/// What is drawn of a case.
+/// What is drawn for a case.
 struct Bar {
     name: String,
     ours: Spread,
@@ -45,7 +48,7 @@ impl Bar {
     }
 }
 
-/// Text as it stands in XML.
+/// Text escaped for XML.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
@@ -59,7 +62,8 @@ pub fn svg(lines: &[Line], subtitle: &str) -> String {
     let bottom = TOP + ROW * bars.len() as f64;
     let height = bottom + 28.0;
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" role=\"img\">\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
+         width=\"{WIDTH}\" height=\"{height}\" role=\"img\">\n\
          <title>rbdkit's rate over nbdkit's</title>\n<style>{STYLE}</style>\n\
          <rect class=\"back\" width=\"{WIDTH}\" height=\"{height}\"/>\n\
          <text class=\"title\" x=\"16\" y=\"26\">rbdkit's rate over nbdkit's: longer is faster</text>\n\
@@ -116,7 +120,7 @@ fn draw(svg: &mut String, bar: &Bar, top: f64, x: &dyn Fn(f64) -> f64) {
     let _ = writeln!(svg, "<text x=\"{:.1}\" y=\"{:.1}\">{:.2}</text>", RIGHT + 12.0, middle + 4.0, bar.ours.median);
 }
 
-/// A small diamond.
+/// A small diamond at this place.
 fn mark(class: &str, x: f64, y: f64) -> String {
     let (left, right, over, under) = (x - 4.5, x + 4.5, y - 4.5, y + 4.5);
     format!("<path class=\"{class}\" d=\"M{left:.1} {y:.1}L{x:.1} {over:.1}L{right:.1} {y:.1}L{x:.1} {under:.1}Z\"/>")

@@ -1,4 +1,4 @@
-//! The clients: fio's nbd engine and nbdcopy, against a server that was made ready, and what came of it.
+//! The clients, fio's nbd engine and nbdcopy, against a server that is ready, and their results.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -11,11 +11,12 @@ use crate::machine::Busy;
 use crate::results::Sample;
 use crate::servers::{self, Programs, cpu_seconds, cpu_seconds_here};
 
-/// Small enough for the page cache of any machine, large enough that a cache filter has something to do.
+/// The size of the disk in bytes: it fits into the page cache of any machine, and a cache filter
+/// has enough to do.
 const SIZE: u64 = 256 << 20;
-/// What nbdcopy copies.
+/// The size of the disk that nbdcopy copies, in bytes.
 const COPY_SIZE: u64 = 1 << 30;
-/// What nbdcopy asks for at once, if it is not told otherwise.
+/// The size of nbdcopy's requests in bytes, by default.
 const COPY_REQUEST: u64 = 256 << 10;
 
 /// The disks that are served and copied.
@@ -27,10 +28,10 @@ pub struct Images {
 }
 
 impl Images {
-    /// Files without holes, in `TMPDIR`.
+    /// Makes files without holes in `TMPDIR`.
     ///
     /// # Errors
-    /// Those of making them.
+    /// If the files cannot be made.
     pub fn make(with_copies: bool) -> std::io::Result<Images> {
         let dir = TempDir::new();
         let (disk, source, target) = (dir.join("disk.img"), dir.join("source.img"), dir.join("target.img"));
@@ -42,7 +43,7 @@ impl Images {
         Ok(Images { _dir: dir, disk, source, target })
     }
 
-    /// The file that is served for a job.
+    /// The file and the size that are served for a job.
     fn served(&self, job: Job) -> (&Path, u64) {
         match job {
             Job::Fio { .. } => (&self.disk, SIZE),
@@ -52,8 +53,8 @@ impl Images {
     }
 }
 
-/// Random bytes: neither holes nor zeroes that somebody could leave out. On the disk at the end, so that writing them there does not disturb
-/// what is measured.
+/// Fills a file with random bytes, so that nothing can leave out holes or zeroes. The bytes are
+/// synced to the disk at the end, so that writing them does not disturb the measurements.
 fn fill(path: &Path, size: u64) -> std::io::Result<()> {
     use std::io::Write;
     let mut file = std::fs::File::create(path)?;
@@ -64,7 +65,7 @@ fn fill(path: &Path, size: u64) -> std::io::Result<()> {
     file.sync_all()
 }
 
-/// Lets a program do a case's job for so long.
+/// Runs a case's job against a program for this many seconds.
 ///
 /// # Errors
 /// What failed.
@@ -96,7 +97,8 @@ pub fn measure(
     Ok(done.sample)
 }
 
-/// Memory that was never written and a cache that is empty would measure something else.
+/// Writes memory and fills the cache. Untouched memory and an empty cache would measure something
+/// else.
 fn prepare(server: &Server, program: Program, case: &Case, image: &Path) -> Result<(), String> {
     if case.plugin == Plugin::Memory && program != Program::Bare && case.job != Job::CopyIn {
         copy(text(image)?, &server.uri())?;
@@ -123,13 +125,13 @@ fn copy(from: &str, to: &str) -> Result<(), String> {
     run("nbdcopy", &["--no-extents", from, to]).map(drop)
 }
 
-/// A sample that lacks what only the server's process tells, and the requests that it is about.
+/// A sample without the figures of the server's process, and the number of requests.
 struct Done {
     sample: Sample,
     requests: f64,
 }
 
-/// At least one copy, and more until the time is over.
+/// Makes at least one copy, and more until the time is over.
 fn copies(from: &str, to: &str, seconds: u64) -> Result<Done, String> {
     let started = Instant::now();
     let mut copied = 0;
@@ -153,7 +155,7 @@ fn fio(server: &Server, pattern: &str, block: &str, depth: u32, connections: u32
         "--group_reporting".to_owned(),
         format!("--size={SIZE}"),
         format!("--runtime={seconds}"),
-        // No ramp: its requests would be on the server's account and not in fio's.
+        // Without a ramp, whose requests would count as the server's work and not as fio's.
         "--time_based".to_owned(),
         "--randrepeat=1".to_owned(),
         "--norandommap".to_owned(),
@@ -161,7 +163,7 @@ fn fio(server: &Server, pattern: &str, block: &str, depth: u32, connections: u32
     ]
 }
 
-/// Reads fio's JSON, in front of which it may have said other things. None if anything that is needed is not there.
+/// Reads fio's JSON, in front of which may be other output. `None` if a needed number is missing.
 fn parse(text: &str, job: Job) -> Option<Done> {
     let json: Value = serde_json::from_str(&text[text.find('{')?..]).ok()?;
     let jobs = json.get("jobs")?.as_array()?;

@@ -1,16 +1,21 @@
-//! What a layer costs: microseconds of processor time that each nofilter of a chain adds to a request, with all limits on.
+//! What a layer costs: the microseconds of processor time that each nofilter of a chain adds to a
+//! request, with all limits on.
 //!
-//! A server that serves one busy client waits for it awake, and that time is on its account too. With more to do for a request it waits less,
-//! so beside an ordinary client layers would seem to cost next to nothing. Three things make it honest:
+//! A server that serves one busy client polls for requests, and that time is on its account too.
+//! With more to do for each request it polls less. So with an ordinary client layers would seem to
+//! cost next to nothing. Three things make the measurement honest:
 //!
-//! * The server has one processor. There it never waits awake (`Patience` in `host/src/server/socket.rs`), and what it does is seen whole.
-//! * The client, on the other processors, sends so many requests in one piece and takes all answers before it sends more: system calls and
-//!   wakes for each request are the same however long the chain is.
-//! * All chains are there at once and measured in turn, a slice of time each: what drifts drifts for all of them. Time is counted in
-//!   nanoseconds for each thread.
+//! * The server has one processor. There it never polls (`host/server/src/socket.rs`), so all of
+//!   its work is seen.
+//! * The client, on the other processors, sends many requests in one piece and takes all answers
+//!   before it sends more. So the number of system calls and wakes for each request does not depend
+//!   on the length of the chain.
+//! * All chains run at once and are measured in turn, a slice of time each, so that drifts of the
+//!   machine affect all of them. Time is counted in nanoseconds for each thread.
 //!
-//! The disk is one hole, and holes go over the socket as such: sending 1 MiB costs the server a hundred times what is measured here, and varies by
-//! more than that. A layer that copied payloads, or touched them, would show all the same.
+//! The disk is one hole, which goes over the socket without data: sending 1 MiB costs the server a
+//! hundred times what is measured here, and varies by more than that. A layer that copied or
+//! touched payloads would still show.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -22,35 +27,37 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::results::{Spread, slope};
 
-/// The lengths of the chains.
+/// The number of nofilters in each chain.
 pub const CHAINS: [u8; 4] = [0, 1, 5, 10];
 
-/// Short requests and long ones, each with how many of them are sent at once: what a layer costs must not depend on how long they are.
+/// The sizes of requests in bytes, each with how many are sent at once. What a layer costs must not
+/// depend on the size.
 pub const BLOCKS: [(u32, u32); 2] = [(4 << 10, 32), (1 << 20, 32)];
 
 const DISK: u32 = 64 << 20;
 
-/// A read's answer where it is all hole: the head of a chunk, offset and length.
+/// The length of the answer to a read that is all hole: the head of a chunk, offset and length.
 const ANSWER: usize = 20 + 12;
 
-/// The flag that it is the last chunk, and its type.
+/// The flag of the last chunk, and the type for a hole.
 const HOLE: [u8; 4] = [0, 1, 0, 2];
 
-/// How long a chain is measured before it is the next one's turn.
+/// How long a chain is measured before it is the next chain's turn.
 const SLICE: Duration = Duration::from_millis(100);
 
 /// The costs at one size of a request.
 #[derive(Clone, Debug)]
 pub struct Layers {
-    /// Bytes of a request.
+    /// The size of a request in bytes.
     pub block: u32,
-    /// Microseconds of processor time a request, for each of [`CHAINS`]: medians.
+    /// Microseconds of processor time for a request, for each of [`CHAINS`]. Medians.
     pub cpu: [f64; CHAINS.len()],
-    /// What a layer more costs, turn by turn.
+    /// What each further layer costs, turn by turn.
     pub slopes: Vec<f64>,
 }
 
-/// Lets this thread, and what it starts, run on these processors; back to where it was when dropped.
+/// Restricts this thread, and what it starts, to these processors. Dropping it lifts the
+/// restriction.
 struct Pinned(CpuSet);
 
 impl Pinned {
@@ -69,7 +76,7 @@ impl Drop for Pinned {
     }
 }
 
-/// The processors that this thread may run on: the server's, and the client's.
+/// The processors for the server and for the client, out of those that this thread may run on.
 fn processors() -> Result<(usize, Vec<usize>), String> {
     let set = sched_getaffinity(None).map_err(|error| format!("processors: {error}"))?;
     let all: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|processor| set.is_set(*processor)).collect();
@@ -77,7 +84,7 @@ fn processors() -> Result<(usize, Vec<usize>), String> {
     Ok((*first, if others.is_empty() { vec![*first] } else { others.to_vec() }))
 }
 
-/// A server with one client.
+/// A server and its one client.
 struct Chain {
     server: Server,
     stream: Stream,
@@ -92,7 +99,7 @@ impl Chain {
         Ok(Chain { server, stream })
     }
 
-    /// One batch of requests, and all of its answers.
+    /// Sends one batch of requests and takes all of its answers.
     fn batch(&mut self, nth: u32, block: u32, depth: u32) -> Result<(), String> {
         let message = (0..depth).flat_map(|one| {
             let offset = u64::from((nth * depth + one) % (DISK / block)) * u64::from(block);
@@ -108,10 +115,10 @@ impl Chain {
         }
     }
 
-    /// Microseconds of processor time a request, over a slice.
+    /// Microseconds of processor time for a request, over a slice.
     fn slice(&mut self, block: u32, depth: u32) -> Result<f64, String> {
         let cpu = |chain: &Chain| chain.server.cpu().ok_or("the kernel does not tell the threads' time (schedstat)");
-        // It may have slept: the client counts as busy again.
+        // The server may have slept. These requests make the client count as busy again.
         for nth in 0..8 {
             self.batch(nth, block, depth)?;
         }
@@ -124,7 +131,7 @@ impl Chain {
     }
 }
 
-/// Measures all chains in so many turns.
+/// Measures all chains this many times in turn.
 ///
 /// # Errors
 /// What failed.
@@ -141,7 +148,7 @@ pub fn measure(program: &Path, turns: u64) -> Result<Vec<Layers>, String> {
 
 fn at_block(chains: &mut [Chain], block: u32, depth: u32, turns: u64) -> Result<Layers, String> {
     let mut rows: Vec<Vec<f64>> = Vec::new();
-    // The first turn warms everything up.
+    // The first turn warms everything up and does not count.
     for turn in 0..=turns {
         let row = chains.iter_mut().map(|chain| chain.slice(block, depth)).collect::<Result<Vec<f64>, String>>()?;
         if turn > 0 {

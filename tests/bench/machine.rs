@@ -1,4 +1,4 @@
-//! What kind of machine it was; not which one.
+//! The kind of machine that was measured, without anything that identifies it.
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
@@ -9,7 +9,7 @@ fn field(text: &str, key: &str) -> Option<String> {
     Some(line.split(':').nth(1)?.trim().to_owned())
 }
 
-/// Processor, cores, memory, kernel.
+/// Processor, cores, memory and kernel.
 pub fn description() -> String {
     let model = field(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| "unknown processor".to_owned());
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
@@ -17,36 +17,37 @@ pub fn description() -> String {
         let kib: u64 = text.split_whitespace().next()?.parse().ok()?;
         Some(format!("{} GiB of memory", (kib + (1 << 19)) >> 20))
     });
-    // The version; what a builder hung on behind it says nothing about speed.
+    // Only the version: what distributions append to it says nothing about speed.
     let kernel = read("/proc/sys/kernel/osrelease");
     let kernel = kernel.split('-').next().unwrap_or_default().trim().to_owned();
     let parts = [model, format!("{cores} cores"), memory.unwrap_or_default(), format!("Linux {kernel}")];
     parts.join(", ")
 }
 
-/// Ticks that all cores together were busy, whoever with, and all ticks that there were: since the machine started.
+/// The ticks that all cores together were busy, and all ticks, since the machine started.
 fn parse_stat(text: &str) -> Option<(f64, f64)> {
     let fields = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
-    // User, nice, system, idle, waiting for disks, interrupts of two kinds, stolen by the host. What follows is in the first already.
+    // User, nice, system, idle, waiting for disks, two kinds of interrupts, stolen by the host. The
+    // fields behind these are part of the first.
     let ticks: Vec<f64> = fields.take(8).map_while(|field| field.parse().ok()).collect();
     let all: f64 = ticks.iter().sum();
     Some((all - ticks.get(3)? - ticks.get(4)?, all))
 }
 
-/// The seconds of processor time that everything on this machine takes.
+/// Measures the processor time of everything on this machine.
 pub struct Busy {
     cores: f64,
     before: (f64, f64),
 }
 
 impl Busy {
-    /// From now on. None if the kernel does not say.
+    /// Begins now. `None` if the kernel does not tell.
     pub fn start() -> Option<Busy> {
         let cores = std::thread::available_parallelism().map_or(1.0, |count| usize::from(count) as f64);
         Some(Busy { cores, before: parse_stat(&read("/proc/stat"))? })
     }
 
-    /// How many cores were busy on average until now, less `known` of them.
+    /// How many cores were busy on average since then, less `known` of them.
     pub fn others(&self, known: f64) -> Option<f64> {
         let (busy, all) = parse_stat(&read("/proc/stat"))?;
         let (busy, all) = (busy - self.before.0, all - self.before.1);

@@ -1,21 +1,23 @@
-//! `make bench`: rbdkit beside nbdkit, qemu-nbd and the least that a server can do, in alternation, with real clients.
+//! `make bench`: rbdkit beside nbdkit, qemu-nbd and the least that a server can do, with real clients.
 //!
-//! Each case is measured in rounds; in a round all programs do the same job one right after the other, and who begins changes from round to
-//! round. What counts is the ratio within a round: absolute figures of a shared machine drift, ratios of neighbours hardly do. Tables,
-//! page, chart and JSON tell medians, the median of the ratios and their spread, and for each target whether it is reached.
+//! Each case is measured in rounds. In a round all programs do the same job one right after another, and
+//! another program begins in each round. What counts is the ratio within a round: absolute figures of a
+//! shared machine drift, ratios of neighbours hardly do. Tables, page, chart and JSON have the medians, the
+//! median of the ratios with their spread, and for each target whether it is reached.
 //!
 //! Environment:
 //!
-//! | variable | meaning |
-//! |---|---|
-//! | `QUICK=1` | fewer cases and programs, 3 rounds of 1 s: 5 minutes instead of 25 |
-//! | `ROUNDS`, `SECONDS_EACH` | how often (5) and how long (2) each program does each job |
-//! | `ONLY` | the case of this name, or those whose name contains it, or one of these between `;`; `layers` is what a filter costs, `at rest` memory and start, `remote` sources that take their time; `ONLY=remote` renews their section of the page |
-//! | `PROGRAMS` | of `rbdkit,nbdkit,qemu-threads,qemu-uring,bare` only these |
-//! | `BEFORE` | another build of rbdkit that is measured as well: what a change brings |
-//! | `RBDKIT`, `NBDKIT`, `QEMU_NBD` | the programs' files |
-//! | `TMPDIR` | where the disks are made (2.3 GiB) |
-//! | `BENCH_OUTPUT` | the page, BENCHMARKS.md if not told; the chart stands beside it. Of a run that left something out nothing is written but `target/bench.json`, unless this is set |
+//! * `QUICK=1`: fewer cases and programs, 3 rounds of 1 s. It takes 5 minutes instead of 25.
+//! * `ROUNDS`, `SECONDS_EACH`: how often (5) and how many seconds (2) each program does each job.
+//! * `ONLY`: the case of this name, or those whose name contains it, or one of several between `;`.
+//!   `layers` is what a filter costs, `at rest` memory and start, `remote` the remote sources.
+//!   `ONLY=remote` renews their section of the page.
+//! * `PROGRAMS`: only these of `rbdkit,nbdkit,qemu-threads,qemu-uring,bare`.
+//! * `BEFORE`: another build of rbdkit that is measured as well, to see the effect of a change.
+//! * `RBDKIT`, `NBDKIT`, `QEMU_NBD`: the paths of the programs.
+//! * `TMPDIR`: the directory for the disks (2.3 GiB).
+//! * `BENCH_OUTPUT`: the path of the page, by default BENCHMARKS.md. The chart is written beside it. A run
+//!   that leaves something out writes only `target/bench.json`, unless this is set.
 #![forbid(unsafe_code)]
 
 mod cases;
@@ -40,13 +42,13 @@ use report::Report;
 use results::Line;
 use servers::Programs;
 
-/// What `ONLY` knows beside cases.
+/// What `ONLY` may name besides cases.
 const OTHERS: [&str; 3] = ["layers", "at rest", REMOTE];
 
-/// Turns of all chains for each round that is asked for.
+/// How many turns all chains take for each round.
 const TURNS: u64 = 4;
 
-/// What the environment asks for.
+/// The settings in the environment.
 struct Settings {
     quick: bool,
     rounds: u64,
@@ -66,7 +68,7 @@ fn number(name: &str, default: u64) -> Result<u64, String> {
     if number == 0 { Err(format!("{name} is at least 1")) } else { Ok(number) }
 }
 
-/// The programs of a list of names.
+/// The programs with these names.
 fn programs(names: &str) -> Result<Vec<Program>, String> {
     let known = || Program::ALL.map(Program::name).join(", ");
     let find = |name: &str| {
@@ -92,16 +94,16 @@ impl Settings {
         })
     }
 
-    /// Whether the page would lack something.
+    /// Whether the run leaves something out that belongs to the page.
     fn is_partial(&self) -> bool {
         self.quick || !self.only.is_empty() || self.programs.len() < Program::ALL.len()
     }
 
-    /// The cases that are asked for, each with the programs that are.
+    /// The selected cases, each with the selected programs.
     fn cases(&self, with_before: bool) -> Vec<Case> {
         let mut cases = cases::cases(self.quick);
         let names: Vec<String> = cases.iter().map(Case::name).collect();
-        // A whole name means that case alone, though it may be part of another's.
+        // A whole name selects that case alone, even if it is a part of another name.
         let fits = |name: &str, part: &String| if names.contains(part) { name == part } else { name.contains(part) };
         cases.retain(|case| self.only.is_empty() || self.only.iter().any(|part| fits(&case.name(), part)));
         for case in &mut cases {
@@ -172,13 +174,13 @@ fn run() -> Result<ExitCode, String> {
     Ok(ExitCode::FAILURE)
 }
 
-/// What `ONLY` calls the sources that take their time.
+/// The word of `ONLY` for the remote sources.
 const REMOTE: &str = "remote";
 
-/// Rounds of these, a minute each.
+/// How many rounds of the remote sources are measured. Each takes a minute.
 const REMOTE_ROUNDS: u64 = 3;
 
-/// Measures these alone, and writes their section into the page that there is.
+/// Measures only the remote sources and writes their section into the existing page.
 fn only_remote(settings: &Settings, programs: &Programs) -> Result<ExitCode, String> {
     let remote = remote::measure(programs, REMOTE_ROUNDS.min(settings.rounds));
     let section = remote.section(&report::target_table(&remote.verdicts(), false));
@@ -197,7 +199,7 @@ fn only_remote(settings: &Settings, programs: &Programs) -> Result<ExitCode, Str
     Ok(if remote.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// All cases in all rounds, and what failed.
+/// Measures all cases in all rounds. The result has the failures too.
 fn rounds(settings: &Settings, programs: &Programs, cases: Vec<Case>, images: &Images) -> (Vec<Line>, Vec<String>) {
     let mut lines: Vec<Line> = cases.into_iter().map(Line::new).collect();
     let mut failures = Vec::new();
@@ -220,7 +222,7 @@ fn rounds(settings: &Settings, programs: &Programs, cases: Vec<Case>, images: &I
     (lines, failures)
 }
 
-/// One measurement. A fault of one, even a panic of its server, is a gap in the table and not the end of the run.
+/// Makes one measurement. Its failure, even a panic, leaves a gap in the table and does not end the run.
 fn attempt<T>(measure: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(measure)).unwrap_or_else(|_| Err("it panicked: see standard error".to_owned()))
 }

@@ -8,18 +8,19 @@ use rbdkit_tests::{Client, Launch, Server, TempDir};
 use crate::results::Spread;
 use crate::servers::Programs;
 
-/// Idle connections that memory is divided by.
+/// How many idle connections the memory is divided by.
 const CONNECTIONS: u64 = 100;
-/// Requests in flight at once, and so instances of each filter: a filter's usual limit.
+/// How many requests are in flight at once, and so instances of each filter: a filter's usual
+/// limit.
 const INSTANCES: u64 = 64;
-/// How long each of these requests waits in the lowest filter: all are under way by then.
+/// How long each of these requests waits in the lowest filter. By then all of them are under way.
 const DELAY: Duration = Duration::from_millis(500);
-/// Starts whose median counts.
+/// How many starts the median is taken of.
 const STARTS: usize = 11;
 
 const THREE: [&str; 3] = ["--filter=readahead", "--filter=cow", "--filter=cache"];
 
-/// Which figure it is.
+/// The figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Figure {
     Idle,
@@ -49,7 +50,7 @@ impl Figure {
     }
 }
 
-/// One figure of rbdkit and of nbdkit; None where it could not be measured or has no meaning.
+/// One figure of rbdkit and of nbdkit. `None` where it could not be measured or has no meaning.
 #[derive(Clone, Debug)]
 pub struct Once {
     pub figure: Figure,
@@ -57,7 +58,7 @@ pub struct Once {
     pub nbdkit: Option<f64>,
 }
 
-/// Measures all of them.
+/// Measures all figures.
 pub fn measure(programs: &Programs) -> Vec<Once> {
     let cache = TempDir::new();
     let one = |figure: Figure| {
@@ -89,7 +90,7 @@ fn idle(launch: Start<'_>) -> Option<f64> {
     Spread::of(resident).map(|spread| spread.median / f64::from(1 << 20))
 }
 
-/// A client that has read once and rests.
+/// A client that has read once and is idle.
 fn visitor(server: &Server) -> Client {
     let mut client = server.client();
     client.read(0, 4096).expect("a read of the disk");
@@ -98,15 +99,15 @@ fn visitor(server: &Server) -> Client {
 
 fn connection(launch: Start<'_>) -> Option<f64> {
     let server = three(launch)?;
-    // What the first one brings along is not what one more costs.
+    // The first client brings memory along that further ones do not need.
     let _first = visitor(&server);
     let before = server.resident();
     let _clients: Vec<Client> = (0..CONNECTIONS).map(|_| visitor(&server)).collect();
     Some(server.resident().saturating_sub(before) as f64 / CONNECTIONS as f64 / 1024.0)
 }
 
-/// All requests wait in the lowest of the filters, so each filter needs as many instances as there are requests. Readahead is none of them:
-/// requests would wait for what it fetches.
+/// Lets all requests wait in the lowest of the filters, so that each filter needs as many instances
+/// as there are requests. Readahead is left out, because requests would wait for its prefetches.
 fn instance(launch: Start<'_>) -> Option<f64> {
     let filters = ["--filter=cow", "--filter=cache", "--filter=delay"];
     let delay = format!("rdelay={}ms", DELAY.as_millis());
@@ -116,7 +117,7 @@ fn instance(launch: Start<'_>) -> Option<f64> {
     let before = server.resident();
     let started = Instant::now();
     for nth in 0..INSTANCES {
-        // A block of its own for each, so that no filter makes them wait for one another.
+        // Each request has its own block, so that no filter makes one wait for another.
         client.submit(cmd::READ, 0, nth << 20, 512, &[]).expect("a request");
     }
     for _ in 0..INSTANCES {

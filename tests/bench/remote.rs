@@ -1,12 +1,14 @@
-//! Remote sources: what reading ahead is for. `make bench` has it, and `ONLY=remote` alone.
+//! Remote sources, which show what readahead is for. They are part of `make bench`; `ONLY=remote`
+//! measures only them.
 //!
-//! The scene is a client that reads serially, nbdcopy with one request of 64 KiB in flight, from a disk image behind an HTTP server that waits
-//! before each answer (`tests/slow-server`, on this machine). What is asked of it is told as ratios within a round: to nbdkit, and to what the same
-//! source gives to a client that has 16 requests of 1 MiB in flight over no filter. Both the bytes that the source sent and those that were asked for are
-//! counted there, where no cache hides anything.
+//! The client is nbdcopy with one request of 64 KiB in flight. It reads a disk image behind an HTTP
+//! server on this machine (`tests/slow-server`) that waits before each answer. The results are
+//! ratios within a round: to nbdkit, and to the rate of a client with 16 requests of 1 MiB in
+//! flight over no filter. The source counts the bytes and requests, so that no cache hides any.
 //!
-//! **How large the image is.** Where every piece is waited for, a rate does not depend on it, and 16 MiB are enough. Where it is read ahead, the
-//! beginning is slow and the rest is not, so a short image would measure the beginning: [`COPY`] is the least that anybody would call a disk image.
+//! **How large the image is.** Where the client waits for every piece, the rate does not depend on
+//! the size, and 16 MiB are enough. With readahead the beginning is slower than the rest, so a
+//! short image would measure only the beginning. [`COPY`] is a small but real disk image.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -19,13 +21,15 @@ use crate::results::Spread;
 use crate::servers::Programs;
 use crate::targets::{Limit, Verdict};
 
-/// Bytes of an image that is copied with what hides latency.
+/// The size in bytes of an image that is copied with a filter that hides latency.
 const COPY: u64 = 1 << 30;
-/// Bytes of one that is copied without.
+/// The size in bytes of an image that is copied without such a filter.
 const SERIAL: u64 = 16 << 20;
-/// Random reads in a measurement with one in flight; with sixteen, sixteen times as many.
+/// Random reads in a measurement with one in flight. With sixteen in flight there are sixteen times
+/// as many.
 const RANDOM: u64 = 250;
-/// The sparse disk whose copy is to need little memory: as much of it is data as to fill the cache twice.
+/// The size in bytes of the sparse disk whose copy must need little memory. Its data fills the
+/// cache twice.
 const SPARSE: u64 = 64 << 30;
 const SPARSE_STEP: u64 = 64 << 20;
 const SPARSE_DATA: usize = 2 << 20;
@@ -34,14 +38,14 @@ const READAHEAD_CACHE: &[&str] = &["--filter=readahead", "--filter=cache"];
 const READAHEAD_COW: &[&str] = &["--filter=readahead", "--filter=cow"];
 const CACHE: &[&str] = &["--filter=cache"];
 
-/// Who reads.
+/// The client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reader {
     /// nbdcopy, one request of 64 KiB in flight.
     Serial,
     /// nbdcopy, 16 requests of 1 MiB in flight.
     Wide,
-    /// fio, so many random reads of 4 KiB in flight.
+    /// fio with this many random reads of 4 KiB in flight.
     Random(u32),
 }
 
@@ -51,7 +55,7 @@ struct Row {
     nbdkit: bool,
     filters: &'static [&'static str],
     more: &'static [&'static str],
-    /// Milliseconds before each answer; None: no source, but a file.
+    /// Milliseconds before each answer. `None`: a file instead of a source.
     delay: Option<u64>,
     size: u64,
     reader: Reader,
@@ -100,23 +104,23 @@ const ROWS: [Row; 15] = [
     Row::random("10 ms, random 4k, depth 16: no filter", &[], 16),
 ];
 
-/// What one measurement told.
+/// The result of one measurement.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
-    /// MiB a second, or reads.
+    /// MiB a second, or reads a second.
     rate: f64,
-    /// Bytes that the source sent, over those that the client read.
+    /// Bytes that the source sent, divided by the bytes that the client read.
     fetched: f64,
     /// Requests that the source answered.
     requests: f64,
-    /// Seconds of the server's processor time for a GiB.
+    /// Seconds of the server's processor time for each GiB.
     cpu: f64,
 }
 
 /// All rounds of all rows, and the memory of one copy.
 pub struct Remote {
     samples: Vec<Vec<Option<Sample>>>,
-    /// MiB resident at most while a sparse disk was copied.
+    /// The most MiB resident while a sparse disk was copied.
     resident: Option<f64>,
     rounds: u64,
     /// What could not be measured, and why.
@@ -157,7 +161,7 @@ impl Source {
         }
     }
 
-    /// Requests and bytes since the last time.
+    /// The requests and bytes since the last call.
     fn counts(&mut self) -> Result<(f64, f64), String> {
         self.input.write_all(b"\n").map_err(|error| format!("the slow server: {error}"))?;
         let line = self.line()?;
@@ -176,7 +180,7 @@ impl Drop for Source {
     }
 }
 
-/// Built together with this program.
+/// The program that is built together with this one.
 fn program() -> PathBuf {
     std::env::current_exe().map(|this| this.with_file_name("rbdkit-slow-server")).unwrap_or_default()
 }
@@ -189,7 +193,7 @@ fn run(program: &str, arguments: &[String]) -> Result<String, String> {
     }
 }
 
-/// Measures everything, so many times.
+/// Measures all rows this many times.
 pub fn measure(programs: &Programs, rounds: u64) -> Remote {
     let mut remote =
         Remote { samples: ROWS.iter().map(|_| Vec::new()).collect(), resident: None, rounds, failures: vec![] };
@@ -199,7 +203,7 @@ pub fn measure(programs: &Programs, rounds: u64) -> Remote {
         .and_then(|mut file| (0..COPY >> 20).try_for_each(|n| file.write_all(&[n as u8 | 1; 1 << 20])));
     for round in 0..rounds {
         for nth in 0..ROWS.len() {
-            // Who begins changes from round to round.
+            // Another row begins in each round.
             let place = (nth + round as usize * 4) % ROWS.len();
             let row = &ROWS[place];
             eprintln!("bench: remote, round {} of {rounds}: {}", round + 1, row.name);
@@ -223,7 +227,8 @@ pub fn measure(programs: &Programs, rounds: u64) -> Remote {
 }
 
 fn sample(programs: &Programs, row: &Row, file: &std::path::Path) -> Result<Sample, String> {
-    // What was written before is on the disk: the cache's file is not to wait for what others left to be done.
+    // Writes everything to the disk, so that the cache's file does not wait for data that others
+    // left.
     rustix::fs::sync();
     let mut source = row.delay.map(|delay| Source::start(row.size, delay)).transpose()?;
     let launch = Launch::new(["-r"])
@@ -243,14 +248,14 @@ fn sample(programs: &Programs, row: &Row, file: &std::path::Path) -> Result<Samp
     let bytes = read(&server, row)?;
     let seconds = started.elapsed().as_secs_f64();
     let cpu = crate::servers::cpu_seconds(server.pid())? - before;
-    // What is under way when the client leaves belongs to it as well.
+    // The prefetches that are under way when the client leaves count as well.
     drop(server);
     let (requests, sent) = source.as_mut().map_or(Ok((0.0, 0.0)), Source::counts)?;
     let unit = if matches!(row.reader, Reader::Random(_)) { 4096.0 } else { f64::from(1 << 20) };
     Ok(Sample { rate: bytes / unit / seconds, fetched: sent / bytes, requests, cpu: cpu / bytes * f64::from(1 << 30) })
 }
 
-/// Lets the client read; how many bytes it was.
+/// Lets the client read. The result is the number of bytes.
 fn read(server: &Server, row: &Row) -> Result<f64, String> {
     let copy = |requests: u32, size: u32| {
         let options =
@@ -279,7 +284,8 @@ fn read(server: &Server, row: &Row) -> Result<f64, String> {
     }
 }
 
-/// Copies a sparse disk of 64 GiB, holes and all, through a cache of 1 GiB; MiB resident at most.
+/// Copies a sparse disk of 64 GiB with its holes through a cache of 1 GiB. The result is the most
+/// MiB resident.
 fn sparse(programs: &Programs, dir: &TempDir) -> Result<f64, String> {
     use std::os::unix::fs::FileExt;
     let path = dir.sparse_file("sparse.img", SPARSE);
@@ -307,13 +313,13 @@ impl Remote {
         Spread::of(self.column(name).iter().flatten().map(field))
     }
 
-    /// Within the rounds.
+    /// The ratios within the rounds.
     fn ratio(&self, of: &str, to: &str, field: fn(&Sample) -> f64) -> Option<Spread> {
         let pairs = self.column(of).iter().zip(self.column(to));
         Spread::of(pairs.filter_map(|(of, to)| Some(field(of.as_ref()?) / field(to.as_ref()?))))
     }
 
-    /// What is asked for.
+    /// The targets and whether they are reached.
     pub fn verdicts(&self) -> Vec<Verdict> {
         let mut verdicts = Vec::new();
         let mut add = |row, what: &str, limit, measured, unit| {
@@ -366,7 +372,7 @@ impl Remote {
         verdicts
     }
 
-    /// Every row.
+    /// The table of all rows.
     fn rows(&self) -> String {
         let mut table =
             "| | rate | least to greatest | fetched / read | requests | CPU s a GiB |\n|---|--:|--:|--:|--:|--:|\n"
@@ -398,10 +404,13 @@ impl Remote {
         let reached = verdicts.iter().filter(|verdict| verdict.is_reached() == Some(true)).count();
         format!(
             "{HEADING}\n\n\
-             The client is nbdcopy with one request of 64 KiB in flight unless it says otherwise; the source an HTTP server on this machine that waits before\n\
-             each answer (`tests/slow-server`), with an image of {} MiB, or of {} MiB where every piece is waited for. Medians of {} rounds, ratios within\n\
-             rounds. Source, server and client share the machine's processors, so that what else runs there counts. Before each measurement the disk is\n\
-             given time to write what waits (`sync`): where the kernel writes the filters' temporary file back meanwhile, a copy is slower. {reached} of {} targets reached.\n\n{targets}\n{}",
+             The client is nbdcopy with one request of 64 KiB in flight if the row does not say otherwise. The\n\
+             source is an HTTP server on this machine that waits before each answer (`tests/slow-server`). Its\n\
+             image has {} MiB, or {} MiB where the client waits for every piece. The figures are medians of\n\
+             {} rounds, and the ratios are within rounds. Source, server and client share the machine's\n\
+             processors, so other programs on the machine disturb them. Before each measurement all data is\n\
+             written to the disk (`sync`), because a copy is slower while the kernel writes the filters'\n\
+             temporary file back. {reached} of {} targets reached.\n\n{targets}\n{}",
             COPY >> 20,
             SERIAL >> 20,
             self.rounds,
@@ -410,12 +419,13 @@ impl Remote {
         )
     }
 
-    /// For programs.
+    /// The results for programs.
     pub fn json(&self) -> serde_json::Value {
         let rows = ROWS.iter().zip(&self.samples).map(|(row, samples)| {
             let samples = samples.iter().map(|sample| {
                 sample.map_or(serde_json::Value::Null, |s| {
-                    serde_json::json!({"rate": s.rate, "fetched": s.fetched, "requests": s.requests, "cpu_s_per_gib": s.cpu})
+                    let (rate, fetched, requests) = (s.rate, s.fetched, s.requests);
+                    serde_json::json!({"rate": rate, "fetched": fetched, "requests": requests, "cpu_s_per_gib": s.cpu})
                 })
             });
             (row.name.to_owned(), samples.collect::<Vec<_>>().into())
@@ -427,7 +437,7 @@ impl Remote {
 /// The first line of the section.
 pub const HEADING: &str = "## Remote sources";
 
-/// A page with this section in place of the one that it has, or at its end.
+/// The page with this section in place of its old one, or at its end.
 pub fn replace(page: &str, section: &str) -> String {
     let Some(start) = page.find(HEADING) else { return format!("{}\n\n{section}", page.trim_end()) };
     let rest = &page[start + HEADING.len()..];
@@ -449,7 +459,7 @@ mod tests {
     fn every_target_names_rows_that_there_are() {
         let verdicts = remote(1.0, 1.0).verdicts();
         assert!(verdicts.iter().all(|verdict| verdict.measured.is_some()), "{verdicts:?}");
-        // Everything is as fast as everything else.
+        // All rows are equally fast.
         let missed: Vec<_> = verdicts.iter().filter(|one| one.is_reached() == Some(false)).map(|one| one.row).collect();
         assert_eq!(missed, [verdicts[0].row; 2]);
         let wasteful = remote(1.0, 1.03).verdicts();

@@ -1,4 +1,4 @@
-//! What was measured as tables, as a page and as JSON.
+//! The measurements as tables, as a page and as JSON.
 
 use std::fmt::Write;
 
@@ -12,34 +12,34 @@ use crate::remote::Remote;
 use crate::results::{Field, Line, Sample, Spread};
 use crate::targets::{Verdict, judge};
 
-/// Everything.
+/// Everything that was measured.
 pub struct Report {
-    /// One for each case.
+    /// The measurements of each case.
     pub lines: Vec<Line>,
-    /// What a layer costs, at each size of a request.
+    /// What a layer costs, for each size of a request.
     pub layers: Vec<Layers>,
-    /// What is measured outside of rounds.
+    /// What is measured outside of the rounds.
     pub once: Vec<Once>,
-    /// Sources that take their time.
+    /// The remote sources.
     pub remote: Option<Remote>,
     /// How often each case was measured.
     pub rounds: u64,
-    /// How long.
+    /// How many seconds each measurement took.
     pub seconds: u64,
-    /// Of the programs.
+    /// The versions of the programs.
     pub versions: Vec<String>,
     /// What could not be measured, and why.
     pub failures: Vec<String>,
-    /// Whether something was left out on purpose: such numbers do not become the page.
+    /// Whether something was left out on purpose. Such a run does not become the page.
     pub partial: bool,
 }
 
-/// Cores that may be busy with other things without much harm to ratios.
+/// How many cores may be busy with other things without much effect on the ratios.
 const CALM: f64 = 0.2;
 
 const RATE: Field = |sample| sample.rate;
 
-/// A number with as many places as say something.
+/// A number with as many digits as are significant.
 fn shown(value: f64) -> String {
     match value.abs() {
         x if x >= 100.0 => format!("{value:.0}"),
@@ -56,7 +56,7 @@ fn range(spread: Option<Spread>) -> String {
     spread.map(|spread| format!("{:.2} to {:.2}", spread.least, spread.greatest)).unwrap_or_default()
 }
 
-/// Each target and whether it is reached. Of a partial run those only that it measured: what was left out on purpose is no news.
+/// Each target and whether it is reached. For a partial run, only the targets that it measured.
 pub fn target_table(verdicts: &[Verdict], partial: bool) -> String {
     let mut table =
         "| target | of | asked for | measured | least to greatest | reached |\n|---|---|--:|--:|--:|---|\n".to_owned();
@@ -83,7 +83,7 @@ pub fn target_table(verdicts: &[Verdict], partial: bool) -> String {
 }
 
 impl Report {
-    /// How many cores were busy with other things while it was measured: the median and the most.
+    /// How many cores were busy with other things during the measurements: the median and the most.
     fn others(&self) -> Option<Spread> {
         let samples = self.lines.iter().flat_map(|line| line.case.programs.iter().flat_map(|&one| line.samples(one)));
         Spread::of(samples.flatten().map(|sample| sample.others))
@@ -113,7 +113,7 @@ impl Report {
         self.lines.iter().any(|line| line.case.programs.contains(&Program::Before))
     }
 
-    /// How it was measured, in one line.
+    /// One line that says how the measurements were made.
     pub fn subtitle(&self) -> String {
         format!("{} rounds of {} s on {}", self.rounds, self.seconds, machine::description())
     }
@@ -130,9 +130,10 @@ impl Report {
         target_table(&self.verdicts(), self.partial)
     }
 
-    /// Rates, and ratios to each of the others.
+    /// The rates, and the ratios to the other programs.
     fn rates(&self) -> String {
-        let mut table = "| case | rbdkit | nbdkit | ratio | least to greatest | qemu threads | qemu io_uring | bare | rbdkit / bare |\n\
+        let mut table = "| case | rbdkit | nbdkit | ratio | least to greatest \
+             | qemu threads | qemu io_uring | bare | rbdkit / bare |\n\
             |---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
             .to_owned();
         for line in &self.lines {
@@ -157,7 +158,7 @@ impl Report {
         table
     }
 
-    /// Latency, processor time, memory: for each program beside one another.
+    /// Latency, processor time and memory of the programs side by side.
     fn details(&self) -> String {
         const PROGRAMS: [Program; 5] =
             [Program::Rbdkit, Program::Nbdkit, Program::QemuThreads, Program::QemuUring, Program::Bare];
@@ -183,7 +184,7 @@ impl Report {
         table
     }
 
-    /// Processor time a request through each chain, and what each layer adds.
+    /// The processor time of a request through each chain, and what each layer adds.
     fn layers(&self) -> String {
         let chains: String = CHAINS.iter().map(|count| format!(" {count} nofilters |")).collect();
         let mut table = format!("| reads of |{chains} each layer |\n|---|{}--:|\n", "--:|".repeat(CHAINS.len()));
@@ -207,9 +208,11 @@ impl Report {
         table
     }
 
-    /// The two builds of rbdkit, if there are two.
+    /// The comparison of the two builds of rbdkit, if there are two.
     fn changes(&self) -> String {
-        let mut table = "| case | now | before | ratio | least to greatest | CPU ratio | p99 ratio |\n|---|--:|--:|--:|--:|--:|--:|\n".to_owned();
+        let mut table = "| case | now | before | ratio | least to greatest | CPU ratio | p99 ratio |\n\
+             |---|--:|--:|--:|--:|--:|--:|\n"
+            .to_owned();
         for line in &self.lines {
             let ratio = |field| line.ratio(Program::Rbdkit, Program::Before, field);
             let median = |field| ratio(field).map(|spread| format!("{:.2}", spread.median)).unwrap_or_default();
@@ -242,9 +245,10 @@ impl Report {
             "## Rates\n\n\
              Above 1 rbdkit is faster. nbdkit's filters are its own, in native code.\n\n{}\n\
              ## Latency, processor time and memory\n\n\
-             Of rbdkit / nbdkit / qemu-nbd with threads / with io_uring / the bare responder. CPU is the server's alone, of its own and of the\n\
-             kernel's for it; a microsecond a request is a second for a million. A request of nbdcopy is 256 KiB. Peak memory is resident and\n\
-             has the disk in it where that is in memory.\n\n{}",
+             The figures are those of rbdkit / nbdkit / qemu-nbd with threads / qemu-nbd with io_uring / the bare\n\
+             responder. CPU is the server's processor time, in the server and in the kernel on its behalf; a\n\
+             microsecond a request is a second for a million requests. A request of nbdcopy is 256 KiB. Peak\n\
+             memory is resident memory, and includes the disk if that is in memory.\n\n{}",
             self.rates(),
             self.details()
         );
@@ -252,8 +256,9 @@ impl Report {
             let _ = write!(
                 text,
                 "\n## What a layer costs\n\n\
-                 Processor time of a server on one processor, where it never waits awake, for a client that sends as many requests at once and\n\
-                 takes all answers whatever the server is: `tests/bench/layers.rs`.\n\n{}",
+                 The processor time of a server on one processor, where it never polls. The client sends the same\n\
+                 number of requests at once to every chain and takes all answers before it sends more\n\
+                 (`tests/bench/layers.rs`).\n\n{}",
                 self.layers()
             );
         }
@@ -272,14 +277,16 @@ impl Report {
         text
     }
 
-    /// The page BENCHMARKS.md, with the chart of this name beside it.
+    /// The page BENCHMARKS.md. `chart` is the name of the chart beside it.
     pub fn page(&self, chart: &str) -> String {
         format!(
             "# Measurements\n\n\
-             Written by `make bench`: the same jobs by fio's nbd engine and nbdcopy over a Unix socket against rbdkit, nbdkit, qemu-nbd and a bare\n\
-             responder (`tests/bench/bare.rs`: what socket and client allow if the server does nothing), one right after the other, in\n\
-             {} rounds of {} s for each; who begins changes from round to round. A ratio is the median of the ratios within the rounds;\n\
-             absolute figures depend on the machine and what else it does.\n\n\
+             `make bench` writes this page. fio's nbd engine and nbdcopy do the same jobs over a Unix socket\n\
+             against rbdkit, nbdkit, qemu-nbd and a bare responder (`tests/bench/bare.rs`), which shows what the\n\
+             socket and the client allow if the server does nothing. There are {} rounds of {} s for each\n\
+             program. In a round the programs run one right after another, and another program begins in each\n\
+             round. A ratio is the median of the ratios within the rounds. Absolute figures depend on the machine\n\
+             and on what else it does.\n\n\
              Machine: {}.\n\n\
              Programs: {}.\n\n\
              ![rbdkit's rate over nbdkit's, case by case]({chart})\n\n{}",
@@ -299,7 +306,10 @@ impl Report {
         };
         let sample = |sample: &Option<Sample>| match sample {
             Some(s) => {
-                json!({"rate": s.rate, "p50_us": s.p50, "p99_us": s.p99, "cpu_us": s.cpu, "peak_mib": s.peak, "others": s.others})
+                json!({
+                    "rate": s.rate, "p50_us": s.p50, "p99_us": s.p99,
+                    "cpu_us": s.cpu, "peak_mib": s.peak, "others": s.others,
+                })
             }
             None => Value::Null,
         };
@@ -325,8 +335,14 @@ impl Report {
                 "reached": verdict.is_reached(),
             })
         };
-        let once = |once: &Once| json!({"what": once.figure.what(), "unit": once.figure.unit(), "rbdkit": once.rbdkit, "nbdkit": once.nbdkit});
-        let layers = |layers: &Layers| json!({"bytes": layers.block, "chains": CHAINS, "cpu_us": layers.cpu, "each_us": layers.slopes});
+        let once = |once: &Once| {
+            let (what, unit) = (once.figure.what(), once.figure.unit());
+            json!({"what": what, "unit": unit, "rbdkit": once.rbdkit, "nbdkit": once.nbdkit})
+        };
+        let layers = |layers: &Layers| {
+            let (bytes, cpu) = (layers.block, &layers.cpu);
+            json!({"bytes": bytes, "chains": CHAINS, "cpu_us": cpu, "each_us": layers.slopes})
+        };
         json!({
             "machine": machine::description(),
             "others": spread(self.others()),

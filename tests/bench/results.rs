@@ -1,4 +1,4 @@
-//! What was measured, round by round, and what follows from it: medians, and ratios within rounds.
+//! The measurements round by round, and what follows from them: medians, and ratios within rounds.
 
 use crate::cases::{Case, Program};
 
@@ -7,22 +7,23 @@ use crate::cases::{Case, Program};
 pub struct Sample {
     /// Operations or MiB a second.
     pub rate: f64,
-    /// Microseconds that half of the operations took at most; 0 where nothing is known of it.
+    /// The median latency of an operation in microseconds. 0 if it is not known.
     pub p50: f64,
-    /// The same of 99 in 100.
+    /// The 99th percentile of the latency in microseconds. 0 if it is not known.
     pub p99: f64,
-    /// Seconds of the server's processor time, its own and the kernel's for it, for a million requests.
+    /// Seconds of the server's processor time for a million requests, in the server and in the
+    /// kernel on its behalf.
     pub cpu: f64,
-    /// MiB that the server had resident when it had most.
+    /// The most MiB that the server had resident.
     pub peak: f64,
-    /// Cores that were busy meanwhile with neither server nor client.
+    /// How many cores were busy with neither the server nor the client.
     pub others: f64,
 }
 
-/// A number of a sample.
+/// A function that takes a number out of a sample.
 pub type Field = fn(&Sample) -> f64;
 
-/// A median with the least and the greatest.
+/// A median with the least and the greatest value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
     pub median: f64,
@@ -31,7 +32,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of the values that are numbers; None if there is none.
+    /// The spread of the values that are numbers. `None` if there is none.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
         let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
         values.sort_by(f64::total_cmp);
@@ -45,49 +46,50 @@ impl Spread {
     }
 }
 
-/// The measurements of one case: for each of its programs one in each round, or None where it failed.
+/// The measurements of one case. Each program has a sample for each round, or `None` where it
+/// failed.
 pub struct Line {
     pub case: Case,
     samples: Vec<Vec<Option<Sample>>>,
 }
 
 impl Line {
-    /// No measurements yet.
+    /// A case without measurements.
     pub fn new(case: Case) -> Line {
         let samples = vec![Vec::new(); case.programs.len()];
         Line { case, samples }
     }
 
-    /// One of the round that follows this program's last.
+    /// Adds the program's sample of the next round.
     pub fn push(&mut self, program: Program, sample: Option<Sample>) {
         if let Some(place) = self.case.programs.iter().position(|&other| other == program) {
             self.samples[place].push(sample);
         }
     }
 
-    /// Those of a program, round by round.
+    /// The samples of a program, round by round.
     pub fn samples(&self, program: Program) -> &[Option<Sample>] {
         let place = self.case.programs.iter().position(|&other| other == program);
         place.map_or(&[], |place| &self.samples[place])
     }
 
-    /// The spread of a number; None where nothing was measured or nothing is known of it.
+    /// The spread of a number. `None` if it was not measured or is not known.
     pub fn spread(&self, program: Program, field: Field) -> Option<Spread> {
         let known = self.samples(program).iter().flatten().map(field).filter(|&value| value > 0.0);
         Spread::of(known)
     }
 
-    /// Its median.
+    /// The median of a number.
     pub fn median(&self, program: Program, field: Field) -> Option<f64> {
         self.spread(program, field).map(|spread| spread.median)
     }
 
-    /// The ratios within the rounds in which both were measured.
+    /// The ratios within the rounds in which both programs were measured.
     pub fn ratio(&self, program: Program, to: Program, field: Field) -> Option<Spread> {
         ratios((self, program), (self, to), field)
     }
 
-    /// Whoever of these has the best median rate.
+    /// The program with the best median rate.
     pub fn best(&self, programs: &[Program]) -> Option<Program> {
         let rate = |program: Program| self.median(program, |sample| sample.rate);
         let measured = programs.iter().copied().filter(|&program| rate(program).is_some());
@@ -95,12 +97,12 @@ impl Line {
     }
 }
 
-/// The ratios, round by round, of what one program did in one case to what one did in another.
+/// The ratios, round by round, of one program in one case to another program or case.
 pub fn ratios(of: (&Line, Program), to: (&Line, Program), field: Field) -> Option<Spread> {
     Spread::of(round_ratios(of, to, field).into_iter().flatten())
 }
 
-/// The same with its place for each round.
+/// The same with an entry for each round.
 pub fn round_ratios(of: (&Line, Program), to: (&Line, Program), field: Field) -> Vec<Option<f64>> {
     let pairs = of.0.samples(of.1).iter().zip(to.0.samples(to.1));
     let ratio = |pair: (&Option<Sample>, &Option<Sample>)| match pair {
@@ -110,8 +112,8 @@ pub fn round_ratios(of: (&Line, Program), to: (&Line, Program), field: Field) ->
     pairs.map(ratio).collect()
 }
 
-/// How much a number grows with each step: the slope of the line with the least squares through points `(x, y)`. None if they do not
-/// have two different `x`.
+/// How much a number grows with each step: the slope of the least-squares line through points `(x,
+/// y)`. `None` if there are no two different `x`.
 pub fn slope(points: &[(f64, f64)]) -> Option<f64> {
     let count = points.len() as f64;
     let mean_x = points.iter().map(|point| point.0).sum::<f64>() / count;

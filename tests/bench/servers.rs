@@ -1,7 +1,8 @@
-//! How each program is started for a case, and what the kernel says of it.
+//! How each program is started for a case, and what the kernel tells of its process.
 //!
-//! All of them serve a Unix socket and use the page cache. qemu-nbd gets `--cache=writeback`, its own default and what the others do, and as many
-//! clients as want to come; nbdkit keeps its default of 16 threads.
+//! All programs serve a Unix socket and use the page cache. qemu-nbd gets `--cache=writeback`,
+//! which is its default and what the others do, and takes any number of clients. nbdkit keeps its
+//! default of 16 threads.
 
 use std::path::{Path, PathBuf};
 
@@ -9,10 +10,10 @@ use rbdkit_tests::{Launch, Server, tool};
 
 use crate::cases::{Case, Plugin, Program, Stack};
 
-/// Ticks of processor time in a second, as Linux tells it to programs on every machine that this runs on.
+/// Ticks of processor time in a second, as Linux reports it to programs on all its machines.
 const TICKS: f64 = 100.0;
 
-/// The programs' files.
+/// The paths of the programs.
 pub struct Programs {
     pub rbdkit: PathBuf,
     pub before: Option<PathBuf>,
@@ -22,10 +23,10 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// From the environment, or where they usually are.
+    /// Takes the paths from the environment, or the usual ones.
     pub fn find() -> Programs {
         let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        // Built together with this program.
+        // The program that is built together with this one.
         let bare = std::env::current_exe().map(|this| this.with_file_name("rbdkit-bare")).unwrap_or_default();
         Programs {
             rbdkit: rbdkit_tests::server::program(),
@@ -36,7 +37,7 @@ impl Programs {
         }
     }
 
-    /// The file of one.
+    /// The path of one program.
     pub fn path(&self, program: Program) -> &Path {
         match program {
             Program::Rbdkit => &self.rbdkit,
@@ -47,14 +48,14 @@ impl Programs {
         }
     }
 
-    /// What they and the clients say of themselves; an error for each that cannot be run.
+    /// The versions of the programs and clients, or an error for each that cannot be run.
     pub fn versions(&self) -> Result<Vec<String>, String> {
         let programs = [&*self.rbdkit, &*self.nbdkit, &*self.qemu_nbd, Path::new("fio"), Path::new("nbdcopy")];
         let version = |program: &&Path| {
             let finished = tool(program.to_str().ok_or("a program's path is not UTF-8")?, ["--version"]);
             let text = finished.stdout.lines().next().unwrap_or_default().to_owned();
             match finished.code {
-                // Not how a distribution numbers its builds.
+                // Without the distribution's number of the build.
                 0 => Ok(text.split(" (").next().unwrap_or_default().to_owned()),
                 _ => Err(format!("{} --version fails: {}", program.display(), finished.stderr)),
             }
@@ -63,10 +64,10 @@ impl Programs {
     }
 }
 
-/// Starts a program for a case over this file, or this size.
+/// Starts a program for a case over this file, or with this size.
 ///
 /// # Errors
-/// What it said when it did not start.
+/// What the program said when it did not start.
 pub fn start(programs: &Programs, program: Program, case: &Case, image: &Path, size: u64) -> Result<Server, String> {
     let path = programs.path(program).to_owned();
     let launch = match program {
@@ -93,18 +94,18 @@ fn qemu(options: &[&str], image: &Path) -> Launch {
     Launch::new(common).args(options).arg(image).socket_options(&["-k"], "--pid-file")
 }
 
-/// Seconds of processor time that a process has taken.
+/// Seconds of processor time that a process has used.
 ///
 /// # Errors
-/// There is no such process.
+/// If there is no such process.
 pub fn cpu_seconds(pid: u32) -> Result<f64, String> {
     stat(&pid.to_string()).map(|(own, _)| own)
 }
 
-/// Seconds of processor time that this process and those it waited for have taken.
+/// Seconds of processor time that this process and the children it waited for have used.
 ///
 /// # Errors
-/// The kernel does not say.
+/// If the kernel does not tell.
 pub fn cpu_seconds_here() -> Result<f64, String> {
     stat("self").map(|(own, children)| own + children)
 }
@@ -114,9 +115,10 @@ fn stat(process: &str) -> Result<(f64, f64), String> {
     parse_stat(&text).ok_or_else(|| format!("no processor time in {text}"))
 }
 
-/// Of the process, and of its children that ended.
+/// The processor time of the process, and of its children that ended.
 fn parse_stat(text: &str) -> Option<(f64, f64)> {
-    // The name in parentheses may hold anything, parentheses too. Behind it come the third field and the rest; 14 to 17 are wanted.
+    // The name in parentheses may contain anything, even parentheses. The third field and the rest
+    // follow it; fields 14 to 17 are needed.
     let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(11);
     let mut ticks = || fields.next()?.parse::<u64>().ok();
     let mut both = || Some((ticks()? + ticks()?) as f64 / TICKS);

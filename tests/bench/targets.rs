@@ -1,12 +1,12 @@
-//! What rbdkit is to reach, and whether it does. Every target names its cases, so a target whose case is not in the matrix is a failing
-//! test and not an empty cell.
+//! The targets for rbdkit, and whether they are reached. Every target names its cases. A test fails
+//! if a case is not in the matrix, so that no cell stays empty.
 
 use crate::cases::Program;
 use crate::layers::{BLOCKS, Layers};
 use crate::once::{Figure, Once};
 use crate::results::{Line, Sample, Spread, ratios, round_ratios};
 
-/// On which side of a number it has to be.
+/// On which side of the limit the number has to be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Limit {
     AtLeast(f64),
@@ -31,24 +31,25 @@ impl std::fmt::Display for Limit {
     }
 }
 
-/// What is compared with the limit. Cases are named.
+/// What is compared with the limit. The strings are names of cases.
 enum Measure {
-    /// The rate over that of whoever of these is best.
+    /// The rate divided by that of the best of these programs.
     Rate(String, &'static [Program]),
-    /// The 99th percentile over nbdkit's.
+    /// The 99th percentile divided by nbdkit's.
     P99(String),
-    /// The processor time a request over nbdkit's.
+    /// The processor time for a request divided by nbdkit's.
     Cpu(String),
-    /// The rate in one case over that in another.
+    /// The rate in one case divided by that in another.
     Keep(String, String),
-    /// What more connections gain, over what they gain nbdkit: the case with many, the one with one.
+    /// What several connections gain, divided by what nbdkit gains from them: the case with
+    /// several, and the case with one.
     Scaling(String, String),
-    /// Microseconds of processor time that each layer adds to a request of so many bytes.
+    /// Microseconds of processor time that each layer adds to a request of this many bytes.
     Layer(u32),
     Once(Figure),
 }
 
-/// A target: what is asked for, of which case, and how it is measured.
+/// A target: what is demanded, of which case, and how it is measured.
 struct Target {
     row: &'static str,
     what: String,
@@ -56,21 +57,21 @@ struct Target {
     limit: Limit,
 }
 
-/// A target and what was measured.
+/// A target and its measurement.
 #[derive(Clone, Debug)]
 pub struct Verdict {
-    /// What is asked for.
+    /// What is demanded.
     pub row: &'static str,
-    /// Of what.
+    /// The case.
     pub what: String,
     pub limit: Limit,
-    /// None if this run did not measure it.
+    /// `None` if this run did not measure it.
     pub measured: Option<Spread>,
     pub unit: &'static str,
 }
 
 impl Verdict {
-    /// None if this run did not measure it.
+    /// `None` if this run did not measure it.
     pub fn is_reached(&self) -> Option<bool> {
         self.measured.map(|spread| self.limit.holds(spread.median))
     }
@@ -127,7 +128,7 @@ fn targets() -> Vec<Target> {
             }
         }
     }
-    // What is asked of the sandbox, and what is asked of the whole.
+    // The limit for the sandbox alone, and the limit for the whole server.
     for limit in [0.7, 0.6] {
         for (block, _) in BLOCKS {
             let row = "each nofilter in a chain, all limits on: microseconds of CPU a request";
@@ -156,7 +157,7 @@ fn targets() -> Vec<Target> {
     targets
 }
 
-/// Compares what was measured with the targets.
+/// Compares the measurements with the targets.
 pub fn judge(lines: &[Line], layers: &[Layers], once: &[Once]) -> Vec<Verdict> {
     let judged = targets().into_iter().map(|target| {
         let unit = match target.measure {
@@ -252,7 +253,7 @@ mod tests {
             let verdict = verdicts.iter().find(|one| one.row.starts_with(row) && one.what == what);
             verdict.and_then(|one| one.measured).map(|spread| spread.median)
         };
-        // rbdkit does 1, nbdkit 2, qemu-nbd with io_uring 4.
+        // In this model rbdkit has 1, nbdkit 2 and qemu-nbd with io_uring 4.
         assert_eq!(ratio("no filter, sequential", "file: read 256k depth 8"), Some(0.25));
         assert_eq!(ratio("no filter, 4 KiB random read: rate / nbdkit", "file: randread 4k depth 1"), Some(0.5));
         assert_eq!(ratio("no filter, 4 KiB random read: rate / the bare", "file: randread 4k depth 1"), Some(0.2));
