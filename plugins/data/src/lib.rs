@@ -2,17 +2,16 @@
 //!
 //! * [`syntax`] reads the data language, [`eval`] finds what it stands for, [`source`] reads the files and programs it names.
 //! * [`image`] is what it stands for: never longer in memory than the description, so `(0 1)*1000000000` costs nothing.
-//! * [`store`] is the disk: the image and what clients wrote since.
+//! * [`sparse`] is the disk: the image and what clients wrote since.
 //!
-//! No request ever waits, so every answer is ready at once.
-#![deny(unsafe_code)]
+//! No request waits, so every answer is ready at once.
+#![forbid(unsafe_code)]
 
 mod base64;
 mod eval;
 mod image;
-mod mlock;
 mod source;
-mod store;
+mod sparse;
 mod syntax;
 
 use std::collections::HashMap;
@@ -21,12 +20,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    BoxFuture, Buffer, Capabilities, ConfigError, Done, Errno, Error, Extents, Flags, Handle, Op, OpenArgs, Param,
-    Plugin, PluginInfo, Reach, Result, Span, Support, ThreadModel, units,
+    BoxFuture, ConfigError, Errno, Error, Handle, OpenArgs, Param, Plugin, PluginInfo, Reach, Result, ThreadModel,
 };
+use rbdkit_ram_disk::{Allocator, Flat, RamDisk};
 
 use image::Image;
-use store::Store;
+use sparse::Sparse;
 
 /// What the registry needs to know.
 pub const INFO: PluginInfo = PluginInfo {
@@ -45,38 +44,6 @@ NAME=DATA                       What $NAME in DATA stands for",
     make: || Box::new(Data::default()),
 };
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Allocator {
-    #[default]
-    Sparse,
-    Malloc {
-        mlock: bool,
-    },
-}
-
-impl Allocator {
-    fn parse(param: Param<'_>) -> Result<Allocator, ConfigError> {
-        let text = param.text()?;
-        let (kind, option) = match text.split_once(',') {
-            Some((kind, option)) => (kind, Some(option)),
-            None => (text, None),
-        };
-        match (kind, option) {
-            ("sparse", None) => Ok(Allocator::Sparse),
-            ("sparse", Some(_)) => Err(param.error("sparse takes no options")),
-            ("malloc", None) => Ok(Allocator::Malloc { mlock: false }),
-            ("malloc", Some("mlock")) => Ok(Allocator::Malloc { mlock: true }),
-            ("malloc", Some(option)) => match option.strip_prefix("mlock=").map(units::parse_bool) {
-                Some(Ok(mlock)) => Ok(Allocator::Malloc { mlock }),
-                Some(Err(wrong)) => Err(param.error(format!("mlock {wrong}"))),
-                None => Err(param.error("the only option of malloc is mlock=true or mlock=false")),
-            },
-            ("zstd", _) => Err(param.error("compressed pages are not supported, use allocator=sparse")),
-            _ => Err(param.error("is not an allocator: sparse, malloc or malloc,mlock=true")),
-        }
-    }
-}
-
 enum Content {
     Data(OsString),
     Bytes(Vec<u8>),
@@ -89,7 +56,8 @@ struct Data {
     allocator: Allocator,
     /// What `$NAME` stands for, before the environment is asked.
     variables: HashMap<String, OsString>,
-    disk: Option<Arc<Disk>>,
+    /// One handle for all connections.
+    disk: Option<Arc<dyn Handle>>,
 }
 
 impl Data {
@@ -156,11 +124,14 @@ impl Plugin for Data {
     fn get_ready(&mut self) -> Result<(), ConfigError> {
         let image = self.image()?;
         let size = self.size.unwrap_or(image.len());
-        let store = match self.allocator {
-            Allocator::Sparse => Store::sparse(&image),
-            Allocator::Malloc { mlock } => Store::flat(&image, size, mlock)?,
-        };
-        self.disk = Some(Arc::new(Disk { size, store }));
+        self.disk = Some(match self.allocator {
+            Allocator::Sparse => Arc::new(RamDisk::new(size, Sparse::new(&image))),
+            Allocator::Malloc(residency) => {
+                let flat = Flat::new(size, residency, |offset, bytes| image.read(offset, bytes));
+                let flat = flat.map_err(|error| ConfigError::new(format!("data: {error}")))?;
+                Arc::new(RamDisk::new(size, flat))
+            }
+        });
         Ok(())
     }
 
@@ -169,74 +140,14 @@ impl Plugin for Data {
     }
 
     fn open(&self, _: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {
-        let handle = match &self.disk {
-            Some(disk) => Ok(Arc::new(DataHandle(Arc::clone(disk))) as Arc<dyn Handle>),
-            None => Err(Error::new(Errno::Enxio, "data: opened before it was made ready")),
-        };
-        Box::pin(async move { handle })
+        let disk = self.disk.clone().ok_or_else(|| Error::new(Errno::Enxio, "data: opened before it was made ready"));
+        Box::pin(async move { disk })
     }
 
     fn dump_plugin(&self) -> Vec<(String, String)> {
         [("data_base64", "yes"), ("mlock", "yes"), ("zstd", "no")]
             .map(|(key, value)| (key.to_string(), value.to_string()))
             .into()
-    }
-}
-
-struct Disk {
-    size: u64,
-    store: Store,
-}
-
-struct DataHandle(Arc<Disk>);
-
-impl Handle for DataHandle {
-    fn get_size(&self) -> Op<Result<u64>> {
-        Op::Ready(Ok(self.0.size))
-    }
-
-    fn can(&self) -> Op<Result<Capabilities>> {
-        // FUA, flush and cache have nothing to do: memory is as near and as durable as this disk gets.
-        Op::Ready(Ok(Capabilities {
-            write: true,
-            flush: true,
-            rotational: false,
-            trim: true,
-            fast_zero: true,
-            extents: true,
-            multi_conn: true,
-            zero: Support::Native,
-            fua: Support::Native,
-            cache: Support::Native,
-        }))
-    }
-
-    fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
-        self.0.store.pread(&mut buffer, span, offset);
-        Op::Ready((buffer, Ok(())))
-    }
-
-    fn pwrite(&self, buffer: Buffer, span: Span, offset: u64, _: Flags) -> Op<Done> {
-        let result = self.0.store.pwrite(buffer.data(span), offset);
-        Op::Ready((buffer, result))
-    }
-
-    fn flush(&self) -> Op<Result<()>> {
-        Op::Ready(Ok(()))
-    }
-
-    fn trim(&self, offset: u64, length: u64, _: Flags) -> Op<Result<()>> {
-        self.0.store.zero(offset, length);
-        Op::Ready(Ok(()))
-    }
-
-    fn zero(&self, offset: u64, length: u64, _: Flags) -> Op<Result<()>> {
-        self.0.store.zero(offset, length);
-        Op::Ready(Ok(()))
-    }
-
-    fn extents(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<Extents>> {
-        Op::Ready(Ok(self.0.store.extents(offset, length, flags.req_one)))
     }
 }
 

@@ -3,7 +3,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use proptest::prelude::*;
-use rbdkit_plugin_api::{Client, Extent, Peer};
+use rbdkit_plugin_api::{Buffer, Client, Extent, Extents, Flags, Peer};
+use rbdkit_ram_disk::{Residency, Storage};
 
 use super::*;
 
@@ -613,11 +614,16 @@ proptest! {
         let (text, mut model) = plain(&trees);
         model.resize(SIZE, 0);
         let image = image(&text).unwrap();
-        let store = if flat { Store::flat(&image, SIZE as u64, false).unwrap() } else { Store::sparse(&image) };
+        let storage: Box<dyn Storage> = match flat {
+            true => Box::new(
+                Flat::new(SIZE as u64, Residency::Swappable, |offset, bytes| image.read(offset, bytes)).unwrap(),
+            ),
+            false => Box::new(Sparse::new(&image)),
+        };
         let read = |offset: u64, length: u64| {
             let mut buffer = Buffer::new(length as u32);
             let span = buffer.span();
-            store.pread(&mut buffer, span, offset);
+            storage.pread(&mut buffer, span, offset);
             buffer.bytes(span).to_vec()
         };
         let within = |at: u64, length: u64| length.min(SIZE as u64 - at);
@@ -625,18 +631,18 @@ proptest! {
             match act {
                 Act::Write(at, bytes) => {
                     let bytes = &bytes[..within(at, bytes.len() as u64) as usize];
-                    store.pwrite(bytes, at).unwrap();
+                    storage.pwrite(bytes, at).unwrap();
                     model[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
                 }
                 Act::Zero(at, length) => {
                     let length = within(at, length);
-                    store.zero(at, length);
+                    storage.zero(at, length);
                     model[at as usize..(at + length) as usize].fill(0);
                 }
                 Act::Read(at, length) => {
                     let length = within(at, length);
                     prop_assert!(read(at, length) == model[at as usize..(at + length) as usize]);
-                    let extents = store.extents(at, length, false);
+                    let extents = storage.extents(at, length, Flags::NONE);
                     let list = extents.as_slice();
                     prop_assert_eq!(list.iter().map(|extent| extent.length).sum::<u64>(), length);
                     for extent in list.iter().filter(|extent| extent.zero) {

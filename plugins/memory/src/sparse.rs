@@ -10,7 +10,8 @@
 use std::ops::ControlFlow;
 use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use rbdkit_plugin_api::{Errno, Error, Extents, Result, read_lock, write_lock};
+use rbdkit_plugin_api::{Buffer, Errno, Error, Extents, Flags, Result, Span, read_lock, write_lock};
+use rbdkit_ram_disk::{Storage, fill};
 
 /// Bytes in a page. A first write of 4 KiB pays for clearing a whole page, so a large one hurts random writes; a small one makes
 /// long requests take many locks. 32 KiB is what nbdkit has; with it a page costs 3 us to clear and a 256 KiB request takes 8 locks.
@@ -69,8 +70,8 @@ impl Sparse {
         Sparse { root: Node::new(height), height }
     }
 
-    /// Length of the run from `offset` on (at most `length`) that is all holes or all pages, and whether it is pages.
-    pub(crate) fn run(&self, offset: u64, length: u64) -> (u64, bool) {
+    /// The length of the run at `offset` (at most `length`) that is all holes or all pages, and whether it is pages.
+    fn run(&self, offset: u64, length: u64) -> (u64, bool) {
         let (mut run, mut kind) = (0, None);
         self.each_piece(offset, length, |_, length, slot| {
             let present = slot.is_some_and(|slot| slot.read().is_some());
@@ -84,7 +85,7 @@ impl Sparse {
     }
 
     /// Copies what is stored at `offset` into all of `bytes`.
-    pub(crate) fn read(&self, bytes: &mut [u8], offset: u64) {
+    fn read(&self, bytes: &mut [u8], offset: u64) {
         self.each_piece(offset, bytes.len() as u64, |at, length, slot| {
             let from = (at - offset) as usize;
             let to = &mut bytes[from..from + length as usize];
@@ -94,22 +95,6 @@ impl Sparse {
             }
             ControlFlow::Continue(())
         });
-    }
-
-    /// Stores `bytes` at `offset`. Zeroes written where there is no page stay a hole.
-    ///
-    /// # Errors
-    /// ENOMEM; what lies before the page that could not be had is written.
-    pub(crate) fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        let mut rest = bytes;
-        let mut at = offset;
-        while !rest.is_empty() {
-            let (piece, after) = rest.split_at(rest.len().min(PAGE - within(at)));
-            self.write_in_page(piece, at)?;
-            at += piece.len() as u64;
-            rest = after;
-        }
-        Ok(())
     }
 
     fn write_in_page(&self, piece: &[u8], at: u64) -> Result<()> {
@@ -130,31 +115,6 @@ impl Sparse {
             page[within(at)..][..piece.len()].copy_from_slice(piece);
         }
         Ok(())
-    }
-
-    /// Makes the range read as zero and gives back every page that is all zeroes after it.
-    pub(crate) fn zero(&self, offset: u64, length: u64) {
-        self.each_piece(offset, length, |at, length, slot| {
-            if let Some(slot) = slot {
-                // The page is freed after its lock is.
-                let _freed = zero_in_page(&mut slot.write(), within(at), length as usize);
-            }
-            ControlFlow::Continue(())
-        });
-    }
-
-    /// What is a hole and what is not, in pages.
-    pub(crate) fn extents(&self, offset: u64, length: u64, req_one: bool) -> Extents {
-        let mut extents = Extents::new(offset);
-        self.each_piece(offset, length, |_, length, slot| {
-            let hole = slot.is_none_or(|slot| slot.read().is_none());
-            let kept = extents.push(length, hole, hole);
-            if !kept || (req_one && extents.as_slice().len() > 1) {
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        });
-        extents
     }
 
     /// Calls `piece` with (offset, length, slot) for the range's pieces in ascending order: one for each page that lies in a node that
@@ -220,6 +180,62 @@ impl Sparse {
     /// The leaf that holds `page`, or the first one after it, with the number of its first page.
     fn leaf_from(&self, page: u64) -> Option<(u64, &[Slot; FANOUT])> {
         leaf_from(&self.root, self.height, 0, page)
+    }
+}
+
+impl Storage for Sparse {
+    /// Reads run by run, so that holes are known as such all the way to the reply.
+    fn pread(&self, buffer: &mut Buffer, span: Span, offset: u64) {
+        let mut done = 0;
+        while done < span.len {
+            let at = offset + u64::from(done);
+            let (run, present) = self.run(at, u64::from(span.len - done));
+            let part = Span::new(span.at + done, run as u32);
+            if present {
+                fill(buffer, part, |bytes| self.read(bytes, at));
+            } else {
+                buffer.set_zero(part);
+            }
+            done += part.len;
+        }
+    }
+
+    /// Zeroes written where there is no page stay a hole.
+    fn pwrite(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        let mut rest = bytes;
+        let mut at = offset;
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at(rest.len().min(PAGE - within(at)));
+            self.write_in_page(piece, at)?;
+            at += piece.len() as u64;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// Frees every page that is all zeroes afterwards.
+    fn zero(&self, offset: u64, length: u64) {
+        self.each_piece(offset, length, |at, length, slot| {
+            if let Some(slot) = slot {
+                // The page is freed after its lock is released.
+                let _freed = zero_in_page(&mut slot.write(), within(at), length as usize);
+            }
+            ControlFlow::Continue(())
+        });
+    }
+
+    /// In whole pages.
+    fn extents(&self, offset: u64, length: u64, flags: Flags) -> Extents {
+        let mut extents = Extents::new(offset);
+        self.each_piece(offset, length, |_, length, slot| {
+            let hole = slot.is_none_or(|slot| slot.read().is_none());
+            let kept = extents.push(length, hole, hole);
+            if !kept || (flags.req_one && extents.as_slice().len() > 1) {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        });
+        extents
     }
 }
 
@@ -302,26 +318,26 @@ mod tests {
     #[test]
     fn the_last_byte_of_the_largest_disk_can_be_written() {
         let disk = Sparse::new(MAX);
-        disk.write(&[1], MAX - 1).unwrap();
-        disk.write(&[2], 0).unwrap();
-        disk.write(&[3], 1 << 40).unwrap();
+        disk.pwrite(&[1], MAX - 1).unwrap();
+        disk.pwrite(&[2], 0).unwrap();
+        disk.pwrite(&[3], 1 << 40).unwrap();
         let mut bytes = [9; 2];
         disk.read(&mut bytes, MAX - 2);
         assert_eq!(bytes, [0, 1]);
-        let extents = disk.extents(0, MAX, false);
+        let extents = disk.extents(0, MAX, Flags::NONE);
         let data: Vec<u64> =
             extents.as_slice().iter().filter(|extent| !extent.hole).map(|extent| extent.offset).collect();
         assert_eq!(data, [0, 1 << 40, (MAX - 1) / PAGE as u64 * PAGE as u64]);
         assert_eq!(extents.next_offset(), MAX);
         disk.zero(0, MAX);
         assert_eq!(disk.pages(MAX), 0);
-        assert_eq!(disk.extents(0, MAX, false).as_slice().len(), 1);
+        assert_eq!(disk.extents(0, MAX, Flags::NONE).as_slice().len(), 1);
     }
 
     #[test]
     fn zeroed_pages_are_given_back() {
         let disk = Sparse::new(1 << 20);
-        disk.write(&vec![7; 4 * PAGE], 0).unwrap();
+        disk.pwrite(&vec![7; 4 * PAGE], 0).unwrap();
         assert_eq!(disk.pages(1 << 20), 4);
         disk.zero(100, 2 * PAGE as u64);
         assert_eq!(disk.pages(1 << 20), 3);
@@ -334,10 +350,10 @@ mod tests {
     #[test]
     fn zeroes_written_to_a_hole_take_no_memory() {
         let disk = Sparse::new(1 << 20);
-        disk.write(&vec![0; 4 * PAGE], 0).unwrap();
+        disk.pwrite(&vec![0; 4 * PAGE], 0).unwrap();
         assert_eq!(disk.pages(1 << 20), 0);
-        disk.write(&[1], 5).unwrap();
-        disk.write(&[0; 100], 0).unwrap();
+        disk.pwrite(&[1], 5).unwrap();
+        disk.pwrite(&[0; 100], 0).unwrap();
         let mut bytes = [9; 10];
         disk.read(&mut bytes, 0);
         assert_eq!(bytes, [0; 10]);

@@ -1,6 +1,6 @@
 use std::ffi::OsStr;
 
-use rbdkit_plugin_api::{Client, Fill, Peer};
+use rbdkit_plugin_api::{Buffer, Client, Extents, Fill, Flags, Op, Peer, Span};
 
 use super::*;
 

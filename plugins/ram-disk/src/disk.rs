@@ -1,0 +1,95 @@
+//! A disk in memory, as clients see it: all connections share it, and no operation waits.
+
+use std::convert::Infallible;
+
+use rbdkit_plugin_api::{Buffer, Capabilities, Done, Extents, Flags, Handle, Op, Result, Span, Support};
+
+/// What keeps the bytes. The gate in front of the plugin has checked that every range lies within the disk.
+pub trait Storage: Send + Sync + 'static {
+    /// Reads the bytes at `offset` into `span` of the buffer. Holes are marked as zero rather than written.
+    fn pread(&self, buffer: &mut Buffer, span: Span, offset: u64);
+
+    /// Writes `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// ENOMEM; a first part may have been written.
+    fn pwrite(&self, bytes: &[u8], offset: u64) -> Result<()>;
+
+    /// Makes the range read as zero.
+    fn zero(&self, offset: u64, length: u64);
+
+    /// Where the range has holes.
+    fn extents(&self, offset: u64, length: u64, flags: Flags) -> Extents;
+}
+
+/// Lets `write` put bytes into all of `span`.
+pub fn fill(buffer: &mut Buffer, span: Span, write: impl FnOnce(&mut [u8])) {
+    let Ok(()) = buffer.fill_with(span, |bytes| {
+        write(bytes);
+        Ok::<_, Infallible>(())
+    });
+}
+
+/// A disk that is one handle for all connections.
+pub struct RamDisk<S> {
+    size: u64,
+    storage: S,
+}
+
+impl<S> RamDisk<S> {
+    /// A disk of `size` bytes.
+    pub fn new(size: u64, storage: S) -> RamDisk<S> {
+        RamDisk { size, storage }
+    }
+}
+
+impl<S: Storage> Handle for RamDisk<S> {
+    fn get_size(&self) -> Op<Result<u64>> {
+        Op::Ready(Ok(self.size))
+    }
+
+    fn can(&self) -> Op<Result<Capabilities>> {
+        // FUA, flush and cache succeed without doing anything: memory is the most durable and the nearest that this disk
+        // has.
+        Op::Ready(Ok(Capabilities {
+            write: true,
+            flush: true,
+            rotational: false,
+            trim: true,
+            fast_zero: true,
+            extents: true,
+            multi_conn: true,
+            zero: Support::Native,
+            fua: Support::Native,
+            cache: Support::Native,
+        }))
+    }
+
+    fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
+        self.storage.pread(&mut buffer, span, offset);
+        Op::Ready((buffer, Ok(())))
+    }
+
+    fn pwrite(&self, buffer: Buffer, span: Span, offset: u64, _: Flags) -> Op<Done> {
+        let result = self.storage.pwrite(buffer.data(span), offset);
+        Op::Ready((buffer, result))
+    }
+
+    fn flush(&self) -> Op<Result<()>> {
+        Op::Ready(Ok(()))
+    }
+
+    fn trim(&self, offset: u64, length: u64, _: Flags) -> Op<Result<()>> {
+        self.storage.zero(offset, length);
+        Op::Ready(Ok(()))
+    }
+
+    fn zero(&self, offset: u64, length: u64, _: Flags) -> Op<Result<()>> {
+        self.storage.zero(offset, length);
+        Op::Ready(Ok(()))
+    }
+
+    fn extents(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<Extents>> {
+        Op::Ready(Ok(self.storage.extents(offset, length, flags)))
+    }
+}

@@ -1,0 +1,17 @@
+//! What the plugins that keep a disk in memory share (memory and data).
+//!
+//! * [`Allocator`] is the parameter `allocator=`.
+//! * [`Flat`] is the storage of `allocator=malloc`: all of the disk is allocated at the start.
+//! * [`RamDisk`] is a disk of any [`Storage`], as clients see it.
+//!
+//! Each plugin brings its own storage for `allocator=sparse`. No operation waits, so every answer is ready at once.
+#![deny(unsafe_code)]
+
+mod allocator;
+mod disk;
+mod flat;
+mod mlock;
+
+pub use allocator::{Allocator, Residency};
+pub use disk::{RamDisk, Storage, fill};
+pub use flat::{AllocationError, Flat};
