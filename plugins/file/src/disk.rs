@@ -15,6 +15,7 @@ use rustix::io::{Errno as Raw, ReadWriteFlags};
 use rustix::pipe::{SpliceFlags, splice};
 
 use crate::config::Access;
+use crate::error::failed;
 use crate::evict::Evict;
 use crate::source::Opened;
 
@@ -370,11 +371,6 @@ impl Disk {
         }
         Ok(extents)
     }
-}
-
-/// Says what failed and why.
-pub(crate) fn failed(what: &str, error: Raw) -> Error {
-    Error::new(Errno::from_raw(error.raw_os_error()), format!("{what}: {error}"))
 }
 
 /// Whether a block device is a disk that turns. A partition's queue is its disk's.

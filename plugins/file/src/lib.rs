@@ -15,6 +15,7 @@
 
 mod config;
 mod disk;
+mod error;
 mod evict;
 mod handle;
 mod source;

@@ -11,13 +11,20 @@ use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno as Raw;
 
 use crate::config::Place;
-use crate::disk::failed;
+use crate::error::{DescriptorError, failed};
 
 pub(crate) enum Source {
     File(PathBuf),
-    /// Opened by somebody else: for reading and writing?
-    Fd(OwnedFd, bool),
+    /// Opened by the parent process.
+    Fd(OwnedFd, FdAccess),
     Dir(OwnedFd),
+}
+
+/// How an inherited descriptor is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FdAccess {
+    ReadOnly,
+    ReadWrite,
 }
 
 /// A file that was opened for a client.
@@ -54,30 +61,12 @@ impl Source {
                     Err(error) => Err(ConfigError::new(format!("dir={}: {error}", path.display()))),
                 }
             }
-            Place::Fd(number) => {
-                let wrong = |what: &str| ConfigError::new(format!("fd={number}: {what}"));
-                let (fd, stat) = duplicate(*number).map_err(|error| wrong(&error))?;
-                if !is_served(&stat) {
-                    return Err(wrong("is neither a regular file nor a block device"));
-                }
-                let flags = rustix::fs::fcntl_getfl(&fd).map_err(|error| wrong(&error.to_string()))?;
-                if flags.contains(OFlags::APPEND) {
-                    return Err(wrong("is open for appending, so writes would go to the wrong place"));
-                }
-                match flags & OFlags::RWMODE {
-                    OFlags::RDWR => Ok(Source::Fd(fd, true)),
-                    OFlags::WRONLY => Err(wrong("is open for writing only; it has to be readable")),
-                    _ => Ok(Source::Fd(fd, false)),
-                }
-            }
-            Place::DirFd(number) => {
-                let wrong = |what: &str| ConfigError::new(format!("dirfd={number}: {what}"));
-                let (fd, stat) = duplicate(*number).map_err(|error| wrong(&error))?;
-                match FileType::from_raw_mode(stat.st_mode) {
-                    FileType::Directory => Ok(Source::Dir(fd)),
-                    _ => Err(wrong("is not a directory")),
-                }
-            }
+            Place::Fd(number) => inherited_file(*number)
+                .map(|(fd, access)| Source::Fd(fd, access))
+                .map_err(|error| ConfigError::new(format!("fd={number}: {error}"))),
+            Place::DirFd(number) => inherited_directory(*number)
+                .map(Source::Dir)
+                .map_err(|error| ConfigError::new(format!("dirfd={number}: {error}"))),
         }
     }
 
@@ -110,11 +99,11 @@ impl Source {
                 let shown = path.display().to_string();
                 open_checked(&shown, readonly, |flags| rustix::fs::openat(CWD, path, flags, Mode::empty()))
             }
-            Source::Fd(fd, writable) => {
+            Source::Fd(fd, access) => {
                 let opening = |error| failed("duplicating the descriptor", error);
                 let fd = rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(opening)?;
                 let stat = rustix::fs::fstat(&fd).map_err(opening)?;
-                Ok(Opened { fd, stat, writable: *writable && !readonly })
+                Ok(Opened { fd, stat, writable: *access == FdAccess::ReadWrite && !readonly })
             }
             Source::Dir(dir) => {
                 if exportname.is_empty() {
@@ -190,9 +179,34 @@ fn stat_in(dir: &OwnedFd, name: &str) -> rustix::io::Result<Stat> {
     rustix::fs::fstat(open_in(dir, name, OFlags::PATH | OFlags::CLOEXEC)?)
 }
 
-fn duplicate(number: i32) -> Result<(OwnedFd, Stat), String> {
-    let fd = inherited::duplicate(number).map_err(|_| "is not an open descriptor that was inherited".to_string())?;
-    let stat = rustix::fs::fstat(fd.as_fd()).map_err(|error| error.to_string())?;
+/// A file or block device that was inherited, and how it is open.
+fn inherited_file(number: i32) -> Result<(OwnedFd, FdAccess), DescriptorError> {
+    let (fd, stat) = duplicate(number)?;
+    if !is_served(&stat) {
+        return Err(DescriptorError::NotAFile);
+    }
+    let flags = rustix::fs::fcntl_getfl(&fd)?;
+    if flags.contains(OFlags::APPEND) {
+        return Err(DescriptorError::Appends);
+    }
+    match flags & OFlags::RWMODE {
+        OFlags::RDWR => Ok((fd, FdAccess::ReadWrite)),
+        OFlags::WRONLY => Err(DescriptorError::WriteOnly),
+        _ => Ok((fd, FdAccess::ReadOnly)),
+    }
+}
+
+fn inherited_directory(number: i32) -> Result<OwnedFd, DescriptorError> {
+    let (fd, stat) = duplicate(number)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Ok(fd),
+        _ => Err(DescriptorError::NotADirectory),
+    }
+}
+
+fn duplicate(number: i32) -> Result<(OwnedFd, Stat), DescriptorError> {
+    let fd = inherited::duplicate(number).map_err(|_| DescriptorError::NotInherited)?;
+    let stat = rustix::fs::fstat(fd.as_fd())?;
     Ok((fd, stat))
 }
 

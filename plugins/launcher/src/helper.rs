@@ -17,8 +17,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::packet;
 use crate::program::{self, Program};
-use crate::{Order, Start, Started, packet};
+use crate::start::{Order, Start, Started};
 
 /// What it is started with, in front of the launcher's name.
 const ARGUMENT: &str = "--rbdkit-launch";

@@ -17,38 +17,16 @@
 mod helper;
 mod packet;
 mod program;
+mod start;
 
-use std::any::Any;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::Child;
 use std::sync::OnceLock;
 
 pub use helper::serve_if_asked;
 pub use program::Program;
-
-/// Starts a program of these words, in whichever process. It blocks no longer than starting takes.
-pub type Start = fn(words: &[OsString], order: Order) -> io::Result<Started>;
-
-/// What may differ from one start to the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Order {
-    /// Which of several programs.
-    pub which: u8,
-    /// The how manieth start it is, or whatever else the plugin counts.
-    pub number: u64,
-}
-
-/// A program that was started.
-pub struct Started {
-    /// The program.
-    pub child: Child,
-    /// Our ends of what it is connected to, for the plugin; at most 8.
-    pub ends: Vec<OwnedFd>,
-    /// Dropped when the program ends or [`Program::release`] is called.
-    pub keep: Option<Box<dyn Any + Send>>,
-}
+pub use start::{Order, Start, Started};
 
 /// See the module.
 pub struct Launcher {
