@@ -40,7 +40,7 @@ mod transfer;
 
 use std::sync::Arc;
 
-use rbdkit_launcher::Start;
+use rbdkit_launcher::{Launcher, Start};
 use rbdkit_plugin_api::{
     BoxFuture, ConfigError, Errno, Error, Handle, OpenArgs, Param, Plugin, PluginInfo, Reach, Result, ThreadModel,
 };
@@ -106,7 +106,9 @@ impl Plugin for Curl {
     }
 
     fn after_fork(&mut self) -> Result<(), ConfigError> {
-        self.remote = Some(Arc::new(Remote::new(self.config.settings())?));
+        let settings = self.config.settings();
+        let launcher = Launcher::new(INFO.name, START, script::words(settings));
+        self.remote = Some(Arc::new(Remote::new(settings, launcher)?));
         Ok(())
     }
 

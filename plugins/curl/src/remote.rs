@@ -45,23 +45,27 @@ struct Tokens {
 }
 
 impl Remote {
-    /// For these settings. Nothing is asked for yet.
+    /// For these settings. Sends no request yet. `launcher` starts the scripts.
     ///
     /// # Errors
-    /// If the cookie jar cannot be written.
-    pub(crate) fn new(settings: &Settings) -> Result<Remote, ConfigError> {
-        let scripts = [settings.header_script.as_deref(), settings.cookie_script.as_deref()];
-        let launcher = Arc::new(script::launcher(&settings.url, scripts));
-        let script = |key, which: u8, renew| {
-            scripts[usize::from(which)].map(|_| Script::new(key, Arc::clone(&launcher), which, renew))
-        };
+    /// The cookie jar cannot be written.
+    pub(crate) fn new(settings: &Settings, launcher: Launcher) -> Result<Remote, ConfigError> {
+        let launcher = Arc::new(launcher);
+        let header_script = settings.header_script.as_ref().map(|_| {
+            let renew = settings.header_script_renew;
+            Script::new("header-script", Arc::clone(&launcher), script::HEADER_SCRIPT, renew)
+        });
+        let cookie_script = settings.cookie_script.as_ref().map(|_| {
+            let renew = settings.cookie_script_renew;
+            Script::new("cookie-script", Arc::clone(&launcher), script::COOKIE_SCRIPT, renew)
+        });
         Ok(Remote {
             driver: Driver::new(settings.clone())?,
             headers: settings.headers.clone(),
             cookie: settings.cookie.clone(),
-            header_script: script("header-script", 0, settings.header_script_renew),
-            cookie_script: script("cookie-script", 1, settings.cookie_script_renew),
-            launcher: Arc::clone(&launcher),
+            header_script,
+            cookie_script,
+            launcher,
             saves_cookies: settings.cookiejar.is_some(),
             has_written: AtomicBool::new(false),
         })

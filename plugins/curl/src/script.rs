@@ -13,6 +13,8 @@ use rbdkit_launcher::{Launcher, Order, Started};
 use rbdkit_plugin_api::{Errno, Error, Result, run_blocking};
 use tokio::sync::Mutex;
 
+use crate::config::Settings;
+
 /// The longest output that is taken, in bytes.
 const LONGEST_OUTPUT: u64 = 64 << 10;
 
@@ -44,11 +46,19 @@ pub(crate) struct Output {
     iteration: u64,
 }
 
-/// Starts these scripts; one that there is not is an empty word, and is not to be asked for.
-pub(crate) fn launcher(url: &str, scripts: [Option<&str>; 2]) -> Launcher {
-    let words = std::iter::once(url).chain(scripts.map(Option::unwrap_or_default)).map(OsString::from);
-    Launcher::new(crate::INFO.name, crate::START, words.collect())
+/// The words that [`start`] takes: the URL, the header script and the cookie script. A script that was not given is an
+/// empty word.
+pub(crate) fn words(settings: &Settings) -> Vec<OsString> {
+    let scripts =
+        [&settings.header_script, &settings.cookie_script].map(|script| script.as_deref().unwrap_or_default());
+    std::iter::once(settings.url.as_str()).chain(scripts).map(OsString::from).collect()
 }
+
+/// The place of the header script among the launcher's scripts.
+pub(crate) const HEADER_SCRIPT: u8 = 0;
+
+/// The place of the cookie script among the launcher's scripts.
+pub(crate) const COOKIE_SCRIPT: u8 = 1;
 
 /// Starts a script: the first word is the URL, then come the scripts. The number is that of the run. Our end is that of what it prints.
 pub(crate) fn start(words: &[OsString], order: Order) -> io::Result<Started> {

@@ -70,7 +70,13 @@ fn log_file(name: &str) -> PathBuf {
 fn said(error: &Error) -> (Errno, String) {
     let text = error.context().unwrap_or_default();
     // The directory's name is random.
-    (error.errno(), text.split_once("/rbdkit").map_or(text, |(_, rest)| &rest[17..]).to_string())
+    (
+        error.errno(),
+        text.split_once("/rbdkit")
+            .and_then(|(_, rest)| rest.split_once('/'))
+            .map_or(text, |(_, rest)| rest)
+            .to_string(),
+    )
 }
 
 const READ_ZEROES: (&str, &str) = ("pread", "head -c $3 /dev/zero");

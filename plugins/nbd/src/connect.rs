@@ -1,24 +1,25 @@
 //! From the settings to a socket on which the other server is about to speak.
 
 use std::ffi::OsString;
+use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rbdkit_launcher::{Launcher, Order, Program, Started};
 use rbdkit_plugin_api::{Errno, hint_about_names, inherited};
+use rbdkit_stream::{Broken, Socket};
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 
 use crate::config::Target;
 use crate::handshake::Failure;
-use rbdkit_stream::{Broken, Socket};
 
 /// After how many seconds without a word the kernel asks whether the other host is still there, how often, and how many times.
 const KEEPALIVE: (u64, u64, u32) = (60, 10, 6);
@@ -29,11 +30,10 @@ pub(crate) struct Connected {
     pub(crate) program: Option<Program>,
 }
 
-/// Starts the programs of a target that has one.
-pub(crate) fn launcher(target: &Target) -> Option<Launcher> {
+/// The words that [`start`] takes, for a target that is a program: the program and its arguments.
+pub(crate) fn words(target: &Target) -> Option<Vec<OsString>> {
     let Target::Command { program, arguments } = target else { return None };
-    let words = std::iter::once(program).chain(arguments).cloned().collect();
-    Some(Launcher::new(crate::INFO.name, crate::START, words))
+    Some(std::iter::once(program).chain(arguments).cloned().collect())
 }
 
 /// Connects. `launcher` is that of the target.
@@ -106,8 +106,10 @@ const HAND_OVER: &str = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1; exp
 
 /// Starts a server, whose program and arguments are `words`: the socket that is connected to it, and the program.
 pub(crate) fn start(words: &[OsString], _order: Order) -> io::Result<Started> {
-    let directory = Directory::new()?;
-    let address = SocketAddrUnix::new(directory.0.join("socket"))?;
+    // Nobody needs the socket's name once both ends are open, so the directory goes at the end of this function.
+    let private = Permissions::from_mode(0o700);
+    let directory = tempfile::Builder::new().prefix("rbdkit-nbd-").permissions(private).tempdir()?;
+    let address = SocketAddrUnix::new(directory.path().join("socket"))?;
     let socket = || rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
     let listening = socket()?;
     rustix::net::bind(&listening, &address)?;
@@ -123,30 +125,4 @@ pub(crate) fn start(words: &[OsString], _order: Order) -> io::Result<Started> {
     rustix::net::connect(&connected, &address)?;
     let child = command.spawn()?;
     Ok(Started { child, ends: vec![connected], keep: None })
-}
-
-/// A directory for one socket, which nobody needs once both ends have it.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new() -> io::Result<Directory> {
-        use std::os::unix::fs::DirBuilderExt;
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        loop {
-            let nth = NEXT.fetch_add(1, Ordering::Relaxed);
-            let path = std::env::temp_dir().join(format!("rbdkit-nbd-{}-{nth}", std::process::id()));
-            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(Directory(path)),
-                // Left by a process of the same id.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }

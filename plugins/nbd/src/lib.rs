@@ -28,7 +28,7 @@ mod wire;
 
 use std::sync::Arc;
 
-use rbdkit_launcher::Start;
+use rbdkit_launcher::{Launcher, Start};
 use rbdkit_plugin_api::{
     BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, PluginInfo, Reach, Result,
     ThreadModel,
@@ -79,7 +79,9 @@ impl Plugin for Nbd {
     }
 
     fn config_complete(&mut self) -> Result<(), ConfigError> {
-        self.upstream = Some(Upstream::new(self.config.settings()?));
+        let settings = self.config.settings()?;
+        let launcher = connect::words(&settings.target).map(|words| Launcher::new(INFO.name, START, words));
+        self.upstream = Some(Upstream::new(settings, launcher));
         Ok(())
     }
 

@@ -6,17 +6,18 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbdkit_plugin_api::{BoxFuture, ConfigError, DNS, Error, ExportEntry, Handle, Network, Reach, Result};
-
+use rbdkit_launcher::{Launcher, Program};
+use rbdkit_plugin_api::{
+    BoxFuture, ConfigError, DNS, Error, ExportEntry, Handle, Network, Reach, Result, run_blocking,
+};
+use rbdkit_stream::{Broken, Socket};
 use rustix::net::RecvFlags;
 
 use crate::config::{Settings, Target};
-use crate::connect::{Connected, connect, launcher};
+use crate::connect::{Connected, connect};
 use crate::connection::Connection;
 use crate::handle::NbdHandle;
 use crate::handshake::{Failure, Negotiation, Session};
-use rbdkit_launcher::{Launcher, Program};
-use rbdkit_stream::{Broken, Socket};
 
 /// How long connecting and negotiating may take: far more than any server needs, and less than anybody waits for one that does not
 /// speak.
@@ -57,8 +58,8 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    pub(crate) fn new(settings: Settings) -> Upstream {
-        let launcher = launcher(&settings.target);
+    /// `launcher` starts the program of a target that is one.
+    pub(crate) fn new(settings: Settings, launcher: Option<Launcher>) -> Upstream {
         Upstream { settings, launcher, shared: tokio::sync::Mutex::default() }
     }
 
@@ -127,7 +128,7 @@ impl Upstream {
                 shared.connection = None;
                 // The program that served the lost connection goes before another one opens the same image.
                 if let Some(program) = shared.program.take() {
-                    rbdkit_plugin_api::run_blocking(move || {
+                    run_blocking(move || {
                         drop(program);
                         Ok(())
                     })

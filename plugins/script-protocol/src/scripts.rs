@@ -14,7 +14,7 @@ use rbdkit_plugin_api::{ConfigError, Errno, Error, ThreadModel, lock};
 use rustix::io::Errno as Os;
 
 use crate::process::{self, Ended, Output};
-use crate::tmpdir::TmpDir;
+use crate::tmpdir::ScriptDir;
 
 /// What answers a method.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ pub struct Scripts {
     plugin: &'static str,
     by_method: BTreeMap<String, Script>,
     otherwise: Script,
-    tmpdir: TmpDir,
+    tmpdir: ScriptDir,
     /// Held while a program runs, if two must not run at once.
     alone: Option<Mutex<()>>,
 }
@@ -103,7 +103,7 @@ pub struct Scripts {
 impl Scripts {
     /// Where every method is missing so far. Makes the directory.
     pub fn new(plugin: &'static str) -> Result<Scripts, ConfigError> {
-        let tmpdir = TmpDir::new()
+        let tmpdir = ScriptDir::new()
             .map_err(|error| ConfigError::new(format!("{plugin}: cannot make a temporary directory: {error}")))?;
         Ok(Scripts {
             plugin,

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use rbdkit_plugin_api::{BoxFuture, Buffer, Capabilities, Done, Flags, Handle, Op, Result, Span, Support};
 
-use crate::session::{Opened, Session};
+use crate::open::Opened;
+use crate::session::Session;
 
 pub(crate) struct SshHandle {
     session: Arc<Session>,

@@ -8,15 +8,14 @@
 
 use std::any::Any;
 use std::ffi::OsString;
-use std::fs::OpenOptions;
+use std::fs::{OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use rbdkit_launcher::{Launcher, Order, Program, Started};
 use rbdkit_plugin_api::{Errno, Error, Result, lock};
 use rbdkit_stream::Socket;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
@@ -52,99 +52,81 @@ const DEFAULT_IDENTITIES: [&str; 3] = ["~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "
 pub(crate) struct Launched {
     pub(crate) socket: Arc<Socket>,
     pub(crate) program: Program,
-    pub(crate) words: Words,
+    pub(crate) stderr: Stderr,
 }
 
 /// What `ssh` says on standard error.
-pub(crate) struct Words {
-    kept: Arc<Mutex<Kept>>,
+pub(crate) struct Stderr {
+    printed: Arc<Mutex<Printed>>,
     reader: JoinHandle<()>,
 }
 
 #[derive(Default)]
-struct Kept {
+struct Printed {
     text: String,
     /// The connection stands: what comes now is for the log.
     connected: bool,
 }
 
-impl Words {
-    fn new(pipe: OwnedFd, host: String) -> io::Result<Words> {
-        let kept = Arc::new(Mutex::new(Kept::default()));
+impl Stderr {
+    fn new(pipe: OwnedFd, host: String) -> io::Result<Stderr> {
+        let printed = Arc::new(Mutex::new(Printed::default()));
         let mut pipe = pipe::Receiver::from_owned_fd(pipe)?;
-        let into = Arc::clone(&kept);
+        let into = Arc::clone(&printed);
         let reader = tokio::spawn(async move {
             let mut bytes = [0; 1024];
             while let Ok(count @ 1..) = pipe.read(&mut bytes).await {
                 let text = String::from_utf8_lossy(&bytes[..count]);
-                let mut kept = lock(&into);
-                if kept.connected {
+                let mut printed = lock(&into);
+                if printed.connected {
                     text.lines().for_each(|line| tracing::warn!("ssh: {host}: {}", line.escape_debug()));
-                } else if kept.text.len() < MAX_SAID {
-                    kept.text.push_str(&text);
+                } else if printed.text.len() < MAX_SAID {
+                    printed.text.push_str(&text);
                 }
             }
         });
-        Ok(Words { kept, reader })
+        Ok(Stderr { printed, reader })
     }
 
     /// The connection stands.
     pub(crate) fn connected(&self) {
-        lock(&self.kept).connected = true;
+        lock(&self.printed).connected = true;
     }
 
     /// All that an `ssh` said which has closed its connection.
     pub(crate) async fn last(self) -> String {
         // It ends when ssh does.
         let _ = tokio::time::timeout(LAST_WORDS, self.reader).await;
-        std::mem::take(&mut lock(&self.kept).text)
+        std::mem::take(&mut lock(&self.printed).text)
     }
 }
 
-/// A directory with the password.
+/// A directory with the password. Only this user can enter it, and it is removed with the value.
 struct Secret {
-    directory: PathBuf,
+    directory: TempDir,
     /// The pipe holds the password as long as somebody has it open.
-    pipe: Option<OwnedFd>,
+    _pipe: OwnedFd,
 }
 
 impl Secret {
     fn new(password: &str) -> io::Result<Secret> {
-        let mut secret = Secret { directory: directory()?, pipe: None };
-        let askpass = secret.askpass();
+        let private = Permissions::from_mode(0o700);
+        let directory = tempfile::Builder::new().prefix("rbdkit-ssh-").permissions(private).tempdir()?;
+        let askpass = askpass(&directory);
         OpenOptions::new().write(true).create_new(true).mode(0o700).open(&askpass)?.write_all(ASKPASS.as_bytes())?;
-        let pipe = secret.directory.join("password");
+        let pipe = directory.path().join("password");
         mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
-        // Open in both directions: the pipe holds what nobody reads yet, and a reader that comes later does not wait for a writer.
+        // Opened in both directions, the pipe holds what nobody has read yet, and a later reader does not wait for a
+        // writer.
         let mut pipe = OpenOptions::new().read(true).write(true).open(pipe)?;
         pipe.write_all(format!("{password}\n").repeat(ANSWERS).as_bytes())?;
-        secret.pipe = Some(pipe.into());
-        Ok(secret)
-    }
-
-    fn askpass(&self) -> PathBuf {
-        self.directory.join("askpass")
+        Ok(Secret { directory, _pipe: pipe.into() })
     }
 }
 
-impl Drop for Secret {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
-
-fn directory() -> io::Result<PathBuf> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let nth = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("rbdkit-ssh-{}-{nth}", std::process::id()));
-        match std::fs::DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => return Ok(path),
-            // Left by a process of the same id.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-    }
+/// The program in the directory that `ssh` asks for the password.
+fn askpass(directory: &TempDir) -> PathBuf {
+    directory.path().join("askpass")
 }
 
 /// An option whose value is the name of a file: in quotes, and no sequence is expanded twice.
@@ -214,11 +196,10 @@ pub(crate) fn arguments(settings: &Settings) -> Vec<String> {
     arguments
 }
 
-/// Starts `ssh` with these settings.
-pub(crate) fn launcher(settings: &Settings) -> Launcher {
+/// The words that [`start`] takes: the password, then the arguments of `ssh`.
+pub(crate) fn words(settings: &Settings) -> Vec<OsString> {
     let password = settings.password.as_ref().map(|password| format!("{GIVEN}{password}")).unwrap_or_default();
-    let words = std::iter::once(password).chain(arguments(settings)).map(OsString::from);
-    Launcher::new(crate::INFO.name, crate::START, words.collect())
+    std::iter::once(password).chain(arguments(settings)).map(OsString::from).collect()
 }
 
 /// In front of a password in the first word: one of no characters is a password too.
@@ -235,7 +216,7 @@ pub(crate) fn start(words: &[OsString], _order: Order) -> io::Result<Started> {
     let password = password.to_str().and_then(|word| word.strip_prefix(GIVEN));
     let secret = password.map(Secret::new).transpose()?;
     if let Some(secret) = &secret {
-        command.env("SSH_ASKPASS", secret.askpass()).env("SSH_ASKPASS_REQUIRE", "force");
+        command.env("SSH_ASKPASS", askpass(&secret.directory)).env("SSH_ASKPASS_REQUIRE", "force");
         if std::env::var_os("DISPLAY").is_none() {
             // Before OpenSSH 8.4 that was the sign that there is somebody to ask.
             command.env("DISPLAY", "none");
@@ -264,8 +245,8 @@ pub(crate) fn launch(launcher: &Launcher, settings: &Settings) -> Result<Launche
     let start = || -> io::Result<Launched> {
         let (ends, program) = launcher.launch("ssh: the program ssh", Order { which: 0, number: 0 })?;
         let [socket, said] = <[OwnedFd; 2]>::try_from(ends).map_err(|_| io::ErrorKind::UnexpectedEof)?;
-        let words = Words::new(said, settings.host.clone())?;
-        Ok(Launched { socket: Arc::new(Socket::new(socket)?), program, words })
+        let stderr = Stderr::new(said, settings.host.clone())?;
+        Ok(Launched { socket: Arc::new(Socket::new(socket)?), program, stderr })
     };
     start().map_err(failed)
 }

@@ -21,11 +21,12 @@
 mod config;
 mod device;
 mod expand;
+mod explain;
 mod handle;
 mod launch;
+mod open;
 mod password;
 mod replies;
-mod said;
 mod session;
 mod table;
 mod wire;
@@ -40,7 +41,7 @@ use rbdkit_plugin_api::{
 
 use config::{Config, Settings};
 use handle::SshHandle;
-use session::Open;
+use open::Access;
 
 /// What the registry needs to know.
 pub const INFO: PluginInfo = PluginInfo {
@@ -89,8 +90,13 @@ impl Ssh {
             Some(_) if !self.created.load(Ordering::Acquire) => Some(self.creating.lock().await),
             _ => None,
         };
-        let create = settings.create.filter(|_| !self.created.load(Ordering::Acquire));
-        let opened = session::open(launcher, settings, Open { readonly, create }).await?;
+        let access = match settings.create.filter(|_| !self.created.load(Ordering::Acquire)) {
+            Some(create) => Access::Create(create),
+            None if readonly => Access::ReadOnly,
+            None => Access::ReadWrite,
+        };
+        let mut opened = open::open(launcher, settings, access).await?;
+        opened.writable &= !readonly;
         self.created.store(true, Ordering::Release);
         Ok(Arc::new(SshHandle::new(opened)))
     }
@@ -103,7 +109,7 @@ impl Plugin for Ssh {
 
     fn config_complete(&mut self) -> Result<(), ConfigError> {
         let settings = self.config.settings()?;
-        self.launcher = Some(launch::launcher(&settings));
+        self.launcher = Some(Launcher::new(INFO.name, START, launch::words(&settings)));
         self.settings = Some(Arc::new(settings));
         Ok(())
     }

@@ -1,62 +1,43 @@
-//! One SFTP session with one open file.
+//! One SFTP session: sends requests and matches the answers to them.
 //!
-//! Requests take turns on the way out and are answered in whatever order, so a client's requests, and the pieces of a long one, are all in
-//! flight together: what a request costs is the bandwidth, and the way there and back only once.
+//! Requests are sent one after the other and answered in any order. A client's requests, and the pieces of a long one,
+//! are all in flight together, so the round trip to the server is waited for once and not for each piece.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rbdkit_launcher::{Launcher, Program};
+use rbdkit_launcher::Program;
 use rbdkit_plugin_api::{Buffer, Done, Errno, Error, Result, Span, lock, run_blocking};
 use rbdkit_stream::{Broken, Input, Socket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::config::{Create, Settings};
-use crate::device;
-use crate::launch::{Launched, launch};
-use crate::replies::{self, failure, header};
-use crate::said;
+use crate::replies::{self, failure};
 use crate::table::{Reply, Table, Transfer};
-use crate::wire::{self, Attributes, FSYNC, LIMITS, Packet, Reader, attr, kind};
+use crate::wire::{FSYNC, Packet, kind};
 
-/// How long it may take until the file is open, if `timeout` says no more.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long closing a session waits for the server to close the file.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the end of a session waits for the server to close the file.
-const GOODBYE: Duration = Duration::from_secs(5);
-
-/// The most data in one request to a server that does not tell its limit: what every server has to take, by the protocol.
-const USUAL_PIECE: u32 = 32 << 10;
-
-/// The most data in one request. OpenSSH takes 255 KiB; in whole pages, so that the server's reads and writes stay aligned.
-const LARGEST_PIECE: u32 = 252 << 10;
-
-/// The longest handle of the protocol.
-const MAX_HANDLE: usize = 256;
-
-/// How the file is opened.
+/// The most data in one request, in bytes.
 #[derive(Clone, Copy)]
-pub(crate) struct Open {
-    pub(crate) readonly: bool,
-    /// Make it first.
-    pub(crate) create: Option<Create>,
+pub(crate) struct Limits {
+    pub(crate) read: u32,
+    pub(crate) write: u32,
 }
 
-/// The most data in a request, in bytes.
-#[derive(Clone, Copy)]
-struct Limits {
-    read: u32,
-    write: u32,
+impl Limits {
+    /// For a server that does not tell its limits: 32 KiB, which the protocol requires every server to take.
+    pub(crate) const USUAL: Limits = Limits { read: 32 << 10, write: 32 << 10 };
 }
 
 /// See the module.
 pub(crate) struct Session {
     socket: Arc<Socket>,
     table: Arc<Table>,
-    /// Held by whoever writes a packet.
-    turn: tokio::sync::Mutex<()>,
+    /// Held while a packet is written.
+    write_turn: tokio::sync::Mutex<()>,
     closing: Arc<AtomicBool>,
     reader: Mutex<Option<JoinHandle<()>>>,
     program: Mutex<Option<Program>>,
@@ -64,92 +45,8 @@ pub(crate) struct Session {
     fsync: bool,
 }
 
-/// A session, and the file in it.
-pub(crate) struct Opened {
-    pub(crate) session: Arc<Session>,
-    pub(crate) handle: Vec<u8>,
-    /// Bytes.
-    pub(crate) size: u64,
-    pub(crate) writable: bool,
-}
-
-/// Connects and opens the file.
-pub(crate) async fn open(launcher: &Launcher, settings: &Settings, open: Open) -> Result<Opened> {
-    let patience = settings.timeout.map_or(PATIENCE, |seconds| PATIENCE.max(Duration::from_secs(seconds.into()) * 2));
-    let session = connect(launcher, settings, patience).await?;
-    let opened = tokio::time::timeout(patience, session.open_file(settings, open));
-    let result = opened.await.unwrap_or_else(|_| Err(late(settings, patience)));
-    match result {
-        Ok(opened) => Ok(opened),
-        Err(error) => {
-            session.close(None).await;
-            Err(error)
-        }
-    }
-}
-
-fn late(settings: &Settings, patience: Duration) -> Error {
-    Error::new(Errno::Etimedout, format!("ssh: {}: no answer within {} s", settings.host, patience.as_secs()))
-}
-
-async fn connect(launcher: &Launcher, settings: &Settings, patience: Duration) -> Result<Arc<Session>> {
-    let Launched { socket, program, words } = launch(launcher, settings)?;
-    let mut input = Input::new(Arc::clone(&socket));
-    let greeted = tokio::time::timeout(patience, greet(&socket, &mut input)).await;
-    let problem = match greeted {
-        Ok(Ok(fsync)) => {
-            words.connected();
-            program.release();
-            return Ok(Session::start(socket, input, Some(program), settings.host.clone(), fsync));
-        }
-        Ok(Err(broken)) => Some(broken),
-        Err(_late) => None,
-    };
-    // No more is to be said: in both cases ssh ends.
-    socket.shut();
-    let ended = run_blocking(move || {
-        drop(program);
-        Ok(())
-    });
-    match problem {
-        // What ssh says of it says more than that the connection ended.
-        Some(broken) => {
-            let said = words.last().await;
-            ended.await?;
-            match said.trim().is_empty() {
-                true => Err(Error::new(Errno::Eio, format!("ssh: {}: {broken}", settings.host))),
-                false => Err(said::error(settings, &said)),
-            }
-        }
-        None => {
-            ended.await?;
-            Err(late(settings, patience))
-        }
-    }
-}
-
-/// Agrees upon the version. Whether the server has fsync.
-pub(crate) async fn greet(socket: &Socket, input: &mut Input) -> Result<bool, Broken> {
-    socket.send(&Packet::new(kind::INIT).u32(3).finish(0), &[]).await?;
-    let (kind, length) = header(input).await?;
-    let wrong = || Broken::new("this is not an SFTP server: it does not begin with its version");
-    if kind != kind::VERSION {
-        return Err(wrong());
-    }
-    let body = input.vec(length as usize).await?;
-    let mut reader = Reader(&body);
-    let version = reader.u32().ok_or_else(wrong)?;
-    if version != 3 {
-        return Err(Broken::new(format!("the server speaks version {version} of SFTP, not 3")));
-    }
-    let mut fsync = false;
-    while let Some((name, value)) = reader.string().zip(reader.string()) {
-        fsync |= name == FSYNC && value == b"1";
-    }
-    Ok(fsync)
-}
-
-/// A packet that is being written. Half a packet would turn what follows into nonsense, so if this is dropped the connection ends.
+/// A packet that is being written. After half a packet the server could not understand the next one, so dropping this value
+/// ends the connection.
 struct Unfinished<'a>(&'a Session);
 
 impl Drop for Unfinished<'_> {
@@ -159,7 +56,7 @@ impl Drop for Unfinished<'_> {
 }
 
 impl Session {
-    /// Takes over after the version. `program` ends with the session.
+    /// Starts a session once the version is agreed on. `program` ends with the session.
     pub(crate) fn start(
         socket: Arc<Socket>,
         input: Input,
@@ -170,15 +67,15 @@ impl Session {
         let session = Arc::new(Session {
             table: Arc::new(Table::new(host)),
             socket: Arc::clone(&socket),
-            turn: tokio::sync::Mutex::new(()),
+            write_turn: tokio::sync::Mutex::new(()),
             closing: Arc::new(AtomicBool::new(false)),
             reader: Mutex::new(None),
             program: Mutex::new(program),
-            limits: Mutex::new(Limits { read: USUAL_PIECE, write: USUAL_PIECE }),
+            limits: Mutex::new(Limits::USUAL),
             fsync,
         });
         let (table, closing) = (Arc::clone(&session.table), Arc::clone(&session.closing));
-        // It holds nothing of the session that would keep it alive.
+        // The task must not hold the session, which would keep itself alive that way.
         let reader = tokio::spawn(async move {
             let broken = replies::read(input, Arc::clone(&table)).await;
             end(&socket, &table, &closing, &broken);
@@ -189,6 +86,15 @@ impl Session {
 
     fn limits(&self) -> Limits {
         *lock(&self.limits)
+    }
+
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        *lock(&self.limits) = limits;
+    }
+
+    /// For messages.
+    pub(crate) fn host(&self) -> &str {
+        self.table.host()
     }
 
     pub(crate) fn is_broken(&self) -> bool {
@@ -204,7 +110,8 @@ impl Session {
         end(&self.socket, &self.table, &self.closing, broken);
     }
 
-    fn error(&self, what: &str, error: &Error) -> Error {
+    /// Puts the host and `what` before an error, unless it names the host already.
+    pub(crate) fn error(&self, what: &str, error: &Error) -> Error {
         let why = error.context().unwrap_or("it failed");
         match why.starts_with("ssh: ") {
             true => Error::new(error.errno(), why),
@@ -213,8 +120,8 @@ impl Session {
     }
 
     async fn send(&self, packet: &[u8], payload: &[u8]) {
-        let _turn = self.turn.lock().await;
-        // Nobody would answer; the request was failed already.
+        let _turn = self.write_turn.lock().await;
+        // The request has failed already.
         if self.table.is_broken() {
             return;
         }
@@ -225,8 +132,12 @@ impl Session {
         }
     }
 
-    /// Sends a request, with the packet's payload behind it, and does not wait for the answer yet.
-    async fn ask(&self, request: impl FnOnce(u32) -> Packet, payload: &[u8]) -> oneshot::Receiver<Result<Reply>> {
+    /// Sends a request, with `payload` after the packet, and does not wait for the answer.
+    async fn send_request(
+        &self,
+        request: impl FnOnce(u32) -> Packet,
+        payload: &[u8],
+    ) -> oneshot::Receiver<Result<Reply>> {
         let (answer, answered) = oneshot::channel();
         if let Some(id) = self.table.enter(answer) {
             self.send(&request(id).finish(payload.len() as u32), payload).await;
@@ -234,13 +145,14 @@ impl Session {
         answered
     }
 
-    async fn reply(&self, request: impl FnOnce(u32) -> Packet) -> Result<Reply> {
+    /// Sends a request and waits for the answer.
+    pub(crate) async fn call(&self, request: impl FnOnce(u32) -> Packet) -> Result<Reply> {
         // Only the end of the runtime drops a request without an answer.
-        self.ask(request, &[]).await.await.unwrap_or_else(|_| Err(Errno::Eshutdown.into()))
+        self.send_request(request, &[]).await.await.unwrap_or_else(|_| Err(Errno::Eshutdown.into()))
     }
 
-    /// The answer of a request that succeeds or fails.
-    fn done(&self, what: &str, reply: Reply) -> Result<()> {
+    /// Checks the answer to a request that only succeeds or fails. `what` is put before an error.
+    pub(crate) fn expect_success(&self, what: &str, reply: Reply) -> Result<()> {
         let failed = match reply.kind {
             kind::STATUS => failure(&reply.body),
             kind => Err(Broken::new(format!("the server answered with a packet of type {kind}"))),
@@ -248,112 +160,29 @@ impl Session {
         match failed {
             Ok(None) => Ok(()),
             Ok(Some(error)) => Err(self.error(what, &error)),
-            Err(broken) => Err(self.violated(broken)),
+            Err(broken) => Err(self.protocol_error(broken)),
         }
     }
 
-    fn violated(&self, broken: Broken) -> Error {
+    /// Ends the connection after an answer that makes no sense.
+    pub(crate) fn protocol_error(&self, broken: Broken) -> Error {
         self.end(&broken);
         Error::new(Errno::Eio, format!("ssh: {}: {broken}", self.table.host()))
     }
 
-    /// The answer of a request that brings something: a packet of this kind, or a failure.
-    fn brought(&self, what: &str, expected: u8, reply: Reply) -> Result<Vec<u8>> {
+    /// The body of an answer that has to be a packet of kind `expected`, or a failure.
+    pub(crate) fn expect(&self, what: &str, expected: u8, reply: Reply) -> Result<Vec<u8>> {
         match reply.kind {
             kind if kind == expected => Ok(reply.body),
-            kind::STATUS => match self.done(what, reply) {
+            kind::STATUS => match self.expect_success(what, reply) {
                 Err(error) => Err(error),
-                Ok(()) => Err(self.violated(Broken::new("the server says that all is well, and sends nothing"))),
+                Ok(()) => Err(self.protocol_error(Broken::new("the server says that all is well, and sends nothing"))),
             },
-            kind => Err(self.violated(Broken::new(format!("the server answered with a packet of type {kind}")))),
+            kind => Err(self.protocol_error(Broken::new(format!("the server answered with a packet of type {kind}")))),
         }
     }
 
-    pub(crate) async fn open_file(self: &Arc<Self>, settings: &Settings, how: Open) -> Result<Opened> {
-        self.ask_limits().await?;
-        let path = settings.path.as_encoded_bytes();
-        let what = format!("cannot open {}", settings.path.to_string_lossy());
-        let (flags, mode) = match how.create {
-            Some(create) => {
-                (wire::open::READ | wire::open::WRITE | wire::open::CREATE | wire::open::TRUNCATE, Some(create.mode))
-            }
-            None if how.readonly => (wire::open::READ, None),
-            None => (wire::open::READ | wire::open::WRITE, None),
-        };
-        let mut writable = flags & wire::open::WRITE != 0;
-        let mut opened = self.open_path(&what, path, flags, mode).await;
-        // As with files here: what cannot be written is served read-only.
-        if how.create.is_none() && writable && opened.as_ref().is_err_and(|error| error.errno() == Errno::Eperm) {
-            writable = false;
-            opened = self.open_path(&what, path, wire::open::READ, None).await;
-        }
-        let handle = opened?;
-        if let Some(create) = how.create {
-            let reply =
-                self.reply(|id| Packet::request(kind::FSETSTAT, id).string(&handle).u32(attr::SIZE).u64(create.size));
-            self.done(&format!("cannot make the file {} bytes long", create.size), reply.await?)?;
-        }
-        let reply = self.reply(|id| Packet::request(kind::FSTAT, id).string(&handle)).await?;
-        let body = self.brought(&what, kind::ATTRS, reply)?;
-        let attributes = Attributes::read(Reader(&body))
-            .ok_or_else(|| self.violated(Broken::new("the server sent malformed attributes")))?;
-        let refuse = |why: &str| Err(Error::new(Errno::Eio, format!("ssh: {}: {what}: {why}", self.table.host())));
-        const KIND: u32 = 0o170_000;
-        const DIRECTORY: u32 = 0o040_000;
-        const BLOCK_DEVICE: u32 = 0o060_000;
-        if attributes.mode.is_some_and(|mode| mode & KIND == DIRECTORY) {
-            return refuse("it is a directory");
-        }
-        let is_device = attributes.mode.is_some_and(|mode| mode & KIND == BLOCK_DEVICE);
-        let size = match attributes.size {
-            Some(0) if is_device => {
-                Some(device::measure(self, &handle).await.map_err(|error| self.error(&what, &error))?)
-            }
-            size => size,
-        };
-        match size {
-            Some(size) if size <= i64::MAX as u64 => {
-                Ok(Opened { session: Arc::clone(self), handle, size, writable: writable && !how.readonly })
-            }
-            Some(_) => refuse("its size is beyond 2^63 - 1"),
-            None => refuse("the server does not tell its size"),
-        }
-    }
-
-    async fn open_path(&self, what: &str, path: &[u8], flags: u32, mode: Option<u32>) -> Result<Vec<u8>> {
-        let reply = self.reply(|id| {
-            let packet = Packet::request(kind::OPEN, id).string(path).u32(flags);
-            match mode {
-                Some(mode) => packet.u32(attr::PERMISSIONS).u32(mode),
-                None => packet.u32(0),
-            }
-        });
-        let body = self.brought(what, kind::HANDLE, reply.await?)?;
-        match Reader(&body).string().filter(|handle| handle.len() <= MAX_HANDLE) {
-            Some(handle) => Ok(handle.to_owned()),
-            None => Err(self.violated(Broken::new("the server sent a malformed handle"))),
-        }
-    }
-
-    /// How long a request may be. A server that does not know the question takes what all take.
-    async fn ask_limits(&self) -> Result<()> {
-        let reply = self.reply(|id| Packet::request(kind::EXTENDED, id).string(LIMITS)).await?;
-        if reply.kind != kind::EXTENDED_REPLY {
-            return Ok(());
-        }
-        let mut reader = Reader(&reply.body);
-        let limits = reader.u64().and_then(|_packet| reader.u64().zip(reader.u64()));
-        let (read, write) = limits.ok_or_else(|| self.violated(Broken::new("the server sent malformed limits")))?;
-        // 0 is "not told".
-        let piece = |limit: u64| match limit {
-            0..=4095 => USUAL_PIECE,
-            limit => limit.min(u64::from(LARGEST_PIECE)) as u32,
-        };
-        *lock(&self.limits) = Limits { read: piece(read), write: piece(write) };
-        Ok(())
-    }
-
-    /// Reads at `offset` into `span`. Where the server sends less than was asked for the rest is asked for again.
+    /// Reads at `offset` into `span`. If the server sends less than was asked for, asks for the rest again.
     pub(crate) async fn read(&self, handle: &[u8], mut buffer: Buffer, span: Span, offset: u64) -> Done {
         let mut pieces: Vec<Span> = pieces(span, self.limits().read).collect();
         loop {
@@ -387,12 +216,12 @@ impl Session {
         for piece in pieces(span, self.limits().write) {
             let to = offset + u64::from(piece.at - span.at);
             let request = |id| Packet::request(kind::WRITE, id).string(handle).u64(to).u32(piece.len);
-            answers.push(self.ask(request, buffer.data(piece)).await);
+            answers.push(self.send_request(request, buffer.data(piece)).await);
         }
         let mut result = Ok(());
         for answer in answers {
             let one = match answer.await {
-                Ok(Ok(reply)) => self.done("cannot write", reply),
+                Ok(Ok(reply)) => self.expect_success("cannot write", reply),
                 Ok(Err(error)) => Err(error),
                 Err(_) => Err(Errno::Eshutdown.into()),
             };
@@ -403,16 +232,16 @@ impl Session {
 
     /// Makes what was written durable.
     pub(crate) async fn fsync(&self, handle: &[u8]) -> Result<()> {
-        let reply = self.reply(|id| Packet::request(kind::EXTENDED, id).string(FSYNC).string(handle)).await?;
-        self.done("cannot flush", reply)
+        let reply = self.call(|id| Packet::request(kind::EXTENDED, id).string(FSYNC).string(handle)).await?;
+        self.expect_success("cannot flush", reply)
     }
 
     /// Closes the file and ends the session. Requests in flight fail.
     pub(crate) async fn close(&self, handle: Option<&[u8]>) {
         self.closing.store(true, Ordering::Release);
         if let Some(handle) = handle {
-            let closed = self.reply(|id| Packet::request(kind::CLOSE, id).string(handle));
-            let _ = tokio::time::timeout(GOODBYE, closed).await;
+            let closed = self.call(|id| Packet::request(kind::CLOSE, id).string(handle));
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
         }
         self.end(&Broken::new("the connection was closed"));
         let reader = lock(&self.reader).take();
@@ -431,7 +260,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Without close, as after an error while it was opened: the reader must not be left behind.
+        // For a session that was not closed, as after an error while the file was opened: ends the reader's task.
         self.closing.store(true, Ordering::Release);
         self.end(&Broken::new("the connection was dropped"));
     }

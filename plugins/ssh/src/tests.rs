@@ -10,7 +10,8 @@ use rbdkit_stream::{Broken, Input, Socket};
 use crate::config::{Config, Settings};
 use crate::handle::SshHandle;
 use crate::launch::arguments;
-use crate::session::{Open, Session, greet};
+use crate::open::{Access, greet, open_file};
+use crate::session::Session;
 use crate::wire::{Packet, kind, status};
 
 pub(crate) fn configure(params: &[&str]) -> Result<Settings, String> {
@@ -192,8 +193,7 @@ async fn open(script: impl FnOnce(&mut Server) + Send + 'static) -> (Result<Arc<
         let mut input = Input::new(Arc::clone(&socket));
         let fsync = greet(&socket, &mut input).await.map_err(|broken: Broken| broken.to_string())?;
         let session = Session::start(socket, input, None, "far".to_owned(), fsync);
-        let how = Open { readonly: false, create: None };
-        let opened = session.open_file(&settings(&["host=far", "/disk"]), how).await;
+        let opened = open_file(&session, &settings(&["host=far", "/disk"]), Access::ReadWrite).await;
         opened.map(|opened| Arc::new(SshHandle::new(opened))).map_err(|error| error.to_string())
     };
     (opened.await, thread)
