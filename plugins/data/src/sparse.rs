@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::RwLock;
 
-use rbdkit_plugin_api::{Buffer, Errno, Error, Extents, Flags, Result, Span, read_lock, write_lock};
+use rbdkit_plugin_api::{Buffer, Errno, Error, Extents, Flags, Result, Span, is_all_zero, read_lock, write_lock};
 use rbdkit_ram_disk::{Storage, fill};
 
 use crate::image::{Image, PAGE};
@@ -114,7 +114,7 @@ impl Layers {
             let (from, to) = (start.max(offset), (start + PAGE).min(end));
             let Some(page) = self.pages.get_mut(&number) else { continue };
             page[(from - start) as usize..(to - start) as usize].fill(0);
-            if page.iter().all(|byte| *byte == 0) {
+            if is_all_zero(page) {
                 self.pages.remove(&number);
                 // What it hid is not to come back.
                 self.base.cut(start, start + PAGE);

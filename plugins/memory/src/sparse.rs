@@ -10,7 +10,7 @@
 use std::ops::ControlFlow;
 use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use rbdkit_plugin_api::{Buffer, Errno, Error, Extents, Flags, Result, Span, read_lock, write_lock};
+use rbdkit_plugin_api::{Buffer, Errno, Error, Extents, Flags, Result, Span, is_all_zero, read_lock, write_lock};
 use rbdkit_ram_disk::{Storage, fill};
 
 /// Bytes in a page. A first write of 4 KiB pays for clearing a whole page, so a large one hurts random writes; a small one makes
@@ -101,12 +101,12 @@ impl Sparse {
         let number = at / PAGE as u64;
         let slot = match self.slot(number) {
             Some(slot) => slot,
-            None if is_zero(piece) => return Ok(()),
+            None if is_all_zero(piece) => return Ok(()),
             None => self.make_slot(number),
         };
         let mut page = slot.write();
         if page.is_none() {
-            if is_zero(piece) {
+            if is_all_zero(piece) {
                 return Ok(());
             }
             *page = Some(new_page()?);
@@ -275,17 +275,11 @@ fn zero_in_page(slot: &mut Option<Page>, from: usize, length: usize) -> Option<P
     let page = slot.as_mut()?;
     if length < PAGE {
         page[from..from + length].fill(0);
-        if !is_zero(&page[..]) {
+        if !is_all_zero(&page[..]) {
             return None;
         }
     }
     slot.take()
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    // Word by word: the compiler makes vector code of it.
-    let (words, rest) = bytes.as_chunks::<16>();
-    words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
 }
 
 #[cfg(test)]

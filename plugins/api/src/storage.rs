@@ -1,0 +1,106 @@
+//! The memory of buffers, and the idle memory that the next buffers take, by size class.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::fills::Fills;
+use crate::lock::lock;
+use crate::pipe::Pipe;
+use crate::shelf::{Shelf, Stir};
+use crate::span::Fill;
+
+/// What a [`crate::Buffer`] points to.
+pub(crate) struct Storage {
+    /// As long as the size class allows; the buffer is the first `len` bytes.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) len: u32,
+    pub(crate) fills: Fills,
+    /// Holds the bytes, all of them data, while they are lent.
+    pub(crate) lent: Option<Pipe>,
+    /// Where it goes when the buffer is dropped. None while it is idle there.
+    pub(crate) classes: Option<Arc<SizeClasses>>,
+}
+
+impl Storage {
+    /// `len` bytes of `bytes`, all of them unfilled.
+    pub(crate) fn new(bytes: Vec<u8>, len: u32, classes: Option<Arc<SizeClasses>>) -> Box<Storage> {
+        let mut storage = Box::new(Storage { bytes, len: 0, fills: Fills::new(), lent: None, classes });
+        storage.reset(len);
+        storage
+    }
+
+    #[inline]
+    fn reset(&mut self, len: u32) {
+        self.len = len;
+        self.lent = None;
+        self.fills.reset(len, Fill::Unfilled);
+    }
+}
+
+/// Capacities of pooled storage in bytes: 4 KiB (the most frequent request), then steps of four up to 4 MiB. Longer requests are
+/// rare, and take so long that allocating memory for them does not matter.
+const CLASSES: [usize; 6] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20];
+
+/// The most bytes that a class keeps for the next requests: what nbdcopy has in flight, 64 requests of 256 KiB. Storage that is
+/// not needed is freed ([`SizeClasses::free_idle`]), so an idle server holds less.
+const KEEP_BYTES: usize = 16 << 20;
+
+type Class = Mutex<Shelf<Box<Storage>>>;
+
+fn locked(class: &Class) -> MutexGuard<'_, Shelf<Box<Storage>>> {
+    lock(class)
+}
+
+/// Idle storage, by capacity.
+#[derive(Default)]
+pub(crate) struct SizeClasses {
+    classes: [Class; CLASSES.len()],
+    pub(crate) stir: Arc<Stir>,
+}
+
+impl SizeClasses {
+    fn class(len: usize) -> Option<usize> {
+        CLASSES.iter().position(|capacity| len <= *capacity)
+    }
+
+    /// Storage of `len` bytes, all of them unfilled.
+    pub(crate) fn take(classes: &Arc<SizeClasses>, len: u32) -> Box<Storage> {
+        let Some(class) = SizeClasses::class(len as usize) else {
+            return Storage::new(vec![0; len as usize], len, None);
+        };
+        let kept = locked(&classes.classes[class]).take();
+        match kept {
+            Some(mut storage) => {
+                storage.reset(len);
+                storage.classes = Some(Arc::clone(classes));
+                storage
+            }
+            None => Storage::new(vec![0; CLASSES[class]], len, Some(Arc::clone(classes))),
+        }
+    }
+
+    /// Keeps storage that is no longer used.
+    pub(crate) fn give_back(&self, storage: Box<Storage>) {
+        let Some(class) = SizeClasses::class(storage.bytes.len()) else { return };
+        let mut idle = locked(&self.classes[class]);
+        if idle.len() * CLASSES[class] < KEEP_BYTES {
+            idle.put(storage);
+        }
+        // While the lock is held: whoever checks for activity before taking the lock either finds this storage or is
+        // notified again.
+        self.stir.stir();
+    }
+
+    /// Frees the storage that nobody has needed since the last call.
+    pub(crate) fn free_idle(&self) {
+        for class in &self.classes {
+            // Dropped after the lock: a caller that wants storage does not wait while the kernel takes pages back.
+            let spare = locked(class).spare(0);
+            drop(spare);
+        }
+    }
+
+    /// How many pieces of storage are idle.
+    pub(crate) fn idle(&self) -> usize {
+        self.classes.iter().map(|class| locked(class).len()).sum()
+    }
+}
