@@ -1,10 +1,18 @@
-//! Base64 with padding, as `base64(1)` writes it. Blanks mean nothing.
+//! Base64 with padding, as `base64(1)` writes it. White space is ignored.
+
+/// Why a text is not base64. The message completes `base64=...: `.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Base64Error {
+    #[error("is not base64: the byte at offset {offset} does not belong there")]
+    Alien { offset: usize },
+    #[error("is not base64: data at offset {offset} after the padding")]
+    AfterPadding { offset: usize },
+    #[error("is not base64: it ends within a group of four characters")]
+    Incomplete,
+}
 
 /// The bytes that `text` stands for.
-///
-/// # Errors
-/// What is wrong with it, to complete `base64=...: `.
-pub(crate) fn decode(text: &[u8]) -> Result<Vec<u8>, String> {
+pub(crate) fn decode(text: &[u8]) -> Result<Vec<u8>, Base64Error> {
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
     let (mut group, mut count, mut padding) = (0u32, 0, 0);
     for (offset, &byte) in text.iter().enumerate() {
@@ -21,10 +29,10 @@ pub(crate) fn decode(text: &[u8]) -> Result<Vec<u8>, String> {
                 padding += 1;
                 0
             }
-            _ => return Err(format!("is not base64: the byte at offset {offset} does not belong there")),
+            _ => return Err(Base64Error::Alien { offset }),
         };
         if padding > 0 && byte != b'=' {
-            return Err(format!("is not base64: data at offset {offset} after the padding"));
+            return Err(Base64Error::AfterPadding { offset });
         }
         group = group << 6 | u32::from(value);
         count += 1;
@@ -34,11 +42,7 @@ pub(crate) fn decode(text: &[u8]) -> Result<Vec<u8>, String> {
             (group, count) = (0, if padding > 0 { COMPLETE } else { 0 });
         }
     }
-    if count == 0 || count == COMPLETE {
-        Ok(bytes)
-    } else {
-        Err("is not base64: it ends within a group of four characters".to_string())
-    }
+    if count == 0 || count == COMPLETE { Ok(bytes) } else { Err(Base64Error::Incomplete) }
 }
 
 /// After the padding: no further group follows.

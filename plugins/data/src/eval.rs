@@ -7,9 +7,10 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::image::{Image, MAX_LEN};
+use crate::error::{DataError, Place, Problem};
+use crate::image::{Image, ImageError, MAX_LEN};
 use crate::source::{Range, Reader};
-use crate::syntax::{Expr, Item, List, Move, Place, Then, Wrong};
+use crate::tree::{Expr, Item, List, Move, Operator};
 
 /// How deep lists and names may be evaluated within one another, with some 2 KiB of stack each.
 const MAX_DEPTH: u32 = 256;
@@ -21,14 +22,14 @@ const MAX_STEPS: u64 = 2_000_000;
 const GATHER: usize = 64 << 10;
 
 /// The image that a text describes. Files and programs may put at most `max_read` bytes into it.
-pub(crate) fn evaluate(list: &Rc<List>, max_read: u64) -> Result<Arc<Image>, Wrong> {
+pub(crate) fn evaluate(list: &Rc<List>, max_read: u64) -> Result<Arc<Image>, DataError> {
     let mut evaluator =
         Evaluator { names: Vec::new(), lists: HashMap::new(), reader: Reader::new(max_read), depth: 0, steps: 0 };
     evaluator.list(list, None)
 }
 
 /// What is done to an expression, in order.
-type Operators<'t> = &'t [(Place, Then)];
+type Operators<'t> = &'t [(Place, Operator)];
 
 /// The names known at some place: the latest of a chain.
 type Scope = Option<usize>;
@@ -62,48 +63,47 @@ struct Output {
 }
 
 impl Output {
-    fn flush(&mut self) -> Result<(), String> {
+    fn flush(&mut self) -> Result<(), Problem> {
         let at = self.offset - self.gathered.len() as u64;
-        let result = self.image.put_bytes(at, &self.gathered).map_err(|wrong| wrong.to_string());
+        let result = self.image.put_bytes(at, &self.gathered);
         self.gathered.clear();
-        result
+        Ok(result?)
     }
 
-    fn bytes(&mut self, bytes: &[u8]) -> Result<(), String> {
+    fn bytes(&mut self, bytes: &[u8]) -> Result<(), Problem> {
         self.offset = add(self.offset, bytes.len() as u64)?;
         self.gathered.extend_from_slice(bytes);
         if self.gathered.len() >= GATHER { self.flush() } else { Ok(()) }
     }
 
-    fn image(&mut self, image: &Arc<Image>) -> Result<(), String> {
+    fn image(&mut self, image: &Arc<Image>) -> Result<(), Problem> {
         self.flush()?;
-        self.image.put_image(self.offset, image).map_err(|wrong| wrong.to_string())?;
+        self.image.put_image(self.offset, image)?;
         self.offset = add(self.offset, image.len())?;
         Ok(())
     }
 
-    fn go(&mut self, to: Move) -> Result<(), String> {
+    fn go(&mut self, to: Move) -> Result<(), Problem> {
         self.flush()?;
         self.offset = match to {
             Move::To(offset) => offset,
             Move::Forward(bytes) => add(self.offset, bytes)?,
-            Move::Back(bytes) => self
-                .offset
-                .checked_sub(bytes)
-                .ok_or_else(|| format!("@-{bytes} must not be larger than the current offset {}", self.offset))?,
+            Move::Back(bytes) => {
+                self.offset.checked_sub(bytes).ok_or(Problem::BeforeTheStart { bytes, offset: self.offset })?
+            }
             // A power of two up to 2^62 and an offset below 2^63: this does not overflow.
             Move::Align(alignment) => add(self.offset.next_multiple_of(alignment), 0)?,
         };
-        self.image.extend_to(self.offset).map_err(|wrong| wrong.to_string())
+        Ok(self.image.extend_to(self.offset)?)
     }
 }
 
-fn add(offset: u64, bytes: u64) -> Result<u64, String> {
-    offset.checked_add(bytes).filter(|sum| *sum <= MAX_LEN).ok_or_else(|| crate::image::Impossible::TooLong.to_string())
+fn add(offset: u64, bytes: u64) -> Result<u64, ImageError> {
+    offset.checked_add(bytes).filter(|sum| *sum <= MAX_LEN).ok_or(ImageError::TooLong)
 }
 
 impl<'a> Evaluator<'a> {
-    fn list(&mut self, list: &'a Rc<List>, scope: Scope) -> Result<Arc<Image>, Wrong> {
+    fn list(&mut self, list: &'a Rc<List>, scope: Scope) -> Result<Arc<Image>, DataError> {
         let key = (Rc::as_ptr(list), scope);
         if let Some(image) = self.lists.get(&key) {
             return Ok(Arc::clone(image));
@@ -117,25 +117,25 @@ impl<'a> Evaluator<'a> {
             self.item(item, &mut inner, &mut output)?;
         }
         if let Some(place) = last {
-            output.flush().map_err(|what| Wrong { place: place.clone(), what })?;
+            output.flush().map_err(|problem| DataError::new(place, problem))?;
         }
         let image = output.image.share();
         self.lists.insert(key, Arc::clone(&image));
         Ok(image)
     }
 
-    fn step(&mut self, place: &Place) -> Result<(), Wrong> {
+    fn step(&mut self, place: &Place) -> Result<(), DataError> {
         self.steps += 1;
         if self.steps > MAX_STEPS {
-            return Err(Wrong { place: place.clone(), what: "the data takes too many steps to evaluate".into() });
+            return Err(DataError::new(place, Problem::TooManySteps));
         }
         Ok(())
     }
 
     /// One expression of a list. An assignment extends the scope.
-    fn item(&mut self, item: &'a Item, scope: &mut Scope, output: &mut Output) -> Result<(), Wrong> {
-        let wrong = |what: String| Wrong { place: item.place.clone(), what };
-        if item.then.is_empty() {
+    fn item(&mut self, item: &'a Item, scope: &mut Scope, output: &mut Output) -> Result<(), DataError> {
+        let wrong = |problem: Problem| DataError::new(&item.place, problem);
+        if item.operators.is_empty() {
             match &item.expr {
                 Expr::Byte(byte) => return output.bytes(&[*byte]).map_err(wrong),
                 Expr::Bytes(bytes) => return output.bytes(bytes).map_err(wrong),
@@ -143,41 +143,40 @@ impl<'a> Evaluator<'a> {
                 _ => {}
             }
         }
-        if let Some((_, Then::Assign(name))) = item.then.last() {
-            let operators = item.then.len() - 1;
+        if let Some((_, Operator::Assign(name))) = item.operators.last() {
+            let operators = item.operators.len() - 1;
             self.names.push(Named { name, item, operators, before: *scope, value: None });
             *scope = Some(self.names.len() - 1);
             return Ok(());
         }
-        let image = self.value(item, item.then.len(), *scope)?;
+        let image = self.value(item, item.operators.len(), *scope)?;
         output.image(&image).map_err(wrong)
     }
 
     /// An expression with the first so many of its operators.
-    fn value(&mut self, item: &'a Item, operators: usize, scope: Scope) -> Result<Arc<Image>, Wrong> {
-        let operators = &item.then[..operators];
+    fn value(&mut self, item: &'a Item, operators: usize, scope: Scope) -> Result<Arc<Image>, DataError> {
+        let operators = &item.operators[..operators];
         // What comes before one of these does not matter, and is not evaluated: the value after it is nothing.
-        let nothing = operators.iter().rposition(|(_, then)| match then {
-            Then::Repeat(times) => *times == 0,
-            Then::Slice { from, to } => Some(*from) == *to,
-            Then::Assign(_) => true,
+        let nothing = operators.iter().rposition(|(_, operator)| match operator {
+            Operator::Repeat(times) => *times == 0,
+            Operator::Slice { from, to } => Some(*from) == *to,
+            Operator::Assign(_) => true,
         });
         let (mut image, rest) = match nothing {
             Some(at) => (Arc::default(), &operators[at + 1..]),
             None => self.primary(&item.expr, &item.place, operators, scope)?,
         };
-        for (place, then) in rest {
-            let wrong = |what: String| Wrong { place: place.clone(), what };
-            image = match then {
-                Then::Assign(_) => image,
-                Then::Repeat(times) => image.repeat(*times).map_err(|what| wrong(what.to_string()))?,
-                Then::Slice { from, to } => {
+        for (place, operator) in rest {
+            image = match operator {
+                Operator::Assign(_) => image,
+                Operator::Repeat(times) => image.repeat(*times).map_err(|error| DataError::new(place, error))?,
+                Operator::Slice { from, to } => {
                     let length = image.len();
                     let to = to.unwrap_or(length);
                     if *from > to || to > length {
-                        return Err(wrong(format!("[{from}:{to}] is not within the {length} bytes before it")));
+                        return Err(DataError::new(place, Problem::SliceOutside { from: *from, to, length }));
                     }
-                    image.slice(*from, to).map_err(|what| wrong(what.to_string()))?
+                    image.slice(*from, to).map_err(|error| DataError::new(place, error))?
                 }
             };
         }
@@ -192,10 +191,10 @@ impl<'a> Evaluator<'a> {
         place: &'a Place,
         operators: Operators<'t>,
         scope: Scope,
-    ) -> Result<(Arc<Image>, Operators<'t>), Wrong> {
-        let wrong = |what: String| Wrong { place: place.clone(), what };
+    ) -> Result<(Arc<Image>, Operators<'t>), DataError> {
+        let wrong = |problem: Problem| DataError::new(place, problem);
         let (range, rest) = match operators {
-            [(_, Then::Slice { from, to }), rest @ ..] => (Range { from: *from, to: *to }, rest),
+            [(_, Operator::Slice { from, to }), rest @ ..] => (Range { from: *from, to: *to }, rest),
             _ => (Range { from: 0, to: None }, operators),
         };
         let image = match expr {
@@ -208,7 +207,7 @@ impl<'a> Evaluator<'a> {
             Expr::Name(name) => self.nested(place, |this| this.name(name, place, scope))?,
             Expr::List(list) => match &list.items[..] {
                 // (<FILE)[N:M]
-                [only] if only.then.is_empty() && !matches!(only.expr, Expr::Move(_)) => {
+                [only] if only.operators.is_empty() && !matches!(only.expr, Expr::Move(_)) => {
                     return self.nested(place, |this| {
                         this.step(place)?;
                         this.primary(&only.expr, &only.place, operators, scope)
@@ -220,10 +219,9 @@ impl<'a> Evaluator<'a> {
         Ok((image, operators))
     }
 
-    fn nested<T>(&mut self, place: &Place, go: impl FnOnce(&mut Self) -> Result<T, Wrong>) -> Result<T, Wrong> {
+    fn nested<T>(&mut self, place: &Place, go: impl FnOnce(&mut Self) -> Result<T, DataError>) -> Result<T, DataError> {
         if self.depth >= MAX_DEPTH {
-            let what = format!("expressions refer to one another more than {MAX_DEPTH} deep");
-            return Err(Wrong { place: place.clone(), what });
+            return Err(DataError::new(place, Problem::ReferencesTooDeep(MAX_DEPTH)));
         }
         self.depth += 1;
         let result = go(self);
@@ -231,7 +229,7 @@ impl<'a> Evaluator<'a> {
         result
     }
 
-    fn name(&mut self, name: &str, place: &Place, scope: Scope) -> Result<Arc<Image>, Wrong> {
+    fn name(&mut self, name: &str, place: &Place, scope: Scope) -> Result<Arc<Image>, DataError> {
         let mut next = scope;
         while let Some(index) = next {
             let named = &self.names[index];
@@ -248,6 +246,6 @@ impl<'a> Evaluator<'a> {
             self.names[index].value = Some(Arc::clone(&value));
             return Ok(value);
         }
-        Err(Wrong { place: place.clone(), what: format!("\\{name} not defined") })
+        Err(DataError::new(place, Problem::Undefined(name.to_string())))
     }
 }

@@ -64,19 +64,12 @@ struct Piece {
 }
 
 /// Why an image cannot be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Impossible {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ImageError {
+    #[error("the data goes beyond the largest size of a disk, 2^63 - 1 bytes")]
     TooLong,
+    #[error("expressions are made of one another in too many steps")]
     TooDeep,
-}
-
-impl std::fmt::Display for Impossible {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Impossible::TooLong => "the data goes beyond the largest size of a disk, 2^63 - 1 bytes",
-            Impossible::TooDeep => "expressions are made of one another in too many steps",
-        })
-    }
 }
 
 /// Bytes from 0 to `len`.
@@ -103,9 +96,9 @@ impl Image {
     }
 
     /// Makes it at least this long.
-    pub(crate) fn extend_to(&mut self, len: u64) -> Result<(), Impossible> {
+    pub(crate) fn extend_to(&mut self, len: u64) -> Result<(), ImageError> {
         if len > MAX_LEN {
-            return Err(Impossible::TooLong);
+            return Err(ImageError::TooLong);
         }
         self.len = self.len.max(len);
         Ok(())
@@ -137,17 +130,17 @@ impl Image {
     }
 
     /// Overwrites what is at `at`, and makes the image longer if need be.
-    fn put(&mut self, at: u64, len: u64, content: Option<Content>) -> Result<(), Impossible> {
+    fn put(&mut self, at: u64, len: u64, content: Option<Content>) -> Result<(), ImageError> {
         if len == 0 {
             return Ok(());
         }
-        let end = at.checked_add(len).ok_or(Impossible::TooLong)?;
+        let end = at.checked_add(len).ok_or(ImageError::TooLong)?;
         self.extend_to(end)?;
         self.cut(at, end);
         if let Some(content) = content {
             let depth = content.depth() + 1;
             if depth > MAX_DEPTH {
-                return Err(Impossible::TooDeep);
+                return Err(ImageError::TooDeep);
             }
             self.depth = self.depth.max(depth);
             self.pieces.insert(at, Piece { len, content });
@@ -156,7 +149,7 @@ impl Image {
     }
 
     /// Puts bytes at `at`.
-    pub(crate) fn put_bytes(&mut self, at: u64, bytes: &[u8]) -> Result<(), Impossible> {
+    pub(crate) fn put_bytes(&mut self, at: u64, bytes: &[u8]) -> Result<(), ImageError> {
         let content = match bytes {
             [first, rest @ ..] if rest.iter().all(|byte| byte == first) => {
                 (*first != 0).then_some(Content::Fill(*first))
@@ -167,12 +160,12 @@ impl Image {
     }
 
     /// Puts a copy of an image at `at`, its zeroes included.
-    pub(crate) fn put_image(&mut self, at: u64, image: &Arc<Image>) -> Result<(), Impossible> {
+    pub(crate) fn put_image(&mut self, at: u64, image: &Arc<Image>) -> Result<(), ImageError> {
         self.put_part(at, image, 0, image.len)
     }
 
     /// Puts `image[from..from + len]`, which must lie within it, at `at`.
-    fn put_part(&mut self, at: u64, image: &Arc<Image>, from: u64, len: u64) -> Result<(), Impossible> {
+    fn put_part(&mut self, at: u64, image: &Arc<Image>, from: u64, len: u64) -> Result<(), ImageError> {
         // With no or one piece it is cheaper to take that than to refer to it, and it keeps chains short.
         if image.pieces.len() > 1 {
             let content = (!image.is_zero(from, len)).then(|| Content::Part { image: Arc::clone(image), from });
@@ -200,7 +193,7 @@ impl Image {
     }
 
     /// `self[from..to]`, which must lie within it.
-    pub(crate) fn slice(self: &Arc<Self>, from: u64, to: u64) -> Result<Arc<Image>, Impossible> {
+    pub(crate) fn slice(self: &Arc<Self>, from: u64, to: u64) -> Result<Arc<Image>, ImageError> {
         if from == 0 && to == self.len {
             return Ok(Arc::clone(self));
         }
@@ -210,11 +203,11 @@ impl Image {
     }
 
     /// `self` so many times.
-    pub(crate) fn repeat(self: &Arc<Self>, times: u64) -> Result<Arc<Image>, Impossible> {
+    pub(crate) fn repeat(self: &Arc<Self>, times: u64) -> Result<Arc<Image>, ImageError> {
         if times == 1 {
             return Ok(Arc::clone(self));
         }
-        let len = self.len.checked_mul(times).ok_or(Impossible::TooLong)?;
+        let len = self.len.checked_mul(times).ok_or(ImageError::TooLong)?;
         let whole = self.pieces.first_key_value().filter(|(at, piece)| **at == 0 && piece.len == self.len);
         let content = match whole.map(|(_, piece)| &piece.content) {
             Some(Content::Fill(byte)) => Some(Content::Fill(*byte)),
@@ -352,7 +345,7 @@ mod tests {
         let mut out = [0; 7];
         huge.read(MAX_LEN / 6 * 3 - 1, &mut out);
         assert_eq!(out, [3, 1, 2, 3, 1, 2, 3]);
-        assert_eq!(huge.repeat(2).unwrap_err(), Impossible::TooLong);
+        assert_eq!(huge.repeat(2).unwrap_err(), ImageError::TooLong);
         let middle = huge.slice(1, MAX_LEN - 10).unwrap();
         middle.read(0, &mut out);
         assert_eq!(out, [2, 3, 1, 2, 3, 1, 2]);
@@ -383,7 +376,7 @@ mod tests {
             image = longer.share();
             Ok(())
         });
-        assert_eq!(result, Err(Impossible::TooDeep));
+        assert_eq!(result, Err(ImageError::TooDeep));
     }
 
     #[test]

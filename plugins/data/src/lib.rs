@@ -1,18 +1,23 @@
 //! The data plugin: a disk whose content is described on the command line.
 //!
-//! * [`syntax`] reads the data language, [`eval`] finds what it stands for, [`source`] reads the files and programs it names.
-//! * [`image`] is what it stands for: never longer in memory than the description, so `(0 1)*1000000000` costs nothing.
+//! * [`scan`] and [`parse`] read the data language into a [`tree`], [`eval`] evaluates it, [`source`] reads the files and
+//!   programs it names.
+//! * [`image`] is the value of an expression. It takes memory in proportion to the text, so `(0 1)*1000000000` costs
+//!   nothing.
 //! * [`sparse`] is the disk: the image and what clients wrote since.
 //!
 //! No request waits, so every answer is ready at once.
 #![forbid(unsafe_code)]
 
 mod base64;
+mod error;
 mod eval;
 mod image;
+mod parse;
+mod scan;
 mod source;
 mod sparse;
-mod syntax;
+mod tree;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -24,6 +29,7 @@ use rbdkit_plugin_api::{
 };
 use rbdkit_ram_disk::{Allocator, Flat, RamDisk};
 
+use error::DataError;
 use image::Image;
 use sparse::Sparse;
 
@@ -74,8 +80,8 @@ impl Data {
             Some(Content::Bytes(bytes)) => Ok(Arc::new(Image::of_bytes(bytes))),
             Some(Content::Data(text)) => {
                 let lookup = |name: &str| self.variables.get(name).cloned().or_else(|| std::env::var_os(name));
-                let wrong = |wrong: syntax::Wrong| ConfigError::new(wrong.to_string());
-                let list = syntax::parse(text, &lookup).map_err(wrong)?;
+                let wrong = |error: DataError| ConfigError::new(error.to_string());
+                let list = parse::parse(text, &lookup).map_err(wrong)?;
                 eval::evaluate(&list, source::MAX_READ).map_err(wrong)
             }
             None => Err(ConfigError::new("data: one of data=, base64= and raw= has to be given")),

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::process::{Command, Stdio};
 
+use crate::error::{Problem, ReadError};
 use crate::image::Image;
 
 /// The most that all files and programs together may put into memory. This plugin is for small amounts of data, and `</dev/zero`
@@ -21,6 +22,22 @@ pub(crate) struct Range {
     pub(crate) to: Option<u64>,
 }
 
+/// What is read from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Has an end, so its zeroes, which take no memory, do not count against the limit.
+    RegularFile,
+    /// May have no end.
+    Stream,
+}
+
+/// Whether reading came to the end of a file or of a program's output.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Reached,
+    NotReached,
+}
+
 /// Reads files and programs, up to a limit over all of them.
 #[derive(Debug)]
 pub(crate) struct Reader {
@@ -35,63 +52,60 @@ impl Reader {
     }
 
     /// Reads a file.
-    pub(crate) fn file(&mut self, name: &OsStr, range: Range) -> Result<Image, String> {
-        let failed = |error: io::Error| format!("<{}: {error}", name.to_string_lossy());
-        let mut file = File::open(name).map_err(failed)?;
-        let regular = file.metadata().map_err(failed)?.is_file();
-        if regular {
-            file.seek(SeekFrom::Start(range.from)).map_err(failed)?;
-        } else {
-            self.skip(&mut file, range.from).map_err(failed)?;
+    pub(crate) fn file(&mut self, name: &OsStr, range: Range) -> Result<Image, Problem> {
+        self.read_file(name, range).map_err(|error| Problem::File { name: name.to_string_lossy().into_owned(), error })
+    }
+
+    fn read_file(&mut self, name: &OsStr, range: Range) -> Result<Image, ReadError> {
+        let mut file = File::open(name)?;
+        let kind = match file.metadata()?.is_file() {
+            true => Kind::RegularFile,
+            false => Kind::Stream,
+        };
+        match kind {
+            Kind::RegularFile => drop(file.seek(SeekFrom::Start(range.from))?),
+            Kind::Stream => self.skip(&mut file, range.from)?,
         }
         let length = range.to.map(|to| to - range.from);
-        self.read(&mut file, length, regular).map(|(image, _)| image).map_err(failed)
+        Ok(self.read(&mut file, length, kind)?.0)
     }
 
     /// Reads what a shell script prints. It is stopped as soon as enough was read.
-    pub(crate) fn script(&mut self, script: &OsStr, range: Range) -> Result<Image, String> {
-        let failed = |error: io::Error| format!("<({}): {error}", script.to_string_lossy());
-        let mut child = Command::new("/bin/sh")
-            .arg("-c")
-            .arg(script)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(failed)?;
+    pub(crate) fn script(&mut self, script: &OsStr, range: Range) -> Result<Image, Problem> {
+        self.read_script(script, range)
+            .map_err(|error| Problem::Script { script: script.to_string_lossy().into_owned(), error })
+    }
+
+    fn read_script(&mut self, script: &OsStr, range: Range) -> Result<Image, ReadError> {
+        let mut command = Command::new("/bin/sh");
+        command.arg("-c").arg(script).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
         let read = match child.stdout.take() {
             Some(mut output) => self.skip(&mut output, range.from).and_then(|()| {
                 let length = range.to.map(|to| to - range.from);
-                self.read(&mut output, length, false)
+                self.read(&mut output, length, Kind::Stream)
             }),
-            None => Err(io::ErrorKind::BrokenPipe.into()),
+            None => Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
         };
-        // The pipe is closed by now. With all output read, the program is about to end; otherwise it has to be told.
-        if !matches!(read, Ok((_, true))) {
+        // The pipe is closed by now. If all output was read, the program is about to end; otherwise it has to be killed.
+        if !matches!(read, Ok((_, End::Reached))) {
             let _ = child.kill();
         }
-        let status = child.wait().map_err(failed)?;
-        match read {
-            Ok((_, true)) if !status.success() => {
-                Err(failed(io::Error::other(format!("the script failed ({status})"))))
-            }
-            Ok((image, _)) => Ok(image),
-            Err(error) => Err(failed(error)),
+        let status = child.wait()?;
+        match read? {
+            (_, End::Reached) if !status.success() => Err(ReadError::Failed(status)),
+            (image, _) => Ok(image),
         }
     }
 
-    fn take(&mut self, bytes: usize) -> io::Result<()> {
-        match self.left.checked_sub(bytes as u64) {
-            Some(left) => self.left = left,
-            None => {
-                let what = format!("more than {} bytes of data; a slice [N:M] would take a part of it", self.limit);
-                return Err(io::Error::other(what));
-            }
-        }
+    /// Counts bytes against the limit.
+    fn take(&mut self, bytes: usize) -> Result<(), ReadError> {
+        self.left = self.left.checked_sub(bytes as u64).ok_or(ReadError::TooLong(self.limit))?;
         Ok(())
     }
 
-    /// Reads into nowhere. Less is there than that: so be it.
-    fn skip(&mut self, source: &mut impl Read, mut bytes: u64) -> io::Result<()> {
+    /// Reads and discards `bytes`, or all there is if that is less.
+    fn skip(&mut self, source: &mut impl Read, mut bytes: u64) -> Result<(), ReadError> {
         let mut chunk = [0; 4096];
         while bytes > 0 {
             let wanted = bytes.min(chunk.len() as u64) as usize;
@@ -105,19 +119,14 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads `length` bytes or to the end, and tells whether it was the end. Zeroes of a file with an end cost nothing.
-    fn read(
-        &mut self,
-        source: &mut impl Read,
-        length: Option<u64>,
-        zeroes_are_free: bool,
-    ) -> io::Result<(Image, bool)> {
+    /// Reads `length` bytes or to the end.
+    fn read(&mut self, source: &mut impl Read, length: Option<u64>, kind: Kind) -> Result<(Image, End), ReadError> {
         let mut image = Image::default();
         let mut chunk = vec![0; CHUNK];
         loop {
             let left = length.map_or(u64::MAX, |length| length - image.len());
             if left == 0 {
-                return Ok((image, false));
+                return Ok((image, End::NotReached));
             }
             let wanted = left.min(CHUNK as u64) as usize;
             let mut n = 0;
@@ -126,15 +135,15 @@ impl Reader {
                     Ok(0) => break,
                     Ok(more) => n += more,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
+                    Err(error) => return Err(error.into()),
                 }
             }
-            if !zeroes_are_free || chunk[..n].iter().any(|byte| *byte != 0) {
+            if kind == Kind::Stream || chunk[..n].iter().any(|byte| *byte != 0) {
                 self.take(n)?;
             }
-            image.put_bytes(image.len(), &chunk[..n]).map_err(|wrong| io::Error::other(wrong.to_string()))?;
+            image.put_bytes(image.len(), &chunk[..n])?;
             if n < wanted {
-                return Ok((image, true));
+                return Ok((image, End::Reached));
             }
         }
     }
