@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -100,10 +100,11 @@ impl Script {
         let iteration = last.iteration;
         let launcher = Arc::clone(&self.launcher);
         let order = Order { which: self.which, number: iteration };
-        let printed = run_blocking(move || Ok(print(&launcher, order)?)).await;
-        let text = printed.map_err(|error| {
-            Error::new(Errno::Eio, format!("curl: {}: {}", self.key, error.context().unwrap_or("failed")))
-        })?;
+        let key = self.key;
+        let printed = run_blocking(move || {
+            print(&launcher, order).map_err(|error| Error::new(Errno::Eio, format!("curl: {key}: {error}")))
+        });
+        let text = printed.await?;
         let lines = text.lines().filter(|line| !line.is_empty()).map(str::to_string).collect();
         let output = Output { lines: Arc::new(lines), iteration };
         *last = Last { iteration: iteration + 1, output: Some(output.clone()), at: Some(Instant::now()) };
@@ -111,7 +112,22 @@ impl Script {
     }
 }
 
-fn print(launcher: &Launcher, order: Order) -> io::Result<String> {
+/// Why what a script printed cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum ScriptError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("the script failed ({0})")]
+    Failed(ExitStatus),
+    #[error("the script prints too much")]
+    TooMuch,
+    #[error("the script prints what is not UTF-8 text")]
+    NotUtf8,
+    #[error("the script prints control characters")]
+    ControlCharacters,
+}
+
+fn print(launcher: &Launcher, order: Order) -> Result<String, ScriptError> {
     let (ends, program) = launcher.launch("curl: the script", order)?;
     let mut text = Vec::new();
     for end in ends {
@@ -119,14 +135,14 @@ fn print(launcher: &Launcher, order: Order) -> io::Result<String> {
     }
     let status = program.wait()?;
     if !status.success() {
-        return Err(io::Error::other(format!("the script failed ({status})")));
+        return Err(ScriptError::Failed(status));
     }
     if text.len() as u64 > LONGEST_OUTPUT {
-        return Err(io::Error::other("the script prints too much"));
+        return Err(ScriptError::TooMuch);
     }
-    let text = String::from_utf8(text).map_err(|_| io::Error::other("the script prints what is not UTF-8 text"))?;
+    let text = String::from_utf8(text).map_err(|_| ScriptError::NotUtf8)?;
     match text.bytes().any(|byte| byte < b' ' && !matches!(byte, b'\n' | b'\r' | b'\t') || byte == 0x7f) {
-        true => Err(io::Error::other("the script prints control characters")),
+        true => Err(ScriptError::ControlCharacters),
         false => Ok(text),
     }
 }

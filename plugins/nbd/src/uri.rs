@@ -12,64 +12,87 @@ pub(crate) enum Place {
 /// The port that is registered for NBD.
 pub(crate) const PORT: u16 = 10809;
 
-/// Place and export of a URI.
-///
-/// # Errors
-/// What completes "uri=...: ".
-pub(crate) fn parse(uri: &str) -> Result<(Place, String), String> {
-    let (scheme, rest) =
-        uri.split_once(':').ok_or("is not a URI: nbd://HOST/EXPORT or nbd+unix:///EXPORT?socket=PATH")?;
-    let rest = rest.strip_prefix("//").ok_or_else(|| format!("'{scheme}:' has to be followed by '//'"))?;
+/// What is wrong with a URI. The message completes `uri=...: `.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum UriError {
+    #[error("is not a URI: nbd://HOST/EXPORT or nbd+unix:///EXPORT?socket=PATH")]
+    NotAUri,
+    #[error("'{0}:' has to be followed by '//'")]
+    NoSlashes(String),
+    #[error("names an export that is not UTF-8 text")]
+    ExportNotUtf8,
+    #[error("names a host that is not UTF-8 text")]
+    HostNotUtf8,
+    #[error("has a host, which a Unix socket has not: nbd+unix:///EXPORT?socket=PATH")]
+    HostOfUnixSocket,
+    #[error("names no socket: nbd+unix:///EXPORT?socket=PATH")]
+    NoSocket,
+    #[error("asks for TLS, which the nbd plugin does not have: use nbd:// or nbd+unix://")]
+    Tls,
+    #[error("asks for vsock, which the nbd plugin does not have: use nbd:// or nbd+unix://")]
+    Vsock,
+    #[error("has the unknown scheme '{0}': use nbd:// or nbd+unix://")]
+    UnknownScheme(String),
+    #[error("has a '[' without a ']'")]
+    UnclosedBracket,
+    #[error("has something after the ']'")]
+    AfterBracket,
+    #[error("has the impossible port '{0}'")]
+    ImpossiblePort(String),
+    #[error("has a '%' that is not followed by two hexadecimal digits")]
+    BadPercent,
+}
+
+/// Reads a URI: where it leads, and the export that it names.
+pub(crate) fn parse(uri: &str) -> Result<(Place, String), UriError> {
+    let (scheme, rest) = uri.split_once(':').ok_or(UriError::NotAUri)?;
+    let rest = rest.strip_prefix("//").ok_or_else(|| UriError::NoSlashes(scheme.to_owned()))?;
     let rest = rest.split('#').next().unwrap_or_default();
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let export = decode(path)?;
-    let export = String::from_utf8(export).map_err(|_| "names an export that is not UTF-8 text")?;
+    let export = String::from_utf8(export).map_err(|_| UriError::ExportNotUtf8)?;
     let host = authority.rsplit_once('@').map_or(authority, |(_user, host)| host);
     match scheme.to_ascii_lowercase().as_str() {
         "nbd" => Ok((tcp(host)?, export)),
         "nbd+unix" if host.is_empty() => Ok((Place::Unix(socket(query)?), export)),
-        "nbd+unix" => Err("has a host, which a Unix socket has not: nbd+unix:///EXPORT?socket=PATH".to_owned()),
-        "nbds" | "nbds+unix" | "nbds+vsock" => {
-            Err("asks for TLS, which the nbd plugin does not have: use nbd:// or nbd+unix://".to_owned())
-        }
-        "nbd+vsock" => Err("asks for vsock, which the nbd plugin does not have: use nbd:// or nbd+unix://".to_owned()),
-        scheme => Err(format!("has the unknown scheme '{scheme}': use nbd:// or nbd+unix://")),
+        "nbd+unix" => Err(UriError::HostOfUnixSocket),
+        "nbds" | "nbds+unix" | "nbds+vsock" => Err(UriError::Tls),
+        "nbd+vsock" => Err(UriError::Vsock),
+        scheme => Err(UriError::UnknownScheme(scheme.to_owned())),
     }
 }
 
-fn tcp(host: &str) -> Result<Place, String> {
-    // An IPv6 address is in brackets, because of its colons.
+fn tcp(host: &str) -> Result<Place, UriError> {
+    // An IPv6 address stands in brackets because it contains colons.
     let (host, port) = match host.strip_prefix('[') {
         Some(rest) => {
-            let (host, after) = rest.split_once(']').ok_or("has a '[' without a ']'")?;
-            (host, after.strip_prefix(':').or(after.is_empty().then_some("")).ok_or("has something after the ']'")?)
+            let (host, after) = rest.split_once(']').ok_or(UriError::UnclosedBracket)?;
+            (host, after.strip_prefix(':').or(after.is_empty().then_some("")).ok_or(UriError::AfterBracket)?)
         }
         None => host.split_once(':').unwrap_or((host, "")),
     };
     let port = match port {
         "" => PORT,
-        port => {
-            port.parse().ok().filter(|port| *port > 0).ok_or_else(|| format!("has the impossible port '{port}'"))?
-        }
+        port => port.parse().ok().filter(|port| *port > 0).ok_or_else(|| UriError::ImpossiblePort(port.to_owned()))?,
     };
-    let host = String::from_utf8(decode(host)?).map_err(|_| "names a host that is not UTF-8 text")?;
-    // As for libnbd: without a host it is this one.
+    let host = String::from_utf8(decode(host)?).map_err(|_| UriError::HostNotUtf8)?;
+    // Without a host it is this one, as in libnbd.
     Ok(Place::Tcp { host: if host.is_empty() { "localhost".to_owned() } else { host }, port })
 }
 
-fn socket(query: &str) -> Result<PathBuf, String> {
+fn socket(query: &str) -> Result<PathBuf, UriError> {
     use std::os::unix::ffi::OsStringExt;
     let value = query.split(['&', ';']).find_map(|pair| pair.strip_prefix("socket="));
     let path = decode(value.unwrap_or_default())?;
     match path.is_empty() {
-        true => Err("names no socket: nbd+unix:///EXPORT?socket=PATH".to_owned()),
+        true => Err(UriError::NoSocket),
         false => Ok(PathBuf::from(std::ffi::OsString::from_vec(path))),
     }
 }
 
 /// Undoes the percent encoding.
-fn decode(text: &str) -> Result<Vec<u8>, String> {
+fn decode(text: &str) -> Result<Vec<u8>, UriError> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -83,7 +106,7 @@ fn decode(text: &str) -> Result<Vec<u8>, String> {
             digits.iter().all(u8::is_ascii_hexdigit).then(|| str::from_utf8(digits).ok())?
         });
         let value = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        decoded.push(value.ok_or("has a '%' that is not followed by two hexadecimal digits")?);
+        decoded.push(value.ok_or(UriError::BadPercent)?);
     }
     Ok(decoded)
 }
@@ -92,7 +115,7 @@ fn decode(text: &str) -> Result<Vec<u8>, String> {
 mod tests {
     use super::*;
 
-    fn tcp(host: &str, port: u16, export: &str) -> Result<(Place, String), String> {
+    fn tcp(host: &str, port: u16, export: &str) -> Result<(Place, String), UriError> {
         Ok((Place::Tcp { host: host.to_owned(), port }, export.to_owned()))
     }
 
@@ -127,7 +150,7 @@ mod tests {
             ("nbd://h/%+1", "two hexadecimal digits"),
             ("nbd://h/%ff", "not UTF-8"),
         ] {
-            let error = parse(uri).unwrap_err();
+            let error = parse(uri).unwrap_err().to_string();
             assert!(error.contains(wrong), "{uri}: {error}");
         }
     }

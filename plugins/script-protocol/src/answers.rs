@@ -55,17 +55,28 @@ pub(crate) fn exports(text: &[u8]) -> Vec<ExportEntry> {
     }
 }
 
-/// Lines of `OFFSET LENGTH [TYPE]`, made into the answer for `offset..offset + length`. They may begin before it and go on after it.
-///
-/// # Errors
-/// What is wrong with them.
-pub(crate) fn extents(text: &[u8], offset: u64, length: u64) -> Result<Extents, String> {
+/// What is wrong with the extents that a script prints.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ExtentsError {
+    #[error("extents: cannot parse {line:?}: expecting OFFSET LENGTH [TYPE]")]
+    Unreadable { line: String },
+    #[error("extents: must be in ascending order and contiguous: {line:?} should begin at {expected}")]
+    NotContiguous { line: String, expected: u64 },
+    #[error("extents: the first begins at {first}, after {offset}")]
+    BeginsLate { first: u64, offset: u64 },
+    #[error("extents: there is none at {offset}")]
+    Missing { offset: u64 },
+}
+
+/// Reads lines of `OFFSET LENGTH [TYPE]` into the answer for `offset..offset + length`. The lines may begin before that range
+/// and go on after it.
+pub(crate) fn extents(text: &[u8], offset: u64, length: u64) -> Result<Extents, ExtentsError> {
     let text = line(text);
     let mut answer = Extents::new(offset);
     let mut expected = None;
     let limit = offset.saturating_add(length);
     for line in text.split('\n').filter(|_| !text.is_empty()) {
-        let cannot = || format!("extents: cannot parse {line:?}: expecting OFFSET LENGTH [TYPE]");
+        let cannot = || ExtentsError::Unreadable { line: line.to_string() };
         let mut words = line.split([' ', '\t']).filter(|word| !word.is_empty());
         let at = words.next().and_then(size).ok_or_else(cannot)?;
         let len = words.next().and_then(size).ok_or_else(cannot)?;
@@ -75,11 +86,9 @@ pub(crate) fn extents(text: &[u8], offset: u64, length: u64) -> Result<Extents, 
         }
         match expected {
             Some(expected) if at != expected => {
-                return Err(format!(
-                    "extents: must be in ascending order and contiguous: {line:?} should begin at {expected}"
-                ));
+                return Err(ExtentsError::NotContiguous { line: line.to_string(), expected });
             }
-            None if at > offset => return Err(format!("extents: the first begins at {at}, after {offset}")),
+            None if at > offset => return Err(ExtentsError::BeginsLate { first: at, offset }),
             _ => {}
         }
         let end = at.checked_add(len).ok_or_else(cannot)?;
@@ -90,7 +99,7 @@ pub(crate) fn extents(text: &[u8], offset: u64, length: u64) -> Result<Extents, 
         }
     }
     if answer.as_slice().is_empty() {
-        return Err(format!("extents: there is none at {offset}"));
+        return Err(ExtentsError::Missing { offset });
     }
     Ok(answer)
 }

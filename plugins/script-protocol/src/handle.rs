@@ -165,7 +165,7 @@ impl BlockingHandle for ScriptHandle {
             let what = "can_extents returned true, but extents method is not defined";
             return Err(self.scripts.fault("extents", what).into());
         };
-        answers::extents(&text, offset, length).map_err(|what| self.scripts.fault("extents", what).into())
+        answers::extents(&text, offset, length).map_err(|error| self.scripts.fault("extents", error.to_string()).into())
     }
 
     fn close(&self) {
