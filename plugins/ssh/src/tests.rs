@@ -3,6 +3,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rbdkit_plugin_api::{Buffer, Errno, Flags, Handle, Param, Result as ApiResult, Span};
 use rbdkit_stream::{Broken, Input, Socket};
@@ -117,7 +118,7 @@ impl Request {
 }
 
 impl Server {
-    /// Whoever is at the other end may have had enough.
+    /// The client may have closed the connection already.
     fn send(&mut self, bytes: &[u8]) {
         let _ = self.0.write_all(bytes);
     }
@@ -181,12 +182,19 @@ impl Server {
     }
 }
 
+/// How long a test waits for the other side before it fails.
+const DEADLINE: Duration = Duration::from_secs(60);
+
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(future)
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let result = runtime.block_on(async { tokio::time::timeout(DEADLINE, future).await });
+    result.expect("the client's requests are answered before the deadline")
 }
 
 async fn open(script: impl FnOnce(&mut Server) + Send + 'static) -> (Result<Arc<SshHandle>, String>, JoinHandle<()>) {
     let (ours, theirs) = UnixStream::pair().unwrap();
+    theirs.set_read_timeout(Some(DEADLINE)).unwrap();
+    theirs.set_write_timeout(Some(DEADLINE)).unwrap();
     let thread = std::thread::spawn(move || script(&mut Server(theirs)));
     let opened = async {
         let socket = Arc::new(Socket::new(ours.into()).unwrap());
