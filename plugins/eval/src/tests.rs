@@ -63,20 +63,11 @@ fn taken(path: &std::path::Path) -> String {
     text
 }
 
-fn log_file(name: &str) -> PathBuf {
-    std::env::temp_dir().join(format!("rbdkit-eval-test-{}-{name}", std::process::id()))
-}
-
 fn said(error: &Error) -> (Errno, String) {
     let text = error.context().unwrap_or_default();
     // The directory's name is random.
-    (
-        error.errno(),
-        text.split_once("/rbdkit")
-            .and_then(|(_, rest)| rest.split_once('/'))
-            .map_or(text, |(_, rest)| rest)
-            .to_string(),
-    )
+    let text = text.split_once("/rbdkit").and_then(|(_, rest)| rest.split_once('/')).map_or(text, |(_, rest)| rest);
+    (error.errno(), text.to_string())
 }
 
 const READ_ZEROES: (&str, &str) = ("pread", "head -c $3 /dev/zero");
@@ -206,7 +197,8 @@ async fn capabilities_that_are_given_count() {
 
 #[tokio::test]
 async fn a_connection_that_cannot_write_asks_nothing_about_writing() {
-    let log = log_file("readonly");
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("log");
     let missing = format!("echo $1 >> {}; exit 2", log.display());
     let plugin = start(&[("get_size", "echo 1M"), READ_ZEROES, ("pwrite", ""), ("missing", &missing)]).unwrap();
     assert_eq!(taken(&log), "config_complete\nthread_model\nget_ready\nafter_fork\n");
@@ -223,7 +215,8 @@ async fn a_connection_that_cannot_write_asks_nothing_about_writing() {
 
 #[tokio::test]
 async fn requests_reach_the_script_with_handle_count_offset_and_flags() {
-    let log = log_file("requests");
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("log");
     let script = format!("echo \"$1|$2|$3|$4|$5\" >> {}", log.display());
     let (_plugin, handle) = open(&[
         ("open", "echo \"h of $3 $2 $4\""),
@@ -372,7 +365,8 @@ fn configuration_errors_are_one_line() {
 
 #[test]
 fn the_temporary_directory_goes_with_the_server() {
-    let log = log_file("tmpdir");
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("log");
     let plugin = start(&[("get_ready", &format!("echo $tmpdir >> {}; touch $tmpdir/x", log.display()))]).unwrap();
     let tmpdir = PathBuf::from(taken(&log).trim_end());
     assert!(tmpdir.join("x").exists());

@@ -4,9 +4,9 @@ use std::io::{Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use rbdkit_plugin_api::{Buffer, Client, Extents, Flags, Op, Peer, Span, Support};
+use tempfile::TempDir;
 
 use super::*;
 
@@ -14,23 +14,19 @@ use super::*;
 const SIZE: u64 = (3 << 20) + 777;
 
 /// A directory that is removed at the end.
-struct TestDir(PathBuf);
+struct TestDir(TempDir);
 
 impl TestDir {
     fn new() -> TestDir {
-        TestDir::within(&std::env::temp_dir())
+        TestDir(tempfile::tempdir().unwrap())
     }
 
     fn within(parent: &Path) -> TestDir {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("rbdkit-file-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = parent.join(name);
-        std::fs::create_dir(&path).unwrap();
-        TestDir(path)
+        TestDir(tempfile::tempdir_in(parent).unwrap())
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.0.path().join(name)
     }
 
     /// A file of `size` bytes that is all hole.
@@ -38,12 +34,6 @@ impl TestDir {
         let path = self.path(name);
         std::fs::File::create(&path).unwrap().set_len(size).unwrap();
         path
-    }
-}
-
-impl Drop for TestDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -241,7 +231,7 @@ fn is_cached(path: &Path) -> bool {
 fn with_cache_none_nothing_stays_in_the_page_cache() {
     let dir = TestDir::new();
     // A file system in memory has nowhere else to keep its pages.
-    if rustix::fs::statfs(&dir.0).unwrap().f_type == 0x0102_1994 {
+    if rustix::fs::statfs(dir.0.path()).unwrap().f_type == 0x0102_1994 {
         return;
     }
     let path = dir.file("disk", 1 << 20);
@@ -484,11 +474,11 @@ fn configuration_errors_say_what_would_be_right() {
     let file = ("file", path.as_os_str());
     let text = OsStr::new;
     assert!(config_error(&[]).contains("[file=]FILENAME"));
-    assert!(config_error(&[("file", dir.0.as_os_str())]).contains("dir="));
+    assert!(config_error(&[("file", dir.0.path().as_os_str())]).contains("dir="));
     assert!(config_error(&[("dir", path.as_os_str())]).contains("not a directory"));
     assert!(config_error(&[("file", text("/nonexistent/disk"))]).starts_with("file=/nonexistent/disk: "));
     assert!(config_error(&[("file", text("/dev/null"))]).contains("neither a regular file"));
-    assert!(config_error(&[file, ("dir", dir.0.as_os_str())]).contains("file= and dir= cannot"));
+    assert!(config_error(&[file, ("dir", dir.0.path().as_os_str())]).contains("file= and dir= cannot"));
     assert!(config_error(&[("fd", text("0"))]).contains("greater than 2"));
     assert!(config_error(&[("fd", text("-5"))]).contains("greater than 2"));
     assert!(config_error(&[("fd", text("x"))]).contains("not the number"));

@@ -5,34 +5,31 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{Buffer, Client, OpenArgs, Peer, Plugin};
+use tempfile::TempDir;
 
 use super::*;
 
-/// A script in a directory of its own, which goes at the end.
-struct ScriptFile(PathBuf);
+/// A script in a directory of its own, which is removed at the end.
+struct ScriptFile {
+    directory: TempDir,
+    path: PathBuf,
+}
 
 impl ScriptFile {
-    fn new(test: &str, text: &str, mode: u32) -> ScriptFile {
-        let dir = std::env::temp_dir().join(format!("rbdkit-sh-test-{}-{test}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
-        let path = dir.join("script");
+    fn new(text: &str, mode: u32) -> ScriptFile {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("script");
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        ScriptFile(path)
+        ScriptFile { directory, path }
     }
 
     fn path(&self) -> &str {
-        self.0.to_str().unwrap()
+        self.path.to_str().unwrap()
     }
 
     fn dir(&self) -> &Path {
-        self.0.parent().unwrap()
-    }
-}
-
-impl Drop for ScriptFile {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(self.dir());
+        self.directory.path()
     }
 }
 
@@ -67,8 +64,8 @@ esac
 #[tokio::test]
 async fn one_script_answers_all_methods() {
     // With and without the line that names the shell.
-    for (test, first) in [("shebang", "#!/bin/sh\n"), ("no-shebang", "")] {
-        let script = ScriptFile::new(test, &format!("{first}{DISK}"), 0o755);
+    for first in ["#!/bin/sh\n", ""] {
+        let script = ScriptFile::new(&format!("{first}{DISK}"), 0o755);
         let plugin = start(&[("script", script.path()), ("script", "a b"), ("k", "v")]).unwrap();
         assert_eq!(plugin.thread_model(), ThreadModel::Parallel);
         let client = Arc::new(Client::new(1, Peer::Unknown, None, false));
@@ -96,24 +93,24 @@ fn what_is_wrong_with_the_script_is_said() {
         config_error(&[("script", "/does/not/exist")]),
         "script=/does/not/exist: No such file or directory (os error 2)"
     );
-    let script = ScriptFile::new("not-executable", "exit 2", 0o644);
+    let script = ScriptFile::new("exit 2", 0o644);
     let error = config_error(&[("script", script.path())]);
     assert_eq!(error, format!("{}: Permission denied (os error 13)", script.path()));
 
-    let script = ScriptFile::new("bare", "exit 2", 0o755);
+    let script = ScriptFile::new("exit 2", 0o755);
     let error = config_error(&[("script", script.path()), ("script", "x")]);
     assert_eq!(error, format!("{}: expecting key=value on the command line but got: x", script.path()));
     let error = config_error(&[("script", script.path()), ("key", "x")]);
     assert_eq!(error, format!("{}: this plugin does not need command line configuration", script.path()));
 
-    let script = ScriptFile::new("load", "echo EINVAL not today >&2; exit 1", 0o755);
+    let script = ScriptFile::new("echo EINVAL not today >&2; exit 1", 0o755);
     assert_eq!(config_error(&[("script", script.path())]), format!("{}: not today", script.path()));
 }
 
 #[test]
 fn without_a_script_any_thread_model_is_possible() {
     assert_eq!((INFO.make)().thread_model(), ThreadModel::Parallel);
-    let script = ScriptFile::new("model", "exit 2", 0o755);
+    let script = ScriptFile::new("exit 2", 0o755);
     let mut plugin = (INFO.make)();
     plugin.config(Param { key: "script", value: OsStr::new(script.path()) }).unwrap();
     assert_eq!(plugin.thread_model(), ThreadModel::SerializeAllRequests);
