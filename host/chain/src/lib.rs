@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    BoxFuture, Client, ConfigError, ExportEntry, Handle, OpenArgs, Plugin, Pool, Reach, Result, ThreadModel,
+    AccessRights, BoxFuture, Client, ConfigError, ExportEntry, Handle, OpenArgs, Plugin, Pool, Result, ThreadModel,
 };
 
 pub use emulate::STEP;
@@ -149,10 +149,10 @@ impl Chain {
     ///
     /// # Errors
     /// Why the plugin could not prepare.
-    pub fn reach(&self) -> std::io::Result<Option<Reach>> {
-        self.plugin.arrange()?;
+    pub fn reach(&self) -> std::io::Result<Option<AccessRights>> {
+        self.plugin.before_confinement()?;
         let filters = self.layers.iter().flat_map(|slot| slot.layer.reads());
-        Ok(self.plugin.reach().map(|mut reach| {
+        Ok(self.plugin.access_rights().map(|mut reach| {
             reach.read.extend(filters);
             reach
         }))

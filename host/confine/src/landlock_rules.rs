@@ -6,7 +6,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, RestrictionStatus, Ruleset,
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope, path_beneath_rules,
 };
-use rbdkit_plugin_api::{Network, Reach};
+use rbdkit_plugin_api::{Network, AccessRights};
 
 use super::error::Error;
 use super::needs::ConfinementNeeds;
@@ -21,7 +21,7 @@ enum Signals {
 }
 
 /// The rules of the server. Paths that do not exist are left out.
-pub(super) fn for_server(reach: &Reach, needs: &ConfinementNeeds) -> Result<RulesetCreated, Error> {
+pub(super) fn for_server(reach: &AccessRights, needs: &ConfinementNeeds) -> Result<RulesetCreated, Error> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let write = read | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev;
     let make = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile;
@@ -49,7 +49,7 @@ pub(super) fn for_server(reach: &Reach, needs: &ConfinementNeeds) -> Result<Rule
 
 /// The rules of the child that compiles: no files and no network.
 pub(super) fn for_compiler() -> Result<RulesetCreated, Error> {
-    Ok(ruleset(&Network::Nobody, Signals::Own)?.create()?)
+    Ok(ruleset(&Network::None, Signals::Own)?.create()?)
 }
 
 fn ruleset(network: &Network, signals: Signals) -> Result<Ruleset, Error> {
@@ -59,7 +59,7 @@ fn ruleset(network: &Network, signals: Signals) -> Result<Ruleset, Error> {
         .handle_access(AccessFs::from_all(abi))?
         .handle_access(AccessNet::BindTcp)?
         .scope(Scope::AbstractUnixSocket)?;
-    if *network != Network::Anybody {
+    if *network != Network::Any {
         rules = rules.handle_access(AccessNet::ConnectTcp)?;
     }
     if signals == Signals::Own {

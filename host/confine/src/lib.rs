@@ -9,7 +9,7 @@
 //! what is in force.
 //!
 //! * **No new privileges**: a program with a set-user-id bit gains nothing.
-//! * **Landlock**, if the kernel has it. Files: only those that the plugin named ([`Reach`]), the
+//! * **Landlock**, if the kernel has it. Files: only those that the plugin named ([`AccessRights`]), the
 //!   directory of scratch files, and the private directory of `--unix -`. TCP: only connections to
 //!   the ports that the plugin named, and no new port to listen on. No sockets in the abstract name
 //!   space.
@@ -24,7 +24,7 @@
 //! helper start the programs that the operator named, and no others.
 //!
 //! A server whose plugin does not say what it needs is not confined
-//! ([`Plugin::reach`](rbdkit_plugin_api::Plugin::reach) is none). Such a plugin starts programs by
+//! ([`Plugin::access_rights`](rbdkit_plugin_api::Plugin::access_rights) is none). Such a plugin starts programs by
 //! itself, or nobody knows what it needs.
 //!
 //! # Threads
@@ -41,7 +41,7 @@ mod seccomp_filter;
 mod system_calls;
 mod threads;
 
-use rbdkit_plugin_api::Reach;
+use rbdkit_plugin_api::AccessRights;
 
 pub use file_size::survive_the_file_size_limit;
 pub use needs::ConfinementNeeds;
@@ -49,7 +49,7 @@ pub use threads::confine_thread;
 
 /// Confines the process. Call it on the main thread, within its runtime. Returns a line for the
 /// log: what is in force, or why the process is not confined.
-pub async fn confine_process(reach: std::io::Result<Option<Reach>>, needs: &ConfinementNeeds) -> String {
+pub async fn confine_process(reach: std::io::Result<Option<AccessRights>>, needs: &ConfinementNeeds) -> String {
     let reach = &match reach {
         Ok(Some(reach)) => reach,
         Ok(None) => return "not confined: the plugin does not say what it reaches".into(),

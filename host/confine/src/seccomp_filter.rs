@@ -19,7 +19,7 @@ type Call = (i64, Vec<SeccompRule>);
 pub(super) fn for_server(network: &Network, needs: &ConfinementNeeds) -> Result<usize, Error> {
     let mut calls = vec![(libc::SYS_clone, threads_only()?)];
     let mut families = vec![libc::AF_UNIX];
-    if *network != Network::Nobody {
+    if *network != Network::None {
         // The C library asks the kernel for the machine's addresses over a netlink socket, which it
         // binds. Landlock decides about TCP ports.
         families.extend([libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK]);

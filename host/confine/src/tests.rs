@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use rbdkit_plugin_api::{Network, Reach};
+use rbdkit_plugin_api::{Network, AccessRights};
 
 use super::system_calls::SERVER;
 use super::{ConfinementNeeds, confine_process, confine_thread};
@@ -48,8 +48,8 @@ fn in_a_process_of_its_own() {
     let listener = || TcpListener::bind("127.0.0.1:0").unwrap();
     let (near, far) = (listener(), listener());
     let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
-    let network = Network::Ports(vec![port(&near), rbdkit_plugin_api::DNS]);
-    let reach = Reach { read: vec![within.clone()], network, ..Reach::default() }.to_names();
+    let network = Network::Ports(vec![port(&near), rbdkit_plugin_api::DNS_PORT]);
+    let reach = AccessRights { read: vec![within.clone()], network, ..AccessRights::default() }.with_name_lookup();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().on_thread_unpark(confine_thread).build().unwrap();
     let said = runtime.block_on(confine_process(Ok(Some(reach)), &ConfinementNeeds::default()));

@@ -69,7 +69,7 @@ enum Body {
 
 impl Body {
     fn whole(mut buffer: Buffer) -> Body {
-        if buffer.lent() > 0 {
+        if buffer.spliced() > 0 {
             return Body::Lent(buffer);
         }
         buffer.materialize(buffer.span());
@@ -188,7 +188,7 @@ impl Reply {
     }
 
     /// The buffer that lends its bytes, if there is one. They follow those of [`Reply::slices`] and
-    /// are sent by [`Buffer::send_lent`].
+    /// are sent by [`Buffer::splice_out`].
     #[inline]
     pub fn lent(&mut self) -> Option<&mut Buffer> {
         match &mut self.body {

@@ -444,7 +444,7 @@ impl Call {
     /// `buffer.copy`: bytes and what is known of them; the ranges may overlap.
     pub(super) fn copy(&mut self, to: u32, to_at: u32, from: u32, from_at: u32, length: u32) -> wasmtime::Result<()> {
         let (source, from_span) = self.look(from, from_at, length)?;
-        if source.lent() > 0 {
+        if source.spliced() > 0 {
             source.materialize(from_span);
         }
         // What is known to be zero stays known, so copying it costs nothing.

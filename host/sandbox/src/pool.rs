@@ -19,7 +19,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rbdkit_plugin_api::shelf::Shelf;
+use rbdkit_plugin_api::idle::IdlePool;
 use rbdkit_plugin_api::{Errno, Error, Result};
 use tokio::sync::oneshot;
 
@@ -33,7 +33,7 @@ pub(super) struct Instances {
 #[derive(Default)]
 struct Places {
     /// Boxed, as one goes in and out with every request: a pointer, not 500 bytes.
-    free: Shelf<Box<Instance>>,
+    free: IdlePool<Box<Instance>>,
     /// Places that are leased.
     leased: u32,
     /// In front of the line.
@@ -211,7 +211,7 @@ impl Instances {
     /// finds one, and not one that is the only one, which may hold state.
     pub(super) fn free_spare(&self) {
         if !self.is_single() {
-            let spare = self.places().free.spare(1);
+            let spare = self.places().free.take_spare(1);
             drop(spare);
         }
     }

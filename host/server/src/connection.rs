@@ -25,7 +25,7 @@ pub(super) async fn serve(
     drop(permit);
     server.connection_closed.notify_one();
     // A connection has memory besides its buffers, which may be freed later.
-    server.chain.pool().stir().stir();
+    server.chain.pool().activity().signal();
 }
 
 async fn serve_client(server: &Arc<ServerState>, socket: (Input, Output), client: Arc<Client>, stop: Stop) {
@@ -41,7 +41,7 @@ async fn serve_client(server: &Arc<ServerState>, socket: (Input, Output), client
     let negotiation = Negotiation { server, input: &mut input, output: &output, top: &top, id };
     let negotiated = Box::pin(negotiation.run(&stop)).await;
     // Opening took instances of filters, and the next request may be long in coming.
-    server.chain.pool().stir().stir();
+    server.chain.pool().activity().signal();
     match negotiated {
         Ok(Some((hop, session))) => {
             tracing::debug!(

@@ -47,7 +47,7 @@ pub(super) fn end_signal(stop: Stop, client: Arc<Client>) -> EndSignal {
         tokio::select! {
             biased;
             () = stop.stopped() => EndReason::Stop,
-            () = client.until_unwanted() => EndReason::Unwanted,
+            () = client.until_disconnect_requested() => EndReason::Unwanted,
         }
     })
 }

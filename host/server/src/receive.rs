@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rbdkit_nbd::RequestHeader;
-use rbdkit_plugin_api::shelf::{Shelf, Stir};
+use rbdkit_plugin_api::idle::{Activity, IdlePool};
 use rbdkit_plugin_api::{Buffer, Fill, Span};
 
 use super::socket::{Input, read_into};
@@ -32,18 +32,18 @@ const MAX_KEPT: usize = 32;
 /// Receive buffers that nobody uses.
 #[derive(Debug)]
 pub(super) struct ReceivePool {
-    shelf: Mutex<Shelf<Box<[u8]>>>,
-    stir: Arc<Stir>,
+    shelf: Mutex<IdlePool<Box<[u8]>>>,
+    activity: Arc<Activity>,
 }
 
 impl ReceivePool {
     /// An empty pool. It stirs when a buffer comes back, so that [`ReceivePool::free_spare`] is
     /// called later.
-    pub(super) fn new(stir: Arc<Stir>) -> ReceivePool {
-        ReceivePool { shelf: Mutex::default(), stir }
+    pub(super) fn new(activity: Arc<Activity>) -> ReceivePool {
+        ReceivePool { shelf: Mutex::default(), activity }
     }
 
-    fn shelf(&self) -> MutexGuard<'_, Shelf<Box<[u8]>>> {
+    fn shelf(&self) -> MutexGuard<'_, IdlePool<Box<[u8]>>> {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -59,7 +59,7 @@ impl ReceivePool {
         }
         // The reply queue also stirs, but this may happen long after the last reply. It stirs under
         // the lock, as the pool of payload buffers does.
-        self.stir.stir();
+        self.activity.signal();
     }
 
     #[cfg(test)]
@@ -69,7 +69,7 @@ impl ReceivePool {
 
     /// Frees the buffers that nobody has needed since the last call.
     pub(super) fn free_spare(&self) {
-        let spare = self.shelf().spare(0);
+        let spare = self.shelf().take_spare(0);
         drop(spare);
     }
 }
@@ -212,12 +212,12 @@ mod tests {
 
     #[test]
     fn a_buffer_that_comes_back_stirs_and_is_gone_two_looks_later() {
-        let stir = Arc::new(Stir::default());
-        let pool = ReceivePool::new(Arc::clone(&stir));
+        let activity = Arc::new(Activity::default());
+        let pool = ReceivePool::new(Arc::clone(&activity));
         pool.give_back(pool.take());
-        assert!(stir.settle());
+        assert!(activity.take());
         pool.free_spare();
-        assert_eq!((pool.kept(), stir.settle()), (1, false));
+        assert_eq!((pool.kept(), activity.take()), (1, false));
         pool.free_spare();
         assert_eq!(pool.kept(), 0);
     }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rbdkit_nbd::reply::Reply;
-use rbdkit_plugin_api::shelf::Stir;
+use rbdkit_plugin_api::idle::Activity;
 use tokio::sync::Notify;
 
 use super::budget::{Budget, Pages};
@@ -81,7 +81,7 @@ pub(super) struct ReplyQueue {
     waiting: AtomicBool,
     wake: Notify,
     /// Tells the server that requests have left memory behind that it may free later.
-    stir: Arc<Stir>,
+    activity: Arc<Activity>,
 }
 
 enum Progress {
@@ -94,7 +94,7 @@ enum Progress {
 }
 
 impl ReplyQueue {
-    pub fn new(output: Arc<Output>, budget: Arc<Budget>, stir: Arc<Stir>, stall: Duration) -> ReplyQueue {
+    pub fn new(output: Arc<Output>, budget: Arc<Budget>, activity: Arc<Activity>, stall: Duration) -> ReplyQueue {
         ReplyQueue {
             output,
             budget,
@@ -107,7 +107,7 @@ impl ReplyQueue {
             written: AtomicU64::new(0),
             waiting: AtomicBool::new(false),
             wake: Notify::new(),
-            stir,
+            activity,
         }
     }
 
@@ -207,8 +207,8 @@ impl ReplyQueue {
 
     /// Sends what is lent of a reply whose head is written.
     fn write_lent(&self, reply: &mut Reply) -> io::Result<Option<usize>> {
-        let Some(buffer) = reply.lent() else { return Ok(Some(0)) };
-        let all_is_left = buffer.lent() == buffer.len();
+        let Some(buffer) = reply.spliced() else { return Ok(Some(0)) };
+        let all_is_left = buffer.spliced() == buffer.len();
         match self.output.try_splice(buffer) {
             // The output is neither a socket nor a pipe.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput && all_is_left => {
@@ -259,7 +259,7 @@ impl ReplyQueue {
         self.budget.give_back(pages);
         self.pages_done.fetch_add(pages, Ordering::SeqCst);
         self.requests_done.fetch_add(requests, Ordering::SeqCst);
-        self.stir.stir();
+        self.activity.signal();
         self.nudge();
     }
 

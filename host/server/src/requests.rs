@@ -154,7 +154,7 @@ impl RequestReader {
                 if self.stop.is_stopped() {
                     return Err(EndReason::Stop);
                 }
-                if self.dispatcher.client.is_unwanted() {
+                if self.dispatcher.client.is_disconnect_requested() {
                     return Err(EndReason::Unwanted);
                 }
                 match self.received.read(&mut self.input, pool, self.spin.as_mut()).await {

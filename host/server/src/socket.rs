@@ -172,7 +172,7 @@ impl Output {
     /// # Errors
     /// `InvalidInput`: lent bytes cannot be sent to this kind of file.
     pub fn try_splice(&self, buffer: &mut Buffer) -> io::Result<Option<usize>> {
-        let sent = buffer.send_lent(|output, left| {
+        let sent = buffer.splice_out(|output, left| {
             let spliced = without_waiting(|| splice(output, None, &self.fd, None, left, SpliceFlags::NONBLOCK))?;
             // The pipe is not empty, so it is the client who has no room.
             spliced.ok_or_else(|| io::ErrorKind::WouldBlock.into())

@@ -30,7 +30,7 @@ pub(super) struct ServerState {
 impl ServerState {
     pub fn new(chain: Arc<Chain>, mut options: ServerOptions) -> ServerState {
         options.limits = options.limits.raised();
-        let receive_pool = ReceivePool::new(Arc::clone(chain.pool().stir()));
+        let receive_pool = ReceivePool::new(Arc::clone(chain.pool().activity()));
         ServerState {
             chain,
             budget: Arc::new(Budget::new(options.limits.bytes_in_all)),

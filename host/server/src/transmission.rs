@@ -33,9 +33,9 @@ pub(super) async fn serve(
     session: Session,
     stop: Stop,
 ) {
-    let stir = Arc::clone(server.chain.pool().stir());
+    let activity = Arc::clone(server.chain.pool().activity());
     let stall = server.options.limits.stall_timeout;
-    let replies = Arc::new(ReplyQueue::new(output, Arc::clone(&server.budget), stir, stall));
+    let replies = Arc::new(ReplyQueue::new(output, Arc::clone(&server.budget), activity, stall));
     let dispatcher = Arc::new(Dispatcher::new(hop, session, replies, Arc::clone(&client)));
     let Some((mut reader, end)) = read_all(RequestReader::new(server, input, dispatcher, stop)).await else { return };
     reader.flush();

@@ -9,10 +9,10 @@
 //! an idle server.
 //!
 //! The cost for requests: a load where a buffer comes back and where replies were written
-//! ([`Stir`]), and a comparison where something is taken ([`Shelf`]). What is needed in every
+//! ([`Activity`]), and a comparison where something is taken ([`IdlePool`]). What is needed in every
 //! interval stays, so a steady load never has to make anything anew.
 //!
-//! [`Shelf`]: rbdkit_plugin_api::shelf::Shelf [`Stir`]: rbdkit_plugin_api::shelf::Stir
+//! [`IdlePool`]: rbdkit_plugin_api::idle::IdlePool [`Activity`]: rbdkit_plugin_api::idle::Activity
 
 use std::sync::Arc;
 
@@ -60,14 +60,14 @@ impl Schedule {
 
 /// Frees what is not needed, for as long as it is polled.
 pub(super) async fn run(server: &Arc<ServerState>) {
-    let stir = server.chain.pool().stir();
+    let activity = server.chain.pool().activity();
     let mut schedule = Schedule::default();
     loop {
-        stir.stirred().await;
+        activity.wait().await;
         loop {
             tokio::time::sleep(server.options.limits.trim_interval).await;
             // Asked before anything is freed: what comes back from now on stirs again.
-            let since_last = if stir.settle() { Use::InUse } else { Use::Idle };
+            let since_last = if activity.take() { Use::InUse } else { Use::Idle };
             let round = schedule.next(since_last);
             let server = Arc::clone(server);
             // Giving back many pages takes milliseconds.

@@ -9,8 +9,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::plugin::panicked;
-use crate::{BlockSizes, BoxFuture, Buffer, Capabilities, Done, Errno, Extents, Flags, Handle, Op, Result, Span};
+use crate::buffer::Buffer;
+use crate::error::{Errno, Error, Result};
+use crate::extents::Extents;
+use crate::op::{BoxFuture, Done, Op};
+use crate::plugin::Handle;
+use crate::span::Span;
+use crate::types::{BlockSizes, Capabilities, Flags};
 
 /// [`Handle`] as ordinary blocking functions. Wrap it in [`Blocking`].
 pub trait BlockingHandle: Send + Sync + 'static {
@@ -86,7 +91,7 @@ impl<H: BlockingHandle> Blocking<H> {
 /// It needs a tokio runtime around it, as every operation of a handle has.
 pub fn run_blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Op<Result<T>> {
     let task = tokio::task::spawn_blocking(call);
-    Op::later(async move { task.await.unwrap_or_else(|_| Err(panicked("a plugin"))) })
+    Op::later(async move { task.await.unwrap_or_else(|_| Err(panicked())) })
 }
 
 /// Calls with a buffer on a thread that may wait. A panic of the call becomes EIO, and the buffer comes back all the same.
@@ -96,7 +101,7 @@ pub fn run_blocking_with(
 ) -> Op<Done> {
     let task = tokio::task::spawn_blocking(move || {
         // Nobody looks at the bytes after an error, so it does not matter in what state a panic left them.
-        let result = catch_unwind(AssertUnwindSafe(|| call(&mut buffer))).unwrap_or_else(|_| Err(panicked("a plugin")));
+        let result = catch_unwind(AssertUnwindSafe(|| call(&mut buffer))).unwrap_or_else(|_| Err(panicked()));
         (buffer, result)
     });
     // The buffer is only lost if the runtime is shut down before the call began.
@@ -147,6 +152,11 @@ impl<H: BlockingHandle> Handle for Blocking<H> {
                 .await;
         })
     }
+}
+
+/// The error of a request whose plugin panicked.
+fn panicked() -> Error {
+    Error::new(Errno::Eio, "a plugin panicked")
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
-//! The payload of a request, and the pool that payloads come from.
+//! The payload of a request.
 //!
-//! A [`Buffer`] is owned by the operation in flight on it, so nothing can recycle it under a running operation. It knows of each of
-//! its bytes whether it is *unfilled* (left over from an earlier request: must never be shown), *zero* (known without the
-//! bytes being written) or *data*. What nothing filled reads as zero; and a reply can send a hole for what is known to be zero
-//! without looking at a single byte.
+//! The operation in flight owns its [`Buffer`], so no other request can use the memory meanwhile. A buffer knows of each byte
+//! whether it is *unfilled* (left over from an earlier request, and never shown), *zero* (without the byte being
+//! written) or *data*. Unfilled bytes read as zero. A reply sends a hole for zeroes without looking at the bytes.
 //!
-//! All of a buffer's bytes may also be *lent*: they are not in memory of ours yet but in the pages of the file that they are read
-//! from, which a pipe refers to ([`Buffer::lend`]). Who wants to see or change them copies them by that, as reading the file would have done;
-//! who passes them on to a socket does not ([`Buffer::send_lent`]), which spares half of the work of a long read.
+//! All bytes of a buffer may also be *spliced*: they are not in its memory but in a pipe that refers to the pages of the file they are
+//! read from ([`Buffer::splice_from`]). A reader that needs the bytes copies them then, as reading the file would have
+//! done. The server splices them on to the socket ([`Buffer::splice_out`]) without a copy, which saves half of the work of a
+//! long read.
 
 use std::fmt;
 use std::io;
@@ -46,29 +46,29 @@ impl Buffer {
         self.0.as_deref_mut().expect("a buffer is only empty while it is dropped")
     }
 
-    /// Bytes.
+    /// Its length in bytes.
     pub fn len(&self) -> u32 {
         self.storage().len
     }
 
-    /// No bytes at all.
+    /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether `span` lies within.
+    /// Whether `span` lies within the buffer.
     pub fn contains(&self, span: Span) -> bool {
         span.end().is_some_and(|end| end <= self.len())
     }
 
-    /// All of it.
+    /// The whole buffer.
     pub fn span(&self) -> Span {
         Span::new(0, self.len())
     }
 
     /// Declares what the bytes of `span` are, without touching them. `span` must lie within the buffer.
     pub fn mark(&mut self, span: Span, fill: Fill) {
-        self.take_back(span);
+        self.unsplice(span);
         let storage = self.storage_mut();
         assert!(span.at + span.len <= storage.len, "span outside of the buffer");
         storage.fills.mark(span, fill, storage.len);
@@ -79,21 +79,21 @@ impl Buffer {
         self.storage().fills.iter()
     }
 
-    /// Lets `write` put bytes into `span`, which is data afterwards if `write` succeeds. It must overwrite all of it:
-    /// it finds whatever an earlier request left. `span` must lie within.
+    /// Lets `write` put bytes into `span`, which is data afterwards if `write` succeeds. `write` must overwrite all of it: the
+    /// bytes are those of an earlier request. `span` must lie within the buffer.
     pub fn fill_with<E>(&mut self, span: Span, write: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<(), E> {
         assert!(self.contains(span), "span outside of the buffer");
-        self.take_back(span);
+        self.unsplice(span);
         let result = write(&mut self.storage_mut().bytes[span.range()]);
         self.mark(span, if result.is_ok() { Fill::Data } else { Fill::Unfilled });
         result
     }
 
-    /// Copies `data` to `at`. It must fit.
+    /// Copies `data` to `at`. It must fit into the buffer.
     pub fn put(&mut self, at: u32, data: &[u8]) {
         let span = Span::new(at, data.len() as u32);
         assert!(self.contains(span), "span outside of the buffer");
-        self.take_back(span);
+        self.unsplice(span);
         self.storage_mut().bytes[span.range()].copy_from_slice(data);
         self.mark(span, Fill::Data);
     }
@@ -103,10 +103,10 @@ impl Buffer {
         self.mark(span, Fill::Zero);
     }
 
-    /// Writes the zeroes that were only promised within `span`, which is data afterwards, and copies what is only lent.
+    /// Makes `span` data: writes the zeroes that are only marked, and copies spliced bytes.
     pub fn materialize(&mut self, span: Span) {
         assert!(self.contains(span), "span outside of the buffer");
-        self.copy_lent();
+        self.copy_spliced();
         if self.storage().fills.is_all_data() {
             return;
         }
@@ -128,27 +128,27 @@ impl Buffer {
         self.mark(span, Fill::Data);
     }
 
-    /// The bytes of `span`, zeroes written where they were only promised.
+    /// The bytes of `span`, after [`Buffer::materialize`].
     pub fn bytes(&mut self, span: Span) -> &[u8] {
         self.materialize(span);
         &self.storage().bytes[span.range()]
     }
 
-    /// The bytes of a span that is data already: a write's payload below the gate, or after [`Buffer::materialize`].
+    /// The bytes of a span that is data already: the payload of a write below the gate, or after [`Buffer::materialize`].
     ///
     /// # Panics
-    /// If part of it is not data, or only lent: showing bytes that nobody wrote would be a leak.
+    /// If a part of it is not data, or spliced: showing bytes that nobody wrote would be a leak.
     pub fn data(&self, span: Span) -> &[u8] {
         assert!(self.contains(span), "span outside of the buffer");
-        assert!(self.storage().lent.is_none(), "bytes that are lent");
+        assert!(self.storage().pipe.is_none(), "bytes that are spliced");
         assert!(self.storage().fills.is_data(span), "bytes that nobody filled");
         &self.storage().bytes[span.range()]
     }
 
-    /// Whether every byte of `span` is zero; looks at bytes only where nothing is known of them.
+    /// Whether every byte of `span` is zero. Looks only at bytes that are data.
     pub fn is_zero(&mut self, span: Span) -> bool {
         assert!(self.contains(span), "span outside of the buffer");
-        self.copy_lent();
+        self.copy_spliced();
         self.fills().all(|(run, fill)| {
             let from = run.at.max(span.at);
             let to = (run.at + run.len).min(span.at + span.len);
@@ -156,26 +156,28 @@ impl Buffer {
         })
     }
 
-    /// Whether a read of `span` may be lent: it is all of the buffer, and neither so short that copying costs less nor so long that it does not
-    /// fit a pipe.
-    pub fn is_lendable(&self, span: Span) -> bool {
-        span == self.span() && (pipe::SHORTEST..=pipe::LONGEST).contains(&span.len)
+    /// Whether a read of `span` can be spliced: it is the whole buffer, not so short that copying costs less, and not so long
+    /// that it does not fit into a pipe.
+    pub fn can_splice(&self, span: Span) -> bool {
+        span == self.span() && (pipe::MIN_SPLICE..=pipe::MAX_SPLICE).contains(&span.len)
     }
 
-    /// Lets `fill` put all of the bytes into a pipe by reference: it gets the pipe's end and how many bytes there is to be, and answers
-    /// how many it put there (`splice` from a file). Answers how many bytes the buffer has then from its beginning on: all of them, or less if
-    /// `fill` had no more, and the rest is unfilled. None: this buffer cannot be lent to, as it is too short, too long or there are too many
-    /// such already; read the ordinary way.
+    /// Fills the buffer through a pipe, without copying.
     ///
-    /// The pages stay as they are in the file: a write to the same place that comes later may show in what is read. That is as much as a client can ask for
-    /// of a read that has not been answered yet.
-    pub fn lend(&mut self, mut fill: impl FnMut(BorrowedFd<'_>, usize) -> io::Result<usize>) -> Option<u32> {
+    /// Calls `fill` with the end of the pipe to write to and the number of bytes that are still missing; `fill` returns how
+    /// many it put into the pipe (`splice` from a file). Returns how many bytes the buffer has from its beginning on. If `fill` ended early,
+    /// the rest is unfilled. None: the buffer is too short or too long, or there are too many pipes; read in the
+    /// ordinary way then.
+    ///
+    /// The pages remain those of the file, so a later write to the same place may show in what is read. The protocol
+    /// allows that for a read that has not been answered yet.
+    pub fn splice_from(&mut self, mut fill: impl FnMut(BorrowedFd<'_>, usize) -> io::Result<usize>) -> Option<u32> {
         let len = self.len();
-        if !self.is_lendable(self.span()) {
+        if !self.can_splice(self.span()) {
             return None;
         }
         let mut pipe = Pipe::take()?;
-        self.storage_mut().lent = None;
+        self.storage_mut().pipe = None;
         let mut filled = 0;
         while filled < len {
             match pipe.fill(len - filled, &mut fill) {
@@ -186,7 +188,7 @@ impl Buffer {
         self.mark(self.span(), Fill::Unfilled);
         if filled == len {
             self.mark(self.span(), Fill::Data);
-            self.storage_mut().lent = Some(pipe);
+            self.storage_mut().pipe = Some(pipe);
             return Some(len);
         }
         let part = Span::new(0, filled);
@@ -196,41 +198,41 @@ impl Buffer {
         }
     }
 
-    /// How many bytes are lent and not yet sent.
-    pub fn lent(&self) -> u32 {
-        self.storage().lent.as_ref().map_or(0, Pipe::left)
+    /// How many bytes are spliced and not yet sent.
+    pub fn spliced(&self) -> u32 {
+        self.storage().pipe.as_ref().map_or(0, Pipe::left)
     }
 
-    /// Lets `send` take bytes that are lent out of the pipe, from the front: it gets the pipe's end and how many there are, and answers how many it
-    /// took. What was sent is gone: only for who is the last to need the buffer.
+    /// Lets `send` take spliced bytes out of the pipe, from the front. `send` gets the end of the pipe to read from and the
+    /// number of bytes in it, and returns how many it took. Those bytes are gone, so only the last user of the buffer may call it.
     ///
     /// # Errors
     /// Those of `send`.
-    pub fn send_lent(&mut self, send: impl FnOnce(BorrowedFd<'_>, usize) -> io::Result<usize>) -> io::Result<usize> {
-        match &mut self.storage_mut().lent {
+    pub fn splice_out(&mut self, send: impl FnOnce(BorrowedFd<'_>, usize) -> io::Result<usize>) -> io::Result<usize> {
+        match &mut self.storage_mut().pipe {
             Some(pipe) => pipe.empty(send),
             None => Ok(0),
         }
     }
 
-    /// What is lent is either replaced (`span` is all of it) or copied, before `span` is changed.
-    fn take_back(&mut self, span: Span) {
-        if self.storage().lent.is_some() {
+    /// Before `span` is changed: drops spliced bytes if `span` is the whole buffer, and copies them otherwise.
+    fn unsplice(&mut self, span: Span) {
+        if self.storage().pipe.is_some() {
             if span == self.span() {
-                self.storage_mut().lent = None;
+                self.storage_mut().pipe = None;
             } else {
-                self.copy_lent();
+                self.copy_spliced();
             }
         }
     }
 
-    /// Copies what is lent into the buffer's own memory.
+    /// Copies spliced bytes into the buffer's own memory.
     ///
     /// # Panics
-    /// If the kernel does not hand out pages that it holds.
-    fn copy_lent(&mut self) {
+    /// If the kernel does not return the bytes that the pipe holds.
+    fn copy_spliced(&mut self) {
         let storage = self.storage_mut();
-        if let Some(mut pipe) = storage.lent.take() {
+        if let Some(mut pipe) = storage.pipe.take() {
             let copied = pipe.copy_out(&mut storage.bytes[..storage.len as usize]);
             copied.expect("a pipe that holds pages can be read");
         }
@@ -238,7 +240,7 @@ impl Buffer {
 
     /// A copy of the bytes and of what is known of them, from the same pool.
     pub fn duplicate(&mut self) -> Buffer {
-        self.copy_lent();
+        self.copy_spliced();
         let from = self.storage();
         let mut to = match &from.classes {
             Some(classes) => SizeClasses::take(classes, from.len),
@@ -263,7 +265,7 @@ impl Drop for Buffer {
         if let Some(mut storage) = self.0.take()
             && let Some(classes) = storage.classes.take()
         {
-            storage.lent = None;
+            storage.pipe = None;
             classes.give_back(storage);
         }
     }
@@ -275,7 +277,7 @@ impl fmt::Debug for Buffer {
         f.debug_struct("Buffer")
             .field("len", &storage.len)
             .field("fills", &storage.fills)
-            .field("lent", &storage.lent)
+            .field("pipe", &storage.pipe)
             .finish()
     }
 }

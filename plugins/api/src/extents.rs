@@ -1,6 +1,6 @@
 //! Extents: which runs of an export are holes or read as zero.
 
-use crate::{Errno, Error, Result};
+use crate::error::{Errno, Error, Result};
 
 /// One run. A *hole* is not allocated; a *zero* reads as zero. Most holes are both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,11 +17,13 @@
 //! Units: `offset` and `length` are bytes, `size` is an export's size in bytes.
 #![deny(unsafe_code)]
 
+mod access;
 mod blocking;
 mod buffer;
 mod error;
 mod extents;
 mod fills;
+pub mod idle;
 pub mod inherited;
 mod lock;
 mod op;
@@ -29,15 +31,14 @@ mod pipe;
 mod plugin;
 mod pool;
 pub mod rate;
-mod reach;
 pub mod schema;
-pub mod shelf;
 mod span;
 mod storage;
 pub mod text;
 mod types;
 pub mod units;
 
+pub use access::{AccessRights, DNS_PORT, Network, name_lookup_hint};
 pub use blocking::{Blocking, BlockingHandle, run_blocking, run_blocking_with};
 pub use buffer::{Buffer, is_all_zero};
 pub use error::{ConfigError, Errno, Error, Result};
@@ -46,6 +47,5 @@ pub use lock::{lock, read_lock, write_lock};
 pub use op::{BoxFuture, Done, Op};
 pub use plugin::{Client, Handle, OpenArgs, Param, Peer, Plugin, PluginInfo};
 pub use pool::Pool;
-pub use reach::{DNS, Network, Reach, hint_about_names};
 pub use span::{Fill, Span};
 pub use types::{BlockSizes, Capabilities, ExportEntry, Flags, MAX_REQUEST, Support, ThreadModel};

@@ -4,7 +4,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use crate::{Buffer, Result};
+use crate::buffer::Buffer;
+use crate::error::Result;
 
 /// A boxed future, for the calls of a connection's life cycle (open, finalize, close), where an allocation does not matter.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

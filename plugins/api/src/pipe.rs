@@ -1,8 +1,8 @@
-//! Pipes that hold bytes of a file by reference, for [`crate::Buffer::lend`].
+//! Pipes that hold bytes of a file by reference, for [`crate::Buffer::splice_from`].
 //!
-//! A pipe refers to the pages that were spliced into it, so `splice` from a file to a socket by way of a pipe copies nothing. There are at most
-//! [`MOST`] in the process, kept for a while when they are empty: each takes two file descriptors and 10 KiB of the kernel's memory, and its
-//! pages count against what the system lets one user have in pipes (64 MiB by default).
+//! A pipe refers to the pages that were spliced into it, so `splice` from a file to a socket through a pipe copies nothing. The
+//! process has at most [`MAX_PIPES`], because each takes two file descriptors and 10 KiB of the kernel's memory, and its
+//! pages count against the limit of a user's pipes (64 MiB by default). Empty pipes are kept for a while.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,28 +11,30 @@ use std::sync::{Mutex, MutexGuard};
 
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
+use crate::idle::IdlePool;
 use crate::lock::lock;
-use crate::shelf::Shelf;
 
-/// Bytes from which on a pipe is worth its system calls. Measured over a Unix socket on 2 cores: 16 KiB lose a fifth by it, 32 KiB gain as much, 64 KiB
-/// gain a half.
-pub(crate) const SHORTEST: u32 = 32 << 10;
+/// The shortest read that is spliced, in bytes. Measured over a Unix socket on 2 cores: with a pipe 16 KiB are a fifth slower,
+/// 32 KiB a fifth faster and 64 KiB half as fast again.
+pub(crate) const MIN_SPLICE: u32 = 32 << 10;
 
 /// What a pipe holds, in bytes: the most that a user without privileges may ask for.
 const CAPACITY: usize = 1 << 20;
 
-/// A page is a place in a pipe, and a range that does not begin with one takes one more.
-pub(crate) const LONGEST: u32 = CAPACITY as u32;
+/// The longest read that is spliced, in bytes. Each page takes a place in the pipe, and a range that does not begin at a page takes
+/// one more, so such a range of this length does not fit completely.
+pub(crate) const MAX_SPLICE: u32 = CAPACITY as u32;
 
-/// Pipes at a time, of 1 MiB each.
-const MOST: usize = 32;
+/// The most pipes in the process, of 1 MiB each.
+const MAX_PIPES: usize = 32;
 
-static IN_ALL: AtomicUsize = AtomicUsize::new(0);
-/// The system gave none once; it is not asked again and again.
+/// Pipes in the process.
+static PIPES: AtomicUsize = AtomicUsize::new(0);
+/// The kernel refused a pipe once; it is not asked again.
 static REFUSED: AtomicBool = AtomicBool::new(false);
-static EMPTY: Mutex<Shelf<Ends>> = Mutex::new(Shelf::new());
+static EMPTY: Mutex<IdlePool<Ends>> = Mutex::new(IdlePool::new());
 
-fn empty() -> MutexGuard<'static, Shelf<Ends>> {
+fn empty() -> MutexGuard<'static, IdlePool<Ends>> {
     lock(&EMPTY)
 }
 
@@ -44,7 +46,7 @@ struct Ends {
 
 impl Drop for Ends {
     fn drop(&mut self) {
-        IN_ALL.fetch_sub(1, Ordering::Relaxed);
+        PIPES.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -57,7 +59,7 @@ pub(crate) struct Pipe {
 }
 
 impl Pipe {
-    /// An empty one, unless there are too many or the system gives none.
+    /// An empty pipe. None if there are too many, or if the kernel refuses.
     pub(crate) fn take() -> Option<Pipe> {
         let kept = empty().take();
         let ends = match kept {
@@ -72,7 +74,7 @@ impl Pipe {
         self.left
     }
 
-    /// Lets `fill` put up to `wanted` bytes in, and answers how many it did.
+    /// Lets `fill` put up to `wanted` bytes in. Returns how many it did.
     pub(crate) fn fill(
         &mut self,
         wanted: u32,
@@ -84,7 +86,7 @@ impl Pipe {
         Ok(count)
     }
 
-    /// Lets `send` take bytes out, and answers how many it did.
+    /// Lets `send` take bytes out. Returns how many it did.
     pub(crate) fn empty(&mut self, send: impl FnOnce(BorrowedFd<'_>, usize) -> io::Result<usize>) -> io::Result<usize> {
         let Some(ends) = &self.ends else { return Ok(0) };
         let count = send(ends.output.as_fd(), self.left as usize)?.min(self.left as usize);
@@ -95,7 +97,7 @@ impl Pipe {
     /// Fills `bytes` from it.
     ///
     /// # Errors
-    /// If there are not as many, which `left` tells before.
+    /// The pipe holds fewer bytes, which `left` tells before.
     pub(crate) fn copy_out(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         let mut done = 0;
         while done < bytes.len() {
@@ -114,7 +116,7 @@ impl Pipe {
 
 impl Drop for Pipe {
     fn drop(&mut self) {
-        // One that still holds something is closed: that is the quickest way to empty it.
+        // A pipe that still holds bytes is closed, which is the fastest way to empty it.
         if self.left == 0
             && let Some(ends) = self.ends.take()
         {
@@ -123,9 +125,9 @@ impl Drop for Pipe {
     }
 }
 
-/// Closes those that nobody has needed since this was last called.
+/// Closes the pipes that nobody has needed since the last call.
 pub(crate) fn close_spare() {
-    let spare = empty().spare(0);
+    let spare = empty().take_spare(0);
     drop(spare);
 }
 
@@ -133,21 +135,21 @@ fn make() -> Option<Ends> {
     if REFUSED.load(Ordering::Relaxed) {
         return None;
     }
-    let one_more = |now: usize| (now < MOST).then_some(now + 1);
-    IN_ALL.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+    let one_more = |now: usize| (now < MAX_PIPES).then_some(now + 1);
+    PIPES.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
     let ends = match pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK) {
-        // From here on dropping it counts it out.
+        // Dropping the ends uncounts the pipe from here on.
         Ok((output, input)) => Some(Ends { output, input }),
         Err(_) => {
-            IN_ALL.fetch_sub(1, Ordering::Relaxed);
+            PIPES.fetch_sub(1, Ordering::Relaxed);
             None
         }
     };
-    let wide = ends.filter(|ends| fcntl_setpipe_size(&ends.input, CAPACITY).is_ok_and(|size| size >= CAPACITY));
-    if wide.is_none() {
+    let large = ends.filter(|ends| fcntl_setpipe_size(&ends.input, CAPACITY).is_ok_and(|size| size >= CAPACITY));
+    if large.is_none() {
         REFUSED.store(true, Ordering::Relaxed);
     }
-    wide
+    large
 }
 
 #[cfg(test)]
@@ -163,50 +165,50 @@ mod tests {
     }
 
     fn file(bytes: &[u8]) -> std::fs::File {
-        let fd = rustix::fs::memfd_create("lent", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let fd = rustix::fs::memfd_create("spliced", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         let mut file = std::fs::File::from(fd);
         file.write_all(bytes).unwrap();
         file
     }
 
-    fn lend(buffer: &mut Buffer, file: &std::fs::File) -> Option<u32> {
+    fn splice(buffer: &mut Buffer, file: &std::fs::File) -> Option<u32> {
         let mut at = 0;
-        buffer.lend(|input, wanted| {
+        buffer.splice_from(|input, wanted| {
             let flags = rustix::pipe::SpliceFlags::empty();
             Ok(rustix::pipe::splice(file.as_fd(), Some(&mut at), input, None, wanted, flags)?)
         })
     }
 
     #[test]
-    fn lent_bytes_are_those_of_the_file_however_they_are_looked_at() {
+    fn spliced_bytes_are_those_of_the_file_however_they_are_looked_at() {
         let bytes = pattern(LEN);
         let file = file(&bytes);
         let pool = Pool::new();
-        let lent = || {
+        let spliced = || {
             let mut buffer = pool.take(LEN);
-            assert_eq!(lend(&mut buffer, &file), Some(LEN));
-            assert_eq!(buffer.lent(), LEN);
+            assert_eq!(splice(&mut buffer, &file), Some(LEN));
+            assert_eq!(buffer.spliced(), LEN);
             assert_eq!(buffer.fills().collect::<Vec<_>>(), [(buffer.span(), Fill::Data)]);
             buffer
         };
         let all = Span::new(0, LEN);
-        assert!(lent().bytes(all) == bytes);
-        assert!(lent().bytes(Span::new(5000, 77)) == &bytes[5000..5077]);
-        assert!(lent().duplicate().bytes(all) == bytes);
-        assert!(!lent().is_zero(all));
-        let mut changed = lent();
+        assert!(spliced().bytes(all) == bytes);
+        assert!(spliced().bytes(Span::new(5000, 77)) == &bytes[5000..5077]);
+        assert!(spliced().duplicate().bytes(all) == bytes);
+        assert!(!spliced().is_zero(all));
+        let mut changed = spliced();
         changed.put(100, &[1, 2, 3]);
         changed.set_zero(Span::new(200, 10));
         let mut wanted = bytes.clone();
         wanted[100..103].copy_from_slice(&[1, 2, 3]);
         wanted[200..210].fill(0);
         assert!(changed.bytes(all) == wanted);
-        let mut replaced = lent();
+        let mut replaced = spliced();
         replaced.set_zero(all);
-        assert_eq!(replaced.lent(), 0);
+        assert_eq!(replaced.spliced(), 0);
         assert!(replaced.is_zero(all));
-        let mut again = lent();
-        assert_eq!(lend(&mut again, &file), Some(LEN));
+        let mut again = spliced();
+        assert_eq!(splice(&mut again, &file), Some(LEN));
         assert!(again.bytes(all) == bytes);
     }
 
@@ -215,13 +217,13 @@ mod tests {
         let bytes = pattern(LEN);
         let file = file(&bytes);
         let mut buffer = Pool::new().take(LEN);
-        assert_eq!(lend(&mut buffer, &file), Some(LEN));
+        assert_eq!(splice(&mut buffer, &file), Some(LEN));
         let mut sent = vec![0; LEN as usize];
         let mut done = 0;
-        while buffer.lent() > 0 {
+        while buffer.spliced() > 0 {
             let part = &mut sent[done..];
             done += buffer
-                .send_lent(|output, left| {
+                .splice_out(|output, left| {
                     assert_eq!(left, part.len());
                     let most = part.len().min(100_000);
                     Ok(rustix::io::read(output, &mut part[..most])?)
@@ -235,29 +237,29 @@ mod tests {
     fn a_file_that_ends_early_fills_the_beginning() {
         let bytes = pattern(50_000);
         let mut buffer = Pool::new().take(LEN);
-        assert_eq!(lend(&mut buffer, &file(&bytes)), Some(50_000));
-        assert_eq!(buffer.lent(), 0);
+        assert_eq!(splice(&mut buffer, &file(&bytes)), Some(50_000));
+        assert_eq!(buffer.spliced(), 0);
         let beginning = Span::new(0, 50_000);
         assert!(buffer.data(beginning) == bytes);
         assert_eq!(buffer.fills().nth(1), Some((Span::new(50_000, LEN - 50_000), Fill::Unfilled)));
     }
 
     #[test]
-    fn short_and_very_long_reads_and_the_one_too_many_are_not_lent() {
+    fn short_and_very_long_reads_and_the_one_too_many_are_not_spliced() {
         let file = file(&pattern(LEN));
         let pool = Pool::new();
-        assert_eq!(lend(&mut pool.take(4096), &file), None);
-        assert_eq!(lend(&mut pool.take((1 << 20) + 1), &file), None);
+        assert_eq!(splice(&mut pool.take(4096), &file), None);
+        assert_eq!(splice(&mut pool.take((1 << 20) + 1), &file), None);
         let mut held = Vec::new();
         loop {
             let mut buffer = pool.take(LEN);
-            if lend(&mut buffer, &file).is_none() {
+            if splice(&mut buffer, &file).is_none() {
                 break;
             }
             held.push(buffer);
-            assert!(held.len() <= super::MOST);
+            assert!(held.len() <= super::MAX_PIPES);
         }
         drop(held);
-        assert_eq!(lend(&mut pool.take(LEN), &file), Some(LEN));
+        assert_eq!(splice(&mut pool.take(LEN), &file), Some(LEN));
     }
 }

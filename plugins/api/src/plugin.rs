@@ -8,10 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
 
-use crate::{
-    BlockSizes, BoxFuture, Buffer, Capabilities, ConfigError, Done, Errno, Error, ExportEntry, Extents, Flags, Op,
-    Reach, Result, Span, Support, ThreadModel, units,
-};
+use crate::access::AccessRights;
+use crate::buffer::Buffer;
+use crate::error::{ConfigError, Errno, Result};
+use crate::extents::Extents;
+use crate::op::{BoxFuture, Done, Op};
+use crate::span::Span;
+use crate::types::{BlockSizes, Capabilities, ExportEntry, Flags, ThreadModel};
+use crate::units;
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,12 +108,12 @@ impl Client {
     }
 
     /// Whether [`Client::disconnect`] was called.
-    pub fn is_unwanted(&self) -> bool {
+    pub fn is_disconnect_requested(&self) -> bool {
         self.unwanted.is_raised()
     }
 
     /// Returns once [`Client::disconnect`] was called: the server reads no more requests of this client, lets those under way end, and closes.
-    pub async fn until_unwanted(&self) {
+    pub async fn until_disconnect_requested(&self) {
         self.unwanted.raised().await;
     }
 }
@@ -149,7 +153,7 @@ pub trait Handle: Send + Sync + 'static {
     /// What this handle can do. Asked once when it is opened, before the first operation.
     fn can(&self) -> Op<Result<Capabilities>>;
 
-    /// Whether a call returns soon however long the request is: what would take long is lent ([`Buffer::lend`]) or sent to a thread. If not,
+    /// Whether a call returns soon however long the request is: long requests are spliced ([`Buffer::splice_from`]) or sent to a thread. If not,
     /// long requests are called on whichever thread is idle. Asked once when it is opened; a hint.
     fn is_prompt(&self) -> bool {
         false
@@ -255,18 +259,18 @@ pub trait Plugin: Send + Sync + 'static {
     /// A client opens an export. ENOENT for a name that does not exist.
     fn open(&self, args: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>>;
 
-    /// The server is about to give up all rights but what [`Plugin::reach`] says, as the user that serves. Who starts programs later on sees to it here that somebody
-    /// else can. Threads that need less than everything are started later. Not called for a server that is not to be confined.
+    /// Called before the server gives up every right but the [`Plugin::access_rights`], already as the user that serves. A plugin that
+    /// starts programs later moves their start into another process here. Not called for a server that is not to be confined.
     ///
     /// # Errors
-    /// What is in the way: the server is not confined then.
-    fn arrange(&self) -> std::io::Result<()> {
+    /// The plugin cannot prepare; the server is not confined then.
+    fn before_confinement(&self) -> std::io::Result<()> {
         Ok(())
     }
 
-    /// What it reaches outside of the process from now on, asked after `arrange`: the server gives up everything else. None: it is not to be
-    /// confined, because it starts programs, or nothing is known.
-    fn reach(&self) -> Option<Reach> {
+    /// What the plugin opens outside of the process from now on; the server gives up everything else. Called after
+    /// `before_confinement`. None: the server must not be confined, because the plugin starts programs, or because nothing is known.
+    fn access_rights(&self) -> Option<AccessRights> {
         None
     }
 
@@ -340,20 +344,4 @@ impl<'a> Param<'a> {
     pub fn bool(&self) -> Result<bool, ConfigError> {
         units::parse_bool(self.text()?).map_err(|wrong| self.error(wrong))
     }
-}
-
-impl Capabilities {
-    /// What the gate offers for a plugin that reads, writes and flushes and leaves the rest to it: zero by writing, FUA by flushing.
-    pub const READ_WRITE_FLUSH: Capabilities = Capabilities {
-        write: true,
-        flush: true,
-        zero: Support::Emulate,
-        fua: Support::Emulate,
-        ..Capabilities::READ_ONLY
-    };
-}
-
-/// Turns a panic of somebody else's code into an error of the request.
-pub(crate) fn panicked(what: &str) -> Error {
-    Error::new(Errno::Eio, format!("{what} panicked"))
 }

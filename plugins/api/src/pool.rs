@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::buffer::Buffer;
+use crate::idle::Activity;
 use crate::pipe;
-use crate::shelf::Stir;
 use crate::storage::SizeClasses;
 
 /// A shared pool of buffers. Cloning it shares it.
@@ -33,8 +33,8 @@ impl Pool {
 
     /// Is signalled when a buffer comes back, for the caller of [`Pool::free_spare`]. Others may signal it as well when there may be
     /// something to free.
-    pub fn stir(&self) -> &Arc<Stir> {
-        &self.0.stir
+    pub fn activity(&self) -> &Arc<Activity> {
+        &self.0.activity
     }
 
     /// Frees the buffers that nobody has needed since the last call, and idle pipes. Two calls in a row without activity
@@ -77,9 +77,9 @@ mod tests {
     fn buffers_that_nobody_has_needed_for_a_while_are_freed() {
         let pool = Pool::new();
         let burst: Vec<Buffer> = (0..8).map(|n| pool.take(4096 << (n % 2 * 4))).collect();
-        assert_eq!((pool.kept(), pool.stir().settle()), (0, false));
+        assert_eq!((pool.kept(), pool.activity().take()), (0, false));
         drop(burst);
-        assert_eq!((pool.kept(), pool.stir().settle()), (8, true));
+        assert_eq!((pool.kept(), pool.activity().take()), (8, true));
         // They were in use since the last look. From then on only one is.
         pool.free_spare();
         assert_eq!(pool.kept(), 8);
@@ -87,9 +87,9 @@ mod tests {
             drop(pool.take(4096));
         }
         pool.free_spare();
-        assert_eq!((pool.kept(), pool.stir().settle()), (1, true));
+        assert_eq!((pool.kept(), pool.activity().take()), (1, true));
         pool.free_spare();
-        assert_eq!((pool.kept(), pool.stir().settle()), (0, false));
+        assert_eq!((pool.kept(), pool.activity().take()), (0, false));
         assert_eq!(pool.take(4096).len(), 4096);
     }
 }

@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::fills::Fills;
+use crate::idle::{Activity, IdlePool};
 use crate::lock::lock;
 use crate::pipe::Pipe;
-use crate::shelf::{Shelf, Stir};
 use crate::span::Fill;
 
 /// What a [`crate::Buffer`] points to.
@@ -14,8 +14,8 @@ pub(crate) struct Storage {
     pub(crate) bytes: Vec<u8>,
     pub(crate) len: u32,
     pub(crate) fills: Fills,
-    /// Holds the bytes, all of them data, while they are lent.
-    pub(crate) lent: Option<Pipe>,
+    /// Holds the bytes, all of them data, while they are spliced.
+    pub(crate) pipe: Option<Pipe>,
     /// Where it goes when the buffer is dropped. None while it is idle there.
     pub(crate) classes: Option<Arc<SizeClasses>>,
 }
@@ -23,7 +23,7 @@ pub(crate) struct Storage {
 impl Storage {
     /// `len` bytes of `bytes`, all of them unfilled.
     pub(crate) fn new(bytes: Vec<u8>, len: u32, classes: Option<Arc<SizeClasses>>) -> Box<Storage> {
-        let mut storage = Box::new(Storage { bytes, len: 0, fills: Fills::new(), lent: None, classes });
+        let mut storage = Box::new(Storage { bytes, len: 0, fills: Fills::new(), pipe: None, classes });
         storage.reset(len);
         storage
     }
@@ -31,7 +31,7 @@ impl Storage {
     #[inline]
     fn reset(&mut self, len: u32) {
         self.len = len;
-        self.lent = None;
+        self.pipe = None;
         self.fills.reset(len, Fill::Unfilled);
     }
 }
@@ -44,9 +44,9 @@ const CLASSES: [usize; 6] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 
 /// not needed is freed ([`SizeClasses::free_idle`]), so an idle server holds less.
 const KEEP_BYTES: usize = 16 << 20;
 
-type Class = Mutex<Shelf<Box<Storage>>>;
+type Class = Mutex<IdlePool<Box<Storage>>>;
 
-fn locked(class: &Class) -> MutexGuard<'_, Shelf<Box<Storage>>> {
+fn locked(class: &Class) -> MutexGuard<'_, IdlePool<Box<Storage>>> {
     lock(class)
 }
 
@@ -54,7 +54,7 @@ fn locked(class: &Class) -> MutexGuard<'_, Shelf<Box<Storage>>> {
 #[derive(Default)]
 pub(crate) struct SizeClasses {
     classes: [Class; CLASSES.len()],
-    pub(crate) stir: Arc<Stir>,
+    pub(crate) activity: Arc<Activity>,
 }
 
 impl SizeClasses {
@@ -87,14 +87,14 @@ impl SizeClasses {
         }
         // While the lock is held: whoever checks for activity before taking the lock either finds this storage or is
         // notified again.
-        self.stir.stir();
+        self.activity.signal();
     }
 
     /// Frees the storage that nobody has needed since the last call.
     pub(crate) fn free_idle(&self) {
         for class in &self.classes {
             // Dropped after the lock: a caller that wants storage does not wait while the kernel takes pages back.
-            let spare = locked(class).spare(0);
+            let spare = locked(class).take_spare(0);
             drop(spare);
         }
     }

@@ -94,6 +94,15 @@ impl Capabilities {
         cache: Support::None,
     };
 
+    /// Reading, writing and flushing. The gate does the rest: zero by writing, and FUA by flushing.
+    pub const READ_WRITE_FLUSH: Capabilities = Capabilities {
+        write: true,
+        flush: true,
+        zero: Support::Emulate,
+        fua: Support::Emulate,
+        ..Capabilities::READ_ONLY
+    };
+
     /// Withdraws what makes no sense without writing, and FUA by flush where there is no flush.
     pub fn normalized(mut self) -> Capabilities {
         if !self.write {

@@ -20,18 +20,18 @@
 //! | [`head`] | what the head of an answer says, and whether it is what was asked for |
 //! | [`transfer`] | one request and what comes of it |
 //! | [`jar`] | the file that cookies are written back to |
-//! | [`reach`] | what of the system is opened on the way |
+//! | [`access`] | the files and network ports that requests open |
 //! | [`driver`] | the thread that drives all transfers |
 //! | [`remote`] | requests with what they need (scripts, a second try), the disk's size and version |
 //! | [`handle`] | one client's connection |
 #![deny(unsafe_code)]
 
+mod access;
 mod config;
 mod driver;
 mod handle;
 mod head;
 mod jar;
-mod reach;
 mod remote;
 mod script;
 mod secret;
@@ -42,7 +42,8 @@ use std::sync::Arc;
 
 use rbdkit_launcher::{Launcher, Start};
 use rbdkit_plugin_api::{
-    BoxFuture, ConfigError, Errno, Error, Handle, OpenArgs, Param, Plugin, PluginInfo, Reach, Result, ThreadModel,
+    AccessRights, BoxFuture, ConfigError, Errno, Error, Handle, OpenArgs, Param, Plugin, PluginInfo, Result,
+    ThreadModel,
 };
 
 use config::Config;
@@ -112,12 +113,12 @@ impl Plugin for Curl {
         Ok(())
     }
 
-    fn arrange(&self) -> std::io::Result<()> {
-        self.remote.as_ref().map_or(Ok(()), |remote| remote.arrange())
+    fn before_confinement(&self) -> std::io::Result<()> {
+        self.remote.as_ref().map_or(Ok(()), |remote| remote.before_confinement())
     }
 
-    fn reach(&self) -> Option<Reach> {
-        Some(reach::of(self.config.settings()))
+    fn access_rights(&self) -> Option<AccessRights> {
+        Some(access::access_rights(self.config.settings()))
     }
 
     fn open(&self, args: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {

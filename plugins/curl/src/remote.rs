@@ -71,8 +71,8 @@ impl Remote {
         })
     }
 
-    /// The server is about to give up starting programs.
-    pub(crate) fn arrange(&self) -> std::io::Result<()> {
+    /// Moves the launcher of scripts, if there are any, into its own process.
+    pub(crate) fn before_confinement(&self) -> std::io::Result<()> {
         match self.header_script.is_some() || self.cookie_script.is_some() {
             true => self.launcher.move_out().map(drop),
             false => Ok(()),

@@ -1,7 +1,7 @@
 //! One request and what comes of it: libcurl calls this from the driver's thread.
 
 use curl::easy::{Handler, ReadError, SeekResult, WriteError};
-use rbdkit_plugin_api::{Buffer, Errno, Error, Result, Span, hint_about_names};
+use rbdkit_plugin_api::{Buffer, Errno, Error, Result, Span, name_lookup_hint};
 use tokio::sync::oneshot;
 
 use crate::head::Head;
@@ -192,7 +192,7 @@ fn explain(error: &curl::Error) -> Error {
         text = format!("{text}: {extra}");
     }
     if error.is_couldnt_resolve_host()
-        && let Some(hint) = hint_about_names()
+        && let Some(hint) = name_lookup_hint()
     {
         text = format!("{text} ({hint})");
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rbdkit_plugin_api::{ConfigError, Param, Reach};
+use rbdkit_plugin_api::{AccessRights, ConfigError, Param};
 use rustix::fs::Advice;
 
 /// What to serve, as the command line says it.
@@ -102,15 +102,15 @@ impl Config {
         })
     }
 
-    /// Each connection opens anew what was named, and asks the kernel of a block device whether it turns.
-    pub(crate) fn reach(&self) -> Reach {
+    /// Each connection opens the file again, and reads from /sys whether a block device is rotational.
+    pub(crate) fn access_rights(&self) -> AccessRights {
         let place = match &self.place {
             Some(Place::File(path) | Place::Dir(path)) => path.clone(),
             Some(Place::Fd(fd) | Place::DirFd(fd)) => PathBuf::from(format!("/proc/self/fd/{fd}")),
-            None => return Reach::default(),
+            None => return AccessRights::default(),
         };
         let devices = ["/sys/dev/block", "/sys/devices"].map(PathBuf::from);
-        Reach { read: devices.into(), write: vec![place], ..Reach::default() }
+        AccessRights { read: devices.into(), write: vec![place], ..AccessRights::default() }
     }
 
     pub(crate) fn access(&self) -> Access {

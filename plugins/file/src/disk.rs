@@ -148,16 +148,16 @@ impl Disk {
         self.read_now(&mut byte, last) == 1 && self.read_now(&mut byte, offset) == 1
     }
 
-    /// Whether reads may be lent at all.
-    pub(crate) fn lends(&self) -> bool {
-        // What is dropped from memory after it was read could not be sent from there.
+    /// Whether reads can be spliced at all.
+    pub(crate) fn can_splice(&self) -> bool {
+        // Pages that are dropped from the page cache after they were read cannot be sent from there.
         self.splices.get() && self.evict.is_none()
     }
 
-    /// Lends `buffer` the bytes at `offset`: see [`Buffer::lend`]. Waits for the disk if they are not in memory.
-    pub(crate) fn lend(&self, buffer: &mut Buffer, offset: u64) -> Option<u32> {
+    /// Splices the bytes at `offset` into `buffer`: see [`Buffer::splice_from`]. Waits for the disk if they are not in memory.
+    pub(crate) fn splice_into(&self, buffer: &mut Buffer, offset: u64) -> Option<u32> {
         let mut at = offset;
-        buffer.lend(|input, wanted| {
+        buffer.splice_from(|input, wanted| {
             // NONBLOCK is for a pipe that is full, not for the file.
             let spliced = splice(&self.fd, Some(&mut at), input, None, wanted, SpliceFlags::NONBLOCK);
             if matches!(spliced, Err(Raw::INVAL | Raw::OPNOTSUPP | Raw::NOSYS)) {

@@ -52,10 +52,10 @@ impl Handle for FileHandle {
 
     fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
         let mut done = 0;
-        let lent = buffer.is_lendable(span) && self.0.lends();
-        let near = lent && self.0.is_near(offset, span.len);
+        let can_splice = buffer.can_splice(span) && self.0.can_splice();
+        let near = can_splice && self.0.is_near(offset, span.len);
         if near {
-            done = self.0.lend(&mut buffer, offset).unwrap_or(0) as usize;
+            done = self.0.splice_into(&mut buffer, offset).unwrap_or(0) as usize;
             if done == span.len as usize {
                 return Op::Ready((buffer, Ok(())));
             }
@@ -73,8 +73,8 @@ impl Handle for FileHandle {
         }
         let disk = Arc::clone(&self.0);
         run_blocking_with(buffer, move |buffer| {
-            if lent && done == 0 {
-                done = disk.lend(buffer, offset).unwrap_or(0) as usize;
+            if can_splice && done == 0 {
+                done = disk.splice_into(buffer, offset).unwrap_or(0) as usize;
                 if done == span.len as usize {
                     return Ok(());
                 }

@@ -23,8 +23,8 @@ mod source;
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, PluginInfo, Reach, Result,
-    ThreadModel, run_blocking,
+    AccessRights, BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, PluginInfo,
+    Result, ThreadModel, run_blocking,
 };
 
 use config::Config;
@@ -91,8 +91,8 @@ impl Plugin for File {
         })
     }
 
-    fn reach(&self) -> Option<Reach> {
-        Some(self.config.reach())
+    fn access_rights(&self) -> Option<AccessRights> {
+        Some(self.config.access_rights())
     }
 
     fn dump_plugin(&self) -> Vec<(String, String)> {

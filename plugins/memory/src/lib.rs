@@ -9,7 +9,8 @@ mod sparse;
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    BoxFuture, ConfigError, Errno, Error, Handle, OpenArgs, Param, Plugin, PluginInfo, Reach, Result, ThreadModel,
+    AccessRights, BoxFuture, ConfigError, Errno, Error, Handle, OpenArgs, Param, Plugin, PluginInfo, Result,
+    ThreadModel,
 };
 use rbdkit_ram_disk::{Allocator, Flat, RamDisk};
 
@@ -66,8 +67,8 @@ impl Plugin for Memory {
         Ok(())
     }
 
-    fn reach(&self) -> Option<Reach> {
-        Some(Reach::default())
+    fn access_rights(&self) -> Option<AccessRights> {
+        Some(AccessRights::default())
     }
 
     fn open(&self, _: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {

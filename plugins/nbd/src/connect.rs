@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rbdkit_launcher::{Launcher, Order, Program, Started};
-use rbdkit_plugin_api::{Errno, hint_about_names, inherited};
+use rbdkit_plugin_api::{Errno, inherited, name_lookup_hint};
 use rbdkit_stream::{Broken, Socket};
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
@@ -58,7 +58,7 @@ fn cannot_connect(error: io::Error) -> Failure {
 
 /// The host has no address that we would know of.
 fn not_found(error: io::Error) -> Failure {
-    match hint_about_names() {
+    match name_lookup_hint() {
         Some(hint) => Broken::new(format!("cannot connect: {error} ({hint})")).into(),
         None => cannot_connect(error),
     }

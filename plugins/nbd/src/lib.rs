@@ -30,8 +30,8 @@ use std::sync::Arc;
 
 use rbdkit_launcher::{Launcher, Start};
 use rbdkit_plugin_api::{
-    BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, PluginInfo, Reach, Result,
-    ThreadModel,
+    AccessRights, BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, PluginInfo,
+    Result, ThreadModel,
 };
 
 use config::Config;
@@ -92,8 +92,8 @@ impl Plugin for Nbd {
         }
     }
 
-    fn reach(&self) -> Option<Reach> {
-        self.upstream.as_ref().map(Upstream::reach)
+    fn access_rights(&self) -> Option<AccessRights> {
+        self.upstream.as_ref().map(Upstream::access_rights)
     }
 
     fn list_exports(&self, _readonly: bool, _tls: bool) -> BoxFuture<'_, Result<Vec<ExportEntry>>> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rbdkit_launcher::{Launcher, Program};
 use rbdkit_plugin_api::{
-    BoxFuture, ConfigError, DNS, Error, ExportEntry, Handle, Network, Reach, Result, run_blocking,
+    AccessRights, BoxFuture, ConfigError, DNS_PORT, Error, ExportEntry, Handle, Network, Result, run_blocking,
 };
 use rbdkit_stream::{Broken, Socket};
 use rustix::net::RecvFlags;
@@ -63,18 +63,18 @@ impl Upstream {
         Upstream { settings, launcher, shared: tokio::sync::Mutex::default() }
     }
 
-    /// What the wall has to leave open: the way to the server.
-    pub(crate) fn reach(&self) -> Reach {
+    /// What connecting to the server opens.
+    pub(crate) fn access_rights(&self) -> AccessRights {
         match &self.settings.target {
             Target::Tcp { host, port } => {
-                let reach = Reach { network: Network::Ports(vec![*port, DNS]), ..Reach::default() };
+                let rights = AccessRights { network: Network::Ports(vec![*port, DNS_PORT]), ..AccessRights::default() };
                 match host.parse::<IpAddr>() {
-                    Ok(_) => Reach { network: Network::Ports(vec![*port]), ..reach },
-                    Err(_) => reach.to_names(),
+                    Ok(_) => AccessRights { network: Network::Ports(vec![*port]), ..rights },
+                    Err(_) => rights.with_name_lookup(),
                 }
             }
-            // A path needs nothing, and programs are the helper's.
-            Target::Unix(_) | Target::Descriptor(_) | Target::Command { .. } => Reach::default(),
+            // A socket with a path needs no right, and the helper starts the programs.
+            Target::Unix(_) | Target::Descriptor(_) | Target::Command { .. } => AccessRights::default(),
         }
     }
 

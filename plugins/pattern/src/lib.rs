@@ -7,8 +7,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    BoxFuture, Buffer, Capabilities, ConfigError, Done, Handle, Op, OpenArgs, Param, Plugin, PluginInfo, Reach, Result,
-    Span, Support, ThreadModel,
+    AccessRights, BoxFuture, Buffer, Capabilities, ConfigError, Done, Handle, Op, OpenArgs, Param, Plugin, PluginInfo,
+    Result, Span, Support, ThreadModel,
 };
 
 /// What the registry needs to know.
@@ -42,8 +42,8 @@ impl Plugin for Pattern {
         }
     }
 
-    fn reach(&self) -> Option<Reach> {
-        Some(Reach::default())
+    fn access_rights(&self) -> Option<AccessRights> {
+        Some(AccessRights::default())
     }
 
     fn open(&self, _: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {

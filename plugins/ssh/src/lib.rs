@@ -36,7 +36,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rbdkit_launcher::{Launcher, Start};
 use rbdkit_plugin_api::{
-    BoxFuture, ConfigError, Errno, Error, Handle, OpenArgs, Param, Plugin, PluginInfo, Reach, Result, ThreadModel,
+    AccessRights, BoxFuture, ConfigError, Errno, Error, Handle, OpenArgs, Param, Plugin, PluginInfo, Result,
+    ThreadModel,
 };
 
 use config::{Config, Settings};
@@ -114,13 +115,13 @@ impl Plugin for Ssh {
         Ok(())
     }
 
-    fn arrange(&self) -> std::io::Result<()> {
+    fn before_confinement(&self) -> std::io::Result<()> {
         self.launcher.as_ref().map_or(Ok(false), Launcher::move_out).map(drop)
     }
 
     /// It is `ssh` that connects and reads, and the helper that starts it.
-    fn reach(&self) -> Option<Reach> {
-        Some(Reach::default())
+    fn access_rights(&self) -> Option<AccessRights> {
+        Some(AccessRights::default())
     }
 
     fn open(&self, args: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {

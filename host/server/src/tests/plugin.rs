@@ -102,7 +102,7 @@ impl TestHandle {
         let mut file = std::fs::File::from(file);
         std::io::Write::write_all(&mut file, &disk.bytes()[offset as usize..][..buffer.len() as usize]).unwrap();
         let mut at = 0;
-        buffer.lend(|pipe, wanted| {
+        buffer.splice_from(|pipe, wanted| {
             let flags = rustix::pipe::SpliceFlags::NONBLOCK;
             Ok(rustix::pipe::splice(&file, Some(&mut at), pipe, None, wanted, flags)?)
         })

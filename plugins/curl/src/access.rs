@@ -1,29 +1,33 @@
-//! What of the system a request opens: files, and whom it connects to.
+//! The files and network ports that requests open.
 
 use std::path::{Path, PathBuf};
 
-use rbdkit_plugin_api::{DNS, Network, Reach};
+use rbdkit_plugin_api::{AccessRights, DNS_PORT, Network};
 
 use crate::config::{Settings, is_https};
 
-/// Variables that lead requests to a proxy.
+/// Environment variables that name a proxy.
 const PROXIES: &[&str] = &["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
 
-pub(crate) fn of(settings: &Settings) -> Reach {
+/// What a server with these settings opens once it is confined.
+pub(crate) fn access_rights(settings: &Settings) -> AccessRights {
     let files = [&settings.cainfo, &settings.capath, &settings.cookiefile];
     let read: Vec<PathBuf> = files.into_iter().flatten().filter(|path| *path != Path::new("")).cloned().collect();
     let proxy = settings.proxy.is_some() || PROXIES.iter().any(|name| std::env::var_os(name).is_some());
     let network = match (&settings.unix_socket_path, settings.followlocation || proxy, port(&settings.url)) {
-        (Some(_), _, _) => Network::Nobody,
-        // Where redirects lead, only the server knows.
-        (None, false, Some(port)) => Network::Ports(vec![port, DNS]),
-        (None, _, _) => Network::Anybody,
+        (Some(_), _, _) => Network::None,
+        // Only the server knows where its redirects lead.
+        (None, false, Some(port)) => Network::Ports(vec![port, DNS_PORT]),
+        (None, _, _) => Network::Any,
     };
-    // The third says to whom a server may set cookies.
-    Reach { read, network, ..Reach::default() }.to_names().to_certificates().and(&["/usr/share/publicsuffix"])
+    // The public suffix list tells libcurl for which domains a server may set cookies.
+    AccessRights { read, network, ..AccessRights::default() }
+        .with_name_lookup()
+        .with_certificates()
+        .with_read(&["/usr/share/publicsuffix"])
 }
 
-/// The port of a URL, if it is certain.
+/// The port of a URL, if the URL makes sense.
 fn port(url: &str) -> Option<u16> {
     let (_, rest) = url.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next()?;
@@ -44,10 +48,10 @@ mod tests {
 
     fn network(change: impl FnOnce(&mut Settings)) -> Network {
         let mut settings = Settings { url: "https://me:p@host/disk?at=1:2".into(), ..Settings::default() };
-        // The proxy of whoever runs the tests would count.
+        // A proxy in the environment of the tests would count.
         settings.followlocation = false;
         change(&mut settings);
-        of(&settings).network
+        access_rights(&settings).network
     }
 
     #[test]
@@ -69,10 +73,10 @@ mod tests {
     #[test]
     fn only_what_may_lead_anywhere_may_connect_to_anybody() {
         if PROXIES.iter().all(|name| std::env::var_os(name).is_none()) {
-            assert_eq!(network(|_| {}), Network::Ports(vec![443, DNS]));
+            assert_eq!(network(|_| {}), Network::Ports(vec![443, DNS_PORT]));
         }
-        assert_eq!(network(|settings| settings.followlocation = true), Network::Anybody);
-        assert_eq!(network(|settings| settings.proxy = Some("http://proxy:3128".into())), Network::Anybody);
-        assert_eq!(network(|settings| settings.unix_socket_path = Some("/run/web".into())), Network::Nobody);
+        assert_eq!(network(|settings| settings.followlocation = true), Network::Any);
+        assert_eq!(network(|settings| settings.proxy = Some("http://proxy:3128".into())), Network::Any);
+        assert_eq!(network(|settings| settings.unix_socket_path = Some("/run/web".into())), Network::None);
     }
 }
