@@ -4,9 +4,8 @@
 //! found by the build script: every component in `target/filters` is embedded.
 #![forbid(unsafe_code)]
 
+use rbdkit_parameters::nearest;
 use rbdkit_plugin_api::{ConfigError, PluginInfo};
-
-use crate::cli::nearest;
 
 /// In alphabetical order.
 const PLUGINS: &[PluginInfo] = &[
@@ -74,24 +73,4 @@ pub fn filter(name: &str) -> Result<&'static [u8], ConfigError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn plugins_are_in_alphabetical_order_and_found_by_name() {
-        let names: Vec<&str> = plugins().map(|info| info.name).collect();
-        assert!(names.is_sorted());
-        for name in names {
-            assert_eq!(plugin(name).unwrap().name, name);
-        }
-    }
-
-    #[test]
-    fn an_unknown_name_is_answered_with_those_there_are() {
-        let error = plugin("memroy").map(|info| info.name).unwrap_err().to_string();
-        assert!(error.starts_with("cannot open plugin 'memroy': did you mean memory? There are "), "{error}");
-        let error = filter("nosuchfilter").unwrap_err().to_string();
-        assert!(error.starts_with("cannot open filter 'nosuchfilter': "), "{error}");
-        assert!(error.ends_with("(--wasm-filter FILE takes one of your own)"), "{error}");
-    }
-}
+mod tests;

@@ -1,16 +1,16 @@
 //! `check` and `bench`: a component in a real chain over a disk in memory.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use rbdkit_chain::{Chain, Hop, Layer};
+use rbdkit_parameters::{AssignError, Assignment, FilterSide, Missing, Parameter, PluginSide, Stack, assign};
 use rbdkit_plugin_api::{Buffer, Client, Errno, Flags, Param, Peer, Plugin, Pool, Span, Support};
-use rbdkit_sandbox::{Host, Limits};
+use rbdkit_sandbox::{Host, Limits, Module};
 
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -31,31 +31,45 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn chain(filter: Option<(&Path, &[String])>) -> Result<(Arc<Chain>, Option<Arc<Host>>)> {
     let mut layers: Vec<Arc<dyn Layer>> = Vec::new();
     let mut host = None;
+    let mut disk = vec![("size".to_string(), DISK.into())];
     if let Some((file, params)) = filter {
         let loaded = inspect::load(file)?;
         host = Some(loaded.host);
         let module = loaded.module;
-        let mut values = Vec::new();
-        for param in params {
-            let (key, value) = param.split_once('=').with_context(|| format!("{param}: parameters are key=value"))?;
-            let specs = &module.description().params;
-            let spec = specs.iter().find(|spec| spec.answers_to(key)).with_context(|| {
-                let known: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
-                format!("the filter has no parameter '{key}' (it has: {})", known.join(", "))
-            })?;
-            values.push((spec.name.clone(), spec.read(key, OsStr::new(value)).map_err(|e| anyhow!("{e}"))?));
-        }
+        let assignment = assigned(&module, params)?;
+        let values = assignment.filters.into_iter().next().unwrap_or_default();
         layers.push(module.configure(values, Limits::default()).map_err(|e| anyhow!("{e}"))?);
+        disk.extend(assignment.plugin);
     }
     let mut plugin: Box<dyn Plugin> = (rbdkit_plugin_memory::INFO.make)();
-    let size = Param { key: "size", value: OsStr::new(DISK) };
-    plugin
-        .config(size)
+    disk.iter()
+        .try_for_each(|(key, value)| plugin.config(Param { key, value }))
         .and_then(|()| plugin.config_complete())
         .and_then(|()| plugin.get_ready())
         .and_then(|()| plugin.after_fork())
         .map_err(|e| anyhow!("{e}"))?;
     Ok((Chain::new(layers, "memory", plugin, Pool::new()), host))
+}
+
+/// Gives the filter and the disk below it their parameters, as rbdkit does.
+fn assigned(module: &Module, params: &[String]) -> Result<Assignment> {
+    let told = module.description();
+    let filter = FilterSide { name: &told.name, specs: &told.params };
+    let stack = Stack { filters: vec![filter], plugin: PluginSide::new(&rbdkit_plugin_memory::INFO) };
+    let params = params
+        .iter()
+        .map(|word| match Parameter::new(word.into()) {
+            Parameter::Bare(_) => Err(anyhow!("{word}: parameters are key=value")),
+            keyed => Ok(keyed),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    assign(&stack, &params, &[], Missing::Refused).map_err(|error| match error {
+        AssignError::UnknownKey { key, .. } => {
+            let known: Vec<&str> = told.params.iter().map(|spec| spec.name.as_str()).collect();
+            anyhow!("the filter has no parameter '{key}' (it has: {})", known.join(", "))
+        }
+        error => anyhow!("{error}"),
+    })
 }
 
 async fn open(chain: &Arc<Chain>, id: u64) -> Result<Arc<Hop>> {

@@ -152,6 +152,7 @@ fn checked_param(param: &wit::Param) -> Result<ParamSpec, String> {
         repeat: param.repeat,
         pass_on: param.pass_on,
         help: line(&param.help),
+        ..ParamSpec::default()
     })
 }
 

@@ -32,44 +32,44 @@ const MAX_KEPT: usize = 32;
 /// Receive buffers that nobody uses.
 #[derive(Debug)]
 pub(super) struct ReceivePool {
-    shelf: Mutex<IdlePool<Box<[u8]>>>,
+    idle: Mutex<IdlePool<Box<[u8]>>>,
     activity: Arc<Activity>,
 }
 
 impl ReceivePool {
-    /// An empty pool. It stirs when a buffer comes back, so that [`ReceivePool::free_spare`] is
+    /// An empty pool. It signals activity when a buffer comes back, so that [`ReceivePool::free_spare`] is
     /// called later.
     pub(super) fn new(activity: Arc<Activity>) -> ReceivePool {
-        ReceivePool { shelf: Mutex::default(), activity }
+        ReceivePool { idle: Mutex::default(), activity }
     }
 
-    fn shelf(&self) -> MutexGuard<'_, IdlePool<Box<[u8]>>> {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    fn idle(&self) -> MutexGuard<'_, IdlePool<Box<[u8]>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self) -> Box<[u8]> {
-        let kept = self.shelf().take();
+        let kept = self.idle().take();
         kept.unwrap_or_else(|| vec![0; MAX_READ].into_boxed_slice())
     }
 
     fn give_back(&self, buffer: Box<[u8]>) {
-        let mut kept = self.shelf();
+        let mut kept = self.idle();
         if kept.len() < MAX_KEPT {
             kept.put(buffer);
         }
-        // The reply queue also stirs, but this may happen long after the last reply. It stirs under
+        // The reply queue also signals activity, but this may happen long after the last reply. It signals under
         // the lock, as the pool of payload buffers does.
         self.activity.signal();
     }
 
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
-        self.shelf().len()
+        self.idle().len()
     }
 
     /// Frees the buffers that nobody has needed since the last call.
     pub(super) fn free_spare(&self) {
-        let spare = self.shelf().take_spare(0);
+        let spare = self.idle().take_spare(0);
         drop(spare);
     }
 }
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_that_comes_back_stirs_and_is_gone_two_looks_later() {
+    fn a_buffer_that_comes_back_is_activity_and_is_gone_two_looks_later() {
         let activity = Arc::new(Activity::default());
         let pool = ReceivePool::new(Arc::clone(&activity));
         pool.give_back(pool.take());

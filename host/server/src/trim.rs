@@ -66,7 +66,7 @@ pub(super) async fn run(server: &Arc<ServerState>) {
         activity.wait().await;
         loop {
             tokio::time::sleep(server.options.limits.trim_interval).await;
-            // Asked before anything is freed: what comes back from now on stirs again.
+            // Asked before anything is freed: what comes back from now on is new activity.
             let since_last = if activity.take() { Use::InUse } else { Use::Idle };
             let round = schedule.next(since_last);
             let server = Arc::clone(server);

@@ -63,16 +63,17 @@ fn line(text: &mut String, what: &str, explanation: &str) {
     }
 }
 
-/// What a plugin can be told.
+/// The parameters of a plugin.
 pub fn plugin(info: &PluginInfo) -> String {
     let mut text = format!("\nplugin: {} ({})\n{}\n", info.name, info.longname, info.description);
-    if !info.help.is_empty() {
-        let _ = writeln!(text, "{}", info.help.trim_end());
+    parameters(&mut text, &(info.params)());
+    if let Some(other) = info.other_keys {
+        line(&mut text, other.form, other.help);
     }
     text
 }
 
-/// What a filter can be told.
+/// The parameters of a filter.
 pub fn filter(filter: &FilterHelp<'_>) -> String {
     let mut text = match filter.longname {
         "" => format!("\nfilter: {}\n", filter.name),
@@ -81,17 +82,23 @@ pub fn filter(filter: &FilterHelp<'_>) -> String {
     if !filter.help.is_empty() {
         let _ = writeln!(text, "{}", filter.help.trim_end());
     }
-    for spec in filter.specs {
-        line(&mut text, &format!("{}={}", spec.name, value(spec)), &explanation(spec));
-    }
+    parameters(&mut text, filter.specs);
     text
+}
+
+fn parameters(text: &mut String, specs: &[ParamSpec]) {
+    for spec in specs.iter().filter(|spec| !spec.hidden) {
+        let key = if spec.magic { format!("[{}=]", spec.name) } else { format!("{}=", spec.name) };
+        line(text, &format!("{key}{}", value(spec)), &explanation(spec));
+    }
 }
 
 fn value(spec: &ParamSpec) -> String {
     match spec.kind {
+        _ if !spec.placeholder.is_empty() => spec.placeholder.clone(),
         ParamKind::Choice => spec.choices.join("|"),
         ParamKind::BoolOrWatch => "BOOL|/PATH".to_string(),
-        ParamKind::PathRead | ParamKind::PathNow | ParamKind::PathAppend => "FILE".to_string(),
+        ParamKind::PathRead | ParamKind::PathNow | ParamKind::PathAppend | ParamKind::Path => "FILENAME".to_string(),
         ParamKind::Watch => "PATH".to_string(),
         kind => kind.name().to_ascii_uppercase(),
     }
@@ -135,21 +142,30 @@ mod tests {
 
     #[test]
     fn a_filters_parameters_are_explained() {
-        let specs = [ParamSpec {
-            name: "cache".into(),
-            aliases: vec!["c".into()],
-            kind: ParamKind::Choice,
-            choices: vec!["writeback".into(), "unsafe".into()],
-            default: Some("writeback".into()),
-            required: false,
-            repeat: false,
-            pass_on: false,
-            help: "When writes go below".into(),
-        }];
+        let specs = [ParamSpec::choice("cache", &["writeback", "unsafe"])
+            .alias("c")
+            .default_value("writeback")
+            .help("When writes go below")];
         let text = filter(&FilterHelp { name: "cache", longname: "", help: "Keeps blocks\n", specs: &specs });
         assert_eq!(
             text,
             "\nfilter: cache\nKeeps blocks\ncache=writeback|unsafe            When writes go below (default: writeback; also c)\n"
+        );
+    }
+
+    #[test]
+    fn a_plugins_parameters_are_explained() {
+        let mut text = String::new();
+        let specs = [
+            ParamSpec::size("size").magic().required().help("Size of the disk"),
+            ParamSpec::path("file").repeat().help("A file"),
+            ParamSpec::hidden("old"),
+        ];
+        parameters(&mut text, &specs);
+        assert_eq!(
+            text,
+            "[size=]SIZE                       (required) Size of the disk\n\
+             file=FILENAME                     A file (may be repeated)\n"
         );
     }
 

@@ -4,23 +4,18 @@
 //! one line that says so. Options, their combinations and the rules by which a word is `key=value` or a bare value are nbdkit's.
 //!
 //! * [`options`] takes the command line apart, [`parse`] checks it and makes the plan.
-//! * [`assign`] distributes parameters between filters and plugin, once it is known which parameters the filters have.
 //! * [`help`] writes the texts of `--help`.
 //!
 //! Nothing here does I/O, and nothing here knows the protocol, the server or the sandbox.
 #![forbid(unsafe_code)]
 
-pub mod assign;
 pub mod help;
 pub mod options;
 mod plan;
 mod words;
 
-pub use plan::{
-    Action, FilterFault, FilterLimit, FilterSource, Inherited, Listen, LogTo, Parameter, Plan, Sha256, Target,
-    TargetedParameter,
-};
-pub use words::{nearest, program_name};
+pub use plan::{Action, DebugFlag, FilterFault, FilterLimit, FilterSource, Inherited, Listen, LogTo, Plan, Sha256};
+pub use words::program_name;
 
 use std::ffi::OsString;
 

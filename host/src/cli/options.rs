@@ -8,9 +8,8 @@ use std::ffi::OsString;
 use clap::builder::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
+use rbdkit_parameters::nearest;
 use rbdkit_plugin_api::ConfigError;
-
-use super::nearest;
 
 /// One option.
 pub struct OptionSpec {

@@ -4,10 +4,11 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rbdkit_parameters::{Parameter, Target, TargetedParameter};
 use rbdkit_plugin_api::{ConfigError, units};
 
 use super::options::Given;
-use super::words::{split_once, split_parameter, whole_number};
+use super::words::whole_number;
 
 /// What the program is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,68 +120,6 @@ pub enum FilterSource {
         /// What the file has to hash to.
         sha256: Option<Sha256>,
     },
-}
-
-/// Which of the filters is meant: by name, and which of those of that name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// The filter's name.
-    pub name: String,
-    /// 1 for the one nearest the client.
-    pub instance: usize,
-}
-
-impl Target {
-    fn parse(option: &str, text: &str) -> Result<Target, ConfigError> {
-        let wrong =
-            || ConfigError::new(format!("{option}: '{text}' does not name a filter: NAME, or NAME#2 for the second"));
-        let (name, instance) = match text.rsplit_once('#') {
-            Some((name, number)) => (name, number.parse().ok().filter(|n| *n > 0).ok_or_else(wrong)?),
-            None => (text, 1),
-        };
-        if name.is_empty() {
-            return Err(wrong());
-        }
-        Ok(Target { name: name.to_string(), instance })
-    }
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.instance {
-            1 => f.write_str(&self.name),
-            instance => write!(f, "{}#{instance}", self.name),
-        }
-    }
-}
-
-/// A word after the plugin's name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Parameter {
-    /// `key=value`.
-    Keyed(String, OsString),
-    /// Anything else: the value of the plugin's magic key.
-    Bare(OsString),
-}
-
-impl Parameter {
-    fn new(word: OsString) -> Parameter {
-        match split_parameter(&word) {
-            Some((key, value)) => Parameter::Keyed(key, value),
-            None => Parameter::Bare(word),
-        }
-    }
-}
-
-/// A parameter for one filter, whoever else knows its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TargetedParameter {
-    /// The filter.
-    pub target: Target,
-    /// The key.
-    pub key: String,
-    /// The value.
-    pub value: OsString,
 }
 
 /// A change to what a filter may take.
@@ -556,10 +495,13 @@ fn filter_param(value: &OsStr) -> Result<TargetedParameter, ConfigError> {
         let shown = value.to_string_lossy();
         error(format!("--filter-param: '{shown}' is not FILTER:KEY=VALUE, for example cow:cow-on-read=true"))
     };
-    let (target, rest) = split_once(value, b':').ok_or_else(wrong)?;
-    let target = Target::parse("--filter-param", target.to_str().ok_or_else(wrong)?)?;
-    let (key, value) = split_parameter(&rest).ok_or_else(wrong)?;
-    Ok(TargetedParameter { target, key, value })
+    let (target, key, value) = TargetedParameter::split(value).ok_or_else(wrong)?;
+    Ok(TargetedParameter { target: filter_name("--filter-param", &target)?, key, value })
+}
+
+fn filter_name(option: &str, text: &str) -> Result<Target, ConfigError> {
+    Target::parse(text)
+        .ok_or_else(|| error(format!("{option}: '{text}' does not name a filter: NAME, or NAME#2 for the second")))
 }
 
 fn filter_on_fault(given: &Given) -> Result<FilterFault, ConfigError> {
@@ -584,7 +526,7 @@ fn filter_limit(value: &OsStr) -> Result<FilterLimit, ConfigError> {
     };
     let (what, amount) = shown.split_once('=').ok_or_else(wrong)?;
     let (target, resource) = match what.split_once(':') {
-        Some((target, resource)) => (Some(Target::parse("--filter-limit", target)?), resource),
+        Some((target, resource)) => (Some(filter_name("--filter-limit", target)?), resource),
         None => (None, what),
     };
     if resource.is_empty() || amount.is_empty() {

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rbdkit_plugin_api::ConfigError;
+use rbdkit_parameters::{FilterSide, PluginSide, Stack};
 use rbdkit_plugin_api::schema::ParamValue;
+use rbdkit_plugin_api::{ConfigError, PluginInfo};
 use sha2::{Digest, Sha256};
 
-use crate::cli::assign::{Filter, find};
 use crate::cli::{self, FilterLimit, FilterSource};
 use crate::registry;
 use rbdkit_chain::Layer;
@@ -57,22 +57,24 @@ fn check_digest(path: &Path, component: &[u8], expected: Option<&cli::Sha256>) -
     )))
 }
 
-/// What the distribution of parameters needs to know of a filter.
-pub fn declared(module: &Module) -> Filter<'_> {
-    let told = module.description();
-    Filter { name: &told.name, specs: &told.params }
+/// What the layers declare.
+pub fn declared<'a>(modules: &'a [Module], plugin: &'a PluginInfo) -> Stack<'a> {
+    let filter = |module: &'a Module| {
+        let told = module.description();
+        FilterSide { name: &told.name, specs: &told.params }
+    };
+    Stack { filters: modules.iter().map(filter).collect(), plugin: PluginSide::new(plugin) }
 }
 
 /// Gives each filter its parameters and limits.
 ///
 /// # Errors
-/// One line: the filter's own about a parameter, or that a limit does not exist or is given to a filter that is not there.
+/// One line: the filter's own about a parameter.
 pub fn configure(
     modules: Vec<Module>,
     params: Vec<Vec<(String, ParamValue)>>,
-    changes: &[FilterLimit],
+    limits: Vec<Limits>,
 ) -> Result<Vec<Arc<dyn Layer>>, ConfigError> {
-    let limits = limits(&modules, changes)?;
     // The filter nearest the plugin first, as nbdkit does.
     let mut layers = modules
         .into_iter()
@@ -85,10 +87,13 @@ pub fn configure(
     Ok(layers)
 }
 
-fn limits(modules: &[Module], changes: &[FilterLimit]) -> Result<Vec<Limits>, ConfigError> {
-    let declared: Vec<Filter<'_>> = modules.iter().map(declared).collect();
-    let mut limits = vec![Limits::default(); modules.len()];
-    if let ([change, ..], true) = (changes, modules.is_empty()) {
+/// The limits of each filter.
+///
+/// # Errors
+/// One line: a limit that does not exist, or that is given to a filter that is not there.
+pub fn limits(stack: &Stack<'_>, changes: &[FilterLimit]) -> Result<Vec<Limits>, ConfigError> {
+    let mut limits = vec![Limits::default(); stack.filters.len()];
+    if let ([change, ..], true) = (changes, stack.filters.is_empty()) {
         return Err(ConfigError::new(format!(
             "--filter-limit {}={}: no filter is given",
             change.resource, change.value
@@ -102,7 +107,7 @@ fn limits(modules: &[Module], changes: &[FilterLimit]) -> Result<Vec<Limits>, Co
     }
     for change in changes {
         if let Some(target) = &change.target {
-            let filter = &mut limits[find(&declared, target, "--filter-limit")?];
+            let filter = &mut limits[stack.find(target, "--filter-limit")?];
             filter.set(Some(&target.to_string()), &change.resource, &change.value)?;
         }
     }

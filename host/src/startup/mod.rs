@@ -8,7 +8,7 @@
 //! 3. Filters are loaded, parameters distributed, plugin and filters configured and made ready.
 //! 4. Sockets are bound. From here on a failure removes what was made in the file system.
 //! 5. User and group change, the pid file is written, the command of `--run` starts, the word is given.
-//! 6. The process gives up what serving does not need ([`wall`]).
+//! 6. The process gives up what serving does not need ([`rbdkit_confine`]).
 //! 7. Clients are served until a signal or the end of the command; then those that are there are drained.
 //!
 //! A mistake in 1 to 5 is one line on standard error and exit status 1, with nothing left behind.
@@ -39,11 +39,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rbdkit_parameters::{Missing, assign};
 use rbdkit_plugin_api::{ConfigError, Param, Plugin, PluginInfo, Pool};
 use rustix::process::{Pid, Signal};
 use tokio::sync::Notify;
 
-use crate::cli::assign::{self, PluginSide};
 use crate::cli::{self, Action, FilterFault, Inherited, Listen, LogTo, Plan, program_name};
 use crate::registry;
 use background::{Split, Word};
@@ -195,14 +195,14 @@ fn chain(plan: &Plan, fatal: &Arc<Notify>) -> Result<Arc<Chain>, ConfigError> {
         FilterFault::Exit => OnFault::Exit(Arc::clone(fatal)),
     };
     let modules = filters::load(&plan.filters, &plan.filter_limits, on_fault)?;
-    let declared: Vec<_> = modules.iter().map(filters::declared).collect();
-    let side = PluginSide { name: info.name, magic_key: info.magic_config_key, help: info.help };
-    let assignment = assign::assign(&declared, side, &plan.params, &plan.filter_params)?;
+    let stack = filters::declared(&modules, info);
+    let assignment = assign(&stack, &plan.params, &plan.filter_params, Missing::Refused)?;
+    let limits = filters::limits(&stack, &plan.filter_limits)?;
     for warning in &assignment.warnings {
         tracing::warn!("{warning}");
     }
     let plugin = plugin(info, &assignment.plugin)?;
-    let layers = filters::configure(modules, assignment.filters, &plan.filter_limits)?;
+    let layers = filters::configure(modules, assignment.filters, limits)?;
     Ok(Chain::new(layers, info.name, plugin, Pool::default()))
 }
 

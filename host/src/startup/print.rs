@@ -3,10 +3,12 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
+use rbdkit_parameters::{Missing, assign};
+use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{ConfigError, Param, PluginInfo};
 
 use super::filters;
-use crate::cli::{self, Action, Parameter, Plan, help};
+use crate::cli::{Action, Plan, help};
 use crate::registry;
 use rbdkit_plugin_api::text::plain;
 use rbdkit_sandbox::OnFault;
@@ -129,20 +131,11 @@ fn dump_plugin(plan: &Plan) -> Result<String, ConfigError> {
         return Ok(String::new());
     };
     let filters = filters::load(&plan.filters, &plan.filter_limits, OnFault::Error)?;
-    let declared: Vec<_> = filters.iter().map(filters::declared).collect();
-    let side = cli::assign::PluginSide { name: info.name, magic_key: info.magic_config_key, help: info.help };
-    // As in nbdkit the plugin is given its parameters, but what is missing is not missed.
+    // As in nbdkit the plugin gets its parameters, but does not have to be complete.
+    let assignment = assign(&filters::declared(&filters, info), &plan.params, &plan.filter_params, Missing::Allowed)?;
     let mut plugin = (info.make)();
-    for param in &plan.params {
-        match param {
-            Parameter::Keyed(key, _)
-                if declared.iter().any(|filter| filter.specs.iter().any(|spec| spec.answers_to(key))) => {}
-            Parameter::Keyed(key, value) => plugin.config(Param { key, value })?,
-            Parameter::Bare(value) => match side.magic_key {
-                Some(key) => plugin.config(Param { key, value })?,
-                None => return Err(cli::assign::bare_word_without_a_key(side, value)),
-            },
-        }
+    for (key, value) in &assignment.plugin {
+        plugin.config(Param { key, value })?;
     }
     let mut text = String::new();
     let mut line = |key: &str, value: &str| {
@@ -154,9 +147,10 @@ fn dump_plugin(plan: &Plan) -> Result<String, ConfigError> {
     line("api_version", "2");
     line("max_thread_model", info.max_thread_model.name());
     line("thread_model", plugin.thread_model().name());
-    if let Some(key) = info.magic_config_key {
-        line("magic_config_key", key);
+    if let Some(key) = info.magic_config_key() {
+        line("magic_config_key", &key);
     }
+    line("params", &names(&(info.params)()));
     for (key, value) in plugin.dump_plugin() {
         line(&key, &value);
     }
@@ -169,8 +163,12 @@ fn dump_plugin(plan: &Plan) -> Result<String, ConfigError> {
         line("filter_recovery", told.recovery);
         line("filter_exports", &told.exports.join(" "));
         line("filter_imports", &told.imports.join(" "));
-        let params: Vec<&str> = told.params.iter().map(|spec| spec.name.as_str()).collect();
-        line("filter_params", &params.join(" "));
+        line("filter_params", &names(&told.params));
     }
     Ok(text)
+}
+
+fn names(specs: &[ParamSpec]) -> String {
+    let names: Vec<&str> = specs.iter().filter(|spec| !spec.hidden).map(|spec| spec.name.as_str()).collect();
+    names.join(" ")
 }

@@ -45,7 +45,7 @@ pub use error::{ConfigError, Errno, Error, Result};
 pub use extents::{Extent, Extents};
 pub use lock::{lock, read_lock, write_lock};
 pub use op::{BoxFuture, Done, Op};
-pub use plugin::{Client, Handle, OpenArgs, Param, Peer, Plugin, PluginInfo};
+pub use plugin::{Client, Handle, OpenArgs, OtherKeys, Param, Peer, Plugin, PluginInfo};
 pub use pool::Pool;
 pub use span::{Fill, Span};
 pub use types::{BlockSizes, Capabilities, ExportEntry, Flags, MAX_REQUEST, Support, ThreadModel};

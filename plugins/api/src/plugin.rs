@@ -13,6 +13,7 @@ use crate::buffer::Buffer;
 use crate::error::{ConfigError, Errno, Result};
 use crate::extents::Extents;
 use crate::op::{BoxFuture, Done, Op};
+use crate::schema::ParamSpec;
 use crate::span::Span;
 use crate::types::{BlockSizes, Capabilities, ExportEntry, Flags, ThreadModel};
 use crate::units;
@@ -213,7 +214,11 @@ pub trait Handle: Send + Sync + 'static {
 /// Lifecycle: `config` for each parameter, `config_complete`, `get_ready` (still in the foreground, before listening), `after_fork`,
 /// then for each connection `preconnect`, `list_exports` or `default_export`, `open`; at the end `cleanup`.
 pub trait Plugin: Send + Sync + 'static {
-    /// Takes one `key=value`. Keys that the plugin does not know: [`Param::unknown`].
+    /// Takes one `key=value`. The server has checked it against [`PluginInfo::params`]: the key is
+    /// declared (or the plugin takes other keys), and the value is of the declared kind.
+    ///
+    /// # Errors
+    /// One line that names the parameter. For a key that the plugin does not know: [`Param::unknown`].
     fn config(&mut self, param: Param<'_>) -> Result<(), ConfigError>;
 
     /// Checks that what is needed was given.
@@ -292,14 +297,30 @@ pub struct PluginInfo {
     pub longname: &'static str,
     /// One sentence.
     pub description: &'static str,
-    /// The parameters for `--help`, one a line: `file=FILENAME     (required) The file to serve`.
-    pub help: &'static str,
-    /// The key that a bare word stands for (nbdkit's magic config key).
-    pub magic_config_key: Option<&'static str>,
+    /// The parameters it takes, in the order of `--help`.
+    pub params: fn() -> Vec<ParamSpec>,
+    /// How help shows that it takes keys it does not declare. None: it takes no others.
+    pub other_keys: Option<OtherKeys>,
     /// The strictest thread model that it can have, for `--dump-plugin`.
     pub max_thread_model: ThreadModel,
     /// Makes one, not configured.
     pub make: fn() -> Box<dyn Plugin>,
+}
+
+impl PluginInfo {
+    /// The key that a word without one stands for (nbdkit's magic config key).
+    pub fn magic_config_key(&self) -> Option<String> {
+        (self.params)().into_iter().find(|spec| spec.magic).map(|spec| spec.name)
+    }
+}
+
+/// A plugin takes keys that it does not declare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherKeys {
+    /// What stands for them in `--help`: `KEY=VALUE`.
+    pub form: &'static str,
+    /// One sentence without a full stop.
+    pub help: &'static str,
 }
 
 /// One `key=value` of the command line, on its way to a plugin.
@@ -338,6 +359,11 @@ impl<'a> Param<'a> {
     /// A size as nbdkit writes it: `512`, `1M`, `2G` ([`units::parse_size`]).
     pub fn size(&self) -> Result<u64, ConfigError> {
         units::parse_size(self.text()?).map_err(|wrong| self.error(wrong))
+    }
+
+    /// The error for a value that is none of the words that the parameter takes.
+    pub fn not_one_of(&self, choices: &[&str]) -> ConfigError {
+        self.error(format_args!("is not one of {}", choices.join(", ")))
     }
 
     /// A truth value as nbdkit writes it: `true`, `off`, `1` ([`units::parse_bool`]).

@@ -1,15 +1,22 @@
-//! Parameters that a filter declares, and how the host reads them before any guest sees a value.
+//! Declarations of parameters: what a plugin or a filter takes, and how a value is checked before the layer sees it.
 //!
-//! A guest gets each value in one canonical form ([`ParamKind::canonical`]), so that no guest needs a parser of its own.
+//! Plugins declare with the constructors below ([`ParamSpec::size`] and so on). Filters declare through
+//! the contract, and the sandbox makes the same [`ParamSpec`] of that. Everything that the program
+//! knows of parameters comes from declarations: `--help`, which layer takes which key, which values
+//! are refused, `--dump-plugin`, and the tests that compare the documents with the program.
+//!
+//! A filter gets each value in one canonical form ([`ParamSpec::read`]), so that no guest needs a
+//! parser of its own. A plugin gets the value as the user wrote it.
 
 use std::ffi::{OsStr, OsString};
 
 use crate::{ConfigError, units};
 
 /// What a parameter's value is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ParamKind {
     /// Any UTF-8 text.
+    #[default]
     String,
     /// nbdkit's truth values; canonical `true` or `false`.
     Bool,
@@ -35,10 +42,15 @@ pub enum ParamKind {
     Watch,
     /// A truth value, or an absolute path whose existence is the value: canonical `true`, `false` or `watch`.
     BoolOrWatch,
+    /// For plugins only: any bytes, which need not be UTF-8.
+    Bytes,
+    /// For plugins only: the name of a file that the plugin opens itself.
+    Path,
 }
 
 impl ParamKind {
-    const ALL: [(ParamKind, &'static str); 13] = [
+    /// The kinds that a filter may declare, each with the word of WIT's `param.kind`.
+    const CONTRACT: [(ParamKind, &'static str); 13] = [
         (ParamKind::String, "string"),
         (ParamKind::Bool, "bool"),
         (ParamKind::Int, "int"),
@@ -54,24 +66,28 @@ impl ParamKind {
         (ParamKind::BoolOrWatch, "bool-or-watch"),
     ];
 
-    /// The word that WIT's `param.kind` uses.
+    /// The word that WIT's `param.kind` uses, or for a plugin's kind a word for messages.
     pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("string", |(_, name)| name)
+        match self {
+            ParamKind::Bytes => "bytes",
+            ParamKind::Path => "path",
+            _ => Self::CONTRACT.iter().find(|(kind, _)| *kind == self).map_or("string", |(_, name)| name),
+        }
     }
 
     /// Reads the word that WIT's `param.kind` uses.
     pub fn parse(name: &str) -> Option<ParamKind> {
-        Self::ALL.iter().find(|(_, word)| *word == name).map(|(kind, _)| *kind)
+        Self::CONTRACT.iter().find(|(_, word)| *word == name).map(|(kind, _)| *kind)
     }
 
-    /// All words, for messages.
+    /// All words that [`ParamKind::parse`] reads, for messages.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        Self::ALL.iter().map(|(_, name)| *name)
+        Self::CONTRACT.iter().map(|(_, name)| *name)
     }
 }
 
 /// One parameter.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ParamSpec {
     /// The key.
     pub name: String,
@@ -81,15 +97,24 @@ pub struct ParamSpec {
     pub kind: ParamKind,
     /// The words of [`ParamKind::Choice`].
     pub choices: Vec<String>,
-    /// What holds when it is not given, as the user would write it; for `--help`.
+    /// What stands for the value in `--help`, for example `FILENAME`. Empty: a word for the kind.
+    pub placeholder: String,
+    /// The value that applies if the parameter is not given, as the user would write it.
     pub default: Option<String>,
     /// Has to be given.
     pub required: bool,
-    /// May be given more than once.
+    /// May be given more than once, and every value counts.
     pub repeat: bool,
     /// The layers below get it too.
     pub pass_on: bool,
-    /// One sentence.
+    /// A word without a key is the value of this parameter (nbdkit's magic config key). One at most.
+    pub magic: bool,
+    /// The value must not be printed, in no message and no log.
+    pub secret: bool,
+    /// No help lists it. The plugin takes the key to refuse it with a message of its own, or to
+    /// accept a value that changes nothing.
+    pub hidden: bool,
+    /// One sentence without a full stop.
     pub help: String,
 }
 
@@ -98,22 +123,143 @@ pub struct ParamSpec {
 pub struct ParamValue {
     /// The canonical text.
     pub text: String,
-    /// For [`ParamKind::PathRead`], [`ParamKind::PathNow`], [`ParamKind::PathAppend`], [`ParamKind::Watch`] and the path form of [`ParamKind::BoolOrWatch`].
+    /// For [`ParamKind::PathRead`], [`ParamKind::PathNow`], [`ParamKind::PathAppend`],
+    /// [`ParamKind::Watch`] and the path form of [`ParamKind::BoolOrWatch`].
     pub path: Option<OsString>,
 }
 
+/// Declaring a parameter.
+impl ParamSpec {
+    /// A parameter of this kind.
+    pub fn new(name: &str, kind: ParamKind) -> ParamSpec {
+        ParamSpec { name: name.into(), kind, ..ParamSpec::default() }
+    }
+
+    /// UTF-8 text, which the plugin reads itself.
+    pub fn string(name: &str) -> ParamSpec {
+        ParamSpec::new(name, ParamKind::String)
+    }
+
+    /// Bytes, which the plugin reads itself.
+    pub fn bytes(name: &str) -> ParamSpec {
+        ParamSpec::new(name, ParamKind::Bytes)
+    }
+
+    /// The name of a file, which the plugin opens itself.
+    pub fn path(name: &str) -> ParamSpec {
+        ParamSpec::new(name, ParamKind::Path)
+    }
+
+    /// True or false.
+    pub fn bool(name: &str) -> ParamSpec {
+        ParamSpec::new(name, ParamKind::Bool)
+    }
+
+    /// A size in bytes.
+    pub fn size(name: &str) -> ParamSpec {
+        ParamSpec::new(name, ParamKind::Size)
+    }
+
+    /// One of these words.
+    pub fn choice(name: &str, choices: &[&str]) -> ParamSpec {
+        let choices = choices.iter().map(|choice| (*choice).to_string()).collect();
+        ParamSpec { choices, ..ParamSpec::new(name, ParamKind::Choice) }
+    }
+
+    /// A key that no help lists ([`ParamSpec::hidden`]).
+    pub fn hidden(name: &str) -> ParamSpec {
+        ParamSpec { hidden: true, ..ParamSpec::bytes(name) }
+    }
+
+    /// Another key that means the same.
+    #[must_use]
+    pub fn alias(mut self, name: &str) -> ParamSpec {
+        self.aliases.push(name.into());
+        self
+    }
+
+    /// What stands for the value in `--help`.
+    #[must_use]
+    pub fn placeholder(mut self, placeholder: &str) -> ParamSpec {
+        self.placeholder = placeholder.into();
+        self
+    }
+
+    /// The value that applies if the parameter is not given.
+    #[must_use]
+    pub fn default_value(mut self, default: &str) -> ParamSpec {
+        self.default = Some(default.into());
+        self
+    }
+
+    /// Has to be given.
+    #[must_use]
+    pub fn required(mut self) -> ParamSpec {
+        self.required = true;
+        self
+    }
+
+    /// May be given more than once, and every value counts.
+    #[must_use]
+    pub fn repeat(mut self) -> ParamSpec {
+        self.repeat = true;
+        self
+    }
+
+    /// A word without a key is the value of this parameter.
+    #[must_use]
+    pub fn magic(mut self) -> ParamSpec {
+        self.magic = true;
+        self
+    }
+
+    /// The value must not be printed.
+    #[must_use]
+    pub fn secret(mut self) -> ParamSpec {
+        self.secret = true;
+        self
+    }
+
+    /// One sentence without a full stop.
+    #[must_use]
+    pub fn help(mut self, help: &str) -> ParamSpec {
+        self.help = help.into();
+        self
+    }
+}
+
+/// Using a declaration.
 impl ParamSpec {
     /// Whether `key` is its name or an alias.
     pub fn answers_to(&self, key: &str) -> bool {
         self.name == key || self.aliases.iter().any(|alias| alias == key)
     }
 
-    /// Reads a value.
+    /// Checks a value that the plugin reads itself later.
     ///
     /// # Errors
-    /// One line `key=value: ...` that says what would be right.
+    /// One line `key=value: ...` that says what would be right. The value of a secret is not shown.
+    pub fn check(&self, key: &str, value: &OsStr) -> Result<(), ConfigError> {
+        match self.kind {
+            ParamKind::Bytes | ParamKind::Path => Ok(()),
+            _ => self.read(key, value).map(drop),
+        }
+    }
+
+    /// The error about a value of this parameter: `wrong` is the rest of "key=value: ...".
+    fn wrong(&self, key: &str, value: &OsStr, wrong: &str) -> ConfigError {
+        match self.secret {
+            true => ConfigError::new(format!("{key}: {wrong}")),
+            false => ConfigError::new(format!("{key}={}: {wrong}", value.to_string_lossy())),
+        }
+    }
+
+    /// Reads a value and makes its canonical form.
+    ///
+    /// # Errors
+    /// One line `key=value: ...` that says what would be right. The value of a secret is not shown.
     pub fn read(&self, key: &str, value: &OsStr) -> Result<ParamValue, ConfigError> {
-        let wrong = |what: String| ConfigError::new(format!("{key}={}: {what}", value.to_string_lossy()));
+        let wrong = |what: String| self.wrong(key, value, &what);
         let path = |word: &str| {
             if value.is_empty() {
                 return Err(wrong("is not the name of a file".into()));
@@ -121,7 +267,7 @@ impl ParamSpec {
             Ok(ParamValue { text: word.to_string(), path: Some(value.to_os_string()) })
         };
         match self.kind {
-            ParamKind::PathRead | ParamKind::PathNow | ParamKind::PathAppend | ParamKind::Watch => {
+            ParamKind::PathRead | ParamKind::PathNow | ParamKind::PathAppend | ParamKind::Watch | ParamKind::Path => {
                 return path("set");
             }
             ParamKind::BoolOrWatch if value.as_encoded_bytes().first() == Some(&b'/') => return path("watch"),
@@ -164,17 +310,7 @@ mod tests {
     use super::*;
 
     fn spec(kind: ParamKind) -> ParamSpec {
-        ParamSpec {
-            name: "key".into(),
-            aliases: vec![],
-            kind,
-            choices: vec!["one".into(), "two".into()],
-            default: None,
-            required: false,
-            repeat: false,
-            pass_on: false,
-            help: String::new(),
-        }
+        ParamSpec { choices: vec!["one".into(), "two".into()], ..ParamSpec::new("key", kind) }
     }
 
     #[test]
@@ -207,10 +343,28 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_is_not_shown() {
+        let secret = spec(ParamKind::Int).secret();
+        let error = secret.read("key", OsStr::new("hush")).unwrap_err();
+        assert_eq!(error.to_string(), "key: is not a whole number from 0 to 18446744073709551615");
+    }
+
+    #[test]
+    fn what_a_plugin_reads_itself_need_not_be_text() {
+        let bytes = std::os::unix::ffi::OsStrExt::from_bytes(b"\xff");
+        assert!(spec(ParamKind::Bytes).check("key", bytes).is_ok());
+        assert!(spec(ParamKind::Path).check("key", bytes).is_ok());
+        let error = spec(ParamKind::String).check("key", bytes).unwrap_err();
+        assert_eq!(error.to_string(), "key=\u{fffd}: is not UTF-8 text");
+    }
+
+    #[test]
     fn kind_names_are_read_back() {
         for name in ParamKind::names() {
             assert_eq!(ParamKind::parse(name).unwrap().name(), name);
         }
-        assert_eq!(ParamKind::parse("password"), None);
+        for name in ["password", ParamKind::Bytes.name(), ParamKind::Path.name()] {
+            assert_eq!(ParamKind::parse(name), None, "{name}");
+        }
     }
 }

@@ -41,6 +41,7 @@ mod transfer;
 use std::sync::Arc;
 
 use rbdkit_launcher::{Launcher, Start};
+use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
     AccessRights, BoxFuture, ConfigError, Errno, Error, Handle, OpenArgs, Param, Plugin, PluginInfo, Result,
     ThreadModel,
@@ -55,37 +56,91 @@ pub const INFO: PluginInfo = PluginInfo {
     name: "curl",
     longname: "rbdkit curl plugin",
     description: "Serves a disk image from an HTTP or HTTPS server",
-    help: "[url=]URL           (required) The disk image, http:// or https://
-cainfo=FILENAME     Certificates of the authorities to be trusted
-capath=DIRECTORY    The same as a directory
-connections=N       Requests under way at once (default: 16)
-cookie=COOKIE       Cookies to send; also +FILENAME, -FD, -
-cookiefile=[FILE]   Keep the server's cookies, beginning with those of the file
-cookiejar=FILENAME  The same, and write them back
-cookie-script=SCRIPT, cookie-script-renew=SECS  A script that prints cookies, run again after that time
-followlocation=BOOL Follow redirects (default: true)
-header=HEADER       A header line to send; may be repeated
-header-script=SCRIPT, header-script-renew=SECS  A script that prints header lines, run again after that time
-http-version=V      none, 1.0, 1.1, 2.0, 2TLS or 2-prior-knowledge
-ipresolve=any|v4|v6 Which addresses of a name to use
-password=PASSWORD   Of the user; also +FILENAME, -FD, -
-protocols=P,P,...   Protocols to allow, of http and https
-proxy=URL           Go through this proxy
-proxy-password=PASSWORD, proxy-user=USER  What the proxy asks for
-resolve=HOST:PORT:ADDRESS  Where a name leads; may be repeated
-sslverify=BOOL      Check the server's certificate (default: true)
-ssl-cipher-list=C:C:..., tls13-ciphers=C:C:...  Ciphers to allow
-ssl-version=VERSION tlsv1, tlsv1.0, tlsv1.1, tlsv1.2 or tlsv1.3
-tcp-keepalive=BOOL  Probe idle connections (default: false)
-tcp-nodelay=BOOL    Send small packets at once (default: true)
-timeout=SECS        For each request (default: 0, none)
-unix-socket-path=PATH  Connect to this Unix socket
-user=USER           Who to log in as
-user-agent=NAME     What to say we are (default: nothing)",
-    magic_config_key: Some("url"),
+    params,
+    other_keys: None,
     max_thread_model: ThreadModel::Parallel,
     make: || Box::new(Curl::default()),
 };
+
+fn params() -> Vec<ParamSpec> {
+    vec![
+        ParamSpec::string("url").placeholder("URL").magic().required().help("The disk image, http:// or https://"),
+        ParamSpec::path("cainfo")
+            .placeholder("[FILENAME]")
+            .help("File of the certificate authorities to trust; empty: no file"),
+        ParamSpec::path("capath").placeholder("DIRECTORY").help("Directory of the certificate authorities to trust"),
+        ParamSpec::string("connections")
+            .placeholder("N")
+            .default_value("16")
+            .help("Requests under way at once, 1 to 1024"),
+        ParamSpec::string("cookie")
+            .placeholder("COOKIES")
+            .secret()
+            .help("Cookies to send: NAME=VALUE; NAME=VALUE. Or +FILENAME, -FD, -"),
+        ParamSpec::path("cookiefile")
+            .placeholder("[FILENAME]")
+            .help("Keep the server's cookies, beginning with those of the file"),
+        ParamSpec::path("cookiejar").help("As cookiefile, and write the cookies back"),
+        ParamSpec::string("cookie-script").placeholder("SCRIPT").help("A shell script that prints cookies"),
+        ParamSpec::string("cookie-script-renew")
+            .placeholder("SECONDS")
+            .default_value("0")
+            .help("Run cookie-script again after this time; 0: never"),
+        ParamSpec::bool("followlocation").default_value("true").help("Follow redirects"),
+        ParamSpec::string("header").placeholder("LINE").repeat().help("A header line to send"),
+        ParamSpec::string("header-script").placeholder("SCRIPT").help("A shell script that prints header lines"),
+        ParamSpec::string("header-script-renew")
+            .placeholder("SECONDS")
+            .default_value("0")
+            .help("Run header-script again after this time; 0: never"),
+        ParamSpec::string("http-version")
+            .placeholder("VERSION")
+            .help("none, 1.0, 1.1, 2.0, 2TLS or 2-prior-knowledge; without it, libcurl's choice"),
+        ParamSpec::string("ipresolve")
+            .placeholder("any|v4|v6")
+            .default_value("any")
+            .help("Which addresses of a host name to use"),
+        ParamSpec::string("password")
+            .placeholder("PASSWORD")
+            .secret()
+            .help("The password of the user. Or +FILENAME, -FD, -"),
+        ParamSpec::string("protocols")
+            .placeholder("P,P,...")
+            .default_value("http,https")
+            .help("Protocols that the URL and redirects may use"),
+        ParamSpec::string("proxy").placeholder("[URL]").help("Go through this proxy; empty: through none"),
+        ParamSpec::string("proxy-user").placeholder("USER").help("The user to log in to the proxy as"),
+        ParamSpec::string("proxy-password")
+            .placeholder("PASSWORD")
+            .secret()
+            .help("The password of that user. Or +FILENAME, -FD, -"),
+        ParamSpec::string("resolve")
+            .placeholder("HOST:PORT:ADDRESS")
+            .repeat()
+            .help("Use this address for that host and port"),
+        ParamSpec::bool("sslverify").default_value("true").help("Check the server's certificate and its name"),
+        ParamSpec::string("ssl-cipher-list").placeholder("C:C:...").help("Ciphers to allow up to TLS 1.2"),
+        ParamSpec::string("tls13-ciphers").placeholder("C:C:...").help("Ciphers to allow in TLS 1.3"),
+        ParamSpec::string("ssl-version")
+            .placeholder("VERSION")
+            .help("The lowest version: tlsv1, tlsv1.0, tlsv1.1, tlsv1.2 or tlsv1.3"),
+        ParamSpec::bool("tcp-keepalive").default_value("false").help("Probe idle connections"),
+        ParamSpec::bool("tcp-nodelay").default_value("true").help("Send small packets at once"),
+        ParamSpec::string("timeout")
+            .placeholder("SECONDS")
+            .default_value("0")
+            .help("Give up a request after this time; 0: never"),
+        ParamSpec::path("unix-socket-path")
+            .placeholder("PATH")
+            .alias("unix_socket_path")
+            .help("Connect to this Unix socket"),
+        ParamSpec::string("user").placeholder("USER").help("The user to log in as"),
+        ParamSpec::string("user-agent")
+            .placeholder("NAME")
+            .alias("useragent")
+            .help("The User-Agent header; without it, none is sent"),
+    ]
+}
 
 /// Starts scripts for a server that may not.
 pub const START: Start = script::start;

@@ -24,8 +24,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
-    AccessRights, BoxFuture, ConfigError, Errno, Error, Handle, OpenArgs, Param, Plugin, PluginInfo, Result,
+    AccessRights, BoxFuture, ConfigError, Errno, Error, Handle, OpenArgs, OtherKeys, Param, Plugin, PluginInfo, Result,
     ThreadModel,
 };
 use rbdkit_ram_disk::{Allocator, Flat, RamDisk};
@@ -39,17 +40,24 @@ pub const INFO: PluginInfo = PluginInfo {
     name: "data",
     longname: "rbdkit data plugin",
     description: "A small disk whose content is given on the command line",
-    help: "[data=]DATA                     The content, in the data language
-base64=BASE64                   The content, in base64
-raw=BYTES                       The content as it is
-size=SIZE                       Size of the disk (by default the content's)
-allocator=sparse                Keep only what was written (the default)
-allocator=malloc[,mlock=BOOL]   Allocate all of it at the start
-NAME=DATA                       What $NAME in DATA stands for",
-    magic_config_key: Some("data"),
+    params,
+    other_keys: Some(OtherKeys { form: "NAME=DATA", help: "What $NAME stands for in the data language" }),
     max_thread_model: ThreadModel::Parallel,
     make: || Box::new(Data::default()),
 };
+
+fn params() -> Vec<ParamSpec> {
+    vec![
+        ParamSpec::bytes("data").placeholder("DATA").magic().help("The content, in the data language"),
+        ParamSpec::bytes("base64").placeholder("BASE64").help("The content, in base64"),
+        ParamSpec::bytes("raw").placeholder("BYTES").help("The content, byte for byte"),
+        ParamSpec::size("size").help("Size of the disk; without it, the content's"),
+        ParamSpec::string("allocator")
+            .placeholder("sparse|malloc[,mlock=BOOL]")
+            .default_value("sparse")
+            .help("sparse keeps only what was written; malloc allocates the whole disk at the start"),
+    ]
+}
 
 enum Content {
     Data(OsString),

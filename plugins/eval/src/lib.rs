@@ -6,7 +6,8 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use rbdkit_plugin_api::{ConfigError, Param, PluginInfo, ThreadModel};
+use rbdkit_plugin_api::schema::ParamSpec;
+use rbdkit_plugin_api::{ConfigError, OtherKeys, Param, PluginInfo, ThreadModel};
 use rbdkit_script_protocol::{Answer, Configure, Script, ScriptPlugin, Scripts};
 
 /// What the registry needs to know.
@@ -14,51 +15,51 @@ pub const INFO: PluginInfo = PluginInfo {
     name: "eval",
     longname: "rbdkit eval plugin",
     description: "A plugin as shell scripts on the command line",
-    help: "get_size=SCRIPT      (required by most uses) Prints the size
-pread=SCRIPT         Prints $3 bytes from offset $4
-METHOD=SCRIPT        Any other method of a script plugin
-missing=SCRIPT       What is run for methods that are not given (exit 2)
-KEY=VALUE            Other parameters go to the config script",
-    magic_config_key: None,
+    params,
+    other_keys: Some(OtherKeys { form: "KEY=VALUE", help: "Goes to the config script" }),
     max_thread_model: ThreadModel::Parallel,
     make: || Box::new(ScriptPlugin::<Eval>::default()),
 };
 
-/// The keys that are methods. Every other key is for the `config` script.
-const METHODS: [&str; 33] = [
-    "after_fork",
-    "block_size",
-    "cache",
-    "can_cache",
-    "can_extents",
-    "can_fast_zero",
-    "can_flush",
-    "can_fua",
-    "can_multi_conn",
-    "can_trim",
-    "can_write",
-    "can_zero",
-    "close",
-    "config",
-    "config_complete",
-    "default_export",
-    "dump_plugin",
-    "export_description",
-    "extents",
-    "flush",
-    "get_ready",
-    "get_size",
-    "is_rotational",
-    "list_exports",
-    "missing",
-    "open",
-    "pread",
-    "preconnect",
-    "pwrite",
-    "thread_model",
-    "trim",
-    "unload",
-    "zero",
+fn params() -> Vec<ParamSpec> {
+    METHODS.iter().map(|(name, help)| ParamSpec::bytes(name).placeholder("SCRIPT").help(help)).collect()
+}
+
+/// The keys that are methods, each with its help. Every other key is for the `config` script.
+const METHODS: [(&str, &str); 33] = [
+    ("after_fork", "Runs before the first client, in the process that serves"),
+    ("block_size", "Prints the smallest, preferred and largest block size"),
+    ("cache", "Prefetches $3 bytes from offset $4"),
+    ("can_cache", "Prints none, emulate or native"),
+    ("can_extents", "Whether extents works: status 0 for yes, 3 for no"),
+    ("can_fast_zero", "Whether a fast zero request is possible"),
+    ("can_flush", "Whether flush works"),
+    ("can_fua", "Prints none, emulate or native"),
+    ("can_multi_conn", "Whether a client may have several connections"),
+    ("can_trim", "Whether trim works"),
+    ("can_write", "Whether clients may write"),
+    ("can_zero", "Whether zero works"),
+    ("close", "Ends a connection"),
+    ("config", "Takes a parameter that is no method: the key is $2, the value $3"),
+    ("config_complete", "Checks the parameters"),
+    ("default_export", "Prints the name that the empty export name stands for"),
+    ("dump_plugin", "Prints lines for --dump-plugin"),
+    ("export_description", "Prints a description of the export"),
+    ("extents", "Prints lines OFFSET LENGTH [hole,zero] for $3 bytes from offset $4"),
+    ("flush", "Makes what was written durable"),
+    ("get_ready", "Runs before the server listens"),
+    ("get_size", "Prints the size; connections need it"),
+    ("is_rotational", "Whether the disk rotates"),
+    ("list_exports", "Prints the exports"),
+    ("missing", "Runs for the methods that are not given; without it, they exit with status 2"),
+    ("open", "Begins a connection and prints its handle"),
+    ("pread", "Prints $3 bytes from offset $4; reads need it"),
+    ("preconnect", "Runs when a client connects"),
+    ("pwrite", "Reads $3 bytes from standard input and writes them at offset $4"),
+    ("thread_model", "Prints the thread model"),
+    ("trim", "Discards $3 bytes from offset $4"),
+    ("unload", "Runs when the server ends"),
+    ("zero", "Zeroes $3 bytes from offset $4"),
 ];
 
 /// What follows from having a method: another one, and what it answers.
@@ -106,7 +107,7 @@ impl Eval {
 
 impl Configure for Eval {
     fn config(&mut self, param: Param<'_>) -> Result<(), ConfigError> {
-        if METHODS.contains(&param.key) {
+        if METHODS.iter().any(|(method, _)| *method == param.key) {
             return self.add_method(param.key, param.value.as_bytes());
         }
         match self.scripts_mut()?.call("config", &[param.key.as_ref(), param.value])? {

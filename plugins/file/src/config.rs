@@ -5,6 +5,12 @@ use std::path::{Path, PathBuf};
 use rbdkit_plugin_api::{AccessRights, ConfigError, Param};
 use rustix::fs::Advice;
 
+/// The words that `cache=` takes.
+pub(crate) const CACHE_MODES: &[&str] = &["default", "none"];
+
+/// The words that `fadvise=` takes.
+pub(crate) const ACCESS_PATTERNS: &[&str] = &["normal", "random", "sequential"];
+
 /// What to serve, as the command line says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -61,7 +67,7 @@ impl Config {
                 self.access.evict = match param.text()? {
                     "default" => false,
                     "none" => true,
-                    _ => return Err(param.error("is not a cache mode: default or none")),
+                    _ => return Err(param.not_one_of(CACHE_MODES)),
                 };
                 Ok(())
             }
@@ -70,7 +76,7 @@ impl Config {
                     "normal" => Advice::Normal,
                     "random" => Advice::Random,
                     "sequential" => Advice::Sequential,
-                    _ => return Err(param.error("is not a level: normal, random or sequential")),
+                    _ => return Err(param.not_one_of(ACCESS_PATTERNS)),
                 };
                 Ok(())
             }

@@ -22,6 +22,7 @@ mod source;
 
 use std::sync::Arc;
 
+use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
     AccessRights, BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, PluginInfo,
     Result, ThreadModel, run_blocking,
@@ -36,16 +37,30 @@ pub const INFO: PluginInfo = PluginInfo {
     name: "file",
     longname: "rbdkit file plugin",
     description: "Serves files and block devices",
-    help: "[file=]FILENAME     The file or block device to serve
-dir=DIRECTORY       A directory of which each file is served as an export
-fd=NUMBER           An inherited descriptor of a file or block device to serve
-dirfd=NUMBER        An inherited descriptor of a directory
-cache=MODE          What of the file the kernel is to keep: default, none
-fadvise=LEVEL       How the file will be accessed: normal, random, sequential",
-    magic_config_key: Some("file"),
+    params,
+    other_keys: None,
     max_thread_model: ThreadModel::Parallel,
     make: || Box::new(File::default()),
 };
+
+fn params() -> Vec<ParamSpec> {
+    vec![
+        ParamSpec::path("file").magic().help("The file or block device to serve"),
+        ParamSpec::path("dir").placeholder("DIRECTORY").help("Serve each file in this directory as an export"),
+        ParamSpec::string("fd")
+            .placeholder("NUMBER")
+            .help("Serve the file or block device of this inherited descriptor"),
+        ParamSpec::string("dirfd").placeholder("NUMBER").help("As dir, with an inherited descriptor of the directory"),
+        ParamSpec::choice("cache", config::CACHE_MODES)
+            .default_value("default")
+            .help("none: drop what was read and written from the page cache"),
+        ParamSpec::choice("fadvise", config::ACCESS_PATTERNS)
+            .default_value("normal")
+            .help("How clients will read, which tells the kernel how far to read ahead"),
+        ParamSpec::hidden("rdelay"),
+        ParamSpec::hidden("wdelay"),
+    ]
+}
 
 #[derive(Default)]
 struct File {

@@ -484,8 +484,8 @@ fn configuration_errors_say_what_would_be_right() {
     assert!(config_error(&[("fd", text("x"))]).contains("not the number"));
     assert!(config_error(&[("fd", text("999999"))]).contains("not an open descriptor"));
     assert!(config_error(&[("dirfd", text("999999"))]).contains("not an open descriptor"));
-    assert!(config_error(&[file, ("cache", text("foo"))]).contains("default or none"));
-    assert!(config_error(&[file, ("fadvise", text("foo"))]).contains("normal, random or sequential"));
+    assert!(config_error(&[file, ("cache", text("foo"))]).contains("default, none"));
+    assert!(config_error(&[file, ("fadvise", text("foo"))]).contains("normal, random, sequential"));
     assert!(config_error(&[file, ("rdelay", text("1"))]).contains("--filter=delay"));
     assert!(config_error(&[file, ("foo", text("1"))]).contains("unknown parameter 'foo'"));
     assert!(plugin(&[file, file, ("cache", text("none")), ("fadvise", text("sequential"))]).is_ok());

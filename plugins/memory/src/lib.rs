@@ -8,6 +8,7 @@ mod sparse;
 
 use std::sync::Arc;
 
+use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
     AccessRights, BoxFuture, ConfigError, Errno, Error, Handle, OpenArgs, Param, Plugin, PluginInfo, Result,
     ThreadModel,
@@ -21,13 +22,21 @@ pub const INFO: PluginInfo = PluginInfo {
     name: "memory",
     longname: "rbdkit memory plugin",
     description: "A disk in memory, shared by all clients and discarded at the end",
-    help: "[size=]SIZE                     (required) Size of the disk
-allocator=sparse                Keep only what was written (the default)
-allocator=malloc[,mlock=BOOL]   Allocate all of it at the start",
-    magic_config_key: Some("size"),
+    params,
+    other_keys: None,
     max_thread_model: ThreadModel::Parallel,
     make: || Box::new(Memory::default()),
 };
+
+fn params() -> Vec<ParamSpec> {
+    vec![
+        ParamSpec::size("size").magic().required().help("Size of the disk"),
+        ParamSpec::string("allocator")
+            .placeholder("sparse|malloc[,mlock=BOOL]")
+            .default_value("sparse")
+            .help("sparse keeps only what was written; malloc allocates the whole disk at the start"),
+    ]
+}
 
 #[derive(Default)]
 struct Memory {

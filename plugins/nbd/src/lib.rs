@@ -29,6 +29,7 @@ mod wire;
 use std::sync::Arc;
 
 use rbdkit_launcher::{Launcher, Start};
+use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
     AccessRights, BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, PluginInfo,
     Result, ThreadModel,
@@ -42,21 +43,44 @@ pub const INFO: PluginInfo = PluginInfo {
     name: "nbd",
     longname: "rbdkit nbd plugin",
     description: "Serves what another NBD server serves",
-    help: "[uri=]URI           The server: nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH
-socket=SOCKET       The Unix socket of the server
-hostname=HOST       The host of the server
-port=PORT           The port of the server, with hostname= (default 10809)
-socket-fd=NUMBER    An inherited descriptor of a socket that is connected to the server
-command=PROGRAM     A server to start, which takes a socket as systemd hands it over
-arg=ARGUMENT        An argument of that program; may be repeated
-export=NAME         The export of the server (default: its default export)
-dynamic-export=BOOL Each client gets the export that it asks for (default false)
-shared=BOOL         All clients use one connection to the server (default false)
-retry=COUNT         How often to try again to connect, a second apart (default 0)",
-    magic_config_key: Some("uri"),
+    params,
+    other_keys: None,
     max_thread_model: ThreadModel::Parallel,
     make: || Box::new(Nbd::default()),
 };
+
+fn params() -> Vec<ParamSpec> {
+    vec![
+        ParamSpec::string("uri")
+            .placeholder("URI")
+            .magic()
+            .help("The server: nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH"),
+        ParamSpec::path("socket").placeholder("SOCKET").help("The Unix socket of the server"),
+        ParamSpec::string("hostname").placeholder("HOST").help("The host of the server"),
+        ParamSpec::string("port")
+            .placeholder("PORT")
+            .default_value("10809")
+            .help("With hostname: the port of the server"),
+        ParamSpec::string("socket-fd")
+            .placeholder("NUMBER")
+            .help("An inherited descriptor of a socket that is connected to the server"),
+        ParamSpec::bytes("command")
+            .placeholder("PROGRAM")
+            .help("Start this server, which takes its socket by systemd socket activation"),
+        ParamSpec::bytes("arg").placeholder("ARGUMENT").repeat().help("With command: an argument of the program"),
+        ParamSpec::string("export")
+            .placeholder("NAME")
+            .help("The export of the server; without it, its default export"),
+        ParamSpec::bool("dynamic-export").default_value("false").help("Each client gets the export that it asks for"),
+        ParamSpec::bool("shared").default_value("false").help("All clients use one connection to the server"),
+        ParamSpec::string("retry")
+            .placeholder("COUNT")
+            .default_value("0")
+            .help("Try to connect this many times more, a second apart"),
+        ParamSpec::hidden("vsock"),
+        ParamSpec::hidden("tls").alias("tls-certificates").alias("tls-verify").alias("tls-username").alias("tls-psk"),
+    ]
+}
 
 /// Starts the program of `command=` for a server that may not.
 pub const START: Start = connect::start;

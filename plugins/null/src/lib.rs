@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
     AccessRights, BoxFuture, Buffer, Capabilities, ConfigError, Done, Extents, Flags, Handle, Op, OpenArgs, Param,
     Plugin, PluginInfo, Result, Span, Support, ThreadModel,
@@ -15,11 +16,15 @@ pub const INFO: PluginInfo = PluginInfo {
     name: "null",
     longname: "rbdkit null plugin",
     description: "A disk that discards what is written and reads as zeroes",
-    help: "[size=]SIZE     Size of the disk (default: 0)",
-    magic_config_key: Some("size"),
+    params,
+    other_keys: None,
     max_thread_model: ThreadModel::Parallel,
     make: || Box::new(Null { size: 0 }),
 };
+
+fn params() -> Vec<ParamSpec> {
+    vec![ParamSpec::size("size").magic().default_value("0").help("Size of the disk")]
+}
 
 struct Null {
     size: u64,

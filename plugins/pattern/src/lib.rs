@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
     AccessRights, BoxFuture, Buffer, Capabilities, ConfigError, Done, Handle, Op, OpenArgs, Param, Plugin, PluginInfo,
     Result, Span, Support, ThreadModel,
@@ -16,11 +17,15 @@ pub const INFO: PluginInfo = PluginInfo {
     name: "pattern",
     longname: "rbdkit pattern plugin",
     description: "A read-only disk of which every 8 bytes hold their own offset",
-    help: "[size=]SIZE     (required) Size of the disk",
-    magic_config_key: Some("size"),
+    params,
+    other_keys: None,
     max_thread_model: ThreadModel::Parallel,
     make: || Box::new(Pattern { size: None }),
 };
+
+fn params() -> Vec<ParamSpec> {
+    vec![ParamSpec::size("size").magic().required().help("Size of the disk")]
+}
 
 struct Pattern {
     size: Option<u64>,

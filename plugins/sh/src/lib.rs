@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 
-use rbdkit_plugin_api::{ConfigError, Param, PluginInfo, ThreadModel};
+use rbdkit_plugin_api::schema::ParamSpec;
+use rbdkit_plugin_api::{ConfigError, OtherKeys, Param, PluginInfo, ThreadModel};
 use rbdkit_script_protocol::{Answer, Configure, Script, ScriptPlugin, Scripts};
 
 /// What the registry needs to know.
@@ -13,12 +14,15 @@ pub const INFO: PluginInfo = PluginInfo {
     name: "sh",
     longname: "rbdkit sh plugin",
     description: "A plugin as a shell script or any other program",
-    help: "[script=]FILENAME     (required) The script to run, or - to read it from standard input
-KEY=VALUE             Other parameters go to the script",
-    magic_config_key: Some("script"),
+    params,
+    other_keys: Some(OtherKeys { form: "KEY=VALUE", help: "Goes to the script's config method" }),
     max_thread_model: ThreadModel::Parallel,
     make: || Box::new(ScriptPlugin::<Sh>::default()),
 };
+
+fn params() -> Vec<ParamSpec> {
+    vec![ParamSpec::path("script").magic().required().help("The script to run; - reads it from standard input")]
+}
 
 /// The longest script that is taken from standard input.
 const MAX_INLINE: u64 = 64 << 20;

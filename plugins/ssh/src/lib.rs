@@ -35,6 +35,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rbdkit_launcher::{Launcher, Start};
+use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
     AccessRights, BoxFuture, ConfigError, Errno, Error, Handle, OpenArgs, Param, Plugin, PluginInfo, Result,
     ThreadModel,
@@ -49,24 +50,46 @@ pub const INFO: PluginInfo = PluginInfo {
     name: "ssh",
     longname: "rbdkit ssh plugin",
     description: "Serves a file on another host, over SSH",
-    help: "host=HOST           (required) The host, or its name in ~/.ssh/config
-[path=]PATH         (required) The file there; a relative path begins in the home directory
-user=USER           The user there (default: as ssh has it)
-port=PORT           The port, as a number or by the name of a service (default: as ssh has it)
-password=PASSWORD   The password; - asks for it, +FILE reads it from a file, -FD from a descriptor
-identity=FILENAME   A private key; may be repeated
-known-hosts=FILE    The file of known host keys
-verify-remote-host=BOOL Whether the host's key has to be a known one (default true)
-config=FILENAME     The file to read in place of ~/.ssh/config; empty for none
-compression=BOOL    Compress what is sent (default false)
-timeout=SECONDS     How long connecting may take
-create=BOOL         Create the file, empty, for the first client (default false)
-create-size=SIZE    The size of the file that is created
-create-mode=MODE    Its permissions, in octal (default 0600)",
-    magic_config_key: Some("path"),
+    params,
+    other_keys: None,
     max_thread_model: ThreadModel::Parallel,
     make: || Box::new(Ssh::default()),
 };
+
+fn params() -> Vec<ParamSpec> {
+    vec![
+        ParamSpec::string("host").placeholder("HOST").required().help("The host, or its name in ~/.ssh/config"),
+        ParamSpec::path("path")
+            .placeholder("PATH")
+            .magic()
+            .required()
+            .help("The file there; a relative path begins in the home directory"),
+        ParamSpec::string("user").placeholder("USER").help("The user there; without it, the one that ssh chooses"),
+        ParamSpec::string("port")
+            .placeholder("PORT")
+            .help("The port, a number or the name of a service; without it, the one that ssh chooses"),
+        ParamSpec::string("password")
+            .placeholder("PASSWORD")
+            .secret()
+            .help("The password; - asks for it, +FILE reads it from a file, -FD from a descriptor"),
+        ParamSpec::string("identity").placeholder("FILENAME").repeat().help("A private key to try first"),
+        ParamSpec::string("known-hosts").placeholder("FILENAME").help("The file of known host keys"),
+        ParamSpec::bool("verify-remote-host").default_value("true").help("Refuse a host whose key is not known"),
+        ParamSpec::string("config")
+            .placeholder("[FILENAME]")
+            .help("Read this file instead of ~/.ssh/config; empty: read none"),
+        ParamSpec::bool("compression").default_value("false").help("Compress what is sent"),
+        ParamSpec::string("timeout").placeholder("SECONDS").help("Give up connecting after this time"),
+        ParamSpec::bool("create")
+            .default_value("false")
+            .help("Create the file when the first client connects; what it held is lost"),
+        ParamSpec::size("create-size").help("With create: the size of the file"),
+        ParamSpec::string("create-mode")
+            .placeholder("MODE")
+            .default_value("0600")
+            .help("With create: its permissions, in octal"),
+    ]
+}
 
 /// Starts `ssh` for a server that may not.
 pub const START: Start = launch::start;

@@ -234,7 +234,7 @@ fn what_one_request_leaves_behind_is_freed_although_nothing_follows_it() {
     let pool = chain.pool().clone();
     let limits = ServerLimits { trim_interval: Duration::from_millis(1), ..ServerLimits::default() };
     let server = Server::new(chain, ServerOptions { limits, ..ServerOptions::default() });
-    // The buffer comes back before trimming starts, and nothing stirs afterwards.
+    // The buffer comes back before trimming starts, and there is no activity afterwards.
     drop(pool.take(4096));
     assert_eq!(pool.kept(), 1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();

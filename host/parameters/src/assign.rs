@@ -1,0 +1,242 @@
+//! Distributing parameters between the filters and the plugin.
+//!
+//! The rules, for the words after the plugin's name, in the order of the command line:
+//!
+//! 1. The filter nearest the client that declares the key (or has it for an alias) takes it. If it
+//!    declares `pass_on`, the layers below get it too, by the same rule.
+//! 2. A key that no filter declares goes to the plugin: in order, repetitions included, as nbdkit's
+//!    plugins expect. The plugin has to declare it, unless the plugin takes other keys.
+//! 3. A bare word is the value of the plugin's magic key. It goes to the plugin even if a filter
+//!    declares that key: in `memory 1G` nobody means a filter.
+//! 4. A filter gets the last value of a key, as in nbdkit, unless it declares `repeat`.
+//! 5. `--filter-param FILTER:key=value` goes to that filter and nowhere else. It comes after all the
+//!    others, so it wins.
+//!
+//! Each value is checked against its declaration before any layer sees it. A filter that takes a key
+//! which the plugin declares too hides it: the user gets a warning.
+
+use std::ffi::{OsStr, OsString};
+
+use rbdkit_plugin_api::PluginInfo;
+use rbdkit_plugin_api::schema::{ParamSpec, ParamValue};
+
+use crate::{AssignError, Parameter, Target, TargetedParameter, nearest};
+
+/// What a filter declares.
+#[derive(Clone, Copy, Debug)]
+pub struct FilterSide<'a> {
+    /// The filter's own name.
+    pub name: &'a str,
+    /// Its parameters.
+    pub specs: &'a [ParamSpec],
+}
+
+/// What the plugin declares.
+#[derive(Clone, Debug)]
+pub struct PluginSide<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its parameters.
+    pub specs: Vec<ParamSpec>,
+    /// Keys that it does not declare.
+    pub undeclared: Undeclared,
+}
+
+/// What a plugin does with keys that it does not declare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undeclared {
+    /// It takes them: they belong to a script, for example.
+    Taken,
+    /// They are an error.
+    Refused,
+}
+
+impl<'a> PluginSide<'a> {
+    /// What this plugin declares.
+    pub fn new(info: &'a PluginInfo) -> PluginSide<'a> {
+        let undeclared = if info.other_keys.is_some() { Undeclared::Taken } else { Undeclared::Refused };
+        PluginSide { name: info.name, specs: (info.params)(), undeclared }
+    }
+}
+
+/// The layers of a chain.
+#[derive(Clone, Debug)]
+pub struct Stack<'a> {
+    /// The filters, the first nearest the client.
+    pub filters: Vec<FilterSide<'a>>,
+    /// The plugin.
+    pub plugin: PluginSide<'a>,
+}
+
+/// Whether a filter may lack a parameter that it requires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// No: the chain is about to serve.
+    Refused,
+    /// Yes: the chain is only asked what it is (`--dump-plugin`).
+    Allowed,
+}
+
+/// Which layer gets what.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Assignment {
+    /// For each filter its parameters, under their declared names, checked and canonical.
+    pub filters: Vec<Vec<(String, ParamValue)>>,
+    /// For the plugin, in the order of the command line, checked and as the user wrote them.
+    pub plugin: Vec<(String, OsString)>,
+    /// What the user should be told.
+    pub warnings: Vec<String>,
+}
+
+/// Distributes parameters.
+///
+/// # Errors
+/// The first word that does not fit the layers, or a required parameter that is missing.
+pub fn assign(
+    stack: &Stack<'_>,
+    params: &[Parameter],
+    targeted: &[TargetedParameter],
+    missing: Missing,
+) -> Result<Assignment, AssignError> {
+    let mut assignment = Assignment { filters: vec![Vec::new(); stack.filters.len()], ..Assignment::default() };
+    for param in params {
+        match param {
+            Parameter::Keyed(key, value) => assignment.distribute(stack, key, value)?,
+            Parameter::Bare(value) => {
+                let key = stack.plugin.magic_key(value)?;
+                assignment.give_plugin(stack, &key, value)?;
+            }
+        }
+    }
+    for TargetedParameter { target, key, value } in targeted {
+        let index = stack.find(target, "--filter-param")?;
+        let filter = &stack.filters[index];
+        let spec = declared(filter.specs, key).ok_or_else(|| filter.unknown(key))?;
+        assignment.give_filter(index, spec, key, value)?;
+    }
+    if missing == Missing::Refused {
+        assignment.check_required(stack)?;
+    }
+    Ok(assignment)
+}
+
+fn declared<'a>(specs: &'a [ParamSpec], key: &str) -> Option<&'a ParamSpec> {
+    specs.iter().find(|spec| spec.answers_to(key))
+}
+
+impl Assignment {
+    fn distribute(&mut self, stack: &Stack<'_>, key: &str, value: &OsStr) -> Result<(), AssignError> {
+        for (index, filter) in stack.filters.iter().enumerate() {
+            let Some(spec) = declared(filter.specs, key) else { continue };
+            self.give_filter(index, spec, key, value)?;
+            if spec.pass_on {
+                continue;
+            }
+            if declared(&stack.plugin.specs, key).is_some_and(|hidden| !hidden.hidden) {
+                // Without the value: it may be the plugin's password.
+                self.warnings.push(format!(
+                    "{key}=: taken by the {} filter, the {} plugin's parameter of that name is hidden",
+                    filter.name, stack.plugin.name
+                ));
+            }
+            return Ok(());
+        }
+        self.give_plugin(stack, key, value)
+    }
+
+    fn give_filter(&mut self, index: usize, spec: &ParamSpec, key: &str, value: &OsStr) -> Result<(), AssignError> {
+        let value = spec.read(key, value)?;
+        let taken = &mut self.filters[index];
+        match taken.iter_mut().find(|(name, _)| !spec.repeat && *name == spec.name) {
+            Some((_, earlier)) => *earlier = value,
+            None => taken.push((spec.name.clone(), value)),
+        }
+        Ok(())
+    }
+
+    fn give_plugin(&mut self, stack: &Stack<'_>, key: &str, value: &OsStr) -> Result<(), AssignError> {
+        match declared(&stack.plugin.specs, key) {
+            Some(spec) => spec.check(key, value)?,
+            None if stack.plugin.undeclared == Undeclared::Taken => {}
+            None => return Err(stack.unknown(key)),
+        }
+        self.plugin.push((key.to_string(), value.to_os_string()));
+        Ok(())
+    }
+
+    fn check_required(&self, stack: &Stack<'_>) -> Result<(), AssignError> {
+        for (filter, taken) in stack.filters.iter().zip(&self.filters) {
+            let lacking = |spec: &&ParamSpec| spec.required && !taken.iter().any(|(name, _)| *name == spec.name);
+            if let Some(spec) = filter.specs.iter().find(lacking) {
+                return Err(AssignError::Missing {
+                    filter: filter.name.to_string(),
+                    name: spec.name.clone(),
+                    kind: spec.kind.name().to_ascii_uppercase(),
+                    help: spec.help.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Stack<'_> {
+    /// The index of the filter that an option addresses.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn find(&self, target: &Target, option: &'static str) -> Result<usize, AssignError> {
+        let named = self.filters.iter().enumerate().filter(|(_, filter)| filter.name == target.name);
+        named.map(|(index, _)| index).nth(target.instance - 1).ok_or_else(|| {
+            let names: Vec<&str> = self.filters.iter().map(|filter| filter.name).collect();
+            match names.is_empty() {
+                true => AssignError::NoFilter { option, target: target.to_string() },
+                false => AssignError::NoSuchFilter { option, target: target.to_string(), given: names.join(", ") },
+            }
+        })
+    }
+
+    /// The error for a key that no layer declares. A near name may be a filter's.
+    fn unknown(&self, key: &str) -> AssignError {
+        let plugin = &self.plugin;
+        let visible = plugin.specs.iter().filter(|spec| !spec.hidden).map(|spec| spec.name.as_str());
+        let filters = self.filters.iter().flat_map(|filter| filter.specs.iter().map(|spec| spec.name.as_str()));
+        let of_filter = |name: &str| self.filters.iter().find(|filter| declared(filter.specs, name).is_some());
+        let hint = match nearest(key, visible.chain(filters)) {
+            Some(near) if declared(&plugin.specs, near).is_some() => format!(": did you mean {near}?"),
+            Some(near) => {
+                let filter = of_filter(near).map_or("", |filter| filter.name);
+                format!(": did you mean {near} of the {filter} filter?")
+            }
+            None => format!(" (rbdkit {} --help lists those it has)", plugin.name),
+        };
+        AssignError::UnknownKey { layer: plugin.name.to_string(), key: key.to_string(), hint }
+    }
+}
+
+impl FilterSide<'_> {
+    /// The error for a key that is addressed to this filter, which does not declare it.
+    fn unknown(&self, key: &str) -> AssignError {
+        let names: Vec<&str> = self.specs.iter().map(|spec| spec.name.as_str()).collect();
+        let hint = match nearest(key, names.iter().copied()) {
+            Some(near) => format!(": did you mean {near}?"),
+            None if names.is_empty() => ": it has none".to_string(),
+            None => format!(": it has {}", names.join(", ")),
+        };
+        AssignError::UnknownKey { layer: self.name.to_string(), key: key.to_string(), hint }
+    }
+}
+
+impl PluginSide<'_> {
+    /// The key that a bare word is the value of.
+    fn magic_key(&self, word: &OsStr) -> Result<String, AssignError> {
+        let magic = self.specs.iter().find(|spec| spec.magic).map(|spec| spec.name.clone());
+        magic.ok_or_else(|| AssignError::BareWord {
+            plugin: self.name.to_string(),
+            word: word.to_string_lossy().into_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
