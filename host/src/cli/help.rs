@@ -5,7 +5,7 @@ use std::fmt::Write;
 use rbdkit_plugin_api::PluginInfo;
 use rbdkit_plugin_api::schema::{ParamKind, ParamSpec};
 
-use super::options::{OPTIONS, OptionSpec};
+use super::options::{self, OptionHelp};
 
 /// Characters of a line before the explanation begins.
 const COLUMN: usize = 34;
@@ -25,12 +25,12 @@ pub struct FilterHelp<'a> {
 /// How the program is used, with the built-in plugins and filters.
 pub fn usage<'a>(plugins: impl Iterator<Item = &'a PluginInfo>, filters: impl Iterator<Item = &'a str>) -> String {
     let mut text = String::from(
-        "Usage: rbdkit [OPTIONS] [--filter=NAME | --wasm-filter=FILE ...] PLUGIN [[KEY=]VALUE ...]\n\
+        "Usage: rbdkit [OPTIONS] [--filter=NAME | --wasm-filter=FILE ...] PLUGIN [[KEY=]VALUE ...]\
          \n       rbdkit --dump-config\n       rbdkit PLUGIN --dump-plugin\n       rbdkit [--filter=NAME ...] PLUGIN --help\n\
          \nOptions:\n",
     );
-    for spec in OPTIONS {
-        line(&mut text, &option(spec), spec.help);
+    for spec in options::all() {
+        line(&mut text, &option(&spec), &spec.help);
     }
     text.push_str("\nPlugins:\n");
     for info in plugins {
@@ -42,14 +42,14 @@ pub fn usage<'a>(plugins: impl Iterator<Item = &'a PluginInfo>, filters: impl It
     text
 }
 
-fn option(spec: &OptionSpec) -> String {
+fn option(spec: &OptionHelp) -> String {
     let mut text = match spec.short {
         Some(short) => format!("  -{short}, "),
         None => "      ".to_string(),
     };
-    let names: Vec<String> = spec.long_names().map(|name| format!("--{name}")).collect();
+    let names: Vec<String> = spec.long.iter().map(|name| format!("--{name}")).collect();
     text.push_str(&names.join(", "));
-    if let Some(value) = spec.value {
+    if let Some(value) = &spec.value {
         let _ = write!(text, "={value}");
     }
     text
@@ -109,7 +109,7 @@ fn explanation(spec: &ParamSpec) -> String {
     if spec.required {
         text.push_str("(required) ");
     }
-    text.push_str(spec.help.trim_end());
+    text.push_str(without_full_stop(spec.help.trim_end()));
     let mut notes = Vec::new();
     if let Some(default) = &spec.default {
         notes.push(format!("default: {default}"));
@@ -126,14 +126,22 @@ fn explanation(spec: &ParamSpec) -> String {
     text
 }
 
+/// Filters may end their sentences with a full stop, plugins do not. A line looks the same for both.
+fn without_full_stop(help: &str) -> &str {
+    match help.strip_suffix('.') {
+        Some(sentence) if !sentence.ends_with('.') => sentence,
+        _ => help,
+    }
+}
+
 /// All one-letter options, one a line.
 pub fn short_options() -> String {
-    OPTIONS.iter().filter_map(|spec| spec.short).map(|short| format!("-{short}\n")).collect()
+    options::all().filter_map(|spec| spec.short).map(|short| format!("-{short}\n")).collect()
 }
 
 /// All long options, one a line.
 pub fn long_options() -> String {
-    OPTIONS.iter().flat_map(OptionSpec::long_names).map(|name| format!("--{name}\n")).collect()
+    options::all().flat_map(|spec| spec.long).map(|name| format!("--{name}\n")).collect()
 }
 
 #[cfg(test)]
@@ -145,7 +153,7 @@ mod tests {
         let specs = [ParamSpec::choice("cache", &["writeback", "unsafe"])
             .alias("c")
             .default_value("writeback")
-            .help("When writes go below")];
+            .help("When writes go below.")];
         let text = filter(&FilterHelp { name: "cache", longname: "", help: "Keeps blocks\n", specs: &specs });
         assert_eq!(
             text,
@@ -172,7 +180,7 @@ mod tests {
     #[test]
     fn every_option_is_in_the_usage() {
         let text = usage(std::iter::empty(), std::iter::empty());
-        for name in OPTIONS.iter().flat_map(OptionSpec::long_names) {
+        for name in options::all().flat_map(|spec| spec.long) {
             assert!(text.contains(&format!("--{name}")), "{name}");
         }
     }

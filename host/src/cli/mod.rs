@@ -1,30 +1,27 @@
 //! From the words of the command line to one checked [`Plan`].
 //!
-//! Everything that can be found wrong without loading anything is found here, so that nothing has been started when the user reads the
-//! one line that says so. Options, their combinations and the rules by which a word is `key=value` or a bare value are nbdkit's.
+//! Every mistake that can be found without loading anything is found here. So nothing has been
+//! started yet when the user reads the one line about it. Options, their combinations and the rule
+//! that makes a word `key=value` or a bare value are nbdkit's.
 //!
-//! * [`options`] takes the command line apart, [`parse`] checks it and makes the plan.
+//! * [`options`] takes the command line apart, [`plan`] checks it. What belongs to one subject is in
+//!   [`listen`], [`filters`] and [`messages`].
 //! * [`help`] writes the texts of `--help`.
 //!
 //! Nothing here does I/O, and nothing here knows the protocol, the server or the sandbox.
 #![forbid(unsafe_code)]
 
+mod filters;
 pub mod help;
-pub mod options;
+mod listen;
+mod messages;
+mod options;
 mod plan;
-mod words;
+mod program_name;
+mod values;
 
-pub use plan::{Action, DebugFlag, FilterFault, FilterLimit, FilterSource, Inherited, Listen, LogTo, Plan, Sha256};
-pub use words::program_name;
-
-use std::ffi::OsString;
-
-use rbdkit_plugin_api::ConfigError;
-
-/// Makes a plan of the words after the program's name.
-///
-/// # Errors
-/// One line that names the option and says what would be right.
-pub fn parse(args: Vec<OsString>, inherited: Inherited) -> Result<Plan, ConfigError> {
-    Plan::new(&options::take_apart(args)?, inherited)
-}
+pub use filters::{FilterFault, FilterLimit, FilterSource, Sha256};
+pub use listen::{Families, Inherited, Listen};
+pub use messages::LogTo;
+pub use plan::{Action, Plan, parse};
+pub use program_name::program_name;

@@ -1,189 +1,274 @@
-//! The options of the program, each written down once: the parser, `--help`, `--long-options` and the tests all read [`OPTIONS`].
+//! The options of the program, each written down once: the parser, `--help`, `--long-options` and the
+//! tests all read [`Options`].
 //!
-//! clap takes the command line apart, configured to behave as getopt_long does for nbdkit: options may stand anywhere, the last of a
-//! repeated option wins, long names may be shortened, an option's value may begin with `-`, and `--` ends options.
+//! clap takes the command line apart, configured to behave as getopt_long does for nbdkit: options
+//! may stand anywhere, the last of a repeated option wins, long names may be shortened, an option's
+//! value may begin with `-`, and `--` ends options. No value is checked here.
 
 use std::ffi::OsString;
 
-use clap::builder::Command;
+use clap::builder::{Command, StyledStr};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, ArgMatches, value_parser};
+use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser};
 use rbdkit_parameters::nearest;
 use rbdkit_plugin_api::ConfigError;
 
-/// One option.
-pub struct OptionSpec {
-    /// Its first long name: also how the parser knows it.
-    pub name: &'static str,
-    /// The one-letter name.
-    pub short: Option<char>,
-    /// Further long names.
-    pub aliases: &'static [&'static str],
-    /// What stands for its value in `--help`; none for a switch.
-    pub value: Option<&'static str>,
-    /// May be given several times, and every one counts.
-    pub repeat: bool,
-    /// One sentence for `--help`.
-    pub help: &'static str,
+/// The command line, taken apart. The comments are the texts of `--help`, in its order.
+#[derive(Debug, Parser)]
+#[command(name = "rbdkit", no_binary_name = true, disable_help_flag = true, disable_version_flag = true)]
+#[command(infer_long_args = true, args_override_self = true)]
+pub(super) struct Options {
+    /// Listen on, and resolve -i to, IPv4 addresses only
+    #[arg(short = '4', long = "ipv4-only")]
+    pub(super) ipv4_only: bool,
+
+    /// Listen on, and resolve -i to, IPv6 addresses only
+    #[arg(short = '6', long = "ipv6-only")]
+    pub(super) ipv6_only: bool,
+
+    /// Set a debug flag of a plugin, a filter or (NAME = nbdkit) the server
+    #[arg(short = 'D', long = "debug", value_name = "NAME.FLAG=N")]
+    pub(super) debug: Vec<OsString>,
+
+    /// Print how the program was built, and exit
+    #[arg(long = "dump-config")]
+    pub(super) dump_config: bool,
+
+    /// Print what is known of the plugin and the filters, and exit
+    #[arg(long = "dump-plugin")]
+    pub(super) dump_plugin: bool,
+
+    /// Exit when the parent process exits; implies -f
+    #[arg(long = "exit-with-parent")]
+    pub(super) exit_with_parent: bool,
+
+    /// The export name in $uri and $exportname of --run
+    #[arg(short = 'e', long = "exportname", visible_aliases = ["export-name", "export"], value_name = "NAME")]
+    pub(super) exportname: Option<OsString>,
+
+    /// Put this filter in front of the plugin; the first is nearest the client
+    #[arg(long = "filter", value_name = "NAME")]
+    filter: Vec<OsString>,
+
+    /// Change what filters may use, for example cow:memory=128M
+    #[arg(long = "filter-limit", value_name = "[FILTER:]RESOURCE=VALUE")]
+    pub(super) filter_limit: Vec<OsString>,
+
+    /// A fault of a filter fails its request, ends the connection, or ends the server
+    #[arg(long = "filter-on-fault", value_name = "error|disconnect|exit")]
+    pub(super) filter_on_fault: Option<OsString>,
+
+    /// Give a parameter to this filter, even if another layer declares the key
+    #[arg(long = "filter-param", value_name = "FILTER:KEY=VALUE")]
+    pub(super) filter_param: Vec<OsString>,
+
+    /// Do not fork into the background
+    #[arg(short = 'f', long = "foreground", visible_aliases = ["no-fork"])]
+    pub(super) foreground: bool,
+
+    /// Change to this group, a name or a number, once the sockets are open
+    #[arg(short = 'g', long = "group", value_name = "GROUP")]
+    pub(super) group: Option<OsString>,
+
+    /// Print this text, or the parameters of the given plugin and filters, and exit
+    #[arg(short = 'h', long = "help")]
+    pub(super) help: bool,
+
+    /// Listen on this address or host name (default: all addresses)
+    #[arg(short = 'i', long = "ipaddr", visible_aliases = ["ip-addr"], value_name = "ADDRESS")]
+    pub(super) ipaddr: Option<OsString>,
+
+    /// Where error messages go (default: stderr, and syslog in the background)
+    #[arg(long = "log", value_name = "stderr|syslog|null")]
+    pub(super) log: Option<OsString>,
+
+    /// Print the long options, for shell completion, and exit
+    #[arg(long = "long-options")]
+    pub(super) long_options: bool,
+
+    /// Offer only these global handshake flags to clients
+    #[arg(long = "mask-handshake", value_name = "MASK")]
+    pub(super) mask_handshake: Option<OsString>,
+
+    /// Use the newstyle protocol (always on)
+    #[arg(short = 'n', long = "newstyle", visible_aliases = ["new-style"])]
+    newstyle: bool,
+
+    /// Do not give up the rights that serving does not need
+    #[arg(long = "no-confine")]
+    pub(super) no_confine: bool,
+
+    /// Do not offer multi-conn
+    #[arg(long = "no-mc")]
+    pub(super) no_mc: bool,
+
+    /// Do not offer structured replies
+    #[arg(long = "no-sr")]
+    pub(super) no_sr: bool,
+
+    /// Not supported: the oldstyle protocol
+    #[arg(short = 'o', long = "oldstyle", visible_aliases = ["old-style"])]
+    pub(super) oldstyle: bool,
+
+    /// Write the process id to this file when the server is ready for clients
+    #[arg(short = 'P', long = "pidfile", visible_aliases = ["pid-file"], value_name = "FILE")]
+    pub(super) pidfile: Option<OsString>,
+
+    /// Listen on this TCP port (default: 10809; 0: any that is free)
+    #[arg(short = 'p', long = "port", value_name = "PORT")]
+    pub(super) port: Option<OsString>,
+
+    /// Print the URI to connect to
+    #[arg(long = "print-uri")]
+    pub(super) print_uri: bool,
+
+    /// Do not let clients write
+    #[arg(short = 'r', long = "readonly", visible_aliases = ["read-only"])]
+    pub(super) readonly: bool,
+
+    /// Serve while this shell command runs, and exit with its status
+    #[arg(long = "run", value_name = "COMMAND")]
+    pub(super) run: Option<OsString>,
+
+    /// Not supported: a label for the socket
+    #[arg(long = "selinux-label", value_name = "LABEL")]
+    pub(super) selinux_label: Option<OsString>,
+
+    /// Print the short options, for shell completion, and exit
+    #[arg(long = "short-options")]
+    pub(super) short_options: bool,
+
+    /// Serve one client on standard input and output
+    #[arg(short = 's', long = "single", visible_aliases = ["stdin"])]
+    pub(super) single: bool,
+
+    /// Lock the process into memory, for an export that is this machine's swap space
+    #[arg(long = "swap")]
+    pub(super) swap: bool,
+
+    /// Serve this many requests of one client at once (default: 256)
+    #[arg(short = 't', long = "threads", value_name = "N")]
+    pub(super) threads: Option<OsString>,
+
+    /// Drop clients that take longer than this to negotiate
+    #[arg(long = "timeout", value_name = "TIME")]
+    pub(super) timeout: Option<OsString>,
+
+    /// Only off is supported in this version
+    #[arg(long = "tls", value_name = "off|on|require")]
+    pub(super) tls: Option<OsString>,
+
+    /// Not supported in this version
+    #[arg(long = "tls-certificates", value_name = "DIR")]
+    pub(super) tls_certificates: Option<OsString>,
+
+    /// Not supported in this version
+    #[arg(long = "tls-psk", value_name = "FILE")]
+    pub(super) tls_psk: Option<OsString>,
+
+    /// Not supported in this version
+    #[arg(long = "tls-verify-peer")]
+    pub(super) tls_verify_peer: bool,
+
+    /// Listen on this Unix socket; - makes a private one
+    #[arg(short = 'U', long = "unix", value_name = "SOCKET")]
+    pub(super) unix: Option<OsString>,
+
+    /// Change to this user, a name or a number, once the sockets are open
+    #[arg(short = 'u', long = "user", value_name = "USER")]
+    pub(super) user: Option<OsString>,
+
+    /// Print debugging messages to standard error
+    #[arg(short = 'v', long = "verbose")]
+    pub(super) verbose: bool,
+
+    /// Print the version, and exit
+    #[arg(short = 'V', long = "version")]
+    pub(super) version: bool,
+
+    /// Not supported in this version: listen on AF_VSOCK
+    #[arg(long = "vsock")]
+    pub(super) vsock: bool,
+
+    /// Put the filter in this component file in front of the plugin
+    #[arg(long = "wasm-filter", value_name = "FILE[@sha256:HEX]")]
+    wasm_filter: Vec<OsString>,
+
+    // A comment here would be a help text: the plugin's name and its parameters.
+    #[arg(num_args = 0..)]
+    pub(super) words: Vec<OsString>,
+
+    // The values of both options above, in the order of the command line.
+    #[arg(skip)]
+    pub(super) filters: Vec<FilterOption>,
 }
 
-const fn switch(name: &'static str, short: Option<char>, help: &'static str) -> OptionSpec {
-    OptionSpec { name, short, aliases: &[], value: None, repeat: false, help }
-}
-
-const fn valued(name: &'static str, short: Option<char>, value: &'static str, help: &'static str) -> OptionSpec {
-    OptionSpec { name, short, aliases: &[], value: Some(value), repeat: false, help }
-}
-
-impl OptionSpec {
-    const fn or(self, aliases: &'static [&'static str]) -> OptionSpec {
-        OptionSpec { aliases, ..self }
-    }
-
-    const fn repeated(self) -> OptionSpec {
-        OptionSpec { repeat: true, ..self }
-    }
-
-    /// All long names.
-    pub fn long_names(&self) -> impl Iterator<Item = &'static str> {
-        std::iter::once(self.name).chain(self.aliases.iter().copied())
-    }
-}
-
-/// All of them, in the order of `--help`.
-pub const OPTIONS: &[OptionSpec] = &[
-    switch("ipv4-only", Some('4'), "Listen on, and resolve -i to, IPv4 addresses only"),
-    switch("ipv6-only", Some('6'), "Listen on, and resolve -i to, IPv6 addresses only"),
-    valued("debug", Some('D'), "NAME.FLAG=N", "Set a debug flag of a plugin, a filter or (NAME = nbdkit) the server")
-        .repeated(),
-    switch("dump-config", None, "Print how the program was built, and exit"),
-    switch("dump-plugin", None, "Print what is known of the plugin and the filters, and exit"),
-    switch("exit-with-parent", None, "Exit when the parent process exits; implies -f"),
-    valued("exportname", Some('e'), "NAME", "The export name in $uri and $exportname of --run")
-        .or(&["export-name", "export"]),
-    valued("filter", None, "NAME", "Put a filter in front of the plugin; the first is nearest the client").repeated(),
-    valued(
-        "filter-limit",
-        None,
-        "[FILTER:]RESOURCE=VALUE",
-        "Change what filters may take, for example cow:memory=128M",
-    )
-    .repeated(),
-    valued(
-        "filter-on-fault",
-        None,
-        "error|disconnect|exit",
-        "A filter's fault fails its request, ends the connection, or the server",
-    ),
-    valued("filter-param", None, "FILTER:KEY=VALUE", "Give a parameter to this filter, whoever else knows the key")
-        .repeated(),
-    switch("foreground", Some('f'), "Do not fork into the background").or(&["no-fork"]),
-    valued("group", Some('g'), "GROUP", "Change to this group, a name or a number, when listening"),
-    switch("help", Some('h'), "Print this, with the parameters of the plugin and filters given, and exit"),
-    valued("ipaddr", Some('i'), "ADDRESS", "Listen on this address or host name (default: all addresses)")
-        .or(&["ip-addr"]),
-    valued(
-        "log",
-        None,
-        "stderr|syslog|null",
-        "Where error messages go (default: stderr, and syslog in the background)",
-    ),
-    switch("long-options", None, "Print the long options, for shell completion, and exit"),
-    valued("mask-handshake", None, "MASK", "Offer only these global handshake flags to clients"),
-    switch("newstyle", Some('n'), "Use the newstyle protocol (always on)").or(&["new-style"]),
-    switch("no-confine", None, "Do not confine the process to what serving needs"),
-    switch("no-mc", None, "Do not offer multi-conn"),
-    switch("no-sr", None, "Do not offer structured replies"),
-    switch("oldstyle", Some('o'), "Not supported: the oldstyle protocol").or(&["old-style"]),
-    valued("pidfile", Some('P'), "FILE", "Write the process id to this file when ready for clients").or(&["pid-file"]),
-    valued("port", Some('p'), "PORT", "Listen on this TCP port (default: 10809; 0: any that is free)"),
-    switch("print-uri", None, "Print the URI to connect to"),
-    switch("readonly", Some('r'), "Clients may not write").or(&["read-only"]),
-    valued("run", None, "COMMAND", "Serve while this shell command runs, and exit with its status"),
-    valued("selinux-label", None, "LABEL", "Not supported: a label for the socket"),
-    switch("short-options", None, "Print the short options, for shell completion, and exit"),
-    switch("single", Some('s'), "Serve one client on standard input and output").or(&["stdin"]),
-    switch("swap", None, "Lock the process into memory, to be used as swap space of this machine"),
-    valued("threads", Some('t'), "N", "Requests of one client that are served at once (default: 256)"),
-    valued("timeout", None, "TIME", "Drop clients that take longer than this to negotiate"),
-    valued("tls", None, "off|on|require", "Only off is supported in this version"),
-    valued("tls-certificates", None, "DIR", "Not supported in this version"),
-    valued("tls-psk", None, "FILE", "Not supported in this version"),
-    switch("tls-verify-peer", None, "Not supported in this version"),
-    valued("unix", Some('U'), "SOCKET", "Listen on this Unix socket; - makes a private one"),
-    valued("user", Some('u'), "USER", "Change to this user, a name or a number, when listening"),
-    switch("verbose", Some('v'), "Print debugging messages to standard error"),
-    switch("version", Some('V'), "Print the version, and exit"),
-    switch("vsock", None, "Not supported in this version: listen on AF_VSOCK"),
-    valued("wasm-filter", None, "FILE[@sha256:HEX]", "Put the filter in this component file in front of the plugin")
-        .repeated(),
-];
-
-/// The id of the positional words.
-const WORDS: &str = "words";
-
-/// A command line taken apart, nothing checked.
-pub struct Given {
-    matches: ArgMatches,
-}
-
-impl Given {
-    /// Whether the switch is there.
-    pub fn has(&self, name: &str) -> bool {
-        self.matches.get_flag(name)
-    }
-
-    /// The value of an option, the last if it was repeated.
-    pub fn value(&self, name: &str) -> Option<&OsString> {
-        self.matches.get_many::<OsString>(name).and_then(Iterator::last)
-    }
-
-    /// The values of an option that may be repeated, each with its place on the command line.
-    pub fn values(&self, name: &str) -> Vec<(usize, &OsString)> {
-        match (self.matches.indices_of(name), self.matches.get_many::<OsString>(name)) {
-            (Some(places), Some(values)) => places.zip(values).collect(),
-            _ => Vec::new(),
-        }
-    }
-
-    /// What is no option: the plugin's name and its parameters.
-    pub fn words(&self) -> Vec<OsString> {
-        self.matches.get_many::<OsString>(WORDS).map(|words| words.cloned().collect()).unwrap_or_default()
-    }
+/// A value of `--filter` or of `--wasm-filter`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum FilterOption {
+    Named(OsString),
+    File(OsString),
 }
 
 /// Takes the words after the program's name apart.
 ///
 /// # Errors
 /// One line for an option that does not exist, lacks its value or has one that it should not.
-pub fn take_apart(args: Vec<OsString>) -> Result<Given, ConfigError> {
-    match command().try_get_matches_from(args) {
-        Ok(matches) => Ok(Given { matches }),
-        Err(error) => Err(one_line(&error)),
-    }
+pub(super) fn take_apart(args: Vec<OsString>) -> Result<Options, ConfigError> {
+    let matches = command().try_get_matches_from(args).map_err(|error| one_line(&error))?;
+    let mut options = Options::from_arg_matches(&matches).map_err(|error| one_line(&error))?;
+    options.filters = options.filters_in_order(&matches);
+    Ok(options)
 }
 
 fn command() -> Command {
-    let command = Command::new("rbdkit")
-        .no_binary_name(true)
-        .disable_help_flag(true)
-        .disable_version_flag(true)
-        .infer_long_args(true)
-        .args_override_self(true);
-    let words = Arg::new(WORDS).num_args(0..).value_parser(value_parser!(OsString));
-    OPTIONS.iter().map(argument).fold(command, Command::arg).arg(words)
+    let takes_a_value = |arg: &Arg| !arg.is_positional() && arg.get_action().takes_values();
+    Options::command().mut_args(|arg| if takes_a_value(&arg) { arg.allow_hyphen_values(true) } else { arg })
 }
 
-fn argument(spec: &OptionSpec) -> Arg {
-    let mut arg = Arg::new(spec.name).long(spec.name).aliases(spec.aliases);
-    if let Some(short) = spec.short {
-        arg = arg.short(short);
+impl Options {
+    /// The filters of both options, in the order in which they stand on the command line.
+    fn filters_in_order(&self, matches: &ArgMatches) -> Vec<FilterOption> {
+        let places = |id: &str| matches.indices_of(id).into_iter().flatten();
+        let named = places("filter").zip(self.filter.iter().cloned().map(FilterOption::Named));
+        let files = places("wasm_filter").zip(self.wasm_filter.iter().cloned().map(FilterOption::File));
+        let mut all: Vec<(usize, FilterOption)> = named.chain(files).collect();
+        all.sort_by_key(|(place, _)| *place);
+        all.into_iter().map(|(_, filter)| filter).collect()
     }
-    if spec.value.is_none() {
-        return arg.action(ArgAction::SetTrue);
+}
+
+/// What `--help` says of an option.
+pub(super) struct OptionHelp {
+    /// The one-letter name.
+    pub(super) short: Option<char>,
+    /// All long names.
+    pub(super) long: Vec<String>,
+    /// What stands for its value; none for a switch.
+    pub(super) value: Option<String>,
+    /// One sentence.
+    pub(super) help: String,
+}
+
+/// All options, in the order of `--help`.
+pub(super) fn all() -> impl Iterator<Item = OptionHelp> {
+    let options: Vec<OptionHelp> =
+        Options::command().get_arguments().filter(|arg| !arg.is_positional()).map(describe).collect();
+    options.into_iter()
+}
+
+fn describe(arg: &Arg) -> OptionHelp {
+    let aliases = arg.get_visible_aliases().unwrap_or_default();
+    OptionHelp {
+        short: arg.get_short(),
+        long: arg.get_long().into_iter().chain(aliases).map(String::from).collect(),
+        value: arg
+            .get_action()
+            .takes_values()
+            .then(|| arg.get_value_names().and_then(|names| names.first()).map(ToString::to_string))
+            .flatten(),
+        help: arg.get_help().map(StyledStr::to_string).unwrap_or_default(),
     }
-    // Every value is appended: which of them count is decided by whoever asks.
-    arg.action(ArgAction::Append).num_args(1).value_parser(value_parser!(OsString)).allow_hyphen_values(true)
 }
 
 fn one_line(error: &clap::Error) -> ConfigError {
@@ -204,15 +289,16 @@ fn one_line(error: &clap::Error) -> ConfigError {
 }
 
 fn unknown(option: &str) -> String {
-    let names = || OPTIONS.iter().flat_map(OptionSpec::long_names);
+    let names: Vec<String> = all().flat_map(|option| option.long).collect();
     let Some(given) = option.strip_prefix("--") else {
         return format!("unknown option '{option}' (--help lists those there are)");
     };
-    let begun: Vec<String> = names().filter(|name| name.starts_with(given)).map(|name| format!("--{name}")).collect();
+    let begun: Vec<String> =
+        names.iter().filter(|name| name.starts_with(given)).map(|name| format!("--{name}")).collect();
     if !begun.is_empty() {
         return format!("option '{option}' may mean {}", begun.join(" or "));
     }
-    match nearest(given, names()) {
+    match nearest(given, names.iter().map(String::as_str)) {
         Some(name) => format!("unknown option '{option}': did you mean --{name}?"),
         None => format!("unknown option '{option}' (--help lists those there are)"),
     }
@@ -222,12 +308,12 @@ fn unknown(option: &str) -> String {
 mod tests {
     use super::*;
 
-    fn given(args: &[&str]) -> Result<Given, String> {
+    fn given(args: &[&str]) -> Result<Options, String> {
         take_apart(args.iter().map(OsString::from).collect()).map_err(|error| error.to_string())
     }
 
     fn words(args: &[&str]) -> Vec<OsString> {
-        given(args).unwrap().words()
+        given(args).unwrap().words
     }
 
     #[test]
@@ -236,9 +322,9 @@ mod tests {
             [["-r", "-p1", "file", "x=y"], ["file", "-rp", "1", "x=y"], ["file", "x=y", "--port=1", "--readonly"]]
         {
             let given = given(&args).unwrap();
-            assert!(given.has("readonly"), "{args:?}");
-            assert_eq!(given.value("port").unwrap(), "1", "{args:?}");
-            assert_eq!(given.words(), ["file", "x=y"], "{args:?}");
+            assert!(given.readonly, "{args:?}");
+            assert_eq!(given.port.as_ref().unwrap(), "1", "{args:?}");
+            assert_eq!(given.words, ["file", "x=y"], "{args:?}");
         }
     }
 
@@ -250,40 +336,38 @@ mod tests {
     #[test]
     fn a_value_may_begin_with_a_dash() {
         let given = given(&["-U", "-", "-e", "-r", "--run", "--", "null", "--pidfile=-"]).unwrap();
-        assert_eq!(given.value("unix").unwrap(), "-");
-        assert_eq!(given.value("exportname").unwrap(), "-r");
-        assert_eq!(given.value("run").unwrap(), "--");
-        assert_eq!(given.value("pidfile").unwrap(), "-");
-        assert!(!given.has("readonly"));
-        assert_eq!(given.words(), ["null"]);
+        assert_eq!(given.unix.as_ref().unwrap(), "-");
+        assert_eq!(given.exportname.as_ref().unwrap(), "-r");
+        assert_eq!(given.run.as_ref().unwrap(), "--");
+        assert_eq!(given.pidfile.as_ref().unwrap(), "-");
+        assert!(!given.readonly);
+        assert_eq!(given.words, ["null"]);
     }
 
     #[test]
     fn the_last_of_a_repeated_option_wins() {
         let given = given(&["-p", "1", "-r", "--port=2", "-r"]).unwrap();
-        assert_eq!(given.value("port").unwrap(), "2");
+        assert_eq!(given.port.as_ref().unwrap(), "2");
     }
 
     #[test]
     fn every_filter_counts_and_its_place_is_known() {
         let given = given(&["--filter=a", "null", "--wasm-filter", "b", "--filter", "c"]).unwrap();
-        let filters: Vec<&OsString> = given.values("filter").into_iter().map(|(_, value)| value).collect();
-        assert_eq!(filters, ["a", "c"]);
-        let (a, b, c) = (given.values("filter")[0].0, given.values("wasm-filter")[0].0, given.values("filter")[1].0);
-        assert!(a < b && b < c);
+        let (named, file) = (|name: &str| FilterOption::Named(name.into()), FilterOption::File("b".into()));
+        assert_eq!(given.filters, [named("a"), file, named("c")]);
     }
 
     #[test]
     fn long_names_may_be_shortened() {
-        assert!(given(&["--read"]).unwrap().has("readonly"));
-        assert!(given(&["--foregr"]).unwrap().has("foreground"));
-        assert_eq!(given(&["--exportn", "x"]).unwrap().value("exportname").unwrap(), "x");
+        assert!(given(&["--read"]).unwrap().readonly);
+        assert!(given(&["--foregr"]).unwrap().foreground);
+        assert_eq!(given(&["--exportn", "x"]).unwrap().exportname.unwrap(), "x");
     }
 
     #[test]
     fn an_empty_value_is_a_value() {
-        assert_eq!(given(&["--exportname="]).unwrap().value("exportname").unwrap(), "");
-        assert_eq!(given(&["-e", ""]).unwrap().value("exportname").unwrap(), "");
+        assert_eq!(given(&["--exportname="]).unwrap().exportname.unwrap(), "");
+        assert_eq!(given(&["-e", ""]).unwrap().exportname.unwrap(), "");
     }
 
     #[test]
@@ -307,7 +391,7 @@ mod tests {
 
     #[test]
     fn no_two_options_share_a_name() {
-        let mut names: Vec<&str> = OPTIONS.iter().flat_map(OptionSpec::long_names).collect();
+        let mut names: Vec<String> = all().flat_map(|option| option.long).collect();
         names.sort_unstable();
         let count = names.len();
         names.dedup();

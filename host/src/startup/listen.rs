@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::process::{self, Identity};
-use crate::cli::Listen;
+use crate::cli::{Families, Listen};
 use rbdkit_plugin_api::text::plain;
 
 /// One listening socket.
@@ -118,7 +118,7 @@ pub fn listen(plan: &Listen, inherited: Vec<Socket>) -> Result<Sockets, ConfigEr
     match plan {
         Listen::Unix(path) => unix(path),
         Listen::PrivateUnix => private_unix(),
-        Listen::Tcp { address, port, no_ipv6, no_ipv4 } => tcp(address.as_deref(), port, *no_ipv4, *no_ipv6),
+        Listen::Tcp { address, port, families } => tcp(address.as_deref(), port, *families),
         Listen::Single | Listen::Inherited(_) => {
             Ok(Sockets { listeners: inherited, reachable: Reachable::Unknown, made: None })
         }
@@ -174,9 +174,9 @@ fn private_directory(parent: &Path) -> io::Result<PathBuf> {
     Err(io::ErrorKind::AlreadyExists.into())
 }
 
-fn tcp(address: Option<&str>, port: &str, no_ipv4: bool, no_ipv6: bool) -> Result<Sockets, ConfigError> {
+fn tcp(address: Option<&str>, port: &str, families: Families) -> Result<Sockets, ConfigError> {
     let number = port_number(port)?;
-    let addresses = resolve(address, number, no_ipv4, no_ipv6)?;
+    let addresses = resolve(address, number, families)?;
     let mut listeners: Vec<TcpListener> = Vec::new();
     let mut chosen = number;
     let mut taken = None;
@@ -234,7 +234,7 @@ fn port_number(port: &str) -> Result<u16, ConfigError> {
     number.ok_or_else(|| ConfigError::new(format!("--port: '{port}' is neither a port nor the name of a TCP service")))
 }
 
-fn resolve(address: Option<&str>, port: u16, no_ipv4: bool, no_ipv6: bool) -> Result<Vec<SocketAddr>, ConfigError> {
+fn resolve(address: Option<&str>, port: u16, families: Families) -> Result<Vec<SocketAddr>, ConfigError> {
     let all: Vec<SocketAddr> = match address {
         None => vec![(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()],
         Some(name) => {
@@ -242,7 +242,11 @@ fn resolve(address: Option<&str>, port: u16, no_ipv4: bool, no_ipv6: bool) -> Re
             (name, port).to_socket_addrs().map_err(|error| wrong(&error))?.collect()
         }
     };
-    let wanted = |address: &SocketAddr| if address.is_ipv4() { !no_ipv4 } else { !no_ipv6 };
+    let wanted = |address: &SocketAddr| match families {
+        Families::Both => true,
+        Families::Ipv4 => address.is_ipv4(),
+        Families::Ipv6 => address.is_ipv6(),
+    };
     Ok(all.into_iter().filter(wanted).collect())
 }
 
@@ -321,14 +325,14 @@ mod tests {
 
     #[test]
     fn port_0_is_the_same_free_port_on_every_address() {
-        let sockets = tcp(None, "0", false, false).unwrap();
+        let sockets = tcp(None, "0", Families::Both).unwrap();
         let Reachable::Tcp { port, .. } = sockets.reachable else { panic!() };
         assert_ne!(port, 0);
         for socket in &sockets.listeners {
             let Socket::Tcp(listener) = socket else { panic!() };
             assert_eq!(listener.local_addr().unwrap().port(), port);
         }
-        let error = tcp(Some("127.0.0.1"), &port.to_string(), false, false).unwrap_err().to_string();
+        let error = tcp(Some("127.0.0.1"), &port.to_string(), Families::Both).unwrap_err().to_string();
         assert_eq!(
             error,
             format!("cannot listen on 127.0.0.1:{port}: the address is in use already (-p takes another port)")

@@ -1,17 +1,28 @@
-//! Words of the command line: the program's name, and numbers.
+//! Values of options: texts, names of files and numbers.
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::PathBuf;
 
 use rbdkit_plugin_api::ConfigError;
 
-/// How messages begin: `nbdkit` if the program was installed under that name, because scripts look
-/// for it.
-pub fn program_name(argv0: Option<&OsStr>) -> &'static str {
-    match argv0.and_then(|path| Path::new(path).file_name()) {
-        Some(name) if name == "nbdkit" => "nbdkit",
-        _ => "rbdkit",
+/// An error of one line.
+pub(super) fn error(message: impl Into<String>) -> ConfigError {
+    ConfigError::new(message)
+}
+
+/// A value that has to be UTF-8.
+pub(super) fn text(option: &str, value: &OsStr) -> Result<String, ConfigError> {
+    let text =
+        value.to_str().ok_or_else(|| error(format!("{option}: '{}' is not UTF-8 text", value.to_string_lossy())))?;
+    Ok(text.to_string())
+}
+
+/// The name of a file.
+pub(super) fn path(option: &str, value: &OsStr) -> Result<PathBuf, ConfigError> {
+    if value.is_empty() {
+        return Err(error(format!("{option}: the name of the file is empty")));
     }
+    Ok(PathBuf::from(value))
 }
 
 /// A whole number as C writes it: decimal, `0x` hexadecimal or `0` octal.
@@ -25,7 +36,7 @@ pub(super) fn whole_number(option: &str, text: &OsStr, most: u64) -> Result<u64,
     let number = if digits.starts_with(['+', '-']) { None } else { u64::from_str_radix(digits, radix).ok() };
     number
         .filter(|number| *number <= most)
-        .ok_or_else(|| ConfigError::new(format!("{option}: '{lossy}' is not a whole number from 0 to {most}")))
+        .ok_or_else(|| error(format!("{option}: '{lossy}' is not a whole number from 0 to {most}")))
 }
 
 #[cfg(test)]
@@ -41,13 +52,5 @@ mod tests {
             let message = whole_number("-t", OsStr::new(text), 100).unwrap_err().to_string();
             assert_eq!(message, format!("-t: '{text}' is not a whole number from 0 to 100"));
         }
-    }
-
-    #[test]
-    fn only_the_name_nbdkit_changes_how_messages_begin() {
-        assert_eq!(program_name(Some(OsStr::new("/usr/bin/nbdkit"))), "nbdkit");
-        assert_eq!(program_name(Some(OsStr::new("rbdkit"))), "rbdkit");
-        assert_eq!(program_name(Some(OsStr::new("x y"))), "rbdkit");
-        assert_eq!(program_name(None), "rbdkit");
     }
 }

@@ -1,0 +1,141 @@
+//! The options about filters: which there are, and what each of them gets.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use rbdkit_parameters::{Target, TargetedParameter};
+use rbdkit_plugin_api::ConfigError;
+
+use super::options::{FilterOption, Options};
+use super::values::{error, path};
+
+/// What a fault of a filter ends besides its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FilterFault {
+    /// Nothing.
+    Error,
+    /// The connection.
+    Disconnect,
+    /// The server.
+    Exit,
+}
+
+/// A SHA-256 digest.
+pub type Sha256 = [u8; 32];
+
+/// Where a filter comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FilterSource {
+    /// One that is embedded in the program.
+    Named(String),
+    /// A component in a file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The digest that the file has to have.
+        sha256: Option<Sha256>,
+    },
+}
+
+/// A change to what a filter may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterLimit {
+    /// The filter; none for all of them.
+    pub target: Option<Target>,
+    /// The resource's name. The sandbox checks whether it exists.
+    pub resource: String,
+    /// The value.
+    pub value: String,
+}
+
+/// The filters, in the order of the command line.
+pub(super) fn filters(given: &Options) -> Result<Vec<FilterSource>, ConfigError> {
+    let source = |filter: &FilterOption| match filter {
+        FilterOption::Named(value) => named_filter(value),
+        FilterOption::File(value) => filter_file("--wasm-filter", value),
+    };
+    given.filters.iter().map(source).collect()
+}
+
+/// A name, or as in nbdkit a path.
+fn named_filter(value: &OsStr) -> Result<FilterSource, ConfigError> {
+    let name = value.to_string_lossy();
+    if name.ends_with(".so") {
+        return Err(error(format!(
+            "--filter={name}: native .so filters cannot be loaded, filters are WebAssembly components"
+        )));
+    }
+    if name.contains('/') || name.ends_with(".wasm") {
+        return filter_file("--filter", value);
+    }
+    match name.is_empty() {
+        true => Err(error("--filter: the name of the filter is empty")),
+        false => Ok(FilterSource::Named(name.into_owned())),
+    }
+}
+
+fn filter_file(option: &str, value: &OsStr) -> Result<FilterSource, ConfigError> {
+    const MARK: &str = "@sha256:";
+    let Some((file, digest)) = value.to_str().and_then(|text| text.rsplit_once(MARK)) else {
+        return Ok(FilterSource::File { path: path(option, value)?, sha256: None });
+    };
+    let sha256 = parse_digest(digest)
+        .ok_or_else(|| error(format!("{option}: '{digest}' is not a SHA-256 digest: 64 hexadecimal digits")))?;
+    Ok(FilterSource::File { path: path(option, OsStr::new(file))?, sha256: Some(sha256) })
+}
+
+fn parse_digest(text: &str) -> Option<Sha256> {
+    let mut digest = [0; 32];
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (byte, at) in digest.iter_mut().zip((0..64).step_by(2)) {
+        *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
+    }
+    Some(digest)
+}
+
+pub(super) fn filter_param(value: &OsStr) -> Result<TargetedParameter, ConfigError> {
+    let wrong = || {
+        let shown = value.to_string_lossy();
+        error(format!("--filter-param: '{shown}' is not FILTER:KEY=VALUE, for example cow:cow-on-read=true"))
+    };
+    let (target, key, value) = TargetedParameter::split(value).ok_or_else(wrong)?;
+    Ok(TargetedParameter { target: filter_name("--filter-param", &target)?, key, value })
+}
+
+fn filter_name(option: &str, text: &str) -> Result<Target, ConfigError> {
+    Target::parse(text)
+        .ok_or_else(|| error(format!("{option}: '{text}' does not name a filter: NAME, or NAME#2 for the second")))
+}
+
+pub(super) fn filter_on_fault(given: &Options) -> Result<FilterFault, ConfigError> {
+    let Some(value) = &given.filter_on_fault else { return Ok(FilterFault::Error) };
+    match value.to_str() {
+        Some("error") => Ok(FilterFault::Error),
+        Some("disconnect") => Ok(FilterFault::Disconnect),
+        Some("exit") => Ok(FilterFault::Exit),
+        _ => {
+            let shown = value.to_string_lossy();
+            Err(error(format!("--filter-on-fault: '{shown}' is not one of error, disconnect, exit")))
+        }
+    }
+}
+
+pub(super) fn filter_limit(value: &OsStr) -> Result<FilterLimit, ConfigError> {
+    let shown = value.to_string_lossy();
+    let wrong = || {
+        error(format!(
+            "--filter-limit: '{shown}' is not RESOURCE=VALUE or FILTER:RESOURCE=VALUE, for example cow:memory=128M"
+        ))
+    };
+    let (what, amount) = shown.split_once('=').ok_or_else(wrong)?;
+    let (target, resource) = match what.split_once(':') {
+        Some((target, resource)) => (Some(filter_name("--filter-limit", target)?), resource),
+        None => (None, what),
+    };
+    if resource.is_empty() || amount.is_empty() {
+        return Err(wrong());
+    }
+    Ok(FilterLimit { target, resource: resource.to_string(), value: amount.to_string() })
+}

@@ -1,0 +1,145 @@
+use rbdkit_parameters::Target;
+
+use super::super::listen::Families;
+use super::*;
+
+fn plan(line: &str) -> Plan {
+    parse(line.split_whitespace().map(OsString::from).collect(), Inherited::default()).unwrap()
+}
+
+fn mistake(line: &str) -> String {
+    parse(line.split_whitespace().map(OsString::from).collect(), Inherited::default()).unwrap_err().to_string()
+}
+
+fn activated(line: &str, fds: &str) -> Result<Plan, String> {
+    let inherited = Inherited { pid: Some("7".into()), fds: Some(fds.into()), own_pid: 7 };
+    parse(line.split_whitespace().map(OsString::from).collect(), inherited).map_err(|error| error.to_string())
+}
+
+#[test]
+fn without_options_it_serves_on_the_nbd_port_in_the_background() {
+    let plan = plan("file disk.img x=1");
+    assert_eq!(plan.action, Action::Serve);
+    assert_eq!(plan.listen, Listen::Tcp { address: None, port: "10809".into(), families: Families::Both });
+    assert!(!plan.foreground && !plan.readonly && plan.structured_replies && plan.multi_conn);
+    assert_eq!(plan.plugin.as_deref(), Some("file"));
+    assert_eq!(plan.params, [Parameter::Bare("disk.img".into()), Parameter::Keyed("x".into(), "1".into())]);
+}
+
+#[test]
+fn what_implies_the_foreground_does() {
+    for line in ["-f null", "--no-fork null", "-s null", "--exit-with-parent null", "--run true null"] {
+        assert!(plan(line).foreground, "{line}");
+    }
+    assert!(activated("null", "1").unwrap().foreground);
+}
+
+#[test]
+fn ways_to_listen_exclude_each_other() {
+    for (line, message) in [
+        ("-p 1 -U x null", "-p and -U cannot be used together"),
+        ("-p 1 -s null", "-p and -s cannot be used together"),
+        ("-s -U - null", "-s and -U cannot be used together"),
+        ("-s --run true null", "-s and --run cannot be used together"),
+    ] {
+        assert_eq!(mistake(line), message);
+    }
+    for (line, option) in [("-p 1", "-p"), ("-i x", "-i"), ("-U x", "-U"), ("-s", "-s"), ("--run true", "--run")] {
+        let message = format!("{option} cannot be used with socket activation (LISTEN_FDS is set)");
+        assert_eq!(activated(&format!("{line} null"), "1").unwrap_err(), message);
+    }
+}
+
+#[test]
+fn sockets_are_inherited_only_by_the_process_they_are_meant_for() {
+    assert_eq!(activated("null", "2").unwrap().listen, Listen::Inherited(2));
+    let other = Inherited { pid: Some("8".into()), fds: Some("1".into()), own_pid: 7 };
+    assert!(matches!(parse(vec!["null".into()], other).unwrap().listen, Listen::Tcp { .. }));
+    for fds in ["0", "17", "x", "", "-1"] {
+        assert!(activated("null", fds).unwrap_err().starts_with("LISTEN_FDS: "), "{fds}");
+    }
+}
+
+#[test]
+fn values_out_of_range_are_named() {
+    for (line, message) in [
+        ("-p 65536 null", "--port: '65536' is not a port from 0 to 65535, nor the name of a service"),
+        ("-t x null", "--threads: 'x' is not a whole number from 0 to 4294967295"),
+        ("-t -1 null", "--threads: '-1' is not a whole number from 0 to 4294967295"),
+        ("--log=x null", "--log=x: is not one of stderr, syslog, null"),
+        ("--mask-handshake=x null", "--mask-handshake: 'x' is not a whole number from 0 to 4294967295"),
+        ("--timeout=0 null", "--timeout=0: has to be more than 0"),
+        ("-D x null", "-D x: must have the form NAME.FLAG=N, N a whole number"),
+        ("-D x.y=z null", "-D x.y=z: must have the form NAME.FLAG=N, N a whole number"),
+        ("--unix= null", "--unix: the name of the file is empty"),
+        ("--pidfile= null", "--pidfile: the name of the file is empty"),
+        ("--filter= null", "--filter: the name of the filter is empty"),
+        ("--filter-param=x null", "--filter-param: 'x' is not FILTER:KEY=VALUE, for example cow:cow-on-read=true"),
+        ("--filter-param=x#0:k=v null", "--filter-param: 'x#0' does not name a filter: NAME, or NAME#2 for the second"),
+        ("--wasm-filter=x@sha256:12 null", "--wasm-filter: '12' is not a SHA-256 digest: 64 hexadecimal digits"),
+    ] {
+        assert_eq!(mistake(line), message);
+    }
+}
+
+#[test]
+fn what_this_version_does_not_have_is_refused_in_one_line() {
+    for (line, message) in [
+        ("-o null", "--oldstyle: the oldstyle protocol is not supported, clients have to use newstyle"),
+        ("--vsock null", "--vsock: AF_VSOCK is not supported in this version, use -p or -U"),
+        ("--tls=on null", "--tls: TLS is not supported in this version, only --tls=off is"),
+        ("--tls=maybe null", "--tls=maybe: is not one of off, on, require"),
+        ("--tls-psk=x null", "--tls-psk: TLS is not supported in this version"),
+        ("--tls-verify-peer null", "--tls-verify-peer: TLS is not supported in this version"),
+    ] {
+        assert_eq!(mistake(line), message);
+    }
+    assert_eq!(plan("--tls=off null").action, Action::Serve);
+}
+
+#[test]
+fn native_plugins_and_filters_are_refused_by_name() {
+    for line in ["./nbdkit-x-plugin.so", "/usr/lib/x", "x.so"] {
+        assert!(mistake(line).ends_with("native .so plugins cannot be loaded"), "{line}");
+    }
+    assert!(mistake("--filter=./x.so null").contains("native .so filters cannot be loaded"));
+}
+
+#[test]
+fn filters_of_both_kinds_keep_their_order() {
+    let digest = "0123456789abcdefABCDEF0123456789".repeat(2);
+    let plan =
+        plan(&format!("--filter=cow --wasm-filter x.wasm@sha256:{digest} null --filter=./y.wasm --filter delay"));
+    let FilterSource::File { path, sha256: Some(sha256) } = &plan.filters[1] else {
+        panic!("{:?}", plan.filters);
+    };
+    assert_eq!(path, &PathBuf::from("x.wasm"));
+    assert_eq!(sha256[..4], [0x01, 0x23, 0x45, 0x67]);
+    assert_eq!(plan.filters[0], FilterSource::Named("cow".into()));
+    assert_eq!(plan.filters[2], FilterSource::File { path: "./y.wasm".into(), sha256: None });
+    assert_eq!(plan.filters[3], FilterSource::Named("delay".into()));
+}
+
+#[test]
+fn parameters_and_limits_are_aimed_at_a_filter() {
+    let plan = plan("--filter-param cow#2:cow-on-read=/a:b=c --filter-limit cow:memory=1M --filter-limit cpu=2s null");
+    let target = Target { name: "cow".into(), instance: 2 };
+    assert_eq!(plan.filter_params, [TargetedParameter { target, key: "cow-on-read".into(), value: "/a:b=c".into() }]);
+    let target = Some(Target { name: "cow".into(), instance: 1 });
+    assert_eq!(
+        plan.filter_limits,
+        [
+            FilterLimit { target, resource: "memory".into(), value: "1M".into() },
+            FilterLimit { target: None, resource: "cpu".into(), value: "2s".into() }
+        ]
+    );
+}
+
+#[test]
+fn a_plugin_is_needed_to_serve_and_to_dump_but_not_for_help() {
+    assert_eq!(mistake("-f"), "no plugin given, for example: rbdkit file disk.img (see --help)");
+    assert_eq!(mistake("--dump-plugin"), "--dump-plugin needs the name of a plugin: rbdkit PLUGIN --dump-plugin");
+    for line in ["--help", "-h", "-V", "--dump-config", "--short-options", "--long-options"] {
+        assert_eq!(plan(line).plugin, None, "{line}");
+    }
+}
