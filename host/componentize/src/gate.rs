@@ -1,14 +1,14 @@
-//! A module of nothing but imports, through which a component's exports go.
+//! The gate: a module without code that imports the functions of the main module and exports them again.
 //!
-//! Each call of an export makes wasmtime look for its function. Where a module defines it, the compiled code is searched and the reference made
-//! anew each time; where a module has imported it, the reference is there. So the exports of the main module are imported by a module of
-//! their own that exports them again, and the component lifts those. It has no code, and what runs is the same function: a filter that passes
-//! requests on costs 9 % less.
+//! wasmtime looks up the function at each call of an export. If the module defines the function,
+//! wasmtime searches the compiled code and makes the reference anew each time. If the module has
+//! imported the function, the reference exists already. So the component lifts the gate's exports in
+//! place of the main module's. The same function runs, and a filter that passes requests on costs 9 %
+//! less.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use anyhow::{Context, Result};
 use wasm_encoder::reencode::{Reencode, ReencodeComponent, RoundtripReencoder};
 use wasm_encoder::{
     Component, ComponentAliasSection, EntityType, ExportKind, ExportSection, ImportSection, InstanceSection, Module,
@@ -20,13 +20,15 @@ use wasmparser::{
     TypeRef, Validator,
 };
 
-/// What the gate's module calls the instance behind it.
+use crate::error::{Error, Result};
+
+/// The name under which the gate imports the main module.
 const BEHIND: &str = "behind";
 
 /// The number of a component's alias section.
 const ALIASES: u8 = 6;
 
-/// For each instance the names behind its gate, with the section of the alias.
+/// For each instance the functions that its gate exports, each with the section of its alias.
 type Behind<'a> = BTreeMap<u32, BTreeMap<&'a str, usize>>;
 
 /// A function of a core instance, and the section that has its alias.
@@ -36,25 +38,26 @@ struct Alias<'a> {
     section: usize,
 }
 
-/// What has to be known of a component.
+/// The parts of a component that the gate depends on.
 #[derive(Default)]
 struct Survey<'a> {
     /// The component's own sections in order, each with its number.
     sections: Vec<(u8, Range<usize>)>,
     modules: Vec<&'a [u8]>,
-    /// Which module a core instance was made of.
+    /// For each core instance, the module that it was made of.
     instances: Vec<Option<u32>>,
-    /// Core functions, where they are an instance's.
+    /// The core functions. None for one that is not an alias of an instance's export.
     functions: Vec<Option<Alias<'a>>>,
-    /// Those that are lifted.
+    /// The core functions that are lifted.
     lifted: BTreeSet<u32>,
     /// The last section that makes modules or instances.
     last_made: usize,
-    /// There are modules that are not made here (imported, of another component, or exported, which numbers them anew).
+    /// The component has modules that it does not define itself (they are imported or of another
+    /// component), or it exports some, which gives them further numbers.
     modules_of_others: bool,
 }
 
-/// The component with its exports behind such modules, or as it is where that cannot be done.
+/// Puts gates before the exports of a component. Returns the component unchanged if that cannot be done.
 ///
 /// # Errors
 /// If it is no valid component.
@@ -62,7 +65,8 @@ pub(crate) fn put_before_exports(component: Vec<u8>) -> Result<Vec<u8>> {
     let survey = Survey::of(&component)?;
     let behind = survey.lifted();
     let Some(first) = behind.values().flat_map(BTreeMap::values).copied().min() else { return Ok(component) };
-    // What is made after the gates would have to be renumbered, and of other modules it is not known what they export.
+    // Modules and instances that come after the gates would have to be renumbered, and the exports of
+    // foreign modules are not known.
     if survey.last_made >= first || survey.modules_of_others {
         return Ok(component);
     }
@@ -82,14 +86,14 @@ pub(crate) fn put_before_exports(component: Vec<u8>) -> Result<Vec<u8>> {
         };
     }
     let gated = gated.finish();
-    Validator::new().validate_all(&gated).context("the component with its exports behind a gate")?;
+    Validator::new().validate_all(&gated).map_err(Error::Gate)?;
     Ok(gated)
 }
 
 impl<'a> Survey<'a> {
     fn of(component: &'a [u8]) -> Result<Survey<'a>> {
         let mut survey = Survey::default();
-        // Within what is nested it is more than one.
+        // 1 in the component itself, more in the components and modules that it holds.
         let mut depth = 0;
         for payload in Parser::new(0).parse_all(component) {
             let payload = payload?;
@@ -106,7 +110,7 @@ impl<'a> Survey<'a> {
     fn add(&mut self, component: &'a [u8], payload: Payload<'a>) -> Result<()> {
         let Some((id, range)) = payload.as_section() else { return Ok(()) };
         let range = usize::try_from(range.start)?..usize::try_from(range.end)?;
-        let bytes = component.get(range.clone()).context("a section beyond the component's end")?;
+        let bytes = component.get(range.clone()).ok_or_else(|| malformed("a section beyond the component's end"))?;
         let section = self.sections.len();
         self.sections.push((id, range));
         match payload {
@@ -162,7 +166,7 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
-    /// The aliases that are lifted, of instances whose module is here.
+    /// The lifted aliases, of those instances whose module the component defines.
     fn lifted(&self) -> Behind<'a> {
         let mut behind = Behind::new();
         for index in &self.lifted {
@@ -175,12 +179,13 @@ impl<'a> Survey<'a> {
         behind
     }
 
-    /// A module for each instance, and the instances of them.
+    /// A gate for each instance, and the instances of the gates.
     fn gates(&self, behind: &Behind<'_>) -> Result<(Vec<Module>, InstanceSection)> {
         let (mut modules, mut instances) = (Vec::new(), InstanceSection::new());
         for (instance, names) in behind {
             let module = self.instances[*instance as usize].and_then(|module| self.modules.get(module as usize));
-            let types = exported_types(module.context("an instance of a module that is not there")?)?;
+            let types =
+                exported_types(module.ok_or_else(|| malformed("an instance of a module that does not exist"))?)?;
             let index = u32::try_from(self.modules.len() + modules.len())?;
             modules.push(gate(names.keys().copied(), &types)?);
             instances.instantiate(index, [(BEHIND, ModuleArg::Instance(*instance))]);
@@ -205,12 +210,16 @@ impl<'a> Survey<'a> {
     }
 }
 
+fn malformed(what: impl Into<String>) -> Error {
+    Error::Malformed(what.into())
+}
+
 /// A module that imports functions and exports them.
 fn gate<'a>(names: impl Iterator<Item = &'a str>, of: &BTreeMap<&str, FuncType>) -> Result<Module> {
     let (mut types, mut imports, mut exports) = (TypeSection::new(), ImportSection::new(), ExportSection::new());
     for (index, name) in names.enumerate() {
         let index = u32::try_from(index)?;
-        let function = of.get(name).with_context(|| format!("a module that does not export {name}"))?;
+        let function = of.get(name).ok_or_else(|| malformed(format!("a module that does not export {name}")))?;
         types.ty().func_type(&RoundtripReencoder.func_type(function.clone())?);
         imports.import(BEHIND, name, EntityType::Function(index));
         exports.export(name, ExportKind::Func, index);

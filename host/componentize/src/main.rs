@@ -1,7 +1,10 @@
 //! `rbdkit-componentize MODULE.wasm COMPONENT.wasm`
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::fs::Permissions;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -13,8 +16,17 @@ fn main() -> Result<()> {
     let bytes = std::fs::read(&module).with_context(|| format!("cannot read {}", module.display()))?;
     let encoded =
         rbdkit_componentize::componentize(&bytes).with_context(|| format!("cannot use {}", module.display()))?;
-    // Written whole or not at all: a build that is interrupted must not leave half a component behind.
-    let partial = component.with_extension("wasm.tmp");
-    std::fs::write(&partial, encoded).with_context(|| format!("cannot write {}", partial.display()))?;
-    std::fs::rename(&partial, &component).with_context(|| format!("cannot write {}", component.display()))
+    write_whole(&component, &encoded).with_context(|| format!("cannot write {}", component.display()))
+}
+
+/// Writes a file whole or not at all: a build that is interrupted must not leave half a component
+/// behind.
+fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // What the umask leaves of these permissions, as for every new file.
+    let permissions = Permissions::from_mode(0o666);
+    let mut file = tempfile::Builder::new().permissions(permissions).tempfile_in(directory)?;
+    file.write_all(bytes)?;
+    file.persist(path)?;
+    Ok(())
 }
