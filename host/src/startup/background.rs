@@ -1,8 +1,9 @@
 //! Going into the background.
 //!
-//! The process forks first, while it has a single thread. The child does all the work of starting; the parent waits for one byte
-//! from it, which means "ready for clients", or for its end. So the caller's shell goes on when clients can connect, and a mistake in the
-//! configuration still reaches it as an exit status: the child's.
+//! The process forks first, while it has a single thread. The child does all the work of starting. The
+//! parent waits for one byte from the child, which means "ready for clients", or for the child's end,
+//! and exits with the child's status. So the caller's shell goes on when clients can connect, and it
+//! learns of a mistake in the configuration.
 
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
@@ -12,14 +13,23 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::process::{self, Side};
 
-/// What the child still owes the parent: the word that it is ready.
+/// With this the child tells the parent that it is ready.
 pub struct Word(io::PipeWriter);
+
+/// What becomes of standard error in the background.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StandardError {
+    /// It stays, because debugging messages go there.
+    Stays,
+    /// It becomes /dev/null.
+    Closes,
+}
 
 /// How a process goes on after [`split`].
 pub enum Split {
-    /// It starts the server, and owes the word.
+    /// This is the child: it starts the server, and tells the parent when it is ready.
     Serve(Word),
-    /// It is the one that the user called, and ends now.
+    /// This is the process that the user started. It ends now.
     Exit(ExitCode),
 }
 
@@ -33,7 +43,7 @@ pub fn split() -> io::Result<Split> {
         Side::Child => Ok(Split::Serve(Word(writer))),
         Side::Parent(child) => {
             drop(writer);
-            // Whatever goes wrong with the pipe shows in how the child ends.
+            // If the pipe fails, the child's status says why.
             let ready = reader.read_exact(&mut [0]).is_ok();
             Ok(Split::Exit(if ready { ExitCode::SUCCESS } else { status_of(child) }))
         }
@@ -55,19 +65,19 @@ fn status_of(child: Pid) -> ExitCode {
 }
 
 impl Word {
-    /// Leaves the terminal, the working directory and the standard streams, and says that the server is ready. Standard error stays if
-    /// debugging messages go there.
+    /// Leaves the terminal, the working directory and the standard streams, and tells the parent that
+    /// the server is ready.
     ///
     /// # Errors
-    /// If the parent is gone: it was killed, and nobody expects this server any more.
-    pub fn give(mut self, keep_stderr: bool) -> io::Result<()> {
-        // Fails only for a process that leads a session already.
+    /// If the parent was killed: nobody waits for this server any more.
+    pub fn give(mut self, standard_error: StandardError) -> io::Result<()> {
+        // Fails only if the process leads a session already.
         let _ = rustix::process::setsid();
         std::env::set_current_dir("/")?;
         let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
         dup2_stdin(&null)?;
         dup2_stdout(&null)?;
-        if !keep_stderr {
+        if standard_error == StandardError::Closes {
             dup2_stderr(&null)?;
         }
         self.0.write_all(&[1])

@@ -1,22 +1,23 @@
 //! `--run`: the server lives as long as a shell command does.
 //!
-//! The command sees nbdkit's shell variables: not exported, so that they cannot change what the command's own children do.
+//! The command has nbdkit's shell variables. They are not exported, so the programs that the command
+//! starts do not get them.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 
 use rbdkit_plugin_api::ConfigError;
+use rbdkit_plugin_api::text::plain;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::oneshot;
 
 use super::listen::Reachable;
 use super::{process, uri};
-use rbdkit_plugin_api::text::plain;
 
 /// The command while it runs.
 pub struct Captive {
-    /// Cannot be mistaken for another process that got the same number later.
+    /// Stands for this process even if another process gets the same number later.
     pidfd: Option<rustix::fd::OwnedFd>,
     ended: oneshot::Receiver<std::io::Result<ExitStatus>>,
 }
@@ -30,21 +31,21 @@ impl Captive {
         let failed = |error: std::io::Error| ConfigError::new(format!("--run: /bin/sh: {}", plain(&error)));
         let mut child =
             Command::new("/bin/sh").arg("-c").arg(script(command, reachable, exportname)).spawn().map_err(failed)?;
-        // Without it, signals are not passed on.
+        // Without a descriptor, signals are not passed on.
         let pidfd = i32::try_from(child.id())
             .ok()
             .and_then(Pid::from_raw)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         let (sender, ended) = oneshot::channel();
         let wait = move || {
-            // Nobody waits for it any more if a second signal ended the server.
+            // After a second signal nobody waits for it any more.
             let _ = sender.send(child.wait());
         };
         std::thread::Builder::new().name("run".into()).spawn(wait).map_err(failed)?;
         Ok(Captive { pidfd, ended })
     }
 
-    /// Waits for its end. May be dropped and called again until it has answered.
+    /// Waits for the command's end. The future may be dropped and made again until it has answered.
     pub async fn ended(&mut self) -> std::io::Result<ExitStatus> {
         (&mut self.ended).await.unwrap_or_else(|_| Err(std::io::Error::other("nobody waits for the command")))
     }
@@ -58,13 +59,14 @@ impl Captive {
 }
 
 impl Drop for Captive {
-    /// A start that fails after all takes the command along. One that has ended is not reached.
+    /// Ends the command when a later step of the start fails. A command that has ended is not affected.
     fn drop(&mut self) {
         self.signal(Signal::TERM);
     }
 }
 
-/// The exit status that stands for the command's, as the shell makes it: 128 and the signal's number for a command that was killed.
+/// The exit status for the command's, as the shell computes it: 128 and the signal's number for a
+/// command that was killed.
 pub fn exit_status(program: &str, ended: std::io::Result<ExitStatus>) -> u8 {
     let number = match &ended {
         Ok(status) => match (status.code(), status.signal()) {
@@ -98,7 +100,7 @@ fn script(command: &OsStr, reachable: &Reachable, exportname: &OsStr) -> OsStrin
         ("unixsocket", unixsocket),
     ];
     let mut script = OsString::new();
-    // On the command's own line, so that the shell's line numbers are the user's.
+    // On the command's own line, so that line numbers in the shell's messages are right.
     for (name, value) in variables {
         script.push(name);
         script.push("=");

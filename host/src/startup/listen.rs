@@ -1,29 +1,26 @@
-//! The sockets that clients connect to, by nbdkit's rules: an existing Unix socket is an error and stays where it is; TCP listens on
-//! every address that it can have, and an address that is taken only counts if none is left.
+//! The sockets that clients connect to, by nbdkit's rules.
+//!
+//! A Unix socket that exists already is an error and stays where it is. TCP listens on every address
+//! that is free; addresses in use are an error only if none is free.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rbdkit_plugin_api::ConfigError;
+use rbdkit_plugin_api::text::plain;
+use rbdkit_server::Listener;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use tempfile::TempDir;
 
-use super::process::{self, Identity};
+use super::identity::Identity;
+use super::process;
 use crate::cli::{Families, Listen};
-use rbdkit_plugin_api::text::plain;
-
-/// One listening socket.
-#[derive(Debug)]
-pub enum Socket {
-    /// A Unix socket.
-    Unix(UnixListener),
-    /// TCP.
-    Tcp(TcpListener),
-}
 
 /// How a client finds the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +34,7 @@ pub enum Reachable {
         /// The port.
         port: u16,
     },
-    /// Only the parent process knows.
+    /// The sockets are the caller's: only the caller knows their addresses.
     Unknown,
 }
 
@@ -51,28 +48,29 @@ impl std::fmt::Display for Reachable {
     }
 }
 
-/// The sockets of a server, and what of them lies in the file system.
+/// The sockets of a server, and what belongs to them in the file system.
 #[derive(Debug)]
 pub struct Sockets {
-    /// To accept from.
-    pub listeners: Vec<Socket>,
+    /// The sockets to accept clients from.
+    pub listeners: Vec<Listener>,
     /// For `--run` and `--print-uri`.
     pub reachable: Reachable,
     /// Removed when dropped, unless [`Sockets::keep`] was called.
     made: Option<Made>,
 }
 
-/// What was made in the file system.
+/// What was made in the file system for the sockets.
 #[derive(Debug)]
 enum Made {
-    /// A socket: stays when the server runs, as nbdkit's do, but not after a start that failed.
+    /// A socket. It is removed after a start that failed; after a server that ran it stays, as nbdkit's
+    /// do.
     Socket(PathBuf),
-    /// A directory with a socket in it: goes with the server.
-    Directory(PathBuf),
+    /// A private directory with a socket in it. It is removed with the server.
+    Directory(TempDir),
 }
 
 impl Sockets {
-    /// The start has succeeded: what is to stay stays.
+    /// The start has succeeded: a socket with a name stays from now on.
     pub fn keep(&mut self) {
         if let Some(Made::Socket(_)) = self.made {
             self.made = None;
@@ -82,17 +80,18 @@ impl Sockets {
     /// The private directory, if there is one.
     pub fn private(&self) -> Option<&Path> {
         match &self.made {
-            Some(Made::Directory(path)) => Some(path),
+            Some(Made::Directory(directory)) => Some(directory.path()),
             _ => None,
         }
     }
 
-    /// Makes the private directory, if there is one, whose the server will be: it has to be able to remove it.
+    /// Gives the private directory, if there is one, to the user that the server changes to, so that
+    /// the server can remove it.
     ///
     /// # Errors
     /// One line that names the directory.
     pub fn give_to(&self, identity: &Identity) -> Result<(), ConfigError> {
-        let Some(Made::Directory(path)) = &self.made else {
+        let Some(path) = self.private() else {
             return Ok(());
         };
         identity.own(path).map_err(|error| ConfigError::new(format!("--unix -: {}: {}", path.display(), plain(&error))))
@@ -101,20 +100,18 @@ impl Sockets {
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        // Nothing can be done about a file that resists.
-        match self.made.take() {
-            Some(Made::Socket(path)) => drop(std::fs::remove_file(path)),
-            Some(Made::Directory(path)) => drop(std::fs::remove_dir_all(path)),
-            None => {}
+        // A directory removes itself. Nothing can be done if a file cannot be removed.
+        if let Some(Made::Socket(path)) = self.made.take() {
+            drop(std::fs::remove_file(path));
         }
     }
 }
 
-/// Listens. [`Listen::Single`] has nothing to listen on and gets no sockets, [`Listen::Inherited`] those that [`inherit`] found.
+/// Listens. [`Listen::Inherited`] gets the sockets that [`inherit`] found, [`Listen::Single`] none.
 ///
 /// # Errors
 /// One line that names the address.
-pub fn listen(plan: &Listen, inherited: Vec<Socket>) -> Result<Sockets, ConfigError> {
+pub fn listen(plan: &Listen, inherited: Vec<Listener>) -> Result<Sockets, ConfigError> {
     match plan {
         Listen::Unix(path) => unix(path),
         Listen::PrivateUnix => private_unix(),
@@ -125,7 +122,7 @@ pub fn listen(plan: &Listen, inherited: Vec<Socket>) -> Result<Sockets, ConfigEr
     }
 }
 
-/// The longest path that a Unix socket can have, in bytes: 108 in the kernel's structure, less the zero at the end.
+/// The longest path of a Unix socket, in bytes: 108 in the kernel's structure, less the zero at the end.
 const LONGEST_PATH: usize = 107;
 
 fn unix(path: &Path) -> Result<Sockets, ConfigError> {
@@ -140,7 +137,7 @@ fn unix(path: &Path) -> Result<Sockets, ConfigError> {
         _ => failed(&plain(&error)),
     })?;
     Ok(Sockets {
-        listeners: vec![Socket::Unix(listener)],
+        listeners: vec![Listener::Unix(listener)],
         reachable: Reachable::Unix(absolute.clone()),
         made: Some(Made::Socket(absolute)),
     })
@@ -149,29 +146,19 @@ fn unix(path: &Path) -> Result<Sockets, ConfigError> {
 fn private_unix() -> Result<Sockets, ConfigError> {
     let failed = |error: io::Error| ConfigError::new(format!("--unix -: no private directory: {}", plain(&error)));
     let directory = private_directory(Path::new("/tmp")).map_err(failed)?;
-    let socket = directory.join("socket");
+    let socket = directory.path().join("socket");
     let mut sockets = Sockets {
         listeners: Vec::new(),
         reachable: Reachable::Unix(socket.clone()),
         made: Some(Made::Directory(directory)),
     };
-    sockets.listeners.push(Socket::Unix(UnixListener::bind(socket).map_err(failed)?));
+    sockets.listeners.push(Listener::Unix(UnixListener::bind(socket).map_err(failed)?));
     Ok(sockets)
 }
 
-/// Makes a directory of a name that nobody can guess, which nobody else may enter.
-fn private_directory(parent: &Path) -> io::Result<PathBuf> {
-    use std::hash::{BuildHasher, RandomState};
-    // More than one attempt is only needed if somebody else guesses.
-    for attempt in 0..100u32 {
-        let directory = parent.join(format!("rbdkit{:016x}", RandomState::new().hash_one(attempt)));
-        match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-            Ok(()) => return Ok(directory),
-        }
-    }
-    Err(io::ErrorKind::AlreadyExists.into())
+/// Makes a directory that nobody else may enter.
+fn private_directory(parent: &Path) -> io::Result<TempDir> {
+    tempfile::Builder::new().prefix("rbdkit").permissions(Permissions::from_mode(0o700)).tempdir_in(parent)
 }
 
 fn tcp(address: Option<&str>, port: &str, families: Families) -> Result<Sockets, ConfigError> {
@@ -181,7 +168,7 @@ fn tcp(address: Option<&str>, port: &str, families: Families) -> Result<Sockets,
     let mut chosen = number;
     let mut taken = None;
     for mut address in addresses {
-        // Port 0 is any that is free: the first address finds it, the others follow.
+        // Port 0 is any free port. The first address finds one, and the others take the same.
         address.set_port(chosen);
         match listen_at(address) {
             Ok(listener) => {
@@ -206,7 +193,7 @@ fn tcp(address: Option<&str>, port: &str, families: Families) -> Result<Sockets,
         }));
     }
     let reachable = Reachable::Tcp { host: host(address), port: chosen };
-    Ok(Sockets { listeners: listeners.into_iter().map(Socket::Tcp).collect(), reachable, made: None })
+    Ok(Sockets { listeners: listeners.into_iter().map(Listener::Tcp).collect(), reachable, made: None })
 }
 
 /// What a client on this machine calls the address: `localhost`, unless the server listens on one that is not local.
@@ -267,33 +254,47 @@ fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
 /// The first descriptor of socket activation.
 const FIRST: i32 = 3;
 
-/// Takes the sockets of socket activation over. Call it before anything else opens a descriptor: one that the parent process promised and did not
-/// pass on would be taken for it.
+/// Takes over the sockets of socket activation. Call it before anything opens a descriptor: otherwise
+/// that descriptor is taken for one that the parent process promised and did not pass on.
 ///
 /// # Errors
-/// One line that names the descriptor that is missing, or no socket that listens.
-pub fn inherit(plan: &Listen) -> Result<Vec<Socket>, ConfigError> {
+/// One line that names a descriptor that is missing or is not a listening socket.
+pub fn inherit(plan: &Listen) -> Result<Vec<Listener>, ConfigError> {
     let Listen::Inherited(count) = *plan else {
         return Ok(Vec::new());
     };
-    let take = |fd: i32| -> Result<Socket, String> { adopt(process::inherited(fd).map_err(|error| plain(&error))?) };
     (FIRST..)
         .take(count as usize)
-        .map(|fd| take(fd).map_err(|why| ConfigError::new(format!("socket activation: descriptor {fd}: {why}"))))
+        .map(|fd| {
+            let adopted = process::inherited(fd).map_err(Unusable::from).and_then(adopt);
+            adopted.map_err(|why| ConfigError::new(format!("socket activation: descriptor {fd}: {why}")))
+        })
         .collect()
 }
 
-/// Accepting from anything else would fail again and again.
-fn adopt(socket: OwnedFd) -> Result<Socket, String> {
-    let listens = sockopt::socket_acceptconn(&socket).map_err(|_| "is not a socket")?;
-    if !listens {
-        return Err("is not a listening socket".to_string());
+/// Why an inherited descriptor cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error("{}", plain(.0))]
+    System(#[from] io::Error),
+    #[error("is not a socket")]
+    NotASocket(#[source] Errno),
+    #[error("is not a listening socket")]
+    NotListening,
+    #[error("is neither a TCP nor a Unix socket")]
+    OtherFamily,
+}
+
+/// Checks that clients can be accepted from a socket.
+fn adopt(socket: OwnedFd) -> Result<Listener, Unusable> {
+    if !sockopt::socket_acceptconn(&socket).map_err(Unusable::NotASocket)? {
+        return Err(Unusable::NotListening);
     }
-    rustix::io::fcntl_setfd(socket.as_fd(), rustix::io::FdFlags::CLOEXEC).map_err(|error| error.to_string())?;
+    rustix::io::fcntl_setfd(socket.as_fd(), rustix::io::FdFlags::CLOEXEC).map_err(io::Error::from)?;
     match sockopt::socket_domain(&socket) {
-        Ok(AddressFamily::UNIX) => Ok(Socket::Unix(UnixListener::from(socket))),
-        Ok(AddressFamily::INET | AddressFamily::INET6) => Ok(Socket::Tcp(TcpListener::from(socket))),
-        _ => Err("is neither a TCP nor a Unix socket".to_string()),
+        Ok(AddressFamily::UNIX) => Ok(Listener::Unix(UnixListener::from(socket))),
+        Ok(AddressFamily::INET | AddressFamily::INET6) => Ok(Listener::Tcp(TcpListener::from(socket))),
+        _ => Err(Unusable::OtherFamily),
     }
 }
 
@@ -311,7 +312,7 @@ mod tests {
         assert!(!socket.parent().unwrap().exists());
 
         let directory = private_directory(&std::env::temp_dir()).unwrap();
-        let path = directory.join("s");
+        let path = directory.path().join("s");
         drop(unix(&path).unwrap());
         assert!(!path.exists());
         let mut kept = unix(&path).unwrap();
@@ -320,7 +321,6 @@ mod tests {
         assert!(path.exists());
         let error = unix(&path).unwrap_err().to_string();
         assert_eq!(error, format!("--unix: {}: exists already (remove it if no server listens on it)", path.display()));
-        std::fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
@@ -329,7 +329,7 @@ mod tests {
         let Reachable::Tcp { port, .. } = sockets.reachable else { panic!() };
         assert_ne!(port, 0);
         for socket in &sockets.listeners {
-            let Socket::Tcp(listener) = socket else { panic!() };
+            let Listener::Tcp(listener) = socket else { panic!() };
             assert_eq!(listener.local_addr().unwrap().port(), port);
         }
         let error = tcp(Some("127.0.0.1"), &port.to_string(), Families::Both).unwrap_err().to_string();

@@ -1,14 +1,16 @@
 //! Where messages go, in the form that nbdkit gives them: `rbdkit: error: ...`, `rbdkit: debug: ...`.
 //!
-//! Errors and warnings go to standard error, or to the system log once the process is in the background, or where `--log` says.
-//! Debugging messages (`-v`) always go to standard error. A message is one line: control characters, which a client could have put into
-//! an export's name, are escaped.
+//! Errors and warnings go to standard error, or to the system log once the process is in the
+//! background, or where `--log` says. Debugging messages (`-v`) always go to standard error. A message is
+//! one line: control characters, which a client can put into an export's name, are escaped.
 
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rbdkit_plugin_api::rate::Rate;
+use rbdkit_plugin_api::text::one_line;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -16,13 +18,11 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::cli::{LogTo, Plan};
-use rbdkit_plugin_api::rate::Rate;
-use rbdkit_plugin_api::text::one_line;
 
-/// Whether errors go to the system log by now.
+/// Whether the process is in the background, so that errors go to the system log.
 static IN_BACKGROUND: AtomicBool = AtomicBool::new(false);
 
-/// From now on errors go to the system log, if `--log` says nothing else.
+/// From now on errors go to the system log, unless `--log` says otherwise.
 pub fn in_background() {
     IN_BACKGROUND.store(true, Ordering::Relaxed);
 }
@@ -39,7 +39,7 @@ pub fn init(program: &'static str, plan: &Plan) {
     let rate = (!plan.verbose).then(|| Rate::new(PER_SECOND, AT_ONCE));
     let messages = Messages { program, to: plan.log, rate };
     let subscriber = tracing_subscriber::registry().with(messages.with_filter(filter));
-    // Fails only if there is a subscriber already: then that one is as good.
+    // Fails only if there is a subscriber already.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
@@ -47,6 +47,16 @@ pub fn init(program: &'static str, plan: &Plan) {
 fn shows_requests(plan: &Plan) -> bool {
     let flag = plan.debug_flags.iter().rev().find(|flag| flag.name == "nbdkit" && flag.flag == "backend.datapath");
     flag.is_none_or(|flag| flag.value != 0)
+}
+
+/// Says which of the debug flags mean nothing here.
+pub fn warn_of_unknown_flags(plan: &Plan) {
+    for flag in &plan.debug_flags {
+        let known = flag.name == "nbdkit" && matches!(flag.flag.as_str(), "backend.datapath" | "backend.controlpath");
+        if !known {
+            tracing::warn!("-D {}.{}: there is no such debug flag", flag.name, flag.flag);
+        }
+    }
 }
 
 /// Reports why the program ends.
@@ -58,9 +68,11 @@ pub fn fatal(program: &str, log: LogTo, message: &dyn fmt::Display) {
     to_stderr(program, &text);
 }
 
-/// Errors and warnings of all sorts together: so many at once, and then so many a second, unless everything is to be said. What a client or a filter can
-/// bring about has limits of its own, far below these; this one is for many of them together.
+/// Errors and warnings that are written at once. After them [`PER_SECOND`] applies. With `-v` there is
+/// no limit. What one client or one filter can cause has lower limits of its own; this limit is for
+/// many of them together.
 const AT_ONCE: u32 = 2000;
+/// Errors and warnings a second, once [`AT_ONCE`] are written.
 const PER_SECOND: u32 = 200;
 
 struct Messages {
@@ -117,7 +129,8 @@ impl Visit for Text {
     }
 }
 
-/// One write a line, so that the lines of several threads and processes do not mix. Nobody can be told if it fails.
+/// One write a line, so that the lines of several threads and processes do not mix. There is nobody to
+/// tell if it fails.
 fn to_stderr(program: &str, text: &str) {
     let _ = std::io::stderr().write_all(format!("{program}: {text}\n").as_bytes());
 }
@@ -126,11 +139,12 @@ fn to_stderr(program: &str, text: &str) {
 const ERR: u8 = 24 + 3;
 const WARNING: u8 = 24 + 4;
 
-/// The system log takes datagrams at a well-known socket. Without one the message is lost: nobody could be told.
+/// The system log takes datagrams at a well-known socket. Without that socket the message is lost:
+/// there is nobody to tell.
 fn to_syslog(program: &str, priority: u8, text: &str) {
     let message = format!("<{priority}>{program}[{}]: {text}", std::process::id());
     let _ = UnixDatagram::unbound().and_then(|socket| {
-        // A log that does not read must not stop the server.
+        // A system log that does not read must not stop the server.
         socket.set_nonblocking(true)?;
         socket.send_to(message.as_bytes(), "/dev/log")
     });

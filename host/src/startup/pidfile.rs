@@ -1,14 +1,14 @@
 //! The pid file: written when clients can connect, and left behind, as nbdkit does.
 
-use std::fs;
-use std::io;
+use std::fs::{self, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rbdkit_plugin_api::ConfigError;
-
 use rbdkit_plugin_api::text::plain;
 
-/// Makes the name independent of the working directory, which a server in the background leaves.
+/// Makes the name absolute, because a server in the background changes its working directory.
 ///
 /// # Errors
 /// One line that names the file.
@@ -16,8 +16,8 @@ pub fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
     std::path::absolute(path).map_err(|error| failed(path, &error))
 }
 
-/// Writes this process's id. Whoever waits for the file to appear finds it complete; a file that exists is overwritten in its place, as it may
-/// be a pipe or a device.
+/// Writes this process's id. A new file appears complete. A file that exists is overwritten in place,
+/// because it may be a pipe or a device.
 ///
 /// # Errors
 /// One line that names the file.
@@ -31,13 +31,12 @@ pub fn write(path: &Path) -> Result<(), ConfigError> {
 }
 
 fn write_at_once(path: &Path, text: &str) -> io::Result<()> {
-    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_os_string();
-    name.push(format!(".{}", std::process::id()));
-    let temporary = path.with_file_name(name);
-    fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, path)).inspect_err(|_| {
-        // The error of the writing is the one that counts.
-        let _ = fs::remove_file(&temporary);
-    })
+    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    // What the umask leaves of these permissions, as for every new file.
+    let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(directory)?;
+    file.write_all(text.as_bytes())?;
+    file.persist(path)?;
+    Ok(())
 }
 
 fn failed(path: &Path, error: &io::Error) -> ConfigError {

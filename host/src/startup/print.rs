@@ -5,18 +5,19 @@ use std::io::Write as _;
 
 use rbdkit_parameters::{Missing, assign};
 use rbdkit_plugin_api::schema::ParamSpec;
+use rbdkit_plugin_api::text::plain;
 use rbdkit_plugin_api::{ConfigError, Param, PluginInfo};
+use rbdkit_sandbox::OnFault;
 
-use super::filters;
+use super::layers;
 use crate::cli::{Action, Plan, help};
 use crate::registry;
-use rbdkit_plugin_api::text::plain;
-use rbdkit_sandbox::OnFault;
 
 /// This program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The nbdkit whose command line, parameters and messages this program follows: what scripts that test nbdkit's version find.
+/// The version of nbdkit whose command line, parameters and messages this program follows. Scripts that
+/// test nbdkit's version get this one.
 pub const NBDKIT_VERSION: (u32, u32, u32) = (1, 32, 5);
 
 /// Prints what the plan asks for.
@@ -34,7 +35,7 @@ pub fn print(program: &str, plan: &Plan) -> Result<(), ConfigError> {
         Action::Serve => return Ok(()),
     };
     match std::io::stdout().write_all(text.as_bytes()) {
-        // A reader that has seen enough (`| head`) is no error.
+        // A reader that stops early (`| head`) is no error.
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(ConfigError::new(format!("cannot write to standard output: {}", plain(&error))))
         }
@@ -48,7 +49,7 @@ fn info(plan: &Plan) -> Result<Option<&'static PluginInfo>, ConfigError> {
 
 fn help_text(plan: &Plan) -> Result<String, ConfigError> {
     let plugin = info(plan)?;
-    let filters = filters::load(&plan.filters, &plan.filter_limits, OnFault::Error)?;
+    let filters = layers::load(&plan.filters, &plan.filter_limits, OnFault::Error)?;
     if plugin.is_none() && filters.is_empty() {
         return Ok(help::usage(registry::plugins(), registry::filters()));
     }
@@ -68,7 +69,7 @@ fn help_text(plan: &Plan) -> Result<String, ConfigError> {
     Ok(text)
 }
 
-/// That a plugin or filter can be loaded is what scripts ask `--version` for.
+/// Scripts ask `--version` whether a plugin or filter can be loaded.
 fn version(program: &str, plan: &Plan) -> Result<String, ConfigError> {
     let (major, minor, patch) = NBDKIT_VERSION;
     let mut text = match program {
@@ -76,7 +77,7 @@ fn version(program: &str, plan: &Plan) -> Result<String, ConfigError> {
         _ => format!("{program} {VERSION}\n"),
     };
     let plugin = info(plan)?;
-    for filter in filters::load(&plan.filters, &plan.filter_limits, OnFault::Error)? {
+    for filter in layers::load(&plan.filters, &plan.filter_limits, OnFault::Error)? {
         let told = filter.description();
         let _ = writeln!(text, "{} {}", told.name, told.version);
     }
@@ -130,9 +131,9 @@ fn dump_plugin(plan: &Plan) -> Result<String, ConfigError> {
     let Some(info) = info(plan)? else {
         return Ok(String::new());
     };
-    let filters = filters::load(&plan.filters, &plan.filter_limits, OnFault::Error)?;
+    let filters = layers::load(&plan.filters, &plan.filter_limits, OnFault::Error)?;
     // As in nbdkit the plugin gets its parameters, but does not have to be complete.
-    let assignment = assign(&filters::declared(&filters, info), &plan.params, &plan.filter_params, Missing::Allowed)?;
+    let assignment = assign(&layers::declared(&filters, info), &plan.params, &plan.filter_params, Missing::Allowed)?;
     let mut plugin = (info.make)();
     for (key, value) in &assignment.plugin {
         plugin.config(Param { key, value })?;

@@ -1,14 +1,29 @@
-//! The one place where starting meets the server.
+//! Serving: what the plan says, in the server's words.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::listen::Socket;
-use crate::cli::Plan;
 use rbdkit_chain::Chain;
-use rbdkit_server::{Listener, Server, ServerLimits, ServerOptions, Stop};
+use rbdkit_server::{ServerLimits, Listener, ServerOptions, Server, Stop};
 
-/// What the plan says of serving, in the server's words.
+use crate::cli::Plan;
+
+/// Serves until it is stopped and all requests are answered: one client on `stdio` if that is there,
+/// otherwise the clients of the listeners.
+pub async fn serve(
+    plan: &Plan,
+    chain: Arc<Chain>,
+    listeners: Vec<Listener>,
+    stdio: Option<(OwnedFd, OwnedFd)>,
+    stop: Stop,
+) {
+    let server = Server::new(chain, options(plan));
+    match stdio {
+        Some((input, output)) => server.serve_one(input, output, stop).await,
+        None => server.serve(listeners, stop).await,
+    }
+}
+
 fn options(plan: &Plan) -> ServerOptions {
     let mut limits = ServerLimits::default();
     if let Some(threads) = plan.threads {
@@ -23,27 +38,5 @@ fn options(plan: &Plan) -> ServerOptions {
         multi_conn: plan.multi_conn,
         handshake_mask: plan.handshake_mask,
         limits,
-    }
-}
-
-/// Serves until it is stopped and drained: one client if `stdio` is there, otherwise those of the sockets.
-pub async fn serve(
-    plan: &Plan,
-    chain: Arc<Chain>,
-    sockets: Vec<Socket>,
-    stdio: Option<(OwnedFd, OwnedFd)>,
-    stop: Stop,
-) {
-    let server = Server::new(chain, options(plan));
-    match stdio {
-        Some((input, output)) => server.serve_one(input, output, stop).await,
-        None => server.serve(sockets.into_iter().map(listener).collect(), stop).await,
-    }
-}
-
-fn listener(socket: Socket) -> Listener {
-    match socket {
-        Socket::Unix(listener) => Listener::Unix(listener),
-        Socket::Tcp(listener) => Listener::Tcp(listener),
     }
 }

@@ -1,10 +1,10 @@
-//! The signals that end the server, and the ones that do not.
+//! The signals that end the server.
 
 use rbdkit_plugin_api::ConfigError;
 use rustix::process::Signal;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
-/// SIGTERM, SIGINT, SIGQUIT and SIGHUP, from the moment this was made. SIGPIPE is ignored by the runtime of the language.
+/// SIGTERM, SIGINT, SIGQUIT and SIGHUP, from the moment this was made. Rust's runtime ignores SIGPIPE.
 pub struct Signals {
     term: Stream,
     int: Stream,
@@ -13,7 +13,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Call it inside a runtime, before the first socket exists: a signal that comes later is not lost.
+    /// Has to be called inside a runtime, before the first socket exists, so that no later signal is
+    /// lost.
     ///
     /// # Errors
     /// If the system refuses.
@@ -27,7 +28,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next. May be dropped and called again.
+    /// Waits for the next signal. The future may be dropped and made again.
     pub async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.term.recv() => Signal::TERM,

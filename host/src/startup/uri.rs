@@ -13,7 +13,7 @@ pub fn unix(socket: &Path, exportname: &OsStr) -> String {
     format!("nbd+unix://{export}?socket={}", escape(socket.as_os_str()))
 }
 
-/// The URI of a TCP port. `host` is a name or an address; an IPv6 address is put into brackets.
+/// The URI of a TCP port. `host` is a name or an address. An IPv6 address gets brackets.
 pub fn tcp(host: &str, port: u16, exportname: &OsStr) -> String {
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_string() };
     match exportname.is_empty() {
@@ -22,7 +22,7 @@ pub fn tcp(host: &str, port: u16, exportname: &OsStr) -> String {
     }
 }
 
-/// Percent-encodes everything but what a URI's path and query may hold literally everywhere.
+/// Percent-encodes all bytes but those that may stand for themselves both in a path and in a query.
 fn escape(text: &OsStr) -> String {
     let mut escaped = String::with_capacity(text.len());
     for &byte in text.as_bytes() {
@@ -36,7 +36,7 @@ fn escape(text: &OsStr) -> String {
     escaped
 }
 
-/// A word for the shell: in single quotes, which only a single quote ends.
+/// A word for the shell, in single quotes. Only a single quote ends them.
 pub fn shell_quote(text: &OsStr) -> OsString {
     let mut quoted = vec![b'\''];
     for &byte in text.as_bytes() {

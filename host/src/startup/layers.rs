@@ -1,19 +1,62 @@
-//! From what the command line says of filters to layers: reading components, loading them in the sandbox, giving them parameters.
+//! From the plan to the chain: loading filters into the sandbox, distributing parameters, configuring
+//! plugin and filters.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
-use rbdkit_parameters::{FilterSide, PluginSide, Stack};
+use rbdkit_chain::{Chain, Layer};
+use rbdkit_parameters::{FilterSide, Missing, PluginSide, Stack, assign};
 use rbdkit_plugin_api::schema::ParamValue;
-use rbdkit_plugin_api::{ConfigError, PluginInfo};
-use sha2::{Digest, Sha256};
-
-use crate::cli::{self, FilterLimit, FilterSource};
-use crate::registry;
-use rbdkit_chain::Layer;
+use rbdkit_plugin_api::{ConfigError, Param, Plugin, PluginInfo, Pool};
 use rbdkit_sandbox::{Compiler, Host, Limits, Module, OnFault, Options, read_component};
+use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
 
-/// Loads the filters in the order of the command line. Without any nothing of the sandbox is set up.
+use crate::cli::{self, FilterFault, FilterLimit, FilterSource, Plan};
+use crate::registry;
+
+/// The layers, configured. The plugin is ready to serve; the filters' own `get-ready` is still to come.
+///
+/// # Errors
+/// One line: what cannot be loaded, or which parameter is wrong.
+pub fn chain(plan: &Plan, fatal: &Arc<Notify>) -> Result<Arc<Chain>, ConfigError> {
+    let name = plan.plugin.as_deref().unwrap_or_default();
+    let info = registry::plugin(name)?;
+    let on_fault = match plan.filter_on_fault {
+        FilterFault::Error => OnFault::Error,
+        FilterFault::Disconnect => OnFault::Disconnect,
+        FilterFault::Exit => OnFault::Exit(Arc::clone(fatal)),
+    };
+    let modules = load(&plan.filters, &plan.filter_limits, on_fault)?;
+    let stack = declared(&modules, info);
+    let assignment = assign(&stack, &plan.params, &plan.filter_params, Missing::Refused)?;
+    let limits = limits(&stack, &plan.filter_limits)?;
+    for warning in &assignment.warnings {
+        tracing::warn!("{warning}");
+    }
+    let plugin = plugin(info, &assignment.plugin)?;
+    let layers = configure(modules, assignment.filters, limits)?;
+    Ok(Chain::new(layers, info.name, plugin, Pool::default()))
+}
+
+fn plugin(info: &PluginInfo, params: &[(String, OsString)]) -> Result<Box<dyn Plugin>, ConfigError> {
+    let mut plugin = (info.make)();
+    for (key, value) in params {
+        tracing::debug!("{}: config key={key}", info.name);
+        plugin.config(Param { key, value })?;
+    }
+    tracing::debug!("{}: config_complete", info.name);
+    plugin.config_complete()?;
+    tracing::debug!("{}: get_ready", info.name);
+    plugin.get_ready()?;
+    // The process has forked already, so this is the process that serves.
+    tracing::debug!("{}: after_fork", info.name);
+    plugin.after_fork()?;
+    Ok(plugin)
+}
+
+/// Loads the filters in the order of the command line. Without filters the sandbox is not set up.
 ///
 /// # Errors
 /// One line that names the filter.
@@ -70,12 +113,12 @@ pub fn declared<'a>(modules: &'a [Module], plugin: &'a PluginInfo) -> Stack<'a> 
 ///
 /// # Errors
 /// One line: the filter's own about a parameter.
-pub fn configure(
+fn configure(
     modules: Vec<Module>,
     params: Vec<Vec<(String, ParamValue)>>,
     limits: Vec<Limits>,
 ) -> Result<Vec<Arc<dyn Layer>>, ConfigError> {
-    // The filter nearest the plugin first, as nbdkit does.
+    // The filter nearest the plugin is configured first, as in nbdkit.
     let mut layers = modules
         .into_iter()
         .zip(params)
@@ -91,7 +134,7 @@ pub fn configure(
 ///
 /// # Errors
 /// One line: a limit that does not exist, or that is given to a filter that is not there.
-pub fn limits(stack: &Stack<'_>, changes: &[FilterLimit]) -> Result<Vec<Limits>, ConfigError> {
+fn limits(stack: &Stack<'_>, changes: &[FilterLimit]) -> Result<Vec<Limits>, ConfigError> {
     let mut limits = vec![Limits::default(); stack.filters.len()];
     if let ([change, ..], true) = (changes, stack.filters.is_empty()) {
         return Err(ConfigError::new(format!(
@@ -99,7 +142,7 @@ pub fn limits(stack: &Stack<'_>, changes: &[FilterLimit]) -> Result<Vec<Limits>,
             change.resource, change.value
         )));
     }
-    // What is said of all filters first: what is said of one filter is more particular.
+    // Limits of all filters first, because limits of one filter override them.
     for change in changes.iter().filter(|change| change.target.is_none()) {
         for each in &mut limits {
             each.set(None, &change.resource, &change.value)?;
