@@ -4,17 +4,19 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context, Result, anyhow, bail};
+use crate::component;
+use crate::error::{Error, Hint, Result};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 
-/// Builds what the directory holds: a Cargo.toml, a filter.c or a filter.js. Of a file, a core module that some other toolchain made, it makes a
-/// component.
+/// Builds the filter in a directory, which holds a Cargo.toml, a filter.c or a filter.js. Of a file, a
+/// core module that another toolchain made, it makes a component.
 pub fn build(place: &Path) -> Result<()> {
-    let dir = place.canonicalize().with_context(|| format!("cannot open {}", place.display()))?;
+    let dir = place.canonicalize().map_err(Error::file("cannot open", place))?;
     if dir.is_file() {
-        let module = crate::inspect::read(&dir)?;
-        let component = componentize(&module).with_context(|| format!("{}", dir.display()))?;
+        let module = component::read(&dir)?;
+        let component =
+            componentize(&module).map_err(|source| Error::Module { path: dir.clone(), source: Box::new(source) })?;
         return write(&dir.with_extension("component.wasm"), &component);
     }
     let (name, component) = if dir.join("Cargo.toml").exists() {
@@ -24,7 +26,7 @@ pub fn build(place: &Path) -> Result<()> {
     } else if dir.join("filter.js").exists() {
         js(&dir)?
     } else {
-        bail!("{} holds neither a Cargo.toml, a filter.c nor a filter.js: rbdkit-filter new makes one", dir.display());
+        return Err(Error::NothingToBuild(dir));
     };
     write(&dir.join(format!("{name}.wasm")), &component)
 }
@@ -32,15 +34,16 @@ pub fn build(place: &Path) -> Result<()> {
 /// The hidden argument of the child that makes a component of a module.
 const ARGUMENT: &str = "--rbdkit-componentize";
 
-/// Its exit status if it says on standard error what is wrong.
+/// Its exit status if it says on standard error why it refuses the module.
 const REFUSED: i32 = 3;
 
-/// What the program does first of all: if it was started by [`componentize`] it reads a module, writes a component and ends with this status.
+/// The program calls this first. If [`componentize`] started it, it reads a module, writes a component
+/// and returns the exit status.
 pub fn serve_if_asked() -> Option<ExitCode> {
     if std::env::args_os().nth(1)? != ARGUMENT {
         return None;
     }
-    // Its exit status says enough.
+    // The exit status says enough about a panic.
     std::panic::set_hook(Box::new(|_| {}));
     let work = || -> Result<()> {
         let mut module = Vec::new();
@@ -49,15 +52,15 @@ pub fn serve_if_asked() -> Option<ExitCode> {
     };
     Some(work().map_or_else(
         |error| {
-            let _ = write!(std::io::stderr(), "{error:#}");
+            let _ = write!(std::io::stderr(), "{}", error.with_causes());
             ExitCode::from(REFUSED as u8)
         },
         |()| ExitCode::SUCCESS,
     ))
 }
 
-/// Makes a component of a module, in a child: what a module says of its types is not made for being wrong, and some make the encoder panic or
-/// leave its stack.
+/// Makes a component of a module, in a child process: the encoder panics or overflows its stack on some
+/// modules with wrong types.
 fn componentize(module: &[u8]) -> Result<Vec<u8>> {
     let mut child = Command::new("/proc/self/exe")
         .arg(ARGUMENT)
@@ -65,49 +68,58 @@ fn componentize(module: &[u8]) -> Result<Vec<u8>> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .context("cannot start this program once more")?;
+        .map_err(|source| Error::Start { program: "this program once more".into(), hint: Hint(""), source })?;
     if let Some(mut input) = child.stdin.take() {
-        // It reads all before it writes anything. One that has ended already says why.
+        // The child reads all before it writes anything. A child that has ended already says why.
         let _ = input.write_all(module);
     }
     let output = child.wait_with_output()?;
     match output.status.code() {
         Some(0) => Ok(output.stdout),
-        Some(REFUSED) => Err(anyhow!("{}", String::from_utf8_lossy(&output.stderr))),
-        _ => Err(anyhow!("no component can be made of it: it is damaged")),
+        Some(REFUSED) => Err(Error::Refused(String::from_utf8_lossy(&output.stderr).into_owned())),
+        _ => Err(Error::Damaged),
     }
 }
 
 fn write(output: &Path, component: &[u8]) -> Result<()> {
-    std::fs::write(output, component).with_context(|| format!("cannot write {}", output.display()))?;
+    std::fs::write(output, component).map_err(Error::file("cannot write", output))?;
     say!("{}: {} bytes", output.display(), component.len());
     Ok(())
 }
 
+/// The error of a library that reads the contract or makes bindings for it.
+fn contract(doing: &'static str) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> Error {
+    move |source| Error::Contract { doing, source }
+}
+
 fn directory_name(dir: &Path) -> Result<String> {
-    let name = dir.file_name().context("the root directory cannot be a filter")?;
+    let name = dir.file_name().ok_or(Error::RootDirectory)?;
     Ok(name.to_string_lossy().into_owned())
 }
 
-fn run(command: &mut Command) -> Result<()> {
+/// Runs a program to its end. Its output is the user's to see.
+fn run(command: &mut Command, hint: Hint) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let status = command.status().with_context(|| format!("cannot run {program}"))?;
-    if !status.success() {
-        bail!("{program} failed ({status})");
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(Error::Failed { program, hint, how: status.to_string() }),
+        Err(source) => Err(Error::Start { program, hint, source }),
     }
-    Ok(())
 }
 
+/// Runs a program to its end and returns what it prints.
 fn output(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().with_context(|| format!("cannot run {program}"))?;
-    if !output.status.success() {
-        bail!("{program} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_string();
+    match command.output() {
+        Ok(output) if output.status.success() => Ok(text(&output.stdout)),
+        Ok(output) => Err(Error::Failed { program, hint: Hint(""), how: text(&output.stderr) }),
+        Err(source) => Err(Error::Start { program, hint: Hint(""), source }),
     }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_string())
 }
 
-/// The standard library for the target comes from the toolchain, or is built from Debian's rust-web-src.
+/// Builds with cargo. The standard library for the target comes from the toolchain, or is built from
+/// Debian's rust-web-src.
 fn rust(dir: &Path) -> Result<(String, Vec<u8>)> {
     let sysroot = PathBuf::from(output(Command::new("rustc").args(["--print", "sysroot"]))?);
     let target_dir = dir.join("target");
@@ -117,9 +129,7 @@ fn rust(dir: &Path) -> Result<(String, Vec<u8>)> {
         let debian = Path::new("/usr/bin/rustc");
         let library = Path::new("/usr/lib/rustlib/src/rust/library/std/Cargo.toml");
         if !debian.exists() || !library.exists() {
-            bail!(
-                "no standard library for {TARGET}: rustup target add {TARGET}, or on Debian apt-get install rustc-web rust-web-src"
-            );
+            return Err(Error::NoStandardLibrary { target: TARGET });
         }
         let version = output(Command::new("rustc").arg("-vV"))?;
         let host = version.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or("x86_64-unknown-linux-gnu");
@@ -130,60 +140,85 @@ fn rust(dir: &Path) -> Result<(String, Vec<u8>)> {
             .env("RUSTC_BOOTSTRAP", "1")
             .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
     }
-    run(&mut cargo)?;
-    let manifest = std::fs::read_to_string(dir.join("Cargo.toml"))?;
+    run(&mut cargo, Hint(""))?;
+    let manifest = dir.join("Cargo.toml");
+    let manifest = std::fs::read_to_string(&manifest).map_err(Error::file("cannot read", &manifest))?;
     let package = manifest
         .lines()
         .find_map(|line| line.strip_prefix("name = ").map(|name| name.trim().trim_matches('"').to_string()))
-        .context("Cargo.toml names no package")?;
+        .ok_or(Error::NoPackage)?;
     let module = target_dir.join(TARGET).join("release").join(format!("{}.wasm", package.replace('-', "_")));
-    let bytes = std::fs::read(&module).with_context(|| format!("cannot read {}", module.display()))?;
+    let bytes = std::fs::read(&module).map_err(Error::file("cannot read", &module))?;
     let name = package.strip_prefix("rbdkit-filter-").unwrap_or(&package).to_string();
     Ok((name, componentize(&bytes)?))
 }
 
-/// clang and wasi-libc, with bindings made here. What the C library wants of WASI the host has stubs for.
+/// Builds with clang and wasi-libc, and with bindings that are made here. The host has stubs for the
+/// functions of WASI that the C library imports.
 fn c(dir: &Path) -> Result<(String, Vec<u8>)> {
     let made = dir.join("target");
-    std::fs::create_dir_all(&made)?;
+    std::fs::create_dir_all(&made).map_err(Error::file("cannot make", &made))?;
     let mut resolve = wit_bindgen_core::wit_parser::Resolve::default();
-    let (package, _) = resolve.push_path(dir.join("wit")).context("cannot read wit/")?;
-    let world = resolve.select_world(&[package], None)?;
+    let (package, _) =
+        resolve.push_path(dir.join("wit")).map_err(|error| contract("cannot read wit/")(error.into()))?;
+    let bindings = contract("cannot make bindings for wit/");
+    let world = resolve.select_world(&[package], None).map_err(|error| bindings(error.into()))?;
     let mut files = wit_bindgen_core::Files::default();
-    wit_bindgen_c::Opts::default().build().generate(&mut resolve, world, &mut files)?;
+    wit_bindgen_c::Opts::default()
+        .build()
+        .generate(&mut resolve, world, &mut files)
+        .map_err(|error| bindings(error.into()))?;
     let mut inputs = vec![dir.join("filter.c")];
     for (name, bytes) in files.iter() {
         let path = made.join(name);
-        std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(&path, bytes).map_err(Error::file("cannot write", &path))?;
         if name.ends_with(".c") || name.ends_with(".o") {
             inputs.push(path);
         }
     }
     let module = made.join("module.wasm");
-    run(Command::new("clang")
-        .args(["--target=wasm32-wasi", "--sysroot=/usr", "-O2", "-mexec-model=reactor"])
-        // The stack is linear memory that every instance has: 64 KiB rather than clang's megabytes.
-        .args(["-Wl,-z,stack-size=65536", "-Wl,--strip-all", "-I"])
-        .arg(&made)
-        .args(inputs)
-        .arg("-o")
-        .arg(&module))
-    .context("on Debian: apt-get install clang lld wasi-libc libclang-rt-14-dev-wasm32")?;
-    let bytes = std::fs::read(&module)?;
+    let clang = Hint("on Debian: apt-get install clang lld wasi-libc libclang-rt-14-dev-wasm32");
+    run(
+        Command::new("clang")
+            .args(["--target=wasm32-wasi", "--sysroot=/usr", "-O2", "-mexec-model=reactor"])
+            // Every instance has the stack in its linear memory, so 64 KiB instead of clang's megabytes.
+            .args(["-Wl,-z,stack-size=65536", "-Wl,--strip-all", "-I"])
+            .arg(&made)
+            .args(inputs)
+            .arg("-o")
+            .arg(&module),
+        clang,
+    )?;
+    let bytes = std::fs::read(&module).map_err(Error::file("cannot read", &module))?;
     Ok((directory_name(dir)?, componentize(&bytes)?))
 }
 
-/// npm's componentize-qjs: a JavaScript engine and the source in one component. WASI is left to the host's stubs: with the tool's own (`--stub-wasi`)
-/// an uncaught exception would be a trap without a word, and so would the time of day.
+/// Builds with npm's componentize-qjs, which puts a JavaScript engine and the source into one component.
+/// WASI is left to the host's stubs. With the tool's own stubs (`--stub-wasi`) an uncaught exception
+/// would trap without a message, and so would asking for the time of day.
 fn js(dir: &Path) -> Result<(String, Vec<u8>)> {
     let name = directory_name(dir)?;
-    let component = dir.join("target").join("component.wasm");
-    std::fs::create_dir_all(dir.join("target"))?;
-    run(Command::new("npx")
-        .current_dir(dir)
-        .args(["--yes", "componentize-qjs@0.4.5", "--wit", "wit", "--js", "filter.js", "-n", "mine", "--sync", "-o"])
-        .arg(&component))
-    .context("npx comes with npm (Debian: apt-get install npm)")?;
-    let bytes = std::fs::read(&component).with_context(|| format!("cannot read {}", component.display()))?;
+    let made = dir.join("target");
+    let component = made.join("component.wasm");
+    std::fs::create_dir_all(&made).map_err(Error::file("cannot make", &made))?;
+    run(
+        Command::new("npx")
+            .current_dir(dir)
+            .args([
+                "--yes",
+                "componentize-qjs@0.4.5",
+                "--wit",
+                "wit",
+                "--js",
+                "filter.js",
+                "-n",
+                "mine",
+                "--sync",
+                "-o",
+            ])
+            .arg(&component),
+        Hint("npx comes with npm, on Debian: apt-get install npm"),
+    )?;
+    let bytes = std::fs::read(&component).map_err(Error::file("cannot read", &component))?;
     Ok((name, bytes))
 }

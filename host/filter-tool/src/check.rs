@@ -1,4 +1,4 @@
-//! `check` and `bench`: a component in a real chain over a disk in memory.
+//! `check`: every operation of a component, over a disk in memory.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,77 +6,23 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
-use rbdkit_chain::{Chain, Hop, Layer};
-use rbdkit_parameters::{AssignError, Assignment, FilterSide, Missing, Parameter, PluginSide, Stack, assign};
-use rbdkit_plugin_api::{Buffer, Client, Errno, Flags, Param, Peer, Plugin, Pool, Span, Support};
-use rbdkit_sandbox::{Host, Limits, Module};
-
+use rbdkit_chain::Hop;
+use rbdkit_plugin_api::{Buffer, Errno, Flags, Span, Support};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::inspect;
+use crate::chain::{chain, make_ready, open};
+use crate::error::{Error, Result};
+use crate::output::complain;
 
-/// The disk below the filter: larger than a readahead window and than most block sizes, small enough to be quick.
-const DISK: &str = "64M";
-
-/// The part of the export that `check` works on, in steps of its own block.
+/// The bytes of a block that `check` reads and writes, if the filter does not need larger ones.
 const BLOCK: u32 = 4096;
+
+/// The blocks that `check` works on, from the beginning of the export.
 const BLOCKS: u64 = 512;
 
-/// So long an operation may take. A delay that somebody wants to see is shorter.
+/// An operation may take this long. Delays that a filter makes on purpose are shorter.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Makes a chain of the filter (or of nothing) over a memory disk, and the host that knows of its faults.
-fn chain(filter: Option<(&Path, &[String])>) -> Result<(Arc<Chain>, Option<Arc<Host>>)> {
-    let mut layers: Vec<Arc<dyn Layer>> = Vec::new();
-    let mut host = None;
-    let mut disk = vec![("size".to_string(), DISK.into())];
-    if let Some((file, params)) = filter {
-        let loaded = inspect::load(file)?;
-        host = Some(loaded.host);
-        let module = loaded.module;
-        let assignment = assigned(&module, params)?;
-        let values = assignment.filters.into_iter().next().unwrap_or_default();
-        layers.push(module.configure(values, Limits::default()).map_err(|e| anyhow!("{e}"))?);
-        disk.extend(assignment.plugin);
-    }
-    let mut plugin: Box<dyn Plugin> = (rbdkit_plugin_memory::INFO.make)();
-    disk.iter()
-        .try_for_each(|(key, value)| plugin.config(Param { key, value }))
-        .and_then(|()| plugin.config_complete())
-        .and_then(|()| plugin.get_ready())
-        .and_then(|()| plugin.after_fork())
-        .map_err(|e| anyhow!("{e}"))?;
-    Ok((Chain::new(layers, "memory", plugin, Pool::new()), host))
-}
-
-/// Gives the filter and the disk below it their parameters, as rbdkit does.
-fn assigned(module: &Module, params: &[String]) -> Result<Assignment> {
-    let told = module.description();
-    let filter = FilterSide { name: &told.name, specs: &told.params };
-    let stack = Stack { filters: vec![filter], plugin: PluginSide::new(&rbdkit_plugin_memory::INFO) };
-    let params = params
-        .iter()
-        .map(|word| match Parameter::new(word.into()) {
-            Parameter::Bare(_) => Err(anyhow!("{word}: parameters are key=value")),
-            keyed => Ok(keyed),
-        })
-        .collect::<Result<Vec<_>>>()?;
-    assign(&stack, &params, &[], Missing::Refused).map_err(|error| match error {
-        AssignError::UnknownKey { key, .. } => {
-            let known: Vec<&str> = told.params.iter().map(|spec| spec.name.as_str()).collect();
-            anyhow!("the filter has no parameter '{key}' (it has: {})", known.join(", "))
-        }
-        error => anyhow!("{error}"),
-    })
-}
-
-async fn open(chain: &Arc<Chain>, id: u64) -> Result<Arc<Hop>> {
-    let top = chain.top(Arc::new(Client::new(id, Peer::Unknown, None, false)));
-    top.preconnect(false).await.map_err(|e| anyhow!("preconnect: {e}"))?;
-    top.open(false, "").await.map_err(|e| anyhow!("open: {e}"))
-}
 
 /// How often each operation was tried, and how it ended.
 struct Tally {
@@ -85,14 +31,14 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, operation: &'static str, result: &std::result::Result<(), rbdkit_plugin_api::Error>) {
+    fn add(&mut self, operation: &'static str, result: &Result<(), rbdkit_plugin_api::Error>) {
         let outcome = result.as_ref().map_or_else(|e| e.errno().name().to_string(), |()| "ok".to_string());
         self.progress.notify_one();
         *self.outcomes.entry(operation).or_default().entry(outcome).or_default() += 1;
     }
 }
 
-/// Things that are wrong and are said; of more only how many.
+/// Findings that are printed. Further ones are only counted.
 const SAID: usize = 20;
 
 /// Runs every operation and compares what is read with what was written.
@@ -103,28 +49,27 @@ pub fn check(file: &Path, params: &[String]) -> Result<()> {
         let stuck = async { while timeout(PATIENCE, progress.notified()).await.is_ok() {} };
         tokio::select! {
             outcome = try_out(file, params, &progress) => outcome,
-            () = stuck => Err(anyhow!("the filter waits and waits: nothing has ended in {PATIENCE:?}")),
+            () = stuck => Err(Error::Found(format!("the filter does not go on: nothing has ended in {PATIENCE:?}"))),
         }
     });
-    // What waits for ever is not waited for.
+    // Does not wait for tasks that never end.
     runtime.shutdown_background();
     let wrong = outcome?;
     let Some((last, others)) = wrong.split_last() else {
         say!("nothing wrong was found");
         return Ok(());
     };
-    others.iter().take(SAID - 1).for_each(|line| crate::complain(line));
+    others.iter().take(SAID - 1).for_each(|line| complain(line));
     match others.len().saturating_sub(SAID - 1) {
-        0 => bail!("{last}"),
-        more => bail!("{} more like these", more + 1),
+        0 => Err(Error::Found(last.clone())),
+        more => Err(Error::Found(format!("{} more like these", more + 1))),
     }
 }
 
-/// What was wrong.
+/// Runs two connections. Returns what was wrong.
 async fn try_out(file: &Path, params: &[String], progress: &Arc<Notify>) -> Result<Vec<String>> {
     let (chain, host) = chain(Some((file, params)))?;
-    chain.get_ready().await.map_err(|e| anyhow!("{e}"))?;
-    chain.after_fork().await.map_err(|e| anyhow!("{e}"))?;
+    make_ready(&chain).await?;
     let hop = open(&chain, 1).await?;
     let can = hop.can();
     say!("{}: export of {} bytes", hop.name(), hop.size());
@@ -144,7 +89,7 @@ async fn try_out(file: &Path, params: &[String], progress: &Arc<Notify>) -> Resu
     let finalize = hop.finalize().await;
     tally.add("finalize", &finalize);
     hop.close().await;
-    // A second connection finds what the first left behind in working order.
+    // The first connection must not have left anything that disturbs a second one.
     let again = open(&chain, 2).await?;
     let (_, result) = again.pread(chain.pool().take(BLOCK), Span::new(0, BLOCK), 0).await;
     tally.add("pread", &result);
@@ -155,7 +100,7 @@ async fn try_out(file: &Path, params: &[String], progress: &Arc<Notify>) -> Resu
         let outcomes: Vec<String> = outcomes.iter().map(|(outcome, count)| format!("{outcome} {count}")).collect();
         say!("{operation:<9} {}", outcomes.join(", "));
     }
-    // An error may be what a filter is for. A trap, a limit or an answer that cannot be is not.
+    // A filter may fail requests on purpose. It must not trap, exceed a limit or answer nonsense.
     let counted = host.iter().flat_map(|host| host.statistics());
     let faults: u64 = counted.map(|(_, counters)| counters.faults.load(Ordering::Relaxed)).sum();
     if faults > 0 {
@@ -164,7 +109,8 @@ async fn try_out(file: &Path, params: &[String], progress: &Arc<Notify>) -> Resu
     Ok(wrong)
 }
 
-/// A deterministic walk over the first blocks: write or zero or trim, read back, ask for extents, flush. Returns what was wrong.
+/// Walks over the first blocks, the same way each time: writes, zeroes, trims, reads back, asks for
+/// extents, flushes. Returns what was wrong.
 async fn exercise(hop: &Arc<Hop>, tally: &mut Tally) -> Vec<String> {
     let can = hop.can();
     let block = hop.block_sizes().map_or(BLOCK, |sizes| BLOCK.max(sizes.minimum));
@@ -206,7 +152,7 @@ async fn exercise(hop: &Arc<Hop>, tally: &mut Tally) -> Vec<String> {
                 tally.add("extents", &result);
             }
             _ => {
-                let (mut buffer, result) = hop.pread(hop_buffer(block), Span::new(0, block), offset).await;
+                let (mut buffer, result) = hop.pread(Buffer::new(block), Span::new(0, block), offset).await;
                 tally.add("pread", &result);
                 let all = buffer.span();
                 if let (Ok(()), Some(byte)) = (&result, expected[at as usize])
@@ -218,86 +164,10 @@ async fn exercise(hop: &Arc<Hop>, tally: &mut Tally) -> Vec<String> {
             }
         }
     }
-    if let Err(error) = hop.pread(hop_buffer(block), Span::new(0, block), hop.size()).await.1
+    if let Err(error) = hop.pread(Buffer::new(block), Span::new(0, block), hop.size()).await.1
         && error.errno() != Errno::Einval
     {
         wrong.push(format!("a read past the end answers {} instead of EINVAL", error.errno()));
     }
     wrong
-}
-
-fn hop_buffer(length: u32) -> Buffer {
-    Buffer::new(length)
-}
-
-/// Rounds in alternation with and without the filter; the medians of each are compared.
-const ROUNDS: usize = 7;
-
-/// Measures the processor time that the filter adds to a request, at 4 KiB and 1 MiB.
-pub fn bench(file: &Path, params: &[String], requests: u32) -> Result<()> {
-    // One thread: what is measured is the cost, not how far it spreads.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let with = prepare(Some((file, params))).await?;
-        let without = prepare(None).await?;
-        say!("{:<24} {:>12} {:>12} {:>12}", "request", "without", "with", "the filter");
-        for (name, length, write) in
-            [("pread 4 KiB", 4 << 10, false), ("pread 1 MiB", 1 << 20, false), ("pwrite 4 KiB", 4 << 10, true)]
-        {
-            if write && !with.can().write {
-                continue;
-            }
-            let count = if length > 65536 { requests / 50 } else { requests }.max(1);
-            let (mut filtered, mut plain) = (Vec::new(), Vec::new());
-            for _ in 0..ROUNDS {
-                filtered.push(round(&with, length, write, count).await?);
-                plain.push(round(&without, length, write, count).await?);
-            }
-            let (with_median, without_median) = (median(filtered), median(plain));
-            say!(
-                "{name:<24} {:>9} ns {:>9} ns {:>9} ns",
-                without_median.as_nanos(),
-                with_median.as_nanos(),
-                with_median.saturating_sub(without_median).as_nanos()
-            );
-        }
-        Ok(())
-    })
-}
-
-async fn prepare(filter: Option<(&Path, &[String])>) -> Result<Arc<Hop>> {
-    let (chain, _) = chain(filter)?;
-    chain.get_ready().await.map_err(|e| anyhow!("{e}"))?;
-    chain.after_fork().await.map_err(|e| anyhow!("{e}"))?;
-    open(&chain, 1).await
-}
-
-async fn round(hop: &Arc<Hop>, length: u32, write: bool, count: u32) -> Result<Duration> {
-    let places = (hop.size() / u64::from(length)).max(1);
-    let mut buffer = Buffer::from_vec(vec![1; length as usize]);
-    let begun = processor_time();
-    for i in 0..count {
-        // A stride that is prime to the number of places visits all of them, out of order.
-        let offset = (u64::from(i) * 7919 % places) * u64::from(length);
-        let span = Span::new(0, length);
-        let (returned, result) = if write {
-            hop.pwrite(buffer, span, offset, Flags::NONE).await
-        } else {
-            hop.pread(buffer, span, offset).await
-        };
-        result.map_err(|e| anyhow!("{e}"))?;
-        buffer = returned;
-    }
-    Ok((processor_time() - begun) / count)
-}
-
-/// What this thread has used of a processor: other programs on the machine do not count.
-fn processor_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times[times.len() / 2]
 }

@@ -1,13 +1,14 @@
-//! `inspect`: everything an operator wants to know of a component before serving anything through it.
+//! `inspect`: what an operator wants to know of a component before serving through it.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use anyhow::{Result, anyhow};
-use rbdkit_sandbox::{Compiler, Host, Limits, Module, Options, read_component, wasi_grants};
-use sha2::{Digest, Sha256};
+use rbdkit_sandbox::{Description, Limits, wasi_grants};
 
-/// What each interface of the contract gives a filter, in a line for the operator. The stubs of WASI have theirs in the host.
+use crate::component::{Component, load};
+use crate::error::Result;
+
+/// What each interface of the contract grants a filter, in a line for the operator. The sandbox has the
+/// lines for WASI.
 const GRANTS: &[(&str, &str)] = &[
     ("types", "names of types, nothing"),
     ("log", "lines in the server's log, limited in rate"),
@@ -25,62 +26,56 @@ const GRANTS: &[(&str, &str)] = &[
     ("server", "sleep; the number of connections"),
 ];
 
-/// A component that the sandbox has accepted.
-pub struct Component {
-    pub host: Arc<Host>,
-    pub module: Module,
-    pub size: usize,
-    pub digest: String,
-}
-
-/// Reads a component and loads it into the sandbox, which refuses what it would not run. Nothing is configured or served.
-pub fn load(file: &Path) -> Result<Component> {
-    let bytes = read(file)?;
-    let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    let compiler = Compiler::Child(Limits::default().of_compiling());
-    let host = Host::new(Options { compiler, ..Options::default() }).map_err(|e| anyhow!("{e}"))?;
-    let module = host.load(&file.display().to_string(), &bytes).map_err(|e| anyhow!("{e}"))?;
-    Ok(Component { host, module, size: bytes.len(), digest })
-}
-
-/// A file that claims to be a component or a module, if it is of a size that either may have.
-pub fn read(file: &Path) -> Result<Vec<u8>> {
-    read_component(file).map_err(|why| anyhow!("cannot read {}: {why}", file.display()))
-}
-
 fn grant(name: &str) -> &'static str {
     let own = || GRANTS.iter().find(|(interface, _)| *interface == name).map(|(_, grant)| *grant);
     wasi_grants(name).or_else(own).unwrap_or("unknown: refused")
 }
 
-/// Prints what there is to know.
-pub fn inspect(file: &Path, json: bool) -> Result<()> {
+/// How to print it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Prints what is known of a component.
+pub fn inspect(file: &Path, format: Format) -> Result<()> {
     let component = load(file)?;
+    match format {
+        Format::Text => print(file, &component),
+        Format::Json => say!("{:#}", json(file, &component)),
+    }
+    Ok(())
+}
+
+fn json(file: &Path, component: &Component) -> serde_json::Value {
     let about = component.module.description();
     let limits = Limits::default();
-    if json {
-        let value = serde_json::json!({
-            "file": file.display().to_string(),
-            "size": component.size,
-            "sha256": component.digest,
-            "name": about.name,
-            "version": about.version,
-            "longname": about.longname,
-            "help": about.help,
-            "thread-model": about.thread_model.name(),
-            "transparent": about.transparent,
-            "recovery": about.recovery,
-            "exports": about.exports,
-            "imports": about.imports.iter().map(|name| serde_json::json!({"name": name, "grants": grant(name)})).collect::<Vec<_>>(),
-            "parameters": about.params.iter().map(|p| serde_json::json!({
-                "name": p.name, "aliases": p.aliases, "kind": p.kind.name(), "choices": p.choices, "default": p.default,
-                "required": p.required, "repeat": p.repeat, "help": p.help,
-            })).collect::<Vec<_>>(),
-            "limits": limits.table().into_iter().map(|(name, value, _)| (name.to_string(), value.into())).collect::<serde_json::Map<_, _>>(),
-        });
-        say!("{value:#}");
-        return Ok(());
-    }
+    serde_json::json!({
+        "file": file.display().to_string(),
+        "size": component.size,
+        "sha256": component.digest,
+        "name": about.name,
+        "version": about.version,
+        "longname": about.longname,
+        "help": about.help,
+        "thread-model": about.thread_model.name(),
+        "transparent": about.transparent,
+        "recovery": about.recovery,
+        "exports": about.exports,
+        "imports": about.imports.iter().map(|name| serde_json::json!({"name": name, "grants": grant(name)})).collect::<Vec<_>>(),
+        "parameters": about.params.iter().map(|p| serde_json::json!({
+            "name": p.name, "aliases": p.aliases, "kind": p.kind.name(), "choices": p.choices, "default": p.default,
+            "required": p.required, "repeat": p.repeat, "help": p.help,
+        })).collect::<Vec<_>>(),
+        "limits": limits.table().into_iter().map(|(name, value, _)| (name.to_string(), value.into())).collect::<serde_json::Map<_, _>>(),
+    })
+}
+
+fn print(file: &Path, component: &Component) {
+    let about = component.module.description();
     say!("{} {}: {}", about.name, about.version, about.longname);
     let path = rbdkit_plugin_api::text::one_line(&file.display().to_string());
     say!("file:          {path} ({} bytes)", component.size);
@@ -99,6 +94,15 @@ pub fn inspect(file: &Path, json: bool) -> Result<()> {
     for name in imports {
         say!("  {name:<width$} {}", grant(name));
     }
+    print_parameters(about);
+    let limits = Limits::default();
+    say!("\nlimits (change with --filter-limit {}:RESOURCE=VALUE):", about.name);
+    for (name, value, what) in limits.table() {
+        say!("  {name:<15} {value:<10} {what}");
+    }
+}
+
+fn print_parameters(about: &Description) {
     if !about.params.is_empty() {
         say!("\nparameters:");
     }
@@ -110,9 +114,4 @@ pub fn inspect(file: &Path, json: bool) -> Result<()> {
         };
         say!("  {}={}{default}\n      {}", param.name, param.kind.name().to_uppercase(), param.help);
     }
-    say!("\nlimits (change with --filter-limit {}:RESOURCE=VALUE):", about.name);
-    for (name, value, what) in limits.table() {
-        say!("  {name:<15} {value:<10} {what}");
-    }
-    Ok(())
 }

@@ -1,34 +1,26 @@
-//! `rbdkit-filter`: for those who write filters and those who decide whether to run one.
+//! `rbdkit-filter`: for authors of filters, and for operators who decide whether to run a filter.
 //!
-//! A program of its own, so that no subcommand shadows a plugin's name on rbdkit's command line.
+//! It is a program of its own, so that no subcommand hides a plugin's name on rbdkit's command line.
 #![forbid(unsafe_code)]
 
-/// A line on standard output. Who reads only the beginning (`| head`) is not an error.
-macro_rules! say {
-    ($($text:tt)*) => {{
-        use std::io::Write as _;
-        if let Err(error) = writeln!(std::io::stdout(), $($text)*)
-            && error.kind() != std::io::ErrorKind::BrokenPipe
-        {
-            // Said once, at the end.
-            let _ = crate::UNSAID.set(error);
-        }
-    }};
-}
+#[macro_use]
+mod output;
 
+mod bench;
 mod build;
+mod chain;
 mod check;
+mod component;
+mod error;
 mod inspect;
 mod scaffold;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::OnceLock;
 
 use clap::{Parser, Subcommand};
 
-/// Why a line did not get to standard output.
-static UNSAID: OnceLock<std::io::Error> = OnceLock::new();
+use inspect::Format;
 
 #[derive(Parser)]
 #[command(name = "rbdkit-filter", version, about = "Write, build, examine and try filters for rbdkit")]
@@ -39,43 +31,44 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Begin a filter: a directory with everything needed to build it
+    /// Begin a filter: make a directory with everything needed to build it
     New {
         /// The filter's name: lower-case letters, digits and '-'
         name: String,
-        /// rust, c or js
+        /// The language: rust, c or js
         #[arg(long, default_value = "rust")]
         lang: scaffold::Language,
-        /// Where to put it (default: a directory of the filter's name)
+        /// The directory to make (default: one of the filter's name)
         #[arg(long)]
         dir: Option<PathBuf>,
     },
     /// Build the filter in a directory into NAME.wasm in it, or make a component of a core module
     Build {
-        /// The directory that `new` made (default: this one); or FILE.wasm with its component type in it: leaves FILE.component.wasm
+        /// The directory that `new` made (default: this one), or FILE.wasm with a component type in it, of
+        /// which FILE.component.wasm is made
         #[arg(default_value = ".")]
         dir: PathBuf,
     },
-    /// Show what a component is, wants and can do, without serving anything
+    /// Show what a component is, what it imports and what it can do, without serving anything
     Inspect {
         /// The component
         file: PathBuf,
-        /// For programs
+        /// Print JSON, for programs
         #[arg(long)]
         json: bool,
     },
-    /// Try a component on a small disk in memory: every operation, several times, and say what it did
+    /// Try a component on a small disk in memory: run every operation several times and say how it ended
     Check {
         /// The component
         file: PathBuf,
-        /// Its parameters, key=value
+        /// Parameters of the component, or of the memory plugin below it: key=value
         params: Vec<String>,
     },
-    /// Measure what a component costs a request, beside no filter at all
+    /// Measure the processor time that a component adds to a request
     Bench {
         /// The component
         file: PathBuf,
-        /// Its parameters, key=value
+        /// Parameters of the component, or of the memory plugin below it: key=value
         params: Vec<String>,
         /// Requests of each kind
         #[arg(long, default_value_t = 200_000)]
@@ -84,33 +77,28 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // Components are compiled in a child of this program, and modules made components in another.
+    // This program is also the child that compiles components, and the child that makes components of
+    // modules.
     if let Some(status) = rbdkit_sandbox::serve_if_asked().or_else(build::serve_if_asked) {
         return status;
     }
     rbdkit_confine::survive_the_file_size_limit();
-    // What the filter logs or prints on standard error, and what is said of its faults.
+    // For what the filter logs or prints on standard error, and for messages about its faults.
     let format =
         tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().with_target(false).with_level(false);
     format.with_max_level(tracing_subscriber::filter::LevelFilter::WARN).init();
     let result = match Args::parse().command {
         Command::New { name, lang, dir } => scaffold::new(&name, lang, dir),
         Command::Build { dir } => build::build(&dir),
-        Command::Inspect { file, json } => inspect::inspect(&file, json),
+        Command::Inspect { file, json } => inspect::inspect(&file, if json { Format::Json } else { Format::Text }),
         Command::Check { file, params } => check::check(&file, &params),
-        Command::Bench { file, params, requests } => check::bench(&file, &params, requests),
+        Command::Bench { file, params, requests } => bench::bench(&file, &params, requests),
     };
-    let wrong = match (result, UNSAID.get()) {
+    let wrong = match (result, output::unsaid()) {
         (Ok(()), None) => return ExitCode::SUCCESS,
         (Ok(()), Some(error)) => format!("cannot write to standard output: {error}"),
-        (Err(error), _) => format!("{error:#}"),
+        (Err(error), _) => error.with_causes(),
     };
-    complain(&wrong);
+    output::complain(&wrong);
     ExitCode::FAILURE
-}
-
-/// What is wrong, in one line: names of files and texts of components have no say in where it ends.
-fn complain(what: &str) {
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "rbdkit-filter: error: {}", rbdkit_plugin_api::text::one_line(what));
 }

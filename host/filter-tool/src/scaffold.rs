@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
-/// The contract, so that a filter can be built where rbdkit's source is not.
+use crate::error::{Error, Result};
+
+/// The contract, so that a filter can be built without rbdkit's source.
 pub const CONTRACT: &str = include_str!("../../../wit/filter.wit");
 
 /// What a filter is written in.
@@ -21,11 +22,11 @@ pub fn new(name: &str, language: Language, dir: Option<PathBuf>) -> Result<()> {
     let well_formed = name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
     if !well_formed {
-        bail!("'{name}' cannot be a filter's name: it begins with a lower-case letter, then letters, digits and '-'");
+        return Err(Error::Name(name.to_string()));
     }
     let dir = dir.unwrap_or_else(|| PathBuf::from(name));
     if dir.exists() {
-        bail!("{} exists already: choose another with --dir", dir.display());
+        return Err(Error::Exists(dir));
     }
     let fill = |template: &str| template.replace("@NAME@", name);
     match language {
@@ -54,7 +55,7 @@ pub fn new(name: &str, language: Language, dir: Option<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// The world of the templates in C and JavaScript: what they export.
+/// The world of the templates in C and JavaScript, which says what they export.
 fn world(package: &str) -> String {
     format!(
         "package rbdkit-{package}:mine;\n\n\
@@ -74,12 +75,12 @@ fn sdk() -> Result<PathBuf> {
         .flatten()
         .find(|dir| dir.join("Cargo.toml").exists())
         .and_then(|dir| dir.canonicalize().ok())
-        .context("the SDK was not found: neither in share/rbdkit beside this program nor in rbdkit's source tree")
+        .ok_or(Error::NoSdk)
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
     if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        std::fs::create_dir_all(parent).map_err(Error::file("cannot make", parent))?;
     }
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    std::fs::write(path, text).map_err(Error::file("cannot write", path))
 }

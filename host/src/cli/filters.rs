@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use rbdkit_parameters::{Target, TargetedParameter};
-use rbdkit_plugin_api::ConfigError;
+use rbdkit_plugin_api::{ConfigError, hex};
 
 use super::options::{FilterOption, Options};
 use super::values::{error, path};
@@ -79,20 +79,9 @@ fn filter_file(option: &str, value: &OsStr) -> Result<FilterSource, ConfigError>
     let Some((file, digest)) = value.to_str().and_then(|text| text.rsplit_once(MARK)) else {
         return Ok(FilterSource::File { path: path(option, value)?, sha256: None });
     };
-    let sha256 = parse_digest(digest)
+    let sha256 = hex::decode(digest)
         .ok_or_else(|| error(format!("{option}: '{digest}' is not a SHA-256 digest: 64 hexadecimal digits")))?;
     Ok(FilterSource::File { path: path(option, OsStr::new(file))?, sha256: Some(sha256) })
-}
-
-fn parse_digest(text: &str) -> Option<Sha256> {
-    let mut digest = [0; 32];
-    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    for (byte, at) in digest.iter_mut().zip((0..64).step_by(2)) {
-        *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
-    }
-    Some(digest)
 }
 
 pub(super) fn filter_param(value: &OsStr) -> Result<TargetedParameter, ConfigError> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rbdkit_chain::{Chain, Layer};
 use rbdkit_parameters::{FilterSide, Missing, PluginSide, Stack, assign};
 use rbdkit_plugin_api::schema::ParamValue;
-use rbdkit_plugin_api::{ConfigError, Param, Plugin, PluginInfo, Pool};
+use rbdkit_plugin_api::{ConfigError, Param, Plugin, PluginInfo, Pool, hex};
 use rbdkit_sandbox::{Compiler, Host, Limits, Module, OnFault, Options, read_component};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
@@ -93,10 +93,10 @@ fn check_digest(path: &Path, component: &[u8], expected: Option<&cli::Sha256>) -
     if digest == *expected {
         return Ok(());
     }
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     Err(ConfigError::new(format!(
-        "filter '{}' is not the file that was named: its SHA-256 digest is {hex}",
-        path.display()
+        "filter '{}' is not the file that was named: its SHA-256 digest is {}",
+        path.display(),
+        hex::encode(digest)
     )))
 }
 

@@ -23,6 +23,7 @@ mod buffer;
 mod error;
 mod extents;
 mod fills;
+pub mod hex;
 pub mod idle;
 pub mod inherited;
 mod lock;

@@ -1,0 +1,74 @@
+//! A real chain over a disk in memory.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rbdkit_chain::{Chain, Hop, Layer};
+use rbdkit_parameters::{AssignError, Assignment, FilterSide, Missing, Parameter, PluginSide, Stack, assign};
+use rbdkit_plugin_api::{Client, Param, Peer, Plugin, Pool};
+use rbdkit_sandbox::{Host, Limits, Module};
+
+use crate::component;
+use crate::error::{Error, Result};
+
+/// The disk below the filter: larger than a readahead window and than most block sizes, small enough to be quick.
+const DISK: &str = "64M";
+
+/// Makes a chain of the filter, or of no filter, over a disk in memory. The host counts the filter's
+/// faults.
+pub fn chain(filter: Option<(&Path, &[String])>) -> Result<(Arc<Chain>, Option<Arc<Host>>)> {
+    let mut layers: Vec<Arc<dyn Layer>> = Vec::new();
+    let mut host = None;
+    let mut disk = vec![("size".to_string(), DISK.into())];
+    if let Some((file, params)) = filter {
+        let loaded = component::load(file)?;
+        host = Some(loaded.host);
+        let module = loaded.module;
+        let assignment = assigned(&module, params)?;
+        let values = assignment.filters.into_iter().next().unwrap_or_default();
+        layers.push(module.configure(values, Limits::default())?);
+        disk.extend(assignment.plugin);
+    }
+    let mut plugin: Box<dyn Plugin> = (rbdkit_plugin_memory::INFO.make)();
+    disk.iter()
+        .try_for_each(|(key, value)| plugin.config(Param { key, value }))
+        .and_then(|()| plugin.config_complete())
+        .and_then(|()| plugin.get_ready())
+        .and_then(|()| plugin.after_fork())?;
+    Ok((Chain::new(layers, "memory", plugin, Pool::new()), host))
+}
+
+/// Gives the filter and the disk below it their parameters, as rbdkit does.
+fn assigned(module: &Module, params: &[String]) -> Result<Assignment> {
+    let told = module.description();
+    let filter = FilterSide { name: &told.name, specs: &told.params };
+    let stack = Stack { filters: vec![filter], plugin: PluginSide::new(&rbdkit_plugin_memory::INFO) };
+    let params = params
+        .iter()
+        .map(|word| match Parameter::new(word.into()) {
+            Parameter::Bare(_) => Err(Error::NoParameter(word.clone())),
+            keyed => Ok(keyed),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    assign(&stack, &params, &[], Missing::Refused).map_err(|error| match error {
+        AssignError::UnknownKey { key, .. } => {
+            let known: Vec<&str> = told.params.iter().map(|spec| spec.name.as_str()).collect();
+            Error::UnknownParameter { key, known: known.join(", ") }
+        }
+        error => Error::Parameters(error),
+    })
+}
+
+/// Opens a connection of a client.
+pub async fn open(chain: &Arc<Chain>, id: u64) -> Result<Arc<Hop>> {
+    let top = chain.top(Arc::new(Client::new(id, Peer::Unknown, None, false)));
+    top.preconnect(false).await.map_err(|source| Error::Operation { operation: "preconnect", source })?;
+    top.open(false, "").await.map_err(|source| Error::Operation { operation: "open", source })
+}
+
+/// Makes the chain ready for connections.
+pub async fn make_ready(chain: &Arc<Chain>) -> Result<()> {
+    chain.get_ready().await?;
+    chain.after_fork().await?;
+    Ok(())
+}
