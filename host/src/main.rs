@@ -1,4 +1,5 @@
-//! rbdkit: an NBD server whose filters are sandboxed WebAssembly components. See ARCHITECTURE.md for the map.
+//! rbdkit: an NBD server whose filters are sandboxed WebAssembly components. See ARCHITECTURE.md
+//! for the map.
 
 mod cli;
 mod registry;

@@ -1,13 +1,14 @@
-//! The plugins and filters that the program brings along: the only place that names them.
+//! The built-in plugins and filters. No other file names them.
 //!
-//! A plugin is a crate `plugins/NAME` with a `pub const INFO`: add it to [`PLUGINS`] and to the dependencies in `host/Cargo.toml`. Filters are
-//! found by the build script: every component in `target/filters` is embedded.
+//! A plugin is a crate `plugins/NAME` with a `pub const INFO`. Add it to [`PLUGINS`] and to the
+//! dependencies in `host/Cargo.toml`. The build script embeds every component in `target/filters` as a
+//! filter.
 #![forbid(unsafe_code)]
 
 use rbdkit_parameters::nearest;
 use rbdkit_plugin_api::{ConfigError, PluginInfo};
 
-/// In alphabetical order.
+/// The plugins, in alphabetical order.
 const PLUGINS: &[PluginInfo] = &[
     rbdkit_plugin_curl::INFO,
     rbdkit_plugin_data::INFO,
@@ -21,7 +22,7 @@ const PLUGINS: &[PluginInfo] = &[
     rbdkit_plugin_ssh::INFO,
 ];
 
-/// How plugins start programs when the server may not: what the helper does.
+/// How the helper process starts programs for plugins, because a confined server cannot.
 pub const STARTS: &[(&str, rbdkit_launcher::Start)] = &[
     (rbdkit_plugin_curl::INFO.name, rbdkit_plugin_curl::START),
     (rbdkit_plugin_nbd::INFO.name, rbdkit_plugin_nbd::START),
@@ -44,7 +45,7 @@ pub fn filters() -> impl Iterator<Item = &'static str> {
 /// The plugin of this name.
 ///
 /// # Errors
-/// One line that lists those there are.
+/// One line that lists the plugins.
 pub fn plugin(name: &str) -> Result<&'static PluginInfo, ConfigError> {
     PLUGINS.iter().find(|info| info.name == name).ok_or_else(|| {
         let names: Vec<&str> = plugins().map(|info| info.name).collect();
@@ -58,7 +59,7 @@ pub fn plugin(name: &str) -> Result<&'static PluginInfo, ConfigError> {
 /// The component of the embedded filter of this name.
 ///
 /// # Errors
-/// One line that lists those there are.
+/// One line that lists the filters.
 pub fn filter(name: &str) -> Result<&'static [u8], ConfigError> {
     FILTERS.iter().find(|(known, _)| *known == name).map(|(_, component)| *component).ok_or_else(|| {
         let there_are = match FILTERS.is_empty() {

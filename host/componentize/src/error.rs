@@ -17,7 +17,8 @@ pub enum Error {
     /// The adapter of WASI's preview 1 cannot be used.
     #[error("the adapter of WASI's preview 1")]
     Adapter(#[source] Source),
-    /// The module imports what neither its component type nor WASI names, or the result is not valid.
+    /// The module imports what neither its component type nor WASI names, or the result is not
+    /// valid.
     #[error("cannot make a component of it")]
     Encode(#[source] Source),
     /// The component is not valid with its exports behind a gate.

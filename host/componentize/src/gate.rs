@@ -1,10 +1,11 @@
-//! The gate: a module without code that imports the functions of the main module and exports them again.
+//! The gate: a module without code that imports the functions of the main module and exports them
+//! again.
 //!
 //! wasmtime looks up the function at each call of an export. If the module defines the function,
 //! wasmtime searches the compiled code and makes the reference anew each time. If the module has
-//! imported the function, the reference exists already. So the component lifts the gate's exports in
-//! place of the main module's. The same function runs, and a filter that passes requests on costs 9 %
-//! less.
+//! imported the function, the reference exists already. So the component lifts the gate's exports
+//! in place of the main module's. The same function runs, and a filter that passes requests on
+//! costs 9 % less.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -57,7 +58,8 @@ struct Survey<'a> {
     modules_of_others: bool,
 }
 
-/// Puts gates before the exports of a component. Returns the component unchanged if that cannot be done.
+/// Puts gates before the exports of a component. Returns the component unchanged if that cannot be
+/// done.
 ///
 /// # Errors
 /// If it is no valid component.
@@ -65,8 +67,8 @@ pub(crate) fn put_before_exports(component: Vec<u8>) -> Result<Vec<u8>> {
     let survey = Survey::of(&component)?;
     let behind = survey.lifted();
     let Some(first) = behind.values().flat_map(BTreeMap::values).copied().min() else { return Ok(component) };
-    // Modules and instances that come after the gates would have to be renumbered, and the exports of
-    // foreign modules are not known.
+    // Modules and instances that come after the gates would have to be renumbered, and the exports
+    // of foreign modules are not known.
     if survey.last_made >= first || survey.modules_of_others {
         return Ok(component);
     }

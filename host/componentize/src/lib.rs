@@ -1,11 +1,12 @@
-//! Makes a component of a core WebAssembly module that carries a `component-type` section, as every wit-bindgen leaves it.
+//! Makes a component of a core WebAssembly module that carries a `component-type` section, as every
+//! wit-bindgen leaves it.
 //!
-//! C libraries and Go's runtime import WASI's preview 1 (`wasi_snapshot_preview1`). Such a module gets
-//! the adapter that translates preview 1 to WASI 0.2. Only the functions that the module uses become
-//! part of the component.
+//! C libraries and Go's runtime import WASI's preview 1 (`wasi_snapshot_preview1`). Such a module
+//! gets the adapter that translates preview 1 to WASI 0.2. Only the functions that the module uses
+//! become part of the component.
 //!
-//! It is a crate of its own because the build needs it before the filters exist, and the host embeds the
-//! filters.
+//! It is a crate of its own because the build needs it before the filters exist, and the host
+//! embeds the filters.
 #![forbid(unsafe_code)]
 
 mod error;

@@ -1,4 +1,4 @@
-//! `build`: from a directory to a component, with the toolchains that are there.
+//! `build`: from a directory to a component, with the toolchains that are installed.
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -9,8 +9,8 @@ use crate::error::{Error, Hint, Result};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 
-/// Builds the filter in a directory, which holds a Cargo.toml, a filter.c or a filter.js. Of a file, a
-/// core module that another toolchain made, it makes a component.
+/// Builds the filter in a directory, which holds a Cargo.toml, a filter.c or a filter.js. Of a
+/// file, a core module that another toolchain made, it makes a component.
 pub fn build(place: &Path) -> Result<()> {
     let dir = place.canonicalize().map_err(Error::file("cannot open", place))?;
     if dir.is_file() {
@@ -37,8 +37,8 @@ const ARGUMENT: &str = "--rbdkit-componentize";
 /// Its exit status if it says on standard error why it refuses the module.
 const REFUSED: i32 = 3;
 
-/// The program calls this first. If [`componentize`] started it, it reads a module, writes a component
-/// and returns the exit status.
+/// The program calls this first. If [`componentize`] started it, it reads a module, writes a
+/// component and returns the exit status.
 pub fn serve_if_asked() -> Option<ExitCode> {
     if std::env::args_os().nth(1)? != ARGUMENT {
         return None;
@@ -59,8 +59,8 @@ pub fn serve_if_asked() -> Option<ExitCode> {
     ))
 }
 
-/// Makes a component of a module, in a child process: the encoder panics or overflows its stack on some
-/// modules with wrong types.
+/// Makes a component of a module, in a child process: the encoder panics or overflows its stack on
+/// some modules with wrong types.
 fn componentize(module: &[u8]) -> Result<Vec<u8>> {
     let mut child = Command::new("/proc/self/exe")
         .arg(ARGUMENT)
@@ -97,7 +97,7 @@ fn directory_name(dir: &Path) -> Result<String> {
     Ok(name.to_string_lossy().into_owned())
 }
 
-/// Runs a program to its end. Its output is the user's to see.
+/// Runs a program to its end. The user sees its output.
 fn run(command: &mut Command, hint: Hint) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     match command.status() {
@@ -118,8 +118,8 @@ fn output(command: &mut Command) -> Result<String> {
     }
 }
 
-/// Builds with cargo. The standard library for the target comes from the toolchain, or is built from
-/// Debian's rust-web-src.
+/// Builds with cargo. The standard library for the target comes from the toolchain, or is built
+/// from Debian's rust-web-src.
 fn rust(dir: &Path) -> Result<(String, Vec<u8>)> {
     let sysroot = PathBuf::from(output(Command::new("rustc").args(["--print", "sysroot"]))?);
     let target_dir = dir.join("target");
@@ -153,8 +153,8 @@ fn rust(dir: &Path) -> Result<(String, Vec<u8>)> {
     Ok((name, componentize(&bytes)?))
 }
 
-/// Builds with clang and wasi-libc, and with bindings that are made here. The host has stubs for the
-/// functions of WASI that the C library imports.
+/// Builds with clang and wasi-libc, and with bindings that are made here. The host has stubs for
+/// the functions of WASI that the C library imports.
 fn c(dir: &Path) -> Result<(String, Vec<u8>)> {
     let made = dir.join("target");
     std::fs::create_dir_all(&made).map_err(Error::file("cannot make", &made))?;
@@ -181,7 +181,8 @@ fn c(dir: &Path) -> Result<(String, Vec<u8>)> {
     run(
         Command::new("clang")
             .args(["--target=wasm32-wasi", "--sysroot=/usr", "-O2", "-mexec-model=reactor"])
-            // Every instance has the stack in its linear memory, so 64 KiB instead of clang's megabytes.
+            // Every instance has the stack in its linear memory, so 64 KiB instead of clang's
+            // megabytes.
             .args(["-Wl,-z,stack-size=65536", "-Wl,--strip-all", "-I"])
             .arg(&made)
             .args(inputs)
@@ -193,9 +194,9 @@ fn c(dir: &Path) -> Result<(String, Vec<u8>)> {
     Ok((directory_name(dir)?, componentize(&bytes)?))
 }
 
-/// Builds with npm's componentize-qjs, which puts a JavaScript engine and the source into one component.
-/// WASI is left to the host's stubs. With the tool's own stubs (`--stub-wasi`) an uncaught exception
-/// would trap without a message, and so would asking for the time of day.
+/// Builds with npm's componentize-qjs, which puts a JavaScript engine and the source into one
+/// component. WASI is left to the host's stubs. With the tool's own stubs (`--stub-wasi`) an
+/// uncaught exception would trap without a message, and so would asking for the time of day.
 fn js(dir: &Path) -> Result<(String, Vec<u8>)> {
     let name = directory_name(dir)?;
     let made = dir.join("target");

@@ -11,11 +11,12 @@ use rbdkit_sandbox::{Host, Limits, Module};
 use crate::component;
 use crate::error::{Error, Result};
 
-/// The disk below the filter: larger than a readahead window and than most block sizes, small enough to be quick.
+/// The disk below the filter: larger than a readahead window and than most block sizes, small
+/// enough to be quick.
 const DISK: &str = "64M";
 
-/// Makes a chain of the filter, or of no filter, over a disk in memory. The host counts the filter's
-/// faults.
+/// Makes a chain of the filter, or of no filter, over a disk in memory. The host counts the
+/// filter's faults.
 pub fn chain(filter: Option<(&Path, &[String])>) -> Result<(Arc<Chain>, Option<Arc<Host>>)> {
     let mut layers: Vec<Arc<dyn Layer>> = Vec::new();
     let mut host = None;

@@ -7,8 +7,8 @@ use rbdkit_sandbox::{Description, Limits, wasi_grants};
 use crate::component::{Component, load};
 use crate::error::Result;
 
-/// What each interface of the contract grants a filter, in a line for the operator. The sandbox has the
-/// lines for WASI.
+/// What each interface of the contract grants a filter, in a line for the operator. The sandbox has
+/// the lines for WASI.
 const GRANTS: &[(&str, &str)] = &[
     ("types", "names of types, nothing"),
     ("log", "lines in the server's log, limited in rate"),

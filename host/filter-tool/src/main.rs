@@ -1,6 +1,7 @@
 //! `rbdkit-filter`: for authors of filters, and for operators who decide whether to run a filter.
 //!
-//! It is a program of its own, so that no subcommand hides a plugin's name on rbdkit's command line.
+//! It is a program of its own, so that no subcommand hides a plugin's name on rbdkit's command
+//! line.
 #![forbid(unsafe_code)]
 
 #[macro_use]
@@ -44,8 +45,8 @@ enum Command {
     },
     /// Build the filter in a directory into NAME.wasm in it, or make a component of a core module
     Build {
-        /// The directory that `new` made (default: this one), or FILE.wasm with a component type in it, of
-        /// which FILE.component.wasm is made
+        /// The directory that `new` made (default: this one), or FILE.wasm with a component type in
+        /// it, of which FILE.component.wasm is made
         #[arg(default_value = ".")]
         dir: PathBuf,
     },
@@ -57,7 +58,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Try a component on a small disk in memory: run every operation several times and say how it ended
+    /// Try a component on a small disk in memory: run every operation several times and say how it
+    /// ended
     Check {
         /// The component
         file: PathBuf,
@@ -77,8 +79,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // This program is also the child that compiles components, and the child that makes components of
-    // modules.
+    // This program is also the child that compiles components, and the child that makes components
+    // of modules.
     if let Some(status) = rbdkit_sandbox::serve_if_asked().or_else(build::serve_if_asked) {
         return status;
     }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// The contract, so that a filter can be built without rbdkit's source.
 pub const CONTRACT: &str = include_str!("../../../wit/filter.wit");
 
-/// What a filter is written in.
+/// The language of a filter.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Language {
     Rust,
@@ -59,12 +59,13 @@ pub fn new(name: &str, language: Language, dir: Option<PathBuf>) -> Result<()> {
 fn world(package: &str) -> String {
     format!(
         "package rbdkit-{package}:mine;\n\n\
-         // Name here what the filter changes; what it does not export is settled by the host.\n\
+         // Export here what the filter changes. The host takes care of everything else.\n\
          world mine {{\n    include rbdkit:filter/host@0.1.0;\n    export rbdkit:filter/reads@0.1.0;\n    export rbdkit:filter/writes@0.1.0;\n}}\n"
     )
 }
 
-/// Where the SDK is: beside an installed program, or in the source tree that this program was built from.
+/// Where the SDK is: beside an installed program, or in the source tree that this program was built
+/// from.
 fn sdk() -> Result<PathBuf> {
     let installed = std::env::current_exe()
         .ok()

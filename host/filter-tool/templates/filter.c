@@ -1,7 +1,7 @@
-/* @NAME@: exclusive-ors every byte with a key. A place to begin: it reads and changes data both ways.
+/* @NAME@: exclusive-ors every byte with a key. It is an example to begin with: it changes data in both directions.
  *
  * The functions are those of wit/deps/rbdkit-filter/filter.wit; `rbdkit-filter build` makes mine.h and mine.c of it, in target/.
- * What is printed on stderr goes into the server's log. There are no files, no network and no environment. */
+ * Output on stderr goes into the server's log. There are no files, no network and no environment. */
 #include <stdlib.h>
 #include "mine.h"
 

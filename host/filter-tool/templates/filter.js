@@ -1,8 +1,8 @@
-// @NAME@: exclusive-ors every byte with a key. A place to begin: it reads and changes data both ways.
+// @NAME@: exclusive-ors every byte with a key. It is an example to begin with: it changes data in both directions.
 //
 // The functions are those of wit/deps/rbdkit-filter/filter.wit, in camel case. An error is thrown: `throw "einval"`.
 // Anything else that is thrown is a fault: the request fails, and the server's log has the stack.
-// Numbers are exact only to 2^53: offsets beyond 8 PiB are not for JavaScript.
+// Numbers are exact only up to 2^53, so offsets beyond 8 PiB do not work in JavaScript.
 import * as next from "rbdkit:filter/next@0.1.0";
 import * as buffer from "rbdkit:filter/buffer@0.1.0";
 

@@ -1,6 +1,7 @@
-//! @NAME@: exclusive-ors every byte with a key. A place to begin: it reads and changes data both ways.
+//! @NAME@: exclusive-ors every byte with a key. It is an example to begin with: it changes data in both
+//! directions.
 //!
-//! What each function does is written in the contract, wit/filter.wit of rbdkit; `cargo doc --open` shows the SDK.
+//! The contract (wit/filter.wit of rbdkit) says what each function does. `cargo doc --open` shows the SDK.
 
 use rbdkit_filter_sdk::prelude::*;
 
@@ -51,5 +52,6 @@ impl Writes for Mine {
     }
 }
 
-// Only what is named here is exported; the rest (zero, trim, extents, ...) the host settles without entering the filter.
+// Only the interfaces named here are exported. The host takes care of the rest (zero, trim, extents, ...)
+// without calling the filter.
 rbdkit_filter_sdk::export!(Mine: reads, writes);

@@ -9,11 +9,11 @@
 //! 3. A bare word is the value of the plugin's magic key. It goes to the plugin even if a filter
 //!    declares that key: in `memory 1G` nobody means a filter.
 //! 4. A filter gets the last value of a key, as in nbdkit, unless it declares `repeat`.
-//! 5. `--filter-param FILTER:key=value` goes to that filter and nowhere else. It comes after all the
-//!    others, so it wins.
+//! 5. `--filter-param FILTER:key=value` goes to that filter and nowhere else. It comes after all
+//!    the others, so it wins.
 //!
-//! Each value is checked against its declaration before any layer sees it. A filter that takes a key
-//! which the plugin declares too hides it: the user gets a warning.
+//! Each value is checked against its declaration before any layer sees it. A filter that takes a
+//! key which the plugin declares too hides it: the user gets a warning.
 
 use std::ffi::{OsStr, OsString};
 

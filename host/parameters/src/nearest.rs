@@ -12,8 +12,8 @@ pub fn nearest<'a>(given: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
         .map(|(_, name)| name)
 }
 
-/// How many letters have to be inserted, removed, changed or swapped with their neighbour to turn `a`
-/// into `b`.
+/// How many letters have to be inserted, removed, changed or swapped with their neighbour to turn
+/// `a` into `b`.
 fn distance(a: &str, b: &str) -> usize {
     // The work grows with the product of the lengths. Names are shorter than this.
     if a.len() > 64 || b.len() > 64 {

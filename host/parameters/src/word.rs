@@ -64,8 +64,8 @@ pub struct TargetedParameter {
 }
 
 impl TargetedParameter {
-    /// Splits `FILTER:KEY=VALUE` into the text that names the filter, the key and the value. None if
-    /// it has another form.
+    /// Splits `FILTER:KEY=VALUE` into the text that names the filter, the key and the value. None
+    /// if it has another form.
     pub fn split(word: &OsStr) -> Option<(String, String, OsString)> {
         let (target, rest) = split_once(word, b':')?;
         let (key, value) = split_parameter(&rest)?;

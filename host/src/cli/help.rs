@@ -126,7 +126,8 @@ fn explanation(spec: &ParamSpec) -> String {
     text
 }
 
-/// Filters may end their sentences with a full stop, plugins do not. A line looks the same for both.
+/// Filters may end their sentences with a full stop, plugins do not. A line looks the same for
+/// both.
 fn without_full_stop(help: &str) -> &str {
     match help.strip_suffix('.') {
         Some(sentence) if !sentence.ends_with('.') => sentence,

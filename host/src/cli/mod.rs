@@ -4,8 +4,8 @@
 //! started yet when the user reads the one line about it. Options, their combinations and the rule
 //! that makes a word `key=value` or a bare value are nbdkit's.
 //!
-//! * [`options`] takes the command line apart, [`plan`] checks it. What belongs to one subject is in
-//!   [`listen`], [`filters`] and [`messages`].
+//! * [`options`] takes the command line apart, [`plan`] checks it. What belongs to one subject is
+//!   in [`listen`], [`filters`] and [`messages`].
 //! * [`help`] writes the texts of `--help`.
 //!
 //! Nothing here does I/O, and nothing here knows the protocol, the server or the sandbox.

@@ -1,5 +1,5 @@
-//! The options of the program, each written down once: the parser, `--help`, `--long-options` and the
-//! tests all read [`Options`].
+//! The options of the program, each written down once: the parser, `--help`, `--long-options` and
+//! the tests all read [`Options`].
 //!
 //! clap takes the command line apart, configured to behave as getopt_long does for nbdkit: options
 //! may stand anywhere, the last of a repeated option wins, long names may be shortened, an option's

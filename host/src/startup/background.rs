@@ -1,9 +1,9 @@
 //! Going into the background.
 //!
-//! The process forks first, while it has a single thread. The child does all the work of starting. The
-//! parent waits for one byte from the child, which means "ready for clients", or for the child's end,
-//! and exits with the child's status. So the caller's shell goes on when clients can connect, and it
-//! learns of a mistake in the configuration.
+//! The process forks first, while it has a single thread. The child does all the work of starting.
+//! The parent waits for one byte from the child, which means "ready for clients", or for the
+//! child's end, and exits with the child's status. So the caller's shell goes on when clients can
+//! connect, and it learns of a mistake in the configuration.
 
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
@@ -65,8 +65,8 @@ fn status_of(child: Pid) -> ExitCode {
 }
 
 impl Word {
-    /// Leaves the terminal, the working directory and the standard streams, and tells the parent that
-    /// the server is ready.
+    /// Leaves the terminal, the working directory and the standard streams, and tells the parent
+    /// that the server is ready.
     ///
     /// # Errors
     /// If the parent was killed: nobody waits for this server any more.

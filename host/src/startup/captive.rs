@@ -1,7 +1,7 @@
 //! `--run`: the server lives as long as a shell command does.
 //!
-//! The command has nbdkit's shell variables. They are not exported, so the programs that the command
-//! starts do not get them.
+//! The command has nbdkit's shell variables. They are not exported, so the programs that the
+//! command starts do not get them.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::ExitStatusExt;
@@ -59,7 +59,8 @@ impl Captive {
 }
 
 impl Drop for Captive {
-    /// Ends the command when a later step of the start fails. A command that has ended is not affected.
+    /// Ends the command when a later step of the start fails. A command that has ended is not
+    /// affected.
     fn drop(&mut self) {
         self.signal(Signal::TERM);
     }

@@ -74,7 +74,8 @@ impl Identity {
                     return Err(failed("--user", "initgroups"));
                 }
             }
-            // SAFETY: a plain system call. The C library's function, not the kernel's, as it changes all threads.
+            // SAFETY: a plain system call. The C library's function, not the kernel's, as it
+            // changes all threads.
             if unsafe { libc::setuid(*uid) } == -1 {
                 return Err(failed("--user", "setuid"));
             }
@@ -95,8 +96,9 @@ fn user_ids(name: &str) -> Option<(libc::uid_t, libc::gid_t)> {
     let name = CString::new(name).ok()?;
     let mut line = vec![0; LINE];
     let mut found = std::ptr::null_mut();
-    // SAFETY: `entry` is plain old data for which all zeroes is valid; the function writes it and the strings it points to, which
-    // lie in `line`. Both outlive `found`, which is read only when the function says that it points to `entry`.
+    // SAFETY: `entry` is plain old data for which all zeroes is valid; the function writes it and
+    // the strings it points to, which lie in `line`. Both outlive `found`, which is read only when
+    // the function says that it points to `entry`.
     unsafe {
         let mut entry: libc::passwd = std::mem::zeroed();
         let error = libc::getpwnam_r(name.as_ptr(), &mut entry, line.as_mut_ptr(), line.len(), &mut found);

@@ -1,5 +1,5 @@
-//! From the plan to the chain: loading filters into the sandbox, distributing parameters, configuring
-//! plugin and filters.
+//! From the plan to the chain: loading filters into the sandbox, distributing parameters,
+//! configuring plugin and filters.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -16,7 +16,8 @@ use tokio::sync::Notify;
 use crate::cli::{self, FilterFault, FilterLimit, FilterSource, Plan};
 use crate::registry;
 
-/// The layers, configured. The plugin is ready to serve; the filters' own `get-ready` is still to come.
+/// The layers, configured. The plugin is ready to serve; the filters' own `get-ready` is still to
+/// come.
 ///
 /// # Errors
 /// One line: what cannot be loaded, or which parameter is wrong.
@@ -112,7 +113,7 @@ pub fn declared<'a>(modules: &'a [Module], plugin: &'a PluginInfo) -> Stack<'a> 
 /// Gives each filter its parameters and limits.
 ///
 /// # Errors
-/// One line: the filter's own about a parameter.
+/// The line with which a filter refuses a parameter.
 fn configure(
     modules: Vec<Module>,
     params: Vec<Vec<(String, ParamValue)>>,
@@ -133,7 +134,7 @@ fn configure(
 /// The limits of each filter.
 ///
 /// # Errors
-/// One line: a limit that does not exist, or that is given to a filter that is not there.
+/// One line: the limit does not exist, or its filter does not.
 fn limits(stack: &Stack<'_>, changes: &[FilterLimit]) -> Result<Vec<Limits>, ConfigError> {
     let mut limits = vec![Limits::default(); stack.filters.len()];
     if let ([change, ..], true) = (changes, stack.filters.is_empty()) {

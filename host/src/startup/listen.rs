@@ -1,7 +1,7 @@
 //! The sockets that clients connect to, by nbdkit's rules.
 //!
-//! A Unix socket that exists already is an error and stays where it is. TCP listens on every address
-//! that is free; addresses in use are an error only if none is free.
+//! A Unix socket that exists already is an error and stays where it is. TCP listens on every
+//! address that is free; addresses in use are an error only if none is free.
 
 use std::fs::Permissions;
 use std::io;
@@ -25,11 +25,11 @@ use crate::cli::{Families, Listen};
 /// How a client finds the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reachable {
-    /// At this socket.
+    /// At this Unix socket.
     Unix(PathBuf),
-    /// At this port of this host.
+    /// At this TCP port.
     Tcp {
-        /// A name or an address.
+        /// The host's name or address.
         host: String,
         /// The port.
         port: u16,
@@ -62,8 +62,8 @@ pub struct Sockets {
 /// What was made in the file system for the sockets.
 #[derive(Debug)]
 enum Made {
-    /// A socket. It is removed after a start that failed; after a server that ran it stays, as nbdkit's
-    /// do.
+    /// A socket. It is removed after a start that failed; after a server that ran it stays, as
+    /// nbdkit's do.
     Socket(PathBuf),
     /// A private directory with a socket in it. It is removed with the server.
     Directory(TempDir),
@@ -85,8 +85,8 @@ impl Sockets {
         }
     }
 
-    /// Gives the private directory, if there is one, to the user that the server changes to, so that
-    /// the server can remove it.
+    /// Gives the private directory, if there is one, to the user that the server changes to, so
+    /// that the server can remove it.
     ///
     /// # Errors
     /// One line that names the directory.
@@ -122,7 +122,8 @@ pub fn listen(plan: &Listen, inherited: Vec<Listener>) -> Result<Sockets, Config
     }
 }
 
-/// The longest path of a Unix socket, in bytes: 108 in the kernel's structure, less the zero at the end.
+/// The longest path of a Unix socket, in bytes: 108 in the kernel's structure, less the zero at the
+/// end.
 const LONGEST_PATH: usize = 107;
 
 fn unix(path: &Path) -> Result<Sockets, ConfigError> {
@@ -196,7 +197,8 @@ fn tcp(address: Option<&str>, port: &str, families: Families) -> Result<Sockets,
     Ok(Sockets { listeners: listeners.into_iter().map(Listener::Tcp).collect(), reachable, made: None })
 }
 
-/// What a client on this machine calls the address: `localhost`, unless the server listens on one that is not local.
+/// The host name for a client on this machine: `localhost`, unless the server listens only on an
+/// address that is not local.
 fn host(address: Option<&str>) -> String {
     let ip = address.and_then(|address| address.parse::<IpAddr>().ok());
     match (address, ip) {
@@ -242,11 +244,11 @@ fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     if address.is_ipv6() {
-        // IPv4 has a socket of its own.
+        // IPv4 has its own socket.
         sockopt::set_ipv6_v6only(&socket, true)?;
     }
     rustix::net::bind(&socket, &address)?;
-    // The kernel cuts it down to what it allows.
+    // The kernel reduces the length of the queue to what it allows.
     rustix::net::listen(&socket, i32::MAX)?;
     Ok(TcpListener::from(socket))
 }
@@ -254,8 +256,8 @@ fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
 /// The first descriptor of socket activation.
 const FIRST: i32 = 3;
 
-/// Takes over the sockets of socket activation. Call it before anything opens a descriptor: otherwise
-/// that descriptor is taken for one that the parent process promised and did not pass on.
+/// Takes over the sockets of socket activation. Call it before anything opens a descriptor:
+/// otherwise that descriptor is taken for one that the parent process promised and did not pass on.
 ///
 /// # Errors
 /// One line that names a descriptor that is missing or is not a listening socket.

@@ -1,8 +1,10 @@
-//! Where messages go, in the form that nbdkit gives them: `rbdkit: error: ...`, `rbdkit: debug: ...`.
+//! Where messages go, in the form that nbdkit gives them: `rbdkit: error: ...`, `rbdkit: debug:
+//! ...`.
 //!
 //! Errors and warnings go to standard error, or to the system log once the process is in the
-//! background, or where `--log` says. Debugging messages (`-v`) always go to standard error. A message is
-//! one line: control characters, which a client can put into an export's name, are escaped.
+//! background, or where `--log` says. Debugging messages (`-v`) always go to standard error. A
+//! message is one line: control characters, which a client can put into an export's name, are
+//! escaped.
 
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
@@ -68,9 +70,9 @@ pub fn fatal(program: &str, log: LogTo, message: &dyn fmt::Display) {
     to_stderr(program, &text);
 }
 
-/// Errors and warnings that are written at once. After them [`PER_SECOND`] applies. With `-v` there is
-/// no limit. What one client or one filter can cause has lower limits of its own; this limit is for
-/// many of them together.
+/// Errors and warnings that are written at once. After them [`PER_SECOND`] applies. With `-v` there
+/// is no limit. What one client or one filter can cause has lower limits of its own; this limit is
+/// for many of them together.
 const AT_ONCE: u32 = 2000;
 /// Errors and warnings a second, once [`AT_ONCE`] are written.
 const PER_SECOND: u32 = 200;
@@ -129,8 +131,8 @@ impl Visit for Text {
     }
 }
 
-/// One write a line, so that the lines of several threads and processes do not mix. There is nobody to
-/// tell if it fails.
+/// One write a line, so that the lines of several threads and processes do not mix. There is nobody
+/// to tell if it fails.
 fn to_stderr(program: &str, text: &str) {
     let _ = std::io::stderr().write_all(format!("{program}: {text}\n").as_bytes());
 }

@@ -16,8 +16,8 @@ pub fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
     std::path::absolute(path).map_err(|error| failed(path, &error))
 }
 
-/// Writes this process's id. A new file appears complete. A file that exists is overwritten in place,
-/// because it may be a pipe or a device.
+/// Writes this process's id. A new file appears complete. A file that exists is overwritten in
+/// place, because it may be a pipe or a device.
 ///
 /// # Errors
 /// One line that names the file.

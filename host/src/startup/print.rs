@@ -16,14 +16,15 @@ use crate::registry;
 /// This program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The version of nbdkit whose command line, parameters and messages this program follows. Scripts that
-/// test nbdkit's version get this one.
+/// The version of nbdkit whose command line, parameters and messages this program follows. Scripts
+/// that test nbdkit's version get this one.
 pub const NBDKIT_VERSION: (u32, u32, u32) = (1, 32, 5);
 
 /// Prints what the plan asks for.
 ///
 /// # Errors
-/// One line if the plugin or a filter that is named cannot be loaded, or a parameter is wrong (`--dump-plugin`).
+/// One line if the plugin or a filter that is named cannot be loaded, or a parameter is wrong
+/// (`--dump-plugin`).
 pub fn print(program: &str, plan: &Plan) -> Result<(), ConfigError> {
     let text = match plan.action {
         Action::Help => help_text(plan)?,

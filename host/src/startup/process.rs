@@ -1,5 +1,6 @@
-//! What starting a server does to the process itself. This is the only module of the program that needs
-//! `unsafe`: the C library's functions that it calls have no safe form in the crates that we use.
+//! What starting a server does to the process itself. This is the only module of the program that
+//! needs `unsafe`: the C library's functions that it calls have no safe form in the crates that we
+//! use.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
@@ -21,7 +22,8 @@ pub fn fork() -> io::Result<Side> {
     if thread_count() > 1 {
         return Err(io::Error::other("threads were started before the fork"));
     }
-    // SAFETY: fork is sound when no other thread can hold a lock or be in the middle of a change; there is none.
+    // SAFETY: fork is sound when no other thread can hold a lock or be in the middle of a change;
+    // there is none.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Side::Child),
@@ -42,8 +44,9 @@ pub fn forget_variables(names: &[&str]) {
     }
 }
 
-/// The allocator asks the system for each piece of memory of this many bytes or more, and gives it back
-/// at once. The server keeps long payload buffers itself, so this does not happen on each request.
+/// The allocator asks the system for each piece of memory of this many bytes or more, and gives it
+/// back at once. The server keeps long payload buffers itself, so this does not happen on each
+/// request.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const LONG: libc::c_int = 1 << 20;
 
@@ -52,9 +55,9 @@ const LONG: libc::c_int = 1 << 20;
 const KEPT: libc::c_int = 128 << 10;
 
 /// Makes the C library's allocator give memory back after a burst. By default it raises both
-/// thresholds with the longest piece that was ever freed, up to 32 MiB. Then pieces of that size come
-/// out of its arenas, of which there is about one for each thread, and each arena keeps twice as much
-/// at its end. `malloc_trim` does not give that back either.
+/// thresholds with the longest piece that was ever freed, up to 32 MiB. Then pieces of that size
+/// come out of its arenas, of which there is about one for each thread, and each arena keeps twice
+/// as much at its end. `malloc_trim` does not give that back either.
 pub fn tame_allocator() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for (parameter, value) in [(libc::M_MMAP_THRESHOLD, LONG), (libc::M_TRIM_THRESHOLD, KEPT)] {
@@ -63,9 +66,9 @@ pub fn tame_allocator() {
     }
 }
 
-/// Raises the limit on file descriptors as far as the system allows, because each client takes one. The
-/// usual limit of 1024 is for programs that call `select`. Scripts and the command of `--run` inherit
-/// the limit.
+/// Raises the limit on file descriptors as far as the system allows, because each client takes one.
+/// The usual limit of 1024 is for programs that call `select`. Scripts and the command of `--run`
+/// inherit the limit.
 pub fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
@@ -76,8 +79,8 @@ pub fn raise_descriptor_limit() {
 
 /// The operating system's description of a signal, for messages.
 pub fn signal_name(signal: i32) -> String {
-    // SAFETY: strsignal returns a pointer to a string that stays valid until this thread calls it again.
-    // The string is copied at once.
+    // SAFETY: strsignal returns a pointer to a string that stays valid until this thread calls it
+    // again. The string is copied at once.
     let text = unsafe { libc::strsignal(signal) };
     if text.is_null() {
         return format!("signal {signal}");
@@ -96,7 +99,7 @@ pub fn inherited(fd: i32) -> io::Result<std::os::fd::OwnedFd> {
     if unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor is open, and by the rules of socket activation nothing else in this process
-    // owns it.
+    // SAFETY: the descriptor is open, and by the rules of socket activation nothing else in this
+    // process owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

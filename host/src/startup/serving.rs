@@ -8,8 +8,8 @@ use rbdkit_server::{ServerLimits, Listener, ServerOptions, Server, Stop};
 
 use crate::cli::Plan;
 
-/// Serves until it is stopped and all requests are answered: one client on `stdio` if that is there,
-/// otherwise the clients of the listeners.
+/// Serves until it is stopped and all requests are answered: one client on `stdio` if that is
+/// there, otherwise the clients of the listeners.
 pub async fn serve(
     plan: &Plan,
     chain: Arc<Chain>,

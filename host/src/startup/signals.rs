@@ -4,7 +4,8 @@ use rbdkit_plugin_api::ConfigError;
 use rustix::process::Signal;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
-/// SIGTERM, SIGINT, SIGQUIT and SIGHUP, from the moment this was made. Rust's runtime ignores SIGPIPE.
+/// SIGTERM, SIGINT, SIGQUIT and SIGHUP, from the moment this was made. Rust's runtime ignores
+/// SIGPIPE.
 pub struct Signals {
     term: Stream,
     int: Stream,
@@ -13,8 +14,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Has to be called inside a runtime, before the first socket exists, so that no later signal is
-    /// lost.
+    /// Has to be called inside a runtime, before the first socket exists, so that no later signal
+    /// is lost.
     ///
     /// # Errors
     /// If the system refuses.

@@ -1,4 +1,5 @@
-//! The steps between the command line and serving clients, and what is done to the process for them.
+//! The steps between the command line and serving clients, and what is done to the process for
+//! them.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -21,9 +22,9 @@ use super::watch::{End, watch};
 use super::{layers, log, pidfile, print, process, serving, uri};
 use crate::cli::{Listen, Plan};
 
-/// What the process has found out before it starts the server.
+/// What is known when the start of the server begins.
 pub struct Start {
-    /// How messages begin.
+    /// The name that messages begin with.
     pub program: &'static str,
     /// What to serve, and how.
     pub plan: Plan,
@@ -35,7 +36,7 @@ pub struct Start {
     pub inherited: Vec<Listener>,
 }
 
-/// How long the end waits for threads that are stuck in a system call.
+/// At its end the process waits this long for threads that are stuck in a system call.
 const STUCK: Duration = Duration::from_secs(1);
 
 /// Starts the server and serves until its end. Returns the exit status.
@@ -89,7 +90,8 @@ impl Running {
     /// Listens, serves, and returns the exit status.
     async fn run(mut self) -> Result<u8, ConfigError> {
         self.chain.get_ready().await?;
-        // Until here a signal may end the process: there is nothing yet that would have to be removed.
+        // Until here a signal may end the process: there is nothing yet that would have to be
+        // removed.
         let mut signals = Signals::new()?;
         let mut sockets = listen::listen(&self.start.plan.listen, std::mem::take(&mut self.start.inherited))?;
         let opened = self.open(&mut sockets).await;
@@ -134,8 +136,8 @@ impl Running {
         tracing::debug!("{said}");
     }
 
-    /// The steps between listening and serving. If one of them fails, dropping `sockets` removes what
-    /// was made in the file system.
+    /// The steps between listening and serving. If one of them fails, dropping `sockets` removes
+    /// what was made in the file system.
     async fn open(&mut self, sockets: &mut Sockets) -> Result<Option<Captive>, ConfigError> {
         let mut captive = None;
         if self.identity.is_another() {

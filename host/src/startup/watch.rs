@@ -26,8 +26,8 @@ pub enum End {
 /// Serves until all requests have been answered after the first signal or the end of the command. A
 /// second signal ends it at once.
 ///
-/// While a command runs, signals are meant for the command. Those from the terminal (SIGINT, SIGQUIT)
-/// have reached it already, the others are passed on.
+/// While a command runs, signals are meant for the command. Those from the terminal (SIGINT,
+/// SIGQUIT) have reached it already, the others are passed on.
 pub async fn watch(
     stop: &Stop,
     mut captive: Option<Captive>,

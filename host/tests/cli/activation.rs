@@ -25,7 +25,7 @@ const OURS: &str = "LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=nbd";
 fn an_inherited_unix_socket_is_served_and_left_alone() {
     let directory = TempDir::new();
     let listener = UnixListener::bind(directory.join("socket")).unwrap();
-    // Before the server runs: the client waits in the queue.
+    // The client connects before the server runs, and waits in the queue.
     let early = UnixStream::connect(directory.join("socket")).unwrap();
     let server = Running::start(activated(&directory, listener, OURS).args(["-P", "pid", "null"]));
     greeting(&early);

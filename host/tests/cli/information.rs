@@ -114,7 +114,7 @@ fn documented_options_exist() {
         std::fs::read_dir(format!("{root}/plugins")).unwrap().map(|entry| entry.unwrap().path().join("README.md"));
     for page in plugins.chain(["README.md", "SECURITY.md"].map(|name| format!("{root}/{name}").into())) {
         let Ok(text) = std::fs::read_to_string(&page) else { continue };
-        // Command lines of the program itself: other programs have options of their own.
+        // Only command lines of the program itself, because other programs have other options.
         for line in text.lines().filter(|line| line.trim_start().starts_with("rbdkit ")) {
             let line = line.split(['#', '\'', ';']).next().unwrap_or_default();
             for word in line.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 2) {

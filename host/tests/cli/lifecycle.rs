@@ -23,7 +23,7 @@ fn in_the_background_it_is_ready_when_the_caller_goes_on() {
 
     server.signal(Signal::TERM);
     server.wait();
-    // As nbdkit: both are the caller's to remove.
+    // As with nbdkit, the caller removes both.
     assert_eq!(directory.names(), ["pid", "socket"]);
 }
 
@@ -194,7 +194,7 @@ fn a_private_socket_of_another_user_is_removed_as_well() {
         return;
     }
     let directory = TempDir::new();
-    // The command stays who the caller is.
+    // The command still runs as the caller.
     let outcome = run(&directory, &["-u", "nobody", "-U", "-", "null", "--run", "id -u; dirname $unixsocket"]);
     assert_eq!((outcome.status, outcome.stderr.as_str()), (0, ""));
     let (uid, socket) = outcome.stdout.trim_end().split_once('\n').unwrap();

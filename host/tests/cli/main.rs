@@ -1,4 +1,5 @@
-//! The command line from outside: every option, exact messages, exit statuses, and what is left behind.
+//! The command line from outside: every option, exact messages, exit statuses, and what is left
+//! behind.
 #![forbid(unsafe_code)]
 
 mod support;

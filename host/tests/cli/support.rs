@@ -1,5 +1,6 @@
-//! Running the program, and waiting for what it does: files by inotify, processes by their descriptors. Nothing here waits for a time; the
-//! limit of a minute only turns a hang into a failure.
+//! Running the program, and waiting for what it does: files by inotify, processes by their
+//! descriptors. Nothing here waits for a time; the limit of a minute only turns a hang into a
+//! failure.
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
@@ -35,7 +36,7 @@ impl TempDir {
         self.0.join(name)
     }
 
-    /// The names of what is in it.
+    /// The names of the files in it.
     pub fn names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(&self.0).unwrap();
         let mut names: Vec<String> =
@@ -101,7 +102,7 @@ pub fn wait_for_file(path: &Path) {
     inotify::add_watch(&events, path.parent().unwrap(), inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO)
         .unwrap();
     let mut buffer = [0; 4096];
-    // Looked at after the watch was set up, so nothing is missed.
+    // Checked after the watch was set up, so that no event is missed.
     while !path.exists() {
         wait_readable(&events, &format!("{} to appear", path.display()));
         rustix::io::read(&events, &mut buffer).unwrap();
@@ -121,7 +122,7 @@ impl Process {
         Process(pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap())
     }
 
-    /// The one that a pid file names.
+    /// The process that a pid file names.
     pub fn in_file(path: &Path) -> (i32, Process) {
         let text = std::fs::read_to_string(path).unwrap();
         let pid = text.strip_suffix('\n').expect("a line").parse().unwrap();
@@ -139,7 +140,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It has ended already unless the test failed.
+        // It is still there only if the test failed.
         let _ = pidfd_send_signal(&self.0, Signal::KILL);
     }
 }
@@ -156,7 +157,7 @@ impl Running {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
 
-    /// Its exit status. A hang is ended by the process's own pidfd.
+    /// Its exit status.
     pub fn status(mut self) -> ExitStatus {
         Process::of(self.0.id().try_into().unwrap()).wait_kept();
         self.0.wait().unwrap()
@@ -184,7 +185,7 @@ impl Running {
 }
 
 impl Process {
-    /// Waits, and lets whoever else holds the process deal with it.
+    /// Waits for the end. The caller reaps the process, so this handle is not dropped.
     fn wait_kept(self) {
         self.wait();
         std::mem::forget(self);

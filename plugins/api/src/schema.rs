@@ -1,9 +1,11 @@
-//! Declarations of parameters: what a plugin or a filter takes, and how a value is checked before the layer sees it.
+//! Declarations of parameters: what a plugin or a filter takes, and how a value is checked before
+//! the layer sees it.
 //!
-//! Plugins declare with the constructors below ([`ParamSpec::size`] and so on). Filters declare through
-//! the contract, and the sandbox makes the same [`ParamSpec`] of that. Everything that the program
-//! knows of parameters comes from declarations: `--help`, which layer takes which key, which values
-//! are refused, `--dump-plugin`, and the tests that compare the documents with the program.
+//! Plugins declare with the constructors below ([`ParamSpec::size`] and so on). Filters declare
+//! through the contract, and the sandbox makes the same [`ParamSpec`] of that. Everything that the
+//! program knows of parameters comes from declarations: `--help`, which layer takes which key,
+//! which values are refused, `--dump-plugin`, and the tests that compare the documents with the
+//! program.
 //!
 //! A filter gets each value in one canonical form ([`ParamSpec::read`]), so that no guest needs a
 //! parser of its own. A plugin gets the value as the user wrote it.
@@ -32,7 +34,8 @@ pub enum ParamKind {
     Probability,
     /// One of a list of words.
     Choice,
-    /// A file that the host opens for reading. The guest names the parameter, and sees `set` for a value.
+    /// A file that the host opens for reading. The guest names the parameter, and sees `set` for a
+    /// value.
     PathRead,
     /// A file that the host opens whenever it is read. It may be missing. The guest sees `set`.
     PathNow,
@@ -40,7 +43,8 @@ pub enum ParamKind {
     PathAppend,
     /// A path whose existence the guest may ask for. The guest sees `set`.
     Watch,
-    /// A truth value, or an absolute path whose existence is the value: canonical `true`, `false` or `watch`.
+    /// A truth value, or an absolute path whose existence is the value: canonical `true`, `false`
+    /// or `watch`.
     BoolOrWatch,
     /// For plugins only: any bytes, which need not be UTF-8.
     Bytes,
@@ -107,7 +111,8 @@ pub struct ParamSpec {
     pub repeat: bool,
     /// The layers below get it too.
     pub pass_on: bool,
-    /// A word without a key is the value of this parameter (nbdkit's magic config key). One at most.
+    /// A word without a key is the value of this parameter (nbdkit's magic config key). One at
+    /// most.
     pub magic: bool,
     /// The value must not be printed, in no message and no log.
     pub secret: bool,

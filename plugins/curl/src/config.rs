@@ -1,4 +1,4 @@
-//! The parameters.
+//! The parameters, and what they mean together.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,17 +8,17 @@ use rbdkit_plugin_api::{ConfigError, Param};
 
 use crate::secret;
 
-/// Everything that the command line says; [`crate::setup`] tells it to libcurl.
+/// The parameters of the command line. [`crate::setup`] gives them to libcurl.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) url: String,
-    /// `cainfo=`; some and empty: no default store.
+    /// `cainfo=`. An empty path: not even the system's file.
     pub(crate) cainfo: Option<PathBuf>,
     pub(crate) capath: Option<PathBuf>,
     /// Requests under way at once, at least 1.
     pub(crate) connections: usize,
     pub(crate) cookie: Option<String>,
-    /// `cookiefile=`, or `cookiejar=` read as one. Some and empty: begin with no cookies.
+    /// `cookiefile=`, or without it `cookiejar=`. An empty path: begin with no cookies.
     pub(crate) cookiefile: Option<PathBuf>,
     pub(crate) cookiejar: Option<PathBuf>,
     pub(crate) cookie_script: Option<String>,
@@ -31,8 +31,9 @@ pub(crate) struct Settings {
     pub(crate) ipresolve: IpResolve,
     pub(crate) user: Option<String>,
     pub(crate) password: Option<String>,
-    /// Whether http and https may be used.
+    /// `protocols=`: the URL and redirects may use http.
     pub(crate) allow_http: bool,
+    /// The same for https.
     pub(crate) allow_https: bool,
     pub(crate) proxy: Option<String>,
     pub(crate) proxy_user: Option<String>,
@@ -93,7 +94,7 @@ impl Default for Settings {
     }
 }
 
-/// The names that nbdkit knows, so that a list written for it is not refused.
+/// The names that nbdkit knows, so that a list written for nbdkit is not refused.
 const PROTOCOLS: &[&str] = &[
     "dict", "file", "ftp", "ftps", "gopher", "http", "https", "imap", "imaps", "ldap", "ldaps", "mqtt", "pop3",
     "pop3s", "rtmp", "rtmpe", "rtmps", "rtmpt", "rtmpte", "rtmpts", "rtsp", "scp", "sftp", "smb", "smbs", "smtp",
@@ -160,7 +161,7 @@ impl Config {
         Ok(())
     }
 
-    /// Checks what only all parameters together tell.
+    /// Checks the parameters together.
     pub(crate) fn complete(&mut self) -> Result<(), ConfigError> {
         let settings = &mut self.settings;
         let wrong = |what: &str| Err(ConfigError::new(format!("curl: {what}")));
@@ -190,12 +191,12 @@ impl Config {
     }
 }
 
-/// Whether a URL that [`url`] accepted is of HTTPS.
+/// Whether a URL that [`url`] accepted uses HTTPS.
 pub(crate) fn is_https(url: &str) -> bool {
     url.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"))
 }
 
-/// The URL; only http and https, as everything else has a plugin of its own or cannot read ranges.
+/// The URL. Only http and https: other protocols have a plugin of their own or cannot read ranges.
 fn url(param: Param<'_>) -> Result<String, ConfigError> {
     let text = line(param)?;
     let Some((scheme, rest)) = text.split_once("://") else {
@@ -210,7 +211,7 @@ fn url(param: Param<'_>) -> Result<String, ConfigError> {
     }
 }
 
-/// Text that is to go into a header or a URL: of one line.
+/// One line of text, for a header or a URL.
 fn line(param: Param<'_>) -> Result<String, ConfigError> {
     let text = param.text()?;
     match text.bytes().any(|byte| byte < b' ' && byte != b'\t' || byte == 0x7f) {
@@ -227,8 +228,7 @@ fn number(param: Param<'_>) -> Result<u32, ConfigError> {
     }
 }
 
-/// The server changes its directory when it goes to the background, so names are made absolute while they still mean what
-/// the user meant.
+/// Makes a name absolute, because the server changes its directory when it goes to the background.
 fn absolute(param: Param<'_>) -> Result<PathBuf, ConfigError> {
     let path: &Path = param.path();
     std::path::absolute(path).map_err(|error| param.error(error))

@@ -1,4 +1,4 @@
-//! The parameters.
+//! The parameters: what to serve, and how files are accessed.
 
 use std::path::{Path, PathBuf};
 
@@ -38,7 +38,7 @@ impl Place {
 /// How every file is accessed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Access {
-    /// `fadvise=`: told to the kernel when a file is opened.
+    /// `fadvise=`: the advice for the kernel when a file is opened.
     pub(crate) advice: Advice,
     /// `cache=none`: keep what was read and written out of the page cache.
     pub(crate) evict: bool,
@@ -87,7 +87,8 @@ impl Config {
         }
     }
 
-    /// As in nbdkit, the last of several `file=` counts, but the ways to name a source exclude one another.
+    /// As in nbdkit, the last of several `file=` counts, but the ways to name a source exclude one
+    /// another.
     fn set_place(&mut self, place: Place) -> Result<(), ConfigError> {
         if let Some(before) = self.place.as_ref().filter(|before| before.key() != place.key()) {
             return Err(ConfigError::new(format!(
@@ -124,8 +125,7 @@ impl Config {
     }
 }
 
-/// The server changes its directory when it goes to the background, so names are made absolute while they still mean what
-/// the user meant.
+/// Makes a name absolute, because the server changes its directory when it goes to the background.
 fn real_path(param: Param<'_>) -> Result<PathBuf, ConfigError> {
     let path: &Path = param.path();
     path.canonicalize().map_err(|error| param.error(error))

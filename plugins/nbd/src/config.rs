@@ -1,4 +1,4 @@
-//! The parameters.
+//! The parameters, and the settings that follow from them.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -9,10 +9,10 @@ use rbdkit_plugin_api::{ConfigError, Param};
 
 use crate::uri::{self, Place};
 
-/// The longest path of a Unix socket that the system's address has room for.
+/// The longest path of a Unix socket in bytes: 108 in the kernel's structure, less the zero at the end.
 const MAX_SOCKET: usize = 107;
 
-/// The longest export name of the specification.
+/// The longest export name that the specification allows, in bytes.
 const MAX_NAME: usize = 4096;
 
 /// Where the other server is.
@@ -44,7 +44,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// What was given, as it comes.
+/// The parameters as they are given.
 #[derive(Default)]
 pub(crate) struct Config {
     uri: Option<(Place, String)>,
@@ -60,7 +60,7 @@ pub(crate) struct Config {
     retry: u32,
 }
 
-/// What it comes to.
+/// The settings that follow from all parameters together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) target: Target,
@@ -168,7 +168,7 @@ impl Config {
     }
 }
 
-/// The server changes its directory when it goes to the background.
+/// Makes the path absolute, because the server changes its directory when it goes to the background.
 fn absolute(path: PathBuf) -> Result<PathBuf, ConfigError> {
     let path = std::path::absolute(&path)
         .map_err(|error| ConfigError::new(format!("nbd: socket {}: {error}", path.display())))?;

@@ -1,4 +1,4 @@
-//! The parameters.
+//! The parameters, and the settings that follow from them.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use rbdkit_plugin_api::{ConfigError, Param};
 use crate::expand::{self, Names};
 use crate::password;
 
-/// Of the file that `create` makes.
+/// The file that `create` makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Create {
     /// Bytes.
@@ -17,7 +17,7 @@ pub(crate) struct Create {
     pub(crate) mode: u32,
 }
 
-/// What was given, as it comes.
+/// The parameters as they are given.
 #[derive(Default)]
 pub(crate) struct Config {
     host: Option<String>,
@@ -36,7 +36,7 @@ pub(crate) struct Config {
     create_mode: Option<u32>,
 }
 
-/// What it comes to.
+/// The settings that follow from all parameters together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) host: String,
@@ -48,7 +48,7 @@ pub(crate) struct Settings {
     pub(crate) known_hosts: Option<PathBuf>,
     /// `verify-remote-host=false`.
     pub(crate) any_host_key: bool,
-    /// The file in place of the user's; "none" for none.
+    /// The file to read instead of the user's; `none` for no file.
     pub(crate) config: Option<PathBuf>,
     pub(crate) compression: bool,
     /// Seconds.
@@ -119,7 +119,7 @@ impl Config {
     }
 }
 
-/// A name that is an argument of `ssh`, and no option of it.
+/// A name that `ssh` takes as an argument, and cannot take for an option.
 fn word(param: Param<'_>) -> Result<String, ConfigError> {
     let text = param.text()?;
     match text.is_empty() || text.starts_with('-') || text.contains(|c: char| c.is_control() || c.is_whitespace()) {
@@ -131,7 +131,7 @@ fn word(param: Param<'_>) -> Result<String, ConfigError> {
 fn text(param: Param<'_>) -> Result<String, ConfigError> {
     match param.text()? {
         "" => Err(param.error("is not the name of a file")),
-        // It stands in quotes in an option of ssh.
+        // The name is quoted in an option of ssh.
         text if text.contains(|c: char| c.is_control() || c == '"') => {
             Err(param.error("has a character that ssh does not take in the name of a file"))
         }

@@ -80,7 +80,8 @@ fn serving_dumping_and_checking_agree() {
         ("colour=red", "memory: unknown parameter 'colour' (rbdkit memory --help lists those it has)"),
         ("dleay=1", "memory: unknown parameter 'dleay': did you mean delay of the f filter?"),
         ("alocator=sparse", "memory: unknown parameter 'alocator': did you mean allocator?"),
-        // check did not know bare words, and values for the plugin were checked by the plugin alone.
+        // check did not know bare words, and values for the plugin were checked by the plugin
+        // alone.
         ("1M", " | size=1M"),
         ("big", "size=big: is not a size: digits and one of b, s, k, M, G, T, P, E, for example 512, 64k or 1G"),
     ] {
