@@ -111,7 +111,6 @@ impl<'a> Survey<'a> {
 
     fn add(&mut self, component: &'a [u8], payload: Payload<'a>) -> Result<()> {
         let Some((id, range)) = payload.as_section() else { return Ok(()) };
-        let range = usize::try_from(range.start)?..usize::try_from(range.end)?;
         let bytes = component.get(range.clone()).ok_or_else(|| malformed("a section beyond the component's end"))?;
         let section = self.sections.len();
         self.sections.push((id, range));

@@ -6,7 +6,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, RestrictionStatus, Ruleset,
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope, path_beneath_rules,
 };
-use rbdkit_plugin_api::{Network, AccessRights};
+use rbdkit_plugin_api::{AccessRights, Network};
 
 use super::error::Error;
 use super::needs::ConfinementNeeds;

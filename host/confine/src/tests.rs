@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use rbdkit_plugin_api::{Network, AccessRights};
+use rbdkit_plugin_api::{AccessRights, Network};
 
 use super::system_calls::SERVER;
 use super::{ConfinementNeeds, confine_process, confine_thread};

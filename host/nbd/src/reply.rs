@@ -180,17 +180,17 @@ impl Reply {
     /// The length of the whole reply, in bytes.
     #[inline]
     pub fn length(&self) -> usize {
-        let lent = match &self.body {
+        let spliced = match &self.body {
             Body::Lent(buffer) => buffer.len() as usize,
             _ => 0,
         };
-        self.slices().map(<[u8]>::len).sum::<usize>() + lent
+        self.slices().map(<[u8]>::len).sum::<usize>() + spliced
     }
 
     /// The buffer that lends its bytes, if there is one. They follow those of [`Reply::slices`] and
     /// are sent by [`Buffer::splice_out`].
     #[inline]
-    pub fn lent(&mut self) -> Option<&mut Buffer> {
+    pub fn spliced(&mut self) -> Option<&mut Buffer> {
         match &mut self.body {
             Body::Lent(buffer) => Some(buffer),
             _ => None,
@@ -203,13 +203,13 @@ impl Reply {
         matches!(self.body, Body::Lent(_))
     }
 
-    /// Whether only lent bytes are left after `written` bytes of the reply.
+    /// Whether only spliced bytes are left after `written` bytes of the reply.
     #[inline]
     pub fn head_is_out(&self, written: usize) -> bool {
         written >= usize::from(self.head_len)
     }
 
-    /// Copies what is lent, for a client to which lent bytes cannot be sent. Call it only before
+    /// Copies the spliced bytes, for a client to which they cannot be spliced. Call it only before
     /// any of them was sent.
     pub fn copy_lent(&mut self) {
         self.body = match std::mem::replace(&mut self.body, Body::None) {
@@ -221,7 +221,7 @@ impl Reply {
         };
     }
 
-    /// The bytes of the reply in order, without the lent ones. No slice is empty.
+    /// The bytes of the reply in order, without the spliced ones. No slice is empty.
     #[inline]
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
         let head = &self.head[..usize::from(self.head_len)];

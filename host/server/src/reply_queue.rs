@@ -205,7 +205,7 @@ impl ReplyQueue {
         self.output.try_write(&slices[..count], more)
     }
 
-    /// Sends what is lent of a reply whose head is written.
+    /// Sends the spliced bytes of a reply whose head is written.
     fn write_lent(&self, reply: &mut Reply) -> io::Result<Option<usize>> {
         let Some(buffer) = reply.spliced() else { return Ok(Some(0)) };
         let all_is_left = buffer.spliced() == buffer.len();
@@ -342,7 +342,7 @@ impl ReplyQueue {
 }
 
 /// Fills `slices` with what is left of the batch after `skip` bytes. It stops after the head of the
-/// first reply with a lent payload. Returns the number of slices, and whether lent bytes follow.
+/// first reply with a spliced payload. Returns the number of slices, and whether spliced bytes follow.
 fn gather<'a>(batch: &'a Batch, mut skip: usize, slices: &mut [IoSlice<'a>; MAX_SLICES]) -> (usize, MoreToCome) {
     let mut count = 0;
     for queued in batch {

@@ -167,10 +167,10 @@ impl Output {
         })
     }
 
-    /// Sends what is lent of a buffer, as far as it fits without waiting. None: nothing fits.
+    /// Sends the spliced bytes of a buffer, as far as it fits without waiting. None: nothing fits.
     ///
     /// # Errors
-    /// `InvalidInput`: lent bytes cannot be sent to this kind of file.
+    /// `InvalidInput`: spliced bytes cannot be sent to this kind of file.
     pub fn try_splice(&self, buffer: &mut Buffer) -> io::Result<Option<usize>> {
         let sent = buffer.splice_out(|output, left| {
             let spliced = without_waiting(|| splice(output, None, &self.fd, None, left, SpliceFlags::NONBLOCK))?;

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rbdkit_chain::Chain;
-use rbdkit_server::{ServerLimits, Listener, ServerOptions, Server, Stop};
+use rbdkit_server::{Listener, Server, ServerLimits, ServerOptions, Stop};
 
 use crate::cli::Plan;
 

@@ -126,13 +126,13 @@ impl Running {
             tracing::debug!("not confined (--no-confine)");
             return;
         }
-        let grounds = ConfinementNeeds {
+        let needs = ConfinementNeeds {
             scratch: (!self.start.plan.filters.is_empty()).then(rbdkit_sandbox::state::directory),
             private: sockets.private().map(PathBuf::from),
-            captive: captive.is_some(),
+            runs_command: captive.is_some(),
         };
         // Not inside the macro, which does not evaluate what it does not log.
-        let said = rbdkit_confine::confine_process(self.chain.reach(), &grounds).await;
+        let said = rbdkit_confine::confine_process(self.chain.reach(), &needs).await;
         tracing::debug!("{said}");
     }
 

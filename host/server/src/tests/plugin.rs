@@ -19,8 +19,8 @@ pub const FAILS: u64 = PANICS + 2 * 4096;
 pub const WAITS: u64 = PANICS + 3 * 4096;
 /// The first page after the special ones.
 pub const PLAIN: u64 = PANICS + 4 * 4096;
-/// Reads that begin here are lent if they are long enough.
-pub const LENT: u64 = 5 << 20;
+/// Reads that begin here are spliced if they are long enough.
+pub const SPLICED: u64 = 5 << 20;
 
 pub struct Disk {
     pub bytes: Mutex<Vec<u8>>,
@@ -98,7 +98,7 @@ struct TestHandle(Arc<Disk>);
 
 impl TestHandle {
     fn lend(disk: &Disk, buffer: &mut Buffer, offset: u64) -> Option<u32> {
-        let file = rustix::fs::memfd_create("lent", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let file = rustix::fs::memfd_create("spliced", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         let mut file = std::fs::File::from(file);
         std::io::Write::write_all(&mut file, &disk.bytes()[offset as usize..][..buffer.len() as usize]).unwrap();
         let mut at = 0;
@@ -155,10 +155,10 @@ impl Handle for TestHandle {
                 disk.note("read goes on");
                 TestHandle::read(&disk, buffer, span, offset)
             }),
-            LENT => {
+            SPLICED => {
                 let mut buffer = buffer;
                 match TestHandle::lend(&disk, &mut buffer, offset) {
-                    Some(lent) if lent == span.len => Op::Ready((buffer, Ok(()))),
+                    Some(spliced) if spliced == span.len => Op::Ready((buffer, Ok(()))),
                     _ => Op::Ready(TestHandle::read(&disk, buffer, span, offset)),
                 }
             }

@@ -1,28 +1,28 @@
 //! Requests and what clients get for them.
 
 use super::client::*;
-use super::plugin::{Disk, FAILS, LENT, PANICS, PANICS_LATER, PLAIN, WAITS};
+use super::plugin::{Disk, FAILS, PANICS, PANICS_LATER, PLAIN, SPLICED, WAITS};
 use super::*;
 
 #[test]
 fn what_is_lent_and_nowhere_to_be_spliced_to_is_copied() {
     let running = Running::plain();
-    let lent = pattern(200_000);
-    running.disk.bytes()[LENT as usize..][..lent.len()].copy_from_slice(&lent);
+    let spliced = pattern(200_000);
+    running.disk.bytes()[SPLICED as usize..][..spliced.len()].copy_from_slice(&spliced);
     let to_server = rustix::pipe::pipe().unwrap();
     // The kernel splices nothing into a file that is opened for appending.
     let path = running.path.with_extension("answers");
     let file = std::fs::File::options().create(true).append(true).open(&path).unwrap();
     let mut script = 3u32.to_be_bytes().to_vec();
     script.extend(b"IHAVEOPT\0\0\0\x01\0\0\0\0");
-    script.extend(request(READ, 0, 2, LENT, 200_000));
+    script.extend(request(READ, 0, 2, SPLICED, 200_000));
     script.extend(request(DISC, 0, 3, 0, 0));
     std::io::Write::write_all(&mut std::fs::File::from(to_server.1), &script).unwrap();
     running.block_on("the client is served", running.server.serve_one(to_server.0, file.into(), running.stop.clone()));
     let answer = std::fs::read(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     assert_eq!(answer.len(), 18 + 10 + 16 + 200_000);
-    assert!(answer[answer.len() - 200_000..] == lent);
+    assert!(answer[answer.len() - 200_000..] == spliced);
 }
 
 #[test]
@@ -422,15 +422,15 @@ fn pattern(length: usize) -> Vec<u8> {
 fn what_is_lent_arrives_whole_between_other_answers() {
     let running = Running::plain();
     let data = pattern(1 << 20);
-    running.disk.bytes()[LENT as usize..][..data.len()].copy_from_slice(&data);
+    running.disk.bytes()[SPLICED as usize..][..data.len()].copy_from_slice(&data);
     for structured in [false, true] {
         let mut client = running.client(structured);
-        assert!(client.read(LENT, 300_001) == data[..300_001]);
-        assert!(client.read(LENT, 1000) == data[..1000]);
+        assert!(client.read(SPLICED, 300_001) == data[..300_001]);
+        assert!(client.read(SPLICED, 1000) == data[..1000]);
         // More than the socket and the pipes hold, asked for before the first is read.
         let lengths: Vec<u32> = (0..60).map(|nth| if nth % 5 == 4 { 512 } else { 40_000 + 13_337 * nth }).collect();
         for (nth, length) in lengths.iter().enumerate() {
-            client.request(READ, 0, nth as u64, LENT, *length);
+            client.request(READ, 0, nth as u64, SPLICED, *length);
         }
         let mut left: Vec<u64> = (0..lengths.len() as u64).collect();
         while !left.is_empty() {
@@ -446,7 +446,7 @@ fn what_is_lent_arrives_whole_between_other_answers() {
     // A client that leaves before it has read its replies does no harm.
     let mut client = running.client(false);
     for cookie in 0..60 {
-        client.request(READ, 0, cookie, LENT, 1 << 20);
+        client.request(READ, 0, cookie, SPLICED, 1 << 20);
     }
     drop(client);
     running.until_all_is_given_back();
@@ -455,8 +455,8 @@ fn what_is_lent_arrives_whole_between_other_answers() {
 #[test]
 fn a_client_on_pipes_is_served() {
     let running = Running::plain();
-    let lent = pattern(200_000);
-    running.disk.bytes()[LENT as usize..][..lent.len()].copy_from_slice(&lent);
+    let spliced = pattern(200_000);
+    running.disk.bytes()[SPLICED as usize..][..spliced.len()].copy_from_slice(&spliced);
     let (to_server, to_client) = (rustix::pipe::pipe().unwrap(), rustix::pipe::pipe().unwrap());
     let runtime = running.runtime.as_ref().unwrap();
     let (server, stop) = (Arc::clone(&running.server), running.stop.clone());
@@ -465,7 +465,7 @@ fn a_client_on_pipes_is_served() {
     let mut script = 3u32.to_be_bytes().to_vec();
     script.extend(b"IHAVEOPT\0\0\0\x01\0\0\0\0");
     script.extend(request(READ, 0, 1, 0, 200_000));
-    script.extend(request(READ, 0, 2, LENT, 200_000));
+    script.extend(request(READ, 0, 2, SPLICED, 200_000));
     std::io::Write::write_all(&mut output, &script).unwrap();
     let mut answer = vec![0; 18 + 10 + 2 * (16 + 200_000)];
     let answer = soon("both replies arrive", move || {
@@ -475,7 +475,7 @@ fn a_client_on_pipes_is_served() {
     // Long reads may be answered in any order.
     for answer in answer[28..].chunks(16 + 200_000) {
         assert_eq!(answer[..8], [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 0]);
-        assert!(if answer[15] == 2 { answer[16..] == lent } else { answer[16..].iter().all(|byte| *byte == 0) });
+        assert!(if answer[15] == 2 { answer[16..] == spliced } else { answer[16..].iter().all(|byte| *byte == 0) });
     }
     drop(output);
     running.block_on("the client is served", served).unwrap();
