@@ -6,10 +6,10 @@
 //! row, now or before its last jump. A client that reads long runs soon has the widest window. A
 //! client that reads a few pieces here and a few there wastes at most as much as it reads.
 //!
-//! Most clients that copy a disk never jump. As long as a client has not jumped, the window grows by
-//! [`FIRST_RUN_FACTOR`] instead of 2 with each read, and may be that many times as wide as what the
-//! client has read. In the first 40 MiB such a client waits for the source eight times instead of
-//! twelve. At its first jump more data may be wasted, but only once for each connection.
+//! Most clients that copy a disk never jump. As long as a client has not jumped, the window grows
+//! by [`FIRST_RUN_FACTOR`] instead of 2 with each read, and may be that many times as wide as what
+//! the client has read. In the first 40 MiB such a client waits for the source eight times instead
+//! of twelve. At its first jump more data may be wasted, but only once for each connection.
 //!
 //! The window fits into three words of a slot in the host, because any instance may serve the
 //! connection's next read.
@@ -23,8 +23,8 @@ pub const MIN_WIDTH: u64 = 32 << 10;
 /// this.
 pub const MAX_WIDTH: u64 = 16 << 20;
 
-/// For a client that has never jumped: by which factor the window grows with each read, and how many
-/// times as wide as what the client has read it may be.
+/// For a client that has never jumped: by which factor the window grows with each read, and how
+/// many times as wide as what the client has read it may be.
 const FIRST_RUN_FACTOR: u64 = 4;
 
 /// A wide window is filled up again when this many bytes are missing: one piece of the host's, so

@@ -184,7 +184,11 @@ macro_rules! __export_group {
     };
     (mapping) => {
         impl $crate::bindings::mapping::Guest for Exports {
-            fn extents(offset: u64, length: u64, flags: $crate::CommandFlags) -> Result<Vec<$crate::Extent>, $crate::Errno> {
+            fn extents(
+                offset: u64,
+                length: u64,
+                flags: $crate::CommandFlags,
+            ) -> Result<Vec<$crate::Extent>, $crate::Errno> {
                 <Filter as $crate::Mapping>::extents(filter(), offset, length, flags)
             }
         }

@@ -12,7 +12,7 @@
 //!
 //! impl Filter for Bright {
 //!     fn describe() -> Description {
-//!         Description::new("bright", env!("CARGO_PKG_VERSION"), "shows the start of a disk as 0xff")
+//!         Description::new("bright", env!("CARGO_PKG_VERSION"), "shows the start as 0xff")
 //!             .thread_model(ThreadModel::Parallel)
 //!             .param(Param::size("bright-limit").default("64k").help("Bytes to show as 0xff."))
 //!     }
