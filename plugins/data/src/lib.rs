@@ -52,10 +52,7 @@ fn params() -> Vec<ParamSpec> {
         ParamSpec::bytes("base64").placeholder("BASE64").help("The content, in base64"),
         ParamSpec::bytes("raw").placeholder("BYTES").help("The content, byte for byte"),
         ParamSpec::size("size").help("Size of the disk; without it, the content's"),
-        ParamSpec::string("allocator")
-            .placeholder("sparse|malloc[,mlock=BOOL]")
-            .default_value("sparse")
-            .help("sparse keeps only what was written; malloc allocates the whole disk at the start"),
+        Allocator::spec(),
     ]
 }
 

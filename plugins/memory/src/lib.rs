@@ -29,13 +29,7 @@ pub const INFO: PluginInfo = PluginInfo {
 };
 
 fn params() -> Vec<ParamSpec> {
-    vec![
-        ParamSpec::size("size").magic().required().help("Size of the disk"),
-        ParamSpec::string("allocator")
-            .placeholder("sparse|malloc[,mlock=BOOL]")
-            .default_value("sparse")
-            .help("sparse keeps only what was written; malloc allocates the whole disk at the start"),
-    ]
+    vec![ParamSpec::size("size").magic().required().help("Size of the disk"), Allocator::spec()]
 }
 
 #[derive(Default)]

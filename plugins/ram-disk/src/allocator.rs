@@ -1,5 +1,6 @@
 //! The parameter `allocator=`.
 
+use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{ConfigError, Param, units};
 
 /// How the disk is kept in memory.
@@ -22,6 +23,14 @@ pub enum Residency {
 }
 
 impl Allocator {
+    /// The declaration of the parameter.
+    pub fn spec() -> ParamSpec {
+        ParamSpec::string("allocator")
+            .placeholder("sparse|malloc[,mlock=BOOL]")
+            .default_value("sparse")
+            .help("sparse keeps only what was written; malloc allocates the whole disk at the start")
+    }
+
     /// Reads `sparse`, `malloc` or `malloc,mlock=BOOL`.
     ///
     /// # Errors
