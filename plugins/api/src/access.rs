@@ -2,14 +2,17 @@
 
 use std::path::PathBuf;
 
-/// The files and network ports that a plugin opens while it serves. What it has open already it keeps.
+/// The files and network ports that a plugin opens while it serves. What it has open already it
+/// keeps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccessRights {
-    /// Files that it reads, and directories with everything in them. A path that does not exist is left out.
+    /// Files that it reads, and directories with everything in them. A path that does not exist is
+    /// left out.
     pub read: Vec<PathBuf>,
     /// Files and directories that it reads and writes. It creates and removes nothing there.
     pub write: Vec<PathBuf>,
-    /// What it connects to, apart from Unix sockets with a name in the file system: those need no right.
+    /// What it connects to, apart from Unix sockets with a name in the file system: those need no
+    /// right.
     pub network: Network,
 }
 
@@ -31,9 +34,10 @@ pub const DNS_PORT: u16 = 53;
 impl AccessRights {
     /// Adds the files that looking up names needs.
     ///
-    /// The C library loads modules when they are first needed, and reads its configuration again when that has changed. A file
-    /// that is replaced is a different file for the kernel, so all of `/etc` may be read. A server that runs as root
-    /// may read only the configuration files that exist now, because `/etc` contains secrets that root could read.
+    /// The C library loads modules when they are first needed, and reads its configuration again
+    /// when that has changed. A file that is replaced is a different file for the kernel, so all of
+    /// `/etc` may be read. A server that runs as root may read only the configuration files that
+    /// exist now, because `/etc` contains secrets that root could read.
     pub fn with_name_lookup(self) -> AccessRights {
         let libraries = ["/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib"];
         // The files that /etc/resolv.conf may link to, and the caches of name services.
@@ -60,7 +64,8 @@ impl AccessRights {
         self.with_read(&libraries).with_read(&elsewhere).with_configuration(&files)
     }
 
-    /// Adds the files that checking certificates needs: the system's certificates and the TLS library's configuration.
+    /// Adds the files that checking certificates needs: the system's certificates and the TLS
+    /// library's configuration.
     pub fn with_certificates(self) -> AccessRights {
         let files = [
             "/etc/ca-certificates",

@@ -1,10 +1,11 @@
-//! For plugins that block: each operation runs on a thread that may wait.
+//! Runs operations that block on tokio's threads for blocking calls.
 //!
-//! A plugin that blocks in everything implements [`BlockingHandle`] and is wrapped in [`Blocking`]. One that answers at once
-//! where it can, and waits only sometimes, implements [`Handle`] and sends what is left to [`run_blocking`] and
-//! [`run_blocking_with`].
+//! A plugin whose every operation blocks implements [`BlockingHandle`] and is wrapped in
+//! [`Blocking`]. A plugin that blocks only sometimes implements [`Handle`] and uses
+//! [`run_blocking`] and [`run_blocking_with`] for those operations.
 //!
-//! Such a call starts when it is made, not when its answer is polled, and runs to its end whatever becomes of the answer.
+//! Such a call starts at once, before its answer is polled, and runs to its end even if the answer
+//! is dropped.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -66,7 +67,7 @@ pub trait BlockingHandle: Send + Sync + 'static {
     fn close(&self) {}
 }
 
-/// A [`Handle`] whose operations run on tokio's blocking threads.
+/// A [`Handle`] whose operations run on tokio's threads for blocking calls.
 pub struct Blocking<H>(pub Arc<H>);
 
 impl<H: BlockingHandle> Blocking<H> {
@@ -86,21 +87,23 @@ impl<H: BlockingHandle> Blocking<H> {
     }
 }
 
-/// Calls on a thread that may wait. A panic of the call becomes EIO.
+/// Runs a call on a thread that may block. A panic of the call becomes EIO.
 ///
-/// It needs a tokio runtime around it, as every operation of a handle has.
+/// Needs a tokio runtime, which every operation of a handle has.
 pub fn run_blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Op<Result<T>> {
     let task = tokio::task::spawn_blocking(call);
     Op::later(async move { task.await.unwrap_or_else(|_| Err(panicked())) })
 }
 
-/// Calls with a buffer on a thread that may wait. A panic of the call becomes EIO, and the buffer comes back all the same.
+/// Runs a call that uses a buffer on a thread that may block. A panic of the call becomes EIO, and
+/// the buffer still comes back.
 pub fn run_blocking_with(
     mut buffer: Buffer,
     call: impl FnOnce(&mut Buffer) -> Result<()> + Send + 'static,
 ) -> Op<Done> {
     let task = tokio::task::spawn_blocking(move || {
-        // Nobody looks at the bytes after an error, so it does not matter in what state a panic left them.
+        // Nobody reads the bytes after an error, so it does not matter in which state a panic left
+        // them.
         let result = catch_unwind(AssertUnwindSafe(|| call(&mut buffer))).unwrap_or_else(|_| Err(panicked()));
         (buffer, result)
     });

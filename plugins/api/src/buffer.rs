@@ -1,13 +1,15 @@
 //! The payload of a request.
 //!
-//! The operation in flight owns its [`Buffer`], so no other request can use the memory meanwhile. A buffer knows of each byte
-//! whether it is *unfilled* (left over from an earlier request, and never shown), *zero* (without the byte being
-//! written) or *data*. Unfilled bytes read as zero. A reply sends a hole for zeroes without looking at the bytes.
+//! The operation in flight owns its [`Buffer`], so no other request can use the memory meanwhile. A
+//! buffer knows of each byte whether it is *unfilled* (left over from an earlier request, and never
+//! shown), *zero* (without the byte being written) or *data*. Unfilled bytes read as zero. A reply
+//! sends a hole for zeroes without looking at the bytes.
 //!
-//! All bytes of a buffer may also be *spliced*: they are not in its memory but in a pipe that refers to the pages of the file they are
-//! read from ([`Buffer::splice_from`]). A reader that needs the bytes copies them then, as reading the file would have
-//! done. The server splices them on to the socket ([`Buffer::splice_out`]) without a copy, which saves half of the work of a
-//! long read.
+//! All bytes of a buffer may also be *spliced*: they are not in its memory but in a pipe that
+//! refers to the pages of the file they are read from ([`Buffer::splice_from`]). A reader that
+//! needs the bytes copies them then, as reading the file would have done. The server splices them
+//! on to the socket ([`Buffer::splice_out`]) without a copy, which saves half of the work of a long
+//! read.
 
 use std::fmt;
 use std::io;
@@ -66,7 +68,8 @@ impl Buffer {
         Span::new(0, self.len())
     }
 
-    /// Declares what the bytes of `span` are, without touching them. `span` must lie within the buffer.
+    /// Declares what the bytes of `span` are, without touching them. `span` must lie within the
+    /// buffer.
     pub fn mark(&mut self, span: Span, fill: Fill) {
         self.unsplice(span);
         let storage = self.storage_mut();
@@ -79,8 +82,9 @@ impl Buffer {
         self.storage().fills.iter()
     }
 
-    /// Lets `write` put bytes into `span`, which is data afterwards if `write` succeeds. `write` must overwrite all of it: the
-    /// bytes are those of an earlier request. `span` must lie within the buffer.
+    /// Lets `write` put bytes into `span`, which is data afterwards if `write` succeeds. `write`
+    /// must overwrite all of it: the bytes are those of an earlier request. `span` must lie within
+    /// the buffer.
     pub fn fill_with<E>(&mut self, span: Span, write: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<(), E> {
         assert!(self.contains(span), "span outside of the buffer");
         self.unsplice(span);
@@ -134,7 +138,8 @@ impl Buffer {
         &self.storage().bytes[span.range()]
     }
 
-    /// The bytes of a span that is data already: the payload of a write below the gate, or after [`Buffer::materialize`].
+    /// The bytes of a span that is data already: the payload of a write below the gate, or after
+    /// [`Buffer::materialize`].
     ///
     /// # Panics
     /// If a part of it is not data, or spliced: showing bytes that nobody wrote would be a leak.
@@ -156,21 +161,22 @@ impl Buffer {
         })
     }
 
-    /// Whether a read of `span` can be spliced: it is the whole buffer, not so short that copying costs less, and not so long
-    /// that it does not fit into a pipe.
+    /// Whether a read of `span` can be spliced: it is the whole buffer, not so short that copying
+    /// costs less, and not so long that it does not fit into a pipe.
     pub fn can_splice(&self, span: Span) -> bool {
         span == self.span() && (pipe::MIN_SPLICE..=pipe::MAX_SPLICE).contains(&span.len)
     }
 
     /// Fills the buffer through a pipe, without copying.
     ///
-    /// Calls `fill` with the end of the pipe to write to and the number of bytes that are still missing; `fill` returns how
-    /// many it put into the pipe (`splice` from a file). Returns how many bytes the buffer has from its beginning on. If `fill` ended early,
-    /// the rest is unfilled. None: the buffer is too short or too long, or there are too many pipes; read in the
-    /// ordinary way then.
+    /// Calls `fill` with the end of the pipe to write to and the number of bytes that are still
+    /// missing; `fill` returns how many it put into the pipe (`splice` from a file). Returns how
+    /// many bytes the buffer has from its beginning on. If `fill` ended early, the rest is
+    /// unfilled. None: the buffer is too short or too long, or there are too many pipes; read in
+    /// the ordinary way then.
     ///
-    /// The pages remain those of the file, so a later write to the same place may show in what is read. The protocol
-    /// allows that for a read that has not been answered yet.
+    /// The pages remain those of the file, so a later write to the same place may show in what is
+    /// read. The protocol allows that for a read that has not been answered yet.
     pub fn splice_from(&mut self, mut fill: impl FnMut(BorrowedFd<'_>, usize) -> io::Result<usize>) -> Option<u32> {
         let len = self.len();
         if !self.can_splice(self.span()) {
@@ -203,8 +209,9 @@ impl Buffer {
         self.storage().pipe.as_ref().map_or(0, Pipe::left)
     }
 
-    /// Lets `send` take spliced bytes out of the pipe, from the front. `send` gets the end of the pipe to read from and the
-    /// number of bytes in it, and returns how many it took. Those bytes are gone, so only the last user of the buffer may call it.
+    /// Lets `send` take spliced bytes out of the pipe, from the front. `send` gets the end of the
+    /// pipe to read from and the number of bytes in it, and returns how many it took. Those bytes
+    /// are gone, so only the last user of the buffer may call it.
     ///
     /// # Errors
     /// Those of `send`.
@@ -215,7 +222,8 @@ impl Buffer {
         }
     }
 
-    /// Before `span` is changed: drops spliced bytes if `span` is the whole buffer, and copies them otherwise.
+    /// Before `span` is changed: drops spliced bytes if `span` is the whole buffer, and copies them
+    /// otherwise.
     fn unsplice(&mut self, span: Span) {
         if self.storage().pipe.is_some() {
             if span == self.span() {

@@ -1,22 +1,24 @@
-//! Errors of requests (an errno and, for the log, what happened) and of configuration (one line for the user).
+//! Errors of requests (an errno and, for the log, what happened) and of configuration (one line for
+//! the user).
 
 use std::fmt;
 
-/// The error numbers a layer may answer with. The server maps them to what the NBD protocol can say.
+/// The error numbers that a layer may answer with. The server maps them to those of the NBD
+/// protocol.
 ///
-/// The set is the union of what the protocol carries and of what filters distinguish (a retry filter treats
-/// [`Errno::Etimedout`] differently from [`Errno::Enotsup`]).
+/// The set is the union of what the protocol carries and of what filters distinguish (a retry
+/// filter treats [`Errno::Etimedout`] differently from [`Errno::Enotsup`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Errno {
     /// Operation not permitted.
     Eperm,
     /// No such export, file or object.
     Enoent,
-    /// Input/output error: also what every fault of a guest becomes.
+    /// Input/output error. A fault of a guest becomes this error too.
     Eio,
     /// Out of memory.
     Enomem,
-    /// A request that the layer cannot make sense of: out of range, not aligned, unknown flag.
+    /// An invalid request: out of range, not aligned, or with an unknown flag.
     Einval,
     /// No space left.
     Enospc,
@@ -24,13 +26,13 @@ pub enum Errno {
     Erofs,
     /// Not supported: for zero with `fast_zero`, "not faster than writing".
     Enotsup,
-    /// Does not fit: a length or count beyond what can be represented.
+    /// A length or count that is too large to be represented.
     Eoverflow,
     /// The server or the connection is shutting down.
     Eshutdown,
     /// A deadline passed.
     Etimedout,
-    /// Waiting would never end (a lock within a lock).
+    /// Waiting would never end (a deadlock).
     Edeadlk,
     /// Not available here or now: no next layer, wrong phase.
     Enxio,
@@ -82,7 +84,7 @@ impl fmt::Display for Errno {
     }
 }
 
-/// Why a request failed: what the client is told ([`Errno`]) and what the log is told.
+/// Why a request failed: an [`Errno`] for the client, and a sentence for the log.
 #[derive(Debug)]
 pub struct Error {
     errno: Errno,
@@ -93,17 +95,18 @@ pub struct Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An error with a sentence for the log. The client sees the errno (and, on a structured reply, the sentence).
+    /// An error with a sentence for the log. The client sees the errno (and, on a structured reply,
+    /// the sentence).
     pub fn new(errno: Errno, context: impl Into<String>) -> Error {
         Error { errno, context: Some(context.into().into_boxed_str()) }
     }
 
-    /// What the client is told.
+    /// The error number for the client.
     pub fn errno(&self) -> Errno {
         self.errno
     }
 
-    /// What the log is told, if the layer said anything beyond the errno.
+    /// The sentence for the log, if there is one.
     pub fn context(&self) -> Option<&str> {
         self.context.as_deref()
     }

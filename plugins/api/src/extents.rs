@@ -2,7 +2,8 @@
 
 use crate::error::{Errno, Error, Result};
 
-/// One run. A *hole* is not allocated; a *zero* reads as zero. Most holes are both.
+/// A run of bytes of one kind. A *hole* is not allocated, and a *zero* reads as zero; most holes
+/// are both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// Bytes from the beginning of the export.
@@ -16,42 +17,44 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// One past its last byte. Only for extents that have passed [`Extents::push`] or [`Extents::check`].
+    /// One past its last byte. Only for extents that have passed [`Extents::push`] or
+    /// [`Extents::check`].
     pub fn end(&self) -> u64 {
         self.offset + self.length
     }
 }
 
-/// The answer to an extents request: ascending, contiguous, not empty once complete, beginning at the requested offset.
-/// Neighbours of one kind are merged.
+/// The answer to an extents request: ascending and contiguous extents that begin at the requested
+/// offset. A complete answer is not empty. Neighbours of one kind are merged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extents {
     from: u64,
     list: Vec<Extent>,
 }
 
-/// The most extents an answer keeps. Beyond it the answer is cut short, which the protocol allows: the client asks again from
-/// there. 2^20 are 32 MiB here and 8 MiB on the wire; nbdkit has the same bound.
+/// The most extents in an answer. A longer answer is cut, which the protocol allows: the client
+/// asks again from there. 2^20 extents take 32 MiB here and 8 MiB on the wire; nbdkit has the same
+/// limit.
 pub const MAX_EXTENTS: usize = 1 << 20;
 
 impl Extents {
-    /// No extents yet; the first has to begin at `from`.
+    /// An empty list whose first extent begins at `from`.
     pub fn new(from: u64) -> Extents {
         Extents { from, list: Vec::new() }
     }
 
-    /// One extent of data: what is said of a layer that does not know better.
+    /// One extent of data, for a layer that knows nothing about holes.
     pub fn all_data(offset: u64, length: u64) -> Extents {
         Extents { from: offset, list: vec![Extent { offset, length, hole: false, zero: false }] }
     }
 
-    /// Where the next extent has to begin.
+    /// Where the next extent begins.
     pub fn next_offset(&self) -> u64 {
         self.list.last().map_or(self.from, Extent::end)
     }
 
-    /// Adds `length` bytes at the end, merged with the last extent if of its kind. Nothing is added for a length of 0, nor beyond
-    /// [`MAX_EXTENTS`] (then false).
+    /// Adds `length` bytes at the end, and merges them with the last extent if they are of its
+    /// kind. Returns false, and adds nothing, if there would be more than [`MAX_EXTENTS`].
     pub fn push(&mut self, length: u64, hole: bool, zero: bool) -> bool {
         if length == 0 {
             return true;
@@ -71,28 +74,28 @@ impl Extents {
         &self.list
     }
 
-    /// Takes a list as somebody else made it, checks it and cuts it to `offset..offset + length`.
+    /// Checks a list from another layer and cuts it to `offset..offset + length`.
     ///
     /// # Errors
-    /// EIO with what was wrong, if it is empty, does not begin at `offset`, has gaps, overlaps or descends, or an extent is empty or
-    /// overflows.
+    /// EIO with what was wrong: the list is empty, does not begin at `offset`, has gaps or
+    /// overlaps, or one of its extents is empty or overflows.
     pub fn check(list: impl IntoIterator<Item = Extent>, offset: u64, length: u64, req_one: bool) -> Result<Extents> {
-        let lie =
+        let wrong =
             |what: String| Error::new(Errno::Eio, format!("bad extents for offset {offset} length {length}: {what}"));
-        let limit = offset.checked_add(length).ok_or_else(|| lie("the range overflows".into()))?;
+        let limit = offset.checked_add(length).ok_or_else(|| wrong("the range overflows".into()))?;
         let mut checked = Extents::new(offset);
         let mut expected = offset;
         for extent in list {
             if extent.offset != expected {
-                return Err(lie(format!("one begins at {} instead of {expected}", extent.offset)));
+                return Err(wrong(format!("one begins at {} instead of {expected}", extent.offset)));
             }
             if extent.length == 0 {
-                return Err(lie(format!("an empty one at {expected}")));
+                return Err(wrong(format!("an empty one at {expected}")));
             }
             let end = extent
                 .offset
                 .checked_add(extent.length)
-                .ok_or_else(|| lie(format!("the one at {expected} overflows")))?;
+                .ok_or_else(|| wrong(format!("the one at {expected} overflows")))?;
             let kept = end.min(limit) - expected;
             if !checked.push(kept, extent.hole, extent.zero) || end >= limit || (req_one && checked.list.len() > 1) {
                 break;
@@ -100,7 +103,7 @@ impl Extents {
             expected = end;
         }
         if checked.list.is_empty() {
-            return Err(lie("there are none".into()));
+            return Err(wrong("there are none".into()));
         }
         if req_one {
             checked.list.truncate(1);

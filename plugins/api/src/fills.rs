@@ -2,8 +2,8 @@
 
 use crate::span::{Fill, Span};
 
-/// Contiguous runs from 0 to the buffer's length: the end of each, and what its bytes are. Neighbours differ. There is no
-/// run only if the buffer is empty.
+/// Contiguous runs from 0 to the buffer's length: the end of each, and what its bytes are.
+/// Neighbours differ. There is no run only if the buffer is empty.
 #[derive(Clone, Debug)]
 pub(crate) struct Fills(Vec<(u32, Fill)>);
 
@@ -46,8 +46,9 @@ impl Fills {
     /// Makes the bytes from `at` to `end` one run that is not the only one.
     fn mark_part(&mut self, at: u32, end: u32, fill: Fill) {
         let fills = &mut self.0;
-        // `first` and `last` are the runs of the span's first and last byte, and `from` is where the first begins. Plugins mark
-        // spans in ascending order, which changes only the end of the list.
+        // `first` and `last` are the runs of the span's first and last byte, and `from` is where
+        // the first begins. Plugins mark spans in ascending order, which changes only the end of
+        // the list.
         let mut first = fills.partition_point(|&(to, _)| to <= at);
         let mut last = fills.partition_point(|&(to, _)| to < end);
         let from = if first == 0 { 0 } else { fills[first - 1].0 };

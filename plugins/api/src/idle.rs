@@ -1,11 +1,13 @@
 //! A pool of idle things, and how many of them nobody has needed of late.
 //!
-//! Things that are expensive to make (buffers, pipes, instances of a filter) are kept when they are free. Without a limit the
-//! pool would keep as many as the busiest moment needed, for ever. An [`IdlePool`] therefore remembers the smallest number
-//! that it held since the last check. That many were idle all the time, so they can go. The pool is a stack, so
-//! those are the ones that were put there first.
+//! Things that are expensive to make (buffers, pipes, instances of a filter) are kept when they are
+//! free. Without a limit the pool would keep as many as the busiest moment needed, for ever. An
+//! [`IdlePool`] therefore remembers the smallest number that it held since the last check. That
+//! many were idle all the time, so they can go. The pool is a stack, so those are the ones that
+//! were put there first.
 //!
-//! The owner of an [`Activity`] decides when to check: periodically while requests come, and once more after the last one.
+//! The owner of an [`Activity`] decides when to check: periodically while requests come, and once
+//! more after the last one.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,8 +49,8 @@ impl<T> IdlePool<T> {
         self.idle.push(one);
     }
 
-    /// Takes out those that nobody has needed since the last call, but leaves at least `keep`. The caller drops them, after it
-    /// has released its lock.
+    /// Takes out those that nobody has needed since the last call, but leaves at least `keep`. The
+    /// caller drops them, after it has released its lock.
     pub fn take_spare(&mut self, keep: usize) -> Vec<T> {
         let count = self.fewest.min(self.idle.len().saturating_sub(keep));
         let spare: Vec<T> = self.idle.drain(..count).collect();
@@ -81,7 +83,8 @@ pub struct Activity {
 impl Activity {
     /// Sets the flag and wakes the waiter.
     pub fn signal(&self) {
-        // Relaxed: the flag publishes no other data, and a waiter that checks too early is woken again.
+        // Relaxed: the flag publishes no other data, and a waiter that checks too early is woken
+        // again.
         if !self.set.load(Ordering::Relaxed) && !self.set.swap(true, Ordering::Relaxed) {
             self.wake.notify_one();
         }
@@ -92,8 +95,9 @@ impl Activity {
         self.set.swap(false, Ordering::Relaxed)
     }
 
-    /// Waits until the flag is set. The flag stays set, so that the next [`Activity::take`] sees it: a pool that was used since
-    /// the last check has nothing spare in the first check after that.
+    /// Waits until the flag is set. The flag stays set, so that the next [`Activity::take`] sees
+    /// it: a pool that was used since the last check has nothing spare in the first check after
+    /// that.
     pub async fn wait(&self) {
         while !self.set.load(Ordering::Relaxed) {
             // A notification from before the last `take` wakes once for nothing.

@@ -1,25 +1,29 @@
-//! What a plugin is written against, and the vocabulary that the whole server shares.
+//! The interface that plugins implement, and the types that the whole server shares.
 //!
-//! A *plugin* produces an export: it does the I/O. A *filter* changes what passes through it. The server
-//! stacks them: each layer calls the *next* layer below it, and the plugin is the lowest. Both kinds of layer answer
-//! the same questions for one connection, so both implement [`Handle`]; only a plugin implements [`Plugin`].
+//! A *plugin* produces an export: it does the I/O. A *filter* changes the requests and answers that
+//! pass through it. The server stacks them: each layer calls the *next* layer below it, and the
+//! plugin is the lowest. Both kinds of layer answer the same questions for one connection, so both
+//! implement [`Handle`]; only a plugin implements [`Plugin`].
 //!
 //! Three decisions shape this interface:
 //!
-//! * **Buffers are owned, not borrowed.** A [`Buffer`] moves down the chain with a request and comes back with the
-//!   answer ([`Done`]). While an operation is in flight it alone can reach the bytes, so a buffer cannot return to the
-//!   pool under a thread that still writes into it, whatever happens to the client or to the layers above.
-//! * **An answer is [`Op`]: ready now, or later.** What completes without waiting (memory, the page cache) costs no
-//!   allocation and no task; only what has to wait becomes a future.
-//! * **Nothing here knows the wire.** Requests are named as nbdkit names them (pread, pwrite, zero, extents); wire words stay
-//!   in the server.
+//! * **Buffers are owned, not borrowed.** A [`Buffer`] moves down the chain with a request and
+//!   comes back with the answer ([`Done`]). While an operation is in flight, only that operation
+//!   can access the bytes. A buffer cannot return to the pool while a thread still writes into it,
+//!   whatever happens to the client or to the layers above.
+//! * **An answer is [`Op`]: ready now, or later.** An operation that completes without waiting
+//!   (memory, the page cache) needs no allocation and no task. Only an operation that has to wait
+//!   becomes a future.
+//! * **The interface does not depend on the wire format.** Operations have nbdkit's names (pread,
+//!   pwrite, zero, extents); the names of the NBD protocol stay in the server.
 //!
-//! Units: `offset` and `length` are bytes, `size` is an export's size in bytes.
+//! Units: `offset` and `length` are bytes, `size` is the size of an export in bytes.
 #![deny(unsafe_code)]
 
 mod access;
 mod blocking;
 mod buffer;
+mod client;
 mod error;
 mod extents;
 mod fills;
@@ -42,11 +46,12 @@ pub mod units;
 pub use access::{AccessRights, DNS_PORT, Network, name_lookup_hint};
 pub use blocking::{Blocking, BlockingHandle, run_blocking, run_blocking_with};
 pub use buffer::{Buffer, is_all_zero};
+pub use client::{Client, Peer};
 pub use error::{ConfigError, Errno, Error, Result};
 pub use extents::{Extent, Extents};
 pub use lock::{lock, read_lock, write_lock};
 pub use op::{BoxFuture, Done, Op};
-pub use plugin::{Client, Handle, OpenArgs, OtherKeys, Param, Peer, Plugin, PluginInfo};
+pub use plugin::{Handle, OpenArgs, OtherKeys, Param, Plugin, PluginInfo};
 pub use pool::Pool;
 pub use span::{Fill, Span};
 pub use types::{BlockSizes, Capabilities, ExportEntry, Flags, MAX_REQUEST, Support, ThreadModel};

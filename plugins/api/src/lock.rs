@@ -1,8 +1,8 @@
 //! Locks whose poison is ignored.
 //!
-//! A panic while a lock is held poisons it. The server turns a panic in a layer into EIO for that one request and goes on, so
-//! the next caller must still get the lock. Code that uses these functions keeps the locked value usable at
-//! every point where it can panic.
+//! A panic while a lock is held poisons it. The server turns a panic in a layer into EIO for that
+//! one request and goes on, so the next caller must still get the lock. Code that uses these
+//! functions keeps the locked value usable at every point where it can panic.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 

@@ -1,4 +1,4 @@
-//! [`Op`]: an answer that is ready, or a future of it.
+//! [`Op`]: an answer that is ready, or a future for it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,22 +7,25 @@ use std::task::{Context, Poll};
 use crate::buffer::Buffer;
 use crate::error::Result;
 
-/// A boxed future, for the calls of a connection's life cycle (open, finalize, close), where an allocation does not matter.
+/// A boxed future, for calls that happen once for each connection (open, finalize, close), where an
+/// allocation does not matter.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// The end of an operation with data: the buffer comes back, whatever the result.
+/// The result of an operation with data. The buffer comes back whether the operation succeeded or
+/// not.
 pub type Done = (Buffer, Result<()>);
 
 /// The answer of an operation: ready at once, or later.
 ///
-/// A future within owns all it needs (clone the `Arc` of what it works on only when it is built), so that the server can move
-/// it to a task of its own. It is polled to its end: nobody drops an operation half way.
+/// The future owns everything it needs, so that the server can move it to another task. (Clone an
+/// `Arc` only when the future is built.) The server polls every operation to its end and drops none
+/// before that.
 pub enum Op<T> {
-    /// The operation is over.
+    /// The operation has ended.
     Ready(T),
-    /// The operation goes on.
+    /// The operation is in flight.
     Later(BoxFuture<'static, T>),
-    /// The answer was taken: only after the `Op` was polled to its end.
+    /// The answer was taken: the `Op` was polled to its end.
     Taken,
 }
 
@@ -32,14 +35,14 @@ impl<T> Op<T> {
         Op::Later(Box::pin(future))
     }
 
-    /// [`Op::later`] where it matters: the future is made in its box, rather than moved there.
+    /// [`Op::later`] for hot paths: makes the future in its box instead of moving it there.
     pub fn later_from<F: Future<Output = T> + Send + 'static>(make: impl FnOnce() -> F) -> Op<T> {
         let place = Box::<F>::new_uninit();
         let future: Box<F> = Box::write(place, make());
         Op::Later(Box::into_pin(future))
     }
 
-    /// Changes the answer on its way up.
+    /// Converts the answer.
     pub fn map<U>(self, f: impl FnOnce(T) -> U + Send + 'static) -> Op<U>
     where
         T: 'static,
@@ -82,7 +85,7 @@ impl<T: Unpin> Future for Op<T> {
                     Poll::Pending
                 }
             },
-            // As every future: polling after the end never completes again.
+            // Polling a future after its end never completes again.
             Op::Taken => Poll::Pending,
         }
     }

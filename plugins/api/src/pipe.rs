@@ -1,8 +1,9 @@
 //! Pipes that hold bytes of a file by reference, for [`crate::Buffer::splice_from`].
 //!
-//! A pipe refers to the pages that were spliced into it, so `splice` from a file to a socket through a pipe copies nothing. The
-//! process has at most [`MAX_PIPES`], because each takes two file descriptors and 10 KiB of the kernel's memory, and its
-//! pages count against the limit of a user's pipes (64 MiB by default). Empty pipes are kept for a while.
+//! A pipe refers to the pages that were spliced into it, so `splice` from a file to a socket
+//! through a pipe copies nothing. The process has at most [`MAX_PIPES`], because each takes two
+//! file descriptors and 10 KiB of the kernel's memory, and its pages count against the limit of a
+//! user's pipes (64 MiB by default). Empty pipes are kept for a while.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,15 +15,16 @@ use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use crate::idle::IdlePool;
 use crate::lock::lock;
 
-/// The shortest read that is spliced, in bytes. Measured over a Unix socket on 2 cores: with a pipe 16 KiB are a fifth slower,
-/// 32 KiB a fifth faster and 64 KiB half as fast again.
+/// The shortest read that is spliced, in bytes. Measured over a Unix socket on 2 cores: with a pipe
+/// 16 KiB are a fifth slower, 32 KiB a fifth faster and 64 KiB half as fast again.
 pub(crate) const MIN_SPLICE: u32 = 32 << 10;
 
 /// What a pipe holds, in bytes: the most that a user without privileges may ask for.
 const CAPACITY: usize = 1 << 20;
 
-/// The longest read that is spliced, in bytes. Each page takes a place in the pipe, and a range that does not begin at a page takes
-/// one more, so such a range of this length does not fit completely.
+/// The longest read that is spliced, in bytes. Each page takes a place in the pipe, and a range
+/// that does not begin at a page takes one more, so such a range of this length does not fit
+/// completely.
 pub(crate) const MAX_SPLICE: u32 = CAPACITY as u32;
 
 /// The most pipes in the process, of 1 MiB each.

@@ -1,15 +1,12 @@
 //! The two traits: [`Plugin`] for the whole server, [`Handle`] for one connection to one layer.
 
 use std::ffi::OsStr;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use tokio::sync::Notify;
 
 use crate::access::AccessRights;
 use crate::buffer::Buffer;
+use crate::client::Client;
 use crate::error::{ConfigError, Errno, Result};
 use crate::extents::Extents;
 use crate::op::{BoxFuture, Done, Op};
@@ -18,130 +15,32 @@ use crate::span::Span;
 use crate::types::{BlockSizes, Capabilities, ExportEntry, Flags, ThreadModel};
 use crate::units;
 
-/// Who is at the other end of a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// TCP over IPv4 or IPv6.
-    Ip(SocketAddr),
-    /// A Unix socket.
-    Unix,
-    /// AF_VSOCK.
-    Vsock {
-        /// Context id.
-        cid: u32,
-        /// Port.
-        port: u32,
-    },
-    /// Standard input and output, or not to be found out.
-    Unknown,
-}
-
-/// One client connection, shared by all layers' handles for it.
-#[derive(Debug)]
-pub struct Client {
-    /// Never reused while the server runs.
-    pub id: u64,
-    /// The other end.
-    pub peer: Peer,
-    /// Process, user and group id where the kernel tells (Unix sockets).
-    pub credentials: Option<(i64, i64, i64)>,
-    /// Whether the connection is encrypted.
-    pub tls: bool,
-    gone: Flag,
-    unwanted: Flag,
-}
-
-/// Something that happens once and can be waited for.
-#[derive(Debug, Default)]
-struct Flag {
-    raised: AtomicBool,
-    told: Notify,
-}
-
-impl Flag {
-    fn raise(&self) {
-        self.raised.store(true, Ordering::Release);
-        self.told.notify_waiters();
-    }
-
-    fn is_raised(&self) -> bool {
-        self.raised.load(Ordering::Acquire)
-    }
-
-    async fn raised(&self) {
-        loop {
-            let told = self.told.notified();
-            let mut told = std::pin::pin!(told);
-            // In the line before it is looked, so that nothing is missed in between.
-            told.as_mut().enable();
-            if self.is_raised() {
-                return;
-            }
-            told.await;
-        }
-    }
-}
-
-impl Client {
-    /// A client that is connected.
-    pub fn new(id: u64, peer: Peer, credentials: Option<(i64, i64, i64)>, tls: bool) -> Client {
-        Client { id, peer, credentials, tls, gone: Flag::default(), unwanted: Flag::default() }
-    }
-
-    /// Says that the client has disconnected or the server stops: what waits for its sake may give up.
-    pub fn set_gone(&self) {
-        self.gone.raise();
-    }
-
-    /// Whether [`Client::set_gone`] was called.
-    pub fn is_gone(&self) -> bool {
-        self.gone.is_raised()
-    }
-
-    /// Returns once [`Client::set_gone`] was called.
-    pub async fn until_gone(&self) {
-        self.gone.raised().await;
-    }
-
-    /// A layer wants the server to close this connection: what it would answer from now on is of no use to anybody.
-    pub fn disconnect(&self) {
-        self.unwanted.raise();
-    }
-
-    /// Whether [`Client::disconnect`] was called.
-    pub fn is_disconnect_requested(&self) -> bool {
-        self.unwanted.is_raised()
-    }
-
-    /// Returns once [`Client::disconnect`] was called: the server reads no more requests of this client, lets those under way end, and closes.
-    pub async fn until_disconnect_requested(&self) {
-        self.unwanted.raised().await;
-    }
-}
-
-/// What a layer is told when a connection opens it.
+/// What a layer learns when a connection opens it.
 #[derive(Clone, Debug)]
 pub struct OpenArgs {
-    /// The server promises not to write (option `-r`, or the layer above asks for it).
+    /// The layer above will not write (option `-r`, or that layer decided so).
     pub readonly: bool,
-    /// The canonical name at this layer: never the empty name if the layer has a default export of another name.
+    /// The canonical name at this layer: not the empty name if the layer's default export has
+    /// another name.
     pub exportname: String,
-    /// Whose connection it is.
+    /// The client of the connection.
     pub client: Arc<Client>,
 }
 
 /// One layer's state for one connection: what the layer above calls.
 ///
-/// Operations run concurrently on one handle unless the layer's thread model says otherwise. The gate has checked ranges, flags
-/// and read-only before it calls: `offset + length` lies within the size, lengths are not 0, `span` lies within the buffer
-/// and a flag is only set if its capability was offered. A payload arrives as data ([`Buffer::data`] works).
+/// Operations run concurrently on one handle unless the layer's thread model says otherwise. The
+/// gate in front of the layer has checked the arguments: `offset + length` lies within the size,
+/// lengths are not 0, `span` lies within the buffer, a flag is only set if its capability was
+/// offered, and nothing writes to a read-only handle. The payload of a write is data
+/// ([`Buffer::data`] works).
 ///
 /// Lifecycle: (operations), finalize, close. After `close` nothing is called.
 pub trait Handle: Send + Sync + 'static {
     /// The size in bytes, at most 2^63 - 1.
     fn get_size(&self) -> Op<Result<u64>>;
 
-    /// The block sizes, if there is anything to say.
+    /// The block sizes; none if the layer has no constraints.
     fn block_size(&self) -> Op<Result<Option<BlockSizes>>> {
         Op::Ready(Ok(None))
     }
@@ -154,8 +53,9 @@ pub trait Handle: Send + Sync + 'static {
     /// What this handle can do. Asked once when it is opened, before the first operation.
     fn can(&self) -> Op<Result<Capabilities>>;
 
-    /// Whether a call returns soon however long the request is: long requests are spliced ([`Buffer::splice_from`]) or sent to a thread. If not,
-    /// long requests are called on whichever thread is idle. Asked once when it is opened; a hint.
+    /// Whether every call returns soon, however long the request is, because long requests are
+    /// spliced ([`Buffer::splice_from`]) or sent to a thread. The server makes long requests to
+    /// other layers on any idle thread. A hint, asked once when the handle is opened.
     fn is_prompt(&self) -> bool {
         false
     }
@@ -169,36 +69,39 @@ pub trait Handle: Send + Sync + 'static {
         Op::Ready((buffer, Err(Errno::Erofs.into())))
     }
 
-    /// Makes every write that was answered before it durable.
+    /// Makes every write that was answered before this call durable.
     fn flush(&self) -> Op<Result<()>> {
         Op::Ready(Err(Errno::Einval.into()))
     }
 
-    /// Discards: the bytes may read as anything afterwards.
+    /// Discards the bytes, which may read as anything afterwards.
     fn trim(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
         let _ = (offset, length, flags);
         Op::Ready(Err(Errno::Einval.into()))
     }
 
-    /// Makes the bytes read as zero. ENOTSUP without `flags.fast_zero` makes the gate write zeroes instead.
+    /// Makes the bytes read as zero. ENOTSUP without `flags.fast_zero` makes the gate write zeroes
+    /// instead.
     fn zero(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
         let _ = (offset, length, flags);
         Op::Ready(Err(Errno::Enotsup.into()))
     }
 
-    /// Brings the bytes nearer. Advisory: success says nothing of what was done.
+    /// Prefetches the bytes. Advisory: success does not say that anything was done.
     fn cache(&self, offset: u64, length: u64) -> Op<Result<()>> {
         let _ = (offset, length);
         Op::Ready(Ok(()))
     }
 
-    /// What is known of the range: at least one extent, the first at `offset`; it may end early or late.
+    /// The extents of the range: at least one, the first at `offset`. They may end before or after
+    /// the range.
     fn extents(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<Extents>> {
         let _ = flags;
         Op::Ready(Ok(Extents::all_data(offset, length)))
     }
 
-    /// The last chance to work with next: the client has disconnected. Called once, after the last operation has ended.
+    /// The last chance to call the next layer: the client has disconnected. Called once, after the
+    /// last operation has ended.
     fn finalize(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async { Ok(()) })
     }
@@ -209,10 +112,11 @@ pub trait Handle: Send + Sync + 'static {
     }
 }
 
-/// A plugin: everything that is not of one connection.
+/// A plugin: the part of it that all connections share.
 ///
-/// Lifecycle: `config` for each parameter, `config_complete`, `get_ready` (still in the foreground, before listening), `after_fork`,
-/// then for each connection `preconnect`, `list_exports` or `default_export`, `open`; at the end `cleanup`.
+/// Lifecycle: `config` for each parameter, `config_complete`, `get_ready` (still in the foreground,
+/// before listening), `after_fork`, then for each connection `preconnect`, `list_exports` or
+/// `default_export`, `open`; at the end `cleanup`.
 pub trait Plugin: Send + Sync + 'static {
     /// Takes one `key=value`. The server has checked it against [`PluginInfo::params`]: the key is
     /// declared (or the plugin takes other keys), and the value is of the declared kind.
@@ -231,23 +135,24 @@ pub trait Plugin: Send + Sync + 'static {
         ThreadModel::Parallel
     }
 
-    /// Allocates what all connections share. The last call whose error ends the start with a message to the user.
+    /// Allocates what all connections share. The server is still in the foreground, so an error is
+    /// shown to the user.
     fn get_ready(&mut self) -> Result<(), ConfigError> {
         Ok(())
     }
 
-    /// In the process that serves; threads may be started from here on.
+    /// Called in the process that serves. A plugin may start threads from here on.
     fn after_fork(&mut self) -> Result<(), ConfigError> {
         Ok(())
     }
 
-    /// A client has connected, nothing has been negotiated. An error drops the connection.
+    /// A client has connected and has not negotiated yet. An error drops the connection.
     fn preconnect(&self, readonly: bool) -> BoxFuture<'_, Result<()>> {
         let _ = readonly;
         Box::pin(async { Ok(()) })
     }
 
-    /// The exports to be shown. By default the one default export.
+    /// The exports to list. By default the default export.
     fn list_exports(&self, readonly: bool, tls: bool) -> BoxFuture<'_, Result<Vec<ExportEntry>>> {
         Box::pin(async move {
             let name = self.default_export(readonly, tls).await?;
@@ -255,7 +160,7 @@ pub trait Plugin: Send + Sync + 'static {
         })
     }
 
-    /// What the empty export name stands for. By default itself.
+    /// The export that the empty name means. By default the empty name itself.
     fn default_export(&self, readonly: bool, tls: bool) -> BoxFuture<'_, Result<String>> {
         let _ = (readonly, tls);
         Box::pin(async { Ok(String::new()) })
@@ -264,8 +169,9 @@ pub trait Plugin: Send + Sync + 'static {
     /// A client opens an export. ENOENT for a name that does not exist.
     fn open(&self, args: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>>;
 
-    /// Called before the server gives up every right but the [`Plugin::access_rights`], already as the user that serves. A plugin that
-    /// starts programs later moves their start into another process here. Not called for a server that is not to be confined.
+    /// Called before the server gives up every right but the [`Plugin::access_rights`], already as
+    /// the user that serves. A plugin that starts programs later moves their start into another
+    /// process here. Not called for a server that is not to be confined.
     ///
     /// # Errors
     /// The plugin cannot prepare; the server is not confined then.
@@ -273,8 +179,9 @@ pub trait Plugin: Send + Sync + 'static {
         Ok(())
     }
 
-    /// What the plugin opens outside of the process from now on; the server gives up everything else. Called after
-    /// `before_confinement`. None: the server must not be confined, because the plugin starts programs, or because nothing is known.
+    /// What the plugin opens outside of the process from now on; the server gives up everything
+    /// else. Called after `before_confinement`. None: the server must not be confined, because the
+    /// plugin starts programs, or because nothing is known.
     fn access_rights(&self) -> Option<AccessRights> {
         None
     }
@@ -284,7 +191,7 @@ pub trait Plugin: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// The server ends; all connections are closed.
+    /// Called at the end of the server, when all connections are closed.
     fn cleanup(&self) {}
 }
 

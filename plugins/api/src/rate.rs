@@ -1,18 +1,19 @@
-//! How fast lines may come into the log.
+//! A rate limit for log lines.
 //!
-//! What a client or a guest can bring about again and again must not fill the disk that the log is on, nor hide what else is said there. So lines are
-//! admitted at a rate, with some at once, and those that were not are counted, to be told with the next one that is.
+//! A client or a guest must not be able to fill the disk with log lines, or to hide other lines
+//! among them. The limit is a token bucket: it admits a number of lines per second, and a burst. It
+//! counts the lines that were dropped, so that the next line that is admitted can report them.
 
 use std::sync::Mutex;
 use std::time::Instant;
 
 use crate::lock::lock;
 
-/// So many lines a second, and so many at once.
+/// A token bucket of log lines.
 #[derive(Debug)]
 pub struct Rate {
     per_second: f64,
-    at_once: f64,
+    burst: f64,
     bucket: Mutex<Bucket>,
 }
 
@@ -24,20 +25,21 @@ struct Bucket {
 }
 
 impl Rate {
-    /// At first all that may come at once is there.
+    /// A limit of `per_second` lines a second, and of `burst` lines at once. The bucket is full at
+    /// first.
     #[must_use]
-    pub fn new(per_second: u32, at_once: u32) -> Rate {
-        let at_once = f64::from(at_once);
-        let bucket = Mutex::new(Bucket { lines: at_once, filled: Instant::now(), dropped: 0 });
-        Rate { per_second: f64::from(per_second), at_once, bucket }
+    pub fn new(per_second: u32, burst: u32) -> Rate {
+        let burst = f64::from(burst);
+        let bucket = Mutex::new(Bucket { lines: burst, filled: Instant::now(), dropped: 0 });
+        Rate { per_second: f64::from(per_second), burst, bucket }
     }
 
-    /// Whether there is room for a line, and how many were dropped since the last one.
+    /// If the line is admitted: how many were dropped since the last one that was.
     pub fn admit(&self) -> Option<u64> {
         let mut bucket = self.bucket();
         let now = Instant::now();
         let grown = bucket.lines + now.duration_since(bucket.filled).as_secs_f64() * self.per_second;
-        bucket.lines = grown.min(self.at_once);
+        bucket.lines = grown.min(self.burst);
         bucket.filled = now;
         if bucket.lines < 1.0 {
             bucket.dropped += 1;
@@ -47,7 +49,7 @@ impl Rate {
         Some(std::mem::take(&mut bucket.dropped))
     }
 
-    /// How many were dropped since the last one that was admitted. They are told then, and forgotten.
+    /// How many lines were dropped since the last one that was admitted. Resets the count.
     pub fn take_dropped(&self) -> u64 {
         std::mem::take(&mut self.bucket().dropped)
     }
@@ -62,8 +64,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_come_at_once_and_the_others_are_counted() {
-        // None comes back while the test runs.
+    fn a_burst_is_admitted_and_the_other_lines_are_counted() {
+        // At 0 lines a second the bucket is not refilled during the test.
         let rate = Rate::new(0, 10);
         assert_eq!((0..1000).filter(|_| rate.admit() == Some(0)).count(), 10);
         assert_eq!(rate.take_dropped(), 990);

@@ -36,12 +36,14 @@ impl Storage {
     }
 }
 
-/// Capacities of pooled storage in bytes: 4 KiB (the most frequent request), then steps of four up to 4 MiB. Longer requests are
-/// rare, and take so long that allocating memory for them does not matter.
+/// Capacities of pooled storage in bytes: 4 KiB (the most frequent request), then steps of four up
+/// to 4 MiB. Longer requests are rare, and take so long that allocating memory for them does not
+/// matter.
 const CLASSES: [usize; 6] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20];
 
-/// The most bytes that a class keeps for the next requests: what nbdcopy has in flight, 64 requests of 256 KiB. Storage that is
-/// not needed is freed ([`SizeClasses::free_idle`]), so an idle server holds less.
+/// The most bytes that a class keeps for the next requests: what nbdcopy has in flight, 64 requests
+/// of 256 KiB. Storage that is not needed is freed ([`SizeClasses::free_idle`]), so an idle server
+/// holds less.
 const KEEP_BYTES: usize = 16 << 20;
 
 type Class = Mutex<IdlePool<Box<Storage>>>;
@@ -85,15 +87,16 @@ impl SizeClasses {
         if idle.len() * CLASSES[class] < KEEP_BYTES {
             idle.put(storage);
         }
-        // While the lock is held: whoever checks for activity before taking the lock either finds this storage or is
-        // notified again.
+        // While the lock is held: whoever checks for activity before taking the lock either finds
+        // this storage or is notified again.
         self.activity.signal();
     }
 
     /// Frees the storage that nobody has needed since the last call.
     pub(crate) fn free_idle(&self) {
         for class in &self.classes {
-            // Dropped after the lock: a caller that wants storage does not wait while the kernel takes pages back.
+            // Dropped after the lock: a caller that wants storage does not wait while the kernel
+            // takes pages back.
             let spare = locked(class).take_spare(0);
             drop(spare);
         }

@@ -1,8 +1,8 @@
-//! Texts of others, before they are shown.
+//! Makes text from other programs and peers fit for the log.
 
 use std::fmt;
 
-/// An operating system's error without the number that Rust adds.
+/// An error of the operating system without the number that Rust adds.
 #[must_use]
 pub fn plain(error: &impl fmt::Display) -> String {
     let text = error.to_string();
@@ -12,7 +12,8 @@ pub fn plain(error: &impl fmt::Display) -> String {
     }
 }
 
-/// A text that somebody else may have had a say in as one line, without what could command a terminal: control characters are escaped.
+/// Untrusted text as one line. Control characters are escaped, so that the text cannot command a
+/// terminal.
 #[must_use]
 pub fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());

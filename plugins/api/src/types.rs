@@ -2,17 +2,19 @@
 
 use std::fmt;
 
-/// The longest request with data, in bytes: 64 MiB, as nbdkit has it. Longer ones are refused before anything is allocated.
+/// The longest request with data, in bytes: 64 MiB, as in nbdkit. The server refuses longer ones
+/// before it allocates anything.
 pub const MAX_REQUEST: u32 = 64 * 1024 * 1024;
 
-/// How many calls of one layer may run at once. The names are nbdkit's. It binds that layer alone.
+/// How many calls of one layer may run at once; other layers are not affected. The names are
+/// nbdkit's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ThreadModel {
-    /// One connection at a time; another client waits until it is closed.
+    /// One connection at a time; the next client waits until it is closed.
     SerializeConnections,
-    /// Many connections, one request at a time over all of them.
+    /// Many connections, but one request at a time in total.
     SerializeAllRequests,
-    /// One request at a time a connection.
+    /// One request at a time for each connection.
     SerializeRequests,
     /// No limit.
     Parallel,
@@ -43,12 +45,12 @@ impl fmt::Display for ThreadModel {
     }
 }
 
-/// How a layer does an operation for which there is a substitute.
+/// How a layer does an operation that can be emulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Support {
-    /// Not at all, and not to be substituted.
+    /// Not available, and the host does not emulate it.
     None,
-    /// The host substitutes at this layer's boundary: zero by pwrite, FUA by flush, cache by pread.
+    /// The gate in front of the layer emulates it: zero by pwrite, FUA by flush, cache by pread.
     Emulate,
     /// The layer does it itself.
     Native,
@@ -57,7 +59,7 @@ pub enum Support {
 /// What a layer offers on one connection: nbdkit's `can_*` functions in one answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// Writes are accepted. Without it trim, zero, fast_zero and fua are withdrawn by the gate.
+    /// Writes are accepted. Without it the gate offers neither trim, zero, fast_zero nor FUA.
     pub write: bool,
     /// `flush` makes completed writes durable.
     pub flush: bool,
@@ -75,7 +77,7 @@ pub struct Capabilities {
     pub zero: Support,
     /// Force unit access: [`Support::Emulate`] is by flush.
     pub fua: Support,
-    /// Prefetching: [`Support::Emulate`] is by pread into nowhere.
+    /// Prefetching: [`Support::Emulate`] is by pread, whose data is discarded.
     pub cache: Support,
 }
 
@@ -103,7 +105,7 @@ impl Capabilities {
         ..Capabilities::READ_ONLY
     };
 
-    /// Withdraws what makes no sense without writing, and FUA by flush where there is no flush.
+    /// Removes what makes no sense without writing, and emulated FUA if there is no flush.
     pub fn normalized(mut self) -> Capabilities {
         if !self.write {
             self.trim = false;
@@ -127,7 +129,7 @@ impl Capabilities {
 pub struct BlockSizes {
     /// Offsets and lengths must be multiples of it.
     pub minimum: u32,
-    /// What serves the layer best.
+    /// The size and alignment at which the layer works best.
     pub preferred: u32,
     /// The longest data request.
     pub maximum: u32,

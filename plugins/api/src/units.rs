@@ -1,9 +1,9 @@
-//! The ways in which nbdkit's command line writes sizes, truth values, durations and chances.
+//! Sizes, booleans, durations and probabilities, as nbdkit's command line writes them.
 //!
-//! Every function answers an error text that completes "key=value: ...".
+//! The error of every function completes "key=value: ...".
 
-/// A size in bytes: decimal digits and an optional suffix, `b` for bytes, `s` for sectors of 512, or `k M G T P E` for powers of
-/// 1024, in either case. The largest is 2^63 - 1.
+/// A size in bytes: decimal digits and an optional suffix, `b` for bytes, `s` for sectors of 512,
+/// or `k M G T P E` for powers of 1024, in either case. The largest is 2^63 - 1.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let wrong = || "is not a size: digits and one of b, s, k, M, G, T, P, E, for example 512, 64k or 1G".to_string();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -29,7 +29,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "is larger than 2^63 - 1 bytes".to_string())
 }
 
-/// A truth value: `1 true t yes y on` or `0 false f no n off`, in any case.
+/// A boolean: `1 true t yes y on` or `0 false f no n off`, in any case.
 pub fn parse_bool(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "1" | "true" | "t" | "yes" | "y" | "on" => Ok(true),
@@ -38,7 +38,8 @@ pub fn parse_bool(text: &str) -> Result<bool, String> {
     }
 }
 
-/// A duration in nanoseconds: a decimal number with `ns`, `us`, `ms`, `s` (also without a unit: seconds), `m` or `h`.
+/// A duration in nanoseconds: a decimal number with `ns`, `us`, `ms`, `s` (also without a unit:
+/// seconds), `m` or `h`.
 pub fn parse_duration(text: &str) -> Result<u64, String> {
     let wrong =
         || "is not a duration: a number and ns, us, ms, s (the default), m or h, for example 50ms or 1.5".to_string();
@@ -69,7 +70,7 @@ pub fn parse_duration(text: &str) -> Result<u64, String> {
     whole.checked_add(fraction).ok_or_else(too_long)
 }
 
-/// A chance as parts of 10^9: `12%`, `0.12`, or `1:1000`.
+/// A probability as parts of 10^9: `12%`, `0.12`, or `1:1000`.
 pub fn parse_probability(text: &str) -> Result<u32, String> {
     let wrong = || "is not a chance: a percentage (10%), a number from 0 to 1 (0.1) or a ratio (1:10)".to_string();
     let number = |text: &str| -> Option<f64> {

@@ -1,0 +1,109 @@
+//! The client of a connection.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::Notify;
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// TCP over IPv4 or IPv6.
+    Ip(SocketAddr),
+    /// A Unix socket.
+    Unix,
+    /// AF_VSOCK.
+    Vsock {
+        /// Context id.
+        cid: u32,
+        /// Port.
+        port: u32,
+    },
+    /// Standard input and output, or unknown.
+    Unknown,
+}
+
+/// One client connection. The handles of all layers share it.
+#[derive(Debug)]
+pub struct Client {
+    /// Not reused while the server runs.
+    pub id: u64,
+    /// The other end.
+    pub peer: Peer,
+    /// Process, user and group id, if the kernel tells them (Unix sockets).
+    pub credentials: Option<(i64, i64, i64)>,
+    /// Whether the connection is encrypted.
+    pub tls: bool,
+    gone: Flag,
+    disconnect: Flag,
+}
+
+/// An event that happens once and can be waited for.
+#[derive(Debug, Default)]
+struct Flag {
+    set: AtomicBool,
+    notify: Notify,
+}
+
+impl Flag {
+    fn set(&self) {
+        self.set.store(true, Ordering::Release);
+        self.notify.notify_waiters();
+    }
+
+    fn is_set(&self) -> bool {
+        self.set.load(Ordering::Acquire)
+    }
+
+    async fn wait(&self) {
+        loop {
+            let mut notified = std::pin::pin!(self.notify.notified());
+            // Registers before it checks, so that an event in between is not missed.
+            notified.as_mut().enable();
+            if self.is_set() {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+impl Client {
+    /// A client that is connected.
+    pub fn new(id: u64, peer: Peer, credentials: Option<(i64, i64, i64)>, tls: bool) -> Client {
+        Client { id, peer, credentials, tls, gone: Flag::default(), disconnect: Flag::default() }
+    }
+
+    /// Records that the client has disconnected or that the server stops. Calls that wait on the
+    /// client's behalf may give up.
+    pub fn set_gone(&self) {
+        self.gone.set();
+    }
+
+    /// Whether [`Client::set_gone`] was called.
+    pub fn is_gone(&self) -> bool {
+        self.gone.is_set()
+    }
+
+    /// Returns once [`Client::set_gone`] was called.
+    pub async fn until_gone(&self) {
+        self.gone.wait().await;
+    }
+
+    /// Asks the server to close this connection, because the layer can give no useful answer any
+    /// more.
+    pub fn disconnect(&self) {
+        self.disconnect.set();
+    }
+
+    /// Whether [`Client::disconnect`] was called.
+    pub fn is_disconnect_requested(&self) -> bool {
+        self.disconnect.is_set()
+    }
+
+    /// Returns once [`Client::disconnect`] was called. The server then reads no more requests, lets
+    /// those in flight end, and closes the connection.
+    pub async fn until_disconnect_requested(&self) {
+        self.disconnect.wait().await;
+    }
+}
