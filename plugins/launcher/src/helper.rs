@@ -1,8 +1,11 @@
-//! The process that starts programs.
+//! The helper process, which starts programs.
 //!
-//! It is this program once more, started before the wall with the words of its launcher. Over its socket come orders, each with the end of another
-//! socket, the *leash* of the program: over it go the answer (an error, or descriptors), what is kept is released, and at last how the
-//! program ended. A leash that is closed ends its program, so what a server that was killed leaves behind goes too.
+//! It is the same executable, started before the server is confined, with the words of its
+//! launcher. Orders come over its socket. With each order comes the end of another socket, the
+//! program's *leash*. Over the leash the helper sends the answer (an error, or descriptors), and at
+//! last how the program ended; the server sends when to drop what was kept for the start. When the
+//! leash is closed the helper ends the program, so a server that was killed leaves no programs
+//! behind.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Seek, Write};
@@ -21,25 +24,26 @@ use crate::packet;
 use crate::program::{self, Program};
 use crate::start::{Order, Start, Started};
 
-/// What it is started with, in front of the launcher's name.
+/// The argument before the launcher's name that makes the executable a helper.
 const ARGUMENT: &str = "--rbdkit-launch";
 
-/// Programs at a time: as many as a server can have connections in earnest. A server that asks for more has lost its mind, or somebody has got
-/// into it.
-const MOST: usize = 1024;
+/// The most programs at a time. No plugin needs more than one for each connection, so a server that
+/// asks for more is broken or taken over.
+const MAX_PROGRAMS: usize = 1024;
 
-/// The longest message of an error, in bytes.
-const LONGEST: usize = 4096;
+/// The longest error message, in bytes.
+const MAX_MESSAGE: usize = 4096;
 
-/// Whether this program can be its own helper.
+/// Whether this executable can be its own helper: it has called [`serve_if_asked`].
 static AVAILABLE: AtomicBool = AtomicBool::new(false);
 
 pub(crate) fn is_available() -> bool {
     AVAILABLE.load(Ordering::Acquire)
 }
 
-/// What a program does first of all: if it was started as a helper it is that, and ends with the answer's status. `starts` are the ways to
-/// start programs that its launchers have, by name.
+/// Runs the helper, if this process was started as one; the process ends with the returned status
+/// then. A program calls this before anything else. `starts` are the start functions of its
+/// launchers, by name.
 pub fn serve_if_asked(starts: &[(&str, Start)]) -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
     if args.next().is_none_or(|word| word != ARGUMENT) {
@@ -54,17 +58,18 @@ pub fn serve_if_asked(starts: &[(&str, Start)]) -> Option<ExitCode> {
     }
 }
 
-/// Starts the helper: the way to it.
+/// Starts the helper and returns the socket to it.
 pub(crate) fn start(name: &str, words: &[OsString]) -> io::Result<OwnedFd> {
     let (ours, theirs) = packet::pair()?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("rbdkit").arg(ARGUMENT).arg(name).stdin(Stdio::from(theirs));
-    // Control-C is for the server, which still needs its programs to end in order.
+    // Control-C must reach only the server, which ends its programs in order.
     command.process_group(0);
-    // It ends with the socket, and goes to whoever takes over what a server leaves behind.
+    // The helper ends when its socket is closed. Nobody waits for it: init reaps it after the
+    // server's end.
     drop(command.spawn()?);
     drop(command);
-    // Not on its command line, which everybody sees: there may be a password among them.
+    // Not on the command line, which every user can read: one of the words may be a password.
     let mut file = std::fs::File::from(memfd_create("words", MemfdFlags::CLOEXEC)?);
     for word in words {
         file.write_all(&(word.len() as u64).to_be_bytes())?;
@@ -75,7 +80,7 @@ pub(crate) fn start(name: &str, words: &[OsString]) -> io::Result<OwnedFd> {
     Ok(ours)
 }
 
-/// Has a program started by the helper.
+/// Asks the helper to start a program.
 pub(crate) fn order(control: BorrowedFd<'_>, what: &str, order: Order) -> io::Result<(Vec<OwnedFd>, Program)> {
     let gone = |_| io::Error::other("the helper that starts it is gone");
     let (ours, theirs) = packet::pair()?;
@@ -84,7 +89,7 @@ pub(crate) fn order(control: BorrowedFd<'_>, what: &str, order: Order) -> io::Re
     bytes[1..].copy_from_slice(&order.number.to_be_bytes());
     packet::send(control, &bytes, &[theirs.as_fd()]).map_err(gone)?;
     drop(theirs);
-    let mut answer = [0; LONGEST];
+    let mut answer = [0; MAX_MESSAGE];
     let (count, ends) = packet::receive(ours.as_fd(), &mut answer)?;
     let (code, text) = answer[..count].split_first_chunk::<4>().ok_or_else(|| gone(io::Error::other("")))?;
     match i32::from_be_bytes(*code) {
@@ -95,7 +100,7 @@ pub(crate) fn order(control: BorrowedFd<'_>, what: &str, order: Order) -> io::Re
 }
 
 fn serve(start: Start) -> io::Result<()> {
-    // What is started is not to get it for its standard input.
+    // The programs must not inherit the socket as their standard input.
     let control = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
     let (_, mut file) = packet::receive(control.as_fd(), &mut [0])?;
@@ -112,8 +117,8 @@ fn serve(start: Start) -> io::Result<()> {
         let ([which, number @ ..], Some(leash)) = (bytes, leash.pop()) else { continue };
         let order = Order { which, number: u64::from_be_bytes(number) };
         threads.retain(|thread: &std::thread::JoinHandle<()>| !thread.is_finished());
-        if running.load(Ordering::Relaxed) >= MOST {
-            // Whoever asked is told by that.
+        if running.load(Ordering::Relaxed) >= MAX_PROGRAMS {
+            // The server sees the closed leash.
             drop(leash);
             continue;
         }
@@ -124,7 +129,7 @@ fn serve(start: Start) -> io::Result<()> {
             running.fetch_sub(1, Ordering::Relaxed);
         })?);
     }
-    // Their leashes are closed, or about to be.
+    // The server has closed their leashes, or is about to.
     threads.into_iter().for_each(|thread| drop(thread.join()));
     Ok(())
 }
@@ -143,7 +148,8 @@ fn words(mut file: std::fs::File) -> io::Result<Vec<OsString>> {
     Ok(words)
 }
 
-/// A program from its start to its end. Errors here mean that nobody is at the other end of the leash any more.
+/// Serves one program from its start to its end. Errors are ignored: they mean that the server has
+/// closed the leash.
 fn attend(start: Start, words: &[OsString], order: Order, leash: &OwnedFd) {
     let leash = leash.as_fd();
     match start(words, order) {
@@ -153,7 +159,7 @@ fn attend(start: Start, words: &[OsString], order: Order, leash: &OwnedFd) {
         }
         Err(error) => {
             let mut answer = error.raw_os_error().unwrap_or(-1).to_be_bytes().to_vec();
-            answer.extend(OsStr::new(&error.to_string()).as_bytes().iter().take(LONGEST - answer.len()));
+            answer.extend(OsStr::new(&error.to_string()).as_bytes().iter().take(MAX_MESSAGE - answer.len()));
             let _ = packet::send(leash, &answer, &[]);
         }
     }
@@ -162,7 +168,7 @@ fn attend(start: Start, words: &[OsString], order: Order, leash: &OwnedFd) {
 fn follow(started: Started, leash: BorrowedFd<'_>) -> io::Result<ExitStatus> {
     let Started { mut child, ends, mut keep } = started;
     let told = packet::send(leash, &0_i32.to_be_bytes(), &ends.iter().map(AsFd::as_fd).collect::<Vec<_>>());
-    // It is the server alone that has them now.
+    // Only the server has the ends now.
     drop(ends);
     let what = "the program";
     let (Ok(()), Ok(pidfd)) = (told, pidfd_open(Pid::from_child(&child), PidfdFlags::empty())) else {

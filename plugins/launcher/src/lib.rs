@@ -1,17 +1,21 @@
-//! Starts programs for a server that gives up the right to.
+//! Starts programs for a server that is confined and may not start any itself.
 //!
-//! A plugin that needs programs while it serves (`ssh` for each client, a script when a token is old) says before, in a [`Launcher`], how they are
-//! started and of which words. Before the server confines itself the launcher moves into a process of its own ([`Launcher::move_out`]), which
-//! keeps the rights of the user. From then on the server can ask for that program with those words and a number, and for nothing else: what gets
-//! hold of the server can start what the operator named once more, and cannot choose another.
+//! A plugin may need programs while it serves: `ssh` for each client, or a script when a token has
+//! expired. It creates a [`Launcher`] with the function that starts them and the words of the
+//! command. Before the server confines itself, the launcher moves into a helper process
+//! ([`Launcher::move_out`]), which keeps the rights of the user. From then on the server can ask
+//! the helper only to start that program with those words and a number. An attacker who controls
+//! the server can start again what the operator named, and nothing else.
 //!
-//! Where there is no helper, in tests and without the wall, the same code starts the program in this process.
+//! Without a helper, in tests and in an unconfined server, the same function starts the program in
+//! this process.
 //!
-//! | module | what it knows |
+//! | module | subject |
 //! |---|---|
+//! | [`start`] | the function that a plugin provides |
 //! | [`helper`] | the process that starts programs |
-//! | [`program`] | a program that ends with the value, whoever started it |
-//! | [`packet`] | bytes and descriptors over a socket, the protocol between the two processes |
+//! | [`program`] | a running program, which ends with its value |
+//! | [`packet`] | the protocol between the two processes: bytes and descriptors over a socket |
 #![forbid(unsafe_code)]
 
 mod helper;
@@ -33,21 +37,22 @@ pub struct Launcher {
     name: &'static str,
     start: Start,
     words: Vec<OsString>,
-    /// The way to the helper, once there is one.
+    /// The socket to the helper, once there is one.
     helper: OnceLock<OwnedFd>,
 }
 
 impl Launcher {
-    /// Starts programs in this process at first. `name` is the one under which [`serve_if_asked`] gets `start`.
+    /// Starts programs in this process at first. `name` is the name of `start` in the call of
+    /// [`serve_if_asked`].
     pub fn new(name: &'static str, start: Start, words: Vec<OsString>) -> Launcher {
         Launcher { name, start, words, helper: OnceLock::new() }
     }
 
-    /// Moves into a process of its own, if the program has called [`serve_if_asked`]; otherwise, and the second time, nothing happens. Whether there is a
-    /// helper now.
+    /// Starts the helper process, if the program has called [`serve_if_asked`] and there is no
+    /// helper yet. Returns whether there is one now.
     ///
     /// # Errors
-    /// If it cannot be started.
+    /// The helper cannot be started.
     pub fn move_out(&self) -> io::Result<bool> {
         if self.helper.get().is_some() {
             return Ok(true);
@@ -59,10 +64,11 @@ impl Launcher {
         Ok(self.helper.set(control).is_ok())
     }
 
-    /// Starts a program: our ends, and the program. `what` names it in messages. It blocks no longer than starting takes.
+    /// Starts a program. Returns the ends of its pipes and sockets, and the program. `what` names
+    /// it in messages. Blocks no longer than starting takes.
     ///
     /// # Errors
-    /// What [`Start`] answers; or that the helper is gone.
+    /// Those of [`Start`]; or the helper has ended.
     pub fn launch(&self, what: &str, order: Order) -> io::Result<(Vec<OwnedFd>, Program)> {
         match self.helper.get() {
             Some(control) => helper::order(control.as_fd(), what, order),

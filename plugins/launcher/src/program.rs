@@ -1,4 +1,4 @@
-//! A program that ends with the value.
+//! A running program, which ends when its value is dropped.
 
 use std::any::Any;
 use std::io;
@@ -15,14 +15,15 @@ use rbdkit_plugin_api::lock;
 
 use crate::packet;
 
-/// How long a program may take to end after SIGTERM, in seconds: one that serves a disk may have much to write back.
-const TO_END: i64 = 30;
+/// How long a program may take to end after SIGTERM, in seconds. A program that serves a disk may
+/// have much to write back.
+const END_TIMEOUT: i64 = 30;
 
-/// How much longer its end is waited for where another process sees to it.
-const TO_TELL: i64 = 5;
+/// How much longer the server waits for the helper to report the end, in seconds.
+const REPORT_TIMEOUT: i64 = 5;
 
-/// A program that we started. Dropping it sends SIGTERM and waits for its end, up to 30 s and then kills it: not for a task that others wait
-/// for.
+/// A program that was started. Dropping it sends SIGTERM, waits up to 30 s for the end, and then
+/// kills it. So do not drop it in an async task.
 pub struct Program {
     what: String,
     /// None once it has ended.
@@ -31,7 +32,8 @@ pub struct Program {
 
 enum Kind {
     Child(Child, Keep),
-    /// The helper's, which ends it when this socket is closed and says then how it ended.
+    /// The helper's program. The helper ends it when this socket is closed, and then reports how it
+    /// ended.
     Leashed(OwnedFd),
 }
 
@@ -46,31 +48,31 @@ impl Program {
         Program { what: what.to_owned(), kind: Some(Kind::Leashed(leash)) }
     }
 
-    /// Drops what was only kept for its start ([`crate::Started::keep`]).
+    /// Drops what was kept only for the start ([`crate::Started::keep`]).
     pub fn release(&self) {
         match &self.kind {
             Some(Kind::Child(_, keep)) => drop(lock(keep).take()),
-            // If nobody is there any more, nothing is kept either.
+            // An error means that the helper has ended, and then nothing is kept.
             Some(Kind::Leashed(leash)) => drop(packet::send(leash.as_fd(), &[0], &[])),
             None => {}
         }
     }
 
-    /// Waits for its end without asking for it.
+    /// Waits for the end of the program without asking it to end.
     ///
     /// # Errors
-    /// If nobody can tell how it ended.
+    /// It is not known how the program ended.
     pub fn wait(mut self) -> io::Result<ExitStatus> {
         match self.kind.take() {
             Some(Kind::Child(mut child, _keep)) => child.wait(),
-            Some(Kind::Leashed(leash)) => told(&leash),
+            Some(Kind::Leashed(leash)) => reported_status(&leash),
             None => Err(io::Error::other("it has ended")),
         }
     }
 }
 
-/// How the helper's program ended.
-fn told(leash: &OwnedFd) -> io::Result<ExitStatus> {
+/// Receives from the helper how its program ended.
+fn reported_status(leash: &OwnedFd) -> io::Result<ExitStatus> {
     let mut status = [0; 4];
     match packet::receive(leash.as_fd(), &mut status)? {
         (4, _) => Ok(ExitStatus::from_raw(i32::from_be_bytes(status))),
@@ -78,12 +80,12 @@ fn told(leash: &OwnedFd) -> io::Result<ExitStatus> {
     }
 }
 
-/// Asks a program to end, and sees to it.
+/// Asks a program to end, and kills it if it does not.
 pub(crate) fn end(child: &mut Child, what: &str) -> io::Result<ExitStatus> {
     let pid = Pid::from_child(child);
-    // It may have ended already; it is not waited for yet, so the id is still its own.
+    // The program may have ended already. Nobody has waited for it yet, so its id is still its own.
     let _ = kill_process(pid, Signal::TERM);
-    let patience = Timespec { tv_sec: TO_END, tv_nsec: 0 };
+    let patience = Timespec { tv_sec: END_TIMEOUT, tv_nsec: 0 };
     let ended = pidfd_open(pid, PidfdFlags::empty())
         .and_then(|pidfd| poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&patience)));
     if ended == Ok(0) {
@@ -98,12 +100,12 @@ impl Drop for Program {
         match &mut self.kind {
             Some(Kind::Child(child, _)) => drop(end(child, &self.what)),
             Some(Kind::Leashed(leash)) => {
-                // The other direction stays: it brings the end.
+                // The other direction stays open for the report.
                 let _ = rustix::net::shutdown(&*leash, Shutdown::Write);
-                let patience = Timespec { tv_sec: TO_END + TO_TELL, tv_nsec: 0 };
+                let patience = Timespec { tv_sec: END_TIMEOUT + REPORT_TIMEOUT, tv_nsec: 0 };
                 match poll(&mut [PollFd::new(&*leash, PollFlags::IN)], Some(&patience)) {
                     Ok(0) => tracing::warn!("{} does not end", self.what),
-                    _ => drop(told(leash)),
+                    _ => drop(reported_status(leash)),
                 }
             }
             None => {}

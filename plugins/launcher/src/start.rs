@@ -6,8 +6,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::process::Child;
 
-/// Starts a program from the launcher's words. It runs in the server or in the helper, and blocks no longer than starting
-/// takes.
+/// Starts a program from the launcher's words. It runs in the server or in the helper, and blocks
+/// no longer than starting takes.
 pub type Start = fn(words: &[OsString], order: Order) -> io::Result<Started>;
 
 /// What may differ from one start to the next.

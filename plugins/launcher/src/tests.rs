@@ -21,7 +21,8 @@ const FIRST: Order = Order { which: 0, number: 7 };
 
 fn launcher(words: &[&str]) -> Launcher {
     let launcher = Launcher::new("test", start, words.iter().map(OsString::from).collect());
-    // The tests' program is none that could be its own helper. With one: tests/tests/untrusted/confined.rs.
+    // The tests' program is none that could be its own helper. With one:
+    // tests/tests/untrusted/confined.rs.
     assert!(!launcher.move_out().unwrap());
     launcher
 }

@@ -1,8 +1,8 @@
-//! One connection to the other server: many requests in flight, answered in whatever order.
+//! One connection to the other server: many requests in flight, answered in any order.
 //!
-//! A request is written where it is made, header and payload in one system call if the socket has room; requests take turns, so
-//! nothing of two of them mixes. The answers are read by a task of their own ([`replies`]), which therefore never waits for a
-//! writer, and the server at the other end never for us to read.
+//! The caller of a request writes it: header and payload in one system call if the socket has room.
+//! Only one caller writes at a time. A task of its own ([`replies`]) reads the answers. It never
+//! waits for a writer, so the server never waits for us to read.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,12 +17,12 @@ use crate::ranges::Ranges;
 use crate::replies::{self, Agreed};
 use crate::table::{Pending, Plain, Read, Status, Table};
 use crate::wire::{REQUEST_MAGIC, cmd, cmd_flag, transmission};
-use rbdkit_stream::{Broken, Input, Socket};
+use rbdkit_stream::{ConnectionError, Input, Socket};
 
-/// How long the end of a connection waits for room in the socket.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// How long closing a connection waits for room in the socket's send buffer.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A command without data of its own, as the wire has it.
+/// The header fields of a command.
 #[derive(Clone, Copy)]
 pub(crate) struct Command {
     pub(crate) kind: u16,
@@ -51,35 +51,36 @@ pub(crate) struct Connection {
     session: Session,
     socket: Arc<Socket>,
     table: Arc<Table>,
-    /// Held by whoever writes a request.
-    turn: tokio::sync::Mutex<()>,
+    /// Held while a request is written.
+    write_turn: tokio::sync::Mutex<()>,
     closing: Arc<AtomicBool>,
     reader: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// A request that is being written. Half a request would turn what follows into nonsense, so if this is dropped the connection ends.
+/// A request that is being written. After half a request the server could not understand the next
+/// one, so dropping this value ends the connection.
 struct Unfinished<'a>(&'a Connection);
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        self.0.end(Broken::new("a request was given up while it was sent"));
+        self.0.end(ConnectionError::new("a request was given up while it was sent"));
     }
 }
 
 impl Connection {
-    /// Takes over after the handshake. `server` names it in messages.
+    /// Starts the transmission phase after the handshake. `server` names the server in messages.
     pub(crate) fn start(socket: Arc<Socket>, session: Session, server: String) -> Arc<Connection> {
         let connection = Arc::new(Connection {
             table: Arc::new(Table::new(server)),
             socket: Arc::clone(&socket),
-            turn: tokio::sync::Mutex::new(()),
+            write_turn: tokio::sync::Mutex::new(()),
             closing: Arc::new(AtomicBool::new(false)),
             reader: Mutex::new(None),
             session,
         });
         let agreed = Agreed { structured: connection.session.structured, context: connection.session.context };
         let (table, closing) = (Arc::clone(&connection.table), Arc::clone(&connection.closing));
-        // It holds nothing of the connection that would keep it alive.
+        // The task must not hold the connection, which would keep itself alive that way.
         let reader = tokio::spawn(async move {
             let broken = replies::read(Input::new(Arc::clone(&socket)), Arc::clone(&table), agreed).await;
             end(&socket, &table, &closing, broken);
@@ -101,13 +102,13 @@ impl Connection {
         self.table.is_broken()
     }
 
-    fn end(&self, broken: Broken) {
+    fn end(&self, broken: ConnectionError) {
         end(&self.socket, &self.table, &self.closing, broken);
     }
 
     async fn send(&self, header: &[u8], payload: &[u8]) {
-        let _turn = self.turn.lock().await;
-        // Nobody would answer; the request was failed already.
+        let _turn = self.write_turn.lock().await;
+        // The request has failed already.
         if self.table.is_broken() {
             return;
         }
@@ -120,7 +121,7 @@ impl Connection {
         }
     }
 
-    /// READ of up to the most that the server takes.
+    /// READ. `span` is no longer than the server's maximum.
     pub(crate) async fn read(&self, buffer: Buffer, span: Span, offset: u64) -> Done {
         let (answer, answered) = oneshot::channel();
         let read = Read { buffer, span, offset, received: Ranges::default(), error: None, answer };
@@ -132,14 +133,14 @@ impl Connection {
         answered.await.unwrap_or_else(|_| (Buffer::new(0), Err(Errno::Eshutdown.into())))
     }
 
-    /// WRITE of up to the most that the server takes.
+    /// WRITE. `payload` is no longer than the server's maximum.
     pub(crate) async fn write(&self, payload: &[u8], offset: u64, flags: Flags) -> Result<()> {
         let flags = if flags.fua { cmd_flag::FUA } else { 0 };
         let command = Command { kind: cmd::WRITE, flags, offset, length: payload.len() as u32 };
         self.command(command, payload).await
     }
 
-    /// A command that is answered by success or an error.
+    /// A command whose answer has no data.
     pub(crate) async fn command(&self, command: Command, payload: &[u8]) -> Result<()> {
         let (answer, answered) = oneshot::channel();
         if let Some(cookie) = self.table.enter(Pending::Plain(Plain { error: None, answer })) {
@@ -159,15 +160,15 @@ impl Connection {
         answered.await.unwrap_or_else(|_| Err(Errno::Eshutdown.into()))
     }
 
-    /// Says goodbye and ends the connection. Requests in flight fail.
+    /// Sends DISC and ends the connection. Requests in flight fail.
     pub(crate) async fn close(&self) {
         self.closing.store(true, Ordering::Release);
         if !self.is_broken() {
-            let goodbye = Command { kind: cmd::DISC, flags: 0, offset: 0, length: 0 };
-            // A server that does not read gets none.
-            let _ = tokio::time::timeout(GOODBYE, self.send(&goodbye.header(u64::MAX), &[])).await;
+            let disconnect = Command { kind: cmd::DISC, flags: 0, offset: 0, length: 0 };
+            // A server that does not read does not get it.
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.send(&disconnect.header(u64::MAX), &[])).await;
         }
-        self.end(Broken::new("the connection was closed"));
+        self.end(ConnectionError::new("the connection was closed"));
         let reader = lock(&self.reader).take();
         if let Some(reader) = reader {
             // Both directions are shut, so it ends by itself.
@@ -185,11 +186,11 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // Without close, as after an error while it was opened: the reader must not be left behind.
         self.closing.store(true, Ordering::Release);
-        self.end(Broken::new("the connection was dropped"));
+        self.end(ConnectionError::new("the connection was dropped"));
     }
 }
 
-fn end(socket: &Socket, table: &Table, closing: &AtomicBool, broken: Broken) {
+fn end(socket: &Socket, table: &Table, closing: &AtomicBool, broken: ConnectionError) {
     if table.end(broken.clone()) {
         if !closing.load(Ordering::Acquire) {
             tracing::error!("nbd: {}: {broken}", table.server());

@@ -1,4 +1,5 @@
-//! A client's view of the other server's export: what it offers, and requests cut into pieces that the server takes.
+//! A client's view of the other server's export. Long requests are cut into pieces that the server
+//! accepts.
 
 use std::sync::Arc;
 
@@ -9,16 +10,17 @@ use rbdkit_plugin_api::{
 use crate::connection::{Command, Connection};
 use crate::wire::{cmd, cmd_flag, transmission};
 
-/// The most data in one request to a server that does not name its limit, by the specification.
-const USUAL_MAXIMUM: u32 = 32 << 20;
+/// The most data in one request to a server that does not announce its limit: 32 MiB, as the
+/// specification says.
+const DEFAULT_MAXIMUM: u32 = 32 << 20;
 
-/// The most bytes that one request without data is for: a multiple of every block size, and not negative where somebody takes the length for
-/// an `int`.
-const LONGEST: u64 = 1 << 30;
+/// The longest request without data, in bytes: a multiple of every block size, and not negative in
+/// a server that stores the length in an `int`.
+const MAX_LENGTH: u64 = 1 << 30;
 
 pub(crate) struct NbdHandle {
     connection: Arc<Connection>,
-    /// Other clients use it too, so it is not closed here.
+    /// Whether other clients use the connection too. Then it is not closed with this handle.
     shared: bool,
 }
 
@@ -29,7 +31,7 @@ impl NbdHandle {
 
     /// The most data in one request.
     fn maximum(&self) -> u32 {
-        let maximum = self.connection.session().block_sizes.map_or(USUAL_MAXIMUM, |sizes| sizes.maximum);
+        let maximum = self.connection.session().block_sizes.map_or(DEFAULT_MAXIMUM, |sizes| sizes.maximum);
         maximum.min(rbdkit_plugin_api::MAX_REQUEST)
     }
 
@@ -39,7 +41,7 @@ impl NbdHandle {
         Op::later(async move {
             let mut done = 0;
             while done < length {
-                let piece = (length - done).min(LONGEST);
+                let piece = (length - done).min(MAX_LENGTH);
                 let command = Command { kind, flags, offset: offset + done, length: piece as u32 };
                 connection.command(command, &[]).await?;
                 done += piece;
@@ -64,7 +66,7 @@ impl Handle for NbdHandle {
     }
 
     fn block_size(&self) -> Op<Result<Option<BlockSizes>>> {
-        // What is longer than the server's maximum is cut here, so a client need not know of it.
+        // Requests beyond the server's maximum are cut here, so clients see no maximum.
         Op::Ready(Ok(self.connection.session().block_sizes.map(|sizes| BlockSizes { maximum: u32::MAX, ..sizes })))
     }
 
@@ -82,11 +84,11 @@ impl Handle for NbdHandle {
             trim: offers(transmission::SEND_TRIM),
             fast_zero: offers(transmission::SEND_FAST_ZERO),
             extents: self.connection.session().context.is_some(),
-            // On one connection every flush covers every write that was answered.
+            // On a shared connection every flush covers every write that was answered.
             multi_conn: self.shared || offers(transmission::CAN_MULTI_CONN),
             zero: native_or(transmission::SEND_WRITE_ZEROES, Support::Emulate),
             fua: native_or(transmission::SEND_FUA, Support::Emulate),
-            // Reading over the network into nowhere brings nothing nearer.
+            // Emulation would read over the network and discard the data, which prefetches nothing.
             cache: native_or(transmission::SEND_CACHE, Support::None),
         }))
     }
@@ -144,8 +146,8 @@ impl Handle for NbdHandle {
     fn extents(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<Extents>> {
         let connection = Arc::clone(&self.connection);
         let req_one = if flags.req_one { cmd_flag::REQ_ONE } else { 0 };
-        // An answer may end early.
-        let length = length.min(LONGEST) as u32;
+        // An answer may cover less than the request.
+        let length = length.min(MAX_LENGTH) as u32;
         Op::later(async move {
             connection.status(Command { kind: cmd::BLOCK_STATUS, flags: req_one, offset, length }).await
         })

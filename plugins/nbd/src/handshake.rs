@@ -1,7 +1,8 @@
-//! The negotiation with the other server: fixed newstyle, and what older servers have in its place.
+//! The negotiation with the other server: fixed newstyle, and the two older styles.
 //!
-//! What the server sends is hostile until it is checked: lengths before anything is allocated, the option a reply echoes, how many replies
-//! there are. The caller bounds the time.
+//! Everything that the server sends is checked before it is used: lengths before memory is
+//! allocated, the option that a reply repeats, and the number of replies. The caller limits the
+//! time.
 
 use std::fmt;
 use std::io;
@@ -12,61 +13,62 @@ use rbdkit_plugin_api::{BlockSizes, Errno, Error, ExportEntry};
 use crate::wire::{
     FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, IHAVEOPT, MAGIC, OLDSTYLE_MAGIC, REPLY_MAGIC, Reader, info, opt, rep,
 };
-use rbdkit_stream::{Broken, Input, Socket};
+use rbdkit_stream::{ConnectionError, Input, Socket};
 
-/// The longest option reply: two strings of 4096 bytes are the most that the specification has in one.
+/// The longest option reply, in bytes. The longest in the specification has two strings of 4096
+/// bytes.
 const MAX_REPLY: u32 = 64 << 10;
 
-/// The most replies to one option other than LIST: there are four kinds of information.
+/// The most replies to one option other than LIST. The specification has four kinds of information.
 const MAX_REPLIES: usize = 64;
 
-/// The most exports in a list, as nbdkit has it.
+/// The most exports in a list, as in nbdkit.
 const MAX_EXPORTS: usize = 10_000;
 
-/// The most bytes in a list of exports: 800 for each.
+/// The most bytes in a list of exports: some 800 for each.
 const MAX_LIST: usize = 8 << 20;
 
-/// The longest string of the specification.
+/// The longest string that the specification allows, in bytes.
 const MAX_STRING: usize = 4096;
 
-/// Why there is no session.
+/// Why an export cannot be opened.
 #[derive(Debug)]
-pub(crate) enum Failure {
-    /// The server does not answer, or not as an NBD server does; it may be different the next time.
-    Broken(Broken),
-    /// It said no: another attempt would end the same way.
+pub(crate) enum OpenError {
+    /// The server does not answer, or not as an NBD server does. Another attempt may succeed.
+    Connection(ConnectionError),
+    /// The server refused. Another attempt would end in the same way.
     Refused(Errno, String),
 }
 
-impl Failure {
+impl OpenError {
     pub(crate) fn into_error(self, server: &impl fmt::Display) -> Error {
         match self {
-            Failure::Broken(broken) => Error::new(Errno::Eio, format!("nbd: {server}: {broken}")),
-            Failure::Refused(errno, why) => Error::new(errno, format!("nbd: {server}: {why}")),
+            OpenError::Connection(broken) => Error::new(Errno::Eio, format!("nbd: {server}: {broken}")),
+            OpenError::Refused(errno, why) => Error::new(errno, format!("nbd: {server}: {why}")),
         }
     }
 }
 
-impl From<Broken> for Failure {
-    fn from(broken: Broken) -> Failure {
-        Failure::Broken(broken)
+impl From<ConnectionError> for OpenError {
+    fn from(broken: ConnectionError) -> OpenError {
+        OpenError::Connection(broken)
     }
 }
 
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Failure {
-        Failure::Broken(error.into())
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> OpenError {
+        OpenError::Connection(error.into())
     }
 }
 
-/// What was agreed upon.
+/// The result of the negotiation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Session {
     /// Bytes, at most 2^63 - 1.
     pub(crate) size: u64,
     /// Transmission flags.
     pub(crate) flags: u16,
-    /// What the server said of them, valid.
+    /// The server's block sizes, checked.
     pub(crate) block_sizes: Option<BlockSizes>,
     pub(crate) description: Option<String>,
     /// Replies come in chunks.
@@ -75,15 +77,15 @@ pub(crate) struct Session {
     pub(crate) context: Option<u32>,
 }
 
-/// What the server says first.
+/// The style that the server announces first.
 enum Greeting {
     Fixed,
-    /// Newstyle that knows EXPORT_NAME alone.
+    /// Newstyle with EXPORT_NAME as its only option.
     Newstyle,
     Oldstyle(Session),
 }
 
-/// A server that is asked for options.
+/// A newstyle connection before the transmission phase.
 pub(crate) struct Negotiation {
     socket: Arc<Socket>,
     input: Input,
@@ -101,18 +103,18 @@ impl OptionReply {
     }
 }
 
-/// Text of the server's for a line of ours: no control characters, not long.
+/// Text from the server for a message: cut to 400 bytes, and without control characters.
 pub(crate) fn quoted(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(400)]);
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-fn refused(export: &str, reply: &OptionReply) -> Failure {
+fn refused(export: &str, reply: &OptionReply) -> OpenError {
     let (errno, why) = match reply.kind {
         rep::ERR_UNKNOWN => (Errno::Enoent, format!("it has no export \"{}\"", quoted(export.as_bytes()))),
         rep::ERR_TLS_REQD => (Errno::Eperm, "it requires TLS, which this plugin does not have".to_owned()),
         rep::ERR_POLICY => (Errno::Eperm, "it refuses by policy".to_owned()),
-        rep::ERR_SHUTDOWN => return Broken::new("the server is shutting down").into(),
+        rep::ERR_SHUTDOWN => return ConnectionError::new("the server is shutting down").into(),
         rep::ERR_BLOCK_SIZE_REQD => (Errno::Einval, "it wants block sizes that were agreed upon".to_owned()),
         rep::ERR_INVALID => (Errno::Einval, "it calls the request invalid".to_owned()),
         rep::ERR_PLATFORM => (Errno::Eio, "it cannot do that on its platform".to_owned()),
@@ -120,13 +122,13 @@ fn refused(export: &str, reply: &OptionReply) -> Failure {
         kind => (Errno::Eio, format!("it refuses with error {:#x}", kind & !rep::ERROR)),
     };
     match reply.data.is_empty() {
-        true => Failure::Refused(errno, why),
-        false => Failure::Refused(errno, format!("{why}: \"{}\"", quoted(&reply.data))),
+        true => OpenError::Refused(errno, why),
+        false => OpenError::Refused(errno, format!("{why}: \"{}\"", quoted(&reply.data))),
     }
 }
 
-fn malformed(what: &str) -> Failure {
-    Broken::new(format!("the server sent a malformed {what}")).into()
+fn malformed(what: &str) -> OpenError {
+    ConnectionError::new(format!("the server sent a malformed {what}")).into()
 }
 
 fn string(bytes: &[u8]) -> Option<String> {
@@ -135,7 +137,7 @@ fn string(bytes: &[u8]) -> Option<String> {
 
 impl Negotiation {
     /// Opens an export.
-    pub(crate) async fn open(socket: Arc<Socket>, export: &str) -> Result<Session, Failure> {
+    pub(crate) async fn open(socket: Arc<Socket>, export: &str) -> Result<Session, OpenError> {
         let (mut negotiation, greeting) = Negotiation::greet(socket).await?;
         let session = match greeting {
             Greeting::Oldstyle(session) => session,
@@ -144,13 +146,13 @@ impl Negotiation {
         };
         negotiation.input.finish()?;
         if session.size > i64::MAX as u64 {
-            return Err(Failure::Refused(Errno::Eoverflow, format!("its size is {}: beyond 2^63 - 1", session.size)));
+            return Err(OpenError::Refused(Errno::Eoverflow, format!("its size is {}: beyond 2^63 - 1", session.size)));
         }
         Ok(session)
     }
 
     /// The exports that the server shows. None if it is too old to show any.
-    pub(crate) async fn list(socket: Arc<Socket>) -> Result<Option<Vec<ExportEntry>>, Failure> {
+    pub(crate) async fn list(socket: Arc<Socket>) -> Result<Option<Vec<ExportEntry>>, OpenError> {
         let (mut negotiation, greeting) = Negotiation::greet(socket).await?;
         let Greeting::Fixed = greeting else {
             return Ok(None);
@@ -161,7 +163,7 @@ impl Negotiation {
     }
 
     /// What the server calls its default export. None if it does not say.
-    pub(crate) async fn default_name(socket: Arc<Socket>) -> Result<Option<String>, Failure> {
+    pub(crate) async fn default_name(socket: Arc<Socket>) -> Result<Option<String>, OpenError> {
         let (mut negotiation, greeting) = Negotiation::greet(socket).await?;
         let Greeting::Fixed = greeting else {
             return Ok(None);
@@ -177,21 +179,23 @@ impl Negotiation {
         }))
     }
 
-    async fn greet(socket: Arc<Socket>) -> Result<(Negotiation, Greeting), Failure> {
+    async fn greet(socket: Arc<Socket>) -> Result<(Negotiation, Greeting), OpenError> {
         let input = Input::new(Arc::clone(&socket));
         let mut negotiation = Negotiation { socket, input, no_zeroes: false };
         let greeting = negotiation.greeting().await?;
         Ok((negotiation, greeting))
     }
 
-    async fn greeting(&mut self) -> Result<Greeting, Failure> {
+    async fn greeting(&mut self) -> Result<Greeting, OpenError> {
         if u64::from_be_bytes(self.input.array().await?) != MAGIC {
-            return Err(Broken::new("this is not an NBD server: it does not begin with NBDMAGIC").into());
+            return Err(ConnectionError::new("this is not an NBD server: it does not begin with NBDMAGIC").into());
         }
         match u64::from_be_bytes(self.input.array().await?) {
             IHAVEOPT => {}
             OLDSTYLE_MAGIC => return Ok(Greeting::Oldstyle(self.oldstyle().await?)),
-            magic => return Err(Broken::new(format!("the server has an unknown handshake ({magic:#018x})")).into()),
+            magic => {
+                return Err(ConnectionError::new(format!("the server has an unknown handshake ({magic:#018x})")).into());
+            }
         }
         let offered = u16::from_be_bytes(self.input.array().await?);
         let taken = offered & (FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES);
@@ -200,7 +204,7 @@ impl Negotiation {
         Ok(if taken & FLAG_FIXED_NEWSTYLE != 0 { Greeting::Fixed } else { Greeting::Newstyle })
     }
 
-    async fn oldstyle(&mut self) -> Result<Session, Failure> {
+    async fn oldstyle(&mut self) -> Result<Session, OpenError> {
         let size = u64::from_be_bytes(self.input.array().await?);
         // The upper half are handshake flags, of which none is defined.
         let flags = u32::from_be_bytes(self.input.array().await?) as u16;
@@ -208,7 +212,7 @@ impl Negotiation {
         Ok(Session { size, flags, block_sizes: None, description: None, structured: false, context: None })
     }
 
-    async fn fixed(&mut self, export: &str) -> Result<Session, Failure> {
+    async fn fixed(&mut self, export: &str) -> Result<Session, OpenError> {
         let structured = self.accepted(export, opt::STRUCTURED_REPLY, &[]).await?.is_some();
         let context = if structured { self.allocation_context(export).await? } else { None };
         let wanted = wanted(export, &[info::DESCRIPTION, info::BLOCK_SIZE]);
@@ -220,8 +224,8 @@ impl Negotiation {
         }
     }
 
-    /// The id of `base:allocation`. A server that has none, or not for this export, serves without.
-    async fn allocation_context(&mut self, export: &str) -> Result<Option<u32>, Failure> {
+    /// The id of `base:allocation`. None if the server has no such context for this export.
+    async fn allocation_context(&mut self, export: &str) -> Result<Option<u32>, OpenError> {
         const NAME: &str = "base:allocation";
         let mut data = counted(export);
         data.extend_from_slice(&1_u32.to_be_bytes());
@@ -240,12 +244,17 @@ impl Negotiation {
         Ok(id)
     }
 
-    async fn export_name(&mut self, export: &str, structured: bool, context: Option<u32>) -> Result<Session, Failure> {
+    async fn export_name(
+        &mut self,
+        export: &str,
+        structured: bool,
+        context: Option<u32>,
+    ) -> Result<Session, OpenError> {
         self.option(opt::EXPORT_NAME, export.as_bytes()).await?;
         let size: io::Result<[u8; 8]> = self.input.array().await;
-        // All that a server can say to a name that it does not know.
+        // A server has no other way to refuse a name that it does not know.
         let size = size.map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => Failure::Refused(
+            io::ErrorKind::UnexpectedEof => OpenError::Refused(
                 Errno::Enoent,
                 format!("it closed the connection when it was asked for export \"{}\"", quoted(export.as_bytes())),
             ),
@@ -259,7 +268,7 @@ impl Negotiation {
         Ok(Session { size, flags, block_sizes: None, description: None, structured, context })
     }
 
-    async fn list_option(&mut self) -> Result<Option<Vec<ExportEntry>>, Failure> {
+    async fn list_option(&mut self) -> Result<Option<Vec<ExportEntry>>, OpenError> {
         self.option(opt::LIST, &[]).await?;
         let mut exports = Vec::new();
         let mut bytes = 0;
@@ -274,7 +283,7 @@ impl Negotiation {
             }
             bytes += reply.data.len();
             if exports.len() == MAX_EXPORTS || bytes > MAX_LIST {
-                return Err(Broken::new("the server has too many exports to list").into());
+                return Err(ConnectionError::new("the server has too many exports to list").into());
             }
             let mut reader = Reader(&reply.data);
             let name = reader.counted().ok_or_else(|| malformed("list of exports"))?;
@@ -288,13 +297,13 @@ impl Negotiation {
     }
 
     async fn abort(&mut self) {
-        // Some servers close at once, as the specification once allowed.
+        // Some servers close at once, which an older specification allowed.
         if self.option(opt::ABORT, &[]).await.is_ok() {
             let _ = self.reply(opt::ABORT).await;
         }
     }
 
-    async fn option(&self, option: u32, data: &[u8]) -> Result<(), Failure> {
+    async fn option(&self, option: u32, data: &[u8]) -> Result<(), OpenError> {
         let mut header = Vec::with_capacity(16);
         header.extend_from_slice(&IHAVEOPT.to_be_bytes());
         header.extend_from_slice(&option.to_be_bytes());
@@ -302,7 +311,7 @@ impl Negotiation {
         Ok(self.socket.send(&header, data).await?)
     }
 
-    async fn reply(&mut self, option: u32) -> Result<OptionReply, Failure> {
+    async fn reply(&mut self, option: u32) -> Result<OptionReply, OpenError> {
         let magic = u64::from_be_bytes(self.input.array().await?);
         let echoed = u32::from_be_bytes(self.input.array().await?);
         let kind = u32::from_be_bytes(self.input.array().await?);
@@ -313,8 +322,9 @@ impl Negotiation {
         Ok(OptionReply { kind, data: self.input.vec(length as usize).await? })
     }
 
-    /// Asks, and collects the replies up to the last one, which accepts or refuses.
-    async fn ask(&mut self, option: u32, data: &[u8]) -> Result<(OptionReply, Vec<OptionReply>), Failure> {
+    /// Sends an option, and returns the last reply, which accepts or refuses, and the replies
+    /// before it.
+    async fn ask(&mut self, option: u32, data: &[u8]) -> Result<(OptionReply, Vec<OptionReply>), OpenError> {
         self.option(option, data).await?;
         let mut replies = Vec::new();
         loop {
@@ -323,14 +333,19 @@ impl Negotiation {
                 return Ok((reply, replies));
             }
             if replies.len() == MAX_REPLIES {
-                return Err(Broken::new("the server does not come to an end with its option replies").into());
+                return Err(ConnectionError::new("the server does not come to an end with its option replies").into());
             }
             replies.push(reply);
         }
     }
 
-    /// The replies to an option that a server need not have; none if it refuses.
-    async fn accepted(&mut self, export: &str, option: u32, data: &[u8]) -> Result<Option<Vec<OptionReply>>, Failure> {
+    /// The replies to an optional option; none if the server refuses it.
+    async fn accepted(
+        &mut self,
+        export: &str,
+        option: u32,
+        data: &[u8],
+    ) -> Result<Option<Vec<OptionReply>>, OpenError> {
         let (last, replies) = self.ask(option, data).await?;
         match last.kind {
             rep::ACK => Ok(Some(replies)),
@@ -352,8 +367,8 @@ fn wanted(export: &str, infos: &[u16]) -> Vec<u8> {
     data
 }
 
-/// What the replies to GO say.
-fn session(replies: &[OptionReply], structured: bool, context: Option<u32>) -> Result<Session, Failure> {
+/// Reads the replies to GO.
+fn session(replies: &[OptionReply], structured: bool, context: Option<u32>) -> Result<Session, OpenError> {
     let (mut export, mut block_sizes, mut description) = (None, None, None);
     for reply in replies.iter().filter(|reply| reply.kind == rep::INFO) {
         let mut reader = Reader(&reply.data);
@@ -368,7 +383,7 @@ fn session(replies: &[OptionReply], structured: bool, context: Option<u32>) -> R
                     let why = format!(
                         "it announces impossible block sizes: minimum {minimum}, preferred {preferred}, maximum {maximum}"
                     );
-                    return Err(Failure::Refused(Errno::Eio, why));
+                    return Err(OpenError::Refused(Errno::Eio, why));
                 }
                 block_sizes = Some(sizes);
             }

@@ -1,17 +1,19 @@
-//! The nbd plugin: another NBD server as the source.
+//! The nbd plugin: serves what another NBD server serves.
 //!
-//! Why it is fast: each request is passed on at once, with as many in flight as clients have, on one connection; a payload goes
-//! between socket and the request's own buffer without a copy. Why it is safe: what the other server sends is checked as if it were
-//! hostile; the first violation ends the connection, and every request that is in flight fails with EIO.
+//! The plugin is fast because it passes each request on at once, with as many in flight on one
+//! connection as clients have. A payload goes between the socket and the request's own buffer
+//! without a copy. The plugin does not trust the other server: it checks everything that the server
+//! sends. The first violation ends the connection, and every request in flight fails with EIO.
 //!
-//! | module | what it knows |
+//! | module | subject |
 //! |---|---|
 //! | [`config`], [`uri`] | the parameters |
-//! | [`connect`] | how to reach the server: TCP, Unix, an inherited socket, a program that is started |
+//! | [`connect`] | reaching the server: TCP, Unix, an inherited socket, a program that is started |
 //! | [`handshake`] | the negotiation |
-//! | [`connection`], [`table`], [`replies`] | requests in flight and their answers |
+//! | [`connection`], [`table`], [`ranges`], [`replies`], [`wire`] | requests in flight and their answers |
 //! | [`handle`] | what a client sees |
 //! | [`upstream`] | which connection a client gets: its own, or the shared one |
+
 #![forbid(unsafe_code)]
 
 mod config;
@@ -82,7 +84,7 @@ fn params() -> Vec<ParamSpec> {
     ]
 }
 
-/// Starts the program of `command=` for a server that may not.
+/// Starts the program of `command=` in the helper process of a confined server.
 pub const START: Start = connect::start;
 
 #[derive(Default)]
@@ -133,7 +135,7 @@ impl Plugin for Nbd {
     }
 
     fn dump_plugin(&self) -> Vec<(String, String)> {
-        // The questions that scripts ask nbdkit's plugin, which has a library for what is done here.
+        // Scripts ask nbdkit's plugin for these features of its library, libnbd.
         [("libnbd_tls", "0"), ("libnbd_uri", "1"), ("libnbd_vsock", "0"), ("libnbd_dynamic_list", "1")]
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into()

@@ -1,6 +1,7 @@
-//! Which bytes of an answer have come: no byte twice, and in the end every one.
+//! Tracks which bytes of an answer have come: each byte once, and all of them in the end.
 
-/// The most separate runs. Servers send a read's chunks in order, or in as many orders as they have threads: few runs at a time.
+/// The most separate runs. Servers send the chunks of a read in order, or in parallel from a few
+/// threads, so there are few runs at a time.
 const MAX_RUNS: usize = 1024;
 
 /// Runs of bytes, ascending, with a gap between neighbours.
@@ -8,7 +9,8 @@ const MAX_RUNS: usize = 1024;
 pub(crate) struct Ranges(Vec<(u32, u32)>);
 
 impl Ranges {
-    /// Adds the bytes from `from` up to `to`. False, and nothing is added, if some were there before, there are none, or too many runs are open.
+    /// Adds the bytes from `from` up to `to`. Returns false, and adds nothing, if the range is
+    /// empty, if some of the bytes have come before, or if there are too many runs.
     pub(crate) fn add(&mut self, from: u32, to: u32) -> bool {
         if from >= to {
             return false;
@@ -39,7 +41,7 @@ impl Ranges {
         true
     }
 
-    /// Whether all of `0..length` is there.
+    /// Whether all bytes of `0..length` have come.
     pub(crate) fn is_all(&self, length: u32) -> bool {
         self.0[..] == [(0, length)]
     }

@@ -1,7 +1,8 @@
-//! The reader's task: takes the server's replies as they come, in whatever order, and answers the requests they are for.
+//! The reader's task: reads the server's replies, which come in any order, and answers the
+//! requests.
 //!
-//! Every length, cookie, chunk and extent is checked before it is believed. There is no way to find the next reply after one that makes no
-//! sense, so the first violation ends the connection.
+//! The task checks every length, cookie, chunk and extent before it uses it. After an invalid reply
+//! the start of the next one cannot be found, so the first violation ends the connection.
 
 use std::io;
 use std::sync::Arc;
@@ -11,21 +12,23 @@ use rbdkit_plugin_api::{Errno, Error, Extents, Fill, Span};
 use crate::handshake::quoted;
 use crate::table::{Pending, Read, Status, Table};
 use crate::wire::{REPLY_FLAG_DONE, Reader, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, reply_type, state};
-use rbdkit_stream::{Broken, Input};
+use rbdkit_stream::{ConnectionError, Input};
 
-type Result<T> = std::result::Result<T, Broken>;
+type Result<T> = std::result::Result<T, ConnectionError>;
 
-/// The longest list of extents: 2^20 of them, as nbdkit sends at most.
+/// The longest list of extents, in bytes: 2^20 extents, the most that nbdkit sends.
 const MAX_STATUS: u32 = 4 + 8 * (1 << 20);
 
-/// The longest chunk that tells of an error: the numbers, and a message as long as its length can say.
+/// The longest error chunk, in bytes: the numbers, and a message of 65535 bytes, which is the
+/// largest value of its length field.
 const MAX_ERROR: u32 = 6 + 65535 + 8;
 
-/// The shortest hole that a buffer notes as one. Shorter ones are written as zeroes: a server that sends a million holes of a byte each
-/// costs a million bytes then, and not a list of a million runs.
+/// The shortest hole, in bytes, that is marked as zero in the buffer. Shorter holes are written as
+/// zeroes, so that a server that sends a million holes of one byte costs a million bytes, and not a
+/// list of a million runs.
 const SHORTEST_HOLE: u32 = 4096;
 
-/// What the reader has to know of the session.
+/// What the reader needs to know of the session.
 #[derive(Clone, Copy)]
 pub(crate) struct Agreed {
     pub(crate) structured: bool,
@@ -39,8 +42,8 @@ struct Chunk {
     length: u32,
 }
 
-/// Reads replies until the connection is of no use any more, and says why.
-pub(crate) async fn read(mut input: Input, table: Arc<Table>, agreed: Agreed) -> Broken {
+/// Reads replies until the connection cannot be used any more, and returns why.
+pub(crate) async fn read(mut input: Input, table: Arc<Table>, agreed: Agreed) -> ConnectionError {
     loop {
         if let Err(broken) = next(&mut input, &table, agreed).await {
             return broken;
@@ -67,16 +70,17 @@ async fn next(input: &mut Input, table: &Table, agreed: Agreed) -> Result<()> {
             let outcome = structured(input, &mut pending, &chunk, agreed).await;
             conclude(table, cookie, pending, outcome.map(|()| chunk.done))
         }
-        magic => Err(Broken::new(format!("the server sent something that is not a reply ({magic:#010x})"))),
+        magic => Err(ConnectionError::new(format!("the server sent something that is not a reply ({magic:#010x})"))),
     }
 }
 
-/// Answers the request, or keeps it for what is still to come, also if that is the end of the connection.
+/// Answers the request if its reply is complete, or puts it back. After an error it is put back
+/// too, and fails with the connection.
 fn conclude(table: &Table, cookie: u64, pending: Pending, outcome: Result<bool>) -> Result<()> {
     match outcome {
         Ok(true) => pending.finish().map_err(|pending| {
             table.put_back(cookie, pending);
-            Broken::new("the server ended a reply before it had sent all of it")
+            ConnectionError::new("the server ended a reply before it had sent all of it")
         }),
         Ok(false) => {
             table.put_back(cookie, pending);
@@ -89,7 +93,7 @@ fn conclude(table: &Table, cookie: u64, pending: Pending, outcome: Result<bool>)
     }
 }
 
-/// The specification's numbers; a client is to treat any other as EINVAL.
+/// The error numbers of the specification. A client must treat any other as EINVAL.
 fn errno(number: u32) -> Errno {
     match number {
         1 => Errno::Eperm,
@@ -114,12 +118,13 @@ async fn simple(input: &mut Input, pending: &mut Pending, error: u32, agreed: Ag
             let length = read.span.len;
             data(input, read, read.offset, length).await
         }
-        _ => Err(Broken::new("the server sent a simple reply where only a structured one can be")),
+        _ => Err(ConnectionError::new("the server sent a simple reply where only a structured one can be")),
     }
 }
 
 async fn structured(input: &mut Input, pending: &mut Pending, chunk: &Chunk, agreed: Agreed) -> Result<()> {
-    let wrong = || Broken::new(format!("the server sent a chunk that does not fit its request (type {})", chunk.kind));
+    let wrong =
+        || ConnectionError::new(format!("the server sent a chunk that does not fit its request (type {})", chunk.kind));
     match (chunk.kind, pending) {
         (reply_type::NONE, _) if chunk.done && chunk.length == 0 => Ok(()),
         (reply_type::OFFSET_DATA, Pending::Read(read)) if chunk.length > 8 => {
@@ -147,10 +152,13 @@ async fn structured(input: &mut Input, pending: &mut Pending, chunk: &Chunk, agr
     }
 }
 
-/// The part of the request's buffer that a chunk is for, each byte once.
+/// The part of the request's buffer that a chunk fills. Each byte may come only once.
 fn place(read: &mut Read, offset: u64, length: u32) -> Result<Span> {
-    let wrong =
-        || Broken::new(format!("the server sent {length} bytes at {offset} that were not asked for, or sent before"));
+    let wrong = || {
+        ConnectionError::new(format!(
+            "the server sent {length} bytes at {offset} that were not asked for, or sent before"
+        ))
+    };
     let from = offset.checked_sub(read.offset).and_then(|from| u32::try_from(from).ok()).ok_or_else(wrong)?;
     let to = from.checked_add(length).filter(|to| *to <= read.span.len).ok_or_else(wrong)?;
     match read.received.add(from, to) {
@@ -177,7 +185,7 @@ fn hole(read: &mut Read, offset: u64, length: u32) -> Result<()> {
 }
 
 fn extents(bytes: &[u8], status: &Status, context: u32) -> Result<Extents> {
-    let wrong = |what: &str| Broken::new(format!("the server sent extents that make no sense: {what}"));
+    let wrong = |what: &str| ConnectionError::new(format!("the server sent extents that make no sense: {what}"));
     let mut reader = Reader(bytes);
     if reader.u32() != Some(context) {
         return Err(wrong("of a context that was not agreed upon"));
@@ -192,7 +200,8 @@ fn extents(bytes: &[u8], status: &Status, context: u32) -> Result<Extents> {
         if left == 0 {
             return Err(wrong("more than was asked for"));
         }
-        // Only the last may go on: beyond what was asked for, or (some servers round up) beyond the end.
+        // Only the last extent may go beyond the request, or, with servers that round up, beyond
+        // the end of the export.
         let kept = u64::from(length).min(left);
         extents.push(kept, flags & state::HOLE != 0, flags & state::ZERO != 0);
         left -= kept;
@@ -202,7 +211,7 @@ fn extents(bytes: &[u8], status: &Status, context: u32) -> Result<Extents> {
 
 fn reported(bytes: &[u8]) -> Result<Error> {
     let mut reader = Reader(bytes);
-    let wrong = || Broken::new("the server sent a malformed error");
+    let wrong = || ConnectionError::new("the server sent a malformed error");
     let number = reader.u32().filter(|number| *number != 0).ok_or_else(wrong)?;
     let length = reader.u16().ok_or_else(wrong)?;
     let message = reader.bytes(usize::from(length)).ok_or_else(wrong)?;

@@ -1,7 +1,7 @@
-//! The requests that the server owes an answer, by cookie.
+//! The requests in flight, by cookie.
 //!
-//! Every request is answered once: by the server's reply, or with EIO when the connection breaks, whichever comes first. A broken connection
-//! takes no more requests.
+//! Every request is answered once: by the server's reply, or with EIO when the connection breaks,
+//! whichever comes first. A broken connection takes no more requests.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -10,20 +10,20 @@ use rbdkit_plugin_api::{Buffer, Done, Errno, Error, Extents, Result, Span, lock}
 use tokio::sync::oneshot;
 
 use crate::ranges::Ranges;
-use rbdkit_stream::Broken;
+use rbdkit_stream::ConnectionError;
 
-/// A read that waits for its data. The buffer is here, so that the bytes go into it as they come.
+/// A read that waits for its data. It owns the buffer, which is filled as the bytes come.
 pub(crate) struct Read {
     pub(crate) buffer: Buffer,
     pub(crate) span: Span,
     pub(crate) offset: u64,
-    /// What of `span` has come.
+    /// The parts of `span` that have come.
     pub(crate) received: Ranges,
     pub(crate) error: Option<Error>,
     pub(crate) answer: oneshot::Sender<Done>,
 }
 
-/// A question for extents.
+/// A BLOCK_STATUS request.
 pub(crate) struct Status {
     pub(crate) offset: u64,
     pub(crate) length: u64,
@@ -45,9 +45,9 @@ pub(crate) enum Pending {
 }
 
 impl Pending {
-    /// Answers with an error, whatever has come.
+    /// Answers with an error.
     pub(crate) fn fail(self, error: Error) {
-        // Whoever asked may be gone at the end of the server.
+        // At the end of the server the caller may no longer exist.
         match self {
             Pending::Read(read) => drop(read.answer.send((read.buffer, Err(error)))),
             Pending::Status(status) => drop(status.answer.send(Err(error))),
@@ -55,7 +55,7 @@ impl Pending {
         }
     }
 
-    /// Notes an error that the server reported; the first counts.
+    /// Records an error that the server reported; the first one counts.
     pub(crate) fn note(&mut self, error: Error) {
         let place = match self {
             Pending::Read(read) => &mut read.error,
@@ -65,7 +65,8 @@ impl Pending {
         place.get_or_insert(error);
     }
 
-    /// Answers with what has come. It comes back if that is neither an error nor everything.
+    /// Answers the request. Returns it as an error if the server reported no error but did not send
+    /// everything.
     pub(crate) fn finish(self) -> std::result::Result<(), Pending> {
         match self {
             Pending::Read(mut read) => match read.error.take() {
@@ -86,10 +87,10 @@ impl Pending {
 
 #[derive(Default)]
 struct State {
-    /// Of the next request.
+    /// The cookie of the next request.
     cookie: u64,
     pending: HashMap<u64, Pending>,
-    broken: Option<Broken>,
+    broken: Option<ConnectionError>,
 }
 
 /// See the module.
@@ -108,11 +109,12 @@ impl Table {
         lock(&self.state)
     }
 
-    fn error(&self, broken: &Broken) -> Error {
+    fn error(&self, broken: &ConnectionError) -> Error {
         Error::new(Errno::Eio, format!("nbd: {}: {broken}", self.server))
     }
 
-    /// A cookie for a request that is about to be sent. If the connection is broken the request is answered instead.
+    /// A cookie for a request that is about to be sent. If the connection is broken, answers the
+    /// request and returns none.
     pub(crate) fn enter(&self, pending: Pending) -> Option<u64> {
         let mut state = self.state();
         if let Some(broken) = &state.broken {
@@ -127,16 +129,16 @@ impl Table {
         Some(cookie)
     }
 
-    /// The request that a reply is for.
-    pub(crate) fn take(&self, cookie: u64) -> Result<Pending, Broken> {
+    /// Removes the request that a reply is for.
+    pub(crate) fn take(&self, cookie: u64) -> Result<Pending, ConnectionError> {
         self.state().pending.remove(&cookie).ok_or_else(|| {
-            Broken::new(format!(
+            ConnectionError::new(format!(
                 "the server answered a request that was never made, or that it had answered ({cookie:#x})"
             ))
         })
     }
 
-    /// Puts a request back of whose reply more is to come.
+    /// Puts a request back if more of its reply is to come.
     pub(crate) fn put_back(&self, cookie: u64, pending: Pending) {
         let mut state = self.state();
         match &state.broken {
@@ -151,8 +153,8 @@ impl Table {
         }
     }
 
-    /// Ends the connection: every request that is in flight fails. Whether it was the first to do so.
-    pub(crate) fn end(&self, broken: Broken) -> bool {
+    /// Ends the connection: every request in flight fails. Returns whether this was the first call.
+    pub(crate) fn end(&self, broken: ConnectionError) -> bool {
         let mut state = self.state();
         if state.broken.is_some() {
             return false;

@@ -10,30 +10,31 @@ use rbdkit_launcher::{Launcher, Program};
 use rbdkit_plugin_api::{
     AccessRights, BoxFuture, ConfigError, DNS_PORT, Error, ExportEntry, Handle, Network, Result, run_blocking,
 };
-use rbdkit_stream::{Broken, Socket};
+use rbdkit_stream::{ConnectionError, Socket};
 use rustix::net::RecvFlags;
 
 use crate::config::{Settings, Target};
 use crate::connect::{Connected, connect};
 use crate::connection::Connection;
 use crate::handle::NbdHandle;
-use crate::handshake::{Failure, Negotiation, Session};
+use crate::handshake::{Negotiation, OpenError, Session};
 
-/// How long connecting and negotiating may take: far more than any server needs, and less than anybody waits for one that does not
-/// speak.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long connecting and negotiating may take. A server that works needs much less than 60 s, and
+/// clients do not wait much longer.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Between two attempts to connect.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The time between two attempts to connect.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// An open export that no runtime has yet.
+/// An open export whose socket is not registered with a runtime.
 struct Opened {
     fd: OwnedFd,
     session: Session,
 }
 
 impl Opened {
-    /// Whether the server has not ended it while it was idle: it has nothing to say before it is asked.
+    /// Whether the connection still stands. The server sends nothing before it gets a request, so
+    /// readable means closed.
     fn is_alive(&self) -> bool {
         let peeked = rustix::net::recv(&self.fd, &mut [0_u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
         matches!(peeked, Err(rustix::io::Errno::AGAIN))
@@ -51,9 +52,10 @@ struct Shared {
 /// See the module.
 pub(crate) struct Upstream {
     settings: Settings,
-    /// Of a target that is a program.
+    /// Starts the program of a target that is one.
     launcher: Option<Launcher>,
-    /// An async lock: two clients that find the shared connection broken make one anew, not two.
+    /// Held while a connection is made, so that two clients that find the shared one broken make
+    /// one new connection, not two.
     shared: tokio::sync::Mutex<Shared>,
 }
 
@@ -78,13 +80,14 @@ impl Upstream {
         }
     }
 
-    /// Makes the shared connection, so that the server does not start if it cannot be made.
+    /// Makes the shared connection. If that fails the server does not start.
     pub(crate) fn prepare(&self) -> Result<(), ConfigError> {
         if !self.settings.shared {
             return Ok(());
         }
         if let Some(launcher) = &self.launcher {
-            // From the first: a program that this process started itself could not be ended from behind the wall.
+            // The helper starts even the first program: a confined server could not end a program
+            // that it started itself.
             let failed = |error: io::Error| ConfigError::new(format!("nbd: cannot start a helper: {error}"));
             launcher.move_out().map_err(failed)?;
         }
@@ -95,7 +98,7 @@ impl Upstream {
                 .session(&self.settings.export)
                 .await
                 .map_err(|error| ConfigError::new(error.context().map_or_else(|| error.to_string(), str::to_owned)))?;
-            // Nobody else has it: the negotiation is over.
+            // The negotiation is over, so nothing else holds the socket.
             let socket = Arc::into_inner(socket).ok_or_else(|| ConfigError::new("nbd: the socket is in use"))?;
             let mut shared = self.shared.lock().await;
             shared.prepared = Some(Opened { fd: socket.into_inner(), session });
@@ -126,7 +129,7 @@ impl Upstream {
             Some(Opened { fd, session }) => (Arc::new(Socket::new(fd)?), session),
             None => {
                 shared.connection = None;
-                // The program that served the lost connection goes before another one opens the same image.
+                // The old program ends before another one opens the same image.
                 if let Some(program) = shared.program.take() {
                     run_blocking(move || {
                         drop(program);
@@ -144,9 +147,9 @@ impl Upstream {
         Ok(connection)
     }
 
-    /// Connects and opens an export, as often as `retry` says.
+    /// Connects and opens an export. Tries again as often as `retry` says.
     async fn session(&self, export: &str) -> Result<(Arc<Socket>, Session, Option<Program>)> {
-        self.persistently(|| {
+        self.with_retries(|| {
             Box::pin(async {
                 let Connected { socket, program } = connect(&self.settings.target, self.launcher.as_ref()).await?;
                 let session = Negotiation::open(Arc::clone(&socket), export).await?;
@@ -156,26 +159,27 @@ impl Upstream {
         .await
     }
 
-    async fn persistently<'a, T>(&self, attempt: impl Fn() -> BoxFuture<'a, Result<T, Failure>>) -> Result<T> {
+    async fn with_retries<'a, T>(&self, attempt: impl Fn() -> BoxFuture<'a, Result<T, OpenError>>) -> Result<T> {
         let mut left = self.settings.retry;
         loop {
-            let late = || Failure::from(Broken::new(format!("no answer within {} s", PATIENCE.as_secs())));
-            let failure = match tokio::time::timeout(PATIENCE, attempt()).await.unwrap_or_else(|_| Err(late())) {
+            let late =
+                || OpenError::from(ConnectionError::new(format!("no answer within {} s", OPEN_TIMEOUT.as_secs())));
+            let failure = match tokio::time::timeout(OPEN_TIMEOUT, attempt()).await.unwrap_or_else(|_| Err(late())) {
                 Ok(value) => return Ok(value),
                 Err(failure) => failure,
             };
             match failure {
-                Failure::Broken(broken) if left > 0 => {
+                OpenError::Connection(broken) if left > 0 => {
                     tracing::debug!("nbd: {}: {broken}; trying again", self.settings.target);
                     left -= 1;
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(RETRY_INTERVAL).await;
                 }
                 failure => return Err(self.error(failure)),
             }
         }
     }
 
-    fn error(&self, failure: Failure) -> Error {
+    fn error(&self, failure: OpenError) -> Error {
         failure.into_error(&self.settings.target)
     }
 
@@ -186,38 +190,38 @@ impl Upstream {
             return Ok(default());
         }
         let exports = self
-            .persistently(|| {
+            .with_retries(|| {
                 Box::pin(async {
                     let Connected { socket, .. } = connect(&self.settings.target, self.launcher.as_ref()).await?;
                     Negotiation::list(socket).await
                 })
             })
             .await?;
-        // One that does not tell has its default export.
+        // A server that does not list its exports has a default export.
         Ok(exports.unwrap_or_else(default))
     }
 
-    /// What the empty name stands for.
+    /// The export that the empty name means.
     pub(crate) async fn default_export(&self) -> String {
         if !self.settings.dynamic {
             return self.settings.export.clone();
         }
-        let name = self.persistently(|| {
+        let name = self.with_retries(|| {
             Box::pin(async {
                 let Connected { socket, .. } = connect(&self.settings.target, self.launcher.as_ref()).await?;
                 Negotiation::default_name(socket).await
             })
         });
-        // A server that cannot be reached is reported when it is opened.
+        // An unreachable server is reported when a client opens the export.
         name.await.ok().flatten().unwrap_or_default()
     }
 
-    /// The end of the server: all clients are gone.
+    /// Ends the shared connection and its program. All clients have disconnected.
     pub(crate) fn end(&self) {
         let Ok(mut shared) = self.shared.try_lock() else {
             return;
         };
-        // The connection first, as the program may be waiting for its end.
+        // The connection first, because the program may wait for its end.
         shared.prepared = None;
         shared.connection = None;
         shared.program = None;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// Where a URI leads.
+/// The server that a URI names.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Tcp { host: String, port: u16 },
@@ -91,7 +91,7 @@ fn socket(query: &str) -> Result<PathBuf, UriError> {
     }
 }
 
-/// Undoes the percent encoding.
+/// Decodes percent-encoded text.
 fn decode(text: &str) -> Result<Vec<u8>, UriError> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -1,14 +1,14 @@
-//! Numbers of the NBD specification, under its names (without the `NBD_` prefix), as a client needs them. All integers on the wire are
-//! big-endian.
+//! Constants of the NBD specification that a client needs, under its names without the `NBD_`
+//! prefix. All integers on the wire are big-endian.
 //!
-//! The server has a table of its own: a plugin depends on the plugin interface alone, and two sides that share one table would share
-//! its mistakes.
+//! The server has its own table. A plugin depends only on the plugin interface, and a mistake in a
+//! shared table would go unnoticed by tests in which both sides use it.
 
 /// "NBDMAGIC": the first eight bytes of a server.
 pub(crate) const MAGIC: u64 = 0x4e42_444d_4147_4943;
 /// "IHAVEOPT": the next eight bytes, and what every option begins with.
 pub(crate) const IHAVEOPT: u64 = 0x4948_4156_454f_5054;
-/// What stands in its place with a server of the old style.
+/// What an oldstyle server sends instead.
 pub(crate) const OLDSTYLE_MAGIC: u64 = 0x0000_4202_8186_1253;
 /// What every option reply begins with.
 pub(crate) const REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
@@ -103,7 +103,7 @@ pub(crate) mod reply_type {
     pub(crate) const OFFSET_DATA: u16 = 1;
     pub(crate) const OFFSET_HOLE: u16 = 2;
     pub(crate) const BLOCK_STATUS: u16 = 5;
-    /// Set in every chunk that tells of an error.
+    /// Set in every error chunk.
     pub(crate) const ERROR: u16 = 1 << 15;
 }
 
@@ -113,7 +113,8 @@ pub(crate) mod state {
     pub(crate) const ZERO: u32 = 2;
 }
 
-/// Takes integers off the front of a message. Every function answers none, and takes nothing, if there is too little.
+/// Reads values from the front of a message. Every function returns none, and reads nothing, if
+/// there are too few bytes.
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {

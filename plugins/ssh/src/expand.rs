@@ -1,10 +1,10 @@
-//! The names of files in parameters: `~/`, and the `%` sequences that nbdkit knows.
+//! Expands `~/` and nbdkit's `%` sequences in the names of files.
 
 use std::path::PathBuf;
 
 use rbdkit_plugin_api::ConfigError;
 
-/// What the sequences stand for.
+/// The values of the sequences.
 pub(crate) struct Names {
     home: Option<String>,
     user: String,
@@ -26,7 +26,8 @@ impl Names {
     }
 }
 
-/// The absolute path that a parameter's text stands for. The server changes its directory when it goes to the background.
+/// Expands a parameter into an absolute path. It has to be absolute because the server changes its
+/// directory when it goes to the background.
 ///
 /// # Errors
 /// One line about the parameter.

@@ -1,13 +1,13 @@
-//! What `ssh` says when it fails, in one line.
+//! Turns the error messages of `ssh` into one line that says what is wrong and what would be right.
 //!
-//! For people at a terminal it says much; who runs a server needs to know what is wrong and what would be right. What is not known
-//! here is passed on in its own words.
+//! `ssh` prints several lines for a person at a terminal. A message that is not known here is
+//! passed on as it is.
 
 use rbdkit_plugin_api::{Errno, Error};
 
 use crate::config::Settings;
 
-/// The error for a connection that was not made. `said` is what `ssh` wrote.
+/// The error for a connection that could not be made. `said` is what `ssh` printed.
 pub(crate) fn error(settings: &Settings, said: &str) -> Error {
     let (errno, why) = explain(settings, said);
     Error::new(errno, format!("ssh: {}: {why}", settings.host))

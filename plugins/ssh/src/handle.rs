@@ -9,7 +9,7 @@ use crate::session::Session;
 
 pub(crate) struct SshHandle {
     session: Arc<Session>,
-    /// The file's, at the server.
+    /// The server's handle for the file.
     handle: Arc<[u8]>,
     size: u64,
     writable: bool,
@@ -28,8 +28,9 @@ impl Handle for SshHandle {
     }
 
     fn can(&self) -> Op<Result<Capabilities>> {
-        // A server of OpenSSH's keeps nothing back for itself: its fsync covers what came over other connections too. Another one may be of
-        // another kind, so what OpenSSH has of its own stands for it.
+        // The fsync extension marks OpenSSH's server. It writes straight to the file, so its fsync
+        // covers the writes of other connections too. Other servers may buffer writes, so they are
+        // offered neither flush nor several connections.
         let fsync = self.session.has_fsync();
         Op::Ready(Ok(Capabilities {
             write: self.writable,

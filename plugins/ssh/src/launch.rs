@@ -1,10 +1,11 @@
 //! Starts `ssh` with the `sftp` subsystem, and gives it the password.
 //!
-//! `ssh` asks a program of the environment's for a password, never us. That program is three lines of shell in a directory of our own, which
-//! take the password from a named pipe there: it is neither in a file nor on a command line. Directory and pipe are gone
-//! once the connection stands.
+//! `ssh` asks for a password by running the program that `SSH_ASKPASS` names. That program is three
+//! lines of shell in a private directory. It reads the password from a named pipe there, so the
+//! password is neither in a file nor on a command line. Directory and pipe are removed once the
+//! connection is established.
 //!
-//! A server that is confined may do nothing of that, so [`start`] runs in a helper process then.
+//! A confined server may do none of that, so [`start`] runs in its helper process.
 
 use std::any::Any;
 use std::ffi::OsString;
@@ -30,32 +31,35 @@ use tokio::task::JoinHandle;
 
 use crate::config::Settings;
 
-/// The most that is kept of what `ssh` says before the connection stands: its longest message is a tenth of that.
-const MAX_SAID: usize = 16 << 10;
+/// How many bytes of standard error are kept until the connection is established. The longest
+/// message of `ssh` is a tenth of that.
+const MAX_STDERR: usize = 16 << 10;
 
-/// How long the last words of an `ssh` that has closed its connection are waited for.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long to wait for the end of standard error after `ssh` has closed its connection.
+const STDERR_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Takes what is asked for as a password, and refuses anything else: a key's passphrase is not the password.
+/// Answers questions for a password and refuses others: the passphrase of a key is not the
+/// password.
 const ASKPASS: &str = r#"#!/bin/sh
 case "$1" in *assword*) ;; *) exit 1 ;; esac
 IFS= read -r line <"${0%/*}/password" && printf '%s\n' "$line"
 "#;
 
-/// How often the password may be asked for. `ssh` has two methods, and one attempt for each.
+/// How often the password can be read. `ssh` has two methods that ask for it, with one attempt for
+/// each; twice that is enough.
 const ANSWERS: usize = 4;
 
-/// Where `ssh` looks for keys by itself.
+/// The keys that `ssh` tries if none is named.
 const DEFAULT_IDENTITIES: [&str; 3] = ["~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa"];
 
-/// A running `ssh`, connected or about to be. [`Program::release`] takes the password away.
+/// A running `ssh`, connected or about to be. [`Program::release`] removes the password.
 pub(crate) struct Launched {
     pub(crate) socket: Arc<Socket>,
     pub(crate) program: Program,
     pub(crate) stderr: Stderr,
 }
 
-/// What `ssh` says on standard error.
+/// The standard error of `ssh`.
 pub(crate) struct Stderr {
     printed: Arc<Mutex<Printed>>,
     reader: JoinHandle<()>,
@@ -64,7 +68,7 @@ pub(crate) struct Stderr {
 #[derive(Default)]
 struct Printed {
     text: String,
-    /// The connection stands: what comes now is for the log.
+    /// The connection is established: further lines go to the log.
     connected: bool,
 }
 
@@ -80,7 +84,7 @@ impl Stderr {
                 let mut printed = lock(&into);
                 if printed.connected {
                     text.lines().for_each(|line| tracing::warn!("ssh: {host}: {}", line.escape_debug()));
-                } else if printed.text.len() < MAX_SAID {
+                } else if printed.text.len() < MAX_STDERR {
                     printed.text.push_str(&text);
                 }
             }
@@ -88,15 +92,15 @@ impl Stderr {
         Ok(Stderr { printed, reader })
     }
 
-    /// The connection stands.
+    /// Records that the connection is established.
     pub(crate) fn connected(&self) {
         lock(&self.printed).connected = true;
     }
 
-    /// All that an `ssh` said which has closed its connection.
+    /// Everything that an `ssh` printed which has closed its connection.
     pub(crate) async fn last(self) -> String {
-        // It ends when ssh does.
-        let _ = tokio::time::timeout(LAST_WORDS, self.reader).await;
+        // The reader ends when ssh does.
+        let _ = tokio::time::timeout(STDERR_TIMEOUT, self.reader).await;
         std::mem::take(&mut lock(&self.printed).text)
     }
 }
@@ -116,8 +120,8 @@ impl Secret {
         OpenOptions::new().write(true).create_new(true).mode(0o700).open(&askpass)?.write_all(ASKPASS.as_bytes())?;
         let pipe = directory.path().join("password");
         mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
-        // Opened in both directions, the pipe holds what nobody has read yet, and a later reader does not wait for a
-        // writer.
+        // Opened in both directions, the pipe holds what nobody has read yet, and a later reader
+        // does not wait for a writer.
         let mut pipe = OpenOptions::new().read(true).write(true).open(pipe)?;
         pipe.write_all(format!("{password}\n").repeat(ANSWERS).as_bytes())?;
         Ok(Secret { directory, _pipe: pipe.into() })
@@ -129,7 +133,8 @@ fn askpass(directory: &TempDir) -> PathBuf {
     directory.path().join("askpass")
 }
 
-/// An option whose value is the name of a file: in quotes, and no sequence is expanded twice.
+/// An option whose value is the name of a file: in quotes, and with percent signs doubled so that
+/// `ssh` does not expand them again.
 fn file_option(name: &str, file: &Path) -> String {
     format!("{name}=\"{}\"", file.display().to_string().replace('%', "%%"))
 }
@@ -138,7 +143,8 @@ fn file_option(name: &str, file: &Path) -> String {
 pub(crate) fn arguments(settings: &Settings) -> Vec<String> {
     let mut arguments: Vec<String> = Vec::new();
     let mut option = |text: &str| arguments.extend(["-o".to_owned(), text.to_owned()]);
-    // A connection of its own, for SFTP alone, whatever the user's configuration has for terminals.
+    // A separate connection that does nothing but SFTP, whatever the user's configuration sets for
+    // terminals.
     for text in [
         "ControlMaster=no",
         "ControlPath=none",
@@ -150,7 +156,7 @@ pub(crate) fn arguments(settings: &Settings) -> Vec<String> {
         "RequestTTY=no",
         "UpdateHostKeys=no",
         "LogLevel=ERROR",
-        // A host that vanishes says nothing.
+        // Detects a host that has vanished, after 90 s.
         "ServerAliveInterval=30",
         "ServerAliveCountMax=3",
     ] {
@@ -177,7 +183,7 @@ pub(crate) fn arguments(settings: &Settings) -> Vec<String> {
     }
     settings.identities.iter().for_each(|file| option(&file_option("IdentityFile", file)));
     if !settings.identities.is_empty() {
-        // Naming one makes ssh forget those that it would look for by itself.
+        // If one key is named, ssh no longer tries its default keys.
         DEFAULT_IDENTITIES.iter().for_each(|file| option(&format!("IdentityFile={file}")));
     }
     if let Some(seconds) = settings.timeout {
@@ -202,38 +208,39 @@ pub(crate) fn words(settings: &Settings) -> Vec<OsString> {
     std::iter::once(password).chain(arguments(settings)).map(OsString::from).collect()
 }
 
-/// In front of a password in the first word: one of no characters is a password too.
+/// Stands before a password in the first word, so that an empty password differs from none.
 const GIVEN: char = '=';
 
-/// Starts `ssh`: the first word is the password, the others are its arguments. Our ends: of its standard input and output, and of its errors.
+/// Starts `ssh`. The first word is the password, the others are the arguments. The ends are a
+/// socket, which is standard input and output of `ssh`, and a pipe, which is its standard error.
 pub(crate) fn start(words: &[OsString], _order: Order) -> io::Result<Started> {
     let (password, arguments) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new("ssh");
     command.args(arguments);
     command.env_remove("SSH_ASKPASS").env_remove("SSH_ASKPASS_REQUIRE").env("LC_ALL", "C");
-    // Control-C is for us: requests under way still need the connection.
+    // Control-C must reach only the server: requests in flight still need the connection.
     command.process_group(0);
     let password = password.to_str().and_then(|word| word.strip_prefix(GIVEN));
     let secret = password.map(Secret::new).transpose()?;
     if let Some(secret) = &secret {
         command.env("SSH_ASKPASS", askpass(&secret.directory)).env("SSH_ASKPASS_REQUIRE", "force");
         if std::env::var_os("DISPLAY").is_none() {
-            // Before OpenSSH 8.4 that was the sign that there is somebody to ask.
+            // OpenSSH before 8.4 runs SSH_ASKPASS only if DISPLAY is set.
             command.env("DISPLAY", "none");
         }
     }
     let (ours, theirs) = UnixStream::pair()?;
-    let (said, says) = io::pipe()?;
+    let (stderr, stderr_end) = io::pipe()?;
     command.stdin(Stdio::from(OwnedFd::from(theirs.try_clone()?)));
     command.stdout(Stdio::from(OwnedFd::from(theirs)));
-    command.stderr(Stdio::from(OwnedFd::from(says)));
-    // With the command go our copies of what ssh has.
+    command.stderr(Stdio::from(OwnedFd::from(stderr_end)));
+    // Dropping the command closes our copies of the program's ends.
     let child = command.spawn()?;
     let keep = secret.map(|secret| Box::new(secret) as Box<dyn Any + Send>);
-    Ok(Started { child, ends: vec![ours.into(), said.into()], keep })
+    Ok(Started { child, ends: vec![ours.into(), stderr.into()], keep })
 }
 
-/// Starts `ssh`. Whether it comes to a connection shows on the socket.
+/// Starts `ssh`. The socket shows whether it connects.
 pub(crate) fn launch(launcher: &Launcher, settings: &Settings) -> Result<Launched> {
     let failed = |error: io::Error| {
         let why = match error.kind() {
@@ -244,8 +251,8 @@ pub(crate) fn launch(launcher: &Launcher, settings: &Settings) -> Result<Launche
     };
     let start = || -> io::Result<Launched> {
         let (ends, program) = launcher.launch("ssh: the program ssh", Order { which: 0, number: 0 })?;
-        let [socket, said] = <[OwnedFd; 2]>::try_from(ends).map_err(|_| io::ErrorKind::UnexpectedEof)?;
-        let stderr = Stderr::new(said, settings.host.clone())?;
+        let [socket, stderr] = <[OwnedFd; 2]>::try_from(ends).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+        let stderr = Stderr::new(stderr, settings.host.clone())?;
         Ok(Launched { socket: Arc::new(Socket::new(socket)?), program, stderr })
     };
     start().map_err(failed)

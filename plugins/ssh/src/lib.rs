@@ -1,21 +1,23 @@
-//! The ssh plugin: a file on another host, over SFTP.
+//! The ssh plugin: serves a file on another host, over SFTP.
 //!
-//! The connection is made by the user's own `ssh` program, which is started for each client with the `sftp` subsystem; the SFTP protocol is
-//! ours. So host keys, certificates, agents, hardware keys, jump hosts and `~/.ssh/config` mean here what they mean everywhere else on the
-//! machine, and the cryptography is the one that the distribution keeps up to date; it also runs in a process of its own, beside
-//! ours. What matters for speed is how SFTP is spoken: a request is cut into pieces, and the pieces of all requests are in flight together.
+//! The plugin starts the user's own `ssh` program for each client, with the `sftp` subsystem, and
+//! speaks SFTP with the server itself. So host keys, certificates, agents, hardware keys, jump
+//! hosts and `~/.ssh/config` work as everywhere else on the machine. The cryptography is that of
+//! the distribution, and runs in a process of its own. The plugin is fast because it cuts requests
+//! into pieces and has the pieces of all requests in flight together.
 //!
-//! | module | what it knows |
+//! | module | subject |
 //! |---|---|
 //! | [`config`], [`expand`], [`password`] | the parameters |
-//! | [`launch`] | how `ssh` is started, and how it gets a password |
-//! | [`said`] | what `ssh` says when it fails, in one line |
+//! | [`launch`] | starting `ssh`, and giving it a password |
+//! | [`explain`] | the error messages of `ssh`, in one line |
 //! | [`wire`], [`table`], [`replies`], [`session`] | SFTP: requests in flight and their answers |
 //! | [`device`] | the size of a block device |
+//! | [`open`] | connecting and opening the file |
 //! | [`handle`] | what a client sees |
 //!
-//! What the server sends is checked as if it were hostile: the first violation ends the connection, and every request that is
-//! in flight fails with EIO.
+//! Everything that the server sends is checked as if it were hostile. The first violation ends the
+//! connection, and every request in flight fails with EIO.
 #![forbid(unsafe_code)]
 
 mod config;
@@ -91,7 +93,7 @@ fn params() -> Vec<ParamSpec> {
     ]
 }
 
-/// Starts `ssh` for a server that may not.
+/// Starts `ssh` in the helper process of a confined server.
 pub const START: Start = launch::start;
 
 #[derive(Default)]
@@ -99,7 +101,7 @@ struct Ssh {
     config: Config,
     settings: Option<Arc<Settings>>,
     launcher: Option<Launcher>,
-    /// The file was created: later clients open what is there.
+    /// Whether the file was created. Later clients open it.
     created: AtomicBool,
     /// Held while the first client creates the file.
     creating: tokio::sync::Mutex<()>,
@@ -142,7 +144,7 @@ impl Plugin for Ssh {
         self.launcher.as_ref().map_or(Ok(false), Launcher::move_out).map(drop)
     }
 
-    /// It is `ssh` that connects and reads, and the helper that starts it.
+    /// The server itself opens nothing: `ssh` connects and reads, and the helper starts `ssh`.
     fn access_rights(&self) -> Option<AccessRights> {
         Some(AccessRights::default())
     }

@@ -1,11 +1,12 @@
-//! From the settings to an open file: starts `ssh`, agrees on the version of SFTP, opens the file and finds its size.
+//! From the settings to an open file: starts `ssh`, agrees on the version of SFTP, opens the file
+//! and finds its size.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use rbdkit_launcher::Launcher;
 use rbdkit_plugin_api::{Errno, Error, Result, run_blocking};
-use rbdkit_stream::{Broken, Input, Socket};
+use rbdkit_stream::{ConnectionError, Input, Socket};
 
 use crate::config::{Create, Settings};
 use crate::device;
@@ -18,8 +19,8 @@ use crate::wire::{self, Attributes, FSYNC, LIMITS, Packet, Reader, attr, kind};
 /// How long opening the file may take, unless `timeout=` allows more.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The most data in one request, in bytes: OpenSSH takes 255 KiB. 252 KiB are whole pages, so the server's reads and
-/// writes stay aligned.
+/// The most data in one request, in bytes: OpenSSH takes 255 KiB. 252 KiB are whole pages, so the
+/// server's reads and writes stay aligned.
 const LARGEST_PIECE: u64 = 252 << 10;
 
 /// The longest handle that the protocol allows, in bytes.
@@ -102,10 +103,10 @@ async fn connect(launcher: &Launcher, settings: &Settings, timeout: Duration) ->
 }
 
 /// Agrees on the version. Answers whether the server has the fsync extension.
-pub(crate) async fn greet(socket: &Socket, input: &mut Input) -> Result<bool, Broken> {
+pub(crate) async fn greet(socket: &Socket, input: &mut Input) -> Result<bool, ConnectionError> {
     socket.send(&Packet::new(kind::INIT).u32(3).finish(0), &[]).await?;
     let (kind, length) = header(input).await?;
-    let wrong = || Broken::new("this is not an SFTP server: it does not begin with its version");
+    let wrong = || ConnectionError::new("this is not an SFTP server: it does not begin with its version");
     if kind != kind::VERSION {
         return Err(wrong());
     }
@@ -113,7 +114,7 @@ pub(crate) async fn greet(socket: &Socket, input: &mut Input) -> Result<bool, Br
     let mut reader = Reader(&body);
     let version = reader.u32().ok_or_else(wrong)?;
     if version != 3 {
-        return Err(Broken::new(format!("the server speaks version {version} of SFTP, not 3")));
+        return Err(ConnectionError::new(format!("the server speaks version {version} of SFTP, not 3")));
     }
     let mut fsync = false;
     while let Some((name, value)) = reader.string().zip(reader.string()) {
@@ -167,7 +168,7 @@ async fn send_open(session: &Session, what: &str, path: &[u8], flags: u32, mode:
     let body = session.expect(what, kind::HANDLE, reply.await?)?;
     match Reader(&body).string().filter(|handle| handle.len() <= MAX_HANDLE) {
         Some(handle) => Ok(handle.to_owned()),
-        None => Err(session.protocol_error(Broken::new("the server sent a malformed handle"))),
+        None => Err(session.protocol_error(ConnectionError::new("the server sent a malformed handle"))),
     }
 }
 
@@ -179,7 +180,7 @@ async fn size(session: &Arc<Session>, what: &str, handle: &[u8]) -> Result<u64> 
     let reply = session.call(|id| Packet::request(kind::FSTAT, id).string(handle)).await?;
     let body = session.expect(what, kind::ATTRS, reply)?;
     let attributes = Attributes::read(Reader(&body))
-        .ok_or_else(|| session.protocol_error(Broken::new("the server sent malformed attributes")))?;
+        .ok_or_else(|| session.protocol_error(ConnectionError::new("the server sent malformed attributes")))?;
     let refuse = |why: &str| Err(Error::new(Errno::Eio, format!("ssh: {}: {what}: {why}", session.host())));
     let kind = attributes.mode.map(|mode| mode & KIND);
     if kind == Some(DIRECTORY) {
@@ -207,7 +208,7 @@ async fn ask_limits(session: &Session) -> Result<Limits> {
     let mut reader = Reader(&reply.body);
     let limits = reader.u64().and_then(|_packet| reader.u64().zip(reader.u64()));
     let (read, write) =
-        limits.ok_or_else(|| session.protocol_error(Broken::new("the server sent malformed limits")))?;
+        limits.ok_or_else(|| session.protocol_error(ConnectionError::new("the server sent malformed limits")))?;
     // 0 is "not told".
     let piece = |limit: u64, usual| match limit {
         0..=4095 => usual,

@@ -29,7 +29,7 @@ pub(crate) fn read(param: Param<'_>) -> Result<String, ConfigError> {
                     "the descriptor has to be greater than 2: 0 to 2 are standard input, output and error".into(),
                 ));
             }
-            // What stands behind an inherited descriptor has this name.
+            // Opens what the inherited descriptor refers to again.
             let file = format!("/proc/self/fd/{number}");
             first_line(Path::new(&file)).map_err(|error| wrong(format!("descriptor {number}: {error}")))?
         }
@@ -59,7 +59,7 @@ fn ask() -> io::Result<String> {
     if !input.is_terminal() {
         return line(input.lock().take(MAX));
     }
-    // The program that everybody has, rather than a terminal library for one line.
+    // stty is on every system, and saves a terminal library for one line.
     let echo = |how: &str| Command::new("stty").arg(how).stdin(Stdio::inherit()).status();
     eprint!("password: ");
     io::stderr().flush()?;

@@ -1,23 +1,25 @@
-//! The reader's task: takes the server's answers as they come, in whatever order.
+//! The reader's task: reads the server's answers, which come in any order.
 //!
-//! It never writes, so it never waits for a server that waits for us to read. Lengths and ids are checked before they are believed; after
-//! an answer that makes no sense nothing can be found any more, so the first one ends the connection.
+//! The task never writes, so it cannot deadlock with a server that waits for us to read. It checks
+//! lengths and ids before it uses them. After an invalid answer the start of the next one cannot be
+//! found, so the first one ends the connection.
 
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{Errno, Error, Span};
-use rbdkit_stream::{Broken, Input};
+use rbdkit_stream::{ConnectionError, Input};
 
 use crate::table::{Reply, Table, Transfer, Waiting};
 use crate::wire::{Reader, errno, kind, status};
 
-type Result<T> = std::result::Result<T, Broken>;
+type Result<T> = std::result::Result<T, ConnectionError>;
 
-/// The longest packet other than DATA: a version with its extensions, or a status with a message, are a tenth of that.
+/// The longest packet other than DATA, in bytes. A version with its extensions, or a status with a
+/// message, is a tenth of that.
 pub(crate) const MAX_PACKET: u32 = 64 << 10;
 
-/// Reads answers until the connection is of no use any more, and says why.
-pub(crate) async fn read(mut input: Input, table: Arc<Table>) -> Broken {
+/// Reads answers until the connection cannot be used any more, and returns why.
+pub(crate) async fn read(mut input: Input, table: Arc<Table>) -> ConnectionError {
     loop {
         if let Err(broken) = next(&mut input, &table).await {
             return broken;
@@ -30,29 +32,30 @@ pub(crate) async fn header(input: &mut Input) -> Result<(u8, u32)> {
     let length = u32::from_be_bytes(input.array().await?);
     let [kind] = input.array().await?;
     let body = length.checked_sub(1).filter(|body| kind == kind::DATA || *body <= MAX_PACKET);
-    body.map(|body| (kind, body)).ok_or_else(|| Broken::new(format!("the server sent a packet of {length} bytes")))
+    body.map(|body| (kind, body))
+        .ok_or_else(|| ConnectionError::new(format!("the server sent a packet of {length} bytes")))
 }
 
 async fn next(input: &mut Input, table: &Table) -> Result<()> {
     let (kind, length) = header(input).await?;
-    let length = length.checked_sub(4).ok_or_else(|| Broken::new("the server sent half a packet"))?;
+    let length = length.checked_sub(4).ok_or_else(|| ConnectionError::new("the server sent half a packet"))?;
     let id = u32::from_be_bytes(input.array().await?);
     match table.take(id)? {
         Waiting::Reply(answer) if kind != kind::DATA => {
             let body = input.vec(length as usize).await?;
-            // Whoever asked may be gone at the end of the server.
+            // At the end of the server the caller may no longer exist.
             let _ = answer.send(Ok(Reply { kind, body }));
             Ok(())
         }
         Waiting::Reply(answer) => {
-            let broken = Broken::new("the server sent data that was not asked for");
+            let broken = ConnectionError::new("the server sent data that was not asked for");
             let _ = answer.send(Err(Error::new(Errno::Eio, format!("ssh: {}: {broken}", table.host()))));
             Err(broken)
         }
         Waiting::Piece { transfer: key, span } => {
-            // Failed by somebody else: so is the connection.
+            // The transfer failed because the connection has ended.
             let Some(mut transfer) = table.take_transfer(key) else {
-                return Err(Broken::new("the connection was given up"));
+                return Err(ConnectionError::new("the connection was given up"));
             };
             match piece(input, &mut transfer, span, kind, length).await {
                 Ok(()) => {
@@ -73,7 +76,10 @@ async fn piece(input: &mut Input, transfer: &mut Transfer, span: Span, kind: u8,
         kind::DATA => {
             let count = u32::from_be_bytes(input.array().await?);
             if count == 0 || count > span.len || length != count + 4 {
-                return Err(Broken::new(format!("the server sent {count} bytes where {} were asked for", span.len)));
+                return Err(ConnectionError::new(format!(
+                    "the server sent {count} bytes where {} were asked for",
+                    span.len
+                )));
             }
             input.fill(&mut transfer.buffer, Span::new(span.at, count)).await?;
             if count < span.len {
@@ -89,14 +95,14 @@ async fn piece(input: &mut Input, transfer: &mut Transfer, span: Span, kind: u8,
                 }));
             Ok(())
         }
-        _ => Err(Broken::new(format!("the server answered a read with a packet of type {kind}"))),
+        _ => Err(ConnectionError::new(format!("the server answered a read with a packet of type {kind}"))),
     }
 }
 
-/// The error of a STATUS; none if it says that all went well.
+/// The error of a STATUS; none if the request succeeded.
 pub(crate) fn failure(body: &[u8]) -> Result<Option<Error>> {
     let mut reader = Reader(body);
-    let code = reader.u32().ok_or_else(|| Broken::new("the server sent a malformed status"))?;
+    let code = reader.u32().ok_or_else(|| ConnectionError::new("the server sent a malformed status"))?;
     let message = reader.string().map(|text| String::from_utf8_lossy(&text[..text.len().min(400)]).into_owned());
     let message: String = message.unwrap_or_default().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
     Ok(match code {

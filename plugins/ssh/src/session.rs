@@ -1,7 +1,8 @@
 //! One SFTP session: sends requests and matches the answers to them.
 //!
-//! Requests are sent one after the other and answered in any order. A client's requests, and the pieces of a long one,
-//! are all in flight together, so the round trip to the server is waited for once and not for each piece.
+//! Requests are sent one after the other and answered in any order. A client's requests, and the
+//! pieces of a long one, are all in flight together, so the round trip to the server is waited for
+//! once and not for each piece.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use rbdkit_launcher::Program;
 use rbdkit_plugin_api::{Buffer, Done, Errno, Error, Result, Span, lock, run_blocking};
-use rbdkit_stream::{Broken, Input, Socket};
+use rbdkit_stream::{ConnectionError, Input, Socket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -28,7 +29,8 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// For a server that does not tell its limits: 32 KiB, which the protocol requires every server to take.
+    /// For a server that does not tell its limits: 32 KiB, which the protocol requires every server
+    /// to take.
     pub(crate) const USUAL: Limits = Limits { read: 32 << 10, write: 32 << 10 };
 }
 
@@ -45,13 +47,13 @@ pub(crate) struct Session {
     fsync: bool,
 }
 
-/// A packet that is being written. After half a packet the server could not understand the next one, so dropping this value
-/// ends the connection.
+/// A packet that is being written. After half a packet the server could not understand the next
+/// one, so dropping this value ends the connection.
 struct Unfinished<'a>(&'a Session);
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        self.0.end(&Broken::new("a request was given up while it was sent"));
+        self.0.end(&ConnectionError::new("a request was given up while it was sent"));
     }
 }
 
@@ -106,7 +108,7 @@ impl Session {
         self.fsync
     }
 
-    fn end(&self, broken: &Broken) {
+    fn end(&self, broken: &ConnectionError) {
         end(&self.socket, &self.table, &self.closing, broken);
     }
 
@@ -155,7 +157,7 @@ impl Session {
     pub(crate) fn expect_success(&self, what: &str, reply: Reply) -> Result<()> {
         let failed = match reply.kind {
             kind::STATUS => failure(&reply.body),
-            kind => Err(Broken::new(format!("the server answered with a packet of type {kind}"))),
+            kind => Err(ConnectionError::new(format!("the server answered with a packet of type {kind}"))),
         };
         match failed {
             Ok(None) => Ok(()),
@@ -165,7 +167,7 @@ impl Session {
     }
 
     /// Ends the connection after an answer that makes no sense.
-    pub(crate) fn protocol_error(&self, broken: Broken) -> Error {
+    pub(crate) fn protocol_error(&self, broken: ConnectionError) -> Error {
         self.end(&broken);
         Error::new(Errno::Eio, format!("ssh: {}: {broken}", self.table.host()))
     }
@@ -174,15 +176,22 @@ impl Session {
     pub(crate) fn expect(&self, what: &str, expected: u8, reply: Reply) -> Result<Vec<u8>> {
         match reply.kind {
             kind if kind == expected => Ok(reply.body),
-            kind::STATUS => match self.expect_success(what, reply) {
-                Err(error) => Err(error),
-                Ok(()) => Err(self.protocol_error(Broken::new("the server says that all is well, and sends nothing"))),
-            },
-            kind => Err(self.protocol_error(Broken::new(format!("the server answered with a packet of type {kind}")))),
+            kind::STATUS => {
+                match self.expect_success(what, reply) {
+                    Err(error) => Err(error),
+                    Ok(()) => Err(self
+                        .protocol_error(ConnectionError::new("the server says that all is well, and sends nothing"))),
+                }
+            }
+            kind => {
+                Err(self
+                    .protocol_error(ConnectionError::new(format!("the server answered with a packet of type {kind}"))))
+            }
         }
     }
 
-    /// Reads at `offset` into `span`. If the server sends less than was asked for, asks for the rest again.
+    /// Reads at `offset` into `span`. If the server sends less than was asked for, asks for the
+    /// rest again.
     pub(crate) async fn read(&self, handle: &[u8], mut buffer: Buffer, span: Span, offset: u64) -> Done {
         let mut pieces: Vec<Span> = pieces(span, self.limits().read).collect();
         loop {
@@ -243,7 +252,7 @@ impl Session {
             let closed = self.call(|id| Packet::request(kind::CLOSE, id).string(handle));
             let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
         }
-        self.end(&Broken::new("the connection was closed"));
+        self.end(&ConnectionError::new("the connection was closed"));
         let reader = lock(&self.reader).take();
         if let Some(reader) = reader {
             // Both directions are shut, so it ends by itself.
@@ -260,13 +269,14 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // For a session that was not closed, as after an error while the file was opened: ends the reader's task.
+        // For a session that was not closed, as after an error while the file was opened: ends the
+        // reader's task.
         self.closing.store(true, Ordering::Release);
-        self.end(&Broken::new("the connection was dropped"));
+        self.end(&ConnectionError::new("the connection was dropped"));
     }
 }
 
-fn end(socket: &Socket, table: &Table, closing: &AtomicBool, broken: &Broken) {
+fn end(socket: &Socket, table: &Table, closing: &AtomicBool, broken: &ConnectionError) {
     if table.end(broken) {
         if !closing.load(Ordering::Acquire) {
             tracing::error!("ssh: {}: {broken}", table.host());

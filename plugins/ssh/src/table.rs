@@ -1,28 +1,29 @@
-//! The requests that the server owes an answer, by id.
+//! The requests in flight, by id.
 //!
-//! A client's read is a [`Transfer`]: many requests, one buffer. Everything is answered once: when the server has answered it all, or with
-//! EIO when the connection breaks. A broken connection takes no more requests.
+//! A client's read is a [`Transfer`]: many requests that fill one buffer. Every call is answered
+//! once: when the server has answered all its requests, or with EIO when the connection breaks. A
+//! broken connection takes no more requests.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
 use rbdkit_plugin_api::{Buffer, Errno, Error, Result, Span, lock};
-use rbdkit_stream::Broken;
+use rbdkit_stream::ConnectionError;
 use tokio::sync::oneshot;
 
-/// An answer without data of a read.
+/// The server's answer to a request other than a read.
 pub(crate) struct Reply {
     pub(crate) kind: u8,
-    /// What follows the id.
+    /// The bytes after the id.
     pub(crate) body: Vec<u8>,
 }
 
 /// A read whose pieces are in flight.
 pub(crate) struct Transfer {
     pub(crate) buffer: Buffer,
-    /// Pieces without an answer.
+    /// How many pieces have no answer yet.
     pub(crate) left: usize,
-    /// What short answers left out.
+    /// The parts that short answers left out.
     pub(crate) missing: Vec<Span>,
     pub(crate) error: Option<Error>,
     pub(crate) answer: oneshot::Sender<(Buffer, Result<Vec<Span>>)>,
@@ -30,7 +31,7 @@ pub(crate) struct Transfer {
 
 impl Transfer {
     fn fail(self, error: Error) {
-        // Whoever asked may be gone at the end of the server.
+        // At the end of the server the caller may no longer exist.
         let _ = self.answer.send((self.buffer, Err(error)));
     }
 }
@@ -49,7 +50,7 @@ struct State {
     key: u64,
     waiting: HashMap<u32, Waiting>,
     transfers: HashMap<u64, Transfer>,
-    broken: Option<Broken>,
+    broken: Option<ConnectionError>,
 }
 
 impl State {
@@ -81,11 +82,12 @@ impl Table {
         lock(&self.state)
     }
 
-    fn error(&self, broken: &Broken) -> Error {
+    fn error(&self, broken: &ConnectionError) -> Error {
         Error::new(Errno::Eio, format!("ssh: {}: {broken}", self.host))
     }
 
-    /// An id for a request that is about to be sent. If the connection is broken it is answered instead.
+    /// An id for a request that is about to be sent. If the connection is broken, answers the
+    /// request and returns none.
     pub(crate) fn enter(&self, answer: oneshot::Sender<Result<Reply>>) -> Option<u32> {
         let mut state = self.state();
         match &state.broken {
@@ -97,7 +99,8 @@ impl Table {
         }
     }
 
-    /// Ids for the pieces of a read. If the connection is broken it is answered instead.
+    /// Ids for the pieces of a read. If the connection is broken, answers the read and returns
+    /// none.
     pub(crate) fn enter_transfer(&self, transfer: Transfer, pieces: &[Span]) -> Option<Vec<u32>> {
         let mut state = self.state();
         if let Some(broken) = &state.broken {
@@ -110,18 +113,19 @@ impl Table {
         Some(pieces.iter().map(|&span| state.enter(Waiting::Piece { transfer: key, span })).collect())
     }
 
-    /// What an answer is for.
-    pub(crate) fn take(&self, id: u32) -> Result<Waiting, Broken> {
+    /// Removes the request that an answer is for.
+    pub(crate) fn take(&self, id: u32) -> Result<Waiting, ConnectionError> {
         let waiting = self.state().waiting.remove(&id);
-        waiting.ok_or_else(|| Broken::new(format!("the server answered a request that was never made ({id})")))
+        waiting.ok_or_else(|| ConnectionError::new(format!("the server answered a request that was never made ({id})")))
     }
 
-    /// The transfer of a piece, while its answer is worked on. None if it has failed meanwhile.
+    /// Removes the transfer of a piece while its answer is read. None if it has failed meanwhile.
     pub(crate) fn take_transfer(&self, key: u64) -> Option<Transfer> {
         self.state().transfers.remove(&key)
     }
 
-    /// One piece more is over: answers the read with the last one.
+    /// Puts the transfer back after one of its pieces was answered, or answers the read after the
+    /// last piece.
     pub(crate) fn settle(&self, key: u64, mut transfer: Transfer) {
         transfer.left -= 1;
         if transfer.left == 0 {
@@ -138,13 +142,13 @@ impl Table {
         }
     }
 
-    /// Ends a read, for a connection that is about to end.
-    pub(crate) fn fail(&self, transfer: Transfer, broken: &Broken) {
+    /// Fails a read, for a connection that is about to end.
+    pub(crate) fn fail(&self, transfer: Transfer, broken: &ConnectionError) {
         transfer.fail(self.error(broken));
     }
 
-    /// Ends the connection: everything in flight fails. Whether it was the first to do so.
-    pub(crate) fn end(&self, broken: &Broken) -> bool {
+    /// Ends the connection: everything in flight fails. Returns whether this was the first call.
+    pub(crate) fn end(&self, broken: &ConnectionError) -> bool {
         let mut state = self.state();
         if state.broken.is_some() {
             return false;

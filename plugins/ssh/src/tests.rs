@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rbdkit_plugin_api::{Buffer, Errno, Flags, Handle, Param, Result as ApiResult, Span};
-use rbdkit_stream::{Broken, Input, Socket};
+use rbdkit_stream::{ConnectionError, Input, Socket};
 
 use crate::config::{Config, Settings};
 use crate::handle::SshHandle;
@@ -199,7 +199,7 @@ async fn open(script: impl FnOnce(&mut Server) + Send + 'static) -> (Result<Arc<
     let opened = async {
         let socket = Arc::new(Socket::new(ours.into()).unwrap());
         let mut input = Input::new(Arc::clone(&socket));
-        let fsync = greet(&socket, &mut input).await.map_err(|broken: Broken| broken.to_string())?;
+        let fsync = greet(&socket, &mut input).await.map_err(|broken: ConnectionError| broken.to_string())?;
         let session = Session::start(socket, input, None, "far".to_owned(), fsync);
         let opened = open_file(&session, &settings(&["host=far", "/disk"]), Access::ReadWrite).await;
         opened.map(|opened| Arc::new(SshHandle::new(opened))).map_err(|error| error.to_string())
@@ -226,7 +226,8 @@ async fn pread(handle: &SshHandle, offset: u64, length: u32) -> ApiResult<Vec<u8
 fn the_pieces_of_all_requests_are_in_flight_together() {
     block_on(async {
         let (handle, thread) = handle(|server| {
-            // Three reads of four pieces each, none of which is answered before all are asked for; then the last ones first.
+            // Three reads of four pieces each, none of which is answered before all are asked for;
+            // then the last ones first.
             let mut requests: Vec<Request> = (0..12).map(|_| server.request()).collect();
             requests.reverse();
             for request in requests {

@@ -1,4 +1,5 @@
-//! SFTP version 3, as OpenSSH speaks it: numbers and packets. All integers are big-endian; a string is a 32-bit length and as many bytes.
+//! SFTP version 3, as OpenSSH speaks it: numbers and packets. All integers are big-endian; a string
+//! is a 32-bit length and as many bytes.
 
 use rbdkit_plugin_api::Errno;
 
@@ -20,7 +21,7 @@ pub(crate) mod kind {
     pub(crate) const EXTENDED_REPLY: u8 = 201;
 }
 
-/// How a file is opened.
+/// Flags of OPEN.
 pub(crate) mod open {
     pub(crate) const READ: u32 = 1;
     pub(crate) const WRITE: u32 = 2;
@@ -28,7 +29,7 @@ pub(crate) mod open {
     pub(crate) const TRUNCATE: u32 = 16;
 }
 
-/// What of a file's attributes is there.
+/// Flags that say which attributes of a file follow.
 pub(crate) mod attr {
     pub(crate) const SIZE: u32 = 1;
     pub(crate) const UIDGID: u32 = 2;
@@ -50,7 +51,8 @@ pub(crate) mod status {
     pub(crate) const OP_UNSUPPORTED: u32 = 8;
 }
 
-/// What a status code means to a client. FAILURE (4) is everything that has no code, a full disk included.
+/// The error for a status code. FAILURE (4) stands for everything that has no code of its own,
+/// including a full disk.
 pub(crate) fn errno(code: u32) -> Errno {
     match code {
         status::NO_SUCH_FILE => Errno::Enoent,
@@ -60,7 +62,7 @@ pub(crate) fn errno(code: u32) -> Errno {
     }
 }
 
-/// A packet in the making. Its length is set in the end.
+/// A packet under construction. Its length is set last.
 pub(crate) struct Packet(Vec<u8>);
 
 impl Packet {
@@ -89,7 +91,7 @@ impl Packet {
         packet
     }
 
-    /// The packet, if `payload` bytes more follow it.
+    /// The packet, followed by `payload` more bytes.
     pub(crate) fn finish(mut self, payload: u32) -> Vec<u8> {
         let length = self.0.len() as u32 - 4 + payload;
         self.0[..4].copy_from_slice(&length.to_be_bytes());
@@ -97,7 +99,8 @@ impl Packet {
     }
 }
 
-/// Takes values off the front of a packet. Every function answers none, and takes nothing, if there is too little.
+/// Reads values from the front of a packet. Every function returns none, and reads nothing, if
+/// there are too few bytes.
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -124,12 +127,12 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What is known of a file.
+/// Attributes of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Attributes {
     /// Bytes.
     pub(crate) size: Option<u64>,
-    /// Kind and permissions, as Unix has them.
+    /// Kind and permissions, as in Unix.
     pub(crate) mode: Option<u32>,
 }
 

@@ -1,9 +1,10 @@
-//! What plugins share that speak with another server over a stream of bytes: the socket, and the buffer in front of it.
+//! A stream socket to another server, and the buffer of its receiving side, for the plugins nbd and
+//! ssh.
 //!
-//! No protocol is known here. What comes from the socket goes straight into a request's buffer, and how many bytes of it are believed is the
-//! caller's decision.
+//! The crate knows no protocol. Bytes from the socket go straight into the buffer of a request. The
+//! caller checks lengths before it asks for that many bytes.
 #![deny(unsafe_code)]
 
 mod socket;
 
-pub use socket::{Broken, Input, Socket};
+pub use socket::{ConnectionError, Input, Socket};

@@ -1,7 +1,8 @@
-//! The socket to the other server, whatever its kind, and the reading side's buffer.
+//! The socket to the other server, and the buffer of its receiving side.
 //!
-//! A descriptor with readiness rather than tokio's own socket types: TCP, Unix and inherited sockets are then one type, the bytes of a long
-//! answer go from the socket straight into the request's buffer, and a write of header and payload is one system call.
+//! [`Socket`] waits for readiness of a plain descriptor instead of using tokio's socket types. So
+//! TCP, Unix and inherited sockets are one type, the bytes of a long answer go from the socket
+//! straight into the request's buffer, and a header and its payload are written by one system call.
 
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice};
@@ -13,67 +14,71 @@ use rustix::net::{AddressFamily, Shutdown, sockopt};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Why a connection is of no use any more: one line, which names neither the server nor the plugin.
+/// Why a connection cannot be used any more: one line that names neither the server nor the plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Broken(String);
+pub struct ConnectionError(String);
 
-impl Broken {
-    /// `why` completes "the server at NAME: ...".
-    pub fn new(why: impl Into<String>) -> Broken {
-        Broken(why.into())
+impl ConnectionError {
+    /// `why` completes "PLUGIN: SERVER: ...".
+    pub fn new(why: impl Into<String>) -> ConnectionError {
+        ConnectionError(why.into())
     }
 }
 
-impl From<io::Error> for Broken {
-    fn from(error: io::Error) -> Broken {
-        Broken(match error.kind() {
+impl From<io::Error> for ConnectionError {
+    fn from(error: io::Error) -> ConnectionError {
+        ConnectionError(match error.kind() {
             ErrorKind::UnexpectedEof => "the server closed the connection".to_owned(),
             _ => format!("the connection is lost: {error}"),
         })
     }
 }
 
-impl fmt::Display for Broken {
+impl fmt::Display for ConnectionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-/// The room that a Unix socket is to have for what is sent, in bytes. The usual 208 KiB take no request of 256 KiB, so each would have to wait for the
-/// other side to read half of it. (TCP finds out by itself how much it needs.)
-const ROOM: usize = 1 << 20;
+/// The size of a Unix socket's send buffer, in bytes. A request of 256 KiB does not fit into the
+/// default of 208 KiB, so its sender would wait until the other side has read a part of it. (TCP
+/// adapts its buffers by itself.)
+const SEND_BUFFER: usize = 1 << 20;
 
 /// A connected stream socket.
 pub struct Socket(AsyncFd<OwnedFd>);
 
 impl Socket {
-    /// It needs a tokio runtime around it.
+    /// Takes over a connected socket. Needs a tokio runtime.
     #[allow(unsafe_code)]
     pub fn new(fd: OwnedFd) -> io::Result<Socket> {
         rustix::io::ioctl_fionbio(&fd, true)?;
         if sockopt::socket_domain(&fd) == Ok(AddressFamily::UNIX)
-            && sockopt::set_socket_send_buffer_size_force(&fd, ROOM).is_err()
+            && sockopt::set_socket_send_buffer_size_force(&fd, SEND_BUFFER).is_err()
         {
-            // Without the privilege the system's limit counts. What it does not give it does not give.
-            let _ = sockopt::set_socket_send_buffer_size(&fd, ROOM);
+            // Without the privilege the system's limit counts. What it does not give it does not
+            // give.
+            let _ = sockopt::set_socket_send_buffer_size(&fd, SEND_BUFFER);
         }
-        // SAFETY: the descriptor is open as long as the `OwnedFd` lives, and nobody replaces or closes it in there: it is only lent out shared.
+        // SAFETY: the descriptor is open as long as the `OwnedFd` lives, and nobody replaces or
+        // closes it in there: it is only lent out shared.
         Ok(Socket(unsafe { AsyncFd::register(fd) }?))
     }
 
-    /// Takes it out of the runtime.
+    /// Removes the socket from the runtime.
     pub fn into_inner(self) -> OwnedFd {
         self.0.into_inner()
     }
 
-    /// Reads what is there into `bytes`, which is not empty; waits if there is nothing. An end is an error.
+    /// Reads what is there into `bytes`, which is not empty; waits if there is nothing. An end is
+    /// an error.
     async fn receive(&self, mut read: impl FnMut(&OwnedFd) -> io::Result<(usize, usize)>) -> io::Result<usize> {
         loop {
             let mut ready = self.0.readable().await?;
             match ready.try_io(|fd| read(fd.get_ref())) {
                 Ok(Ok((0, _))) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(Ok((count, wanted))) => {
-                    // Nothing is left: the next call waits without asking the socket first.
+                    // The socket is empty now, so the next call waits before it reads.
                     if count < wanted {
                         ready.clear_ready();
                     }
@@ -104,18 +109,19 @@ impl Socket {
         Ok(())
     }
 
-    /// Ends both directions: whoever waits for the socket sees it.
+    /// Shuts down both directions, which wakes every task that waits for the socket.
     pub fn shut(&self) {
-        // It may be closed by the other side already.
+        // The other side may have closed it already.
         let _ = rustix::net::shutdown(self.0.get_ref(), Shutdown::Both);
     }
 }
 
-/// Bytes that one read may bring beyond what is asked for: 32 KiB are the answers to seven requests of 4 KiB, and what of a long
-/// answer goes through here costs a microsecond of copying.
-const AHEAD: usize = 32 << 10;
+/// How many bytes one read may take beyond those asked for. 32 KiB hold the answers to seven
+/// requests of 4 KiB. The part of a long answer that is buffered here costs a microsecond of
+/// copying.
+const READ_AHEAD: usize = 32 << 10;
 
-/// The receiving side: what was read and not yet asked for.
+/// The receiving side: bytes that were read and not yet asked for.
 pub struct Input {
     socket: Arc<Socket>,
     space: Box<[u8]>,
@@ -124,16 +130,17 @@ pub struct Input {
 }
 
 impl Input {
-    /// Nothing is read yet.
+    /// The receiving side of a socket.
     pub fn new(socket: Arc<Socket>) -> Input {
-        Input { socket, space: vec![0; AHEAD].into_boxed_slice(), from: 0, to: 0 }
+        Input { socket, space: vec![0; READ_AHEAD].into_boxed_slice(), from: 0, to: 0 }
     }
 
-    /// Ends the receiving side. An error if the server sent more than was read, which a handshake never leaves.
-    pub fn finish(self) -> Result<(), Broken> {
+    /// Ends the receiving side after a handshake. An error if the server sent more than was asked
+    /// for.
+    pub fn finish(self) -> Result<(), ConnectionError> {
         match self.from == self.to {
             true => Ok(()),
-            false => Err(Broken::new("the server spoke before it was asked")),
+            false => Err(ConnectionError::new("the server spoke before it was asked")),
         }
     }
 
@@ -154,7 +161,7 @@ impl Input {
         Ok(())
     }
 
-    /// The next `N` bytes, at most [`AHEAD`].
+    /// The next `N` bytes, at most [`READ_AHEAD`].
     pub async fn array<const N: usize>(&mut self) -> io::Result<[u8; N]> {
         loop {
             if let Some(array) = self.buffered().first_chunk::<N>() {
@@ -166,7 +173,7 @@ impl Input {
         }
     }
 
-    /// The next bytes, as many as `count`, which the caller has bounded.
+    /// The next `count` bytes. The caller has checked `count` against a limit.
     pub async fn vec(&mut self, count: usize) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         while bytes.len() < count {
@@ -180,7 +187,7 @@ impl Input {
         Ok(bytes)
     }
 
-    /// Reads over the next bytes.
+    /// Reads and discards the next `count` bytes.
     pub async fn skip(&mut self, mut count: usize) -> io::Result<()> {
         while count > 0 {
             if self.from == self.to {
@@ -193,7 +200,7 @@ impl Input {
         Ok(())
     }
 
-    /// Fills `span` of the buffer, which it lies within, with the next bytes.
+    /// Fills `span`, which must lie within the buffer, with the next bytes.
     pub async fn fill(&mut self, buffer: &mut Buffer, span: Span) -> io::Result<()> {
         let take = self.buffered().len().min(span.len as usize);
         buffer.put(span.at, &self.space[self.from..self.from + take]);
@@ -211,7 +218,7 @@ impl Input {
                 Ok((count, rest.len as usize))
             });
             done += count.await? as u32;
-            // Not all of what was offered was filled.
+            // The read may have filled only a part of `rest`.
             buffer.mark(Span::new(span.at + done, span.len - done), Fill::Unfilled);
         }
         Ok(())
