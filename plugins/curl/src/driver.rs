@@ -1,10 +1,12 @@
 //! The thread that drives all transfers.
 //!
-//! libcurl's multi interface does the waiting for all of them at once. The thread owns everything of libcurl's; requests come over a channel,
-//! answers go back each by its own. At most `connections=` are under way, the others wait in order. Transfers are kept and used again, as
-//! setting one up costs more than what changes from one request to the next.
+//! libcurl's multi interface waits for all transfers at once. The thread owns all handles of
+//! libcurl. Requests come over a channel, and each answer goes back over a channel of its own. At
+//! most `connections=` requests run; the others wait in order. Transfers are reused, because
+//! creating one costs more than changing the options that differ between requests.
 //!
-//! Cookies belong to each transfer in libcurl. What one of them learns is given to the others before their next request.
+//! In libcurl each transfer has its own cookies. The driver gives the cookies that one transfer
+//! receives to the others before their next request.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -26,9 +28,10 @@ enum Message {
     SaveCookies(oneshot::Sender<()>),
 }
 
-/// The way to the thread, which is started with the first message, when the server has given up what it does not need, and ends when this is dropped.
+/// The sender's side of the thread. The thread starts with the first message, after the server has
+/// confined itself, and ends when this value is dropped.
 pub(crate) struct Driver {
-    /// Taken by the thread.
+    /// Moves into the thread when it starts.
     prepared: Mutex<Option<(Settings, Option<Arc<Jar>>)>>,
     thread: OnceLock<Thread>,
 }
@@ -48,7 +51,7 @@ impl Driver {
         Ok(Driver { prepared: Mutex::new(Some((settings, jar))), thread: OnceLock::new() })
     }
 
-    /// Hands over a request. Without a thread the job is dropped, and whoever waits for its answer learns of that.
+    /// Hands over a request. If there is no thread the job is dropped, which its sender sees.
     pub(crate) fn request(&self, job: Job) {
         self.send(Message::Request(job));
     }
@@ -72,7 +75,7 @@ impl Driver {
         if let Some(thread) = self.thread.get() {
             return Some(thread);
         }
-        // Whoever comes meanwhile waits here.
+        // Other requests wait here until the thread has started.
         let mut prepared = lock(&self.prepared);
         if let Some((settings, jar)) = prepared.take() {
             match Thread::start(settings.clone(), jar.clone()) {
@@ -90,7 +93,7 @@ impl Driver {
 impl Thread {
     fn start(settings: Settings, jar: Option<Arc<Jar>>) -> std::io::Result<Thread> {
         let (messages, receiver) = channel();
-        // The multi handle cannot change its thread, so it is made there.
+        // A multi handle cannot move to another thread, so the new thread makes it.
         let (waker_out, waker_in) = channel();
         std::thread::Builder::new().name("curl".into()).spawn(move || {
             let multi = Multi::new();
@@ -105,9 +108,8 @@ impl Thread {
 
 impl Drop for Thread {
     fn drop(&mut self) {
-        // The thread is to find the channel closed when it wakes.
-        let (nobody, _) = channel();
-        self.messages = nobody;
+        // Closes the channel before it wakes the thread.
+        self.messages = channel().0;
         let _ = self.waker.wakeup();
     }
 }
@@ -115,11 +117,11 @@ impl Drop for Thread {
 enum Slot {
     Idle(Box<Easy2<Transfer>>, u64),
     Busy(Easy2Handle<Transfer>),
-    /// While it changes hands, or lost to an error of libcurl's.
+    /// Between two states, or after an error of libcurl.
     Empty,
 }
 
-/// All cookies, as lines of a cookie file, with a number that changes with them.
+/// All cookies, as lines of a cookie file. The generation changes with every change of the cookies.
 #[derive(Default)]
 struct Cookies {
     lines: Vec<String>,
@@ -132,7 +134,7 @@ struct Loop {
     jar: Option<Arc<Jar>>,
     messages: Receiver<Message>,
     waiting: VecDeque<Job>,
-    /// A transfer's token is its place here.
+    /// The token of a transfer is its index here.
     slots: Vec<Slot>,
     cookies: Option<Cookies>,
 }
@@ -140,7 +142,8 @@ struct Loop {
 impl Loop {
     fn new(mut multi: Multi, settings: Settings, jar: Option<Arc<Jar>>, messages: Receiver<Message>) -> Loop {
         let cookies = settings.cookiefile.as_ref().map(|_| Cookies::default());
-        // As many idle connections are kept as requests can be under way; if libcurl refuses, it keeps its own number.
+        // Keeps as many idle connections as requests can run. If libcurl refuses, it uses its
+        // default.
         let _ = multi.set_max_connects(settings.connections);
         Loop { multi, settings, jar, messages, waiting: VecDeque::new(), slots: Vec::new(), cookies }
     }
@@ -159,7 +162,7 @@ impl Loop {
             if self.finish() {
                 continue;
             }
-            if let Err(error) = self.multi.poll(&mut [], setup::LONGEST_SLEEP) {
+            if let Err(error) = self.multi.poll(&mut [], setup::MAX_SLEEP) {
                 tracing::error!("curl: {error}");
             }
         }
@@ -169,7 +172,7 @@ impl Loop {
         self.waiting.is_empty() && !self.slots.iter().any(|slot| matches!(slot, Slot::Busy(_)))
     }
 
-    /// Takes all that has come; an error once no more can come.
+    /// Receives all messages that have come; an error if the channel is closed.
     fn take_messages(&mut self) -> Result<(), TryRecvError> {
         loop {
             match self.messages.try_recv() {
@@ -196,7 +199,7 @@ impl Loop {
         }
     }
 
-    /// The last one used is the first to be used again: its connection is the warmest.
+    /// An idle transfer, if there is one. Otherwise room for a new one, up to `connections=`.
     fn free_slot(&mut self) -> Option<usize> {
         if let Some(place) = self.slots.iter().position(|slot| matches!(slot, Slot::Idle(..))) {
             return Some(place);
@@ -235,16 +238,17 @@ impl Loop {
         }
         match self.multi.add2(*easy) {
             Ok(mut handle) => {
-                // Without its token it would never be found again; setting a pointer does not fail.
+                // Without its token the transfer could not be found again; setting a pointer does
+                // not fail.
                 let _ = handle.set_token(place);
                 self.slots[place] = Slot::Busy(handle);
             }
-            // The transfer is dropped, and with it its job: whoever waits learns of that.
+            // The transfer is dropped with its job, which the sender sees.
             Err(error) => tracing::error!("curl: {error}"),
         }
     }
 
-    /// Ends the transfers that libcurl is done with; whether there were any.
+    /// Answers the requests whose transfers have ended. Returns whether there were any.
     fn finish(&mut self) -> bool {
         let mut done = Vec::new();
         let slots = &self.slots;
@@ -279,7 +283,7 @@ impl Loop {
 }
 
 impl Cookies {
-    /// Takes over what a transfer knows; the generation that it is of.
+    /// Takes over the cookies of a transfer and returns their generation.
     fn learn(&mut self, easy: &mut Easy2<Transfer>) -> u64 {
         let Ok(list) = easy.cookies() else { return 0 };
         let lines: Vec<String> = list.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
@@ -290,7 +294,7 @@ impl Cookies {
         self.generation
     }
 
-    /// Makes a transfer forget what it knows and take over ours.
+    /// Replaces the cookies of a transfer.
     fn give(&self, easy: &mut Easy2<Transfer>) -> Result<(), curl::Error> {
         easy.cookie_list("ALL")?;
         self.lines.iter().try_for_each(|line| easy.cookie_list(line))

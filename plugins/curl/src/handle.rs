@@ -23,7 +23,7 @@ impl Handle for CurlHandle {
         Op::Ready(Ok(self.disk.size))
     }
 
-    /// HTTP has nothing like flush, and a write is with the server when it is answered.
+    /// HTTP has no flush: a write has reached the server when it is answered.
     fn can(&self) -> Op<Result<Capabilities>> {
         Op::Ready(Ok(match self.readonly {
             true => Capabilities { multi_conn: true, ..Capabilities::READ_ONLY },

@@ -1,8 +1,9 @@
-//! What the head of an answer says, and whether it is what was asked for.
+//! Reads the head of an answer, and checks that it is the answer to the request.
 
 use rbdkit_plugin_api::{Errno, Error, Result};
 
-/// What is kept of a head. Every new status line (after a redirect, an interim answer, a proxy's) begins it anew.
+/// The relevant header fields. A new status line (after a redirect, an interim answer or the answer
+/// of a proxy) resets them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Head {
     /// 0 before the first status line.
@@ -43,14 +44,14 @@ impl ContentRange {
     }
 }
 
-/// Digits only: `parse` alone would take a sign.
+/// A number of digits only; `parse` alone would accept a sign.
 fn decimal(text: &str) -> Option<u64> {
     let text = text.trim();
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 impl Head {
-    /// Takes one line as it arrives.
+    /// Reads one line of the head.
     pub(crate) fn line(&mut self, line: &[u8]) {
         let line = String::from_utf8_lossy(line);
         if line.starts_with("HTTP/") {
@@ -73,7 +74,7 @@ impl Head {
         }
     }
 
-    /// Whether it announces `length` bytes at `offset` of a disk of `size` bytes, and nothing else.
+    /// Checks that the head announces exactly `length` bytes at `offset` of a disk of `size` bytes.
     ///
     /// # Errors
     /// EIO with what it announces instead.
@@ -104,7 +105,7 @@ impl Head {
         }
     }
 
-    /// The error for a status that is none of success.
+    /// The error for a status other than success.
     pub(crate) fn refusal(&self) -> Error {
         let hint = match self.status {
             0 => return Error::new(Errno::Eio, "the server's answer is not HTTP"),

@@ -1,7 +1,7 @@
-//! The cookie jar: the file that cookies are written back to.
+//! The cookie jar: the file that cookies are written to.
 //!
-//! It is opened when the server starts and written in place: libcurl would write another file beside it and give that its name, for which a confined
-//! server would need rights to the whole directory.
+//! The file is opened when the server starts and written in place. libcurl would write a new file
+//! and rename it, for which a confined server would need rights to the whole directory.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -9,19 +9,20 @@ use std::path::Path;
 
 use rbdkit_plugin_api::ConfigError;
 
-/// What such files begin with, by which everybody who reads them knows them.
+/// The first lines of a cookie file, by which other programs recognise it.
 const HEAD: &str = "# Netscape HTTP Cookie File\n# Written by rbdkit. What is changed here by hand is lost.\n\n";
 
 pub(crate) struct Jar(File);
 
 impl Jar {
-    /// Makes it if there is none, for the user alone; what is in it stays for now.
+    /// Opens the file and keeps its content. Creates it, readable only by the user, if it does not
+    /// exist.
     pub(crate) fn open(path: &Path) -> Result<Jar, ConfigError> {
         let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
         file.map(Jar).map_err(|error| ConfigError::new(format!("cookiejar={}: {error}", path.display())))
     }
 
-    /// Replaces what is in it by these lines, each a cookie.
+    /// Replaces the content by these lines, one for each cookie.
     pub(crate) fn write(&self, cookies: &[String]) -> std::io::Result<()> {
         let text = cookies.iter().fold(HEAD.to_owned(), |text, line| text + line + "\n");
         self.0.write_all_at(text.as_bytes(), 0)?;

@@ -1,28 +1,31 @@
 //! The curl plugin: serves what an HTTP or HTTPS server has under a URL.
 //!
-//! Each read is a GET with a range, each write a PUT with one. Many are under way at once, over connections that are kept (or streams of one
-//! HTTP/2 connection), up to `connections=`, without a thread for each: one thread drives all of libcurl's transfers and lets it
-//! write what arrives straight into the request's buffer.
+//! Each read is a GET with a range, and each write a PUT with one. Up to `connections=` requests
+//! are in flight at once, over connections that are kept (or over streams of one HTTP/2
+//! connection). One thread drives all transfers of libcurl, which writes what arrives straight into
+//! the request's buffer.
 //!
-//! **Never wrong data.** What a server answers is believed only if it says that it is the range that was asked for, of a disk of the
-//! size and version that the client was told of, and if it is complete. Everything else is EIO with a sentence that says what came instead.
-//! What a server can send is bounded by what was asked for.
+//! **Never wrong data.** An answer is accepted only if it says that it is the range that was asked
+//! for, of a disk of the size and version that the client knows, and if it is complete. Everything
+//! else is EIO, with a sentence that says what came instead. The size of the request limits how
+//! much a server can send.
 //!
-//! It is libcurl, the system's, for the user's sake: it is what nbdkit's plugin is made of, so every parameter, cookie file, proxy variable and
-//! certificate store means what it means there; and the distribution keeps it safe.
+//! The plugin uses the system's libcurl, because nbdkit's plugin does too. Every parameter, cookie
+//! file, proxy variable and certificate store has the same meaning in both, and the distribution
+//! keeps the library up to date.
 //!
-//! | module | what it knows |
+//! | module | subject |
 //! |---|---|
 //! | [`config`] | the parameters |
 //! | [`secret`] | passwords from files, descriptors and terminals |
-//! | [`setup`] | what libcurl is told of the parameters |
+//! | [`setup`] | the options of libcurl |
 //! | [`script`] | `header-script` and `cookie-script` |
-//! | [`head`] | what the head of an answer says, and whether it is what was asked for |
-//! | [`transfer`] | one request and what comes of it |
-//! | [`jar`] | the file that cookies are written back to |
+//! | [`head`] | the head of an answer, and whether it is the answer to the request |
+//! | [`transfer`] | one request and its result |
+//! | [`jar`] | the file that cookies are written to |
 //! | [`access`] | the files and network ports that requests open |
 //! | [`driver`] | the thread that drives all transfers |
-//! | [`remote`] | requests with what they need (scripts, a second try), the disk's size and version |
+//! | [`remote`] | requests with tokens and a second attempt; the disk's size and version |
 //! | [`handle`] | one client's connection |
 #![deny(unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! Requests with all they need, and what the disk was when a client was told of it.
+//! Sends requests with their tokens, and remembers the size and version of the disk that a client
+//! knows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,12 +14,12 @@ use crate::head::{ContentRange, Head};
 use crate::script::{self, Output, Script};
 use crate::transfer::{Answer, Job, Task};
 
-/// What is known of the disk since a client opened it.
+/// The disk as it was when a client opened it.
 #[derive(Clone, Debug)]
 pub(crate) struct Disk {
     /// Bytes.
     pub(crate) size: u64,
-    /// Where redirects led.
+    /// The URL after redirects.
     url: Option<String>,
     etag: Option<String>,
     modified: Option<String>,
@@ -31,14 +32,14 @@ pub(crate) struct Remote {
     cookie: Option<String>,
     header_script: Option<Script>,
     cookie_script: Option<Script>,
-    /// Of both scripts.
+    /// Starts both scripts.
     launcher: Arc<Launcher>,
     saves_cookies: bool,
-    /// Once we have written, the disk's version changes by our own doing.
+    /// Whether this server has written. Its own writes change the version of the disk.
     has_written: AtomicBool,
 }
 
-/// What the scripts printed for one request.
+/// The output of the scripts for one request.
 struct Tokens {
     headers: Option<Output>,
     cookie: Option<Output>,
@@ -79,8 +80,9 @@ impl Remote {
         }
     }
 
-    /// Asks the server for the disk: its size, its version, and whether it has ranges. HEAD first; where that does not say it all (S3 refuses
-    /// it for a signed URL, some servers leave the size out), a GET of one byte.
+    /// Asks the server for the size and version of the disk, and whether it supports ranges. Sends
+    /// HEAD first. If that does not tell everything (S3 refuses it for a signed URL, some servers
+    /// leave out the size), sends a GET of one byte.
     pub(crate) async fn find(self: Arc<Remote>) -> Result<Disk> {
         let failed = |what: &str, error: &Error| {
             Error::new(error.errno(), format!("curl: {what}: {}", error.context().unwrap_or("it failed")))
@@ -112,7 +114,7 @@ impl Remote {
     pub(crate) async fn read(self: Arc<Remote>, disk: Arc<Disk>, buffer: Buffer, span: Span, offset: u64) -> Done {
         let task = Task::Read { buffer, span, offset, size: disk.size };
         let (buffer, result) = self.transfer(task).await;
-        let result = result.and_then(|(url, head)| self.same(&disk, url, &head));
+        let result = result.and_then(|(url, head)| self.check_version(&disk, url, &head));
         (buffer, result.map_err(|error| context(&error, "GET", offset, span)))
     }
 
@@ -124,16 +126,16 @@ impl Remote {
         (buffer, result.map(drop).map_err(|error| context(&error, "PUT", offset, span)))
     }
 
-    /// A client has gone.
+    /// Writes the cookie jar after a client has disconnected.
     pub(crate) async fn closed(&self) {
         if self.saves_cookies {
             self.driver.save_cookies().await;
         }
     }
 
-    /// Whether an answer is of the version of the disk that the client was told of. Servers that mirror one another have versions of their
-    /// own, so it counts only where the answer comes from the same place.
-    fn same(&self, disk: &Disk, url: Option<String>, head: &Head) -> Result<()> {
+    /// Checks that an answer is of the version of the disk that the client knows. Mirrors have
+    /// versions of their own, so only answers from the same URL are compared.
+    fn check_version(&self, disk: &Disk, url: Option<String>, head: &Head) -> Result<()> {
         if self.has_written.load(Ordering::Acquire) || url != disk.url {
             return Ok(());
         }
@@ -162,7 +164,8 @@ impl Remote {
         }
     }
 
-    /// One request, and another with new tokens if the scripts' were refused.
+    /// Sends a request, and sends it again with new tokens if the server refuses those of the
+    /// scripts.
     async fn ask(&self, task: Task) -> Result<Answer> {
         let tokens = self.tokens().await?;
         let again = task.again();
@@ -223,7 +226,7 @@ impl Disk {
     }
 }
 
-/// A task without its buffer, to ask again.
+/// A task without its buffer, to send it again.
 enum Again {
     Head,
     Probe,
@@ -253,7 +256,7 @@ impl Again {
     }
 }
 
-/// Says which request it was.
+/// Adds which request it was to an error.
 fn context(error: &Error, method: &str, offset: u64, span: Span) -> Error {
     let last = offset.saturating_add(span.len.into()).saturating_sub(1);
     let what = error.context().unwrap_or(error.errno().name());

@@ -1,6 +1,7 @@
-//! `header-script` and `cookie-script`: what a command prints goes into every request, and the command runs again when that has become old.
+//! `header-script` and `cookie-script`: the output of a command goes into every request. The
+//! command runs again when its output is too old.
 //!
-//! A server that is confined starts no commands, so [`start`] runs in a helper process then.
+//! A confined server starts no commands, so [`start`] runs in its helper process.
 
 use std::ffi::OsString;
 use std::io::{self, Read};
@@ -15,17 +16,17 @@ use tokio::sync::Mutex;
 
 use crate::config::Settings;
 
-/// The longest output that is taken, in bytes.
-const LONGEST_OUTPUT: u64 = 64 << 10;
+/// The longest output of a script, in bytes.
+const MAX_OUTPUT: u64 = 64 << 10;
 
-/// A command whose output is used until it is old.
+/// A command whose output is used until it is too old.
 pub(crate) struct Script {
     /// The parameter, for messages.
     key: &'static str,
     launcher: Arc<Launcher>,
-    /// Of the launcher's commands.
+    /// Its place among the launcher's scripts.
     which: u8,
-    /// Zero: the output never becomes old by itself.
+    /// The age at which the output is too old; zero: never.
     renew: Duration,
     last: Mutex<Last>,
 }
@@ -42,12 +43,12 @@ struct Last {
 #[derive(Clone)]
 pub(crate) struct Output {
     pub(crate) lines: Arc<Vec<String>>,
-    /// Which run it is of.
+    /// The number of the run.
     iteration: u64,
 }
 
-/// The words that [`start`] takes: the URL, the header script and the cookie script. A script that was not given is an
-/// empty word.
+/// The words that [`start`] takes: the URL, the header script and the cookie script. A script that
+/// was not given is an empty word.
 pub(crate) fn words(settings: &Settings) -> Vec<OsString> {
     let scripts =
         [&settings.header_script, &settings.cookie_script].map(|script| script.as_deref().unwrap_or_default());
@@ -60,7 +61,8 @@ pub(crate) const HEADER_SCRIPT: u8 = 0;
 /// The place of the cookie script among the launcher's scripts.
 pub(crate) const COOKIE_SCRIPT: u8 = 1;
 
-/// Starts a script: the first word is the URL, then come the scripts. The number is that of the run. Our end is that of what it prints.
+/// Starts a script. The first word is the URL, the others are the scripts. The number of the order
+/// is that of the run. The end is the script's standard output.
 pub(crate) fn start(words: &[OsString], order: Order) -> io::Result<Started> {
     let (url, scripts) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let script = scripts.get(usize::from(order.which)).ok_or(io::ErrorKind::InvalidInput)?;
@@ -72,12 +74,13 @@ pub(crate) fn start(words: &[OsString], order: Order) -> io::Result<Started> {
 }
 
 impl Script {
-    /// The nth of the launcher's scripts, which is that of the parameter `key`.
+    /// The script of the parameter `key`, at the place `which` among the launcher's scripts.
     pub(crate) fn new(key: &'static str, launcher: Arc<Launcher>, which: u8, renew: Duration) -> Script {
         Script { key, launcher, which, renew, last: Mutex::default() }
     }
 
-    /// What it printed last; runs it if it never did or what it printed is old. Meanwhile other requests wait for that too.
+    /// The last output. Runs the script if it has not run yet or if its output is too old; other
+    /// requests wait meanwhile.
     pub(crate) async fn output(&self) -> Result<Output> {
         let mut last = self.last.lock().await;
         let old = !self.renew.is_zero() && last.at.is_some_and(|at| at.elapsed() >= self.renew);
@@ -87,7 +90,7 @@ impl Script {
         }
     }
 
-    /// Something newer than `refused`, which the server did not accept.
+    /// An output that is newer than `refused`, which the server did not accept.
     pub(crate) async fn newer(&self, refused: &Output) -> Result<Output> {
         let mut last = self.last.lock().await;
         match last.output.clone().filter(|output| output.iteration > refused.iteration) {
@@ -131,13 +134,13 @@ fn print(launcher: &Launcher, order: Order) -> Result<String, ScriptError> {
     let (ends, program) = launcher.launch("curl: the script", order)?;
     let mut text = Vec::new();
     for end in ends {
-        std::fs::File::from(end).take(LONGEST_OUTPUT + 1).read_to_end(&mut text)?;
+        std::fs::File::from(end).take(MAX_OUTPUT + 1).read_to_end(&mut text)?;
     }
     let status = program.wait()?;
     if !status.success() {
         return Err(ScriptError::Failed(status));
     }
-    if text.len() as u64 > LONGEST_OUTPUT {
+    if text.len() as u64 > MAX_OUTPUT {
         return Err(ScriptError::TooMuch);
     }
     let text = String::from_utf8(text).map_err(|_| ScriptError::NotUtf8)?;

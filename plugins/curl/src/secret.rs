@@ -1,4 +1,4 @@
-//! Passwords and cookies: on the command line, in a file, from a descriptor, or asked for on the terminal.
+//! Reads passwords and cookies: from the command line, a file, a descriptor, or the terminal.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};

@@ -1,4 +1,4 @@
-//! What libcurl is told of the parameters.
+//! Sets the options of libcurl for the parameters and for each request.
 
 use std::ffi::CString;
 use std::path::Path;
@@ -10,16 +10,17 @@ use rbdkit_plugin_api::ConfigError;
 use crate::config::{Settings, is_https};
 use crate::transfer::{Job, Task, Transfer};
 
-/// What libcurl reads from a connection at a time, in bytes: large, as our answers are; a transfer has one while it lasts.
+/// The size of libcurl's receive buffer, in bytes: large, because answers are. Each running
+/// transfer has one.
 const RECEIVE_BUFFER: usize = 256 << 10;
 
-/// How many redirects are followed: what newer versions of libcurl do by default.
-const MOST_REDIRECTS: u32 = 30;
+/// How many redirects are followed: the default of newer versions of libcurl.
+const MAX_REDIRECTS: u32 = 30;
 
-/// `CURLOPT_TLS13_CIPHERS`, which the crate does not name.
+/// `CURLOPT_TLS13_CIPHERS`, which the crate does not define.
 const TLS13_CIPHERS: curl_sys::CURLoption = 10_276;
 
-/// Sees whether libcurl can do what is asked for, so that the user learns of it at the start.
+/// Checks that libcurl accepts the parameters, so that the user sees an error at the start.
 pub(crate) fn check(settings: &Settings) -> Result<(), ConfigError> {
     let version = curl::Version::get();
     if is_https(&settings.url) && version.ssl_version().is_none() {
@@ -35,17 +36,17 @@ pub(crate) fn check(settings: &Settings) -> Result<(), ConfigError> {
     }
 }
 
-/// A transfer with everything set that does not change from request to request.
+/// A transfer with all options that are the same for every request.
 pub(crate) fn handle(settings: &Settings) -> Result<Easy2<Transfer>, curl::Error> {
     let mut easy = Easy2::new(Transfer::default());
     easy.url(&settings.url)?;
     easy.buffer_size(RECEIVE_BUFFER)?;
     easy.follow_location(settings.followlocation)?;
-    easy.max_redirections(MOST_REDIRECTS)?;
+    easy.max_redirections(MAX_REDIRECTS)?;
     connection(&mut easy, settings)?;
     identity(&mut easy, settings)?;
     tls(&mut easy, settings)?;
-    raw::protocols(&easy, settings.allow_http, settings.allow_https)?;
+    raw::protocols(&easy, settings)?;
     Ok(easy)
 }
 
@@ -60,7 +61,8 @@ fn connection(easy: &mut Easy2<Transfer>, settings: &Settings) -> Result<(), cur
         easy.http_version(version)?;
     }
     if is_https(&settings.url) {
-        // Rather a stream of a connection that is being made than another connection.
+        // Waits for a connection that is being made, to use a stream of it, rather than making
+        // another connection.
         easy.pipewait(true)?;
     }
     if let Some(path) = &settings.unix_socket_path {
@@ -122,10 +124,10 @@ fn tls(easy: &mut Easy2<Transfer>, settings: &Settings) -> Result<(), curl::Erro
     Ok(())
 }
 
-/// Sets what belongs to one request.
+/// Sets the options of one request.
 pub(crate) fn request(easy: &mut Easy2<Transfer>, job: &Job) -> Result<(), curl::Error> {
     let mut headers = list(&job.headers)?;
-    // Undoes whatever the last request was.
+    // Resets the method of the last request.
     easy.get(true)?;
     match &job.task {
         Task::Head => easy.nobody(true)?,
@@ -137,7 +139,8 @@ pub(crate) fn request(easy: &mut Easy2<Transfer>, job: &Job) -> Result<(), curl:
             easy.upload(true)?;
             easy.in_filesize(span.len.into())?;
             headers.append(&format!("Content-Range: bytes {offset}-{}/{size}", last(*offset, span.len)))?;
-            // Few servers answer it, and libcurl would wait a second for each that does not.
+            // Without this libcurl sends "Expect: 100-continue" and waits a second, because few
+            // servers answer it.
             headers.append("Expect:")?;
         }
     }
@@ -148,7 +151,8 @@ pub(crate) fn request(easy: &mut Easy2<Transfer>, job: &Job) -> Result<(), curl:
     Ok(())
 }
 
-/// The last byte of a request that the gate has checked: at least one byte, within 2^63.
+/// The offset of the last byte of a request. The gate has checked that it has at least one byte and
+/// lies within 2^63.
 fn last(offset: u64, length: u32) -> u64 {
     offset.saturating_add(length.into()).saturating_sub(1)
 }
@@ -161,10 +165,10 @@ fn list(lines: &[String]) -> Result<List, curl::Error> {
     Ok(list)
 }
 
-/// How long the driver sleeps if nothing wakes it; only a bound.
-pub(crate) const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// The longest time that the driver sleeps if nothing wakes it.
+pub(crate) const MAX_SLEEP: Duration = Duration::from_secs(60);
 
-/// Options that the crate does not offer.
+/// Options that the crate `curl` does not offer.
 mod raw {
     #![allow(unsafe_code)]
 
@@ -174,33 +178,36 @@ mod raw {
         if code == curl_sys::CURLE_OK { Ok(()) } else { Err(curl::Error::new(code)) }
     }
 
-    /// Which protocols the URL and redirects may have: by default libcurl would follow one to FTP.
-    pub(super) fn protocols(easy: &Easy2<Transfer>, http: bool, https: bool) -> Result<(), curl::Error> {
+    /// Which protocols URLs and redirects may use. By default libcurl would follow a redirect to
+    /// FTP.
+    pub(super) fn protocols(easy: &Easy2<Transfer>, settings: &Settings) -> Result<(), curl::Error> {
         let mut mask: std::ffi::c_long = 0;
-        if http {
+        if settings.allow_http {
             mask |= std::ffi::c_long::from(curl_sys::CURLPROTO_HTTP);
         }
-        if https {
+        if settings.allow_https {
             mask |= std::ffi::c_long::from(curl_sys::CURLPROTO_HTTPS);
         }
         for option in [curl_sys::CURLOPT_PROTOCOLS, curl_sys::CURLOPT_REDIR_PROTOCOLS] {
-            // SAFETY: the handle is alive as long as `easy`, which is borrowed, and both options take a long by value.
+            // SAFETY: the handle is alive as long as `easy`, which is borrowed, and both options
+            // take a long by value.
             result(unsafe { curl_sys::curl_easy_setopt(easy.raw(), option, mask) })?;
         }
         Ok(())
     }
 
-    /// No default certificate store.
+    /// Removes the default certificate store.
     pub(super) fn no_cainfo(easy: &Easy2<Transfer>) -> Result<(), curl::Error> {
         let none = std::ptr::null::<std::ffi::c_char>();
-        // SAFETY: the handle is alive as long as `easy`, which is borrowed; the option takes a string, null for none.
+        // SAFETY: the handle is alive as long as `easy`, which is borrowed; the option takes a
+        // string, null for none.
         result(unsafe { curl_sys::curl_easy_setopt(easy.raw(), curl_sys::CURLOPT_CAINFO, none) })
     }
 
     pub(super) fn tls13_ciphers(easy: &Easy2<Transfer>, ciphers: &str) -> Result<(), curl::Error> {
         let text = CString::new(ciphers).map_err(|_| curl::Error::new(curl_sys::CURLE_BAD_FUNCTION_ARGUMENT))?;
-        // SAFETY: the handle is alive as long as `easy`, which is borrowed; the option takes a string that ends with a null byte
-        // and copies it before it returns.
+        // SAFETY: the handle is alive as long as `easy`, which is borrowed; the option takes a
+        // string that ends with a null byte and copies it before it returns.
         result(unsafe { curl_sys::curl_easy_setopt(easy.raw(), TLS13_CIPHERS, text.as_ptr()) })
     }
 }

@@ -1,4 +1,4 @@
-//! One request and what comes of it: libcurl calls this from the driver's thread.
+//! One request and its result. libcurl calls this code in the driver's thread.
 
 use curl::easy::{Handler, ReadError, SeekResult, WriteError};
 use rbdkit_plugin_api::{Buffer, Errno, Error, Result, Span, name_lookup_hint};
@@ -6,17 +6,17 @@ use tokio::sync::oneshot;
 
 use crate::head::Head;
 
-/// Heads of more bytes than this are refused, redirects included.
-const LONGEST_HEAD: usize = 256 << 10;
+/// The longest head of an answer, in bytes, including those of redirects.
+const MAX_HEAD: usize = 256 << 10;
 
-/// How much of a page that nobody asked for (an error's) is read, so that its connection can be used again.
-const LONGEST_PAGE: usize = 16 << 10;
+/// How much of an error page is read, in bytes, so that its connection can be reused.
+const MAX_PAGE: usize = 16 << 10;
 
-/// What is asked for.
+/// What a request asks for.
 pub(crate) enum Task {
     /// HEAD.
     Head,
-    /// GET of the first byte, to see whether that works and of how many.
+    /// GET of the first byte, which tells whether ranges work and how large the disk is.
     Probe,
     /// GET of a range into the buffer.
     Read { buffer: Buffer, span: Span, offset: u64, size: u64 },
@@ -29,38 +29,39 @@ pub(crate) struct Job {
     pub(crate) task: Task,
     /// Lines as `header=` has them.
     pub(crate) headers: Vec<String>,
-    /// Of `cookie=` or its script.
+    /// The cookie of `cookie=` or of its script.
     pub(crate) cookie: Option<String>,
     pub(crate) reply: oneshot::Sender<Answer>,
 }
 
-/// What came of a request.
+/// The result of a request.
 pub(crate) struct Answer {
-    /// Of a task that had one.
+    /// The buffer of a task that had one.
     pub(crate) buffer: Option<Buffer>,
     pub(crate) head: Head,
-    /// Where redirects led.
+    /// The URL after redirects.
     pub(crate) url: Option<String>,
-    /// For [`Task::Head`] and [`Task::Probe`] any answer is a success; for the others only a complete transfer.
+    /// For [`Task::Head`] and [`Task::Probe`] any answer is a success. For the others only a
+    /// complete transfer is.
     pub(crate) result: Result<()>,
 }
 
-/// The state of a request; without a job between two.
+/// The state of a request; between two requests there is no job.
 #[derive(Default)]
 pub(crate) struct Transfer {
     job: Option<Job>,
     head: Head,
     head_bytes: usize,
-    /// Bytes of the disk that have arrived or gone.
+    /// Bytes of the disk that were received or sent.
     moved: u32,
-    /// Bytes of pages that nobody asked for.
+    /// Bytes of error pages.
     page: usize,
-    /// Why we ended it ourselves.
+    /// Why the plugin aborted the transfer.
     fault: Option<Error>,
 }
 
 impl Transfer {
-    /// Takes a job.
+    /// Begins a job.
     pub(crate) fn begin(&mut self, job: Job) {
         *self = Transfer { job: Some(job), ..Transfer::default() };
     }
@@ -78,11 +79,11 @@ impl Transfer {
             Task::Head | Task::Probe => None,
         };
         let head = std::mem::take(&mut self.head);
-        // Nobody waits any more if the server is being shut down.
+        // At the end of the server the sender may no longer exist.
         let _ = job.reply.send(Answer { buffer, head, url, result });
     }
 
-    /// Whether a transfer that libcurl is content with is what was asked for.
+    /// Checks that a transfer that libcurl completed is what was asked for.
     fn judge(&self, task: &Task) -> Result<()> {
         match task {
             Task::Head | Task::Probe => Ok(()),
@@ -104,10 +105,10 @@ impl Transfer {
         }
     }
 
-    /// A piece of a body that is not the disk's.
+    /// Discards a piece of an error page.
     fn discard(&mut self, data: &[u8]) -> Result<()> {
         self.page += data.len();
-        match self.page > LONGEST_PAGE {
+        match self.page > MAX_PAGE {
             true => Err(self.head.refusal()),
             false => Ok(()),
         }
@@ -116,7 +117,7 @@ impl Transfer {
     fn receive(&mut self, data: &[u8]) -> Result<()> {
         let Some(Task::Read { buffer, span, offset, size }) = self.job.as_mut().map(|job| &mut job.task) else {
             return match self.head.status {
-                // A probe's single byte. More than that is the whole disk: no need to read it.
+                // The single byte of a probe. More would be the whole disk, which is not read.
                 206 if self.page + data.len() <= 1 => self.discard(data),
                 200..=299 => Err(Error::new(Errno::Eio, "the server sends more than was asked for")),
                 _ => self.discard(data),
@@ -144,7 +145,7 @@ impl Handler for Transfer {
             Ok(()) => Ok(data.len()),
             Err(fault) => {
                 self.fault = Some(fault);
-                // Less than all ends the transfer. (Nothing is less than all: libcurl never calls without data.)
+                // Fewer bytes than given abort the transfer. (libcurl never calls with no bytes.)
                 Ok(0)
             }
         }
@@ -171,11 +172,11 @@ impl Handler for Transfer {
 
     fn header(&mut self, line: &[u8]) -> bool {
         self.head_bytes = self.head_bytes.saturating_add(line.len());
-        if self.head_bytes > LONGEST_HEAD {
+        if self.head_bytes > MAX_HEAD {
             self.fault = Some(Error::new(Errno::Eio, "the head of the server's answer has no end"));
             return false;
         }
-        // A body that was begun and is sent anew has a head anew.
+        // libcurl may repeat a request. The new answer has a new head, and its body begins again.
         if line.starts_with(b"HTTP/") && matches!(self.job.as_ref().map(|job| &job.task), Some(Task::Read { .. })) {
             self.moved = 0;
         }
@@ -184,7 +185,7 @@ impl Handler for Transfer {
     }
 }
 
-/// libcurl's word for what went wrong, and what helps.
+/// libcurl's error message, with a hint where there is one.
 fn explain(error: &curl::Error) -> Error {
     let errno = if error.is_operation_timedout() { Errno::Etimedout } else { Errno::Eio };
     let mut text = error.description().to_string();

@@ -1,7 +1,7 @@
-//! The tree into an [`Image`].
+//! Evaluates the tree to an [`Image`].
 //!
-//! A name stands for its expression *as it was where it was assigned*: with the names known there, not those known where it is used. It is
-//! evaluated when it is first used and only once.
+//! A name stands for its expression *as it was where it was assigned*: with the names known there,
+//! and not with those known where it is used. It is evaluated when it is first used, and only once.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -12,32 +12,34 @@ use crate::image::{Image, ImageError, MAX_LEN};
 use crate::source::{Range, Reader};
 use crate::tree::{Expr, Item, List, Move, Operator};
 
-/// How deep lists and names may be evaluated within one another, with some 2 KiB of stack each.
+/// How deep the evaluation of lists and names may nest. Each level takes some 2 KiB of stack, so
+/// 256 levels take half a MiB.
 const MAX_DEPTH: u32 = 256;
 
-/// How many expressions may be evaluated: more than any command line can hold if each is looked at a few times.
+/// How many expressions may be evaluated: more than any command line can hold, even if each is
+/// evaluated a few times.
 const MAX_STEPS: u64 = 2_000_000;
 
-/// Consecutive bytes are gathered up to here before they become a piece.
+/// How many consecutive bytes are collected before they become a piece of the image.
 const GATHER: usize = 64 << 10;
 
-/// The image that a text describes. Files and programs may put at most `max_read` bytes into it.
+/// The image that a text describes. Files and scripts may add at most `max_read` bytes to it.
 pub(crate) fn evaluate(list: &Rc<List>, max_read: u64) -> Result<Arc<Image>, DataError> {
     let mut evaluator =
         Evaluator { names: Vec::new(), lists: HashMap::new(), reader: Reader::new(max_read), depth: 0, steps: 0 };
     evaluator.list(list, None)
 }
 
-/// What is done to an expression, in order.
+/// The operators after an expression, in order.
 type Operators<'t> = &'t [(Place, Operator)];
 
-/// The names known at some place: the latest of a chain.
+/// The names known at some place, as the index of the last one; each refers to the one before.
 type Scope = Option<usize>;
 
 struct Named<'a> {
     name: &'a str,
     item: &'a Item,
-    /// How many of the item's operators come before the assignment.
+    /// How many operators of the item come before the assignment.
     operators: usize,
     /// The names known before it.
     before: Scope,
@@ -46,19 +48,20 @@ struct Named<'a> {
 
 struct Evaluator<'a> {
     names: Vec<Named<'a>>,
-    /// Lists by identity and scope: one that is used twice in a scope (a variable) is evaluated once.
+    /// The values of lists, by identity and scope: a list that is used twice in a scope (a
+    /// variable) is evaluated once.
     lists: HashMap<(*const List, Scope), Arc<Image>>,
     reader: Reader,
     depth: u32,
     steps: u64,
 }
 
-/// What is being put together, and where the next byte goes.
+/// An image under construction, and where the next byte goes.
 #[derive(Default)]
 struct Output {
     image: Image,
     offset: u64,
-    /// Bytes that belong right before `offset` and are not in the image yet.
+    /// Bytes that end at `offset` and are not in the image yet.
     gathered: Vec<u8>,
 }
 
@@ -91,7 +94,7 @@ impl Output {
             Move::Back(bytes) => {
                 self.offset.checked_sub(bytes).ok_or(Problem::BeforeTheStart { bytes, offset: self.offset })?
             }
-            // A power of two up to 2^62 and an offset below 2^63: this does not overflow.
+            // The alignment is at most 2^62 and the offset below 2^63, so this does not overflow.
             Move::Align(alignment) => add(self.offset.next_multiple_of(alignment), 0)?,
         };
         Ok(self.image.extend_to(self.offset)?)
@@ -132,7 +135,7 @@ impl<'a> Evaluator<'a> {
         Ok(())
     }
 
-    /// One expression of a list. An assignment extends the scope.
+    /// Evaluates one expression of a list. An assignment extends the scope.
     fn item(&mut self, item: &'a Item, scope: &mut Scope, output: &mut Output) -> Result<(), DataError> {
         let wrong = |problem: Problem| DataError::new(&item.place, problem);
         if item.operators.is_empty() {
@@ -153,10 +156,11 @@ impl<'a> Evaluator<'a> {
         output.image(&image).map_err(wrong)
     }
 
-    /// An expression with the first so many of its operators.
+    /// Evaluates an expression with its first operators.
     fn value(&mut self, item: &'a Item, operators: usize, scope: Scope) -> Result<Arc<Image>, DataError> {
         let operators = &item.operators[..operators];
-        // What comes before one of these does not matter, and is not evaluated: the value after it is nothing.
+        // After one of these operators the value is empty, so what comes before it is not
+        // evaluated.
         let nothing = operators.iter().rposition(|(_, operator)| match operator {
             Operator::Repeat(times) => *times == 0,
             Operator::Slice { from, to } => Some(*from) == *to,
@@ -183,8 +187,9 @@ impl<'a> Evaluator<'a> {
         Ok(image)
     }
 
-    /// The expression before all operators, and the operators that are still to be applied to it: a slice of a file or program is read as
-    /// such, as there may be no end to the whole.
+    /// Evaluates the expression before the operators. Returns the operators that are still to be
+    /// applied: a slice of a file or script is applied while it is read, because the whole may have
+    /// no end.
     fn primary<'t>(
         &mut self,
         expr: &'a Expr,
@@ -200,7 +205,8 @@ impl<'a> Evaluator<'a> {
         let image = match expr {
             Expr::Byte(byte) => Arc::new(Image::of_bytes(&[*byte])),
             Expr::Bytes(bytes) => Arc::new(Image::of_bytes(bytes)),
-            // The parser lets no operator follow it, and without one it does not come here.
+            // Not reached: without operators `item` handles it, and the parser refuses operators
+            // after it.
             Expr::Move(_) => Arc::default(),
             Expr::File(name) => return Ok((self.reader.file(name, range).map_err(wrong)?.share(), rest)),
             Expr::Script(script) => return Ok((self.reader.script(script, range).map_err(wrong)?.share(), rest)),

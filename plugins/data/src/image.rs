@@ -1,22 +1,26 @@
-//! What an expression stands for: a run of bytes, held as pieces that may be repeated or shared without being copied.
+//! The value of an expression: a sequence of bytes, held as pieces that may be repeated or shared
+//! without being copied.
 //!
-//! `(0 1)*1000000000` is one piece that refers to two bytes; a name that is used a thousand times is a thousand references. So the memory an
-//! image takes goes with the length of the text that describes it, not with the size of the disk.
+//! `(0 1)*1000000000` is one piece that refers to two bytes; a name that is used a thousand times
+//! is a thousand references. So the memory of an image is proportional to the length of the text
+//! that describes it, and not to the size of the disk.
 //!
-//! Invariants of [`Image`]: pieces do not overlap, are not empty and end within `len`; what lies between them reads as zero; a repeated
-//! image is not empty; no chain of references is longer than [`MAX_DEPTH`], so that recursion along it is safe.
+//! Invariants of [`Image`]: pieces do not overlap, are not empty and end within `len`. Bytes
+//! between them read as zero. A repeated image is not empty. No chain of references is longer than
+//! [`MAX_DEPTH`], so that recursion along it is safe.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The longest image: what NBD and nbdkit can serve.
+/// The longest image, in bytes: the most that NBD and nbdkit can serve.
 pub(crate) const MAX_LEN: u64 = i64::MAX as u64;
 
-/// The longest chain of images that refer to one another. Reading goes down it on the stack, with some 200 bytes each.
+/// The longest chain of images that refer to one another. Reading recurses along it, with some 200
+/// bytes of stack for each.
 const MAX_DEPTH: u32 = 256;
 
-/// An image of several pieces is copied into one if it is no longer than this: reading then takes fewer steps, and the memory is still in
-/// proportion to the text.
+/// An image of several pieces is copied into one piece if it is not longer than this, in bytes.
+/// Reading then takes fewer steps, and the memory is still proportional to the text.
 const FLATTEN: u64 = 4096;
 
 /// The unit of extents, see [`Image::run`].
@@ -26,7 +30,7 @@ pub(crate) const PAGE: u64 = 32 << 10;
 enum Content {
     /// `bytes[from..]`.
     Bytes { bytes: Arc<[u8]>, from: usize },
-    /// One byte, not zero, all along.
+    /// One byte, repeated; not zero.
     Fill(u8),
     /// Another image, beginning at `from`.
     Part { image: Arc<Image>, from: u64 },
@@ -35,7 +39,7 @@ enum Content {
 }
 
 impl Content {
-    /// What is left of it after `by` bytes.
+    /// The content after the first `by` bytes.
     fn skip(&self, by: u64) -> Content {
         match self {
             Content::Bytes { bytes, from } => Content::Bytes { bytes: Arc::clone(bytes), from: from + by as usize },
@@ -76,9 +80,9 @@ pub(crate) enum ImageError {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Image {
     len: u64,
-    /// By their offset.
+    /// The pieces, by offset.
     pieces: BTreeMap<u64, Piece>,
-    /// One more than the deepest image that it refers to.
+    /// One more than the depth of the deepest image that it refers to.
     depth: u32,
 }
 
@@ -95,7 +99,7 @@ impl Image {
         self.len
     }
 
-    /// Makes it at least this long.
+    /// Extends the image to at least this length.
     pub(crate) fn extend_to(&mut self, len: u64) -> Result<(), ImageError> {
         if len > MAX_LEN {
             return Err(ImageError::TooLong);
@@ -129,7 +133,7 @@ impl Image {
         }
     }
 
-    /// Overwrites what is at `at`, and makes the image longer if need be.
+    /// Overwrites the bytes at `at`, and extends the image if necessary. No content is zeroes.
     fn put(&mut self, at: u64, len: u64, content: Option<Content>) -> Result<(), ImageError> {
         if len == 0 {
             return Ok(());
@@ -166,7 +170,8 @@ impl Image {
 
     /// Puts `image[from..from + len]`, which must lie within it, at `at`.
     fn put_part(&mut self, at: u64, image: &Arc<Image>, from: u64, len: u64) -> Result<(), ImageError> {
-        // With no or one piece it is cheaper to take that than to refer to it, and it keeps chains short.
+        // If the image has at most one piece, copying that is cheaper than a reference, and keeps
+        // chains short.
         if image.pieces.len() > 1 {
             let content = (!image.is_zero(from, len)).then(|| Content::Part { image: Arc::clone(image), from });
             return self.put(at, len, content);
@@ -182,7 +187,7 @@ impl Image {
         Ok(())
     }
 
-    /// To be shared: a small one in one piece.
+    /// Makes the image shareable: a small one becomes one piece.
     pub(crate) fn share(self) -> Arc<Image> {
         if self.pieces.len() > 1 && self.len <= FLATTEN {
             let mut bytes = vec![0; self.len as usize];
@@ -202,7 +207,7 @@ impl Image {
         Ok(slice.share())
     }
 
-    /// `self` so many times.
+    /// `self`, repeated `times` times.
     pub(crate) fn repeat(self: &Arc<Self>, times: u64) -> Result<Arc<Image>, ImageError> {
         if times == 1 {
             return Ok(Arc::clone(self));
@@ -240,9 +245,11 @@ impl Image {
         }
     }
 
-    /// How far, at most `max` bytes, one kind of bytes goes on from `at`: nothing (false), or what may be something (true).
+    /// The length of the run at `at`, at most `max` bytes, and whether it may be data (true) or is
+    /// known to be zero (false).
     ///
-    /// Zeroes between shorter repetitions than a page are not told from data: they make no difference to whole pages.
+    /// Zeroes within repetitions that are shorter than a page count as data, because they never
+    /// make a whole page.
     pub(crate) fn run(&self, at: u64, max: u64) -> (u64, bool) {
         if let Some((&start, piece)) = self.pieces.range(..=at).next_back()
             && start + piece.len > at
@@ -264,7 +271,7 @@ impl Image {
         }
     }
 
-    /// As [`Image::run`] with runs of nothing joined, as far as that takes few steps.
+    /// As [`Image::run`], but joins runs of zeroes, up to a limited number of steps.
     pub(crate) fn long_run(&self, at: u64, max: u64) -> (u64, bool) {
         const STEPS: u32 = 64;
         let mut nothing = 0;
@@ -281,13 +288,13 @@ impl Image {
         (nothing, false)
     }
 
-    /// Whether a range is known to be nothing but zero.
+    /// Whether a range is known to be zero.
     fn is_zero(&self, from: u64, len: u64) -> bool {
         self.long_run(from, len) == (len, false)
     }
 }
 
-/// Writes what a piece has from `skip` on over zeroes.
+/// Writes the bytes of a piece from `skip` on into `out`, which is zero.
 fn read_piece(content: &Content, skip: u64, out: &mut [u8]) {
     match content {
         Content::Bytes { bytes, from } => {
@@ -298,7 +305,8 @@ fn read_piece(content: &Content, skip: u64, out: &mut [u8]) {
         Content::Part { image, from } => image.read_over_zeroes(from + skip, out),
         Content::Repeat { image, phase } => {
             let phase = (phase + skip % image.len) % image.len;
-            // One period in at most two pieces, then copies of what is there already, twice as much each time.
+            // Reads one period in at most two parts, then copies what is there already, twice as
+            // much each time.
             let period = usize::try_from(image.len).unwrap_or(usize::MAX).min(out.len());
             let before_wrap = usize::try_from(image.len - phase).unwrap_or(usize::MAX).min(period);
             let (first, second) = out[..period].split_at_mut(before_wrap);

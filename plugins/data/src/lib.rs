@@ -1,9 +1,9 @@
 //! The data plugin: a disk whose content is described on the command line.
 //!
-//! * [`scan`] and [`parse`] read the data language into a [`tree`], [`eval`] evaluates it, [`source`] reads the files and
-//!   programs it names.
-//! * [`image`] is the value of an expression. It takes memory in proportion to the text, so `(0 1)*1000000000` costs
-//!   nothing.
+//! * [`scan`] and [`parse`] read the data language into a [`tree`], [`eval`] evaluates it,
+//!   [`source`] reads the files and programs it names.
+//! * [`image`] is the value of an expression. It takes memory in proportion to the text, so `(0
+//!   1)*1000000000` costs nothing.
 //! * [`sparse`] is the disk: the image and what clients wrote since.
 //!
 //! No request waits, so every answer is ready at once.
@@ -66,7 +66,7 @@ struct Data {
     content: Option<Content>,
     size: Option<u64>,
     allocator: Allocator,
-    /// What `$NAME` stands for, before the environment is asked.
+    /// The values of `$NAME`, which take precedence over the environment.
     variables: HashMap<String, OsString>,
     /// One handle for all connections.
     disk: Option<Arc<dyn Handle>>,

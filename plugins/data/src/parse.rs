@@ -1,7 +1,7 @@
 //! Reads text in the data language into a tree.
 //!
-//! The depth of the tree is bounded ([`MAX_NESTING`]), so that no function that follows it, dropping it included, runs out
-//! of stack.
+//! The depth of the tree is bounded ([`MAX_NESTING`]), so that no function that follows it,
+//! dropping it included, runs out of stack.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -25,7 +25,7 @@ pub(crate) fn parse(text: &OsStr, lookup: Lookup<'_>) -> Result<Rc<List>, DataEr
     parse_text(text.as_bytes(), None, 0, &variables)
 }
 
-/// The variables that have been read: each only once, however often it is used.
+/// The variables that have been read. Each is read once, however often it is used.
 struct Variables<'a> {
     lookup: Lookup<'a>,
     /// None while it is being read.

@@ -1,4 +1,4 @@
-//! Bytes from files and from programs.
+//! Reads files, and the output of scripts.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -8,14 +8,14 @@ use std::process::{Command, Stdio};
 use crate::error::{Problem, ReadError};
 use crate::image::Image;
 
-/// The most that all files and programs together may put into memory. This plugin is for small amounts of data, and `</dev/zero`
-/// has no end.
+/// The most bytes that all files and scripts together may put into memory. The plugin is for small
+/// amounts of data, and `</dev/zero` has no end.
 pub(crate) const MAX_READ: u64 = 1 << 30;
 
-/// Bytes that are looked at in one piece: what is zero all along is left out.
+/// The unit of reading, in bytes. A unit that is all zero takes no memory.
 const CHUNK: usize = 32 << 10;
 
-/// `FROM..TO` of what is read, as far as it goes. By default to the end.
+/// The range `FROM..TO` of what is read, or as much of it as there is. No TO means to the end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Range {
     pub(crate) from: u64,
@@ -38,7 +38,7 @@ enum End {
     NotReached,
 }
 
-/// Reads files and programs, up to a limit over all of them.
+/// Reads files and scripts, up to a limit for all of them together.
 #[derive(Debug)]
 pub(crate) struct Reader {
     limit: u64,
@@ -46,7 +46,7 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// One that reads at most so many bytes.
+    /// A reader of at most `limit` bytes.
     pub(crate) fn new(limit: u64) -> Reader {
         Reader { limit, left: limit }
     }
@@ -87,7 +87,8 @@ impl Reader {
             }),
             None => Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
         };
-        // The pipe is closed by now. If all output was read, the program is about to end; otherwise it has to be killed.
+        // The pipe is closed by now. If all output was read, the program is about to end; otherwise
+        // it has to be killed.
         if !matches!(read, Ok((_, End::Reached))) {
             let _ = child.kill();
         }

@@ -1,7 +1,8 @@
-//! The disk: what the parameters describe, and what clients have written over it.
+//! Sparse storage: the image that the parameters describe, and pages that clients have written over
+//! it.
 //!
-//! Sparse storage keeps the description as it is, with a hole cut for what is trimmed or zeroed, and pages for what is written. A
-//! page that is there counts, whatever the description says; it begins as a copy of it.
+//! The description stays as it is, with a hole cut for what is trimmed or zeroed. A page takes
+//! precedence over the description, and begins as a copy of that part of it.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -12,7 +13,8 @@ use rbdkit_ram_disk::{Storage, fill};
 
 use crate::image::{Image, PAGE};
 
-/// The most runs that one answer about extents looks at: 32 GiB of pages, if each page is a run of its own.
+/// The most runs that one extents request looks for: 32 GiB of pages, if each page is a run of its
+/// own.
 const MAX_RUNS: u32 = 1 << 20;
 
 /// See the module.
@@ -61,7 +63,7 @@ impl Storage for Sparse {
 /// The description, and the pages that lie over it.
 struct Layers {
     base: Image,
-    /// By their number, each of [`PAGE`] bytes.
+    /// The pages by number, each of [`PAGE`] bytes.
     pages: BTreeMap<u64, Box<[u8]>>,
 }
 
@@ -89,7 +91,7 @@ impl Layers {
         Ok(())
     }
 
-    /// A page to write into.
+    /// The page to write into.
     fn page(&mut self, number: u64) -> Result<&mut [u8]> {
         match self.pages.entry(number) {
             Entry::Occupied(page) => Ok(page.into_mut()),
@@ -116,18 +118,18 @@ impl Layers {
             page[(from - start) as usize..(to - start) as usize].fill(0);
             if is_all_zero(page) {
                 self.pages.remove(&number);
-                // What it hid is not to come back.
+                // The description below the page must not reappear.
                 self.base.cut(start, start + PAGE);
             }
         }
     }
 
-    /// In whole pages, but for the ends of the range.
+    /// In whole pages, except at the ends of the range.
     fn extents(&self, offset: u64, length: u64, flags: Flags) -> Extents {
         let end = offset + length;
         let mut extents = Extents::new(offset);
         let mut at = offset;
-        // The answer may end early: a range of any length takes a bounded time.
+        // The answer may end early, so that a range of any length takes a limited time.
         for _ in 0..MAX_RUNS {
             if at >= end {
                 break;
@@ -155,7 +157,7 @@ impl Layers {
         if data {
             return (to.next_multiple_of(PAGE).min(next_page), true);
         }
-        // A page with something in it is data from its beginning.
+        // A page that contains data counts as data from its beginning.
         let whole = if to == next_page { to } else { to / PAGE * PAGE };
         if whole > at { (whole, false) } else { (page_end, true) }
     }

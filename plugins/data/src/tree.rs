@@ -15,7 +15,8 @@ pub(crate) struct List {
 
 /// An expression, and the operators that follow it.
 ///
-/// The operators are a list beside the expression rather than nodes around it, so that their number adds no depth.
+/// The operators are a list beside the expression rather than nodes around it, so that their number
+/// adds no depth.
 #[derive(Debug)]
 pub(crate) struct Item {
     pub(crate) place: Place,

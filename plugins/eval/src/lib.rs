@@ -1,7 +1,8 @@
 //! The eval plugin: a plugin written as shell fragments on the command line, one for each method.
 //!
-//! Unlike a script that answers all methods, what is missing here is known without running anything: no process is started for
-//! it, and `can_write` and its kin follow from whether there is a `pwrite` and so on.
+//! Unlike with the sh plugin, it is known which methods are missing. No process is started for
+//! them, and the answers of `can_write` and similar methods follow from whether there is a `pwrite`
+//! and so on.
 #![forbid(unsafe_code)]
 
 use std::os::unix::ffi::OsStrExt;

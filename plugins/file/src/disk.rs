@@ -1,7 +1,8 @@
-//! The system calls on one open file, with what it turned out not to support.
+//! The system calls on one open file.
 //!
-//! What a file system or device can do is only known once it was asked, so each ability is assumed until it is refused, and not asked
-//! for again after that. All calls but [`Disk::read_now`] and [`Disk::write_now`] may wait for a disk.
+//! Whether a file system or device supports a call is only known after trying it. So each ability
+//! is assumed until a call is refused, and is not tried again after that. All functions but
+//! [`Disk::read_now`] and [`Disk::write_now`] may wait for a disk.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::num::NonZeroU64;
@@ -19,22 +20,25 @@ use crate::error::failed;
 use crate::evict::Evict;
 use crate::source::Opened;
 
-/// Holes and data that one extents request looks for. The answer may end early and the client asks again from there, so that no
-/// request holds a thread for long: at 1 to 10 us a run this is 0.03 to 0.3 s.
+/// The most pairs of data and hole that one extents request looks for. The answer may end early,
+/// and the client asks again from there. So no request occupies a thread for long: at 1 to 10 us
+/// for each pair, 2^15 pairs take 0.03 to 0.3 s.
 const MAX_RUNS: usize = 1 << 15;
 
-/// The page cache takes 64 KiB in some 10 us. A write that takes a hundred times that, for each 64 KiB of it, had to wait: the kernel slows
-/// writers down, or a journal is full.
+/// A write that takes longer than this for each [`SLOW_BYTES`] had to wait: the kernel throttles
+/// writers, or a journal is full. Copying 64 KiB into the page cache takes some 10 us, a hundredth
+/// of this.
 const SLOW_WRITE: Duration = Duration::from_millis(1);
 const SLOW_BYTES: u32 = 64 << 10;
 
-/// After a slow write, so many go to threads before the next one is tried at once.
+/// After a slow write, this many writes go to threads before the next one is tried at once.
 const WRITES_AFTER_SLOW: u32 = 64;
 
-/// Writing a part of a page that is not in memory has to read it first. No page that Linux on common machines uses is smaller.
+/// The smallest page size of Linux on common machines, in bytes. Writing a part of a page that is
+/// not in memory has to read the page first.
 const PAGE: u64 = 4096;
 
-/// An ability that is assumed until it is refused.
+/// An ability of the file that is assumed until a call is refused.
 struct Ability(AtomicBool);
 
 impl Ability {
@@ -55,7 +59,7 @@ pub(crate) struct Disk {
     fd: OwnedFd,
     size: u64,
     writable: bool,
-    /// A block device's logical block size: its fallocate works in whole blocks.
+    /// The logical block size of a block device, whose fallocate works in whole blocks.
     block: Option<u64>,
     rotational: bool,
     extents: bool,
@@ -67,7 +71,7 @@ pub(crate) struct Disk {
     punches: Ability,
     zeroes: Ability,
     allocates: Ability,
-    /// How many more writes go to threads without a try.
+    /// How many more writes go to threads without being tried at once.
     slow_writes: AtomicU32,
 }
 
@@ -123,9 +127,10 @@ impl Disk {
         }
     }
 
-    /// Reads what is in memory, without waiting: answers how many bytes that is from the beginning on, 0 if it is not known.
+    /// Reads what is in memory, without waiting. Returns how many bytes were read from the
+    /// beginning on; 0 if the kernel cannot tell.
     pub(crate) fn read_now(&self, bytes: &mut [u8], offset: u64) -> usize {
-        // What is not kept in memory will not be found there, and dropping it is work for a thread.
+        // With cache=none nothing stays in memory, and dropping pages is work for a thread.
         if !self.reads_now.get() || self.evict.is_some() {
             return 0;
         }
@@ -136,12 +141,14 @@ impl Disk {
                 self.reads_now.refused();
                 0
             }
-            // It would have to wait; or an error, which the thread that does the rest meets as well.
+            // The read would have to wait. Any other error shows again on the thread that reads the
+            // rest.
             Err(_) => 0,
         }
     }
 
-    /// Whether the range is in memory, as far as its ends tell.
+    /// Whether the first and the last byte of the range are in memory, which is a guess for all of
+    /// it.
     pub(crate) fn is_near(&self, offset: u64, length: u32) -> bool {
         let mut byte = [0];
         let last = offset + u64::from(length.saturating_sub(1));
@@ -150,15 +157,17 @@ impl Disk {
 
     /// Whether reads can be spliced at all.
     pub(crate) fn can_splice(&self) -> bool {
-        // Pages that are dropped from the page cache after they were read cannot be sent from there.
+        // Pages that are dropped from the page cache after they were read cannot be sent from
+        // there.
         self.splices.get() && self.evict.is_none()
     }
 
-    /// Splices the bytes at `offset` into `buffer`: see [`Buffer::splice_from`]. Waits for the disk if they are not in memory.
+    /// Splices the bytes at `offset` into `buffer`: see [`Buffer::splice_from`]. Waits for the disk
+    /// if they are not in memory.
     pub(crate) fn splice_into(&self, buffer: &mut Buffer, offset: u64) -> Option<u32> {
         let mut at = offset;
         buffer.splice_from(|input, wanted| {
-            // NONBLOCK is for a pipe that is full, not for the file.
+            // NONBLOCK concerns a full pipe, not the file.
             let spliced = splice(&self.fd, Some(&mut at), input, None, wanted, SpliceFlags::NONBLOCK);
             if matches!(spliced, Err(Raw::INVAL | Raw::OPNOTSUPP | Raw::NOSYS)) {
                 self.splices.refused();
@@ -170,7 +179,7 @@ impl Disk {
     /// Fills `bytes`.
     ///
     /// # Errors
-    /// EIO at the end of the file: then it has become smaller since it was opened.
+    /// EIO at the end of the file: it has become smaller since it was opened.
     pub(crate) fn read(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
         let mut done = 0;
         while done < bytes.len() {
@@ -187,10 +196,13 @@ impl Disk {
         Ok(())
     }
 
-    /// Writes into memory what can be written there (most likely) without waiting: answers how many bytes from the beginning on.
+    /// Writes into the page cache what can be written there (most likely) without waiting. Returns
+    /// how many bytes were written from the beginning on.
     ///
-    /// `pwritev2(RWF_NOWAIT)` promises that, but of the common file systems only XFS and btrfs have it for the page cache. On the others an
-    /// ordinary write of whole pages waits only when the kernel slows writers down; that shows, and then they go to threads.
+    /// `pwritev2(RWF_NOWAIT)` never waits, but of the common file systems only XFS and btrfs
+    /// support it for the page cache. On the others an ordinary write of whole pages waits only
+    /// while the kernel throttles writers. That is measured, and the next writes go to threads
+    /// then.
     pub(crate) fn write_now(&self, bytes: &[u8], offset: u64) -> usize {
         if self.evict.is_some() || self.is_slow() {
             return 0;
@@ -216,21 +228,22 @@ impl Disk {
     fn is_slow(&self) -> bool {
         let left = self.slow_writes.load(Ordering::Relaxed);
         if left > 0 {
-            // Writers that race here lose count by a few, which does not matter.
+            // A race of writers makes the count wrong by a few, which does not matter.
             self.slow_writes.store(left - 1, Ordering::Relaxed);
         }
         left > 0
     }
 
-    /// Writes all of `bytes`, durably if `fua`.
-    pub(crate) fn write(&self, bytes: &[u8], offset: u64, fua: bool) -> Result<()> {
+    /// Writes all of `bytes`, durably with `flags.fua`.
+    pub(crate) fn write(&self, bytes: &[u8], offset: u64, flags: Flags) -> Result<()> {
+        let fua = flags.fua;
         let dsync = fua && self.writes_dsync.get();
         let mut done = 0;
         while done < bytes.len() {
             let rest = &bytes[done..];
             let at = offset + done as u64;
             let written = if dsync {
-                // Cheaper than fdatasync, which writes out everybody's data.
+                // Cheaper than fdatasync, which also writes out the data of other requests.
                 rustix::io::pwritev2(&self.fd, &[IoSlice::new(rest)], at, ReadWriteFlags::DSYNC)
             } else {
                 rustix::io::pwrite(&self.fd, rest, at)
@@ -241,8 +254,8 @@ impl Disk {
                 Err(Raw::INTR) => {}
                 Err(Raw::OPNOTSUPP | Raw::NOSYS | Raw::INVAL) if dsync => {
                     self.writes_dsync.refused();
-                    // What was written with DSYNC before is written once more: nothing is lost.
-                    return self.write(bytes, offset, fua);
+                    // Writes everything again; the first part was durable already.
+                    return self.write(bytes, offset, flags);
                 }
                 Err(error) => return Err(failed("file: pwrite", error)),
             }
@@ -256,7 +269,7 @@ impl Disk {
         }
     }
 
-    /// Makes all completed writes durable, those of other connections as well.
+    /// Makes all completed writes durable, including those of other connections.
     pub(crate) fn flush(&self) -> Result<()> {
         match &self.evict {
             Some(evict) => evict.flush(self.fd.as_fd(), || self.sync()),
@@ -268,7 +281,8 @@ impl Disk {
         rustix::io::retry_on_intr(|| rustix::fs::fdatasync(&self.fd)).map_err(|error| failed("file: fdatasync", error))
     }
 
-    /// Discards; only advice, so what cannot be discarded is left as it is.
+    /// Discards the range. A part that cannot be discarded is left as it is, because trim is only
+    /// advice.
     pub(crate) fn trim(&self, offset: u64, length: u64, flags: Flags) -> Result<()> {
         if let Some((offset, length)) = self.whole_blocks(offset, length) {
             self.fallocate(&self.punches, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, length)?;
@@ -279,7 +293,7 @@ impl Disk {
     /// Makes the range read as zero.
     ///
     /// # Errors
-    /// ENOTSUP if zeroes would have to be written.
+    /// ENOTSUP: zeroes would have to be written.
     pub(crate) fn zero(&self, offset: u64, length: u64, flags: Flags) -> Result<()> {
         if !self.zero_range(offset, length, flags)? {
             return Err(Errno::Enotsup.into());
@@ -295,21 +309,21 @@ impl Disk {
         if flags.may_trim && self.fallocate(&self.punches, punch, offset, length)? {
             return Ok(true);
         }
-        // A device that cannot zero lets the kernel write the zeroes for it, which is right but not fast.
+        // For a device that cannot zero, the kernel writes the zeroes, which is not fast.
         if flags.fast_zero && self.block.is_some() {
             return Ok(false);
         }
         if self.fallocate(&self.zeroes, FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE, offset, length)? {
             return Ok(true);
         }
-        // tmpfs, for one: a hole, filled with space again.
+        // For example on tmpfs: makes a hole and allocates it again.
         Ok(self.block.is_none()
             && self.allocates.get()
             && self.fallocate(&self.punches, punch, offset, length)?
             && self.fallocate(&self.allocates, FallocateFlags::empty(), offset, length)?)
     }
 
-    /// Whether the file can do that; if so it is done.
+    /// Calls fallocate(2). Returns false, and does nothing, if the file does not support `mode`.
     fn fallocate(&self, ability: &Ability, mode: FallocateFlags, offset: u64, length: u64) -> Result<bool> {
         if !ability.get() {
             return Ok(false);
@@ -324,7 +338,8 @@ impl Disk {
         }
     }
 
-    /// The part of a range that consists of whole blocks of a device; all of it for a regular file.
+    /// The part of a range that consists of whole blocks of a device; the whole range for a regular
+    /// file.
     fn whole_blocks(&self, offset: u64, length: u64) -> Option<(u64, u64)> {
         let Some(block) = self.block else { return Some((offset, length)) };
         let start = offset.next_multiple_of(block);
@@ -357,7 +372,8 @@ impl Disk {
             extents.push(data - at, true, true);
             if data < end {
                 let hole = match rustix::fs::seek(&self.fd, SeekFrom::Hole(data)) {
-                    // Somebody changes the file beside us: calling the rest data is always right.
+                    // Another process changes the file. Reporting the rest as data is always
+                    // correct.
                     Ok(hole) if hole <= data => end,
                     Ok(hole) => hole.min(end),
                     Err(Raw::NXIO) => end,
@@ -373,7 +389,7 @@ impl Disk {
     }
 }
 
-/// Whether a block device is a disk that turns. A partition's queue is its disk's.
+/// Whether a block device is rotational. A partition has the queue of its disk.
 fn is_rotational(stat: &Stat) -> bool {
     let device = format!("/sys/dev/block/{}:{}", rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
     ["queue/rotational", "../queue/rotational"]

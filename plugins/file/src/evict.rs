@@ -1,8 +1,10 @@
-//! `cache=none`: keeps what was read and written out of the page cache.
+//! `cache=none`: removes what was read and written from the page cache.
 //!
-//! Pages that were read are clean and go at once. Pages that were written cannot go before they are on the disk, and waiting for
-//! that with every write would make it as slow as the disk. So they go together, some megabytes at a time: the kernel is told at once, which
-//! makes it start to write them back, and when enough have been written somebody waits for them and drops them all.
+//! Pages that were read are clean and are dropped at once. Pages that were written can be dropped
+//! only after they are on the disk, and waiting for that with every write would make writes as slow
+//! as the disk. So they are dropped in batches. The kernel gets the advice at once, which makes it
+//! start writing the pages back. When a batch is complete, one request waits for it and drops all
+//! its pages.
 
 use std::num::NonZeroU64;
 use std::os::fd::BorrowedFd;
@@ -11,12 +13,14 @@ use std::sync::Mutex;
 use rbdkit_plugin_api::{Result, lock};
 use rustix::fs::Advice;
 
-/// Bytes that may be written before they are waited for. Large against the cost of waiting (a few milliseconds, in which a disk writes
-/// a megabyte or so, and which only one of the requests in flight pays), small against any machine's memory.
+/// The size of a batch, in bytes: large compared with the cost of waiting (a few milliseconds, in
+/// which a disk writes about a megabyte, for one of the requests in flight), and small compared
+/// with the memory of any machine.
 const BATCH: u64 = 32 << 20;
 
-/// Only whole pages are dropped, so ranges are widened to pages: a page that two requests share must go as well. No page is smaller;
-/// where they are larger, what lies at the ends of a range stays.
+/// The smallest page size, in bytes. The kernel drops only whole pages, so ranges are extended to
+/// pages; a page that two requests share must be dropped too. Where pages are larger, the ends of a
+/// range stay in the cache.
 const PAGE: u64 = 4096;
 
 #[derive(Default)]
@@ -39,7 +43,8 @@ impl Evict {
     /// A range was written.
     ///
     /// # Errors
-    /// What `sync` says: it has to reach the client, because the system says it only once.
+    /// Those of `sync`. The client must get them, because the kernel reports a failed write-back
+    /// only once.
     pub(crate) fn wrote(
         &self,
         fd: BorrowedFd<'_>,
@@ -62,7 +67,7 @@ impl Evict {
         Ok(())
     }
 
-    /// Syncs, and drops what was written before.
+    /// Syncs, and drops all pages that were written before.
     pub(crate) fn flush(&self, fd: BorrowedFd<'_>, sync: impl FnOnce() -> Result<()>) -> Result<()> {
         let batch = std::mem::take(&mut *lock(&self.written));
         sync()?;
@@ -82,6 +87,6 @@ impl Written {
 fn drop_pages(fd: BorrowedFd<'_>, offset: u64, length: u64) {
     let start = offset / PAGE * PAGE;
     let end = (offset + length).next_multiple_of(PAGE);
-    // Only advice: if it cannot be followed, nothing is lost.
+    // The call is only advice: data is not lost if the kernel ignores it.
     let _ = rustix::fs::fadvise(fd, start, NonZeroU64::new(end - start), Advice::DontNeed);
 }

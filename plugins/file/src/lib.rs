@@ -1,16 +1,18 @@
-//! The file plugin: serves a regular file or a block device, or each of those in a directory as an export of its own.
+//! The file plugin: serves a regular file or a block device, or each file in a directory as an
+//! export of its own.
 //!
-//! Why it is fast: what is in the page cache is read on the very task that parsed the request, by `preadv2(RWF_NOWAIT)`, and answered at
-//! once; small writes go into the page cache in the same way. Only what has to wait for a disk goes to a thread that may wait
-//! ([`handle`]).
+//! The plugin is fast because it reads from the page cache in the task that parsed the request,
+//! with `preadv2(RWF_NOWAIT)`, and answers at once. Small writes go into the page cache in the same
+//! way. Only requests that have to wait for a disk go to a thread that may block ([`handle`]).
 //!
-//! | module | what it knows |
+//! | module | subject |
 //! |---|---|
 //! | [`config`] | the parameters |
 //! | [`source`] | where files come from: a path, a directory, a descriptor |
-//! | [`handle`] | what runs at once and what runs on a thread |
-//! | [`disk`] | the system calls, with what this file turned out not to support |
+//! | [`handle`] | which requests run at once and which on a thread |
+//! | [`disk`] | the system calls, and what this file turned out not to support |
 //! | [`evict`] | `cache=none` |
+//! | [`error`] | errors of system calls and of inherited descriptors |
 #![forbid(unsafe_code)]
 
 mod config;
@@ -111,7 +113,7 @@ impl Plugin for File {
     }
 
     fn dump_plugin(&self) -> Vec<(String, String)> {
-        // Which the kernel does through fallocate(2), also for block devices.
+        // The kernel does all of these through fallocate(2), also for block devices.
         ["file_blksszget", "file_blkzeroout", "file_falloc_fl_punch_hole", "file_falloc_fl_zero_range"]
             .map(|key| (key.to_string(), "yes".to_string()))
             .into()

@@ -1,7 +1,7 @@
 //! Where files come from: one path, one directory, or an inherited descriptor of either.
 //!
-//! In a directory a client names the file. It is opened so that the kernel itself refuses to leave the directory (openat2 with
-//! RESOLVE_BENEATH), whatever the name is and whatever a symbolic link in it says.
+//! In a directory the client names the file. The file is opened with openat2 and RESOLVE_BENEATH,
+//! so the kernel refuses any name or symbolic link that leads out of the directory.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ pub(crate) struct Opened {
 }
 
 impl Source {
-    /// Finds out whether there is what the command line says.
+    /// Checks that the file, directory or descriptor of the command line exists and can be served.
     ///
     /// # Errors
     /// One line that names the parameter.
@@ -70,7 +70,7 @@ impl Source {
         }
     }
 
-    /// The exports. One file is the default export, under whatever name a client asks for it.
+    /// The exports. A single file is the default export, and clients may ask for it under any name.
     pub(crate) fn list(&self) -> Result<Vec<ExportEntry>> {
         let Source::Dir(dir) = self else {
             return Ok(vec![ExportEntry::default()]);
@@ -79,7 +79,7 @@ impl Source {
         let mut names = Vec::new();
         for entry in Dir::read_from(dir).map_err(reading)? {
             let entry = entry.map_err(reading)?;
-            // A name that is no text cannot be an export's.
+            // A name that is not UTF-8 cannot be the name of an export.
             let Ok(name) = entry.file_name().to_str() else { continue };
             if stat_in(dir, name).is_ok_and(|stat| is_served(&stat)) {
                 names.push(name.to_string());
@@ -89,10 +89,11 @@ impl Source {
         Ok(names.into_iter().map(|name| ExportEntry { name, description: None }).collect())
     }
 
-    /// Opens what a client asks for: for reading and writing if that is wanted and possible, for reading otherwise.
+    /// Opens the export that a client asks for: for reading and writing if that is wanted and
+    /// possible, otherwise for reading.
     ///
     /// # Errors
-    /// ENOENT if there is no such export; what the system says.
+    /// ENOENT if there is no such export; or the error of the system call.
     pub(crate) fn open(&self, exportname: &str, readonly: bool) -> Result<Opened> {
         match self {
             Source::File(path) => {
@@ -121,8 +122,8 @@ impl Source {
     }
 }
 
-/// Opens a file of a checked type. Opening anything else can have consequences (a pipe waits for its other end, a tape
-/// rewinds), so the type is looked at first, through a descriptor that does not open it.
+/// Opens a regular file or a block device. Opening other files can have side effects (a pipe waits
+/// for its other end, a tape rewinds), so the type is checked first, through an O_PATH descriptor.
 fn open_checked(name: &str, readonly: bool, open: impl Fn(OFlags) -> rustix::io::Result<OwnedFd>) -> Result<Opened> {
     let opening = |error| match error {
         // Refused by RESOLVE_BENEATH.
@@ -130,12 +131,13 @@ fn open_checked(name: &str, readonly: bool, open: impl Fn(OFlags) -> rustix::io:
         error => failed(&format!("file: open {name}"), error),
     };
     let refused = || Error::new(Errno::Enoent, format!("file: {name} is neither a regular file nor a block device"));
-    let looked_at = open(OFlags::PATH | OFlags::CLOEXEC).map_err(opening)?;
-    if !is_served(&rustix::fs::fstat(&looked_at).map_err(opening)?) {
+    let checked = open(OFlags::PATH | OFlags::CLOEXEC).map_err(opening)?;
+    if !is_served(&rustix::fs::fstat(&checked).map_err(opening)?) {
         return Err(refused());
     }
 
-    // Not to wait if it was replaced by a pipe meanwhile; it means nothing for what we serve.
+    // NONBLOCK avoids waiting if the file was replaced by a pipe meanwhile. It has no effect on the
+    // files that are served.
     let flags = OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
     let for_writing = if readonly { None } else { Some(open(flags | OFlags::RDWR)) };
     let (fd, writable) = match for_writing {
@@ -155,17 +157,19 @@ fn open_checked(name: &str, readonly: bool, open: impl Fn(OFlags) -> rustix::io:
     Ok(Opened { fd, stat, writable })
 }
 
-/// How often a rename nearby may make the kernel unsure whether a link leads outside before we believe that it does.
-const TRIES: u32 = 16;
+/// How often to repeat openat2 when a rename at the same time keeps the kernel from deciding
+/// whether a link leads out of the directory.
+const MAX_TRIES: u32 = 16;
 
 /// Opens a name in a directory, never anything outside of it. The name has no slash.
 fn open_in(dir: &OwnedFd, name: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    for _ in 0..TRIES {
+    for _ in 0..MAX_TRIES {
         match rustix::fs::openat2(dir, Path::new(name), flags, Mode::empty(), resolve) {
             Err(Raw::AGAIN) => {}
-            // A kernel before 5.6, or a sandbox that does not know the call: one component without following a link cannot leave
-            // either (".." is no file).
+            // A kernel before 5.6, or a sandbox that does not know the call. A name of one
+            // component that is not a followed link cannot lead out either ("..", a directory, is
+            // refused later).
             Err(Raw::NOSYS | Raw::PERM) => {
                 return rustix::fs::openat(dir, name, flags | OFlags::NOFOLLOW, Mode::empty());
             }

@@ -173,7 +173,8 @@ fn it_agrees_with_a_plain_model() {
     }
 }
 
-/// For example: `losetup --find --show some-file`, then RBDKIT_TEST_DEVICE=/dev/loop0 cargo test -- --ignored
+/// For example: `losetup --find --show some-file`, then RBDKIT_TEST_DEVICE=/dev/loop0 cargo test --
+/// --ignored
 #[test]
 #[ignore = "overwrites the block device that RBDKIT_TEST_DEVICE names"]
 fn a_block_device_agrees_with_a_plain_model() {
@@ -202,7 +203,8 @@ fn what_is_in_the_page_cache_is_answered_at_once() {
     let plugin = serving(&path);
     run(async {
         let handle = open(&plugin, "", false).await.unwrap();
-        // The file was just written, but nothing promises that it is still in memory: warm it up until it is.
+        // The file was just written, but nothing promises that it is still in memory: warm it up
+        // until it is.
         let mut ready = false;
         for _ in 0..1000 {
             match handle.pread(Buffer::new(4096), Span::new(0, 4096), 8192) {

@@ -1,7 +1,8 @@
 //! The memory plugin: a disk in RAM, shared by all clients, gone when the server ends.
 //!
-//! No operation waits, so every answer is ready at once. There are two kinds of storage: [`sparse`] (the default) holds
-//! only pages that were written, and [`Flat`] allocates the whole disk when the server starts.
+//! No operation waits, so every answer is ready at once. There are two kinds of storage: [`sparse`]
+//! (the default) holds only pages that were written, and [`Flat`] allocates the whole disk when the
+//! server starts.
 #![forbid(unsafe_code)]
 
 mod sparse;

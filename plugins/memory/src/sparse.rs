@@ -1,11 +1,13 @@
 //! Sparse storage: a tree of pages that exist only where something other than zero was written.
 //!
-//! Why it scales: the way down the tree takes no lock at all (a node, once there, stays; it is published by a [`OnceLock`], whose
-//! reading is one load), and each page has a lock of its own. Two requests only meet if they touch the same page.
+//! The tree scales because descending it takes no lock: a node is never removed, and is published
+//! by a [`OnceLock`], which takes one load to read. Each page has a lock of its own, so two
+//! requests wait for each other only if they use the same page.
 //!
-//! Why it can be huge: the tree is as high as the size needs (two levels for 8 GiB, six for 2^63 bytes), and nodes are made on the way
-//! to the first write. Nodes are not given back when their pages are: a leaf costs 12 KiB for 16 MiB of disk, so that whoever
-//! writes one page in each 16 MiB pays 12 KiB of leaf for 32 KiB of page.
+//! The disk can be huge because the tree is only as high as the size needs (two levels for 8 GiB,
+//! six for 2^63 bytes), and because nodes are made by the first write below them. Nodes are not
+//! freed with their pages. A leaf takes 12 KiB for 16 MiB of disk, so a client that writes one page
+//! in each 16 MiB pays 12 KiB of leaf for 32 KiB of page.
 
 use std::ops::ControlFlow;
 use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -13,22 +15,24 @@ use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rbdkit_plugin_api::{Buffer, Errno, Error, Extents, Flags, Result, Span, is_all_zero, read_lock, write_lock};
 use rbdkit_ram_disk::{Storage, fill};
 
-/// Bytes in a page. A first write of 4 KiB pays for clearing a whole page, so a large one hurts random writes; a small one makes
-/// long requests take many locks. 32 KiB is what nbdkit has; with it a page costs 3 us to clear and a 256 KiB request takes 8 locks.
+/// The size of a page, in bytes. The first write to a page clears all of it, so large pages slow
+/// down random writes; with small pages long requests take many locks. 32 KiB, as in nbdkit, take 3
+/// us to clear, and a request of 256 KiB takes 8 locks.
 pub(crate) const PAGE: usize = 32 << 10;
 
-/// Children of a node: 2^9 keep nodes at 8 to 12 KiB and the tree low.
+/// The logarithm of the number of children of a node. With 2^9 a node takes 8 to 12 KiB, and the
+/// tree is low.
 const FANOUT_BITS: u32 = 9;
 const FANOUT: usize = 1 << FANOUT_BITS;
 
 type Page = Box<[u8; PAGE]>;
 
-/// No page reads as zero.
+/// A place for a page. It reads as zero if there is none.
 struct Slot(RwLock<Option<Page>>);
 
 impl Slot {
     fn read(&self) -> RwLockReadGuard<'_, Option<Page>> {
-        // A panic in the middle of a copy tears no invariant: the bytes are what was written so far.
+        // A panic during a copy breaks no invariant: the bytes are those written so far.
         read_lock(&self.0)
     }
 
@@ -53,7 +57,8 @@ impl Node {
     }
 }
 
-/// The storage. All offsets and lengths it is given lie within its size: the gate in front of the plugin sees to it.
+/// The storage. The gate in front of the plugin has checked that all offsets and lengths lie within
+/// the size.
 pub(crate) struct Sparse {
     root: Box<Node>,
     /// Levels of nodes below the root.
@@ -70,7 +75,8 @@ impl Sparse {
         Sparse { root: Node::new(height), height }
     }
 
-    /// The length of the run at `offset` (at most `length`) that is all holes or all pages, and whether it is pages.
+    /// The length of the run at `offset` (at most `length`) that is all holes or all pages, and
+    /// whether it is pages.
     fn run(&self, offset: u64, length: u64) -> (u64, bool) {
         let (mut run, mut kind) = (0, None);
         self.each_piece(offset, length, |_, length, slot| {
@@ -117,8 +123,9 @@ impl Sparse {
         Ok(())
     }
 
-    /// Calls `piece` with (offset, length, slot) for the range's pieces in ascending order: one for each page that lies in a node that
-    /// exists, one for each whole run for which there is no node.
+    /// Calls `piece` with (offset, length, slot) for the range's pieces in ascending order: one for
+    /// each page that lies in a node that exists, one for each whole run for which there is no
+    /// node.
     fn each_piece(&self, offset: u64, length: u64, mut piece: impl FnMut(u64, u64, Option<&Slot>) -> ControlFlow<()>) {
         let end = offset + length;
         let mut at = offset;
@@ -177,7 +184,7 @@ impl Sparse {
         }
     }
 
-    /// The leaf that holds `page`, or the first one after it, with the number of its first page.
+    /// The leaf of `page`, or the first leaf after it, and the number of its first page.
     fn leaf_from(&self, page: u64) -> Option<(u64, &[Slot; FANOUT])> {
         leaf_from(&self.root, self.height, 0, page)
     }
@@ -252,12 +259,12 @@ fn leaf_from(node: &Node, level: u32, first: u64, page: u64) -> Option<(u64, &[S
     })
 }
 
-/// Which child of a node with `level` levels below it leads to `page`.
+/// The index of the child, of a node with `level` levels below it, that leads to `page`.
 fn child(page: u64, level: u32) -> usize {
     (page >> (FANOUT_BITS * level)) as usize % FANOUT
 }
 
-/// Where in its page an offset lies.
+/// The position of an offset within its page.
 fn within(offset: u64) -> usize {
     (offset % PAGE as u64) as usize
 }
@@ -270,7 +277,7 @@ fn new_page() -> Result<Page> {
     bytes.into_boxed_slice().try_into().map_err(|_| no_memory())
 }
 
-/// Zeroes part of a page; hands the page back if nothing else is left on it.
+/// Zeroes a part of a page. Removes and returns the page if it is all zero afterwards.
 fn zero_in_page(slot: &mut Option<Page>, from: usize, length: usize) -> Option<Page> {
     let page = slot.as_mut()?;
     if length < PAGE {

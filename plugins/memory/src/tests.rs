@@ -132,8 +132,8 @@ fn holes_are_known_without_looking_at_bytes() {
     assert_eq!(fills, [(page, Fill::Zero), (page, Fill::Data), (page, Fill::Zero)]);
 }
 
-/// Each thread has its own bytes of every page, so pages are shared and bytes are not: nothing that one thread wrote may be lost
-/// or torn by what the others do on the same page.
+/// Each thread has its own bytes of every page, so pages are shared and bytes are not: nothing that
+/// one thread wrote may be lost or torn by what the others do on the same page.
 #[test]
 fn concurrent_writers_of_one_page_do_not_lose_each_others_bytes() {
     for allocator in ["sparse", "malloc"] {

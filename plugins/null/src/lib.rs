@@ -1,6 +1,6 @@
-//! The null plugin: a disk that forgets. Writes are accepted and discarded, everything reads as zero.
+//! The null plugin: a disk that discards all writes and reads as zero.
 //!
-//! It does no work at all, which makes it the measure for what the server and the filters in front of it cost.
+//! The plugin does no work, so it serves to measure what the server and the filters cost.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;

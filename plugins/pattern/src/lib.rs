@@ -1,6 +1,8 @@
-//! The pattern plugin: a read-only disk of which every 8 bytes hold their own offset, as a 64 bit big endian number.
+//! The pattern plugin: a read-only disk in which every 8 bytes hold their own offset, as a 64 bit
+//! big endian number.
 //!
-//! Whoever reads it can tell from any 16 bytes where they came from, so a client or a filter that mixes up offsets is found out.
+//! Any 16 bytes tell where they came from, so a test can find a client or a filter that mixes up
+//! offsets.
 #![forbid(unsafe_code)]
 
 use std::convert::Infallible;
@@ -67,7 +69,8 @@ impl Handle for PatternHandle {
     }
 
     fn can(&self) -> Op<Result<Capabilities>> {
-        // Cache: there is nothing that could be nearer, so the default (nothing, successfully) is native.
+        // There is nothing to prefetch, so the default of cache, which succeeds and does nothing,
+        // is native.
         Op::Ready(Ok(Capabilities { multi_conn: true, cache: Support::Native, ..Capabilities::READ_ONLY }))
     }
 
@@ -80,9 +83,9 @@ impl Handle for PatternHandle {
     }
 }
 
-/// Writes the pattern as it is from `offset` on. `offset` and the bytes lie within 2^63.
+/// Writes the pattern at `offset`. The bytes lie within 2^63.
 fn fill(bytes: &mut [u8], offset: u64) {
-    // A word that begins before `offset` gives only its last bytes.
+    // Of a word that begins before `offset`, only the last bytes are wanted.
     let within = (offset % 8) as usize;
     let head = if within == 0 { 0 } else { (8 - within).min(bytes.len()) };
     let (first, rest) = bytes.split_at_mut(head);

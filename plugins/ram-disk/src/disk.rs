@@ -4,9 +4,11 @@ use std::convert::Infallible;
 
 use rbdkit_plugin_api::{Buffer, Capabilities, Done, Extents, Flags, Handle, Op, Result, Span, Support};
 
-/// What keeps the bytes. The gate in front of the plugin has checked that every range lies within the disk.
+/// What keeps the bytes. The gate in front of the plugin has checked that every range lies within
+/// the disk.
 pub trait Storage: Send + Sync + 'static {
-    /// Reads the bytes at `offset` into `span` of the buffer. Holes are marked as zero rather than written.
+    /// Reads the bytes at `offset` into `span` of the buffer. Holes are marked as zero rather than
+    /// written.
     fn pread(&self, buffer: &mut Buffer, span: Span, offset: u64);
 
     /// Writes `bytes` at `offset`.
@@ -49,8 +51,8 @@ impl<S: Storage> Handle for RamDisk<S> {
     }
 
     fn can(&self) -> Op<Result<Capabilities>> {
-        // FUA, flush and cache succeed without doing anything: memory is the most durable and the nearest that this disk
-        // has.
+        // FUA, flush and cache succeed without doing anything: memory is the most durable and the
+        // nearest that this disk has.
         Op::Ready(Ok(Capabilities {
             write: true,
             flush: true,

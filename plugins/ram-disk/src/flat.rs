@@ -1,7 +1,8 @@
-//! Flat storage (`allocator=malloc`): all of the disk is allocated when the server starts, and stays.
+//! Flat storage (`allocator=malloc`): all of the disk is allocated when the server starts, and
+//! stays.
 //!
-//! The disk is cut into blocks, each with a lock of its own, so that writers to different parts do not wait for one
-//! another.
+//! The disk is cut into blocks, each with a lock of its own, so that writers to different parts do
+//! not wait for one another.
 
 use std::io;
 use std::sync::RwLock;
@@ -12,8 +13,8 @@ use crate::allocator::Residency;
 use crate::disk::{Storage, fill};
 use crate::mlock::mlock;
 
-/// Bytes under one lock. 1 MiB makes the allocator's overhead for each block negligible, and random writers seldom meet
-/// in the same block.
+/// Bytes under one lock. 1 MiB makes the allocator's overhead for each block negligible, and random
+/// writers seldom meet in the same block.
 const BLOCK: usize = 1 << 20;
 
 /// Why the memory for a disk cannot be had.
@@ -45,8 +46,8 @@ pub struct Flat {
 }
 
 impl Flat {
-    /// Allocates a disk of `size` bytes. `init` is called for the pieces of the disk in ascending order, with the offset
-    /// of the piece and its bytes, all zero.
+    /// Allocates a disk of `size` bytes. `init` is called for the pieces of the disk in ascending
+    /// order, with the offset of the piece and its bytes, all zero.
     ///
     /// # Errors
     /// There is not that much memory, or it may not be locked.

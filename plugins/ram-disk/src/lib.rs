@@ -4,7 +4,8 @@
 //! * [`Flat`] is the storage of `allocator=malloc`: all of the disk is allocated at the start.
 //! * [`RamDisk`] is a disk of any [`Storage`], as clients see it.
 //!
-//! Each plugin brings its own storage for `allocator=sparse`. No operation waits, so every answer is ready at once.
+//! Each plugin brings its own storage for `allocator=sparse`. No operation waits, so every answer
+//! is ready at once.
 #![deny(unsafe_code)]
 
 mod allocator;

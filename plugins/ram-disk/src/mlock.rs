@@ -3,8 +3,9 @@
 /// Locks the pages that contain `bytes` into memory, until they are unmapped.
 pub(crate) fn mlock(bytes: &[u8]) -> std::io::Result<()> {
     let start = bytes.as_ptr().cast_mut().cast();
-    // SAFETY: the range is one live allocation. The call makes its pages resident; the kernel neither reads nor writes
-    // them. A lock on pages has no effect on the validity of memory, whatever happens to the allocation later.
+    // SAFETY: the range is one live allocation. The call makes its pages resident; the kernel
+    // neither reads nor writes them. A lock on pages has no effect on the validity of memory,
+    // whatever happens to the allocation later.
     #[allow(unsafe_code)]
     unsafe {
         rustix::mm::mlock(start, bytes.len())?;

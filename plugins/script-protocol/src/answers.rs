@@ -1,4 +1,4 @@
-//! What methods print, read into types.
+//! Reads what methods print into types.
 
 use rbdkit_plugin_api::{BlockSizes, ExportEntry, Extents, Support, units};
 
@@ -7,7 +7,7 @@ pub(crate) fn line(text: &[u8]) -> String {
     String::from_utf8_lossy(text.strip_suffix(b"\n").unwrap_or(text)).into_owned()
 }
 
-/// A size; blanks may stand before it.
+/// A size, possibly after blanks.
 pub(crate) fn size(text: &str) -> Option<u64> {
     units::parse_size(text.trim_start()).ok()
 }
@@ -18,7 +18,7 @@ pub(crate) fn support(word: &str) -> Option<Support> {
     words.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(word)).map(|(_, support)| support)
 }
 
-/// Three sizes; three zeroes are "nothing to say". Words after them mean nothing.
+/// Three sizes. Three zeroes mean no constraints. Further words are ignored.
 pub(crate) fn block_sizes(text: &str) -> Option<Option<BlockSizes>> {
     let mut words = text.split_ascii_whitespace().map(|word| size(word).and_then(|size| u32::try_from(size).ok()));
     let mut next = || words.next().flatten();
@@ -68,8 +68,8 @@ pub(crate) enum ExtentsError {
     Missing { offset: u64 },
 }
 
-/// Reads lines of `OFFSET LENGTH [TYPE]` into the answer for `offset..offset + length`. The lines may begin before that range
-/// and go on after it.
+/// Reads lines of `OFFSET LENGTH [TYPE]` into the answer for `offset..offset + length`. The lines
+/// may begin before that range and go on after it.
 pub(crate) fn extents(text: &[u8], offset: u64, length: u64) -> Result<Extents, ExtentsError> {
     let text = line(text);
     let mut answer = Extents::new(offset);
@@ -104,7 +104,8 @@ pub(crate) fn extents(text: &[u8], offset: u64, length: u64) -> Result<Extents, 
     Ok(answer)
 }
 
-/// Whether it is a hole, whether it reads as zero: a number whose lowest bits say so, or a text that names either.
+/// Whether an extent is a hole and whether it reads as zero: the two lowest bits of a number, or a
+/// text that contains the words.
 fn extent_type(word: &str) -> (bool, bool) {
     let digits = word.bytes().take_while(u8::is_ascii_digit).count();
     match word[..digits].parse::<u64>() {

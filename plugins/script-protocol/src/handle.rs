@@ -8,10 +8,10 @@ use rbdkit_plugin_api::{BlockSizes, BlockingHandle, Capabilities, Errno, Extents
 use crate::answers;
 use crate::scripts::{Answer, Failure, Scripts};
 
-/// What `open` printed, and who is to be told of it.
+/// A connection, with the string that the script's `open` printed.
 pub(crate) struct ScriptHandle {
     pub(crate) scripts: Arc<Scripts>,
-    /// The string that the script knows this connection by.
+    /// The string that identifies this connection to the script.
     pub(crate) handle: OsString,
     pub(crate) readonly: bool,
 }
@@ -38,7 +38,7 @@ impl ScriptHandle {
         }
     }
 
-    /// The arguments of a request: handle, count, offset and, for most, flags.
+    /// Calls a method with the arguments of a request: handle, count, offset and, for most, flags.
     fn request(
         &self,
         length: u64,
@@ -89,7 +89,8 @@ impl BlockingHandle for ScriptHandle {
         Ok(text.map(|text| answers::line(&text)))
     }
 
-    /// In nbdkit's order, and as there what is only of use to writers is not asked of a connection that cannot write.
+    /// Asks in nbdkit's order. As there, a connection that cannot write is not asked for what only
+    /// writers need.
     fn can(&self) -> Result<Capabilities> {
         let mut can = Capabilities::READ_ONLY;
         can.write = !self.readonly && self.boolean("can_write", false)?;
@@ -97,7 +98,7 @@ impl BlockingHandle for ScriptHandle {
         if can.write {
             let zero = self.boolean("can_zero", false)?;
             can.zero = if zero { Support::Native } else { Support::Emulate };
-            // Zeroing that is emulated is refused quickly when it has to be fast, by the gate.
+            // The gate refuses a fast zero at once if zero is emulated.
             can.fast_zero = self.boolean("can_fast_zero", !zero)?;
             can.trim = self.boolean("can_trim", false)?;
             fua = self.support("can_fua")?;
@@ -144,7 +145,7 @@ impl BlockingHandle for ScriptHandle {
 
     fn zero(&self, offset: u64, length: u64, flags: Flags) -> Result<()> {
         match self.request(length, offset, Some(flags), |args| self.scripts.call_plain("zero", args))? {
-            // The gate writes zeroes instead.
+            // Makes the gate write zeroes instead.
             Answer::Missing => Err(Errno::Enotsup.into()),
             _ => Ok(()),
         }

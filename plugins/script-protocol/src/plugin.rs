@@ -1,4 +1,4 @@
-//! The calls that are not of one connection.
+//! The calls that concern all connections.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
@@ -13,12 +13,12 @@ use crate::answers;
 use crate::handle::ScriptHandle;
 use crate::scripts::{Failure, Scripts};
 
-/// What the sh and the eval plugin do differently: how the command line becomes [`Scripts`].
+/// How a command line becomes [`Scripts`]: the part in which the sh and the eval plugin differ.
 pub trait Configure: Default + Send + Sync + 'static {
     /// Takes one `key=value`, a parameter of the plugin or of the scripts.
     fn config(&mut self, param: Param<'_>) -> Result<(), ConfigError>;
 
-    /// The scripts so far; none if there is nothing to run yet.
+    /// The scripts so far; none if there is no program yet.
     fn scripts(&self) -> Option<&Scripts>;
 
     /// The end of the configuration.
@@ -33,7 +33,7 @@ pub enum ScriptPlugin<C> {
     Complete {
         /// Shared with every connection.
         scripts: Arc<Scripts>,
-        /// What the script wants.
+        /// The thread model that the script asks for.
         model: ThreadModel,
     },
 }
@@ -52,7 +52,7 @@ impl<C: Configure> ScriptPlugin<C> {
         }
     }
 
-    /// The scripts of a server that runs.
+    /// The scripts after the configuration.
     fn running(&self) -> Result<&Arc<Scripts>> {
         match self {
             ScriptPlugin::Complete { scripts, .. } => Ok(scripts),
@@ -60,7 +60,7 @@ impl<C: Configure> ScriptPlugin<C> {
         }
     }
 
-    /// Runs on a thread that may wait.
+    /// Runs a call on a thread that may block.
     fn with_scripts<T: Send + Unpin + 'static>(
         &self,
         call: impl FnOnce(&Arc<Scripts>) -> Result<T> + Send + 'static,
@@ -81,19 +81,20 @@ impl<C: Configure> ScriptPlugin<C> {
     }
 }
 
-/// What a script that has no thread_model method, or prints no thread model, may be trusted with.
-const SAFE: ThreadModel = ThreadModel::SerializeAllRequests;
+/// The thread model of a script without a thread_model method, or whose method prints something
+/// else.
+const DEFAULT_MODEL: ThreadModel = ThreadModel::SerializeAllRequests;
 
 fn ask_thread_model(scripts: &Scripts) -> Result<ThreadModel, Failure> {
-    let Some(text) = scripts.read("thread_model", &[])? else { return Ok(SAFE) };
+    let Some(text) = scripts.read("thread_model", &[])? else { return Ok(DEFAULT_MODEL) };
     let word = answers::line(&text);
     Ok(ThreadModel::parse(&word.to_ascii_lowercase()).unwrap_or_else(|| {
         tracing::debug!("{}: ignoring unrecognized thread model: {word}", scripts.label("thread_model"));
-        SAFE
+        DEFAULT_MODEL
     }))
 }
 
-/// `true` or `false`, as scripts are told.
+/// A boolean argument of a script.
 fn word(value: bool) -> &'static OsStr {
     OsStr::new(if value { "true" } else { "false" })
 }
@@ -119,9 +120,9 @@ impl<C: Configure> Plugin for ScriptPlugin<C> {
     fn thread_model(&self) -> ThreadModel {
         match self {
             ScriptPlugin::Complete { model, .. } => *model,
-            // For `--dump-plugin`: with nothing to run, anything goes.
+            // For `--dump-plugin`: without a program there is no constraint.
             ScriptPlugin::Configuring(configure) => match configure.scripts() {
-                Some(scripts) => ask_thread_model(scripts).unwrap_or(SAFE),
+                Some(scripts) => ask_thread_model(scripts).unwrap_or(DEFAULT_MODEL),
                 None => ThreadModel::Parallel,
             },
         }
@@ -176,7 +177,7 @@ impl<C: Configure> Plugin for ScriptPlugin<C> {
         })
     }
 
-    /// What the script prints itself, and the highest exit status that means something of its own.
+    /// The highest exit status with a meaning of its own, and the lines that the script prints.
     fn dump_plugin(&self) -> Vec<(String, String)> {
         let mut lines = vec![("max_known_status".to_string(), "3".to_string())];
         let Some(scripts) = self.scripts() else { return lines };

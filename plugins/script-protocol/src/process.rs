@@ -1,7 +1,7 @@
-//! Runs one program: input to it, output and error output from it, all at once.
+//! Runs one program, and moves its input, output and error output at the same time.
 //!
-//! The three pipes are served from one poll loop and never block, so a program may print before it has read its input, or not read
-//! it at all, or fill standard error first.
+//! One poll loop serves the three pipes and never blocks. So a program may print before it has read
+//! its input, may not read it at all, or may fill standard error first.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,22 +10,25 @@ use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitSta
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, ioctl_fionbio};
 
-/// The most text that a method may print: the longest useful answer is a list of 2^20 extents with 40 bytes or so each.
+/// The most text that a method may print, in bytes. The longest useful answer is a list of 2^20
+/// extents of some 40 bytes each.
 const MAX_TEXT: usize = 64 << 20;
 
-/// The most of standard error that is kept. The errno and the message are in the first line.
+/// How much of standard error is kept, in bytes. The errno and the message are in the first line.
 const MAX_ERRORS: usize = 64 << 10;
 
-/// How much more than was asked for is read, to tell in the message how much too much it was, before the pipe is closed.
+/// How many bytes more than requested are read before the pipe is closed, so that the message can
+/// say how many there were.
 const MAX_EXCESS: u64 = 64 << 10;
 
 /// Where standard output goes.
 pub(crate) enum Output<'a> {
-    /// It means nothing.
+    /// It is discarded.
     Ignored,
     /// Text, up to [`MAX_TEXT`].
     Text(Vec<u8>),
-    /// Exactly these bytes; `received` counts what came, which may be less or more.
+    /// It must fill exactly these bytes. `received` counts the bytes that came, which may be fewer
+    /// or more.
     Exact { bytes: &'a mut [u8], received: u64 },
 }
 
@@ -34,25 +37,25 @@ pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
     /// The beginning of standard error.
     pub(crate) errors: Vec<u8>,
-    /// It printed more than it may; the rest was not waited for.
+    /// It printed too much, and the rest was not read.
     pub(crate) too_much: bool,
 }
 
-/// A child that is not left behind, whatever happens here.
+/// A child that is killed and reaped if this value is dropped early.
 struct Reaped(Child);
 
 impl Drop for Reaped {
     fn drop(&mut self) {
-        // After an ordinary end both do nothing: the child is waited for already.
+        // After an ordinary end both do nothing, because the child was reaped already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Starts the program and sees it through to its end.
+/// Runs a program to its end.
 ///
 /// # Errors
-/// It could not be started, or the pipes failed. A program that fails is no error here.
+/// The program cannot be started, or a pipe failed. A program that fails is not an error here.
 pub(crate) fn run(command: &mut Command, input: &[u8], output: &mut Output<'_>) -> io::Result<Ended> {
     command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -68,9 +71,9 @@ pub(crate) fn run(command: &mut Command, input: &[u8], output: &mut Output<'_>) 
     };
     pipes.set_nonblocking()?;
     while pipes.stdout.is_some() || pipes.stderr.is_some() {
-        pipes.turn()?;
+        pipes.serve()?;
     }
-    // A program that closed its output and goes on reading has to see an end of it.
+    // A program that has closed its output but still reads must see the end of its input.
     pipes.stdin = None;
     let Pipes { errors, too_much, .. } = pipes;
     Ok(Ended { status: child.0.wait()?, errors, too_much })
@@ -80,7 +83,7 @@ struct Pipes<'a, 'b> {
     stdin: Option<ChildStdin>,
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
-    /// What is still to be written.
+    /// The input that is still to be written.
     input: &'a [u8],
     output: &'a mut Output<'b>,
     errors: Vec<u8>,
@@ -100,8 +103,8 @@ impl Pipes<'_, '_> {
         Ok(())
     }
 
-    /// Waits until a pipe has something to do, and does it.
-    fn turn(&mut self) -> io::Result<()> {
+    /// Waits until a pipe is ready, and serves it.
+    fn serve(&mut self) -> io::Result<()> {
         let [write, read, read_errors] = self.wait()?;
         if write {
             self.write_input();
@@ -127,7 +130,7 @@ impl Pipes<'_, '_> {
             Ok(_) | Err(Errno::INTR | Errno::AGAIN) => {}
             Err(error) => return Err(error.into()),
         }
-        // Anything that happened counts: a hang-up or an error shows itself in the read or write that follows.
+        // Any event counts: the read or write that follows reports a hang-up or an error.
         let mut happened = fds.iter().map(|fd| !fd.revents().is_empty());
         Ok(wanted.map(|fd| fd.is_some() && happened.next().unwrap_or(false)))
     }
@@ -137,7 +140,8 @@ impl Pipes<'_, '_> {
         match stdin.write(self.input) {
             Ok(written) => self.input = &self.input[written..],
             Err(error) if would_wait(&error) => return,
-            // The program does not read on. That is its own affair: its exit status says whether it did its work.
+            // The program stopped reading. That is allowed: its exit status says whether it
+            // succeeded.
             Err(error) => {
                 tracing::debug!("a script did not read all of its input: {error}");
                 self.input = &[];
@@ -148,7 +152,7 @@ impl Pipes<'_, '_> {
         }
     }
 
-    /// False at the end.
+    /// Returns false at the end.
     fn read_output(&mut self) -> io::Result<bool> {
         let Some(stdout) = &mut self.stdout else { return Ok(false) };
         let mut scratch = [0; 16 << 10];
@@ -175,7 +179,7 @@ impl Pipes<'_, '_> {
         }
     }
 
-    /// False at the end.
+    /// Returns false at the end.
     fn read_errors(&mut self) -> io::Result<bool> {
         let Some(stderr) = &mut self.stderr else { return Ok(false) };
         let mut scratch = [0; 4096];
@@ -186,7 +190,7 @@ impl Pipes<'_, '_> {
     }
 }
 
-/// The bytes that are there, 0 at the end, none if there is nothing yet.
+/// Reads bytes that are available. Returns 0 at the end, and none if there are no bytes yet.
 fn read_some(pipe: &mut impl Read, bytes: &mut [u8]) -> io::Result<Option<usize>> {
     match pipe.read(bytes) {
         Ok(n) => Ok(Some(n)),

@@ -1,4 +1,4 @@
-//! Which program runs for a method, and what its exit status and error output mean.
+//! Chooses the program for a method, and interprets its exit status and error output.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -23,10 +23,11 @@ pub enum Script {
     Program {
         /// Where it is.
         path: PathBuf,
-        /// It has no `#!` line (known from the beginning, or since the kernel would not run it), so the shell runs it.
+        /// Whether the shell runs it, because it has no `#!` line. Known from the beginning, or
+        /// since the kernel refused to run it.
         through_shell: AtomicBool,
     },
-    /// No program: this is always printed, with success.
+    /// No program: the method always succeeds and prints this.
     Prints(&'static str),
     /// No program: every method is missing.
     Missing,
@@ -39,7 +40,7 @@ impl Script {
     }
 }
 
-/// What a method said, if it did not fail.
+/// The answer of a method that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// Exit status 0.
@@ -50,7 +51,7 @@ pub enum Answer {
     False,
 }
 
-/// A method failed: what the client is told and the line for the log or the user.
+/// A method that failed: the error number for the client, and the line for the log or the user.
 #[derive(Debug)]
 pub struct Failure {
     errno: Errno,
@@ -96,12 +97,12 @@ pub struct Scripts {
     by_method: BTreeMap<String, Script>,
     otherwise: Script,
     tmpdir: ScriptDir,
-    /// Held while a program runs, if two must not run at once.
+    /// Held while a program runs, if only one may run at a time.
     alone: Option<Mutex<()>>,
 }
 
 impl Scripts {
-    /// Where every method is missing so far. Makes the directory.
+    /// Makes the directory. Every method is missing at first.
     pub fn new(plugin: &'static str) -> Result<Scripts, ConfigError> {
         let tmpdir = ScriptDir::new()
             .map_err(|error| ConfigError::new(format!("{plugin}: cannot make a temporary directory: {error}")))?;
@@ -123,22 +124,23 @@ impl Scripts {
         Ok(Script::Program { path, through_shell: AtomicBool::new(!text.starts_with(b"#!")) })
     }
 
-    /// What answers the methods that nothing else answers.
+    /// Sets the script of all methods that have none of their own.
     pub fn set_otherwise(&mut self, script: Script) {
         self.otherwise = script;
     }
 
-    /// What answers one method.
+    /// Sets the script of one method.
     pub fn set(&mut self, method: &str, script: Script) {
         self.by_method.insert(method.to_string(), script);
     }
 
-    /// Whether something answers this very method.
+    /// Whether the method has a script of its own.
     pub fn has(&self, method: &str) -> bool {
         self.by_method.contains_key(method)
     }
 
-    /// Two programs may run at once if the model says so. Until it is called they may not.
+    /// Lets several programs run at the same time if the model allows it. Before this call only one
+    /// runs at a time.
     pub(crate) fn set_thread_model(&mut self, model: ThreadModel) {
         let alone = matches!(model, ThreadModel::SerializeAllRequests | ThreadModel::SerializeConnections);
         self.alone = alone.then(|| Mutex::new(()));
@@ -161,12 +163,12 @@ impl Scripts {
         Failure::new(Errno::Eio, format!("{}: {what}", self.label(method)))
     }
 
-    /// Calls a method for its exit status alone.
+    /// Calls a method and discards its output.
     pub fn call(&self, method: &str, args: &[&OsStr]) -> Result<Answer, Failure> {
         self.invoke(method, args, &[], &mut Output::Ignored)
     }
 
-    /// As [`Scripts::call`] for methods to which "false" is no answer.
+    /// As [`Scripts::call`], for methods that must not answer "false".
     pub(crate) fn call_plain(&self, method: &str, args: &[&OsStr]) -> Result<Answer, Failure> {
         self.not_false(method, self.call(method, args)?)
     }
@@ -236,13 +238,13 @@ impl Scripts {
         let mut tries = 0;
         let ended = loop {
             match process::run(&mut command(shell), input, output) {
-                // No `#!` line: what execvp does, and so nbdkit.
+                // There is no `#!` line. Runs the shell, as execvp and nbdkit do.
                 Err(error) if !shell && is(&error, Os::NOEXEC) => {
                     shell = true;
                     through_shell.store(true, Ordering::Relaxed);
                 }
-                // Another thread started a program while this one was being written, and its copy of the open file is not closed
-                // yet. It will be, as soon as that program runs.
+                // Another thread started a program while this one was being written. The child's
+                // copy of the open file is closed as soon as it has executed its program.
                 Err(error) if is(&error, Os::TXTBSY) && tries < 1000 => {
                     tries += 1;
                     #[expect(clippy::disallowed_methods, reason = "no event tells that another process has run exec")]
@@ -256,7 +258,7 @@ impl Scripts {
         judge(&label, method, &ended, output)
     }
 
-    /// Calls the last method and removes the directory. Errors are of no use to anybody any more.
+    /// Calls the last method and removes the directory. Nobody can use errors any more.
     pub(crate) fn unload(&self) {
         if let Err(failure) = self.call("unload", &[]) {
             tracing::debug!("{failure}");

@@ -1,4 +1,5 @@
-//! The sh plugin: a plugin written as a script, or any program, that is started for each method.
+//! The sh plugin: a plugin written as a script or any other program, which is started for each
+//! method.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
@@ -65,7 +66,8 @@ impl Sh {
     }
 }
 
-/// A script by its name. It is started from wherever the server is then, so the name is made absolute.
+/// A script by its name. It is started from wherever the server is then, so the name is made
+/// absolute.
 fn named(param: Param<'_>) -> Result<Script, ConfigError> {
     let path = param.path().canonicalize().map_err(|error| param.error(error))?;
     Ok(Script::program(path))

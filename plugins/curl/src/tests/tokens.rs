@@ -69,7 +69,8 @@ fn scripts_run_once_then_when_they_are_old_and_when_the_server_refuses() {
         read(&*handle, 0, 512).await.unwrap();
         let head = server.heads().pop().unwrap();
         assert!(head.contains("X-It: 0\r\nX-B: b\r\n"), "{head}");
-        // The cookie expires: many requests meet that at the same time, and one run of the script is enough for all.
+        // The cookie expires: many requests meet that at the same time, and one run of the script
+        // is enough for all.
         server.change(|rules| rules.require = Some("Cookie: token=1".into()));
         let reads: Vec<_> = (0..8)
             .map(|n| {

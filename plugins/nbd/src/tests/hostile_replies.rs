@@ -8,8 +8,8 @@ use super::fake_server::{chunk_header, data_chunk};
 use super::*;
 use crate::wire::{cmd, reply_type};
 
-/// A read of 100 bytes at 1000, a flush with it in flight, and what the server does when it has both: everything fails with EIO, and so
-/// does what comes after.
+/// A read of 100 bytes at 1000, a flush with it in flight, and what the server does when it has
+/// both: everything fails with EIO, and so does what comes after.
 fn breaks(what: &str, script: impl FnOnce(&mut Server, u64, u64) + Send + 'static) {
     breaks_for(what, script, |handle| Box::pin(async move { pread(&*handle, 1000, 100).await.map(|_| ()) }));
 }
