@@ -145,7 +145,7 @@ fn params() -> Vec<ParamSpec> {
     ]
 }
 
-/// Starts scripts for a server that may not.
+/// Starts scripts in the helper process of a confined server.
 pub const START: Start = script::start;
 
 #[derive(Default)]

@@ -133,7 +133,7 @@ pub fn component_of(module: &str, exports: &str) -> Vec<u8> {
     let package = resolve.push_str("guest.wit", &world).unwrap();
     let world = resolve.select_world(&[package], Some("guest")).unwrap();
     let mut module = wat::parse_str(module).unwrap_or_else(|e| panic!("{e}"));
-    wit_component::embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false).unwrap();
+    wit_component::embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
     ComponentEncoder::default().module(&module).unwrap().validate(true).encode().unwrap_or_else(|e| panic!("{e:?}"))
 }
 
