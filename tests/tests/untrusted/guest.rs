@@ -237,7 +237,6 @@ fn component_of(module: &str, world: &str) -> Vec<u8> {
     let package = resolve.push_str("guest.wit", &world).unwrap_or_else(|e| panic!("{e:?}\n{world}"));
     let world = resolve.select_world(&[package], Some("guest")).expect("a world");
     wit_component::embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("a module");
-    let mut encoder = ComponentEncoder::default();
-    let encoder = encoder.module(&module).unwrap_or_else(|e| panic!("{e:?}"));
+    let mut encoder = ComponentEncoder::default().module(&module).unwrap_or_else(|e| panic!("{e:?}"));
     encoder.encode().unwrap_or_else(|e| panic!("{e:?}"))
 }
