@@ -1,9 +1,11 @@
-//! `make bench`: rbdkit beside nbdkit, qemu-nbd and the least that a server can do, with real clients.
+//! `make bench`: rbdkit beside nbdkit, qemu-nbd and the least that a server can do, with real
+//! clients.
 //!
-//! Each case is measured in rounds. In a round all programs do the same job one right after another, and
-//! another program begins in each round. What counts is the ratio within a round: absolute figures of a
-//! shared machine drift, ratios of neighbours hardly do. Tables, page, chart and JSON have the medians, the
-//! median of the ratios with their spread, and for each target whether it is reached.
+//! Each case is measured in rounds. In a round all programs do the same job one right after
+//! another, and another program begins in each round. What counts is the ratio within a round:
+//! absolute figures of a shared machine drift, ratios of neighbours hardly do. Tables, page, chart
+//! and JSON have the medians, the median of the ratios with their spread, and for each target
+//! whether it is reached.
 //!
 //! Environment:
 //!
@@ -16,8 +18,8 @@
 //! * `BEFORE`: another build of rbdkit that is measured as well, to see the effect of a change.
 //! * `RBDKIT`, `NBDKIT`, `QEMU_NBD`: the paths of the programs.
 //! * `TMPDIR`: the directory for the disks (2.3 GiB).
-//! * `BENCH_OUTPUT`: the path of the page, by default BENCHMARKS.md. The chart is written beside it. A run
-//!   that leaves something out writes only `target/bench.json`, unless this is set.
+//! * `BENCH_OUTPUT`: the path of the page, by default BENCHMARKS.md. The chart is written beside
+//!   it. A run that leaves something out writes only `target/bench.json`, unless this is set.
 #![forbid(unsafe_code)]
 
 mod cases;
@@ -222,7 +224,8 @@ fn rounds(settings: &Settings, programs: &Programs, cases: Vec<Case>, images: &I
     (lines, failures)
 }
 
-/// Makes one measurement. Its failure, even a panic, leaves a gap in the table and does not end the run.
+/// Makes one measurement. Its failure, even a panic, leaves a gap in the table and does not end the
+/// run.
 fn attempt<T>(measure: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(measure)).unwrap_or_else(|_| Err("it panicked: see standard error".to_owned()))
 }
