@@ -1,18 +1,19 @@
 //! The user and the group that the server changes to.
-#![allow(unsafe_code)]
 
 use std::ffi::CString;
 use std::io;
 use std::path::Path;
 
+use nix::unistd::{self, Gid, Group, Uid, User};
 use rbdkit_plugin_api::ConfigError;
 
-/// Whom to become.
+/// The user and the group that the server changes to.
 #[derive(Debug, Default)]
 pub struct Identity {
-    user: Option<(libc::uid_t, Option<CString>)>,
-    group: Option<libc::gid_t>,
-    primary_group: Option<libc::gid_t>,
+    user: Option<Uid>,
+    group: Option<Gid>,
+    /// The name and the primary group of a user that was given by name.
+    named: Option<(CString, Gid)>,
 }
 
 impl Identity {
@@ -24,14 +25,15 @@ impl Identity {
         let mut identity = Identity::default();
         if let Some(group) = group {
             let wrong = || ConfigError::new(format!("--group: '{group}' is not a group, by name or number"));
-            identity.group = Some(group_id(group).or_else(|| number(group)).ok_or_else(wrong)?);
+            let known = Group::from_name(group).ok().flatten().map(|group| group.gid);
+            identity.group = Some(known.or_else(|| number(group).map(Gid::from_raw)).ok_or_else(wrong)?);
         }
         if let Some(user) = user {
             let wrong = || ConfigError::new(format!("--user: '{user}' is not a user, by name or number"));
-            let known = user_ids(user);
-            let uid = known.map(|(uid, _)| uid).or_else(|| number(user)).ok_or_else(wrong)?;
-            identity.primary_group = known.map(|(_, gid)| gid);
-            identity.user = Some((uid, known.and_then(|_| CString::new(user).ok())));
+            let known = User::from_name(user).ok().flatten();
+            let uid = known.as_ref().map(|known| known.uid);
+            identity.user = Some(uid.or_else(|| number(user).map(Uid::from_raw)).ok_or_else(wrong)?);
+            identity.named = known.and_then(|known| Some((CString::new(user).ok()?, known.gid)));
         }
         Ok(identity)
     }
@@ -41,46 +43,36 @@ impl Identity {
         self.user.is_some() || self.group.is_some()
     }
 
-    /// Makes a file its own.
+    /// Gives it a file.
     ///
     /// # Errors
     /// As chown(2).
     pub fn own(&self, path: &Path) -> io::Result<()> {
-        let uid = self.user.as_ref().map(|(uid, _)| *uid);
-        std::os::unix::fs::chown(path, uid, self.group.or(self.primary_group))
+        let group = self.group.or_else(|| self.named.as_ref().map(|(_, primary)| *primary));
+        std::os::unix::fs::chown(path, self.user.map(Uid::as_raw), group.map(Gid::as_raw))
     }
 
-    /// Becomes it, in all threads: group first, as the right to change it goes with the user.
+    /// Changes all threads of the process to it. The group comes first, because the right to change
+    /// it goes with the user.
     ///
     /// # Errors
     /// One line that names the option.
     pub fn assume(&self) -> Result<(), ConfigError> {
-        let failed =
-            |option: &str, what: &str| ConfigError::new(format!("{option}: {what}: {}", io::Error::last_os_error()));
+        let failed = |option: &'static str, what: &'static str| {
+            move |error: nix::Error| {
+                ConfigError::new(format!("{option}: {what}: {}", io::Error::from_raw_os_error(error as i32)))
+            }
+        };
         if let Some(gid) = self.group {
-            // SAFETY: plain system calls; the empty list is not read.
-            if unsafe { libc::setgroups(0, std::ptr::null()) } == -1 {
-                return Err(failed("--group", "setgroups"));
-            }
-            // SAFETY: a plain system call.
-            if unsafe { libc::setgid(gid) } == -1 {
-                return Err(failed("--group", "setgid"));
-            }
+            unistd::setgroups(&[]).map_err(failed("--group", "setgroups"))?;
+            unistd::setgid(gid).map_err(failed("--group", "setgid"))?;
+        } else if let Some((name, primary)) = &self.named {
+            unistd::initgroups(name, *primary).map_err(failed("--user", "initgroups"))?;
         }
-        if let Some((uid, name)) = &self.user {
-            if let (Some(name), Some(gid), None) = (name, self.primary_group, self.group) {
-                // SAFETY: `name` is a C string that lives through the call.
-                if unsafe { libc::initgroups(name.as_ptr(), gid) } == -1 {
-                    return Err(failed("--user", "initgroups"));
-                }
-            }
-            // SAFETY: a plain system call. The C library's function, not the kernel's, as it
-            // changes all threads.
-            if unsafe { libc::setuid(*uid) } == -1 {
-                return Err(failed("--user", "setuid"));
-            }
+        match self.user {
+            Some(uid) => unistd::setuid(uid).map_err(failed("--user", "setuid")),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -89,43 +81,14 @@ fn number(text: &str) -> Option<u32> {
     text.parse().ok().filter(|id| *id != u32::MAX && !text.starts_with('+'))
 }
 
-/// The bytes that a line of the user or group database may take: beyond any that is real.
-const LINE: usize = 1 << 20;
-
-fn user_ids(name: &str) -> Option<(libc::uid_t, libc::gid_t)> {
-    let name = CString::new(name).ok()?;
-    let mut line = vec![0; LINE];
-    let mut found = std::ptr::null_mut();
-    // SAFETY: `entry` is plain old data for which all zeroes is valid; the function writes it and
-    // the strings it points to, which lie in `line`. Both outlive `found`, which is read only when
-    // the function says that it points to `entry`.
-    unsafe {
-        let mut entry: libc::passwd = std::mem::zeroed();
-        let error = libc::getpwnam_r(name.as_ptr(), &mut entry, line.as_mut_ptr(), line.len(), &mut found);
-        (error == 0 && !found.is_null()).then_some((entry.pw_uid, entry.pw_gid))
-    }
-}
-
-fn group_id(name: &str) -> Option<libc::gid_t> {
-    let name = CString::new(name).ok()?;
-    let mut line = vec![0; LINE];
-    let mut found = std::ptr::null_mut();
-    // SAFETY: as in `user_ids`.
-    unsafe {
-        let mut entry: libc::group = std::mem::zeroed();
-        let error = libc::getgrnam_r(name.as_ptr(), &mut entry, line.as_mut_ptr(), line.len(), &mut found);
-        (error == 0 && !found.is_null()).then_some(entry.gr_gid)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn users_and_groups_are_found_by_name_and_number() {
-        assert_eq!(Identity::look_up(Some("root"), Some("root")).unwrap().group, Some(0));
-        assert_eq!(Identity::look_up(Some("12345"), None).unwrap().user, Some((12345, None)));
+        assert_eq!(Identity::look_up(Some("root"), Some("root")).unwrap().group, Some(Gid::from_raw(0)));
+        assert_eq!(Identity::look_up(Some("12345"), None).unwrap().user, Some(Uid::from_raw(12345)));
         let error = Identity::look_up(Some("no such user"), None).unwrap_err().to_string();
         assert_eq!(error, "--user: 'no such user' is not a user, by name or number");
         let error = Identity::look_up(None, Some("4294967295")).unwrap_err().to_string();
