@@ -3,47 +3,30 @@
 //! A component is loaded once ([`Host::load`]), described, given its parameters ([`Module::configure`]) and is then a layer of the chain as
 //! any other: for the chain there is no difference between a filter and a plugin. `wit/filter.wit` is the contract with the guest.
 //!
-//! How a request passes: [`conn`] asks whether the filter exports the operation. If not, it goes to the layer below without any
-//! guest. Otherwise an instance is taken ([`pool`]), the call with its buffer is installed in the instance's store ([`context`]), and the
-//! guest runs on a fiber ([`instance`]). What it imports ([`imports`]) acts on that call: `next.pread` moves the buffer on to the gate below and back.
+//! How a request passes: [`layer::conn`] asks whether the filter exports the operation. If not, it goes to the layer below without any
+//! guest. Otherwise an instance is taken ([`layer::pool`]), the call with its buffer is installed in the instance's store ([`guest::context`]), and the
+//! guest runs on a fiber ([`guest::instance`]). What it imports ([`guest::imports`]) acts on that call: `next.pread` moves the buffer on to the gate below and back.
 //!
 //! Invariants:
-//! * **One call, one [`context::Call`].** It is installed when a guest is entered and taken out when it returns, traps or is dropped; nothing else
+//! * **One call, one [`guest::context::Call`].** It is installed when a guest is entered and taken out when it returns, traps or is dropped; nothing else
 //!   in a store belongs to a request. Dropping it releases its lock, forgets what it held back and undoes what it was to undo.
 //! * **Publish, unlock, answer**, in this order, when a call succeeds.
 //! * **A fault costs its own request.** The instance is dropped, the request answers EIO, and the next call finds a fresh instance. A place in the
 //!   pool belongs to a lease and comes back with it, whatever happened to the instance.
 //! * **A client that has gone ends its calls**, but for finalize, close and what they ask below. An operation below that cannot be called back keeps the
-//!   call's lock, its buffer and the layer below until it has ended ([`stray`]).
-//! * **Waiting is not computing.** Time in next, locks and sleep is on no account of the guest's ([`clock`]).
+//!   call's lock, its buffer and the layer below until it has ended ([`connection::stray`]).
+//! * **Waiting is not computing.** Time in next, locks and sleep is on no account of the guest's ([`guest::clock`]).
 //! * **A payload crosses into a guest only by `buffer.read` and `buffer.write`**, and every byte that does is counted.
 //! * **Instances are taken downwards.** A layer that waits for an instance holds only those of layers above, and nobody below waits for them.
 //! * **Every call keeps the next it began with.** A layer below that was replaced ends after its last user.
 //! * **Guest code runs before the server does** only in `describe` and `configure`, which can wait for nothing: [`Module::configure`] may be called with
 //!   or without a runtime.
 
-mod bindings;
-mod breaker;
-mod cache;
-mod clock;
-mod compile;
-mod conn;
-mod context;
-mod describe;
-mod engine;
-mod entropy;
-mod file;
-mod filter;
-mod imports;
-mod instance;
-mod limits;
-mod offers;
-mod outside;
-mod pool;
-mod prefetch;
-mod shared;
+mod connection;
+mod guest;
+mod layer;
+mod load;
 pub mod state;
-mod stray;
 mod wasi;
 
 use std::future::Future;
@@ -59,19 +42,19 @@ use wasmtime::Engine;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker};
 
-use bindings::host::types as wit;
-pub use breaker::OnFault;
-pub use compile::{Bounds, Compiler, serve_if_asked};
-use context::{Context, Phase, Setup};
-pub use describe::Description;
-use engine::Pulse;
-pub use file::read_component;
-use filter::{Exported, Filter, FilterLayer, Nature};
-use instance::{Ask, Exports, Recipe, Reply};
-pub use limits::Limits;
+use connection::bindings::host::types as wit;
+use connection::engine::Pulse;
+pub use connection::limits::Limits;
+pub use connection::shared::Counters;
+use connection::shared::Shared;
+use guest::context::{Context, Phase, Setup};
+use guest::instance::{Ask, Exports, Recipe, Reply};
+pub use layer::breaker::OnFault;
+use layer::filter::{Exported, Filter, FilterLayer, Nature};
+pub use load::compile::{Bounds, Compiler, serve_if_asked};
+pub use load::describe::Description;
+pub use load::file::read_component;
 use rbdkit_chain::Layer;
-pub use shared::Counters;
-use shared::Shared;
 use state::{Files, Quota};
 pub use wasi::grants as wasi_grants;
 
@@ -95,7 +78,7 @@ pub struct Host {
     engine: Engine,
     linker: Linker<Context>,
     pulse: Arc<Pulse>,
-    cache: Option<cache::CodeCache>,
+    cache: Option<load::cache::CodeCache>,
     compiler: Compiler,
     memory: Arc<Quota>,
     on_fault: OnFault,
@@ -119,10 +102,10 @@ impl Host {
     /// # Errors
     /// WebAssembly does not run on this machine.
     pub fn new(options: Options) -> Result<Arc<Host>, ConfigError> {
-        let engine = engine::engine()?;
-        let linker = imports::linker(&engine)
+        let engine = connection::engine::engine()?;
+        let linker = guest::imports::linker(&engine)
             .map_err(|e| ConfigError::new(format!("the filter interface cannot be set up: {e:#}")))?;
-        let cache = cache::CodeCache::open(options.cache_dir);
+        let cache = load::cache::CodeCache::open(options.cache_dir);
         Ok(Arc::new(Host {
             engine,
             linker,
@@ -154,7 +137,7 @@ impl Host {
         let (mut exported, names) = exports.what();
         let recipe = Recipe { pre, exports };
         let told = self.describe(label, &recipe)?;
-        let description = describe::checked(&told, names, imports.interfaces)?;
+        let description = load::describe::checked(&told, names, imports.interfaces)?;
         exported.transparent = description.transparent;
         Ok(Module {
             host: Arc::clone(self),
@@ -182,7 +165,7 @@ impl Host {
         }
         let compiled = match &self.cache {
             Some(cache) => cache.load(&self.engine, &self.compiler, bytes),
-            None => cache::compile(&self.engine, &self.compiler, bytes),
+            None => load::cache::compile(&self.engine, &self.compiler, bytes),
         };
         compiled.map_err(|e| format!("it cannot be compiled: {}", one_line(&e)))
     }
@@ -202,7 +185,7 @@ impl Host {
             let Some((interface, _)) = granted.filter(|(_, version)| is_ours(version)) else {
                 return Err(format!(
                     "it imports \"{}\", and filters get nothing but rbdkit:filter@0.1 and stubs of some of WASI 0.2",
-                    shared::printable(name, 200)
+                    connection::shared::printable(name, 200)
                 ));
             };
             if interface == "next-open"
@@ -253,7 +236,7 @@ fn is_ours(version: &str) -> bool {
 }
 
 fn one_line(error: &wasmtime::Error) -> String {
-    shared::printable(&format!("{error:#}").replace('\n', " "), shared::CAUSE)
+    connection::shared::printable(&format!("{error:#}").replace('\n', " "), connection::shared::CAUSE)
 }
 
 impl Module {
@@ -311,7 +294,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
         match future.as_mut().poll(&mut context) {
             Poll::Ready(value) => return value,
             // Where a runtime is there it would be the one to wake who yields, and this is its thread.
-            Poll::Pending => std::thread::park_timeout(engine::TICK),
+            Poll::Pending => std::thread::park_timeout(connection::engine::TICK),
         }
     }
 }

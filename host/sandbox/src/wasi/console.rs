@@ -3,14 +3,14 @@
 //! What a guest writes is cut into lines; each goes through the same gate as those of `log`: rate, length, escapes. What has no end
 //! yet is kept until the call ends, and not more of it than a line may show.
 
-use super::super::shared::{GuestLog, Level};
+use crate::connection::shared::{GuestLog, Level};
 
 /// The most bytes that are kept of a line, however long the operator lets lines be.
 const KEPT: usize = 64 << 10;
 
 /// Where a guest may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum Stream {
+pub(crate) enum Stream {
     /// Chatter: `printf`, `console.log`.
     Out,
     /// Complaints: a panic's message, a traceback.
@@ -19,7 +19,7 @@ pub(in super::super) enum Stream {
 
 /// The lines that a call has begun and not ended.
 #[derive(Default)]
-pub(in super::super) struct Console {
+pub(crate) struct Console {
     out: Vec<u8>,
     err: Vec<u8>,
 }
@@ -38,7 +38,7 @@ impl Console {
     }
 
     /// The call ends: what was begun is said as it is.
-    pub(in super::super) fn flush(&mut self, log: &GuestLog) {
+    pub(crate) fn flush(&mut self, log: &GuestLog) {
         for stream in [Stream::Out, Stream::Err] {
             if !self.line(stream).is_empty() {
                 self.end(stream, log);

@@ -3,8 +3,8 @@
 use wasmtime::Result;
 use wasmtime::component::Resource;
 
-use super::super::context::mistake;
 use super::console::Stream;
+use crate::guest::context::mistake;
 
 /// Handles that an instance may have at once. Runtimes have three streams, and something to wait for in each task that sleeps.
 const MOST: usize = 1024;
@@ -24,7 +24,7 @@ pub(super) enum Handle {
 
 /// The handles of one instance. The engine checks whose they are and of which type; here is what they mean, and how many there are.
 #[derive(Default)]
-pub(in super::super) struct Handles(Vec<Option<Handle>>);
+pub(crate) struct Handles(Vec<Option<Handle>>);
 
 impl Handles {
     /// A new one, for the guest.

@@ -27,7 +27,7 @@ mod random;
 use wasmtime::component::{Linker, LinkerInstance};
 use wasmtime::{Result, StoreContextMut};
 
-use super::context::{Context, mistake};
+use crate::guest::context::{Context, mistake};
 pub(super) use console::Console;
 pub(super) use handles::Handles;
 
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn the_stubs_can_be_linked() {
-        let engine = super::super::engine::engine().unwrap();
+        let engine = crate::connection::engine::engine().unwrap();
         add_to_linker(&mut Linker::new(&engine)).unwrap();
         assert!(INTERFACES.iter().all(|interface| grants(interface.name) == Some(interface.grants)));
     }

@@ -23,9 +23,9 @@ use rbdkit_plugin_api::shelf::Shelf;
 use rbdkit_plugin_api::{Errno, Error, Result};
 use tokio::sync::oneshot;
 
-use super::instance::Instance;
+use crate::guest::instance::Instance;
 
-pub(super) struct Instances {
+pub(crate) struct Instances {
     most: u32,
     places: Mutex<Places>,
 }
@@ -77,7 +77,7 @@ impl Line {
 }
 
 /// What a connection holds of one [`Instances`].
-pub(super) struct Holder {
+pub(crate) struct Holder {
     /// The connection's. Nobody waits in line under an id that another one has.
     id: u64,
     /// Only changed with the places locked.
@@ -85,7 +85,7 @@ pub(super) struct Holder {
 }
 
 impl Holder {
-    pub(super) fn new(id: u64) -> Arc<Holder> {
+    pub(crate) fn new(id: u64) -> Arc<Holder> {
         Arc::new(Holder { id, held: AtomicU32::new(0) })
     }
 
@@ -99,7 +99,7 @@ impl Holder {
 }
 
 /// A place for an instance. It borrows the pool: counting its users would be two atomic operations a request.
-pub(super) struct Lease<'a> {
+pub(crate) struct Lease<'a> {
     instances: &'a Arc<Instances>,
     /// None for what is not counted as a connection's.
     holder: Option<&'a Arc<Holder>>,
@@ -194,7 +194,7 @@ impl Places {
 }
 
 impl Instances {
-    pub(super) fn new(most: u32) -> Arc<Instances> {
+    pub(crate) fn new(most: u32) -> Arc<Instances> {
         Arc::new(Instances { most, places: Mutex::default() })
     }
 
@@ -203,13 +203,13 @@ impl Instances {
     }
 
     /// Whether it holds one instance at most.
-    pub(super) fn is_single(&self) -> bool {
+    pub(crate) fn is_single(&self) -> bool {
         self.most == 1
     }
 
     /// Drops the instances that nobody has needed since this was last called, and gives their memory back: not the last one, so that the next client
     /// finds one, and not one that is the only one, which may hold state.
-    pub(super) fn free_spare(&self) {
+    pub(crate) fn free_spare(&self) {
         if !self.is_single() {
             let spare = self.places().free.spare(1);
             drop(spare);
@@ -217,7 +217,7 @@ impl Instances {
     }
 
     /// A place now, if there is one for a request of this connection, or for what is no connection's request.
-    pub(super) fn try_take<'a>(self: &'a Arc<Self>, holder: Option<&'a Arc<Holder>>) -> Option<Lease<'a>> {
+    pub(crate) fn try_take<'a>(self: &'a Arc<Self>, holder: Option<&'a Arc<Holder>>) -> Option<Lease<'a>> {
         let mut places = self.places();
         let known = holder.map(Arc::as_ref);
         if !places.has_room(self.most, known) {
@@ -229,7 +229,7 @@ impl Instances {
     }
 
     /// The same with an instance in it.
-    pub(super) fn try_take_ready<'a>(self: &'a Arc<Self>, holder: &'a Arc<Holder>) -> Option<Lease<'a>> {
+    pub(crate) fn try_take_ready<'a>(self: &'a Arc<Self>, holder: &'a Arc<Holder>) -> Option<Lease<'a>> {
         let mut places = self.places();
         if places.free.is_empty() || !places.has_room(self.most, Some(holder)) {
             return None;
@@ -240,7 +240,7 @@ impl Instances {
     }
 
     /// A place, when there is one. What is no connection's request goes in front.
-    pub(super) async fn take<'a>(self: &'a Arc<Self>, holder: Option<&'a Arc<Holder>>) -> Result<Lease<'a>> {
+    pub(crate) async fn take<'a>(self: &'a Arc<Self>, holder: Option<&'a Arc<Holder>>) -> Result<Lease<'a>> {
         let waiting = {
             let mut places = self.places();
             let known = holder.map(Arc::as_ref);
@@ -274,17 +274,17 @@ impl<'a> Lease<'a> {
     }
 
     /// The instance in this place.
-    pub(super) fn instance(&mut self) -> Option<&mut Instance> {
+    pub(crate) fn instance(&mut self) -> Option<&mut Instance> {
         self.instance.as_deref_mut()
     }
 
     /// Puts an instance into this place.
-    pub(super) fn put(&mut self, instance: Box<Instance>) -> &mut Instance {
+    pub(crate) fn put(&mut self, instance: Box<Instance>) -> &mut Instance {
         self.instance.insert(instance)
     }
 
     /// Gives the place back with the instance, for the next call.
-    pub(super) fn give_back(mut self) {
+    pub(crate) fn give_back(mut self) {
         self.keep = true;
     }
 }

@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 use rbdkit_plugin_api::{BoxFuture, Flags, Result, Support, ThreadModel};
 use tokio::sync::Notify;
 
-use super::conn::{Conn, Next};
 use super::shared::Shared;
+use crate::layer::conn::{Conn, Next};
 
 /// The longest piece, in bytes. What one request at 100 MB/s and 10 ms of latency brings.
 const PIECE: u64 = 1 << 20;
@@ -43,7 +43,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 const REMEMBERED: usize = 16;
 
 /// One connection's prefetches.
-pub(super) struct Prefetcher {
+pub(crate) struct Prefetcher {
     shared: Arc<Shared>,
     /// Pieces under way at once.
     most: u32,
@@ -188,7 +188,7 @@ impl Queue {
 impl Prefetcher {
     /// For layers below of this thread model. If they do one thing at a time, one prefetch is all that would run: the others would only
     /// stand in the way of the next demand read.
-    pub(super) fn new(shared: &Arc<Shared>, below: ThreadModel) -> Arc<Prefetcher> {
+    pub(crate) fn new(shared: &Arc<Shared>, below: ThreadModel) -> Arc<Prefetcher> {
         let most = if below == ThreadModel::Parallel { shared.limits.prefetches } else { 1 };
         let (queue, idle, conn) = (Mutex::default(), Notify::new(), OnceLock::new());
         Arc::new(Prefetcher { shared: Arc::clone(shared), most, queue, idle, conn })
@@ -199,7 +199,7 @@ impl Prefetcher {
     }
 
     /// Asks for a range of next. Whether it was taken: queued, or there already.
-    pub(super) fn ask(self: &Arc<Self>, next: &Arc<Next>, offset: u64, length: u64) -> bool {
+    pub(crate) fn ask(self: &Arc<Self>, next: &Arc<Next>, offset: u64, length: u64) -> bool {
         let hop = &next.hop;
         let end = offset.saturating_add(length).min(hop.size());
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return false };
@@ -249,7 +249,7 @@ impl Prefetcher {
     }
 
     /// The connection is open, and its filter has ranges of its own.
-    pub(super) fn begin_background(self: &Arc<Self>, conn: &Arc<Conn>) {
+    pub(crate) fn begin_background(self: &Arc<Self>, conn: &Arc<Conn>) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if conn.next().is_none_or(|next| next.hop.can().cache == Support::None) {
             return;
@@ -322,7 +322,7 @@ impl Prefetcher {
     }
 
     /// No more are begun.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         let mut queue = self.queue();
         queue.stopped = true;
         queue.waiting.clear();
@@ -330,7 +330,7 @@ impl Prefetcher {
     }
 
     /// Waits until none is under way. False if that takes longer than `most`.
-    pub(super) async fn drained(&self, most: Duration) -> bool {
+    pub(crate) async fn drained(&self, most: Duration) -> bool {
         let idle = async {
             loop {
                 let notified = self.idle.notified();

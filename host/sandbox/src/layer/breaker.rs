@@ -33,9 +33,9 @@ const FORGIVEN: u32 = 8;
 const FIRST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Faults in a row, and until when nobody is let through. Times are nanoseconds of [`Pulse::now`](super::engine::Pulse::now).
+/// Faults in a row, and until when nobody is let through. Times are nanoseconds of [`Pulse::now`](crate::connection::engine::Pulse::now).
 #[derive(Debug, Default)]
-pub(super) struct Breaker {
+pub(crate) struct Breaker {
     in_a_row: AtomicU32,
     /// How often it has closed since the last success.
     closed: AtomicU32,
@@ -45,11 +45,11 @@ pub(super) struct Breaker {
 /// What a call was let through with. Many may be under way when the breaker closes: those of them that wait are not asked any more, and
 /// the faults of those that run say nothing new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Pass(u64);
+pub(crate) struct Pass(u64);
 
 impl Breaker {
     /// Whether the guest may be asked. One load as long as nothing fails.
-    pub(super) fn lets_through(&self, now: impl Fn() -> u64) -> Option<Pass> {
+    pub(crate) fn lets_through(&self, now: impl Fn() -> u64) -> Option<Pass> {
         let until = self.closed_until.load(Relaxed);
         if until == 0 {
             return Some(Pass(0));
@@ -62,13 +62,13 @@ impl Breaker {
     }
 
     /// Whether one who was let through, and has waited since, may still ask.
-    pub(super) fn still_lets_through(&self, pass: Pass) -> bool {
+    pub(crate) fn still_lets_through(&self, pass: Pass) -> bool {
         let until = self.closed_until.load(Relaxed);
         until == 0 || until == pass.0
     }
 
     /// A call succeeded.
-    pub(super) fn success(&self) {
+    pub(crate) fn success(&self) {
         if self.in_a_row.load(Relaxed) > 0 {
             self.in_a_row.store(0, Relaxed);
             self.closed.store(0, Relaxed);
@@ -77,7 +77,7 @@ impl Breaker {
     }
 
     /// A call ended in a fault. How long the guest is left alone, if that has just begun.
-    pub(super) fn fault(&self, pass: Pass, now: u64) -> Option<Duration> {
+    pub(crate) fn fault(&self, pass: Pass, now: u64) -> Option<Duration> {
         let until = self.closed_until.load(Relaxed);
         if until != 0 && until != pass.0 {
             return None;

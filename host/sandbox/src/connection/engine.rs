@@ -72,12 +72,12 @@ fn config() -> Config {
 }
 
 /// Makes the engine.
-pub(super) fn engine() -> Result<Engine, ConfigError> {
+pub(crate) fn engine() -> Result<Engine, ConfigError> {
     Engine::new(&config()).map_err(|e| ConfigError::new(format!("cannot run WebAssembly on this machine: {e:#}")))
 }
 
 /// How far apart the ticks are while guests run. A guest that computes yields its thread at most this much later.
-pub(super) const TICK: Duration = Duration::from_millis(5);
+pub(crate) const TICK: Duration = Duration::from_millis(5);
 
 /// The same while no guest was entered. It is also how late the first tick may come for a guest that wakes the pulse.
 const IDLE_TICK: Duration = Duration::from_millis(50);
@@ -86,7 +86,7 @@ const IDLE_TICK: Duration = Duration::from_millis(50);
 const IDLE_AFTER: u32 = 200;
 
 /// The clock and the epoch's thread.
-pub(super) struct Pulse {
+pub(crate) struct Pulse {
     origin: Instant,
     /// Nanoseconds since `origin` at the last tick; 0 while the pulse is slow, because then it says too little.
     coarse: AtomicU64,
@@ -96,7 +96,7 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    pub(super) fn new() -> Arc<Pulse> {
+    pub(crate) fn new() -> Arc<Pulse> {
         // One origin for the process, so that `clock.monotonic` counts from the start of the server.
         static ORIGIN: OnceLock<Instant> = OnceLock::new();
         let origin = *ORIGIN.get_or_init(Instant::now);
@@ -104,12 +104,12 @@ impl Pulse {
     }
 
     /// Nanoseconds since the server started.
-    pub(super) fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> u64 {
         self.origin.elapsed().as_nanos() as u64
     }
 
     /// The same, up to a tick ago, for the price of a load.
-    pub(super) fn coarse(&self) -> u64 {
+    pub(crate) fn coarse(&self) -> u64 {
         match self.coarse.load(Ordering::Relaxed) {
             0 => self.now(),
             time => time,
@@ -117,13 +117,13 @@ impl Pulse {
     }
 
     /// The last tick, for telling whether one went by.
-    pub(super) fn tick(&self) -> u64 {
+    pub(crate) fn tick(&self) -> u64 {
         self.coarse.load(Ordering::Relaxed)
     }
 
     /// A guest is about to run. The thread is made by the first one: after the server has forked, and never in a program that only
     /// asks a filter's name.
-    pub(super) fn enter(self: &Arc<Self>, engine: &Engine) {
+    pub(crate) fn enter(self: &Arc<Self>, engine: &Engine) {
         if !self.busy.load(Ordering::Relaxed) {
             self.busy.store(true, Ordering::Relaxed);
             self.start.call_once(|| self.run(engine));

@@ -1,7 +1,7 @@
 //! What a guest may call: each import of the contract, on the call that is being served.
 //!
 //! One rule each: is it allowed in this phase, does what it names exist, then one step of the chain, the state or the clock. Ranges of
-//! next are checked by its gate. What can wait is not the guest's time ([`super::clock`]), and ends with its client ([`super::stray`]).
+//! next are checked by its gate. What can wait is not the guest's time ([`super::clock`]), and ends with its client ([`crate::connection::stray`]).
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,14 +14,14 @@ use rbdkit_plugin_api::{Buffer, Client, Done, Errno, Fill, Flags, Op, Peer, Span
 use wasmtime::component::{HasSelf, Linker, WasmList};
 use wasmtime::{Result, StoreContextMut};
 
-use super::bindings::host;
-use super::bindings::host::types as wit;
 use super::clock::Overrun;
 use super::context::{Context, Phase, mistake, protocol_string};
-use super::shared::Level;
-use super::state::{self, Held, Mode, Patience, When, Words};
-use super::stray::{Awaited, Bytes, wanted};
-use super::wasi;
+use crate::connection::bindings::host;
+use crate::connection::bindings::host::types as wit;
+use crate::connection::shared::Level;
+use crate::connection::stray::{Awaited, Bytes, wanted};
+use crate::state::{self, Held, Mode, Patience, When, Words};
+use crate::wasi;
 use rbdkit_chain::{Hop, STEP};
 
 type Answer<T> = Result<std::result::Result<T, wit::Errno>>;
@@ -33,7 +33,7 @@ const NOT_CONFIGURE: Phase = OPEN_DATA.or(Phase::BEFORE).or(Phase::READY);
 const EXTENTS_FOR_GUEST: usize = 1 << 16;
 
 /// All that a filter may import.
-pub(super) fn linker(engine: &wasmtime::Engine) -> Result<Linker<Context>> {
+pub(crate) fn linker(engine: &wasmtime::Engine) -> Result<Linker<Context>> {
     let mut linker = Linker::new(engine);
     macro_rules! add {
         ($($interface:ident),*) => {
@@ -723,7 +723,7 @@ impl host::clock::Host for Context {
 
 impl Context {
     /// Suspends the guest for so long, where it may be and while there is a client that wants it.
-    pub(super) async fn sleep_for(&mut self, ns: u64) -> std::result::Result<(), wit::Errno> {
+    pub(crate) async fn sleep_for(&mut self, ns: u64) -> std::result::Result<(), wit::Errno> {
         self.allow(OPEN_DATA)?;
         let conn = self.call.conn.clone().ok_or(wit::Errno::Enxio)?;
         let waits_on = self.call.waits_on();

@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::UpdateDeadline;
 
-use super::engine::{Pulse, TICK};
+use crate::connection::engine::{Pulse, TICK};
 
 /// As many guests compute for long at once: one less than there are processors, so that the server always has one.
 static LANE: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
@@ -37,7 +37,7 @@ const UNBROKEN: u64 = 2_000_000;
 
 /// Why a call was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Overrun {
+pub(crate) enum Overrun {
     #[error("it computed for longer than {0:?}")]
     Computed(Duration),
     #[error("it took longer than {0:?}")]
@@ -50,7 +50,7 @@ pub(super) enum Overrun {
 
 /// The accounts of one call. Times are nanoseconds of [`Pulse::now`]. Only the call's own task writes; atomics because a yield's future
 /// has no other way to it.
-pub(super) struct CallClock {
+pub(crate) struct CallClock {
     pulse: Arc<Pulse>,
     began: AtomicU64,
     /// No tick has found it yet.
@@ -72,15 +72,15 @@ pub(super) struct CallClock {
 
 /// What a call may take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Allowance {
-    pub(super) compute: Duration,
-    pub(super) take: Duration,
+pub(crate) struct Allowance {
+    pub(crate) compute: Duration,
+    pub(crate) take: Duration,
     /// Times that it may wait for others.
-    pub(super) waits: u64,
+    pub(crate) waits: u64,
 }
 
 /// One wait of a guest.
-pub(super) struct Wait {
+pub(crate) struct Wait {
     /// The tick before it.
     tick: u64,
     /// When it turned out that it does not complete at once.
@@ -88,7 +88,7 @@ pub(super) struct Wait {
 }
 
 impl CallClock {
-    pub(super) fn new(pulse: Arc<Pulse>) -> Arc<CallClock> {
+    pub(crate) fn new(pulse: Arc<Pulse>) -> Arc<CallClock> {
         let zero = || AtomicU64::new(0);
         Arc::new(CallClock {
             pulse,
@@ -107,12 +107,12 @@ impl CallClock {
         })
     }
 
-    pub(super) fn pulse(&self) -> &Arc<Pulse> {
+    pub(crate) fn pulse(&self) -> &Arc<Pulse> {
         &self.pulse
     }
 
     /// A call begins.
-    pub(super) fn begin(&self, may: Allowance) {
+    pub(crate) fn begin(&self, may: Allowance) {
         let now = self.pulse.coarse();
         self.began.store(now, Relaxed);
         self.resumed.store(now, Relaxed);
@@ -127,7 +127,7 @@ impl CallClock {
     }
 
     /// A call ends: its turn in the slow lane is over.
-    pub(super) fn over(&self) {
+    pub(crate) fn over(&self) {
         if self.in_lane.load(Relaxed) {
             self.leave_lane();
         }
@@ -167,19 +167,19 @@ impl CallClock {
     }
 
     /// Something that a guest waits for begins.
-    pub(super) fn wait(&self) -> Wait {
+    pub(crate) fn wait(&self) -> Wait {
         Wait { tick: self.pulse.tick(), paused: None }
     }
 
     /// It does not complete at once.
-    pub(super) fn suspend(&self, wait: &mut Wait) {
+    pub(crate) fn suspend(&self, wait: &mut Wait) {
         if wait.paused.is_none() {
             wait.paused = Some(self.pause(wait.tick));
         }
     }
 
     /// It is over.
-    pub(super) fn end(&self, wait: &Wait) {
+    pub(crate) fn end(&self, wait: &Wait) {
         match wait.paused {
             Some(from) => self.resume(from),
             None => {
@@ -192,7 +192,7 @@ impl CallClock {
     }
 
     /// Runs what a guest waits for.
-    pub(super) async fn waiting<T, F: Future<Output = T>>(&self, start: impl FnOnce() -> F) -> T {
+    pub(crate) async fn waiting<T, F: Future<Output = T>>(&self, start: impl FnOnce() -> F) -> T {
         let mut wait = self.wait();
         let mut future = pin!(start());
         let answer = std::future::poll_fn(|cx| {
@@ -208,7 +208,7 @@ impl CallClock {
     }
 
     /// An epoch was reached while the guest computed: it ends, goes on, or lets others run first.
-    pub(super) fn tick(self: &Arc<Self>) -> Result<UpdateDeadline, Overrun> {
+    pub(crate) fn tick(self: &Arc<Self>) -> Result<UpdateDeadline, Overrun> {
         let now = self.pulse.now();
         if self.fresh.swap(false, Relaxed) {
             // The call began somewhere between the last tick and this one, which are far apart where the machine is busy.

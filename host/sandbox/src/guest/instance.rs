@@ -11,13 +11,13 @@ use rbdkit_plugin_api::{Buffer, Errno, Error, Extents, Result, Span};
 use wasmtime::component::{ComponentExportIndex, InstancePre, TypedFunc};
 use wasmtime::{Store, Trap, WasmBacktrace};
 
-use super::bindings::guest;
-use super::bindings::host::types as wit;
 use super::clock::Overrun;
-use super::conn::Conn;
 use super::context::{Answer, Call, Context, Mistake, Phase, Setup};
-use super::filter::Exported;
-use super::shared::{CAUSE, Shared, printable};
+use crate::connection::bindings::guest;
+use crate::connection::bindings::host::types as wit;
+use crate::connection::shared::{CAUSE, Shared, printable};
+use crate::layer::conn::Conn;
+use crate::layer::filter::Exported;
 
 /// `reads.pread` or `writes.pwrite`, which look alike. The generated binding would put a future of its own around this one's.
 type TransferFunction = TypedFunc<(u64, u32, wit::CommandFlags), (std::result::Result<(), wit::Errno>,)>;
@@ -25,10 +25,10 @@ type TransferFunction = TypedFunc<(u64, u32, wit::CommandFlags), (std::result::R
 macro_rules! exports {
     ($($transfer:ident.$function:ident),*; $($name:ident),*; in order: $($any:ident),*) => {
         /// Which interfaces a component exports, and where.
-        pub(super) struct Exports {
+        pub(crate) struct Exports {
             filter: guest::filter::GuestIndices,
             $($transfer: Option<ComponentExportIndex>,)*
-            $(pub(super) $name: Option<guest::$name::GuestIndices>,)*
+            $(pub(crate) $name: Option<guest::$name::GuestIndices>,)*
         }
 
         /// An instance's functions.
@@ -43,7 +43,7 @@ macro_rules! exports {
             ///
             /// # Errors
             /// One line: `filter` is missing, or an interface lacks a function.
-            pub(super) fn probe(pre: &InstancePre<Context>) -> std::result::Result<Exports, String> {
+            pub(crate) fn probe(pre: &InstancePre<Context>) -> std::result::Result<Exports, String> {
                 Ok(Exports {
                     filter: guest::filter::GuestIndices::new(pre)
                         .map_err(|_| "it does not export rbdkit:filter/filter: it is not a filter".to_string())?,
@@ -71,7 +71,7 @@ macro_rules! exports {
             }
 
             /// Which there are, for the layer and by name.
-            pub(super) fn what(&self) -> (Exported, Vec<&'static str>) {
+            pub(crate) fn what(&self) -> (Exported, Vec<&'static str>) {
                 let exported = Exported {
                     transparent: false,
                     $($transfer: self.$transfer.is_some(),)*
@@ -114,7 +114,7 @@ exports!(
 );
 
 /// What a guest is asked.
-pub(super) enum Ask {
+pub(crate) enum Ask {
     Describe,
     Configure(Arc<[(String, String)]>),
     ThreadModel,
@@ -142,7 +142,7 @@ pub(super) enum Ask {
 
 impl Ask {
     /// The function's name, for messages.
-    pub(super) fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Ask::Describe => "describe",
             Ask::Configure(_) => "configure",
@@ -171,7 +171,7 @@ impl Ask {
     }
 
     /// Where the request is, for messages.
-    pub(super) fn offset(&self) -> Option<u64> {
+    pub(crate) fn offset(&self) -> Option<u64> {
         match self {
             Ask::Trim { offset, .. }
             | Ask::Zero { offset, .. }
@@ -185,22 +185,22 @@ impl Ask {
 /// A request with a payload, which is what most calls are. It has a way of its own: [`Ask`] and [`Reply`] have room for everything that
 /// can be asked and answered, and moving them about took a quarter of a call.
 #[derive(Clone, Copy)]
-pub(super) struct Transfer {
-    pub(super) write: bool,
-    pub(super) offset: u64,
-    pub(super) length: u32,
-    pub(super) flags: wit::CommandFlags,
+pub(crate) struct Transfer {
+    pub(crate) write: bool,
+    pub(crate) offset: u64,
+    pub(crate) length: u32,
+    pub(crate) flags: wit::CommandFlags,
 }
 
 impl Transfer {
     /// The function's name, for messages.
-    pub(super) fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         if self.write { "pwrite" } else { "pread" }
     }
 }
 
 /// What a guest answered.
-pub(super) enum Reply {
+pub(crate) enum Reply {
     Described(Box<wit::Description>),
     /// Of functions whose error is a line for the user.
     Line(std::result::Result<(), String>),
@@ -267,7 +267,7 @@ impl Reply {
     }
 
     /// The answer of a function that answers nothing else.
-    pub(super) fn done(self) -> Result<()> {
+    pub(crate) fn done(self) -> Result<()> {
         match self {
             Reply::Done(result) => result,
             _ => Err(Errno::Eio.into()),
@@ -277,13 +277,13 @@ impl Reply {
 
 /// Why an instance cannot be used any more.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(crate) struct Fault {
     /// One line.
-    pub(super) cause: String,
+    pub(crate) cause: String,
     /// The guest's functions, innermost first, in one line.
-    pub(super) backtrace: Option<String>,
+    pub(crate) backtrace: Option<String>,
     /// It was ended because nobody waits for it any more, and is not to blame.
-    pub(super) gone: bool,
+    pub(crate) gone: bool,
 }
 
 impl Fault {
@@ -331,7 +331,7 @@ fn demangled(name: &str) -> String {
 }
 
 /// One instance of a filter.
-pub(super) struct Instance {
+pub(crate) struct Instance {
     store: Store<Context>,
     functions: Functions,
     /// What its memory took once it was configured.
@@ -339,14 +339,14 @@ pub(super) struct Instance {
 }
 
 /// How to make instances.
-pub(super) struct Recipe {
-    pub(super) pre: InstancePre<Context>,
-    pub(super) exports: Exports,
+pub(crate) struct Recipe {
+    pub(crate) pre: InstancePre<Context>,
+    pub(crate) exports: Exports,
 }
 
 impl Recipe {
     /// A fresh instance, not configured.
-    pub(super) async fn instantiate(&self, shared: &Arc<Shared>) -> std::result::Result<Instance, Fault> {
+    pub(crate) async fn instantiate(&self, shared: &Arc<Shared>) -> std::result::Result<Instance, Fault> {
         let mut store = Store::new(&shared.engine, Context::new(Arc::clone(shared)));
         store.limiter(|context| &mut context.room);
         store.set_hostcall_fuel(usize::try_from(shared.limits.transfer).unwrap_or(usize::MAX));
@@ -379,7 +379,7 @@ impl Instance {
     /// there an answer.
     ///
     /// What extents were appended comes back beside it.
-    pub(super) async fn serve(
+    pub(crate) async fn serve(
         &mut self,
         setup: Setup,
         conn: Option<&Arc<Conn>>,
@@ -403,7 +403,7 @@ impl Instance {
     }
 
     /// Installs a request and its payload; [`Instance::run`] and [`Instance::finish`] have to follow.
-    pub(super) fn begin(&mut self, conn: &Arc<Conn>, transfer: &Transfer, buffer: Buffer, span: Span) {
+    pub(crate) fn begin(&mut self, conn: &Arc<Conn>, transfer: &Transfer, buffer: Buffer, span: Span) {
         self.store.data_mut().call.begin_transfer(conn, buffer, span, transfer.write);
         enter(&mut self.store, Phase::DATA);
         self.limit_lists(span.len);
@@ -420,7 +420,7 @@ impl Instance {
     }
 
     /// Runs the guest on what was installed.
-    pub(super) async fn run(&mut self, transfer: Transfer) -> wasmtime::Result<std::result::Result<(), wit::Errno>> {
+    pub(crate) async fn run(&mut self, transfer: Transfer) -> wasmtime::Result<std::result::Result<(), wit::Errno>> {
         let function = exported(if transfer.write { &self.functions.writes } else { &self.functions.reads })?;
         let (answer,) =
             function.call_async(&mut self.store, (transfer.offset, transfer.length, transfer.flags)).await?;
@@ -428,8 +428,8 @@ impl Instance {
     }
 
     /// Takes a request out again and settles it, as [`Instance::serve`] does. The payload comes back unless an operation below has it still
-    /// ([`super::stray`]).
-    pub(super) fn finish(
+    /// ([`crate::connection::stray`]).
+    pub(crate) fn finish(
         &mut self,
         answer: wasmtime::Result<std::result::Result<(), wit::Errno>>,
     ) -> (Option<Buffer>, std::result::Result<Result<()>, Box<Fault>>) {
@@ -456,12 +456,12 @@ impl Instance {
     }
 
     /// Its memory as it is now is what it needs.
-    pub(super) fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         self.settled = self.store.data().memory();
     }
 
     /// Whether its memory has grown by more than half of what was left: some guest languages never give any back.
-    pub(super) fn has_grown(&self) -> bool {
+    pub(crate) fn has_grown(&self) -> bool {
         let limit = self.store.data().shared.limits.memory;
         let mark = self.settled + limit.saturating_sub(self.settled) / 2;
         self.store.data().memory() > mark

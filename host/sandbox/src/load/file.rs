@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rbdkit_plugin_api::text::plain;
 
 /// The largest file worth reading, in bytes: the sandbox refuses larger components.
-const LARGEST: u64 = super::COMPONENT_BYTES as u64;
+const LARGEST: u64 = crate::COMPONENT_BYTES as u64;
 
 /// How long a pipe may say nothing, in seconds. Who writes `<(make-a-filter)` waits for a compiler perhaps.
 const PATIENCE: i64 = 60;

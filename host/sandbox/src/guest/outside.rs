@@ -8,11 +8,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use wasmtime::{Error, Result};
 
-use super::entropy;
+use crate::load::entropy;
 
 /// Where a guest's time and random numbers come from.
 #[derive(Debug)]
-pub(super) enum Outside {
+pub(crate) enum Outside {
     /// The system.
     Real,
     /// Made up: how often it was asked.
@@ -27,7 +27,7 @@ const STEP: u64 = 1_000_000;
 
 impl Outside {
     /// Nanoseconds since the server started; `real` asks for those.
-    pub(super) fn monotonic(&mut self, real: impl FnOnce() -> u64) -> u64 {
+    pub(crate) fn monotonic(&mut self, real: impl FnOnce() -> u64) -> u64 {
         match self {
             Outside::Real => real(),
             Outside::MadeUp(asked) => {
@@ -38,7 +38,7 @@ impl Outside {
     }
 
     /// Since 1970.
-    pub(super) fn realtime(&mut self) -> Duration {
+    pub(crate) fn realtime(&mut self) -> Duration {
         match self {
             Outside::Real => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             Outside::MadeUp(_) => Duration::from_secs(DAWN) + Duration::from_nanos(self.monotonic(|| 0)),
@@ -46,7 +46,7 @@ impl Outside {
     }
 
     /// Fills `bytes` with random ones.
-    pub(super) fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
+    pub(crate) fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
         match self {
             Outside::Real if entropy::fill(bytes) => {}
             Outside::Real => return Err(Error::msg(entropy::NONE)),
@@ -61,7 +61,7 @@ impl Outside {
     }
 
     /// 64 random bits.
-    pub(super) fn word(&mut self) -> Result<u64> {
+    pub(crate) fn word(&mut self) -> Result<u64> {
         let mut bytes = [0; 8];
         self.fill(&mut bytes)?;
         Ok(u64::from_le_bytes(bytes))

@@ -17,7 +17,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, setrlimit};
 
-use super::engine;
+use crate::connection::engine;
 
 /// The hidden argument. Behind it: seconds of processor time, bytes of memory.
 const ARGUMENT: &str = "--rbdkit-compile";
@@ -45,7 +45,7 @@ pub enum Compiler {
 }
 
 /// The compiled code is at most so much larger than the component... twenty times is usual for tiny ones, three to five times for large ones.
-pub(super) const LARGEST_CODE: u64 = 1 << 30;
+pub(crate) const LARGEST_CODE: u64 = 1 << 30;
 
 /// What a program does first of all: if it was started by [`compile`] it compiles and ends with the answer's status.
 pub fn serve_if_asked() -> Option<ExitCode> {
@@ -92,7 +92,7 @@ fn limit(resource: Resource, most: u64) -> Result<(), String> {
 ///
 /// # Errors
 /// One line without the component's name.
-pub(super) fn compile(component: &[u8], bounds: Bounds) -> Result<Vec<u8>, String> {
+pub(crate) fn compile(component: &[u8], bounds: Bounds) -> Result<Vec<u8>, String> {
     let program = std::fs::read_link("/proc/self/exe").unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
     // The link itself, in case the file was replaced by another version meanwhile.
     let mut child = Command::new("/proc/self/exe")
@@ -144,8 +144,10 @@ fn converse(child: &mut Child, component: &[u8], most: Duration) -> Result<(Vec<
             let _ = child.kill();
         }
         let code = code.join().unwrap_or_default();
-        let said =
-            super::shared::printable(&String::from_utf8_lossy(&said.join().unwrap_or_default()), super::shared::CAUSE);
+        let said = crate::connection::shared::printable(
+            &String::from_utf8_lossy(&said.join().unwrap_or_default()),
+            crate::connection::shared::CAUSE,
+        );
         match over {
             true => Ok((code, said)),
             false => Err(format!("compiling it took longer than {most:?}")),

@@ -1,13 +1,13 @@
 //! Random numbers, for guests and for the key of the cache, from the operating system's generator.
 
 /// What is said where there are none.
-pub(super) const NONE: &str = "the operating system gave no random numbers";
+pub(crate) const NONE: &str = "the operating system gave no random numbers";
 
 /// The system call gives so much without being interrupted, once its generator was seeded, which is long before any server starts.
 const AT_ONCE: usize = 256;
 
 /// Fills `bytes`. False if the operating system has none to give.
-pub(super) fn fill(bytes: &mut [u8]) -> bool {
+pub(crate) fn fill(bytes: &mut [u8]) -> bool {
     bytes.chunks_mut(AT_ONCE).all(|chunk| {
         // SAFETY: the pointer and the length are those of `chunk`, which nothing else uses meanwhile.
         #[allow(unsafe_code)]

@@ -10,7 +10,7 @@ use rbdkit_plugin_api::{Capabilities, Support};
 use super::filter::Exported;
 
 /// What the layer offers, and where the guest said more than is so.
-pub(super) fn settle(
+pub(crate) fn settle(
     exported: &Exported,
     below: Capabilities,
     told: Option<Capabilities>,

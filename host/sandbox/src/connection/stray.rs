@@ -24,16 +24,16 @@ use std::task::{Context as TaskContext, Poll};
 
 use rbdkit_plugin_api::{BoxFuture, Client};
 
-use super::clock::{Overrun, Wait};
-use super::conn::{Conn, Next};
-use super::context::Context;
-use super::filter::Running;
 use super::shared::Shared;
-use super::state::Held;
+use crate::guest::clock::{Overrun, Wait};
+use crate::guest::context::Context;
+use crate::layer::conn::{Conn, Next};
+use crate::layer::filter::Running;
+use crate::state::Held;
 
 /// Strays of one filter. Half of the threads that the runtime has for operations that block (512), so that plugins which hang leave the other half to
 /// those who are served.
-pub(super) const MOST: u64 = 256;
+pub(crate) const MOST: u64 = 256;
 
 thread_local! {
     static STEADFAST: Cell<bool> = const { Cell::new(false) };
@@ -42,7 +42,7 @@ thread_local! {
 /// Whether what is polled now waits on for the sake of a layer above, even if the client has gone.
 // Not inlined, neither is the next: a fiber may go on in another thread, where the variable is another one.
 #[inline(never)]
-pub(super) fn is_steadfast_above() -> bool {
+pub(crate) fn is_steadfast_above() -> bool {
     STEADFAST.get()
 }
 
@@ -52,7 +52,7 @@ fn set_steadfast(steadfast: bool) -> bool {
 }
 
 /// Polls what waits on whatever becomes of the client.
-pub(super) fn steadfastly<T>(poll: impl FnOnce() -> T) -> T {
+pub(crate) fn steadfastly<T>(poll: impl FnOnce() -> T) -> T {
     struct Before(bool);
     impl Drop for Before {
         fn drop(&mut self) {
@@ -64,7 +64,7 @@ pub(super) fn steadfastly<T>(poll: impl FnOnce() -> T) -> T {
 }
 
 /// Waits for something that may be dropped, but not for longer than the client is there, unless it waits on. None: the client has gone.
-pub(super) async fn wanted<T>(client: &Client, waits_on: bool, wait: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn wanted<T>(client: &Client, waits_on: bool, wait: impl Future<Output = T>) -> Option<T> {
     if waits_on {
         return Some(wait.await);
     }
@@ -78,7 +78,7 @@ pub(super) async fn wanted<T>(client: &Client, waits_on: bool, wait: impl Future
 
 /// Where the bytes are counted that an operation has.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Bytes {
+pub(crate) enum Bytes {
     /// As the call's own buffers, already.
     Own(u64),
     /// By the server, for as long as the request is in flight.
@@ -86,19 +86,19 @@ pub(super) enum Bytes {
 }
 
 /// Bytes that a stray has, on the account of the filter's buffers.
-pub(super) struct Charge {
+pub(crate) struct Charge {
     shared: Arc<Shared>,
     bytes: u64,
 }
 
 impl Charge {
     /// Bytes that are on the account already, and were the call's.
-    pub(super) fn taken_over(shared: &Arc<Shared>, bytes: u64) -> Charge {
+    pub(crate) fn taken_over(shared: &Arc<Shared>, bytes: u64) -> Charge {
         Charge { shared: Arc::clone(shared), bytes }
     }
 
     /// Bytes that come on the account now, if it has room.
-    pub(super) fn new(shared: &Arc<Shared>, bytes: u64) -> Option<Charge> {
+    pub(crate) fn new(shared: &Arc<Shared>, bytes: u64) -> Option<Charge> {
         shared.own_buffers.take(bytes).then(|| Charge::taken_over(shared, bytes))
     }
 }
@@ -146,7 +146,7 @@ enum Watch {
 }
 
 /// An operation that a call waits for.
-pub(super) struct Awaited<T> {
+pub(crate) struct Awaited<T> {
     /// None once it was left.
     operation: Option<BoxFuture<'static, T>>,
     bytes: Bytes,
@@ -156,7 +156,7 @@ pub(super) struct Awaited<T> {
 
 impl<T: Send + 'static> Awaited<T> {
     /// `wait` has begun with the operation.
-    pub(super) fn new(operation: BoxFuture<'static, T>, bytes: Bytes, wait: Wait) -> Awaited<T> {
+    pub(crate) fn new(operation: BoxFuture<'static, T>, bytes: Bytes, wait: Wait) -> Awaited<T> {
         Awaited { operation: Some(operation), bytes, wait, watch: Watch::NotYet }
     }
 
@@ -164,7 +164,7 @@ impl<T: Send + 'static> Awaited<T> {
     ///
     /// # Errors
     /// The client has gone, and the operation goes on without the call, whose changes were undone.
-    pub(super) fn poll(&mut self, context: &mut Context, cx: &mut TaskContext<'_>) -> Poll<Result<T, Overrun>> {
+    pub(crate) fn poll(&mut self, context: &mut Context, cx: &mut TaskContext<'_>) -> Poll<Result<T, Overrun>> {
         if self.is_left(context, cx) {
             return Poll::Ready(Err(Overrun::Gone));
         }

@@ -3,7 +3,7 @@
 use rbdkit_plugin_api::ThreadModel;
 use rbdkit_plugin_api::schema::{ParamKind, ParamSpec};
 
-use super::bindings::host::types as wit;
+use crate::connection::bindings::host::types as wit;
 
 /// A filter's description. Nothing in it can break a line or a terminal.
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ fn is_word(text: &str, extra: &[u8]) -> bool {
 }
 
 fn line(text: &str) -> String {
-    super::shared::printable(text, 1000)
+    crate::connection::shared::printable(text, 1000)
 }
 
 fn lines(text: &str) -> String {
@@ -77,7 +77,7 @@ fn recovery(recovery: wit::Recovery) -> &'static str {
 ///
 /// # Errors
 /// One line that says what cannot be.
-pub(super) fn checked(
+pub(crate) fn checked(
     told: &wit::Description,
     exports: Vec<&'static str>,
     imports: Vec<String>,

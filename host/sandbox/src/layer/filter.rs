@@ -9,53 +9,53 @@ use std::time::Duration;
 use rbdkit_plugin_api::{BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Result, ThreadModel};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
-use super::bindings::host::types as wit;
 use super::breaker::{Breaker, OnFault, Pass};
 use super::conn::{Conn, Opened};
-use super::context::{Phase, Setup, checked_exports, protocol_string};
-use super::instance::{Ask, Fault, Instance, Recipe, Reply};
 use super::pool::{Instances, Lease};
-use super::shared::Shared;
+use crate::connection::bindings::host::types as wit;
+use crate::connection::shared::Shared;
+use crate::guest::context::{Phase, Setup, checked_exports, protocol_string};
+use crate::guest::instance::{Ask, Fault, Instance, Recipe, Reply};
 use rbdkit_chain::{Below, Layer};
 
 /// When the server stops it waits so long for layers that end on their own.
 const END: Duration = Duration::from_secs(10);
 
-/// What [`Faults`](super::shared::Faults) counts its being left alone as.
+/// What [`Faults`](crate::connection::shared::Faults) counts its being left alone as.
 const LEFT_ALONE: &str = "left alone";
 
 /// Which operations a filter exports, in the form that every request asks.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "one for each interface of the contract")]
-pub(super) struct Exported {
+pub(crate) struct Exported {
     /// What it does not export passes by untouched.
-    pub(super) transparent: bool,
-    pub(super) threading: bool,
-    pub(super) lifecycle: bool,
-    pub(super) admission: bool,
-    pub(super) names: bool,
-    pub(super) connection: bool,
-    pub(super) info: bool,
-    pub(super) features: bool,
-    pub(super) reads: bool,
-    pub(super) writes: bool,
-    pub(super) flushes: bool,
-    pub(super) trims: bool,
-    pub(super) zeroes: bool,
-    pub(super) mapping: bool,
-    pub(super) caching: bool,
-    pub(super) background: bool,
+    pub(crate) transparent: bool,
+    pub(crate) threading: bool,
+    pub(crate) lifecycle: bool,
+    pub(crate) admission: bool,
+    pub(crate) names: bool,
+    pub(crate) connection: bool,
+    pub(crate) info: bool,
+    pub(crate) features: bool,
+    pub(crate) reads: bool,
+    pub(crate) writes: bool,
+    pub(crate) flushes: bool,
+    pub(crate) trims: bool,
+    pub(crate) zeroes: bool,
+    pub(crate) mapping: bool,
+    pub(crate) caching: bool,
+    pub(crate) background: bool,
 }
 
 /// Tasks that outlive the connection that they are of.
 #[derive(Default)]
-pub(super) struct Detached {
+pub(crate) struct Detached {
     running: AtomicUsize,
     none: Notify,
 }
 
 /// Counts down when the task is over, also if it panics.
-pub(super) struct Running(Arc<Detached>);
+pub(crate) struct Running(Arc<Detached>);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -67,17 +67,17 @@ impl Drop for Running {
 
 impl Detached {
     /// Counts something that begins, until what is answered is dropped.
-    pub(super) fn begin(self: &Arc<Self>) -> Running {
+    pub(crate) fn begin(self: &Arc<Self>) -> Running {
         self.running.fetch_add(1, Ordering::AcqRel);
         Running(Arc::clone(self))
     }
 
     /// Whether nothing runs.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.running.load(Ordering::Acquire) == 0
     }
 
-    pub(super) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
         // Without a runtime the process is ending.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let running = self.begin();
@@ -88,7 +88,7 @@ impl Detached {
         }
     }
 
-    pub(super) async fn ended(&self) {
+    pub(crate) async fn ended(&self) {
         loop {
             let notified = self.none.notified();
             tokio::pin!(notified);
@@ -102,8 +102,8 @@ impl Detached {
 }
 
 /// A filter in its place of the chain.
-pub(super) struct Filter {
-    pub(super) shared: Arc<Shared>,
+pub(crate) struct Filter {
+    pub(crate) shared: Arc<Shared>,
     recipe: Recipe,
     exported: Exported,
     recovery: wit::Recovery,
@@ -123,11 +123,11 @@ pub(super) struct Filter {
 }
 
 /// What a component says of itself that the layer goes by.
-pub(super) struct Nature {
-    pub(super) exported: Exported,
-    pub(super) model: ThreadModel,
-    pub(super) recovery: wit::Recovery,
-    pub(super) reopens: bool,
+pub(crate) struct Nature {
+    pub(crate) exported: Exported,
+    pub(crate) model: ThreadModel,
+    pub(crate) recovery: wit::Recovery,
+    pub(crate) reopens: bool,
 }
 
 impl Filter {
@@ -135,7 +135,7 @@ impl Filter {
     ///
     /// # Errors
     /// The guest's own line, or what was wrong with it.
-    pub(super) async fn configure(
+    pub(crate) async fn configure(
         shared: Arc<Shared>,
         recipe: Recipe,
         nature: Nature,
@@ -173,28 +173,28 @@ impl Filter {
         }))
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.shared.name
     }
 
-    pub(super) fn exported(&self) -> &Exported {
+    pub(crate) fn exported(&self) -> &Exported {
         &self.exported
     }
 
     /// Whether an instance's own memory holds what connections need.
-    pub(super) fn holds_state(&self) -> bool {
+    pub(crate) fn holds_state(&self) -> bool {
         self.recovery != wit::Recovery::Stateless
     }
 
-    pub(super) fn detached(&self) -> &Arc<Detached> {
+    pub(crate) fn detached(&self) -> &Arc<Detached> {
         &self.detached
     }
 
-    pub(super) fn reopens(&self) -> bool {
+    pub(crate) fn reopens(&self) -> bool {
         self.reopens
     }
 
-    pub(super) async fn turn_to_open(&self) -> Option<SemaphorePermit<'_>> {
+    pub(crate) async fn turn_to_open(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed.
         self.opens.acquire().await.ok()
     }
@@ -203,13 +203,13 @@ impl Filter {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn add(&self, conn: &Arc<Conn>) {
+    pub(crate) fn add(&self, conn: &Arc<Conn>) {
         let mut live = self.live();
         live.retain(|known| known.strong_count() > 0);
         live.push(Arc::downgrade(conn));
     }
 
-    pub(super) fn remove(&self, conn: &Arc<Conn>) {
+    pub(crate) fn remove(&self, conn: &Arc<Conn>) {
         self.live().retain(|known| known.as_ptr() != Arc::as_ptr(conn));
     }
 
@@ -227,7 +227,7 @@ impl Filter {
     ///
     /// # Errors
     /// ENOMEM if it would need one of its own and there are as many as are allowed.
-    pub(super) async fn instances_for_connection(&self) -> Result<Arc<Instances>> {
+    pub(crate) async fn instances_for_connection(&self) -> Result<Arc<Instances>> {
         if self.model != ThreadModel::SerializeRequests {
             return Ok(Arc::clone(&self.instances));
         }
@@ -248,12 +248,12 @@ impl Filter {
     }
 
     /// Puts a fresh, configured instance into a place, and tells it of the connections whose state the one before it held.
-    pub(super) async fn fill(&self, lease: &mut Lease<'_>, instances: &Arc<Instances>) -> Result<()> {
+    pub(crate) async fn fill(&self, lease: &mut Lease<'_>, instances: &Arc<Instances>) -> Result<()> {
         let pass = self.admit(&self.breaker)?;
         let made = configured(&self.recipe, &self.shared, &self.params).await;
         let mut instance = Box::new(made.map_err(|why| {
             // The guest's own line perhaps.
-            let why = super::shared::printable(&why, super::shared::CAUSE);
+            let why = crate::connection::shared::printable(&why, crate::connection::shared::CAUSE);
             self.report("configure", None, &why, None);
             self.count_fault(&self.breaker, pass);
             self.end_if_asked();
@@ -273,7 +273,7 @@ impl Filter {
     }
 
     /// Gives an instance back after a call, unless its memory has grown and nothing is lost with it.
-    pub(super) fn finish(&self, mut lease: Lease<'_>) {
+    pub(crate) fn finish(&self, mut lease: Lease<'_>) {
         let replaceable = !instances_hold_state(self.recovery) || self.model == ThreadModel::Parallel;
         if replaceable && lease.instance().is_some_and(|instance| instance.has_grown()) {
             tracing::debug!("{}: an instance's memory has grown: it is replaced", self.name());
@@ -283,12 +283,12 @@ impl Filter {
     }
 
     /// Whether the guest is asked, after what it did before.
-    pub(super) fn admit(&self, breaker: &Breaker) -> Result<Pass> {
+    pub(crate) fn admit(&self, breaker: &Breaker) -> Result<Pass> {
         breaker.lets_through(|| self.shared.pulse.now()).ok_or_else(|| self.left_alone())
     }
 
     /// The same for who was let through and has waited since.
-    pub(super) fn admit_again(&self, breaker: &Breaker, pass: Pass) -> Result<()> {
+    pub(crate) fn admit_again(&self, breaker: &Breaker, pass: Pass) -> Result<()> {
         if breaker.still_lets_through(pass) { Ok(()) } else { Err(self.left_alone()) }
     }
 
@@ -297,7 +297,7 @@ impl Filter {
     }
 
     /// A fault of the guest's: it may be left alone for a while.
-    pub(super) fn count_fault(&self, breaker: &Breaker, pass: Pass) {
+    pub(crate) fn count_fault(&self, breaker: &Breaker, pass: Pass) {
         let Some(pause) = breaker.fault(pass, self.shared.pulse.now()) else { return };
         // A client may bring it about again and again.
         if let Some(count) = self.shared.faults.count(LEFT_ALONE) {
@@ -314,7 +314,7 @@ impl Filter {
     }
 
     /// A call ended in a fault; its instance is gone. The error for the request.
-    pub(super) fn faulted(&self, what: &str, offset: Option<u64>, fault: &Fault, instances: &Arc<Instances>) -> Error {
+    pub(crate) fn faulted(&self, what: &str, offset: Option<u64>, fault: &Fault, instances: &Arc<Instances>) -> Error {
         self.report(what, offset, &fault.cause, fault.backtrace.as_deref());
         if self.recovery == wit::Recovery::Lost && instances.is_single() {
             for conn in self.connections_of(instances) {
@@ -326,7 +326,7 @@ impl Filter {
     }
 
     /// A guest's answer that cannot be.
-    pub(super) fn lied(&self, what: &str, error: &Error) {
+    pub(crate) fn lied(&self, what: &str, error: &Error) {
         self.report(what, None, error.context().unwrap_or_default(), None);
     }
 
@@ -386,7 +386,7 @@ fn instances_hold_state(recovery: wit::Recovery) -> bool {
 }
 
 fn refused(name: &str, line: &str) -> ConfigError {
-    let line = super::shared::printable(line, 1000);
+    let line = crate::connection::shared::printable(line, 1000);
     ConfigError::new(format!("{name}: {line}"))
 }
 
@@ -414,7 +414,7 @@ async fn configured(
 }
 
 /// [`Filter`] behind the `Arc` that its connections share.
-pub(super) struct FilterLayer(pub(super) Arc<Filter>);
+pub(crate) struct FilterLayer(pub(crate) Arc<Filter>);
 
 impl Layer for FilterLayer {
     fn name(&self) -> &str {

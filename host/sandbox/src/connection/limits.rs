@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use rbdkit_plugin_api::{ConfigError, MAX_REQUEST, units};
 
-use super::clock::Allowance;
-use super::compile::Bounds;
-use super::state;
+use crate::guest::clock::Allowance;
+use crate::load::compile::Bounds;
+use crate::state;
 
 /// `describe` answers constants. Interpreters start in some milliseconds; this is for a busy machine.
 const DESCRIBE: Duration = Duration::from_secs(5);
@@ -234,21 +234,21 @@ impl Limits {
     }
 
     /// What a data request may take.
-    pub(super) fn of_a_request(&self) -> Allowance {
+    pub(crate) fn of_a_request(&self) -> Allowance {
         Allowance { compute: self.cpu, take: self.wall, waits: u64::from(self.waits) }
     }
 
     /// What opening, preparing and the like may take: a whole index may be read there.
-    pub(super) fn of_a_setup(&self) -> Allowance {
+    pub(crate) fn of_a_setup(&self) -> Allowance {
         Allowance { compute: self.setup, take: self.setup, waits: u64::from(self.waits) << 6 }
     }
 
     /// For asking a component what it is, before the operator has said anything about it.
-    pub(super) fn for_describing() -> Limits {
+    pub(crate) fn for_describing() -> Limits {
         Limits { setup: DESCRIBE, ..Limits::default() }
     }
 
-    pub(super) fn for_state(&self) -> state::Limits {
+    pub(crate) fn for_state(&self) -> state::Limits {
         state::Limits {
             exports: self.exports as usize,
             map_bytes: self.maps,

@@ -10,37 +10,37 @@ use std::time::Duration;
 use rbdkit_plugin_api::{Buffer, Errno, Error, ExportEntry, Extents, Fill, Pool, Span};
 use wasmtime::ResourceLimiter;
 
-use super::bindings::host::types as wit;
 use super::clock::{CallClock, Overrun};
-use super::conn::{Conn, Next};
 use super::outside::Outside;
-use super::shared::Shared;
-use super::state::{Changes, Held, Quota, ScopeState};
-use super::stray::{self, Bytes, Charge};
-use super::wasi::{Console, Handles};
+use crate::connection::bindings::host::types as wit;
+use crate::connection::shared::Shared;
+use crate::connection::stray::{self, Bytes, Charge};
+use crate::layer::conn::{Conn, Next};
+use crate::state::{Changes, Held, Quota, ScopeState};
+use crate::wasi::{Console, Handles};
 use rbdkit_chain::Below;
 
 /// When a function may be used, as the contract names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Phase(u8);
+pub(crate) struct Phase(u8);
 
 impl Phase {
     /// describe, configure.
-    pub(super) const CONFIGURE: Phase = Phase(1);
+    pub(crate) const CONFIGURE: Phase = Phase(1);
     /// get-ready, after-fork, cleanup.
-    pub(super) const READY: Phase = Phase(2);
+    pub(crate) const READY: Phase = Phase(2);
     /// preconnect, list-exports, default-export.
-    pub(super) const BEFORE: Phase = Phase(4);
+    pub(crate) const BEFORE: Phase = Phase(4);
     /// open, prepare, finalize, close, and the questions after open.
-    pub(super) const OPEN: Phase = Phase(8);
+    pub(crate) const OPEN: Phase = Phase(8);
     /// Requests.
-    pub(super) const DATA: Phase = Phase(16);
+    pub(crate) const DATA: Phase = Phase(16);
 
-    pub(super) const fn or(self, other: Phase) -> Phase {
+    pub(crate) const fn or(self, other: Phase) -> Phase {
         Phase(self.0 | other.0)
     }
 
-    pub(super) fn is_in(self, others: Phase) -> bool {
+    pub(crate) fn is_in(self, others: Phase) -> bool {
         self.0 & others.0 != 0
     }
 }
@@ -48,15 +48,15 @@ impl Phase {
 /// What a guest got wrong. It traps.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Mistake(pub(super) String);
+pub(crate) struct Mistake(pub(crate) String);
 
 /// A guest's mistake as the error that traps.
-pub(super) fn mistake(what: impl Into<String>) -> wasmtime::Error {
+pub(crate) fn mistake(what: impl Into<String>) -> wasmtime::Error {
     wasmtime::Error::new(Mistake(what.into()))
 }
 
 /// Memory and tables of an instance, against their limit and against that of all instances together.
-pub(super) struct Room {
+pub(crate) struct Room {
     limit: u64,
     used: u64,
     all: Arc<Quota>,
@@ -104,18 +104,18 @@ impl ResourceLimiter for Room {
 }
 
 /// The data of a store.
-pub(super) struct Context {
-    pub(super) shared: Arc<Shared>,
-    pub(super) clock: Arc<CallClock>,
-    pub(super) room: Room,
+pub(crate) struct Context {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) clock: Arc<CallClock>,
+    pub(crate) room: Room,
     /// The guest's handles of WASI.
-    pub(super) handles: Handles,
-    pub(super) outside: Outside,
-    pub(super) call: Call,
+    pub(crate) handles: Handles,
+    pub(crate) outside: Outside,
+    pub(crate) call: Call,
 }
 
 impl Context {
-    pub(super) fn new(shared: Arc<Shared>) -> Context {
+    pub(crate) fn new(shared: Arc<Shared>) -> Context {
         let clock = CallClock::new(Arc::clone(&shared.pulse));
         let room = Room { limit: shared.limits.memory, used: 0, all: Arc::clone(&shared.memory_all) };
         let call = Call::new(Arc::clone(&shared));
@@ -124,50 +124,50 @@ impl Context {
     }
 
     /// Nanoseconds since the server started, for the guest.
-    pub(super) fn now(&mut self) -> u64 {
+    pub(crate) fn now(&mut self) -> u64 {
         self.outside.monotonic(|| self.clock.pulse().now())
     }
 
     /// Bytes of memory and tables.
-    pub(super) fn memory(&self) -> u64 {
+    pub(crate) fn memory(&self) -> u64 {
         self.room.used
     }
 
     /// A guest that goes on computing when its client has gone is ended, where nothing is lost with its instance.
-    pub(super) fn still_wanted(&self) -> Result<(), Overrun> {
+    pub(crate) fn still_wanted(&self) -> Result<(), Overrun> {
         let gone = self.call.conn.as_ref().is_some_and(|conn| conn.client().is_gone());
         if gone && self.call.may_end() { Err(Overrun::Gone) } else { Ok(()) }
     }
 
     /// For functions that answer an error where they may not be used.
-    pub(super) fn allow(&self, phases: Phase) -> Result<(), wit::Errno> {
+    pub(crate) fn allow(&self, phases: Phase) -> Result<(), wit::Errno> {
         if self.call.phase.is_in(phases) { Ok(()) } else { Err(wit::Errno::Enxio) }
     }
 
     /// For functions that cannot answer an error.
-    pub(super) fn require(&self, phases: Phase, what: &str) -> wasmtime::Result<()> {
+    pub(crate) fn require(&self, phases: Phase, what: &str) -> wasmtime::Result<()> {
         if self.call.phase.is_in(phases) { Ok(()) } else { Err(mistake(format!("it called {what} where it may not"))) }
     }
 
     /// The connection being served.
-    pub(super) fn conn(&self, what: &str) -> wasmtime::Result<&Arc<Conn>> {
+    pub(crate) fn conn(&self, what: &str) -> wasmtime::Result<&Arc<Conn>> {
         self.require(Phase::OPEN.or(Phase::DATA), what)?;
         self.call.conn.as_ref().ok_or_else(|| mistake(format!("it called {what} where there is no connection")))
     }
 
     /// The layer below, for a call of `next`.
-    pub(super) fn next(&self) -> Result<&Arc<Next>, wit::Errno> {
+    pub(crate) fn next(&self) -> Result<&Arc<Next>, wit::Errno> {
         self.allow(Phase::OPEN.or(Phase::DATA))?;
         self.call.next().ok_or(wit::Errno::Enxio)
     }
 
     /// The state that a scope names.
-    pub(super) fn scope(&self, scope: wit::Scope, what: &str) -> wasmtime::Result<&Arc<ScopeState>> {
+    pub(crate) fn scope(&self, scope: wit::Scope, what: &str) -> wasmtime::Result<&Arc<ScopeState>> {
         Ok(self.conn(what)?.scope(scope))
     }
 
     /// A layer's answer for the guest. What the layer below said is kept: it goes on to the client if the guest answers the same errno.
-    pub(super) fn answer<T>(&mut self, result: Result<T, Error>) -> Result<T, wit::Errno> {
+    pub(crate) fn answer<T>(&mut self, result: Result<T, Error>) -> Result<T, wit::Errno> {
         result.map_err(|error| {
             let errno = error.errno();
             self.call.last_error = Some(error);
@@ -189,26 +189,26 @@ struct Payload {
 }
 
 /// The call being served.
-pub(super) struct Call {
-    pub(super) phase: Phase,
-    pub(super) conn: Option<Arc<Conn>>,
+pub(crate) struct Call {
+    pub(crate) phase: Phase,
+    pub(crate) conn: Option<Arc<Conn>>,
     /// What it began with, whatever becomes of the connection's meanwhile; none where the connection's cannot be replaced.
-    pub(super) next: Option<Arc<Next>>,
+    pub(crate) next: Option<Arc<Next>>,
     /// The layers below, where there is no connection.
-    pub(super) below: Option<Below>,
+    pub(crate) below: Option<Below>,
     /// Within open: that of next is a no-op.
-    pub(super) replayed: bool,
+    pub(crate) replayed: bool,
     /// Within finalize and close: waiting goes on when the client has gone.
-    pub(super) patient: bool,
+    pub(crate) patient: bool,
     /// How long such a call has slept, or is to.
-    pub(super) slept: Duration,
-    pub(super) answer: Option<Answer>,
+    pub(crate) slept: Duration,
+    pub(crate) answer: Option<Answer>,
     /// Before the lock: a call that is dropped undoes its changes while it still holds it.
-    pub(super) changes: Changes,
-    pub(super) lock: Option<Held>,
-    pub(super) last_error: Option<Error>,
+    pub(crate) changes: Changes,
+    pub(crate) lock: Option<Held>,
+    pub(crate) last_error: Option<Error>,
     /// Lines that the guest has begun on standard output and error.
-    pub(super) console: Console,
+    pub(crate) console: Console,
     payload: Option<Payload>,
     own: Vec<Option<Buffer>>,
     own_bytes: u64,
@@ -216,17 +216,17 @@ pub(super) struct Call {
 }
 
 /// What a call begins with.
-pub(super) struct Setup {
-    pub(super) phase: Phase,
+pub(crate) struct Setup {
+    pub(crate) phase: Phase,
     /// Where the answer of a `mapping.extents` has to begin.
-    pub(super) answer: Option<u64>,
-    pub(super) below: Option<Below>,
-    pub(super) replayed: bool,
-    pub(super) patient: bool,
+    pub(crate) answer: Option<u64>,
+    pub(crate) below: Option<Below>,
+    pub(crate) replayed: bool,
+    pub(crate) patient: bool,
 }
 
 impl Setup {
-    pub(super) fn new(phase: Phase) -> Setup {
+    pub(crate) fn new(phase: Phase) -> Setup {
         Setup { phase, answer: None, below: None, replayed: false, patient: false }
     }
 }
@@ -271,7 +271,7 @@ impl Call {
     }
 
     /// A call without a payload begins.
-    pub(super) fn begin(&mut self, setup: Setup, conn: Option<&Arc<Conn>>) {
+    pub(crate) fn begin(&mut self, setup: Setup, conn: Option<&Arc<Conn>>) {
         self.phase = setup.phase;
         self.conn = conn.cloned();
         self.next = conn.and_then(|conn| conn.replaceable_next());
@@ -284,7 +284,7 @@ impl Call {
 
     /// [`Call::begin`] for a read or a write of a connection. The rest is as [`Call::end`] left it. What a read finds in its buffer is
     /// nobody's.
-    pub(super) fn begin_transfer(&mut self, conn: &Arc<Conn>, mut buffer: Buffer, span: Span, write: bool) {
+    pub(crate) fn begin_transfer(&mut self, conn: &Arc<Conn>, mut buffer: Buffer, span: Span, write: bool) {
         if !write {
             buffer.mark(span, Fill::Unfilled);
         }
@@ -297,7 +297,7 @@ impl Call {
     }
 
     /// A call is over: nothing of it stays. The answer of a `mapping.extents` as far as it was appended.
-    pub(super) fn end(&mut self) -> Option<Answer> {
+    pub(crate) fn end(&mut self) -> Option<Answer> {
         self.below = None;
         self.end_transfer();
         self.answer.take()
@@ -305,7 +305,7 @@ impl Call {
 
     /// The same for what [`Call::begin_transfer`] began. The payload: of a write, the buffer that came from above. Changes were settled
     /// before, the lock goes here.
-    pub(super) fn end_transfer(&mut self) -> Option<Buffer> {
+    pub(crate) fn end_transfer(&mut self) -> Option<Buffer> {
         let buffer = self.payload.take().and_then(|payload| payload.original.or(payload.buffer));
         self.lock = None;
         self.phase = Phase::CONFIGURE;
@@ -321,18 +321,18 @@ impl Call {
     }
 
     /// Whether it waits for locks and sleeps on when its client has gone: somebody has to have the answer all the same.
-    pub(super) fn waits_on(&self) -> bool {
+    pub(crate) fn waits_on(&self) -> bool {
         self.patient || stray::is_steadfast_above()
     }
 
     /// Whether it may be ended when its client has gone: nobody needs its answer, and nothing is lost with its instance.
-    pub(super) fn may_end(&self) -> bool {
+    pub(crate) fn may_end(&self) -> bool {
         let replaceable = || self.conn.as_ref().is_some_and(|conn| !conn.needs_its_instance());
         self.phase == Phase::DATA && replaceable() && !self.waits_on()
     }
 
     /// The account for bytes that an operation keeps when the call has ended. None: it has no room.
-    pub(super) fn charge(&mut self, bytes: Bytes) -> Option<Charge> {
+    pub(crate) fn charge(&mut self, bytes: Bytes) -> Option<Charge> {
         match bytes {
             Bytes::Own(bytes) => {
                 self.own_bytes = self.own_bytes.saturating_sub(bytes);
@@ -343,12 +343,12 @@ impl Call {
     }
 
     /// The layer below.
-    pub(super) fn next(&self) -> Option<&Arc<Next>> {
+    pub(crate) fn next(&self) -> Option<&Arc<Next>> {
         self.next.as_ref().or_else(|| self.conn.as_ref()?.lasting_next())
     }
 
     /// What the layer below said with an errno that the guest now passes on.
-    pub(super) fn words_for(&mut self, errno: Errno) -> Option<Error> {
+    pub(crate) fn words_for(&mut self, errno: Errno) -> Option<Error> {
         self.last_error.take().filter(|known| known.errno() == errno)
     }
 
@@ -370,19 +370,19 @@ impl Call {
             .ok_or_else(|| mistake(format!("{length} bytes at {at} are not within buffer {buf} of {}", whole.len)))
     }
 
-    pub(super) fn len(&mut self, buf: u32) -> wasmtime::Result<u32> {
+    pub(crate) fn len(&mut self, buf: u32) -> wasmtime::Result<u32> {
         Ok(self.slot(buf)?.1.len)
     }
 
     /// A buffer to look at.
-    pub(super) fn look(&mut self, buf: u32, at: u32, length: u32) -> wasmtime::Result<(&mut Buffer, Span)> {
+    pub(crate) fn look(&mut self, buf: u32, at: u32, length: u32) -> wasmtime::Result<(&mut Buffer, Span)> {
         let (slot, whole) = self.slot(buf)?;
         let span = Call::range(whole, buf, at, length)?;
         slot.as_mut().map(|buffer| (buffer, span)).ok_or_else(|| mistake(format!("there is no buffer {buf}")))
     }
 
     /// A buffer to change.
-    pub(super) fn change(&mut self, buf: u32, at: u32, length: u32) -> wasmtime::Result<(&mut Buffer, Span)> {
+    pub(crate) fn change(&mut self, buf: u32, at: u32, length: u32) -> wasmtime::Result<(&mut Buffer, Span)> {
         if buf == 0
             && let Some(payload) = &mut self.payload
             && payload.write
@@ -400,13 +400,13 @@ impl Call {
     }
 
     /// Takes a buffer for an operation of next; [`Call::restore`] has to follow.
-    pub(super) fn lend(&mut self, buf: u32, at: u32, length: u32, change: bool) -> wasmtime::Result<(Buffer, Span)> {
+    pub(crate) fn lend(&mut self, buf: u32, at: u32, length: u32, change: bool) -> wasmtime::Result<(Buffer, Span)> {
         let span = if change { self.change(buf, at, length)?.1 } else { self.look(buf, at, length)?.1 };
         let (slot, _) = self.slot(buf)?;
         slot.take().map(|buffer| (buffer, span)).ok_or_else(|| mistake(format!("there is no buffer {buf}")))
     }
 
-    pub(super) fn restore(&mut self, buf: u32, buffer: Buffer) {
+    pub(crate) fn restore(&mut self, buf: u32, buffer: Buffer) {
         match (buf, &mut self.payload) {
             (0, Some(payload)) => payload.buffer = Some(buffer),
             (0, None) => {}
@@ -419,7 +419,7 @@ impl Call {
     }
 
     /// A further buffer.
-    pub(super) fn alloc(&mut self, pool: &Pool, length: u32) -> Result<u32, Errno> {
+    pub(crate) fn alloc(&mut self, pool: &Pool, length: u32) -> Result<u32, Errno> {
         if length == 0 || length > LONGEST {
             return Err(Errno::Einval);
         }
@@ -442,7 +442,7 @@ impl Call {
     }
 
     /// `buffer.copy`: bytes and what is known of them; the ranges may overlap.
-    pub(super) fn copy(&mut self, to: u32, to_at: u32, from: u32, from_at: u32, length: u32) -> wasmtime::Result<()> {
+    pub(crate) fn copy(&mut self, to: u32, to_at: u32, from: u32, from_at: u32, length: u32) -> wasmtime::Result<()> {
         let (source, from_span) = self.look(from, from_at, length)?;
         if source.lent() > 0 {
             source.materialize(from_span);
@@ -469,7 +469,7 @@ impl Call {
     }
 
     /// `buffer.equal`.
-    pub(super) fn equal(&mut self, a: u32, a_at: u32, b: u32, b_at: u32, length: u32) -> wasmtime::Result<bool> {
+    pub(crate) fn equal(&mut self, a: u32, a_at: u32, b: u32, b_at: u32, length: u32) -> wasmtime::Result<bool> {
         let (first, span) = self.look(a, a_at, length)?;
         let zero = first.is_zero(span);
         let (second, second_span) = self.look(b, b_at, length)?;
@@ -495,7 +495,7 @@ impl Call {
     }
 
     /// Ends a further buffer.
-    pub(super) fn free(&mut self, buf: u32) -> wasmtime::Result<()> {
+    pub(crate) fn free(&mut self, buf: u32) -> wasmtime::Result<()> {
         if buf == 0 {
             return Err(mistake("it freed buffer 0, the request's own"));
         }
@@ -510,19 +510,19 @@ impl Call {
 }
 
 /// The answer of a `mapping.extents` as it grows.
-pub(super) struct Answer {
+pub(crate) struct Answer {
     list: Extents,
     /// Where the next part has to begin.
     expected: u64,
 }
 
 impl Answer {
-    pub(super) fn new(offset: u64) -> Answer {
+    pub(crate) fn new(offset: u64) -> Answer {
         Answer { list: Extents::new(offset), expected: offset }
     }
 
     /// Where the next part has to begin.
-    pub(super) fn expected(&self) -> u64 {
+    pub(crate) fn expected(&self) -> u64 {
         self.expected
     }
 
@@ -530,7 +530,7 @@ impl Answer {
     ///
     /// Next may know less than it was asked for, and the guest does not learn that: whatever it appends behind such a gap is left out,
     /// and the answer ends where it has to.
-    pub(super) fn append(&mut self, part: &Extents, length: u64) {
+    pub(crate) fn append(&mut self, part: &Extents, length: u64) {
         let whole = self.is_whole();
         self.expected = self.expected.saturating_add(length);
         if whole {
@@ -547,7 +547,7 @@ impl Answer {
     }
 
     /// The whole answer: what was appended, then the guest's own list.
-    pub(super) fn finish(self, own: Vec<wit::Extent>, offset: u64, length: u64, one: bool) -> Result<Extents, Error> {
+    pub(crate) fn finish(self, own: Vec<wit::Extent>, offset: u64, length: u64, one: bool) -> Result<Extents, Error> {
         let whole = self.is_whole();
         let own = own.into_iter().filter(|_| whole).map(rbdkit_plugin_api::Extent::from);
         Extents::check(self.list.as_slice().iter().copied().chain(own), offset, length, one)
@@ -555,7 +555,7 @@ impl Answer {
 }
 
 /// A name or description as the protocol can carry it: at most 4096 bytes.
-pub(super) fn protocol_string(text: &str) -> Result<&str, Error> {
+pub(crate) fn protocol_string(text: &str) -> Result<&str, Error> {
     match text.len() {
         0..=4096 => Ok(text),
         length => Err(Error::new(Errno::Eio, format!("a filter answered a text of {length} bytes (at most 4096)"))),
@@ -563,7 +563,7 @@ pub(super) fn protocol_string(text: &str) -> Result<&str, Error> {
 }
 
 /// A list of exports as a guest made it.
-pub(super) fn checked_exports(list: Vec<wit::ExportEntry>) -> Result<Vec<ExportEntry>, Error> {
+pub(crate) fn checked_exports(list: Vec<wit::ExportEntry>) -> Result<Vec<ExportEntry>, Error> {
     list.into_iter()
         .map(|entry| {
             protocol_string(&entry.name)?;

@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use rbdkit_plugin_api::ThreadModel;
 use wasmtime::Engine;
 
-use super::breaker::OnFault;
 use super::engine::Pulse;
-use super::state::{Files, FilterState, Quota};
-use super::{Host, Limits};
+use crate::layer::breaker::OnFault;
+use crate::state::{Files, FilterState, Quota};
+use crate::{Host, Limits};
 use rbdkit_plugin_api::rate::Rate;
 
-/// What happened in one filter. Shown with `-v` when it ends; tests read it through [`super::Host::statistics`].
+/// What happened in one filter. Shown with `-v` when it ends; tests read it through [`crate::Host::statistics`].
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Calls of guest functions.
@@ -47,10 +47,10 @@ impl Counters {
 }
 
 /// How many of something there are, for as long as the guard lives.
-pub(super) struct Counted(Arc<AtomicU32>);
+pub(crate) struct Counted(Arc<AtomicU32>);
 
 impl Counted {
-    pub(super) fn new(count: &Arc<AtomicU32>) -> Counted {
+    pub(crate) fn new(count: &Arc<AtomicU32>) -> Counted {
         count.fetch_add(1, Relaxed);
         Counted(Arc::clone(count))
     }
@@ -63,32 +63,32 @@ impl Drop for Counted {
 }
 
 /// One filter in one place of the chain.
-pub(super) struct Shared {
-    pub(super) name: String,
+pub(crate) struct Shared {
+    pub(crate) name: String,
     /// It is only asked what it is.
-    pub(super) describing: bool,
-    pub(super) limits: Limits,
-    pub(super) engine: Engine,
-    pub(super) pulse: Arc<Pulse>,
-    pub(super) counters: Arc<Counters>,
-    pub(super) log: GuestLog,
-    pub(super) faults: Faults,
-    pub(super) state: Arc<FilterState>,
-    pub(super) files: Files,
-    pub(super) own_buffers: Quota,
+    pub(crate) describing: bool,
+    pub(crate) limits: Limits,
+    pub(crate) engine: Engine,
+    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) log: GuestLog,
+    pub(crate) faults: Faults,
+    pub(crate) state: Arc<FilterState>,
+    pub(crate) files: Files,
+    pub(crate) own_buffers: Quota,
     /// Operations that go on without their call.
-    pub(super) strays: Quota,
+    pub(crate) strays: Quota,
     /// Memory of the instances of all filters.
-    pub(super) memory_all: Arc<Quota>,
-    pub(super) on_fault: OnFault,
+    pub(crate) memory_all: Arc<Quota>,
+    pub(crate) on_fault: OnFault,
     /// The strictest thread model of the layers below, known from get-ready on.
-    pub(super) below: OnceLock<ThreadModel>,
+    pub(crate) below: OnceLock<ThreadModel>,
     /// Connections that are open in this layer.
-    pub(super) connections: Arc<AtomicU32>,
+    pub(crate) connections: Arc<AtomicU32>,
 }
 
 impl Shared {
-    pub(super) fn new(name: &str, describing: bool, limits: Limits, files: Files, host: &Host) -> Arc<Shared> {
+    pub(crate) fn new(name: &str, describing: bool, limits: Limits, files: Files, host: &Host) -> Arc<Shared> {
         Arc::new(Shared {
             name: name.to_string(),
             describing,
@@ -110,7 +110,7 @@ impl Shared {
     }
 
     /// Says with -v what happened.
-    pub(super) fn log_counters(&self, when: &str) {
+    pub(crate) fn log_counters(&self, when: &str) {
         let get = |counter: &AtomicU64| counter.load(Relaxed);
         let c = &self.counters;
         tracing::debug!(
@@ -131,7 +131,7 @@ impl Shared {
 
 /// A line's weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Level {
+pub(crate) enum Level {
     Error,
     Warn,
     Debug,
@@ -139,23 +139,23 @@ pub(super) enum Level {
 
 /// A filter's way into the log: so many lines a second and ten times as many at once, each so long at most, nothing in it that could
 /// pretend to be another line or command a terminal.
-pub(super) struct GuestLog {
+pub(crate) struct GuestLog {
     name: String,
     rate: Rate,
     longest: usize,
 }
 
 impl GuestLog {
-    pub(super) fn new(name: &str, rate: u32, longest: usize) -> GuestLog {
+    pub(crate) fn new(name: &str, rate: u32, longest: usize) -> GuestLog {
         GuestLog { name: name.to_string(), rate: Rate::new(rate, rate.saturating_mul(10)), longest }
     }
 
     /// Bytes of a line that are shown.
-    pub(super) fn longest(&self) -> usize {
+    pub(crate) fn longest(&self) -> usize {
         self.longest
     }
 
-    pub(super) fn write(&self, level: Level, message: &str) {
+    pub(crate) fn write(&self, level: Level, message: &str) {
         if level == Level::Debug && !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
@@ -173,10 +173,10 @@ impl GuestLog {
 }
 
 /// Bytes that are shown of why something failed, where a guest or its compiler may have a say in it.
-pub(super) const CAUSE: usize = 400;
+pub(crate) const CAUSE: usize = 400;
 
 /// One line of text: control characters escaped, cut to `longest` bytes.
-pub(super) fn printable(text: &str, longest: usize) -> String {
+pub(crate) fn printable(text: &str, longest: usize) -> String {
     let mut line = String::with_capacity(text.len().min(longest));
     for c in text.trim_end_matches('\n').chars() {
         if line.len() + c.len_utf8() > longest {
@@ -199,11 +199,11 @@ const KINDS: usize = 64;
 
 /// What was said of a filter's faults: each kind once, then when their number has grown tenfold.
 #[derive(Default)]
-pub(super) struct Faults(Mutex<HashMap<String, u64>>);
+pub(crate) struct Faults(Mutex<HashMap<String, u64>>);
 
 impl Faults {
     /// Counts a fault of a kind. How many there were now, if that is to be said.
-    pub(super) fn count(&self, kind: &str) -> Option<u64> {
+    pub(crate) fn count(&self, kind: &str) -> Option<u64> {
         let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let kind = if kinds.len() < KINDS || kinds.contains_key(kind) { kind } else { "" };
         let count = kinds.entry(kind.to_string()).or_default();

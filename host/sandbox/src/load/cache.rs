@@ -33,7 +33,7 @@ use super::entropy;
 const KEEP: u64 = 1 << 30;
 
 /// Where compiled code is kept.
-pub(super) struct CodeCache {
+pub(crate) struct CodeCache {
     directory: PathBuf,
     key: [u8; KEY],
 }
@@ -61,7 +61,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Compiles, in this process or in a child.
-pub(super) fn compile(engine: &Engine, compiler: &Compiler, component: &[u8]) -> wasmtime::Result<Component> {
+pub(crate) fn compile(engine: &Engine, compiler: &Compiler, component: &[u8]) -> wasmtime::Result<Component> {
     match compiler {
         // One that makes the compiler panic is refused like any other that cannot be compiled.
         Compiler::Here => std::panic::catch_unwind(AssertUnwindSafe(|| Component::from_binary(engine, component)))
@@ -80,7 +80,7 @@ pub(super) fn compile(engine: &Engine, compiler: &Compiler, component: &[u8]) ->
 
 impl CodeCache {
     /// Makes the directory, or says why there is no cache.
-    pub(super) fn open(chosen: Option<PathBuf>) -> Option<CodeCache> {
+    pub(crate) fn open(chosen: Option<PathBuf>) -> Option<CodeCache> {
         let directory = chosen.or_else(default_directory)?;
         match prepare(&directory).and_then(|()| secret(&directory)) {
             Ok(key) => Some(CodeCache { directory, key }),
@@ -105,7 +105,7 @@ impl CodeCache {
     ///
     /// # Errors
     /// Those of compiling. What goes wrong with the cache only makes it slower.
-    pub(super) fn load(&self, engine: &Engine, compiler: &Compiler, component: &[u8]) -> wasmtime::Result<Component> {
+    pub(crate) fn load(&self, engine: &Engine, compiler: &Compiler, component: &[u8]) -> wasmtime::Result<Component> {
         let key = CodeCache::key(engine, component);
         let code = self.directory.join(format!("{key}.code"));
         if let Some(file) = self.sealed(&key, &code) {
@@ -300,7 +300,7 @@ mod tests {
     fn cache() -> (TempDir, CodeCache, Engine, Vec<u8>) {
         let directory = TempDir::new();
         let cache = CodeCache::open(Some(directory.path().join("code"))).unwrap();
-        (directory, cache, super::super::engine::engine().unwrap(), wat::parse_str(COMPONENT).unwrap())
+        (directory, cache, crate::connection::engine::engine().unwrap(), wat::parse_str(COMPONENT).unwrap())
     }
 
     #[test]

@@ -9,17 +9,17 @@ use rbdkit_plugin_api::{
     Result, Span,
 };
 
-use super::bindings::host::types as wit;
 use super::breaker::{Breaker, OnFault, Pass};
-use super::context::{Phase, Setup, protocol_string};
 use super::filter::{Detached, Exported, Filter};
-use super::instance::{Ask, Fault, Instance, Reply, Transfer};
 use super::offers;
 use super::pool::{Holder, Instances, Lease};
-use super::prefetch::Prefetcher;
-use super::shared::Counted;
-use super::state::{ConnectionDeltas, ScopeState};
-use super::stray;
+use crate::connection::bindings::host::types as wit;
+use crate::connection::prefetch::Prefetcher;
+use crate::connection::shared::Counted;
+use crate::connection::stray;
+use crate::guest::context::{Phase, Setup, protocol_string};
+use crate::guest::instance::{Ask, Fault, Instance, Reply, Transfer};
+use crate::state::{ConnectionDeltas, ScopeState};
 use rbdkit_chain::{Below, Hop};
 
 /// Closing waits so long for prefetches and strays under way before it leaves the layer below to them.
@@ -29,8 +29,8 @@ const DRAIN: Duration = Duration::from_secs(1);
 ///
 /// Every call keeps the one it began with. One that was replaced ends when its last user drops it: it finalizes and closes on a task of
 /// its own then.
-pub(super) struct Next {
-    pub(super) hop: Arc<Hop>,
+pub(crate) struct Next {
+    pub(crate) hop: Arc<Hop>,
     /// Says where its end is counted, once it was replaced.
     retired: OnceLock<Arc<Filter>>,
 }
@@ -123,15 +123,15 @@ impl NextCell {
 }
 
 /// A connection in this layer.
-pub(super) struct Conn {
-    pub(super) filter: Arc<Filter>,
-    pub(super) below: Below,
-    pub(super) exportname: String,
-    pub(super) readonly: bool,
+pub(crate) struct Conn {
+    pub(crate) filter: Arc<Filter>,
+    pub(crate) below: Below,
+    pub(crate) exportname: String,
+    pub(crate) readonly: bool,
     /// What the guest's open answered.
-    pub(super) handle: AtomicU64,
-    pub(super) deltas: ConnectionDeltas,
-    pub(super) prefetcher: Arc<Prefetcher>,
+    pub(crate) handle: AtomicU64,
+    pub(crate) deltas: ConnectionDeltas,
+    pub(crate) prefetcher: Arc<Prefetcher>,
     instances: Arc<Instances>,
     /// Its share of them.
     holder: Arc<Holder>,
@@ -143,7 +143,7 @@ pub(super) struct Conn {
     own: OnceLock<Arc<ScopeState>>,
     export: Arc<ScopeState>,
     /// Operations below that go on without their call.
-    pub(super) strays: Arc<Detached>,
+    pub(crate) strays: Arc<Detached>,
     /// This layer ends with the last of them.
     stranded: AtomicBool,
     /// The layer below ends with its last prefetch.
@@ -155,16 +155,16 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    pub(super) fn client(&self) -> &Arc<Client> {
+    pub(crate) fn client(&self) -> &Arc<Client> {
         self.below.client()
     }
 
-    pub(super) fn id(&self) -> u64 {
+    pub(crate) fn id(&self) -> u64 {
         self.client().id
     }
 
     /// What a scope names, for this connection.
-    pub(super) fn scope(&self, scope: wit::Scope) -> &Arc<ScopeState> {
+    pub(crate) fn scope(&self, scope: wit::Scope) -> &Arc<ScopeState> {
         match scope {
             wit::Scope::Connection => self.own.get_or_init(|| {
                 let own = self.filter.shared.state.connection();
@@ -178,20 +178,20 @@ impl Conn {
         }
     }
 
-    pub(super) fn instances(&self) -> &Arc<Instances> {
+    pub(crate) fn instances(&self) -> &Arc<Instances> {
         &self.instances
     }
 
-    pub(super) fn is_live(&self) -> bool {
+    pub(crate) fn is_live(&self) -> bool {
         self.live.load(Relaxed)
     }
 
-    pub(super) fn lose(&self) {
+    pub(crate) fn lose(&self) {
         self.lost.store(true, Relaxed);
     }
 
     /// Opens this layer. What was opened below is closed again if it fails.
-    pub(super) async fn open(filter: Arc<Filter>, args: OpenArgs, below: Below) -> Result<Arc<Conn>> {
+    pub(crate) async fn open(filter: Arc<Filter>, args: OpenArgs, below: Below) -> Result<Arc<Conn>> {
         let export = filter.shared.state.export(&args.exportname)?;
         let instances = filter.instances_for_connection().await?;
         let next = NextCell::new(filter.reopens());
@@ -247,7 +247,7 @@ impl Conn {
     }
 
     /// `next-open.open`.
-    pub(super) async fn open_next(&self, readonly: bool, exportname: &str) -> Result<()> {
+    pub(crate) async fn open_next(&self, readonly: bool, exportname: &str) -> Result<()> {
         if self.next.get().is_some() {
             return Err(Error::new(Errno::Einval, "next is open already"));
         }
@@ -271,26 +271,26 @@ impl Conn {
     }
 
     /// What is below, where it stays the same for as long as the connection is open.
-    pub(super) fn lasting_next(&self) -> Option<&Arc<Next>> {
+    pub(crate) fn lasting_next(&self) -> Option<&Arc<Next>> {
         self.next.lasting()
     }
 
     /// What is below now.
-    pub(super) fn next(&self) -> Option<Arc<Next>> {
+    pub(crate) fn next(&self) -> Option<Arc<Next>> {
         self.next.get()
     }
 
     /// What is below, where it may be replaced while a call goes on.
-    pub(super) fn replaceable_next(&self) -> Option<Arc<Next>> {
+    pub(crate) fn replaceable_next(&self) -> Option<Arc<Next>> {
         self.next.replaceable()
     }
 
-    pub(super) fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.next.generation.load(Relaxed)
     }
 
     /// `next-open.reopen`.
-    pub(super) async fn reopen(&self, generation: u64, readonly: bool, exportname: &str) -> Result<u64> {
+    pub(crate) async fn reopen(&self, generation: u64, readonly: bool, exportname: &str) -> Result<u64> {
         let _turn = self.next.reopening.lock().await;
         let now = self.generation();
         if now != generation {
@@ -364,7 +364,7 @@ impl Conn {
     }
 
     /// Whether its state is in the one instance that serves it, and could not be had again without asking for it.
-    pub(super) fn needs_its_instance(&self) -> bool {
+    pub(crate) fn needs_its_instance(&self) -> bool {
         self.instances.is_single() && self.filter.holds_state()
     }
 
@@ -431,7 +431,7 @@ impl Conn {
     }
 
     /// Tells a fresh instance of this connection, which goes on.
-    pub(super) async fn replay(self: &Arc<Conn>, instance: &mut Instance) -> std::result::Result<(), Fault> {
+    pub(crate) async fn replay(self: &Arc<Conn>, instance: &mut Instance) -> std::result::Result<(), Fault> {
         let open = Ask::Open {
             readonly: self.readonly,
             exportname: self.exportname.clone(),
@@ -491,7 +491,7 @@ impl Conn {
     }
 
     /// `background.next-range`. A fault is logged, and is none.
-    pub(super) async fn next_range(self: Arc<Conn>) -> Option<(u64, u64)> {
+    pub(crate) async fn next_range(self: Arc<Conn>) -> Option<(u64, u64)> {
         match self.serve(Setup::new(Phase::DATA), Ask::NextRange, false).await {
             Ok(Reply::Range(range)) => range,
             _ => None,
@@ -659,7 +659,7 @@ impl Conn {
 }
 
 /// The handle that the chain calls.
-pub(super) struct Opened(pub(super) Arc<Conn>);
+pub(crate) struct Opened(pub(crate) Arc<Conn>);
 
 impl Opened {
     fn conn(&self) -> Arc<Conn> {
