@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use rbdkit_chain::{Chain, Hop, Layer};
 use rbdkit_plugin_api::{Buffer, Client, Errno, Flags, Param, Peer, Plugin, Pool, Span, Support};
-use rbdkit_sandbox::{Host, Limits};
+use rbdkit_sandbox::{FilterLimits, Host};
 
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -45,7 +45,7 @@ fn chain(filter: Option<(&Path, &[String])>) -> Result<(Arc<Chain>, Option<Arc<H
             })?;
             values.push((spec.name.clone(), spec.read(key, OsStr::new(value)).map_err(|e| anyhow!("{e}"))?));
         }
-        layers.push(module.configure(values, Limits::default()).map_err(|e| anyhow!("{e}"))?);
+        layers.push(module.configure(values, FilterLimits::default()).map_err(|e| anyhow!("{e}"))?);
     }
     let mut plugin: Box<dyn Plugin> = (rbdkit_plugin_memory::INFO.make)();
     let size = Param { key: "size", value: OsStr::new(DISK) };

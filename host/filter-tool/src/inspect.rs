@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
-use rbdkit_sandbox::{Compiler, Host, Limits, Module, Options, read_component, wasi_grants};
+use rbdkit_sandbox::{CompileLimits, Compiler, Host, Limits, Module, Options, read_component, wasi_grants};
 use sha2::{Digest, Sha256};
 
 /// What each interface of the contract gives a filter, in a line for the operator. The stubs of WASI have theirs in the host.
@@ -37,7 +37,7 @@ pub struct Component {
 pub fn load(file: &Path) -> Result<Component> {
     let bytes = read(file)?;
     let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    let compiler = Compiler::Child(Limits::default().of_compiling());
+    let compiler = Compiler::Child(CompileLimits::default());
     let host = Host::new(Options { compiler, ..Options::default() }).map_err(|e| anyhow!("{e}"))?;
     let module = host.load(&file.display().to_string(), &bytes).map_err(|e| anyhow!("{e}"))?;
     Ok(Component { host, module, size: bytes.len(), digest })

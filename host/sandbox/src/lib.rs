@@ -3,18 +3,18 @@
 //! A component is loaded once ([`Host::load`]), described, given its parameters ([`Module::configure`]) and is then a layer of the chain as
 //! any other: for the chain there is no difference between a filter and a plugin. `wit/filter.wit` is the contract with the guest.
 //!
-//! How a request passes: [`layer::conn`] asks whether the filter exports the operation. If not, it goes to the layer below without any
-//! guest. Otherwise an instance is taken ([`layer::pool`]), the call with its buffer is installed in the instance's store ([`guest::context`]), and the
+//! How a request passes: [`layer::handle`] asks whether the filter exports the operation. If not, it goes to the layer below without any
+//! guest. Otherwise an instance is taken ([`layer::pool`]), the call with its buffer is installed in the instance's store ([`guest::call`]), and the
 //! guest runs on a fiber ([`guest::instance`]). What it imports ([`guest::imports`]) acts on that call: `next.pread` moves the buffer on to the gate below and back.
 //!
 //! Invariants:
-//! * **One call, one [`guest::context::Call`].** It is installed when a guest is entered and taken out when it returns, traps or is dropped; nothing else
+//! * **One call, one [`guest::call::Call`].** It is installed when a guest is entered and taken out when it returns, traps or is dropped; nothing else
 //!   in a store belongs to a request. Dropping it releases its lock, forgets what it held back and undoes what it was to undo.
 //! * **Publish, unlock, answer**, in this order, when a call succeeds.
 //! * **A fault costs its own request.** The instance is dropped, the request answers EIO, and the next call finds a fresh instance. A place in the
 //!   pool belongs to a lease and comes back with it, whatever happened to the instance.
 //! * **A client that has gone ends its calls**, but for finalize, close and what they ask below. An operation below that cannot be called back keeps the
-//!   call's lock, its buffer and the layer below until it has ended ([`connection::stray`]).
+//!   call's lock, its buffer and the layer below until it has ended ([`connection::detached`]).
 //! * **Waiting is not computing.** Time in next, locks and sleep is on no account of the guest's ([`guest::clock`]).
 //! * **A payload crosses into a guest only by `buffer.read` and `buffer.write`**, and every byte that does is counted.
 //! * **Instances are taken downwards.** A layer that waits for an instance holds only those of layers above, and nobody below waits for them.
@@ -38,28 +38,32 @@ use std::thread::Thread;
 
 use rbdkit_plugin_api::ConfigError;
 use rbdkit_plugin_api::schema::ParamValue;
+use rbdkit_plugin_api::text::one_line_within;
 use wasmtime::Engine;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker};
 
 use connection::bindings::host::types as wit;
+pub use connection::counters::Counters;
 use connection::engine::Pulse;
-pub use connection::limits::Limits;
-pub use connection::shared::Counters;
-use connection::shared::Shared;
-use guest::context::{Context, Phase, Setup};
+pub use connection::limit_options::Limits;
+pub use connection::limits::{CompileLimits, FilterLimits, ServerLimits};
+use connection::log::CAUSE;
+pub use connection::on_fault::OnFault;
+use connection::shared::{FilterShared, HostShared, Purpose};
+use guest::call::{Phase, Setup};
+use guest::context::Context;
+use guest::exported::Exported;
 use guest::instance::{Ask, Exports, Recipe, Reply};
-pub use layer::breaker::OnFault;
-use layer::filter::{Exported, Filter, FilterLayer, Nature};
-pub use load::compile::{Bounds, Compiler, serve_if_asked};
+use layer::filter::{Filter, FilterTraits};
+use layer::filter_layer::FilterLayer;
+pub use load::compile::{Compiler, serve_if_asked};
 pub use load::describe::Description;
+use load::file::COMPONENT_BYTES;
 pub use load::file::read_component;
 use rbdkit_chain::Layer;
 use state::{Files, Quota};
 pub use wasi::grants as wasi_grants;
-
-/// The largest component, in bytes. Interpreters with a standard library are at 18 MiB.
-const COMPONENT_BYTES: usize = 64 << 20;
 
 /// How the host of filters is set up.
 #[derive(Clone, Debug, Default)]
@@ -71,18 +75,18 @@ pub struct Options {
     /// Where compiled code is kept. None: `$XDG_CACHE_HOME/rbdkit`, `/var/cache/rbdkit` for root or `~/.cache/rbdkit`. If it cannot be made or
     /// trusted there is no cache, which only makes starting slower.
     pub cache_dir: Option<PathBuf>,
+    /// What all filters may take together.
+    pub limits: ServerLimits,
 }
 
 /// What all filters share: the engine and the cache of compiled code.
 pub struct Host {
     engine: Engine,
     linker: Linker<Context>,
-    pulse: Arc<Pulse>,
     cache: Option<load::cache::CodeCache>,
     compiler: Compiler,
-    memory: Arc<Quota>,
-    on_fault: OnFault,
-    counters: Mutex<Vec<(String, Weak<Shared>)>>,
+    shared: HostShared,
+    configured: Mutex<Vec<Weak<FilterShared>>>,
 }
 
 /// A component that was loaded and has said what it is.
@@ -103,18 +107,20 @@ impl Host {
     /// WebAssembly does not run on this machine.
     pub fn new(options: Options) -> Result<Arc<Host>, ConfigError> {
         let engine = connection::engine::engine()?;
-        let linker = guest::imports::linker(&engine)
-            .map_err(|e| ConfigError::new(format!("the filter interface cannot be set up: {e:#}")))?;
+        let linker =
+            linker(&engine).map_err(|e| ConfigError::new(format!("the filter interface cannot be set up: {e:#}")))?;
         let cache = load::cache::CodeCache::open(options.cache_dir);
         Ok(Arc::new(Host {
             engine,
             linker,
-            pulse: Pulse::new(),
             cache,
             compiler: options.compiler,
-            memory: Arc::new(Quota::new(Limits::default().memory_all)),
-            on_fault: options.on_fault,
-            counters: Mutex::default(),
+            shared: HostShared {
+                pulse: Pulse::new(),
+                memory: Arc::new(Quota::new(options.limits.memory)),
+                on_fault: options.on_fault,
+            },
+            configured: Mutex::default(),
         }))
     }
 
@@ -185,7 +191,7 @@ impl Host {
             let Some((interface, _)) = granted.filter(|(_, version)| is_ours(version)) else {
                 return Err(format!(
                     "it imports \"{}\", and filters get nothing but rbdkit:filter@0.1 and stubs of some of WASI 0.2",
-                    connection::shared::printable(name, 200)
+                    one_line_within(name, 200)
                 ));
             };
             if interface == "next-open"
@@ -199,10 +205,11 @@ impl Host {
     }
 
     fn describe(&self, label: &str, recipe: &Recipe) -> Result<wit::Description, String> {
-        let shared = self.shared(label, true, Limits::for_describing(), Files::default());
+        let limits = FilterLimits::for_describing();
+        let shared = FilterShared::new(label, Purpose::Describe, limits, Files::default(), &self.shared);
         block_on(async {
             let mut instance = recipe.instantiate(&shared).await.map_err(|fault| fault.cause)?;
-            match instance.serve(Setup::new(Phase::CONFIGURE), None, &Ask::Describe).await.1 {
+            match instance.serve(Setup::new(Phase::CONFIGURE), None, &Ask::Describe).await {
                 Ok(Reply::Described(description)) => Ok(*description),
                 Ok(_) => Err("describe answered something else".to_string()),
                 Err(fault) => Err(format!("describe: {}", fault.cause)),
@@ -210,19 +217,19 @@ impl Host {
         })
     }
 
-    fn shared(&self, name: &str, describing: bool, limits: Limits, files: Files) -> Arc<Shared> {
-        self.memory.set_limit(limits.memory_all);
-        Shared::new(name, describing, limits, files, self)
-    }
-
-    /// The counters of the filters that are configured, by their names, in the order in which they were.
+    /// The counters of the filters that are configured, with the filters' names, in the order in which they were configured.
     pub fn statistics(&self) -> Vec<(String, Arc<Counters>)> {
-        let known = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        known
-            .iter()
-            .filter_map(|(name, shared)| Some((name.clone(), Arc::clone(&shared.upgrade()?.counters))))
-            .collect()
+        let configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
+        let filters = configured.iter().filter_map(Weak::upgrade);
+        filters.map(|shared| (shared.name.clone(), Arc::clone(&shared.counters))).collect()
     }
+}
+
+/// All that a filter may import: the contract, and the stubs of WASI.
+fn linker(engine: &Engine) -> wasmtime::Result<Linker<Context>> {
+    let mut linker = guest::imports::linker(engine)?;
+    wasi::add_to_linker(&mut linker)?;
+    Ok(linker)
 }
 
 struct Imports {
@@ -236,7 +243,7 @@ fn is_ours(version: &str) -> bool {
 }
 
 fn one_line(error: &wasmtime::Error) -> String {
-    connection::shared::printable(&format!("{error:#}").replace('\n', " "), connection::shared::CAUSE)
+    one_line_within(&format!("{error:#}").replace('\n', " "), CAUSE)
 }
 
 impl Module {
@@ -255,24 +262,27 @@ impl Module {
     ///
     /// # Errors
     /// The filter's own line about a parameter, or what was wrong with the filter.
-    pub fn configure(self, params: Vec<(String, ParamValue)>, limits: Limits) -> Result<Arc<dyn Layer>, ConfigError> {
-        let name = self.description.name.clone();
+    pub fn configure(
+        self,
+        params: Vec<(String, ParamValue)>,
+        limits: FilterLimits,
+    ) -> Result<Arc<dyn Layer>, ConfigError> {
         let files = Files::open(params.iter().filter_map(|(name, value)| {
             let spec = self.description.params.iter().find(|spec| spec.name == *name)?;
             Some((spec.name.as_str(), spec.kind, value))
         }))?;
-        let shared = self.host.shared(&name, false, limits, files);
-        let mut counters = self.host.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        counters.push((name, Arc::downgrade(&shared)));
-        drop(counters);
-        let nature = Nature {
+        let shared = FilterShared::new(&self.description.name, Purpose::Serve, limits, files, &self.host.shared);
+        let mut configured = self.host.configured.lock().unwrap_or_else(PoisonError::into_inner);
+        configured.push(Arc::downgrade(&shared));
+        drop(configured);
+        let traits = FilterTraits {
             exported: self.exported,
             model: self.description.thread_model,
             recovery: self.recovery,
             reopens: self.reopens,
         };
         let params = params.into_iter().map(|(name, value)| (name, value.text)).collect();
-        let filter = block_on(Filter::configure(shared, self.recipe, nature, params))?;
+        let filter = block_on(Filter::configure(shared, self.recipe, traits, params))?;
         Ok(Arc::new(FilterLayer(filter)))
     }
 }

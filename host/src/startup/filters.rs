@@ -11,7 +11,7 @@ use crate::cli::assign::{Filter, find};
 use crate::cli::{self, FilterLimit, FilterSource};
 use crate::registry;
 use rbdkit_chain::Layer;
-use rbdkit_sandbox::{Compiler, Host, Limits, Module, OnFault, Options, read_component};
+use rbdkit_sandbox::{Compiler, FilterLimits, Host, Limits, Module, OnFault, Options, read_component};
 
 /// Loads the filters in the order of the command line. Without any nothing of the sandbox is set up.
 ///
@@ -25,8 +25,9 @@ pub fn load(sources: &[FilterSource], changes: &[FilterLimit], on_fault: OnFault
     for change in changes.iter().filter(|change| change.target.is_none()) {
         limits.set(None, &change.resource, &change.value)?;
     }
-    let compiler = Compiler::Child(limits.of_compiling());
-    let host = Host::new(Options { on_fault, compiler, ..Options::default() })?;
+    let limits = limits.server;
+    let compiler = Compiler::Child(limits.compile);
+    let host = Host::new(Options { on_fault, compiler, limits, ..Options::default() })?;
     sources.iter().map(|source| load_one(&host, source)).collect()
 }
 
@@ -85,7 +86,7 @@ pub fn configure(
     Ok(layers)
 }
 
-fn limits(modules: &[Module], changes: &[FilterLimit]) -> Result<Vec<Limits>, ConfigError> {
+fn limits(modules: &[Module], changes: &[FilterLimit]) -> Result<Vec<FilterLimits>, ConfigError> {
     let declared: Vec<Filter<'_>> = modules.iter().map(declared).collect();
     let mut limits = vec![Limits::default(); modules.len()];
     if let ([change, ..], true) = (changes, modules.is_empty()) {
@@ -106,5 +107,5 @@ fn limits(modules: &[Module], changes: &[FilterLimit]) -> Result<Vec<Limits>, Co
             filter.set(Some(&target.to_string()), &change.resource, &change.value)?;
         }
     }
-    Ok(limits)
+    Ok(limits.into_iter().map(|each| each.filter).collect())
 }

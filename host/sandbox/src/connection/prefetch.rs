@@ -14,14 +14,14 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rbdkit_plugin_api::{BoxFuture, Flags, Result, Support, ThreadModel};
 use tokio::sync::Notify;
 
-use super::shared::Shared;
-use crate::layer::conn::{Conn, Next};
+use super::next::Next;
+use super::shared::FilterShared;
 
 /// The longest piece, in bytes. What one request at 100 MB/s and 10 ms of latency brings.
 const PIECE: u64 = 1 << 20;
@@ -44,14 +44,19 @@ const REMEMBERED: usize = 16;
 
 /// One connection's prefetches.
 pub(crate) struct Prefetcher {
-    shared: Arc<Shared>,
+    shared: Arc<FilterShared>,
     /// Pieces under way at once.
     most: u32,
     queue: Mutex<Queue>,
     idle: Notify,
     /// Of a filter that exports `background`.
-    conn: OnceLock<Weak<Conn>>,
+    next_range: OnceLock<NextRange>,
 }
+
+/// Asks the filter for its next range of its own (`background.next-range`): offset and length, and the layer below that it is of.
+///
+/// The future is boxed because the guest's answer may ask for prefetches, and a future cannot be a part of itself.
+pub(crate) type NextRange = Box<dyn Fn() -> BoxFuture<'static, Option<((u64, u64), Arc<Next>)>> + Send + Sync>;
 
 #[derive(Default)]
 struct Queue {
@@ -171,12 +176,12 @@ impl Queue {
         Some(Job::Ask)
     }
 
-    fn end(&mut self, piece: &Piece, success: bool) {
+    fn end(&mut self, piece: &Piece, result: &Result<()>) {
         let range = (piece.offset, piece.length);
         if let Some(index) = self.under_way.iter().position(|known| *known == range) {
             self.under_way.swap_remove(index);
         }
-        if success {
+        if result.is_ok() {
             if self.done.len() == REMEMBERED {
                 self.done.pop_front();
             }
@@ -188,10 +193,15 @@ impl Queue {
 impl Prefetcher {
     /// For layers below of this thread model. If they do one thing at a time, one prefetch is all that would run: the others would only
     /// stand in the way of the next demand read.
-    pub(crate) fn new(shared: &Arc<Shared>, below: ThreadModel) -> Arc<Prefetcher> {
+    pub(crate) fn new(shared: &Arc<FilterShared>, below: ThreadModel) -> Arc<Prefetcher> {
         let most = if below == ThreadModel::Parallel { shared.limits.prefetches } else { 1 };
-        let (queue, idle, conn) = (Mutex::default(), Notify::new(), OnceLock::new());
-        Arc::new(Prefetcher { shared: Arc::clone(shared), most, queue, idle, conn })
+        Arc::new(Prefetcher {
+            shared: Arc::clone(shared),
+            most,
+            queue: Mutex::default(),
+            idle: Notify::new(),
+            next_range: OnceLock::new(),
+        })
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -214,7 +224,7 @@ impl Prefetcher {
         if queue.stopped {
             return false;
         }
-        if self.conn.get().is_some() && matches!(queue.source, Source::Dry) {
+        if self.next_range.get().is_some() && matches!(queue.source, Source::Dry) {
             queue.source = Source::Ready;
             self.wake(&mut queue, &runtime);
         }
@@ -249,12 +259,12 @@ impl Prefetcher {
     }
 
     /// The connection is open, and its filter has ranges of its own.
-    pub(crate) fn begin_background(self: &Arc<Self>, conn: &Arc<Conn>) {
+    pub(crate) fn begin_background(self: &Arc<Self>, next: Option<&Next>, next_range: NextRange) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        if conn.next().is_none_or(|next| next.hop.can().cache == Support::None) {
+        if next.is_none_or(|next| next.hop.can().cache == Support::None) {
             return;
         }
-        let _ = self.conn.set(Arc::downgrade(conn));
+        let _ = self.next_range.set(next_range);
         let mut queue = self.queue();
         queue.source = Source::Ready;
         self.wake(&mut queue, &runtime);
@@ -262,11 +272,9 @@ impl Prefetcher {
 
     /// Asks the filter for a range.
     async fn ask_filter(self: &Arc<Self>) -> Option<Piece> {
-        let piece = match self.conn.get().and_then(Weak::upgrade) {
-            Some(conn) => {
-                // Erased: what a guest does may ask for prefetches, and a future cannot be a part of itself.
-                let asked: BoxFuture<'_, _> = Box::pin(Arc::clone(&conn).next_range());
-                asked.await.zip(conn.next()).and_then(|((offset, length), next)| Piece::within(offset, length, next))
+        let piece = match self.next_range.get() {
+            Some(next_range) => {
+                next_range().await.and_then(|((offset, length), next)| Piece::within(offset, length, next))
             }
             None => None,
         };
@@ -314,7 +322,7 @@ impl Prefetcher {
                 counters.prefetches_failed.fetch_add(1, Relaxed);
                 tracing::debug!("{}: prefetch at offset {}: {error}", self.shared.name, piece.offset);
             }
-            self.queue().end(&piece, result.is_ok());
+            self.queue().end(&piece, &result);
             if background && started.elapsed() < AT_ONCE {
                 tokio::time::sleep(PAUSE).await;
             }

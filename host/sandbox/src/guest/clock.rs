@@ -24,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::UpdateDeadline;
 
 use crate::connection::engine::{Pulse, TICK};
+use crate::connection::limits::Allowance;
 
 /// As many guests compute for long at once: one less than there are processors, so that the server always has one.
 static LANE: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
@@ -68,15 +69,6 @@ pub(crate) struct CallClock {
     /// Whether `lane` has anything in it.
     in_lane: AtomicBool,
     lane: Mutex<Option<OwnedSemaphorePermit>>,
-}
-
-/// What a call may take.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Allowance {
-    pub(crate) compute: Duration,
-    pub(crate) take: Duration,
-    /// Times that it may wait for others.
-    pub(crate) waits: u64,
 }
 
 /// One wait of a guest.

@@ -1,7 +1,7 @@
 //! What a guest may call: each import of the contract, on the call that is being served.
 //!
 //! One rule each: is it allowed in this phase, does what it names exist, then one step of the chain, the state or the clock. Ranges of
-//! next are checked by its gate. What can wait is not the guest's time ([`super::clock`]), and ends with its client ([`crate::connection::stray`]).
+//! next are checked by its gate. What can wait is not the guest's time ([`super::clock`]), and ends with its client ([`super::awaited`]).
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,14 +14,18 @@ use rbdkit_plugin_api::{Buffer, Client, Done, Errno, Fill, Flags, Op, Peer, Span
 use wasmtime::component::{HasSelf, Linker, WasmList};
 use wasmtime::{Result, StoreContextMut};
 
+use super::awaited::Awaited;
+use super::buffers::{Access, Bytes};
+use super::call::{CallKind, Phase};
 use super::clock::Overrun;
-use super::context::{Context, Phase, mistake, protocol_string};
+use super::context::Context;
+use super::fault::mistake;
+use super::text::protocol_string;
 use crate::connection::bindings::host;
 use crate::connection::bindings::host::types as wit;
-use crate::connection::shared::Level;
-use crate::connection::stray::{Awaited, Bytes, wanted};
+use crate::connection::log::Level;
+use crate::connection::waiting::WaitPolicy;
 use crate::state::{self, Held, Mode, Patience, When, Words};
-use crate::wasi;
 use rbdkit_chain::{Hop, STEP};
 
 type Answer<T> = Result<std::result::Result<T, wit::Errno>>;
@@ -32,7 +36,7 @@ const NOT_CONFIGURE: Phase = OPEN_DATA.or(Phase::BEFORE).or(Phase::READY);
 /// A list of extents for a guest has at most so many: some 1.5 MiB of its memory. It may ask again from where the list ends.
 const EXTENTS_FOR_GUEST: usize = 1 << 16;
 
-/// All that a filter may import.
+/// All that a filter may import of the contract.
 pub(crate) fn linker(engine: &wasmtime::Engine) -> Result<Linker<Context>> {
     let mut linker = Linker::new(engine);
     macro_rules! add {
@@ -53,7 +57,6 @@ pub(crate) fn linker(engine: &wasmtime::Engine) -> Result<Linker<Context>> {
     scratch.func_wrap_async("pwrite", scratch_pwrite)?;
     linker.instance("rbdkit:filter/locks@0.1.0")?.func_wrap_async("lock", lock)?;
     linker.allow_shadowing(false);
-    wasi::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 
@@ -86,8 +89,8 @@ struct Part {
     buf: u32,
     at: u32,
     length: u32,
-    /// The operation fills it.
-    fills: bool,
+    /// What the operation does with it.
+    access: Access,
 }
 
 /// An operation with a guest's buffer that did not complete at once.
@@ -121,11 +124,11 @@ fn lend<'a>(
         Ok(Ok(())) => {}
         refused => return at_once(refused),
     }
-    let (buffer, span) = match context.call.lend(part.buf, part.at, part.length, part.fills) {
+    let (buffer, span) = match context.call.buffers.lend(part.buf, part.at, part.length, part.access) {
         Ok(lent) => lent,
         Err(trap) => return at_once(Err(trap)),
     };
-    let unfilled = part.fills.then_some(span);
+    let unfilled = (part.access == Access::Write).then_some(span);
     let length = u64::from(buffer.len());
     let wait = context.clock.wait();
     match operation(context, buffer, span) {
@@ -165,7 +168,7 @@ fn lend_to_next(
 }
 
 fn next_pread(store: StoreContextMut<'_, Context>, (offset, length, buf, at): (u64, u32, u32, u32)) -> Promise<'_> {
-    let part = Part { buf, at, length, fills: true };
+    let part = Part { buf, at, length, access: Access::Write };
     lend_to_next(store, part, move |hop, buffer, span| hop.pread(buffer, span, offset))
 }
 
@@ -173,7 +176,7 @@ fn next_pwrite(
     store: StoreContextMut<'_, Context>,
     (offset, length, buf, at, flags): (u64, u32, u32, u32, wit::CommandFlags),
 ) -> Promise<'_> {
-    let part = Part { buf, at, length, fills: false };
+    let part = Part { buf, at, length, access: Access::Read };
     lend_to_next(store, part, move |hop, buffer, span| hop.pwrite(buffer, span, offset, flags.into()))
 }
 
@@ -203,7 +206,7 @@ fn scratch_pread(
     store: StoreContextMut<'_, Context>,
     (scope, offset, length, buf, at): (wit::Scope, u64, u32, u32, u32),
 ) -> Promise<'_> {
-    let part = Part { buf, at, length, fills: true };
+    let part = Part { buf, at, length, access: Access::Write };
     lend_to_scratch(store, part, scope, "scratch.pread", move |scratch, buffer, span| {
         scratch.pread(buffer, span, offset)
     })
@@ -213,7 +216,7 @@ fn scratch_pwrite(
     store: StoreContextMut<'_, Context>,
     (scope, offset, length, buf, at): (wit::Scope, u64, u32, u32, u32),
 ) -> Promise<'_> {
-    let part = Part { buf, at, length, fills: false };
+    let part = Part { buf, at, length, access: Access::Read };
     lend_to_scratch(store, part, scope, "scratch.pwrite", move |scratch, buffer, span| {
         scratch.pwrite(buffer, span, offset)
     })
@@ -238,15 +241,18 @@ fn lock(
         host::locks::Mode::Shared => Mode::Shared,
         host::locks::Mode::Exclusive => Mode::Exclusive,
     };
-    let waits_on = context.call.waits_on();
-    let patience = if waits_on { Patience::Always } else { Patience::UntilShutdown };
+    let policy = context.call.wait_policy();
+    let patience = match policy {
+        WaitPolicy::UntilDone => Patience::Always,
+        WaitPolicy::WhileClientIsThere => Patience::UntilShutdown,
+    };
     match locks.lock_now(offset, length, mode, patience) {
         Op::Ready(held) => at_once(Ok(context.hold(held))),
         waiting => {
             let Some(conn) = context.call.conn.clone() else { return at_once(Ok(Err(wit::Errno::Enxio))) };
             Box::new(async move {
                 let context = store.data_mut();
-                let held = context.clock.waiting(|| wanted(conn.client(), waits_on, waiting)).await;
+                let held = context.clock.waiting(|| policy.wait(conn.client(), waiting)).await;
                 Ok((context.hold(held.unwrap_or(Err(Errno::Eshutdown))),))
             })
         }
@@ -270,10 +276,10 @@ fn buffer_write(mut store: StoreContextMut<'_, Context>, (buf, at, data): (u32, 
     let context = store.data_mut();
     context.require(OPEN_DATA, "buffer.write")?;
     let length = u32::try_from(data.len()).map_err(|_| mistake("buffer.write of more than 4 GiB"))?;
-    let (mut buffer, span) = context.call.lend(buf, at, length, true)?;
+    let (mut buffer, span) = context.call.buffers.lend(buf, at, length, Access::Write)?;
     context.shared.counters.bytes_out.fetch_add(u64::from(length), Relaxed);
     buffer.put(span.at, data.as_le_slice(&store));
-    store.data_mut().call.restore(buf, buffer);
+    store.data_mut().call.buffers.restore(buf, buffer);
     Ok(())
 }
 
@@ -390,7 +396,7 @@ impl Context {
         if let (Err(_), Some(span)) = (&result, unfilled) {
             buffer.mark(span, Fill::Unfilled);
         }
-        self.call.restore(buf, buffer);
+        self.call.buffers.restore(buf, buffer);
         Ok(self.answer(result))
     }
 }
@@ -451,14 +457,14 @@ impl host::next::Host for Context {
 
     async fn extents_forward(&mut self, offset: u64, length: u64, to: u64, flags: wit::CommandFlags) -> Answer<()> {
         let next = Arc::clone(attempt!(self.next()));
-        let expected = attempt!(self.call.answer.as_ref().map(|answer| answer.expected()).ok_or(wit::Errno::Enxio));
+        let expected = attempt!(self.call.extents.as_ref().map(|answer| answer.expected()).ok_or(wit::Errno::Enxio));
         if to != expected {
             return Err(mistake(format!("next.extents-forward to {to}, where {expected} had to follow")));
         }
         let flags = Flags { req_one: Flags::from(flags).req_one, ..Flags::NONE };
         let result = self.wait_for(0, || next.hop.extents(offset, length, flags)).await?;
         let list = attempt!(self.answer(result));
-        if let Some(answer) = &mut self.call.answer {
+        if let Some(answer) = &mut self.call.extents {
             answer.append(&list, length);
         }
         Ok(Ok(()))
@@ -479,11 +485,12 @@ fn name(text: &str) -> std::result::Result<&str, wit::Errno> {
 impl host::next_open::Host for Context {
     async fn open(&mut self, readonly: bool, exportname: String) -> Answer<()> {
         attempt!(self.allow(Phase::OPEN));
-        if self.call.replayed {
+        if self.call.kind == CallKind::Replay {
             return Ok(Ok(()));
         }
         // Prepare and what follows come when it is too late to open anything.
-        let Some(conn) = self.call.conn.clone().filter(|conn| !conn.is_live() && !self.call.patient) else {
+        let Some(conn) = self.call.conn.clone().filter(|conn| !conn.is_live() && self.call.kind != CallKind::Ending)
+        else {
             return Ok(Err(wit::Errno::Enxio));
         };
         attempt!(name(&exportname));
@@ -539,23 +546,23 @@ impl Context {
 impl host::buffer::Host for Context {
     fn len(&mut self, buf: u32) -> Result<u32> {
         self.require(OPEN_DATA, "buffer.len")?;
-        self.call.len(buf)
+        self.call.buffers.len(buf)
     }
 
     fn alloc(&mut self, length: u32) -> Answer<u32> {
         attempt!(self.allow(OPEN_DATA));
         let Some(conn) = self.call.conn.clone() else { return Ok(Err(wit::Errno::Enxio)) };
-        Ok(self.call.alloc(conn.below.pool(), length).map_err(Into::into))
+        Ok(self.call.buffers.alloc(conn.below.pool(), length).map_err(Into::into))
     }
 
     fn free(&mut self, buf: u32) -> Result<()> {
         self.require(OPEN_DATA, "buffer.free")?;
-        self.call.free(buf)
+        self.call.buffers.free(buf)
     }
 
     fn read(&mut self, buf: u32, at: u32, length: u32) -> Result<Vec<u8>> {
         self.require(OPEN_DATA, "buffer.read")?;
-        let (buffer, span) = self.call.look(buf, at, length)?;
+        let (buffer, span) = self.call.buffers.look(buf, at, length)?;
         let bytes = buffer.bytes(span).to_vec();
         self.shared.counters.bytes_in.fetch_add(u64::from(length), Relaxed);
         Ok(bytes)
@@ -567,7 +574,7 @@ impl host::buffer::Host for Context {
 
     fn fill(&mut self, buf: u32, at: u32, length: u32, byte: u8) -> Result<()> {
         self.require(OPEN_DATA, "buffer.fill")?;
-        let (buffer, span) = self.call.change(buf, at, length)?;
+        let (buffer, span) = self.call.buffers.change(buf, at, length)?;
         if byte == 0 {
             buffer.set_zero(span);
             return Ok(());
@@ -584,18 +591,18 @@ impl host::buffer::Host for Context {
 
     fn copy(&mut self, to: u32, to_at: u32, from: u32, from_at: u32, length: u32) -> Result<()> {
         self.require(OPEN_DATA, "buffer.copy")?;
-        self.call.copy(to, to_at, from, from_at, length)
+        self.call.buffers.copy(to, to_at, from, from_at, length)
     }
 
     fn is_zero(&mut self, buf: u32, at: u32, length: u32) -> Result<bool> {
         self.require(OPEN_DATA, "buffer.is-zero")?;
-        let (buffer, span) = self.call.look(buf, at, length)?;
+        let (buffer, span) = self.call.buffers.look(buf, at, length)?;
         Ok(buffer.is_zero(span))
     }
 
     fn equal(&mut self, a: u32, a_at: u32, b: u32, b_at: u32, length: u32) -> Result<bool> {
         self.require(OPEN_DATA, "buffer.equal")?;
-        self.call.equal(a, a_at, b, b_at, length)
+        self.call.buffers.equal(a, a_at, b, b_at, length)
     }
 }
 
@@ -726,11 +733,11 @@ impl Context {
     pub(crate) async fn sleep_for(&mut self, ns: u64) -> std::result::Result<(), wit::Errno> {
         self.allow(OPEN_DATA)?;
         let conn = self.call.conn.clone().ok_or(wit::Errno::Enxio)?;
-        let waits_on = self.call.waits_on();
+        let policy = self.call.wait_policy();
         // Finalize and close go on when the client has gone. Nothing else would ever end their sleep, and they have an instance.
         let asked = Duration::from_nanos(ns);
         let mut time = asked;
-        if self.call.patient {
+        if self.call.kind == CallKind::Ending {
             time = asked.min(self.shared.limits.setup.saturating_sub(self.call.slept));
             self.call.slept += time;
         }
@@ -741,7 +748,7 @@ impl Context {
                 None => std::future::pending().await,
             }
         };
-        self.clock.waiting(|| wanted(conn.client(), waits_on, over)).await.ok_or(wit::Errno::Eshutdown)?;
+        self.clock.waiting(|| policy.wait(conn.client(), over)).await.ok_or(wit::Errno::Eshutdown)?;
         if time < asked { Err(wit::Errno::Eshutdown) } else { Ok(()) }
     }
 }
@@ -754,7 +761,7 @@ impl host::server::Host for Context {
     fn thread_model_below(&mut self) -> Result<wit::ThreadModel> {
         self.require(NOT_CONFIGURE, "server.thread-model-below")?;
         // Before get-ready nothing is known: the answer that promises least.
-        let model = self.shared.below.get().copied();
+        let model = self.shared.model_below.get().copied();
         Ok(model.unwrap_or(rbdkit_plugin_api::ThreadModel::SerializeConnections).into())
     }
 

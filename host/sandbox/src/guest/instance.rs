@@ -8,16 +8,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use rbdkit_plugin_api::{Buffer, Errno, Error, Extents, Result, Span};
+use wasmtime::Store;
 use wasmtime::component::{ComponentExportIndex, InstancePre, TypedFunc};
-use wasmtime::{Store, Trap, WasmBacktrace};
 
-use super::clock::Overrun;
-use super::context::{Answer, Call, Context, Mistake, Phase, Setup};
+use super::buffers::Access;
+use super::call::{Call, Phase, Setup};
+use super::context::Context;
+use super::exported::Exported;
+use super::extents::ExtentsAnswer;
+use super::fault::Fault;
 use crate::connection::bindings::guest;
 use crate::connection::bindings::host::types as wit;
-use crate::connection::shared::{CAUSE, Shared, printable};
-use crate::layer::conn::Conn;
-use crate::layer::filter::Exported;
+use crate::connection::conn::Connection;
+use crate::connection::shared::FilterShared;
 
 /// `reads.pread` or `writes.pwrite`, which look alike. The generated binding would put a future of its own around this one's.
 type TransferFunction = TypedFunc<(u64, u32, wit::CommandFlags), (std::result::Result<(), wit::Errno>,)>;
@@ -246,7 +249,7 @@ impl Reply {
             (Reply::Extents(Ok(own)), Ask::Extents { offset, length, flags }) => (own, (*offset, *length, *flags)),
             (reply, _) => return Ok(reply),
         };
-        let answer = call.answer.take().unwrap_or_else(|| Answer::new(offset));
+        let answer = call.extents.take().unwrap_or_else(|| ExtentsAnswer::new(offset));
         let list = answer.finish(own, offset, length, flags.contains(wit::CommandFlags::REQ_ONE));
         list.map(Reply::Whole).map_err(|lie| Fault::lie(&lie))
     }
@@ -275,61 +278,6 @@ impl Reply {
     }
 }
 
-/// Why an instance cannot be used any more.
-#[derive(Debug)]
-pub(crate) struct Fault {
-    /// One line.
-    pub(crate) cause: String,
-    /// The guest's functions, innermost first, in one line.
-    pub(crate) backtrace: Option<String>,
-    /// It was ended because nobody waits for it any more, and is not to blame.
-    pub(crate) gone: bool,
-}
-
-impl Fault {
-    fn new(error: &wasmtime::Error) -> Fault {
-        let cause = if let Some(overrun) = error.downcast_ref::<Overrun>() {
-            overrun.to_string()
-        } else if let Some(mistake) = error.downcast_ref::<Mistake>() {
-            mistake.to_string()
-        } else if let Some(trap) = error.downcast_ref::<Trap>() {
-            trap.to_string()
-        } else {
-            format!("{:#}", error.root_cause())
-        };
-        let backtrace = error.downcast_ref::<WasmBacktrace>().map(frames);
-        let gone = error.downcast_ref::<Overrun>() == Some(&Overrun::Gone);
-        Fault { cause: printable(&cause, CAUSE), backtrace, gone }
-    }
-
-    /// An answer that cannot be.
-    fn lie(lie: &Error) -> Fault {
-        Fault { cause: printable(lie.context().unwrap_or("a lie"), CAUSE), backtrace: None, gone: false }
-    }
-}
-
-/// Frames that a line shows.
-const FRAMES: usize = 12;
-
-/// The functions of a backtrace in one line, innermost first.
-fn frames(backtrace: &WasmBacktrace) -> String {
-    let mut shown: Vec<String> = Vec::new();
-    for frame in backtrace.frames().iter().take(FRAMES) {
-        let name = frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), demangled);
-        let at = frame.func_offset().map(|offset| format!("+{offset:#x}")).unwrap_or_default();
-        shown.push(printable(&format!("{name}{at}"), 100));
-    }
-    if backtrace.frames().len() > FRAMES {
-        shown.push(format!("{} more", backtrace.frames().len() - FRAMES));
-    }
-    shown.join(" < ")
-}
-
-/// A Rust function's name as it was written; any other as it is.
-fn demangled(name: &str) -> String {
-    format!("{:#}", rustc_demangle::demangle(name))
-}
-
 /// One instance of a filter.
 pub(crate) struct Instance {
     store: Store<Context>,
@@ -346,9 +294,9 @@ pub(crate) struct Recipe {
 
 impl Recipe {
     /// A fresh instance, not configured.
-    pub(crate) async fn instantiate(&self, shared: &Arc<Shared>) -> std::result::Result<Instance, Fault> {
-        let mut store = Store::new(&shared.engine, Context::new(Arc::clone(shared)));
-        store.limiter(|context| &mut context.room);
+    pub(crate) async fn instantiate(&self, shared: &Arc<FilterShared>) -> std::result::Result<Instance, Fault> {
+        let mut store = Store::new(self.pre.engine(), Context::new(Arc::clone(shared)));
+        store.limiter(|context| &mut context.memory);
         store.set_hostcall_fuel(usize::try_from(shared.limits.transfer).unwrap_or(usize::MAX));
         store.epoch_deadline_callback(|context| {
             context.data().still_wanted()?;
@@ -368,7 +316,7 @@ impl Recipe {
 fn enter(store: &mut Store<Context>, phase: Phase) {
     let context = store.data();
     let shared = &context.shared;
-    shared.pulse.enter(&shared.engine);
+    shared.pulse.enter(store.engine());
     let limits = &shared.limits;
     context.clock.begin(if phase == Phase::DATA { limits.of_a_request() } else { limits.of_a_setup() });
     store.set_epoch_deadline(1);
@@ -377,14 +325,12 @@ fn enter(store: &mut Store<Context>, phase: Phase) {
 impl Instance {
     /// Runs one call, of a connection or of none. On success what it held back is published, then its lock is released, and only then is
     /// there an answer.
-    ///
-    /// What extents were appended comes back beside it.
     pub(crate) async fn serve(
         &mut self,
         setup: Setup,
-        conn: Option<&Arc<Conn>>,
+        conn: Option<&Arc<Connection>>,
         ask: &Ask,
-    ) -> (Option<Answer>, std::result::Result<Reply, Fault>) {
+    ) -> std::result::Result<Reply, Fault> {
         let phase = setup.phase;
         self.store.data_mut().call.begin(setup, conn);
         enter(&mut self.store, phase);
@@ -399,12 +345,14 @@ impl Instance {
             Ok(reply) => reply.settle(call),
             Err(_) => call.changes.fail(),
         }
-        (call.end(), result)
+        call.end();
+        result
     }
 
     /// Installs a request and its payload; [`Instance::run`] and [`Instance::finish`] have to follow.
-    pub(crate) fn begin(&mut self, conn: &Arc<Conn>, transfer: &Transfer, buffer: Buffer, span: Span) {
-        self.store.data_mut().call.begin_transfer(conn, buffer, span, transfer.write);
+    pub(crate) fn begin(&mut self, conn: &Arc<Connection>, transfer: &Transfer, buffer: Buffer, span: Span) {
+        let access = if transfer.write { Access::Read } else { Access::Write };
+        self.store.data_mut().call.begin_transfer(conn, buffer, span, access);
         enter(&mut self.store, Phase::DATA);
         self.limit_lists(span.len);
         self.store.data().shared.counters.calls.fetch_add(1, Relaxed);
@@ -428,7 +376,7 @@ impl Instance {
     }
 
     /// Takes a request out again and settles it, as [`Instance::serve`] does. The payload comes back unless an operation below has it still
-    /// ([`crate::connection::stray`]).
+    /// ([`crate::connection::detached`]).
     pub(crate) fn finish(
         &mut self,
         answer: wasmtime::Result<std::result::Result<(), wit::Errno>>,
@@ -457,14 +405,14 @@ impl Instance {
 
     /// Its memory as it is now is what it needs.
     pub(crate) fn settle(&mut self) {
-        self.settled = self.store.data().memory();
+        self.settled = self.store.data().memory.used();
     }
 
     /// Whether its memory has grown by more than half of what was left: some guest languages never give any back.
     pub(crate) fn has_grown(&self) -> bool {
         let limit = self.store.data().shared.limits.memory;
         let mark = self.settled + limit.saturating_sub(self.settled) / 2;
-        self.store.data().memory() > mark
+        self.store.data().memory.used() > mark
     }
 }
 

@@ -1,7 +1,17 @@
 //! One call on one instance of a guest.
 
+pub(crate) mod awaited;
+pub(crate) mod buffers;
+pub(crate) mod call;
 pub(crate) mod clock;
+pub(crate) mod console;
 pub(crate) mod context;
+pub(crate) mod exported;
+pub(crate) mod extents;
+pub(crate) mod fault;
+pub(crate) mod handles;
 pub(crate) mod imports;
 pub(crate) mod instance;
+pub(crate) mod memory;
 pub(crate) mod outside;
+pub(crate) mod text;

@@ -8,23 +8,8 @@
 //! There is one count a connection, so that a client who can make a filter fail slows itself and nobody else, and one for what belongs to no
 //! connection: making instances.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-
-use tokio::sync::Notify;
-
-/// What the operator wants to happen after a fault (`--filter-on-fault`). In each case the request fails: there is no passing by a filter that failed.
-#[derive(Clone, Debug, Default)]
-pub enum OnFault {
-    /// Nothing more.
-    #[default]
-    Error,
-    /// The connection that it happened in is of no more use: all its requests fail from then on, and it is closed.
-    Disconnect,
-    /// The server ends as after a signal; whoever waits for this is told.
-    Exit(Arc<Notify>),
-}
 
 /// So many faults in a row are forgiven.
 const FORGIVEN: u32 = 8;

@@ -1,7 +1,9 @@
 //! What the chain sees of a filter: its layer, a connection's handle, and the instances that serve its calls.
 
 pub(crate) mod breaker;
-pub(crate) mod conn;
+pub(crate) mod calls;
 pub(crate) mod filter;
+pub(crate) mod filter_layer;
+pub(crate) mod handle;
 pub(crate) mod offers;
 pub(crate) mod pool;

@@ -7,17 +7,17 @@
 
 use rbdkit_plugin_api::{Capabilities, Support};
 
-use super::filter::Exported;
+use crate::guest::exported::Exported;
 
 /// What the layer offers, and where the guest said more than is so.
 pub(crate) fn settle(
     exported: &Exported,
     below: Capabilities,
-    told: Option<Capabilities>,
+    claimed: Option<Capabilities>,
 ) -> (Capabilities, Vec<&'static str>) {
-    match told {
+    match claimed {
         None => (by_default(exported, below), Vec::new()),
-        Some(told) => checked(exported, below, told),
+        Some(claimed) => checked(exported, below, claimed),
     }
 }
 
@@ -56,14 +56,14 @@ fn by_default(exported: &Exported, below: Capabilities) -> Capabilities {
     }
 }
 
-fn checked(exported: &Exported, below: Capabilities, told: Capabilities) -> (Capabilities, Vec<&'static str>) {
-    let mut lies = Vec::new();
+fn checked(exported: &Exported, below: Capabilities, claimed: Capabilities) -> (Capabilities, Vec<&'static str>) {
+    let mut false_claims = Vec::new();
     let transparent = exported.transparent;
-    let mut can = told;
-    let mut withdraw = |offered: &mut bool, here: bool, there: bool, lie: &'static str| {
+    let mut can = claimed;
+    let mut withdraw = |offered: &mut bool, here: bool, there: bool, claim: &'static str| {
         if *offered && !here && !there {
             *offered = false;
-            lies.push(lie);
+            false_claims.push(claim);
         }
     };
     withdraw(&mut can.write, exported.writes, transparent && below.write, "it says that it can write, and cannot");
@@ -72,10 +72,10 @@ fn checked(exported: &Exported, below: Capabilities, told: Capabilities) -> (Cap
     let extents_below = transparent && below.extents;
     withdraw(&mut can.extents, exported.mapping, extents_below, "it says that it has extents, and has not");
 
-    let zero_lie = "it says that zero is native, and cannot zero: the host writes zeroes";
-    can.zero = support(told.zero, exported.zeroes, transparent, below.zero, zero_lie, &mut lies);
-    let cache_lie = "it says that cache is native, and cannot cache: the host reads";
-    can.cache = support(told.cache, exported.caching, transparent, below.cache, cache_lie, &mut lies);
+    let zero_claim = "it says that zero is native, and cannot zero: the host writes zeroes";
+    can.zero = support(claimed.zero, exported.zeroes, transparent, below.zero, zero_claim, &mut false_claims);
+    let cache_claim = "it says that cache is native, and cannot cache: the host reads";
+    can.cache = support(claimed.cache, exported.caching, transparent, below.cache, cache_claim, &mut false_claims);
     if can.fast_zero && can.zero != Support::Native {
         can.fast_zero = false;
     }
@@ -83,30 +83,30 @@ fn checked(exported: &Exported, below: Capabilities, told: Capabilities) -> (Cap
         can.fast_zero = false;
     }
     let writes = exported.writes || (transparent && below.fua != Support::None);
-    if told.fua == Support::Native && !writes {
-        lies.push("it says that FUA is native, and cannot write: the host flushes");
+    if claimed.fua == Support::Native && !writes {
+        false_claims.push("it says that FUA is native, and cannot write: the host flushes");
         can.fua = Support::Emulate;
     }
-    (can, lies)
+    (can, false_claims)
 }
 
 fn support(
-    told: Support,
+    claimed: Support,
     exported: bool,
     transparent: bool,
     below: Support,
-    lie: &'static str,
-    lies: &mut Vec<&'static str>,
+    claim: &'static str,
+    false_claims: &mut Vec<&'static str>,
 ) -> Support {
-    match told {
+    match claimed {
         Support::None => Support::None,
         // What passes by is not substituted here.
         _ if transparent && !exported && below != Support::None => Support::Native,
         Support::Native if !exported => {
-            lies.push(lie);
+            false_claims.push(claim);
             Support::Emulate
         }
-        told => told,
+        claimed => claimed,
     }
 }
 
@@ -154,13 +154,13 @@ mod tests {
     #[test]
     fn a_lie_is_withdrawn() {
         let writes = Exported { writes: true, ..exported(false) };
-        let (can, lies) = settle(&writes, ALL, Some(ALL));
+        let (can, false_claims) = settle(&writes, ALL, Some(ALL));
         assert!(!can.trim && !can.extents && !can.fast_zero);
         assert_eq!((can.zero, can.fua, can.cache), (Support::Emulate, Support::Native, Support::Emulate));
-        assert_eq!(lies.len(), 4, "{lies:?}");
-        let (can, lies) = settle(&exported(true), Capabilities::READ_ONLY, Some(ALL));
+        assert_eq!(false_claims.len(), 4, "{false_claims:?}");
+        let (can, false_claims) = settle(&exported(true), Capabilities::READ_ONLY, Some(ALL));
         assert!(!can.write && !can.flush);
         assert_eq!(can.normalized().zero, Support::None);
-        assert!(!lies.is_empty());
+        assert!(!false_claims.is_empty());
     }
 }

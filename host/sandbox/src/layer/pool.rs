@@ -1,33 +1,44 @@
-//! Who may use an instance, and who waits for one.
+//! The pool of a filter's instances: who may use one, and who waits for one.
 //!
-//! An [`Instances`] holds up to so many instances: one for a serialized filter, one for a connection of a serialize-requests one, many for a
-//! parallel one. Free ones are handed out last in, first out, so that the same few stay warm, and those that were not needed for a while are dropped
-//! ([`Instances::free_spare`]).
+//! An [`InstancePool`] holds a limited number of instances: one for a serialized filter, one for each connection of a
+//! serialize-requests filter, many for a parallel one. Free instances are handed out last in, first out, so that the same
+//! few stay warm. Those that were not needed for a while are dropped ([`InstancePool::free_spare`]).
 //!
-//! **Shares.** A connection gets a further instance while it holds less than are left, or none at all. So one alone has at most half of them, and what it
-//! leaves is there for the next, at once, whatever the first does with its own. As instances come back the shares level out: two connections that want
-//! all they can get have a third each, and the last third is left; n have n parts of n + 1. No number has to be chosen, and asking costs a comparison.
+//! **Shares.** A connection gets a further instance while it holds fewer than are left, or if it holds none. So one
+//! connection alone has at most half of them, and the rest is there for the next connection at once, whatever the first one
+//! does with its own. As instances come back the shares level out: two connections that want all they can get have a third
+//! each, and the last third is left; n connections have n parts of n + 1. No number has to be chosen, and asking costs a
+//! comparison.
 //!
-//! **The line.** Who may not have one waits. Who holds none comes before all others: they hold more than what is left. Connections take turns, so that one with many requests in line delays another's by one of them.
-//! What opens, ends or closes a connection goes in front of all and is not counted as anybody's. A freed instance goes straight to who is in turn:
-//! nobody who comes later can take it. Nobody who might have one is ever left in line.
+//! **The wait queue.** A caller over its share waits. Connections that hold no instance are served first, because they hold
+//! fewer than what is left. Connections take turns, so a connection with many waiting requests delays another one by one of
+//! them. Calls that open, end or close a connection come before all requests and are not counted for any connection. A
+//! freed instance goes straight to the waiter whose turn it is: a later caller cannot take it. No waiter that might have an
+//! instance is left in the queue.
 //!
-//! A [`Lease`] is a place among the so many, with or without an instance in it. Dropping it gives the place back without the instance: that is
-//! what a fault, and a call that is dropped half way, do.
+//! A [`Lease`] is a place in the pool, with or without an instance in it. Dropping it gives the place back without the
+//! instance: that is what a fault does, and a call that is dropped half way.
+//!
+//! The pool also knows its tenants: the open connections whose calls its instances serve. Where the pool has one instance,
+//! their state may be in that instance.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rbdkit_plugin_api::shelf::Shelf;
 use rbdkit_plugin_api::{Errno, Error, Result};
 use tokio::sync::oneshot;
 
+use crate::connection::conn::Connection;
 use crate::guest::instance::Instance;
 
-pub(crate) struct Instances {
-    most: u32,
+/// The instances of a filter, or of one connection of it.
+pub(crate) struct InstancePool {
+    /// How many instances it may have.
+    capacity: u32,
     places: Mutex<Places>,
+    tenants: Mutex<Vec<Weak<Connection>>>,
 }
 
 #[derive(Default)]
@@ -36,39 +47,39 @@ struct Places {
     free: Shelf<Box<Instance>>,
     /// Places that are leased.
     leased: u32,
-    /// In front of the line.
-    front: VecDeque<Waiter>,
-    line: Line,
+    /// Waiters that come before all requests.
+    first: VecDeque<Waiter>,
+    requests: WaitQueue,
 }
 
 type Waiter = oneshot::Sender<Handover>;
 
 /// Connections that wait, in turn, each with its requests in the order of asking.
 #[derive(Default)]
-struct Line {
+struct WaitQueue {
     turns: VecDeque<u64>,
-    requests: HashMap<u64, (Arc<Holder>, VecDeque<Waiter>)>,
+    waiters: HashMap<u64, (Arc<Holder>, VecDeque<Waiter>)>,
 }
 
-impl Line {
+impl WaitQueue {
     fn push(&mut self, holder: &Arc<Holder>, waiter: Waiter) {
-        let (_, waiters) = self.requests.entry(holder.id).or_insert_with(|| {
+        let (_, waiters) = self.waiters.entry(holder.id).or_insert_with(|| {
             self.turns.push_back(holder.id);
             (Arc::clone(holder), VecDeque::new())
         });
         waiters.push_back(waiter);
     }
 
-    /// The first request of the first connection in turn that `may` have a place, which is the last in turn then.
+    /// Takes the first request of the first connection in turn that `may` have a place. That connection is the last in turn then.
     fn pop(&mut self, may: impl Fn(&Holder) -> bool) -> Option<(Arc<Holder>, Waiter)> {
-        // Who holds none may, and those that hold some are not more than there are places.
-        let holds = |id: &u64| self.requests.get(id).is_some_and(|(holder, _)| may(holder));
-        let turn = self.turns.iter().position(holds)?;
+        // This looks at few connections: one that holds no place may have one, and those that hold some are no more than there are places.
+        let may_have = |id: &u64| self.waiters.get(id).is_some_and(|(holder, _)| may(holder));
+        let turn = self.turns.iter().position(may_have)?;
         let id = self.turns.remove(turn)?;
-        let (holder, waiters) = self.requests.get_mut(&id)?;
+        let (holder, waiters) = self.waiters.get_mut(&id)?;
         let (holder, waiter) = (Arc::clone(holder), waiters.pop_front());
         if waiters.is_empty() {
-            self.requests.remove(&id);
+            self.waiters.remove(&id);
         } else {
             self.turns.push_back(id);
         }
@@ -76,9 +87,9 @@ impl Line {
     }
 }
 
-/// What a connection holds of one [`Instances`].
+/// How many places of one pool a connection holds.
 pub(crate) struct Holder {
-    /// The connection's. Nobody waits in line under an id that another one has.
+    /// The connection's. No two connections wait under the same id.
     id: u64,
     /// Only changed with the places locked.
     held: AtomicU32,
@@ -98,18 +109,18 @@ impl Holder {
     }
 }
 
-/// A place for an instance. It borrows the pool: counting its users would be two atomic operations a request.
+/// A place for an instance. It borrows the pool: counting the pool's users would be two atomic operations for each request.
 pub(crate) struct Lease<'a> {
-    instances: &'a Arc<Instances>,
-    /// None for what is not counted as a connection's.
+    pool: &'a Arc<InstancePool>,
+    /// None if the place is not counted for a connection.
     holder: Option<&'a Arc<Holder>>,
     instance: Option<Box<Instance>>,
     keep: bool,
 }
 
-/// A place on its way to who is in turn. It goes on to the next if nobody takes it out.
+/// A place on its way to a waiter. If the waiter does not take it out, it goes on to the next one.
 struct Handover {
-    instances: Arc<Instances>,
+    pool: Arc<InstancePool>,
     holder: Option<Arc<Holder>>,
     /// None once it was taken out.
     place: Option<Option<Box<Instance>>>,
@@ -118,22 +129,22 @@ struct Handover {
 impl Drop for Handover {
     fn drop(&mut self) {
         if let Some(instance) = self.place.take() {
-            give(&self.instances, self.holder.as_deref(), instance);
+            give(&self.pool, self.holder.as_deref(), instance);
         }
     }
 }
 
-/// Gives a place back, with the instance in it if there is one, and passes on what is free now.
-fn give(instances: &Arc<Instances>, holder: Option<&Holder>, instance: Option<Box<Instance>>) {
-    let mut places = instances.places();
+/// Gives a place back, with the instance in it if there is one, and hands on what is free now.
+fn give(pool: &Arc<InstancePool>, holder: Option<&Holder>, instance: Option<Box<Instance>>) {
+    let mut places = pool.places();
     places.take_back(holder, instance);
-    while places.anybody_waits() {
-        let Some((holder, waiter, instance)) = places.pass_on(instances.most) else { return };
+    while places.has_waiters() {
+        let Some((holder, waiter, instance)) = places.hand_on(pool.capacity) else { return };
         drop(places);
-        let handover = Handover { instances: Arc::clone(instances), holder, place: Some(instance) };
+        let handover = Handover { pool: Arc::clone(pool), holder, place: Some(instance) };
         let refused = waiter.send(handover).err();
-        places = instances.places();
-        // Whoever it was has given up waiting.
+        places = pool.places();
+        // The waiter has given up.
         if let Some(mut handover) = refused {
             let instance = handover.place.take().flatten();
             places.take_back(handover.holder.as_deref(), instance);
@@ -161,29 +172,29 @@ impl Places {
         self.free.take()
     }
 
-    /// Whether there is a place for this one.
-    fn has_room(&self, most: u32, holder: Option<&Holder>) -> bool {
-        let left = most - self.leased;
+    /// Whether there is a place for this holder.
+    fn has_room(&self, capacity: u32, holder: Option<&Holder>) -> bool {
+        let left = capacity - self.leased;
         let held = holder.map_or(0, |holder| holder.held.load(Relaxed));
         left > 0 && (held == 0 || held < left)
     }
 
-    fn anybody_waits(&self) -> bool {
-        !self.front.is_empty() || !self.line.turns.is_empty()
+    fn has_waiters(&self) -> bool {
+        !self.first.is_empty() || !self.requests.turns.is_empty()
     }
 
-    /// Leases a place to who is in turn and may have it.
+    /// Leases a place to the waiter whose turn it is, if one may have it.
     #[expect(clippy::type_complexity, reason = "taken apart where it is called")]
-    fn pass_on(&mut self, most: u32) -> Option<(Option<Arc<Holder>>, Waiter, Option<Box<Instance>>)> {
-        if self.leased >= most {
+    fn hand_on(&mut self, capacity: u32) -> Option<(Option<Arc<Holder>>, Waiter, Option<Box<Instance>>)> {
+        if self.leased >= capacity {
             return None;
         }
-        let (holder, waiter) = match self.front.pop_front() {
+        let (holder, waiter) = match self.first.pop_front() {
             Some(waiter) => (None, waiter),
             None => {
-                let mut line = std::mem::take(&mut self.line);
-                let next = line.pop(|holder| self.has_room(most, Some(holder)));
-                self.line = line;
+                let mut requests = std::mem::take(&mut self.requests);
+                let next = requests.pop(|holder| self.has_room(capacity, Some(holder)));
+                self.requests = requests;
                 let (holder, waiter) = next?;
                 (Some(holder), waiter)
             }
@@ -193,22 +204,22 @@ impl Places {
     }
 }
 
-impl Instances {
-    pub(crate) fn new(most: u32) -> Arc<Instances> {
-        Arc::new(Instances { most, places: Mutex::default() })
+impl InstancePool {
+    pub(crate) fn new(capacity: u32) -> Arc<InstancePool> {
+        Arc::new(InstancePool { capacity, places: Mutex::default(), tenants: Mutex::default() })
     }
 
     fn places(&self) -> MutexGuard<'_, Places> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it holds one instance at most.
+    /// Whether it has at most one instance.
     pub(crate) fn is_single(&self) -> bool {
-        self.most == 1
+        self.capacity == 1
     }
 
-    /// Drops the instances that nobody has needed since this was last called, and gives their memory back: not the last one, so that the next client
-    /// finds one, and not one that is the only one, which may hold state.
+    /// Drops the instances that nobody has needed since the last call, and gives their memory back. It keeps one, so that the next client finds
+    /// one. It also keeps the only instance of a pool, which may hold state.
     pub(crate) fn free_spare(&self) {
         if !self.is_single() {
             let spare = self.places().free.spare(1);
@@ -216,11 +227,35 @@ impl Instances {
         }
     }
 
-    /// A place now, if there is one for a request of this connection, or for what is no connection's request.
+    fn lock_tenants(&self) -> MutexGuard<'_, Vec<Weak<Connection>>> {
+        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection was opened whose calls this pool serves.
+    pub(crate) fn add_tenant(&self, conn: &Arc<Connection>) {
+        let mut tenants = self.lock_tenants();
+        tenants.retain(|known| known.strong_count() > 0);
+        tenants.push(Arc::downgrade(conn));
+    }
+
+    /// The connection closes.
+    pub(crate) fn remove_tenant(&self, conn: &Arc<Connection>) {
+        self.lock_tenants().retain(|known| known.as_ptr() != Arc::as_ptr(conn));
+    }
+
+    /// The open connections whose calls this pool serves, oldest first.
+    pub(crate) fn tenants(&self) -> Vec<Arc<Connection>> {
+        let mut all: Vec<Arc<Connection>> = self.lock_tenants().iter().filter_map(Weak::upgrade).collect();
+        all.retain(|conn| conn.is_live());
+        all.sort_by_key(|conn| conn.id());
+        all
+    }
+
+    /// A place, if there is one now. `holder` is the connection of a request; None for a call that is not counted for a connection.
     pub(crate) fn try_take<'a>(self: &'a Arc<Self>, holder: Option<&'a Arc<Holder>>) -> Option<Lease<'a>> {
         let mut places = self.places();
         let known = holder.map(Arc::as_ref);
-        if !places.has_room(self.most, known) {
+        if !places.has_room(self.capacity, known) {
             return None;
         }
         let instance = places.lease(known);
@@ -228,10 +263,10 @@ impl Instances {
         Some(Lease::new(self, holder, instance))
     }
 
-    /// The same with an instance in it.
+    /// A place with an instance in it, if there is one now.
     pub(crate) fn try_take_ready<'a>(self: &'a Arc<Self>, holder: &'a Arc<Holder>) -> Option<Lease<'a>> {
         let mut places = self.places();
-        if places.free.is_empty() || !places.has_room(self.most, Some(holder)) {
+        if places.free.is_empty() || !places.has_room(self.capacity, Some(holder)) {
             return None;
         }
         let instance = places.lease(Some(holder));
@@ -239,23 +274,23 @@ impl Instances {
         Some(Lease::new(self, Some(holder), instance))
     }
 
-    /// A place, when there is one. What is no connection's request goes in front.
+    /// A place, when there is one. A call that is not counted for a connection comes before all requests.
     pub(crate) async fn take<'a>(self: &'a Arc<Self>, holder: Option<&'a Arc<Holder>>) -> Result<Lease<'a>> {
         let waiting = {
             let mut places = self.places();
             let known = holder.map(Arc::as_ref);
-            if places.has_room(self.most, known) {
+            if places.has_room(self.capacity, known) {
                 let instance = places.lease(known);
                 return Ok(Lease::new(self, holder, instance));
             }
             let (sender, receiver) = oneshot::channel();
             match holder {
-                Some(holder) => places.line.push(holder, sender),
-                None => places.front.push_back(sender),
+                Some(holder) => places.requests.push(holder, sender),
+                None => places.first.push_back(sender),
             }
             receiver
         };
-        // Senders are only dropped with the whole of it, which whoever waits keeps alive.
+        // Senders are only dropped with the pool, which this waiter keeps alive.
         let taken = waiting.await.ok().and_then(|mut handover| handover.place.take());
         match taken {
             Some(instance) => Ok(Lease::new(self, holder, instance)),
@@ -265,12 +300,8 @@ impl Instances {
 }
 
 impl<'a> Lease<'a> {
-    fn new(
-        instances: &'a Arc<Instances>,
-        holder: Option<&'a Arc<Holder>>,
-        instance: Option<Box<Instance>>,
-    ) -> Lease<'a> {
-        Lease { instances, holder, instance, keep: false }
+    fn new(pool: &'a Arc<InstancePool>, holder: Option<&'a Arc<Holder>>, instance: Option<Box<Instance>>) -> Lease<'a> {
+        Lease { pool, holder, instance, keep: false }
     }
 
     /// The instance in this place.
@@ -291,9 +322,9 @@ impl<'a> Lease<'a> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        // Taking down an instance takes microseconds: not under the lock.
+        // An instance that is not kept is dropped here and not under the lock: that takes microseconds.
         let instance = self.instance.take().filter(|_| self.keep);
-        give(self.instances, self.holder.map(Arc::as_ref), instance);
+        give(self.pool, self.holder.map(Arc::as_ref), instance);
     }
 }
 
@@ -301,48 +332,48 @@ impl Drop for Lease<'_> {
 mod tests {
     use super::*;
 
-    fn empty(holder: &Arc<Holder>, instances: &Arc<Instances>) -> u32 {
+    fn empty(holder: &Arc<Holder>, pool: &Arc<InstancePool>) -> u32 {
         let mut leases = Vec::new();
-        while let Some(lease) = instances.try_take(Some(holder)) {
+        while let Some(lease) = pool.try_take(Some(holder)) {
             leases.push(lease);
         }
         leases.into_iter().map(std::mem::forget).count() as u32
     }
 
     #[test]
-    fn who_comes_with_none_finds_one_left_whatever_the_others_hold() {
-        let instances = Instances::new(128);
+    fn a_connection_that_holds_none_finds_one_left() {
+        let pool = InstancePool::new(128);
         let holders: Vec<_> = (0..20).map(Holder::new).collect();
-        let each: Vec<u32> = holders.iter().map(|holder| empty(holder, &instances)).collect();
+        let each: Vec<u32> = holders.iter().map(|holder| empty(holder, &pool)).collect();
         assert_eq!(each[..9], [64, 32, 16, 8, 4, 2, 1, 1, 0]);
     }
 
     #[test]
-    fn an_instance_is_anybodys_where_there_is_one() {
-        let instances = Instances::new(1);
+    fn any_connection_may_have_the_only_instance() {
+        let pool = InstancePool::new(1);
         let (one, other) = (Holder::new(1), Holder::new(2));
-        drop(instances.try_take(Some(&one)).unwrap());
-        assert_eq!((empty(&other, &instances), empty(&one, &instances)), (1, 0));
-        assert_eq!(instances.places().leased, 1);
+        drop(pool.try_take(Some(&one)).unwrap());
+        assert_eq!((empty(&other, &pool), empty(&one, &pool)), (1, 0));
+        assert_eq!(pool.places().leased, 1);
     }
 
     #[test]
     fn shares_level_out_as_places_come_back() {
-        let instances = Instances::new(30);
+        let pool = InstancePool::new(30);
         let (one, other) = (Holder::new(1), Holder::new(2));
-        let mut ones: Vec<_> = std::iter::from_fn(|| instances.try_take(Some(&one))).collect();
-        let mut others: Vec<_> = std::iter::from_fn(|| instances.try_take(Some(&other))).collect();
+        let mut ones: Vec<_> = std::iter::from_fn(|| pool.try_take(Some(&one))).collect();
+        let mut others: Vec<_> = std::iter::from_fn(|| pool.try_take(Some(&other))).collect();
         assert_eq!((ones.len(), others.len()), (15, 8));
         for _ in 0..100 {
             // Each ends a request and begins as many as it may.
             ones.pop();
-            ones.extend(std::iter::from_fn(|| instances.try_take(Some(&one))));
+            ones.extend(std::iter::from_fn(|| pool.try_take(Some(&one))));
             others.pop();
-            others.extend(std::iter::from_fn(|| instances.try_take(Some(&other))));
+            others.extend(std::iter::from_fn(|| pool.try_take(Some(&other))));
         }
         assert!((9..=11).contains(&ones.len()) && (9..=11).contains(&others.len()), "{} {}", ones.len(), others.len());
         drop((ones, others));
-        assert_eq!(instances.places().leased, 0);
+        assert_eq!(pool.places().leased, 0);
     }
 
     /// Polls once.
@@ -355,30 +386,30 @@ mod tests {
     }
 
     #[test]
-    fn connections_take_turns_and_who_has_none_is_first() {
-        let instances = Instances::new(2);
+    fn connections_take_turns_and_one_without_an_instance_is_first() {
+        let pool = InstancePool::new(2);
         let (greedy, modest, late) = (Holder::new(1), Holder::new(2), Holder::new(3));
-        let first = instances.try_take(Some(&greedy)).unwrap();
-        let second = instances.try_take(Some(&modest)).unwrap();
-        // Two requests of the first in line, then one each of others.
-        let mut again: Vec<_> = (0..2).map(|_| Box::pin(instances.take(Some(&greedy)))).collect();
-        let mut other = Box::pin(instances.take(Some(&late)));
-        let mut service = Box::pin(instances.take(None));
+        let first = pool.try_take(Some(&greedy)).unwrap();
+        let second = pool.try_take(Some(&modest)).unwrap();
+        // Two requests of the first in the queue, then one each of others.
+        let mut again: Vec<_> = (0..2).map(|_| Box::pin(pool.take(Some(&greedy)))).collect();
+        let mut other = Box::pin(pool.take(Some(&late)));
+        let mut service = Box::pin(pool.take(None));
         assert!(again.iter_mut().all(|take| now(take).is_none()));
         assert!(now(&mut other).is_none() && now(&mut service).is_none());
         drop(second);
-        let service = now(&mut service).expect("in front of all");
+        let service = now(&mut service).expect("before all requests");
         drop(service);
         let other = now(&mut other).expect("it has none");
         assert!(again.iter_mut().all(|take| now(take).is_none()));
         drop(first);
         let granted = again.iter_mut().filter_map(now).collect::<Vec<_>>();
         assert_eq!(granted.len(), 1, "in the order of asking");
-        // Who gives up waiting leaves no place behind, also if it has it already.
+        // A waiter that gives up leaves no place behind, also if it has it already.
         drop(other);
         drop(granted);
         drop(again);
-        let places = instances.places();
-        assert_eq!((places.leased, places.anybody_waits()), (0, false));
+        let places = pool.places();
+        assert_eq!((places.leased, places.has_waiters()), (0, false));
     }
 }

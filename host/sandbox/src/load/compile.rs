@@ -17,22 +17,17 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, setrlimit};
 
+use rbdkit_plugin_api::text::one_line_within;
+
 use crate::connection::engine;
+use crate::connection::limits::CompileLimits;
+use crate::connection::log::CAUSE;
 
 /// The hidden argument. Behind it: seconds of processor time, bytes of memory.
 const ARGUMENT: &str = "--rbdkit-compile";
 
 /// The child's exit status if it says on standard error what is wrong with the component.
 const REFUSED: i32 = 3;
-
-/// What compiling may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// Processor time of all its threads; twice as much may go by on the wall.
-    pub time: Duration,
-    /// Address space in bytes.
-    pub memory: u64,
-}
 
 /// Where compiling happens.
 #[derive(Clone, Debug, Default)]
@@ -41,7 +36,7 @@ pub enum Compiler {
     #[default]
     Here,
     /// In a child of this program, which calls [`serve_if_asked`] first of all.
-    Child(Bounds),
+    Child(CompileLimits),
 }
 
 /// The compiled code is at most so much larger than the component... twenty times is usual for tiny ones, three to five times for large ones.
@@ -92,7 +87,7 @@ fn limit(resource: Resource, most: u64) -> Result<(), String> {
 ///
 /// # Errors
 /// One line without the component's name.
-pub(crate) fn compile(component: &[u8], bounds: Bounds) -> Result<Vec<u8>, String> {
+pub(crate) fn compile(component: &[u8], bounds: CompileLimits) -> Result<Vec<u8>, String> {
     let program = std::fs::read_link("/proc/self/exe").unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
     // The link itself, in case the file was replaced by another version meanwhile.
     let mut child = Command::new("/proc/self/exe")
@@ -144,10 +139,7 @@ fn converse(child: &mut Child, component: &[u8], most: Duration) -> Result<(Vec<
             let _ = child.kill();
         }
         let code = code.join().unwrap_or_default();
-        let said = crate::connection::shared::printable(
-            &String::from_utf8_lossy(&said.join().unwrap_or_default()),
-            crate::connection::shared::CAUSE,
-        );
+        let said = one_line_within(&String::from_utf8_lossy(&said.join().unwrap_or_default()), CAUSE);
         match over {
             true => Ok((code, said)),
             false => Err(format!("compiling it took longer than {most:?}")),

@@ -2,6 +2,7 @@
 
 use rbdkit_plugin_api::ThreadModel;
 use rbdkit_plugin_api::schema::{ParamKind, ParamSpec};
+use rbdkit_plugin_api::text::one_line_within;
 
 use crate::connection::bindings::host::types as wit;
 
@@ -49,7 +50,7 @@ fn is_word(text: &str, extra: &[u8]) -> bool {
 }
 
 fn line(text: &str) -> String {
-    crate::connection::shared::printable(text, 1000)
+    one_line_within(text, 1000)
 }
 
 fn lines(text: &str) -> String {

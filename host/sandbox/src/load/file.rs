@@ -9,8 +9,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use rbdkit_plugin_api::text::plain;
 
-/// The largest file worth reading, in bytes: the sandbox refuses larger components.
-const LARGEST: u64 = crate::COMPONENT_BYTES as u64;
+/// The largest component, in bytes. Interpreters with a standard library are at 18 MiB.
+pub(crate) const COMPONENT_BYTES: usize = 64 << 20;
+
+const LARGEST: u64 = COMPONENT_BYTES as u64;
 
 /// How long a pipe may say nothing, in seconds. Who writes `<(make-a-filter)` waits for a compiler perhaps.
 const PATIENCE: i64 = 60;

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rbdkit_plugin_api::{Flags, Support};
 
 use super::support::{Disk, Stack, host, read, value, write};
-use crate::Limits;
+use crate::FilterLimits;
 use rbdkit_chain::Hop;
 
 /// Filters with their parameters, the first nearest the client.
@@ -25,7 +25,7 @@ async fn stack(filters: Filters<'_>) -> Stack {
             let path = format!("{}/../target/filters/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
             let component = std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e} (make filters builds it)"));
             let params = params.iter().map(|(name, text)| (name.to_string(), value(text))).collect();
-            host.load(name, &component).unwrap().configure(params, Limits::default()).unwrap()
+            host.load(name, &component).unwrap().configure(params, FilterLimits::default()).unwrap()
         })
         .collect();
     let disk = Disk::default();

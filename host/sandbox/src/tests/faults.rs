@@ -8,7 +8,7 @@ use rbdkit_plugin_api::{Errno, Flags};
 use tokio::sync::Semaphore;
 
 use super::support::{Disk, Guest, READS, Stack, WRITES, component_of, host, load, read, write};
-use crate::Limits;
+use crate::{FilterLimits, ServerLimits};
 
 /// A guest whose read does `code` at offset 0 and is well elsewhere. `code` leaves nothing on the stack.
 fn bad_at_zero(imports: &str, code: &str) -> Guest {
@@ -28,7 +28,7 @@ fn bad_at_zero(imports: &str, code: &str) -> Guest {
 }
 
 /// The bad read fails, says why, and costs only itself.
-async fn costs_its_own_request(guest: Guest, limits: Limits, why: &str) {
+async fn costs_its_own_request(guest: Guest, limits: FilterLimits, why: &str) {
     let stack = Stack::over(&[guest], Disk::default(), limits).await;
     let top = stack.open().await;
     for _ in 0..3 {
@@ -44,23 +44,23 @@ async fn costs_its_own_request(guest: Guest, limits: Limits, why: &str) {
 
 #[tokio::test]
 async fn a_trap_fails_its_own_request() {
-    costs_its_own_request(bad_at_zero("", "(unreachable)"), Limits::default(), "unreachable").await;
+    costs_its_own_request(bad_at_zero("", "(unreachable)"), FilterLimits::default(), "unreachable").await;
     let recursion = "(func $deep (param i64) (result i64) \
                      (i64.add (call $deep (i64.add (local.get 0) (i64.const 1))) (i64.const 1)))";
     let guest = bad_at_zero(recursion, "(drop (call $deep (i64.const 0)))");
-    costs_its_own_request(guest, Limits::default(), "call stack exhausted").await;
+    costs_its_own_request(guest, FilterLimits::default(), "call stack exhausted").await;
 }
 
 #[tokio::test]
 async fn a_guest_that_loops_is_ended() {
-    let limits = Limits { cpu: Duration::from_millis(40), ..Limits::default() };
+    let limits = FilterLimits { cpu: Duration::from_millis(40), ..FilterLimits::default() };
     costs_its_own_request(bad_at_zero("", "(loop $l (br $l))"), limits, "computed for longer than 40ms").await;
 }
 
 #[tokio::test]
 async fn a_guest_that_computes_lets_others_run() {
     // One thread: the loop has to yield it.
-    let limits = Limits { cpu: Duration::from_millis(200), ..Limits::default() };
+    let limits = FilterLimits { cpu: Duration::from_millis(200), ..FilterLimits::default() };
     let stack = Stack::over(&[bad_at_zero("", "(loop $l (br $l))")], Disk::default(), limits).await;
     let top = stack.open().await;
     let looping = tokio::spawn({
@@ -78,10 +78,11 @@ async fn memory_beyond_the_limit_is_refused_in_the_guest() {
     // 64 KiB are there; 200 pages more are 13 MB.
     let grow = "(if (i32.ne (memory.grow (i32.const 200)) (i32.const -1)) (then (unreachable)))";
     let guest = bad_at_zero("", grow);
-    let stack = Stack::over(&[guest], Disk::default(), Limits { memory: 1 << 20, ..Limits::default() }).await;
+    let stack =
+        Stack::over(&[guest], Disk::default(), FilterLimits { memory: 1 << 20, ..FilterLimits::default() }).await;
     let top = stack.open().await;
     read(&top, 0, 512).await.unwrap();
-    let limits = Limits { memory: 1 << 10, ..Limits::default() };
+    let limits = FilterLimits { memory: 1 << 10, ..FilterLimits::default() };
     let module = host().load("guest.wasm", &Guest::new(&["reads"], READS).component()).unwrap();
     let error = module.configure(vec![], limits).err().unwrap().to_string();
     assert!(error.starts_with("guest: cannot be started:"), "{error}");
@@ -90,7 +91,8 @@ async fn memory_beyond_the_limit_is_refused_in_the_guest() {
 #[tokio::test]
 async fn an_instance_whose_memory_has_grown_is_replaced() {
     let guest = bad_at_zero("", "(drop (memory.grow (i32.const 13)))");
-    let stack = Stack::over(&[guest], Disk::default(), Limits { memory: 1 << 20, ..Limits::default() }).await;
+    let stack =
+        Stack::over(&[guest], Disk::default(), FilterLimits { memory: 1 << 20, ..FilterLimits::default() }).await;
     let top = stack.open().await;
     let made = || stack.counters().instances.load(SeqCst);
     read(&top, 512, 512).await.unwrap();
@@ -113,7 +115,7 @@ async fn a_buffer_that_is_not_there_or_too_short_traps() {
         let call = format!(
             "(call $next_pread (i64.const 0) (i32.const {length}) (i32.const {buf}) (i32.const {at}) (i32.const 2048))"
         );
-        costs_its_own_request(bad_at_zero("", &call), Limits::default(), why).await;
+        costs_its_own_request(bad_at_zero("", &call), FilterLimits::default(), why).await;
     }
     let imports = r#"
     (import "rbdkit:filter/buffer@0.1.0" "free" (func $free (param i32)))
@@ -131,7 +133,7 @@ async fn a_buffer_that_is_not_there_or_too_short_traps() {
         ("(drop (call $count (i32.const 1) (i32.const 0) (i32.const 1)))", "sized"),
         ("(drop (call $add (i32.const 2) (i32.const 16) (i64.const 1)))", "no slot"),
     ] {
-        costs_its_own_request(bad_at_zero(imports, code), Limits::default(), why).await;
+        costs_its_own_request(bad_at_zero(imports, code), FilterLimits::default(), why).await;
     }
 }
 
@@ -153,9 +155,12 @@ async fn further_buffers_have_bounds() {
     );
     // Where the machine is busy, 64 MiB of fresh memory take longer than a call may: the time is not what is asked about here.
     let hour = Duration::from_secs(3600);
-    let patient = || Limits { cpu: hour, wall: hour, ..Limits::default() };
-    for limits in [Limits { buffers: 5 << 20, ..patient() }, Limits { buffers_total: 5 << 20, ..patient() }, patient()]
-    {
+    let patient = || FilterLimits { cpu: hour, wall: hour, ..FilterLimits::default() };
+    for limits in [
+        FilterLimits { buffers: 5 << 20, ..patient() },
+        FilterLimits { buffers_total: 5 << 20, ..patient() },
+        patient(),
+    ] {
         let stack = Stack::over(std::slice::from_ref(&guest), Disk::default(), limits).await;
         let top = stack.open().await;
         for _ in 0..3 {
@@ -168,7 +173,7 @@ async fn further_buffers_have_bounds() {
 #[tokio::test]
 async fn a_guest_that_brings_too_much_out_at_once_traps() {
     let imports = r#"(import "rbdkit:filter/log@0.1.0" "debug" (func $debug (param i32 i32)))"#;
-    let limits = Limits { transfer: 1000, ..Limits::default() };
+    let limits = FilterLimits { transfer: 1000, ..FilterLimits::default() };
     let guest = bad_at_zero(imports, "(call $debug (i32.const 0) (i32.const 60000))");
     costs_its_own_request(guest, limits, "fuel").await;
 }
@@ -207,7 +212,7 @@ async fn a_filter_whose_instances_are_all_busy_makes_requests_wait_in_turn() {
     let disk = Disk { hold: Some(Arc::new(Semaphore::new(0))), ..Disk::default() };
     let hold = disk.hold.clone().unwrap();
     // Two of them for one connection.
-    let limits = Limits { instances: 4, ..Limits::default() };
+    let limits = FilterLimits { instances: 4, ..FilterLimits::default() };
     let stack = Stack::over(&[Guest::new(&["reads"], READS)], disk, limits).await;
     let top = stack.open().await;
     let mut tasks = Vec::new();
@@ -233,7 +238,9 @@ async fn a_filter_whose_instances_are_all_busy_makes_requests_wait_in_turn() {
 async fn instances_that_were_not_needed_for_a_while_are_dropped_but_for_one() {
     let disk = Disk { hold: Some(Arc::new(Semaphore::new(0))), ..Disk::default() };
     let hold = disk.hold.clone().unwrap();
-    let stack = Stack::over(&[Guest::new(&["reads"], READS)], disk, Limits { instances: 8, ..Limits::default() }).await;
+    let stack =
+        Stack::over(&[Guest::new(&["reads"], READS)], disk, FilterLimits { instances: 8, ..FilterLimits::default() })
+            .await;
     let top = stack.open().await;
     let at_once = async |count: u64| {
         let mut tasks = Vec::new();
@@ -369,7 +376,8 @@ async fn an_import_outside_of_its_phase_answers_an_error_or_traps() {
         ),
     );
     let host = host();
-    let layer = host.load("guest.wasm", &guest.component()).unwrap().configure(vec![], Limits::default()).unwrap();
+    let layer =
+        host.load("guest.wasm", &guest.component()).unwrap().configure(vec![], FilterLimits::default()).unwrap();
     layer.get_ready(rbdkit_plugin_api::ThreadModel::Parallel).await.unwrap();
     let error = layer.after_fork().await.unwrap_err().to_string();
     assert_eq!(error, "guest: after-fork: it called client.is-tls where it may not");
@@ -386,7 +394,7 @@ async fn a_payload_raises_the_limit_on_lists_for_its_own_request_only() {
         (i32.const 1200))
 "#;
     let guest = Guest::new(&["reads", "flushes"], &format!("{READS}{flush}"));
-    let limits = Limits { transfer: 16 << 10, ..Limits::default() };
+    let limits = FilterLimits { transfer: 16 << 10, ..FilterLimits::default() };
     let stack = Stack::over(&[guest], Disk::default(), limits).await;
     let top = stack.open().await;
     for _ in 0..2 {
@@ -418,7 +426,8 @@ async fn a_buffer_in_very_many_pieces_is_kept_as_data() {
             (br_if $l (i32.lt_u (global.get $n) (i32.const 33554432)))) \
         (if (i32.eqz (call $is_zero (i32.const 1) (i32.const 33554430) (i32.const 1))) (then (unreachable))) \
         (if (call $is_zero (i32.const 1) (i32.const 33554431) (i32.const 1)) (then (unreachable)))";
-    let limits = Limits { cpu: Duration::from_secs(20), wall: Duration::from_secs(20), ..Limits::default() };
+    let limits =
+        FilterLimits { cpu: Duration::from_secs(20), wall: Duration::from_secs(20), ..FilterLimits::default() };
     let stack = Stack::over(&[bad_at_zero(imports, code)], Disk::default(), limits).await;
     let top = stack.open().await;
     assert_eq!(read(&top, 0, 512).await.unwrap(), stack.disk.bytes.lock().unwrap()[..512]);
@@ -436,7 +445,8 @@ async fn what_an_instance_says_when_it_cannot_be_configured_is_cut() {
     let disk = Disk { hold: Some(Arc::new(Semaphore::new(0))), ..Disk::default() };
     let hold = disk.hold.clone().unwrap();
     let guest = Guest { configure, ..Guest::new(&["reads"], READS) };
-    let stack = Stack::over(&[guest], disk, Limits { memory_all: 2 << 20, ..Limits::default() }).await;
+    let limits = ServerLimits { memory: 2 << 20, ..ServerLimits::default() };
+    let stack = Stack::within(&[guest], disk, FilterLimits::default(), limits).await;
     let top = stack.open().await;
     let first = Arc::clone(&top);
     let first = tokio::spawn(async move { read(&first, 0, 512).await });
@@ -471,7 +481,7 @@ async fn finalize_does_not_sleep_for_ever() {
     (func (export "rbdkit:filter/connection@0.1.0#close"))
 "#;
     let guest = Guest::new(&["reads", "connection"], &format!("{READS}{sleeps}"));
-    let limits = Limits { setup: Duration::from_secs(1), ..Limits::default() };
+    let limits = FilterLimits { setup: Duration::from_secs(1), ..FilterLimits::default() };
     let stack = Stack::over(&[guest], Disk::default(), limits).await;
     for _ in 0..2 {
         let top = stack.open().await;

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::support::{Disk, Guest, READS, Stack, WRITES, read};
-use crate::Limits;
+use crate::FilterLimits;
 use rbdkit_chain::Hop;
 
 /// A disk whose operations wait for permits.
@@ -52,7 +52,7 @@ fn left(stack: &Stack, place: usize) -> u64 {
 #[tokio::test]
 async fn a_call_that_waits_in_next_ends_with_its_client() {
     let (disk, hold) = slow();
-    let limits = Limits { instances: 1, ..Limits::default() };
+    let limits = FilterLimits { instances: 1, ..FilterLimits::default() };
     let stack = Stack::over(&[Guest::new(&["reads"], READS)], disk, limits).await;
     let (client, top) = connect(&stack).await;
     let (_, other) = connect(&stack).await;
@@ -94,7 +94,7 @@ async fn every_operation_of_next_ends_with_its_client() {
     let exports = &["reads", "writes", "flushes", "trims", "zeroes", "caching", "mapping"];
     let guest = Guest::new(exports, &format!("{READS}{WRITES}{ALL}")).transparent();
     let (disk, hold) = slow();
-    let stack = Stack::over(&[guest], disk, Limits::default()).await;
+    let stack = Stack::over(&[guest], disk, FilterLimits::default()).await;
     for n in 1..=6 {
         let (client, top) = connect(&stack).await;
         let operation = tokio::spawn(async move {
@@ -148,7 +148,7 @@ const LOCKS_AND_MARKS: &str = r#"
 #[tokio::test]
 async fn an_operation_that_goes_on_keeps_its_lock_and_nothing_else_of_the_call() {
     let (disk, hold) = slow();
-    let stack = Stack::over(&[Guest::new(&["reads", "flushes"], LOCKS_AND_MARKS)], disk, Limits::default()).await;
+    let stack = Stack::over(&[Guest::new(&["reads", "flushes"], LOCKS_AND_MARKS)], disk, FilterLimits::default()).await;
     let (client, top) = connect(&stack).await;
     let (_, other) = connect(&stack).await;
     let waiting = reading(&top, 0);
@@ -173,7 +173,7 @@ async fn an_operation_that_goes_on_keeps_its_lock_and_nothing_else_of_the_call()
 async fn in_a_chain_each_layer_lets_go_and_each_is_closed_after_the_operation() {
     let (disk, hold) = slow();
     let guest = Guest::new(&["reads"], READS);
-    let stack = Stack::over(&[guest.clone(), guest.clone(), guest], disk, Limits::default()).await;
+    let stack = Stack::over(&[guest.clone(), guest.clone(), guest], disk, FilterLimits::default()).await;
     let (client, top) = connect(&stack).await;
     let waiting = reading(&top, 0);
     assert_eq!(reached(&stack).await, ["pread 0 512"]);
@@ -240,7 +240,7 @@ fn flushes() -> Guest {
 #[tokio::test]
 async fn what_finalize_asks_of_the_layers_below_waits_though_the_client_has_gone() {
     let (disk, hold) = slow();
-    let stack = Stack::over(&[flushes_at_the_end(), flushes()], disk, Limits::default()).await;
+    let stack = Stack::over(&[flushes_at_the_end(), flushes()], disk, FilterLimits::default()).await;
     // Two at once, so that one also waits for the other's lock.
     let mut ends = Vec::new();
     for _ in 0..2 {
@@ -268,7 +268,7 @@ async fn what_finalize_asks_of_the_layers_below_waits_though_the_client_has_gone
 async fn an_instance_that_others_need_waits_and_so_do_the_layers_below() {
     let (disk, hold) = slow();
     let upper = Guest::new(&["reads"], READS).model(1).recovery(2);
-    let stack = Stack::over(&[upper, Guest::new(&["reads"], READS)], disk, Limits::default()).await;
+    let stack = Stack::over(&[upper, Guest::new(&["reads"], READS)], disk, FilterLimits::default()).await;
     let (client, top) = connect(&stack).await;
     let waiting = reading(&top, 0);
     reached(&stack).await;
@@ -284,7 +284,7 @@ async fn an_instance_that_others_need_waits_and_so_do_the_layers_below() {
 async fn the_turn_in_a_serialized_layer_is_kept_until_the_operation_ends() {
     let (disk, hold) = slow();
     let disk = Disk { model: ThreadModel::SerializeAllRequests, ..disk };
-    let stack = Stack::over(&[Guest::new(&["reads"], READS)], disk, Limits::default()).await;
+    let stack = Stack::over(&[Guest::new(&["reads"], READS)], disk, FilterLimits::default()).await;
     let (client, top) = connect(&stack).await;
     let (_, other) = connect(&stack).await;
     let waiting = reading(&top, 0);
@@ -302,7 +302,7 @@ async fn the_turn_in_a_serialized_layer_is_kept_until_the_operation_ends() {
 #[tokio::test]
 async fn what_goes_on_without_a_call_is_bounded() {
     let (disk, hold) = slow();
-    let limits = Limits { buffers_total: 2 * 512, ..Limits::default() };
+    let limits = FilterLimits { buffers_total: 2 * 512, ..FilterLimits::default() };
     let stack = Stack::over(&[Guest::new(&["reads"], READS)], disk, limits).await;
     let (client, top) = connect(&stack).await;
     let mut waiting: Vec<_> = (0..3).map(|n| reading(&top, n * 512)).collect();
@@ -343,7 +343,7 @@ const REOPENS: &str = r#"
 #[tokio::test]
 async fn an_operation_that_goes_on_keeps_the_next_it_began_with() {
     let (disk, hold) = slow();
-    let stack = Stack::over(&[Guest::new(&["reads"], REOPENS)], disk, Limits::default()).await;
+    let stack = Stack::over(&[Guest::new(&["reads"], REOPENS)], disk, FilterLimits::default()).await;
     let (client, top) = connect(&stack).await;
     let waiting = reading(&top, 0);
     settled().await;

@@ -7,7 +7,7 @@ use rbdkit_plugin_api::{Errno, Flags, ThreadModel};
 use tokio::sync::Semaphore;
 
 use super::support::{Disk, Guest, READS, Stack, read};
-use crate::Limits;
+use crate::FilterLimits;
 
 /// A guest that opens next and answers a handle, and says in the log of the layer below what it is asked: each step is a trim of next at
 /// its own offset. Its memory holds `$count`, the number of opens. A read at offset 0 traps; a read at 512 answers in its bytes the handle
@@ -100,7 +100,7 @@ async fn a_serialized_filter_has_one_instance_for_all() {
 
 #[tokio::test]
 async fn serialize_requests_gives_each_connection_an_instance() {
-    let limits = Limits { instances: 2, ..Limits::default() };
+    let limits = FilterLimits { instances: 2, ..FilterLimits::default() };
     let stack = Stack::over(&[steps().model(2)], Disk::default(), limits).await;
     let (one, two) = (stack.open().await, stack.open().await);
     assert_eq!((ask(&one).await, ask(&two).await), (Ok((101, 1)), Ok((101, 1))));
@@ -177,7 +177,7 @@ async fn many_reopens_of_one_generation_are_one() {
 async fn a_layer_that_was_replaced_ends_after_its_last_user() {
     let disk = Disk { hold: Some(Arc::new(Semaphore::new(0))), ..Disk::default() };
     let hold = disk.hold.clone().unwrap();
-    let stack = Stack::over(&[Guest::new(&["reads"], REOPENS)], disk, Limits::default()).await;
+    let stack = Stack::over(&[Guest::new(&["reads"], REOPENS)], disk, FilterLimits::default()).await;
     let top = stack.open().await;
     let (a, b) = (Arc::clone(&top), Arc::clone(&top));
     let old = tokio::spawn(async move { read(&a, 512, 512).await.unwrap() });
@@ -232,7 +232,7 @@ async fn closing_does_not_wait_for_a_slow_prefetch_and_the_layer_below_ends_with
     // Otherwise a prefetch asks what is there first.
     disk.can.extents = false;
     let hold = disk.hold.clone().unwrap();
-    let stack = Stack::over(&[Guest::new(&["reads"], PREFETCHES).transparent()], disk, Limits::default()).await;
+    let stack = Stack::over(&[Guest::new(&["reads"], PREFETCHES).transparent()], disk, FilterLimits::default()).await;
     let top = stack.open().await;
     let reader = tokio::spawn({
         let top = Arc::clone(&top);
@@ -281,7 +281,7 @@ fn without_extents() -> Disk {
 #[tokio::test]
 async fn ranges_of_a_filters_own_are_fetched_while_nobody_asks_for_anything() {
     let none = "(i32.store8 (i32.const 4096) (i32.const 0)) (return (i32.const 4096))";
-    let stack = Stack::over(&[background(5, none)], without_extents(), Limits::default()).await;
+    let stack = Stack::over(&[background(5, none)], without_extents(), FilterLimits::default()).await;
     let top = stack.open().await;
     while stack.counters().prefetches.load(SeqCst) < 5 {
         tokio::task::yield_now().await;
@@ -296,7 +296,7 @@ async fn ranges_of_a_filters_own_are_fetched_while_nobody_asks_for_anything() {
 #[tokio::test]
 async fn ranges_without_end_end_with_the_connection_and_with_the_disk() {
     // The disk ends before the ranges do.
-    let stack = Stack::over(&[background(u32::MAX, "")], without_extents(), Limits::default()).await;
+    let stack = Stack::over(&[background(u32::MAX, "")], without_extents(), FilterLimits::default()).await;
     let top = stack.open().await;
     while stack.counters().prefetches.load(SeqCst) < 16 {
         tokio::task::yield_now().await;
@@ -310,7 +310,7 @@ async fn ranges_without_end_end_with_the_connection_and_with_the_disk() {
 
 #[tokio::test]
 async fn a_trap_instead_of_a_range_ends_them_and_nothing_else() {
-    let stack = Stack::over(&[background(1, "(unreachable)")], without_extents(), Limits::default()).await;
+    let stack = Stack::over(&[background(1, "(unreachable)")], without_extents(), FilterLimits::default()).await;
     let top = stack.open().await;
     while stack.counters().prefetches.load(SeqCst) < 1 {
         tokio::task::yield_now().await;
@@ -336,7 +336,7 @@ async fn a_filter_can_be_told_what_it_is_above() {
         ),
     );
     let disk = Disk { model: ThreadModel::SerializeAllRequests, ..Disk::default() };
-    Stack::over(&[guest], disk, Limits::default()).await.chain.cleanup().await;
+    Stack::over(&[guest], disk, FilterLimits::default()).await.chain.cleanup().await;
 }
 
 /// Locks 512 bytes exclusively around a read of next; a second lock in the call has to be refused.
@@ -357,7 +357,7 @@ const LOCKS: &str = r#"
 async fn a_lock_ends_with_its_call_however_that_ends() {
     let disk = Disk { hold: Some(Arc::new(Semaphore::new(0))), ..Disk::default() };
     let hold = disk.hold.clone().unwrap();
-    let stack = Stack::over(&[Guest::new(&["reads"], LOCKS)], disk, Limits::default()).await;
+    let stack = Stack::over(&[Guest::new(&["reads"], LOCKS)], disk, FilterLimits::default()).await;
     let top = stack.open().await;
     let tasks: Vec<_> = [0u64, 512, 0, 512]
         .into_iter()
@@ -426,9 +426,10 @@ async fn sleep_ends_when_the_client_has_gone() {
         (i32.const 2048))
 "#,
     );
-    // Limits on the guest's own time that the sleep is far beyond.
+    // FilterLimits on the guest's own time that the sleep is far beyond.
     let ms = std::time::Duration::from_millis(20);
-    let stack = Stack::over(&[guest], Disk::default(), Limits { cpu: ms, wall: ms, ..Limits::default() }).await;
+    let stack =
+        Stack::over(&[guest], Disk::default(), FilterLimits { cpu: ms, wall: ms, ..FilterLimits::default() }).await;
     let client = stack.client();
     let top = stack.chain.top(Arc::clone(&client)).open(false, "").await.unwrap();
     let start = std::time::Instant::now();
@@ -468,7 +469,7 @@ async fn extents_are_forwarded_and_moved() {
 #[tokio::test]
 async fn a_filter_with_one_instance_can_stand_over_a_plugin_that_serves_one_connection() {
     let disk = Disk { model: ThreadModel::SerializeConnections, ..Disk::default() };
-    let stack = Arc::new(Stack::over(&[steps().model(1)], disk, Limits::default()).await);
+    let stack = Arc::new(Stack::over(&[steps().model(1)], disk, FilterLimits::default()).await);
     let one = stack.open().await;
     let waiting = tokio::spawn({
         let stack = Arc::clone(&stack);
@@ -486,7 +487,7 @@ async fn a_filter_with_one_instance_can_stand_over_a_plugin_that_serves_one_conn
 #[tokio::test]
 async fn a_plugin_that_serves_one_connection_can_be_reopened() {
     let disk = Disk { model: ThreadModel::SerializeConnections, ..Disk::default() };
-    let stack = Stack::over(&[Guest::new(&["reads"], REOPENS)], disk, Limits::default()).await;
+    let stack = Stack::over(&[Guest::new(&["reads"], REOPENS)], disk, FilterLimits::default()).await;
     let top = stack.open().await;
     read(&top, 0, 512).await.unwrap();
     assert_eq!(stack.disk.opened.load(SeqCst), 2);

@@ -8,7 +8,7 @@ use std::task::{Context, Waker};
 use rbdkit_plugin_api::{Buffer, Flags, Op, Span};
 
 use super::support::{Disk, Guest, READS, Stack, host};
-use crate::Limits;
+use crate::FilterLimits;
 
 const ROUNDS: u32 = 200_000;
 
@@ -25,7 +25,7 @@ async fn measure(layers: usize, length: u32) -> f64 {
 
 async fn measure_rounds(layers: usize, length: u32, rounds: u32) -> f64 {
     let guests: Vec<Guest> = (0..layers).map(|_| Guest::new(&["reads"], READS)).collect();
-    let stack = Stack::over(&guests, Disk { silent: true, ..Disk::default() }, Limits::default()).await;
+    let stack = Stack::over(&guests, Disk { silent: true, ..Disk::default() }, FilterLimits::default()).await;
     requests(&stack, length, rounds, false).await
 }
 
@@ -90,7 +90,7 @@ async fn a_built_filter() {
     let rounds = std::env::var("ROUNDS").map_or(ROUNDS, |text| text.parse().unwrap());
     let host = host();
     let module = host.load(&path, &std::fs::read(&path).unwrap()).unwrap();
-    let layer = module.configure(vec![], Limits::default()).unwrap();
+    let layer = module.configure(vec![], FilterLimits::default()).unwrap();
     let stack = Stack::of(host, vec![layer], Disk { silent: true, ..Disk::default() }).await;
     requests(&stack, 4096, 1000, true).await;
     let write = requests(&stack, 4096, rounds, true).await;

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use wit_component::{ComponentEncoder, StringEncoding};
 use wit_parser::Resolve;
 
-use crate::{Counters, Host, Limits, Module, Options};
+use crate::{Counters, FilterLimits, Host, Module, Options, ServerLimits};
 use rbdkit_chain::{Chain, Hop, Layer};
 
 /// A directory that goes away with the test.
@@ -308,7 +308,11 @@ impl Plugin for Disk {
 
 /// A host without a cache of compiled code.
 pub fn host() -> Arc<Host> {
-    Host::new(Options { cache_dir: Some("/proc/nowhere".into()), ..Options::default() }).unwrap()
+    host_within(ServerLimits::default())
+}
+
+fn host_within(limits: ServerLimits) -> Arc<Host> {
+    Host::new(Options { limits, cache_dir: Some("/proc/nowhere".into()), ..Options::default() }).unwrap()
 }
 
 pub fn load(guest: &Guest) -> std::result::Result<Module, String> {
@@ -325,11 +329,15 @@ pub struct Stack {
 
 impl Stack {
     pub async fn new(guests: &[Guest]) -> Stack {
-        Stack::over(guests, Disk::default(), Limits::default()).await
+        Stack::over(guests, Disk::default(), FilterLimits::default()).await
     }
 
-    pub async fn over(guests: &[Guest], disk: Disk, limits: Limits) -> Stack {
-        let host = host();
+    pub async fn over(guests: &[Guest], disk: Disk, limits: FilterLimits) -> Stack {
+        Stack::within(guests, disk, limits, ServerLimits::default()).await
+    }
+
+    pub async fn within(guests: &[Guest], disk: Disk, limits: FilterLimits, all: ServerLimits) -> Stack {
+        let host = host_within(all);
         let layers = guests
             .iter()
             .map(|guest| {

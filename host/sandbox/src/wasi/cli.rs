@@ -3,10 +3,10 @@
 use wasmtime::Result;
 use wasmtime::component::Resource;
 
-use super::console::Stream;
-use super::handles::Handle;
 use super::io::{InputStream, OutputStream};
 use super::{Functions, Store, mistake, resource};
+use crate::guest::console::Stream;
+use crate::guest::handles::Handle;
 
 struct TerminalInput;
 struct TerminalOutput;

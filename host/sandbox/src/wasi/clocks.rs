@@ -3,9 +3,9 @@
 use wasmtime::Result;
 use wasmtime::component::{ComponentType, Lower};
 
-use super::handles::Handle;
 use super::io::Pollable;
 use super::{Functions, Store};
+use crate::guest::handles::Handle;
 
 #[derive(ComponentType, Lower)]
 #[component(record)]

@@ -6,8 +6,8 @@
 use wasmtime::Result;
 use wasmtime::component::{ComponentType, Lift, Lower, Resource};
 
-use super::handles::Handle;
 use super::{Functions, Store, resource, unreachable};
+use crate::guest::handles::Handle;
 
 struct Descriptor;
 struct DirectoryEntryStream;

@@ -9,10 +9,10 @@ use std::future::Future;
 use wasmtime::Result;
 use wasmtime::component::{ComponentType, Lower, Resource};
 
-use super::console::Stream;
-use super::handles::Handle;
 use super::{Functions, Store, mistake, resource, unreachable};
+use crate::guest::console::Stream;
 use crate::guest::context::Context;
+use crate::guest::handles::Handle;
 
 pub(super) struct Pollable;
 pub(super) struct InputStream;

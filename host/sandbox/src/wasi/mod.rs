@@ -9,7 +9,7 @@
 //! Written by hand: the crates that implement WASI are about giving files and sockets to guests, with care; here there is nothing to give.
 //!
 //! **Handles.** Few things that a handle can stand for exist: the three standard streams, what one waits for, and the network that
-//! refuses everything. They are counted ([`Handles`]) and end with their instance. Of the others (files, sockets, terminals) there never is
+//! refuses everything. They are counted ([`Handles`](crate::guest::handles::Handles)) and end with their instance. Of the others (files, sockets, terminals) there never is
 //! one, so their functions cannot be reached: the engine knows which handles it gave to whom, and traps on any other.
 //!
 //! **Versions.** Any 0.2: the linker takes a definition for any version that is compatible with it.
@@ -18,18 +18,15 @@
 
 mod cli;
 mod clocks;
-mod console;
 mod denied;
-mod handles;
 mod io;
 mod random;
 
 use wasmtime::component::{Linker, LinkerInstance};
 use wasmtime::{Result, StoreContextMut};
 
-use crate::guest::context::{Context, mistake};
-pub(super) use console::Console;
-pub(super) use handles::Handles;
+use crate::guest::context::Context;
+use crate::guest::fault::mistake;
 
 type Store<'a> = StoreContextMut<'a, Context>;
 type Functions<'a> = LinkerInstance<'a, Context>;

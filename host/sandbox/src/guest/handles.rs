@@ -4,14 +4,14 @@ use wasmtime::Result;
 use wasmtime::component::Resource;
 
 use super::console::Stream;
-use crate::guest::context::mistake;
+use super::fault::mistake;
 
 /// Handles that an instance may have at once. Runtimes have three streams, and something to wait for in each task that sleeps.
 const MOST: usize = 1024;
 
 /// What a handle stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Handle {
+pub(crate) enum Handle {
     /// Standard input, which is closed.
     Input,
     /// Standard output or error.
@@ -28,7 +28,7 @@ pub(crate) struct Handles(Vec<Option<Handle>>);
 
 impl Handles {
     /// A new one, for the guest.
-    pub(super) fn add<T: 'static>(&mut self, handle: Handle) -> Result<Resource<T>> {
+    pub(crate) fn add<T: 'static>(&mut self, handle: Handle) -> Result<Resource<T>> {
         let index = self.0.iter().position(Option::is_none).unwrap_or(self.0.len());
         match self.0.get_mut(index) {
             Some(slot) => *slot = Some(handle),
@@ -39,14 +39,14 @@ impl Handles {
     }
 
     /// What a guest's handle stands for.
-    pub(super) fn get<T: 'static>(&self, resource: &Resource<T>) -> Result<Handle> {
+    pub(crate) fn get<T: 'static>(&self, resource: &Resource<T>) -> Result<Handle> {
         let handle = self.0.get(resource.rep() as usize).copied().flatten();
         // Not reached: the engine has let it through.
         handle.ok_or_else(|| mistake("it used a handle of WASI that is not there"))
     }
 
     /// It was dropped.
-    pub(super) fn remove(&mut self, rep: u32) {
+    pub(crate) fn remove(&mut self, rep: u32) {
         if let Some(slot) = self.0.get_mut(rep as usize) {
             *slot = None;
         }

@@ -3,7 +3,7 @@
 //! What a guest writes is cut into lines; each goes through the same gate as those of `log`: rate, length, escapes. What has no end
 //! yet is kept until the call ends, and not more of it than a line may show.
 
-use crate::connection::shared::{GuestLog, Level};
+use crate::connection::log::{GuestLog, Level};
 
 /// The most bytes that are kept of a line, however long the operator lets lines be.
 const KEPT: usize = 64 << 10;
@@ -26,7 +26,7 @@ pub(crate) struct Console {
 
 impl Console {
     /// Takes what a guest writes, and logs the lines in it.
-    pub(super) fn write(&mut self, stream: Stream, mut bytes: &[u8], log: &GuestLog) {
+    pub(crate) fn write(&mut self, stream: Stream, mut bytes: &[u8], log: &GuestLog) {
         // A character more than is shown: it is how the log knows that there was more.
         let most = log.longest().saturating_add(4).min(KEPT);
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {

@@ -1,0 +1,95 @@
+//! What a filter may put into the log, and how often its faults are reported.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use rbdkit_plugin_api::rate::Rate;
+use rbdkit_plugin_api::text::one_line_within;
+
+/// A line's weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    Error,
+    Warn,
+    Debug,
+}
+
+/// A filter's way into the log: so many lines a second and ten times as many at once, each so long at most, nothing in it that could
+/// pretend to be another line or command a terminal.
+pub(crate) struct GuestLog {
+    name: String,
+    rate: Rate,
+    longest: usize,
+}
+
+impl GuestLog {
+    pub(crate) fn new(name: &str, rate: u32, longest: usize) -> GuestLog {
+        GuestLog { name: name.to_string(), rate: Rate::new(rate, rate.saturating_mul(10)), longest }
+    }
+
+    /// Bytes of a line that are shown.
+    pub(crate) fn longest(&self) -> usize {
+        self.longest
+    }
+
+    pub(crate) fn write(&self, level: Level, message: &str) {
+        if level == Level::Debug && !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let Some(dropped) = self.rate.admit() else { return };
+        if dropped > 0 {
+            tracing::warn!("{}: {dropped} lines of this filter were dropped", self.name);
+        }
+        let line = one_line_within(message, self.longest);
+        match level {
+            Level::Error => tracing::error!("{}: {line}", self.name),
+            Level::Warn => tracing::warn!("{}: {line}", self.name),
+            Level::Debug => tracing::debug!("{}: {line}", self.name),
+        }
+    }
+}
+
+/// Bytes that are shown of why something failed, where a guest or its compiler may have a say in it.
+pub(crate) const CAUSE: usize = 400;
+
+/// Kinds of faults that are told apart. More are counted as one.
+const KINDS: usize = 64;
+
+/// What was said of a filter's faults: each kind once, then when their number has grown tenfold.
+#[derive(Default)]
+pub(crate) struct Faults(Mutex<HashMap<String, u64>>);
+
+impl Faults {
+    /// Counts a fault of a kind. How many there were now, if that is to be said.
+    pub(crate) fn count(&self, kind: &str) -> Option<u64> {
+        let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kind = if kinds.len() < KINDS || kinds.contains_key(kind) { kind } else { "" };
+        let count = kinds.entry(kind.to_string()).or_default();
+        *count += 1;
+        let mut round = 1u64;
+        while round < *count {
+            round = round.saturating_mul(10);
+        }
+        (round == *count).then_some(*count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_limited_in_rate() {
+        let log = GuestLog::new("f", 1, 100);
+        let admitted = (0..1000).filter(|_| log.rate.admit().is_some()).count();
+        assert!((10..100).contains(&admitted), "{admitted}");
+    }
+
+    #[test]
+    fn a_kind_of_fault_is_said_once_and_then_tenfold() {
+        let faults = Faults::default();
+        let said: Vec<u64> = (0..1000).filter_map(|_| faults.count("trap")).collect();
+        assert_eq!(said, [1, 10, 100, 1000]);
+        assert_eq!(faults.count("other"), Some(1));
+    }
+}

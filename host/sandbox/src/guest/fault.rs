@@ -1,0 +1,73 @@
+//! How a call ends that does not answer: a guest's mistake, a trap, or a limit.
+
+use rbdkit_plugin_api::Error;
+use rbdkit_plugin_api::text::one_line_within;
+use wasmtime::{Trap, WasmBacktrace};
+
+use super::clock::Overrun;
+use crate::connection::log::CAUSE;
+
+/// What a guest got wrong. It traps.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Mistake(pub(crate) String);
+
+/// A guest's mistake as the error that traps.
+pub(crate) fn mistake(what: impl Into<String>) -> wasmtime::Error {
+    wasmtime::Error::new(Mistake(what.into()))
+}
+
+/// Why an instance cannot be used any more.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    /// One line.
+    pub(crate) cause: String,
+    /// The guest's functions, innermost first, in one line.
+    pub(crate) backtrace: Option<String>,
+    /// It was ended because nobody waits for it any more, and is not to blame.
+    pub(crate) gone: bool,
+}
+
+impl Fault {
+    pub(crate) fn new(error: &wasmtime::Error) -> Fault {
+        let cause = if let Some(overrun) = error.downcast_ref::<Overrun>() {
+            overrun.to_string()
+        } else if let Some(mistake) = error.downcast_ref::<Mistake>() {
+            mistake.to_string()
+        } else if let Some(trap) = error.downcast_ref::<Trap>() {
+            trap.to_string()
+        } else {
+            format!("{:#}", error.root_cause())
+        };
+        let backtrace = error.downcast_ref::<WasmBacktrace>().map(frames);
+        let gone = error.downcast_ref::<Overrun>() == Some(&Overrun::Gone);
+        Fault { cause: one_line_within(&cause, CAUSE), backtrace, gone }
+    }
+
+    /// An answer that cannot be.
+    pub(crate) fn lie(lie: &Error) -> Fault {
+        Fault { cause: one_line_within(lie.context().unwrap_or("a lie"), CAUSE), backtrace: None, gone: false }
+    }
+}
+
+/// Frames that a line shows.
+const FRAMES: usize = 12;
+
+/// The functions of a backtrace in one line, innermost first.
+fn frames(backtrace: &WasmBacktrace) -> String {
+    let mut shown: Vec<String> = Vec::new();
+    for frame in backtrace.frames().iter().take(FRAMES) {
+        let name = frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), demangled);
+        let at = frame.func_offset().map(|offset| format!("+{offset:#x}")).unwrap_or_default();
+        shown.push(one_line_within(&format!("{name}{at}"), 100));
+    }
+    if backtrace.frames().len() > FRAMES {
+        shown.push(format!("{} more", backtrace.frames().len() - FRAMES));
+    }
+    shown.join(" < ")
+}
+
+/// A Rust function's name as it was written; any other as it is.
+fn demangled(name: &str) -> String {
+    format!("{:#}", rustc_demangle::demangle(name))
+}
