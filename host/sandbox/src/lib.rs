@@ -62,7 +62,7 @@ pub use load::describe::Description;
 use load::file::COMPONENT_BYTES;
 pub use load::file::read_component;
 use rbdkit_chain::Layer;
-use state::{Files, Quota};
+use state::{ParamFiles, Quota};
 pub use wasi::grants as wasi_grants;
 
 /// How the host of filters is set up.
@@ -206,7 +206,7 @@ impl Host {
 
     fn describe(&self, label: &str, recipe: &Recipe) -> Result<wit::Description, String> {
         let limits = FilterLimits::for_describing();
-        let shared = FilterShared::new(label, Purpose::Describe, limits, Files::default(), &self.shared);
+        let shared = FilterShared::new(label, Purpose::Describe, limits, ParamFiles::default(), &self.shared);
         block_on(async {
             let mut instance = recipe.instantiate(&shared).await.map_err(|fault| fault.cause)?;
             match instance.serve(Setup::new(Phase::CONFIGURE), None, &Ask::Describe).await {
@@ -267,7 +267,7 @@ impl Module {
         params: Vec<(String, ParamValue)>,
         limits: FilterLimits,
     ) -> Result<Arc<dyn Layer>, ConfigError> {
-        let files = Files::open(params.iter().filter_map(|(name, value)| {
+        let files = ParamFiles::open(params.iter().filter_map(|(name, value)| {
             let spec = self.description.params.iter().find(|spec| spec.name == *name)?;
             Some((spec.name.as_str(), spec.kind, value))
         }))?;

@@ -276,7 +276,7 @@ impl Start {
             return;
         }
         let grounds = Grounds {
-            scratch: (!self.plan.filters.is_empty()).then(rbdkit_sandbox::state::directory),
+            scratch: (!self.plan.filters.is_empty()).then(rbdkit_sandbox::state::scratch_directory),
             private: sockets.private().map(PathBuf::from),
             captive,
         };

@@ -26,7 +26,7 @@ use super::conn::Connection;
 use super::next::Next;
 use super::shared::FilterShared;
 use super::tracker::TaskToken;
-use crate::state::Held;
+use crate::state::HeldLock;
 
 /// Bytes of a buffer that a detached operation keeps, on the account of the filter's buffers.
 pub(crate) struct Charge {
@@ -76,13 +76,18 @@ impl Drop for Place {
 /// still open.
 pub(crate) struct DetachedOperation {
     _charge: Charge,
-    _lock: Option<Held>,
+    _lock: Option<HeldLock>,
     _next: Option<Arc<Next>>,
     place: Place,
 }
 
 impl DetachedOperation {
-    pub(crate) fn new(place: Place, charge: Charge, lock: Option<Held>, next: Option<Arc<Next>>) -> DetachedOperation {
+    pub(crate) fn new(
+        place: Place,
+        charge: Charge,
+        lock: Option<HeldLock>,
+        next: Option<Arc<Next>>,
+    ) -> DetachedOperation {
         DetachedOperation { _charge: charge, _lock: lock, _next: next, place }
     }
 

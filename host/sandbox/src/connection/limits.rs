@@ -111,13 +111,13 @@ impl FilterLimits {
         FilterLimits { setup: DESCRIBE, ..FilterLimits::default() }
     }
 
-    pub(crate) fn for_state(&self) -> state::Limits {
-        state::Limits {
+    pub(crate) fn for_state(&self) -> state::StateLimits {
+        state::StateLimits {
             exports: self.exports as usize,
             map_bytes: self.maps,
             scratch_bytes: self.scratch,
             scratch_total: self.scratch_total,
-            ..state::Limits::default()
+            ..state::StateLimits::default()
         }
     }
 }

@@ -11,7 +11,7 @@ use super::limits::{FilterLimits, MAX_DETACHED_OPERATIONS};
 use super::log::{Faults, GuestLog};
 use super::on_fault::OnFault;
 use super::tracker::TaskTracker;
-use crate::state::{Files, FilterState, Quota};
+use crate::state::{FilterState, ParamFiles, Quota};
 
 /// What all filters of the server share.
 pub(crate) struct HostShared {
@@ -40,7 +40,7 @@ pub(crate) struct FilterShared {
     pub(crate) log: GuestLog,
     pub(crate) faults: Faults,
     pub(crate) state: Arc<FilterState>,
-    pub(crate) files: Files,
+    pub(crate) files: ParamFiles,
     /// Bytes of the buffers that calls allocate and of those that detached operations keep.
     pub(crate) buffers: Quota,
     /// Operations below that go on without their call.
@@ -61,7 +61,7 @@ impl FilterShared {
         name: &str,
         purpose: Purpose,
         limits: FilterLimits,
-        files: Files,
+        files: ParamFiles,
         host: &HostShared,
     ) -> Arc<FilterShared> {
         Arc::new(FilterShared {

@@ -17,7 +17,7 @@ use crate::connection::conn::Connection;
 use crate::connection::next::Next;
 use crate::connection::shared::FilterShared;
 use crate::connection::waiting::WaitPolicy;
-use crate::state::{Changes, Held};
+use crate::state::{Changes, HeldLock};
 
 /// When a function may be used, as the contract names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ pub(crate) struct Call {
     pub(crate) extents: Option<ExtentsAnswer>,
     /// Dropped before the lock: a call that is dropped undoes its changes while it still holds the lock.
     pub(crate) changes: Changes,
-    pub(crate) lock: Option<Held>,
+    pub(crate) lock: Option<HeldLock>,
     pub(crate) last_error: Option<Error>,
     /// Lines that the guest has begun on standard output and error.
     pub(crate) console: Console,

@@ -25,7 +25,7 @@ use crate::connection::bindings::host;
 use crate::connection::bindings::host::types as wit;
 use crate::connection::log::Level;
 use crate::connection::waiting::WaitPolicy;
-use crate::state::{self, Held, Mode, Patience, When, Words};
+use crate::state::{self, ChangeTiming, HeldLock, LockMode, OnShutdown, SlotWords};
 use rbdkit_chain::{Hop, STEP};
 
 type Answer<T> = Result<std::result::Result<T, wit::Errno>>;
@@ -238,15 +238,15 @@ fn lock(
         Err(trap) => return at_once(Err(trap)),
     };
     let mode = match mode {
-        host::locks::Mode::Shared => Mode::Shared,
-        host::locks::Mode::Exclusive => Mode::Exclusive,
+        host::locks::Mode::Shared => LockMode::Shared,
+        host::locks::Mode::Exclusive => LockMode::Exclusive,
     };
     let policy = context.call.wait_policy();
-    let patience = match policy {
-        WaitPolicy::UntilDone => Patience::Always,
-        WaitPolicy::WhileClientIsThere => Patience::UntilShutdown,
+    let on_shutdown = match policy {
+        WaitPolicy::UntilDone => OnShutdown::KeepWaiting,
+        WaitPolicy::WhileClientIsThere => OnShutdown::GiveUp,
     };
-    match locks.lock_now(offset, length, mode, patience) {
+    match locks.lock_now(offset, length, mode, on_shutdown) {
         Op::Ready(held) => at_once(Ok(context.hold(held))),
         waiting => {
             let Some(conn) = context.call.conn.clone() else { return at_once(Ok(Err(wit::Errno::Enxio))) };
@@ -261,7 +261,7 @@ fn lock(
 
 impl Context {
     /// A lock was granted to the call, or refused.
-    fn hold(&mut self, held: std::result::Result<Held, Errno>) -> std::result::Result<(), wit::Errno> {
+    fn hold(&mut self, held: std::result::Result<HeldLock, Errno>) -> std::result::Result<(), wit::Errno> {
         self.call.lock = Some(held?);
         Ok(())
     }
@@ -284,7 +284,7 @@ fn buffer_write(mut store: StoreContextMut<'_, Context>, (buf, at, data): (u32, 
 }
 
 /// A state function's trap.
-fn trap(trap: state::Trap) -> wasmtime::Error {
+fn trap(trap: state::Misuse) -> wasmtime::Error {
     mistake(trap.0)
 }
 
@@ -626,7 +626,7 @@ impl host::slots::Host for Context {
     }
     fn replace(&mut self, s: wit::Scope, slot: u32, version: u64, a: u64, b: u64, c: u64, d: u64) -> Result<bool> {
         let slots = self.scope(s, "slots.replace")?.slots();
-        slots.replace(slot, Words { version, a, b, c, d }).map_err(trap)
+        slots.replace(slot, SlotWords { version, a, b, c, d }).map_err(trap)
     }
     fn add(&mut self, s: wit::Scope, slot: u32, delta: i64) -> Result<u64> {
         self.scope(s, "slots.add")?.slots().add(slot, delta).map_err(trap)
@@ -661,12 +661,12 @@ impl host::maps::Host for Context {
         w: host::maps::When,
     ) -> Result<u64> {
         let scope = Arc::clone(self.scope(s, "maps.set")?);
-        let when = match w {
-            host::maps::When::Now => When::Now,
-            host::maps::When::OnSuccess => When::OnSuccess,
-            host::maps::When::UndoOnFailure => When::UndoOnFailure,
+        let timing = match w {
+            host::maps::When::Now => ChangeTiming::Now,
+            host::maps::When::OnSuccess => ChangeTiming::OnSuccess,
+            host::maps::When::UndoOnFailure => ChangeTiming::UndoOnFailure,
         };
-        self.call.changes.set(&scope, id, first, count, if_states, to, when).map_err(trap)
+        self.call.changes.set(&scope, id, first, count, if_states, to, timing).map_err(trap)
     }
     fn count(&mut self, s: wit::Scope, id: u32, state: u8) -> Result<u64> {
         self.scope(s, "maps.count")?.map(id).and_then(|map| map.count(state)).map_err(trap)
