@@ -213,7 +213,7 @@ fn a_path_is_not_opened_whatever_is_taken_for_a_directory() {
 #[test]
 fn a_function_of_another_type_is_a_fault_when_it_is_called() {
     let call = |length: u32| format!("(call $error_code (i32.const 0) (i32.const {length}) (i32.const 2100))");
-    fails(&call(8), "it called filesystem-error-code on what there is not");
+    fails(&call(8), "it called filesystem-error-code with a handle that does not exist");
     // What it brings along is limited as everywhere.
     let many = format!("(memory.grow (i32.const 200)) (drop) {}", call(1 << 20));
     fails(&many, "too much data is being copied between the host and the guest");

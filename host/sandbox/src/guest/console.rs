@@ -1,19 +1,20 @@
-//! Standard output and error: lines for the filter's log.
+//! A guest's standard output and error (WASI), as lines of the filter's log.
 //!
-//! What a guest writes is cut into lines; each goes through the same gate as those of `log`: rate, length, escapes. What has no end
-//! yet is kept until the call ends, and not more of it than a line may show.
+//! What a guest writes is cut into lines. Each line goes through the same limits as those of `log`:
+//! rate, length, escapes. A line without an end is kept until the call ends, and no more of it than
+//! the log would show.
 
 use crate::connection::log::{GuestLog, Level};
 
-/// The most bytes that are kept of a line, however long the operator lets lines be.
-const KEPT: usize = 64 << 10;
+/// The most bytes that are kept of a line, even if the operator allows longer lines.
+const MAX_KEPT_BYTES: usize = 64 << 10;
 
-/// Where a guest may write.
+/// The streams to which a guest may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stream {
-    /// Chatter: `printf`, `console.log`.
+pub(crate) enum ConsoleStream {
+    /// Standard output: `printf`, `console.log`. Logged at level debug.
     Out,
-    /// Complaints: a panic's message, a traceback.
+    /// Standard error: a panic's message, a traceback. Logged at level warn.
     Err,
 }
 
@@ -25,10 +26,10 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// Takes what a guest writes, and logs the lines in it.
-    pub(crate) fn write(&mut self, stream: Stream, mut bytes: &[u8], log: &GuestLog) {
-        // A character more than is shown: it is how the log knows that there was more.
-        let most = log.longest().saturating_add(4).min(KEPT);
+    /// Takes bytes that a guest writes, and logs the lines that end in them.
+    pub(crate) fn write(&mut self, stream: ConsoleStream, mut bytes: &[u8], log: &GuestLog) {
+        // One character more than is shown, so that the log sees that the line was cut.
+        let most = log.longest().saturating_add(4).min(MAX_KEPT_BYTES);
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             self.keep(stream, &bytes[..end], most);
             self.end(stream, log);
@@ -37,32 +38,32 @@ impl Console {
         self.keep(stream, bytes, most);
     }
 
-    /// The call ends: what was begun is said as it is.
+    /// The call ends: logs the lines that have no end.
     pub(crate) fn flush(&mut self, log: &GuestLog) {
-        for stream in [Stream::Out, Stream::Err] {
+        for stream in [ConsoleStream::Out, ConsoleStream::Err] {
             if !self.line(stream).is_empty() {
                 self.end(stream, log);
             }
         }
     }
 
-    fn line(&mut self, stream: Stream) -> &mut Vec<u8> {
+    fn line(&mut self, stream: ConsoleStream) -> &mut Vec<u8> {
         match stream {
-            Stream::Out => &mut self.out,
-            Stream::Err => &mut self.err,
+            ConsoleStream::Out => &mut self.out,
+            ConsoleStream::Err => &mut self.err,
         }
     }
 
-    fn keep(&mut self, stream: Stream, bytes: &[u8], most: usize) {
+    fn keep(&mut self, stream: ConsoleStream, bytes: &[u8], most: usize) {
         let line = self.line(stream);
         let room = most.saturating_sub(line.len());
         line.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
-    fn end(&mut self, stream: Stream, log: &GuestLog) {
+    fn end(&mut self, stream: ConsoleStream, log: &GuestLog) {
         let level = match stream {
-            Stream::Out => Level::Debug,
-            Stream::Err => Level::Warn,
+            ConsoleStream::Out => Level::Debug,
+            ConsoleStream::Err => Level::Warn,
         };
         let line = self.line(stream);
         log.write(level, &String::from_utf8_lossy(line));
@@ -79,14 +80,14 @@ mod tests {
         let log = GuestLog::new("f", 1, 10);
         let mut console = Console::default();
         for _ in 0..1000 {
-            console.write(Stream::Err, b"\x1b[2J", &log);
+            console.write(ConsoleStream::Err, b"\x1b[2J", &log);
         }
         assert_eq!(console.err, b"\x1b[2J\x1b[2J\x1b[2J\x1b["[..14]);
-        console.write(Stream::Out, b"one", &log);
+        console.write(ConsoleStream::Out, b"one", &log);
         assert_eq!((console.out.as_slice(), console.err.len()), (&b"one"[..], 14));
-        console.write(Stream::Err, b"more\nnext", &log);
+        console.write(ConsoleStream::Err, b"more\nnext", &log);
         assert_eq!(console.err, b"next");
-        console.write(Stream::Err, &[b'\n'; 100], &log);
+        console.write(ConsoleStream::Err, &[b'\n'; 100], &log);
         assert!(console.err.is_empty());
         console.flush(&log);
         assert!(console.out.is_empty());

@@ -9,9 +9,9 @@ use rbdkit_plugin_api::Error;
 use super::call::{Call, Phase};
 use super::clock::{CallClock, Overrun};
 use super::fault::mistake;
-use super::handles::Handles;
 use super::memory::MemoryLimiter;
 use super::outside::Outside;
+use super::wasi_handles::WasiHandles;
 use crate::connection::bindings::host::types as wit;
 use crate::connection::conn::Connection;
 use crate::connection::next::Next;
@@ -24,7 +24,7 @@ pub(crate) struct Context {
     pub(crate) clock: Arc<CallClock>,
     pub(crate) memory: MemoryLimiter,
     /// The guest's handles of WASI.
-    pub(crate) handles: Handles,
+    pub(crate) handles: WasiHandles,
     pub(crate) outside: Outside,
     pub(crate) call: Call,
 }
@@ -38,7 +38,7 @@ impl Context {
             Purpose::Describe => Outside::MadeUp(0),
             Purpose::Serve => Outside::Real,
         };
-        Context { shared, clock, memory, handles: Handles::default(), outside, call }
+        Context { shared, clock, memory, handles: WasiHandles::default(), outside, call }
     }
 
     /// Nanoseconds since the server started, for the guest.
