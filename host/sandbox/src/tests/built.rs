@@ -22,7 +22,7 @@ async fn stack(filters: Filters<'_>) -> Stack {
     let layers = filters
         .iter()
         .map(|(name, params)| {
-            let path = format!("{}/../target/filters/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
+            let path = format!("{}/../../target/filters/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
             let component = std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e} (make filters builds it)"));
             let params = params.iter().map(|(name, text)| (name.to_string(), value(text))).collect();
             host.load(name, &component).unwrap().configure(params, FilterLimits::default()).unwrap()
