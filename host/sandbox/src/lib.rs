@@ -1,26 +1,41 @@
-//! Filters: WebAssembly components in a sandbox. The only place that names wasmtime.
+//! Filters: WebAssembly components in a sandbox. Only this crate names wasmtime.
 //!
-//! A component is loaded once ([`Host::load`]), described, given its parameters ([`Module::configure`]) and is then a layer of the chain as
-//! any other: for the chain there is no difference between a filter and a plugin. `wit/filter.wit` is the contract with the guest.
+//! A component is loaded once ([`Host::load`]), described, and given its parameters
+//! ([`Module::configure`]). Then it is a layer of the chain like any other: the chain sees no
+//! difference between a filter and a plugin. `wit/filter.wit` is the contract with the guest.
 //!
-//! How a request passes: [`layer::handle`] asks whether the filter exports the operation. If not, it goes to the layer below without any
-//! guest. Otherwise an instance is taken ([`layer::pool`]), the call with its buffer is installed in the instance's store ([`guest::call`]), and the
-//! guest runs on a fiber ([`guest::instance`]). What it imports ([`guest::imports`]) acts on that call: `next.pread` moves the buffer on to the gate below and back.
+//! A request goes this way: [`layer::handle`] asks whether the filter exports the operation. If
+//! not, the operation goes to the layer below without any guest. Otherwise [`layer::calls`] takes
+//! an instance from the pool ([`layer::pool`]) and installs the call with its buffer in the
+//! instance's store ([`guest::call`]), and the guest runs on a fiber ([`guest::instance`]). What
+//! the guest imports ([`guest::imports`]) acts on that call: `next.pread` moves the buffer on to
+//! the gate below and back.
+//!
+//! The folders see only what stands below them: this file, then `layer` and `wasi`, `guest`,
+//! `load`, `connection`, `state`.
 //!
 //! Invariants:
-//! * **One call, one [`guest::call::Call`].** It is installed when a guest is entered and taken out when it returns, traps or is dropped; nothing else
-//!   in a store belongs to a request. Dropping it releases its lock, forgets what it held back and undoes what it was to undo.
+//! * **One call, one [`guest::call::Call`].** It is filled when a guest is entered and emptied when
+//!   the guest returns, traps or is dropped. Nothing else in a store belongs to a request. Emptying
+//!   it releases the call's lock, drops the changes that it held back and undoes the changes that
+//!   it was to undo.
 //! * **Publish, unlock, answer**, in this order, when a call succeeds.
-//! * **A fault costs its own request.** The instance is dropped, the request answers EIO, and the next call finds a fresh instance. A place in the
-//!   pool belongs to a lease and comes back with it, whatever happened to the instance.
-//! * **A client that has gone ends its calls**, but for finalize, close and what they ask below. An operation below that cannot be called back keeps the
-//!   call's lock, its buffer and the layer below until it has ended ([`connection::detached`]).
-//! * **Waiting is not computing.** Time in next, locks and sleep is on no account of the guest's ([`guest::clock`]).
-//! * **A payload crosses into a guest only by `buffer.read` and `buffer.write`**, and every byte that does is counted.
-//! * **Instances are taken downwards.** A layer that waits for an instance holds only those of layers above, and nobody below waits for them.
-//! * **Every call keeps the next it began with.** A layer below that was replaced ends after its last user.
-//! * **Guest code runs before the server does** only in `describe` and `configure`, which can wait for nothing: [`Module::configure`] may be called with
-//!   or without a runtime.
+//! * **A fault costs its own request.** The instance is dropped, the request gets EIO, and the next
+//!   call finds a fresh instance. A place in the pool belongs to a lease and comes back with it,
+//!   whatever happened to the instance.
+//! * **A client that has gone ends its calls**, but for finalize, close and what they ask below. An
+//!   operation below that cannot be called back keeps the call's lock, its buffer and the layer
+//!   below until it has ended ([`connection::detached`]).
+//! * **Waiting is not computing.** Time in next, locks and sleep is not on the guest's account
+//!   ([`guest::clock`]).
+//! * **A payload crosses into a guest only by `buffer.read` and `buffer.write`**, and every byte
+//!   that does is counted.
+//! * **Instances are taken downwards.** A layer that waits for an instance holds only instances of
+//!   layers above, and no layer below waits for those.
+//! * **Every call keeps the layer below that it began with.** A layer that was replaced ends after
+//!   its last user.
+//! * **Guest code runs before the server listens** only in `describe` and `configure`, which can
+//!   wait for nothing. [`Module::configure`] may be called with or without a runtime.
 
 mod connection;
 mod guest;
@@ -29,28 +44,24 @@ mod load;
 pub mod state;
 mod wasi;
 
-use std::future::Future;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::task::{Context as TaskContext, Poll, Wake, Waker};
-use std::thread::Thread;
 
 use rbdkit_plugin_api::ConfigError;
 use rbdkit_plugin_api::schema::ParamValue;
 use rbdkit_plugin_api::text::one_line_within;
 use wasmtime::Engine;
-use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker};
 
 use connection::bindings::host::types as wit;
 pub use connection::counters::Counters;
-use connection::engine::Pulse;
 pub use connection::limit_options::Limits;
 pub use connection::limits::{CompileLimits, FilterLimits, ServerLimits};
 use connection::log::CAUSE;
 pub use connection::on_fault::OnFault;
+use connection::pulse::Pulse;
 use connection::shared::{FilterShared, HostShared, Purpose};
+use guest::block_on::block_on;
 use guest::call::{Phase, Setup};
 use guest::context::Context;
 use guest::exported::Exported;
@@ -58,8 +69,8 @@ use guest::instance::{Ask, Exports, Recipe, Reply};
 use layer::filter::{Filter, FilterTraits};
 use layer::filter_layer::FilterLayer;
 pub use load::compile::{Compiler, serve_if_asked};
+use load::component::{LinkedImports, check_format};
 pub use load::describe::Description;
-use load::file::COMPONENT_BYTES;
 pub use load::file::read_component;
 use rbdkit_chain::Layer;
 use state::{ParamFiles, Quota};
@@ -70,10 +81,11 @@ pub use wasi::grants as wasi_grants;
 pub struct Options {
     /// Where components are compiled that are not in the cache.
     pub compiler: Compiler,
-    /// What a fault costs beside its own request.
+    /// What a fault costs besides its own request.
     pub on_fault: OnFault,
-    /// Where compiled code is kept. None: `$XDG_CACHE_HOME/rbdkit`, `/var/cache/rbdkit` for root or `~/.cache/rbdkit`. If it cannot be made or
-    /// trusted there is no cache, which only makes starting slower.
+    /// The directory for compiled code. None: `$XDG_CACHE_HOME/rbdkit`, `/var/cache/rbdkit` for
+    /// root or `~/.cache/rbdkit`. If it cannot be made or trusted there is no cache, which only
+    /// makes starting slower.
     pub cache_dir: Option<PathBuf>,
     /// What all filters may take together.
     pub limits: ServerLimits,
@@ -124,26 +136,28 @@ impl Host {
         }))
     }
 
-    /// Loads a component and asks it what it is. `label` is what messages call it until then: the file's name.
+    /// Loads a component and asks it what it is. `label` is what messages call it until then: the
+    /// file's name.
     ///
     /// # Errors
-    /// One line that begins with the label: it is no component, uses what is switched off, imports what is not granted, is no filter, or
-    /// describes itself in a way that cannot be.
+    /// One line that begins with the label: it is not a component, uses a feature that is off,
+    /// imports what is not granted, is not a filter, or describes itself in a way that cannot be
+    /// true.
     pub fn load(self: &Arc<Self>, label: &str, component: &[u8]) -> Result<Module, ConfigError> {
         self.load_checked(label, component).map_err(|why| ConfigError::new(format!("{label}: {why}")))
     }
 
     fn load_checked(self: &Arc<Self>, label: &str, bytes: &[u8]) -> Result<Module, String> {
         let component = self.compile(bytes)?;
-        let imports = self.check_imports(&component)?;
+        let imports = LinkedImports::check(&component, &self.engine, wasi::granted)?;
         let pre = self.linker.instantiate_pre(&component).map_err(|e| {
             format!("it does not fit this host's rbdkit:filter@0.1.0 (was it built for a newer one?): {}", one_line(&e))
         })?;
         let exports = Exports::probe(&pre)?;
         let (mut exported, names) = exports.what();
         let recipe = Recipe { pre, exports };
-        let told = self.describe(label, &recipe)?;
-        let description = load::describe::checked(&told, names, imports.interfaces)?;
+        let described = self.describe(label, &recipe)?;
+        let description = load::describe::checked(&described, names, imports.interfaces)?;
         exported.transparent = description.transparent;
         Ok(Module {
             host: Arc::clone(self),
@@ -151,57 +165,18 @@ impl Host {
             recipe,
             exported,
             description,
-            recovery: told.recovery,
+            recovery: described.recovery,
             reopens: imports.reopens,
         })
     }
 
     fn compile(&self, bytes: &[u8]) -> Result<Component, String> {
-        if bytes.len() > COMPONENT_BYTES {
-            return Err(format!("it has {} bytes (at most {COMPONENT_BYTES})", bytes.len()));
-        }
-        match bytes.get(..8) {
-            Some([0, b'a', b's', b'm', 0x0d, 0, 1, 0]) => {}
-            Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => {
-                return Err(
-                    "it is a core WebAssembly module, not a component (rbdkit-filter build makes one of it)".into()
-                );
-            }
-            _ => return Err("it is not a WebAssembly component".into()),
-        }
+        check_format(bytes)?;
         let compiled = match &self.cache {
             Some(cache) => cache.load(&self.engine, &self.compiler, bytes),
             None => load::cache::compile(&self.engine, &self.compiler, bytes),
         };
         compiled.map_err(|e| format!("it cannot be compiled: {}", one_line(&e)))
-    }
-
-    /// Whether everything that a component imports is granted.
-    fn check_imports(&self, component: &Component) -> Result<Imports, String> {
-        let mut imports = Imports { interfaces: Vec::new(), reopens: false };
-        for (name, item) in component.component_type().imports(&self.engine) {
-            if let Some(stub) = wasi::granted(name) {
-                // In a component of several parts each may have its own version of it.
-                if !imports.interfaces.iter().any(|known| known == stub) {
-                    imports.interfaces.push(stub.to_string());
-                }
-                continue;
-            }
-            let granted = name.strip_prefix("rbdkit:filter/").and_then(|rest| rest.split_once('@'));
-            let Some((interface, _)) = granted.filter(|(_, version)| is_ours(version)) else {
-                return Err(format!(
-                    "it imports \"{}\", and filters get nothing but rbdkit:filter@0.1 and stubs of some of WASI 0.2",
-                    one_line_within(name, 200)
-                ));
-            };
-            if interface == "next-open"
-                && let ComponentItem::ComponentInstance(instance) = item.ty
-            {
-                imports.reopens = instance.exports(&self.engine).any(|(name, _)| name == "reopen");
-            }
-            imports.interfaces.push(interface.to_string());
-        }
-        Ok(imports)
     }
 
     fn describe(&self, label: &str, recipe: &Recipe) -> Result<wit::Description, String> {
@@ -217,7 +192,8 @@ impl Host {
         })
     }
 
-    /// The counters of the filters that are configured, with the filters' names, in the order in which they were configured.
+    /// The counters of the filters that are configured, with the filters' names, in the order in
+    /// which they were configured.
     pub fn statistics(&self) -> Vec<(String, Arc<Counters>)> {
         let configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
         let filters = configured.iter().filter_map(Weak::upgrade);
@@ -230,16 +206,6 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<Context>> {
     let mut linker = guest::imports::linker(engine)?;
     wasi::add_to_linker(&mut linker)?;
     Ok(linker)
-}
-
-struct Imports {
-    interfaces: Vec<String>,
-    reopens: bool,
-}
-
-/// Versions that this host serves: 0.1 of any patch level.
-fn is_ours(version: &str) -> bool {
-    version.strip_prefix("0.1.").is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn one_line(error: &wasmtime::Error) -> String {
@@ -257,8 +223,9 @@ impl Module {
         &self.label
     }
 
-    /// Gives the filter its parameters, by their declared names in the order of the command line, and makes it a layer. Opens the files that
-    /// they name. The guest runs here, on this thread; it may be called inside a runtime or outside of one.
+    /// Gives the filter its parameters, by their declared names in the order of the command line,
+    /// and makes it a layer. Opens the files that they name. The guest runs on this thread, inside
+    /// a runtime or outside of one.
     ///
     /// # Errors
     /// The filter's own line about a parameter, or what was wrong with the filter.
@@ -284,28 +251,6 @@ impl Module {
         let params = params.into_iter().map(|(name, value)| (name, value.text)).collect();
         let filter = block_on(Filter::configure(shared, self.recipe, traits, params))?;
         Ok(Arc::new(FilterLayer(filter)))
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// Runs what waits for nothing but its own turn: describe and configure. No runtime is needed, and one that is there is not used.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = TaskContext::from_waker(&waker);
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(value) => return value,
-            // Where a runtime is there it would be the one to wake who yields, and this is its thread.
-            Poll::Pending => std::thread::park_timeout(connection::engine::TICK),
-        }
     }
 }
 

@@ -12,7 +12,8 @@ pub fn plain(error: &impl fmt::Display) -> String {
     }
 }
 
-/// A text that somebody else may have had a say in as one line, without what could command a terminal or hide a part of the text.
+/// A text that somebody else may have had a say in as one line, without what could command a
+/// terminal or hide a part of the text.
 #[must_use]
 pub fn one_line(text: &str) -> String {
     one_line_within(text, usize::MAX)

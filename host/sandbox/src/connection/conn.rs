@@ -1,4 +1,5 @@
-//! A connection in one layer: what is below it, what its client asked for, and the state that it uses.
+//! A connection in one layer: what is below it, what its client asked for, and the state that it
+//! uses.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -28,7 +29,8 @@ pub(crate) struct Connection {
     pub(crate) detached_operations: Arc<TaskTracker>,
     next: NextCell,
     needs_its_instance: bool,
-    /// Open has succeeded and close has not begun: a fresh instance that takes the place of a lost one is told of it.
+    /// Open has succeeded and close has not begun: a fresh instance that takes the place of a lost
+    /// one is told of it.
     live: AtomicBool,
     /// The instance that held its state is gone and its state cannot be rebuilt.
     lost: AtomicBool,

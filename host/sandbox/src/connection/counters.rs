@@ -3,29 +3,31 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// What happened in one filter. Shown with `-v` when it ends; tests read it through [`Host::statistics`](crate::Host::statistics).
+/// What happened in one filter. Shown with `-v` when it ends; tests read it through
+/// [`Host::statistics`](crate::Host::statistics).
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Calls of guest functions.
     pub calls: AtomicU64,
-    /// Payload bytes that a guest took in (`buffer.read`).
+    /// Payload bytes that a guest read (`buffer.read`).
     pub bytes_in: AtomicU64,
-    /// Payload bytes that a guest gave out (`buffer.write`).
+    /// Payload bytes that a guest wrote (`buffer.write`).
     pub bytes_out: AtomicU64,
     /// Calls that ended in a trap or at a limit.
     pub faults: AtomicU64,
     /// Instances made.
     pub instances: AtomicU64,
-    /// Prefetches that were carried out.
+    /// Prefetches that were done, with or without success.
     pub prefetches: AtomicU64,
-    /// Of these, how many failed.
+    /// Prefetches that failed.
     pub prefetches_failed: AtomicU64,
-    /// Ranges that were there or under way already.
+    /// Ranges of which a part was queued, under way or just done.
     pub prefetches_merged: AtomicU64,
     /// Ranges for which the queue had no room.
     pub prefetches_dropped: AtomicU64,
-    /// Operations below that went on without the call that had begun them, because its client had gone.
-    pub left: AtomicU64,
+    /// Operations below that went on without the call that had begun them, because its client had
+    /// gone.
+    pub detached: AtomicU64,
 }
 
 impl Counters {

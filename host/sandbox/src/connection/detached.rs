@@ -1,21 +1,25 @@
 //! Operations of the layers below that go on when their call has ended.
 //!
-//! A call that waits for next, or for its scratch file, is ended when its client goes: its instance is dropped and another one
-//! takes the place. The operation that it waited for cannot be called back, since a plugin reads and writes whether anybody
-//! still wants it or not. So the operation goes on as a *detached operation*: a task of its own that keeps everything that
-//! must not be given away before the operation has ended. These are its buffer and the account that the buffer is on, the
-//! call's range lock (nobody else comes into the range while a write is still on its way), the turn in a queue below, and
-//! the layer below itself, which is finalized and closed after its last operation. The call's changes of maps are undone
-//! before the lock is released, as in any other call that fails.
+//! A call that waits for next, or for its scratch file, is ended when its client goes: its instance
+//! is dropped and another one takes the place. The operation that it waited for cannot be called
+//! back, since a plugin reads and writes whether anybody still wants it or not. So the operation
+//! goes on as a *detached operation*: a task of its own that keeps everything that must not be
+//! given away before the operation has ended. These are its buffer and the account that the buffer
+//! is on, the call's range lock (nobody else comes into the range while a write is still on its
+//! way), the turn in a queue below, and the layer below itself, which is finalized and closed after
+//! its last operation. The call's changes of maps are undone before the lock is released, as in any
+//! other call that fails.
 //!
-//! **In a chain** each layer does that for itself. The future of a request contains those of the layers below. A layer that
-//! detaches its operation does so before it polls it once more, so the topmost layer goes first. Its operation finds out in
-//! its task that the client has gone, detaches in turn, and so on down to the operation that really hangs. Each detached
-//! operation ends as soon as the layer below it has returned.
+//! **In a chain** each layer does that for itself. The future of a request contains those of the
+//! layers below. A layer that detaches its operation does so before it polls it once more, so the
+//! topmost layer goes first. Its operation finds out in its task that the client has gone, detaches
+//! in turn, and so on down to the operation that really hangs. Each detached operation ends as soon
+//! as the layer below it has returned.
 //!
-//! **Limits.** A filter has at most [`MAX_DETACHED_OPERATIONS`](super::limits::MAX_DETACHED_OPERATIONS) of them, and their
-//! buffers are on the account of `buffers-total`. Beyond that a call waits as if its client were still there, and keeps
-//! what it holds.
+//! **Limits.** A filter has at most
+//! [`MAX_DETACHED_OPERATIONS`](super::limits::MAX_DETACHED_OPERATIONS) of them, and their buffers
+//! are on the account of `buffers-total`. Beyond that a call waits as if its client were still
+//! there, and keeps what it holds.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -52,7 +56,8 @@ impl Drop for Charge {
     }
 }
 
-/// A place among the detached operations of a filter and of a connection. It also keeps the connection, and so what is below it.
+/// A place among the detached operations of a filter and of a connection. It also keeps the
+/// connection, and so what is below it.
 pub(crate) struct Place {
     conn: Arc<Connection>,
     _token: TaskToken,
@@ -72,8 +77,8 @@ impl Drop for Place {
     }
 }
 
-/// What a detached operation keeps. The fields are dropped in this order: whoever gets the lock finds the buffer's bytes free and next
-/// still open.
+/// What a detached operation keeps. The fields are dropped in this order: whoever gets the lock
+/// finds the buffer's bytes free and next still open.
 pub(crate) struct DetachedOperation {
     _charge: Charge,
     _lock: Option<HeldLock>,
@@ -94,7 +99,7 @@ impl DetachedOperation {
     /// Runs an operation to its end on a task of its own. Nobody gets its answer.
     pub(crate) fn run<T: Send + 'static>(self, operation: BoxFuture<'static, T>) {
         let shared = Arc::clone(&self.place.conn.shared);
-        shared.counters.left.fetch_add(1, Relaxed);
+        shared.counters.detached.fetch_add(1, Relaxed);
         shared.detached_tasks.spawn(async move {
             let kept = self;
             drop(operation.await);

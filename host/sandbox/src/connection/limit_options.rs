@@ -1,6 +1,7 @@
 //! Limits as the command line says and shows them (`--filter-limit RESOURCE=VALUE`).
 //!
-//! [`Limits::table`] is what `--help` and `rbdkit-filter inspect` print, so the text beside a limit is written once, here.
+//! [`Limits::table`] is what `--help` and `rbdkit-filter inspect` print, so the text beside a limit
+//! is written once, here.
 
 use std::time::Duration;
 
@@ -83,8 +84,8 @@ impl Limits {
         })
     }
 
-    /// Sets one limit from the command line: bytes as sizes (`64M`), times as durations (`500ms`), counts in decimal.
-    /// `target` is the filter that the option names, if it names one.
+    /// Sets one limit from the command line: bytes as sizes (`64M`), times as durations (`500ms`),
+    /// counts in decimal. `target` is the filter that the option names, if it names one.
     ///
     /// # Errors
     /// One line that names the filter and the resource and says what would be right.

@@ -6,40 +6,49 @@ use rbdkit_plugin_api::MAX_REQUEST;
 
 use crate::state;
 
-/// Operations of one filter that go on without their call. This is half of the threads that the runtime has for operations that block
-/// (512), so that plugins which hang leave the other half to requests that somebody waits for.
+/// Operations of one filter that go on without their call. This is half of the threads that the
+/// runtime has for operations that block (512), so that plugins which hang leave the other half to
+/// requests that somebody waits for.
 pub(crate) const MAX_DETACHED_OPERATIONS: u64 = 256;
 
-/// `describe` returns constants. Interpreters start in some milliseconds; 5 s are enough on a busy machine.
+/// `describe` returns constants. Interpreters start in some milliseconds; 5 s are enough on a busy
+/// machine.
 const DESCRIBE: Duration = Duration::from_secs(5);
 
 /// The limits of one filter in one place of the chain.
 #[derive(Clone, Debug)]
 pub struct FilterLimits {
-    /// Time that a guest may compute in one data request. Waiting for next, locks and sleep does not count.
+    /// Time that a guest may compute in one data request. Waiting for next, locks and sleep does
+    /// not count.
     pub cpu: Duration,
-    /// Time that one data request may take, less the same waiting. It also ends a guest that is not scheduled for long.
+    /// Time that one data request may take, less the same waiting. It also ends a guest that is not
+    /// scheduled for long.
     pub wall: Duration,
-    /// As `cpu` and `wall`, for configure, get-ready, open, prepare, finalize and close: they may read a whole index. Finalize and close
-    /// may also sleep for so long in all, because no client waits for them.
+    /// As `cpu` and `wall`, for configure, get-ready, open, prepare, finalize and close: they may
+    /// read a whole index. Finalize and close may also sleep for so long in all, because no client
+    /// waits for them.
     pub setup: Duration,
-    /// Times that one data request may wait for others. A normal request waits a few times for each block. This ends a request that asks
-    /// the layers below for ever.
+    /// Times that one data request may wait for others. A normal request waits a few times for each
+    /// block. This ends a request that asks the layers below for ever.
     pub waits: u32,
-    /// Bytes of an instance's linear memory and tables together. Beyond it an allocation fails in the guest.
+    /// Bytes of an instance's linear memory and tables together. Beyond it an allocation fails in
+    /// the guest.
     pub memory: u64,
-    /// Instances of the filter. A request waits for a free one; one connection has at most half of them.
+    /// Instances of the filter. A request waits for a free one; one connection has at most half of
+    /// them.
     pub instances: u32,
     /// Bytes of one call's own buffers.
     pub buffers: u64,
     /// Bytes of all calls' own buffers together.
     pub buffers_total: u64,
-    /// Bytes that one import or result may bring out of the guest at once (strings, lists). A request may always bring out as many bytes as
-    /// its payload has, so that `buffer.write` can write the payload in one piece.
+    /// Bytes that one import or result may bring out of the guest at once (strings, lists). A
+    /// request may always bring out as many bytes as its payload has, so that `buffer.write` can
+    /// write the payload in one piece.
     pub transfer: u64,
     /// Bytes of memory for block maps.
     pub maps: u64,
-    /// Bytes on the disk for one scratch file. None: the size of the export below and some for a header.
+    /// Bytes on the disk for one scratch file. None: the size of the export below and some for a
+    /// header.
     pub scratch: Option<u64>,
     /// Bytes on the disk for all scratch files of the filter together.
     pub scratch_total: u64,
@@ -61,13 +70,16 @@ impl Default for FilterLimits {
             cpu: Duration::from_secs(1),
             wall: Duration::from_secs(10),
             setup: Duration::from_secs(60),
-            // A request of 64 MiB in blocks of 512 bytes, each read and written, waits 262144 times.
+            // A request of 64 MiB in blocks of 512 bytes, each read and written, waits 262144
+            // times.
             waits: 1 << 20,
             memory: 64 << 20,
-            // A client that is alone has half of them: 64, the number of requests in flight beyond which more bring nothing.
+            // A client that is alone has half of them: 64, the number of requests in flight beyond
+            // which more bring nothing.
             instances: 128,
             buffers: u64::from(MAX_REQUEST),
-            // Four of the largest requests: more would let one filter outgrow what the server admits in payloads.
+            // Four of the largest requests: more would let one filter outgrow what the server
+            // admits in payloads.
             buffers_total: 4 * u64::from(MAX_REQUEST),
             // The longest list that the host itself gives out, of extents, has 1.5 MiB.
             transfer: 4 << 20,
@@ -125,8 +137,8 @@ impl FilterLimits {
 /// The limits of all filters of a server together.
 #[derive(Clone, Debug)]
 pub struct ServerLimits {
-    /// Bytes of linear memory and tables of all instances of all filters. A request that needs one more instance fails if there is no
-    /// memory for it.
+    /// Bytes of linear memory and tables of all instances of all filters. A request that needs one
+    /// more instance fails if there is no memory for it.
     pub memory: u64,
     /// For compiling one component.
     pub compile: CompileLimits,
@@ -152,7 +164,8 @@ impl Default for CompileLimits {
         CompileLimits {
             // The largest interpreters take 20 seconds where two processors compile at once.
             time: Duration::from_secs(60),
-            // An interpreter of 18 MiB takes some 1.5 GiB. The rest is for address space that is only reserved.
+            // An interpreter of 18 MiB takes some 1.5 GiB. The rest is for address space that is
+            // only reserved.
             memory: 4 << 30,
         }
     }

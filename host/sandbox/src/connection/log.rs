@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use rbdkit_plugin_api::rate::Rate;
 use rbdkit_plugin_api::text::one_line_within;
 
-/// A line's weight.
+/// How important a line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Level {
     Error,
@@ -14,8 +14,8 @@ pub(crate) enum Level {
     Debug,
 }
 
-/// A filter's way into the log: so many lines a second and ten times as many at once, each so long at most, nothing in it that could
-/// pretend to be another line or command a terminal.
+/// Writes the lines of a filter into the log. It limits how many lines a second there are and how
+/// long each is, and escapes what could look like another line or command a terminal.
 pub(crate) struct GuestLog {
     name: String,
     rate: Rate,
@@ -23,15 +23,17 @@ pub(crate) struct GuestLog {
 }
 
 impl GuestLog {
+    /// `rate` lines a second and ten times as many at once, each of at most `longest` bytes.
     pub(crate) fn new(name: &str, rate: u32, longest: usize) -> GuestLog {
         GuestLog { name: name.to_string(), rate: Rate::new(rate, rate.saturating_mul(10)), longest }
     }
 
-    /// Bytes of a line that are shown.
+    /// The most bytes of a line that are shown.
     pub(crate) fn longest(&self) -> usize {
         self.longest
     }
 
+    /// Writes a line, unless too many came lately.
     pub(crate) fn write(&self, level: Level, message: &str) {
         if level == Level::Debug && !tracing::enabled!(tracing::Level::DEBUG) {
             return;
@@ -49,21 +51,23 @@ impl GuestLog {
     }
 }
 
-/// Bytes that are shown of why something failed, where a guest or its compiler may have a say in it.
+/// The most bytes that are shown of a cause of a failure, because a guest or its compiler may have
+/// made the text.
 pub(crate) const CAUSE: usize = 400;
 
-/// Kinds of faults that are told apart. More are counted as one.
-const KINDS: usize = 64;
+/// How many kinds of faults are counted separately. All further kinds are counted as one.
+const MAX_KINDS: usize = 64;
 
-/// What was said of a filter's faults: each kind once, then when their number has grown tenfold.
+/// Decides which faults of a filter are reported: of each kind the first, and then each time their
+/// number has grown tenfold.
 #[derive(Default)]
 pub(crate) struct Faults(Mutex<HashMap<String, u64>>);
 
 impl Faults {
-    /// Counts a fault of a kind. How many there were now, if that is to be said.
+    /// Counts a fault of a kind. Returns how many there were, if this one is to be reported.
     pub(crate) fn count(&self, kind: &str) -> Option<u64> {
         let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let kind = if kinds.len() < KINDS || kinds.contains_key(kind) { kind } else { "" };
+        let kind = if kinds.len() < MAX_KINDS || kinds.contains_key(kind) { kind } else { "" };
         let count = kinds.entry(kind.to_string()).or_default();
         *count += 1;
         let mut round = 1u64;
@@ -86,10 +90,10 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_of_fault_is_said_once_and_then_tenfold() {
+    fn a_kind_of_fault_is_reported_once_and_then_tenfold() {
         let faults = Faults::default();
-        let said: Vec<u64> = (0..1000).filter_map(|_| faults.count("trap")).collect();
-        assert_eq!(said, [1, 10, 100, 1000]);
+        let reported: Vec<u64> = (0..1000).filter_map(|_| faults.count("trap")).collect();
+        assert_eq!(reported, [1, 10, 100, 1000]);
         assert_eq!(faults.count("other"), Some(1));
     }
 }

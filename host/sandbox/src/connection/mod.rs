@@ -11,6 +11,7 @@ pub(crate) mod log;
 pub(crate) mod next;
 pub(crate) mod on_fault;
 pub(crate) mod prefetch;
+pub(crate) mod pulse;
 pub(crate) mod shared;
 pub(crate) mod tracker;
 pub(crate) mod waiting;

@@ -9,8 +9,8 @@ use super::shared::FilterShared;
 
 /// The layer below, as one call sees it.
 ///
-/// Every call keeps the layer that it began with. A layer that was replaced ends when its last user drops it: a task of its own finalizes
-/// and closes it then.
+/// Every call keeps the layer that it began with. A layer that was replaced ends when its last user
+/// drops it: a task of its own finalizes and closes it then.
 pub(crate) struct Next {
     pub(crate) hop: Arc<Hop>,
     /// Set when it was replaced: counts the task that ends it.
@@ -56,8 +56,9 @@ pub(crate) struct NextCell {
 }
 
 enum Found {
-    /// For filters that cannot reopen it, which is nearly all of them: a request finds it without a lock and without counting its users. It
-    /// stays until the connection is dropped, but counts as absent once it was closed.
+    /// For filters that cannot reopen it, which is nearly all of them: a request finds it without a
+    /// lock and without counting its users. It stays until the connection is dropped, but counts as
+    /// absent once it was closed.
     Lasting {
         next: OnceLock<Arc<Next>>,
         closed: AtomicBool,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-/// What a fault costs besides its own request (`--filter-on-fault`). The request itself always fails: nothing goes around a filter that
-/// failed.
+/// What a fault costs besides its own request (`--filter-on-fault`). The request itself always
+/// fails: nothing goes around a filter that failed.
 #[derive(Clone, Debug, Default)]
 pub enum OnFault {
     /// Nothing more.

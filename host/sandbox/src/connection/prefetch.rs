@@ -1,16 +1,22 @@
-//! Prefetching by the host: a guest asks for a range and goes on, and the host brings it nearer meanwhile.
+//! Prefetching by the host: a guest asks for a range and goes on, and the host reads the range
+//! ahead meanwhile.
 //!
-//! One queue a connection and layer. Ranges are cut to pieces of at most 1 MiB, so that a demand read that comes in between waits for no
-//! longer than one piece takes, and several are under way at once: that is what hides a source's latency. What overlaps with a range that is
-//! queued, under way or was done a moment ago is cut off; what the queue has no room for is dropped: all of it is advisory, errors are only
-//! counted. What the layer below knows to be zero is left out: reading it costs nothing. A prefetch holds no lock and no instance of this
-//! layer, and works on the layer below as any other request.
+//! Each connection has one queue in each layer. Ranges are cut into pieces of at most 1 MiB, so
+//! that a demand read that comes in between waits no longer than one piece takes. Several pieces
+//! are under way at once: that hides a source's latency. The parts of a range that are queued,
+//! under way or were done a moment ago are left out, and pieces for which the queue has no room are
+//! dropped. All of it is advisory, so errors are only counted. What the layer below knows to be
+//! zero is left out too, because reading it costs nothing. A prefetch holds no lock and no instance
+//! of this layer, and works on the layer below as any other request does.
 //!
-//! A filter that exports `background` has ranges of its own for times when the queue is empty: an idle worker asks for one, wakes the next, fetches
-//! it, and asks again. So they go on without any client, never more at once than there are workers, and none but the one that a worker is about to
-//! fetch has been given out. Only one worker at a time asks.
+//! A filter that exports `background` has ranges of its own for times when the queue is empty. An
+//! idle worker asks the filter for a range, wakes the next worker, fetches the range, and asks
+//! again. So these ranges are fetched without any client, never more at once than there are
+//! workers, and the filter gives a range out only when a worker is about to fetch it. Only one
+//! worker at a time asks.
 //!
-//! When the connection ends no more are begun. The layer below is closed after the last one that is under way.
+//! When the connection ends no more prefetches are begun. The layer below is closed after the last
+//! one that is under way.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,24 +29,27 @@ use tokio::sync::Notify;
 use super::next::Next;
 use super::shared::FilterShared;
 
-/// The longest piece, in bytes. What one request at 100 MB/s and 10 ms of latency brings.
+/// The longest piece, in bytes: what a source of 100 MB/s sends in the 10 ms that one request
+/// takes.
 const PIECE: u64 = 1 << 20;
 
-/// Ranges that a queue holds, however short they are.
-const RANGES: usize = 64;
+/// Ranges that a queue holds at most, however short they are.
+const MAX_RANGES: usize = 64;
 
-/// The longest range of a filter's own: as much as nbdkit's scan-size allows.
+/// The longest range of a filter's own, in bytes: the largest value of nbdkit's scan-size.
 const LONGEST: u64 = 32 << 20;
 
-/// A range that took no longer than this was there already ...
+/// A range that takes no longer than this was there already.
 const AT_ONCE: Duration = Duration::from_micros(200);
 
-/// ... and is followed by this pause: a filter that goes round and round over what is there takes a hundredth of a core, and with ranges of 2 MiB
-/// still passes 2 GiB a second for each worker.
+/// A worker pauses for this long after a range of a filter's own that was there already. A filter
+/// that scans the same ranges again and again takes a hundredth of a core then, and with ranges of
+/// 2 MiB still covers 2 GiB a second for each worker.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// How many pieces are remembered after they were done: a window that moves on asks for its overlap again.
-const REMEMBERED: usize = 16;
+/// How many pieces are remembered after they were done: a window that moves on asks again for the
+/// part that overlaps.
+const MAX_REMEMBERED: usize = 16;
 
 /// One connection's prefetches.
 pub(crate) struct Prefetcher {
@@ -53,9 +62,11 @@ pub(crate) struct Prefetcher {
     next_range: OnceLock<NextRange>,
 }
 
-/// Asks the filter for its next range of its own (`background.next-range`): offset and length, and the layer below that it is of.
+/// Asks the filter for its next range of its own (`background.next-range`): offset and length, and
+/// the layer below that it is of.
 ///
-/// The future is boxed because the guest's answer may ask for prefetches, and a future cannot be a part of itself.
+/// The future is boxed because the guest's answer may ask for prefetches, and a future cannot be a
+/// part of itself.
 pub(crate) type NextRange = Box<dyn Fn() -> BoxFuture<'static, Option<((u64, u64), Arc<Next>)>> + Send + Sync>;
 
 #[derive(Default)]
@@ -72,12 +83,12 @@ struct Queue {
 /// Where ranges come from when the queue is empty.
 #[derive(Default)]
 enum Source {
-    /// The filter has none, or has no more for now.
+    /// The filter has none, or no more for now.
     #[default]
-    Dry,
-    /// It is to be asked.
+    Empty,
+    /// The filter is to be asked.
     Ready,
-    /// A worker asks it just now.
+    /// A worker is asking the filter.
     Asked,
 }
 
@@ -95,7 +106,7 @@ struct Piece {
 }
 
 impl Piece {
-    /// A range of a filter's own, cut to what is there; none if nothing is.
+    /// A range of a filter's own, cut to the export. None if it lies outside of the export.
     fn within(offset: u64, length: u64, next: Arc<Next>) -> Option<Piece> {
         let end = offset.saturating_add(length.min(LONGEST)).min(next.hop.size());
         if offset >= end {
@@ -106,14 +117,15 @@ impl Piece {
         Some(Piece { offset: from, length: to - from, next })
     }
 
-    /// Brings what is not known to be zero nearer.
+    /// Caches what is not known to be zero.
     async fn fetch(&self) -> Result<()> {
         let hop = &self.next.hop;
         if hop.can().extents {
-            // Without an answer all of it is data.
+            // Without an answer all of it counts as data.
             if let Ok(extents) = hop.extents(self.offset, self.length, Flags::NONE).await {
-                // What they say nothing of counts as data. One request, from the first data to the last: a list may have tens of thousands of
-                // runs, and closing waits for what is under way.
+                // What the extents do not cover counts as data. This is one request, from the first
+                // data to the last: a list may have tens of thousands of runs, and closing waits
+                // for what is under way.
                 let end = self.offset + self.length;
                 let data = || extents.as_slice().iter().filter(|extent| !extent.zero);
                 let known = extents.next_offset().min(end);
@@ -130,7 +142,7 @@ impl Piece {
     }
 }
 
-/// What of `from..to` none of `ranges` (offset, length) covers, in ascending order.
+/// The parts of `from..to` that none of `ranges` (offset, length) covers, in ascending order.
 fn uncovered(from: u64, to: u64, ranges: impl Iterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
     let mut left = vec![(from, to)];
     for (offset, length) in ranges {
@@ -154,7 +166,7 @@ fn uncovered(from: u64, to: u64, ranges: impl Iterator<Item = (u64, u64)>) -> Ve
 }
 
 impl Queue {
-    /// What of a range is neither queued, under way nor just done.
+    /// The parts of a range that are neither queued, under way nor just done.
     fn new_in(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
         let waiting = self.waiting.iter().map(|piece| (piece.offset, piece.length));
         uncovered(from, to, waiting.chain(self.under_way.iter().copied()).chain(self.done.iter().copied()))
@@ -182,7 +194,7 @@ impl Queue {
             self.under_way.swap_remove(index);
         }
         if result.is_ok() {
-            if self.done.len() == REMEMBERED {
+            if self.done.len() == MAX_REMEMBERED {
                 self.done.pop_front();
             }
             self.done.push_back(range);
@@ -191,8 +203,8 @@ impl Queue {
 }
 
 impl Prefetcher {
-    /// For layers below of this thread model. If they do one thing at a time, one prefetch is all that would run: the others would only
-    /// stand in the way of the next demand read.
+    /// `below` is the thread model of the layers below. If they do one thing at a time, only one
+    /// prefetch is begun at a time: others would not run, and would delay the next demand read.
     pub(crate) fn new(shared: &Arc<FilterShared>, below: ThreadModel) -> Arc<Prefetcher> {
         let most = if below == ThreadModel::Parallel { shared.limits.prefetches } else { 1 };
         Arc::new(Prefetcher {
@@ -208,7 +220,8 @@ impl Prefetcher {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks for a range of next. Whether it was taken: queued, or there already.
+    /// Asks for a range of next. Returns whether it was accepted: all of it is queued, under way,
+    /// or was just done.
     pub(crate) fn ask(self: &Arc<Self>, next: &Arc<Next>, offset: u64, length: u64) -> bool {
         let hop = &next.hop;
         let end = offset.saturating_add(length).min(hop.size());
@@ -224,7 +237,7 @@ impl Prefetcher {
         if queue.stopped {
             return false;
         }
-        if self.next_range.get().is_some() && matches!(queue.source, Source::Dry) {
+        if self.next_range.get().is_some() && matches!(queue.source, Source::Empty) {
             queue.source = Source::Ready;
             self.wake(&mut queue, &runtime);
         }
@@ -235,8 +248,8 @@ impl Prefetcher {
         for (mut from, to) in parts {
             while from < to {
                 let length = (to - from).min(PIECE);
-                let full =
-                    queue.waiting.len() >= RANGES || queue.waiting_bytes.saturating_add(length) > limits.prefetch_queue;
+                let full = queue.waiting.len() >= MAX_RANGES
+                    || queue.waiting_bytes.saturating_add(length) > limits.prefetch_queue;
                 if full {
                     counters.prefetches_dropped.fetch_add(1, Relaxed);
                     return false;
@@ -250,7 +263,7 @@ impl Prefetcher {
         true
     }
 
-    /// One worker more, if there may be.
+    /// Starts one more worker, if the limit allows.
     fn wake(self: &Arc<Self>, queue: &mut Queue, runtime: &tokio::runtime::Handle) {
         if queue.workers < self.most {
             queue.workers += 1;
@@ -280,7 +293,7 @@ impl Prefetcher {
         };
         let mut queue = self.queue();
         let Some(piece) = piece.filter(|_| !queue.stopped) else {
-            queue.source = Source::Dry;
+            queue.source = Source::Empty;
             return None;
         };
         queue.source = Source::Ready;
@@ -291,7 +304,7 @@ impl Prefetcher {
         Some(piece)
     }
 
-    /// A worker: one piece after the other until none is left.
+    /// A worker: fetches one piece after the other until none is left.
     async fn work(self: Arc<Self>) {
         let counters = &self.shared.counters;
         loop {
@@ -329,7 +342,7 @@ impl Prefetcher {
         }
     }
 
-    /// No more are begun.
+    /// Begins no more prefetches.
     pub(crate) fn stop(&self) {
         let mut queue = self.queue();
         queue.stopped = true;
@@ -337,7 +350,7 @@ impl Prefetcher {
         queue.waiting_bytes = 0;
     }
 
-    /// Waits until none is under way. False if that takes longer than `most`.
+    /// Waits until none is under way. Returns false if that takes longer than `most`.
     pub(crate) async fn drained(&self, most: Duration) -> bool {
         let idle = async {
             loop {

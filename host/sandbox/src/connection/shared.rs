@@ -6,10 +6,10 @@ use std::sync::{Arc, OnceLock};
 use rbdkit_plugin_api::ThreadModel;
 
 use super::counters::Counters;
-use super::engine::Pulse;
 use super::limits::{FilterLimits, MAX_DETACHED_OPERATIONS};
 use super::log::{Faults, GuestLog};
 use super::on_fault::OnFault;
+use super::pulse::Pulse;
 use super::tracker::TaskTracker;
 use crate::state::{FilterState, ParamFiles, Quota};
 

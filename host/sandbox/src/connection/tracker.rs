@@ -36,7 +36,8 @@ impl TaskTracker {
         self.running.load(Ordering::Acquire) == 0
     }
 
-    /// Starts a task and counts it. Without a runtime the process is ending, and the task is dropped.
+    /// Starts a task and counts it. Without a runtime the process is ending, and the task is
+    /// dropped.
     pub(crate) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let token = self.begin();

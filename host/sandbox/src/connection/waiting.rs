@@ -1,9 +1,10 @@
 //! How long a call waits: while its client is there, or until what it waits for is done.
 //!
-//! A request waits only while its client is there, because nobody else needs its answer. Finalize and close wait until they
-//! are done, because they write back what must not be lost. A call on an instance whose own memory is needed after the call
-//! does so too. The operations that such a call begins in the layers below have to wait in the same way, whichever client
-//! they are for. They are polled within the poll of that call, which says so with [`poll_until_done`].
+//! A request waits only while its client is there, because nobody else needs its answer. Finalize
+//! and close wait until they are done, because they write back what must not be lost. A call on an
+//! instance whose own memory is needed after the call does so too. The operations that such a call
+//! begins in the layers below have to wait in the same way, whichever client they are for. They are
+//! polled within the poll of that call, which says so with [`poll_until_done`].
 
 use std::cell::Cell;
 
@@ -23,7 +24,8 @@ thread_local! {
     static UNTIL_DONE: Cell<bool> = const { Cell::new(false) };
 }
 
-// This function and the next are not inlined: a fiber may go on in another thread, which has another variable.
+// This function and the next are not inlined: a fiber may go on in another thread, which has
+// another variable.
 #[inline(never)]
 fn until_done() -> bool {
     UNTIL_DONE.get()
@@ -59,7 +61,8 @@ impl WaitPolicy {
         }
         tokio::select! {
             biased;
-            // This comes first: an answer that came at the same moment is for a client that is still there.
+            // This comes first: an answer that came at the same moment is for a client that is
+            // still there.
             () = client.until_gone() => None,
             answer = wait => Some(answer),
         }

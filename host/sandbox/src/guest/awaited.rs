@@ -1,4 +1,5 @@
-//! A call's wait for an operation of the layers below, or of its scratch file. It ends when the client goes.
+//! A call's wait for an operation of the layers below, or of its scratch file. It ends when the
+//! client goes.
 
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};

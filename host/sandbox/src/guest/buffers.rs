@@ -1,7 +1,8 @@
 //! The buffers of one call: the payload of its request, and those that the guest allocates.
 //!
-//! A guest names a buffer by a number: 0 is the payload. It sees a part of the payload's buffer, and all of each of its own. While an operation
-//! of the layer below works on a buffer, the buffer is taken out of here, so nothing else can reach its bytes.
+//! A guest names a buffer by a number: 0 is the payload. It sees a part of the payload's buffer,
+//! and all of each of its own. While an operation of the layer below works on a buffer, the buffer
+//! is taken out of here, so nothing else can reach its bytes.
 
 use std::sync::Arc;
 
@@ -14,8 +15,9 @@ use crate::connection::shared::FilterShared;
 /// Buffers that a call may have at once, besides the payload.
 const MAX_BUFFERS: usize = 1024;
 
-/// A buffer that a guest changes is kept as at most this number of runs of data and of zeroes. A buffer with more runs is kept as data alone,
-/// because a change moves the runs behind it and a copy makes one run for each. A buffer that next filled may have more.
+/// A buffer that a guest changes is kept as at most this number of runs of data and of zeroes. A
+/// buffer with more runs is kept as data alone, because a change moves the runs behind it and a
+/// copy makes one run for each. A buffer that next filled may have more.
 const MAX_RUNS: usize = 1024;
 
 /// The longest buffer that `buffer.alloc` makes.
@@ -47,7 +49,8 @@ struct Payload {
     span: Span,
     /// What the request does with it: a read writes into it.
     access: Access,
-    /// The buffer as the layers above sent it. The layers above keep what they sent, so the first change of a write's payload is made to a copy.
+    /// The buffer as the layers above sent it. The layers above keep what they sent, so the first
+    /// change of a write's payload is made to a copy.
     original: Option<Buffer>,
 }
 
@@ -71,7 +74,8 @@ impl CallBuffers {
         CallBuffers { payload: None, own: Vec::new(), own_bytes: 0, shared }
     }
 
-    /// Installs the payload of a read, which writes into its buffer, or of a write, which reads from it.
+    /// Installs the payload of a read, which writes into its buffer, or of a write, which reads
+    /// from it.
     ///
     /// What a read finds in its buffer belongs to no one.
     #[inline]
@@ -82,7 +86,8 @@ impl CallBuffers {
         self.payload = Some(Payload { buffer: Some(buffer), span, access, original: None });
     }
 
-    /// Takes the payload out again (of a write, the buffer as it came from above) and drops the others.
+    /// Takes the payload out again (of a write, the buffer as it came from above) and drops the
+    /// others.
     #[inline]
     pub(crate) fn clear(&mut self) -> Option<Buffer> {
         let buffer = self.payload.take().and_then(|payload| payload.original.or(payload.buffer));

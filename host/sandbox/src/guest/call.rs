@@ -1,8 +1,9 @@
 //! One call of a guest: what it is about, and what belongs to it alone.
 //!
-//! [`Call`] is filled when a call begins and emptied when it ends, in whatever way it ends. So nothing of one request can be seen by the
-//! next: buffers, the lock, changes held back, the connection. A call that is dropped half way drops them too, which releases the lock and
-//! undoes the changes.
+//! [`Call`] is filled when a call begins and emptied when it ends, in whatever way it ends. So
+//! nothing of one request can be seen by the next: buffers, the lock, changes held back, the
+//! connection. A call that is dropped half way drops them too, which releases the lock and undoes
+//! the changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,14 +77,16 @@ pub(crate) struct Call {
     pub(crate) phase: Phase,
     pub(crate) kind: CallKind,
     pub(crate) conn: Option<Arc<Connection>>,
-    /// The layer below that the call began with, also if the connection has another one meanwhile. None if the connection's cannot be replaced.
+    /// The layer below that the call began with, also if the connection has another one meanwhile.
+    /// None if the connection's cannot be replaced.
     pub(crate) next: Option<Arc<Next>>,
     /// The layers below, for a call that belongs to no connection.
     pub(crate) below: Option<Below>,
     /// How long finalize or close has slept, or is going to.
     pub(crate) slept: Duration,
     pub(crate) extents: Option<ExtentsAnswer>,
-    /// Dropped before the lock: a call that is dropped undoes its changes while it still holds the lock.
+    /// Dropped before the lock: a call that is dropped undoes its changes while it still holds the
+    /// lock.
     pub(crate) changes: Changes,
     pub(crate) lock: Option<HeldLock>,
     pub(crate) last_error: Option<Error>,
@@ -145,7 +148,8 @@ impl Call {
         self.end_transfer();
     }
 
-    /// The same for what [`Call::begin_transfer`] began. Returns the payload. Changes were settled before; the lock is released here.
+    /// The same for what [`Call::begin_transfer`] began. Returns the payload. Changes were settled
+    /// before; the lock is released here.
     pub(crate) fn end_transfer(&mut self) -> Option<Buffer> {
         let buffer = self.buffers.clear();
         self.lock = None;
@@ -165,7 +169,8 @@ impl Call {
         }
     }
 
-    /// Whether it may be ended when its client has gone: nobody needs its answer, and nothing is lost with its instance.
+    /// Whether it may be ended when its client has gone: nobody needs its answer, and nothing is
+    /// lost with its instance.
     pub(crate) fn may_end(&self) -> bool {
         let replaceable = || self.conn.as_ref().is_some_and(|conn| !conn.needs_its_instance());
         self.phase == Phase::DATA && replaceable() && self.wait_policy() == WaitPolicy::WhileClientIsThere

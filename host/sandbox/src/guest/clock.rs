@@ -1,18 +1,23 @@
 //! How long a call may take, and how much of that is the guest's own.
 //!
-//! Two accounts a call: what the guest computed, and what went by on the wall without the guest having waited for anybody. Waiting, in an
-//! import for next, a lock or a sleep, is on neither: a retry filter below that sleeps for a minute must not end the filter above it. Epochs run
-//! on while a guest is suspended; so an epoch that is reached only asks these accounts, and never ends a call by itself.
+//! A call has two accounts: the time that the guest computed, and the time that passed without the
+//! guest waiting for others. Time that an import waits for next, a lock or a sleep is on neither
+//! account: a retry filter below that sleeps for a minute must not end the filter above it. Epochs
+//! go on while a guest is suspended. So a new epoch only checks these accounts, and never ends a
+//! call by itself.
 //!
-//! An import that completes at once waits for nobody. Its time is the layers' below and not on the guest's account of computing, but it is on that of
-//! the wall: a guest that keeps the layers below busy for ever is ended as well, and so is one that waits more often than any honest one would.
+//! An import that completes at once has not waited. Its time is the layers' below and not on the
+//! account of computing, but it is on the second account: so a guest that keeps the layers below
+//! busy for ever is ended too, and so is one that waits more often than any normal one does.
 //!
-//! Nothing is measured on the fast path: a call begins with the time of the last tick, and an import that completes at once is
-//! excluded only if a tick went by meanwhile, which is right on average.
+//! The fast path measures nothing. A call begins with the time of the last tick, and the time of an
+//! import that completes at once is excluded only if a tick passed meanwhile, which is right on
+//! average.
 //!
-//! **The slow lane.** A guest that has held its thread for longer than [`UNBROKEN`] yields it, and goes on when it is its turn in a lane that is
-//! narrower than the threads there are. So whatever guests compute there is a thread for those who do not, and a thousand guests that loop delay
-//! nobody but one another. The time in the lane's queue is not computing, but it is on the wall.
+//! **The compute queue.** A guest that has held its thread for longer than [`MAX_UNBROKEN`] yields
+//! it and waits for one of the compute permits, of which there are fewer than threads. So whatever
+//! guests compute, a thread is left for those that do not, and a thousand guests that loop delay
+//! only one another. Waiting for a permit is not computing, but it is on the second account.
 
 use std::future::Future;
 use std::pin::pin;
@@ -23,18 +28,20 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::UpdateDeadline;
 
-use crate::connection::engine::{Pulse, TICK};
 use crate::connection::limits::Allowance;
+use crate::connection::pulse::{Pulse, TICK};
 
-/// As many guests compute for long at once: one less than there are processors, so that the server always has one.
-static LANE: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
+/// The number of guests that compute for long at the same time: one less than there are processors,
+/// so that the server always has one.
+static COMPUTE_PERMITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     Arc::new(Semaphore::new(processors.saturating_sub(1).max(1)))
 });
 
-/// A guest that has held its thread for less than this since it last waited goes on when a tick finds it; longer, and it yields its thread.
-/// Most calls take a microsecond: without this one in some thousands would become a task for nothing.
-const UNBROKEN: u64 = 2_000_000;
+/// Nanoseconds that a guest may hold its thread without waiting. At the first tick after that it
+/// yields the thread. Most calls take a microsecond: without this, one in some thousands would
+/// yield for nothing because a tick happened to find it.
+const MAX_UNBROKEN: u64 = 2_000_000;
 
 /// Why a call was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,16 +56,17 @@ pub(crate) enum Overrun {
     Gone,
 }
 
-/// The accounts of one call. Times are nanoseconds of [`Pulse::now`]. Only the call's own task writes; atomics because a yield's future
-/// has no other way to it.
+/// The accounts of one call. Times are nanoseconds of [`Pulse::now`]. Only the call's own task
+/// writes them. They are atomics because the future that a guest yields to can reach them only
+/// through a shared reference.
 pub(crate) struct CallClock {
     pulse: Arc<Pulse>,
     began: AtomicU64,
-    /// No tick has found it yet.
+    /// No tick has come since the call began.
     fresh: AtomicBool,
-    /// Since when the guest has been computing.
+    /// When the guest last began to compute.
     resumed: AtomicU64,
-    /// Since when it has held its thread.
+    /// When the guest last got its thread.
     holding: AtomicU64,
     computed: AtomicU64,
     waited: AtomicU64,
@@ -66,9 +74,9 @@ pub(crate) struct CallClock {
     may_compute: AtomicU64,
     may_take: AtomicU64,
     may_wait: AtomicU64,
-    /// Whether `lane` has anything in it.
-    in_lane: AtomicBool,
-    lane: Mutex<Option<OwnedSemaphorePermit>>,
+    /// Whether `permit` is there.
+    has_permit: AtomicBool,
+    permit: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 /// One wait of a guest.
@@ -94,8 +102,8 @@ impl CallClock {
             may_compute: zero(),
             may_take: zero(),
             may_wait: zero(),
-            in_lane: AtomicBool::new(false),
-            lane: Mutex::default(),
+            has_permit: AtomicBool::new(false),
+            permit: Mutex::default(),
         })
     }
 
@@ -104,6 +112,7 @@ impl CallClock {
     }
 
     /// A call begins.
+    #[inline]
     pub(crate) fn begin(&self, may: Allowance) {
         let now = self.pulse.coarse();
         self.began.store(now, Relaxed);
@@ -118,29 +127,31 @@ impl CallClock {
         self.may_wait.store(may.waits, Relaxed);
     }
 
-    /// A call ends: its turn in the slow lane is over.
+    /// A call ends: it gives its compute permit back.
+    #[inline]
     pub(crate) fn over(&self) {
-        if self.in_lane.load(Relaxed) {
-            self.leave_lane();
+        if self.has_permit.load(Relaxed) {
+            self.give_permit();
         }
     }
 
-    fn leave_lane(&self) {
-        self.in_lane.store(false, Relaxed);
-        drop(self.lane.lock().unwrap_or_else(PoisonError::into_inner).take());
+    fn give_permit(&self) {
+        self.has_permit.store(false, Relaxed);
+        drop(self.permit.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    fn enter_lane(&self, permit: OwnedSemaphorePermit) {
-        *self.lane.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
-        self.in_lane.store(true, Relaxed);
+    fn keep_permit(&self, permit: OwnedSemaphorePermit) {
+        *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
+        self.has_permit.store(true, Relaxed);
     }
 
     fn add(account: &AtomicU64, time: u64) {
         account.store(account.load(Relaxed).saturating_add(time), Relaxed);
     }
 
-    /// The guest has stopped computing. `polled` is the last tick before it began to wait: the time of whoever was polled since then is not its
-    /// own. Answers since when it waits.
+    /// The guest has stopped computing. `polled` is the last tick before it began to wait: the time
+    /// since then went into polling what it waits for, and is not its own. Returns since when it
+    /// waits.
     fn pause(&self, polled: u64) -> u64 {
         let not_its_own = if polled > 0 { self.pulse.tick().saturating_sub(polled) } else { 0 };
         let now = self.pulse.now().saturating_sub(not_its_own);
@@ -158,7 +169,7 @@ impl CallClock {
         self.holding.store(now, Relaxed);
     }
 
-    /// Something that a guest waits for begins.
+    /// Something begins that a guest waits for.
     pub(crate) fn wait(&self) -> Wait {
         Wait { tick: self.pulse.tick(), paused: None }
     }
@@ -170,7 +181,7 @@ impl CallClock {
         }
     }
 
-    /// It is over.
+    /// It has ended.
     pub(crate) fn end(&self, wait: &Wait) {
         match wait.paused {
             Some(from) => self.resume(from),
@@ -199,11 +210,13 @@ impl CallClock {
         answer
     }
 
-    /// An epoch was reached while the guest computed: it ends, goes on, or lets others run first.
+    /// A new epoch began while the guest computed. The guest ends, goes on, or lets others run
+    /// first.
     pub(crate) fn tick(self: &Arc<Self>) -> Result<UpdateDeadline, Overrun> {
         let now = self.pulse.now();
         if self.fresh.swap(false, Relaxed) {
-            // The call began somewhere between the last tick and this one, which are far apart where the machine is busy.
+            // The call began at some time between the last tick and this one, which are far apart
+            // on a busy machine.
             let at_the_earliest = now.saturating_sub(TICK.as_nanos() as u64);
             for since in [&self.began, &self.resumed, &self.holding] {
                 since.fetch_max(at_the_earliest, Relaxed);
@@ -224,7 +237,7 @@ impl CallClock {
         if self.waits.load(Relaxed) > may_wait {
             return Err(Overrun::Waited(may_wait));
         }
-        if now.saturating_sub(self.holding.load(Relaxed)) < UNBROKEN {
+        if now.saturating_sub(self.holding.load(Relaxed)) < MAX_UNBROKEN {
             return Ok(UpdateDeadline::Continue(1));
         }
         self.computed.store(computed, Relaxed);
@@ -234,7 +247,7 @@ impl CallClock {
         Ok(UpdateDeadline::YieldCustom(
             1,
             Box::pin(async move {
-                clock.take_turn(left).await;
+                clock.wait_for_permit(left).await;
                 let now = clock.pulse.now();
                 clock.resumed.store(now, Relaxed);
                 clock.holding.store(now, Relaxed);
@@ -242,15 +255,16 @@ impl CallClock {
         ))
     }
 
-    /// Waits for a turn in the slow lane, but not for longer than the call may take.
-    async fn take_turn(&self, most: Duration) {
-        // Lets sockets and timers have a turn too; without a runtime (describe, configure) it just comes back.
+    /// Waits for a compute permit, but not for longer than the call may take.
+    async fn wait_for_permit(&self, most: Duration) {
+        // This lets sockets and timers run too. Without a runtime (describe, configure) it returns
+        // at once.
         tokio::task::yield_now().await;
         if tokio::runtime::Handle::try_current().is_err() {
             return;
         }
-        if let Ok(Ok(permit)) = tokio::time::timeout(most, Arc::clone(&LANE).acquire_owned()).await {
-            self.enter_lane(permit);
+        if let Ok(Ok(permit)) = tokio::time::timeout(most, Arc::clone(&COMPUTE_PERMITS).acquire_owned()).await {
+            self.keep_permit(permit);
         }
     }
 }
@@ -264,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_guest_waits_for_is_on_neither_account() {
+    fn time_that_a_guest_waits_is_on_neither_account() {
         let clock = CallClock::new(Pulse::new());
         let second = Duration::from_secs(1);
         clock.begin(Allowance { compute: second, take: second, waits: 10 });

@@ -1,6 +1,7 @@
 //! The data of a store: what the imports act on.
 //!
-//! A [`Context`] lives as long as its instance. What belongs to one call is in [`Call`], and is gone when the call ends.
+//! A [`Context`] lives as long as its instance. What belongs to one call is in [`Call`], and is
+//! gone when the call ends.
 
 use std::sync::Arc;
 
@@ -46,7 +47,8 @@ impl Context {
         self.outside.monotonic(|| self.clock.pulse().now())
     }
 
-    /// A guest that goes on computing when its client has gone is ended, where nothing is lost with its instance.
+    /// A guest that goes on computing when its client has gone is ended, where nothing is lost with
+    /// its instance.
     pub(crate) fn still_wanted(&self) -> Result<(), Overrun> {
         let gone = self.call.conn.as_ref().is_some_and(|conn| conn.client().is_gone());
         if gone && self.call.may_end() { Err(Overrun::Gone) } else { Ok(()) }
@@ -79,7 +81,8 @@ impl Context {
         Ok(self.conn(what)?.scope(scope))
     }
 
-    /// A layer's answer for the guest. What the layer below said is kept: it goes on to the client if the guest answers the same errno.
+    /// A layer's answer for the guest. What the layer below said is kept: it goes on to the client
+    /// if the guest answers the same errno.
     pub(crate) fn answer<T>(&mut self, result: Result<T, Error>) -> Result<T, wit::Errno> {
         result.map_err(|error| {
             let errno = error.errno();

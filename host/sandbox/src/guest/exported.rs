@@ -1,10 +1,10 @@
 //! Which interfaces of the contract a filter exports.
 
-/// Which operations a filter exports, in the form that every request asks.
+/// Which interfaces a filter exports. Every request looks at this.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "one for each interface of the contract")]
 pub(crate) struct Exported {
-    /// What it does not export passes by untouched.
+    /// Operations that it does not export are passed on to the layer below.
     pub(crate) transparent: bool,
     pub(crate) threading: bool,
     pub(crate) lifecycle: bool,

@@ -4,10 +4,10 @@ use rbdkit_plugin_api::{Error, Extents};
 
 use crate::connection::bindings::host::types as wit;
 
-/// The answer of a `mapping.extents` as it grows.
+/// The answer of a `mapping.extents`, which grows while the call runs.
 pub(crate) struct ExtentsAnswer {
     list: Extents,
-    /// Where the next part has to begin.
+    /// The offset at which the next part has to begin.
     expected: u64,
 }
 
@@ -16,15 +16,16 @@ impl ExtentsAnswer {
         ExtentsAnswer { list: Extents::new(offset), expected: offset }
     }
 
-    /// Where the next part has to begin.
+    /// The offset at which the next part has to begin.
     pub(crate) fn expected(&self) -> u64 {
         self.expected
     }
 
-    /// Appends what next said of `length` bytes, which became those from [`ExtentsAnswer::expected`] on.
+    /// Appends what next said of `length` bytes, which are those from [`ExtentsAnswer::expected`]
+    /// on in this layer.
     ///
-    /// Next may know less than it was asked for, and the guest does not learn that: whatever it appends behind such a gap is left out,
-    /// and the answer ends where it has to.
+    /// Next may say less than it was asked for, and the guest does not learn that. The answer ends
+    /// at such a gap: what the guest appends behind it is left out.
     pub(crate) fn append(&mut self, part: &Extents, length: u64) {
         let whole = self.is_whole();
         self.expected = self.expected.saturating_add(length);

@@ -1,4 +1,4 @@
-//! How a call ends that does not answer: a guest's mistake, a trap, or a limit.
+//! Why a call ended without an answer: a mistake of the guest, a trap, or a limit.
 
 use rbdkit_plugin_api::Error;
 use rbdkit_plugin_api::text::one_line_within;
@@ -7,7 +7,7 @@ use wasmtime::{Trap, WasmBacktrace};
 use super::clock::Overrun;
 use crate::connection::log::CAUSE;
 
-/// What a guest got wrong. It traps.
+/// A mistake of a guest: it called an import in a way that has no answer. The call traps.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Mistake(pub(crate) String);
@@ -24,7 +24,7 @@ pub(crate) struct Fault {
     pub(crate) cause: String,
     /// The guest's functions, innermost first, in one line.
     pub(crate) backtrace: Option<String>,
-    /// It was ended because nobody waits for it any more, and is not to blame.
+    /// It was ended because its client has gone. The guest did nothing wrong.
     pub(crate) gone: bool,
 }
 
@@ -44,25 +44,29 @@ impl Fault {
         Fault { cause: one_line_within(&cause, CAUSE), backtrace, gone }
     }
 
-    /// An answer that cannot be.
-    pub(crate) fn lie(lie: &Error) -> Fault {
-        Fault { cause: one_line_within(lie.context().unwrap_or("a lie"), CAUSE), backtrace: None, gone: false }
+    /// An answer that cannot be true.
+    pub(crate) fn false_answer(error: &Error) -> Fault {
+        Fault {
+            cause: one_line_within(error.context().unwrap_or("an answer that cannot be true"), CAUSE),
+            backtrace: None,
+            gone: false,
+        }
     }
 }
 
-/// Frames that a line shows.
-const FRAMES: usize = 12;
+/// How many frames a line shows at most.
+const MAX_FRAMES: usize = 12;
 
 /// The functions of a backtrace in one line, innermost first.
 fn frames(backtrace: &WasmBacktrace) -> String {
     let mut shown: Vec<String> = Vec::new();
-    for frame in backtrace.frames().iter().take(FRAMES) {
+    for frame in backtrace.frames().iter().take(MAX_FRAMES) {
         let name = frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), demangled);
         let at = frame.func_offset().map(|offset| format!("+{offset:#x}")).unwrap_or_default();
         shown.push(one_line_within(&format!("{name}{at}"), 100));
     }
-    if backtrace.frames().len() > FRAMES {
-        shown.push(format!("{} more", backtrace.frames().len() - FRAMES));
+    if backtrace.frames().len() > MAX_FRAMES {
+        shown.push(format!("{} more", backtrace.frames().len() - MAX_FRAMES));
     }
     shown.join(" < ")
 }

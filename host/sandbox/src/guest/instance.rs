@@ -251,7 +251,7 @@ impl Reply {
         };
         let answer = call.extents.take().unwrap_or_else(|| ExtentsAnswer::new(offset));
         let list = answer.finish(own, offset, length, flags.contains(wit::CommandFlags::REQ_ONE));
-        list.map(Reply::Whole).map_err(|lie| Fault::lie(&lie))
+        list.map(Reply::Whole).map_err(|lie| Fault::false_answer(&lie))
     }
 
     /// Settles what the call held back. An errno that the guest passes on from the layer below keeps that layer's words.

@@ -6,7 +6,8 @@ use wasmtime::ResourceLimiter;
 
 use crate::state::Quota;
 
-/// Memory and tables of an instance, against their limit and against that of all instances together.
+/// Memory and tables of an instance, against their limit and against that of all instances
+/// together.
 pub(crate) struct MemoryLimiter {
     /// Bytes that this instance may have.
     limit: u64,
@@ -21,7 +22,7 @@ impl Drop for MemoryLimiter {
     }
 }
 
-/// What a table's element takes in the host.
+/// Bytes that an element of a table takes in the host.
 const TABLE_ELEMENT: u64 = 16;
 
 impl MemoryLimiter {
@@ -52,14 +53,15 @@ impl ResourceLimiter for MemoryLimiter {
     fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         Ok(self.grow(current, desired, TABLE_ELEMENT))
     }
-    // A component of wit-component's has the guest's module, a shim and a fixup; Python's one for each library.
+    // A component made by wit-component has the guest's module, a shim and a fixup. Python's has
+    // one for each library.
     fn instances(&self) -> usize {
         256
     }
     fn tables(&self) -> usize {
         16
     }
-    // One, and one for each component within: a stub of WASI has its own.
+    // A component has one, and one for each component in it: a stub of WASI has its own.
     fn memories(&self) -> usize {
         8
     }

@@ -1,6 +1,7 @@
 //! One call on one instance of a guest.
 
 pub(crate) mod awaited;
+pub(crate) mod block_on;
 pub(crate) mod buffers;
 pub(crate) mod call;
 pub(crate) mod clock;

@@ -4,7 +4,10 @@ use rbdkit_plugin_api::{Errno, Error, ExportEntry};
 
 use crate::connection::bindings::host::types as wit;
 
-/// A name or description as the protocol can carry it: at most 4096 bytes.
+/// Checks that the protocol can carry a name or description.
+///
+/// # Errors
+/// EIO: it has more than 4096 bytes.
 pub(crate) fn protocol_string(text: &str) -> Result<&str, Error> {
     match text.len() {
         0..=4096 => Ok(text),
@@ -12,7 +15,10 @@ pub(crate) fn protocol_string(text: &str) -> Result<&str, Error> {
     }
 }
 
-/// A list of exports as a guest made it.
+/// Checks a list of exports that a guest made.
+///
+/// # Errors
+/// EIO: a text in it is too long.
 pub(crate) fn checked_exports(list: Vec<wit::ExportEntry>) -> Result<Vec<ExportEntry>, Error> {
     list.into_iter()
         .map(|entry| {

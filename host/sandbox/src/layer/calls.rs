@@ -1,4 +1,5 @@
-//! Serves the calls of one connection: finds an instance for each, runs it, and deals with its faults.
+//! Serves the calls of one connection: finds an instance for each, runs it, and deals with its
+//! faults.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -24,7 +25,8 @@ use crate::guest::fault::Fault;
 use crate::guest::instance::{Ask, Reply, Transfer};
 use crate::guest::text::protocol_string;
 
-/// How long the end of a connection waits for prefetches and detached operations. After that the layer below ends with the last of them.
+/// How long the end of a connection waits for prefetches and detached operations. After that the
+/// layer below ends with the last of them.
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// Serves the calls of one connection.
@@ -35,7 +37,8 @@ pub(crate) struct CallServer {
     /// The connection's share of the pool.
     holder: Arc<Holder>,
     breaker: Breaker,
-    /// A fault has ended the connection (`--filter-on-fault=disconnect`). Finalize and close still run.
+    /// A fault has ended the connection (`--filter-on-fault=disconnect`). Finalize and close still
+    /// run.
     unwanted: AtomicBool,
     /// This layer ends with the last of its detached operations.
     ends_with_operations: AtomicBool,
@@ -48,7 +51,8 @@ pub(crate) struct CallServer {
 enum Priority {
     /// A request: it counts towards the connection's share.
     Request,
-    /// A call that opens, asks about, or ends the connection: it comes before requests and does not count.
+    /// A call that opens, asks about, or ends the connection: it comes before requests and does not
+    /// count.
     Lifecycle,
 }
 
@@ -180,8 +184,8 @@ impl CallServer {
         Error::new(Errno::Eshutdown, format!("{}: the connection ended with a fault", self.filter.name()))
     }
 
-    /// A call of this connection ended in a fault, and its instance is gone. Returns the error for the request. `pass` is None for a call that
-    /// runs whatever happened before.
+    /// A call of this connection ended in a fault, and its instance is gone. Returns the error for
+    /// the request. `pass` is None for a call that runs whatever happened before.
     fn faulted(&self, what: &str, offset: Option<u64>, pass: Option<Pass>, fault: &Fault) -> Error {
         if fault.gone {
             tracing::debug!("{}: {what}: ended, as its client has gone", self.filter.name());
@@ -213,7 +217,8 @@ impl CallServer {
         let holder = (priority == Priority::Request).then_some(&self.holder);
         let mut lease = match self.pool.try_take(holder) {
             Some(lease) => lease,
-            // What is rare is boxed: the future of every request would need room for it, and is moved to where it runs.
+            // What is rare is boxed: the future of every request would need room for it, and is
+            // moved to where it runs.
             None => {
                 let lease = Box::pin(self.wait_for_a_place(holder)).await?;
                 // The calls before it in the wait queue may have failed, one after the other.
@@ -288,7 +293,8 @@ impl CallServer {
         self.serve(Setup::new(Phase::DATA), ask, Priority::Request).await?.done()
     }
 
-    /// A read or a write. It is one flat future: a future within another is moved and told apart at each poll.
+    /// A read or a write. It is one flat future: a future within another is moved and told apart at
+    /// each poll.
     pub(crate) async fn transfer(self: Arc<CallServer>, transfer: Transfer, buffer: Buffer, span: Span) -> Done {
         let pass = match self.admit() {
             Ok(pass) => pass,
@@ -320,7 +326,8 @@ impl CallServer {
         };
         match buffer {
             Some(buffer) => (buffer, result),
-            // A detached operation has the buffer. No other buffer must be taken for it: it might still be written.
+            // A detached operation has the buffer. No other buffer must be taken for it: it might
+            // still be written.
             None => (Buffer::new(0), result.and(Err(Errno::Eio.into()))),
         }
     }
@@ -376,7 +383,8 @@ impl CallServer {
         Ok(can.normalized())
     }
 
-    /// Finalizes the layer after its last operation. Detached operations hold locks, and what they write comes first.
+    /// Finalizes the layer after its last operation. Detached operations hold locks, and what they
+    /// write comes first.
     pub(crate) async fn finalize(self: Arc<CallServer>) -> Result<()> {
         self.conn.prefetcher.stop();
         let operations = &self.conn.detached_operations;

@@ -20,7 +20,8 @@ use crate::guest::exported::Exported;
 use crate::guest::fault::Fault;
 use crate::guest::instance::{Ask, Instance, Recipe, Reply};
 
-/// The kind under which [`Faults`](crate::connection::log::Faults) counts that a filter is left alone.
+/// The kind under which [`Faults`](crate::connection::log::Faults) counts that a filter is left
+/// alone.
 const LEFT_ALONE: &str = "left alone";
 
 /// A filter in its place of the chain.
@@ -29,10 +30,12 @@ pub(crate) struct Filter {
     recipe: Recipe,
     traits: FilterTraits,
     params: Arc<[(String, String)]>,
-    /// The filter's instances. With serialize-requests it has only one, which serves what belongs to no connection.
+    /// The filter's instances. With serialize-requests it has only one, which serves what belongs
+    /// to no connection.
     pool: Arc<InstancePool>,
-    /// A guest that opens a connection holds its instance while it waits for the layers below, and those may wait for another
-    /// connection to close. So opening takes at most half of the instances.
+    /// A guest that opens a connection holds its instance while it waits for the layers below, and
+    /// those may wait for another connection to close. So opening takes at most half of the
+    /// instances.
     opens: Semaphore,
     /// For instances that cannot be made.
     breaker: Breaker,
@@ -121,7 +124,8 @@ impl Filter {
     /// The pool that serves a new connection.
     ///
     /// # Errors
-    /// ENOMEM if the connection would need an instance of its own and there are as many as are allowed.
+    /// ENOMEM if the connection would need an instance of its own and there are as many as are
+    /// allowed.
     pub(crate) async fn pool_for_connection(&self) -> Result<Arc<InstancePool>> {
         if self.model() != ThreadModel::SerializeRequests {
             return Ok(Arc::clone(&self.pool));
@@ -142,7 +146,8 @@ impl Filter {
         Ok(own)
     }
 
-    /// Puts a fresh, configured instance into a place, and tells it of the connections whose state the instance before it held.
+    /// Puts a fresh, configured instance into a place, and tells it of the connections whose state
+    /// the instance before it held.
     pub(crate) async fn fill(&self, lease: &mut Lease<'_>, pool: &InstancePool) -> Result<()> {
         let pass = self.admit(&self.breaker)?;
         let made = configured(&self.recipe, &self.shared, &self.params).await;
@@ -190,7 +195,8 @@ impl Filter {
         Ok(())
     }
 
-    /// Gives an instance back after a call. One whose memory has grown is dropped instead, if nothing is lost with it.
+    /// Gives an instance back after a call. One whose memory has grown is dropped instead, if
+    /// nothing is lost with it.
     pub(crate) fn finish(&self, mut lease: Lease<'_>) {
         let replaceable = !self.traits.loses_state_with_instance() || self.model() == ThreadModel::Parallel;
         if replaceable && lease.instance().is_some_and(|instance| instance.has_grown()) {
@@ -238,7 +244,8 @@ impl Filter {
         }
     }
 
-    /// A call on an instance of this pool ended in a fault, and the instance is gone. Returns the error for the request.
+    /// A call on an instance of this pool ended in a fault, and the instance is gone. Returns the
+    /// error for the request.
     pub(crate) fn faulted(&self, what: &str, offset: Option<u64>, fault: &Fault, pool: &InstancePool) -> Error {
         self.report(what, offset, &fault.cause, fault.backtrace.as_deref());
         if self.traits.loses_state_with_instance() && pool.is_single() {
@@ -291,7 +298,8 @@ impl Filter {
             }
             Err(fault) => {
                 drop(lease);
-                // The server does not listen yet: the user gets the error, and nothing has to be reported.
+                // The server does not listen yet: the user gets the error, and nothing has to be
+                // reported.
                 if phase == Phase::READY && !matches!(ask, Ask::Cleanup) {
                     return Err(Error::new(Errno::Eio, format!("{}: {}: {}", self.name(), ask.name(), fault.cause)));
                 }

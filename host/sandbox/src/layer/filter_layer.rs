@@ -14,7 +14,8 @@ use crate::guest::call::Phase;
 use crate::guest::instance::{Ask, Reply};
 use crate::guest::text::{checked_exports, protocol_string};
 
-/// How long a stopping server waits for layers that end on their own, and then for an instance to clean up with.
+/// How long a stopping server waits for layers that end on their own, and then for an instance to
+/// clean up with.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// [`Filter`] behind the `Arc` that its connections share.

@@ -1,4 +1,5 @@
-//! The handle that the chain calls: each operation goes to the guest if it exports the operation, and to the layer below otherwise.
+//! The handle that the chain calls: each operation goes to the guest if it exports the operation,
+//! and to the layer below otherwise.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! What the chain sees of a filter: its layer, a connection's handle, and the instances that serve its calls.
+//! What the chain sees of a filter: its layer, a connection's handle, and the instances that serve
+//! its calls.
 
 pub(crate) mod breaker;
 pub(crate) mod calls;

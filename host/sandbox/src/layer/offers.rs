@@ -1,15 +1,17 @@
-//! What a layer offers: what is below, what the filter exports, and what it says.
+//! What a layer offers, from what is below it, what the filter exports, and what the filter claims.
 //!
-//! The gate above goes by this answer, so it decides where an operation goes. `native` sends it to this layer's handle: to the guest if it exports
-//! the operation, to the layer below if the filter is transparent. `emulate` makes the gate substitute it by other operations on this layer. So
-//! where a transparent filter lets an operation by that the gate below emulates, this layer has to say `native`: said `emulate`, the gate above
-//! would substitute it here, and the guest would see writes that nobody sent.
+//! The gate above acts on this answer, so it decides where an operation goes. `native` sends it to
+//! this layer's handle: to the guest if it exports the operation, to the layer below if the filter
+//! is transparent. `emulate` makes the gate replace it by other operations on this layer. So where
+//! a transparent filter passes on an operation that the gate below emulates, this layer has to say
+//! `native`: if it said `emulate`, the gate above would replace the operation here, and the guest
+//! would see writes that nobody sent.
 
 use rbdkit_plugin_api::{Capabilities, Support};
 
 use crate::guest::exported::Exported;
 
-/// What the layer offers, and where the guest said more than is so.
+/// What the layer offers, and which claims of the guest are false.
 pub(crate) fn settle(
     exported: &Exported,
     below: Capabilities,
@@ -21,17 +23,19 @@ pub(crate) fn settle(
     }
 }
 
-/// A transparent filter's operation that it does not export: what is emulated below passes by.
-fn passes(below: Support) -> Support {
+/// An operation that a transparent filter does not export. It is passed on, also where it is
+/// emulated below.
+fn passed_on(below: Support) -> Support {
     match below {
         Support::None => Support::None,
         _ => Support::Native,
     }
 }
 
-/// Support by whatever there is below, if this layer does it or lets it by; or emulated here.
-fn or_emulated(here: bool, below: Support) -> Support {
-    match (here, below) {
+/// An operation of an opaque filter: native if the filter exports it, otherwise emulated. None if
+/// there is none below.
+fn or_emulated(exported: bool, below: Support) -> Support {
+    match (exported, below) {
         (_, Support::None) => Support::None,
         (true, _) => Support::Native,
         (false, _) => Support::Emulate,
@@ -40,7 +44,7 @@ fn or_emulated(here: bool, below: Support) -> Support {
 
 fn by_default(exported: &Exported, below: Capabilities) -> Capabilities {
     if exported.transparent {
-        return Capabilities { zero: passes(below.zero), cache: passes(below.cache), ..below };
+        return Capabilities { zero: passed_on(below.zero), cache: passed_on(below.cache), ..below };
     }
     Capabilities {
         write: exported.writes && below.write,
@@ -100,7 +104,7 @@ fn support(
 ) -> Support {
     match claimed {
         Support::None => Support::None,
-        // What passes by is not substituted here.
+        // It is passed on, so it is not replaced here.
         _ if transparent && !exported && below != Support::None => Support::Native,
         Support::Native if !exported => {
             false_claims.push(claim);

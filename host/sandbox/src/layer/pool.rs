@@ -1,26 +1,29 @@
 //! The pool of a filter's instances: who may use one, and who waits for one.
 //!
-//! An [`InstancePool`] holds a limited number of instances: one for a serialized filter, one for each connection of a
-//! serialize-requests filter, many for a parallel one. Free instances are handed out last in, first out, so that the same
-//! few stay warm. Those that were not needed for a while are dropped ([`InstancePool::free_spare`]).
+//! An [`InstancePool`] holds a limited number of instances: one for a serialized filter, one for
+//! each connection of a serialize-requests filter, many for a parallel one. Free instances are
+//! handed out last in, first out, so that the same few stay warm. Those that were not needed for a
+//! while are dropped ([`InstancePool::free_spare`]).
 //!
-//! **Shares.** A connection gets a further instance while it holds fewer than are left, or if it holds none. So one
-//! connection alone has at most half of them, and the rest is there for the next connection at once, whatever the first one
-//! does with its own. As instances come back the shares level out: two connections that want all they can get have a third
-//! each, and the last third is left; n connections have n parts of n + 1. No number has to be chosen, and asking costs a
+//! **Shares.** A connection gets a further instance while it holds fewer than are left, or if it
+//! holds none. So one connection alone has at most half of them, and the rest is there for the next
+//! connection at once, whatever the first one does with its own. As instances come back the shares
+//! level out: two connections that want all they can get have a third each, and the last third is
+//! left; n connections have n parts of n + 1. No number has to be chosen, and asking costs a
 //! comparison.
 //!
-//! **The wait queue.** A caller over its share waits. Connections that hold no instance are served first, because they hold
-//! fewer than what is left. Connections take turns, so a connection with many waiting requests delays another one by one of
-//! them. Calls that open, end or close a connection come before all requests and are not counted for any connection. A
-//! freed instance goes straight to the waiter whose turn it is: a later caller cannot take it. No waiter that might have an
-//! instance is left in the queue.
+//! **The wait queue.** A caller over its share waits. Connections that hold no instance are served
+//! first, because they hold fewer than what is left. Connections take turns, so a connection with
+//! many waiting requests delays another one by one of them. Calls that open, end or close a
+//! connection come before all requests and are not counted for any connection. A freed instance
+//! goes straight to the waiter whose turn it is: a later caller cannot take it. No waiter that
+//! might have an instance is left in the queue.
 //!
-//! A [`Lease`] is a place in the pool, with or without an instance in it. Dropping it gives the place back without the
-//! instance: that is what a fault does, and a call that is dropped half way.
+//! A [`Lease`] is a place in the pool, with or without an instance in it. Dropping it gives the
+//! place back without the instance: that is what a fault does, and a call that is dropped half way.
 //!
-//! The pool also knows its tenants: the open connections whose calls its instances serve. Where the pool has one instance,
-//! their state may be in that instance.
+//! The pool also knows its tenants: the open connections whose calls its instances serve. Where the
+//! pool has one instance, their state may be in that instance.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -70,9 +73,11 @@ impl WaitQueue {
         waiters.push_back(waiter);
     }
 
-    /// Takes the first request of the first connection in turn that `may` have a place. That connection is the last in turn then.
+    /// Takes the first request of the first connection in turn that `may` have a place. That
+    /// connection is the last in turn then.
     fn pop(&mut self, may: impl Fn(&Holder) -> bool) -> Option<(Arc<Holder>, Waiter)> {
-        // This looks at few connections: one that holds no place may have one, and those that hold some are no more than there are places.
+        // This looks at few connections: one that holds no place may have one, and those that hold
+        // some are no more than there are places.
         let may_have = |id: &u64| self.waiters.get(id).is_some_and(|(holder, _)| may(holder));
         let turn = self.turns.iter().position(may_have)?;
         let id = self.turns.remove(turn)?;
@@ -109,7 +114,8 @@ impl Holder {
     }
 }
 
-/// A place for an instance. It borrows the pool: counting the pool's users would be two atomic operations for each request.
+/// A place for an instance. It borrows the pool: counting the pool's users would be two atomic
+/// operations for each request.
 pub(crate) struct Lease<'a> {
     pool: &'a Arc<InstancePool>,
     /// None if the place is not counted for a connection.
@@ -218,8 +224,9 @@ impl InstancePool {
         self.capacity == 1
     }
 
-    /// Drops the instances that nobody has needed since the last call, and gives their memory back. It keeps one, so that the next client finds
-    /// one. It also keeps the only instance of a pool, which may hold state.
+    /// Drops the instances that nobody has needed since the last call, and gives their memory back.
+    /// It keeps one, so that the next client finds one. It also keeps the only instance of a pool,
+    /// which may hold state.
     pub(crate) fn free_spare(&self) {
         if !self.is_single() {
             let spare = self.places().free.spare(1);
@@ -251,7 +258,8 @@ impl InstancePool {
         all
     }
 
-    /// A place, if there is one now. `holder` is the connection of a request; None for a call that is not counted for a connection.
+    /// A place, if there is one now. `holder` is the connection of a request; None for a call that
+    /// is not counted for a connection.
     pub(crate) fn try_take<'a>(self: &'a Arc<Self>, holder: Option<&'a Arc<Holder>>) -> Option<Lease<'a>> {
         let mut places = self.places();
         let known = holder.map(Arc::as_ref);
@@ -274,7 +282,8 @@ impl InstancePool {
         Some(Lease::new(self, Some(holder), instance))
     }
 
-    /// A place, when there is one. A call that is not counted for a connection comes before all requests.
+    /// A place, when there is one. A call that is not counted for a connection comes before all
+    /// requests.
     pub(crate) async fn take<'a>(self: &'a Arc<Self>, holder: Option<&'a Arc<Holder>>) -> Result<Lease<'a>> {
         let waiting = {
             let mut places = self.places();
@@ -322,7 +331,8 @@ impl<'a> Lease<'a> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        // An instance that is not kept is dropped here and not under the lock: that takes microseconds.
+        // An instance that is not kept is dropped here and not under the lock: that takes
+        // microseconds.
         let instance = self.instance.take().filter(|_| self.keep);
         give(self.pool, self.holder.map(Arc::as_ref), instance);
     }

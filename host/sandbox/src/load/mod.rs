@@ -2,6 +2,7 @@
 
 pub(crate) mod cache;
 pub(crate) mod compile;
+pub(crate) mod component;
 pub(crate) mod describe;
 pub(crate) mod entropy;
 pub(crate) mod file;

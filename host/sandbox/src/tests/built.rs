@@ -1,5 +1,6 @@
-//! The filters that the project builds, in the real host: random requests, compared byte by byte with a plain copy of the disk, and never a
-//! byte of payload in a guest. They are in `target/filters` (`make filters`).
+//! The filters that the project builds, in the real host: random requests, compared byte by byte
+//! with a plain copy of the disk, and never a byte of payload in a guest. They are in
+//! `target/filters` (`make filters`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -58,7 +59,8 @@ impl Rng {
     }
 }
 
-/// Requests of three connections, one after another and now and then many at once; answers what is left of it.
+/// Requests of three connections, one after another and now and then many at once; answers what is
+/// left of it.
 async fn exercise(filters: Filters<'_>, requests: u64) -> Stack {
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64 | 1;
     println!("{filters:?}: seed {seed}");

@@ -7,10 +7,11 @@ use std::time::Duration;
 use rbdkit_plugin_api::{Errno, Flags};
 use tokio::sync::Semaphore;
 
-use super::support::{Disk, Guest, READS, Stack, WRITES, component_of, host, load, read, write};
+use super::support::{Disk, Guest, READS, Stack, WRITES, component_of, ended, host, load, read, write};
 use crate::{FilterLimits, ServerLimits};
 
-/// A guest whose read does `code` at offset 0 and is well elsewhere. `code` leaves nothing on the stack.
+/// A guest whose read does `code` at offset 0 and is well elsewhere. `code` leaves nothing on the
+/// stack.
 fn bad_at_zero(imports: &str, code: &str) -> Guest {
     Guest::new(
         &["reads"],
@@ -70,7 +71,7 @@ async fn a_guest_that_computes_lets_others_run() {
     tokio::task::yield_now().await;
     read(&top, 512, 512).await.unwrap();
     assert!(!looping.is_finished());
-    assert_eq!(looping.await.unwrap(), Errno::Eio);
+    assert_eq!(ended(looping).await, Errno::Eio);
 }
 
 #[tokio::test]
@@ -139,7 +140,8 @@ async fn a_buffer_that_is_not_there_or_too_short_traps() {
 
 #[tokio::test]
 async fn further_buffers_have_bounds() {
-    // Allocates 1 MiB at a time until it is refused, and returns the number of buffers as an errno would be: 3 is enomem.
+    // Allocates 1 MiB at a time until it is refused, and returns the number of buffers as an errno
+    // would be: 3 is enomem.
     let guest = Guest::new(
         &["reads"],
         r#"
@@ -153,7 +155,8 @@ async fn further_buffers_have_bounds() {
         (i32.const 2064))
 "#,
     );
-    // Where the machine is busy, 64 MiB of fresh memory take longer than a call may: the time is not what is asked about here.
+    // Where the machine is busy, 64 MiB of fresh memory take longer than a call may: the time is
+    // not what is asked about here.
     let hour = Duration::from_secs(3600);
     let patient = || FilterLimits { cpu: hour, wall: hour, ..FilterLimits::default() };
     for limits in [
@@ -223,13 +226,11 @@ async fn a_filter_whose_instances_are_all_busy_makes_requests_wait_in_turn() {
     }
     assert_eq!(stack.disk.seen(), ["pread 0 512", "pread 512 512"]);
     hold.add_permits(1);
-    while stack.disk.log.lock().unwrap().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    stack.disk.reached(1).await;
     assert_eq!(stack.disk.seen(), ["pread 1024 512"]);
     hold.add_permits(10);
     for task in tasks {
-        task.await.unwrap();
+        ended(task).await;
     }
     assert_eq!(stack.counters().instances.load(SeqCst), 2);
 }
@@ -251,7 +252,7 @@ async fn instances_that_were_not_needed_for_a_while_are_dropped_but_for_one() {
         }
         hold.add_permits(count as usize);
         for task in tasks {
-            task.await.unwrap();
+            ended(task).await;
         }
     };
     let made = || stack.counters().instances.load(SeqCst);
@@ -355,7 +356,8 @@ const FLUSHES: &str = r#"
 
 #[tokio::test]
 async fn an_import_outside_of_its_phase_answers_an_error_or_traps() {
-    // `configure` may log and nothing else; the prelude's is replaced by one that asks who the client is.
+    // `configure` may log and nothing else; the prelude's is replaced by one that asks who the
+    // client is.
     let guest = Guest::new(
         &["reads", "lifecycle"],
         &format!(
@@ -405,7 +407,8 @@ async fn a_payload_raises_the_limit_on_lists_for_its_own_request_only() {
     top.close().await;
 }
 
-/// A buffer in very many pieces would make one function of the host, which no tick ends, as slow as the guest wants.
+/// A buffer in very many pieces would make one function of the host, which no tick ends, as slow as
+/// the guest wants.
 #[tokio::test]
 async fn a_buffer_in_very_many_pieces_is_kept_as_data() {
     let imports = r#"
@@ -414,8 +417,8 @@ async fn a_buffer_in_very_many_pieces_is_kept_as_data() {
     (import "rbdkit:filter/buffer@0.1.0" "copy" (func $copy (param i32 i32 i32 i32 i32)))
     (import "rbdkit:filter/buffer@0.1.0" "is-zero" (func $is_zero (param i32 i32 i32) (result i32)))
     (global $n (mut i32) (i32.const 0))"#;
-    // Every second byte of the first 64 KiB is a zero that is known, and they are copied over and over until the buffer is full. The bytes in
-    // between are what they were.
+    // Every second byte of the first 64 KiB is a zero that is known, and they are copied over and
+    // over until the buffer is full. The bytes in between are what they were.
     let code = "(call $alloc (i32.const 33554432) (i32.const 2100)) \
         (call $fill (i32.const 1) (i32.const 0) (i32.const 33554432) (i32.const 7)) \
         (loop $l (call $fill (i32.const 1) (global.get $n) (i32.const 1) (i32.const 0)) \
@@ -435,7 +438,8 @@ async fn a_buffer_in_very_many_pieces_is_kept_as_data() {
     top.close().await;
 }
 
-/// While the server runs a guest's own line about its parameters is as its lines in the log: one, and not a long one.
+/// While the server runs a guest's own line about its parameters is as its lines in the log: one,
+/// and not a long one.
 #[tokio::test]
 async fn what_an_instance_says_when_it_cannot_be_configured_is_cut() {
     // The second instance finds no more memory, and says so at length: zeroes and an end of line.
@@ -450,13 +454,11 @@ async fn what_an_instance_says_when_it_cannot_be_configured_is_cut() {
     let top = stack.open().await;
     let first = Arc::clone(&top);
     let first = tokio::spawn(async move { read(&first, 0, 512).await });
-    while stack.disk.log.lock().unwrap().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    stack.disk.reached(1).await;
     let error = read(&top, 512, 512).await.unwrap_err().to_string();
     assert!(error.contains("guest: \\u{0}\\n\\u{0}") && error.len() < 1000, "{error}");
     hold.add_permits(1);
-    first.await.unwrap().unwrap();
+    ended(first).await.unwrap();
     top.finalize().await.unwrap();
     top.close().await;
 }

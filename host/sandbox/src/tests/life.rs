@@ -6,12 +6,12 @@ use std::sync::atomic::Ordering::SeqCst;
 use rbdkit_plugin_api::{Errno, Flags, ThreadModel};
 use tokio::sync::Semaphore;
 
-use super::support::{Disk, Guest, READS, Stack, read};
+use super::support::{Disk, Guest, READS, Stack, ended, read, until};
 use crate::FilterLimits;
 
-/// A guest that opens next and answers a handle, and says in the log of the layer below what it is asked: each step is a trim of next at
-/// its own offset. Its memory holds `$count`, the number of opens. A read at offset 0 traps; a read at 512 answers in its bytes the handle
-/// and the count.
+/// A guest that opens next and answers a handle, and says in the log of the layer below what it is
+/// asked: each step is a trim of next at its own offset. Its memory holds `$count`, the number of
+/// opens. A read at offset 0 traps; a read at 512 answers in its bytes the handle and the count.
 fn steps() -> Guest {
     Guest::new(
         &["connection", "reads"],
@@ -168,7 +168,7 @@ async fn many_reopens_of_one_generation_are_one() {
         })
         .collect();
     for read in reads {
-        read.await.unwrap();
+        ended(read).await;
     }
     assert_eq!(stack.disk.opened.load(SeqCst), 2);
 }
@@ -181,17 +181,13 @@ async fn a_layer_that_was_replaced_ends_after_its_last_user() {
     let top = stack.open().await;
     let (a, b) = (Arc::clone(&top), Arc::clone(&top));
     let old = tokio::spawn(async move { read(&a, 512, 512).await.unwrap() });
-    while stack.disk.log.lock().unwrap().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    stack.disk.reached(1).await;
     let new = tokio::spawn(async move { read(&b, 0, 512).await.unwrap() });
-    while stack.disk.log.lock().unwrap().len() < 2 {
-        tokio::task::yield_now().await;
-    }
+    stack.disk.reached(2).await;
     assert_eq!(stack.disk.seen(), ["pread 512 512", "pread 0 512"]);
     hold.add_permits(2);
-    old.await.unwrap();
-    new.await.unwrap();
+    ended(old).await;
+    ended(new).await;
     top.finalize().await.unwrap();
     top.close().await;
     stack.chain.cleanup().await;
@@ -215,9 +211,7 @@ async fn prefetches_are_cut_merged_and_carried_out() {
     read(&top, 0, 4096).await.unwrap();
     read(&top, 4096, 4096).await.unwrap();
     let counters = stack.counters();
-    while counters.prefetches.load(SeqCst) < 1 {
-        tokio::task::yield_now().await;
-    }
+    until("1 prefetches", || counters.prefetches.load(SeqCst) >= 1).await;
     top.finalize().await.unwrap();
     // Cut to the size of the disk, and the second overlaps with the first.
     // Of what is left, the first block is a hole of the disk's and so is the last.
@@ -238,12 +232,10 @@ async fn closing_does_not_wait_for_a_slow_prefetch_and_the_layer_below_ends_with
         let top = Arc::clone(&top);
         async move { read(&top, 0, 4096).await.unwrap() }
     });
-    while stack.disk.log.lock().unwrap().len() < 2 {
-        tokio::task::yield_now().await;
-    }
+    stack.disk.reached(2).await;
     // The read is first in line.
     hold.add_permits(1);
-    reader.await.unwrap();
+    ended(reader).await;
     stack.disk.seen();
     top.finalize().await.unwrap();
     top.close().await;
@@ -283,9 +275,7 @@ async fn ranges_of_a_filters_own_are_fetched_while_nobody_asks_for_anything() {
     let none = "(i32.store8 (i32.const 4096) (i32.const 0)) (return (i32.const 4096))";
     let stack = Stack::over(&[background(5, none)], without_extents(), FilterLimits::default()).await;
     let top = stack.open().await;
-    while stack.counters().prefetches.load(SeqCst) < 5 {
-        tokio::task::yield_now().await;
-    }
+    until("5 prefetches", || stack.counters().prefetches.load(SeqCst) >= 5).await;
     top.finalize().await.unwrap();
     let mut seen = stack.disk.seen();
     assert_eq!(seen.pop().as_deref(), Some("finalize"));
@@ -298,9 +288,7 @@ async fn ranges_without_end_end_with_the_connection_and_with_the_disk() {
     // The disk ends before the ranges do.
     let stack = Stack::over(&[background(u32::MAX, "")], without_extents(), FilterLimits::default()).await;
     let top = stack.open().await;
-    while stack.counters().prefetches.load(SeqCst) < 16 {
-        tokio::task::yield_now().await;
-    }
+    until("16 prefetches", || stack.counters().prefetches.load(SeqCst) >= 16).await;
     read(&top, 0, 4096).await.unwrap();
     top.finalize().await.unwrap();
     top.close().await;
@@ -312,9 +300,7 @@ async fn ranges_without_end_end_with_the_connection_and_with_the_disk() {
 async fn a_trap_instead_of_a_range_ends_them_and_nothing_else() {
     let stack = Stack::over(&[background(1, "(unreachable)")], without_extents(), FilterLimits::default()).await;
     let top = stack.open().await;
-    while stack.counters().prefetches.load(SeqCst) < 1 {
-        tokio::task::yield_now().await;
-    }
+    until("1 prefetches", || stack.counters().prefetches.load(SeqCst) >= 1).await;
     read(&top, 0, 4096).await.unwrap();
     top.finalize().await.unwrap();
 }
@@ -367,21 +353,19 @@ async fn a_lock_ends_with_its_call_however_that_ends() {
         })
         .collect();
     for n in 1..=4 {
-        while stack.disk.log.lock().unwrap().len() < n {
-            tokio::task::yield_now().await;
-        }
+        stack.disk.reached(n).await;
         assert_eq!(stack.disk.log.lock().unwrap().len(), n, "one at a time");
         hold.add_permits(1);
     }
     let mut answers = Vec::new();
     for task in tasks {
-        answers.push(task.await.unwrap());
+        answers.push(ended(task).await);
     }
     assert_eq!(answers, [false, true, false, true]);
 }
 
-/// A read marks block 0 on success and block 1 to be undone; at offset 0 it traps, at 512 it fails, elsewhere it succeeds. Zero counts
-/// marks: it fails with as many as its errno says (0: none).
+/// A read marks block 0 on success and block 1 to be undone; at offset 0 it traps, at 512 it fails,
+/// elsewhere it succeeds. Zero counts marks: it fails with as many as its errno says (0: none).
 const MARKS: &str = r#"
     (import "rbdkit:filter/maps@0.1.0" "resize" (func $resize (param i32 i32 i32 i64 i32)))
     (import "rbdkit:filter/maps@0.1.0" "set" (func $set (param i32 i32 i64 i64 i32 i32 i32) (result i64)))
@@ -438,7 +422,7 @@ async fn sleep_ends_when_the_client_has_gone() {
     let sleeping = tokio::spawn(async move { read(&top, 999_999, 512).await.unwrap_err().errno() });
     tokio::task::yield_now().await;
     client.set_gone();
-    assert_eq!(sleeping.await.unwrap(), Errno::Eshutdown);
+    assert_eq!(ended(sleeping).await, Errno::Eshutdown);
 }
 
 #[tokio::test]
@@ -481,7 +465,7 @@ async fn a_filter_with_one_instance_can_stand_over_a_plugin_that_serves_one_conn
     one.finalize().await.unwrap();
     one.close().await;
     drop(one);
-    assert_eq!(waiting.await.unwrap(), Ok((102, 2)));
+    assert_eq!(ended(waiting).await, Ok((102, 2)));
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
-//! What a layer costs. Run by hand: `cargo test --release -p rbdkit --lib wasm::tests::speed -- --ignored --nocapture`.
+//! What a layer costs. Run by hand: `cargo test --release -p rbdkit --lib wasm::tests::speed --
+//! --ignored --nocapture`.
 //!
-//! Times drift on a shared machine, counts do not: run `one_configuration` under `valgrind --tool=callgrind` with `LAYERS`, `ROUNDS` and twice
-//! the `ROUNDS`; the difference of the two, by `ROUNDS`, is what a request takes in instructions.
+//! Times drift on a shared machine, counts do not: run `one_configuration` under `valgrind
+//! --tool=callgrind` with `LAYERS`, `ROUNDS` and twice the `ROUNDS`; the difference of the two, by
+//! `ROUNDS`, is what a request takes in instructions.
 
 use std::task::{Context, Waker};
 
@@ -82,7 +84,8 @@ async fn one_configuration() {
     println!("{layers} layers, {rounds} rounds: {each:.0} ns each");
 }
 
-/// `FILTER`: a component's file. All is written once, so that it is the filter's own state that is read.
+/// `FILTER`: a component's file. All is written once, so that it is the filter's own state that is
+/// read.
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn a_built_filter() {

@@ -1,9 +1,10 @@
-//! What the tests of this module share: guests written as core modules in text, a disk in memory that writes down what reaches it, and
-//! a chain of the two.
+//! What the tests of this module share: guests written as core modules in text, a disk in memory
+//! that writes down what reaches it, and a chain of the two.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rbdkit_plugin_api::schema::ParamValue;
 use rbdkit_plugin_api::{
@@ -11,6 +12,7 @@ use rbdkit_plugin_api::{
     OpenArgs, Param, Peer, Plugin, Pool, Result, Span, Support, ThreadModel,
 };
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use wit_component::{ComponentEncoder, StringEncoding};
 use wit_parser::Resolve;
 
@@ -75,7 +77,8 @@ impl Guest {
         Guest { recovery, ..self }
     }
 
-    /// The guest as a core module. 1024: a description; 1100: the name; 1200: a success; 2048 to 4096: free; from 8192: realloc's.
+    /// The guest as a core module. 1024: a description; 1100: the name; 1200: a success; 2048 to
+    /// 4096: free; from 8192: realloc's.
     fn module(&self) -> String {
         let mut record = Vec::new();
         let mut word = |n: u32| record.extend(n.to_le_bytes());
@@ -206,6 +209,12 @@ impl Disk {
                 answer(&disk)
             }),
         }
+    }
+
+    /// Waits until so many operations have reached it since [`Disk::seen`].
+    pub async fn reached(&self, operations: usize) {
+        let seen = || self.log.lock().unwrap().len() >= operations;
+        until(&format!("{operations} operations to reach the disk"), seen).await;
     }
 
     /// What reached it since the last time.
@@ -371,6 +380,31 @@ impl Stack {
     pub fn counters(&self) -> Arc<Counters> {
         self.host.statistics().remove(0).1
     }
+}
+
+/// How long a test waits for something that has to come, on a machine that is busy with other
+/// tests.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Waits until `happened`.
+///
+/// # Panics
+/// It has not happened before the deadline: `what` says what was awaited.
+pub async fn until(what: &str, mut happened: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !happened() {
+        assert!(started.elapsed() < DEADLINE, "still waiting for {what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// What a task returns.
+///
+/// # Panics
+/// The task panicked, or has not ended before the deadline.
+pub async fn ended<T>(task: JoinHandle<T>) -> T {
+    let ended = tokio::time::timeout(DEADLINE, task).await;
+    ended.expect("still waiting for a task to end").expect("a task panicked")
 }
 
 /// Reads through a hop.
