@@ -13,8 +13,9 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::lock::lock;
 use crate::pipe::{self, Pipe};
 use crate::shelf::{Shelf, Stir};
 
@@ -418,7 +419,7 @@ pub struct Pool(Arc<Shelves>);
 type Class = Mutex<Shelf<Box<Inner>>>;
 
 fn locked(class: &Class) -> MutexGuard<'_, Shelf<Box<Inner>>> {
-    class.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(class)
 }
 
 #[derive(Default)]

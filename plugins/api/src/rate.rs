@@ -3,8 +3,10 @@
 //! What a client or a guest can bring about again and again must not fill the disk that the log is on, nor hide what else is said there. So lines are
 //! admitted at a rate, with some at once, and those that were not are counted, to be told with the next one that is.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Instant;
+
+use crate::lock::lock;
 
 /// So many lines a second, and so many at once.
 #[derive(Debug)]
@@ -51,7 +53,7 @@ impl Rate {
     }
 
     fn bucket(&self) -> std::sync::MutexGuard<'_, Bucket> {
-        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.bucket)
     }
 }
 

@@ -8,11 +8,11 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use curl::easy::Easy2;
 use curl::multi::{Easy2Handle, Multi, MultiWaker};
-use rbdkit_plugin_api::ConfigError;
+use rbdkit_plugin_api::{ConfigError, lock};
 use tokio::sync::oneshot;
 
 use crate::config::Settings;
@@ -73,7 +73,7 @@ impl Driver {
             return Some(thread);
         }
         // Whoever comes meanwhile waits here.
-        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut prepared = lock(&self.prepared);
         if let Some((settings, jar)) = prepared.take() {
             match Thread::start(settings.clone(), jar.clone()) {
                 Ok(thread) => drop(self.thread.set(thread)),

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{PoisonError, RwLock};
+use std::sync::RwLock;
 
-use rbdkit_plugin_api::{Buffer, ConfigError, Errno, Error, Extents, Result, Span};
+use rbdkit_plugin_api::{Buffer, ConfigError, Errno, Error, Extents, Result, Span, read_lock, write_lock};
 
 use crate::image::{Image, PAGE};
 
@@ -45,12 +45,12 @@ impl Store {
     pub(crate) fn pread(&self, buffer: &mut Buffer, span: Span, offset: u64) {
         match self {
             Store::Flat(bytes) => {
-                let bytes = bytes.read().unwrap_or_else(PoisonError::into_inner);
+                let bytes = read_lock(bytes);
                 let from = offset as usize;
                 fill(buffer, span, |out| out.copy_from_slice(&bytes[from..from + span.len as usize]));
             }
             Store::Sparse(sparse) => {
-                let sparse = sparse.read().unwrap_or_else(PoisonError::into_inner);
+                let sparse = read_lock(sparse);
                 // Run by run, so that holes are known as such all the way to the reply.
                 let mut at = span.at;
                 for extent in sparse.extents(offset, u64::from(span.len), false).as_slice() {
@@ -72,31 +72,29 @@ impl Store {
     pub(crate) fn pwrite(&self, bytes: &[u8], offset: u64) -> Result<()> {
         match self {
             Store::Flat(disk) => {
-                let mut disk = disk.write().unwrap_or_else(PoisonError::into_inner);
+                let mut disk = write_lock(disk);
                 let from = offset as usize;
                 disk[from..from + bytes.len()].copy_from_slice(bytes);
                 Ok(())
             }
-            Store::Sparse(sparse) => sparse.write().unwrap_or_else(PoisonError::into_inner).write(bytes, offset),
+            Store::Sparse(sparse) => write_lock(sparse).write(bytes, offset),
         }
     }
 
     pub(crate) fn zero(&self, offset: u64, length: u64) {
         match self {
             Store::Flat(disk) => {
-                let mut disk = disk.write().unwrap_or_else(PoisonError::into_inner);
+                let mut disk = write_lock(disk);
                 disk[offset as usize..(offset + length) as usize].fill(0);
             }
-            Store::Sparse(sparse) => sparse.write().unwrap_or_else(PoisonError::into_inner).zero(offset, length),
+            Store::Sparse(sparse) => write_lock(sparse).zero(offset, length),
         }
     }
 
     pub(crate) fn extents(&self, offset: u64, length: u64, req_one: bool) -> Extents {
         match self {
             Store::Flat(_) => Extents::all_data(offset, length),
-            Store::Sparse(sparse) => {
-                sparse.read().unwrap_or_else(PoisonError::into_inner).extents(offset, length, req_one)
-            }
+            Store::Sparse(sparse) => read_lock(sparse).extents(offset, length, req_one),
         }
     }
 }

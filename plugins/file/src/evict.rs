@@ -6,9 +6,9 @@
 
 use std::num::NonZeroU64;
 use std::os::fd::BorrowedFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
-use rbdkit_plugin_api::Result;
+use rbdkit_plugin_api::{Result, lock};
 use rustix::fs::Advice;
 
 /// Bytes that may be written before they are waited for. Large against the cost of waiting (a few milliseconds, in which a disk writes
@@ -49,7 +49,7 @@ impl Evict {
     ) -> Result<()> {
         drop_pages(fd, offset, length);
         let batch = {
-            let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut written = lock(&self.written);
             written.ranges.push((offset, length));
             written.bytes += length;
             if written.bytes < BATCH {
@@ -64,7 +64,7 @@ impl Evict {
 
     /// Syncs, and drops what was written before.
     pub(crate) fn flush(&self, fd: BorrowedFd<'_>, sync: impl FnOnce() -> Result<()>) -> Result<()> {
-        let batch = std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner));
+        let batch = std::mem::take(&mut *lock(&self.written));
         sync()?;
         batch.drop_pages(fd);
         Ok(())

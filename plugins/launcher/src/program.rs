@@ -5,11 +5,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::Shutdown;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+
+use rbdkit_plugin_api::lock;
 
 use crate::packet;
 
@@ -47,7 +49,7 @@ impl Program {
     /// Drops what was only kept for its start ([`crate::Started::keep`]).
     pub fn release(&self) {
         match &self.kind {
-            Some(Kind::Child(_, keep)) => drop(keep.lock().unwrap_or_else(PoisonError::into_inner).take()),
+            Some(Kind::Child(_, keep)) => drop(lock(keep).take()),
             // If nobody is there any more, nothing is kept either.
             Some(Kind::Leashed(leash)) => drop(packet::send(leash.as_fd(), &[0], &[])),
             None => {}

@@ -2,9 +2,9 @@
 //!
 //! It lies in blocks, each with a lock of its own, so that writers to different parts do not wait for one another.
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::RwLock;
 
-use rbdkit_plugin_api::{ConfigError, Extents};
+use rbdkit_plugin_api::{ConfigError, Extents, read_lock, write_lock};
 
 /// Bytes under one lock: so many that the allocator's overhead vanishes, so few that random writers seldom meet.
 const BLOCK: usize = 1 << 20;
@@ -51,7 +51,7 @@ impl Flat {
 
     pub(crate) fn read(&self, mut bytes: &mut [u8], offset: u64) {
         self.each_block(offset, bytes.len() as u64, |block, from, length| {
-            let block = block.read().unwrap_or_else(PoisonError::into_inner);
+            let block = read_lock(block);
             let (to, rest) = std::mem::take(&mut bytes).split_at_mut(length);
             to.copy_from_slice(&block[from..from + length]);
             bytes = rest;
@@ -60,7 +60,7 @@ impl Flat {
 
     pub(crate) fn write(&self, mut bytes: &[u8], offset: u64) {
         self.each_block(offset, bytes.len() as u64, |block, from, length| {
-            let mut block = block.write().unwrap_or_else(PoisonError::into_inner);
+            let mut block = write_lock(block);
             let (piece, rest) = bytes.split_at(length);
             block[from..from + length].copy_from_slice(piece);
             bytes = rest;
@@ -69,7 +69,7 @@ impl Flat {
 
     pub(crate) fn zero(&self, offset: u64, length: u64) {
         self.each_block(offset, length, |block, from, length| {
-            block.write().unwrap_or_else(PoisonError::into_inner)[from..from + length].fill(0);
+            write_lock(block)[from..from + length].fill(0);
         });
     }
 

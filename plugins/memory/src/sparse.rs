@@ -8,9 +8,9 @@
 //! writes one page in each 16 MiB pays 12 KiB of leaf for 32 KiB of page.
 
 use std::ops::ControlFlow;
-use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use rbdkit_plugin_api::{Errno, Error, Extents, Result};
+use rbdkit_plugin_api::{Errno, Error, Extents, Result, read_lock, write_lock};
 
 /// Bytes in a page. A first write of 4 KiB pays for clearing a whole page, so a large one hurts random writes; a small one makes
 /// long requests take many locks. 32 KiB is what nbdkit has; with it a page costs 3 us to clear and a 256 KiB request takes 8 locks.
@@ -28,11 +28,11 @@ struct Slot(RwLock<Option<Page>>);
 impl Slot {
     fn read(&self) -> RwLockReadGuard<'_, Option<Page>> {
         // A panic in the middle of a copy tears no invariant: the bytes are what was written so far.
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        read_lock(&self.0)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Option<Page>> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        write_lock(&self.0)
     }
 }
 

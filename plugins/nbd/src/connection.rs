@@ -5,10 +5,10 @@
 //! writer, and the server at the other end never for us to read.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rbdkit_plugin_api::{Buffer, Done, Errno, Extents, Flags, Result, Span};
+use rbdkit_plugin_api::{Buffer, Done, Errno, Extents, Flags, Result, Span, lock};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -84,7 +84,7 @@ impl Connection {
             let broken = replies::read(Input::new(Arc::clone(&socket)), Arc::clone(&table), agreed).await;
             end(&socket, &table, &closing, broken);
         });
-        *connection.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(reader);
+        *lock(&connection.reader) = Some(reader);
         connection
     }
 
@@ -168,7 +168,7 @@ impl Connection {
             let _ = tokio::time::timeout(GOODBYE, self.send(&goodbye.header(u64::MAX), &[])).await;
         }
         self.end(Broken::new("the connection was closed"));
-        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let reader = lock(&self.reader).take();
         if let Some(reader) = reader {
             // Both directions are shut, so it ends by itself.
             let _ = reader.await;

@@ -4,9 +4,9 @@
 //! takes no more requests.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
-use rbdkit_plugin_api::{Buffer, Done, Errno, Error, Extents, Result, Span};
+use rbdkit_plugin_api::{Buffer, Done, Errno, Error, Extents, Result, Span, lock};
 use tokio::sync::oneshot;
 
 use crate::ranges::Ranges;
@@ -105,7 +105,7 @@ impl Table {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn error(&self, broken: &Broken) -> Error {

@@ -5,12 +5,12 @@ use std::ffi::OsStr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use std::{fmt, io, thread};
 
-use rbdkit_plugin_api::{ConfigError, Errno, Error, ThreadModel};
+use rbdkit_plugin_api::{ConfigError, Errno, Error, ThreadModel, lock};
 use rustix::io::Errno as Os;
 
 use crate::process::{self, Ended, Output};
@@ -230,7 +230,7 @@ impl Scripts {
             command.arg(method).args(args).env("tmpdir", self.tmpdir.path());
             command
         };
-        let _alone = self.alone.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
+        let _alone = self.alone.as_ref().map(lock);
         let label = self.label(method);
         let mut shell = through_shell.load(Ordering::Relaxed);
         let mut tries = 0;

@@ -17,11 +17,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rbdkit_launcher::{Launcher, Order, Program, Started};
-use rbdkit_plugin_api::{Errno, Error, Result};
+use rbdkit_plugin_api::{Errno, Error, Result, lock};
 use rbdkit_stream::Socket;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tokio::io::AsyncReadExt;
@@ -77,7 +77,7 @@ impl Words {
             let mut bytes = [0; 1024];
             while let Ok(count @ 1..) = pipe.read(&mut bytes).await {
                 let text = String::from_utf8_lossy(&bytes[..count]);
-                let mut kept = into.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut kept = lock(&into);
                 if kept.connected {
                     text.lines().for_each(|line| tracing::warn!("ssh: {host}: {}", line.escape_debug()));
                 } else if kept.text.len() < MAX_SAID {
@@ -90,14 +90,14 @@ impl Words {
 
     /// The connection stands.
     pub(crate) fn connected(&self) {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).connected = true;
+        lock(&self.kept).connected = true;
     }
 
     /// All that an `ssh` said which has closed its connection.
     pub(crate) async fn last(self) -> String {
         // It ends when ssh does.
         let _ = tokio::time::timeout(LAST_WORDS, self.reader).await;
-        std::mem::take(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner).text)
+        std::mem::take(&mut lock(&self.kept).text)
     }
 }
 

@@ -4,11 +4,11 @@
 //! flight together: what a request costs is the bandwidth, and the way there and back only once.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rbdkit_launcher::{Launcher, Program};
-use rbdkit_plugin_api::{Buffer, Done, Errno, Error, Result, Span, run_blocking};
+use rbdkit_plugin_api::{Buffer, Done, Errno, Error, Result, Span, lock, run_blocking};
 use rbdkit_stream::{Broken, Input, Socket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -183,12 +183,12 @@ impl Session {
             let broken = replies::read(input, Arc::clone(&table)).await;
             end(&socket, &table, &closing, &broken);
         });
-        *session.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(reader);
+        *lock(&session.reader) = Some(reader);
         session
     }
 
     fn limits(&self) -> Limits {
-        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.limits)
     }
 
     pub(crate) fn is_broken(&self) -> bool {
@@ -349,7 +349,7 @@ impl Session {
             0..=4095 => USUAL_PIECE,
             limit => limit.min(u64::from(LARGEST_PIECE)) as u32,
         };
-        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = Limits { read: piece(read), write: piece(write) };
+        *lock(&self.limits) = Limits { read: piece(read), write: piece(write) };
         Ok(())
     }
 
@@ -415,12 +415,12 @@ impl Session {
             let _ = tokio::time::timeout(GOODBYE, closed).await;
         }
         self.end(&Broken::new("the connection was closed"));
-        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let reader = lock(&self.reader).take();
         if let Some(reader) = reader {
             // Both directions are shut, so it ends by itself.
             let _ = reader.await;
         }
-        let program = self.program.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let program = lock(&self.program).take();
         let _ = run_blocking(move || {
             drop(program);
             Ok(())

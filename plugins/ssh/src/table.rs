@@ -4,9 +4,9 @@
 //! EIO when the connection breaks. A broken connection takes no more requests.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
-use rbdkit_plugin_api::{Buffer, Errno, Error, Result, Span};
+use rbdkit_plugin_api::{Buffer, Errno, Error, Result, Span, lock};
 use rbdkit_stream::Broken;
 use tokio::sync::oneshot;
 
@@ -78,7 +78,7 @@ impl Table {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn error(&self, broken: &Broken) -> Error {
