@@ -39,6 +39,8 @@ mod tests {
             panic!("a test's panic");
         }));
         assert!(panicked.is_err() && mutex.is_poisoned() && shared.is_poisoned());
-        assert_eq!((*lock(&mutex), *read_lock(&shared), *write_lock(&shared)), (1, 2, 2));
+        assert_eq!(*lock(&mutex), 1);
+        assert_eq!(*read_lock(&shared), 2);
+        assert_eq!(*write_lock(&shared), 2);
     }
 }
