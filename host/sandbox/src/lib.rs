@@ -45,11 +45,11 @@ pub mod state;
 mod wasi;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
-use rbdkit_plugin_api::ConfigError;
 use rbdkit_plugin_api::schema::ParamValue;
 use rbdkit_plugin_api::text::one_line_within;
+use rbdkit_plugin_api::{ConfigError, lock};
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
 
@@ -195,7 +195,7 @@ impl Host {
     /// The counters of the filters that are configured, with the filters' names, in the order in
     /// which they were configured.
     pub fn statistics(&self) -> Vec<(String, Arc<Counters>)> {
-        let configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
+        let configured = lock(&self.configured);
         let filters = configured.iter().filter_map(Weak::upgrade);
         filters.map(|shared| (shared.name.clone(), Arc::clone(&shared.counters))).collect()
     }
@@ -239,7 +239,7 @@ impl Module {
             Some((spec.name.as_str(), spec.kind, value))
         }))?;
         let shared = FilterShared::new(&self.description.name, Purpose::Serve, limits, files, &self.host.shared);
-        let mut configured = self.host.configured.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut configured = lock(&self.host.configured);
         configured.push(Arc::downgrade(&shared));
         drop(configured);
         let traits = FilterTraits {

@@ -56,7 +56,7 @@ impl Counters {
 }
 
 /// Counts one of something for as long as it lives.
-pub(crate) struct Counted(Arc<AtomicU32>);
+pub(super) struct Counted(Arc<AtomicU32>);
 
 impl Counted {
     pub(crate) fn new(count: &Arc<AtomicU32>) -> Counted {

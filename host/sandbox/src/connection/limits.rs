@@ -9,7 +9,7 @@ use crate::state;
 /// Operations of one filter that go on without their call. This is half of the threads that the
 /// runtime has for operations that block (512), so that plugins which hang leave the other half to
 /// requests that somebody waits for.
-pub(crate) const MAX_DETACHED_OPERATIONS: u64 = 256;
+pub(super) const MAX_DETACHED_OPERATIONS: u64 = 256;
 
 /// `describe` returns constants. Interpreters start in some milliseconds; 5 s are enough on a busy
 /// machine.
@@ -123,7 +123,7 @@ impl FilterLimits {
         FilterLimits { setup: DESCRIBE, ..FilterLimits::default() }
     }
 
-    pub(crate) fn for_state(&self) -> state::StateLimits {
+    pub(super) fn for_state(&self) -> state::StateLimits {
         state::StateLimits {
             exports: self.exports as usize,
             map_bytes: self.maps,

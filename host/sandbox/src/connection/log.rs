@@ -1,8 +1,9 @@
 //! What a filter may put into the log, and how often its faults are reported.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
+use rbdkit_plugin_api::lock;
 use rbdkit_plugin_api::rate::Rate;
 use rbdkit_plugin_api::text::one_line_within;
 
@@ -66,7 +67,7 @@ pub(crate) struct Faults(Mutex<HashMap<String, u64>>);
 impl Faults {
     /// Counts a fault of a kind. Returns how many there were, if this one is to be reported.
     pub(crate) fn count(&self, kind: &str) -> Option<u64> {
-        let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kinds = lock(&self.0);
         let kind = if kinds.len() < MAX_KINDS || kinds.contains_key(kind) { kind } else { "" };
         let count = kinds.entry(kind.to_string()).or_default();
         *count += 1;

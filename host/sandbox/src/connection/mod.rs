@@ -13,5 +13,5 @@ pub(crate) mod on_fault;
 pub(crate) mod prefetch;
 pub(crate) mod pulse;
 pub(crate) mod shared;
-pub(crate) mod tracker;
+pub(super) mod tracker;
 pub(crate) mod waiting;

@@ -1,9 +1,10 @@
 //! The layer below a connection, and where the connection keeps it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use rbdkit_chain::Hop;
+use rbdkit_plugin_api::{read_lock, write_lock};
 
 use super::shared::FilterShared;
 
@@ -23,7 +24,7 @@ impl Next {
     }
 
     /// It was replaced: its last user, which may be the caller, ends it.
-    pub(crate) fn retire(&self, shared: &Arc<FilterShared>) {
+    pub(super) fn retire(&self, shared: &Arc<FilterShared>) {
         let _ = self.retired.set(Arc::clone(shared));
     }
 }
@@ -48,7 +49,7 @@ fn end_later(shared: &FilterShared, hop: Arc<Hop>) {
 }
 
 /// Where a connection keeps the layer below.
-pub(crate) struct NextCell {
+pub(super) struct NextCell {
     now: Found,
     generation: AtomicU64,
     /// Held while the layer is reopened: one reopening at a time.
@@ -68,7 +69,7 @@ enum Found {
 
 impl NextCell {
     /// For a layer that stays the same while the connection is open.
-    pub(crate) fn lasting() -> NextCell {
+    pub(super) fn lasting() -> NextCell {
         NextCell::new(Found::Lasting { next: OnceLock::new(), closed: AtomicBool::new(false) })
     }
 
@@ -81,12 +82,12 @@ impl NextCell {
         NextCell { now, generation: AtomicU64::new(0), reopening: tokio::sync::Mutex::default() }
     }
 
-    pub(crate) fn is_replaceable(&self) -> bool {
+    pub(super) fn is_replaceable(&self) -> bool {
         matches!(self.now, Found::Replaceable(_))
     }
 
     /// The layer below, if it cannot be replaced.
-    pub(crate) fn get_lasting(&self) -> Option<&Arc<Next>> {
+    pub(super) fn get_lasting(&self) -> Option<&Arc<Next>> {
         match &self.now {
             Found::Lasting { next, closed } => next.get().filter(|_| !closed.load(Relaxed)),
             Found::Replaceable(_) => None,
@@ -94,10 +95,10 @@ impl NextCell {
     }
 
     /// The layer below, if it can be replaced.
-    pub(crate) fn get_replaceable(&self) -> Option<Arc<Next>> {
+    pub(super) fn get_replaceable(&self) -> Option<Arc<Next>> {
         match &self.now {
             Found::Lasting { .. } => None,
-            Found::Replaceable(now) => now.read().unwrap_or_else(PoisonError::into_inner).clone(),
+            Found::Replaceable(now) => read_lock(now).clone(),
         }
     }
 
@@ -110,7 +111,7 @@ impl NextCell {
     pub(crate) fn put(&self, next: Arc<Next>) -> Option<Arc<Next>> {
         match &self.now {
             Found::Lasting { next: cell, .. } => cell.set(next).err(),
-            Found::Replaceable(now) => now.write().unwrap_or_else(PoisonError::into_inner).replace(next),
+            Found::Replaceable(now) => write_lock(now).replace(next),
         }
     }
 
@@ -118,7 +119,7 @@ impl NextCell {
     pub(crate) fn take(&self) -> Option<Arc<Next>> {
         match &self.now {
             Found::Lasting { next, closed } => next.get().filter(|_| !closed.swap(true, Relaxed)).cloned(),
-            Found::Replaceable(now) => now.write().unwrap_or_else(PoisonError::into_inner).take(),
+            Found::Replaceable(now) => write_lock(now).take(),
         }
     }
 
@@ -128,7 +129,7 @@ impl NextCell {
     }
 
     /// Counts a replacement.
-    pub(crate) fn set_generation(&self, generation: u64) {
+    pub(super) fn set_generation(&self, generation: u64) {
         self.generation.store(generation, Relaxed);
     }
 }

@@ -20,10 +20,10 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
-use rbdkit_plugin_api::{BoxFuture, Flags, Result, Support, ThreadModel};
+use rbdkit_plugin_api::{BoxFuture, Flags, Result, Support, ThreadModel, lock};
 use tokio::sync::Notify;
 
 use super::next::Next;
@@ -217,7 +217,7 @@ impl Prefetcher {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 
     /// Asks for a range of next. Returns whether it was accepted: all of it is queued, under way,

@@ -14,7 +14,7 @@ pub(crate) struct TaskTracker {
 }
 
 /// Stands for one running task. Dropping it ends the count of that task, also when the task panics.
-pub(crate) struct TaskToken(Arc<TaskTracker>);
+pub(super) struct TaskToken(Arc<TaskTracker>);
 
 impl Drop for TaskToken {
     fn drop(&mut self) {
@@ -26,7 +26,7 @@ impl Drop for TaskToken {
 
 impl TaskTracker {
     /// Counts a task that begins, until the token is dropped.
-    pub(crate) fn begin(self: &Arc<Self>) -> TaskToken {
+    pub(super) fn begin(self: &Arc<Self>) -> TaskToken {
         self.running.fetch_add(1, Ordering::AcqRel);
         TaskToken(Arc::clone(self))
     }

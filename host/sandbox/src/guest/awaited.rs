@@ -22,7 +22,7 @@ enum Watch {
 }
 
 /// An operation that a call waits for.
-pub(crate) struct Awaited<T> {
+pub(super) struct Awaited<T> {
     /// None once it was detached.
     operation: Option<BoxFuture<'static, T>>,
     bytes: Bytes,

@@ -79,7 +79,7 @@ impl CallBuffers {
     ///
     /// What a read finds in its buffer belongs to no one.
     #[inline]
-    pub(crate) fn install(&mut self, mut buffer: Buffer, span: Span, access: Access) {
+    pub(super) fn install(&mut self, mut buffer: Buffer, span: Span, access: Access) {
         if access == Access::Write {
             buffer.mark(span, Fill::Unfilled);
         }
@@ -160,7 +160,7 @@ impl CallBuffers {
     }
 
     /// Takes a buffer out for an operation; [`CallBuffers::restore`] has to follow.
-    pub(crate) fn lend(&mut self, buf: u32, at: u32, length: u32, access: Access) -> wasmtime::Result<(Buffer, Span)> {
+    pub(super) fn lend(&mut self, buf: u32, at: u32, length: u32, access: Access) -> wasmtime::Result<(Buffer, Span)> {
         let span = match access {
             Access::Read => self.look(buf, at, length)?.1,
             Access::Write => self.change(buf, at, length)?.1,
@@ -170,7 +170,7 @@ impl CallBuffers {
     }
 
     /// Puts a buffer back that was lent.
-    pub(crate) fn restore(&mut self, buf: u32, buffer: Buffer) {
+    pub(super) fn restore(&mut self, buf: u32, buffer: Buffer) {
         match (buf, &mut self.payload) {
             (0, Some(payload)) => payload.buffer = Some(buffer),
             (0, None) => {}
@@ -233,7 +233,7 @@ impl CallBuffers {
     }
 
     /// `buffer.equal`.
-    pub(crate) fn equal(&mut self, a: u32, a_at: u32, b: u32, b_at: u32, length: u32) -> wasmtime::Result<bool> {
+    pub(super) fn equal(&mut self, a: u32, a_at: u32, b: u32, b_at: u32, length: u32) -> wasmtime::Result<bool> {
         let (first, span) = self.look(a, a_at, length)?;
         let zero = first.is_zero(span);
         let (second, second_span) = self.look(b, b_at, length)?;

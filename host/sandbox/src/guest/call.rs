@@ -40,7 +40,7 @@ impl Phase {
         Phase(self.0 | other.0)
     }
 
-    pub(crate) fn is_in(self, others: Phase) -> bool {
+    pub(super) fn is_in(self, others: Phase) -> bool {
         self.0 & others.0 != 0
     }
 }
@@ -83,13 +83,13 @@ pub(crate) struct Call {
     /// The layers below, for a call that belongs to no connection.
     pub(crate) below: Option<Below>,
     /// How long finalize or close has slept, or is going to.
-    pub(crate) slept: Duration,
+    pub(super) slept: Duration,
     pub(crate) extents: Option<ExtentsAnswer>,
     /// Dropped before the lock: a call that is dropped undoes its changes while it still holds the
     /// lock.
     pub(crate) changes: Changes,
     pub(crate) lock: Option<HeldLock>,
-    pub(crate) last_error: Option<Error>,
+    pub(super) last_error: Option<Error>,
     /// Lines that the guest has begun on standard output and error.
     pub(crate) console: Console,
     pub(crate) buffers: CallBuffers,
@@ -133,7 +133,7 @@ impl Call {
     }
 
     /// [`Call::begin`] for a read or a write of a connection. The rest is as [`Call::end`] left it.
-    pub(crate) fn begin_transfer(&mut self, conn: &Arc<Connection>, buffer: Buffer, span: Span, access: Access) {
+    pub(super) fn begin_transfer(&mut self, conn: &Arc<Connection>, buffer: Buffer, span: Span, access: Access) {
         self.phase = Phase::DATA;
         self.kind = CallKind::Ordinary;
         self.next = conn.replaceable_next();
@@ -150,7 +150,7 @@ impl Call {
 
     /// The same for what [`Call::begin_transfer`] began. Returns the payload. Changes were settled
     /// before; the lock is released here.
-    pub(crate) fn end_transfer(&mut self) -> Option<Buffer> {
+    pub(super) fn end_transfer(&mut self) -> Option<Buffer> {
         let buffer = self.buffers.clear();
         self.lock = None;
         self.phase = Phase::CONFIGURE;
@@ -162,7 +162,7 @@ impl Call {
     }
 
     /// How long it waits for locks, sleep and the layers below.
-    pub(crate) fn wait_policy(&self) -> WaitPolicy {
+    pub(super) fn wait_policy(&self) -> WaitPolicy {
         match self.kind {
             CallKind::Ending => WaitPolicy::UntilDone,
             CallKind::Ordinary | CallKind::Replay => WaitPolicy::inherited(),
@@ -171,7 +171,7 @@ impl Call {
 
     /// Whether it may be ended when its client has gone: nobody needs its answer, and nothing is
     /// lost with its instance.
-    pub(crate) fn may_end(&self) -> bool {
+    pub(super) fn may_end(&self) -> bool {
         let replaceable = || self.conn.as_ref().is_some_and(|conn| !conn.needs_its_instance());
         self.phase == Phase::DATA && replaceable() && self.wait_policy() == WaitPolicy::WhileClientIsThere
     }
@@ -182,7 +182,7 @@ impl Call {
     }
 
     /// What the layer below said with an errno that the guest now passes on.
-    pub(crate) fn words_for(&mut self, errno: Errno) -> Option<Error> {
+    pub(super) fn words_for(&mut self, errno: Errno) -> Option<Error> {
         self.last_error.take().filter(|known| known.errno() == errno)
     }
 }

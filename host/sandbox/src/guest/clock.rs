@@ -22,9 +22,10 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
+use rbdkit_plugin_api::lock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::UpdateDeadline;
 
@@ -137,11 +138,11 @@ impl CallClock {
 
     fn give_permit(&self) {
         self.has_permit.store(false, Relaxed);
-        drop(self.permit.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(lock(&self.permit).take());
     }
 
     fn keep_permit(&self, permit: OwnedSemaphorePermit) {
-        *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
+        *lock(&self.permit) = Some(permit);
         self.has_permit.store(true, Relaxed);
     }
 
@@ -175,7 +176,7 @@ impl CallClock {
     }
 
     /// It does not complete at once.
-    pub(crate) fn suspend(&self, wait: &mut Wait) {
+    pub(super) fn suspend(&self, wait: &mut Wait) {
         if wait.paused.is_none() {
             wait.paused = Some(self.pause(wait.tick));
         }

@@ -49,7 +49,7 @@ impl Context {
 
     /// A guest that goes on computing when its client has gone is ended, where nothing is lost with
     /// its instance.
-    pub(crate) fn still_wanted(&self) -> Result<(), Overrun> {
+    pub(super) fn still_wanted(&self) -> Result<(), Overrun> {
         let gone = self.call.conn.as_ref().is_some_and(|conn| conn.client().is_gone());
         if gone && self.call.may_end() { Err(Overrun::Gone) } else { Ok(()) }
     }
@@ -60,7 +60,7 @@ impl Context {
     }
 
     /// For functions that cannot answer an error.
-    pub(crate) fn require(&self, phases: Phase, what: &str) -> wasmtime::Result<()> {
+    pub(super) fn require(&self, phases: Phase, what: &str) -> wasmtime::Result<()> {
         if self.call.phase.is_in(phases) { Ok(()) } else { Err(mistake(format!("it called {what} where it may not"))) }
     }
 

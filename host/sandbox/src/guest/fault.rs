@@ -10,7 +10,7 @@ use crate::connection::log::CAUSE;
 /// A mistake of a guest: it called an import in a way that has no answer. The call traps.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Mistake(pub(crate) String);
+pub(super) struct Mistake(pub(crate) String);
 
 /// A guest's mistake as the error that traps.
 pub(crate) fn mistake(what: impl Into<String>) -> wasmtime::Error {
@@ -45,7 +45,7 @@ impl Fault {
     }
 
     /// An answer that cannot be true.
-    pub(crate) fn false_answer(error: &Error) -> Fault {
+    pub(super) fn false_answer(error: &Error) -> Fault {
         Fault {
             cause: one_line_within(error.context().unwrap_or("an answer that cannot be true"), CAUSE),
             backtrace: None,

@@ -30,7 +30,7 @@ use crate::guest::text::protocol_string;
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// Serves the calls of one connection.
-pub(crate) struct CallServer {
+pub(super) struct CallServer {
     conn: Arc<Connection>,
     filter: Arc<Filter>,
     pool: Arc<InstancePool>,
@@ -252,7 +252,7 @@ impl CallServer {
     }
 
     /// The error of an operation that the filter neither exports nor passes on.
-    pub(crate) fn withdrawn(&self, what: &str) -> Error {
+    pub(super) fn withdrawn(&self, what: &str) -> Error {
         Error::new(Errno::Enotsup, format!("{}: {what} is not offered by this filter", self.filter.name()))
     }
 
@@ -269,7 +269,7 @@ impl CallServer {
     }
 
     /// [`CallServer::pass`] with a payload.
-    pub(crate) fn pass_with(&self, buffer: Buffer, call: impl FnOnce(&Arc<Hop>, Buffer) -> Op<Done>) -> Op<Done> {
+    pub(super) fn pass_with(&self, buffer: Buffer, call: impl FnOnce(&Arc<Hop>, Buffer) -> Op<Done>) -> Op<Done> {
         match self.conn.next() {
             Some(next) => self.keep(call(&next.hop, buffer), next),
             None => Op::Ready((buffer, Err(self.no_next()))),
@@ -367,7 +367,7 @@ impl CallServer {
     }
 
     /// What this layer offers.
-    pub(crate) async fn offers(self: Arc<CallServer>) -> Result<Capabilities> {
+    pub(super) async fn offers(self: Arc<CallServer>) -> Result<Capabilities> {
         let below = self.conn.next().map_or(Capabilities::READ_ONLY, |next| next.hop.can());
         let claimed = if self.exported().features {
             let Reply::Can(can) = self.ask(Ask::Can(below.into())).await? else { return Err(Errno::Eio.into()) };

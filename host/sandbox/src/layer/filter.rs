@@ -93,30 +93,30 @@ impl Filter {
         Ok(Arc::new(Filter { shared, recipe, traits, params, pool, opens, breaker: Breaker::default() }))
     }
 
-    pub(crate) fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         &self.shared.name
     }
 
     #[inline]
-    pub(crate) fn exported(&self) -> &Exported {
+    pub(super) fn exported(&self) -> &Exported {
         &self.traits.exported
     }
 
-    pub(crate) fn model(&self) -> ThreadModel {
+    pub(super) fn model(&self) -> ThreadModel {
         self.traits.model
     }
 
-    pub(crate) fn pool(&self) -> &Arc<InstancePool> {
+    pub(super) fn pool(&self) -> &Arc<InstancePool> {
         &self.pool
     }
 
     /// How it treats connections whose calls this pool serves.
-    pub(crate) fn connection_traits(&self, pool: &InstancePool) -> ConnectionTraits {
+    pub(super) fn connection_traits(&self, pool: &InstancePool) -> ConnectionTraits {
         let needs_its_instance = pool.is_single() && !self.traits.is_stateless();
         ConnectionTraits { reopens: self.traits.reopens, needs_its_instance }
     }
 
-    pub(crate) async fn turn_to_open(&self) -> Option<SemaphorePermit<'_>> {
+    pub(super) async fn turn_to_open(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed.
         self.opens.acquire().await.ok()
     }
@@ -126,7 +126,7 @@ impl Filter {
     /// # Errors
     /// ENOMEM if the connection would need an instance of its own and there are as many as are
     /// allowed.
-    pub(crate) async fn pool_for_connection(&self) -> Result<Arc<InstancePool>> {
+    pub(super) async fn pool_for_connection(&self) -> Result<Arc<InstancePool>> {
         if self.model() != ThreadModel::SerializeRequests {
             return Ok(Arc::clone(&self.pool));
         }
@@ -148,7 +148,7 @@ impl Filter {
 
     /// Puts a fresh, configured instance into a place, and tells it of the connections whose state
     /// the instance before it held.
-    pub(crate) async fn fill(&self, lease: &mut Lease<'_>, pool: &InstancePool) -> Result<()> {
+    pub(super) async fn fill(&self, lease: &mut Lease<'_>, pool: &InstancePool) -> Result<()> {
         let pass = self.admit(&self.breaker)?;
         let made = configured(&self.recipe, &self.shared, &self.params).await;
         let mut instance = Box::new(made.map_err(|why| {
@@ -197,7 +197,7 @@ impl Filter {
 
     /// Gives an instance back after a call. One whose memory has grown is dropped instead, if
     /// nothing is lost with it.
-    pub(crate) fn finish(&self, mut lease: Lease<'_>) {
+    pub(super) fn finish(&self, mut lease: Lease<'_>) {
         let replaceable = !self.traits.loses_state_with_instance() || self.model() == ThreadModel::Parallel;
         if replaceable && lease.instance().is_some_and(|instance| instance.has_grown()) {
             tracing::debug!("{}: an instance's memory has grown: it is replaced", self.name());
@@ -211,7 +211,7 @@ impl Filter {
     /// # Errors
     /// EIO: the guest is left alone for a while.
     #[inline]
-    pub(crate) fn admit(&self, breaker: &Breaker) -> Result<Pass> {
+    pub(super) fn admit(&self, breaker: &Breaker) -> Result<Pass> {
         breaker.lets_through(|| self.shared.pulse.now()).ok_or_else(|| self.left_alone())
     }
 
@@ -219,7 +219,7 @@ impl Filter {
     ///
     /// # Errors
     /// EIO: the guest is left alone for a while.
-    pub(crate) fn admit_again(&self, breaker: &Breaker, pass: Pass) -> Result<()> {
+    pub(super) fn admit_again(&self, breaker: &Breaker, pass: Pass) -> Result<()> {
         if breaker.still_lets_through(pass) { Ok(()) } else { Err(self.left_alone()) }
     }
 
@@ -228,7 +228,7 @@ impl Filter {
     }
 
     /// Counts a fault of the guest's. It may be left alone for a while after that.
-    pub(crate) fn count_fault(&self, breaker: &Breaker, pass: Pass) {
+    pub(super) fn count_fault(&self, breaker: &Breaker, pass: Pass) {
         let Some(pause) = breaker.fault(pass, self.shared.pulse.now()) else { return };
         // A client may bring it about again and again.
         if let Some(count) = self.shared.faults.count(LEFT_ALONE) {
@@ -246,7 +246,7 @@ impl Filter {
 
     /// A call on an instance of this pool ended in a fault, and the instance is gone. Returns the
     /// error for the request.
-    pub(crate) fn faulted(&self, what: &str, offset: Option<u64>, fault: &Fault, pool: &InstancePool) -> Error {
+    pub(super) fn faulted(&self, what: &str, offset: Option<u64>, fault: &Fault, pool: &InstancePool) -> Error {
         self.report(what, offset, &fault.cause, fault.backtrace.as_deref());
         if self.traits.loses_state_with_instance() && pool.is_single() {
             for conn in pool.tenants() {
@@ -258,7 +258,7 @@ impl Filter {
     }
 
     /// Reports an answer of the guest's that cannot be true.
-    pub(crate) fn report_false_answer(&self, what: &str, why: &str) {
+    pub(super) fn report_false_answer(&self, what: &str, why: &str) {
         self.report(what, None, why, None);
     }
 
@@ -273,13 +273,13 @@ impl Filter {
     }
 
     /// A call that belongs to no connection.
-    pub(crate) async fn ask(&self, phase: Phase, below: Option<Below>, ask: Ask) -> Result<Reply> {
+    pub(super) async fn ask(&self, phase: Phase, below: Option<Below>, ask: Ask) -> Result<Reply> {
         let lease = self.pool.take(None).await?;
         self.ask_in(lease, phase, below, ask).await
     }
 
     /// [`Filter::ask`] in a place that was leased already.
-    pub(crate) async fn ask_in(
+    pub(super) async fn ask_in(
         &self,
         mut lease: Lease<'_>,
         phase: Phase,
@@ -309,7 +309,7 @@ impl Filter {
     }
 
     /// A call of `lifecycle`, whose error is a line for the user.
-    pub(crate) async fn ready(&self, ask: Ask) -> Result<(), ConfigError> {
+    pub(super) async fn ready(&self, ask: Ask) -> Result<(), ConfigError> {
         if !self.exported().lifecycle {
             return Ok(());
         }

@@ -13,7 +13,7 @@ use crate::guest::exported::Exported;
 use crate::guest::instance::{Ask, Transfer};
 
 /// The handle of one connection.
-pub(crate) struct FilterHandle(pub(crate) Arc<CallServer>);
+pub(super) struct FilterHandle(pub(crate) Arc<CallServer>);
 
 impl FilterHandle {
     fn server(&self) -> Arc<CallServer> {

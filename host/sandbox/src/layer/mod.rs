@@ -1,10 +1,10 @@
 //! What the chain sees of a filter: its layer, a connection's handle, and the instances that serve
 //! its calls.
 
-pub(crate) mod breaker;
+pub(super) mod breaker;
 pub(crate) mod calls;
 pub(crate) mod filter;
 pub(crate) mod filter_layer;
 pub(crate) mod handle;
-pub(crate) mod offers;
+pub(super) mod offers;
 pub(crate) mod pool;

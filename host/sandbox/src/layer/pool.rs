@@ -27,17 +27,17 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use rbdkit_plugin_api::shelf::Shelf;
-use rbdkit_plugin_api::{Errno, Error, Result};
+use rbdkit_plugin_api::{Errno, Error, Result, lock};
 use tokio::sync::oneshot;
 
 use crate::connection::conn::Connection;
 use crate::guest::instance::Instance;
 
 /// The instances of a filter, or of one connection of it.
-pub(crate) struct InstancePool {
+pub(super) struct InstancePool {
     /// How many instances it may have.
     capacity: u32,
     places: Mutex<Places>,
@@ -93,7 +93,7 @@ impl WaitQueue {
 }
 
 /// How many places of one pool a connection holds.
-pub(crate) struct Holder {
+pub(super) struct Holder {
     /// The connection's. No two connections wait under the same id.
     id: u64,
     /// Only changed with the places locked.
@@ -116,7 +116,7 @@ impl Holder {
 
 /// A place for an instance. It borrows the pool: counting the pool's users would be two atomic
 /// operations for each request.
-pub(crate) struct Lease<'a> {
+pub(super) struct Lease<'a> {
     pool: &'a Arc<InstancePool>,
     /// None if the place is not counted for a connection.
     holder: Option<&'a Arc<Holder>>,
@@ -216,11 +216,11 @@ impl InstancePool {
     }
 
     fn places(&self) -> MutexGuard<'_, Places> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.places)
     }
 
     /// Whether it has at most one instance.
-    pub(crate) fn is_single(&self) -> bool {
+    pub(super) fn is_single(&self) -> bool {
         self.capacity == 1
     }
 
@@ -235,23 +235,23 @@ impl InstancePool {
     }
 
     fn lock_tenants(&self) -> MutexGuard<'_, Vec<Weak<Connection>>> {
-        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tenants)
     }
 
     /// A connection was opened whose calls this pool serves.
-    pub(crate) fn add_tenant(&self, conn: &Arc<Connection>) {
+    pub(super) fn add_tenant(&self, conn: &Arc<Connection>) {
         let mut tenants = self.lock_tenants();
         tenants.retain(|known| known.strong_count() > 0);
         tenants.push(Arc::downgrade(conn));
     }
 
     /// The connection closes.
-    pub(crate) fn remove_tenant(&self, conn: &Arc<Connection>) {
+    pub(super) fn remove_tenant(&self, conn: &Arc<Connection>) {
         self.lock_tenants().retain(|known| known.as_ptr() != Arc::as_ptr(conn));
     }
 
     /// The open connections whose calls this pool serves, oldest first.
-    pub(crate) fn tenants(&self) -> Vec<Arc<Connection>> {
+    pub(super) fn tenants(&self) -> Vec<Arc<Connection>> {
         let mut all: Vec<Arc<Connection>> = self.lock_tenants().iter().filter_map(Weak::upgrade).collect();
         all.retain(|conn| conn.is_live());
         all.sort_by_key(|conn| conn.id());
@@ -260,7 +260,7 @@ impl InstancePool {
 
     /// A place, if there is one now. `holder` is the connection of a request; None for a call that
     /// is not counted for a connection.
-    pub(crate) fn try_take<'a>(self: &'a Arc<Self>, holder: Option<&'a Arc<Holder>>) -> Option<Lease<'a>> {
+    pub(super) fn try_take<'a>(self: &'a Arc<Self>, holder: Option<&'a Arc<Holder>>) -> Option<Lease<'a>> {
         let mut places = self.places();
         let known = holder.map(Arc::as_ref);
         if !places.has_room(self.capacity, known) {
@@ -272,7 +272,7 @@ impl InstancePool {
     }
 
     /// A place with an instance in it, if there is one now.
-    pub(crate) fn try_take_ready<'a>(self: &'a Arc<Self>, holder: &'a Arc<Holder>) -> Option<Lease<'a>> {
+    pub(super) fn try_take_ready<'a>(self: &'a Arc<Self>, holder: &'a Arc<Holder>) -> Option<Lease<'a>> {
         let mut places = self.places();
         if places.free.is_empty() || !places.has_room(self.capacity, Some(holder)) {
             return None;
