@@ -94,8 +94,14 @@ impl Connection {
         self.live.load(Relaxed)
     }
 
-    pub(crate) fn set_live(&self, live: bool) {
-        self.live.store(live, Relaxed);
+    /// Open has succeeded.
+    pub(crate) fn begin_life(&self) {
+        self.live.store(true, Relaxed);
+    }
+
+    /// Close begins.
+    pub(crate) fn end_life(&self) {
+        self.live.store(false, Relaxed);
     }
 
     /// Whether its state was lost with an instance.

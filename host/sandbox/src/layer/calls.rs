@@ -81,7 +81,7 @@ impl CallServer {
             }
             return Err(error);
         }
-        conn.set_live(true);
+        conn.begin_life();
         server.pool.add_tenant(conn);
         if server.exported().background {
             conn.prefetcher.begin_background(conn.next().as_deref(), server.next_ranges());
@@ -429,7 +429,7 @@ impl CallServer {
     }
 
     async fn close_settled(&self) {
-        self.conn.set_live(false);
+        self.conn.end_life();
         self.pool.remove_tenant(&self.conn);
         let next = self.conn.take_next();
         if self.exported().connection && !self.conn.is_lost() {

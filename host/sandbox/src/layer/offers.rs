@@ -23,28 +23,46 @@ pub(crate) fn settle(
     }
 }
 
-/// An operation that a transparent filter does not export. It is passed on, also where it is
-/// emulated below.
-fn passed_on(below: Support) -> Support {
-    match below {
-        Support::None => Support::None,
-        _ => Support::Native,
-    }
+/// An operation that a layer may do itself, leave to the layer below, or have emulated.
+#[derive(Clone, Copy)]
+struct Operation {
+    /// The filter exports it.
+    exported: bool,
+    /// The filter leaves what it does not export to the layer below.
+    transparent: bool,
+    below: Support,
 }
 
-/// An operation of an opaque filter: native if the filter exports it, otherwise emulated. None if
-/// there is none below.
-fn or_emulated(exported: bool, below: Support) -> Support {
-    match (exported, below) {
-        (_, Support::None) => Support::None,
-        (true, _) => Support::Native,
-        (false, _) => Support::Emulate,
+impl Operation {
+    /// What a filter that claims nothing offers. A transparent filter passes the operation on, also
+    /// where it is emulated below.
+    fn default_support(self) -> Support {
+        match self.below {
+            Support::None => Support::None,
+            _ if self.transparent || self.exported => Support::Native,
+            _ => Support::Emulate,
+        }
+    }
+
+    /// What a filter with this claim offers. None: the claim is false, and the operation is
+    /// emulated.
+    fn claimed_support(self, claimed: Support) -> Option<Support> {
+        match claimed {
+            Support::None => Some(Support::None),
+            // It is passed on, so it is not replaced here.
+            _ if self.transparent && !self.exported && self.below != Support::None => Some(Support::Native),
+            Support::Native if !self.exported => None,
+            claimed => Some(claimed),
+        }
     }
 }
 
 fn by_default(exported: &Exported, below: Capabilities) -> Capabilities {
+    let zero = Operation { exported: exported.zeroes, transparent: exported.transparent, below: below.zero };
+    let cache = Operation { exported: exported.caching, below: below.cache, ..zero };
+    let (zero, cache) = (zero.default_support(), cache.default_support());
     if exported.transparent {
-        return Capabilities { zero: passed_on(below.zero), cache: passed_on(below.cache), ..below };
+        return Capabilities { zero, cache, ..below };
     }
     Capabilities {
         write: exported.writes && below.write,
@@ -54,9 +72,9 @@ fn by_default(exported: &Exported, below: Capabilities) -> Capabilities {
         trim: exported.trims && below.trim,
         fast_zero: exported.zeroes && below.fast_zero,
         extents: exported.mapping && below.extents,
-        zero: or_emulated(exported.zeroes, below.zero),
-        fua: or_emulated(false, below.fua),
-        cache: or_emulated(exported.caching, below.cache),
+        fua: if below.fua == Support::None { Support::None } else { Support::Emulate },
+        zero,
+        cache,
     }
 }
 
@@ -64,8 +82,8 @@ fn checked(exported: &Exported, below: Capabilities, claimed: Capabilities) -> (
     let mut false_claims = Vec::new();
     let transparent = exported.transparent;
     let mut can = claimed;
-    let mut withdraw = |offered: &mut bool, here: bool, there: bool, claim: &'static str| {
-        if *offered && !here && !there {
+    let mut withdraw = |offered: &mut bool, exported: bool, passed_on: bool, claim: &'static str| {
+        if *offered && !exported && !passed_on {
             *offered = false;
             false_claims.push(claim);
         }
@@ -76,10 +94,16 @@ fn checked(exported: &Exported, below: Capabilities, claimed: Capabilities) -> (
     let extents_below = transparent && below.extents;
     withdraw(&mut can.extents, exported.mapping, extents_below, "it says that it has extents, and has not");
 
-    let zero_claim = "it says that zero is native, and cannot zero: the host writes zeroes";
-    can.zero = support(claimed.zero, exported.zeroes, transparent, below.zero, zero_claim, &mut false_claims);
-    let cache_claim = "it says that cache is native, and cannot cache: the host reads";
-    can.cache = support(claimed.cache, exported.caching, transparent, below.cache, cache_claim, &mut false_claims);
+    let zero = Operation { exported: exported.zeroes, transparent, below: below.zero };
+    can.zero = zero.claimed_support(claimed.zero).unwrap_or_else(|| {
+        false_claims.push("it says that zero is native, and cannot zero: the host writes zeroes");
+        Support::Emulate
+    });
+    let cache = Operation { exported: exported.caching, transparent, below: below.cache };
+    can.cache = cache.claimed_support(claimed.cache).unwrap_or_else(|| {
+        false_claims.push("it says that cache is native, and cannot cache: the host reads");
+        Support::Emulate
+    });
     if can.fast_zero && can.zero != Support::Native {
         can.fast_zero = false;
     }
@@ -92,26 +116,6 @@ fn checked(exported: &Exported, below: Capabilities, claimed: Capabilities) -> (
         can.fua = Support::Emulate;
     }
     (can, false_claims)
-}
-
-fn support(
-    claimed: Support,
-    exported: bool,
-    transparent: bool,
-    below: Support,
-    claim: &'static str,
-    false_claims: &mut Vec<&'static str>,
-) -> Support {
-    match claimed {
-        Support::None => Support::None,
-        // It is passed on, so it is not replaced here.
-        _ if transparent && !exported && below != Support::None => Support::Native,
-        Support::Native if !exported => {
-            false_claims.push(claim);
-            Support::Emulate
-        }
-        claimed => claimed,
-    }
 }
 
 #[cfg(test)]
@@ -156,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lie_is_withdrawn() {
+    fn a_false_claim_is_withdrawn() {
         let writes = Exported { writes: true, ..exported(false) };
         let (can, false_claims) = settle(&writes, ALL, Some(ALL));
         assert!(!can.trim && !can.extents && !can.fast_zero);

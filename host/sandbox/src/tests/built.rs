@@ -1,5 +1,5 @@
-//! The filters that the project builds, in the real host: random requests, compared byte by byte
-//! with a plain copy of the disk, and never a byte of payload in a guest. They are in
+//! The filters that the project builds, in the real host. Random requests are compared byte by byte
+//! with a plain copy of the disk, and no byte of payload may enter a guest. The filters are in
 //! `target/filters` (`make filters`).
 
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use super::support::{Disk, Stack, host, read, value, write};
 use crate::FilterLimits;
 use rbdkit_chain::Hop;
 
-/// Filters with their parameters, the first nearest the client.
+/// Filters with their parameters. The first is nearest the client.
 type Filters<'a> = &'a [(&'a str, &'a [(&'a str, &'a str)])];
 
-/// Not a multiple of any block size.
+/// The size is not a multiple of any block size.
 const SIZE: usize = (1 << 20) - 1000;
 
 async fn stack(filters: Filters<'_>) -> Stack {
@@ -44,7 +44,7 @@ impl Rng {
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) % n
     }
 
-    /// Half of them of whole blocks, half of them short.
+    /// A random range. Half of the ranges have whole blocks, half are short.
     fn range(&mut self, size: u64) -> (u64, u64) {
         let mut offset = self.below(size);
         let mut length = 1 + self.below(200_000);
@@ -59,8 +59,7 @@ impl Rng {
     }
 }
 
-/// Requests of three connections, one after another and now and then many at once; answers what is
-/// left of it.
+/// Sends requests of three connections, one after another and now and then many at once.
 async fn exercise(filters: Filters<'_>, requests: u64) -> Stack {
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64 | 1;
     println!("{filters:?}: seed {seed}");
@@ -120,7 +119,7 @@ async fn one(hop: &Arc<Hop>, rng: &mut Rng, model: &mut [u8]) {
     }
 }
 
-/// Writes side by side, each to bytes of its own, that share blocks.
+/// Concurrent writes to neighbouring bytes that share blocks.
 async fn at_once(hops: &[Arc<Hop>], rng: &mut Rng, model: &mut [u8]) {
     let step = 3000;
     let start = rng.below(hops[0].size() - 16 * step);

@@ -1,4 +1,5 @@
-//! Guests that trap, loop, take too much or lie: the worst they can do is fail their own requests.
+//! Guests that trap, loop, take too much or give false answers: all they can do is fail their own
+//! requests.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -10,8 +11,8 @@ use tokio::sync::Semaphore;
 use super::support::{Disk, Guest, READS, Stack, WRITES, component_of, ended, host, load, read, write};
 use crate::{FilterLimits, ServerLimits};
 
-/// A guest whose read does `code` at offset 0 and is well elsewhere. `code` leaves nothing on the
-/// stack.
+/// A guest whose read runs `code` at offset 0, and passes the read on at other offsets. `code`
+/// leaves nothing on the stack.
 fn bad_at_zero(imports: &str, code: &str) -> Guest {
     Guest::new(
         &["reads"],
@@ -28,7 +29,7 @@ fn bad_at_zero(imports: &str, code: &str) -> Guest {
     )
 }
 
-/// The bad read fails, says why, and costs only itself.
+/// Checks that the bad read fails, says why, and costs only itself.
 async fn costs_its_own_request(guest: Guest, limits: FilterLimits, why: &str) {
     let stack = Stack::over(&[guest], Disk::default(), limits).await;
     let top = stack.open().await;
@@ -60,7 +61,7 @@ async fn a_guest_that_loops_is_ended() {
 
 #[tokio::test]
 async fn a_guest_that_computes_lets_others_run() {
-    // One thread: the loop has to yield it.
+    // There is one thread, so the loop has to yield it.
     let limits = FilterLimits { cpu: Duration::from_millis(200), ..FilterLimits::default() };
     let stack = Stack::over(&[bad_at_zero("", "(loop $l (br $l))")], Disk::default(), limits).await;
     let top = stack.open().await;
@@ -139,7 +140,7 @@ async fn a_buffer_that_is_not_there_or_too_short_traps() {
 }
 
 #[tokio::test]
-async fn further_buffers_have_bounds() {
+async fn buffers_of_a_call_are_limited() {
     // Allocates 1 MiB at a time until it is refused, and returns the number of buffers as an errno
     // would be: 3 is enomem.
     let guest = Guest::new(
@@ -155,8 +156,8 @@ async fn further_buffers_have_bounds() {
         (i32.const 2064))
 "#,
     );
-    // Where the machine is busy, 64 MiB of fresh memory take longer than a call may: the time is
-    // not what is asked about here.
+    // On a busy machine 64 MiB of fresh memory take longer than a call may. This test is not about
+    // time.
     let hour = Duration::from_secs(3600);
     let patient = || FilterLimits { cpu: hour, wall: hour, ..FilterLimits::default() };
     for limits in [
@@ -182,7 +183,7 @@ async fn a_guest_that_brings_too_much_out_at_once_traps() {
 }
 
 #[tokio::test]
-async fn lies_about_extents_fail_the_request() {
+async fn false_extents_fail_the_request() {
     // The answer is one extent from $from, $length long.
     for (from, length) in [(4096i64, 4096i64), (0, 0), (0, -1), (-1, 4096)] {
         let guest = Guest::new(
@@ -203,7 +204,7 @@ async fn lies_about_extents_fail_the_request() {
         let top = stack.open().await;
         let answer = top.extents(0, 8192, Flags::NONE).await;
         match length {
-            // The whole of the range and far beyond.
+            // They cover the whole range and go far beyond it.
             -1 => assert_eq!(answer.unwrap().next_offset(), 8192),
             _ => assert_eq!(answer.unwrap_err().errno(), Errno::Eio, "{from} {length}"),
         }
@@ -214,7 +215,7 @@ async fn lies_about_extents_fail_the_request() {
 async fn a_filter_whose_instances_are_all_busy_makes_requests_wait_in_turn() {
     let disk = Disk { hold: Some(Arc::new(Semaphore::new(0))), ..Disk::default() };
     let hold = disk.hold.clone().unwrap();
-    // Two of them for one connection.
+    // One connection gets two of them.
     let limits = FilterLimits { instances: 4, ..FilterLimits::default() };
     let stack = Stack::over(&[Guest::new(&["reads"], READS)], disk, limits).await;
     let top = stack.open().await;
@@ -236,7 +237,7 @@ async fn a_filter_whose_instances_are_all_busy_makes_requests_wait_in_turn() {
 }
 
 #[tokio::test]
-async fn instances_that_were_not_needed_for_a_while_are_dropped_but_for_one() {
+async fn all_but_one_of_the_instances_that_were_not_needed_are_dropped() {
     let disk = Disk { hold: Some(Arc::new(Semaphore::new(0))), ..Disk::default() };
     let hold = disk.hold.clone().unwrap();
     let stack =
@@ -256,13 +257,13 @@ async fn instances_that_were_not_needed_for_a_while_are_dropped_but_for_one() {
         }
     };
     let made = || stack.counters().instances.load(SeqCst);
-    // As long as four are needed now and then they stay.
+    // Four instances stay while four are needed now and then.
     for _ in 0..3 {
         at_once(4).await;
         assert_eq!(made(), 4);
         stack.chain.free_spare();
     }
-    // Nobody has needed any since.
+    // None was needed since.
     stack.chain.free_spare();
     at_once(1).await;
     assert_eq!(made(), 4);
@@ -271,7 +272,7 @@ async fn instances_that_were_not_needed_for_a_while_are_dropped_but_for_one() {
 }
 
 #[tokio::test]
-async fn the_one_instance_that_may_hold_state_is_never_dropped() {
+async fn an_only_instance_that_may_hold_state_is_never_dropped() {
     for model in 0..3 {
         let stack = Stack::new(&[Guest::new(&["reads"], READS).model(model)]).await;
         let top = stack.open().await;
@@ -308,7 +309,7 @@ async fn a_write_payload_above_is_never_changed_below() {
 }
 
 #[test]
-fn what_is_no_filter_is_refused_with_one_line() {
+fn a_file_that_is_not_a_filter_is_refused_with_one_line() {
     let host = host();
     let error = |bytes: &[u8]| host.load("x.wasm", bytes).err().unwrap().to_string();
     assert_eq!(error(b"hello"), "x.wasm: it is not a WebAssembly component");
@@ -355,9 +356,8 @@ const FLUSHES: &str = r#"
 "#;
 
 #[tokio::test]
-async fn an_import_outside_of_its_phase_answers_an_error_or_traps() {
-    // `configure` may log and nothing else; the prelude's is replaced by one that asks who the
-    // client is.
+async fn an_import_outside_of_its_phase_returns_an_error_or_traps() {
+    // `configure` may only log. This one asks who the client is.
     let guest = Guest::new(
         &["reads", "lifecycle"],
         &format!(
@@ -386,7 +386,7 @@ async fn an_import_outside_of_its_phase_answers_an_error_or_traps() {
     layer.cleanup().await;
 }
 
-/// Whether its client has read a long payload before does not change what a guest may bring out.
+/// A long payload that the client read before does not change how much a guest may bring out.
 #[tokio::test]
 async fn a_payload_raises_the_limit_on_lists_for_its_own_request_only() {
     let flush = r#"
@@ -407,8 +407,8 @@ async fn a_payload_raises_the_limit_on_lists_for_its_own_request_only() {
     top.close().await;
 }
 
-/// A buffer in very many pieces would make one function of the host, which no tick ends, as slow as
-/// the guest wants.
+/// With a buffer in very many pieces a guest could make one function of the host as slow as it
+/// wants, and no tick ends a function of the host.
 #[tokio::test]
 async fn a_buffer_in_very_many_pieces_is_kept_as_data() {
     let imports = r#"
@@ -417,8 +417,8 @@ async fn a_buffer_in_very_many_pieces_is_kept_as_data() {
     (import "rbdkit:filter/buffer@0.1.0" "copy" (func $copy (param i32 i32 i32 i32 i32)))
     (import "rbdkit:filter/buffer@0.1.0" "is-zero" (func $is_zero (param i32 i32 i32) (result i32)))
     (global $n (mut i32) (i32.const 0))"#;
-    // Every second byte of the first 64 KiB is a zero that is known, and they are copied over and
-    // over until the buffer is full. The bytes in between are what they were.
+    // Every second byte of the first 64 KiB is a known zero. The 64 KiB are copied again and again
+    // until the buffer is full. The bytes in between stay what they were.
     let code = "(call $alloc (i32.const 33554432) (i32.const 2100)) \
         (call $fill (i32.const 1) (i32.const 0) (i32.const 33554432) (i32.const 7)) \
         (loop $l (call $fill (i32.const 1) (global.get $n) (i32.const 1) (i32.const 0)) \
@@ -438,11 +438,11 @@ async fn a_buffer_in_very_many_pieces_is_kept_as_data() {
     top.close().await;
 }
 
-/// While the server runs a guest's own line about its parameters is as its lines in the log: one,
-/// and not a long one.
+/// While the server runs, a guest's own line about its parameters is shown like its lines in the
+/// log: as one line of limited length.
 #[tokio::test]
-async fn what_an_instance_says_when_it_cannot_be_configured_is_cut() {
-    // The second instance finds no more memory, and says so at length: zeroes and an end of line.
+async fn the_error_of_an_instance_that_cannot_be_configured_is_cut() {
+    // The second instance gets no memory, and its error is 60000 bytes: zeroes and an end of line.
     let configure = "(if (result i32) (i32.ne (memory.grow (i32.const 16)) (i32.const -1)) (then (i32.const 1200)) (else \
         (i32.store8 (i32.const 2300) (i32.const 1)) (i32.store (i32.const 2304) (i32.const 4096)) \
         (i32.store (i32.const 2308) (i32.const 60000)) (i32.store8 (i32.const 4097) (i32.const 10)) (i32.const 2300)))";
@@ -463,7 +463,7 @@ async fn what_an_instance_says_when_it_cannot_be_configured_is_cut() {
     top.close().await;
 }
 
-/// The client has gone, and nothing else would end it.
+/// The client has gone, so nothing else would end the sleep.
 #[tokio::test]
 async fn finalize_does_not_sleep_for_ever() {
     let sleeps = r#"

@@ -9,9 +9,9 @@ use tokio::sync::Semaphore;
 use super::support::{Disk, Guest, READS, Stack, ended, read, until};
 use crate::FilterLimits;
 
-/// A guest that opens next and answers a handle, and says in the log of the layer below what it is
-/// asked: each step is a trim of next at its own offset. Its memory holds `$count`, the number of
-/// opens. A read at offset 0 traps; a read at 512 answers in its bytes the handle and the count.
+/// A guest that opens next and returns a handle. Each of its calls trims next at an offset of its
+/// own, so the log of the layer below shows the calls. Its memory holds `$count`, the number of
+/// opens. A read at offset 0 traps. A read at 512 returns the handle and the count in its bytes.
 fn steps() -> Guest {
     Guest::new(
         &["connection", "reads"],
@@ -113,7 +113,7 @@ async fn serialize_requests_gives_each_connection_an_instance() {
 }
 
 #[tokio::test]
-async fn a_lost_instance_is_told_of_its_connections_again() {
+async fn a_fresh_instance_is_told_of_the_connections_of_the_lost_one() {
     let stack = Stack::new(&[steps().model(1).recovery(1)]).await;
     let (one, two) = (stack.open().await, stack.open().await);
     stack.disk.seen();
@@ -126,7 +126,7 @@ async fn a_lost_instance_is_told_of_its_connections_again() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_rebuilt_loses_its_connections_and_no_others() {
+async fn an_instance_that_cannot_be_rebuilt_loses_its_connections_and_no_others() {
     let stack = Stack::new(&[steps().model(1).recovery(2)]).await;
     let (one, two) = (stack.open().await, stack.open().await);
     assert_eq!(read(&one, 0, 512).await.unwrap_err().errno(), Errno::Eio);
@@ -143,7 +143,7 @@ async fn a_stateless_filter_goes_on() {
     assert_eq!(ask(&one).await, Ok((101, 0)));
 }
 
-/// Reads reopen next first, as of generation 0, and answer the generation in their bytes.
+/// Reads reopen next first, as of generation 0, and return the generation in their bytes.
 const REOPENS: &str = r#"
     (import "rbdkit:filter/next-open@0.1.0" "reopen" (func $reopen (param i64 i32 i32 i32 i32)))
     (import "rbdkit:filter/next@0.1.0" "pread" (func $next_pread (param i64 i32 i32 i32 i32)))
@@ -213,8 +213,8 @@ async fn prefetches_are_cut_merged_and_carried_out() {
     let counters = stack.counters();
     until("1 prefetches", || counters.prefetches.load(SeqCst) >= 1).await;
     top.finalize().await.unwrap();
-    // Cut to the size of the disk, and the second overlaps with the first.
-    // Of what is left, the first block is a hole of the disk's and so is the last.
+    // The ranges are cut to the size of the disk, and the second overlaps with the first. The first
+    // and the last block of what is left are holes of the disk.
     let asked = ["extents 4096 1044480", "cache 8192 1036288"];
     assert_eq!(stack.disk.seen(), ["pread 0 4096", "pread 4096 4096", asked[0], asked[1], "finalize"]);
     assert_eq!(counters.prefetches_merged.load(SeqCst), 1);
@@ -223,7 +223,7 @@ async fn prefetches_are_cut_merged_and_carried_out() {
 #[tokio::test]
 async fn closing_does_not_wait_for_a_slow_prefetch_and_the_layer_below_ends_with_it() {
     let mut disk = Disk { hold: Some(Arc::new(Semaphore::new(0))), ..Disk::default() };
-    // Otherwise a prefetch asks what is there first.
+    // With extents, a prefetch would ask for them first.
     disk.can.extents = false;
     let hold = disk.hold.clone().unwrap();
     let stack = Stack::over(&[Guest::new(&["reads"], PREFETCHES).transparent()], disk, FilterLimits::default()).await;
@@ -233,7 +233,7 @@ async fn closing_does_not_wait_for_a_slow_prefetch_and_the_layer_below_ends_with
         async move { read(&top, 0, 4096).await.unwrap() }
     });
     stack.disk.reached(2).await;
-    // The read is first in line.
+    // The read is the first in the disk's queue.
     hold.add_permits(1);
     ended(reader).await;
     stack.disk.seen();
@@ -245,7 +245,7 @@ async fn closing_does_not_wait_for_a_slow_prefetch_and_the_layer_below_ends_with
     assert_eq!(stack.disk.seen(), ["finalize", "close"]);
 }
 
-/// A filter with ranges of its own: `$next` of these, each of 64 KiB, and then what `after` says.
+/// A filter with ranges of its own: `count` ranges of 64 KiB each, and then what `after` does.
 fn background(count: u32, after: &str) -> Guest {
     let text = format!(
         r#"
@@ -263,7 +263,7 @@ fn background(count: u32, after: &str) -> Guest {
     Guest::new(&["reads", "background"], &text).model(2)
 }
 
-/// A disk that caches all that is asked for, holes too.
+/// A disk without extents, so that holes are prefetched too.
 fn without_extents() -> Disk {
     let mut disk = Disk::default();
     disk.can.extents = false;
@@ -271,7 +271,7 @@ fn without_extents() -> Disk {
 }
 
 #[tokio::test]
-async fn ranges_of_a_filters_own_are_fetched_while_nobody_asks_for_anything() {
+async fn ranges_of_a_filters_own_are_fetched_without_any_request() {
     let none = "(i32.store8 (i32.const 4096) (i32.const 0)) (return (i32.const 4096))";
     let stack = Stack::over(&[background(5, none)], without_extents(), FilterLimits::default()).await;
     let top = stack.open().await;
@@ -306,7 +306,7 @@ async fn a_trap_instead_of_a_range_ends_them_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_filter_can_be_told_what_it_is_above() {
+async fn a_filter_can_ask_for_the_thread_model_below() {
     let guest = Guest::new(
         &["reads", "lifecycle"],
         &format!(
@@ -340,7 +340,7 @@ const LOCKS: &str = r#"
 "#;
 
 #[tokio::test]
-async fn a_lock_ends_with_its_call_however_that_ends() {
+async fn a_lock_ends_with_its_call_however_the_call_ends() {
     let disk = Disk { hold: Some(Arc::new(Semaphore::new(0))), ..Disk::default() };
     let hold = disk.hold.clone().unwrap();
     let stack = Stack::over(&[Guest::new(&["reads"], LOCKS)], disk, FilterLimits::default()).await;
@@ -364,7 +364,7 @@ async fn a_lock_ends_with_its_call_however_that_ends() {
     assert_eq!(answers, [false, true, false, true]);
 }
 
-/// A read marks block 0 on success and block 1 to be undone; at offset 0 it traps, at 512 it fails,
+/// A read marks block 0 on success and block 1 to be undone. At offset 0 it traps, at 512 it fails,
 /// elsewhere it succeeds. Zero counts marks: it fails with as many as its errno says (0: none).
 const MARKS: &str = r#"
     (import "rbdkit:filter/maps@0.1.0" "resize" (func $resize (param i32 i32 i32 i64 i32)))
@@ -387,7 +387,7 @@ const MARKS: &str = r#"
 "#;
 
 #[tokio::test]
-async fn what_a_failed_call_marked_is_not_marked() {
+async fn the_marks_of_a_failed_call_are_undone() {
     let stack = Stack::new(&[Guest::new(&["reads", "flushes"], MARKS)]).await;
     let top = stack.open().await;
     assert_eq!(read(&top, 0, 512).await.unwrap_err().errno(), Errno::Eio);
@@ -410,7 +410,7 @@ async fn sleep_ends_when_the_client_has_gone() {
         (i32.const 2048))
 "#,
     );
-    // FilterLimits on the guest's own time that the sleep is far beyond.
+    // The sleep is far longer than the guest may compute or take.
     let ms = std::time::Duration::from_millis(20);
     let stack =
         Stack::over(&[guest], Disk::default(), FilterLimits { cpu: ms, wall: ms, ..FilterLimits::default() }).await;

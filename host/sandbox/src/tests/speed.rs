@@ -1,9 +1,9 @@
-//! What a layer costs. Run by hand: `cargo test --release -p rbdkit --lib wasm::tests::speed --
-//! --ignored --nocapture`.
+//! What a layer costs. Run by hand: `cargo test --release -p rbdkit-sandbox --lib tests::speed
+//! -- --ignored --nocapture`.
 //!
-//! Times drift on a shared machine, counts do not: run `one_configuration` under `valgrind
-//! --tool=callgrind` with `LAYERS`, `ROUNDS` and twice the `ROUNDS`; the difference of the two, by
-//! `ROUNDS`, is what a request takes in instructions.
+//! Times vary on a shared machine, counts of instructions do not. Run `one_configuration` under
+//! `valgrind --tool=callgrind` with `LAYERS` and `ROUNDS`, and again with twice the `ROUNDS`. The
+//! difference of the two counts divided by `ROUNDS` is the number of instructions of a request.
 
 use std::task::{Context, Waker};
 
@@ -14,9 +14,9 @@ use crate::FilterLimits;
 
 const ROUNDS: u32 = 200_000;
 
-/// Nanoseconds that this thread has run: others on the machine do not count.
+/// Nanoseconds that this thread has run. Other threads do not count.
 fn cpu() -> f64 {
-    // The kernel's own account: rustix's way to the clock does not work under valgrind.
+    // This reads the kernel's account, because rustix cannot read the clock under valgrind.
     let account = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     account.split(' ').next().unwrap().parse().unwrap()
 }
@@ -31,7 +31,7 @@ async fn measure_rounds(layers: usize, length: u32, rounds: u32) -> f64 {
     requests(&stack, length, rounds, false).await
 }
 
-/// Nanoseconds of CPU a request: 4 KiB places of the first 400 KiB, one after the other.
+/// Nanoseconds of CPU for a request. The requests go over the first 400 KiB in steps of 4 KiB.
 async fn requests(stack: &Stack, length: u32, rounds: u32, write: bool) -> f64 {
     let top = stack.open().await;
     let mut buffer = Some(Buffer::new(length));
@@ -84,8 +84,8 @@ async fn one_configuration() {
     println!("{layers} layers, {rounds} rounds: {each:.0} ns each");
 }
 
-/// `FILTER`: a component's file. All is written once, so that it is the filter's own state that is
-/// read.
+/// `FILTER` is a component's file. Everything is written once before, so that the reads find the
+/// filter's own state.
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn a_built_filter() {

@@ -1,5 +1,5 @@
-//! What the tests of this module share: guests written as core modules in text, a disk in memory
-//! that writes down what reaches it, and a chain of the two.
+//! What the tests share: guests written as core modules in text, a disk in memory that logs the
+//! operations that reach it, and a chain of the two.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use wit_parser::Resolve;
 use crate::{Counters, FilterLimits, Host, Module, Options, ServerLimits};
 use rbdkit_chain::{Chain, Hop, Layer};
 
-/// A directory that goes away with the test.
+/// A directory that is removed when the test ends.
 pub struct TempDir(PathBuf);
 
 impl TempDir {
@@ -77,8 +77,9 @@ impl Guest {
         Guest { recovery, ..self }
     }
 
-    /// The guest as a core module. 1024: a description; 1100: the name; 1200: a success; 2048 to
-    /// 4096: free; from 8192: realloc's.
+    /// The guest as a core module. Its memory: a description at 1024, the name at 1100, a success
+    /// at
+    /// 1200. The guest may use 2048 to 4096; realloc uses 8192 and up.
     fn module(&self) -> String {
         let mut record = Vec::new();
         let mut word = |n: u32| record.extend(n.to_le_bytes());
@@ -93,7 +94,7 @@ impl Guest {
             word(0);
         }
         let record: String = record.iter().map(|byte| format!("\\{byte:02x}")).collect();
-        // Imports have to come first in a module; whatever follows them does not matter.
+        // Imports have to come first in a module. The order of the rest does not matter.
         let (imports, rest): (Vec<&str>, Vec<&str>) =
             self.body.lines().partition(|line| line.trim_start().starts_with("(import"));
         format!(
@@ -163,12 +164,12 @@ pub struct Disk {
     pub model: ThreadModel,
     pub bytes: Arc<Mutex<Vec<u8>>>,
     pub log: Arc<Mutex<Vec<String>>>,
-    /// Operations other than questions wait for a permit, if there is one.
+    /// Operations wait for a permit of this, if there is one.
     pub hold: Option<Arc<Semaphore>>,
     /// Reads fail.
     pub broken: Arc<AtomicBool>,
     pub opened: Arc<AtomicU64>,
-    /// Writes nothing down.
+    /// It logs nothing and copies no bytes.
     pub silent: bool,
 }
 
@@ -217,7 +218,7 @@ impl Disk {
         until(&format!("{operations} operations to reach the disk"), seen).await;
     }
 
-    /// What reached it since the last time.
+    /// The operations that reached it since the last time.
     pub fn seen(&self) -> Vec<String> {
         std::mem::take(&mut *self.log.lock().unwrap())
     }
