@@ -48,7 +48,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 
 use rbdkit_plugin_api::schema::ParamValue;
-use rbdkit_plugin_api::text::one_line_within;
 use rbdkit_plugin_api::{ConfigError, lock};
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
@@ -57,7 +56,6 @@ use connection::bindings::host::types as wit;
 pub use connection::counters::Counters;
 pub use connection::limit_options::Limits;
 pub use connection::limits::{CompileLimits, FilterLimits, ServerLimits};
-use connection::log::CAUSE;
 pub use connection::on_fault::OnFault;
 use connection::pulse::Pulse;
 use connection::shared::{FilterShared, HostShared, Purpose};
@@ -71,6 +69,8 @@ use layer::filter_layer::FilterLayer;
 pub use load::compile::{Compiler, serve_if_asked};
 use load::component::{LinkedImports, check_format};
 pub use load::describe::Description;
+pub use load::error::LoadError;
+use load::error::one_line;
 pub use load::file::read_component;
 use rbdkit_chain::Layer;
 use state::{ParamFiles, Quota};
@@ -147,13 +147,16 @@ impl Host {
         self.load_checked(label, component).map_err(|why| ConfigError::new(format!("{label}: {why}")))
     }
 
-    fn load_checked(self: &Arc<Self>, label: &str, bytes: &[u8]) -> Result<Module, String> {
+    fn load_checked(self: &Arc<Self>, label: &str, bytes: &[u8]) -> Result<Module, LoadError> {
         let component = self.compile(bytes)?;
         let imports = LinkedImports::check(&component, &self.engine, wasi::granted)?;
         let pre = self.linker.instantiate_pre(&component).map_err(|e| {
-            format!("it does not fit this host's rbdkit:filter@0.1.0 (was it built for a newer one?): {}", one_line(&e))
+            let why = one_line(&e);
+            LoadError::Contract(format!(
+                "it does not fit this host's rbdkit:filter@0.1.0 (was it built for a newer one?): {why}"
+            ))
         })?;
-        let exports = Exports::probe(&pre)?;
+        let exports = Exports::probe(&pre).map_err(LoadError::Contract)?;
         let (mut exported, names) = exports.what();
         let recipe = Recipe { pre, exports };
         let described = self.describe(label, &recipe)?;
@@ -170,24 +173,23 @@ impl Host {
         })
     }
 
-    fn compile(&self, bytes: &[u8]) -> Result<Component, String> {
+    fn compile(&self, bytes: &[u8]) -> Result<Component, LoadError> {
         check_format(bytes)?;
-        let compiled = match &self.cache {
+        match &self.cache {
             Some(cache) => cache.load(&self.engine, &self.compiler, bytes),
-            None => load::cache::compile(&self.engine, &self.compiler, bytes),
-        };
-        compiled.map_err(|e| format!("it cannot be compiled: {}", one_line(&e)))
+            None => self.compiler.compile(&self.engine, bytes),
+        }
     }
 
-    fn describe(&self, label: &str, recipe: &Recipe) -> Result<wit::Description, String> {
+    fn describe(&self, label: &str, recipe: &Recipe) -> Result<wit::Description, LoadError> {
         let limits = FilterLimits::for_describing();
         let shared = FilterShared::new(label, Purpose::Describe, limits, ParamFiles::default(), &self.shared);
         block_on(async {
-            let mut instance = recipe.instantiate(&shared).await.map_err(|fault| fault.cause)?;
+            let mut instance = recipe.instantiate(&shared).await.map_err(|fault| LoadError::Guest(fault.cause))?;
             match instance.serve(Setup::new(Phase::CONFIGURE), None, &Ask::Describe).await {
                 Ok(Reply::Described(description)) => Ok(*description),
-                Ok(_) => Err("describe answered something else".to_string()),
-                Err(fault) => Err(format!("describe: {}", fault.cause)),
+                Ok(_) => Err(LoadError::Guest("describe answered something else".to_string())),
+                Err(fault) => Err(LoadError::Guest(format!("describe: {}", fault.cause))),
             }
         })
     }
@@ -206,10 +208,6 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<Context>> {
     let mut linker = guest::imports::linker(engine)?;
     wasi::add_to_linker(&mut linker)?;
     Ok(linker)
-}
-
-fn one_line(error: &wasmtime::Error) -> String {
-    one_line_within(&format!("{error:#}").replace('\n', " "), CAUSE)
 }
 
 impl Module {

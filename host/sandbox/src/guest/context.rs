@@ -11,7 +11,7 @@ use super::call::{Call, Phase};
 use super::clock::{CallClock, Overrun};
 use super::fault::mistake;
 use super::memory::MemoryLimiter;
-use super::outside::Outside;
+use super::system_inputs::SystemInputs;
 use super::wasi_handles::WasiHandles;
 use crate::connection::bindings::host::types as wit;
 use crate::connection::conn::Connection;
@@ -26,7 +26,7 @@ pub(crate) struct Context {
     pub(crate) memory: MemoryLimiter,
     /// The guest's handles of WASI.
     pub(crate) handles: WasiHandles,
-    pub(crate) outside: Outside,
+    pub(crate) inputs: SystemInputs,
     pub(crate) call: Call,
 }
 
@@ -35,16 +35,16 @@ impl Context {
         let clock = CallClock::new(Arc::clone(&shared.pulse));
         let memory = MemoryLimiter::new(shared.limits.memory, Arc::clone(&shared.memory_all));
         let call = Call::new(Arc::clone(&shared));
-        let outside = match shared.purpose {
-            Purpose::Describe => Outside::MadeUp(0),
-            Purpose::Serve => Outside::Real,
+        let inputs = match shared.purpose {
+            Purpose::Describe => SystemInputs::Simulated(0),
+            Purpose::Serve => SystemInputs::Real,
         };
-        Context { shared, clock, memory, handles: WasiHandles::default(), outside, call }
+        Context { shared, clock, memory, handles: WasiHandles::default(), inputs, call }
     }
 
     /// Nanoseconds since the server started, for the guest.
     pub(crate) fn now(&mut self) -> u64 {
-        self.outside.monotonic(|| self.clock.pulse().now())
+        self.inputs.monotonic(|| self.clock.pulse().now())
     }
 
     /// A guest that goes on computing when its client has gone is ended, where nothing is lost with

@@ -721,10 +721,10 @@ impl host::clock::Host for Context {
         Ok(self.now())
     }
     fn realtime(&mut self) -> Result<u64> {
-        Ok(u64::try_from(self.outside.realtime().as_nanos()).unwrap_or(u64::MAX))
+        Ok(u64::try_from(self.inputs.realtime().as_nanos()).unwrap_or(u64::MAX))
     }
     fn random(&mut self) -> Result<u64> {
-        self.outside.word()
+        self.inputs.word()
     }
 }
 

@@ -13,6 +13,6 @@ pub(crate) mod fault;
 pub(crate) mod imports;
 pub(crate) mod instance;
 pub(crate) mod memory;
-pub(crate) mod outside;
+pub(crate) mod system_inputs;
 pub(crate) mod text;
 pub(crate) mod wasi_handles;

@@ -1,53 +1,80 @@
 //! Compiled code on the disk, so that starting with filters takes milliseconds.
 //!
-//! Loading precompiled code is running it: an entry has to be something that this host wrote. So entries live in a directory of
-//! our own (mode 0700, owned by us, no symbolic link; anything else and there is no cache), under a name that covers the
-//! component, the engine's settings and wasmtime's version. Each has a seal beside it: HMAC-SHA256, with a key that is in the directory
-//! too, over that name and the code. It is checked before the code is mapped, and what is mapped is the file that was checked: an entry that was
-//! altered, truncated, brought from elsewhere or put under another's name is compiled anew.
+//! Loading precompiled code is running it, so an entry has to be something that this host wrote.
+//! Entries live in a private directory ([`CacheDirectory`]), under a name that covers the
+//! component, the engine's settings and wasmtime's version. Beside each entry is its seal: an
+//! HMAC-SHA256 over that name and the code, with a key that is in the directory too. The seal is
+//! checked before the code is mapped, and the file that is mapped is the file that was checked. An
+//! entry that was altered, truncated, copied from another cache or renamed is compiled anew.
 //!
-//! The key makes a seal something that only who can read the directory can make: an entry that somebody was tricked into copying into it, or that came
-//! back from a backup of another machine, is not loaded. Against somebody who runs as our user nothing helps.
+//! Only a user who can read the directory can make a seal. So an entry that our user was tricked
+//! into copying there, or that came from a backup of another machine, is not loaded. Nothing helps
+//! against an attacker who runs as our user.
 //!
-//! Both files are written to a temporary name and renamed, the code before its seal, so a crash leaves at worst an entry without a seal.
+//! The code is written before its seal, so a crash leaves at worst an entry without a seal.
 
-use std::fs;
 use std::hash::{Hash, Hasher};
-use std::io::{Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
-use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::path::PathBuf;
 
+use cap_std::fs::File;
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use rustix::process::geteuid;
 use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::compile::{Compiler, LARGEST_CODE};
-use super::entropy;
+use super::cache_directory::{CacheDirectory, DirectoryError};
+use super::compile::{Compiler, MAX_CODE_BYTES};
+use super::error::LoadError;
+use super::hex::{from_hex, to_hex};
 
-/// The cache keeps so many bytes of code; the entries that were written first go first. It holds the filters of this tree (some MB)
-/// and a dozen interpreters (60 to 90 MB each).
-const KEEP: u64 = 1 << 30;
-
-/// Where compiled code is kept.
-pub(crate) struct CodeCache {
-    directory: PathBuf,
-    key: [u8; KEY],
-}
+/// The cache keeps this many bytes. Beyond that, the entries that were written first are removed
+/// first. It has room for the filters of this tree (some MB) and for a dozen interpreters (60 to 90
+/// MB each).
+const MAX_CACHE_BYTES: u64 = 1 << 30;
 
 /// Bytes of the key.
-const KEY: usize = 32;
+const KEY_BYTES: usize = 32;
 
-/// Bytes that are read of a seal: more than it has.
-const SEAL: u64 = 128;
+/// The name of the key's file.
+const KEY_FILE: &str = "key";
 
-/// Feeds what is hashed to SHA-256.
-struct Sha(Sha256);
+/// How many bytes of a seal are read: more than a seal has.
+const MAX_SEAL_BYTES: u64 = 128;
 
-impl Hasher for Sha {
+/// A cache of compiled code.
+pub(crate) struct CodeCache {
+    directory: CacheDirectory,
+    key: [u8; KEY_BYTES],
+}
+
+/// Why there is no cache.
+#[derive(Debug, thiserror::Error)]
+enum CacheError {
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error("its key: {0}")]
+    Key(io::Error),
+}
+
+/// The file names of an entry.
+struct EntryNames {
+    code: String,
+    seal: String,
+}
+
+impl EntryNames {
+    fn new(entry: &str) -> EntryNames {
+        EntryNames { code: format!("{entry}.code"), seal: format!("{entry}.seal") }
+    }
+}
+
+/// Feeds SHA-256 with what is hashed.
+struct ShaHasher(Sha256);
+
+impl Hasher for ShaHasher {
     fn finish(&self) -> u64 {
         0
     }
@@ -56,197 +83,138 @@ impl Hasher for Sha {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Compiles, in this process or in a child.
-pub(crate) fn compile(engine: &Engine, compiler: &Compiler, component: &[u8]) -> wasmtime::Result<Component> {
-    match compiler {
-        // One that makes the compiler panic is refused like any other that cannot be compiled.
-        Compiler::Here => std::panic::catch_unwind(AssertUnwindSafe(|| Component::from_binary(engine, component)))
-            .unwrap_or_else(|_| Err(wasmtime::Error::msg("the compiler does not cope with it"))),
-        Compiler::Child(bounds) => {
-            let code = super::compile::compile(component, *bounds).map_err(wasmtime::Error::msg)?;
-            // SAFETY: deserializing is trusting the bytes: they are what this same program compiled a moment ago with the same settings, in a
-            // process that could reach nothing but the pipe that they came through.
-            #[allow(unsafe_code)]
-            unsafe {
-                Component::deserialize(engine, code)
-            }
-        }
-    }
-}
-
 impl CodeCache {
-    /// Makes the directory, or says why there is no cache.
+    /// Opens the cache in `chosen`, or in the default directory. Makes the directory and the key if
+    /// they are not there. None if that fails or the directory is not private: a line in the log
+    /// says why.
     pub(crate) fn open(chosen: Option<PathBuf>) -> Option<CodeCache> {
-        let directory = chosen.or_else(default_directory)?;
-        match prepare(&directory).and_then(|()| secret(&directory)) {
-            Ok(key) => Some(CodeCache { directory, key }),
-            Err(why) => {
-                tracing::debug!("no cache of compiled filters in {}: {why}", directory.display());
-                None
-            }
-        }
+        let path = chosen.or_else(default_directory)?;
+        let open = || -> Result<CodeCache, CacheError> {
+            let directory = CacheDirectory::open(&path)?;
+            let key = read_or_make_key(&directory).map_err(CacheError::Key)?;
+            Ok(CodeCache { directory, key })
+        };
+        open().inspect_err(|why| tracing::debug!("no cache of compiled filters in {}: {why}", path.display())).ok()
     }
 
-    fn key(engine: &Engine, component: &[u8]) -> String {
-        // Another way of sealing is another name, so that builds of different ages do not take each other's entries for damaged.
-        let mut hasher = Sha(Sha256::new());
+    /// The name of a component's entry.
+    fn entry(engine: &Engine, component: &[u8]) -> String {
+        // The kind of seal is part of the name, so that versions of the host that seal differently
+        // do not take each other's entries for damaged.
+        let mut hasher = ShaHasher(Sha256::new());
         hasher.0.update(b"sealed by HMAC-SHA256");
         engine.precompile_compatibility_hash().hash(&mut hasher);
         hasher.0.update((component.len() as u64).to_le_bytes());
         hasher.0.update(component);
-        hex(&hasher.0.finalize())
+        to_hex(&hasher.0.finalize())
     }
 
     /// The component, from the cache or compiled.
     ///
     /// # Errors
-    /// Those of compiling. What goes wrong with the cache only makes it slower.
-    pub(crate) fn load(&self, engine: &Engine, compiler: &Compiler, component: &[u8]) -> wasmtime::Result<Component> {
-        let key = CodeCache::key(engine, component);
-        let code = self.directory.join(format!("{key}.code"));
-        if let Some(file) = self.sealed(&key, &code) {
-            // SAFETY: `deserialize_file` maps the file and later runs what is in it, so it has to be what an engine of these settings
-            // produced and must not change while it is mapped. The directory is private to our user (checked when it was opened), only `store`
-            // writes there, never into an existing file, and the seal says that the bytes of this very file are those that it wrote.
-            #[allow(unsafe_code)]
-            match unsafe { Component::deserialize_file(engine, format!("/proc/self/fd/{}", file.as_raw_fd())) } {
+    /// Those of compiling. A fault of the cache only makes loading slower.
+    pub(crate) fn load(&self, engine: &Engine, compiler: &Compiler, component: &[u8]) -> Result<Component, LoadError> {
+        let entry = CodeCache::entry(engine, component);
+        if let Some(file) = self.open_sealed(&entry) {
+            match map_code(engine, &file) {
                 Ok(loaded) => return Ok(loaded),
-                Err(error) => tracing::debug!("compiled code {} is not used: {error:#}", code.display()),
+                Err(error) => tracing::debug!("compiled code {entry} is not used: {error:#}"),
             }
         }
-        let compiled = compile(engine, compiler, component)?;
-        if let Err(error) = self.store(&key, &code, &compiled) {
-            tracing::debug!("cannot keep compiled code in {}: {error:#}", self.directory.display());
+        let compiled = compiler.compile(engine, component)?;
+        if let Err(error) = self.store(&entry, &compiled) {
+            tracing::debug!("cannot keep compiled code in {}: {error:#}", self.directory.path().display());
         }
         Ok(compiled)
     }
 
-    /// The file of an entry, if it is as it was written.
-    fn sealed(&self, key: &str, code: &Path) -> Option<fs::File> {
-        let mut seal = Vec::new();
-        open(&self.seal(key)).ok()?.take(SEAL).read_to_end(&mut seal).ok()?;
-        let mut file = open(code).ok()?;
+    /// Opens the code of an entry. None if there is none, or if it is not as it was written.
+    fn open_sealed(&self, entry: &str) -> Option<File> {
+        let names = EntryNames::new(entry);
+        let seal = self.directory.read(&names.seal, MAX_SEAL_BYTES).ok()?;
+        let mut file = self.directory.open_file(&names.code).ok()?;
         let mut bytes = Vec::new();
-        // What is longer than any code is damaged, and not worth the memory.
-        if file.metadata().ok()?.len() <= LARGEST_CODE {
+        // A file that is larger than any code is damaged, and is not read.
+        if file.metadata().ok()?.len() <= MAX_CODE_BYTES {
             file.read_to_end(&mut bytes).ok()?;
         }
-        let intact = same(seal.trim_ascii_end(), self.seal_of(key, &bytes).as_bytes());
+        let intact = from_hex(seal.trim_ascii_end())
+            .is_some_and(|seal| self.mac(entry, &bytes).is_some_and(|mac| mac.verify_slice(&seal).is_ok()));
         if !intact {
-            tracing::warn!("compiled code {} is damaged: compiling anew", code.display());
+            let path = self.directory.path().join(&names.code);
+            tracing::warn!("compiled code {} is damaged: compiling anew", path.display());
         }
         intact.then_some(file)
     }
 
-    /// What shows that an entry is ours: a MAC over its name, its length and its bytes.
-    fn seal_of(&self, key: &str, code: &[u8]) -> String {
-        hex(&hmac(&self.key, &[b"rbdkit compiled code 1", key.as_bytes(), &(code.len() as u64).to_le_bytes(), code]))
+    /// The MAC over the name, the length and the bytes of an entry. None does not occur: HMAC takes
+    /// keys of any length.
+    fn mac(&self, entry: &str, code: &[u8]) -> Option<Hmac<Sha256>> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).ok()?;
+        mac.update(b"rbdkit compiled code 1");
+        mac.update(entry.as_bytes());
+        mac.update(&(code.len() as u64).to_le_bytes());
+        mac.update(code);
+        Some(mac)
     }
 
-    fn seal(&self, key: &str) -> PathBuf {
-        self.directory.join(format!("{key}.seal"))
-    }
-
-    fn store(&self, key: &str, code: &Path, compiled: &Component) -> anyhow::Result<()> {
+    fn store(&self, entry: &str, compiled: &Component) -> anyhow::Result<()> {
         let bytes = compiled.serialize().map_err(|e| anyhow::anyhow!("{e:#}"))?;
+        let mac = self.mac(entry, &bytes).ok_or_else(|| anyhow::anyhow!("no seal"))?;
+        let names = EntryNames::new(entry);
         self.make_room(bytes.len() as u64)?;
-        self.write(code, &bytes)?;
-        self.write(&self.seal(key), format!("{}\n", self.seal_of(key, &bytes)).as_bytes())
+        self.directory.replace(&names.code, &bytes)?;
+        self.directory.replace(&names.seal, format!("{}\n", to_hex(&mac.finalize().into_bytes())).as_bytes())?;
+        Ok(())
     }
 
-    /// Writes a new file in place of whatever is there; a mapping of the old one keeps the old one's bytes.
-    fn write(&self, to: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-        let name = to.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = self.directory.join(format!(".{name}.{}", std::process::id()));
-        let _ = fs::remove_file(&temporary);
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        let written = file.write_all(bytes).and_then(|()| fs::rename(&temporary, to));
-        if written.is_err() {
-            let _ = fs::remove_file(&temporary);
-        }
-        Ok(written?)
-    }
-
-    fn make_room(&self, more: u64) -> anyhow::Result<()> {
-        let mut entries: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
-        for entry in fs::read_dir(&self.directory)?.flatten() {
-            let metadata = entry.metadata()?;
-            entries.push((metadata.modified()?, metadata.len(), entry.path()));
-        }
-        let mut total = entries.iter().map(|(_, size, _)| size).sum::<u64>().saturating_add(more);
-        entries.sort();
-        for (_, size, path) in entries {
-            if total <= KEEP {
+    /// Removes the oldest files until there is room for `more` bytes.
+    fn make_room(&self, more: u64) -> io::Result<()> {
+        let mut entries = self.directory.entries()?;
+        entries.retain(|entry| entry.name.as_os_str() != KEY_FILE);
+        entries.sort_by_key(|entry| entry.modified);
+        let mut total = entries.iter().map(|entry| entry.size).sum::<u64>().saturating_add(more);
+        for entry in entries {
+            if total <= MAX_CACHE_BYTES {
                 break;
             }
-            let _ = fs::remove_file(path);
-            total -= size;
+            let _ = self.directory.remove(&entry.name);
+            total -= entry.size;
         }
         Ok(())
     }
 }
 
-/// HMAC-SHA256 (RFC 2104) over parts one after the other. Parts of variable length are preceded by it, or the last.
-fn hmac(key: &[u8; KEY], parts: &[&[u8]]) -> [u8; 32] {
-    // The key is shorter than SHA-256's block of 64 bytes: padded with zeroes.
-    let pad = |with: u8| {
-        let mut block = [with; 64];
-        block.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
-        block
-    };
-    let mut inner = Sha256::new();
-    inner.update(pad(0x36));
-    parts.iter().for_each(|part| inner.update(part));
-    let mut outer = Sha256::new();
-    outer.update(pad(0x5c));
-    outer.update(inner.finalize());
-    outer.finalize().into()
-}
-
-/// Compares without telling by the time it takes where the difference is.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
-}
-
-/// Opens a file of the cache: nothing that is elsewhere, and nothing that one could wait for or that has no end.
-fn open(path: &Path) -> std::io::Result<fs::File> {
-    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(std::io::Error::other("it is no regular file")),
+/// Maps checked code.
+fn map_code(engine: &Engine, code: &File) -> wasmtime::Result<Component> {
+    let path = format!("/proc/self/fd/{}", code.as_raw_fd());
+    #[allow(unsafe_code, reason = "wasmtime cannot know where precompiled code comes from")]
+    // SAFETY: `deserialize_file` maps the file and later runs what is in it. So the file has to be
+    // what an engine of these settings produced, and must not change while it is mapped. The
+    // directory is private to our user (checked when it was opened), only `CacheDirectory::replace`
+    // writes there and never into an existing file, and the seal says that the bytes of this very
+    // file are those that `store` wrote.
+    unsafe {
+        Component::deserialize_file(engine, path)
     }
 }
 
-/// The directory's key; made at its first use.
-fn secret(directory: &Path) -> Result<[u8; KEY], String> {
-    let path = directory.join("key");
-    let read = || -> std::io::Result<[u8; KEY]> {
-        let mut file = open(&path)?;
-        let mut key = [0; KEY];
-        file.read_exact(&mut key)?;
+/// The directory's key. Makes one if there is none.
+fn read_or_make_key(directory: &CacheDirectory) -> io::Result<[u8; KEY_BYTES]> {
+    let read = || -> io::Result<[u8; KEY_BYTES]> {
+        let mut key = [0; KEY_BYTES];
+        directory.open_file(KEY_FILE)?.read_exact(&mut key)?;
         Ok(key)
     };
     match read() {
-        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::UnexpectedEof) => {}
-        result => return result.map_err(|e| format!("its key: {e}")),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof) => {}
+        result => return result,
     }
-    let mut key = [0; KEY];
-    if !entropy::fill(&mut key) {
-        return Err(entropy::NONE.into());
-    }
-    // Renamed into place: nobody ever sees half a key. Of several processes that begin at once the last one's stays.
-    let temporary = directory.join(format!(".key.{}", std::process::id()));
-    let _ = fs::remove_file(&temporary);
-    let write = || -> std::io::Result<()> {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(&key)?;
-        fs::rename(&temporary, &path)
-    };
-    write().and_then(|()| read()).map_err(|e| format!("its key: {e}"))
+    let mut key = [0; KEY_BYTES];
+    getrandom::fill(&mut key)?;
+    directory.replace(KEY_FILE, &key)?;
+    // If several processes make a key at once, the last one stays: each reads what is there.
+    read()
 }
 
 fn default_directory() -> Option<PathBuf> {
@@ -260,31 +228,11 @@ fn default_directory() -> Option<PathBuf> {
     absolute("HOME").map(|home| home.join(".cache/rbdkit"))
 }
 
-/// The directory, made if it is not there, or why it must not be used.
-fn prepare(directory: &Path) -> Result<(), String> {
-    if let Some(parent) = directory.parent() {
-        fs::create_dir_all(parent).map_err(|e| e.to_string())?;
-    }
-    match fs::DirBuilder::new().mode(0o700).create(directory) {
-        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e.to_string()),
-        _ => {}
-    }
-    let found = fs::symlink_metadata(directory).map_err(|e| e.to_string())?;
-    if !found.is_dir() {
-        return Err("it is not a directory".into());
-    }
-    if found.uid() != geteuid().as_raw() {
-        return Err("it belongs to somebody else".into());
-    }
-    if found.mode() & 0o077 != 0 {
-        return Err("others may use it (its mode has to be 0700)".into());
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::fs;
+    use std::os::unix::fs::MetadataExt as _;
+    use std::path::Path;
 
     use super::*;
     use crate::tests::support::TempDir;
@@ -303,15 +251,19 @@ mod tests {
         (directory, cache, crate::connection::engine::engine().unwrap(), wat::parse_str(COMPONENT).unwrap())
     }
 
+    fn seal_of(cache: &CodeCache, entry: &str) -> PathBuf {
+        cache.directory.path().join(EntryNames::new(entry).seal)
+    }
+
     #[test]
     fn a_second_load_takes_what_the_first_compiled() {
         let (_directory, cache, engine, component) = cache();
         cache.load(&engine, &Compiler::Here, &component).unwrap();
-        let first = files(&cache.directory);
+        let first = files(cache.directory.path());
         // Code, seal and the key.
         assert_eq!(first.len(), 3);
         let written: Vec<u64> = first.iter().map(|file| fs::metadata(file).unwrap().ino()).collect();
-        let again = CodeCache::open(Some(cache.directory.clone())).unwrap();
+        let again = CodeCache::open(Some(cache.directory.path().into())).unwrap();
         again.load(&engine, &Compiler::Here, &component).unwrap();
         let now: Vec<u64> = first.iter().map(|file| fs::metadata(file).unwrap().ino()).collect();
         assert_eq!(now, written);
@@ -321,8 +273,10 @@ mod tests {
     fn altered_and_truncated_code_is_compiled_anew() {
         let (_directory, cache, engine, component) = cache();
         cache.load(&engine, &Compiler::Here, &component).unwrap();
-        let code =
-            files(&cache.directory).into_iter().find(|path| path.extension().is_some_and(|e| e == "code")).unwrap();
+        let code = files(cache.directory.path())
+            .into_iter()
+            .find(|path| path.extension().is_some_and(|e| e == "code"))
+            .unwrap();
         let good = fs::read(&code).unwrap();
         let mut altered = good.clone();
         altered[good.len() / 2] ^= 1;
@@ -330,7 +284,7 @@ mod tests {
             fs::write(&code, bad).unwrap();
             cache.load(&engine, &Compiler::Here, &component).unwrap();
             assert_eq!(fs::read(&code).unwrap().len(), good.len());
-            assert!(cache.sealed(&CodeCache::key(&engine, &component), &code).is_some());
+            assert!(cache.open_sealed(&CodeCache::entry(&engine, &component)).is_some());
         }
     }
 
@@ -338,73 +292,62 @@ mod tests {
     fn code_that_somebody_else_sealed_is_compiled_anew() {
         let (_directory, cache, engine, component) = cache();
         cache.load(&engine, &Compiler::Here, &component).unwrap();
-        let key = CodeCache::key(&engine, &component);
-        let code = cache.directory.join(format!("{key}.code"));
+        let key = CodeCache::entry(&engine, &component);
+        let code = cache.directory.path().join(format!("{key}.code"));
         // Of another directory, with its own key.
         let other = TempDir::new();
         let other = CodeCache::open(Some(other.path().join("code"))).unwrap();
         other.load(&engine, &Compiler::Here, &component).unwrap();
-        let theirs = fs::read(other.seal(&key)).unwrap();
-        let ours = fs::read(cache.seal(&key)).unwrap();
+        let theirs = fs::read(seal_of(&other, &key)).unwrap();
+        let ours = fs::read(seal_of(&cache, &key)).unwrap();
         assert_ne!(theirs, ours);
         for seal in [&theirs[..], b"", b"\n", &ours[..ours.len() - 3]] {
-            fs::write(cache.seal(&key), seal).unwrap();
-            assert!(cache.sealed(&key, &code).is_none());
+            fs::write(seal_of(&cache, &key), seal).unwrap();
+            assert!(cache.open_sealed(&key).is_none());
         }
         // Another component's entry under this one's name.
         let wat = "(component (core module (func (export \"g\"))))";
         let second = wat::parse_str(wat).unwrap();
         cache.load(&engine, &Compiler::Here, &second).unwrap();
-        let second = CodeCache::key(&engine, &second);
-        fs::copy(cache.directory.join(format!("{second}.code")), &code).unwrap();
-        fs::copy(cache.seal(&second), cache.seal(&key)).unwrap();
-        assert!(cache.sealed(&key, &code).is_none());
+        let second = CodeCache::entry(&engine, &second);
+        fs::copy(cache.directory.path().join(format!("{second}.code")), &code).unwrap();
+        fs::copy(seal_of(&cache, &second), seal_of(&cache, &key)).unwrap();
+        assert!(cache.open_sealed(&key).is_none());
         cache.load(&engine, &Compiler::Here, &component).unwrap();
-        assert!(cache.sealed(&key, &code).is_some());
+        assert!(cache.open_sealed(&key).is_some());
     }
 
     #[test]
     fn what_is_no_file_is_neither_followed_nor_waited_for() {
         let (_directory, cache, engine, component) = cache();
-        let path = cache.directory.join("key");
+        let path = cache.directory.path().join("key");
         let fifo = |path: &Path| {
             fs::remove_file(path).unwrap();
             rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
         };
         cache.load(&engine, &Compiler::Here, &component).unwrap();
-        let key = CodeCache::key(&engine, &component);
-        let (code, seal) = (cache.directory.join(format!("{key}.code")), cache.seal(&key));
+        let key = CodeCache::entry(&engine, &component);
+        let (code, seal) = (cache.directory.path().join(format!("{key}.code")), seal_of(&cache, &key));
         for file in [&code, &seal] {
             fifo(file);
             cache.load(&engine, &Compiler::Here, &component).unwrap();
-            assert!(cache.sealed(&key, &code).is_some(), "it was made anew");
+            assert!(cache.open_sealed(&key).is_some(), "it was made anew");
         }
         fs::remove_file(&seal).unwrap();
         std::os::unix::fs::symlink("/dev/zero", &seal).unwrap();
-        assert!(cache.sealed(&key, &code).is_none());
+        assert!(cache.open_sealed(&key).is_none());
         fifo(&path);
-        assert!(CodeCache::open(Some(cache.directory.clone())).is_none());
+        assert!(CodeCache::open(Some(cache.directory.path().into())).is_none());
     }
 
     #[test]
-    fn the_mac_is_the_one_of_the_standard() {
-        // RFC 4231, test case 1; its key of twenty bytes padded with zeroes is the same key.
-        let mut key = [0; KEY];
-        key[..20].fill(0x0b);
-        let mac = hex(&hmac(&key, &[b"Hi ", b"There"]));
-        assert_eq!(mac, "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
-    }
-
-    #[test]
-    fn a_directory_that_others_may_use_is_not_used() {
+    fn a_seal_is_an_hmac_over_the_name_the_length_and_the_code() {
         let directory = TempDir::new();
-        let open = directory.path().join("open");
-        fs::create_dir(&open).unwrap();
-        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(CodeCache::open(Some(open)).is_none());
-        let link = directory.path().join("link");
-        std::os::unix::fs::symlink(directory.path(), &link).unwrap();
-        assert!(CodeCache::open(Some(link)).is_none());
-        assert!(CodeCache::open(Some("/proc/nowhere".into())).is_none());
+        let directory = CacheDirectory::open(&directory.path().join("code")).unwrap();
+        let key = std::array::from_fn(|n| n as u8);
+        let seal = CodeCache { directory, key }.mac("name", b"code").unwrap().finalize().into_bytes();
+        // Computed with another implementation of HMAC.
+        let expected = "e5a40409d70bcab9521f9f371cb1ccc91e3cb17a143fe0eb6ba0d94569427629";
+        assert_eq!(to_hex(&seal), expected);
     }
 }

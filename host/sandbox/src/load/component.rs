@@ -5,23 +5,26 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
 
-use super::file::COMPONENT_BYTES;
+use super::error::LoadError;
+use super::file::MAX_COMPONENT_BYTES;
 
 /// Checks that `bytes` may be a component: their number and the first eight.
 ///
 /// # Errors
 /// One line that says what is wrong, without the component's name.
-pub(crate) fn check_format(bytes: &[u8]) -> Result<(), String> {
-    if bytes.len() > COMPONENT_BYTES {
-        return Err(format!("it has {} bytes (at most {COMPONENT_BYTES})", bytes.len()));
+pub(crate) fn check_format(bytes: &[u8]) -> Result<(), LoadError> {
+    if bytes.len() > MAX_COMPONENT_BYTES {
+        let why = format!("it has {} bytes (at most {MAX_COMPONENT_BYTES})", bytes.len());
+        return Err(LoadError::NotComponent(why));
     }
-    match bytes.get(..8) {
-        Some([0, b'a', b's', b'm', 0x0d, 0, 1, 0]) => Ok(()),
+    let why = match bytes.get(..8) {
+        Some([0, b'a', b's', b'm', 0x0d, 0, 1, 0]) => return Ok(()),
         Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => {
-            Err("it is a core WebAssembly module, not a component (rbdkit-filter build makes one of it)".into())
+            "it is a core WebAssembly module, not a component (rbdkit-filter build makes one of it)"
         }
-        _ => Err("it is not a WebAssembly component".into()),
-    }
+        _ => "it is not a WebAssembly component",
+    };
+    Err(LoadError::NotComponent(why.to_string()))
 }
 
 /// What a component imports, all of which is granted.
@@ -42,7 +45,7 @@ impl LinkedImports {
         component: &Component,
         engine: &Engine,
         wasi: fn(&str) -> Option<&'static str>,
-    ) -> Result<LinkedImports, String> {
+    ) -> Result<LinkedImports, LoadError> {
         let mut imports = LinkedImports { interfaces: Vec::new(), reopens: false };
         for (name, item) in component.component_type().imports(engine) {
             if let Some(stub) = wasi(name) {
@@ -54,10 +57,10 @@ impl LinkedImports {
             }
             let granted = name.strip_prefix("rbdkit:filter/").and_then(|rest| rest.split_once('@'));
             let Some((interface, _)) = granted.filter(|(_, version)| is_ours(version)) else {
-                return Err(format!(
+                return Err(LoadError::Contract(format!(
                     "it imports \"{}\", and filters get nothing but rbdkit:filter@0.1 and stubs of some of WASI 0.2",
                     one_line_within(name, 200)
-                ));
+                )));
             };
             if interface == "next-open"
                 && let ComponentItem::ComponentInstance(instance) = item.ty

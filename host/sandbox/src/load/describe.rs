@@ -1,47 +1,52 @@
-//! What a filter says of itself, checked.
+//! The description that a filter gives of itself, checked.
 
 use rbdkit_plugin_api::ThreadModel;
 use rbdkit_plugin_api::schema::{ParamKind, ParamSpec};
 use rbdkit_plugin_api::text::one_line_within;
 
+use super::error::LoadError;
 use crate::connection::bindings::host::types as wit;
 
-/// A filter's description. Nothing in it can break a line or a terminal.
+/// A filter's description. Its texts have no control characters, so that they cannot break a line
+/// or command a terminal.
 #[derive(Clone, Debug)]
 pub struct Description {
     /// What `--filter` and messages call it.
     pub name: String,
-    /// Its version, for people.
+    /// The filter's own version, for people.
     pub version: String,
     /// One line.
     pub longname: String,
-    /// Some lines for `--help`.
+    /// A text of some lines for `--help`.
     pub help: String,
-    /// How many calls run at once; the parameters may change it.
+    /// How many calls run at once. The parameters may change it.
     pub thread_model: ThreadModel,
-    /// Whether what it does not export passes by it untouched.
+    /// Whether operations that it does not export pass it untouched.
     pub transparent: bool,
-    /// What is left of it when an instance is lost: `stateless`, `replay` or `lost`.
+    /// What happens when an instance is lost: `stateless`, `replay` or `lost`.
     pub recovery: &'static str,
-    /// Changes when what it keeps in the host changes its meaning.
+    /// A number that changes when the meaning of the state that it keeps in the host changes.
     pub state_version: u32,
     /// The parameters it takes.
     pub params: Vec<ParamSpec>,
     /// The interfaces it exports, by their names in the contract.
     pub exports: Vec<&'static str>,
-    /// The interfaces it imports: the contract's by their names there, WASI's in full, without the version.
+    /// The interfaces it imports: the contract's by their names there, WASI's by their full names
+    /// without the version.
     pub imports: Vec<String>,
 }
 
-/// Parameters that a filter may have. nbdkit's largest have some twenty.
-const PARAMS: usize = 256;
+/// How many parameters a filter may have. nbdkit's largest filters have some twenty.
+const MAX_PARAMS: usize = 256;
 
-/// Further names that a parameter may have. Each is compared with all others.
-const ALIASES: usize = 16;
+/// How many aliases a parameter may have. Each is compared with all other names.
+const MAX_ALIASES: usize = 16;
 
 /// The longest help text, in bytes.
-const HELP: usize = 64 << 10;
+const MAX_HELP_BYTES: usize = 64 << 10;
 
+/// Whether a text is a name: ASCII letters, digits and `extra`, at most 64 bytes, beginning with a
+/// letter or a digit.
 fn is_word(text: &str, extra: &[u8]) -> bool {
     let mut bytes = text.bytes();
     bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
@@ -49,14 +54,16 @@ fn is_word(text: &str, extra: &[u8]) -> bool {
         && bytes.all(|b| b.is_ascii_alphanumeric() || extra.contains(&b))
 }
 
+/// A text as one line that can be shown.
 fn line(text: &str) -> String {
     one_line_within(text, 1000)
 }
 
+/// A text of several lines that can be shown.
 fn lines(text: &str) -> String {
     let mut all = String::new();
     for one in text.lines() {
-        if all.len() + one.len() > HELP {
+        if all.len() + one.len() > MAX_HELP_BYTES {
             break;
         }
         all.push_str(&line(one));
@@ -65,7 +72,7 @@ fn lines(text: &str) -> String {
     all
 }
 
-/// The name of a recovery, for people.
+/// The name of a kind of recovery, for people.
 fn recovery(recovery: wit::Recovery) -> &'static str {
     match recovery {
         wit::Recovery::Stateless => "stateless",
@@ -74,27 +81,32 @@ fn recovery(recovery: wit::Recovery) -> &'static str {
     }
 }
 
-/// Checks what a guest answered.
+fn wrong(why: impl Into<String>) -> LoadError {
+    LoadError::Description(why.into())
+}
+
+/// Checks what a guest answered to `describe`.
 ///
 /// # Errors
-/// One line that says what cannot be.
+/// One line that says what is not allowed.
 pub(crate) fn checked(
     told: &wit::Description,
     exports: Vec<&'static str>,
     imports: Vec<String>,
-) -> Result<Description, String> {
+) -> Result<Description, LoadError> {
     let name = line(&told.name);
     if !is_word(&told.name, b"-") || told.name.bytes().any(|b| b.is_ascii_uppercase()) {
-        return Err(format!("its name \"{name}\" is not of lower-case letters, digits and '-'"));
+        return Err(wrong(format!("its name \"{name}\" is not of lower-case letters, digits and '-'")));
     }
     let transparent = told.unexported == wit::Unexported::Transparent;
     if !transparent && !exports.contains(&"reads") {
-        return Err("it is opaque and does not export reads: nothing could be read through it \
-                    (export reads, or describe it as transparent)"
-            .into());
+        return Err(wrong(
+            "it is opaque and does not export reads: nothing could be read through it \
+                    (export reads, or describe it as transparent)",
+        ));
     }
-    if told.params.len() > PARAMS {
-        return Err(format!("it has {} parameters (at most {PARAMS})", told.params.len()));
+    if told.params.len() > MAX_PARAMS {
+        return Err(wrong(format!("it has {} parameters (at most {MAX_PARAMS})", told.params.len())));
     }
     let mut params: Vec<ParamSpec> = Vec::with_capacity(told.params.len());
     for param in &told.params {
@@ -103,7 +115,7 @@ pub(crate) fn checked(
             .iter()
             .any(|known| known.answers_to(&spec.name) || spec.aliases.iter().any(|alias| known.answers_to(alias)));
         if taken {
-            return Err(format!("it has two parameters that answer to \"{}\"", spec.name));
+            return Err(wrong(format!("it has two parameters that answer to \"{}\"", spec.name)));
         }
         params.push(spec);
     }
@@ -122,26 +134,29 @@ pub(crate) fn checked(
     })
 }
 
-fn checked_param(param: &wit::Param) -> Result<ParamSpec, String> {
+fn checked_param(param: &wit::Param) -> Result<ParamSpec, LoadError> {
     let name = line(&param.name);
-    if param.aliases.len() > ALIASES {
-        return Err(format!("its parameter {name} has {} further names (at most {ALIASES})", param.aliases.len()));
+    if param.aliases.len() > MAX_ALIASES {
+        return Err(wrong(format!(
+            "its parameter {name} has {} further names (at most {MAX_ALIASES})",
+            param.aliases.len()
+        )));
     }
     for key in std::iter::once(&param.name).chain(&param.aliases) {
         if !is_word(key, b"-_.") || !key.as_bytes()[0].is_ascii_alphabetic() {
-            return Err(format!("\"{}\" cannot be the name of a parameter", line(key)));
+            return Err(wrong(format!("\"{}\" cannot be the name of a parameter", line(key))));
         }
     }
     let kind = ParamKind::parse(&param.kind).ok_or_else(|| {
         let known: Vec<&str> = ParamKind::names().collect();
-        format!(
+        wrong(format!(
             "its parameter {name} is of the kind \"{}\", which this host does not know (it knows {})",
             line(&param.kind),
             known.join(", ")
-        )
+        ))
     })?;
     if kind == ParamKind::Choice && param.choices.is_empty() {
-        return Err(format!("its parameter {name} has nothing to choose from"));
+        return Err(wrong(format!("its parameter {name} has nothing to choose from")));
     }
     Ok(ParamSpec {
         name,
@@ -173,8 +188,8 @@ mod tests {
             pass_on: false,
             help: String::new(),
         };
-        assert!(checked_param(&param(ALIASES)).is_ok());
-        let why = checked_param(&param(ALIASES + 1)).unwrap_err();
-        assert_eq!(why, "its parameter size has 17 further names (at most 16)");
+        assert!(checked_param(&param(MAX_ALIASES)).is_ok());
+        let why = checked_param(&param(MAX_ALIASES + 1)).unwrap_err();
+        assert_eq!(why.to_string(), "its parameter size has 17 further names (at most 16)");
     }
 }

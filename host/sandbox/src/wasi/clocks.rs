@@ -16,7 +16,7 @@ struct Datetime {
 
 pub(super) fn wall(functions: &mut Functions<'_>) -> Result<()> {
     functions.func_wrap("now", |mut store: Store<'_>, ()| {
-        let since = store.data_mut().outside.realtime();
+        let since = store.data_mut().inputs.realtime();
         Ok((Datetime { seconds: since.as_secs(), nanoseconds: since.subsec_nanos() },))
     })?;
     functions.func_wrap("resolution", |_: Store<'_>, ()| Ok((Datetime { seconds: 0, nanoseconds: 1 },)))

@@ -14,12 +14,12 @@ fn bytes(mut store: Store<'_>, (length,): (u64,)) -> Result<(Vec<u8>,)> {
         return Err(mistake(format!("it asked for {length} random bytes at once (at most {MAX_BYTES})")));
     }
     let mut bytes = vec![0; length as usize];
-    store.data_mut().outside.fill(&mut bytes)?;
+    store.data_mut().inputs.fill(&mut bytes)?;
     Ok((bytes,))
 }
 
 fn word(mut store: Store<'_>, (): ()) -> Result<(u64,)> {
-    Ok((store.data_mut().outside.word()?,))
+    Ok((store.data_mut().inputs.word()?,))
 }
 
 pub(super) fn random(functions: &mut Functions<'_>) -> Result<()> {
@@ -34,7 +34,7 @@ pub(super) fn insecure(functions: &mut Functions<'_>) -> Result<()> {
 
 pub(super) fn insecure_seed(functions: &mut Functions<'_>) -> Result<()> {
     functions.func_wrap("insecure-seed", |mut store: Store<'_>, ()| {
-        let outside = &mut store.data_mut().outside;
-        Ok(((outside.word()?, outside.word()?),))
+        let inputs = &mut store.data_mut().inputs;
+        Ok(((inputs.word()?, inputs.word()?),))
     })
 }
