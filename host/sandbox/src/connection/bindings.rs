@@ -1,7 +1,10 @@
-//! The contract `wit/filter.wit` as Rust types, made by wasmtime's `bindgen!`, and the bridges to the chain's own vocabulary.
+//! The contract `wit/filter.wit` as Rust types, made by wasmtime's `bindgen!`, and conversions to and
+//! from the types of the plugin API.
 //!
-//! Imports that wait are async: the guest is suspended on its fiber. All imports may trap: that is what a guest's mistake does.
-#![allow(missing_docs)]
+//! Imports that may wait are async: the guest is suspended on its fiber meanwhile. All imports may trap,
+//! because that is the answer to a guest's mistake. Imports with an errno in their result answer an
+//! [`ImportError`], which is an errno or a trap.
+#![allow(missing_docs, reason = "the generated types have the documentation of the contract")]
 
 use rbdkit_plugin_api as api;
 
@@ -29,12 +32,16 @@ wasmtime::component::bindgen!({
         "rbdkit:filter/server.sleep": async | trappable,
         default: trappable,
     },
+    trappable_error_type: {
+        "rbdkit:filter/types.errno" => super::import_error::ImportError,
+    },
     exports: { default: async },
 });
 
 pub use self::rbdkit::filter as host;
 use self::rbdkit::filter::types::{BlockSizes, Capabilities, CommandFlags, Errno, ExportEntry, Extent, ExtentType};
 use self::rbdkit::filter::types::{Support, ThreadModel};
+use super::import_error::ImportError;
 pub use exports::rbdkit::filter as guest;
 
 impl From<api::Errno> for Errno {
@@ -74,6 +81,12 @@ impl From<Errno> for api::Errno {
             Errno::Edeadlk => api::Errno::Edeadlk,
             Errno::Enxio => api::Errno::Enxio,
         }
+    }
+}
+
+impl From<Errno> for ImportError {
+    fn from(errno: Errno) -> ImportError {
+        ImportError::Errno(errno.into())
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod conn;
 pub(crate) mod counters;
 pub(crate) mod detached;
 pub(crate) mod engine;
+pub(crate) mod import_error;
 pub(crate) mod limit_options;
 pub(crate) mod limits;
 pub(crate) mod log;
