@@ -60,10 +60,11 @@ pub use connection::on_fault::OnFault;
 use connection::pulse::Pulse;
 use connection::shared::{FilterShared, HostShared, Purpose};
 use guest::block_on::block_on;
-use guest::call::{Phase, Setup};
 use guest::context::Context;
+use guest::export_calls::{DescribeCall, ExportCall};
 use guest::exported::Exported;
-use guest::instance::{Ask, Exports, Recipe, Reply};
+use guest::exports::ExportIndices;
+use guest::instance::Recipe;
 use layer::filter::{Filter, FilterTraits};
 use layer::filter_layer::FilterLayer;
 pub use load::compile::{Compiler, serve_if_asked};
@@ -156,8 +157,8 @@ impl Host {
                 "it does not fit this host's rbdkit:filter@0.1.0 (was it built for a newer one?): {why}"
             ))
         })?;
-        let exports = Exports::probe(&pre).map_err(LoadError::Contract)?;
-        let (mut exported, names) = exports.what();
+        let exports = ExportIndices::find(&pre)?;
+        let (mut exported, names) = exports.exported();
         let recipe = Recipe { pre, exports };
         let described = self.describe(label, &recipe)?;
         let description = load::describe::checked(&described, names, imports.interfaces)?;
@@ -186,9 +187,9 @@ impl Host {
         let shared = FilterShared::new(label, Purpose::Describe, limits, ParamFiles::default(), &self.shared);
         block_on(async {
             let mut instance = recipe.instantiate(&shared).await.map_err(|fault| LoadError::Guest(fault.cause))?;
-            match instance.serve(Setup::new(Phase::CONFIGURE), None, &Ask::Describe).await {
-                Ok(Reply::Described(description)) => Ok(*description),
-                Ok(_) => Err(LoadError::Guest("describe answered something else".to_string())),
+            match instance.serve(DescribeCall.setup(), None, &DescribeCall).await {
+                Ok(Ok(description)) => Ok(description),
+                Ok(Err(error)) => Err(LoadError::Guest(format!("describe: {error}"))),
                 Err(fault) => Err(LoadError::Guest(format!("describe: {}", fault.cause))),
             }
         })

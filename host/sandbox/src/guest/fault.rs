@@ -1,6 +1,5 @@
 //! Why a call ended without an answer: a mistake of the guest, a trap, or a limit.
 
-use rbdkit_plugin_api::Error;
 use rbdkit_plugin_api::text::one_line_within;
 use wasmtime::{Trap, WasmBacktrace};
 
@@ -42,15 +41,6 @@ impl Fault {
         let backtrace = error.downcast_ref::<WasmBacktrace>().map(frames);
         let gone = error.downcast_ref::<Overrun>() == Some(&Overrun::Gone);
         Fault { cause: one_line_within(&cause, CAUSE), backtrace, gone }
-    }
-
-    /// An answer that cannot be true.
-    pub(super) fn false_answer(error: &Error) -> Fault {
-        Fault {
-            cause: one_line_within(error.context().unwrap_or("an answer that cannot be true"), CAUSE),
-            backtrace: None,
-            gone: false,
-        }
     }
 }
 

@@ -19,10 +19,14 @@ use crate::connection::next::Next;
 use crate::connection::on_fault::OnFault;
 use crate::connection::prefetch::NextRange;
 use crate::connection::waiting::WaitPolicy;
-use crate::guest::call::{CallKind, Phase, Setup};
+use crate::guest::call::CallKind;
+use crate::guest::export_calls::{
+    BlockSizeCall, CanCall, CloseCall, ExportCall, ExportDescriptionCall, ExtentsCall, FinalizeCall, GetSizeCall,
+    NextRangeCall, OpenCall, PrepareCall,
+};
 use crate::guest::exported::Exported;
 use crate::guest::fault::Fault;
-use crate::guest::instance::{Ask, Reply, Transfer};
+use crate::guest::instance::Transfer;
 use crate::guest::text::protocol_string;
 
 /// How long the end of a connection waits for prefetches and detached operations. After that the
@@ -95,15 +99,10 @@ impl CallServer {
             return conn.open_next(conn.readonly, &conn.exportname).await;
         }
         let _turn = self.filter.turn_to_open().await;
-        let open = Ask::Open {
-            readonly: conn.readonly,
-            exportname: conn.exportname.clone(),
-            tls: conn.client().tls,
-            replayed: false,
-        };
-        let Reply::Number(handle) = self.ask(open).await? else { return Err(Errno::Eio.into()) };
-        conn.handle.store(handle?, Relaxed);
-        self.ask(Ask::Prepare).await?.done()
+        let open =
+            OpenCall { readonly: conn.readonly, exportname: &conn.exportname, tls: conn.client().tls, replayed: false };
+        conn.handle.store(self.ask(open).await?, Relaxed);
+        self.ask(PrepareCall).await
     }
 
     #[inline]
@@ -126,39 +125,32 @@ impl CallServer {
 
     /// `background.next-range`. A fault is logged, and counts as no range.
     async fn next_range(&self) -> Option<(u64, u64)> {
-        match self.serve(Setup::new(Phase::DATA), Ask::NextRange, Priority::Request).await {
-            Ok(Reply::Range(range)) => range,
-            _ => None,
-        }
+        self.serve(NextRangeCall, Priority::Request).await.ok().flatten()
     }
 
     /// A call that opens, asks about, or ends the connection.
-    async fn ask(&self, ask: Ask) -> Result<Reply> {
-        let kind = match ask {
-            Ask::Finalize | Ask::Close => CallKind::Ending,
-            _ => CallKind::Ordinary,
-        };
-        self.serve(Setup { kind, ..Setup::new(Phase::OPEN) }, ask, Priority::Lifecycle).await
+    async fn ask<E: ExportCall>(&self, call: E) -> Result<E::Answer> {
+        self.serve(call, Priority::Lifecycle).await
     }
 
     /// Runs a call without a payload on an instance.
-    async fn serve(&self, setup: Setup, ask: Ask, priority: Priority) -> Result<Reply> {
+    async fn serve<E: ExportCall>(&self, call: E, priority: Priority) -> Result<E::Answer> {
         // Finalize may have to write back what must not be lost: it is always tried.
-        let pass = if setup.kind == CallKind::Ending { None } else { Some(self.admit()?) };
+        let pass = if E::KIND == CallKind::Ending { None } else { Some(self.admit()?) };
         let mut lease = self.lease(priority, pass).await?;
         // Replaying this connection may just have shown that it cannot be replayed.
         let Some(instance) = lease.instance().filter(|_| !self.conn.is_lost()) else {
             return Err(self.was_lost());
         };
-        match instance.serve(setup, Some(&self.conn), &ask).await {
-            Ok(reply) => {
+        match instance.serve(call.setup(), Some(&self.conn), &call).await {
+            Ok(answer) => {
                 self.breaker.success();
                 self.filter.finish(lease);
-                Ok(reply)
+                answer
             }
             Err(fault) => {
                 drop(lease);
-                Err(self.faulted(ask.name(), ask.offset(), pass, &fault))
+                Err(self.faulted(E::NAME, call.offset(), pass, &fault))
             }
         }
     }
@@ -289,8 +281,8 @@ impl CallServer {
     }
 
     /// A request without a payload and without an answer besides success.
-    pub(crate) async fn data(self: Arc<CallServer>, ask: Ask) -> Result<()> {
-        self.serve(Setup::new(Phase::DATA), ask, Priority::Request).await?.done()
+    pub(crate) async fn data<E: ExportCall<Answer = ()>>(self: Arc<CallServer>, call: E) -> Result<()> {
+        self.serve(call, Priority::Request).await
     }
 
     /// A read or a write. It is one flat future: a future within another is moved and told apart at
@@ -333,36 +325,25 @@ impl CallServer {
     }
 
     pub(crate) async fn extents(self: Arc<CallServer>, offset: u64, length: u64, flags: Flags) -> Result<Extents> {
-        let setup = Setup { extents_from: Some(offset), ..Setup::new(Phase::DATA) };
-        let ask = Ask::Extents { offset, length, flags: flags.into() };
-        match self.serve(setup, ask, Priority::Request).await? {
-            Reply::Whole(list) => Ok(list),
-            Reply::Extents(Err(error)) => Err(error),
-            _ => Err(Errno::Eio.into()),
-        }
+        self.serve(ExtentsCall { offset, length, flags: flags.into() }, Priority::Request).await
     }
 
     pub(crate) async fn size(self: Arc<CallServer>) -> Result<u64> {
-        match self.ask(Ask::Size).await? {
-            Reply::Number(size) => size,
-            _ => Err(Errno::Eio.into()),
-        }
+        self.ask(GetSizeCall).await
     }
 
     pub(crate) async fn block_size(self: Arc<CallServer>) -> Result<Option<BlockSizes>> {
-        match self.ask(Ask::BlockSize).await? {
-            Reply::BlockSize(Ok(sizes)) => Ok(Some(sizes.into())),
-            Reply::BlockSize(Err(error)) if error.errno() == Errno::Enotsup => Ok(None),
-            Reply::BlockSize(Err(error)) => Err(error),
-            _ => Err(Errno::Eio.into()),
+        match self.ask(BlockSizeCall).await {
+            Ok(sizes) => Ok(Some(sizes.into())),
+            Err(error) if error.errno() == Errno::Enotsup => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
     pub(crate) async fn description(self: Arc<CallServer>) -> Result<Option<String>> {
-        match self.ask(Ask::Description).await? {
-            Reply::Text(Some(text)) => Ok(Some(protocol_string(&text)?.to_string())),
-            Reply::Text(None) => Ok(None),
-            _ => Err(Errno::Eio.into()),
+        match self.ask(ExportDescriptionCall).await? {
+            Some(text) => Ok(Some(protocol_string(&text)?.to_string())),
+            None => Ok(None),
         }
     }
 
@@ -370,8 +351,7 @@ impl CallServer {
     pub(super) async fn offers(self: Arc<CallServer>) -> Result<Capabilities> {
         let below = self.conn.next().map_or(Capabilities::READ_ONLY, |next| next.hop.can());
         let claimed = if self.exported().features {
-            let Reply::Can(can) = self.ask(Ask::Can(below.into())).await? else { return Err(Errno::Eio.into()) };
-            Some(Capabilities::from(can?))
+            Some(Capabilities::from(self.ask(CanCall { below: below.into() }).await?))
         } else {
             None
         };
@@ -399,7 +379,7 @@ impl CallServer {
     /// Finalizes the guest, then the layer below, which still works while the guest finalizes.
     async fn finalize_settled(&self) -> Result<()> {
         let own = match self.exported().connection && !self.conn.is_lost() {
-            true => self.ask(Ask::Finalize).await.and_then(Reply::done),
+            true => self.ask(FinalizeCall).await,
             false => Ok(()),
         };
         if let Err(error) = &own {
@@ -434,7 +414,7 @@ impl CallServer {
         let next = self.conn.take_next();
         if self.exported().connection && !self.conn.is_lost() {
             // Close has no answer, and a fault is logged where it happens.
-            let _ = self.ask(Ask::Close).await;
+            let _ = self.ask(CloseCall).await;
         }
         self.conn.deltas.take_back();
         self.conn.shared.counters.log(self.filter.name(), "so far");

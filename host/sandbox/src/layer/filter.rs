@@ -15,10 +15,11 @@ use crate::connection::conn::{Connection, ConnectionTraits};
 use crate::connection::log::CAUSE;
 use crate::connection::on_fault::OnFault;
 use crate::connection::shared::FilterShared;
-use crate::guest::call::{CallKind, Phase, Setup};
+use crate::guest::call::{CallKind, Setup};
+use crate::guest::export_calls::{ConfigureCall, ExportCall, OpenCall, PrepareCall, ThreadModelCall};
 use crate::guest::exported::Exported;
 use crate::guest::fault::Fault;
-use crate::guest::instance::{Ask, Instance, Recipe, Reply};
+use crate::guest::instance::{Instance, Recipe};
 
 /// The kind under which [`Faults`](crate::connection::log::Faults) counts that a filter is left
 /// alone.
@@ -77,9 +78,9 @@ impl Filter {
         let name = shared.name.clone();
         let mut first = configured(&recipe, &shared, &params).await.map_err(|why| refused(&name, &why))?;
         if traits.exported.threading {
-            match first.serve(Setup::new(Phase::CONFIGURE), None, &Ask::ThreadModel).await {
-                Ok(Reply::Model(answer)) => traits.model = answer.into(),
-                Ok(_) => {}
+            match first.serve(ThreadModelCall.setup(), None, &ThreadModelCall).await {
+                Ok(Ok(answer)) => traits.model = answer.into(),
+                Ok(Err(error)) => return Err(refused(&name, &format!("thread-model: {error}"))),
                 Err(fault) => return Err(refused(&name, &format!("thread-model: {}", fault.cause))),
             }
         }
@@ -164,7 +165,7 @@ impl Filter {
             for conn in pool.tenants() {
                 if let Err(fault) = self.replay(&conn, &mut instance).await {
                     conn.lose();
-                    return Err(self.faulted(Ask::Prepare.name(), None, &fault, pool));
+                    return Err(self.faulted(PrepareCall::NAME, None, &fault, pool));
                 }
             }
         }
@@ -173,24 +174,20 @@ impl Filter {
     }
 
     /// Tells a fresh instance of a connection, which goes on.
-    async fn replay(&self, conn: &Arc<Connection>, instance: &mut Instance) -> std::result::Result<(), Fault> {
-        let open = Ask::Open {
-            readonly: conn.readonly,
-            exportname: conn.exportname.clone(),
-            tls: conn.client().tls,
-            replayed: true,
-        };
-        for ask in [open, Ask::Prepare] {
-            let setup = Setup { kind: CallKind::Replay, ..Setup::new(Phase::OPEN) };
-            match instance.serve(setup, Some(conn), &ask).await? {
-                Reply::Number(Ok(handle)) => conn.handle.store(handle, Relaxed),
-                Reply::Done(Ok(())) => {}
-                _ => {
-                    tracing::error!("{}: {} of a lost connection was refused", self.name(), ask.name());
-                    conn.lose();
-                    return Ok(());
-                }
+    async fn replay(&self, conn: &Arc<Connection>, instance: &mut Instance) -> std::result::Result<(), Box<Fault>> {
+        let open =
+            OpenCall { readonly: conn.readonly, exportname: &conn.exportname, tls: conn.client().tls, replayed: true };
+        let refused = match instance.serve(replay_setup(&open), Some(conn), &open).await? {
+            Ok(handle) => {
+                conn.handle.store(handle, Relaxed);
+                let prepared = instance.serve(replay_setup(&PrepareCall), Some(conn), &PrepareCall).await?;
+                prepared.err().map(|_| PrepareCall::NAME)
             }
+            Err(_) => Some(OpenCall::NAME),
+        };
+        if let Some(function) = refused {
+            tracing::error!("{}: {function} of a lost connection was refused", self.name());
+            conn.lose();
         }
         Ok(())
     }
@@ -273,52 +270,72 @@ impl Filter {
     }
 
     /// A call that belongs to no connection.
-    pub(super) async fn ask(&self, phase: Phase, below: Option<Below>, ask: Ask) -> Result<Reply> {
+    pub(super) async fn ask<E: ExportCall>(&self, below: Option<Below>, call: E) -> Result<E::Answer> {
         let lease = self.pool.take(None).await?;
-        self.ask_in(lease, phase, below, ask).await
+        self.ask_in(lease, below, call, FaultReport::Log).await
     }
 
     /// [`Filter::ask`] in a place that was leased already.
-    pub(super) async fn ask_in(
+    pub(super) async fn ask_in<E: ExportCall>(
         &self,
         mut lease: Lease<'_>,
-        phase: Phase,
         below: Option<Below>,
-        ask: Ask,
-    ) -> Result<Reply> {
+        call: E,
+        report: FaultReport,
+    ) -> Result<E::Answer> {
         if lease.instance().is_none() {
             self.fill(&mut lease, &self.pool).await?;
         }
         let Some(instance) = lease.instance() else { return Err(Errno::Eio.into()) };
-        let setup = Setup { below, ..Setup::new(phase) };
-        match instance.serve(setup, None, &ask).await {
-            Ok(reply) => {
+        match instance.serve(Setup { below, ..call.setup() }, None, &call).await {
+            Ok(answer) => {
                 self.finish(lease);
-                Ok(reply)
+                answer
             }
             Err(fault) => {
                 drop(lease);
-                // The server does not listen yet: the user gets the error, and nothing has to be
-                // reported.
-                if phase == Phase::READY && !matches!(ask, Ask::Cleanup) {
-                    return Err(Error::new(Errno::Eio, format!("{}: {}: {}", self.name(), ask.name(), fault.cause)));
-                }
-                Err(self.faulted(ask.name(), ask.offset(), &fault, &self.pool))
+                Err(match report {
+                    FaultReport::Log => self.faulted(E::NAME, call.offset(), &fault, &self.pool),
+                    FaultReport::Caller => {
+                        Error::new(Errno::Eio, format!("{}: {}: {}", self.name(), E::NAME, fault.cause))
+                    }
+                })
             }
         }
     }
 
-    /// A call of `lifecycle`, whose error is a line for the user.
-    pub(super) async fn ready(&self, ask: Ask) -> Result<(), ConfigError> {
+    /// A call of `lifecycle` before the server listens. Its error is a line for the user.
+    pub(super) async fn ready<E>(&self, call: E) -> Result<(), ConfigError>
+    where
+        E: ExportCall<Answer = std::result::Result<(), String>>,
+    {
         if !self.exported().lifecycle {
             return Ok(());
         }
-        match self.ask(Phase::READY, None, ask).await {
-            Ok(Reply::Line(Err(line))) => Err(refused(self.name(), &line)),
-            Ok(_) => Ok(()),
+        let answer = async {
+            let lease = self.pool.take(None).await?;
+            self.ask_in(lease, None, call, FaultReport::Caller).await
+        };
+        match answer.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(line)) => Err(refused(self.name(), &line)),
             Err(error) => Err(ConfigError::new(error.context().unwrap_or("a filter failed").to_string())),
         }
     }
+}
+
+/// Where the fault of a call is reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FaultReport {
+    /// In the log, where it counts as a fault of the filter.
+    Log,
+    /// To the caller alone. The server does not listen yet, and the user gets the error.
+    Caller,
+}
+
+/// What a call begins with that tells a fresh instance of a connection.
+fn replay_setup(call: &impl ExportCall) -> Setup {
+    Setup { kind: CallKind::Replay, ..call.setup() }
 }
 
 fn refused(name: &str, line: &str) -> ConfigError {
@@ -339,12 +356,12 @@ async fn configured(
 ) -> std::result::Result<Instance, String> {
     let mut instance =
         recipe.instantiate(shared).await.map_err(|fault| format!("cannot be started: {}", fault.cause))?;
-    let ask = Ask::Configure(Arc::clone(params));
-    match instance.serve(Setup::new(Phase::CONFIGURE), None, &ask).await {
-        Ok(Reply::Line(Err(line))) => return Err(line),
-        Ok(_) => {}
+    let call = ConfigureCall { params };
+    match instance.serve(call.setup(), None, &call).await {
+        Ok(Ok(answer)) => answer?,
+        Ok(Err(error)) => return Err(format!("configure: {error}")),
         Err(fault) => return Err(format!("configure: {}", fault.cause)),
     }
-    instance.settle();
+    instance.set_configured();
     Ok(instance)
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rbdkit_chain::{Below, Layer};
-use rbdkit_plugin_api::{BoxFuture, ConfigError, Errno, ExportEntry, Handle, OpenArgs, Result, ThreadModel};
+use rbdkit_plugin_api::{BoxFuture, ConfigError, ExportEntry, Handle, OpenArgs, Result, ThreadModel};
 
 use super::calls::CallServer;
-use super::filter::Filter;
+use super::filter::{FaultReport, Filter};
 use super::handle::FilterHandle;
-use crate::guest::call::Phase;
-use crate::guest::instance::{Ask, Reply};
+use crate::guest::export_calls::{
+    AfterForkCall, CleanupCall, DefaultExportCall, GetReadyCall, ListExportsCall, PreconnectCall,
+};
 use crate::guest::text::{checked_exports, protocol_string};
 
 /// How long a stopping server waits for layers that end on their own, and then for an instance to
@@ -36,11 +37,11 @@ impl Layer for FilterLayer {
 
     fn get_ready(&self, below: ThreadModel) -> BoxFuture<'_, Result<(), ConfigError>> {
         let _ = self.0.shared.model_below.set(below);
-        Box::pin(self.0.ready(Ask::GetReady))
+        Box::pin(self.0.ready(GetReadyCall))
     }
 
     fn after_fork(&self) -> BoxFuture<'_, Result<(), ConfigError>> {
-        Box::pin(self.0.ready(Ask::AfterFork))
+        Box::pin(self.0.ready(AfterForkCall))
     }
 
     fn preconnect(&self, readonly: bool, next: Below) -> BoxFuture<'_, Result<()>> {
@@ -48,7 +49,7 @@ impl Layer for FilterLayer {
             if !self.0.exported().admission {
                 return next.preconnect(readonly).await;
             }
-            self.0.ask(Phase::BEFORE, Some(next), Ask::Preconnect { readonly }).await?.done()
+            self.0.ask(Some(next), PreconnectCall { readonly }).await
         })
     }
 
@@ -57,11 +58,8 @@ impl Layer for FilterLayer {
             if !self.0.exported().names {
                 return next.list_exports(readonly).await;
             }
-            let ask = Ask::ListExports { readonly, tls: next.client().tls };
-            match self.0.ask(Phase::BEFORE, Some(next), ask).await? {
-                Reply::Exports(list) => checked_exports(list?),
-                _ => Err(Errno::Eio.into()),
-            }
+            let call = ListExportsCall { readonly, tls: next.client().tls };
+            checked_exports(self.0.ask(Some(next), call).await?)
         })
     }
 
@@ -70,11 +68,9 @@ impl Layer for FilterLayer {
             if !self.0.exported().names {
                 return next.default_export(readonly).await;
             }
-            let ask = Ask::DefaultExport { readonly, tls: next.client().tls };
-            match self.0.ask(Phase::BEFORE, Some(next), ask).await? {
-                Reply::Name(name) => Ok(protocol_string(&name?)?.to_string()),
-                _ => Err(Errno::Eio.into()),
-            }
+            let call = DefaultExportCall { readonly, tls: next.client().tls };
+            let name = self.0.ask(Some(next), call).await?;
+            Ok(protocol_string(&name)?.to_string())
         })
     }
 
@@ -98,7 +94,7 @@ impl Layer for FilterLayer {
             if self.0.exported().lifecycle {
                 match tokio::time::timeout(END_TIMEOUT, self.0.pool().take(None)).await {
                     // A fault is logged where it happens, and nothing else can be done about it.
-                    Ok(Ok(lease)) => drop(self.0.ask_in(lease, Phase::READY, None, Ask::Cleanup).await),
+                    Ok(Ok(lease)) => drop(self.0.ask_in(lease, None, CleanupCall, FaultReport::Log).await),
                     _ => tracing::error!("{}: no cleanup: its instances are busy after {END_TIMEOUT:?}", self.0.name()),
                 }
             }

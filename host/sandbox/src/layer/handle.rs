@@ -9,8 +9,9 @@ use rbdkit_plugin_api::{
 
 use super::calls::CallServer;
 use crate::connection::bindings::host::types as wit;
+use crate::guest::export_calls::{CacheCall, ExportCall, FlushCall, TrimCall, ZeroCall};
 use crate::guest::exported::Exported;
-use crate::guest::instance::{Ask, Transfer};
+use crate::guest::instance::{Transfer, TransferKind};
 
 /// The handle of one connection.
 pub(super) struct FilterHandle(pub(crate) Arc<CallServer>);
@@ -25,8 +26,8 @@ impl FilterHandle {
     }
 
     /// An operation that nothing but the guest can do.
-    fn guest(&self, ask: Ask) -> Op<Result<()>> {
-        Op::later(self.server().data(ask))
+    fn guest(&self, call: impl ExportCall<Answer = ()> + 'static) -> Op<Result<()>> {
+        Op::later(self.server().data(call))
     }
 }
 
@@ -64,7 +65,8 @@ impl Handle for FilterHandle {
 
     fn pread(&self, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
         if self.exported().reads {
-            let transfer = Transfer { write: false, offset, length: span.len, flags: wit::CommandFlags::empty() };
+            let transfer =
+                Transfer { kind: TransferKind::Read, offset, length: span.len, flags: wit::CommandFlags::empty() };
             return Op::later_from(|| self.server().transfer(transfer, buffer, span));
         }
         self.0.pass_with(buffer, |hop, buffer| hop.pread(buffer, span, offset))
@@ -72,7 +74,7 @@ impl Handle for FilterHandle {
 
     fn pwrite(&self, buffer: Buffer, span: Span, offset: u64, flags: Flags) -> Op<Done> {
         if self.exported().writes {
-            let transfer = Transfer { write: true, offset, length: span.len, flags: flags.into() };
+            let transfer = Transfer { kind: TransferKind::Write, offset, length: span.len, flags: flags.into() };
             return Op::later_from(|| self.server().transfer(transfer, buffer, span));
         }
         if !self.exported().transparent {
@@ -83,14 +85,14 @@ impl Handle for FilterHandle {
 
     fn flush(&self) -> Op<Result<()>> {
         match self.exported().flushes {
-            true => self.guest(Ask::Flush),
+            true => self.guest(FlushCall),
             false => self.0.pass(|hop| hop.flush()),
         }
     }
 
     fn trim(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
         match (self.exported().trims, self.exported().transparent) {
-            (true, _) => self.guest(Ask::Trim { offset, length, flags: flags.into() }),
+            (true, _) => self.guest(TrimCall { offset, length, flags: flags.into() }),
             (false, true) => self.0.pass(|hop| hop.trim(offset, length, flags)),
             (false, false) => Op::Ready(Err(self.0.withdrawn("trim"))),
         }
@@ -98,7 +100,7 @@ impl Handle for FilterHandle {
 
     fn zero(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
         match (self.exported().zeroes, self.exported().transparent) {
-            (true, _) => self.guest(Ask::Zero { offset, length, flags: flags.into() }),
+            (true, _) => self.guest(ZeroCall { offset, length, flags: flags.into() }),
             (false, true) => self.0.pass(|hop| hop.zero(offset, length, flags)),
             (false, false) => Op::Ready(Err(self.0.withdrawn("zero"))),
         }
@@ -106,7 +108,7 @@ impl Handle for FilterHandle {
 
     fn cache(&self, offset: u64, length: u64) -> Op<Result<()>> {
         match (self.exported().caching, self.exported().transparent) {
-            (true, _) => self.guest(Ask::Cache { offset, length }),
+            (true, _) => self.guest(CacheCall { offset, length }),
             (false, true) => self.0.pass(|hop| hop.cache(offset, length)),
             (false, false) => Op::Ready(Err(self.0.withdrawn("cache"))),
         }
