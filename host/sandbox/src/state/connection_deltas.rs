@@ -4,7 +4,9 @@
 //! the host remembers what each connection added, and takes it back when the connection ends,
 //! however it ends.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use rbdkit_plugin_api::lock;
 
 use super::misuse::Misuse;
 use super::scope::ScopeState;
@@ -24,7 +26,7 @@ impl ConnectionDeltas {
     /// Adds to word a of a slot of `scope` until this connection closes. Answers the word's new
     /// value.
     pub fn add(&self, scope: &Arc<ScopeState>, slot: u32, delta: i64) -> Result<u64, Misuse> {
-        let mut deltas = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut deltas = lock(&self.0);
         let sum = scope.slots().add(slot, delta)?;
         // One entry for each slot: however often a guest adds, the list is never longer than there
         // are slots.
@@ -37,7 +39,7 @@ impl ConnectionDeltas {
 
     /// The connection has closed: undoes what it added. A second call does nothing.
     pub fn take_back(&self) {
-        let deltas = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let deltas = std::mem::take(&mut *lock(&self.0));
         for delta in deltas {
             // Cannot fail: the slot existed when it was added to. A sum of i64::MIN is its own
             // negative, which is right in wrapping arithmetic.

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use rbdkit_plugin_api::{Errno, Error, Result};
+use rbdkit_plugin_api::{Errno, Error, Result, lock};
 
 use super::quota::Quota;
 use super::scope::ScopeState;
@@ -80,7 +80,7 @@ impl FilterState {
     }
 
     fn exports(&self) -> MutexGuard<'_, HashMap<String, Arc<ScopeState>>> {
-        self.exports.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.exports)
     }
 
     /// The filter's own scope.

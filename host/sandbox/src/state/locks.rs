@@ -16,10 +16,10 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
-use rbdkit_plugin_api::{Errno, Op};
+use rbdkit_plugin_api::{Errno, Op, lock};
 
 /// With which other locks a lock is shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +147,7 @@ impl Drop for Waiting {
 
 impl Locks {
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Locks `length` bytes at `offset`, waiting for conflicting locks that were asked for before.

@@ -3,7 +3,9 @@
 //! A slot is a mutex around five words. It is held for a few instructions, so even a counter that
 //! every request changes costs only tens of nanoseconds.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
+
+use rbdkit_plugin_api::lock;
 
 use super::misuse::Misuse;
 
@@ -32,7 +34,7 @@ pub struct Slots([Mutex<SlotWords>; SLOTS]);
 impl Slots {
     fn lock(&self, slot: u32) -> Result<MutexGuard<'_, SlotWords>, Misuse> {
         let slot = self.0.get(slot as usize).ok_or(Misuse("there is no slot of that number"))?;
-        Ok(slot.lock().unwrap_or_else(PoisonError::into_inner))
+        Ok(lock(slot))
     }
 
     /// All words of a slot, as they were at one moment.
@@ -70,7 +72,7 @@ impl Slots {
 
     /// Whether nothing was ever changed.
     pub(super) fn is_blank(&self) -> bool {
-        self.0.iter().all(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner).version == 0)
+        self.0.iter().all(|slot| lock(slot).version == 0)
     }
 }
 

@@ -7,7 +7,9 @@
 use std::collections::btree_map::{BTreeMap, Range};
 use std::iter::Peekable;
 use std::ops::Deref;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use rbdkit_plugin_api::{read_lock, write_lock};
 
 use super::chunk::{CHUNK_BLOCKS, Chunk};
 
@@ -47,12 +49,12 @@ impl Stripes {
 
     /// Locks one stripe for reading.
     pub(super) fn read(&self, index: usize) -> RwLockReadGuard<'_, Chunks> {
-        self.0[index].0.read().unwrap_or_else(PoisonError::into_inner)
+        read_lock(&self.0[index].0)
     }
 
     /// Locks one stripe for changing it.
     pub(super) fn write(&self, index: usize) -> RwLockWriteGuard<'_, Chunks> {
-        self.0[index].0.write().unwrap_or_else(PoisonError::into_inner)
+        write_lock(&self.0[index].0)
     }
 
     /// Locks the stripes of the chunks `low..=high`, in ascending order, with [`Stripes::read`] or

@@ -32,10 +32,10 @@ mod disk;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use rbdkit_plugin_api::{Buffer, Done, Errno, Error, Op, Result, Span, run_blocking, run_blocking_with};
+use rbdkit_plugin_api::{Buffer, Done, Errno, Error, Op, Result, Span, lock, run_blocking, run_blocking_with};
 
 use self::disk::FilePart;
 use super::map::Map;
@@ -367,7 +367,7 @@ impl Scratch {
         if let Some(file) = self.file.get() {
             return Ok(file);
         }
-        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let _making = lock(&self.making);
         if let Some(file) = self.file.get() {
             return Ok(file);
         }
