@@ -158,9 +158,9 @@ impl CodeCache {
         Some(mac)
     }
 
-    fn store(&self, entry: &str, compiled: &Component) -> anyhow::Result<()> {
-        let bytes = compiled.serialize().map_err(|e| anyhow::anyhow!("{e:#}"))?;
-        let mac = self.mac(entry, &bytes).ok_or_else(|| anyhow::anyhow!("no seal"))?;
+    fn store(&self, entry: &str, compiled: &Component) -> wasmtime::Result<()> {
+        let bytes = compiled.serialize()?;
+        let mac = self.mac(entry, &bytes).ok_or_else(|| wasmtime::format_err!("HMAC refuses the key"))?;
         let names = EntryNames::new(entry);
         self.make_room(bytes.len() as u64)?;
         self.directory.replace(&names.code, &bytes)?;
@@ -234,8 +234,9 @@ mod tests {
     use std::os::unix::fs::MetadataExt as _;
     use std::path::Path;
 
+    use tempfile::TempDir;
+
     use super::*;
-    use crate::tests::support::TempDir;
 
     const COMPONENT: &str = "(component (core module (func (export \"f\"))))";
 
@@ -246,7 +247,7 @@ mod tests {
     }
 
     fn cache() -> (TempDir, CodeCache, Engine, Vec<u8>) {
-        let directory = TempDir::new();
+        let directory = TempDir::new().unwrap();
         let cache = CodeCache::open(Some(directory.path().join("code"))).unwrap();
         (directory, cache, crate::connection::engine::engine().unwrap(), wat::parse_str(COMPONENT).unwrap())
     }
@@ -295,7 +296,7 @@ mod tests {
         let key = CodeCache::entry(&engine, &component);
         let code = cache.directory.path().join(format!("{key}.code"));
         // Of another directory, with its own key.
-        let other = TempDir::new();
+        let other = TempDir::new().unwrap();
         let other = CodeCache::open(Some(other.path().join("code"))).unwrap();
         other.load(&engine, &Compiler::Here, &component).unwrap();
         let theirs = fs::read(seal_of(&other, &key)).unwrap();
@@ -342,7 +343,7 @@ mod tests {
 
     #[test]
     fn a_seal_is_an_hmac_over_the_name_the_length_and_the_code() {
-        let directory = TempDir::new();
+        let directory = TempDir::new().unwrap();
         let directory = CacheDirectory::open(&directory.path().join("code")).unwrap();
         let key = std::array::from_fn(|n| n as u8);
         let seal = CodeCache { directory, key }.mac("name", b"code").unwrap().finalize().into_bytes();

@@ -147,8 +147,9 @@ impl CacheDirectory {
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
-    use crate::tests::support::TempDir;
 
     fn why_not(path: &Path) -> String {
         CacheDirectory::open(path).err().unwrap().to_string()
@@ -156,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_others_may_use_is_not_used() {
-        let directory = TempDir::new();
+        let directory = TempDir::new().unwrap();
         let open = directory.path().join("open");
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
@@ -173,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_takes_the_place_of_the_opened_one_is_not_looked_into() {
-        let directory = TempDir::new();
+        let directory = TempDir::new().unwrap();
         let path = directory.path().join("code");
         let opened = CacheDirectory::open(&path).unwrap();
         opened.replace("one", b"ours").unwrap();
@@ -187,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_file_that_others_may_write_to_is_not_read() {
-        let directory = TempDir::new();
+        let directory = TempDir::new().unwrap();
         let path = directory.path().join("code");
         let opened = CacheDirectory::open(&path).unwrap();
         opened.replace("one", b"ours").unwrap();

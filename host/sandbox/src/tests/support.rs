@@ -1,8 +1,8 @@
 //! What the tests share: guests written as core modules in text, a disk in memory that logs the
 //! operations that reach it, and a chain of the two.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,29 +18,6 @@ use wit_parser::Resolve;
 
 use crate::{Counters, FilterLimits, Host, Module, Options, ServerLimits};
 use rbdkit_chain::{Chain, Hop, Layer};
-
-/// A directory that is removed when the test ends.
-pub struct TempDir(PathBuf);
-
-impl TempDir {
-    pub fn new() -> TempDir {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("rbdkit-wasm-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).unwrap();
-        TempDir(path)
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 /// What a guest says of itself.
 #[derive(Clone)]
