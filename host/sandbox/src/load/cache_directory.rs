@@ -34,7 +34,7 @@ pub(super) enum DirectoryError {
 }
 
 /// A file in the directory.
-pub(super) struct Entry {
+pub(super) struct CacheFile {
     pub(super) name: PathBuf,
     pub(super) size: u64,
     pub(super) modified: SystemTime,
@@ -126,12 +126,12 @@ impl CacheDirectory {
     ///
     /// # Errors
     /// The directory cannot be read.
-    pub(super) fn entries(&self) -> io::Result<Vec<Entry>> {
+    pub(super) fn entries(&self) -> io::Result<Vec<CacheFile>> {
         let mut entries = Vec::new();
         for entry in self.dir.entries()?.flatten() {
             let metadata = entry.metadata()?;
             let modified = metadata.modified()?.into_std();
-            entries.push(Entry { name: entry.file_name().into(), size: metadata.len(), modified });
+            entries.push(CacheFile { name: entry.file_name().into(), size: metadata.len(), modified });
         }
         Ok(entries)
     }

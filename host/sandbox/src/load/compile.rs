@@ -155,7 +155,7 @@ fn code_from_child(component: &[u8], limits: CompileLimits) -> Result<Vec<u8>, L
     // It has usually ended already.
     let _ = child.kill();
     let status = child.wait().map_err(|error| failed(error.to_string()))?;
-    let Output { code, complaint } = output?;
+    let ChildOutput { code, complaint } = output?;
     if status.success() && !code.is_empty() {
         return Ok(code);
     }
@@ -174,7 +174,7 @@ fn why_it_failed(status: ExitStatus, complaint: String, limits: CompileLimits) -
 }
 
 /// What the child wrote.
-struct Output {
+struct ChildOutput {
     /// Standard output.
     code: Vec<u8>,
     /// Standard error, as one line.
@@ -183,7 +183,7 @@ struct Output {
 
 /// Writes the component to the child and reads its output until it ends. All pipes are served at
 /// the same time, because none of them holds a component or its code whole.
-fn exchange(child: &mut Child, component: &[u8], timeout: Duration) -> Result<Output, LoadError> {
+fn exchange(child: &mut Child, component: &[u8], timeout: Duration) -> Result<ChildOutput, LoadError> {
     let (Some(mut input), Some(output), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return Err(failed("the compiler has no pipes"));
@@ -206,7 +206,7 @@ fn exchange(child: &mut Child, component: &[u8], timeout: Duration) -> Result<Ou
         if !in_time {
             return Err(failed(format!("compiling it took longer than {timeout:?}")));
         }
-        Ok(Output { code, complaint: one_line_within(&String::from_utf8_lossy(&complaint), CAUSE) })
+        Ok(ChildOutput { code, complaint: one_line_within(&String::from_utf8_lossy(&complaint), CAUSE) })
     })
 }
 

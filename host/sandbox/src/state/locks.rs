@@ -47,12 +47,12 @@ pub struct Locks(Mutex<Table>);
 #[derive(Default)]
 struct Table {
     /// In the order of asking, in which `id` ascends.
-    entries: Vec<Entry>,
+    entries: Vec<LockEntry>,
     next_id: u64,
     stopping: bool,
 }
 
-struct Entry {
+struct LockEntry {
     id: u64,
     /// The first and the last byte.
     first: u64,
@@ -64,8 +64,8 @@ struct Entry {
     waker: Option<Waker>,
 }
 
-impl Entry {
-    fn conflicts(&self, other: &Entry) -> bool {
+impl LockEntry {
+    fn conflicts(&self, other: &LockEntry) -> bool {
         self.first <= other.last
             && other.first <= self.last
             && (self.mode == LockMode::Exclusive || other.mode == LockMode::Exclusive)
@@ -106,13 +106,13 @@ impl Drop for HeldLock {
 }
 
 /// Waits for a lock. Leaves the list when dropped, unless the lock was handed out.
-struct Waiting {
+struct WaitingLock {
     locks: Arc<Locks>,
     id: u64,
     over: bool,
 }
 
-impl Future for Waiting {
+impl Future for WaitingLock {
     type Output = Result<HeldLock, Errno>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -137,7 +137,7 @@ impl Future for Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for WaitingLock {
     fn drop(&mut self) {
         if !self.over {
             self.locks.leave(self.id);
@@ -165,7 +165,7 @@ impl Locks {
     ) -> Op<Result<HeldLock, Errno>> {
         match self.enter(offset, length, mode, on_shutdown) {
             Ok((id, true)) => Op::Ready(Ok(HeldLock { locks: Arc::clone(self), id })),
-            Ok((id, false)) => Op::later(Waiting { locks: Arc::clone(self), id, over: false }),
+            Ok((id, false)) => Op::later(WaitingLock { locks: Arc::clone(self), id, over: false }),
             Err(errno) => Op::Ready(Err(errno)),
         }
     }
@@ -188,7 +188,8 @@ impl Locks {
     fn enter(&self, offset: u64, length: u64, mode: LockMode, on_shutdown: OnShutdown) -> Result<(u64, bool), Errno> {
         let last = length.checked_sub(1).and_then(|n| offset.checked_add(n)).ok_or(Errno::Einval)?;
         let mut table = self.table();
-        let mut entry = Entry { id: table.next_id, first: offset, last, mode, on_shutdown, blockers: 0, waker: None };
+        let mut entry =
+            LockEntry { id: table.next_id, first: offset, last, mode, on_shutdown, blockers: 0, waker: None };
         entry.blockers = table.entries.iter().filter(|earlier| earlier.conflicts(&entry)).count();
         if entry.blockers > 0 && table.stopping && on_shutdown == OnShutdown::GiveUp {
             return Err(Errno::Eshutdown);

@@ -35,7 +35,7 @@ enum StreamError {
 /// The answer of a function of a stream.
 type StreamResult<T> = Result<(std::result::Result<T, StreamError>,)>;
 /// A function that waits.
-type Waiting<'a, T> = Box<dyn Future<Output = Result<T>> + Send + 'a>;
+type WaitFuture<'a, T> = Box<dyn Future<Output = Result<T>> + Send + 'a>;
 
 /// A pollable that is always ready.
 const ALWAYS_READY: WasiHandle = WasiHandle::Until(0);
@@ -82,7 +82,7 @@ pub(super) fn poll(functions: &mut Functions<'_>) -> Result<()> {
     functions.func_wrap_async("poll", poll_all)
 }
 
-fn block(mut store: Store<'_>, (pollable,): (Resource<Pollable>,)) -> Waiting<'_, ()> {
+fn block(mut store: Store<'_>, (pollable,): (Resource<Pollable>,)) -> WaitFuture<'_, ()> {
     Box::new(async move {
         let context = store.data_mut();
         let until = context.until(&pollable)?;
@@ -91,7 +91,7 @@ fn block(mut store: Store<'_>, (pollable,): (Resource<Pollable>,)) -> Waiting<'_
     })
 }
 
-fn poll_all(mut store: Store<'_>, (pollables,): (Vec<Resource<Pollable>>,)) -> Waiting<'_, (Vec<u32>,)> {
+fn poll_all(mut store: Store<'_>, (pollables,): (Vec<Resource<Pollable>>,)) -> WaitFuture<'_, (Vec<u32>,)> {
     Box::new(async move {
         let context = store.data_mut();
         if pollables.is_empty() {

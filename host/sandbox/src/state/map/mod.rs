@@ -36,7 +36,7 @@ use self::change::Effect;
 pub(super) use self::change::{Change, MemorySource, UndoLog};
 pub(super) use self::chunk::CHUNK_BLOCKS;
 pub(super) use self::stripes::Blocks;
-use self::stripes::{Piece, Stripes, Walk};
+use self::stripes::{Stripes, Walk, WalkStep};
 use super::misuse::Misuse;
 use super::quota::Quota;
 
@@ -161,8 +161,8 @@ impl Map {
         let mut run = BlockRun { state: 0, count: 0 };
         for (from, to, piece) in Walk::new(stripes, &locked, blocks) {
             let (state, count) = match piece {
-                Piece::Gap => (0, to - from),
-                Piece::Chunk(number, chunk) => {
+                WalkStep::Gap => (0, to - from),
+                WalkStep::Chunk(number, chunk) => {
                     let base = number * CHUNK_BLOCKS;
                     chunk.run(from - base, to - base)
                 }
@@ -207,8 +207,8 @@ impl Map {
         }
         let locked = stripes.lock(blocks.chunks(), Stripes::read);
         Ok(Walk::new(stripes, &locked, blocks).find_map(|(from, to, piece)| match piece {
-            Piece::Gap => (states & 1 != 0).then_some(from),
-            Piece::Chunk(number, chunk) => {
+            WalkStep::Gap => (states & 1 != 0).then_some(from),
+            WalkStep::Chunk(number, chunk) => {
                 let base = number * CHUNK_BLOCKS;
                 chunk.find(from - base, to - base, states).map(|found| base + found)
             }
@@ -278,7 +278,7 @@ impl Map {
             let mut chunks = stripes.write(stripes.index(low));
             let need = change.bytes_for_one(&chunks, low);
             if let Some(log) = &mut log {
-                let piece = chunks.get(&low).map_or(Piece::Gap, |chunk| Piece::Chunk(low, chunk));
+                let piece = chunks.get(&low).map_or(WalkStep::Gap, |chunk| WalkStep::Chunk(low, chunk));
                 self.log(&mut log.runs, change, std::iter::once((change.blocks.first, change.blocks.end, piece)))?;
             }
             let taken = self.reserve(memory, || need)?;
@@ -348,7 +348,7 @@ impl Map {
         &self,
         log: &mut Vec<(u64, u64, u8)>,
         change: &Change,
-        pieces: impl Iterator<Item = (u64, u64, Piece<'a>)>,
+        pieces: impl Iterator<Item = (u64, u64, WalkStep<'a>)>,
     ) -> Result<(), Misuse> {
         let mut note = |from: u64, to: u64, state: u8| {
             if change.states & (1 << state) == 0 || state == change.to {
@@ -363,8 +363,8 @@ impl Map {
         };
         for (mut from, to, piece) in pieces {
             match piece {
-                Piece::Gap => note(from, to, 0)?,
-                Piece::Chunk(number, chunk) => {
+                WalkStep::Gap => note(from, to, 0)?,
+                WalkStep::Chunk(number, chunk) => {
                     let base = number * CHUNK_BLOCKS;
                     while from < to {
                         let (state, count) = chunk.run(from - base, to - base);

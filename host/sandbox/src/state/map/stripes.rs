@@ -117,7 +117,7 @@ pub(super) fn first_in_stripe(low: u64, index: u64, stripes: u64) -> u64 {
 }
 
 /// One step of a [`Walk`]: a chunk with its number, or a gap where the map keeps no chunks.
-pub(super) enum Piece<'a> {
+pub(super) enum WalkStep<'a> {
     Chunk(u64, &'a Chunk),
     Gap,
 }
@@ -148,7 +148,7 @@ impl<'a> Walk<'a> {
 
 impl<'a> Iterator for Walk<'a> {
     /// The first block, the block after the last one, and what is there.
-    type Item = (u64, u64, Piece<'a>);
+    type Item = (u64, u64, WalkStep<'a>);
 
     fn next(&mut self) -> Option<Self::Item> {
         let Blocks { first, end } = self.rest;
@@ -159,10 +159,10 @@ impl<'a> Iterator for Walk<'a> {
         let stripe = (number % self.heads.len() as u64) as usize;
         if let Some((_, chunk)) = self.heads[stripe].as_mut().and_then(|head| head.next_if(|(n, _)| **n == number)) {
             self.rest.first = end.min((number + 1).saturating_mul(CHUNK_BLOCKS));
-            return Some((first, self.rest.first, Piece::Chunk(number, chunk)));
+            return Some((first, self.rest.first, WalkStep::Chunk(number, chunk)));
         }
         let next = self.heads.iter_mut().flatten().filter_map(|head| head.peek().map(|(n, _)| **n)).min();
         self.rest.first = next.map_or(end, |next| next * CHUNK_BLOCKS);
-        Some((first, self.rest.first, Piece::Gap))
+        Some((first, self.rest.first, WalkStep::Gap))
     }
 }
