@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rbdkit_sandbox::{Host, Limits, Options};
+use rbdkit_sandbox::{FilterLimits, Host, Options};
 use rbdkit_tests::server::{program, root};
 use rbdkit_tests::{Rng, TempDir, seed};
 
@@ -270,7 +270,7 @@ fn load(host: &Arc<Host>, input: &[u8], came: &mut Came) {
     came.described += 1;
     let description = module.description();
     assert!(!description.name.is_empty() && !description.longname.chars().any(char::is_control));
-    let limits = Limits { setup: Duration::from_millis(200), ..Limits::default() };
+    let limits = FilterLimits { setup: Duration::from_millis(200), ..FilterLimits::default() };
     if module.configure(Vec::new(), limits).is_ok() {
         came.configured += 1;
     }

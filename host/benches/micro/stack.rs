@@ -8,7 +8,7 @@ use std::task::{Context, Waker};
 use divan::Bencher;
 use rbdkit_chain::{Chain, Hop};
 use rbdkit_plugin_api::{Buffer, Client, Done, Flags, Op, Param, Peer, Pool};
-use rbdkit_sandbox::{Host, Limits, Options};
+use rbdkit_sandbox::{FilterLimits, Host, Options};
 use tokio::runtime::{Builder, Runtime};
 
 /// Requests go to a range of so many bytes, a block of 64 KiB after the other.
@@ -34,7 +34,7 @@ impl Stack {
         let host = Host::new(Options::default()).expect("a host");
         let layers = filters.iter().map(|name| {
             let module = host.load(name, &component(name)).expect("a filter");
-            module.configure(Vec::new(), Limits::default()).expect("a filter without parameters")
+            module.configure(Vec::new(), FilterLimits::default()).expect("a filter without parameters")
         });
         let mut plugin = (rbdkit_plugin_null::INFO.make)();
         plugin.config(Param { key: "size", value: OsStr::new("1G") }).expect("a size");

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use divan::{Bencher, black_box};
-use rbdkit_sandbox::state::{Changes, FilterState, Held, Limits, Locks, Map, Mode, Patience, Quota, ScopeState, When};
+use rbdkit_sandbox::state::{
+    ChangeTiming, Changes, FilterState, HeldLock, LockMode, Locks, Map, OnShutdown, Quota, ScopeState, StateLimits,
+};
 
 const BLOCK: u32 = 64 << 10;
 const BLOCKS: u64 = (1 << 40) / BLOCK as u64;
@@ -70,7 +72,7 @@ fn map_find_far_away(bencher: Bencher<'_, '_>) {
 }
 
 fn scope() -> Arc<ScopeState> {
-    let scope = FilterState::new(Limits::default()).export("disk").expect("a scope");
+    let scope = FilterState::new(StateLimits::default()).export("disk").expect("a scope");
     scope.map(0).expect("a map").resize(BLOCK, 1 << 40).expect("memory");
     scope
 }
@@ -81,13 +83,13 @@ fn change_on_success(bencher: Bencher<'_, '_>) {
     let (scope, walk) = (scope(), Walk::new());
     bencher.with_inputs(|| walk.next(MIXED)).bench_values(|at| {
         let mut changes = Changes::default();
-        changes.set(&scope, 0, at, 1, ANY, 1, When::OnSuccess).expect("a block of the map");
+        changes.set(&scope, 0, at, 1, ANY, 1, ChangeTiming::OnSuccess).expect("a block of the map");
         changes.succeed();
     });
 }
 
-fn lock(locks: &Arc<Locks>, offset: u64) -> Held {
-    let lock = pin!(locks.lock(offset, u64::from(BLOCK), Mode::Exclusive, Patience::UntilShutdown));
+fn lock(locks: &Arc<Locks>, offset: u64) -> HeldLock {
+    let lock = pin!(locks.lock(offset, u64::from(BLOCK), LockMode::Exclusive, OnShutdown::GiveUp));
     match lock.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Ok(held)) => held,
         _ => panic!("a lock that nobody holds"),
@@ -98,6 +100,6 @@ fn lock(locks: &Arc<Locks>, offset: u64) -> Held {
 #[divan::bench(args = [0, 31, 127])]
 fn lock_and_unlock(bencher: Bencher<'_, '_>, others: u64) {
     let locks = Arc::new(Locks::default());
-    let _held: Vec<Held> = (1..=others).map(|nth| lock(&locks, nth * 2 * u64::from(BLOCK))).collect();
+    let _held: Vec<HeldLock> = (1..=others).map(|nth| lock(&locks, nth * 2 * u64::from(BLOCK))).collect();
     bencher.bench_local(|| drop(lock(&locks, 0)));
 }

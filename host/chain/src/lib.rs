@@ -275,8 +275,5 @@ impl NextLayer {
     }
 }
 
-/// The old name of [`NextLayer`].
-pub type Below = NextLayer;
-
 #[cfg(test)]
 mod tests;

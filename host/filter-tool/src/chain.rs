@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rbdkit_chain::{Chain, Hop, Layer};
 use rbdkit_parameters::{AssignError, Assignment, FilterSide, Missing, Parameter, PluginSide, Stack, assign};
 use rbdkit_plugin_api::{Client, Param, Peer, Plugin, Pool};
-use rbdkit_sandbox::{Host, Limits, Module};
+use rbdkit_sandbox::{FilterLimits, Host, Module};
 
 use crate::component;
 use crate::error::{Error, Result};
@@ -27,7 +27,7 @@ pub fn chain(filter: Option<(&Path, &[String])>) -> Result<(Arc<Chain>, Option<A
         let module = loaded.module;
         let assignment = assigned(&module, params)?;
         let values = assignment.filters.into_iter().next().unwrap_or_default();
-        layers.push(module.configure(values, Limits::default())?);
+        layers.push(module.configure(values, FilterLimits::default())?);
         disk.extend(assignment.plugin);
     }
     let mut plugin: Box<dyn Plugin> = (rbdkit_plugin_memory::INFO.make)();

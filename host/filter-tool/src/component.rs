@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rbdkit_plugin_api::hex;
-use rbdkit_sandbox::{Compiler, Host, Limits, Module, Options, read_component};
+use rbdkit_sandbox::{CompileLimits, Compiler, Host, Module, Options, read_component};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
@@ -23,7 +23,7 @@ pub struct Component {
 pub fn load(file: &Path) -> Result<Component> {
     let bytes = read(file)?;
     let digest = hex::encode(Sha256::digest(&bytes));
-    let compiler = Compiler::Child(Limits::default().of_compiling());
+    let compiler = Compiler::Child(CompileLimits::default());
     let host = Host::new(Options { compiler, ..Options::default() })?;
     let module = host.load(&file.display().to_string(), &bytes)?;
     Ok(Component { host, module, size: bytes.len(), digest })

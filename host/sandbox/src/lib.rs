@@ -1,105 +1,105 @@
-//! Filters: WebAssembly components in a sandbox. The only place that names wasmtime.
+//! Filters: WebAssembly components in a sandbox. Only this crate names wasmtime.
 //!
-//! A component is loaded once ([`Host::load`]), described, given its parameters ([`Module::configure`]) and is then a layer of the chain as
-//! any other: for the chain there is no difference between a filter and a plugin. `wit/filter.wit` is the contract with the guest.
+//! A component is loaded once ([`Host::load`]), described, and given its parameters
+//! ([`Module::configure`]). Then it is a layer of the chain like any other: the chain sees no
+//! difference between a filter and a plugin. `wit/filter.wit` is the contract with the guest.
 //!
-//! How a request passes: [`conn`] asks whether the filter exports the operation. If not, it goes to the layer below without any
-//! guest. Otherwise an instance is taken ([`pool`]), the call with its buffer is installed in the instance's store ([`context`]), and the
-//! guest runs on a fiber ([`instance`]). What it imports ([`imports`]) acts on that call: `next.pread` moves the buffer on to the gate below and back.
+//! A request goes this way: [`layer::handle`] asks whether the filter exports the operation. If
+//! not, the operation goes to the layer below without any guest. Otherwise [`layer::calls`] takes
+//! an instance from the pool ([`layer::pool`]) and installs the call with its buffer in the
+//! instance's store ([`guest::call`]), and the guest runs on a fiber ([`guest::instance`]). What
+//! the guest imports ([`guest::imports`]) acts on that call: `next.pread` moves the buffer on to
+//! the gate below and back.
+//!
+//! The folders see only what stands below them: this file, then `layer` and `wasi`, `guest`,
+//! `load`, `connection`, `state`.
 //!
 //! Invariants:
-//! * **One call, one [`context::Call`].** It is installed when a guest is entered and taken out when it returns, traps or is dropped; nothing else
-//!   in a store belongs to a request. Dropping it releases its lock, forgets what it held back and undoes what it was to undo.
+//! * **One call, one [`guest::call::Call`].** It is filled when a guest is entered and emptied when
+//!   the guest returns, traps or is dropped. Nothing else in a store belongs to a request. Emptying
+//!   it releases the call's lock, drops the changes that it held back and undoes the changes that
+//!   it was to undo.
 //! * **Publish, unlock, answer**, in this order, when a call succeeds.
-//! * **A fault costs its own request.** The instance is dropped, the request answers EIO, and the next call finds a fresh instance. A place in the
-//!   pool belongs to a lease and comes back with it, whatever happened to the instance.
-//! * **A client that has gone ends its calls**, but for finalize, close and what they ask below. An operation below that cannot be called back keeps the
-//!   call's lock, its buffer and the layer below until it has ended ([`stray`]).
-//! * **Waiting is not computing.** Time in next, locks and sleep is on no account of the guest's ([`clock`]).
-//! * **A payload crosses into a guest only by `buffer.read` and `buffer.write`**, and every byte that does is counted.
-//! * **Instances are taken downwards.** A layer that waits for an instance holds only those of layers above, and nobody below waits for them.
-//! * **Every call keeps the next it began with.** A layer below that was replaced ends after its last user.
-//! * **Guest code runs before the server does** only in `describe` and `configure`, which can wait for nothing: [`Module::configure`] may be called with
-//!   or without a runtime.
+//! * **A fault costs its own request.** The instance is dropped, the request gets EIO, and the next
+//!   call finds a fresh instance. A place in the pool belongs to a lease and comes back with it,
+//!   whatever happened to the instance.
+//! * **A client that has gone ends its calls**, but for finalize, close and what they ask below. An
+//!   operation below that cannot be called back keeps the call's lock, its buffer and the layer
+//!   below until it has ended ([`connection::detached`]).
+//! * **Waiting is not computing.** Time in next, locks and sleep is not on the guest's account
+//!   ([`guest::clock`]).
+//! * **A payload crosses into a guest only by `buffer.read` and `buffer.write`**, and every byte
+//!   that does is counted.
+//! * **Instances are taken downwards.** A layer that waits for an instance holds only instances of
+//!   layers above, and no layer below waits for those.
+//! * **Every call keeps the layer below that it began with.** A layer that was replaced ends after
+//!   its last user.
+//! * **Guest code runs before the server listens** only in `describe` and `configure`, which can
+//!   wait for nothing. [`Module::configure`] may be called with or without a runtime.
 
-mod bindings;
-mod breaker;
-mod cache;
-mod clock;
-mod compile;
-mod conn;
-mod context;
-mod describe;
-mod engine;
-mod entropy;
-mod file;
-mod filter;
-mod imports;
-mod instance;
-mod limits;
-mod offers;
-mod outside;
-mod pool;
-mod prefetch;
-mod shared;
+mod connection;
+mod guest;
+mod layer;
+mod load;
 pub mod state;
-mod stray;
 mod wasi;
 
-use std::future::Future;
 use std::path::PathBuf;
-use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::task::{Context as TaskContext, Poll, Wake, Waker};
-use std::thread::Thread;
+use std::sync::{Arc, Mutex, Weak};
 
-use rbdkit_plugin_api::ConfigError;
 use rbdkit_plugin_api::schema::ParamValue;
+use rbdkit_plugin_api::{ConfigError, lock};
 use wasmtime::Engine;
-use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker};
 
-use bindings::host::types as wit;
-pub use breaker::OnFault;
-pub use compile::{Bounds, Compiler, serve_if_asked};
-use context::{Context, Phase, Setup};
-pub use describe::Description;
-use engine::Pulse;
-pub use file::read_component;
-use filter::{Exported, Filter, FilterLayer, Nature};
-use instance::{Ask, Exports, Recipe, Reply};
-pub use limits::Limits;
+use connection::bindings::host::types as wit;
+pub use connection::counters::Counters;
+pub use connection::limit_options::Limits;
+pub use connection::limits::{CompileLimits, FilterLimits, ServerLimits};
+pub use connection::on_fault::OnFault;
+use connection::pulse::Pulse;
+use connection::shared::{FilterShared, HostShared, Purpose};
+use guest::block_on::block_on;
+use guest::context::Context;
+use guest::export_calls::{DescribeCall, ExportCall};
+use guest::exported::Exported;
+use guest::exports::ExportIndices;
+use guest::instance::Recipe;
+use layer::filter::{Filter, FilterTraits};
+use layer::filter_layer::FilterLayer;
+pub use load::compile::{Compiler, serve_if_asked};
+use load::component::{LinkedImports, check_format};
+pub use load::describe::Description;
+pub use load::error::LoadError;
+use load::error::one_line;
+pub use load::file::read_component;
 use rbdkit_chain::Layer;
-pub use shared::Counters;
-use shared::Shared;
-use state::{Files, Quota};
+use state::{ParamFiles, Quota};
 pub use wasi::grants as wasi_grants;
-
-/// The largest component, in bytes. Interpreters with a standard library are at 18 MiB.
-const COMPONENT_BYTES: usize = 64 << 20;
 
 /// How the host of filters is set up.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Where components are compiled that are not in the cache.
     pub compiler: Compiler,
-    /// What a fault costs beside its own request.
+    /// What a fault costs besides its own request.
     pub on_fault: OnFault,
-    /// Where compiled code is kept. None: `$XDG_CACHE_HOME/rbdkit`, `/var/cache/rbdkit` for root or `~/.cache/rbdkit`. If it cannot be made or
-    /// trusted there is no cache, which only makes starting slower.
+    /// The directory for compiled code. None: `$XDG_CACHE_HOME/rbdkit`, `/var/cache/rbdkit` for
+    /// root or `~/.cache/rbdkit`. If it cannot be made or trusted there is no cache, which only
+    /// makes starting slower.
     pub cache_dir: Option<PathBuf>,
+    /// What all filters may take together.
+    pub limits: ServerLimits,
 }
 
 /// What all filters share: the engine and the cache of compiled code.
 pub struct Host {
     engine: Engine,
     linker: Linker<Context>,
-    pulse: Arc<Pulse>,
-    cache: Option<cache::CodeCache>,
+    cache: Option<load::cache::CodeCache>,
     compiler: Compiler,
-    memory: Arc<Quota>,
-    on_fault: OnFault,
-    counters: Mutex<Vec<(String, Weak<Shared>)>>,
+    shared: HostShared,
+    configured: Mutex<Vec<Weak<FilterShared>>>,
 }
 
 /// A component that was loaded and has said what it is.
@@ -119,42 +119,49 @@ impl Host {
     /// # Errors
     /// WebAssembly does not run on this machine.
     pub fn new(options: Options) -> Result<Arc<Host>, ConfigError> {
-        let engine = engine::engine()?;
-        let linker = imports::linker(&engine)
-            .map_err(|e| ConfigError::new(format!("the filter interface cannot be set up: {e:#}")))?;
-        let cache = cache::CodeCache::open(options.cache_dir);
+        let engine = connection::engine::engine()?;
+        let linker =
+            linker(&engine).map_err(|e| ConfigError::new(format!("the filter interface cannot be set up: {e:#}")))?;
+        let cache = load::cache::CodeCache::open(options.cache_dir);
         Ok(Arc::new(Host {
             engine,
             linker,
-            pulse: Pulse::new(),
             cache,
             compiler: options.compiler,
-            memory: Arc::new(Quota::new(Limits::default().memory_all)),
-            on_fault: options.on_fault,
-            counters: Mutex::default(),
+            shared: HostShared {
+                pulse: Pulse::new(),
+                memory: Arc::new(Quota::new(options.limits.memory)),
+                on_fault: options.on_fault,
+            },
+            configured: Mutex::default(),
         }))
     }
 
-    /// Loads a component and asks it what it is. `label` is what messages call it until then: the file's name.
+    /// Loads a component and asks it what it is. `label` is what messages call it until then: the
+    /// file's name.
     ///
     /// # Errors
-    /// One line that begins with the label: it is no component, uses what is switched off, imports what is not granted, is no filter, or
-    /// describes itself in a way that cannot be.
+    /// One line that begins with the label: it is not a component, uses a feature that is off,
+    /// imports what is not granted, is not a filter, or describes itself in a way that cannot be
+    /// true.
     pub fn load(self: &Arc<Self>, label: &str, component: &[u8]) -> Result<Module, ConfigError> {
         self.load_checked(label, component).map_err(|why| ConfigError::new(format!("{label}: {why}")))
     }
 
-    fn load_checked(self: &Arc<Self>, label: &str, bytes: &[u8]) -> Result<Module, String> {
+    fn load_checked(self: &Arc<Self>, label: &str, bytes: &[u8]) -> Result<Module, LoadError> {
         let component = self.compile(bytes)?;
-        let imports = self.check_imports(&component)?;
+        let imports = LinkedImports::check(&component, &self.engine, wasi::granted)?;
         let pre = self.linker.instantiate_pre(&component).map_err(|e| {
-            format!("it does not fit this host's rbdkit:filter@0.1.0 (was it built for a newer one?): {}", one_line(&e))
+            let why = one_line(&e);
+            LoadError::Contract(format!(
+                "it does not fit this host's rbdkit:filter@0.1.0 (was it built for a newer one?): {why}"
+            ))
         })?;
-        let exports = Exports::probe(&pre)?;
-        let (mut exported, names) = exports.what();
+        let exports = ExportIndices::find(&pre)?;
+        let (mut exported, names) = exports.exported();
         let recipe = Recipe { pre, exports };
-        let told = self.describe(label, &recipe)?;
-        let description = describe::checked(&told, names, imports.interfaces)?;
+        let described = self.describe(label, &recipe)?;
+        let description = load::describe::checked(&described, names, imports.interfaces)?;
         exported.transparent = description.transparent;
         Ok(Module {
             host: Arc::clone(self),
@@ -162,98 +169,46 @@ impl Host {
             recipe,
             exported,
             description,
-            recovery: told.recovery,
+            recovery: described.recovery,
             reopens: imports.reopens,
         })
     }
 
-    fn compile(&self, bytes: &[u8]) -> Result<Component, String> {
-        if bytes.len() > COMPONENT_BYTES {
-            return Err(format!("it has {} bytes (at most {COMPONENT_BYTES})", bytes.len()));
-        }
-        match bytes.get(..8) {
-            Some([0, b'a', b's', b'm', 0x0d, 0, 1, 0]) => {}
-            Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => {
-                return Err(
-                    "it is a core WebAssembly module, not a component (rbdkit-filter build makes one of it)".into()
-                );
-            }
-            _ => return Err("it is not a WebAssembly component".into()),
-        }
-        let compiled = match &self.cache {
+    fn compile(&self, bytes: &[u8]) -> Result<Component, LoadError> {
+        check_format(bytes)?;
+        match &self.cache {
             Some(cache) => cache.load(&self.engine, &self.compiler, bytes),
-            None => cache::compile(&self.engine, &self.compiler, bytes),
-        };
-        compiled.map_err(|e| format!("it cannot be compiled: {}", one_line(&e)))
-    }
-
-    /// Whether everything that a component imports is granted.
-    fn check_imports(&self, component: &Component) -> Result<Imports, String> {
-        let mut imports = Imports { interfaces: Vec::new(), reopens: false };
-        for (name, item) in component.component_type().imports(&self.engine) {
-            if let Some(stub) = wasi::granted(name) {
-                // In a component of several parts each may have its own version of it.
-                if !imports.interfaces.iter().any(|known| known == stub) {
-                    imports.interfaces.push(stub.to_string());
-                }
-                continue;
-            }
-            let granted = name.strip_prefix("rbdkit:filter/").and_then(|rest| rest.split_once('@'));
-            let Some((interface, _)) = granted.filter(|(_, version)| is_ours(version)) else {
-                return Err(format!(
-                    "it imports \"{}\", and filters get nothing but rbdkit:filter@0.1 and stubs of some of WASI 0.2",
-                    shared::printable(name, 200)
-                ));
-            };
-            if interface == "next-open"
-                && let ComponentItem::ComponentInstance(instance) = item.ty
-            {
-                imports.reopens = instance.exports(&self.engine).any(|(name, _)| name == "reopen");
-            }
-            imports.interfaces.push(interface.to_string());
+            None => self.compiler.compile(&self.engine, bytes),
         }
-        Ok(imports)
     }
 
-    fn describe(&self, label: &str, recipe: &Recipe) -> Result<wit::Description, String> {
-        let shared = self.shared(label, true, Limits::for_describing(), Files::default());
+    fn describe(&self, label: &str, recipe: &Recipe) -> Result<wit::Description, LoadError> {
+        let limits = FilterLimits::for_describing();
+        let shared = FilterShared::new(label, Purpose::Describe, limits, ParamFiles::default(), &self.shared);
         block_on(async {
-            let mut instance = recipe.instantiate(&shared).await.map_err(|fault| fault.cause)?;
-            match instance.serve(Setup::new(Phase::CONFIGURE), None, &Ask::Describe).await.1 {
-                Ok(Reply::Described(description)) => Ok(*description),
-                Ok(_) => Err("describe answered something else".to_string()),
-                Err(fault) => Err(format!("describe: {}", fault.cause)),
+            let mut instance = recipe.instantiate(&shared).await.map_err(|fault| LoadError::Guest(fault.cause))?;
+            match instance.serve(DescribeCall.setup(), None, &DescribeCall).await {
+                Ok(Ok(description)) => Ok(description),
+                Ok(Err(error)) => Err(LoadError::Guest(format!("describe: {error}"))),
+                Err(fault) => Err(LoadError::Guest(format!("describe: {}", fault.cause))),
             }
         })
     }
 
-    fn shared(&self, name: &str, describing: bool, limits: Limits, files: Files) -> Arc<Shared> {
-        self.memory.set_limit(limits.memory_all);
-        Shared::new(name, describing, limits, files, self)
-    }
-
-    /// The counters of the filters that are configured, by their names, in the order in which they were.
+    /// The counters of the filters that are configured, with the filters' names, in the order in
+    /// which they were configured.
     pub fn statistics(&self) -> Vec<(String, Arc<Counters>)> {
-        let known = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        known
-            .iter()
-            .filter_map(|(name, shared)| Some((name.clone(), Arc::clone(&shared.upgrade()?.counters))))
-            .collect()
+        let configured = lock(&self.configured);
+        let filters = configured.iter().filter_map(Weak::upgrade);
+        filters.map(|shared| (shared.name.clone(), Arc::clone(&shared.counters))).collect()
     }
 }
 
-struct Imports {
-    interfaces: Vec<String>,
-    reopens: bool,
-}
-
-/// Versions that this host serves: 0.1 of any patch level.
-fn is_ours(version: &str) -> bool {
-    version.strip_prefix("0.1.").is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|b| b.is_ascii_digit()))
-}
-
-fn one_line(error: &wasmtime::Error) -> String {
-    shared::printable(&format!("{error:#}").replace('\n', " "), shared::CAUSE)
+/// All that a filter may import: the contract, and the stubs of WASI.
+fn linker(engine: &Engine) -> wasmtime::Result<Linker<Context>> {
+    let mut linker = guest::imports::linker(engine)?;
+    wasi::add_to_linker(&mut linker)?;
+    Ok(linker)
 }
 
 impl Module {
@@ -267,52 +222,34 @@ impl Module {
         &self.label
     }
 
-    /// Gives the filter its parameters, by their declared names in the order of the command line, and makes it a layer. Opens the files that
-    /// they name. The guest runs here, on this thread; it may be called inside a runtime or outside of one.
+    /// Gives the filter its parameters, by their declared names in the order of the command line,
+    /// and makes it a layer. Opens the files that they name. The guest runs on this thread, inside
+    /// a runtime or outside of one.
     ///
     /// # Errors
     /// The filter's own line about a parameter, or what was wrong with the filter.
-    pub fn configure(self, params: Vec<(String, ParamValue)>, limits: Limits) -> Result<Arc<dyn Layer>, ConfigError> {
-        let name = self.description.name.clone();
-        let files = Files::open(params.iter().filter_map(|(name, value)| {
+    pub fn configure(
+        self,
+        params: Vec<(String, ParamValue)>,
+        limits: FilterLimits,
+    ) -> Result<Arc<dyn Layer>, ConfigError> {
+        let files = ParamFiles::open(params.iter().filter_map(|(name, value)| {
             let spec = self.description.params.iter().find(|spec| spec.name == *name)?;
             Some((spec.name.as_str(), spec.kind, value))
         }))?;
-        let shared = self.host.shared(&name, false, limits, files);
-        let mut counters = self.host.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        counters.push((name, Arc::downgrade(&shared)));
-        drop(counters);
-        let nature = Nature {
+        let shared = FilterShared::new(&self.description.name, Purpose::Serve, limits, files, &self.host.shared);
+        let mut configured = lock(&self.host.configured);
+        configured.push(Arc::downgrade(&shared));
+        drop(configured);
+        let traits = FilterTraits {
             exported: self.exported,
             model: self.description.thread_model,
             recovery: self.recovery,
             reopens: self.reopens,
         };
         let params = params.into_iter().map(|(name, value)| (name, value.text)).collect();
-        let filter = block_on(Filter::configure(shared, self.recipe, nature, params))?;
+        let filter = block_on(Filter::configure(shared, self.recipe, traits, params))?;
         Ok(Arc::new(FilterLayer(filter)))
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// Runs what waits for nothing but its own turn: describe and configure. No runtime is needed, and one that is there is not used.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = TaskContext::from_waker(&waker);
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(value) => return value,
-            // Where a runtime is there it would be the one to wake who yields, and this is its thread.
-            Poll::Pending => std::thread::park_timeout(engine::TICK),
-        }
     }
 }
 

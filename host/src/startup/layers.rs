@@ -9,7 +9,7 @@ use rbdkit_chain::{Chain, Layer};
 use rbdkit_parameters::{FilterSide, Missing, PluginSide, Stack, assign};
 use rbdkit_plugin_api::schema::ParamValue;
 use rbdkit_plugin_api::{ConfigError, Param, Plugin, PluginInfo, Pool, hex};
-use rbdkit_sandbox::{Compiler, Host, Limits, Module, OnFault, Options, read_component};
+use rbdkit_sandbox::{Compiler, FilterLimits, Host, Limits, Module, OnFault, Options, read_component};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
@@ -69,8 +69,9 @@ pub fn load(sources: &[FilterSource], changes: &[FilterLimit], on_fault: OnFault
     for change in changes.iter().filter(|change| change.target.is_none()) {
         limits.set(None, &change.resource, &change.value)?;
     }
-    let compiler = Compiler::Child(limits.of_compiling());
-    let host = Host::new(Options { on_fault, compiler, ..Options::default() })?;
+    let limits = limits.server;
+    let compiler = Compiler::Child(limits.compile);
+    let host = Host::new(Options { on_fault, compiler, limits, ..Options::default() })?;
     sources.iter().map(|source| load_one(&host, source)).collect()
 }
 
@@ -117,7 +118,7 @@ pub fn declared<'a>(modules: &'a [Module], plugin: &'a PluginInfo) -> Stack<'a> 
 fn configure(
     modules: Vec<Module>,
     params: Vec<Vec<(String, ParamValue)>>,
-    limits: Vec<Limits>,
+    limits: Vec<FilterLimits>,
 ) -> Result<Vec<Arc<dyn Layer>>, ConfigError> {
     // The filter nearest the plugin is configured first, as in nbdkit.
     let mut layers = modules
@@ -135,7 +136,7 @@ fn configure(
 ///
 /// # Errors
 /// One line: the limit does not exist, or its filter does not.
-fn limits(stack: &Stack<'_>, changes: &[FilterLimit]) -> Result<Vec<Limits>, ConfigError> {
+fn limits(stack: &Stack<'_>, changes: &[FilterLimit]) -> Result<Vec<FilterLimits>, ConfigError> {
     let mut limits = vec![Limits::default(); stack.filters.len()];
     if let ([change, ..], true) = (changes, stack.filters.is_empty()) {
         return Err(ConfigError::new(format!(
@@ -155,5 +156,5 @@ fn limits(stack: &Stack<'_>, changes: &[FilterLimit]) -> Result<Vec<Limits>, Con
             filter.set(Some(&target.to_string()), &change.resource, &change.value)?;
         }
     }
-    Ok(limits)
+    Ok(limits.into_iter().map(|each| each.filter).collect())
 }

@@ -127,7 +127,7 @@ impl Running {
             return;
         }
         let needs = ConfinementNeeds {
-            scratch: (!self.start.plan.filters.is_empty()).then(rbdkit_sandbox::state::directory),
+            scratch: (!self.start.plan.filters.is_empty()).then(rbdkit_sandbox::state::scratch_directory),
             private: sockets.private().map(PathBuf::from),
             runs_command: captive.is_some(),
         };

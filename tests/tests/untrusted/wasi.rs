@@ -219,7 +219,7 @@ fn no_path_is_opened_whatever_handle_stands_for_the_directory() {
 #[test]
 fn a_function_of_another_type_is_a_fault_when_it_is_called() {
     let call = |length: u32| format!("(call $error_code (i32.const 0) (i32.const {length}) (i32.const 2100))");
-    fails(&call(8), "it called filesystem-error-code on what there is not");
+    fails(&call(8), "it called filesystem-error-code with a handle that does not exist");
     // The list that the guest passes is limited like all others.
     let many = format!("(memory.grow (i32.const 200)) (drop) {}", call(1 << 20));
     fails(&many, "too much data is being copied between the host and the guest");

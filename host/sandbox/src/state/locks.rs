@@ -1,39 +1,43 @@
-//! Range locks, granted in the order of asking.
+//! Range locks, granted in the order in which they were asked for.
 //!
-//! Every lock that is held or waited for is an entry in one short list, in the order of asking. An entry waits while an *earlier* entry
-//! conflicts with it: overlaps, and one of the two is exclusive. So nobody overtakes a conflicting lock that is waiting, what does not
-//! conflict passes, and since each waits only for earlier ones, no set of locks can wait for each other.
+//! Every lock that is held or waited for is an entry in one short list, in the order of asking. An
+//! entry waits while an *earlier* entry conflicts with it: the two ranges overlap and at least one
+//! of the locks is exclusive. So no lock overtakes a conflicting one that waits, and locks that do
+//! not conflict pass. Each entry waits only for earlier ones, so there is no deadlock.
 //!
-//! Each entry counts the earlier ones in its way (`blockers`). An entry that goes away, whether it was held, gave up waiting or was refused, takes one
-//! off every later entry it conflicts with; at zero the lock is held and its task is woken. That is the whole algorithm:
-//! there is no hand-over that could be lost, because to hold a lock *is* to have no blockers.
+//! Each entry counts the earlier entries in its way (`blockers`). An entry that leaves, whether it
+//! was held, gave up waiting or was refused, takes one off every later entry that it conflicts
+//! with. At zero the lock is held and its task is woken. A lock with no blockers *is* held, so
+//! there is no hand-over that could be lost.
 //!
-//! A list and not a tree: an instance holds or awaits at most one lock, and there are at most some dozens of instances. One mutex and not
-//! several by range: it is held for some tens of nanoseconds, and a lock over several shards would have to enter all of them at once.
+//! It is a list and not a tree because an instance holds or awaits at most one lock, and there are
+//! at most some dozens of instances. It is one mutex and not one for each part of the range because
+//! it is held for some tens of nanoseconds, and a long lock would have to take all of them at once.
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
-use rbdkit_plugin_api::{Errno, Op};
+use rbdkit_plugin_api::{Errno, Op, lock};
 
-/// With whom a lock is shared.
+/// With which other locks a lock is shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// With other shared ones.
+pub enum LockMode {
+    /// With other shared locks.
     Shared,
-    /// With none.
+    /// With no other lock.
     Exclusive,
 }
 
-/// What a waiting lock does when the server stops.
+/// What a caller that waits for a lock does when the server stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// Gives up with ESHUTDOWN: requests of clients.
-    UntilShutdown,
-    /// Waits on: finalize and close, which have to write back what must not be lost. It ends when what every holder waits for does.
-    Always,
+pub enum OnShutdown {
+    /// It gives up with ESHUTDOWN. For requests of clients.
+    GiveUp,
+    /// It keeps waiting until the holders have released the lock. For finalize and close, which
+    /// write back data that must not be lost.
+    KeepWaiting,
 }
 
 /// The range locks of one scope.
@@ -42,29 +46,29 @@ pub struct Locks(Mutex<Table>);
 
 #[derive(Default)]
 struct Table {
-    /// Ascending by `id`, which is the order of asking.
-    entries: Vec<Entry>,
+    /// In the order of asking, in which `id` ascends.
+    entries: Vec<LockEntry>,
     next_id: u64,
     stopping: bool,
 }
 
-struct Entry {
+struct LockEntry {
     id: u64,
     /// The first and the last byte.
     first: u64,
     last: u64,
-    mode: Mode,
-    patience: Patience,
-    /// How many entries before this one conflict with it. Held if none.
+    mode: LockMode,
+    on_shutdown: OnShutdown,
+    /// How many earlier entries conflict with this one. If there are none, the lock is held.
     blockers: usize,
     waker: Option<Waker>,
 }
 
-impl Entry {
-    fn conflicts(&self, other: &Entry) -> bool {
+impl LockEntry {
+    fn conflicts(&self, other: &LockEntry) -> bool {
         self.first <= other.last
             && other.first <= self.last
-            && (self.mode == Mode::Exclusive || other.mode == Mode::Exclusive)
+            && (self.mode == LockMode::Exclusive || other.mode == LockMode::Exclusive)
     }
 }
 
@@ -73,7 +77,8 @@ impl Table {
         self.entries.binary_search_by_key(&id, |entry| entry.id).ok()
     }
 
-    /// Takes an entry out and says who is to be woken, once the table is unlocked.
+    /// Removes an entry. Adds the wakers of the locks that are held now to `wake`. The caller wakes
+    /// them after it has unlocked the table.
     fn remove(&mut self, position: usize, wake: &mut Vec<Waker>) {
         let gone = self.entries.remove(position);
         for later in &mut self.entries[position..] {
@@ -89,31 +94,31 @@ impl Table {
 
 /// A lock that is held. Dropping it releases it.
 #[must_use = "a lock that is dropped is released"]
-pub struct Held {
+pub struct HeldLock {
     locks: Arc<Locks>,
     id: u64,
 }
 
-impl Drop for Held {
+impl Drop for HeldLock {
     fn drop(&mut self) {
         self.locks.leave(self.id);
     }
 }
 
-/// Waits in the list; leaves it when dropped, unless the lock was handed out.
-struct Waiting {
+/// Waits for a lock. Leaves the list when dropped, unless the lock was handed out.
+struct WaitingLock {
     locks: Arc<Locks>,
     id: u64,
     over: bool,
 }
 
-impl Future for Waiting {
-    type Output = Result<Held, Errno>;
+impl Future for WaitingLock {
+    type Output = Result<HeldLock, Errno>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut table = self.locks.table();
         let Some(position) = table.position(self.id) else {
-            // Only a shutdown takes out an entry that waits.
+            // Only a shutdown removes an entry that waits.
             drop(table);
             self.over = true;
             return Poll::Ready(Err(Errno::Eshutdown));
@@ -128,11 +133,11 @@ impl Future for Waiting {
         }
         drop(table);
         self.over = true;
-        Poll::Ready(Ok(Held { locks: Arc::clone(&self.locks), id: self.id }))
+        Poll::Ready(Ok(HeldLock { locks: Arc::clone(&self.locks), id: self.id }))
     }
 }
 
-impl Drop for Waiting {
+impl Drop for WaitingLock {
     fn drop(&mut self) {
         if !self.over {
             self.locks.leave(self.id);
@@ -142,24 +147,25 @@ impl Drop for Waiting {
 
 impl Locks {
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
-    /// Locks `length` bytes at `offset`, waiting for conflicting locks that were asked for before. The place in the queue is taken at once,
-    /// and given up if the answer is dropped.
+    /// Locks `length` bytes at `offset`, waiting for conflicting locks that were asked for before.
+    /// The place in the list is taken at once, and is given up if the answer is dropped.
     ///
     /// # Errors
-    /// EINVAL for a length of 0 or a range beyond 2^64; ESHUTDOWN if it would have to wait and the server stops ([`Patience`]).
+    /// EINVAL for a length of 0 or a range beyond 2^64. ESHUTDOWN if the lock is not free and the
+    /// server stops ([`OnShutdown::GiveUp`]).
     pub fn lock_now(
         self: &Arc<Locks>,
         offset: u64,
         length: u64,
-        mode: Mode,
-        patience: Patience,
-    ) -> Op<Result<Held, Errno>> {
-        match self.enter(offset, length, mode, patience) {
-            Ok((id, true)) => Op::Ready(Ok(Held { locks: Arc::clone(self), id })),
-            Ok((id, false)) => Op::later(Waiting { locks: Arc::clone(self), id, over: false }),
+        mode: LockMode,
+        on_shutdown: OnShutdown,
+    ) -> Op<Result<HeldLock, Errno>> {
+        match self.enter(offset, length, mode, on_shutdown) {
+            Ok((id, true)) => Op::Ready(Ok(HeldLock { locks: Arc::clone(self), id })),
+            Ok((id, false)) => Op::later(WaitingLock { locks: Arc::clone(self), id, over: false }),
             Err(errno) => Op::Ready(Err(errno)),
         }
     }
@@ -172,19 +178,20 @@ impl Locks {
         self: &Arc<Locks>,
         offset: u64,
         length: u64,
-        mode: Mode,
-        patience: Patience,
-    ) -> Result<Held, Errno> {
-        self.lock_now(offset, length, mode, patience).await
+        mode: LockMode,
+        on_shutdown: OnShutdown,
+    ) -> Result<HeldLock, Errno> {
+        self.lock_now(offset, length, mode, on_shutdown).await
     }
 
-    /// Puts an entry at the end. Its id, and whether the lock is held already.
-    fn enter(&self, offset: u64, length: u64, mode: Mode, patience: Patience) -> Result<(u64, bool), Errno> {
+    /// Adds an entry at the end. Answers its id, and whether the lock is held already.
+    fn enter(&self, offset: u64, length: u64, mode: LockMode, on_shutdown: OnShutdown) -> Result<(u64, bool), Errno> {
         let last = length.checked_sub(1).and_then(|n| offset.checked_add(n)).ok_or(Errno::Einval)?;
         let mut table = self.table();
-        let mut entry = Entry { id: table.next_id, first: offset, last, mode, patience, blockers: 0, waker: None };
+        let mut entry =
+            LockEntry { id: table.next_id, first: offset, last, mode, on_shutdown, blockers: 0, waker: None };
         entry.blockers = table.entries.iter().filter(|earlier| earlier.conflicts(&entry)).count();
-        if entry.blockers > 0 && table.stopping && patience == Patience::UntilShutdown {
+        if entry.blockers > 0 && table.stopping && on_shutdown == OnShutdown::GiveUp {
             return Err(Errno::Eshutdown);
         }
         let result = (entry.id, entry.blockers == 0);
@@ -196,7 +203,7 @@ impl Locks {
     fn leave(&self, id: u64) {
         let mut wake = Vec::new();
         let mut table = self.table();
-        // Not there: refused by a shutdown.
+        // A shutdown may have removed it already.
         if let Some(position) = table.position(id) {
             table.remove(position, &mut wake);
         }
@@ -204,16 +211,16 @@ impl Locks {
         wake.into_iter().for_each(Waker::wake);
     }
 
-    /// The server stops: who waits gets ESHUTDOWN, and so does from now on who would have to wait, but for [`Patience::Always`]. What is held
-    /// stays held.
+    /// The server stops: callers with [`OnShutdown::GiveUp`] that wait get ESHUTDOWN, now and in
+    /// future. Locks that are held stay held.
     pub fn shutdown(&self) {
         let mut wake = Vec::new();
         let mut table = self.table();
         table.stopping = true;
-        // From the end, so that what stays before a position stays where it is.
+        // From the end, so that removing an entry does not move those that are still to be visited.
         for position in (0..table.entries.len()).rev() {
             let entry = &mut table.entries[position];
-            if entry.blockers > 0 && entry.patience == Patience::UntilShutdown {
+            if entry.blockers > 0 && entry.on_shutdown == OnShutdown::GiveUp {
                 wake.extend(entry.waker.take());
                 table.remove(position, &mut wake);
             }

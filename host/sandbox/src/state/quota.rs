@@ -1,8 +1,9 @@
-//! A bound on what several share: bytes of memory, bytes on a disk.
+//! A limit on something that several users share, such as bytes of memory or bytes on a disk.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// So much may be taken, by whoever comes first. What is taken is given back by who took it.
+/// An amount that any user may take from, first come first served. The user that took an amount
+/// gives it back.
 #[derive(Debug)]
 pub struct Quota {
     limit: AtomicU64,
@@ -10,12 +11,12 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// Nothing is taken yet.
+    /// Makes a quota of `limit`, of which nothing is taken.
     pub fn new(limit: u64) -> Quota {
         Quota { limit: AtomicU64::new(limit), used: AtomicU64::new(0) }
     }
 
-    /// Takes `n` if as much is left: all or nothing.
+    /// Takes `n` if that much is left, otherwise nothing. Answers whether it was taken.
     pub fn take(&self, n: u64) -> bool {
         let limit = self.limit();
         self.used
@@ -23,17 +24,18 @@ impl Quota {
             .is_ok()
     }
 
-    /// Takes `n` beyond the limit if need be: for what was there a moment ago and has to come back.
+    /// Takes `n` even if the limit is exceeded: for something that must not fail, such as undoing a
+    /// change.
     pub fn overdraw(&self, n: u64) {
         self.used.fetch_add(n, Ordering::Relaxed);
     }
 
-    /// Gives back.
+    /// Gives back `n` that was taken.
     pub fn give(&self, n: u64) {
         self.used.fetch_sub(n, Ordering::Relaxed);
     }
 
-    /// What is taken now.
+    /// The amount that is taken now.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
@@ -43,12 +45,12 @@ impl Quota {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Raises the limit to `limit`, if it is lower. By how much it was.
+    /// Raises the limit to `limit` if it is lower. Answers by how much it rose.
     pub fn raise_limit(&self, limit: u64) -> u64 {
         limit.saturating_sub(self.limit.fetch_max(limit, Ordering::Relaxed))
     }
 
-    /// Changes the limit; what is taken already stays.
+    /// Changes the limit. What is taken already stays taken.
     pub fn set_limit(&self, limit: u64) {
         self.limit.store(limit, Ordering::Relaxed);
     }

@@ -1,9 +1,10 @@
-//! Random numbers for tests: xorshift64*, from a seed that is printed, so that a failure can be run again.
+//! Random numbers for tests (xorshift64*). The seed is printed, so that a failure can be run again.
 
 pub(super) struct Random(u64);
 
 impl Random {
-    /// Seeded with `RBDKIT_TEST_SEED` if it is set, otherwise with the time; says so.
+    /// Takes the seed from `RBDKIT_TEST_SEED` if it is set, otherwise from the time. Prints the
+    /// seed.
     pub(super) fn seeded(test: &str) -> Random {
         let seed = std::env::var("RBDKIT_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
@@ -17,7 +18,7 @@ impl Random {
         Random(seed | 1)
     }
 
-    /// From 0 up to and without `n`.
+    /// A number below `n`.
     pub(super) fn below(&mut self, n: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;

@@ -1,22 +1,23 @@
-//! Sixteen small records a scope, each of four words that change together under a version.
+//! Sixteen small records in each scope, each of four words that change together under a version.
 //!
-//! A slot is a mutex around five words: it is held for some instructions, so that even a counter that every request touches costs tens
-//! of nanoseconds. Counts of live connections are the host's to keep: [`ConnectionDeltas`] remembers what a connection added and
-//! takes it back when it ends, in whatever way it ends.
+//! A slot is a mutex around five words. It is held for a few instructions, so even a counter that
+//! every request changes costs only tens of nanoseconds.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
-use super::{ScopeState, Trap};
+use rbdkit_plugin_api::lock;
 
-/// Slots a scope has, by the contract.
+use super::misuse::Misuse;
+
+/// How many slots a scope has, by the contract.
 pub const SLOTS: usize = 16;
 
-/// One slot. Zeroes at first.
+/// The contents of one slot. All words are 0 at first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Words {
-    /// One more with every change.
+pub struct SlotWords {
+    /// Grows by one with every change.
     pub version: u64,
-    /// Free for the filter; the one that `add` adds to.
+    /// Free for the filter. The word that `add` adds to.
     pub a: u64,
     /// Free for the filter.
     pub b: u64,
@@ -28,31 +29,41 @@ pub struct Words {
 
 /// A scope's slots.
 #[derive(Debug, Default)]
-pub struct Slots([Mutex<Words>; SLOTS]);
+pub struct Slots([Mutex<SlotWords>; SLOTS]);
 
 impl Slots {
-    fn lock(&self, slot: u32) -> Result<MutexGuard<'_, Words>, Trap> {
-        let slot = self.0.get(slot as usize).ok_or(Trap("there is no slot of that number"))?;
-        Ok(slot.lock().unwrap_or_else(PoisonError::into_inner))
+    fn lock(&self, slot: u32) -> Result<MutexGuard<'_, SlotWords>, Misuse> {
+        let slot = self.0.get(slot as usize).ok_or(Misuse("there is no slot of that number"))?;
+        Ok(lock(slot))
     }
 
-    /// The words as they are together.
-    pub fn get(&self, slot: u32) -> Result<Words, Trap> {
+    /// All words of a slot, as they were at one moment.
+    ///
+    /// # Errors
+    /// There is no such slot.
+    pub fn get(&self, slot: u32) -> Result<SlotWords, Misuse> {
         Ok(*self.lock(slot)?)
     }
 
-    /// Puts `words` there if the version is still `words.version`. Whether it was.
-    pub fn replace(&self, slot: u32, words: Words) -> Result<bool, Trap> {
+    /// Replaces the words of a slot if its version is still `words.version`. Answers whether it
+    /// was.
+    ///
+    /// # Errors
+    /// There is no such slot.
+    pub fn replace(&self, slot: u32, words: SlotWords) -> Result<bool, Misuse> {
         let mut now = self.lock(slot)?;
         let same = now.version == words.version;
         if same {
-            *now = Words { version: words.version.wrapping_add(1), ..words };
+            *now = SlotWords { version: words.version.wrapping_add(1), ..words };
         }
         Ok(same)
     }
 
-    /// Adds to word a, wrapping. The sum.
-    pub fn add(&self, slot: u32, delta: i64) -> Result<u64, Trap> {
+    /// Adds to word a, wrapping. Answers its new value.
+    ///
+    /// # Errors
+    /// There is no such slot.
+    pub fn add(&self, slot: u32, delta: i64) -> Result<u64, Misuse> {
         let mut now = self.lock(slot)?;
         now.a = now.a.wrapping_add_signed(delta);
         now.version = now.version.wrapping_add(1);
@@ -61,78 +72,23 @@ impl Slots {
 
     /// Whether nothing was ever changed.
     pub(super) fn is_blank(&self) -> bool {
-        self.0.iter().all(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner).version == 0)
-    }
-}
-
-/// What one connection added until it closes. Taken back by [`ConnectionDeltas::take_back`], at the latest when it is dropped.
-#[derive(Default)]
-pub struct ConnectionDeltas(Mutex<Vec<Delta>>);
-
-struct Delta {
-    scope: Arc<ScopeState>,
-    slot: u32,
-    sum: i64,
-}
-
-impl ConnectionDeltas {
-    /// Adds to word a of a slot of `scope` until this connection closes. The sum in the slot.
-    pub fn add(&self, scope: &Arc<ScopeState>, slot: u32, delta: i64) -> Result<u64, Trap> {
-        let mut deltas = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let sum = scope.slots().add(slot, delta)?;
-        // One entry a slot: however often a guest adds, the list has at most as many entries as there are slots.
-        match deltas.iter_mut().find(|known| known.slot == slot && Arc::ptr_eq(&known.scope, scope)) {
-            Some(known) => known.sum = known.sum.wrapping_add(delta),
-            None => deltas.push(Delta { scope: Arc::clone(scope), slot, sum: delta }),
-        }
-        Ok(sum)
-    }
-
-    /// The connection has closed: undoes what it added. Doing so twice does nothing.
-    pub fn take_back(&self) {
-        let deltas = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        for delta in deltas {
-            // The slot existed when it was added to. A sum of i64::MIN is its own negative, which is right in wrapping arithmetic.
-            let _ = delta.scope.slots().add(delta.slot, delta.sum.wrapping_neg());
-        }
-    }
-}
-
-impl Drop for ConnectionDeltas {
-    fn drop(&mut self) {
-        self.take_back();
+        self.0.iter().all(|slot| lock(slot).version == 0)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{FilterState, Limits};
     use super::*;
 
     #[test]
     fn replace_needs_the_version_that_was_read() {
         let slots = Slots::default();
-        assert!(slots.replace(3, Words { version: 0, a: 1, b: 2, c: 3, d: 4 }).unwrap());
-        assert!(!slots.replace(3, Words { version: 0, a: 9, ..Words::default() }).unwrap());
-        assert_eq!(slots.get(3).unwrap(), Words { version: 1, a: 1, b: 2, c: 3, d: 4 });
+        assert!(slots.replace(3, SlotWords { version: 0, a: 1, b: 2, c: 3, d: 4 }).unwrap());
+        assert!(!slots.replace(3, SlotWords { version: 0, a: 9, ..SlotWords::default() }).unwrap());
+        assert_eq!(slots.get(3).unwrap(), SlotWords { version: 1, a: 1, b: 2, c: 3, d: 4 });
         assert_eq!(slots.add(3, -2).unwrap(), u64::MAX);
         assert_eq!(slots.get(3).unwrap().version, 2);
         assert!(slots.get(16).is_err() && slots.add(u32::MAX, 1).is_err());
-    }
-
-    #[test]
-    fn what_a_connection_added_is_gone_when_it_closes() {
-        let state = FilterState::new(Limits::default());
-        let (one, two) = (ConnectionDeltas::default(), ConnectionDeltas::default());
-        assert_eq!(one.add(state.server(), 0, 1), Ok(1));
-        assert_eq!(two.add(state.server(), 0, 1), Ok(2));
-        assert_eq!(one.add(state.server(), 0, 5), Ok(7));
-        assert_eq!(one.0.lock().unwrap().len(), 1);
-        one.take_back();
-        one.take_back();
-        assert_eq!(state.server().slots().get(0).unwrap().a, 1);
-        drop(two);
-        assert_eq!(state.server().slots().get(0).unwrap().a, 0);
     }
 
     #[test]
@@ -144,7 +100,7 @@ mod tests {
                     for _ in 0..2000 {
                         loop {
                             let words = slots.get(0).unwrap();
-                            let more = Words { a: words.a + 1, d: words.d + 2, ..words };
+                            let more = SlotWords { a: words.a + 1, d: words.d + 2, ..words };
                             if slots.replace(0, more).unwrap() {
                                 break;
                             }

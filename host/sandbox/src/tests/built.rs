@@ -1,5 +1,6 @@
-//! The filters that the project builds, in the real host: random requests, compared byte by byte with a plain copy of the disk, and never a
-//! byte of payload in a guest. They are in `target/filters` (`make filters`).
+//! The filters that the project builds, in the real host. Random requests are compared byte by byte
+//! with a plain copy of the disk, and no byte of payload may enter a guest. The filters are in
+//! `target/filters` (`make filters`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -8,13 +9,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rbdkit_plugin_api::{Flags, Support};
 
 use super::support::{Disk, Stack, host, read, value, write};
-use crate::Limits;
+use crate::FilterLimits;
 use rbdkit_chain::Hop;
 
-/// Filters with their parameters, the first nearest the client.
+/// Filters with their parameters. The first is nearest the client.
 type Filters<'a> = &'a [(&'a str, &'a [(&'a str, &'a str)])];
 
-/// Not a multiple of any block size.
+/// The size is not a multiple of any block size.
 const SIZE: usize = (1 << 20) - 1000;
 
 async fn stack(filters: Filters<'_>) -> Stack {
@@ -22,10 +23,10 @@ async fn stack(filters: Filters<'_>) -> Stack {
     let layers = filters
         .iter()
         .map(|(name, params)| {
-            let path = format!("{}/../target/filters/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
+            let path = format!("{}/../../target/filters/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
             let component = std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e} (make filters builds it)"));
             let params = params.iter().map(|(name, text)| (name.to_string(), value(text))).collect();
-            host.load(name, &component).unwrap().configure(params, Limits::default()).unwrap()
+            host.load(name, &component).unwrap().configure(params, FilterLimits::default()).unwrap()
         })
         .collect();
     let disk = Disk::default();
@@ -43,7 +44,7 @@ impl Rng {
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) % n
     }
 
-    /// Half of them of whole blocks, half of them short.
+    /// A random range. Half of the ranges have whole blocks, half are short.
     fn range(&mut self, size: u64) -> (u64, u64) {
         let mut offset = self.below(size);
         let mut length = 1 + self.below(200_000);
@@ -58,7 +59,7 @@ impl Rng {
     }
 }
 
-/// Requests of three connections, one after another and now and then many at once; answers what is left of it.
+/// Sends requests of three connections, one after another and now and then many at once.
 async fn exercise(filters: Filters<'_>, requests: u64) -> Stack {
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64 | 1;
     println!("{filters:?}: seed {seed}");
@@ -118,7 +119,7 @@ async fn one(hop: &Arc<Hop>, rng: &mut Rng, model: &mut [u8]) {
     }
 }
 
-/// Writes side by side, each to bytes of its own, that share blocks.
+/// Concurrent writes to neighbouring bytes that share blocks.
 async fn at_once(hops: &[Arc<Hop>], rng: &mut Rng, model: &mut [u8]) {
     let step = 3000;
     let start = rng.below(hops[0].size() - 16 * step);

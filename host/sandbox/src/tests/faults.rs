@@ -1,4 +1,5 @@
-//! Guests that trap, loop, take too much or lie: the worst they can do is fail their own requests.
+//! Guests that trap, loop, take too much or give false answers: all they can do is fail their own
+//! requests.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -7,10 +8,11 @@ use std::time::Duration;
 use rbdkit_plugin_api::{Errno, Flags};
 use tokio::sync::Semaphore;
 
-use super::support::{Disk, Guest, READS, Stack, WRITES, component_of, host, load, read, write};
-use crate::Limits;
+use super::support::{Disk, Guest, READS, Stack, WRITES, component_of, ended, host, load, read, write};
+use crate::{FilterLimits, ServerLimits};
 
-/// A guest whose read does `code` at offset 0 and is well elsewhere. `code` leaves nothing on the stack.
+/// A guest whose read runs `code` at offset 0, and passes the read on at other offsets. `code`
+/// leaves nothing on the stack.
 fn bad_at_zero(imports: &str, code: &str) -> Guest {
     Guest::new(
         &["reads"],
@@ -27,8 +29,8 @@ fn bad_at_zero(imports: &str, code: &str) -> Guest {
     )
 }
 
-/// The bad read fails, says why, and costs only itself.
-async fn costs_its_own_request(guest: Guest, limits: Limits, why: &str) {
+/// Checks that the bad read fails, says why, and costs only itself.
+async fn costs_its_own_request(guest: Guest, limits: FilterLimits, why: &str) {
     let stack = Stack::over(&[guest], Disk::default(), limits).await;
     let top = stack.open().await;
     for _ in 0..3 {
@@ -44,23 +46,23 @@ async fn costs_its_own_request(guest: Guest, limits: Limits, why: &str) {
 
 #[tokio::test]
 async fn a_trap_fails_its_own_request() {
-    costs_its_own_request(bad_at_zero("", "(unreachable)"), Limits::default(), "unreachable").await;
+    costs_its_own_request(bad_at_zero("", "(unreachable)"), FilterLimits::default(), "unreachable").await;
     let recursion = "(func $deep (param i64) (result i64) \
                      (i64.add (call $deep (i64.add (local.get 0) (i64.const 1))) (i64.const 1)))";
     let guest = bad_at_zero(recursion, "(drop (call $deep (i64.const 0)))");
-    costs_its_own_request(guest, Limits::default(), "call stack exhausted").await;
+    costs_its_own_request(guest, FilterLimits::default(), "call stack exhausted").await;
 }
 
 #[tokio::test]
 async fn a_guest_that_loops_is_ended() {
-    let limits = Limits { cpu: Duration::from_millis(40), ..Limits::default() };
+    let limits = FilterLimits { cpu: Duration::from_millis(40), ..FilterLimits::default() };
     costs_its_own_request(bad_at_zero("", "(loop $l (br $l))"), limits, "computed for longer than 40ms").await;
 }
 
 #[tokio::test]
 async fn a_guest_that_computes_lets_others_run() {
-    // One thread: the loop has to yield it.
-    let limits = Limits { cpu: Duration::from_millis(200), ..Limits::default() };
+    // There is one thread, so the loop has to yield it.
+    let limits = FilterLimits { cpu: Duration::from_millis(200), ..FilterLimits::default() };
     let stack = Stack::over(&[bad_at_zero("", "(loop $l (br $l))")], Disk::default(), limits).await;
     let top = stack.open().await;
     let looping = tokio::spawn({
@@ -70,7 +72,7 @@ async fn a_guest_that_computes_lets_others_run() {
     tokio::task::yield_now().await;
     read(&top, 512, 512).await.unwrap();
     assert!(!looping.is_finished());
-    assert_eq!(looping.await.unwrap(), Errno::Eio);
+    assert_eq!(ended(looping).await, Errno::Eio);
 }
 
 #[tokio::test]
@@ -78,10 +80,11 @@ async fn memory_beyond_the_limit_is_refused_in_the_guest() {
     // 64 KiB are there; 200 pages more are 13 MB.
     let grow = "(if (i32.ne (memory.grow (i32.const 200)) (i32.const -1)) (then (unreachable)))";
     let guest = bad_at_zero("", grow);
-    let stack = Stack::over(&[guest], Disk::default(), Limits { memory: 1 << 20, ..Limits::default() }).await;
+    let stack =
+        Stack::over(&[guest], Disk::default(), FilterLimits { memory: 1 << 20, ..FilterLimits::default() }).await;
     let top = stack.open().await;
     read(&top, 0, 512).await.unwrap();
-    let limits = Limits { memory: 1 << 10, ..Limits::default() };
+    let limits = FilterLimits { memory: 1 << 10, ..FilterLimits::default() };
     let module = host().load("guest.wasm", &Guest::new(&["reads"], READS).component()).unwrap();
     let error = module.configure(vec![], limits).err().unwrap().to_string();
     assert!(error.starts_with("guest: cannot be started:"), "{error}");
@@ -90,7 +93,8 @@ async fn memory_beyond_the_limit_is_refused_in_the_guest() {
 #[tokio::test]
 async fn an_instance_whose_memory_has_grown_is_replaced() {
     let guest = bad_at_zero("", "(drop (memory.grow (i32.const 13)))");
-    let stack = Stack::over(&[guest], Disk::default(), Limits { memory: 1 << 20, ..Limits::default() }).await;
+    let stack =
+        Stack::over(&[guest], Disk::default(), FilterLimits { memory: 1 << 20, ..FilterLimits::default() }).await;
     let top = stack.open().await;
     let made = || stack.counters().instances.load(SeqCst);
     read(&top, 512, 512).await.unwrap();
@@ -113,7 +117,7 @@ async fn a_buffer_that_is_not_there_or_too_short_traps() {
         let call = format!(
             "(call $next_pread (i64.const 0) (i32.const {length}) (i32.const {buf}) (i32.const {at}) (i32.const 2048))"
         );
-        costs_its_own_request(bad_at_zero("", &call), Limits::default(), why).await;
+        costs_its_own_request(bad_at_zero("", &call), FilterLimits::default(), why).await;
     }
     let imports = r#"
     (import "rbdkit:filter/buffer@0.1.0" "free" (func $free (param i32)))
@@ -131,13 +135,14 @@ async fn a_buffer_that_is_not_there_or_too_short_traps() {
         ("(drop (call $count (i32.const 1) (i32.const 0) (i32.const 1)))", "sized"),
         ("(drop (call $add (i32.const 2) (i32.const 16) (i64.const 1)))", "no slot"),
     ] {
-        costs_its_own_request(bad_at_zero(imports, code), Limits::default(), why).await;
+        costs_its_own_request(bad_at_zero(imports, code), FilterLimits::default(), why).await;
     }
 }
 
 #[tokio::test]
-async fn further_buffers_have_bounds() {
-    // Allocates 1 MiB at a time until it is refused, and returns the number of buffers as an errno would be: 3 is enomem.
+async fn buffers_of_a_call_are_limited() {
+    // Allocates 1 MiB at a time until it is refused, and returns the number of buffers as an errno
+    // would be: 3 is enomem.
     let guest = Guest::new(
         &["reads"],
         r#"
@@ -151,11 +156,15 @@ async fn further_buffers_have_bounds() {
         (i32.const 2064))
 "#,
     );
-    // Where the machine is busy, 64 MiB of fresh memory take longer than a call may: the time is not what is asked about here.
+    // On a busy machine 64 MiB of fresh memory take longer than a call may. This test is not about
+    // time.
     let hour = Duration::from_secs(3600);
-    let patient = || Limits { cpu: hour, wall: hour, ..Limits::default() };
-    for limits in [Limits { buffers: 5 << 20, ..patient() }, Limits { buffers_total: 5 << 20, ..patient() }, patient()]
-    {
+    let patient = || FilterLimits { cpu: hour, wall: hour, ..FilterLimits::default() };
+    for limits in [
+        FilterLimits { buffers: 5 << 20, ..patient() },
+        FilterLimits { buffers_total: 5 << 20, ..patient() },
+        patient(),
+    ] {
         let stack = Stack::over(std::slice::from_ref(&guest), Disk::default(), limits).await;
         let top = stack.open().await;
         for _ in 0..3 {
@@ -168,13 +177,13 @@ async fn further_buffers_have_bounds() {
 #[tokio::test]
 async fn a_guest_that_brings_too_much_out_at_once_traps() {
     let imports = r#"(import "rbdkit:filter/log@0.1.0" "debug" (func $debug (param i32 i32)))"#;
-    let limits = Limits { transfer: 1000, ..Limits::default() };
+    let limits = FilterLimits { transfer: 1000, ..FilterLimits::default() };
     let guest = bad_at_zero(imports, "(call $debug (i32.const 0) (i32.const 60000))");
     costs_its_own_request(guest, limits, "fuel").await;
 }
 
 #[tokio::test]
-async fn lies_about_extents_fail_the_request() {
+async fn false_extents_fail_the_request() {
     // The answer is one extent from $from, $length long.
     for (from, length) in [(4096i64, 4096i64), (0, 0), (0, -1), (-1, 4096)] {
         let guest = Guest::new(
@@ -195,7 +204,7 @@ async fn lies_about_extents_fail_the_request() {
         let top = stack.open().await;
         let answer = top.extents(0, 8192, Flags::NONE).await;
         match length {
-            // The whole of the range and far beyond.
+            // They cover the whole range and go far beyond it.
             -1 => assert_eq!(answer.unwrap().next_offset(), 8192),
             _ => assert_eq!(answer.unwrap_err().errno(), Errno::Eio, "{from} {length}"),
         }
@@ -206,8 +215,8 @@ async fn lies_about_extents_fail_the_request() {
 async fn a_filter_whose_instances_are_all_busy_makes_requests_wait_in_turn() {
     let disk = Disk { hold: Some(Arc::new(Semaphore::new(0))), ..Disk::default() };
     let hold = disk.hold.clone().unwrap();
-    // Two of them for one connection.
-    let limits = Limits { instances: 4, ..Limits::default() };
+    // One connection gets two of them.
+    let limits = FilterLimits { instances: 4, ..FilterLimits::default() };
     let stack = Stack::over(&[Guest::new(&["reads"], READS)], disk, limits).await;
     let top = stack.open().await;
     let mut tasks = Vec::new();
@@ -218,22 +227,22 @@ async fn a_filter_whose_instances_are_all_busy_makes_requests_wait_in_turn() {
     }
     assert_eq!(stack.disk.seen(), ["pread 0 512", "pread 512 512"]);
     hold.add_permits(1);
-    while stack.disk.log.lock().unwrap().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    stack.disk.reached(1).await;
     assert_eq!(stack.disk.seen(), ["pread 1024 512"]);
     hold.add_permits(10);
     for task in tasks {
-        task.await.unwrap();
+        ended(task).await;
     }
     assert_eq!(stack.counters().instances.load(SeqCst), 2);
 }
 
 #[tokio::test]
-async fn instances_that_were_not_needed_for_a_while_are_dropped_but_for_one() {
+async fn all_but_one_of_the_instances_that_were_not_needed_are_dropped() {
     let disk = Disk { hold: Some(Arc::new(Semaphore::new(0))), ..Disk::default() };
     let hold = disk.hold.clone().unwrap();
-    let stack = Stack::over(&[Guest::new(&["reads"], READS)], disk, Limits { instances: 8, ..Limits::default() }).await;
+    let stack =
+        Stack::over(&[Guest::new(&["reads"], READS)], disk, FilterLimits { instances: 8, ..FilterLimits::default() })
+            .await;
     let top = stack.open().await;
     let at_once = async |count: u64| {
         let mut tasks = Vec::new();
@@ -244,17 +253,17 @@ async fn instances_that_were_not_needed_for_a_while_are_dropped_but_for_one() {
         }
         hold.add_permits(count as usize);
         for task in tasks {
-            task.await.unwrap();
+            ended(task).await;
         }
     };
     let made = || stack.counters().instances.load(SeqCst);
-    // As long as four are needed now and then they stay.
+    // Four instances stay while four are needed now and then.
     for _ in 0..3 {
         at_once(4).await;
         assert_eq!(made(), 4);
         stack.chain.free_spare();
     }
-    // Nobody has needed any since.
+    // None was needed since.
     stack.chain.free_spare();
     at_once(1).await;
     assert_eq!(made(), 4);
@@ -263,7 +272,7 @@ async fn instances_that_were_not_needed_for_a_while_are_dropped_but_for_one() {
 }
 
 #[tokio::test]
-async fn the_one_instance_that_may_hold_state_is_never_dropped() {
+async fn an_only_instance_that_may_hold_state_is_never_dropped() {
     for model in 0..3 {
         let stack = Stack::new(&[Guest::new(&["reads"], READS).model(model)]).await;
         let top = stack.open().await;
@@ -300,7 +309,7 @@ async fn a_write_payload_above_is_never_changed_below() {
 }
 
 #[test]
-fn what_is_no_filter_is_refused_with_one_line() {
+fn a_file_that_is_not_a_filter_is_refused_with_one_line() {
     let host = host();
     let error = |bytes: &[u8]| host.load("x.wasm", bytes).err().unwrap().to_string();
     assert_eq!(error(b"hello"), "x.wasm: it is not a WebAssembly component");
@@ -347,8 +356,8 @@ const FLUSHES: &str = r#"
 "#;
 
 #[tokio::test]
-async fn an_import_outside_of_its_phase_answers_an_error_or_traps() {
-    // `configure` may log and nothing else; the prelude's is replaced by one that asks who the client is.
+async fn an_import_outside_of_its_phase_returns_an_error_or_traps() {
+    // `configure` may only log. This one asks who the client is.
     let guest = Guest::new(
         &["reads", "lifecycle"],
         &format!(
@@ -369,14 +378,15 @@ async fn an_import_outside_of_its_phase_answers_an_error_or_traps() {
         ),
     );
     let host = host();
-    let layer = host.load("guest.wasm", &guest.component()).unwrap().configure(vec![], Limits::default()).unwrap();
+    let layer =
+        host.load("guest.wasm", &guest.component()).unwrap().configure(vec![], FilterLimits::default()).unwrap();
     layer.get_ready(rbdkit_plugin_api::ThreadModel::Parallel).await.unwrap();
     let error = layer.after_fork().await.unwrap_err().to_string();
     assert_eq!(error, "guest: after-fork: it called client.is-tls where it may not");
     layer.cleanup().await;
 }
 
-/// Whether its client has read a long payload before does not change what a guest may bring out.
+/// A long payload that the client read before does not change how much a guest may bring out.
 #[tokio::test]
 async fn a_payload_raises_the_limit_on_lists_for_its_own_request_only() {
     let flush = r#"
@@ -386,7 +396,7 @@ async fn a_payload_raises_the_limit_on_lists_for_its_own_request_only() {
         (i32.const 1200))
 "#;
     let guest = Guest::new(&["reads", "flushes"], &format!("{READS}{flush}"));
-    let limits = Limits { transfer: 16 << 10, ..Limits::default() };
+    let limits = FilterLimits { transfer: 16 << 10, ..FilterLimits::default() };
     let stack = Stack::over(&[guest], Disk::default(), limits).await;
     let top = stack.open().await;
     for _ in 0..2 {
@@ -397,7 +407,8 @@ async fn a_payload_raises_the_limit_on_lists_for_its_own_request_only() {
     top.close().await;
 }
 
-/// A buffer in very many pieces would make one function of the host, which no tick ends, as slow as the guest wants.
+/// With a buffer in very many pieces a guest could make one function of the host as slow as it
+/// wants, and no tick ends a function of the host.
 #[tokio::test]
 async fn a_buffer_in_very_many_pieces_is_kept_as_data() {
     let imports = r#"
@@ -406,8 +417,8 @@ async fn a_buffer_in_very_many_pieces_is_kept_as_data() {
     (import "rbdkit:filter/buffer@0.1.0" "copy" (func $copy (param i32 i32 i32 i32 i32)))
     (import "rbdkit:filter/buffer@0.1.0" "is-zero" (func $is_zero (param i32 i32 i32) (result i32)))
     (global $n (mut i32) (i32.const 0))"#;
-    // Every second byte of the first 64 KiB is a zero that is known, and they are copied over and over until the buffer is full. The bytes in
-    // between are what they were.
+    // Every second byte of the first 64 KiB is a known zero. The 64 KiB are copied again and again
+    // until the buffer is full. The bytes in between stay what they were.
     let code = "(call $alloc (i32.const 33554432) (i32.const 2100)) \
         (call $fill (i32.const 1) (i32.const 0) (i32.const 33554432) (i32.const 7)) \
         (loop $l (call $fill (i32.const 1) (global.get $n) (i32.const 1) (i32.const 0)) \
@@ -418,7 +429,8 @@ async fn a_buffer_in_very_many_pieces_is_kept_as_data() {
             (br_if $l (i32.lt_u (global.get $n) (i32.const 33554432)))) \
         (if (i32.eqz (call $is_zero (i32.const 1) (i32.const 33554430) (i32.const 1))) (then (unreachable))) \
         (if (call $is_zero (i32.const 1) (i32.const 33554431) (i32.const 1)) (then (unreachable)))";
-    let limits = Limits { cpu: Duration::from_secs(20), wall: Duration::from_secs(20), ..Limits::default() };
+    let limits =
+        FilterLimits { cpu: Duration::from_secs(20), wall: Duration::from_secs(20), ..FilterLimits::default() };
     let stack = Stack::over(&[bad_at_zero(imports, code)], Disk::default(), limits).await;
     let top = stack.open().await;
     assert_eq!(read(&top, 0, 512).await.unwrap(), stack.disk.bytes.lock().unwrap()[..512]);
@@ -426,32 +438,32 @@ async fn a_buffer_in_very_many_pieces_is_kept_as_data() {
     top.close().await;
 }
 
-/// While the server runs a guest's own line about its parameters is as its lines in the log: one, and not a long one.
+/// While the server runs, a guest's own line about its parameters is shown like its lines in the
+/// log: as one line of limited length.
 #[tokio::test]
-async fn what_an_instance_says_when_it_cannot_be_configured_is_cut() {
-    // The second instance finds no more memory, and says so at length: zeroes and an end of line.
+async fn the_error_of_an_instance_that_cannot_be_configured_is_cut() {
+    // The second instance gets no memory, and its error is 60000 bytes: zeroes and an end of line.
     let configure = "(if (result i32) (i32.ne (memory.grow (i32.const 16)) (i32.const -1)) (then (i32.const 1200)) (else \
         (i32.store8 (i32.const 2300) (i32.const 1)) (i32.store (i32.const 2304) (i32.const 4096)) \
         (i32.store (i32.const 2308) (i32.const 60000)) (i32.store8 (i32.const 4097) (i32.const 10)) (i32.const 2300)))";
     let disk = Disk { hold: Some(Arc::new(Semaphore::new(0))), ..Disk::default() };
     let hold = disk.hold.clone().unwrap();
     let guest = Guest { configure, ..Guest::new(&["reads"], READS) };
-    let stack = Stack::over(&[guest], disk, Limits { memory_all: 2 << 20, ..Limits::default() }).await;
+    let limits = ServerLimits { memory: 2 << 20, ..ServerLimits::default() };
+    let stack = Stack::within(&[guest], disk, FilterLimits::default(), limits).await;
     let top = stack.open().await;
     let first = Arc::clone(&top);
     let first = tokio::spawn(async move { read(&first, 0, 512).await });
-    while stack.disk.log.lock().unwrap().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    stack.disk.reached(1).await;
     let error = read(&top, 512, 512).await.unwrap_err().to_string();
     assert!(error.contains("guest: \\u{0}\\n\\u{0}") && error.len() < 1000, "{error}");
     hold.add_permits(1);
-    first.await.unwrap().unwrap();
+    ended(first).await.unwrap();
     top.finalize().await.unwrap();
     top.close().await;
 }
 
-/// The client has gone, and nothing else would end it.
+/// The client has gone, so nothing else would end the sleep.
 #[tokio::test]
 async fn finalize_does_not_sleep_for_ever() {
     let sleeps = r#"
@@ -471,7 +483,7 @@ async fn finalize_does_not_sleep_for_ever() {
     (func (export "rbdkit:filter/connection@0.1.0#close"))
 "#;
     let guest = Guest::new(&["reads", "connection"], &format!("{READS}{sleeps}"));
-    let limits = Limits { setup: Duration::from_secs(1), ..Limits::default() };
+    let limits = FilterLimits { setup: Duration::from_secs(1), ..FilterLimits::default() };
     let stack = Stack::over(&[guest], Disk::default(), limits).await;
     for _ in 0..2 {
         let top = stack.open().await;

@@ -7,8 +7,8 @@ use rbdkit_plugin_api::{Buffer, Client, Errno, Flags, ThreadModel};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use super::support::{Disk, Guest, READS, Stack, WRITES, read};
-use crate::Limits;
+use super::support::{Disk, Guest, READS, Stack, WRITES, ended, read};
+use crate::FilterLimits;
 use rbdkit_chain::Hop;
 
 /// A disk whose operations wait for permits.
@@ -29,47 +29,46 @@ fn reading(top: &Arc<Hop>, offset: u64) -> JoinHandle<Result<(), Errno>> {
     tokio::spawn(async move { read(&top, offset, 512).await.map(|_| ()).map_err(|error| error.errno()) })
 }
 
-/// Waits until something reaches the disk, and answers it.
+/// Waits until something reaches the disk, and returns it.
 async fn reached(stack: &Stack) -> Vec<String> {
-    while stack.disk.log.lock().unwrap().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    stack.disk.reached(1).await;
     stack.disk.seen()
 }
 
-/// Everything that could go on has gone on: the tests have one thread, and each task that wakes is ahead of this one.
+/// Lets every task run that can: the tests have one thread, and each task that wakes runs before
+/// this one.
 async fn settled() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
 }
 
-/// How many operations were left to themselves by the filter in this place of the chain.
-fn left(stack: &Stack, place: usize) -> u64 {
-    stack.host.statistics()[place].1.left.load(SeqCst)
+/// How many operations the filter in this place of the chain has detached.
+fn detached(stack: &Stack, place: usize) -> u64 {
+    stack.host.statistics()[place].1.detached.load(SeqCst)
 }
 
 #[tokio::test]
 async fn a_call_that_waits_in_next_ends_with_its_client() {
     let (disk, hold) = slow();
-    let limits = Limits { instances: 1, ..Limits::default() };
+    let limits = FilterLimits { instances: 1, ..FilterLimits::default() };
     let stack = Stack::over(&[Guest::new(&["reads"], READS)], disk, limits).await;
     let (client, top) = connect(&stack).await;
     let (_, other) = connect(&stack).await;
     let waiting = reading(&top, 0);
     assert_eq!(reached(&stack).await, ["pread 0 512"]);
-    let in_line = reading(&top, 512);
+    let queued = reading(&top, 512);
     let next = reading(&other, 1024);
     settled().await;
     assert!(stack.disk.seen().is_empty(), "there is one instance");
     client.set_gone();
-    assert_eq!(waiting.await.unwrap(), Err(Errno::Eshutdown));
-    assert_eq!(in_line.await.unwrap(), Err(Errno::Eshutdown));
+    assert_eq!(ended(waiting).await, Err(Errno::Eshutdown));
+    assert_eq!(ended(queued).await, Err(Errno::Eshutdown));
     // The instance's place is free, though the disk has not answered.
     assert_eq!(reached(&stack).await, ["pread 1024 512"]);
     hold.add_permits(2);
-    assert_eq!(next.await.unwrap(), Ok(()));
-    assert_eq!((left(&stack, 0), stack.counters().faults.load(SeqCst)), (1, 0));
+    assert_eq!(ended(next).await, Ok(()));
+    assert_eq!((detached(&stack, 0), stack.counters().faults.load(SeqCst)), (1, 0));
 }
 
 #[tokio::test]
@@ -94,7 +93,7 @@ async fn every_operation_of_next_ends_with_its_client() {
     let exports = &["reads", "writes", "flushes", "trims", "zeroes", "caching", "mapping"];
     let guest = Guest::new(exports, &format!("{READS}{WRITES}{ALL}")).transparent();
     let (disk, hold) = slow();
-    let stack = Stack::over(&[guest], disk, Limits::default()).await;
+    let stack = Stack::over(&[guest], disk, FilterLimits::default()).await;
     for n in 1..=6 {
         let (client, top) = connect(&stack).await;
         let operation = tokio::spawn(async move {
@@ -115,13 +114,14 @@ async fn every_operation_of_next_ends_with_its_client() {
         });
         reached(&stack).await;
         client.set_gone();
-        assert_eq!(operation.await.unwrap(), Errno::Eshutdown);
-        assert_eq!(left(&stack, 0), n);
+        assert_eq!(ended(operation).await, Errno::Eshutdown);
+        assert_eq!(detached(&stack, 0), n);
     }
     hold.add_permits(6);
 }
 
-/// Locks its 512 bytes around a read of next, and marks a block meanwhile. A flush counts marks: it fails with as many as its errno says.
+/// Locks its 512 bytes around a read of next, and marks a block meanwhile. A flush counts marks: it
+/// fails with as many as its errno says.
 const LOCKS_AND_MARKS: &str = r#"
     (import "rbdkit:filter/locks@0.1.0" "lock" (func $lock (param i32 i64 i64 i32 i32)))
     (import "rbdkit:filter/maps@0.1.0" "resize" (func $resize (param i32 i32 i32 i64 i32)))
@@ -146,45 +146,45 @@ const LOCKS_AND_MARKS: &str = r#"
 "#;
 
 #[tokio::test]
-async fn an_operation_that_goes_on_keeps_its_lock_and_nothing_else_of_the_call() {
+async fn a_detached_operation_keeps_its_lock_and_nothing_else_of_the_call() {
     let (disk, hold) = slow();
-    let stack = Stack::over(&[Guest::new(&["reads", "flushes"], LOCKS_AND_MARKS)], disk, Limits::default()).await;
+    let stack = Stack::over(&[Guest::new(&["reads", "flushes"], LOCKS_AND_MARKS)], disk, FilterLimits::default()).await;
     let (client, top) = connect(&stack).await;
     let (_, other) = connect(&stack).await;
     let waiting = reading(&top, 0);
     assert_eq!(reached(&stack).await, ["pread 0 512"]);
     assert!(other.flush().await.is_err(), "a block is marked");
     client.set_gone();
-    assert_eq!(waiting.await.unwrap(), Err(Errno::Eshutdown));
+    assert_eq!(ended(waiting).await, Err(Errno::Eshutdown));
     other.flush().await.expect("the mark was undone");
     let same = reading(&other, 0);
     let another = reading(&other, 512);
     assert_eq!(reached(&stack).await, ["pread 512 512"]);
     settled().await;
     assert!(stack.disk.seen().is_empty(), "the range is not free while it is still being read");
-    // The disk answers in turn: this one is for what goes on.
+    // The disk answers in turn: this permit is for the detached operation.
     hold.add_permits(1);
     assert_eq!(reached(&stack).await, ["pread 0 512"]);
     hold.add_permits(2);
-    assert_eq!((same.await.unwrap(), another.await.unwrap()), (Ok(()), Ok(())));
+    assert_eq!((ended(same).await, ended(another).await), (Ok(()), Ok(())));
 }
 
 #[tokio::test]
-async fn in_a_chain_each_layer_lets_go_and_each_is_closed_after_the_operation() {
+async fn in_a_chain_each_layer_detaches_and_is_closed_after_the_operation() {
     let (disk, hold) = slow();
     let guest = Guest::new(&["reads"], READS);
-    let stack = Stack::over(&[guest.clone(), guest.clone(), guest], disk, Limits::default()).await;
+    let stack = Stack::over(&[guest.clone(), guest.clone(), guest], disk, FilterLimits::default()).await;
     let (client, top) = connect(&stack).await;
     let waiting = reading(&top, 0);
     assert_eq!(reached(&stack).await, ["pread 0 512"]);
     client.set_gone();
-    assert_eq!(waiting.await.unwrap(), Err(Errno::Eshutdown));
-    // As the server does then. It does not wait for the disk.
+    assert_eq!(ended(waiting).await, Err(Errno::Eshutdown));
+    // The server does this then. It does not wait for the disk.
     top.finalize().await.unwrap();
     top.close().await;
     drop(top);
     assert!(stack.disk.seen().is_empty(), "one operation, and nothing is closed while it runs");
-    assert_eq!([left(&stack, 0), left(&stack, 1), left(&stack, 2)], [1, 1, 1]);
+    assert_eq!([detached(&stack, 0), detached(&stack, 1), detached(&stack, 2)], [1, 1, 1]);
     hold.add_permits(1);
     stack.chain.cleanup().await;
     assert_eq!(stack.disk.seen(), ["finalize", "close"]);
@@ -238,9 +238,9 @@ fn flushes() -> Guest {
 }
 
 #[tokio::test]
-async fn what_finalize_asks_of_the_layers_below_waits_though_the_client_has_gone() {
+async fn the_layers_below_wait_for_finalize_when_the_client_has_gone() {
     let (disk, hold) = slow();
-    let stack = Stack::over(&[flushes_at_the_end(), flushes()], disk, Limits::default()).await;
+    let stack = Stack::over(&[flushes_at_the_end(), flushes()], disk, FilterLimits::default()).await;
     // Two at once, so that one also waits for the other's lock.
     let mut ends = Vec::new();
     for _ in 0..2 {
@@ -256,19 +256,19 @@ async fn what_finalize_asks_of_the_layers_below_waits_though_the_client_has_gone
     assert!(stack.disk.seen().is_empty());
     hold.add_permits(4);
     for end in ends {
-        end.await.unwrap();
+        ended(end).await;
     }
     let mut seen = stack.disk.seen();
     seen.retain(|line| line != "finalize" && line != "close");
     assert_eq!(seen, ["trim 0 512", "flush", "trim 0 512"]);
-    assert_eq!([left(&stack, 0), left(&stack, 1)], [0, 0]);
+    assert_eq!([detached(&stack, 0), detached(&stack, 1)], [0, 0]);
 }
 
 #[tokio::test]
 async fn an_instance_that_others_need_waits_and_so_do_the_layers_below() {
     let (disk, hold) = slow();
     let upper = Guest::new(&["reads"], READS).model(1).recovery(2);
-    let stack = Stack::over(&[upper, Guest::new(&["reads"], READS)], disk, Limits::default()).await;
+    let stack = Stack::over(&[upper, Guest::new(&["reads"], READS)], disk, FilterLimits::default()).await;
     let (client, top) = connect(&stack).await;
     let waiting = reading(&top, 0);
     reached(&stack).await;
@@ -276,57 +276,53 @@ async fn an_instance_that_others_need_waits_and_so_do_the_layers_below() {
     settled().await;
     assert!(!waiting.is_finished());
     hold.add_permits(1);
-    assert_eq!(waiting.await.unwrap(), Ok(()));
-    assert_eq!([left(&stack, 0), left(&stack, 1)], [0, 0]);
+    assert_eq!(ended(waiting).await, Ok(()));
+    assert_eq!([detached(&stack, 0), detached(&stack, 1)], [0, 0]);
 }
 
 #[tokio::test]
 async fn the_turn_in_a_serialized_layer_is_kept_until_the_operation_ends() {
     let (disk, hold) = slow();
     let disk = Disk { model: ThreadModel::SerializeAllRequests, ..disk };
-    let stack = Stack::over(&[Guest::new(&["reads"], READS)], disk, Limits::default()).await;
+    let stack = Stack::over(&[Guest::new(&["reads"], READS)], disk, FilterLimits::default()).await;
     let (client, top) = connect(&stack).await;
     let (_, other) = connect(&stack).await;
     let waiting = reading(&top, 0);
     reached(&stack).await;
     client.set_gone();
-    assert_eq!(waiting.await.unwrap(), Err(Errno::Eshutdown));
+    assert_eq!(ended(waiting).await, Err(Errno::Eshutdown));
     let next = reading(&other, 512);
     settled().await;
     assert!(stack.disk.seen().is_empty());
     hold.add_permits(2);
-    assert_eq!(next.await.unwrap(), Ok(()));
+    assert_eq!(ended(next).await, Ok(()));
     assert_eq!(stack.disk.seen(), ["pread 512 512"]);
 }
 
 #[tokio::test]
-async fn what_goes_on_without_a_call_is_bounded() {
+async fn detached_operations_are_limited() {
     let (disk, hold) = slow();
-    let limits = Limits { buffers_total: 2 * 512, ..Limits::default() };
+    let limits = FilterLimits { buffers_total: 2 * 512, ..FilterLimits::default() };
     let stack = Stack::over(&[Guest::new(&["reads"], READS)], disk, limits).await;
     let (client, top) = connect(&stack).await;
     let mut waiting: Vec<_> = (0..3).map(|n| reading(&top, n * 512)).collect();
-    while stack.disk.log.lock().unwrap().len() < 3 {
-        tokio::task::yield_now().await;
-    }
+    stack.disk.reached(3).await;
     client.set_gone();
     for task in waiting.drain(..2) {
-        assert_eq!(task.await.unwrap(), Err(Errno::Eshutdown));
+        assert_eq!(ended(task).await, Err(Errno::Eshutdown));
     }
     settled().await;
     let third = waiting.remove(0);
     assert!(!third.is_finished());
-    // In turn, so what was left is over first, and its bytes with it.
+    // The disk answers in turn, so the detached operations end first, and free their bytes.
     hold.add_permits(3);
-    assert_eq!(third.await.unwrap(), Ok(()));
-    assert_eq!(left(&stack, 0), 2);
+    assert_eq!(ended(third).await, Ok(()));
+    assert_eq!(detached(&stack, 0), 2);
     let (client, top) = connect(&stack).await;
     let waiting = reading(&top, 0);
-    while stack.disk.log.lock().unwrap().len() < 4 {
-        tokio::task::yield_now().await;
-    }
+    stack.disk.reached(4).await;
     client.set_gone();
-    assert_eq!(waiting.await.unwrap(), Err(Errno::Eshutdown));
+    assert_eq!(ended(waiting).await, Err(Errno::Eshutdown));
     hold.add_permits(1);
 }
 
@@ -341,16 +337,16 @@ const REOPENS: &str = r#"
 "#;
 
 #[tokio::test]
-async fn an_operation_that_goes_on_keeps_the_next_it_began_with() {
+async fn a_detached_operation_keeps_the_next_it_began_with() {
     let (disk, hold) = slow();
-    let stack = Stack::over(&[Guest::new(&["reads"], REOPENS)], disk, Limits::default()).await;
+    let stack = Stack::over(&[Guest::new(&["reads"], REOPENS)], disk, FilterLimits::default()).await;
     let (client, top) = connect(&stack).await;
     let waiting = reading(&top, 0);
     settled().await;
-    // What was replaced had no user any more.
+    // The layer that was replaced had no user any more.
     assert_eq!(stack.disk.seen(), ["pread 0 512", "finalize", "close"]);
     client.set_gone();
-    assert_eq!(waiting.await.unwrap(), Err(Errno::Eshutdown));
+    assert_eq!(ended(waiting).await, Err(Errno::Eshutdown));
     top.finalize().await.unwrap();
     top.close().await;
     drop(top);

@@ -6,12 +6,12 @@ use std::sync::atomic::Ordering::SeqCst;
 use rbdkit_plugin_api::{Errno, Flags, ThreadModel};
 use tokio::sync::Semaphore;
 
-use super::support::{Disk, Guest, READS, Stack, read};
-use crate::Limits;
+use super::support::{Disk, Guest, READS, Stack, ended, read, until};
+use crate::FilterLimits;
 
-/// A guest that opens next and answers a handle, and says in the log of the layer below what it is asked: each step is a trim of next at
-/// its own offset. Its memory holds `$count`, the number of opens. A read at offset 0 traps; a read at 512 answers in its bytes the handle
-/// and the count.
+/// A guest that opens next and returns a handle. Each of its calls trims next at an offset of its
+/// own, so the log of the layer below shows the calls. Its memory holds `$count`, the number of
+/// opens. A read at offset 0 traps. A read at 512 returns the handle and the count in its bytes.
 fn steps() -> Guest {
     Guest::new(
         &["connection", "reads"],
@@ -100,7 +100,7 @@ async fn a_serialized_filter_has_one_instance_for_all() {
 
 #[tokio::test]
 async fn serialize_requests_gives_each_connection_an_instance() {
-    let limits = Limits { instances: 2, ..Limits::default() };
+    let limits = FilterLimits { instances: 2, ..FilterLimits::default() };
     let stack = Stack::over(&[steps().model(2)], Disk::default(), limits).await;
     let (one, two) = (stack.open().await, stack.open().await);
     assert_eq!((ask(&one).await, ask(&two).await), (Ok((101, 1)), Ok((101, 1))));
@@ -113,7 +113,7 @@ async fn serialize_requests_gives_each_connection_an_instance() {
 }
 
 #[tokio::test]
-async fn a_lost_instance_is_told_of_its_connections_again() {
+async fn a_fresh_instance_is_told_of_the_connections_of_the_lost_one() {
     let stack = Stack::new(&[steps().model(1).recovery(1)]).await;
     let (one, two) = (stack.open().await, stack.open().await);
     stack.disk.seen();
@@ -126,7 +126,7 @@ async fn a_lost_instance_is_told_of_its_connections_again() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_rebuilt_loses_its_connections_and_no_others() {
+async fn an_instance_that_cannot_be_rebuilt_loses_its_connections_and_no_others() {
     let stack = Stack::new(&[steps().model(1).recovery(2)]).await;
     let (one, two) = (stack.open().await, stack.open().await);
     assert_eq!(read(&one, 0, 512).await.unwrap_err().errno(), Errno::Eio);
@@ -143,7 +143,7 @@ async fn a_stateless_filter_goes_on() {
     assert_eq!(ask(&one).await, Ok((101, 0)));
 }
 
-/// Reads reopen next first, as of generation 0, and answer the generation in their bytes.
+/// Reads reopen next first, as of generation 0, and return the generation in their bytes.
 const REOPENS: &str = r#"
     (import "rbdkit:filter/next-open@0.1.0" "reopen" (func $reopen (param i64 i32 i32 i32 i32)))
     (import "rbdkit:filter/next@0.1.0" "pread" (func $next_pread (param i64 i32 i32 i32 i32)))
@@ -168,7 +168,7 @@ async fn many_reopens_of_one_generation_are_one() {
         })
         .collect();
     for read in reads {
-        read.await.unwrap();
+        ended(read).await;
     }
     assert_eq!(stack.disk.opened.load(SeqCst), 2);
 }
@@ -177,21 +177,17 @@ async fn many_reopens_of_one_generation_are_one() {
 async fn a_layer_that_was_replaced_ends_after_its_last_user() {
     let disk = Disk { hold: Some(Arc::new(Semaphore::new(0))), ..Disk::default() };
     let hold = disk.hold.clone().unwrap();
-    let stack = Stack::over(&[Guest::new(&["reads"], REOPENS)], disk, Limits::default()).await;
+    let stack = Stack::over(&[Guest::new(&["reads"], REOPENS)], disk, FilterLimits::default()).await;
     let top = stack.open().await;
     let (a, b) = (Arc::clone(&top), Arc::clone(&top));
     let old = tokio::spawn(async move { read(&a, 512, 512).await.unwrap() });
-    while stack.disk.log.lock().unwrap().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    stack.disk.reached(1).await;
     let new = tokio::spawn(async move { read(&b, 0, 512).await.unwrap() });
-    while stack.disk.log.lock().unwrap().len() < 2 {
-        tokio::task::yield_now().await;
-    }
+    stack.disk.reached(2).await;
     assert_eq!(stack.disk.seen(), ["pread 512 512", "pread 0 512"]);
     hold.add_permits(2);
-    old.await.unwrap();
-    new.await.unwrap();
+    ended(old).await;
+    ended(new).await;
     top.finalize().await.unwrap();
     top.close().await;
     stack.chain.cleanup().await;
@@ -215,12 +211,10 @@ async fn prefetches_are_cut_merged_and_carried_out() {
     read(&top, 0, 4096).await.unwrap();
     read(&top, 4096, 4096).await.unwrap();
     let counters = stack.counters();
-    while counters.prefetches.load(SeqCst) < 1 {
-        tokio::task::yield_now().await;
-    }
+    until("1 prefetches", || counters.prefetches.load(SeqCst) >= 1).await;
     top.finalize().await.unwrap();
-    // Cut to the size of the disk, and the second overlaps with the first.
-    // Of what is left, the first block is a hole of the disk's and so is the last.
+    // The ranges are cut to the size of the disk, and the second overlaps with the first. The first
+    // and the last block of what is left are holes of the disk.
     let asked = ["extents 4096 1044480", "cache 8192 1036288"];
     assert_eq!(stack.disk.seen(), ["pread 0 4096", "pread 4096 4096", asked[0], asked[1], "finalize"]);
     assert_eq!(counters.prefetches_merged.load(SeqCst), 1);
@@ -229,21 +223,19 @@ async fn prefetches_are_cut_merged_and_carried_out() {
 #[tokio::test]
 async fn closing_does_not_wait_for_a_slow_prefetch_and_the_layer_below_ends_with_it() {
     let mut disk = Disk { hold: Some(Arc::new(Semaphore::new(0))), ..Disk::default() };
-    // Otherwise a prefetch asks what is there first.
+    // With extents, a prefetch would ask for them first.
     disk.can.extents = false;
     let hold = disk.hold.clone().unwrap();
-    let stack = Stack::over(&[Guest::new(&["reads"], PREFETCHES).transparent()], disk, Limits::default()).await;
+    let stack = Stack::over(&[Guest::new(&["reads"], PREFETCHES).transparent()], disk, FilterLimits::default()).await;
     let top = stack.open().await;
     let reader = tokio::spawn({
         let top = Arc::clone(&top);
         async move { read(&top, 0, 4096).await.unwrap() }
     });
-    while stack.disk.log.lock().unwrap().len() < 2 {
-        tokio::task::yield_now().await;
-    }
-    // The read is first in line.
+    stack.disk.reached(2).await;
+    // The read is the first in the disk's queue.
     hold.add_permits(1);
-    reader.await.unwrap();
+    ended(reader).await;
     stack.disk.seen();
     top.finalize().await.unwrap();
     top.close().await;
@@ -253,7 +245,7 @@ async fn closing_does_not_wait_for_a_slow_prefetch_and_the_layer_below_ends_with
     assert_eq!(stack.disk.seen(), ["finalize", "close"]);
 }
 
-/// A filter with ranges of its own: `$next` of these, each of 64 KiB, and then what `after` says.
+/// A filter with ranges of its own: `count` ranges of 64 KiB each, and then what `after` does.
 fn background(count: u32, after: &str) -> Guest {
     let text = format!(
         r#"
@@ -271,7 +263,7 @@ fn background(count: u32, after: &str) -> Guest {
     Guest::new(&["reads", "background"], &text).model(2)
 }
 
-/// A disk that caches all that is asked for, holes too.
+/// A disk without extents, so that holes are prefetched too.
 fn without_extents() -> Disk {
     let mut disk = Disk::default();
     disk.can.extents = false;
@@ -279,13 +271,11 @@ fn without_extents() -> Disk {
 }
 
 #[tokio::test]
-async fn ranges_of_a_filters_own_are_fetched_while_nobody_asks_for_anything() {
+async fn ranges_of_a_filters_own_are_fetched_without_any_request() {
     let none = "(i32.store8 (i32.const 4096) (i32.const 0)) (return (i32.const 4096))";
-    let stack = Stack::over(&[background(5, none)], without_extents(), Limits::default()).await;
+    let stack = Stack::over(&[background(5, none)], without_extents(), FilterLimits::default()).await;
     let top = stack.open().await;
-    while stack.counters().prefetches.load(SeqCst) < 5 {
-        tokio::task::yield_now().await;
-    }
+    until("5 prefetches", || stack.counters().prefetches.load(SeqCst) >= 5).await;
     top.finalize().await.unwrap();
     let mut seen = stack.disk.seen();
     assert_eq!(seen.pop().as_deref(), Some("finalize"));
@@ -296,11 +286,9 @@ async fn ranges_of_a_filters_own_are_fetched_while_nobody_asks_for_anything() {
 #[tokio::test]
 async fn ranges_without_end_end_with_the_connection_and_with_the_disk() {
     // The disk ends before the ranges do.
-    let stack = Stack::over(&[background(u32::MAX, "")], without_extents(), Limits::default()).await;
+    let stack = Stack::over(&[background(u32::MAX, "")], without_extents(), FilterLimits::default()).await;
     let top = stack.open().await;
-    while stack.counters().prefetches.load(SeqCst) < 16 {
-        tokio::task::yield_now().await;
-    }
+    until("16 prefetches", || stack.counters().prefetches.load(SeqCst) >= 16).await;
     read(&top, 0, 4096).await.unwrap();
     top.finalize().await.unwrap();
     top.close().await;
@@ -310,17 +298,15 @@ async fn ranges_without_end_end_with_the_connection_and_with_the_disk() {
 
 #[tokio::test]
 async fn a_trap_instead_of_a_range_ends_them_and_nothing_else() {
-    let stack = Stack::over(&[background(1, "(unreachable)")], without_extents(), Limits::default()).await;
+    let stack = Stack::over(&[background(1, "(unreachable)")], without_extents(), FilterLimits::default()).await;
     let top = stack.open().await;
-    while stack.counters().prefetches.load(SeqCst) < 1 {
-        tokio::task::yield_now().await;
-    }
+    until("1 prefetches", || stack.counters().prefetches.load(SeqCst) >= 1).await;
     read(&top, 0, 4096).await.unwrap();
     top.finalize().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_filter_can_be_told_what_it_is_above() {
+async fn a_filter_can_ask_for_the_thread_model_below() {
     let guest = Guest::new(
         &["reads", "lifecycle"],
         &format!(
@@ -336,7 +322,7 @@ async fn a_filter_can_be_told_what_it_is_above() {
         ),
     );
     let disk = Disk { model: ThreadModel::SerializeAllRequests, ..Disk::default() };
-    Stack::over(&[guest], disk, Limits::default()).await.chain.cleanup().await;
+    Stack::over(&[guest], disk, FilterLimits::default()).await.chain.cleanup().await;
 }
 
 /// Locks 512 bytes exclusively around a read of next; a second lock in the call has to be refused.
@@ -354,10 +340,10 @@ const LOCKS: &str = r#"
 "#;
 
 #[tokio::test]
-async fn a_lock_ends_with_its_call_however_that_ends() {
+async fn a_lock_ends_with_its_call_however_the_call_ends() {
     let disk = Disk { hold: Some(Arc::new(Semaphore::new(0))), ..Disk::default() };
     let hold = disk.hold.clone().unwrap();
-    let stack = Stack::over(&[Guest::new(&["reads"], LOCKS)], disk, Limits::default()).await;
+    let stack = Stack::over(&[Guest::new(&["reads"], LOCKS)], disk, FilterLimits::default()).await;
     let top = stack.open().await;
     let tasks: Vec<_> = [0u64, 512, 0, 512]
         .into_iter()
@@ -367,21 +353,19 @@ async fn a_lock_ends_with_its_call_however_that_ends() {
         })
         .collect();
     for n in 1..=4 {
-        while stack.disk.log.lock().unwrap().len() < n {
-            tokio::task::yield_now().await;
-        }
+        stack.disk.reached(n).await;
         assert_eq!(stack.disk.log.lock().unwrap().len(), n, "one at a time");
         hold.add_permits(1);
     }
     let mut answers = Vec::new();
     for task in tasks {
-        answers.push(task.await.unwrap());
+        answers.push(ended(task).await);
     }
     assert_eq!(answers, [false, true, false, true]);
 }
 
-/// A read marks block 0 on success and block 1 to be undone; at offset 0 it traps, at 512 it fails, elsewhere it succeeds. Zero counts
-/// marks: it fails with as many as its errno says (0: none).
+/// A read marks block 0 on success and block 1 to be undone. At offset 0 it traps, at 512 it fails,
+/// elsewhere it succeeds. Zero counts marks: it fails with as many as its errno says (0: none).
 const MARKS: &str = r#"
     (import "rbdkit:filter/maps@0.1.0" "resize" (func $resize (param i32 i32 i32 i64 i32)))
     (import "rbdkit:filter/maps@0.1.0" "set" (func $set (param i32 i32 i64 i64 i32 i32 i32) (result i64)))
@@ -403,7 +387,7 @@ const MARKS: &str = r#"
 "#;
 
 #[tokio::test]
-async fn what_a_failed_call_marked_is_not_marked() {
+async fn the_marks_of_a_failed_call_are_undone() {
     let stack = Stack::new(&[Guest::new(&["reads", "flushes"], MARKS)]).await;
     let top = stack.open().await;
     assert_eq!(read(&top, 0, 512).await.unwrap_err().errno(), Errno::Eio);
@@ -426,9 +410,10 @@ async fn sleep_ends_when_the_client_has_gone() {
         (i32.const 2048))
 "#,
     );
-    // Limits on the guest's own time that the sleep is far beyond.
+    // The sleep is far longer than the guest may compute or take.
     let ms = std::time::Duration::from_millis(20);
-    let stack = Stack::over(&[guest], Disk::default(), Limits { cpu: ms, wall: ms, ..Limits::default() }).await;
+    let stack =
+        Stack::over(&[guest], Disk::default(), FilterLimits { cpu: ms, wall: ms, ..FilterLimits::default() }).await;
     let client = stack.client();
     let top = stack.chain.top(Arc::clone(&client)).open(false, "").await.unwrap();
     let start = std::time::Instant::now();
@@ -437,7 +422,7 @@ async fn sleep_ends_when_the_client_has_gone() {
     let sleeping = tokio::spawn(async move { read(&top, 999_999, 512).await.unwrap_err().errno() });
     tokio::task::yield_now().await;
     client.set_gone();
-    assert_eq!(sleeping.await.unwrap(), Errno::Eshutdown);
+    assert_eq!(ended(sleeping).await, Errno::Eshutdown);
 }
 
 #[tokio::test]
@@ -468,7 +453,7 @@ async fn extents_are_forwarded_and_moved() {
 #[tokio::test]
 async fn a_filter_with_one_instance_can_stand_over_a_plugin_that_serves_one_connection() {
     let disk = Disk { model: ThreadModel::SerializeConnections, ..Disk::default() };
-    let stack = Arc::new(Stack::over(&[steps().model(1)], disk, Limits::default()).await);
+    let stack = Arc::new(Stack::over(&[steps().model(1)], disk, FilterLimits::default()).await);
     let one = stack.open().await;
     let waiting = tokio::spawn({
         let stack = Arc::clone(&stack);
@@ -480,13 +465,13 @@ async fn a_filter_with_one_instance_can_stand_over_a_plugin_that_serves_one_conn
     one.finalize().await.unwrap();
     one.close().await;
     drop(one);
-    assert_eq!(waiting.await.unwrap(), Ok((102, 2)));
+    assert_eq!(ended(waiting).await, Ok((102, 2)));
 }
 
 #[tokio::test]
 async fn a_plugin_that_serves_one_connection_can_be_reopened() {
     let disk = Disk { model: ThreadModel::SerializeConnections, ..Disk::default() };
-    let stack = Stack::over(&[Guest::new(&["reads"], REOPENS)], disk, Limits::default()).await;
+    let stack = Stack::over(&[Guest::new(&["reads"], REOPENS)], disk, FilterLimits::default()).await;
     let top = stack.open().await;
     read(&top, 0, 512).await.unwrap();
     assert_eq!(stack.disk.opened.load(SeqCst), 2);

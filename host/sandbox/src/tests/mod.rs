@@ -1,4 +1,4 @@
-//! Guests of all kinds, well-meaning and not, in a chain over a disk in memory.
+//! Friendly and hostile guests in a chain over a disk in memory.
 
 pub mod support;
 

@@ -1,4 +1,4 @@
-//! How requests pass: through the guest, past it, or not at all.
+//! Which requests go through the guest, which go past it, and which are refused.
 
 use rbdkit_plugin_api::{Errno, Flags, Support};
 

@@ -1,20 +1,22 @@
-//! What a layer costs. Run by hand: `cargo test --release -p rbdkit --lib wasm::tests::speed -- --ignored --nocapture`.
+//! What a layer costs. Run by hand: `cargo test --release -p rbdkit-sandbox --lib tests::speed
+//! -- --ignored --nocapture`.
 //!
-//! Times drift on a shared machine, counts do not: run `one_configuration` under `valgrind --tool=callgrind` with `LAYERS`, `ROUNDS` and twice
-//! the `ROUNDS`; the difference of the two, by `ROUNDS`, is what a request takes in instructions.
+//! Times vary on a shared machine, counts of instructions do not. Run `one_configuration` under
+//! `valgrind --tool=callgrind` with `LAYERS` and `ROUNDS`, and again with twice the `ROUNDS`. The
+//! difference of the two counts divided by `ROUNDS` is the number of instructions of a request.
 
 use std::task::{Context, Waker};
 
 use rbdkit_plugin_api::{Buffer, Flags, Op, Span};
 
 use super::support::{Disk, Guest, READS, Stack, host};
-use crate::Limits;
+use crate::FilterLimits;
 
 const ROUNDS: u32 = 200_000;
 
-/// Nanoseconds that this thread has run: others on the machine do not count.
+/// Nanoseconds that this thread has run. Other threads do not count.
 fn cpu() -> f64 {
-    // The kernel's own account: rustix's way to the clock does not work under valgrind.
+    // This reads the kernel's account, because rustix cannot read the clock under valgrind.
     let account = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     account.split(' ').next().unwrap().parse().unwrap()
 }
@@ -25,11 +27,11 @@ async fn measure(layers: usize, length: u32) -> f64 {
 
 async fn measure_rounds(layers: usize, length: u32, rounds: u32) -> f64 {
     let guests: Vec<Guest> = (0..layers).map(|_| Guest::new(&["reads"], READS)).collect();
-    let stack = Stack::over(&guests, Disk { silent: true, ..Disk::default() }, Limits::default()).await;
+    let stack = Stack::over(&guests, Disk { silent: true, ..Disk::default() }, FilterLimits::default()).await;
     requests(&stack, length, rounds, false).await
 }
 
-/// Nanoseconds of CPU a request: 4 KiB places of the first 400 KiB, one after the other.
+/// Nanoseconds of CPU for a request. The requests go over the first 400 KiB in steps of 4 KiB.
 async fn requests(stack: &Stack, length: u32, rounds: u32, write: bool) -> f64 {
     let top = stack.open().await;
     let mut buffer = Some(Buffer::new(length));
@@ -82,7 +84,8 @@ async fn one_configuration() {
     println!("{layers} layers, {rounds} rounds: {each:.0} ns each");
 }
 
-/// `FILTER`: a component's file. All is written once, so that it is the filter's own state that is read.
+/// `FILTER` is a component's file. Everything is written once before, so that the reads find the
+/// filter's own state.
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn a_built_filter() {
@@ -90,7 +93,7 @@ async fn a_built_filter() {
     let rounds = std::env::var("ROUNDS").map_or(ROUNDS, |text| text.parse().unwrap());
     let host = host();
     let module = host.load(&path, &std::fs::read(&path).unwrap()).unwrap();
-    let layer = module.configure(vec![], Limits::default()).unwrap();
+    let layer = module.configure(vec![], FilterLimits::default()).unwrap();
     let stack = Stack::of(host, vec![layer], Disk { silent: true, ..Disk::default() }).await;
     requests(&stack, 4096, 1000, true).await;
     let write = requests(&stack, 4096, rounds, true).await;

@@ -1,9 +1,10 @@
-//! What the tests of this module share: guests written as core modules in text, a disk in memory that writes down what reaches it, and
-//! a chain of the two.
+//! What the tests share: guests written as core modules in text, a disk in memory that logs the
+//! operations that reach it, and a chain of the two.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rbdkit_plugin_api::schema::ParamValue;
 use rbdkit_plugin_api::{
@@ -11,34 +12,12 @@ use rbdkit_plugin_api::{
     OpenArgs, Param, Peer, Plugin, Pool, Result, Span, Support, ThreadModel,
 };
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use wit_component::{ComponentEncoder, StringEncoding};
 use wit_parser::Resolve;
 
-use crate::{Counters, Host, Limits, Module, Options};
+use crate::{Counters, FilterLimits, Host, Module, Options, ServerLimits};
 use rbdkit_chain::{Chain, Hop, Layer};
-
-/// A directory that goes away with the test.
-pub struct TempDir(PathBuf);
-
-impl TempDir {
-    pub fn new() -> TempDir {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("rbdkit-wasm-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).unwrap();
-        TempDir(path)
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 /// What a guest says of itself.
 #[derive(Clone)]
@@ -75,7 +54,9 @@ impl Guest {
         Guest { recovery, ..self }
     }
 
-    /// The guest as a core module. 1024: a description; 1100: the name; 1200: a success; 2048 to 4096: free; from 8192: realloc's.
+    /// The guest as a core module. Its memory: a description at 1024, the name at 1100, a success
+    /// at
+    /// 1200. The guest may use 2048 to 4096; realloc uses 8192 and up.
     fn module(&self) -> String {
         let mut record = Vec::new();
         let mut word = |n: u32| record.extend(n.to_le_bytes());
@@ -90,7 +71,7 @@ impl Guest {
             word(0);
         }
         let record: String = record.iter().map(|byte| format!("\\{byte:02x}")).collect();
-        // Imports have to come first in a module; whatever follows them does not matter.
+        // Imports have to come first in a module. The order of the rest does not matter.
         let (imports, rest): (Vec<&str>, Vec<&str>) =
             self.body.lines().partition(|line| line.trim_start().starts_with("(import"));
         format!(
@@ -160,12 +141,12 @@ pub struct Disk {
     pub model: ThreadModel,
     pub bytes: Arc<Mutex<Vec<u8>>>,
     pub log: Arc<Mutex<Vec<String>>>,
-    /// Operations other than questions wait for a permit, if there is one.
+    /// Operations wait for a permit of this, if there is one.
     pub hold: Option<Arc<Semaphore>>,
     /// Reads fail.
     pub broken: Arc<AtomicBool>,
     pub opened: Arc<AtomicU64>,
-    /// Writes nothing down.
+    /// It logs nothing and copies no bytes.
     pub silent: bool,
 }
 
@@ -208,7 +189,13 @@ impl Disk {
         }
     }
 
-    /// What reached it since the last time.
+    /// Waits until so many operations have reached it since [`Disk::seen`].
+    pub async fn reached(&self, operations: usize) {
+        let seen = || self.log.lock().unwrap().len() >= operations;
+        until(&format!("{operations} operations to reach the disk"), seen).await;
+    }
+
+    /// The operations that reached it since the last time.
     pub fn seen(&self) -> Vec<String> {
         std::mem::take(&mut *self.log.lock().unwrap())
     }
@@ -308,7 +295,11 @@ impl Plugin for Disk {
 
 /// A host without a cache of compiled code.
 pub fn host() -> Arc<Host> {
-    Host::new(Options { cache_dir: Some("/proc/nowhere".into()), ..Options::default() }).unwrap()
+    host_within(ServerLimits::default())
+}
+
+fn host_within(limits: ServerLimits) -> Arc<Host> {
+    Host::new(Options { limits, cache_dir: Some("/proc/nowhere".into()), ..Options::default() }).unwrap()
 }
 
 pub fn load(guest: &Guest) -> std::result::Result<Module, String> {
@@ -325,11 +316,15 @@ pub struct Stack {
 
 impl Stack {
     pub async fn new(guests: &[Guest]) -> Stack {
-        Stack::over(guests, Disk::default(), Limits::default()).await
+        Stack::over(guests, Disk::default(), FilterLimits::default()).await
     }
 
-    pub async fn over(guests: &[Guest], disk: Disk, limits: Limits) -> Stack {
-        let host = host();
+    pub async fn over(guests: &[Guest], disk: Disk, limits: FilterLimits) -> Stack {
+        Stack::within(guests, disk, limits, ServerLimits::default()).await
+    }
+
+    pub async fn within(guests: &[Guest], disk: Disk, limits: FilterLimits, all: ServerLimits) -> Stack {
+        let host = host_within(all);
         let layers = guests
             .iter()
             .map(|guest| {
@@ -363,6 +358,31 @@ impl Stack {
     pub fn counters(&self) -> Arc<Counters> {
         self.host.statistics().remove(0).1
     }
+}
+
+/// How long a test waits for something that has to come, on a machine that is busy with other
+/// tests.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Waits until `happened`.
+///
+/// # Panics
+/// It has not happened before the deadline: `what` says what was awaited.
+pub async fn until(what: &str, mut happened: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !happened() {
+        assert!(started.elapsed() < DEADLINE, "still waiting for {what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// What a task returns.
+///
+/// # Panics
+/// The task panicked, or has not ended before the deadline.
+pub async fn ended<T>(task: JoinHandle<T>) -> T {
+    let ended = tokio::time::timeout(DEADLINE, task).await;
+    ended.expect("still waiting for a task to end").expect("a task panicked")
 }
 
 /// Reads through a hop.

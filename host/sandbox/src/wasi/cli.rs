@@ -1,17 +1,18 @@
-//! `wasi:cli`: how a program sees where it runs. Here it runs nowhere.
+//! `wasi:cli`: a program's environment, exit, standard streams and terminals.
 
 use wasmtime::Result;
 use wasmtime::component::Resource;
 
-use super::console::Stream;
-use super::handles::Handle;
+use super::define::{Functions, Store, resource};
 use super::io::{InputStream, OutputStream};
-use super::{Functions, Store, mistake, resource};
+use crate::guest::console::ConsoleStream;
+use crate::guest::fault::mistake;
+use crate::guest::wasi_handles::WasiHandle;
 
 struct TerminalInput;
 struct TerminalOutput;
 
-/// No terminal: whoever asks is told that there is none.
+/// The answer to a guest that asks for its terminal: it has none.
 type NoTerminal<T> = (Option<Resource<T>>,);
 
 pub(super) fn environment(functions: &mut Functions<'_>) -> Result<()> {
@@ -20,7 +21,7 @@ pub(super) fn environment(functions: &mut Functions<'_>) -> Result<()> {
     functions.func_wrap("initial-cwd", |_: Store<'_>, ()| Ok((None::<String>,)))
 }
 
-/// A filter has no end of its own: whoever calls this has failed, whatever it says.
+/// A filter never ends by itself. A guest that exits has failed, whatever its status is.
 pub(super) fn exit(functions: &mut Functions<'_>) -> Result<()> {
     functions.func_wrap("exit", |_: Store<'_>, (status,): (std::result::Result<(), ()>,)| {
         let how = if status.is_ok() { "as if it had succeeded" } else { "as failed" };
@@ -33,19 +34,19 @@ pub(super) fn exit(functions: &mut Functions<'_>) -> Result<()> {
 
 pub(super) fn stdin(functions: &mut Functions<'_>) -> Result<()> {
     functions.func_wrap("get-stdin", |mut store: Store<'_>, ()| {
-        Ok((store.data_mut().handles.add::<InputStream>(Handle::Input)?,))
+        Ok((store.data_mut().handles.add::<InputStream>(WasiHandle::Input)?,))
     })
 }
 
 pub(super) fn stdout(functions: &mut Functions<'_>) -> Result<()> {
     functions.func_wrap("get-stdout", |mut store: Store<'_>, ()| {
-        Ok((store.data_mut().handles.add::<OutputStream>(Handle::Output(Stream::Out))?,))
+        Ok((store.data_mut().handles.add::<OutputStream>(WasiHandle::Output(ConsoleStream::Out))?,))
     })
 }
 
 pub(super) fn stderr(functions: &mut Functions<'_>) -> Result<()> {
     functions.func_wrap("get-stderr", |mut store: Store<'_>, ()| {
-        Ok((store.data_mut().handles.add::<OutputStream>(Handle::Output(Stream::Err))?,))
+        Ok((store.data_mut().handles.add::<OutputStream>(WasiHandle::Output(ConsoleStream::Err))?,))
     })
 }
 

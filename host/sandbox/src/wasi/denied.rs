@@ -1,13 +1,13 @@
-//! `wasi:filesystem` and `wasi:sockets`: there for the linker, with nothing in them.
+//! `wasi:filesystem` and `wasi:sockets`: defined for the linker, and give nothing.
 //!
-//! A guest finds no directory that was opened for it, and every socket and every name that it asks for is denied. So of most of the types here there
-//! never is a handle.
+//! A guest finds no open directory, and every socket and every name that it asks for is denied. So
+//! of most of the types here no handle ever exists.
 
 use wasmtime::Result;
 use wasmtime::component::{ComponentType, Lift, Lower, Resource};
 
-use super::handles::Handle;
-use super::{Functions, Store, resource, unreachable};
+use super::define::{Functions, Store, resource, unreachable};
+use crate::guest::wasi_handles::WasiHandle;
 
 struct Descriptor;
 struct DirectoryEntryStream;
@@ -18,11 +18,12 @@ struct IncomingDatagrams;
 struct OutgoingDatagrams;
 struct Addresses;
 
-/// Of `wasi:sockets`, whole, because the engine compares types. One of them is ever answered.
+/// The error codes of `wasi:sockets`: all of them, because the engine compares types. Only
+/// `access-denied` is ever answered.
 #[derive(ComponentType, Lower, Clone, Copy)]
 #[component(enum)]
 #[repr(u8)]
-#[expect(dead_code, reason = "the type has them all")]
+#[expect(dead_code, reason = "the engine compares the whole type")]
 enum NetworkError {
     #[component(name = "unknown")]
     Unknown,
@@ -71,7 +72,7 @@ enum NetworkError {
 #[derive(ComponentType, Lift, Clone, Copy)]
 #[component(enum)]
 #[repr(u8)]
-#[expect(dead_code, reason = "the type has both")]
+#[expect(dead_code, reason = "the engine compares the whole type")]
 enum AddressFamily {
     #[component(name = "ipv4")]
     Ipv4,
@@ -79,7 +80,7 @@ enum AddressFamily {
     Ipv6,
 }
 
-/// What a guest gets of the network.
+/// The answer to a guest that asks for something of the network.
 type Denied<T> = (std::result::Result<Resource<T>, NetworkError>,);
 
 fn denied<T>() -> Result<Denied<T>> {
@@ -124,7 +125,7 @@ pub(super) fn files(functions: &mut Functions<'_>) -> Result<()> {
             "[method]descriptor.write",
             "[method]descriptor.write-via-stream",
             "[method]directory-entry-stream.read-directory-entry",
-            // It asks about an error of a stream, and streams have none.
+            // It takes an error of a stream, and streams give no errors.
             "filesystem-error-code",
         ],
     )
@@ -136,7 +137,7 @@ pub(super) fn network(functions: &mut Functions<'_>) -> Result<()> {
 
 pub(super) fn instance_network(functions: &mut Functions<'_>) -> Result<()> {
     functions.func_wrap("instance-network", |mut store: Store<'_>, ()| {
-        Ok((store.data_mut().handles.add::<Network>(Handle::Network)?,))
+        Ok((store.data_mut().handles.add::<Network>(WasiHandle::Network)?,))
     })
 }
 

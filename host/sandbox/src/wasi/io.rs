@@ -1,18 +1,20 @@
 //! `wasi:io`: the standard streams, and waiting.
 //!
-//! **Waiting** is that of `server.sleep` of the contract: as long as the client is there, in open and in requests, on no account of the guest's but
-//! counted. Where that may not wait, what is waited for is ready at once: a runtime that yields while it starts goes on, one that waits on
-//! computes, and pays for that.
+//! **Waiting** works as `server.sleep` of the contract does: in open and in requests, as long as
+//! the client is there. The guest's time does not run meanwhile, but each wait is counted. Where a
+//! call may not wait, every pollable counts as ready at once. A runtime that only yields while it
+//! starts then goes on, and one that keeps waiting computes, which uses up its time.
 
 use std::future::Future;
 
 use wasmtime::Result;
 use wasmtime::component::{ComponentType, Lower, Resource};
 
-use super::super::context::Context;
-use super::console::Stream;
-use super::handles::Handle;
-use super::{Functions, Store, mistake, resource, unreachable};
+use super::define::{Functions, Store, resource, unreachable};
+use crate::guest::console::ConsoleStream;
+use crate::guest::context::Context;
+use crate::guest::fault::mistake;
+use crate::guest::wasi_handles::WasiHandle;
 
 pub(super) struct Pollable;
 pub(super) struct InputStream;
@@ -22,22 +24,25 @@ struct IoError;
 #[derive(ComponentType, Lower)]
 #[component(variant)]
 enum StreamError {
-    /// Nothing fails.
+    /// Never answered: no operation fails.
     #[component(name = "last-operation-failed")]
-    #[expect(dead_code, reason = "the type has it")]
+    #[expect(dead_code, reason = "the engine compares the whole type")]
     LastOperationFailed(Resource<IoError>),
     #[component(name = "closed")]
     Closed,
 }
 
-type Answer<T> = Result<(std::result::Result<T, StreamError>,)>;
-type Promise<'a, T> = Box<dyn Future<Output = Result<T>> + Send + 'a>;
+/// The answer of a function of a stream.
+type StreamResult<T> = Result<(std::result::Result<T, StreamError>,)>;
+/// A function that waits.
+type WaitFuture<'a, T> = Box<dyn Future<Output = Result<T>> + Send + 'a>;
 
-/// Ready for as long as it is there.
-const ALWAYS: Handle = Handle::Until(0);
+/// A pollable that is always ready.
+const ALWAYS_READY: WasiHandle = WasiHandle::Until(0);
 
-/// The most that is written at once, which WASI lets a stream say. It is also what a call into the host can make it log before anything can end it.
-const WRITE: u64 = 4096;
+/// The most bytes that a guest may write to a stream at once, as `check-write` tells it. It bounds
+/// what one call into the host can make it log before anything can end the call.
+const MAX_WRITE: u64 = 4096;
 
 pub(super) fn error(functions: &mut Functions<'_>) -> Result<()> {
     resource::<IoError>(functions, "error")?;
@@ -45,21 +50,21 @@ pub(super) fn error(functions: &mut Functions<'_>) -> Result<()> {
 }
 
 impl Context {
-    /// When it is ready.
+    /// The time at which a pollable is ready, in nanoseconds of the monotonic clock.
     fn until(&self, pollable: &Resource<Pollable>) -> Result<u64> {
         match self.handles.get(pollable)? {
-            Handle::Until(when) => Ok(when),
-            // Not reached: the engine knows which handle is of which type.
-            _ => Err(mistake("it waits for what is no pollable")),
+            WasiHandle::Until(when) => Ok(when),
+            // Not reached: the engine checks the type of each handle.
+            _ => Err(mistake("it waits for a handle that is not a pollable")),
         }
     }
 
-    /// Waits until one of these times has come. Those whose time has, by their places.
+    /// Waits until one of these times has come. Answers the indices of those that have come.
     async fn wait_until(&mut self, until: &[u64]) -> Vec<u32> {
         let earliest = until.iter().copied().min().unwrap_or(0);
         let now = self.now();
         if let Some(left) = earliest.checked_sub(now).filter(|left| *left > 0) {
-            // Cut short or not allowed: its time has come all the same.
+            // If sleeping is not allowed or was cut short, the time counts as having come.
             let _ = self.sleep_for(left).await;
         }
         let now = self.now().max(earliest);
@@ -77,7 +82,7 @@ pub(super) fn poll(functions: &mut Functions<'_>) -> Result<()> {
     functions.func_wrap_async("poll", poll_all)
 }
 
-fn block(mut store: Store<'_>, (pollable,): (Resource<Pollable>,)) -> Promise<'_, ()> {
+fn block(mut store: Store<'_>, (pollable,): (Resource<Pollable>,)) -> WaitFuture<'_, ()> {
     Box::new(async move {
         let context = store.data_mut();
         let until = context.until(&pollable)?;
@@ -86,7 +91,7 @@ fn block(mut store: Store<'_>, (pollable,): (Resource<Pollable>,)) -> Promise<'_
     })
 }
 
-fn poll_all(mut store: Store<'_>, (pollables,): (Vec<Resource<Pollable>>,)) -> Promise<'_, (Vec<u32>,)> {
+fn poll_all(mut store: Store<'_>, (pollables,): (Vec<Resource<Pollable>>,)) -> WaitFuture<'_, (Vec<u32>,)> {
     Box::new(async move {
         let context = store.data_mut();
         if pollables.is_empty() {
@@ -106,12 +111,13 @@ pub(super) fn streams(functions: &mut Functions<'_>) -> Result<()> {
         functions.func_wrap(name, |_: Store<'_>, (_, _): (Resource<InputStream>, u64)| closed::<u64>())?;
     }
     functions.func_wrap("[method]input-stream.subscribe", |mut store: Store<'_>, (_,): (Resource<InputStream>,)| {
-        Ok((store.data_mut().handles.add::<Pollable>(ALWAYS)?,))
+        Ok((store.data_mut().handles.add::<Pollable>(ALWAYS_READY)?,))
     })?;
 
     resource::<OutputStream>(functions, "output-stream")?;
-    functions
-        .func_wrap("[method]output-stream.check-write", |_: Store<'_>, (_,): (Resource<OutputStream>,)| done(WRITE))?;
+    functions.func_wrap("[method]output-stream.check-write", |_: Store<'_>, (_,): (Resource<OutputStream>,)| {
+        done(MAX_WRITE)
+    })?;
     for name in ["[method]output-stream.write", "[method]output-stream.blocking-write-and-flush"] {
         functions.func_wrap(name, |store: Store<'_>, (stream, bytes): (Resource<OutputStream>, Vec<u8>)| {
             write(store, &stream, bytes.len() as u64, |_| bytes)
@@ -122,17 +128,17 @@ pub(super) fn streams(functions: &mut Functions<'_>) -> Result<()> {
             write(store, &stream, length, |length| vec![0; length])
         })?;
     }
-    // A line is said when it ends.
+    // Nothing to do: a line is logged when it ends.
     for name in ["[method]output-stream.flush", "[method]output-stream.blocking-flush"] {
         functions.func_wrap(name, |_: Store<'_>, (_,): (Resource<OutputStream>,)| done(()))?;
     }
     functions.func_wrap(
         "[method]output-stream.subscribe",
         |mut store: Store<'_>, (_,): (Resource<OutputStream>,)| {
-            Ok((store.data_mut().handles.add::<Pollable>(ALWAYS)?,))
+            Ok((store.data_mut().handles.add::<Pollable>(ALWAYS_READY)?,))
         },
     )?;
-    // The only source is standard input.
+    // The only input stream is standard input, which is closed.
     for name in ["[method]output-stream.splice", "[method]output-stream.blocking-splice"] {
         functions
             .func_wrap(name, |_: Store<'_>, (_, _, _): (Resource<OutputStream>, Resource<InputStream>, u64)| {
@@ -142,29 +148,29 @@ pub(super) fn streams(functions: &mut Functions<'_>) -> Result<()> {
     Ok(())
 }
 
-fn done<T>(value: T) -> Answer<T> {
+fn done<T>(value: T) -> StreamResult<T> {
     Ok((Ok(value),))
 }
 
-fn closed<T>() -> Answer<T> {
+fn closed<T>() -> StreamResult<T> {
     Ok((Err(StreamError::Closed),))
 }
 
-/// Writes what `bytes` makes once the length is known to be one that may be.
+/// Writes the bytes that `bytes` makes, after `length` was checked.
 fn write(
     mut store: Store<'_>,
     stream: &Resource<OutputStream>,
     length: u64,
     bytes: impl FnOnce(usize) -> Vec<u8>,
-) -> Answer<()> {
-    if length > WRITE {
-        return Err(mistake(format!("it wrote {length} bytes to a stream at once (at most {WRITE})")));
+) -> StreamResult<()> {
+    if length > MAX_WRITE {
+        return Err(mistake(format!("it wrote {length} bytes to a stream at once (at most {MAX_WRITE})")));
     }
     let context = store.data_mut();
-    let stream: Stream = match context.handles.get(stream)? {
-        Handle::Output(stream) => stream,
+    let stream: ConsoleStream = match context.handles.get(stream)? {
+        WasiHandle::Output(stream) => stream,
         // Not reached: the engine knows which handle is of which type.
-        _ => return Err(mistake("it writes to what is no output")),
+        _ => return Err(mistake("it writes to a handle that is not an output stream")),
     };
     context.call.console.write(stream, &bytes(length as usize), &context.shared.log);
     done(())

@@ -1,43 +1,44 @@
-//! The host's own stubs of WASI 0.2, for guests whose toolchain imports it whether their author wants it or not: a C library, the runtimes of
-//! Python, JavaScript and Go.
+//! The host's own stubs of WASI 0.2. Some toolchains import WASI whether the filter's author wants
+//! it or not: a C library, and the runtimes of Python, JavaScript and Go.
 //!
-//! What such a runtime needs to start is there: the clocks, random numbers, and standard output and error, whose lines go into the filter's log.
-//! Everything else is there only so that the component links, and has nothing in it: no environment, no directories, no network. So
-//! no stub reaches farther than `rbdkit:filter` does, and each is bounded by the same limits. What is not in [`INTERFACES`] is not granted,
-//! and a component that imports it is refused.
+//! The stubs give such a runtime what it needs to start: clocks, random numbers, and standard
+//! output and error, whose lines go to the filter's log. All other functions are there only so that
+//! the component links, and give nothing: no environment, no directories, no network. So no stub
+//! reaches farther than `rbdkit:filter` does, and the same limits hold for each. An interface that
+//! is not in [`INTERFACES`] is not granted, and a component that imports it is refused.
 //!
-//! Written by hand: the crates that implement WASI are about giving files and sockets to guests, with care; here there is nothing to give.
+//! The stubs are written by hand because the crates that implement WASI give files and sockets to
+//! guests, and a filter gets none.
 //!
-//! **Handles.** Few things that a handle can stand for exist: the three standard streams, what one waits for, and the network that
-//! refuses everything. They are counted ([`Handles`]) and end with their instance. Of the others (files, sockets, terminals) there never is
-//! one, so their functions cannot be reached: the engine knows which handles it gave to whom, and traps on any other.
+//! **Handles.** A guest can have handles of the three standard streams, of pollables, and of a
+//! network that denies everything. They are counted
+//! ([`WasiHandles`](crate::guest::wasi_handles::WasiHandles)) and end with their instance. No guest
+//! ever has a handle of any other type (files, sockets, terminals), so the functions of those types
+//! cannot be reached: the engine knows which handles it gave to which component, and traps on any
+//! other.
 //!
-//! **Versions.** Any 0.2: the linker takes a definition for any version that is compatible with it.
+//! **Versions.** Any 0.2: the linker takes a definition for every version that is compatible with
+//! it.
 
 #![forbid(unsafe_code)]
 
 mod cli;
 mod clocks;
-mod console;
+mod define;
 mod denied;
-mod handles;
 mod io;
 mod random;
 
-use wasmtime::component::{Linker, LinkerInstance};
-use wasmtime::{Result, StoreContextMut};
+use wasmtime::Result;
+use wasmtime::component::Linker;
 
-use super::context::{Context, mistake};
-pub(super) use console::Console;
-pub(super) use handles::Handles;
-
-type Store<'a> = StoreContextMut<'a, Context>;
-type Functions<'a> = LinkerInstance<'a, Context>;
+use self::define::Functions;
+use crate::guest::context::Context;
 
 /// One interface of WASI.
 struct Interface {
     name: &'static str,
-    /// What it gives a guest, for the operator.
+    /// What it gives a guest, in words for the operator.
     grants: &'static str,
     define: fn(&mut Functions<'_>) -> Result<()>,
 }
@@ -50,7 +51,7 @@ const fn interface(
     Interface { name, grants, define }
 }
 
-/// All that is granted.
+/// All interfaces that are granted.
 const INTERFACES: [Interface; 27] = [
     interface("wasi:cli/environment", "nothing: no variables, no arguments, no directory", cli::environment),
     interface("wasi:cli/exit", "a fault of its own, which fails its request", cli::exit),
@@ -88,7 +89,7 @@ const INTERFACES: [Interface; 27] = [
 /// The version under which the stubs are defined.
 const VERSION: &str = "0.2.0";
 
-/// Adds all stubs.
+/// Adds all stubs to a linker.
 pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> Result<()> {
     for Interface { name, define, .. } in &INTERFACES {
         define(&mut linker.instance(&format!("{name}@{VERSION}"))?)?;
@@ -96,7 +97,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> Result<()> {
     Ok(())
 }
 
-/// The interface's name without its version, if a component that imports `name` gets it.
+/// The name of an imported interface without its version, if it is granted.
 pub(super) fn granted(name: &str) -> Option<&'static str> {
     let (interface, version) = name.split_once('@')?;
     let patch = version.strip_prefix("0.2.")?;
@@ -104,26 +105,9 @@ pub(super) fn granted(name: &str) -> Option<&'static str> {
     INTERFACES.iter().map(|known| known.name).find(|known| released && *known == interface)
 }
 
-/// What an interface of WASI, named without its version, gives a guest. None if it is not granted at all.
+/// What an interface of WASI, named without its version, gives a guest. None if it is not granted.
 pub fn grants(interface: &str) -> Option<&'static str> {
     INTERFACES.iter().find(|known| known.name == interface).map(|known| known.grants)
-}
-
-/// A type of which a guest may have handles.
-fn resource<T: 'static>(functions: &mut Functions<'_>, name: &str) -> Result<()> {
-    let ty = wasmtime::component::ResourceType::host::<T>();
-    functions.resource(name, ty, |mut store, rep| {
-        store.data_mut().handles.remove(rep);
-        Ok(())
-    })
-}
-
-/// Functions that need a handle of which there is none, so that nobody gets here; whatever their types are.
-fn unreachable(functions: &mut Functions<'_>, names: &[&'static str]) -> Result<()> {
-    for &name in names {
-        functions.func_new(name, move |_, _, _, _| Err(mistake(format!("it called {name} on what there is not"))))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -151,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_stubs_can_be_linked() {
-        let engine = super::super::engine::engine().unwrap();
+        let engine = crate::connection::engine::engine().unwrap();
         add_to_linker(&mut Linker::new(&engine)).unwrap();
         assert!(INTERFACES.iter().all(|interface| grants(interface.name) == Some(interface.grants)));
     }

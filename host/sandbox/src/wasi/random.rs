@@ -1,23 +1,25 @@
-//! `wasi:random`. What is asked for as insecure costs no more to make well.
+//! `wasi:random`. The "insecure" numbers are as good as the others, since they cost no more.
 
 use wasmtime::Result;
 
-use super::{Functions, Store, mistake};
+use super::define::{Functions, Store};
+use crate::guest::fault::mistake;
 
-/// The most bytes at once: 2 ms of the system's generator, in which nothing can end the call. Honest guests want a seed or a key.
-const MOST: u64 = 1 << 20;
+/// The most bytes that a guest may ask for at once. They take the system's generator 2 ms, during
+/// which nothing can end the call. An honest guest asks for a seed or a key.
+const MAX_BYTES: u64 = 1 << 20;
 
 fn bytes(mut store: Store<'_>, (length,): (u64,)) -> Result<(Vec<u8>,)> {
-    if length > MOST {
-        return Err(mistake(format!("it asked for {length} random bytes at once (at most {MOST})")));
+    if length > MAX_BYTES {
+        return Err(mistake(format!("it asked for {length} random bytes at once (at most {MAX_BYTES})")));
     }
     let mut bytes = vec![0; length as usize];
-    store.data_mut().outside.fill(&mut bytes)?;
+    store.data_mut().inputs.fill(&mut bytes)?;
     Ok((bytes,))
 }
 
 fn word(mut store: Store<'_>, (): ()) -> Result<(u64,)> {
-    Ok((store.data_mut().outside.word()?,))
+    Ok((store.data_mut().inputs.word()?,))
 }
 
 pub(super) fn random(functions: &mut Functions<'_>) -> Result<()> {
@@ -32,7 +34,7 @@ pub(super) fn insecure(functions: &mut Functions<'_>) -> Result<()> {
 
 pub(super) fn insecure_seed(functions: &mut Functions<'_>) -> Result<()> {
     functions.func_wrap("insecure-seed", |mut store: Store<'_>, ()| {
-        let outside = &mut store.data_mut().outside;
-        Ok(((outside.word()?, outside.word()?),))
+        let inputs = &mut store.data_mut().inputs;
+        Ok(((inputs.word()?, inputs.word()?),))
     })
 }

@@ -13,31 +13,31 @@ impl Wake for Flag {
     }
 }
 
-type LockFuture = Pin<Box<dyn Future<Output = Result<Held, Errno>> + Send>>;
+type LockFuture = Pin<Box<dyn Future<Output = Result<HeldLock, Errno>> + Send>>;
 
 /// Somebody who wants a lock, polled by hand.
 struct Asker {
     future: Option<LockFuture>,
     flag: Arc<Flag>,
-    held: Option<Result<Held, Errno>>,
+    held: Option<Result<HeldLock, Errno>>,
 }
 
 impl Asker {
     /// Asks, which polls once.
-    fn new(locks: &Arc<Locks>, first: u64, length: u64, mode: Mode, patience: Patience) -> Asker {
+    fn new(locks: &Arc<Locks>, first: u64, length: u64, mode: LockMode, on_shutdown: OnShutdown) -> Asker {
         let locks = Arc::clone(locks);
-        let future: LockFuture = Box::pin(async move { locks.lock(first, length, mode, patience).await });
+        let future: LockFuture = Box::pin(async move { locks.lock(first, length, mode, on_shutdown).await });
         let mut asker = Asker { future: Some(future), flag: Arc::default(), held: None };
         asker.poll();
         asker
     }
 
     fn exclusive(locks: &Arc<Locks>, first: u64, length: u64) -> Asker {
-        Asker::new(locks, first, length, Mode::Exclusive, Patience::UntilShutdown)
+        Asker::new(locks, first, length, LockMode::Exclusive, OnShutdown::GiveUp)
     }
 
     fn shared(locks: &Arc<Locks>, first: u64, length: u64) -> Asker {
-        Asker::new(locks, first, length, Mode::Shared, Patience::UntilShutdown)
+        Asker::new(locks, first, length, LockMode::Shared, OnShutdown::GiveUp)
     }
 
     fn poll(&mut self) {
@@ -114,7 +114,7 @@ fn a_shutdown_ends_waiting_but_not_for_who_has_to_write_back() {
     let locks = Arc::new(Locks::default());
     let holder = Asker::exclusive(&locks, 0, 10);
     let mut impatient = Asker::exclusive(&locks, 0, 10);
-    let mut patient = Asker::new(&locks, 0, 10, Mode::Exclusive, Patience::Always);
+    let mut patient = Asker::new(&locks, 0, 10, LockMode::Exclusive, OnShutdown::KeepWaiting);
     locks.shutdown();
     assert!(impatient.woken() && impatient.error() == Some(Errno::Eshutdown));
     assert!(!patient.woken());
@@ -136,13 +136,13 @@ fn ranges_that_cannot_be_are_refused() {
 struct Expected {
     asker: Asker,
     range: (u64, u64),
-    mode: Mode,
-    patience: Patience,
+    mode: LockMode,
+    on_shutdown: OnShutdown,
 }
 
 fn in_the_way(earlier: &Expected, later: &Expected) -> bool {
     let overlap = earlier.range.0 <= later.range.1 && later.range.0 <= earlier.range.1;
-    overlap && (earlier.mode == Mode::Exclusive || later.mode == Mode::Exclusive)
+    overlap && (earlier.mode == LockMode::Exclusive || later.mode == LockMode::Exclusive)
 }
 
 #[test]
@@ -155,12 +155,12 @@ fn random_locks_are_granted_exactly_when_nobody_earlier_conflicts() {
         for step in 0..400 {
             if all.len() < 12 && random.below(2) == 0 {
                 let (first, length) = (random.below(30), random.below(8) + 1);
-                let mode = if random.below(2) == 0 { Mode::Shared } else { Mode::Exclusive };
-                let patience = if random.below(4) == 0 { Patience::Always } else { Patience::UntilShutdown };
-                let asker = Asker::new(&locks, first, length, mode, patience);
-                let new = Expected { asker, range: (first, first + length - 1), mode, patience };
+                let mode = if random.below(2) == 0 { LockMode::Shared } else { LockMode::Exclusive };
+                let on_shutdown = if random.below(4) == 0 { OnShutdown::KeepWaiting } else { OnShutdown::GiveUp };
+                let asker = Asker::new(&locks, first, length, mode, on_shutdown);
+                let new = Expected { asker, range: (first, first + length - 1), mode, on_shutdown };
                 let waits = all.iter().any(|earlier| in_the_way(earlier, &new));
-                if stopping && waits && patience == Patience::UntilShutdown {
+                if stopping && waits && on_shutdown == OnShutdown::GiveUp {
                     assert_eq!(new.asker.error(), Some(Errno::Eshutdown), "round {round} step {step}");
                 } else {
                     assert_eq!(new.asker.has_it(), !waits, "round {round} step {step}");
@@ -170,7 +170,7 @@ fn random_locks_are_granted_exactly_when_nobody_earlier_conflicts() {
                 stopping = true;
                 locks.shutdown();
                 all.retain_mut(|one| {
-                    let refused = one.asker.future.is_some() && one.patience == Patience::UntilShutdown;
+                    let refused = one.asker.future.is_some() && one.on_shutdown == OnShutdown::GiveUp;
                     if refused {
                         assert!(one.asker.woken());
                         assert_eq!(one.asker.error(), Some(Errno::Eshutdown));
@@ -212,15 +212,15 @@ async fn tasks_on_many_threads_never_hold_what_conflicts_and_all_get_their_turn(
                 for _ in 0..500 {
                     let (first, length) = (random.below(60), random.below(4) + 1);
                     let (mode, weight) =
-                        if random.below(3) == 0 { (Mode::Exclusive, -1000) } else { (Mode::Shared, 1) };
-                    let lock = locks.lock(first, length, mode, Patience::UntilShutdown);
+                        if random.below(3) == 0 { (LockMode::Exclusive, -1000) } else { (LockMode::Shared, 1) };
+                    let lock = locks.lock(first, length, mode, OnShutdown::GiveUp);
                     let held = if random.below(4) == 0 {
                         // Gives up, sometimes while the lock is being handed to it.
-                        let patience = random.below(3);
+                        let on_shutdown = random.below(3);
                         tokio::select! {
                             biased;
                             held = lock => held.unwrap(),
-                            () = async { for _ in 0..patience { tokio::task::yield_now().await } } => continue,
+                            () = async { for _ in 0..on_shutdown { tokio::task::yield_now().await } } => continue,
                         }
                     } else {
                         lock.await.unwrap()

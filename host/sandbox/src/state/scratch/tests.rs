@@ -1,8 +1,11 @@
+use rbdkit_plugin_api::Fill;
+
 use super::super::random::Random;
+use super::disk::{named_and_removed, nameless, write_all};
 use super::*;
 
 fn scratch(quota: u64) -> Arc<Scratch> {
-    Arc::new(Scratch::new(directory(), quota, Arc::new(Quota::new(u64::MAX)), Arc::new(Quota::new(64 << 20))))
+    Arc::new(Scratch::new(scratch_directory(), quota, Arc::new(Quota::new(u64::MAX)), Arc::new(Quota::new(64 << 20))))
 }
 
 async fn write(scratch: &Arc<Scratch>, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
@@ -62,11 +65,11 @@ async fn small_input_and_output_does_not_wait() {
     let buffer = Buffer::from_vec(vec![2; 4096]);
     let span = buffer.span();
     assert!(matches!(scratch.pwrite(buffer, span, 100), Op::Ready((_, Ok(())))));
-    scratch.careful.store(CAREFUL, Ordering::Relaxed);
+    scratch.indirect_writes.store(INDIRECT_WRITES, Ordering::Relaxed);
     let buffer = Buffer::from_vec(vec![3; 10]);
-    let careful = scratch.pwrite(buffer, Span::new(0, 10), 0);
-    assert!(matches!(careful, Op::Later(_)));
-    careful.await.1.unwrap();
+    let indirect = scratch.pwrite(buffer, Span::new(0, 10), 0);
+    assert!(matches!(indirect, Op::Later(_)));
+    indirect.await.1.unwrap();
     let mut expected = vec![1; 8192];
     expected[100..4196].fill(2);
     expected[..10].fill(3);
@@ -94,8 +97,8 @@ async fn the_quota_is_never_exceeded_and_a_refused_write_changes_nothing() {
 async fn all_scratch_files_of_a_filter_share_one_total() {
     let total = Arc::new(Quota::new(3 * PAGE));
     let memory = Arc::new(Quota::new(1 << 20));
-    let one = Arc::new(Scratch::new(directory(), u64::MAX, Arc::clone(&total), Arc::clone(&memory)));
-    let two = Arc::new(Scratch::new(directory(), u64::MAX, Arc::clone(&total), Arc::clone(&memory)));
+    let one = Arc::new(Scratch::new(scratch_directory(), u64::MAX, Arc::clone(&total), Arc::clone(&memory)));
+    let two = Arc::new(Scratch::new(scratch_directory(), u64::MAX, Arc::clone(&total), Arc::clone(&memory)));
     write(&one, 0, &[1; 4096]).await.unwrap();
     write(&two, 0, &[1; 8192]).await.unwrap();
     assert_eq!(write(&one, 4096, &[1]).await, Err(Errno::Enospc));
@@ -132,7 +135,8 @@ async fn a_directory_that_is_not_there_fails_the_write_and_says_which() {
 
 #[tokio::test]
 async fn a_disk_that_fills_up_half_way_leaves_zeroes_where_there_were_zeroes() {
-    // A file that is sealed against growing stands for the disk: of a write across its end the first part is done.
+    // A file that is sealed against growing stands for the disk: of a write across its end the
+    // first part is done.
     use rustix::fs::{MemfdFlags, SealFlags};
     let scratch = scratch(1 << 30);
     let file = rustix::fs::memfd_create("full", MemfdFlags::ALLOW_SEALING).unwrap();
@@ -155,15 +159,14 @@ async fn a_disk_that_fills_up_half_way_leaves_zeroes_where_there_were_zeroes() {
 
 #[test]
 fn the_file_has_no_name_even_where_the_kernel_cannot_make_it_so() {
-    let dir = std::env::temp_dir().join(format!("rbdkit-scratch-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
-    let file = nameless(&dir).unwrap();
-    let other = named_for_a_moment(&dir).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = nameless(dir.path()).unwrap();
+    let other = named_and_removed(dir.path()).unwrap();
     assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
     for file in [file, other] {
         write_all(&file, b"x", 0).unwrap();
     }
-    std::fs::remove_dir(&dir).unwrap();
+    assert_eq!(named_and_removed(&dir.path().join("missing")).unwrap_err(), rustix::io::Errno::NOENT);
 }
 
 #[tokio::test]
@@ -207,7 +210,7 @@ async fn a_scratch_file_does_what_an_array_does() {
         assert_eq!(scratch.allocated(), pages.iter().filter(|page| **page).count() as u64 * PAGE, "step {step}");
     }
     assert_eq!(read(&scratch, 0, SIZE as usize).await, model);
-    // And the file system agrees, to within its own books.
+    // The file system agrees, except for its own structures.
     let blocks = std::os::unix::fs::MetadataExt::blocks(&scratch.file.get().unwrap().metadata().unwrap()) * 512;
     assert!(blocks <= scratch.allocated() + 64 * PAGE, "{blocks} on the disk, {} counted", scratch.allocated());
 }
@@ -217,8 +220,8 @@ async fn files_leave_descriptors_to_others() {
     let files = Arc::new(Quota::new(1));
     let scratch = || {
         let memory = Arc::new(Quota::new(64 << 20));
-        let mut scratch = Scratch::new(directory(), u64::MAX, Arc::new(Quota::new(u64::MAX)), memory);
-        scratch.files = Arc::clone(&files);
+        let mut scratch = Scratch::new(scratch_directory(), u64::MAX, Arc::new(Quota::new(u64::MAX)), memory);
+        scratch.descriptors = Arc::clone(&files);
         Arc::new(scratch)
     };
     let (one, two) = (scratch(), scratch());

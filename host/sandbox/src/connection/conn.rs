@@ -1,0 +1,202 @@
+//! A connection in one layer: what is below it, what its client asked for, and the state that it
+//! uses.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+use rbdkit_chain::{Hop, NextLayer};
+use rbdkit_plugin_api::{Client, Errno, Error, OpenArgs, Result};
+
+use super::bindings::host::types as wit;
+use super::counters::Counted;
+use super::next::{Next, NextCell};
+use super::prefetch::Prefetcher;
+use super::shared::FilterShared;
+use super::tracker::TaskTracker;
+use crate::state::{ConnectionDeltas, ScopeState};
+
+/// A connection in one layer.
+pub(crate) struct Connection {
+    pub(crate) shared: Arc<FilterShared>,
+    pub(crate) below: NextLayer,
+    pub(crate) exportname: String,
+    pub(crate) readonly: bool,
+    /// What the guest's open returned.
+    pub(crate) handle: AtomicU64,
+    pub(crate) deltas: ConnectionDeltas,
+    pub(crate) prefetcher: Arc<Prefetcher>,
+    /// Operations below that go on without their call.
+    pub(crate) detached_operations: Arc<TaskTracker>,
+    next: NextCell,
+    needs_its_instance: bool,
+    /// Open has succeeded and close has not begun: a fresh instance that takes the place of a lost
+    /// one is told of it.
+    live: AtomicBool,
+    /// The instance that held its state is gone and its state cannot be rebuilt.
+    lost: AtomicBool,
+    own: OnceLock<Arc<ScopeState>>,
+    export: Arc<ScopeState>,
+    _counted: Counted,
+}
+
+/// How a filter treats its connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConnectionTraits {
+    /// The filter may replace the layer below.
+    pub(crate) reopens: bool,
+    /// The connection's state is in the one instance that serves it, and would be lost with it.
+    pub(crate) needs_its_instance: bool,
+}
+
+impl Connection {
+    /// A connection to the export that has this state. Its layer below is not open yet.
+    pub(crate) fn new(
+        shared: &Arc<FilterShared>,
+        export: Arc<ScopeState>,
+        args: OpenArgs,
+        below: NextLayer,
+        traits: ConnectionTraits,
+    ) -> Arc<Connection> {
+        Arc::new(Connection {
+            export,
+            prefetcher: Prefetcher::new(shared, below.thread_model()),
+            _counted: Counted::new(&shared.connections),
+            shared: Arc::clone(shared),
+            below,
+            exportname: args.exportname,
+            readonly: args.readonly,
+            handle: AtomicU64::new(0),
+            deltas: ConnectionDeltas::default(),
+            detached_operations: Arc::default(),
+            next: if traits.reopens { NextCell::replaceable() } else { NextCell::lasting() },
+            needs_its_instance: traits.needs_its_instance,
+            live: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+            own: OnceLock::new(),
+        })
+    }
+
+    pub(crate) fn client(&self) -> &Arc<Client> {
+        self.below.client()
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.client().id
+    }
+
+    /// Whether its state is in the one instance that serves it, and would be lost with it.
+    pub(crate) fn needs_its_instance(&self) -> bool {
+        self.needs_its_instance
+    }
+
+    /// Whether it is open: open has succeeded and close has not begun.
+    pub(crate) fn is_live(&self) -> bool {
+        self.live.load(Relaxed)
+    }
+
+    /// Open has succeeded.
+    pub(crate) fn begin_life(&self) {
+        self.live.store(true, Relaxed);
+    }
+
+    /// Close begins.
+    pub(crate) fn end_life(&self) {
+        self.live.store(false, Relaxed);
+    }
+
+    /// Whether its state was lost with an instance.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Relaxed)
+    }
+
+    /// Its state was lost with an instance: all its requests fail from now on.
+    pub(crate) fn lose(&self) {
+        self.lost.store(true, Relaxed);
+    }
+
+    /// The state that a scope names, for this connection.
+    pub(crate) fn scope(&self, scope: wit::Scope) -> &Arc<ScopeState> {
+        match scope {
+            wit::Scope::Connection => self.own.get_or_init(|| {
+                let own = self.shared.state.connection();
+                if let Some(next) = self.next.get() {
+                    self.shared.state.size_scratch(&self.export, Some(&own), next.hop.size());
+                }
+                own
+            }),
+            wit::Scope::Exportname => &self.export,
+            wit::Scope::Server => self.shared.state.server(),
+        }
+    }
+
+    /// What is below, if it stays the same while the connection is open.
+    pub(crate) fn lasting_next(&self) -> Option<&Arc<Next>> {
+        self.next.get_lasting()
+    }
+
+    /// What is below now, if it may be replaced while a call goes on.
+    pub(crate) fn replaceable_next(&self) -> Option<Arc<Next>> {
+        self.next.get_replaceable()
+    }
+
+    /// What is below now.
+    pub(crate) fn next(&self) -> Option<Arc<Next>> {
+        self.next.get()
+    }
+
+    /// Takes what is below, for closing it.
+    pub(crate) fn take_next(&self) -> Option<Arc<Next>> {
+        self.next.take()
+    }
+
+    /// Whether the filter may replace what is below.
+    pub(crate) fn reopens(&self) -> bool {
+        self.next.is_replaceable()
+    }
+
+    /// How often what is below was replaced.
+    pub(crate) fn generation(&self) -> u64 {
+        self.next.generation()
+    }
+
+    /// `next-open.open`.
+    pub(crate) async fn open_next(&self, readonly: bool, exportname: &str) -> Result<()> {
+        if self.next.get().is_some() {
+            return Err(Error::new(Errno::Einval, "next is open already"));
+        }
+        let hop = self.below.open(self.readonly_for(readonly)?, exportname).await?;
+        self.size_scratch(&hop);
+        // There is nothing to replace: the guest's open asks for this once.
+        let _ = self.next.put(Next::new(hop));
+        Ok(())
+    }
+
+    /// `next-open.reopen`.
+    pub(crate) async fn reopen(&self, generation: u64, readonly: bool, exportname: &str) -> Result<u64> {
+        let _turn = self.next.reopening.lock().await;
+        let now = self.generation();
+        if now != generation {
+            return Ok(now);
+        }
+        let hop = self.below.open(self.readonly_for(readonly)?, exportname).await?;
+        self.size_scratch(&hop);
+        let old = self.next.put(Next::new(hop));
+        if let Some(old) = old {
+            old.retire(&self.shared);
+        }
+        self.next.set_generation(now + 1);
+        Ok(now + 1)
+    }
+
+    /// A read-only connection is never opened for writing below.
+    fn readonly_for(&self, readonly: bool) -> Result<bool> {
+        match self.readonly && !readonly {
+            true => Err(Error::new(Errno::Erofs, "a read-only connection cannot be opened for writing")),
+            false => Ok(readonly),
+        }
+    }
+
+    fn size_scratch(&self, hop: &Hop) {
+        self.shared.state.size_scratch(&self.export, self.own.get(), hop.size());
+    }
+}

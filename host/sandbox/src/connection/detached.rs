@@ -1,0 +1,109 @@
+//! Operations of the layers below that go on when their call has ended.
+//!
+//! A call that waits for next, or for its scratch file, is ended when its client goes: its instance
+//! is dropped and another one takes the place. The operation that it waited for cannot be called
+//! back, since a plugin reads and writes whether anybody still wants it or not. So the operation
+//! goes on as a *detached operation*: a task of its own that keeps everything that must not be
+//! given away before the operation has ended. These are its buffer and the account that the buffer
+//! is on, the call's range lock (nobody else comes into the range while a write is still on its
+//! way), the turn in a queue below, and the layer below itself, which is finalized and closed after
+//! its last operation. The call's changes of maps are undone before the lock is released, as in any
+//! other call that fails.
+//!
+//! **In a chain** each layer does that for itself. The future of a request contains those of the
+//! layers below. A layer that detaches its operation does so before it polls it once more, so the
+//! topmost layer goes first. Its operation finds out in its task that the client has gone, detaches
+//! in turn, and so on down to the operation that really hangs. Each detached operation ends as soon
+//! as the layer below it has returned.
+//!
+//! **Limits.** A filter has at most
+//! [`MAX_DETACHED_OPERATIONS`](super::limits::MAX_DETACHED_OPERATIONS) of them, and their buffers
+//! are on the account of `buffers-total`. Beyond that a call waits as if its client were still
+//! there, and keeps what it holds.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use rbdkit_plugin_api::BoxFuture;
+
+use super::conn::Connection;
+use super::next::Next;
+use super::shared::FilterShared;
+use super::tracker::TaskToken;
+use crate::state::HeldLock;
+
+/// Bytes of a buffer that a detached operation keeps, on the account of the filter's buffers.
+pub(crate) struct Charge {
+    shared: Arc<FilterShared>,
+    bytes: u64,
+}
+
+impl Charge {
+    /// Takes over bytes that are on the account already.
+    pub(crate) fn taken_over(shared: &Arc<FilterShared>, bytes: u64) -> Charge {
+        Charge { shared: Arc::clone(shared), bytes }
+    }
+
+    /// Puts bytes on the account. None: it has no room.
+    pub(crate) fn new(shared: &Arc<FilterShared>, bytes: u64) -> Option<Charge> {
+        shared.buffers.take(bytes).then(|| Charge::taken_over(shared, bytes))
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.shared.buffers.give(self.bytes);
+    }
+}
+
+/// A place among the detached operations of a filter and of a connection. It also keeps the
+/// connection, and so what is below it.
+pub(crate) struct Place {
+    conn: Arc<Connection>,
+    _token: TaskToken,
+}
+
+impl Place {
+    /// None: there are as many as are allowed.
+    pub(crate) fn take(conn: &Arc<Connection>) -> Option<Place> {
+        let place = || Place { conn: Arc::clone(conn), _token: conn.detached_operations.begin() };
+        conn.shared.detached_operations.take(1).then(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.conn.shared.detached_operations.give(1);
+    }
+}
+
+/// What a detached operation keeps. The fields are dropped in this order: whoever gets the lock
+/// finds the buffer's bytes free and next still open.
+pub(crate) struct DetachedOperation {
+    _charge: Charge,
+    _lock: Option<HeldLock>,
+    _next: Option<Arc<Next>>,
+    place: Place,
+}
+
+impl DetachedOperation {
+    pub(crate) fn new(
+        place: Place,
+        charge: Charge,
+        lock: Option<HeldLock>,
+        next: Option<Arc<Next>>,
+    ) -> DetachedOperation {
+        DetachedOperation { _charge: charge, _lock: lock, _next: next, place }
+    }
+
+    /// Runs an operation to its end on a task of its own. Nobody gets its answer.
+    pub(crate) fn run<T: Send + 'static>(self, operation: BoxFuture<'static, T>) {
+        let shared = Arc::clone(&self.place.conn.shared);
+        shared.counters.detached.fetch_add(1, Relaxed);
+        shared.detached_tasks.spawn(async move {
+            let kept = self;
+            drop(operation.await);
+            drop(kept);
+        });
+    }
+}

@@ -1,0 +1,84 @@
+//! The settings of wasmtime's engine, of which a process has one.
+//!
+//! **Features.** Everything that filters do not need is off: threads, 64-bit memories, custom page
+//! sizes, GC, exceptions, relaxed SIMD (its results differ between machines), and the component
+//! model's async. A component that uses one of them is refused when it is loaded. Modules with
+//! several memories stay on: wasmtime itself makes such a module where a component is composed of
+//! others (JavaScript's engine and its stub of WASI), and panics without. The bytes of all memories
+//! of an instance are counted together. Concurrency support makes a call three to five times as
+//! expensive and is off, because a store serves one call at a time here.
+//!
+//! **Memory.** Instances live long (a pool of them for each filter, or one for each connection). So
+//! making one fast brings little, and reserving address space for the largest possible memory costs
+//! much. Instances are allocated on demand, with memories that may move. A memory reserves 64 MiB
+//! of address space, which is what it may grow to by default, and has explicit bounds checks in
+//! place of the usual 4 GiB of guard.
+//!
+//! **Epochs.** Compiled code looks at an epoch counter at each loop and call.
+//! [`Pulse`](super::pulse::Pulse) advances it.
+
+use rbdkit_plugin_api::ConfigError;
+use wasmtime::{Config, Engine, OptLevel, Strategy, WasmBacktraceDetails, WasmFeatures};
+
+/// How much of its fiber's stack a guest's code may use, in bytes. Beyond it the code traps.
+const WASM_STACK: usize = 512 << 10;
+
+/// A fiber's stack, in bytes of address space. The host's frames come on top of the guest's: an
+/// import polls the layers below on this stack, down to the next filter's own fiber. 1.5 MiB are
+/// left for them. Only pages that were touched are resident.
+const FIBER_STACK: usize = 2 << 20;
+
+/// Address space that a linear memory reserves. A memory that grows beyond it (with a larger limit)
+/// is moved.
+const MEMORY_RESERVATION: u64 = 64 << 20;
+
+/// An address that is less than this beyond a checked address needs no check of its own.
+const MEMORY_GUARD: u64 = 64 << 10;
+
+fn config() -> Config {
+    let mut config = Config::new();
+    let off = WasmFeatures::THREADS
+        | WasmFeatures::SHARED_EVERYTHING_THREADS
+        | WasmFeatures::MEMORY64
+        | WasmFeatures::CUSTOM_PAGE_SIZES
+        | WasmFeatures::GC
+        | WasmFeatures::GC_TYPES
+        | WasmFeatures::FUNCTION_REFERENCES
+        | WasmFeatures::EXCEPTIONS
+        | WasmFeatures::LEGACY_EXCEPTIONS
+        | WasmFeatures::RELAXED_SIMD
+        | WasmFeatures::STACK_SWITCHING
+        | WasmFeatures::WIDE_ARITHMETIC
+        | WasmFeatures::CM_ASYNC
+        | WasmFeatures::CM_ASYNC_STACKFUL
+        | WasmFeatures::CM_MORE_ASYNC_BUILTINS
+        | WasmFeatures::CM_THREADING
+        | WasmFeatures::CM_ERROR_CONTEXT
+        | WasmFeatures::CM_GC
+        | WasmFeatures::CM64;
+    config
+        .strategy(Strategy::Cranelift)
+        .cranelift_opt_level(OptLevel::Speed)
+        .concurrency_support(false)
+        .wasm_features(off, false)
+        .epoch_interruption(true)
+        .max_wasm_stack(WASM_STACK)
+        .async_stack_size(FIBER_STACK)
+        .memory_reservation(MEMORY_RESERVATION)
+        .memory_reservation_for_growth(MEMORY_RESERVATION)
+        .memory_guard_size(MEMORY_GUARD)
+        .memory_may_move(true)
+        // Names of functions come with the component. Its DWARF would be read in the middle of a
+        // request.
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        .native_unwind_info(false);
+    config
+}
+
+/// Makes the engine.
+///
+/// # Errors
+/// WebAssembly does not run on this machine.
+pub(crate) fn engine() -> Result<Engine, ConfigError> {
+    Engine::new(&config()).map_err(|e| ConfigError::new(format!("cannot run WebAssembly on this machine: {e:#}")))
+}

@@ -1,0 +1,25 @@
+//! How an import ends that does not succeed.
+
+use rbdkit_plugin_api::Errno;
+
+/// Why an import that answers an errno did not succeed. The generated bindings turn it into the
+/// guest's answer or into a trap.
+#[derive(Debug)]
+pub(crate) enum ImportError {
+    /// The answer for the guest.
+    Errno(Errno),
+    /// The guest's call ends here.
+    Trap(wasmtime::Error),
+}
+
+impl From<Errno> for ImportError {
+    fn from(errno: Errno) -> ImportError {
+        ImportError::Errno(errno)
+    }
+}
+
+impl From<wasmtime::Error> for ImportError {
+    fn from(error: wasmtime::Error) -> ImportError {
+        ImportError::Trap(error)
+    }
+}

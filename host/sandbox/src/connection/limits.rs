@@ -1,0 +1,180 @@
+//! What a filter may take, and what all filters of a server may take together.
+
+use std::time::Duration;
+
+use rbdkit_plugin_api::MAX_REQUEST;
+
+use crate::state;
+
+/// Operations of one filter that go on without their call. This is half of the threads that the
+/// runtime has for operations that block (512), so that plugins which hang leave the other half to
+/// requests that somebody waits for.
+pub(super) const MAX_DETACHED_OPERATIONS: u64 = 256;
+
+/// `describe` returns constants. Interpreters start in some milliseconds; 5 s are enough on a busy
+/// machine.
+const DESCRIBE: Duration = Duration::from_secs(5);
+
+/// The limits of one filter in one place of the chain.
+#[derive(Clone, Debug)]
+pub struct FilterLimits {
+    /// Time that a guest may compute in one data request. Waiting for next, locks and sleep does
+    /// not count.
+    pub cpu: Duration,
+    /// Time that one data request may take, less the same waiting. It also ends a guest that is not
+    /// scheduled for long.
+    pub wall: Duration,
+    /// As `cpu` and `wall`, for configure, get-ready, open, prepare, finalize and close: they may
+    /// read a whole index. Finalize and close may also sleep for so long in all, because no client
+    /// waits for them.
+    pub setup: Duration,
+    /// Times that one data request may wait for others. A normal request waits a few times for each
+    /// block. This ends a request that asks the layers below for ever.
+    pub waits: u32,
+    /// Bytes of an instance's linear memory and tables together. Beyond it an allocation fails in
+    /// the guest.
+    pub memory: u64,
+    /// Instances of the filter. A request waits for a free one; one connection has at most half of
+    /// them.
+    pub instances: u32,
+    /// Bytes of one call's own buffers.
+    pub buffers: u64,
+    /// Bytes of all calls' own buffers together.
+    pub buffers_total: u64,
+    /// Bytes that one import or result may bring out of the guest at once (strings, lists). A
+    /// request may always bring out as many bytes as its payload has, so that `buffer.write` can
+    /// write the payload in one piece.
+    pub transfer: u64,
+    /// Bytes of memory for block maps.
+    pub maps: u64,
+    /// Bytes on the disk for one scratch file. None: the size of the export below and some for a
+    /// header.
+    pub scratch: Option<u64>,
+    /// Bytes on the disk for all scratch files of the filter together.
+    pub scratch_total: u64,
+    /// Exports that may have state.
+    pub exports: u32,
+    /// Prefetches of one connection under way at once.
+    pub prefetches: u32,
+    /// Bytes that one connection's prefetch queue holds.
+    pub prefetch_queue: u64,
+    /// Lines a second that the filter may log; ten times as many at once.
+    pub log_lines: u32,
+    /// Bytes of a line in the log.
+    pub log_line: u32,
+}
+
+impl Default for FilterLimits {
+    fn default() -> FilterLimits {
+        FilterLimits {
+            cpu: Duration::from_secs(1),
+            wall: Duration::from_secs(10),
+            setup: Duration::from_secs(60),
+            // A request of 64 MiB in blocks of 512 bytes, each read and written, waits 262144
+            // times.
+            waits: 1 << 20,
+            memory: 64 << 20,
+            // A client that is alone has half of them: 64, the number of requests in flight beyond
+            // which more bring nothing.
+            instances: 128,
+            buffers: u64::from(MAX_REQUEST),
+            // Four of the largest requests: more would let one filter outgrow what the server
+            // admits in payloads.
+            buffers_total: 4 * u64::from(MAX_REQUEST),
+            // The longest list that the host itself gives out, of extents, has 1.5 MiB.
+            transfer: 4 << 20,
+            maps: 128 << 20,
+            scratch: None,
+            scratch_total: u64::MAX,
+            exports: 1024,
+            // Four pieces hide a latency of 20 ms at 200 MB/s.
+            prefetches: 12,
+            prefetch_queue: 32 << 20,
+            log_lines: 100,
+            log_line: 1024,
+        }
+    }
+}
+
+/// What one call may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Allowance {
+    /// Time that the guest may compute.
+    pub(crate) compute: Duration,
+    /// Time that the call may take, less what it waits for others.
+    pub(crate) take: Duration,
+    /// Times that it may wait for others.
+    pub(crate) waits: u64,
+}
+
+impl FilterLimits {
+    /// What a data request may take.
+    pub(crate) fn of_a_request(&self) -> Allowance {
+        Allowance { compute: self.cpu, take: self.wall, waits: u64::from(self.waits) }
+    }
+
+    /// What opening, preparing and the like may take: they may read a whole index.
+    pub(crate) fn of_a_setup(&self) -> Allowance {
+        Allowance { compute: self.setup, take: self.setup, waits: u64::from(self.waits) << 6 }
+    }
+
+    /// For asking a component what it is, before the operator has said anything about it.
+    pub(crate) fn for_describing() -> FilterLimits {
+        FilterLimits { setup: DESCRIBE, ..FilterLimits::default() }
+    }
+
+    pub(super) fn for_state(&self) -> state::StateLimits {
+        state::StateLimits {
+            exports: self.exports as usize,
+            map_bytes: self.maps,
+            scratch_bytes: self.scratch,
+            scratch_total: self.scratch_total,
+            ..state::StateLimits::default()
+        }
+    }
+}
+
+/// The limits of all filters of a server together.
+#[derive(Clone, Debug)]
+pub struct ServerLimits {
+    /// Bytes of linear memory and tables of all instances of all filters. A request that needs one
+    /// more instance fails if there is no memory for it.
+    pub memory: u64,
+    /// For compiling one component.
+    pub compile: CompileLimits,
+}
+
+impl Default for ServerLimits {
+    fn default() -> ServerLimits {
+        ServerLimits { memory: half_of_the_machine(), compile: CompileLimits::default() }
+    }
+}
+
+/// What compiling one component that is not in the cache may take.
+#[derive(Clone, Copy, Debug)]
+pub struct CompileLimits {
+    /// Processor time of all threads together. Twice as much time may pass on the clock.
+    pub time: Duration,
+    /// Address space in bytes.
+    pub memory: u64,
+}
+
+impl Default for CompileLimits {
+    fn default() -> CompileLimits {
+        CompileLimits {
+            // The largest interpreters take 20 seconds where two processors compile at once.
+            time: Duration::from_secs(60),
+            // An interpreter of 18 MiB takes some 1.5 GiB. The rest is for address space that is
+            // only reserved.
+            memory: 4 << 30,
+        }
+    }
+}
+
+/// Half of the machine's memory, but at most 4 GiB.
+fn half_of_the_machine() -> u64 {
+    let info = rustix::system::sysinfo();
+    #[allow(clippy::unnecessary_cast, clippy::useless_conversion, reason = "the field's type is the C library's word")]
+    let bytes = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit));
+    (bytes / 2).clamp(64 << 20, 4 << 30)
+}

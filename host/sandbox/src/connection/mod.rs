@@ -1,0 +1,18 @@
+//! One filter on one connection: what is below it and what its instances share.
+
+pub(crate) mod bindings;
+pub(crate) mod conn;
+pub(crate) mod counters;
+pub(crate) mod detached;
+pub(crate) mod engine;
+pub(crate) mod import_error;
+pub(crate) mod limit_options;
+pub(crate) mod limits;
+pub(crate) mod log;
+pub(crate) mod next;
+pub(crate) mod on_fault;
+pub(crate) mod prefetch;
+pub(crate) mod pulse;
+pub(crate) mod shared;
+pub(super) mod tracker;
+pub(crate) mod waiting;

@@ -1,0 +1,135 @@
+//! The layer below a connection, and where the connection keeps it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock, RwLock};
+
+use rbdkit_chain::Hop;
+use rbdkit_plugin_api::{read_lock, write_lock};
+
+use super::shared::FilterShared;
+
+/// The layer below, as one call sees it.
+///
+/// Every call keeps the layer that it began with. A layer that was replaced ends when its last user
+/// drops it: a task of its own finalizes and closes it then.
+pub(crate) struct Next {
+    pub(crate) hop: Arc<Hop>,
+    /// Set when it was replaced: counts the task that ends it.
+    retired: OnceLock<Arc<FilterShared>>,
+}
+
+impl Next {
+    pub(crate) fn new(hop: Arc<Hop>) -> Arc<Next> {
+        Arc::new(Next { hop, retired: OnceLock::new() })
+    }
+
+    /// It was replaced: its last user, which may be the caller, ends it.
+    pub(super) fn retire(&self, shared: &Arc<FilterShared>) {
+        let _ = self.retired.set(Arc::clone(shared));
+    }
+}
+
+impl Drop for Next {
+    fn drop(&mut self) {
+        if let Some(shared) = self.retired.get() {
+            end_later(shared, Arc::clone(&self.hop));
+        }
+    }
+}
+
+/// Finalizes and closes a hop on a task of its own, which the server waits for when it stops.
+fn end_later(shared: &FilterShared, hop: Arc<Hop>) {
+    let name = shared.name.clone();
+    shared.detached_tasks.spawn(async move {
+        if let Err(error) = hop.finalize().await {
+            tracing::error!("{name}: finalizing {}: {error}", hop.name());
+        }
+        hop.close().await;
+    });
+}
+
+/// Where a connection keeps the layer below.
+pub(super) struct NextCell {
+    now: Found,
+    generation: AtomicU64,
+    /// Held while the layer is reopened: one reopening at a time.
+    pub(crate) reopening: tokio::sync::Mutex<()>,
+}
+
+enum Found {
+    /// For filters that cannot reopen it, which is nearly all of them: a request finds it without a
+    /// lock and without counting its users. It stays until the connection is dropped, but counts as
+    /// absent once it was closed.
+    Lasting {
+        next: OnceLock<Arc<Next>>,
+        closed: AtomicBool,
+    },
+    Replaceable(RwLock<Option<Arc<Next>>>),
+}
+
+impl NextCell {
+    /// For a layer that stays the same while the connection is open.
+    pub(super) fn lasting() -> NextCell {
+        NextCell::new(Found::Lasting { next: OnceLock::new(), closed: AtomicBool::new(false) })
+    }
+
+    /// For a layer that may be replaced while the connection is open.
+    pub(crate) fn replaceable() -> NextCell {
+        NextCell::new(Found::Replaceable(RwLock::default()))
+    }
+
+    fn new(now: Found) -> NextCell {
+        NextCell { now, generation: AtomicU64::new(0), reopening: tokio::sync::Mutex::default() }
+    }
+
+    pub(super) fn is_replaceable(&self) -> bool {
+        matches!(self.now, Found::Replaceable(_))
+    }
+
+    /// The layer below, if it cannot be replaced.
+    pub(super) fn get_lasting(&self) -> Option<&Arc<Next>> {
+        match &self.now {
+            Found::Lasting { next, closed } => next.get().filter(|_| !closed.load(Relaxed)),
+            Found::Replaceable(_) => None,
+        }
+    }
+
+    /// The layer below, if it can be replaced.
+    pub(super) fn get_replaceable(&self) -> Option<Arc<Next>> {
+        match &self.now {
+            Found::Lasting { .. } => None,
+            Found::Replaceable(now) => read_lock(now).clone(),
+        }
+    }
+
+    /// The layer below, if it is open.
+    pub(crate) fn get(&self) -> Option<Arc<Next>> {
+        self.get_lasting().cloned().or_else(|| self.get_replaceable())
+    }
+
+    /// Puts a layer that was opened. Returns the layer that it replaces.
+    pub(crate) fn put(&self, next: Arc<Next>) -> Option<Arc<Next>> {
+        match &self.now {
+            Found::Lasting { next: cell, .. } => cell.set(next).err(),
+            Found::Replaceable(now) => write_lock(now).replace(next),
+        }
+    }
+
+    /// Takes the layer out, for closing it.
+    pub(crate) fn take(&self) -> Option<Arc<Next>> {
+        match &self.now {
+            Found::Lasting { next, closed } => next.get().filter(|_| !closed.swap(true, Relaxed)).cloned(),
+            Found::Replaceable(now) => write_lock(now).take(),
+        }
+    }
+
+    /// How often the layer was replaced.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Relaxed)
+    }
+
+    /// Counts a replacement.
+    pub(super) fn set_generation(&self, generation: u64) {
+        self.generation.store(generation, Relaxed);
+    }
+}

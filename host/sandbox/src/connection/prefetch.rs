@@ -1,0 +1,399 @@
+//! Prefetching by the host: a guest asks for a range and goes on, and the host reads the range
+//! ahead meanwhile.
+//!
+//! Each connection has one queue in each layer. Ranges are cut into pieces of at most 1 MiB, so
+//! that a demand read that comes in between waits no longer than one piece takes. Several pieces
+//! are under way at once: that hides a source's latency. The parts of a range that are queued,
+//! under way or were done a moment ago are left out, and pieces for which the queue has no room are
+//! dropped. All of it is advisory, so errors are only counted. What the layer below knows to be
+//! zero is left out too, because reading it costs nothing. A prefetch holds no lock and no instance
+//! of this layer, and works on the layer below as any other request does.
+//!
+//! A filter that exports `background` has ranges of its own for times when the queue is empty. An
+//! idle worker asks the filter for a range, wakes the next worker, fetches the range, and asks
+//! again. So these ranges are fetched without any client, never more at once than there are
+//! workers, and the filter gives a range out only when a worker is about to fetch it. Only one
+//! worker at a time asks.
+//!
+//! When the connection ends no more prefetches are begun. The layer below is closed after the last
+//! one that is under way.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant};
+
+use rbdkit_plugin_api::{BoxFuture, Flags, Result, Support, ThreadModel, lock};
+use tokio::sync::Notify;
+
+use super::next::Next;
+use super::shared::FilterShared;
+
+/// The longest piece, in bytes: what a source of 100 MB/s sends in the 10 ms that one request
+/// takes.
+const PIECE: u64 = 1 << 20;
+
+/// Ranges that a queue holds at most, however short they are.
+const MAX_RANGES: usize = 64;
+
+/// The longest range of a filter's own, in bytes: the largest value of nbdkit's scan-size.
+const LONGEST: u64 = 32 << 20;
+
+/// A range that takes no longer than this was there already.
+const AT_ONCE: Duration = Duration::from_micros(200);
+
+/// A worker pauses for this long after a range of a filter's own that was there already. A filter
+/// that scans the same ranges again and again takes a hundredth of a core then, and with ranges of
+/// 2 MiB still covers 2 GiB a second for each worker.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// How many pieces are remembered after they were done: a window that moves on asks again for the
+/// part that overlaps.
+const MAX_REMEMBERED: usize = 16;
+
+/// One connection's prefetches.
+pub(crate) struct Prefetcher {
+    shared: Arc<FilterShared>,
+    /// Pieces under way at once.
+    most: u32,
+    queue: Mutex<Queue>,
+    idle: Notify,
+    /// Of a filter that exports `background`.
+    next_range: OnceLock<NextRange>,
+}
+
+/// Asks the filter for its next range of its own (`background.next-range`): offset and length, and
+/// the layer below that it is of.
+///
+/// The future is boxed because the guest's answer may ask for prefetches, and a future cannot be a
+/// part of itself.
+pub(crate) type NextRange = Box<dyn Fn() -> BoxFuture<'static, Option<((u64, u64), Arc<Next>)>> + Send + Sync>;
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Piece>,
+    waiting_bytes: u64,
+    under_way: Vec<(u64, u64)>,
+    done: VecDeque<(u64, u64)>,
+    workers: u32,
+    stopped: bool,
+    source: Source,
+}
+
+/// Where ranges come from when the queue is empty.
+#[derive(Default)]
+enum Source {
+    /// The filter has none, or no more for now.
+    #[default]
+    Empty,
+    /// The filter is to be asked.
+    Ready,
+    /// A worker is asking the filter.
+    Asked,
+}
+
+/// What a worker does next.
+enum Job {
+    Fetch(Piece),
+    /// Ask the filter.
+    Ask,
+}
+
+struct Piece {
+    offset: u64,
+    length: u64,
+    next: Arc<Next>,
+}
+
+impl Piece {
+    /// A range of a filter's own, cut to the export. None if it lies outside of the export.
+    fn within(offset: u64, length: u64, next: Arc<Next>) -> Option<Piece> {
+        let end = offset.saturating_add(length.min(LONGEST)).min(next.hop.size());
+        if offset >= end {
+            return None;
+        }
+        let block = next.hop.block_sizes().map_or(1, |sizes| u64::from(sizes.minimum));
+        let (from, to) = aligned(offset, end, block, next.hop.size());
+        Some(Piece { offset: from, length: to - from, next })
+    }
+
+    /// Caches what is not known to be zero.
+    async fn fetch(&self) -> Result<()> {
+        let hop = &self.next.hop;
+        if hop.can().extents {
+            // Without an answer all of it counts as data.
+            if let Ok(extents) = hop.extents(self.offset, self.length, Flags::NONE).await {
+                // What the extents do not cover counts as data. This is one request, from the first
+                // data to the last: a list may have tens of thousands of runs, and closing waits
+                // for what is under way.
+                let end = self.offset + self.length;
+                let data = || extents.as_slice().iter().filter(|extent| !extent.zero);
+                let known = extents.next_offset().min(end);
+                let from = data().next().map_or(known, |first| first.offset);
+                let to = if known < end {
+                    end
+                } else {
+                    data().next_back().map_or(from, |last| (last.offset + last.length).min(end))
+                };
+                return if from < to { hop.cache(from, to - from).await } else { Ok(()) };
+            }
+        }
+        hop.cache(self.offset, self.length).await
+    }
+}
+
+/// The parts of `from..to` that none of `ranges` (offset, length) covers, in ascending order.
+fn uncovered(from: u64, to: u64, ranges: impl Iterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
+    let mut left = vec![(from, to)];
+    for (offset, length) in ranges {
+        let end = offset + length;
+        let mut rest = Vec::with_capacity(left.len() + 1);
+        for (a, b) in left {
+            if end <= a || offset >= b {
+                rest.push((a, b));
+                continue;
+            }
+            if a < offset {
+                rest.push((a, offset));
+            }
+            if end < b {
+                rest.push((end, b));
+            }
+        }
+        left = rest;
+    }
+    left
+}
+
+impl Queue {
+    /// The parts of a range that are neither queued, under way nor just done.
+    fn new_in(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
+        let waiting = self.waiting.iter().map(|piece| (piece.offset, piece.length));
+        uncovered(from, to, waiting.chain(self.under_way.iter().copied()).chain(self.done.iter().copied()))
+    }
+
+    fn begin(&mut self) -> Option<Job> {
+        if self.stopped {
+            return None;
+        }
+        if let Some(piece) = self.waiting.pop_front() {
+            self.waiting_bytes -= piece.length;
+            self.under_way.push((piece.offset, piece.length));
+            return Some(Job::Fetch(piece));
+        }
+        if !matches!(self.source, Source::Ready) {
+            return None;
+        }
+        self.source = Source::Asked;
+        Some(Job::Ask)
+    }
+
+    fn end(&mut self, piece: &Piece, result: &Result<()>) {
+        let range = (piece.offset, piece.length);
+        if let Some(index) = self.under_way.iter().position(|known| *known == range) {
+            self.under_way.swap_remove(index);
+        }
+        if result.is_ok() {
+            if self.done.len() == MAX_REMEMBERED {
+                self.done.pop_front();
+            }
+            self.done.push_back(range);
+        }
+    }
+}
+
+impl Prefetcher {
+    /// `below` is the thread model of the layers below. If they do one thing at a time, only one
+    /// prefetch is begun at a time: others would not run, and would delay the next demand read.
+    pub(crate) fn new(shared: &Arc<FilterShared>, below: ThreadModel) -> Arc<Prefetcher> {
+        let most = if below == ThreadModel::Parallel { shared.limits.prefetches } else { 1 };
+        Arc::new(Prefetcher {
+            shared: Arc::clone(shared),
+            most,
+            queue: Mutex::default(),
+            idle: Notify::new(),
+            next_range: OnceLock::new(),
+        })
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        lock(&self.queue)
+    }
+
+    /// Asks for a range of next. Returns whether it was accepted: all of it is queued, under way,
+    /// or was just done.
+    pub(crate) fn ask(self: &Arc<Self>, next: &Arc<Next>, offset: u64, length: u64) -> bool {
+        let hop = &next.hop;
+        let end = offset.saturating_add(length).min(hop.size());
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return false };
+        if hop.can().cache == Support::None || offset >= end {
+            return false;
+        }
+        let (from, to) =
+            aligned(offset, end, hop.block_sizes().map_or(1, |sizes| u64::from(sizes.minimum)), hop.size());
+        let counters = &self.shared.counters;
+        let limits = &self.shared.limits;
+        let mut queue = self.queue();
+        if queue.stopped {
+            return false;
+        }
+        if self.next_range.get().is_some() && matches!(queue.source, Source::Empty) {
+            queue.source = Source::Ready;
+            self.wake(&mut queue, &runtime);
+        }
+        let parts = queue.new_in(from, to);
+        if parts.iter().map(|(a, b)| b - a).sum::<u64>() < to - from {
+            counters.prefetches_merged.fetch_add(1, Relaxed);
+        }
+        for (mut from, to) in parts {
+            while from < to {
+                let length = (to - from).min(PIECE);
+                let full = queue.waiting.len() >= MAX_RANGES
+                    || queue.waiting_bytes.saturating_add(length) > limits.prefetch_queue;
+                if full {
+                    counters.prefetches_dropped.fetch_add(1, Relaxed);
+                    return false;
+                }
+                queue.waiting.push_back(Piece { offset: from, length, next: Arc::clone(next) });
+                queue.waiting_bytes += length;
+                from += length;
+                self.wake(&mut queue, &runtime);
+            }
+        }
+        true
+    }
+
+    /// Starts one more worker, if the limit allows.
+    fn wake(self: &Arc<Self>, queue: &mut Queue, runtime: &tokio::runtime::Handle) {
+        if queue.workers < self.most {
+            queue.workers += 1;
+            runtime.spawn(Arc::clone(self).work());
+        }
+    }
+
+    /// The connection is open, and its filter has ranges of its own.
+    pub(crate) fn begin_background(self: &Arc<Self>, next: Option<&Next>, next_range: NextRange) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if next.is_none_or(|next| next.hop.can().cache == Support::None) {
+            return;
+        }
+        let _ = self.next_range.set(next_range);
+        let mut queue = self.queue();
+        queue.source = Source::Ready;
+        self.wake(&mut queue, &runtime);
+    }
+
+    /// Asks the filter for a range.
+    async fn ask_filter(self: &Arc<Self>) -> Option<Piece> {
+        let piece = match self.next_range.get() {
+            Some(next_range) => {
+                next_range().await.and_then(|((offset, length), next)| Piece::within(offset, length, next))
+            }
+            None => None,
+        };
+        let mut queue = self.queue();
+        let Some(piece) = piece.filter(|_| !queue.stopped) else {
+            queue.source = Source::Empty;
+            return None;
+        };
+        queue.source = Source::Ready;
+        queue.under_way.push((piece.offset, piece.length));
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            self.wake(&mut queue, &runtime);
+        }
+        Some(piece)
+    }
+
+    /// A worker: fetches one piece after the other until none is left.
+    async fn work(self: Arc<Self>) {
+        let counters = &self.shared.counters;
+        loop {
+            let job = {
+                let mut queue = self.queue();
+                let job = queue.begin();
+                if job.is_none() {
+                    queue.workers -= 1;
+                    if queue.workers == 0 {
+                        self.idle.notify_waiters();
+                    }
+                }
+                job
+            };
+            let Some(job) = job else { return };
+            let background = matches!(job, Job::Ask);
+            let piece = match job {
+                Job::Fetch(piece) => piece,
+                Job::Ask => match self.ask_filter().await {
+                    Some(piece) => piece,
+                    None => continue,
+                },
+            };
+            let started = Instant::now();
+            let result = piece.fetch().await;
+            counters.prefetches.fetch_add(1, Relaxed);
+            if let Err(error) = &result {
+                counters.prefetches_failed.fetch_add(1, Relaxed);
+                tracing::debug!("{}: prefetch at offset {}: {error}", self.shared.name, piece.offset);
+            }
+            self.queue().end(&piece, &result);
+            if background && started.elapsed() < AT_ONCE {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Begins no more prefetches.
+    pub(crate) fn stop(&self) {
+        let mut queue = self.queue();
+        queue.stopped = true;
+        queue.waiting.clear();
+        queue.waiting_bytes = 0;
+    }
+
+    /// Waits until none is under way. Returns false if that takes longer than `most`.
+    pub(crate) async fn drained(&self, most: Duration) -> bool {
+        let idle = async {
+            loop {
+                let notified = self.idle.notified();
+                tokio::pin!(notified);
+                notified.as_mut().enable();
+                if self.queue().workers == 0 {
+                    return;
+                }
+                notified.await;
+            }
+        };
+        if self.queue().workers == 0 {
+            return true;
+        }
+        tokio::time::timeout(most, idle).await.is_ok()
+    }
+}
+
+/// A range widened to whole blocks of the layer below; its end may be the end of the export.
+fn aligned(from: u64, to: u64, block: u64, size: u64) -> (u64, u64) {
+    let up = to.checked_next_multiple_of(block).unwrap_or(size);
+    (from - from % block, up.min(size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_new_is_asked_for() {
+        let covered = |ranges: &[(u64, u64)]| uncovered(10, 50, ranges.iter().copied());
+        assert_eq!(covered(&[]), [(10, 50)]);
+        assert_eq!(covered(&[(0, 20), (30, 5)]), [(20, 30), (35, 50)]);
+        assert_eq!(covered(&[(0, 100)]), []);
+        assert_eq!(covered(&[(50, 10), (0, 10)]), [(10, 50)]);
+        assert_eq!(covered(&[(40, 30), (20, 5)]), [(10, 20), (25, 40)]);
+    }
+
+    #[test]
+    fn ranges_are_widened_to_whole_blocks() {
+        assert_eq!(aligned(100, 700, 512, 10_000), (0, 1024));
+        assert_eq!(aligned(512, 10_000, 512, 10_000), (512, 10_000));
+        assert_eq!(aligned(5, 6, 1, 10), (5, 6));
+    }
+}

@@ -1,0 +1,86 @@
+//! What all instances and all connections of one filter share.
+
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
+
+use rbdkit_plugin_api::ThreadModel;
+
+use super::counters::Counters;
+use super::limits::{FilterLimits, MAX_DETACHED_OPERATIONS};
+use super::log::{Faults, GuestLog};
+use super::on_fault::OnFault;
+use super::pulse::Pulse;
+use super::tracker::TaskTracker;
+use crate::state::{FilterState, ParamFiles, Quota};
+
+/// What all filters of the server share.
+pub(crate) struct HostShared {
+    pub(crate) pulse: Arc<Pulse>,
+    /// Memory of the instances of all filters.
+    pub(crate) memory: Arc<Quota>,
+    pub(crate) on_fault: OnFault,
+}
+
+/// What a component is loaded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// It is only asked what it is.
+    Describe,
+    /// It serves requests.
+    Serve,
+}
+
+/// One filter in one place of the chain.
+pub(crate) struct FilterShared {
+    pub(crate) name: String,
+    pub(crate) purpose: Purpose,
+    pub(crate) limits: FilterLimits,
+    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) log: GuestLog,
+    pub(crate) faults: Faults,
+    pub(crate) state: Arc<FilterState>,
+    pub(crate) files: ParamFiles,
+    /// Bytes of the buffers that calls allocate and of those that detached operations keep.
+    pub(crate) buffers: Quota,
+    /// Operations below that go on without their call.
+    pub(crate) detached_operations: Quota,
+    /// Tasks that outlive the connection that they are of.
+    pub(crate) detached_tasks: Arc<TaskTracker>,
+    /// Memory of the instances of all filters.
+    pub(crate) memory_all: Arc<Quota>,
+    pub(crate) on_fault: OnFault,
+    /// The strictest thread model of the layers below, known from get-ready on.
+    pub(crate) model_below: OnceLock<ThreadModel>,
+    /// Connections that are open in this layer.
+    pub(crate) connections: Arc<AtomicU32>,
+}
+
+impl FilterShared {
+    pub(crate) fn new(
+        name: &str,
+        purpose: Purpose,
+        limits: FilterLimits,
+        files: ParamFiles,
+        host: &HostShared,
+    ) -> Arc<FilterShared> {
+        Arc::new(FilterShared {
+            name: name.to_string(),
+            purpose,
+            log: GuestLog::new(name, limits.log_lines, limits.log_line as usize),
+            state: FilterState::new(limits.for_state()),
+            buffers: Quota::new(limits.buffers_total),
+            detached_operations: Quota::new(MAX_DETACHED_OPERATIONS),
+            detached_tasks: Arc::default(),
+            memory_all: Arc::clone(&host.memory),
+            on_fault: host.on_fault.clone(),
+            limits,
+            pulse: Arc::clone(&host.pulse),
+            counters: Arc::default(),
+            faults: Faults::default(),
+            files,
+            model_below: OnceLock::new(),
+            connections: Arc::default(),
+        })
+    }
+}

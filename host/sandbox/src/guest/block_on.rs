@@ -1,0 +1,33 @@
+//! Runs a guest without a runtime, where it can wait for nothing but its own turn.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+
+use crate::connection::pulse::TICK;
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Runs a call of `describe` or `configure` on this thread. It needs no runtime, and uses none that
+/// is there.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(value) => return value,
+            // A guest that yields may be woken by a runtime whose thread this is: so this thread
+            // does not rely on being woken.
+            Poll::Pending => std::thread::park_timeout(TICK),
+        }
+    }
+}

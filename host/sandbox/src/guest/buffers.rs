@@ -1,0 +1,274 @@
+//! The buffers of one call: the payload of its request, and those that the guest allocates.
+//!
+//! A guest names a buffer by a number: 0 is the payload. It sees a part of the payload's buffer,
+//! and all of each of its own. While an operation of the layer below works on a buffer, the buffer
+//! is taken out of here, so nothing else can reach its bytes.
+
+use std::sync::Arc;
+
+use rbdkit_plugin_api::{Buffer, Errno, Fill, MAX_REQUEST, Pool, Span};
+
+use super::fault::mistake;
+use crate::connection::detached::Charge;
+use crate::connection::shared::FilterShared;
+
+/// Buffers that a call may have at once, besides the payload.
+const MAX_BUFFERS: usize = 1024;
+
+/// A buffer that a guest changes is kept as at most this number of runs of data and of zeroes. A
+/// buffer with more runs is kept as data alone, because a change moves the runs behind it and a
+/// copy makes one run for each. A buffer that next filled may have more.
+const MAX_RUNS: usize = 1024;
+
+/// The longest buffer that `buffer.alloc` makes.
+const LONGEST: u32 = MAX_REQUEST;
+
+/// What an operation does with the bytes of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// It reads them.
+    Read,
+    /// It changes them.
+    Write,
+}
+
+/// Which account the bytes of an operation are on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bytes {
+    /// They are on the account of the call's own buffers already.
+    Own(u64),
+    /// The server counts them while the request is in flight.
+    Request(u64),
+}
+
+/// The request's payload, buffer 0.
+struct Payload {
+    /// None while next works on it.
+    buffer: Option<Buffer>,
+    /// The part of the buffer that the request is about: the guest's byte 0 is at `span.at`.
+    span: Span,
+    /// What the request does with it: a read writes into it.
+    access: Access,
+    /// The buffer as the layers above sent it. The layers above keep what they sent, so the first
+    /// change of a write's payload is made to a copy.
+    original: Option<Buffer>,
+}
+
+/// The buffers of one call.
+pub(crate) struct CallBuffers {
+    payload: Option<Payload>,
+    /// Those that the guest allocated, by their numbers from 1 on.
+    own: Vec<Option<Buffer>>,
+    own_bytes: u64,
+    shared: Arc<FilterShared>,
+}
+
+impl Drop for CallBuffers {
+    fn drop(&mut self) {
+        self.shared.buffers.give(self.own_bytes);
+    }
+}
+
+impl CallBuffers {
+    pub(crate) fn new(shared: Arc<FilterShared>) -> CallBuffers {
+        CallBuffers { payload: None, own: Vec::new(), own_bytes: 0, shared }
+    }
+
+    /// Installs the payload of a read, which writes into its buffer, or of a write, which reads
+    /// from it.
+    ///
+    /// What a read finds in its buffer belongs to no one.
+    #[inline]
+    pub(super) fn install(&mut self, mut buffer: Buffer, span: Span, access: Access) {
+        if access == Access::Write {
+            buffer.mark(span, Fill::Unfilled);
+        }
+        self.payload = Some(Payload { buffer: Some(buffer), span, access, original: None });
+    }
+
+    /// Takes the payload out again (of a write, the buffer as it came from above) and drops the
+    /// others.
+    #[inline]
+    pub(crate) fn clear(&mut self) -> Option<Buffer> {
+        let buffer = self.payload.take().and_then(|payload| payload.original.or(payload.buffer));
+        self.own.clear();
+        if self.own_bytes > 0 {
+            self.shared.buffers.give(std::mem::take(&mut self.own_bytes));
+        }
+        buffer
+    }
+
+    /// The account for bytes that an operation keeps when the call has ended. None: it has no room.
+    pub(crate) fn charge(&mut self, bytes: Bytes) -> Option<Charge> {
+        match bytes {
+            Bytes::Own(bytes) => {
+                self.own_bytes = self.own_bytes.saturating_sub(bytes);
+                Some(Charge::taken_over(&self.shared, bytes))
+            }
+            Bytes::Request(bytes) => Charge::new(&self.shared, bytes),
+        }
+    }
+
+    /// Where a buffer is kept, and what of it the guest sees.
+    fn slot(&mut self, buf: u32) -> wasmtime::Result<(&mut Option<Buffer>, Span)> {
+        let missing = || mistake(format!("there is no buffer {buf}"));
+        if buf == 0 {
+            let payload = self.payload.as_mut().ok_or_else(missing)?;
+            return Ok((&mut payload.buffer, payload.span));
+        }
+        let slot = self.own.get_mut(buf as usize - 1).ok_or_else(missing)?;
+        let span = slot.as_ref().ok_or_else(missing)?.span();
+        Ok((slot, span))
+    }
+
+    /// A part of a buffer of which the guest sees `whole`.
+    fn range(whole: Span, buf: u32, at: u32, length: u32) -> wasmtime::Result<Span> {
+        let end = at.checked_add(length).filter(|end| *end <= whole.len);
+        // `whole` lies within a buffer, so `whole.at + at` cannot overflow.
+        end.map(|_| Span::new(whole.at + at, length))
+            .ok_or_else(|| mistake(format!("{length} bytes at {at} are not within buffer {buf} of {}", whole.len)))
+    }
+
+    /// The length of a buffer, in bytes.
+    pub(crate) fn len(&mut self, buf: u32) -> wasmtime::Result<u32> {
+        Ok(self.slot(buf)?.1.len)
+    }
+
+    /// A buffer to look at.
+    pub(crate) fn look(&mut self, buf: u32, at: u32, length: u32) -> wasmtime::Result<(&mut Buffer, Span)> {
+        let (slot, whole) = self.slot(buf)?;
+        let span = CallBuffers::range(whole, buf, at, length)?;
+        slot.as_mut().map(|buffer| (buffer, span)).ok_or_else(|| mistake(format!("there is no buffer {buf}")))
+    }
+
+    /// A buffer to change.
+    pub(crate) fn change(&mut self, buf: u32, at: u32, length: u32) -> wasmtime::Result<(&mut Buffer, Span)> {
+        if buf == 0
+            && let Some(payload) = &mut self.payload
+            && payload.access == Access::Read
+            && payload.original.is_none()
+            && let Some(mut buffer) = payload.buffer.take()
+        {
+            payload.buffer = Some(buffer.duplicate());
+            payload.original = Some(buffer);
+        }
+        let (buffer, span) = self.look(buf, at, length)?;
+        if buffer.fills().nth(MAX_RUNS).is_some() {
+            buffer.materialize(buffer.span());
+        }
+        Ok((buffer, span))
+    }
+
+    /// Takes a buffer out for an operation; [`CallBuffers::restore`] has to follow.
+    pub(super) fn lend(&mut self, buf: u32, at: u32, length: u32, access: Access) -> wasmtime::Result<(Buffer, Span)> {
+        let span = match access {
+            Access::Read => self.look(buf, at, length)?.1,
+            Access::Write => self.change(buf, at, length)?.1,
+        };
+        let (slot, _) = self.slot(buf)?;
+        slot.take().map(|buffer| (buffer, span)).ok_or_else(|| mistake(format!("there is no buffer {buf}")))
+    }
+
+    /// Puts a buffer back that was lent.
+    pub(super) fn restore(&mut self, buf: u32, buffer: Buffer) {
+        match (buf, &mut self.payload) {
+            (0, Some(payload)) => payload.buffer = Some(buffer),
+            (0, None) => {}
+            (id, _) => {
+                if let Some(slot) = self.own.get_mut(id as usize - 1) {
+                    *slot = Some(buffer);
+                }
+            }
+        }
+    }
+
+    /// `buffer.alloc`: a further buffer.
+    pub(crate) fn alloc(&mut self, pool: &Pool, length: u32) -> Result<u32, Errno> {
+        if length == 0 || length > LONGEST {
+            return Err(Errno::Einval);
+        }
+        let bytes = u64::from(length);
+        let free = self.own.iter().position(Option::is_none);
+        if self.own_bytes.saturating_add(bytes) > self.shared.limits.buffers
+            || (free.is_none() && self.own.len() >= MAX_BUFFERS)
+            || !self.shared.buffers.take(bytes)
+        {
+            return Err(Errno::Enomem);
+        }
+        self.own_bytes += bytes;
+        let buffer = pool.take(length);
+        let index = free.unwrap_or(self.own.len());
+        match self.own.get_mut(index) {
+            Some(slot) => *slot = Some(buffer),
+            None => self.own.push(Some(buffer)),
+        }
+        Ok(index as u32 + 1)
+    }
+
+    /// `buffer.copy`: bytes and what is known of them; the ranges may overlap.
+    pub(crate) fn copy(&mut self, to: u32, to_at: u32, from: u32, from_at: u32, length: u32) -> wasmtime::Result<()> {
+        let (source, from_span) = self.look(from, from_at, length)?;
+        if source.spliced() > 0 {
+            source.materialize(from_span);
+        }
+        // What is known to be zero stays known, so copying it costs nothing.
+        let mut parts = Vec::new();
+        let runs: Vec<(Span, Fill)> = source.fills().collect();
+        for (run, fill) in runs {
+            let start = run.at.max(from_span.at);
+            let end = (run.at + run.len).min(from_span.at + from_span.len);
+            if start < end {
+                let data = (fill == Fill::Data).then(|| source.data(Span::new(start, end - start)).to_vec());
+                parts.push((start - from_span.at, end - start, data));
+            }
+        }
+        let (target, to_span) = self.change(to, to_at, length)?;
+        for (at, length, data) in parts {
+            match data {
+                Some(data) => target.put(to_span.at + at, &data),
+                None => target.set_zero(Span::new(to_span.at + at, length)),
+            }
+        }
+        Ok(())
+    }
+
+    /// `buffer.equal`.
+    pub(super) fn equal(&mut self, a: u32, a_at: u32, b: u32, b_at: u32, length: u32) -> wasmtime::Result<bool> {
+        let (first, span) = self.look(a, a_at, length)?;
+        let zero = first.is_zero(span);
+        let (second, second_span) = self.look(b, b_at, length)?;
+        if zero {
+            return Ok(second.is_zero(second_span));
+        }
+        if a == b {
+            second.materialize(span);
+            second.materialize(second_span);
+            return Ok(second.data(span) == second.data(second_span));
+        }
+        let (mut taken, span) = self.lend(a, a_at, length, Access::Read)?;
+        let (second, second_span) = match self.look(b, b_at, length) {
+            Ok(found) => found,
+            Err(error) => {
+                self.restore(a, taken);
+                return Err(error);
+            }
+        };
+        let same = taken.bytes(span) == second.bytes(second_span);
+        self.restore(a, taken);
+        Ok(same)
+    }
+
+    /// `buffer.free`: ends a further buffer.
+    pub(crate) fn free(&mut self, buf: u32) -> wasmtime::Result<()> {
+        if buf == 0 {
+            return Err(mistake("it freed buffer 0, the request's own"));
+        }
+        let buffer = self.slot(buf)?.0.take();
+        if let Some(buffer) = buffer {
+            let bytes = u64::from(buffer.len());
+            self.own_bytes -= bytes;
+            self.shared.buffers.give(bytes);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,188 @@
+//! One call of a guest: what it is about, and what belongs to it alone.
+//!
+//! [`Call`] is filled when a call begins and emptied when it ends, in whatever way it ends. So
+//! nothing of one request can be seen by the next: buffers, the lock, changes held back, the
+//! connection. A call that is dropped half way drops them too, which releases the lock and undoes
+//! the changes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rbdkit_chain::NextLayer;
+use rbdkit_plugin_api::{Buffer, Errno, Error, Span};
+
+use super::buffers::{Access, CallBuffers};
+use super::console::Console;
+use super::extents::ExtentsAnswer;
+use crate::connection::conn::Connection;
+use crate::connection::next::Next;
+use crate::connection::shared::FilterShared;
+use crate::connection::waiting::WaitPolicy;
+use crate::state::{Changes, HeldLock};
+
+/// When a function may be used, as the contract names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Phase(u8);
+
+impl Phase {
+    /// describe, configure.
+    pub(crate) const CONFIGURE: Phase = Phase(1);
+    /// get-ready, after-fork, cleanup.
+    pub(crate) const READY: Phase = Phase(2);
+    /// preconnect, list-exports, default-export.
+    pub(crate) const BEFORE: Phase = Phase(4);
+    /// open, prepare, finalize, close, and the questions after open.
+    pub(crate) const OPEN: Phase = Phase(8);
+    /// Requests.
+    pub(crate) const DATA: Phase = Phase(16);
+
+    pub(crate) const fn or(self, other: Phase) -> Phase {
+        Phase(self.0 | other.0)
+    }
+
+    pub(super) fn is_in(self, others: Phase) -> bool {
+        self.0 & others.0 != 0
+    }
+}
+
+/// How a call stands to its connection's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CallKind {
+    /// It opens the connection or serves a request.
+    Ordinary,
+    /// It tells a fresh instance of a connection that is open already: opening next does nothing.
+    Replay,
+    /// Finalize or close: it waits until it is done, also when the client has gone.
+    Ending,
+}
+
+/// What a call begins with.
+pub(crate) struct Setup {
+    pub(crate) phase: Phase,
+    pub(crate) kind: CallKind,
+    /// Where the answer of a `mapping.extents` has to begin.
+    pub(crate) extents_from: Option<u64>,
+    /// The layers below, for a call that belongs to no connection.
+    pub(crate) below: Option<NextLayer>,
+}
+
+impl Setup {
+    pub(crate) fn new(phase: Phase) -> Setup {
+        Setup { phase, kind: CallKind::Ordinary, extents_from: None, below: None }
+    }
+}
+
+/// The call being served.
+pub(crate) struct Call {
+    pub(crate) phase: Phase,
+    pub(crate) kind: CallKind,
+    pub(crate) conn: Option<Arc<Connection>>,
+    /// The layer below that the call began with, also if the connection has another one meanwhile.
+    /// None if the connection's cannot be replaced.
+    pub(crate) next: Option<Arc<Next>>,
+    /// The layers below, for a call that belongs to no connection.
+    pub(crate) below: Option<NextLayer>,
+    /// How long finalize or close has slept, or is going to.
+    pub(super) slept: Duration,
+    pub(crate) extents: Option<ExtentsAnswer>,
+    /// Dropped before the lock: a call that is dropped undoes its changes while it still holds the
+    /// lock.
+    pub(crate) changes: Changes,
+    pub(crate) lock: Option<HeldLock>,
+    pub(super) last_error: Option<Error>,
+    /// Lines that the guest has begun on standard output and error.
+    pub(crate) console: Console,
+    pub(crate) buffers: CallBuffers,
+    shared: Arc<FilterShared>,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.console.flush(&self.shared.log);
+    }
+}
+
+impl Call {
+    pub(crate) fn new(shared: Arc<FilterShared>) -> Call {
+        Call {
+            phase: Phase::CONFIGURE,
+            kind: CallKind::Ordinary,
+            conn: None,
+            next: None,
+            below: None,
+            slept: Duration::ZERO,
+            extents: None,
+            lock: None,
+            changes: Changes::default(),
+            last_error: None,
+            console: Console::default(),
+            buffers: CallBuffers::new(Arc::clone(&shared)),
+            shared,
+        }
+    }
+
+    /// A call without a payload begins.
+    pub(crate) fn begin(&mut self, setup: Setup, conn: Option<&Arc<Connection>>) {
+        self.phase = setup.phase;
+        self.kind = setup.kind;
+        self.conn = conn.cloned();
+        self.next = conn.and_then(|conn| conn.replaceable_next());
+        self.below = setup.below;
+        self.slept = Duration::ZERO;
+        self.extents = setup.extents_from.map(ExtentsAnswer::new);
+    }
+
+    /// [`Call::begin`] for a read or a write of a connection. The rest is as [`Call::end`] left it.
+    pub(super) fn begin_transfer(&mut self, conn: &Arc<Connection>, buffer: Buffer, span: Span, access: Access) {
+        self.phase = Phase::DATA;
+        self.kind = CallKind::Ordinary;
+        self.next = conn.replaceable_next();
+        self.conn = Some(Arc::clone(conn));
+        self.buffers.install(buffer, span, access);
+    }
+
+    /// A call is over: nothing of it stays.
+    pub(crate) fn end(&mut self) {
+        self.below = None;
+        self.extents = None;
+        self.end_transfer();
+    }
+
+    /// The same for what [`Call::begin_transfer`] began. Returns the payload. Changes were settled
+    /// before; the lock is released here.
+    pub(super) fn end_transfer(&mut self) -> Option<Buffer> {
+        let buffer = self.buffers.clear();
+        self.lock = None;
+        self.phase = Phase::CONFIGURE;
+        self.conn = None;
+        self.next = None;
+        self.last_error = None;
+        self.console.flush(&self.shared.log);
+        buffer
+    }
+
+    /// How long it waits for locks, sleep and the layers below.
+    pub(super) fn wait_policy(&self) -> WaitPolicy {
+        match self.kind {
+            CallKind::Ending => WaitPolicy::UntilDone,
+            CallKind::Ordinary | CallKind::Replay => WaitPolicy::inherited(),
+        }
+    }
+
+    /// Whether it may be ended when its client has gone: nobody needs its answer, and nothing is
+    /// lost with its instance.
+    pub(super) fn may_end(&self) -> bool {
+        let replaceable = || self.conn.as_ref().is_some_and(|conn| !conn.needs_its_instance());
+        self.phase == Phase::DATA && replaceable() && self.wait_policy() == WaitPolicy::WhileClientIsThere
+    }
+
+    /// The layer below.
+    pub(crate) fn next(&self) -> Option<&Arc<Next>> {
+        self.next.as_ref().or_else(|| self.conn.as_ref()?.lasting_next())
+    }
+
+    /// What the layer below said with an errno that the guest now passes on.
+    pub(super) fn words_for(&mut self, errno: Errno) -> Option<Error> {
+        self.last_error.take().filter(|known| known.errno() == errno)
+    }
+}

@@ -1,0 +1,295 @@
+//! How long a call may take, and how much of that is the guest's own.
+//!
+//! A call has two accounts: the time that the guest computed, and the time that passed without the
+//! guest waiting for others. Time that an import waits for next, a lock or a sleep is on neither
+//! account: a retry filter below that sleeps for a minute must not end the filter above it. Epochs
+//! go on while a guest is suspended. So a new epoch only checks these accounts, and never ends a
+//! call by itself.
+//!
+//! An import that completes at once has not waited. Its time is the layers' below and not on the
+//! account of computing, but it is on the second account: so a guest that keeps the layers below
+//! busy for ever is ended too, and so is one that waits more often than any normal one does.
+//!
+//! The fast path measures nothing. A call begins with the time of the last tick, and the time of an
+//! import that completes at once is excluded only if a tick passed meanwhile, which is right on
+//! average.
+//!
+//! **The compute queue.** A guest that has held its thread for longer than [`MAX_UNBROKEN`] yields
+//! it and waits for one of the compute permits, of which there are fewer than threads. So whatever
+//! guests compute, a thread is left for those that do not, and a thousand guests that loop delay
+//! only one another. Waiting for a permit is not computing, but it is on the second account.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
+
+use rbdkit_plugin_api::lock;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmtime::UpdateDeadline;
+
+use crate::connection::limits::Allowance;
+use crate::connection::pulse::{Pulse, TICK};
+
+/// The number of guests that compute for long at the same time: one less than there are processors,
+/// so that the server always has one.
+static COMPUTE_PERMITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    Arc::new(Semaphore::new(processors.saturating_sub(1).max(1)))
+});
+
+/// Nanoseconds that a guest may hold its thread without waiting. At the first tick after that it
+/// yields the thread. Most calls take a microsecond: without this, one in some thousands would
+/// yield for nothing because a tick happened to find it.
+const MAX_UNBROKEN: u64 = 2_000_000;
+
+/// Why a call was ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Overrun {
+    #[error("it computed for longer than {0:?}")]
+    Computed(Duration),
+    #[error("it took longer than {0:?}")]
+    Took(Duration),
+    #[error("it waited more than {0} times")]
+    Waited(u64),
+    #[error("its client has gone")]
+    Gone,
+}
+
+/// The accounts of one call. Times are nanoseconds of [`Pulse::now`]. Only the call's own task
+/// writes them. They are atomics because the future that a guest yields to can reach them only
+/// through a shared reference.
+pub(crate) struct CallClock {
+    pulse: Arc<Pulse>,
+    began: AtomicU64,
+    /// No tick has come since the call began.
+    fresh: AtomicBool,
+    /// When the guest last began to compute.
+    resumed: AtomicU64,
+    /// When the guest last got its thread.
+    holding: AtomicU64,
+    computed: AtomicU64,
+    waited: AtomicU64,
+    waits: AtomicU64,
+    may_compute: AtomicU64,
+    may_take: AtomicU64,
+    may_wait: AtomicU64,
+    /// Whether `permit` is there.
+    has_permit: AtomicBool,
+    permit: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+/// One wait of a guest.
+pub(crate) struct Wait {
+    /// The tick before it.
+    tick: u64,
+    /// When it turned out that it does not complete at once.
+    paused: Option<u64>,
+}
+
+impl CallClock {
+    pub(crate) fn new(pulse: Arc<Pulse>) -> Arc<CallClock> {
+        let zero = || AtomicU64::new(0);
+        Arc::new(CallClock {
+            pulse,
+            began: zero(),
+            fresh: AtomicBool::new(false),
+            resumed: zero(),
+            holding: zero(),
+            computed: zero(),
+            waited: zero(),
+            waits: zero(),
+            may_compute: zero(),
+            may_take: zero(),
+            may_wait: zero(),
+            has_permit: AtomicBool::new(false),
+            permit: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
+    }
+
+    /// A call begins.
+    #[inline]
+    pub(crate) fn begin(&self, may: Allowance) {
+        let now = self.pulse.coarse();
+        self.began.store(now, Relaxed);
+        self.resumed.store(now, Relaxed);
+        self.holding.store(now, Relaxed);
+        self.fresh.store(true, Relaxed);
+        self.computed.store(0, Relaxed);
+        self.waited.store(0, Relaxed);
+        self.waits.store(0, Relaxed);
+        self.may_compute.store(nanoseconds(may.compute), Relaxed);
+        self.may_take.store(nanoseconds(may.take), Relaxed);
+        self.may_wait.store(may.waits, Relaxed);
+    }
+
+    /// A call ends: it gives its compute permit back.
+    #[inline]
+    pub(crate) fn over(&self) {
+        if self.has_permit.load(Relaxed) {
+            self.give_permit();
+        }
+    }
+
+    fn give_permit(&self) {
+        self.has_permit.store(false, Relaxed);
+        drop(lock(&self.permit).take());
+    }
+
+    fn keep_permit(&self, permit: OwnedSemaphorePermit) {
+        *lock(&self.permit) = Some(permit);
+        self.has_permit.store(true, Relaxed);
+    }
+
+    fn add(account: &AtomicU64, time: u64) {
+        account.store(account.load(Relaxed).saturating_add(time), Relaxed);
+    }
+
+    /// The guest has stopped computing. `polled` is the last tick before it began to wait: the time
+    /// since then went into polling what it waits for, and is not its own. Returns since when it
+    /// waits.
+    fn pause(&self, polled: u64) -> u64 {
+        let not_its_own = if polled > 0 { self.pulse.tick().saturating_sub(polled) } else { 0 };
+        let now = self.pulse.now().saturating_sub(not_its_own);
+        CallClock::add(&self.computed, now.saturating_sub(self.resumed.load(Relaxed)));
+        self.over();
+        now
+    }
+
+    /// The guest goes on after it waited since `from`.
+    fn resume(&self, from: u64) {
+        let now = self.pulse.now();
+        CallClock::add(&self.waited, now.saturating_sub(from));
+        CallClock::add(&self.waits, 1);
+        self.resumed.store(now, Relaxed);
+        self.holding.store(now, Relaxed);
+    }
+
+    /// Something begins that a guest waits for.
+    pub(crate) fn wait(&self) -> Wait {
+        Wait { tick: self.pulse.tick(), paused: None }
+    }
+
+    /// It does not complete at once.
+    pub(super) fn suspend(&self, wait: &mut Wait) {
+        if wait.paused.is_none() {
+            wait.paused = Some(self.pause(wait.tick));
+        }
+    }
+
+    /// It has ended.
+    pub(crate) fn end(&self, wait: &Wait) {
+        match wait.paused {
+            Some(from) => self.resume(from),
+            None => {
+                let now = self.pulse.tick();
+                if now > wait.tick && wait.tick > 0 {
+                    CallClock::add(&self.resumed, now - wait.tick);
+                }
+            }
+        }
+    }
+
+    /// Runs what a guest waits for.
+    pub(crate) async fn waiting<T, F: Future<Output = T>>(&self, start: impl FnOnce() -> F) -> T {
+        let mut wait = self.wait();
+        let mut future = pin!(start());
+        let answer = std::future::poll_fn(|cx| {
+            let poll = future.as_mut().poll(cx);
+            if poll.is_pending() {
+                self.suspend(&mut wait);
+            }
+            poll
+        })
+        .await;
+        self.end(&wait);
+        answer
+    }
+
+    /// A new epoch began while the guest computed. The guest ends, goes on, or lets others run
+    /// first.
+    pub(crate) fn tick(self: &Arc<Self>) -> Result<UpdateDeadline, Overrun> {
+        let now = self.pulse.now();
+        if self.fresh.swap(false, Relaxed) {
+            // The call began at some time between the last tick and this one, which are far apart
+            // on a busy machine.
+            let at_the_earliest = now.saturating_sub(TICK.as_nanos() as u64);
+            for since in [&self.began, &self.resumed, &self.holding] {
+                since.fetch_max(at_the_earliest, Relaxed);
+            }
+        }
+        let stretch = now.saturating_sub(self.resumed.load(Relaxed));
+        let computed = self.computed.load(Relaxed).saturating_add(stretch);
+        let may_compute = self.may_compute.load(Relaxed);
+        if computed > may_compute {
+            return Err(Overrun::Computed(Duration::from_nanos(may_compute)));
+        }
+        let took = now.saturating_sub(self.began.load(Relaxed)).saturating_sub(self.waited.load(Relaxed));
+        let may_take = self.may_take.load(Relaxed);
+        if took > may_take {
+            return Err(Overrun::Took(Duration::from_nanos(may_take)));
+        }
+        let may_wait = self.may_wait.load(Relaxed);
+        if self.waits.load(Relaxed) > may_wait {
+            return Err(Overrun::Waited(may_wait));
+        }
+        if now.saturating_sub(self.holding.load(Relaxed)) < MAX_UNBROKEN {
+            return Ok(UpdateDeadline::Continue(1));
+        }
+        self.computed.store(computed, Relaxed);
+        self.over();
+        let left = Duration::from_nanos(may_take - took);
+        let clock = Arc::clone(self);
+        Ok(UpdateDeadline::YieldCustom(
+            1,
+            Box::pin(async move {
+                clock.wait_for_permit(left).await;
+                let now = clock.pulse.now();
+                clock.resumed.store(now, Relaxed);
+                clock.holding.store(now, Relaxed);
+            }),
+        ))
+    }
+
+    /// Waits for a compute permit, but not for longer than the call may take.
+    async fn wait_for_permit(&self, most: Duration) {
+        // This lets sockets and timers run too. Without a runtime (describe, configure) it returns
+        // at once.
+        tokio::task::yield_now().await;
+        if tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        if let Ok(Ok(permit)) = tokio::time::timeout(most, Arc::clone(&COMPUTE_PERMITS).acquire_owned()).await {
+            self.keep_permit(permit);
+        }
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_that_a_guest_waits_is_on_neither_account() {
+        let clock = CallClock::new(Pulse::new());
+        let second = Duration::from_secs(1);
+        clock.begin(Allowance { compute: second, take: second, waits: 10 });
+        let hour = 3600 * 1_000_000_000;
+        let from = clock.pause(0);
+        clock.resume(from);
+        // As if the guest had waited for an hour.
+        clock.waited.store(hour, Relaxed);
+        assert!(clock.tick().is_ok());
+        clock.computed.store(2_000_000_000, Relaxed);
+        assert_eq!(clock.tick().err(), Some(Overrun::Computed(second)));
+    }
+}

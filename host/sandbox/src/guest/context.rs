@@ -1,0 +1,93 @@
+//! The data of a store: what the imports act on.
+//!
+//! A [`Context`] lives as long as its instance. What belongs to one call is in [`Call`], and is
+//! gone when the call ends.
+
+use std::sync::Arc;
+
+use rbdkit_plugin_api::Error;
+
+use super::call::{Call, Phase};
+use super::clock::{CallClock, Overrun};
+use super::fault::mistake;
+use super::memory::MemoryLimiter;
+use super::system_inputs::SystemInputs;
+use super::wasi_handles::WasiHandles;
+use crate::connection::bindings::host::types as wit;
+use crate::connection::conn::Connection;
+use crate::connection::next::Next;
+use crate::connection::shared::{FilterShared, Purpose};
+use crate::state::ScopeState;
+
+/// The data of a store.
+pub(crate) struct Context {
+    pub(crate) shared: Arc<FilterShared>,
+    pub(crate) clock: Arc<CallClock>,
+    pub(crate) memory: MemoryLimiter,
+    /// The guest's handles of WASI.
+    pub(crate) handles: WasiHandles,
+    pub(crate) inputs: SystemInputs,
+    pub(crate) call: Call,
+}
+
+impl Context {
+    pub(crate) fn new(shared: Arc<FilterShared>) -> Context {
+        let clock = CallClock::new(Arc::clone(&shared.pulse));
+        let memory = MemoryLimiter::new(shared.limits.memory, Arc::clone(&shared.memory_all));
+        let call = Call::new(Arc::clone(&shared));
+        let inputs = match shared.purpose {
+            Purpose::Describe => SystemInputs::Simulated(0),
+            Purpose::Serve => SystemInputs::Real,
+        };
+        Context { shared, clock, memory, handles: WasiHandles::default(), inputs, call }
+    }
+
+    /// Nanoseconds since the server started, for the guest.
+    pub(crate) fn now(&mut self) -> u64 {
+        self.inputs.monotonic(|| self.clock.pulse().now())
+    }
+
+    /// A guest that goes on computing when its client has gone is ended, where nothing is lost with
+    /// its instance.
+    pub(super) fn still_wanted(&self) -> Result<(), Overrun> {
+        let gone = self.call.conn.as_ref().is_some_and(|conn| conn.client().is_gone());
+        if gone && self.call.may_end() { Err(Overrun::Gone) } else { Ok(()) }
+    }
+
+    /// For functions that answer an error where they may not be used.
+    pub(crate) fn allow(&self, phases: Phase) -> Result<(), wit::Errno> {
+        if self.call.phase.is_in(phases) { Ok(()) } else { Err(wit::Errno::Enxio) }
+    }
+
+    /// For functions that cannot answer an error.
+    pub(super) fn require(&self, phases: Phase, what: &str) -> wasmtime::Result<()> {
+        if self.call.phase.is_in(phases) { Ok(()) } else { Err(mistake(format!("it called {what} where it may not"))) }
+    }
+
+    /// The connection being served.
+    pub(crate) fn conn(&self, what: &str) -> wasmtime::Result<&Arc<Connection>> {
+        self.require(Phase::OPEN.or(Phase::DATA), what)?;
+        self.call.conn.as_ref().ok_or_else(|| mistake(format!("it called {what} where there is no connection")))
+    }
+
+    /// The layer below, for a call of `next`.
+    pub(crate) fn next(&self) -> Result<&Arc<Next>, wit::Errno> {
+        self.allow(Phase::OPEN.or(Phase::DATA))?;
+        self.call.next().ok_or(wit::Errno::Enxio)
+    }
+
+    /// The state that a scope names.
+    pub(crate) fn scope(&self, scope: wit::Scope, what: &str) -> wasmtime::Result<&Arc<ScopeState>> {
+        Ok(self.conn(what)?.scope(scope))
+    }
+
+    /// A layer's answer for the guest. What the layer below said is kept: it goes on to the client
+    /// if the guest answers the same errno.
+    pub(crate) fn answer<T>(&mut self, result: Result<T, Error>) -> Result<T, wit::Errno> {
+        result.map_err(|error| {
+            let errno = error.errno();
+            self.call.last_error = Some(error);
+            errno.into()
+        })
+    }
+}

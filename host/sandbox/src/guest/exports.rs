@@ -1,0 +1,116 @@
+//! The interfaces of the contract that a component exports, and the functions of an instance.
+
+use wasmtime::Store;
+use wasmtime::component::{ComponentExportIndex, Instance, InstancePre, TypedFunc};
+
+use super::context::Context;
+use super::exported::Exported;
+use crate::connection::bindings::guest;
+use crate::connection::bindings::host::types as wit;
+use crate::load::error::LoadError;
+
+/// `reads.pread` or `writes.pwrite`, which have the same type. The generated binding would put a
+/// future of its own around the one of the call.
+pub(super) type TransferFunction = TypedFunc<(u64, u32, wit::CommandFlags), (Result<(), wit::Errno>,)>;
+
+macro_rules! exports {
+    ($($transfer:ident.$function:ident),*; $($name:ident),*; in order: $($any:ident),*) => {
+        /// Which interfaces a component exports, and where they are in it.
+        pub(crate) struct ExportIndices {
+            filter: guest::filter::GuestIndices,
+            $($transfer: Option<ComponentExportIndex>,)*
+            $($name: Option<guest::$name::GuestIndices>,)*
+        }
+
+        /// The functions of an instance, by interface. None for an interface that the component
+        /// does not export.
+        pub(crate) struct ExportedFunctions {
+            $(pub(super) $transfer: Option<TransferFunction>,)*
+            pub(super) filter: guest::filter::Guest,
+            $(pub(super) $name: Option<guest::$name::Guest>,)*
+        }
+
+        impl ExportIndices {
+            /// Looks for each interface of the contract.
+            ///
+            /// # Errors
+            /// `filter` is missing, or an interface lacks a function.
+            pub(crate) fn find(pre: &InstancePre<Context>) -> Result<ExportIndices, LoadError> {
+                Ok(ExportIndices {
+                    filter: guest::filter::GuestIndices::new(pre)
+                        .map_err(|_| contract("it does not export rbdkit:filter/filter: it is not a filter"))?,
+                    $($transfer: {
+                        let interface = concat!("rbdkit:filter/", stringify!($transfer), "@0.1.0");
+                        match pre.component().get_export_index(None, interface) {
+                            None => None,
+                            Some(at) => {
+                                // Checks that the function is there and has the right type.
+                                guest::$transfer::GuestIndices::new(pre).map_err(|e| contract(format!("{e:#}")))?;
+                                pre.component().get_export_index(Some(&at), stringify!($function))
+                            }
+                        }
+                    },)*
+                    $($name: {
+                        let interface = concat!("rbdkit:filter/", stringify!($name), "@0.1.0");
+                        match pre.component().get_export_index(None, interface) {
+                            None => None,
+                            Some(_) => {
+                                Some(guest::$name::GuestIndices::new(pre).map_err(|e| contract(format!("{e:#}")))?)
+                            }
+                        }
+                    },)*
+                })
+            }
+
+            /// Which interfaces there are, for the layer and by name.
+            pub(crate) fn exported(&self) -> (Exported, Vec<&'static str>) {
+                let exported = Exported {
+                    transparent: false,
+                    $($transfer: self.$transfer.is_some(),)*
+                    $($name: self.$name.is_some(),)*
+                };
+                let mut names = vec!["filter"];
+                $(if exported.$any {
+                    names.push(stringify!($any));
+                })*
+                (exported, names)
+            }
+
+            /// Looks up the functions of an instance.
+            pub(super) fn load(
+                &self,
+                store: &mut Store<Context>,
+                instance: &Instance,
+            ) -> wasmtime::Result<ExportedFunctions> {
+                Ok(ExportedFunctions {
+                    $($transfer: match &self.$transfer {
+                        Some(index) => Some(instance.get_typed_func(&mut *store, index)?),
+                        None => None,
+                    },)*
+                    filter: self.filter.load(&mut *store, instance)?,
+                    $($name: match &self.$name {
+                        Some(indices) => Some(indices.load(&mut *store, instance)?),
+                        None => None,
+                    },)*
+                })
+            }
+        }
+    };
+}
+
+exports!(
+    reads.pread, writes.pwrite;
+    threading, lifecycle, admission, names, connection, info, features, flushes, trims, zeroes, mapping, caching,
+    background;
+    in order: threading, lifecycle, admission, names, connection, info, features, reads, writes, flushes, trims, zeroes,
+    mapping, caching, background
+);
+
+fn contract(why: impl Into<String>) -> LoadError {
+    LoadError::Contract(why.into())
+}
+
+/// The functions of an interface. Callers check before that the filter exports it.
+pub(super) fn interface<T>(functions: &Option<T>) -> wasmtime::Result<&T> {
+    functions.as_ref().ok_or_else(|| wasmtime::format_err!("the filter does not export this function"))
+}

@@ -1,0 +1,67 @@
+//! Why a call ended without an answer: a mistake of the guest, a trap, or a limit.
+
+use rbdkit_plugin_api::text::one_line_within;
+use wasmtime::{Trap, WasmBacktrace};
+
+use super::clock::Overrun;
+use crate::connection::log::CAUSE;
+
+/// A mistake of a guest: it called an import in a way that has no answer. The call traps.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Mistake(pub(crate) String);
+
+/// A guest's mistake as the error that traps.
+pub(crate) fn mistake(what: impl Into<String>) -> wasmtime::Error {
+    wasmtime::Error::new(Mistake(what.into()))
+}
+
+/// Why an instance cannot be used any more.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    /// One line.
+    pub(crate) cause: String,
+    /// The guest's functions, innermost first, in one line.
+    pub(crate) backtrace: Option<String>,
+    /// It was ended because its client has gone. The guest did nothing wrong.
+    pub(crate) gone: bool,
+}
+
+impl Fault {
+    pub(crate) fn new(error: &wasmtime::Error) -> Fault {
+        let cause = if let Some(overrun) = error.downcast_ref::<Overrun>() {
+            overrun.to_string()
+        } else if let Some(mistake) = error.downcast_ref::<Mistake>() {
+            mistake.to_string()
+        } else if let Some(trap) = error.downcast_ref::<Trap>() {
+            trap.to_string()
+        } else {
+            format!("{:#}", error.root_cause())
+        };
+        let backtrace = error.downcast_ref::<WasmBacktrace>().map(frames);
+        let gone = error.downcast_ref::<Overrun>() == Some(&Overrun::Gone);
+        Fault { cause: one_line_within(&cause, CAUSE), backtrace, gone }
+    }
+}
+
+/// How many frames a line shows at most.
+const MAX_FRAMES: usize = 12;
+
+/// The functions of a backtrace in one line, innermost first.
+fn frames(backtrace: &WasmBacktrace) -> String {
+    let mut shown: Vec<String> = Vec::new();
+    for frame in backtrace.frames().iter().take(MAX_FRAMES) {
+        let name = frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), demangled);
+        let at = frame.func_offset().map(|offset| format!("+{offset:#x}")).unwrap_or_default();
+        shown.push(one_line_within(&format!("{name}{at}"), 100));
+    }
+    if backtrace.frames().len() > MAX_FRAMES {
+        shown.push(format!("{} more", backtrace.frames().len() - MAX_FRAMES));
+    }
+    shown.join(" < ")
+}
+
+/// A Rust function's name as it was written; any other as it is.
+fn demangled(name: &str) -> String {
+    format!("{:#}", rustc_demangle::demangle(name))
+}

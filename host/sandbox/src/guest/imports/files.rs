@@ -1,0 +1,28 @@
+//! `rbdkit:filter/files`.
+
+use super::phases::NOT_CONFIGURE;
+use crate::connection::bindings::host::files::Host;
+use crate::connection::import_error::ImportError;
+use crate::guest::context::Context;
+
+impl Host for Context {
+    fn size(&mut self, param: String, nth: u32) -> Result<u64, ImportError> {
+        self.allow(NOT_CONFIGURE)?;
+        Ok(self.shared.files.size(&param, nth)?)
+    }
+
+    fn read(&mut self, param: String, nth: u32, offset: u64, length: u32) -> Result<Vec<u8>, ImportError> {
+        self.allow(NOT_CONFIGURE)?;
+        Ok(self.shared.files.read(&param, nth, offset, length)?)
+    }
+
+    fn append(&mut self, param: String, nth: u32, data: Vec<u8>) -> Result<(), ImportError> {
+        self.allow(NOT_CONFIGURE)?;
+        Ok(self.shared.files.append(&param, nth, &data)?)
+    }
+
+    fn holds(&mut self, param: String, nth: u32) -> Result<bool, ImportError> {
+        self.allow(NOT_CONFIGURE)?;
+        Ok(self.shared.files.holds(&param, nth)?)
+    }
+}

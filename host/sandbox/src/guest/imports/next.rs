@@ -1,0 +1,148 @@
+//! `rbdkit:filter/next`.
+
+use std::sync::Arc;
+
+use rbdkit_chain::{Hop, STEP};
+use rbdkit_plugin_api::{Buffer, Done, Errno, Flags, Op, Span};
+use wasmtime::component::Linker;
+use wasmtime::{Result, StoreContextMut};
+
+use super::lend::{BufferPart, ImportFuture, bound_by_hand, lend};
+use super::phases::OPEN_DATA;
+use crate::connection::bindings::host::next::Host;
+use crate::connection::bindings::host::types as wit;
+use crate::connection::import_error::ImportError;
+use crate::guest::buffers::Access;
+use crate::guest::context::Context;
+use crate::guest::fault::mistake;
+
+/// The most extents that a guest gets at once. They take some 1.5 MiB of its memory. It may ask
+/// again from where the list ends.
+const MAX_EXTENTS: usize = 1 << 16;
+
+/// Binds the reads and writes ([`lend`](super::lend)).
+pub(super) fn bind_by_hand(linker: &mut Linker<Context>) -> Result<()> {
+    let mut next = linker.instance("rbdkit:filter/next@0.1.0")?;
+    next.func_wrap_async("pread", pread)?;
+    next.func_wrap_async("pwrite", pwrite)
+}
+
+/// Lends a part of a guest's buffer to an operation of the layer below.
+fn lend_to_next(
+    store: StoreContextMut<'_, Context>,
+    part: BufferPart,
+    operation: impl FnOnce(&Arc<Hop>, Buffer, Span) -> Op<Done>,
+) -> ImportFuture<'_> {
+    lend(
+        store,
+        part,
+        |context| Ok(context.next().map(|_| ())?),
+        |context, buffer, span| match context.next() {
+            Ok(next) => operation(&next.hop, buffer, span),
+            Err(_) => Op::Ready((buffer, Err(Errno::Enxio.into()))),
+        },
+    )
+}
+
+fn pread(store: StoreContextMut<'_, Context>, (offset, length, buf, at): (u64, u32, u32, u32)) -> ImportFuture<'_> {
+    let part = BufferPart { buf, at, length, access: Access::Write };
+    lend_to_next(store, part, move |hop, buffer, span| hop.pread(buffer, span, offset))
+}
+
+fn pwrite(
+    store: StoreContextMut<'_, Context>,
+    (offset, length, buf, at, flags): (u64, u32, u32, u32, wit::CommandFlags),
+) -> ImportFuture<'_> {
+    let part = BufferPart { buf, at, length, access: Access::Read };
+    lend_to_next(store, part, move |hop, buffer, span| hop.pwrite(buffer, span, offset, flags.into()))
+}
+
+impl Host for Context {
+    fn get_size(&mut self) -> Result<u64, ImportError> {
+        Ok(self.next()?.hop.size())
+    }
+
+    fn can(&mut self) -> Result<wit::Capabilities, ImportError> {
+        Ok(self.next()?.hop.can().into())
+    }
+
+    fn block_size(&mut self) -> Result<wit::BlockSizes, ImportError> {
+        Ok(self.next()?.hop.block_sizes().ok_or(Errno::Enotsup)?.into())
+    }
+
+    fn export_description(&mut self) -> Result<Option<String>> {
+        self.require(OPEN_DATA, "next.export-description")?;
+        Ok(self.next().ok().and_then(|next| next.hop.description().map(str::to_string)))
+    }
+
+    async fn pread(&mut self, _: u64, _: u32, _: u32, _: u32) -> Result<(), ImportError> {
+        Ok(bound_by_hand()?)
+    }
+
+    async fn pwrite(&mut self, _: u64, _: u32, _: u32, _: u32, _: wit::CommandFlags) -> Result<(), ImportError> {
+        Ok(bound_by_hand()?)
+    }
+
+    async fn flush(&mut self) -> Result<(), ImportError> {
+        let next = Arc::clone(self.next()?);
+        let result = self.wait_for(0, || next.hop.flush()).await?;
+        Ok(self.answer(result)?)
+    }
+
+    async fn trim(&mut self, offset: u64, length: u64, flags: wit::CommandFlags) -> Result<(), ImportError> {
+        let next = Arc::clone(self.next()?);
+        let result = self.wait_for(0, || next.hop.trim(offset, length, flags.into())).await?;
+        Ok(self.answer(result)?)
+    }
+
+    async fn zero(&mut self, offset: u64, length: u64, flags: wit::CommandFlags) -> Result<(), ImportError> {
+        let next = Arc::clone(self.next()?);
+        let result = self.wait_for(length.min(STEP.into()), || next.hop.zero(offset, length, flags.into())).await?;
+        Ok(self.answer(result)?)
+    }
+
+    async fn cache(&mut self, offset: u64, length: u64) -> Result<(), ImportError> {
+        let next = Arc::clone(self.next()?);
+        let result = self.wait_for(length.min(STEP.into()), || next.hop.cache(offset, length)).await?;
+        Ok(self.answer(result)?)
+    }
+
+    async fn extents(
+        &mut self,
+        offset: u64,
+        length: u64,
+        flags: wit::CommandFlags,
+    ) -> Result<Vec<wit::Extent>, ImportError> {
+        let next = Arc::clone(self.next()?);
+        let result = self.wait_for(0, || next.hop.extents(offset, length, flags.into())).await?;
+        let list = self.answer(result)?;
+        Ok(list.as_slice().iter().take(MAX_EXTENTS).map(|extent| (*extent).into()).collect())
+    }
+
+    async fn extents_forward(
+        &mut self,
+        offset: u64,
+        length: u64,
+        to: u64,
+        flags: wit::CommandFlags,
+    ) -> Result<(), ImportError> {
+        let next = Arc::clone(self.next()?);
+        let expected = self.call.extents.as_ref().ok_or(Errno::Enxio)?.expected();
+        if to != expected {
+            return Err(mistake(format!("next.extents-forward to {to}, where {expected} had to follow")).into());
+        }
+        let flags = Flags { req_one: Flags::from(flags).req_one, ..Flags::NONE };
+        let result = self.wait_for(0, || next.hop.extents(offset, length, flags)).await?;
+        let list = self.answer(result)?;
+        if let Some(answer) = &mut self.call.extents {
+            answer.append(&list, length);
+        }
+        Ok(())
+    }
+
+    fn prefetch(&mut self, offset: u64, length: u64) -> Result<bool> {
+        self.require(OPEN_DATA, "next.prefetch")?;
+        let (Some(conn), Some(next)) = (&self.call.conn, self.call.next()) else { return Ok(false) };
+        Ok(conn.prefetcher.ask(next, offset, length))
+    }
+}

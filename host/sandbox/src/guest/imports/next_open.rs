@@ -1,0 +1,89 @@
+//! `rbdkit:filter/next-open`.
+
+use std::sync::Arc;
+
+use rbdkit_chain::NextLayer;
+use rbdkit_plugin_api::{Errno, Op};
+use wasmtime::Result;
+
+use crate::connection::bindings::host::next_open::Host;
+use crate::connection::bindings::host::types::ExportEntry;
+use crate::connection::conn::Connection;
+use crate::connection::import_error::ImportError;
+use crate::guest::call::{CallKind, Phase};
+use crate::guest::context::Context;
+use crate::guest::text::protocol_string;
+
+/// Checks that a text can be the name of an export.
+fn check_name(text: &str) -> Result<(), Errno> {
+    protocol_string(text).map(|_| ()).map_err(|_| Errno::Einval)
+}
+
+impl Context {
+    /// The connection that the call serves.
+    fn own_connection(&self) -> Result<Arc<Connection>, Errno> {
+        self.call.conn.clone().ok_or(Errno::Enxio)
+    }
+
+    /// The layers below, also before a connection has opened an export.
+    fn below(&self) -> Result<NextLayer, Errno> {
+        let of_conn = || self.call.conn.as_ref().map(|conn| conn.below.clone());
+        self.call.below.clone().or_else(of_conn).ok_or(Errno::Enxio)
+    }
+}
+
+impl Host for Context {
+    async fn open(&mut self, readonly: bool, exportname: String) -> Result<(), ImportError> {
+        self.allow(Phase::OPEN)?;
+        if self.call.kind == CallKind::Replay {
+            return Ok(());
+        }
+        let conn = self.own_connection()?;
+        // `open` is followed by other calls of its phase (prepare, finalize, close), in which it is
+        // too late.
+        if conn.is_live() || self.call.kind == CallKind::Ending {
+            return Err(Errno::Enxio.into());
+        }
+        check_name(&exportname)?;
+        let result = self.clock.waiting(|| conn.open_next(readonly, &exportname)).await;
+        self.call.next = conn.replaceable_next();
+        Ok(self.answer(result)?)
+    }
+
+    fn generation(&mut self) -> Result<u64> {
+        Ok(self.conn("next-open.generation")?.generation())
+    }
+
+    async fn reopen(&mut self, generation: u64, readonly: bool, exportname: String) -> Result<u64, ImportError> {
+        self.allow(Phase::DATA)?;
+        let conn = self.own_connection()?;
+        check_name(&exportname)?;
+        let reopening = Arc::clone(&conn);
+        let reopen = async move { reopening.reopen(generation, readonly, &exportname).await };
+        let result = self.wait_for(0, || Op::later(reopen)).await?;
+        // This call goes on with the layer that it has just opened: that is what a retry needs.
+        self.call.next = conn.replaceable_next();
+        Ok(self.answer(result)?)
+    }
+
+    async fn preconnect(&mut self, readonly: bool) -> Result<(), ImportError> {
+        self.allow(Phase::BEFORE)?;
+        let below = self.call.below.clone().ok_or(Errno::Enxio)?;
+        let result = self.clock.waiting(|| below.preconnect(readonly)).await;
+        Ok(self.answer(result)?)
+    }
+
+    async fn list_exports(&mut self, readonly: bool) -> Result<Vec<ExportEntry>, ImportError> {
+        self.allow(Phase::BEFORE.or(Phase::OPEN))?;
+        let below = self.below()?;
+        let result = self.clock.waiting(|| below.list_exports(readonly)).await;
+        Ok(self.answer(result)?.into_iter().map(Into::into).collect())
+    }
+
+    async fn default_export(&mut self, readonly: bool) -> Result<String, ImportError> {
+        self.allow(Phase::BEFORE.or(Phase::OPEN))?;
+        let below = self.below()?;
+        let result = self.clock.waiting(|| below.default_export(readonly)).await;
+        Ok(self.answer(result)?)
+    }
+}

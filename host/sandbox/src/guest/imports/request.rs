@@ -1,0 +1,30 @@
+//! `rbdkit:filter/request`.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use wasmtime::Result;
+
+use crate::connection::bindings::host::request::Host;
+use crate::guest::context::Context;
+
+impl Host for Context {
+    fn connection(&mut self) -> Result<u64> {
+        Ok(self.conn("request.connection")?.id())
+    }
+
+    fn exportname(&mut self) -> Result<String> {
+        Ok(self.conn("request.exportname")?.exportname.clone())
+    }
+
+    fn readonly(&mut self) -> Result<bool> {
+        Ok(self.conn("request.readonly")?.readonly)
+    }
+
+    fn handle(&mut self) -> Result<u64> {
+        Ok(self.conn("request.handle")?.handle.load(Relaxed))
+    }
+
+    fn cancelled(&mut self) -> Result<bool> {
+        Ok(self.conn("request.cancelled")?.client().is_gone())
+    }
+}

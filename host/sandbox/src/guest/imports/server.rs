@@ -1,0 +1,61 @@
+//! `rbdkit:filter/server`.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use rbdkit_plugin_api::{Errno, ThreadModel};
+use wasmtime::Result;
+
+use super::phases::{NOT_CONFIGURE, OPEN_DATA};
+use crate::connection::bindings::host::server::Host;
+use crate::connection::bindings::host::types as wit;
+use crate::connection::import_error::ImportError;
+use crate::guest::call::CallKind;
+use crate::guest::context::Context;
+
+impl Context {
+    /// Suspends the guest for `ns` nanoseconds.
+    ///
+    /// # Errors
+    /// ENXIO in a phase in which a guest may not sleep. ESHUTDOWN as soon as the client has gone.
+    /// Finalize and close, which go on without a client, get ESHUTDOWN when all their sleeps
+    /// together have taken the limit `setup`, because nothing else would end them.
+    pub(crate) async fn sleep_for(&mut self, ns: u64) -> Result<(), ImportError> {
+        self.allow(OPEN_DATA)?;
+        let conn = self.call.conn.clone().ok_or(Errno::Enxio)?;
+        let policy = self.call.wait_policy();
+        let asked = Duration::from_nanos(ns);
+        let mut time = asked;
+        if self.call.kind == CallKind::Ending {
+            time = asked.min(self.shared.limits.setup.saturating_sub(self.call.slept));
+            self.call.slept += time;
+        }
+        let over = async move {
+            match tokio::time::Instant::now().checked_add(time) {
+                Some(end) => tokio::time::sleep_until(end).await,
+                // The end is later than the clock can say.
+                None => std::future::pending().await,
+            }
+        };
+        self.clock.waiting(|| policy.wait(conn.client(), over)).await.ok_or(Errno::Eshutdown)?;
+        if time < asked { Err(Errno::Eshutdown.into()) } else { Ok(()) }
+    }
+}
+
+impl Host for Context {
+    async fn sleep(&mut self, ns: u64) -> Result<(), ImportError> {
+        self.sleep_for(ns).await
+    }
+
+    fn thread_model_below(&mut self) -> Result<wit::ThreadModel> {
+        self.require(NOT_CONFIGURE, "server.thread-model-below")?;
+        // Before get-ready the model is not known. This is the strictest one.
+        let model = self.shared.model_below.get().copied();
+        Ok(model.unwrap_or(ThreadModel::SerializeConnections).into())
+    }
+
+    fn connections(&mut self) -> Result<u32> {
+        self.require(NOT_CONFIGURE, "server.connections")?;
+        Ok(self.shared.connections.load(Relaxed))
+    }
+}

@@ -1,0 +1,203 @@
+//! One instance: a store, and the functions that its component exports.
+//!
+//! [`Instance::serve`] installs a call, runs the guest on its fiber and takes the call out again.
+//! It returns the guest's answer, or a fault, after which the instance must not be used again.
+//!
+//! Reads and writes are most of the calls. They do the same in three steps ([`Instance::begin`],
+//! [`Instance::run`], [`Instance::finish`]), of which only the middle one is a future, and which
+//! allocate nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use rbdkit_plugin_api::{Buffer, Errno, Result, Span};
+use wasmtime::Store;
+use wasmtime::component::InstancePre;
+
+use super::buffers::Access;
+use super::call::{Call, Phase, Setup};
+use super::context::Context;
+use super::export_calls::{ExportCall, Returned};
+use super::exports::{ExportIndices, ExportedFunctions, interface};
+use super::fault::Fault;
+use crate::connection::bindings::host::types as wit;
+use crate::connection::conn::Connection;
+use crate::connection::shared::FilterShared;
+
+/// How a call ended: with the guest's answer, which may be an error, or with a fault.
+pub(crate) type Outcome<T> = std::result::Result<Result<T>, Box<Fault>>;
+
+/// The two calls with a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TransferKind {
+    Read,
+    Write,
+}
+
+/// A call of `reads.pread` or `writes.pwrite`.
+#[derive(Clone, Copy)]
+pub(crate) struct Transfer {
+    pub(crate) kind: TransferKind,
+    pub(crate) offset: u64,
+    pub(crate) length: u32,
+    pub(crate) flags: wit::CommandFlags,
+}
+
+impl Transfer {
+    /// The function's name, for messages.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.kind {
+            TransferKind::Read => "pread",
+            TransferKind::Write => "pwrite",
+        }
+    }
+}
+
+/// One instance of a filter.
+pub(crate) struct Instance {
+    store: Store<Context>,
+    functions: ExportedFunctions,
+    /// Bytes of memory and tables that it had once it was configured.
+    configured_bytes: u64,
+}
+
+/// How to make instances.
+pub(crate) struct Recipe {
+    pub(crate) pre: InstancePre<Context>,
+    pub(crate) exports: ExportIndices,
+}
+
+impl Recipe {
+    /// A fresh instance, not configured.
+    pub(crate) async fn instantiate(&self, shared: &Arc<FilterShared>) -> std::result::Result<Instance, Fault> {
+        let mut store = Store::new(self.pre.engine(), Context::new(Arc::clone(shared)));
+        store.limiter(|context| &mut context.memory);
+        store.set_hostcall_fuel(usize::try_from(shared.limits.transfer).unwrap_or(usize::MAX));
+        store.epoch_deadline_callback(|context| {
+            context.data().still_wanted()?;
+            Ok(context.data().clock.tick()?)
+        });
+        enter(&mut store, Phase::CONFIGURE);
+        shared.counters.instances.fetch_add(1, Relaxed);
+        let made = async {
+            let instance = self.pre.instantiate_async(&mut store).await?;
+            self.exports.load(&mut store, &instance)
+        };
+        let functions = made.await.map_err(|error| Fault::new(&error))?;
+        Ok(Instance { store, functions, configured_bytes: 0 })
+    }
+}
+
+/// Starts the clock of a call.
+fn enter(store: &mut Store<Context>, phase: Phase) {
+    let context = store.data();
+    let shared = &context.shared;
+    shared.pulse.enter(store.engine());
+    let limits = &shared.limits;
+    context.clock.begin(if phase == Phase::DATA { limits.of_a_request() } else { limits.of_a_setup() });
+    store.set_epoch_deadline(1);
+}
+
+/// Settles what a call holds back: publishes it if the guest succeeded, and forgets or undoes it
+/// otherwise. If the guest passes on an errno of the layer below, the error keeps that layer's
+/// words.
+#[inline]
+fn settle<T>(call: &mut Call, returned: wasmtime::Result<Returned<T>>) -> Outcome<T> {
+    match returned {
+        Ok(Ok(answer)) => {
+            if !call.changes.is_empty() {
+                call.changes.succeed();
+            }
+            Ok(Ok(answer))
+        }
+        Ok(Err(errno)) => {
+            call.changes.fail();
+            let errno = Errno::from(errno);
+            Ok(Err(call.words_for(errno).unwrap_or_else(|| errno.into())))
+        }
+        Err(error) => {
+            call.changes.fail();
+            Err(Box::new(Fault::new(&error)))
+        }
+    }
+}
+
+impl Instance {
+    /// Runs one call, of a connection or of none. If it succeeds, what it held back is published,
+    /// then its lock is released, and only then is there an answer.
+    pub(crate) async fn serve<E: ExportCall>(
+        &mut self,
+        setup: Setup,
+        conn: Option<&Arc<Connection>>,
+        call: &E,
+    ) -> Outcome<E::Answer> {
+        let phase = setup.phase;
+        self.store.data_mut().call.begin(setup, conn);
+        enter(&mut self.store, phase);
+        // A payload of an earlier call may have raised the limit.
+        self.limit_lists(0);
+        self.store.data().shared.counters.calls.fetch_add(1, Relaxed);
+        let returned = call.run(&self.functions, &mut self.store).await;
+        self.store.data().clock.over();
+        let call = &mut self.store.data_mut().call;
+        let outcome = settle(call, returned);
+        call.end();
+        outcome
+    }
+
+    /// Installs a read or a write and its payload. [`Instance::run`] and [`Instance::finish`] have
+    /// to follow.
+    pub(crate) fn begin(&mut self, conn: &Arc<Connection>, transfer: &Transfer, buffer: Buffer, span: Span) {
+        let access = match transfer.kind {
+            TransferKind::Read => Access::Write,
+            TransferKind::Write => Access::Read,
+        };
+        self.store.data_mut().call.begin_transfer(conn, buffer, span, access);
+        enter(&mut self.store, Phase::DATA);
+        self.limit_lists(span.len);
+        self.store.data().shared.counters.calls.fetch_add(1, Relaxed);
+    }
+
+    /// Limits the bytes of lists that the guest passes in one call. The limit is never below the
+    /// size of the payload, because `buffer.write` of a whole payload is ordinary.
+    fn limit_lists(&mut self, payload: u32) {
+        let bytes = self.store.data().shared.limits.transfer.max(payload.into());
+        let limit = usize::try_from(bytes).unwrap_or(usize::MAX);
+        if self.store.hostcall_fuel() != limit {
+            self.store.set_hostcall_fuel(limit);
+        }
+    }
+
+    /// Runs the guest on what was installed.
+    pub(crate) async fn run(&mut self, transfer: Transfer) -> wasmtime::Result<Returned<()>> {
+        let function = interface(match transfer.kind {
+            TransferKind::Read => &self.functions.reads,
+            TransferKind::Write => &self.functions.writes,
+        })?;
+        let (answer,) =
+            function.call_async(&mut self.store, (transfer.offset, transfer.length, transfer.flags)).await?;
+        Ok(answer)
+    }
+
+    /// Takes a read or a write out again and settles it. The payload comes back unless a detached
+    /// operation of the layer below still has it ([`crate::connection::detached`]).
+    pub(crate) fn finish(&mut self, returned: wasmtime::Result<Returned<()>>) -> (Option<Buffer>, Outcome<()>) {
+        self.store.data().clock.over();
+        let call = &mut self.store.data_mut().call;
+        let outcome = settle(call, returned);
+        (call.end_transfer(), outcome)
+    }
+
+    /// The instance is configured: its memory as it is now is what it needs.
+    pub(crate) fn set_configured(&mut self) {
+        self.configured_bytes = self.store.data().memory.used();
+    }
+
+    /// Whether its memory has grown by more than half of what was left when it was configured. Some
+    /// guest languages never give memory back.
+    pub(crate) fn has_grown(&self) -> bool {
+        let limit = self.store.data().shared.limits.memory;
+        let threshold = self.configured_bytes + limit.saturating_sub(self.configured_bytes) / 2;
+        self.store.data().memory.used() > threshold
+    }
+}

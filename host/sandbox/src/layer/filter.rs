@@ -1,0 +1,367 @@
+//! A configured filter: how its instances are made and given back, and what its faults cost.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use rbdkit_chain::NextLayer;
+use rbdkit_plugin_api::text::one_line_within;
+use rbdkit_plugin_api::{ConfigError, Errno, Error, Result, ThreadModel};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::breaker::{Breaker, Pass};
+use super::pool::{InstancePool, Lease};
+use crate::connection::bindings::host::types as wit;
+use crate::connection::conn::{Connection, ConnectionTraits};
+use crate::connection::log::CAUSE;
+use crate::connection::on_fault::OnFault;
+use crate::connection::shared::FilterShared;
+use crate::guest::call::{CallKind, Setup};
+use crate::guest::export_calls::{ConfigureCall, ExportCall, OpenCall, PrepareCall, ThreadModelCall};
+use crate::guest::exported::Exported;
+use crate::guest::fault::Fault;
+use crate::guest::instance::{Instance, Recipe};
+
+/// The kind under which [`Faults`](crate::connection::log::Faults) counts that a filter is left
+/// alone.
+const LEFT_ALONE: &str = "left alone";
+
+/// A filter in its place of the chain.
+pub(crate) struct Filter {
+    pub(crate) shared: Arc<FilterShared>,
+    recipe: Recipe,
+    traits: FilterTraits,
+    params: Arc<[(String, String)]>,
+    /// The filter's instances. With serialize-requests it has only one, which serves what belongs
+    /// to no connection.
+    pool: Arc<InstancePool>,
+    /// A guest that opens a connection holds its instance while it waits for the layers below, and
+    /// those may wait for another connection to close. So opening takes at most half of the
+    /// instances.
+    opens: Semaphore,
+    /// For instances that cannot be made.
+    breaker: Breaker,
+}
+
+/// What a component says of itself that the layer acts on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FilterTraits {
+    pub(crate) exported: Exported,
+    pub(crate) model: ThreadModel,
+    pub(crate) recovery: wit::Recovery,
+    /// It may replace the layer below.
+    pub(crate) reopens: bool,
+}
+
+impl FilterTraits {
+    /// Whether an instance's own memory holds nothing that connections need.
+    fn is_stateless(&self) -> bool {
+        self.recovery == wit::Recovery::Stateless
+    }
+
+    /// Whether a connection's state is lost with the instance that held it.
+    fn loses_state_with_instance(&self) -> bool {
+        self.recovery == wit::Recovery::Lost
+    }
+}
+
+impl Filter {
+    /// Makes and configures the first instance, and asks it for the thread model.
+    ///
+    /// # Errors
+    /// The guest's own line, or what was wrong with it.
+    pub(crate) async fn configure(
+        shared: Arc<FilterShared>,
+        recipe: Recipe,
+        mut traits: FilterTraits,
+        params: Arc<[(String, String)]>,
+    ) -> Result<Arc<Filter>, ConfigError> {
+        let name = shared.name.clone();
+        let mut first = configured(&recipe, &shared, &params).await.map_err(|why| refused(&name, &why))?;
+        if traits.exported.threading {
+            match first.serve(ThreadModelCall.setup(), None, &ThreadModelCall).await {
+                Ok(Ok(answer)) => traits.model = answer.into(),
+                Ok(Err(error)) => return Err(refused(&name, &format!("thread-model: {error}"))),
+                Err(fault) => return Err(refused(&name, &format!("thread-model: {}", fault.cause))),
+            }
+        }
+        let capacity = if traits.model == ThreadModel::Parallel { shared.limits.instances } else { 1 };
+        let pool = InstancePool::new(capacity);
+        if let Some(mut lease) = pool.try_take(None) {
+            lease.put(Box::new(first));
+            lease.give_back();
+        }
+        let opens = Semaphore::new((capacity as usize / 2).max(1));
+        Ok(Arc::new(Filter { shared, recipe, traits, params, pool, opens, breaker: Breaker::default() }))
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    #[inline]
+    pub(super) fn exported(&self) -> &Exported {
+        &self.traits.exported
+    }
+
+    pub(super) fn model(&self) -> ThreadModel {
+        self.traits.model
+    }
+
+    pub(super) fn pool(&self) -> &Arc<InstancePool> {
+        &self.pool
+    }
+
+    /// How it treats connections whose calls this pool serves.
+    pub(super) fn connection_traits(&self, pool: &InstancePool) -> ConnectionTraits {
+        let needs_its_instance = pool.is_single() && !self.traits.is_stateless();
+        ConnectionTraits { reopens: self.traits.reopens, needs_its_instance }
+    }
+
+    pub(super) async fn turn_to_open(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed.
+        self.opens.acquire().await.ok()
+    }
+
+    /// The pool that serves a new connection.
+    ///
+    /// # Errors
+    /// ENOMEM if the connection would need an instance of its own and there are as many as are
+    /// allowed.
+    pub(super) async fn pool_for_connection(&self) -> Result<Arc<InstancePool>> {
+        if self.model() != ThreadModel::SerializeRequests {
+            return Ok(Arc::clone(&self.pool));
+        }
+        let most = self.shared.limits.instances;
+        if self.shared.connections.load(Relaxed) >= most {
+            let why = format!(
+                "{}: {most} connections are open, each with an instance of its own, and no more are allowed \
+                 (--filter-limit instances=N)",
+                self.name()
+            );
+            return Err(Error::new(Errno::Enomem, why));
+        }
+        let own = InstancePool::new(1);
+        let mut lease = own.take(None).await?;
+        self.fill(&mut lease, &own).await?;
+        lease.give_back();
+        Ok(own)
+    }
+
+    /// Puts a fresh, configured instance into a place, and tells it of the connections whose state
+    /// the instance before it held.
+    pub(super) async fn fill(&self, lease: &mut Lease<'_>, pool: &InstancePool) -> Result<()> {
+        let pass = self.admit(&self.breaker)?;
+        let made = configured(&self.recipe, &self.shared, &self.params).await;
+        let mut instance = Box::new(made.map_err(|why| {
+            // This may be the guest's own line.
+            let why = one_line_within(&why, CAUSE);
+            self.report("configure", None, &why, None);
+            self.count_fault(&self.breaker, pass);
+            self.end_if_asked();
+            Error::new(Errno::Eio, format!("{}: {why}", self.name()))
+        })?);
+        self.breaker.success();
+        if pool.is_single() && self.traits.recovery == wit::Recovery::Replay && self.exported().connection {
+            for conn in pool.tenants() {
+                if let Err(fault) = self.replay(&conn, &mut instance).await {
+                    conn.lose();
+                    return Err(self.faulted(PrepareCall::NAME, None, &fault, pool));
+                }
+            }
+        }
+        lease.put(instance);
+        Ok(())
+    }
+
+    /// Tells a fresh instance of a connection, which goes on.
+    async fn replay(&self, conn: &Arc<Connection>, instance: &mut Instance) -> std::result::Result<(), Box<Fault>> {
+        let open =
+            OpenCall { readonly: conn.readonly, exportname: &conn.exportname, tls: conn.client().tls, replayed: true };
+        let refused = match instance.serve(replay_setup(&open), Some(conn), &open).await? {
+            Ok(handle) => {
+                conn.handle.store(handle, Relaxed);
+                let prepared = instance.serve(replay_setup(&PrepareCall), Some(conn), &PrepareCall).await?;
+                prepared.err().map(|_| PrepareCall::NAME)
+            }
+            Err(_) => Some(OpenCall::NAME),
+        };
+        if let Some(function) = refused {
+            tracing::error!("{}: {function} of a lost connection was refused", self.name());
+            conn.lose();
+        }
+        Ok(())
+    }
+
+    /// Gives an instance back after a call. One whose memory has grown is dropped instead, if
+    /// nothing is lost with it.
+    pub(super) fn finish(&self, mut lease: Lease<'_>) {
+        let replaceable = !self.traits.loses_state_with_instance() || self.model() == ThreadModel::Parallel;
+        if replaceable && lease.instance().is_some_and(|instance| instance.has_grown()) {
+            tracing::debug!("{}: an instance's memory has grown: it is replaced", self.name());
+            return;
+        }
+        lease.give_back();
+    }
+
+    /// Lets a call through to the guest, unless the guest has failed too often lately.
+    ///
+    /// # Errors
+    /// EIO: the guest is left alone for a while.
+    #[inline]
+    pub(super) fn admit(&self, breaker: &Breaker) -> Result<Pass> {
+        breaker.lets_through(|| self.shared.pulse.now()).ok_or_else(|| self.left_alone())
+    }
+
+    /// [`Filter::admit`] for a call that was let through and has waited since.
+    ///
+    /// # Errors
+    /// EIO: the guest is left alone for a while.
+    pub(super) fn admit_again(&self, breaker: &Breaker, pass: Pass) -> Result<()> {
+        if breaker.still_lets_through(pass) { Ok(()) } else { Err(self.left_alone()) }
+    }
+
+    fn left_alone(&self) -> Error {
+        Error::new(Errno::Eio, format!("{}: it keeps failing and is left alone for a while", self.name()))
+    }
+
+    /// Counts a fault of the guest's. It may be left alone for a while after that.
+    pub(super) fn count_fault(&self, breaker: &Breaker, pass: Pass) {
+        let Some(pause) = breaker.fault(pass, self.shared.pulse.now()) else { return };
+        // A client may bring it about again and again.
+        if let Some(count) = self.shared.faults.count(LEFT_ALONE) {
+            let times = times(count);
+            tracing::error!("{}: it keeps failing: requests fail for {pause:?} without asking it{times}", self.name());
+        }
+    }
+
+    /// Ends the server after a fault, if the operator wants that.
+    fn end_if_asked(&self) {
+        if let OnFault::Exit(exit) = &self.shared.on_fault {
+            exit.notify_one();
+        }
+    }
+
+    /// A call on an instance of this pool ended in a fault, and the instance is gone. Returns the
+    /// error for the request.
+    pub(super) fn faulted(&self, what: &str, offset: Option<u64>, fault: &Fault, pool: &InstancePool) -> Error {
+        self.report(what, offset, &fault.cause, fault.backtrace.as_deref());
+        if self.traits.loses_state_with_instance() && pool.is_single() {
+            for conn in pool.tenants() {
+                conn.lose();
+            }
+        }
+        self.end_if_asked();
+        Error::new(Errno::Eio, format!("{}: {what}: {}", self.name(), fault.cause))
+    }
+
+    /// Reports an answer of the guest's that cannot be true.
+    pub(super) fn report_false_answer(&self, what: &str, why: &str) {
+        self.report(what, None, why, None);
+    }
+
+    fn report(&self, what: &str, offset: Option<u64>, cause: &str, backtrace: Option<&str>) {
+        self.shared.counters.faults.fetch_add(1, Relaxed);
+        if let Some(count) = self.shared.faults.count(&format!("{what}: {cause}")) {
+            let at = offset.map(|offset| format!(" at offset {offset}")).unwrap_or_default();
+            let times = times(count);
+            let within = backtrace.map(|frames| format!("; in {frames}")).unwrap_or_default();
+            tracing::error!("{}: {what}{at}: {cause}{times}{within}", self.name());
+        }
+    }
+
+    /// A call that belongs to no connection.
+    pub(super) async fn ask<E: ExportCall>(&self, below: Option<NextLayer>, call: E) -> Result<E::Answer> {
+        let lease = self.pool.take(None).await?;
+        self.ask_in(lease, below, call, FaultReport::Log).await
+    }
+
+    /// [`Filter::ask`] in a place that was leased already.
+    pub(super) async fn ask_in<E: ExportCall>(
+        &self,
+        mut lease: Lease<'_>,
+        below: Option<NextLayer>,
+        call: E,
+        report: FaultReport,
+    ) -> Result<E::Answer> {
+        if lease.instance().is_none() {
+            self.fill(&mut lease, &self.pool).await?;
+        }
+        let Some(instance) = lease.instance() else { return Err(Errno::Eio.into()) };
+        match instance.serve(Setup { below, ..call.setup() }, None, &call).await {
+            Ok(answer) => {
+                self.finish(lease);
+                answer
+            }
+            Err(fault) => {
+                drop(lease);
+                Err(match report {
+                    FaultReport::Log => self.faulted(E::NAME, call.offset(), &fault, &self.pool),
+                    FaultReport::Caller => {
+                        Error::new(Errno::Eio, format!("{}: {}: {}", self.name(), E::NAME, fault.cause))
+                    }
+                })
+            }
+        }
+    }
+
+    /// A call of `lifecycle` before the server listens. Its error is a line for the user.
+    pub(super) async fn ready<E>(&self, call: E) -> Result<(), ConfigError>
+    where
+        E: ExportCall<Answer = std::result::Result<(), String>>,
+    {
+        if !self.exported().lifecycle {
+            return Ok(());
+        }
+        let answer = async {
+            let lease = self.pool.take(None).await?;
+            self.ask_in(lease, None, call, FaultReport::Caller).await
+        };
+        match answer.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(line)) => Err(refused(self.name(), &line)),
+            Err(error) => Err(ConfigError::new(error.context().unwrap_or("a filter failed").to_string())),
+        }
+    }
+}
+
+/// Where the fault of a call is reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FaultReport {
+    /// In the log, where it counts as a fault of the filter.
+    Log,
+    /// To the caller alone. The server does not listen yet, and the user gets the error.
+    Caller,
+}
+
+/// What a call begins with that tells a fresh instance of a connection.
+fn replay_setup(call: &impl ExportCall) -> Setup {
+    Setup { kind: CallKind::Replay, ..call.setup() }
+}
+
+fn refused(name: &str, line: &str) -> ConfigError {
+    let line = one_line_within(line, 1000);
+    ConfigError::new(format!("{name}: {line}"))
+}
+
+/// How often something was counted that is not reported each time.
+fn times(count: u64) -> String {
+    if count > 1 { format!(" ({count} times so far)") } else { String::new() }
+}
+
+/// A fresh instance that was given the parameters.
+async fn configured(
+    recipe: &Recipe,
+    shared: &Arc<FilterShared>,
+    params: &Arc<[(String, String)]>,
+) -> std::result::Result<Instance, String> {
+    let mut instance =
+        recipe.instantiate(shared).await.map_err(|fault| format!("cannot be started: {}", fault.cause))?;
+    let call = ConfigureCall { params };
+    match instance.serve(call.setup(), None, &call).await {
+        Ok(Ok(answer)) => answer?,
+        Ok(Err(error)) => return Err(format!("configure: {error}")),
+        Err(fault) => return Err(format!("configure: {}", fault.cause)),
+    }
+    instance.set_configured();
+    Ok(instance)
+}

@@ -1,0 +1,10 @@
+//! What the chain sees of a filter: its layer, a connection's handle, and the instances that serve
+//! its calls.
+
+pub(super) mod breaker;
+pub(crate) mod calls;
+pub(crate) mod filter;
+pub(crate) mod filter_layer;
+pub(crate) mod handle;
+pub(super) mod offers;
+pub(crate) mod pool;

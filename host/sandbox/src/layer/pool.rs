@@ -1,0 +1,425 @@
+//! The pool of a filter's instances: who may use one, and who waits for one.
+//!
+//! An [`InstancePool`] holds a limited number of instances: one for a serialized filter, one for
+//! each connection of a serialize-requests filter, many for a parallel one. Free instances are
+//! handed out last in, first out, so that the same few stay warm. Those that were not needed for a
+//! while are dropped ([`InstancePool::free_spare`]).
+//!
+//! **Shares.** A connection gets a further instance while it holds fewer than are left, or if it
+//! holds none. So one connection alone has at most half of them, and the rest is there for the next
+//! connection at once, whatever the first one does with its own. As instances come back the shares
+//! level out: two connections that want all they can get have a third each, and the last third is
+//! left; n connections have n parts of n + 1. No number has to be chosen, and asking costs a
+//! comparison.
+//!
+//! **The wait queue.** A caller over its share waits. Connections that hold no instance are served
+//! first, because they hold fewer than what is left. Connections take turns, so a connection with
+//! many waiting requests delays another one by one of them. Calls that open, end or close a
+//! connection come before all requests and are not counted for any connection. A freed instance
+//! goes straight to the waiter whose turn it is: a later caller cannot take it. No waiter that
+//! might have an instance is left in the queue.
+//!
+//! A [`Lease`] is a place in the pool, with or without an instance in it. Dropping it gives the
+//! place back without the instance: that is what a fault does, and a call that is dropped half way.
+//!
+//! The pool also knows its tenants: the open connections whose calls its instances serve. Where the
+//! pool has one instance, their state may be in that instance.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+use rbdkit_plugin_api::idle::IdlePool;
+use rbdkit_plugin_api::{Errno, Error, Result, lock};
+use tokio::sync::oneshot;
+
+use crate::connection::conn::Connection;
+use crate::guest::instance::Instance;
+
+/// The instances of a filter, or of one connection of it.
+pub(super) struct InstancePool {
+    /// How many instances it may have.
+    capacity: u32,
+    places: Mutex<Places>,
+    tenants: Mutex<Vec<Weak<Connection>>>,
+}
+
+#[derive(Default)]
+struct Places {
+    /// Boxed, as one goes in and out with every request: a pointer, not 500 bytes.
+    free: IdlePool<Box<Instance>>,
+    /// Places that are leased.
+    leased: u32,
+    /// Waiters that come before all requests.
+    first: VecDeque<Waiter>,
+    requests: WaitQueue,
+}
+
+type Waiter = oneshot::Sender<Handover>;
+
+/// Connections that wait, in turn, each with its requests in the order of asking.
+#[derive(Default)]
+struct WaitQueue {
+    turns: VecDeque<u64>,
+    waiters: HashMap<u64, (Arc<Holder>, VecDeque<Waiter>)>,
+}
+
+impl WaitQueue {
+    fn push(&mut self, holder: &Arc<Holder>, waiter: Waiter) {
+        let (_, waiters) = self.waiters.entry(holder.id).or_insert_with(|| {
+            self.turns.push_back(holder.id);
+            (Arc::clone(holder), VecDeque::new())
+        });
+        waiters.push_back(waiter);
+    }
+
+    /// Takes the first request of the first connection in turn that `may` have a place. That
+    /// connection is the last in turn then.
+    fn pop(&mut self, may: impl Fn(&Holder) -> bool) -> Option<(Arc<Holder>, Waiter)> {
+        // This looks at few connections: one that holds no place may have one, and those that hold
+        // some are no more than there are places.
+        let may_have = |id: &u64| self.waiters.get(id).is_some_and(|(holder, _)| may(holder));
+        let turn = self.turns.iter().position(may_have)?;
+        let id = self.turns.remove(turn)?;
+        let (holder, waiters) = self.waiters.get_mut(&id)?;
+        let (holder, waiter) = (Arc::clone(holder), waiters.pop_front());
+        if waiters.is_empty() {
+            self.waiters.remove(&id);
+        } else {
+            self.turns.push_back(id);
+        }
+        Some((holder, waiter?))
+    }
+}
+
+/// How many places of one pool a connection holds.
+pub(super) struct Holder {
+    /// The connection's. No two connections wait under the same id.
+    id: u64,
+    /// Only changed with the places locked.
+    held: AtomicU32,
+}
+
+impl Holder {
+    pub(crate) fn new(id: u64) -> Arc<Holder> {
+        Arc::new(Holder { id, held: AtomicU32::new(0) })
+    }
+
+    fn add(&self) {
+        self.held.store(self.held.load(Relaxed) + 1, Relaxed);
+    }
+
+    fn remove(&self) {
+        self.held.store(self.held.load(Relaxed) - 1, Relaxed);
+    }
+}
+
+/// A place for an instance. It borrows the pool: counting the pool's users would be two atomic
+/// operations for each request.
+pub(super) struct Lease<'a> {
+    pool: &'a Arc<InstancePool>,
+    /// None if the place is not counted for a connection.
+    holder: Option<&'a Arc<Holder>>,
+    instance: Option<Box<Instance>>,
+    keep: bool,
+}
+
+/// A place on its way to a waiter. If the waiter does not take it out, it goes on to the next one.
+struct Handover {
+    pool: Arc<InstancePool>,
+    holder: Option<Arc<Holder>>,
+    /// None once it was taken out.
+    place: Option<Option<Box<Instance>>>,
+}
+
+impl Drop for Handover {
+    fn drop(&mut self) {
+        if let Some(instance) = self.place.take() {
+            give(&self.pool, self.holder.as_deref(), instance);
+        }
+    }
+}
+
+/// Gives a place back, with the instance in it if there is one, and hands on what is free now.
+fn give(pool: &Arc<InstancePool>, holder: Option<&Holder>, instance: Option<Box<Instance>>) {
+    let mut places = pool.places();
+    places.take_back(holder, instance);
+    while places.has_waiters() {
+        let Some((holder, waiter, instance)) = places.hand_on(pool.capacity) else { return };
+        drop(places);
+        let handover = Handover { pool: Arc::clone(pool), holder, place: Some(instance) };
+        let refused = waiter.send(handover).err();
+        places = pool.places();
+        // The waiter has given up.
+        if let Some(mut handover) = refused {
+            let instance = handover.place.take().flatten();
+            places.take_back(handover.holder.as_deref(), instance);
+        }
+    }
+}
+
+impl Places {
+    fn take_back(&mut self, holder: Option<&Holder>, instance: Option<Box<Instance>>) {
+        self.leased -= 1;
+        if let Some(instance) = instance {
+            self.free.put(instance);
+        }
+        if let Some(holder) = holder {
+            holder.remove();
+        }
+    }
+
+    /// Leases a place. None if there is no instance in it.
+    fn lease(&mut self, holder: Option<&Holder>) -> Option<Box<Instance>> {
+        self.leased += 1;
+        if let Some(holder) = holder {
+            holder.add();
+        }
+        self.free.take()
+    }
+
+    /// Whether there is a place for this holder.
+    fn has_room(&self, capacity: u32, holder: Option<&Holder>) -> bool {
+        let left = capacity - self.leased;
+        let held = holder.map_or(0, |holder| holder.held.load(Relaxed));
+        left > 0 && (held == 0 || held < left)
+    }
+
+    fn has_waiters(&self) -> bool {
+        !self.first.is_empty() || !self.requests.turns.is_empty()
+    }
+
+    /// Leases a place to the waiter whose turn it is, if one may have it.
+    #[expect(clippy::type_complexity, reason = "taken apart where it is called")]
+    fn hand_on(&mut self, capacity: u32) -> Option<(Option<Arc<Holder>>, Waiter, Option<Box<Instance>>)> {
+        if self.leased >= capacity {
+            return None;
+        }
+        let (holder, waiter) = match self.first.pop_front() {
+            Some(waiter) => (None, waiter),
+            None => {
+                let mut requests = std::mem::take(&mut self.requests);
+                let next = requests.pop(|holder| self.has_room(capacity, Some(holder)));
+                self.requests = requests;
+                let (holder, waiter) = next?;
+                (Some(holder), waiter)
+            }
+        };
+        let instance = self.lease(holder.as_deref());
+        Some((holder, waiter, instance))
+    }
+}
+
+impl InstancePool {
+    pub(crate) fn new(capacity: u32) -> Arc<InstancePool> {
+        Arc::new(InstancePool { capacity, places: Mutex::default(), tenants: Mutex::default() })
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places> {
+        lock(&self.places)
+    }
+
+    /// Whether it has at most one instance.
+    pub(super) fn is_single(&self) -> bool {
+        self.capacity == 1
+    }
+
+    /// Drops the instances that nobody has needed since the last call, and gives their memory back.
+    /// It keeps one, so that the next client finds one. It also keeps the only instance of a pool,
+    /// which may hold state.
+    pub(crate) fn free_spare(&self) {
+        if !self.is_single() {
+            let spare = self.places().free.take_spare(1);
+            drop(spare);
+        }
+    }
+
+    fn lock_tenants(&self) -> MutexGuard<'_, Vec<Weak<Connection>>> {
+        lock(&self.tenants)
+    }
+
+    /// A connection was opened whose calls this pool serves.
+    pub(super) fn add_tenant(&self, conn: &Arc<Connection>) {
+        let mut tenants = self.lock_tenants();
+        tenants.retain(|known| known.strong_count() > 0);
+        tenants.push(Arc::downgrade(conn));
+    }
+
+    /// The connection closes.
+    pub(super) fn remove_tenant(&self, conn: &Arc<Connection>) {
+        self.lock_tenants().retain(|known| known.as_ptr() != Arc::as_ptr(conn));
+    }
+
+    /// The open connections whose calls this pool serves, oldest first.
+    pub(super) fn tenants(&self) -> Vec<Arc<Connection>> {
+        let mut all: Vec<Arc<Connection>> = self.lock_tenants().iter().filter_map(Weak::upgrade).collect();
+        all.retain(|conn| conn.is_live());
+        all.sort_by_key(|conn| conn.id());
+        all
+    }
+
+    /// A place, if there is one now. `holder` is the connection of a request; None for a call that
+    /// is not counted for a connection.
+    pub(super) fn try_take<'a>(self: &'a Arc<Self>, holder: Option<&'a Arc<Holder>>) -> Option<Lease<'a>> {
+        let mut places = self.places();
+        let known = holder.map(Arc::as_ref);
+        if !places.has_room(self.capacity, known) {
+            return None;
+        }
+        let instance = places.lease(known);
+        drop(places);
+        Some(Lease::new(self, holder, instance))
+    }
+
+    /// A place with an instance in it, if there is one now.
+    pub(super) fn try_take_ready<'a>(self: &'a Arc<Self>, holder: &'a Arc<Holder>) -> Option<Lease<'a>> {
+        let mut places = self.places();
+        if places.free.is_empty() || !places.has_room(self.capacity, Some(holder)) {
+            return None;
+        }
+        let instance = places.lease(Some(holder));
+        drop(places);
+        Some(Lease::new(self, Some(holder), instance))
+    }
+
+    /// A place, when there is one. A call that is not counted for a connection comes before all
+    /// requests.
+    pub(crate) async fn take<'a>(self: &'a Arc<Self>, holder: Option<&'a Arc<Holder>>) -> Result<Lease<'a>> {
+        let waiting = {
+            let mut places = self.places();
+            let known = holder.map(Arc::as_ref);
+            if places.has_room(self.capacity, known) {
+                let instance = places.lease(known);
+                return Ok(Lease::new(self, holder, instance));
+            }
+            let (sender, receiver) = oneshot::channel();
+            match holder {
+                Some(holder) => places.requests.push(holder, sender),
+                None => places.first.push_back(sender),
+            }
+            receiver
+        };
+        // Senders are only dropped with the pool, which this waiter keeps alive.
+        let taken = waiting.await.ok().and_then(|mut handover| handover.place.take());
+        match taken {
+            Some(instance) => Ok(Lease::new(self, holder, instance)),
+            None => Err(Error::new(Errno::Eshutdown, "the filter is gone")),
+        }
+    }
+}
+
+impl<'a> Lease<'a> {
+    fn new(pool: &'a Arc<InstancePool>, holder: Option<&'a Arc<Holder>>, instance: Option<Box<Instance>>) -> Lease<'a> {
+        Lease { pool, holder, instance, keep: false }
+    }
+
+    /// The instance in this place.
+    pub(crate) fn instance(&mut self) -> Option<&mut Instance> {
+        self.instance.as_deref_mut()
+    }
+
+    /// Puts an instance into this place.
+    pub(crate) fn put(&mut self, instance: Box<Instance>) -> &mut Instance {
+        self.instance.insert(instance)
+    }
+
+    /// Gives the place back with the instance, for the next call.
+    pub(crate) fn give_back(mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        // An instance that is not kept is dropped here and not under the lock: that takes
+        // microseconds.
+        let instance = self.instance.take().filter(|_| self.keep);
+        give(self.pool, self.holder.map(Arc::as_ref), instance);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn empty(holder: &Arc<Holder>, pool: &Arc<InstancePool>) -> u32 {
+        let mut leases = Vec::new();
+        while let Some(lease) = pool.try_take(Some(holder)) {
+            leases.push(lease);
+        }
+        leases.into_iter().map(std::mem::forget).count() as u32
+    }
+
+    #[test]
+    fn a_connection_that_holds_none_finds_one_left() {
+        let pool = InstancePool::new(128);
+        let holders: Vec<_> = (0..20).map(Holder::new).collect();
+        let each: Vec<u32> = holders.iter().map(|holder| empty(holder, &pool)).collect();
+        assert_eq!(each[..9], [64, 32, 16, 8, 4, 2, 1, 1, 0]);
+    }
+
+    #[test]
+    fn any_connection_may_have_the_only_instance() {
+        let pool = InstancePool::new(1);
+        let (one, other) = (Holder::new(1), Holder::new(2));
+        drop(pool.try_take(Some(&one)).unwrap());
+        assert_eq!((empty(&other, &pool), empty(&one, &pool)), (1, 0));
+        assert_eq!(pool.places().leased, 1);
+    }
+
+    #[test]
+    fn shares_level_out_as_places_come_back() {
+        let pool = InstancePool::new(30);
+        let (one, other) = (Holder::new(1), Holder::new(2));
+        let mut ones: Vec<_> = std::iter::from_fn(|| pool.try_take(Some(&one))).collect();
+        let mut others: Vec<_> = std::iter::from_fn(|| pool.try_take(Some(&other))).collect();
+        assert_eq!((ones.len(), others.len()), (15, 8));
+        for _ in 0..100 {
+            // Each ends a request and begins as many as it may.
+            ones.pop();
+            ones.extend(std::iter::from_fn(|| pool.try_take(Some(&one))));
+            others.pop();
+            others.extend(std::iter::from_fn(|| pool.try_take(Some(&other))));
+        }
+        assert!((9..=11).contains(&ones.len()) && (9..=11).contains(&others.len()), "{} {}", ones.len(), others.len());
+        drop((ones, others));
+        assert_eq!(pool.places().leased, 0);
+    }
+
+    /// Polls once.
+    fn now<'a>(take: &mut std::pin::Pin<Box<impl Future<Output = Result<Lease<'a>>>>>) -> Option<Lease<'a>> {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match take.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(lease) => Some(lease.unwrap()),
+            std::task::Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn connections_take_turns_and_one_without_an_instance_is_first() {
+        let pool = InstancePool::new(2);
+        let (greedy, modest, late) = (Holder::new(1), Holder::new(2), Holder::new(3));
+        let first = pool.try_take(Some(&greedy)).unwrap();
+        let second = pool.try_take(Some(&modest)).unwrap();
+        // Two requests of the first in the queue, then one each of others.
+        let mut again: Vec<_> = (0..2).map(|_| Box::pin(pool.take(Some(&greedy)))).collect();
+        let mut other = Box::pin(pool.take(Some(&late)));
+        let mut service = Box::pin(pool.take(None));
+        assert!(again.iter_mut().all(|take| now(take).is_none()));
+        assert!(now(&mut other).is_none() && now(&mut service).is_none());
+        drop(second);
+        let service = now(&mut service).expect("before all requests");
+        drop(service);
+        let other = now(&mut other).expect("it has none");
+        assert!(again.iter_mut().all(|take| now(take).is_none()));
+        drop(first);
+        let granted = again.iter_mut().filter_map(now).collect::<Vec<_>>();
+        assert_eq!(granted.len(), 1, "in the order of asking");
+        // A waiter that gives up leaves no place behind, also if it has it already.
+        drop(other);
+        drop(granted);
+        drop(again);
+        let places = pool.places();
+        assert_eq!((places.leased, places.has_waiters()), (0, false));
+    }
+}

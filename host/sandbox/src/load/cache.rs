@@ -1,0 +1,354 @@
+//! Compiled code on the disk, so that starting with filters takes milliseconds.
+//!
+//! Loading precompiled code is running it, so an entry has to be something that this host wrote.
+//! Entries live in a private directory ([`CacheDirectory`]), under a name that covers the
+//! component, the engine's settings and wasmtime's version. Beside each entry is its seal: an
+//! HMAC-SHA256 over that name and the code, with a key that is in the directory too. The seal is
+//! checked before the code is mapped, and the file that is mapped is the file that was checked. An
+//! entry that was altered, truncated, copied from another cache or renamed is compiled anew.
+//!
+//! Only a user who can read the directory can make a seal. So an entry that our user was tricked
+//! into copying there, or that came from a backup of another machine, is not loaded. Nothing helps
+//! against an attacker who runs as our user.
+//!
+//! The code is written before its seal, so a crash leaves at worst an entry without a seal.
+
+use std::hash::{Hash, Hasher};
+use std::io::{self, ErrorKind, Read as _};
+use std::os::fd::AsRawFd as _;
+use std::path::PathBuf;
+
+use cap_std::fs::File;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use rustix::process::geteuid;
+use sha2::{Digest as _, Sha256};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use super::cache_directory::{CacheDirectory, DirectoryError};
+use super::compile::{Compiler, MAX_CODE_BYTES};
+use super::error::LoadError;
+use super::hex::{from_hex, to_hex};
+
+/// The cache keeps this many bytes. Beyond that, the entries that were written first are removed
+/// first. It has room for the filters of this tree (some MB) and for a dozen interpreters (60 to 90
+/// MB each).
+const MAX_CACHE_BYTES: u64 = 1 << 30;
+
+/// Bytes of the key.
+const KEY_BYTES: usize = 32;
+
+/// The name of the key's file.
+const KEY_FILE: &str = "key";
+
+/// How many bytes of a seal are read: more than a seal has.
+const MAX_SEAL_BYTES: u64 = 128;
+
+/// A cache of compiled code.
+pub(crate) struct CodeCache {
+    directory: CacheDirectory,
+    key: [u8; KEY_BYTES],
+}
+
+/// Why there is no cache.
+#[derive(Debug, thiserror::Error)]
+enum CacheError {
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error("its key: {0}")]
+    Key(io::Error),
+}
+
+/// The file names of an entry.
+struct EntryNames {
+    code: String,
+    seal: String,
+}
+
+impl EntryNames {
+    fn new(entry: &str) -> EntryNames {
+        EntryNames { code: format!("{entry}.code"), seal: format!("{entry}.seal") }
+    }
+}
+
+/// Feeds SHA-256 with what is hashed.
+struct ShaHasher(Sha256);
+
+impl Hasher for ShaHasher {
+    fn finish(&self) -> u64 {
+        0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+}
+
+impl CodeCache {
+    /// Opens the cache in `chosen`, or in the default directory. Makes the directory and the key if
+    /// they are not there. None if that fails or the directory is not private: a line in the log
+    /// says why.
+    pub(crate) fn open(chosen: Option<PathBuf>) -> Option<CodeCache> {
+        let path = chosen.or_else(default_directory)?;
+        let open = || -> Result<CodeCache, CacheError> {
+            let directory = CacheDirectory::open(&path)?;
+            let key = read_or_make_key(&directory).map_err(CacheError::Key)?;
+            Ok(CodeCache { directory, key })
+        };
+        open().inspect_err(|why| tracing::debug!("no cache of compiled filters in {}: {why}", path.display())).ok()
+    }
+
+    /// The name of a component's entry.
+    fn entry(engine: &Engine, component: &[u8]) -> String {
+        // The kind of seal is part of the name, so that versions of the host that seal differently
+        // do not take each other's entries for damaged.
+        let mut hasher = ShaHasher(Sha256::new());
+        hasher.0.update(b"sealed by HMAC-SHA256");
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        hasher.0.update((component.len() as u64).to_le_bytes());
+        hasher.0.update(component);
+        to_hex(&hasher.0.finalize())
+    }
+
+    /// The component, from the cache or compiled.
+    ///
+    /// # Errors
+    /// Those of compiling. A fault of the cache only makes loading slower.
+    pub(crate) fn load(&self, engine: &Engine, compiler: &Compiler, component: &[u8]) -> Result<Component, LoadError> {
+        let entry = CodeCache::entry(engine, component);
+        if let Some(file) = self.open_sealed(&entry) {
+            match map_code(engine, &file) {
+                Ok(loaded) => return Ok(loaded),
+                Err(error) => tracing::debug!("compiled code {entry} is not used: {error:#}"),
+            }
+        }
+        let compiled = compiler.compile(engine, component)?;
+        if let Err(error) = self.store(&entry, &compiled) {
+            tracing::debug!("cannot keep compiled code in {}: {error:#}", self.directory.path().display());
+        }
+        Ok(compiled)
+    }
+
+    /// Opens the code of an entry. None if there is none, or if it is not as it was written.
+    fn open_sealed(&self, entry: &str) -> Option<File> {
+        let names = EntryNames::new(entry);
+        let seal = self.directory.read(&names.seal, MAX_SEAL_BYTES).ok()?;
+        let mut file = self.directory.open_file(&names.code).ok()?;
+        let mut bytes = Vec::new();
+        // A file that is larger than any code is damaged, and is not read.
+        if file.metadata().ok()?.len() <= MAX_CODE_BYTES {
+            file.read_to_end(&mut bytes).ok()?;
+        }
+        let intact = from_hex(seal.trim_ascii_end())
+            .is_some_and(|seal| self.mac(entry, &bytes).is_some_and(|mac| mac.verify_slice(&seal).is_ok()));
+        if !intact {
+            let path = self.directory.path().join(&names.code);
+            tracing::warn!("compiled code {} is damaged: compiling anew", path.display());
+        }
+        intact.then_some(file)
+    }
+
+    /// The MAC over the name, the length and the bytes of an entry. None does not occur: HMAC takes
+    /// keys of any length.
+    fn mac(&self, entry: &str, code: &[u8]) -> Option<Hmac<Sha256>> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).ok()?;
+        mac.update(b"rbdkit compiled code 1");
+        mac.update(entry.as_bytes());
+        mac.update(&(code.len() as u64).to_le_bytes());
+        mac.update(code);
+        Some(mac)
+    }
+
+    fn store(&self, entry: &str, compiled: &Component) -> wasmtime::Result<()> {
+        let bytes = compiled.serialize()?;
+        let mac = self.mac(entry, &bytes).ok_or_else(|| wasmtime::format_err!("HMAC refuses the key"))?;
+        let names = EntryNames::new(entry);
+        self.make_room(bytes.len() as u64)?;
+        self.directory.replace(&names.code, &bytes)?;
+        self.directory.replace(&names.seal, format!("{}\n", to_hex(&mac.finalize().into_bytes())).as_bytes())?;
+        Ok(())
+    }
+
+    /// Removes the oldest files until there is room for `more` bytes.
+    fn make_room(&self, more: u64) -> io::Result<()> {
+        let mut entries = self.directory.entries()?;
+        entries.retain(|entry| entry.name.as_os_str() != KEY_FILE);
+        entries.sort_by_key(|entry| entry.modified);
+        let mut total = entries.iter().map(|entry| entry.size).sum::<u64>().saturating_add(more);
+        for entry in entries {
+            if total <= MAX_CACHE_BYTES {
+                break;
+            }
+            let _ = self.directory.remove(&entry.name);
+            total -= entry.size;
+        }
+        Ok(())
+    }
+}
+
+/// Maps checked code.
+fn map_code(engine: &Engine, code: &File) -> wasmtime::Result<Component> {
+    let path = format!("/proc/self/fd/{}", code.as_raw_fd());
+    #[allow(unsafe_code, reason = "wasmtime cannot know where precompiled code comes from")]
+    // SAFETY: `deserialize_file` maps the file and later runs what is in it. So the file has to be
+    // what an engine of these settings produced, and must not change while it is mapped. The
+    // directory is private to our user (checked when it was opened), only `CacheDirectory::replace`
+    // writes there and never into an existing file, and the seal says that the bytes of this very
+    // file are those that `store` wrote.
+    unsafe {
+        Component::deserialize_file(engine, path)
+    }
+}
+
+/// The directory's key. Makes one if there is none.
+fn read_or_make_key(directory: &CacheDirectory) -> io::Result<[u8; KEY_BYTES]> {
+    let read = || -> io::Result<[u8; KEY_BYTES]> {
+        let mut key = [0; KEY_BYTES];
+        directory.open_file(KEY_FILE)?.read_exact(&mut key)?;
+        Ok(key)
+    };
+    match read() {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof) => {}
+        result => return result,
+    }
+    let mut key = [0; KEY_BYTES];
+    getrandom::fill(&mut key)?;
+    directory.replace(KEY_FILE, &key)?;
+    // If several processes make a key at once, the last one stays: each reads what is there.
+    read()
+}
+
+fn default_directory() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    if let Some(path) = absolute("XDG_CACHE_HOME") {
+        return Some(path.join("rbdkit"));
+    }
+    if geteuid().is_root() {
+        return Some("/var/cache/rbdkit".into());
+    }
+    absolute("HOME").map(|home| home.join(".cache/rbdkit"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt as _;
+    use std::path::Path;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const COMPONENT: &str = "(component (core module (func (export \"f\"))))";
+
+    fn files(directory: &Path) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files
+    }
+
+    fn cache() -> (TempDir, CodeCache, Engine, Vec<u8>) {
+        let directory = TempDir::new().unwrap();
+        let cache = CodeCache::open(Some(directory.path().join("code"))).unwrap();
+        (directory, cache, crate::connection::engine::engine().unwrap(), wat::parse_str(COMPONENT).unwrap())
+    }
+
+    fn seal_of(cache: &CodeCache, entry: &str) -> PathBuf {
+        cache.directory.path().join(EntryNames::new(entry).seal)
+    }
+
+    #[test]
+    fn a_second_load_takes_what_the_first_compiled() {
+        let (_directory, cache, engine, component) = cache();
+        cache.load(&engine, &Compiler::Here, &component).unwrap();
+        let first = files(cache.directory.path());
+        // Code, seal and the key.
+        assert_eq!(first.len(), 3);
+        let written: Vec<u64> = first.iter().map(|file| fs::metadata(file).unwrap().ino()).collect();
+        let again = CodeCache::open(Some(cache.directory.path().into())).unwrap();
+        again.load(&engine, &Compiler::Here, &component).unwrap();
+        let now: Vec<u64> = first.iter().map(|file| fs::metadata(file).unwrap().ino()).collect();
+        assert_eq!(now, written);
+    }
+
+    #[test]
+    fn altered_and_truncated_code_is_compiled_anew() {
+        let (_directory, cache, engine, component) = cache();
+        cache.load(&engine, &Compiler::Here, &component).unwrap();
+        let code = files(cache.directory.path())
+            .into_iter()
+            .find(|path| path.extension().is_some_and(|e| e == "code"))
+            .unwrap();
+        let good = fs::read(&code).unwrap();
+        let mut altered = good.clone();
+        altered[good.len() / 2] ^= 1;
+        for bad in [altered.as_slice(), &good[..good.len() - 1], b""] {
+            fs::write(&code, bad).unwrap();
+            cache.load(&engine, &Compiler::Here, &component).unwrap();
+            assert_eq!(fs::read(&code).unwrap().len(), good.len());
+            assert!(cache.open_sealed(&CodeCache::entry(&engine, &component)).is_some());
+        }
+    }
+
+    #[test]
+    fn code_that_somebody_else_sealed_is_compiled_anew() {
+        let (_directory, cache, engine, component) = cache();
+        cache.load(&engine, &Compiler::Here, &component).unwrap();
+        let key = CodeCache::entry(&engine, &component);
+        let code = cache.directory.path().join(format!("{key}.code"));
+        // Of another directory, with its own key.
+        let other = TempDir::new().unwrap();
+        let other = CodeCache::open(Some(other.path().join("code"))).unwrap();
+        other.load(&engine, &Compiler::Here, &component).unwrap();
+        let theirs = fs::read(seal_of(&other, &key)).unwrap();
+        let ours = fs::read(seal_of(&cache, &key)).unwrap();
+        assert_ne!(theirs, ours);
+        for seal in [&theirs[..], b"", b"\n", &ours[..ours.len() - 3]] {
+            fs::write(seal_of(&cache, &key), seal).unwrap();
+            assert!(cache.open_sealed(&key).is_none());
+        }
+        // Another component's entry under this one's name.
+        let wat = "(component (core module (func (export \"g\"))))";
+        let second = wat::parse_str(wat).unwrap();
+        cache.load(&engine, &Compiler::Here, &second).unwrap();
+        let second = CodeCache::entry(&engine, &second);
+        fs::copy(cache.directory.path().join(format!("{second}.code")), &code).unwrap();
+        fs::copy(seal_of(&cache, &second), seal_of(&cache, &key)).unwrap();
+        assert!(cache.open_sealed(&key).is_none());
+        cache.load(&engine, &Compiler::Here, &component).unwrap();
+        assert!(cache.open_sealed(&key).is_some());
+    }
+
+    #[test]
+    fn what_is_no_file_is_neither_followed_nor_waited_for() {
+        let (_directory, cache, engine, component) = cache();
+        let path = cache.directory.path().join("key");
+        let fifo = |path: &Path| {
+            fs::remove_file(path).unwrap();
+            rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        };
+        cache.load(&engine, &Compiler::Here, &component).unwrap();
+        let key = CodeCache::entry(&engine, &component);
+        let (code, seal) = (cache.directory.path().join(format!("{key}.code")), seal_of(&cache, &key));
+        for file in [&code, &seal] {
+            fifo(file);
+            cache.load(&engine, &Compiler::Here, &component).unwrap();
+            assert!(cache.open_sealed(&key).is_some(), "it was made anew");
+        }
+        fs::remove_file(&seal).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &seal).unwrap();
+        assert!(cache.open_sealed(&key).is_none());
+        fifo(&path);
+        assert!(CodeCache::open(Some(cache.directory.path().into())).is_none());
+    }
+
+    #[test]
+    fn a_seal_is_an_hmac_over_the_name_the_length_and_the_code() {
+        let directory = TempDir::new().unwrap();
+        let directory = CacheDirectory::open(&directory.path().join("code")).unwrap();
+        let key = std::array::from_fn(|n| n as u8);
+        let seal = CodeCache { directory, key }.mac("name", b"code").unwrap().finalize().into_bytes();
+        // Computed with another implementation of HMAC.
+        let expected = "e5a40409d70bcab9521f9f371cb1ccc91e3cb17a143fe0eb6ba0d94569427629";
+        assert_eq!(to_hex(&seal), expected);
+    }
+}

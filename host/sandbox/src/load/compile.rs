@@ -1,0 +1,233 @@
+//! Compiling a component, if need be in a process of its own.
+//!
+//! A component comes from a stranger, and the compiler is a large program. Some hundred kilobytes
+//! of nested blocks keep it busy for hours, other input fills the memory, and some input may make
+//! it do what it should not. So the program starts itself again with a hidden argument, gives the
+//! component on standard input, and takes the compiled code from standard output. The child can do
+//! little: its processor time, memory and descriptors are limited (rlimits), its environment is
+//! empty, and before it reads a byte of the component it gives up its access to files, sockets and
+//! other programs ([`rbdkit_confine`]). However the child ends, the parent has compiled code, or
+//! one line that says why not.
+//!
+//! The code is run later, so a component that takes over the compiler could still return bad code.
+//! That risk remains. The child makes its engine with the same settings by the same function, and
+//! wasmtime refuses code that was made with others.
+
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt as _;
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rbdkit_plugin_api::text::one_line_within;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, setrlimit};
+
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use super::error::{LoadError, one_line};
+use crate::connection::engine;
+use crate::connection::limits::CompileLimits;
+use crate::connection::log::CAUSE;
+
+/// The hidden argument. Two more follow it: seconds of processor time, and bytes of memory.
+const ARGUMENT: &str = "--rbdkit-compile";
+
+/// The child's exit status if standard error says what is wrong with the component.
+const REFUSED: i32 = 3;
+
+/// The most compiled code, in bytes. Code is usually three to five times as large as its component,
+/// and twenty times for tiny ones.
+pub(super) const MAX_CODE_BYTES: u64 = 1 << 30;
+
+/// How many bytes of the child's standard error are read.
+const MAX_COMPLAINT_BYTES: u64 = 4096;
+
+/// Where compiling happens.
+#[derive(Clone, Debug, Default)]
+pub enum Compiler {
+    /// In this process. For tests, and for programs that do not call [`serve_if_asked`].
+    #[default]
+    Here,
+    /// In a child of this program, which calls [`serve_if_asked`] first of all.
+    Child(CompileLimits),
+}
+
+impl Compiler {
+    /// Compiles a component.
+    ///
+    /// # Errors
+    /// The compiler refuses it, or it takes more than it may.
+    pub(crate) fn compile(&self, engine: &Engine, component: &[u8]) -> Result<Component, LoadError> {
+        let compiled = match self {
+            Compiler::Here => compile_here(engine, component),
+            Compiler::Child(limits) => compile_in_child(engine, component, *limits),
+        };
+        compiled.map_err(|why| LoadError::Compiler(format!("it cannot be compiled: {why}")))
+    }
+}
+
+fn failed(why: impl Into<String>) -> LoadError {
+    LoadError::Compiler(why.into())
+}
+
+fn compile_here(engine: &Engine, component: &[u8]) -> Result<Component, LoadError> {
+    // A component that makes the compiler panic is refused like any other that cannot be compiled.
+    let compiled = std::panic::catch_unwind(AssertUnwindSafe(|| Component::from_binary(engine, component)));
+    compiled.map_err(|_| failed("the compiler does not cope with it"))?.map_err(|error| failed(one_line(&error)))
+}
+
+fn compile_in_child(engine: &Engine, component: &[u8], limits: CompileLimits) -> Result<Component, LoadError> {
+    let code = code_from_child(component, limits)?;
+    #[allow(unsafe_code, reason = "wasmtime cannot know where precompiled code comes from")]
+    // SAFETY: deserializing is trusting the bytes. They are what this same program compiled a
+    // moment ago with the same settings, in a process that could reach nothing but its pipes.
+    let compiled = unsafe { Component::deserialize(engine, code) };
+    compiled.map_err(|error| failed(one_line(&error)))
+}
+
+/// A program calls this first of all. If [`Compiler::Child`] started it, it compiles what is on
+/// standard input, and has to exit with this status.
+pub fn serve_if_asked() -> Option<ExitCode> {
+    let mut args = std::env::args_os().skip(1);
+    if args.next()? != ARGUMENT {
+        return None;
+    }
+    let mut number = || args.next()?.to_str()?.parse::<u64>().ok();
+    let (Some(seconds), Some(memory)) = (number(), number()) else { return Some(ExitCode::FAILURE) };
+    match child(seconds, memory) {
+        Ok(()) => Some(ExitCode::SUCCESS),
+        Err(why) => {
+            // The parent shows it in its own message.
+            let _ = io::stderr().write_all(why.to_string().as_bytes());
+            Some(ExitCode::from(REFUSED as u8))
+        }
+    }
+}
+
+/// The child's part.
+///
+/// # Errors
+/// One line that says what is wrong with the component, or with this process.
+fn child(seconds: u64, memory: u64) -> Result<(), LoadError> {
+    // The exit status tells the parent of a panic.
+    std::panic::set_hook(Box::new(|_| {}));
+    limit(Resource::Cpu, seconds.max(1))?;
+    limit(Resource::As, memory)?;
+    limit(Resource::Core, 0)?;
+    limit(Resource::Fsize, 0)?;
+    limit(Resource::Nofile, 16)?;
+    // Making the engine asks for the processor's features, which needs files. So the process is
+    // confined after that, but before it reads the component.
+    let engine = engine::engine().map_err(|error| failed(error.to_string()))?;
+    rbdkit_confine::confine_compiler();
+    let mut component = Vec::new();
+    io::stdin().lock().read_to_end(&mut component).map_err(|error| failed(error.to_string()))?;
+    let code = engine.precompile_component(&component).map_err(|error| failed(format!("{error:#}")))?;
+    io::stdout().lock().write_all(&code).map_err(|error| failed(error.to_string()))
+}
+
+fn limit(resource: Resource, limit: u64) -> Result<(), LoadError> {
+    // A lower limit that is there already stays.
+    let limit = rustix::process::getrlimit(resource).maximum.map_or(limit, |there| there.min(limit));
+    setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })
+        .map_err(|error| failed(format!("setrlimit: {error}")))
+}
+
+/// The parent's part: has the component compiled, and answers the code.
+fn code_from_child(component: &[u8], limits: CompileLimits) -> Result<Vec<u8>, LoadError> {
+    let program = std::fs::read_link("/proc/self/exe").unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
+    // The link starts this program even if another version has replaced its file.
+    let mut child = Command::new("/proc/self/exe")
+        .arg(ARGUMENT)
+        .arg(limits.time.as_secs().max(1).to_string())
+        .arg(limits.memory.to_string())
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| failed(format!("cannot start {} to compile it: {error}", program.display())))?;
+    let output = exchange(&mut child, component, limits.time.saturating_mul(2));
+    // It has usually ended already.
+    let _ = child.kill();
+    let status = child.wait().map_err(|error| failed(error.to_string()))?;
+    let ChildOutput { code, complaint } = output?;
+    if status.success() && !code.is_empty() {
+        return Ok(code);
+    }
+    Err(failed(why_it_failed(status, complaint, limits)))
+}
+
+fn why_it_failed(status: ExitStatus, complaint: String, limits: CompileLimits) -> String {
+    match (status.code(), status.signal()) {
+        (Some(REFUSED), _) => complaint,
+        (_, Some(libc::SIGXCPU | libc::SIGKILL)) => {
+            format!("compiling it took more than {:?} of processor time", limits.time)
+        }
+        // A panic, an allocation that failed, or worse.
+        _ => format!("the compiler does not cope with it, or needs more than {} MiB of memory", limits.memory >> 20),
+    }
+}
+
+/// What the child wrote.
+struct ChildOutput {
+    /// Standard output.
+    code: Vec<u8>,
+    /// Standard error, as one line.
+    complaint: String,
+}
+
+/// Writes the component to the child and reads its output until it ends. All pipes are served at
+/// the same time, because none of them holds a component or its code whole.
+fn exchange(child: &mut Child, component: &[u8], timeout: Duration) -> Result<ChildOutput, LoadError> {
+    let (Some(mut input), Some(output), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
+        return Err(failed("the compiler has no pipes"));
+    };
+    let ended = Pid::from_raw(child.id().cast_signed()).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    std::thread::scope(|threads| {
+        threads.spawn(move || {
+            // A child that refuses the component closes the pipe early.
+            let _ = input.write_all(component);
+        });
+        let code = threads.spawn(move || read(output, MAX_CODE_BYTES));
+        let complaint = threads.spawn(move || read(errors, MAX_COMPLAINT_BYTES));
+        let in_time = ended.as_ref().is_none_or(|ended| wait(ended, timeout));
+        if !in_time {
+            // This also ends the threads, because their pipes close.
+            let _ = child.kill();
+        }
+        let code = code.join().unwrap_or_default();
+        let complaint = complaint.join().unwrap_or_default();
+        if !in_time {
+            return Err(failed(format!("compiling it took longer than {timeout:?}")));
+        }
+        Ok(ChildOutput { code, complaint: one_line_within(&String::from_utf8_lossy(&complaint), CAUSE) })
+    })
+}
+
+/// Reads all output, at most `limit` bytes. Empty if there is more or reading fails, because code
+/// that is not whole is of no use.
+fn read(from: impl Read, limit: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    match from.take(limit + 1).read_to_end(&mut bytes) {
+        Ok(n) if n as u64 <= limit => bytes,
+        _ => Vec::new(),
+    }
+}
+
+/// Waits for a process to end. Answers whether it did in time.
+fn wait(process: &OwnedFd, timeout: Duration) -> bool {
+    let timeout = Timespec { tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
+    loop {
+        match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&timeout)) {
+            Ok(ready) => return ready > 0,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return true,
+        }
+    }
+}

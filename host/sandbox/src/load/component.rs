@@ -1,0 +1,79 @@
+//! Checks a component before it is compiled, and what it imports before it is linked.
+
+use rbdkit_plugin_api::text::one_line_within;
+use wasmtime::Engine;
+use wasmtime::component::Component;
+use wasmtime::component::types::ComponentItem;
+
+use super::error::LoadError;
+use super::file::MAX_COMPONENT_BYTES;
+
+/// Checks that `bytes` may be a component: their number and the first eight.
+///
+/// # Errors
+/// One line that says what is wrong, without the component's name.
+pub(crate) fn check_format(bytes: &[u8]) -> Result<(), LoadError> {
+    if bytes.len() > MAX_COMPONENT_BYTES {
+        let why = format!("it has {} bytes (at most {MAX_COMPONENT_BYTES})", bytes.len());
+        return Err(LoadError::NotComponent(why));
+    }
+    let why = match bytes.get(..8) {
+        Some([0, b'a', b's', b'm', 0x0d, 0, 1, 0]) => return Ok(()),
+        Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => {
+            "it is a core WebAssembly module, not a component (rbdkit-filter build makes one of it)"
+        }
+        _ => "it is not a WebAssembly component",
+    };
+    Err(LoadError::NotComponent(why.to_string()))
+}
+
+/// What a component imports, all of which is granted.
+pub(crate) struct LinkedImports {
+    /// The contract's interfaces by their names there; WASI's in full, without the version.
+    pub(crate) interfaces: Vec<String>,
+    /// It imports `next-open.reopen`: it may replace the layer below.
+    pub(crate) reopens: bool,
+}
+
+impl LinkedImports {
+    /// Checks that everything that a component imports is granted. `wasi` says which interface of
+    /// WASI an import is, if that is granted.
+    ///
+    /// # Errors
+    /// One line that names an import that is not granted.
+    pub(crate) fn check(
+        component: &Component,
+        engine: &Engine,
+        wasi: fn(&str) -> Option<&'static str>,
+    ) -> Result<LinkedImports, LoadError> {
+        let mut imports = LinkedImports { interfaces: Vec::new(), reopens: false };
+        for (name, item) in component.component_type().imports(engine) {
+            if let Some(stub) = wasi(name) {
+                // In a component of several parts each part may import its own version of it.
+                if !imports.interfaces.iter().any(|known| known == stub) {
+                    imports.interfaces.push(stub.to_string());
+                }
+                continue;
+            }
+            let granted = name.strip_prefix("rbdkit:filter/").and_then(|rest| rest.split_once('@'));
+            let Some((interface, _)) = granted.filter(|(_, version)| is_ours(version)) else {
+                return Err(LoadError::Contract(format!(
+                    "it imports \"{}\", and filters get nothing but rbdkit:filter@0.1 and stubs of some of WASI 0.2",
+                    one_line_within(name, 200)
+                )));
+            };
+            if interface == "next-open"
+                && let ComponentItem::ComponentInstance(instance) = item.ty
+            {
+                imports.reopens = instance.exports(engine).any(|(name, _)| name == "reopen");
+            }
+            imports.interfaces.push(interface.to_string());
+        }
+        Ok(imports)
+    }
+}
+
+/// Whether this host serves a version of the contract: 0.1 of any patch level.
+fn is_ours(version: &str) -> bool {
+    version.strip_prefix("0.1.").is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|b| b.is_ascii_digit()))
+}
