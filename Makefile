@@ -13,7 +13,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: all setup build filters demo demo-remote test lint deny test-guests test-host bench microbench fuzz install clean-filters
+.PHONY: all setup build server filters demo demo-remote test lint deny test-build test-guests test-host bench microbench fuzz install clean-filters
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -22,6 +22,14 @@ CARGO_FLAGS ?= $(if $(CI),--locked)
 CARGO := cargo
 # One profile for everything, so that wasmtime is compiled once.
 PROFILE := --release
+# The programs that are installed. Nothing else is linked with LTO (.cargo/config.toml says why).
+LTO := -C lto=thin
+# RUSTFLAGS of the caller replace those of .cargo/config.toml, which LTO needs.
+ifneq ($(RUSTFLAGS),)
+ifeq ($(findstring embed-bitcode,$(RUSTFLAGS)),)
+export RUSTFLAGS := $(RUSTFLAGS) -C embed-bitcode=yes
+endif
+endif
 
 GUESTS := guest-filters
 
@@ -32,26 +40,31 @@ all:
 setup:
 	@tests/setup.sh build demo test bench
 
-# The filters first: the server carries them.
-build: filters
-	$(CARGO) build $(PROFILE) $(CARGO_FLAGS) --workspace --bins
+build: server
+	$(CARGO) rustc $(PROFILE) $(CARGO_FLAGS) -p rbdkit-filter --bin rbdkit-filter -- $(LTO)
+
+# The filters first: the server embeds them.
+server:
+	HOST_LIBS=1 $(GUESTS)/build.sh
+	$(CARGO) rustc $(PROFILE) $(CARGO_FLAGS) -p rbdkit --bin rbdkit -- $(LTO)
 
 filters:
 	$(GUESTS)/build.sh
 
 demo:
 	@tests/setup.sh build demo
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory server
 	@tests/demo.sh
 
 demo-remote:
 	@tests/setup.sh build demo
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory server
+	$(CARGO) build $(PROFILE) $(CARGO_FLAGS) -p rbdkit-slow-server
 	@tests/demo-remote.sh
 
 test:
 	@tests/setup.sh build demo test
-	@for group in build lint deny test-guests test-host; do \
+	@for group in filters test-build lint deny test-guests test-host; do \
 	    began=$$SECONDS; $(MAKE) --no-print-directory $$group; echo "== $$group: $$((SECONDS - began)) s"; \
 	done
 
@@ -73,6 +86,10 @@ deny:
 	    echo "deny: cargo-deny is not installed (cargo install --locked cargo-deny): advisories are NOT CHECKED, the rest by a test"; \
 	fi
 
+# Programs, tests and benches, without LTO.
+test-build:
+	$(CARGO) build $(PROFILE) $(CARGO_FLAGS) --workspace --all-targets
+
 # The filters' algorithms, natively.
 test-guests:
 	cd $(GUESTS) && $(CARGO) test $(PROFILE) $(CARGO_FLAGS) --workspace
@@ -82,20 +99,22 @@ test-host:
 
 bench:
 	@tests/setup.sh build bench
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory server
+	$(CARGO) build $(PROFILE) $(CARGO_FLAGS) -p rbdkit-tests -p rbdkit-slow-server --bins
 	target/release/rbdkit-bench
 
-# With the whole workspace, so that nothing is compiled with other features than by `build`.
+# Linked as the server is, so that the figures are the server's.
 MICRO ?=
 microbench: filters
 	@tests/setup.sh build
-	$(CARGO) bench $(CARGO_FLAGS) --workspace --bench micro -- $(MICRO)
+	@program=$$($(CARGO) rustc $(PROFILE) $(CARGO_FLAGS) -p rbdkit --bench micro --message-format=json-render-diagnostics \
+	    -- $(LTO) | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p'); "$$program" --bench $(MICRO)
 
 # The targets run briefly within the tests as well.
 FUZZ_SECONDS ?= 600
 fuzz:
 	@tests/setup.sh build
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory filters test-build
 	RBDKIT_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test $(PROFILE) $(CARGO_FLAGS) --workspace --test fuzz -- --nocapture
 
 install: all

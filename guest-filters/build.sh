@@ -7,6 +7,7 @@
 # Environment:
 #   COMPONENTIZE_PROFILE  cargo profile for rbdkit-componentize, which makes components: release (default) or dev
 #   COMPONENTIZE          the program rbdkit-componentize, if it is built already
+#   HOST_LIBS             1: also build the host's libraries, while one processor compiles the guests' standard library
 #   FILTERS_DIR           the directory for the components
 #
 # The standard library for wasm32-unknown-unknown comes from the first of these that works:
@@ -66,18 +67,24 @@ else
     done
 fi
 
+# The program that makes components runs on the host, so it must not use the settings for the guests. It is built while
+# the guests are. --workspace: with the features of the whole workspace, so that later builds share its crates.
+host=
+if [ -z "${COMPONENTIZE:-}" ]; then
+    (cd "$root" && unset RUSTC RUSTC_BOOTSTRAP && CARGO_TARGET_DIR="$root/target" \
+        cargo build --locked --profile "$profile" --workspace --bin rbdkit-componentize ${HOST_LIBS:+--lib}) &
+    host=$!
+    case $profile in dev) built=debug ;; *) built=$profile ;; esac
+    COMPONENTIZE=$root/target/$built/rbdkit-componentize
+fi
+
 packages=
 for name in $names; do packages="$packages -p rbdkit-filter-$name"; done
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$guests/target}"
 # shellcheck disable=SC2086 # $extra and $packages are lists of words
-(cd "$guests" && cargo build --locked --release --target "$target" $extra $packages)
-
-if [ -z "${COMPONENTIZE:-}" ]; then
-    # This program runs on the host, so it must not use the settings for the guests.
-    (cd "$root" && unset RUSTC RUSTC_BOOTSTRAP && CARGO_TARGET_DIR="$root/target" cargo build --profile "$profile" -p rbdkit-componentize)
-    case $profile in dev) built=debug ;; *) built=$profile ;; esac
-    COMPONENTIZE=$root/target/$built/rbdkit-componentize
-fi
+(cd "$guests" && cargo build --locked --release --target "$target" $extra $packages) || guests_failed=1
+[ -z "$host" ] || wait "$host" || fail 'the program that makes components could not be built'
+[ -z "${guests_failed:-}" ] || fail 'the filters could not be built'
 
 mkdir -p "$filters"
 for name in $names; do
