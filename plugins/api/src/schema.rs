@@ -12,7 +12,8 @@
 
 use std::ffi::{OsStr, OsString};
 
-use crate::{ConfigError, units};
+use crate::error::ConfigError;
+use crate::units;
 
 /// What a parameter's value is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
