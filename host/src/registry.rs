@@ -1,8 +1,8 @@
 //! The built-in plugins and filters. No other file names them.
 //!
 //! A plugin is a crate `plugins/NAME` with a `pub const INFO`. Add it to [`PLUGINS`] and to the
-//! dependencies in `host/Cargo.toml`. The build script embeds every component in `target/filters` as a
-//! filter.
+//! dependencies in `host/Cargo.toml`. The build script embeds every component in `target/filters`
+//! as a filter.
 #![forbid(unsafe_code)]
 
 use rbdkit_parameters::nearest;

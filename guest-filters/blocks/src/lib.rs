@@ -5,7 +5,6 @@
 //! The host is a trait for the sake of the tests. In a component it is `sdk_host::SdkHost`. In
 //! tests it is a simulation, which interleaves many requests, makes any of its functions fail, and
 //! compares what clients read with a model.
-#![deny(unsafe_code)]
 
 mod block_size;
 mod copy;

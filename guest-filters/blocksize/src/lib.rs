@@ -4,7 +4,6 @@
 //! A request that changes a part of a block reads the block, changes it and writes it. No other
 //! request may write to the block meanwhile. Such a request takes an exclusive lock on its blocks;
 //! a request of whole blocks takes a shared lock.
-#![deny(unsafe_code)]
 
 mod pieces;
 

@@ -4,7 +4,6 @@
 //! The answer is kept in the export's scratch file, and a slot says which range it covers. All
 //! instances and connections share it. A reader takes no lock: it reads the slot before and after
 //! it reads the file, and a writer changes the slot before it changes the file.
-#![deny(unsafe_code)]
 
 mod list;
 

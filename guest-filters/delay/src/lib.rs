@@ -1,5 +1,4 @@
 //! Waits before each request, to simulate a slow or distant server.
-#![deny(unsafe_code)]
 
 mod delays;
 

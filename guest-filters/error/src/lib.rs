@@ -1,5 +1,4 @@
 //! Makes requests fail at random, to test how a client handles errors.
-#![deny(unsafe_code)]
 
 mod rules;
 

@@ -1,5 +1,4 @@
 //! Serves a part of the layer below as if it were a whole disk.
-#![deny(unsafe_code)]
 
 mod window;
 

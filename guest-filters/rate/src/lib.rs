@@ -1,7 +1,6 @@
 //! Limits the bandwidth of reads and of writes, of each connection and of all together.
 //!
 //! The buckets are slots in the host, so that all instances and all connections share them.
-#![deny(unsafe_code)]
 
 mod bucket;
 

@@ -1,6 +1,5 @@
 //! Prefetches data ahead of a client that reads sequentially: while a read is served, the host's
 //! workers make the layer below cache what will be read next.
-#![deny(unsafe_code)]
 
 mod window;
 

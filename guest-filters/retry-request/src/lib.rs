@@ -1,5 +1,4 @@
 //! Repeats a request that fails, without reopening the layer below.
-#![deny(unsafe_code)]
 
 mod repeat;
 

@@ -17,8 +17,8 @@ pub fn report_panics() {
 macro_rules! export {
     ($filter:ident $(: $($group:ident),* $(,)?)?) => {
         #[cfg(target_arch = "wasm32")]
-        // wit-bindgen makes the exported symbols, which the lint on unsafe code is about.
-        #[allow(unsafe_code, missing_docs)]
+        #[allow(missing_docs)]
+        #[allow(unsafe_code, reason = "wit-bindgen makes the exported symbols, which the lint on unsafe code is about")]
         mod rbdkit_exports {
             use super::$filter as Filter;
 

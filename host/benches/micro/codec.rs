@@ -1,4 +1,5 @@
-//! The protocol: a request's header into a checked command, and an answer into the slices of a vectored write.
+//! The protocol: a request's header into a checked command, and an answer into the slices of a
+//! vectored write.
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
@@ -81,7 +82,8 @@ fn answer_a_read_of_zeroes(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// Every other 4 KiB of 16 KiB is a hole. No longer: what the pool does not keep would go back to the kernel, which costs more than all the rest.
+/// Every other 4 KiB of 16 KiB is a hole. No longer: what the pool does not keep would go back to
+/// the kernel, which costs more than all the rest.
 #[divan::bench]
 fn answer_a_read_with_holes(bencher: Bencher<'_, '_>) {
     let pool = Pool::new();

@@ -1,4 +1,5 @@
-//! Hops into components. What a layer costs is the difference between a chain with it and one without (`gate`), which is part of these figures.
+//! Hops into components. What a layer costs is the difference between a chain with it and one
+//! without (`gate`), which is part of these figures.
 
 use divan::Bencher;
 

@@ -1,4 +1,5 @@
-//! Built-in filters over the null plugin, which is always ready and touches no byte: what is left is what the layers cost.
+//! Built-in filters over the null plugin, which is always ready and touches no byte: what is left
+//! is what the layers cost.
 
 use std::cell::Cell;
 use std::ffi::OsStr;

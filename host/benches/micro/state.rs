@@ -1,4 +1,5 @@
-//! What filters share in the host: maps of blocks, changes that a call holds back, range locks. A disk of 1 TiB in blocks of 64 KiB.
+//! What filters share in the host: maps of blocks, changes that a call holds back, range locks. A
+//! disk of 1 TiB in blocks of 64 KiB.
 
 use std::future::Future;
 use std::pin::pin;

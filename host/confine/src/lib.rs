@@ -9,10 +9,10 @@
 //! what is in force.
 //!
 //! * **No new privileges**: a program with a set-user-id bit gains nothing.
-//! * **Landlock**, if the kernel has it. Files: only those that the plugin named ([`AccessRights`]), the
-//!   directory of scratch files, and the private directory of `--unix -`. TCP: only connections to
-//!   the ports that the plugin named, and no new port to listen on. No sockets in the abstract name
-//!   space.
+//! * **Landlock**, if the kernel has it. Files: only those that the plugin named
+//!   ([`AccessRights`]), the directory of scratch files, and the private directory of `--unix -`.
+//!   TCP: only connections to the ports that the plugin named, and no new port to listen on. No
+//!   sockets in the abstract name space.
 //! * **seccomp**: only the system calls in [`system_calls`]. Every other call fails with EPERM, so
 //!   a call that is missing from the list fails one request and not the server. The process can
 //!   start threads but no programs. It can make local sockets (for the system log); other sockets
@@ -24,14 +24,13 @@
 //! helper start the programs that the operator named, and no others.
 //!
 //! A server whose plugin does not say what it needs is not confined
-//! ([`Plugin::access_rights`](rbdkit_plugin_api::Plugin::access_rights) is none). Such a plugin starts programs by
-//! itself, or nobody knows what it needs.
+//! ([`Plugin::access_rights`](rbdkit_plugin_api::Plugin::access_rights) is none). Such a plugin
+//! starts programs by itself, or nobody knows what it needs.
 //!
 //! # Threads
 //!
 //! Landlock restricts the thread that asks, and the threads that this thread starts later. So every
 //! thread that already exists has to ask ([`threads`]). seccomp can restrict all threads at once.
-#![deny(unsafe_code)]
 
 mod error;
 mod file_size;

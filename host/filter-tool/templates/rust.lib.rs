@@ -1,7 +1,8 @@
-//! @NAME@: exclusive-ors every byte with a key. It is an example to begin with: it changes data in both
-//! directions.
+//! @NAME@: exclusive-ors every byte with a key. It is an example to begin with: it changes data in
+//! both directions.
 //!
-//! The contract (wit/filter.wit of rbdkit) says what each function does. `cargo doc --open` shows the SDK.
+//! The contract (wit/filter.wit of rbdkit) says what each function does. `cargo doc --open` shows
+//! the SDK.
 
 use rbdkit_filter_sdk::prelude::*;
 
@@ -52,6 +53,6 @@ impl Writes for Mine {
     }
 }
 
-// Only the interfaces named here are exported. The host takes care of the rest (zero, trim, extents, ...)
-// without calling the filter.
+// Only the interfaces named here are exported. The host takes care of the rest (zero, trim,
+// extents, ...) without calling the filter.
 rbdkit_filter_sdk::export!(Mine: reads, writes);

@@ -43,7 +43,6 @@
 //! side without NBD_CMD_DISC. After NBD_CMD_DISC it is gone when operations still run long after it
 //! closed its side. Replies are written as long as the client takes them. Then the layers are
 //! finalized and closed, then the socket.
-#![deny(unsafe_code)]
 
 mod accept;
 mod admission;

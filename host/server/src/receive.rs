@@ -37,8 +37,8 @@ pub(super) struct ReceivePool {
 }
 
 impl ReceivePool {
-    /// An empty pool. It signals activity when a buffer comes back, so that [`ReceivePool::free_spare`] is
-    /// called later.
+    /// An empty pool. It signals activity when a buffer comes back, so that
+    /// [`ReceivePool::free_spare`] is called later.
     pub(super) fn new(activity: Arc<Activity>) -> ReceivePool {
         ReceivePool { idle: Mutex::default(), activity }
     }
@@ -57,8 +57,8 @@ impl ReceivePool {
         if kept.len() < MAX_KEPT {
             kept.put(buffer);
         }
-        // The reply queue also signals activity, but this may happen long after the last reply. It signals under
-        // the lock, as the pool of payload buffers does.
+        // The reply queue also signals activity, but this may happen long after the last reply. It
+        // signals under the lock, as the pool of payload buffers does.
         self.activity.signal();
     }
 

@@ -342,7 +342,8 @@ impl ReplyQueue {
 }
 
 /// Fills `slices` with what is left of the batch after `skip` bytes. It stops after the head of the
-/// first reply with a spliced payload. Returns the number of slices, and whether spliced bytes follow.
+/// first reply with a spliced payload. Returns the number of slices, and whether spliced bytes
+/// follow.
 fn gather<'a>(batch: &'a Batch, mut skip: usize, slices: &mut [IoSlice<'a>; MAX_SLICES]) -> (usize, MoreToCome) {
     let mut count = 0;
     for queued in batch {

@@ -9,8 +9,8 @@
 //! an idle server.
 //!
 //! The cost for requests: a load where a buffer comes back and where replies were written
-//! ([`Activity`]), and a comparison where something is taken ([`IdlePool`]). What is needed in every
-//! interval stays, so a steady load never has to make anything anew.
+//! ([`Activity`]), and a comparison where something is taken ([`IdlePool`]). What is needed in
+//! every interval stays, so a steady load never has to make anything anew.
 //!
 //! [`IdlePool`]: rbdkit_plugin_api::idle::IdlePool [`Activity`]: rbdkit_plugin_api::idle::Activity
 

@@ -1,7 +1,7 @@
 //! What starting a server does to the process itself. This is the only module of the program that
 //! needs `unsafe`: the C library's functions that it calls have no safe form in the crates that we
 //! use.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "fork, setenv and mallopt have no safe form in the crates that we use")]
 
 use std::ffi::CStr;
 use std::io;

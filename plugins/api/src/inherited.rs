@@ -9,7 +9,7 @@ use rustix::io::{Errno, FdFlags};
 ///
 /// # Errors
 /// EBADF: there is no such descriptor, or this process opened it itself.
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "a descriptor that was inherited is only a number")]
 pub fn duplicate(number: i32) -> rustix::io::Result<OwnedFd> {
     if number < 0 {
         return Err(Errno::BADF);

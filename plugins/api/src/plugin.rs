@@ -122,7 +122,8 @@ pub trait Plugin: Send + Sync + 'static {
     /// declared (or the plugin takes other keys), and the value is of the declared kind.
     ///
     /// # Errors
-    /// One line that names the parameter. For a key that the plugin does not know: [`Param::unknown`].
+    /// One line that names the parameter. For a key that the plugin does not know:
+    /// [`Param::unknown`].
     fn config(&mut self, param: Param<'_>) -> Result<(), ConfigError>;
 
     /// Checks that what is needed was given.

@@ -12,8 +12,8 @@ pub fn plain(error: &impl fmt::Display) -> String {
     }
 }
 
-/// Untrusted text as one line. Control characters are escaped, and so are the marks that hide text, so
-/// that it cannot command a terminal.
+/// Untrusted text as one line. Control characters are escaped, and so are the marks that hide text,
+/// so that it cannot command a terminal.
 #[must_use]
 pub fn one_line(text: &str) -> String {
     one_line_within(text, usize::MAX)

@@ -170,7 +170,7 @@ pub(crate) const MAX_SLEEP: Duration = Duration::from_secs(60);
 
 /// Options that the crate `curl` does not offer.
 mod raw {
-    #![allow(unsafe_code)]
+    #![allow(unsafe_code, reason = "the crate curl does not offer these options of libcurl")]
 
     use super::*;
 

@@ -109,7 +109,8 @@ impl Config {
         })
     }
 
-    /// Each connection opens the file again, and reads from /sys whether a block device is rotational.
+    /// Each connection opens the file again, and reads from /sys whether a block device is
+    /// rotational.
     pub(crate) fn access_rights(&self) -> AccessRights {
         let place = match &self.place {
             Some(Place::File(path) | Place::Dir(path)) => path.clone(),

@@ -9,7 +9,8 @@ use rbdkit_plugin_api::{ConfigError, Param};
 
 use crate::uri::{self, Place};
 
-/// The longest path of a Unix socket in bytes: 108 in the kernel's structure, less the zero at the end.
+/// The longest path of a Unix socket in bytes: 108 in the kernel's structure, less the zero at the
+/// end.
 const MAX_SOCKET: usize = 107;
 
 /// The longest export name that the specification allows, in bytes.
@@ -168,7 +169,8 @@ impl Config {
     }
 }
 
-/// Makes the path absolute, because the server changes its directory when it goes to the background.
+/// Makes the path absolute, because the server changes its directory when it goes to the
+/// background.
 fn absolute(path: PathBuf) -> Result<PathBuf, ConfigError> {
     let path = std::path::absolute(&path)
         .map_err(|error| ConfigError::new(format!("nbd: socket {}: {error}", path.display())))?;

@@ -6,7 +6,7 @@ pub(crate) fn mlock(bytes: &[u8]) -> std::io::Result<()> {
     // SAFETY: the range is one live allocation. The call makes its pages resident; the kernel
     // neither reads nor writes them. A lock on pages has no effect on the validity of memory,
     // whatever happens to the allocation later.
-    #[allow(unsafe_code)]
+    #[allow(unsafe_code, reason = "mlock takes a pointer")]
     unsafe {
         rustix::mm::mlock(start, bytes.len())?;
     }

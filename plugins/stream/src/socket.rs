@@ -50,7 +50,7 @@ pub struct Socket(AsyncFd<OwnedFd>);
 
 impl Socket {
     /// Takes over a connected socket. Needs a tokio runtime.
-    #[allow(unsafe_code)]
+    #[allow(unsafe_code, reason = "tokio has no safe way to wait for an arbitrary file descriptor")]
     pub fn new(fd: OwnedFd) -> io::Result<Socket> {
         rustix::io::ioctl_fionbio(&fd, true)?;
         if sockopt::socket_domain(&fd) == Ok(AddressFamily::UNIX)
