@@ -126,7 +126,13 @@ impl Hop {
         if let Err(error) = checked {
             return Op::Ready((buffer, Err(error)));
         }
-        tracing::trace!(target: "rbdkit::ops", "{}: pwrite offset={offset} length={} fua={}", self.name, span.len, flags.fua);
+        tracing::trace!(
+            target: "rbdkit::ops",
+            "{}: pwrite offset={offset} length={} fua={}",
+            self.name,
+            span.len,
+            flags.fua
+        );
         buffer.materialize(span);
         let flush_after = flags.fua && self.can.fua == Support::Emulate;
         let flags = Flags { fua: flags.fua && !flush_after, ..Flags::NONE };
@@ -204,7 +210,12 @@ impl Hop {
         if !self.can.extents {
             return Op::Ready(Ok(Extents::all_data(offset, length)));
         }
-        tracing::trace!(target: "rbdkit::ops", "{}: extents offset={offset} length={length} req_one={}", self.name, flags.req_one);
+        tracing::trace!(
+            target: "rbdkit::ops",
+            "{}: extents offset={offset} length={length} req_one={}",
+            self.name,
+            flags.req_one
+        );
         let req_one = flags.req_one;
         let to_layer = Flags { req_one, ..Flags::NONE };
         let name = self.name.clone();

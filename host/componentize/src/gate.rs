@@ -370,9 +370,11 @@ mod tests {
             .zip(names)
             .map(|(n, name)| format!("(func (export \"o{n}\") (canon lift (core func $i \"{name}\")))"))
             .collect();
-        let twice = r#"(func (export "g") (canon lift (core func $i "f"))) (func (export "h") (canon lift (core func $i "f")))"#;
+        let twice = r#"(func (export "g") (canon lift (core func $i "f")))
+            (func (export "h") (canon lift (core func $i "f")))"#;
         let nested = r#"(component $n (core module $m (func (export "f"))) (core instance $i (instantiate $m))
-            (func (export "f") (canon lift (core func $i "f")))) (instance $ni (instantiate $n)) (export "ni" (instance $ni))"#;
+            (func (export "f") (canon lift (core func $i "f")))) (instance $ni (instantiate $n))
+            (export "ni" (instance $ni))"#;
         let again = r#"(core module $re (import "a" "f" (func $f)) (export "f" (func $f)) (export "g" (func $f)))
             (core instance $ri (instantiate $re (with "a" (instance $i))))
             (func (export "r") (canon lift (core func $ri "g")))"#;

@@ -52,7 +52,10 @@ pub fn inspect(file: &Path, format: Format) -> Result<()> {
 
 fn json(file: &Path, component: &Component) -> serde_json::Value {
     let about = component.module.description();
-    let limits = Limits::default();
+    let granted = |name: &String| serde_json::json!({"name": name, "grants": grant(name)});
+    let imports: Vec<_> = about.imports.iter().map(granted).collect();
+    let limits = Limits::default().table().into_iter().map(|(name, value, _)| (name.to_string(), value.into()));
+    let limits: serde_json::Map<_, _> = limits.collect();
     serde_json::json!({
         "file": file.display().to_string(),
         "size": component.size,
@@ -65,12 +68,12 @@ fn json(file: &Path, component: &Component) -> serde_json::Value {
         "transparent": about.transparent,
         "recovery": about.recovery,
         "exports": about.exports,
-        "imports": about.imports.iter().map(|name| serde_json::json!({"name": name, "grants": grant(name)})).collect::<Vec<_>>(),
+        "imports": imports,
         "parameters": about.params.iter().map(|p| serde_json::json!({
             "name": p.name, "aliases": p.aliases, "kind": p.kind.name(), "choices": p.choices, "default": p.default,
             "required": p.required, "repeat": p.repeat, "help": p.help,
         })).collect::<Vec<_>>(),
-        "limits": limits.table().into_iter().map(|(name, value, _)| (name.to_string(), value.into())).collect::<serde_json::Map<_, _>>(),
+        "limits": limits,
     })
 }
 

@@ -60,7 +60,8 @@ fn world(package: &str) -> String {
     format!(
         "package rbdkit-{package}:mine;\n\n\
          // Export here what the filter changes. The host takes care of everything else.\n\
-         world mine {{\n    include rbdkit:filter/host@0.1.0;\n    export rbdkit:filter/reads@0.1.0;\n    export rbdkit:filter/writes@0.1.0;\n}}\n"
+         world mine {{\n    include rbdkit:filter/host@0.1.0;\n    export rbdkit:filter/reads@0.1.0;\n    \
+         export rbdkit:filter/writes@0.1.0;\n}}\n"
     )
 }
 

@@ -26,7 +26,8 @@ pub struct FilterHelp<'a> {
 pub fn usage<'a>(plugins: impl Iterator<Item = &'a PluginInfo>, filters: impl Iterator<Item = &'a str>) -> String {
     let mut text = String::from(
         "Usage: rbdkit [OPTIONS] [--filter=NAME | --wasm-filter=FILE ...] PLUGIN [[KEY=]VALUE ...]\
-         \n       rbdkit --dump-config\n       rbdkit PLUGIN --dump-plugin\n       rbdkit [--filter=NAME ...] PLUGIN --help\n\
+         \n       rbdkit --dump-config\n       rbdkit PLUGIN --dump-plugin\n       \
+         rbdkit [--filter=NAME ...] PLUGIN --help\n\
          \nOptions:\n",
     );
     for spec in options::all() {
@@ -158,7 +159,8 @@ mod tests {
         let text = filter(&FilterHelp { name: "cache", longname: "", help: "Keeps blocks\n", specs: &specs });
         assert_eq!(
             text,
-            "\nfilter: cache\nKeeps blocks\ncache=writeback|unsafe            When writes go below (default: writeback; also c)\n"
+            "\nfilter: cache\nKeeps blocks\n\
+             cache=writeback|unsafe            When writes go below (default: writeback; also c)\n"
         );
     }
 

@@ -379,7 +379,8 @@ mod tests {
             (&["-fx"], "unknown option '-x' (--help lists those there are)"),
             (
                 &["--sel", "x", "--si", "--t", "1"],
-                "option '--t' may mean --threads or --timeout or --tls or --tls-certificates or --tls-psk or --tls-verify-peer",
+                "option '--t' may mean --threads or --timeout or --tls or --tls-certificates or --tls-psk \
+                    or --tls-verify-peer",
             ),
             (&["-U"], "option '--unix' requires an argument"),
             (&["null", "--exportname"], "option '--exportname' requires an argument"),

@@ -28,7 +28,8 @@ fn a_mistake_on_the_command_line_is_one_line() {
         ("--group=no-such-group null", "--group: 'no-such-group' is not a group, by name or number"),
         (
             "./nbdkit-x-plugin.so",
-            "cannot open plugin './nbdkit-x-plugin.so': plugins are built into this program, native .so plugins cannot be loaded",
+            "cannot open plugin './nbdkit-x-plugin.so': plugins are built into this program, native .so \
+                plugins cannot be loaded",
         ),
         ("--dump-plugin", "--dump-plugin needs the name of a plugin: rbdkit PLUGIN --dump-plugin"),
         ("-U . null", "--unix: .: exists already (remove it if no server listens on it)"),

@@ -103,6 +103,7 @@ pub fn name_lookup_hint() -> Option<&'static str> {
     let refused =
         std::fs::File::open("/etc/resolv.conf").is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied);
     refused.then_some(
-        "/etc/resolv.conf was replaced, and a server that runs as root may not read the new one: start it anew, or with --user or --no-confine",
+        "/etc/resolv.conf was replaced, and a server that runs as root may not read the new one: start it \
+            anew, or with --user or --no-confine",
     )
 }

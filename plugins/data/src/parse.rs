@@ -132,7 +132,8 @@ impl Parser<'_> {
             _ => self.scanner.wrong(
                 start,
                 format!(
-                    "parsing error: unexpected {}, expecting a byte, \"STRING\", @OFFSET, <FILE, ( ... ), \\NAME or $VAR",
+                    "parsing error: unexpected {}, expecting a byte, \"STRING\", @OFFSET, <FILE, ( ... ), \
+                        \\NAME or $VAR",
                     self.scanner.here()
                 ),
             ),

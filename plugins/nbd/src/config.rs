@@ -114,7 +114,8 @@ impl Config {
         }
         if self.dynamic && shared {
             return wrong(
-                "dynamic-export=true needs a connection for each client: it cannot be used with shared=true, socket-fd= or command=",
+                "dynamic-export=true needs a connection for each client: it cannot be used with \
+                    shared=true, socket-fd= or command=",
             );
         }
         if !shared && alone {
@@ -142,7 +143,13 @@ impl Config {
         let given: Vec<&str> = given.iter().filter(|(_, given)| *given).map(|(key, _)| *key).collect();
         let wrong = |what: String| Err(ConfigError::new(format!("nbd: {what}")));
         match given[..] {
-            [] => return wrong("the other server has to be given: [uri=]URI, socket=SOCKET, hostname=HOST, socket-fd=NUMBER or command=PROGRAM".into()),
+            [] => {
+                return wrong(
+                    "the other server has to be given: [uri=]URI, socket=SOCKET, hostname=HOST, \
+                socket-fd=NUMBER or command=PROGRAM"
+                        .into(),
+                );
+            }
             [_] => {}
             [first, second, ..] => return wrong(format!("{first}= and {second}= cannot be used at the same time")),
         }

@@ -381,7 +381,8 @@ fn session(replies: &[OptionReply], structured: bool, context: Option<u32>) -> R
                 let sizes = BlockSizes { minimum, preferred, maximum };
                 if !sizes.is_valid() {
                     let why = format!(
-                        "it announces impossible block sizes: minimum {minimum}, preferred {preferred}, maximum {maximum}"
+                        "it announces impossible block sizes: minimum {minimum}, preferred {preferred}, \
+                            maximum {maximum}"
                     );
                     return Err(OpenError::Refused(Errno::Eio, why));
                 }

@@ -200,7 +200,10 @@ impl Scripts {
         match output {
             Output::Exact { received, .. } if received != expected as u64 => Err(self.fault(
                 method,
-                format!("incorrect amount of data read: expecting {expected} bytes but received {received} bytes from the script"),
+                format!(
+                    "incorrect amount of data read: expecting {expected} bytes but received {received} \
+                    bytes from the script"
+                ),
             )),
             _ => Ok(()),
         }
@@ -276,7 +279,8 @@ fn judge(label: &str, method: &str, ended: &Ended, output: &Output<'_>) -> Resul
     if ended.too_much {
         let what = match output {
             Output::Exact { bytes, received } => format!(
-                "incorrect amount of data read: expecting {} bytes but received more than {received} bytes from the script",
+                "incorrect amount of data read: expecting {} bytes but received more than {received} bytes \
+                    from the script",
                 bytes.len()
             ),
             _ => format!("the {method} method printed too much"),

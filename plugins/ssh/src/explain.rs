@@ -29,7 +29,8 @@ fn explain(settings: &Settings, said: &str) -> (Errno, String) {
     }
     if line_with("host key is known for").is_some() {
         let why = format!(
-            "the host's key is not {where_to_look}: connect once with ssh to accept it, give a file that has it with known-hosts=, or set verify-remote-host=false"
+            "the host's key is not {where_to_look}: connect once with ssh to accept it, give a file that \
+                has it with known-hosts=, or set verify-remote-host=false"
         );
         return (Errno::Eperm, why);
     }
@@ -64,14 +65,16 @@ mod tests {
 
     #[test]
     fn what_ssh_says_becomes_one_line_that_helps() {
-        let changed = "@@@@@@@@\n@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\n@@@@\nIT IS POSSIBLE THAT SOMEONE IS DOING SOMETHING NASTY!\nOffending ED25519 key in /known:3\nHost key verification failed.\n";
+        let changed = "@@@@@@@@\n@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\n@@@@\nIT IS \
+            POSSIBLE THAT SOMEONE IS DOING SOMETHING NASTY!\nOffending ED25519 key in /known:3\nHost key verification failed.\n";
         let (errno, line) = one_line(changed);
         assert_eq!(errno, Errno::Eperm);
         assert!(
             line.contains("not the one that is in /known") && line.ends_with("(Offending ED25519 key in /known:3)"),
             "{line}"
         );
-        let unknown = "No ED25519 host key is known for [127.0.0.1]:2222 and you have requested strict checking.\r\nHost key verification failed.\r\n";
+        let unknown = "No ED25519 host key is known for [127.0.0.1]:2222 and you have requested strict \
+            checking.\r\nHost key verification failed.\r\n";
         assert!(one_line(unknown).1.contains("the host's key is not in /known: connect once with ssh"));
         let denied = one_line("me@far: Permission denied (publickey,password).\r\n");
         assert_eq!(denied.0, Errno::Eperm);

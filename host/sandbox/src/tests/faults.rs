@@ -443,7 +443,8 @@ async fn a_buffer_in_very_many_pieces_is_kept_as_data() {
 #[tokio::test]
 async fn the_error_of_an_instance_that_cannot_be_configured_is_cut() {
     // The second instance gets no memory, and its error is 60000 bytes: zeroes and an end of line.
-    let configure = "(if (result i32) (i32.ne (memory.grow (i32.const 16)) (i32.const -1)) (then (i32.const 1200)) (else \
+    let configure = "(if (result i32) (i32.ne (memory.grow (i32.const 16)) (i32.const -1)) (then (i32.const 1200)) \
+        (else \
         (i32.store8 (i32.const 2300) (i32.const 1)) (i32.store (i32.const 2304) (i32.const 4096)) \
         (i32.store (i32.const 2308) (i32.const 60000)) (i32.store8 (i32.const 4097) (i32.const 10)) (i32.const 2300)))";
     let disk = Disk { hold: Some(Arc::new(Semaphore::new(0))), ..Disk::default() };

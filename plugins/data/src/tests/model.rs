@@ -234,7 +234,8 @@ proptest! {
                     let list = extents.as_slice();
                     prop_assert_eq!(list.iter().map(|extent| extent.length).sum::<u64>(), length);
                     for extent in list.iter().filter(|extent| extent.zero) {
-                        prop_assert!(model[extent.offset as usize..extent.end() as usize].iter().all(|byte| *byte == 0));
+                        let hole = &model[extent.offset as usize..extent.end() as usize];
+                        prop_assert!(hole.iter().all(|byte| *byte == 0));
                     }
                     Extents::check(list.iter().copied(), at, length, false).unwrap();
                 }
