@@ -66,7 +66,8 @@ mod tests {
     #[test]
     fn what_ssh_says_becomes_one_line_that_helps() {
         let changed = "@@@@@@@@\n@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\n@@@@\nIT IS \
-            POSSIBLE THAT SOMEONE IS DOING SOMETHING NASTY!\nOffending ED25519 key in /known:3\nHost key verification failed.\n";
+            POSSIBLE THAT SOMEONE IS DOING SOMETHING NASTY!\nOffending ED25519 key in /known:3\n\
+             Host key verification failed.\n";
         let (errno, line) = one_line(changed);
         assert_eq!(errno, Errno::Eperm);
         assert!(

@@ -210,7 +210,8 @@ fn flushes_at_the_end() -> Guest {
         (i64.store (i32.const 2072) (i64.const 0))
         (i32.const 2064))
     (func (export "rbdkit:filter/connection@0.1.0#prepare") (result i32) (i32.const 1200))
-    (func (export "rbdkit:filter/connection@0.1.0#finalize") (result i32) (call $flush (i32.const 2048)) (i32.const 2048))
+    (func (export "rbdkit:filter/connection@0.1.0#finalize") (result i32)
+        (call $flush (i32.const 2048)) (i32.const 2048))
     (func (export "rbdkit:filter/connection@0.1.0#close"))
 "#
         ),
