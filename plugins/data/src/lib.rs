@@ -56,14 +56,14 @@ fn params() -> Vec<ParamSpec> {
     ]
 }
 
-enum Content {
+enum GivenContent {
     Data(OsString),
     Bytes(Vec<u8>),
 }
 
 #[derive(Default)]
 struct Data {
-    content: Option<Content>,
+    content: Option<GivenContent>,
     size: Option<u64>,
     allocator: Allocator,
     /// The values of `$NAME`, which take precedence over the environment.
@@ -73,7 +73,7 @@ struct Data {
 }
 
 impl Data {
-    fn set_content(&mut self, content: Content) -> Result<(), ConfigError> {
+    fn set_content(&mut self, content: GivenContent) -> Result<(), ConfigError> {
         if self.content.is_some() {
             return Err(ConfigError::new("data: exactly one of data=, base64= and raw= has to be given, and once"));
         }
@@ -83,8 +83,8 @@ impl Data {
 
     fn image(&self) -> Result<Arc<Image>, ConfigError> {
         match &self.content {
-            Some(Content::Bytes(bytes)) => Ok(Arc::new(Image::of_bytes(bytes))),
-            Some(Content::Data(text)) => {
+            Some(GivenContent::Bytes(bytes)) => Ok(Arc::new(Image::of_bytes(bytes))),
+            Some(GivenContent::Data(text)) => {
                 let lookup = |name: &str| self.variables.get(name).cloned().or_else(|| std::env::var_os(name));
                 let wrong = |error: DataError| ConfigError::new(error.to_string());
                 let list = parse::parse(text, &lookup).map_err(wrong)?;
@@ -98,11 +98,11 @@ impl Data {
 impl Plugin for Data {
     fn config(&mut self, param: Param<'_>) -> Result<(), ConfigError> {
         match param.key {
-            "data" => self.set_content(Content::Data(param.value.to_os_string())),
-            "raw" => self.set_content(Content::Bytes(param.value.as_bytes().to_vec())),
+            "data" => self.set_content(GivenContent::Data(param.value.to_os_string())),
+            "raw" => self.set_content(GivenContent::Bytes(param.value.as_bytes().to_vec())),
             "base64" => {
                 let bytes = base64::decode(param.value.as_bytes()).map_err(|wrong| param.error(wrong))?;
-                self.set_content(Content::Bytes(bytes))
+                self.set_content(GivenContent::Bytes(bytes))
             }
             "size" => {
                 self.size = Some(param.size()?);
@@ -123,7 +123,7 @@ impl Plugin for Data {
     fn config_complete(&mut self) -> Result<(), ConfigError> {
         match &self.content {
             None => Err(ConfigError::new("data: one of data=, base64= and raw= has to be given")),
-            Some(Content::Bytes(_)) if !self.variables.is_empty() => {
+            Some(GivenContent::Bytes(_)) if !self.variables.is_empty() => {
                 let mut names: Vec<&str> = self.variables.keys().map(String::as_str).collect();
                 names.sort_unstable();
                 let names = names.join(", ");

@@ -10,7 +10,8 @@
 //! | [`config`], [`uri`] | the parameters |
 //! | [`connect`] | reaching the server: TCP, Unix, an inherited socket, a program that is started |
 //! | [`handshake`] | the negotiation |
-//! | [`connection`], [`table`], [`ranges`], [`replies`], [`wire`] | requests in flight and their answers |
+//! | [`connection`], [`table`], [`wire`] | requests in flight |
+//! | [`ranges`], [`replies`] | their answers |
 //! | [`handle`] | what a client sees |
 //! | [`upstream`] | which connection a client gets: its own, or the shared one |
 
