@@ -15,7 +15,7 @@ const RIGHT: f64 = WIDTH - 70.0;
 const TOP: f64 = 84.0;
 const ROW: f64 = 22.0;
 /// Longer bars are cut off at this ratio. The numbers are not.
-const MOST: f64 = 5.0;
+const MAX_RATIO: f64 = 5.0;
 
 const STYLE: &str = "\
     text{font:12px system-ui,sans-serif;fill:#24292f}.title{font-size:16px;font-weight:600}.soft{fill:#57606a}\
@@ -57,7 +57,7 @@ fn escaped(text: &str) -> String {
 pub fn svg(lines: &[Line], subtitle: &str) -> String {
     let bars: Vec<Bar> = lines.iter().filter_map(Bar::of).collect();
     let values = |bar: &Bar| [Some(bar.ours.greatest), bar.qemu, bar.bare].into_iter().flatten().fold(0.0, f64::max);
-    let most = bars.iter().map(values).fold(2.0, f64::max).min(MOST).ceil();
+    let most = bars.iter().map(values).fold(2.0, f64::max).min(MAX_RATIO).ceil();
     let x = |ratio: f64| LEFT + (RIGHT - LEFT) * (ratio / most).min(1.0);
     let bottom = TOP + ROW * bars.len() as f64;
     let height = bottom + 28.0;

@@ -199,7 +199,7 @@ impl Reply {
 
     /// Whether there is a buffer that lends its bytes.
     #[inline]
-    pub fn has_lent(&self) -> bool {
+    pub fn has_spliced(&self) -> bool {
         matches!(self.body, Body::Lent(_))
     }
 
@@ -211,7 +211,7 @@ impl Reply {
 
     /// Copies the spliced bytes, for a client to which they cannot be spliced. Call it only before
     /// any of them was sent.
-    pub fn copy_lent(&mut self) {
+    pub fn copy_spliced(&mut self) {
         self.body = match std::mem::replace(&mut self.body, Body::None) {
             Body::Lent(mut buffer) => {
                 buffer.materialize(buffer.span());

@@ -6,10 +6,11 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rbdkit_nbd::RequestHeader;
 use rbdkit_plugin_api::idle::{Activity, IdlePool};
+use rbdkit_plugin_api::lock;
 use rbdkit_plugin_api::{Buffer, Fill, Span};
 
 use super::socket::{Input, read_into};
@@ -44,7 +45,7 @@ impl ReceivePool {
     }
 
     fn idle(&self) -> MutexGuard<'_, IdlePool<Box<[u8]>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.idle)
     }
 
     fn take(&self) -> Box<[u8]> {

@@ -9,11 +9,12 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use rbdkit_nbd::reply::Reply;
 use rbdkit_plugin_api::idle::Activity;
+use rbdkit_plugin_api::lock;
 use tokio::sync::Notify;
 
 use super::budget::{Budget, Pages};
@@ -112,7 +113,7 @@ impl ReplyQueue {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Queues replies, and writes what can be written without waiting, or on a client's thread with
@@ -187,8 +188,8 @@ impl ReplyQueue {
                 return Ok(Progress::Done);
             }
             let written = match batch.front_mut() {
-                Some(first) if first.reply.has_lent() && first.reply.head_is_out(*partial) => {
-                    self.write_lent(&mut first.reply)?
+                Some(first) if first.reply.has_spliced() && first.reply.head_is_out(*partial) => {
+                    self.write_spliced(&mut first.reply)?
                 }
                 _ => self.write_slices(batch, *partial)?,
             };
@@ -206,13 +207,13 @@ impl ReplyQueue {
     }
 
     /// Sends the spliced bytes of a reply whose head is written.
-    fn write_lent(&self, reply: &mut Reply) -> io::Result<Option<usize>> {
+    fn write_spliced(&self, reply: &mut Reply) -> io::Result<Option<usize>> {
         let Some(buffer) = reply.spliced() else { return Ok(Some(0)) };
         let all_is_left = buffer.spliced() == buffer.len();
         match self.output.try_splice(buffer) {
             // The output is neither a socket nor a pipe.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput && all_is_left => {
-                reply.copy_lent();
+                reply.copy_spliced();
                 Ok(Some(0))
             }
             other => other,
@@ -359,7 +360,7 @@ fn gather<'a>(batch: &'a Batch, mut skip: usize, slices: &mut [IoSlice<'a>; MAX_
             skip = 0;
             count += 1;
         }
-        if queued.reply.has_lent() {
+        if queued.reply.has_spliced() {
             return (count, MoreToCome::Yes);
         }
     }

@@ -1,11 +1,11 @@
 //! A plugin for tests: a disk in a vector, with operations that wait, fail or panic on demand. It
 //! keeps a diary of what happened.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rbdkit_plugin_api::{
     BoxFuture, Buffer, Capabilities, ConfigError, Done, Errno, Error, ExportEntry, Extents, Flags, Handle, Op,
-    OpenArgs, Param, Plugin, Result, Span, Support,
+    OpenArgs, Param, Plugin, Result, Span, Support, lock,
 };
 use tokio::sync::Semaphore;
 
@@ -56,7 +56,7 @@ impl Disk {
     }
 
     pub fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.bytes)
     }
 
     pub fn note(&self, what: impl Into<String>) {

@@ -5,7 +5,7 @@ use super::plugin::{Disk, FAILS, PANICS, PANICS_LATER, PLAIN, SPLICED, WAITS};
 use super::*;
 
 #[test]
-fn what_is_lent_and_nowhere_to_be_spliced_to_is_copied() {
+fn spliced_bytes_that_cannot_be_spliced_on_are_copied() {
     let running = Running::plain();
     let spliced = pattern(200_000);
     running.disk.bytes()[SPLICED as usize..][..spliced.len()].copy_from_slice(&spliced);
@@ -419,7 +419,7 @@ fn pattern(length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_lent_arrives_whole_between_other_answers() {
+fn spliced_bytes_arrive_whole_between_other_replies() {
     let running = Running::plain();
     let data = pattern(1 << 20);
     running.disk.bytes()[SPLICED as usize..][..data.len()].copy_from_slice(&data);
