@@ -141,3 +141,28 @@ fn dependencies_are_what_deny_toml_allows() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// The packages that programs are linked from, each with its features. Procedural macros are left
+/// out: they are built for the compiler, with features of their own.
+fn features(arguments: &[&str]) -> BTreeSet<String> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let fixed = ["tree", "--offline", "--locked", "--prefix", "none", "--format", "{p} [{f}]", "--no-dedupe"];
+    let output = Command::new(cargo).current_dir(root()).args(fixed).args(arguments).output().expect("cargo tree");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("text");
+    let foreign = text.lines().filter(|line| !line.is_empty() && !line.starts_with("rbdkit"));
+    foreign.map(str::to_owned).collect()
+}
+
+/// Otherwise a build of one program compiles wasmtime again, after a build of the workspace or of
+/// the tests.
+#[test]
+fn a_program_and_the_whole_workspace_are_built_from_the_same_crates() {
+    let all = features(&["--workspace", "--edges", "normal,dev,no-proc-macro"]);
+    assert!(all.iter().any(|line| line.starts_with("wasmtime v")), "{all:?}");
+    for program in ["rbdkit", "rbdkit-filter"] {
+        let own = features(&["--package", program, "--edges", "normal,no-proc-macro"]);
+        let others: Vec<&String> = own.difference(&all).collect();
+        assert!(others.is_empty(), "{program} has other features of {others:?}: add them in host/sandbox/Cargo.toml");
+    }
+}
