@@ -1,4 +1,4 @@
-//! The answer of a `mapping.extents`, as the guest and the layer below it make it.
+//! The answer of a `mapping.extents`, to which the guest and the layer below it contribute.
 
 use rbdkit_plugin_api::{Error, Extents};
 
@@ -21,11 +21,11 @@ impl ExtentsAnswer {
         self.expected
     }
 
-    /// Appends what next said of `length` bytes, which are those from [`ExtentsAnswer::expected`]
-    /// on in this layer.
+    /// Appends next's extents for `length` bytes. In this layer these bytes begin at
+    /// [`ExtentsAnswer::expected`].
     ///
-    /// Next may say less than it was asked for, and the guest does not learn that. The answer ends
-    /// at such a gap: what the guest appends behind it is left out.
+    /// Next may describe fewer bytes than it was asked for, and the guest does not learn that. The
+    /// answer ends at such a gap: what the guest appends after it is left out.
     pub(crate) fn append(&mut self, part: &Extents, length: u64) {
         let whole = self.is_whole();
         self.expected = self.expected.saturating_add(length);
