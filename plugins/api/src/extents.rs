@@ -33,8 +33,8 @@ pub struct Extents {
 }
 
 /// The most extents in an answer. A longer answer is cut, which the protocol allows: the client
-/// asks again from there. 2^20 extents take 32 MiB here and 8 MiB on the wire; nbdkit has the same
-/// limit.
+/// asks again from the cut. 2^20 extents take 32 MiB here and 8 MiB on the wire; nbdkit has the
+/// same limit.
 pub const MAX_EXTENTS: usize = 1 << 20;
 
 impl Extents {
