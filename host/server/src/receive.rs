@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_that_comes_back_is_activity_and_is_gone_two_looks_later() {
+    fn a_returned_buffer_counts_as_activity_and_is_freed_two_checks_later() {
         let activity = Arc::new(Activity::default());
         let pool = ReceivePool::new(Arc::clone(&activity));
         pool.give_back(pool.take());

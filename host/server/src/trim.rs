@@ -10,7 +10,7 @@
 //!
 //! The cost for requests is a load when a buffer comes back and when replies were written
 //! ([`Activity`]), and a comparison when something is taken ([`IdlePool`]). What is needed in every
-//! interval stays, so a steady load never has to make anything anew.
+//! interval stays, so under a steady load nothing is freed and allocated again.
 //!
 //! [`IdlePool`]: rbdkit_plugin_api::idle::IdlePool
 //! [`Activity`]: rbdkit_plugin_api::idle::Activity

@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zero_is_known_without_looking() {
+    fn zero_is_known_without_reading_the_bytes() {
         let mut buffer = Buffer::from_vec(vec![0; 40]);
         assert!(buffer.is_zero(buffer.span()));
         buffer.put(33, &[1]);

@@ -130,7 +130,7 @@ mod tests {
         let one = pool.take().unwrap();
         pool.put(one);
         assert_eq!(pool.take_spare(0), [7, 8]);
-        // And then none, but one is to be kept whatever happens.
+        // And then none, but `keep` is 1.
         assert!(pool.take_spare(1).is_empty());
         assert_eq!(pool.take_spare(0), [9]);
         assert!(pool.is_empty() && pool.take().is_none());

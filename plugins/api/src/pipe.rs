@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn spliced_bytes_are_those_of_the_file_however_they_are_looked_at() {
+    fn spliced_bytes_are_those_of_the_file_however_they_are_read() {
         let bytes = pattern(LEN);
         let file = file(&bytes);
         let pool = Pool::new();

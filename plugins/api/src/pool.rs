@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn buffers_that_nobody_has_needed_for_a_while_are_freed() {
+    fn buffers_that_were_not_needed_for_a_while_are_freed() {
         let pool = Pool::new();
         let burst: Vec<Buffer> = (0..8).map(|n| pool.take(4096 << (n % 2 * 4))).collect();
         assert_eq!((pool.kept(), pool.activity().take()), (0, false));

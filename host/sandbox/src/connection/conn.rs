@@ -32,7 +32,7 @@ pub(crate) struct Connection {
     /// Open has succeeded and close has not begun. A fresh instance that replaces a lost one
     /// replays such connections.
     live: AtomicBool,
-    /// The instance that held its state is gone and its state cannot be rebuilt.
+    /// The instance that held its state was dropped, and the state cannot be rebuilt.
     lost: AtomicBool,
     own: OnceLock<Arc<ScopeState>>,
     export: Arc<ScopeState>,

@@ -67,7 +67,7 @@ mod tests {
         let mut answer = ExtentsAnswer::new(100);
         answer.append(&extents(&[(10, false), (10, true)], 0), 20);
         assert_eq!(answer.expected(), 120);
-        // Asked for 50 bytes, told of 5.
+        // Next was asked for 50 bytes and describes 5.
         answer.append(&extents(&[(5, false)], 900), 50);
         assert_eq!(answer.expected(), 170);
         answer.append(&extents(&[(30, true)], 0), 30);

@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn code_that_somebody_else_sealed_is_compiled_anew() {
+    fn code_without_the_right_seal_is_compiled_again() {
         let (_directory, cache, engine, component) = cache();
         cache.load(&engine, &Compiler::Here, &component).unwrap();
         let key = CodeCache::entry(&engine, &component);

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_takes_the_place_of_the_opened_one_is_not_looked_into() {
+    fn a_directory_that_replaces_the_opened_one_is_not_used() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("code");
         let opened = CacheDirectory::open(&path).unwrap();

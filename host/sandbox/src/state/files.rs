@@ -171,7 +171,7 @@ fn read_at(file: &File, offset: u64, length: usize) -> Result<Vec<u8>, Errno> {
     Ok(bytes)
 }
 
-/// Opens the regular file that is at a path now. Does not wait, whatever is there.
+/// Opens the regular file that is at a path now. Never waits, even if a pipe is there.
 fn open_now(path: &Path) -> Result<File, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Errno::from_raw(e.raw_os_error()))?;

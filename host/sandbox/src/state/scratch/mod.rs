@@ -261,7 +261,7 @@ impl Scratch {
         self.reserve(free * PAGE)?;
         match self.pages.set(first, pages, 1 << HOLE, DATA) {
             Ok(set) if set <= free => self.give_back((free - set) * PAGE),
-            // Another call has freed pages meanwhile, and given back their bytes.
+            // Another call has freed pages in the meantime, and given back their bytes.
             Ok(set) => self.overdraw((set - free) * PAGE),
             Err(_) => {
                 self.give_back(free * PAGE);
