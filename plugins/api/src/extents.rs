@@ -54,7 +54,7 @@ impl Extents {
     }
 
     /// Adds `length` bytes at the end, and merges them with the last extent if they are of its
-    /// kind. Returns false, and adds nothing, if there would be more than [`MAX_EXTENTS`].
+    /// kind. Returns false, and adds nothing, if there would be more than `MAX_EXTENTS`.
     pub fn push(&mut self, length: u64, hole: bool, zero: bool) -> bool {
         if length == 0 {
             return true;
