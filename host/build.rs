@@ -1,6 +1,6 @@
 //! Embeds the filters that were built before: every `NAME.wasm` in `$RBDKIT_FILTERS_DIR`, or else
-//! in the workspace's `target/filters`, becomes `--filter=NAME`. Without any the program works all
-//! the same, with `--wasm-filter` alone.
+//! in the workspace's `target/filters`, becomes `--filter=NAME`. If there are none, the program
+//! works with `--wasm-filter` only.
 
 use std::error::Error;
 use std::fmt::Write;
@@ -17,8 +17,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some(directory) => PathBuf::from(directory),
         None => {
             let directory = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../target/filters");
-            // Cargo takes a directory that does not exist for one that has changed, and would build
-            // the program anew each time.
+            // Cargo treats a missing directory as changed, and would build the program again each
+            // time.
             fs::create_dir_all(&directory)?;
             directory.canonicalize()?
         }

@@ -1,5 +1,5 @@
-//! The protocol: a request's header into a checked command, and an answer into the slices of a
-//! vectored write.
+//! The protocol: parses a request's header into a checked command, and encodes an answer as the
+//! slices of a vectored write.
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
@@ -8,7 +8,7 @@ use rbdkit_nbd::{ReplyFormat, RequestHeader, Session, wire};
 use rbdkit_plugin_api::{Buffer, Capabilities, Errno, Error, Fill, Pool, Span};
 
 const SIZE: u64 = 1 << 30;
-/// What one `recv` brings at depth 32.
+/// The requests that one `recv` returns at depth 32.
 const BATCH: u64 = 32;
 
 fn session() -> Session {
@@ -20,7 +20,7 @@ fn session() -> Session {
     }
 }
 
-/// Headers of requests of 4 KiB, one after the other as they come.
+/// Headers of requests of 4 KiB, one after the other.
 fn headers(command: u16) -> Vec<u8> {
     let mut bytes = Vec::new();
     for cookie in 0..BATCH {
@@ -34,7 +34,7 @@ fn headers(command: u16) -> Vec<u8> {
     bytes
 }
 
-/// Takes a batch of headers apart and checks each, and what has to follow it.
+/// Parses a batch of headers and checks each, with what has to follow it.
 #[divan::bench(args = ["read", "write"])]
 fn parse_and_check(bencher: Bencher<'_, '_>, command: &str) {
     let command = if command == "read" { wire::cmd::READ } else { wire::cmd::WRITE };
@@ -58,7 +58,7 @@ fn filled(pool: &Pool, length: u32, fill: Fill) -> Buffer {
     buffer
 }
 
-/// The length of what is written of a reply.
+/// The number of bytes written for a reply.
 fn written(reply: &Reply) -> usize {
     reply.slices().map(|slice| black_box(slice).len()).sum()
 }
@@ -82,8 +82,8 @@ fn answer_a_read_of_zeroes(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// Every other 4 KiB of 16 KiB is a hole. No longer: what the pool does not keep would go back to
-/// the kernel, which costs more than all the rest.
+/// Every other 4 KiB of 16 KiB is a hole. The buffer is not longer, because memory that the pool
+/// does not keep would go back to the kernel, which costs more than all the rest.
 #[divan::bench]
 fn answer_a_read_with_holes(bencher: Bencher<'_, '_>) {
     let pool = Pool::new();

@@ -1,11 +1,11 @@
-//! Hops into components. What a layer costs is the difference between a chain with it and one
-//! without (`gate`), which is part of these figures.
+//! Hops into components. These figures include the cost of a chain without filters (`gate`). The
+//! difference is the cost of the layer.
 
 use divan::Bencher;
 
 use crate::stack::Stack;
 
-/// A filter that passes reads on, so many times. A request costs the same however long it is.
+/// This many filters that pass reads on. A request costs the same however long it is.
 #[divan::bench(args = [1, 3, 10], consts = [4096, 1048576])]
 fn nofilter_pread<const LENGTH: u32>(bencher: Bencher<'_, '_>, layers: usize) {
     Stack::of(&vec!["nofilter"; layers]).bench_reads(bencher, LENGTH);

@@ -1,10 +1,9 @@
-//! What the parts of a request's way cost, each on its own and without sockets: `make microbench`.
+//! Measures the cost of each step of a request separately, without sockets: `make microbench`.
 //!
-//! Each benchmark is one thing that the datapath does once or a few times a request. On a machine
-//! where other things run look at the column `fastest`: it is what the code costs when nobody is in
-//! the way, and repeats within some percent. These figures explain those of `make bench`, and point
-//! to what a change did; they do not replace them. `MICRO=` takes a part of a name, or divan's
-//! options.
+//! Each benchmark is one step that the datapath does once or a few times in a request. If other
+//! programs run on the machine, use the column `fastest`: it is the cost without interruptions, and
+//! repeats within some percent. These figures explain those of `make bench` and show the effect of
+//! a change; they do not replace them. `MICRO=` takes a part of a name, or divan's options.
 #![forbid(unsafe_code)]
 
 mod codec;
@@ -14,8 +13,8 @@ mod pool;
 mod stack;
 mod state;
 
-/// Calls in a sample: those of some nanoseconds are then long against the clock's 20 ns, and what
-/// was cold at the first is warm.
+/// Calls in a sample. With this number even calls of some nanoseconds take long compared with the
+/// clock's 20 ns, and caches are warm after the first calls.
 const SAMPLE_SIZE: u32 = 256;
 const SAMPLES: u32 = 200;
 

@@ -1,4 +1,4 @@
-//! The pool of buffers: what a request takes and gives back, by one thread and by two at once.
+//! The pool of buffers: takes a buffer and gives it back, on one thread and on two at once.
 
 use std::sync::LazyLock;
 

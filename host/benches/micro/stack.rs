@@ -1,5 +1,5 @@
-//! Built-in filters over the null plugin, which is always ready and touches no byte: what is left
-//! is what the layers cost.
+//! Built-in filters over the null plugin, which is always ready and touches no byte. So the result
+//! is the cost of the layers.
 
 use std::cell::Cell;
 use std::ffi::OsStr;
@@ -12,16 +12,16 @@ use rbdkit_plugin_api::{Buffer, Client, Done, Flags, Op, Param, Peer, Pool};
 use rbdkit_sandbox::{FilterLimits, Host, Options};
 use tokio::runtime::{Builder, Runtime};
 
-/// Requests go to a range of so many bytes, a block of 64 KiB after the other.
+/// Requests go through a range of this many bytes, one block of 64 KiB after the other.
 const RANGE: u64 = 64 << 20;
 
-/// A built-in filter, as `make filters` leaves it.
+/// A built-in filter that `make filters` has built.
 fn component(name: &str) -> Vec<u8> {
     let path = format!("{}/../target/filters/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
     std::fs::read(&path).unwrap_or_else(|why| panic!("{path}: {why} (run make filters first)"))
 }
 
-/// A chain that is open.
+/// An open chain.
 pub struct Stack {
     runtime: Runtime,
     top: Arc<Hop>,
@@ -29,7 +29,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Of these filters, the first nearest the client.
+    /// A chain of these filters, the first nearest the client.
     pub fn of(filters: &[&str]) -> Stack {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         let host = Host::new(Options::default()).expect("a host");
@@ -55,7 +55,7 @@ impl Stack {
         offset
     }
 
-    /// Polled once as the server does, and to the end if that was not it.
+    /// Polls once, as the server does, and then to the end.
     fn finish(&self, op: Op<Done>) -> Buffer {
         let mut context = Context::from_waker(Waker::noop());
         let (buffer, result) = match op.poll_now(&mut context) {
@@ -76,7 +76,7 @@ impl Stack {
         });
     }
 
-    /// Reads of so many bytes.
+    /// Measures reads of this many bytes.
     pub fn bench_reads(&self, bencher: Bencher<'_, '_>, length: u32) {
         self.bench(bencher, Buffer::new(length), |buffer, offset| {
             let span = buffer.span();
@@ -84,7 +84,7 @@ impl Stack {
         });
     }
 
-    /// Writes of so many bytes.
+    /// Measures writes of this many bytes.
     pub fn bench_writes(&self, bencher: Bencher<'_, '_>, length: u32) {
         let bytes = vec![1; usize::try_from(length).expect("a length")];
         self.bench(bencher, Buffer::from_vec(bytes), |buffer, offset| {

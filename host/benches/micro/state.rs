@@ -1,5 +1,5 @@
-//! What filters share in the host: maps of blocks, changes that a call holds back, range locks. A
-//! disk of 1 TiB in blocks of 64 KiB.
+//! The state that filters share in the host: maps of blocks, held-back changes, range locks. The
+//! disk has 1 TiB in blocks of 64 KiB.
 
 use std::future::Future;
 use std::pin::pin;
@@ -14,10 +14,10 @@ use rbdkit_sandbox::state::{
 
 const BLOCK: u32 = 64 << 10;
 const BLOCKS: u64 = (1 << 40) / BLOCK as u64;
-/// All of a map's four states.
+/// All four states of a map.
 const ANY: u8 = 0b1111;
 
-/// Blocks far from one another, the same ones every time.
+/// Blocks far from one another, the same sequence every time.
 struct Walk(AtomicU64);
 
 impl Walk {
@@ -42,14 +42,14 @@ fn mixed() -> Map {
 
 const MIXED: u64 = (16 << 30) / BLOCK as u64;
 
-/// Where a request's block is.
+/// Looks up the state of one request's block.
 #[divan::bench(threads = [1, 2])]
 fn map_get_run_of_one_block(bencher: Bencher<'_, '_>) {
     let (map, walk) = (mixed(), Walk::new());
     bencher.with_inputs(|| walk.next(MIXED)).bench_values(|at| map.get_run(at, 1).expect("a run"));
 }
 
-/// How far what begins here goes on: 1 GiB that is all alike.
+/// Finds the length of a run: 1 GiB in one state.
 #[divan::bench]
 fn map_get_run_of_a_gibibyte(bencher: Bencher<'_, '_>) {
     let (map, walk) = (mixed(), Walk::new());
@@ -78,7 +78,7 @@ fn scope() -> Arc<ScopeState> {
     scope
 }
 
-/// What a write through cow does to its map: held back until the call succeeds.
+/// The change that a write through cow makes to its map. It is held back until the call succeeds.
 #[divan::bench]
 fn change_on_success(bencher: Bencher<'_, '_>) {
     let (scope, walk) = (scope(), Walk::new());
@@ -97,7 +97,7 @@ fn lock(locks: &Arc<Locks>, offset: u64) -> HeldLock {
     }
 }
 
-/// A lock that nobody else wants, while so many requests hold others.
+/// An uncontended lock, while this many requests hold other locks.
 #[divan::bench(args = [0, 31, 127])]
 fn lock_and_unlock(bencher: Bencher<'_, '_>, others: u64) {
     let locks = Arc::new(Locks::default());

@@ -1,4 +1,4 @@
-//! What a hop does in place of a layer that cannot: zero by pwrite, FUA by flush, cache by pread.
+//! Emulates operations that a layer does not have: zero by pwrite, FUA by flush, cache by pread.
 //!
 //! Each step is an ordinary request to the same hop. So it is queued and checked like any other
 //! request, and holds no permit between steps.
@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use rbdkit_plugin_api::{BlockSizes, Buffer, Capabilities, Done, Errno, Flags, Op, Pool, Result, Span, Support};
 
-/// The most bytes that one step reads or writes. The cost of a step is small beside that of the
-/// I/O, and the pool keeps buffers of this size.
+/// The most bytes that one step reads or writes. At this size the cost of a step is small compared
+/// with its I/O, and the pool keeps buffers of this size.
 pub const STEP: u32 = 1 << 20;
 
-/// The requests that emulation consists of. A hop has them; the trait lets the hop use this module
-/// without this module using the hop.
+/// The requests that emulation consists of. A hop implements this trait, so that this file does not
+/// import the hop's.
 pub(super) trait Steps: Send + Sync + 'static {
     fn can(&self) -> Capabilities;
     fn block_sizes(&self) -> Option<BlockSizes>;
@@ -69,8 +69,8 @@ pub(super) fn zero_by_pwrite<H: Steps>(hop: &Arc<H>, offset: u64, length: u64, f
     })
 }
 
-/// nbdkit's rule: a layer that zeroes natively may refuse a range with ENOTSUP, and the range is
-/// written instead.
+/// Zeroes natively. As in nbdkit, the layer may refuse a range with ENOTSUP; then the range is
+/// written.
 pub(super) fn zero_if_refused<H: Steps>(
     hop: &Arc<H>,
     op: Op<Result<()>>,

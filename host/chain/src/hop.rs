@@ -1,6 +1,6 @@
 //! [`Hop`]: the gate in front of one layer of one connection.
 //!
-//! A hop asks a fresh handle once what it is (size, block sizes, capabilities) and checks the
+//! A hop asks a fresh handle once for its size, block sizes and capabilities, and checks the
 //! answers. After that it checks every request: range, flags, read-only, alignment. It lets
 //! requests through as the layer's thread model allows, and emulates what the layer cannot do.
 //!
@@ -32,8 +32,8 @@ pub struct Hop {
 }
 
 impl Hop {
-    /// Asks a fresh handle what it is, and checks the answers. If a check fails, the handle is
-    /// closed.
+    /// Asks a fresh handle for its size, block sizes and capabilities, and checks the answers. If a
+    /// check fails, the handle is closed.
     ///
     /// # Errors
     /// The handle's own, or EIO for a size beyond 2^63 - 1 or impossible block sizes.
@@ -98,7 +98,7 @@ impl Hop {
         self.description.as_deref()
     }
 
-    /// What the layer can do, normalized. The hop does what is [`Support::Emulate`].
+    /// What the layer can do, normalized. The hop emulates what is [`Support::Emulate`].
     #[inline]
     pub fn can(&self) -> Capabilities {
         self.can
@@ -297,7 +297,7 @@ impl Hop {
         if let Some(sizes) = &self.block_sizes {
             let minimum = u64::from(sizes.minimum);
             // If the size is not a multiple of the block size, a request may end at the size:
-            // otherwise nobody could reach the tail.
+            // otherwise the last bytes could not be reached.
             if !offset.is_multiple_of(minimum) || (!end.is_multiple_of(minimum) && end != self.size) {
                 return Err(self.refuse("the range is not aligned to the minimum block size"));
             }

@@ -10,12 +10,13 @@
 //!
 //! Invariants:
 //! * A layer is only called through its hop.
-//! * A hop asks for size, block sizes and capabilities once, when it is opened, and checks them. A
-//!   layer that changes its mind is held to its first answer until it is opened anew.
-//! * A thread model binds its own layer: the queue is in that layer's hop, and requests to other
-//!   layers do not wait for it.
-//! * An operation is polled to its end, also when its client is gone. At its end, in whatever way
-//!   it ends, it gives back buffers, permits and locks.
+//! * A hop asks for size, block sizes and capabilities once, when it is opened, and checks them. If
+//!   a layer's answer would change later, the first answer stays in force until the layer is opened
+//!   again.
+//! * A thread model affects only its own layer: the queue is in that layer's hop, and requests to
+//!   other layers do not wait for it.
+//! * An operation is polled to its end, even if its client is gone. However it ends, it then gives
+//!   back buffers, permits and locks.
 #![forbid(unsafe_code)]
 
 mod emulate;
@@ -39,8 +40,8 @@ pub trait Layer: Send + Sync + 'static {
     /// The filter's name, for messages.
     fn name(&self) -> &str;
 
-    /// How many calls may run at once. The layer itself keeps to it, because it knows how many
-    /// instances it has; the hop adds no queue. The chain only keeps
+    /// How many calls may run at once. The layer itself enforces this with the number of its
+    /// instances; the hop adds no queue. The chain enforces only
     /// [`ThreadModel::SerializeConnections`]: it opens one connection at a time.
     fn thread_model(&self) -> ThreadModel;
 
@@ -79,8 +80,8 @@ pub trait Layer: Send + Sync + 'static {
     /// through `next`.
     fn open(&self, args: OpenArgs, next: NextLayer) -> BoxFuture<'_, Result<Arc<dyn Handle>>>;
 
-    /// Frees what the layer keeps and nobody has needed since the last call. Called now and then,
-    /// on a thread that may block.
+    /// Frees what the layer keeps for reuse and was not needed since the last call. Called
+    /// periodically, on a thread that may block.
     fn free_spare(&self) {}
 
     /// The server ends, and all connections are closed.
@@ -144,8 +145,8 @@ impl Chain {
         Ok(())
     }
 
-    /// What the plugin and the filters will access from now on. None: the plugin does not say it.
-    /// The plugin prepares first for what a confined process cannot do.
+    /// What the plugin and the filters will access from now on. None: the plugin does not declare
+    /// it. Before that, the plugin prepares for confinement.
     ///
     /// # Errors
     /// Why the plugin could not prepare.
@@ -166,7 +167,7 @@ impl Chain {
         Ok(())
     }
 
-    /// Frees what is kept for the next requests and nobody has needed since the last call.
+    /// Frees what is kept for reuse and was not needed since the last call.
     pub fn free_spare(&self) {
         for slot in &self.layers {
             slot.layer.free_spare();

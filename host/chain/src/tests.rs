@@ -142,7 +142,7 @@ impl Bench {
     }
 }
 
-/// Awaits what should happen at once. A test that waits in vain fails instead of hanging.
+/// Awaits something that should happen at once. A timeout makes a test fail instead of hang.
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     let limit = std::time::Duration::from_secs(60);
     tokio::time::timeout(limit, future).await.unwrap_or_else(|_| panic!("not within {limit:?}: {what}"))
@@ -294,7 +294,7 @@ async fn extents_are_checked_and_cut() {
     let hop = bench.open(false).await.unwrap();
     let answer = hop.extents(100, 50, Flags::NONE).await.unwrap();
     assert_eq!(answer.as_slice(), [Extent { length: 50, ..long }]);
-    // The layer answers for another offset.
+    // The layer's answer begins at another offset.
     assert_eq!(errno(hop.extents(101, 50, Flags::NONE).await), Errno::Eio);
     let silent = Bench::new(Script::default());
     let hop = silent.open(false).await.unwrap();
@@ -331,8 +331,8 @@ async fn most_at_once(model: ThreadModel) -> usize {
         let hop = Arc::clone(&hops[i as usize % 2]);
         tasks.push(tokio::spawn(async move { read(&hop, i * 512, 512).await }));
     }
-    // Every task gets as far as it can before a read may end: this runtime has one thread and is
-    // fair.
+    // Every task runs as far as it can before a read may end, because this runtime has one thread
+    // and is fair.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }

@@ -2,10 +2,10 @@
 //!
 //! A layer that serves one connection at a time has one permit for a connection. A client takes the
 //! permits of all such layers before the first layer is opened, from the top down, and holds them
-//! until the last of its hops is gone. If a layer waited for its permit while the layers above it
-//! were being opened, those would hold what the connection before it needs to end (the one instance
-//! of a filter). The permits belong to the client and not to a hop, so that a filter can open the
-//! next layer anew before it closes the old handle.
+//! until the last of its hops is dropped. If a layer waited for its permit while the layers above
+//! it were being opened, those could hold something that the previous connection needs in order to
+//! end (such as a filter's only instance). The permits belong to the client and not to a hop, so
+//! that a filter can reopen the next layer before it closes the old handle.
 //!
 //! A layer that serves one request at a time has a permit for a request, of each hop or of all
 //! hops. Filters limit their requests themselves, by their instances, so only the plugin has such

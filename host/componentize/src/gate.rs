@@ -1,11 +1,11 @@
 //! The gate: a module without code that imports the functions of the main module and exports them
 //! again.
 //!
-//! wasmtime looks up the function at each call of an export. If the module defines the function,
-//! wasmtime searches the compiled code and makes the reference anew each time. If the module has
-//! imported the function, the reference exists already. So the component lifts the gate's exports
-//! in place of the main module's. The same function runs, and a filter that passes requests on
-//! costs 9 % less.
+//! wasmtime looks up the function at each call of an export. If the module itself defines the
+//! function, wasmtime searches the compiled code and creates a reference each time. If the module
+//! has imported the function, the reference exists already. So the component lifts the gate's
+//! exports instead of the main module's. The same function runs, and a filter that passes requests
+//! on costs 9 % less.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -29,7 +29,7 @@ const BEHIND: &str = "behind";
 /// The number of a component's alias section.
 const ALIASES: u8 = 6;
 
-/// For each instance the functions that its gate exports, each with the section of its alias.
+/// For each instance, the functions that its gate exports, each with the section of its alias.
 type Behind<'a> = BTreeMap<u32, BTreeMap<&'a str, usize>>;
 
 /// A function of a core instance, and the section that has its alias.
@@ -53,8 +53,8 @@ struct Survey<'a> {
     lifted: BTreeSet<u32>,
     /// The last section that makes modules or instances.
     last_made: usize,
-    /// The component has modules that it does not define itself (they are imported or of another
-    /// component), or it exports some, which gives them further numbers.
+    /// The component has modules that it does not define itself (imported ones, or those of another
+    /// component), or it exports modules, which gives them additional numbers.
     modules_of_others: bool,
 }
 
@@ -95,7 +95,7 @@ pub(crate) fn put_before_exports(component: Vec<u8>) -> Result<Vec<u8>> {
 impl<'a> Survey<'a> {
     fn of(component: &'a [u8]) -> Result<Survey<'a>> {
         let mut survey = Survey::default();
-        // 1 in the component itself, more in the components and modules that it holds.
+        // 1 in the component itself, more in the components and modules inside it.
         let mut depth = 0;
         for payload in Parser::new(0).parse_all(component) {
             let payload = payload?;

@@ -1,5 +1,5 @@
-//! Makes a component of a core WebAssembly module that carries a `component-type` section, as every
-//! wit-bindgen leaves it.
+//! Makes a component from a core WebAssembly module with a `component-type` section, which every
+//! wit-bindgen adds.
 //!
 //! C libraries and Go's runtime import WASI's preview 1 (`wasi_snapshot_preview1`). Such a module
 //! gets the adapter that translates preview 1 to WASI 0.2. Only the functions that the module uses

@@ -19,11 +19,11 @@ fn main() -> Result<()> {
     write_whole(&component, &encoded).with_context(|| format!("cannot write {}", component.display()))
 }
 
-/// Writes a file whole or not at all: a build that is interrupted must not leave half a component
-/// behind.
+/// Writes the whole file or nothing, because an interrupted build must not leave a part of a
+/// component.
 fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // What the umask leaves of these permissions, as for every new file.
+    // The umask applies to these permissions, as for every new file.
     let permissions = Permissions::from_mode(0o666);
     let mut file = tempfile::Builder::new().permissions(permissions).tempfile_in(directory)?;
     file.write_all(bytes)?;

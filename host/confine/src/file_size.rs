@@ -1,5 +1,5 @@
-//! What happens at the process's limit on file size (`ulimit -f`): the write fails, and the process
-//! goes on.
+//! Makes a write beyond the process's limit on file size (`ulimit -f`) fail without ending the
+//! process.
 
 /// From now on a write beyond the limit on file size (`ulimit -f`) fails with EFBIG. Without this,
 /// a signal would end the server at a client's write or at a line in the log.
@@ -14,7 +14,7 @@ pub fn survive_the_file_size_limit() {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as libc::sighandler_t;
         action.sa_flags = libc::SA_RESTART;
-        // Does not fail for a signal that exists.
+        // This cannot fail for a valid signal.
         let _ = libc::sigaction(libc::SIGXFSZ, &raw const action, std::ptr::null_mut());
     }
 }

@@ -16,7 +16,7 @@ use super::needs::ConfinementNeeds;
 enum Signals {
     /// Only to itself.
     Own,
-    /// To others as well, as far as the system lets it.
+    /// To others as well, as far as the system allows.
     Others,
 }
 

@@ -3,10 +3,10 @@
 //! # For operators
 //!
 //! Filters run in a sandbox. Confinement limits the damage if something breaks out of it, or out of
-//! code that parses what a client or another server sends. A confined server can serve, and little
-//! else: it cannot open files other than the ones that it serves, start programs, connect to other
-//! servers or gain privileges. It is on by default; `--no-confine` switches it off, and `-v` logs
-//! what is in force.
+//! code that parses what a client or another server sends. A confined server can do little but
+//! serve: it cannot open files other than those that it serves, start programs, connect to other
+//! servers or gain privileges. It is on by default; `--no-confine` turns it off, and `-v` logs what
+//! is in force.
 //!
 //! * **No new privileges**: a program with a set-user-id bit gains nothing.
 //! * **Landlock**, if the kernel has it. Files: only those that the plugin named
@@ -18,19 +18,19 @@
 //!   start threads but no programs. It can make local sockets (for the system log); other sockets
 //!   only if the plugin needs the network.
 //!
-//! What was opened before stays open: listening sockets, the files that filters were given, the
-//! log. Programs that were started before are not confined: the command of `--run`, and the helper
-//! that starts a plugin's programs (`rbdkit_launcher`). An attacker in the server can make the
-//! helper start the programs that the operator named, and no others.
+//! Files that were opened before stay open: listening sockets, the files of filters, the log.
+//! Programs that were started before are not confined: the command of `--run`, and the helper that
+//! starts a plugin's programs (`rbdkit_launcher`). An attacker in the server can make the helper
+//! start the programs that the operator named, and no others.
 //!
 //! A server whose plugin does not say what it needs is not confined
 //! ([`Plugin::access_rights`](rbdkit_plugin_api::Plugin::access_rights) is none). Such a plugin
-//! starts programs by itself, or nobody knows what it needs.
+//! starts programs itself, or does not declare what it needs.
 //!
 //! # Threads
 //!
-//! Landlock restricts the thread that asks, and the threads that this thread starts later. So every
-//! thread that already exists has to ask ([`threads`]). seccomp can restrict all threads at once.
+//! Landlock restricts the thread that calls it, and the threads that this thread starts later. So
+//! every existing thread has to call it ([`threads`]). seccomp can restrict all threads at once.
 
 mod error;
 mod file_size;

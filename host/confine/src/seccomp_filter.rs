@@ -21,7 +21,7 @@ pub(super) fn for_server(network: &Network, needs: &ConfinementNeeds) -> Result<
     let mut families = vec![libc::AF_UNIX];
     if *network != Network::None {
         // The C library asks the kernel for the machine's addresses over a netlink socket, which it
-        // binds. Landlock decides about TCP ports.
+        // binds. Landlock limits TCP ports.
         families.extend([libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK]);
         calls.push((libc::SYS_bind, Vec::new()));
     }
@@ -45,7 +45,7 @@ fn install(any_arguments: &[&[i64]], calls: Vec<Call>) -> Result<usize, Error> {
     rules.extend(calls);
     let count = rules.len();
     let arch = std::env::consts::ARCH.try_into()?;
-    // A filter cannot look at the flags of clone3. If clone3 does not exist, the C library calls
+    // A filter cannot read the flags of clone3. If clone3 returns ENOSYS, the C library calls
     // clone.
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     apply(clone3, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32), arch)?;

@@ -1,4 +1,4 @@
-//! What the process may do once it is confined.
+//! Tests of what a confined process may do.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -64,7 +64,7 @@ fn in_a_process_of_its_own() {
         );
         std::fs::read(&within).unwrap();
         TcpStream::connect(("localhost", port(&near))).unwrap();
-        // As for asking a name server.
+        // As a name lookup does.
         UdpSocket::bind("127.0.0.1:0").unwrap();
         if !landlock {
             return;

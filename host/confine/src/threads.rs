@@ -14,8 +14,8 @@ use landlock::{RestrictionStatus, RulesetCreated, RulesetStatus};
 use super::error::Error;
 use super::landlock_rules::restrict_thread;
 
-/// The most blocking threads to confine. At this point of the start there are few: workers, the
-/// sandbox's clock, and what plugins needed to get ready.
+/// The most blocking threads to confine. At this point of the start there are few threads: workers,
+/// the sandbox's clock, and those that plugins started to get ready.
 const MAX_BLOCKING_THREADS: usize = 64;
 
 /// The rules, once the process is confined.
@@ -46,10 +46,10 @@ fn restrict_with(rules: &RulesetCreated) -> Result<RestrictionStatus, Error> {
     restrict_thread(rules.try_clone()?)
 }
 
-/// Confines the main thread, which calls this, and the threads that exist. Returns what is in
-/// force, for the log.
+/// Confines the main thread, which calls this, and all other threads. Returns what is in force, for
+/// the log.
 pub(super) async fn confine_all(rules: RulesetCreated) -> String {
-    // Counted first: the rules put /proc out of reach.
+    // Counted first, because the rules forbid reading /proc.
     let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     let in_force = confine_main_thread(RULES.get_or_init(|| rules));
     confine_blocking_threads(threads).await;

@@ -72,7 +72,7 @@ async fn round(hop: &Arc<Hop>, operation: Operation, length: u32, count: u32) ->
     let mut buffer = Buffer::from_vec(vec![1; length as usize]);
     let begun = processor_time();
     for i in 0..count {
-        // 7919 is a prime number, so this stride visits all places, out of order.
+        // 7919 is a prime number, so this stride visits all blocks, out of order.
         let offset = (u64::from(i) * 7919 % places) * u64::from(length);
         let span = Span::new(0, length);
         let (returned, result) = match operation {

@@ -1,4 +1,4 @@
-//! `build`: from a directory to a component, with the toolchains that are installed.
+//! `build`: makes a component from a directory, with the installed toolchains.
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -9,8 +9,8 @@ use crate::error::{Error, Hint, Result};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 
-/// Builds the filter in a directory, which holds a Cargo.toml, a filter.c or a filter.js. Of a
-/// file, a core module that another toolchain made, it makes a component.
+/// Builds the filter in a directory with a Cargo.toml, a filter.c or a filter.js. If `place` is a
+/// file, it is a core module of another toolchain and becomes a component.
 pub fn build(place: &Path) -> Result<()> {
     let dir = place.canonicalize().map_err(Error::file("cannot open", place))?;
     if dir.is_file() {
@@ -31,10 +31,10 @@ pub fn build(place: &Path) -> Result<()> {
     write(&dir.join(format!("{name}.wasm")), &component)
 }
 
-/// The hidden argument of the child that makes a component of a module.
+/// The hidden argument of the child that makes a component from a module.
 const ARGUMENT: &str = "--rbdkit-componentize";
 
-/// Its exit status if it says on standard error why it refuses the module.
+/// Its exit status if it has written to standard error why it refuses the module.
 const REFUSED: i32 = 3;
 
 /// The program calls this first. If [`componentize`] started it, it reads a module, writes a
@@ -43,7 +43,7 @@ pub fn serve_if_asked() -> Option<ExitCode> {
     if std::env::args_os().nth(1)? != ARGUMENT {
         return None;
     }
-    // The exit status says enough about a panic.
+    // The exit status is enough to report a panic.
     std::panic::set_hook(Box::new(|_| {}));
     let work = || -> Result<()> {
         let mut module = Vec::new();
@@ -59,8 +59,8 @@ pub fn serve_if_asked() -> Option<ExitCode> {
     ))
 }
 
-/// Makes a component of a module, in a child process: the encoder panics or overflows its stack on
-/// some modules with wrong types.
+/// Makes a component from a module, in a child process, because the encoder panics or overflows its
+/// stack on some modules with wrong types.
 fn componentize(module: &[u8]) -> Result<Vec<u8>> {
     let mut child = Command::new("/proc/self/exe")
         .arg(ARGUMENT)
@@ -87,7 +87,7 @@ fn write(output: &Path, component: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The error of a library that reads the contract or makes bindings for it.
+/// Wraps the error of a library that reads the contract or makes bindings for it.
 fn contract(doing: &'static str) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> Error {
     move |source| Error::Contract { doing, source }
 }
@@ -181,8 +181,8 @@ fn c(dir: &Path) -> Result<(String, Vec<u8>)> {
     run(
         Command::new("clang")
             .args(["--target=wasm32-wasi", "--sysroot=/usr", "-O2", "-mexec-model=reactor"])
-            // Every instance has the stack in its linear memory, so 64 KiB instead of clang's
-            // megabytes.
+            // The stack is in the linear memory of every instance, so it has 64 KiB instead of
+            // clang's megabytes.
             .args(["-Wl,-z,stack-size=65536", "-Wl,--strip-all", "-I"])
             .arg(&made)
             .args(inputs)
@@ -195,8 +195,8 @@ fn c(dir: &Path) -> Result<(String, Vec<u8>)> {
 }
 
 /// Builds with npm's componentize-qjs, which puts a JavaScript engine and the source into one
-/// component. WASI is left to the host's stubs. With the tool's own stubs (`--stub-wasi`) an
-/// uncaught exception would trap without a message, and so would asking for the time of day.
+/// component. The host's stubs serve WASI. With the tool's own stubs (`--stub-wasi`) an uncaught
+/// exception would trap without a message, and so would reading the clock.
 fn js(dir: &Path) -> Result<(String, Vec<u8>)> {
     let name = directory_name(dir)?;
     let made = dir.join("target");

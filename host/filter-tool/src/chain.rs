@@ -1,4 +1,4 @@
-//! A real chain over a disk in memory.
+//! A chain over a disk in memory.
 
 use std::path::Path;
 use std::sync::Arc;

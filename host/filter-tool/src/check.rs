@@ -1,4 +1,4 @@
-//! `check`: every operation of a component, over a disk in memory.
+//! `check`: tests every operation of a component, over a disk in memory.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +21,7 @@ const BLOCK: u32 = 4096;
 /// The blocks that `check` works on, from the beginning of the export.
 const BLOCKS: u64 = 512;
 
-/// An operation may take this long. Delays that a filter makes on purpose are shorter.
+/// How long an operation may take. Intended delays of a filter are shorter.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often each operation was tried, and how it ended.
@@ -38,7 +38,7 @@ impl Tally {
     }
 }
 
-/// Findings that are printed. Further ones are only counted.
+/// How many findings are printed. Further ones are only counted.
 const SAID: usize = 20;
 
 /// Runs every operation and compares what is read with what was written.
@@ -49,7 +49,7 @@ pub fn check(file: &Path, params: &[String]) -> Result<()> {
         let stuck = async { while timeout(PATIENCE, progress.notified()).await.is_ok() {} };
         tokio::select! {
             outcome = try_out(file, params, &progress) => outcome,
-            () = stuck => Err(Error::Found(format!("the filter does not go on: nothing has ended in {PATIENCE:?}"))),
+            () = stuck => Err(Error::Found(format!("the filter hangs: no operation has ended in {PATIENCE:?}"))),
         }
     });
     // Does not wait for tasks that never end.
@@ -66,7 +66,7 @@ pub fn check(file: &Path, params: &[String]) -> Result<()> {
     }
 }
 
-/// Runs two connections. Returns what was wrong.
+/// Runs two connections. Returns the findings.
 async fn try_out(file: &Path, params: &[String], progress: &Arc<Notify>) -> Result<Vec<String>> {
     let (chain, host) = chain(Some((file, params)))?;
     make_ready(&chain).await?;
@@ -100,7 +100,8 @@ async fn try_out(file: &Path, params: &[String], progress: &Arc<Notify>) -> Resu
         let outcomes: Vec<String> = outcomes.iter().map(|(outcome, count)| format!("{outcome} {count}")).collect();
         say!("{operation:<9} {}", outcomes.join(", "));
     }
-    // A filter may fail requests on purpose. It must not trap, exceed a limit or answer nonsense.
+    // A filter may fail requests on purpose. It must not trap, exceed a limit or give invalid
+    // answers.
     let counted = host.iter().flat_map(|host| host.statistics());
     let faults: u64 = counted.map(|(_, counters)| counters.faults.load(Ordering::Relaxed)).sum();
     if faults > 0 {

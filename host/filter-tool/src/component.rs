@@ -29,7 +29,7 @@ pub fn load(file: &Path) -> Result<Component> {
     Ok(Component { host, module, size: bytes.len(), digest })
 }
 
-/// Reads a component or a module. Larger files than the sandbox takes are refused.
+/// Reads a component or a module. Refuses a file that is larger than the sandbox accepts.
 pub fn read(file: &Path) -> Result<Vec<u8>> {
     read_component(file).map_err(|why| Error::Unreadable { path: file.to_path_buf(), why: why.to_string() })
 }

@@ -1,4 +1,4 @@
-//! What can go wrong.
+//! The errors of the program.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,13 +18,13 @@ pub enum Error {
     /// A file that should be a component or a module.
     #[error("cannot read {}: {why}", path.display())]
     Unreadable { path: PathBuf, why: String },
-    /// Something else of the system.
+    /// Another error of the system.
     #[error(transparent)]
     System(#[from] io::Error),
     /// The sandbox, the filter or the disk refuses its configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Parameters that do not fit.
+    /// Parameters that the layers do not declare, or that are missing.
     #[error(transparent)]
     Parameters(#[from] AssignError),
     /// A parameter that the filter does not declare.
@@ -36,7 +36,7 @@ pub enum Error {
     /// The chain fails an operation.
     #[error("{operation}")]
     Operation { operation: &'static str, source: rbdkit_plugin_api::Error },
-    /// `check` found this.
+    /// A finding of `check`.
     #[error("{0}")]
     Found(String),
 
@@ -52,7 +52,7 @@ pub enum Error {
     /// A manifest without a name.
     #[error("Cargo.toml names no package")]
     NoPackage,
-    /// A module of which no component can be made.
+    /// A module that cannot become a component.
     #[error("{}", path.display())]
     Module { path: PathBuf, source: Box<Error> },
     /// The library that makes components refuses the module.
@@ -97,7 +97,7 @@ pub enum Error {
 /// The result of a command.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What to install for a program to work. Empty: nothing.
+/// A hint on what to install for a program. Empty: nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hint(pub &'static str);
 
@@ -111,7 +111,7 @@ impl std::fmt::Display for Hint {
 }
 
 impl Error {
-    /// The error for something that was done to a file.
+    /// The error of an operation on a file.
     pub fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
         let path = path.to_path_buf();
         move |source| Error::File { doing, path, source }

@@ -1,4 +1,4 @@
-//! `inspect`: what an operator wants to know of a component before serving through it.
+//! `inspect`: shows what an operator wants to know about a component before using it.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use rbdkit_sandbox::{Description, Limits, wasi_grants};
 use crate::component::{Component, load};
 use crate::error::Result;
 
-/// What each interface of the contract grants a filter, in a line for the operator. The sandbox has
-/// the lines for WASI.
+/// What each interface of the contract grants a filter, in a line for the operator. The lines for
+/// WASI are in the sandbox.
 const GRANTS: &[(&str, &str)] = &[
     ("types", "names of types, nothing"),
     ("log", "lines in the server's log, limited in rate"),
@@ -40,7 +40,7 @@ pub enum Format {
     Json,
 }
 
-/// Prints what is known of a component.
+/// Prints information about a component.
 pub fn inspect(file: &Path, format: Format) -> Result<()> {
     let component = load(file)?;
     match format {

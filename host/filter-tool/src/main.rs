@@ -1,7 +1,7 @@
 //! `rbdkit-filter`: for authors of filters, and for operators who decide whether to run a filter.
 //!
-//! It is a program of its own, so that no subcommand hides a plugin's name on rbdkit's command
-//! line.
+//! It is a separate program, because on rbdkit's command line a subcommand could hide a plugin's
+//! name.
 #![forbid(unsafe_code)]
 
 #[macro_use]
@@ -24,7 +24,7 @@ use clap::{Parser, Subcommand};
 use inspect::Format;
 
 #[derive(Parser)]
-#[command(name = "rbdkit-filter", version, about = "Write, build, examine and try filters for rbdkit")]
+#[command(name = "rbdkit-filter", version, about = "Create, build, inspect and test filters for rbdkit")]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -32,21 +32,21 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Begin a filter: make a directory with everything needed to build it
+    /// Create a directory with everything needed to build a filter
     New {
         /// The filter's name: lower-case letters, digits and '-'
         name: String,
         /// The language: rust, c or js
         #[arg(long, default_value = "rust")]
         lang: scaffold::Language,
-        /// The directory to make (default: one of the filter's name)
+        /// The directory to create (default: the filter's name)
         #[arg(long)]
         dir: Option<PathBuf>,
     },
-    /// Build the filter in a directory into NAME.wasm in it, or make a component of a core module
+    /// Build NAME.wasm from the filter in a directory, or a component from a core module
     Build {
-        /// The directory that `new` made (default: this one), or FILE.wasm with a component type in
-        /// it, of which FILE.component.wasm is made
+        /// The directory that `new` created, or FILE.wasm with a component type, which becomes
+        /// FILE.component.wasm
         #[arg(default_value = ".")]
         dir: PathBuf,
     },
@@ -58,8 +58,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Try a component on a small disk in memory: run every operation several times and say how it
-    /// ended
+    /// Test a component on a small disk in memory: run every operation several times and show the
+    /// results
     Check {
         /// The component
         file: PathBuf,
@@ -79,13 +79,13 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // This program is also the child that compiles components, and the child that makes components
-    // of modules.
+    // This program is also its own child process that compiles components or makes components from
+    // modules.
     if let Some(status) = rbdkit_sandbox::serve_if_asked().or_else(build::serve_if_asked) {
         return status;
     }
     rbdkit_confine::survive_the_file_size_limit();
-    // For what the filter logs or prints on standard error, and for messages about its faults.
+    // For the filter's log lines and standard error, and for messages about its faults.
     let format =
         tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().with_target(false).with_level(false);
     format.with_max_level(tracing_subscriber::filter::LevelFilter::WARN).init();

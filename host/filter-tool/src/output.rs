@@ -27,7 +27,7 @@ pub fn unsaid() -> Option<&'static std::io::Error> {
     UNSAID.get()
 }
 
-/// Says what is wrong, in one line whatever is in the names of files and the texts of components.
+/// Prints an error as one line, even if a file's name or a component's text has control characters.
 pub fn complain(what: &str) {
     let _ = writeln!(std::io::stderr(), "rbdkit-filter: error: {}", rbdkit_plugin_api::text::one_line(what));
 }

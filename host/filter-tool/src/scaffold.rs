@@ -1,4 +1,4 @@
-//! `new`: a directory from which `build` makes a component.
+//! `new`: creates a directory from which `build` makes a component.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ pub enum Language {
     Js,
 }
 
-/// Makes the directory.
+/// Creates the directory.
 pub fn new(name: &str, language: Language, dir: Option<PathBuf>) -> Result<()> {
     let well_formed = name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
@@ -55,7 +55,7 @@ pub fn new(name: &str, language: Language, dir: Option<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// The world of the templates in C and JavaScript, which says what they export.
+/// The WIT world of the templates in C and JavaScript, which lists their exports.
 fn world(package: &str) -> String {
     format!(
         "package rbdkit-{package}:mine;\n\n\
@@ -65,8 +65,8 @@ fn world(package: &str) -> String {
     )
 }
 
-/// Where the SDK is: beside an installed program, or in the source tree that this program was built
-/// from.
+/// The path of the SDK: beside an installed program, or in the source tree that this program was
+/// built from.
 fn sdk() -> Result<PathBuf> {
     let installed = std::env::current_exe()
         .ok()

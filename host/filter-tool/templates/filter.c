@@ -1,6 +1,6 @@
-/* @NAME@: exclusive-ors every byte with a key. It is an example to begin with: it changes data in both directions.
+/* @NAME@: XORs every byte with a key. This example changes data in both directions.
  *
- * The functions are those of wit/deps/rbdkit-filter/filter.wit; `rbdkit-filter build` makes mine.h and mine.c of it, in target/.
+ * The functions are those of wit/deps/rbdkit-filter/filter.wit; `rbdkit-filter build` makes mine.h and mine.c from it, in target/.
  * Output on stderr goes into the server's log. There are no files, no network and no environment. */
 #include <stdlib.h>
 #include "mine.h"

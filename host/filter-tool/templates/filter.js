@@ -1,6 +1,6 @@
-// @NAME@: exclusive-ors every byte with a key. It is an example to begin with: it changes data in both directions.
+// @NAME@: XORs every byte with a key. This example changes data in both directions.
 //
-// The functions are those of wit/deps/rbdkit-filter/filter.wit, in camel case. An error is thrown: `throw "einval"`.
+// The functions are those of wit/deps/rbdkit-filter/filter.wit, in camel case. Errors are thrown: `throw "einval"`.
 // Anything else that is thrown is a fault: the request fails, and the server's log has the stack.
 // Numbers are exact only up to 2^53, so offsets beyond 8 PiB do not work in JavaScript.
 import * as next from "rbdkit:filter/next@0.1.0";

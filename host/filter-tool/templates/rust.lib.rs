@@ -1,5 +1,4 @@
-//! @NAME@: exclusive-ors every byte with a key. It is an example to begin with: it changes data in
-//! both directions.
+//! @NAME@: XORs every byte with a key. This example changes data in both directions.
 //!
 //! The contract (wit/filter.wit of rbdkit) says what each function does. `cargo doc --open` shows
 //! the SDK.

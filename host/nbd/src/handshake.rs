@@ -3,7 +3,7 @@
 //! [`Handshake::advance`] takes complete messages off the front of the input and writes replies to
 //! `out`. An option that needs the chain comes back as a [`HandshakeAction`]. The server has to
 //! answer it (with `list`, `accept` or `refuse`) before the next `advance`, because the protocol
-//! has strictly one option at a time. A client that sends options ahead is served in order.
+//! has strictly one option at a time. Options that a client sends ahead are answered in order.
 
 use rbdkit_plugin_api::{BlockSizes, Capabilities, ExportEntry, Support};
 
@@ -82,7 +82,7 @@ enum OpenOption {
     Go,
 }
 
-/// A client's wish to look at an export or to use it.
+/// A client's request for information on an export or for its use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenRequest {
     option: OpenOption,
@@ -95,7 +95,7 @@ pub struct OpenRequest {
 }
 
 impl OpenRequest {
-    /// The client only looks at the export. The export is closed before the reply.
+    /// Whether the client only asks for information. The export is then closed before the reply.
     pub fn only_info(&self) -> bool {
         self.option == OpenOption::Info
     }
@@ -114,7 +114,7 @@ impl OpenRequest {
     }
 }
 
-/// What the server has to do before the handshake goes on.
+/// What the server has to do before the handshake continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HandshakeAction {
     /// List the exports: [`Handshake::list`] or [`Handshake::cannot_list`].
@@ -232,7 +232,7 @@ impl Handshake {
                 })));
             }
             opt::ABORT => {
-                // This option has no data. But a client that wants to leave is not refused.
+                // This option should have no data, but a client that wants to leave is not refused.
                 reply(out, option, rep::ACK, &[]);
                 return Ok(Some(HandshakeAction::Abort));
             }
@@ -304,8 +304,8 @@ impl Handshake {
     /// Answers [`HandshakeAction::Open`] if the export cannot be opened, for whatever reason. It
     /// writes nothing if the option has no error reply ([`OpenRequest::cannot_be_refused`]).
     ///
-    /// The error is ERR_UNKNOWN, in the specification's words "not available", and clients report a
-    /// missing export. With ERR_PLATFORM they would report that the server does not support the
+    /// The error is ERR_UNKNOWN ("not available" in the specification), for which clients report a
+    /// missing export. For ERR_PLATFORM they would report that the server does not support the
     /// option.
     pub fn refuse(&self, request: &OpenRequest, message: &str, out: &mut Vec<u8>) {
         if !request.cannot_be_refused() {
@@ -377,7 +377,7 @@ fn parse_open(option: u32, data: &[u8]) -> Option<OpenRequest> {
     reader.is_empty().then_some(request)
 }
 
-/// Takes the export name and the queries apart. None: the data is malformed.
+/// Parses the export name and the queries. None: the data is malformed.
 fn meta_queries(data: &[u8]) -> Option<(String, Vec<&[u8]>)> {
     let mut reader = Reader(data);
     let name = strings::parse(reader.counted()?)?;

@@ -4,18 +4,18 @@
 //! A connection has two phases. In the *handshake* ([`Handshake`]) the client sends its flags and
 //! then options, one at a time. Each option is answered at once, or becomes a [`HandshakeAction`]
 //! for which the server has to ask the chain (list the exports, open one). The *transmission* is a
-//! stream of requests: [`RequestHeader`] takes one apart, [`Session::check`] turns it into a
-//! [`Command`] or says with which error it is refused, and [`reply`] encodes the reply.
+//! stream of requests: [`RequestHeader`] parses one, [`Session::check`] turns it into a [`Command`]
+//! or an error, and [`reply`] encodes the reply.
 //!
-//! Everything that a client sends may be hostile until it has passed through here. No function
-//! panics on any input. None allocates more than a constant factor of the bytes that it was given,
-//! and every length is checked before the server waits for so many bytes. It makes no difference
-//! how the input was cut into pieces: a message is taken when it is complete. Only a header that is
-//! unacceptable alone is refused before the rest of its message has come.
+//! A client may send anything, and this crate checks all of it. No function panics on any input.
+//! None allocates more than a constant factor of the bytes that it was given, and every length is
+//! checked before the server waits for that many bytes. It makes no difference how the input was
+//! cut into pieces, because a message is parsed when it is complete. Only an invalid header is
+//! refused before the rest of its message has come.
 //!
-//! A client's mistake leads to one of two things. Either one option or request is refused (with an
-//! error reply or an errno) and the conversation goes on. Or it is a [`Violation`]: nothing that
-//! follows can be understood or trusted, and the connection ends.
+//! A client's mistake has one of two results. Either one option or request is refused (with an
+//! error reply or an errno) and the connection continues. Or it is a [`Violation`]: what follows
+//! cannot be understood or trusted, and the connection ends.
 #![forbid(unsafe_code)]
 
 mod handshake;

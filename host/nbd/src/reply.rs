@@ -1,7 +1,7 @@
 //! Replies: the bytes around a payload, and which parts of a payload need not be sent.
 //!
 //! A [`Reply`] is written as slices, the payload straight from the buffer that the layers filled.
-//! With structured replies, runs of a buffer that nobody wrote or that a layer declared zero are
+//! In structured replies, runs of a buffer that were not written or that a layer declared zero are
 //! sent as holes: a few bytes for any length.
 
 use rbdkit_plugin_api::{Buffer, Errno, Error, Extents, Fill, Span};
@@ -15,7 +15,7 @@ use super::wire::{self, reply_type, state};
 pub enum RequestKind {
     /// No special kind.
     Plain,
-    /// A zero that is only wanted if it is fast.
+    /// A zero request with the flag for fast zero.
     FastZero,
     /// A read whose reply may have only one chunk of data.
     DontFragment,
@@ -24,8 +24,8 @@ pub enum RequestKind {
 /// The error number that the client gets.
 ///
 /// The protocol has eight numbers. ENOTSUP only has a meaning in reply to a fast zero, EOVERFLOW in
-/// reply to an unfragmented read; in other replies they become EINVAL. An error that the protocol
-/// has no number for becomes EIO.
+/// reply to an unfragmented read; in other replies they become EINVAL. An error without a number in
+/// the protocol becomes EIO.
 pub fn errno(errno: Errno, kind: RequestKind) -> u32 {
     match errno {
         Errno::Eperm | Errno::Erofs => 1,
@@ -78,10 +78,10 @@ impl Body {
 }
 
 /// Holes shorter than this are sent as zeroes. A hole costs two chunk headers (its own, and that of
-/// the data behind it) and some work of the client.
+/// the data after it) and some work in the client.
 const MIN_HOLE: u32 = 4096;
 
-/// The most chunks in one reply. If there are more, the shortest hole that counts gets longer.
+/// The most chunks in one reply. If there are more, the minimum length of a hole is raised.
 const MAX_CHUNKS: usize = 64;
 
 /// A run of a read's buffer.
@@ -209,8 +209,8 @@ impl Reply {
         written >= usize::from(self.head_len)
     }
 
-    /// Copies the spliced bytes, for a client to which they cannot be spliced. Call it only before
-    /// any of them was sent.
+    /// Copies the spliced bytes into memory, for a client to which they cannot be spliced. Call it
+    /// only before any of them was sent.
     pub fn copy_spliced(&mut self) {
         self.body = match std::mem::replace(&mut self.body, Body::None) {
             Body::Lent(mut buffer) => {

@@ -15,7 +15,7 @@ pub(super) fn is_valid(text: &str) -> bool {
 
 /// The longest beginning of the text that the protocol can carry.
 pub(super) fn cut(text: &str) -> &str {
-    // For a client a NUL ends the text, or is an error.
+    // A client ends the text at a NUL, or treats a NUL as an error.
     let text = text.split('\0').next().unwrap_or_default();
     &text[..text.floor_char_boundary(MAX_STRING)]
 }

@@ -1,4 +1,4 @@
-//! The transmission phase: what a request is, and whether it may be done.
+//! The transmission phase: parses requests and checks them.
 //!
 //! The order of the checks and their errors are those of nbdkit, so that a client sees no
 //! difference: read-only first, then command and range, then flags, then length, then capabilities.
@@ -11,7 +11,7 @@ use rbdkit_plugin_api::{Capabilities, Errno, Error, Flags, MAX_REQUEST, Support}
 use super::violation::Violation;
 use super::wire::{self, Reader, cmd, cmd_flag};
 
-/// How the server encodes replies that have data or an error.
+/// The encoding of replies that have data or an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyFormat {
     /// Simple replies.
@@ -33,7 +33,7 @@ pub struct Session {
     pub base_allocation: bool,
 }
 
-/// A request as it came. Only its magic number is checked.
+/// A request's header as received. Only its magic number is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestHeader {
     /// Command flags.
@@ -53,9 +53,9 @@ pub struct RequestHeader {
 pub enum RequestPayload {
     /// Nothing.
     None,
-    /// So many bytes to write.
+    /// This many bytes to write.
     Data(u32),
-    /// So many bytes of a write that is refused.
+    /// This many bytes of a refused write.
     Skip(u32),
 }
 
@@ -107,7 +107,7 @@ impl RequestHeader {
     /// The length of a header, in bytes.
     pub const SIZE: usize = 28;
 
-    /// Takes a header apart. None: there are fewer than [`RequestHeader::SIZE`] bytes.
+    /// Parses a header. None: there are fewer than [`RequestHeader::SIZE`] bytes.
     ///
     /// # Errors
     /// The header does not begin with the magic number: what follows cannot be understood.
@@ -150,7 +150,7 @@ impl Session {
         self.reply_format == ReplyFormat::Structured
     }
 
-    /// Checks a request. The client gets the error.
+    /// Checks a request. The error is for the client.
     ///
     /// # Errors
     /// EROFS, EINVAL, ENOSPC (a write beyond the end) or ENOMEM (longer than 64 MiB).
@@ -216,8 +216,8 @@ impl Session {
     }
 
     fn check_flags(&self, header: &RequestHeader) -> Result<(), Error> {
-        // FUA is allowed on every command if it is offered: clients also set it where it means
-        // nothing.
+        // FUA is allowed on every command if it is offered, because clients also set it where it
+        // has no effect.
         let mut allowed = if self.can.fua == Support::None { 0 } else { cmd_flag::FUA };
         allowed |= match header.command {
             cmd::READ if self.is_structured() => cmd_flag::DF,

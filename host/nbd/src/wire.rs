@@ -153,7 +153,7 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_be_bytes)
     }
 
-    /// A 32-bit length and as many bytes.
+    /// A 32-bit length and that many bytes.
     pub fn counted(&mut self) -> Option<&'a [u8]> {
         let mut ahead = Reader(self.0);
         let length = ahead.u32()?;

@@ -1,19 +1,19 @@
-//! Distributing parameters between the filters and the plugin.
+//! Distributes parameters among the filters and the plugin.
 //!
 //! The rules, for the words after the plugin's name, in the order of the command line:
 //!
-//! 1. The filter nearest the client that declares the key (or has it for an alias) takes it. If it
-//!    declares `pass_on`, the layers below get it too, by the same rule.
+//! 1. The filter nearest the client that declares the key (or an alias of that name) takes it. If
+//!    it declares `pass_on`, the layers below get it too, by the same rule.
 //! 2. A key that no filter declares goes to the plugin: in order, repetitions included, as nbdkit's
 //!    plugins expect. The plugin has to declare it, unless the plugin takes other keys.
 //! 3. A bare word is the value of the plugin's magic key. It goes to the plugin even if a filter
-//!    declares that key: in `memory 1G` nobody means a filter.
+//!    declares that key, because `memory 1G` means the plugin's size.
 //! 4. A filter gets the last value of a key, as in nbdkit, unless it declares `repeat`.
-//! 5. `--filter-param FILTER:key=value` goes to that filter and nowhere else. It comes after all
-//!    the others, so it wins.
+//! 5. `--filter-param FILTER:key=value` goes only to that filter. It is assigned after all others,
+//!    so it wins.
 //!
-//! Each value is checked against its declaration before any layer sees it. A filter that takes a
-//! key which the plugin declares too hides it: the user gets a warning.
+//! Each value is checked against its declaration before any layer sees it. If a filter takes a key
+//! that the plugin declares too, the user gets a warning.
 
 use std::ffi::{OsStr, OsString};
 
@@ -73,18 +73,19 @@ pub struct Stack<'a> {
 pub enum Missing {
     /// No: the chain is about to serve.
     Refused,
-    /// Yes: the chain is only asked what it is (`--dump-plugin`).
+    /// Yes: the chain is only described (`--dump-plugin`).
     Allowed,
 }
 
 /// Which layer gets what.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Assignment {
-    /// For each filter its parameters, under their declared names, checked and canonical.
+    /// The parameters of each filter, under their declared names, checked and canonical.
     pub filters: Vec<Vec<(String, ParamValue)>>,
-    /// For the plugin, in the order of the command line, checked and as the user wrote them.
+    /// The plugin's parameters, in the order of the command line, checked and as the user wrote
+    /// them.
     pub plugin: Vec<(String, OsString)>,
-    /// What the user should be told.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
@@ -133,7 +134,7 @@ impl Assignment {
                 continue;
             }
             if declared(&stack.plugin.specs, key).is_some_and(|hidden| !hidden.hidden) {
-                // Without the value: it may be the plugin's password.
+                // Without the value, which may be the plugin's password.
                 self.warnings.push(format!(
                     "{key}=: taken by the {} filter, the {} plugin's parameter of that name is hidden",
                     filter.name, stack.plugin.name
@@ -196,7 +197,7 @@ impl Stack<'_> {
         })
     }
 
-    /// The error for a key that no layer declares. A near name may be a filter's.
+    /// The error for a key that no layer declares. It may suggest a key of a filter.
     fn unknown(&self, key: &str) -> AssignError {
         let plugin = &self.plugin;
         let visible = plugin.specs.iter().filter(|spec| !spec.hidden).map(|spec| spec.name.as_str());
@@ -228,7 +229,7 @@ impl FilterSide<'_> {
 }
 
 impl PluginSide<'_> {
-    /// The key that a bare word is the value of.
+    /// The key for a bare word.
     fn magic_key(&self, word: &OsStr) -> Result<String, AssignError> {
         let magic = self.specs.iter().find(|spec| spec.magic).map(|spec| spec.name.clone());
         magic.ok_or_else(|| AssignError::BareWord {

@@ -5,7 +5,7 @@ use rbdkit_plugin_api::ConfigError;
 /// Why the parameters of a command line do not fit the layers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AssignError {
-    /// The plugin has no magic key that a word without a key could be the value of.
+    /// A word without a key, and the plugin has no magic key.
     #[error("{plugin}: expecting key=value on the command line but got: {word}")]
     BareWord {
         /// The plugin's name.
@@ -35,7 +35,7 @@ pub enum AssignError {
         name: String,
         /// The kind of its value, in capitals.
         kind: String,
-        /// What the filter says of it.
+        /// The parameter's help text.
         help: String,
     },
     /// An option addresses a filter, and there is none at all.
@@ -46,14 +46,14 @@ pub enum AssignError {
         /// The filter that it names.
         target: String,
     },
-    /// An option addresses a filter that is not there.
+    /// An option addresses a filter that is not on the command line.
     #[error("{option} {target}: there is no such filter here, only {given}")]
     NoSuchFilter {
         /// The option.
         option: &'static str,
         /// The filter that it names.
         target: String,
-        /// The filters that are there.
+        /// The filters on the command line.
         given: String,
     },
 }

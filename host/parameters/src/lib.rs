@@ -1,8 +1,8 @@
-//! Which layer takes which parameter: decided here, for `rbdkit` and for `rbdkit-filter`.
+//! Decides which layer takes which parameter, for `rbdkit` and for `rbdkit-filter`.
 //!
 //! * [`Parameter`], [`Target`] and [`TargetedParameter`] are the words of the command line.
-//! * [`assign`] distributes them between the filters and the plugin by what these declare.
-//! * [`nearest`] finds the name that a misspelt one was probably meant to be.
+//! * [`assign`] distributes them among the filters and the plugin by their declarations.
+//! * [`nearest`] finds the name that a misspelt one probably means.
 //!
 //! Nothing here does I/O.
 #![forbid(unsafe_code)]

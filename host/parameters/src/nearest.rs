@@ -1,4 +1,4 @@
-//! Finding the name that a misspelt word was probably meant to be.
+//! Finds the name that a misspelt word probably means.
 
 /// The name that `given` is probably a misspelling of, if one is close enough: at most one edit for
 /// every three letters, and one edit for shorter words.

@@ -14,7 +14,7 @@ pub enum Parameter {
 }
 
 impl Parameter {
-    /// Splits a word at its first `=`. It is bare if what stands before it cannot be a key.
+    /// Splits a word at its first `=`. It is bare if the part before `=` cannot be a key.
     pub fn new(word: OsString) -> Parameter {
         match split_parameter(&word) {
             Some((key, value)) => Parameter::Keyed(key, value),
@@ -23,7 +23,7 @@ impl Parameter {
     }
 }
 
-/// Which of the filters is meant: by name, and which of those of that name.
+/// Names one filter: by its name, and by its number among the filters of that name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The filter's name.
@@ -64,8 +64,7 @@ pub struct TargetedParameter {
 }
 
 impl TargetedParameter {
-    /// Splits `FILTER:KEY=VALUE` into the text that names the filter, the key and the value. None
-    /// if it has another form.
+    /// Splits `FILTER:KEY=VALUE` into filter, key and value. None if it has another form.
     pub fn split(word: &OsStr) -> Option<(String, String, OsString)> {
         let (target, rest) = split_once(word, b':')?;
         let (key, value) = split_parameter(&rest)?;
@@ -73,13 +72,13 @@ impl TargetedParameter {
     }
 }
 
-/// nbdkit's rule for what can stand before `=`: a letter, then letters, digits, `.`, `_` and `-`.
+/// nbdkit's rule for a key: a letter, then letters, digits, `.`, `_` and `-`.
 fn is_key(key: &[u8]) -> bool {
     key.first().is_some_and(u8::is_ascii_alphabetic)
         && key.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
-/// Splits `key=value` at the first `=`. None if what stands before it is no key.
+/// Splits `key=value` at the first `=`. None if the part before it is not a key.
 fn split_parameter(word: &OsStr) -> Option<(String, OsString)> {
     let (key, value) = split_once(word, b'=')?;
     let key = is_key(key.as_bytes()).then(|| key.to_str())??;

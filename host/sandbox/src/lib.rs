@@ -4,29 +4,28 @@
 //! ([`Module::configure`]). Then it is a layer of the chain like any other: the chain sees no
 //! difference between a filter and a plugin. `wit/filter.wit` is the contract with the guest.
 //!
-//! A request goes this way: [`layer::handle`] asks whether the filter exports the operation. If
-//! not, the operation goes to the layer below without any guest. Otherwise [`layer::calls`] takes
-//! an instance from the pool ([`layer::pool`]) and installs the call with its buffer in the
-//! instance's store ([`guest::call`]), and the guest runs on a fiber ([`guest::instance`]). What
-//! the guest imports ([`guest::imports`]) acts on that call: `next.pread` moves the buffer on to
-//! the gate below and back.
+//! A request takes these steps: [`layer::handle`] checks whether the filter exports the operation.
+//! If not, the operation goes to the layer below without entering a guest. Otherwise
+//! [`layer::calls`] takes an instance from the pool ([`layer::pool`]) and installs the call with
+//! its buffer in the instance's store ([`guest::call`]), and the guest runs on a fiber
+//! ([`guest::instance`]). What the guest imports ([`guest::imports`]) acts on that call:
+//! `next.pread` moves the buffer on to the gate below and back.
 //!
-//! The folders see only what stands below them: this file, then `layer` and `wasi`, `guest`,
-//! `load`, `connection`, `state`.
+//! A folder imports only from folders after it in this list: this file, `layer` and `wasi`,
+//! `guest`, `load`, `connection`, `state`.
 //!
 //! Invariants:
 //! * **One call, one [`guest::call::Call`].** It is filled when a guest is entered and emptied when
 //!   the guest returns, traps or is dropped. Nothing else in a store belongs to a request. Emptying
-//!   it releases the call's lock, drops the changes that it held back and undoes the changes that
-//!   it was to undo.
+//!   it releases the call's lock, drops its held-back changes and undoes its undoable changes.
 //! * **Publish, unlock, answer**, in this order, when a call succeeds.
 //! * **A fault costs its own request.** The instance is dropped, the request gets EIO, and the next
-//!   call finds a fresh instance. A place in the pool belongs to a lease and comes back with it,
-//!   whatever happened to the instance.
-//! * **A client that has gone ends its calls**, but for finalize, close and what they ask below. An
-//!   operation below that cannot be called back keeps the call's lock, its buffer and the layer
-//!   below until it has ended ([`connection::detached`]).
-//! * **Waiting is not computing.** Time in next, locks and sleep is not on the guest's account
+//!   call finds a fresh instance. A place in the pool belongs to a lease, and dropping the lease
+//!   gives it back, whatever happened to the instance.
+//! * **When a client leaves, its calls end**, except finalize, close and the operations that these
+//!   start below. An operation below cannot be cancelled: it keeps the call's lock, its buffer and
+//!   the layer below until it has ended ([`connection::detached`]).
+//! * **Waiting is not computing.** Time in next, locks and sleep does not count as the guest's
 //!   ([`guest::clock`]).
 //! * **A payload crosses into a guest only by `buffer.read` and `buffer.write`**, and every byte
 //!   that does is counted.
@@ -34,7 +33,7 @@
 //!   layers above, and no layer below waits for those.
 //! * **Every call keeps the layer below that it began with.** A layer that was replaced ends after
 //!   its last user.
-//! * **Guest code runs before the server listens** only in `describe` and `configure`, which can
+//! * **Before the runtime starts, guest code runs** only in `describe` and `configure`, which can
 //!   wait for nothing. [`Module::configure`] may be called with or without a runtime.
 
 mod connection;
@@ -80,13 +79,13 @@ pub use wasi::grants as wasi_grants;
 /// How the host of filters is set up.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Where components are compiled that are not in the cache.
+    /// Where to compile components that are not in the cache.
     pub compiler: Compiler,
     /// What a fault costs besides its own request.
     pub on_fault: OnFault,
     /// The directory for compiled code. None: `$XDG_CACHE_HOME/rbdkit`, `/var/cache/rbdkit` for
-    /// root or `~/.cache/rbdkit`. If it cannot be made or trusted there is no cache, which only
-    /// makes starting slower.
+    /// root or `~/.cache/rbdkit`. If it cannot be created or is not private, there is no cache,
+    /// which only makes starting slower.
     pub cache_dir: Option<PathBuf>,
     /// What all filters may take together.
     pub limits: ServerLimits,
@@ -102,7 +101,7 @@ pub struct Host {
     configured: Mutex<Vec<Weak<FilterShared>>>,
 }
 
-/// A component that was loaded and has said what it is.
+/// A component that was loaded and has described itself.
 pub struct Module {
     host: Arc<Host>,
     label: String,
@@ -137,13 +136,12 @@ impl Host {
         }))
     }
 
-    /// Loads a component and asks it what it is. `label` is what messages call it until then: the
+    /// Loads a component and asks it to describe itself. Until then, messages call it `label`, the
     /// file's name.
     ///
     /// # Errors
     /// One line that begins with the label: it is not a component, uses a feature that is off,
-    /// imports what is not granted, is not a filter, or describes itself in a way that cannot be
-    /// true.
+    /// imports what is not granted, is not a filter, or has an invalid description.
     pub fn load(self: &Arc<Self>, label: &str, component: &[u8]) -> Result<Module, ConfigError> {
         self.load_checked(label, component).map_err(|why| ConfigError::new(format!("{label}: {why}")))
     }
@@ -212,12 +210,12 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<Context>> {
 }
 
 impl Module {
-    /// What the filter says of itself.
+    /// The filter's description of itself.
     pub fn description(&self) -> &Description {
         &self.description
     }
 
-    /// What it was loaded as.
+    /// The label that it was loaded with.
     pub fn label(&self) -> &str {
         &self.label
     }

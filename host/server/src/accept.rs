@@ -25,13 +25,14 @@ pub enum Listener {
     Tcp(std::net::TcpListener),
 }
 
-/// The wait after an error of `accept` that is not the client's. A connection that closes ends the
-/// wait at once: it frees what may be missing. This limit is for what other processes hold.
+/// How long to wait after an error of `accept` that the client did not cause, such as a lack of
+/// file descriptors. A connection that closes ends the wait early, because it frees descriptors.
+/// The limit of 1 s is for descriptors that other processes free.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The send buffer of a Unix socket, in bytes. The default of 208 KiB does not take a reply of 256
-/// KiB, so each such reply would wait for the client in its middle. The kernel adapts the buffers
-/// of TCP sockets itself.
+/// The send buffer of a Unix socket, in bytes. A reply of 256 KiB does not fit into the default of
+/// 208 KiB, so each such reply would have to wait for the client after its first part. The kernel
+/// adapts the buffers of TCP sockets itself.
 const SEND_BUFFER: usize = 1 << 20;
 
 /// Accepts clients until the server stops. Then it closes the listener.
@@ -109,8 +110,8 @@ fn prepare(socket: OwnedFd, address: Option<SocketAddrAny>) -> io::Result<Prepar
     Ok((self::socket(socket)?, peer, credentials))
 }
 
-/// Sets the send buffer, beyond the system's limit if the process may do that. A socket whose
-/// buffer cannot be set is served all the same.
+/// Sets the send buffer, beyond the system's limit if the process may do that. If it fails, the
+/// socket is served with the buffer that it has.
 fn widen(socket: &OwnedFd) {
     if sockopt::set_socket_send_buffer_size_force(socket, SEND_BUFFER).is_err() {
         let _ = sockopt::set_socket_send_buffer_size(socket, SEND_BUFFER);

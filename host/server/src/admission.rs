@@ -2,9 +2,8 @@
 //!
 //! Three limits apply: requests and bytes of the connection, and bytes of the whole server
 //! ([`Budget`]). The reader is the only one that admits requests, so it counts what it admitted
-//! without any synchronisation. The reply queue counts what it gave back. What is in flight is the
-//! difference. A request takes its place before its buffer, and keeps it until its reply is
-//! written.
+//! without any synchronisation. The reply queue counts what it gave back. The difference is in
+//! flight. A request is admitted before it takes its buffer, and counts until its reply is written.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,7 +78,7 @@ impl Admission {
     /// request. Call it after [`Admission::try_admit`], with all replies queued.
     ///
     /// # Errors
-    /// The client left, or the server left the client.
+    /// The client left, or the server ends the connection.
     pub async fn admit(&mut self, pages: Pages, input: &Input, end: &mut EndSignal) -> Result<(), EndReason> {
         let replies = &self.replies;
         if !self.has_room(pages) {
@@ -128,15 +127,15 @@ pub(super) fn pages_for(checked: &Result<Command, Error>) -> Pages {
             let extents = (u64::from(*length) / 512 + 1).min(MAX_LISTED_EXTENTS);
             Pages::of(extents * 40)
         }
-        // For a layer that cannot do it, the chain reads or writes in steps of this size.
+        // If the layer has no such operation, the chain reads or writes in steps of this size.
         Ok(Command::Zero { length, .. } | Command::Cache { length, .. }) => Pages::of(u64::from(*length.min(&STEP))),
         _ => Pages::default(),
     }
 }
 
-/// Returns once a client is gone that is not being read from, because it has enough in flight. A
-/// client that only closed its side may still want its replies: it counts as gone when it has got
-/// none for `patience`.
+/// Returns once the client is gone. The server does not read from it now, because its limits are
+/// used up. A client that only closed its side may still want its replies: it counts as gone when
+/// it has taken none for `patience`.
 async fn until_gone(input: &Input, replies: &ReplyQueue, patience: Duration) {
     let mut stuck = None;
     loop {

@@ -1,7 +1,7 @@
 //! The limit on bytes in flight of all connections together.
 //!
 //! A request takes the bytes of its payload when it is admitted, all at once. It gives them back
-//! when its reply was written or dropped. Waiters are served in their order, so small requests do
+//! when its reply is written or dropped. Waiters are served in their order, so small requests do
 //! not starve a large one. The crate's documentation says why no connection can hold up others for
 //! ever.
 
@@ -42,7 +42,7 @@ impl Budget {
         Budget { free: Semaphore::new(pages), waiting: AtomicUsize::new(0) }
     }
 
-    /// Takes pages if they are free and nobody waits.
+    /// Takes pages if they are free and no other request waits.
     pub fn try_take(&self, pages: Pages) -> bool {
         match self.free.try_acquire_many(pages.0) {
             Ok(permit) => {

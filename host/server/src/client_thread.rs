@@ -2,9 +2,9 @@
 //!
 //! A client that keeps sending gets a thread of its own, as long as fewer than
 //! [`MAX_CLIENT_THREADS`](super::thread_permits::MAX_CLIENT_THREADS) clients have one. The reader
-//! runs there, and waits for the socket itself where it would otherwise wait through the runtime.
-//! That saves each request two changes of threads, and sending a processor to sleep and waking it.
-//! When the client pauses, the thread ends and the connection's task goes on.
+//! runs there. The thread waits for the socket itself, where a task would wait through the runtime.
+//! That saves each request two thread switches and the time to put a processor to sleep and wake
+//! it. When the client pauses, the thread ends and the connection's task goes on.
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -12,8 +12,8 @@ use super::end::EndReason;
 use super::panics::caught;
 use super::requests::{HandOver, RequestReader};
 
-/// Runs the reader on a thread of its own until its client pauses or leaves. None cannot happen: a
-/// panic on the thread is caught.
+/// Runs the reader on a thread of its own until its client pauses or leaves. Never returns None,
+/// because panics on the thread are caught.
 pub(super) async fn read_requests(
     mut reader: RequestReader,
     permit: OwnedSemaphorePermit,

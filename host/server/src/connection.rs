@@ -40,7 +40,7 @@ async fn serve_client(server: &Arc<ServerState>, socket: (Input, Output), client
     // In a box, so that the state of the negotiation is freed before requests are served.
     let negotiation = Negotiation { server, input: &mut input, output: &output, top: &top, id };
     let negotiated = Box::pin(negotiation.run(&stop)).await;
-    // Opening took instances of filters, and the next request may be long in coming.
+    // Opening took instances of filters, and the next request may come much later.
     server.chain.pool().activity().signal();
     match negotiated {
         Ok(Some((hop, session))) => {
@@ -54,7 +54,7 @@ async fn serve_client(server: &Arc<ServerState>, socket: (Input, Output), client
             let (client, for_transmission) = (Arc::clone(&client), Arc::clone(&hop));
             transmission::serve(server, input, Arc::clone(&output), client, for_transmission, session, stop).await;
             close(&hop, id).await;
-            // The client sees the end only now: every layer has done what it had to do at the end.
+            // The socket is closed only after every layer has finished its work.
             drop(output);
         }
         Ok(None) => {}

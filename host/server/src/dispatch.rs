@@ -4,7 +4,7 @@
 //! its reply joins the reader's batch. One that has to wait becomes a task, which queues the reply
 //! when the operation ends. A long read or write of a busy client becomes a task at once if another
 //! thread may be idle. An operation is polled to its end even when its client has left. A panic in
-//! a layer fails (EIO) the request that it happened in.
+//! a layer fails only its own request, with EIO.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +20,8 @@ use super::failure_log::FailureLog;
 use super::panics::{caught, caught_now};
 use super::reply_queue::{QueuedReply, ReplyQueue, WriteFrom};
 
-/// The most extents in one reply, 512 KiB on the wire. The client asks again from where it ends.
+/// The most extents in one reply, 512 KiB on the wire. The client asks again from the end of the
+/// reply.
 const MAX_EXTENTS: usize = 1 << 16;
 
 /// What the operations of one connection share with its reader.
@@ -62,8 +63,7 @@ impl Dispatcher {
         self.replies.until(|| self.running.load(Ordering::SeqCst) == 0).await;
     }
 
-    /// Runs a read or write. `buffer` is where the data goes to or comes from. None: a task will
-    /// queue the reply.
+    /// Runs a read or write, with its data in `buffer`. None: a task will queue the reply.
     pub fn run_with_buffer(
         self: &Arc<Self>,
         ticket: Ticket,
@@ -225,7 +225,7 @@ impl Dispatcher {
         let RequestHeader { offset, length, .. } = ticket.header;
         let (id, name) = (self.client.id, ticket.header.name());
         match error.errno() {
-            // The operation was ended because the client is gone.
+            // The layer ended the operation because the client is gone.
             Errno::Eshutdown if self.client.is_gone() => {
                 tracing::debug!("connection {id}: {name} offset={offset} length={length}: {error}")
             }

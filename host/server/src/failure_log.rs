@@ -1,6 +1,6 @@
 //! The log lines about a connection's failed requests.
 //!
-//! A client that keeps asking for what fails gets its errors as fast as it asks. The log gets the
+//! A client that keeps sending failing requests gets its errors at full speed. The log gets the
 //! first lines at once, then a few each second with the number of lines that were left out. So a
 //! client cannot fill a disk with log lines. With `-v` every line is logged.
 
@@ -19,7 +19,7 @@ pub(super) struct FailureLog {
 }
 
 impl FailureLog {
-    /// For the connection of this number.
+    /// A log for the connection with this number.
     pub fn new(connection: u64) -> FailureLog {
         FailureLog { connection, rate: Rate::new(PER_SECOND, BURST) }
     }

@@ -1,10 +1,10 @@
 //! The server: sockets, connections and their requests, draining and shutdown.
 //!
-//! A connection is one task. It reads what one `read` brings, takes all complete requests out of it
-//! and runs each of them at once, in the same task. It collects the replies of operations that
+//! A connection is one task. It reads what one `read` returns, takes all complete requests out of
+//! it and runs each of them at once, in the same task. It collects the replies of operations that
 //! complete without waiting and writes them together, payloads straight from their buffers. An
-//! operation that has to wait becomes a task, which queues its reply when it ends. Nobody holds a
-//! lock over a system call. An operation is polled to its end, whatever happens to its client.
+//! operation that has to wait becomes a task, which queues its reply when it ends. No lock is held
+//! during a system call. An operation is polled to its end, whatever happens to its client.
 //!
 //! A client that keeps sending gets a thread of its own, which runs the same code
 //! ([`client_thread`]).
@@ -14,8 +14,8 @@
 //! A request counts from before its buffer is taken until its reply is written: one request towards
 //! [`ServerLimits::requests_per_connection`], its payload towards
 //! [`ServerLimits::bytes_per_connection`] and [`ServerLimits::bytes_in_all`]. At a limit the server
-//! reads nothing more from the connection. So a client that sends and does not read its replies has
-//! to stop there.
+//! reads nothing more from the connection. So a client that sends and does not read its replies is
+//! stopped.
 //!
 //! No request waits for ever at the limits:
 //!
@@ -26,10 +26,9 @@
 //! * Every limit lets the largest request through when nothing else is in flight (a smaller
 //!   [`ServerLimits`] is raised to that).
 //! * Waiters get room in the order in which they asked for it.
-//! * What is left are clients that hold bytes and do nothing: they sent half a payload, or do not
-//!   read their replies. They may do so as long as nobody else needs the bytes. When somebody waits
-//!   for bytes, the server disconnects a client that has not moved for
-//!   [`ServerLimits::stall_timeout`].
+//! * A client may hold bytes and do nothing: it sent half a payload, or does not read its replies.
+//!   It may do so as long as no other request needs the bytes. When one waits for bytes, the server
+//!   disconnects a client that has made no progress for [`ServerLimits::stall_timeout`].
 //!
 //! A client with nothing in flight costs a task of a few KiB, because connections share their
 //! receive buffers ([`receive`]). The server frees what a burst leaves behind when the burst is
@@ -37,12 +36,12 @@
 //!
 //! # The end of a connection
 //!
-//! After the client has left, or when the server stops, nothing more is read. Operations in flight
-//! run to their end. Once the client is gone, layers that only wait may end an operation early
-//! ([`Client::set_gone`](rbdkit_plugin_api::Client::set_gone)). A client is gone when it closed its
-//! side without NBD_CMD_DISC. After NBD_CMD_DISC it is gone when operations still run long after it
-//! closed its side. Replies are written as long as the client takes them. Then the layers are
-//! finalized and closed, then the socket.
+//! After the client has left, or when the server stops, the server reads nothing more. Operations
+//! in flight run to their end. Once the client is gone, layers that only wait may end an operation
+//! early ([`Client::set_gone`](rbdkit_plugin_api::Client::set_gone)). A client that closes its side
+//! without NBD_CMD_DISC is gone at once. After NBD_CMD_DISC it is gone only if operations still run
+//! [`ServerLimits::reply_timeout`] after it closed its side. The server writes replies as long as
+//! the client takes them. Then it finalizes and closes the layers, and then the socket.
 
 mod accept;
 mod admission;
@@ -121,7 +120,7 @@ impl Server {
         }
     }
 
-    /// Returns when the server is stopped. Until then it frees memory that nobody needs.
+    /// Returns when the server is stopped. Until then it frees unused memory.
     async fn trim_until(&self, stop: &Stop) {
         tokio::select! {
             () = stop.stopped() => {}

@@ -1,8 +1,8 @@
 //! The handshake of one connection: the protocol's state machine, its bytes and the chain's
 //! answers.
 //!
-//! [`Handshake`] does no I/O. [`Negotiation`] feeds it what the client sends, asks the chain what
-//! only the chain knows, and sends the replies. Each message has a time limit.
+//! [`Handshake`] does no I/O. [`Negotiation`] gives it the client's bytes, asks the chain about
+//! exports, and sends the replies. Each message has a time limit.
 
 use std::io;
 use std::sync::Arc;
@@ -55,8 +55,8 @@ impl Negotiation<'_> {
                 Some(HandshakeAction::Open(request)) => match self.open(&request).await {
                     Ok((hop, export)) => {
                         let Some(session) = handshake.accept(&request, &export, &mut out) else {
-                            // The client only looked at the export. It is closed before the reply,
-                            // so that the client can rely on that.
+                            // The client only asked about the export (INFO). The export is closed
+                            // before the reply, so the client can rely on that.
                             close(&hop, self.id).await;
                             continue;
                         };

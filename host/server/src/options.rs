@@ -50,7 +50,7 @@ pub struct ServerLimits {
     /// clients below 64 MiB, at about 10 KiB each.
     pub connections: usize,
     /// Timeout for each whole message of the handshake, in either direction. The default, 60 s, is
-    /// long enough for a person who types.
+    /// long enough for a person who types the messages.
     pub handshake_timeout: Duration,
     /// After this time the server disconnects a client that holds bytes which others wait for. The
     /// default, 10 s, is longer than a network fault that TCP survives unnoticed.
@@ -58,11 +58,11 @@ pub struct ServerLimits {
     /// At the end of a connection: after this time without progress the server stops waiting for
     /// the client to take its last replies. Default 10 s.
     pub reply_timeout: Duration,
-    /// How often a server that is in use frees the memory that nobody needed since the last time
+    /// How often a server that is in use frees the memory that was not needed since the last time
     /// ([`trim`](super::trim)).
     ///
-    /// Default 5 s: memory is free at most two intervals after the last request. A burst that comes
-    /// again within one interval finds everything as it left it. A later one spends some
+    /// Default 5 s: unused memory is freed at most two intervals after the last request. A burst
+    /// that comes again within one interval finds all its buffers. A later burst spends some
     /// milliseconds: 24 MiB of buffers are 6000 pages of half a microsecond each.
     pub trim_interval: Duration,
     /// How long a server that stops waits for all its connections. The default, 30 s, is longer
@@ -92,9 +92,8 @@ impl ServerLimits {
         self.requests_per_connection = self.requests_per_connection.max(1);
         self.bytes_per_connection = self.bytes_per_connection.max(MAX_REQUEST.into());
         self.bytes_in_all = self.bytes_in_all.max(MAX_REQUEST.into());
-        // A client that is alone then waits at its own limit. If it waited at the server's limit,
-        // it would count as a client that keeps others waiting, although the only one waiting is
-        // itself.
+        // So a single client waits at its own limit. If it waited at the server's limit, it would
+        // be treated as keeping others waiting, although only itself waits.
         self.bytes_per_connection = self.bytes_per_connection.min(self.bytes_in_all);
         self.connections = self.connections.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         self

@@ -22,8 +22,8 @@ pub(super) async fn caught<T>(future: impl Future<Output = T>) -> Result<T, Erro
 
 /// Calls a function; a panic in it becomes an error.
 ///
-/// Nobody uses what the closure captured after a panic, except for shared state of the layers. They
-/// keep it sound themselves (their locks are poisoned or recovered).
+/// After a panic, nothing uses what the closure captured, except for shared state of the layers.
+/// The layers keep that state sound themselves (their locks are poisoned or recovered).
 pub(super) fn caught_now<T>(call: impl FnOnce() -> T) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|panic| Error::new(Errno::Eio, format!("panic: {}", text(&*panic))))
 }

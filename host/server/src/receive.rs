@@ -1,8 +1,8 @@
-//! The receive buffer: what one `read` brings, and payloads that go past it.
+//! The receive buffer for what one `read` returns. Long payloads bypass it.
 //!
-//! A connection that waits for requests holds no buffer. Fewer bytes than a request's header are
-//! left over between reads, and they stay in an array of the connection. So idle clients cost very
-//! little, and a client that sends half a header costs no more.
+//! A connection that waits for requests holds no buffer. The bytes left over between reads are
+//! fewer than a request's header, and they stay in an array of the connection. So idle clients cost
+//! very little, and a client that sends half a header costs no more.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -16,12 +16,13 @@ use rbdkit_plugin_api::{Buffer, Fill, Span};
 use super::socket::{Input, read_into};
 use super::spin::SpinWait;
 
-/// The most bytes that one `read` brings. A Unix socket holds some 200 KiB by default; small
+/// The most bytes that one `read` returns. A Unix socket holds some 200 KiB by default; small
 /// requests fill less of it. 64 KiB are 2,340 requests without a payload, or 15 writes of 4 KiB.
 const MAX_READ: usize = 64 * 1024;
 
-/// The same for a client that sends long payloads: enough for a few headers. What a `read` brought
-/// of a payload has to be copied once more; the rest goes straight to where it belongs.
+/// The same for a client that sends long payloads: enough for a few headers. Payload bytes that
+/// land in the receive buffer have to be copied once more; the rest goes straight into the
+/// request's buffer.
 const MAX_READ_BEFORE_LONG: usize = 512;
 
 /// A payload from this length on, in bytes, is a long one.
@@ -30,7 +31,7 @@ const LONG: u32 = 16 * 1024;
 /// Buffers that the pool keeps: 2 MiB.
 const MAX_KEPT: usize = 32;
 
-/// Receive buffers that nobody uses.
+/// Receive buffers that are not in use.
 #[derive(Debug)]
 pub(super) struct ReceivePool {
     idle: Mutex<IdlePool<Box<[u8]>>>,
@@ -68,7 +69,7 @@ impl ReceivePool {
         self.idle().len()
     }
 
-    /// Frees the buffers that nobody has needed since the last call.
+    /// Frees the buffers that were not needed since the last call.
     pub(super) fn free_spare(&self) {
         let spare = self.idle().take_spare(0);
         drop(spare);
@@ -103,8 +104,8 @@ impl ReceiveBuffer {
         self.from += count;
     }
 
-    /// Gives the buffer back if what is left fits into `rest`. It does once all complete requests
-    /// are taken.
+    /// Gives the buffer back if the remaining bytes fit into `rest`. They fit once all complete
+    /// requests are taken.
     fn shrink(&mut self, pool: &ReceivePool) {
         let left = self.to - self.from;
         if left < self.rest.len()
@@ -121,7 +122,7 @@ impl ReceiveBuffer {
         self.long = payload >= LONG;
     }
 
-    /// Room behind what is left over, in a buffer that exists from now on.
+    /// The free space after the remaining bytes. Takes a buffer if there is none.
     fn room<'a>(bytes: &'a mut Option<Box<[u8]>>, rest: &[u8], pool: &ReceivePool, long: bool) -> &'a mut [u8] {
         let bytes = bytes.get_or_insert_with(|| {
             let mut bytes = pool.take();
@@ -159,8 +160,8 @@ impl ReceiveBuffer {
         Ok(count)
     }
 
-    /// Moves received bytes into `buffer`, from `filled` on. Returns how far `buffer` is filled
-    /// then.
+    /// Moves received bytes into `buffer`, from `filled` on. Returns up to where `buffer` is now
+    /// filled.
     pub fn fill(&mut self, buffer: &mut Buffer, filled: u32) -> u32 {
         let wanted = (buffer.len() - filled) as usize;
         let here = self.bytes();
@@ -170,9 +171,9 @@ impl ReceiveBuffer {
         filled + count as u32
     }
 
-    /// Reads the rest of a payload straight into `buffer`, and what follows it into this buffer,
-    /// which must be used up. Returns how far `buffer` is filled then; if no further than before,
-    /// the client has closed its side. The future may be dropped while it waits.
+    /// Reads the rest of a payload straight into `buffer`, and what follows it into this receive
+    /// buffer, which must be empty. Returns up to where `buffer` is now filled; if that is
+    /// `filled`, the client has closed its side. The future may be dropped while it waits.
     pub async fn read_payload(
         &mut self,
         input: &mut Input,
@@ -188,8 +189,8 @@ impl ReceiveBuffer {
         let attempt = |fd: BorrowedFd<'_>| {
             let behind = ReceiveBuffer::room(bytes, &[], pool, long);
             let mut answer = Ok((0, 0));
-            // An error in every case, so that nothing is marked here: how much was read is marked
-            // below.
+            // The closure always returns an error, so that `fill_with` marks nothing as filled. The
+            // bytes that were read are marked below.
             let _ = buffer.fill_with(wanted, |payload| {
                 answer = read_into(fd, payload, behind);
                 Err(())
@@ -212,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_that_comes_back_is_activity_and_is_gone_two_looks_later() {
+    fn a_returned_buffer_counts_as_activity_and_is_freed_two_checks_later() {
         let activity = Arc::new(Activity::default());
         let pool = ReceivePool::new(Arc::clone(&activity));
         pool.give_back(pool.take());

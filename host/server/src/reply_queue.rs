@@ -1,10 +1,10 @@
 //! [`ReplyQueue`]: replies on their way to the client.
 //!
-//! A connection has at most one writer at a time. Whoever queues replies and finds no writer
-//! becomes it, takes the whole queue as a batch and writes it. The writer owns its batch, so no
-//! lock is held over a system call. When the socket is full, the batch moves to a task that waits
-//! for the socket, and the thread that wrote goes on. A request gives back its place in flight as
-//! soon as its reply is written.
+//! A connection has at most one writer at a time. A thread that queues replies and finds no writer
+//! becomes the writer. It takes the whole queue as a batch and writes it. The writer owns its
+//! batch, so no lock is held over a system call. When the socket is full, the batch moves to a task
+//! that waits for the socket, and the thread that wrote goes on. A request stops counting as in
+//! flight as soon as its reply is written.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -32,7 +32,7 @@ type Batch = VecDeque<QueuedReply>;
 #[derive(Debug, Default)]
 struct State {
     queue: Batch,
-    /// There is a writer. It will look at the queue again before it stops.
+    /// There is a writer. It checks the queue again before it stops.
     writing: bool,
     /// An empty queue that keeps its memory for the next batch.
     spare: Batch,
@@ -45,12 +45,12 @@ const MAX_SLICES: usize = 128;
 /// System calls that a writer makes before it lets other tasks run.
 const MAX_CALLS: usize = 16;
 
-/// How long a client's thread waits until the client takes replies. Then it leaves that to a task
-/// and reads on: the client may be one that sends everything before it reads anything.
+/// How long a client's thread waits for the client to take replies. After that a task writes them
+/// and the thread reads on, because some clients send everything before they read anything.
 ///
 /// A client that reads makes room as soon as it gets a processor. On a busy machine that takes some
-/// milliseconds. Waiting in place saves two changes of threads, and requests that the thread could
-/// read in the meantime would only wait as well.
+/// milliseconds. Waiting on this thread saves two thread switches, and requests that it could read
+/// in the meantime would only wait as well.
 const MAX_WRITE_WAIT: Duration = Duration::from_millis(50);
 
 /// Who calls [`ReplyQueue::send`].
@@ -67,7 +67,7 @@ pub(super) enum WriteFrom {
 pub(super) struct ReplyQueue {
     output: Arc<Output>,
     budget: Arc<Budget>,
-    /// After this time the writer gives up a client that takes nothing while others wait for the
+    /// After this time the writer disconnects a client that takes nothing while others wait for the
     /// bytes that it holds.
     stall: Duration,
     state: Mutex<State>,
@@ -86,7 +86,7 @@ pub(super) struct ReplyQueue {
 }
 
 enum Progress {
-    /// The queue is empty, and there is no writer any more.
+    /// The queue is empty, and the caller is no longer the writer.
     Done,
     /// The socket is full.
     Full,
@@ -270,8 +270,8 @@ impl ReplyQueue {
         self.discard(batch);
     }
 
-    /// Drops the writer's batch and the queue; there is no writer then. Whoever queues more becomes
-    /// the writer, fails at once and comes here again.
+    /// Drops the writer's batch and the queue; after that there is no writer. The next thread that
+    /// queues a reply becomes the writer, fails at once and calls this again.
     fn discard(&self, batch: Batch) {
         self.drop_all(batch);
         let queued = {
@@ -330,8 +330,8 @@ impl ReplyQueue {
     /// connection's task calls it.
     pub async fn until(&self, ready: impl Fn() -> bool) {
         loop {
-            // First announce the wait, then check. Others change something first and check for a
-            // waiter afterwards. So one side always sees the other.
+            // First announce the wait, then check. Other threads first make their change, and then
+            // check for a waiter. So one side always sees the other.
             self.waiting.store(true, Ordering::SeqCst);
             if ready() {
                 break;

@@ -1,9 +1,9 @@
-//! [`RequestReader`]: reads the requests of one client and has each of them run.
+//! [`RequestReader`]: reads the requests of one client and starts each of them.
 //!
-//! The reader takes all complete requests out of what one `read` brings and dispatches them one
+//! The reader takes all complete requests out of what one `read` returns and dispatches them one
 //! after the other. Replies that are ready at once are collected in a batch and written together,
-//! before the reader waits for the client again. For a request that finds no room in flight the
-//! reader waits, and so reads nothing more from that client.
+//! before the reader waits for the client again. When a request would exceed a limit on what is in
+//! flight, the reader waits. Meanwhile it reads nothing more from that client.
 //!
 //! The same code runs in two places: in the connection's task, where it waits through the runtime,
 //! or on a thread of its own (`client_thread`), where the thread itself waits for the socket
@@ -29,8 +29,8 @@ use super::spin::SpinWait;
 use super::state::ServerState;
 use super::stop::Stop;
 
-/// The most replies in a batch. A longer batch saves no system call worth having, and delays its
-/// first reply.
+/// The most replies in a batch. A longer batch would save hardly any system calls, and would delay
+/// its first reply.
 const MAX_BATCH: usize = 32;
 
 /// The most bytes in a batch: about what a socket takes at once.
@@ -51,7 +51,7 @@ const MIN_FOR_IDLE_THREAD: Pages = Pages((128 << 10) / 4096);
 /// Starting a thread costs about as much as five requests.
 const BUSY_AFTER: u32 = 16;
 
-/// A client that sends nothing for so long is not busy.
+/// A client that sends nothing for this long is not busy.
 const MAX_GAP: Duration = Duration::from_millis(10);
 
 /// After this many empty waits (100 ms in all, see [`SpinWait::MAX_SLEEP`]) the thread stops
@@ -121,7 +121,7 @@ impl RequestReader {
         self.in_a_row = 0;
     }
 
-    /// From now on the reader waits as a thread that serves nobody else.
+    /// From now on the reader waits as a thread that serves only this client.
     pub fn wait_as_thread(&mut self) {
         self.spin = Some(SpinWait::new(self.server.thread_permits.clone()));
     }
@@ -234,7 +234,7 @@ impl RequestReader {
         };
         let mut handled = pages.bytes();
         if let Some(reply) = reply {
-            // A hole is a few bytes on the wire, however long it is, and nobody copied any.
+            // A hole is a few bytes on the wire, however long it is, and none were copied.
             if is_read {
                 handled = reply.reply.length() as u64;
             }
@@ -270,7 +270,7 @@ impl RequestReader {
     /// Lets other tasks run after each turn, so that no client's flood of requests starves others.
     async fn yield_after_turn(&mut self) {
         if self.spin.is_some() {
-            // Nobody else needs this thread.
+            // No other task needs this thread.
             return;
         }
         if self.turn >= MAX_TURN || self.turn_bytes >= MAX_TURN_BYTES {
@@ -350,8 +350,7 @@ impl RequestReader {
         }
     }
 
-    /// After the last request: returns when the client has closed its side, or sends what it must
-    /// not send any more.
+    /// After the last request: returns when the client has closed its side, or sends anything more.
     pub async fn until_closed(&mut self) {
         let _ = self.received.read(&mut self.input, &self.server.receive_pool, None).await;
     }

@@ -1,10 +1,10 @@
-//! A client's bytes: a socket, or a pair of pipes, never blocking.
+//! Non-blocking I/O with a client over a socket or a pair of pipes.
 //!
 //! A reader waits in one of two ways. A task waits through the runtime, which costs nothing while
 //! nothing comes. A thread that serves one busy client waits itself ([`SpinWait`]). While it does,
 //! the runtime must not watch the same socket: otherwise each request would wake two threads. For
-//! the same reason nobody watches for room to write until a write found none: a Unix socket reports
-//! room after every reply that the client takes.
+//! the same reason the runtime watches for room to write only after a write found none: a Unix
+//! socket reports room after every reply that the client takes.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -29,8 +29,8 @@ pub(super) fn socket(socket: OwnedFd) -> io::Result<(Input, Output)> {
     Ok((input, Output { input: Arc::clone(&fd), fd, is_socket: true, restore: Vec::new() }))
 }
 
-/// A client's two directions over two files, usually standard input and output. They are not
-/// blocking until the output is dropped.
+/// A client's two directions over two files, usually standard input and output. They are
+/// non-blocking until the output is dropped.
 pub(super) fn pair(input: OwnedFd, output: OwnedFd) -> io::Result<(Input, Output)> {
     let mut restore = Vec::new();
     for fd in [&input, &output] {
@@ -49,7 +49,7 @@ pub(super) fn pair(input: OwnedFd, output: OwnedFd) -> io::Result<(Input, Output
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Closed {
     Nothing,
-    /// The client sends no more. A TCP socket tells no more than that; its client may still read.
+    /// The client sends no more. A TCP socket reports only this; its client may still read.
     Input,
     /// The client is gone.
     Both,
@@ -65,7 +65,7 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// What the client has closed, even if not all that it sent before was read.
+    /// What the client has closed, even if earlier bytes are still unread.
     pub fn closed(&self) -> Closed {
         let mut fds = [PollFd::new(&self.fd, PollFlags::RDHUP)];
         let _ = poll(&mut fds, Some(&Timespec::default()));
@@ -80,8 +80,8 @@ impl Input {
     }
 
     /// Waits until there is something to read, then lets `attempt` read it. `attempt` returns how
-    /// many bytes it read and how many it had room for. It is called again if there was nothing
-    /// after all. The future may be dropped while it waits.
+    /// many bytes it read and how many it had room for. It is called again if there was nothing to
+    /// read after all. The future may be dropped while it waits.
     pub async fn read(
         &mut self,
         mut attempt: impl FnMut(BorrowedFd<'_>) -> io::Result<(usize, usize)>,
@@ -108,7 +108,7 @@ impl Input {
         }
     }
 
-    /// Like [`Input::read`], but the thread itself waits, a little longer than
+    /// Like [`Input::read`], but the thread itself waits, for a little longer than
     /// [`SpinWait::MAX_SLEEP`] at most.
     ///
     /// # Errors
@@ -151,7 +151,7 @@ pub(super) struct Output {
     /// The other direction, often the same file.
     input: Arc<OwnedFd>,
     is_socket: bool,
-    /// The files' flags from before, if others may share the files.
+    /// The files' original flags, if other processes may share the files.
     restore: Vec<(OwnedFd, OFlags)>,
 }
 
@@ -167,14 +167,14 @@ impl Output {
         })
     }
 
-    /// Sends the spliced bytes of a buffer, as far as it fits without waiting. None: nothing fits.
+    /// Sends as many of the buffer's spliced bytes as fit without waiting. None: nothing fits.
     ///
     /// # Errors
     /// `InvalidInput`: spliced bytes cannot be sent to this kind of file.
     pub fn try_splice(&self, buffer: &mut Buffer) -> io::Result<Option<usize>> {
         let sent = buffer.splice_out(|output, left| {
             let spliced = without_waiting(|| splice(output, None, &self.fd, None, left, SpliceFlags::NONBLOCK))?;
-            // The pipe is not empty, so it is the client who has no room.
+            // The buffer's pipe is not empty, so the client's socket has no room.
             spliced.ok_or_else(|| io::ErrorKind::WouldBlock.into())
         });
         match sent {
@@ -189,7 +189,7 @@ impl Output {
         // The runtime may watch the input under its own descriptor; this is another descriptor of
         // the same socket.
         let Ok(fd) = self.fd.try_clone() else {
-            // The process has no descriptors left. That costs the client a little time.
+            // The process has no descriptors left. Retrying after 1 ms costs the client little.
             tokio::time::sleep(Duration::from_millis(1)).await;
             return Ok(());
         };
@@ -214,8 +214,8 @@ impl Output {
         Ok(())
     }
 
-    /// Ends both directions of a socket and so wakes everybody who waits for it. Pipes end when
-    /// they are closed.
+    /// Ends both directions of a socket, which wakes every thread and task that waits for it. Pipes
+    /// end when they are closed.
     pub fn shut_down(&self) {
         let _ = rustix::net::shutdown(&self.input, Shutdown::Both);
         if !Arc::ptr_eq(&self.input, &self.fd) {

@@ -1,17 +1,16 @@
 //! [`SpinWait`]: how a thread waits for the one client that it serves.
 //!
-//! Putting a processor to sleep and waking it costs several times what a request does. So the
+//! Putting a processor to sleep and waking it costs several times as much as a request. So the
 //! thread first spins: it tries to read again and again, for [`SpinWait::MAX_SPIN`] at most. Then
 //! it waits in the kernel.
 //!
 //! Spinning only pays for a client whose next request follows a reply within microseconds. The
-//! thread learns from each wait whether its client is one. After a spin without success the next
-//! wait goes to the kernel at once; after another the next two, then four and so on, up to
-//! [`SpinWait::MAX_SLEEPS`]; then the thread tries to spin again. A spin that succeeds resets the
-//! count to one.
+//! thread learns from each wait whether its client is like that. After a failed spin, the next wait
+//! goes to the kernel at once, and then the thread spins again. After each further failed spin that
+//! number of waits doubles, up to [`SpinWait::MAX_SLEEPS`]. A successful spin resets it to one.
 //!
-//! No thread spins while more clients have a thread than half of the processors: the clients need
-//! processors, too.
+//! No thread spins while more clients have a thread than half the number of processors, because the
+//! clients need processors too.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -22,9 +21,9 @@ use super::thread_permits::ThreadPermits;
 #[derive(Debug)]
 pub(super) struct SpinWait {
     threads: ThreadPermits,
-    /// So many waits go to the kernel at once before the next spin.
+    /// How many more waits go to the kernel at once before the next spin.
     sleeps_left: u32,
-    /// So many waits go to the kernel after the next spin that fails.
+    /// How many waits go to the kernel after the next failed spin.
     penalty: u32,
 }
 
@@ -40,23 +39,23 @@ pub(super) enum WaitPhase {
 }
 
 impl SpinWait {
-    /// The longest wait in the kernel. Then the caller checks whether the server stops.
+    /// The longest wait in the kernel. After it the caller checks whether the server stops.
     pub const MAX_SLEEP: Duration = Duration::from_millis(20);
 
     /// The longest spin. A client on the same machine with one request in flight sends the next one
     /// within 10 to 30 us. Waking a processor of a virtual machine takes as long.
     const MAX_SPIN: Duration = Duration::from_micros(50);
 
-    /// With one spin in 64 waits, failed spins cost less than a microsecond for each request.
+    /// With one spin of 50 us in 64 waits, failed spins cost less than a microsecond per request.
     const MAX_SLEEPS: u32 = 64;
 
-    /// For a client that nothing is known of.
+    /// For a client about which nothing is known yet.
     pub fn new(threads: ThreadPermits) -> SpinWait {
         SpinWait { threads, sleeps_left: 0, penalty: 1 }
     }
 
-    /// Waits a little. Call it each time there is nothing to read yet. `sleep` waits in the kernel
-    /// for [`SpinWait::MAX_SLEEP`] at most and returns false if nothing came.
+    /// Waits for a short time. Call it each time there is nothing to read yet. `sleep` waits in the
+    /// kernel for [`SpinWait::MAX_SLEEP`] at most and returns false if nothing came.
     ///
     /// # Errors
     /// `TimedOut`: nothing came. Otherwise the error of `sleep`.

@@ -22,7 +22,7 @@ pub(super) struct ServerState {
     pub connection_permits: Arc<Semaphore>,
     /// One permit for each client that has a thread.
     pub thread_permits: ThreadPermits,
-    /// Notified when a connection has closed: there may be free file descriptors again.
+    /// Notified when a connection has closed, because file descriptors may be free again.
     pub connection_closed: Notify,
     next_id: AtomicU64,
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// Stops everything that was given a clone of it. It stays stopped.
+/// A stop signal that all its clones share. Once stopped, it stays stopped.
 #[derive(Clone, Debug)]
 pub struct Stop(Arc<watch::Sender<bool>>);
 
@@ -20,7 +20,7 @@ impl Stop {
         Stop(Arc::new(watch::Sender::new(false)))
     }
 
-    /// From now on there are no new clients and no new requests. It may be called from anywhere,
+    /// From now on there are no new clients and no new requests. It may be called from any thread,
     /// any number of times.
     pub fn stop(&self) {
         self.0.send_replace(true);

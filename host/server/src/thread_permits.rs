@@ -4,8 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The most clients that have a thread at a time. No machine has so many processors that more
-/// threads would help; further busy clients share the runtime's threads.
+/// The most clients that have a thread at a time. More threads would help on no usual machine;
+/// further busy clients share the runtime's threads.
 pub(super) const MAX_CLIENT_THREADS: usize = 64;
 
 /// The permits of a server. A clone shares them.

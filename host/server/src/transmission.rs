@@ -1,7 +1,7 @@
 //! The transmission phase of one connection, from its first request to its last reply.
 //!
-//! [`RequestReader`] reads and dispatches requests, in this task or on a thread of its own. When
-//! they end, nothing more is read. Operations in flight run to their end, and their replies are
+//! [`RequestReader`] reads and dispatches requests, in this task or on a thread of its own. When it
+//! returns, nothing more is read. Operations in flight run to their end, and their replies are
 //! written as long as the client takes them.
 
 use std::sync::Arc;
@@ -53,7 +53,7 @@ pub(super) async fn serve(
     client.set_gone();
 }
 
-/// Reads requests to the last, here and on a thread in turn. None cannot happen (see
+/// Reads all requests, alternately in this task and on a thread. Never returns None (see
 /// [`client_thread::read_requests`]).
 async fn read_all(mut reader: RequestReader) -> Option<(RequestReader, EndReason)> {
     loop {

@@ -1,26 +1,27 @@
-//! Frees what the server kept for the next burst when no burst comes.
+//! Frees memory that the server kept for a next burst, if no burst comes.
 //!
 //! Free buffers, pipes and instances of filters are kept, because making them costs more than a
 //! request. The C library also keeps freed memory, in an arena for each thread. So a burst leaves
-//! memory behind. While the server is in use, it frees every
-//! [`trim_interval`](super::options::ServerLimits::trim_interval) what nobody has needed since the
-//! last time. After a whole interval without any use it frees all of that, makes the C library give
-//! its free pages back to the system, and sleeps until the server is used again. So it never wakes
-//! an idle server.
+//! memory behind. While the server is in use, this task runs once every
+//! [`trim_interval`](super::options::ServerLimits::trim_interval) and frees what was not needed
+//! since the last time. After a whole interval without any use it frees the rest, makes the C
+//! library give its free pages back to the system, and sleeps until the server is used again. So it
+//! never wakes an idle server.
 //!
-//! The cost for requests: a load where a buffer comes back and where replies were written
-//! ([`Activity`]), and a comparison where something is taken ([`IdlePool`]). What is needed in
-//! every interval stays, so a steady load never has to make anything anew.
+//! The cost for requests is a load when a buffer comes back and when replies were written
+//! ([`Activity`]), and a comparison when something is taken ([`IdlePool`]). What is needed in every
+//! interval stays, so under a steady load nothing is freed and allocated again.
 //!
-//! [`IdlePool`]: rbdkit_plugin_api::idle::IdlePool [`Activity`]: rbdkit_plugin_api::idle::Activity
+//! [`IdlePool`]: rbdkit_plugin_api::idle::IdlePool
+//! [`Activity`]: rbdkit_plugin_api::idle::Activity
 
 use std::sync::Arc;
 
 use super::state::ServerState;
 
 /// A server that is in use gives free pages back to the system in every 12th round, once a minute
-/// by default. It takes the locks of the allocator, and pages given back too early have to be asked
-/// for again.
+/// by default. Doing so takes the allocator's locks, and the system has to supply again pages that
+/// were given back too early.
 const ROUNDS_BETWEEN_PAGES: u32 = 12;
 
 /// What one round does.
@@ -66,7 +67,8 @@ pub(super) async fn run(server: &Arc<ServerState>) {
         activity.wait().await;
         loop {
             tokio::time::sleep(server.options.limits.trim_interval).await;
-            // Asked before anything is freed: what comes back from now on is new activity.
+            // Taken before anything is freed, so that what comes back from now on counts as new
+            // activity.
             let since_last = if activity.take() { Use::InUse } else { Use::Idle };
             let round = schedule.next(since_last);
             let server = Arc::clone(server);

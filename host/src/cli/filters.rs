@@ -1,4 +1,4 @@
-//! The options about filters: which there are, and what each of them gets.
+//! The options about filters: which filters to load, their parameters and their limits.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use rbdkit_plugin_api::{ConfigError, hex};
 use super::options::{FilterOption, Options};
 use super::values::{error, path};
 
-/// What a fault of a filter ends besides its request.
+/// What ends besides the request when a filter has a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FilterFault {
     /// Nothing.
@@ -32,12 +32,12 @@ pub enum FilterSource {
     File {
         /// The file.
         path: PathBuf,
-        /// The digest that the file has to have.
+        /// The digest that the file must have.
         sha256: Option<Sha256>,
     },
 }
 
-/// A change to what a filter may use.
+/// A change of a filter's limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilterLimit {
     /// The filter; none for all of them.
@@ -57,7 +57,7 @@ pub(super) fn filters(given: &Options) -> Result<Vec<FilterSource>, ConfigError>
     given.filters.iter().map(source).collect()
 }
 
-/// A name, or as in nbdkit a path.
+/// A filter given by its name or, as in nbdkit, by a path.
 fn named_filter(value: &OsStr) -> Result<FilterSource, ConfigError> {
     let name = value.to_string_lossy();
     if name.ends_with(".so") {

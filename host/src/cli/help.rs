@@ -7,22 +7,22 @@ use rbdkit_plugin_api::schema::{ParamKind, ParamSpec};
 
 use super::options::{self, OptionHelp};
 
-/// Characters of a line before the explanation begins.
+/// The column at which the explanation begins, in characters.
 const COLUMN: usize = 34;
 
-/// What `--help` says of a filter.
+/// What `--help` shows of a filter.
 pub struct FilterHelp<'a> {
     /// Its name.
     pub name: &'a str,
     /// For people.
     pub longname: &'a str,
-    /// What it says of itself.
+    /// Its own help text.
     pub help: &'a str,
     /// Its parameters.
     pub specs: &'a [ParamSpec],
 }
 
-/// How the program is used, with the built-in plugins and filters.
+/// The usage of the program, with the built-in plugins and filters.
 pub fn usage<'a>(plugins: impl Iterator<Item = &'a PluginInfo>, filters: impl Iterator<Item = &'a str>) -> String {
     let mut text = String::from(
         "Usage: rbdkit [OPTIONS] [--filter=NAME | --wasm-filter=FILE ...] PLUGIN [[KEY=]VALUE ...]\
@@ -127,8 +127,7 @@ fn explanation(spec: &ParamSpec) -> String {
     text
 }
 
-/// Filters may end their sentences with a full stop, plugins do not. A line looks the same for
-/// both.
+/// Filters may end their sentences with a full stop, plugins do not. This makes both look the same.
 fn without_full_stop(help: &str) -> &str {
     match help.strip_suffix('.') {
         Some(sentence) if !sentence.ends_with('.') => sentence,

@@ -22,11 +22,11 @@ pub enum Listen {
     },
     /// A Unix socket of this name.
     Unix(PathBuf),
-    /// A Unix socket in a directory that nobody else may enter.
+    /// A Unix socket in a private directory.
     PrivateUnix,
     /// One client, on standard input and output.
     Single,
-    /// This many sockets from file descriptor 3 on, on which the parent process listens already
+    /// This many listening sockets that the parent process passed on, from file descriptor 3 on
     /// (socket activation).
     Inherited(u32),
 }
@@ -42,7 +42,7 @@ pub enum Families {
     Ipv6,
 }
 
-/// What the environment says of sockets that the parent process passes on.
+/// The environment variables of socket activation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inherited {
     /// `LISTEN_PID`.
@@ -54,8 +54,8 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// How many sockets are passed on to this process. None if the variables are not set, or for
-    /// another process.
+    /// How many sockets are passed on to this process. None if the variables are not set, or are
+    /// meant for another process.
     fn sockets(&self) -> Result<Option<u32>, ConfigError> {
         let (Some(pid), Some(fds)) = (&self.pid, &self.fds) else {
             return Ok(None);
@@ -71,7 +71,7 @@ impl Inherited {
     }
 }
 
-/// Where clients come from, by the options and the environment.
+/// Decides where clients come from, by the options and the environment.
 ///
 /// # Errors
 /// One line that names the options that exclude one another, or the value that is wrong.
@@ -91,7 +91,7 @@ pub(super) fn listen(given: &Options, inherited: &Inherited) -> Result<Listen, C
     }
 }
 
-/// The options that make no sense with sockets that are inherited.
+/// The given options that cannot be used with inherited sockets.
 fn sockets_of_our_own(given: &Options) -> impl Iterator<Item = &'static str> {
     named([
         (given.ipaddr.is_some(), "-i"),
@@ -127,7 +127,7 @@ fn tcp(given: &Options) -> Result<Listen, ConfigError> {
     let families = match (given.ipv4_only, given.ipv6_only) {
         (false, false) => Families::Both,
         (true, false) => Families::Ipv4,
-        // nbdkit lets the last one win. Nobody means both, so the order is not kept.
+        // In nbdkit the last one wins. Giving both has no use, so the order is not kept.
         (_, true) => Families::Ipv6,
     };
     let address = given.ipaddr.as_ref().map(|address| text("--ipaddr", address)).transpose()?;

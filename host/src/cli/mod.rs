@@ -1,14 +1,14 @@
 //! From the words of the command line to one checked [`Plan`].
 //!
-//! Every mistake that can be found without loading anything is found here. So nothing has been
-//! started yet when the user reads the one line about it. Options, their combinations and the rule
-//! that makes a word `key=value` or a bare value are nbdkit's.
+//! This finds every mistake that can be found without loading anything. So nothing has been started
+//! yet when the user reads about it. Options, their combinations and the rule that makes a word
+//! `key=value` or a bare value are nbdkit's.
 //!
-//! * [`options`] takes the command line apart, [`plan`] checks it. What belongs to one subject is
-//!   in [`listen`], [`filters`] and [`messages`].
+//! * [`options`] parses the command line, [`plan`] checks it. [`listen`], [`filters`] and
+//!   [`messages`] each have one subject.
 //! * [`help`] writes the texts of `--help`.
 //!
-//! Nothing here does I/O, and nothing here knows the protocol, the server or the sandbox.
+//! Nothing here does I/O or uses the protocol, the server or the sandbox.
 #![forbid(unsafe_code)]
 
 mod filters;

@@ -1,8 +1,8 @@
-//! The options of the program, each written down once: the parser, `--help`, `--long-options` and
-//! the tests all read [`Options`].
+//! The options of the program. Each is defined once: the parser, `--help`, `--long-options` and the
+//! tests all read [`Options`].
 //!
-//! clap takes the command line apart, configured to behave as getopt_long does for nbdkit: options
-//! may stand anywhere, the last of a repeated option wins, long names may be shortened, an option's
+//! clap parses the command line, configured to behave as getopt_long does for nbdkit: options may
+//! stand anywhere, the last of a repeated option wins, long names may be shortened, an option's
 //! value may begin with `-`, and `--` ends options. No value is checked here.
 
 use std::ffi::OsString;
@@ -13,7 +13,7 @@ use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser};
 use rbdkit_parameters::nearest;
 use rbdkit_plugin_api::ConfigError;
 
-/// The command line, taken apart. The comments are the texts of `--help`, in its order.
+/// The parsed command line. The comments are the texts of `--help`, in its order.
 #[derive(Debug, Parser)]
 #[command(name = "rbdkit", no_binary_name = true, disable_help_flag = true, disable_version_flag = true)]
 #[command(infer_long_args = true, args_override_self = true)]
@@ -26,7 +26,7 @@ pub(super) struct Options {
     #[arg(short = '6', long = "ipv6-only")]
     pub(super) ipv6_only: bool,
 
-    /// Set a debug flag of a plugin, a filter or (NAME = nbdkit) the server
+    /// Set a debug flag of a plugin, a filter, or the server (NAME is nbdkit)
     #[arg(short = 'D', long = "debug", value_name = "NAME.FLAG=N")]
     pub(super) debug: Vec<OsString>,
 
@@ -34,7 +34,7 @@ pub(super) struct Options {
     #[arg(long = "dump-config")]
     pub(super) dump_config: bool,
 
-    /// Print what is known of the plugin and the filters, and exit
+    /// Print information about the plugin and the filters, and exit
     #[arg(long = "dump-plugin")]
     pub(super) dump_plugin: bool,
 
@@ -50,11 +50,11 @@ pub(super) struct Options {
     #[arg(long = "filter", value_name = "NAME")]
     filter: Vec<OsString>,
 
-    /// Change what filters may use, for example cow:memory=128M
+    /// Change a limit of filters, for example cow:memory=128M
     #[arg(long = "filter-limit", value_name = "[FILTER:]RESOURCE=VALUE")]
     pub(super) filter_limit: Vec<OsString>,
 
-    /// A fault of a filter fails its request, ends the connection, or ends the server
+    /// When a filter has a fault, fail the request, end the connection, or end the server
     #[arg(long = "filter-on-fault", value_name = "error|disconnect|exit")]
     pub(super) filter_on_fault: Option<OsString>,
 
@@ -170,7 +170,7 @@ pub(super) struct Options {
     #[arg(long = "tls-verify-peer")]
     pub(super) tls_verify_peer: bool,
 
-    /// Listen on this Unix socket; - makes a private one
+    /// Listen on this Unix socket; - creates a private one
     #[arg(short = 'U', long = "unix", value_name = "SOCKET")]
     pub(super) unix: Option<OsString>,
 
@@ -194,7 +194,7 @@ pub(super) struct Options {
     #[arg(long = "wasm-filter", value_name = "FILE[@sha256:HEX]")]
     wasm_filter: Vec<OsString>,
 
-    // A comment here would be a help text: the plugin's name and its parameters.
+    // The plugin's name and its parameters. (A doc comment would become a help text.)
     #[arg(num_args = 0..)]
     pub(super) words: Vec<OsString>,
 
@@ -210,7 +210,7 @@ pub(super) enum FilterOption {
     File(OsString),
 }
 
-/// Takes the words after the program's name apart.
+/// Parses the words after the program's name.
 ///
 /// # Errors
 /// One line for an option that does not exist, lacks its value or has one that it should not.
@@ -244,7 +244,7 @@ pub(super) struct OptionHelp {
     pub(super) short: Option<char>,
     /// All long names.
     pub(super) long: Vec<String>,
-    /// What stands for its value; none for a switch.
+    /// The placeholder for its value; none for a switch.
     pub(super) value: Option<String>,
     /// One sentence.
     pub(super) help: String,
@@ -280,7 +280,8 @@ fn one_line(error: &clap::Error) -> ConfigError {
         ErrorKind::UnknownArgument => unknown(&option),
         ErrorKind::InvalidValue => format!("option '{option}' requires an argument"),
         ErrorKind::TooManyValues => format!("option '{option}' does not take an argument"),
-        // Nothing else can come of the arguments above; if it does, its first line says what.
+        // clap gives no other errors for these definitions. If it does, the first line is the
+        // message.
         _ => {
             let text = error.to_string();
             text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_string()
@@ -291,7 +292,7 @@ fn one_line(error: &clap::Error) -> ConfigError {
 fn unknown(option: &str) -> String {
     let names: Vec<String> = all().flat_map(|option| option.long).collect();
     let Some(given) = option.strip_prefix("--") else {
-        return format!("unknown option '{option}' (--help lists those there are)");
+        return format!("unknown option '{option}' (--help lists all options)");
     };
     let begun: Vec<String> =
         names.iter().filter(|name| name.starts_with(given)).map(|name| format!("--{name}")).collect();
@@ -300,7 +301,7 @@ fn unknown(option: &str) -> String {
     }
     match nearest(given, names.iter().map(String::as_str)) {
         Some(name) => format!("unknown option '{option}': did you mean --{name}?"),
-        None => format!("unknown option '{option}' (--help lists those there are)"),
+        None => format!("unknown option '{option}' (--help lists all options)"),
     }
 }
 
@@ -374,9 +375,9 @@ mod tests {
     fn mistakes_are_one_line() {
         for (args, message) in [
             (&["--redonly"][..], "unknown option '--redonly': did you mean --readonly?"),
-            (&["--bogus-thing"], "unknown option '--bogus-thing' (--help lists those there are)"),
-            (&["-x"], "unknown option '-x' (--help lists those there are)"),
-            (&["-fx"], "unknown option '-x' (--help lists those there are)"),
+            (&["--bogus-thing"], "unknown option '--bogus-thing' (--help lists all options)"),
+            (&["-x"], "unknown option '-x' (--help lists all options)"),
+            (&["-fx"], "unknown option '-x' (--help lists all options)"),
             (
                 &["--sel", "x", "--si", "--t", "1"],
                 "option '--t' may mean --threads or --timeout or --tls or --tls-certificates or --tls-psk \

@@ -18,13 +18,13 @@ use super::values::{error, path, text, whole_number};
 pub enum Action {
     /// Serve.
     Serve,
-    /// Print the usage, and the parameters of the plugin and filters given.
+    /// Print the usage, and the parameters of the given plugin and filters.
     Help,
-    /// Print the version, and that the plugin and filters given can be loaded.
+    /// Print the version, after checking that the given plugin and filters can be loaded.
     Version,
     /// Print how the program was built.
     DumpConfig,
-    /// Print what is known of the plugin.
+    /// Print information about the plugin.
     DumpPlugin,
     /// Print the one-letter options.
     ShortOptions,
@@ -39,7 +39,7 @@ pub struct Plan {
     pub action: Action,
     /// Where clients come from.
     pub listen: Listen,
-    /// Stay in the foreground: asked for or implied.
+    /// Stay in the foreground: given or implied.
     pub foreground: bool,
     /// End with the parent process.
     pub exit_with_parent: bool,
@@ -65,9 +65,9 @@ pub struct Plan {
     pub timeout: Option<Duration>,
     /// Lock the process into memory.
     pub swap: bool,
-    /// Whom to become.
+    /// The user to change to.
     pub user: Option<String>,
-    /// Which group to become.
+    /// The group to change to.
     pub group: Option<String>,
     /// Where error messages go.
     pub log: LogTo,
@@ -85,7 +85,7 @@ pub struct Plan {
     pub filter_on_fault: FilterFault,
     /// Confine the process once it has started.
     pub confine: bool,
-    /// The plugin's name; missing only where the action does without.
+    /// The plugin's name; missing only if the action needs none.
     pub plugin: Option<String>,
     /// What follows the plugin's name.
     pub params: Vec<Parameter>,
@@ -157,8 +157,8 @@ fn each<T>(values: &[OsString], parse: impl Fn(&OsStr) -> Result<T, ConfigError>
     values.iter().map(|value| parse(value)).collect()
 }
 
-/// If several are given the first of these wins, as in nbdkit, except that help comes before
-/// everything.
+/// If several actions are given, the first in this order wins. The order is nbdkit's, except that
+/// help comes first.
 fn action(given: &Options) -> Action {
     match given {
         _ if given.help => Action::Help,
@@ -182,7 +182,7 @@ fn refuse_unsupported(given: &Options) -> Result<(), ConfigError> {
         return Err(error("--selinux-label is not supported, label the socket with chcon after it was made"));
     }
     if let Some(tls) = &given.tls {
-        // nbdkit takes every way to say no.
+        // nbdkit accepts every spelling of false.
         match tls.to_str() {
             Some("on" | "require") => {}
             Some(value) if units::parse_bool(value) == Ok(false) => return Ok(()),

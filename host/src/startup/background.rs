@@ -2,8 +2,8 @@
 //!
 //! The process forks first, while it has a single thread. The child does all the work of starting.
 //! The parent waits for one byte from the child, which means "ready for clients", or for the
-//! child's end, and exits with the child's status. So the caller's shell goes on when clients can
-//! connect, and it learns of a mistake in the configuration.
+//! child's end, and exits with the child's status. So the caller's shell continues when clients can
+//! connect, and gets the status of a failed start.
 
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
@@ -13,10 +13,10 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::process::{self, Side};
 
-/// With this the child tells the parent that it is ready.
+/// The child's end of the pipe, on which it tells the parent that it is ready.
 pub struct Word(io::PipeWriter);
 
-/// What becomes of standard error in the background.
+/// What happens to standard error in the background.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StandardError {
     /// It stays, because debugging messages go there.
@@ -25,18 +25,18 @@ pub enum StandardError {
     Closes,
 }
 
-/// How a process goes on after [`split`].
+/// What a process does after [`split`].
 pub enum Split {
     /// This is the child: it starts the server, and tells the parent when it is ready.
     Serve(Word),
-    /// This is the process that the user started. It ends now.
+    /// This is the process that the user started: it exits.
     Exit(ExitCode),
 }
 
 /// Forks, and in the parent waits for the child.
 ///
 /// # Errors
-/// If the system has no process or pipe to give.
+/// The system cannot create a process or a pipe.
 pub fn split() -> io::Result<Split> {
     let (mut reader, writer) = io::pipe()?;
     match process::fork()? {
@@ -69,7 +69,7 @@ impl Word {
     /// that the server is ready.
     ///
     /// # Errors
-    /// If the parent was killed: nobody waits for this server any more.
+    /// The parent was killed and waits no more.
     pub fn give(mut self, standard_error: StandardError) -> io::Result<()> {
         // Fails only if the process leads a session already.
         let _ = rustix::process::setsid();

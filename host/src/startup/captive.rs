@@ -1,4 +1,4 @@
-//! `--run`: the server lives as long as a shell command does.
+//! `--run`: the server runs as long as a shell command.
 //!
 //! The command has nbdkit's shell variables. They are not exported, so the programs that the
 //! command starts do not get them.
@@ -17,7 +17,7 @@ use super::{process, uri};
 
 /// The command while it runs.
 pub struct Captive {
-    /// Stands for this process even if another process gets the same number later.
+    /// Refers to this process even if another process gets the same id later.
     pidfd: Option<rustix::fd::OwnedFd>,
     ended: oneshot::Receiver<std::io::Result<ExitStatus>>,
 }
@@ -26,7 +26,7 @@ impl Captive {
     /// Starts the command.
     ///
     /// # Errors
-    /// If there is no shell, or no process to be had.
+    /// There is no shell, or the system cannot create a process.
     pub fn start(command: &OsStr, reachable: &Reachable, exportname: &OsStr) -> Result<Captive, ConfigError> {
         let failed = |error: std::io::Error| ConfigError::new(format!("--run: /bin/sh: {}", plain(&error)));
         let mut child =
@@ -38,7 +38,7 @@ impl Captive {
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         let (sender, ended) = oneshot::channel();
         let wait = move || {
-            // After a second signal nobody waits for it any more.
+            // After a second signal the receiver is dropped.
             let _ = sender.send(child.wait());
         };
         std::thread::Builder::new().name("run".into()).spawn(wait).map_err(failed)?;
@@ -50,7 +50,7 @@ impl Captive {
         (&mut self.ended).await.unwrap_or_else(|_| Err(std::io::Error::other("nobody waits for the command")))
     }
 
-    /// Passes a signal on. It is no error if the command has just ended.
+    /// Passes a signal on. If the command has just ended, nothing happens.
     pub fn signal(&self, signal: Signal) {
         if let Some(pidfd) = &self.pidfd {
             let _ = pidfd_send_signal(pidfd, signal);
@@ -108,7 +108,7 @@ fn script(command: &OsStr, reachable: &Reachable, exportname: &OsStr) -> OsStrin
         script.push(uri::shell_quote(value));
         script.push("; ");
     }
-    // TLS is off: nbdkit leaves the variable unset then.
+    // TLS is off, and nbdkit then leaves the variable unset.
     script.push("unset tls; ");
     script.push(command);
     script

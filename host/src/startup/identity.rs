@@ -38,12 +38,12 @@ impl Identity {
         Ok(identity)
     }
 
-    /// Whether anything is to change.
+    /// Whether the user or the group changes.
     pub fn is_another(&self) -> bool {
         self.user.is_some() || self.group.is_some()
     }
 
-    /// Gives it a file.
+    /// Gives a file to this user and group.
     ///
     /// # Errors
     /// As chown(2).
@@ -52,8 +52,8 @@ impl Identity {
         std::os::unix::fs::chown(path, self.user.map(Uid::as_raw), group.map(Gid::as_raw))
     }
 
-    /// Changes all threads of the process to it. The group comes first, because the right to change
-    /// it goes with the user.
+    /// Changes all threads of the process to this user and group. The group comes first, because
+    /// the process loses the right to change it with the user.
     ///
     /// # Errors
     /// One line that names the option.
@@ -77,7 +77,7 @@ impl Identity {
 }
 
 fn number(text: &str) -> Option<u32> {
-    // The largest number means "do not change" to the kernel.
+    // For the kernel, the largest number means "do not change".
     text.parse().ok().filter(|id| *id != u32::MAX && !text.starts_with('+'))
 }
 

@@ -1,5 +1,5 @@
-//! From the plan to the chain: loading filters into the sandbox, distributing parameters,
-//! configuring plugin and filters.
+//! From the plan to the chain: loads filters into the sandbox, distributes parameters, and
+//! configures plugin and filters.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -16,11 +16,11 @@ use tokio::sync::Notify;
 use crate::cli::{self, FilterFault, FilterLimit, FilterSource, Plan};
 use crate::registry;
 
-/// The layers, configured. The plugin is ready to serve; the filters' own `get-ready` is still to
-/// come.
+/// Makes the configured layers. The plugin is ready to serve; the filters' `get-ready` has not run
+/// yet.
 ///
 /// # Errors
-/// One line: what cannot be loaded, or which parameter is wrong.
+/// One line that says what cannot be loaded, or which parameter is wrong.
 pub fn chain(plan: &Plan, fatal: &Arc<Notify>) -> Result<Arc<Chain>, ConfigError> {
     let name = plan.plugin.as_deref().unwrap_or_default();
     let info = registry::plugin(name)?;
@@ -102,7 +102,7 @@ fn check_digest(path: &Path, component: &[u8], expected: Option<&cli::Sha256>) -
     )))
 }
 
-/// What the layers declare.
+/// The declarations of the layers.
 pub fn declared<'a>(modules: &'a [Module], plugin: &'a PluginInfo) -> Stack<'a> {
     let filter = |module: &'a Module| {
         let told = module.description();

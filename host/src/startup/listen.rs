@@ -1,7 +1,7 @@
 //! The sockets that clients connect to, by nbdkit's rules.
 //!
-//! A Unix socket that exists already is an error and stays where it is. TCP listens on every
-//! address that is free; addresses in use are an error only if none is free.
+//! A Unix socket that exists already is an error and is not removed. TCP listens on every address
+//! that is free; addresses in use are an error only if none is free.
 
 use std::fs::Permissions;
 use std::io;
@@ -34,7 +34,7 @@ pub enum Reachable {
         /// The port.
         port: u16,
     },
-    /// The sockets are the caller's: only the caller knows their addresses.
+    /// The sockets are inherited: only the caller knows their addresses.
     Unknown,
 }
 
@@ -48,7 +48,7 @@ impl std::fmt::Display for Reachable {
     }
 }
 
-/// The sockets of a server, and what belongs to them in the file system.
+/// The sockets of a server, and the files that were created for them.
 #[derive(Debug)]
 pub struct Sockets {
     /// The sockets to accept clients from.
@@ -59,18 +59,17 @@ pub struct Sockets {
     made: Option<Made>,
 }
 
-/// What was made in the file system for the sockets.
+/// The file or directory that was created for a socket.
 #[derive(Debug)]
 enum Made {
-    /// A socket. It is removed after a start that failed; after a server that ran it stays, as
-    /// nbdkit's do.
+    /// A socket. It is removed if the start fails. After a server that ran it stays, as in nbdkit.
     Socket(PathBuf),
     /// A private directory with a socket in it. It is removed with the server.
     Directory(TempDir),
 }
 
 impl Sockets {
-    /// The start has succeeded: a socket with a name stays from now on.
+    /// The start has succeeded: from now on a named socket is not removed.
     pub fn keep(&mut self) {
         if let Some(Made::Socket(_)) = self.made {
             self.made = None;
@@ -100,7 +99,7 @@ impl Sockets {
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        // A directory removes itself. Nothing can be done if a file cannot be removed.
+        // The `TempDir` removes its directory. If a file cannot be removed, it stays.
         if let Some(Made::Socket(path)) = self.made.take() {
             drop(std::fs::remove_file(path));
         }
@@ -157,7 +156,7 @@ fn private_unix() -> Result<Sockets, ConfigError> {
     Ok(sockets)
 }
 
-/// Makes a directory that nobody else may enter.
+/// Creates a directory that only this user may enter.
 fn private_directory(parent: &Path) -> io::Result<TempDir> {
     tempfile::Builder::new().prefix("rbdkit").permissions(Permissions::from_mode(0o700)).tempdir_in(parent)
 }
@@ -169,7 +168,7 @@ fn tcp(address: Option<&str>, port: &str, families: Families) -> Result<Sockets,
     let mut chosen = number;
     let mut taken = None;
     for mut address in addresses {
-        // Port 0 is any free port. The first address finds one, and the others take the same.
+        // Port 0 means any free port. The first address gets one, and the others take the same.
         address.set_port(chosen);
         match listen_at(address) {
             Ok(listener) => {
@@ -257,7 +256,8 @@ fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
 const FIRST: i32 = 3;
 
 /// Takes over the sockets of socket activation. Call it before anything opens a descriptor:
-/// otherwise that descriptor is taken for one that the parent process promised and did not pass on.
+/// otherwise that descriptor could be mistaken for a socket that the parent process announced but
+/// did not pass on.
 ///
 /// # Errors
 /// One line that names a descriptor that is missing or is not a listening socket.

@@ -1,9 +1,8 @@
-//! Where messages go, in the form that nbdkit gives them: `rbdkit: error: ...`, `rbdkit: debug:
-//! ...`.
+//! Writes messages in nbdkit's form: `rbdkit: error: ...`, `rbdkit: debug: ...`.
 //!
 //! Errors and warnings go to standard error, or to the system log once the process is in the
-//! background, or where `--log` says. Debugging messages (`-v`) always go to standard error. A
-//! message is one line: control characters, which a client can put into an export's name, are
+//! background, or to the target of `--log`. Debugging messages (`-v`) always go to standard error.
+//! A message is one line: control characters, which a client can put into an export's name, are
 //! escaped.
 
 use std::fmt::{self, Write as _};
@@ -51,7 +50,7 @@ fn shows_requests(plan: &Plan) -> bool {
     flag.is_none_or(|flag| flag.value != 0)
 }
 
-/// Says which of the debug flags mean nothing here.
+/// Warns of debug flags that do not exist here.
 pub fn warn_of_unknown_flags(plan: &Plan) {
     for flag in &plan.debug_flags {
         let known = flag.name == "nbdkit" && matches!(flag.flag.as_str(), "backend.datapath" | "backend.controlpath");
@@ -71,8 +70,8 @@ pub fn fatal(program: &str, log: LogTo, message: &dyn fmt::Display) {
 }
 
 /// Errors and warnings that are written at once. After them [`PER_SECOND`] applies. With `-v` there
-/// is no limit. What one client or one filter can cause has lower limits of its own; this limit is
-/// for many of them together.
+/// is no limit. One client or one filter has lower limits of its own; this limit is for many of
+/// them together.
 const AT_ONCE: u32 = 2000;
 /// Errors and warnings a second, once [`AT_ONCE`] are written.
 const PER_SECOND: u32 = 200;
@@ -131,8 +130,8 @@ impl Visit for Text {
     }
 }
 
-/// One write a line, so that the lines of several threads and processes do not mix. There is nobody
-/// to tell if it fails.
+/// One write for each line, so that the lines of several threads and processes do not mix. A
+/// failure cannot be reported anywhere.
 fn to_stderr(program: &str, text: &str) {
     let _ = std::io::stderr().write_all(format!("{program}: {text}\n").as_bytes());
 }
@@ -141,8 +140,8 @@ fn to_stderr(program: &str, text: &str) {
 const ERR: u8 = 24 + 3;
 const WARNING: u8 = 24 + 4;
 
-/// The system log takes datagrams at a well-known socket. Without that socket the message is lost:
-/// there is nobody to tell.
+/// The system log receives datagrams at a well-known socket. Without that socket the message is
+/// lost, which cannot be reported anywhere.
 fn to_syslog(program: &str, priority: u8, text: &str) {
     let message = format!("<{priority}>{program}[{}]: {text}", std::process::id());
     let _ = UnixDatagram::unbound().and_then(|socket| {

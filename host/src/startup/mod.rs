@@ -1,33 +1,32 @@
-//! From the command line to a serving process, and to its end.
+//! From the command line to a serving process and its end.
 //!
-//! The steps, in their order:
+//! The steps, in order:
 //!
 //! 1. The command line becomes a plan. An action that only prints (help, versions) prints and ends.
 //! 2. Unless the process stays in the foreground it forks, before any thread exists. The child goes
 //!    on. The parent waits until the child is ready or ends ([`background`]).
 //! 3. Filters are loaded, parameters distributed, plugin and filters configured ([`layers`]).
-//! 4. Sockets are bound ([`listen`]). From here on a failure removes what was made in the file
-//!    system.
+//! 4. Sockets are bound ([`listen`]). From here on a failure removes the files that were created.
 //! 5. User and group change, the pid file is written, the command of `--run` starts, and the parent
 //!    is told that the server is ready ([`start`]).
 //! 6. The process gives up what serving does not need ([`rbdkit_confine`]).
 //! 7. Clients are served until a signal or the end of the command. Then the server finishes the
-//!    requests that it has ([`watch`]).
+//!    requests in flight ([`watch`]).
 //!
-//! A mistake in 1 to 5 is one line on standard error and exit status 1, and nothing is left behind.
+//! A failure in 1 to 5 gives one line on standard error and exit status 1, and leaves no files.
 //!
 //! Where this differs from nbdkit, and why:
 //!
-//! * nbdkit's caller learns nothing of what fails after the fork. Here the whole start has to
-//!   succeed first, the pid file included.
+//! * nbdkit's caller does not learn of failures after the fork. Here the caller waits until the
+//!   whole start has succeeded, including the pid file.
 //! * nbdkit leaves the socket of a failed start behind. Here it is removed. A server that ran
 //!   leaves socket and pid file, as nbdkit's do.
 //! * nbdkit ignores signals while the command of `--run` runs. Here SIGTERM and SIGHUP are passed
 //!   on to the command.
-//! * nbdkit kills its captive server when the command ends. Here it finishes its requests, so that
+//! * nbdkit kills the server when the command ends. Here the server finishes its requests, so that
 //!   a cache filter writes back.
-//! * A second signal ends the server at once (exit status 128 and the signal's number). nbdkit has
-//!   nothing for that.
+//! * A second signal ends the server at once (exit status 128 and the signal's number). nbdkit does
+//!   not have this.
 
 mod background;
 mod captive;
@@ -77,8 +76,7 @@ pub fn main() -> ExitCode {
         Err(error) => return fail(program, log, &error),
     };
     if !inherited.is_empty() {
-        // The sockets belong to this process. The programs that it starts must not take them for
-        // theirs.
+        // The sockets belong to this process. The programs that it starts must not use them.
         process::forget_variables(&["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"]);
     }
     let word = match plan.foreground {
@@ -95,7 +93,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// What the environment says of sockets that the parent process passes on.
+/// Reads the environment variables of socket activation.
 fn inherited_variables() -> Inherited {
     Inherited { pid: std::env::var_os("LISTEN_PID"), fds: std::env::var_os("LISTEN_FDS"), own_pid: std::process::id() }
 }

@@ -1,4 +1,4 @@
-//! The pid file: written when clients can connect, and left behind, as nbdkit does.
+//! The pid file: written when clients can connect, and not removed at the end, as in nbdkit.
 
 use std::fs::{self, Permissions};
 use std::io::{self, Write};
@@ -32,7 +32,7 @@ pub fn write(path: &Path) -> Result<(), ConfigError> {
 
 fn write_at_once(path: &Path, text: &str) -> io::Result<()> {
     let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    // What the umask leaves of these permissions, as for every new file.
+    // The umask applies to these permissions, as for every new file.
     let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(directory)?;
     file.write_all(text.as_bytes())?;
     file.persist(path)?;

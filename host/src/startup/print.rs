@@ -1,4 +1,4 @@
-//! What is printed instead of serving: help, versions, configuration.
+//! Prints help, versions and configuration, instead of serving.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -102,7 +102,7 @@ fn dump_config(program: &str) -> String {
         ("binary", &binary),
         ("bindir", directory),
         ("exit_with_parent", "yes"),
-        // There are no directories to look into: plugins and filters are part of the program.
+        // There are no directories, because plugins and filters are part of the program.
         ("filterdir", ""),
         ("filters", &filters.join(" ")),
         ("host_cpu", std::env::consts::ARCH),

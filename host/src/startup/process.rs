@@ -1,6 +1,5 @@
-//! What starting a server does to the process itself. This is the only module of the program that
-//! needs `unsafe`: the C library's functions that it calls have no safe form in the crates that we
-//! use.
+//! Changes to the process itself when a server starts. This is the only module of the program that
+//! needs `unsafe`: the C functions that it calls have no safe form in the crates that we use.
 #![allow(unsafe_code, reason = "fork, setenv and mallopt have no safe form in the crates that we use")]
 
 use std::ffi::CStr;
@@ -8,7 +7,7 @@ use std::io;
 
 /// Which side of a fork this is.
 pub enum Side {
-    /// The process that was there before, and the id of its child.
+    /// The original process, with the id of its child.
     Parent(rustix::process::Pid),
     /// The new process.
     Child,
@@ -22,8 +21,8 @@ pub fn fork() -> io::Result<Side> {
     if thread_count() > 1 {
         return Err(io::Error::other("threads were started before the fork"));
     }
-    // SAFETY: fork is sound when no other thread can hold a lock or be in the middle of a change;
-    // there is none.
+    // SAFETY: fork is sound if no other thread can hold a lock or be in the middle of a change, and
+    // there is no other thread.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Side::Child),
@@ -39,14 +38,13 @@ fn thread_count() -> usize {
 /// Removes variables from the environment. Call it only while the process has a single thread.
 pub fn forget_variables(names: &[&str]) {
     for name in names {
-        // SAFETY: no other thread exists that could read the environment meanwhile.
+        // SAFETY: no other thread exists that could read the environment at the same time.
         unsafe { std::env::remove_var(name) };
     }
 }
 
-/// The allocator asks the system for each piece of memory of this many bytes or more, and gives it
-/// back at once. The server keeps long payload buffers itself, so this does not happen on each
-/// request.
+/// The allocator maps each block of this many bytes or more separately, and unmaps it when it is
+/// freed. The server keeps long payload buffers itself, so this does not happen on each request.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const LONG: libc::c_int = 1 << 20;
 
@@ -55,9 +53,9 @@ const LONG: libc::c_int = 1 << 20;
 const KEPT: libc::c_int = 128 << 10;
 
 /// Makes the C library's allocator give memory back after a burst. By default it raises both
-/// thresholds with the longest piece that was ever freed, up to 32 MiB. Then pieces of that size
-/// come out of its arenas, of which there is about one for each thread, and each arena keeps twice
-/// as much at its end. `malloc_trim` does not give that back either.
+/// thresholds with the largest block that was ever freed, up to 32 MiB. Then blocks of that size
+/// come from its arenas, of which there is about one for each thread, and each arena keeps twice as
+/// much at its end. `malloc_trim` does not give that back either.
 pub fn tame_allocator() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for (parameter, value) in [(libc::M_MMAP_THRESHOLD, LONG), (libc::M_TRIM_THRESHOLD, KEPT)] {
@@ -66,9 +64,9 @@ pub fn tame_allocator() {
     }
 }
 
-/// Raises the limit on file descriptors as far as the system allows, because each client takes one.
-/// The usual limit of 1024 is for programs that call `select`. Scripts and the command of `--run`
-/// inherit the limit.
+/// Raises the limit on file descriptors as far as the system allows, because each client needs one.
+/// The usual soft limit of 1024 exists for programs that call `select`. Scripts and the command of
+/// `--run` inherit the limit.
 pub fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);

@@ -1,4 +1,4 @@
-//! Serving: what the plan says, in the server's words.
+//! Converts the plan to the server's options, and serves.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use rbdkit_server::{Listener, Server, ServerLimits, ServerOptions, Stop};
 
 use crate::cli::Plan;
 
-/// Serves until it is stopped and all requests are answered: one client on `stdio` if that is
-/// there, otherwise the clients of the listeners.
+/// Serves until it is stopped and all requests are answered: one client on `stdio` if it is given,
+/// otherwise the clients of the listeners.
 pub async fn serve(
     plan: &Plan,
     chain: Arc<Chain>,

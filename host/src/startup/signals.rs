@@ -4,7 +4,7 @@ use rbdkit_plugin_api::ConfigError;
 use rustix::process::Signal;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
-/// SIGTERM, SIGINT, SIGQUIT and SIGHUP, from the moment this was made. Rust's runtime ignores
+/// Receives SIGTERM, SIGINT, SIGQUIT and SIGHUP from its creation on. Rust's runtime ignores
 /// SIGPIPE.
 pub struct Signals {
     term: Stream,
@@ -29,7 +29,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next signal. The future may be dropped and made again.
+    /// Waits for the next signal. The future may be dropped and created again.
     pub async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.term.recv() => Signal::TERM,

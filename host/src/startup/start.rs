@@ -1,5 +1,4 @@
-//! The steps between the command line and serving clients, and what is done to the process for
-//! them.
+//! The steps between the command line and serving clients.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -22,7 +21,7 @@ use super::watch::{End, watch};
 use super::{layers, log, pidfile, print, process, serving, uri};
 use crate::cli::{Listen, Plan};
 
-/// What is known when the start of the server begins.
+/// The inputs of the start.
 pub struct Start {
     /// The name that messages begin with.
     pub program: &'static str,
@@ -36,10 +35,10 @@ pub struct Start {
     pub inherited: Vec<Listener>,
 }
 
-/// At its end the process waits this long for threads that are stuck in a system call.
+/// How long the process waits at its end for threads that are stuck in a system call.
 const STUCK: Duration = Duration::from_secs(1);
 
-/// Starts the server and serves until its end. Returns the exit status.
+/// Starts the server and serves until it ends. Returns the exit status.
 ///
 /// # Errors
 /// One line: why it cannot start, or that a filter's fault ended it.
@@ -57,7 +56,7 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
     log::warn_of_unknown_flags(plan);
     let identity = Identity::look_up(plan.user.as_deref(), plan.group.as_deref())?;
     let pidfile = plan.pidfile.as_deref().map(pidfile::absolute).transpose()?;
-    // A plugin that reads standard input or prints must not get between the client and the server.
+    // A plugin that reads standard input or prints must not disturb the connection.
     let stdio = matches!(plan.listen, Listen::Single).then(take_stdio).transpose()?;
     let fatal = Arc::new(Notify::new());
     let chain = layers::chain(plan, &fatal)?;
@@ -80,7 +79,7 @@ struct Running {
     chain: Arc<Chain>,
     identity: Identity,
     pidfile: Option<PathBuf>,
-    /// Standard input and output, if the one client is there.
+    /// Standard input and output, if the client is connected to them (`-s`).
     stdio: Option<(OwnedFd, OwnedFd)>,
     /// A filter failed, and `--filter-on-fault=exit` is given.
     fatal: Arc<Notify>,
@@ -90,7 +89,7 @@ impl Running {
     /// Listens, serves, and returns the exit status.
     async fn run(mut self) -> Result<u8, ConfigError> {
         self.chain.get_ready().await?;
-        // Until here a signal may end the process: there is nothing yet that would have to be
+        // Before this, a signal may end the process, because nothing exists yet that has to be
         // removed.
         let mut signals = Signals::new()?;
         let mut sockets = listen::listen(&self.start.plan.listen, std::mem::take(&mut self.start.inherited))?;
@@ -131,7 +130,7 @@ impl Running {
             private: sockets.private().map(PathBuf::from),
             runs_command: captive.is_some(),
         };
-        // Not inside the macro, which does not evaluate what it does not log.
+        // Not inside the macro, which evaluates its arguments only if it logs them.
         let said = rbdkit_confine::confine_process(self.chain.reach(), &needs).await;
         tracing::debug!("{said}");
     }
@@ -173,7 +172,7 @@ impl Running {
         };
         let standard_error = if self.start.plan.verbose { StandardError::Stays } else { StandardError::Closes };
         if let Err(error) = word.give(standard_error) {
-            // Nobody is left who could read it.
+            // The parent is gone, so the pid file has no use.
             self.pidfile.as_deref().map(std::fs::remove_file);
             return Err(ConfigError::new(format!("cannot go into the background: {error}")));
         }
@@ -196,7 +195,7 @@ fn print_uri(reachable: &Reachable, plan: &Plan) {
         Reachable::Tcp { host, port } => uri::tcp(host, *port, &plan.exportname),
         Reachable::Unknown => return,
     };
-    // If nobody reads it, nobody needs it.
+    // If standard output is closed, the URI is not needed.
     let _ = writeln!(std::io::stdout(), "{uri}");
 }
 
@@ -217,7 +216,7 @@ fn lock_memory() -> Result<(), ConfigError> {
     })
 }
 
-/// Takes standard input and output away from the process and puts /dev/null in their place.
+/// Takes standard input and output from the process and replaces them by /dev/null.
 fn take_stdio() -> Result<(OwnedFd, OwnedFd), ConfigError> {
     let take = || -> std::io::Result<(OwnedFd, OwnedFd)> {
         let input = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;

@@ -22,7 +22,7 @@ pub fn tcp(host: &str, port: u16, exportname: &OsStr) -> String {
     }
 }
 
-/// Percent-encodes all bytes but those that may stand for themselves both in a path and in a query.
+/// Percent-encodes all bytes except those that are allowed unescaped both in a path and in a query.
 fn escape(text: &OsStr) -> String {
     let mut escaped = String::with_capacity(text.len());
     for &byte in text.as_bytes() {
@@ -36,7 +36,7 @@ fn escape(text: &OsStr) -> String {
     escaped
 }
 
-/// A word for the shell, in single quotes. Only a single quote ends them.
+/// A word for the shell, in single quotes. Inside them only a single quote is special.
 pub fn shell_quote(text: &OsStr) -> OsString {
     let mut quoted = vec![b'\''];
     for &byte in text.as_bytes() {

@@ -27,7 +27,7 @@ pub enum End {
 /// second signal ends it at once.
 ///
 /// While a command runs, signals are meant for the command. Those from the terminal (SIGINT,
-/// SIGQUIT) have reached it already, the others are passed on.
+/// SIGQUIT) have reached it already; the others are passed on.
 pub async fn watch(
     stop: &Stop,
     mut captive: Option<Captive>,
@@ -43,7 +43,7 @@ pub async fn watch(
         tokio::select! {
             () = &mut serving => {
                 if let Some(mut captive) = captive.take() {
-                    // The command may go on without the server, and its status becomes ours.
+                    // The command may continue without the server, and its status becomes ours.
                     ended = Some(captive.ended().await);
                 }
                 return End::Drained { ended, failed };

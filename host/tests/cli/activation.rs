@@ -11,7 +11,7 @@ use crate::support::{
     Outcome, PROGRAM, Running, TempDir, greeting, leave, outcome, rbdkit, run, says_hello, wait_for_file,
 };
 
-/// The program with a descriptor 3 as a service manager would pass it.
+/// The program with a descriptor 3, as a service manager would pass it.
 fn activated(directory: &TempDir, fd: impl Into<OwnedFd>, variables: &str) -> Command {
     let mut command = Command::new("/bin/sh");
     let script = format!("exec 3<&0 </dev/null; {variables} exec {PROGRAM} \"$@\"");

@@ -1,4 +1,4 @@
-//! Starting, going into the background, pid files and sockets, signals, and the end.
+//! Start, background, pid files and sockets, signals, and the end.
 
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use crate::support::{PROGRAM, Process, Running, TempDir, outcome, rbdkit, run, says_hello, wait_for_file};
 
 #[test]
-fn in_the_background_it_is_ready_when_the_caller_goes_on() {
+fn a_background_server_is_ready_when_the_caller_continues() {
     let directory = TempDir::new();
     let outcome = run(&directory, &["-U", "socket", "-P", "pid", "memory", "1M"]);
     assert_eq!((outcome.status, outcome.stdout.as_str(), outcome.stderr.as_str()), (0, "", ""));

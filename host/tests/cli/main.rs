@@ -1,5 +1,5 @@
-//! The command line from outside: every option, exact messages, exit statuses, and what is left
-//! behind.
+//! The command line as a user sees it: every option, exact messages, exit statuses, and the files
+//! that remain.
 #![forbid(unsafe_code)]
 
 mod support;

@@ -1,4 +1,4 @@
-//! What is wrong is said in one line, the exit status is 1, and nothing was started.
+//! A mistake gives one line and exit status 1, and nothing is started.
 
 use std::process::Command;
 

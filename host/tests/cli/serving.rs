@@ -1,4 +1,4 @@
-//! Options that change what clients find.
+//! Options that change what clients see.
 
 use std::net::TcpListener;
 use std::process::{Command, Stdio};

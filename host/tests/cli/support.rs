@@ -1,6 +1,5 @@
-//! Running the program, and waiting for what it does: files by inotify, processes by their
-//! descriptors. Nothing here waits for a time; the limit of a minute only turns a hang into a
-//! failure.
+//! Runs the program and waits for its effects: files by inotify, processes by their descriptors.
+//! Nothing here waits for a fixed time; the limit of a minute only turns a hang into a failure.
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
@@ -16,7 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_s
 
 const A_MINUTE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
 
-/// A directory that goes with the test.
+/// A directory that is removed after the test.
 pub struct TempDir(PathBuf);
 
 impl TempDir {
@@ -54,7 +53,8 @@ impl Drop for TempDir {
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_rbdkit");
 
-/// The distribution's Python before any other: nbdsh takes the first, and only that one has libnbd.
+/// The distribution's Python comes first, because nbdsh uses the first one and only that one has
+/// libnbd.
 pub fn path() -> String {
     format!("/usr/bin:/bin:{}", std::env::var("PATH").unwrap_or_default())
 }
@@ -70,7 +70,7 @@ pub fn rbdkit(directory: &TempDir) -> Command {
     command
 }
 
-/// What became of a program.
+/// The result of a program.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub status: i32,
@@ -86,7 +86,7 @@ pub fn outcome(command: &mut Command) -> Outcome {
     Outcome { status, stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-/// Runs it with these words.
+/// Runs it with these arguments.
 pub fn run<S: AsRef<OsStr>>(directory: &TempDir, args: &[S]) -> Outcome {
     outcome(rbdkit(directory).args(args))
 }

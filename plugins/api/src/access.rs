@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-/// The files and network ports that a plugin opens while it serves. What it has open already it
-/// keeps.
+/// The files and network ports that a plugin opens while it serves. Files that are open already
+/// stay open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccessRights {
     /// Files that it reads, and directories with everything in them. A path that does not exist is
@@ -28,7 +28,7 @@ pub enum Network {
     Any,
 }
 
-/// The TCP port of name servers, for long answers. (UDP is not restricted.)
+/// The TCP port of name servers, which long answers need. (UDP is not restricted.)
 pub const DNS_PORT: u16 = 53;
 
 impl AccessRights {

@@ -1,6 +1,6 @@
 //! Runs operations that block on tokio's threads for blocking calls.
 //!
-//! A plugin whose every operation blocks implements [`BlockingHandle`] and is wrapped in
+//! If all operations of a plugin block, its handle implements [`BlockingHandle`] and is wrapped in
 //! [`Blocking`]. A plugin that blocks only sometimes implements [`Handle`] and uses
 //! [`run_blocking`] and [`run_blocking_with`] for those operations.
 //!
@@ -102,8 +102,7 @@ pub fn run_blocking_with(
     call: impl FnOnce(&mut Buffer) -> Result<()> + Send + 'static,
 ) -> Op<Done> {
     let task = tokio::task::spawn_blocking(move || {
-        // Nobody reads the bytes after an error, so it does not matter in which state a panic left
-        // them.
+        // The bytes are not read after an error, so their state after a panic does not matter.
         let result = catch_unwind(AssertUnwindSafe(|| call(&mut buffer))).unwrap_or_else(|_| Err(panicked()));
         (buffer, result)
     });

@@ -1,15 +1,15 @@
 //! The payload of a request.
 //!
-//! The operation in flight owns its [`Buffer`], so no other request can use the memory meanwhile. A
-//! buffer knows of each byte whether it is *unfilled* (left over from an earlier request, and never
-//! shown), *zero* (without the byte being written) or *data*. Unfilled bytes read as zero. A reply
-//! sends a hole for zeroes without looking at the bytes.
+//! The operation in flight owns its [`Buffer`], so no other request can use the memory at the same
+//! time. A buffer knows for each byte whether it is *unfilled* (left over from an earlier request,
+//! and never sent), *zero* (without the byte being written) or *data*. Unfilled bytes read as zero.
+//! A reply sends a hole for zeroes without reading the bytes.
 //!
 //! All bytes of a buffer may also be *spliced*: they are not in its memory but in a pipe that
-//! refers to the pages of the file they are read from ([`Buffer::splice_from`]). A reader that
-//! needs the bytes copies them then, as reading the file would have done. The server splices them
-//! on to the socket ([`Buffer::splice_out`]) without a copy, which saves half of the work of a long
-//! read.
+//! refers to the pages of the file they are read from ([`Buffer::splice_from`]). If a layer needs
+//! the bytes, the buffer then copies them, as reading the file would have done. The server splices
+//! them to the socket ([`Buffer::splice_out`]) without a copy, which saves half of the work of a
+//! long read.
 
 use std::fmt;
 use std::io;
@@ -68,7 +68,7 @@ impl Buffer {
         Span::new(0, self.len())
     }
 
-    /// Declares what the bytes of `span` are, without touching them. `span` must lie within the
+    /// Declares the kind of the bytes of `span`, without writing them. `span` must lie within the
     /// buffer.
     pub fn mark(&mut self, span: Span, fill: Fill) {
         self.unsplice(span);
@@ -107,7 +107,7 @@ impl Buffer {
         self.mark(span, Fill::Zero);
     }
 
-    /// Makes `span` data: writes the zeroes that are only marked, and copies spliced bytes.
+    /// Makes `span` data: writes zeroes that are only marked, and copies spliced bytes.
     pub fn materialize(&mut self, span: Span) {
         assert!(self.contains(span), "span outside of the buffer");
         self.copy_spliced();
@@ -142,7 +142,8 @@ impl Buffer {
     /// [`Buffer::materialize`].
     ///
     /// # Panics
-    /// If a part of it is not data, or spliced: showing bytes that nobody wrote would be a leak.
+    /// If a part of it is not data, or is spliced. Returning bytes of an earlier request would be a
+    /// leak.
     pub fn data(&self, span: Span) -> &[u8] {
         assert!(self.contains(span), "span outside of the buffer");
         assert!(self.storage().pipe.is_none(), "bytes that are spliced");
@@ -150,7 +151,7 @@ impl Buffer {
         &self.storage().bytes[span.range()]
     }
 
-    /// Whether every byte of `span` is zero. Looks only at bytes that are data.
+    /// Whether every byte of `span` is zero. Reads only bytes that are data.
     pub fn is_zero(&mut self, span: Span) -> bool {
         assert!(self.contains(span), "span outside of the buffer");
         self.copy_spliced();
@@ -172,11 +173,11 @@ impl Buffer {
     /// Calls `fill` with the end of the pipe to write to and the number of bytes that are still
     /// missing; `fill` returns how many it put into the pipe (`splice` from a file). Returns how
     /// many bytes the buffer has from its beginning on. If `fill` ended early, the rest is
-    /// unfilled. None: the buffer is too short or too long, or there are too many pipes; read in
-    /// the ordinary way then.
+    /// unfilled. None: the buffer is too short or too long, or there are too many pipes. The caller
+    /// then reads in the ordinary way.
     ///
-    /// The pages remain those of the file, so a later write to the same place may show in what is
-    /// read. The protocol allows that for a read that has not been answered yet.
+    /// The pages still belong to the file, so the answer may contain a later write to the same
+    /// range. The protocol allows that for a read that has not been answered yet.
     pub fn splice_from(&mut self, mut fill: impl FnMut(BorrowedFd<'_>, usize) -> io::Result<usize>) -> Option<u32> {
         let len = self.len();
         if !self.can_splice(self.span()) {
@@ -246,7 +247,7 @@ impl Buffer {
         }
     }
 
-    /// A copy of the bytes and of what is known of them, from the same pool.
+    /// A copy of the bytes and their kinds, from the same pool.
     pub fn duplicate(&mut self) -> Buffer {
         self.copy_spliced();
         let from = self.storage();
@@ -295,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zero_is_known_without_looking() {
+    fn zero_is_known_without_reading_the_bytes() {
         let mut buffer = Buffer::from_vec(vec![0; 40]);
         assert!(buffer.is_zero(buffer.span()));
         buffer.put(33, &[1]);

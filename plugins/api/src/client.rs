@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
 
-/// Who is at the other end of a connection.
+/// The other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// TCP over IPv4 or IPv6.
@@ -58,7 +58,7 @@ impl Flag {
     async fn wait(&self) {
         loop {
             let mut notified = std::pin::pin!(self.notify.notified());
-            // Registers before it checks, so that an event in between is not missed.
+            // Register before checking, so that an event in between is not missed.
             notified.as_mut().enable();
             if self.is_set() {
                 return;

@@ -1,5 +1,5 @@
-//! Errors of requests (an errno and, for the log, what happened) and of configuration (one line for
-//! the user).
+//! Errors of requests (an errno, and a sentence for the log) and of configuration (one line for the
+//! user).
 
 use std::fmt;
 

@@ -33,8 +33,8 @@ pub struct Extents {
 }
 
 /// The most extents in an answer. A longer answer is cut, which the protocol allows: the client
-/// asks again from there. 2^20 extents take 32 MiB here and 8 MiB on the wire; nbdkit has the same
-/// limit.
+/// asks again from the cut. 2^20 extents take 32 MiB here and 8 MiB on the wire; nbdkit has the
+/// same limit.
 pub const MAX_EXTENTS: usize = 1 << 20;
 
 impl Extents {
@@ -54,7 +54,7 @@ impl Extents {
     }
 
     /// Adds `length` bytes at the end, and merges them with the last extent if they are of its
-    /// kind. Returns false, and adds nothing, if there would be more than [`MAX_EXTENTS`].
+    /// kind. Returns false, and adds nothing, if there would be more than `MAX_EXTENTS`.
     pub fn push(&mut self, length: u64, hole: bool, zero: bool) -> bool {
         if length == 0 {
             return true;

@@ -3,12 +3,12 @@
 use crate::span::{Fill, Span};
 
 /// Contiguous runs from 0 to the buffer's length: the end of each, and what its bytes are.
-/// Neighbours differ. There is no run only if the buffer is empty.
+/// Neighbours differ. An empty buffer has no runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Fills(Vec<(u32, Fill)>);
 
 impl Fills {
-    /// No runs, with room for the few that most requests have.
+    /// No runs, with capacity for the few that most requests have.
     #[inline]
     pub(crate) fn new() -> Fills {
         Fills(Vec::with_capacity(4))
@@ -43,7 +43,7 @@ impl Fills {
         self.mark_part(span.at, end, fill);
     }
 
-    /// Makes the bytes from `at` to `end` one run that is not the only one.
+    /// Makes the bytes from `at` to `end` one run, if that is not the whole buffer.
     fn mark_part(&mut self, at: u32, end: u32, fill: Fill) {
         let fills = &mut self.0;
         // `first` and `last` are the runs of the span's first and last byte, and `from` is where

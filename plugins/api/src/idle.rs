@@ -1,10 +1,10 @@
-//! A pool of idle things, and how many of them nobody has needed of late.
+//! A pool of idle items that knows how many of them were not needed lately.
 //!
-//! Things that are expensive to make (buffers, pipes, instances of a filter) are kept when they are
-//! free. Without a limit the pool would keep as many as the busiest moment needed, for ever. An
-//! [`IdlePool`] therefore remembers the smallest number that it held since the last check. That
-//! many were idle all the time, so they can go. The pool is a stack, so those are the ones that
-//! were put there first.
+//! Items that are expensive to make (buffers, pipes, instances of a filter) are kept for reuse.
+//! Without a limit the pool would keep as many as the busiest moment needed, for ever. So an
+//! [`IdlePool`] records the smallest number that it held since the last check. That many were idle
+//! all the time and can be freed. The pool is a stack, so these are the items that were put there
+//! first.
 //!
 //! The owner of an [`Activity`] decides when to check: periodically while requests come, and once
 //! more after the last one.
@@ -14,10 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
 
-/// Idle things, last in, first out.
+/// Idle items, last in, first out.
 pub struct IdlePool<T> {
     idle: Vec<T>,
-    /// The smallest number of idle things since [`IdlePool::take_spare`] was last called.
+    /// The smallest number of idle items since the last call of [`IdlePool::take_spare`].
     fewest: usize,
 }
 
@@ -27,30 +27,30 @@ impl<T> IdlePool<T> {
         IdlePool { idle: Vec::new(), fewest: 0 }
     }
 
-    /// How many are idle.
+    /// The number of idle items.
     pub fn len(&self) -> usize {
         self.idle.len()
     }
 
-    /// None is idle.
+    /// Whether no item is idle.
     pub fn is_empty(&self) -> bool {
         self.idle.is_empty()
     }
 
-    /// The one that was put there last.
+    /// Takes the item that was put there last.
     pub fn take(&mut self) -> Option<T> {
         let last = self.idle.pop();
         self.fewest = self.fewest.min(self.idle.len());
         last
     }
 
-    /// Keeps one more.
+    /// Adds an item.
     pub fn put(&mut self, one: T) {
         self.idle.push(one);
     }
 
-    /// Takes out those that nobody has needed since the last call, but leaves at least `keep`. The
-    /// caller drops them, after it has released its lock.
+    /// Takes out the items that were not needed since the last call, but leaves at least `keep`.
+    /// The caller drops them after it has released its lock.
     pub fn take_spare(&mut self, keep: usize) -> Vec<T> {
         let count = self.fewest.min(self.idle.len().saturating_sub(keep));
         let spare: Vec<T> = self.idle.drain(..count).collect();
@@ -71,9 +71,9 @@ impl<T> fmt::Debug for IdlePool<T> {
     }
 }
 
-/// A flag that says whether anything has happened since it was last taken.
+/// A flag that records whether anything has happened since it was last taken.
 ///
-/// Setting it when it is set already costs one load.
+/// Setting it again costs one load.
 #[derive(Debug, Default)]
 pub struct Activity {
     set: AtomicBool,
@@ -100,7 +100,7 @@ impl Activity {
     /// that.
     pub async fn wait(&self) {
         while !self.set.load(Ordering::Relaxed) {
-            // A notification from before the last `take` wakes once for nothing.
+            // A notification from before the last `take` causes one spurious wakeup.
             self.wake.notified().await;
         }
     }
@@ -130,7 +130,7 @@ mod tests {
         let one = pool.take().unwrap();
         pool.put(one);
         assert_eq!(pool.take_spare(0), [7, 8]);
-        // And then none, but one is to be kept whatever happens.
+        // And then none, but `keep` is 1.
         assert!(pool.take_spare(1).is_empty());
         assert_eq!(pool.take_spare(0), [9]);
         assert!(pool.is_empty() && pool.take().is_none());

@@ -1,5 +1,5 @@
-//! Descriptors that the parent process left open for us (`fd=`, `socket-fd=`). Only this file of
-//! the crate needs `unsafe`.
+//! Descriptors that the parent process passed on (`fd=`, `socket-fd=`). Only this file of the crate
+//! needs `unsafe`.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -17,7 +17,7 @@ pub fn duplicate(number: i32) -> rustix::io::Result<OwnedFd> {
     // SAFETY: the number is not -1, and the descriptor is borrowed only for the two calls below,
     // which answer EBADF for a closed one. It is duplicated only if it is not close-on-exec.
     // Everything that this process opens is close-on-exec, so the descriptor was inherited: no Rust
-    // value owns it, and nobody closes it between the calls.
+    // value owns it, and nothing closes it between the calls.
     let inherited = unsafe { BorrowedFd::borrow_raw(number) };
     if rustix::io::fcntl_getfd(inherited)?.contains(FdFlags::CLOEXEC) {
         return Err(Errno::BADF);

@@ -25,7 +25,7 @@ pub enum Op<T> {
     Ready(T),
     /// The operation is in flight.
     Later(BoxFuture<'static, T>),
-    /// The answer was taken: the `Op` was polled to its end.
+    /// The answer was taken, because the `Op` was polled to its end.
     Taken,
 }
 

@@ -15,10 +15,10 @@ use crate::span::Span;
 use crate::types::{BlockSizes, Capabilities, ExportEntry, Flags, ThreadModel};
 use crate::units;
 
-/// What a layer learns when a connection opens it.
+/// The arguments with which a connection opens a layer.
 #[derive(Clone, Debug)]
 pub struct OpenArgs {
-    /// The layer above will not write (option `-r`, or that layer decided so).
+    /// The layer above will not write (option `-r`, or that layer's decision).
     pub readonly: bool,
     /// The canonical name at this layer: not the empty name if the layer's default export has
     /// another name.
@@ -54,8 +54,8 @@ pub trait Handle: Send + Sync + 'static {
     fn can(&self) -> Op<Result<Capabilities>>;
 
     /// Whether every call returns soon, however long the request is, because long requests are
-    /// spliced ([`Buffer::splice_from`]) or sent to a thread. The server makes long requests to
-    /// other layers on any idle thread. A hint, asked once when the handle is opened.
+    /// spliced ([`Buffer::splice_from`]) or sent to a thread. For other layers the server runs long
+    /// requests on any idle thread. A hint, asked once when the handle is opened.
     fn is_prompt(&self) -> bool {
         false
     }
@@ -74,7 +74,7 @@ pub trait Handle: Send + Sync + 'static {
         Op::Ready(Err(Errno::Einval.into()))
     }
 
-    /// Discards the bytes, which may read as anything afterwards.
+    /// Discards the bytes, whose content is undefined afterwards.
     fn trim(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
         let _ = (offset, length, flags);
         Op::Ready(Err(Errno::Einval.into()))
@@ -87,7 +87,7 @@ pub trait Handle: Send + Sync + 'static {
         Op::Ready(Err(Errno::Enotsup.into()))
     }
 
-    /// Prefetches the bytes. Advisory: success does not say that anything was done.
+    /// Prefetches the bytes. A hint: success does not mean that anything was done.
     fn cache(&self, offset: u64, length: u64) -> Op<Result<()>> {
         let _ = (offset, length);
         Op::Ready(Ok(()))
@@ -126,7 +126,7 @@ pub trait Plugin: Send + Sync + 'static {
     /// [`Param::unknown`].
     fn config(&mut self, param: Param<'_>) -> Result<(), ConfigError>;
 
-    /// Checks that what is needed was given.
+    /// Checks that all required parameters were given.
     fn config_complete(&mut self) -> Result<(), ConfigError> {
         Ok(())
     }
@@ -170,19 +170,19 @@ pub trait Plugin: Send + Sync + 'static {
     /// A client opens an export. ENOENT for a name that does not exist.
     fn open(&self, args: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>>;
 
-    /// Called before the server gives up every right but the [`Plugin::access_rights`], already as
-    /// the user that serves. A plugin that starts programs later moves their start into another
+    /// Called before the server gives up every right except the [`Plugin::access_rights`], after
+    /// the change to the server's user. A plugin that starts programs later starts its helper
     /// process here. Not called for a server that is not to be confined.
     ///
     /// # Errors
-    /// The plugin cannot prepare; the server is not confined then.
+    /// The plugin cannot prepare; then the server is not confined.
     fn before_confinement(&self) -> std::io::Result<()> {
         Ok(())
     }
 
-    /// What the plugin opens outside of the process from now on; the server gives up everything
-    /// else. Called after `before_confinement`. None: the server must not be confined, because the
-    /// plugin starts programs, or because nothing is known.
+    /// What the plugin opens from now on; the server gives up everything else. Called after
+    /// `before_confinement`. None: the server must not be confined, because the plugin starts
+    /// programs or does not declare what it needs.
     fn access_rights(&self) -> Option<AccessRights> {
         None
     }
@@ -196,10 +196,10 @@ pub trait Plugin: Send + Sync + 'static {
     fn cleanup(&self) {}
 }
 
-/// What is known of a plugin before it is made.
+/// What is known of a plugin before it is created.
 #[derive(Clone, Copy)]
 pub struct PluginInfo {
-    /// What the command line says.
+    /// The name on the command line.
     pub name: &'static str,
     /// For people.
     pub longname: &'static str,
@@ -207,22 +207,22 @@ pub struct PluginInfo {
     pub description: &'static str,
     /// The parameters it takes, in the order of `--help`.
     pub params: fn() -> Vec<ParamSpec>,
-    /// How help shows that it takes keys it does not declare. None: it takes no others.
+    /// The help on keys that it takes without declaring them. None: it takes no such keys.
     pub other_keys: Option<OtherKeys>,
     /// The strictest thread model that it can have, for `--dump-plugin`.
     pub max_thread_model: ThreadModel,
-    /// Makes one, not configured.
+    /// Creates a plugin that is not configured.
     pub make: fn() -> Box<dyn Plugin>,
 }
 
 impl PluginInfo {
-    /// The key that a word without one stands for (nbdkit's magic config key).
+    /// The key of a word without a key (nbdkit's magic config key).
     pub fn magic_config_key(&self) -> Option<String> {
         (self.params)().into_iter().find(|spec| spec.magic).map(|spec| spec.name)
     }
 }
 
-/// A plugin takes keys that it does not declare.
+/// The help on keys that a plugin takes without declaring them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OtherKeys {
     /// What stands for them in `--help`: `KEY=VALUE`.
@@ -269,7 +269,7 @@ impl<'a> Param<'a> {
         units::parse_size(self.text()?).map_err(|wrong| self.error(wrong))
     }
 
-    /// The error for a value that is none of the words that the parameter takes.
+    /// The error for a value that is not one of the parameter's words.
     pub fn not_one_of(&self, choices: &[&str]) -> ConfigError {
         self.error(format_args!("is not one of {}", choices.join(", ")))
     }

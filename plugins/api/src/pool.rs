@@ -9,9 +9,9 @@ use crate::storage::SizeClasses;
 
 /// A shared pool of buffers. Cloning it shares it.
 ///
-/// It keeps at most some 96 MiB of idle buffers, and frees those that nobody needs
-/// ([`Pool::free_spare`]). It hands out any number: the server counts the bytes in flight before it
-/// takes a buffer.
+/// It keeps at most some 96 MiB of idle buffers, and frees those that are not needed
+/// ([`Pool::free_spare`]). It has no limit on buffers in use: the server counts the bytes in flight
+/// before it takes a buffer.
 #[derive(Clone)]
 pub struct Pool(Arc<SizeClasses>);
 
@@ -32,13 +32,13 @@ impl Pool {
         Buffer::from_storage(SizeClasses::take(&self.0, len))
     }
 
-    /// Is signalled when a buffer comes back, for the caller of [`Pool::free_spare`]. Others may
-    /// signal it as well when there may be something to free.
+    /// A buffer that comes back signals this, for the caller of [`Pool::free_spare`]. Other code
+    /// may signal it too when there may be something to free.
     pub fn activity(&self) -> &Arc<Activity> {
         &self.0.activity
     }
 
-    /// Frees the buffers that nobody has needed since the last call, and idle pipes. Two calls in a
+    /// Frees the buffers and idle pipes that were not needed since the last call. Two calls in a
     /// row without activity in between leave none.
     pub fn free_spare(&self) {
         self.0.free_idle();
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn buffers_that_nobody_has_needed_for_a_while_are_freed() {
+    fn buffers_that_were_not_needed_for_a_while_are_freed() {
         let pool = Pool::new();
         let burst: Vec<Buffer> = (0..8).map(|n| pool.take(4096 << (n % 2 * 4))).collect();
         assert_eq!((pool.kept(), pool.activity().take()), (0, false));

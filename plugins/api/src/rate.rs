@@ -1,8 +1,8 @@
 //! A rate limit for log lines.
 //!
-//! A client or a guest must not be able to fill the disk with log lines, or to hide other lines
-//! among them. The limit is a token bucket: it admits a number of lines per second, and a burst. It
-//! counts the lines that were dropped, so that the next line that is admitted can report them.
+//! A client or a guest must not be able to fill the disk with log lines, or to bury other lines.
+//! The limit is a token bucket: it admits a number of lines per second, and a burst. It counts the
+//! lines that were dropped, so that the next line that is admitted can report them.
 
 use std::sync::Mutex;
 use std::time::Instant;
@@ -34,7 +34,7 @@ impl Rate {
         Rate { per_second: f64::from(per_second), burst, bucket }
     }
 
-    /// If the line is admitted: how many were dropped since the last one that was.
+    /// Some if the line is admitted: the number of lines dropped since the last admitted line.
     pub fn admit(&self) -> Option<u64> {
         let mut bucket = self.bucket();
         let now = Instant::now();
@@ -49,7 +49,7 @@ impl Rate {
         Some(std::mem::take(&mut bucket.dropped))
     }
 
-    /// How many lines were dropped since the last one that was admitted. Resets the count.
+    /// The number of lines dropped since the last admitted line. Resets the count.
     pub fn take_dropped(&self) -> u64 {
         std::mem::take(&mut self.bucket().dropped)
     }

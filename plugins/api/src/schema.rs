@@ -2,8 +2,8 @@
 //! the layer sees it.
 //!
 //! Plugins declare with the constructors below ([`ParamSpec::size`] and so on). Filters declare
-//! through the contract, and the sandbox makes the same [`ParamSpec`] of that. Everything that the
-//! program knows of parameters comes from declarations: `--help`, which layer takes which key,
+//! through the contract, and the sandbox converts that to the same [`ParamSpec`]. Everything that
+//! the program knows of parameters comes from declarations: `--help`, which layer takes which key,
 //! which values are refused, `--dump-plugin`, and the tests that compare the documents with the
 //! program.
 //!
@@ -35,8 +35,8 @@ pub enum ParamKind {
     Probability,
     /// One of a list of words.
     Choice,
-    /// A file that the host opens for reading. The guest names the parameter, and sees `set` for a
-    /// value.
+    /// A file that the host opens for reading. The guest names the parameter, and sees the value
+    /// `set`.
     PathRead,
     /// A file that the host opens whenever it is read. It may be missing. The guest sees `set`.
     PathNow,
@@ -102,7 +102,8 @@ pub struct ParamSpec {
     pub kind: ParamKind,
     /// The words of [`ParamKind::Choice`].
     pub choices: Vec<String>,
-    /// What stands for the value in `--help`, for example `FILENAME`. Empty: a word for the kind.
+    /// The placeholder for the value in `--help`, for example `FILENAME`. Empty: a word for the
+    /// kind.
     pub placeholder: String,
     /// The value that applies if the parameter is not given, as the user would write it.
     pub default: Option<String>,
@@ -110,15 +111,15 @@ pub struct ParamSpec {
     pub required: bool,
     /// May be given more than once, and every value counts.
     pub repeat: bool,
-    /// The layers below get it too.
+    /// Whether the layers below get it too.
     pub pass_on: bool,
     /// A word without a key is the value of this parameter (nbdkit's magic config key). One at
     /// most.
     pub magic: bool,
-    /// The value must not be printed, in no message and no log.
+    /// The value must not appear in any message or log.
     pub secret: bool,
-    /// No help lists it. The plugin takes the key to refuse it with a message of its own, or to
-    /// accept a value that changes nothing.
+    /// No help lists it. The plugin takes the key only to refuse it with its own message, or to
+    /// accept a value without an effect.
     pub hidden: bool,
     /// One sentence without a full stop.
     pub help: String,
@@ -241,7 +242,7 @@ impl ParamSpec {
         self.name == key || self.aliases.iter().any(|alias| alias == key)
     }
 
-    /// Checks a value that the plugin reads itself later.
+    /// Checks a value that the plugin reads later.
     ///
     /// # Errors
     /// One line `key=value: ...` that says what would be right. The value of a secret is not shown.
@@ -260,7 +261,7 @@ impl ParamSpec {
         }
     }
 
-    /// Reads a value and makes its canonical form.
+    /// Reads a value and returns its canonical form.
     ///
     /// # Errors
     /// One line `key=value: ...` that says what would be right. The value of a secret is not shown.

@@ -31,10 +31,10 @@ impl Span {
 /// What is known of a run of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fill {
-    /// Nobody wrote here in this request.
+    /// Not written in this request.
     Unfilled,
     /// Reads as zero; the bytes themselves may be anything.
     Zero,
-    /// The bytes count.
+    /// The bytes are valid.
     Data,
 }

@@ -1,4 +1,4 @@
-//! The memory of buffers, and the idle memory that the next buffers take, by size class.
+//! The memory of buffers, and the idle memory for the next buffers, by size class.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -10,13 +10,13 @@ use crate::span::Fill;
 
 /// What a [`crate::Buffer`] points to.
 pub(crate) struct Storage {
-    /// As long as the size class allows; the buffer is the first `len` bytes.
+    /// As long as the size class; the buffer is the first `len` bytes.
     pub(crate) bytes: Vec<u8>,
     pub(crate) len: u32,
     pub(crate) fills: Fills,
     /// Holds the bytes, all of them data, while they are spliced.
     pub(crate) pipe: Option<Pipe>,
-    /// Where it goes when the buffer is dropped. None while it is idle there.
+    /// The pool that it returns to when the buffer is dropped. None while it is idle in that pool.
     pub(crate) classes: Option<Arc<SizeClasses>>,
 }
 
@@ -37,13 +37,13 @@ impl Storage {
 }
 
 /// Capacities of pooled storage in bytes: 4 KiB (the most frequent request), then steps of four up
-/// to 4 MiB. Longer requests are rare, and take so long that allocating memory for them does not
+/// to 4 MiB. Longer requests are rare and slow, so the cost of allocating memory for them does not
 /// matter.
 const CLASSES: [usize; 6] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20];
 
-/// The most bytes that a class keeps for the next requests: what nbdcopy has in flight, 64 requests
-/// of 256 KiB. Storage that is not needed is freed ([`SizeClasses::free_idle`]), so an idle server
-/// holds less.
+/// The most bytes that a class keeps for the next requests: 64 requests of 256 KiB, which is what
+/// nbdcopy has in flight. Storage that is not needed is freed ([`SizeClasses::free_idle`]), so an
+/// idle server holds less.
 const KEEP_BYTES: usize = 16 << 20;
 
 type Class = Mutex<IdlePool<Box<Storage>>>;
@@ -87,16 +87,16 @@ impl SizeClasses {
         if idle.len() * CLASSES[class] < KEEP_BYTES {
             idle.put(storage);
         }
-        // While the lock is held: whoever checks for activity before taking the lock either finds
-        // this storage or is notified again.
+        // Signalled while the lock is held: a thread that checks for activity and then takes the
+        // lock either finds this storage or is notified again.
         self.activity.signal();
     }
 
-    /// Frees the storage that nobody has needed since the last call.
+    /// Frees the storage that was not needed since the last call.
     pub(crate) fn free_idle(&self) {
         for class in &self.classes {
-            // Dropped after the lock: a caller that wants storage does not wait while the kernel
-            // takes pages back.
+            // Dropped after the lock is released, so that other callers do not wait while the
+            // kernel takes pages back.
             let spare = locked(class).take_spare(0);
             drop(spare);
         }

@@ -1,4 +1,4 @@
-//! Makes text from other programs and peers fit for the log.
+//! Makes text from other programs and peers safe for the log.
 
 use std::fmt;
 
@@ -12,8 +12,8 @@ pub fn plain(error: &impl fmt::Display) -> String {
     }
 }
 
-/// Untrusted text as one line. Control characters are escaped, and so are the marks that hide text,
-/// so that it cannot command a terminal.
+/// Untrusted text as one line. Control characters are escaped, so that the text cannot control a
+/// terminal, and so are marks that hide text.
 #[must_use]
 pub fn one_line(text: &str) -> String {
     one_line_within(text, usize::MAX)

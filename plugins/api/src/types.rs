@@ -48,7 +48,7 @@ impl fmt::Display for ThreadModel {
 /// How a layer does an operation that can be emulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Support {
-    /// Not available, and the host does not emulate it.
+    /// Not available, and not emulated.
     None,
     /// The gate in front of the layer emulates it: zero by pwrite, FUA by flush, cache by pread.
     Emulate,
@@ -63,13 +63,13 @@ pub struct Capabilities {
     pub write: bool,
     /// `flush` makes completed writes durable.
     pub flush: bool,
-    /// A hint that seeks are slow.
+    /// Whether seeks are slow; a hint.
     pub rotational: bool,
     /// `trim` is accepted.
     pub trim: bool,
     /// `zero` with [`Flags::fast_zero`] is accepted (it may still answer ENOTSUP).
     pub fast_zero: bool,
-    /// `extents` answers more than "all data".
+    /// `extents` can find holes or zeroes.
     pub extents: bool,
     /// A flush on one connection covers writes completed on every other (NBD_FLAG_CAN_MULTI_CONN).
     pub multi_conn: bool,
@@ -96,7 +96,8 @@ impl Capabilities {
         cache: Support::None,
     };
 
-    /// Reading, writing and flushing. The gate does the rest: zero by writing, and FUA by flushing.
+    /// Reading, writing and flushing. The gate emulates the rest: zero by writing, and FUA by
+    /// flushing.
     pub const READ_WRITE_FLUSH: Capabilities = Capabilities {
         write: true,
         flush: true,
@@ -105,7 +106,8 @@ impl Capabilities {
         ..Capabilities::READ_ONLY
     };
 
-    /// Removes what makes no sense without writing, and emulated FUA if there is no flush.
+    /// Without `write`, removes all capabilities that need it. Without `flush`, removes emulated
+    /// FUA.
     pub fn normalized(mut self) -> Capabilities {
         if !self.write {
             self.trim = false;

@@ -15,7 +15,7 @@ use rbdkit_script_protocol::{Answer, Configure, Script, ScriptPlugin, Scripts};
 pub const INFO: PluginInfo = PluginInfo {
     name: "eval",
     longname: "rbdkit eval plugin",
-    description: "A plugin as shell scripts on the command line",
+    description: "Runs shell scripts given on the command line as a plugin",
     params,
     other_keys: Some(OtherKeys { form: "KEY=VALUE", help: "Goes to the config script" }),
     max_thread_model: ThreadModel::Parallel,

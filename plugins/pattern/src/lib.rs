@@ -18,7 +18,7 @@ use rbdkit_plugin_api::{
 pub const INFO: PluginInfo = PluginInfo {
     name: "pattern",
     longname: "rbdkit pattern plugin",
-    description: "A read-only disk of which every 8 bytes hold their own offset",
+    description: "A read-only disk in which every 8 bytes hold their own offset",
     params,
     other_keys: None,
     max_thread_model: ThreadModel::Parallel,

@@ -14,7 +14,7 @@ use rbdkit_script_protocol::{Answer, Configure, Script, ScriptPlugin, Scripts};
 pub const INFO: PluginInfo = PluginInfo {
     name: "sh",
     longname: "rbdkit sh plugin",
-    description: "A plugin as a shell script or any other program",
+    description: "Runs a shell script or another program as a plugin",
     params,
     other_keys: Some(OtherKeys { form: "KEY=VALUE", help: "Goes to the script's config method" }),
     max_thread_model: ThreadModel::Parallel,

@@ -27,7 +27,7 @@ fn after_flags(flags: u32) -> Handshake {
 /// A reply to an option: its kind and its data.
 type OptionReply = (u32, Vec<u8>);
 
-/// What one option leads to: the replies or the action.
+/// The result of one option: the replies or the action.
 fn one(
     handshake: &mut Handshake,
     number: u32,
@@ -111,7 +111,7 @@ fn an_option_is_refused_from_its_header_alone() {
     assert_eq!(refused, Err(Violation::OptionTooLong(MAX_OPTION + 1)));
     let refused = after_flags(3).advance(&mut &b"IHAVEOPX0000000000"[..], &mut Vec::new());
     assert!(matches!(refused, Err(Violation::OptionMagic(_))));
-    // If only the data is malformed, the whole option has to come first.
+    // If only the data is malformed, the error comes after the whole option.
     message[12..].copy_from_slice(&MAX_OPTION.to_be_bytes());
     assert_eq!(after_flags(3).advance(&mut &message[..], &mut Vec::new()), Ok(None));
 }

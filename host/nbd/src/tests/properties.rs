@@ -8,7 +8,7 @@ use super::super::*;
 use super::{export, session};
 use rbdkit_plugin_api::{Buffer, Fill, Span};
 
-/// A whole conversation: everything that was replied, and how it ended.
+/// A whole connection: all replies, and how it ended.
 #[derive(Debug, PartialEq, Eq)]
 struct Talk {
     out: Vec<u8>,

@@ -188,7 +188,7 @@ fn extents_are_flags_and_lengths() {
     }
 }
 
-/// A buffer of 7s. The given runs (offset, length) are zero or unfilled, and hold 9s in memory.
+/// A buffer of 7s. The given runs (offset, length) are zero or unfilled; their memory holds 9s.
 fn buffer(len: u32, holes: &[(u32, u32, Fill)]) -> Buffer {
     let mut bytes = vec![7; len as usize];
     for &(at, length, _) in holes {

@@ -1,9 +1,9 @@
 //! The contract `wit/filter.wit` as Rust types, made by wasmtime's `bindgen!`, and conversions to
 //! and from the types of the plugin API.
 //!
-//! Imports that may wait are async: the guest is suspended on its fiber meanwhile. All imports may
-//! trap, because that is the answer to a guest's mistake. Imports with an errno in their result
-//! answer an [`ImportError`], which is an errno or a trap.
+//! Imports that may wait are async, and suspend the guest on its fiber. All imports may trap,
+//! because that is the answer to a guest's mistake. Imports with an errno in their result answer an
+//! [`ImportError`], which is an errno or a trap.
 #![allow(missing_docs, reason = "the generated types have the documentation of the contract")]
 
 use rbdkit_plugin_api as api;

@@ -25,14 +25,14 @@ pub(crate) struct Connection {
     pub(crate) handle: AtomicU64,
     pub(crate) deltas: ConnectionDeltas,
     pub(crate) prefetcher: Arc<Prefetcher>,
-    /// Operations below that go on without their call.
+    /// Operations below that continue after their call has ended.
     pub(crate) detached_operations: Arc<TaskTracker>,
     next: NextCell,
     needs_its_instance: bool,
-    /// Open has succeeded and close has not begun: a fresh instance that takes the place of a lost
-    /// one is told of it.
+    /// Open has succeeded and close has not begun. A fresh instance that replaces a lost one
+    /// replays such connections.
     live: AtomicBool,
-    /// The instance that held its state is gone and its state cannot be rebuilt.
+    /// The instance that held its state was dropped, and the state cannot be rebuilt.
     lost: AtomicBool,
     own: OnceLock<Arc<ScopeState>>,
     export: Arc<ScopeState>,
@@ -49,7 +49,7 @@ pub(crate) struct ConnectionTraits {
 }
 
 impl Connection {
-    /// A connection to the export that has this state. Its layer below is not open yet.
+    /// A connection to the export with this state. Its layer below is not open yet.
     pub(crate) fn new(
         shared: &Arc<FilterShared>,
         export: Arc<ScopeState>,
@@ -129,32 +129,32 @@ impl Connection {
         }
     }
 
-    /// What is below, if it stays the same while the connection is open.
+    /// The layer below, if it stays the same while the connection is open.
     pub(crate) fn lasting_next(&self) -> Option<&Arc<Next>> {
         self.next.get_lasting()
     }
 
-    /// What is below now, if it may be replaced while a call goes on.
+    /// The current layer below, if it may be replaced during a call.
     pub(crate) fn replaceable_next(&self) -> Option<Arc<Next>> {
         self.next.get_replaceable()
     }
 
-    /// What is below now.
+    /// The current layer below.
     pub(crate) fn next(&self) -> Option<Arc<Next>> {
         self.next.get()
     }
 
-    /// Takes what is below, for closing it.
+    /// Takes the layer below out, to close it.
     pub(crate) fn take_next(&self) -> Option<Arc<Next>> {
         self.next.take()
     }
 
-    /// Whether the filter may replace what is below.
+    /// Whether the filter may replace the layer below.
     pub(crate) fn reopens(&self) -> bool {
         self.next.is_replaceable()
     }
 
-    /// How often what is below was replaced.
+    /// How often the layer below was replaced.
     pub(crate) fn generation(&self) -> u64 {
         self.next.generation()
     }
@@ -166,7 +166,7 @@ impl Connection {
         }
         let hop = self.below.open(self.readonly_for(readonly)?, exportname).await?;
         self.size_scratch(&hop);
-        // There is nothing to replace: the guest's open asks for this once.
+        // `put` replaces nothing, because the guest's open asks for this only once.
         let _ = self.next.put(Next::new(hop));
         Ok(())
     }
@@ -188,7 +188,7 @@ impl Connection {
         Ok(now + 1)
     }
 
-    /// A read-only connection is never opened for writing below.
+    /// The `readonly` to open next with: a read-only connection never opens next for writing.
     fn readonly_for(&self, readonly: bool) -> Result<bool> {
         match self.readonly && !readonly {
             true => Err(Error::new(Errno::Erofs, "a read-only connection cannot be opened for writing")),

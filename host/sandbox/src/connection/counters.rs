@@ -1,4 +1,4 @@
-//! What happened in a filter, counted.
+//! Counts of what happened in a filter.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -25,7 +25,7 @@ pub struct Counters {
     pub prefetches_merged: AtomicU64,
     /// Ranges for which the queue had no room.
     pub prefetches_dropped: AtomicU64,
-    /// Operations below that went on without the call that had begun them, because its client had
+    /// Operations below that continued after the call that had begun them, because its client had
     /// gone.
     pub detached: AtomicU64,
 }
@@ -35,7 +35,7 @@ impl Counters {
     pub fn bytes_crossed(&self) -> u64 {
         self.bytes_in.load(Relaxed) + self.bytes_out.load(Relaxed)
     }
-    /// Says with -v what happened in the filter of this name.
+    /// Logs the counts of the filter of this name, with `-v`.
     pub(crate) fn log(&self, name: &str, when: &str) {
         let get = |counter: &AtomicU64| counter.load(Relaxed);
         let c = self;
@@ -55,7 +55,7 @@ impl Counters {
     }
 }
 
-/// Counts one of something for as long as it lives.
+/// Adds one to a counter for as long as it lives.
 pub(super) struct Counted(Arc<AtomicU32>);
 
 impl Counted {

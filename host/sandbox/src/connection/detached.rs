@@ -1,25 +1,24 @@
-//! Operations of the layers below that go on when their call has ended.
+//! Operations of the layers below that continue after their call has ended.
 //!
-//! A call that waits for next, or for its scratch file, is ended when its client goes: its instance
-//! is dropped and another one takes the place. The operation that it waited for cannot be called
-//! back, since a plugin reads and writes whether anybody still wants it or not. So the operation
-//! goes on as a *detached operation*: a task of its own that keeps everything that must not be
-//! given away before the operation has ended. These are its buffer and the account that the buffer
-//! is on, the call's range lock (nobody else comes into the range while a write is still on its
-//! way), the turn in a queue below, and the layer below itself, which is finalized and closed after
-//! its last operation. The call's changes of maps are undone before the lock is released, as in any
-//! other call that fails.
+//! A call that waits for next, or for its scratch file, ends when its client leaves: its instance
+//! is dropped and another one takes the place. The operation that it waited for cannot be
+//! cancelled, because a plugin completes every read and write that it began. So the operation
+//! continues as a *detached operation*: a task of its own that keeps everything that must not be
+//! released before the operation has ended. These are its buffer and the charge for it, the call's
+//! range lock (no other call enters the range while a write is under way), its turn in a queue
+//! below, and the layer below itself, which is finalized and closed after its last operation. The
+//! call's changes of maps are undone before the lock is released, as in any other call that fails.
 //!
 //! **In a chain** each layer does that for itself. The future of a request contains those of the
-//! layers below. A layer that detaches its operation does so before it polls it once more, so the
-//! topmost layer goes first. Its operation finds out in its task that the client has gone, detaches
-//! in turn, and so on down to the operation that really hangs. Each detached operation ends as soon
-//! as the layer below it has returned.
+//! layers below. A layer checks whether to detach its operation before it polls the operation
+//! again, so the topmost layer detaches first. In its own task, the operation of that layer finds
+//! that the client has gone and detaches the operation below it, and so on down to the operation
+//! that really hangs. Each detached operation ends as soon as the layer below it has returned.
 //!
 //! **Limits.** A filter has at most
 //! [`MAX_DETACHED_OPERATIONS`](super::limits::MAX_DETACHED_OPERATIONS) of them, and their buffers
-//! are on the account of `buffers-total`. Beyond that a call waits as if its client were still
-//! there, and keeps what it holds.
+//! count towards `buffers-total`. Beyond that a call waits as if its client were still connected,
+//! and keeps what it holds.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -32,19 +31,20 @@ use super::shared::FilterShared;
 use super::tracker::TaskToken;
 use crate::state::HeldLock;
 
-/// Bytes of a buffer that a detached operation keeps, on the account of the filter's buffers.
+/// The charge for a buffer that a detached operation keeps. It counts towards the filter's
+/// `buffers-total`.
 pub(crate) struct Charge {
     shared: Arc<FilterShared>,
     bytes: u64,
 }
 
 impl Charge {
-    /// Takes over bytes that are on the account already.
+    /// Takes over bytes that are charged already.
     pub(crate) fn taken_over(shared: &Arc<FilterShared>, bytes: u64) -> Charge {
         Charge { shared: Arc::clone(shared), bytes }
     }
 
-    /// Puts bytes on the account. None: it has no room.
+    /// Charges bytes. None: that would exceed the limit.
     pub(crate) fn new(shared: &Arc<FilterShared>, bytes: u64) -> Option<Charge> {
         shared.buffers.take(bytes).then(|| Charge::taken_over(shared, bytes))
     }
@@ -77,8 +77,8 @@ impl Drop for Place {
     }
 }
 
-/// What a detached operation keeps. The fields are dropped in this order: whoever gets the lock
-/// finds the buffer's bytes free and next still open.
+/// What a detached operation keeps. The fields are dropped in this order, so that the next holder
+/// of the lock finds the buffer's bytes free and next still open.
 pub(crate) struct DetachedOperation {
     _charge: Charge,
     _lock: Option<HeldLock>,
@@ -96,7 +96,7 @@ impl DetachedOperation {
         DetachedOperation { _charge: charge, _lock: lock, _next: next, place }
     }
 
-    /// Runs an operation to its end on a task of its own. Nobody gets its answer.
+    /// Runs an operation to its end on a task of its own. Its answer is dropped.
     pub(crate) fn run<T: Send + 'static>(self, operation: BoxFuture<'static, T>) {
         let shared = Arc::clone(&self.place.conn.shared);
         shared.counters.detached.fetch_add(1, Relaxed);

@@ -3,18 +3,18 @@
 //! **Features.** Everything that filters do not need is off: threads, 64-bit memories, custom page
 //! sizes, GC, exceptions, relaxed SIMD (its results differ between machines), and the component
 //! model's async. A component that uses one of them is refused when it is loaded. Modules with
-//! several memories stay on: wasmtime itself makes such a module where a component is composed of
-//! others (JavaScript's engine and its stub of WASI), and panics without. The bytes of all memories
-//! of an instance are counted together. Concurrency support makes a call three to five times as
-//! expensive and is off, because a store serves one call at a time here.
+//! several memories stay on: wasmtime itself makes such a module when a component contains others
+//! (JavaScript's engine and its stub of WASI), and panics if the feature is off. The bytes of all
+//! memories of an instance are counted together. Concurrency support makes a call three to five
+//! times as expensive and is off, because a store serves one call at a time here.
 //!
 //! **Memory.** Instances live long (a pool of them for each filter, or one for each connection). So
-//! making one fast brings little, and reserving address space for the largest possible memory costs
-//! much. Instances are allocated on demand, with memories that may move. A memory reserves 64 MiB
-//! of address space, which is what it may grow to by default, and has explicit bounds checks in
+//! making one quickly gains little, and reserving address space for the largest possible memory
+//! costs much. Instances are allocated on demand, with memories that may move. A memory reserves 64
+//! MiB of address space, which is what it may grow to by default, and has explicit bounds checks in
 //! place of the usual 4 GiB of guard.
 //!
-//! **Epochs.** Compiled code looks at an epoch counter at each loop and call.
+//! **Epochs.** Compiled code reads an epoch counter at each loop and call.
 //! [`Pulse`](super::pulse::Pulse) advances it.
 
 use rbdkit_plugin_api::ConfigError;
@@ -32,7 +32,7 @@ const FIBER_STACK: usize = 2 << 20;
 /// is moved.
 const MEMORY_RESERVATION: u64 = 64 << 20;
 
-/// An address that is less than this beyond a checked address needs no check of its own.
+/// An access less than this many bytes beyond a checked address needs no check of its own.
 const MEMORY_GUARD: u64 = 64 << 10;
 
 fn config() -> Config {
@@ -68,8 +68,7 @@ fn config() -> Config {
         .memory_reservation_for_growth(MEMORY_RESERVATION)
         .memory_guard_size(MEMORY_GUARD)
         .memory_may_move(true)
-        // Names of functions come with the component. Its DWARF would be read in the middle of a
-        // request.
+        // The component has the names of its functions. Its DWARF would be parsed during a request.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .native_unwind_info(false);
     config

@@ -1,9 +1,9 @@
-//! How an import ends that does not succeed.
+//! The error of an import.
 
 use rbdkit_plugin_api::Errno;
 
-/// Why an import that answers an errno did not succeed. The generated bindings turn it into the
-/// guest's answer or into a trap.
+/// Why an import failed whose answer is an errno. The generated bindings turn it into the guest's
+/// answer or into a trap.
 #[derive(Debug)]
 pub(crate) enum ImportError {
     /// The answer for the guest.

@@ -1,4 +1,4 @@
-//! Limits as the command line says and shows them (`--filter-limit RESOURCE=VALUE`).
+//! Limits in the form of the command line (`--filter-limit RESOURCE=VALUE`).
 //!
 //! [`Limits::table`] is what `--help` and `rbdkit-filter inspect` print, so the text beside a limit
 //! is written once, here.
@@ -12,9 +12,9 @@ use super::limits::{FilterLimits, ServerLimits};
 /// Everything that `--filter-limit` can set: the limits of one filter, and those of the server.
 #[derive(Clone, Debug, Default)]
 pub struct Limits {
-    /// Those of one filter.
+    /// The limits of one filter.
     pub filter: FilterLimits,
-    /// Those that all filters share.
+    /// The limits that all filters share.
     pub server: ServerLimits,
 }
 
@@ -27,22 +27,22 @@ enum Slot<'a> {
     Count(&'a mut u32),
 }
 
-/// Each resource's word and what it limits, in the order in which they are shown.
+/// Each resource's name and what it limits, in the order in which they are shown.
 const RESOURCES: [(&str, &str); 20] = [
     ("cpu", "time that a guest may compute in one request"),
-    ("wall", "time that one request may take in a filter, waiting for others not counted"),
+    ("wall", "elapsed time of one request in the filter, without waiting for others"),
     ("setup", "the same for configure, open, prepare, finalize and close"),
     ("waits", "times that one request may wait for the layers below, locks and sleep"),
     ("memory", "bytes of memory and tables of an instance"),
     ("memory-all", "bytes of memory of all instances of all filters together"),
     ("instances", "instances of the filter"),
-    ("buffers", "bytes of one request's further buffers"),
-    ("buffers-total", "bytes of all requests' further buffers"),
-    ("transfer", "bytes that one call may bring out of the guest"),
+    ("buffers", "bytes of the buffers that one call allocates"),
+    ("buffers-total", "bytes of the buffers that all calls allocate"),
+    ("transfer", "bytes of strings and lists that one call may pass out of the guest"),
     ("maps", "bytes of memory for block maps"),
     ("scratch", "bytes on the disk for one scratch file (auto: the export's size)"),
     ("scratch-total", "bytes on the disk for all scratch files of the filter"),
-    ("exports", "exports that may have state"),
+    ("exports", "exports for which the filter may keep state"),
     ("prefetches", "prefetches of one connection under way at once"),
     ("prefetch-queue", "bytes in one connection's prefetch queue"),
     ("compile", "processor time for compiling one component"),
@@ -51,7 +51,7 @@ const RESOURCES: [(&str, &str); 20] = [
     ("log-line", "bytes of a line in the log"),
 ];
 
-/// Whether a limit is one for all filters.
+/// Whether one limit holds for all filters together.
 fn is_of_the_server(resource: &str) -> bool {
     matches!(resource, "memory-all" | "compile" | "compile-memory")
 }

@@ -6,30 +6,29 @@ use rbdkit_plugin_api::MAX_REQUEST;
 
 use crate::state;
 
-/// Operations of one filter that go on without their call. This is half of the threads that the
-/// runtime has for operations that block (512), so that plugins which hang leave the other half to
-/// requests that somebody waits for.
+/// The most detached operations of one filter. This is half of the runtime's threads for blocking
+/// operations (512), so that a plugin that hangs leaves the other half to requests with a client.
 pub(super) const MAX_DETACHED_OPERATIONS: u64 = 256;
 
 /// `describe` returns constants. Interpreters start in some milliseconds; 5 s are enough on a busy
 /// machine.
 const DESCRIBE: Duration = Duration::from_secs(5);
 
-/// The limits of one filter in one place of the chain.
+/// The limits of one filter at one position in the chain.
 #[derive(Clone, Debug)]
 pub struct FilterLimits {
     /// Time that a guest may compute in one data request. Waiting for next, locks and sleep does
     /// not count.
     pub cpu: Duration,
-    /// Time that one data request may take, less the same waiting. It also ends a guest that is not
-    /// scheduled for long.
+    /// Elapsed time that one data request may take, without the same waiting. It also ends a guest
+    /// that the system does not schedule for a long time.
     pub wall: Duration,
     /// As `cpu` and `wall`, for configure, get-ready, open, prepare, finalize and close: they may
-    /// read a whole index. Finalize and close may also sleep for so long in all, because no client
-    /// waits for them.
+    /// read a whole index. This also limits all sleeps of finalize or close together, because no
+    /// client waits for them.
     pub setup: Duration,
     /// Times that one data request may wait for others. A normal request waits a few times for each
-    /// block. This ends a request that asks the layers below for ever.
+    /// block. This ends a request that would call the layers below for ever.
     pub waits: u32,
     /// Bytes of an instance's linear memory and tables together. Beyond it an allocation fails in
     /// the guest.
@@ -41,8 +40,8 @@ pub struct FilterLimits {
     pub buffers: u64,
     /// Bytes of all calls' own buffers together.
     pub buffers_total: u64,
-    /// Bytes that one import or result may bring out of the guest at once (strings, lists). A
-    /// request may always bring out as many bytes as its payload has, so that `buffer.write` can
+    /// Bytes that one import or result may pass out of the guest at once (strings, lists). A
+    /// request may always pass out as many bytes as its payload has, so that `buffer.write` can
     /// write the payload in one piece.
     pub transfer: u64,
     /// Bytes of memory for block maps.
@@ -52,7 +51,7 @@ pub struct FilterLimits {
     pub scratch: Option<u64>,
     /// Bytes on the disk for all scratch files of the filter together.
     pub scratch_total: u64,
-    /// Exports that may have state.
+    /// Exports for which the filter may keep state.
     pub exports: u32,
     /// Prefetches of one connection under way at once.
     pub prefetches: u32,
@@ -74,20 +73,21 @@ impl Default for FilterLimits {
             // times.
             waits: 1 << 20,
             memory: 64 << 20,
-            // A client that is alone has half of them: 64, the number of requests in flight beyond
-            // which more bring nothing.
+            // A single client gets half of them: 64. More requests in flight than that gain
+            // nothing.
             instances: 128,
             buffers: u64::from(MAX_REQUEST),
-            // Four of the largest requests: more would let one filter outgrow what the server
+            // Four of the largest requests. With more, one filter could hold more than the server
             // admits in payloads.
             buffers_total: 4 * u64::from(MAX_REQUEST),
-            // The longest list that the host itself gives out, of extents, has 1.5 MiB.
+            // The longest list that the host gives to a guest, one of extents, has 1.5 MiB.
             transfer: 4 << 20,
             maps: 128 << 20,
             scratch: None,
             scratch_total: u64::MAX,
             exports: 1024,
-            // Four pieces hide a latency of 20 ms at 200 MB/s.
+            // Twelve pieces of 1 MiB are enough for 320 MB/s from a source that answers after 30
+            // ms.
             prefetches: 12,
             prefetch_queue: 32 << 20,
             log_lines: 100,
@@ -101,7 +101,7 @@ impl Default for FilterLimits {
 pub(crate) struct Allowance {
     /// Time that the guest may compute.
     pub(crate) compute: Duration,
-    /// Time that the call may take, less what it waits for others.
+    /// Elapsed time that the call may take, without waiting for others.
     pub(crate) take: Duration,
     /// Times that it may wait for others.
     pub(crate) waits: u64,
@@ -118,7 +118,7 @@ impl FilterLimits {
         Allowance { compute: self.setup, take: self.setup, waits: u64::from(self.waits) << 6 }
     }
 
-    /// For asking a component what it is, before the operator has said anything about it.
+    /// For `describe`, which runs before the operator's limits are known.
     pub(crate) fn for_describing() -> FilterLimits {
         FilterLimits { setup: DESCRIBE, ..FilterLimits::default() }
     }
@@ -153,7 +153,7 @@ impl Default for ServerLimits {
 /// What compiling one component that is not in the cache may take.
 #[derive(Clone, Copy, Debug)]
 pub struct CompileLimits {
-    /// Processor time of all threads together. Twice as much time may pass on the clock.
+    /// Processor time of all threads together. Twice as much elapsed time is allowed.
     pub time: Duration,
     /// Address space in bytes.
     pub memory: u64,
@@ -162,7 +162,7 @@ pub struct CompileLimits {
 impl Default for CompileLimits {
     fn default() -> CompileLimits {
         CompileLimits {
-            // The largest interpreters take 20 seconds where two processors compile at once.
+            // The largest interpreters take 20 seconds on a machine with two processors.
             time: Duration::from_secs(60),
             // An interpreter of 18 MiB takes some 1.5 GiB. The rest is for address space that is
             // only reserved.

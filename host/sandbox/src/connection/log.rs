@@ -15,8 +15,8 @@ pub(crate) enum Level {
     Debug,
 }
 
-/// Writes the lines of a filter into the log. It limits how many lines a second there are and how
-/// long each is, and escapes what could look like another line or command a terminal.
+/// Writes the lines of a filter into the log. It limits the number of lines a second and their
+/// length. It escapes characters that could start another line or control a terminal.
 pub(crate) struct GuestLog {
     name: String,
     rate: Rate,
@@ -29,7 +29,7 @@ impl GuestLog {
         GuestLog { name: name.to_string(), rate: Rate::new(rate, rate.saturating_mul(10)), longest }
     }
 
-    /// The most bytes of a line that are shown.
+    /// How many bytes of a line are shown at most.
     pub(crate) fn longest(&self) -> usize {
         self.longest
     }
@@ -52,15 +52,15 @@ impl GuestLog {
     }
 }
 
-/// The most bytes that are shown of a cause of a failure, because a guest or its compiler may have
+/// How many bytes of a failure's cause are shown at most, because a guest or its compiler may have
 /// made the text.
 pub(crate) const CAUSE: usize = 400;
 
 /// How many kinds of faults are counted separately. All further kinds are counted as one.
 const MAX_KINDS: usize = 64;
 
-/// Decides which faults of a filter are reported: of each kind the first, and then each time their
-/// number has grown tenfold.
+/// Decides which faults of a filter are reported: the first of each kind, and then each time the
+/// count has grown tenfold.
 #[derive(Default)]
 pub(crate) struct Faults(Mutex<HashMap<String, u64>>);
 

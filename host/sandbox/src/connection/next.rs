@@ -10,8 +10,8 @@ use super::shared::FilterShared;
 
 /// The layer below, as one call sees it.
 ///
-/// Every call keeps the layer that it began with. A layer that was replaced ends when its last user
-/// drops it: a task of its own finalizes and closes it then.
+/// Every call keeps the layer that it began with. When a layer was replaced and its last user drops
+/// it, a task of its own finalizes and closes it.
 pub(crate) struct Next {
     pub(crate) hop: Arc<Hop>,
     /// Set when it was replaced: counts the task that ends it.
@@ -23,7 +23,7 @@ impl Next {
         Arc::new(Next { hop, retired: OnceLock::new() })
     }
 
-    /// It was replaced: its last user, which may be the caller, ends it.
+    /// Marks it as replaced: its last user, which may be the caller, ends it.
     pub(super) fn retire(&self, shared: &Arc<FilterShared>) {
         let _ = self.retired.set(Arc::clone(shared));
     }
@@ -52,14 +52,14 @@ fn end_later(shared: &FilterShared, hop: Arc<Hop>) {
 pub(super) struct NextCell {
     now: Found,
     generation: AtomicU64,
-    /// Held while the layer is reopened: one reopening at a time.
+    /// Held while the layer is reopened, so that only one call reopens it at a time.
     pub(crate) reopening: tokio::sync::Mutex<()>,
 }
 
 enum Found {
-    /// For filters that cannot reopen it, which is nearly all of them: a request finds it without a
-    /// lock and without counting its users. It stays until the connection is dropped, but counts as
-    /// absent once it was closed.
+    /// For filters that cannot reopen it, which is nearly all of them. A request gets it without a
+    /// lock and without a reference count. It stays until the connection is dropped, but counts as
+    /// absent once it is closed.
     Lasting {
         next: OnceLock<Arc<Next>>,
         closed: AtomicBool,
@@ -107,7 +107,7 @@ impl NextCell {
         self.get_lasting().cloned().or_else(|| self.get_replaceable())
     }
 
-    /// Puts a layer that was opened. Returns the layer that it replaces.
+    /// Stores a layer that was opened. Returns the layer that it replaces.
     pub(crate) fn put(&self, next: Arc<Next>) -> Option<Arc<Next>> {
         match &self.now {
             Found::Lasting { next: cell, .. } => cell.set(next).err(),
@@ -115,7 +115,7 @@ impl NextCell {
         }
     }
 
-    /// Takes the layer out, for closing it.
+    /// Takes the layer out, to close it.
     pub(crate) fn take(&self) -> Option<Arc<Next>> {
         match &self.now {
             Found::Lasting { next, closed } => next.get().filter(|_| !closed.swap(true, Relaxed)).cloned(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 /// What a fault costs besides its own request (`--filter-on-fault`). The request itself always
-/// fails: nothing goes around a filter that failed.
+/// fails: it never bypasses a filter that failed.
 #[derive(Clone, Debug, Default)]
 pub enum OnFault {
     /// Nothing more.
@@ -13,6 +13,6 @@ pub enum OnFault {
     Error,
     /// The connection in which it happened: all its requests fail from then on, and it is closed.
     Disconnect,
-    /// The server ends as after a signal. This is notified then.
+    /// The server ends as after a signal. A fault notifies this.
     Exit(Arc<Notify>),
 }

@@ -1,19 +1,19 @@
-//! Prefetching by the host: a guest asks for a range and goes on, and the host reads the range
-//! ahead meanwhile.
+//! Prefetching: a guest asks for a range and goes on, and the host reads the range in the
+//! background.
 //!
 //! Each connection has one queue in each layer. Ranges are cut into pieces of at most 1 MiB, so
-//! that a demand read that comes in between waits no longer than one piece takes. Several pieces
-//! are under way at once: that hides a source's latency. The parts of a range that are queued,
-//! under way or were done a moment ago are left out, and pieces for which the queue has no room are
-//! dropped. All of it is advisory, so errors are only counted. What the layer below knows to be
-//! zero is left out too, because reading it costs nothing. A prefetch holds no lock and no instance
-//! of this layer, and works on the layer below as any other request does.
+//! that a client's read in between waits no longer than one piece takes. Several pieces are under
+//! way at once, which hides a source's latency. A range's parts that are queued, under way or just
+//! done are left out, and pieces for which the queue has no room are dropped. Prefetches are only
+//! hints, so errors are only counted. What the layer below knows to be zero is left out too,
+//! because reading it costs nothing. A prefetch holds no lock and no instance of this layer, and
+//! works on the layer below as any other request does.
 //!
-//! A filter that exports `background` has ranges of its own for times when the queue is empty. An
-//! idle worker asks the filter for a range, wakes the next worker, fetches the range, and asks
-//! again. So these ranges are fetched without any client, never more at once than there are
-//! workers, and the filter gives a range out only when a worker is about to fetch it. Only one
-//! worker at a time asks.
+//! A filter that exports `background` supplies ranges of its own when the queue is empty. An idle
+//! worker asks the filter for a range, wakes the next worker, fetches the range, and asks again. So
+//! these ranges need no request of a client, no more of them are under way than there are workers,
+//! and the filter gives a range out only when a worker is about to fetch it. Only one worker at a
+//! time asks.
 //!
 //! When the connection ends no more prefetches are begun. The layer below is closed after the last
 //! one that is under way.
@@ -36,19 +36,19 @@ const PIECE: u64 = 1 << 20;
 /// Ranges that a queue holds at most, however short they are.
 const MAX_RANGES: usize = 64;
 
-/// The longest range of a filter's own, in bytes: the largest value of nbdkit's scan-size.
+/// The longest background range, in bytes: the largest value of nbdkit's scan-size.
 const LONGEST: u64 = 32 << 20;
 
-/// A range that takes no longer than this was there already.
+/// A range that takes no longer than this was cached already.
 const AT_ONCE: Duration = Duration::from_micros(200);
 
-/// A worker pauses for this long after a range of a filter's own that was there already. A filter
-/// that scans the same ranges again and again takes a hundredth of a core then, and with ranges of
-/// 2 MiB still covers 2 GiB a second for each worker.
+/// A worker pauses for this long after a background range that was cached already. So a filter that
+/// scans the same ranges repeatedly uses a hundredth of a core, and with ranges of 2 MiB still
+/// covers 2 GiB a second for each worker.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// How many pieces are remembered after they were done: a window that moves on asks again for the
-/// part that overlaps.
+/// How many finished pieces are remembered, because a moving window asks again for the part that
+/// overlaps.
 const MAX_REMEMBERED: usize = 16;
 
 /// One connection's prefetches.
@@ -58,12 +58,12 @@ pub(crate) struct Prefetcher {
     most: u32,
     queue: Mutex<Queue>,
     idle: Notify,
-    /// Of a filter that exports `background`.
+    /// Set if the filter exports `background`.
     next_range: OnceLock<NextRange>,
 }
 
-/// Asks the filter for its next range of its own (`background.next-range`): offset and length, and
-/// the layer below that it is of.
+/// Asks the filter for its next background range (`background.next-range`): offset, length, and the
+/// layer below to fetch it from.
 ///
 /// The future is boxed because the guest's answer may ask for prefetches, and a future cannot be a
 /// part of itself.
@@ -86,7 +86,7 @@ enum Source {
     /// The filter has none, or no more for now.
     #[default]
     Empty,
-    /// The filter is to be asked.
+    /// The filter may be asked.
     Ready,
     /// A worker is asking the filter.
     Asked,
@@ -106,7 +106,7 @@ struct Piece {
 }
 
 impl Piece {
-    /// A range of a filter's own, cut to the export. None if it lies outside of the export.
+    /// A background range, cut to the export. None if it lies outside of the export.
     fn within(offset: u64, length: u64, next: Arc<Next>) -> Option<Piece> {
         let end = offset.saturating_add(length.min(LONGEST)).min(next.hop.size());
         if offset >= end {
@@ -117,15 +117,15 @@ impl Piece {
         Some(Piece { offset: from, length: to - from, next })
     }
 
-    /// Caches what is not known to be zero.
+    /// Caches the parts that are not known to be zero.
     async fn fetch(&self) -> Result<()> {
         let hop = &self.next.hop;
         if hop.can().extents {
             // Without an answer all of it counts as data.
             if let Ok(extents) = hop.extents(self.offset, self.length, Flags::NONE).await {
                 // What the extents do not cover counts as data. This is one request, from the first
-                // data to the last: a list may have tens of thousands of runs, and closing waits
-                // for what is under way.
+                // data to the last, because a list may have tens of thousands of runs, and closing
+                // waits for requests under way.
                 let end = self.offset + self.length;
                 let data = || extents.as_slice().iter().filter(|extent| !extent.zero);
                 let known = extents.next_offset().min(end);
@@ -203,8 +203,8 @@ impl Queue {
 }
 
 impl Prefetcher {
-    /// `below` is the thread model of the layers below. If they do one thing at a time, only one
-    /// prefetch is begun at a time: others would not run, and would delay the next demand read.
+    /// `below` is the thread model of the layers below. If they serve one request at a time, only
+    /// one prefetch is begun at a time: more would not run, and would delay the client's next read.
     pub(crate) fn new(shared: &Arc<FilterShared>, below: ThreadModel) -> Arc<Prefetcher> {
         let most = if below == ThreadModel::Parallel { shared.limits.prefetches } else { 1 };
         Arc::new(Prefetcher {
@@ -220,8 +220,8 @@ impl Prefetcher {
         lock(&self.queue)
     }
 
-    /// Asks for a range of next. Returns whether it was accepted: all of it is queued, under way,
-    /// or was just done.
+    /// Queues a range of next. Returns whether it was accepted: all of it is queued, under way, or
+    /// was just done.
     pub(crate) fn ask(self: &Arc<Self>, next: &Arc<Next>, offset: u64, length: u64) -> bool {
         let hop = &next.hop;
         let end = offset.saturating_add(length).min(hop.size());

@@ -1,8 +1,8 @@
 //! The thread that advances wasmtime's epoch, and the clock that its ticks make.
 //!
-//! Compiled code looks at the epoch at each loop and call, so each tick gives the host a chance to
-//! end a guest that runs too long. The thread ticks every 5 ms while guests run, and less often
-//! when none did. At each tick it publishes the time: a clock that costs one load.
+//! Compiled code reads the epoch at each loop and call, so at each tick the host can end a guest
+//! that runs too long. The thread ticks every 5 ms while guests run, and every 50 ms when none ran
+//! for a second. At each tick it publishes the time, so reading this clock costs one load.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Once, OnceLock};
@@ -14,8 +14,8 @@ use wasmtime::Engine;
 /// this much later.
 pub(crate) const TICK: Duration = Duration::from_millis(5);
 
-/// The time between two ticks while no guest runs. The first tick may come this late for a guest
-/// that runs then.
+/// The time between two ticks while no guest runs. A guest that starts then may get its first tick
+/// this late.
 const IDLE_TICK: Duration = Duration::from_millis(50);
 
 /// After this number of ticks without a guest (1 s) the pulse slows down.
@@ -25,7 +25,7 @@ const IDLE_AFTER: u32 = 200;
 pub(crate) struct Pulse {
     origin: Instant,
     /// Nanoseconds since `origin` at the last tick. 0 while the pulse is slow, because the last
-    /// tick is too long ago then.
+    /// tick is then too long ago.
     coarse: AtomicU64,
     /// A guest was entered since the last tick.
     busy: AtomicBool,
@@ -46,7 +46,7 @@ impl Pulse {
         self.origin.elapsed().as_nanos() as u64
     }
 
-    /// The same as it was at the last tick, for the price of a load.
+    /// The same at the time of the last tick. Costs one load.
     #[inline]
     pub(crate) fn coarse(&self) -> u64 {
         match self.coarse.load(Ordering::Relaxed) {
@@ -55,15 +55,15 @@ impl Pulse {
         }
     }
 
-    /// The time of the last tick, for seeing whether one has passed since. 0 while the pulse is
-    /// slow.
+    /// The time of the last tick, to find out later whether another tick has passed. 0 while the
+    /// pulse is slow.
     #[inline]
     pub(crate) fn tick(&self) -> u64 {
         self.coarse.load(Ordering::Relaxed)
     }
 
-    /// A guest is about to run. The first one starts the thread: after the server has forked, and
-    /// never in a program that only asks a filter's name.
+    /// A guest is about to run. The first guest starts the thread, so the thread starts after the
+    /// server has forked.
     #[inline]
     pub(crate) fn enter(self: &Arc<Self>, engine: &Engine) {
         if !self.busy.load(Ordering::Relaxed) {

@@ -24,13 +24,13 @@ pub(crate) struct HostShared {
 /// What a component is loaded for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// It is only asked what it is.
+    /// Only to describe itself.
     Describe,
-    /// It serves requests.
+    /// To serve requests.
     Serve,
 }
 
-/// One filter in one place of the chain.
+/// One filter at one position in the chain.
 pub(crate) struct FilterShared {
     pub(crate) name: String,
     pub(crate) purpose: Purpose,
@@ -43,9 +43,9 @@ pub(crate) struct FilterShared {
     pub(crate) files: ParamFiles,
     /// Bytes of the buffers that calls allocate and of those that detached operations keep.
     pub(crate) buffers: Quota,
-    /// Operations below that go on without their call.
+    /// How many detached operations there are, and their limit.
     pub(crate) detached_operations: Quota,
-    /// Tasks that outlive the connection that they are of.
+    /// Tasks that outlive their connection.
     pub(crate) detached_tasks: Arc<TaskTracker>,
     /// Memory of the instances of all filters.
     pub(crate) memory_all: Arc<Quota>,

@@ -1,4 +1,4 @@
-//! Tasks that outlive what began them, counted so that somebody can wait for their end.
+//! Counts tasks that outlive the code that started them, so that the server can wait for their end.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ pub(crate) struct TaskTracker {
     none: Notify,
 }
 
-/// Stands for one running task. Dropping it ends the count of that task, also when the task panics.
+/// Stands for one running task. Dropping it uncounts that task, also when the task panics.
 pub(super) struct TaskToken(Arc<TaskTracker>);
 
 impl Drop for TaskToken {

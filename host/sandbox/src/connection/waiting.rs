@@ -1,10 +1,10 @@
-//! How long a call waits: while its client is there, or until what it waits for is done.
+//! How long a call waits: while its client is connected, or until the operation is done.
 //!
-//! A request waits only while its client is there, because nobody else needs its answer. Finalize
-//! and close wait until they are done, because they write back what must not be lost. A call on an
-//! instance whose own memory is needed after the call does so too. The operations that such a call
-//! begins in the layers below have to wait in the same way, whichever client they are for. They are
-//! polled within the poll of that call, which says so with [`poll_until_done`].
+//! A request waits only while its client is connected, because only the client needs its answer.
+//! Finalize and close wait until they are done, because they may write back data that must not be
+//! lost. A call on an instance whose memory holds state also waits until it is done. The operations
+//! that such a call begins in the layers below have to wait in the same way. They are polled inside
+//! [`poll_until_done`], which sets a flag for them.
 
 use std::cell::Cell;
 
@@ -15,17 +15,17 @@ use rbdkit_plugin_api::Client;
 pub(crate) enum WaitPolicy {
     /// It gives up when its client has gone.
     WhileClientIsThere,
-    /// It waits also when its client has gone.
+    /// It also waits after its client has gone.
     UntilDone,
 }
 
 thread_local! {
-    /// What is polled now waits until it is done, for the sake of a layer above.
+    /// The operation that is being polled waits until it is done, because a layer above needs that.
     static UNTIL_DONE: Cell<bool> = const { Cell::new(false) };
 }
 
-// This function and the next are not inlined: a fiber may go on in another thread, which has
-// another variable.
+// This function and the next are not inlined, because a fiber may continue on another thread, which
+// has another variable.
 #[inline(never)]
 fn until_done() -> bool {
     UNTIL_DONE.get()
@@ -36,7 +36,7 @@ fn set_until_done(until_done: bool) -> bool {
     UNTIL_DONE.replace(until_done)
 }
 
-/// Polls something that has to wait until it is done, whatever becomes of the client.
+/// Polls an operation that has to wait until it is done, even if the client leaves.
 pub(crate) fn poll_until_done<T>(poll: impl FnOnce() -> T) -> T {
     struct Before(bool);
     impl Drop for Before {

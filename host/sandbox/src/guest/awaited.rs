@@ -1,5 +1,5 @@
-//! A call's wait for an operation of the layers below, or of its scratch file. It ends when the
-//! client goes.
+//! A call's wait for an operation of the layers below, or of its scratch file. The wait ends when
+//! the client leaves.
 
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
@@ -14,10 +14,10 @@ use crate::connection::waiting::poll_until_done;
 
 /// What tells a call that its client has gone.
 enum Watch {
-    /// Nothing yet: it did not have to wait.
+    /// Nothing yet: the call did not have to wait.
     NotYet,
     Watching(BoxFuture<'static, ()>),
-    /// It waits for the operation alone.
+    /// Nothing: the call waits until the operation ends.
     Not,
 }
 
@@ -70,7 +70,7 @@ impl<T: Send + 'static> Awaited<T> {
         Poll::Pending
     }
 
-    /// Detaches the operation if the client has gone. Whether it did.
+    /// Detaches the operation if the client has gone. Returns whether it did.
     fn is_detached(&mut self, context: &mut Context, cx: &mut TaskContext<'_>) -> bool {
         let Watch::Watching(gone) = &mut self.watch else { return false };
         if gone.as_mut().poll(cx).is_pending() {

@@ -1,4 +1,4 @@
-//! Runs a guest without a runtime, where it can wait for nothing but its own turn.
+//! Runs a guest without a runtime. There the guest can only yield; it can wait for nothing.
 
 use std::future::Future;
 use std::pin::pin;
@@ -16,8 +16,8 @@ impl Wake for Unpark {
     }
 }
 
-/// Runs a call of `describe` or `configure` on this thread. It needs no runtime, and uses none that
-/// is there.
+/// Runs a call of `describe` or `configure` on this thread. It needs no runtime, and does not use
+/// one that exists.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut context = Context::from_waker(&waker);
@@ -25,7 +25,7 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     loop {
         match future.as_mut().poll(&mut context) {
             Poll::Ready(value) => return value,
-            // A guest that yields may be woken by a runtime whose thread this is: so this thread
+            // This may be a thread of a runtime that would have to wake the guest, so this thread
             // does not rely on being woken.
             Poll::Pending => std::thread::park_timeout(TICK),
         }

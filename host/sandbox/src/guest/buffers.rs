@@ -1,8 +1,8 @@
 //! The buffers of one call: the payload of its request, and those that the guest allocates.
 //!
 //! A guest names a buffer by a number: 0 is the payload. It sees a part of the payload's buffer,
-//! and all of each of its own. While an operation of the layer below works on a buffer, the buffer
-//! is taken out of here, so nothing else can reach its bytes.
+//! and the whole of each buffer that it allocated. While an operation of the layer below works on a
+//! buffer, the buffer is taken out of here, so nothing else can reach its bytes.
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use crate::connection::shared::FilterShared;
 const MAX_BUFFERS: usize = 1024;
 
 /// A buffer that a guest changes is kept as at most this number of runs of data and of zeroes. A
-/// buffer with more runs is kept as data alone, because a change moves the runs behind it and a
-/// copy makes one run for each. A buffer that next filled may have more.
+/// buffer with more runs is kept as data alone, because a change moves all runs after it and a copy
+/// adds one run for each run copied. A buffer that next filled may have more.
 const MAX_RUNS: usize = 1024;
 
 /// The longest buffer that `buffer.alloc` makes.
@@ -32,10 +32,10 @@ pub(crate) enum Access {
     Write,
 }
 
-/// Which account the bytes of an operation are on.
+/// What counts the bytes of an operation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bytes {
-    /// They are on the account of the call's own buffers already.
+    /// They already count as buffers that the call allocated (`buffers-total`).
     Own(u64),
     /// The server counts them while the request is in flight.
     Request(u64),
@@ -49,15 +49,15 @@ struct Payload {
     span: Span,
     /// What the request does with it: a read writes into it.
     access: Access,
-    /// The buffer as the layers above sent it. The layers above keep what they sent, so the first
-    /// change of a write's payload is made to a copy.
+    /// The buffer as the layers above sent it. They must get it back unchanged, so the first change
+    /// of a write's payload makes a copy.
     original: Option<Buffer>,
 }
 
 /// The buffers of one call.
 pub(crate) struct CallBuffers {
     payload: Option<Payload>,
-    /// Those that the guest allocated, by their numbers from 1 on.
+    /// The buffers that the guest allocated, numbered from 1.
     own: Vec<Option<Buffer>>,
     own_bytes: u64,
     shared: Arc<FilterShared>,
@@ -77,7 +77,7 @@ impl CallBuffers {
     /// Installs the payload of a read, which writes into its buffer, or of a write, which reads
     /// from it.
     ///
-    /// What a read finds in its buffer belongs to no one.
+    /// The content of a read's buffer has no meaning before the read fills it.
     #[inline]
     pub(super) fn install(&mut self, mut buffer: Buffer, span: Span, access: Access) {
         if access == Access::Write {
@@ -98,7 +98,8 @@ impl CallBuffers {
         buffer
     }
 
-    /// The account for bytes that an operation keeps when the call has ended. None: it has no room.
+    /// Charges the bytes that an operation keeps after the call has ended. None: that would exceed
+    /// the limit.
     pub(crate) fn charge(&mut self, bytes: Bytes) -> Option<Charge> {
         match bytes {
             Bytes::Own(bytes) => {
@@ -121,7 +122,7 @@ impl CallBuffers {
         Ok((slot, span))
     }
 
-    /// A part of a buffer of which the guest sees `whole`.
+    /// A part of a buffer. The guest sees the span `whole` of that buffer.
     fn range(whole: Span, buf: u32, at: u32, length: u32) -> wasmtime::Result<Span> {
         let end = at.checked_add(length).filter(|end| *end <= whole.len);
         // `whole` lies within a buffer, so `whole.at + at` cannot overflow.
@@ -134,7 +135,7 @@ impl CallBuffers {
         Ok(self.slot(buf)?.1.len)
     }
 
-    /// A buffer to look at.
+    /// A buffer to read from.
     pub(crate) fn look(&mut self, buf: u32, at: u32, length: u32) -> wasmtime::Result<(&mut Buffer, Span)> {
         let (slot, whole) = self.slot(buf)?;
         let span = CallBuffers::range(whole, buf, at, length)?;
@@ -182,7 +183,7 @@ impl CallBuffers {
         }
     }
 
-    /// `buffer.alloc`: a further buffer.
+    /// `buffer.alloc`: allocates a buffer.
     pub(crate) fn alloc(&mut self, pool: &Pool, length: u32) -> Result<u32, Errno> {
         if length == 0 || length > LONGEST {
             return Err(Errno::Einval);
@@ -205,13 +206,13 @@ impl CallBuffers {
         Ok(index as u32 + 1)
     }
 
-    /// `buffer.copy`: bytes and what is known of them; the ranges may overlap.
+    /// `buffer.copy`: copies bytes, and which of them are known to be zero. The ranges may overlap.
     pub(crate) fn copy(&mut self, to: u32, to_at: u32, from: u32, from_at: u32, length: u32) -> wasmtime::Result<()> {
         let (source, from_span) = self.look(from, from_at, length)?;
         if source.spliced() > 0 {
             source.materialize(from_span);
         }
-        // What is known to be zero stays known, so copying it costs nothing.
+        // A range known to be zero stays known to be zero, so copying it costs nothing.
         let mut parts = Vec::new();
         let runs: Vec<(Span, Fill)> = source.fills().collect();
         for (run, fill) in runs {
@@ -258,7 +259,7 @@ impl CallBuffers {
         Ok(same)
     }
 
-    /// `buffer.free`: ends a further buffer.
+    /// `buffer.free`: frees a buffer that the guest allocated.
     pub(crate) fn free(&mut self, buf: u32) -> wasmtime::Result<()> {
         if buf == 0 {
             return Err(mistake("it freed buffer 0, the request's own"));

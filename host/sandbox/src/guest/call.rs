@@ -1,9 +1,8 @@
-//! One call of a guest: what it is about, and what belongs to it alone.
+//! One call of a guest: its request and everything that belongs to this call alone.
 //!
-//! [`Call`] is filled when a call begins and emptied when it ends, in whatever way it ends. So
-//! nothing of one request can be seen by the next: buffers, the lock, changes held back, the
-//! connection. A call that is dropped half way drops them too, which releases the lock and undoes
-//! the changes.
+//! [`Call`] is filled when a call begins and emptied when it ends, however it ends. So the next
+//! request sees nothing of this one: no buffers, lock, held-back changes or connection. Dropping a
+//! call before its end drops them too, which releases the lock and undoes the changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,14 +44,15 @@ impl Phase {
     }
 }
 
-/// How a call stands to its connection's life.
+/// The part of its connection's life that a call belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallKind {
     /// It opens the connection or serves a request.
     Ordinary,
-    /// It tells a fresh instance of a connection that is open already: opening next does nothing.
+    /// It replays the open of a connection on a fresh instance. The connection is open already, so
+    /// opening next does nothing.
     Replay,
-    /// Finalize or close: it waits until it is done, also when the client has gone.
+    /// Finalize or close: it waits until it is done, even if the client has gone.
     Ending,
 }
 
@@ -77,12 +77,12 @@ pub(crate) struct Call {
     pub(crate) phase: Phase,
     pub(crate) kind: CallKind,
     pub(crate) conn: Option<Arc<Connection>>,
-    /// The layer below that the call began with, also if the connection has another one meanwhile.
-    /// None if the connection's cannot be replaced.
+    /// The layer below that the call began with, even if the connection has another one by now.
+    /// None if the connection's layer below cannot be replaced.
     pub(crate) next: Option<Arc<Next>>,
     /// The layers below, for a call that belongs to no connection.
     pub(crate) below: Option<NextLayer>,
-    /// How long finalize or close has slept, or is going to.
+    /// How long finalize or close has slept in all, including the sleep that is under way.
     pub(super) slept: Duration,
     pub(crate) extents: Option<ExtentsAnswer>,
     /// Dropped before the lock: a call that is dropped undoes its changes while it still holds the
@@ -90,7 +90,7 @@ pub(crate) struct Call {
     pub(crate) changes: Changes,
     pub(crate) lock: Option<HeldLock>,
     pub(super) last_error: Option<Error>,
-    /// Lines that the guest has begun on standard output and error.
+    /// Unfinished lines of the guest on standard output and error.
     pub(crate) console: Console,
     pub(crate) buffers: CallBuffers,
     shared: Arc<FilterShared>,
@@ -141,15 +141,15 @@ impl Call {
         self.buffers.install(buffer, span, access);
     }
 
-    /// A call is over: nothing of it stays.
+    /// A call is over: empties everything.
     pub(crate) fn end(&mut self) {
         self.below = None;
         self.extents = None;
         self.end_transfer();
     }
 
-    /// The same for what [`Call::begin_transfer`] began. Returns the payload. Changes were settled
-    /// before; the lock is released here.
+    /// [`Call::end`] for a call that [`Call::begin_transfer`] began. Returns the payload. Changes
+    /// were settled before; the lock is released here.
     pub(super) fn end_transfer(&mut self) -> Option<Buffer> {
         let buffer = self.buffers.clear();
         self.lock = None;
@@ -169,8 +169,8 @@ impl Call {
         }
     }
 
-    /// Whether it may be ended when its client has gone: nobody needs its answer, and nothing is
-    /// lost with its instance.
+    /// Whether it may be ended when its client has gone: its answer is not needed, and its instance
+    /// holds no state.
     pub(super) fn may_end(&self) -> bool {
         let replaceable = || self.conn.as_ref().is_some_and(|conn| !conn.needs_its_instance());
         self.phase == Phase::DATA && replaceable() && self.wait_policy() == WaitPolicy::WhileClientIsThere
@@ -181,7 +181,7 @@ impl Call {
         self.next.as_ref().or_else(|| self.conn.as_ref()?.lasting_next())
     }
 
-    /// What the layer below said with an errno that the guest now passes on.
+    /// The error of the layer below, with its text, if the guest now passes on its errno.
     pub(super) fn words_for(&mut self, errno: Errno) -> Option<Error> {
         self.last_error.take().filter(|known| known.errno() == errno)
     }

@@ -1,23 +1,23 @@
-//! How long a call may take, and how much of that is the guest's own.
+//! Measures how long a call takes, and how much of that is the guest's own time.
 //!
-//! A call has two accounts: the time that the guest computed, and the time that passed without the
-//! guest waiting for others. Time that an import waits for next, a lock or a sleep is on neither
-//! account: a retry filter below that sleeps for a minute must not end the filter above it. Epochs
-//! go on while a guest is suspended. So a new epoch only checks these accounts, and never ends a
-//! call by itself.
+//! A call has two times: computing time (limit `cpu`), and elapsed time without waiting (limit
+//! `wall`). Time in which an import waits for next, a lock or a sleep counts as neither: a retry
+//! filter below that sleeps for a minute must not end the filter above it. Epochs advance even
+//! while a guest is suspended. So a new epoch only checks these times, and never ends a call by
+//! itself.
 //!
-//! An import that completes at once has not waited. Its time is the layers' below and not on the
-//! account of computing, but it is on the second account: so a guest that keeps the layers below
-//! busy for ever is ended too, and so is one that waits more often than any normal one does.
+//! An import that completes at once has not waited. The layers below used its time, so it is not
+//! computing time, but it is elapsed time. So a guest that keeps the layers below busy for ever is
+//! ended too. A third limit (`waits`) ends a guest that waits far more often than any normal one.
 //!
-//! The fast path measures nothing. A call begins with the time of the last tick, and the time of an
-//! import that completes at once is excluded only if a tick passed meanwhile, which is right on
+//! The fast path reads no clock. A call begins with the time of the last tick. The time of an
+//! import that completes at once is excluded only if a tick passed during it, which is right on
 //! average.
 //!
 //! **The compute queue.** A guest that has held its thread for longer than [`MAX_UNBROKEN`] yields
-//! it and waits for one of the compute permits, of which there are fewer than threads. So whatever
-//! guests compute, a thread is left for those that do not, and a thousand guests that loop delay
-//! only one another. Waiting for a permit is not computing, but it is on the second account.
+//! it and waits for a compute permit. There are fewer permits than threads. So one thread is always
+//! left for other requests, and a thousand guests that loop delay only one another. Waiting for a
+//! permit is elapsed time, not computing time.
 
 use std::future::Future;
 use std::pin::pin;
@@ -32,16 +32,16 @@ use wasmtime::UpdateDeadline;
 use crate::connection::limits::Allowance;
 use crate::connection::pulse::{Pulse, TICK};
 
-/// The number of guests that compute for long at the same time: one less than there are processors,
-/// so that the server always has one.
+/// The number of guests that may compute for long at the same time: one less than there are
+/// processors, so that one is always left for the server.
 static COMPUTE_PERMITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     Arc::new(Semaphore::new(processors.saturating_sub(1).max(1)))
 });
 
 /// Nanoseconds that a guest may hold its thread without waiting. At the first tick after that it
-/// yields the thread. Most calls take a microsecond: without this, one in some thousands would
-/// yield for nothing because a tick happened to find it.
+/// yields the thread. Most calls take a microsecond. Without this limit, one call in some thousands
+/// would yield for no reason, because a tick came during it.
 const MAX_UNBROKEN: u64 = 2_000_000;
 
 /// Why a call was ended.
@@ -57,13 +57,13 @@ pub(crate) enum Overrun {
     Gone,
 }
 
-/// The accounts of one call. Times are nanoseconds of [`Pulse::now`]. Only the call's own task
-/// writes them. They are atomics because the future that a guest yields to can reach them only
-/// through a shared reference.
+/// The times of one call, in nanoseconds of [`Pulse::now`]. Only the call's own task writes them.
+/// They are atomics because the future that a guest yields to can reach them only through a shared
+/// reference.
 pub(crate) struct CallClock {
     pulse: Arc<Pulse>,
     began: AtomicU64,
-    /// No tick has come since the call began.
+    /// Whether no tick has come since the call began.
     fresh: AtomicBool,
     /// When the guest last began to compute.
     resumed: AtomicU64,
@@ -75,16 +75,16 @@ pub(crate) struct CallClock {
     may_compute: AtomicU64,
     may_take: AtomicU64,
     may_wait: AtomicU64,
-    /// Whether `permit` is there.
+    /// Whether `permit` holds a permit.
     has_permit: AtomicBool,
     permit: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 /// One wait of a guest.
 pub(crate) struct Wait {
-    /// The tick before it.
+    /// The time of the last tick before the wait.
     tick: u64,
-    /// When it turned out that it does not complete at once.
+    /// When the wait turned out not to complete at once.
     paused: Option<u64>,
 }
 
@@ -151,8 +151,8 @@ impl CallClock {
     }
 
     /// The guest has stopped computing. `polled` is the last tick before it began to wait: the time
-    /// since then went into polling what it waits for, and is not its own. Returns since when it
-    /// waits.
+    /// since then was spent polling the operation that it waits for, and is not its own. Returns
+    /// the time since which it waits.
     fn pause(&self, polled: u64) -> u64 {
         let not_its_own = if polled > 0 { self.pulse.tick().saturating_sub(polled) } else { 0 };
         let now = self.pulse.now().saturating_sub(not_its_own);
@@ -170,19 +170,19 @@ impl CallClock {
         self.holding.store(now, Relaxed);
     }
 
-    /// Something begins that a guest waits for.
+    /// A guest begins to wait for an operation.
     pub(crate) fn wait(&self) -> Wait {
         Wait { tick: self.pulse.tick(), paused: None }
     }
 
-    /// It does not complete at once.
+    /// The operation does not complete at once.
     pub(super) fn suspend(&self, wait: &mut Wait) {
         if wait.paused.is_none() {
             wait.paused = Some(self.pause(wait.tick));
         }
     }
 
-    /// It has ended.
+    /// The operation has ended.
     pub(crate) fn end(&self, wait: &Wait) {
         match wait.paused {
             Some(from) => self.resume(from),
@@ -211,13 +211,13 @@ impl CallClock {
         answer
     }
 
-    /// A new epoch began while the guest computed. The guest ends, goes on, or lets others run
-    /// first.
+    /// A new epoch began while the guest computed. Decides whether the guest ends, goes on, or
+    /// yields first.
     pub(crate) fn tick(self: &Arc<Self>) -> Result<UpdateDeadline, Overrun> {
         let now = self.pulse.now();
         if self.fresh.swap(false, Relaxed) {
-            // The call began at some time between the last tick and this one, which are far apart
-            // on a busy machine.
+            // The call began at some time between the last two ticks, which are far apart on a busy
+            // machine.
             let at_the_earliest = now.saturating_sub(TICK.as_nanos() as u64);
             for since in [&self.began, &self.resumed, &self.holding] {
                 since.fetch_max(at_the_earliest, Relaxed);

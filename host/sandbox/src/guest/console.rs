@@ -1,8 +1,8 @@
 //! A guest's standard output and error (WASI), as lines of the filter's log.
 //!
-//! What a guest writes is cut into lines. Each line goes through the same limits as those of `log`:
-//! rate, length, escapes. A line without an end is kept until the call ends, and no more of it than
-//! the log would show.
+//! What a guest writes is cut into lines. Each line has the same limits as a line of `log`: rate,
+//! length, escapes. An unfinished line is kept until the call ends, but no more of it than the log
+//! would show.
 
 use crate::connection::log::{GuestLog, Level};
 
@@ -18,7 +18,7 @@ pub(crate) enum ConsoleStream {
     Err,
 }
 
-/// The lines that a call has begun and not ended.
+/// The unfinished lines of a call.
 #[derive(Default)]
 pub(crate) struct Console {
     out: Vec<u8>,
@@ -38,7 +38,7 @@ impl Console {
         self.keep(stream, bytes, most);
     }
 
-    /// The call ends: logs the lines that have no end.
+    /// The call ends: logs the unfinished lines.
     pub(crate) fn flush(&mut self, log: &GuestLog) {
         for stream in [ConsoleStream::Out, ConsoleStream::Err] {
             if !self.line(stream).is_empty() {

@@ -1,7 +1,7 @@
-//! The data of a store: what the imports act on.
+//! The data of a store, which the imports use.
 //!
-//! A [`Context`] lives as long as its instance. What belongs to one call is in [`Call`], and is
-//! gone when the call ends.
+//! A [`Context`] lives as long as its instance. [`Call`] holds what belongs to one call, and is
+//! emptied when the call ends.
 
 use std::sync::Arc;
 
@@ -47,19 +47,18 @@ impl Context {
         self.inputs.monotonic(|| self.clock.pulse().now())
     }
 
-    /// A guest that goes on computing when its client has gone is ended, where nothing is lost with
-    /// its instance.
+    /// Ends a guest that still computes after its client has gone, if its instance holds no state.
     pub(super) fn still_wanted(&self) -> Result<(), Overrun> {
         let gone = self.call.conn.as_ref().is_some_and(|conn| conn.client().is_gone());
         if gone && self.call.may_end() { Err(Overrun::Gone) } else { Ok(()) }
     }
 
-    /// For functions that answer an error where they may not be used.
+    /// Checks the phase, for functions that answer ENXIO in a wrong phase.
     pub(crate) fn allow(&self, phases: Phase) -> Result<(), wit::Errno> {
         if self.call.phase.is_in(phases) { Ok(()) } else { Err(wit::Errno::Enxio) }
     }
 
-    /// For functions that cannot answer an error.
+    /// Checks the phase, for functions that cannot answer an error: they trap.
     pub(super) fn require(&self, phases: Phase, what: &str) -> wasmtime::Result<()> {
         if self.call.phase.is_in(phases) { Ok(()) } else { Err(mistake(format!("it called {what} where it may not"))) }
     }
@@ -81,8 +80,8 @@ impl Context {
         Ok(self.conn(what)?.scope(scope))
     }
 
-    /// A layer's answer for the guest. What the layer below said is kept: it goes on to the client
-    /// if the guest answers the same errno.
+    /// Converts a layer's answer for the guest. The layer's error is kept with its text, and is
+    /// used again if the guest answers the same errno.
     pub(crate) fn answer<T>(&mut self, result: Result<T, Error>) -> Result<T, wit::Errno> {
         result.map_err(|error| {
             let errno = error.errno();

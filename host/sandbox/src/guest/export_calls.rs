@@ -1,7 +1,6 @@
-//! One type for each function that a filter exports: its arguments, and what it answers.
+//! One type for each function that a filter exports, with its arguments and the type of its answer.
 //!
-//! Reads and writes are not among them. They have a way of their own
-//! ([`Instance::begin`](super::instance::Instance::begin)).
+//! Reads and writes are not among them: see [`Instance::begin`](super::instance::Instance::begin).
 
 use std::future::Future;
 
@@ -29,7 +28,7 @@ pub(crate) trait ExportCall: Send + Sync {
     /// The phase in which it is called.
     const PHASE: Phase;
 
-    /// What the call is to its connection.
+    /// The part of the connection's life that the call belongs to.
     const KIND: CallKind = CallKind::Ordinary;
 
     /// What the call begins with.
@@ -45,7 +44,7 @@ pub(crate) trait ExportCall: Send + Sync {
     /// Runs the guest.
     ///
     /// # Errors
-    /// It trapped, ran into a limit, or answered something that is not allowed.
+    /// It trapped, reached a limit, or gave an invalid answer.
     fn run(
         &self,
         functions: &ExportedFunctions,
@@ -257,7 +256,7 @@ impl ExportCall for GetSizeCall {
     }
 }
 
-/// `info.block-size`. ENOTSUP means that there is nothing to name.
+/// `info.block-size`. ENOTSUP means that the filter names no block sizes.
 pub(crate) struct BlockSizeCall;
 
 impl ExportCall for BlockSizeCall {
@@ -354,7 +353,7 @@ impl ExportCall for ZeroCall {
     }
 }
 
-/// `mapping.extents`. The answer is what the guest had forwarded and its own list, checked.
+/// `mapping.extents`. The answer is what the guest forwarded followed by its own list, checked.
 pub(crate) struct ExtentsCall {
     pub(crate) offset: u64,
     pub(crate) length: u64,
@@ -382,7 +381,7 @@ impl ExportCall for ExtentsCall {
         };
         let forwarded = store.data_mut().call.extents.take().unwrap_or_else(|| ExtentsAnswer::new(self.offset));
         let one = self.flags.contains(wit::CommandFlags::REQ_ONE);
-        // A list that is not allowed is a fault: nothing of the call is published.
+        // An invalid list is a fault, and nothing of the call is published.
         let list = forwarded.finish(own, self.offset, self.length, one);
         Ok(Ok(list.map_err(|error| mistake(error.context().unwrap_or("a list of extents that is not allowed")))?))
     }

@@ -1,6 +1,6 @@
 //! Which interfaces of the contract a filter exports.
 
-/// Which interfaces a filter exports. Every request looks at this.
+/// Which interfaces a filter exports. Every request reads this.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "one for each interface of the contract")]
 pub(crate) struct Exported {

@@ -9,13 +9,13 @@ use crate::connection::bindings::guest;
 use crate::connection::bindings::host::types as wit;
 use crate::load::error::LoadError;
 
-/// `reads.pread` or `writes.pwrite`, which have the same type. The generated binding would put a
-/// future of its own around the one of the call.
+/// `reads.pread` or `writes.pwrite`, which have the same type. The generated binding would add a
+/// second future around the call's future.
 pub(super) type TransferFunction = TypedFunc<(u64, u32, wit::CommandFlags), (Result<(), wit::Errno>,)>;
 
 macro_rules! exports {
     ($($transfer:ident.$function:ident),*; $($name:ident),*; in order: $($any:ident),*) => {
-        /// Which interfaces a component exports, and where they are in it.
+        /// Which interfaces a component exports, with their indices.
         pub(crate) struct ExportIndices {
             filter: guest::filter::GuestIndices,
             $($transfer: Option<ComponentExportIndex>,)*

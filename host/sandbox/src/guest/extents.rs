@@ -1,4 +1,4 @@
-//! The answer of a `mapping.extents`, as the guest and the layer below it make it.
+//! The answer of a `mapping.extents`, to which the guest and the layer below it contribute.
 
 use rbdkit_plugin_api::{Error, Extents};
 
@@ -21,11 +21,11 @@ impl ExtentsAnswer {
         self.expected
     }
 
-    /// Appends what next said of `length` bytes, which are those from [`ExtentsAnswer::expected`]
-    /// on in this layer.
+    /// Appends next's extents for `length` bytes. In this layer these bytes begin at
+    /// [`ExtentsAnswer::expected`].
     ///
-    /// Next may say less than it was asked for, and the guest does not learn that. The answer ends
-    /// at such a gap: what the guest appends behind it is left out.
+    /// Next may describe fewer bytes than it was asked for, and the guest does not learn that. The
+    /// answer ends at such a gap: what the guest appends after it is left out.
     pub(crate) fn append(&mut self, part: &Extents, length: u64) {
         let whole = self.is_whole();
         self.expected = self.expected.saturating_add(length);
@@ -67,7 +67,7 @@ mod tests {
         let mut answer = ExtentsAnswer::new(100);
         answer.append(&extents(&[(10, false), (10, true)], 0), 20);
         assert_eq!(answer.expected(), 120);
-        // Asked for 50 bytes, told of 5.
+        // Next was asked for 50 bytes and describes 5.
         answer.append(&extents(&[(5, false)], 900), 50);
         assert_eq!(answer.expected(), 170);
         answer.append(&extents(&[(30, true)], 0), 30);

@@ -6,7 +6,7 @@ use wasmtime::{Trap, WasmBacktrace};
 use super::clock::Overrun;
 use crate::connection::log::CAUSE;
 
-/// A mistake of a guest: it called an import in a way that has no answer. The call traps.
+/// A mistake of a guest: it called an import in a way that the contract forbids. The call traps.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Mistake(pub(crate) String);
@@ -61,7 +61,7 @@ fn frames(backtrace: &WasmBacktrace) -> String {
     shown.join(" < ")
 }
 
-/// A Rust function's name as it was written; any other as it is.
+/// The name of a function, demangled if it is Rust's.
 fn demangled(name: &str) -> String {
     format!("{:#}", rustc_demangle::demangle(name))
 }

@@ -3,9 +3,9 @@
 //! [`Instance::serve`] installs a call, runs the guest on its fiber and takes the call out again.
 //! It returns the guest's answer, or a fault, after which the instance must not be used again.
 //!
-//! Reads and writes are most of the calls. They do the same in three steps ([`Instance::begin`],
-//! [`Instance::run`], [`Instance::finish`]), of which only the middle one is a future, and which
-//! allocate nothing.
+//! Most calls are reads and writes. They do the same in three steps ([`Instance::begin`],
+//! [`Instance::run`], [`Instance::finish`]). Only the second one is a future, and none of them
+//! allocates.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -57,11 +57,11 @@ impl Transfer {
 pub(crate) struct Instance {
     store: Store<Context>,
     functions: ExportedFunctions,
-    /// Bytes of memory and tables that it had once it was configured.
+    /// Bytes of memory and tables that it had right after it was configured.
     configured_bytes: u64,
 }
 
-/// How to make instances.
+/// What is needed to create instances.
 pub(crate) struct Recipe {
     pub(crate) pre: InstancePre<Context>,
     pub(crate) exports: ExportIndices,
@@ -98,9 +98,9 @@ fn enter(store: &mut Store<Context>, phase: Phase) {
     store.set_epoch_deadline(1);
 }
 
-/// Settles what a call holds back: publishes it if the guest succeeded, and forgets or undoes it
+/// Settles a call's changes: publishes them if the guest succeeded, and forgets or undoes them
 /// otherwise. If the guest passes on an errno of the layer below, the error keeps that layer's
-/// words.
+/// text.
 #[inline]
 fn settle<T>(call: &mut Call, returned: wasmtime::Result<Returned<T>>) -> Outcome<T> {
     match returned {
@@ -123,8 +123,8 @@ fn settle<T>(call: &mut Call, returned: wasmtime::Result<Returned<T>>) -> Outcom
 }
 
 impl Instance {
-    /// Runs one call, of a connection or of none. If it succeeds, what it held back is published,
-    /// then its lock is released, and only then is there an answer.
+    /// Runs one call, of a connection or of none. If it succeeds, its held-back changes are
+    /// published, then its lock is released, and then it answers.
     pub(crate) async fn serve<E: ExportCall>(
         &mut self,
         setup: Setup,
@@ -159,7 +159,7 @@ impl Instance {
     }
 
     /// Limits the bytes of lists that the guest passes in one call. The limit is never below the
-    /// size of the payload, because `buffer.write` of a whole payload is ordinary.
+    /// size of the payload, because filters often write a whole payload with one `buffer.write`.
     fn limit_lists(&mut self, payload: u32) {
         let bytes = self.store.data().shared.limits.transfer.max(payload.into());
         let limit = usize::try_from(bytes).unwrap_or(usize::MAX);
@@ -168,7 +168,7 @@ impl Instance {
         }
     }
 
-    /// Runs the guest on what was installed.
+    /// Runs the guest on the installed call.
     pub(crate) async fn run(&mut self, transfer: Transfer) -> wasmtime::Result<Returned<()>> {
         let function = interface(match transfer.kind {
             TransferKind::Read => &self.functions.reads,
@@ -188,13 +188,13 @@ impl Instance {
         (call.end_transfer(), outcome)
     }
 
-    /// The instance is configured: its memory as it is now is what it needs.
+    /// Records the size of its memory after it was configured.
     pub(crate) fn set_configured(&mut self) {
         self.configured_bytes = self.store.data().memory.used();
     }
 
-    /// Whether its memory has grown by more than half of what was left when it was configured. Some
-    /// guest languages never give memory back.
+    /// Whether its memory has grown by more than half of what was left when it was configured. The
+    /// runtimes of some languages never free memory.
     pub(crate) fn has_grown(&self) -> bool {
         let limit = self.store.data().shared.limits.memory;
         let threshold = self.configured_bytes + limit.saturating_sub(self.configured_bytes) / 2;

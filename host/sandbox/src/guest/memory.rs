@@ -6,7 +6,7 @@ use wasmtime::ResourceLimiter;
 
 use crate::state::Quota;
 
-/// Memory and tables of an instance, against their limit and against that of all instances
+/// Counts an instance's memory and tables against its limit and against the limit of all instances
 /// together.
 pub(crate) struct MemoryLimiter {
     /// Bytes that this instance may have.
@@ -61,7 +61,7 @@ impl ResourceLimiter for MemoryLimiter {
     fn tables(&self) -> usize {
         16
     }
-    // A component has one, and one for each component in it: a stub of WASI has its own.
+    // A component has one, and so has each component inside it, such as a stub of WASI.
     fn memories(&self) -> usize {
         8
     }

@@ -1,11 +1,10 @@
-//! What a guest learns from the system without asking the contract's other functions: the time, and
-//! random numbers.
+//! The time and the random numbers that a guest gets from the system.
 //!
-//! While a component describes itself, both are simulated and the same each time: a clock that goes
-//! on by a millisecond at each look, and numbers that only look random. So a component cannot
-//! describe itself in one way to a person who inspects it and in another way, later or by chance,
-//! to the server. That is enough for the runtimes of languages, which seed their tables and wait
-//! for their own clocks before anything else.
+//! While a component describes itself, both are simulated and the same each time: each reading of
+//! the clock is a millisecond later, and the random numbers come from a fixed sequence. So a
+//! component cannot describe itself in one way to `rbdkit-filter inspect` and in another way, later
+//! or by chance, to the server. The simulation is enough for language runtimes, which seed their
+//! hash tables and read the clock when they start.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,7 +15,7 @@ use wasmtime::{Error, Result};
 pub(crate) enum SystemInputs {
     /// The system.
     Real,
-    /// A count of how often the guest has asked.
+    /// Simulated, with a count of the guest's readings.
     Simulated(u64),
 }
 
@@ -24,7 +23,7 @@ pub(crate) enum SystemInputs {
 /// since 1970.
 const SIMULATED_START: u64 = 1_577_836_800;
 
-/// By how many nanoseconds the simulated clock goes on at each look.
+/// By how many nanoseconds the simulated clock advances at each reading.
 const SIMULATED_TICK: u64 = 1_000_000;
 
 impl SystemInputs {

@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_used_again_and_there_is_an_end_to_them() {
+    fn handles_are_reused_and_limited() {
         let mut handles = WasiHandles::default();
         for n in 0..MAX_HANDLES {
             assert_eq!(handles.add::<()>(WasiHandle::Until(n as u64)).unwrap().rep(), n as u32);

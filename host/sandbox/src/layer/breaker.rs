@@ -1,15 +1,16 @@
 //! The circuit breaker of a filter that fails again and again.
 //!
-//! A fault costs its own request, and a fresh instance takes over in microseconds. A filter that
-//! fails every time would make the server do nothing but make instances. So faults in a row, with
-//! no success in between, are counted. The first few have no further effect. Then the breaker
-//! opens: requests fail with EIO for a while without asking the guest, and twice as long after each
-//! further fault. When the time is over one request is let through. If it succeeds everything is
-//! forgotten. The faults of all calls that were under way when the breaker opened count as one, so
-//! a client with many requests in flight that meets one bad moment is not shut out for long.
+//! A fault costs its own request, and a fresh instance takes over in microseconds. If a filter
+//! failed every time, the server would do nothing but create instances. So the breaker counts
+//! faults in a row, with no success in between. The first seven have no further effect. At the
+//! eighth the breaker opens: requests fail with EIO for a while without calling the guest, and for
+//! twice as long after each further fault. When the time is over, one request is let through. If it
+//! succeeds, the count starts again. The faults of all calls that were running when the breaker
+//! opened count as one. So one short failure does not suspend the filter for long, even if the
+//! client has many requests in flight.
 //!
-//! Each connection has a breaker, so that a client that can make a filter fail slows itself and no
-//! other client. The filter has one for what belongs to no connection: making instances.
+//! Each connection has a breaker, so that a client that makes a filter fail slows only itself. The
+//! filter has one more for creating instances, which belongs to no connection.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -30,18 +31,18 @@ pub(super) struct Breaker {
     faults_in_a_row: AtomicU32,
     /// How often it has opened since the last success.
     times_opened: AtomicU32,
-    /// When it lets a call through again. 0: it is not open.
+    /// The time at which it lets a call through again. 0: it is not open.
     open_until: AtomicU64,
 }
 
-/// What a call was let through with. When the breaker opens many calls may have one: those that
-/// still wait for an instance do not ask the guest any more, and the faults of those that run say
-/// nothing new.
+/// What a call gets when it is let through. When the breaker opens, many calls may have a pass.
+/// Those that still wait for an instance fail without calling the guest, and the faults of those
+/// that run are not counted again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pass(u64);
 
 impl Breaker {
-    /// Lets a call through, if the guest may be asked. This is one load as long as nothing fails.
+    /// Lets a call through if the breaker is closed. This is one load as long as nothing fails.
     #[inline]
     pub(super) fn lets_through(&self, now: impl Fn() -> u64) -> Option<Pass> {
         let until = self.open_until.load(Relaxed);
@@ -49,13 +50,14 @@ impl Breaker {
             return Some(Pass(0));
         }
         let now = now();
-        // The first call after the time tries. For the others the breaker stays open as long again.
+        // The first call after that time tries. For all others the breaker stays open for the same
+        // time again.
         let again = now.saturating_add(nanoseconds(pause(self.times_opened.load(Relaxed))));
         let first = now >= until && self.open_until.compare_exchange(until, again, Relaxed, Relaxed).is_ok();
         first.then_some(Pass(again))
     }
 
-    /// Whether a call that was let through, and has waited since, may still ask the guest.
+    /// Whether a call that was let through, and has waited since, may still call the guest.
     pub(super) fn still_lets_through(&self, pass: Pass) -> bool {
         let until = self.open_until.load(Relaxed);
         until == 0 || until == pass.0
@@ -84,7 +86,7 @@ impl Breaker {
         let opened = self.times_opened.load(Relaxed);
         let pause = pause(opened.saturating_add(1));
         let next = now.saturating_add(nanoseconds(pause)).max(1);
-        // Of several calls that fail at once one opens it.
+        // If several calls fail at once, only one of them opens it.
         let first = self.open_until.compare_exchange(until, next, Relaxed, Relaxed).is_ok();
         if first {
             self.times_opened.store(opened.saturating_add(1), Relaxed);

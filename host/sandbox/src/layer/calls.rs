@@ -29,8 +29,8 @@ use crate::guest::fault::Fault;
 use crate::guest::instance::Transfer;
 use crate::guest::text::protocol_string;
 
-/// How long the end of a connection waits for prefetches and detached operations. After that the
-/// layer below ends with the last of them.
+/// How long the end of a connection waits for prefetches and detached operations. After that, the
+/// layer below is closed when the last of them has ended.
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// Serves the calls of one connection.
@@ -44,9 +44,9 @@ pub(super) struct CallServer {
     /// A fault has ended the connection (`--filter-on-fault=disconnect`). Finalize and close still
     /// run.
     unwanted: AtomicBool,
-    /// This layer ends with the last of its detached operations.
+    /// This layer is closed when the last of its detached operations has ended.
     ends_with_operations: AtomicBool,
-    /// The layer below ends with its last prefetch.
+    /// The layer below is closed when its last prefetch has ended.
     next_ends_with_prefetches: AtomicBool,
 }
 
@@ -110,7 +110,7 @@ impl CallServer {
         self.filter.exported()
     }
 
-    /// Asks the guest for its own ranges, while the connection is there.
+    /// Asks the guest for its background ranges, as long as the connection exists.
     fn next_ranges(self: &Arc<CallServer>) -> NextRange {
         let server = Arc::downgrade(self);
         Box::new(move || {
@@ -135,7 +135,7 @@ impl CallServer {
 
     /// Runs a call without a payload on an instance.
     async fn serve<E: ExportCall>(&self, call: E, priority: Priority) -> Result<E::Answer> {
-        // Finalize may have to write back what must not be lost: it is always tried.
+        // Finalize may have to write back data that must not be lost, so it always runs.
         let pass = if E::KIND == CallKind::Ending { None } else { Some(self.admit()?) };
         let mut lease = self.lease(priority, pass).await?;
         // Replaying this connection may just have shown that it cannot be replayed.
@@ -176,8 +176,8 @@ impl CallServer {
         Error::new(Errno::Eshutdown, format!("{}: the connection ended with a fault", self.filter.name()))
     }
 
-    /// A call of this connection ended in a fault, and its instance is gone. Returns the error for
-    /// the request. `pass` is None for a call that runs whatever happened before.
+    /// Reports that a call of this connection ended in a fault. Its instance is gone. Returns the
+    /// error for the request. `pass` is None for a call that runs whatever happened before.
     fn faulted(&self, what: &str, offset: Option<u64>, pass: Option<Pass>, fault: &Fault) -> Error {
         if fault.gone {
             tracing::debug!("{}: {what}: ended, as its client has gone", self.filter.name());
@@ -209,11 +209,11 @@ impl CallServer {
         let holder = (priority == Priority::Request).then_some(&self.holder);
         let mut lease = match self.pool.try_take(holder) {
             Some(lease) => lease,
-            // What is rare is boxed: the future of every request would need room for it, and is
-            // moved to where it runs.
+            // Waiting is rare, so its future is boxed: otherwise the future of every request would
+            // have to be large enough for it, and that future is moved.
             None => {
                 let lease = Box::pin(self.wait_for_a_place(holder)).await?;
-                // The calls before it in the wait queue may have failed, one after the other.
+                // Calls ahead of it in the wait queue may have failed in the meantime.
                 match pass.map_or(Ok(()), |pass| self.admit_again(pass)) {
                     Ok(()) => lease,
                     Err(error) => {
@@ -268,7 +268,7 @@ impl CallServer {
         }
     }
 
-    /// Keeps next while an operation runs, where it could be replaced meanwhile.
+    /// Keeps next open while an operation runs, if next could be replaced in the meantime.
     fn keep<T: Send + 'static>(&self, op: Op<T>, next: Arc<Next>) -> Op<T> {
         match op {
             Op::Later(future) if self.conn.reopens() => Op::later(async move {
@@ -285,8 +285,8 @@ impl CallServer {
         self.serve(call, Priority::Request).await
     }
 
-    /// A read or a write. It is one flat future: a future within another is moved and told apart at
-    /// each poll.
+    /// A read or a write. It is one flat future, because each nested future would be moved once and
+    /// would cost a branch at each poll.
     pub(crate) async fn transfer(self: Arc<CallServer>, transfer: Transfer, buffer: Buffer, span: Span) -> Done {
         let pass = match self.admit() {
             Ok(pass) => pass,
@@ -318,8 +318,8 @@ impl CallServer {
         };
         match buffer {
             Some(buffer) => (buffer, result),
-            // A detached operation has the buffer. No other buffer must be taken for it: it might
-            // still be written.
+            // A detached operation has the buffer and may still write to it, so the caller gets an
+            // empty one.
             None => (Buffer::new(0), result.and(Err(Errno::Eio.into()))),
         }
     }
@@ -363,8 +363,8 @@ impl CallServer {
         Ok(can.normalized())
     }
 
-    /// Finalizes the layer after its last operation. Detached operations hold locks, and what they
-    /// write comes first.
+    /// Finalizes the layer after its last operation. It waits for detached operations first,
+    /// because they hold locks and may still write.
     pub(crate) async fn finalize(self: Arc<CallServer>) -> Result<()> {
         self.conn.prefetcher.stop();
         let operations = &self.conn.detached_operations;

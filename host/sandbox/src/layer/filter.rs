@@ -1,4 +1,5 @@
-//! A configured filter: how its instances are made and given back, and what its faults cost.
+//! A configured filter: creates its instances, takes them back after a call, and handles their
+//! faults.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,28 +22,27 @@ use crate::guest::exported::Exported;
 use crate::guest::fault::Fault;
 use crate::guest::instance::{Instance, Recipe};
 
-/// The kind under which [`Faults`](crate::connection::log::Faults) counts that a filter is left
-/// alone.
-const LEFT_ALONE: &str = "left alone";
+/// The kind under which [`Faults`](crate::connection::log::Faults) counts suspensions of a filter.
+const SUSPENDED: &str = "suspended";
 
-/// A filter in its place of the chain.
+/// A filter at one position in the chain.
 pub(crate) struct Filter {
     pub(crate) shared: Arc<FilterShared>,
     recipe: Recipe,
     traits: FilterTraits,
     params: Arc<[(String, String)]>,
-    /// The filter's instances. With serialize-requests it has only one, which serves what belongs
-    /// to no connection.
+    /// The filter's instances. With serialize-requests it has only one, for calls that belong to no
+    /// connection.
     pool: Arc<InstancePool>,
-    /// A guest that opens a connection holds its instance while it waits for the layers below, and
-    /// those may wait for another connection to close. So opening takes at most half of the
-    /// instances.
+    /// Limits the calls that open a connection to half of the instances. Such a call holds its
+    /// instance while it waits for the layers below, and those may wait for another connection to
+    /// close.
     opens: Semaphore,
-    /// For instances that cannot be made.
+    /// Counts instances that could not be created.
     breaker: Breaker,
 }
 
-/// What a component says of itself that the layer acts on.
+/// The parts of a component's description that the layer acts on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FilterTraits {
     pub(crate) exported: Exported,
@@ -53,7 +53,7 @@ pub(crate) struct FilterTraits {
 }
 
 impl FilterTraits {
-    /// Whether an instance's own memory holds nothing that connections need.
+    /// Whether connections need nothing that is in an instance's own memory.
     fn is_stateless(&self) -> bool {
         self.recovery == wit::Recovery::Stateless
     }
@@ -111,7 +111,7 @@ impl Filter {
         &self.pool
     }
 
-    /// How it treats connections whose calls this pool serves.
+    /// How the filter treats the connections that this pool serves.
     pub(super) fn connection_traits(&self, pool: &InstancePool) -> ConnectionTraits {
         let needs_its_instance = pool.is_single() && !self.traits.is_stateless();
         ConnectionTraits { reopens: self.traits.reopens, needs_its_instance }
@@ -147,8 +147,8 @@ impl Filter {
         Ok(own)
     }
 
-    /// Puts a fresh, configured instance into a place, and tells it of the connections whose state
-    /// the instance before it held.
+    /// Puts a fresh, configured instance into a place, and replays the connections whose state was
+    /// in the previous instance.
     pub(super) async fn fill(&self, lease: &mut Lease<'_>, pool: &InstancePool) -> Result<()> {
         let pass = self.admit(&self.breaker)?;
         let made = configured(&self.recipe, &self.shared, &self.params).await;
@@ -173,7 +173,7 @@ impl Filter {
         Ok(())
     }
 
-    /// Tells a fresh instance of a connection, which goes on.
+    /// Replays the open of a connection on a fresh instance. The connection goes on.
     async fn replay(&self, conn: &Arc<Connection>, instance: &mut Instance) -> std::result::Result<(), Box<Fault>> {
         let open =
             OpenCall { readonly: conn.readonly, exportname: &conn.exportname, tls: conn.client().tls, replayed: true };
@@ -192,8 +192,8 @@ impl Filter {
         Ok(())
     }
 
-    /// Gives an instance back after a call. One whose memory has grown is dropped instead, if
-    /// nothing is lost with it.
+    /// Gives an instance back after a call. If its memory has grown and it holds no state, it is
+    /// dropped instead.
     pub(super) fn finish(&self, mut lease: Lease<'_>) {
         let replaceable = !self.traits.loses_state_with_instance() || self.model() == ThreadModel::Parallel;
         if replaceable && lease.instance().is_some_and(|instance| instance.has_grown()) {
@@ -206,7 +206,7 @@ impl Filter {
     /// Lets a call through to the guest, unless the guest has failed too often lately.
     ///
     /// # Errors
-    /// EIO: the guest is left alone for a while.
+    /// EIO: the filter is suspended.
     #[inline]
     pub(super) fn admit(&self, breaker: &Breaker) -> Result<Pass> {
         breaker.lets_through(|| self.shared.pulse.now()).ok_or_else(|| self.left_alone())
@@ -215,20 +215,20 @@ impl Filter {
     /// [`Filter::admit`] for a call that was let through and has waited since.
     ///
     /// # Errors
-    /// EIO: the guest is left alone for a while.
+    /// EIO: the filter is suspended.
     pub(super) fn admit_again(&self, breaker: &Breaker, pass: Pass) -> Result<()> {
         if breaker.still_lets_through(pass) { Ok(()) } else { Err(self.left_alone()) }
     }
 
     fn left_alone(&self) -> Error {
-        Error::new(Errno::Eio, format!("{}: it keeps failing and is left alone for a while", self.name()))
+        Error::new(Errno::Eio, format!("{}: it keeps failing and is suspended for a while", self.name()))
     }
 
-    /// Counts a fault of the guest's. It may be left alone for a while after that.
+    /// Counts a fault of the guest's. After that the filter may be suspended.
     pub(super) fn count_fault(&self, breaker: &Breaker, pass: Pass) {
         let Some(pause) = breaker.fault(pass, self.shared.pulse.now()) else { return };
-        // A client may bring it about again and again.
-        if let Some(count) = self.shared.faults.count(LEFT_ALONE) {
+        // A client may cause this repeatedly.
+        if let Some(count) = self.shared.faults.count(SUSPENDED) {
             let times = times(count);
             tracing::error!("{}: it keeps failing: requests fail for {pause:?} without asking it{times}", self.name());
         }
@@ -241,8 +241,8 @@ impl Filter {
         }
     }
 
-    /// A call on an instance of this pool ended in a fault, and the instance is gone. Returns the
-    /// error for the request.
+    /// Reports that a call on an instance of this pool ended in a fault. The instance is gone.
+    /// Returns the error for the request.
     pub(super) fn faulted(&self, what: &str, offset: Option<u64>, fault: &Fault, pool: &InstancePool) -> Error {
         self.report(what, offset, &fault.cause, fault.backtrace.as_deref());
         if self.traits.loses_state_with_instance() && pool.is_single() {
@@ -254,7 +254,7 @@ impl Filter {
         Error::new(Errno::Eio, format!("{}: {what}: {}", self.name(), fault.cause))
     }
 
-    /// Reports an answer of the guest's that cannot be true.
+    /// Reports an invalid answer of the guest.
     pub(super) fn report_false_answer(&self, what: &str, why: &str) {
         self.report(what, None, why, None);
     }
@@ -275,7 +275,7 @@ impl Filter {
         self.ask_in(lease, below, call, FaultReport::Log).await
     }
 
-    /// [`Filter::ask`] in a place that was leased already.
+    /// [`Filter::ask`] on a place that was leased already.
     pub(super) async fn ask_in<E: ExportCall>(
         &self,
         mut lease: Lease<'_>,
@@ -333,7 +333,7 @@ pub(super) enum FaultReport {
     Caller,
 }
 
-/// What a call begins with that tells a fresh instance of a connection.
+/// The setup of a call that replays a connection on a fresh instance.
 fn replay_setup(call: &impl ExportCall) -> Setup {
     Setup { kind: CallKind::Replay, ..call.setup() }
 }
@@ -343,12 +343,12 @@ fn refused(name: &str, line: &str) -> ConfigError {
     ConfigError::new(format!("{name}: {line}"))
 }
 
-/// How often something was counted that is not reported each time.
+/// The count for a message that is not logged each time.
 fn times(count: u64) -> String {
     if count > 1 { format!(" ({count} times so far)") } else { String::new() }
 }
 
-/// A fresh instance that was given the parameters.
+/// Creates an instance and gives it the parameters.
 async fn configured(
     recipe: &Recipe,
     shared: &Arc<FilterShared>,

@@ -15,8 +15,8 @@ use crate::guest::export_calls::{
 };
 use crate::guest::text::{checked_exports, protocol_string};
 
-/// How long a stopping server waits for layers that end on their own, and then for an instance to
-/// clean up with.
+/// How long a stopping server waits for layers that still have to end, and then for an instance
+/// that runs `cleanup`.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// [`Filter`] behind the `Arc` that its connections share.
@@ -93,7 +93,7 @@ impl Layer for FilterLayer {
             }
             if self.0.exported().lifecycle {
                 match tokio::time::timeout(END_TIMEOUT, self.0.pool().take(None)).await {
-                    // A fault is logged where it happens, and nothing else can be done about it.
+                    // A fault is logged where it happens; nothing else is needed here.
                     Ok(Ok(lease)) => drop(self.0.ask_in(lease, None, CleanupCall, FaultReport::Log).await),
                     _ => tracing::error!("{}: no cleanup: its instances are busy after {END_TIMEOUT:?}", self.0.name()),
                 }

@@ -25,7 +25,7 @@ impl FilterHandle {
         self.0.exported()
     }
 
-    /// An operation that nothing but the guest can do.
+    /// An operation that only the guest can do.
     fn guest(&self, call: impl ExportCall<Answer = ()> + 'static) -> Op<Result<()>> {
         Op::later(self.server().data(call))
     }
@@ -58,7 +58,7 @@ impl Handle for FilterHandle {
     }
 
     fn is_prompt(&self) -> bool {
-        // An opaque filter mostly has data of its own.
+        // An opaque filter usually serves its own data, so the layer below does not decide.
         let below = || self.0.pass(|hop| Op::Ready(Ok(hop.is_prompt())));
         self.exported().transparent && matches!(below(), Op::Ready(Ok(true)))
     }

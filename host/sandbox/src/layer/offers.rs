@@ -1,11 +1,12 @@
-//! What a layer offers, from what is below it, what the filter exports, and what the filter claims.
+//! Decides what a layer offers, from what the layer below offers, what the filter exports and what
+//! the filter claims.
 //!
-//! The gate above acts on this answer, so it decides where an operation goes. `native` sends it to
-//! this layer's handle: to the guest if it exports the operation, to the layer below if the filter
-//! is transparent. `emulate` makes the gate replace it by other operations on this layer. So where
-//! a transparent filter passes on an operation that the gate below emulates, this layer has to say
-//! `native`: if it said `emulate`, the gate above would replace the operation here, and the guest
-//! would see writes that nobody sent.
+//! The gate above acts on this answer, so the answer decides where an operation goes. `native`
+//! sends it to this layer's handle: to the guest if it exports the operation, to the layer below if
+//! the filter is transparent. `emulate` makes the gate replace it by other operations on this
+//! layer. If the gate below emulates an operation and a transparent filter passes it on, this layer
+//! has to say `native`. If it said `emulate`, the gate above would replace the operation here, and
+//! the guest would see writes that the client did not send.
 
 use rbdkit_plugin_api::{Capabilities, Support};
 
@@ -34,8 +35,8 @@ struct Operation {
 }
 
 impl Operation {
-    /// What a filter that claims nothing offers. A transparent filter passes the operation on, also
-    /// where it is emulated below.
+    /// What a filter without a claim offers. A transparent filter passes the operation on, even if
+    /// the gate below emulates it.
     fn default_support(self) -> Support {
         match self.below {
             Support::None => Support::None,
@@ -49,7 +50,7 @@ impl Operation {
     fn claimed_support(self, claimed: Support) -> Option<Support> {
         match claimed {
             Support::None => Some(Support::None),
-            // It is passed on, so it is not replaced here.
+            // It is passed on, so this layer's gate must not replace it.
             _ if self.transparent && !self.exported && self.below != Support::None => Some(Support::Native),
             Support::Native if !self.exported => None,
             claimed => Some(claimed),

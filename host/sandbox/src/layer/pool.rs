@@ -1,29 +1,29 @@
-//! The pool of a filter's instances: who may use one, and who waits for one.
+//! The pool of a filter's instances, with its wait queue.
 //!
 //! An [`InstancePool`] holds a limited number of instances: one for a serialized filter, one for
-//! each connection of a serialize-requests filter, many for a parallel one. Free instances are
-//! handed out last in, first out, so that the same few stay warm. Those that were not needed for a
-//! while are dropped ([`InstancePool::free_spare`]).
+//! each connection of a serialize-requests filter, many for a parallel one. The instance that came
+//! back last is handed out first, so that the same few stay in the processor's caches. Instances
+//! that were not needed for a while are dropped ([`InstancePool::free_spare`]).
 //!
-//! **Shares.** A connection gets a further instance while it holds fewer than are left, or if it
-//! holds none. So one connection alone has at most half of them, and the rest is there for the next
-//! connection at once, whatever the first one does with its own. As instances come back the shares
-//! level out: two connections that want all they can get have a third each, and the last third is
-//! left; n connections have n parts of n + 1. No number has to be chosen, and asking costs a
-//! comparison.
+//! **Shares.** A connection gets another instance if it holds none, or if it holds fewer than are
+//! left. So one connection gets at most half of the instances, and the next connection finds the
+//! other half free. As instances come back, the shares become equal: two busy connections get a
+//! third each, and a third stays free; each of n connections gets one part in n + 1. This needs no
+//! configured number and costs one comparison.
 //!
 //! **The wait queue.** A caller over its share waits. Connections that hold no instance are served
 //! first, because they hold fewer than what is left. Connections take turns, so a connection with
-//! many waiting requests delays another one by one of them. Calls that open, end or close a
-//! connection come before all requests and are not counted for any connection. A freed instance
-//! goes straight to the waiter whose turn it is: a later caller cannot take it. No waiter that
-//! might have an instance is left in the queue.
+//! many waiting requests delays another connection by only one of them. Calls that open, end or
+//! close a connection come before all requests and are not counted for any connection. A freed
+//! instance goes straight to the waiter whose turn it is, so a later caller cannot take it. The
+//! queue never holds a waiter that could have an instance.
 //!
 //! A [`Lease`] is a place in the pool, with or without an instance in it. Dropping it gives the
-//! place back without the instance: that is what a fault does, and a call that is dropped half way.
+//! place back without the instance. This happens after a fault, and when a call is dropped before
+//! its end.
 //!
-//! The pool also knows its tenants: the open connections whose calls its instances serve. Where the
-//! pool has one instance, their state may be in that instance.
+//! The pool also knows its tenants: the open connections whose calls its instances serve. If the
+//! pool has only one instance, their state may be in that instance.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -46,7 +46,8 @@ pub(super) struct InstancePool {
 
 #[derive(Default)]
 struct Places {
-    /// Boxed, as one goes in and out with every request: a pointer, not 500 bytes.
+    /// Boxed, because every request takes one out and puts it back: that moves a pointer and not
+    /// 500 bytes.
     free: IdlePool<Box<Instance>>,
     /// Places that are leased.
     leased: u32,
@@ -57,7 +58,8 @@ struct Places {
 
 type Waiter = oneshot::Sender<Handover>;
 
-/// Connections that wait, in turn, each with its requests in the order of asking.
+/// The connections that wait, in the order of their turns, each with its requests in the order in
+/// which they came.
 #[derive(Default)]
 struct WaitQueue {
     turns: VecDeque<u64>,
@@ -73,11 +75,11 @@ impl WaitQueue {
         waiters.push_back(waiter);
     }
 
-    /// Takes the first request of the first connection in turn that `may` have a place. That
-    /// connection is the last in turn then.
+    /// Takes the first request of the first connection that `may` have a place. That connection
+    /// then goes to the end of the queue.
     fn pop(&mut self, may: impl Fn(&Holder) -> bool) -> Option<(Arc<Holder>, Waiter)> {
-        // This looks at few connections: one that holds no place may have one, and those that hold
-        // some are no more than there are places.
+        // This checks few connections: one that holds no place may have one, and there are no more
+        // connections with places than places.
         let may_have = |id: &u64| self.waiters.get(id).is_some_and(|(holder, _)| may(holder));
         let turn = self.turns.iter().position(may_have)?;
         let id = self.turns.remove(turn)?;
@@ -94,9 +96,9 @@ impl WaitQueue {
 
 /// How many places of one pool a connection holds.
 pub(super) struct Holder {
-    /// The connection's. No two connections wait under the same id.
+    /// The connection's id, which is unique.
     id: u64,
-    /// Only changed with the places locked.
+    /// Changed only while the places are locked.
     held: AtomicU32,
 }
 
@@ -114,7 +116,7 @@ impl Holder {
     }
 }
 
-/// A place for an instance. It borrows the pool: counting the pool's users would be two atomic
+/// A place for an instance. It borrows the pool, because a reference count would cost two atomic
 /// operations for each request.
 pub(super) struct Lease<'a> {
     pool: &'a Arc<InstancePool>,
@@ -124,11 +126,11 @@ pub(super) struct Lease<'a> {
     keep: bool,
 }
 
-/// A place on its way to a waiter. If the waiter does not take it out, it goes on to the next one.
+/// A place on its way to a waiter. If the waiter does not take it, it goes to the next waiter.
 struct Handover {
     pool: Arc<InstancePool>,
     holder: Option<Arc<Holder>>,
-    /// None once it was taken out.
+    /// None once the waiter has taken it.
     place: Option<Option<Box<Instance>>>,
 }
 
@@ -140,7 +142,7 @@ impl Drop for Handover {
     }
 }
 
-/// Gives a place back, with the instance in it if there is one, and hands on what is free now.
+/// Gives a place back, with the instance in it if there is one, and hands free places to waiters.
 fn give(pool: &Arc<InstancePool>, holder: Option<&Holder>, instance: Option<Box<Instance>>) {
     let mut places = pool.places();
     places.take_back(holder, instance);
@@ -224,9 +226,9 @@ impl InstancePool {
         self.capacity == 1
     }
 
-    /// Drops the instances that nobody has needed since the last call, and gives their memory back.
-    /// It keeps one, so that the next client finds one. It also keeps the only instance of a pool,
-    /// which may hold state.
+    /// Drops the instances that were not needed since the last call, and frees their memory. It
+    /// keeps one for the next client. It also keeps the only instance of a pool, which may hold
+    /// state.
     pub(crate) fn free_spare(&self) {
         if !self.is_single() {
             let spare = self.places().free.take_spare(1);
@@ -238,14 +240,14 @@ impl InstancePool {
         lock(&self.tenants)
     }
 
-    /// A connection was opened whose calls this pool serves.
+    /// Adds a connection whose calls this pool serves.
     pub(super) fn add_tenant(&self, conn: &Arc<Connection>) {
         let mut tenants = self.lock_tenants();
         tenants.retain(|known| known.strong_count() > 0);
         tenants.push(Arc::downgrade(conn));
     }
 
-    /// The connection closes.
+    /// Removes a connection that closes.
     pub(super) fn remove_tenant(&self, conn: &Arc<Connection>) {
         self.lock_tenants().retain(|known| known.as_ptr() != Arc::as_ptr(conn));
     }
@@ -258,7 +260,7 @@ impl InstancePool {
         all
     }
 
-    /// A place, if there is one now. `holder` is the connection of a request; None for a call that
+    /// A place, if one is free now. `holder` is the connection of a request; None for a call that
     /// is not counted for a connection.
     pub(super) fn try_take<'a>(self: &'a Arc<Self>, holder: Option<&'a Arc<Holder>>) -> Option<Lease<'a>> {
         let mut places = self.places();
@@ -271,7 +273,7 @@ impl InstancePool {
         Some(Lease::new(self, holder, instance))
     }
 
-    /// A place with an instance in it, if there is one now.
+    /// A place with an instance in it, if one is free now.
     pub(super) fn try_take_ready<'a>(self: &'a Arc<Self>, holder: &'a Arc<Holder>) -> Option<Lease<'a>> {
         let mut places = self.places();
         if places.free.is_empty() || !places.has_room(self.capacity, Some(holder)) {
@@ -282,8 +284,7 @@ impl InstancePool {
         Some(Lease::new(self, Some(holder), instance))
     }
 
-    /// A place, when there is one. A call that is not counted for a connection comes before all
-    /// requests.
+    /// Waits for a place. A call that is not counted for a connection comes before all requests.
     pub(crate) async fn take<'a>(self: &'a Arc<Self>, holder: Option<&'a Arc<Holder>>) -> Result<Lease<'a>> {
         let waiting = {
             let mut places = self.places();

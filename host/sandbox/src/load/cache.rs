@@ -1,15 +1,16 @@
-//! Compiled code on the disk, so that starting with filters takes milliseconds.
+//! A cache of compiled code on the disk, so that starting with filters takes milliseconds.
 //!
-//! Loading precompiled code is running it, so an entry has to be something that this host wrote.
+//! The server runs the precompiled code that it loads, so this host must have written each entry.
 //! Entries live in a private directory ([`CacheDirectory`]), under a name that covers the
 //! component, the engine's settings and wasmtime's version. Beside each entry is its seal: an
 //! HMAC-SHA256 over that name and the code, with a key that is in the directory too. The seal is
-//! checked before the code is mapped, and the file that is mapped is the file that was checked. An
-//! entry that was altered, truncated, copied from another cache or renamed is compiled anew.
+//! checked before the code is mapped, and the file that is mapped is the file that was checked. If
+//! an entry was altered, truncated, copied from another cache or renamed, the component is compiled
+//! again.
 //!
 //! Only a user who can read the directory can make a seal. So an entry that our user was tricked
-//! into copying there, or that came from a backup of another machine, is not loaded. Nothing helps
-//! against an attacker who runs as our user.
+//! into copying there, or that came from a backup of another machine, is not loaded. The seal does
+//! not protect against an attacker who runs as our user.
 //!
 //! The code is written before its seal, so a crash leaves at worst an entry without a seal.
 
@@ -30,9 +31,8 @@ use super::compile::{Compiler, MAX_CODE_BYTES};
 use super::error::LoadError;
 use super::hex::{from_hex, to_hex};
 
-/// The cache keeps this many bytes. Beyond that, the entries that were written first are removed
-/// first. It has room for the filters of this tree (some MB) and for a dozen interpreters (60 to 90
-/// MB each).
+/// The most bytes that the cache keeps. Beyond that, the oldest entries are removed first. There is
+/// room for the filters of this tree (some MB) and for a dozen interpreters (60 to 90 MB each).
 const MAX_CACHE_BYTES: u64 = 1 << 30;
 
 /// Bytes of the key.
@@ -41,7 +41,7 @@ const KEY_BYTES: usize = 32;
 /// The name of the key's file.
 const KEY_FILE: &str = "key";
 
-/// How many bytes of a seal are read: more than a seal has.
+/// How many bytes of a seal's file are read: more than a seal has.
 const MAX_SEAL_BYTES: u64 = 128;
 
 /// A cache of compiled code.
@@ -84,9 +84,8 @@ impl Hasher for ShaHasher {
 }
 
 impl CodeCache {
-    /// Opens the cache in `chosen`, or in the default directory. Makes the directory and the key if
-    /// they are not there. None if that fails or the directory is not private: a line in the log
-    /// says why.
+    /// Opens the cache in `chosen`, or in the default directory. Creates the directory and the key
+    /// if they do not exist. None if that fails or the directory is not private; the log says why.
     pub(crate) fn open(chosen: Option<PathBuf>) -> Option<CodeCache> {
         let path = chosen.or_else(default_directory)?;
         let open = || -> Result<CodeCache, CacheError> {
@@ -99,8 +98,8 @@ impl CodeCache {
 
     /// The name of a component's entry.
     fn entry(engine: &Engine, component: &[u8]) -> String {
-        // The kind of seal is part of the name, so that versions of the host that seal differently
-        // do not take each other's entries for damaged.
+        // The kind of seal is part of the name, so that versions of the host with different seals
+        // do not treat each other's entries as damaged.
         let mut hasher = ShaHasher(Sha256::new());
         hasher.0.update(b"sealed by HMAC-SHA256");
         engine.precompile_compatibility_hash().hash(&mut hasher);
@@ -128,7 +127,7 @@ impl CodeCache {
         Ok(compiled)
     }
 
-    /// Opens the code of an entry. None if there is none, or if it is not as it was written.
+    /// Opens the code of an entry. None if there is none, or if its seal does not match.
     fn open_sealed(&self, entry: &str) -> Option<File> {
         let names = EntryNames::new(entry);
         let seal = self.directory.read(&names.seal, MAX_SEAL_BYTES).ok()?;
@@ -147,7 +146,7 @@ impl CodeCache {
         intact.then_some(file)
     }
 
-    /// The MAC over the name, the length and the bytes of an entry. None does not occur: HMAC takes
+    /// The MAC over the name, the length and the bytes of an entry. Never None, because HMAC takes
     /// keys of any length.
     fn mac(&self, entry: &str, code: &[u8]) -> Option<Hmac<Sha256>> {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).ok()?;
@@ -199,7 +198,7 @@ fn map_code(engine: &Engine, code: &File) -> wasmtime::Result<Component> {
     }
 }
 
-/// The directory's key. Makes one if there is none.
+/// Reads the directory's key, or creates one.
 fn read_or_make_key(directory: &CacheDirectory) -> io::Result<[u8; KEY_BYTES]> {
     let read = || -> io::Result<[u8; KEY_BYTES]> {
         let mut key = [0; KEY_BYTES];
@@ -213,7 +212,8 @@ fn read_or_make_key(directory: &CacheDirectory) -> io::Result<[u8; KEY_BYTES]> {
     let mut key = [0; KEY_BYTES];
     getrandom::fill(&mut key)?;
     directory.replace(KEY_FILE, &key)?;
-    // If several processes make a key at once, the last one stays: each reads what is there.
+    // If several processes create a key at once, the last one wins, and each process reads the key
+    // again.
     read()
 }
 
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn code_that_somebody_else_sealed_is_compiled_anew() {
+    fn code_without_the_right_seal_is_compiled_again() {
         let (_directory, cache, engine, component) = cache();
         cache.load(&engine, &Compiler::Here, &component).unwrap();
         let key = CodeCache::entry(&engine, &component);

@@ -1,12 +1,12 @@
 //! The private directory in which the cache of compiled code keeps its files.
 //!
-//! The directory has to be ours alone: owned by our user, mode 0700, and not a symbolic link. It is
+//! The directory must be private: owned by our user, mode 0700, and not a symbolic link. It is
 //! opened once, the open descriptor is checked, and every file is opened relative to that
-//! descriptor. So it does not matter what happens to the path afterwards: no file of another
-//! directory is ever taken for one of ours.
+//! descriptor. So later changes of the path have no effect: no file of another directory is ever
+//! used.
 //!
-//! A file is never changed in place. A new one is written without a name and then renamed over the
-//! old one, so a reader sees the old file or the new one, whole.
+//! A file is never changed in place. A new file is written without a name and then replaces the old
+//! one, so a reader sees either the whole old file or the whole new one.
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, Read as _, Write as _};
@@ -48,12 +48,12 @@ pub(super) struct CacheDirectory {
 }
 
 impl CacheDirectory {
-    /// Opens the directory. Makes it if it is not there.
+    /// Opens the directory. Creates it if it does not exist.
     ///
     /// # Errors
-    /// It cannot be made or opened, or is not ours alone.
+    /// It cannot be created or opened, or is not private.
     pub(super) fn open(path: &Path) -> Result<CacheDirectory, DirectoryError> {
-        // Without a slash at the end, which would make the system follow a link.
+        // Without a slash at the end, because a slash would make the system follow a link.
         let path: PathBuf = path.components().collect();
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
@@ -88,7 +88,7 @@ impl CacheDirectory {
     /// # Errors
     /// There is none, it is not a regular file, or other users own it or may write to it.
     pub(super) fn open_file(&self, name: &str) -> io::Result<File> {
-        // A pipe does not make the open wait.
+        // With O_NONBLOCK, opening a pipe does not wait.
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let file = self.dir.open_with(name, OpenOptions::new().read(true).custom_flags(flags))?;
         let metadata = file.metadata()?;
@@ -111,7 +111,7 @@ impl CacheDirectory {
         Ok(bytes)
     }
 
-    /// Writes a new file in place of whatever has that name.
+    /// Writes a new file, which replaces any file of that name.
     ///
     /// # Errors
     /// Those of the file system. There is no new file then.
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_takes_the_place_of_the_opened_one_is_not_looked_into() {
+    fn a_directory_that_replaces_the_opened_one_is_not_used() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("code");
         let opened = CacheDirectory::open(&path).unwrap();

@@ -1,17 +1,17 @@
-//! Compiling a component, if need be in a process of its own.
+//! Compiles a component, in the server in a process of its own.
 //!
-//! A component comes from a stranger, and the compiler is a large program. Some hundred kilobytes
-//! of nested blocks keep it busy for hours, other input fills the memory, and some input may make
-//! it do what it should not. So the program starts itself again with a hidden argument, gives the
-//! component on standard input, and takes the compiled code from standard output. The child can do
-//! little: its processor time, memory and descriptors are limited (rlimits), its environment is
-//! empty, and before it reads a byte of the component it gives up its access to files, sockets and
-//! other programs ([`rbdkit_confine`]). However the child ends, the parent has compiled code, or
-//! one line that says why not.
+//! A component may come from a stranger, and the compiler is a large program. Some hundred
+//! kilobytes of nested blocks keep it busy for hours, other input fills the memory, and some input
+//! may exploit a fault in it. So the program starts itself again with a hidden argument, writes the
+//! component to the child's standard input, and reads the compiled code from its standard output.
+//! The child can do little: its processor time, memory and descriptors are limited (rlimits), its
+//! environment is empty, and before it reads a byte of the component it gives up its access to
+//! files, sockets and other programs ([`rbdkit_confine`]). However the child ends, the parent has
+//! compiled code, or one line that says why not.
 //!
-//! The code is run later, so a component that takes over the compiler could still return bad code.
-//! That risk remains. The child makes its engine with the same settings by the same function, and
-//! wasmtime refuses code that was made with others.
+//! The server runs the code later, so a component that takes over the compiler could still return
+//! bad code. That risk remains. Both processes make their engine with the same function and
+//! settings, and wasmtime refuses code that was compiled with other settings.
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -36,7 +36,7 @@ use crate::connection::log::CAUSE;
 /// The hidden argument. Two more follow it: seconds of processor time, and bytes of memory.
 const ARGUMENT: &str = "--rbdkit-compile";
 
-/// The child's exit status if standard error says what is wrong with the component.
+/// The child's exit status if it has written to standard error what is wrong with the component.
 const REFUSED: i32 = 3;
 
 /// The most compiled code, in bytes. Code is usually three to five times as large as its component,
@@ -52,7 +52,7 @@ pub enum Compiler {
     /// In this process. For tests, and for programs that do not call [`serve_if_asked`].
     #[default]
     Here,
-    /// In a child of this program, which calls [`serve_if_asked`] first of all.
+    /// In a child process. The program has to call [`serve_if_asked`] before anything else.
     Child(CompileLimits),
 }
 
@@ -60,7 +60,7 @@ impl Compiler {
     /// Compiles a component.
     ///
     /// # Errors
-    /// The compiler refuses it, or it takes more than it may.
+    /// The compiler refuses it, or compiling reaches a limit.
     pub(crate) fn compile(&self, engine: &Engine, component: &[u8]) -> Result<Component, LoadError> {
         let compiled = match self {
             Compiler::Here => compile_here(engine, component),
@@ -83,14 +83,14 @@ fn compile_here(engine: &Engine, component: &[u8]) -> Result<Component, LoadErro
 fn compile_in_child(engine: &Engine, component: &[u8], limits: CompileLimits) -> Result<Component, LoadError> {
     let code = code_from_child(component, limits)?;
     #[allow(unsafe_code, reason = "wasmtime cannot know where precompiled code comes from")]
-    // SAFETY: deserializing is trusting the bytes. They are what this same program compiled a
-    // moment ago with the same settings, in a process that could reach nothing but its pipes.
+    // SAFETY: deserializing trusts the bytes. This same program has just compiled them with the
+    // same settings, in a process that could reach only its pipes.
     let compiled = unsafe { Component::deserialize(engine, code) };
     compiled.map_err(|error| failed(one_line(&error)))
 }
 
-/// A program calls this first of all. If [`Compiler::Child`] started it, it compiles what is on
-/// standard input, and has to exit with this status.
+/// A program calls this before anything else. If [`Compiler::Child`] started the program, this
+/// compiles the component on standard input, and the program has to exit with the returned status.
 pub fn serve_if_asked() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
     if args.next()? != ARGUMENT {
@@ -120,8 +120,8 @@ fn child(seconds: u64, memory: u64) -> Result<(), LoadError> {
     limit(Resource::Core, 0)?;
     limit(Resource::Fsize, 0)?;
     limit(Resource::Nofile, 16)?;
-    // Making the engine asks for the processor's features, which needs files. So the process is
-    // confined after that, but before it reads the component.
+    // Making the engine reads files to find the processor's features. So the process is confined
+    // after that, but before it reads the component.
     let engine = engine::engine().map_err(|error| failed(error.to_string()))?;
     rbdkit_confine::confine_compiler();
     let mut component = Vec::new();
@@ -131,16 +131,16 @@ fn child(seconds: u64, memory: u64) -> Result<(), LoadError> {
 }
 
 fn limit(resource: Resource, limit: u64) -> Result<(), LoadError> {
-    // A lower limit that is there already stays.
+    // An existing lower limit stays.
     let limit = rustix::process::getrlimit(resource).maximum.map_or(limit, |there| there.min(limit));
     setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })
         .map_err(|error| failed(format!("setrlimit: {error}")))
 }
 
-/// The parent's part: has the component compiled, and answers the code.
+/// The parent's part: runs the child and returns the compiled code.
 fn code_from_child(component: &[u8], limits: CompileLimits) -> Result<Vec<u8>, LoadError> {
     let program = std::fs::read_link("/proc/self/exe").unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
-    // The link starts this program even if another version has replaced its file.
+    // This link starts the running program even if another version has replaced its file.
     let mut child = Command::new("/proc/self/exe")
         .arg(ARGUMENT)
         .arg(limits.time.as_secs().max(1).to_string())
@@ -168,7 +168,7 @@ fn why_it_failed(status: ExitStatus, complaint: String, limits: CompileLimits) -
         (_, Some(libc::SIGXCPU | libc::SIGKILL)) => {
             format!("compiling it took more than {:?} of processor time", limits.time)
         }
-        // A panic, an allocation that failed, or worse.
+        // A panic, a failed allocation, or a crash.
         _ => format!("the compiler does not cope with it, or needs more than {} MiB of memory", limits.memory >> 20),
     }
 }
@@ -182,7 +182,7 @@ struct ChildOutput {
 }
 
 /// Writes the component to the child and reads its output until it ends. All pipes are served at
-/// the same time, because none of them holds a component or its code whole.
+/// the same time, because a component or its code does not fit into a pipe.
 fn exchange(child: &mut Child, component: &[u8], timeout: Duration) -> Result<ChildOutput, LoadError> {
     let (Some(mut input), Some(output), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
@@ -210,8 +210,8 @@ fn exchange(child: &mut Child, component: &[u8], timeout: Duration) -> Result<Ch
     })
 }
 
-/// Reads all output, at most `limit` bytes. Empty if there is more or reading fails, because code
-/// that is not whole is of no use.
+/// Reads all output, at most `limit` bytes. Empty if there is more or reading fails, because a part
+/// of the code is useless.
 fn read(from: impl Read, limit: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     match from.take(limit + 1).read_to_end(&mut bytes) {
@@ -220,7 +220,7 @@ fn read(from: impl Read, limit: u64) -> Vec<u8> {
     }
 }
 
-/// Waits for a process to end. Answers whether it did in time.
+/// Waits for a process to end. Returns whether it ended in time.
 fn wait(process: &OwnedFd, timeout: Duration) -> bool {
     let timeout = Timespec { tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
     loop {

@@ -8,7 +8,7 @@ use wasmtime::component::types::ComponentItem;
 use super::error::LoadError;
 use super::file::MAX_COMPONENT_BYTES;
 
-/// Checks that `bytes` may be a component: their number and the first eight.
+/// Checks whether `bytes` may be a component: the length and the first eight bytes.
 ///
 /// # Errors
 /// One line that says what is wrong, without the component's name.
@@ -27,17 +27,18 @@ pub(crate) fn check_format(bytes: &[u8]) -> Result<(), LoadError> {
     Err(LoadError::NotComponent(why.to_string()))
 }
 
-/// What a component imports, all of which is granted.
+/// The imports of a component, all of them granted.
 pub(crate) struct LinkedImports {
-    /// The contract's interfaces by their names there; WASI's in full, without the version.
+    /// Interfaces of the contract by their short names; those of WASI by their full names without
+    /// the version.
     pub(crate) interfaces: Vec<String>,
     /// It imports `next-open.reopen`: it may replace the layer below.
     pub(crate) reopens: bool,
 }
 
 impl LinkedImports {
-    /// Checks that everything that a component imports is granted. `wasi` says which interface of
-    /// WASI an import is, if that is granted.
+    /// Checks that everything that a component imports is granted. `wasi` returns the name of an
+    /// import's WASI interface, if that is granted.
     ///
     /// # Errors
     /// One line that names an import that is not granted.
@@ -49,7 +50,7 @@ impl LinkedImports {
         let mut imports = LinkedImports { interfaces: Vec::new(), reopens: false };
         for (name, item) in component.component_type().imports(engine) {
             if let Some(stub) = wasi(name) {
-                // In a component of several parts each part may import its own version of it.
+                // If a component has several parts, each part may import its own version of it.
                 if !imports.interfaces.iter().any(|known| known == stub) {
                     imports.interfaces.push(stub.to_string());
                 }

@@ -8,7 +8,7 @@ use super::error::LoadError;
 use crate::connection::bindings::host::types as wit;
 
 /// A filter's description. Its texts have no control characters, so that they cannot break a line
-/// or command a terminal.
+/// or control a terminal.
 #[derive(Clone, Debug)]
 pub struct Description {
     /// What `--filter` and messages call it.
@@ -19,13 +19,13 @@ pub struct Description {
     pub longname: String,
     /// A text of some lines for `--help`.
     pub help: String,
-    /// How many calls run at once. The parameters may change it.
+    /// Which calls may run at once. The parameters may change it.
     pub thread_model: ThreadModel,
-    /// Whether operations that it does not export pass it untouched.
+    /// Whether operations that it does not export go to the layer below.
     pub transparent: bool,
     /// What happens when an instance is lost: `stateless`, `replay` or `lost`.
     pub recovery: &'static str,
-    /// A number that changes when the meaning of the state that it keeps in the host changes.
+    /// The version of the format of the state that it keeps in the host.
     pub state_version: u32,
     /// The parameters it takes.
     pub params: Vec<ParamSpec>,
@@ -39,7 +39,7 @@ pub struct Description {
 /// How many parameters a filter may have. nbdkit's largest filters have some twenty.
 const MAX_PARAMS: usize = 256;
 
-/// How many aliases a parameter may have. Each is compared with all other names.
+/// How many aliases a parameter may have. Each alias is compared with all other names.
 const MAX_ALIASES: usize = 16;
 
 /// The longest help text, in bytes.

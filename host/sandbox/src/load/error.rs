@@ -1,4 +1,4 @@
-//! What can be wrong with a component.
+//! Errors of loading a component.
 
 use std::io;
 
@@ -12,10 +12,10 @@ pub enum LoadError {
     /// Its file cannot be opened or read.
     #[error("{}", plain(.0))]
     File(io::Error),
-    /// It is no component, or one that is too large.
+    /// It is not a component, or is too large.
     #[error("{0}")]
     NotComponent(String),
-    /// The compiler refuses it, or takes more time or memory than it may.
+    /// The compiler refuses it, or reaches its limit of time or memory.
     #[error("{0}")]
     Compiler(String),
     /// It imports something that is not granted, or lacks something that a filter has to export.

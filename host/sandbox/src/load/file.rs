@@ -12,11 +12,11 @@ use super::error::LoadError;
 /// The largest component, in bytes. Interpreters with a standard library take 18 MiB.
 pub(crate) const MAX_COMPONENT_BYTES: usize = 64 << 20;
 
-/// For how many seconds to wait for the next bytes of a pipe. The other end of `<(make-a-filter)`
-/// may be a compiler at work.
+/// How many seconds to wait for the next bytes of a pipe. The other end of `<(make-a-filter)` may
+/// be a compiler at work.
 const PIPE_TIMEOUT: i64 = 60;
 
-/// Reads a component from a file or a pipe, at most 64 MiB. Nothing else is read, since a device
+/// Reads a component from a file or a pipe, at most 64 MiB. It reads nothing else, because a device
 /// may have no end.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ pub(super) fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The bytes that digits stand for. None if `text` is anything but pairs of digits.
+/// Decodes hexadecimal digits. None if `text` is anything but pairs of digits.
 pub(super) fn from_hex(text: &[u8]) -> Option<Vec<u8>> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     let pairs = text.chunks(2).map(|pair| match *pair {

@@ -1,18 +1,18 @@
-//! Changes of maps that depend on how a guest's call ends.
+//! Changes of maps that are published or undone when a guest's call ends.
 //!
-//! A call may hold changes back until it succeeds, or let them be undone if it fails. Both are kept
-//! in the call's [`Changes`]; dropping them is failing.
+//! A call may hold changes back until it succeeds, or have changes undone if it fails. The call's
+//! [`Changes`] keeps both; dropping it counts as a failure.
 //!
-//! **Holding back.** A change that is held back reserves the memory that it may need when it is
-//! asked for, so publishing it cannot fail. Each published change is atomic, but not all changes of
-//! a call together.
+//! **Holding back.** A held-back change reserves all the memory that it may need at once, so
+//! publishing it cannot fail. Each published change is atomic, but not all changes of a call
+//! together.
 //!
-//! **Undoing.** Undoing goes backwards, and resets a block only if it is still in the state that
-//! the call gave it. If another call has changed the block since, that change stands. A block that
-//! another call changed *and changed back* looks untouched, so it is reset as well. A filter for
-//! which that would be wrong holds a range lock over the change and over what may fail. It is never
-//! wrong where the restored state is the careful one (dirty again, not cached again). Memory that a
-//! change frees stays charged until the change can no longer be undone.
+//! **Undoing.** Undoing starts with the last change, and resets a block only if it still has the
+//! state that the call gave it. If another call has changed the block since, that change stays. A
+//! block that another call changed *and changed back* looks unchanged, so it is reset as well. If
+//! that would be wrong, the filter holds a range lock from the change until nothing can fail any
+//! more. It is never wrong if the restored state is the safe one (dirty again, not cached again).
+//! Memory that a change frees stays charged until the change can no longer be undone.
 
 use std::sync::Arc;
 
@@ -25,9 +25,10 @@ const TOO_MUCH: Misuse = Misuse("a call holds back more changes of maps than can
 /// What one change in a call's lists is charged in addition: 64 bytes in a vector that may be half
 /// empty.
 const LISTED_CHANGE_BYTES: u64 = 128;
-/// The most chunks that the changes which a call holds back may touch in all, unless it is one
-/// change. Nothing can interrupt publishing them, and no account of time includes it: for this many
-/// it takes some 0.2 s at worst. An honest request touches one chunk, or as many as 4 GiB have.
+/// The most chunks that all held-back changes of a call together may touch, unless it is a single
+/// change. Publishing cannot be interrupted and counts towards no time limit. For this many chunks
+/// it takes at most some 0.2 s. An honest request touches one chunk, or at most the chunks of 4
+/// GiB.
 const MAX_HELD_CHUNKS: u64 = 1 << 20;
 
 /// When a change takes effect.
@@ -56,7 +57,7 @@ struct HeldChange {
     scope: Arc<ScopeState>,
     map: usize,
     change: Change,
-    /// Bytes that were taken from the quota for it.
+    /// Bytes that were taken from the quota for this change.
     reserved: u64,
 }
 
@@ -73,8 +74,8 @@ impl Changes {
     /// For [`ChangeTiming::OnSuccess`] the answer is 0.
     ///
     /// # Errors
-    /// Those of [`Map::set`](super::Map::set). There is no map `id`. Publishing all that is held
-    /// back would take too long.
+    /// Those of [`Map::set`](super::Map::set). There is no map `id`. Publishing all held-back
+    /// changes would take too long.
     pub fn set(
         &mut self,
         scope: &Arc<ScopeState>,
@@ -119,8 +120,8 @@ impl Changes {
         }
     }
 
-    /// Carries out the changes that are held back, in the order in which they were asked for. This
-    /// cannot fail. It happens at `unlock` and when the call succeeds.
+    /// Makes the held-back changes, in the order in which they were requested. This cannot fail. It
+    /// happens at `unlock` and when the call succeeds.
     pub fn publish(&mut self) {
         self.held_chunks = 0;
         for held in self.held.drain(..) {
@@ -131,7 +132,7 @@ impl Changes {
         }
     }
 
-    /// The call has succeeded: publishes what is held back and keeps what could have been undone.
+    /// The call has succeeded: publishes held-back changes, and keeps the undoable ones.
     pub fn succeed(&mut self) {
         self.publish();
         for undo in self.undo.drain(..) {
@@ -139,7 +140,7 @@ impl Changes {
         }
     }
 
-    /// The call has failed: forgets what is held back and undoes what may be undone.
+    /// The call has failed: forgets held-back changes, and undoes the undoable ones.
     pub fn fail(&mut self) {
         self.held_chunks = 0;
         for held in self.held.drain(..) {

@@ -1,6 +1,6 @@
 //! What a connection adds to slots until it closes.
 //!
-//! A filter that counts live connections cannot be trusted to count down: its instance may trap. So
+//! A filter that counts open connections may never count down, because its instance may trap. So
 //! the host remembers what each connection added, and takes it back when the connection ends,
 //! however it ends.
 
@@ -28,8 +28,8 @@ impl ConnectionDeltas {
     pub fn add(&self, scope: &Arc<ScopeState>, slot: u32, delta: i64) -> Result<u64, Misuse> {
         let mut deltas = lock(&self.0);
         let sum = scope.slots().add(slot, delta)?;
-        // One entry for each slot: however often a guest adds, the list is never longer than there
-        // are slots.
+        // One entry for each slot, so the list is never longer than the number of slots, however
+        // often a guest adds.
         match deltas.iter_mut().find(|known| known.slot == slot && Arc::ptr_eq(&known.scope, scope)) {
             Some(known) => known.sum = known.sum.wrapping_add(delta),
             None => deltas.push(Delta { scope: Arc::clone(scope), slot, sum: delta }),

@@ -1,17 +1,17 @@
 //! The files that the operator named in a filter's parameters. A filter reaches no other file.
 //!
-//! Files are opened when the filter is configured, while the working directory is still the
-//! user's. So a missing file is one clear line before the server listens. Files that may come
-//! and go while the server runs (`path-now`, `watch`) are opened or looked up at each use. Their
+//! Files are opened when the filter is configured, while the working directory is still the user's.
+//! So a missing file is reported in one line before the server listens. Files that may appear and
+//! vanish while the server runs (`path-now`, `watch`) are opened or checked at each use. Their
 //! paths are made absolute, because the server changes its directory when it goes into the
 //! background. A guest names a parameter and its occurrence, and never learns a path.
 //!
-//! The functions block the calling thread as long as a local file takes. Anything that is not a
-//! regular file (a pipe of `<(command)`, `/dev/stdin`) is read whole when it is opened: it could
+//! The functions block the calling thread for as long as the file's I/O takes. Anything that is not
+//! a regular file (a pipe of `<(command)`, `/dev/stdin`) is read whole when it is opened: it could
 //! not be read twice, and is often gone after a fork.
 //!
-//! The paths are the operator's own words and may lead anywhere, so cap-std opens them by ambient
-//! authority. No directory handle could confine them.
+//! The operator chooses the paths and they may lead anywhere, so cap-std opens them with ambient
+//! authority. A directory handle could not confine them.
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
@@ -110,7 +110,7 @@ impl ParamFiles {
     }
 
     /// The directories of the files that are opened at each use. A file that replaces one of them
-    /// will be in the same directory.
+    /// appears in the same directory.
     pub fn opened_anew(&self) -> Vec<PathBuf> {
         let now = self.0.iter().flat_map(|(_, all)| all).filter_map(|named| match named {
             ParamFile::OpenedAnew(path) => Some(path),
@@ -171,7 +171,7 @@ fn read_at(file: &File, offset: u64, length: usize) -> Result<Vec<u8>, Errno> {
     Ok(bytes)
 }
 
-/// Opens the regular file that is at a path now. Does not wait, whatever is there.
+/// Opens the regular file that is at a path now. Never waits, even if a pipe is there.
 fn open_now(path: &Path) -> Result<File, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Errno::from_raw(e.raw_os_error()))?;

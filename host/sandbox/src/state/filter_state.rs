@@ -1,4 +1,4 @@
-//! All shared state of one filter in one place of the chain, by scope.
+//! All shared state of one filter at one position in the chain, by scope.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -10,18 +10,18 @@ use super::quota::Quota;
 use super::scope::ScopeState;
 use super::scratch::{self, Scratch};
 
-/// Bytes that a scratch file may have beyond the size of its export, for a header or an index of
-/// the filter's own.
+/// Bytes that a scratch file may have beyond the size of its export, for the filter's own header or
+/// index.
 const SCRATCH_HEADER_BYTES: u64 = 1 << 20;
 
-/// What one filter's shared state may take.
+/// The limits of one filter's shared state.
 #[derive(Clone, Debug)]
 pub struct StateLimits {
     /// How many exports may have state of their own.
     pub exports: usize,
     /// Bytes of memory for all maps of the filter and the page maps of its scratch files.
     pub map_bytes: u64,
-    /// Bytes that the scratch file of one scope may take. None: as many as its export has
+    /// Bytes that the scratch file of one scope may take. None: the size of its export
     /// ([`FilterState::size_scratch`]).
     pub scratch_bytes: Option<u64>,
     /// Bytes that all scratch files of the filter may take together.
@@ -31,8 +31,8 @@ pub struct StateLimits {
 }
 
 impl Default for StateLimits {
-    /// 1024 exports. 128 MiB for maps, which is enough for 32 TiB in blocks of 64 KiB when no two
-    /// neighbours are alike. Scratch files as large as the disk.
+    /// 1024 exports. 128 MiB for maps, which is enough for 32 TiB in blocks of 64 KiB even if no
+    /// two neighbouring blocks have the same state. Scratch files as large as the disk.
     fn default() -> StateLimits {
         StateLimits {
             exports: 1024,
@@ -88,18 +88,18 @@ impl FilterState {
         &self.server
     }
 
-    /// The scope of the export with this canonical name. It is made at its first use.
+    /// The scope of the export with this canonical name. It is created at its first use.
     ///
     /// # Errors
-    /// ENOSPC if as many exports as are allowed have state already.
+    /// ENOSPC if the limit on exports with state is reached.
     pub fn export(&self, name: &str) -> Result<Arc<ScopeState>> {
         let mut exports = self.exports();
         if let Some(scope) = exports.get(name) {
             return Ok(Arc::clone(scope));
         }
         if exports.len() >= self.limits.exports {
-            // Where the plugin takes any name a client can invent many of them. Their scopes, which
-            // no connection uses and no call has changed, must not use up the limit.
+            // If the plugin accepts any export name, a client can invent many. Scopes that no
+            // connection uses and no call has changed must not use up the limit.
             exports.retain(|_, scope| Arc::strong_count(scope) > 1 || !scope.is_pristine());
         }
         if exports.len() >= self.limits.exports {
@@ -111,15 +111,16 @@ impl FilterState {
         Ok(scope)
     }
 
-    /// A scope for a connection. It is gone when the last reference is dropped, which is when the
-    /// connection closes.
+    /// A scope for a connection. It ends when the last reference is dropped, when the connection
+    /// closes.
     pub fn connection(&self) -> Arc<ScopeState> {
         self.new_scope()
     }
 
-    /// An export of `size` bytes was opened. Its scratch file and that of this connection (`own`)
-    /// may then take that many bytes and those of a header, and the server's as many as all exports
-    /// have together. Quotas only grow. Does nothing if the operator has set a limit.
+    /// An export of `size` bytes was opened. From now on its scratch file and that of this
+    /// connection (`own`) may take that many bytes and a header, and the server's scratch file as
+    /// many as all exports together. Quotas only grow. Does nothing if the operator has set a
+    /// limit.
     pub fn size_scratch(&self, export: &Arc<ScopeState>, own: Option<&Arc<ScopeState>>, size: u64) {
         if self.limits.scratch_bytes.is_some() {
             return;

@@ -1,18 +1,20 @@
-//! Range locks, granted in the order in which they were asked for.
+//! Range locks, granted in the order in which they were requested.
 //!
-//! Every lock that is held or waited for is an entry in one short list, in the order of asking. An
-//! entry waits while an *earlier* entry conflicts with it: the two ranges overlap and at least one
-//! of the locks is exclusive. So no lock overtakes a conflicting one that waits, and locks that do
-//! not conflict pass. Each entry waits only for earlier ones, so there is no deadlock.
+//! Every lock that is held or waited for is an entry in one short list, in the order of the
+//! requests. An entry waits while an *earlier* entry conflicts with it: the two ranges overlap and
+//! at least one of the locks is exclusive. So no lock overtakes a waiting lock that it conflicts
+//! with, and other locks are granted at once. Each entry waits only for earlier ones, so there is
+//! no deadlock.
 //!
-//! Each entry counts the earlier entries in its way (`blockers`). An entry that leaves, whether it
-//! was held, gave up waiting or was refused, takes one off every later entry that it conflicts
-//! with. At zero the lock is held and its task is woken. A lock with no blockers *is* held, so
-//! there is no hand-over that could be lost.
+//! Each entry counts the earlier entries that it conflicts with (`blockers`). When an entry leaves
+//! (its lock was released, its caller gave up, or it was refused), every later entry that it
+//! conflicts with loses one blocker. At zero the lock is held and its task is woken. A lock without
+//! blockers *is* held, so no hand-over can be lost.
 //!
 //! It is a list and not a tree because an instance holds or awaits at most one lock, and there are
-//! at most some dozens of instances. It is one mutex and not one for each part of the range because
-//! it is held for some tens of nanoseconds, and a long lock would have to take all of them at once.
+//! at most some dozens of instances. There is one mutex and not one for each part of the range,
+//! because it is held for only some tens of nanoseconds, and a long range would have to take all of
+//! them.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -46,7 +48,7 @@ pub struct Locks(Mutex<Table>);
 
 #[derive(Default)]
 struct Table {
-    /// In the order of asking, in which `id` ascends.
+    /// In the order of the requests, which is the order of `id`.
     entries: Vec<LockEntry>,
     next_id: u64,
     stopping: bool,
@@ -105,7 +107,7 @@ impl Drop for HeldLock {
     }
 }
 
-/// Waits for a lock. Leaves the list when dropped, unless the lock was handed out.
+/// Waits for a lock. Leaves the list when dropped, unless the caller has got the lock.
 struct WaitingLock {
     locks: Arc<Locks>,
     id: u64,
@@ -150,8 +152,8 @@ impl Locks {
         lock(&self.0)
     }
 
-    /// Locks `length` bytes at `offset`, waiting for conflicting locks that were asked for before.
-    /// The place in the list is taken at once, and is given up if the answer is dropped.
+    /// Locks `length` bytes at `offset`, after earlier conflicting locks. The entry is added at
+    /// once, and removed if the answer is dropped.
     ///
     /// # Errors
     /// EINVAL for a length of 0 or a range beyond 2^64. ESHUTDOWN if the lock is not free and the
@@ -211,8 +213,8 @@ impl Locks {
         wake.into_iter().for_each(Waker::wake);
     }
 
-    /// The server stops: callers with [`OnShutdown::GiveUp`] that wait get ESHUTDOWN, now and in
-    /// future. Locks that are held stay held.
+    /// The server stops: callers with [`OnShutdown::GiveUp`] get ESHUTDOWN instead of waiting, from
+    /// now on. Locks that are held stay held.
     pub fn shutdown(&self) {
         let mut wake = Vec::new();
         let mut table = self.table();

@@ -1,4 +1,4 @@
-//! The error for requests that only a faulty guest makes.
+//! The error for calls that only a faulty guest makes.
 
 /// The guest named something that does not exist. Its call ends with a trap. The text is for the
 /// log.

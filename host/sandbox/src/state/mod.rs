@@ -1,10 +1,10 @@
 //! State that the instances of a filter share and that outlives them: maps of blocks, slots, range
 //! locks, scratch files, and the files that the operator named.
 //!
-//! Instances come and go: a pool grows, a trap drops one. So a filter keeps here what must not be
-//! forgotten, and what two instances must agree on. Nothing here knows wasmtime. Each function is
-//! atomic, and what belongs to one call ([`Changes`], [`HeldLock`]) is undone when it is dropped,
-//! so no guest can leave state half changed.
+//! Instances are created and dropped: a pool grows, a trap drops one. So a filter keeps here what
+//! must survive an instance, and what several instances must agree on. Nothing here knows wasmtime.
+//! Each function is atomic, and what belongs to one call ([`Changes`], [`HeldLock`]) is undone when
+//! it is dropped, so no guest can leave state half changed.
 //!
 //! **I/O.** Maps, slots and locks are plain data in memory behind short locks. [`Scratch`] and
 //! [`ParamFiles`] read and write files. A scratch file that may have to wait for the disk does so
@@ -15,7 +15,7 @@
 //! filter itself ([`FilterState::server`]), an export by its canonical name
 //! ([`FilterState::export`]), or a connection ([`FilterState::connection`]). An export's state is
 //! kept while the server runs, so the overlay of a cow filter survives the last client. When the
-//! number of exports reaches its limit, the scopes that were never changed are forgotten.
+//! number of exports reaches its limit, unused scopes that were never changed are dropped.
 //!
 //! **Limits.** The memory of maps and of the scratch files' page maps is charged to one [`Quota`]
 //! for each filter. Each scratch file has a quota, and all scratch files of a filter share another.

@@ -39,7 +39,7 @@ impl ScopeState {
         self.maps.get(id as usize).ok_or(Misuse("there is no map of that number"))
     }
 
-    /// A map whose number [`ScopeState::map`] has checked.
+    /// A map, by a number that [`ScopeState::map`] has checked.
     pub(super) fn map_at(&self, index: usize) -> &Map {
         &self.maps[index]
     }
@@ -60,7 +60,7 @@ impl ScopeState {
     }
 
     /// Whether a new scope could replace this one unnoticed. The sizes of maps do not count,
-    /// because every open gives them anew.
+    /// because every open sets them again.
     pub(super) fn is_pristine(&self) -> bool {
         self.maps.iter().all(Map::is_blank) && self.slots.is_blank() && self.scratch.allocated() == 0
     }

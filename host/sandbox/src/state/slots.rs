@@ -1,4 +1,4 @@
-//! Sixteen small records in each scope, each of four words that change together under a version.
+//! Sixteen small records in each scope. Each has four words that change together, and a version.
 //!
 //! A slot is a mutex around five words. It is held for a few instructions, so even a counter that
 //! every request changes costs only tens of nanoseconds.

@@ -1,4 +1,4 @@
-//! Guests that trap, loop, take too much or give false answers: all they can do is fail their own
+//! Guests that trap, loop, take too much or give false answers. They can only fail their own
 //! requests.
 
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use tokio::sync::Semaphore;
 use super::support::{Disk, Guest, READS, Stack, WRITES, component_of, ended, host, load, read, write};
 use crate::{FilterLimits, ServerLimits};
 
-/// A guest whose read runs `code` at offset 0, and passes the read on at other offsets. `code`
-/// leaves nothing on the stack.
+/// A guest whose read runs `code` at offset 0, and passes on reads at other offsets. `code` leaves
+/// nothing on the stack.
 fn bad_at_zero(imports: &str, code: &str) -> Guest {
     Guest::new(
         &["reads"],
@@ -77,7 +77,7 @@ async fn a_guest_that_computes_lets_others_run() {
 
 #[tokio::test]
 async fn memory_beyond_the_limit_is_refused_in_the_guest() {
-    // 64 KiB are there; 200 pages more are 13 MB.
+    // The memory has 64 KiB; 200 more pages are 13 MB.
     let grow = "(if (i32.ne (memory.grow (i32.const 200)) (i32.const -1)) (then (unreachable)))";
     let guest = bad_at_zero("", grow);
     let stack =
@@ -141,8 +141,8 @@ async fn a_buffer_that_is_not_there_or_too_short_traps() {
 
 #[tokio::test]
 async fn buffers_of_a_call_are_limited() {
-    // Allocates 1 MiB at a time until it is refused, and returns the number of buffers as an errno
-    // would be: 3 is enomem.
+    // Allocates 1 MiB at a time until it is refused, and returns the number of buffers as an errno:
+    // 3 is ENOMEM.
     let guest = Guest::new(
         &["reads"],
         r#"
@@ -386,7 +386,7 @@ async fn an_import_outside_of_its_phase_returns_an_error_or_traps() {
     layer.cleanup().await;
 }
 
-/// A long payload that the client read before does not change how much a guest may bring out.
+/// A long payload of an earlier read does not change how much a guest may pass out.
 #[tokio::test]
 async fn a_payload_raises_the_limit_on_lists_for_its_own_request_only() {
     let flush = r#"
@@ -407,8 +407,8 @@ async fn a_payload_raises_the_limit_on_lists_for_its_own_request_only() {
     top.close().await;
 }
 
-/// With a buffer in very many pieces a guest could make one function of the host as slow as it
-/// wants, and no tick ends a function of the host.
+/// With a buffer in very many pieces a guest could make a host function arbitrarily slow, and no
+/// tick can end a host function.
 #[tokio::test]
 async fn a_buffer_in_very_many_pieces_is_kept_as_data() {
     let imports = r#"

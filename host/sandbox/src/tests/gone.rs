@@ -43,7 +43,7 @@ async fn settled() {
     }
 }
 
-/// How many operations the filter in this place of the chain has detached.
+/// How many operations the filter at this position in the chain has detached.
 fn detached(stack: &Stack, place: usize) -> u64 {
     stack.host.statistics()[place].1.detached.load(SeqCst)
 }
@@ -64,7 +64,7 @@ async fn a_call_that_waits_in_next_ends_with_its_client() {
     client.set_gone();
     assert_eq!(ended(waiting).await, Err(Errno::Eshutdown));
     assert_eq!(ended(queued).await, Err(Errno::Eshutdown));
-    // The instance's place is free, though the disk has not answered.
+    // The instance's place is free although the disk has not answered.
     assert_eq!(reached(&stack).await, ["pread 1024 512"]);
     hold.add_permits(2);
     assert_eq!(ended(next).await, Ok(()));
@@ -121,8 +121,8 @@ async fn every_operation_of_next_ends_with_its_client() {
     hold.add_permits(6);
 }
 
-/// Locks its 512 bytes around a read of next, and marks a block meanwhile. A flush counts marks: it
-/// fails with as many as its errno says.
+/// Locks its 512 bytes during a read of next, and marks a block. A flush fails with an errno whose
+/// number is the count of marks.
 const LOCKS_AND_MARKS: &str = r#"
     (import "rbdkit:filter/locks@0.1.0" "lock" (func $lock (param i32 i64 i64 i32 i32)))
     (import "rbdkit:filter/maps@0.1.0" "resize" (func $resize (param i32 i32 i32 i64 i32)))
@@ -181,7 +181,7 @@ async fn in_a_chain_each_layer_detaches_and_is_closed_after_the_operation() {
     assert_eq!(reached(&stack).await, ["pread 0 512"]);
     client.set_gone();
     assert_eq!(ended(waiting).await, Err(Errno::Eshutdown));
-    // The server does this then. It does not wait for the disk.
+    // The server does this when a client leaves. It does not wait for the disk.
     top.finalize().await.unwrap();
     top.close().await;
     drop(top);
@@ -346,7 +346,7 @@ async fn a_detached_operation_keeps_the_next_it_began_with() {
     let (client, top) = connect(&stack).await;
     let waiting = reading(&top, 0);
     settled().await;
-    // The layer that was replaced had no user any more.
+    // The replaced layer had no more users.
     assert_eq!(stack.disk.seen(), ["pread 0 512", "finalize", "close"]);
     client.set_gone();
     assert_eq!(ended(waiting).await, Err(Errno::Eshutdown));

@@ -1,4 +1,4 @@
-//! Connections: how they begin and end, thread models, what a lost instance leaves, reopening.
+//! Connections: their begin and end, thread models, lost instances, reopening.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -325,7 +325,7 @@ async fn a_filter_can_ask_for_the_thread_model_below() {
     Stack::over(&[guest], disk, FilterLimits::default()).await.chain.cleanup().await;
 }
 
-/// Locks 512 bytes exclusively around a read of next; a second lock in the call has to be refused.
+/// Locks 512 bytes exclusively during a read of next. A second lock in the call has to be refused.
 const LOCKS: &str = r#"
     (import "rbdkit:filter/locks@0.1.0" "lock" (func $lock (param i32 i64 i64 i32 i32)))
     (import "rbdkit:filter/next@0.1.0" "pread" (func $next_pread (param i64 i32 i32 i32 i32)))
@@ -365,7 +365,8 @@ async fn a_lock_ends_with_its_call_however_the_call_ends() {
 }
 
 /// A read marks block 0 on success and block 1 to be undone. At offset 0 it traps, at 512 it fails,
-/// elsewhere it succeeds. Zero counts marks: it fails with as many as its errno says (0: none).
+/// elsewhere it succeeds. A zero request fails with an errno whose number is the count of marks,
+/// and succeeds without marks.
 const MARKS: &str = r#"
     (import "rbdkit:filter/maps@0.1.0" "resize" (func $resize (param i32 i32 i32 i64 i32)))
     (import "rbdkit:filter/maps@0.1.0" "set" (func $set (param i32 i32 i64 i64 i32 i32 i32) (result i64)))
@@ -463,7 +464,7 @@ async fn a_filter_with_one_instance_can_stand_over_a_plugin_that_serves_one_conn
         async move { ask(&stack.open().await).await }
     });
     tokio::task::yield_now().await;
-    // While the second client waits for its place the first goes on, and ends.
+    // While the second client waits for a place, the first continues and ends.
     assert_eq!(ask(&one).await, Ok((101, 1)));
     one.finalize().await.unwrap();
     one.close().await;

@@ -1,4 +1,4 @@
-//! Which requests go through the guest, which go past it, and which are refused.
+//! Which requests enter the guest, which bypass it, and which are refused.
 
 use rbdkit_plugin_api::{Errno, Flags, Support};
 

@@ -1,7 +1,7 @@
 //! What a layer costs. Run by hand: `cargo test --release -p rbdkit-sandbox --lib tests::speed
 //! -- --ignored --nocapture`.
 //!
-//! Times vary on a shared machine, counts of instructions do not. Run `one_configuration` under
+//! Times vary on a shared machine, but instruction counts do not. Run `one_configuration` under
 //! `valgrind --tool=callgrind` with `LAYERS` and `ROUNDS`, and again with twice the `ROUNDS`. The
 //! difference of the two counts divided by `ROUNDS` is the number of instructions of a request.
 
@@ -84,7 +84,7 @@ async fn one_configuration() {
     println!("{layers} layers, {rounds} rounds: {each:.0} ns each");
 }
 
-/// `FILTER` is a component's file. Everything is written once before, so that the reads find the
+/// `FILTER` is a component's file. Everything is written once first, so that the reads find the
 /// filter's own state.
 #[tokio::test]
 #[ignore = "a measurement"]

@@ -1,4 +1,4 @@
-//! What the tests share: guests written as core modules in text, a disk in memory that logs the
+//! Shared by the tests: guests written as core modules in text, a disk in memory that logs the
 //! operations that reach it, and a chain of the two.
 
 use std::path::Path;
@@ -19,7 +19,7 @@ use wit_parser::Resolve;
 use crate::{Counters, FilterLimits, Host, Module, Options, ServerLimits};
 use rbdkit_chain::{Chain, Hop, Layer};
 
-/// What a guest says of itself.
+/// A guest's description of itself.
 #[derive(Clone)]
 pub struct Guest {
     pub name: &'static str,
@@ -141,7 +141,7 @@ pub struct Disk {
     pub model: ThreadModel,
     pub bytes: Arc<Mutex<Vec<u8>>>,
     pub log: Arc<Mutex<Vec<String>>>,
-    /// Operations wait for a permit of this, if there is one.
+    /// If it is set, operations wait for a permit of this.
     pub hold: Option<Arc<Semaphore>>,
     /// Reads fail.
     pub broken: Arc<AtomicBool>,
@@ -189,7 +189,7 @@ impl Disk {
         }
     }
 
-    /// Waits until so many operations have reached it since [`Disk::seen`].
+    /// Waits until this many operations have reached it since [`Disk::seen`].
     pub async fn reached(&self, operations: usize) {
         let seen = || self.log.lock().unwrap().len() >= operations;
         until(&format!("{operations} operations to reach the disk"), seen).await;
@@ -360,14 +360,13 @@ impl Stack {
     }
 }
 
-/// How long a test waits for something that has to come, on a machine that is busy with other
-/// tests.
+/// How long a test waits for an event, on a machine that is busy with other tests.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits until `happened`.
 ///
 /// # Panics
-/// It has not happened before the deadline: `what` says what was awaited.
+/// It has not happened before the deadline: `what` names the awaited event.
 pub async fn until(what: &str, mut happened: impl FnMut() -> bool) {
     let started = Instant::now();
     while !happened() {
@@ -376,7 +375,7 @@ pub async fn until(what: &str, mut happened: impl FnMut() -> bool) {
     }
 }
 
-/// What a task returns.
+/// Awaits a task's result.
 ///
 /// # Panics
 /// The task panicked, or has not ended before the deadline.

@@ -21,7 +21,7 @@ pub(super) fn environment(functions: &mut Functions<'_>) -> Result<()> {
     functions.func_wrap("initial-cwd", |_: Store<'_>, ()| Ok((None::<String>,)))
 }
 
-/// A filter never ends by itself. A guest that exits has failed, whatever its status is.
+/// A filter has no reason to exit, so a guest that exits has failed, whatever its status is.
 pub(super) fn exit(functions: &mut Functions<'_>) -> Result<()> {
     functions.func_wrap("exit", |_: Store<'_>, (status,): (std::result::Result<(), ()>,)| {
         let how = if status.is_ok() { "as if it had succeeded" } else { "as failed" };

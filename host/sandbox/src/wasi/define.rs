@@ -1,4 +1,4 @@
-//! What the definitions of all interfaces use.
+//! Helpers for the definitions of all interfaces.
 
 use wasmtime::component::{LinkerInstance, ResourceType};
 use wasmtime::{Result, StoreContextMut};
@@ -12,7 +12,7 @@ pub(super) type Store<'a> = StoreContextMut<'a, Context>;
 /// The functions of one interface, in the linker.
 pub(super) type Functions<'a> = LinkerInstance<'a, Context>;
 
-/// Defines a type of which a guest may have handles.
+/// Defines a type whose handles a guest may have.
 pub(super) fn resource<T: 'static>(functions: &mut Functions<'_>, name: &str) -> Result<()> {
     functions.resource(name, ResourceType::host::<T>(), |mut store, rep| {
         store.data_mut().handles.remove(rep);
@@ -20,8 +20,8 @@ pub(super) fn resource<T: 'static>(functions: &mut Functions<'_>, name: &str) ->
     })
 }
 
-/// Defines functions, of any type, that need a handle of a kind that no guest ever has. So they are
-/// never called.
+/// Defines functions that take a handle of a type of which no guest has a handle. So a guest can
+/// never call them.
 pub(super) fn unreachable(functions: &mut Functions<'_>, names: &[&'static str]) -> Result<()> {
     for &name in names {
         functions.func_new(name, move |_, _, _, _| {

@@ -1,7 +1,7 @@
-//! `wasi:filesystem` and `wasi:sockets`: defined for the linker, and give nothing.
+//! `wasi:filesystem` and `wasi:sockets`: defined only so that components link.
 //!
-//! A guest finds no open directory, and every socket and every name that it asks for is denied. So
-//! of most of the types here no handle ever exists.
+//! There is no open directory, and every request for a socket or a host name is denied. So no
+//! handle of most of these types ever exists.
 
 use wasmtime::Result;
 use wasmtime::component::{ComponentType, Lift, Lower, Resource};
@@ -80,7 +80,7 @@ enum AddressFamily {
     Ipv6,
 }
 
-/// The answer to a guest that asks for something of the network.
+/// The answer to every request for the network.
 type Denied<T> = (std::result::Result<Resource<T>, NetworkError>,);
 
 fn denied<T>() -> Result<Denied<T>> {
@@ -125,7 +125,7 @@ pub(super) fn files(functions: &mut Functions<'_>) -> Result<()> {
             "[method]descriptor.write",
             "[method]descriptor.write-via-stream",
             "[method]directory-entry-stream.read-directory-entry",
-            // It takes an error of a stream, and streams give no errors.
+            // It takes an error of a stream, and streams have no errors here.
             "filesystem-error-code",
         ],
     )

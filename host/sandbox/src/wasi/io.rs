@@ -1,9 +1,9 @@
 //! `wasi:io`: the standard streams, and waiting.
 //!
-//! **Waiting** works as `server.sleep` of the contract does: in open and in requests, as long as
-//! the client is there. The guest's time does not run meanwhile, but each wait is counted. Where a
-//! call may not wait, every pollable counts as ready at once. A runtime that only yields while it
-//! starts then goes on, and one that keeps waiting computes, which uses up its time.
+//! **Waiting** works like `server.sleep` of the contract: in open and in requests, as long as the
+//! client is connected. Waiting does not use up the guest's time, but each wait is counted. In a
+//! call that may not wait, every pollable is ready at once. So a runtime that only yields while it
+//! starts can continue, and one that waits in a loop uses up its computing time.
 
 use std::future::Future;
 
@@ -24,7 +24,7 @@ struct IoError;
 #[derive(ComponentType, Lower)]
 #[component(variant)]
 enum StreamError {
-    /// Never answered: no operation fails.
+    /// Never returned, because no operation fails.
     #[component(name = "last-operation-failed")]
     #[expect(dead_code, reason = "the engine compares the whole type")]
     LastOperationFailed(Resource<IoError>),
@@ -40,8 +40,8 @@ type WaitFuture<'a, T> = Box<dyn Future<Output = Result<T>> + Send + 'a>;
 /// A pollable that is always ready.
 const ALWAYS_READY: WasiHandle = WasiHandle::Until(0);
 
-/// The most bytes that a guest may write to a stream at once, as `check-write` tells it. It bounds
-/// what one call into the host can make it log before anything can end the call.
+/// The most bytes that a guest may write to a stream at once; `check-write` returns it. It limits
+/// how much one call into the host can log before the call can be ended.
 const MAX_WRITE: u64 = 4096;
 
 pub(super) fn error(functions: &mut Functions<'_>) -> Result<()> {
@@ -59,12 +59,13 @@ impl Context {
         }
     }
 
-    /// Waits until one of these times has come. Answers the indices of those that have come.
+    /// Waits until one of these times is reached. Returns the indices of all times that are
+    /// reached.
     async fn wait_until(&mut self, until: &[u64]) -> Vec<u32> {
         let earliest = until.iter().copied().min().unwrap_or(0);
         let now = self.now();
         if let Some(left) = earliest.checked_sub(now).filter(|left| *left > 0) {
-            // If sleeping is not allowed or was cut short, the time counts as having come.
+            // If sleeping is not allowed or ended early, the time counts as reached.
             let _ = self.sleep_for(left).await;
         }
         let now = self.now().max(earliest);
@@ -128,7 +129,7 @@ pub(super) fn streams(functions: &mut Functions<'_>) -> Result<()> {
             write(store, &stream, length, |length| vec![0; length])
         })?;
     }
-    // Nothing to do: a line is logged when it ends.
+    // Nothing to do, because a line is logged when it ends.
     for name in ["[method]output-stream.flush", "[method]output-stream.blocking-flush"] {
         functions.func_wrap(name, |_: Store<'_>, (_,): (Resource<OutputStream>,)| done(()))?;
     }

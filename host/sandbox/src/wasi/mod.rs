@@ -1,11 +1,11 @@
-//! The host's own stubs of WASI 0.2. Some toolchains import WASI whether the filter's author wants
-//! it or not: a C library, and the runtimes of Python, JavaScript and Go.
+//! The host's own stubs of WASI 0.2. Some toolchains import WASI even if the filter's author does
+//! not use it: C libraries, and the runtimes of Python, JavaScript and Go.
 //!
 //! The stubs give such a runtime what it needs to start: clocks, random numbers, and standard
-//! output and error, whose lines go to the filter's log. All other functions are there only so that
-//! the component links, and give nothing: no environment, no directories, no network. So no stub
-//! reaches farther than `rbdkit:filter` does, and the same limits hold for each. An interface that
-//! is not in [`INTERFACES`] is not granted, and a component that imports it is refused.
+//! output and error, whose lines go to the filter's log. All other functions exist only so that the
+//! component links, and grant nothing: no environment, no directories, no network. So no stub
+//! grants more than `rbdkit:filter` does, and the same limits hold for it. An interface that is not
+//! in [`INTERFACES`] is not granted, and a component that imports it is refused.
 //!
 //! The stubs are written by hand because the crates that implement WASI give files and sockets to
 //! guests, and a filter gets none.
@@ -13,12 +13,11 @@
 //! **Handles.** A guest can have handles of the three standard streams, of pollables, and of a
 //! network that denies everything. They are counted
 //! ([`WasiHandles`](crate::guest::wasi_handles::WasiHandles)) and end with their instance. No guest
-//! ever has a handle of any other type (files, sockets, terminals), so the functions of those types
-//! cannot be reached: the engine knows which handles it gave to which component, and traps on any
-//! other.
+//! ever has a handle of any other type (files, sockets, terminals), so it cannot call the functions
+//! of those types: the engine knows which handles each component has, and traps on any other.
 //!
-//! **Versions.** Any 0.2: the linker takes a definition for every version that is compatible with
-//! it.
+//! **Versions.** Every version 0.2.x works, because the linker uses one definition for all
+//! compatible versions.
 
 #![forbid(unsafe_code)]
 
@@ -38,7 +37,7 @@ use crate::guest::context::Context;
 /// One interface of WASI.
 struct Interface {
     name: &'static str,
-    /// What it gives a guest, in words for the operator.
+    /// What it grants a guest, as a text for the operator.
     grants: &'static str,
     define: fn(&mut Functions<'_>) -> Result<()>,
 }
@@ -105,7 +104,7 @@ pub(super) fn granted(name: &str) -> Option<&'static str> {
     INTERFACES.iter().map(|known| known.name).find(|known| released && *known == interface)
 }
 
-/// What an interface of WASI, named without its version, gives a guest. None if it is not granted.
+/// What an interface of WASI, named without its version, grants a guest. None if it is not granted.
 pub fn grants(interface: &str) -> Option<&'static str> {
     INTERFACES.iter().find(|known| known.name == interface).map(|known| known.grants)
 }

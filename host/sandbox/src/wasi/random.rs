@@ -1,12 +1,13 @@
-//! `wasi:random`. The "insecure" numbers are as good as the others, since they cost no more.
+//! `wasi:random`. The "insecure" numbers come from the same source as the others, because that
+//! costs no more.
 
 use wasmtime::Result;
 
 use super::define::{Functions, Store};
 use crate::guest::fault::mistake;
 
-/// The most bytes that a guest may ask for at once. They take the system's generator 2 ms, during
-/// which nothing can end the call. An honest guest asks for a seed or a key.
+/// The most bytes that a guest may ask for at once. Generating that many takes 2 ms, during which
+/// nothing can end the call. An honest guest asks only for a seed or a key.
 const MAX_BYTES: u64 = 1 << 20;
 
 fn bytes(mut store: Store<'_>, (length,): (u64,)) -> Result<(Vec<u8>,)> {

@@ -33,7 +33,7 @@ pub enum Reply {
 
 impl Client {
     pub fn over(stream: UnixStream) -> Client {
-        // A test that waits in vain fails instead of hanging.
+        // A timeout makes a test fail instead of hang.
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
         Client { stream, structured: false }

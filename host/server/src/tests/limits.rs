@@ -73,8 +73,8 @@ fn half_a_handshake_and_then_silence_is_closed() {
     assert_eq!(client.reply(), Reply::Simple { error: 0, cookie: 1 });
 }
 
-/// Sends until the server takes no more. Returns how many messages it took, and fails if that never
-/// ends.
+/// Sends until the server takes no more. Returns how many messages it took. Fails if the server
+/// never stops taking them.
 fn flood(client: &mut Client, message: &[u8]) -> usize {
     client.stream.set_nonblocking(true).unwrap();
     let (mut sent, mut full_since) = (0, None::<std::time::Instant>);
@@ -214,8 +214,8 @@ fn a_thousand_idle_clients_are_given_back() {
 
 #[test]
 fn what_a_burst_leaves_behind_is_freed_when_it_is_over() {
-    // The interval is shorter than a thread waits for the next request, holding a receive buffer.
-    // That buffer comes back when nothing else happens.
+    // The interval is shorter than the time for which a thread with a receive buffer waits for the
+    // next request. That buffer comes back when nothing else happens.
     let running = Running::limited(ServerLimits { trim_interval: Duration::from_millis(1), ..ServerLimits::default() });
     let pool = running.server.state.chain.pool();
     let mut client = running.client(false);
@@ -223,7 +223,7 @@ fn what_a_burst_leaves_behind_is_freed_when_it_is_over() {
         for length in [512, 4096, 65536, 1 << 20] {
             assert_eq!(client.read(PLAIN, length).len(), length as usize);
         }
-        // The client stays connected. In the later rounds trimming has to be woken up first.
+        // The client stays connected. In the later rounds trimming has to be woken first.
         running.until("buffers are freed", || pool.kept() == 0 && running.server.state.receive_pool.kept() == 0);
     }
 }

@@ -61,7 +61,7 @@ impl Running {
         Running::with(ServerOptions { limits, ..ServerOptions::default() })
     }
 
-    /// Awaits what should end soon. A test that waits in vain fails after 60 s.
+    /// Awaits something that should end soon. After 60 s the test fails.
     fn block_on<T>(&self, what: &str, future: impl Future<Output = T>) -> T {
         let limit = Duration::from_secs(60);
         self.runtime.as_ref().unwrap().block_on(async {
@@ -79,8 +79,7 @@ impl Running {
         client
     }
 
-    /// Waits for something that happens on other threads. A test that waits in vain fails after 20
-    /// s.
+    /// Waits for something that happens on other threads. After 20 s the test fails.
     fn until(&self, what: &str, happened: impl Fn() -> bool) {
         for _ in 0..20_000 {
             if happened() {
@@ -117,7 +116,7 @@ impl Running {
     }
 }
 
-/// Runs what may block on a thread of its own. A test that waits in vain fails after 60 s.
+/// Runs a function that may block on a thread of its own. After 60 s the test fails.
 fn soon<T: Send + 'static>(what: &str, wait: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, end) = mpsc::channel();
     std::thread::spawn(move || done.send(wait()));
@@ -138,8 +137,8 @@ impl Drop for Running {
     }
 }
 
-/// For trying real clients by hand. It serves until it is killed:
-/// `RBDKIT_HAND=/tmp/socket cargo test -p rbdkit-server tests::by_hand -- --ignored`.
+/// For trials with real clients by hand. It serves until it is killed: `RBDKIT_HAND=/tmp/socket
+/// cargo test -p rbdkit-server tests::by_hand -- --ignored`.
 #[test]
 #[ignore = "serves for ever, for trying clients by hand"]
 fn by_hand() {

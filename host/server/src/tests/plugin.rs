@@ -1,5 +1,5 @@
 //! A plugin for tests: a disk in a vector, with operations that wait, fail or panic on demand. It
-//! keeps a diary of what happened.
+//! logs what happened.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 

@@ -1,4 +1,4 @@
-//! Requests and what clients get for them.
+//! Requests and their replies.
 
 use super::client::*;
 use super::plugin::{Disk, FAILS, PANICS, PANICS_LATER, PLAIN, SPLICED, WAITS};
@@ -74,7 +74,7 @@ fn information_is_given_as_it_is_asked_for_and_the_export_closed_again() {
 }
 
 #[test]
-fn an_absent_export_is_unknown_and_the_conversation_goes_on() {
+fn an_absent_export_is_unknown_and_the_connection_continues() {
     let running = Running::plain();
     let mut client = running.connect();
     client.greet(3);
@@ -280,7 +280,7 @@ fn how_the_bytes_are_cut_makes_no_difference() {
     script.extend(request(READ, 0, 2, 699, 3));
     for (index, piece) in script.chunks(1).enumerate() {
         client.send(piece);
-        // The server gets enough pieces alone; to send each piece alone would take long.
+        // Only some pieces are sent separately; sending each piece separately would take long.
         if index % 97 == 0 {
             std::thread::yield_now();
         }
@@ -380,7 +380,7 @@ fn a_busy_client_has_a_thread_until_it_pauses() {
     assert_eq!(running.threads(), 0);
     for round in 0..3u8 {
         keep_busy(&running, &mut client);
-        // A client with a thread can do everything that it could before.
+        // A client with a thread can still do everything.
         let data = vec![round + 1; 300_000];
         assert_eq!(client.write(5 << 20, &data), 0);
         assert!(client.read(5 << 20, 300_000) == data);
@@ -427,7 +427,7 @@ fn spliced_bytes_arrive_whole_between_other_replies() {
         let mut client = running.client(structured);
         assert!(client.read(SPLICED, 300_001) == data[..300_001]);
         assert!(client.read(SPLICED, 1000) == data[..1000]);
-        // More than the socket and the pipes hold, asked for before the first is read.
+        // Requests for more than the socket and the pipes hold, before the first reply is read.
         let lengths: Vec<u32> = (0..60).map(|nth| if nth % 5 == 4 { 512 } else { 40_000 + 13_337 * nth }).collect();
         for (nth, length) in lengths.iter().enumerate() {
             client.request(READ, 0, nth as u64, SPLICED, *length);
@@ -491,7 +491,7 @@ fn the_largest_request_is_64_mib() {
     assert_eq!(client.write(1, &data[1..]), 0);
     assert!(client.read(1, largest) == data[1..]);
     assert_eq!(client.error(READ, 0, 0, largest + 1), 12);
-    // The server skips a refused payload, and the conversation goes on.
+    // The server skips a refused payload, and the connection continues.
     assert_eq!(client.write(0, &data), 12);
     assert_eq!(client.read(0, 2), [0, 0xa5]);
     // A payload that is too long to be skipped ends the connection.

@@ -17,7 +17,7 @@ use crate::guest::context::Context;
 use crate::guest::fault::mistake;
 
 /// Binds `write`, which copies from the guest's memory straight into the buffer. The generated
-/// binding would make a list of its own in between.
+/// binding would copy the bytes into a list first.
 pub(super) fn bind_by_hand(linker: &mut Linker<Context>) -> Result<()> {
     linker.instance("rbdkit:filter/buffer@0.1.0")?.func_wrap("write", write)
 }

@@ -1,8 +1,8 @@
 //! Operations with a part of a guest's buffer: the reads and writes of `next` and `scratch`.
 //!
-//! These are the imports that most requests use, so they are bound by hand. The operation is begun
-//! before there is a future, where the generated binding would make a future that begins when it is
-//! polled. Most operations complete at once and need no future of their own.
+//! Most requests use these imports, so they are bound by hand. The code below begins the operation
+//! at once, and most operations then complete without a future. The generated binding would always
+//! make a future, which begins the operation when it is polled.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -74,7 +74,7 @@ struct LentOperation<'a> {
     store: StoreContextMut<'a, Context>,
     operation: Awaited<Done>,
     buf: u32,
-    /// What the operation is to fill.
+    /// The span that the operation has to fill.
     unfilled: Option<Span>,
 }
 
@@ -89,7 +89,7 @@ impl Future for LentOperation<'_> {
     }
 }
 
-/// Lends a part of a guest's buffer to an operation, if `allowed` has no objection.
+/// Lends a part of a guest's buffer to an operation, if `allowed` returns no error.
 #[inline]
 pub(super) fn lend<'a>(
     mut store: StoreContextMut<'a, Context>,
@@ -116,8 +116,8 @@ pub(super) fn lend<'a>(
         Op::Later(operation) => {
             let bytes = if part.buf == 0 { Bytes::Request(length) } else { Bytes::Own(length) };
             let mut operation = Awaited::new(operation, bytes, wait);
-            // Most operations complete at their first poll and need no future of their own then.
-            // One that does not is polled again at once, with the waker that it needs.
+            // Most operations complete at their first poll and then need no future. An operation
+            // that does not complete is polled again at once with a real waker.
             match operation.poll(context, &mut TaskContext::from_waker(Waker::noop())) {
                 Poll::Ready(Ok(done)) => at_once(context.take_back(part.buf, unfilled, done)),
                 Poll::Ready(Err(overrun)) => at_once(Err(overrun.into())),

@@ -15,8 +15,7 @@ use crate::connection::waiting::WaitPolicy;
 use crate::guest::context::Context;
 use crate::state::{HeldLock, LockMode, Locks, OnShutdown};
 
-/// Binds `lock`. A lock that is free needs no future of its own, where the generated binding would
-/// make one.
+/// Binds `lock`. A free lock then needs no future; the generated binding would always make one.
 pub(super) fn bind_by_hand(linker: &mut Linker<Context>) -> Result<()> {
     linker.instance("rbdkit:filter/locks@0.1.0")?.func_wrap_async("lock", lock)
 }
@@ -43,7 +42,7 @@ fn lock(
     })
 }
 
-/// The locks of a scope, if the call may take one.
+/// The locks of a scope, if the call may take a lock.
 fn lockable(context: &Context, scope: Scope) -> Result<&Arc<Locks>, ImportError> {
     context.allow(OPEN_DATA)?;
     if context.call.lock.is_some() {

@@ -1,9 +1,10 @@
 //! The imports of the contract: one file for each of its interfaces.
 //!
 //! Each function acts on the call that is being served. It checks that it is allowed in this phase
-//! and that what it names exists, and then does one step of the chain, the state or the clock. The
-//! gate of the layer below checks the ranges of `next`. Waiting does not use up the guest's time
-//! ([`clock`](super::clock)), and ends when the client goes ([`awaited`](super::awaited)).
+//! and that its arguments name something that exists, and then does one step on the chain, the
+//! state or the clock. The gate of the layer below checks the ranges of `next`. Waiting does not
+//! use up the guest's time ([`clock`](super::clock)), and ends when the client leaves
+//! ([`awaited`](super::awaited)).
 //!
 //! Some functions are bound by hand because the generated binding costs more. They stand beside the
 //! interface's trait, each with its reason.

@@ -16,8 +16,8 @@ use crate::guest::buffers::Access;
 use crate::guest::context::Context;
 use crate::guest::fault::mistake;
 
-/// The most extents that a guest gets at once. They take some 1.5 MiB of its memory. It may ask
-/// again from where the list ends.
+/// The most extents that a guest gets at once. They take some 1.5 MiB of its memory. The guest may
+/// ask again from the end of the list.
 const MAX_EXTENTS: usize = 1 << 16;
 
 /// Binds the reads and writes ([`lend`](super::lend)).

@@ -25,7 +25,7 @@ impl Context {
         self.call.conn.clone().ok_or(Errno::Enxio)
     }
 
-    /// The layers below, also before a connection has opened an export.
+    /// The layers below. They are known even before a connection has opened an export.
     fn below(&self) -> Result<NextLayer, Errno> {
         let of_conn = || self.call.conn.as_ref().map(|conn| conn.below.clone());
         self.call.below.clone().or_else(of_conn).ok_or(Errno::Enxio)
@@ -39,8 +39,8 @@ impl Host for Context {
             return Ok(());
         }
         let conn = self.own_connection()?;
-        // `open` is followed by other calls of its phase (prepare, finalize, close), in which it is
-        // too late.
+        // Other calls of this phase come after `open` (prepare, finalize, close). There it is too
+        // late to open next.
         if conn.is_live() || self.call.kind == CallKind::Ending {
             return Err(Errno::Enxio.into());
         }
@@ -61,7 +61,8 @@ impl Host for Context {
         let reopening = Arc::clone(&conn);
         let reopen = async move { reopening.reopen(generation, readonly, &exportname).await };
         let result = self.wait_for(0, || Op::later(reopen)).await?;
-        // This call goes on with the layer that it has just opened: that is what a retry needs.
+        // This call continues with the layer that it has just opened, because retry repeats the
+        // request there.
         self.call.next = conn.replaceable_next();
         Ok(self.answer(result)?)
     }

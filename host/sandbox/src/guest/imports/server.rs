@@ -33,7 +33,7 @@ impl Context {
         let over = async move {
             match tokio::time::Instant::now().checked_add(time) {
                 Some(end) => tokio::time::sleep_until(end).await,
-                // The end is later than the clock can say.
+                // The end of the sleep is beyond the clock's range.
                 None => std::future::pending().await,
             }
         };

@@ -1,4 +1,4 @@
-//! Waiting for an operation of the layers below that has no buffer of the guest's.
+//! Waits for an operation of the layers below that uses no buffer of the guest.
 
 use rbdkit_plugin_api::Op;
 use wasmtime::Result;
@@ -19,7 +19,7 @@ impl Context {
     /// Waits for an operation that keeps at most `bytes` bytes of its own.
     ///
     /// # Errors
-    /// A trap if the client goes meanwhile.
+    /// A trap if the client leaves in the meantime.
     pub(super) async fn wait_for<T: Send + 'static>(&mut self, bytes: u64, begin: impl FnOnce() -> Op<T>) -> Result<T> {
         let wait = self.clock.wait();
         match begin() {

@@ -4,7 +4,7 @@ use super::super::random::Random;
 use super::super::{FilterState, StateLimits};
 use super::*;
 
-/// A scope with map 0 of as many blocks.
+/// A scope with map 0 of this many blocks.
 fn scope(blocks: u64) -> (Arc<FilterState>, Arc<ScopeState>) {
     let state = FilterState::new(StateLimits::default());
     let scope = state.connection();
@@ -49,7 +49,7 @@ fn what_fails_is_undone_but_for_what_others_have_moved_on() {
         changes.set(&scope, 0, 0, 3 * CHUNK_BLOCKS, 0b0111, 1, ChangeTiming::UndoOnFailure),
         Ok(3 * CHUNK_BLOCKS - 1)
     );
-    // The same blocks once more in the same call, and somebody else on one of them.
+    // The same blocks again in the same call, and another call changes one of them.
     assert_eq!(changes.set(&scope, 0, 0, 4, 0b0010, 3, ChangeTiming::UndoOnFailure), Ok(4));
     map.set(1, 1, 0b1000, 2).unwrap();
     map.set(20, 1, 0b0010, 3).unwrap();
@@ -137,7 +137,7 @@ fn what_may_be_undone_has_its_memory() {
     let (one, two) = (scope.map(0).unwrap(), scope.map(1).unwrap());
     one.resize(1, all).unwrap();
     two.resize(1, all).unwrap();
-    // Most of the memory, which looks as if it were free again.
+    // Takes most of the memory, which seems to be free again.
     one.set(0, all, 0b0001, 1).unwrap();
     let mut call = Changes::default();
     assert_eq!(call.set(&scope, 0, 0, all, 0b0010, 0, ChangeTiming::UndoOnFailure), Ok(all));
@@ -145,7 +145,7 @@ fn what_may_be_undone_has_its_memory() {
     call.fail();
     assert_eq!(one.count(1), Ok(all));
     assert!(state.map_bytes() <= 64 << 10, "{}", state.map_bytes());
-    // A call that succeeds gives it away.
+    // A call that succeeds gives it back.
     call.set(&scope, 0, 0, all, 0b0010, 0, ChangeTiming::UndoOnFailure).unwrap();
     call.succeed();
     assert_eq!(two.set(0, all, 0b0001, 1), Ok(all));

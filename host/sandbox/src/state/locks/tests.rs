@@ -15,7 +15,7 @@ impl Wake for Flag {
 
 type LockFuture = Pin<Box<dyn Future<Output = Result<HeldLock, Errno>> + Send>>;
 
-/// Somebody who wants a lock, polled by hand.
+/// A caller that wants a lock, polled by hand.
 struct Asker {
     future: Option<LockFuture>,
     flag: Arc<Flag>,
@@ -23,7 +23,7 @@ struct Asker {
 }
 
 impl Asker {
-    /// Asks, which polls once.
+    /// Requests the lock, which polls once.
     fn new(locks: &Arc<Locks>, first: u64, length: u64, mode: LockMode, on_shutdown: OnShutdown) -> Asker {
         let locks = Arc::clone(locks);
         let future: LockFuture = Box::pin(async move { locks.lock(first, length, mode, on_shutdown).await });
@@ -91,7 +91,7 @@ fn shared_locks_pass_and_exclusive_ones_wait_in_the_order_of_asking() {
 }
 
 #[test]
-fn who_gives_up_waiting_is_in_nobodys_way() {
+fn a_waiter_that_gives_up_blocks_no_other() {
     let locks = Arc::new(Locks::default());
     let reader = Asker::shared(&locks, 0, 10);
     let writer = Asker::exclusive(&locks, 0, 10);
@@ -132,7 +132,7 @@ fn ranges_that_cannot_be_are_refused() {
     assert!(Asker::exclusive(&locks, 1, u64::MAX).has_it());
 }
 
-/// What the list should be: everybody in the order of asking.
+/// A model of the list: all callers in the order of their requests.
 struct Expected {
     asker: Asker,
     range: (u64, u64),
@@ -146,8 +146,8 @@ fn in_the_way(earlier: &Expected, later: &Expected) -> bool {
 }
 
 #[test]
-fn random_locks_are_granted_exactly_when_nobody_earlier_conflicts() {
-    let mut random = Random::seeded("random_locks_are_granted_exactly_when_nobody_earlier_conflicts");
+fn random_locks_are_granted_exactly_when_no_earlier_lock_conflicts() {
+    let mut random = Random::seeded("random_locks_are_granted_exactly_when_no_earlier_lock_conflicts");
     for round in 0..40 {
         let locks = Arc::new(Locks::default());
         let mut all: Vec<Expected> = Vec::new();

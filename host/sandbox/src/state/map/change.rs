@@ -44,7 +44,7 @@ pub(in crate::state) struct UndoLog {
 }
 
 impl Change {
-    /// Whether it makes chunks where the map keeps none.
+    /// Whether it creates chunks where the map keeps none.
     fn makes_chunks(&self) -> bool {
         self.states & 1 != 0 && self.to != 0
     }
@@ -57,7 +57,7 @@ impl Change {
         entries.saturating_mul(ENTRY_BYTES).saturating_add(2 * WORDS_BYTES)
     }
 
-    /// The most chunks that it can have to look at: no more than the quota for maps has room for.
+    /// The most chunks that it may have to visit: no more than fit into the quota for maps.
     pub(in crate::state) fn max_chunks(&self, memory: &Quota) -> u64 {
         let (low, high) = self.blocks.chunks();
         (high - low + 1).min(memory.limit() / ENTRY_BYTES)
@@ -131,8 +131,7 @@ impl Effect {
             }
             return;
         }
-        // Gaps stay gaps, so only the chunks that are there are looked at, however large the range
-        // is.
+        // Gaps stay gaps, so only existing chunks are visited, however large the range is.
         let mut there = 0;
         if number <= high {
             let numbers: Vec<u64> = chunks.range(number..=high).map(|(number, _)| *number).collect();

@@ -1,22 +1,23 @@
 //! Maps of blocks: one of four states for each block, sparse, with atomic functions on ranges.
 //!
-//! A map is cut into chunks of 2048 blocks ([`chunk`]). A map keeps no chunk whose blocks all have
-//! state 0, and only an entry for a chunk whose blocks all have the same state. So the memory that
-//! a map takes depends on how mixed the blocks are and not on the size of the export, which may be
-//! 2^63 - 1 bytes. Chunks are spread over stripes, each behind a lock of its own ([`stripes`]).
+//! A map is cut into chunks of 2048 blocks ([`chunk`]). A map keeps nothing for a chunk whose
+//! blocks all have state 0, and only one entry for a chunk whose blocks all have the same state. So
+//! the memory that a map takes depends on how mixed the blocks are and not on the size of the
+//! export, which may be 2^63 - 1 bytes. Chunks are spread over stripes, each behind a lock of its
+//! own ([`stripes`]).
 //!
 //! **Atomic.** A function locks all stripes that its range touches, in ascending order, and holds
-//! them while it works. So its answer was true at one moment, and if two callers set the same block
-//! under the same condition, exactly one of them counts it. Most calls are about the blocks of one
-//! chunk and take one lock.
+//! them while it works. So its answer was true at one moment. If two callers set the same block
+//! under the same condition, exactly one of them counts it. Most calls concern one chunk and take
+//! one lock.
 //!
 //! **Memory.** Every chunk is charged to the filter's quota before anything changes. The contract
 //! gives `set` no error, so a `set` that finds no memory changes nothing and traps: the request
-//! fails and the data stays right. The alternative was to reserve the worst case when a map is
-//! sized, but that would refuse large exports of which little is ever used. What a call holds back
-//! or may undo is charged as well ([`Changes`](super::Changes)). An undo may exceed the quota where
-//! other calls have changed neighbouring blocks meanwhile, by the words of the two chunks at the
-//! ends of the range.
+//! fails and the data stays right. The alternative is to reserve the worst case when a map is
+//! sized, but that would refuse large exports of which little is ever used. Held-back and undoable
+//! changes are charged as well ([`Changes`](super::Changes)). If other calls have changed
+//! neighbouring blocks in the meantime, an undo may exceed the quota by the words of the two chunks
+//! at the ends of the range.
 
 mod change;
 mod chunk;
@@ -48,9 +49,9 @@ const OUTSIDE: Misuse = Misuse("a range of blocks ends outside of its map");
 const NO_STATE: Misuse = Misuse("a map has the states 0 to 3");
 const NOT_COUNTED: Misuse = Misuse("a map counts the states 1 to 3");
 
-/// What a stripe is charged: its cache line.
+/// Bytes charged for a stripe: its cache line.
 pub(super) const STRIPE_BYTES: u64 = 64;
-/// What one run in an undo log is charged: 24 bytes in a vector that may be half empty.
+/// Bytes charged for one run in an undo log: 24 bytes in a vector that may be half empty.
 pub(super) const LOGGED_RUN_BYTES: u64 = 48;
 
 /// Blocks in a row that have the same state.
@@ -118,7 +119,7 @@ impl Map {
             return Err(Errno::Einval);
         }
         // A scratch file sizes its page map before each write. The check avoids a store, which
-        // would take the cache line from every reader.
+        // would invalidate the cache line of every reader.
         if self.blocks() < blocks {
             self.blocks.fetch_max(blocks, Ordering::AcqRel);
         }
@@ -260,7 +261,7 @@ impl Map {
         Ok((count > 0).then_some(Change { blocks: Blocks { first, end }, states, to }))
     }
 
-    /// Carries out a change, and answers how many blocks it set. `log` gets the blocks whose state
+    /// Makes a change, and returns how many blocks it set. `log` gets the blocks whose state
     /// changes.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use rbdkit_plugin_api::{read_lock, write_lock};
 
 use super::chunk::{CHUNK_BLOCKS, Chunk};
 
-/// The largest number of stripes. A server has fewer threads at work than that.
+/// The largest number of stripes. A server has fewer busy threads than that.
 pub(super) const MAX_STRIPES: u64 = 64;
 
 /// The chunks that a stripe keeps, by number.
@@ -84,7 +84,7 @@ impl Blocks {
         (self.first / CHUNK_BLOCKS, (self.end - 1) / CHUNK_BLOCKS)
     }
 
-    /// Those of the blocks that lie in chunk `number`, counted from the beginning of the chunk.
+    /// The part of the blocks that lies in chunk `number`, counted from the beginning of the chunk.
     pub(super) fn within(self, number: u64) -> (u64, u64) {
         let base = number * CHUNK_BLOCKS;
         (self.first.max(base) - base, (self.end - base).min(CHUNK_BLOCKS))

@@ -54,7 +54,7 @@ fn the_largest_export_costs_what_is_used_of_it() {
     assert_eq!(map.find(0, 0b0100), Ok(Some(blocks - 3)));
     assert_eq!(map.find(blocks, 0b0100), Ok(None));
     assert_eq!(map.get_run(blocks, 1), Ok(BlockRun { state: 0, count: 0 }));
-    // A whole clear looks only at what is there.
+    // Clearing the whole map visits only existing chunks.
     assert_eq!(map.set(0, blocks, 0b1111, 0), Ok(blocks));
     assert_eq!(quota.used(), MAX_STRIPES * STRIPE_BYTES);
 }
@@ -69,7 +69,7 @@ fn a_set_without_memory_changes_nothing_and_traps() {
     assert_eq!(map.set(9 * CHUNK_BLOCKS, 1, 0b1111, 1), Err(NO_MEMORY));
     assert_eq!(map.set(5, 8 * CHUNK_BLOCKS, 0b1111, 2), Err(NO_MEMORY));
     assert_eq!((map.count(1), map.count(2)), (Ok(3), Ok(0)));
-    // What is there can still be changed and freed, and then there is memory again.
+    // Existing chunks can still be changed and freed, and that frees memory.
     assert_eq!(map.set(5, 1, 0b0010, 2), Ok(1));
     assert_eq!(map.set(0, CHUNK_BLOCKS, 0b1111, 0), Ok(CHUNK_BLOCKS));
     assert_eq!(map.set(9 * CHUNK_BLOCKS, 1, 0b1111, 1), Ok(1));
@@ -107,8 +107,7 @@ fn eight_threads_at_one_map_count_every_block_once() {
             for thread in 0..8u64 {
                 let (map, claimed) = (&map, &claimed);
                 threads.spawn(move || {
-                    // Each covers the whole map, in steps of its own that cross the edges of
-                    // chunks.
+                    // Each covers the whole map, in its own steps, which cross the edges of chunks.
                     let step = [1000, 77, 4096, 333, 2048, 9001, 64, 5][thread as usize];
                     let mut at = thread * 7919 % blocks;
                     let mut left = blocks;
@@ -146,7 +145,7 @@ fn a_range_is_seen_before_or_after_a_change_never_between() {
             threads.spawn(|| {
                 while !done.load(Ordering::Acquire) {
                     assert_eq!(map.get_run(0, blocks).unwrap().count, blocks);
-                    // Whoever claims gets all of it or nothing.
+                    // A caller claims the whole range or nothing.
                     let claimed = map.set(0, blocks, 0b0010, 2).unwrap();
                     assert!(claimed == 0 || claimed == blocks, "{claimed}");
                 }

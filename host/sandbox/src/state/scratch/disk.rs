@@ -27,7 +27,7 @@ impl FilePart {
         FilePart { span: Span::new(self.span.at, self.span.len.min(n)), ..self }
     }
 
-    /// What follows the first `n` bytes.
+    /// The part after the first `n` bytes.
     pub(super) fn after(self, n: u32) -> FilePart {
         FilePart { span: Span::new(self.span.at + n, self.span.len - n), offset: self.offset + u64::from(n) }
     }
@@ -37,7 +37,7 @@ impl FilePart {
 pub(super) fn nameless(dir: &Path) -> Result<File, Raw> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::TMPFILE;
     match rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR) {
-        // This is how kernels and file systems say that they do not support it.
+        // The errors of kernels and file systems without O_TMPFILE.
         Err(Raw::NOTSUP | Raw::ISDIR | Raw::INVAL) => named_and_removed(dir),
         result => result.map(File::from),
     }
@@ -59,8 +59,8 @@ pub(super) fn named_and_removed(dir: &Path) -> Result<File, Raw> {
     made.map(tempfile::NamedTempFile::into_file).map_err(|_| raw)
 }
 
-/// Reads bytes that are in the page cache. Answers how many were read, or none if the disk has to
-/// be waited for.
+/// Reads bytes that are in the page cache. Returns how many it read, or None if it would have to
+/// wait for the disk.
 pub(super) fn read_now(file: &File, buffer: &mut Buffer, part: FilePart) -> Result<Option<u32>> {
     let mut got = Ok(0);
     let full = buffer.fill_with(part.span, |bytes| {
@@ -84,7 +84,7 @@ pub(super) fn read_now(file: &File, buffer: &mut Buffer, part: FilePart) -> Resu
     }
 }
 
-/// Fills all of `bytes`. Behind the end of the file they are zero.
+/// Fills all of `bytes`. Beyond the end of the file they are zero.
 pub(super) fn read_all(file: &File, mut bytes: &mut [u8], mut offset: u64) -> Result<()> {
     while !bytes.is_empty() {
         match rustix::io::pread(file, &mut *bytes, offset) {

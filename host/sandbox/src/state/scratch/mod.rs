@@ -1,17 +1,16 @@
 //! A temporary file without a name, for what a filter cannot keep in memory: overlays and caches.
 //!
-//! The file is made at the first write, in `$TMPDIR` or `/var/tmp`. Large temporary files do not
-//! belong in `/tmp`, which may be memory. A [`Map`], the *page map*, says of every page of 4 KiB
-//! whether it holds data. It answers three questions without a system call: which parts of a read
-//! are zero, how much is allocated, and how much a write would add.
+//! The file is created at the first write, in `$TMPDIR` or `/var/tmp`. Large temporary files do not
+//! belong in `/tmp`, which may be in memory. A [`Map`], the *page map*, records for every page of 4
+//! KiB whether it holds data. It answers three questions without a system call: which parts of a
+//! read are zero, how much is allocated, and how much a write would add.
 //!
-//! **Quota.** [`Scratch::allocated`] counts the pages that hold data. The count is exact at all
-//! times, and a write counts before it is made. The file system may take more for its own
-//! structures, or where its blocks are larger. The quota has the same unit: a write reserves what
-//! it adds before it marks a page, and marks before it writes. So only a write that races with
-//! `punch` for the same pages can exceed the quota, by no more than that write. Asking the file
-//! system (`fstat`) would be a system call for each request, and its answer includes what it
-//! allocates ahead.
+//! **Quota.** [`Scratch::allocated`] counts the pages that hold data. The count is always exact,
+//! and a write is counted before it is made. The file system may take more, for its own structures
+//! or because its blocks are larger. The quota has the same unit: a write reserves what it adds,
+//! then marks the pages, then writes. So only a write that races with `punch` for the same pages
+//! can exceed the quota, by no more than that write. Asking the file system (`fstat`) would cost a
+//! system call for each request, and its answer includes space that it allocates ahead.
 //!
 //! **A write that fails.** If the quota has no room, nothing has changed. If the disk is full, the
 //! ranges that the write was the first to fill are made to read as zero again. Their pages stay
@@ -19,13 +18,13 @@
 //! bytes that were there before may be overwritten, as with any file.
 //!
 //! **Descriptors.** Each export that is written to has its file, and a client may invent names of
-//! exports. So all scratch files of the process use at most half of the descriptors that it may
-//! have, and sockets always find one.
+//! exports. So all scratch files together use at most half of the process's descriptors, and the
+//! rest is left for sockets.
 //!
 //! **Waiting.** Data in the page cache is read at once (`RWF_NOWAIT`). Small writes only copy into
-//! the page cache and are made at once too, unless the kernel has lately made one wait, as it does
-//! with a process that writes faster than the disk. Then the next writes go to threads that may
-//! wait. All other I/O always goes to such threads.
+//! the page cache and are made at once too. If the kernel makes one wait, as it does with a process
+//! that writes faster than the disk, the next writes go to threads that may wait. All other I/O
+//! always goes to such threads.
 
 mod disk;
 
@@ -59,7 +58,7 @@ const DIRECT_WRITE: u32 = 64 << 10;
 const SLOW_WRITE: Duration = Duration::from_millis(2);
 /// After a slow write, this many writes go to threads that may wait. It is a count and not a time:
 /// on a busy machine one write in some hundreds is slow only because its thread was not scheduled,
-/// so a second for each would be nearly always.
+/// and a second after each of these would be nearly all the time.
 const INDIRECT_WRITES: u32 = 64;
 
 /// The descriptors that the scratch files of the process may use. The limit is read once, before
@@ -262,7 +261,7 @@ impl Scratch {
         self.reserve(free * PAGE)?;
         match self.pages.set(first, pages, 1 << HOLE, DATA) {
             Ok(set) if set <= free => self.give_back((free - set) * PAGE),
-            // Another call has freed pages meanwhile, and given back their bytes.
+            // Another call has freed pages in the meantime, and given back their bytes.
             Ok(set) => self.overdraw((set - free) * PAGE),
             Err(_) => {
                 self.give_back(free * PAGE);
@@ -321,9 +320,9 @@ impl Scratch {
         Ok(())
     }
 
-    /// Frees the bytes `from..to`, the pages of which all hold data. The page map changes first: a
-    /// write that comes in between marks its page again, and at worst an empty page is counted. In
-    /// the other order the data of that write would be taken for a hole.
+    /// Frees the bytes `from..to`, whose pages all hold data. The page map changes first: a write
+    /// that comes in between marks its page again, and at worst an empty page is counted. In the
+    /// other order the data of that write would be treated as a hole.
     fn punch_run(&self, from: u64, to: u64) -> Result<()> {
         let (first, end) = (from.div_ceil(PAGE), to / PAGE);
         let whole = end.saturating_sub(first);
@@ -331,16 +330,16 @@ impl Scratch {
         self.give_back(freed * PAGE);
         let result = disk::erase(self.file()?, from, to);
         if result.is_err() {
-            // The data is still there. It must not be taken for zeroes when a later write covers
-            // only a part of the page.
+            // The data is still there. It must not read as zero when a later write covers only a
+            // part of the page.
             let back = self.pages.set(first.min(end), whole, 1 << HOLE, DATA).unwrap_or(0);
             self.overdraw(back * PAGE);
         }
         result
     }
 
-    /// Takes one of the writes that go to threads that may wait. Answers whether there was one. Two
-    /// calls at once may take the same one, which does no harm.
+    /// Counts down the writes that go to threads that may wait. Returns whether this write is one
+    /// of them. Two calls at once may count the same one, which does no harm.
     fn takes_indirect_write(&self) -> bool {
         let left = self.indirect_writes.load(Ordering::Relaxed);
         if left > 0 {

@@ -83,7 +83,7 @@ async fn the_quota_is_never_exceeded_and_a_refused_write_changes_nothing() {
     assert_eq!(write(&scratch, 4096, &[2; 3 * 4096]).await, Err(Errno::Enospc));
     assert_eq!(read(&scratch, 4096, 4096).await, [1; 4096]);
     assert_eq!((scratch.allocated(), scratch.quota()), (2 * PAGE, 3 * PAGE));
-    // One byte is a page; a page that is there costs nothing.
+    // One byte costs a page; an existing page costs nothing.
     write(&scratch, 1 << 40, &[3]).await.unwrap();
     write(&scratch, 10, &[2; 8000]).await.unwrap();
     assert_eq!(write(&scratch, 1 << 41, &[3]).await, Err(Errno::Enospc));
@@ -134,9 +134,9 @@ async fn a_directory_that_is_not_there_fails_the_write_and_says_which() {
 }
 
 #[tokio::test]
-async fn a_disk_that_fills_up_half_way_leaves_zeroes_where_there_were_zeroes() {
-    // A file that is sealed against growing stands for the disk: of a write across its end the
-    // first part is done.
+async fn a_disk_that_fills_up_during_a_write_leaves_zeroes_where_there_were_zeroes() {
+    // A file that is sealed against growing simulates a full disk: a write across its end writes
+    // only the first part.
     use rustix::fs::{MemfdFlags, SealFlags};
     let scratch = scratch(1 << 30);
     let file = rustix::fs::memfd_create("full", MemfdFlags::ALLOW_SEALING).unwrap();
