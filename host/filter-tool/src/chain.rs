@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rbdkit_chain::{Chain, Hop, Layer};
 use rbdkit_parameters::{AssignError, Assignment, FilterSide, Missing, Parameter, PluginSide, Stack, assign};
+use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{Client, Param, Peer, Plugin, Pool};
 use rbdkit_sandbox::{FilterLimits, Host, Module};
 
@@ -53,8 +54,10 @@ fn assigned(module: &Module, params: &[String]) -> Result<Assignment> {
         .collect::<Result<Vec<_>>>()?;
     assign(&stack, &params, &[], Missing::Refused).map_err(|error| match error {
         AssignError::UnknownKey { key, .. } => {
-            let known: Vec<&str> = told.params.iter().map(|spec| spec.name.as_str()).collect();
-            Error::UnknownParameter { key, known: known.join(", ") }
+            let names =
+                |specs: &[ParamSpec]| specs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ");
+            let disk = names(&(rbdkit_plugin_memory::INFO.params)());
+            Error::UnknownParameter { key, known: names(&told.params), disk }
         }
         error => Error::Parameters(error),
     })

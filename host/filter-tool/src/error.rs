@@ -27,9 +27,9 @@ pub enum Error {
     /// Parameters that the layers do not declare, or that are missing.
     #[error(transparent)]
     Parameters(#[from] AssignError),
-    /// A parameter that the filter does not declare.
-    #[error("the filter has no parameter '{key}' (it has: {known})")]
-    UnknownParameter { key: String, known: String },
+    /// A parameter that neither the filter nor the disk below it declares.
+    #[error("the filter has no parameter '{key}' (it has: {known}), and the disk below it has {disk}")]
+    UnknownParameter { key: String, known: String, disk: String },
     /// A word that is no parameter.
     #[error("{0}: parameters are key=value")]
     NoParameter(String),

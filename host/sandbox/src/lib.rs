@@ -98,6 +98,9 @@ pub struct Host {
     cache: Option<load::cache::CodeCache>,
     compiler: Compiler,
     shared: HostShared,
+    /// The limit of `shared.memory` once a filter is configured. While filters are only described,
+    /// the default holds, so that `--help` works under any limit.
+    memory_all: u64,
     configured: Mutex<Vec<Weak<FilterShared>>>,
 }
 
@@ -129,9 +132,10 @@ impl Host {
             compiler: options.compiler,
             shared: HostShared {
                 pulse: Pulse::new(),
-                memory: Arc::new(Quota::new(options.limits.memory)),
+                memory: Arc::new(Quota::new(ServerLimits::default().memory)),
                 on_fault: options.on_fault,
             },
+            memory_all: options.limits.memory,
             configured: Mutex::default(),
         }))
     }
@@ -235,6 +239,7 @@ impl Module {
             let spec = self.description.params.iter().find(|spec| spec.name == *name)?;
             Some((spec.name.as_str(), spec.kind, value))
         }))?;
+        self.host.shared.memory.set_limit(self.host.memory_all);
         let shared = FilterShared::new(&self.description.name, Purpose::Serve, limits, files, &self.host.shared);
         let mut configured = lock(&self.host.configured);
         configured.push(Arc::downgrade(&shared));

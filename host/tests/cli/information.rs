@@ -105,6 +105,13 @@ fn as_nbdkit_it_says_which_nbdkit_it_stands_for() {
     assert_eq!(outcome.stdout, format!("nbdkit 1.32.5 (rbdkit {})\n", env!("CARGO_PKG_VERSION")));
 }
 
+#[test]
+fn a_filter_says_what_it_is_under_any_limit_on_memory() {
+    for asked in ["--help", "--version", "--dump-plugin"] {
+        assert_ne!(printed(&format!("--filter=cow --filter-limit memory-all=1k null {asked}")), "", "{asked}");
+    }
+}
+
 /// Every option that a page of the documentation mentions exists.
 #[test]
 fn documented_options_exist() {
