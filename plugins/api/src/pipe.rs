@@ -160,8 +160,14 @@ mod tests {
     use crate::{Buffer, Fill, Pool, Span};
     use std::io::Write;
     use std::os::fd::AsFd;
+    use std::sync::RwLock;
+
+    use crate::{read_lock, write_lock};
 
     const LEN: u32 = 256 << 10;
+
+    /// The tests of one process share its pipes. The test that takes all of them holds this alone.
+    static PIPES_IN_TESTS: RwLock<()> = RwLock::new(());
 
     fn pattern(len: u32) -> Vec<u8> {
         (0..len).map(|at| (at / 7 % 251) as u8).collect()
@@ -184,6 +190,7 @@ mod tests {
 
     #[test]
     fn spliced_bytes_are_those_of_the_file_however_they_are_read() {
+        let _pipes = read_lock(&PIPES_IN_TESTS);
         let bytes = pattern(LEN);
         let file = file(&bytes);
         let pool = Pool::new();
@@ -217,6 +224,7 @@ mod tests {
 
     #[test]
     fn what_was_sent_is_gone_and_the_rest_is_still_there() {
+        let _pipes = read_lock(&PIPES_IN_TESTS);
         let bytes = pattern(LEN);
         let file = file(&bytes);
         let mut buffer = Pool::new().take(LEN);
@@ -238,6 +246,7 @@ mod tests {
 
     #[test]
     fn a_file_that_ends_early_fills_the_beginning() {
+        let _pipes = read_lock(&PIPES_IN_TESTS);
         let bytes = pattern(50_000);
         let mut buffer = Pool::new().take(LEN);
         assert_eq!(splice(&mut buffer, &file(&bytes)), Some(50_000));
@@ -249,6 +258,7 @@ mod tests {
 
     #[test]
     fn short_and_very_long_reads_and_the_one_too_many_are_not_spliced() {
+        let _pipes = write_lock(&PIPES_IN_TESTS);
         let file = file(&pattern(LEN));
         let pool = Pool::new();
         assert_eq!(splice(&mut pool.take(4096), &file), None);
