@@ -21,6 +21,7 @@ use std::path::PathBuf;
 
 use cap_std::fs::File;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use rbdkit_plugin_api::hex;
 use rustix::process::geteuid;
 use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
@@ -29,7 +30,6 @@ use wasmtime::component::Component;
 use super::cache_directory::{CacheDirectory, DirectoryError};
 use super::compile::{Compiler, MAX_CODE_BYTES};
 use super::error::LoadError;
-use super::hex::{from_hex, to_hex};
 
 /// The most bytes that the cache keeps. Beyond that, the oldest entries are removed first. There is
 /// room for the filters of this tree (some MB) and for a dozen interpreters (60 to 90 MB each).
@@ -37,6 +37,9 @@ const MAX_CACHE_BYTES: u64 = 1 << 30;
 
 /// Bytes of the key.
 const KEY_BYTES: usize = 32;
+
+/// Bytes of a seal, which is an HMAC-SHA256.
+const SEAL_BYTES: usize = 32;
 
 /// The name of the key's file.
 const KEY_FILE: &str = "key";
@@ -105,7 +108,7 @@ impl CodeCache {
         engine.precompile_compatibility_hash().hash(&mut hasher);
         hasher.0.update((component.len() as u64).to_le_bytes());
         hasher.0.update(component);
-        to_hex(&hasher.0.finalize())
+        hex::encode(hasher.0.finalize())
     }
 
     /// The component, from the cache or compiled.
@@ -137,8 +140,9 @@ impl CodeCache {
         if file.metadata().ok()?.len() <= MAX_CODE_BYTES {
             file.read_to_end(&mut bytes).ok()?;
         }
-        let intact = from_hex(seal.trim_ascii_end())
-            .is_some_and(|seal| self.mac(entry, &bytes).is_some_and(|mac| mac.verify_slice(&seal).is_ok()));
+        let seal = std::str::from_utf8(seal.trim_ascii_end()).ok().and_then(hex::decode::<SEAL_BYTES>);
+        let intact =
+            seal.is_some_and(|seal| self.mac(entry, &bytes).is_some_and(|mac| mac.verify_slice(&seal).is_ok()));
         if !intact {
             let path = self.directory.path().join(&names.code);
             tracing::warn!("compiled code {} is damaged: compiling anew", path.display());
@@ -163,7 +167,7 @@ impl CodeCache {
         let names = EntryNames::new(entry);
         self.make_room(bytes.len() as u64)?;
         self.directory.replace(&names.code, &bytes)?;
-        self.directory.replace(&names.seal, format!("{}\n", to_hex(&mac.finalize().into_bytes())).as_bytes())?;
+        self.directory.replace(&names.seal, format!("{}\n", hex::encode(mac.finalize().into_bytes())).as_bytes())?;
         Ok(())
     }
 
@@ -349,6 +353,6 @@ mod tests {
         let seal = CodeCache { directory, key }.mac("name", b"code").unwrap().finalize().into_bytes();
         // Computed with another implementation of HMAC.
         let expected = "e5a40409d70bcab9521f9f371cb1ccc91e3cb17a143fe0eb6ba0d94569427629";
-        assert_eq!(to_hex(&seal), expected);
+        assert_eq!(hex::encode(seal), expected);
     }
 }

@@ -7,4 +7,3 @@ pub(crate) mod component;
 pub(crate) mod describe;
 pub(crate) mod error;
 pub(crate) mod file;
-mod hex;
