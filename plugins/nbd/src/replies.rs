@@ -201,10 +201,9 @@ fn extents(bytes: &[u8], status: &Status, context: u32) -> Result<Extents> {
             return Err(wrong("more than was asked for"));
         }
         // Only the last extent may go beyond the request, or, with servers that round up, beyond
-        // the end of the export.
-        let kept = u64::from(length).min(left);
-        extents.push(kept, flags & state::HOLE != 0, flags & state::ZERO != 0);
-        left -= kept;
+        // the end of the export, where the gate cuts it.
+        extents.push(length.into(), flags & state::HOLE != 0, flags & state::ZERO != 0);
+        left = left.saturating_sub(length.into());
     }
     Ok(extents)
 }

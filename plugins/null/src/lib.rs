@@ -94,9 +94,9 @@ impl Handle for NullHandle {
         Op::Ready(Ok(()))
     }
 
-    fn extents(&self, offset: u64, length: u64, _: Flags) -> Op<Result<Extents>> {
+    fn extents(&self, offset: u64, _: u64, _: Flags) -> Op<Result<Extents>> {
         let mut extents = Extents::new(offset);
-        extents.push(length, true, true);
+        extents.push(self.size - offset, true, true);
         Op::Ready(Ok(extents))
     }
 }

@@ -3,6 +3,7 @@
 pub mod support;
 
 mod built;
+mod extents;
 mod faults;
 mod gone;
 mod life;

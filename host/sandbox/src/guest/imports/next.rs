@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rbdkit_chain::{Hop, STEP};
-use rbdkit_plugin_api::{Buffer, Done, Errno, Flags, Op, Span};
+use rbdkit_plugin_api::{Buffer, Done, Errno, Extents, Flags, Op, Span};
 use wasmtime::component::Linker;
 use wasmtime::{Result, StoreContextMut};
 
@@ -55,6 +55,26 @@ fn pwrite(
 ) -> ImportFuture<'_> {
     let part = BufferPart { buf, at, length, access: Access::Read };
     lend_to_next(store, part, move |hop, buffer, span| hop.pwrite(buffer, span, offset, flags.into()))
+}
+
+impl Context {
+    /// Next's extents of a range. The last one runs on up to `limit`, or to the end of the range if
+    /// the limit lies before that.
+    async fn extents_of_next(
+        &mut self,
+        offset: u64,
+        length: u64,
+        limit: u64,
+        flags: wit::CommandFlags,
+    ) -> Result<Extents, ImportError> {
+        let next = Arc::clone(self.next()?);
+        let flags = Flags { req_one: Flags::from(flags).req_one, ..Flags::NONE };
+        let result = self.wait_for(0, || next.hop.extents(offset, length, flags)).await?;
+        let mut list = self.answer(result)?;
+        // The gate has checked that the range does not overflow.
+        list.cut(limit.max(offset + length));
+        Ok(list)
+    }
 }
 
 impl Host for Context {
@@ -113,10 +133,7 @@ impl Host for Context {
         length: u64,
         flags: wit::CommandFlags,
     ) -> Result<Vec<wit::Extent>, ImportError> {
-        let next = Arc::clone(self.next()?);
-        let result = self.wait_for(0, || next.hop.extents(offset, length, flags.into())).await?;
-        let list = self.answer(result)?;
-        Ok(list.as_slice().iter().take(MAX_EXTENTS).map(|extent| (*extent).into()).collect())
+        self.extents_until(offset, length, 0, flags).await
     }
 
     async fn extents_forward(
@@ -126,14 +143,34 @@ impl Host for Context {
         to: u64,
         flags: wit::CommandFlags,
     ) -> Result<(), ImportError> {
-        let next = Arc::clone(self.next()?);
+        self.extents_forward_until(offset, length, 0, to, flags).await
+    }
+
+    async fn extents_until(
+        &mut self,
+        offset: u64,
+        length: u64,
+        limit: u64,
+        flags: wit::CommandFlags,
+    ) -> Result<Vec<wit::Extent>, ImportError> {
+        let list = self.extents_of_next(offset, length, limit, flags).await?;
+        Ok(list.as_slice().iter().take(MAX_EXTENTS).map(|extent| (*extent).into()).collect())
+    }
+
+    async fn extents_forward_until(
+        &mut self,
+        offset: u64,
+        length: u64,
+        limit: u64,
+        to: u64,
+        flags: wit::CommandFlags,
+    ) -> Result<(), ImportError> {
+        self.next()?;
         let expected = self.call.extents.as_ref().ok_or(Errno::Enxio)?.expected();
         if to != expected {
             return Err(mistake(format!("next.extents-forward to {to}, where {expected} had to follow")).into());
         }
-        let flags = Flags { req_one: Flags::from(flags).req_one, ..Flags::NONE };
-        let result = self.wait_for(0, || next.hop.extents(offset, length, flags)).await?;
-        let list = self.answer(result)?;
+        let list = self.extents_of_next(offset, length, limit, flags).await?;
         if let Some(answer) = &mut self.call.extents {
             answer.append(&list, length);
         }
