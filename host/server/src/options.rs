@@ -65,8 +65,16 @@ pub struct ServerLimits {
     /// that comes again within one interval finds all its buffers. A later burst spends some
     /// milliseconds: 24 MiB of buffers are 6000 pages of half a microsecond each.
     pub trim_interval: Duration,
-    /// How long a server that stops waits for all its connections. The default, 30 s, is longer
-    /// than [`ServerLimits::reply_timeout`] and shorter than what service managers allow (90 s).
+    /// How long a server that stops waits for operations and for clients that do not take their
+    /// replies. After this time calls of filters end as if their client had gone, and plugins are
+    /// told to end what does not write. The default, 1 s, is longer than most operations take.
+    pub stop_grace: Duration,
+    /// How long a server that stops waits for its connections while the plugin writes nothing. The
+    /// default, 2 s, leaves as much again for the end of the layers within the 5 s that a stop may
+    /// take.
+    pub stop_timeout: Duration,
+    /// How long a server that stops waits for its connections while the plugin writes. The default,
+    /// 30 s, is shorter than what service managers allow (90 s).
     pub drain_timeout: Duration,
 }
 
@@ -81,6 +89,8 @@ impl Default for ServerLimits {
             stall_timeout: Duration::from_secs(10),
             reply_timeout: Duration::from_secs(10),
             trim_interval: Duration::from_secs(5),
+            stop_grace: Duration::from_secs(1),
+            stop_timeout: Duration::from_secs(2),
             drain_timeout: Duration::from_secs(30),
         }
     }

@@ -73,7 +73,7 @@ pub(super) struct RequestReader {
     pub server: Arc<ServerState>,
     pub dispatcher: Arc<Dispatcher>,
     pub admission: Admission,
-    input: Input,
+    pub input: Input,
     received: ReceiveBuffer,
     /// Some while the reader runs on a thread of its own.
     spin: Option<SpinWait>,
@@ -348,10 +348,5 @@ impl RequestReader {
                 return Err(EndReason::Gone);
             }
         }
-    }
-
-    /// After the last request: returns when the client has closed its side, or sends anything more.
-    pub async fn until_closed(&mut self) {
-        let _ = self.received.read(&mut self.input, &self.server.receive_pool, None).await;
     }
 }

@@ -12,6 +12,11 @@ use super::options::ServerOptions;
 use super::receive::ReceivePool;
 use super::thread_permits::ThreadPermits;
 
+/// The most calls of the handshake that go on without their client. Beyond that a client that has
+/// left keeps its place until its call has ended, so that clients cannot start calls without end.
+/// 256 is as many as a filter may have detached operations.
+pub(super) const MAX_STRAY_CALLS: usize = 256;
+
 /// What all connections of a server share.
 pub(super) struct ServerState {
     pub chain: Arc<Chain>,
@@ -20,6 +25,8 @@ pub(super) struct ServerState {
     pub receive_pool: ReceivePool,
     /// One permit for each client.
     pub connection_permits: Arc<Semaphore>,
+    /// One permit for each call that goes on without its client.
+    pub stray_permits: Arc<Semaphore>,
     /// One permit for each client that has a thread.
     pub thread_permits: ThreadPermits,
     /// Notified when a connection has closed, because file descriptors may be free again.
@@ -36,6 +43,7 @@ impl ServerState {
             budget: Arc::new(Budget::new(options.limits.bytes_in_all)),
             receive_pool,
             connection_permits: Arc::new(Semaphore::new(options.limits.connections)),
+            stray_permits: Arc::new(Semaphore::new(MAX_STRAY_CALLS)),
             thread_permits: ThreadPermits::new(),
             connection_closed: Notify::new(),
             next_id: AtomicU64::new(1),

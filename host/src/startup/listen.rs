@@ -84,6 +84,14 @@ impl Sockets {
         }
     }
 
+    /// The named socket, while it is removed if the start fails.
+    pub fn unfinished(&self) -> Option<&Path> {
+        match &self.made {
+            Some(Made::Socket(path)) => Some(path),
+            _ => None,
+        }
+    }
+
     /// Gives the private directory, if there is one, to the user that the server changes to, so
     /// that the server can remove it.
     ///

@@ -22,9 +22,11 @@
 //! * nbdkit leaves the socket of a failed start behind. Here it is removed. A server that ran
 //!   leaves socket and pid file, as nbdkit's do.
 //! * nbdkit ignores signals while the command of `--run` runs. Here SIGTERM and SIGHUP are passed
-//!   on to the command.
+//!   on to the command. If the command does not end, the server ends without it.
 //! * nbdkit kills the server when the command ends. Here the server finishes its requests, so that
 //!   a cache filter writes back.
+//! * nbdkit waits as long as a request takes. Here the server ends within 5 s of a signal, or of the
+//!   command's end, unless the plugin writes.
 //! * A second signal ends the server at once (exit status 128 and the signal's number). nbdkit does
 //!   not have this.
 
@@ -32,6 +34,7 @@ mod background;
 mod captive;
 mod identity;
 mod layers;
+mod leftovers;
 mod listen;
 mod log;
 mod pidfile;

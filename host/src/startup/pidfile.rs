@@ -30,6 +30,15 @@ pub fn write(path: &Path) -> Result<(), ConfigError> {
     written.map_err(|error| failed(path, &error))
 }
 
+/// Removes the file if it has this process's id.
+pub fn remove(path: &Path) {
+    // A pipe or a device is not read: that could block.
+    let is_file = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
+    if is_file && fs::read_to_string(path).is_ok_and(|text| text == format!("{}\n", std::process::id())) {
+        let _ = fs::remove_file(path);
+    }
+}
+
 fn write_at_once(path: &Path, text: &str) -> io::Result<()> {
     let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     // The umask applies to these permissions, as for every new file.

@@ -192,8 +192,25 @@ pub trait Plugin: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Called at the end of the server, when all connections are closed.
+    /// The server stops, and operations of the kind that `scope` names have not ended in time. They
+    /// should end now with ESHUTDOWN, and so should later ones; programs that run for them are
+    /// killed. Called from any thread, possibly several times. It must not block.
+    fn stop(&self, scope: StopScope) {
+        let _ = scope;
+    }
+
+    /// Called at the end of the server, when all connections are closed. It may block. The server
+    /// does not wait for it longer than a few seconds.
     fn cleanup(&self) {}
+}
+
+/// The operations that [`Plugin::stop`] ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StopScope {
+    /// All but writes, zeroes, trims and flushes: ending them loses nothing.
+    Reads,
+    /// All.
+    Everything,
 }
 
 /// What is known of a plugin before it is created.

@@ -15,10 +15,12 @@
 //! | [`start`] | the function that a plugin provides |
 //! | [`helper`] | the process that starts programs |
 //! | [`program`] | a running program, which ends with its value |
+//! | [`interrupt`] | wakes threads that wait for a program |
 //! | [`packet`] | the protocol between the two processes: bytes and descriptors over a socket |
 #![forbid(unsafe_code)]
 
 mod helper;
+mod interrupt;
 mod packet;
 mod program;
 mod start;
@@ -29,7 +31,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
 
 pub use helper::serve_if_asked;
-pub use program::Program;
+pub use interrupt::Interrupt;
+pub use program::{Program, TaskProgram};
 pub use start::{Order, Start, Started};
 
 /// See the module.

@@ -171,6 +171,20 @@ impl Connection {
         Ok(())
     }
 
+    /// Finalizes and closes the layer below, if it is open, after an open that failed. If operations
+    /// below are still under way, it does so when they have ended.
+    pub(crate) async fn close_next(self: &Arc<Self>) {
+        let Some(next) = self.take_next() else { return };
+        if self.detached_operations.is_idle() {
+            return next.end(&self.shared.name).await;
+        }
+        let conn = Arc::clone(self);
+        self.shared.detached_tasks.spawn(async move {
+            conn.detached_operations.idle().await;
+            next.end(&conn.shared.name).await;
+        });
+    }
+
     /// `next-open.reopen`.
     pub(crate) async fn reopen(&self, generation: u64, readonly: bool, exportname: &str) -> Result<u64> {
         let _turn = self.next.reopening.lock().await;

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 
-use rbdkit_plugin_api::ThreadModel;
+use rbdkit_plugin_api::{Flag, ThreadModel};
 
 use super::counters::Counters;
 use super::limits::{FilterLimits, MAX_DETACHED_OPERATIONS};
@@ -47,6 +47,8 @@ pub(crate) struct FilterShared {
     pub(crate) detached_operations: Quota,
     /// Tasks that outlive their connection.
     pub(crate) detached_tasks: Arc<TaskTracker>,
+    /// The server stops: guests no longer wait.
+    pub(crate) stopping: Flag,
     /// Memory of the instances of all filters.
     pub(crate) memory_all: Arc<Quota>,
     pub(crate) on_fault: OnFault,
@@ -72,6 +74,7 @@ impl FilterShared {
             buffers: Quota::new(limits.buffers_total),
             detached_operations: Quota::new(MAX_DETACHED_OPERATIONS),
             detached_tasks: Arc::default(),
+            stopping: Flag::default(),
             memory_all: Arc::clone(&host.memory),
             on_fault: host.on_fault.clone(),
             limits,

@@ -79,10 +79,7 @@ impl CallServer {
         let conn = &server.conn;
         if let Err(error) = server.open_guest().await {
             conn.deltas.take_back();
-            if let Some(next) = conn.take_next() {
-                let _ = next.hop.finalize().await;
-                next.hop.close().await;
-            }
+            conn.close_next().await;
             return Err(error);
         }
         conn.begin_life();
@@ -98,7 +95,7 @@ impl CallServer {
         if !self.exported().connection {
             return conn.open_next(conn.readonly, &conn.exportname).await;
         }
-        let _turn = self.filter.turn_to_open().await;
+        let _turn = self.filter.turn_to_open(conn.client()).await?;
         let open =
             OpenCall { readonly: conn.readonly, exportname: &conn.exportname, tls: conn.client().tls, replayed: false };
         conn.handle.store(self.ask(open).await?, Relaxed);
@@ -137,7 +134,7 @@ impl CallServer {
     async fn serve<E: ExportCall>(&self, call: E, priority: Priority) -> Result<E::Answer> {
         // Finalize may have to write back data that must not be lost, so it always runs.
         let pass = if E::KIND == CallKind::Ending { None } else { Some(self.admit()?) };
-        let mut lease = self.lease(priority, pass).await?;
+        let mut lease = self.lease(priority, E::KIND, pass).await?;
         // Replaying this connection may just have shown that it cannot be replayed.
         let Some(instance) = lease.instance().filter(|_| !self.conn.is_lost()) else {
             return Err(self.was_lost());
@@ -202,7 +199,7 @@ impl CallServer {
         self.pool.try_take_ready(&self.holder)
     }
 
-    async fn lease(&self, priority: Priority, pass: Option<Pass>) -> Result<Lease<'_>> {
+    async fn lease(&self, priority: Priority, kind: CallKind, pass: Option<Pass>) -> Result<Lease<'_>> {
         if self.conn.is_lost() {
             return Err(self.was_lost());
         }
@@ -212,7 +209,7 @@ impl CallServer {
             // Waiting is rare, so its future is boxed: otherwise the future of every request would
             // have to be large enough for it, and that future is moved.
             None => {
-                let lease = Box::pin(self.wait_for_a_place(holder)).await?;
+                let lease = Box::pin(self.wait_for_a_place(holder, kind)).await?;
                 // Calls ahead of it in the wait queue may have failed in the meantime.
                 match pass.map_or(Ok(()), |pass| self.admit_again(pass)) {
                     Ok(()) => lease,
@@ -229,13 +226,15 @@ impl CallServer {
         Ok(lease)
     }
 
-    /// Waits in the wait queue of the pool. A request does so while its client is there.
-    async fn wait_for_a_place<'a>(&'a self, holder: Option<&'a Arc<Holder>>) -> Result<Lease<'a>> {
-        let policy = match holder {
-            None => WaitPolicy::UntilDone,
-            Some(_) => WaitPolicy::inherited(),
+    /// Waits in the wait queue of the pool. All but finalize and close do so while their client is
+    /// there and the server does not stop.
+    async fn wait_for_a_place<'a>(&'a self, holder: Option<&'a Arc<Holder>>, kind: CallKind) -> Result<Lease<'a>> {
+        let policy = match kind {
+            CallKind::Ending => WaitPolicy::UntilDone,
+            CallKind::Ordinary | CallKind::Replay => WaitPolicy::inherited(),
         };
-        let place = policy.wait(self.conn.client(), self.pool.take(holder)).await;
+        let stopping = &self.conn.shared.stopping;
+        let place = policy.wait(self.conn.client(), stopping, self.pool.take(holder)).await;
         place.unwrap_or_else(|| Err(Errno::Eshutdown.into()))
     }
 
@@ -294,7 +293,7 @@ impl CallServer {
         };
         let mut lease = match self.lease_now() {
             Some(lease) => lease,
-            None => match Box::pin(self.lease(Priority::Request, Some(pass))).await {
+            None => match Box::pin(self.lease(Priority::Request, CallKind::Ordinary, Some(pass))).await {
                 Ok(lease) => lease,
                 Err(error) => return (buffer, Err(error)),
             },
@@ -425,11 +424,7 @@ impl CallServer {
         let conn = Arc::clone(&self.conn);
         self.conn.shared.detached_tasks.spawn(async move {
             conn.prefetcher.drained(Duration::MAX).await;
-            let (name, hop) = (&conn.shared.name, &next.hop);
-            if let Err(error) = hop.finalize().await {
-                tracing::error!("{name}: finalizing {}: {error}", hop.name());
-            }
-            hop.close().await;
+            next.end(&conn.shared.name).await;
         });
     }
 }

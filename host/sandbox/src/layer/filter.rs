@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use rbdkit_chain::NextLayer;
 use rbdkit_plugin_api::text::one_line_within;
-use rbdkit_plugin_api::{ConfigError, Errno, Error, Result, ThreadModel};
+use rbdkit_plugin_api::{Client, ConfigError, Errno, Error, Result, ThreadModel};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::breaker::{Breaker, Pass};
@@ -16,7 +16,8 @@ use crate::connection::conn::{Connection, ConnectionTraits};
 use crate::connection::log::CAUSE;
 use crate::connection::on_fault::OnFault;
 use crate::connection::shared::FilterShared;
-use crate::guest::call::{CallKind, Setup};
+use crate::connection::waiting::WaitPolicy;
+use crate::guest::call::{CallKind, InstanceState, Setup};
 use crate::guest::export_calls::{ConfigureCall, ExportCall, OpenCall, PrepareCall, ThreadModelCall};
 use crate::guest::exported::Exported;
 use crate::guest::fault::Fault;
@@ -117,9 +118,12 @@ impl Filter {
         ConnectionTraits { reopens: self.traits.reopens, needs_its_instance }
     }
 
-    pub(super) async fn turn_to_open(&self) -> Option<SemaphorePermit<'_>> {
+    /// # Errors
+    /// ESHUTDOWN: the client has left, or the server stops.
+    pub(super) async fn turn_to_open(&self, client: &Client) -> Result<SemaphorePermit<'_>> {
+        let turn = WaitPolicy::inherited().wait(client, &self.shared.stopping, self.opens.acquire()).await;
         // The semaphore is never closed.
-        self.opens.acquire().await.ok()
+        turn.and_then(std::result::Result::ok).ok_or_else(|| Errno::Eshutdown.into())
     }
 
     /// The pool that serves a new connection.
@@ -269,10 +273,14 @@ impl Filter {
         }
     }
 
-    /// A call that belongs to no connection.
-    pub(super) async fn ask<E: ExportCall>(&self, below: Option<NextLayer>, call: E) -> Result<E::Answer> {
-        let lease = self.pool.take(None).await?;
-        self.ask_in(lease, below, call, FaultReport::Log).await
+    /// A call for a client that has opened no export.
+    ///
+    /// # Errors
+    /// The guest's own, or ESHUTDOWN if the client leaves first.
+    pub(super) async fn ask<E: ExportCall>(&self, below: NextLayer, call: E) -> Result<E::Answer> {
+        let place = WaitPolicy::inherited().wait(below.client(), &self.shared.stopping, self.pool.take(None)).await;
+        let lease = place.unwrap_or_else(|| Err(Errno::Eshutdown.into()))?;
+        self.ask_in(lease, Some(below), call, FaultReport::Log).await
     }
 
     /// [`Filter::ask`] on a place that was leased already.
@@ -287,10 +295,16 @@ impl Filter {
             self.fill(&mut lease, &self.pool).await?;
         }
         let Some(instance) = lease.instance() else { return Err(Errno::Eio.into()) };
-        match instance.serve(Setup { below, ..call.setup() }, None, &call).await {
+        let holds_state = self.pool.is_single() && !self.traits.is_stateless();
+        let state = if holds_state { InstanceState::Needed } else { InstanceState::Replaceable };
+        match instance.serve(Setup { below, instance: state, ..call.setup() }, None, &call).await {
             Ok(answer) => {
                 self.finish(lease);
                 answer
+            }
+            Err(fault) if fault.gone => {
+                tracing::debug!("{}: {}: ended, as its client has gone", self.name(), E::NAME);
+                Err(Errno::Eshutdown.into())
             }
             Err(fault) => {
                 drop(lease);
