@@ -25,10 +25,12 @@
 //!   room, other tasks run the operations and write the replies.
 //! * Every limit lets the largest request through when nothing else is in flight (a smaller
 //!   [`ServerLimits`] is raised to that).
-//! * Waiters get room in the order in which they asked for it.
+//! * Each connection has a first share of the bytes, for which it never waits ([`budget`]). Of the
+//!   connections that wait for more, the one that would hold the least comes first.
 //! * A client may hold bytes and do nothing: it sent half a payload, or does not read its replies.
 //!   It may do so as long as no other request needs the bytes. When one waits for bytes, the server
-//!   disconnects a client that has made no progress for [`ServerLimits::stall_timeout`].
+//!   disconnects a client that has made too little progress for [`ServerLimits::stall_timeout`]
+//!   ([`stall`]).
 //!
 //! A client with nothing in flight costs a task of a few KiB, because connections share their
 //! receive buffers ([`receive`]). The server frees what a burst leaves behind when the burst is
@@ -59,6 +61,7 @@ mod reply_queue;
 mod requests;
 mod socket;
 mod spin;
+mod stall;
 mod state;
 mod stop;
 mod thread_permits;

@@ -33,7 +33,7 @@ impl ServerState {
         let receive_pool = ReceivePool::new(Arc::clone(chain.pool().activity()));
         ServerState {
             chain,
-            budget: Arc::new(Budget::new(options.limits.bytes_in_all)),
+            budget: Arc::new(Budget::new(options.limits.bytes_in_all, options.limits.connections as u64)),
             receive_pool,
             connection_permits: Arc::new(Semaphore::new(options.limits.connections)),
             thread_permits: ThreadPermits::new(),
