@@ -50,6 +50,7 @@ mod admission;
 mod budget;
 mod client_thread;
 mod connection;
+mod connections;
 mod dispatch;
 mod end;
 mod failure_log;
@@ -78,6 +79,7 @@ pub use accept::Listener;
 pub use options::{ServerLimits, ServerOptions};
 pub use stop::Stop;
 
+use connections::Entry;
 use state::ServerState;
 
 /// Serves a chain to clients.
@@ -115,8 +117,8 @@ impl Server {
             Err(error) => return tracing::error!("standard input or output cannot be served: {error}"),
         };
         let client = self.state.new_client(Peer::Unknown, None);
-        let Ok(permit) = Arc::clone(&self.state.connection_permits).acquire_owned().await else { return };
-        let served = tokio::spawn(connection::serve(Arc::clone(&self.state), socket, client, permit, stop.clone()));
+        let Entry::Now(place) = self.state.connections.enter(&client, socket.1.fd()) else { return };
+        let served = tokio::spawn(connection::serve(Arc::clone(&self.state), socket, client, place, stop.clone()));
         tokio::select! {
             _ = served => {}
             () = async { self.trim_until(&stop).await; self.drain().await } => {}

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use rbdkit_plugin_api::MAX_REQUEST;
-use tokio::sync::Semaphore;
 
 use super::budget::Budget;
 
@@ -48,8 +47,8 @@ pub struct ServerLimits {
     /// Payload bytes of all connections in flight. The default, 512 MiB, is four connections at
     /// their own limit, or 128 requests of 4 MiB. Disks and networks cannot use more.
     pub bytes_in_all: u64,
-    /// Clients at a time; further clients wait to be accepted. The default, 4096, keeps idle
-    /// clients below 64 MiB, at about 10 KiB each.
+    /// Clients at a time; [`connections`](super::connections) says what happens to further ones.
+    /// The default, 4096, keeps idle clients below 64 MiB, at about 10 KiB each.
     pub connections: usize,
     /// Timeout for each whole message of the handshake, in either direction. The default, 60 s, is
     /// long enough for a person who types the messages.
@@ -89,12 +88,15 @@ impl Default for ServerLimits {
     }
 }
 
+/// The most connections that can be counted, with those that are on the way out.
+const MAX_CONNECTIONS: usize = 1 << 28;
+
 impl ServerLimits {
     /// Every limit raised to the smallest value that works.
     pub(super) fn raised(mut self) -> ServerLimits {
         self.requests_per_connection = self.requests_per_connection.max(1);
         self.bytes_per_connection = self.bytes_per_connection.max(MAX_REQUEST.into());
-        self.connections = self.connections.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        self.connections = self.connections.clamp(1, MAX_CONNECTIONS);
         self.bytes_in_all = self.bytes_in_all.max(Budget::least(self.connections as u64));
         // So a single client waits at its own limit. If it waited at the server's limit, it would
         // be treated as keeping others waiting, although only itself waits.

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::admission::{Admission, pages_for};
 use super::budget::Pages;
+use super::connections::LastUse;
 use super::dispatch::{Dispatcher, RunOn, Ticket};
 use super::end::{EndReason, EndSignal, end_signal, or_gone};
 use super::receive::ReceiveBuffer;
@@ -81,6 +82,8 @@ pub(super) struct RequestReader {
     /// Requests in a row without a gap, and when the last of them were read.
     in_a_row: u32,
     last_read: Instant,
+    /// For the limit on connections.
+    last_use: Option<Arc<LastUse>>,
     /// Replies that are ready and not yet in the queue.
     batch: Vec<QueuedReply>,
     batch_bytes: u64,
@@ -98,18 +101,19 @@ impl RequestReader {
         RequestReader {
             server: Arc::clone(server),
             admission: Admission::new(replies, &server.options.limits),
-            dispatcher,
             input,
             received: ReceiveBuffer::default(),
             spin: None,
             in_a_row: 0,
             last_read: Instant::now(),
+            last_use: server.connections.last_use(dispatcher.client.id),
             batch: Vec::new(),
             batch_bytes: 0,
             turn: 0,
             turn_bytes: 0,
             stop,
             end,
+            dispatcher,
         }
     }
 
@@ -125,11 +129,17 @@ impl RequestReader {
     /// From now on the reader waits as a thread that serves only this client.
     pub fn wait_as_thread(&mut self) {
         self.spin = Some(SpinWait::new(self.server.thread_permits.clone()));
+        if let Some(last_use) = &self.last_use {
+            last_use.note_in_use();
+        }
     }
 
     /// From now on the reader waits through the runtime.
     pub fn wait_as_task(&mut self) {
         self.spin = None;
+        if let Some(last_use) = &self.last_use {
+            last_use.note(Instant::now().into_std());
+        }
     }
 
     /// Reads and dispatches requests until the connection ends or has to move.
@@ -197,6 +207,9 @@ impl RequestReader {
             self.in_a_row = 0;
         }
         self.last_read = now;
+        if let Some(last_use) = &self.last_use {
+            last_use.note(now.into_std());
+        }
         self.in_a_row >= BUSY_AFTER
     }
 

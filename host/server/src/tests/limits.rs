@@ -270,11 +270,12 @@ fn one_request_at_a_time_if_so_wished() {
 }
 
 #[test]
-fn clients_beyond_the_limit_wait_to_be_accepted() {
+fn a_client_beyond_the_limit_waits_until_another_one_of_its_peer_leaves() {
     let running = Running::limited(ServerLimits { connections: 1, ..ServerLimits::default() });
     let first = running.client(false);
     let mut second = running.connect();
-    assert_eq!(running.server.state.connection_permits.available_permits(), 0);
+    running.until("the second waits", || running.server.state.connections.waiting() == 1);
+    assert_eq!(running.open_connections(), 1);
     drop(first);
     second.go("", false);
     assert_eq!(second.read(0, 8), [0; 8]);

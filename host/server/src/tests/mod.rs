@@ -111,8 +111,7 @@ impl Running {
     }
 
     fn open_connections(&self) -> usize {
-        // The listener holds a permit for the next client.
-        self.server.state.options.limits.connections - self.server.state.connection_permits.available_permits() - 1
+        self.server.state.options.limits.connections - self.server.state.connection_permits.available_permits()
     }
 
     fn stopped(&mut self) {
