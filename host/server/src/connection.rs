@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use rbdkit_plugin_api::Client;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::attended::{Attendant, Attended};
+use super::connections::Place;
 use super::negotiation::{Negotiation, close};
 use super::panics::caught;
 use super::socket::{Input, Output};
@@ -13,17 +13,19 @@ use super::state::ServerState;
 use super::stop::Stop;
 use super::transmission;
 
-/// Serves a client until it is gone and everything that it opened is closed. Then it gives back the
-/// permit.
+/// Serves a client until it is gone and everything that it opened is closed. Then it gives back its
+/// place.
 pub(super) async fn serve(
     server: Arc<ServerState>,
     socket: (Input, Output),
     client: Arc<Client>,
-    permit: OwnedSemaphorePermit,
+    place: Place,
     stop: Stop,
 ) {
+    // There is one for each place.
+    let permit = Arc::clone(&server.connection_permits).acquire_owned().await;
     serve_client(&server, socket, client, stop).await;
-    drop(permit);
+    drop((permit, place));
     server.connection_closed.notify_one();
     // A connection has memory besides its buffers, which may be freed later.
     server.chain.pool().activity().signal();

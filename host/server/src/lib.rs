@@ -25,10 +25,12 @@
 //!   room, other tasks run the operations and write the replies.
 //! * Every limit lets the largest request through when nothing else is in flight (a smaller
 //!   [`ServerLimits`] is raised to that).
-//! * Waiters get room in the order in which they asked for it.
+//! * Each connection has a first share of the bytes, for which it never waits ([`budget`]). Of the
+//!   connections that wait for more, the one that would hold the least comes first.
 //! * A client may hold bytes and do nothing: it sent half a payload, or does not read its replies.
 //!   It may do so as long as no other request needs the bytes. When one waits for bytes, the server
-//!   disconnects a client that has made no progress for [`ServerLimits::stall_timeout`].
+//!   disconnects a client that has made too little progress for [`ServerLimits::stall_timeout`]
+//!   ([`stall`]).
 //!
 //! A client with nothing in flight costs a task of a few KiB, because connections share their
 //! receive buffers ([`receive`]). The server frees what a burst leaves behind when the burst is
@@ -49,6 +51,7 @@ mod attended;
 mod budget;
 mod client_thread;
 mod connection;
+mod connections;
 mod dispatch;
 mod drain;
 mod end;
@@ -61,6 +64,7 @@ mod reply_queue;
 mod requests;
 mod socket;
 mod spin;
+mod stall;
 mod state;
 mod stop;
 mod thread_permits;
@@ -77,6 +81,7 @@ pub use accept::Listener;
 pub use options::{ServerLimits, ServerOptions};
 pub use stop::Stop;
 
+use connections::Entry;
 use state::ServerState;
 use tokio::time::Instant;
 
@@ -115,8 +120,8 @@ impl Server {
             Err(error) => return tracing::error!("standard input or output cannot be served: {error}"),
         };
         let client = self.state.new_client(Peer::Unknown, None);
-        let Ok(permit) = Arc::clone(&self.state.connection_permits).acquire_owned().await else { return };
-        let served = tokio::spawn(connection::serve(Arc::clone(&self.state), socket, client, permit, stop.clone()));
+        let Entry::Now(place) = self.state.connections.enter(&client, socket.1.fd()) else { return };
+        let served = tokio::spawn(connection::serve(Arc::clone(&self.state), socket, client, place, stop.clone()));
         tokio::select! {
             _ = served => {}
             () = async { drain::drain(&self.state, self.serve_until(&stop).await).await } => {}

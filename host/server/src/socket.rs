@@ -251,6 +251,11 @@ impl Output {
         Ok(())
     }
 
+    /// The socket.
+    pub fn fd(&self) -> &Arc<OwnedFd> {
+        &self.fd
+    }
+
     /// Ends both directions of a socket, which wakes every thread and task that waits for it. Pipes
     /// end when they are closed.
     pub fn shut_down(&self) {

@@ -12,6 +12,7 @@ use rbdkit_plugin_api::Client;
 use tokio::time::Instant;
 
 use super::admission::Admission;
+use super::budget::ConnectionBudget;
 use super::client_thread;
 use super::dispatch::Dispatcher;
 use super::end::EndReason;
@@ -35,7 +36,8 @@ pub(super) async fn serve(
 ) {
     let activity = Arc::clone(server.chain.pool().activity());
     let stall = server.options.limits.stall_timeout;
-    let replies = Arc::new(ReplyQueue::new(output, Arc::clone(&server.budget), activity, stall));
+    let budget = ConnectionBudget::new(&server.budget);
+    let replies = Arc::new(ReplyQueue::new(output, budget, activity, stall));
     let dispatcher = Arc::new(Dispatcher::new(hop, session, replies, Arc::clone(&client)));
     let Some((mut reader, end)) = read_all(RequestReader::new(server, input, dispatcher, stop.clone())).await else {
         return;

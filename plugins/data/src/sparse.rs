@@ -127,7 +127,7 @@ impl Layers {
     /// In whole pages, except at the ends of the range.
     fn extents(&self, offset: u64, length: u64, flags: Flags) -> Extents {
         let end = offset + length;
-        let mut extents = Extents::new(offset);
+        let mut extents = Extents::new(offset, length);
         let mut at = offset;
         // The answer may end early, so that a range of any length takes a limited time.
         for _ in 0..MAX_RUNS {

@@ -360,7 +360,7 @@ impl Disk {
         }
         let failed = |error| failed("file: lseek", error);
         let end = offset + length;
-        let mut extents = Extents::new(offset);
+        let mut extents = Extents::new(offset, length);
         for _ in 0..MAX_RUNS {
             let at = extents.next_offset();
             let data = match rustix::fs::seek(&self.fd, SeekFrom::Data(at)) {
@@ -369,8 +369,8 @@ impl Disk {
                 Err(Raw::NXIO) => end,
                 Err(error) => return Err(failed(error)),
             };
-            extents.push(data - at, true, true);
-            if data < end {
+            let mut kept = extents.push(data - at, true, true);
+            if kept && data < end {
                 let hole = match rustix::fs::seek(&self.fd, SeekFrom::Hole(data)) {
                     // Another process changes the file. Reporting the rest as data is always
                     // correct.
@@ -379,9 +379,9 @@ impl Disk {
                     Err(Raw::NXIO) => end,
                     Err(error) => return Err(failed(error)),
                 };
-                extents.push(hole - data, false, false);
+                kept = extents.push(hole - data, false, false);
             }
-            if extents.next_offset() >= end || flags.req_one {
+            if !kept || extents.next_offset() >= end || flags.req_one {
                 break;
             }
         }

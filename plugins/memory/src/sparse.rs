@@ -233,7 +233,7 @@ impl Storage for Sparse {
 
     /// In whole pages.
     fn extents(&self, offset: u64, length: u64, flags: Flags) -> Extents {
-        let mut extents = Extents::new(offset);
+        let mut extents = Extents::new(offset, length);
         self.each_piece(offset, length, |_, length, slot| {
             let hole = slot.is_none_or(|slot| slot.read().is_none());
             let kept = extents.push(length, hole, hole);

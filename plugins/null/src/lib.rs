@@ -95,7 +95,7 @@ impl Handle for NullHandle {
     }
 
     fn extents(&self, offset: u64, length: u64, _: Flags) -> Op<Result<Extents>> {
-        let mut extents = Extents::new(offset);
+        let mut extents = Extents::new(offset, length);
         extents.push(length, true, true);
         Op::Ready(Ok(extents))
     }

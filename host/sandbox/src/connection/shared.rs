@@ -41,8 +41,9 @@ pub(crate) struct FilterShared {
     pub(crate) faults: Faults,
     pub(crate) state: Arc<FilterState>,
     pub(crate) files: ParamFiles,
-    /// Bytes of the buffers that calls allocate and of those that detached operations keep.
-    pub(crate) buffers: Quota,
+    /// Bytes of what calls allocate in the host: buffers, copies of payloads that a guest changes,
+    /// lists of extents, and what detached operations keep.
+    pub(crate) buffers: Arc<Quota>,
     /// How many detached operations there are, and their limit.
     pub(crate) detached_operations: Quota,
     /// Tasks that outlive their connection.
@@ -71,7 +72,7 @@ impl FilterShared {
             purpose,
             log: GuestLog::new(name, limits.log_lines, limits.log_line as usize),
             state: FilterState::new(limits.for_state()),
-            buffers: Quota::new(limits.buffers_total),
+            buffers: Arc::new(Quota::new(limits.buffers_total)),
             detached_operations: Quota::new(MAX_DETACHED_OPERATIONS),
             detached_tasks: Arc::default(),
             stopping: Flag::default(),

@@ -14,6 +14,7 @@ use super::buffers::{Access, CallBuffers};
 use super::console::Console;
 use super::extents::ExtentsAnswer;
 use crate::connection::conn::Connection;
+use crate::connection::detached::Charge;
 use crate::connection::next::Next;
 use crate::connection::shared::FilterShared;
 use crate::connection::waiting::WaitPolicy;
@@ -69,8 +70,8 @@ pub(crate) enum InstanceState {
 pub(crate) struct Setup {
     pub(crate) phase: Phase,
     pub(crate) kind: CallKind,
-    /// Where the answer of a `mapping.extents` has to begin.
-    pub(crate) extents_from: Option<u64>,
+    /// For `mapping.extents`: the offset and the length of its request.
+    pub(crate) extents_of: Option<(u64, u64)>,
     /// The layers below, for a call that belongs to no connection.
     pub(crate) below: Option<NextLayer>,
     /// For a call that belongs to no connection.
@@ -79,7 +80,7 @@ pub(crate) struct Setup {
 
 impl Setup {
     pub(crate) fn new(phase: Phase) -> Setup {
-        Setup { phase, kind: CallKind::Ordinary, extents_from: None, below: None, instance: InstanceState::Needed }
+        Setup { phase, kind: CallKind::Ordinary, extents_of: None, below: None, instance: InstanceState::Needed }
     }
 }
 
@@ -143,7 +144,9 @@ impl Call {
         self.below = setup.below;
         self.instance = setup.instance;
         self.slept = Duration::ZERO;
-        self.extents = setup.extents_from.map(ExtentsAnswer::new);
+        self.extents = setup
+            .extents_of
+            .map(|(offset, length)| ExtentsAnswer::new(offset, length, Charge::taken_over(&self.shared.buffers, 0)));
     }
 
     /// [`Call::begin`] for a read or a write of a connection. The rest is as [`Call::end`] left it.

@@ -23,8 +23,18 @@ pub(crate) struct Fault {
     pub(crate) cause: String,
     /// The guest's functions, innermost first, in one line.
     pub(crate) backtrace: Option<String>,
-    /// It was ended because its client has gone. The guest did nothing wrong.
-    pub(crate) gone: bool,
+    pub(crate) kind: FaultKind,
+}
+
+/// Who is the cause of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FaultKind {
+    /// The guest.
+    Guest,
+    /// Its client has gone. The guest did nothing wrong.
+    Gone,
+    /// All calls together use the filter's `buffers-total`. The guest did nothing wrong.
+    NoBuffers,
 }
 
 impl Fault {
@@ -39,8 +49,12 @@ impl Fault {
             format!("{:#}", error.root_cause())
         };
         let backtrace = error.downcast_ref::<WasmBacktrace>().map(frames);
-        let gone = error.downcast_ref::<Overrun>() == Some(&Overrun::Gone);
-        Fault { cause: one_line_within(&cause, CAUSE), backtrace, gone }
+        let kind = match error.downcast_ref::<Overrun>() {
+            Some(Overrun::Gone) => FaultKind::Gone,
+            Some(Overrun::Buffers) => FaultKind::NoBuffers,
+            _ => FaultKind::Guest,
+        };
+        Fault { cause: one_line_within(&cause, CAUSE), backtrace, kind }
     }
 }
 

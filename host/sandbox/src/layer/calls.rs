@@ -25,7 +25,7 @@ use crate::guest::export_calls::{
     NextRangeCall, OpenCall, PrepareCall,
 };
 use crate::guest::exported::Exported;
-use crate::guest::fault::Fault;
+use crate::guest::fault::{Fault, FaultKind};
 use crate::guest::instance::Transfer;
 use crate::guest::text::protocol_string;
 
@@ -176,9 +176,13 @@ impl CallServer {
     /// Reports that a call of this connection ended in a fault. Its instance is gone. Returns the
     /// error for the request. `pass` is None for a call that runs whatever happened before.
     fn faulted(&self, what: &str, offset: Option<u64>, pass: Option<Pass>, fault: &Fault) -> Error {
-        if fault.gone {
-            tracing::debug!("{}: {what}: ended, as its client has gone", self.filter.name());
-            return Errno::Eshutdown.into();
+        match fault.kind {
+            FaultKind::Guest => {}
+            FaultKind::Gone => {
+                tracing::debug!("{}: {what}: ended, as its client has gone", self.filter.name());
+                return Errno::Eshutdown.into();
+            }
+            FaultKind::NoBuffers => return self.filter.out_of_buffers(what, fault, &self.pool),
         }
         let error = self.filter.faulted(what, offset, fault, &self.pool);
         if let Some(pass) = pass {

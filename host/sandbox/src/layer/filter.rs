@@ -249,13 +249,25 @@ impl Filter {
     /// Returns the error for the request.
     pub(super) fn faulted(&self, what: &str, offset: Option<u64>, fault: &Fault, pool: &InstancePool) -> Error {
         self.report(what, offset, &fault.cause, fault.backtrace.as_deref());
+        self.lose_state(pool);
+        self.end_if_asked();
+        Error::new(Errno::Eio, format!("{}: {what}: {}", self.name(), fault.cause))
+    }
+
+    /// The error of a call that ended because all calls together use `buffers-total`. It is not a
+    /// fault of the guest, but its instance is gone.
+    pub(super) fn out_of_buffers(&self, what: &str, fault: &Fault, pool: &InstancePool) -> Error {
+        self.lose_state(pool);
+        Error::new(Errno::Enomem, format!("{}: {what}: {}", self.name(), fault.cause))
+    }
+
+    /// An instance of this pool is gone. Its connections are lost if their state was in it.
+    fn lose_state(&self, pool: &InstancePool) {
         if self.traits.loses_state_with_instance() && pool.is_single() {
             for conn in pool.tenants() {
                 conn.lose();
             }
         }
-        self.end_if_asked();
-        Error::new(Errno::Eio, format!("{}: {what}: {}", self.name(), fault.cause))
     }
 
     /// Reports an invalid answer of the guest.

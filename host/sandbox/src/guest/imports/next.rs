@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rbdkit_chain::{Hop, STEP};
-use rbdkit_plugin_api::{Buffer, Done, Errno, Flags, Op, Span};
+use rbdkit_plugin_api::{Buffer, Done, Errno, Extents, Flags, Op, Span};
 use wasmtime::component::Linker;
 use wasmtime::{Result, StoreContextMut};
 
@@ -11,14 +11,17 @@ use super::lend::{BufferPart, ImportFuture, bound_by_hand, lend};
 use super::phases::OPEN_DATA;
 use crate::connection::bindings::host::next::Host;
 use crate::connection::bindings::host::types as wit;
+use crate::connection::detached::Charge;
 use crate::connection::import_error::ImportError;
 use crate::guest::buffers::Access;
 use crate::guest::context::Context;
+use crate::guest::extents::EXTENT_BYTES;
 use crate::guest::fault::mistake;
 
-/// The most extents that a guest gets at once. They take some 1.5 MiB of its memory. The guest may
-/// ask again from the end of the list.
-const MAX_EXTENTS: usize = 1 << 16;
+/// The bytes of an answer of extents about `length` bytes, at most.
+fn extents_bytes(length: u64) -> u64 {
+    EXTENT_BYTES * Extents::limit(length) as u64
+}
 
 /// Binds the reads and writes ([`lend`](super::lend)).
 pub(super) fn bind_by_hand(linker: &mut Linker<Context>) -> Result<()> {
@@ -114,9 +117,11 @@ impl Host for Context {
         flags: wit::CommandFlags,
     ) -> Result<Vec<wit::Extent>, ImportError> {
         let next = Arc::clone(self.next()?);
-        let result = self.wait_for(0, || next.hop.extents(offset, length, flags.into())).await?;
+        let bytes = extents_bytes(length);
+        let _charge = Charge::new(&self.shared.buffers, bytes).ok_or(Errno::Enomem)?;
+        let result = self.wait_for(bytes, || next.hop.extents(offset, length, flags.into())).await?;
         let list = self.answer(result)?;
-        Ok(list.as_slice().iter().take(MAX_EXTENTS).map(|extent| (*extent).into()).collect())
+        Ok(list.as_slice().iter().map(|extent| (*extent).into()).collect())
     }
 
     async fn extents_forward(
@@ -132,10 +137,11 @@ impl Host for Context {
             return Err(mistake(format!("next.extents-forward to {to}, where {expected} had to follow")).into());
         }
         let flags = Flags { req_one: Flags::from(flags).req_one, ..Flags::NONE };
-        let result = self.wait_for(0, || next.hop.extents(offset, length, flags)).await?;
+        let _charge = Charge::new(&self.shared.buffers, extents_bytes(length)).ok_or(Errno::Enomem)?;
+        let result = self.wait_for(extents_bytes(length), || next.hop.extents(offset, length, flags)).await?;
         let list = self.answer(result)?;
         if let Some(answer) = &mut self.call.extents {
-            answer.append(&list, length);
+            answer.append(&list, length)?;
         }
         Ok(())
     }
