@@ -11,10 +11,11 @@
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    BlockSizes, Buffer, Capabilities, Done, Errno, Error, Extents, Flags, Handle, MAX_REQUEST, Op, Pool, Result, Span,
-    Support,
+    BlockSizes, Buffer, Capabilities, DiskId, Done, Errno, Error, Extents, Flags, Handle, MAX_REQUEST, Op, Pool,
+    Result, Span, Support,
 };
 
+use super::disk::DiskLookup;
 use super::emulate::{self, Steps};
 use super::thread_model::RequestQueue;
 
@@ -28,6 +29,7 @@ pub struct Hop {
     description: Option<String>,
     can: Capabilities,
     is_prompt: bool,
+    disk: DiskLookup,
     pool: Pool,
 }
 
@@ -41,15 +43,15 @@ impl Hop {
         name: String,
         handle: Arc<dyn Handle>,
         queue: RequestQueue,
-        readonly: bool,
+        disk: DiskLookup,
         pool: Pool,
     ) -> Result<Arc<Hop>> {
         match Hop::describe(&name, &*handle).await {
             Ok((size, block_sizes, description, mut can)) => {
-                can.write &= !readonly;
+                can.write &= !disk.is_readonly();
                 let can = can.normalized();
                 let is_prompt = handle.is_prompt();
-                Ok(Arc::new(Hop { name, handle, queue, size, block_sizes, description, can, is_prompt, pool }))
+                Ok(Arc::new(Hop { name, handle, queue, size, block_sizes, description, can, is_prompt, disk, pool }))
             }
             Err(error) => {
                 // The first error is the one worth reporting.
@@ -96,6 +98,14 @@ impl Hop {
     /// The description of the export, for people.
     pub fn description(&self) -> Option<&str> {
         self.description.as_deref()
+    }
+
+    /// Which disk the layer serves here. Two hops of a layer with equal ids have the same data.
+    ///
+    /// # Errors
+    /// The layer's own, from listing its exports.
+    pub async fn disk(&self) -> Result<DiskId> {
+        self.disk.find(&*self.handle).await
     }
 
     /// What the layer can do, normalized. The hop emulates what is [`Support::Emulate`].

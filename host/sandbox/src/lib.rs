@@ -113,6 +113,7 @@ pub struct Module {
     description: Description,
     recovery: wit::Recovery,
     reopens: bool,
+    keeps_state: bool,
 }
 
 impl Host {
@@ -163,6 +164,7 @@ impl Host {
         let (mut exported, names) = exports.exported();
         let recipe = Recipe { pre, exports };
         let described = self.describe(label, &recipe)?;
+        let keeps_state = imports.keep_state();
         let description = load::describe::checked(&described, names, imports.interfaces)?;
         exported.transparent = description.transparent;
         Ok(Module {
@@ -173,6 +175,7 @@ impl Host {
             description,
             recovery: described.recovery,
             reopens: imports.reopens,
+            keeps_state,
         })
     }
 
@@ -249,6 +252,7 @@ impl Module {
             model: self.description.thread_model,
             recovery: self.recovery,
             reopens: self.reopens,
+            keeps_state: self.keeps_state,
         };
         let params = params.into_iter().map(|(name, value)| (name, value.text)).collect();
         let filter = block_on(Filter::configure(shared, self.recipe, traits, params))?;

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use rbdkit_launcher::{Launcher, Program};
 use rbdkit_plugin_api::{
-    AccessRights, BoxFuture, ConfigError, DNS_PORT, Error, ExportEntry, Handle, Network, Result, run_blocking,
+    AccessRights, BoxFuture, ConfigError, DNS_PORT, Disk, DiskId, Error, ExportEntry, Handle, Network, Result,
+    run_blocking,
 };
 use rbdkit_stream::{ConnectionError, Socket};
 use rustix::net::RecvFlags;
@@ -117,7 +118,12 @@ impl Upstream {
                 Connection::start(socket, session, self.settings.target.to_string())
             }
         };
-        Ok(Arc::new(NbdHandle::new(connection, self.settings.shared)))
+        let disk = if self.settings.dynamic && !self.settings.shared {
+            Disk::ByName(DiskId::DEFAULT)
+        } else {
+            Disk::Is(DiskId::DEFAULT)
+        };
+        Ok(Arc::new(NbdHandle::new(connection, self.settings.shared, disk)))
     }
 
     async fn shared_connection(&self) -> Result<Arc<Connection>> {

@@ -42,7 +42,7 @@ const RESOURCES: [(&str, &str); 20] = [
     ("maps", "bytes of memory for block maps"),
     ("scratch", "bytes on the disk for one scratch file (auto: the export's size)"),
     ("scratch-total", "bytes on the disk for all scratch files of the filter"),
-    ("exports", "exports for which the filter may keep state"),
+    ("exports", "disks with state besides the default export's"),
     ("prefetches", "prefetches of one connection under way at once"),
     ("prefetch-queue", "bytes in one connection's prefetch queue"),
     ("compile", "processor time for compiling one component"),
