@@ -146,7 +146,8 @@ impl Limits {
     }
 }
 
-fn in_units(bytes: u64) -> String {
+/// A number of bytes as a value of `--filter-limit`.
+pub(crate) fn in_units(bytes: u64) -> String {
     for (suffix, scale) in [("G", 1 << 30), ("M", 1 << 20), ("k", 1 << 10)] {
         if bytes >= scale && bytes.is_multiple_of(scale) {
             return format!("{}{suffix}", bytes / scale);
