@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rbdkit_plugin_api::{
-    BlockSizes, Buffer, Capabilities, Done, Errno, Error, Extents, Flags, Handle, MAX_REQUEST, Op, Pool, Result, Span,
-    Support,
+    BlockSizes, Buffer, Capabilities, DiskId, Done, Errno, Error, Extents, Flags, Handle, MAX_REQUEST, Op, Pool,
+    Result, Span, Support,
 };
 
+use super::disk::DiskLookup;
 use super::emulate::{self, Steps};
 use super::thread_model::RequestQueue;
 use super::writes::Writes;
@@ -32,6 +33,7 @@ pub struct Hop {
     is_prompt: bool,
     /// The layer was asked to change data, so a flush has something to make durable.
     has_written: AtomicBool,
+    disk: DiskLookup,
     pool: Pool,
 }
 
@@ -52,12 +54,12 @@ impl Hop {
         name: String,
         handle: Arc<dyn Handle>,
         queue: RequestQueue,
-        readonly: bool,
+        disk: DiskLookup,
         pool: Pool,
     ) -> Result<Arc<Hop>> {
         match Hop::describe(&name, &*handle).await {
             Ok((size, block_sizes, description, mut can)) => {
-                can.write &= !readonly;
+                can.write &= !disk.is_readonly();
                 let can = can.normalized();
                 let is_prompt = handle.is_prompt();
                 let has_written = AtomicBool::new(false);
@@ -71,6 +73,7 @@ impl Hop {
                     can,
                     is_prompt,
                     has_written,
+                    disk,
                     pool,
                 }))
             }
@@ -119,6 +122,14 @@ impl Hop {
     /// The description of the export, for people.
     pub fn description(&self) -> Option<&str> {
         self.description.as_deref()
+    }
+
+    /// Which disk the layer serves here. Two hops of a layer with equal ids have the same data.
+    ///
+    /// # Errors
+    /// The layer's own, from listing its exports.
+    pub async fn disk(&self) -> Result<DiskId> {
+        self.disk.find(&*self.handle).await
     }
 
     /// What the layer can do, normalized. The hop emulates what is [`Support::Emulate`].

@@ -19,6 +19,7 @@
 //!   back buffers, permits and locks.
 #![forbid(unsafe_code)]
 
+mod disk;
 mod emulate;
 mod hop;
 mod thread_model;
@@ -38,6 +39,7 @@ pub use emulate::STEP;
 pub use hop::Hop;
 pub use writes::Writes;
 
+use disk::{DiskLookup, ExportName};
 use thread_model::{ConnectionPermits, RequestLimit, ThreadModelGate};
 
 /// A filter as the chain sees it. Its handles follow the same rules as a plugin's.
@@ -296,11 +298,8 @@ impl NextLayer {
     /// The layer's own, or EIO if the layer gives a size beyond 2^63 - 1 or impossible block sizes.
     /// ESHUTDOWN if the client leaves while it waits for its turn at a layer.
     pub async fn open(&self, readonly: bool, exportname: &str) -> Result<Arc<Hop>> {
-        let exportname = match exportname {
-            "" => self.default_export(readonly).await?,
-            name => name.to_string(),
-        };
-        let args = OpenArgs { readonly, exportname, client: Arc::clone(&self.client) };
+        let name = ExportName::asked(self, readonly, exportname).await?;
+        let args = OpenArgs { readonly, exportname: name.text().to_string(), client: Arc::clone(&self.client) };
         let permits = match &self.permits {
             Some(permits) => Arc::clone(permits),
             None => tokio::select! {
@@ -308,6 +307,7 @@ impl NextLayer {
                 () = self.client.until_gone() => return Err(Errno::Eshutdown.into()),
             },
         };
+        let disk = DiskLookup::new(self.clone(), readonly, name);
         let (name, queue, handle) = match self.next() {
             Some((slot, next)) => {
                 let queue = slot.gate.request_queue(&permits);
@@ -319,7 +319,7 @@ impl NextLayer {
                 (self.chain.plugin_name.clone(), queue, self.chain.plugin.open(args).await?)
             }
         };
-        Hop::open(name, handle, queue, readonly, self.chain.pool.clone()).await
+        Hop::open(name, handle, queue, disk, self.chain.pool.clone()).await
     }
 }
 

@@ -77,7 +77,7 @@ pub(crate) struct Disk {
 
 impl Disk {
     pub(crate) fn new(opened: Opened, access: Access) -> Result<Disk> {
-        let Opened { fd, stat, writable } = opened;
+        let Opened { fd, stat, writable, id: _ } = opened;
         let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
         let (size, block) = if is_device {
             let size = rustix::fs::seek(&fd, SeekFrom::End(0)).map_err(|error| failed("finding the size", error))?;

@@ -6,8 +6,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rbdkit_plugin_api::{ConfigError, Errno, Error, ExportEntry, Result, inherited};
-use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rbdkit_plugin_api::{ConfigError, DiskId, Errno, Error, ExportEntry, Result, inherited};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags};
 use rustix::io::Errno as Raw;
 
 use crate::config::Place;
@@ -32,6 +32,8 @@ pub(crate) struct Opened {
     pub(crate) fd: OwnedFd,
     pub(crate) stat: Stat,
     pub(crate) writable: bool,
+    /// Which of the source's disks it is.
+    pub(crate) id: DiskId,
 }
 
 impl Source {
@@ -104,7 +106,8 @@ impl Source {
                 let opening = |error| failed("duplicating the descriptor", error);
                 let fd = rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(opening)?;
                 let stat = rustix::fs::fstat(&fd).map_err(opening)?;
-                Ok(Opened { fd, stat, writable: *access == FdAccess::ReadWrite && !readonly })
+                let writable = *access == FdAccess::ReadWrite && !readonly;
+                Ok(Opened { fd, stat, writable, id: DiskId::DEFAULT })
             }
             Source::Dir(dir) => {
                 if exportname.is_empty() {
@@ -116,7 +119,8 @@ impl Source {
                 if exportname.contains(['/', '\0']) {
                     return Err(Error::new(Errno::Einval, "file: an export name cannot contain '/'"));
                 }
-                open_checked(exportname, readonly, |flags| open_in(dir, exportname, flags))
+                let opened = open_checked(exportname, readonly, |flags| open_in(dir, exportname, flags))?;
+                Ok(Opened { id: file_id(&opened.fd, &opened.stat), ..opened })
             }
         }
     }
@@ -154,7 +158,18 @@ fn open_checked(name: &str, readonly: bool, open: impl Fn(OFlags) -> rustix::io:
     }
     let flags = rustix::fs::fcntl_getfl(&fd).map_err(opening)?;
     rustix::fs::fcntl_setfl(&fd, flags - OFlags::NONBLOCK).map_err(opening)?;
-    Ok(Opened { fd, stat, writable })
+    Ok(Opened { fd, stat, writable, id: DiskId::DEFAULT })
+}
+
+/// The disk that a file of a directory is, whatever the name or the link that led to it. The time
+/// of its creation tells it from a deleted file whose inode it got.
+fn file_id(fd: &OwnedFd, stat: &Stat) -> DiskId {
+    if FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice {
+        return DiskId::named(&format!("device {:x}", stat.st_rdev));
+    }
+    let created = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME);
+    let created = created.map(|stat| (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)).unwrap_or_default();
+    DiskId::named(&format!("file {:x}:{:x} of {}.{}", stat.st_dev, stat.st_ino, created.0, created.1))
 }
 
 /// How often to repeat openat2 when a rename at the same time keeps the kernel from deciding

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rbdkit_launcher::{Launcher, TaskProgram};
 use rbdkit_plugin_api::{
-    AccessRights, BoxFuture, ConfigError, DNS_PORT, Errno, Error, ExportEntry, Flag, Handle, Network, Result,
-    StopScope, lock, run_blocking,
+    AccessRights, BoxFuture, ConfigError, DNS_PORT, Disk, DiskId, Errno, Error, ExportEntry, Flag, Handle, Network,
+    Result, StopScope, lock, run_blocking,
 };
 use rbdkit_stream::{ConnectionError, Socket};
 use rustix::net::RecvFlags;
@@ -128,7 +128,12 @@ impl Upstream {
                 self.start(socket, session)
             }
         };
-        Ok(Arc::new(NbdHandle::new(connection, self.settings.shared)))
+        let disk = if self.settings.dynamic && !self.settings.shared {
+            Disk::ByName(DiskId::DEFAULT)
+        } else {
+            Disk::Is(DiskId::DEFAULT)
+        };
+        Ok(Arc::new(NbdHandle::new(connection, self.settings.shared, disk)))
     }
 
     fn start(&self, socket: Arc<Socket>, session: Session) -> Arc<Connection> {

@@ -77,7 +77,7 @@ impl Context {
 
     /// The state that a scope names.
     pub(crate) fn scope(&self, scope: wit::Scope, what: &str) -> wasmtime::Result<&Arc<ScopeState>> {
-        Ok(self.conn(what)?.scope(scope))
+        self.conn(what)?.scope(scope).map_err(|error| mistake(error.to_string()))
     }
 
     /// Converts a layer's answer for the guest. The layer's error is kept with its text, and is

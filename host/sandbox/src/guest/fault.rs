@@ -4,6 +4,8 @@ use rbdkit_plugin_api::text::one_line_within;
 use wasmtime::{Trap, WasmBacktrace};
 
 use super::clock::Overrun;
+use super::memory::{MemoryLimit, MemoryLimiter};
+use crate::connection::engine::WASM_STACK;
 use crate::connection::log::CAUSE;
 
 /// A mistake of a guest: it called an import in a way that the contract forbids. The call traps.
@@ -43,6 +45,8 @@ impl Fault {
             overrun.to_string()
         } else if let Some(mistake) = error.downcast_ref::<Mistake>() {
             mistake.to_string()
+        } else if let Some(trap @ Trap::StackOverflow) = error.downcast_ref::<Trap>() {
+            format!("{trap} (a guest has {} KiB)", WASM_STACK >> 10)
         } else if let Some(trap) = error.downcast_ref::<Trap>() {
             trap.to_string()
         } else {
@@ -55,6 +59,22 @@ impl Fault {
             _ => FaultKind::Guest,
         };
         Fault { cause: one_line_within(&cause, CAUSE), backtrace, kind }
+    }
+
+    /// [`Fault::new`] for a call in which the guest may have been refused memory. What a guest then
+    /// does depends on its language: it aborts, jumps to `unreachable` or uses a null pointer.
+    pub(super) fn within(error: &wasmtime::Error, memory: &MemoryLimiter) -> Fault {
+        let fault = Fault::new(error);
+        let by_itself = !error.is::<Overrun>() && !error.is::<Mistake>();
+        match memory.reached().filter(|_| by_itself) {
+            Some(limit) => Fault { cause: one_line_within(&format!("{limit}: {}", fault.cause), CAUSE), ..fault },
+            None => fault,
+        }
+    }
+
+    /// The instance cannot be made within a limit.
+    pub(super) fn beyond(limit: MemoryLimit) -> Fault {
+        Fault { cause: limit.to_string(), backtrace: None, gone: false }
     }
 }
 
@@ -75,7 +95,8 @@ fn frames(backtrace: &WasmBacktrace) -> String {
     shown.join(" < ")
 }
 
-/// The name of a function, demangled if it is Rust's.
+/// The name of a function, demangled if it is Rust's. The name was cut before the component was
+/// compiled.
 fn demangled(name: &str) -> String {
     format!("{:#}", rustc_demangle::demangle(name))
 }

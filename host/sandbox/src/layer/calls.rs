@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rbdkit_chain::{Hop, NextLayer};
 use rbdkit_plugin_api::{
-    BlockSizes, Buffer, Capabilities, Done, Errno, Error, Extents, Flags, Op, OpenArgs, Result, Span,
+    BlockSizes, Buffer, Capabilities, Disk, DiskId, Done, Errno, Error, Extents, Flags, Op, OpenArgs, Result, Span,
 };
 
 use super::breaker::{Breaker, Pass};
@@ -63,9 +63,8 @@ enum Priority {
 impl CallServer {
     /// Opens this layer for a connection. What was opened below is closed again if it fails.
     pub(crate) async fn open(filter: Arc<Filter>, args: OpenArgs, below: NextLayer) -> Result<Arc<CallServer>> {
-        let export = filter.shared.state.export(&args.exportname)?;
         let pool = filter.pool_for_connection().await?;
-        let conn = Connection::new(&filter.shared, export, args, below, filter.connection_traits(&pool));
+        let conn = Connection::new(&filter.shared, args, below, filter.connection_traits(&pool));
         let server = Arc::new(CallServer {
             holder: Holder::new(conn.id()),
             conn,
@@ -329,6 +328,16 @@ impl CallServer {
 
     pub(crate) async fn extents(self: Arc<CallServer>, offset: u64, length: u64, flags: Flags) -> Result<Extents> {
         self.serve(ExtentsCall { offset, length, flags: flags.into() }, Priority::Request).await
+    }
+
+    /// The disk of this layer: the one below, or what the filter makes of it under the names that it
+    /// lists.
+    pub(super) async fn disk(&self) -> Result<Disk> {
+        let below = match self.conn.next() {
+            Some(next) => next.hop.disk().await?,
+            None => DiskId::DEFAULT,
+        };
+        Ok(if self.exported().names { Disk::ByListedName(below) } else { Disk::Is(below) })
     }
 
     pub(crate) async fn size(self: Arc<CallServer>) -> Result<u64> {

@@ -51,6 +51,8 @@ pub(crate) struct FilterTraits {
     pub(crate) recovery: wit::Recovery,
     /// It may replace the layer below.
     pub(crate) reopens: bool,
+    /// It imports functions on the state of scopes.
+    pub(crate) keeps_state: bool,
 }
 
 impl FilterTraits {
@@ -115,7 +117,8 @@ impl Filter {
     /// How the filter treats the connections that this pool serves.
     pub(super) fn connection_traits(&self, pool: &InstancePool) -> ConnectionTraits {
         let needs_its_instance = pool.is_single() && !self.traits.is_stateless();
-        ConnectionTraits { reopens: self.traits.reopens, needs_its_instance }
+        let FilterTraits { reopens, keeps_state, .. } = self.traits;
+        ConnectionTraits { reopens, needs_its_instance, keeps_state }
     }
 
     /// # Errors

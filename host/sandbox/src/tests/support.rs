@@ -298,7 +298,7 @@ pub fn host() -> Arc<Host> {
     host_within(ServerLimits::default())
 }
 
-fn host_within(limits: ServerLimits) -> Arc<Host> {
+pub fn host_within(limits: ServerLimits) -> Arc<Host> {
     Host::new(Options { limits, cache_dir: Some("/proc/nowhere".into()), ..Options::default() }).unwrap()
 }
 
