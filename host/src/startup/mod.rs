@@ -34,6 +34,7 @@ mod identity;
 mod layers;
 mod listen;
 mod log;
+mod own_file;
 mod pidfile;
 mod print;
 mod process;
