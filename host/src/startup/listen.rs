@@ -19,6 +19,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tempfile::TempDir;
 
 use super::identity::Identity;
+use super::own_file::OwnFile;
 use super::process;
 use crate::cli::{Families, Listen};
 
@@ -63,7 +64,7 @@ pub struct Sockets {
 #[derive(Debug)]
 enum Made {
     /// A socket. It is removed if the start fails. After a server that ran it stays, as in nbdkit.
-    Socket(PathBuf),
+    Socket(OwnFile),
     /// A private directory with a socket in it. It is removed with the server.
     Directory(TempDir),
 }
@@ -101,15 +102,17 @@ impl Sockets {
         let Some(path) = self.private() else {
             return Ok(());
         };
-        identity.own(path).map_err(|error| ConfigError::new(format!("--unix -: {}: {}", path.display(), plain(&error))))
+        identity
+            .own_directory(path)
+            .map_err(|error| ConfigError::new(format!("--unix -: {}: {}", path.display(), plain(&error))))
     }
 }
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        // The `TempDir` removes its directory. If a file cannot be removed, it stays.
-        if let Some(Made::Socket(path)) = self.made.take() {
-            drop(std::fs::remove_file(path));
+        // The `TempDir` removes its directory.
+        if let Some(Made::Socket(file)) = self.made.take() {
+            file.remove();
         }
     }
 }
@@ -144,10 +147,11 @@ fn unix(path: &Path) -> Result<Sockets, ConfigError> {
         io::ErrorKind::AddrInUse => failed(&"exists already (remove it if no server listens on it)"),
         _ => failed(&plain(&error)),
     })?;
+    let made = OwnFile::at(&absolute).map_err(|error| failed(&plain(&error)))?;
     Ok(Sockets {
         listeners: vec![Listener::Unix(listener)],
-        reachable: Reachable::Unix(absolute.clone()),
-        made: Some(Made::Socket(absolute)),
+        reachable: Reachable::Unix(absolute),
+        made: Some(Made::Socket(made)),
     })
 }
 
@@ -328,6 +332,12 @@ mod tests {
         let mut kept = unix(&path).unwrap();
         kept.keep();
         drop(kept);
+        assert!(path.exists());
+        std::fs::remove_file(&path).unwrap();
+        let failed = unix(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "not the server's").unwrap();
+        drop(failed);
         assert!(path.exists());
         let error = unix(&path).unwrap_err().to_string();
         assert_eq!(error, format!("--unix: {}: exists already (remove it if no server listens on it)", path.display()));

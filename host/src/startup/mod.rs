@@ -37,6 +37,7 @@ mod layers;
 mod leftovers;
 mod listen;
 mod log;
+mod own_file;
 mod pidfile;
 mod print;
 mod process;
@@ -57,8 +58,10 @@ use start::Start;
 
 /// Runs the program to its end.
 pub fn main() -> ExitCode {
-    if let Some(status) = rbdkit_sandbox::serve_if_asked().or_else(|| rbdkit_launcher::serve_if_asked(registry::STARTS))
-    {
+    let helper = rbdkit_sandbox::serve_if_asked()
+        .or_else(|| rbdkit_launcher::serve_if_asked(registry::STARTS))
+        .or_else(|| rbdkit_launcher::serve_opener_if_asked(registry::OPENS));
+    if let Some(status) = helper {
         return status;
     }
     rbdkit_confine::survive_the_file_size_limit();

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use rbdkit_chain::Chain;
 use rbdkit_confine::ConfinementNeeds;
-use rbdkit_plugin_api::{ConfigError, StopScope};
+use rbdkit_plugin_api::{ConfigError, StopScope, stdin};
 use rbdkit_server::{Listener, Stop};
+use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Pid, Signal};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -18,9 +19,10 @@ use super::captive::{self, Captive};
 use super::identity::Identity;
 use super::leftovers::Leftovers;
 use super::listen::{self, Reachable, Sockets};
+use super::pidfile::{self, PidFile};
 use super::signals::{Ending, Signals};
 use super::watch::{CommandEnd, watch};
-use super::{layers, log, pidfile, print, process, serving, uri};
+use super::{layers, log, print, process, serving, uri};
 use crate::cli::{Listen, Plan};
 
 /// The inputs of the start.
@@ -68,7 +70,6 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
     log::warn_of_unknown_flags(plan);
     let identity = Identity::look_up(plan.user.as_deref(), plan.group.as_deref())?;
     let pidfile = plan.pidfile.as_deref().map(pidfile::absolute).transpose()?;
-    // A plugin that reads standard input or prints must not disturb the connection.
     let stdio = matches!(plan.listen, Listen::Single).then(take_stdio).transpose()?;
     let fatal = Arc::new(Notify::new());
     let chain = layers::chain(plan, &fatal)?;
@@ -194,9 +195,7 @@ impl Running {
             }
         }
         self.chain.after_fork().await?;
-        if let Some(file) = &self.pidfile {
-            pidfile::write(file)?;
-        }
+        let pidfile = self.pidfile.as_deref().map(PidFile::write).transpose()?;
         if captive.is_none() {
             captive = self.start_command(&sockets.reachable, ending)?;
         }
@@ -204,7 +203,9 @@ impl Running {
             print_uri(&sockets.reachable, &self.start.plan);
         }
         tracing::debug!("listening at {}", sockets.reachable);
+        // If the parent is gone, socket and pid file have no use.
         self.tell_the_parent()?;
+        pidfile.map(PidFile::keep);
         sockets.keep();
         self.has_started = true;
         Ok(captive)
@@ -216,11 +217,8 @@ impl Running {
             return Ok(());
         };
         let standard_error = if self.start.plan.verbose { StandardError::Stays } else { StandardError::Closes };
-        if let Err(error) = word.give(standard_error) {
-            // The parent is gone, so the pid file has no use.
-            self.pidfile.as_deref().map(std::fs::remove_file);
-            return Err(ConfigError::new(format!("cannot go into the background: {error}")));
-        }
+        word.give(standard_error)
+            .map_err(|error| ConfigError::new(format!("cannot go into the background: {error}")))?;
         log::in_background();
         Ok(())
     }
@@ -268,14 +266,17 @@ fn lock_memory() -> Result<(), ConfigError> {
     })
 }
 
-/// Takes standard input and output from the process and replaces them by /dev/null.
+/// Takes standard input and output from the process for the client. What a layer prints is
+/// discarded. A layer that reads standard input gets an error, because the descriptor becomes a
+/// socket without a peer: an empty script or password would not be noticed.
 fn take_stdio() -> Result<(OwnedFd, OwnedFd), ConfigError> {
     let take = || -> std::io::Result<(OwnedFd, OwnedFd)> {
         let input = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
         let output = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?;
-        let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
-        rustix::stdio::dup2_stdin(&null)?;
-        rustix::stdio::dup2_stdout(&null)?;
+        let nothing = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+        rustix::stdio::dup2_stdin(&nothing)?;
+        rustix::stdio::dup2_stdout(std::fs::OpenOptions::new().write(true).open("/dev/null")?)?;
+        stdin::reserve_for_client();
         Ok((input, output))
     };
     take().map_err(|error| ConfigError::new(format!("--single: standard input and output: {error}")))

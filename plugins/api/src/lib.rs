@@ -39,6 +39,7 @@ mod pool;
 pub mod rate;
 pub mod schema;
 mod span;
+pub mod stdin;
 mod storage;
 pub mod text;
 mod types;
