@@ -74,7 +74,7 @@ impl Fault {
 
     /// The instance cannot be made within a limit.
     pub(super) fn beyond(limit: MemoryLimit) -> Fault {
-        Fault { cause: limit.to_string(), backtrace: None, gone: false }
+        Fault { cause: limit.to_string(), backtrace: None, kind: FaultKind::Guest }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::connection::waiting::WaitPolicy;
 use crate::guest::call::{CallKind, InstanceState, Setup};
 use crate::guest::export_calls::{ConfigureCall, ExportCall, OpenCall, PrepareCall, ThreadModelCall};
 use crate::guest::exported::Exported;
-use crate::guest::fault::Fault;
+use crate::guest::fault::{Fault, FaultKind};
 use crate::guest::instance::{Instance, Recipe};
 
 /// The kind under which [`Faults`](crate::connection::log::Faults) counts suspensions of a filter.
@@ -317,7 +317,7 @@ impl Filter {
                 self.finish(lease);
                 answer
             }
-            Err(fault) if fault.gone => {
+            Err(fault) if fault.kind == FaultKind::Gone => {
                 tracing::debug!("{}: {}: ended, as its client has gone", self.name(), E::NAME);
                 Err(Errno::Eshutdown.into())
             }
