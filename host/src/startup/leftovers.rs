@@ -1,14 +1,16 @@
 //! [`Leftovers`]: files that a server removes when it ends without running its destructors.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use super::own_file::OwnFile;
 use super::pidfile;
 
 /// Files that a server removes when it ends at once.
 #[derive(Debug, Default)]
 pub struct Leftovers {
     /// The socket of a server that still starts. After the start it stays, as in nbdkit.
-    pub socket: Option<PathBuf>,
+    pub socket: Option<Arc<OwnFile>>,
     /// The directory of a private socket.
     pub private: Option<PathBuf>,
     /// The pid file of a server that still starts.
@@ -22,7 +24,7 @@ impl Leftovers {
             let _ = std::fs::remove_dir_all(directory);
         }
         if let Some(socket) = &self.socket {
-            let _ = std::fs::remove_file(socket);
+            socket.remove();
         }
         if let Some(file) = &self.pidfile {
             pidfile::remove(file);

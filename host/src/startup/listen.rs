@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rbdkit_plugin_api::ConfigError;
 use rbdkit_plugin_api::text::plain;
@@ -64,7 +65,7 @@ pub struct Sockets {
 #[derive(Debug)]
 enum Made {
     /// A socket. It is removed if the start fails. After a server that ran it stays, as in nbdkit.
-    Socket(OwnFile),
+    Socket(Arc<OwnFile>),
     /// A private directory with a socket in it. It is removed with the server.
     Directory(TempDir),
 }
@@ -86,9 +87,9 @@ impl Sockets {
     }
 
     /// The named socket, while it is removed if the start fails.
-    pub fn unfinished(&self) -> Option<&Path> {
+    pub fn unfinished(&self) -> Option<&Arc<OwnFile>> {
         match &self.made {
-            Some(Made::Socket(path)) => Some(path),
+            Some(Made::Socket(file)) => Some(file),
             _ => None,
         }
     }
@@ -151,7 +152,7 @@ fn unix(path: &Path) -> Result<Sockets, ConfigError> {
     Ok(Sockets {
         listeners: vec![Listener::Unix(listener)],
         reachable: Reachable::Unix(absolute),
-        made: Some(Made::Socket(made)),
+        made: Some(Made::Socket(Arc::new(made))),
     })
 }
 

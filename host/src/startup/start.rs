@@ -157,7 +157,7 @@ impl Running {
 
     /// What has to be removed if the process ends now.
     fn leftovers(&self, sockets: &Sockets) -> Leftovers {
-        let socket = sockets.unfinished().map(PathBuf::from);
+        let socket = sockets.unfinished().cloned();
         let has_started = self.has_started;
         let pidfile = self.pidfile.clone().filter(|_| !has_started);
         Leftovers { socket, private: sockets.private().map(PathBuf::from), pidfile }
