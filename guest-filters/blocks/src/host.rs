@@ -102,8 +102,9 @@ pub trait Host {
     fn next_trim(&self, offset: u64, length: u64, fua: bool) -> Result<(), Self::Error>;
     /// Makes next cache a range.
     fn next_cache(&self, offset: u64, length: u64) -> Result<(), Self::Error>;
-    /// Next's extents of a range: from its start, without gaps, within it, possibly shorter.
-    fn next_extents(&self, offset: u64, length: u64, one: bool) -> Result<Vec<Extent>, Self::Error>;
+    /// Next's extents of a range: from its start, without gaps, possibly shorter. Unless `one`, the
+    /// last one may run on beyond the range up to `limit`.
+    fn next_extents(&self, offset: u64, length: u64, limit: u64, one: bool) -> Result<Vec<Extent>, Self::Error>;
 
     /// Allocates a buffer that reads as zero. It fails rather than wait.
     fn alloc(&self, length: u32) -> Result<u32, Self::Error>;

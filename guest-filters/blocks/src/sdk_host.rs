@@ -114,9 +114,9 @@ impl Host for SdkHost {
         next::cache(offset, length)
     }
 
-    fn next_extents(&self, offset: u64, length: u64, one: bool) -> Result<Vec<host::Extent>, Errno> {
+    fn next_extents(&self, offset: u64, length: u64, limit: u64, one: bool) -> Result<Vec<host::Extent>, Errno> {
         let flags = if one { CommandFlags::REQ_ONE } else { CommandFlags::empty() };
-        let list = next::extents(offset, length, flags)?;
+        let list = next::extents_until(offset, length, limit, flags)?;
         let convert = |e: &Extent| host::Extent {
             offset: e.offset,
             length: e.length,

@@ -3,6 +3,14 @@
 use crate::block_size::BlockSize;
 use crate::host::{Extent, Host, Mode};
 
+/// How many blocks a request for extents looks at beyond its range. The host looks at 2^16 blocks
+/// in a few microseconds. With blocks of 64 KiB they are 4 GiB, the most that one extent of the
+/// protocol can describe.
+const BLOCKS_BEYOND: u64 = 1 << 16;
+
+/// How many runs of different states a request for extents joins beyond its range.
+const RUNS_BEYOND: u32 = 64;
+
 /// The state of every block at first: only next has its data.
 pub const ABSENT: u8 = 0;
 
@@ -87,21 +95,52 @@ impl<'h, H: Host> BlockStates<'h, H> {
         self.host.lock(start, stop - start, mode)
     }
 
+    /// How far the blocks from `offset` on are known to be as next: in one of the states `as_next`.
+    /// `offset` if the first is not, and at most somewhat beyond `end`.
+    ///
+    /// # Errors
+    /// Those of [`Host::size`].
+    pub fn as_next_until(&self, offset: u64, end: u64, as_next: u8) -> Result<u64, H::Error> {
+        let limit = self.limit(end)?;
+        let (mut to, mut beyond) = (offset, 0);
+        while to < limit && beyond < RUNS_BEYOND {
+            let (state, stop) = self.run_at(to, limit);
+            if as_next >> state & 1 == 0 {
+                break;
+            }
+            to = stop;
+            beyond += u32::from(to >= end);
+        }
+        Ok(to)
+    }
+
+    /// How far to look for the end of the run that goes on at `end`.
+    fn limit(&self, end: u64) -> Result<u64, H::Error> {
+        Ok(end.saturating_add(BLOCKS_BEYOND * self.block_size.bytes()).min(self.host.size()?))
+    }
+
     /// The extents of a range: from `offset` on, without gaps, at least one, and only one if `one`.
     /// Blocks in one of `as_next` are as next says. Blocks in state `zero` are holes that read as
-    /// zero, and all others are data.
+    /// zero, and all others are data. Unless `one`, the last extent runs on beyond `end` as
+    /// far as is cheap to find out.
     ///
     /// # Errors
     /// Those of next.
     pub fn extents(&self, offset: u64, end: u64, one: bool, as_next: u8, zero: u8) -> Result<Vec<Extent>, H::Error> {
+        let limit = if one { end } else { self.limit(end)? };
         let mut list = Vec::new();
         let mut from = offset;
         while from < end && (list.is_empty() || !one) {
-            let (state, to) = self.run_at(from, end);
+            let (state, mut to) = self.run_at(from, limit);
             if as_next >> state & 1 == 1 {
-                list.extend(self.host.next_extents(from, to - from, one)?);
+                if !one {
+                    // One question to next for all neighbours that are as next.
+                    to = self.as_next_until(from, end, as_next)?.max(to);
+                }
+                let part = to.min(end);
+                list.extend(self.host.next_extents(from, part - from, to, one)?);
                 match list.last() {
-                    Some(last) if last.offset + last.length >= to => {}
+                    Some(last) if last.offset + last.length >= part => {}
                     // Next answered for a part of the range only, so the list must end there.
                     _ => break,
                 }

@@ -6,17 +6,23 @@
 //! a request of whole blocks takes a shared lock.
 
 mod pieces;
+mod whole_blocks;
 
 use buffer::Buffer;
 use locks::{Held, Mode};
 use pieces::{Piece, Sizes};
 use rbdkit_filter_sdk::prelude::*;
+use whole_blocks::{Run, WholeBlocks};
 
 /// The largest `minblock` in bytes: the largest minimum block size that the contract allows.
 const MAX_BLOCK: u64 = 64 << 10;
 
 /// The longest read or write in bytes that the host accepts.
 const MAX_DATA: u64 = 64 << 20;
+
+/// How often one request for extents asks for the rest of its first block. With extents of 512
+/// bytes or more this is enough for a block of 64 KiB. After that the block counts as data.
+const MAX_QUESTIONS: u32 = 128;
 
 /// The filter, with its parameters in bytes.
 pub struct Blocksize {
@@ -208,24 +214,43 @@ impl Zeroes for Blocksize {
     }
 }
 
+/// Adds next's extents of a range to the answer.
+fn ask(blocks: &mut WholeBlocks, range: (u64, u64), limit: u64, flags: CommandFlags) -> Result<(), Errno> {
+    for extent in next::extents_until(range.0, range.1, limit, flags)? {
+        blocks.push(extent.length, extent.kind.bits());
+    }
+    Ok(())
+}
+
+fn extent(run: Run) -> Extent {
+    Extent { offset: run.offset, length: run.length, kind: ExtentType::from_bits_truncate(run.kind) }
+}
+
 impl Mapping for Blocksize {
+    /// Next is asked for whole blocks, and each block gets one type. Next may describe less than a
+    /// block at once. Then it is asked for the rest of the block.
     fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
         let sizes = sizes();
-        if sizes.fits(offset, length) && length <= sizes.maxlen.into() {
-            next::extents_forward(offset, length, offset, flags)?;
+        let limit = sizes.down(next::get_size()?);
+        let (start, end) = (sizes.down(offset), sizes.up(offset + length));
+        let length = (end - start).min(sizes.maxlen.into());
+        if sizes.bits == 0 {
+            next::extents_forward_until(start, length, limit, offset, flags)?;
             return Ok(Vec::new());
         }
-        let (start, end) = (sizes.down(offset), sizes.up(offset + length));
-        let list = next::extents(start, (end - start).min(sizes.maxlen.into()), flags)?;
-        // The answer must start at the requested offset.
-        Ok(list
-            .into_iter()
-            .filter(|extent| extent.offset + extent.length > offset)
-            .map(|extent| {
-                let from = extent.offset.max(offset);
-                Extent { offset: from, length: extent.offset + extent.length - from, kind: extent.kind }
-            })
-            .collect())
+        let minimum = next::block_size().map_or(1, |below| u64::from(below.minimum));
+        let mut blocks = WholeBlocks::new(start, sizes.block());
+        ask(&mut blocks, (start, length), limit, flags)?;
+        for _ in 0..MAX_QUESTIONS {
+            match blocks.missing() {
+                Some(from) if from % minimum == 0 => {
+                    let rest = start + sizes.block() - from;
+                    ask(&mut blocks, (from, rest), from + rest, flags & !CommandFlags::REQ_ONE)?;
+                }
+                _ => break,
+            }
+        }
+        Ok(blocks.finish(offset).into_iter().map(extent).collect())
     }
 }
 

@@ -222,8 +222,8 @@ impl Zeroes for CacheFilter {
 impl Mapping for CacheFilter {
     fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
         let cache = self.cache();
-        if cache.is_as_next(offset, length) {
-            next::extents_forward(offset, length, offset, flags)?;
+        if let Some(limit) = cache.as_next_until(offset, length) {
+            next::extents_forward_until(offset, length, limit, offset, flags)?;
             return Ok(Vec::new());
         }
         Ok(contract_extents(cache.extents(offset, length, flags.contains(CommandFlags::REQ_ONE))?))

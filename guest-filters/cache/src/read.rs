@@ -90,9 +90,15 @@ impl<H: Host> Cache<'_, H> {
         }
     }
 
-    /// Whether next has the data of all of a range. Then next's extents are the answer.
-    pub fn is_as_next(&self, offset: u64, length: u64) -> bool {
-        !self.states.any_in(offset, offset + length, UNWRITTEN)
+    /// If next has the data of all of a range, how far that is known to go on: at least to its end.
+    /// Then next's extents are the answer.
+    pub fn as_next_until(&self, offset: u64, length: u64) -> Option<u64> {
+        let block_size = self.states.block_size;
+        let until = match self.states.find(block_size.block_at(offset), UNWRITTEN) {
+            Some(block) => block_size.start(block),
+            None => u64::MAX,
+        };
+        (until >= offset + length).then_some(until)
     }
 
     /// The extents that a client would read: from `offset` on, without gaps, at least one, and only

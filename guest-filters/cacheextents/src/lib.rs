@@ -47,7 +47,7 @@ fn recall(offset: u64, end: u64, one: bool) -> Option<Vec<Extent>> {
     if ANSWER.get().version != slot.version {
         return None;
     }
-    let list = answer(&runs, offset, end.min(slot.b), one);
+    let list = answer(&runs, offset, end, one);
     (!list.is_empty()).then(|| list.into_iter().map(extent).collect())
 }
 
@@ -122,7 +122,7 @@ impl Mapping for CacheExtents {
         }
         let version = ANSWER.get().version;
         // Ask for all extents even if the client wants one: it will ask for the others next.
-        let mut list = next::extents(offset, length, flags & !CommandFlags::REQ_ONE)?;
+        let mut list = next::extents_until(offset, length, u64::MAX, flags & !CommandFlags::REQ_ONE)?;
         // A failure to remember the answer must not fail the request.
         let _ = remember(version, &list);
         if one {

@@ -44,8 +44,8 @@ pub fn unpack(bytes: &[u8]) -> Vec<Run> {
         .collect()
 }
 
-/// The extents of `offset..end` as offset, length and kind. `runs` are in ascending order and cover
-/// `offset`.
+/// The extents of `offset..end` as offset, length and kind. The last one may run on beyond `end`.
+/// `runs` are in ascending order and cover `offset`.
 pub fn answer(runs: &[Run], offset: u64, end: u64, one: bool) -> Vec<(u64, u64, u8)> {
     let mut from = offset;
     let mut list = Vec::new();
@@ -53,10 +53,9 @@ pub fn answer(runs: &[Run], offset: u64, end: u64, one: bool) -> Vec<(u64, u64, 
         if from >= end || one && !list.is_empty() {
             break;
         }
-        let to = run.end.min(end);
-        if to > from {
-            list.push((from, to - from, run.kind));
-            from = to;
+        if run.end > from {
+            list.push((from, run.end - from, run.kind));
+            from = run.end;
         }
     }
     list
@@ -77,8 +76,8 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_cut_to_the_requested_range() {
-        assert_eq!(answer(&RUNS, 50, 400, false), [(50, 50, 0), (100, 200, 3), (300, 100, 2)]);
+    fn an_answer_begins_where_the_range_does_and_ends_with_the_run_that_reaches_its_end() {
+        assert_eq!(answer(&RUNS, 50, 400, false), [(50, 50, 0), (100, 200, 3), (300, 200, 2)]);
         assert_eq!(answer(&RUNS, 100, 300, false), [(100, 200, 3)]);
         assert_eq!(answer(&RUNS, 299, 1000, false), [(299, 1, 3), (300, 200, 2)]);
         assert_eq!(answer(&RUNS, 50, 400, true), [(50, 50, 0)]);

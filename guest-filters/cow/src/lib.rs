@@ -139,8 +139,8 @@ impl Zeroes for Cow {
 impl Mapping for Cow {
     fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
         let overlay = overlay();
-        if overlay.is_as_next(offset, length) {
-            next::extents_forward(offset, length, offset, flags)?;
+        if let Some(limit) = overlay.as_next_until(offset, length)? {
+            next::extents_forward_until(offset, length, limit, offset, flags)?;
             return Ok(Vec::new());
         }
         Ok(contract_extents(overlay.extents(offset, length, flags.contains(CommandFlags::REQ_ONE))?))

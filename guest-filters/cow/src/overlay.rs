@@ -202,9 +202,11 @@ impl<'h, H: Host> Overlay<'h, H> {
         Ok(())
     }
 
-    /// Whether all of a range is as in next. Then next's extents are the answer.
-    pub fn is_as_next(&self, offset: u64, length: u64) -> bool {
-        self.states.run_at(offset, offset + length) == (ABSENT, offset + length)
+    /// If all of a range is as in next, how far that is known to go on: at least to its end. Then
+    /// next's extents are the answer.
+    pub fn as_next_until(&self, offset: u64, length: u64) -> Result<Option<u64>, H::Error> {
+        let end = offset + length;
+        Ok(Some(self.states.as_next_until(offset, end, 1 << ABSENT)?).filter(|to| *to >= end))
     }
 
     /// The extents that a client would read: from `offset` on, without gaps, at least one, and only

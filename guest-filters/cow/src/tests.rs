@@ -23,8 +23,8 @@ impl Subject for Cow {
             Request::Trim { offset, length, .. } => overlay.zero(offset, length, ZeroFlags::default())?,
             Request::Cache { offset, length } => overlay.cache(offset, length, self.caching)?,
             Request::Extents { offset, length, one } => {
-                if overlay.is_as_next(offset, length) {
-                    return host.next_extents(offset, length, one);
+                if let Some(limit) = overlay.as_next_until(offset, length)? {
+                    return host.next_extents(offset, length, limit, one);
                 }
                 return overlay.extents(offset, length, one);
             }
@@ -180,7 +180,7 @@ fn extents_come_from_the_overlay_or_from_next() {
             ]
         );
         assert_eq!(o.extents(16, 32, true)?.len(), 1);
-        assert!(o.is_as_next(48, 64) && !o.is_as_next(40, 64));
+        assert!(o.as_next_until(48, 64)?.is_some() && o.as_next_until(40, 64)?.is_none());
         Ok(())
     });
 }

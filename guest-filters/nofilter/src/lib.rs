@@ -51,7 +51,7 @@ impl Zeroes for Nofilter {
 
 impl Mapping for Nofilter {
     fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
-        next::extents_forward(offset, length, offset, flags)?;
+        next::extents_forward_until(offset, length, u64::MAX, offset, flags)?;
         Ok(Vec::new())
     }
 }

@@ -13,12 +13,16 @@ pub struct RetryRequest {
     open: bool,
 }
 
+/// The most repetitions, as in nbdkit.
+const MAX_RETRIES: u64 = 1000;
+
 impl RetryRequest {
+    /// Repeats whatever failed, whatever the error: next answers ESHUTDOWN, EROFS or ENOTSUP also
+    /// while it is restarted or replaced.
     fn serve<T>(&self, operation: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
         repeat(self.retries, operation, |error| {
-            // A repetition does not make a read-only export writable, or an operation supported.
-            // After a shutdown nobody reads the answer.
-            if matches!(error, Errno::Erofs | Errno::Enotsup | Errno::Eshutdown) {
+            // Then nobody reads the answer, and it may be the cause.
+            if request::cancelled() {
                 return false;
             }
             log::warn(&format!("a request failed ({})", error.name()));
@@ -43,8 +47,12 @@ impl Filter for RetryRequest {
     }
 
     fn configure(params: &Params) -> Result<Self, String> {
+        let retries = params.int("retry-request-retries")?.unwrap_or(2);
+        if retries > MAX_RETRIES {
+            return Err(format!("retry-request-retries={retries}: must be at most {MAX_RETRIES}"));
+        }
         Ok(RetryRequest {
-            retries: params.int("retry-request-retries")?.unwrap_or(2),
+            retries,
             delay: params.duration("retry-request-delay")?.unwrap_or(2_000_000_000),
             open: params.bool("retry-request-open")?.unwrap_or(true),
         })
@@ -87,13 +95,19 @@ impl Trims for RetryRequest {
 
 impl Zeroes for RetryRequest {
     fn zero(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
-        self.serve(|| next::zero(offset, length, flags))
+        // For fast zero ENOTSUP is an answer, and not a failure: the client writes zeroes instead.
+        let fast = flags.contains(CommandFlags::FAST_ZERO);
+        let answered = self.serve(|| match next::zero(offset, length, flags) {
+            Err(Errno::Enotsup) if fast => Ok(Err(Errno::Enotsup)),
+            result => result.map(Ok),
+        });
+        answered?
     }
 }
 
 impl Mapping for RetryRequest {
     fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
-        self.serve(|| next::extents_forward(offset, length, offset, flags))?;
+        self.serve(|| next::extents_forward_until(offset, length, u64::MAX, offset, flags))?;
         Ok(Vec::new())
     }
 }

@@ -15,9 +15,21 @@ pub struct Retry {
     readonly: bool,
 }
 
+/// What a request does, as far as repeating it depends on that.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// It changes nothing.
+    Reads,
+    /// It changes the export.
+    Writes,
+    /// It zeroes a range, but only if that is fast.
+    FastZeroes,
+}
+
 impl Retry {
-    /// Serves a request whose range ends at `end`.
-    fn serve<T>(&self, end: u64, operation: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+    /// Serves a request whose range ends at `end`. Every failure is repeated, whatever the error:
+    /// next answers ESHUTDOWN, EROFS or ENOTSUP also while it is restarted or replaced.
+    fn serve<T>(&self, end: u64, access: Access, operation: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
         // The generation of the next that this call starts with.
         let generation = std::cell::Cell::new(next_open::generation());
         let reopen = || {
@@ -34,21 +46,33 @@ impl Retry {
             }
         };
         let operation = || {
+            if access != Access::Reads && self.readonly && generation.get() > 0 {
+                // Next stays read-only, so a repetition cannot succeed.
+                return Err(Failure::Permanent(Errno::Erofs));
+            }
             // The export may be smaller after reopening.
             if next::get_size().is_ok_and(|size| size < end) {
-                return Err(Failure::Retryable(Errno::Eio));
+                let error = if access == Access::Reads { Errno::Eio } else { Errno::Enospc };
+                return Err(Failure::Retryable(error));
             }
             operation().map_err(|error| match error {
-                // The connection is not the cause of these errors.
-                Errno::Erofs | Errno::Enotsup | Errno::Eshutdown => Failure::Permanent(error),
-                _ => {
-                    log::warn(&format!("a request failed ({})", error.name()));
-                    Failure::Retryable(error)
-                }
+                // This is an answer, and not a failure: the client writes zeroes instead.
+                Errno::Enotsup if access == Access::FastZeroes => Failure::Permanent(error),
+                _ => failed("a request", error),
             })
         };
         self.policy.run(operation, server::sleep, reopen)
     }
+}
+
+/// Logs a failure, and decides whether to go on.
+fn failed(what: &str, error: Errno) -> Failure<Errno> {
+    // Then nobody reads the answer, and it may be the cause.
+    if request::cancelled() {
+        return Failure::Permanent(error);
+    }
+    log::warn(&format!("{what} failed ({})", error.name()));
+    Failure::Retryable(error)
 }
 
 impl Filter for Retry {
@@ -77,47 +101,65 @@ impl Filter for Retry {
     }
 }
 
+impl Connection for Retry {
+    fn open(&self, readonly: bool, exportname: &str, _is_tls: bool, _replayed: bool) -> Result<u64, Errno> {
+        let readonly = std::cell::Cell::new(readonly);
+        let operation =
+            || next_open::open(readonly.get(), exportname).map_err(|error| failed("opening the layer below", error));
+        let reopen = || {
+            readonly.set(readonly.get() || self.readonly);
+            Ok(())
+        };
+        self.policy.run(operation, server::sleep, reopen)?;
+        Ok(0)
+    }
+}
+
 impl Reads for Retry {
     fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
-        self.serve(offset + u64::from(length), || next::pread(offset, length, PAYLOAD, 0))
+        self.serve(offset + u64::from(length), Access::Reads, || next::pread(offset, length, PAYLOAD, 0))
     }
 }
 
 impl Writes for Retry {
     fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno> {
-        self.serve(offset + u64::from(length), || next::pwrite(offset, length, PAYLOAD, 0, flags))
+        self.serve(offset + u64::from(length), Access::Writes, || next::pwrite(offset, length, PAYLOAD, 0, flags))
     }
 }
 
 impl Flushes for Retry {
     fn flush(&self) -> Result<(), Errno> {
-        self.serve(0, next::flush)
+        self.serve(0, Access::Reads, next::flush)
     }
 }
 
 impl Trims for Retry {
     fn trim(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
-        self.serve(offset + length, || next::trim(offset, length, flags))
+        self.serve(offset + length, Access::Writes, || next::trim(offset, length, flags))
     }
 }
 
 impl Zeroes for Retry {
     fn zero(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
-        self.serve(offset + length, || next::zero(offset, length, flags))
+        let fast = flags.contains(CommandFlags::FAST_ZERO);
+        let access = if fast { Access::FastZeroes } else { Access::Writes };
+        self.serve(offset + length, access, || next::zero(offset, length, flags))
     }
 }
 
 impl Mapping for Retry {
     fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
-        self.serve(offset + length, || next::extents_forward(offset, length, offset, flags))?;
+        self.serve(offset + length, Access::Reads, || {
+            next::extents_forward_until(offset, length, u64::MAX, offset, flags)
+        })?;
         Ok(Vec::new())
     }
 }
 
 impl Caching for Retry {
     fn cache(&self, offset: u64, length: u64) -> Result<(), Errno> {
-        self.serve(offset + length, || next::cache(offset, length))
+        self.serve(offset + length, Access::Reads, || next::cache(offset, length))
     }
 }
 
-rbdkit_filter_sdk::export!(Retry: reads, writes, flushes, trims, zeroes, mapping, caching);
+rbdkit_filter_sdk::export!(Retry: connection, reads, writes, flushes, trims, zeroes, mapping, caching);

@@ -236,14 +236,15 @@ impl Hop {
         }
     }
 
-    /// The extents of a range: contiguous from `offset` and within the range, which is checked. A
-    /// layer without extents has one extent of data.
+    /// The extents of a range: contiguous from `offset`, which is checked. Without `req_one` the last
+    /// one may run on beyond the range, up to the size. A layer without extents is all data.
     pub fn extents(self: &Arc<Self>, offset: u64, length: u64, flags: Flags) -> Op<Result<Extents>> {
         if let Err(error) = self.check_range(offset, length) {
             return Op::Ready(Err(error));
         }
         if !self.can.extents {
-            return Op::Ready(Ok(Extents::all_data(offset, length)));
+            let known = if flags.req_one { length } else { self.size - offset };
+            return Op::Ready(Ok(Extents::all_data(offset, known)));
         }
         tracing::trace!(
             target: "rbdkit::ops",
@@ -253,10 +254,10 @@ impl Hop {
         );
         let req_one = flags.req_one;
         let to_layer = Flags { req_one, ..Flags::NONE };
-        let name = self.name.clone();
+        let (name, size) = (self.name.clone(), self.size);
         self.queued(Effect::Reads, move |handle| handle.extents(offset, length, to_layer)).map(move |answer| {
             let list = answer?;
-            Extents::check(list.as_slice().iter().copied(), offset, length, req_one).map_err(|error| {
+            Extents::check(list.as_slice().iter().copied(), offset, length, size, req_one).map_err(|error| {
                 tracing::error!("{name}: {error}");
                 error
             })

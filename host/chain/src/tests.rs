@@ -288,12 +288,14 @@ async fn cache_is_read_where_the_layer_cannot() {
 }
 
 #[tokio::test]
-async fn extents_are_checked_and_cut() {
+async fn extents_are_checked_and_cut_at_the_size() {
     let long = Extent { offset: 100, length: 1 << 40, hole: true, zero: true };
     let bench = Bench::new(Script { extents: vec![long], ..Script::default() });
     let hop = bench.open(false).await.unwrap();
     let answer = hop.extents(100, 50, Flags::NONE).await.unwrap();
-    assert_eq!(answer.as_slice(), [Extent { length: 50, ..long }]);
+    assert_eq!(answer.as_slice(), [Extent { length: hop.size() - 100, ..long }]);
+    let one = hop.extents(100, 50, Flags { req_one: true, ..Flags::NONE }).await.unwrap();
+    assert_eq!(one.as_slice(), [Extent { length: 50, ..long }]);
     // The layer's answer begins at another offset.
     assert_eq!(errno(hop.extents(101, 50, Flags::NONE).await), Errno::Eio);
     let silent = Bench::new(Script::default());
@@ -307,7 +309,10 @@ async fn a_layer_without_extents_is_all_data() {
     let bench = Bench::new(Script { can, ..Script::default() });
     let hop = bench.open(false).await.unwrap();
     let answer = hop.extents(7, 50, Flags::NONE).await.unwrap();
-    assert_eq!(answer.as_slice(), [Extent { offset: 7, length: 50, hole: false, zero: false }]);
+    let data = |length| Extent { offset: 7, length, hole: false, zero: false };
+    assert_eq!(answer.as_slice(), [data(hop.size() - 7)]);
+    let one = hop.extents(7, 50, Flags { req_one: true, ..Flags::NONE }).await.unwrap();
+    assert_eq!(one.as_slice(), [data(50)]);
     assert_eq!(bench.log(), [""; 0]);
 }
 

@@ -10,6 +10,10 @@ use super::strings::cut;
 use super::transmission::ReplyFormat;
 use super::wire::{self, reply_type, state};
 
+/// The longest extent that a reply tells, in bytes: the largest number of 32 bits that is a multiple
+/// of 64 KiB, the largest minimum block size.
+const LONGEST_EXTENT: u32 = 0xffff_0000;
+
 /// The kinds of requests whose replies differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestKind {
@@ -170,8 +174,9 @@ impl Reply {
         bytes.extend_from_slice(&wire::BASE_ALLOCATION_ID.to_be_bytes());
         for extent in extents {
             let flags = if extent.hole { state::HOLE } else { 0 } | if extent.zero { state::ZERO } else { 0 };
-            // An extent is within the request, whose length has 32 bits.
-            bytes.extend_from_slice(&(extent.length as u32).to_be_bytes());
+            // Only the last extent can be longer than the request and than 32 bits can say.
+            let length = u32::try_from(extent.length).unwrap_or(LONGEST_EXTENT);
+            bytes.extend_from_slice(&length.to_be_bytes());
             bytes.extend_from_slice(&flags.to_be_bytes());
         }
         Reply::new(&chunk(cookie, reply_type::BLOCK_STATUS, Place::Last, length), Body::Bytes(bytes))

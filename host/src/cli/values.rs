@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use rbdkit_plugin_api::ConfigError;
+use rbdkit_plugin_api::{ConfigError, units};
 
 /// An error of one line.
 pub(super) fn error(message: impl Into<String>) -> ConfigError {
@@ -43,15 +43,7 @@ pub(super) fn path(option: &str, value: &OsStr) -> Result<PathBuf, ConfigError> 
 /// A whole number as C writes it: decimal, `0x` hexadecimal or `0` octal.
 pub(super) fn whole_number(option: &str, text: &OsStr, most: u64) -> Result<u64, ConfigError> {
     let lossy = text.to_string_lossy();
-    let (digits, radix) = match lossy.as_ref() {
-        hex if hex.starts_with("0x") || hex.starts_with("0X") => (&hex[2..], 16),
-        octal if octal.len() > 1 && octal.starts_with('0') => (&octal[1..], 8),
-        decimal => (decimal, 10),
-    };
-    let number = if digits.starts_with(['+', '-']) { None } else { u64::from_str_radix(digits, radix).ok() };
-    number
-        .filter(|number| *number <= most)
-        .ok_or_else(|| error(format!("{option}: '{lossy}' is not a whole number from 0 to {most}")))
+    units::parse_whole(&lossy, most).map_err(|wrong| error(format!("{option}: '{lossy}' {wrong}")))
 }
 
 #[cfg(test)]
@@ -76,7 +68,7 @@ mod tests {
         for (text, number) in [("0", 0), ("16", 16), ("0x1F", 31), ("017", 15)] {
             assert_eq!(whole_number("-t", OsStr::new(text), 100), Ok(number), "{text}");
         }
-        for text in ["", "x", "-1", "+1", "0x", "0x-1", "08", "101", "1 "] {
+        for text in ["", "x", "-1", "+-1", "0x", "0x-1", "08", "101", "1 "] {
             let message = whole_number("-t", OsStr::new(text), 100).unwrap_err().to_string();
             assert_eq!(message, format!("-t: '{text}' is not a whole number from 0 to 100"));
         }

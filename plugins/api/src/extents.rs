@@ -99,15 +99,34 @@ impl Extents {
         &self.list
     }
 
-    /// Checks a list from another layer and cuts it to `offset..offset + length`.
+    /// Cuts what lies beyond `end`.
+    pub fn cut(&mut self, end: u64) {
+        while self.list.last().is_some_and(|last| last.offset >= end) {
+            self.list.pop();
+        }
+        if let Some(last) = self.list.last_mut() {
+            last.length = last.length.min(end - last.offset);
+        }
+    }
+
+    /// Checks a list from another layer. Extents that begin beyond `offset..offset + length` are
+    /// left out. The last extent may run on beyond this range up to `limit`, where it is cut. With
+    /// `req_one` it is cut to the range.
     ///
     /// # Errors
     /// EIO with what was wrong: the list is empty, does not begin at `offset`, has gaps or
     /// overlaps, or one of its extents is empty or overflows.
-    pub fn check(list: impl IntoIterator<Item = Extent>, offset: u64, length: u64, req_one: bool) -> Result<Extents> {
+    pub fn check(
+        list: impl IntoIterator<Item = Extent>,
+        offset: u64,
+        length: u64,
+        limit: u64,
+        req_one: bool,
+    ) -> Result<Extents> {
         let wrong =
             |what: String| Error::new(Errno::Eio, format!("bad extents for offset {offset} length {length}: {what}"));
-        let limit = offset.checked_add(length).ok_or_else(|| wrong("the range overflows".into()))?;
+        let range_end = offset.checked_add(length).ok_or_else(|| wrong("the range overflows".into()))?;
+        let limit = if req_one { range_end } else { limit.max(range_end) };
         let mut checked = Extents::new(offset, length);
         let mut expected = offset;
         for extent in list {
@@ -122,7 +141,8 @@ impl Extents {
                 .checked_add(extent.length)
                 .ok_or_else(|| wrong(format!("the one at {expected} overflows")))?;
             let kept = end.min(limit) - expected;
-            if !checked.push(kept, extent.hole, extent.zero) || end >= limit || (req_one && checked.list.len() > 1) {
+            if !checked.push(kept, extent.hole, extent.zero) || end >= range_end || (req_one && checked.list.len() > 1)
+            {
                 break;
             }
             expected = end;
@@ -157,7 +177,7 @@ mod tests {
 
     #[test]
     fn lies_are_refused() {
-        let check = |list: &[Extent]| Extents::check(list.iter().copied(), 10, 20, false);
+        let check = |list: &[Extent]| Extents::check(list.iter().copied(), 10, 20, 30, false);
         assert!(check(&[]).is_err());
         assert!(check(&[extent(9, 10, false)]).is_err());
         assert!(check(&[extent(10, 0, false)]).is_err());
@@ -169,16 +189,34 @@ mod tests {
     #[test]
     fn what_goes_past_the_request_is_cut() {
         let list = [extent(10, 5, false), extent(15, 100, true), extent(115, 1, false)];
-        let checked = Extents::check(list, 10, 20, false).unwrap();
+        let checked = Extents::check(list, 10, 20, 30, false).unwrap();
         assert_eq!(checked.as_slice(), [extent(10, 5, false), extent(15, 15, true)]);
-        let one = Extents::check(list, 10, 20, true).unwrap();
+        let one = Extents::check(list, 10, 20, 30, true).unwrap();
         assert_eq!(one.as_slice(), [extent(10, 5, false)]);
+    }
+
+    #[test]
+    fn the_last_extent_may_run_on_to_the_limit_unless_one_was_asked_for() {
+        let list = [extent(10, 5, false), extent(15, 100, true), extent(115, 1, false)];
+        let mut checked = Extents::check(list, 10, 20, 70, false).unwrap();
+        assert_eq!(checked.as_slice(), [extent(10, 5, false), extent(15, 55, true)]);
+        checked.cut(30);
+        assert_eq!(checked.as_slice(), [extent(10, 5, false), extent(15, 15, true)]);
+        checked.cut(15);
+        assert_eq!(checked.as_slice(), [extent(10, 5, false)]);
+        // An extent that begins where the range ends is not part of the answer.
+        let checked = Extents::check(list, 10, 5, 200, false).unwrap();
+        assert_eq!(checked.as_slice(), [extent(10, 5, false)]);
+        let one = Extents::check(list, 20, 20, 200, true);
+        assert!(one.is_err(), "it begins before the range");
+        let one = Extents::check([extent(15, 100, true)], 15, 20, 200, true).unwrap();
+        assert_eq!(one.as_slice(), [extent(15, 20, true)]);
     }
 
     #[test]
     fn req_one_merges_before_it_cuts() {
         let list = [extent(10, 5, false), extent(15, 5, false), extent(20, 5, true)];
-        assert_eq!(Extents::check(list, 10, 20, true).unwrap().as_slice(), [extent(10, 10, false)]);
+        assert_eq!(Extents::check(list, 10, 20, 30, true).unwrap().as_slice(), [extent(10, 10, false)]);
     }
 
     #[test]
@@ -187,7 +225,7 @@ mod tests {
         {
             assert_eq!(Extents::limit(length), most, "{length}");
             let single_bytes = (0..length.min(1 << 20)).map(|at| extent(at, 1, at % 2 == 0));
-            let checked = Extents::check(single_bytes, 0, length, false).unwrap();
+            let checked = Extents::check(single_bytes, 0, length, length, false).unwrap();
             assert_eq!(checked.as_slice().len() as u64, (most as u64).min(length), "{length}");
             let mut pushed = Extents::new(0, length);
             let taken = (0..1 << 20).take_while(|at| pushed.push(1, at % 2 == 0, false)).count();

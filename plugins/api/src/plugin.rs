@@ -105,8 +105,9 @@ pub trait Handle: Send + Sync + 'static {
         Op::Ready(Ok(()))
     }
 
-    /// The extents of the range: at least one, the first at `offset`. They may end before or after
-    /// the range.
+    /// The extents of the range: at least one, the first at `offset`. They may end before the range
+    /// does. The last one should run on beyond the range as far as the layer knows without more
+    /// work, so that the client has to ask less often.
     fn extents(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<Extents>> {
         let _ = flags;
         Op::Ready(Ok(Extents::all_data(offset, length)))

@@ -294,22 +294,12 @@ impl ParamSpec {
             ParamKind::BoolOrWatch => units::parse_bool(text)
                 .map(|b| b.to_string())
                 .map_err(|_| "is neither true, false nor an absolute path".to_string()),
-            ParamKind::Int => text
-                .parse::<u64>()
-                .ok()
-                .filter(|_| !text.starts_with('+'))
-                .map(|n| n.to_string())
-                .ok_or_else(|| "is not a whole number from 0 to 18446744073709551615".to_string()),
+            ParamKind::Int => units::parse_whole(text, u64::MAX).map(|n| n.to_string()),
             ParamKind::Size => units::parse_size(text).map(|n| n.to_string()),
             ParamKind::Duration => units::parse_duration(text).map(|n| n.to_string()),
-            ParamKind::Percent => text
-                .strip_suffix('%')
-                .unwrap_or(text)
-                .parse::<u8>()
-                .ok()
-                .filter(|n| *n <= 100 && !text.starts_with('+'))
+            ParamKind::Percent => units::parse_whole(text.strip_suffix('%').unwrap_or(text), 100)
                 .map(|n| n.to_string())
-                .ok_or_else(|| "is not a percentage from 0 to 100".to_string()),
+                .map_err(|_| "is not a percentage from 0 to 100".to_string()),
             ParamKind::Probability => units::parse_probability(text).map(|n| n.to_string()),
             ParamKind::Choice if !self.choices.iter().any(|choice| choice == text) => {
                 Err(format!("is not one of {}", self.choices.join(", ")))
@@ -333,6 +323,9 @@ mod tests {
         for (kind, value, canonical) in [
             (ParamKind::Bool, "YES", "true"),
             (ParamKind::Int, "007", "7"),
+            (ParamKind::Int, "010", "8"),
+            (ParamKind::Int, "0x1f", "31"),
+            (ParamKind::Percent, "0x5f", "95"),
             (ParamKind::Size, "2k", "2048"),
             (ParamKind::Duration, "2ms", "2000000"),
             (ParamKind::Percent, "95%", "95"),

@@ -1,11 +1,31 @@
-//! Sizes, booleans, durations and probabilities, as nbdkit's command line writes them.
+//! Whole numbers, sizes, booleans, durations and probabilities, as nbdkit's command line writes them.
 //!
 //! The error of every function completes "key=value: ...".
+
+/// The text without what C's functions for numbers skip: blanks and one plus sign.
+fn without_start(text: &str) -> &str {
+    let text = text.trim_start_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
+    text.strip_prefix('+').unwrap_or(text)
+}
+
+/// A whole number from 0 to `most`, as C writes it: decimal, hexadecimal after `0x`, or octal after
+/// `0`.
+pub fn parse_whole(text: &str, most: u64) -> Result<u64, String> {
+    let text = without_start(text);
+    let (digits, radix) = match text {
+        hex if hex.starts_with("0x") || hex.starts_with("0X") => (&hex[2..], 16),
+        octal if octal.len() > 1 && octal.starts_with('0') => (&octal[1..], 8),
+        decimal => (decimal, 10),
+    };
+    let number = if digits.starts_with(['+', '-']) { None } else { u64::from_str_radix(digits, radix).ok() };
+    number.filter(|number| *number <= most).ok_or_else(|| format!("is not a whole number from 0 to {most}"))
+}
 
 /// A size in bytes: decimal digits and an optional suffix, `b` for bytes, `s` for sectors of 512,
 /// or `k M G T P E` for powers of 1024, in either case. The largest is 2^63 - 1.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let wrong = || "is not a size: digits and one of b, s, k, M, G, T, P, E, for example 512, 64k or 1G".to_string();
+    let text = without_start(text);
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let scale: u64 = match &text[digits..] {
         "" | "b" | "B" => 1,
@@ -100,6 +120,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn whole_numbers_are_read_as_nbdkit_reads_them() {
+        for (text, number) in [
+            ("0", 0),
+            ("16", 16),
+            ("0x1F", 31),
+            ("0XfF", 255),
+            ("017", 15),
+            ("007", 7),
+            ("00", 0),
+            (" \t7", 7),
+            ("+5", 5),
+            ("255", 255),
+        ] {
+            assert_eq!(parse_whole(text, 255), Ok(number), "{text:?}");
+        }
+        for text in ["", "x", "-1", "++1", "+-1", "0x", "0x-1", "0x+1", "08", "256", "0x100", "1 ", "1k", "1.0", "1é"]
+        {
+            assert_eq!(parse_whole(text, 255), Err("is not a whole number from 0 to 255".into()), "{text:?}");
+        }
+        assert_eq!(parse_whole("0xffffffffffffffff", u64::MAX), Ok(u64::MAX));
+        assert!(parse_whole("0x10000000000000000", u64::MAX).is_err());
+    }
+
+    #[test]
     fn sizes_are_read_as_nbdkit_reads_them() {
         for (text, size) in [
             ("0", 0),
@@ -110,10 +154,15 @@ mod tests {
             ("3G", 3 << 30),
             ("7b", 7),
             ("1E", 1 << 60),
+            ("010", 10),
+            (" 1k", 1024),
+            ("+1", 1),
+            ("9223372036854775807", i64::MAX as u64),
         ] {
             assert_eq!(parse_size(text), Ok(size), "{text}");
         }
-        for text in ["", "k", "-1", "+1", "1.5M", "1KB", "1 k", "0x10", "8E", "99999999999999999999", "1é"] {
+        for text in ["", "k", "-1", "++1", "+", "1.5M", "1KB", "1 k", "1 ", "0x10", "8E", "99999999999999999999", "1é"]
+        {
             assert!(parse_size(text).is_err(), "{text}");
         }
     }

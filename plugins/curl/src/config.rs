@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use curl::easy::{HttpVersion, IpResolve, SslVersion};
-use rbdkit_plugin_api::{ConfigError, Param};
+use rbdkit_plugin_api::{ConfigError, Param, units};
 
 use crate::secret;
 
@@ -221,11 +221,7 @@ fn line(param: Param<'_>) -> Result<String, ConfigError> {
 }
 
 fn number(param: Param<'_>) -> Result<u32, ConfigError> {
-    let text = param.text()?;
-    match text.bytes().all(|byte| byte.is_ascii_digit()) {
-        true => text.parse().map_err(|_| param.error("is not a whole number up to 4294967295")),
-        false => Err(param.error("is not a whole number")),
-    }
+    units::parse_whole(param.text()?, u32::MAX.into()).map(|number| number as u32).map_err(|wrong| param.error(wrong))
 }
 
 /// Makes a name absolute, because the server changes its directory when it goes to the background.

@@ -17,6 +17,9 @@ use crate::image::{Image, PAGE};
 /// own.
 const MAX_RUNS: u32 = 1 << 20;
 
+/// How many runs an extents request looks at beyond its range: 2 MiB of pages.
+const RUNS_BEYOND: u32 = 64;
+
 /// See the module.
 pub(crate) struct Sparse(RwLock<Layers>);
 
@@ -30,8 +33,9 @@ impl Storage for Sparse {
     /// Reads run by run, so that holes are known as such all the way to the reply.
     fn pread(&self, buffer: &mut Buffer, span: Span, offset: u64) {
         let layers = read_lock(&self.0);
+        let length = u64::from(span.len);
         let mut at = span.at;
-        for extent in layers.extents(offset, u64::from(span.len), Flags::NONE).as_slice() {
+        for extent in layers.extents(offset, length, offset + length, Flags::NONE).as_slice() {
             let part = Span::new(at, extent.length as u32);
             if extent.zero {
                 buffer.set_zero(part);
@@ -55,8 +59,8 @@ impl Storage for Sparse {
         write_lock(&self.0).zero(offset, length);
     }
 
-    fn extents(&self, offset: u64, length: u64, flags: Flags) -> Extents {
-        read_lock(&self.0).extents(offset, length, flags)
+    fn extents(&self, offset: u64, length: u64, limit: u64, flags: Flags) -> Extents {
+        read_lock(&self.0).extents(offset, length, limit, flags)
     }
 }
 
@@ -125,18 +129,22 @@ impl Layers {
     }
 
     /// In whole pages, except at the ends of the range.
-    fn extents(&self, offset: u64, length: u64, flags: Flags) -> Extents {
+    fn extents(&self, offset: u64, length: u64, limit: u64, flags: Flags) -> Extents {
         let end = offset + length;
         let mut extents = Extents::new(offset, length);
         let mut at = offset;
+        let mut beyond = 0;
         // The answer may end early, so that a range of any length takes a limited time.
         for _ in 0..MAX_RUNS {
             if at >= end {
+                beyond += 1;
+            }
+            if at >= limit || beyond > RUNS_BEYOND {
                 break;
             }
-            let (to, data) = self.run(at, end);
+            let (to, data) = self.run(at, limit);
             let another = extents.as_slice().last().is_some_and(|last| last.hole == data);
-            if (flags.req_one && another) || !extents.push(to - at, !data, !data) {
+            if ((flags.req_one || at >= end) && another) || !extents.push(to - at, !data, !data) {
                 break;
             }
             at = to;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rbdkit_plugin_api::{AccessRights, ConfigError, Param};
+use rbdkit_plugin_api::{AccessRights, ConfigError, Param, units};
 use rustix::fs::Advice;
 
 /// The words that `cache=` takes.
@@ -131,8 +131,8 @@ fn real_path(param: Param<'_>) -> Result<PathBuf, ConfigError> {
 }
 
 fn descriptor(param: Param<'_>) -> Result<i32, ConfigError> {
-    match param.text()?.parse::<i32>() {
-        Ok(number) if number > 2 => Ok(number),
+    match units::parse_whole(param.text()?, i32::MAX as u64) {
+        Ok(number) if number > 2 => Ok(number as i32),
         Ok(_) => Err(param.error("has to be greater than 2: 0 to 2 are standard input, output and error")),
         Err(_) => Err(param.error("is not the number of a descriptor")),
     }

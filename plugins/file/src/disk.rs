@@ -353,20 +353,21 @@ impl Disk {
             .map_err(|error| failed("file: posix_fadvise", error))
     }
 
-    /// Where the file has holes.
+    /// Where the file has holes. The last extent runs on beyond the range, because the kernel says
+    /// where it ends in any case.
     pub(crate) fn extents(&self, offset: u64, length: u64, flags: Flags) -> Result<Extents> {
         if !self.extents {
             return Ok(Extents::all_data(offset, length));
         }
         let failed = |error| failed("file: lseek", error);
-        let end = offset + length;
+        let (end, size) = (offset + length, self.size());
         let mut extents = Extents::new(offset, length);
         for _ in 0..MAX_RUNS {
             let at = extents.next_offset();
             let data = match rustix::fs::seek(&self.fd, SeekFrom::Data(at)) {
-                Ok(data) => data.clamp(at, end),
+                Ok(data) => data.clamp(at, size),
                 // No data from here on.
-                Err(Raw::NXIO) => end,
+                Err(Raw::NXIO) => size,
                 Err(error) => return Err(failed(error)),
             };
             let mut kept = extents.push(data - at, true, true);
@@ -375,8 +376,8 @@ impl Disk {
                     // Another process changes the file. Reporting the rest as data is always
                     // correct.
                     Ok(hole) if hole <= data => end,
-                    Ok(hole) => hole.min(end),
-                    Err(Raw::NXIO) => end,
+                    Ok(hole) => hole.min(size),
+                    Err(Raw::NXIO) => size,
                     Err(error) => return Err(failed(error)),
                 };
                 kept = extents.push(hole - data, false, false);

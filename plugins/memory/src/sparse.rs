@@ -25,6 +25,10 @@ pub(crate) const PAGE: usize = 32 << 10;
 const FANOUT_BITS: u32 = 9;
 const FANOUT: usize = 1 << FANOUT_BITS;
 
+/// How many pages, or runs without pages, an extents request looks at beyond its range: 16 MiB of
+/// pages, which takes some 10 us.
+const PIECES_BEYOND: u32 = 512;
+
 type Page = Box<[u8; PAGE]>;
 
 /// A place for a page. It reads as zero if there is none.
@@ -232,10 +236,18 @@ impl Storage for Sparse {
     }
 
     /// In whole pages.
-    fn extents(&self, offset: u64, length: u64, flags: Flags) -> Extents {
+    fn extents(&self, offset: u64, length: u64, limit: u64, flags: Flags) -> Extents {
+        let end = offset + length;
         let mut extents = Extents::new(offset, length);
-        self.each_piece(offset, length, |_, length, slot| {
+        let mut beyond = 0;
+        self.each_piece(offset, limit - offset, |at, length, slot| {
             let hole = slot.is_none_or(|slot| slot.read().is_none());
+            if at >= end {
+                beyond += 1;
+                if beyond > PIECES_BEYOND || extents.as_slice().last().is_some_and(|last| last.hole != hole) {
+                    return ControlFlow::Break(());
+                }
+            }
             let kept = extents.push(length, hole, hole);
             if !kept || (flags.req_one && extents.as_slice().len() > 1) {
                 return ControlFlow::Break(());
@@ -325,14 +337,32 @@ mod tests {
         let mut bytes = [9; 2];
         disk.read(&mut bytes, MAX - 2);
         assert_eq!(bytes, [0, 1]);
-        let extents = disk.extents(0, MAX, Flags::NONE);
+        let extents = disk.extents(0, MAX, MAX, Flags::NONE);
         let data: Vec<u64> =
             extents.as_slice().iter().filter(|extent| !extent.hole).map(|extent| extent.offset).collect();
         assert_eq!(data, [0, 1 << 40, (MAX - 1) / PAGE as u64 * PAGE as u64]);
         assert_eq!(extents.next_offset(), MAX);
         disk.zero(0, MAX);
         assert_eq!(disk.pages(MAX), 0);
-        assert_eq!(disk.extents(0, MAX, Flags::NONE).as_slice().len(), 1);
+        assert_eq!(disk.extents(0, MAX, MAX, Flags::NONE).as_slice().len(), 1);
+    }
+
+    #[test]
+    fn the_last_extent_runs_on_beyond_the_request_but_not_for_ever() {
+        let disk = Sparse::new(1 << 40);
+        let size = 1 << 40;
+        let one = |offset| {
+            let answer = disk.extents(offset, 512, size, Flags::NONE);
+            let [extent] = answer.as_slice() else { panic!("{answer:?}") };
+            (extent.hole, extent.end())
+        };
+        assert_eq!(one(4096), (true, size));
+        disk.pwrite(&vec![7; 1024 * PAGE], 1 << 30).unwrap();
+        assert_eq!(one(4096), (true, 1 << 30));
+        let (hole, end) = one(1 << 30);
+        assert!(!hole && end > (1 << 30) + 512 && end <= (1 << 30) + (PIECES_BEYOND as u64 + 1) * PAGE as u64);
+        // In the middle of the written pages the answer ends where they end.
+        assert_eq!(one((1 << 30) + 800 * PAGE as u64), (false, (1 << 30) + 1024 * PAGE as u64));
     }
 
     #[test]

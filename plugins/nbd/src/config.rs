@@ -5,7 +5,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use rbdkit_plugin_api::{ConfigError, Param};
+use rbdkit_plugin_api::{ConfigError, Param, units};
 
 use crate::uri::{self, Place};
 
@@ -92,7 +92,8 @@ impl Config {
             "dynamic-export" => self.dynamic = param.bool()?,
             "shared" => self.shared = Some(param.bool()?),
             "retry" => {
-                self.retry = param.text()?.parse().map_err(|_| param.error("is not a number of attempts"))?;
+                let number = units::parse_whole(param.text()?, u32::MAX.into());
+                self.retry = number.map_err(|_| param.error("is not a number of attempts"))? as u32;
             }
             "vsock" => return Err(param.error("the nbd plugin does not connect to vsock: use hostname= or socket=")),
             "tls" if param.value == "off" => {}
@@ -198,8 +199,8 @@ fn socket(param: Param<'_>) -> Result<PathBuf, ConfigError> {
 }
 
 fn descriptor(param: Param<'_>) -> Result<i32, ConfigError> {
-    match param.text()?.parse::<i32>() {
-        Ok(number) if number > 2 => Ok(number),
+    match units::parse_whole(param.text()?, i32::MAX as u64) {
+        Ok(number) if number > 2 => Ok(number as i32),
         Ok(_) => Err(param.error("has to be greater than 2: 0 to 2 are standard input, output and error")),
         Err(_) => Err(param.error("is not the number of a descriptor")),
     }

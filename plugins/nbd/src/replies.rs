@@ -204,12 +204,11 @@ fn extents(bytes: &[u8], status: &Status, context: u32) -> Result<Extents> {
             return Err(wrong("more than was asked for"));
         }
         // Only the last extent may go beyond the request, or, with servers that round up, beyond
-        // the end of the export.
-        let kept = u64::from(length).min(left);
-        if !extents.push(kept, flags & state::HOLE != 0, flags & state::ZERO != 0) {
+        // the end of the export, where the gate cuts it.
+        if !extents.push(length.into(), flags & state::HOLE != 0, flags & state::ZERO != 0) {
             break;
         }
-        left -= kept;
+        left = left.saturating_sub(length.into());
     }
     Ok(extents)
 }

@@ -96,7 +96,7 @@ impl Handle for NullHandle {
 
     fn extents(&self, offset: u64, length: u64, _: Flags) -> Op<Result<Extents>> {
         let mut extents = Extents::new(offset, length);
-        extents.push(length, true, true);
+        extents.push(self.size - offset, true, true);
         Op::Ready(Ok(extents))
     }
 }

@@ -20,8 +20,9 @@ pub trait Storage: Send + Sync + 'static {
     /// Makes the range read as zero.
     fn zero(&self, offset: u64, length: u64);
 
-    /// Where the range has holes.
-    fn extents(&self, offset: u64, length: u64, flags: Flags) -> Extents;
+    /// Where the range has holes. The last extent runs on beyond the range, at most to `limit`, as
+    /// far as is cheap to find out.
+    fn extents(&self, offset: u64, length: u64, limit: u64, flags: Flags) -> Extents;
 }
 
 /// Lets `write` put bytes into all of `span`.
@@ -92,6 +93,7 @@ impl<S: Storage> Handle for RamDisk<S> {
     }
 
     fn extents(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<Extents>> {
-        Op::Ready(Ok(self.storage.extents(offset, length, flags)))
+        let limit = if flags.req_one { offset + length } else { self.size };
+        Op::Ready(Ok(self.storage.extents(offset, length, limit, flags)))
     }
 }

@@ -115,7 +115,7 @@ impl Storage for Flat {
         });
     }
 
-    fn extents(&self, offset: u64, length: u64, _: Flags) -> Extents {
-        Extents::all_data(offset, length)
+    fn extents(&self, offset: u64, _: u64, limit: u64, _: Flags) -> Extents {
+        Extents::all_data(offset, limit - offset)
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use rbdkit_plugin_api::{ConfigError, Param};
+use rbdkit_plugin_api::{ConfigError, Param, units};
 
 use crate::expand::{self, Names};
 use crate::password;
@@ -71,8 +71,8 @@ impl Config {
             "config" => self.config = Some(param.text()?.to_owned()),
             "compression" => self.compression = param.bool()?,
             "timeout" => {
-                let seconds = param.text()?.parse().ok().filter(|seconds| *seconds > 0 && *seconds <= i32::MAX as u32);
-                self.timeout = Some(seconds.ok_or_else(|| param.error("is not a number of seconds"))?);
+                let seconds = units::parse_whole(param.text()?, i32::MAX as u64).ok().filter(|seconds| *seconds > 0);
+                self.timeout = Some(seconds.ok_or_else(|| param.error("is not a number of seconds"))? as u32);
             }
             "create" => self.create = param.bool()?,
             "create-size" => self.create_size = Some(param.size()?),

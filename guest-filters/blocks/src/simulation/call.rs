@@ -286,7 +286,7 @@ impl Host for Call<'_> {
         if self.next_fails() { Err(SimError::Io) } else { Ok(()) }
     }
 
-    fn next_extents(&self, offset: u64, length: u64, one: bool) -> Result<Vec<Extent>, SimError> {
+    fn next_extents(&self, offset: u64, length: u64, limit: u64, one: bool) -> Result<Vec<Extent>, SimError> {
         self.check_range(offset, length);
         if self.next_fails() {
             return Err(SimError::Io);
@@ -294,12 +294,14 @@ impl Host for Call<'_> {
         let mut world = self.turn();
         let mut list: Vec<Extent> = Vec::new();
         let max = 1 + world.rng.below(6) as usize;
-        for position in offset..offset + length {
+        let end = offset + length;
+        let limit = if one || world.rng.permille(300) { end } else { limit.clamp(end, self.settings().size) };
+        for position in offset..limit {
             let zero = world.next[position as usize] == 0;
             let count = list.len();
             match list.last_mut() {
                 Some(last) if last.zero == zero => last.length += 1,
-                _ if count == max || one && count == 1 => break,
+                _ if count == max || one && count == 1 || position >= end => break,
                 _ => list.push(Extent { offset: position, length: 1, hole: zero, zero }),
             }
         }

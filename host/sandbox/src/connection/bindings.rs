@@ -20,6 +20,8 @@ wasmtime::component::bindgen!({
         "rbdkit:filter/next.cache": async | trappable,
         "rbdkit:filter/next.extents": async | trappable,
         "rbdkit:filter/next.extents-forward": async | trappable,
+        "rbdkit:filter/next.extents-until": async | trappable,
+        "rbdkit:filter/next.extents-forward-until": async | trappable,
         "rbdkit:filter/next-open.open": async | trappable,
         "rbdkit:filter/next-open.reopen": async | trappable,
         "rbdkit:filter/next-open.preconnect": async | trappable,

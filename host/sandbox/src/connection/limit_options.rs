@@ -120,8 +120,8 @@ impl Limits {
                 Ok(())
             }
             Some(Slot::Count(count)) => {
-                let parsed = value.parse::<u32>().ok().filter(|n| *n > 0 && !value.starts_with('+'));
-                *count = parsed.ok_or_else(|| wrong("is not a whole number from 1 on".into()))?;
+                let parsed = units::parse_whole(value, u32::MAX.into()).ok().filter(|n| *n > 0);
+                *count = parsed.ok_or_else(|| wrong("is not a whole number from 1 on".into()))? as u32;
                 Ok(())
             }
         }

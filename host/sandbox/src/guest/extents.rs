@@ -34,8 +34,8 @@ impl ExtentsAnswer {
     /// Appends next's extents for `length` bytes. In this layer these bytes begin at
     /// [`ExtentsAnswer::expected`].
     ///
-    /// Next may describe fewer bytes than it was asked for, and the guest does not learn that. The
-    /// answer ends at such a gap: what the guest appends after it is left out.
+    /// Next may describe fewer bytes than it was asked for, or more, and the guest does not learn
+    /// that. Then the answer ends with this part: what the guest appends after it is left out.
     ///
     /// # Errors
     /// ENOMEM if not even the first part can be charged.
@@ -69,7 +69,8 @@ impl ExtentsAnswer {
     pub(crate) fn finish(self, own: Vec<wit::Extent>, offset: u64, length: u64, one: bool) -> Result<Extents, Error> {
         let whole = self.is_whole();
         let own = own.into_iter().filter(|_| whole).map(rbdkit_plugin_api::Extent::from);
-        Extents::check(self.list.as_slice().iter().copied().chain(own), offset, length, one)
+        // The gate in front of this layer cuts the answer at the layer's size.
+        Extents::check(self.list.as_slice().iter().copied().chain(own), offset, length, u64::MAX, one)
     }
 }
 
@@ -105,6 +106,16 @@ mod tests {
         let list = answer.finish(vec![], 100, 100, false).unwrap();
         assert_eq!(list.next_offset(), 125);
         assert_eq!(list.as_slice().len(), 3);
+    }
+
+    #[test]
+    fn an_answer_ends_with_an_extent_that_runs_on() {
+        let mut answer = empty(100, u64::MAX);
+        answer.append(&extents(&[(10, false), (90, true)], 0), 20).unwrap();
+        assert_eq!(answer.expected(), 120);
+        answer.append(&extents(&[(30, false)], 0), 30).unwrap();
+        let list = answer.finish(vec![], 100, 50, false).unwrap();
+        assert_eq!(list.as_slice(), extents(&[(10, false), (90, true)], 100).as_slice());
     }
 
     #[test]

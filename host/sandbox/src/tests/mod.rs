@@ -4,6 +4,7 @@ pub mod support;
 
 mod author;
 mod built;
+mod extents;
 mod faults;
 mod gone;
 mod life;

@@ -17,7 +17,7 @@ fn mistakes_in_parameters_are_named() {
         (&[("url", "http:///x")], "url=http:///x: names no host"),
         (&[("url", "http://x/\n")], "url: contains control characters"),
         (&[url, ("colour", "red")], "curl: unknown parameter 'colour' (rbdkit curl --help lists those it has)"),
-        (&[url, ("timeout", "-1")], "timeout=-1: is not a whole number"),
+        (&[url, ("timeout", "-1")], "timeout=-1: is not a whole number from 0 to 4294967295"),
         (&[url, ("connections", "0")], "connections=0: has to be from 1 to 1024"),
         (&[url, ("password", "-2")], "password: the descriptor must not be standard input, output or error"),
         (&[url, ("password", "+/no/such")], "password: cannot open /no/such: No such file or directory (os error 2)"),

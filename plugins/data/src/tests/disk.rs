@@ -73,7 +73,7 @@ async fn what_is_not_described_is_a_hole() {
     assert_eq!(extents.as_slice(), expected);
 
     let one = handle.extents(4096, 3 << 20, Flags { req_one: true, ..Flags::NONE }).await.unwrap();
-    assert_eq!(Extents::check(one.as_slice().iter().copied(), 4096, 3 << 20, true).unwrap(), one);
+    assert_eq!(Extents::check(one.as_slice().iter().copied(), 4096, 3 << 20, 3 << 20, true).unwrap(), one);
 
     pwrite(&*handle, &[5; 100], 70_000).await;
     handle.trim(1 << 20, 1 << 20, Flags::NONE).await.unwrap();
@@ -88,12 +88,24 @@ async fn what_is_not_described_is_a_hole() {
 }
 
 #[tokio::test]
+async fn the_last_extent_runs_on_beyond_the_request() {
+    let extent = |offset, length, hole| Extent { offset, length, hole, zero: hole };
+    let handle = open(&[("data", "@0x100000 1 @0x80000000 1"), ("size", "4G")]).await;
+    let extents = handle.extents(512, 512, Flags::NONE).await.unwrap();
+    assert_eq!(extents.as_slice(), [extent(512, (1 << 20) - 512, true)]);
+    let extents = handle.extents(1 << 20, 512, Flags::NONE).await.unwrap();
+    assert_eq!(extents.as_slice(), [extent(1 << 20, 32768, false)]);
+    let extents = handle.extents((1 << 20) + 32768, 512, Flags::NONE).await.unwrap();
+    assert_eq!(extents.as_slice(), [extent((1 << 20) + 32768, (2 << 30) - (1 << 20) - 32768, true)]);
+}
+
+#[tokio::test]
 async fn extents_of_an_endless_pattern_end_early_or_in_one() {
     for text in ["(0 1)*4000000000000000000", "(1 @33000)*200000000000000"] {
         let handle = open(&[("data", text)]).await;
         let length = handle.get_size().await.unwrap();
         let extents = handle.extents(0, length, Flags::NONE).await.unwrap();
-        Extents::check(extents.as_slice().iter().copied(), 0, length, false).unwrap();
+        Extents::check(extents.as_slice().iter().copied(), 0, length, length, false).unwrap();
     }
 }
 

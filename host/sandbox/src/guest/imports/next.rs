@@ -60,6 +60,28 @@ fn pwrite(
     lend_to_next(store, part, move |hop, buffer, span| hop.pwrite(buffer, span, offset, flags.into()))
 }
 
+impl Context {
+    /// Next's extents of a range. The last one runs on up to `limit`, or to the end of the range if
+    /// the limit lies before that. The list is charged as long as the caller keeps the charge.
+    async fn extents_of_next(
+        &mut self,
+        offset: u64,
+        length: u64,
+        limit: u64,
+        flags: wit::CommandFlags,
+    ) -> Result<(Extents, Charge), ImportError> {
+        let next = Arc::clone(self.next()?);
+        let flags = Flags { req_one: Flags::from(flags).req_one, ..Flags::NONE };
+        let bytes = extents_bytes(length);
+        let charge = Charge::new(&self.shared.buffers, bytes).ok_or(Errno::Enomem)?;
+        let result = self.wait_for(bytes, || next.hop.extents(offset, length, flags)).await?;
+        let mut list = self.answer(result)?;
+        // The gate has checked that the range does not overflow.
+        list.cut(limit.max(offset + length));
+        Ok((list, charge))
+    }
+}
+
 impl Host for Context {
     fn get_size(&mut self) -> Result<u64, ImportError> {
         Ok(self.next()?.hop.size())
@@ -116,12 +138,7 @@ impl Host for Context {
         length: u64,
         flags: wit::CommandFlags,
     ) -> Result<Vec<wit::Extent>, ImportError> {
-        let next = Arc::clone(self.next()?);
-        let bytes = extents_bytes(length);
-        let _charge = Charge::new(&self.shared.buffers, bytes).ok_or(Errno::Enomem)?;
-        let result = self.wait_for(bytes, || next.hop.extents(offset, length, flags.into())).await?;
-        let list = self.answer(result)?;
-        Ok(list.as_slice().iter().map(|extent| (*extent).into()).collect())
+        self.extents_until(offset, length, 0, flags).await
     }
 
     async fn extents_forward(
@@ -131,15 +148,34 @@ impl Host for Context {
         to: u64,
         flags: wit::CommandFlags,
     ) -> Result<(), ImportError> {
-        let next = Arc::clone(self.next()?);
+        self.extents_forward_until(offset, length, 0, to, flags).await
+    }
+
+    async fn extents_until(
+        &mut self,
+        offset: u64,
+        length: u64,
+        limit: u64,
+        flags: wit::CommandFlags,
+    ) -> Result<Vec<wit::Extent>, ImportError> {
+        let (list, _charge) = self.extents_of_next(offset, length, limit, flags).await?;
+        Ok(list.as_slice().iter().map(|extent| (*extent).into()).collect())
+    }
+
+    async fn extents_forward_until(
+        &mut self,
+        offset: u64,
+        length: u64,
+        limit: u64,
+        to: u64,
+        flags: wit::CommandFlags,
+    ) -> Result<(), ImportError> {
+        self.next()?;
         let expected = self.call.extents.as_ref().ok_or(Errno::Enxio)?.expected();
         if to != expected {
             return Err(mistake(format!("next.extents-forward to {to}, where {expected} had to follow")).into());
         }
-        let flags = Flags { req_one: Flags::from(flags).req_one, ..Flags::NONE };
-        let _charge = Charge::new(&self.shared.buffers, extents_bytes(length)).ok_or(Errno::Enomem)?;
-        let result = self.wait_for(extents_bytes(length), || next.hop.extents(offset, length, flags)).await?;
-        let list = self.answer(result)?;
+        let (list, _charge) = self.extents_of_next(offset, length, limit, flags).await?;
         if let Some(answer) = &mut self.call.extents {
             answer.append(&list, length)?;
         }
