@@ -29,6 +29,10 @@ pub const STARTS: &[(&str, rbdkit_launcher::Start)] = &[
     (rbdkit_plugin_ssh::INFO.name, rbdkit_plugin_ssh::START),
 ];
 
+/// How a helper process opens files for plugins, because a confined server may open only what it
+/// knew when it started.
+pub const OPENS: &[(&str, rbdkit_launcher::Open)] = &[rbdkit_plugin_file::OPEN];
+
 /// Name and component of each embedded filter, in alphabetical order.
 const FILTERS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/filters.rs"));
 

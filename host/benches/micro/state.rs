@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use divan::{Bencher, black_box};
+use rbdkit_plugin_api::DiskId;
 use rbdkit_sandbox::state::{
     ChangeTiming, Changes, FilterState, HeldLock, LockMode, Locks, Map, OnShutdown, Quota, ScopeState, StateLimits,
 };
@@ -73,7 +74,8 @@ fn map_find_far_away(bencher: Bencher<'_, '_>) {
 }
 
 fn scope() -> Arc<ScopeState> {
-    let scope = FilterState::new(StateLimits::default()).export("disk").expect("a scope");
+    let export = FilterState::new(StateLimits::default()).export(&DiskId::DEFAULT).expect("a scope");
+    let scope = Arc::clone(export.scope());
     scope.map(0).expect("a map").resize(BLOCK, 1 << 40).expect("memory");
     scope
 }

@@ -9,14 +9,17 @@
 //! check here protects the layer: filters also send requests of their own.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rbdkit_plugin_api::{
-    BlockSizes, Buffer, Capabilities, Done, Errno, Error, Extents, Flags, Handle, MAX_REQUEST, Op, Pool, Result, Span,
-    Support,
+    BlockSizes, Buffer, Capabilities, DiskId, Done, Errno, Error, Extents, Flags, Handle, MAX_REQUEST, Op, Pool,
+    Result, Span, Support,
 };
 
+use super::disk::DiskLookup;
 use super::emulate::{self, Steps};
 use super::thread_model::RequestQueue;
+use super::writes::Writes;
 
 /// The only way to call a layer. Shared by all requests of the connection.
 pub struct Hop {
@@ -28,7 +31,17 @@ pub struct Hop {
     description: Option<String>,
     can: Capabilities,
     is_prompt: bool,
+    /// The layer was asked to change data, so a flush has something to make durable.
+    has_written: AtomicBool,
+    disk: DiskLookup,
     pool: Pool,
+}
+
+/// Whether an operation of a layer changes data or makes changes durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    Reads,
+    Writes,
 }
 
 impl Hop {
@@ -41,15 +54,28 @@ impl Hop {
         name: String,
         handle: Arc<dyn Handle>,
         queue: RequestQueue,
-        readonly: bool,
+        disk: DiskLookup,
         pool: Pool,
     ) -> Result<Arc<Hop>> {
         match Hop::describe(&name, &*handle).await {
             Ok((size, block_sizes, description, mut can)) => {
-                can.write &= !readonly;
+                can.write &= !disk.is_readonly();
                 let can = can.normalized();
                 let is_prompt = handle.is_prompt();
-                Ok(Arc::new(Hop { name, handle, queue, size, block_sizes, description, can, is_prompt, pool }))
+                let has_written = AtomicBool::new(false);
+                Ok(Arc::new(Hop {
+                    name,
+                    handle,
+                    queue,
+                    size,
+                    block_sizes,
+                    description,
+                    can,
+                    is_prompt,
+                    has_written,
+                    disk,
+                    pool,
+                }))
             }
             Err(error) => {
                 // The first error is the one worth reporting.
@@ -98,6 +124,14 @@ impl Hop {
         self.description.as_deref()
     }
 
+    /// Which disk the layer serves here. Two hops of a layer with equal ids have the same data.
+    ///
+    /// # Errors
+    /// The layer's own, from listing its exports.
+    pub async fn disk(&self) -> Result<DiskId> {
+        self.disk.find(&*self.handle).await
+    }
+
     /// What the layer can do, normalized. The hop emulates what is [`Support::Emulate`].
     #[inline]
     pub fn can(&self) -> Capabilities {
@@ -117,7 +151,7 @@ impl Hop {
             return Op::Ready((buffer, Err(error)));
         }
         tracing::trace!(target: "rbdkit::ops", "{}: pread offset={offset} length={}", self.name, span.len);
-        self.queued(move |handle| handle.pread(buffer, span, offset))
+        self.queued(Effect::Reads, move |handle| handle.pread(buffer, span, offset))
     }
 
     /// Writes `span` of the buffer at `offset`.
@@ -136,7 +170,7 @@ impl Hop {
         buffer.materialize(span);
         let flush_after = flags.fua && self.can.fua == Support::Emulate;
         let flags = Flags { fua: flags.fua && !flush_after, ..Flags::NONE };
-        let op = self.queued(move |handle| handle.pwrite(buffer, span, offset, flags));
+        let op = self.queued(self.writes(), move |handle| handle.pwrite(buffer, span, offset, flags));
         if flush_after { emulate::flush_after_write(self, op) } else { op }
     }
 
@@ -146,7 +180,8 @@ impl Hop {
             return Op::Ready(Err(self.refuse("flush is not offered")));
         }
         tracing::trace!(target: "rbdkit::ops", "{}: flush", self.name);
-        self.queued(|handle| handle.flush())
+        let has_written = self.has_written.load(Ordering::Relaxed);
+        self.queued(if has_written { Effect::Writes } else { Effect::Reads }, |handle| handle.flush())
     }
 
     /// Discards a range.
@@ -160,7 +195,7 @@ impl Hop {
         tracing::trace!(target: "rbdkit::ops", "{}: trim offset={offset} length={length} fua={}", self.name, flags.fua);
         let flush_after = flags.fua && self.can.fua == Support::Emulate;
         let flags = Flags { fua: flags.fua && !flush_after, ..Flags::NONE };
-        let op = self.queued(move |handle| handle.trim(offset, length, flags));
+        let op = self.queued(self.writes(), move |handle| handle.trim(offset, length, flags));
         if flush_after { emulate::flush_after(self, op) } else { op }
     }
 
@@ -183,7 +218,7 @@ impl Hop {
         );
         let flush_after = flags.fua && self.can.fua == Support::Emulate;
         let to_layer = Flags { fua: flags.fua && !flush_after, req_one: false, ..flags };
-        let op = self.queued(move |handle| handle.zero(offset, length, to_layer));
+        let op = self.queued(self.writes(), move |handle| handle.zero(offset, length, to_layer));
         let op = if flags.fast_zero { op } else { emulate::zero_if_refused(self, op, offset, length, to_layer) };
         if flush_after { emulate::flush_after(self, op) } else { op }
     }
@@ -197,7 +232,7 @@ impl Hop {
         match self.can.cache {
             Support::None => Op::Ready(Err(self.refuse("cache is not offered"))),
             Support::Emulate => emulate::cache_by_pread(self, offset, length),
-            Support::Native => self.queued(move |handle| handle.cache(offset, length)),
+            Support::Native => self.queued(Effect::Reads, move |handle| handle.cache(offset, length)),
         }
     }
 
@@ -220,7 +255,7 @@ impl Hop {
         let req_one = flags.req_one;
         let to_layer = Flags { req_one, ..Flags::NONE };
         let (name, size) = (self.name.clone(), self.size);
-        self.queued(move |handle| handle.extents(offset, length, to_layer)).map(move |answer| {
+        self.queued(Effect::Reads, move |handle| handle.extents(offset, length, to_layer)).map(move |answer| {
             let list = answer?;
             Extents::check(list.as_slice().iter().copied(), offset, length, size, req_one).map_err(|error| {
                 tracing::error!("{name}: {error}");
@@ -239,13 +274,27 @@ impl Hop {
         self.handle.close().await;
     }
 
+    /// The effect of a request that changes data.
+    #[inline]
+    fn writes(&self) -> Effect {
+        if !self.has_written.load(Ordering::Relaxed) {
+            self.has_written.store(true, Ordering::Relaxed);
+        }
+        Effect::Writes
+    }
+
     /// Calls the layer as soon as its thread model allows.
-    fn queued<T: Send + 'static>(&self, call: impl FnOnce(&dyn Handle) -> Op<T> + Send + 'static) -> Op<T> {
+    fn queued<T: Send + 'static>(
+        &self,
+        effect: Effect,
+        call: impl FnOnce(&dyn Handle) -> Op<T> + Send + 'static,
+    ) -> Op<T> {
+        let writes = self.queue.writes.as_ref().filter(|_| effect == Effect::Writes);
         let Some(permits) = &self.queue.requests else {
-            return call(&*self.handle);
+            return counted(call(&*self.handle), writes);
         };
         match Arc::clone(permits).try_acquire_owned() {
-            Ok(permit) => match call(&*self.handle) {
+            Ok(permit) => match counted(call(&*self.handle), writes) {
                 Op::Later(future) => Op::later(async move {
                     let answer = future.await;
                     drop(permit);
@@ -254,12 +303,12 @@ impl Hop {
                 ready => ready,
             },
             Err(_) => {
-                let (permits, handle) = (Arc::clone(permits), Arc::clone(&self.handle));
+                let (permits, handle, writes) = (Arc::clone(permits), Arc::clone(&self.handle), writes.cloned());
                 Op::later(async move {
                     // The semaphore is never closed, so this only waits.
                     let permit = permits.acquire_owned().await;
                     // A match, because awaiting an `Op` needs `T: Unpin`.
-                    let answer = match call(&*handle) {
+                    let answer = match counted(call(&*handle), writes.as_ref()) {
                         Op::Later(future) => future.await,
                         Op::Ready(answer) => answer,
                         Op::Taken => std::future::pending().await,
@@ -314,6 +363,25 @@ impl Hop {
             return Err(self.refuse("FUA is not offered"));
         }
         Ok(())
+    }
+}
+
+/// Counts an operation among the writes, if there is a count, until it has ended.
+fn counted<T: Send + 'static>(op: Op<T>, writes: Option<&Arc<Writes>>) -> Op<T> {
+    let Some(writes) = writes else { return op };
+    match op {
+        Op::Later(future) => {
+            let token = writes.begin();
+            Op::later(async move {
+                let answer = future.await;
+                drop(token);
+                answer
+            })
+        }
+        ready => {
+            writes.completed();
+            ready
+        }
     }
 }
 

@@ -19,20 +19,27 @@
 //!   back buffers, permits and locks.
 #![forbid(unsafe_code)]
 
+mod disk;
 mod emulate;
 mod hop;
 mod thread_model;
+mod writes;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rbdkit_plugin_api::{
-    AccessRights, BoxFuture, Client, ConfigError, ExportEntry, Handle, OpenArgs, Plugin, Pool, Result, ThreadModel,
+    AccessRights, BoxFuture, Client, ConfigError, Errno, ExportEntry, Handle, OpenArgs, Plugin, Pool, Result,
+    StopScope, ThreadModel,
 };
+use tokio::time::{Instant, timeout_at};
 
 pub use emulate::STEP;
 pub use hop::Hop;
+pub use writes::Writes;
 
+use disk::{DiskLookup, ExportName};
 use thread_model::{ConnectionPermits, RequestLimit, ThreadModelGate};
 
 /// A filter as the chain sees it. Its handles follow the same rules as a plugin's.
@@ -84,11 +91,18 @@ pub trait Layer: Send + Sync + 'static {
     /// periodically, on a thread that may block.
     fn free_spare(&self) {}
 
-    /// The server ends, and all connections are closed.
-    fn cleanup(&self) -> BoxFuture<'_, ()> {
+    /// The server stops: whatever only waits ends now. Called from any thread; it does not block.
+    fn stop(&self) {}
+
+    /// The server ends, and all connections are closed. The future is dropped at `deadline`.
+    fn cleanup(&self, deadline: Instant) -> BoxFuture<'_, ()> {
+        let _ = deadline;
         Box::pin(async {})
     }
 }
+
+/// The least time that the plugin's cleanup gets.
+const MIN_CLEANUP: Duration = Duration::from_millis(500);
 
 /// All layers, for the life of the server.
 pub struct Chain {
@@ -96,6 +110,7 @@ pub struct Chain {
     plugin_name: String,
     plugin: Box<dyn Plugin>,
     plugin_gate: ThreadModelGate,
+    writes: Arc<Writes>,
     pool: Pool,
 }
 
@@ -108,15 +123,16 @@ struct LayerSlot {
 impl Chain {
     /// Puts filters, nearest the client first, in front of a plugin that is configured and ready.
     pub fn new(layers: Vec<Arc<dyn Layer>>, plugin_name: &str, plugin: Box<dyn Plugin>, pool: Pool) -> Arc<Chain> {
-        let plugin_gate = ThreadModelGate::new(plugin.thread_model(), RequestLimit::ByHop);
+        let writes = Arc::<Writes>::default();
+        let plugin_gate = ThreadModelGate::new(plugin.thread_model(), RequestLimit::ByHop, Some(Arc::clone(&writes)));
         let layers = layers
             .into_iter()
             .map(|layer| {
-                let gate = ThreadModelGate::new(layer.thread_model(), RequestLimit::ByLayer);
+                let gate = ThreadModelGate::new(layer.thread_model(), RequestLimit::ByLayer, None);
                 LayerSlot { layer, gate }
             })
             .collect();
-        Arc::new(Chain { layers, plugin_name: plugin_name.to_string(), plugin, plugin_gate, pool })
+        Arc::new(Chain { layers, plugin_name: plugin_name.to_string(), plugin, plugin_gate, writes, pool })
     }
 
     /// The strictest thread model of the layers from `index` down.
@@ -175,12 +191,41 @@ impl Chain {
         self.pool.free_spare();
     }
 
-    /// Called after the last connection is closed.
-    pub async fn cleanup(&self) {
+    /// The server begins to stop: guests no longer wait. Called from any thread.
+    pub fn begin_stop(&self) {
+        self.writes.begin_stop();
         for slot in &self.layers {
-            slot.layer.cleanup().await;
+            slot.layer.stop();
         }
-        self.plugin.cleanup();
+    }
+
+    /// The plugin ends operations that have not ended in time ([`Plugin::stop`]). Called from any
+    /// thread.
+    pub fn abandon(&self, scope: StopScope) {
+        self.plugin.stop(scope);
+    }
+
+    /// The plugin's writes that are under way.
+    pub fn writes(&self) -> &Arc<Writes> {
+        &self.writes
+    }
+
+    /// Called after the last connection is closed. It waits for all layers together until
+    /// `deadline`, and says so if that is too short.
+    pub async fn cleanup(self: &Arc<Self>, deadline: Instant) {
+        for slot in &self.layers {
+            if timeout_at(deadline, slot.layer.cleanup(deadline)).await.is_err() {
+                tracing::error!("{}: cleanup does not end: it is given up", slot.layer.name());
+            }
+        }
+        let chain = Arc::clone(self);
+        let plugin = tokio::task::spawn_blocking(move || chain.plugin.cleanup());
+        // A plugin has a moment even if the filters took all of the time.
+        let deadline = deadline.max(Instant::now() + MIN_CLEANUP);
+        if timeout_at(deadline, plugin).await.is_err() {
+            tracing::error!("{}: cleanup does not end: it is given up", self.plugin_name);
+            self.abandon(StopScope::Everything);
+        }
     }
 
     /// The whole chain, for one client.
@@ -251,16 +296,18 @@ impl NextLayer {
     ///
     /// # Errors
     /// The layer's own, or EIO if the layer gives a size beyond 2^63 - 1 or impossible block sizes.
+    /// ESHUTDOWN if the client leaves while it waits for its turn at a layer.
     pub async fn open(&self, readonly: bool, exportname: &str) -> Result<Arc<Hop>> {
-        let exportname = match exportname {
-            "" => self.default_export(readonly).await?,
-            name => name.to_string(),
-        };
-        let args = OpenArgs { readonly, exportname, client: Arc::clone(&self.client) };
+        let name = ExportName::asked(self, readonly, exportname).await?;
+        let args = OpenArgs { readonly, exportname: name.text().to_string(), client: Arc::clone(&self.client) };
         let permits = match &self.permits {
             Some(permits) => Arc::clone(permits),
-            None => self.chain.take_permits().await,
+            None => tokio::select! {
+                permits = self.chain.take_permits() => permits,
+                () = self.client.until_gone() => return Err(Errno::Eshutdown.into()),
+            },
         };
+        let disk = DiskLookup::new(self.clone(), readonly, name);
         let (name, queue, handle) = match self.next() {
             Some((slot, next)) => {
                 let queue = slot.gate.request_queue(&permits);
@@ -272,7 +319,7 @@ impl NextLayer {
                 (self.chain.plugin_name.clone(), queue, self.chain.plugin.open(args).await?)
             }
         };
-        Hop::open(name, handle, queue, readonly, self.chain.pool.clone()).await
+        Hop::open(name, handle, queue, disk, self.chain.pool.clone()).await
     }
 }
 

@@ -16,11 +16,15 @@ use std::sync::Arc;
 use rbdkit_plugin_api::ThreadModel;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::writes::Writes;
+
 /// What the hops of one layer share.
 pub(super) struct ThreadModelGate {
     /// One permit, if the layer serves one connection at a time.
     connections: Option<Arc<Semaphore>>,
     requests: MaxRequests,
+    /// Counts the layer's writes. None for a filter.
+    writes: Option<Arc<Writes>>,
 }
 
 /// Who limits the requests that run at once.
@@ -40,7 +44,7 @@ enum MaxRequests {
 }
 
 impl ThreadModelGate {
-    pub fn new(model: ThreadModel, limit: RequestLimit) -> ThreadModelGate {
+    pub fn new(model: ThreadModel, limit: RequestLimit, writes: Option<Arc<Writes>>) -> ThreadModelGate {
         let connections = (model == ThreadModel::SerializeConnections).then(|| Arc::new(Semaphore::new(1)));
         let requests = match model {
             _ if limit == RequestLimit::ByLayer => MaxRequests::Unlimited,
@@ -48,7 +52,7 @@ impl ThreadModelGate {
             ThreadModel::SerializeRequests | ThreadModel::SerializeConnections => MaxRequests::OnePerHop,
             ThreadModel::SerializeAllRequests => MaxRequests::OneInAll(Arc::new(Semaphore::new(1))),
         };
-        ThreadModelGate { connections, requests }
+        ThreadModelGate { connections, requests, writes }
     }
 
     /// The queue for the requests of a new hop. The hop holds `permits` for its life.
@@ -58,7 +62,7 @@ impl ThreadModelGate {
             MaxRequests::OnePerHop => Some(Arc::new(Semaphore::new(1))),
             MaxRequests::OneInAll(shared) => Some(Arc::clone(shared)),
         };
-        RequestQueue { _permits: Arc::clone(permits), requests }
+        RequestQueue { _permits: Arc::clone(permits), requests, writes: self.writes.clone() }
     }
 }
 
@@ -83,4 +87,6 @@ pub(super) struct RequestQueue {
     _permits: Arc<ConnectionPermits>,
     /// A permit for each request that may run. None: all may run.
     pub requests: Option<Arc<Semaphore>>,
+    /// Counts the layer's writes. None for a filter.
+    pub writes: Option<Arc<Writes>>,
 }

@@ -15,6 +15,9 @@ use crate::chain::{chain, make_ready, open};
 use crate::error::{Error, Result};
 use crate::output::complain;
 
+/// How long the layers may clean up: the limit `setup` of a filter, and some.
+const CLEANUP: Duration = Duration::from_secs(65);
+
 /// The bytes of a block that `check` reads and writes, if the filter does not need larger ones.
 const BLOCK: u32 = 4096;
 
@@ -95,7 +98,7 @@ async fn try_out(file: &Path, params: &[String], progress: &Arc<Notify>) -> Resu
     tally.add("pread", &result);
     tally.add("finalize", &again.finalize().await);
     again.close().await;
-    chain.cleanup().await;
+    chain.cleanup(tokio::time::Instant::now() + CLEANUP).await;
     for (operation, outcomes) in &tally.outcomes {
         let outcomes: Vec<String> = outcomes.iter().map(|(outcome, count)| format!("{outcome} {count}")).collect();
         say!("{operation:<9} {}", outcomes.join(", "));

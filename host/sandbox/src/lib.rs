@@ -72,6 +72,7 @@ pub use load::describe::Description;
 pub use load::error::LoadError;
 use load::error::one_line;
 pub use load::file::read_component;
+use load::footprint::{Footprint, FootprintError};
 use rbdkit_chain::Layer;
 use state::{ParamFiles, Quota};
 pub use wasi::grants as wasi_grants;
@@ -113,6 +114,7 @@ pub struct Module {
     description: Description,
     recovery: wit::Recovery,
     reopens: bool,
+    keeps_state: bool,
 }
 
 impl Host {
@@ -151,7 +153,14 @@ impl Host {
     }
 
     fn load_checked(self: &Arc<Self>, label: &str, bytes: &[u8]) -> Result<Module, LoadError> {
+        let footprint = Footprint::of(bytes);
+        if let Err(why) = &footprint
+            && *why != FootprintError::Malformed
+        {
+            return Err(why.clone().into());
+        }
         let component = self.compile(bytes)?;
+        let footprint = footprint?;
         let imports = LinkedImports::check(&component, &self.engine, wasi::granted)?;
         let pre = self.linker.instantiate_pre(&component).map_err(|e| {
             let why = one_line(&e);
@@ -161,8 +170,9 @@ impl Host {
         })?;
         let exports = ExportIndices::find(&pre)?;
         let (mut exported, names) = exports.exported();
-        let recipe = Recipe { pre, exports };
+        let recipe = Recipe { pre, exports, footprint: footprint.bytes };
         let described = self.describe(label, &recipe)?;
+        let keeps_state = imports.keep_state();
         let description = load::describe::checked(&described, names, imports.interfaces)?;
         exported.transparent = description.transparent;
         Ok(Module {
@@ -173,6 +183,7 @@ impl Host {
             description,
             recovery: described.recovery,
             reopens: imports.reopens,
+            keeps_state,
         })
     }
 
@@ -249,6 +260,7 @@ impl Module {
             model: self.description.thread_model,
             recovery: self.recovery,
             reopens: self.reopens,
+            keeps_state: self.keeps_state,
         };
         let params = params.into_iter().map(|(name, value)| (name, value.text)).collect();
         let filter = block_on(Filter::configure(shared, self.recipe, traits, params))?;

@@ -6,12 +6,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbdkit_plugin_api::Peer;
+use rbdkit_plugin_api::{Client, Peer};
 use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags, sockopt};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::connection;
+use super::connections::Entry;
 use super::socket::{Input, Output, socket, watched};
 use super::state::ServerState;
 use super::stop::Stop;
@@ -55,23 +56,49 @@ pub(super) async fn accept(server: Arc<ServerState>, listener: Listener, stop: S
 async fn accept_all(server: &Arc<ServerState>, listener: &AsyncFd<OwnedFd>, stop: &Stop) {
     let mut reported = false;
     loop {
-        // First the permit, then the client: a client without a permit waits in the listener's
-        // queue.
-        let Ok(permit) = Arc::clone(&server.connection_permits).acquire_owned().await else { return };
         let accepted = listener.async_io(Interest::READABLE, |listener| accept_one(listener.as_fd())).await;
         match accepted.and_then(|(socket, peer)| prepare(socket, peer)) {
             Ok((socket, peer, credentials)) => {
                 reported = false;
-                let client = server.new_client(peer, credentials);
-                tokio::spawn(connection::serve(Arc::clone(server), socket, client, permit, stop.clone()));
+                enter(server, socket, server.new_client(peer, credentials), stop);
             }
             Err(error) if is_the_clients(&error) => tracing::debug!("a client left before it was accepted: {error}"),
             Err(error) => {
-                drop(permit);
                 if !std::mem::replace(&mut reported, true) {
                     tracing::error!("clients cannot be accepted for now: {error}");
                 }
                 let _ = tokio::time::timeout(RETRY_INTERVAL, server.connection_closed.notified()).await;
+            }
+        }
+    }
+}
+
+/// Serves a client, at once or when there is a place for it.
+fn enter(server: &Arc<ServerState>, socket: (Input, Output), client: Arc<Client>, stop: &Stop) {
+    let entry = server.connections.enter(&client, socket.1.fd());
+    let (server, stop) = (Arc::clone(server), stop.clone());
+    match entry {
+        Entry::Now(place) => {
+            tokio::spawn(connection::serve(server, socket, client, place, stop));
+        }
+        Entry::Later(place) => {
+            tracing::debug!("connection {}: waits until another one closes", client.id);
+            tokio::spawn(async move {
+                let place = tokio::select! {
+                    place = place => place,
+                    () = stop.stopped() => return,
+                };
+                if let Ok(place) = place {
+                    connection::serve(server, socket, client, place, stop).await;
+                }
+            });
+        }
+        Entry::Refused => {
+            if let Some(dropped) = server.refused_log.admit() {
+                let more =
+                    if dropped > 0 { format!(" ({dropped} more since the last message)") } else { String::new() };
+                let (id, limit) = (client.id, server.max_connections);
+                tracing::warn!("connection {id}: refused: its peer has its share of {limit} connections{more}");
             }
         }
     }

@@ -1,19 +1,18 @@
 //! Admission: a request waits here until the requests in flight leave room for it.
 //!
 //! Three limits apply: requests and bytes of the connection, and bytes of the whole server
-//! ([`Budget`]). The reader is the only one that admits requests, so it counts what it admitted
-//! without any synchronisation. The reply queue counts what it gave back. The difference is in
-//! flight. A request is admitted before it takes its buffer, and counts until its reply is written.
+//! ([`ConnectionBudget`]). A request is admitted before it takes its buffer, and counts until its
+//! reply is written.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use rbdkit_chain::STEP;
 use rbdkit_nbd::Command;
-use rbdkit_plugin_api::Error;
+use rbdkit_plugin_api::{Error, Extent, Extents};
 use tokio::time::Instant;
 
-use super::budget::{Budget, Pages};
+use super::budget::{ConnectionBudget, Pages};
 use super::end::{EndReason, EndSignal};
 use super::options::ServerLimits;
 use super::reply_queue::ReplyQueue;
@@ -22,17 +21,15 @@ use super::socket::{Closed, Input};
 /// How often to check that a client we are not reading from is still connected.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The most extents that a layer's list holds (see
-/// [`Extents::push`](rbdkit_plugin_api::Extents::push)).
-const MAX_LISTED_EXTENTS: u64 = 1 << 20;
+/// What an extent of an answer takes at most: twice its size while a gate copies the list of a
+/// layer, and then 8 bytes in the reply.
+const MAX_EXTENT_BYTES: u64 = 2 * size_of::<Extent>() as u64 + 8;
 
 /// What one connection has in flight, and how much it may have.
 pub(super) struct Admission {
     replies: Arc<ReplyQueue>,
-    budget: Arc<Budget>,
-    /// Requests and pages admitted since the beginning.
+    /// Requests admitted since the beginning.
     requests: u64,
-    pages: u64,
     max_requests: u64,
     max_pages: u64,
     reply_timeout: Duration,
@@ -40,12 +37,10 @@ pub(super) struct Admission {
 
 impl Admission {
     /// With nothing in flight.
-    pub fn new(replies: Arc<ReplyQueue>, budget: Arc<Budget>, limits: &ServerLimits) -> Admission {
+    pub fn new(replies: Arc<ReplyQueue>, limits: &ServerLimits) -> Admission {
         Admission {
             replies,
-            budget,
             requests: 0,
-            pages: 0,
             max_requests: limits.requests_per_connection as u64,
             max_pages: Pages::of(limits.bytes_per_connection).0.into(),
             reply_timeout: limits.reply_timeout,
@@ -59,17 +54,22 @@ impl Admission {
     }
 
     #[inline]
+    fn budget(&self) -> &ConnectionBudget {
+        self.replies.budget()
+    }
+
+    #[inline]
     fn has_room(&self, pages: Pages) -> bool {
-        let in_flight = self.pages - self.replies.pages_done();
-        self.in_flight() < self.max_requests && (in_flight == 0 || in_flight + u64::from(pages.0) <= self.max_pages)
+        let held = self.budget().held();
+        self.in_flight() < self.max_requests && (held == 0 || held + u64::from(pages.0) <= self.max_pages)
     }
 
     /// Admits a request if there is room for it now.
     #[inline]
     pub fn try_admit(&mut self, pages: Pages) -> bool {
-        let admitted = self.has_room(pages) && self.budget.try_take(pages);
+        let admitted = self.has_room(pages) && self.budget().try_take(pages);
         if admitted {
-            self.add(pages);
+            self.requests += 1;
         }
         admitted
     }
@@ -91,46 +91,45 @@ impl Admission {
         if replies.is_broken() {
             return Err(EndReason::Gone);
         }
-        if !self.budget.try_take(pages) {
+        let budget = replies.budget();
+        while !budget.try_take(pages) {
             tokio::select! {
                 biased;
                 reason = &mut *end => return Err(reason),
-                () = self.budget.take(pages) => {}
+                () = budget.take(pages) => break,
+                // The connection's own replies may leave room in its first share.
+                () = replies.until(|| budget.fits_first_share(pages) || replies.is_broken()) => {}
                 () = until_gone(input, replies, self.reply_timeout) => return Err(EndReason::Gone),
             }
+            if replies.is_broken() {
+                return Err(EndReason::Gone);
+            }
         }
-        self.add(pages);
-        Ok(())
-    }
-
-    #[inline]
-    fn add(&mut self, pages: Pages) {
         self.requests += 1;
-        self.pages += u64::from(pages.0);
+        Ok(())
     }
 
     /// Takes back the admission of a request that did not arrive whole.
     pub fn cancel(&mut self, pages: Pages) {
         self.requests -= 1;
-        self.pages -= u64::from(pages.0);
-        self.budget.give_back(u64::from(pages.0));
+        self.budget().give_back(u64::from(pages.0));
     }
 }
 
-/// What a request holds while it is in flight.
+/// What a request holds while it is in flight: its payload, and a page at least for its task and
+/// its reply.
+#[inline]
 pub(super) fn pages_for(checked: &Result<Command, Error>) -> Pages {
-    match checked {
-        Ok(Command::Read { length, .. } | Command::Write { length, .. }) => Pages::of(u64::from(*length)),
-        // Extents are rarely finer than a sector. Each takes 32 bytes in the list and 8 in the
-        // reply.
+    let bytes = match checked {
+        Ok(Command::Read { length, .. } | Command::Write { length, .. }) => u64::from(*length),
         Ok(Command::BlockStatus { length, flags, .. }) if !flags.req_one => {
-            let extents = (u64::from(*length) / 512 + 1).min(MAX_LISTED_EXTENTS);
-            Pages::of(extents * 40)
+            MAX_EXTENT_BYTES * Extents::limit(u64::from(*length)) as u64
         }
         // If the layer has no such operation, the chain reads or writes in steps of this size.
-        Ok(Command::Zero { length, .. } | Command::Cache { length, .. }) => Pages::of(u64::from(*length.min(&STEP))),
-        _ => Pages::default(),
-    }
+        Ok(Command::Zero { length, .. } | Command::Cache { length, .. }) => u64::from(*length.min(&STEP)),
+        _ => 0,
+    };
+    Pages::of(bytes.max(1))
 }
 
 /// Returns once the client is gone. The server does not read from it now, because its limits are

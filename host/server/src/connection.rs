@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use rbdkit_plugin_api::Client;
-use tokio::sync::OwnedSemaphorePermit;
 
+use super::attended::{Attendant, Attended};
+use super::connections::Place;
 use super::negotiation::{Negotiation, close};
 use super::panics::caught;
 use super::socket::{Input, Output};
@@ -12,17 +13,19 @@ use super::state::ServerState;
 use super::stop::Stop;
 use super::transmission;
 
-/// Serves a client until it is gone and everything that it opened is closed. Then it gives back the
-/// permit.
+/// Serves a client until it is gone and everything that it opened is closed. Then it gives back its
+/// place.
 pub(super) async fn serve(
     server: Arc<ServerState>,
     socket: (Input, Output),
     client: Arc<Client>,
-    permit: OwnedSemaphorePermit,
+    place: Place,
     stop: Stop,
 ) {
+    // There is one for each place.
+    let permit = Arc::clone(&server.connection_permits).acquire_owned().await;
     serve_client(&server, socket, client, stop).await;
-    drop(permit);
+    drop((permit, place));
     server.connection_closed.notify_one();
     // A connection has memory besides its buffers, which may be freed later.
     server.chain.pool().activity().signal();
@@ -33,12 +36,22 @@ async fn serve_client(server: &Arc<ServerState>, socket: (Input, Output), client
     let id = client.id;
     tracing::debug!("connection {id}: {:?} credentials {:?}", client.peer, client.credentials);
     let top = server.chain.top(Arc::clone(&client));
-    if let Err(error) = caught(top.preconnect(server.options.readonly)).await.and_then(|result| result) {
-        tracing::error!("connection {id}: preconnect: {error}");
-        return;
+    let attendant = Attendant { server, input: &input, client: &client, stop: &stop };
+    let (admitting, readonly) = (top.clone(), server.options.readonly);
+    let preconnect = async move { caught(admitting.preconnect(readonly)).await.and_then(|result| result) };
+    match attendant.attend(Box::pin(preconnect), |_| async {}).await {
+        Attended::Answer(Ok(())) => {}
+        Attended::Answer(Err(error)) => {
+            tracing::error!("connection {id}: preconnect: {error}");
+            return;
+        }
+        left @ (Attended::Gone | Attended::Stop) => {
+            tracing::debug!("connection {id}: preconnect: {left:?}");
+            return;
+        }
     }
     // In a box, so that the state of the negotiation is freed before requests are served.
-    let negotiation = Negotiation { server, input: &mut input, output: &output, top: &top, id };
+    let negotiation = Negotiation { server, input: &mut input, output: &output, top: &top, client: &client, id };
     let negotiated = Box::pin(negotiation.run(&stop)).await;
     // Opening took instances of filters, and the next request may come much later.
     server.chain.pool().activity().signal();

@@ -25,10 +25,12 @@
 //!   room, other tasks run the operations and write the replies.
 //! * Every limit lets the largest request through when nothing else is in flight (a smaller
 //!   [`ServerLimits`] is raised to that).
-//! * Waiters get room in the order in which they asked for it.
+//! * Each connection has a first share of the bytes, for which it never waits ([`budget`]). Of the
+//!   connections that wait for more, the one that would hold the least comes first.
 //! * A client may hold bytes and do nothing: it sent half a payload, or does not read its replies.
 //!   It may do so as long as no other request needs the bytes. When one waits for bytes, the server
-//!   disconnects a client that has made no progress for [`ServerLimits::stall_timeout`].
+//!   disconnects a client that has made too little progress for [`ServerLimits::stall_timeout`]
+//!   ([`stall`]).
 //!
 //! A client with nothing in flight costs a task of a few KiB, because connections share their
 //! receive buffers ([`receive`]). The server frees what a burst leaves behind when the burst is
@@ -37,7 +39,7 @@
 //! # The end of a connection
 //!
 //! After the client has left, or when the server stops, the server reads nothing more. Operations
-//! in flight run to their end. Once the client is gone, layers that only wait may end an operation
+//! in flight run to their end, for a limited time when the server stops ([`drain`]). Once the client is gone, layers that only wait may end an operation
 //! early ([`Client::set_gone`](rbdkit_plugin_api::Client::set_gone)). A client that closes its side
 //! without NBD_CMD_DISC is gone at once. After NBD_CMD_DISC it is gone only if operations still run
 //! [`ServerLimits::reply_timeout`] after it closed its side. The server writes replies as long as
@@ -45,10 +47,13 @@
 
 mod accept;
 mod admission;
+mod attended;
 mod budget;
 mod client_thread;
 mod connection;
+mod connections;
 mod dispatch;
+mod drain;
 mod end;
 mod failure_log;
 mod negotiation;
@@ -59,6 +64,7 @@ mod reply_queue;
 mod requests;
 mod socket;
 mod spin;
+mod stall;
 mod state;
 mod stop;
 mod thread_permits;
@@ -75,7 +81,9 @@ pub use accept::Listener;
 pub use options::{ServerLimits, ServerOptions};
 pub use stop::Stop;
 
+use connections::Entry;
 use state::ServerState;
+use tokio::time::Instant;
 
 /// Serves a chain to clients.
 pub struct Server {
@@ -88,20 +96,20 @@ impl Server {
         Server { state: Arc::new(ServerState::new(chain, options)) }
     }
 
-    /// Accepts and serves clients until `stop`. Returns when all connections are closed, or after
-    /// [`ServerLimits::drain_timeout`].
+    /// Accepts and serves clients until `stop`. Returns when all connections are closed, or when
+    /// those that are left do not end ([`drain`]).
     pub async fn serve(&self, listeners: Vec<Listener>, stop: Stop) {
         let mut accepting = Vec::new();
         for listener in listeners {
             accepting.push(tokio::spawn(accept::accept(Arc::clone(&self.state), listener, stop.clone())));
         }
-        self.trim_until(&stop).await;
+        let began = self.serve_until(&stop).await;
         for task in accepting {
             // It ends by itself. A panic in it was reported and must not keep the rest from
             // draining.
             let _ = task.await;
         }
-        self.drain().await;
+        drain::drain(&self.state, began).await;
     }
 
     /// Serves one client (`-s`). Returns when the client has left and its export is closed, or some
@@ -112,31 +120,22 @@ impl Server {
             Err(error) => return tracing::error!("standard input or output cannot be served: {error}"),
         };
         let client = self.state.new_client(Peer::Unknown, None);
-        let Ok(permit) = Arc::clone(&self.state.connection_permits).acquire_owned().await else { return };
-        let served = tokio::spawn(connection::serve(Arc::clone(&self.state), socket, client, permit, stop.clone()));
+        let Entry::Now(place) = self.state.connections.enter(&client, socket.1.fd()) else { return };
+        let served = tokio::spawn(connection::serve(Arc::clone(&self.state), socket, client, place, stop.clone()));
         tokio::select! {
             _ = served => {}
-            () = async { self.trim_until(&stop).await; self.drain().await } => {}
+            () = async { drain::drain(&self.state, self.serve_until(&stop).await).await } => {}
         }
     }
 
-    /// Returns when the server is stopped. Until then it frees unused memory.
-    async fn trim_until(&self, stop: &Stop) {
+    /// Returns when the server is stopped, and tells the chain. Until then it frees unused memory.
+    async fn serve_until(&self, stop: &Stop) -> Instant {
         tokio::select! {
             () = stop.stopped() => {}
             () = trim::run(&self.state) => {}
         }
-    }
-
-    /// Waits for every connection to close.
-    async fn drain(&self) {
-        let limits = &self.state.options.limits;
-        // Within 32 bits: see `ServerLimits::raised`.
-        let all = self.state.connection_permits.acquire_many(limits.connections as u32);
-        if tokio::time::timeout(limits.drain_timeout, all).await.is_err() {
-            let open = limits.connections - self.state.connection_permits.available_permits();
-            tracing::warn!("{open} connections are not closed after {:?}", limits.drain_timeout);
-        }
+        self.state.chain.begin_stop();
+        Instant::now()
     }
 }
 

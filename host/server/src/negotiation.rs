@@ -10,9 +10,13 @@ use std::time::Duration;
 
 use rbdkit_chain::{Hop, NextLayer};
 use rbdkit_nbd::{Export, Handshake, HandshakeAction, HandshakeConfig, OpenRequest, Session, wire};
-use rbdkit_plugin_api::Error;
+use rbdkit_plugin_api::{Client, Error, ExportEntry};
+
+use rbdkit_plugin_api::text::quoted;
 use tokio::time::timeout;
 
+use super::attended::{Attendant, Attended};
+use super::options::ServerOptions;
 use super::panics::caught;
 use super::socket::{Input, Output, read_into};
 use super::state::ServerState;
@@ -24,6 +28,7 @@ pub(super) struct Negotiation<'a> {
     pub input: &'a mut Input,
     pub output: &'a Output,
     pub top: &'a NextLayer,
+    pub client: &'a Client,
     /// The connection's number, for the log.
     pub id: u64,
 }
@@ -51,9 +56,13 @@ impl Negotiation<'_> {
                     self.send(&mut out, stop).await?;
                     return Ok(None);
                 }
-                Some(HandshakeAction::List) => self.list(&handshake, &mut out).await,
-                Some(HandshakeAction::Open(request)) => match self.open(&request).await {
-                    Ok((hop, export)) => {
+                Some(HandshakeAction::List) => match self.list(stop).await? {
+                    Some(exports) => self.listed(&handshake, exports, &mut out),
+                    None => return Ok(None),
+                },
+                Some(HandshakeAction::Open(request)) => match self.open(&request, stop).await? {
+                    None => return Ok(None),
+                    Some(Ok((hop, export))) => {
                         let Some(session) = handshake.accept(&request, &export, &mut out) else {
                             // The client only asked about the export (INFO). The export is closed
                             // before the reply, so the client can rely on that.
@@ -66,8 +75,8 @@ impl Negotiation<'_> {
                         }
                         return Ok(Some((hop, session)));
                     }
-                    Err(error) => {
-                        tracing::error!("connection {}: open '{}': {error}", self.id, request.name.escape_debug());
+                    Some(Err(error)) => {
+                        tracing::error!("connection {}: open {}: {error}", self.id, quoted(&request.name));
                         if request.cannot_be_refused() {
                             return Ok(None);
                         }
@@ -147,8 +156,18 @@ impl Negotiation<'_> {
         Ok(())
     }
 
-    async fn list(&self, handshake: &Handshake, out: &mut Vec<u8>) {
-        match flat(caught(self.top.list_exports(self.server.options.readonly)).await) {
+    /// Asks the chain for the exports. None: the server stops.
+    ///
+    /// # Errors
+    /// The client has left.
+    async fn list(&self, stop: &Stop) -> io::Result<Option<Result<Vec<ExportEntry>, Error>>> {
+        let (top, readonly) = (self.top.clone(), self.server.options.readonly);
+        let list = async move { flat(caught(top.list_exports(readonly)).await) };
+        or_left(self.attendant(stop).attend(Box::pin(list), |_| async {}).await)
+    }
+
+    fn listed(&self, handshake: &Handshake, exports: Result<Vec<ExportEntry>, Error>, out: &mut Vec<u8>) {
+        match exports {
             Ok(exports) => handshake.list(&exports, out),
             Err(error) => {
                 tracing::error!("connection {}: list_exports: {error}", self.id);
@@ -157,23 +176,56 @@ impl Negotiation<'_> {
         }
     }
 
-    async fn open(&self, request: &OpenRequest) -> Result<(Arc<Hop>, Export), Error> {
-        let readonly = self.server.options.readonly;
-        let hop = flat(caught(self.top.open(readonly, &request.name)).await)?;
-        let name = match request.name.as_str() {
-            "" if request.wants_name => flat(caught(self.top.default_export(readonly)).await).ok(),
-            name => Some(name.to_string()),
+    /// Opens an export. None: the server stops.
+    ///
+    /// # Errors
+    /// The client has left.
+    async fn open(&self, request: &OpenRequest, stop: &Stop) -> io::Result<Option<Result<Opened, Error>>> {
+        let id = self.id;
+        let discard = move |opened: Result<Opened, Error>| async move {
+            if let Ok((hop, _)) = opened {
+                close(&hop, id).await;
+            }
         };
-        let mut can = hop.can();
-        can.multi_conn &= self.server.options.multi_conn;
-        let export = Export {
-            size: hop.size(),
-            can,
-            name,
-            description: hop.description().map(str::to_string),
-            block_sizes: hop.block_sizes(),
-        };
-        Ok((hop, export))
+        let open = open(self.top.clone(), self.server.options.clone(), request.clone());
+        or_left(self.attendant(stop).attend(Box::pin(open), discard).await)
+    }
+
+    fn attendant<'b>(&'b self, stop: &'b Stop) -> Attendant<'b> {
+        Attendant { server: self.server, input: self.input, client: self.client, stop }
+    }
+}
+
+type Opened = (Arc<Hop>, Export);
+
+async fn open(top: NextLayer, options: ServerOptions, request: OpenRequest) -> Result<Opened, Error> {
+    let readonly = options.readonly;
+    let hop = flat(caught(top.open(readonly, &request.name)).await)?;
+    let name = match request.name.as_str() {
+        "" if request.wants_name => flat(caught(top.default_export(readonly)).await).ok(),
+        name => Some(name.to_string()),
+    };
+    let mut can = hop.can();
+    can.multi_conn &= options.multi_conn;
+    let export = Export {
+        size: hop.size(),
+        can,
+        name,
+        description: hop.description().map(str::to_string),
+        block_sizes: hop.block_sizes(),
+    };
+    Ok((hop, export))
+}
+
+/// The answer of a call. None: the server stops.
+///
+/// # Errors
+/// The client has left.
+fn or_left<T>(attended: Attended<T>) -> io::Result<Option<T>> {
+    match attended {
+        Attended::Answer(answer) => Ok(Some(answer)),
+        Attended::Stop => Ok(None),
+        Attended::Gone => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the client has left")),
     }
 }
 

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use rbdkit_plugin_api::MAX_REQUEST;
-use tokio::sync::Semaphore;
+
+use super::budget::Budget;
 
 /// What the command line decides.
 #[derive(Clone, Debug)]
@@ -46,14 +47,15 @@ pub struct ServerLimits {
     /// Payload bytes of all connections in flight. The default, 512 MiB, is four connections at
     /// their own limit, or 128 requests of 4 MiB. Disks and networks cannot use more.
     pub bytes_in_all: u64,
-    /// Clients at a time; further clients wait to be accepted. The default, 4096, keeps idle
-    /// clients below 64 MiB, at about 10 KiB each.
+    /// Clients at a time; [`connections`](super::connections) says what happens to further ones.
+    /// The default, 4096, keeps idle clients below 64 MiB, at about 10 KiB each.
     pub connections: usize,
     /// Timeout for each whole message of the handshake, in either direction. The default, 60 s, is
     /// long enough for a person who types the messages.
     pub handshake_timeout: Duration,
-    /// After this time the server disconnects a client that holds bytes which others wait for. The
-    /// default, 10 s, is longer than a network fault that TCP survives unnoticed.
+    /// After this time the server disconnects a client that holds bytes which others wait for, and
+    /// does too little to give them back ([`stall`](super::stall)). The default, 10 s, is longer
+    /// than a network fault that TCP survives unnoticed.
     pub stall_timeout: Duration,
     /// At the end of a connection: after this time without progress the server stops waiting for
     /// the client to take its last replies. Default 10 s.
@@ -65,8 +67,16 @@ pub struct ServerLimits {
     /// that comes again within one interval finds all its buffers. A later burst spends some
     /// milliseconds: 24 MiB of buffers are 6000 pages of half a microsecond each.
     pub trim_interval: Duration,
-    /// How long a server that stops waits for all its connections. The default, 30 s, is longer
-    /// than [`ServerLimits::reply_timeout`] and shorter than what service managers allow (90 s).
+    /// How long a server that stops waits for operations and for clients that do not take their
+    /// replies. After this time calls of filters end as if their client had gone, and plugins are
+    /// told to end what does not write. The default, 1 s, is longer than most operations take.
+    pub stop_grace: Duration,
+    /// How long a server that stops waits for its connections while the plugin writes nothing. The
+    /// default, 2 s, leaves as much again for the end of the layers within the 5 s that a stop may
+    /// take.
+    pub stop_timeout: Duration,
+    /// How long a server that stops waits for its connections while the plugin writes. The default,
+    /// 30 s, is shorter than what service managers allow (90 s).
     pub drain_timeout: Duration,
 }
 
@@ -81,21 +91,26 @@ impl Default for ServerLimits {
             stall_timeout: Duration::from_secs(10),
             reply_timeout: Duration::from_secs(10),
             trim_interval: Duration::from_secs(5),
+            stop_grace: Duration::from_secs(1),
+            stop_timeout: Duration::from_secs(2),
             drain_timeout: Duration::from_secs(30),
         }
     }
 }
+
+/// The most connections that can be counted, with those that are on the way out.
+const MAX_CONNECTIONS: usize = 1 << 28;
 
 impl ServerLimits {
     /// Every limit raised to the smallest value that works.
     pub(super) fn raised(mut self) -> ServerLimits {
         self.requests_per_connection = self.requests_per_connection.max(1);
         self.bytes_per_connection = self.bytes_per_connection.max(MAX_REQUEST.into());
-        self.bytes_in_all = self.bytes_in_all.max(MAX_REQUEST.into());
+        self.connections = self.connections.clamp(1, MAX_CONNECTIONS);
+        self.bytes_in_all = self.bytes_in_all.max(Budget::least(self.connections as u64));
         // So a single client waits at its own limit. If it waited at the server's limit, it would
         // be treated as keeping others waiting, although only itself waits.
         self.bytes_per_connection = self.bytes_per_connection.min(self.bytes_in_all);
-        self.connections = self.connections.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         self
     }
 }

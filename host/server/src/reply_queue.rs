@@ -17,8 +17,9 @@ use rbdkit_plugin_api::idle::Activity;
 use rbdkit_plugin_api::lock;
 use tokio::sync::Notify;
 
-use super::budget::{Budget, Pages};
+use super::budget::{ConnectionBudget, Pages};
 use super::socket::{MoreToCome, Output};
+use super::stall::StallWatch;
 
 /// A reply, and what its request gives back once it is written.
 #[derive(Debug)]
@@ -66,16 +67,15 @@ pub(super) enum WriteFrom {
 #[derive(Debug)]
 pub(super) struct ReplyQueue {
     output: Arc<Output>,
-    budget: Arc<Budget>,
-    /// After this time the writer disconnects a client that takes nothing while others wait for the
-    /// bytes that it holds.
+    budget: ConnectionBudget,
+    /// After this time the writer disconnects a client that takes too little while others wait for
+    /// the bytes that it holds.
     stall: Duration,
     state: Mutex<State>,
     broken: AtomicBool,
     break_waiting_writer: Notify,
-    /// Requests and pages given back since the beginning. The reader counts what it admitted.
+    /// Requests given back since the beginning. The reader counts what it admitted.
     requests_done: AtomicU64,
-    pages_done: AtomicU64,
     /// Bytes written since the beginning.
     written: AtomicU64,
     /// The connection's own task waits for `wake`.
@@ -95,7 +95,7 @@ enum Progress {
 }
 
 impl ReplyQueue {
-    pub fn new(output: Arc<Output>, budget: Arc<Budget>, activity: Arc<Activity>, stall: Duration) -> ReplyQueue {
+    pub fn new(output: Arc<Output>, budget: ConnectionBudget, activity: Arc<Activity>, stall: Duration) -> ReplyQueue {
         ReplyQueue {
             output,
             budget,
@@ -104,7 +104,6 @@ impl ReplyQueue {
             broken: AtomicBool::new(false),
             break_waiting_writer: Notify::new(),
             requests_done: AtomicU64::new(0),
-            pages_done: AtomicU64::new(0),
             written: AtomicU64::new(0),
             waiting: AtomicBool::new(false),
             wake: Notify::new(),
@@ -154,29 +153,31 @@ impl ReplyQueue {
     }
 
     async fn write_later(self: Arc<Self>, mut batch: Batch, mut partial: usize) {
+        // The client has stopped taking replies now.
+        let mut watch = StallWatch::new(self.stall, self.budget.held_bytes());
         loop {
             if self.is_broken() {
                 return self.discard(batch);
             }
             let ready = tokio::select! {
-                ready = tokio::time::timeout(self.stall, self.output.writable()) => ready,
+                ready = self.output.writable() => ready,
                 () = self.break_waiting_writer.notified() => continue,
-            };
-            match ready {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return self.fail(&error, batch),
-                Err(_) if self.budget.is_short() => {
+                () = watch.until_in_the_way(&self.budget) => {
                     let error = io::Error::new(io::ErrorKind::TimedOut, "takes no replies while others wait");
                     return self.fail(&error, batch);
                 }
-                Err(_) => continue,
+            };
+            if let Err(error) = ready {
+                return self.fail(&error, batch);
             }
+            let before = self.written();
             match self.write_turn(&mut batch, &mut partial) {
                 Ok(Progress::Done) => return,
                 Ok(Progress::Full) => {}
                 Ok(Progress::TurnOver) => tokio::task::yield_now().await,
                 Err(error) => return self.fail(&error, batch),
             }
+            watch.moved(self.written() - before, self.budget.held_bytes());
         }
     }
 
@@ -258,7 +259,6 @@ impl ReplyQueue {
             return;
         }
         self.budget.give_back(pages);
-        self.pages_done.fetch_add(pages, Ordering::SeqCst);
         self.requests_done.fetch_add(requests, Ordering::SeqCst);
         self.activity.signal();
         self.nudge();
@@ -308,10 +308,10 @@ impl ReplyQueue {
         self.requests_done.load(Ordering::SeqCst)
     }
 
-    /// The pages of those requests.
+    /// What the connection holds of the server's budget.
     #[inline]
-    pub fn pages_done(&self) -> u64 {
-        self.pages_done.load(Ordering::SeqCst)
+    pub fn budget(&self) -> &ConnectionBudget {
+        &self.budget
     }
 
     /// Bytes that the client's socket took, since the beginning.

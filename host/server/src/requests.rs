@@ -16,16 +16,18 @@ use std::time::Duration;
 use rbdkit_nbd::{Command, RequestHeader, RequestPayload, Session};
 use rbdkit_plugin_api::{Buffer, Client};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::admission::{Admission, pages_for};
 use super::budget::Pages;
+use super::connections::LastUse;
 use super::dispatch::{Dispatcher, RunOn, Ticket};
 use super::end::{EndReason, EndSignal, end_signal, or_gone};
 use super::receive::ReceiveBuffer;
 use super::reply_queue::{QueuedReply, WriteFrom};
 use super::socket::Input;
 use super::spin::SpinWait;
+use super::stall::StallWatch;
 use super::state::ServerState;
 use super::stop::Stop;
 
@@ -73,13 +75,15 @@ pub(super) struct RequestReader {
     pub server: Arc<ServerState>,
     pub dispatcher: Arc<Dispatcher>,
     pub admission: Admission,
-    input: Input,
+    pub input: Input,
     received: ReceiveBuffer,
     /// Some while the reader runs on a thread of its own.
     spin: Option<SpinWait>,
     /// Requests in a row without a gap, and when the last of them were read.
     in_a_row: u32,
     last_read: Instant,
+    /// For the limit on connections.
+    last_use: Option<Arc<LastUse>>,
     /// Replies that are ready and not yet in the queue.
     batch: Vec<QueuedReply>,
     batch_bytes: u64,
@@ -96,19 +100,20 @@ impl RequestReader {
         let end = end_signal(stop.clone(), Arc::clone(&dispatcher.client));
         RequestReader {
             server: Arc::clone(server),
-            admission: Admission::new(replies, Arc::clone(&server.budget), &server.options.limits),
-            dispatcher,
+            admission: Admission::new(replies, &server.options.limits),
             input,
             received: ReceiveBuffer::default(),
             spin: None,
             in_a_row: 0,
             last_read: Instant::now(),
+            last_use: server.connections.last_use(dispatcher.client.id),
             batch: Vec::new(),
             batch_bytes: 0,
             turn: 0,
             turn_bytes: 0,
             stop,
             end,
+            dispatcher,
         }
     }
 
@@ -124,11 +129,17 @@ impl RequestReader {
     /// From now on the reader waits as a thread that serves only this client.
     pub fn wait_as_thread(&mut self) {
         self.spin = Some(SpinWait::new(self.server.thread_permits.clone()));
+        if let Some(last_use) = &self.last_use {
+            last_use.note_in_use();
+        }
     }
 
     /// From now on the reader waits through the runtime.
     pub fn wait_as_task(&mut self) {
         self.spin = None;
+        if let Some(last_use) = &self.last_use {
+            last_use.note(Instant::now().into_std());
+        }
     }
 
     /// Reads and dispatches requests until the connection ends or has to move.
@@ -196,6 +207,9 @@ impl RequestReader {
             self.in_a_row = 0;
         }
         self.last_read = now;
+        if let Some(last_use) = &self.last_use {
+            last_use.note(now.into_std());
+        }
         self.in_a_row >= BUSY_AFTER
     }
 
@@ -291,38 +305,42 @@ impl RequestReader {
 
     async fn receive_payload(&mut self, buffer: &mut Buffer) -> Result<(), EndReason> {
         let mut filled = self.received.fill(buffer, 0);
-        if filled < buffer.len() {
-            self.flush();
+        if filled == buffer.len() {
+            return Ok(());
         }
-        let stall = self.server.options.limits.stall_timeout;
+        self.flush();
+        let replies = Arc::clone(&self.dispatcher.replies);
+        let payload_bytes = u64::from(buffer.len());
+        let mut watch = StallWatch::new(self.server.options.limits.stall_timeout, payload_bytes);
         // If the client pauses in the middle of a payload, even a thread waits through the runtime.
         let mut as_thread = self.spin.is_some();
         while filled < buffer.len() {
             let (input, pool) = (&mut self.input, &self.server.receive_pool);
-            if as_thread {
+            let read = if as_thread {
                 match self.received.read_payload(input, pool, self.spin.as_mut(), buffer, filled).await {
-                    Err(error) if error.kind() == io::ErrorKind::TimedOut => as_thread = false,
-                    read => match or_gone(read)? {
-                        same if same == filled => return Err(EndReason::Gone),
-                        more => filled = more,
-                    },
+                    Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                        as_thread = false;
+                        continue;
+                    }
+                    read => read,
                 }
-                continue;
-            }
-            let read = tokio::select! {
-                biased;
-                reason = &mut self.end => return Err(reason),
-                read = timeout(stall, self.received.read_payload(input, pool, None, buffer, filled)) => read,
+            } else {
+                tokio::select! {
+                    biased;
+                    reason = &mut self.end => return Err(reason),
+                    read = self.received.read_payload(input, pool, None, buffer, filled) => read,
+                    () = watch.until_in_the_way(replies.budget()) => {
+                        return Err(EndReason::Violation("sends too little payload while others wait for room".into()));
+                    }
+                }
             };
-            match read {
-                Ok(read) => match or_gone(read)? {
-                    same if same == filled => return Err(EndReason::Gone),
-                    more => filled = more,
-                },
-                Err(_) if self.server.budget.is_short() => {
-                    return Err(EndReason::Violation("sends no payload while others wait for room".to_string()));
+            match or_gone(read)? {
+                same if same == filled => return Err(EndReason::Gone),
+                more => {
+                    watch.moved(u64::from(more - filled), payload_bytes);
+                    as_thread &= !watch.has_stalled();
+                    filled = more;
                 }
-                Err(_) => {}
             }
         }
         Ok(())
@@ -348,10 +366,5 @@ impl RequestReader {
                 return Err(EndReason::Gone);
             }
         }
-    }
-
-    /// After the last request: returns when the client has closed its side, or sends anything more.
-    pub async fn until_closed(&mut self) {
-        let _ = self.received.read(&mut self.input, &self.server.receive_pool, None).await;
     }
 }

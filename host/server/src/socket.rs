@@ -45,6 +45,13 @@ pub(super) fn pair(input: OwnedFd, output: OwnedFd) -> io::Result<(Input, Output
     Ok((from_client, Output { input, fd: Arc::new(output), is_socket, restore }))
 }
 
+/// How long a client that has closed its own direction may still take an answer. A TCP client that
+/// has left looks the same.
+const HALF_CLOSED: Duration = Duration::from_secs(1);
+
+/// How often to check whether a client has gone that the runtime cannot watch.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
 /// What the client has closed: see [`Input::closed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Closed {
@@ -76,6 +83,36 @@ impl Input {
             Closed::Input
         } else {
             Closed::Nothing
+        }
+    }
+
+    /// Returns once the client is gone: it has closed both directions, or only its own and some time
+    /// has passed ([`HALF_CLOSED`]). Reads nothing. The future may be dropped while it waits.
+    pub async fn until_gone(&self) {
+        if self.until_closed().await == Closed::Input {
+            tokio::time::sleep(HALF_CLOSED).await;
+        }
+    }
+
+    /// Returns once the client has closed its direction, and says whether it has closed both. Reads
+    /// nothing. The future may be dropped while it waits.
+    pub async fn until_closed(&self) -> Closed {
+        // A watch of its own: forgetting readiness must not affect `read`.
+        let watch = self.fd.try_clone().and_then(|fd| watched(fd, Interest::READABLE));
+        loop {
+            let closed = self.closed();
+            if closed != Closed::Nothing {
+                return closed;
+            }
+            match &watch {
+                Ok(watch) => match watch.readable().await {
+                    Ok(mut ready) => ready.clear_ready(),
+                    // The runtime ends.
+                    Err(_) => std::future::pending().await,
+                },
+                // The process has no descriptors left, or the runtime cannot watch this file.
+                Err(_) => tokio::time::sleep(POLL_INTERVAL).await,
+            }
         }
     }
 
@@ -212,6 +249,11 @@ impl Output {
             }
         }
         Ok(())
+    }
+
+    /// The socket.
+    pub fn fd(&self) -> &Arc<OwnedFd> {
+        &self.fd
     }
 
     /// Ends both directions of a socket, which wakes every thread and task that waits for it. Pipes

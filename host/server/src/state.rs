@@ -4,13 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbdkit_chain::Chain;
+use rbdkit_plugin_api::rate::Rate;
 use rbdkit_plugin_api::{Client, Peer};
 use tokio::sync::{Notify, Semaphore};
 
 use super::budget::Budget;
+use super::connections::Connections;
 use super::options::ServerOptions;
 use super::receive::ReceivePool;
 use super::thread_permits::ThreadPermits;
+
+/// The most calls of the handshake that go on without their client. Beyond that a client that has
+/// left keeps its place until its call has ended, so that clients cannot start calls without end.
+/// 256 is as many as a filter may have detached operations.
+pub(super) const MAX_STRAY_CALLS: usize = 256;
 
 /// What all connections of a server share.
 pub(super) struct ServerState {
@@ -18,8 +25,16 @@ pub(super) struct ServerState {
     pub options: ServerOptions,
     pub budget: Arc<Budget>,
     pub receive_pool: ReceivePool,
-    /// One permit for each client.
+    /// Who may connect.
+    pub connections: Arc<Connections>,
+    /// The most clients at a time, without those that have to go.
+    pub max_connections: usize,
+    /// The rate of messages about clients that may not connect.
+    pub refused_log: Rate,
+    /// One permit for each connection that exists.
     pub connection_permits: Arc<Semaphore>,
+    /// One permit for each call that goes on without its client.
+    pub stray_permits: Arc<Semaphore>,
     /// One permit for each client that has a thread.
     pub thread_permits: ThreadPermits,
     /// Notified when a connection has closed, because file descriptors may be free again.
@@ -30,12 +45,18 @@ pub(super) struct ServerState {
 impl ServerState {
     pub fn new(chain: Arc<Chain>, mut options: ServerOptions) -> ServerState {
         options.limits = options.limits.raised();
+        let max_connections = options.limits.connections;
+        options.limits.connections = Connections::most(max_connections);
         let receive_pool = ReceivePool::new(Arc::clone(chain.pool().activity()));
         ServerState {
             chain,
-            budget: Arc::new(Budget::new(options.limits.bytes_in_all)),
+            budget: Arc::new(Budget::new(options.limits.bytes_in_all, options.limits.connections as u64)),
             receive_pool,
+            connections: Connections::new(max_connections),
+            max_connections,
+            refused_log: Rate::new(1, 10),
             connection_permits: Arc::new(Semaphore::new(options.limits.connections)),
+            stray_permits: Arc::new(Semaphore::new(MAX_STRAY_CALLS)),
             thread_permits: ThreadPermits::new(),
             connection_closed: Notify::new(),
             next_id: AtomicU64::new(1),

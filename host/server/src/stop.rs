@@ -1,6 +1,7 @@
 //! [`Stop`]: the one signal that stops the server.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -29,6 +30,12 @@ impl Stop {
     /// Whether [`Stop::stop`] was called.
     pub fn is_stopped(&self) -> bool {
         *self.0.borrow()
+    }
+
+    /// Returns this long after [`Stop::stop`] was called, at the earliest.
+    pub async fn stopped_for(&self, time: Duration) {
+        self.stopped().await;
+        tokio::time::sleep(time).await;
     }
 
     /// Returns once [`Stop::stop`] was called.

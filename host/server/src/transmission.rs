@@ -5,7 +5,6 @@
 //! written as long as the client takes them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rbdkit_chain::Hop;
 use rbdkit_nbd::Session;
@@ -13,9 +12,11 @@ use rbdkit_plugin_api::Client;
 use tokio::time::Instant;
 
 use super::admission::Admission;
+use super::budget::ConnectionBudget;
 use super::client_thread;
 use super::dispatch::Dispatcher;
 use super::end::EndReason;
+use super::options::ServerLimits;
 use super::reply_queue::ReplyQueue;
 use super::requests::{HandOver, RequestReader};
 use super::socket::{Input, Output};
@@ -35,21 +36,26 @@ pub(super) async fn serve(
 ) {
     let activity = Arc::clone(server.chain.pool().activity());
     let stall = server.options.limits.stall_timeout;
-    let replies = Arc::new(ReplyQueue::new(output, Arc::clone(&server.budget), activity, stall));
+    let budget = ConnectionBudget::new(&server.budget);
+    let replies = Arc::new(ReplyQueue::new(output, budget, activity, stall));
     let dispatcher = Arc::new(Dispatcher::new(hop, session, replies, Arc::clone(&client)));
-    let Some((mut reader, end)) = read_all(RequestReader::new(server, input, dispatcher, stop)).await else { return };
+    let Some((mut reader, end)) = read_all(RequestReader::new(server, input, dispatcher, stop.clone())).await else {
+        return;
+    };
     reader.flush();
     tracing::debug!("connection {}: {end:?}", client.id);
+    let RequestReader { dispatcher, admission, input, .. } = &reader;
+    let limits = &server.options.limits;
     match end {
-        EndReason::Disconnect => wait_after_disconnect(&mut reader).await,
-        EndReason::Stop => {}
+        EndReason::Disconnect => wait_after_disconnect(dispatcher, input, limits, &stop).await,
+        EndReason::Stop => wait_after_stop(dispatcher, input, limits, &stop).await,
         EndReason::Gone | EndReason::Unwanted => client.set_gone(),
         EndReason::Violation(what) => {
             tracing::warn!("connection {}: closed: {what}", client.id);
             client.set_gone();
         }
     }
-    drain(&reader.dispatcher, &reader.admission, server.options.limits.reply_timeout).await;
+    drain(dispatcher, admission, limits, &stop).await;
     client.set_gone();
 }
 
@@ -70,34 +76,54 @@ async fn read_all(mut reader: RequestReader) -> Option<(RequestReader, EndReason
 
 /// Waits for the operations of a client that sent NBD_CMD_DISC and may still want their replies.
 /// The client is gone if operations still run [`reply_timeout`](super::options::ServerLimits) after
-/// it closed its side.
-async fn wait_after_disconnect(reader: &mut RequestReader) {
-    let patience = reader.server.options.limits.reply_timeout;
-    let dispatcher = Arc::clone(&reader.dispatcher);
+/// it closed its side, or [`stop_grace`](super::options::ServerLimits) after the server stopped.
+async fn wait_after_disconnect(dispatcher: &Dispatcher, input: &Input, limits: &ServerLimits, stop: &Stop) {
     let closed = async {
-        reader.until_closed().await;
-        tokio::time::sleep(patience).await;
+        input.until_closed().await;
+        tokio::time::sleep(limits.reply_timeout).await;
     };
     tokio::select! {
         biased;
-        () = dispatcher.until_idle() => {}
-        () = closed => dispatcher.client.set_gone(),
+        () = dispatcher.until_idle() => return,
+        () = closed => {}
+        () = stop.stopped_for(limits.stop_grace) => {}
     }
+    dispatcher.client.set_gone();
+}
+
+/// Waits for the operations of a client when the server stops. The client is gone if it leaves, or
+/// if operations still run after [`stop_grace`](super::options::ServerLimits).
+async fn wait_after_stop(dispatcher: &Dispatcher, input: &Input, limits: &ServerLimits, stop: &Stop) {
+    tokio::select! {
+        biased;
+        () = dispatcher.until_idle() => return,
+        () = input.until_gone() => {}
+        () = stop.stopped_for(limits.stop_grace) => {}
+    }
+    dispatcher.client.set_gone();
 }
 
 /// Waits until every operation has ended, however long that takes, and every reply is written. A
-/// client that takes no reply for `patience` gets no more.
-async fn drain(dispatcher: &Dispatcher, admission: &Admission, patience: Duration) {
+/// client gets no more replies if it takes none for [`reply_timeout`](super::options::ServerLimits),
+/// or if it has not taken all of them [`stop_grace`](super::options::ServerLimits) after the server
+/// stopped.
+async fn drain(dispatcher: &Dispatcher, admission: &Admission, limits: &ServerLimits, stop: &Stop) {
     let replies = &dispatcher.replies;
     dispatcher.until_idle().await;
     let mut written = replies.written();
     let mut since = Instant::now();
+    let stopped = stop.stopped_for(limits.stop_grace);
+    tokio::pin!(stopped);
     while admission.in_flight() > 0 {
         let none_left = replies.until(|| admission.in_flight() == 0);
-        let _ = tokio::time::timeout_at(since + patience, none_left).await;
-        if replies.written() != written {
+        let stopping = tokio::select! {
+            biased;
+            _ = tokio::time::timeout_at(since + limits.reply_timeout, none_left) => false,
+            () = &mut stopped, if !replies.is_broken() => true,
+        };
+        if replies.written() != written && !stopping {
             (written, since) = (replies.written(), Instant::now());
-        } else if since.elapsed() >= patience && !replies.is_broken() {
+        } else if (stopping || since.elapsed() >= limits.reply_timeout) && !replies.is_broken() {
             tracing::debug!("connection {}: the client does not take its replies", dispatcher.client.id);
             replies.break_off();
             since = Instant::now();

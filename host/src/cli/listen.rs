@@ -87,8 +87,16 @@ pub(super) fn listen(given: &Options, inherited: &Inherited) -> Result<Listen, C
         _ if given.single => Ok(Listen::Single),
         Some(socket) if socket == "-" => Ok(Listen::PrivateUnix),
         Some(socket) => path("--unix", socket).map(Listen::Unix),
+        // As in nbdkit since 1.36. Otherwise two commands at a time would need the same port, and
+        // the disk would be on the network.
+        None if given.run.is_some() && !asks_for_tcp(given) => Ok(Listen::PrivateUnix),
         None => tcp(given),
     }
+}
+
+/// Whether an option is given that only makes sense for TCP.
+fn asks_for_tcp(given: &Options) -> bool {
+    given.port.is_some() || given.ipaddr.is_some() || given.ipv4_only || given.ipv6_only
 }
 
 /// The given options that cannot be used with inherited sockets.
@@ -112,14 +120,12 @@ fn check_combination(given: &Options) -> Result<(), ConfigError> {
         (given.port.is_some(), "-p"),
         (given.single, "-s"),
         (given.unix.is_some(), "-U"),
-        (given.dump_plugin && given.run.is_some(), "--dump-plugin"),
+        (given.single && given.run.is_some(), "--run"),
+        (given.single && given.dump_plugin, "--dump-plugin"),
     ]);
-    if let (Some(first), Some(second)) = (ways.next(), ways.next()) {
-        return Err(error(format!("{first} and {second} cannot be used together")));
-    }
-    match given.single && given.run.is_some() {
-        true => Err(error("-s and --run cannot be used together")),
-        false => Ok(()),
+    match (ways.next(), ways.next()) {
+        (Some(first), Some(second)) => Err(error(format!("{first} and {second} cannot be used together"))),
+        _ => Ok(()),
     }
 }
 

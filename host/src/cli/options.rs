@@ -126,7 +126,7 @@ pub(super) struct Options {
     #[arg(short = 'r', long = "readonly", visible_aliases = ["read-only"])]
     pub(super) readonly: bool,
 
-    /// Serve while this shell command runs, and exit with its status
+    /// Serve while this shell command runs and exit with its status; by default on -U -
     #[arg(long = "run", value_name = "COMMAND")]
     pub(super) run: Option<OsString>,
 

@@ -11,7 +11,7 @@ use super::filters::{FilterFault, FilterLimit, FilterSource, filter_limit, filte
 use super::listen::{Inherited, Listen, listen};
 use super::messages::{DebugFlag, LogTo, debug_flag, log};
 use super::options::{self, Options};
-use super::values::{error, path, text, whole_number};
+use super::values::{error, export_name, path, text, whole_number};
 
 /// What the program is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +126,10 @@ impl Plan {
             foreground,
             exit_with_parent,
             run,
-            exportname: given.exportname.clone().unwrap_or_default(),
+            exportname: given
+                .exportname
+                .as_ref()
+                .map_or_else(|| Ok(OsString::new()), |name| export_name("-e", name))?,
             pidfile: given.pidfile.as_ref().map(|file| path("--pidfile", file)).transpose()?,
             print_uri: given.print_uri,
             readonly: given.readonly,

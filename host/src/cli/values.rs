@@ -1,6 +1,6 @@
 //! Values of options: texts, names of files and numbers.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use rbdkit_plugin_api::{ConfigError, units};
@@ -15,6 +15,21 @@ pub(super) fn text(option: &str, value: &OsStr) -> Result<String, ConfigError> {
     let text =
         value.to_str().ok_or_else(|| error(format!("{option}: '{}' is not UTF-8 text", value.to_string_lossy())))?;
     Ok(text.to_string())
+}
+
+/// The longest name of an export, in bytes: the protocol's limit on strings.
+const MAX_EXPORT_NAME: usize = 4096;
+
+/// The name of an export. Clients could ask for no other.
+pub(super) fn export_name(option: &str, value: &OsStr) -> Result<OsString, ConfigError> {
+    let name = text(option, value)?;
+    if name.len() > MAX_EXPORT_NAME {
+        return Err(error(format!(
+            "{option}: the name is too long: {} bytes, the protocol allows {MAX_EXPORT_NAME}",
+            name.len()
+        )));
+    }
+    Ok(name.into())
 }
 
 /// The name of a file.
@@ -33,7 +48,20 @@ pub(super) fn whole_number(option: &str, text: &OsStr, most: u64) -> Result<u64,
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
+
+    #[test]
+    fn a_name_that_no_client_could_ask_for_is_not_an_exports() {
+        let longest = "x".repeat(4096);
+        for name in ["", "disk", "a b/é?", longest.as_str()] {
+            assert_eq!(export_name("-e", OsStr::new(name)).unwrap(), name);
+        }
+        let message = |name: &[u8]| export_name("-e", OsStr::from_bytes(name)).unwrap_err().to_string();
+        assert_eq!(message(b"a\xff"), "-e: 'a\u{fffd}' is not UTF-8 text");
+        assert_eq!(message(&[b'x'; 4097]), "-e: the name is too long: 4097 bytes, the protocol allows 4096");
+    }
 
     #[test]
     fn numbers_are_written_as_in_c() {

@@ -4,8 +4,10 @@
 //! command starts do not get them.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 
 use rbdkit_plugin_api::ConfigError;
 use rbdkit_plugin_api::text::plain;
@@ -13,12 +15,12 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::oneshot;
 
 use super::listen::Reachable;
-use super::{process, uri};
+use super::{log, process, uri};
 
 /// The command while it runs.
 pub struct Captive {
     /// Refers to this process even if another process gets the same id later.
-    pidfd: Option<rustix::fd::OwnedFd>,
+    pidfd: Option<Arc<OwnedFd>>,
     ended: oneshot::Receiver<std::io::Result<ExitStatus>>,
 }
 
@@ -35,10 +37,11 @@ impl Captive {
         let pidfd = i32::try_from(child.id())
             .ok()
             .and_then(Pid::from_raw)
-            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+            .map(Arc::new);
         let (sender, ended) = oneshot::channel();
         let wait = move || {
-            // After a second signal the receiver is dropped.
+            // The server may have ended without the command: then the receiver is dropped.
             let _ = sender.send(child.wait());
         };
         std::thread::Builder::new().name("run".into()).spawn(wait).map_err(failed)?;
@@ -53,8 +56,18 @@ impl Captive {
     /// Passes a signal on. If the command has just ended, nothing happens.
     pub fn signal(&self, signal: Signal) {
         if let Some(pidfd) = &self.pidfd {
-            let _ = pidfd_send_signal(pidfd, signal);
+            let _ = pidfd_send_signal(&**pidfd, signal);
         }
+    }
+
+    /// Its process, if signals can be passed on to it.
+    pub fn process(&self) -> Option<Arc<OwnedFd>> {
+        self.pidfd.clone()
+    }
+
+    /// Lets the command run on without the server.
+    pub fn leave(mut self) {
+        self.pidfd = None;
     }
 }
 
@@ -74,13 +87,13 @@ pub fn exit_status(program: &str, ended: std::io::Result<ExitStatus>) -> u8 {
             (Some(code), _) => code,
             (None, Some(signal)) => {
                 let name = process::signal_name(signal);
-                eprintln!("{program}: external command was killed by signal {signal} ({name})");
+                log::say(program, &format_args!("external command was killed by signal {signal} ({name})"));
                 128 + signal
             }
             (None, None) => 1,
         },
         Err(error) => {
-            eprintln!("{program}: error: --run: {}", plain(error));
+            log::say(program, &format_args!("error: --run: {}", plain(error)));
             1
         }
     };

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use nix::unistd::{self, Gid, Group, Uid, User};
 use rbdkit_plugin_api::ConfigError;
+use rustix::fs::{Mode, OFlags};
 
 /// The user and the group that the server changes to.
 #[derive(Debug, Default)]
@@ -43,13 +44,15 @@ impl Identity {
         self.user.is_some() || self.group.is_some()
     }
 
-    /// Gives a file to this user and group.
+    /// Gives a directory to this user and group. A symbolic link is not followed.
     ///
     /// # Errors
-    /// As chown(2).
-    pub fn own(&self, path: &Path) -> io::Result<()> {
+    /// As open(2) and fchown(2).
+    pub fn own_directory(&self, path: &Path) -> io::Result<()> {
         let group = self.group.or_else(|| self.named.as_ref().map(|(_, primary)| *primary));
-        std::os::unix::fs::chown(path, self.user.map(Uid::as_raw), group.map(Gid::as_raw))
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(path, flags, Mode::empty())?;
+        std::os::unix::fs::fchown(directory, self.user.map(Uid::as_raw), group.map(Gid::as_raw))
     }
 
     /// Changes all threads of the process to this user and group. The group comes first, because

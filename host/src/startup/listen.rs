@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rbdkit_plugin_api::ConfigError;
 use rbdkit_plugin_api::text::plain;
@@ -19,6 +20,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tempfile::TempDir;
 
 use super::identity::Identity;
+use super::own_file::OwnFile;
 use super::process;
 use crate::cli::{Families, Listen};
 
@@ -63,7 +65,7 @@ pub struct Sockets {
 #[derive(Debug)]
 enum Made {
     /// A socket. It is removed if the start fails. After a server that ran it stays, as in nbdkit.
-    Socket(PathBuf),
+    Socket(Arc<OwnFile>),
     /// A private directory with a socket in it. It is removed with the server.
     Directory(TempDir),
 }
@@ -84,6 +86,14 @@ impl Sockets {
         }
     }
 
+    /// The named socket, while it is removed if the start fails.
+    pub fn unfinished(&self) -> Option<&Arc<OwnFile>> {
+        match &self.made {
+            Some(Made::Socket(file)) => Some(file),
+            _ => None,
+        }
+    }
+
     /// Gives the private directory, if there is one, to the user that the server changes to, so
     /// that the server can remove it.
     ///
@@ -93,15 +103,17 @@ impl Sockets {
         let Some(path) = self.private() else {
             return Ok(());
         };
-        identity.own(path).map_err(|error| ConfigError::new(format!("--unix -: {}: {}", path.display(), plain(&error))))
+        identity
+            .own_directory(path)
+            .map_err(|error| ConfigError::new(format!("--unix -: {}: {}", path.display(), plain(&error))))
     }
 }
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        // The `TempDir` removes its directory. If a file cannot be removed, it stays.
-        if let Some(Made::Socket(path)) = self.made.take() {
-            drop(std::fs::remove_file(path));
+        // The `TempDir` removes its directory.
+        if let Some(Made::Socket(file)) = self.made.take() {
+            file.remove();
         }
     }
 }
@@ -136,10 +148,11 @@ fn unix(path: &Path) -> Result<Sockets, ConfigError> {
         io::ErrorKind::AddrInUse => failed(&"exists already (remove it if no server listens on it)"),
         _ => failed(&plain(&error)),
     })?;
+    let made = OwnFile::at(&absolute).map_err(|error| failed(&plain(&error)))?;
     Ok(Sockets {
         listeners: vec![Listener::Unix(listener)],
-        reachable: Reachable::Unix(absolute.clone()),
-        made: Some(Made::Socket(absolute)),
+        reachable: Reachable::Unix(absolute),
+        made: Some(Made::Socket(Arc::new(made))),
     })
 }
 
@@ -320,6 +333,12 @@ mod tests {
         let mut kept = unix(&path).unwrap();
         kept.keep();
         drop(kept);
+        assert!(path.exists());
+        std::fs::remove_file(&path).unwrap();
+        let failed = unix(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "not the server's").unwrap();
+        drop(failed);
         assert!(path.exists());
         let error = unix(&path).unwrap_err().to_string();
         assert_eq!(error, format!("--unix: {}: exists already (remove it if no server listens on it)", path.display()));

@@ -22,9 +22,11 @@
 //! * nbdkit leaves the socket of a failed start behind. Here it is removed. A server that ran
 //!   leaves socket and pid file, as nbdkit's do.
 //! * nbdkit ignores signals while the command of `--run` runs. Here SIGTERM and SIGHUP are passed
-//!   on to the command.
+//!   on to the command. If the command does not end, the server ends without it.
 //! * nbdkit kills the server when the command ends. Here the server finishes its requests, so that
 //!   a cache filter writes back.
+//! * nbdkit waits as long as a request takes. Here the server ends within 5 s of a signal, or of the
+//!   command's end, unless the plugin writes.
 //! * A second signal ends the server at once (exit status 128 and the signal's number). nbdkit does
 //!   not have this.
 
@@ -32,8 +34,10 @@ mod background;
 mod captive;
 mod identity;
 mod layers;
+mod leftovers;
 mod listen;
 mod log;
+mod own_file;
 mod pidfile;
 mod print;
 mod process;
@@ -54,8 +58,10 @@ use start::Start;
 
 /// Runs the program to its end.
 pub fn main() -> ExitCode {
-    if let Some(status) = rbdkit_sandbox::serve_if_asked().or_else(|| rbdkit_launcher::serve_if_asked(registry::STARTS))
-    {
+    let helper = rbdkit_sandbox::serve_if_asked()
+        .or_else(|| rbdkit_launcher::serve_if_asked(registry::STARTS))
+        .or_else(|| rbdkit_launcher::serve_opener_if_asked(registry::OPENS));
+    if let Some(status) = helper {
         return status;
     }
     rbdkit_confine::survive_the_file_size_limit();
@@ -87,10 +93,12 @@ pub fn main() -> ExitCode {
             Err(error) => return fail(program, log, &ConfigError::new(format!("cannot fork: {error}"))),
         },
     };
-    match start::serve(Start { program, plan, parent, word, inherited }) {
+    let code = match start::serve(Start { program, plan, parent, word, inherited }) {
         Ok(status) => ExitCode::from(status),
         Err(error) => fail(program, log, &error),
-    }
+    };
+    log::flush(log::LAST_MESSAGES);
+    code
 }
 
 /// Reads the environment variables of socket activation.

@@ -1,6 +1,6 @@
 //! Changes to the process itself when a server starts. This is the only module of the program that
 //! needs `unsafe`: the C functions that it calls have no safe form in the crates that we use.
-#![allow(unsafe_code, reason = "fork, setenv and mallopt have no safe form in the crates that we use")]
+#![allow(unsafe_code, reason = "fork, setenv, mallopt and _exit have no safe form in the crates that we use")]
 
 use std::ffi::CStr;
 use std::io;
@@ -62,6 +62,13 @@ pub fn tame_allocator() {
         // SAFETY: mallopt changes a number, under the allocator's own lock.
         unsafe { libc::mallopt(parameter, value) };
     }
+}
+
+/// Ends the process with this status, without destructors and without the C library's exit handlers,
+/// which may wait for other threads.
+pub fn exit_at_once(status: u8) -> ! {
+    // SAFETY: _exit only ends the process.
+    unsafe { libc::_exit(status.into()) }
 }
 
 /// Raises the limit on file descriptors as far as the system allows, because each client needs one.

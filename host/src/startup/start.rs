@@ -7,18 +7,22 @@ use std::time::Duration;
 
 use rbdkit_chain::Chain;
 use rbdkit_confine::ConfinementNeeds;
-use rbdkit_plugin_api::ConfigError;
+use rbdkit_plugin_api::{ConfigError, StopScope, stdin};
 use rbdkit_server::{Listener, Stop};
+use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Pid, Signal};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::background::{StandardError, Word};
 use super::captive::{self, Captive};
 use super::identity::Identity;
+use super::leftovers::Leftovers;
 use super::listen::{self, Reachable, Sockets};
-use super::signals::Signals;
-use super::watch::{End, watch};
-use super::{layers, log, pidfile, print, process, serving, uri};
+use super::pidfile::{self, PidFile};
+use super::signals::{Ending, Signals};
+use super::watch::{CommandEnd, watch};
+use super::{layers, log, print, process, serving, uri};
 use crate::cli::{Listen, Plan};
 
 /// The inputs of the start.
@@ -36,7 +40,17 @@ pub struct Start {
 }
 
 /// How long the process waits at its end for threads that are stuck in a system call.
-const STUCK: Duration = Duration::from_secs(1);
+const STUCK: Duration = Duration::from_millis(500);
+
+/// How long a start may still take after a signal. A start that is about to succeed does, and the
+/// server then stops as usual.
+const START_GRACE: Duration = Duration::from_secs(1);
+
+/// How long after the signal the layers may still clean up.
+const CLEANUP_END: Duration = Duration::from_millis(3500);
+
+/// How long the layers may clean up even if serving took longer to end.
+const MIN_CLEANUP: Duration = Duration::from_millis(500);
 
 /// Starts the server and serves until it ends. Returns the exit status.
 ///
@@ -56,7 +70,6 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
     log::warn_of_unknown_flags(plan);
     let identity = Identity::look_up(plan.user.as_deref(), plan.group.as_deref())?;
     let pidfile = plan.pidfile.as_deref().map(pidfile::absolute).transpose()?;
-    // A plugin that reads standard input or prints must not disturb the connection.
     let stdio = matches!(plan.listen, Listen::Single).then(take_stdio).transpose()?;
     let fatal = Arc::new(Notify::new());
     let chain = layers::chain(plan, &fatal)?;
@@ -67,7 +80,7 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
         .on_thread_unpark(rbdkit_confine::confine_thread)
         .build();
     let runtime = runtime.map_err(|error| ConfigError::new(format!("cannot start threads: {error}")))?;
-    let running = Running { start, chain, identity, pidfile, stdio, fatal };
+    let running = Running { start, chain, identity, pidfile, stdio, fatal, has_started: false };
     let status = runtime.block_on(running.run());
     runtime.shutdown_timeout(STUCK);
     status
@@ -83,6 +96,8 @@ struct Running {
     stdio: Option<(OwnedFd, OwnedFd)>,
     /// A filter failed, and `--filter-on-fault=exit` is given.
     fatal: Arc<Notify>,
+    /// Its socket and pid file stay from now on.
+    has_started: bool,
 }
 
 impl Running {
@@ -91,36 +106,65 @@ impl Running {
         self.chain.get_ready().await?;
         // Before this, a signal may end the process, because nothing exists yet that has to be
         // removed.
-        let mut signals = Signals::new()?;
+        let mut signals = Signals::start(&self.chain)?;
+        log::start_writer(self.start.program);
         let mut sockets = listen::listen(&self.start.plan.listen, std::mem::take(&mut self.start.inherited))?;
-        let opened = self.open(&mut sockets).await;
+        let ending = Arc::clone(signals.ending());
+        ending.set_leftovers(self.leftovers(&sockets));
+        let opened = tokio::select! {
+            opened = self.open(&mut sockets, &ending) => opened,
+            signal = signals.late(START_GRACE) => return self.give_up(signal).await,
+        };
         if opened.is_err() {
-            self.chain.cleanup().await;
+            self.chain.cleanup(Instant::now() + CLEANUP_END).await;
         }
         let captive = opened?;
-        self.confine(&sockets, captive.as_ref()).await;
+        ending.set_leftovers(self.leftovers(&sockets));
+        self.confine(&sockets, captive.as_ref(), &ending).await;
         let listeners = std::mem::take(&mut sockets.listeners);
         let stop = Stop::new();
         let serving =
             serving::serve(&self.start.plan, Arc::clone(&self.chain), listeners, self.stdio.take(), stop.clone());
-        match watch(&stop, captive, &mut signals, &self.fatal, serving).await {
-            End::Drained { ended, failed } => {
-                self.chain.cleanup().await;
-                tracing::debug!("the server has ended");
-                if failed {
-                    return Err(ConfigError::new("a filter failed (--filter-on-fault=exit)"));
-                }
-                Ok(ended.map_or(0, |ended| captive::exit_status(self.start.program, ended)))
-            }
-            End::AtOnce(signal) => {
-                tracing::warn!("a second signal: ending without waiting for clients");
-                u8::try_from(128 + signal.as_raw()).map_err(|_| ConfigError::new("impossible signal"))
-            }
+        let end = watch(&stop, captive, &mut signals, &self.fatal, serving).await;
+        self.clean_up(&ending).await;
+        tracing::debug!("the server has ended");
+        match end.command {
+            _ if end.failed => Err(ConfigError::new("a filter failed (--filter-on-fault=exit)")),
+            None => Ok(0),
+            Some(CommandEnd::Ended(status)) => Ok(captive::exit_status(self.start.program, status)),
+            Some(CommandEnd::Ignored(signal)) => Ok(status_of(signal)),
         }
     }
 
+    /// The layers clean up, for a limited time.
+    async fn clean_up(&self, ending: &Ending) {
+        let now = Instant::now();
+        let asked = ending.asked().unwrap_or(now);
+        self.chain.cleanup((asked + CLEANUP_END).max(now + MIN_CLEANUP)).await;
+    }
+
+    /// Ends a start that hangs, after a signal.
+    async fn give_up(self, signal: Signal) -> Result<u8, ConfigError> {
+        tracing::warn!("the start does not end: it is given up");
+        if let Some(file) = &self.pidfile {
+            pidfile::remove(file);
+        }
+        self.chain.begin_stop();
+        self.chain.abandon(StopScope::Everything);
+        self.chain.cleanup(Instant::now() + MIN_CLEANUP).await;
+        Ok(status_of(signal))
+    }
+
+    /// What has to be removed if the process ends now.
+    fn leftovers(&self, sockets: &Sockets) -> Leftovers {
+        let socket = sockets.unfinished().cloned();
+        let has_started = self.has_started;
+        let pidfile = self.pidfile.clone().filter(|_| !has_started);
+        Leftovers { socket, private: sockets.private().map(PathBuf::from), pidfile }
+    }
+
     /// Gives up what serving does not need.
-    async fn confine(&self, sockets: &Sockets, captive: Option<&Captive>) {
+    async fn confine(&self, sockets: &Sockets, captive: Option<&Captive>, ending: &Ending) {
         if !self.start.plan.confine {
             tracing::debug!("not confined (--no-confine)");
             return;
@@ -132,16 +176,17 @@ impl Running {
         };
         // Not inside the macro, which evaluates its arguments only if it logs them.
         let said = rbdkit_confine::confine_process(self.chain.reach(), &needs).await;
+        ending.confine().await;
         tracing::debug!("{said}");
     }
 
     /// The steps between listening and serving. If one of them fails, dropping `sockets` removes
     /// what was made in the file system.
-    async fn open(&mut self, sockets: &mut Sockets) -> Result<Option<Captive>, ConfigError> {
+    async fn open(&mut self, sockets: &mut Sockets, ending: &Ending) -> Result<Option<Captive>, ConfigError> {
         let mut captive = None;
         if self.identity.is_another() {
             // The command runs as the user who called the program, not as the server's user.
-            captive = self.start_command(&sockets.reachable)?;
+            captive = self.start_command(&sockets.reachable, ending)?;
             sockets.give_to(&self.identity)?;
             self.identity.assume()?;
             if self.start.plan.exit_with_parent {
@@ -150,18 +195,19 @@ impl Running {
             }
         }
         self.chain.after_fork().await?;
-        if let Some(file) = &self.pidfile {
-            pidfile::write(file)?;
-        }
+        let pidfile = self.pidfile.as_deref().map(PidFile::write).transpose()?;
         if captive.is_none() {
-            captive = self.start_command(&sockets.reachable)?;
+            captive = self.start_command(&sockets.reachable, ending)?;
         }
         if self.start.plan.print_uri {
             print_uri(&sockets.reachable, &self.start.plan);
         }
         tracing::debug!("listening at {}", sockets.reachable);
+        // If the parent is gone, socket and pid file have no use.
         self.tell_the_parent()?;
+        pidfile.map(PidFile::keep);
         sockets.keep();
+        self.has_started = true;
         Ok(captive)
     }
 
@@ -171,21 +217,25 @@ impl Running {
             return Ok(());
         };
         let standard_error = if self.start.plan.verbose { StandardError::Stays } else { StandardError::Closes };
-        if let Err(error) = word.give(standard_error) {
-            // The parent is gone, so the pid file has no use.
-            self.pidfile.as_deref().map(std::fs::remove_file);
-            return Err(ConfigError::new(format!("cannot go into the background: {error}")));
-        }
+        word.give(standard_error)
+            .map_err(|error| ConfigError::new(format!("cannot go into the background: {error}")))?;
         log::in_background();
         Ok(())
     }
 
-    fn start_command(&self, reachable: &Reachable) -> Result<Option<Captive>, ConfigError> {
+    fn start_command(&self, reachable: &Reachable, ending: &Ending) -> Result<Option<Captive>, ConfigError> {
         let Some(command) = &self.start.plan.run else {
             return Ok(None);
         };
-        Captive::start(command, reachable, &self.start.plan.exportname).map(Some)
+        let captive = Captive::start(command, reachable, &self.start.plan.exportname)?;
+        ending.set_command(captive.process());
+        Ok(Some(captive))
     }
+}
+
+/// The exit status of a process that a signal ended.
+fn status_of(signal: Signal) -> u8 {
+    u8::try_from(128 + signal.as_raw()).unwrap_or(u8::MAX)
 }
 
 fn print_uri(reachable: &Reachable, plan: &Plan) {
@@ -216,14 +266,17 @@ fn lock_memory() -> Result<(), ConfigError> {
     })
 }
 
-/// Takes standard input and output from the process and replaces them by /dev/null.
+/// Takes standard input and output from the process for the client. What a layer prints is
+/// discarded. A layer that reads standard input gets an error, because the descriptor becomes a
+/// socket without a peer: an empty script or password would not be noticed.
 fn take_stdio() -> Result<(OwnedFd, OwnedFd), ConfigError> {
     let take = || -> std::io::Result<(OwnedFd, OwnedFd)> {
         let input = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
         let output = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?;
-        let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
-        rustix::stdio::dup2_stdin(&null)?;
-        rustix::stdio::dup2_stdout(&null)?;
+        let nothing = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+        rustix::stdio::dup2_stdin(&nothing)?;
+        rustix::stdio::dup2_stdout(std::fs::OpenOptions::new().write(true).open("/dev/null")?)?;
+        stdin::reserve_for_client();
         Ok((input, output))
     };
     take().map_err(|error| ConfigError::new(format!("--single: standard input and output: {error}")))

@@ -2,32 +2,38 @@
 
 use std::io;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use rbdkit_server::Stop;
 use rustix::process::Signal;
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 use super::captive::Captive;
 use super::signals::Signals;
 
+/// How long the command of `--run` may take to end after SIGTERM or SIGHUP. Then the server stops
+/// without it. With this time, the server ends within 5 s of the signal.
+const COMMAND_GRACE: Duration = Duration::from_millis(1500);
+
 /// How serving ended.
-pub enum End {
-    /// All requests have been answered.
-    Drained {
-        /// How the command ended, if there was one.
-        ended: Option<io::Result<ExitStatus>>,
-        /// A filter's fault ended the server.
-        failed: bool,
-    },
-    /// A second signal ended the server.
-    AtOnce(Signal),
+pub struct End {
+    /// How the command ended, if there was one.
+    pub command: Option<CommandEnd>,
+    /// A filter's fault ended the server.
+    pub failed: bool,
 }
 
-/// Serves until all requests have been answered after the first signal or the end of the command. A
-/// second signal ends it at once.
-///
-/// While a command runs, signals are meant for the command. Those from the terminal (SIGINT,
-/// SIGQUIT) have reached it already; the others are passed on.
+/// How the command of `--run` ended.
+pub enum CommandEnd {
+    /// It has ended.
+    Ended(io::Result<ExitStatus>),
+    /// It ignored this signal and still runs.
+    Ignored(Signal),
+}
+
+/// Serves until all requests have been answered after a signal, the end of the command, or a
+/// filter's fault. [`Signals`] passes signals on to the command while it runs.
 pub async fn watch(
     stop: &Stop,
     mut captive: Option<Captive>,
@@ -36,46 +42,69 @@ pub async fn watch(
     serving: impl Future<Output = ()>,
 ) -> End {
     tokio::pin!(serving);
-    let mut ended = None;
-    let mut failed = false;
-    let mut asked = false;
-    loop {
+    let mut end = End { command: None, failed: false };
+    let mut has_ended = false;
+    // When to leave the command behind, and what it ignored.
+    let mut leave: Option<(Instant, Signal)> = None;
+    while !has_ended || captive.is_some() {
+        let late = leave.map(|(time, _)| time);
         tokio::select! {
-            () = &mut serving => {
-                if let Some(mut captive) = captive.take() {
+            () = &mut serving, if !has_ended => {
+                has_ended = true;
+                if captive.is_some() && leave.is_none() {
                     // The command may continue without the server, and its status becomes ours.
-                    ended = Some(captive.ended().await);
+                    signals.ending().only_waits_for_the_command();
                 }
-                return End::Drained { ended, failed };
             }
-            () = fatal.notified(), if !failed => {
-                failed = true;
+            () = fatal.notified(), if !end.failed => {
+                end.failed = true;
+                signals.ending().ask();
                 stop.stop();
             }
             status = command_ended(&mut captive) => {
                 captive = None;
-                ended = Some(status);
+                end.command = Some(CommandEnd::Ended(status));
+                signals.ending().set_command(None);
+                signals.ending().ask();
                 stop.stop();
             }
-            signal = signals.next() => match (&captive, signal) {
-                (Some(_), Signal::INT | Signal::QUIT) => {}
-                (Some(captive), signal) if !asked => {
-                    asked = true;
-                    captive.signal(signal);
+            () = at(late) => {
+                if let (Some(command), Some((_, signal))) = (captive.take(), leave.take()) {
+                    tracing::warn!("--run: the command has not ended in {COMMAND_GRACE:?}: the server ends without it");
+                    command.leave();
+                    end.command = Some(CommandEnd::Ignored(signal));
                 }
-                (None, signal) if !stop.is_stopped() => {
-                    tracing::debug!("signal {}: stopping", signal.as_raw());
+                signals.ending().set_command(None);
+                signals.ending().ask();
+                stop.stop();
+            }
+            received = signals.next() => match &captive {
+                Some(command) => {
+                    if !received.passed_on {
+                        command.signal(received.signal);
+                    }
+                    leave = Some((Instant::now() + COMMAND_GRACE, received.signal));
+                }
+                None => {
+                    tracing::debug!("signal {}: stopping", received.signal.as_raw());
                     stop.stop();
                 }
-                (_, signal) => return End::AtOnce(signal),
             },
         }
     }
+    end
 }
 
 async fn command_ended(captive: &mut Option<Captive>) -> io::Result<ExitStatus> {
     match captive {
         Some(captive) => captive.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
     }
 }

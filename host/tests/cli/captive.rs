@@ -1,10 +1,11 @@
 //! `--run`.
 
+use std::os::unix::ffi::OsStrExt;
 use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::support::{Running, TempDir, run, wait_for_file};
+use crate::support::{PROGRAM, Running, TempDir, run, wait_for_file};
 
 fn ran(args: &[&str], command: &str) -> crate::support::Outcome {
     run(&TempDir::new(), &[args, &["--run", command]].concat())
@@ -46,6 +47,46 @@ fn clients_can_connect_when_the_command_runs() {
         let outcome = ran(&[args, &["memory", "12345"]].concat(), r#"nbdinfo --size "$uri""#);
         assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "12345\n"), "{args:?}: {outcome:?}");
     }
+}
+
+#[test]
+fn without_options_about_sockets_each_command_has_a_private_one() {
+    let directory = TempDir::new();
+    // The inner server runs while the outer one does.
+    let inner = format!("'{PROGRAM}' memory 2k --run 'echo $port; nbdinfo --size \"$uri\"'; nbdinfo --size \"$uri\"");
+    let outcome = run(&directory, &["memory", "1k", "--run", &inner]);
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "\n2048\n1024\n"), "{outcome:?}");
+}
+
+#[test]
+fn a_socket_of_any_name_can_be_connected_to() {
+    let directory = TempDir::new();
+    for name in [
+        &b"with space"[..],
+        b"per%20cent",
+        b"q?a=b&c=d#e",
+        b"it's",
+        b"\"quoted\"",
+        b"back\\slash",
+        b"$(touch ran)",
+        b"new\nline",
+        b"\xc3\xa9\xff",
+        b"-x",
+        b"a:b;c",
+    ] {
+        let name = std::ffi::OsStr::from_bytes(name);
+        let mut command = crate::support::rbdkit(&directory);
+        command.arg("-U").arg(name).args([
+            "memory",
+            "12345",
+            "--run",
+            r#"nbdinfo --size "$uri" && test -S "$unixsocket""#,
+        ]);
+        let outcome = crate::support::outcome(&mut command);
+        assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "12345\n"), "{name:?}: {outcome:?}");
+        std::fs::remove_file(directory.path().join(name)).unwrap();
+    }
+    assert_eq!(directory.names(), [""; 0]);
 }
 
 #[test]

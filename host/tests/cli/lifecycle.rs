@@ -88,7 +88,7 @@ fn a_second_signal_does_not_wait_for_requests() {
 #[test]
 fn the_pid_file_is_complete_when_it_appears_and_overwrites_an_old_one() {
     let directory = TempDir::new();
-    std::fs::write(directory.join("pid"), "something much longer than a pid\n").unwrap();
+    std::fs::write(directory.join("pid"), "1234567890123456789\n").unwrap();
     let outcome = run(&directory, &["-U", "socket", "-P", "pid", "null"]);
     assert_eq!(outcome.status, 0);
     let (_, server) = Process::in_file(&directory.join("pid"));

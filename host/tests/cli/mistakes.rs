@@ -1,6 +1,8 @@
 //! A mistake gives one line and exit status 1, and nothing is started.
 
-use std::process::Command;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::process::{Command, Stdio};
 
 use crate::support::{Outcome, TempDir, outcome, rbdkit, run, words};
 
@@ -101,6 +103,71 @@ fn a_socket_path_that_the_kernel_cannot_hold_is_refused() {
         outcome,
         refused(&format!("--unix: {name}: the path is too long: {length} bytes, at most 107 are possible"))
     );
+}
+
+#[test]
+fn an_export_name_that_no_client_could_ask_for_is_refused() {
+    let directory = TempDir::new();
+    let named = |name: &[u8]| {
+        let name = std::ffi::OsStr::from_bytes(name);
+        outcome(rbdkit(&directory).args(["-U", "socket", "--run", "touch ran", "null", "-e"]).arg(name))
+    };
+    assert_eq!(named(b"disk\xff"), refused("-e: 'disk\u{fffd}' is not UTF-8 text"));
+    let wrong = refused("-e: the name is too long: 4097 bytes, the protocol allows 4096");
+    assert_eq!(named(&[b'x'; 4097]), wrong);
+    assert_eq!(directory.names(), [""; 0]);
+    assert_eq!(named(&[b'x'; 4096]).status, 0);
+}
+
+#[test]
+fn what_would_read_the_clients_connection_as_its_standard_input_is_refused() {
+    let directory = TempDir::new();
+    for (args, named) in [
+        (&["sh", "-"][..], "script=-"),
+        (&["sh", "/dev/stdin"], "script=/dev/stdin"),
+        (&["data", "</dev/stdin"], "</dev/stdin"),
+        (&["file", "/dev/fd/0"], "file=/dev/fd/0"),
+        (&["ssh", "host=localhost", "/disk", "password=-"], "password"),
+        (&["ssh", "host=localhost", "/disk", "password=+/dev/stdin"], "password"),
+        (&["curl", "http://localhost/", "user=me", "password=-"], "password"),
+        (&["curl", "http://localhost/", "user=me", "password=+/proc/self/fd/0"], "password"),
+        (&["curl", "http://localhost/", "proxy-password=-"], "proxy-password"),
+        (&["curl", "http://localhost/", "cookie=-"], "cookie"),
+        (&["curl", "http://localhost/", "cookiefile=/dev/stdin"], "cookiefile=/dev/stdin"),
+        (&["null", "--filter=error", "error-file=/dev/stdin"], "error-file=/dev/stdin"),
+    ] {
+        let mut command = rbdkit(&directory);
+        let mut child = command
+            .arg("-s")
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The server may have ended before it reads this.
+        let _ = child.stdin.take().unwrap().write_all(b"get_size) echo 1M ;;\n");
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]), "{args:?}: {stderr}");
+        let why = ": standard input is the client's connection (-s), so it cannot be read for this\n";
+        assert!(stderr.starts_with("rbdkit: error: ") && stderr.ends_with(why), "{args:?}: {stderr}");
+        assert!(stderr.contains(named) && stderr.lines().count() == 1, "{args:?}: {stderr}");
+    }
+}
+
+#[test]
+fn a_symbolic_link_as_pid_file_leaves_what_it_leads_to_as_it_is() {
+    let directory = TempDir::new();
+    std::fs::write(directory.join("precious"), "7").unwrap();
+    std::os::unix::fs::symlink("precious", directory.join("pid")).unwrap();
+    let wrong = format!(
+        "--pidfile: {}: is a symbolic link to a file, which is not overwritten (give the name of the file itself)",
+        directory.join("pid").display()
+    );
+    assert_eq!(run(&directory, &["-U", "socket", "-P", "pid", "null"]), refused(&wrong));
+    assert_eq!(std::fs::read_to_string(directory.join("precious")).unwrap(), "7");
+    assert_eq!(directory.names(), ["pid", "precious"]);
 }
 
 #[test]

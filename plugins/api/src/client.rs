@@ -1,9 +1,8 @@
 //! The client of a connection.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::Notify;
+use crate::flag::Flag;
 
 /// The other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,36 +35,6 @@ pub struct Client {
     pub tls: bool,
     gone: Flag,
     disconnect: Flag,
-}
-
-/// An event that happens once and can be waited for.
-#[derive(Debug, Default)]
-struct Flag {
-    set: AtomicBool,
-    notify: Notify,
-}
-
-impl Flag {
-    fn set(&self) {
-        self.set.store(true, Ordering::Release);
-        self.notify.notify_waiters();
-    }
-
-    fn is_set(&self) -> bool {
-        self.set.load(Ordering::Acquire)
-    }
-
-    async fn wait(&self) {
-        loop {
-            let mut notified = std::pin::pin!(self.notify.notified());
-            // Register before checking, so that an event in between is not missed.
-            notified.as_mut().enable();
-            if self.is_set() {
-                return;
-            }
-            notified.await;
-        }
-    }
 }
 
 impl Client {

@@ -26,26 +26,51 @@ impl Extent {
 
 /// The answer to an extents request: ascending and contiguous extents that begin at the requested
 /// offset. A complete answer is not empty. Neighbours of one kind are merged.
+///
+/// It holds at most [`Extents::limit`] extents. A longer answer is cut, which the protocol allows:
+/// the client asks again from the cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extents {
     from: u64,
     list: Vec<Extent>,
+    /// The most extents.
+    limit: usize,
 }
 
-/// The most extents in an answer. A longer answer is cut, which the protocol allows: the client
-/// asks again from the cut. 2^20 extents take 32 MiB here and 8 MiB on the wire; nbdkit has the
-/// same limit.
-pub const MAX_EXTENTS: usize = 1 << 20;
+/// The most extents in any answer: 2 MiB here and 512 KiB on the wire.
+const MAX_EXTENTS: usize = 1 << 16;
+
+/// An answer may always have this number of extents, however short its range is. They take a page
+/// of 4 KiB.
+const MIN_EXTENTS: usize = 128;
+
+/// Extents are rarely shorter than a sector of this many bytes.
+const SECTOR: u64 = 512;
 
 impl Extents {
-    /// An empty list whose first extent begins at `from`.
-    pub fn new(from: u64) -> Extents {
-        Extents { from, list: Vec::new() }
+    /// The most extents in an answer about `length` bytes: one for each sector, at least 128 and at
+    /// most 65536. The server reserves memory for this number before it asks the layers.
+    pub const fn limit(length: u64) -> usize {
+        let sectors = length / SECTOR;
+        if sectors >= MAX_EXTENTS as u64 {
+            MAX_EXTENTS
+        } else if sectors <= MIN_EXTENTS as u64 {
+            MIN_EXTENTS
+        } else {
+            sectors as usize
+        }
+    }
+
+    /// An empty list whose first extent begins at `from`, the answer to a request for `length`
+    /// bytes.
+    pub fn new(from: u64, length: u64) -> Extents {
+        Extents { from, list: Vec::new(), limit: Extents::limit(length) }
     }
 
     /// One extent of data, for a layer that knows nothing about holes.
     pub fn all_data(offset: u64, length: u64) -> Extents {
-        Extents { from: offset, list: vec![Extent { offset, length, hole: false, zero: false }] }
+        let list = vec![Extent { offset, length, hole: false, zero: false }];
+        Extents { from: offset, list, limit: Extents::limit(length) }
     }
 
     /// Where the next extent begins.
@@ -54,13 +79,13 @@ impl Extents {
     }
 
     /// Adds `length` bytes at the end, and merges them with the last extent if they are of its
-    /// kind. Returns false, and adds nothing, if there would be more than `MAX_EXTENTS`.
+    /// kind. Returns false, and adds nothing, if there would be more than [`Extents::limit`].
     pub fn push(&mut self, length: u64, hole: bool, zero: bool) -> bool {
         if length == 0 {
             return true;
         }
         let offset = self.next_offset();
-        let full = self.list.len() >= MAX_EXTENTS;
+        let full = self.list.len() >= self.limit;
         match self.list.last_mut() {
             Some(last) if last.hole == hole && last.zero == zero => last.length += length,
             _ if full => return false,
@@ -102,7 +127,7 @@ impl Extents {
             |what: String| Error::new(Errno::Eio, format!("bad extents for offset {offset} length {length}: {what}"));
         let range_end = offset.checked_add(length).ok_or_else(|| wrong("the range overflows".into()))?;
         let limit = if req_one { range_end } else { limit.max(range_end) };
-        let mut checked = Extents::new(offset);
+        let mut checked = Extents::new(offset, length);
         let mut expected = offset;
         for extent in list {
             if extent.offset != expected {
@@ -142,7 +167,7 @@ mod tests {
 
     #[test]
     fn neighbours_of_one_kind_are_merged() {
-        let mut extents = Extents::new(10);
+        let mut extents = Extents::new(10, 100);
         extents.push(5, false, false);
         extents.push(0, true, true);
         extents.push(5, false, false);
@@ -192,5 +217,20 @@ mod tests {
     fn req_one_merges_before_it_cuts() {
         let list = [extent(10, 5, false), extent(15, 5, false), extent(20, 5, true)];
         assert_eq!(Extents::check(list, 10, 20, 30, true).unwrap().as_slice(), [extent(10, 10, false)]);
+    }
+
+    #[test]
+    fn no_list_is_longer_than_what_its_range_allows() {
+        for (length, most) in [(1, 128), (64 << 10, 128), (128 << 10, 256), (1 << 25, 1 << 16), (u64::MAX / 2, 1 << 16)]
+        {
+            assert_eq!(Extents::limit(length), most, "{length}");
+            let single_bytes = (0..length.min(1 << 20)).map(|at| extent(at, 1, at % 2 == 0));
+            let checked = Extents::check(single_bytes, 0, length, length, false).unwrap();
+            assert_eq!(checked.as_slice().len() as u64, (most as u64).min(length), "{length}");
+            let mut pushed = Extents::new(0, length);
+            let taken = (0..1 << 20).take_while(|at| pushed.push(1, at % 2 == 0, false)).count();
+            assert_eq!((taken, pushed.as_slice().len()), (most, most), "{length}");
+            assert!(pushed.list.capacity() <= 2 * most, "{length}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::access::AccessRights;
 use crate::buffer::Buffer;
 use crate::client::Client;
+use crate::disk::{Disk, DiskId};
 use crate::error::{ConfigError, Errno, Result};
 use crate::extents::Extents;
 use crate::op::{BoxFuture, Done, Op};
@@ -48,6 +49,17 @@ pub trait Handle: Send + Sync + 'static {
     /// A description of the export for people.
     fn export_description(&self) -> Op<Result<Option<String>>> {
         Op::Ready(Ok(None))
+    }
+
+    /// Which disk this handle serves. Asked at most once, and only if a filter above keeps state for
+    /// each disk. By default the name decides, and a name that is not listed is the default export.
+    /// So a plugin with one disk, which lists only that, needs nothing here. A plugin that knows
+    /// better says so: it compares the files that two names lead to, or has no list.
+    ///
+    /// # Errors
+    /// It cannot be found out. The connection is then not opened.
+    fn disk(&self) -> BoxFuture<'_, Result<Disk>> {
+        Box::pin(async { Ok(Disk::ByListedName(DiskId::DEFAULT)) })
     }
 
     /// What this handle can do. Asked once when it is opened, before the first operation.
@@ -193,8 +205,25 @@ pub trait Plugin: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Called at the end of the server, when all connections are closed.
+    /// The server stops, and operations of the kind that `scope` names have not ended in time. They
+    /// should end now with ESHUTDOWN, and so should later ones; programs that run for them are
+    /// killed. Called from any thread, possibly several times. It must not block.
+    fn stop(&self, scope: StopScope) {
+        let _ = scope;
+    }
+
+    /// Called at the end of the server, when all connections are closed. It may block. The server
+    /// does not wait for it longer than a few seconds.
     fn cleanup(&self) {}
+}
+
+/// The operations that [`Plugin::stop`] ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StopScope {
+    /// All but writes, zeroes, trims and flushes: ending them loses nothing.
+    Reads,
+    /// All.
+    Everything,
 }
 
 /// What is known of a plugin before it is created.

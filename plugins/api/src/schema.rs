@@ -11,9 +11,10 @@
 //! parser of its own. A plugin gets the value as the user wrote it.
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
 use crate::error::ConfigError;
-use crate::units;
+use crate::{stdin, units};
 
 /// What a parameter's value is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -248,9 +249,15 @@ impl ParamSpec {
     /// One line `key=value: ...` that says what would be right. The value of a secret is not shown.
     pub fn check(&self, key: &str, value: &OsStr) -> Result<(), ConfigError> {
         match self.kind {
-            ParamKind::Bytes | ParamKind::Path => Ok(()),
+            ParamKind::Bytes => Ok(()),
+            ParamKind::Path => self.check_path(key, value),
             _ => self.read(key, value).map(drop),
         }
+    }
+
+    /// Refuses the name of standard input if that belongs to the client.
+    fn check_path(&self, key: &str, value: &OsStr) -> Result<(), ConfigError> {
+        stdin::check_path(Path::new(value)).map_err(|error| self.wrong(key, value, &error.to_string()))
     }
 
     /// The error about a value of this parameter: `wrong` is the rest of "key=value: ...".
@@ -271,6 +278,7 @@ impl ParamSpec {
             if value.is_empty() {
                 return Err(wrong("is not the name of a file".into()));
             }
+            self.check_path(key, value)?;
             Ok(ParamValue { text: word.to_string(), path: Some(value.to_os_string()) })
         };
         match self.kind {

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use curl::easy::Easy2;
 use curl::multi::{Easy2Handle, Multi, MultiWaker};
-use rbdkit_plugin_api::{ConfigError, lock};
+use rbdkit_plugin_api::{ConfigError, Errno, Error, StopScope, lock};
 use tokio::sync::oneshot;
 
 use crate::config::Settings;
@@ -26,6 +26,8 @@ enum Message {
     Request(Job),
     /// Write the cookie jar.
     SaveCookies(oneshot::Sender<()>),
+    /// The server stops: end these requests, and refuse later ones.
+    Stop(StopScope),
 }
 
 /// The sender's side of the thread. The thread starts with the first message, after the server has
@@ -54,6 +56,15 @@ impl Driver {
     /// Hands over a request. If there is no thread the job is dropped, which its sender sees.
     pub(crate) fn request(&self, job: Job) {
         self.send(Message::Request(job));
+    }
+
+    /// Ends the requests that `scope` names, if there are any.
+    pub(crate) fn stop(&self, scope: StopScope) {
+        if let Some(thread) = self.thread.get()
+            && thread.messages.send(Message::Stop(scope)).is_ok()
+        {
+            let _ = thread.waker.wakeup();
+        }
     }
 
     /// Writes the cookie jar.
@@ -137,6 +148,8 @@ struct Loop {
     /// The token of a transfer is its index here.
     slots: Vec<Slot>,
     cookies: Option<Cookies>,
+    /// The requests that are refused, because the server stops.
+    stopped: Option<StopScope>,
 }
 
 impl Loop {
@@ -145,7 +158,7 @@ impl Loop {
         // Keeps as many idle connections as requests can run. If libcurl refuses, it uses its
         // default.
         let _ = multi.set_max_connects(settings.connections);
-        Loop { multi, settings, jar, messages, waiting: VecDeque::new(), slots: Vec::new(), cookies }
+        Loop { multi, settings, jar, messages, waiting: VecDeque::new(), slots: Vec::new(), cookies, stopped: None }
     }
 
     fn run(mut self) {
@@ -176,7 +189,11 @@ impl Loop {
     fn take_messages(&mut self) -> Result<(), TryRecvError> {
         loop {
             match self.messages.try_recv() {
+                Ok(Message::Request(job)) if self.stopped.is_some_and(|scope| job.task.ends_with() <= scope) => {
+                    job.refuse(stopped());
+                }
                 Ok(Message::Request(job)) => self.waiting.push_back(job),
+                Ok(Message::Stop(scope)) => self.stop(scope),
                 Ok(Message::SaveCookies(done)) => {
                     if let (Some(cookies), Some(jar)) = (&self.cookies, &self.jar)
                         && let Err(error) = jar.write(&cookies.lines)
@@ -187,6 +204,30 @@ impl Loop {
                 }
                 Err(TryRecvError::Empty) => return Ok(()),
                 Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Ends the requests that `scope` names.
+    fn stop(&mut self, scope: StopScope) {
+        self.stopped = self.stopped.max(Some(scope));
+        for job in std::mem::take(&mut self.waiting) {
+            match job.task.ends_with() <= scope {
+                true => job.refuse(stopped()),
+                false => self.waiting.push_back(job),
+            }
+        }
+        for slot in &mut self.slots {
+            match std::mem::replace(slot, Slot::Empty) {
+                Slot::Busy(mut handle) if handle.get_ref().ends_with() <= scope => {
+                    // The answer comes first: libcurl may wait for a name to be resolved before it
+                    // lets a transfer go.
+                    handle.get_mut().give_up(stopped());
+                    if let Err(error) = self.multi.remove2(handle) {
+                        tracing::error!("curl: {error}");
+                    }
+                }
+                other => *slot = other,
             }
         }
     }
@@ -280,6 +321,11 @@ impl Loop {
         }
         any
     }
+}
+
+/// The error of a request that the server does not wait for.
+fn stopped() -> Error {
+    Error::new(Errno::Eshutdown, "the server stops")
 }
 
 impl Cookies {

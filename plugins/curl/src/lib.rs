@@ -45,7 +45,7 @@ use std::sync::Arc;
 use rbdkit_launcher::{Launcher, Start};
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
-    AccessRights, BoxFuture, ConfigError, Errno, Error, Handle, OpenArgs, Param, Plugin, PluginInfo, Result,
+    AccessRights, BoxFuture, ConfigError, Errno, Error, Handle, OpenArgs, Param, Plugin, PluginInfo, Result, StopScope,
     ThreadModel,
 };
 
@@ -186,6 +186,12 @@ impl Plugin for Curl {
             let disk = Arc::clone(remote).find().await?;
             Ok(Arc::new(CurlHandle::new(Arc::clone(remote), disk, args.readonly)) as Arc<dyn Handle>)
         })
+    }
+
+    fn stop(&self, scope: StopScope) {
+        if let Some(remote) = &self.remote {
+            remote.stop(scope);
+        }
     }
 
     fn dump_plugin(&self) -> Vec<(String, String)> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rbdkit_launcher::Launcher;
-use rbdkit_plugin_api::{Buffer, ConfigError, Done, Errno, Error, Result, Span};
+use rbdkit_plugin_api::{Buffer, ConfigError, Done, Errno, Error, Result, Span, StopScope};
 use tokio::sync::oneshot;
 
 use crate::config::Settings;
@@ -52,14 +52,14 @@ impl Remote {
     /// The cookie jar cannot be written.
     pub(crate) fn new(settings: &Settings, launcher: Launcher) -> Result<Remote, ConfigError> {
         let launcher = Arc::new(launcher);
-        let header_script = settings.header_script.as_ref().map(|_| {
-            let renew = settings.header_script_renew;
-            Script::new("header-script", Arc::clone(&launcher), script::HEADER_SCRIPT, renew)
-        });
-        let cookie_script = settings.cookie_script.as_ref().map(|_| {
-            let renew = settings.cookie_script_renew;
-            Script::new("cookie-script", Arc::clone(&launcher), script::COOKIE_SCRIPT, renew)
-        });
+        let failed = |error: std::io::Error| ConfigError::new(format!("curl: {error}"));
+        let script = |key, is_given: bool, which, renew| {
+            is_given.then(|| Script::new(key, Arc::clone(&launcher), which, renew)).transpose().map_err(failed)
+        };
+        let renew = settings.header_script_renew;
+        let header_script = script("header-script", settings.header_script.is_some(), script::HEADER_SCRIPT, renew)?;
+        let renew = settings.cookie_script_renew;
+        let cookie_script = script("cookie-script", settings.cookie_script.is_some(), script::COOKIE_SCRIPT, renew)?;
         Ok(Remote {
             driver: Driver::new(settings.clone())?,
             headers: settings.headers.clone(),
@@ -124,6 +124,15 @@ impl Remote {
         let task = Task::Write { buffer, span, offset, size: disk.size };
         let (buffer, result) = self.transfer(task).await;
         (buffer, result.map(drop).map_err(|error| context(&error, "PUT", offset, span)))
+    }
+
+    /// The server stops: ends the requests that `scope` names, and the scripts, whose requests have
+    /// not begun.
+    pub(crate) fn stop(&self, scope: StopScope) {
+        for script in self.header_script.iter().chain(&self.cookie_script) {
+            script.stop();
+        }
+        self.driver.stop(scope);
     }
 
     /// Writes the cookie jar after a client has disconnected.

@@ -4,13 +4,13 @@
 //! A confined server starts no commands, so [`start`] runs in its helper process.
 
 use std::ffi::OsString;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rbdkit_launcher::{Launcher, Order, Started};
+use rbdkit_launcher::{Interrupt, Launcher, Order, Started};
 use rbdkit_plugin_api::{Errno, Error, Result, run_blocking};
 use tokio::sync::Mutex;
 
@@ -29,6 +29,8 @@ pub(crate) struct Script {
     /// The age at which the output is too old; zero: never.
     renew: Duration,
     last: Mutex<Last>,
+    /// Raised when the server stops.
+    interrupt: Arc<Interrupt>,
 }
 
 #[derive(Default)]
@@ -75,8 +77,16 @@ pub(crate) fn start(words: &[OsString], order: Order) -> io::Result<Started> {
 
 impl Script {
     /// The script of the parameter `key`, at the place `which` among the launcher's scripts.
-    pub(crate) fn new(key: &'static str, launcher: Arc<Launcher>, which: u8, renew: Duration) -> Script {
-        Script { key, launcher, which, renew, last: Mutex::default() }
+    ///
+    /// # Errors
+    /// The process has no descriptors left.
+    pub(crate) fn new(key: &'static str, launcher: Arc<Launcher>, which: u8, renew: Duration) -> io::Result<Script> {
+        Ok(Script { key, launcher, which, renew, last: Mutex::default(), interrupt: Arc::new(Interrupt::new()?) })
+    }
+
+    /// The server stops: a script that runs is ended, and later ones as soon as they start.
+    pub(crate) fn stop(&self) {
+        self.interrupt.raise();
     }
 
     /// The last output. Runs the script if it has not run yet or if its output is too old; other
@@ -103,9 +113,14 @@ impl Script {
         let iteration = last.iteration;
         let launcher = Arc::clone(&self.launcher);
         let order = Order { which: self.which, number: iteration };
-        let key = self.key;
+        let (key, interrupt) = (self.key, Arc::clone(&self.interrupt));
         let printed = run_blocking(move || {
-            print(&launcher, order).map_err(|error| Error::new(Errno::Eio, format!("curl: {key}: {error}")))
+            print(&launcher, order, &interrupt).map_err(|error| match error {
+                ScriptError::Io(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    Error::new(Errno::Eshutdown, format!("curl: {key}: the server stops"))
+                }
+                error => Error::new(Errno::Eio, format!("curl: {key}: {error}")),
+            })
         });
         let text = printed.await?;
         let lines = text.lines().filter(|line| !line.is_empty()).map(str::to_string).collect();
@@ -130,13 +145,13 @@ enum ScriptError {
     ControlCharacters,
 }
 
-fn print(launcher: &Launcher, order: Order) -> Result<String, ScriptError> {
+fn print(launcher: &Launcher, order: Order, interrupt: &Interrupt) -> Result<String, ScriptError> {
     let (ends, program) = launcher.launch("curl: the script", order)?;
     let mut text = Vec::new();
     for end in ends {
-        std::fs::File::from(end).take(MAX_OUTPUT + 1).read_to_end(&mut text)?;
+        text.extend(interrupt.read_to_end(end.into(), MAX_OUTPUT as usize + 1)?);
     }
-    let status = program.wait()?;
+    let status = program.wait_interruptibly(interrupt)?;
     if !status.success() {
         return Err(ScriptError::Failed(status));
     }

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use rbdkit_plugin_api::{ConfigError, Param};
+use rbdkit_plugin_api::{ConfigError, Param, stdin};
 
 /// The longest secret that is read, in bytes.
 const LONGEST: u64 = 64 << 10;
@@ -43,7 +43,7 @@ fn read_value(param: Param<'_>) -> Result<String, SecretError> {
         return ask(param.key);
     }
     if let Some(name) = text.strip_prefix('+') {
-        let file = File::open(name).map_err(|source| SecretError::Open { name: name.to_owned(), source })?;
+        let file = stdin::open(name).map_err(|source| SecretError::Open { name: name.to_owned(), source })?;
         return first_line(file).map_err(|source| SecretError::Read { name: name.to_owned(), source });
     }
     let Some(number) = text.strip_prefix('-') else { return Ok(text.to_string()) };
@@ -66,6 +66,7 @@ fn first_line(from: impl Read) -> io::Result<String> {
 
 /// Asks on the terminal, without showing what is typed.
 fn ask(key: &str) -> Result<String, SecretError> {
+    stdin::check().map_err(|error| SecretError::Ask(io::Error::other(error)))?;
     if !io::stdin().is_terminal() {
         return Err(SecretError::NotATerminal);
     }

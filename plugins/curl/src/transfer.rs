@@ -1,7 +1,7 @@
 //! One request and its result. libcurl calls this code in the driver's thread.
 
 use curl::easy::{Handler, ReadError, SeekResult, WriteError};
-use rbdkit_plugin_api::{Buffer, Errno, Error, Result, Span, name_lookup_hint};
+use rbdkit_plugin_api::{Buffer, Errno, Error, Result, Span, StopScope, name_lookup_hint};
 use tokio::sync::oneshot;
 
 use crate::head::Head;
@@ -24,6 +24,16 @@ pub(crate) enum Task {
     Write { buffer: Buffer, span: Span, offset: u64, size: u64 },
 }
 
+impl Task {
+    /// When the task is given up, if the server stops before it has ended.
+    pub(crate) fn ends_with(&self) -> StopScope {
+        match self {
+            Task::Head | Task::Probe | Task::Read { .. } => StopScope::Reads,
+            Task::Write { .. } => StopScope::Everything,
+        }
+    }
+}
+
 /// A request on its way to the driver.
 pub(crate) struct Job {
     pub(crate) task: Task,
@@ -32,6 +42,18 @@ pub(crate) struct Job {
     /// The cookie of `cookie=` or of its script.
     pub(crate) cookie: Option<String>,
     pub(crate) reply: oneshot::Sender<Answer>,
+}
+
+impl Job {
+    /// Answers with an error.
+    pub(crate) fn refuse(self, error: Error) {
+        let buffer = match self.task {
+            Task::Read { buffer, .. } | Task::Write { buffer, .. } => Some(buffer),
+            Task::Head | Task::Probe => None,
+        };
+        // At the end of the server the sender may no longer exist.
+        let _ = self.reply.send(Answer { buffer, head: Head::default(), url: None, result: Err(error) });
+    }
 }
 
 /// The result of a request.
@@ -64,6 +86,18 @@ impl Transfer {
     /// Begins a job.
     pub(crate) fn begin(&mut self, job: Job) {
         *self = Transfer { job: Some(job), ..Transfer::default() };
+    }
+
+    /// When its job is given up, if the server stops.
+    pub(crate) fn ends_with(&self) -> StopScope {
+        self.job.as_ref().map_or(StopScope::Reads, |job| job.task.ends_with())
+    }
+
+    /// Answers its job with an error. The transfer itself goes on until libcurl lets it go.
+    pub(crate) fn give_up(&mut self, error: Error) {
+        if let Some(job) = self.job.take() {
+            job.refuse(error);
+        }
     }
 
     /// Ends the request: `outcome` is libcurl's.

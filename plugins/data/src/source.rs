@@ -1,9 +1,10 @@
 //! Reads files, and the output of scripts.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::process::{Command, Stdio};
+
+use rbdkit_plugin_api::stdin;
 
 use crate::error::{Problem, ReadError};
 use crate::image::Image;
@@ -57,7 +58,7 @@ impl Reader {
     }
 
     fn read_file(&mut self, name: &OsStr, range: Range) -> Result<Image, ReadError> {
-        let mut file = File::open(name)?;
+        let mut file = stdin::open(name)?;
         let kind = match file.metadata()?.is_file() {
             true => Kind::RegularFile,
             false => Kind::Stream,

@@ -131,7 +131,7 @@ impl Layers {
     /// In whole pages, except at the ends of the range.
     fn extents(&self, offset: u64, length: u64, limit: u64, flags: Flags) -> Extents {
         let end = offset + length;
-        let mut extents = Extents::new(offset);
+        let mut extents = Extents::new(offset, length);
         let mut at = offset;
         let mut beyond = 0;
         // The answer may end early, so that a range of any length takes a limited time.

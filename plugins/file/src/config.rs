@@ -60,7 +60,7 @@ impl Config {
     pub(crate) fn set(&mut self, param: Param<'_>) -> Result<(), ConfigError> {
         match param.key {
             "file" => self.set_place(Place::File(real_path(param)?)),
-            "dir" => self.set_place(Place::Dir(real_path(param)?)),
+            "dir" | "directory" => self.set_place(Place::Dir(real_path(param)?)),
             "fd" => self.set_place(Place::Fd(descriptor(param)?)),
             "dirfd" => self.set_place(Place::DirFd(descriptor(param)?)),
             "cache" => {
@@ -87,18 +87,16 @@ impl Config {
         }
     }
 
-    /// As in nbdkit, the last of several `file=` counts, but the ways to name a source exclude one
-    /// another.
+    /// Only one source can be served, so a second one is a mistake.
     fn set_place(&mut self, place: Place) -> Result<(), ConfigError> {
-        if let Some(before) = self.place.as_ref().filter(|before| before.key() != place.key()) {
-            return Err(ConfigError::new(format!(
-                "file: {}= and {}= cannot be used at the same time",
-                before.key(),
-                place.key()
-            )));
+        let key = place.key();
+        match self.place.replace(place).map(|before| before.key()) {
+            None => Ok(()),
+            Some(before) if before == key => Err(ConfigError::new(format!("file: {key}= can be given only once"))),
+            Some(before) => {
+                Err(ConfigError::new(format!("file: {before}= and {key}= cannot be used at the same time")))
+            }
         }
-        self.place = Some(place);
-        Ok(())
     }
 
     pub(crate) fn place(&self) -> Result<&Place, ConfigError> {

@@ -77,7 +77,7 @@ pub(crate) struct Disk {
 
 impl Disk {
     pub(crate) fn new(opened: Opened, access: Access) -> Result<Disk> {
-        let Opened { fd, stat, writable } = opened;
+        let Opened { fd, stat, writable, id: _ } = opened;
         let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
         let (size, block) = if is_device {
             let size = rustix::fs::seek(&fd, SeekFrom::End(0)).map_err(|error| failed("finding the size", error))?;
@@ -361,7 +361,7 @@ impl Disk {
         }
         let failed = |error| failed("file: lseek", error);
         let (end, size) = (offset + length, self.size());
-        let mut extents = Extents::new(offset);
+        let mut extents = Extents::new(offset, length);
         for _ in 0..MAX_RUNS {
             let at = extents.next_offset();
             let data = match rustix::fs::seek(&self.fd, SeekFrom::Data(at)) {
@@ -370,8 +370,8 @@ impl Disk {
                 Err(Raw::NXIO) => size,
                 Err(error) => return Err(failed(error)),
             };
-            extents.push(data - at, true, true);
-            if data < end {
+            let mut kept = extents.push(data - at, true, true);
+            if kept && data < end {
                 let hole = match rustix::fs::seek(&self.fd, SeekFrom::Hole(data)) {
                     // Another process changes the file. Reporting the rest as data is always
                     // correct.
@@ -380,9 +380,9 @@ impl Disk {
                     Err(Raw::NXIO) => size,
                     Err(error) => return Err(failed(error)),
                 };
-                extents.push(hole - data, false, false);
+                kept = extents.push(hole - data, false, false);
             }
-            if extents.next_offset() >= end || flags.req_one {
+            if !kept || extents.next_offset() >= end || flags.req_one {
                 break;
             }
         }

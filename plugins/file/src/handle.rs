@@ -9,7 +9,8 @@
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    Buffer, Capabilities, Done, Extents, Flags, Handle, Op, Result, Span, run_blocking, run_blocking_with,
+    BoxFuture, Buffer, Capabilities, DiskId, Done, Extents, Flags, Handle, Op, Result, Span, run_blocking,
+    run_blocking_with,
 };
 
 use crate::config::Access;
@@ -27,27 +28,35 @@ const READ_NOW: u32 = 128 << 10;
 /// 64 KiB; one connection of depth 8 was equally fast in both ways.
 const WRITE_NOW: u32 = 1 << 20;
 
-pub(crate) struct FileHandle(Arc<Disk>);
+pub(crate) struct FileHandle {
+    disk: Arc<Disk>,
+    id: DiskId,
+}
 
 impl FileHandle {
     /// Makes system calls on the file, so it may block.
     pub(crate) fn new(opened: Opened, access: Access) -> Result<FileHandle> {
-        Ok(FileHandle(Arc::new(Disk::new(opened, access)?)))
+        let id = opened.id.clone();
+        Ok(FileHandle { disk: Arc::new(Disk::new(opened, access)?), id })
     }
 
     fn on_thread<T: Send + 'static>(&self, call: impl FnOnce(&Disk) -> Result<T> + Send + 'static) -> Op<Result<T>> {
-        let disk = Arc::clone(&self.0);
+        let disk = Arc::clone(&self.disk);
         run_blocking(move || call(&disk))
     }
 }
 
 impl Handle for FileHandle {
     fn get_size(&self) -> Op<Result<u64>> {
-        Op::Ready(Ok(self.0.size()))
+        Op::Ready(Ok(self.disk.size()))
+    }
+
+    fn disk(&self) -> BoxFuture<'_, Result<rbdkit_plugin_api::Disk>> {
+        Box::pin(async { Ok(rbdkit_plugin_api::Disk::Is(self.id.clone())) })
     }
 
     fn can(&self) -> Op<Result<Capabilities>> {
-        Op::Ready(Ok(self.0.capabilities()))
+        Op::Ready(Ok(self.disk.capabilities()))
     }
 
     fn is_prompt(&self) -> bool {
@@ -56,10 +65,10 @@ impl Handle for FileHandle {
 
     fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
         let mut done = 0;
-        let can_splice = buffer.can_splice(span) && self.0.can_splice();
-        let near = can_splice && self.0.is_near(offset, span.len);
+        let can_splice = buffer.can_splice(span) && self.disk.can_splice();
+        let near = can_splice && self.disk.is_near(offset, span.len);
         if near {
-            done = self.0.splice_into(&mut buffer, offset).unwrap_or(0) as usize;
+            done = self.disk.splice_into(&mut buffer, offset).unwrap_or(0) as usize;
             if done == span.len as usize {
                 return Op::Ready((buffer, Ok(())));
             }
@@ -67,7 +76,7 @@ impl Handle for FileHandle {
         // If there is no pipe left, many requests are in flight already, and more threads would
         // gain nothing.
         if (span.len <= READ_NOW || near) && done == 0 {
-            let now = buffer.fill_with(span, |bytes| match self.0.read_now(bytes, offset) {
+            let now = buffer.fill_with(span, |bytes| match self.disk.read_now(bytes, offset) {
                 length if length == bytes.len() => Ok(()),
                 length => Err(length),
             });
@@ -76,7 +85,7 @@ impl Handle for FileHandle {
                 Err(length) => done = length,
             }
         }
-        let disk = Arc::clone(&self.0);
+        let disk = Arc::clone(&self.disk);
         run_blocking_with(buffer, move |buffer| {
             if can_splice && done == 0 {
                 done = disk.splice_into(buffer, offset).unwrap_or(0) as usize;
@@ -92,12 +101,12 @@ impl Handle for FileHandle {
     fn pwrite(&self, buffer: Buffer, span: Span, offset: u64, flags: Flags) -> Op<Done> {
         let mut done = 0;
         if span.len <= WRITE_NOW && !flags.fua {
-            done = self.0.write_now(buffer.data(span), offset);
+            done = self.disk.write_now(buffer.data(span), offset);
             if done == span.len as usize {
                 return Op::Ready((buffer, Ok(())));
             }
         }
-        let disk = Arc::clone(&self.0);
+        let disk = Arc::clone(&self.disk);
         run_blocking_with(buffer, move |buffer| disk.write(&buffer.data(span)[done..], offset + done as u64, flags))
     }
 

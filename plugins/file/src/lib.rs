@@ -9,6 +9,8 @@
 //! |---|---|
 //! | [`config`] | the parameters |
 //! | [`source`] | where files come from: a path, a directory, a descriptor |
+//! | [`links`] | symbolic links that lead out of the directory |
+//! | [`served`] | which files are served |
 //! | [`handle`] | which requests run at once and which on a thread |
 //! | [`disk`] | the system calls, and what this file turned out not to support |
 //! | [`evict`] | `cache=none` |
@@ -20,10 +22,13 @@ mod disk;
 mod error;
 mod evict;
 mod handle;
+mod links;
+mod served;
 mod source;
 
 use std::sync::Arc;
 
+use rbdkit_launcher::Open;
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
     AccessRights, BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, PluginInfo,
@@ -45,10 +50,16 @@ pub const INFO: PluginInfo = PluginInfo {
     make: || Box::new(File::default()),
 };
 
+/// The function with which a helper process opens files for a confined server, and its name.
+pub const OPEN: (&str, Open) = source::OPEN;
+
 fn params() -> Vec<ParamSpec> {
     vec![
         ParamSpec::path("file").magic().help("The file or block device to serve"),
-        ParamSpec::path("dir").placeholder("DIRECTORY").help("Serve each file in this directory as an export"),
+        ParamSpec::path("dir")
+            .alias("directory")
+            .placeholder("DIRECTORY")
+            .help("Serve each file in this directory as an export"),
         ParamSpec::string("fd")
             .placeholder("NUMBER")
             .help("Serve the file or block device of this inherited descriptor"),
@@ -108,13 +119,17 @@ impl Plugin for File {
         })
     }
 
+    fn before_confinement(&self) -> std::io::Result<()> {
+        self.source.as_ref().map_or(Ok(()), |source| source.before_confinement())
+    }
+
     fn access_rights(&self) -> Option<AccessRights> {
         Some(self.config.access_rights())
     }
 
     fn dump_plugin(&self) -> Vec<(String, String)> {
-        // The kernel does all of these through fallocate(2), also for block devices.
-        ["file_blksszget", "file_blkzeroout", "file_falloc_fl_punch_hole", "file_falloc_fl_zero_range"]
+        // The kernel zeroes and punches holes through fallocate(2), also in block devices.
+        ["file_blksszget", "file_blkzeroout", "file_extents", "file_falloc_fl_punch_hole", "file_falloc_fl_zero_range"]
             .map(|key| (key.to_string(), "yes".to_string()))
             .into()
     }

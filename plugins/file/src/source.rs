@@ -1,24 +1,45 @@
 //! Where files come from: one path, one directory, or an inherited descriptor of either.
 //!
 //! In a directory the client names the file. The file is opened with openat2 and RESOLVE_BENEATH,
-//! so the kernel refuses any name or symbolic link that leads out of the directory.
+//! so the kernel refuses any name or symbolic link that leads out of the directory. Whether such a
+//! link is followed is decided in [`links`](crate::links).
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rbdkit_plugin_api::{ConfigError, Errno, Error, ExportEntry, Result, inherited};
-use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rbdkit_launcher::{Open, OpenFor, Opener};
+use rbdkit_plugin_api::{ConfigError, DiskId, Errno, Error, ExportEntry, Result, inherited};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags};
 use rustix::io::Errno as Raw;
 
 use crate::config::Place;
 use crate::error::{DescriptorError, failed};
+use crate::links::{Link, check_directory, open_for_server};
+use crate::served::{OPENING, is_served};
 
 pub(crate) enum Source {
     File(PathBuf),
     /// Opened by the parent process.
     Fd(OwnedFd, FdAccess),
-    Dir(OwnedFd),
+    Dir(Directory),
 }
+
+/// A directory whose files are the exports.
+pub(crate) struct Directory {
+    fd: OwnedFd,
+    /// Opens what lies outside of the directory.
+    opener: Opener,
+}
+
+impl Directory {
+    fn new(fd: OwnedFd) -> Directory {
+        Directory { fd, opener: Opener::new(OPEN.0, OPEN.1) }
+    }
+}
+
+/// How the opener's helper finds its function.
+pub(crate) const OPEN: (&str, Open) = ("file", open_for_server);
 
 /// How an inherited descriptor is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +53,8 @@ pub(crate) struct Opened {
     pub(crate) fd: OwnedFd,
     pub(crate) stat: Stat,
     pub(crate) writable: bool,
+    /// Which of the source's disks it is.
+    pub(crate) id: DiskId,
 }
 
 impl Source {
@@ -53,7 +76,7 @@ impl Source {
             Place::Dir(path) => {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
-                    Ok(dir) => Ok(Source::Dir(dir)),
+                    Ok(dir) => Ok(Source::Dir(Directory::new(dir))),
                     Err(Raw::NOTDIR) => Err(ConfigError::new(format!(
                         "dir={}: is not a directory; file= serves a file",
                         path.display()
@@ -65,7 +88,7 @@ impl Source {
                 .map(|(fd, access)| Source::Fd(fd, access))
                 .map_err(|error| ConfigError::new(format!("fd={number}: {error}"))),
             Place::DirFd(number) => inherited_directory(*number)
-                .map(Source::Dir)
+                .map(|dir| Source::Dir(Directory::new(dir)))
                 .map_err(|error| ConfigError::new(format!("dirfd={number}: {error}"))),
         }
     }
@@ -77,11 +100,11 @@ impl Source {
         };
         let reading = |error| failed("reading the directory", error);
         let mut names = Vec::new();
-        for entry in Dir::read_from(dir).map_err(reading)? {
+        for entry in Dir::read_from(&dir.fd).map_err(reading)? {
             let entry = entry.map_err(reading)?;
             // A name that is not UTF-8 cannot be the name of an export.
             let Ok(name) = entry.file_name().to_str() else { continue };
-            if stat_in(dir, name).is_ok_and(|stat| is_served(&stat)) {
+            if dir.stat(name).is_ok_and(|stat| is_served(&stat)) {
                 names.push(name.to_string());
             }
         }
@@ -104,7 +127,8 @@ impl Source {
                 let opening = |error| failed("duplicating the descriptor", error);
                 let fd = rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(opening)?;
                 let stat = rustix::fs::fstat(&fd).map_err(opening)?;
-                Ok(Opened { fd, stat, writable: *access == FdAccess::ReadWrite && !readonly })
+                let writable = *access == FdAccess::ReadWrite && !readonly;
+                Ok(Opened { fd, stat, writable, id: DiskId::DEFAULT })
             }
             Source::Dir(dir) => {
                 if exportname.is_empty() {
@@ -116,18 +140,65 @@ impl Source {
                 if exportname.contains(['/', '\0']) {
                     return Err(Error::new(Errno::Einval, "file: an export name cannot contain '/'"));
                 }
-                open_checked(exportname, readonly, |flags| open_in(dir, exportname, flags))
+                let opened = dir.open(exportname, readonly)?;
+                Ok(Opened { id: file_id(&opened.fd, &opened.stat), ..opened })
             }
         }
     }
+
+    /// Prepares for confinement: files outside of the directory are then opened by a helper.
+    ///
+    /// # Errors
+    /// The helper cannot be started.
+    pub(crate) fn before_confinement(&self) -> std::io::Result<()> {
+        match self {
+            // No helper where no link out of the directory would be followed.
+            Source::Dir(dir) if check_directory(dir.fd.as_fd()).is_ok() => dir.opener.move_out(dir.fd.as_fd()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Directory {
+    /// Opens a file of the directory, or a file that a link leads to.
+    fn open(&self, name: &str, readonly: bool) -> Result<Opened> {
+        if !leads_out(&open_in(&self.fd, name, OFlags::PATH | OFlags::CLOEXEC)) {
+            return open_checked(name, readonly, |flags| open_in(&self.fd, name, flags));
+        }
+        let link = Link::new(self.fd.as_fd(), OsStr::new(name)).map_err(|error| error.of_export(name))?;
+        open_checked(name, readonly, |flags| {
+            if flags.contains(OFlags::PATH) {
+                return link.open(self.fd.as_fd(), flags);
+            }
+            let purpose = if flags.contains(OFlags::RDWR) { OpenFor::Writing } else { OpenFor::Reading };
+            self.opener.open(self.fd.as_fd(), OsStr::new(name), purpose)
+        })
+    }
+
+    /// What [`Directory::open`] would open.
+    fn stat(&self, name: &str) -> Result<Stat> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let mut opened = open_in(&self.fd, name, flags);
+        if leads_out(&opened) {
+            let link = Link::new(self.fd.as_fd(), OsStr::new(name)).map_err(|error| error.of_export(name))?;
+            opened = link.open(self.fd.as_fd(), flags);
+        }
+        opened.and_then(rustix::fs::fstat).map_err(|error| failed("stat", error))
+    }
+}
+
+/// Whether the kernel refused to leave the directory.
+fn leads_out(opened: &rustix::io::Result<OwnedFd>) -> bool {
+    matches!(opened, Err(Raw::XDEV | Raw::LOOP))
 }
 
 /// Opens a regular file or a block device. Opening other files can have side effects (a pipe waits
 /// for its other end, a tape rewinds), so the type is checked first, through an O_PATH descriptor.
 fn open_checked(name: &str, readonly: bool, open: impl Fn(OFlags) -> rustix::io::Result<OwnedFd>) -> Result<Opened> {
     let opening = |error| match error {
-        // Refused by RESOLVE_BENEATH.
-        Raw::XDEV | Raw::LOOP => Error::new(Errno::Enoent, format!("file: {name} leads out of the directory")),
+        Raw::XDEV | Raw::LOOP => {
+            Error::new(Errno::Enoent, format!("file: {name} leads in a loop of links, or to a link of /proc"))
+        }
         error => failed(&format!("file: open {name}"), error),
     };
     let refused = || Error::new(Errno::Enoent, format!("file: {name} is neither a regular file nor a block device"));
@@ -136,9 +207,7 @@ fn open_checked(name: &str, readonly: bool, open: impl Fn(OFlags) -> rustix::io:
         return Err(refused());
     }
 
-    // NONBLOCK avoids waiting if the file was replaced by a pipe meanwhile. It has no effect on the
-    // files that are served.
-    let flags = OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let flags = OPENING;
     let for_writing = if readonly { None } else { Some(open(flags | OFlags::RDWR)) };
     let (fd, writable) = match for_writing {
         Some(Ok(fd)) => (fd, true),
@@ -154,7 +223,18 @@ fn open_checked(name: &str, readonly: bool, open: impl Fn(OFlags) -> rustix::io:
     }
     let flags = rustix::fs::fcntl_getfl(&fd).map_err(opening)?;
     rustix::fs::fcntl_setfl(&fd, flags - OFlags::NONBLOCK).map_err(opening)?;
-    Ok(Opened { fd, stat, writable })
+    Ok(Opened { fd, stat, writable, id: DiskId::DEFAULT })
+}
+
+/// The disk that a file of a directory is, whatever the name or the link that led to it. The time
+/// of its creation tells it from a deleted file whose inode it got.
+fn file_id(fd: &OwnedFd, stat: &Stat) -> DiskId {
+    if FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice {
+        return DiskId::named(&format!("device {:x}", stat.st_rdev));
+    }
+    let created = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME);
+    let created = created.map(|stat| (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)).unwrap_or_default();
+    DiskId::named(&format!("file {:x}:{:x} of {}.{}", stat.st_dev, stat.st_ino, created.0, created.1))
 }
 
 /// How often to repeat openat2 when a rename at the same time keeps the kernel from deciding
@@ -177,10 +257,6 @@ fn open_in(dir: &OwnedFd, name: &str, flags: OFlags) -> rustix::io::Result<Owned
         }
     }
     Err(Raw::XDEV)
-}
-
-fn stat_in(dir: &OwnedFd, name: &str) -> rustix::io::Result<Stat> {
-    rustix::fs::fstat(open_in(dir, name, OFlags::PATH | OFlags::CLOEXEC)?)
 }
 
 /// A file or block device that was inherited, and how it is open.
@@ -212,8 +288,4 @@ fn duplicate(number: i32) -> Result<(OwnedFd, Stat), DescriptorError> {
     let fd = inherited::duplicate(number).map_err(|_| DescriptorError::NotInherited)?;
     let stat = rustix::fs::fstat(fd.as_fd())?;
     Ok((fd, stat))
-}
-
-fn is_served(stat: &Stat) -> bool {
-    matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile | FileType::BlockDevice)
 }

@@ -395,9 +395,9 @@ fn a_directory_serves_its_files_sorted_and_nothing_else() {
     )
     .unwrap();
     symlink("a", dir.path("served/link")).unwrap();
-    symlink("../outside", dir.path("served/out")).unwrap();
-    symlink(dir.path("outside"), dir.path("served/absolute")).unwrap();
     symlink("nowhere", dir.path("served/dangling")).unwrap();
+    symlink("loop", dir.path("served/loop")).unwrap();
+    symlink("subdirectory", dir.path("served/to directory")).unwrap();
 
     let served = dir.path("served");
     let descriptor = std::fs::File::open(&served).unwrap();
@@ -419,9 +419,9 @@ fn a_directory_serves_its_files_sorted_and_nothing_else() {
                 ("nothing", Errno::Enoent),
                 ("subdirectory", Errno::Enoent),
                 ("pipe", Errno::Enoent),
-                ("out", Errno::Enoent),
-                ("absolute", Errno::Enoent),
                 ("dangling", Errno::Enoent),
+                ("loop", Errno::Enoent),
+                ("to directory", Errno::Enoent),
                 (".", Errno::Enoent),
                 ("..", Errno::Enoent),
                 ("../outside", Errno::Einval),
@@ -432,6 +432,63 @@ fn a_directory_serves_its_files_sorted_and_nothing_else() {
                 assert_eq!(error.errno(), errno, "{name:?}");
             }
         });
+    }
+}
+
+#[test]
+fn a_link_out_of_the_directory_is_followed_unless_somebody_else_could_have_made_it() {
+    use std::os::unix::fs::{PermissionsExt, chown, lchown};
+    let dir = TestDir::new();
+    let served = dir.path("served");
+    std::fs::create_dir(&served).unwrap();
+    let mode = |mode| std::fs::set_permissions(&served, std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o755);
+    let outside = dir.file("outside", 4096);
+    let plugin = plugin(&[("dir", served.as_os_str())]).unwrap();
+    // The links are made later than the plugin.
+    symlink("../outside", dir.path("served/relative")).unwrap();
+    symlink(&outside, dir.path("served/absolute")).unwrap();
+    symlink("relative", dir.path("served/twice")).unwrap();
+    symlink("/proc/self/exe", dir.path("served/process")).unwrap();
+    symlink("/dev/null", dir.path("served/device")).unwrap();
+    symlink(dir.path("none"), dir.path("served/dangling")).unwrap();
+    let followed = ["absolute", "relative", "twice"];
+    let listed = || {
+        let exports = run(plugin.list_exports(false, false)).unwrap();
+        exports.into_iter().map(|entry| entry.name).collect::<Vec<_>>()
+    };
+    let refused = |name: &str| {
+        let error = run(open(&plugin, name, false)).err().unwrap_or_else(|| panic!("{name} was opened"));
+        assert_eq!(error.errno(), Errno::Enoent, "{error}");
+        error.to_string()
+    };
+    assert_eq!(listed(), followed);
+    run(async {
+        for name in followed {
+            let handle = open(&plugin, name, false).await.unwrap();
+            assert_eq!(handle.get_size().await.unwrap(), 4096, "{name}");
+            assert!(
+                handle.can().await.unwrap().write
+                    && !open(&plugin, name, true).await.unwrap().can().await.unwrap().write
+            );
+        }
+    });
+    assert!(refused("process").contains("process leads in a loop of links, or to a link of /proc"));
+    assert!(refused("device").contains("device is neither a regular file nor a block device"));
+    assert!(refused("dangling").contains("No such file"));
+    for open_to in [0o775, 0o757, 0o1777] {
+        mode(open_to);
+        assert!(refused("absolute").contains("because others than the server's user may write to the directory"));
+        assert_eq!(listed(), [""; 0]);
+    }
+    mode(0o755);
+    if rustix::process::geteuid().is_root() {
+        lchown(dir.path("served/absolute"), Some(1), None).unwrap();
+        assert!(refused("absolute").contains("because it belongs to user 1"));
+        assert_eq!(listed(), ["relative", "twice"]);
+        chown(&served, Some(1), None).unwrap();
+        assert!(refused("relative").contains("because the directory belongs to user 1"));
+        assert_eq!(listed(), [""; 0]);
     }
 }
 
@@ -491,7 +548,11 @@ fn configuration_errors_say_what_would_be_right() {
     assert!(config_error(&[file, ("fadvise", text("foo"))]).contains("normal, random, sequential"));
     assert!(config_error(&[file, ("rdelay", text("1"))]).contains("--filter=delay"));
     assert!(config_error(&[file, ("foo", text("1"))]).contains("unknown parameter 'foo'"));
-    assert!(plugin(&[file, file, ("cache", text("none")), ("fadvise", text("sequential"))]).is_ok());
+    for (key, value) in [file, ("dir", dir.0.path().as_os_str()), ("fd", text("3")), ("dirfd", text("3"))] {
+        assert_eq!(config_error(&[(key, value), (key, value)]), format!("file: {key}= can be given only once"));
+    }
+    assert!(plugin(&[file, ("cache", text("none")), ("fadvise", text("sequential"))]).is_ok());
+    assert!(plugin(&[("directory", dir.0.path().as_os_str())]).is_ok());
 }
 
 #[test]

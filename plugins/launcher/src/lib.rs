@@ -14,11 +14,15 @@
 //! |---|---|
 //! | [`start`] | the function that a plugin provides |
 //! | [`helper`] | the process that starts programs |
+//! | [`opener`] | opens files instead of starting programs, in a helper of its own |
 //! | [`program`] | a running program, which ends with its value |
+//! | [`interrupt`] | wakes threads that wait for a program |
 //! | [`packet`] | the protocol between the two processes: bytes and descriptors over a socket |
 #![forbid(unsafe_code)]
 
 mod helper;
+mod interrupt;
+mod opener;
 mod packet;
 mod program;
 mod start;
@@ -29,7 +33,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
 
 pub use helper::serve_if_asked;
-pub use program::Program;
+pub use interrupt::Interrupt;
+pub use opener::{Open, OpenFor, Opener, serve_opener_if_asked};
+pub use program::{Program, TaskProgram};
 pub use start::{Order, Start, Started};
 
 /// See the module.

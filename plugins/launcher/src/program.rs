@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use rbdkit_plugin_api::lock;
 
+use crate::interrupt::Interrupt;
 use crate::packet;
 
 /// How long a program may take to end after SIGTERM, in seconds. A program that serves a disk may
@@ -67,6 +68,48 @@ impl Program {
             Some(Kind::Child(mut child, _keep)) => child.wait(),
             Some(Kind::Leashed(leash)) => reported_status(&leash),
             None => Err(io::Error::other("it has ended")),
+        }
+    }
+}
+
+impl Program {
+    /// [`Program::wait`] that gives up when it is interrupted. Then the program is ended as if the
+    /// value were dropped.
+    ///
+    /// # Errors
+    /// It is not known how the program ended. `Interrupted`: it gave up.
+    pub fn wait_interruptibly(self, interrupt: &Interrupt) -> io::Result<ExitStatus> {
+        match &self.kind {
+            Some(Kind::Child(child, _)) => {
+                interrupt.wait_for(pidfd_open(Pid::from_child(child), PidfdFlags::empty())?.as_fd())?;
+            }
+            Some(Kind::Leashed(leash)) => interrupt.wait_for(leash.as_fd())?,
+            None => {}
+        }
+        self.wait()
+    }
+}
+
+/// A program that an async task may drop: a thread of its own ends it.
+pub struct TaskProgram(Option<Program>);
+
+impl TaskProgram {
+    /// See the type.
+    pub fn new(program: Program) -> TaskProgram {
+        TaskProgram(Some(program))
+    }
+
+    /// The program itself. None only while it is dropped.
+    pub fn into_inner(mut self) -> Option<Program> {
+        self.0.take()
+    }
+}
+
+impl Drop for TaskProgram {
+    fn drop(&mut self) {
+        if let Some(program) = self.0.take() {
+            // Without a thread the program is dropped here.
+            let _ = std::thread::Builder::new().name("rbdkit-end".into()).spawn(move || drop(program));
         }
     }
 }

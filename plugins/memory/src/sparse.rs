@@ -238,7 +238,7 @@ impl Storage for Sparse {
     /// In whole pages.
     fn extents(&self, offset: u64, length: u64, limit: u64, flags: Flags) -> Extents {
         let end = offset + length;
-        let mut extents = Extents::new(offset);
+        let mut extents = Extents::new(offset, length);
         let mut beyond = 0;
         self.each_piece(offset, limit - offset, |at, length, slot| {
             let hole = slot.is_none_or(|slot| slot.read().is_none());

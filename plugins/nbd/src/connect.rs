@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbdkit_launcher::{Launcher, Order, Program, Started};
+use rbdkit_launcher::{Launcher, Order, Started, TaskProgram};
 use rbdkit_plugin_api::{Errno, inherited, name_lookup_hint};
 use rbdkit_stream::{ConnectionError, Socket};
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt};
@@ -28,7 +28,7 @@ const KEEPALIVE: (u64, u64, u32) = (60, 10, 6);
 /// A connected socket, and the server if this plugin started it.
 pub(crate) struct Connected {
     pub(crate) socket: Arc<Socket>,
-    pub(crate) program: Option<Program>,
+    pub(crate) program: Option<TaskProgram>,
 }
 
 /// The words that [`start`] takes, for a target that is a program: the program and its arguments.
@@ -47,6 +47,7 @@ pub(crate) async fn connect(target: &Target, launcher: Option<&Launcher>) -> Res
             let no = |error| OpenError::Refused(Errno::Eio, format!("it cannot be started: {error}"));
             let launcher = launcher.ok_or_else(|| no(io::ErrorKind::NotFound.into()))?;
             let (mut ends, program) = launcher.launch("nbd: the server", Order { which: 0, number: 0 }).map_err(no)?;
+            let program = TaskProgram::new(program);
             (ends.pop().ok_or_else(|| no(io::ErrorKind::UnexpectedEof.into()))?, Some(program))
         }
     };

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rbdkit_plugin_api::{Buffer, Done, Errno, Extents, Flags, Result, Span, lock};
+use rbdkit_plugin_api::{Buffer, Done, Errno, Extents, Flags, Result, Span, StopScope, lock};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -176,6 +176,18 @@ impl Connection {
         }
     }
 
+    /// The server of this program stops: requests in flight end, unless some of them write and
+    /// `scope` has only reads.
+    pub(crate) fn stop(&self, scope: StopScope) {
+        if scope == StopScope::Reads && self.table.has_writes() {
+            return;
+        }
+        self.closing.store(true, Ordering::Release);
+        if self.table.end(ConnectionError::new("the server stops"), Errno::Eshutdown) {
+            self.socket.shut();
+        }
+    }
+
     /// Read-only, as the server has it.
     pub(crate) fn is_read_only(&self) -> bool {
         self.offers(transmission::READ_ONLY)
@@ -191,7 +203,7 @@ impl Drop for Connection {
 }
 
 fn end(socket: &Socket, table: &Table, closing: &AtomicBool, broken: ConnectionError) {
-    if table.end(broken.clone()) {
+    if table.end(broken.clone(), Errno::Eio) {
         if !closing.load(Ordering::Acquire) {
             tracing::error!("nbd: {}: {broken}", table.server());
         }

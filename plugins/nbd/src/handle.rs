@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    BlockSizes, BoxFuture, Buffer, Capabilities, Done, Extents, Flags, Handle, Op, Result, Span, Support,
+    BlockSizes, BoxFuture, Buffer, Capabilities, Disk, Done, Extents, Flags, Handle, Op, Result, Span, Support,
 };
 
 use crate::connection::{Command, Connection};
@@ -22,11 +22,12 @@ pub(crate) struct NbdHandle {
     connection: Arc<Connection>,
     /// Whether other clients use the connection too. Then it is not closed with this handle.
     shared: bool,
+    disk: Disk,
 }
 
 impl NbdHandle {
-    pub(crate) fn new(connection: Arc<Connection>, shared: bool) -> NbdHandle {
-        NbdHandle { connection, shared }
+    pub(crate) fn new(connection: Arc<Connection>, shared: bool, disk: Disk) -> NbdHandle {
+        NbdHandle { connection, shared, disk }
     }
 
     /// The most data in one request.
@@ -72,6 +73,10 @@ impl Handle for NbdHandle {
 
     fn export_description(&self) -> Op<Result<Option<String>>> {
         Op::Ready(Ok(self.connection.session().description.clone()))
+    }
+
+    fn disk(&self) -> BoxFuture<'_, Result<Disk>> {
+        Box::pin(async { Ok(self.disk.clone()) })
     }
 
     fn can(&self) -> Op<Result<Capabilities>> {

@@ -35,7 +35,7 @@ use rbdkit_launcher::{Launcher, Start};
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
     AccessRights, BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, PluginInfo,
-    Result, ThreadModel,
+    Result, StopScope, ThreadModel,
 };
 
 use config::Config;
@@ -140,6 +140,12 @@ impl Plugin for Nbd {
         [("libnbd_tls", "0"), ("libnbd_uri", "1"), ("libnbd_vsock", "0"), ("libnbd_dynamic_list", "1")]
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into()
+    }
+
+    fn stop(&self, scope: StopScope) {
+        if let Some(upstream) = &self.upstream {
+            upstream.stop(scope);
+        }
     }
 
     fn cleanup(&self) {

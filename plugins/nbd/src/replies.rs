@@ -137,7 +137,10 @@ async fn structured(input: &mut Input, pending: &mut Pending, chunk: &Chunk, agr
             hole(read, offset, length)
         }
         (reply_type::BLOCK_STATUS, Pending::Status(status)) if chunk.length >= 12 && chunk.length <= MAX_STATUS => {
-            let bytes = input.vec(chunk.length as usize).await?;
+            // What the answer cannot hold is not kept. An answer may end early.
+            let kept = chunk.length.min(4 + 8 * Extents::limit(status.length) as u32);
+            let bytes = input.vec(kept as usize).await?;
+            input.skip((chunk.length - kept) as usize).await?;
             let (None, Some(context)) = (&status.extents, agreed.context) else {
                 return Err(wrong());
             };
@@ -190,7 +193,7 @@ fn extents(bytes: &[u8], status: &Status, context: u32) -> Result<Extents> {
     if reader.u32() != Some(context) {
         return Err(wrong("of a context that was not agreed upon"));
     }
-    let mut extents = Extents::new(status.offset);
+    let mut extents = Extents::new(status.offset, status.length);
     let mut left = status.length;
     while !reader.0.is_empty() {
         let (length, flags) = reader.u32().zip(reader.u32()).ok_or_else(|| wrong("half of one"))?;
@@ -202,7 +205,9 @@ fn extents(bytes: &[u8], status: &Status, context: u32) -> Result<Extents> {
         }
         // Only the last extent may go beyond the request, or, with servers that round up, beyond
         // the end of the export, where the gate cuts it.
-        extents.push(length.into(), flags & state::HOLE != 0, flags & state::ZERO != 0);
+        if !extents.push(length.into(), flags & state::HOLE != 0, flags & state::ZERO != 0) {
+            break;
+        }
         left = left.saturating_sub(length.into());
     }
     Ok(extents)

@@ -85,12 +85,19 @@ impl Pending {
     }
 }
 
+/// Why and with which errno requests fail.
+#[derive(Clone)]
+struct Broken {
+    why: ConnectionError,
+    errno: Errno,
+}
+
 #[derive(Default)]
 struct State {
     /// The cookie of the next request.
     cookie: u64,
     pending: HashMap<u64, Pending>,
-    broken: Option<ConnectionError>,
+    broken: Option<Broken>,
 }
 
 /// See the module.
@@ -109,8 +116,8 @@ impl Table {
         lock(&self.state)
     }
 
-    fn error(&self, broken: &ConnectionError) -> Error {
-        Error::new(Errno::Eio, format!("nbd: {}: {broken}", self.server))
+    fn error(&self, broken: &Broken) -> Error {
+        Error::new(broken.errno, format!("nbd: {}: {}", self.server, broken.why))
     }
 
     /// A cookie for a request that is about to be sent. If the connection is broken, answers the
@@ -153,8 +160,10 @@ impl Table {
         }
     }
 
-    /// Ends the connection: every request in flight fails. Returns whether this was the first call.
-    pub(crate) fn end(&self, broken: ConnectionError) -> bool {
+    /// Ends the connection: every request in flight fails with `errno`, and so do later ones. Returns
+    /// whether this was the first call.
+    pub(crate) fn end(&self, why: ConnectionError, errno: Errno) -> bool {
+        let broken = Broken { why, errno };
         let mut state = self.state();
         if state.broken.is_some() {
             return false;
@@ -164,6 +173,11 @@ impl Table {
         drop(state);
         pending.into_values().for_each(|request| request.fail(self.error(&broken)));
         true
+    }
+
+    /// Whether requests are in flight that may change the disk.
+    pub(crate) fn has_writes(&self) -> bool {
+        self.state().pending.values().any(|pending| matches!(pending, Pending::Plain(_)))
     }
 
     pub(crate) fn is_broken(&self) -> bool {

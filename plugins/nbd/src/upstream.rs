@@ -3,12 +3,13 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use rbdkit_launcher::{Launcher, Program};
+use rbdkit_launcher::{Launcher, TaskProgram};
 use rbdkit_plugin_api::{
-    AccessRights, BoxFuture, ConfigError, DNS_PORT, Error, ExportEntry, Handle, Network, Result, run_blocking,
+    AccessRights, BoxFuture, ConfigError, DNS_PORT, Disk, DiskId, Errno, Error, ExportEntry, Flag, Handle, Network,
+    Result, StopScope, lock, run_blocking,
 };
 use rbdkit_stream::{ConnectionError, Socket};
 use rustix::net::RecvFlags;
@@ -46,7 +47,7 @@ struct Shared {
     /// Made at the start, before the server's runtime exists.
     prepared: Option<Opened>,
     connection: Option<Arc<Connection>>,
-    program: Option<Program>,
+    program: Option<TaskProgram>,
 }
 
 /// See the module.
@@ -57,12 +58,22 @@ pub(crate) struct Upstream {
     /// Held while a connection is made, so that two clients that find the shared one broken make
     /// one new connection, not two.
     shared: tokio::sync::Mutex<Shared>,
+    /// The connections that clients have.
+    connections: Mutex<Vec<Weak<Connection>>>,
+    /// Nobody waits for a connection any more.
+    stopping: Flag,
 }
 
 impl Upstream {
     /// `launcher` starts the program of a target that is one.
     pub(crate) fn new(settings: Settings, launcher: Option<Launcher>) -> Upstream {
-        Upstream { settings, launcher, shared: tokio::sync::Mutex::default() }
+        Upstream {
+            settings,
+            launcher,
+            shared: tokio::sync::Mutex::default(),
+            connections: Mutex::default(),
+            stopping: Flag::default(),
+        }
     }
 
     /// What connecting to the server opens.
@@ -114,10 +125,30 @@ impl Upstream {
             false => {
                 let export = if self.settings.dynamic { wanted } else { &self.settings.export };
                 let (socket, session, _program) = self.session(export).await?;
-                Connection::start(socket, session, self.settings.target.to_string())
+                self.start(socket, session)
             }
         };
-        Ok(Arc::new(NbdHandle::new(connection, self.settings.shared)))
+        let disk = if self.settings.dynamic && !self.settings.shared {
+            Disk::ByName(DiskId::DEFAULT)
+        } else {
+            Disk::Is(DiskId::DEFAULT)
+        };
+        Ok(Arc::new(NbdHandle::new(connection, self.settings.shared, disk)))
+    }
+
+    fn start(&self, socket: Arc<Socket>, session: Session) -> Arc<Connection> {
+        let connection = Connection::start(socket, session, self.settings.target.to_string());
+        let mut connections = lock(&self.connections);
+        connections.retain(|known| known.strong_count() > 0);
+        connections.push(Arc::downgrade(&connection));
+        connection
+    }
+
+    /// Ends what `scope` names, for a server that stops.
+    pub(crate) fn stop(&self, scope: StopScope) {
+        self.stopping.set();
+        let connections: Vec<_> = lock(&self.connections).iter().filter_map(Weak::upgrade).collect();
+        connections.iter().for_each(|connection| connection.stop(scope));
     }
 
     async fn shared_connection(&self) -> Result<Arc<Connection>> {
@@ -132,7 +163,7 @@ impl Upstream {
                 // The old program ends before another one opens the same image.
                 if let Some(program) = shared.program.take() {
                     run_blocking(move || {
-                        drop(program);
+                        drop(program.into_inner());
                         Ok(())
                     })
                     .await?;
@@ -142,13 +173,13 @@ impl Upstream {
                 (socket, session)
             }
         };
-        let connection = Connection::start(socket, session, self.settings.target.to_string());
+        let connection = self.start(socket, session);
         shared.connection = Some(Arc::clone(&connection));
         Ok(connection)
     }
 
     /// Connects and opens an export. Tries again as often as `retry` says.
-    async fn session(&self, export: &str) -> Result<(Arc<Socket>, Session, Option<Program>)> {
+    async fn session(&self, export: &str) -> Result<(Arc<Socket>, Session, Option<TaskProgram>)> {
         self.with_retries(|| {
             Box::pin(async {
                 let Connected { socket, program } = connect(&self.settings.target, self.launcher.as_ref()).await?;
@@ -160,6 +191,16 @@ impl Upstream {
     }
 
     async fn with_retries<'a, T>(&self, attempt: impl Fn() -> BoxFuture<'a, Result<T, OpenError>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            answer = self.try_repeatedly(attempt) => answer,
+            () = self.stopping.wait() => {
+                Err(Error::new(Errno::Eshutdown, format!("nbd: {}: the server stops", self.settings.target)))
+            }
+        }
+    }
+
+    async fn try_repeatedly<'a, T>(&self, attempt: impl Fn() -> BoxFuture<'a, Result<T, OpenError>>) -> Result<T> {
         let mut left = self.settings.retry;
         loop {
             let late =
@@ -224,6 +265,7 @@ impl Upstream {
         // The connection first, because the program may wait for its end.
         shared.prepared = None;
         shared.connection = None;
-        shared.program = None;
+        // This may block, and nobody waits for it.
+        drop(shared.program.take().and_then(TaskProgram::into_inner));
     }
 }

@@ -94,8 +94,8 @@ impl Handle for NullHandle {
         Op::Ready(Ok(()))
     }
 
-    fn extents(&self, offset: u64, _: u64, _: Flags) -> Op<Result<Extents>> {
-        let mut extents = Extents::new(offset);
+    fn extents(&self, offset: u64, length: u64, _: Flags) -> Op<Result<Extents>> {
+        let mut extents = Extents::new(offset, length);
         extents.push(self.size - offset, true, true);
         Op::Ready(Ok(extents))
     }

@@ -73,7 +73,7 @@ pub(crate) enum ExtentsError {
 /// gate cuts it at the size.
 pub(crate) fn extents(text: &[u8], offset: u64, length: u64) -> Result<Extents, ExtentsError> {
     let text = line(text);
-    let mut answer = Extents::new(offset);
+    let mut answer = Extents::new(offset, length);
     let mut expected = None;
     let limit = offset.saturating_add(length);
     for line in text.split('\n').filter(|_| !text.is_empty()) {

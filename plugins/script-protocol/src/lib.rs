@@ -21,6 +21,7 @@ mod handle;
 mod plugin;
 mod process;
 mod scripts;
+mod stop;
 mod tmpdir;
 
 pub use plugin::{Configure, ScriptPlugin};

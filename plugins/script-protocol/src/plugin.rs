@@ -5,8 +5,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    Blocking, BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, Result, ThreadModel,
-    run_blocking,
+    Blocking, BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, Result, StopScope,
+    ThreadModel, run_blocking,
 };
 
 use crate::answers;
@@ -133,7 +133,11 @@ impl<C: Configure> Plugin for ScriptPlugin<C> {
     }
 
     fn after_fork(&mut self) -> Result<(), ConfigError> {
-        self.start("after_fork")
+        self.start("after_fork")?;
+        if let Some(scripts) = self.scripts() {
+            scripts.begin_serving();
+        }
+        Ok(())
     }
 
     fn preconnect(&self, readonly: bool) -> BoxFuture<'_, Result<()>> {
@@ -191,6 +195,12 @@ impl<C: Configure> Plugin for ScriptPlugin<C> {
             Err(failure) => tracing::error!("{failure}"),
         }
         lines
+    }
+
+    fn stop(&self, scope: StopScope) {
+        if let Some(scripts) = self.scripts() {
+            scripts.stop(scope);
+        }
     }
 
     fn cleanup(&self) {

@@ -9,6 +9,11 @@ use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitSta
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, ioctl_fionbio};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use rbdkit_plugin_api::StopScope;
+
+use crate::stop::Stop;
 
 /// The most text that a method may print, in bytes. The longest useful answer is a list of 2^20
 /// extents of some 40 bytes each.
@@ -46,20 +51,35 @@ struct Reaped(Child);
 
 impl Drop for Reaped {
     fn drop(&mut self) {
-        // After an ordinary end both do nothing, because the child was reaped already.
+        // After an ordinary end both do nothing, because the child was reaped already. After a stop the
+        // child was killed with its process group.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// When a program ends early: when the server stops.
+#[derive(Clone, Copy)]
+pub(crate) struct Leash<'a> {
+    pub(crate) stop: &'a Stop,
+    pub(crate) ends_with: StopScope,
 }
 
 /// Runs a program to its end.
 ///
 /// # Errors
 /// The program cannot be started, or a pipe failed. A program that fails is not an error here.
-pub(crate) fn run(command: &mut Command, input: &[u8], output: &mut Output<'_>) -> io::Result<Ended> {
+/// `Interrupted`: the server stops.
+pub(crate) fn run(command: &mut Command, input: &[u8], output: &mut Output<'_>, leash: Leash<'_>) -> io::Result<Ended> {
+    leash.stop.prepare(command);
     command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = Reaped(command.spawn()?);
+    let registered = leash.stop.register(&child.0, leash.ends_with);
+    if leash.stop.refuses(leash.ends_with) {
+        // The server has stopped while the program started.
+        return Err(ErrorKind::Interrupted.into());
+    }
     let mut pipes = Pipes {
         stdin: child.0.stdin.take(),
         stdout: child.0.stdout.take(),
@@ -68,6 +88,7 @@ pub(crate) fn run(command: &mut Command, input: &[u8], output: &mut Output<'_>) 
         output,
         errors: Vec::new(),
         too_much: false,
+        stop: leash.stop.event(leash.ends_with),
     };
     pipes.set_nonblocking()?;
     while pipes.stdout.is_some() || pipes.stderr.is_some() {
@@ -75,11 +96,18 @@ pub(crate) fn run(command: &mut Command, input: &[u8], output: &mut Output<'_>) 
     }
     // A program that has closed its output but still reads must see the end of its input.
     pipes.stdin = None;
-    let Pipes { errors, too_much, .. } = pipes;
+    let Pipes { errors, too_much, stop, .. } = pipes;
+    // A program may close its pipes long before it ends.
+    let pidfd = pidfd_open(Pid::from_child(&child.0), PidfdFlags::empty())?;
+    let mut ended = vec![PollFd::new(&pidfd, PollFlags::IN)];
+    while ended[0].revents().is_empty() {
+        wait_for(&mut ended, stop)?;
+    }
+    drop(registered);
     Ok(Ended { status: child.0.wait()?, errors, too_much })
 }
 
-struct Pipes<'a, 'b> {
+struct Pipes<'a, 'b, 'c> {
     stdin: Option<ChildStdin>,
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
@@ -88,9 +116,11 @@ struct Pipes<'a, 'b> {
     output: &'a mut Output<'b>,
     errors: Vec<u8>,
     too_much: bool,
+    /// Readable when the program is to end.
+    stop: BorrowedFd<'c>,
 }
 
-impl Pipes<'_, '_> {
+impl Pipes<'_, '_, '_> {
     fn set_nonblocking(&self) -> io::Result<()> {
         let fds = [
             self.stdin.as_ref().map(AsFd::as_fd),
@@ -126,10 +156,7 @@ impl Pipes<'_, '_> {
         ];
         let mut fds: Vec<PollFd<'_>> =
             wanted.iter().flatten().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
-        match poll(&mut fds, None) {
-            Ok(_) | Err(Errno::INTR | Errno::AGAIN) => {}
-            Err(error) => return Err(error.into()),
-        }
+        wait_for(&mut fds, self.stop)?;
         // Any event counts: the read or write that follows reports a hang-up or an error.
         let mut happened = fds.iter().map(|fd| !fd.revents().is_empty());
         Ok(wanted.map(|fd| fd.is_some() && happened.next().unwrap_or(false)))
@@ -187,6 +214,22 @@ impl Pipes<'_, '_> {
         let kept = n.min(MAX_ERRORS - self.errors.len());
         self.errors.extend_from_slice(&scratch[..kept]);
         Ok(n > 0)
+    }
+}
+
+/// Waits until something happens on one of these descriptors.
+///
+/// # Errors
+/// `Interrupted`: the server stops.
+fn wait_for<'a>(fds: &mut Vec<PollFd<'a>>, stop: BorrowedFd<'a>) -> io::Result<()> {
+    fds.push(PollFd::from_borrowed_fd(stop, PollFlags::IN));
+    match poll(fds, None) {
+        Ok(_) | Err(Errno::INTR | Errno::AGAIN) => {}
+        Err(error) => return Err(error.into()),
+    }
+    match fds.pop() {
+        Some(stop) if !stop.revents().is_empty() => Err(ErrorKind::Interrupted.into()),
+        _ => Ok(()),
     }
 }
 

@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{fmt, io, thread};
 
-use rbdkit_plugin_api::{ConfigError, Errno, Error, ThreadModel, lock};
+use rbdkit_plugin_api::{ConfigError, Errno, Error, StopScope, ThreadModel, lock};
 use rustix::io::Errno as Os;
 
-use crate::process::{self, Ended, Output};
+use crate::process::{self, Ended, Leash, Output};
+use crate::stop::Stop;
 use crate::tmpdir::ScriptDir;
 
 /// What answers a method.
@@ -97,6 +98,7 @@ pub struct Scripts {
     by_method: BTreeMap<String, Script>,
     otherwise: Script,
     tmpdir: ScriptDir,
+    stop: Stop,
     /// Held while a program runs, if only one may run at a time.
     alone: Option<Mutex<()>>,
 }
@@ -106,8 +108,10 @@ impl Scripts {
     pub fn new(plugin: &'static str) -> Result<Scripts, ConfigError> {
         let tmpdir = ScriptDir::new()
             .map_err(|error| ConfigError::new(format!("{plugin}: cannot make a temporary directory: {error}")))?;
+        let stop = Stop::new().map_err(|error| ConfigError::new(format!("{plugin}: {error}")))?;
         Ok(Scripts {
             plugin,
+            stop,
             by_method: BTreeMap::new(),
             otherwise: Script::Missing,
             tmpdir,
@@ -237,10 +241,14 @@ impl Scripts {
         };
         let _alone = self.alone.as_ref().map(lock);
         let label = self.label(method);
+        let leash = Leash { stop: &self.stop, ends_with: ends_with(method) };
+        if leash.stop.refuses(leash.ends_with) {
+            return Err(stopped(&label, method));
+        }
         let mut shell = through_shell.load(Ordering::Relaxed);
         let mut tries = 0;
         let ended = loop {
-            match process::run(&mut command(shell), input, output) {
+            match process::run(&mut command(shell), input, output, leash) {
                 // There is no `#!` line. Runs the shell, as execvp and nbdkit do.
                 Err(error) if !shell && is(&error, Os::NOEXEC) => {
                     shell = true;
@@ -253,12 +261,23 @@ impl Scripts {
                     #[expect(clippy::disallowed_methods, reason = "no event tells that another process has run exec")]
                     thread::sleep(Duration::from_millis(5));
                 }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(stopped(&label, method)),
                 Err(error) => return Err(Failure::io(&label, &error)),
                 Ok(ended) => break ended,
             }
         };
         tracing::debug!("completed: {label} {method}: {}", ended.status);
         judge(&label, method, &ended, output)
+    }
+
+    /// The server serves from now on.
+    pub(crate) fn begin_serving(&self) {
+        self.stop.begin_serving();
+    }
+
+    /// Ends the programs that `scope` names, for a server that stops.
+    pub(crate) fn stop(&self, scope: StopScope) {
+        self.stop.end(scope);
     }
 
     /// Calls the last method and removes the directory. Nobody can use errors any more.
@@ -272,6 +291,20 @@ impl Scripts {
 
 fn is(error: &io::Error, os: Os) -> bool {
     error.raw_os_error() == Some(os.raw_os_error())
+}
+
+/// When a method ends early. A write that is under way may still succeed, and what the script does
+/// at an end should not be cut short.
+fn ends_with(method: &str) -> StopScope {
+    match method {
+        "pwrite" | "zero" | "trim" | "flush" | "close" | "unload" => StopScope::Everything,
+        _ => StopScope::Reads,
+    }
+}
+
+/// The error of a method that the server does not wait for.
+fn stopped(label: &str, method: &str) -> Failure {
+    Failure::new(Errno::Eshutdown, format!("{label}: {method}: the server stops"))
 }
 
 /// The meaning of an exit status.

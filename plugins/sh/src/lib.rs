@@ -7,7 +7,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 
 use rbdkit_plugin_api::schema::ParamSpec;
-use rbdkit_plugin_api::{ConfigError, OtherKeys, Param, PluginInfo, ThreadModel};
+use rbdkit_plugin_api::{ConfigError, OtherKeys, Param, PluginInfo, ThreadModel, stdin};
 use rbdkit_script_protocol::{Answer, Configure, Script, ScriptPlugin, Scripts};
 
 /// What the registry needs to know.
@@ -43,7 +43,13 @@ impl Sh {
             return Err(ConfigError::new("sh: the first parameter must be script=/path/to/script"));
         }
         let mut scripts = Scripts::new("sh")?;
-        let script = if param.value == "-" { inline(&scripts, std::io::stdin())? } else { named(param)? };
+        let script = match param.value.as_encoded_bytes() {
+            b"-" => {
+                stdin::check().map_err(|error| param.error(error))?;
+                inline(&scripts, std::io::stdin())?
+            }
+            _ => named(param)?,
+        };
         if let Script::Program { path, .. } = &script {
             self.name = path.display().to_string();
         }

@@ -20,7 +20,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rbdkit_launcher::{Launcher, Order, Program, Started};
+use rbdkit_launcher::{Launcher, Order, Started, TaskProgram};
+use rbdkit_plugin_api::text::one_line;
 use rbdkit_plugin_api::{Errno, Error, Result, lock};
 use rbdkit_stream::Socket;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -52,10 +53,10 @@ const ANSWERS: usize = 4;
 /// The keys that `ssh` tries if none is named.
 const DEFAULT_IDENTITIES: [&str; 3] = ["~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa"];
 
-/// A running `ssh`, connected or about to be. [`Program::release`] removes the password.
+/// A running `ssh`, connected or about to be. [`rbdkit_launcher::Program::release`] removes the password.
 pub(crate) struct Launched {
     pub(crate) socket: Arc<Socket>,
-    pub(crate) program: Program,
+    pub(crate) program: TaskProgram,
     pub(crate) stderr: Stderr,
 }
 
@@ -83,7 +84,7 @@ impl Stderr {
                 let text = String::from_utf8_lossy(&bytes[..count]);
                 let mut printed = lock(&into);
                 if printed.connected {
-                    text.lines().for_each(|line| tracing::warn!("ssh: {host}: {}", line.escape_debug()));
+                    text.lines().for_each(|line| tracing::warn!("ssh: {host}: {}", one_line(line)));
                 } else if printed.text.len() < MAX_STDERR {
                     printed.text.push_str(&text);
                 }
@@ -251,6 +252,7 @@ pub(crate) fn launch(launcher: &Launcher, settings: &Settings) -> Result<Launche
     };
     let start = || -> io::Result<Launched> {
         let (ends, program) = launcher.launch("ssh: the program ssh", Order { which: 0, number: 0 })?;
+        let program = TaskProgram::new(program);
         let [socket, stderr] = <[OwnedFd; 2]>::try_from(ends).map_err(|_| io::ErrorKind::UnexpectedEof)?;
         let stderr = Stderr::new(stderr, settings.host.clone())?;
         Ok(Launched { socket: Arc::new(Socket::new(socket)?), program, stderr })

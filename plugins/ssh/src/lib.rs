@@ -33,19 +33,20 @@ mod session;
 mod table;
 mod wire;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
 use rbdkit_launcher::{Launcher, Start};
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
-    AccessRights, BoxFuture, ConfigError, Errno, Error, Handle, OpenArgs, Param, Plugin, PluginInfo, Result,
-    ThreadModel,
+    AccessRights, BoxFuture, ConfigError, Errno, Error, Flag, Handle, OpenArgs, Param, Plugin, PluginInfo, Result,
+    StopScope, ThreadModel, lock,
 };
 
 use config::{Config, Settings};
 use handle::SshHandle;
 use open::Access;
+use session::Session;
 
 /// What the registry needs to know.
 pub const INFO: PluginInfo = PluginInfo {
@@ -105,6 +106,10 @@ struct Ssh {
     created: AtomicBool,
     /// Held while the first client creates the file.
     creating: tokio::sync::Mutex<()>,
+    /// The sessions that clients have.
+    sessions: Mutex<Vec<Weak<Session>>>,
+    /// Nobody waits for a session any more.
+    stopping: Flag,
 }
 
 impl Ssh {
@@ -122,6 +127,10 @@ impl Ssh {
             None => Access::ReadWrite,
         };
         let mut opened = open::open(launcher, settings, access).await?;
+        let mut sessions = lock(&self.sessions);
+        sessions.retain(|known| known.strong_count() > 0);
+        sessions.push(Arc::downgrade(&opened.session));
+        drop(sessions);
         opened.writable &= !readonly;
         self.created.store(true, Ordering::Release);
         Ok(Arc::new(SshHandle::new(opened)))
@@ -150,7 +159,19 @@ impl Plugin for Ssh {
     }
 
     fn open(&self, args: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {
-        Box::pin(async move { self.handle(args.readonly).await })
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                opened = self.handle(args.readonly) => opened,
+                () = self.stopping.wait() => Err(Error::new(Errno::Eshutdown, "ssh: the server stops")),
+            }
+        })
+    }
+
+    fn stop(&self, scope: StopScope) {
+        self.stopping.set();
+        let sessions: Vec<_> = lock(&self.sessions).iter().filter_map(Weak::upgrade).collect();
+        sessions.iter().for_each(|session| session.stop(scope));
     }
 }
 

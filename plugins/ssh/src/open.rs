@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbdkit_launcher::Launcher;
+use rbdkit_launcher::{Launcher, Program};
 use rbdkit_plugin_api::{Errno, Error, Result, run_blocking};
 use rbdkit_stream::{ConnectionError, Input, Socket};
 
@@ -73,8 +73,9 @@ async fn connect(launcher: &Launcher, settings: &Settings, timeout: Duration) ->
     let problem = match greeted {
         Ok(Ok(fsync)) => {
             stderr.connected();
-            program.release();
-            return Ok(Session::start(socket, input, Some(program), settings.host.clone(), fsync));
+            let program = program.into_inner();
+            program.iter().for_each(Program::release);
+            return Ok(Session::start(socket, input, program, settings.host.clone(), fsync));
         }
         Ok(Err(broken)) => Some(broken),
         Err(_elapsed) => None,
@@ -82,7 +83,7 @@ async fn connect(launcher: &Launcher, settings: &Settings, timeout: Duration) ->
     // ssh ends when its socket is closed.
     socket.shut();
     let ended = run_blocking(move || {
-        drop(program);
+        drop(program.into_inner());
         Ok(())
     });
     match problem {

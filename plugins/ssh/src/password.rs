@@ -1,11 +1,10 @@
 //! `password=`: the password itself, `-` (ask), `+FILE`, or `-FD`.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use rbdkit_plugin_api::{ConfigError, Param};
+use rbdkit_plugin_api::{ConfigError, Param, stdin};
 
 /// The longest password, in bytes: several have to fit a pipe.
 const MAX: u64 = 4096;
@@ -42,7 +41,7 @@ pub(crate) fn read(param: Param<'_>) -> Result<String, ConfigError> {
 }
 
 fn first_line(path: &Path) -> io::Result<String> {
-    line(BufReader::new(File::open(path)?.take(MAX)))
+    line(BufReader::new(stdin::open(path)?.take(MAX)))
 }
 
 fn line(mut from: impl BufRead) -> io::Result<String> {
@@ -55,6 +54,7 @@ fn line(mut from: impl BufRead) -> io::Result<String> {
 }
 
 fn ask() -> io::Result<String> {
+    stdin::check().map_err(io::Error::other)?;
     let input = io::stdin();
     if !input.is_terminal() {
         return line(input.lock().take(MAX));

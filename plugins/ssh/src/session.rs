@@ -4,12 +4,12 @@
 //! pieces of a long one, are all in flight together, so the round trip to the server is waited for
 //! once and not for each piece.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rbdkit_launcher::Program;
-use rbdkit_plugin_api::{Buffer, Done, Errno, Error, Result, Span, lock, run_blocking};
+use rbdkit_launcher::{Program, TaskProgram};
+use rbdkit_plugin_api::{Buffer, Done, Errno, Error, Result, Span, StopScope, lock, run_blocking};
 use rbdkit_stream::{ConnectionError, Input, Socket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -45,6 +45,24 @@ pub(crate) struct Session {
     program: Mutex<Option<Program>>,
     limits: Mutex<Limits>,
     fsync: bool,
+    /// Writes and flushes under way.
+    writing: AtomicUsize,
+}
+
+/// Counts a write or a flush while it is under way.
+struct Writing<'a>(&'a AtomicUsize);
+
+impl<'a> Writing<'a> {
+    fn begin(count: &'a AtomicUsize) -> Writing<'a> {
+        count.fetch_add(1, Ordering::AcqRel);
+        Writing(count)
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// A packet that is being written. After half a packet the server could not understand the next
@@ -75,6 +93,7 @@ impl Session {
             program: Mutex::new(program),
             limits: Mutex::new(Limits::USUAL),
             fsync,
+            writing: AtomicUsize::new(0),
         });
         let (table, closing) = (Arc::clone(&session.table), Arc::clone(&session.closing));
         // The task must not hold the session, which would keep itself alive that way.
@@ -221,6 +240,7 @@ impl Session {
 
     /// Writes at `offset`.
     pub(crate) async fn write(&self, handle: &[u8], buffer: &Buffer, span: Span, offset: u64) -> Result<()> {
+        let _writing = Writing::begin(&self.writing);
         let mut answers = Vec::new();
         for piece in pieces(span, self.limits().write) {
             let to = offset + u64::from(piece.at - span.at);
@@ -241,8 +261,20 @@ impl Session {
 
     /// Makes what was written durable.
     pub(crate) async fn fsync(&self, handle: &[u8]) -> Result<()> {
+        let _writing = Writing::begin(&self.writing);
         let reply = self.call(|id| Packet::request(kind::EXTENDED, id).string(FSYNC).string(handle)).await?;
         self.expect_success("cannot flush", reply)
+    }
+
+    /// The server of this program stops: requests in flight end, unless some of them write and
+    /// `scope` has only reads.
+    pub(crate) fn stop(&self, scope: StopScope) {
+        if scope == StopScope::Reads && self.writing.load(Ordering::Acquire) > 0 {
+            return;
+        }
+        self.closing.store(true, Ordering::Release);
+        self.table.begin_stop();
+        self.end(&ConnectionError::new("the server stops"));
     }
 
     /// Closes the file and ends the session. Requests in flight fail.
@@ -273,6 +305,8 @@ impl Drop for Session {
         // reader's task.
         self.closing.store(true, Ordering::Release);
         self.end(&ConnectionError::new("the connection was dropped"));
+        // Ending a program may block, and this may be an async task.
+        drop(lock(&self.program).take().map(TaskProgram::new));
     }
 }
 

@@ -5,6 +5,7 @@
 //! broken connection takes no more requests.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use rbdkit_plugin_api::{Buffer, Errno, Error, Result, Span, lock};
@@ -70,12 +71,14 @@ impl State {
 pub(crate) struct Table {
     /// The host, for messages.
     host: String,
+    /// The server of this program stops.
+    stopping: AtomicBool,
     state: Mutex<State>,
 }
 
 impl Table {
     pub(crate) fn new(host: String) -> Table {
-        Table { host, state: Mutex::default() }
+        Table { host, stopping: AtomicBool::new(false), state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -83,7 +86,13 @@ impl Table {
     }
 
     fn error(&self, broken: &ConnectionError) -> Error {
-        Error::new(Errno::Eio, format!("ssh: {}: {broken}", self.host))
+        let errno = if self.stopping.load(Ordering::Acquire) { Errno::Eshutdown } else { Errno::Eio };
+        Error::new(errno, format!("ssh: {}: {broken}", self.host))
+    }
+
+    /// The server of this program stops: errors say so from now on.
+    pub(crate) fn begin_stop(&self) {
+        self.stopping.store(true, Ordering::Release);
     }
 
     /// An id for a request that is about to be sent. If the connection is broken, answers the

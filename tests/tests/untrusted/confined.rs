@@ -1,10 +1,11 @@
 //! The second wall: a process that serves can do nothing else. What it is denied is tested in
 //! `host/confine`.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
 use rbdkit_slow_server::{Content, Identity, Rules, SlowServer};
-use rbdkit_tests::{Launch, Server, TempDir, free_port, nbdsh, wait};
+use rbdkit_tests::{Launch, Server, TempDir, free_port, nbdsh, tool, wait};
 
 /// A field of `/proc/PID/task/*/status` for every thread.
 fn of_threads(server: &Server, field: &str) -> Vec<String> {
@@ -61,9 +62,34 @@ fn what_is_beside_the_served_directory_is_out_of_reach_and_what_is_in_it_is_not(
     // This file is newer than the server.
     std::fs::write(dir.join("served/c"), [9; 4096]).expect("a file");
     assert_eq!(server_read(&server, "c"), "9");
-    // The plugin refuses a link out of the directory, and if it did not, the kernel would.
-    std::os::unix::fs::symlink(dir.join("other/b"), dir.join("served/link")).expect("a link");
-    assert_ne!(server_read(&server, "link"), "8");
+}
+
+/// This is what virt-v2v does: it starts the server with an empty directory, and then makes links.
+#[test]
+fn a_link_out_of_the_served_directory_is_followed_if_only_the_servers_user_could_make_it() {
+    let dir = TempDir::new();
+    let served = dir.join("served");
+    std::fs::create_dir(&served).expect("a directory");
+    let mode = |mode| std::fs::set_permissions(&served, std::fs::Permissions::from_mode(mode)).expect("a mode");
+    mode(0o700);
+    let disk = dir.file("disk", &[8; 4096]);
+    for filters in [&["-v"][..], &["-v", "--filter=cow"]] {
+        let server = Launch::new(filters).arg("file").path("dir", &served).start();
+        let link = served.join("disk0");
+        std::os::unix::fs::symlink(&disk, &link).expect("a link");
+        assert_eq!(server_read(&server, "disk0"), "8");
+        let uri = format!("nbd+unix:///disk0?socket={}", server.socket().display());
+        nbdsh(&uri, "h.connect_uri(uri)\nassert not h.is_read_only()\nh.pwrite(bytes([8]) * 512, 0)").ok();
+        let listed = tool("nbdinfo", ["--list", &format!("nbd+unix://?socket={}", server.socket().display())]).ok();
+        assert!(listed.contains("export=\"disk0\""), "{listed}");
+        mode(0o770);
+        assert_eq!(server_read(&server, "disk0"), "refused");
+        server.wait_for_log("disk0 leads out of the directory, and is not followed because others");
+        mode(0o700);
+        is_confined(&server);
+        server.stop();
+        std::fs::remove_file(link).expect("the link");
+    }
 }
 
 #[test]

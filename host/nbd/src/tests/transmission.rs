@@ -175,7 +175,7 @@ fn replies_without_data_are_as_the_specification_draws_them() {
 #[test]
 fn an_extent_that_is_too_long_for_32_bits_is_told_in_part() {
     for (length, told) in [(u64::from(u32::MAX), u32::MAX), (1 << 32, 0xffff_0000), (1 << 62, 0xffff_0000)] {
-        let mut extents = Extents::new(0);
+        let mut extents = Extents::new(0, length);
         extents.push(length, true, true);
         let body = [&[0, 0, 0, 1][..], &told.to_be_bytes(), &[0, 0, 0, 3]].concat();
         assert_eq!(bytes(&Reply::block_status(COOKIE, &extents, 100)), chunk(1, [0, 5], &body));
@@ -184,7 +184,7 @@ fn an_extent_that_is_too_long_for_32_bits_is_told_in_part() {
 
 #[test]
 fn extents_are_flags_and_lengths() {
-    let mut extents = Extents::new(1 << 40);
+    let mut extents = Extents::new(1 << 40, 2 << 20);
     extents.push(4096, false, false);
     extents.push(1 << 20, true, true);
     extents.push(512, false, true);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use rbdkit_chain::{Hop, NextLayer};
-use rbdkit_plugin_api::{Client, Errno, Error, OpenArgs, Result};
+use rbdkit_plugin_api::{Client, DiskId, Errno, Error, OpenArgs, Result};
 
 use super::bindings::host::types as wit;
 use super::counters::Counted;
@@ -13,7 +13,7 @@ use super::next::{Next, NextCell};
 use super::prefetch::Prefetcher;
 use super::shared::FilterShared;
 use super::tracker::TaskTracker;
-use crate::state::{ConnectionDeltas, ScopeState};
+use crate::state::{ConnectionDeltas, ExportScope, ScopeState};
 
 /// A connection in one layer.
 pub(crate) struct Connection {
@@ -35,7 +35,9 @@ pub(crate) struct Connection {
     /// The instance that held its state was dropped, and the state cannot be rebuilt.
     lost: AtomicBool,
     own: OnceLock<Arc<ScopeState>>,
-    export: Arc<ScopeState>,
+    /// The state of the disk below, known once next is open.
+    export: OnceLock<ExportScope>,
+    keeps_state: bool,
     _counted: Counted,
 }
 
@@ -46,19 +48,21 @@ pub(crate) struct ConnectionTraits {
     pub(crate) reopens: bool,
     /// The connection's state is in the one instance that serves it, and would be lost with it.
     pub(crate) needs_its_instance: bool,
+    /// The filter imports functions on the state of scopes.
+    pub(crate) keeps_state: bool,
 }
 
 impl Connection {
-    /// A connection to the export with this state. Its layer below is not open yet.
+    /// A connection whose layer below is not open yet.
     pub(crate) fn new(
         shared: &Arc<FilterShared>,
-        export: Arc<ScopeState>,
         args: OpenArgs,
         below: NextLayer,
         traits: ConnectionTraits,
     ) -> Arc<Connection> {
         Arc::new(Connection {
-            export,
+            export: OnceLock::new(),
+            keeps_state: traits.keeps_state,
             prefetcher: Prefetcher::new(shared, below.thread_model()),
             _counted: Counted::new(&shared.connections),
             shared: Arc::clone(shared),
@@ -115,18 +119,38 @@ impl Connection {
     }
 
     /// The state that a scope names, for this connection.
-    pub(crate) fn scope(&self, scope: wit::Scope) -> &Arc<ScopeState> {
+    ///
+    /// # Errors
+    /// ENOSPC if the filter asks for the export's state before it has opened next, and there are as
+    /// many exports with state as are allowed.
+    pub(crate) fn scope(&self, scope: wit::Scope) -> Result<&Arc<ScopeState>> {
         match scope {
-            wit::Scope::Connection => self.own.get_or_init(|| {
-                let own = self.shared.state.connection();
-                if let Some(next) = self.next.get() {
-                    self.shared.state.size_scratch(&self.export, Some(&own), next.hop.size());
+            wit::Scope::Connection => {
+                if let Some(own) = self.own.get() {
+                    return Ok(own);
                 }
-                own
-            }),
-            wit::Scope::Exportname => &self.export,
-            wit::Scope::Server => self.shared.state.server(),
+                let export = self.export()?;
+                Ok(self.own.get_or_init(|| {
+                    let own = self.shared.state.connection();
+                    if let Some(next) = self.next.get() {
+                        self.shared.state.size_scratch(export, Some(&own), next.hop.size());
+                    }
+                    own
+                }))
+            }
+            wit::Scope::Exportname => self.export(),
+            wit::Scope::Server => Ok(self.shared.state.server()),
         }
+    }
+
+    /// The export's state. As long as next is not open, only the name says which disk that will be.
+    fn export(&self) -> Result<&Arc<ScopeState>> {
+        if let Some(export) = self.export.get() {
+            return Ok(export.scope());
+        }
+        let disk = if self.exportname.is_empty() { DiskId::DEFAULT } else { DiskId::named(&self.exportname) };
+        let export = self.shared.state.export(&disk)?;
+        Ok(self.export.get_or_init(|| export).scope())
     }
 
     /// The layer below, if it stays the same while the connection is open.
@@ -165,10 +189,28 @@ impl Connection {
             return Err(Error::new(Errno::Einval, "next is open already"));
         }
         let hop = self.below.open(self.readonly_for(readonly)?, exportname).await?;
-        self.size_scratch(&hop);
+        if let Err(error) = self.find_state(&hop).await {
+            let _ = hop.finalize().await;
+            hop.close().await;
+            return Err(error);
+        }
         // `put` replaces nothing, because the guest's open asks for this only once.
         let _ = self.next.put(Next::new(hop));
         Ok(())
+    }
+
+    /// Finalizes and closes the layer below, if it is open, after an open that failed. If operations
+    /// below are still under way, it does so when they have ended.
+    pub(crate) async fn close_next(self: &Arc<Self>) {
+        let Some(next) = self.take_next() else { return };
+        if self.detached_operations.is_idle() {
+            return next.end(&self.shared.name).await;
+        }
+        let conn = Arc::clone(self);
+        self.shared.detached_tasks.spawn(async move {
+            conn.detached_operations.idle().await;
+            next.end(&conn.shared.name).await;
+        });
     }
 
     /// `next-open.reopen`.
@@ -179,7 +221,9 @@ impl Connection {
             return Ok(now);
         }
         let hop = self.below.open(self.readonly_for(readonly)?, exportname).await?;
-        self.size_scratch(&hop);
+        if self.keeps_state {
+            self.size_scratch(&hop)?;
+        }
         let old = self.next.put(Next::new(hop));
         if let Some(old) = old {
             old.retire(&self.shared);
@@ -196,7 +240,20 @@ impl Connection {
         }
     }
 
-    fn size_scratch(&self, hop: &Hop) {
-        self.shared.state.size_scratch(&self.export, self.own.get(), hop.size());
+    /// Finds the state of the disk below, if the filter keeps state.
+    async fn find_state(&self, hop: &Hop) -> Result<()> {
+        if !self.keeps_state {
+            return Ok(());
+        }
+        if self.export.get().is_none() {
+            let export = self.shared.state.export(&hop.disk().await?)?;
+            self.export.get_or_init(|| export);
+        }
+        self.size_scratch(hop)
+    }
+
+    fn size_scratch(&self, hop: &Hop) -> Result<()> {
+        self.shared.state.size_scratch(self.export()?, self.own.get(), hop.size());
+        Ok(())
     }
 }

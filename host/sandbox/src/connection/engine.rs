@@ -21,7 +21,7 @@ use rbdkit_plugin_api::ConfigError;
 use wasmtime::{Config, Engine, OptLevel, Strategy, WasmBacktraceDetails, WasmFeatures};
 
 /// How much of its fiber's stack a guest's code may use, in bytes. Beyond it the code traps.
-const WASM_STACK: usize = 512 << 10;
+pub(crate) const WASM_STACK: usize = 512 << 10;
 
 /// A fiber's stack, in bytes of address space. The host's frames come on top of the guest's: an
 /// import polls the layers below on this stack, down to the next filter's own fiber. 1.5 MiB are

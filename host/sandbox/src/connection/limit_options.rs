@@ -42,7 +42,7 @@ const RESOURCES: [(&str, &str); 20] = [
     ("maps", "bytes of memory for block maps"),
     ("scratch", "bytes on the disk for one scratch file (auto: the export's size)"),
     ("scratch-total", "bytes on the disk for all scratch files of the filter"),
-    ("exports", "exports for which the filter may keep state"),
+    ("exports", "disks with state besides the default export's"),
     ("prefetches", "prefetches of one connection under way at once"),
     ("prefetch-queue", "bytes in one connection's prefetch queue"),
     ("compile", "processor time for compiling one component"),
@@ -146,7 +146,8 @@ impl Limits {
     }
 }
 
-fn in_units(bytes: u64) -> String {
+/// A number of bytes as a value of `--filter-limit`.
+pub(crate) fn in_units(bytes: u64) -> String {
     for (suffix, scale) in [("G", 1 << 30), ("M", 1 << 20), ("k", 1 << 10)] {
         if bytes >= scale && bytes.is_multiple_of(scale) {
             return format!("{}{suffix}", bytes / scale);

@@ -51,7 +51,7 @@ pub struct FilterLimits {
     pub scratch: Option<u64>,
     /// Bytes on the disk for all scratch files of the filter together.
     pub scratch_total: u64,
-    /// Exports for which the filter may keep state.
+    /// Disks for which the filter may keep state, besides the default export's.
     pub exports: u32,
     /// Prefetches of one connection under way at once.
     pub prefetches: u32,

@@ -23,6 +23,11 @@ impl Next {
         Arc::new(Next { hop, retired: OnceLock::new() })
     }
 
+    /// Finalizes and closes it. `name` is the filter's, for messages.
+    pub(crate) async fn end(&self, name: &str) {
+        end(&self.hop, name).await;
+    }
+
     /// Marks it as replaced: its last user, which may be the caller, ends it.
     pub(super) fn retire(&self, shared: &Arc<FilterShared>) {
         let _ = self.retired.set(Arc::clone(shared));
@@ -40,12 +45,14 @@ impl Drop for Next {
 /// Finalizes and closes a hop on a task of its own, which the server waits for when it stops.
 fn end_later(shared: &FilterShared, hop: Arc<Hop>) {
     let name = shared.name.clone();
-    shared.detached_tasks.spawn(async move {
-        if let Err(error) = hop.finalize().await {
-            tracing::error!("{name}: finalizing {}: {error}", hop.name());
-        }
-        hop.close().await;
-    });
+    shared.detached_tasks.spawn(async move { end(&hop, &name).await });
+}
+
+async fn end(hop: &Hop, name: &str) {
+    if let Err(error) = hop.finalize().await {
+        tracing::error!("{name}: finalizing {}: {error}", hop.name());
+    }
+    hop.close().await;
 }
 
 /// Where a connection keeps the layer below.

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 
-use rbdkit_plugin_api::ThreadModel;
+use rbdkit_plugin_api::{Flag, ThreadModel};
 
 use super::counters::Counters;
 use super::limits::{FilterLimits, MAX_DETACHED_OPERATIONS};
@@ -41,12 +41,15 @@ pub(crate) struct FilterShared {
     pub(crate) faults: Faults,
     pub(crate) state: Arc<FilterState>,
     pub(crate) files: ParamFiles,
-    /// Bytes of the buffers that calls allocate and of those that detached operations keep.
-    pub(crate) buffers: Quota,
+    /// Bytes of what calls allocate in the host: buffers, copies of payloads that a guest changes,
+    /// lists of extents, and what detached operations keep.
+    pub(crate) buffers: Arc<Quota>,
     /// How many detached operations there are, and their limit.
     pub(crate) detached_operations: Quota,
     /// Tasks that outlive their connection.
     pub(crate) detached_tasks: Arc<TaskTracker>,
+    /// The server stops: guests no longer wait.
+    pub(crate) stopping: Flag,
     /// Memory of the instances of all filters.
     pub(crate) memory_all: Arc<Quota>,
     pub(crate) on_fault: OnFault,
@@ -69,9 +72,10 @@ impl FilterShared {
             purpose,
             log: GuestLog::new(name, limits.log_lines, limits.log_line as usize),
             state: FilterState::new(limits.for_state()),
-            buffers: Quota::new(limits.buffers_total),
+            buffers: Arc::new(Quota::new(limits.buffers_total)),
             detached_operations: Quota::new(MAX_DETACHED_OPERATIONS),
             detached_tasks: Arc::default(),
+            stopping: Flag::default(),
             memory_all: Arc::clone(&host.memory),
             on_fault: host.on_fault.clone(),
             limits,

@@ -1,6 +1,7 @@
 //! How long a call waits: while its client is connected, or until the operation is done.
 //!
-//! A request waits only while its client is connected, because only the client needs its answer.
+//! A request waits only while its client is connected and the server does not stop, because only the
+//! client needs its answer.
 //! Finalize and close wait until they are done, because they may write back data that must not be
 //! lost. A call on an instance whose memory holds state also waits until it is done. The operations
 //! that such a call begins in the layers below have to wait in the same way. They are polled inside
@@ -8,14 +9,14 @@
 
 use std::cell::Cell;
 
-use rbdkit_plugin_api::Client;
+use rbdkit_plugin_api::{Client, Flag};
 
 /// How long a call waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WaitPolicy {
-    /// It gives up when its client has gone.
+    /// It gives up when its client has gone or the server stops.
     WhileClientIsThere,
-    /// It also waits after its client has gone.
+    /// It also waits after that.
     UntilDone,
 }
 
@@ -54,8 +55,9 @@ impl WaitPolicy {
         if until_done() { WaitPolicy::UntilDone } else { WaitPolicy::WhileClientIsThere }
     }
 
-    /// Waits for something that may be dropped. None: the client has gone first.
-    pub(crate) async fn wait<T>(self, client: &Client, wait: impl Future<Output = T>) -> Option<T> {
+    /// Waits for something that may be dropped. None: the client has gone first, or the server
+    /// stops.
+    pub(crate) async fn wait<T>(self, client: &Client, stopping: &Flag, wait: impl Future<Output = T>) -> Option<T> {
         if self == WaitPolicy::UntilDone {
             return Some(wait.await);
         }
@@ -64,6 +66,7 @@ impl WaitPolicy {
             // This comes first: an answer that came at the same moment is for a client that is
             // still there.
             () = client.until_gone() => None,
+            () = stopping.wait() => None,
             answer = wait => Some(answer),
         }
     }

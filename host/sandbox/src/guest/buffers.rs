@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rbdkit_plugin_api::{Buffer, Errno, Fill, MAX_REQUEST, Pool, Span};
 
+use super::clock::Overrun;
 use super::fault::mistake;
 use crate::connection::detached::Charge;
 use crate::connection::shared::FilterShared;
@@ -19,6 +20,9 @@ const MAX_BUFFERS: usize = 1024;
 /// buffer with more runs is kept as data alone, because a change moves all runs after it and a copy
 /// adds one run for each run copied. A buffer that next filled may have more.
 const MAX_RUNS: usize = 1024;
+
+/// Bytes that `buffer.copy` copies at a time.
+const MAX_COPY: u32 = 1 << 20;
 
 /// The longest buffer that `buffer.alloc` makes.
 const LONGEST: u32 = MAX_REQUEST;
@@ -50,8 +54,8 @@ struct Payload {
     /// What the request does with it: a read writes into it.
     access: Access,
     /// The buffer as the layers above sent it. They must get it back unchanged, so the first change
-    /// of a write's payload makes a copy.
-    original: Option<Buffer>,
+    /// of a write's payload makes a copy, which is charged.
+    original: Option<(Buffer, Charge)>,
 }
 
 /// The buffers of one call.
@@ -90,7 +94,8 @@ impl CallBuffers {
     /// others.
     #[inline]
     pub(crate) fn clear(&mut self) -> Option<Buffer> {
-        let buffer = self.payload.take().and_then(|payload| payload.original.or(payload.buffer));
+        let buffer =
+            self.payload.take().and_then(|payload| payload.original.map_or(payload.buffer, |(buffer, _)| Some(buffer)));
         self.own.clear();
         if self.own_bytes > 0 {
             self.shared.buffers.give(std::mem::take(&mut self.own_bytes));
@@ -104,9 +109,9 @@ impl CallBuffers {
         match bytes {
             Bytes::Own(bytes) => {
                 self.own_bytes = self.own_bytes.saturating_sub(bytes);
-                Some(Charge::taken_over(&self.shared, bytes))
+                Some(Charge::taken_over(&self.shared.buffers, bytes))
             }
-            Bytes::Request(bytes) => Charge::new(&self.shared, bytes),
+            Bytes::Request(bytes) => Charge::new(&self.shared.buffers, bytes),
         }
     }
 
@@ -143,6 +148,10 @@ impl CallBuffers {
     }
 
     /// A buffer to change.
+    ///
+    /// # Errors
+    /// The copy of a write's payload would exceed the filter's `buffers-total`, or a mistake of the
+    /// guest.
     pub(crate) fn change(&mut self, buf: u32, at: u32, length: u32) -> wasmtime::Result<(&mut Buffer, Span)> {
         if buf == 0
             && let Some(payload) = &mut self.payload
@@ -150,8 +159,12 @@ impl CallBuffers {
             && payload.original.is_none()
             && let Some(mut buffer) = payload.buffer.take()
         {
+            let Some(charge) = Charge::new(&self.shared.buffers, u64::from(buffer.len())) else {
+                payload.buffer = Some(buffer);
+                return Err(Overrun::Buffers.into());
+            };
             payload.buffer = Some(buffer.duplicate());
-            payload.original = Some(buffer);
+            payload.original = Some((buffer, charge));
         }
         let (buffer, span) = self.look(buf, at, length)?;
         if buffer.fills().nth(MAX_RUNS).is_some() {
@@ -208,13 +221,35 @@ impl CallBuffers {
 
     /// `buffer.copy`: copies bytes, and which of them are known to be zero. The ranges may overlap.
     pub(crate) fn copy(&mut self, to: u32, to_at: u32, from: u32, from_at: u32, length: u32) -> wasmtime::Result<()> {
-        let (source, from_span) = self.look(from, from_at, length)?;
+        // In pieces, so that a copy of 64 MiB takes no second 64 MiB. Ranges of one buffer may
+        // overlap: then the pieces are copied from the end that is not overwritten first.
+        let backwards = to == from && to_at > from_at;
+        let pieces = length.div_ceil(MAX_COPY);
+        if pieces == 0 {
+            return self.copy_piece((to, to_at), (from, from_at), 0);
+        }
+        // The ranges are checked as a whole, so that a wrong one changes nothing.
+        self.look(from, from_at, length)?;
+        self.look(to, to_at, length)?;
+        for piece in 0..pieces {
+            let at = MAX_COPY * if backwards { pieces - 1 - piece } else { piece };
+            self.copy_piece((to, to_at + at), (from, from_at + at), MAX_COPY.min(length - at))?;
+        }
+        Ok(())
+    }
+
+    fn copy_piece(&mut self, to: (u32, u32), from: (u32, u32), length: u32) -> wasmtime::Result<()> {
+        let (source, from_span) = self.look(from.0, from.1, length)?;
         if source.spliced() > 0 {
             source.materialize(from_span);
         }
         // A range known to be zero stays known to be zero, so copying it costs nothing.
         let mut parts = Vec::new();
-        let runs: Vec<(Span, Fill)> = source.fills().collect();
+        let runs: Vec<(Span, Fill)> = source
+            .fills()
+            .skip_while(|(run, _)| run.at + run.len <= from_span.at)
+            .take_while(|(run, _)| run.at < from_span.at + from_span.len)
+            .collect();
         for (run, fill) in runs {
             let start = run.at.max(from_span.at);
             let end = (run.at + run.len).min(from_span.at + from_span.len);
@@ -223,7 +258,7 @@ impl CallBuffers {
                 parts.push((start - from_span.at, end - start, data));
             }
         }
-        let (target, to_span) = self.change(to, to_at, length)?;
+        let (target, to_span) = self.change(to.0, to.1, length)?;
         for (at, length, data) in parts {
             match data {
                 Some(data) => target.put(to_span.at + at, &data),

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rbdkit_chain::NextLayer;
-use rbdkit_plugin_api::{Buffer, Errno, Error, Span};
+use rbdkit_plugin_api::{Buffer, Client, Errno, Error, Span};
 
 use super::buffers::{Access, CallBuffers};
 use super::console::Console;
 use super::extents::ExtentsAnswer;
 use crate::connection::conn::Connection;
+use crate::connection::detached::Charge;
 use crate::connection::next::Next;
 use crate::connection::shared::FilterShared;
 use crate::connection::waiting::WaitPolicy;
@@ -56,19 +57,30 @@ pub(crate) enum CallKind {
     Ending,
 }
 
+/// Whether a call that belongs to no connection may be ended by dropping its instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InstanceState {
+    /// Another instance can take its place.
+    Replaceable,
+    /// The instance's memory holds state.
+    Needed,
+}
+
 /// What a call begins with.
 pub(crate) struct Setup {
     pub(crate) phase: Phase,
     pub(crate) kind: CallKind,
-    /// Where the answer of a `mapping.extents` has to begin.
-    pub(crate) extents_from: Option<u64>,
+    /// For `mapping.extents`: the offset and the length of its request.
+    pub(crate) extents_of: Option<(u64, u64)>,
     /// The layers below, for a call that belongs to no connection.
     pub(crate) below: Option<NextLayer>,
+    /// For a call that belongs to no connection.
+    pub(crate) instance: InstanceState,
 }
 
 impl Setup {
     pub(crate) fn new(phase: Phase) -> Setup {
-        Setup { phase, kind: CallKind::Ordinary, extents_from: None, below: None }
+        Setup { phase, kind: CallKind::Ordinary, extents_of: None, below: None, instance: InstanceState::Needed }
     }
 }
 
@@ -82,6 +94,7 @@ pub(crate) struct Call {
     pub(crate) next: Option<Arc<Next>>,
     /// The layers below, for a call that belongs to no connection.
     pub(crate) below: Option<NextLayer>,
+    instance: InstanceState,
     /// How long finalize or close has slept in all, including the sleep that is under way.
     pub(super) slept: Duration,
     pub(crate) extents: Option<ExtentsAnswer>,
@@ -110,6 +123,7 @@ impl Call {
             conn: None,
             next: None,
             below: None,
+            instance: InstanceState::Needed,
             slept: Duration::ZERO,
             extents: None,
             lock: None,
@@ -128,8 +142,11 @@ impl Call {
         self.conn = conn.cloned();
         self.next = conn.and_then(|conn| conn.replaceable_next());
         self.below = setup.below;
+        self.instance = setup.instance;
         self.slept = Duration::ZERO;
-        self.extents = setup.extents_from.map(ExtentsAnswer::new);
+        self.extents = setup
+            .extents_of
+            .map(|(offset, length)| ExtentsAnswer::new(offset, length, Charge::taken_over(&self.shared.buffers, 0)));
     }
 
     /// [`Call::begin`] for a read or a write of a connection. The rest is as [`Call::end`] left it.
@@ -169,11 +186,24 @@ impl Call {
         }
     }
 
+    /// The client that it is for.
+    pub(super) fn client(&self) -> Option<&Arc<Client>> {
+        let of_conn = self.conn.as_ref().map(|conn| conn.client());
+        of_conn.or_else(|| self.below.as_ref().map(|below| below.client()))
+    }
+
     /// Whether it may be ended when its client has gone: its answer is not needed, and its instance
     /// holds no state.
     pub(super) fn may_end(&self) -> bool {
-        let replaceable = || self.conn.as_ref().is_some_and(|conn| !conn.needs_its_instance());
-        self.phase == Phase::DATA && replaceable() && self.wait_policy() == WaitPolicy::WhileClientIsThere
+        let replaceable = || match &self.conn {
+            Some(conn) => !conn.needs_its_instance(),
+            None => self.instance == InstanceState::Replaceable,
+        };
+        let of_a_client = self.phase.is_in(Phase::DATA.or(Phase::OPEN).or(Phase::BEFORE));
+        of_a_client
+            && self.kind == CallKind::Ordinary
+            && replaceable()
+            && self.wait_policy() == WaitPolicy::WhileClientIsThere
     }
 
     /// The layer below.

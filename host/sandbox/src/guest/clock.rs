@@ -55,6 +55,8 @@ pub(crate) enum Overrun {
     Waited(u64),
     #[error("its client has gone")]
     Gone,
+    #[error("the copies of changed payloads take all of buffers-total (--filter-limit buffers-total=SIZE)")]
+    Buffers,
 }
 
 /// The times of one call, in nanoseconds of [`Pulse::now`]. Only the call's own task writes them.

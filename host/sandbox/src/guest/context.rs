@@ -49,7 +49,7 @@ impl Context {
 
     /// Ends a guest that still computes after its client has gone, if its instance holds no state.
     pub(super) fn still_wanted(&self) -> Result<(), Overrun> {
-        let gone = self.call.conn.as_ref().is_some_and(|conn| conn.client().is_gone());
+        let gone = self.call.client().is_some_and(|client| client.is_gone());
         if gone && self.call.may_end() { Err(Overrun::Gone) } else { Ok(()) }
     }
 
@@ -77,7 +77,7 @@ impl Context {
 
     /// The state that a scope names.
     pub(crate) fn scope(&self, scope: wit::Scope, what: &str) -> wasmtime::Result<&Arc<ScopeState>> {
-        Ok(self.conn(what)?.scope(scope))
+        self.conn(what)?.scope(scope).map_err(|error| mistake(error.to_string()))
     }
 
     /// Converts a layer's answer for the guest. The layer's error is kept with its text, and is

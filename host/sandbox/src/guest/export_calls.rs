@@ -10,7 +10,6 @@ use wasmtime::{Result, Store};
 use super::call::{CallKind, Phase, Setup};
 use super::context::Context;
 use super::exports::{ExportedFunctions, interface};
-use super::extents::ExtentsAnswer;
 use super::fault::mistake;
 use crate::connection::bindings::host::types as wit;
 
@@ -366,7 +365,7 @@ impl ExportCall for ExtentsCall {
     const PHASE: Phase = Phase::DATA;
 
     fn setup(&self) -> Setup {
-        Setup { extents_from: Some(self.offset), ..Setup::new(Self::PHASE) }
+        Setup { extents_of: Some((self.offset, self.length)), ..Setup::new(Self::PHASE) }
     }
 
     fn offset(&self) -> Option<u64> {
@@ -379,7 +378,8 @@ impl ExportCall for ExtentsCall {
             Ok(own) => own,
             Err(errno) => return Ok(Err(errno)),
         };
-        let forwarded = store.data_mut().call.extents.take().unwrap_or_else(|| ExtentsAnswer::new(self.offset));
+        let forwarded = store.data_mut().call.extents.take();
+        let forwarded = forwarded.ok_or_else(|| wasmtime::format_err!("an answer of extents that was taken"))?;
         let one = self.flags.contains(wit::CommandFlags::REQ_ONE);
         // An invalid list is a fault, and nothing of the call is published.
         let list = forwarded.finish(own, self.offset, self.length, one);

@@ -4,6 +4,8 @@ use rbdkit_plugin_api::text::one_line_within;
 use wasmtime::{Trap, WasmBacktrace};
 
 use super::clock::Overrun;
+use super::memory::{MemoryLimit, MemoryLimiter};
+use crate::connection::engine::WASM_STACK;
 use crate::connection::log::CAUSE;
 
 /// A mistake of a guest: it called an import in a way that the contract forbids. The call traps.
@@ -23,8 +25,18 @@ pub(crate) struct Fault {
     pub(crate) cause: String,
     /// The guest's functions, innermost first, in one line.
     pub(crate) backtrace: Option<String>,
-    /// It was ended because its client has gone. The guest did nothing wrong.
-    pub(crate) gone: bool,
+    pub(crate) kind: FaultKind,
+}
+
+/// Who is the cause of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FaultKind {
+    /// The guest.
+    Guest,
+    /// Its client has gone. The guest did nothing wrong.
+    Gone,
+    /// All calls together use the filter's `buffers-total`. The guest did nothing wrong.
+    NoBuffers,
 }
 
 impl Fault {
@@ -33,14 +45,36 @@ impl Fault {
             overrun.to_string()
         } else if let Some(mistake) = error.downcast_ref::<Mistake>() {
             mistake.to_string()
+        } else if let Some(trap @ Trap::StackOverflow) = error.downcast_ref::<Trap>() {
+            format!("{trap} (a guest has {} KiB)", WASM_STACK >> 10)
         } else if let Some(trap) = error.downcast_ref::<Trap>() {
             trap.to_string()
         } else {
             format!("{:#}", error.root_cause())
         };
         let backtrace = error.downcast_ref::<WasmBacktrace>().map(frames);
-        let gone = error.downcast_ref::<Overrun>() == Some(&Overrun::Gone);
-        Fault { cause: one_line_within(&cause, CAUSE), backtrace, gone }
+        let kind = match error.downcast_ref::<Overrun>() {
+            Some(Overrun::Gone) => FaultKind::Gone,
+            Some(Overrun::Buffers) => FaultKind::NoBuffers,
+            _ => FaultKind::Guest,
+        };
+        Fault { cause: one_line_within(&cause, CAUSE), backtrace, kind }
+    }
+
+    /// [`Fault::new`] for a call in which the guest may have been refused memory. What a guest then
+    /// does depends on its language: it aborts, jumps to `unreachable` or uses a null pointer.
+    pub(super) fn within(error: &wasmtime::Error, memory: &MemoryLimiter) -> Fault {
+        let fault = Fault::new(error);
+        let by_itself = !error.is::<Overrun>() && !error.is::<Mistake>();
+        match memory.reached().filter(|_| by_itself) {
+            Some(limit) => Fault { cause: one_line_within(&format!("{limit}: {}", fault.cause), CAUSE), ..fault },
+            None => fault,
+        }
+    }
+
+    /// The instance cannot be made within a limit.
+    pub(super) fn beyond(limit: MemoryLimit) -> Fault {
+        Fault { cause: limit.to_string(), backtrace: None, kind: FaultKind::Guest }
     }
 }
 
@@ -61,7 +95,8 @@ fn frames(backtrace: &WasmBacktrace) -> String {
     shown.join(" < ")
 }
 
-/// The name of a function, demangled if it is Rust's.
+/// The name of a function, demangled if it is Rust's. The name was cut before the component was
+/// compiled.
 fn demangled(name: &str) -> String {
     format!("{:#}", rustc_demangle::demangle(name))
 }

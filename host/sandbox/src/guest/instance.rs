@@ -15,7 +15,7 @@ use wasmtime::Store;
 use wasmtime::component::InstancePre;
 
 use super::buffers::Access;
-use super::call::{Call, Phase, Setup};
+use super::call::{Phase, Setup};
 use super::context::Context;
 use super::export_calls::{ExportCall, Returned};
 use super::exports::{ExportIndices, ExportedFunctions, interface};
@@ -57,7 +57,7 @@ impl Transfer {
 pub(crate) struct Instance {
     store: Store<Context>,
     functions: ExportedFunctions,
-    /// Bytes of memory and tables that it had right after it was configured.
+    /// Bytes that it had right after it was configured.
     configured_bytes: u64,
 }
 
@@ -65,12 +65,16 @@ pub(crate) struct Instance {
 pub(crate) struct Recipe {
     pub(crate) pre: InstancePre<Context>,
     pub(crate) exports: ExportIndices,
+    /// Bytes that an instance takes in the host besides its memories and tables.
+    pub(crate) footprint: u64,
 }
 
 impl Recipe {
     /// A fresh instance, not configured.
     pub(crate) async fn instantiate(&self, shared: &Arc<FilterShared>) -> std::result::Result<Instance, Fault> {
-        let mut store = Store::new(self.pre.engine(), Context::new(Arc::clone(shared)));
+        let mut context = Context::new(Arc::clone(shared));
+        context.memory.charge(self.footprint).map_err(Fault::beyond)?;
+        let mut store = Store::new(self.pre.engine(), context);
         store.limiter(|context| &mut context.memory);
         store.set_hostcall_fuel(usize::try_from(shared.limits.transfer).unwrap_or(usize::MAX));
         store.epoch_deadline_callback(|context| {
@@ -83,13 +87,17 @@ impl Recipe {
             let instance = self.pre.instantiate_async(&mut store).await?;
             self.exports.load(&mut store, &instance)
         };
-        let functions = made.await.map_err(|error| Fault::new(&error))?;
+        let functions = match made.await {
+            Ok(functions) => functions,
+            Err(error) => return Err(Fault::within(&error, &store.data().memory)),
+        };
         Ok(Instance { store, functions, configured_bytes: 0 })
     }
 }
 
 /// Starts the clock of a call.
 fn enter(store: &mut Store<Context>, phase: Phase) {
+    store.data_mut().memory.begin();
     let context = store.data();
     let shared = &context.shared;
     shared.pulse.enter(store.engine());
@@ -102,7 +110,8 @@ fn enter(store: &mut Store<Context>, phase: Phase) {
 /// otherwise. If the guest passes on an errno of the layer below, the error keeps that layer's
 /// text.
 #[inline]
-fn settle<T>(call: &mut Call, returned: wasmtime::Result<Returned<T>>) -> Outcome<T> {
+fn settle<T>(context: &mut Context, returned: wasmtime::Result<Returned<T>>) -> Outcome<T> {
+    let call = &mut context.call;
     match returned {
         Ok(Ok(answer)) => {
             if !call.changes.is_empty() {
@@ -117,7 +126,7 @@ fn settle<T>(call: &mut Call, returned: wasmtime::Result<Returned<T>>) -> Outcom
         }
         Err(error) => {
             call.changes.fail();
-            Err(Box::new(Fault::new(&error)))
+            Err(Box::new(Fault::within(&error, &context.memory)))
         }
     }
 }
@@ -139,9 +148,9 @@ impl Instance {
         self.store.data().shared.counters.calls.fetch_add(1, Relaxed);
         let returned = call.run(&self.functions, &mut self.store).await;
         self.store.data().clock.over();
-        let call = &mut self.store.data_mut().call;
-        let outcome = settle(call, returned);
-        call.end();
+        let context = self.store.data_mut();
+        let outcome = settle(context, returned);
+        context.call.end();
         outcome
     }
 
@@ -183,9 +192,9 @@ impl Instance {
     /// operation of the layer below still has it ([`crate::connection::detached`]).
     pub(crate) fn finish(&mut self, returned: wasmtime::Result<Returned<()>>) -> (Option<Buffer>, Outcome<()>) {
         self.store.data().clock.over();
-        let call = &mut self.store.data_mut().call;
-        let outcome = settle(call, returned);
-        (call.end_transfer(), outcome)
+        let context = self.store.data_mut();
+        let outcome = settle(context, returned);
+        (context.call.end_transfer(), outcome)
     }
 
     /// Records the size of its memory after it was configured.

@@ -1,9 +1,11 @@
-//! The limiter of an instance's memory.
+//! The limiter of an instance's memory. It also remembers that it refused some, because a guest
+//! without memory traps in ways that do not say so.
 
 use std::sync::Arc;
 
 use wasmtime::ResourceLimiter;
 
+use crate::connection::limit_options::in_units;
 use crate::state::Quota;
 
 /// Counts an instance's memory and tables against its limit and against the limit of all instances
@@ -14,6 +16,19 @@ pub(crate) struct MemoryLimiter {
     used: u64,
     /// What all instances of the server may have together.
     all: Arc<Quota>,
+    /// The limit that was reached since the call began.
+    reached: Option<MemoryLimit>,
+}
+
+/// A limit on memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum MemoryLimit {
+    /// Of one instance, in bytes.
+    #[error("it needs more than memory={} allows", in_units(*.0))]
+    Instance(u64),
+    /// Of all instances, in bytes.
+    #[error("all filters together need more than memory-all={} allows", in_units(*.0))]
+    All(u64),
 }
 
 impl Drop for MemoryLimiter {
@@ -27,22 +42,46 @@ const TABLE_ELEMENT: u64 = 16;
 
 impl MemoryLimiter {
     pub(crate) fn new(limit: u64, all: Arc<Quota>) -> MemoryLimiter {
-        MemoryLimiter { limit, used: 0, all }
+        MemoryLimiter { limit, used: 0, all, reached: None }
     }
 
-    /// Bytes of memory and tables that the instance has.
+    /// A call begins.
+    #[inline]
+    pub(super) fn begin(&mut self) {
+        self.reached = None;
+    }
+
+    /// The limit that was reached since the call began.
+    pub(super) fn reached(&self) -> Option<MemoryLimit> {
+        self.reached
+    }
+
+    /// Charges what the instance takes besides memories and tables.
+    pub(super) fn charge(&mut self, bytes: u64) -> Result<(), MemoryLimit> {
+        self.take(bytes)
+    }
+
+    /// Bytes that the instance has: memory, tables, and what else was charged.
     pub(crate) fn used(&self) -> u64 {
         self.used
     }
 
-    fn grow(&mut self, from: usize, to: usize, scale: u64) -> bool {
-        let more = (to.saturating_sub(from) as u64).saturating_mul(scale);
+    fn take(&mut self, more: u64) -> Result<(), MemoryLimit> {
         let used = self.used.saturating_add(more);
-        if used > self.limit || !self.all.take(more) {
-            return false;
+        if used > self.limit {
+            return Err(MemoryLimit::Instance(self.limit));
+        }
+        if !self.all.take(more) {
+            return Err(MemoryLimit::All(self.all.limit()));
         }
         self.used = used;
-        true
+        Ok(())
+    }
+
+    fn grow(&mut self, from: usize, to: usize, scale: u64) -> bool {
+        let taken = self.take((to.saturating_sub(from) as u64).saturating_mul(scale));
+        self.reached = taken.err().or(self.reached);
+        taken.is_ok()
     }
 }
 
@@ -85,5 +124,22 @@ mod tests {
         assert!(other.memory_growing(0, 100 << 10, None).unwrap());
         drop(other);
         assert_eq!(all.used(), 0);
+    }
+
+    #[test]
+    fn the_limit_that_was_reached_is_known_until_the_next_call() {
+        let all = Arc::new(Quota::new(1 << 20));
+        let mut room = MemoryLimiter::new(128 << 10, Arc::clone(&all));
+        room.charge(100 << 10).unwrap();
+        assert_eq!((room.reached(), room.used()), (None, 100 << 10));
+        assert_eq!(room.charge(100 << 10), Err(MemoryLimit::Instance(128 << 10)));
+        assert!(!room.memory_growing(0, 64 << 10, None).unwrap());
+        let reached = room.reached().unwrap();
+        assert_eq!(reached.to_string(), "it needs more than memory=128k allows");
+        room.begin();
+        assert_eq!(room.reached(), None);
+        assert!(all.take(all.limit() - all.used()));
+        assert!(!room.table_growing(0, 1, None).unwrap());
+        assert_eq!(room.reached().unwrap().to_string(), "all filters together need more than memory-all=1M allows");
     }
 }

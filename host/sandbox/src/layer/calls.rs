@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rbdkit_chain::{Hop, NextLayer};
 use rbdkit_plugin_api::{
-    BlockSizes, Buffer, Capabilities, Done, Errno, Error, Extents, Flags, Op, OpenArgs, Result, Span,
+    BlockSizes, Buffer, Capabilities, Disk, DiskId, Done, Errno, Error, Extents, Flags, Op, OpenArgs, Result, Span,
 };
 
 use super::breaker::{Breaker, Pass};
@@ -25,7 +25,7 @@ use crate::guest::export_calls::{
     NextRangeCall, OpenCall, PrepareCall,
 };
 use crate::guest::exported::Exported;
-use crate::guest::fault::Fault;
+use crate::guest::fault::{Fault, FaultKind};
 use crate::guest::instance::Transfer;
 use crate::guest::text::protocol_string;
 
@@ -63,9 +63,8 @@ enum Priority {
 impl CallServer {
     /// Opens this layer for a connection. What was opened below is closed again if it fails.
     pub(crate) async fn open(filter: Arc<Filter>, args: OpenArgs, below: NextLayer) -> Result<Arc<CallServer>> {
-        let export = filter.shared.state.export(&args.exportname)?;
         let pool = filter.pool_for_connection().await?;
-        let conn = Connection::new(&filter.shared, export, args, below, filter.connection_traits(&pool));
+        let conn = Connection::new(&filter.shared, args, below, filter.connection_traits(&pool));
         let server = Arc::new(CallServer {
             holder: Holder::new(conn.id()),
             conn,
@@ -79,10 +78,7 @@ impl CallServer {
         let conn = &server.conn;
         if let Err(error) = server.open_guest().await {
             conn.deltas.take_back();
-            if let Some(next) = conn.take_next() {
-                let _ = next.hop.finalize().await;
-                next.hop.close().await;
-            }
+            conn.close_next().await;
             return Err(error);
         }
         conn.begin_life();
@@ -98,7 +94,7 @@ impl CallServer {
         if !self.exported().connection {
             return conn.open_next(conn.readonly, &conn.exportname).await;
         }
-        let _turn = self.filter.turn_to_open().await;
+        let _turn = self.filter.turn_to_open(conn.client()).await?;
         let open =
             OpenCall { readonly: conn.readonly, exportname: &conn.exportname, tls: conn.client().tls, replayed: false };
         conn.handle.store(self.ask(open).await?, Relaxed);
@@ -137,7 +133,7 @@ impl CallServer {
     async fn serve<E: ExportCall>(&self, call: E, priority: Priority) -> Result<E::Answer> {
         // Finalize may have to write back data that must not be lost, so it always runs.
         let pass = if E::KIND == CallKind::Ending { None } else { Some(self.admit()?) };
-        let mut lease = self.lease(priority, pass).await?;
+        let mut lease = self.lease(priority, E::KIND, pass).await?;
         // Replaying this connection may just have shown that it cannot be replayed.
         let Some(instance) = lease.instance().filter(|_| !self.conn.is_lost()) else {
             return Err(self.was_lost());
@@ -179,9 +175,13 @@ impl CallServer {
     /// Reports that a call of this connection ended in a fault. Its instance is gone. Returns the
     /// error for the request. `pass` is None for a call that runs whatever happened before.
     fn faulted(&self, what: &str, offset: Option<u64>, pass: Option<Pass>, fault: &Fault) -> Error {
-        if fault.gone {
-            tracing::debug!("{}: {what}: ended, as its client has gone", self.filter.name());
-            return Errno::Eshutdown.into();
+        match fault.kind {
+            FaultKind::Guest => {}
+            FaultKind::Gone => {
+                tracing::debug!("{}: {what}: ended, as its client has gone", self.filter.name());
+                return Errno::Eshutdown.into();
+            }
+            FaultKind::NoBuffers => return self.filter.out_of_buffers(what, fault, &self.pool),
         }
         let error = self.filter.faulted(what, offset, fault, &self.pool);
         if let Some(pass) = pass {
@@ -202,7 +202,7 @@ impl CallServer {
         self.pool.try_take_ready(&self.holder)
     }
 
-    async fn lease(&self, priority: Priority, pass: Option<Pass>) -> Result<Lease<'_>> {
+    async fn lease(&self, priority: Priority, kind: CallKind, pass: Option<Pass>) -> Result<Lease<'_>> {
         if self.conn.is_lost() {
             return Err(self.was_lost());
         }
@@ -212,7 +212,7 @@ impl CallServer {
             // Waiting is rare, so its future is boxed: otherwise the future of every request would
             // have to be large enough for it, and that future is moved.
             None => {
-                let lease = Box::pin(self.wait_for_a_place(holder)).await?;
+                let lease = Box::pin(self.wait_for_a_place(holder, kind)).await?;
                 // Calls ahead of it in the wait queue may have failed in the meantime.
                 match pass.map_or(Ok(()), |pass| self.admit_again(pass)) {
                     Ok(()) => lease,
@@ -229,13 +229,15 @@ impl CallServer {
         Ok(lease)
     }
 
-    /// Waits in the wait queue of the pool. A request does so while its client is there.
-    async fn wait_for_a_place<'a>(&'a self, holder: Option<&'a Arc<Holder>>) -> Result<Lease<'a>> {
-        let policy = match holder {
-            None => WaitPolicy::UntilDone,
-            Some(_) => WaitPolicy::inherited(),
+    /// Waits in the wait queue of the pool. All but finalize and close do so while their client is
+    /// there and the server does not stop.
+    async fn wait_for_a_place<'a>(&'a self, holder: Option<&'a Arc<Holder>>, kind: CallKind) -> Result<Lease<'a>> {
+        let policy = match kind {
+            CallKind::Ending => WaitPolicy::UntilDone,
+            CallKind::Ordinary | CallKind::Replay => WaitPolicy::inherited(),
         };
-        let place = policy.wait(self.conn.client(), self.pool.take(holder)).await;
+        let stopping = &self.conn.shared.stopping;
+        let place = policy.wait(self.conn.client(), stopping, self.pool.take(holder)).await;
         place.unwrap_or_else(|| Err(Errno::Eshutdown.into()))
     }
 
@@ -294,7 +296,7 @@ impl CallServer {
         };
         let mut lease = match self.lease_now() {
             Some(lease) => lease,
-            None => match Box::pin(self.lease(Priority::Request, Some(pass))).await {
+            None => match Box::pin(self.lease(Priority::Request, CallKind::Ordinary, Some(pass))).await {
                 Ok(lease) => lease,
                 Err(error) => return (buffer, Err(error)),
             },
@@ -326,6 +328,16 @@ impl CallServer {
 
     pub(crate) async fn extents(self: Arc<CallServer>, offset: u64, length: u64, flags: Flags) -> Result<Extents> {
         self.serve(ExtentsCall { offset, length, flags: flags.into() }, Priority::Request).await
+    }
+
+    /// The disk of this layer: the one below, or what the filter makes of it under the names that it
+    /// lists.
+    pub(super) async fn disk(&self) -> Result<Disk> {
+        let below = match self.conn.next() {
+            Some(next) => next.hop.disk().await?,
+            None => DiskId::DEFAULT,
+        };
+        Ok(if self.exported().names { Disk::ByListedName(below) } else { Disk::Is(below) })
     }
 
     pub(crate) async fn size(self: Arc<CallServer>) -> Result<u64> {
@@ -425,11 +437,7 @@ impl CallServer {
         let conn = Arc::clone(&self.conn);
         self.conn.shared.detached_tasks.spawn(async move {
             conn.prefetcher.drained(Duration::MAX).await;
-            let (name, hop) = (&conn.shared.name, &next.hop);
-            if let Err(error) = hop.finalize().await {
-                tracing::error!("{name}: finalizing {}: {error}", hop.name());
-            }
-            hop.close().await;
+            next.end(&conn.shared.name).await;
         });
     }
 }

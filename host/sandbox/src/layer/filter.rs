@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use rbdkit_chain::NextLayer;
 use rbdkit_plugin_api::text::one_line_within;
-use rbdkit_plugin_api::{ConfigError, Errno, Error, Result, ThreadModel};
+use rbdkit_plugin_api::{Client, ConfigError, Errno, Error, Result, ThreadModel};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::breaker::{Breaker, Pass};
@@ -16,10 +16,11 @@ use crate::connection::conn::{Connection, ConnectionTraits};
 use crate::connection::log::CAUSE;
 use crate::connection::on_fault::OnFault;
 use crate::connection::shared::FilterShared;
-use crate::guest::call::{CallKind, Setup};
+use crate::connection::waiting::WaitPolicy;
+use crate::guest::call::{CallKind, InstanceState, Setup};
 use crate::guest::export_calls::{ConfigureCall, ExportCall, OpenCall, PrepareCall, ThreadModelCall};
 use crate::guest::exported::Exported;
-use crate::guest::fault::Fault;
+use crate::guest::fault::{Fault, FaultKind};
 use crate::guest::instance::{Instance, Recipe};
 
 /// The kind under which [`Faults`](crate::connection::log::Faults) counts suspensions of a filter.
@@ -50,6 +51,8 @@ pub(crate) struct FilterTraits {
     pub(crate) recovery: wit::Recovery,
     /// It may replace the layer below.
     pub(crate) reopens: bool,
+    /// It imports functions on the state of scopes.
+    pub(crate) keeps_state: bool,
 }
 
 impl FilterTraits {
@@ -114,12 +117,16 @@ impl Filter {
     /// How the filter treats the connections that this pool serves.
     pub(super) fn connection_traits(&self, pool: &InstancePool) -> ConnectionTraits {
         let needs_its_instance = pool.is_single() && !self.traits.is_stateless();
-        ConnectionTraits { reopens: self.traits.reopens, needs_its_instance }
+        let FilterTraits { reopens, keeps_state, .. } = self.traits;
+        ConnectionTraits { reopens, needs_its_instance, keeps_state }
     }
 
-    pub(super) async fn turn_to_open(&self) -> Option<SemaphorePermit<'_>> {
+    /// # Errors
+    /// ESHUTDOWN: the client has left, or the server stops.
+    pub(super) async fn turn_to_open(&self, client: &Client) -> Result<SemaphorePermit<'_>> {
+        let turn = WaitPolicy::inherited().wait(client, &self.shared.stopping, self.opens.acquire()).await;
         // The semaphore is never closed.
-        self.opens.acquire().await.ok()
+        turn.and_then(std::result::Result::ok).ok_or_else(|| Errno::Eshutdown.into())
     }
 
     /// The pool that serves a new connection.
@@ -245,13 +252,25 @@ impl Filter {
     /// Returns the error for the request.
     pub(super) fn faulted(&self, what: &str, offset: Option<u64>, fault: &Fault, pool: &InstancePool) -> Error {
         self.report(what, offset, &fault.cause, fault.backtrace.as_deref());
+        self.lose_state(pool);
+        self.end_if_asked();
+        Error::new(Errno::Eio, format!("{}: {what}: {}", self.name(), fault.cause))
+    }
+
+    /// The error of a call that ended because all calls together use `buffers-total`. It is not a
+    /// fault of the guest, but its instance is gone.
+    pub(super) fn out_of_buffers(&self, what: &str, fault: &Fault, pool: &InstancePool) -> Error {
+        self.lose_state(pool);
+        Error::new(Errno::Enomem, format!("{}: {what}: {}", self.name(), fault.cause))
+    }
+
+    /// An instance of this pool is gone. Its connections are lost if their state was in it.
+    fn lose_state(&self, pool: &InstancePool) {
         if self.traits.loses_state_with_instance() && pool.is_single() {
             for conn in pool.tenants() {
                 conn.lose();
             }
         }
-        self.end_if_asked();
-        Error::new(Errno::Eio, format!("{}: {what}: {}", self.name(), fault.cause))
     }
 
     /// Reports an invalid answer of the guest.
@@ -269,10 +288,14 @@ impl Filter {
         }
     }
 
-    /// A call that belongs to no connection.
-    pub(super) async fn ask<E: ExportCall>(&self, below: Option<NextLayer>, call: E) -> Result<E::Answer> {
-        let lease = self.pool.take(None).await?;
-        self.ask_in(lease, below, call, FaultReport::Log).await
+    /// A call for a client that has opened no export.
+    ///
+    /// # Errors
+    /// The guest's own, or ESHUTDOWN if the client leaves first.
+    pub(super) async fn ask<E: ExportCall>(&self, below: NextLayer, call: E) -> Result<E::Answer> {
+        let place = WaitPolicy::inherited().wait(below.client(), &self.shared.stopping, self.pool.take(None)).await;
+        let lease = place.unwrap_or_else(|| Err(Errno::Eshutdown.into()))?;
+        self.ask_in(lease, Some(below), call, FaultReport::Log).await
     }
 
     /// [`Filter::ask`] on a place that was leased already.
@@ -287,10 +310,16 @@ impl Filter {
             self.fill(&mut lease, &self.pool).await?;
         }
         let Some(instance) = lease.instance() else { return Err(Errno::Eio.into()) };
-        match instance.serve(Setup { below, ..call.setup() }, None, &call).await {
+        let holds_state = self.pool.is_single() && !self.traits.is_stateless();
+        let state = if holds_state { InstanceState::Needed } else { InstanceState::Replaceable };
+        match instance.serve(Setup { below, instance: state, ..call.setup() }, None, &call).await {
             Ok(answer) => {
                 self.finish(lease);
                 answer
+            }
+            Err(fault) if fault.kind == FaultKind::Gone => {
+                tracing::debug!("{}: {}: ended, as its client has gone", self.name(), E::NAME);
+                Err(Errno::Eshutdown.into())
             }
             Err(fault) => {
                 drop(lease);

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rbdkit_chain::{Layer, NextLayer};
 use rbdkit_plugin_api::{BoxFuture, ConfigError, ExportEntry, Handle, OpenArgs, Result, ThreadModel};
+use tokio::time::{Instant, timeout_at};
 
 use super::calls::CallServer;
 use super::filter::{FaultReport, Filter};
@@ -14,10 +14,6 @@ use crate::guest::export_calls::{
     AfterForkCall, CleanupCall, DefaultExportCall, GetReadyCall, ListExportsCall, PreconnectCall,
 };
 use crate::guest::text::{checked_exports, protocol_string};
-
-/// How long a stopping server waits for layers that still have to end, and then for an instance
-/// that runs `cleanup`.
-const END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// [`Filter`] behind the `Arc` that its connections share.
 pub(crate) struct FilterLayer(pub(crate) Arc<Filter>);
@@ -49,7 +45,7 @@ impl Layer for FilterLayer {
             if !self.0.exported().admission {
                 return next.preconnect(readonly).await;
             }
-            self.0.ask(Some(next), PreconnectCall { readonly }).await
+            self.0.ask(next, PreconnectCall { readonly }).await
         })
     }
 
@@ -59,7 +55,7 @@ impl Layer for FilterLayer {
                 return next.list_exports(readonly).await;
             }
             let call = ListExportsCall { readonly, tls: next.client().tls };
-            checked_exports(self.0.ask(Some(next), call).await?)
+            checked_exports(self.0.ask(next, call).await?)
         })
     }
 
@@ -69,7 +65,7 @@ impl Layer for FilterLayer {
                 return next.default_export(readonly).await;
             }
             let call = DefaultExportCall { readonly, tls: next.client().tls };
-            let name = self.0.ask(Some(next), call).await?;
+            let name = self.0.ask(next, call).await?;
             Ok(protocol_string(&name)?.to_string())
         })
     }
@@ -86,19 +82,25 @@ impl Layer for FilterLayer {
         self.0.pool().free_spare();
     }
 
-    fn cleanup(&self) -> BoxFuture<'_, ()> {
+    fn stop(&self) {
+        self.0.shared.stopping.set();
+        self.0.shared.state.shutdown();
+    }
+
+    fn cleanup(&self, deadline: Instant) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            if tokio::time::timeout(END_TIMEOUT, self.0.shared.detached_tasks.idle()).await.is_err() {
-                tracing::error!("{}: layers below it have not ended in {END_TIMEOUT:?}", self.0.name());
+            // Layers below that hang must leave time for the cleanup.
+            let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+            if timeout_at(half, self.0.shared.detached_tasks.idle()).await.is_err() {
+                tracing::error!("{}: layers below it have not ended in time", self.0.name());
             }
             if self.0.exported().lifecycle {
-                match tokio::time::timeout(END_TIMEOUT, self.0.pool().take(None)).await {
+                match timeout_at(deadline, self.0.pool().take(None)).await {
                     // A fault is logged where it happens; nothing else is needed here.
                     Ok(Ok(lease)) => drop(self.0.ask_in(lease, None, CleanupCall, FaultReport::Log).await),
-                    _ => tracing::error!("{}: no cleanup: its instances are busy after {END_TIMEOUT:?}", self.0.name()),
+                    _ => tracing::error!("{}: no cleanup: its instances are busy", self.0.name()),
                 }
             }
-            self.0.shared.state.shutdown();
             self.0.shared.counters.log(self.0.name(), "at the end");
         })
     }

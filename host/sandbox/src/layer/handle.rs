@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    BlockSizes, BoxFuture, Buffer, Capabilities, Done, Errno, Extents, Flags, Handle, Op, Result, Span,
+    BlockSizes, BoxFuture, Buffer, Capabilities, Disk, Done, Errno, Extents, Flags, Handle, Op, Result, Span,
 };
 
 use super::calls::CallServer;
@@ -51,6 +51,10 @@ impl Handle for FilterHandle {
             true => Op::later(self.server().description()),
             false => self.0.pass(|hop| Op::Ready(Ok(hop.description().map(str::to_string)))),
         }
+    }
+
+    fn disk(&self) -> BoxFuture<'_, Result<Disk>> {
+        Box::pin(self.0.disk())
     }
 
     fn can(&self) -> Op<Result<Capabilities>> {

@@ -102,9 +102,9 @@ impl CodeCache {
     /// The name of a component's entry.
     fn entry(engine: &Engine, component: &[u8]) -> String {
         // The kind of seal is part of the name, so that versions of the host with different seals
-        // do not treat each other's entries as damaged.
+        // do not treat each other's entries as damaged. So is what was removed before compiling.
         let mut hasher = ShaHasher(Sha256::new());
-        hasher.0.update(b"sealed by HMAC-SHA256");
+        hasher.0.update(b"stripped, sealed by HMAC-SHA256");
         engine.precompile_compatibility_hash().hash(&mut hasher);
         hasher.0.update((component.len() as u64).to_le_bytes());
         hasher.0.update(component);

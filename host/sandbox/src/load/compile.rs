@@ -29,6 +29,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::error::{LoadError, one_line};
+use super::strip::stripped;
 use crate::connection::engine;
 use crate::connection::limits::CompileLimits;
 use crate::connection::log::CAUSE;
@@ -76,7 +77,11 @@ fn failed(why: impl Into<String>) -> LoadError {
 
 fn compile_here(engine: &Engine, component: &[u8]) -> Result<Component, LoadError> {
     // A component that makes the compiler panic is refused like any other that cannot be compiled.
-    let compiled = std::panic::catch_unwind(AssertUnwindSafe(|| Component::from_binary(engine, component)));
+    let compile = || match stripped(component) {
+        Some(component) => Component::from_binary(engine, &component),
+        None => Component::from_binary(engine, component),
+    };
+    let compiled = std::panic::catch_unwind(AssertUnwindSafe(compile));
     compiled.map_err(|_| failed("the compiler does not cope with it"))?.map_err(|error| failed(one_line(&error)))
 }
 
@@ -126,6 +131,7 @@ fn child(seconds: u64, memory: u64) -> Result<(), LoadError> {
     rbdkit_confine::confine_compiler();
     let mut component = Vec::new();
     io::stdin().lock().read_to_end(&mut component).map_err(|error| failed(error.to_string()))?;
+    let component = stripped(&component).unwrap_or(component);
     let code = engine.precompile_component(&component).map_err(|error| failed(format!("{error:#}")))?;
     io::stdout().lock().write_all(&code).map_err(|error| failed(error.to_string()))
 }

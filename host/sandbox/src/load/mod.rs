@@ -7,3 +7,5 @@ pub(crate) mod component;
 pub(crate) mod describe;
 pub(crate) mod error;
 pub(crate) mod file;
+pub(crate) mod footprint;
+mod strip;

@@ -1,14 +1,19 @@
 //! All shared state of one filter at one position in the chain, by scope.
+//!
+//! The state of an export belongs to the disk below ([`DiskId`]), and not to the name that a client
+//! used. The scope of the default export's disk always exists. All other scopes are created at
+//! their first use and limited in number. A scope that no connection uses and that holds nothing is
+//! dropped.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use rbdkit_plugin_api::{Errno, Error, Result, lock};
+use rbdkit_plugin_api::{DiskId, Errno, Error, Result, lock};
 
 use super::quota::Quota;
 use super::scope::ScopeState;
-use super::scratch::{self, Scratch};
+use super::scratch::{self, Descriptor, Scratch};
 
 /// Bytes that a scratch file may have beyond the size of its export, for the filter's own header or
 /// index.
@@ -17,7 +22,7 @@ const SCRATCH_HEADER_BYTES: u64 = 1 << 20;
 /// The limits of one filter's shared state.
 #[derive(Clone, Debug)]
 pub struct StateLimits {
-    /// How many exports may have state of their own.
+    /// How many disks besides the default export's may have state of their own.
     pub exports: usize,
     /// Bytes of memory for all maps of the filter and the page maps of its scratch files.
     pub map_bytes: u64,
@@ -52,15 +57,48 @@ pub struct FilterState {
     /// For all scratch files together.
     disk: Arc<Quota>,
     server: Arc<ScopeState>,
-    exports: Mutex<HashMap<String, Arc<ScopeState>>>,
+    /// Of the default export's disk.
+    default: Arc<ScopeState>,
+    /// Of all other disks.
+    named: Mutex<HashMap<DiskId, Arc<ScopeState>>>,
 }
 
-fn new_scope(limits: &StateLimits, memory: &Arc<Quota>, disk: &Arc<Quota>) -> Arc<ScopeState> {
+/// An export's scope as one connection uses it. When the last of them is dropped, a scope that
+/// holds nothing goes.
+pub struct ExportScope {
+    state: Arc<FilterState>,
+    disk: DiskId,
+    scope: Arc<ScopeState>,
+}
+
+impl ExportScope {
+    /// The scope.
+    #[inline]
+    pub fn scope(&self) -> &Arc<ScopeState> {
+        &self.scope
+    }
+}
+
+impl Drop for ExportScope {
+    fn drop(&mut self) {
+        if self.disk.is_default() {
+            return;
+        }
+        let mut named = self.state.named();
+        // The map has one reference, and this connection the other.
+        if Arc::strong_count(&self.scope) == 2 && self.scope.is_pristine() {
+            named.remove(&self.disk);
+        }
+    }
+}
+
+fn new_scope(limits: &StateLimits, memory: &Arc<Quota>, disk: &Arc<Quota>, descriptor: Descriptor) -> Arc<ScopeState> {
     let scratch = Scratch::new(
         limits.scratch_dir.clone(),
         limits.scratch_bytes.unwrap_or(SCRATCH_HEADER_BYTES),
         Arc::clone(disk),
         Arc::clone(memory),
+        descriptor,
     );
     ScopeState::new(memory, scratch)
 }
@@ -71,16 +109,17 @@ impl FilterState {
         // Amounts of memory are also counted with a sign.
         let memory = Arc::new(Quota::new(limits.map_bytes.min(i64::MAX as u64)));
         let disk = Arc::new(Quota::new(limits.scratch_total));
-        let server = new_scope(&limits, &memory, &disk);
-        Arc::new(FilterState { limits, memory, disk, server, exports: Mutex::default() })
+        let lasting = || new_scope(&limits, &memory, &disk, Descriptor::Reserved);
+        let (server, default) = (lasting(), lasting());
+        Arc::new(FilterState { limits, memory, disk, server, default, named: Mutex::default() })
     }
 
     fn new_scope(&self) -> Arc<ScopeState> {
-        new_scope(&self.limits, &self.memory, &self.disk)
+        new_scope(&self.limits, &self.memory, &self.disk, Descriptor::Shared)
     }
 
-    fn exports(&self) -> MutexGuard<'_, HashMap<String, Arc<ScopeState>>> {
-        lock(&self.exports)
+    fn named(&self) -> MutexGuard<'_, HashMap<DiskId, Arc<ScopeState>>> {
+        lock(&self.named)
     }
 
     /// The filter's own scope.
@@ -88,26 +127,34 @@ impl FilterState {
         &self.server
     }
 
-    /// The scope of the export with this canonical name. It is created at its first use.
+    /// The scope of a disk. It is created at its first use.
     ///
     /// # Errors
-    /// ENOSPC if the limit on exports with state is reached.
-    pub fn export(&self, name: &str) -> Result<Arc<ScopeState>> {
-        let mut exports = self.exports();
-        if let Some(scope) = exports.get(name) {
+    /// ENOSPC if the limit on disks with state is reached. Never for the default export's disk, nor
+    /// for a disk that has a scope.
+    pub fn export(self: &Arc<Self>, disk: &DiskId) -> Result<ExportScope> {
+        let scope = if disk.is_default() { Arc::clone(&self.default) } else { self.named_scope(disk)? };
+        Ok(ExportScope { state: Arc::clone(self), disk: disk.clone(), scope })
+    }
+
+    fn named_scope(&self, disk: &DiskId) -> Result<Arc<ScopeState>> {
+        let mut named = self.named();
+        if let Some(scope) = named.get(disk) {
             return Ok(Arc::clone(scope));
         }
-        if exports.len() >= self.limits.exports {
-            // If the plugin accepts any export name, a client can invent many. Scopes that no
-            // connection uses and no call has changed must not use up the limit.
-            exports.retain(|_, scope| Arc::strong_count(scope) > 1 || !scope.is_pristine());
+        if named.len() >= self.limits.exports {
+            // Some may have become empty after their last connection had closed.
+            named.retain(|_, scope| Arc::strong_count(scope) > 1 || !scope.is_pristine());
         }
-        if exports.len() >= self.limits.exports {
-            let context = format!("a filter keeps the state of {} exports, and no more are allowed", exports.len());
+        if named.len() >= self.limits.exports {
+            let context = format!(
+                "a filter keeps the state of {} exports, and no more are allowed (--filter-limit exports=N)",
+                named.len()
+            );
             return Err(Error::new(Errno::Enospc, context));
         }
         let scope = self.new_scope();
-        exports.insert(name.to_string(), Arc::clone(&scope));
+        named.insert(disk.clone(), Arc::clone(&scope));
         Ok(scope)
     }
 
@@ -131,7 +178,7 @@ impl FilterState {
             own.scratch().grow_quota(quota);
         }
         // The lock makes reading and writing the server's quota one step.
-        let _exports = self.exports();
+        let _named = self.named();
         let grown = export.scratch().grow_quota(quota);
         let server = self.server.scratch();
         server.grow_quota(server.quota().saturating_add(grown));
@@ -141,7 +188,8 @@ impl FilterState {
     /// get ESHUTDOWN. The caller does the same for the scopes of connections.
     pub fn shutdown(&self) {
         self.server.locks().shutdown();
-        for scope in self.exports().values() {
+        self.default.locks().shutdown();
+        for scope in self.named().values() {
             scope.locks().shutdown();
         }
     }
@@ -163,41 +211,64 @@ mod tests {
     use super::super::map::NOT_SIZED;
     use super::*;
 
-    #[test]
-    fn an_export_keeps_its_state_after_the_last_connection() {
-        let state = FilterState::new(StateLimits::default());
-        let scope = state.export("disk").unwrap();
-        scope.map(0).unwrap().resize(4096, 1 << 20).unwrap();
-        scope.map(0).unwrap().set(3, 2, 0b1111, 1).unwrap();
-        drop(scope);
-        let scope = state.export("disk").unwrap();
-        assert_eq!(scope.map(0).unwrap().count(1), Ok(2));
-        assert_eq!(state.export("other").unwrap().map(0).unwrap().count(1), Err(NOT_SIZED));
-        assert!(scope.map(8).is_err());
+    fn disk(name: &str) -> DiskId {
+        DiskId::named(name)
     }
 
     #[test]
-    fn exports_beyond_the_limit_are_refused_unless_an_untouched_one_can_go() {
+    fn an_export_keeps_its_state_after_the_last_connection() {
+        let state = FilterState::new(StateLimits::default());
+        for disk in [DiskId::DEFAULT, disk("disk")] {
+            let export = state.export(&disk).unwrap();
+            export.scope().map(0).unwrap().resize(4096, 1 << 20).unwrap();
+            export.scope().map(0).unwrap().set(3, 2, 0b1111, 1).unwrap();
+            drop(export);
+            let export = state.export(&disk).unwrap();
+            assert_eq!(export.scope().map(0).unwrap().count(1), Ok(2));
+            assert!(export.scope().map(8).is_err());
+        }
+        assert_eq!(state.export(&disk("other")).unwrap().scope().map(0).unwrap().count(1), Err(NOT_SIZED));
+    }
+
+    #[test]
+    fn disks_beyond_the_limit_are_refused_but_never_the_default_or_one_with_a_scope() {
         let state = FilterState::new(StateLimits { exports: 2, ..StateLimits::default() });
-        let first = state.export("a").unwrap();
-        state.export("b").unwrap().slots().add(0, 1).unwrap();
-        assert_eq!(state.export("c").err().unwrap().errno(), Errno::Enospc, "a is in use, b was changed");
+        let first = state.export(&disk("a")).unwrap();
+        state.export(&disk("b")).unwrap().scope().slots().add(0, 1).unwrap();
+        let refused = state.export(&disk("c")).err().unwrap();
+        assert_eq!(refused.errno(), Errno::Enospc, "a is in use, b was changed");
+        state.export(&DiskId::DEFAULT).unwrap();
+        state.export(&disk("a")).unwrap();
         drop(first);
-        state.export("c").unwrap();
-        assert_eq!(state.export("b").unwrap().slots().get(0).unwrap().a, 1);
+        state.export(&disk("c")).unwrap();
+        assert_eq!(state.export(&disk("b")).unwrap().scope().slots().get(0).unwrap().a, 1);
+    }
+
+    #[test]
+    fn a_scope_that_nobody_uses_and_that_holds_nothing_goes() {
+        let state = FilterState::new(StateLimits::default());
+        let (one, other) = (state.export(&disk("a")).unwrap(), state.export(&disk("a")).unwrap());
+        one.scope().map(0).unwrap().resize(4096, 1 << 20).unwrap();
+        drop(one);
+        assert_eq!(state.named().len(), 1);
+        drop(other);
+        assert_eq!(state.named().len(), 0);
+        state.export(&disk("b")).unwrap().scope().slots().add(3, 1).unwrap();
+        assert_eq!(state.named().len(), 1);
     }
 
     #[test]
     fn a_scratch_file_may_be_as_large_as_its_export() {
         let state = FilterState::new(StateLimits { scratch_bytes: None, ..StateLimits::default() });
-        let (a, b, own) = (state.export("a").unwrap(), state.export("b").unwrap(), state.connection());
+        let (first, second) = (state.export(&DiskId::DEFAULT).unwrap(), state.export(&disk("b")).unwrap());
+        let (a, b, own) = (first.scope(), second.scope(), state.connection());
         assert_eq!(a.scratch().quota(), SCRATCH_HEADER_BYTES);
-        state.size_scratch(&a, Some(&own), 10 << 20);
-        state.size_scratch(&a, None, 5 << 20);
-        state.size_scratch(&b, None, 3 << 20);
-        let quotas = [&a, &b, &own, state.server()].map(|scope| scope.scratch().quota() >> 20);
+        state.size_scratch(a, Some(&own), 10 << 20);
+        state.size_scratch(a, None, 5 << 20);
+        state.size_scratch(b, None, 3 << 20);
+        let quotas = [a, b, &own, state.server()].map(|scope| scope.scratch().quota() >> 20);
         assert_eq!(quotas, [11, 4, 11, 14]);
-        state.size_scratch(&a, None, u64::MAX);
+        state.size_scratch(a, None, u64::MAX);
         assert_eq!(state.server().scratch().quota(), u64::MAX);
     }
 

@@ -12,10 +12,10 @@
 //! does.
 //!
 //! **Scopes.** State belongs to one filter ([`FilterState`]), and within it to one scope: the
-//! filter itself ([`FilterState::server`]), an export by its canonical name
+//! filter itself ([`FilterState::server`]), the disk that an export is
 //! ([`FilterState::export`]), or a connection ([`FilterState::connection`]). An export's state is
-//! kept while the server runs, so the overlay of a cow filter survives the last client. When the
-//! number of exports reaches its limit, unused scopes that were never changed are dropped.
+//! kept while the server runs, so the overlay of a cow filter survives the last client. A scope
+//! that no connection uses and that holds nothing is dropped.
 //!
 //! **Limits.** The memory of maps and of the scratch files' page maps is charged to one [`Quota`]
 //! for each filter. Each scratch file has a quota, and all scratch files of a filter share another.
@@ -39,7 +39,7 @@ mod slots;
 pub use changes::{ChangeTiming, Changes};
 pub use connection_deltas::ConnectionDeltas;
 pub use files::ParamFiles;
-pub use filter_state::{FilterState, StateLimits};
+pub use filter_state::{ExportScope, FilterState, StateLimits};
 pub use locks::{HeldLock, LockMode, Locks, OnShutdown};
 pub use map::{BlockRun, Map};
 pub use misuse::Misuse;

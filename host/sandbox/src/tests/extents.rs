@@ -103,7 +103,7 @@ impl Bytes {
         if flags.req_one {
             (most, limit) = (1, limit.min(end));
         }
-        let mut list = Extents::new(offset);
+        let mut list = Extents::new(offset, length);
         let mut at = offset as usize;
         while at < limit {
             let kind = self.kinds[at];

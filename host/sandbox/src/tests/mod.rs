@@ -2,6 +2,7 @@
 
 pub mod support;
 
+mod author;
 mod built;
 mod extents;
 mod faults;

@@ -249,7 +249,7 @@ impl Handle for Disk {
     }
     /// Every other 4 KiB is a hole.
     fn extents(&self, offset: u64, length: u64, _: Flags) -> Op<Result<Extents>> {
-        let mut list = Extents::new(offset);
+        let mut list = Extents::new(offset, length);
         let mut at = offset;
         while at < offset + length {
             let end = (at / 4096 + 1) * 4096;
@@ -298,7 +298,7 @@ pub fn host() -> Arc<Host> {
     host_within(ServerLimits::default())
 }
 
-fn host_within(limits: ServerLimits) -> Arc<Host> {
+pub fn host_within(limits: ServerLimits) -> Arc<Host> {
     Host::new(Options { limits, cache_dir: Some("/proc/nowhere".into()), ..Options::default() }).unwrap()
 }
 

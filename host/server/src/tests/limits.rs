@@ -1,6 +1,6 @@
 //! Clients that misbehave, and the limits.
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 
 use super::client::*;
 use super::plugin::{PLAIN, WAITS};
@@ -104,14 +104,12 @@ fn a_client_that_never_reads_stops_at_its_ceiling() {
     let running = Running::limited(limits.clone());
     let mut client = running.client(false);
     flood(&mut client, &request(READ, 0, 1, PLAIN, 1 << 20));
-    running.until("the ceiling is reached", || {
-        running.server.state.budget.free_bytes() == limits.bytes_in_all - limits.bytes_per_connection
-    });
+    running.until("the ceiling is reached", || running.taken_bytes() == limits.bytes_per_connection);
     // Replies in the socket's buffer count as written, so some more reads may begin.
     let reads = || running.disk.reads.load(Ordering::SeqCst);
     running.until("what holds bytes has begun", || reads() >= 64);
     assert!(reads() < 70, "{}", reads());
-    assert_eq!(running.server.state.budget.free_bytes(), limits.bytes_in_all - limits.bytes_per_connection);
+    assert_eq!(running.taken_bytes(), limits.bytes_per_connection);
     // Small requests stop at the limit on their number.
     let mut second = running.client(false);
     flood(&mut second, &request(READ, 0, 1, WAITS, 1));
@@ -125,22 +123,112 @@ fn a_client_that_never_reads_stops_at_its_ceiling() {
     running.until_all_is_given_back();
 }
 
+/// Clients that ask for 128 MiB each and take no replies.
+fn hogs(running: &Running, count: usize) -> Vec<Client> {
+    let mut hogs: Vec<Client> = (0..count).map(|_| running.client(false)).collect();
+    for hog in &mut hogs {
+        for _ in 0..2 {
+            hog.request(READ, 0, 1, PLAIN, 64 << 20);
+        }
+    }
+    running.until("no common bytes are left for a hog", || {
+        running.server.state.budget.free_common_bytes() < 64 << 20 && running.server.state.budget.waiters() > 0
+    });
+    hogs
+}
+
 #[test]
-fn who_sits_on_bytes_that_others_need_is_disconnected() {
+fn small_requests_do_not_wait_for_those_who_take_no_replies() {
+    // A stall that never ends: nobody is disconnected.
     let limits =
-        ServerLimits { bytes_in_all: 64 << 20, stall_timeout: Duration::from_millis(50), ..ServerLimits::default() };
-    let running = Running::limited(limits.clone());
-    // One client does not read its replies, the other does not send its payload.
-    let mut lazy = running.client(false);
-    flood(&mut lazy, &request(READ, 0, 1, PLAIN, 6 << 20));
-    let mut half = running.client(false);
-    half.request(WRITE, 0, 1, 0, 4 << 20);
-    running.until("all is taken", || running.server.state.budget.free_bytes() == 0);
-    assert_eq!(running.client(true).read(PLAIN, 1 << 20).len(), 1 << 20);
-    // One of them is disconnected. Which one depends on timing.
-    running.until("one is disconnected", || running.open_connections() < 3);
-    drop((lazy, half));
+        ServerLimits { bytes_in_all: 192 << 20, stall_timeout: Duration::from_secs(3600), ..ServerLimits::default() };
+    let running = Running::over(Disk::new(66 << 20), limits);
+    let hogs = hogs(&running, 40);
+    for _ in 0..3 {
+        let mut client = running.client(true);
+        for _ in 0..100 {
+            assert_eq!(client.read(PLAIN, 4096).len(), 4096);
+        }
+    }
+    // More requests than fit into the first share go through it one after the other.
+    let mut deep = running.client(false);
+    for cookie in 0..64 {
+        deep.request(READ, 0, cookie, PLAIN, 4096);
+    }
+    for cookie in 0..64 {
+        assert_eq!(deep.reply(), Reply::Simple { error: 0, cookie });
+        deep.take(4096);
+    }
+    running.until("only the others are closed", || running.open_connections() == 41);
+    drop((hogs, deep));
     running.until_all_is_given_back();
+}
+
+#[test]
+fn who_asks_for_less_comes_first_and_who_asks_for_more_comes_too() {
+    let limits =
+        ServerLimits { bytes_in_all: 192 << 20, stall_timeout: Duration::from_secs(3600), ..ServerLimits::default() };
+    let running = Running::over(Disk::new(66 << 20), limits);
+    let mut hogs = hogs(&running, 3);
+    // What is left of the common bytes goes to small requests, although large ones wait.
+    let mut small = running.client(false);
+    for _ in 0..20 {
+        assert_eq!(small.read(PLAIN, 256 << 10).len(), 256 << 10);
+    }
+    // All large ones are served once their clients take the replies, though small ones keep coming.
+    std::thread::scope(|scope| {
+        for hog in &mut hogs {
+            scope.spawn(move || {
+                for _ in 0..2 {
+                    assert_eq!(hog.reply(), Reply::Simple { error: 0, cookie: 1 });
+                    hog.take(64 << 20);
+                }
+            });
+        }
+        for _ in 0..20 {
+            assert_eq!(small.read(PLAIN, 1 << 20).len(), 1 << 20);
+        }
+    });
+    drop((hogs, small));
+    running.until_all_is_given_back();
+}
+
+#[test]
+fn a_client_that_keeps_bytes_which_others_need_is_disconnected() {
+    let limits =
+        ServerLimits { bytes_in_all: 192 << 20, stall_timeout: Duration::from_millis(50), ..ServerLimits::default() };
+    let running = Running::over(Disk::new(66 << 20), limits);
+    let keep = |command: u16| {
+        let mut client = running.client(false);
+        client.request(command, 0, 1, PLAIN, 64 << 20);
+        client
+    };
+    // They take no replies, or send no payload; or a byte now and then.
+    for (command, slowly) in [(READ, false), (READ, true), (WRITE, false), (WRITE, true)] {
+        let mut keeper = keep(command);
+        let mut other = keep(command);
+        running.until("all common bytes are held", || running.taken_bytes() >= 128 << 20);
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while slowly && !stop.load(Ordering::SeqCst) {
+                    for client in [&mut keeper, &mut other] {
+                        // One of them is disconnected at some time.
+                        let _ = match command {
+                            READ => client.stream.read(&mut [0]),
+                            _ => client.stream.write(&[0]),
+                        };
+                    }
+                    std::thread::yield_now();
+                }
+            });
+            assert_eq!(running.client(true).read(PLAIN, 64 << 20).len(), 64 << 20);
+            stop.store(true, Ordering::SeqCst);
+        });
+        running.until("one is disconnected", || running.open_connections() < 2);
+        drop((keeper, other));
+        running.until_all_is_given_back();
+    }
 }
 
 #[test]
@@ -182,11 +270,12 @@ fn one_request_at_a_time_if_so_wished() {
 }
 
 #[test]
-fn clients_beyond_the_limit_wait_to_be_accepted() {
+fn a_client_beyond_the_limit_waits_until_another_one_of_its_peer_leaves() {
     let running = Running::limited(ServerLimits { connections: 1, ..ServerLimits::default() });
     let first = running.client(false);
     let mut second = running.connect();
-    assert_eq!(running.server.state.connection_permits.available_permits(), 0);
+    running.until("the second waits", || running.server.state.connections.waiting() == 1);
+    assert_eq!(running.open_connections(), 1);
     drop(first);
     second.go("", false);
     assert_eq!(second.read(0, 8), [0; 8]);

@@ -61,6 +61,10 @@ impl Running {
         Running::with(ServerOptions { limits, ..ServerOptions::default() })
     }
 
+    fn over(disk: Arc<Disk>, limits: ServerLimits) -> Running {
+        Running::start(disk, ServerOptions { limits, ..ServerOptions::default() })
+    }
+
     /// Awaits something that should end soon. After 60 s the test fails.
     fn block_on<T>(&self, what: &str, future: impl Future<Output = T>) -> T {
         let limit = Duration::from_secs(60);
@@ -93,10 +97,7 @@ impl Running {
 
     /// Waits until nothing is in flight and all connections are closed.
     fn until_all_is_given_back(&self) {
-        self.until("everything is given back", || {
-            self.server.state.budget.free_bytes() == self.server.state.options.limits.bytes_in_all
-                && self.open_connections() == 0
-        });
+        self.until("everything is given back", || self.taken_bytes() == 0 && self.open_connections() == 0);
     }
 
     /// The number of clients that have a thread.
@@ -104,9 +105,13 @@ impl Running {
         self.server.state.thread_permits.in_use()
     }
 
+    /// The bytes of the budget that are taken.
+    fn taken_bytes(&self) -> u64 {
+        self.server.state.budget.usage().1
+    }
+
     fn open_connections(&self) -> usize {
-        // The listener holds a permit for the next client.
-        self.server.state.options.limits.connections - self.server.state.connection_permits.available_permits() - 1
+        self.server.state.options.limits.connections - self.server.state.connection_permits.available_permits()
     }
 
     fn stopped(&mut self) {

@@ -187,7 +187,7 @@ impl Handle for TestHandle {
     }
 
     fn extents(&self, offset: u64, length: u64, _: Flags) -> Op<Result<Extents>> {
-        let mut extents = Extents::new(offset);
+        let mut extents = Extents::new(offset, length);
         let bytes = self.0.bytes();
         for page in bytes[offset as usize..(offset + length) as usize].chunks(4096) {
             let zero = page.iter().all(|byte| *byte == 0);

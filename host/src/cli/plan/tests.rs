@@ -41,12 +41,31 @@ fn ways_to_listen_exclude_each_other() {
         ("-p 1 -s null", "-p and -s cannot be used together"),
         ("-s -U - null", "-s and -U cannot be used together"),
         ("-s --run true null", "-s and --run cannot be used together"),
+        ("-s --dump-plugin null", "-s and --dump-plugin cannot be used together"),
     ] {
         assert_eq!(mistake(line), message);
     }
     for (line, option) in [("-p 1", "-p"), ("-i x", "-i"), ("-U x", "-U"), ("-s", "-s"), ("--run true", "--run")] {
         let message = format!("{option} cannot be used with socket activation (LISTEN_FDS is set)");
         assert_eq!(activated(&format!("{line} null"), "1").unwrap_err(), message);
+    }
+}
+
+#[test]
+fn a_command_gets_a_private_socket_unless_an_option_says_where_to_listen() {
+    assert_eq!(plan("--run true null").listen, Listen::PrivateUnix);
+    assert_eq!(plan("--run true -U x null").listen, Listen::Unix("x".into()));
+    for options in ["-p 10809", "-i 127.0.0.1", "-4", "-6"] {
+        let listen = plan(&format!("--run true {options} null")).listen;
+        assert!(matches!(listen, Listen::Tcp { .. }), "{options}: {listen:?}");
+    }
+    assert!(matches!(plan("null").listen, Listen::Tcp { .. }));
+}
+
+#[test]
+fn a_plugin_is_dumped_whatever_says_where_to_listen() {
+    for line in ["-p 1 --dump-plugin null", "-U - --run true --dump-plugin null", "--run true --dump-plugin null"] {
+        assert_eq!(plan(line).action, Action::DumpPlugin, "{line}");
     }
 }
 

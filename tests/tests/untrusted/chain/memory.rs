@@ -66,7 +66,7 @@ pub fn memory() -> Vec<Case> {
                  (i64.const 1)))",
                 "(drop (call $deep (i64.const 0)))",
             ),
-            "call stack exhausted; in deep",
+            "call stack exhausted (a guest has 512 KiB); in deep",
         ),
         // Each step of the recursion enters the host, which uses the same stack.
         Case::fault(
@@ -77,7 +77,7 @@ pub fn memory() -> Vec<Case> {
                  (i64.add (call $deep (i64.add (local.get 0) (i64.const 1))) (i64.const 1)))",
                 "(drop (call $deep (i64.const 4096)))",
             ),
-            "call stack exhausted; in ",
+            "call stack exhausted (a guest has 512 KiB); in ",
         )
         .limits(&["cpu=10s", "wall=20s"]),
         // The guest calls the host, and the allocator that the host then calls recurses.
@@ -92,7 +92,7 @@ pub fn memory() -> Vec<Case> {
                 READ_OUT,
             )
             .realloc("(if (global.get $bad) (then (drop (call $deep (i64.const 0))))) (i32.const 8192)"),
-            "call stack exhausted; in deep",
+            "call stack exhausted (a guest has 512 KiB); in deep",
         ),
     ]
 }

@@ -18,9 +18,7 @@ impl Context {
     /// The client that the call is for. `function` is the function's name, for the message.
     fn client(&self, function: &str) -> Result<&Arc<Client>> {
         self.require(OPEN_DATA.or(Phase::BEFORE), function)?;
-        let of_conn = self.call.conn.as_ref().map(|conn| conn.client());
-        let client = of_conn.or_else(|| self.call.below.as_ref().map(|below| below.client()));
-        client.ok_or_else(|| mistake(format!("it called {function} where there is no client")))
+        self.call.client().ok_or_else(|| mistake(format!("it called {function} where there is no client")))
     }
 }
 

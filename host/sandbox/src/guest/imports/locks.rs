@@ -37,7 +37,7 @@ fn lock(
     let Some(conn) = context.call.conn.clone() else { return at_once(Err(Errno::Enxio.into())) };
     Box::new(async move {
         let context = store.data_mut();
-        let held = context.clock.waiting(|| policy.wait(conn.client(), waiting)).await;
+        let held = context.clock.waiting(|| policy.wait(conn.client(), &conn.shared.stopping, waiting)).await;
         lower(context.hold(held.unwrap_or(Err(Errno::Eshutdown))))
     })
 }

@@ -11,14 +11,17 @@ use super::lend::{BufferPart, ImportFuture, bound_by_hand, lend};
 use super::phases::OPEN_DATA;
 use crate::connection::bindings::host::next::Host;
 use crate::connection::bindings::host::types as wit;
+use crate::connection::detached::Charge;
 use crate::connection::import_error::ImportError;
 use crate::guest::buffers::Access;
 use crate::guest::context::Context;
+use crate::guest::extents::EXTENT_BYTES;
 use crate::guest::fault::mistake;
 
-/// The most extents that a guest gets at once. They take some 1.5 MiB of its memory. The guest may
-/// ask again from the end of the list.
-const MAX_EXTENTS: usize = 1 << 16;
+/// The bytes of an answer of extents about `length` bytes, at most.
+fn extents_bytes(length: u64) -> u64 {
+    EXTENT_BYTES * Extents::limit(length) as u64
+}
 
 /// Binds the reads and writes ([`lend`](super::lend)).
 pub(super) fn bind_by_hand(linker: &mut Linker<Context>) -> Result<()> {
@@ -59,21 +62,23 @@ fn pwrite(
 
 impl Context {
     /// Next's extents of a range. The last one runs on up to `limit`, or to the end of the range if
-    /// the limit lies before that.
+    /// the limit lies before that. The list is charged as long as the caller keeps the charge.
     async fn extents_of_next(
         &mut self,
         offset: u64,
         length: u64,
         limit: u64,
         flags: wit::CommandFlags,
-    ) -> Result<Extents, ImportError> {
+    ) -> Result<(Extents, Charge), ImportError> {
         let next = Arc::clone(self.next()?);
         let flags = Flags { req_one: Flags::from(flags).req_one, ..Flags::NONE };
-        let result = self.wait_for(0, || next.hop.extents(offset, length, flags)).await?;
+        let bytes = extents_bytes(length);
+        let charge = Charge::new(&self.shared.buffers, bytes).ok_or(Errno::Enomem)?;
+        let result = self.wait_for(bytes, || next.hop.extents(offset, length, flags)).await?;
         let mut list = self.answer(result)?;
         // The gate has checked that the range does not overflow.
         list.cut(limit.max(offset + length));
-        Ok(list)
+        Ok((list, charge))
     }
 }
 
@@ -153,8 +158,8 @@ impl Host for Context {
         limit: u64,
         flags: wit::CommandFlags,
     ) -> Result<Vec<wit::Extent>, ImportError> {
-        let list = self.extents_of_next(offset, length, limit, flags).await?;
-        Ok(list.as_slice().iter().take(MAX_EXTENTS).map(|extent| (*extent).into()).collect())
+        let (list, _charge) = self.extents_of_next(offset, length, limit, flags).await?;
+        Ok(list.as_slice().iter().map(|extent| (*extent).into()).collect())
     }
 
     async fn extents_forward_until(
@@ -170,9 +175,9 @@ impl Host for Context {
         if to != expected {
             return Err(mistake(format!("next.extents-forward to {to}, where {expected} had to follow")).into());
         }
-        let list = self.extents_of_next(offset, length, limit, flags).await?;
+        let (list, _charge) = self.extents_of_next(offset, length, limit, flags).await?;
         if let Some(answer) = &mut self.call.extents {
-            answer.append(&list, length);
+            answer.append(&list, length)?;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use rbdkit_chain::NextLayer;
 use rbdkit_plugin_api::{Errno, Op};
 use wasmtime::Result;
 
+use crate::connection::attended::attended;
 use crate::connection::bindings::host::next_open::Host;
 use crate::connection::bindings::host::types::ExportEntry;
 use crate::connection::conn::Connection;
@@ -13,6 +14,9 @@ use crate::connection::import_error::ImportError;
 use crate::guest::call::{CallKind, Phase};
 use crate::guest::context::Context;
 use crate::guest::text::protocol_string;
+
+/// The answer of the layers below.
+type Outcome<T> = rbdkit_plugin_api::Result<T>;
 
 /// Checks that a text can be the name of an export.
 fn check_name(text: &str) -> Result<(), Errno> {
@@ -30,6 +34,18 @@ impl Context {
         let of_conn = || self.call.conn.as_ref().map(|conn| conn.below.clone());
         self.call.below.clone().or_else(of_conn).ok_or(Errno::Enxio)
     }
+
+    /// Waits for an answer of the layers below. ESHUTDOWN if the client leaves first.
+    async fn ask_below<T: Send + 'static>(
+        &mut self,
+        below: &NextLayer,
+        question: impl Future<Output = Outcome<T>> + Send + 'static,
+    ) -> Outcome<T> {
+        let shared = Arc::clone(&self.shared);
+        let policy = self.call.wait_policy();
+        let wait = attended(&shared, below.client(), policy, Box::pin(question), |_| async {});
+        self.clock.waiting(|| wait).await.unwrap_or_else(|| Err(Errno::Eshutdown.into()))
+    }
 }
 
 impl Host for Context {
@@ -45,7 +61,13 @@ impl Host for Context {
             return Err(Errno::Enxio.into());
         }
         check_name(&exportname)?;
-        let result = self.clock.waiting(|| conn.open_next(readonly, &exportname)).await;
+        let opening = Arc::clone(&conn);
+        let open = async move { opening.open_next(readonly, &exportname).await };
+        let (late, shared) = (Arc::clone(&conn), Arc::clone(&self.shared));
+        let close = move |_| async move { late.close_next().await };
+        let policy = self.call.wait_policy();
+        let wait = attended(&shared, conn.client(), policy, Box::pin(open), close);
+        let result = self.clock.waiting(|| wait).await.unwrap_or_else(|| Err(Errno::Eshutdown.into()));
         self.call.next = conn.replaceable_next();
         Ok(self.answer(result)?)
     }
@@ -70,21 +92,21 @@ impl Host for Context {
     async fn preconnect(&mut self, readonly: bool) -> Result<(), ImportError> {
         self.allow(Phase::BEFORE)?;
         let below = self.call.below.clone().ok_or(Errno::Enxio)?;
-        let result = self.clock.waiting(|| below.preconnect(readonly)).await;
+        let result = self.ask_below(&below.clone(), async move { below.preconnect(readonly).await }).await;
         Ok(self.answer(result)?)
     }
 
     async fn list_exports(&mut self, readonly: bool) -> Result<Vec<ExportEntry>, ImportError> {
         self.allow(Phase::BEFORE.or(Phase::OPEN))?;
         let below = self.below()?;
-        let result = self.clock.waiting(|| below.list_exports(readonly)).await;
+        let result = self.ask_below(&below.clone(), async move { below.list_exports(readonly).await }).await;
         Ok(self.answer(result)?.into_iter().map(Into::into).collect())
     }
 
     async fn default_export(&mut self, readonly: bool) -> Result<String, ImportError> {
         self.allow(Phase::BEFORE.or(Phase::OPEN))?;
         let below = self.below()?;
-        let result = self.clock.waiting(|| below.default_export(readonly)).await;
+        let result = self.ask_below(&below.clone(), async move { below.default_export(readonly).await }).await;
         Ok(self.answer(result)?)
     }
 }

@@ -25,6 +25,7 @@ impl Host for Context {
     }
 
     fn cancelled(&mut self) -> Result<bool> {
-        Ok(self.conn("request.cancelled")?.client().is_gone())
+        let conn = self.conn("request.cancelled")?;
+        Ok(conn.client().is_gone() || conn.shared.stopping.is_set())
     }
 }

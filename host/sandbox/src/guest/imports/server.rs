@@ -1,5 +1,6 @@
 //! `rbdkit:filter/server`.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -17,9 +18,9 @@ impl Context {
     /// Suspends the guest for `ns` nanoseconds.
     ///
     /// # Errors
-    /// ENXIO in a phase in which a guest may not sleep. ESHUTDOWN as soon as the client has gone.
-    /// Finalize and close, which go on without a client, get ESHUTDOWN when all their sleeps
-    /// together have taken the limit `setup`, because nothing else would end them.
+    /// ENXIO in a phase in which a guest may not sleep. ESHUTDOWN as soon as the client has gone or
+    /// the server stops. Finalize and close, which go on without a client, also get ESHUTDOWN when
+    /// all their sleeps together have taken the limit `setup`.
     pub(crate) async fn sleep_for(&mut self, ns: u64) -> Result<(), ImportError> {
         self.allow(OPEN_DATA)?;
         let conn = self.call.conn.clone().ok_or(Errno::Enxio)?;
@@ -37,7 +38,16 @@ impl Context {
                 None => std::future::pending().await,
             }
         };
-        self.clock.waiting(|| policy.wait(conn.client(), over)).await.ok_or(Errno::Eshutdown)?;
+        let shared = Arc::clone(&self.shared);
+        // The server's stop ends the sleep of finalize and close as well.
+        let wait = async {
+            tokio::select! {
+                biased;
+                () = shared.stopping.wait() => None,
+                slept = policy.wait(conn.client(), &shared.stopping, over) => slept,
+            }
+        };
+        self.clock.waiting(|| wait).await.ok_or(Errno::Eshutdown)?;
         if time < asked { Err(Errno::Eshutdown.into()) } else { Ok(()) }
     }
 }

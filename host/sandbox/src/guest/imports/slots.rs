@@ -5,6 +5,7 @@ use wasmtime::Result;
 use crate::connection::bindings::host::slots::{Host, Words};
 use crate::connection::bindings::host::types::Scope;
 use crate::guest::context::Context;
+use crate::guest::fault::mistake;
 use crate::state::SlotWords;
 
 impl Host for Context {
@@ -24,6 +25,7 @@ impl Host for Context {
 
     fn add_until_close(&mut self, scope: Scope, slot: u32, delta: i64) -> Result<u64> {
         let conn = self.conn("slots.add-until-close")?;
-        Ok(conn.deltas.add(conn.scope(scope), slot, delta)?)
+        let state = conn.scope(scope).map_err(|error| mistake(error.to_string()))?;
+        Ok(conn.deltas.add(state, slot, delta)?)
     }
 }

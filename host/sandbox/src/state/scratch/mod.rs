@@ -76,6 +76,15 @@ pub fn scratch_directory() -> PathBuf {
     std::path::absolute(&dir).unwrap_or(dir)
 }
 
+/// Where the descriptor of a scratch file comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Descriptor {
+    /// From those that all scratch files share, if one is left.
+    Shared,
+    /// It is never refused: there is one such file for a filter and one for its default export.
+    Reserved,
+}
+
 /// A scope's scratch file.
 pub struct Scratch {
     dir: PathBuf,
@@ -92,6 +101,7 @@ pub struct Scratch {
     indirect_writes: AtomicU32,
     /// The descriptors that all scratch files may use.
     descriptors: Arc<Quota>,
+    descriptor: Descriptor,
     /// Whether one of `descriptors` is taken for this file.
     has_descriptor: AtomicBool,
 }
@@ -99,7 +109,13 @@ pub struct Scratch {
 impl Scratch {
     /// An empty scratch file of at most `quota` bytes, which counts against `total` as well. Its
     /// page map is charged to `memory`.
-    pub(super) fn new(dir: PathBuf, quota: u64, total: Arc<Quota>, memory: Arc<Quota>) -> Scratch {
+    pub(super) fn new(
+        dir: PathBuf,
+        quota: u64,
+        total: Arc<Quota>,
+        memory: Arc<Quota>,
+        descriptor: Descriptor,
+    ) -> Scratch {
         Scratch {
             dir,
             file: OnceLock::new(),
@@ -109,6 +125,7 @@ impl Scratch {
             total,
             indirect_writes: AtomicU32::new(0),
             descriptors: Arc::clone(&DESCRIPTORS),
+            descriptor,
             has_descriptor: AtomicBool::new(false),
         }
     }
@@ -353,7 +370,13 @@ impl Scratch {
         if self.has_descriptor.load(Ordering::Relaxed) {
             return true;
         }
-        let taken = self.descriptors.take(1);
+        let taken = match self.descriptor {
+            Descriptor::Shared => self.descriptors.take(1),
+            Descriptor::Reserved => {
+                self.descriptors.overdraw(1);
+                true
+            }
+        };
         if taken && self.has_descriptor.swap(true, Ordering::Relaxed) {
             // Another write took one at the same time.
             self.descriptors.give(1);

@@ -5,7 +5,13 @@ use super::disk::{named_and_removed, nameless, write_all};
 use super::*;
 
 fn scratch(quota: u64) -> Arc<Scratch> {
-    Arc::new(Scratch::new(scratch_directory(), quota, Arc::new(Quota::new(u64::MAX)), Arc::new(Quota::new(64 << 20))))
+    Arc::new(Scratch::new(
+        scratch_directory(),
+        quota,
+        Arc::new(Quota::new(u64::MAX)),
+        Arc::new(Quota::new(64 << 20)),
+        Descriptor::Shared,
+    ))
 }
 
 async fn write(scratch: &Arc<Scratch>, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
@@ -97,8 +103,20 @@ async fn the_quota_is_never_exceeded_and_a_refused_write_changes_nothing() {
 async fn all_scratch_files_of_a_filter_share_one_total() {
     let total = Arc::new(Quota::new(3 * PAGE));
     let memory = Arc::new(Quota::new(1 << 20));
-    let one = Arc::new(Scratch::new(scratch_directory(), u64::MAX, Arc::clone(&total), Arc::clone(&memory)));
-    let two = Arc::new(Scratch::new(scratch_directory(), u64::MAX, Arc::clone(&total), Arc::clone(&memory)));
+    let one = Arc::new(Scratch::new(
+        scratch_directory(),
+        u64::MAX,
+        Arc::clone(&total),
+        Arc::clone(&memory),
+        Descriptor::Shared,
+    ));
+    let two = Arc::new(Scratch::new(
+        scratch_directory(),
+        u64::MAX,
+        Arc::clone(&total),
+        Arc::clone(&memory),
+        Descriptor::Shared,
+    ));
     write(&one, 0, &[1; 4096]).await.unwrap();
     write(&two, 0, &[1; 8192]).await.unwrap();
     assert_eq!(write(&one, 4096, &[1]).await, Err(Errno::Enospc));
@@ -125,7 +143,7 @@ async fn ranges_that_cannot_be_are_refused() {
 async fn a_directory_that_is_not_there_fails_the_write_and_says_which() {
     let total = Arc::new(Quota::new(u64::MAX));
     let memory = Arc::new(Quota::new(1 << 20));
-    let scratch = Arc::new(Scratch::new("/nonexistent/dir".into(), u64::MAX, total, memory));
+    let scratch = Arc::new(Scratch::new("/nonexistent/dir".into(), u64::MAX, total, memory, Descriptor::Shared));
     let (_, result) = scratch.pwrite(Buffer::from_vec(vec![1]), Span::new(0, 1), 0).await;
     let error = result.unwrap_err();
     assert_eq!(error.errno(), Errno::Enoent);
@@ -218,18 +236,21 @@ async fn a_scratch_file_does_what_an_array_does() {
 #[tokio::test]
 async fn files_leave_descriptors_to_others() {
     let files = Arc::new(Quota::new(1));
-    let scratch = || {
+    let scratch = |descriptor| {
         let memory = Arc::new(Quota::new(64 << 20));
-        let mut scratch = Scratch::new(scratch_directory(), u64::MAX, Arc::new(Quota::new(u64::MAX)), memory);
+        let mut scratch =
+            Scratch::new(scratch_directory(), u64::MAX, Arc::new(Quota::new(u64::MAX)), memory, descriptor);
         scratch.descriptors = Arc::clone(&files);
         Arc::new(scratch)
     };
-    let (one, two) = (scratch(), scratch());
+    let (one, two) = (scratch(Descriptor::Shared), scratch(Descriptor::Shared));
     write(&one, 0, b"one").await.unwrap();
     assert_eq!(write(&two, 0, b"two").await, Err(Errno::Enospc));
     assert_eq!((two.allocated(), read(&two, 0, 3).await), (0, vec![0; 3]));
     write(&one, 9000, b"more").await.unwrap();
-    drop(one);
+    let default = scratch(Descriptor::Reserved);
+    write(&default, 0, b"the default export's").await.unwrap();
+    drop((one, default));
     write(&two, 0, b"two").await.unwrap();
     assert_eq!(read(&two, 0, 3).await, b"two");
     drop(two);

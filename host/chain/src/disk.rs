@@ -1,0 +1,73 @@
+//! Which disk a hop serves: the layer's own answer, or the name that it was opened with.
+//!
+//! A client may invent names, and most plugins serve one disk under any name. Filters above keep
+//! overlays and caches for each disk, so they must not go by the name.
+
+use rbdkit_plugin_api::{Disk, DiskId, Handle, Result};
+use tokio::sync::OnceCell;
+
+use super::NextLayer;
+
+/// The canonical name under which a layer is opened.
+pub(super) struct ExportName {
+    text: String,
+    /// The layer above asked for the default export.
+    was_empty: bool,
+}
+
+impl ExportName {
+    /// The empty name is replaced by the default export's.
+    pub(super) async fn asked(layer: &NextLayer, readonly: bool, name: &str) -> Result<ExportName> {
+        let was_empty = name.is_empty();
+        let text = if was_empty { layer.default_export(readonly).await? } else { name.to_string() };
+        Ok(ExportName { text, was_empty })
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+/// Finds out which disk a hop serves, at most once.
+pub(super) struct DiskLookup {
+    layer: NextLayer,
+    readonly: bool,
+    name: ExportName,
+    found: OnceCell<DiskId>,
+}
+
+impl DiskLookup {
+    /// For a hop to `layer` that is opened under `name`.
+    pub(super) fn new(layer: NextLayer, readonly: bool, name: ExportName) -> DiskLookup {
+        DiskLookup { layer, readonly, name, found: OnceCell::new() }
+    }
+
+    pub(super) fn is_readonly(&self) -> bool {
+        self.readonly
+    }
+
+    /// The disk of this handle.
+    pub(super) async fn find(&self, handle: &dyn Handle) -> Result<DiskId> {
+        let found = self.found.get_or_try_init(|| async {
+            let (whole, has_its_own) = match handle.disk().await? {
+                Disk::Is(id) => (id, false),
+                Disk::ByName(whole) => (whole, !self.is_default().await?),
+                Disk::ByListedName(whole) => (whole, !self.is_default().await? && self.is_listed().await?),
+            };
+            Ok(if has_its_own { whole.part(&self.name.text) } else { whole })
+        });
+        found.await.cloned()
+    }
+
+    async fn is_default(&self) -> Result<bool> {
+        let name = &self.name;
+        Ok(name.was_empty || name.text.is_empty() || self.layer.default_export(self.readonly).await? == name.text)
+    }
+
+    async fn is_listed(&self) -> Result<bool> {
+        Ok(self.layer.list_exports(self.readonly).await?.iter().any(|entry| entry.name == self.name.text))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,60 @@
+//! [`Writes`]: whether the plugin is writing, for a server that stops.
+//!
+//! A server that stops waits longer for a write that the plugin has begun than for anything else.
+//! So the gate in front of the plugin counts the writes that did not complete at once. Writes that
+//! complete at once are counted only while the server stops: they show that a filter is still
+//! writing back, block by block.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+/// The plugin's writes, zeroes and trims, and the flushes after them.
+#[derive(Debug, Default)]
+pub struct Writes {
+    stopping: AtomicBool,
+    under_way: AtomicUsize,
+    /// Writes that have ended since the server began to stop; before that, only those that did not
+    /// complete at once.
+    ended: AtomicU64,
+}
+
+/// A write that the plugin has begun. Dropping it says that the write has ended.
+pub(super) struct WriteToken(Arc<Writes>);
+
+impl Drop for WriteToken {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::AcqRel);
+        self.0.under_way.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Writes {
+    /// The server begins to stop.
+    pub(super) fn begin_stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// A write was begun and did not complete at once.
+    pub(super) fn begin(self: &Arc<Self>) -> WriteToken {
+        self.under_way.fetch_add(1, Ordering::AcqRel);
+        WriteToken(Arc::clone(self))
+    }
+
+    /// A write has completed at once.
+    #[inline]
+    pub(super) fn completed(&self) {
+        if self.stopping.load(Ordering::Relaxed) {
+            self.ended.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Whether the plugin is writing now.
+    pub fn is_under_way(&self) -> bool {
+        self.under_way.load(Ordering::Acquire) > 0
+    }
+
+    /// A number that changes when a write ends while the server stops.
+    pub fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Acquire)
+    }
+}
