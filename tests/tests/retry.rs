@@ -1,8 +1,9 @@
 //! The filters retry and retry-request over layers below that fail, and that are restarted.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use rbdkit_tests::{Launch, Server, TempDir, nbdsh};
+use rbdkit_tests::{Launch, Server, TempDir, nbdsh, tool};
 
 /// A server of scripts that count in files of the directory.
 fn scripts(dir: &TempDir, filter: &str, more: &[&str]) -> Launch {
@@ -142,4 +143,39 @@ fn a_client_that_leaves_ends_the_wait() {
     server.wait_for_log("a request failed");
     drop(client);
     server.wait_until("the connection to end", |_| closed.exists());
+}
+
+/// How long a stop may take on a busy machine. A server that waited for the filters' sleeps would
+/// take 30 s.
+const STOP: Duration = Duration::from_secs(25);
+
+#[test]
+fn a_stop_ends_the_waits_of_requests() {
+    let dir = TempDir::new();
+    let server = scripts(&dir, "retry", &["pread=echo EIO no >&2; exit 1", "retry-delay=100000"]).start();
+    let mut client = server.client();
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| client.read(0, 512));
+        server.wait_for_log("a request failed");
+        let began = Instant::now();
+        server.stop();
+        assert!(began.elapsed() < STOP, "{:?}", began.elapsed());
+        // The error is what the layer below said, and not that of the filter's own sleep.
+        assert_eq!(reading.join().expect("the reader"), Err(5));
+    });
+}
+
+#[test]
+fn a_stop_ends_the_waits_of_opens() {
+    let dir = TempDir::new();
+    let server = scripts(&dir, "retry", &["open=echo ESHUTDOWN no >&2; exit 1", "retry-delay=100000"]).start();
+    let uri = server.uri();
+    std::thread::scope(|scope| {
+        let client = scope.spawn(move || tool("nbdinfo", ["--size", &uri]));
+        server.wait_for_log("opening the layer below failed");
+        let began = Instant::now();
+        server.stop();
+        assert!(began.elapsed() < STOP, "{:?}", began.elapsed());
+        assert_ne!(client.join().expect("the client").code, 0);
+    });
 }
