@@ -11,16 +11,27 @@ use super::lend::{BufferPart, ImportFuture, bound_by_hand, lend};
 use super::phases::OPEN_DATA;
 use crate::connection::bindings::host::next::Host;
 use crate::connection::bindings::host::types as wit;
-use crate::connection::detached::Charge;
 use crate::connection::import_error::ImportError;
 use crate::guest::buffers::Access;
 use crate::guest::context::Context;
 use crate::guest::extents::EXTENT_BYTES;
 use crate::guest::fault::mistake;
 
-/// The bytes of an answer of extents about `length` bytes, at most.
-fn extents_bytes(length: u64) -> u64 {
-    EXTENT_BYTES * Extents::limit(length) as u64
+/// The most bytes about which a guest asks for extents if the filter's `buffers-total` has no room
+/// for more: the list about them is the shortest that a request may need, and no block is larger.
+const SHORT_ANSWER: u64 = 64 << 10;
+
+impl Context {
+    /// About how many of `length` bytes next is asked for extents, and the most bytes of its
+    /// answer. An answer may end early, so a filter that is at its limit asks about fewer bytes.
+    fn extents_to_ask(&self, length: u64) -> (u64, u64) {
+        let bytes = |length| EXTENT_BYTES * Extents::limit(length) as u64;
+        let buffers = &self.shared.buffers;
+        let free = buffers.limit().saturating_sub(buffers.used());
+        // Half of what is free, because the answer is kept beside the list of next.
+        let asked = if bytes(length) <= free / 2 { length } else { length.min(SHORT_ANSWER) };
+        (asked, bytes(asked))
+    }
 }
 
 /// Binds the reads and writes ([`lend`](super::lend)).
@@ -117,8 +128,7 @@ impl Host for Context {
         flags: wit::CommandFlags,
     ) -> Result<Vec<wit::Extent>, ImportError> {
         let next = Arc::clone(self.next()?);
-        let bytes = extents_bytes(length);
-        let _charge = Charge::new(&self.shared.buffers, bytes).ok_or(Errno::Enomem)?;
+        let (length, bytes) = self.extents_to_ask(length);
         let result = self.wait_for(bytes, || next.hop.extents(offset, length, flags.into())).await?;
         let list = self.answer(result)?;
         Ok(list.as_slice().iter().map(|extent| (*extent).into()).collect())
@@ -137,8 +147,8 @@ impl Host for Context {
             return Err(mistake(format!("next.extents-forward to {to}, where {expected} had to follow")).into());
         }
         let flags = Flags { req_one: Flags::from(flags).req_one, ..Flags::NONE };
-        let _charge = Charge::new(&self.shared.buffers, extents_bytes(length)).ok_or(Errno::Enomem)?;
-        let result = self.wait_for(extents_bytes(length), || next.hop.extents(offset, length, flags)).await?;
+        let (asked, bytes) = self.extents_to_ask(length);
+        let result = self.wait_for(bytes, || next.hop.extents(offset, asked, flags)).await?;
         let list = self.answer(result)?;
         if let Some(answer) = &mut self.call.extents {
             answer.append(&list, length)?;
