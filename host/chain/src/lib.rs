@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use rbdkit_plugin_api::{
     AccessRights, BoxFuture, Client, ConfigError, Errno, ExportEntry, Handle, OpenArgs, Plugin, Pool, Result,
-    StopScope, ThreadModel,
+    StopScope, ThreadModel, Usage,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -86,6 +86,16 @@ pub trait Layer: Send + Sync + 'static {
     /// Opens this layer for a connection. The handle finalizes and closes the hops that it opened
     /// through `next`.
     fn open(&self, args: OpenArgs, next: NextLayer) -> BoxFuture<'_, Result<Arc<dyn Handle>>>;
+
+    /// What the layer uses of its own limits.
+    fn usage(&self) -> Vec<Usage> {
+        Vec::new()
+    }
+
+    /// What it uses, with other layers, of limits that it shares with them.
+    fn shared_usage(&self) -> Vec<Usage> {
+        Vec::new()
+    }
 
     /// Frees what the layer keeps for reuse and was not needed since the last call. Called
     /// periodically, on a thread that may block.
@@ -181,6 +191,27 @@ impl Chain {
             slot.layer.after_fork().await?;
         }
         Ok(())
+    }
+
+    /// What the filters use of their limits. The account of a filter has its name before it, as
+    /// options have it: `cow:maps`, and `cow#2:maps` for the second filter of the name.
+    pub fn usage(&self) -> Vec<Usage> {
+        let mut all: Vec<Usage> = Vec::new();
+        for (index, slot) in self.layers.iter().enumerate() {
+            let name = slot.layer.name();
+            let target = match self.layers[..index].iter().filter(|above| above.layer.name() == name).count() {
+                0 => name.to_string(),
+                above => format!("{name}#{}", above + 1),
+            };
+            let own = slot.layer.usage().into_iter();
+            all.extend(own.map(|usage| Usage { account: format!("{target}:{}", usage.account), ..usage }));
+        }
+        for shared in self.layers.iter().flat_map(|slot| slot.layer.shared_usage()) {
+            if all.iter().all(|known| known.account != shared.account) {
+                all.push(shared);
+            }
+        }
+        all
     }
 
     /// Frees what is kept for reuse and was not needed since the last call.

@@ -9,10 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rbdkit_chain::{Hop, NextLayer};
-use rbdkit_nbd::{Export, Handshake, HandshakeAction, HandshakeConfig, OpenRequest, Session, wire};
-use rbdkit_plugin_api::{Client, Error, ExportEntry};
-
+use rbdkit_nbd::{Export, Handshake, HandshakeAction, HandshakeConfig, MAX_OPTION, OpenRequest, Session, wire};
 use rbdkit_plugin_api::text::quoted;
+use rbdkit_plugin_api::{Client, Error, ExportEntry, Quota};
 use tokio::time::timeout;
 
 use super::attended::{Attendant, Attended};
@@ -31,6 +30,25 @@ pub(super) struct Negotiation<'a> {
     pub client: &'a Client,
     /// The connection's number, for the log.
     pub id: u64,
+    /// Taken once the client sends a long option.
+    pub room: Option<LongOptionRoom>,
+}
+
+/// The longest option, in bytes, that needs no room of its own. Clients send names and queries of
+/// some hundred bytes at most.
+const LONG_OPTION: usize = 4096;
+
+/// The charge for the options of one connection: a vector that grows has up to twice the memory that
+/// it needs.
+const LONG_OPTION_ROOM: u64 = 2 * MAX_OPTION as u64;
+
+/// The charge for a connection that has sent a long option, until its negotiation ends.
+pub(super) struct LongOptionRoom(Arc<Quota>);
+
+impl Drop for LongOptionRoom {
+    fn drop(&mut self) {
+        self.0.give(LONG_OPTION_ROOM);
+    }
 }
 
 impl Negotiation<'_> {
@@ -123,6 +141,13 @@ impl Negotiation<'_> {
     /// bytes come. False: the client closed its side, or the server stops.
     async fn read_message(&mut self, handshake: &Handshake, input: &mut Vec<u8>, stop: &Stop) -> io::Result<bool> {
         let started = handshake.wanted(input);
+        if self.room.is_none() && input.len() + started > LONG_OPTION {
+            let all = &self.server.handshakes;
+            if !all.take(LONG_OPTION_ROOM) {
+                return Err(io::Error::other("too many clients send long options (--limit handshakes=SIZE)"));
+            }
+            self.room = Some(LongOptionRoom(Arc::clone(all)));
+        }
         let limit = self.server.options.limits.handshake_timeout;
         let socket = &mut *self.input;
         let read = async {

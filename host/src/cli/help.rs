@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use rbdkit_plugin_api::PluginInfo;
 use rbdkit_plugin_api::schema::{ParamKind, ParamSpec};
+use rbdkit_server::ServerLimits;
 
 use super::options::{self, OptionHelp};
 
@@ -32,6 +33,10 @@ pub fn usage<'a>(plugins: impl Iterator<Item = &'a PluginInfo>, filters: impl It
     );
     for spec in options::all() {
         line(&mut text, &option(&spec), &spec.help);
+    }
+    text.push_str("\nLimits (--limit RESOURCE=VALUE):\n");
+    for (resource, value, what) in ServerLimits::default().table() {
+        line(&mut text, &format!("  {resource}={value}"), what);
     }
     text.push_str("\nPlugins:\n");
     for info in plugins {

@@ -23,9 +23,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
-use rbdkit_plugin_api::{BoxFuture, Flags, Result, Support, ThreadModel, lock};
+use rbdkit_chain::STEP;
+use rbdkit_plugin_api::{BoxFuture, Errno, Extent, Extents, Flags, Result, Support, ThreadModel, lock};
 use tokio::sync::Notify;
 
+use super::detached::Charge;
 use super::next::Next;
 use super::shared::FilterShared;
 
@@ -46,6 +48,9 @@ const AT_ONCE: Duration = Duration::from_micros(200);
 /// scans the same ranges repeatedly uses a hundredth of a core, and with ranges of 2 MiB still
 /// covers 2 GiB a second for each worker.
 const PAUSE: Duration = Duration::from_millis(1);
+
+/// Prefetches use at most this part of the filter's `buffers-total`.
+const PART_FOR_PREFETCHES: u64 = 4;
 
 /// How many finished pieces are remembered, because a moving window asks again for the part that
 /// overlaps.
@@ -115,6 +120,15 @@ impl Piece {
         let block = next.hop.block_sizes().map_or(1, |sizes| u64::from(sizes.minimum));
         let (from, to) = aligned(offset, end, block, next.hop.size());
         Some(Piece { offset: from, length: to - from, next })
+    }
+
+    /// What fetching it takes at most: a list of extents, and then the buffer that the gate reads
+    /// into if next has no cache of its own.
+    fn bytes(&self) -> u64 {
+        let can = self.next.hop.can();
+        let list = 2 * size_of::<Extent>() as u64 * Extents::limit(self.length) as u64;
+        let buffer = if can.cache == Support::Emulate { self.length.min(STEP.into()) } else { 0 };
+        if can.extents { list.max(buffer) } else { buffer }
     }
 
     /// Caches the parts that are not known to be zero.
@@ -329,7 +343,18 @@ impl Prefetcher {
                 },
             };
             let started = Instant::now();
+            // Prefetches are hints: they are left out rather than that they take what requests need.
+            let charge = Some(&self.shared.buffers)
+                .filter(|buffers| buffers.used() + piece.bytes() <= buffers.limit() / PART_FOR_PREFETCHES)
+                .and_then(|buffers| Charge::new(buffers, piece.bytes()));
+            let Some(charge) = charge else {
+                counters.prefetches_dropped.fetch_add(1, Relaxed);
+                self.queue().end(&piece, &Err(Errno::Enomem.into()));
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            };
             let result = piece.fetch().await;
+            drop(charge);
             counters.prefetches.fetch_add(1, Relaxed);
             if let Err(error) = &result {
                 counters.prefetches_failed.fetch_add(1, Relaxed);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbdkit_chain::{Layer, NextLayer};
-use rbdkit_plugin_api::{BoxFuture, ConfigError, ExportEntry, Handle, OpenArgs, Result, ThreadModel};
+use rbdkit_plugin_api::{BoxFuture, ConfigError, ExportEntry, Handle, OpenArgs, Result, ThreadModel, Usage};
 use tokio::time::{Instant, timeout_at};
 
 use super::calls::CallServer;
@@ -76,6 +76,15 @@ impl Layer for FilterLayer {
             let server = CallServer::open(filter, args, next).await?;
             Ok(Arc::new(FilterHandle(server)) as Arc<dyn Handle>)
         })
+    }
+
+    fn usage(&self) -> Vec<Usage> {
+        let shared = &self.0.shared;
+        shared.state.usage().into_iter().chain([shared.buffers.usage("buffers-total")]).collect()
+    }
+
+    fn shared_usage(&self) -> Vec<Usage> {
+        vec![self.0.shared.memory_all.usage("memory-all")]
     }
 
     fn free_spare(&self) {
