@@ -122,7 +122,7 @@ pub(super) struct Options {
     #[arg(short = 'p', long = "port", value_name = "PORT")]
     pub(super) port: Option<OsString>,
 
-    /// Print the URI to connect to
+    /// Print the URI to connect to, and commands that use it
     #[arg(long = "print-uri")]
     pub(super) print_uri: bool,
 

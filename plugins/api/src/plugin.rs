@@ -200,6 +200,13 @@ pub trait Plugin: Send + Sync + 'static {
         None
     }
 
+    /// Which of nbdkit's optional functions this plugin has an equivalent of, by nbdkit's names, for
+    /// `--dump-plugin`: scripts look for lines such as `has_can_trim=1` there. Every plugin has
+    /// those that the program adds itself: a configuration, `open`, `get_size` and `pread`.
+    fn optional_functions(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Lines `key=value` that `--dump-plugin` adds.
     fn dump_plugin(&self) -> Vec<(String, String)> {
         Vec::new()

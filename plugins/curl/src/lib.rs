@@ -194,11 +194,18 @@ impl Plugin for Curl {
         }
     }
 
+    fn optional_functions(&self) -> &'static [&'static str] {
+        &["load", "unload", "dump_plugin", "after_fork", "cleanup", "close", "can_write", "can_multi_conn", "pwrite"]
+    }
+
     fn dump_plugin(&self) -> Vec<(String, String)> {
         let version = curl::Version::get();
         let mut lines = vec![("curl_version".to_string(), version.version().to_string())];
         if let Some(ssl) = version.ssl_version() {
             lines.push(("curl_ssl_version".to_string(), ssl.to_string()));
+        }
+        for protocol in ["http", "https"].into_iter().filter(|known| version.protocols().any(|one| one == *known)) {
+            lines.push((format!("curl_protocol_{protocol}"), "yes".to_string()));
         }
         lines.push(("curl_http2".to_string(), if version.feature_http2() { "yes" } else { "no" }.to_string()));
         lines

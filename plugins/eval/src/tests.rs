@@ -8,8 +8,14 @@ use rbdkit_plugin_api::{
 
 use super::*;
 
-/// A plugin of these parameters, up to the point where clients come.
+/// A plugin of these parameters, up to the point where clients come. Without a size it gets one.
 fn start(params: &[(&str, &str)]) -> Result<Box<dyn Plugin>, ConfigError> {
+    let has_size = params.iter().any(|(key, _)| *key == "get_size");
+    let size = (!has_size).then_some(("get_size", "echo 10M"));
+    start_as_given(&size.into_iter().chain(params.iter().copied()).collect::<Vec<_>>())
+}
+
+fn start_as_given(params: &[(&str, &str)]) -> Result<Box<dyn Plugin>, ConfigError> {
     let mut plugin = (INFO.make)();
     for (key, value) in params {
         plugin.config(Param { key, value: OsStr::new(value) })?;
@@ -297,6 +303,17 @@ async fn exports_are_listed_and_the_first_is_the_default() {
     let plugin = start(&[]).unwrap();
     assert_eq!(plugin.default_export(false, false).await.unwrap(), "");
     assert_eq!(plugin.list_exports(false, false).await.unwrap().len(), 1);
+}
+
+#[test]
+fn a_plugin_without_a_size_is_refused_at_the_start() {
+    let message = "eval: get_size=SCRIPT has to be given: no client could connect without it";
+    for params in [&[][..], &[("pread", "exit 1")]] {
+        assert_eq!(start_as_given(params).err().unwrap().to_string(), message);
+    }
+    for method in ["get_size", "missing"] {
+        assert!(start_as_given(&[(method, "echo 1M")]).is_ok(), "{method}");
+    }
 }
 
 #[test]

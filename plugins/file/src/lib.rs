@@ -127,6 +127,31 @@ impl Plugin for File {
         Some(self.config.access_rights())
     }
 
+    fn optional_functions(&self) -> &'static [&'static str] {
+        &[
+            "unload",
+            "dump_plugin",
+            "list_exports",
+            "close",
+            "can_write",
+            "can_flush",
+            "is_rotational",
+            "can_trim",
+            "can_zero",
+            "can_fast_zero",
+            "can_extents",
+            "can_fua",
+            "can_multi_conn",
+            "can_cache",
+            "pwrite",
+            "flush",
+            "trim",
+            "zero",
+            "extents",
+            "cache",
+        ]
+    }
+
     fn dump_plugin(&self) -> Vec<(String, String)> {
         // The kernel zeroes and punches holes through fallocate(2), also in block devices.
         ["file_blksszget", "file_blkzeroout", "file_extents", "file_falloc_fl_punch_hole", "file_falloc_fl_zero_range"]

@@ -135,6 +135,36 @@ impl Plugin for Nbd {
         Box::pin(async move { self.upstream()?.open(&args.exportname).await })
     }
 
+    fn optional_functions(&self) -> &'static [&'static str] {
+        &[
+            "unload",
+            "dump_plugin",
+            "after_fork",
+            "cleanup",
+            "list_exports",
+            "default_export",
+            "close",
+            "export_description",
+            "block_size",
+            "can_write",
+            "can_flush",
+            "is_rotational",
+            "can_trim",
+            "can_zero",
+            "can_fast_zero",
+            "can_extents",
+            "can_fua",
+            "can_multi_conn",
+            "can_cache",
+            "pwrite",
+            "flush",
+            "trim",
+            "zero",
+            "extents",
+            "cache",
+        ]
+    }
+
     fn dump_plugin(&self) -> Vec<(String, String)> {
         // Scripts ask nbdkit's plugin for these features of its library, libnbd.
         [("libnbd_tls", "0"), ("libnbd_uri", "1"), ("libnbd_vsock", "0"), ("libnbd_dynamic_list", "1")]

@@ -182,6 +182,40 @@ impl<C: Configure> Plugin for ScriptPlugin<C> {
     }
 
     /// The highest exit status with a meaning of its own, and the lines that the script prints.
+    fn optional_functions(&self) -> &'static [&'static str] {
+        &[
+            "load",
+            "unload",
+            "dump_plugin",
+            "thread_model",
+            "get_ready",
+            "after_fork",
+            "cleanup",
+            "preconnect",
+            "list_exports",
+            "default_export",
+            "close",
+            "export_description",
+            "block_size",
+            "can_write",
+            "can_flush",
+            "is_rotational",
+            "can_trim",
+            "can_zero",
+            "can_fast_zero",
+            "can_extents",
+            "can_fua",
+            "can_multi_conn",
+            "can_cache",
+            "pwrite",
+            "flush",
+            "trim",
+            "zero",
+            "extents",
+            "cache",
+        ]
+    }
+
     fn dump_plugin(&self) -> Vec<(String, String)> {
         let mut lines = vec![("max_known_status".to_string(), "3".to_string())];
         let Some(scripts) = self.scripts() else { return lines };
