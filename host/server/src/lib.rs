@@ -51,6 +51,7 @@ mod connection;
 mod dispatch;
 mod end;
 mod failure_log;
+mod lists;
 mod negotiation;
 mod options;
 mod panics;

@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use rbdkit_chain::{Hop, NextLayer};
 use rbdkit_nbd::{Export, Handshake, HandshakeAction, HandshakeConfig, OpenRequest, Session, wire};
-use rbdkit_plugin_api::Error;
 use rbdkit_plugin_api::text::quoted;
+use rbdkit_plugin_api::{BoxFuture, Error, Op};
 use tokio::time::timeout;
 
+use super::lists::{ExportList, ExportLists};
+use super::options::ServerOptions;
 use super::panics::caught;
 use super::socket::{Input, Output, read_into};
 use super::state::ServerState;
@@ -52,30 +54,32 @@ impl Negotiation<'_> {
                     self.send(&mut out, stop).await?;
                     return Ok(None);
                 }
-                Some(HandshakeAction::List) => self.list(&handshake, &mut out).await,
-                Some(HandshakeAction::Open(request)) => match self.open(&request).await {
-                    Ok((hop, export)) => {
-                        let Some(session) = handshake.accept(&request, &export, &mut out) else {
-                            // The client only asked about the export (INFO). The export is closed
-                            // before the reply, so the client can rely on that.
-                            close(&hop, self.id).await;
-                            continue;
-                        };
-                        if let Err(error) = self.send(&mut out, stop).await {
-                            close(&hop, self.id).await;
-                            return Err(error);
+                Some(HandshakeAction::List) => self.list(&mut handshake, &mut out, stop).await?,
+                Some(HandshakeAction::Open(request)) => {
+                    match open(self.top.clone(), self.server.options.clone(), request.clone()).await {
+                        Ok((hop, export)) => {
+                            let Some(session) = handshake.accept(&request, &export, &mut out) else {
+                                // The client only asked about the export (INFO). The export is closed
+                                // before the reply, so the client can rely on that.
+                                close(&hop, self.id).await;
+                                continue;
+                            };
+                            if let Err(error) = self.send(&mut out, stop).await {
+                                close(&hop, self.id).await;
+                                return Err(error);
+                            }
+                            return Ok(Some((hop, session)));
                         }
-                        return Ok(Some((hop, session)));
-                    }
-                    Err(error) => {
-                        tracing::error!("connection {}: open {}: {error}", self.id, quoted(&request.name));
-                        if request.cannot_be_refused() {
-                            return Ok(None);
+                        Err(error) => {
+                            tracing::error!("connection {}: open {}: {error}", self.id, quoted(&request.name));
+                            if request.cannot_be_refused() {
+                                return Ok(None);
+                            }
+                            let message = error.context().unwrap_or("the export cannot be opened");
+                            handshake.refuse(&request, message, &mut out);
                         }
-                        let message = error.context().unwrap_or("the export cannot be opened");
-                        handshake.refuse(&request, message, &mut out);
                     }
-                },
+                }
             }
         }
     }
@@ -141,41 +145,80 @@ impl Negotiation<'_> {
             let limit = self.server.options.limits.handshake_timeout;
             let write = async { self.output.write_all(out).await.map(|()| true) };
             if !within(limit, write, stop).await? {
-                return Err(io::Error::new(io::ErrorKind::Interrupted, "the server stops"));
+                return Err(stopping());
             }
             out.clear();
         }
         Ok(())
     }
 
-    async fn list(&self, handshake: &Handshake, out: &mut Vec<u8>) {
-        match flat(caught(self.top.list_exports(self.server.options.readonly)).await) {
-            Ok(exports) => handshake.list(&exports, out),
+    /// Answers LIST. The answer is written as the client takes it (see [`super::lists`]).
+    async fn list(&self, handshake: &mut Handshake, out: &mut Vec<u8>, stop: &Stop) -> io::Result<()> {
+        let ServerState { options, lists, .. } = self.server;
+        let limit = options.limits.handshake_timeout;
+        let listed = tokio::select! {
+            listed = list(self.top.clone(), options.readonly, Arc::clone(lists), limit) => listed,
+            () = stop.stopped() => return Err(stopping()),
+        };
+        match listed {
+            Ok(list) => {
+                tokio::select! {
+                    sent = lists.send(&list, limit, handshake, self.output) => sent?,
+                    () = stop.stopped() => return Err(stopping()),
+                }
+                handshake.end_list(out);
+            }
             Err(error) => {
                 tracing::error!("connection {}: list_exports: {error}", self.id);
                 handshake.cannot_list(error.context().unwrap_or("the exports cannot be listed"), out);
             }
         }
+        Ok(())
     }
+}
 
-    async fn open(&self, request: &OpenRequest) -> Result<(Arc<Hop>, Export), Error> {
-        let readonly = self.server.options.readonly;
-        let hop = flat(caught(self.top.open(readonly, &request.name)).await)?;
-        let name = match request.name.as_str() {
-            "" if request.wants_name => flat(caught(self.top.default_export(readonly)).await).ok(),
+async fn list(
+    top: NextLayer,
+    readonly: bool,
+    lists: Arc<ExportLists>,
+    limit: Duration,
+) -> Result<Arc<ExportList>, Error> {
+    let ask = || -> BoxFuture<'_, _> { Box::pin(async { flat(caught(top.list_exports(readonly)).await) }) };
+    lists.get(limit, ask).await
+}
+
+/// Opens an export, and asks for what the client wants to know about it.
+async fn open(top: NextLayer, options: ServerOptions, request: OpenRequest) -> Result<(Arc<Hop>, Export), Error> {
+    let hop = flat(caught(top.open(options.readonly, &request.name)).await)?;
+    let mut can = hop.can();
+    can.multi_conn &= options.multi_conn;
+    let mut export = Export { size: hop.size(), can, name: None, description: None, block_sizes: None };
+    if request.wants_name {
+        // The chain remembers the name of the default export from opening it.
+        export.name = match request.name.as_str() {
+            "" => flat(caught(top.default_export(options.readonly)).await).ok(),
             name => Some(name.to_string()),
         };
-        let mut can = hop.can();
-        can.multi_conn &= self.server.options.multi_conn;
-        let export = Export {
-            size: hop.size(),
-            can,
-            name,
-            description: hop.description().map(str::to_string),
-            block_sizes: hop.block_sizes(),
-        };
-        Ok((hop, export))
     }
+    if request.wants_description {
+        export.description = optional(|| hop.description()).await;
+    }
+    if request.wants_block_size {
+        export.block_sizes = optional(|| hop.block_sizes()).await;
+    }
+    Ok((hop, export))
+}
+
+/// What a client does not need. If a layer panics, there is none.
+async fn optional<T: Unpin>(ask: impl FnOnce() -> Op<Option<T>>) -> Option<T> {
+    caught(async { ask().await }).await.unwrap_or_else(|panic| {
+        tracing::error!("a layer fails to describe the export: {panic}");
+        None
+    })
+}
+
+fn stopping() -> io::Error {
+    io::Error::new(io::ErrorKind::Interrupted, "the server stops")
 }
 
 /// Finalizes and closes what was opened, after its last operation.

@@ -8,6 +8,7 @@ use rbdkit_plugin_api::{Client, Peer};
 use tokio::sync::{Notify, Semaphore};
 
 use super::budget::Budget;
+use super::lists::ExportLists;
 use super::options::ServerOptions;
 use super::receive::ReceivePool;
 use super::thread_permits::ThreadPermits;
@@ -18,6 +19,7 @@ pub(super) struct ServerState {
     pub options: ServerOptions,
     pub budget: Arc<Budget>,
     pub receive_pool: ReceivePool,
+    pub lists: Arc<ExportLists>,
     /// One permit for each client.
     pub connection_permits: Arc<Semaphore>,
     /// One permit for each client that has a thread.
@@ -35,6 +37,7 @@ impl ServerState {
             chain,
             budget: Arc::new(Budget::new(options.limits.bytes_in_all)),
             receive_pool,
+            lists: Arc::new(ExportLists::new()),
             connection_permits: Arc::new(Semaphore::new(options.limits.connections)),
             thread_permits: ThreadPermits::new(),
             connection_closed: Notify::new(),

@@ -13,7 +13,6 @@ use super::handle::FilterHandle;
 use crate::guest::export_calls::{
     AfterForkCall, CleanupCall, DefaultExportCall, GetReadyCall, ListExportsCall, PreconnectCall,
 };
-use crate::guest::text::{checked_exports, protocol_string};
 
 /// How long a stopping server waits for layers that still have to end, and then for an instance
 /// that runs `cleanup`.
@@ -59,7 +58,8 @@ impl Layer for FilterLayer {
                 return next.list_exports(readonly).await;
             }
             let call = ListExportsCall { readonly, tls: next.client().tls };
-            checked_exports(self.0.ask(Some(next), call).await?)
+            // The chain checks the names, as it does those of a plugin.
+            Ok(self.0.ask(Some(next), call).await?.into_iter().map(Into::into).collect())
         })
     }
 
@@ -69,8 +69,7 @@ impl Layer for FilterLayer {
                 return next.default_export(readonly).await;
             }
             let call = DefaultExportCall { readonly, tls: next.client().tls };
-            let name = self.0.ask(Some(next), call).await?;
-            Ok(protocol_string(&name)?.to_string())
+            self.0.ask(Some(next), call).await
         })
     }
 
