@@ -3,16 +3,17 @@
 //! The filters come in the order of the command line, the first nearest the client, then the
 //! plugin. A layer only knows the layer below it, as a [`NextLayer`]. It opens that layer under a
 //! name of its choice, or not at all, and gets a [`Hop`]: the one gate through which every request
-//! to that layer passes. The gate checks range, flags, read-only and alignment. It emulates what
-//! the layer cannot do (zero by pwrite, FUA by flush, cache by pread) and queues requests if the
+//! to that layer passes. The gate checks range, flags and read-only. It emulates what the layer
+//! cannot do (zero by pwrite, FUA by flush, cache by pread) and queues requests if the
 //! layer's thread model asks for it. So neither filters nor plugins repeat these checks, and no
 //! layer has to trust another.
 //!
 //! Invariants:
 //! * A layer is only called through its hop.
-//! * A hop asks for size, block sizes and capabilities once, when it is opened, and checks them. If
-//!   a layer's answer would change later, the first answer stays in force until the layer is opened
-//!   again.
+//! * A hop asks for size and capabilities once, when it is opened, and checks them. It asks for block
+//!   sizes once at most, when something needs them. If a layer's answer would change later, the
+//!   first answer stays in force until the layer is opened again.
+//! * A layer is asked once a connection what the empty export name stands for.
 //! * A thread model affects only its own layer: the queue is in that layer's hop, and requests to
 //!   other layers do not wait for it.
 //! * An operation is polled to its end, even if its client is gone. However it ends, it then gives
@@ -21,6 +22,7 @@
 
 mod disk;
 mod emulate;
+mod exports;
 mod hop;
 mod thread_model;
 mod writes;
@@ -36,10 +38,12 @@ use rbdkit_plugin_api::{
 use tokio::time::{Instant, timeout_at};
 
 pub use emulate::STEP;
+pub use exports::{MAX_LIST, list_bytes};
 pub use hop::Hop;
 pub use writes::Writes;
 
 use disk::{DiskLookup, ExportName};
+use exports::DefaultNames;
 use thread_model::{ConnectionPermits, RequestLimit, ThreadModelGate};
 
 /// A filter as the chain sees it. Its handles follow the same rules as a plugin's.
@@ -121,6 +125,8 @@ pub struct Chain {
     plugin: Box<dyn Plugin>,
     plugin_gate: ThreadModelGate,
     writes: Arc<Writes>,
+    /// The strictest thread model of all layers.
+    thread_model: ThreadModel,
     pool: Pool,
 }
 
@@ -135,6 +141,8 @@ impl Chain {
     pub fn new(layers: Vec<Arc<dyn Layer>>, plugin_name: &str, plugin: Box<dyn Plugin>, pool: Pool) -> Arc<Chain> {
         let writes = Arc::<Writes>::default();
         let plugin_gate = ThreadModelGate::new(plugin.thread_model(), RequestLimit::ByHop, Some(Arc::clone(&writes)));
+        let models = layers.iter().map(|layer| layer.thread_model());
+        let thread_model = models.fold(plugin.thread_model(), ThreadModel::min);
         let layers = layers
             .into_iter()
             .map(|layer| {
@@ -142,7 +150,8 @@ impl Chain {
                 LayerSlot { layer, gate }
             })
             .collect();
-        Arc::new(Chain { layers, plugin_name: plugin_name.to_string(), plugin, plugin_gate, writes, pool })
+        let plugin_name = plugin_name.to_string();
+        Arc::new(Chain { layers, plugin_name, plugin, plugin_gate, writes, thread_model, pool })
     }
 
     /// The strictest thread model of the layers from `index` down.
@@ -261,7 +270,8 @@ impl Chain {
 
     /// The whole chain, for one client.
     pub fn top(self: &Arc<Self>, client: Arc<Client>) -> NextLayer {
-        NextLayer { chain: Arc::clone(self), index: 0, client, permits: None }
+        let defaults = DefaultNames::new(self.layers.len() + 1);
+        NextLayer { chain: Arc::clone(self), index: 0, client, defaults, permits: None }
     }
 }
 
@@ -272,6 +282,7 @@ pub struct NextLayer {
     chain: Arc<Chain>,
     index: usize,
     client: Arc<Client>,
+    defaults: DefaultNames,
     /// None until the first layer is opened.
     permits: Option<Arc<ConnectionPermits>>,
 }
@@ -307,27 +318,55 @@ impl NextLayer {
         }
     }
 
-    /// The exports that a client may list.
+    /// The name of the next layer, for messages.
+    fn name(&self) -> &str {
+        self.chain.layers.get(self.index).map_or(&self.chain.plugin_name, |slot| slot.layer.name())
+    }
+
+    /// The exports that a client may list. The list is checked.
+    ///
+    /// # Errors
+    /// The layer's own, or EIO for a list that the protocol cannot carry or that is too long.
     pub async fn list_exports(&self, readonly: bool) -> Result<Vec<ExportEntry>> {
-        match self.next() {
-            Some((slot, next)) => slot.layer.list_exports(readonly, next).await,
-            None => self.chain.plugin.list_exports(readonly, self.client.tls).await,
+        let list = match self.next() {
+            Some((slot, next)) => Some(slot.layer.list_exports(readonly, next).await?),
+            None => self.chain.plugin.list_exports(readonly, self.client.tls).await?,
+        };
+        match list {
+            Some(list) => exports::checked(self.name(), list),
+            // A plugin whose default export cannot be told has none to list, as in nbdkit.
+            None => match self.default_export(readonly).await {
+                Ok(name) => Ok(vec![ExportEntry { name, description: None }]),
+                Err(error) => {
+                    tracing::error!("{}: default_export: {error}; no export is listed", self.name());
+                    Ok(Vec::new())
+                }
+            },
         }
     }
 
-    /// What the empty export name stands for.
+    /// What the empty export name stands for. The layer is asked once for each connection. After an
+    /// error it is asked again.
+    ///
+    /// # Errors
+    /// The layer's own, or EIO for a name that the protocol cannot carry.
     pub async fn default_export(&self, readonly: bool) -> Result<String> {
-        match self.next() {
-            Some((slot, next)) => slot.layer.default_export(readonly, next).await,
-            None => self.chain.plugin.default_export(readonly, self.client.tls).await,
-        }
+        let ask = async {
+            let name = match self.next() {
+                Some((slot, next)) => slot.layer.default_export(readonly, next).await?,
+                None => self.chain.plugin.default_export(readonly, self.client.tls).await?,
+            };
+            exports::check_default(self.name(), &name)?;
+            Ok(name)
+        };
+        self.defaults.get(self.index, ask).await
     }
 
     /// Opens the next layer. The empty name is replaced by the default export's.
     ///
     /// # Errors
-    /// The layer's own, or EIO if the layer gives a size beyond 2^63 - 1 or impossible block sizes.
-    /// ESHUTDOWN if the client leaves while it waits for its turn at a layer.
+    /// The layer's own, or EIO if the layer gives a size beyond 2^63 - 1. ESHUTDOWN if the client
+    /// leaves while it waits for its turn at a layer.
     pub async fn open(&self, readonly: bool, exportname: &str) -> Result<Arc<Hop>> {
         let name = ExportName::asked(self, readonly, exportname).await?;
         let args = OpenArgs { readonly, exportname: name.text().to_string(), client: Arc::clone(&self.client) };
@@ -350,7 +389,7 @@ impl NextLayer {
                 (self.chain.plugin_name.clone(), queue, self.chain.plugin.open(args).await?)
             }
         };
-        Hop::open(name, handle, queue, disk, self.chain.pool.clone()).await
+        Hop::open(name, handle, queue, disk, self.chain.thread_model, self.chain.pool.clone()).await
     }
 }
 

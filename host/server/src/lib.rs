@@ -57,6 +57,7 @@ mod drain;
 mod end;
 mod failure_log;
 mod limit_options;
+mod lists;
 mod negotiation;
 mod options;
 mod panics;

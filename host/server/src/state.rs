@@ -10,6 +10,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::budget::Budget;
 use super::connections::Connections;
+use super::lists::ExportLists;
 use super::options::ServerOptions;
 use super::receive::ReceivePool;
 use super::thread_permits::ThreadPermits;
@@ -27,6 +28,7 @@ pub(super) struct ServerState {
     pub receive_pool: ReceivePool,
     /// Bytes of the long options of all clients that negotiate.
     pub handshakes: Arc<Quota>,
+    pub lists: Arc<ExportLists>,
     /// Who may connect.
     pub connections: Arc<Connections>,
     /// The most clients at a time, without those that have to go.
@@ -55,6 +57,7 @@ impl ServerState {
             budget: Arc::new(Budget::new(options.limits.bytes_in_all, options.limits.connections as u64)),
             receive_pool,
             handshakes: Arc::new(Quota::new(options.limits.handshake_bytes)),
+            lists: Arc::new(ExportLists::new()),
             connections: Connections::new(max_connections),
             max_connections,
             refused_log: Rate::new(1, 10),

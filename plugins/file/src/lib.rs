@@ -100,7 +100,7 @@ impl Plugin for File {
         Ok(())
     }
 
-    fn list_exports(&self, _readonly: bool, _tls: bool) -> BoxFuture<'_, Result<Vec<ExportEntry>>> {
+    fn list_exports(&self, _readonly: bool, _tls: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
         Box::pin(async {
             let source = self.source()?;
             run_blocking(move || source.list()).await

@@ -123,7 +123,7 @@ impl Plugin for Nbd {
         self.upstream.as_ref().map(Upstream::access_rights)
     }
 
-    fn list_exports(&self, _readonly: bool, _tls: bool) -> BoxFuture<'_, Result<Vec<ExportEntry>>> {
+    fn list_exports(&self, _readonly: bool, _tls: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
         Box::pin(async { self.upstream()?.list().await })
     }
 

@@ -117,9 +117,7 @@ impl Piece {
         if offset >= end {
             return None;
         }
-        let block = next.hop.block_sizes().map_or(1, |sizes| u64::from(sizes.minimum));
-        let (from, to) = aligned(offset, end, block, next.hop.size());
-        Some(Piece { offset: from, length: to - from, next })
+        Some(Piece { offset, length: end - offset, next })
     }
 
     /// What fetching it takes at most: a list of extents, and then the buffer that the gate reads
@@ -134,13 +132,14 @@ impl Piece {
     /// Caches the parts that are not known to be zero.
     async fn fetch(&self) -> Result<()> {
         let hop = &self.next.hop;
+        let block = hop.block_sizes().await.map_or(1, |sizes| u64::from(sizes.minimum));
+        let (offset, end) = aligned(self.offset, self.offset + self.length, block, hop.size());
         if hop.can().extents {
             // Without an answer all of it counts as data.
-            if let Ok(extents) = hop.extents(self.offset, self.length, Flags::NONE).await {
+            if let Ok(extents) = hop.extents(offset, end - offset, Flags::NONE).await {
                 // What the extents do not cover counts as data. This is one request, from the first
                 // data to the last, because a list may have tens of thousands of runs, and closing
                 // waits for requests under way.
-                let end = self.offset + self.length;
                 let data = || extents.as_slice().iter().filter(|extent| !extent.zero);
                 let known = extents.next_offset().min(end);
                 let from = data().next().map_or(known, |first| first.offset);
@@ -149,10 +148,16 @@ impl Piece {
                 } else {
                     data().next_back().map_or(from, |last| (last.offset + last.length).min(end))
                 };
-                return if from < to { hop.cache(from, to - from).await } else { Ok(()) };
+                return match from < to {
+                    true => {
+                        let (from, to) = aligned(from, to, block, hop.size());
+                        hop.cache(from, to - from).await
+                    }
+                    false => Ok(()),
+                };
             }
         }
-        hop.cache(self.offset, self.length).await
+        hop.cache(offset, end - offset).await
     }
 }
 
@@ -243,8 +248,7 @@ impl Prefetcher {
         if hop.can().cache == Support::None || offset >= end {
             return false;
         }
-        let (from, to) =
-            aligned(offset, end, hop.block_sizes().map_or(1, |sizes| u64::from(sizes.minimum)), hop.size());
+        let (from, to) = (offset, end);
         let counters = &self.shared.counters;
         let limits = &self.shared.limits;
         let mut queue = self.queue();

@@ -13,7 +13,6 @@ use super::handle::FilterHandle;
 use crate::guest::export_calls::{
     AfterForkCall, CleanupCall, DefaultExportCall, GetReadyCall, ListExportsCall, PreconnectCall,
 };
-use crate::guest::text::{checked_exports, protocol_string};
 
 /// [`Filter`] behind the `Arc` that its connections share.
 pub(crate) struct FilterLayer(pub(crate) Arc<Filter>);
@@ -55,7 +54,8 @@ impl Layer for FilterLayer {
                 return next.list_exports(readonly).await;
             }
             let call = ListExportsCall { readonly, tls: next.client().tls };
-            checked_exports(self.0.ask(next, call).await?)
+            // The chain checks the names, as it does those of a plugin.
+            Ok(self.0.ask(next, call).await?.into_iter().map(Into::into).collect())
         })
     }
 
@@ -65,8 +65,7 @@ impl Layer for FilterLayer {
                 return next.default_export(readonly).await;
             }
             let call = DefaultExportCall { readonly, tls: next.client().tls };
-            let name = self.0.ask(next, call).await?;
-            Ok(protocol_string(&name)?.to_string())
+            self.0.ask(next, call).await
         })
     }
 

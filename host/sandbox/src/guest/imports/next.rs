@@ -101,13 +101,21 @@ impl Host for Context {
         Ok(self.next()?.hop.can().into())
     }
 
-    fn block_size(&mut self) -> Result<wit::BlockSizes, ImportError> {
-        Ok(self.next()?.hop.block_sizes().ok_or(Errno::Enotsup)?.into())
+    async fn block_size(&mut self) -> Result<wit::BlockSizes, ImportError> {
+        let next = Arc::clone(self.next()?);
+        let sizes = self.wait_for(0, || next.hop.block_sizes()).await?;
+        Ok(sizes.ok_or(Errno::Enotsup)?.into())
     }
 
-    fn export_description(&mut self) -> Result<Option<String>> {
+    async fn export_description(&mut self) -> Result<Option<String>> {
         self.require(OPEN_DATA, "next.export-description")?;
-        Ok(self.next().ok().and_then(|next| next.hop.description().map(str::to_string)))
+        let Ok(next) = self.next().map(Arc::clone) else { return Ok(None) };
+        match self.wait_for(0, || next.hop.description()).await {
+            Ok(description) => Ok(description),
+            // Only a charge fails so.
+            Err(ImportError::Errno(_)) => Ok(None),
+            Err(ImportError::Trap(error)) => Err(error),
+        }
     }
 
     async fn pread(&mut self, _: u64, _: u32, _: u32, _: u32) -> Result<(), ImportError> {
