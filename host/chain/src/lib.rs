@@ -22,6 +22,7 @@
 mod emulate;
 mod hop;
 mod thread_model;
+mod turns;
 
 use std::path::PathBuf;
 use std::sync::Arc;
