@@ -25,6 +25,7 @@ mod emulate;
 mod exports;
 mod hop;
 mod thread_model;
+mod turns;
 mod writes;
 
 use std::path::PathBuf;

@@ -114,7 +114,7 @@ impl Handle for Probe {
         self.note(format!("cache {offset} {length}"), Ok(()))
     }
     fn extents(&self, offset: u64, length: u64, _: Flags) -> Op<Result<Extents>> {
-        let mut list = Extents::new(self.0.extents.first().map_or(offset, |first| first.offset));
+        let mut list = Extents::new(self.0.extents.first().map_or(offset, |first| first.offset), length);
         for extent in &self.0.extents {
             list.push(extent.length, extent.hole, extent.zero);
         }
