@@ -7,5 +7,6 @@ mod built;
 mod faults;
 mod gone;
 mod life;
+mod long_chain;
 mod requests;
 mod speed;
