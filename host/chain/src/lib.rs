@@ -47,6 +47,11 @@ use disk::{DiskLookup, ExportName};
 use exports::DefaultNames;
 use thread_model::{ConnectionPermits, RequestLimit, ThreadModelGate};
 
+/// The most filters of a chain. Where no guest runs in between, the frames of all layers lie on one
+/// stack: closing a connection takes some 8 KiB for each of them, which makes 1 MiB, and a thread
+/// has 2 MiB.
+pub const MAX_FILTERS: usize = 128;
+
 /// A filter as the chain sees it. Its handles follow the same rules as a plugin's.
 pub trait Layer: Send + Sync + 'static {
     /// The filter's name, for messages.

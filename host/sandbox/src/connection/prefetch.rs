@@ -13,7 +13,7 @@
 //! worker asks the filter for a range, wakes the next worker, fetches the range, and asks again. So
 //! these ranges need no request of a client, no more of them are under way than there are workers,
 //! and the filter gives a range out only when a worker is about to fetch it. Only one worker at a
-//! time asks.
+//! time asks. What the filter computes for that is on an account of its own ([`super::background`]).
 //!
 //! When the connection ends no more prefetches are begun. The layer below is closed after the last
 //! one that is under way.
@@ -63,16 +63,19 @@ pub(crate) struct Prefetcher {
     most: u32,
     queue: Mutex<Queue>,
     idle: Notify,
+    /// Notified when no more prefetches are begun.
+    stopping: Notify,
     /// Set if the filter exports `background`.
     next_range: OnceLock<NextRange>,
 }
 
 /// Asks the filter for its next background range (`background.next-range`): offset, length, and the
-/// layer below to fetch it from.
+/// layer below to fetch it from. Also returns how long the guest computed.
 ///
 /// The future is boxed because the guest's answer may ask for prefetches, and a future cannot be a
 /// part of itself.
-pub(crate) type NextRange = Box<dyn Fn() -> BoxFuture<'static, Option<((u64, u64), Arc<Next>)>> + Send + Sync>;
+pub(crate) type NextRange =
+    Box<dyn Fn() -> BoxFuture<'static, (Option<((u64, u64), Arc<Next>)>, Duration)> + Send + Sync>;
 
 #[derive(Default)]
 struct Queue {
@@ -231,6 +234,7 @@ impl Prefetcher {
             most,
             queue: Mutex::default(),
             idle: Notify::new(),
+            stopping: Notify::new(),
             next_range: OnceLock::new(),
         })
     }
@@ -301,13 +305,29 @@ impl Prefetcher {
         self.wake(&mut queue, &runtime);
     }
 
+    /// Waits this long, or until no more prefetches are begun.
+    async fn rest(&self, time: Duration) {
+        if time.is_zero() {
+            return;
+        }
+        let stopping = self.stopping.notified();
+        tokio::pin!(stopping);
+        stopping.as_mut().enable();
+        if !self.queue().stopped {
+            let _ = tokio::time::timeout(time, stopping).await;
+        }
+    }
+
     /// Asks the filter for a range.
     async fn ask_filter(self: &Arc<Self>) -> Option<Piece> {
+        self.rest(self.shared.background.wait(Instant::now())).await;
         let piece = match self.next_range.get() {
-            Some(next_range) => {
-                next_range().await.and_then(|((offset, length), next)| Piece::within(offset, length, next))
+            Some(next_range) if !self.queue().stopped => {
+                let (range, computed) = next_range().await;
+                self.shared.background.charge(Instant::now(), computed);
+                range.and_then(|((offset, length), next)| Piece::within(offset, length, next))
             }
-            None => None,
+            _ => None,
         };
         let mut queue = self.queue();
         let Some(piece) = piece.filter(|_| !queue.stopped) else {
@@ -366,7 +386,7 @@ impl Prefetcher {
             }
             self.queue().end(&piece, &result);
             if background && started.elapsed() < AT_ONCE {
-                tokio::time::sleep(PAUSE).await;
+                self.rest(PAUSE).await;
             }
         }
     }
@@ -377,6 +397,8 @@ impl Prefetcher {
         queue.stopped = true;
         queue.waiting.clear();
         queue.waiting_bytes = 0;
+        drop(queue);
+        self.stopping.notify_waiters();
     }
 
     /// Waits until none is under way. Returns false if that takes longer than `most`.
