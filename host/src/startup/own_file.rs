@@ -35,7 +35,7 @@ impl OwnFile {
     }
 
     /// Removes the file if it is still there. If it cannot be removed, it stays.
-    pub fn remove(self) {
+    pub fn remove(&self) {
         let same = |now: &OwnedFd| Ok::<_, io::Error>(is_same(&fstat(now)?, &fstat(&self.file)?));
         if look(&self.directory, &self.name).and_then(|now| same(&now)).unwrap_or(false) {
             let _ = unlinkat(&self.directory, &self.name, AtFlags::empty());

@@ -39,6 +39,7 @@ pub mod schema;
 mod span;
 pub mod stdin;
 mod storage;
+pub mod temporary;
 pub mod text;
 mod types;
 pub mod units;
