@@ -43,6 +43,7 @@ pub mod schema;
 mod span;
 pub mod stdin;
 mod storage;
+pub mod temporary;
 pub mod text;
 mod types;
 pub mod units;
