@@ -6,8 +6,8 @@
 //!
 //! Block sizes and the description are optional. The hop asks for them when somebody wants to know
 //! them, and a failure only means that there are none. It passes on requests that do not keep to
-//! the block sizes, as nbdkit does: many layers serve them, and one that cannot says so itself. Only
-//! a client that negotiated block sizes is held to them (`host/nbd`).
+//! the block sizes, as nbdkit does: many layers serve them, and one that cannot says so itself.
+//! Only a client that negotiated block sizes is held to them (`host/nbd`).
 //!
 //! The protocol (`host/nbd`) checks a client's range and flags as well, before the first hop. That
 //! check exists for the client's sake: it gives the same errors as nbdkit, in the same order. The
@@ -131,8 +131,8 @@ impl Hop {
         }
     }
 
-    /// The description of the export, for people. If the layer fails, the log says why, and there is
-    /// none.
+    /// The description of the export, for people. If the layer fails, the log says why, and there
+    /// is none.
     pub fn description(self: &Arc<Self>) -> Op<Option<String>> {
         let hop = Arc::clone(self);
         Op::later(async move {

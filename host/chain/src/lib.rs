@@ -4,15 +4,15 @@
 //! plugin. A layer only knows the layer below it, as a [`NextLayer`]. It opens that layer under a
 //! name of its choice, or not at all, and gets a [`Hop`]: the one gate through which every request
 //! to that layer passes. The gate checks range, flags and read-only. It emulates what the layer
-//! cannot do (zero by pwrite, FUA by flush, cache by pread) and queues requests if the
-//! layer's thread model asks for it. So neither filters nor plugins repeat these checks, and no
-//! layer has to trust another.
+//! cannot do (zero by pwrite, FUA by flush, cache by pread) and queues requests if the layer's
+//! thread model asks for it. So neither filters nor plugins repeat these checks, and no layer has
+//! to trust another.
 //!
 //! Invariants:
 //! * A layer is only called through its hop.
-//! * A hop asks for size and capabilities once, when it is opened, and checks them. It asks for block
-//!   sizes once at most, when something needs them. If a layer's answer would change later, the
-//!   first answer stays in force until the layer is opened again.
+//! * A hop asks for size and capabilities once, when it is opened, and checks them. It asks for
+//!   block sizes once at most, when something needs them. If a layer's answer would change later,
+//!   the first answer stays in force until the layer is opened again.
 //! * A layer is asked once a connection what the empty export name stands for.
 //! * A thread model affects only its own layer: the queue is in that layer's hop, and requests to
 //!   other layers do not wait for it.

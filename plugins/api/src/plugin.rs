@@ -31,18 +31,18 @@ pub struct OpenArgs {
 /// One layer's state for one connection: what the layer above calls.
 ///
 /// Operations run concurrently on one handle unless the layer's thread model says otherwise. The
-/// gate in front of the layer has checked the arguments: `offset + length` lies within the size (but
-/// it need not be aligned to the block sizes), lengths are not 0, `span` lies within the buffer, a flag is only set if its capability was
-/// offered, and nothing writes to a read-only handle. The payload of a write is data
-/// ([`Buffer::data`] works).
+/// gate in front of the layer has checked the arguments: `offset + length` lies within the size
+/// (but it need not be aligned to the block sizes), lengths are not 0, `span` lies within the
+/// buffer, a flag is only set if its capability was offered, and nothing writes to a read-only
+/// handle. The payload of a write is data ([`Buffer::data`] works).
 ///
 /// Lifecycle: (operations), finalize, close. After `close` nothing is called.
 pub trait Handle: Send + Sync + 'static {
     /// The size in bytes, at most 2^63 - 1.
     fn get_size(&self) -> Op<Result<u64>>;
 
-    /// The block sizes; none if the layer has no constraints. Asked once at most, when a client or a
-    /// layer asks for them. An error counts as none.
+    /// The block sizes; none if the layer has no constraints. Asked once at most, when a client or
+    /// a layer asks for them. An error counts as none.
     ///
     /// A client that asked for them keeps to them. Others need not: the host passes a request on
     /// that is not aligned or too long, and a layer that cannot serve it answers EINVAL.
