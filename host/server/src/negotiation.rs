@@ -100,6 +100,8 @@ impl Negotiation<'_> {
                         if request.cannot_be_refused() {
                             return Ok(None);
                         }
+                        let message = error.context().unwrap_or("the export cannot be opened");
+                        handshake.refuse(&request, message, &mut out);
                     }
                 },
             }
