@@ -62,7 +62,9 @@ fn a_second_signal_ends_the_server_at_once_in_every_state() {
         let (took, outcome) = entered.end(began);
         println!("{}: {took:?} {}", state.name, outcome.status);
         assert!(took < AT_ONCE, "{}: {took:?}\n{}", state.name, outcome.stderr);
-        assert_eq!(outcome.status.code(), Some(130), "{}:\n{}", state.name, outcome.stderr);
+        // The order in which the server receives the two is not defined.
+        let code = outcome.status.code();
+        assert!(code == Some(130) || code == Some(143), "{}: {code:?}\n{}", state.name, outcome.stderr);
         assert!(outcome.stderr.contains("a second signal"), "{}:\n{}", state.name, outcome.stderr);
     });
 }

@@ -22,8 +22,8 @@ pub struct State {
     pub enter: fn() -> Entered,
     /// The exit status after one signal.
     pub status: i32,
-    /// The line of the log that says that the server has received the first signal, or has come to
-    /// what the state is about.
+    /// The line of the log after which the server is where the second signal is to find it. None:
+    /// the second signal follows at once.
     pub after_signal: Option<&'static str>,
     /// One signal ends it in some milliseconds.
     pub is_over_at_once: bool,
@@ -36,7 +36,7 @@ pub struct Entered {
 }
 
 const fn state(name: &'static str, enter: fn() -> Entered) -> State {
-    State { name, enter, status: 0, after_signal: Some("stopping"), is_over_at_once: false }
+    State { name, enter, status: 0, after_signal: None, is_over_at_once: false }
 }
 
 /// A state that one signal ends in some milliseconds.
@@ -99,9 +99,13 @@ pub const STATES: &[State] = &[
             Box::new(stream)
         })
     }),
-    state("a script sleeps in unload", || {
-        entered(verbose(&["eval", "get_size=echo 1M", "unload=sleep 1000"]), |server| vec![Box::new(server.client())])
-    }),
+    State {
+        after_signal: Some("connection 1: closed"),
+        ..state("a script sleeps in unload", || {
+            let launch = verbose(&["eval", "get_size=echo 1M", "unload=sleep 1000"]);
+            entered(launch, |server| vec![Box::new(server.client())])
+        })
+    },
     state("a script has closed its output and sleeps", || {
         let sleeps = "pread=head -c $3 /dev/zero; touch DIR/asked; exec sleep 1000 >&- 2>&-";
         asked(&["get_size=echo 1M", sleeps], |server| Box::new(submitted(server)))
@@ -170,12 +174,12 @@ pub const STATES: &[State] = &[
         entered.keep(kept).keep(dir)
     }),
     state("a client does not read its replies", || {
-        entered(verbose(&["memory", "64M"]), |server| {
+        entered(verbose(&["pattern", "64M"]), |server| {
             let mut client = server.client();
             for _ in 0..4 {
                 client.submit(cmd::READ, 0, 0, 32 << 20, &[]).expect("a read");
             }
-            server.wait_for_log("memory: pread");
+            server.wait_for_log("pattern: pread");
             vec![Box::new(client)]
         })
     }),
@@ -199,7 +203,6 @@ pub const STATES: &[State] = &[
     }),
     State {
         status: 143,
-        after_signal: None,
         ..state("the command of --run ignores the signal", || {
             let dir = TempDir::new();
             // The command ends with the test's directory. It must not keep the server's output open.
