@@ -58,13 +58,13 @@ fn a_second_signal_ends_the_server_at_once_in_every_state() {
             entered.server.wait_for_log(line);
         }
         let began = Instant::now();
-        entered.server.signal(Signal::INT);
+        entered.server.signal(Signal::HUP);
         let (took, outcome) = entered.end(began);
         println!("{}: {took:?} {}", state.name, outcome.status);
         assert!(took < AT_ONCE, "{}: {took:?}\n{}", state.name, outcome.stderr);
         // The order in which the server receives the two is not defined.
         let code = outcome.status.code();
-        assert!(code == Some(130) || code == Some(143), "{}: {code:?}\n{}", state.name, outcome.stderr);
+        assert!(code == Some(129) || code == Some(143), "{}: {code:?}\n{}", state.name, outcome.stderr);
         assert!(outcome.stderr.contains("a second signal"), "{}:\n{}", state.name, outcome.stderr);
     });
 }
