@@ -26,7 +26,7 @@ use super::process;
 
 /// How long the process may take to end after it was asked to, while the plugin writes nothing. The
 /// steps of an orderly end take 4 s at most, so this ends only a process whose runtime is blocked.
-const END_TIMEOUT: Duration = Duration::from_millis(4500);
+const END_TIMEOUT: Duration = Duration::from_millis(4300);
 
 /// How long without a write until the plugin counts as not writing: between two writes a filter
 /// computes and reads.

@@ -8,3 +8,4 @@ mod gone;
 mod life;
 mod requests;
 mod speed;
+mod stopping;
