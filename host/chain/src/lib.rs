@@ -36,7 +36,7 @@ use rbdkit_plugin_api::{
     AccessRights, BoxFuture, Client, ConfigError, Errno, ExportEntry, Handle, OpenArgs, Plugin, Pool, Result,
     StopScope, ThreadModel, Usage,
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 pub use emulate::STEP;
 pub use exports::{MAX_LIST, list_bytes};
@@ -120,6 +120,10 @@ pub trait Layer: Send + Sync + 'static {
         Box::pin(async {})
     }
 }
+
+/// How long the end of the server waits for operations whose clients have gone. Then the plugin ends
+/// those that only read.
+const DETACHED_GRACE: Duration = Duration::from_millis(500);
 
 /// The least time that the plugin's cleanup gets.
 const MIN_CLEANUP: Duration = Duration::from_millis(500);
@@ -259,10 +263,22 @@ impl Chain {
     /// Called after the last connection is closed. It waits for all layers together until
     /// `deadline`, and says so if that is too short.
     pub async fn cleanup(self: &Arc<Self>, deadline: Instant) {
-        for slot in &self.layers {
-            if timeout_at(deadline, slot.layer.cleanup(deadline)).await.is_err() {
-                tracing::error!("{}: cleanup does not end: it is given up", slot.layer.name());
+        let layers = async {
+            for slot in &self.layers {
+                if timeout_at(deadline, slot.layer.cleanup(deadline)).await.is_err() {
+                    tracing::error!("{}: cleanup does not end: it is given up", slot.layer.name());
+                }
             }
+        };
+        let late = async {
+            sleep(DETACHED_GRACE).await;
+            // Filters wait for operations whose clients have gone.
+            self.abandon(StopScope::Reads);
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = layers => {}
+            () = late => {}
         }
         let chain = Arc::clone(self);
         let plugin = tokio::task::spawn_blocking(move || chain.plugin.cleanup());

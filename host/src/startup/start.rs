@@ -48,7 +48,7 @@ const STUCK: Duration = Duration::from_millis(500);
 const START_GRACE: Duration = Duration::from_secs(1);
 
 /// How long after the signal the layers may still clean up.
-const CLEANUP_END: Duration = Duration::from_millis(3500);
+const CLEANUP_END: Duration = Duration::from_secs(3);
 
 /// How long the layers may clean up even if serving took longer to end.
 const MIN_CLEANUP: Duration = Duration::from_millis(500);

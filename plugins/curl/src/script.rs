@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -74,6 +75,8 @@ pub(crate) fn start(words: &[OsString], order: Order) -> io::Result<Started> {
     let script = scripts.get(usize::from(order.which)).ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new("/bin/sh");
     command.arg("-c").arg(script).env("url", url).env("iteration", order.number.to_string());
+    // An end of the script reaches what it has started, and Control-C reaches only the server.
+    command.process_group(0);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     let ends = child.stdout.take().map(OwnedFd::from).into_iter().collect();
     Ok(Started { child, ends, keep: None })

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::Shutdown;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 
 use rbdkit_plugin_api::lock;
 
@@ -127,15 +127,22 @@ fn reported_status(leash: &OwnedFd) -> io::Result<ExitStatus> {
 pub(crate) fn end(child: &mut Child, what: &str) -> io::Result<ExitStatus> {
     let pid = Pid::from_child(child);
     // The program may have ended already. Nobody has waited for it yet, so its id is still its own.
-    let _ = kill_process(pid, Signal::TERM);
+    signal(pid, Signal::TERM);
     let patience = Timespec { tv_sec: END_TIMEOUT, tv_nsec: 0 };
     let ended = pidfd_open(pid, PidfdFlags::empty())
         .and_then(|pidfd| poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&patience)));
     if ended == Ok(0) {
         tracing::warn!("{what} does not end: killing it");
-        let _ = child.kill();
+        signal(pid, Signal::KILL);
     }
     child.wait()
+}
+
+/// Sends a signal to a program, and to what it has started if it leads a process group.
+fn signal(pid: Pid, signal: Signal) {
+    if kill_process_group(pid, signal).is_err() {
+        let _ = kill_process(pid, signal);
+    }
 }
 
 impl Drop for Program {
