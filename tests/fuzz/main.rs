@@ -187,7 +187,10 @@ fn negotiate(
             assert!((1..=16 + MAX_OPTION as usize).contains(&wanted), "{wanted} bytes are wanted");
             return Ok(false);
         }
-        Some(HandshakeAction::List) => handshake.list(&[ExportEntry { name: "x".into(), description: None }], out),
+        Some(HandshakeAction::List) => {
+            handshake.list_export(&ExportEntry { name: "x".into(), description: None }, out);
+            handshake.end_list(out);
+        }
         Some(HandshakeAction::Abort) => {}
         Some(HandshakeAction::Open(request)) => {
             let can = Capabilities { trim: true, ..Capabilities::READ_WRITE_FLUSH };

@@ -471,3 +471,35 @@ fn session() -> Vec<u8> {
     bytes.extend(raw::request(0, cmd::DISC, 9, 0, 0));
     bytes
 }
+
+#[test]
+fn clients_that_list_many_exports_and_do_not_read_share_one_list() {
+    const CLIENTS: usize = 300;
+    let server = Server::start([
+        "eval",
+        "thread_model=echo parallel",
+        "get_size=echo 1M",
+        "pread=head -c $3 /dev/zero",
+        "list_exports=seq -f 'export number %.0f of a list that is long' 1 10000",
+    ]);
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut stream = Stream::connect(server.socket());
+        stream.greet(3).expect("a greeting");
+        stream.option(opt::LIST, &[]).expect("LIST");
+        // Its list is being sent.
+        stream.option_reply(opt::LIST).expect("the first export");
+        clients.push(stream);
+    }
+    // A list takes 1.5 MiB. Each for itself, they would take 450 MiB.
+    let resident = server.resident();
+    assert!(resident < 64 << 20, "{resident} bytes");
+    // A client that reads gets its list, and one that reads late gets all of it.
+    for nth in [CLIENTS - 1, 0] {
+        let mut stream = clients.swap_remove(nth);
+        let (end, listed) = stream.option_replies(opt::LIST).expect("the rest");
+        assert_eq!((end, listed.len()), (rep::ACK, 9999));
+    }
+    drop(clients);
+    assert!(server.stop().status.success());
+}

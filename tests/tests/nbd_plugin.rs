@@ -308,3 +308,28 @@ fn tcp_and_inherited_sockets_work_as_well() {
         }
     }
 }
+
+#[test]
+fn a_server_with_large_blocks_takes_any_request_through_blocksize() {
+    let upstream = Server::start([
+        "--filter=nofilter",
+        "eval",
+        "get_size=echo 1M",
+        "block_size=echo 4096 4096 1M",
+        "pread=head -c $3 /dev/zero | tr '\\0' x",
+        "pwrite=cat >/dev/null",
+    ]);
+    let requests = r#"
+h = nbd.NBD()
+h.set_request_block_size(False)
+h.connect_uri(uri)
+print(fails(lambda: h.pread(512, 512)), fails(lambda: h.pwrite(bytes(512), 512)), fails(lambda: h.zero(100, 1)))
+print(fails(lambda: h.pread(4096, 4096)))
+"#;
+    // The plugin says itself what its server cannot do.
+    let plain = Launch::new(["nbd"]).path("socket", upstream.socket()).start();
+    assert_eq!(nbdsh(&plain.uri(), requests).ok(), "EINVAL EINVAL EINVAL\nsuccess\n");
+    plain.wait_for_log("the other server only takes requests that are aligned to 4096 bytes");
+    let aligned = Launch::new(["--filter=blocksize", "nbd"]).path("socket", upstream.socket()).start();
+    assert_eq!(nbdsh(&aligned.uri(), requests).ok(), "success success success\nsuccess\n");
+}

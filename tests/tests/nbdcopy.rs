@@ -158,3 +158,19 @@ fn data_that_was_written_and_not_flushed_is_copied() {
         assert!(bytes[3 << 20..4 << 20] == data[..], "cache={cache}: a hole was copied where data was written");
     }
 }
+
+#[test]
+fn a_server_that_serves_one_connection_at_a_time_is_copied_over_one() {
+    let script = [
+        "eval",
+        "thread_model=echo serialize_connections",
+        "can_multi_conn=exit 0",
+        "get_size=echo 64M",
+        "pread=head -c $3 /dev/zero",
+    ];
+    for filters in [&[][..], &["--filter=nofilter", "--filter=readahead"]] {
+        let server = Server::start([filters, &script].concat());
+        tool("nbdinfo", ["--can", "multi-conn", &server.uri()]).fails();
+        nbdcopy(&["--connections=4"], &server.uri(), "null:");
+    }
+}

@@ -185,3 +185,73 @@ fn the_exports_of_a_script_are_listed_with_their_descriptions() {
         assert!(list.contains(expected), "{expected} is not in\n{list}");
     }
 }
+
+#[test]
+fn two_thousand_exports_are_listed_and_described() {
+    let dir = TempDir::new();
+    for nth in 0..2000 {
+        dir.sparse_file(&format!("disk{nth}"), 512);
+    }
+    let server = Launch::new(["file"]).path("dir", dir.path()).start();
+    let list = nbdinfo(&["--list", &server.uri()]);
+    assert_eq!(list.matches("export-size: 512").count(), 2000);
+    // Three options for each.
+    let list = tool("qemu-nbd", ["-L", "-k", server.socket().to_str().expect("a name in UTF-8")]).ok();
+    assert_eq!(list.matches("size:  512").count(), 2000, "{}", &list[..list.len().min(500)]);
+}
+
+#[test]
+fn what_fails_and_is_optional_keeps_no_client_out() {
+    let server = Server::start([
+        "eval",
+        "get_size=echo 1M",
+        "pread=head -c $3 /dev/zero",
+        "block_size=echo EIO it has no blocks >&2; exit 1",
+        "export_description=echo it cannot be described >&2; exit 1",
+    ]);
+    let info = nbdinfo(&[&server.uri()]);
+    assert!(info.contains("export-size: 1048576"), "{info}");
+    assert!(!info.contains("block_size_minimum") && !info.contains("description"), "{info}");
+    server.wait_for_log("it has no blocks (EIO); the export has no block sizes");
+    server.wait_for_log("it cannot be described (EIO); the export has no description");
+    assert_eq!(nbdinfo(&["--size", &server.uri()]).trim(), "1048576");
+}
+
+#[test]
+fn lists_that_a_script_prints() {
+    let list = |script: &str| {
+        let server = Server::start(["eval", "get_size=echo 64K", "pread=head -c $3 /dev/zero", script]);
+        (tool("nbdinfo", ["--list", &server.uri()]), server)
+    };
+    let names =
+        |text: &str| text.lines().filter(|line| line.starts_with("export=")).map(str::to_owned).collect::<Vec<_>>();
+    for (script, expected) in [
+        ("list_exports=echo", &["export=\"\":"][..]),
+        ("list_exports=:", &[]),
+        ("list_exports=echo NAMES; echo; echo a", &["export=\"\":", "export=\"a\":"]),
+        ("default_export=echo d", &["export=\"d\":"]),
+        ("default_export=echo it is lost >&2; exit 1", &[]),
+    ] {
+        let (finished, server) = list(script);
+        assert_eq!(names(&finished.ok()), expected, "{script}");
+        if expected.is_empty() && script.starts_with("default") {
+            server.wait_for_log("it is lost (EIO); no export is listed");
+        }
+    }
+    // The names are no shorter than the script made them.
+    for (script, why) in [
+        (
+            "list_exports=echo a; head -c 4097 /dev/zero | tr '\\0' x",
+            "the name of an export has 4097 bytes, which is more than 4096: 'xx",
+        ),
+        (
+            "list_exports=echo INTERLEAVED; echo a; head -c 5000 /dev/zero | tr '\\0' x",
+            "the description of an export has 5000 bytes, which is more than 4096: 'a'",
+        ),
+        ("list_exports=printf 'a\\n\\377\\n'", "line 2 of the exports is not UTF-8"),
+    ] {
+        let (finished, server) = list(script);
+        finished.fails();
+        server.wait_for_log(why);
+    }
+}

@@ -400,3 +400,110 @@ print(names)
 "#;
     nbdsh(&server.uri(), script).ok();
 }
+
+#[test]
+fn the_name_that_a_client_is_told_is_the_one_that_is_opened() {
+    let dir = TempDir::new();
+    let script = |name: &str| dir.join(name).display().to_string();
+    let (count, opened) = (script("count"), script("opened"));
+    let server = Server::start([
+        "eval",
+        "get_size=echo 1M",
+        "pread=head -c $3 /dev/zero",
+        // Another name each time.
+        &format!("default_export=echo >>{count}; echo name $(wc -l <{count})"),
+        &format!("open=echo $3 >>{opened}"),
+    ]);
+    let all = r#"
+for expected in ["name 1", "name 2"]:
+    h = nbd.NBD()
+    h.set_opt_mode(True)
+    h.set_full_info(True)
+    h.connect_uri(uri)
+    h.opt_list(lambda name, description: print(name))
+    h.opt_info()
+    print(h.get_canonical_export_name())
+    h.opt_go()
+    print(h.get_canonical_export_name())
+    h.shutdown()
+"#;
+    let told = nbdsh(&server.uri(), all).ok();
+    let expected = "name 1\nname 1\nname 1\nname 2\nname 2\nname 2\n";
+    assert_eq!(told, expected);
+    // INFO and GO open the export.
+    assert_eq!(std::fs::read_to_string(opened).unwrap(), "name 1\nname 1\nname 2\nname 2\n");
+}
+
+#[test]
+fn a_client_that_negotiated_block_sizes_is_held_to_them_and_no_other() {
+    let script = [
+        "eval",
+        "get_size=echo 1M",
+        "block_size=echo 4096 4096 64K",
+        "pread=head -c $3 /dev/zero",
+        "pwrite=cat >/dev/null",
+        "trim=:",
+        "zero=:",
+        "cache=:",
+        "extents=echo 0 1M",
+    ];
+    let requests = r#"
+def requests(asks):
+    h = nbd.NBD()
+    h.set_request_block_size(asks)
+    # Otherwise libnbd checks them.
+    h.set_strict_mode(0)
+    h.add_meta_context("base:allocation")
+    h.connect_uri(uri)
+    ignore = lambda *args: 0
+    for offset, length in [(512, 512), (0, 100), (4096, 128 * 1024)]:
+        print(*(fails(call) for call in [
+            lambda: h.pread(length, offset), lambda: h.pwrite(bytes(length), offset), lambda: h.trim(length, offset),
+            lambda: h.zero(length, offset), lambda: h.cache(length, offset),
+            lambda: h.block_status(length, offset, ignore)]))
+requests(True)
+requests(False)
+"#;
+    let (bad, good) = (["EINVAL"; 6].join(" "), ["success"; 6].join(" "));
+    // The maximum is for data.
+    let long = "EINVAL EINVAL success success success success";
+    let expected = [&bad[..], &bad, long, &good, &good, &good].join("\n");
+    let server = Server::start(script);
+    assert_eq!(nbdsh(&server.uri(), requests).ok().trim(), expected);
+    // A filter in between sends what it likes, and a client that keeps to the sizes is served.
+    let server = Server::start([&["--filter=offset"][..], &script, &["offset=512", "range=64K"]].concat());
+    let obeys = "h = nbd.NBD()\nh.connect_uri(uri)\nprint(len(h.pread(4096, 0)))\nh.pwrite(bytes(4096), 4096)";
+    assert_eq!(nbdsh(&server.uri(), obeys).ok().trim(), "4096");
+}
+
+#[test]
+fn a_script_is_not_started_for_what_no_client_asks() {
+    let dir = TempDir::new();
+    let log = dir.join("log");
+    let script = format!(
+        "case $1 in get_size) echo 1M;; pread) head -c $3 /dev/zero;; can_write) ;; pwrite) cat >/dev/null;; \
+         can_fua|can_cache) exit 2;; \
+         can_*|is_*) exit 3;; block_size) echo 1 4096 64K;; esac; echo $1 >>{}",
+        log.display()
+    );
+    let path = dir.file("script.sh", script.as_bytes());
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let server = Launch::new(["sh"]).arg(&path).start();
+    let taken = |call: &str| {
+        let _ = std::fs::remove_file(&log);
+        nbdsh(&server.uri(), &format!("h = nbd.NBD()\n{call}")).ok();
+        let log = std::fs::read_to_string(&log).unwrap();
+        ["block_size", "export_description", "default_export"]
+            .map(|method| log.lines().filter(|line| *line == method).count())
+    };
+    // The default export is needed to open the empty name.
+    assert_eq!(taken("h.set_request_block_size(False)\nh.connect_uri(uri)\nh.pread(512, 0)"), [0, 0, 1]);
+    assert_eq!(taken("h.connect_uri(uri)"), [1, 0, 1]);
+    assert_eq!(taken("h.set_full_info(True)\nh.connect_uri(uri)"), [1, 1, 1]);
+    assert_eq!(
+        taken("h.set_export_name('x')\nh.set_request_block_size(False)\nh.connect_uri(uri.replace('///', '///x'))"),
+        [0, 0, 0]
+    );
+    // The server needs block sizes before it writes zeroes itself.
+    assert_eq!(taken("h.set_request_block_size(False)\nh.connect_uri(uri)\nh.zero(512, 0)\nh.zero(512, 0)"), [1, 0, 1]);
+}

@@ -24,11 +24,16 @@ impl Filter for Delay {
             .help("A time is a number of seconds, or has a unit: 50ms.")
             .thread_model(ThreadModel::Parallel)
             .transparent()
-            .param(param("delay-read", "Time to wait before each read.").alias("rdelay"))
-            .param(param("delay-write", "Time to wait before each write."))
-            .param(param("delay-zero", "Time to wait before each zero request."))
-            .param(param("delay-trim", "Time to wait before each trim."))
-            .param(param("delay-extents", "Time to wait before each request for extents."))
+            .param(param("delay-read", "Time to wait before each read.").alias("delay-reads").alias("rdelay"))
+            .param(param("delay-write", "Time to wait before each write.").alias("delay-writes"))
+            .param(param("delay-zero", "Time to wait before each zero request.").alias("delay-zeroes"))
+            .param(
+                param("delay-trim", "Time to wait before each trim.")
+                    .alias("delay-trims")
+                    .alias("delay-discard")
+                    .alias("delay-discards"),
+            )
+            .param(param("delay-extents", "Time to wait before each request for extents.").alias("delay-extent"))
             .param(param("delay-cache", "Time to wait before each cache request."))
             .param(param("wdelay", "Time to wait before each write, zero and trim."))
             .param(

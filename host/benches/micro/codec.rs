@@ -17,6 +17,7 @@ fn session() -> Session {
         can: Capabilities::READ_WRITE_FLUSH,
         reply_format: ReplyFormat::Structured,
         base_allocation: true,
+        block_sizes: None,
     }
 }
 

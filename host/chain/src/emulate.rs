@@ -15,15 +15,16 @@ pub const STEP: u32 = 1 << 20;
 /// import the hop's.
 pub(super) trait Steps: Send + Sync + 'static {
     fn can(&self) -> Capabilities;
-    fn block_sizes(&self) -> Option<BlockSizes>;
+    fn block_sizes(self: &Arc<Self>) -> Op<Option<BlockSizes>>;
     fn pool(&self) -> &Pool;
     fn pread(self: &Arc<Self>, buffer: Buffer, span: Span, offset: u64) -> Op<Done>;
     fn pwrite(self: &Arc<Self>, buffer: Buffer, span: Span, offset: u64, flags: Flags) -> Op<Done>;
     fn flush(self: &Arc<Self>) -> Op<Result<()>>;
 }
 
-fn step(hop: &impl Steps) -> u32 {
-    hop.block_sizes().map_or(STEP, |sizes| STEP.min(sizes.maximum).max(sizes.minimum))
+/// `step` within the layer's block sizes.
+async fn within_block_sizes(hop: &Arc<impl Steps>, step: u32) -> u32 {
+    hop.block_sizes().await.map_or(step, |sizes| step.min(sizes.maximum).max(sizes.minimum))
 }
 
 /// FUA of a write.
@@ -54,7 +55,7 @@ pub(super) fn zero_by_pwrite<H: Steps>(hop: &Arc<H>, offset: u64, length: u64, f
     Op::later(async move {
         let native_fua = flags.fua && hop.can().fua == Support::Native;
         let each = Flags { fua: native_fua, ..Flags::NONE };
-        let longest = u64::from(step(&*hop));
+        let longest = u64::from(within_block_sizes(&hop, STEP).await);
         let (mut at, end) = (offset, offset + length);
         let mut buffer = hop.pool().take(length.min(longest) as u32);
         buffer.set_zero(buffer.span());
@@ -94,7 +95,7 @@ pub(super) fn zero_if_refused<H: Steps>(
 pub(super) fn cache_by_pread<H: Steps>(hop: &Arc<H>, offset: u64, length: u64) -> Op<Result<()>> {
     let hop = Arc::clone(hop);
     Op::later(async move {
-        let longest = u64::from(step(&*hop));
+        let longest = u64::from(within_block_sizes(&hop, STEP).await);
         let (mut at, end) = (offset, offset + length);
         let mut buffer = hop.pool().take(length.min(longest) as u32);
         while at < end {

@@ -1,8 +1,13 @@
 //! [`Hop`]: the gate in front of one layer of one connection.
 //!
-//! A hop asks a fresh handle once for its size, block sizes and capabilities, and checks the
-//! answers. After that it checks every request: range, flags, read-only, alignment. It lets
-//! requests through as the layer's thread model allows, and emulates what the layer cannot do.
+//! A hop asks a fresh handle once for its size and capabilities, and checks the answers. After that
+//! it checks every request: range, flags, read-only. It lets requests through as the layer's thread
+//! model allows, and emulates what the layer cannot do.
+//!
+//! Block sizes and the description are optional. The hop asks for them when somebody wants to know
+//! them, and a failure only means that there are none. It passes on requests that do not keep to
+//! the block sizes, as nbdkit does: many layers serve them, and one that cannot says so itself. Only
+//! a client that negotiated block sizes is held to them (`host/nbd`).
 //!
 //! The protocol (`host/nbd`) checks a client's range and flags as well, before the first hop. That
 //! check exists for the client's sake: it gives the same errors as nbdkit, in the same order. The
@@ -13,8 +18,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rbdkit_plugin_api::{
     BlockSizes, Buffer, Capabilities, DiskId, Done, Errno, Error, Extents, Flags, Handle, MAX_REQUEST, Op, Pool,
-    Result, Span, Support,
+    Result, Span, Support, ThreadModel,
 };
+use tokio::sync::OnceCell;
 
 use super::disk::DiskLookup;
 use super::emulate::{self, Steps};
@@ -27,8 +33,8 @@ pub struct Hop {
     handle: Arc<dyn Handle>,
     queue: RequestQueue,
     size: u64,
-    block_sizes: Option<BlockSizes>,
-    description: Option<String>,
+    /// Empty until somebody asks.
+    block_sizes: OnceCell<Option<BlockSizes>>,
     can: Capabilities,
     is_prompt: bool,
     /// The layer was asked to change data, so a flush has something to make durable.
@@ -45,37 +51,28 @@ enum Effect {
 }
 
 impl Hop {
-    /// Asks a fresh handle for its size, block sizes and capabilities, and checks the answers. If a
-    /// check fails, the handle is closed.
+    /// Asks a fresh handle for its size and capabilities, and checks the answers. If a check fails,
+    /// the handle is closed. `thread_model` is that of the whole chain.
     ///
     /// # Errors
-    /// The handle's own, or EIO for a size beyond 2^63 - 1 or impossible block sizes.
+    /// The handle's own, or EIO for a size beyond 2^63 - 1.
     pub(super) async fn open(
         name: String,
         handle: Arc<dyn Handle>,
         queue: RequestQueue,
         disk: DiskLookup,
+        thread_model: ThreadModel,
         pool: Pool,
     ) -> Result<Arc<Hop>> {
         match Hop::describe(&name, &*handle).await {
-            Ok((size, block_sizes, description, mut can)) => {
+            Ok((size, mut can)) => {
                 can.write &= !disk.is_readonly();
+                // A second connection would wait for the end of the first.
+                can.multi_conn &= thread_model > ThreadModel::SerializeConnections;
                 let can = can.normalized();
                 let is_prompt = handle.is_prompt();
-                let has_written = AtomicBool::new(false);
-                Ok(Arc::new(Hop {
-                    name,
-                    handle,
-                    queue,
-                    size,
-                    block_sizes,
-                    description,
-                    can,
-                    is_prompt,
-                    has_written,
-                    disk,
-                    pool,
-                }))
+                let (block_sizes, has_written) = (OnceCell::new(), AtomicBool::new(false));
+                Ok(Arc::new(Hop { name, handle, queue, size, block_sizes, can, is_prompt, has_written, disk, pool }))
             }
             Err(error) => {
                 // The first error is the one worth reporting.
@@ -86,20 +83,12 @@ impl Hop {
         }
     }
 
-    async fn describe(
-        name: &str,
-        handle: &dyn Handle,
-    ) -> Result<(u64, Option<BlockSizes>, Option<String>, Capabilities)> {
+    async fn describe(name: &str, handle: &dyn Handle) -> Result<(u64, Capabilities)> {
         let size = handle.get_size().await?;
         if size > i64::MAX as u64 {
             return Err(Error::new(Errno::Eio, format!("{name}: size {size} is beyond 2^63 - 1")));
         }
-        let block_sizes = handle.block_size().await?;
-        if let Some(sizes) = block_sizes.filter(|sizes| !sizes.is_valid()) {
-            return Err(Error::new(Errno::Eio, format!("{name}: impossible block sizes {sizes:?}")));
-        }
-        let description = handle.export_description().await?;
-        Ok((size, block_sizes, description, handle.can().await?))
+        Ok((size, handle.can().await?))
     }
 
     /// The layer's name, for messages.
@@ -113,15 +102,45 @@ impl Hop {
         self.size
     }
 
-    /// The block sizes, if the layer named any.
-    #[inline]
-    pub fn block_sizes(&self) -> Option<BlockSizes> {
-        self.block_sizes
+    /// The block sizes, if the layer names any that are possible. The layer is asked once. If it
+    /// fails, the log says why.
+    pub fn block_sizes(self: &Arc<Self>) -> Op<Option<BlockSizes>> {
+        if let Some(known) = self.block_sizes.get() {
+            return Op::Ready(*known);
+        }
+        let hop = Arc::clone(self);
+        Op::later(async move { *hop.block_sizes.get_or_init(|| hop.ask_block_sizes()).await })
     }
 
-    /// The description of the export, for people.
-    pub fn description(&self) -> Option<&str> {
-        self.description.as_deref()
+    async fn ask_block_sizes(&self) -> Option<BlockSizes> {
+        let name = &self.name;
+        match self.handle.block_size().await {
+            Ok(Some(sizes)) if !sizes.is_valid() => {
+                let BlockSizes { minimum, preferred, maximum } = sizes;
+                tracing::error!(
+                    "{name}: impossible block sizes: minimum {minimum}, preferred {preferred}, maximum {maximum}; \
+                        the export has no block sizes"
+                );
+                None
+            }
+            Ok(sizes) => sizes,
+            Err(error) => {
+                tracing::error!("{name}: block_size: {error}; the export has no block sizes");
+                None
+            }
+        }
+    }
+
+    /// The description of the export, for people. If the layer fails, the log says why, and there is
+    /// none.
+    pub fn description(self: &Arc<Self>) -> Op<Option<String>> {
+        let hop = Arc::clone(self);
+        Op::later(async move {
+            hop.handle.export_description().await.unwrap_or_else(|error| {
+                tracing::error!("{}: export_description: {error}; the export has no description", hop.name);
+                None
+            })
+        })
     }
 
     /// Which disk the layer serves here. Two hops of a layer with equal ids have the same data.
@@ -331,9 +350,6 @@ impl Hop {
         if span.len > MAX_REQUEST {
             return Err(self.refuse("the request is longer than 64 MiB"));
         }
-        if self.block_sizes.is_some_and(|sizes| span.len > sizes.maximum) {
-            return Err(self.refuse("the request is longer than the maximum block size"));
-        }
         self.check_range(offset, u64::from(span.len))
     }
 
@@ -341,18 +357,10 @@ impl Hop {
         if length == 0 {
             return Err(self.refuse("a request for no bytes"));
         }
-        let Some(end) = offset.checked_add(length).filter(|end| *end <= self.size) else {
-            return Err(self.refuse("the range is not within the export"));
-        };
-        if let Some(sizes) = &self.block_sizes {
-            let minimum = u64::from(sizes.minimum);
-            // If the size is not a multiple of the block size, a request may end at the size:
-            // otherwise the last bytes could not be reached.
-            if !offset.is_multiple_of(minimum) || (!end.is_multiple_of(minimum) && end != self.size) {
-                return Err(self.refuse("the range is not aligned to the minimum block size"));
-            }
+        match offset.checked_add(length) {
+            Some(end) if end <= self.size => Ok(()),
+            _ => Err(self.refuse("the range is not within the export")),
         }
-        Ok(())
     }
 
     fn check_write(&self, flags: Flags) -> Result<()> {
@@ -390,8 +398,8 @@ impl Steps for Hop {
         self.can
     }
 
-    fn block_sizes(&self) -> Option<BlockSizes> {
-        self.block_sizes
+    fn block_sizes(self: &Arc<Self>) -> Op<Option<BlockSizes>> {
+        Hop::block_sizes(self)
     }
 
     fn pool(&self) -> &Pool {

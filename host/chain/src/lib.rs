@@ -3,16 +3,17 @@
 //! The filters come in the order of the command line, the first nearest the client, then the
 //! plugin. A layer only knows the layer below it, as a [`NextLayer`]. It opens that layer under a
 //! name of its choice, or not at all, and gets a [`Hop`]: the one gate through which every request
-//! to that layer passes. The gate checks range, flags, read-only and alignment. It emulates what
-//! the layer cannot do (zero by pwrite, FUA by flush, cache by pread) and queues requests if the
+//! to that layer passes. The gate checks range, flags and read-only. It emulates what the layer
+//! cannot do (zero by pwrite, FUA by flush, cache by pread) and queues requests if the
 //! layer's thread model asks for it. So neither filters nor plugins repeat these checks, and no
 //! layer has to trust another.
 //!
 //! Invariants:
 //! * A layer is only called through its hop.
-//! * A hop asks for size, block sizes and capabilities once, when it is opened, and checks them. If
-//!   a layer's answer would change later, the first answer stays in force until the layer is opened
-//!   again.
+//! * A hop asks for size and capabilities once, when it is opened, and checks them. It asks for block
+//!   sizes once at most, when something needs them. If a layer's answer would change later, the
+//!   first answer stays in force until the layer is opened again.
+//! * A layer is asked once a connection what the empty export name stands for.
 //! * A thread model affects only its own layer: the queue is in that layer's hop, and requests to
 //!   other layers do not wait for it.
 //! * An operation is polled to its end, even if its client is gone. However it ends, it then gives
@@ -21,8 +22,10 @@
 
 mod disk;
 mod emulate;
+mod exports;
 mod hop;
 mod thread_model;
+mod turns;
 mod writes;
 
 use std::path::PathBuf;
@@ -31,16 +34,23 @@ use std::time::Duration;
 
 use rbdkit_plugin_api::{
     AccessRights, BoxFuture, Client, ConfigError, Errno, ExportEntry, Handle, OpenArgs, Plugin, Pool, Result,
-    StopScope, ThreadModel,
+    StopScope, ThreadModel, Usage,
 };
 use tokio::time::{Instant, timeout_at};
 
 pub use emulate::STEP;
+pub use exports::{MAX_LIST, list_bytes};
 pub use hop::Hop;
 pub use writes::Writes;
 
 use disk::{DiskLookup, ExportName};
+use exports::DefaultNames;
 use thread_model::{ConnectionPermits, RequestLimit, ThreadModelGate};
+
+/// The most filters of a chain. Where no guest runs in between, the frames of all layers lie on one
+/// stack: closing a connection takes some 8 KiB for each of them, which makes 1 MiB, and a thread
+/// has 2 MiB.
+pub const MAX_FILTERS: usize = 128;
 
 /// A filter as the chain sees it. Its handles follow the same rules as a plugin's.
 pub trait Layer: Send + Sync + 'static {
@@ -87,6 +97,16 @@ pub trait Layer: Send + Sync + 'static {
     /// through `next`.
     fn open(&self, args: OpenArgs, next: NextLayer) -> BoxFuture<'_, Result<Arc<dyn Handle>>>;
 
+    /// What the layer uses of its own limits.
+    fn usage(&self) -> Vec<Usage> {
+        Vec::new()
+    }
+
+    /// What it uses, with other layers, of limits that it shares with them.
+    fn shared_usage(&self) -> Vec<Usage> {
+        Vec::new()
+    }
+
     /// Frees what the layer keeps for reuse and was not needed since the last call. Called
     /// periodically, on a thread that may block.
     fn free_spare(&self) {}
@@ -111,6 +131,8 @@ pub struct Chain {
     plugin: Box<dyn Plugin>,
     plugin_gate: ThreadModelGate,
     writes: Arc<Writes>,
+    /// The strictest thread model of all layers.
+    thread_model: ThreadModel,
     pool: Pool,
 }
 
@@ -125,6 +147,8 @@ impl Chain {
     pub fn new(layers: Vec<Arc<dyn Layer>>, plugin_name: &str, plugin: Box<dyn Plugin>, pool: Pool) -> Arc<Chain> {
         let writes = Arc::<Writes>::default();
         let plugin_gate = ThreadModelGate::new(plugin.thread_model(), RequestLimit::ByHop, Some(Arc::clone(&writes)));
+        let models = layers.iter().map(|layer| layer.thread_model());
+        let thread_model = models.fold(plugin.thread_model(), ThreadModel::min);
         let layers = layers
             .into_iter()
             .map(|layer| {
@@ -132,7 +156,8 @@ impl Chain {
                 LayerSlot { layer, gate }
             })
             .collect();
-        Arc::new(Chain { layers, plugin_name: plugin_name.to_string(), plugin, plugin_gate, writes, pool })
+        let plugin_name = plugin_name.to_string();
+        Arc::new(Chain { layers, plugin_name, plugin, plugin_gate, writes, thread_model, pool })
     }
 
     /// The strictest thread model of the layers from `index` down.
@@ -183,6 +208,27 @@ impl Chain {
         Ok(())
     }
 
+    /// What the filters use of their limits. The account of a filter has its name before it, as
+    /// options have it: `cow:maps`, and `cow#2:maps` for the second filter of the name.
+    pub fn usage(&self) -> Vec<Usage> {
+        let mut all: Vec<Usage> = Vec::new();
+        for (index, slot) in self.layers.iter().enumerate() {
+            let name = slot.layer.name();
+            let target = match self.layers[..index].iter().filter(|above| above.layer.name() == name).count() {
+                0 => name.to_string(),
+                above => format!("{name}#{}", above + 1),
+            };
+            let own = slot.layer.usage().into_iter();
+            all.extend(own.map(|usage| Usage { account: format!("{target}:{}", usage.account), ..usage }));
+        }
+        for shared in self.layers.iter().flat_map(|slot| slot.layer.shared_usage()) {
+            if all.iter().all(|known| known.account != shared.account) {
+                all.push(shared);
+            }
+        }
+        all
+    }
+
     /// Frees what is kept for reuse and was not needed since the last call.
     pub fn free_spare(&self) {
         for slot in &self.layers {
@@ -230,7 +276,8 @@ impl Chain {
 
     /// The whole chain, for one client.
     pub fn top(self: &Arc<Self>, client: Arc<Client>) -> NextLayer {
-        NextLayer { chain: Arc::clone(self), index: 0, client, permits: None }
+        let defaults = DefaultNames::new(self.layers.len() + 1);
+        NextLayer { chain: Arc::clone(self), index: 0, client, defaults, permits: None }
     }
 }
 
@@ -241,6 +288,7 @@ pub struct NextLayer {
     chain: Arc<Chain>,
     index: usize,
     client: Arc<Client>,
+    defaults: DefaultNames,
     /// None until the first layer is opened.
     permits: Option<Arc<ConnectionPermits>>,
 }
@@ -276,27 +324,55 @@ impl NextLayer {
         }
     }
 
-    /// The exports that a client may list.
+    /// The name of the next layer, for messages.
+    fn name(&self) -> &str {
+        self.chain.layers.get(self.index).map_or(&self.chain.plugin_name, |slot| slot.layer.name())
+    }
+
+    /// The exports that a client may list. The list is checked.
+    ///
+    /// # Errors
+    /// The layer's own, or EIO for a list that the protocol cannot carry or that is too long.
     pub async fn list_exports(&self, readonly: bool) -> Result<Vec<ExportEntry>> {
-        match self.next() {
-            Some((slot, next)) => slot.layer.list_exports(readonly, next).await,
-            None => self.chain.plugin.list_exports(readonly, self.client.tls).await,
+        let list = match self.next() {
+            Some((slot, next)) => Some(slot.layer.list_exports(readonly, next).await?),
+            None => self.chain.plugin.list_exports(readonly, self.client.tls).await?,
+        };
+        match list {
+            Some(list) => exports::checked(self.name(), list),
+            // A plugin whose default export cannot be told has none to list, as in nbdkit.
+            None => match self.default_export(readonly).await {
+                Ok(name) => Ok(vec![ExportEntry { name, description: None }]),
+                Err(error) => {
+                    tracing::error!("{}: default_export: {error}; no export is listed", self.name());
+                    Ok(Vec::new())
+                }
+            },
         }
     }
 
-    /// What the empty export name stands for.
+    /// What the empty export name stands for. The layer is asked once for each connection. After an
+    /// error it is asked again.
+    ///
+    /// # Errors
+    /// The layer's own, or EIO for a name that the protocol cannot carry.
     pub async fn default_export(&self, readonly: bool) -> Result<String> {
-        match self.next() {
-            Some((slot, next)) => slot.layer.default_export(readonly, next).await,
-            None => self.chain.plugin.default_export(readonly, self.client.tls).await,
-        }
+        let ask = async {
+            let name = match self.next() {
+                Some((slot, next)) => slot.layer.default_export(readonly, next).await?,
+                None => self.chain.plugin.default_export(readonly, self.client.tls).await?,
+            };
+            exports::check_default(self.name(), &name)?;
+            Ok(name)
+        };
+        self.defaults.get(self.index, ask).await
     }
 
     /// Opens the next layer. The empty name is replaced by the default export's.
     ///
     /// # Errors
-    /// The layer's own, or EIO if the layer gives a size beyond 2^63 - 1 or impossible block sizes.
-    /// ESHUTDOWN if the client leaves while it waits for its turn at a layer.
+    /// The layer's own, or EIO if the layer gives a size beyond 2^63 - 1. ESHUTDOWN if the client
+    /// leaves while it waits for its turn at a layer.
     pub async fn open(&self, readonly: bool, exportname: &str) -> Result<Arc<Hop>> {
         let name = ExportName::asked(self, readonly, exportname).await?;
         let args = OpenArgs { readonly, exportname: name.text().to_string(), client: Arc::clone(&self.client) };
@@ -319,7 +395,7 @@ impl NextLayer {
                 (self.chain.plugin_name.clone(), queue, self.chain.plugin.open(args).await?)
             }
         };
-        Hop::open(name, handle, queue, disk, self.chain.pool.clone()).await
+        Hop::open(name, handle, queue, disk, self.chain.thread_model, self.chain.pool.clone()).await
     }
 }
 

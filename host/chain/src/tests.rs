@@ -4,19 +4,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rbdkit_plugin_api::{
-    BlockSizes, BoxFuture, Buffer, Capabilities, Client, Done, Errno, Extent, Extents, Flags, Handle, Op, OpenArgs,
-    Param, Peer, Plugin, Pool, Result, Span, Support, ThreadModel,
+    BlockSizes, BoxFuture, Buffer, Capabilities, Client, Done, Errno, ExportEntry, Extent, Extents, Flags, Handle, Op,
+    OpenArgs, Param, Peer, Plugin, Pool, Result, Span, Support, ThreadModel,
 };
 use tokio::sync::Semaphore;
 
-use super::{Chain, Hop};
+use super::{Chain, Hop, Layer, NextLayer};
 
 /// How a probe describes itself and answers.
 #[derive(Clone)]
 struct Script {
     size: u64,
     can: Capabilities,
-    block_sizes: Option<BlockSizes>,
+    block_sizes: Result<Option<BlockSizes>, Errno>,
+    description: Result<Option<String>, Errno>,
+    /// None: the default export alone.
+    exports: Option<Vec<ExportEntry>>,
+    /// The default export's name begins with it and ends with the number of the question.
+    default_export: Result<String, Errno>,
     model: ThreadModel,
     /// The error of every zero, if there is one, and the answer to every request for extents.
     zero: Option<Errno>,
@@ -31,7 +36,10 @@ impl Default for Script {
         Script {
             size: 1 << 20,
             can,
-            block_sizes: None,
+            block_sizes: Ok(None),
+            description: Ok(None),
+            exports: None,
+            default_export: Ok(String::new()),
             model: ThreadModel::Parallel,
             zero: None,
             extents: Vec::new(),
@@ -45,6 +53,11 @@ struct Seen {
     log: Arc<Mutex<Vec<String>>>,
     running: Arc<AtomicUsize>,
     most: Arc<AtomicUsize>,
+    /// What is optional and was asked for.
+    asked: Arc<Mutex<Vec<&'static str>>>,
+    /// How often the default export was asked for, and the names that were opened.
+    defaults: Arc<AtomicUsize>,
+    opened: Arc<Mutex<Vec<String>>>,
 }
 
 struct Probe(Script, Seen);
@@ -69,7 +82,12 @@ impl Handle for Probe {
         Op::Ready(Ok(self.0.size))
     }
     fn block_size(&self) -> Op<Result<Option<BlockSizes>>> {
-        Op::Ready(Ok(self.0.block_sizes))
+        self.1.asked.lock().unwrap().push("block_size");
+        Op::Ready(self.0.block_sizes.map_err(Into::into))
+    }
+    fn export_description(&self) -> Op<Result<Option<String>>> {
+        self.1.asked.lock().unwrap().push("export_description");
+        Op::Ready(self.0.description.clone().map_err(Into::into))
     }
     fn can(&self) -> Op<Result<Capabilities>> {
         Op::Ready(Ok(self.0.can))
@@ -96,7 +114,7 @@ impl Handle for Probe {
         self.note(format!("cache {offset} {length}"), Ok(()))
     }
     fn extents(&self, offset: u64, length: u64, _: Flags) -> Op<Result<Extents>> {
-        let mut list = Extents::new(self.0.extents.first().map_or(offset, |first| first.offset));
+        let mut list = Extents::new(self.0.extents.first().map_or(offset, |first| first.offset), length);
         for extent in &self.0.extents {
             list.push(extent.length, extent.hole, extent.zero);
         }
@@ -115,9 +133,48 @@ impl Plugin for Probe {
     fn thread_model(&self) -> ThreadModel {
         self.0.model
     }
-    fn open(&self, _: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {
+    fn list_exports(&self, _: bool, _: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
+        Box::pin(async { Ok(self.0.exports.clone()) })
+    }
+    fn default_export(&self, _: bool, _: bool) -> BoxFuture<'_, Result<String>> {
+        Box::pin(async {
+            let name = self.0.default_export.clone()?;
+            Ok(format!("{name}{}", self.1.defaults.fetch_add(1, Ordering::SeqCst)))
+        })
+    }
+    fn open(&self, args: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {
+        self.1.opened.lock().unwrap().push(args.exportname);
         let handle: Arc<dyn Handle> = Arc::new(Probe(self.0.clone(), self.1.clone()));
         Box::pin(async move { Ok(handle) })
+    }
+}
+
+/// A filter that passes everything on.
+struct Thin(ThreadModel);
+
+impl Layer for Thin {
+    fn name(&self) -> &str {
+        "thin"
+    }
+    fn thread_model(&self) -> ThreadModel {
+        self.0
+    }
+    fn open(&self, args: OpenArgs, next: NextLayer) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {
+        Box::pin(async move { Ok(Arc::new(ThinHandle(next.open(args.readonly, &args.exportname).await?)) as _) })
+    }
+}
+
+struct ThinHandle(Arc<Hop>);
+
+impl Handle for ThinHandle {
+    fn get_size(&self) -> Op<Result<u64>> {
+        Op::Ready(Ok(self.0.size()))
+    }
+    fn can(&self) -> Op<Result<Capabilities>> {
+        Op::Ready(Ok(self.0.can()))
+    }
+    fn pread(&self, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
+        self.0.pread(buffer, span, offset)
     }
 }
 
@@ -133,8 +190,25 @@ impl Bench {
         Bench { chain: Chain::new(vec![], "probe", plugin, Pool::new()), seen }
     }
 
+    /// With filters of these thread models, nearest the client first.
+    fn with_layers(script: Script, models: &[ThreadModel]) -> Bench {
+        let seen = Seen::default();
+        let plugin = Box::new(Probe(script, seen.clone()));
+        let layers = models.iter().map(|model| Arc::new(Thin(*model)) as Arc<dyn Layer>).collect();
+        Bench { chain: Chain::new(layers, "probe", plugin, Pool::new()), seen }
+    }
+
+    /// What a new client sees.
+    fn top(&self) -> NextLayer {
+        self.chain.top(Arc::new(Client::new(1, Peer::Unknown, None, false)))
+    }
+
     async fn open(&self, readonly: bool) -> Result<Arc<Hop>> {
-        self.chain.top(Arc::new(Client::new(1, Peer::Unknown, None, false))).open(readonly, "").await
+        self.top().open(readonly, "").await
+    }
+
+    fn asked(&self) -> Vec<&'static str> {
+        std::mem::take(&mut *self.seen.asked.lock().unwrap())
     }
 
     fn log(&self) -> Vec<String> {
@@ -201,18 +275,128 @@ async fn a_read_only_hop_refuses_every_change() {
 }
 
 #[tokio::test]
-async fn requests_keep_to_the_block_sizes() {
-    let block_sizes = Some(BlockSizes { minimum: 512, preferred: 4096, maximum: 8192 });
-    let bench = Bench::new(Script { size: 10 * 512 + 100, block_sizes, ..Script::default() });
+async fn requests_that_do_not_keep_to_the_block_sizes_reach_the_layer() {
+    let block_sizes = Ok(Some(BlockSizes { minimum: 512, preferred: 4096, maximum: 8192 }));
+    let bench = Bench::new(Script { block_sizes, ..Script::default() });
     let hop = bench.open(false).await.unwrap();
-    assert_eq!(errno(read(&hop, 1, 511).await), Errno::Einval);
-    assert_eq!(errno(read(&hop, 0, 100).await), Errno::Einval);
-    read(&hop, 512, 1024).await.unwrap();
-    // The tail, which no aligned request reaches.
-    read(&hop, 10 * 512, 100).await.unwrap();
-    let wide = Bench::new(Script { block_sizes, ..Script::default() });
-    let hop = wide.open(false).await.unwrap();
-    assert_eq!(errno(read(&hop, 0, 16384).await), Errno::Einval);
+    read(&hop, 1, 16384).await.unwrap();
+    write(&hop, 7, 3, Flags::NONE).await.unwrap();
+    hop.trim(7, 3, Flags::NONE).await.unwrap();
+    hop.extents(7, 3, Flags::NONE).await.unwrap_err();
+    // Nobody had to know the block sizes for that.
+    assert_eq!(bench.asked(), [""; 0]);
+    assert_eq!(bench.log(), ["pread 1 16384", "pwrite 7 3", "trim 7 3", "extents 7 3"]);
+    // Emulation keeps to the longest request of the layer.
+    hop.zero(0, 20000, Flags::NONE).await.unwrap();
+    hop.cache(0, 10000).await.unwrap();
+    let expected = [
+        "pwrite 0 8192 zeroes",
+        "pwrite 8192 8192 zeroes",
+        "pwrite 16384 3616 zeroes",
+        "pread 0 8192",
+        "pread 8192 1808",
+    ];
+    assert_eq!(bench.log(), expected);
+    assert_eq!(bench.asked(), ["block_size"]);
+}
+
+#[tokio::test]
+async fn what_is_optional_is_asked_when_it_is_wanted_and_a_failure_is_none() {
+    let bench = Bench::new(Script { description: Ok(Some("text".into())), ..Script::default() });
+    let hop = bench.open(false).await.unwrap();
+    assert_eq!(bench.asked(), [""; 0]);
+    assert_eq!(hop.block_sizes().await, None);
+    assert_eq!(hop.block_sizes().await, None);
+    assert_eq!(hop.description().await.as_deref(), Some("text"));
+    assert_eq!(bench.asked(), ["block_size", "export_description"]);
+
+    let odd = Ok(Some(BlockSizes { minimum: 3, preferred: 4096, maximum: 8192 }));
+    for block_sizes in [Err(Errno::Eio), odd] {
+        let bench = Bench::new(Script { block_sizes, description: Err(Errno::Eio), ..Script::default() });
+        let hop = bench.open(false).await.unwrap();
+        assert_eq!(hop.block_sizes().await, None);
+        assert_eq!(hop.block_sizes().await, None);
+        assert_eq!(hop.description().await, None);
+        hop.zero(0, 512, Flags::NONE).await.unwrap();
+        assert_eq!(bench.asked(), ["block_size", "export_description"]);
+        assert_eq!(bench.log(), ["pwrite 0 512 zeroes"]);
+    }
+}
+
+#[tokio::test]
+async fn a_chain_that_serves_one_connection_at_a_time_has_no_multi_conn() {
+    use ThreadModel::{Parallel, SerializeAllRequests, SerializeConnections, SerializeRequests};
+    let can = Capabilities { multi_conn: true, ..Script::default().can };
+    for (plugin, layers, expected) in [
+        (Parallel, &[][..], true),
+        (SerializeAllRequests, &[SerializeRequests], true),
+        (SerializeConnections, &[], false),
+        (SerializeConnections, &[Parallel, Parallel], false),
+        (Parallel, &[SerializeConnections, Parallel], false),
+        (Parallel, &[Parallel, SerializeConnections], false),
+    ] {
+        let bench = Bench::with_layers(Script { can, model: plugin, ..Script::default() }, layers);
+        assert_eq!(bench.open(false).await.unwrap().can().multi_conn, expected, "{plugin} under {layers:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_default_export_is_asked_once_for_each_connection() {
+    let bench =
+        Bench::with_layers(Script { default_export: Ok("n".into()), ..Script::default() }, &[ThreadModel::Parallel]);
+    for client in 0..2 {
+        let name = format!("n{client}");
+        let top = bench.top();
+        assert_eq!(top.default_export(false).await.unwrap(), name);
+        let listed = top.list_exports(false).await.unwrap();
+        assert_eq!(listed, [ExportEntry { name: name.clone(), description: None }]);
+        top.open(false, "").await.unwrap();
+        assert_eq!(top.default_export(false).await.unwrap(), name);
+        assert_eq!(bench.seen.opened.lock().unwrap().pop(), Some(name));
+    }
+    assert_eq!(bench.seen.defaults.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_plugin_whose_default_export_fails_has_no_exports_to_list() {
+    let failing = || Script { default_export: Err(Errno::Eio), ..Script::default() };
+    let bench = Bench::new(failing());
+    assert_eq!(bench.top().list_exports(false).await.unwrap(), []);
+    assert_eq!(errno(bench.open(false).await.map(|_| ())), Errno::Eio);
+    // A list of its own does not need it.
+    let exports = vec![ExportEntry { name: "a".into(), description: None }];
+    let bench = Bench::new(Script { exports: Some(exports.clone()), ..failing() });
+    assert_eq!(bench.top().list_exports(false).await.unwrap(), exports);
+}
+
+#[tokio::test]
+async fn a_list_that_the_protocol_cannot_carry_fails_and_names_the_export() {
+    let entry = |name: String, text: &str| ExportEntry { name, description: Some(text.to_string()) };
+    let long = |length: usize| "x".repeat(length);
+    let list = async |exports: Vec<ExportEntry>| {
+        let bench =
+            Bench::with_layers(Script { exports: Some(exports), ..Script::default() }, &[ThreadModel::Parallel]);
+        bench.top().list_exports(false).await.map_err(|error| error.context().unwrap_or_default().to_string())
+    };
+    let good = vec![entry(long(4096), &long(4096)), entry(String::new(), ""), entry("\n".into(), "a")];
+    assert_eq!(list(good.clone()).await, Ok(good));
+    let shown = format!("'{}'...", long(60));
+    assert_eq!(
+        list(vec![entry("a".into(), ""), entry(long(4097), "")]).await,
+        Err(format!("probe: the name of an export has 4097 bytes, which is more than 4096: {shown}"))
+    );
+    assert_eq!(
+        list(vec![entry("a'b".into(), &long(5000))]).await,
+        Err("probe: the description of an export has 5000 bytes, which is more than 4096: 'a\\'b'".into())
+    );
+    // No client can ask for a name with a zero byte.
+    assert_eq!(list(vec![entry("a\0b".into(), ""), entry("c".into(), "")]).await, Ok(vec![entry("c".into(), "")]));
+    let many = vec![entry(long(4096), ""); 4200];
+    assert!(list(many).await.unwrap_err().starts_with("probe: 4200 exports take"));
+    let many: Vec<ExportEntry> = (0..100_000).map(|i| entry(format!("export {i}"), "")).collect();
+    assert_eq!(list(many.clone()).await, Ok(many));
+    let default = Bench::new(Script { default_export: Ok(long(4096)), ..Script::default() });
+    assert_eq!(errno(default.open(false).await.map(|_| ())), Errno::Eio);
 }
 
 #[tokio::test]
@@ -317,12 +501,9 @@ async fn a_layer_without_extents_is_all_data() {
 }
 
 #[tokio::test]
-async fn impossible_descriptions_are_refused_when_opening() {
+async fn an_impossible_size_is_refused_when_opening() {
     let huge = Bench::new(Script { size: 1 << 63, ..Script::default() });
     assert_eq!(errno(huge.open(false).await.map(|_| ())), Errno::Eio);
-    let block_sizes = Some(BlockSizes { minimum: 3, preferred: 4096, maximum: 8192 });
-    let odd = Bench::new(Script { block_sizes, ..Script::default() });
-    assert_eq!(errno(odd.open(false).await.map(|_| ())), Errno::Eio);
 }
 
 /// Starts three reads on each of two connections over a plugin of this thread model, and lets one

@@ -7,15 +7,16 @@
 //! end (such as a filter's only instance). The permits belong to the client and not to a hop, so
 //! that a filter can reopen the next layer before it closes the old handle.
 //!
-//! A layer that serves one request at a time has a permit for a request, of each hop or of all
-//! hops. Filters limit their requests themselves, by their instances, so only the plugin has such
-//! permits.
+//! A layer that serves one request at a time has a turn for a request, of each hop or of all hops
+//! ([`turns`](super::turns)). Filters limit their requests themselves, by their instances, so only
+//! the plugin has turns.
 
 use std::sync::Arc;
 
 use rbdkit_plugin_api::ThreadModel;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::turns::{ConnectionTurns, TurnQueue};
 use super::writes::Writes;
 
 /// What the hops of one layer share.
@@ -40,7 +41,7 @@ pub(super) enum RequestLimit {
 enum MaxRequests {
     Unlimited,
     OnePerHop,
-    OneInAll(Arc<Semaphore>),
+    OneInAll(Arc<TurnQueue>),
 }
 
 impl ThreadModelGate {
@@ -50,7 +51,7 @@ impl ThreadModelGate {
             _ if limit == RequestLimit::ByLayer => MaxRequests::Unlimited,
             ThreadModel::Parallel => MaxRequests::Unlimited,
             ThreadModel::SerializeRequests | ThreadModel::SerializeConnections => MaxRequests::OnePerHop,
-            ThreadModel::SerializeAllRequests => MaxRequests::OneInAll(Arc::new(Semaphore::new(1))),
+            ThreadModel::SerializeAllRequests => MaxRequests::OneInAll(Arc::default()),
         };
         ThreadModelGate { connections, requests, writes }
     }
@@ -59,8 +60,8 @@ impl ThreadModelGate {
     pub fn request_queue(&self, permits: &Arc<ConnectionPermits>) -> RequestQueue {
         let requests = match &self.requests {
             MaxRequests::Unlimited => None,
-            MaxRequests::OnePerHop => Some(Arc::new(Semaphore::new(1))),
-            MaxRequests::OneInAll(shared) => Some(Arc::clone(shared)),
+            MaxRequests::OnePerHop => Some(Arc::new(TurnQueue::default()).connection()),
+            MaxRequests::OneInAll(shared) => Some(shared.connection()),
         };
         RequestQueue { _permits: Arc::clone(permits), requests, writes: self.writes.clone() }
     }
@@ -85,8 +86,8 @@ impl ConnectionPermits {
 pub(super) struct RequestQueue {
     /// Held for the life of the hop.
     _permits: Arc<ConnectionPermits>,
-    /// A permit for each request that may run. None: all may run.
-    pub requests: Option<Arc<Semaphore>>,
+    /// A turn for each request. None: all may run.
+    pub requests: Option<Arc<ConnectionTurns>>,
     /// Counts the layer's writes. None for a filter.
     pub writes: Option<Arc<Writes>>,
 }

@@ -4,6 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use rbdkit_plugin_api::own_program;
+
 use crate::component;
 use crate::error::{Error, Hint, Result};
 
@@ -62,7 +64,8 @@ pub fn serve_if_asked() -> Option<ExitCode> {
 /// Makes a component from a module, in a child process, because the encoder panics or overflows its
 /// stack on some modules with wrong types.
 fn componentize(module: &[u8]) -> Result<Vec<u8>> {
-    let mut child = Command::new("/proc/self/exe")
+    let mut child = own_program()
+        .map(Command::new)?
         .arg(ARGUMENT)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

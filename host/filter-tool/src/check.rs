@@ -117,7 +117,7 @@ async fn try_out(file: &Path, params: &[String], progress: &Arc<Notify>) -> Resu
 /// extents, flushes. Returns what was wrong.
 async fn exercise(hop: &Arc<Hop>, tally: &mut Tally) -> Vec<String> {
     let can = hop.can();
-    let block = hop.block_sizes().map_or(BLOCK, |sizes| BLOCK.max(sizes.minimum));
+    let block = hop.block_sizes().await.map_or(BLOCK, |sizes| BLOCK.max(sizes.minimum));
     let blocks = BLOCKS.min(hop.size() / u64::from(block));
     let mut wrong = Vec::new();
     let mut expected: Vec<Option<u8>> = vec![None; blocks as usize];

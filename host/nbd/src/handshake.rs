@@ -2,7 +2,7 @@
 //!
 //! [`Handshake::advance`] takes complete messages off the front of the input and writes replies to
 //! `out`. An option that needs the chain comes back as a [`HandshakeAction`]. The server has to
-//! answer it (with `list`, `accept` or `refuse`) before the next `advance`, because the protocol
+//! answer it (with `end_list`, `accept` or `refuse`) before the next `advance`, because the protocol
 //! has strictly one option at a time. Options that a client sends ahead are answered in order.
 
 use rbdkit_plugin_api::{BlockSizes, Capabilities, ExportEntry, Support};
@@ -17,9 +17,13 @@ use super::wire::{self, Reader, info, opt, rep, transmission};
 /// export.
 pub const MAX_OPTION: u32 = 64 * 1024;
 
-/// The most options before an export is chosen. Most clients send fewer than ten. Tools that list
-/// exports send two for each export.
+/// The most options before an export is chosen, if no exports were listed. Most clients send fewer
+/// than ten.
 pub const MAX_OPTIONS: u32 = 1024;
+
+/// How many more options are allowed for each export of the longest list that the client got. Tools
+/// that list exports send two or three for each export. nbdkit allows 32.
+pub const OPTIONS_PER_EXPORT: u32 = 32;
 
 /// What the server is willing to negotiate.
 #[derive(Clone, Copy, Debug)]
@@ -45,9 +49,9 @@ pub struct Export {
     pub can: Capabilities,
     /// The canonical name, if the client asked for it.
     pub name: Option<String>,
-    /// A text for people.
+    /// A text for people, if the client asked for it.
     pub description: Option<String>,
-    /// Block sizes, if the layers named any.
+    /// Block sizes, if the client asked for them and the layers named any.
     pub block_sizes: Option<BlockSizes>,
 }
 
@@ -90,8 +94,10 @@ pub struct OpenRequest {
     pub name: String,
     /// The client asks for the canonical name.
     pub wants_name: bool,
-    wants_description: bool,
-    wants_block_size: bool,
+    /// The client asks for the description.
+    pub wants_description: bool,
+    /// The client asks for block sizes. With GO it promises to keep to them.
+    pub wants_block_size: bool,
 }
 
 impl OpenRequest {
@@ -117,7 +123,8 @@ impl OpenRequest {
 /// What the server has to do before the handshake continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HandshakeAction {
-    /// List the exports: [`Handshake::list`] or [`Handshake::cannot_list`].
+    /// List the exports: [`Handshake::list_export`] for each and then [`Handshake::end_list`], or
+    /// [`Handshake::cannot_list`].
     List,
     /// Open an export: [`Handshake::accept`] or [`Handshake::refuse`].
     Open(OpenRequest),
@@ -133,6 +140,10 @@ pub struct Handshake {
     client_flags: Option<u16>,
     /// How many options have come.
     options: u32,
+    /// How many exports the present answer to LIST has so far.
+    listing: u32,
+    /// How many exports the longest answer to LIST had.
+    listed: u32,
     /// Structured once the client has asked for it and it was granted.
     reply_format: ReplyFormat,
     /// `base:allocation` was selected for the export of this name. Only with structured
@@ -151,6 +162,8 @@ impl Handshake {
             config: HandshakeConfig { flags, ..config },
             client_flags: None,
             options: 0,
+            listing: 0,
+            listed: 0,
             reply_format: ReplyFormat::Simple,
             base_allocation: None,
         }
@@ -198,13 +211,19 @@ impl Handshake {
             let Some(data) = reader.bytes(length as usize) else { return Ok(None) };
             *input = reader.0;
             self.options += 1;
-            if self.options > MAX_OPTIONS {
-                return Err(Violation::TooManyOptions(MAX_OPTIONS));
+            let allowed = self.allowed_options();
+            if self.options > allowed {
+                return Err(Violation::TooManyOptions(allowed));
             }
             if let Some(action) = self.option(option, data, out)? {
                 return Ok(Some(action));
             }
         }
+    }
+
+    /// How many options the client may send in all. Listing twice does not add to it.
+    fn allowed_options(&self) -> u32 {
+        MAX_OPTIONS.saturating_add(self.listed.saturating_mul(OPTIONS_PER_EXPORT))
     }
 
     /// A lower bound, at least 1, for the bytes that [`Handshake::advance`] needs beyond `input`.
@@ -286,13 +305,20 @@ impl Handshake {
         reply(out, option, rep::ACK, &[]);
     }
 
-    /// Answers [`HandshakeAction::List`]. It leaves out names that the protocol cannot carry.
-    pub fn list(&self, exports: &[ExportEntry], out: &mut Vec<u8>) {
-        for export in exports.iter().filter(|export| strings::is_valid(&export.name)) {
+    /// Adds an export to the answer to [`HandshakeAction::List`]. It leaves out an export whose name
+    /// the protocol cannot carry. One reply takes at most 8 KiB and 24 bytes.
+    pub fn list_export(&mut self, export: &ExportEntry, out: &mut Vec<u8>) {
+        if strings::is_valid(&export.name) {
             let description = export.description.as_deref().map_or("", strings::cut);
             let length = (export.name.len() as u32).to_be_bytes();
             reply(out, opt::LIST, rep::SERVER, &[&length, export.name.as_bytes(), description.as_bytes()]);
+            self.listing = self.listing.saturating_add(1);
         }
+    }
+
+    /// Ends the answer to [`HandshakeAction::List`].
+    pub fn end_list(&mut self, out: &mut Vec<u8>) {
+        self.listed = self.listed.max(std::mem::take(&mut self.listing));
         reply(out, opt::LIST, rep::ACK, &[]);
     }
 
@@ -350,6 +376,8 @@ impl Handshake {
             reply_format: self.reply_format,
             // A selection is only valid for the export that it names.
             base_allocation: self.base_allocation.as_ref() == Some(&request.name),
+            // A client that did not ask for them does not know them.
+            block_sizes: export.block_sizes.filter(|_| request.wants_block_size),
         }
     }
 }

@@ -25,7 +25,9 @@ mod transmission;
 mod violation;
 pub mod wire;
 
-pub use handshake::{Export, Handshake, HandshakeAction, HandshakeConfig, MAX_OPTION, MAX_OPTIONS, OpenRequest};
+pub use handshake::{
+    Export, Handshake, HandshakeAction, HandshakeConfig, MAX_OPTION, MAX_OPTIONS, OPTIONS_PER_EXPORT, OpenRequest,
+};
 pub use strings::MAX_STRING;
 pub use transmission::{Command, ReplyFormat, RequestHeader, RequestPayload, Session};
 pub use violation::Violation;

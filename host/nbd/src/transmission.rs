@@ -2,11 +2,13 @@
 //!
 //! The order of the checks and their errors are those of nbdkit, so that a client sees no
 //! difference: read-only first, then command and range, then flags, then length, then capabilities.
+//! The block sizes come last, and only for a client that negotiated them. nbdkit does not check
+//! them.
 //! The gate in front of each layer (`host/chain`, `Hop`) checks range and flags again, because
 //! filters also send requests of their own. That check protects the layer; this one gives the
 //! client nbdkit's errors.
 
-use rbdkit_plugin_api::{Capabilities, Errno, Error, Flags, MAX_REQUEST, Support};
+use rbdkit_plugin_api::{BlockSizes, Capabilities, Errno, Error, Flags, MAX_REQUEST, Support};
 
 use super::violation::Violation;
 use super::wire::{self, Reader, cmd, cmd_flag};
@@ -31,6 +33,9 @@ pub struct Session {
     pub reply_format: ReplyFormat,
     /// `base:allocation` was negotiated.
     pub base_allocation: bool,
+    /// The block sizes that the client negotiated and has to keep to. None: it may send any
+    /// request, and a layer that cannot serve it refuses it.
+    pub block_sizes: Option<BlockSizes>,
 }
 
 /// A request's header as received. Only its magic number is checked.
@@ -153,7 +158,7 @@ impl Session {
     /// Checks a request. The error is for the client.
     ///
     /// # Errors
-    /// EROFS, EINVAL, ENOSPC (a write beyond the end) or ENOMEM (longer than 64 MiB).
+    /// EROFS, EINVAL, ENOSPC (a write beyond the end) or ENOMEM (data of more than 64 MiB).
     pub fn check(&self, header: &RequestHeader) -> Result<Command, Error> {
         let RequestHeader { flags, command, offset, length, .. } = *header;
         let can = &self.can;
@@ -179,6 +184,9 @@ impl Session {
         };
         if !offered {
             return Err(refused(Errno::Einval, "the command was not offered or not negotiated"));
+        }
+        if let Some(sizes) = &self.block_sizes {
+            self.check_block_sizes(header, sizes)?;
         }
         let has = |flag: u16| flags & flag != 0;
         let fua = Flags { fua: has(cmd_flag::FUA), ..Flags::NONE };
@@ -213,6 +221,27 @@ impl Session {
             cmd::FLUSH => Err(refused(Errno::Einval, "a flush has no range")),
             _ => Err(refused(Errno::Einval, "unknown command")),
         }
+    }
+
+    /// Checks that a request keeps to the block sizes that were negotiated. The range is within the
+    /// export.
+    fn check_block_sizes(&self, header: &RequestHeader, sizes: &BlockSizes) -> Result<(), Error> {
+        let (offset, length) = (header.offset, header.length);
+        let end = offset + u64::from(length);
+        let minimum = u64::from(sizes.minimum);
+        // If the size is not a multiple of the block size, a request may end at the size: otherwise
+        // the last bytes could not be reached.
+        let aligned = offset.is_multiple_of(minimum) && (end.is_multiple_of(minimum) || end == self.size);
+        if !aligned {
+            let why = format!("the range is not aligned to the minimum block size, which is {minimum}");
+            return Err(refused(Errno::Einval, &why));
+        }
+        // The maximum is for requests with data.
+        if matches!(header.command, cmd::READ | cmd::WRITE) && length > sizes.maximum {
+            let why = format!("longer than the maximum block size, which is {}", sizes.maximum);
+            return Err(refused(Errno::Einval, &why));
+        }
+        Ok(())
     }
 
     fn check_flags(&self, header: &RequestHeader) -> Result<(), Error> {

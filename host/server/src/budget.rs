@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use rbdkit_plugin_api::{MAX_REQUEST, lock};
+use rbdkit_plugin_api::{MAX_REQUEST, Usage, lock};
 use tokio::sync::{Notify, oneshot};
 
 /// The unit of accounting, in bytes: the most frequent length of a request, and the smallest size
@@ -197,11 +197,15 @@ impl Budget {
         }
     }
 
-    /// The budget, what is taken now, and the most that was ever taken, in bytes. A first share
-    /// counts as taken as long as its connection serves requests.
-    pub fn usage(&self) -> (u64, u64, u64) {
+    /// What is taken. A first share counts as taken as long as its connection serves requests.
+    pub fn usage(&self) -> Usage {
         let taken = self.common - self.free.load(Ordering::SeqCst) + self.shares.load(Ordering::SeqCst);
-        (self.total * PAGE, taken * PAGE, self.peak.load(Ordering::Relaxed) * PAGE)
+        Usage {
+            account: "requests-total".to_string(),
+            limit: self.total * PAGE,
+            used: taken * PAGE,
+            peak: self.peak.load(Ordering::Relaxed) * PAGE,
+        }
     }
 
     #[cfg(test)]

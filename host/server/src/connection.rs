@@ -51,7 +51,8 @@ async fn serve_client(server: &Arc<ServerState>, socket: (Input, Output), client
         }
     }
     // In a box, so that the state of the negotiation is freed before requests are served.
-    let negotiation = Negotiation { server, input: &mut input, output: &output, top: &top, client: &client, id };
+    let negotiation =
+        Negotiation { server, input: &mut input, output: &output, top: &top, client: &client, id, room: None };
     let negotiated = Box::pin(negotiation.run(&stop)).await;
     // Opening took instances of filters, and the next request may come much later.
     server.chain.pool().activity().signal();

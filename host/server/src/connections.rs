@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use rbdkit_plugin_api::{Client, Peer, lock};
+use rbdkit_plugin_api::{Client, Peer, Usage, lock};
 use rustix::net::Shutdown;
 use tokio::sync::oneshot;
 
@@ -102,6 +102,8 @@ struct State {
     open: BTreeMap<u64, Open>,
     /// Connections that count towards the limit: in all, and of each group and member.
     counted: usize,
+    /// The most that ever counted.
+    peak: usize,
     groups: HashMap<Group, usize>,
     members: HashMap<Member, usize>,
     /// In the order in which they came.
@@ -183,6 +185,7 @@ impl Connections {
         let last_use = Arc::new(LastUse::new(self.epoch));
         state.open.insert(client, Open { member, last_use, socket: Some(socket) });
         state.counted += 1;
+        state.peak = state.peak.max(state.counted);
         *state.groups.entry(member.0).or_default() += 1;
         *state.members.entry(member).or_default() += 1;
         Place { connections: Arc::clone(self), client }
@@ -212,6 +215,17 @@ impl Connections {
     /// The connection of this client, for [`LastUse::note`].
     pub fn last_use(&self, client: u64) -> Option<Arc<LastUse>> {
         self.state().open.get(&client).map(|open| Arc::clone(&open.last_use))
+    }
+
+    /// How many connections there are.
+    pub fn usage(&self) -> Usage {
+        let state = self.state();
+        Usage {
+            account: "connections".to_string(),
+            limit: self.limit as u64,
+            used: state.counted as u64,
+            peak: state.peak as u64,
+        }
     }
 
     /// A connection has closed. Others may enter, those of the peers with the fewest first.

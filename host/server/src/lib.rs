@@ -56,6 +56,8 @@ mod dispatch;
 mod drain;
 mod end;
 mod failure_log;
+mod limit_options;
+mod lists;
 mod negotiation;
 mod options;
 mod panics;
@@ -75,9 +77,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rbdkit_chain::Chain;
-use rbdkit_plugin_api::Peer;
+use rbdkit_plugin_api::{Peer, Usage};
 
 pub use accept::Listener;
+pub use limit_options::connections_for;
 pub use options::{ServerLimits, ServerOptions};
 pub use stop::Stop;
 
@@ -94,6 +97,11 @@ impl Server {
     /// A server that does not serve yet.
     pub fn new(chain: Arc<Chain>, options: ServerOptions) -> Server {
         Server { state: Arc::new(ServerState::new(chain, options)) }
+    }
+
+    /// What the server and its layers use of their limits.
+    pub fn usage(&self) -> Vec<Usage> {
+        self.state.usage()
     }
 
     /// Accepts and serves clients until `stop`. Returns when all connections are closed, or when

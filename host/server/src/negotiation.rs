@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rbdkit_chain::{Hop, NextLayer};
-use rbdkit_nbd::{Export, Handshake, HandshakeAction, HandshakeConfig, OpenRequest, Session, wire};
-use rbdkit_plugin_api::{Client, Error, ExportEntry};
-
+use rbdkit_nbd::{Export, Handshake, HandshakeAction, HandshakeConfig, MAX_OPTION, OpenRequest, Session, wire};
 use rbdkit_plugin_api::text::quoted;
+use rbdkit_plugin_api::{BoxFuture, Client, Error, Op, Quota};
 use tokio::time::timeout;
 
 use super::attended::{Attendant, Attended};
+use super::lists::{ExportList, ExportLists};
 use super::options::ServerOptions;
 use super::panics::caught;
 use super::socket::{Input, Output, read_into};
@@ -31,6 +31,25 @@ pub(super) struct Negotiation<'a> {
     pub client: &'a Client,
     /// The connection's number, for the log.
     pub id: u64,
+    /// Taken once the client sends a long option.
+    pub room: Option<LongOptionRoom>,
+}
+
+/// The longest option, in bytes, that needs no room of its own. Clients send names and queries of
+/// some hundred bytes at most.
+const LONG_OPTION: usize = 4096;
+
+/// The charge for the options of one connection: a vector that grows has up to twice the memory that
+/// it needs.
+const LONG_OPTION_ROOM: u64 = 2 * MAX_OPTION as u64;
+
+/// The charge for a connection that has sent a long option, until its negotiation ends.
+pub(super) struct LongOptionRoom(Arc<Quota>);
+
+impl Drop for LongOptionRoom {
+    fn drop(&mut self) {
+        self.0.give(LONG_OPTION_ROOM);
+    }
 }
 
 impl Negotiation<'_> {
@@ -56,10 +75,11 @@ impl Negotiation<'_> {
                     self.send(&mut out, stop).await?;
                     return Ok(None);
                 }
-                Some(HandshakeAction::List) => match self.list(stop).await? {
-                    Some(exports) => self.listed(&handshake, exports, &mut out),
-                    None => return Ok(None),
-                },
+                Some(HandshakeAction::List) => {
+                    if !self.list(&mut handshake, &mut out, stop).await? {
+                        return Ok(None);
+                    }
+                }
                 Some(HandshakeAction::Open(request)) => match self.open(&request, stop).await? {
                     None => return Ok(None),
                     Some(Ok((hop, export))) => {
@@ -80,8 +100,6 @@ impl Negotiation<'_> {
                         if request.cannot_be_refused() {
                             return Ok(None);
                         }
-                        let message = error.context().unwrap_or("the export cannot be opened");
-                        handshake.refuse(&request, message, &mut out);
                     }
                 },
             }
@@ -123,6 +141,13 @@ impl Negotiation<'_> {
     /// bytes come. False: the client closed its side, or the server stops.
     async fn read_message(&mut self, handshake: &Handshake, input: &mut Vec<u8>, stop: &Stop) -> io::Result<bool> {
         let started = handshake.wanted(input);
+        if self.room.is_none() && input.len() + started > LONG_OPTION {
+            let all = &self.server.handshakes;
+            if !all.take(LONG_OPTION_ROOM) {
+                return Err(io::Error::other("too many clients send long options (--limit handshakes=SIZE)"));
+            }
+            self.room = Some(LongOptionRoom(Arc::clone(all)));
+        }
         let limit = self.server.options.limits.handshake_timeout;
         let socket = &mut *self.input;
         let read = async {
@@ -149,31 +174,39 @@ impl Negotiation<'_> {
             let limit = self.server.options.limits.handshake_timeout;
             let write = async { self.output.write_all(out).await.map(|()| true) };
             if !within(limit, write, stop).await? {
-                return Err(io::Error::new(io::ErrorKind::Interrupted, "the server stops"));
+                return Err(stopping());
             }
             out.clear();
         }
         Ok(())
     }
 
-    /// Asks the chain for the exports. None: the server stops.
+    /// Answers LIST. The answer is written as the client takes it (see [`super::lists`]). False: the
+    /// server stops.
     ///
     /// # Errors
-    /// The client has left.
-    async fn list(&self, stop: &Stop) -> io::Result<Option<Result<Vec<ExportEntry>, Error>>> {
-        let (top, readonly) = (self.top.clone(), self.server.options.readonly);
-        let list = async move { flat(caught(top.list_exports(readonly)).await) };
-        or_left(self.attendant(stop).attend(Box::pin(list), |_| async {}).await)
-    }
-
-    fn listed(&self, handshake: &Handshake, exports: Result<Vec<ExportEntry>, Error>, out: &mut Vec<u8>) {
-        match exports {
-            Ok(exports) => handshake.list(&exports, out),
+    /// The client has left, or takes too long.
+    async fn list(&self, handshake: &mut Handshake, out: &mut Vec<u8>, stop: &Stop) -> io::Result<bool> {
+        let ServerState { options, lists, .. } = self.server;
+        let limit = options.limits.handshake_timeout;
+        let list = list(self.top.clone(), options.readonly, Arc::clone(lists), limit);
+        let Some(listed) = or_left(self.attendant(stop).attend(Box::pin(list), |_| async {}).await)? else {
+            return Ok(false);
+        };
+        match listed {
+            Ok(list) => {
+                tokio::select! {
+                    sent = lists.send(&list, limit, handshake, self.output) => sent?,
+                    () = stop.stopped() => return Ok(false),
+                }
+                handshake.end_list(out);
+            }
             Err(error) => {
                 tracing::error!("connection {}: list_exports: {error}", self.id);
                 handshake.cannot_list(error.context().unwrap_or("the exports cannot be listed"), out);
             }
         }
+        Ok(true)
     }
 
     /// Opens an export. None: the server stops.
@@ -196,27 +229,6 @@ impl Negotiation<'_> {
     }
 }
 
-type Opened = (Arc<Hop>, Export);
-
-async fn open(top: NextLayer, options: ServerOptions, request: OpenRequest) -> Result<Opened, Error> {
-    let readonly = options.readonly;
-    let hop = flat(caught(top.open(readonly, &request.name)).await)?;
-    let name = match request.name.as_str() {
-        "" if request.wants_name => flat(caught(top.default_export(readonly)).await).ok(),
-        name => Some(name.to_string()),
-    };
-    let mut can = hop.can();
-    can.multi_conn &= options.multi_conn;
-    let export = Export {
-        size: hop.size(),
-        can,
-        name,
-        description: hop.description().map(str::to_string),
-        block_sizes: hop.block_sizes(),
-    };
-    Ok((hop, export))
-}
-
 /// The answer of a call. None: the server stops.
 ///
 /// # Errors
@@ -227,6 +239,52 @@ fn or_left<T>(attended: Attended<T>) -> io::Result<Option<T>> {
         Attended::Stop => Ok(None),
         Attended::Gone => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the client has left")),
     }
+}
+
+async fn list(
+    top: NextLayer,
+    readonly: bool,
+    lists: Arc<ExportLists>,
+    limit: Duration,
+) -> Result<Arc<ExportList>, Error> {
+    let ask = || -> BoxFuture<'_, _> { Box::pin(async { flat(caught(top.list_exports(readonly)).await) }) };
+    lists.get(limit, ask).await
+}
+
+type Opened = (Arc<Hop>, Export);
+
+/// Opens an export, and asks for what the client wants to know about it.
+async fn open(top: NextLayer, options: ServerOptions, request: OpenRequest) -> Result<Opened, Error> {
+    let hop = flat(caught(top.open(options.readonly, &request.name)).await)?;
+    let mut can = hop.can();
+    can.multi_conn &= options.multi_conn;
+    let mut export = Export { size: hop.size(), can, name: None, description: None, block_sizes: None };
+    if request.wants_name {
+        // The chain remembers the name of the default export from opening it.
+        export.name = match request.name.as_str() {
+            "" => flat(caught(top.default_export(options.readonly)).await).ok(),
+            name => Some(name.to_string()),
+        };
+    }
+    if request.wants_description {
+        export.description = optional(|| hop.description()).await;
+    }
+    if request.wants_block_size {
+        export.block_sizes = optional(|| hop.block_sizes()).await;
+    }
+    Ok((hop, export))
+}
+
+/// What a client does not need. If a layer panics, there is none.
+async fn optional<T: Unpin>(ask: impl FnOnce() -> Op<Option<T>>) -> Option<T> {
+    caught(async { ask().await }).await.unwrap_or_else(|panic| {
+        tracing::error!("a layer fails to describe the export: {panic}");
+        None
+    })
+}
+
+fn stopping() -> io::Error {
+    io::Error::new(io::ErrorKind::Interrupted, "the server stops")
 }
 
 /// Finalizes and closes what was opened, after its last operation.

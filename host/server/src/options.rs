@@ -47,6 +47,13 @@ pub struct ServerLimits {
     /// Payload bytes of all connections in flight. The default, 512 MiB, is four connections at
     /// their own limit, or 128 requests of 4 MiB. Disks and networks cannot use more.
     pub bytes_in_all: u64,
+    /// Bytes of the buffers into which the server receives requests, for all connections. The
+    /// default, 64 MiB, is a buffer for each of 1024 connections that receive at the same moment. A
+    /// connection that gets none is slower.
+    pub receive_bytes: u64,
+    /// Bytes of the options of more than 4 KiB of all clients that negotiate. Hardly any client
+    /// sends one. The default, 16 MiB, is enough for 128 clients at a time; others are disconnected.
+    pub handshake_bytes: u64,
     /// Clients at a time; [`connections`](super::connections) says what happens to further ones.
     /// The default, 4096, keeps idle clients below 64 MiB, at about 10 KiB each.
     pub connections: usize,
@@ -86,6 +93,8 @@ impl Default for ServerLimits {
             requests_per_connection: 256,
             bytes_per_connection: 128 << 20,
             bytes_in_all: 512 << 20,
+            receive_bytes: 64 << 20,
+            handshake_bytes: 16 << 20,
             connections: 4096,
             handshake_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(10),

@@ -3,6 +3,9 @@
 //! A connection that waits for requests holds no buffer. The bytes left over between reads are
 //! fewer than a request's header, and they stay in an array of the connection. So idle clients cost
 //! very little, and a client that sends half a header costs no more.
+//!
+//! All connections together have a limited number of buffers. A connection that gets none reads
+//! header by header into its array, which takes a system call for each request.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -10,8 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use rbdkit_nbd::RequestHeader;
 use rbdkit_plugin_api::idle::{Activity, IdlePool};
-use rbdkit_plugin_api::lock;
-use rbdkit_plugin_api::{Buffer, Fill, Span};
+use rbdkit_plugin_api::{Buffer, Fill, Quota, Span, Usage, lock};
 
 use super::socket::{Input, read_into};
 use super::spin::SpinWait;
@@ -36,28 +38,37 @@ const MAX_KEPT: usize = 32;
 pub(super) struct ReceivePool {
     idle: Mutex<IdlePool<Box<[u8]>>>,
     activity: Arc<Activity>,
+    /// Bytes of all buffers, idle ones too.
+    bytes: Quota,
 }
 
 impl ReceivePool {
-    /// An empty pool. It signals activity when a buffer comes back, so that
+    /// An empty pool of at most `bytes`. It signals activity when a buffer comes back, so that
     /// [`ReceivePool::free_spare`] is called later.
-    pub(super) fn new(activity: Arc<Activity>) -> ReceivePool {
-        ReceivePool { idle: Mutex::default(), activity }
+    pub(super) fn new(activity: Arc<Activity>, bytes: u64) -> ReceivePool {
+        ReceivePool { idle: Mutex::default(), activity, bytes: Quota::new(bytes) }
+    }
+
+    /// The bytes of all buffers.
+    pub(super) fn usage(&self) -> Usage {
+        self.bytes.usage("receive")
     }
 
     fn idle(&self) -> MutexGuard<'_, IdlePool<Box<[u8]>>> {
         lock(&self.idle)
     }
 
-    fn take(&self) -> Box<[u8]> {
+    fn take(&self) -> Option<Box<[u8]>> {
         let kept = self.idle().take();
-        kept.unwrap_or_else(|| vec![0; MAX_READ].into_boxed_slice())
+        kept.or_else(|| self.bytes.take(MAX_READ as u64).then(|| vec![0; MAX_READ].into_boxed_slice()))
     }
 
     fn give_back(&self, buffer: Box<[u8]>) {
         let mut kept = self.idle();
         if kept.len() < MAX_KEPT {
             kept.put(buffer);
+        } else {
+            self.bytes.give(MAX_READ as u64);
         }
         // The reply queue also signals activity, but this may happen long after the last reply. It
         // signals under the lock, as the pool of payload buffers does.
@@ -72,18 +83,18 @@ impl ReceivePool {
     /// Frees the buffers that were not needed since the last call.
     pub(super) fn free_spare(&self) {
         let spare = self.idle().take_spare(0);
+        self.bytes.give(spare.len() as u64 * MAX_READ as u64);
         drop(spare);
     }
 }
 
-/// What was received and is not used yet: `bytes[from..to]`, or without a buffer the first `to`
-/// bytes of `rest`.
+/// What was received and is not used yet: `from..to` of `bytes`, or of `rest` without a buffer.
 #[derive(Debug, Default)]
 pub(super) struct ReceiveBuffer {
     bytes: Option<Box<[u8]>>,
     from: usize,
     to: usize,
-    /// Used only without `bytes`: then `from` is 0 and `to` less than its length.
+    /// Used only without `bytes`.
     rest: [u8; RequestHeader::SIZE],
     /// The last payload was a long one, so the next probably is, too.
     long: bool,
@@ -94,7 +105,7 @@ impl ReceiveBuffer {
     pub fn bytes(&self) -> &[u8] {
         match &self.bytes {
             Some(bytes) => &bytes[self.from..self.to],
-            None => &self.rest[..self.to],
+            None => &self.rest[self.from..self.to],
         }
     }
 
@@ -122,15 +133,26 @@ impl ReceiveBuffer {
         self.long = payload >= LONG;
     }
 
-    /// The free space after the remaining bytes. Takes a buffer if there is none.
-    fn room<'a>(bytes: &'a mut Option<Box<[u8]>>, rest: &[u8], pool: &ReceivePool, long: bool) -> &'a mut [u8] {
-        let bytes = bytes.get_or_insert_with(|| {
-            let mut bytes = pool.take();
-            bytes[..rest.len()].copy_from_slice(rest);
-            bytes
-        });
+    /// The free space after the first `left` bytes. Takes a buffer if there is none, and does with
+    /// the array if it gets none.
+    fn room<'a>(
+        bytes: &'a mut Option<Box<[u8]>>,
+        rest: &'a mut [u8; RequestHeader::SIZE],
+        left: usize,
+        pool: &ReceivePool,
+        long: bool,
+    ) -> &'a mut [u8] {
+        if bytes.is_none() {
+            *bytes = pool.take();
+            if let Some(bytes) = bytes {
+                bytes[..left].copy_from_slice(&rest[..left]);
+            }
+        }
         let most = if long { MAX_READ_BEFORE_LONG } else { MAX_READ };
-        &mut bytes[rest.len()..most]
+        match bytes {
+            Some(bytes) => &mut bytes[left..most],
+            None => &mut rest[left..],
+        }
     }
 
     /// Reads more. With `spin` the thread itself waits (see [`Input::read_blocking`]). 0: the
@@ -145,13 +167,13 @@ impl ReceiveBuffer {
             self.shrink(pool);
         }
         let left = self.to - self.from;
-        if let Some(bytes) = &mut self.bytes {
-            bytes.copy_within(self.from..self.to, 0);
-            (self.from, self.to) = (0, left);
+        match &mut self.bytes {
+            Some(bytes) => bytes.copy_within(self.from..self.to, 0),
+            None => self.rest.copy_within(self.from..self.to, 0),
         }
-        let (bytes, rest, long) = (&mut self.bytes, &self.rest, self.long);
-        let left_over = &rest[..left.min(rest.len())];
-        let attempt = |fd: BorrowedFd<'_>| read_into(fd, ReceiveBuffer::room(bytes, left_over, pool, long), &mut []);
+        (self.from, self.to) = (0, left);
+        let (bytes, rest, long) = (&mut self.bytes, &mut self.rest, self.long);
+        let attempt = |fd: BorrowedFd<'_>| read_into(fd, ReceiveBuffer::room(bytes, rest, left, pool, long), &mut []);
         let count = match spin {
             Some(spin) => input.read_blocking(spin, attempt)?,
             None => input.read(attempt).await?,
@@ -184,10 +206,10 @@ impl ReceiveBuffer {
     ) -> io::Result<u32> {
         debug_assert!(self.bytes().is_empty());
         let wanted = Span::new(filled, buffer.len() - filled);
-        let (bytes, long) = (&mut self.bytes, self.long);
+        let (bytes, rest, long) = (&mut self.bytes, &mut self.rest, self.long);
         (self.from, self.to) = (0, 0);
         let attempt = |fd: BorrowedFd<'_>| {
-            let behind = ReceiveBuffer::room(bytes, &[], pool, long);
+            let behind = ReceiveBuffer::room(bytes, rest, 0, pool, long);
             let mut answer = Ok((0, 0));
             // The closure always returns an error, so that `fill_with` marks nothing as filled. The
             // bytes that were read are marked below.
@@ -215,8 +237,8 @@ mod tests {
     #[test]
     fn a_returned_buffer_counts_as_activity_and_is_freed_two_checks_later() {
         let activity = Arc::new(Activity::default());
-        let pool = ReceivePool::new(Arc::clone(&activity));
-        pool.give_back(pool.take());
+        let pool = ReceivePool::new(Arc::clone(&activity), u64::MAX);
+        pool.give_back(pool.take().unwrap());
         assert!(activity.take());
         pool.free_spare();
         assert_eq!((pool.kept(), activity.take()), (1, false));

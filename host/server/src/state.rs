@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbdkit_chain::Chain;
 use rbdkit_plugin_api::rate::Rate;
-use rbdkit_plugin_api::{Client, Peer};
+use rbdkit_plugin_api::{Client, Peer, Quota, Usage};
 use tokio::sync::{Notify, Semaphore};
 
 use super::budget::Budget;
 use super::connections::Connections;
+use super::lists::ExportLists;
 use super::options::ServerOptions;
 use super::receive::ReceivePool;
 use super::thread_permits::ThreadPermits;
@@ -25,6 +26,9 @@ pub(super) struct ServerState {
     pub options: ServerOptions,
     pub budget: Arc<Budget>,
     pub receive_pool: ReceivePool,
+    /// Bytes of the long options of all clients that negotiate.
+    pub handshakes: Arc<Quota>,
+    pub lists: Arc<ExportLists>,
     /// Who may connect.
     pub connections: Arc<Connections>,
     /// The most clients at a time, without those that have to go.
@@ -47,11 +51,13 @@ impl ServerState {
         options.limits = options.limits.raised();
         let max_connections = options.limits.connections;
         options.limits.connections = Connections::most(max_connections);
-        let receive_pool = ReceivePool::new(Arc::clone(chain.pool().activity()));
+        let receive_pool = ReceivePool::new(Arc::clone(chain.pool().activity()), options.limits.receive_bytes);
         ServerState {
             chain,
             budget: Arc::new(Budget::new(options.limits.bytes_in_all, options.limits.connections as u64)),
             receive_pool,
+            handshakes: Arc::new(Quota::new(options.limits.handshake_bytes)),
+            lists: Arc::new(ExportLists::new()),
             connections: Connections::new(max_connections),
             max_connections,
             refused_log: Rate::new(1, 10),
@@ -62,6 +68,17 @@ impl ServerState {
             next_id: AtomicU64::new(1),
             options,
         }
+    }
+
+    /// What the server uses of its limits, and the chain of its own.
+    pub fn usage(&self) -> Vec<Usage> {
+        let own = [
+            self.budget.usage(),
+            self.receive_pool.usage(),
+            self.handshakes.usage("handshakes"),
+            self.connections.usage(),
+        ];
+        own.into_iter().chain(self.chain.usage()).collect()
     }
 
     /// A client with the next free number.

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use rbdkit_plugin_api::PluginInfo;
 use rbdkit_plugin_api::schema::{ParamKind, ParamSpec};
+use rbdkit_server::ServerLimits;
 
 use super::options::{self, OptionHelp};
 
@@ -32,6 +33,10 @@ pub fn usage<'a>(plugins: impl Iterator<Item = &'a PluginInfo>, filters: impl It
     );
     for spec in options::all() {
         line(&mut text, &option(&spec), &spec.help);
+    }
+    text.push_str("\nLimits (--limit RESOURCE=VALUE):\n");
+    for (resource, value, what) in ServerLimits::default().table() {
+        line(&mut text, &format!("  {resource}={value}"), what);
     }
     text.push_str("\nPlugins:\n");
     for info in plugins {
@@ -81,7 +86,10 @@ pub fn filter(filter: &FilterHelp<'_>) -> String {
         longname => format!("\nfilter: {} ({longname})\n", filter.name),
     };
     if !filter.help.is_empty() {
-        let _ = writeln!(text, "{}", filter.help.trim_end());
+        // Indented, so that a filter's text never looks like a line of the program.
+        for line in filter.help.trim_end().lines() {
+            let _ = writeln!(text, "{}", format!("  {line}").trim_end());
+        }
     }
     parameters(&mut text, filter.specs);
     text
@@ -158,9 +166,18 @@ mod tests {
         let text = filter(&FilterHelp { name: "cache", longname: "", help: "Keeps blocks\n", specs: &specs });
         assert_eq!(
             text,
-            "\nfilter: cache\nKeeps blocks\n\
+            "\nfilter: cache\n  Keeps blocks\n\
              cache=writeback|unsafe            When writes go below (default: writeback; also c)\n"
         );
+    }
+
+    #[test]
+    fn a_filters_text_never_looks_like_a_line_of_the_program() {
+        let line = "rbdkit: error: the disk is broken";
+        let specs = [ParamSpec::choice("choice", &[line]).default_value(line).help(line)];
+        let help = format!("{line}\n\n{line}\n");
+        let text = filter(&FilterHelp { name: "cow", longname: line, help: &help, specs: &specs });
+        assert!(text.contains(line) && text.lines().all(|shown| !shown.starts_with("rbdkit:")), "{text}");
     }
 
     #[test]

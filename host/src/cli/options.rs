@@ -78,6 +78,10 @@ pub(super) struct Options {
     #[arg(short = 'i', long = "ipaddr", visible_aliases = ["ip-addr"], value_name = "ADDRESS")]
     pub(super) ipaddr: Option<OsString>,
 
+    /// Change a limit of the server, for example connections=100
+    #[arg(long = "limit", value_name = "RESOURCE=VALUE")]
+    pub(super) limit: Vec<OsString>,
+
     /// Where error messages go (default: stderr, and syslog in the background)
     #[arg(long = "log", value_name = "stderr|syslog|null")]
     pub(super) log: Option<OsString>,
@@ -118,7 +122,7 @@ pub(super) struct Options {
     #[arg(short = 'p', long = "port", value_name = "PORT")]
     pub(super) port: Option<OsString>,
 
-    /// Print the URI to connect to
+    /// Print the URI to connect to, and commands that use it
     #[arg(long = "print-uri")]
     pub(super) print_uri: bool,
 

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
-use rbdkit_chain::{Chain, Layer};
+use rbdkit_chain::{Chain, Layer, MAX_FILTERS};
 use rbdkit_parameters::{FilterSide, Missing, PluginSide, Stack, assign};
 use rbdkit_plugin_api::schema::ParamValue;
 use rbdkit_plugin_api::{ConfigError, Param, Plugin, PluginInfo, Pool, hex};
@@ -65,6 +65,9 @@ pub fn load(sources: &[FilterSource], changes: &[FilterLimit], on_fault: OnFault
     if sources.is_empty() {
         return Ok(Vec::new());
     }
+    if sources.len() > MAX_FILTERS {
+        return Err(ConfigError::new(format!("{} filters are given (at most {MAX_FILTERS})", sources.len())));
+    }
     let mut limits = Limits::default();
     for change in changes.iter().filter(|change| change.target.is_none()) {
         limits.set(None, &change.resource, &change.value)?;
@@ -82,8 +85,23 @@ fn load_one(host: &Arc<Host>, source: &FilterSource) -> Result<Module, ConfigErr
             let component = read_component(path)
                 .map_err(|why| ConfigError::new(format!("cannot open filter '{}': {why}", path.display())))?;
             check_digest(path, &component, sha256.as_ref())?;
-            host.load(&path.display().to_string(), &component)
+            let module = host.load(&path.display().to_string(), &component)?;
+            warn_of_a_known_name(&module.description().name, path, &component);
+            Ok(module)
         }
+    }
+}
+
+/// A file may take the name of a built-in filter, for example to try out a change of it. Then its
+/// messages look like those of the built-in filter, so the log says once which file it is.
+fn warn_of_a_known_name(name: &str, path: &Path, component: &[u8]) {
+    let is_another = registry::filter(name).is_ok_and(|built_in| built_in != component);
+    if is_another {
+        tracing::warn!(
+            "filter '{}' (sha256:{}) calls itself {name}, and is not the built-in filter of that name",
+            path.display(),
+            hex::encode(Sha256::digest(component))
+        );
     }
 }
 

@@ -6,11 +6,11 @@ use std::io::Write as _;
 use rbdkit_parameters::{Missing, assign};
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::text::plain;
-use rbdkit_plugin_api::{ConfigError, Param, PluginInfo};
+use rbdkit_plugin_api::{ConfigError, Param, PluginInfo, ThreadModel};
 use rbdkit_sandbox::OnFault;
 
 use super::layers;
-use crate::cli::{Action, Plan, help};
+use crate::cli::{Action, FilterSource, Plan, help};
 use crate::registry;
 
 /// This program's version.
@@ -19,6 +19,13 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The version of nbdkit whose command line, parameters and messages this program follows. Scripts
 /// that test nbdkit's version get this one.
 pub const NBDKIT_VERSION: (u32, u32, u32) = (1, 32, 5);
+
+/// The version of nbdkit's interface for plugins that the plugins correspond to.
+const API_VERSION: &str = "2";
+
+/// nbdkit's functions that every plugin has.
+const FUNCTIONS: &[&str] =
+    &["longname", "description", "config", "config_complete", "config_help", "open", "get_size", "pread"];
 
 /// Prints what the plan asks for.
 ///
@@ -92,31 +99,40 @@ fn binary() -> String {
     std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default()
 }
 
+/// The keys are nbdkit's, and a few more. Scripts look for files in the directories, so each is one
+/// where such files would be.
 fn dump_config(program: &str) -> String {
     let binary = binary();
-    let directory = binary.rsplit_once('/').map_or("", |(directory, _)| directory);
+    let directory = binary.rsplit_once('/').map_or("/", |(directory, _)| directory);
+    // `make install` puts the program into PREFIX/bin, and the filters below PREFIX/lib.
+    let prefix = directory.strip_suffix("/bin").unwrap_or("/usr/local");
+    let (libdir, mandir) = (format!("{prefix}/lib"), format!("{prefix}/share/man"));
     let (major, minor, patch) = NBDKIT_VERSION;
     let plugins: Vec<&str> = registry::plugins().map(|info| info.name).collect();
     let filters: Vec<&str> = registry::filters().collect();
-    let lines: [(&str, &str); 24] = [
+    let lines: [(&str, &str); 27] = [
         ("binary", &binary),
         ("bindir", directory),
         ("exit_with_parent", "yes"),
-        // There are no directories, because plugins and filters are part of the program.
-        ("filterdir", ""),
+        // Plugins and filters are part of the program.
+        ("filterdir", directory),
         ("filters", &filters.join(" ")),
         ("host_cpu", std::env::consts::ARCH),
         ("host_os", "linux-gnu"),
-        ("libdir", ""),
-        ("mandir", ""),
+        ("libdir", &libdir),
+        ("mandir", &mandir),
+        // Of nbdkit's interface between server and plugins.
+        ("max_api_version", API_VERSION),
         ("name", program),
-        ("plugindir", ""),
+        ("plugindir", directory),
         ("plugins", &plugins.join(" ")),
         ("rbdkit_version", VERSION),
-        ("root_tls_certificates_dir", ""),
+        ("root_tls_certificates_dir", "/etc/pki/nbdkit"),
         ("sbindir", directory),
         ("selinux", "no"),
+        ("soext", "so"),
         ("sysconfdir", "/etc"),
+        ("timeout_option", "yes"),
         ("tls", "no"),
         ("version", &format!("{major}.{minor}.{patch}")),
         ("version_major", &major.to_string()),
@@ -146,18 +162,31 @@ fn dump_plugin(plan: &Plan) -> Result<String, ConfigError> {
     line("path", &binary());
     line("name", info.name);
     line("version", VERSION);
-    line("api_version", "2");
+    line("api_version", API_VERSION);
     line("max_thread_model", info.max_thread_model.name());
-    line("thread_model", plugin.thread_model().name());
+    let models = filters.iter().map(|filter| filter.description().thread_model);
+    line("thread_model", models.fold(plugin.thread_model(), ThreadModel::min).name());
+    line("errno_is_preserved", "1");
     if let Some(key) = info.magic_config_key() {
         line("magic_config_key", &key);
     }
     line("params", &names(&(info.params)()));
+    for function in FUNCTIONS.iter().chain(plugin.optional_functions()) {
+        line(&format!("has_{function}"), "1");
+    }
     for (key, value) in plugin.dump_plugin() {
         line(&key, &value);
     }
-    for filter in &filters {
+    for (filter, source) in filters.iter().zip(&plan.filters) {
         let told = filter.description();
+        let path = match source {
+            FilterSource::File { path, .. } => {
+                std::path::absolute(path).map_or_else(|_| path.display().to_string(), |path| path.display().to_string())
+            }
+            FilterSource::Named(_) => binary(),
+        };
+        line(&format!("{}_name", told.name), &told.name);
+        line(&format!("{}_path", told.name), &path);
         line("filter", &told.name);
         line("filter_version", &told.version);
         line("filter_thread_model", told.thread_model.name());

@@ -82,6 +82,12 @@ pub fn raise_descriptor_limit() {
     }
 }
 
+/// How many file descriptors the process may have.
+pub fn descriptor_limit() -> u64 {
+    use rustix::process::{Resource, getrlimit};
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// The operating system's description of a signal, for messages.
 pub fn signal_name(signal: i32) -> String {
     // SAFETY: strsignal returns a pointer to a string that stays valid until this thread calls it

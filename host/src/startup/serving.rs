@@ -4,8 +4,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rbdkit_chain::Chain;
-use rbdkit_server::{Listener, Server, ServerLimits, ServerOptions, Stop};
+use rbdkit_plugin_api::Usage;
+use rbdkit_server::{Listener, Server, ServerLimits, ServerOptions, Stop, connections_for};
 
+use super::process;
 use crate::cli::Plan;
 
 /// Serves until it is stopped and all requests are answered: one client on `stdio` if it is given,
@@ -22,10 +24,24 @@ pub async fn serve(
         Some((input, output)) => server.serve_one(input, output, stop).await,
         None => server.serve(listeners, stop).await,
     }
+    for Usage { account, limit, peak, .. } in server.usage() {
+        match limit {
+            u64::MAX => tracing::debug!("account {account}: at most {peak} were used"),
+            _ => tracing::debug!("account {account}: at most {peak} of {limit} were used"),
+        }
+    }
 }
 
 fn options(plan: &Plan) -> ServerOptions {
-    let mut limits = ServerLimits::default();
+    let mut limits = plan.limits.clone();
+    let possible = connections_for(process::descriptor_limit());
+    if limits.connections > possible {
+        // The default is more than most servers need, so falling below it is no reason to warn.
+        if limits.connections != ServerLimits::default().connections {
+            tracing::warn!("{possible} connections instead of {}: see ulimit -n", limits.connections);
+        }
+        limits.connections = possible;
+    }
     if let Some(threads) = plan.threads {
         limits.requests_per_connection = threads as usize;
     }

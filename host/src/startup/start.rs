@@ -1,5 +1,6 @@
 //! The steps between the command line and serving clients.
 
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -245,8 +246,15 @@ fn print_uri(reachable: &Reachable, plan: &Plan) {
         Reachable::Tcp { host, port } => uri::tcp(host, *port, &plan.exportname),
         Reachable::Unknown => return,
     };
-    // If standard output is closed, the URI is not needed.
-    let _ = writeln!(std::io::stdout(), "{uri}");
+    // As nbdkit: the URI, and commands to copy that use it. If standard output is closed, nobody
+    // needs them.
+    let mut lines = OsString::from(format!("{uri}\n"));
+    for command in ["nbdinfo", "nbdsh -u"] {
+        lines.push(format!("{command} "));
+        lines.push(uri::shell_quote(uri.as_ref()));
+        lines.push("\n");
+    }
+    let _ = std::io::stdout().write_all(lines.as_encoded_bytes());
 }
 
 fn exit_with(parent: Option<Pid>) -> Result<(), ConfigError> {

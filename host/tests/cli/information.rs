@@ -59,9 +59,26 @@ fn every_key_of_nbdkits_configuration_is_there() {
         let key = &line[..=line.find('=').unwrap()];
         assert!(ours.lines().any(|ours| ours.starts_with(key)), "{key}");
     }
-    for expected in
-        ["version_major=1", "version_minor=32", "exit_with_parent=yes", "tls=no", "selinux=no", "name=rbdkit"]
-    {
+    let value = |key: &str| ours.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap();
+    let binary = std::path::Path::new(PROGRAM);
+    assert_eq!(std::fs::canonicalize(value("binary")).unwrap(), std::fs::canonicalize(binary).unwrap());
+    for key in ["bindir", "sbindir", "plugindir", "filterdir"] {
+        assert!(std::path::Path::new(value(key)).join("rbdkit").exists(), "{key}={}", value(key));
+    }
+    for key in ["libdir", "mandir", "sysconfdir", "root_tls_certificates_dir"] {
+        assert!(value(key).starts_with('/'), "{key}={}", value(key));
+    }
+    for expected in [
+        "version_major=1",
+        "version_minor=32",
+        "exit_with_parent=yes",
+        "max_api_version=2",
+        "name=rbdkit",
+        "selinux=no",
+        "soext=so",
+        "timeout_option=yes",
+        "tls=no",
+    ] {
         assert!(ours.lines().any(|ours| ours == expected), "{expected}");
     }
     assert!(ours.contains(&format!("rbdkit_version={}\n", env!("CARGO_PKG_VERSION"))));
@@ -83,6 +100,54 @@ fn a_plugin_is_dumped_with_nbdkits_keys() {
     }
     let wrong = run(&TempDir::new(), &["--dump-plugin", "memory", "x=y"]);
     assert_eq!((wrong.status, wrong.stdout.as_str()), (1, ""));
+}
+
+#[test]
+fn every_key_of_nbdkits_dump_of_a_plugin_is_there() {
+    let keys = |dump: &str| -> Vec<String> {
+        dump.lines().filter_map(|line| Some(line.split_once('=')?.0.to_string())).collect()
+    };
+    // About nbdkit's implementation: the size of a C structure, functions of an old interface that
+    // have newer equivalents, and the version of a library that is not used here.
+    let others = |key: &str| key == "struct_size" || key.starts_with("has__") || key == "libnbd_version";
+    for plugin in ["curl", "data", "eval", "file", "memory", "nbd", "null", "pattern", "sh", "ssh"] {
+        let dump = printed(&format!("{plugin} --dump-plugin"));
+        let ours = keys(&dump);
+        let mut sorted = ours.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert_eq!(sorted.len(), ours.len(), "a key twice in {dump}");
+        for function in ["open", "get_size", "pread", "config"] {
+            assert!(dump.contains(&format!("has_{function}=1\n")), "{plugin}: {function}");
+        }
+        let Ok(output) = Command::new("nbdkit").args([plugin, "--dump-plugin"]).output() else { continue };
+        for key in keys(&String::from_utf8(output.stdout).unwrap()) {
+            assert!(others(&key) || ours.contains(&key), "{plugin}: {key}");
+        }
+    }
+    for (plugin, line) in [
+        ("curl", "curl_protocol_http=yes"),
+        ("curl", "curl_protocol_https=yes"),
+        ("file", "file_extents=yes"),
+        ("null", "errno_is_preserved=1"),
+    ] {
+        assert!(printed(&format!("--dump-plugin {plugin}")).lines().any(|ours| ours == line), "{plugin}: {line}");
+    }
+}
+
+#[test]
+fn a_dump_names_the_filters_and_their_thread_model_counts() {
+    let filter = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/filters/delay.wasm");
+    let dump = printed(&format!("--filter=cow --filter={filter} --dump-plugin null"));
+    let binary =
+        printed("--dump-config").lines().find_map(|line| Some(line.strip_prefix("binary=")?.to_string())).unwrap();
+    let paths = [format!("cow_path={binary}"), format!("delay_path={filter}")];
+    for line in ["cow_name=cow", "delay_name=delay"].into_iter().chain(paths.iter().map(String::as_str)) {
+        assert!(dump.lines().any(|ours| ours == line), "{line} in {dump}");
+    }
+    assert!(dump.contains("\nthread_model=parallel\n"), "{dump}");
+    let refused = run(&TempDir::new(), &["--dump-plugin", "-s", "null"]);
+    assert_eq!((refused.status, refused.stdout.as_str()), (1, ""));
 }
 
 #[test]

@@ -66,7 +66,8 @@ fn handshake_flags_can_be_masked() {
 fn the_uri_can_be_printed() {
     let directory = TempDir::new();
     let outcome = run(&directory, &["-U", "socket", "-e", "x", "--print-uri", "null", "--run", "true"]);
-    assert_eq!(outcome.stdout, format!("nbd+unix:///x?socket={}\n", directory.join("socket").display()));
+    let uri = format!("nbd+unix:///x?socket={}", directory.join("socket").display());
+    assert_eq!(outcome.stdout, format!("{uri}\nnbdinfo '{uri}'\nnbdsh -u '{uri}'\n"));
 }
 
 #[test]

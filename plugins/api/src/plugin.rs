@@ -31,8 +31,8 @@ pub struct OpenArgs {
 /// One layer's state for one connection: what the layer above calls.
 ///
 /// Operations run concurrently on one handle unless the layer's thread model says otherwise. The
-/// gate in front of the layer has checked the arguments: `offset + length` lies within the size,
-/// lengths are not 0, `span` lies within the buffer, a flag is only set if its capability was
+/// gate in front of the layer has checked the arguments: `offset + length` lies within the size (but
+/// it need not be aligned to the block sizes), lengths are not 0, `span` lies within the buffer, a flag is only set if its capability was
 /// offered, and nothing writes to a read-only handle. The payload of a write is data
 /// ([`Buffer::data`] works).
 ///
@@ -41,12 +41,17 @@ pub trait Handle: Send + Sync + 'static {
     /// The size in bytes, at most 2^63 - 1.
     fn get_size(&self) -> Op<Result<u64>>;
 
-    /// The block sizes; none if the layer has no constraints.
+    /// The block sizes; none if the layer has no constraints. Asked once at most, when a client or a
+    /// layer asks for them. An error counts as none.
+    ///
+    /// A client that asked for them keeps to them. Others need not: the host passes a request on
+    /// that is not aligned or too long, and a layer that cannot serve it answers EINVAL.
     fn block_size(&self) -> Op<Result<Option<BlockSizes>>> {
         Op::Ready(Ok(None))
     }
 
-    /// A description of the export for people.
+    /// A description of the export for people. Asked when a client asks for it. An error counts as
+    /// none.
     fn export_description(&self) -> Op<Result<Option<String>>> {
         Op::Ready(Ok(None))
     }
@@ -166,15 +171,15 @@ pub trait Plugin: Send + Sync + 'static {
         Box::pin(async { Ok(()) })
     }
 
-    /// The exports to list. By default the default export.
-    fn list_exports(&self, readonly: bool, tls: bool) -> BoxFuture<'_, Result<Vec<ExportEntry>>> {
-        Box::pin(async move {
-            let name = self.default_export(readonly, tls).await?;
-            Ok(vec![ExportEntry { name, description: None }])
-        })
+    /// The exports to list. None: the default export alone, which is what a plugin without a list
+    /// has. The host then asks for its name, once a connection, and lists nothing if that fails.
+    fn list_exports(&self, readonly: bool, tls: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
+        let _ = (readonly, tls);
+        Box::pin(async { Ok(None) })
     }
 
-    /// The export that the empty name means. By default the empty name itself.
+    /// The export that the empty name means. By default the empty name itself. Asked once for each
+    /// connection, when something needs it.
     fn default_export(&self, readonly: bool, tls: bool) -> BoxFuture<'_, Result<String>> {
         let _ = (readonly, tls);
         Box::pin(async { Ok(String::new()) })
@@ -198,6 +203,13 @@ pub trait Plugin: Send + Sync + 'static {
     /// programs or does not declare what it needs.
     fn access_rights(&self) -> Option<AccessRights> {
         None
+    }
+
+    /// Which of nbdkit's optional functions this plugin has an equivalent of, by nbdkit's names, for
+    /// `--dump-plugin`: scripts look for lines such as `has_can_trim=1` there. Every plugin has
+    /// those that the program adds itself: a configuration, `open`, `get_size` and `pread`.
+    fn optional_functions(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// Lines `key=value` that `--dump-plugin` adds.

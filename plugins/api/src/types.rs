@@ -72,6 +72,7 @@ pub struct Capabilities {
     /// `extents` can find holes or zeroes.
     pub extents: bool,
     /// A flush on one connection covers writes completed on every other (NBD_FLAG_CAN_MULTI_CONN).
+    /// The chain removes it if it serves one connection at a time.
     pub multi_conn: bool,
     /// Writing zeroes: [`Support::Emulate`] is by pwrite.
     pub zero: Support,
@@ -129,7 +130,8 @@ impl Capabilities {
 /// `maximum` a multiple of `minimum` or 0xffffffff (no limit).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockSizes {
-    /// Offsets and lengths must be multiples of it.
+    /// Offsets and lengths should be multiples of it. A client that negotiated block sizes is held
+    /// to it.
     pub minimum: u32,
     /// The size and alignment at which the layer works best.
     pub preferred: u32,

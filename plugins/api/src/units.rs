@@ -49,6 +49,16 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "is larger than 2^63 - 1 bytes".to_string())
 }
 
+/// A number of bytes as a size, with the largest unit that needs no fraction.
+pub fn format_size(bytes: u64) -> String {
+    for (suffix, scale) in [("G", 1 << 30), ("M", 1 << 20), ("k", 1 << 10)] {
+        if bytes >= scale && bytes.is_multiple_of(scale) {
+            return format!("{}{suffix}", bytes / scale);
+        }
+    }
+    bytes.to_string()
+}
+
 /// A boolean: `1 true t yes y on` or `0 false f no n off`, in any case.
 pub fn parse_bool(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {

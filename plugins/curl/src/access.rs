@@ -4,17 +4,18 @@ use std::path::{Path, PathBuf};
 
 use rbdkit_plugin_api::{AccessRights, DNS_PORT, Network};
 
-use crate::config::{Settings, is_https};
+use crate::config::Settings;
 
 /// Environment variables that name a proxy.
 const PROXIES: &[&str] = &["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
 
 /// What a server with these settings opens once it is confined.
 pub(crate) fn access_rights(settings: &Settings) -> AccessRights {
-    let files = [&settings.cainfo, &settings.capath, &settings.cookiefile];
+    let files = [&settings.cainfo, &settings.capath];
     let read: Vec<PathBuf> = files.into_iter().flatten().filter(|path| *path != Path::new("")).cloned().collect();
     let proxy = settings.proxy.is_some() || PROXIES.iter().any(|name| std::env::var_os(name).is_some());
-    let network = match (&settings.unix_socket_path, settings.followlocation || proxy, port(&settings.url)) {
+    let port = settings.address.as_ref().map(|address| address.origin.port);
+    let network = match (&settings.unix_socket_path, settings.followlocation || proxy, port) {
         (Some(_), _, _) => Network::None,
         // Only the server knows where its redirects lead.
         (None, false, Some(port)) => Network::Ports(vec![port, DNS_PORT]),
@@ -27,47 +28,20 @@ pub(crate) fn access_rights(settings: &Settings) -> AccessRights {
         .with_read(&["/usr/share/publicsuffix"])
 }
 
-/// The port of a URL, if the URL makes sense.
-fn port(url: &str) -> Option<u16> {
-    let (_, rest) = url.split_once("://")?;
-    let authority = rest.split(['/', '?', '#']).next()?;
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let after = match host.rsplit_once(']') {
-        Some((_, after)) => after,
-        None => &host[host.find(':').unwrap_or(host.len())..],
-    };
-    match after.strip_prefix(':') {
-        None | Some("") => Some(if is_https(url) { 443 } else { 80 }),
-        Some(digits) => digits.parse().ok(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::address::Address;
 
     fn network(change: impl FnOnce(&mut Settings)) -> Network {
-        let mut settings = Settings { url: "https://me:p@host/disk?at=1:2".into(), ..Settings::default() };
+        let address = Address::parse(b"https://me:p@host/disk?at=1:2").ok().map(Arc::new);
+        let mut settings = Settings { address, ..Settings::default() };
         // A proxy in the environment of the tests would count.
         settings.followlocation = false;
         change(&mut settings);
         access_rights(&settings).network
-    }
-
-    #[test]
-    fn the_port_of_a_url_is_known_unless_it_makes_no_sense() {
-        for (url, expected) in [
-            ("http://host/disk:7", Some(80)),
-            ("HTTPS://host", Some(443)),
-            ("https://me:secret@host:8443/disk", Some(8443)),
-            ("http://[::1]/disk", Some(80)),
-            ("http://[::1]:81?x", Some(81)),
-            ("http://host:/disk", Some(80)),
-            ("http://host:70000/disk", None),
-            ("http://host:8%30/disk", None),
-        ] {
-            assert_eq!(port(url), expected, "{url}");
-        }
     }
 
     #[test]

@@ -1,54 +1,72 @@
 //! The parameters, and what they mean together.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use curl::easy::{HttpVersion, IpResolve, SslVersion};
 use rbdkit_plugin_api::{ConfigError, Param, units};
 
-use crate::secret;
+use crate::address::Address;
+use crate::line::Line;
+use crate::redact;
+use crate::secret::{self, Secret};
 
 /// The parameters of the command line. [`crate::setup`] gives them to libcurl.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Settings {
+    /// `url=` as the user wrote it, which scripts get.
     pub(crate) url: String,
+    /// What the URL means. There is one once the parameters are complete.
+    pub(crate) address: Option<Arc<Address>>,
     /// `cainfo=`. An empty path: not even the system's file.
     pub(crate) cainfo: Option<PathBuf>,
     pub(crate) capath: Option<PathBuf>,
+    /// An answer of another version of the disk is an error.
+    pub(crate) check_changes: bool,
     /// Requests under way at once, at least 1.
     pub(crate) connections: usize,
-    pub(crate) cookie: Option<String>,
+    pub(crate) cookie: Option<Secret>,
     /// `cookiefile=`, or without it `cookiejar=`. An empty path: begin with no cookies.
     pub(crate) cookiefile: Option<PathBuf>,
     pub(crate) cookiejar: Option<PathBuf>,
-    pub(crate) cookie_script: Option<String>,
+    pub(crate) cookie_script: Option<OsString>,
     pub(crate) cookie_script_renew: Duration,
     pub(crate) followlocation: bool,
-    pub(crate) headers: Vec<String>,
-    pub(crate) header_script: Option<String>,
+    pub(crate) headers: Vec<Line>,
+    pub(crate) header_script: Option<OsString>,
     pub(crate) header_script_renew: Duration,
     pub(crate) http_version: Option<HttpVersion>,
     pub(crate) ipresolve: IpResolve,
-    pub(crate) user: Option<String>,
-    pub(crate) password: Option<String>,
+    /// Names of headers that other servers get too, in lower case.
+    pub(crate) location_trusted: Vec<String>,
+    pub(crate) user: Option<Secret>,
+    pub(crate) password: Option<Secret>,
     /// `protocols=`: the URL and redirects may use http.
     pub(crate) allow_http: bool,
     /// The same for https.
     pub(crate) allow_https: bool,
     pub(crate) proxy: Option<String>,
-    pub(crate) proxy_user: Option<String>,
-    pub(crate) proxy_password: Option<String>,
+    pub(crate) proxy_user: Option<Secret>,
+    pub(crate) proxy_password: Option<Secret>,
     pub(crate) resolve: Vec<String>,
     pub(crate) sslverify: bool,
     pub(crate) ssl_cipher_list: Option<String>,
     pub(crate) tls13_ciphers: Option<String>,
     pub(crate) ssl_version: Option<SslVersion>,
+    /// How long a request may go without progress.
+    pub(crate) stall_timeout: Option<Duration>,
     pub(crate) tcp_keepalive: bool,
     pub(crate) tcp_nodelay: bool,
     pub(crate) timeout: Option<Duration>,
     pub(crate) unix_socket_path: Option<PathBuf>,
-    pub(crate) user_agent: Option<String>,
+    pub(crate) user_agent: Option<Secret>,
 }
+
+/// The default of `stall-timeout=`. An attempt to connect may take as long.
+const STALL_TIMEOUT: Duration = Duration::from_secs(300);
 
 #[derive(Default)]
 pub(crate) struct Config {
@@ -59,8 +77,10 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             url: String::new(),
+            address: None,
             cainfo: None,
             capath: None,
+            check_changes: true,
             connections: 16,
             cookie: None,
             cookiefile: None,
@@ -73,6 +93,7 @@ impl Default for Settings {
             header_script_renew: Duration::ZERO,
             http_version: None,
             ipresolve: IpResolve::Any,
+            location_trusted: Vec::new(),
             user: None,
             password: None,
             allow_http: true,
@@ -85,6 +106,7 @@ impl Default for Settings {
             ssl_cipher_list: None,
             tls13_ciphers: None,
             ssl_version: None,
+            stall_timeout: Some(STALL_TIMEOUT),
             tcp_keepalive: false,
             tcp_nodelay: true,
             timeout: None,
@@ -109,25 +131,30 @@ impl Config {
     pub(crate) fn set(&mut self, param: Param<'_>) -> Result<(), ConfigError> {
         let settings = &mut self.settings;
         match param.key {
-            "url" => settings.url = url(param)?,
+            "url" => {
+                let (url, address) = url(param)?;
+                settings.url = url;
+                settings.address = Some(Arc::new(address));
+            }
             "cainfo" if param.value.is_empty() => settings.cainfo = Some(PathBuf::new()),
             "cainfo" => settings.cainfo = Some(existing(param)?),
             "capath" => settings.capath = Some(existing(param)?),
+            "check-changes" => settings.check_changes = param.bool()?,
             "connections" => {
                 settings.connections = match number(param)? {
                     n @ 1..=1024 => n as usize,
                     _ => return Err(param.error("has to be from 1 to 1024")),
                 }
             }
-            "cookie" => settings.cookie = Some(secret::read(param)?),
+            "cookie" => settings.cookie = Some(printable(param, secret::read(param)?)?),
             "cookiefile" if param.value.is_empty() => settings.cookiefile = Some(PathBuf::new()),
             "cookiefile" => settings.cookiefile = Some(absolute(param)?),
             "cookiejar" => settings.cookiejar = Some(absolute(param)?),
-            "cookie-script" => settings.cookie_script = Some(param.text()?.to_string()),
+            "cookie-script" => settings.cookie_script = Some(param.value.to_os_string()),
             "cookie-script-renew" => settings.cookie_script_renew = Duration::from_secs(number(param)?.into()),
             "followlocation" => settings.followlocation = param.bool()?,
-            "header" => settings.headers.push(line(param)?),
-            "header-script" => settings.header_script = Some(param.text()?.to_string()),
+            "header" => settings.headers.push(header(param)?),
+            "header-script" => settings.header_script = Some(param.value.to_os_string()),
             "header-script-renew" => settings.header_script_renew = Duration::from_secs(number(param)?.into()),
             "http-version" => settings.http_version = http_version(param)?,
             "ipresolve" => {
@@ -138,24 +165,24 @@ impl Config {
                     _ => return Err(param.error("is not one of any, v4, v6")),
                 }
             }
+            "location-trusted" => settings.location_trusted = names(param)?,
             "password" => settings.password = Some(secret::read(param)?),
             "protocols" => (settings.allow_http, settings.allow_https) = protocols(param)?,
-            "proxy" => settings.proxy = Some(line(param)?),
+            "proxy" => settings.proxy = Some(proxy(param)?),
             "proxy-password" => settings.proxy_password = Some(secret::read(param)?),
-            "proxy-user" => settings.proxy_user = Some(line(param)?),
+            "proxy-user" => settings.proxy_user = Some(bytes(param)?),
             "resolve" => settings.resolve.push(line(param)?),
             "sslverify" => settings.sslverify = param.bool()?,
             "ssl-cipher-list" => settings.ssl_cipher_list = Some(line(param)?),
             "tls13-ciphers" => settings.tls13_ciphers = Some(line(param)?),
             "ssl-version" => settings.ssl_version = ssl_version(param)?,
+            "stall-timeout" => settings.stall_timeout = seconds(param)?,
             "tcp-keepalive" => settings.tcp_keepalive = param.bool()?,
             "tcp-nodelay" => settings.tcp_nodelay = param.bool()?,
-            "timeout" => {
-                settings.timeout = Some(number(param)?).filter(|n| *n > 0).map(|n| Duration::from_secs(n.into()))
-            }
+            "timeout" => settings.timeout = seconds(param)?,
             "unix-socket-path" | "unix_socket_path" => settings.unix_socket_path = Some(absolute(param)?),
-            "user" => settings.user = Some(line(param)?),
-            "user-agent" | "useragent" => settings.user_agent = Some(line(param)?),
+            "user" => settings.user = Some(bytes(param)?),
+            "user-agent" | "useragent" => settings.user_agent = Some(bytes(param)?),
             _ => return Err(param.unknown("curl")),
         }
         Ok(())
@@ -165,11 +192,10 @@ impl Config {
     pub(crate) fn complete(&mut self) -> Result<(), ConfigError> {
         let settings = &mut self.settings;
         let wrong = |what: &str| Err(ConfigError::new(format!("curl: {what}")));
-        if settings.url.is_empty() {
+        let Some(address) = &settings.address else {
             return wrong("what to serve has to be given: [url=]URL");
-        }
-        let allowed = if is_https(&settings.url) { settings.allow_https } else { settings.allow_http };
-        if !allowed {
+        };
+        if !settings.allows(address) {
             return wrong("protocols= does not allow the protocol of url=");
         }
         if !settings.headers.is_empty() && settings.header_script.is_some() {
@@ -191,33 +217,92 @@ impl Config {
     }
 }
 
-/// Whether a URL that [`url`] accepted uses HTTPS.
-pub(crate) fn is_https(url: &str) -> bool {
-    url.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"))
-}
-
-/// The URL. Only http and https: other protocols have a plugin of their own or cannot read ranges.
-fn url(param: Param<'_>) -> Result<String, ConfigError> {
-    let text = line(param)?;
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return Err(param.error("is not a URL: http://HOST/PATH or https://HOST/PATH"));
-    };
-    match scheme.to_ascii_lowercase().as_str() {
-        "http" | "https" if rest.is_empty() || rest.starts_with('/') => Err(param.error("names no host")),
-        "http" | "https" => Ok(text),
-        "file" => Err(param.error("only http and https are served: for a file use the file plugin")),
-        "sftp" | "scp" => Err(param.error("only http and https are served: for ssh use the ssh plugin")),
-        _ => Err(param.error(format!("only http and https are served, not {scheme}"))),
+impl Settings {
+    /// Whether `protocols=` allows the protocol of this address.
+    pub(crate) fn allows(&self, address: &Address) -> bool {
+        if address.origin.https { self.allow_https } else { self.allow_http }
     }
 }
 
-/// One line of text, for a header or a URL.
+/// The URL. The error shows it without its secrets.
+fn url(param: Param<'_>) -> Result<(String, Address), ConfigError> {
+    let text = param.value.to_str().ok_or_else(|| {
+        ConfigError::new("url: is not UTF-8 text (in a URL other bytes are written %XX, two hexadecimal digits)")
+    })?;
+    if text.bytes().any(is_control) {
+        return Err(ConfigError::new("url: contains control characters"));
+    }
+    match Address::parse(text.as_bytes()) {
+        Ok(address) => Ok((text.to_string(), address)),
+        Err(wrong) => Err(ConfigError::new(format!("url={}: {wrong}", redact::url(text)))),
+    }
+}
+
+/// The proxy: libcurl's text for it. The error shows it without user and password.
+fn proxy(param: Param<'_>) -> Result<String, ConfigError> {
+    let wrong = |what: &str| ConfigError::new(format!("proxy={}: {what}", redact::url(&param.value.to_string_lossy())));
+    let text = param.value.to_str().ok_or_else(|| wrong("is not UTF-8 text"))?;
+    if text.bytes().any(is_control) {
+        return Err(ConfigError::new("proxy: contains control characters"));
+    }
+    let scheme = text.split_once("://").map_or("http", |(scheme, _)| scheme).to_ascii_lowercase();
+    match PROXY_SCHEMES.contains(&scheme.as_str()) {
+        true => Ok(text.to_string()),
+        false => Err(wrong(&format!("is not a proxy that libcurl has: {}", PROXY_SCHEMES.join(", ")))),
+    }
+}
+
+/// The kinds of proxies that libcurl has.
+const PROXY_SCHEMES: &[&str] = &["http", "https", "socks4", "socks4a", "socks5", "socks5h"];
+
+fn is_control(byte: u8) -> bool {
+    byte < b' ' && byte != b'\t' || byte == 0x7f
+}
+
+/// One line of text that is not a secret.
 fn line(param: Param<'_>) -> Result<String, ConfigError> {
     let text = param.text()?;
-    match text.bytes().any(|byte| byte < b' ' && byte != b'\t' || byte == 0x7f) {
+    match text.bytes().any(is_control) {
         true => Err(ConfigError::new(format!("{}: contains control characters", param.key))),
         false => Ok(text.to_string()),
     }
+}
+
+/// One line of bytes, for a header.
+fn bytes(param: Param<'_>) -> Result<Secret, ConfigError> {
+    match Secret::new(param.value.as_bytes()) {
+        Ok(secret) => printable(param, secret),
+        Err(wrong) => Err(ConfigError::new(format!("{}: {wrong}", param.key))),
+    }
+}
+
+/// Refuses control characters, which no header may contain.
+fn printable(param: Param<'_>, secret: Secret) -> Result<Secret, ConfigError> {
+    match secret.bytes().iter().copied().any(is_control) {
+        true => Err(ConfigError::new(format!("{}: contains control characters", param.key))),
+        false => Ok(secret),
+    }
+}
+
+fn header(param: Param<'_>) -> Result<Line, ConfigError> {
+    Line::new(bytes(param)?)
+        .ok_or_else(|| ConfigError::new("header: is not 'Name: value', nor 'Name:' or 'Name;' without a value"))
+}
+
+/// A list of names of headers.
+fn names(param: Param<'_>) -> Result<Vec<String>, ConfigError> {
+    let names = param.text()?.split(',').map(|name| name.trim().to_ascii_lowercase());
+    names
+        .map(|name| match !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+            true => Ok(name),
+            false => Err(param.error("is not a list of names of headers, for example Cookie,Authorization,X-Token")),
+        })
+        .collect()
+}
+
+/// A number of seconds, where 0 means no limit.
+fn seconds(param: Param<'_>) -> Result<Option<Duration>, ConfigError> {
+    Ok(Some(number(param)?).filter(|n| *n > 0).map(|n| Duration::from_secs(n.into())))
 }
 
 fn number(param: Param<'_>) -> Result<u32, ConfigError> {

@@ -5,25 +5,31 @@
 //! most `connections=` requests run; the others wait in order. Transfers are reused, because
 //! creating one costs more than changing the options that differ between requests.
 //!
-//! In libcurl each transfer has its own cookies. The driver gives the cookies that one transfer
-//! receives to the others before their next request.
+//! A request whose answer nobody waits for any more is dropped at once, with its connection: the
+//! client has left, or the server stops. So a server that never answers keeps nothing busy.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use curl::easy::Easy2;
 use curl::multi::{Easy2Handle, Multi, MultiWaker};
+use rbdkit_plugin_api::rate::Rate;
 use rbdkit_plugin_api::{ConfigError, Errno, Error, StopScope, lock};
 use tokio::sync::oneshot;
 
 use crate::config::Settings;
+use crate::cookies::{self, Cookies, Counter};
 use crate::jar::Jar;
+use crate::secret::Secret;
 use crate::setup;
-use crate::transfer::{Job, Transfer};
+use crate::transfer::{Answer, Job, Kept, Transfer};
 
 enum Message {
     Request(Job),
+    /// Somebody has stopped waiting for an answer.
+    Abandoned,
     /// Write the cookie jar.
     SaveCookies(oneshot::Sender<()>),
     /// The server stops: end these requests, and refuse later ones.
@@ -34,8 +40,32 @@ enum Message {
 /// confined itself, and ends when this value is dropped.
 pub(crate) struct Driver {
     /// Moves into the thread when it starts.
-    prepared: Mutex<Option<(Settings, Option<Arc<Jar>>)>>,
+    prepared: Mutex<Option<Prepared>>,
     thread: OnceLock<Thread>,
+}
+
+#[derive(Clone)]
+struct Prepared {
+    settings: Settings,
+    /// The cookies to begin with, if cookies are kept.
+    cookies: Option<Vec<Secret>>,
+    jar: Option<Arc<Jar>>,
+}
+
+/// Waits for the answer to a request. Dropping it drops the request.
+struct Waiting<'a> {
+    driver: &'a Driver,
+    answer: oneshot::Receiver<Answer>,
+    is_answered: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.answer.close();
+            self.driver.send(Message::Abandoned);
+        }
+    }
 }
 
 struct Thread {
@@ -47,15 +77,26 @@ impl Driver {
     /// For these settings.
     ///
     /// # Errors
-    /// If the cookie jar cannot be written.
+    /// If the cookies cannot be read, or the cookie jar cannot be written.
     pub(crate) fn new(settings: Settings) -> Result<Driver, ConfigError> {
+        let cookies = settings.cookiefile.as_deref().map(cookies::read).transpose()?;
         let jar = settings.cookiejar.as_deref().map(Jar::open).transpose()?.map(Arc::new);
-        Ok(Driver { prepared: Mutex::new(Some((settings, jar))), thread: OnceLock::new() })
+        Ok(Driver { prepared: Mutex::new(Some(Prepared { settings, cookies, jar })), thread: OnceLock::new() })
     }
 
-    /// Hands over a request. If there is no thread the job is dropped, which its sender sees.
-    pub(crate) fn request(&self, job: Job) {
+    /// The two ends of an answer.
+    pub(crate) fn reply() -> (oneshot::Sender<Answer>, oneshot::Receiver<Answer>) {
+        oneshot::channel()
+    }
+
+    /// Sends a request and waits for its answer at the other end of its `reply`. None if there is
+    /// no thread. If the future is dropped, the request is dropped too, with its connection.
+    pub(crate) async fn answer(&self, job: Job, answer: oneshot::Receiver<Answer>) -> Option<Answer> {
+        let mut waiting = Waiting { driver: self, answer, is_answered: false };
         self.send(Message::Request(job));
+        let answer = (&mut waiting.answer).await;
+        waiting.is_answered = true;
+        answer.ok()
     }
 
     /// Ends the requests that `scope` names, if there are any.
@@ -88,12 +129,12 @@ impl Driver {
         }
         // Other requests wait here until the thread has started.
         let mut prepared = lock(&self.prepared);
-        if let Some((settings, jar)) = prepared.take() {
-            match Thread::start(settings.clone(), jar.clone()) {
+        if let Some(parts) = prepared.take() {
+            match Thread::start(parts.clone()) {
                 Ok(thread) => drop(self.thread.set(thread)),
                 Err(error) => {
                     tracing::error!("curl: cannot start a thread: {error}");
-                    *prepared = Some((settings, jar));
+                    *prepared = Some(parts);
                 }
             }
         }
@@ -102,14 +143,14 @@ impl Driver {
 }
 
 impl Thread {
-    fn start(settings: Settings, jar: Option<Arc<Jar>>) -> std::io::Result<Thread> {
+    fn start(prepared: Prepared) -> std::io::Result<Thread> {
         let (messages, receiver) = channel();
         // A multi handle cannot move to another thread, so the new thread makes it.
         let (waker_out, waker_in) = channel();
         std::thread::Builder::new().name("curl".into()).spawn(move || {
             let multi = Multi::new();
             if waker_out.send(multi.waker()).is_ok() {
-                Loop::new(multi, settings, jar, receiver).run();
+                Loop::new(multi, prepared, receiver).run();
             }
         })?;
         let waker = waker_in.recv().map_err(std::io::Error::other)?;
@@ -126,17 +167,10 @@ impl Drop for Thread {
 }
 
 enum Slot {
-    Idle(Box<Easy2<Transfer>>, u64),
+    Idle(Box<Easy2<Transfer>>),
     Busy(Easy2Handle<Transfer>),
     /// Between two states, or after an error of libcurl.
     Empty,
-}
-
-/// All cookies, as lines of a cookie file. The generation changes with every change of the cookies.
-#[derive(Default)]
-struct Cookies {
-    lines: Vec<String>,
-    generation: u64,
 }
 
 struct Loop {
@@ -150,28 +184,35 @@ struct Loop {
     cookies: Option<Cookies>,
     /// The requests that are refused, because the server stops.
     stopped: Option<StopScope>,
+    set_cookies: Counter,
+    /// Limits the warnings about cookies.
+    warnings: Rate,
 }
 
 impl Loop {
-    fn new(mut multi: Multi, settings: Settings, jar: Option<Arc<Jar>>, messages: Receiver<Message>) -> Loop {
-        let cookies = settings.cookiefile.as_ref().map(|_| Cookies::default());
+    fn new(mut multi: Multi, prepared: Prepared, messages: Receiver<Message>) -> Loop {
+        let Prepared { settings, cookies, jar } = prepared;
+        let set_cookies = Counter::default();
+        let host = settings.address.as_ref().map_or("", |address| address.host());
+        let cookies = cookies.and_then(|lines| {
+            let cookies = Cookies::new(&lines, host, Rc::clone(&set_cookies));
+            cookies.inspect_err(|error| tracing::error!("curl: no cookies are kept: {error}")).ok()
+        });
         // Keeps as many idle connections as requests can run. If libcurl refuses, it uses its
         // default.
         let _ = multi.set_max_connects(settings.connections);
-        Loop { multi, settings, jar, messages, waiting: VecDeque::new(), slots: Vec::new(), cookies, stopped: None }
+        let (waiting, slots, warnings) = (VecDeque::new(), Vec::new(), Rate::new(1, 1));
+        Loop { multi, settings, jar, messages, waiting, slots, cookies, stopped: None, set_cookies, warnings }
     }
 
     fn run(mut self) {
-        loop {
-            match self.take_messages() {
-                Ok(()) => {}
-                Err(_) if self.is_idle() => return,
-                Err(_) => {}
-            }
+        // Without a sender nobody waits for an answer.
+        while self.take_messages().is_ok() {
             self.start_waiting();
             if let Err(error) = self.multi.perform() {
                 tracing::error!("curl: {error}");
             }
+            self.bound_cookies();
             if self.finish() {
                 continue;
             }
@@ -181,12 +222,9 @@ impl Loop {
         }
     }
 
-    fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && !self.slots.iter().any(|slot| matches!(slot, Slot::Busy(_)))
-    }
-
     /// Receives all messages that have come; an error if the channel is closed.
     fn take_messages(&mut self) -> Result<(), TryRecvError> {
+        let mut is_any_abandoned = false;
         loop {
             match self.messages.try_recv() {
                 Ok(Message::Request(job)) if self.stopped.is_some_and(|scope| job.task.ends_with() <= scope) => {
@@ -194,17 +232,59 @@ impl Loop {
                 }
                 Ok(Message::Request(job)) => self.waiting.push_back(job),
                 Ok(Message::Stop(scope)) => self.stop(scope),
+                Ok(Message::Abandoned) => is_any_abandoned = true,
                 Ok(Message::SaveCookies(done)) => {
-                    if let (Some(cookies), Some(jar)) = (&self.cookies, &self.jar)
-                        && let Err(error) = jar.write(&cookies.lines)
-                    {
-                        tracing::error!("curl: cannot write the cookie jar: {error}");
-                    }
+                    self.save_cookies();
                     let _ = done.send(());
                 }
-                Err(TryRecvError::Empty) => return Ok(()),
+                Err(TryRecvError::Empty) => break,
                 Err(error) => return Err(error),
             }
+        }
+        if is_any_abandoned {
+            self.drop_abandoned();
+        }
+        Ok(())
+    }
+
+    /// Drops the requests that nobody waits for any more. libcurl closes their connections (or
+    /// ends their streams of HTTP/2).
+    fn drop_abandoned(&mut self) {
+        self.waiting.retain(|job| !job.is_abandoned());
+        for slot in &mut self.slots {
+            if !matches!(slot, Slot::Busy(handle) if handle.get_ref().is_abandoned()) {
+                continue;
+            }
+            let Slot::Busy(handle) = std::mem::replace(slot, Slot::Empty) else { continue };
+            match self.multi.remove2(handle) {
+                Ok(mut easy) => {
+                    easy.get_mut().forget();
+                    *slot = Slot::Idle(Box::new(easy));
+                }
+                Err(error) => tracing::error!("curl: {error}"),
+            }
+        }
+    }
+
+    fn save_cookies(&mut self) {
+        let (Some(cookies), Some(jar)) = (&mut self.cookies, &self.jar) else { return };
+        let written = cookies.list().map_err(std::io::Error::other).and_then(|list| jar.write(&list));
+        if let Err(error) = written {
+            tracing::error!("curl: cannot write the cookie jar: {error}");
+        }
+    }
+
+    /// Keeps the set of cookies within its bounds.
+    fn bound_cookies(&mut self) {
+        let Some(cookies) = &mut self.cookies else {
+            self.set_cookies.set(0);
+            return;
+        };
+        match cookies.bound() {
+            Ok(false) => {}
+            Ok(true) if self.warnings.admit().is_none() => {}
+            Ok(true) => tracing::warn!("curl: the server sets too many cookies: the last ones are not kept"),
+            Err(error) => tracing::error!("curl: {error}"),
         }
     }
 
@@ -242,7 +322,7 @@ impl Loop {
 
     /// An idle transfer, if there is one. Otherwise room for a new one, up to `connections=`.
     fn free_slot(&mut self) -> Option<usize> {
-        if let Some(place) = self.slots.iter().position(|slot| matches!(slot, Slot::Idle(..))) {
+        if let Some(place) = self.slots.iter().position(|slot| matches!(slot, Slot::Idle(_))) {
             return Some(place);
         }
         if let Some(place) = self.slots.iter().position(|slot| matches!(slot, Slot::Empty)) {
@@ -256,25 +336,22 @@ impl Loop {
     }
 
     fn start(&mut self, place: usize, job: Job) {
-        let (mut easy, seen) = match std::mem::replace(&mut self.slots[place], Slot::Empty) {
-            Slot::Idle(easy, seen) => (easy, seen),
-            _ => match setup::handle(&self.settings) {
-                Ok(easy) => (Box::new(easy), 0),
+        let mut easy = match std::mem::replace(&mut self.slots[place], Slot::Empty) {
+            Slot::Idle(easy) => easy,
+            _ => match setup::handle(&self.settings, Rc::clone(&self.set_cookies)) {
+                Ok(easy) => Box::new(easy),
                 Err(error) => {
-                    let mut transfer = Transfer::default();
+                    let mut transfer = Transfer::new(Kept::default());
                     transfer.begin(job);
-                    return transfer.end(Err(error), None);
+                    return transfer.end(Err(error));
                 }
             },
         };
-        let ready = setup::request(&mut easy, &job).and_then(|()| match &self.cookies {
-            Some(cookies) if cookies.generation != seen => cookies.give(&mut easy),
-            _ => Ok(()),
-        });
+        let ready = setup::request(&mut easy, &job, self.cookies.as_ref());
         easy.get_mut().begin(job);
         if let Err(error) = ready {
-            easy.get_mut().end(Err(error), None);
-            self.slots[place] = Slot::Idle(easy, seen);
+            easy.get_mut().end(Err(error));
+            self.slots[place] = Slot::Idle(easy);
             return;
         }
         match self.multi.add2(*easy) {
@@ -311,13 +388,8 @@ impl Loop {
                     continue;
                 }
             };
-            let url = easy.effective_url().ok().flatten().map(str::to_string);
-            let generation = match &mut self.cookies {
-                Some(cookies) => cookies.learn(&mut easy),
-                None => 0,
-            };
-            easy.get_mut().end(result, url);
-            self.slots[place] = Slot::Idle(easy, generation);
+            easy.get_mut().end(result);
+            self.slots[place] = Slot::Idle(easy);
         }
         any
     }
@@ -326,23 +398,4 @@ impl Loop {
 /// The error of a request that the server does not wait for.
 fn stopped() -> Error {
     Error::new(Errno::Eshutdown, "the server stops")
-}
-
-impl Cookies {
-    /// Takes over the cookies of a transfer and returns their generation.
-    fn learn(&mut self, easy: &mut Easy2<Transfer>) -> u64 {
-        let Ok(list) = easy.cookies() else { return 0 };
-        let lines: Vec<String> = list.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
-        if lines != self.lines {
-            self.lines = lines;
-            self.generation += 1;
-        }
-        self.generation
-    }
-
-    /// Replaces the cookies of a transfer.
-    fn give(&self, easy: &mut Easy2<Transfer>) -> Result<(), curl::Error> {
-        easy.cookie_list("ALL")?;
-        self.lines.iter().try_for_each(|line| easy.cookie_list(line))
-    }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use rbdkit_plugin_api::{BoxFuture, Buffer, Capabilities, Done, Flags, Handle, Op, Result, Span, Support};
 
-use crate::remote::{Disk, Remote};
+use crate::disk::Disk;
+use crate::remote::Remote;
 
 pub(crate) struct CurlHandle {
     remote: Arc<Remote>,

@@ -23,9 +23,13 @@ impl Jar {
     }
 
     /// Replaces the content by these lines, one for each cookie.
-    pub(crate) fn write(&self, cookies: &[String]) -> std::io::Result<()> {
-        let text = cookies.iter().fold(HEAD.to_owned(), |text, line| text + line + "\n");
-        self.0.write_all_at(text.as_bytes(), 0)?;
+    pub(crate) fn write(&self, cookies: &[Vec<u8>]) -> std::io::Result<()> {
+        let mut text = HEAD.as_bytes().to_vec();
+        for line in cookies {
+            text.extend_from_slice(line);
+            text.push(b'\n');
+        }
+        self.0.write_all_at(&text, 0)?;
         self.0.set_len(text.len() as u64)
     }
 }

@@ -7,8 +7,11 @@
 //!
 //! **Never wrong data.** An answer is accepted only if it says that it is the range that was asked
 //! for, of a disk of the size and version that the client knows, and if it is complete. Everything
-//! else is EIO, with a sentence that says what came instead. The size of the request limits how
-//! much a server can send.
+//! else is EIO, with a sentence that says what came instead.
+//!
+//! **The web server is not trusted.** Secrets go only to the server of `url=`, not where it
+//! redirects to, and stand in no message. Everything that a server can send for one request has a
+//! bound, and a request can be dropped at any moment.
 //!
 //! The plugin uses the system's libcurl, because nbdkit's plugin does too. Every parameter, cookie
 //! file, proxy variable and certificate store has the same meaning in both, and the distribution
@@ -16,24 +19,40 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | [`config`] | the parameters |
-//! | [`secret`] | passwords from files, descriptors and terminals |
-//! | [`setup`] | the options of libcurl |
-//! | [`script`] | `header-script` and `cookie-script` |
-//! | [`head`] | the head of an answer, and whether it is the answer to the request |
-//! | [`transfer`] | one request and its result |
-//! | [`jar`] | the file that cookies are written to |
-//! | [`access`] | the files and network ports that requests open |
-//! | [`driver`] | the thread that drives all transfers |
-//! | [`remote`] | requests with tokens and a second attempt; the disk's size and version |
 //! | [`handle`] | one client's connection |
+//! | [`find`] | the disk's size and version, when a client connects |
+//! | [`remote`] | requests with tokens, a second attempt, redirects and parts |
+//! | [`disk`] | the disk that a client knows, and whether it has changed |
+//! | [`driver`] | the thread that drives all transfers |
+//! | [`setup`] | the options of libcurl |
+//! | [`transfer`] | one request and its result |
+//! | [`head`] | the head of an answer, and whether it is the answer to the request |
+//! | [`cookies`] | the cookies that servers set |
+//! | [`jar`] | the file that cookies are written to |
+//! | [`script`] | `header-script` and `cookie-script` |
+//! | [`identity`] | what a request says about us, and to whom |
+//! | [`line`] | header lines |
+//! | [`access`] | the files and network ports that requests open |
+//! | [`config`] | the parameters |
+//! | [`address`] | URLs |
+//! | [`secret`] | bytes that nothing prints; passwords from files, descriptors and terminals |
+//! | [`redact`] | URLs for messages, without their secrets |
+//! | [`raw`] | what libcurl has and the crate `curl` has not |
 
 mod access;
+mod address;
 mod config;
+mod cookies;
+mod disk;
 mod driver;
+mod find;
 mod handle;
 mod head;
+mod identity;
 mod jar;
+mod line;
+mod raw;
+mod redact;
 mod remote;
 mod script;
 mod secret;
@@ -66,16 +85,24 @@ pub const INFO: PluginInfo = PluginInfo {
 
 fn params() -> Vec<ParamSpec> {
     vec![
-        ParamSpec::string("url").placeholder("URL").magic().required().help("The disk image, http:// or https://"),
+        ParamSpec::string("url")
+            .placeholder("URL")
+            .magic()
+            .required()
+            .secret()
+            .help("The disk image, http:// or https://"),
         ParamSpec::path("cainfo")
             .placeholder("[FILENAME]")
             .help("File of the certificate authorities to trust; empty: no file"),
         ParamSpec::path("capath").placeholder("DIRECTORY").help("Directory of the certificate authorities to trust"),
+        ParamSpec::bool("check-changes")
+            .default_value("true")
+            .help("A version of the disk that differs (ETag, Last-Modified) is an error"),
         ParamSpec::string("connections")
             .placeholder("N")
             .default_value("16")
             .help("Requests under way at once, 1 to 1024"),
-        ParamSpec::string("cookie")
+        ParamSpec::bytes("cookie")
             .placeholder("COOKIES")
             .secret()
             .help("Cookies to send: NAME=VALUE; NAME=VALUE. Or +FILENAME, -FD, -"),
@@ -83,14 +110,17 @@ fn params() -> Vec<ParamSpec> {
             .placeholder("[FILENAME]")
             .help("Keep the server's cookies, beginning with those of the file"),
         ParamSpec::path("cookiejar").help("As cookiefile, and write the cookies back"),
-        ParamSpec::string("cookie-script").placeholder("SCRIPT").help("A shell script that prints cookies"),
+        ParamSpec::bytes("cookie-script").secret().placeholder("SCRIPT").help("A shell script that prints cookies"),
         ParamSpec::string("cookie-script-renew")
             .placeholder("SECONDS")
             .default_value("0")
             .help("Run cookie-script again after this time; 0: never"),
         ParamSpec::bool("followlocation").default_value("true").help("Follow redirects"),
-        ParamSpec::string("header").placeholder("LINE").repeat().help("A header line to send"),
-        ParamSpec::string("header-script").placeholder("SCRIPT").help("A shell script that prints header lines"),
+        ParamSpec::bytes("header").secret().placeholder("LINE").repeat().help("A header line to send"),
+        ParamSpec::bytes("header-script")
+            .secret()
+            .placeholder("SCRIPT")
+            .help("A shell script that prints header lines"),
         ParamSpec::string("header-script-renew")
             .placeholder("SECONDS")
             .default_value("0")
@@ -102,7 +132,10 @@ fn params() -> Vec<ParamSpec> {
             .placeholder("any|v4|v6")
             .default_value("any")
             .help("Which addresses of a host name to use"),
-        ParamSpec::string("password")
+        ParamSpec::string("location-trusted")
+            .placeholder("NAME,...")
+            .help("Header lines that also go to other servers after a redirect: Cookie,Authorization,X-Token"),
+        ParamSpec::bytes("password")
             .placeholder("PASSWORD")
             .secret()
             .help("The password of the user. Or +FILENAME, -FD, -"),
@@ -110,9 +143,9 @@ fn params() -> Vec<ParamSpec> {
             .placeholder("P,P,...")
             .default_value("http,https")
             .help("Protocols that the URL and redirects may use"),
-        ParamSpec::string("proxy").placeholder("[URL]").help("Go through this proxy; empty: through none"),
-        ParamSpec::string("proxy-user").placeholder("USER").help("The user to log in to the proxy as"),
-        ParamSpec::string("proxy-password")
+        ParamSpec::string("proxy").secret().placeholder("[URL]").help("Go through this proxy; empty: through none"),
+        ParamSpec::bytes("proxy-user").secret().placeholder("USER").help("The user to log in to the proxy as"),
+        ParamSpec::bytes("proxy-password")
             .placeholder("PASSWORD")
             .secret()
             .help("The password of that user. Or +FILENAME, -FD, -"),
@@ -126,6 +159,10 @@ fn params() -> Vec<ParamSpec> {
         ParamSpec::string("ssl-version")
             .placeholder("VERSION")
             .help("The lowest version: tlsv1, tlsv1.0, tlsv1.1, tlsv1.2 or tlsv1.3"),
+        ParamSpec::string("stall-timeout")
+            .placeholder("SECONDS")
+            .default_value("300")
+            .help("Give up a request that makes no progress for this time; 0: never"),
         ParamSpec::bool("tcp-keepalive").default_value("false").help("Probe idle connections"),
         ParamSpec::bool("tcp-nodelay").default_value("true").help("Send small packets at once"),
         ParamSpec::string("timeout")
@@ -136,8 +173,8 @@ fn params() -> Vec<ParamSpec> {
             .placeholder("PATH")
             .alias("unix_socket_path")
             .help("Connect to this Unix socket"),
-        ParamSpec::string("user").placeholder("USER").help("The user to log in as"),
-        ParamSpec::string("user-agent")
+        ParamSpec::bytes("user").secret().placeholder("USER").help("The user to log in as"),
+        ParamSpec::bytes("user-agent")
             .placeholder("NAME")
             .alias("useragent")
             .help("The User-Agent header; without it, none is sent"),
@@ -183,7 +220,7 @@ impl Plugin for Curl {
             let Some(remote) = &self.remote else {
                 return Err(Error::new(Errno::Enxio, "curl: used before it was configured"));
             };
-            let disk = Arc::clone(remote).find().await?;
+            let disk = find::find(remote).await?;
             Ok(Arc::new(CurlHandle::new(Arc::clone(remote), disk, args.readonly)) as Arc<dyn Handle>)
         })
     }
@@ -194,11 +231,18 @@ impl Plugin for Curl {
         }
     }
 
+    fn optional_functions(&self) -> &'static [&'static str] {
+        &["load", "unload", "dump_plugin", "after_fork", "cleanup", "close", "can_write", "can_multi_conn", "pwrite"]
+    }
+
     fn dump_plugin(&self) -> Vec<(String, String)> {
         let version = curl::Version::get();
         let mut lines = vec![("curl_version".to_string(), version.version().to_string())];
         if let Some(ssl) = version.ssl_version() {
             lines.push(("curl_ssl_version".to_string(), ssl.to_string()));
+        }
+        for protocol in ["http", "https"].into_iter().filter(|known| version.protocols().any(|one| one == *known)) {
+            lines.push((format!("curl_protocol_{protocol}"), "yes".to_string()));
         }
         lines.push(("curl_http2".to_string(), if version.feature_http2() { "yes" } else { "no" }.to_string()));
         lines

@@ -1,40 +1,42 @@
-//! Sends requests with their tokens, and remembers the size and version of the disk that a client
-//! knows.
+//! Sends requests: with the tokens of the scripts, a second time if the server refuses those, and
+//! along redirects. Reads what a server sends in several parts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rbdkit_launcher::Launcher;
 use rbdkit_plugin_api::{Buffer, ConfigError, Done, Errno, Error, Result, Span, StopScope};
-use tokio::sync::oneshot;
 
+use crate::address::Address;
 use crate::config::Settings;
+use crate::disk::Disk;
 use crate::driver::Driver;
-use crate::head::{ContentRange, Head};
+use crate::head::{Head, Part};
+use crate::identity::{Identity, Printed};
+use crate::redact;
 use crate::script::{self, Output, Script};
-use crate::transfer::{Answer, Job, Task};
+use crate::transfer::{Answer, Job, MAX_HEAD, Task};
 
-/// The disk as it was when a client opened it.
-#[derive(Clone, Debug)]
-pub(crate) struct Disk {
-    /// Bytes.
-    pub(crate) size: u64,
-    /// The URL after redirects.
-    url: Option<String>,
-    etag: Option<String>,
-    modified: Option<String>,
-}
+/// How many redirects are followed: the default of newer versions of libcurl.
+const MAX_REDIRECTS: usize = 30;
+
+/// A server may send fewer bytes than it was asked for. A read asks for the rest until it has asked
+/// this often, and once more for each [`SMALL_PART`] bytes.
+const MIN_PARTS: u32 = 16;
+
+/// The average size of the parts that a server may send, in bytes.
+const SMALL_PART: u32 = 512;
 
 /// The server, for all clients.
 pub(crate) struct Remote {
     driver: Driver,
-    headers: Vec<String>,
-    cookie: Option<String>,
+    settings: Settings,
+    identity: Identity,
     header_script: Option<Script>,
     cookie_script: Option<Script>,
     /// Starts both scripts.
     launcher: Arc<Launcher>,
-    saves_cookies: bool,
     /// Whether this server has written. Its own writes change the version of the disk.
     has_written: AtomicBool,
 }
@@ -45,12 +47,35 @@ struct Tokens {
     cookie: Option<Output>,
 }
 
+impl Tokens {
+    fn printed(&self) -> Printed {
+        Printed {
+            headers: self.headers.as_ref().map(|output| Arc::clone(&output.headers)),
+            cookie: self.cookie.as_ref().and_then(|output| output.cookie.clone()),
+        }
+    }
+
+    fn are_any(&self) -> bool {
+        self.headers.is_some() || self.cookie.is_some()
+    }
+}
+
+/// An answer after all redirects.
+pub(crate) struct Found {
+    pub(crate) head: Head,
+    /// Where it came from.
+    pub(crate) address: Arc<Address>,
+    /// See [`Answer::result`].
+    pub(crate) result: Result<u32>,
+}
+
 impl Remote {
     /// For these settings. Sends no request yet. `launcher` starts the scripts.
     ///
     /// # Errors
-    /// The cookie jar cannot be written.
+    /// The cookies cannot be read or written.
     pub(crate) fn new(settings: &Settings, launcher: Launcher) -> Result<Remote, ConfigError> {
+        let first = settings.address.clone().ok_or_else(|| ConfigError::new("curl: url= is missing"))?;
         let launcher = Arc::new(launcher);
         let failed = |error: std::io::Error| ConfigError::new(format!("curl: {error}"));
         let script = |key, is_given: bool, which, renew| {
@@ -62,12 +87,11 @@ impl Remote {
         let cookie_script = script("cookie-script", settings.cookie_script.is_some(), script::COOKIE_SCRIPT, renew)?;
         Ok(Remote {
             driver: Driver::new(settings.clone())?,
-            headers: settings.headers.clone(),
-            cookie: settings.cookie.clone(),
+            settings: settings.clone(),
+            identity: Identity::new(settings, first),
             header_script,
             cookie_script,
             launcher,
-            saves_cookies: settings.cookiejar.is_some(),
             has_written: AtomicBool::new(false),
         })
     }
@@ -80,50 +104,50 @@ impl Remote {
         }
     }
 
-    /// Asks the server for the size and version of the disk, and whether it supports ranges. Sends
-    /// HEAD first. If that does not tell everything (S3 refuses it for a signed URL, some servers
-    /// leave out the size), sends a GET of one byte.
-    pub(crate) async fn find(self: Arc<Remote>) -> Result<Disk> {
-        let failed = |what: &str, error: &Error| {
-            Error::new(error.errno(), format!("curl: {what}: {}", error.context().unwrap_or("it failed")))
-        };
-        let answer = self.ask(Task::Head).await?;
-        answer.result.map_err(|error| failed("HEAD", &error))?;
-        let head = &answer.head;
-        if matches!(head.status, 200..=299)
-            && !head.encoded
-            && (head.accept_ranges || head.length == Some(0))
-            && let Some(size) = head.length
-        {
-            return Disk::new(size, answer.url, &answer.head);
-        }
-        let answer = self.ask(Task::Probe).await?;
-        let size = match (answer.head.status, answer.head.range) {
-            (206, _) if answer.head.encoded => Err(answer.head.announces(0, 1, 1).err()),
-            (206, Some(ContentRange { bytes: Some((0, 0)), total: Some(size) })) => Ok(size),
-            (206, _) => Err(Some(Error::new(Errno::Eio, "the server does not say how large the disk is"))),
-            (416, Some(ContentRange { bytes: None, total: Some(0) })) => Ok(0),
-            (200, _) => Err(Some(Error::new(Errno::Eio, "the server does not support ranges"))),
-            _ => Err(answer.result.err().or_else(|| Some(answer.head.refusal()))),
-        };
-        let size = size.map_err(|error| failed("GET of the first byte", &error.unwrap_or(Errno::Eio.into())))?;
-        Disk::new(size, answer.url, &answer.head)
-    }
-
     /// Reads into the buffer.
     pub(crate) async fn read(self: Arc<Remote>, disk: Arc<Disk>, buffer: Buffer, span: Span, offset: u64) -> Done {
-        let task = Task::Read { buffer, span, offset, size: disk.size };
-        let (buffer, result) = self.transfer(task).await;
-        let result = result.and_then(|(url, head)| self.check_version(&disk, url, &head));
-        (buffer, result.map_err(|error| context(&error, "GET", offset, span)))
+        let mut buffer = Some(buffer);
+        let result = self.read_parts(&disk, &mut buffer, span, offset).await;
+        (buffer.unwrap_or_else(|| Buffer::new(0)), result.map_err(|error| context(&error, "GET", offset, span)))
+    }
+
+    async fn read_parts(&self, disk: &Disk, buffer: &mut Option<Buffer>, span: Span, offset: u64) -> Result<()> {
+        let mut budget = self.settings.timeout;
+        let mut done = 0;
+        for _ in 0..MIN_PARTS + span.len / SMALL_PART {
+            let rest = Span::new(span.at + done, span.len - done);
+            let part = Part {
+                offset: offset + u64::from(done),
+                length: rest.len,
+                size: disk.size,
+                stored_encoded: disk.stored_encoded,
+            };
+            let found = self.ask(Task::Read(rest, part), buffer, &mut budget).await?;
+            let length = found.result?;
+            if self.settings.check_changes && !self.has_written.load(Ordering::Acquire) {
+                disk.check_version(&found.address, &found.head)?;
+            }
+            done += length;
+            if done >= span.len {
+                return Ok(());
+            }
+        }
+        Err(Error::new(Errno::Eio, format!("the server sends it in too small parts: {done} bytes of {}", span.len)))
     }
 
     /// Writes from the buffer.
     pub(crate) async fn write(self: Arc<Remote>, disk: Arc<Disk>, buffer: Buffer, span: Span, offset: u64) -> Done {
         self.has_written.store(true, Ordering::Release);
-        let task = Task::Write { buffer, span, offset, size: disk.size };
-        let (buffer, result) = self.transfer(task).await;
-        (buffer, result.map(drop).map_err(|error| context(&error, "PUT", offset, span)))
+        let part = Part { offset, length: span.len, size: disk.size, stored_encoded: disk.stored_encoded };
+        let mut buffer = Some(buffer);
+        let found = self.ask(Task::Write(span, part), &mut buffer, &mut self.settings.timeout.clone()).await;
+        let result = found.and_then(|found| found.result).map(drop);
+        (buffer.unwrap_or_else(|| Buffer::new(0)), result.map_err(|error| context(&error, "PUT", offset, span)))
+    }
+
+    /// Sends a request that has no buffer.
+    pub(crate) async fn look(&self, task: Task) -> Result<Found> {
+        self.ask(task, &mut None, &mut self.settings.timeout.clone()).await
     }
 
     /// The server stops: ends the requests that `scope` names, and the scripts, whose requests have
@@ -137,70 +161,72 @@ impl Remote {
 
     /// Writes the cookie jar after a client has disconnected.
     pub(crate) async fn closed(&self) {
-        if self.saves_cookies {
+        if self.settings.cookiejar.is_some() {
             self.driver.save_cookies().await;
         }
     }
 
-    /// Checks that an answer is of the version of the disk that the client knows. Mirrors have
-    /// versions of their own, so only answers from the same URL are compared.
-    fn check_version(&self, disk: &Disk, url: Option<String>, head: &Head) -> Result<()> {
-        if self.has_written.load(Ordering::Acquire) || url != disk.url {
-            return Ok(());
-        }
-        let (before, now) = match (&disk.etag, &head.etag) {
-            (Some(before), Some(now)) => (before, now),
-            _ => match (&disk.modified, &head.modified) {
-                (Some(before), Some(now)) => (before, now),
-                _ => return Ok(()),
-            },
-        };
-        match before == now {
-            true => Ok(()),
-            false => Err(Error::new(
-                Errno::Eio,
-                format!("the disk has changed at the server: it is {now}, it was {before} when the client connected"),
-            )),
-        }
-    }
-
-    async fn transfer(&self, task: Task) -> (Buffer, Result<(Option<String>, Head)>) {
-        match self.ask(task).await {
-            Ok(Answer { buffer, head, url, result }) => {
-                (buffer.unwrap_or_else(|| Buffer::new(0)), result.map(|()| (url, head)))
-            }
-            Err(error) => (Buffer::new(0), Err(error)),
-        }
-    }
-
     /// Sends a request, and sends it again with new tokens if the server refuses those of the
-    /// scripts.
-    async fn ask(&self, task: Task) -> Result<Answer> {
+    /// scripts. `budget` is how long its transfers may take.
+    async fn ask(&self, task: Task, buffer: &mut Option<Buffer>, budget: &mut Option<Duration>) -> Result<Found> {
         let tokens = self.tokens().await?;
-        let again = task.again();
-        let mut answer = self.once(task, &tokens).await?;
-        let refused = matches!(answer.head.status, 401 | 403);
-        if refused && (tokens.headers.is_some() || tokens.cookie.is_some()) {
+        let found = self.follow(task, buffer, &tokens.printed(), budget).await?;
+        if matches!(found.head.status, 401 | 403) && tokens.are_any() {
             let tokens = self.newer(&tokens).await?;
-            if let Some(task) = again.with(answer.buffer.take()) {
-                return self.once(task, &tokens).await;
-            }
+            return self.follow(task, buffer, &tokens.printed(), budget).await;
         }
-        Ok(answer)
+        Ok(found)
     }
 
-    async fn once(&self, task: Task, tokens: &Tokens) -> Result<Answer> {
-        let (reply, answer) = oneshot::channel();
-        let headers = match &tokens.headers {
-            Some(output) => output.lines.to_vec(),
-            None => self.headers.clone(),
+    /// Sends a request, and sends it on to where redirects lead.
+    async fn follow(
+        &self,
+        task: Task,
+        buffer: &mut Option<Buffer>,
+        printed: &Printed,
+        budget: &mut Option<Duration>,
+    ) -> Result<Found> {
+        let mut address = Arc::clone(self.identity.first());
+        let mut max_head = MAX_HEAD;
+        for _ in 0..=MAX_REDIRECTS {
+            if budget.is_some_and(|left| left < Duration::from_millis(1)) {
+                return Err(Error::new(Errno::Etimedout, "the request takes longer than timeout= allows"));
+            }
+            let (reply, answer) = Driver::reply();
+            let job = Job {
+                task,
+                buffer: buffer.take(),
+                said: self.identity.to(&address, printed),
+                address: Arc::clone(&address),
+                timeout: *budget,
+                max_head,
+                reply,
+            };
+            let answer = self.driver.answer(job, answer).await;
+            let answer = answer.ok_or_else(|| Error::new(Errno::Eio, "the request was given up"))?;
+            let Answer { buffer: given_back, head, head_bytes, took, result } = answer;
+            *buffer = given_back;
+            max_head = max_head.saturating_sub(head_bytes);
+            *budget = budget.map(|left| left.saturating_sub(took));
+            match redirect(task, &head).filter(|_| self.settings.followlocation) {
+                Some(location) => address = Arc::new(self.next(&address, location)?),
+                None => return Ok(Found { head, address, result }),
+            }
+        }
+        Err(Error::new(Errno::Eio, format!("the server redirects more than {MAX_REDIRECTS} times")))
+    }
+
+    /// The address that a redirect leads to.
+    fn next(&self, address: &Address, location: &[u8]) -> Result<Address> {
+        let refused = |why: String| {
+            let to = redact::url(&String::from_utf8_lossy(location));
+            Error::new(Errno::Eio, format!("the server redirects to {to}: {why}"))
         };
-        let cookie = match &tokens.cookie {
-            Some(output) => output.lines.first().cloned(),
-            None => self.cookie.clone(),
-        };
-        self.driver.request(Job { task, headers, cookie, reply });
-        answer.await.map_err(|_| Error::new(Errno::Eio, "curl: the request was given up"))
+        let next = address.join(location).map_err(|error| refused(error.to_string()))?;
+        match self.settings.allows(&next) {
+            true => Ok(next),
+            false => Err(refused("protocols= does not allow this protocol".into())),
+        }
     }
 
     async fn tokens(&self) -> Result<Tokens> {
@@ -226,42 +252,13 @@ impl Remote {
     }
 }
 
-impl Disk {
-    fn new(size: u64, url: Option<String>, head: &Head) -> Result<Disk> {
-        if size > i64::MAX as u64 {
-            return Err(Error::new(Errno::Eoverflow, format!("curl: the server says that the disk has {size} bytes")));
-        }
-        Ok(Disk { size, url, etag: head.etag.clone(), modified: head.modified.clone() })
-    }
-}
-
-/// A task without its buffer, to send it again.
-enum Again {
-    Head,
-    Probe,
-    Read(Span, u64, u64),
-    Write(Span, u64, u64),
-}
-
-impl Task {
-    fn again(&self) -> Again {
-        match self {
-            Task::Head => Again::Head,
-            Task::Probe => Again::Probe,
-            Task::Read { span, offset, size, .. } => Again::Read(*span, *offset, *size),
-            Task::Write { span, offset, size, .. } => Again::Write(*span, *offset, *size),
-        }
-    }
-}
-
-impl Again {
-    fn with(self, buffer: Option<Buffer>) -> Option<Task> {
-        Some(match self {
-            Again::Head => Task::Head,
-            Again::Probe => Task::Probe,
-            Again::Read(span, offset, size) => Task::Read { buffer: buffer?, span, offset, size },
-            Again::Write(span, offset, size) => Task::Write { buffer: buffer?, span, offset, size },
-        })
+/// Where an answer redirects this request to. 303 says that a PUT is done and that something else
+/// tells its result, which does not show that the disk was written.
+fn redirect(task: Task, head: &Head) -> Option<&[u8]> {
+    match (head.status, task) {
+        (303, Task::Write(..)) => None,
+        (301 | 302 | 303 | 307 | 308, _) => head.location.as_deref(),
+        _ => None,
     }
 }
 

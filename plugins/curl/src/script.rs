@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 
 use rbdkit_launcher::{Interrupt, Launcher, Order, Started};
 use rbdkit_plugin_api::{Errno, Error, Result, run_blocking};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::config::Settings;
+use crate::line::Line;
+use crate::secret::Secret;
 
 /// The longest output of a script, in bytes.
 const MAX_OUTPUT: u64 = 64 << 10;
@@ -28,7 +30,7 @@ pub(crate) struct Script {
     which: u8,
     /// The age at which the output is too old; zero: never.
     renew: Duration,
-    last: Mutex<Last>,
+    last: Arc<Mutex<Last>>,
     /// Raised when the server stops.
     interrupt: Arc<Interrupt>,
 }
@@ -44,7 +46,10 @@ struct Last {
 /// What a script printed.
 #[derive(Clone)]
 pub(crate) struct Output {
-    pub(crate) lines: Arc<Vec<String>>,
+    /// Its header lines.
+    pub(crate) headers: Arc<[Line]>,
+    /// Its first line.
+    pub(crate) cookie: Option<Arc<Secret>>,
     /// The number of the run.
     iteration: u64,
 }
@@ -52,9 +57,8 @@ pub(crate) struct Output {
 /// The words that [`start`] takes: the URL, the header script and the cookie script. A script that
 /// was not given is an empty word.
 pub(crate) fn words(settings: &Settings) -> Vec<OsString> {
-    let scripts =
-        [&settings.header_script, &settings.cookie_script].map(|script| script.as_deref().unwrap_or_default());
-    std::iter::once(settings.url.as_str()).chain(scripts).map(OsString::from).collect()
+    let scripts = [&settings.header_script, &settings.cookie_script].map(|script| script.clone().unwrap_or_default());
+    std::iter::once(OsString::from(&settings.url)).chain(scripts).collect()
 }
 
 /// The place of the header script among the launcher's scripts.
@@ -81,7 +85,7 @@ impl Script {
     /// # Errors
     /// The process has no descriptors left.
     pub(crate) fn new(key: &'static str, launcher: Arc<Launcher>, which: u8, renew: Duration) -> io::Result<Script> {
-        Ok(Script { key, launcher, which, renew, last: Mutex::default(), interrupt: Arc::new(Interrupt::new()?) })
+        Ok(Script { key, launcher, which, renew, last: Arc::default(), interrupt: Arc::new(Interrupt::new()?) })
     }
 
     /// The server stops: a script that runs is ended, and later ones as soon as they start.
@@ -92,41 +96,46 @@ impl Script {
     /// The last output. Runs the script if it has not run yet or if its output is too old; other
     /// requests wait meanwhile.
     pub(crate) async fn output(&self) -> Result<Output> {
-        let mut last = self.last.lock().await;
+        let last = Arc::clone(&self.last).lock_owned().await;
         let old = !self.renew.is_zero() && last.at.is_some_and(|at| at.elapsed() >= self.renew);
         match last.output.clone().filter(|_| !old) {
             Some(output) => Ok(output),
-            None => self.run(&mut last).await,
+            None => self.run(last).await,
         }
     }
 
     /// An output that is newer than `refused`, which the server did not accept.
     pub(crate) async fn newer(&self, refused: &Output) -> Result<Output> {
-        let mut last = self.last.lock().await;
+        let last = Arc::clone(&self.last).lock_owned().await;
         match last.output.clone().filter(|output| output.iteration > refused.iteration) {
             Some(output) => Ok(output),
-            None => self.run(&mut last).await,
+            None => self.run(last).await,
         }
     }
 
-    async fn run(&self, last: &mut Last) -> Result<Output> {
+    /// Runs the script. The run keeps the lock until it has ended, even if the request that began
+    /// it is dropped: so a script that hangs runs only once.
+    async fn run(&self, mut last: OwnedMutexGuard<Last>) -> Result<Output> {
         let iteration = last.iteration;
         let launcher = Arc::clone(&self.launcher);
         let order = Order { which: self.which, number: iteration };
         let (key, interrupt) = (self.key, Arc::clone(&self.interrupt));
-        let printed = run_blocking(move || {
-            print(&launcher, order, &interrupt).map_err(|error| match error {
-                ScriptError::Io(error) if error.kind() == io::ErrorKind::Interrupted => {
-                    Error::new(Errno::Eshutdown, format!("curl: {key}: the server stops"))
-                }
-                error => Error::new(Errno::Eio, format!("curl: {key}: {error}")),
-            })
+        let run = tokio::spawn(async move {
+            let printed = run_blocking(move || {
+                print(&launcher, order, &interrupt).map_err(|error| match error {
+                    ScriptError::Io(error) if error.kind() == io::ErrorKind::Interrupted => {
+                        Error::new(Errno::Eshutdown, format!("{key}: the server stops"))
+                    }
+                    error => Error::new(Errno::Eio, format!("{key}: {error}")),
+                })
+            });
+            let lines = printed.await?;
+            let cookie = lines.first().cloned().map(Arc::new);
+            let output = Output { headers: lines.into_iter().filter_map(Line::new).collect(), cookie, iteration };
+            *last = Last { iteration: iteration + 1, output: Some(output.clone()), at: Some(Instant::now()) };
+            Ok(output)
         });
-        let text = printed.await?;
-        let lines = text.lines().filter(|line| !line.is_empty()).map(str::to_string).collect();
-        let output = Output { lines: Arc::new(lines), iteration };
-        *last = Last { iteration: iteration + 1, output: Some(output.clone()), at: Some(Instant::now()) };
-        Ok(output)
+        run.await.unwrap_or_else(|_| Err(Errno::Eshutdown.into()))
     }
 }
 
@@ -139,13 +148,12 @@ enum ScriptError {
     Failed(ExitStatus),
     #[error("the script prints too much")]
     TooMuch,
-    #[error("the script prints what is not UTF-8 text")]
-    NotUtf8,
-    #[error("the script prints control characters")]
-    ControlCharacters,
+    #[error("line {0} of its output contains control characters")]
+    ControlCharacters(usize),
 }
 
-fn print(launcher: &Launcher, order: Order, interrupt: &Interrupt) -> Result<String, ScriptError> {
+/// Runs a script and returns the lines of its output that are not empty.
+fn print(launcher: &Launcher, order: Order, interrupt: &Interrupt) -> Result<Vec<Secret>, ScriptError> {
     let (ends, program) = launcher.launch("curl: the script", order)?;
     let mut text = Vec::new();
     for end in ends {
@@ -158,9 +166,16 @@ fn print(launcher: &Launcher, order: Order, interrupt: &Interrupt) -> Result<Str
     if text.len() as u64 > MAX_OUTPUT {
         return Err(ScriptError::TooMuch);
     }
-    let text = String::from_utf8(text).map_err(|_| ScriptError::NotUtf8)?;
-    match text.bytes().any(|byte| byte < b' ' && !matches!(byte, b'\n' | b'\r' | b'\t') || byte == 0x7f) {
-        true => Err(ScriptError::ControlCharacters),
-        false => Ok(text),
+    let mut lines = Vec::new();
+    for (number, line) in text.split(|byte| *byte == b'\n').enumerate() {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let wrong = || ScriptError::ControlCharacters(number + 1);
+        if line.iter().any(|byte| *byte < b' ' && *byte != b'\t' || *byte == 0x7f) {
+            return Err(wrong());
+        }
+        if !line.is_empty() {
+            lines.push(Secret::new(line).map_err(|_| wrong())?);
+        }
     }
+    Ok(lines)
 }

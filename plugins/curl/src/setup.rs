@@ -2,51 +2,55 @@
 
 use std::ffi::CString;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use curl::easy::{Easy2, List};
 use rbdkit_plugin_api::ConfigError;
 
-use crate::config::{Settings, is_https};
-use crate::transfer::{Job, Task, Transfer};
+use crate::config::Settings;
+use crate::cookies::{Cookies, Counter};
+use crate::identity::Said;
+use crate::raw::{self, HeaderList, Text};
+use crate::redact;
+use crate::transfer::{Job, Kept, Task, Transfer};
 
 /// The size of libcurl's receive buffer, in bytes: large, because answers are. Each running
 /// transfer has one.
 const RECEIVE_BUFFER: usize = 256 << 10;
 
-/// How many redirects are followed: the default of newer versions of libcurl.
-const MAX_REDIRECTS: u32 = 30;
-
-/// `CURLOPT_TLS13_CIPHERS`, which the crate does not define.
-const TLS13_CIPHERS: curl_sys::CURLoption = 10_276;
+/// A request makes progress as long as this many bytes of bodies move each second.
+const PROGRESS: u32 = 1;
 
 /// Checks that libcurl accepts the parameters, so that the user sees an error at the start.
 pub(crate) fn check(settings: &Settings) -> Result<(), ConfigError> {
     let version = curl::Version::get();
-    if is_https(&settings.url) && version.ssl_version().is_none() {
+    if settings.address.as_ref().is_some_and(|address| address.origin.https) && version.ssl_version().is_none() {
         return Err(ConfigError::new(
             "curl: this libcurl has no TLS: build with the development files of the system's",
         ));
     }
-    match handle(settings) {
+    match handle(settings, Counter::default()) {
         Ok(_) => Ok(()),
         Err(error) => {
+            let error = redact::message(&error.to_string());
             Err(ConfigError::new(format!("curl: libcurl {} refuses a parameter: {error}", version.version())))
         }
     }
 }
 
-/// A transfer with all options that are the same for every request.
-pub(crate) fn handle(settings: &Settings) -> Result<Easy2<Transfer>, curl::Error> {
-    let mut easy = Easy2::new(Transfer::default());
-    easy.url(&settings.url)?;
+/// A transfer with all options that are the same for every request. It counts the cookies that are
+/// set in `set_cookies`.
+pub(crate) fn handle(settings: &Settings, set_cookies: Counter) -> Result<Easy2<Transfer>, curl::Error> {
+    let mut easy = Easy2::new(Transfer::new(Kept { set_cookies, ..Kept::default() }));
     easy.buffer_size(RECEIVE_BUFFER)?;
-    easy.follow_location(settings.followlocation)?;
-    easy.max_redirections(MAX_REDIRECTS)?;
+    // The plugin follows redirects itself, because libcurl would send header lines and cookies
+    // wherever they lead.
+    easy.follow_location(false)?;
     connection(&mut easy, settings)?;
-    identity(&mut easy, settings)?;
     tls(&mut easy, settings)?;
     raw::protocols(&easy, settings)?;
+    raw::leave_lookups(&easy);
     Ok(easy)
 }
 
@@ -54,13 +58,14 @@ fn connection(easy: &mut Easy2<Transfer>, settings: &Settings) -> Result<(), cur
     easy.ip_resolve(settings.ipresolve)?;
     easy.tcp_keepalive(settings.tcp_keepalive)?;
     easy.tcp_nodelay(settings.tcp_nodelay)?;
-    if let Some(timeout) = settings.timeout {
-        easy.timeout(timeout)?;
+    if let Some(timeout) = settings.stall_timeout {
+        easy.low_speed_limit(PROGRESS)?;
+        easy.low_speed_time(timeout)?;
     }
     if let Some(version) = settings.http_version {
         easy.http_version(version)?;
     }
-    if is_https(&settings.url) {
+    if settings.address.as_ref().is_some_and(|address| address.origin.https) {
         // Waits for a connection that is being made, to use a stream of it, rather than making
         // another connection.
         easy.pipewait(true)?;
@@ -69,39 +74,28 @@ fn connection(easy: &mut Easy2<Transfer>, settings: &Settings) -> Result<(), cur
         easy.unix_socket_path(Some(path))?;
     }
     if !settings.resolve.is_empty() {
-        easy.resolve(list(&settings.resolve)?)?;
+        let mut list = List::new();
+        settings.resolve.iter().try_for_each(|line| list.append(line))?;
+        easy.resolve(list)?;
     }
     if let Some(proxy) = &settings.proxy {
         easy.proxy(proxy)?;
     }
     if let Some(user) = &settings.proxy_user {
-        easy.proxy_username(user)?;
+        raw::set_text(easy, Text::ProxyUser, Some(user.as_c_str()))?;
     }
     if let Some(password) = &settings.proxy_password {
-        easy.proxy_password(password)?;
-    }
-    Ok(())
-}
-
-fn identity(easy: &mut Easy2<Transfer>, settings: &Settings) -> Result<(), curl::Error> {
-    if let Some(user) = &settings.user {
-        easy.username(user)?;
-    }
-    if let Some(password) = &settings.password {
-        easy.password(password)?;
+        raw::set_text(easy, Text::ProxyPassword, Some(password.as_c_str()))?;
     }
     if let Some(name) = &settings.user_agent {
-        easy.useragent(name)?;
-    }
-    if let Some(file) = &settings.cookiefile {
-        easy.cookie_file(file)?;
+        raw::set_text(easy, Text::UserAgent, Some(name.as_c_str()))?;
     }
     Ok(())
 }
 
 fn tls(easy: &mut Easy2<Transfer>, settings: &Settings) -> Result<(), curl::Error> {
     match &settings.cainfo {
-        Some(path) if path == Path::new("") => raw::no_cainfo(easy)?,
+        Some(path) if path == Path::new("") => raw::set_text(easy, Text::Cainfo, None)?,
         Some(path) => easy.cainfo(path)?,
         None => {}
     }
@@ -119,95 +113,73 @@ fn tls(easy: &mut Easy2<Transfer>, settings: &Settings) -> Result<(), curl::Erro
         easy.ssl_cipher_list(ciphers)?;
     }
     if let Some(ciphers) = &settings.tls13_ciphers {
-        raw::tls13_ciphers(easy, ciphers)?;
+        let ciphers = CString::new(ciphers.as_str())?;
+        raw::set_text(easy, Text::Tls13Ciphers, Some(&ciphers))?;
     }
     Ok(())
 }
 
 /// Sets the options of one request.
-pub(crate) fn request(easy: &mut Easy2<Transfer>, job: &Job) -> Result<(), curl::Error> {
-    let mut headers = list(&job.headers)?;
+pub(crate) fn request(easy: &mut Easy2<Transfer>, job: &Job, cookies: Option<&Cookies>) -> Result<(), curl::Error> {
+    let mut headers = HeaderList::of(&job.said.headers)?;
     // Resets the method of the last request.
     easy.get(true)?;
-    match &job.task {
+    match job.task {
+        Task::Probe => headers.append(c"Range: bytes=0-0")?,
         Task::Head => easy.nobody(true)?,
-        Task::Probe => headers.append("Range: bytes=0-0")?,
-        Task::Read { span, offset, .. } => {
-            headers.append(&format!("Range: bytes={offset}-{}", last(*offset, span.len)))?;
+        Task::Whole => {}
+        Task::Read(_, part) => {
+            headers.append(&CString::new(format!("Range: bytes={}-{}", part.offset, part.last()))?)?;
         }
-        Task::Write { span, offset, size, .. } => {
+        Task::Write(span, part) => {
             easy.upload(true)?;
             easy.in_filesize(span.len.into())?;
-            headers.append(&format!("Content-Range: bytes {offset}-{}/{size}", last(*offset, span.len)))?;
+            let range = format!("Content-Range: bytes {}-{}/{}", part.offset, part.last(), part.size);
+            headers.append(&CString::new(range)?)?;
             // Without this libcurl sends "Expect: 100-continue" and waits a second, because few
             // servers answer it.
-            headers.append("Expect:")?;
+            headers.append(c"Expect:")?;
         }
     }
-    easy.http_headers(headers)?;
-    if let Some(cookie) = &job.cookie {
-        easy.cookie(cookie)?;
+    // Some servers send a body after HEAD, which would be taken for the next answer.
+    easy.forbid_reuse(job.task == Task::Head)?;
+    easy.timeout(job.timeout.unwrap_or(Duration::ZERO))?;
+    raw::set_headers(easy, headers, |transfer| &mut transfer.kept.headers)?;
+    address(easy, job)?;
+    identity(easy, &job.said, cookies)
+}
+
+/// Sets where the request goes, unless the last one went there too.
+fn address(easy: &mut Easy2<Transfer>, job: &Job) -> Result<(), curl::Error> {
+    let kept = &easy.get_ref().kept;
+    if kept.address.as_ref().is_some_and(|address| Arc::ptr_eq(address, &job.address)) {
+        return Ok(());
     }
+    easy.get_mut().kept.address = None;
+    raw::set_text(easy, Text::Url, Some(job.address.url()))?;
+    easy.get_mut().kept.address = Some(Arc::clone(&job.address));
     Ok(())
 }
 
-/// The offset of the last byte of a request. The gate has checked that it has at least one byte and
-/// lies within 2^63.
-fn last(offset: u64, length: u32) -> u64 {
-    offset.saturating_add(length.into()).saturating_sub(1)
-}
-
-fn list(lines: &[String]) -> Result<List, curl::Error> {
-    let mut list = List::new();
-    for line in lines {
-        list.append(line)?;
+/// Sets what the request says about us, unless the last one said the same.
+fn identity(easy: &mut Easy2<Transfer>, said: &Said, cookies: Option<&Cookies>) -> Result<(), curl::Error> {
+    if easy.get_ref().kept.said.as_ref().is_some_and(|last| last.is_same(said)) {
+        return Ok(());
     }
-    Ok(list)
+    easy.get_mut().kept.said = None;
+    let credentials = said.credentials.as_deref();
+    let user = credentials.and_then(|credentials| credentials.user.as_ref());
+    let password = credentials.and_then(|credentials| credentials.password.as_ref());
+    raw::set_text(easy, Text::User, user.map(|user| user.as_c_str()))?;
+    raw::set_text(easy, Text::Password, password.map(|password| password.as_c_str()))?;
+    raw::set_text(easy, Text::Cookie, said.cookie.as_ref().map(|cookie| cookie.as_c_str()))?;
+    match cookies.filter(|_| said.kept_cookies) {
+        Some(cookies) => cookies.attach(easy)?,
+        None => raw::detach(easy)?,
+    }
+    easy.get_mut().kept.said = Some(said.clone());
+    Ok(())
 }
 
 /// The longest time that the driver sleeps if nothing wakes it.
 pub(crate) const MAX_SLEEP: Duration = Duration::from_secs(60);
-
-/// Options that the crate `curl` does not offer.
-mod raw {
-    #![allow(unsafe_code, reason = "the crate curl does not offer these options of libcurl")]
-
-    use super::*;
-
-    fn result(code: curl_sys::CURLcode) -> Result<(), curl::Error> {
-        if code == curl_sys::CURLE_OK { Ok(()) } else { Err(curl::Error::new(code)) }
-    }
-
-    /// Which protocols URLs and redirects may use. By default libcurl would follow a redirect to
-    /// FTP.
-    pub(super) fn protocols(easy: &Easy2<Transfer>, settings: &Settings) -> Result<(), curl::Error> {
-        let mut mask: std::ffi::c_long = 0;
-        if settings.allow_http {
-            mask |= std::ffi::c_long::from(curl_sys::CURLPROTO_HTTP);
-        }
-        if settings.allow_https {
-            mask |= std::ffi::c_long::from(curl_sys::CURLPROTO_HTTPS);
-        }
-        for option in [curl_sys::CURLOPT_PROTOCOLS, curl_sys::CURLOPT_REDIR_PROTOCOLS] {
-            // SAFETY: the handle is alive as long as `easy`, which is borrowed, and both options
-            // take a long by value.
-            result(unsafe { curl_sys::curl_easy_setopt(easy.raw(), option, mask) })?;
-        }
-        Ok(())
-    }
-
-    /// Removes the default certificate store.
-    pub(super) fn no_cainfo(easy: &Easy2<Transfer>) -> Result<(), curl::Error> {
-        let none = std::ptr::null::<std::ffi::c_char>();
-        // SAFETY: the handle is alive as long as `easy`, which is borrowed; the option takes a
-        // string, null for none.
-        result(unsafe { curl_sys::curl_easy_setopt(easy.raw(), curl_sys::CURLOPT_CAINFO, none) })
-    }
-
-    pub(super) fn tls13_ciphers(easy: &Easy2<Transfer>, ciphers: &str) -> Result<(), curl::Error> {
-        let text = CString::new(ciphers).map_err(|_| curl::Error::new(curl_sys::CURLE_BAD_FUNCTION_ARGUMENT))?;
-        // SAFETY: the handle is alive as long as `easy`, which is borrowed; the option takes a
-        // string that ends with a null byte and copies it before it returns.
-        result(unsafe { curl_sys::curl_easy_setopt(easy.raw(), TLS13_CIPHERS, text.as_ptr()) })
-    }
-}

@@ -9,10 +9,13 @@ use rbdkit_slow_server::{Content, Rules, SlowServer};
 
 use super::*;
 
+mod bounds;
 mod faults;
+mod habits;
 mod parameters;
 mod requests;
 mod routes;
+mod secrets;
 mod tokens;
 
 /// How long a test waits for the plugin before it fails.

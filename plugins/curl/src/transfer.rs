@@ -1,35 +1,49 @@
 //! One request and its result. libcurl calls this code in the driver's thread.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use curl::easy::{Handler, ReadError, SeekResult, WriteError};
 use rbdkit_plugin_api::{Buffer, Errno, Error, Result, Span, StopScope, name_lookup_hint};
 use tokio::sync::oneshot;
 
-use crate::head::Head;
+use crate::address::Address;
+use crate::cookies::{self, Counter};
+use crate::head::{Head, Part};
+use crate::identity::Said;
+use crate::raw::HeaderList;
+use crate::redact;
 
-/// The longest head of an answer, in bytes, including those of redirects.
-const MAX_HEAD: usize = 256 << 10;
+/// The most bytes of the heads of all answers to a request, those of redirects included.
+pub(crate) const MAX_HEAD: usize = 256 << 10;
+
+/// The most lines of one answer's head.
+const MAX_LINES: usize = 2000;
 
 /// How much of an error page is read, in bytes, so that its connection can be reused.
 const MAX_PAGE: usize = 16 << 10;
 
 /// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
-    /// HEAD.
-    Head,
     /// GET of the first byte, which tells whether ranges work and how large the disk is.
     Probe,
-    /// GET of a range into the buffer.
-    Read { buffer: Buffer, span: Span, offset: u64, size: u64 },
-    /// PUT of a range from the buffer.
-    Write { buffer: Buffer, span: Span, offset: u64, size: u64 },
+    /// HEAD.
+    Head,
+    /// GET of all, which is aborted after the head.
+    Whole,
+    /// GET of a part into this span of the buffer.
+    Read(Span, Part),
+    /// PUT of a part from this span of the buffer.
+    Write(Span, Part),
 }
 
 impl Task {
     /// When the task is given up, if the server stops before it has ended.
     pub(crate) fn ends_with(&self) -> StopScope {
         match self {
-            Task::Head | Task::Probe | Task::Read { .. } => StopScope::Reads,
-            Task::Write { .. } => StopScope::Everything,
+            Task::Probe | Task::Head | Task::Whole | Task::Read(..) => StopScope::Reads,
+            Task::Write(..) => StopScope::Everything,
         }
     }
 }
@@ -37,22 +51,28 @@ impl Task {
 /// A request on its way to the driver.
 pub(crate) struct Job {
     pub(crate) task: Task,
-    /// Lines as `header=` has them.
-    pub(crate) headers: Vec<String>,
-    /// The cookie of `cookie=` or of its script.
-    pub(crate) cookie: Option<String>,
+    /// The buffer of a read or a write.
+    pub(crate) buffer: Option<Buffer>,
+    pub(crate) address: Arc<Address>,
+    pub(crate) said: Said,
+    /// How long the transfer may take.
+    pub(crate) timeout: Option<Duration>,
+    /// How many bytes the head may have.
+    pub(crate) max_head: usize,
     pub(crate) reply: oneshot::Sender<Answer>,
 }
 
 impl Job {
+    /// Whether nobody waits for the answer any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
     /// Answers with an error.
     pub(crate) fn refuse(self, error: Error) {
-        let buffer = match self.task {
-            Task::Read { buffer, .. } | Task::Write { buffer, .. } => Some(buffer),
-            Task::Head | Task::Probe => None,
-        };
+        let (head, took) = (Head::default(), Duration::ZERO);
         // At the end of the server the sender may no longer exist.
-        let _ = self.reply.send(Answer { buffer, head: Head::default(), url: None, result: Err(error) });
+        let _ = self.reply.send(Answer { buffer: self.buffer, head, head_bytes: 0, took, result: Err(error) });
     }
 }
 
@@ -61,31 +81,67 @@ pub(crate) struct Answer {
     /// The buffer of a task that had one.
     pub(crate) buffer: Option<Buffer>,
     pub(crate) head: Head,
-    /// The URL after redirects.
-    pub(crate) url: Option<String>,
-    /// For [`Task::Head`] and [`Task::Probe`] any answer is a success. For the others only a
-    /// complete transfer is.
-    pub(crate) result: Result<()>,
+    /// The bytes of the head.
+    pub(crate) head_bytes: usize,
+    /// How long the transfer took.
+    pub(crate) took: Duration,
+    /// The bytes of the disk that were received or sent. For a probe and its like any answer is a
+    /// success. For the others only a complete transfer is.
+    pub(crate) result: Result<u32>,
+}
+
+/// What stays set in a transfer of libcurl from one request to the next.
+#[derive(Default)]
+pub(crate) struct Kept {
+    pub(crate) headers: HeaderList,
+    pub(crate) address: Option<Arc<Address>>,
+    pub(crate) said: Option<Said>,
+    /// How many cookies were set since the driver measured them.
+    pub(crate) set_cookies: Counter,
 }
 
 /// The state of a request; between two requests there is no job.
-#[derive(Default)]
 pub(crate) struct Transfer {
+    pub(crate) kept: Kept,
     job: Option<Job>,
+    began: Instant,
     head: Head,
     head_bytes: usize,
+    head_lines: usize,
     /// Bytes of the disk that were received or sent.
     moved: u32,
-    /// Bytes of error pages.
+    /// Bytes of other bodies.
     page: usize,
     /// Why the plugin aborted the transfer.
     fault: Option<Error>,
 }
 
 impl Transfer {
+    /// Without a job.
+    pub(crate) fn new(kept: Kept) -> Transfer {
+        Transfer {
+            kept,
+            job: None,
+            began: Instant::now(),
+            head: Head::default(),
+            head_bytes: 0,
+            head_lines: 0,
+            moved: 0,
+            page: 0,
+            fault: None,
+        }
+    }
+
     /// Begins a job.
     pub(crate) fn begin(&mut self, job: Job) {
-        *self = Transfer { job: Some(job), ..Transfer::default() };
+        self.job = Some(job);
+        self.began = Instant::now();
+        self.head = Head::default();
+        self.head_bytes = 0;
+        self.head_lines = 0;
+        self.moved = 0;
+        self.page = 0;
+        self.fault = None;
     }
 
     /// When its job is given up, if the server stops.
@@ -101,39 +157,42 @@ impl Transfer {
     }
 
     /// Ends the request: `outcome` is libcurl's.
-    pub(crate) fn end(&mut self, outcome: Result<(), curl::Error>, url: Option<String>) {
+    pub(crate) fn end(&mut self, outcome: Result<(), curl::Error>) {
         let Some(job) = self.job.take() else { return };
         let result = match (self.fault.take(), outcome) {
             (Some(fault), _) => Err(fault),
             (None, Err(error)) => Err(explain(&error)),
-            (None, Ok(())) => self.judge(&job.task),
-        };
-        let buffer = match job.task {
-            Task::Read { buffer, .. } | Task::Write { buffer, .. } => Some(buffer),
-            Task::Head | Task::Probe => None,
+            (None, Ok(())) => self.judge(job.task),
         };
         let head = std::mem::take(&mut self.head);
-        // At the end of the server the sender may no longer exist.
-        let _ = job.reply.send(Answer { buffer, head, url, result });
+        let answer =
+            Answer { buffer: job.buffer, head, head_bytes: self.head_bytes, took: self.began.elapsed(), result };
+        // The sender may have given the request up.
+        let _ = job.reply.send(answer);
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.job.as_ref().is_some_and(Job::is_abandoned)
+    }
+
+    /// Drops the job with its buffer.
+    pub(crate) fn forget(&mut self) {
+        self.job = None;
     }
 
     /// Checks that a transfer that libcurl completed is what was asked for.
-    fn judge(&self, task: &Task) -> Result<()> {
+    fn judge(&self, task: Task) -> Result<u32> {
+        let eio = |what: String| Err(Error::new(Errno::Eio, what));
         match task {
-            Task::Head | Task::Probe => Ok(()),
-            Task::Read { span, offset, size, .. } => {
-                self.head.announces(*offset, span.len, *size)?;
-                match self.moved == span.len {
-                    true => Ok(()),
-                    false => Err(Error::new(
-                        Errno::Eio,
-                        format!("the server sent {} bytes instead of {}", self.moved, span.len),
-                    )),
-                }
-            }
-            Task::Write { span, .. } => match self.head.status {
-                200..=299 if self.moved == span.len => Ok(()),
-                200..=299 => Err(Error::new(Errno::Eio, "the server answered before it had read all")),
+            Task::Probe | Task::Head | Task::Whole => Ok(0),
+            Task::Read(_, part) => match self.head.part(&part)? {
+                length if self.moved == length => Ok(length),
+                length => eio(format!("the server sent {} bytes instead of {length}", self.moved)),
+            },
+            Task::Write(span, _) => match self.head.status {
+                200..=299 if self.moved == span.len => Ok(span.len),
+                200..=299 => eio("the server answered before it had read all".into()),
                 _ => Err(self.head.refusal()),
             },
         }
@@ -149,26 +208,52 @@ impl Transfer {
     }
 
     fn receive(&mut self, data: &[u8]) -> Result<()> {
-        let Some(Task::Read { buffer, span, offset, size }) = self.job.as_mut().map(|job| &mut job.task) else {
-            return match self.head.status {
-                // The single byte of a probe. More would be the whole disk, which is not read.
-                206 if self.page + data.len() <= 1 => self.discard(data),
-                200..=299 => Err(Error::new(Errno::Eio, "the server sends more than was asked for")),
-                _ => self.discard(data),
-            };
-        };
-        if !matches!(self.head.status, 200 | 206) {
-            return self.discard(data);
+        let more = || Error::new(Errno::Eio, "the server sends more than was asked for");
+        let Some(job) = &mut self.job else { return Err(more()) };
+        match (job.task, self.head.status, &mut job.buffer) {
+            (Task::Read(span, part), 200 | 206, Some(buffer)) => {
+                let length = self.head.part(&part)?;
+                if data.len() > (length - self.moved.min(length)) as usize {
+                    return Err(more());
+                }
+                buffer.put(span.at + self.moved, data);
+                self.moved += data.len() as u32;
+                Ok(())
+            }
+            // The single byte of a probe. More would be the whole disk, which is not read.
+            (Task::Probe, 206, _) => {
+                self.head.first_byte()?;
+                if self.page + data.len() > 1 { Err(more()) } else { self.discard(data) }
+            }
+            (Task::Probe | Task::Head | Task::Whole, 200..=299, _) => Err(more()),
+            _ => self.discard(data),
         }
-        if self.moved == 0 {
-            self.head.announces(*offset, span.len, *size)?;
+    }
+
+    /// Takes a line of the head.
+    fn take_line(&mut self, line: &[u8]) -> Result<()> {
+        let Some(job) = &self.job else { return Ok(()) };
+        if job.is_abandoned() {
+            return Err(Error::new(Errno::Eio, "nobody waits for the answer any more"));
         }
-        let left = (span.len - self.moved) as usize;
-        if data.len() > left {
-            return Err(Error::new(Errno::Eio, "the server sends more than was asked for"));
+        self.head_bytes = self.head_bytes.saturating_add(line.len());
+        self.head_lines += 1;
+        if self.head_bytes > job.max_head || self.head_lines > MAX_LINES {
+            let limit = format!("{} KiB or {MAX_LINES} lines", MAX_HEAD >> 10);
+            return Err(Error::new(Errno::Eio, format!("the head of the server's answer is longer than {limit}")));
         }
-        buffer.put(span.at + self.moved, data);
-        self.moved += data.len() as u32;
+        if line.get(..11).is_some_and(|start| start.eq_ignore_ascii_case(b"set-cookie:")) {
+            let set = &self.kept.set_cookies;
+            set.set(set.get().saturating_add(1));
+            if set.get() > cookies::MAX_UNMEASURED {
+                return Err(Error::new(Errno::Eio, "the server sets too many cookies at once"));
+            }
+        }
+        // Lines after a body are trailers. They must not change what was said of the body.
+        let received = if matches!(job.task, Task::Write(..)) { 0 } else { self.moved };
+        if received == 0 && self.page == 0 {
+            self.head.line(line);
+        }
         Ok(())
     }
 }
@@ -186,14 +271,14 @@ impl Handler for Transfer {
     }
 
     fn read(&mut self, data: &mut [u8]) -> Result<usize, ReadError> {
-        let Some(Task::Write { buffer, span, .. }) = self.job.as_ref().map(|job| &job.task) else { return Ok(0) };
+        let Some(Job { task: Task::Write(span, _), buffer: Some(buffer), .. }) = &self.job else { return Ok(0) };
         let now = data.len().min((span.len - self.moved) as usize);
         data[..now].copy_from_slice(buffer.data(Span::new(span.at + self.moved, now as u32)));
         self.moved += now as u32;
         Ok(now)
     }
 
-    /// For a body that has to be sent again, after a redirect or over another connection.
+    /// For a body that has to be sent again over another connection.
     fn seek(&mut self, whence: std::io::SeekFrom) -> SeekResult {
         match whence {
             std::io::SeekFrom::Start(0) => {
@@ -205,17 +290,13 @@ impl Handler for Transfer {
     }
 
     fn header(&mut self, line: &[u8]) -> bool {
-        self.head_bytes = self.head_bytes.saturating_add(line.len());
-        if self.head_bytes > MAX_HEAD {
-            self.fault = Some(Error::new(Errno::Eio, "the head of the server's answer has no end"));
-            return false;
+        match self.take_line(line) {
+            Ok(()) => true,
+            Err(fault) => {
+                self.fault = Some(fault);
+                false
+            }
         }
-        // libcurl may repeat a request. The new answer has a new head, and its body begins again.
-        if line.starts_with(b"HTTP/") && matches!(self.job.as_ref().map(|job| &job.task), Some(Task::Read { .. })) {
-            self.moved = 0;
-        }
-        self.head.line(line);
-        true
     }
 }
 
@@ -224,7 +305,7 @@ fn explain(error: &curl::Error) -> Error {
     let errno = if error.is_operation_timedout() { Errno::Etimedout } else { Errno::Eio };
     let mut text = error.description().to_string();
     if let Some(extra) = error.extra_description().filter(|extra| *extra != text) {
-        text = format!("{text}: {extra}");
+        text = format!("{text}: {}", redact::message(extra));
     }
     if error.is_couldnt_resolve_host()
         && let Some(hint) = name_lookup_hint()

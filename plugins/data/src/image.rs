@@ -289,7 +289,7 @@ impl Image {
     }
 
     /// Whether a range is known to be zero.
-    fn is_zero(&self, from: u64, len: u64) -> bool {
+    pub(crate) fn is_zero(&self, from: u64, len: u64) -> bool {
         self.long_run(from, len) == (len, false)
     }
 }

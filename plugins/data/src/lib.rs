@@ -156,6 +156,30 @@ impl Plugin for Data {
         Box::pin(async move { disk })
     }
 
+    fn optional_functions(&self) -> &'static [&'static str] {
+        &[
+            "unload",
+            "dump_plugin",
+            "get_ready",
+            "block_size",
+            "can_write",
+            "can_flush",
+            "can_trim",
+            "can_zero",
+            "can_fast_zero",
+            "can_extents",
+            "can_fua",
+            "can_multi_conn",
+            "can_cache",
+            "pwrite",
+            "flush",
+            "trim",
+            "zero",
+            "extents",
+            "cache",
+        ]
+    }
+
     fn dump_plugin(&self) -> Vec<(String, String)> {
         [("data_base64", "yes"), ("mlock", "yes"), ("zstd", "no")]
             .map(|(key, value)| (key.to_string(), value.to_string()))

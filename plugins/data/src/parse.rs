@@ -147,22 +147,22 @@ impl Parser<'_> {
         match self.scanner.peek() {
             Some(b'+') => {
                 self.scanner.at += 1;
-                Ok(Move::Forward(self.scanner.long_number()?))
+                Ok(Move::Forward(self.scanner.spaced_number()?))
             }
             Some(b'-') => {
                 self.scanner.at += 1;
-                Ok(Move::Back(self.scanner.long_number()?))
+                Ok(Move::Back(self.scanner.spaced_number()?))
             }
             Some(b'^') => {
                 self.scanner.at += 1;
-                let alignment = self.scanner.long_number()?;
+                let alignment = self.scanner.spaced_number()?;
                 if alignment.is_power_of_two() {
                     Ok(Move::Align(alignment))
                 } else {
                     self.scanner.wrong(start, format!("@^{alignment} must be a power of 2"))
                 }
             }
-            _ => Ok(Move::To(self.scanner.number(i64::MAX as u64)?)),
+            _ => Ok(Move::To(self.scanner.long_number()?)),
         }
     }
 
@@ -170,7 +170,7 @@ impl Parser<'_> {
     fn operator(&mut self) -> Result<Operator, DataError> {
         let start = self.scanner.at;
         if self.scanner.take(b"*") {
-            return Ok(Operator::Repeat(self.scanner.long_number()?));
+            return Ok(Operator::Repeat(self.scanner.spaced_number()?));
         }
         if self.scanner.take(b"->") {
             self.scanner.skip_blanks();
@@ -180,7 +180,7 @@ impl Parser<'_> {
             return self.scanner.wrong(start, "parsing error: unexpected '-', expecting '->'");
         }
         self.scanner.skip_blanks();
-        let from = if self.scanner.peek() == Some(b':') { 0 } else { self.scanner.long_number()? };
+        let from = if self.scanner.peek() == Some(b':') { 0 } else { self.scanner.spaced_number()? };
         self.scanner.skip_blanks();
         if !self.scanner.take(b":") {
             return self
@@ -188,7 +188,7 @@ impl Parser<'_> {
                 .wrong(self.scanner.at, format!("expecting [N:M] but got {} in place of ':'", self.scanner.here()));
         }
         self.scanner.skip_blanks();
-        let to = if self.scanner.peek() == Some(b']') { None } else { Some(self.scanner.long_number()?) };
+        let to = if self.scanner.peek() == Some(b']') { None } else { Some(self.scanner.spaced_number()?) };
         self.scanner.skip_blanks();
         if !self.scanner.take(b"]") {
             return self

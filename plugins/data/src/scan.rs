@@ -99,10 +99,26 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// A number up to 2^63 - 1; blanks may stand before it.
-    pub(crate) fn long_number(&mut self) -> Result<u64, DataError> {
+    /// As [`Scanner::long_number`]; blanks may stand before it.
+    pub(crate) fn spaced_number(&mut self) -> Result<u64, DataError> {
         self.skip_blanks();
-        self.number(i64::MAX as u64)
+        self.long_number()
+    }
+
+    /// A number up to 2^63 - 1, which may end with a unit: `1k` is 1024.
+    pub(crate) fn long_number(&mut self) -> Result<u64, DataError> {
+        const MAX: u64 = i64::MAX as u64;
+        let start = self.at;
+        let number = self.number(MAX)?;
+        // Not the units b and s: the word be16: may follow a number without a blank.
+        let Some(power) = self.peek().and_then(|unit| b"kmgtpe".iter().position(|known| *known == unit | 0x20)) else {
+            return Ok(number);
+        };
+        self.at += 1;
+        match number.checked_mul(1 << (10 * (power + 1))).filter(|number| *number <= MAX) {
+            Some(number) => Ok(number),
+            None => self.wrong(start, format!("the number is larger than {MAX}")),
+        }
     }
 
     /// `\NAME`

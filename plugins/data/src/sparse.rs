@@ -30,6 +30,10 @@ impl Sparse {
 }
 
 impl Storage for Sparse {
+    fn preferred_block(&self) -> u32 {
+        PAGE as u32
+    }
+
     /// Reads run by run, so that holes are known as such all the way to the reply.
     fn pread(&self, buffer: &mut Buffer, span: Span, offset: u64) {
         let layers = read_lock(&self.0);
@@ -89,10 +93,18 @@ impl Layers {
             let at = offset + done as u64;
             let from = (at % PAGE) as usize;
             let length = (bytes.len() - done).min(PAGE as usize - from);
-            self.page(at / PAGE)?[from..from + length].copy_from_slice(&bytes[done..done + length]);
+            let piece = &bytes[done..done + length];
+            if !(is_all_zero(piece) && self.is_hole(at, length as u64)) {
+                self.page(at / PAGE)?[from..from + length].copy_from_slice(piece);
+            }
             done += length;
         }
         Ok(())
+    }
+
+    /// Whether a range within one page has neither been written nor is described.
+    fn is_hole(&self, at: u64, length: u64) -> bool {
+        !self.pages.contains_key(&(at / PAGE)) && self.base.is_zero(at, length)
     }
 
     /// The page to write into.

@@ -126,7 +126,11 @@ impl Configure for Eval {
     }
 
     fn complete(mut self) -> Result<Scripts, ConfigError> {
+        let has_missing = self.has_missing;
         let scripts = self.scripts_mut()?;
+        if !has_missing && !scripts.has("get_size") {
+            return Err(ConfigError::new("eval: get_size=SCRIPT has to be given: no client could connect without it"));
+        }
         for (method, implied, prints) in IMPLIED {
             if scripts.has(method) && !scripts.has(implied) {
                 scripts.set(implied, Script::Prints(prints));

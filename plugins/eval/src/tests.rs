@@ -8,8 +8,14 @@ use rbdkit_plugin_api::{
 
 use super::*;
 
-/// A plugin of these parameters, up to the point where clients come.
+/// A plugin of these parameters, up to the point where clients come. Without a size it gets one.
 fn start(params: &[(&str, &str)]) -> Result<Box<dyn Plugin>, ConfigError> {
+    let has_size = params.iter().any(|(key, _)| *key == "get_size");
+    let size = (!has_size).then_some(("get_size", "echo 10M"));
+    start_as_given(&size.into_iter().chain(params.iter().copied()).collect::<Vec<_>>())
+}
+
+fn start_as_given(params: &[(&str, &str)]) -> Result<Box<dyn Plugin>, ConfigError> {
     let mut plugin = (INFO.make)();
     for (key, value) in params {
         plugin.config(Param { key, value: OsStr::new(value) })?;
@@ -287,16 +293,51 @@ async fn sizes_descriptions_and_block_sizes_are_read() {
 async fn exports_are_listed_and_the_first_is_the_default() {
     let list = "printf 'INTERLEAVED\\na\\nfirst\\nb\\nsecond\\n'";
     let plugin = start(&[("list_exports", list), ("default_export", list)]).unwrap();
-    let exports = plugin.list_exports(false, false).await.unwrap();
+    let exports = plugin.list_exports(false, false).await.unwrap().unwrap();
     assert_eq!(exports.len(), 2);
     assert_eq!((exports[1].name.as_str(), exports[1].description.as_deref()), ("b", Some("second")));
     assert_eq!(plugin.default_export(false, false).await.unwrap(), "a");
 
     let plugin = start(&[("default_export", "echo $1-$2-$3")]).unwrap();
-    assert_eq!(plugin.list_exports(true, false).await.unwrap()[0].name, "default_export-true-false");
+    assert_eq!(plugin.default_export(true, false).await.unwrap(), "default_export-true-false");
+    // The host asks for the default export then.
+    assert_eq!(plugin.list_exports(true, false).await.unwrap(), None);
     let plugin = start(&[]).unwrap();
     assert_eq!(plugin.default_export(false, false).await.unwrap(), "");
-    assert_eq!(plugin.list_exports(false, false).await.unwrap().len(), 1);
+    assert_eq!(plugin.list_exports(false, false).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_empty_line_is_the_export_with_the_empty_name() {
+    let plugin = start(&[("list_exports", "echo"), ("default_export", "echo")]).unwrap();
+    let exports = plugin.list_exports(false, false).await.unwrap();
+    assert_eq!(exports, Some(vec![Default::default()]));
+    assert_eq!(plugin.default_export(false, false).await.unwrap(), "");
+    let plugin = start(&[("list_exports", ":"), ("default_export", ":")]).unwrap();
+    assert_eq!(plugin.list_exports(false, false).await.unwrap(), Some(vec![]));
+    assert_eq!(plugin.default_export(false, false).await.unwrap(), "");
+}
+
+#[tokio::test]
+async fn names_that_are_not_utf_8_are_refused_with_their_line() {
+    let script = "printf 'a\\n\\377\\n'";
+    let plugin = start(&[("list_exports", script), ("default_export", script)]).unwrap();
+    let list = plugin.list_exports(false, false).await.unwrap_err().to_string();
+    let name = plugin.default_export(false, false).await.unwrap_err().to_string();
+    for error in [list, name] {
+        assert!(error.contains("line 2 of the exports is not UTF-8"), "{error}");
+    }
+}
+
+#[test]
+fn a_plugin_without_a_size_is_refused_at_the_start() {
+    let message = "eval: get_size=SCRIPT has to be given: no client could connect without it";
+    for params in [&[][..], &[("pread", "exit 1")]] {
+        assert_eq!(start_as_given(params).err().unwrap().to_string(), message);
+    }
+    for method in ["get_size", "missing"] {
+        assert!(start_as_given(&[(method, "echo 1M")]).is_ok(), "{method}");
+    }
 }
 
 #[test]

@@ -100,7 +100,7 @@ impl Plugin for File {
         Ok(())
     }
 
-    fn list_exports(&self, _readonly: bool, _tls: bool) -> BoxFuture<'_, Result<Vec<ExportEntry>>> {
+    fn list_exports(&self, _readonly: bool, _tls: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
         Box::pin(async {
             let source = self.source()?;
             run_blocking(move || source.list()).await
@@ -125,6 +125,31 @@ impl Plugin for File {
 
     fn access_rights(&self) -> Option<AccessRights> {
         Some(self.config.access_rights())
+    }
+
+    fn optional_functions(&self) -> &'static [&'static str] {
+        &[
+            "unload",
+            "dump_plugin",
+            "list_exports",
+            "close",
+            "can_write",
+            "can_flush",
+            "is_rotational",
+            "can_trim",
+            "can_zero",
+            "can_fast_zero",
+            "can_extents",
+            "can_fua",
+            "can_multi_conn",
+            "can_cache",
+            "pwrite",
+            "flush",
+            "trim",
+            "zero",
+            "extents",
+            "cache",
+        ]
     }
 
     fn dump_plugin(&self) -> Vec<(String, String)> {

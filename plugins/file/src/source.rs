@@ -93,23 +93,30 @@ impl Source {
         }
     }
 
-    /// The exports. A single file is the default export, and clients may ask for it under any name.
-    pub(crate) fn list(&self) -> Result<Vec<ExportEntry>> {
+    /// The exports. A single file is the default export alone, and clients may ask for it under any
+    /// name.
+    pub(crate) fn list(&self) -> Result<Option<Vec<ExportEntry>>> {
         let Source::Dir(dir) = self else {
-            return Ok(vec![ExportEntry::default()]);
+            return Ok(None);
         };
         let reading = |error| failed("reading the directory", error);
         let mut names = Vec::new();
+        let mut not_listed = 0;
         for entry in Dir::read_from(&dir.fd).map_err(reading)? {
             let entry = entry.map_err(reading)?;
-            // A name that is not UTF-8 cannot be the name of an export.
-            let Ok(name) = entry.file_name().to_str() else { continue };
+            let Ok(name) = entry.file_name().to_str() else {
+                not_listed += 1;
+                continue;
+            };
             if dir.stat(name).is_ok_and(|stat| is_served(&stat)) {
                 names.push(name.to_string());
             }
         }
+        if not_listed > 0 {
+            tracing::warn!("file: names in the directory that are not UTF-8, and so not listed: {not_listed}");
+        }
         names.sort();
-        Ok(names.into_iter().map(|name| ExportEntry { name, description: None }).collect())
+        Ok(Some(names.into_iter().map(|name| ExportEntry { name, description: None }).collect()))
     }
 
     /// Opens the export that a client asks for: for reading and writing if that is wanted and

@@ -16,6 +16,7 @@ use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use rbdkit_plugin_api::own_program;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -61,7 +62,7 @@ pub fn serve_if_asked(starts: &[(&str, Start)]) -> Option<ExitCode> {
 /// Starts the helper and returns the socket to it.
 pub(crate) fn start(name: &str, words: &[OsString]) -> io::Result<OwnedFd> {
     let (ours, theirs) = packet::pair()?;
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = Command::new(own_program()?);
     command.arg0("rbdkit").arg(ARGUMENT).arg(name).stdin(Stdio::from(theirs));
     // Control-C must reach only the server, which ends its programs in order.
     command.process_group(0);

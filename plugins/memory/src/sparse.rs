@@ -195,6 +195,10 @@ impl Sparse {
 }
 
 impl Storage for Sparse {
+    fn preferred_block(&self) -> u32 {
+        PAGE as u32
+    }
+
     /// Reads run by run, so that holes are known as such all the way to the reply.
     fn pread(&self, buffer: &mut Buffer, span: Span, offset: u64) {
         let mut done = 0;

@@ -190,6 +190,16 @@ fn the_last_value_of_a_parameter_counts() {
 }
 
 #[test]
+fn clients_are_told_the_size_that_costs_least() {
+    for (allocator, preferred) in [("sparse", 32768), ("malloc", 4096)] {
+        let handle = open(&plugin(&[("size", "1M"), ("allocator", allocator)]).unwrap());
+        let sizes = ready(handle.block_size()).unwrap().unwrap();
+        assert_eq!((sizes.minimum, sizes.preferred, sizes.maximum), (1, preferred, u32::MAX), "{allocator}");
+        assert!(sizes.is_valid());
+    }
+}
+
+#[test]
 fn a_small_disk_can_be_locked_into_memory() {
     // 16 KiB are within every usual limit.
     let plugin = plugin(&[("size", "16k"), ("allocator", "malloc,mlock")]).unwrap();

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rbdkit_launcher::{Launcher, Order, Started, TaskProgram};
-use rbdkit_plugin_api::{Errno, inherited, name_lookup_hint};
+use rbdkit_plugin_api::{Errno, inherited, name_lookup_hint, temporary};
 use rbdkit_stream::{ConnectionError, Socket};
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
@@ -113,7 +113,9 @@ pub(crate) fn start(words: &[OsString], _order: Order) -> io::Result<Started> {
     // Nobody needs the socket's name once both ends are open, so the directory goes at the end of
     // this function.
     let private = Permissions::from_mode(0o700);
-    let directory = tempfile::Builder::new().prefix("rbdkit-nbd-").permissions(private).tempdir()?;
+    let mut directory = tempfile::Builder::new();
+    directory.prefix("rbdkit-nbd-").permissions(private);
+    let directory = directory.tempdir_in(temporary::directory()?)?;
     let address = SocketAddrUnix::new(directory.path().join("socket"))?;
     let socket = || rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
     let listening = socket()?;

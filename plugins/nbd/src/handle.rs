@@ -1,10 +1,12 @@
 //! A client's view of the other server's export. Long requests are cut into pieces that the server
-//! accepts.
+//! accepts. Requests that are not aligned to the server's minimum block size are refused: this
+//! plugin negotiated block sizes with the server, so it has to keep to them.
 
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    BlockSizes, BoxFuture, Buffer, Capabilities, Disk, Done, Extents, Flags, Handle, Op, Result, Span, Support,
+    BlockSizes, BoxFuture, Buffer, Capabilities, Disk, Done, Errno, Error, Extents, Flags, Handle, Op, Result, Span,
+    Support,
 };
 
 use crate::connection::{Command, Connection};
@@ -36,8 +38,26 @@ impl NbdHandle {
         maximum.min(rbdkit_plugin_api::MAX_REQUEST)
     }
 
+    /// Checks that a range is aligned to the server's minimum block size. It may end at the size.
+    fn check_aligned(&self, offset: u64, length: u64) -> Result<()> {
+        let session = self.connection.session();
+        let minimum = session.block_sizes.map_or(1, |sizes| u64::from(sizes.minimum));
+        let end = offset + length;
+        if offset.is_multiple_of(minimum) && (end.is_multiple_of(minimum) || end == session.size) {
+            return Ok(());
+        }
+        let what = format!(
+            "nbd: the other server only takes requests that are aligned to {minimum} bytes (--filter=blocksize aligns \
+                them)"
+        );
+        Err(Error::new(Errno::Einval, what))
+    }
+
     /// Sends a command without data, piece by piece.
     fn command(&self, kind: u16, flags: u16, offset: u64, length: u64) -> Op<Result<()>> {
+        if let Err(error) = self.check_aligned(offset, length) {
+            return Op::Ready(Err(error));
+        }
         let connection = Arc::clone(&self.connection);
         Op::later(async move {
             let mut done = 0;
@@ -99,6 +119,9 @@ impl Handle for NbdHandle {
     }
 
     fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
+        if let Err(error) = self.check_aligned(offset, span.len.into()) {
+            return Op::Ready((buffer, Err(error)));
+        }
         let (connection, maximum) = (Arc::clone(&self.connection), self.maximum());
         Op::later(async move {
             if span.len <= maximum {
@@ -117,6 +140,9 @@ impl Handle for NbdHandle {
     }
 
     fn pwrite(&self, buffer: Buffer, span: Span, offset: u64, flags: Flags) -> Op<Done> {
+        if let Err(error) = self.check_aligned(offset, span.len.into()) {
+            return Op::Ready((buffer, Err(error)));
+        }
         let (connection, maximum) = (Arc::clone(&self.connection), self.maximum());
         Op::later(async move {
             for piece in pieces(span, maximum) {
@@ -149,6 +175,9 @@ impl Handle for NbdHandle {
     }
 
     fn extents(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<Extents>> {
+        if let Err(error) = self.check_aligned(offset, length) {
+            return Op::Ready(Err(error));
+        }
         let connection = Arc::clone(&self.connection);
         let req_one = if flags.req_one { cmd_flag::REQ_ONE } else { 0 };
         // An answer may cover less than the request.

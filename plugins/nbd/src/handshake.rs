@@ -288,12 +288,14 @@ impl Negotiation {
             }
             let mut reader = Reader(&reply.data);
             let name = reader.counted().ok_or_else(|| malformed("list of exports"))?;
-            match string(name) {
-                Some(name) => {
-                    exports.push(ExportEntry { name, description: string(reader.0).filter(|text| !text.is_empty()) })
-                }
-                None => tracing::debug!("nbd: an export is not listed: \"{}\"", quoted(name)),
-            }
+            let name = string(name).ok_or_else(|| {
+                let what = format!(
+                    "it lists an export whose name is longer than {MAX_STRING} bytes or not UTF-8: \"{}\"",
+                    quoted(name)
+                );
+                OpenError::Refused(Errno::Eio, what)
+            })?;
+            exports.push(ExportEntry { name, description: string(reader.0).filter(|text| !text.is_empty()) });
         }
     }
 
@@ -379,15 +381,13 @@ fn session(replies: &[OptionReply], structured: bool, context: Option<u32>) -> R
             info::BLOCK_SIZE => {
                 let sizes = reader.u32().zip(reader.u32()).zip(reader.u32());
                 let ((minimum, preferred), maximum) = sizes.ok_or_else(|| malformed("block size"))?;
-                let sizes = BlockSizes { minimum, preferred, maximum };
-                if !sizes.is_valid() {
-                    let why = format!(
-                        "it announces impossible block sizes: minimum {minimum}, preferred {preferred}, \
-                            maximum {maximum}"
+                block_sizes = Some(BlockSizes { minimum, preferred, maximum }).filter(BlockSizes::is_valid);
+                if block_sizes.is_none() {
+                    tracing::warn!(
+                        "nbd: the server announces impossible block sizes, which are ignored: minimum {minimum}, \
+                            preferred {preferred}, maximum {maximum}"
                     );
-                    return Err(OpenError::Refused(Errno::Eio, why));
                 }
-                block_sizes = Some(sizes);
             }
             _ => {}
         }

@@ -123,7 +123,7 @@ impl Plugin for Nbd {
         self.upstream.as_ref().map(Upstream::access_rights)
     }
 
-    fn list_exports(&self, _readonly: bool, _tls: bool) -> BoxFuture<'_, Result<Vec<ExportEntry>>> {
+    fn list_exports(&self, _readonly: bool, _tls: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
         Box::pin(async { self.upstream()?.list().await })
     }
 
@@ -133,6 +133,36 @@ impl Plugin for Nbd {
 
     fn open(&self, args: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {
         Box::pin(async move { self.upstream()?.open(&args.exportname).await })
+    }
+
+    fn optional_functions(&self) -> &'static [&'static str] {
+        &[
+            "unload",
+            "dump_plugin",
+            "after_fork",
+            "cleanup",
+            "list_exports",
+            "default_export",
+            "close",
+            "export_description",
+            "block_size",
+            "can_write",
+            "can_flush",
+            "is_rotational",
+            "can_trim",
+            "can_zero",
+            "can_fast_zero",
+            "can_extents",
+            "can_fua",
+            "can_multi_conn",
+            "can_cache",
+            "pwrite",
+            "flush",
+            "trim",
+            "zero",
+            "extents",
+            "cache",
+        ]
     }
 
     fn dump_plugin(&self) -> Vec<(String, String)> {

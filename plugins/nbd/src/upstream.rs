@@ -224,22 +224,18 @@ impl Upstream {
         failure.into_error(&self.settings.target)
     }
 
-    /// The exports for a list.
-    pub(crate) async fn list(&self) -> Result<Vec<ExportEntry>> {
-        let default = || vec![ExportEntry { name: self.settings.export.clone(), description: None }];
+    /// The exports for a list. None: the default export alone.
+    pub(crate) async fn list(&self) -> Result<Option<Vec<ExportEntry>>> {
         if !self.settings.dynamic {
-            return Ok(default());
+            return Ok(None);
         }
-        let exports = self
-            .with_retries(|| {
-                Box::pin(async {
-                    let Connected { socket, .. } = connect(&self.settings.target, self.launcher.as_ref()).await?;
-                    Negotiation::list(socket).await
-                })
+        self.with_retries(|| {
+            Box::pin(async {
+                let Connected { socket, .. } = connect(&self.settings.target, self.launcher.as_ref()).await?;
+                Negotiation::list(socket).await
             })
-            .await?;
-        // A server that does not list its exports has a default export.
-        Ok(exports.unwrap_or_else(default))
+        })
+        .await
     }
 
     /// The export that the empty name means.

@@ -39,6 +39,26 @@ impl Plugin for Null {
         Ok(())
     }
 
+    fn optional_functions(&self) -> &'static [&'static str] {
+        &[
+            "can_write",
+            "can_flush",
+            "can_trim",
+            "can_zero",
+            "can_fast_zero",
+            "can_extents",
+            "can_fua",
+            "can_multi_conn",
+            "can_cache",
+            "pwrite",
+            "flush",
+            "trim",
+            "zero",
+            "extents",
+            "cache",
+        ]
+    }
+
     fn access_rights(&self) -> Option<AccessRights> {
         Some(AccessRights::default())
     }

@@ -49,6 +49,10 @@ impl Plugin for Pattern {
         }
     }
 
+    fn optional_functions(&self) -> &'static [&'static str] {
+        &["can_multi_conn", "can_cache"]
+    }
+
     fn access_rights(&self) -> Option<AccessRights> {
         Some(AccessRights::default())
     }

@@ -2,11 +2,14 @@
 
 use std::convert::Infallible;
 
-use rbdkit_plugin_api::{Buffer, Capabilities, Done, Extents, Flags, Handle, Op, Result, Span, Support};
+use rbdkit_plugin_api::{BlockSizes, Buffer, Capabilities, Done, Extents, Flags, Handle, Op, Result, Span, Support};
 
 /// What keeps the bytes. The gate in front of the plugin has checked that every range lies within
 /// the disk.
 pub trait Storage: Send + Sync + 'static {
+    /// The size and alignment in bytes at which writes cost least, a power of two.
+    fn preferred_block(&self) -> u32;
+
     /// Reads the bytes at `offset` into `span` of the buffer. Holes are marked as zero rather than
     /// written.
     fn pread(&self, buffer: &mut Buffer, span: Span, offset: u64);
@@ -49,6 +52,10 @@ impl<S> RamDisk<S> {
 impl<S: Storage> Handle for RamDisk<S> {
     fn get_size(&self) -> Op<Result<u64>> {
         Op::Ready(Ok(self.size))
+    }
+
+    fn block_size(&self) -> Op<Result<Option<BlockSizes>>> {
+        Op::Ready(Ok(Some(BlockSizes { minimum: 1, preferred: self.storage.preferred_block(), maximum: u32::MAX })))
     }
 
     fn can(&self) -> Op<Result<Capabilities>> {

@@ -88,6 +88,11 @@ impl Flat {
 }
 
 impl Storage for Flat {
+    /// The whole disk is allocated, so this is only a page of the kernel's.
+    fn preferred_block(&self) -> u32 {
+        4096
+    }
+
     fn pread(&self, buffer: &mut Buffer, span: Span, offset: u64) {
         fill(buffer, span, |mut bytes| {
             self.each_block(offset, bytes.len() as u64, |block, from, length| {

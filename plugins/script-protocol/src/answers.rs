@@ -27,32 +27,43 @@ pub(crate) fn block_sizes(text: &str) -> Option<Option<BlockSizes>> {
     Some((!nothing).then_some(sizes))
 }
 
-/// A list of exports in one of its three forms.
-pub(crate) fn exports(text: &[u8]) -> Vec<ExportEntry> {
-    let text = line(text);
-    if text.is_empty() {
-        return Vec::new();
-    }
-    let mut lines: Vec<&str> = text.split('\n').collect();
+/// A list of exports in one of its three forms. Each line is an entry, so an empty line is the export
+/// with the empty name.
+///
+/// # Errors
+/// What is wrong with the list.
+pub(crate) fn exports(text: &[u8]) -> Result<Vec<ExportEntry>, ExportsError> {
+    let text = str::from_utf8(text).map_err(|error| {
+        let line = text[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        ExportsError::NotUtf8 { line }
+    })?;
+    let mut lines: Vec<&str> = text.split_terminator('\n').collect();
     let entry = |name: &str, description: Option<&str>| ExportEntry {
         name: name.to_string(),
         description: description.filter(|text| !text.is_empty()).map(str::to_string),
     };
-    match lines[0] {
-        "INTERLEAVED" => lines[1..].chunks(2).map(|pair| entry(pair[0], pair.get(1).copied())).collect(),
-        "NAMES+DESCRIPTIONS" => {
+    Ok(match lines.first() {
+        Some(&"INTERLEAVED") => lines[1..].chunks(2).map(|pair| entry(pair[0], pair.get(1).copied())).collect(),
+        Some(&"NAMES+DESCRIPTIONS") => {
             let lines = &lines[1..];
             let names = lines.len().div_ceil(2);
             let descriptions = &lines[names..];
             lines[..names].iter().enumerate().map(|(i, name)| entry(name, descriptions.get(i).copied())).collect()
         }
         mode => {
-            if mode == "NAMES" {
+            if mode == Some(&"NAMES") {
                 lines.remove(0);
             }
             lines.into_iter().map(|name| entry(name, None)).collect()
         }
-    }
+    })
+}
+
+/// What is wrong with the exports that a script prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ExportsError {
+    #[error("line {line} of the exports is not UTF-8, so it cannot be the name of an export")]
+    NotUtf8 { line: usize },
 }
 
 /// What is wrong with the extents that a script prints.
@@ -121,7 +132,7 @@ mod tests {
     use rbdkit_plugin_api::Extent;
 
     fn names(text: &str) -> Vec<(String, Option<String>)> {
-        exports(text.as_bytes()).into_iter().map(|entry| (entry.name, entry.description)).collect()
+        exports(text.as_bytes()).unwrap().into_iter().map(|entry| (entry.name, entry.description)).collect()
     }
 
     fn named(list: &[(&str, Option<&str>)]) -> Vec<(String, Option<String>)> {
@@ -132,7 +143,16 @@ mod tests {
     fn lists_of_exports_come_in_three_forms() {
         for (text, expected) in [
             ("", named(&[])),
+            ("\n", named(&[("", None)])),
+            ("\n\n", named(&[("", None), ("", None)])),
+            ("a", named(&[("a", None)])),
             ("NAMES\n", named(&[])),
+            ("NAMES\n\n", named(&[("", None)])),
+            ("INTERLEAVED\n", named(&[])),
+            ("INTERLEAVED\n\n", named(&[("", None)])),
+            ("INTERLEAVED\n\n\n", named(&[("", None)])),
+            ("NAMES+DESCRIPTIONS\n", named(&[])),
+            ("NAMES+DESCRIPTIONS\n\nthe disk\n", named(&[("", Some("the disk"))])),
             ("NAMES\na\nb\n", named(&[("a", None), ("b", None)])),
             ("names\na\n\nb\n", named(&[("names", None), ("a", None), ("", None), ("b", None)])),
             ("INTERLEAVED\na\nda\nb\n", named(&[("a", Some("da")), ("b", None)])),
@@ -142,6 +162,11 @@ mod tests {
         ] {
             assert_eq!(names(text), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_list_that_is_not_utf_8_is_refused_with_its_line() {
+        assert_eq!(exports(b"a\nb\n\xff\nc\n"), Err(ExportsError::NotUtf8 { line: 3 }));
     }
 
     #[test]

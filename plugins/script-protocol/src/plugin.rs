@@ -147,23 +147,21 @@ impl<C: Configure> Plugin for ScriptPlugin<C> {
         })
     }
 
-    fn list_exports(&self, readonly: bool, tls: bool) -> BoxFuture<'_, Result<Vec<ExportEntry>>> {
-        Box::pin(async move {
-            let list = self
-                .with_scripts(move |scripts| Ok(scripts.read("list_exports", &[word(readonly), word(tls)])?))
-                .await?;
-            match list {
-                Some(text) => Ok(answers::exports(&text)),
-                None => Ok(vec![ExportEntry { name: self.default_export(readonly, tls).await?, description: None }]),
-            }
+    fn list_exports(&self, readonly: bool, tls: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
+        self.with_scripts(move |scripts| {
+            let list = scripts.read("list_exports", &[word(readonly), word(tls)])?;
+            let exports = |text: Vec<u8>| answers::exports(&text).map_err(|wrong| scripts.fault("list_exports", wrong));
+            Ok(list.map(exports).transpose()?)
         })
     }
 
     fn default_export(&self, readonly: bool, tls: bool) -> BoxFuture<'_, Result<String>> {
         self.with_scripts(move |scripts| {
-            let list = scripts.read("default_export", &[word(readonly), word(tls)])?;
-            let first = list.and_then(|text| answers::exports(&text).into_iter().next());
-            Ok(first.map(|entry| entry.name).unwrap_or_default())
+            let Some(text) = scripts.read("default_export", &[word(readonly), word(tls)])? else {
+                return Ok(String::new());
+            };
+            let exports = answers::exports(&text).map_err(|wrong| scripts.fault("default_export", wrong))?;
+            Ok(exports.into_iter().next().map(|entry| entry.name).unwrap_or_default())
         })
     }
 
@@ -182,6 +180,40 @@ impl<C: Configure> Plugin for ScriptPlugin<C> {
     }
 
     /// The highest exit status with a meaning of its own, and the lines that the script prints.
+    fn optional_functions(&self) -> &'static [&'static str] {
+        &[
+            "load",
+            "unload",
+            "dump_plugin",
+            "thread_model",
+            "get_ready",
+            "after_fork",
+            "cleanup",
+            "preconnect",
+            "list_exports",
+            "default_export",
+            "close",
+            "export_description",
+            "block_size",
+            "can_write",
+            "can_flush",
+            "is_rotational",
+            "can_trim",
+            "can_zero",
+            "can_fast_zero",
+            "can_extents",
+            "can_fua",
+            "can_multi_conn",
+            "can_cache",
+            "pwrite",
+            "flush",
+            "trim",
+            "zero",
+            "extents",
+            "cache",
+        ]
+    }
+
     fn dump_plugin(&self) -> Vec<(String, String)> {
         let mut lines = vec![("max_known_status".to_string(), "3".to_string())];
         let Some(scripts) = self.scripts() else { return lines };

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rbdkit_plugin_api::temporary;
 use tempfile::TempDir;
 
 /// An empty directory of a random name that only this user can enter. It is removed with the value.
@@ -15,7 +16,8 @@ impl ScriptDir {
     /// Makes one under `$TMPDIR`, by default `/tmp`.
     pub(crate) fn new() -> io::Result<ScriptDir> {
         let private = Permissions::from_mode(0o700);
-        tempfile::Builder::new().prefix("rbdkit").permissions(private).tempdir().map(ScriptDir)
+        let parent = temporary::directory()?;
+        tempfile::Builder::new().prefix("rbdkit").permissions(private).tempdir_in(parent).map(ScriptDir)
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use rbdkit_launcher::{Launcher, Order, Started, TaskProgram};
 use rbdkit_plugin_api::text::one_line;
-use rbdkit_plugin_api::{Errno, Error, Result, lock};
+use rbdkit_plugin_api::{Errno, Error, Result, lock, temporary};
 use rbdkit_stream::Socket;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
@@ -116,7 +116,9 @@ struct Secret {
 impl Secret {
     fn new(password: &str) -> io::Result<Secret> {
         let private = Permissions::from_mode(0o700);
-        let directory = tempfile::Builder::new().prefix("rbdkit-ssh-").permissions(private).tempdir()?;
+        let mut directory = tempfile::Builder::new();
+        directory.prefix("rbdkit-ssh-").permissions(private);
+        let directory = directory.tempdir_in(temporary::directory()?)?;
         let askpass = askpass(&directory);
         OpenOptions::new().write(true).create_new(true).mode(0o700).open(&askpass)?.write_all(ASKPASS.as_bytes())?;
         let pipe = directory.path().join("password");

@@ -154,6 +154,10 @@ impl Plugin for Ssh {
     }
 
     /// The server itself opens nothing: `ssh` connects and reads, and the helper starts `ssh`.
+    fn optional_functions(&self) -> &'static [&'static str] {
+        &["unload", "close", "can_write", "can_flush", "can_fua", "can_multi_conn", "pwrite", "flush"]
+    }
+
     fn access_rights(&self) -> Option<AccessRights> {
         Some(AccessRights::default())
     }

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::habits::Habits;
 use crate::{Chances, Fault, Rules, Shared, lock};
 
 /// How many requests' heads the server keeps for the test.
@@ -29,21 +30,23 @@ pub(crate) fn serve(shared: &Shared, socket: &TcpStream) {
     while connection.request().is_ok() {}
 }
 
-struct Connection<'a> {
-    shared: &'a Shared,
+pub(crate) struct Connection<'a> {
+    pub(crate) shared: &'a Shared,
     stream: BufReader<Box<dyn Stream + 'a>>,
     socket: &'a TcpStream,
 }
 
-struct Request {
-    method: String,
-    path: String,
-    head: String,
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    /// Lossily, for what has to be text.
+    text: String,
+    head: Vec<u8>,
 }
 
 impl Request {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.head
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.text
             .lines()
             .skip(1)
             .filter_map(|line| line.split_once(':'))
@@ -52,7 +55,7 @@ impl Request {
     }
 
     /// The first and the last byte of the requested range.
-    fn range(&self, size: u64) -> Option<(u64, u64)> {
+    pub(crate) fn range(&self, size: u64) -> Option<(u64, u64)> {
         let (first, last) = self.header("Range")?.strip_prefix("bytes=")?.split_once('-')?;
         let first = first.parse().ok()?;
         let last = if last.is_empty() { size.checked_sub(1)? } else { last.parse::<u64>().ok()? };
@@ -60,7 +63,7 @@ impl Request {
     }
 }
 
-fn closed() -> io::Error {
+pub(crate) fn closed() -> io::Error {
     io::ErrorKind::ConnectionAborted.into()
 }
 
@@ -78,17 +81,18 @@ impl Connection<'_> {
     }
 
     fn read_head(&mut self) -> io::Result<Request> {
-        let mut head = String::new();
+        let mut head = Vec::new();
         loop {
             let before = head.len();
-            if self.stream.read_line(&mut head)? == 0 || head.len() > 64 << 10 {
+            if self.stream.read_until(b'\n', &mut head)? == 0 || head.len() > 64 << 10 {
                 return Err(closed());
             }
             if before > 0 && head.len() - before == 2 {
                 break;
             }
         }
-        let mut words = head.split(' ');
+        let text = String::from_utf8_lossy(&head).into_owned();
+        let mut words = text.split(' ');
         let method = words.next().unwrap_or_default().to_string();
         let path = words.next().unwrap_or_default().to_string();
         let mut heads = lock(&self.shared.heads);
@@ -96,19 +100,26 @@ impl Connection<'_> {
             heads.pop_front();
         }
         heads.push_back(head.clone());
-        Ok(Request { method, path, head })
+        Ok(Request { method, path, text, head })
     }
 
     fn answer(&mut self, request: &Request, rules: &Rules) -> io::Result<()> {
         let body = self.read_body(request)?;
         self.wait(rules.delay)?;
         if let Some(required) = &rules.require
-            && !request.head.lines().any(|line| line.eq_ignore_ascii_case(required))
+            && !request
+                .head
+                .split(|byte| *byte == b'\n')
+                .any(|line| line.trim_ascii_end().eq_ignore_ascii_case(required.as_bytes()))
         {
             return self.page(401, request, rules, "");
         }
         if let Some(to) = redirect(&request.path) {
             return self.page(302, request, rules, &format!("Location: {to}\r\n"));
+        }
+        let habits = Habits::of(request, rules);
+        if self.by_habit(request, rules, &habits)? {
+            return Ok(());
         }
         match request.method.as_str() {
             "HEAD" if !rules.head => self.page(405, request, rules, ""),
@@ -118,7 +129,9 @@ impl Connection<'_> {
             }
             "GET" => {
                 self.shared.counters.transfers.fetch_add(1, Ordering::Relaxed);
-                match self.next_fault() {
+                // A client that connects looks at the first byte. Faults spoil what is read then.
+                let is_look = request.range(rules.size) == Some((0, 0));
+                match (!is_look).then(|| self.next_fault()).flatten() {
                     Some(fault) => self.spoiled(fault, request, rules),
                     None => self.disk(request, rules),
                 }
@@ -176,7 +189,7 @@ impl Connection<'_> {
     }
 
     /// Sends a range of the disk.
-    fn body(&mut self, first: u64, length: u64, bandwidth: Option<u64>) -> io::Result<()> {
+    pub(crate) fn body(&mut self, first: u64, length: u64, bandwidth: Option<u64>) -> io::Result<()> {
         let started = Instant::now();
         let mut piece = vec![0; PIECE.min(length as usize)];
         let mut done = 0;
@@ -288,7 +301,7 @@ impl Connection<'_> {
         None
     }
 
-    fn page(&mut self, status: u16, request: &Request, rules: &Rules, extra: &str) -> io::Result<()> {
+    pub(crate) fn page(&mut self, status: u16, request: &Request, rules: &Rules, extra: &str) -> io::Result<()> {
         let page = if request.method == "HEAD" || status == 204 { "" } else { "a page for people\n" };
         let head = self.head(status, rules, page.len() as u64, extra);
         self.send(format!("{head}{page}").as_bytes())
@@ -311,14 +324,20 @@ impl Connection<'_> {
         head
     }
 
-    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         let stream = self.stream.get_mut();
         stream.write_all(bytes)?;
         stream.flush()
     }
 
+    /// Sends nothing until the client closes the connection.
+    pub(crate) fn until_closed(&mut self) -> io::Result<bool> {
+        while self.stream.read(&mut [0; 100])? > 0 {}
+        Err(closed())
+    }
+
     /// Waits. Fails if the server goes away meanwhile.
-    fn wait(&self, time: Duration) -> io::Result<()> {
+    pub(crate) fn wait(&self, time: Duration) -> io::Result<()> {
         let away = lock(&self.shared.away);
         if *away {
             return Err(closed());

@@ -7,11 +7,13 @@
 //! connection has a thread, so that requests wait side by side as at a real server.
 //!
 //! Paths: `/redirect/N` redirects to the disk in N steps, `/loop` redirects without end,
-//! `/elsewhere?URL` redirects to URL. Every other path is the disk.
+//! `/elsewhere?URL` redirects to URL. Every other path is the disk. The query
+//! `?habit=NAME,NAME` gives a request the habits of [`HABITS`].
 #![forbid(unsafe_code)]
 
 mod connection;
 mod content;
+mod habits;
 mod tls;
 
 use std::collections::VecDeque;
@@ -23,9 +25,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub use content::Content;
+pub use habits::{HABITS, Habit};
 pub use tls::Identity;
 
-/// What spoils one answer to a GET. [`Fault::Status`] spoils a PUT as well.
+/// What spoils one answer to a GET, unless it asks only for the first byte, as clients do to find
+/// the disk. [`Fault::Status`] spoils a PUT as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// This many bytes of the body, then a reset of the connection.
@@ -87,6 +91,8 @@ pub struct Rules {
     pub require: Option<String>,
     /// The value of `Set-Cookie` in every answer.
     pub set_cookie: Option<String>,
+    /// The habits of all answers: names of [`HABITS`].
+    pub habits: Vec<String>,
     /// The faults of the next requests, in order.
     pub faults: VecDeque<Fault>,
     /// Faults by chance, which begin when [`Rules::faults`] is empty.
@@ -105,6 +111,7 @@ impl Default for Rules {
             accept_ranges: true,
             require: None,
             set_cookie: None,
+            habits: Vec::new(),
             faults: VecDeque::new(),
             chances: None,
         }
@@ -136,13 +143,25 @@ pub(crate) struct Counters {
     at_once: AtomicU64,
 }
 
+impl Counters {
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_transfer(&self) {
+        self.transfers.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 pub(crate) struct Shared {
     pub(crate) rules: Mutex<Rules>,
     pub(crate) content: Content,
     pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
     pub(crate) counters: Counters,
     /// The heads of the last requests.
-    pub(crate) heads: Mutex<VecDeque<String>>,
+    pub(crate) heads: Mutex<VecDeque<Vec<u8>>>,
+    /// The last token of the habit `redirect-token`.
+    pub(crate) token: Mutex<u64>,
     /// The state of the random generator for [`Chances`].
     pub(crate) chance: Mutex<u64>,
     /// Whether connections have to end.
@@ -194,6 +213,7 @@ impl SlowServer {
             tls: tls.map(Identity::config),
             counters: Counters::default(),
             heads: Mutex::default(),
+            token: Mutex::new(0),
             chance: Mutex::new(chance),
             away: Mutex::new(false),
             changed: Condvar::new(),
@@ -274,9 +294,19 @@ impl SlowServer {
         }
     }
 
-    /// The heads of the last requests, oldest first.
+    /// The heads of the last requests, oldest first. Bytes that are not UTF-8 are replaced.
     pub fn heads(&self) -> Vec<String> {
+        lock(&self.shared.heads).iter().map(|head| String::from_utf8_lossy(head).into_owned()).collect()
+    }
+
+    /// The heads of the last requests, oldest first.
+    pub fn raw_heads(&self) -> Vec<Vec<u8>> {
         lock(&self.shared.heads).iter().cloned().collect()
+    }
+
+    /// How many connections are open.
+    pub fn open_connections(&self) -> usize {
+        lock(&self.shared.streams).iter().filter(|stream| stream.strong_count() > 0).count()
     }
 
     /// Stops serving: resets the connections and refuses new ones.

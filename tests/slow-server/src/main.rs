@@ -1,7 +1,9 @@
 //! The slow server as a program, for `make demo-remote` and for measuring by hand.
 //!
-//!     rbdkit-slow-server [port=N] [size=BYTES | file=PATH] [delay=MILLISECONDS] [bandwidth=BYTES]
+//!     rbdkit-slow-server [port=N] [size=BYTES | file=PATH] [delay=MILLISECONDS] [bandwidth=BYTES] [habit=NAME]...
+//!     rbdkit-slow-server habits
 //!
+//! `habits` lists the habits that the server can have, which a query can switch on as well.
 //! It prints its URL. For each line on standard input it prints the requests and the bytes that it
 //! served since the last line. It ends at the end of its input.
 #![forbid(unsafe_code)]
@@ -12,7 +14,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use rbdkit_slow_server::{Content, Rules, SlowServer};
+use rbdkit_slow_server::{Content, HABITS, Rules, SlowServer};
 
 fn main() -> ExitCode {
     match run() {
@@ -38,6 +40,11 @@ fn run() -> io::Result<()> {
             "file" => content = Content::File(OpenOptions::new().read(true).open(value)?),
             "delay" => rules.delay = Duration::from_millis(number()?),
             "bandwidth" => rules.bandwidth = Some(number()?),
+            "habit" if HABITS.iter().any(|habit| habit.name == value) => rules.habits.push(value.into()),
+            "habits" => {
+                HABITS.iter().for_each(|habit| println!("{:24} {}", habit.name, habit.what));
+                return Ok(());
+            }
             _ => return Err(wrong()),
         }
     }

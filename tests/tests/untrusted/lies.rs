@@ -122,7 +122,7 @@ fn while_a_connection_is_open_the_layer_below_has_one_size() {
 }
 
 #[test]
-fn an_impossible_size_or_block_size_fails_the_opening_and_nothing_else() {
+fn an_impossible_size_fails_the_opening_and_an_impossible_block_size_or_description_is_none() {
     let large = serve(&[], &[&sized("large", "(i64.const -1)")], &["memory", "1M"]);
     let body = r#"
     (func (export "rbdkit:filter/info@0.1.0#get-size") (result i32)
@@ -143,14 +143,23 @@ fn an_impossible_size_or_block_size_fails_the_opening_and_nothing_else() {
     let text = |name, length| Guest::new(name, &["info"], &text.replace("LENGTH", length));
     let long = serve(&[], &[&text("long", "60000000")], &["memory", "1M"]);
     let beyond = serve(&[], &[&text("beyond", "-1")], &["memory", "1M"]);
+    for _ in 0..3 {
+        assert_ne!(opens(&large), rep::ACK);
+    }
+    large.wait_for_log("large: size 18446744073709551615 is beyond 2^63 - 1");
+    assert!(large.stop().status.success());
     for (server, why) in [
-        (large, "large: size 18446744073709551615 is beyond 2^63 - 1"),
         (blocks, "blocks: impossible block sizes"),
         (long, "long: export-description: "),
         (beyond, "beyond: export-description: "),
     ] {
         for _ in 0..3 {
-            assert_ne!(opens(&server), rep::ACK, "{why}");
+            let mut stream = Stream::connect(server.socket());
+            stream.greet(3).expect("a greeting");
+            // 2 asks for the description, 3 for the block sizes. Neither is told.
+            stream.option(opt::GO, &go("", &[2, 3])).expect("GO");
+            let (end, told) = stream.option_replies(opt::GO).expect("replies");
+            assert_eq!((end, told.len()), (rep::ACK, 1), "{why}: {told:?}");
         }
         server.wait_for_log(why);
         assert!(server.stop().status.success());

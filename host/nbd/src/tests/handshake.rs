@@ -157,6 +157,33 @@ fn options_are_not_for_ever() {
     assert_eq!(one(&mut handshake, 77, &[]).0, Err(Violation::TooManyOptions(MAX_OPTIONS)));
 }
 
+/// Answers a LIST with this many exports.
+fn list(handshake: &mut Handshake, exports: u32) {
+    assert_eq!(one(handshake, 3, &[]).0, Ok(Some(HandshakeAction::List)));
+    (0..exports).for_each(|_| handshake.list_export(&ExportEntry::default(), &mut Vec::new()));
+    handshake.end_list(&mut Vec::new());
+}
+
+#[test]
+fn a_client_may_ask_about_every_export_that_was_listed() {
+    let mut handshake = after_flags(3);
+    list(&mut handshake, 2000);
+    // qemu-nbd sends three options for each.
+    for _ in 0..3 * 2000 {
+        request(&mut handshake, 6, b"\0\0\0\0\0\0");
+    }
+}
+
+#[test]
+fn listing_again_and_again_does_not_allow_more_options() {
+    let mut handshake = after_flags(3);
+    let allowed = MAX_OPTIONS + 5 * OPTIONS_PER_EXPORT;
+    for exports in (0..allowed).map(|i| i % 6) {
+        list(&mut handshake, exports);
+    }
+    assert_eq!(one(&mut handshake, 3, &[]).0, Err(Violation::TooManyOptions(allowed)));
+}
+
 #[test]
 fn names_are_text() {
     for name in [&b"a\0b"[..], b"\xff", &[b'x'; 4097]] {
@@ -212,6 +239,24 @@ fn an_export_is_described_as_far_as_was_asked() {
 }
 
 #[test]
+fn only_a_client_that_goes_with_block_sizes_is_held_to_them() {
+    for (number, data, held) in [
+        (7, &b"\0\0\0\0\0\x01\0\x03"[..], true),
+        (7, b"\0\0\0\0\0\x02\0\x01\0\x02", false),
+        (7, b"\0\0\0\0\0\0", false),
+        (1, b"", false),
+    ] {
+        let mut handshake = after_flags(3);
+        let asked = request(&mut handshake, number, data);
+        let session = handshake.accept(&asked, &export(), &mut Vec::new()).expect("the transmission begins");
+        assert_eq!(session.block_sizes, export().block_sizes.filter(|_| held), "{data:?}");
+        // An export without block sizes has none to keep to.
+        let plain = Export { block_sizes: None, ..export() };
+        assert_eq!(handshake.accept(&asked, &plain, &mut Vec::new()).unwrap().block_sizes, None);
+    }
+}
+
+#[test]
 fn export_name_ends_with_zeroes_unless_both_sides_agreed() {
     for (flags, length) in [(0, 134), (1, 134), (2, 10), (3, 10)] {
         let mut handshake = after_flags(flags);
@@ -251,7 +296,9 @@ fn exports_are_listed_with_descriptions_unless_the_protocol_cannot() {
     let entry =
         |name: &str, text: Option<&str>| ExportEntry { name: name.into(), description: text.map(str::to_string) };
     let exports = [entry("a", Some("text")), entry(&"x".repeat(4097), None), entry("n\0l", None), entry("", None)];
-    after_flags(3).list(&exports, &mut out);
+    let mut handshake = after_flags(3);
+    exports.iter().for_each(|export| handshake.list_export(export, &mut out));
+    handshake.end_list(&mut out);
     assert_eq!(replies(3, &out), [(2, b"\0\0\0\x01atext".to_vec()), (2, vec![0; 4]), (1, vec![])]);
 }
 

@@ -35,5 +35,11 @@ fn export() -> Export {
 }
 
 fn session() -> Session {
-    Session { size: 1 << 20, can: everything(), reply_format: ReplyFormat::Structured, base_allocation: true }
+    Session {
+        size: 1 << 20,
+        can: everything(),
+        reply_format: ReplyFormat::Structured,
+        base_allocation: true,
+        block_sizes: None,
+    }
 }

@@ -33,7 +33,7 @@ fn talk(pieces: &[&[u8]]) -> Talk {
                     Ok(None) => false,
                     Ok(Some(action)) => {
                         match &action {
-                            HandshakeAction::List => handshake.list(&[], &mut talk.out),
+                            HandshakeAction::List => handshake.end_list(&mut talk.out),
                             HandshakeAction::Open(opening) => {
                                 transmission = handshake.accept(opening, &export(), &mut talk.out);
                             }
@@ -161,6 +161,71 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
         bytes
     });
     prop_oneof![4 => talk, 1 => vec(any::<u8>(), 0..200)]
+}
+
+/// One step of a client that negotiates: what it sends, and how many exports a LIST finds.
+#[derive(Clone, Debug)]
+enum Step {
+    List(u32),
+    Other(Vec<u8>),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let info = b"IHAVEOPT\0\0\0\x06\0\0\0\x06\0\0\0\0\0\0".to_vec();
+    let step = prop_oneof![
+        1 => (0u32..80).prop_map(Step::List),
+        3 => Just(Step::Other(info)),
+        3 => option().prop_map(Step::Other),
+    ];
+    vec((step, 1usize..400), 1..40)
+        .prop_map(|runs| runs.into_iter().flat_map(|(step, times)| std::iter::repeat_n(step, times)).collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(60) })]
+
+    #[test]
+    fn options_are_bounded_by_the_longest_list(steps in steps()) {
+        let mut handshake = Handshake::new(HandshakeConfig::default());
+        prop_assert_eq!(handshake.advance(&mut &[0, 0, 0, 3][..], &mut Vec::new()), Ok(None));
+        let list = b"IHAVEOPT\0\0\0\x03\0\0\0\0";
+        let (mut longest, mut options) = (0, 0);
+        for step in steps {
+            let message = match &step {
+                Step::List(_) => &list[..],
+                Step::Other(bytes) => &bytes[..],
+            };
+            let (mut rest, mut out) = (message, Vec::new());
+            let action = handshake.advance(&mut rest, &mut out);
+            if rest.len() == message.len() && action == Ok(None) {
+                // The message is not whole, so the conversation cannot go on.
+                return Ok(());
+            }
+            options += 1;
+            let allowed = MAX_OPTIONS + longest * OPTIONS_PER_EXPORT;
+            match action {
+                Err(Violation::TooManyOptions(limit)) => {
+                    prop_assert_eq!((limit, options), (allowed, allowed + 1));
+                    return Ok(());
+                }
+                Err(_) => return Ok(()),
+                Ok(Some(HandshakeAction::List)) => {
+                    let found = if let Step::List(found) = step { found } else { 0 };
+                    (0..found).for_each(|_| handshake.list_export(&Default::default(), &mut out));
+                    handshake.end_list(&mut out);
+                    longest = longest.max(found);
+                }
+                Ok(Some(HandshakeAction::Open(request))) => {
+                    if handshake.accept(&request, &export(), &mut out).is_some() {
+                        return Ok(());
+                    }
+                }
+                Ok(Some(HandshakeAction::Abort)) => return Ok(()),
+                Ok(None) => {}
+            }
+            prop_assert!(options <= allowed);
+        }
+    }
 }
 
 proptest! {

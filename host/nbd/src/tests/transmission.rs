@@ -1,6 +1,8 @@
 //! Requests and replies.
 
-use rbdkit_plugin_api::{Buffer, Capabilities, Errno, Error, Extents, Fill, Flags, MAX_REQUEST, Span, Support};
+use rbdkit_plugin_api::{
+    BlockSizes, Buffer, Capabilities, Errno, Error, Extents, Fill, Flags, MAX_REQUEST, Span, Support,
+};
 
 use super::super::reply::{Reply, RequestKind, errno};
 use super::super::*;
@@ -60,6 +62,41 @@ fn each_flag_is_for_its_command_alone() {
             assert_eq!(refused(&session, command, flag, offset, length), expected, "command {command} flag {flag:#x}");
         }
     }
+}
+
+#[test]
+fn every_command_keeps_to_the_block_sizes_that_were_negotiated() {
+    let size = (1 << 20) + 100;
+    let free = Session { size, ..session() };
+    let sizes = BlockSizes { minimum: 512, preferred: 4096, maximum: 64 << 10 };
+    let held = Session { block_sizes: Some(sizes), ..free };
+    let ranges = [
+        (0, 512, true),
+        (1024, 4096, true),
+        (1, 511, false),
+        (1, 512, false),
+        (0, 100, false),
+        (512, 513, false),
+        // The tail, which no aligned request reaches.
+        (1 << 20, 100, true),
+        ((1 << 20) - 512, 612, true),
+        ((1 << 20) + 1, 99, false),
+    ];
+    for command in [0, 1, 4, 5, 6, 7] {
+        for (offset, length, good) in ranges {
+            let expected = if good { None } else { Some(Errno::Einval) };
+            assert_eq!(refused(&held, command, 0, offset, length), expected, "command {command} {offset} {length}");
+            assert_eq!(refused(&free, command, 0, offset, length), None, "command {command} {offset} {length}");
+        }
+        // The maximum is for data.
+        let expected = if command < 2 { Some(Errno::Einval) } else { None };
+        assert_eq!(refused(&held, command, 0, 0, (64 << 10) + 512), expected, "command {command}");
+        assert_eq!(refused(&held, command, 0, 0, 64 << 10), None, "command {command}");
+        // Being outside of the export is still reported first.
+        let outside = if matches!(command, 1 | 6) { Errno::Enospc } else { Errno::Einval };
+        assert_eq!(refused(&held, command, 0, size - 1, 2), Some(outside), "command {command}");
+    }
+    assert_eq!(refused(&held, 3, 0, 0, 0), None);
 }
 
 #[test]

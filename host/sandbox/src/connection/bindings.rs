@@ -12,6 +12,8 @@ wasmtime::component::bindgen!({
     path: "../../wit",
     world: "rbdkit:filter/everything",
     imports: {
+        "rbdkit:filter/next.block-size": async | trappable,
+        "rbdkit:filter/next.export-description": async | trappable,
         "rbdkit:filter/next.pread": async | trappable,
         "rbdkit:filter/next.pwrite": async | trappable,
         "rbdkit:filter/next.flush": async | trappable,

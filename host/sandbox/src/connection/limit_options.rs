@@ -137,23 +137,13 @@ impl Limits {
                     Slot::Time(time) => format!("{time:?}"),
                     Slot::Auto(None) => "auto".to_string(),
                     Slot::Bytes(bytes) | Slot::Auto(Some(bytes)) if *bytes == u64::MAX => "unlimited".to_string(),
-                    Slot::Bytes(bytes) | Slot::Auto(Some(bytes)) => in_units(*bytes),
+                    Slot::Bytes(bytes) | Slot::Auto(Some(bytes)) => units::format_size(*bytes),
                     Slot::Count(count) => count.to_string(),
                 };
                 Some((*name, value, *what))
             })
             .collect()
     }
-}
-
-/// A number of bytes as a value of `--filter-limit`.
-pub(crate) fn in_units(bytes: u64) -> String {
-    for (suffix, scale) in [("G", 1 << 30), ("M", 1 << 20), ("k", 1 << 10)] {
-        if bytes >= scale && bytes.is_multiple_of(scale) {
-            return format!("{}{suffix}", bytes / scale);
-        }
-    }
-    bytes.to_string()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@
 //! worker asks the filter for a range, wakes the next worker, fetches the range, and asks again. So
 //! these ranges need no request of a client, no more of them are under way than there are workers,
 //! and the filter gives a range out only when a worker is about to fetch it. Only one worker at a
-//! time asks.
+//! time asks. What the filter computes for that is on an account of its own ([`super::background`]).
 //!
 //! When the connection ends no more prefetches are begun. The layer below is closed after the last
 //! one that is under way.
@@ -23,9 +23,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
-use rbdkit_plugin_api::{BoxFuture, Flags, Result, Support, ThreadModel, lock};
+use rbdkit_chain::STEP;
+use rbdkit_plugin_api::{BoxFuture, Errno, Extent, Extents, Flags, Result, Support, ThreadModel, lock};
 use tokio::sync::Notify;
 
+use super::detached::Charge;
 use super::next::Next;
 use super::shared::FilterShared;
 
@@ -47,6 +49,9 @@ const AT_ONCE: Duration = Duration::from_micros(200);
 /// covers 2 GiB a second for each worker.
 const PAUSE: Duration = Duration::from_millis(1);
 
+/// Prefetches use at most this part of the filter's `buffers-total`.
+const PART_FOR_PREFETCHES: u64 = 4;
+
 /// How many finished pieces are remembered, because a moving window asks again for the part that
 /// overlaps.
 const MAX_REMEMBERED: usize = 16;
@@ -58,16 +63,19 @@ pub(crate) struct Prefetcher {
     most: u32,
     queue: Mutex<Queue>,
     idle: Notify,
+    /// Notified when no more prefetches are begun.
+    stopping: Notify,
     /// Set if the filter exports `background`.
     next_range: OnceLock<NextRange>,
 }
 
 /// Asks the filter for its next background range (`background.next-range`): offset, length, and the
-/// layer below to fetch it from.
+/// layer below to fetch it from. Also returns how long the guest computed.
 ///
 /// The future is boxed because the guest's answer may ask for prefetches, and a future cannot be a
 /// part of itself.
-pub(crate) type NextRange = Box<dyn Fn() -> BoxFuture<'static, Option<((u64, u64), Arc<Next>)>> + Send + Sync>;
+pub(crate) type NextRange =
+    Box<dyn Fn() -> BoxFuture<'static, (Option<((u64, u64), Arc<Next>)>, Duration)> + Send + Sync>;
 
 #[derive(Default)]
 struct Queue {
@@ -112,21 +120,29 @@ impl Piece {
         if offset >= end {
             return None;
         }
-        let block = next.hop.block_sizes().map_or(1, |sizes| u64::from(sizes.minimum));
-        let (from, to) = aligned(offset, end, block, next.hop.size());
-        Some(Piece { offset: from, length: to - from, next })
+        Some(Piece { offset, length: end - offset, next })
+    }
+
+    /// What fetching it takes at most: a list of extents, and then the buffer that the gate reads
+    /// into if next has no cache of its own.
+    fn bytes(&self) -> u64 {
+        let can = self.next.hop.can();
+        let list = 2 * size_of::<Extent>() as u64 * Extents::limit(self.length) as u64;
+        let buffer = if can.cache == Support::Emulate { self.length.min(STEP.into()) } else { 0 };
+        if can.extents { list.max(buffer) } else { buffer }
     }
 
     /// Caches the parts that are not known to be zero.
     async fn fetch(&self) -> Result<()> {
         let hop = &self.next.hop;
+        let block = hop.block_sizes().await.map_or(1, |sizes| u64::from(sizes.minimum));
+        let (offset, end) = aligned(self.offset, self.offset + self.length, block, hop.size());
         if hop.can().extents {
             // Without an answer all of it counts as data.
-            if let Ok(extents) = hop.extents(self.offset, self.length, Flags::NONE).await {
+            if let Ok(extents) = hop.extents(offset, end - offset, Flags::NONE).await {
                 // What the extents do not cover counts as data. This is one request, from the first
                 // data to the last, because a list may have tens of thousands of runs, and closing
                 // waits for requests under way.
-                let end = self.offset + self.length;
                 let data = || extents.as_slice().iter().filter(|extent| !extent.zero);
                 let known = extents.next_offset().min(end);
                 let from = data().next().map_or(known, |first| first.offset);
@@ -135,10 +151,16 @@ impl Piece {
                 } else {
                     data().next_back().map_or(from, |last| (last.offset + last.length).min(end))
                 };
-                return if from < to { hop.cache(from, to - from).await } else { Ok(()) };
+                return match from < to {
+                    true => {
+                        let (from, to) = aligned(from, to, block, hop.size());
+                        hop.cache(from, to - from).await
+                    }
+                    false => Ok(()),
+                };
             }
         }
-        hop.cache(self.offset, self.length).await
+        hop.cache(offset, end - offset).await
     }
 }
 
@@ -212,6 +234,7 @@ impl Prefetcher {
             most,
             queue: Mutex::default(),
             idle: Notify::new(),
+            stopping: Notify::new(),
             next_range: OnceLock::new(),
         })
     }
@@ -229,8 +252,7 @@ impl Prefetcher {
         if hop.can().cache == Support::None || offset >= end {
             return false;
         }
-        let (from, to) =
-            aligned(offset, end, hop.block_sizes().map_or(1, |sizes| u64::from(sizes.minimum)), hop.size());
+        let (from, to) = (offset, end);
         let counters = &self.shared.counters;
         let limits = &self.shared.limits;
         let mut queue = self.queue();
@@ -283,13 +305,29 @@ impl Prefetcher {
         self.wake(&mut queue, &runtime);
     }
 
+    /// Waits this long, or until no more prefetches are begun.
+    async fn rest(&self, time: Duration) {
+        if time.is_zero() {
+            return;
+        }
+        let stopping = self.stopping.notified();
+        tokio::pin!(stopping);
+        stopping.as_mut().enable();
+        if !self.queue().stopped {
+            let _ = tokio::time::timeout(time, stopping).await;
+        }
+    }
+
     /// Asks the filter for a range.
     async fn ask_filter(self: &Arc<Self>) -> Option<Piece> {
+        self.rest(self.shared.background.wait(Instant::now())).await;
         let piece = match self.next_range.get() {
-            Some(next_range) => {
-                next_range().await.and_then(|((offset, length), next)| Piece::within(offset, length, next))
+            Some(next_range) if !self.queue().stopped => {
+                let (range, computed) = next_range().await;
+                self.shared.background.charge(Instant::now(), computed);
+                range.and_then(|((offset, length), next)| Piece::within(offset, length, next))
             }
-            None => None,
+            _ => None,
         };
         let mut queue = self.queue();
         let Some(piece) = piece.filter(|_| !queue.stopped) else {
@@ -329,7 +367,18 @@ impl Prefetcher {
                 },
             };
             let started = Instant::now();
+            // Prefetches are hints: they are left out rather than that they take what requests need.
+            let charge = Some(&self.shared.buffers)
+                .filter(|buffers| buffers.used() + piece.bytes() <= buffers.limit() / PART_FOR_PREFETCHES)
+                .and_then(|buffers| Charge::new(buffers, piece.bytes()));
+            let Some(charge) = charge else {
+                counters.prefetches_dropped.fetch_add(1, Relaxed);
+                self.queue().end(&piece, &Err(Errno::Enomem.into()));
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            };
             let result = piece.fetch().await;
+            drop(charge);
             counters.prefetches.fetch_add(1, Relaxed);
             if let Err(error) = &result {
                 counters.prefetches_failed.fetch_add(1, Relaxed);
@@ -337,7 +386,7 @@ impl Prefetcher {
             }
             self.queue().end(&piece, &result);
             if background && started.elapsed() < AT_ONCE {
-                tokio::time::sleep(PAUSE).await;
+                self.rest(PAUSE).await;
             }
         }
     }
@@ -348,6 +397,8 @@ impl Prefetcher {
         queue.stopped = true;
         queue.waiting.clear();
         queue.waiting_bytes = 0;
+        drop(queue);
+        self.stopping.notify_waiters();
     }
 
     /// Waits until none is under way. Returns false if that takes longer than `most`.

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use rbdkit_plugin_api::{Flag, ThreadModel};
 
+use super::background::BackgroundAccount;
 use super::counters::Counters;
 use super::limits::{FilterLimits, MAX_DETACHED_OPERATIONS};
 use super::log::{Faults, GuestLog};
@@ -39,6 +40,7 @@ pub(crate) struct FilterShared {
     pub(crate) counters: Arc<Counters>,
     pub(crate) log: GuestLog,
     pub(crate) faults: Faults,
+    pub(crate) background: BackgroundAccount,
     pub(crate) state: Arc<FilterState>,
     pub(crate) files: ParamFiles,
     /// Bytes of what calls allocate in the host: buffers, copies of payloads that a guest changes,
@@ -82,6 +84,7 @@ impl FilterShared {
             pulse: Arc::clone(&host.pulse),
             counters: Arc::default(),
             faults: Faults::default(),
+            background: BackgroundAccount::default(),
             files,
             model_below: OnceLock::new(),
             connections: Arc::default(),

@@ -163,6 +163,11 @@ impl CallClock {
         now
     }
 
+    /// How long the call has waited so far.
+    pub(crate) fn waited(&self) -> Duration {
+        Duration::from_nanos(self.waited.load(Relaxed))
+    }
+
     /// The guest goes on after it waited since `from`.
     fn resume(&self, from: u64) {
         let now = self.pulse.now();

@@ -1,5 +1,7 @@
 //! Why a call ended without an answer: a mistake of the guest, a trap, or a limit.
 
+use std::fmt::Write as _;
+
 use rbdkit_plugin_api::text::one_line_within;
 use wasmtime::{Trap, WasmBacktrace};
 
@@ -87,7 +89,7 @@ fn frames(backtrace: &WasmBacktrace) -> String {
     for frame in backtrace.frames().iter().take(MAX_FRAMES) {
         let name = frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), demangled);
         let at = frame.func_offset().map(|offset| format!("+{offset:#x}")).unwrap_or_default();
-        shown.push(one_line_within(&format!("{name}{at}"), 100));
+        shown.push(format!("{name}{at}"));
     }
     if backtrace.frames().len() > MAX_FRAMES {
         shown.push(format!("{} more", backtrace.frames().len() - MAX_FRAMES));
@@ -95,8 +97,65 @@ fn frames(backtrace: &WasmBacktrace) -> String {
     shown.join(" < ")
 }
 
-/// The name of a function, demangled if it is Rust's. The name was cut before the component was
-/// compiled.
+/// The longest name of a function in a line, in bytes.
+const MAX_NAME: usize = 100;
+
+/// The name of a function, demangled if it is Rust's. A short name can stand for a very long one,
+/// so demangling stops when enough is known.
 fn demangled(name: &str) -> String {
-    format!("{:#}", rustc_demangle::demangle(name))
+    let mut start = Start(String::new());
+    let _ = write!(start, "{:#}", rustc_demangle::demangle(name));
+    one_line_within(&start.0, MAX_NAME)
+}
+
+/// The start of a text. Writing ends when there is more of it than a line shows.
+struct Start(String);
+
+impl std::fmt::Write for Start {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let left = (MAX_NAME + 1).saturating_sub(self.0.len());
+        self.0.push_str(&text[..text.floor_char_boundary(left)]);
+        if text.len() > left { Err(std::fmt::Error) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_demangled_as_far_as_it_is_shown() {
+        assert_eq!(demangled("_ZN3foo3barE"), "foo::bar");
+        assert_eq!(demangled("a\nb"), "a\\nb");
+        assert_eq!(demangled(&"x".repeat(1000)), format!("{}...", "x".repeat(MAX_NAME)));
+        // Each level of the tuple is twice the one before: 2^100 elements.
+        let mut doubles = String::from("_RIC0");
+        let mut last = "u".to_string();
+        for _ in 0..100 {
+            let at = doubles.len() - 2;
+            doubles.push_str(&format!("T{last}"));
+            last = format!("B{}_", base_62(at));
+            doubles.push_str(&format!("{last}E"));
+        }
+        doubles.push('E');
+        assert!(demangled(&doubles).len() <= MAX_NAME + 3);
+    }
+
+    fn base_62(n: usize) -> String {
+        let digits: Vec<u8> = (b'0'..=b'9').chain(b'a'..=b'z').chain(b'A'..=b'Z').collect();
+        if n == 0 {
+            return String::new();
+        }
+        let mut n = n - 1;
+        let mut text = Vec::new();
+        loop {
+            text.push(digits[n % 62]);
+            n /= 62;
+            if n == 0 {
+                break;
+            }
+        }
+        text.reverse();
+        String::from_utf8(text).unwrap()
+    }
 }

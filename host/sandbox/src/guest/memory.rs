@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
+use rbdkit_plugin_api::units;
 use wasmtime::ResourceLimiter;
 
-use crate::connection::limit_options::in_units;
 use crate::state::Quota;
 
 /// Counts an instance's memory and tables against its limit and against the limit of all instances
@@ -24,10 +24,10 @@ pub(crate) struct MemoryLimiter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum MemoryLimit {
     /// Of one instance, in bytes.
-    #[error("it needs more than memory={} allows", in_units(*.0))]
+    #[error("it needs more than memory={} allows", units::format_size(*.0))]
     Instance(u64),
     /// Of all instances, in bytes.
-    #[error("all filters together need more than memory-all={} allows", in_units(*.0))]
+    #[error("all filters together need more than memory-all={} allows", units::format_size(*.0))]
     All(u64),
 }
 

@@ -2,7 +2,7 @@
 //! faults.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use rbdkit_chain::{Hop, NextLayer};
@@ -112,16 +112,19 @@ impl CallServer {
         Box::new(move || {
             let server = server.upgrade();
             Box::pin(async move {
-                let server = server?;
-                let range = server.next_range().await?;
-                Some((range, server.conn.next()?))
+                let Some(server) = server else { return (None, Duration::ZERO) };
+                let (range, computed) = server.next_range().await;
+                (range.and_then(|range| Some((range, server.conn.next()?))), computed)
             })
         })
     }
 
-    /// `background.next-range`. A fault is logged, and counts as no range.
-    async fn next_range(&self) -> Option<(u64, u64)> {
-        self.serve(NextRangeCall, Priority::Request).await.ok().flatten()
+    /// `background.next-range`, and how long the guest computed. A fault is logged, and counts as no
+    /// range.
+    async fn next_range(&self) -> (Option<(u64, u64)>, Duration) {
+        let computed = AtomicU64::new(0);
+        let range = self.serve(NextRangeCall { computed: &computed }, Priority::Request).await;
+        (range.ok().flatten(), Duration::from_nanos(computed.load(Relaxed)))
     }
 
     /// A call that opens, asks about, or ends the connection.

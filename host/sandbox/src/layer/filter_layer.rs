@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbdkit_chain::{Layer, NextLayer};
-use rbdkit_plugin_api::{BoxFuture, ConfigError, ExportEntry, Handle, OpenArgs, Result, ThreadModel};
+use rbdkit_plugin_api::{BoxFuture, ConfigError, ExportEntry, Handle, OpenArgs, Result, ThreadModel, Usage};
 use tokio::time::{Instant, timeout_at};
 
 use super::calls::CallServer;
@@ -13,7 +13,6 @@ use super::handle::FilterHandle;
 use crate::guest::export_calls::{
     AfterForkCall, CleanupCall, DefaultExportCall, GetReadyCall, ListExportsCall, PreconnectCall,
 };
-use crate::guest::text::{checked_exports, protocol_string};
 
 /// [`Filter`] behind the `Arc` that its connections share.
 pub(crate) struct FilterLayer(pub(crate) Arc<Filter>);
@@ -55,7 +54,8 @@ impl Layer for FilterLayer {
                 return next.list_exports(readonly).await;
             }
             let call = ListExportsCall { readonly, tls: next.client().tls };
-            checked_exports(self.0.ask(next, call).await?)
+            // The chain checks the names, as it does those of a plugin.
+            Ok(self.0.ask(next, call).await?.into_iter().map(Into::into).collect())
         })
     }
 
@@ -65,8 +65,7 @@ impl Layer for FilterLayer {
                 return next.default_export(readonly).await;
             }
             let call = DefaultExportCall { readonly, tls: next.client().tls };
-            let name = self.0.ask(next, call).await?;
-            Ok(protocol_string(&name)?.to_string())
+            self.0.ask(next, call).await
         })
     }
 
@@ -76,6 +75,15 @@ impl Layer for FilterLayer {
             let server = CallServer::open(filter, args, next).await?;
             Ok(Arc::new(FilterHandle(server)) as Arc<dyn Handle>)
         })
+    }
+
+    fn usage(&self) -> Vec<Usage> {
+        let shared = &self.0.shared;
+        shared.state.usage().into_iter().chain([shared.buffers.usage("buffers-total")]).collect()
+    }
+
+    fn shared_usage(&self) -> Vec<Usage> {
+        vec![self.0.shared.memory_all.usage("memory-all")]
     }
 
     fn free_spare(&self) {

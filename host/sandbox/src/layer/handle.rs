@@ -42,14 +42,14 @@ impl Handle for FilterHandle {
     fn block_size(&self) -> Op<Result<Option<BlockSizes>>> {
         match self.exported().info {
             true => Op::later(self.server().block_size()),
-            false => self.0.pass(|hop| Op::Ready(Ok(hop.block_sizes()))),
+            false => self.0.pass(|hop| hop.block_sizes().map(Ok)),
         }
     }
 
     fn export_description(&self) -> Op<Result<Option<String>>> {
         match self.exported().info {
             true => Op::later(self.server().description()),
-            false => self.0.pass(|hop| Op::Ready(Ok(hop.description().map(str::to_string)))),
+            false => self.0.pass(|hop| hop.description().map(Ok)),
         }
     }
 

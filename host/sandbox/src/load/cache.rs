@@ -117,8 +117,8 @@ impl CodeCache {
     /// Those of compiling. A fault of the cache only makes loading slower.
     pub(crate) fn load(&self, engine: &Engine, compiler: &Compiler, component: &[u8]) -> Result<Component, LoadError> {
         let entry = CodeCache::entry(engine, component);
-        if let Some(file) = self.open_sealed(&entry) {
-            match map_code(engine, &file) {
+        if let Some((file, code)) = self.open_sealed(&entry) {
+            match map_code(engine, &file, &code) {
                 Ok(loaded) => return Ok(loaded),
                 Err(error) => tracing::debug!("compiled code {entry} is not used: {error:#}"),
             }
@@ -130,8 +130,8 @@ impl CodeCache {
         Ok(compiled)
     }
 
-    /// Opens the code of an entry. None if there is none, or if its seal does not match.
-    fn open_sealed(&self, entry: &str) -> Option<File> {
+    /// Opens and reads the code of an entry. None if there is none, or if its seal does not match.
+    fn open_sealed(&self, entry: &str) -> Option<(File, Vec<u8>)> {
         let names = EntryNames::new(entry);
         let seal = self.directory.read(&names.seal, MAX_SEAL_BYTES).ok()?;
         let mut file = self.directory.open_file(&names.code).ok()?;
@@ -147,7 +147,7 @@ impl CodeCache {
             let path = self.directory.path().join(&names.code);
             tracing::warn!("compiled code {} is damaged: compiling anew", path.display());
         }
-        intact.then_some(file)
+        intact.then_some((file, bytes))
     }
 
     /// The MAC over the name, the length and the bytes of an entry. Never None, because HMAC takes
@@ -188,9 +188,15 @@ impl CodeCache {
     }
 }
 
-/// Maps checked code.
-fn map_code(engine: &Engine, code: &File) -> wasmtime::Result<Component> {
-    let path = format!("/proc/self/fd/{}", code.as_raw_fd());
+/// Maps checked code, or copies it if there is no `/proc` to name the file with.
+fn map_code(engine: &Engine, file: &File, code: &[u8]) -> wasmtime::Result<Component> {
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    if !path.exists() {
+        #[allow(unsafe_code, reason = "wasmtime cannot know where precompiled code comes from")]
+        // SAFETY: the seal says that `store` wrote these bytes, which an engine of these settings
+        // produced.
+        return unsafe { Component::deserialize(engine, code) };
+    }
     #[allow(unsafe_code, reason = "wasmtime cannot know where precompiled code comes from")]
     // SAFETY: `deserialize_file` maps the file and later runs what is in it. So the file has to be
     // what an engine of these settings produced, and must not change while it is mapped. The

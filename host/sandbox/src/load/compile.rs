@@ -17,11 +17,11 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rbdkit_plugin_api::text::one_line_within;
+use rbdkit_plugin_api::{find_own_program, own_program};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, setrlimit};
 
@@ -97,6 +97,7 @@ fn compile_in_child(engine: &Engine, component: &[u8], limits: CompileLimits) ->
 /// A program calls this before anything else. If [`Compiler::Child`] started the program, this
 /// compiles the component on standard input, and the program has to exit with the returned status.
 pub fn serve_if_asked() -> Option<ExitCode> {
+    find_own_program();
     let mut args = std::env::args_os().skip(1);
     if args.next()? != ARGUMENT {
         return None;
@@ -145,9 +146,9 @@ fn limit(resource: Resource, limit: u64) -> Result<(), LoadError> {
 
 /// The parent's part: runs the child and returns the compiled code.
 fn code_from_child(component: &[u8], limits: CompileLimits) -> Result<Vec<u8>, LoadError> {
-    let program = std::fs::read_link("/proc/self/exe").unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
-    // This link starts the running program even if another version has replaced its file.
-    let mut child = Command::new("/proc/self/exe")
+    let program = own_program().map_err(|error| failed(format!("cannot start a process to compile it: {error}")))?;
+    let shown = std::fs::read_link(&program).unwrap_or_else(|_| program.clone());
+    let mut child = Command::new(program)
         .arg(ARGUMENT)
         .arg(limits.time.as_secs().max(1).to_string())
         .arg(limits.memory.to_string())
@@ -156,7 +157,7 @@ fn code_from_child(component: &[u8], limits: CompileLimits) -> Result<Vec<u8>, L
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|error| failed(format!("cannot start {} to compile it: {error}", program.display())))?;
+        .map_err(|error| failed(format!("cannot start {} to compile it: {error}", shown.display())))?;
     let output = exchange(&mut child, component, limits.time.saturating_mul(2));
     // It has usually ended already.
     let _ = child.kill();

@@ -9,9 +9,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use rbdkit_plugin_api::{DiskId, Errno, Error, Result, lock};
+use rbdkit_plugin_api::{DiskId, Errno, Error, Quota, Result, Usage, lock};
 
-use super::quota::Quota;
 use super::scope::ScopeState;
 use super::scratch::{self, Descriptor, Scratch};
 
@@ -192,6 +191,11 @@ impl FilterState {
         for scope in self.named().values() {
             scope.locks().shutdown();
         }
+    }
+
+    /// What maps take of their limit, and scratch files of theirs.
+    pub fn usage(&self) -> [Usage; 2] {
+        [self.memory.usage("maps"), self.disk.usage("scratch-total")]
     }
 
     /// Bytes of memory that maps take now.

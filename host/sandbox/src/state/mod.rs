@@ -29,7 +29,6 @@ mod filter_state;
 mod locks;
 mod map;
 mod misuse;
-mod quota;
 #[cfg(test)]
 mod random;
 mod scope;
@@ -43,7 +42,7 @@ pub use filter_state::{ExportScope, FilterState, StateLimits};
 pub use locks::{HeldLock, LockMode, Locks, OnShutdown};
 pub use map::{BlockRun, Map};
 pub use misuse::Misuse;
-pub use quota::Quota;
+pub use rbdkit_plugin_api::Quota;
 pub use scope::ScopeState;
 pub use scratch::{Scratch, scratch_directory};
 pub use slots::{SlotWords, Slots};

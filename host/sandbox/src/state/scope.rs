@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::locks::Locks;
 use super::map::Map;
 use super::misuse::Misuse;
-use super::quota::Quota;
 use super::scratch::Scratch;
 use super::slots::Slots;
+use rbdkit_plugin_api::Quota;
 
 /// How many maps a scope has, by the contract.
 pub const MAPS: usize = 8;

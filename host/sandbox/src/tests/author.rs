@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rbdkit_plugin_api::Errno;
 
-use super::support::{Disk, Guest, READS, Stack, host, host_within, read};
+use super::support::{Disk, Guest, READS, Stack, host, host_within, read, until};
 use crate::{FilterLimits, ServerLimits};
 
 /// A component of a filter, to which a module is added that it instantiates `count` times.
@@ -153,4 +153,34 @@ fn modules_of_any_shape_are_loaded_or_refused_with_one_line() {
     }
     let error = host().load("guest.wasm", &nested).err().unwrap().to_string();
     assert_eq!(error, "guest.wasm: its components are inside each other more than 16 deep");
+}
+
+#[tokio::test]
+async fn an_idle_client_does_not_keep_a_processor_busy_with_background_work() {
+    let body = r#"
+    (func $spin (local $n i32)
+        (loop $l (local.set $n (i32.add (local.get $n) (i32.const 1)))
+            (br_if $l (i32.lt_u (local.get $n) (i32.const 20000000)))))
+    (func (export "rbdkit:filter/reads@0.1.0#pread") (param i64 i32 i32) (result i32) (call $spin) (i32.const 1200))
+    (func (export "rbdkit:filter/background@0.1.0#next-range") (result i32)
+        (call $spin)
+        (i32.store8 (i32.const 4096) (i32.const 1))
+        (i64.store (i32.const 4112) (i64.const 65536))
+        (i32.const 4096))
+"#;
+    let stack = Stack::new(&[Guest::new(&["reads", "background"], body)]).await;
+    let top = stack.open().await;
+    let started = Instant::now();
+    let mut shortest = Duration::MAX;
+    for _ in 0..5 {
+        let started = Instant::now();
+        read(&top, 0, 512).await.unwrap();
+        shortest = shortest.min(started.elapsed());
+    }
+    let prefetches = || stack.counters().prefetches.load(std::sync::atomic::Ordering::SeqCst);
+    until("4 background ranges", || prefetches() >= 4).await;
+    // Three pauses of 19 times a call have passed. A call may be faster than those measured.
+    assert!(started.elapsed() > shortest * 3 * 10, "{:?}, {shortest:?} a call", started.elapsed());
+    top.finalize().await.unwrap();
+    top.close().await;
 }

@@ -383,7 +383,7 @@ async fn an_import_outside_of_its_phase_returns_an_error_or_traps() {
     layer.get_ready(rbdkit_plugin_api::ThreadModel::Parallel).await.unwrap();
     let error = layer.after_fork().await.unwrap_err().to_string();
     assert_eq!(error, "guest: after-fork: it called client.is-tls where it may not");
-    layer.cleanup().await;
+    layer.cleanup(super::support::soon()).await;
 }
 
 /// A long payload of an earlier read does not change how much a guest may pass out.

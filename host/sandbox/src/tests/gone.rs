@@ -188,7 +188,7 @@ async fn in_a_chain_each_layer_detaches_and_is_closed_after_the_operation() {
     assert!(stack.disk.seen().is_empty(), "one operation, and nothing is closed while it runs");
     assert_eq!([detached(&stack, 0), detached(&stack, 1), detached(&stack, 2)], [1, 1, 1]);
     hold.add_permits(1);
-    stack.chain.cleanup().await;
+    stack.chain.cleanup(super::support::soon()).await;
     assert_eq!(stack.disk.seen(), ["finalize", "close"]);
     for (_, counters) in stack.host.statistics() {
         assert_eq!(counters.faults.load(SeqCst), 0);
@@ -355,6 +355,6 @@ async fn a_detached_operation_keeps_the_next_it_began_with() {
     drop(top);
     assert!(stack.disk.seen().is_empty());
     hold.add_permits(1);
-    stack.chain.cleanup().await;
+    stack.chain.cleanup(super::support::soon()).await;
     assert_eq!(stack.disk.seen(), ["finalize", "close"]);
 }

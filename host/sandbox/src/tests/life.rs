@@ -190,7 +190,7 @@ async fn a_layer_that_was_replaced_ends_after_its_last_user() {
     ended(new).await;
     top.finalize().await.unwrap();
     top.close().await;
-    stack.chain.cleanup().await;
+    stack.chain.cleanup(super::support::soon()).await;
     assert_eq!(stack.disk.seen(), ["finalize", "close", "finalize", "close"]);
 }
 
@@ -241,7 +241,7 @@ async fn closing_does_not_wait_for_a_slow_prefetch_and_the_layer_below_ends_with
     top.close().await;
     assert!(stack.disk.seen().is_empty());
     hold.add_permits(1);
-    stack.chain.cleanup().await;
+    stack.chain.cleanup(super::support::soon()).await;
     assert_eq!(stack.disk.seen(), ["finalize", "close"]);
 }
 
@@ -292,7 +292,7 @@ async fn ranges_without_end_end_with_the_connection_and_with_the_disk() {
     read(&top, 0, 4096).await.unwrap();
     top.finalize().await.unwrap();
     top.close().await;
-    stack.chain.cleanup().await;
+    stack.chain.cleanup(super::support::soon()).await;
     assert_eq!(stack.counters().prefetches.load(SeqCst), 16);
 }
 
@@ -322,7 +322,7 @@ async fn a_filter_can_ask_for_the_thread_model_below() {
         ),
     );
     let disk = Disk { model: ThreadModel::SerializeAllRequests, ..Disk::default() };
-    Stack::over(&[guest], disk, FilterLimits::default()).await.chain.cleanup().await;
+    Stack::over(&[guest], disk, FilterLimits::default()).await.chain.cleanup(super::support::soon()).await;
 }
 
 /// Locks 512 bytes exclusively during a read of next. A second lock in the call has to be refused.

@@ -8,5 +8,6 @@ mod extents;
 mod faults;
 mod gone;
 mod life;
+mod long_chain;
 mod requests;
 mod speed;

@@ -19,6 +19,11 @@ use wit_parser::Resolve;
 use crate::{Counters, FilterLimits, Host, Module, Options, ServerLimits};
 use rbdkit_chain::{Chain, Hop, Layer};
 
+/// The deadline of a cleanup that ends.
+pub fn soon() -> tokio::time::Instant {
+    tokio::time::Instant::now() + std::time::Duration::from_secs(60)
+}
+
 /// A guest's description of itself.
 #[derive(Clone)]
 pub struct Guest {

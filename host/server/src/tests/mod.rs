@@ -107,7 +107,7 @@ impl Running {
 
     /// The bytes of the budget that are taken.
     fn taken_bytes(&self) -> u64 {
-        self.server.state.budget.usage().1
+        self.server.state.budget.usage().used
     }
 
     fn open_connections(&self) -> usize {

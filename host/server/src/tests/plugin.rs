@@ -4,8 +4,8 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rbdkit_plugin_api::{
-    BoxFuture, Buffer, Capabilities, ConfigError, Done, Errno, Error, ExportEntry, Extents, Flags, Handle, Op,
-    OpenArgs, Param, Plugin, Result, Span, Support, lock,
+    BlockSizes, BoxFuture, Buffer, Capabilities, ConfigError, Done, Errno, Error, ExportEntry, Extents, Flags, Handle,
+    Op, OpenArgs, Param, Plugin, Result, Span, Support, lock,
 };
 use tokio::sync::Semaphore;
 
@@ -75,9 +75,9 @@ impl Plugin for TestPlugin {
         Err(param.unknown("test"))
     }
 
-    fn list_exports(&self, _: bool, _: bool) -> BoxFuture<'_, Result<Vec<ExportEntry>>> {
+    fn list_exports(&self, _: bool, _: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
         let entry = |name: &str, text: &str| ExportEntry { name: name.into(), description: Some(text.into()) };
-        Box::pin(async move { Ok(vec![entry("", "the disk"), entry("other", "the same")]) })
+        Box::pin(async move { Ok(Some(vec![entry("", "the disk"), entry("other", "the same")])) })
     }
 
     fn open(&self, args: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {
@@ -131,7 +131,13 @@ impl Handle for TestHandle {
         Op::Ready(Ok(self.0.bytes().len() as u64))
     }
 
+    fn block_size(&self) -> Op<Result<Option<BlockSizes>>> {
+        self.0.note("block_size");
+        Op::Ready(Ok(None))
+    }
+
     fn export_description(&self) -> Op<Result<Option<String>>> {
+        self.0.note("export_description");
         Op::Ready(Ok(Some("a disk for tests".into())))
     }
 

@@ -65,12 +65,31 @@ fn information_is_given_as_it_is_asked_for_and_the_export_closed_again() {
     export.extend((8u64 << 20).to_be_bytes());
     export.extend((1u16 | 4 | 8 | 32 | 64 | 256 | 1024).to_be_bytes());
     assert_eq!(data, [&export[..], b"\0\x01", b"\0\x02a disk for tests", b""]);
-    assert_eq!(running.disk.diary(), ["open ''", "finalize", "close"]);
+    assert_eq!(running.disk.diary(), ["open ''", "export_description", "block_size", "finalize", "close"]);
     let list = client.option(3, &[]);
     assert_eq!(list[0].data, b"\0\0\0\0the disk");
     assert_eq!(list[1].data, b"\0\0\0\x05otherthe same");
     assert_eq!(client.option(2, &[])[0].kind, 1);
     assert!(client.rest().is_empty());
+}
+
+#[test]
+fn what_the_client_does_not_ask_for_is_not_asked_of_the_layers() {
+    let running = Running::plain();
+    for (infos, expected) in [
+        (&[][..], &["open ''"][..]),
+        (&[0, 1, 99], &["open ''"]),
+        (&[2], &["open ''", "export_description"]),
+        (&[3], &["open ''", "block_size"]),
+    ] {
+        let before = running.disk.diary().len();
+        let mut client = running.connect();
+        client.greet(3);
+        assert_eq!(client.option(7, &go("", infos)).last().unwrap().kind, 1);
+        assert_eq!(running.disk.diary()[before..], *expected, "{infos:?}");
+        drop(client);
+        running.until_all_is_given_back();
+    }
 }
 
 #[test]

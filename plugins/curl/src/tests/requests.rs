@@ -41,11 +41,11 @@ fn requests_are_under_way_at_once_up_to_the_number_of_connections() {
 }
 
 #[test]
-fn a_server_without_head_or_accept_ranges_is_asked_for_one_byte() {
+fn a_disk_is_found_without_head_and_accept_ranges() {
     for rules in [Rules { head: false, ..Rules::default() }, Rules { accept_ranges: false, ..Rules::default() }] {
         let server = server(rules);
         run(async { reads_right(&plugin_for(&server, &[])).await });
-        assert!(server.heads()[1].contains("Range: bytes=0-0\r\n"), "{:?}", server.heads());
+        assert!(server.heads()[0].contains("Range: bytes=0-0\r\n"), "{:?}", server.heads());
     }
 }
 

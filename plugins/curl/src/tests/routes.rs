@@ -16,7 +16,7 @@ fn redirects_are_followed_unless_they_are_not_to_be() {
         let error = refused(&serving(&[("url", &long), ("followlocation", "false")])).await;
         assert!(error.contains("302: a redirect that is not followed"), "{error}");
         let error = refused(&serving(&[("url", &endless)])).await;
-        assert!(error.contains("Maximum (30) redirects followed"), "{error}");
+        assert!(error.contains("the server redirects more than 30 times"), "{error}");
     });
 }
 
@@ -32,7 +32,7 @@ fn a_redirect_to_another_protocol_is_refused() {
             true => run(reads_right(&plugin)),
             false => {
                 let error = run(refused(&plugin));
-                assert!(error.contains("rotocol"), "{error}");
+                assert!(error.contains("only http and https are served"), "{error}");
             }
         }
     }
@@ -69,7 +69,7 @@ fn a_proxy_is_used_and_told_who_we_are() {
     ]);
     run(reads_right(&plugin));
     let head = &proxy.heads()[0];
-    assert!(head.starts_with("HEAD http://disks.example/disk.img "), "{head}");
+    assert!(head.starts_with("GET http://disks.example/disk.img "), "{head}");
     assert!(head.contains("Proxy-Authorization: Basic aWNoOmdlaGVpbQ==\r\n"), "{head}");
 }
 
@@ -95,7 +95,7 @@ fn a_unix_socket_is_an_address_too() {
         let (mut stream, _) = listener.accept().unwrap();
         let mut head = [0; 1000];
         assert!(stream.read(&mut head).unwrap() > 0);
-        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4096\r\nAccept-Ranges: bytes\r\n\r\n").unwrap();
+        stream.write_all(b"HTTP/1.1 206 x\r\nContent-Length: 1\r\nContent-Range: bytes 0-0/4096\r\n\r\nx").unwrap();
     });
     let path: &Path = &path;
     let plugin = serving(&[("url", "http://localhost/x"), ("unix-socket-path", path.to_str().unwrap())]);

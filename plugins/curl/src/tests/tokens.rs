@@ -109,7 +109,7 @@ fn a_script_is_run_again_when_its_output_is_old() {
 fn a_script_that_fails_fails_the_request_and_says_so() {
     let server = plain();
     let error = run(refused(&plugin_for(&server, &[("cookie-script", "exit 3")])));
-    assert_eq!(error, "curl: cookie-script: the script failed (exit status: 3) (EIO)");
+    assert_eq!(error, "curl: GET of the first byte: cookie-script: the script failed (exit status: 3) (EIO)");
     assert_eq!(server.counts().requests, 0);
 }
 

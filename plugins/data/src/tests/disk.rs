@@ -44,6 +44,21 @@ async fn variables_are_parameters_first() {
 }
 
 #[tokio::test]
+async fn zeroes_that_are_written_to_a_hole_leave_it_a_hole() {
+    let handle = open(&[("data", "@64k 1*64k"), ("size", "1M")]).await;
+    pwrite(&*handle, &[0; 100 << 10], 10).await;
+    pwrite(&*handle, &[0; 8192], 512 << 10).await;
+    let extents = handle.extents(0, 1 << 20, Flags::NONE).await.unwrap();
+    let holes: Vec<_> = extents.as_slice().iter().map(|extent| (extent.offset >> 10, extent.hole)).collect();
+    assert_eq!(holes, [(0, true), (64, false), (128, true)]);
+    assert_eq!(pread(&*handle, 20, (100 << 10) + 4).await, [[0; 6].as_slice(), &[1; 14]].concat());
+    // A byte that is not zero makes a page, and zeroes after it are data of that page.
+    pwrite(&*handle, &[7, 0], 512 << 10).await;
+    pwrite(&*handle, &[0; 2], 512 << 10).await;
+    assert_eq!(handle.extents(512 << 10, 4096, Flags::NONE).await.unwrap().as_slice()[0].hole, false);
+}
+
+#[tokio::test]
 async fn the_size_is_the_contents_unless_it_is_given() {
     for (params, expected) in [
         (&[("raw", "Hello, world!")][..], &b"Hello, world!"[..]),

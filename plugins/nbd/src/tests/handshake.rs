@@ -5,7 +5,7 @@ use std::io::Write;
 use rbdkit_plugin_api::{Capabilities, Errno, Support};
 
 use super::*;
-use crate::wire::{cmd, info, opt, rep};
+use crate::wire::{cmd, opt, rep};
 
 /// The error of opening what this server serves.
 fn refused(script: impl FnOnce(&mut Server) + Send + 'static) -> (Errno, String) {
@@ -79,17 +79,11 @@ fn go_answers(replies: Vec<(u32, Vec<u8>)>) -> impl FnOnce(&mut Server) + Send +
 #[test]
 fn an_export_that_makes_no_sense_is_refused() {
     let export = |size: u64| (rep::INFO, [&[0; 2][..], &size.to_be_bytes(), &[0; 2]].concat());
-    let sizes = |minimum: u32, preferred: u32, maximum: u32| {
-        let sizes = [minimum.to_be_bytes(), preferred.to_be_bytes(), maximum.to_be_bytes()].concat();
-        (rep::INFO, [&info::BLOCK_SIZE.to_be_bytes()[..], &sizes].concat())
-    };
     let ack = || (rep::ACK, vec![]);
     says(go_answers(vec![ack()]), Errno::Eio, "the export's size is missing");
     says(go_answers(vec![(rep::INFO, vec![0]), ack()]), Errno::Eio, "malformed piece of information");
     says(go_answers(vec![(rep::INFO, vec![0; 5]), ack()]), Errno::Eio, "malformed export's size");
     says(go_answers(vec![export(1 << 63), ack()]), Errno::Eoverflow, "its size is 9223372036854775808");
-    says(go_answers(vec![export(1), sizes(3, 4096, 4096), ack()]), Errno::Eio, "impossible block sizes: minimum 3");
-    says(go_answers(vec![export(1), sizes(0, 0, 0), ack()]), Errno::Eio, "impossible block sizes");
     // What the specification does not let a server say before it is asked.
     let early = |server: &mut Server| {
         server.greet(3);
@@ -219,11 +213,10 @@ fn exports_are_listed_in_the_dynamic_mode() {
             let data = [&(name.len() as u32).to_be_bytes()[..], name.as_bytes(), text.as_bytes()].concat();
             server.reply(opt::LIST, rep::SERVER, &data);
         }
-        server.reply(opt::LIST, rep::SERVER, &[0, 0, 0, 1, 0xff]);
         server.reply(opt::LIST, rep::ACK, &[]);
         assert_eq!(server.option().0, opt::ABORT);
     });
-    let list = block_on(async { dynamic(&place.path).list_exports(false, false).await.unwrap() });
+    let list = block_on(async { dynamic(&place.path).list_exports(false, false).await.unwrap().unwrap() });
     thread.join().unwrap();
     assert_eq!(list.iter().map(|export| &export.name[..]).collect::<Vec<_>>(), ["a", "b", "\u{0}\n"]);
     assert_eq!(list[1].description.as_deref(), Some("the second"));
@@ -239,6 +232,32 @@ fn exports_are_listed_in_the_dynamic_mode() {
     let error = block_on(async { dynamic(&place.path).list_exports(false, false).await.unwrap_err() });
     thread.join().unwrap();
     assert!(error.to_string().contains("too many exports"), "{error}");
+
+    // A name that no client could ask for.
+    let long = [&4097_u32.to_be_bytes()[..], &[b'x'; 4097]].concat();
+    for bad in [vec![0, 0, 0, 1, 0xff], long] {
+        let (place, thread) = serve(move |server| {
+            server.greet(3);
+            server.option();
+            server.reply(opt::LIST, rep::SERVER, &bad);
+            server.reply(opt::LIST, rep::ACK, &[]);
+            server.wait_for_end();
+        });
+        let error = block_on(async { dynamic(&place.path).list_exports(false, false).await.unwrap_err() });
+        thread.join().unwrap();
+        assert!(error.to_string().contains("whose name is longer than 4096 bytes or not UTF-8"), "{error}");
+    }
+
+    // A server that does not list has its default export.
+    let (place, thread) = serve(|server| {
+        server.greet(3);
+        server.option();
+        server.reply(opt::LIST, rep::ERR_UNSUP, &[]);
+        assert_eq!(server.option().0, opt::ABORT);
+    });
+    let list = block_on(async { dynamic(&place.path).list_exports(false, false).await.unwrap() });
+    thread.join().unwrap();
+    assert_eq!(list, None);
 
     // Its default export by name.
     let (place, thread) = serve(|server| {

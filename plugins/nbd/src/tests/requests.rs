@@ -124,18 +124,74 @@ fn flags_are_carried_through_and_errors_come_back() {
     });
 }
 
+/// Negotiates with block sizes, without structured replies.
+fn with_block_sizes(server: &mut Server, size: u64, sizes: [u32; 3]) {
+    server.greet(3);
+    while server.option().0 != opt::GO {
+        server.reply(opt::STRUCTURED_REPLY, rep::ERR_UNSUP, &[]);
+    }
+    server.export(size, 0xfff);
+    let sizes = sizes.map(u32::to_be_bytes).concat();
+    server.reply(opt::GO, rep::INFO, &[&info::BLOCK_SIZE.to_be_bytes()[..], &sizes].concat());
+    server.reply(opt::GO, rep::ACK, &[]);
+}
+
+#[test]
+fn what_is_not_aligned_to_the_servers_blocks_is_refused_here() {
+    block_on(async {
+        let size = 10 * 4096 + 100;
+        let (handle, thread) = handle(move |server| {
+            with_block_sizes(server, size, [4096, 4096, u32::MAX]);
+            // Only the read of the tail arrives.
+            let request = server.request();
+            assert_eq!((request.kind, request.offset, request.length), (cmd::READ, 9 * 4096, 4196));
+            server.simple(request.cookie, 0);
+            server.send(&[1; 4196]);
+            server.wait_for_end();
+        })
+        .await;
+        for (offset, length) in [(512, 4096), (0, 512), (4096, 4097), (1, 4095), (10 * 4096 + 1, 99)] {
+            let none = Flags::NONE;
+            let errors = [
+                pread(&*handle, offset, length).await.map(|_| ()),
+                pwrite(&*handle, offset, &vec![0; length as usize], none).await,
+                handle.trim(offset, length.into(), none).await,
+                handle.zero(offset, length.into(), none).await,
+                handle.cache(offset, length.into()).await,
+                handle.extents(offset, length.into(), none).await.map(|_| ()),
+            ];
+            for error in errors.map(Result::unwrap_err) {
+                assert_eq!(error.errno(), Errno::Einval);
+                assert!(error.to_string().contains("aligned to 4096 bytes"), "{error}");
+            }
+        }
+        assert_eq!(pread(&*handle, 9 * 4096, 4196).await.unwrap(), vec![1; 4196]);
+        handle.close().await;
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn impossible_block_sizes_of_the_server_are_none() {
+    for sizes in [[3, 4096, 4096], [0, 0, 0], [4096, 512, 4096]] {
+        block_on(async {
+            let (handle, thread) = handle(move |server| {
+                with_block_sizes(server, 1 << 20, sizes);
+                server.wait_for_end();
+            })
+            .await;
+            assert_eq!(handle.block_size().await.unwrap(), None, "{sizes:?}");
+            handle.close().await;
+            thread.join().unwrap();
+        });
+    }
+}
+
 #[test]
 fn what_is_longer_than_the_server_takes_is_sent_in_pieces() {
     block_on(async {
         let (handle, thread) = handle(|server| {
-            server.greet(3);
-            while server.option().0 != opt::GO {
-                server.reply(opt::STRUCTURED_REPLY, rep::ERR_UNSUP, &[]);
-            }
-            server.export(1 << 40, 0xfff);
-            let sizes = [512_u32.to_be_bytes(), 1024_u32.to_be_bytes(), 1536_u32.to_be_bytes()].concat();
-            server.reply(opt::GO, rep::INFO, &[&info::BLOCK_SIZE.to_be_bytes()[..], &sizes].concat());
-            server.reply(opt::GO, rep::ACK, &[]);
+            with_block_sizes(server, 1 << 40, [512, 1024, 1536]);
             for expected in [(512, 1536), (2048, 1536), (3584, 1024)] {
                 let request = server.request();
                 assert_eq!((request.offset, request.length), expected);

@@ -11,16 +11,27 @@ use super::lend::{BufferPart, ImportFuture, bound_by_hand, lend};
 use super::phases::OPEN_DATA;
 use crate::connection::bindings::host::next::Host;
 use crate::connection::bindings::host::types as wit;
-use crate::connection::detached::Charge;
 use crate::connection::import_error::ImportError;
 use crate::guest::buffers::Access;
 use crate::guest::context::Context;
 use crate::guest::extents::EXTENT_BYTES;
 use crate::guest::fault::mistake;
 
-/// The bytes of an answer of extents about `length` bytes, at most.
-fn extents_bytes(length: u64) -> u64 {
-    EXTENT_BYTES * Extents::limit(length) as u64
+/// The most bytes about which a guest asks for extents if the filter's `buffers-total` has no room
+/// for more: the list about them is the shortest that a request may need, and no block is larger.
+const SHORT_ANSWER: u64 = 64 << 10;
+
+impl Context {
+    /// About how many of `length` bytes next is asked for extents, and the most bytes of its
+    /// answer. An answer may end early, so a filter that is at its limit asks about fewer bytes.
+    fn extents_to_ask(&self, length: u64) -> (u64, u64) {
+        let bytes = |length| EXTENT_BYTES * Extents::limit(length) as u64;
+        let buffers = &self.shared.buffers;
+        let free = buffers.limit().saturating_sub(buffers.used());
+        // Half of what is free, because the answer is kept beside the list of next.
+        let asked = if bytes(length) <= free / 2 { length } else { length.min(SHORT_ANSWER) };
+        (asked, bytes(asked))
+    }
 }
 
 /// Binds the reads and writes ([`lend`](super::lend)).
@@ -62,23 +73,22 @@ fn pwrite(
 
 impl Context {
     /// Next's extents of a range. The last one runs on up to `limit`, or to the end of the range if
-    /// the limit lies before that. The list is charged as long as the caller keeps the charge.
+    /// the limit lies before that.
     async fn extents_of_next(
         &mut self,
         offset: u64,
         length: u64,
         limit: u64,
         flags: wit::CommandFlags,
-    ) -> Result<(Extents, Charge), ImportError> {
+    ) -> Result<Extents, ImportError> {
         let next = Arc::clone(self.next()?);
         let flags = Flags { req_one: Flags::from(flags).req_one, ..Flags::NONE };
-        let bytes = extents_bytes(length);
-        let charge = Charge::new(&self.shared.buffers, bytes).ok_or(Errno::Enomem)?;
-        let result = self.wait_for(bytes, || next.hop.extents(offset, length, flags)).await?;
+        let (asked, bytes) = self.extents_to_ask(length);
+        let result = self.wait_for(bytes, || next.hop.extents(offset, asked, flags)).await?;
         let mut list = self.answer(result)?;
         // The gate has checked that the range does not overflow.
         list.cut(limit.max(offset + length));
-        Ok((list, charge))
+        Ok(list)
     }
 }
 
@@ -91,13 +101,21 @@ impl Host for Context {
         Ok(self.next()?.hop.can().into())
     }
 
-    fn block_size(&mut self) -> Result<wit::BlockSizes, ImportError> {
-        Ok(self.next()?.hop.block_sizes().ok_or(Errno::Enotsup)?.into())
+    async fn block_size(&mut self) -> Result<wit::BlockSizes, ImportError> {
+        let next = Arc::clone(self.next()?);
+        let sizes = self.wait_for(0, || next.hop.block_sizes()).await?;
+        Ok(sizes.ok_or(Errno::Enotsup)?.into())
     }
 
-    fn export_description(&mut self) -> Result<Option<String>> {
+    async fn export_description(&mut self) -> Result<Option<String>> {
         self.require(OPEN_DATA, "next.export-description")?;
-        Ok(self.next().ok().and_then(|next| next.hop.description().map(str::to_string)))
+        let Ok(next) = self.next().map(Arc::clone) else { return Ok(None) };
+        match self.wait_for(0, || next.hop.description()).await {
+            Ok(description) => Ok(description),
+            // Only a charge fails so.
+            Err(ImportError::Errno(_)) => Ok(None),
+            Err(ImportError::Trap(error)) => Err(error),
+        }
     }
 
     async fn pread(&mut self, _: u64, _: u32, _: u32, _: u32) -> Result<(), ImportError> {
@@ -158,7 +176,7 @@ impl Host for Context {
         limit: u64,
         flags: wit::CommandFlags,
     ) -> Result<Vec<wit::Extent>, ImportError> {
-        let (list, _charge) = self.extents_of_next(offset, length, limit, flags).await?;
+        let list = self.extents_of_next(offset, length, limit, flags).await?;
         Ok(list.as_slice().iter().map(|extent| (*extent).into()).collect())
     }
 
@@ -175,7 +193,7 @@ impl Host for Context {
         if to != expected {
             return Err(mistake(format!("next.extents-forward to {to}, where {expected} had to follow")).into());
         }
-        let (list, _charge) = self.extents_of_next(offset, length, limit, flags).await?;
+        let list = self.extents_of_next(offset, length, limit, flags).await?;
         if let Some(answer) = &mut self.call.extents {
             answer.append(&list, length)?;
         }

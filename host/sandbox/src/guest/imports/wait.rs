@@ -1,8 +1,8 @@
 //! Waits for an operation of the layers below that uses no buffer of the guest.
 
-use rbdkit_plugin_api::Op;
-use wasmtime::Result;
+use rbdkit_plugin_api::{Errno, Op};
 
+use crate::connection::detached::Charge;
 use crate::connection::import_error::ImportError;
 use crate::guest::awaited::Awaited;
 use crate::guest::buffers::Bytes;
@@ -16,11 +16,19 @@ impl From<Overrun> for ImportError {
 }
 
 impl Context {
-    /// Waits for an operation that keeps at most `bytes` bytes of its own.
+    /// Waits for an operation that keeps at most `bytes` bytes of its own, which are charged.
     ///
     /// # Errors
-    /// A trap if the client leaves in the meantime.
-    pub(super) async fn wait_for<T: Send + 'static>(&mut self, bytes: u64, begin: impl FnOnce() -> Op<T>) -> Result<T> {
+    /// ENOMEM if the bytes cannot be charged. A trap if the client leaves in the meantime.
+    pub(super) async fn wait_for<T: Send + 'static>(
+        &mut self,
+        bytes: u64,
+        begin: impl FnOnce() -> Op<T>,
+    ) -> Result<T, ImportError> {
+        let charge = match bytes {
+            0 => None,
+            bytes => Some(Charge::new(&self.shared.buffers, bytes).ok_or(Errno::Enomem)?),
+        };
         let wait = self.clock.wait();
         match begin() {
             Op::Ready(answer) => {
@@ -29,9 +37,11 @@ impl Context {
             }
             Op::Later(operation) => {
                 let mut operation = Awaited::new(operation, Bytes::Request(bytes), wait);
-                Ok(std::future::poll_fn(|cx| operation.poll(self, cx)).await?)
+                let answer = std::future::poll_fn(|cx| operation.poll(self, cx)).await?;
+                drop(charge);
+                Ok(answer)
             }
-            Op::Taken => Err(wasmtime::format_err!("an operation that was polled to its end")),
+            Op::Taken => Err(wasmtime::format_err!("an operation that was polled to its end").into()),
         }
     }
 }

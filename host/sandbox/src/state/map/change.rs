@@ -5,7 +5,7 @@ use std::ops::Deref;
 
 use super::chunk::{Chunk, StateDeltas};
 use super::stripes::{Blocks, Chunks, LockedStripes, first_in_stripe};
-use crate::state::quota::Quota;
+use rbdkit_plugin_api::Quota;
 
 /// What a chunk's entry is charged: 32 bytes in a tree node that may be little more than a third
 /// full.

@@ -39,7 +39,7 @@ pub(super) use self::chunk::CHUNK_BLOCKS;
 pub(super) use self::stripes::Blocks;
 use self::stripes::{Stripes, Walk, WalkStep};
 use super::misuse::Misuse;
-use super::quota::Quota;
+use rbdkit_plugin_api::Quota;
 
 /// A map was used before it was sized.
 pub(super) const NOT_SIZED: Misuse = Misuse("a map is used before it was sized");

@@ -38,7 +38,7 @@ use rbdkit_plugin_api::{Buffer, Done, Errno, Error, Op, Result, Span, lock, run_
 
 use self::disk::FilePart;
 use super::map::Map;
-use super::quota::Quota;
+use rbdkit_plugin_api::Quota;
 
 /// The unit of the page map and of the quota, in bytes: file systems allocate pages of this size.
 pub(super) const PAGE: u64 = 4096;

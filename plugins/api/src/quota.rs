@@ -1,4 +1,7 @@
 //! A limit on something that several users share, such as bytes of memory or bytes on a disk.
+//!
+//! What is allocated by the wish of a client, a guest or another server is taken from a quota first.
+//! A quota knows how much of it is used and how much was used at most ([`Usage`]).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,26 +11,51 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Quota {
     limit: AtomicU64,
     used: AtomicU64,
+    peak: AtomicU64,
+}
+
+/// How much of an account's limit is used, for reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// The account's name, as the option that sets the limit has it; a filter's with its name
+    /// before it (`cow:maps`).
+    pub account: String,
+    /// The limit, in bytes unless the account's name is a count's. `u64::MAX`: none.
+    pub limit: u64,
+    /// What is used now.
+    pub used: u64,
+    /// The most that was used at a time.
+    pub peak: u64,
 }
 
 impl Quota {
     /// Makes a quota of `limit`, of which nothing is taken.
     pub fn new(limit: u64) -> Quota {
-        Quota { limit: AtomicU64::new(limit), used: AtomicU64::new(0) }
+        Quota { limit: AtomicU64::new(limit), used: AtomicU64::new(0), peak: AtomicU64::new(0) }
     }
 
     /// Takes `n` if that much is left, otherwise nothing. Answers whether it was taken.
     pub fn take(&self, n: u64) -> bool {
         let limit = self.limit();
-        self.used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| used.checked_add(n).filter(|sum| *sum <= limit))
-            .is_ok()
+        let more = |used: u64| used.checked_add(n).filter(|sum| *sum <= limit);
+        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        if let Ok(before) = taken {
+            self.note(before + n);
+        }
+        taken.is_ok()
+    }
+
+    fn note(&self, used: u64) {
+        if used > self.peak.load(Ordering::Relaxed) {
+            self.peak.fetch_max(used, Ordering::Relaxed);
+        }
     }
 
     /// Takes `n` even if the limit is exceeded: for something that must not fail, such as undoing a
     /// change.
     pub fn overdraw(&self, n: u64) {
-        self.used.fetch_add(n, Ordering::Relaxed);
+        let before = self.used.fetch_add(n, Ordering::Relaxed);
+        self.note(before.saturating_add(n));
     }
 
     /// Gives back `n` that was taken.
@@ -38,6 +66,12 @@ impl Quota {
     /// The amount that is taken now.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// What is used, for a report under this name.
+    pub fn usage(&self, account: impl Into<String>) -> Usage {
+        let peak = self.peak.load(Ordering::Relaxed);
+        Usage { account: account.into(), limit: self.limit(), used: self.used(), peak }
     }
 
     /// The most that may be taken.
@@ -69,5 +103,6 @@ mod tests {
         assert!(quota.take(3));
         quota.give(10);
         assert_eq!(quota.used(), 0);
+        assert_eq!(quota.usage("x"), Usage { account: "x".into(), limit: 10, used: 0, peak: 10 });
     }
 }
