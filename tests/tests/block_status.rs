@@ -52,7 +52,6 @@ fn every_filter_passes_on_how_far_the_last_extent_runs_on() {
     let filters = "blocksize cache cacheextents cow delay error nofilter rate readahead retry retry-request scan";
     for filter in filters.split(' ') {
         assert_answer(&Server::start(["--filter", filter, "null", "1G"]), 0, &[(GIB, 3)]);
-        assert_answer(&Server::start(["--filter=cow", "--filter", filter, "null", "1G"]), 512, &[(GIB - 512, 3)]);
     }
     assert_answer(
         &Server::start(["--filter=offset", "null", "1G", "offset=1M", "range=64M"]),
