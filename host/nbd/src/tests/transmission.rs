@@ -174,7 +174,7 @@ fn replies_without_data_are_as_the_specification_draws_them() {
 
 #[test]
 fn extents_are_flags_and_lengths() {
-    let mut extents = Extents::new(1 << 40);
+    let mut extents = Extents::new(1 << 40, 1 << 30);
     extents.push(4096, false, false);
     extents.push(1 << 20, true, true);
     extents.push(512, false, true);

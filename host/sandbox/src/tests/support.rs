@@ -249,7 +249,7 @@ impl Handle for Disk {
     }
     /// Every other 4 KiB is a hole.
     fn extents(&self, offset: u64, length: u64, _: Flags) -> Op<Result<Extents>> {
-        let mut list = Extents::new(offset);
+        let mut list = Extents::new(offset, length);
         let mut at = offset;
         while at < offset + length {
             let end = (at / 4096 + 1) * 4096;
