@@ -144,3 +144,31 @@ fn extents_that_make_no_sense_end_the_connection() {
     };
     breaks_for("two lists", twice, request);
 }
+
+#[test]
+fn a_longer_list_of_extents_than_was_reserved_is_cut_and_the_rest_is_skipped() {
+    block_on(async {
+        let (handle, thread) = handle(|server| {
+            server.handshake(true, 1);
+            // An extent for each byte, of kinds that alternate.
+            let status = server.request();
+            let mut list = 7_u32.to_be_bytes().to_vec();
+            for number in 0..8192_u32 {
+                list.extend_from_slice(&1_u32.to_be_bytes());
+                list.extend_from_slice(&(number % 2 * 3).to_be_bytes());
+            }
+            server.chunk(true, reply_type::BLOCK_STATUS, status.cookie, &list);
+            // What follows is found behind the rest of the list.
+            let flush = server.request();
+            server.simple(flush.cookie, 0);
+            server.wait_for_end();
+        })
+        .await;
+        let extents = handle.extents(4096, 8192, Flags::NONE).await.unwrap();
+        assert_eq!(extents.as_slice().len(), rbdkit_plugin_api::Extents::limit(8192));
+        assert_eq!(extents.next_offset(), 4096 + extents.as_slice().len() as u64);
+        handle.flush().await.unwrap();
+        handle.close().await;
+        thread.join().unwrap();
+    });
+}
