@@ -205,9 +205,9 @@ pub trait Plugin: Send + Sync + 'static {
         None
     }
 
-    /// Which of nbdkit's optional functions this plugin has an equivalent of, by nbdkit's names, for
-    /// `--dump-plugin`: scripts look for lines such as `has_can_trim=1` there. Every plugin has
-    /// those that the program adds itself: a configuration, `open`, `get_size` and `pread`.
+    /// nbdkit's optional functions that this plugin has an equivalent of, by nbdkit's names.
+    /// Scripts look for lines such as `has_can_trim=1` in `--dump-plugin`. The program itself adds
+    /// the functions that every plugin has, such as `open` and `pread`.
     fn optional_functions(&self) -> &'static [&'static str] {
         &[]
     }
