@@ -140,6 +140,13 @@ impl Transfer {
         self.job.as_ref().is_some_and(Job::is_abandoned)
     }
 
+    /// Drops the buffer of a job that nobody waits for.
+    pub(crate) fn drop_buffer(&mut self) {
+        if let Some(job) = &mut self.job {
+            job.buffer = None;
+        }
+    }
+
     /// Drops the job with its buffer.
     pub(crate) fn forget(&mut self) {
         self.job = None;
@@ -242,7 +249,9 @@ impl Handler for Transfer {
     }
 
     fn read(&mut self, data: &mut [u8]) -> Result<usize, ReadError> {
-        let Some(Job { task: Task::Write(span, _), buffer: Some(buffer), .. }) = &self.job else { return Ok(0) };
+        let Some(Job { task: Task::Write(span, _), buffer: Some(buffer), .. }) = &self.job else {
+            return Err(ReadError::Abort);
+        };
         let now = data.len().min((span.len - self.moved) as usize);
         data[..now].copy_from_slice(buffer.data(Span::new(span.at + self.moved, now as u32)));
         self.moved += now as u32;
