@@ -306,3 +306,20 @@ fn a_verbose_log_shows_no_secret() {
         assert!(!outcome.stderr.contains("SECRET"), "{habit}: {}", outcome.stderr);
     }
 }
+
+#[test]
+fn a_refused_start_shows_no_secret() {
+    for parameters in [
+        &["ftp://me:SECRET@host/disk?SECRET"][..],
+        &["http://me:SECRET@host:99999/disk"],
+        &["me:SECRET@host/disk"],
+        &["http://host/disk", "proxy=ftp://me:SECRET@host"],
+        &["http://host/disk", "header=SECRET"],
+        &["http://host/disk", "cookie=a\nX-Evil: SECRET"],
+        &["http://host/disk", "password=-SECRET"],
+    ] {
+        let outcome = Launch::new(["-v", "-r", "curl"]).args(parameters).try_start().err().expect("a refusal");
+        assert!(!outcome.stderr.contains("SECRET"), "{}", outcome.stderr);
+        assert_eq!(outcome.stderr.matches("rbdkit: error: ").count(), 1, "{}", outcome.stderr);
+    }
+}

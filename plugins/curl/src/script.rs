@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rbdkit_launcher::{Launcher, Order, Started};
+use rbdkit_plugin_api::rate::Rate;
 use rbdkit_plugin_api::{Errno, Error, Result, run_blocking};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -21,6 +22,9 @@ use crate::secret::Secret;
 /// The longest output of a script, in bytes.
 const MAX_OUTPUT: u64 = 64 << 10;
 
+/// How often servers can have a script run again at once. After that they can once a second.
+const MAX_REFUSALS: u32 = 10;
+
 /// A command whose output is used until it is too old.
 pub(crate) struct Script {
     /// The parameter, for messages.
@@ -28,6 +32,8 @@ pub(crate) struct Script {
     launcher: Arc<Launcher>,
     /// Its place among the launcher's scripts.
     which: u8,
+    /// Limits how often servers that refuse every token can have it run again.
+    refusals: Rate,
     /// The age at which the output is too old; zero: never.
     renew: Duration,
     last: Arc<Mutex<Last>>,
@@ -80,7 +86,7 @@ pub(crate) fn start(words: &[OsString], order: Order) -> io::Result<Started> {
 impl Script {
     /// The script of the parameter `key`, at the place `which` among the launcher's scripts.
     pub(crate) fn new(key: &'static str, launcher: Arc<Launcher>, which: u8, renew: Duration) -> Script {
-        Script { key, launcher, which, renew, last: Arc::default() }
+        Script { key, launcher, which, refusals: Rate::new(1, MAX_REFUSALS), renew, last: Arc::default() }
     }
 
     /// The last output. Runs the script if it has not run yet or if its output is too old; other
@@ -94,12 +100,14 @@ impl Script {
         }
     }
 
-    /// An output that is newer than `refused`, which the server did not accept.
-    pub(crate) async fn newer(&self, refused: &Output) -> Result<Output> {
+    /// An output that is newer than `refused`, which the server did not accept. None if servers
+    /// have refused so many that the script is not run again now.
+    pub(crate) async fn newer(&self, refused: &Output) -> Result<Option<Output>> {
         let last = Arc::clone(&self.last).lock_owned().await;
         match last.output.clone().filter(|output| output.iteration > refused.iteration) {
-            Some(output) => Ok(output),
-            None => self.run(last).await,
+            Some(output) => Ok(Some(output)),
+            None if self.refusals.admit().is_none() => Ok(None),
+            None => self.run(last).await.map(Some),
         }
     }
 
