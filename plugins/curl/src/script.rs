@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rbdkit_launcher::{Interrupt, Launcher, Order, Started};
+use rbdkit_plugin_api::rate::Rate;
 use rbdkit_plugin_api::{Errno, Error, Result, run_blocking};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -22,6 +23,9 @@ use crate::secret::Secret;
 /// The longest output of a script, in bytes.
 const MAX_OUTPUT: u64 = 64 << 10;
 
+/// How often servers can have a script run again at once. After that they can once a second.
+const MAX_REFUSALS: u32 = 10;
+
 /// A command whose output is used until it is too old.
 pub(crate) struct Script {
     /// The parameter, for messages.
@@ -29,6 +33,8 @@ pub(crate) struct Script {
     launcher: Arc<Launcher>,
     /// Its place among the launcher's scripts.
     which: u8,
+    /// Limits how often servers that refuse every token can have it run again.
+    refusals: Rate,
     /// The age at which the output is too old; zero: never.
     renew: Duration,
     last: Arc<Mutex<Last>>,
@@ -88,7 +94,8 @@ impl Script {
     /// # Errors
     /// The process has no descriptors left.
     pub(crate) fn new(key: &'static str, launcher: Arc<Launcher>, which: u8, renew: Duration) -> io::Result<Script> {
-        Ok(Script { key, launcher, which, renew, last: Arc::default(), interrupt: Arc::new(Interrupt::new()?) })
+        let (interrupt, refusals) = (Arc::new(Interrupt::new()?), Rate::new(1, MAX_REFUSALS));
+        Ok(Script { key, launcher, which, refusals, renew, last: Arc::default(), interrupt })
     }
 
     /// The server stops: a script that runs is ended, and later ones as soon as they start.
@@ -107,12 +114,14 @@ impl Script {
         }
     }
 
-    /// An output that is newer than `refused`, which the server did not accept.
-    pub(crate) async fn newer(&self, refused: &Output) -> Result<Output> {
+    /// An output that is newer than `refused`, which the server did not accept. None if servers
+    /// have refused so many that the script is not run again now.
+    pub(crate) async fn newer(&self, refused: &Output) -> Result<Option<Output>> {
         let last = Arc::clone(&self.last).lock_owned().await;
         match last.output.clone().filter(|output| output.iteration > refused.iteration) {
-            Some(output) => Ok(output),
-            None => self.run(last).await,
+            Some(output) => Ok(Some(output)),
+            None if self.refusals.admit().is_none() => Ok(None),
+            None => self.run(last).await.map(Some),
         }
     }
 
