@@ -255,8 +255,8 @@ impl Hop {
         }
     }
 
-    /// The extents of a range: contiguous from `offset`, which is checked. Without `req_one` the last
-    /// one may run on beyond the range, up to the size. A layer without extents is all data.
+    /// The extents of a range: contiguous from `offset`, which is checked. Without `req_one` the
+    /// last one may run on beyond the range, up to the size. A layer without extents is all data.
     pub fn extents(self: &Arc<Self>, offset: u64, length: u64, flags: Flags) -> Op<Result<Extents>> {
         if let Err(error) = self.check_range(offset, length) {
             return Op::Ready(Err(error));

@@ -22,6 +22,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep};
 
 use super::leftovers::Leftovers;
+use super::log;
 use super::process;
 
 /// How long the process may take to end after it was asked to, while the plugin writes nothing. The
@@ -111,8 +112,8 @@ impl Signals {
         Ok(Signals { received, early: None, ending })
     }
 
-    /// Waits for the next signal that asks the server to stop. The future may be dropped and created
-    /// again.
+    /// Waits for the next signal that asks the server to stop. The future may be dropped and
+    /// created again.
     pub async fn next(&mut self) -> Received {
         match self.early.take() {
             Some(received) => received,
@@ -215,6 +216,7 @@ impl Ending {
             lock(&ending.leftovers).remove();
             ending.chain.abandon(StopScope::Everything);
             say();
+            log::flush(log::LAST_MESSAGES);
             let _ = done.send(());
         });
         if acts.is_ok() {
