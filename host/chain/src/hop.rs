@@ -406,6 +406,10 @@ impl Steps for Hop {
         &self.pool
     }
 
+    fn zero_step(&self) -> u32 {
+        self.handle.zero_step()
+    }
+
     fn pread(self: &Arc<Self>, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
         Hop::pread(self, buffer, span, offset)
     }

@@ -12,6 +12,7 @@ use crate::error::{ConfigError, Errno, Result};
 use crate::extents::Extents;
 use crate::op::{BoxFuture, Done, Op};
 use crate::schema::ParamSpec;
+use crate::secrets;
 use crate::span::Span;
 use crate::types::{BlockSizes, Capabilities, ExportEntry, Flags, ThreadModel};
 use crate::units;
@@ -75,6 +76,13 @@ pub trait Handle: Send + Sync + 'static {
     /// requests on any idle thread. A hint, asked once when the handle is opened.
     fn is_prompt(&self) -> bool {
         false
+    }
+
+    /// The most bytes of one write, if this layer does not zero and zeroes are written instead. The
+    /// layer's block sizes limit it further. 1 MiB by default: at this size the cost of a write is
+    /// small compared with its I/O. More is right for a layer with a high cost for each write.
+    fn zero_step(&self) -> u32 {
+        1 << 20
     }
 
     /// Reads `span.len` bytes at `offset` into `span` of the buffer.
@@ -291,9 +299,11 @@ impl<'a> Param<'a> {
         ))
     }
 
-    /// An error about this parameter's value: `wrong` is the rest of "key=value: ...".
+    /// An error about this parameter's value: `wrong` is the rest of "key=value: ...". The user and
+    /// password of a URL are not shown. Not for the value of a secret.
     pub fn error(&self, wrong: impl std::fmt::Display) -> ConfigError {
-        ConfigError::new(format!("{}={}: {wrong}", self.key, self.value.to_string_lossy()))
+        let value = secrets::without_userinfo(&self.value.to_string_lossy());
+        ConfigError::new(format!("{}={value}: {wrong}", self.key))
     }
 
     /// The value as text.
