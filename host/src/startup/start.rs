@@ -162,7 +162,9 @@ impl Running {
         tracing::debug!("listening at {}", sockets.reachable);
         // If the parent is gone, socket and pid file have no use.
         self.tell_the_parent()?;
-        pidfile.map(PidFile::keep);
+        if let Some(file) = pidfile {
+            file.keep();
+        }
         sockets.keep();
         Ok(captive)
     }
