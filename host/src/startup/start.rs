@@ -208,7 +208,9 @@ impl Running {
         tracing::debug!("listening at {}", sockets.reachable);
         // If the parent is gone, socket and pid file have no use.
         self.tell_the_parent()?;
-        pidfile.map(PidFile::keep);
+        if let Some(file) = pidfile {
+            file.keep();
+        }
         sockets.keep();
         self.has_started = true;
         Ok(captive)
