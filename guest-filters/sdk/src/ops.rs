@@ -133,9 +133,9 @@ pub trait Zeroes: Filter {
 
 /// `mapping`.
 pub trait Mapping: Filter {
-    /// The types of the bytes that a client would read now. Extents that `next::extents_forward` and
-    /// `next::extents_forward_until` appended come before those that are returned. The last one may
-    /// run on beyond the range as far as its type is known to hold.
+    /// The types of the bytes that a client would read now. Extents that `next::extents_forward`
+    /// and `next::extents_forward_until` appended come before those that are returned. The last one
+    /// may run on beyond the range as far as its type is known to hold.
     fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno>;
 }
 

@@ -10,8 +10,8 @@ use super::strings::cut;
 use super::transmission::ReplyFormat;
 use super::wire::{self, reply_type, state};
 
-/// The longest extent that a reply tells, in bytes: the largest number of 32 bits that is a multiple
-/// of 64 KiB, the largest minimum block size.
+/// The longest extent that a reply tells, in bytes: the largest number of 32 bits that is a
+/// multiple of 64 KiB, the largest minimum block size.
 const LONGEST_EXTENT: u32 = 0xffff_0000;
 
 /// The kinds of requests whose replies differ.
