@@ -1,4 +1,5 @@
-//! Whole numbers, sizes, booleans, durations and probabilities, as nbdkit's command line writes them.
+//! Whole numbers, sizes, booleans, durations and probabilities, as nbdkit's command line writes
+//! them.
 //!
 //! The error of every function completes "key=value: ...".
 
