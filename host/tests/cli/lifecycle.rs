@@ -279,7 +279,7 @@ fn a_second_signal_removes_the_private_socket_and_kills_scripts() {
     server.signal(Signal::HUP);
     assert!(!server.status().success());
     assert!(!std::path::Path::new(socket.trim_end()).exists());
-    if let Ok(pid) = script.trim_end().parse() {
-        Process::of(pid).wait();
+    if let Some(script) = Process::find(script.trim_end().parse().expect("the script's id")) {
+        script.wait();
     }
 }

@@ -119,7 +119,12 @@ pub struct Process(OwnedFd);
 
 impl Process {
     pub fn of(pid: i32) -> Process {
-        Process(pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap())
+        Process::find(pid).expect("a process")
+    }
+
+    /// None if it has ended and was waited for.
+    pub fn find(pid: i32) -> Option<Process> {
+        pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).ok().map(Process)
     }
 
     /// The process that a pid file names.
