@@ -34,7 +34,7 @@ use rbdkit_plugin_api::{
 pub use emulate::STEP;
 pub use hop::Hop;
 
-use disk::{DiskLookup, ExportName};
+use disk::{DiskLookup, ExportName, LayerExports};
 use thread_model::{ConnectionPermits, RequestLimit, ThreadModelGate};
 
 /// The most filters of a chain. Where no guest runs in between, the frames of all layers lie on one
@@ -278,6 +278,16 @@ impl NextLayer {
             }
         };
         Hop::open(name, handle, queue, disk, self.chain.pool.clone()).await
+    }
+}
+
+impl LayerExports for NextLayer {
+    fn default_name(&self, readonly: bool) -> BoxFuture<'_, Result<String>> {
+        Box::pin(self.default_export(readonly))
+    }
+
+    fn list(&self, readonly: bool) -> BoxFuture<'_, Result<Vec<ExportEntry>>> {
+        Box::pin(self.list_exports(readonly))
     }
 }
 

@@ -51,10 +51,10 @@ pub trait Handle: Send + Sync + 'static {
         Op::Ready(Ok(None))
     }
 
-    /// Which disk this handle serves. Asked at most once, and only if a filter above keeps state for
-    /// each disk. By default the name decides, and a name that is not listed is the default export.
-    /// So a plugin with one disk, which lists only that, needs nothing here. A plugin that knows
-    /// better says so: it compares the files that two names lead to, or has no list.
+    /// Which disk this handle serves. Asked at most once, and only if a filter above keeps state
+    /// for each disk. By default the name decides, and a name that is not listed is the default
+    /// export. So a plugin with one disk, which lists only that, needs nothing here. A plugin that
+    /// knows better says so: it compares the files that two names lead to, or has no list.
     ///
     /// # Errors
     /// It cannot be found out. The connection is then not opened.

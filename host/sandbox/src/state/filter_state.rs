@@ -13,7 +13,7 @@ use rbdkit_plugin_api::{DiskId, Errno, Error, Result, lock};
 
 use super::quota::Quota;
 use super::scope::ScopeState;
-use super::scratch::{self, Descriptor, Scratch};
+use super::scratch::{self, DescriptorSource, Scratch};
 
 /// Bytes that a scratch file may have beyond the size of its export, for the filter's own header or
 /// index.
@@ -92,7 +92,12 @@ impl Drop for ExportScope {
     }
 }
 
-fn new_scope(limits: &StateLimits, memory: &Arc<Quota>, disk: &Arc<Quota>, descriptor: Descriptor) -> Arc<ScopeState> {
+fn new_scope(
+    limits: &StateLimits,
+    memory: &Arc<Quota>,
+    disk: &Arc<Quota>,
+    descriptor: DescriptorSource,
+) -> Arc<ScopeState> {
     let scratch = Scratch::new(
         limits.scratch_dir.clone(),
         limits.scratch_bytes.unwrap_or(SCRATCH_HEADER_BYTES),
@@ -109,13 +114,13 @@ impl FilterState {
         // Amounts of memory are also counted with a sign.
         let memory = Arc::new(Quota::new(limits.map_bytes.min(i64::MAX as u64)));
         let disk = Arc::new(Quota::new(limits.scratch_total));
-        let lasting = || new_scope(&limits, &memory, &disk, Descriptor::Reserved);
+        let lasting = || new_scope(&limits, &memory, &disk, DescriptorSource::Reserved);
         let (server, default) = (lasting(), lasting());
         Arc::new(FilterState { limits, memory, disk, server, default, named: Mutex::default() })
     }
 
     fn new_scope(&self) -> Arc<ScopeState> {
-        new_scope(&self.limits, &self.memory, &self.disk, Descriptor::Shared)
+        new_scope(&self.limits, &self.memory, &self.disk, DescriptorSource::Shared)
     }
 
     fn named(&self) -> MutexGuard<'_, HashMap<DiskId, Arc<ScopeState>>> {
