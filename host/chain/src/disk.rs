@@ -3,10 +3,17 @@
 //! A client may invent names, and most plugins serve one disk under any name. Filters above keep
 //! overlays and caches for each disk, so they must not go by the name.
 
-use rbdkit_plugin_api::{Disk, DiskId, Handle, Result};
+use rbdkit_plugin_api::{BoxFuture, Disk, DiskId, ExportEntry, Handle, Result};
 use tokio::sync::OnceCell;
 
-use super::NextLayer;
+/// The exports of a layer, by their names.
+pub(super) trait LayerExports: Send + Sync {
+    /// The export that the empty name means.
+    fn default_name(&self, readonly: bool) -> BoxFuture<'_, Result<String>>;
+
+    /// The exports that a client may list.
+    fn list(&self, readonly: bool) -> BoxFuture<'_, Result<Vec<ExportEntry>>>;
+}
 
 /// The canonical name under which a layer is opened.
 pub(super) struct ExportName {
@@ -17,9 +24,9 @@ pub(super) struct ExportName {
 
 impl ExportName {
     /// The empty name is replaced by the default export's.
-    pub(super) async fn asked(layer: &NextLayer, readonly: bool, name: &str) -> Result<ExportName> {
+    pub(super) async fn asked(layer: &impl LayerExports, readonly: bool, name: &str) -> Result<ExportName> {
         let was_empty = name.is_empty();
-        let text = if was_empty { layer.default_export(readonly).await? } else { name.to_string() };
+        let text = if was_empty { layer.default_name(readonly).await? } else { name.to_string() };
         Ok(ExportName { text, was_empty })
     }
 
@@ -30,7 +37,7 @@ impl ExportName {
 
 /// Finds out which disk a hop serves, at most once.
 pub(super) struct DiskLookup {
-    layer: NextLayer,
+    layer: Box<dyn LayerExports>,
     readonly: bool,
     name: ExportName,
     found: OnceCell<DiskId>,
@@ -38,8 +45,8 @@ pub(super) struct DiskLookup {
 
 impl DiskLookup {
     /// For a hop to `layer` that is opened under `name`.
-    pub(super) fn new(layer: NextLayer, readonly: bool, name: ExportName) -> DiskLookup {
-        DiskLookup { layer, readonly, name, found: OnceCell::new() }
+    pub(super) fn new(layer: impl LayerExports + 'static, readonly: bool, name: ExportName) -> DiskLookup {
+        DiskLookup { layer: Box::new(layer), readonly, name, found: OnceCell::new() }
     }
 
     pub(super) fn is_readonly(&self) -> bool {
@@ -61,11 +68,11 @@ impl DiskLookup {
 
     async fn is_default(&self) -> Result<bool> {
         let name = &self.name;
-        Ok(name.was_empty || name.text.is_empty() || self.layer.default_export(self.readonly).await? == name.text)
+        Ok(name.was_empty || name.text.is_empty() || self.layer.default_name(self.readonly).await? == name.text)
     }
 
     async fn is_listed(&self) -> Result<bool> {
-        Ok(self.layer.list_exports(self.readonly).await?.iter().any(|entry| entry.name == self.name.text))
+        Ok(self.layer.list(self.readonly).await?.iter().any(|entry| entry.name == self.name.text))
     }
 }
 

@@ -43,7 +43,7 @@ pub use exports::{MAX_LIST, list_bytes};
 pub use hop::Hop;
 pub use writes::Writes;
 
-use disk::{DiskLookup, ExportName};
+use disk::{DiskLookup, ExportName, LayerExports};
 use exports::DefaultNames;
 use thread_model::{ConnectionPermits, RequestLimit, ThreadModelGate};
 
@@ -412,6 +412,16 @@ impl NextLayer {
             }
         };
         Hop::open(name, handle, queue, disk, self.chain.thread_model, self.chain.pool.clone()).await
+    }
+}
+
+impl LayerExports for NextLayer {
+    fn default_name(&self, readonly: bool) -> BoxFuture<'_, Result<String>> {
+        Box::pin(self.default_export(readonly))
+    }
+
+    fn list(&self, readonly: bool) -> BoxFuture<'_, Result<Vec<ExportEntry>>> {
+        Box::pin(self.list_exports(readonly))
     }
 }
 

@@ -19,19 +19,19 @@ const MAX_NAME_BYTES: usize = 512;
 const MAX_NAMES_BYTES: usize = 16 << 20;
 
 /// What is being copied: the component or one of its parts.
-enum Part {
+enum Copied {
     Module(Module),
     Component(Component),
 }
 
-impl Part {
+impl Copied {
     fn section(&mut self, id: u8, data: &[u8]) {
         let section = RawSection { id, data };
         match self {
-            Part::Module(module) => {
+            Copied::Module(module) => {
                 module.section(&section);
             }
-            Part::Component(component) => {
+            Copied::Component(component) => {
                 component.section(&section);
             }
         }
@@ -41,29 +41,30 @@ impl Part {
 /// The same component without custom sections other than short names of functions. None if it is
 /// not well formed; then the compiler says what is wrong.
 pub(super) fn stripped(component: &[u8]) -> Option<Vec<u8>> {
-    let mut parts: Vec<Part> = Vec::new();
+    let mut parts: Vec<Copied> = Vec::new();
     for payload in Parser::new(0).parse_all(component) {
         let payload = payload.ok()?;
         match &payload {
-            Payload::Version { encoding: Encoding::Module, .. } => parts.push(Part::Module(Module::new())),
-            Payload::Version { encoding: Encoding::Component, .. } => parts.push(Part::Component(Component::new())),
+            Payload::Version { encoding: Encoding::Module, .. } => parts.push(Copied::Module(Module::new())),
+            Payload::Version { encoding: Encoding::Component, .. } => parts.push(Copied::Component(Component::new())),
             // These come as sections of their own, up to their end.
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {}
             Payload::CustomSection(custom) => {
-                if let (KnownCustom::Name(names), Some(Part::Module(module))) = (custom.as_known(), parts.last_mut()) {
+                if let (KnownCustom::Name(names), Some(Copied::Module(module))) = (custom.as_known(), parts.last_mut())
+                {
                     module.section(&short_names(names));
                 }
             }
             Payload::End(_) => {
                 let ended = parts.pop()?;
                 match (ended, parts.last_mut()) {
-                    (Part::Module(module), Some(Part::Component(whole))) => {
+                    (Copied::Module(module), Some(Copied::Component(whole))) => {
                         whole.section(&ModuleSection(&module));
                     }
-                    (Part::Component(part), Some(Part::Component(whole))) => {
+                    (Copied::Component(part), Some(Copied::Component(whole))) => {
                         whole.section(&NestedComponentSection(&part));
                     }
-                    (Part::Component(whole), None) => return Some(whole.finish()),
+                    (Copied::Component(whole), None) => return Some(whole.finish()),
                     _ => return None,
                 }
             }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rbdkit_plugin_api::{DiskId, Errno, Error, Quota, Result, Usage, lock};
 
 use super::scope::ScopeState;
-use super::scratch::{self, Descriptor, Scratch};
+use super::scratch::{self, DescriptorSource, Scratch};
 
 /// Bytes that a scratch file may have beyond the size of its export, for the filter's own header or
 /// index.
@@ -91,7 +91,12 @@ impl Drop for ExportScope {
     }
 }
 
-fn new_scope(limits: &StateLimits, memory: &Arc<Quota>, disk: &Arc<Quota>, descriptor: Descriptor) -> Arc<ScopeState> {
+fn new_scope(
+    limits: &StateLimits,
+    memory: &Arc<Quota>,
+    disk: &Arc<Quota>,
+    descriptor: DescriptorSource,
+) -> Arc<ScopeState> {
     let scratch = Scratch::new(
         limits.scratch_dir.clone(),
         limits.scratch_bytes.unwrap_or(SCRATCH_HEADER_BYTES),
@@ -108,13 +113,13 @@ impl FilterState {
         // Amounts of memory are also counted with a sign.
         let memory = Arc::new(Quota::new(limits.map_bytes.min(i64::MAX as u64)));
         let disk = Arc::new(Quota::new(limits.scratch_total));
-        let lasting = || new_scope(&limits, &memory, &disk, Descriptor::Reserved);
+        let lasting = || new_scope(&limits, &memory, &disk, DescriptorSource::Reserved);
         let (server, default) = (lasting(), lasting());
         Arc::new(FilterState { limits, memory, disk, server, default, named: Mutex::default() })
     }
 
     fn new_scope(&self) -> Arc<ScopeState> {
-        new_scope(&self.limits, &self.memory, &self.disk, Descriptor::Shared)
+        new_scope(&self.limits, &self.memory, &self.disk, DescriptorSource::Shared)
     }
 
     fn named(&self) -> MutexGuard<'_, HashMap<DiskId, Arc<ScopeState>>> {

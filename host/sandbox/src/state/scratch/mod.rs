@@ -78,7 +78,7 @@ pub fn scratch_directory() -> PathBuf {
 
 /// Where the descriptor of a scratch file comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Descriptor {
+pub(super) enum DescriptorSource {
     /// From those that all scratch files share, if one is left.
     Shared,
     /// It is never refused: there is one such file for a filter and one for its default export.
@@ -101,7 +101,7 @@ pub struct Scratch {
     indirect_writes: AtomicU32,
     /// The descriptors that all scratch files may use.
     descriptors: Arc<Quota>,
-    descriptor: Descriptor,
+    descriptor: DescriptorSource,
     /// Whether one of `descriptors` is taken for this file.
     has_descriptor: AtomicBool,
 }
@@ -114,7 +114,7 @@ impl Scratch {
         quota: u64,
         total: Arc<Quota>,
         memory: Arc<Quota>,
-        descriptor: Descriptor,
+        descriptor: DescriptorSource,
     ) -> Scratch {
         Scratch {
             dir,
@@ -371,8 +371,8 @@ impl Scratch {
             return true;
         }
         let taken = match self.descriptor {
-            Descriptor::Shared => self.descriptors.take(1),
-            Descriptor::Reserved => {
+            DescriptorSource::Shared => self.descriptors.take(1),
+            DescriptorSource::Reserved => {
                 self.descriptors.overdraw(1);
                 true
             }

@@ -10,7 +10,7 @@ fn scratch(quota: u64) -> Arc<Scratch> {
         quota,
         Arc::new(Quota::new(u64::MAX)),
         Arc::new(Quota::new(64 << 20)),
-        Descriptor::Shared,
+        DescriptorSource::Shared,
     ))
 }
 
@@ -108,14 +108,14 @@ async fn all_scratch_files_of_a_filter_share_one_total() {
         u64::MAX,
         Arc::clone(&total),
         Arc::clone(&memory),
-        Descriptor::Shared,
+        DescriptorSource::Shared,
     ));
     let two = Arc::new(Scratch::new(
         scratch_directory(),
         u64::MAX,
         Arc::clone(&total),
         Arc::clone(&memory),
-        Descriptor::Shared,
+        DescriptorSource::Shared,
     ));
     write(&one, 0, &[1; 4096]).await.unwrap();
     write(&two, 0, &[1; 8192]).await.unwrap();
@@ -143,7 +143,7 @@ async fn ranges_that_cannot_be_are_refused() {
 async fn a_directory_that_is_not_there_fails_the_write_and_says_which() {
     let total = Arc::new(Quota::new(u64::MAX));
     let memory = Arc::new(Quota::new(1 << 20));
-    let scratch = Arc::new(Scratch::new("/nonexistent/dir".into(), u64::MAX, total, memory, Descriptor::Shared));
+    let scratch = Arc::new(Scratch::new("/nonexistent/dir".into(), u64::MAX, total, memory, DescriptorSource::Shared));
     let (_, result) = scratch.pwrite(Buffer::from_vec(vec![1]), Span::new(0, 1), 0).await;
     let error = result.unwrap_err();
     assert_eq!(error.errno(), Errno::Enoent);
@@ -243,12 +243,12 @@ async fn files_leave_descriptors_to_others() {
         scratch.descriptors = Arc::clone(&files);
         Arc::new(scratch)
     };
-    let (one, two) = (scratch(Descriptor::Shared), scratch(Descriptor::Shared));
+    let (one, two) = (scratch(DescriptorSource::Shared), scratch(DescriptorSource::Shared));
     write(&one, 0, b"one").await.unwrap();
     assert_eq!(write(&two, 0, b"two").await, Err(Errno::Enospc));
     assert_eq!((two.allocated(), read(&two, 0, 3).await), (0, vec![0; 3]));
     write(&one, 9000, b"more").await.unwrap();
-    let default = scratch(Descriptor::Reserved);
+    let default = scratch(DescriptorSource::Reserved);
     write(&default, 0, b"the default export's").await.unwrap();
     drop((one, default));
     write(&two, 0, b"two").await.unwrap();
