@@ -99,8 +99,8 @@ pub trait Layer: Send + Sync + 'static {
     }
 }
 
-/// How long the end of the server waits for operations whose clients have gone. Then the plugin ends
-/// those that only read.
+/// How long the end of the server waits for operations whose clients have gone. Then the plugin
+/// ends those that only read.
 const DETACHED_GRACE: Duration = Duration::from_millis(500);
 
 /// The least time that the plugin's cleanup gets.

@@ -86,8 +86,8 @@ impl Input {
         }
     }
 
-    /// Returns once the client is gone: it has closed both directions, or only its own and some time
-    /// has passed ([`HALF_CLOSED`]). Reads nothing. The future may be dropped while it waits.
+    /// Returns once the client is gone: it has closed both directions, or only its own and some
+    /// time has passed ([`HALF_CLOSED`]). Reads nothing. The future may be dropped while it waits.
     pub async fn until_gone(&self) {
         if self.until_closed().await == Closed::Input {
             tokio::time::sleep(HALF_CLOSED).await;
