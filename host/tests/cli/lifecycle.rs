@@ -240,7 +240,7 @@ fn a_start_that_hangs_ends_at_once_with_a_second_signal_and_removes_its_socket()
 #[test]
 fn a_script_that_hangs_before_the_socket_exists_ends_with_a_signal() {
     let directory = TempDir::new();
-    let mut server = Running::start(
+    let server = Running::start(
         rbdkit(&directory)
             .args([
                 "-f",
