@@ -111,8 +111,8 @@ impl Signals {
         Ok(Signals { received, early: None, ending })
     }
 
-    /// Waits for the next signal that asks the server to stop. The future may be dropped and created
-    /// again.
+    /// Waits for the next signal that asks the server to stop. The future may be dropped and
+    /// created again.
     pub async fn next(&mut self) -> Received {
         match self.early.take() {
             Some(received) => received,

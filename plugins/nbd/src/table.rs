@@ -160,8 +160,8 @@ impl Table {
         }
     }
 
-    /// Ends the connection: every request in flight fails with `errno`, and so do later ones. Returns
-    /// whether this was the first call.
+    /// Ends the connection: every request in flight fails with `errno`, and so do later ones.
+    /// Returns whether this was the first call.
     pub(crate) fn end(&self, why: ConnectionError, errno: Errno) -> bool {
         let broken = Broken { why, errno };
         let mut state = self.state();

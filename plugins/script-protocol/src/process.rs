@@ -51,8 +51,8 @@ struct Reaped(Child);
 
 impl Drop for Reaped {
     fn drop(&mut self) {
-        // After an ordinary end both do nothing, because the child was reaped already. After a stop the
-        // child was killed with its process group.
+        // After an ordinary end both do nothing, because the child was reaped already. After a stop
+        // the child was killed with its process group.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

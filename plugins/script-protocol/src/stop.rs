@@ -64,9 +64,9 @@ impl Stop {
         })
     }
 
-    /// From now on a program gets a process group of its own: an end reaches all that it starts, and
-    /// Control-C reaches only the server, whose requests in flight need the program. Before that,
-    /// programs may ask questions on the terminal.
+    /// From now on a program gets a process group of its own: an end reaches all that it starts,
+    /// and Control-C reaches only the server, whose requests in flight need the program. Before
+    /// that, programs may ask questions on the terminal.
     pub(crate) fn begin_serving(&self) {
         self.serving.store(true, Ordering::Relaxed);
     }
