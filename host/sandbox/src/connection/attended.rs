@@ -13,16 +13,16 @@ use super::shared::FilterShared;
 use super::waiting::WaitPolicy;
 
 /// A place among the detached operations of a filter.
-struct Place(Arc<FilterShared>);
+struct AttendedPlace(Arc<FilterShared>);
 
-impl Place {
+impl AttendedPlace {
     /// None: there are as many as are allowed.
-    fn take(shared: &Arc<FilterShared>) -> Option<Place> {
-        shared.detached_operations.take(1).then(|| Place(Arc::clone(shared)))
+    fn take(shared: &Arc<FilterShared>) -> Option<AttendedPlace> {
+        shared.detached_operations.take(1).then(|| AttendedPlace(Arc::clone(shared)))
     }
 }
 
-impl Drop for Place {
+impl Drop for AttendedPlace {
     fn drop(&mut self) {
         self.0.detached_operations.give(1);
     }
@@ -45,7 +45,7 @@ pub(crate) async fn attended<T: Send + 'static, D: Future<Output = ()> + Send>(
         answer = &mut operation => return Some(answer),
         () = client.until_gone() => {}
     }
-    let Some(place) = Place::take(shared) else { return Some(operation.await) };
+    let Some(place) = AttendedPlace::take(shared) else { return Some(operation.await) };
     shared.detached_tasks.spawn(async move {
         discard(operation.await).await;
         drop(place);

@@ -16,7 +16,7 @@ use crate::guest::context::Context;
 use crate::guest::text::protocol_string;
 
 /// The answer of the layers below.
-type Outcome<T> = rbdkit_plugin_api::Result<T>;
+type BelowAnswer<T> = rbdkit_plugin_api::Result<T>;
 
 /// Checks that a text can be the name of an export.
 fn check_name(text: &str) -> Result<(), Errno> {
@@ -39,8 +39,8 @@ impl Context {
     async fn ask_below<T: Send + 'static>(
         &mut self,
         below: &NextLayer,
-        question: impl Future<Output = Outcome<T>> + Send + 'static,
-    ) -> Outcome<T> {
+        question: impl Future<Output = BelowAnswer<T>> + Send + 'static,
+    ) -> BelowAnswer<T> {
         let shared = Arc::clone(&self.shared);
         let policy = self.call.wait_policy();
         let wait = attended(&shared, below.client(), policy, Box::pin(question), |_| async {});
