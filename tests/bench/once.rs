@@ -1,9 +1,11 @@
 //! What is measured once a run, outside of the rounds: memory at rest and the time to start.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use rbdkit_tests::attackers::{self, Attacker, Target, under_attack};
 use rbdkit_tests::raw::cmd;
-use rbdkit_tests::{Client, Launch, Server, TempDir};
+use rbdkit_tests::{Client, Launch, Server, TempDir, free_port};
 
 use crate::results::Spread;
 use crate::servers::Programs;
@@ -15,6 +17,8 @@ const CONNECTIONS: u64 = 100;
 const INSTANCES: u64 = 64;
 /// How long each of these requests waits in the lowest filter. By then all of them are under way.
 const DELAY: Duration = Duration::from_millis(500);
+/// How many reads under attack the percentile is taken of.
+const ATTACKED_READS: u64 = 2000;
 /// How many starts the median is taken of.
 const STARTS: usize = 11;
 
@@ -27,10 +31,11 @@ pub enum Figure {
     Connection,
     Instance,
     Start,
+    Attacked,
 }
 
 impl Figure {
-    pub const ALL: [Figure; 4] = [Figure::Idle, Figure::Connection, Figure::Instance, Figure::Start];
+    pub const ALL: [Figure; 5] = [Figure::Idle, Figure::Connection, Figure::Instance, Figure::Start, Figure::Attacked];
 
     pub fn what(self) -> &'static str {
         match self {
@@ -38,6 +43,7 @@ impl Figure {
             Figure::Connection => "resident for each idle connection, three filters",
             Figure::Instance => "resident for each idle instance",
             Figure::Start => "start to listening, three filters, compiled code cached",
+            Figure::Attacked => "p99 of a 4 KiB read while others attack, cow",
         }
     }
 
@@ -45,7 +51,7 @@ impl Figure {
         match self {
             Figure::Idle => "MiB",
             Figure::Connection | Figure::Instance => "KiB",
-            Figure::Start => "ms",
+            Figure::Start | Figure::Attacked => "ms",
         }
     }
 }
@@ -71,9 +77,11 @@ pub fn measure(programs: &Programs) -> Vec<Once> {
                 Figure::Connection => connection(&launch),
                 Figure::Instance => instance(&launch),
                 Figure::Start => start(&launch),
+                Figure::Attacked => attacked(&launch),
             }
         };
-        let nbdkit = if figure == Figure::Instance { None } else { of(&programs.nbdkit) };
+        // nbdkit takes 5 GiB for the attackers.
+        let nbdkit = if matches!(figure, Figure::Instance | Figure::Attacked) { None } else { of(&programs.nbdkit) };
         Once { figure, rbdkit: of(&programs.rbdkit), nbdkit }
     };
     Figure::ALL.map(one).to_vec()
@@ -135,4 +143,26 @@ fn start(launch: Start<'_>) -> Option<f64> {
     three(launch)?;
     let times = (0..STARTS).filter_map(|_| three(launch)).map(|server| server.start_time().as_secs_f64() * 1e3);
     Spread::of(times).map(|spread| spread.median)
+}
+
+/// An honest client's reads while all attackers are at work (`tests/tests/fair_shares.rs`).
+fn attacked(launch: Start<'_>) -> Option<f64> {
+    let port = free_port();
+    let address = ["--filter=cow", "-i", "127.0.0.1", "-p", &port.to_string(), "--limit", "connections=300"];
+    // The socket's path is not used: it becomes the export name of `--run`.
+    let launch = launch(&address).socket_options(&["-f", "-e"], "-P").args(["memory", "128M"]);
+    let _server = launch.try_start().inspect_err(|outcome| eprintln!("bench: {outcome:?}")).ok()?;
+    let target = Target { port, export: String::new(), fault_at: 0, compute_at: 0 };
+    let mut client = target.client(Ipv4Addr::LOCALHOST).ok()?;
+    let all: &[Attacker] = &attackers::ALL;
+    let mut times: Vec<Duration> = under_attack(&target, &all.iter().collect::<Vec<_>>(), || {
+        let read = |number: u64| {
+            let began = Instant::now();
+            attackers::read(&mut client, number % (32 << 10) * 4096, 4096).ok().map(|_| began.elapsed())
+        };
+        (0..ATTACKED_READS).map_while(read).collect()
+    });
+    times.sort_unstable();
+    let p99 = times.get(times.len() * 99 / 100).filter(|_| times.len() as u64 == ATTACKED_READS)?;
+    Some(p99.as_secs_f64() * 1e3)
 }

@@ -148,10 +148,18 @@ fn targets() -> Vec<Target> {
             add(row, &case, Measure::Cpu(case.clone()), Limit::AtMost(0.7));
         }
     }
-    for (figure, limit) in
-        [(Figure::Idle, 32.0), (Figure::Connection, 1024.0), (Figure::Instance, 256.0), (Figure::Start, 25.0)]
-    {
-        let row = if figure == Figure::Start { "start" } else { "memory" };
+    for (figure, limit) in [
+        (Figure::Idle, 32.0),
+        (Figure::Connection, 1024.0),
+        (Figure::Instance, 256.0),
+        (Figure::Start, 25.0),
+        (Figure::Attacked, 50.0),
+    ] {
+        let row = match figure {
+            Figure::Start => "start",
+            Figure::Attacked => "fairness",
+            Figure::Idle | Figure::Connection | Figure::Instance => "memory",
+        };
         add(row, figure.what(), Measure::Once(figure), Limit::AtMost(limit));
     }
     targets

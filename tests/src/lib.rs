@@ -6,6 +6,7 @@
 //! same fault in the tests'.
 #![forbid(unsafe_code)]
 
+pub mod attackers;
 pub mod model;
 pub mod raw;
 pub mod server;

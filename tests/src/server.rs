@@ -352,6 +352,24 @@ impl Server {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid, signal).expect("a signal");
+    }
+
+    /// Waits for the end of the server's process. Programs that it started may still run.
+    pub fn wait_for_end(&self) {
+        let ended = pidfd_open(self.pid, PidfdFlags::empty()).expect("a handle of the child");
+        let timeout = Timespec { tv_sec: TIMEOUT.as_secs() as i64, tv_nsec: 0 };
+        let ready = poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&timeout)).expect("poll");
+        assert!(ready > 0, "the server does not end:\n{}", self.stderr());
+    }
+
+    /// Waits for the server's end.
+    pub fn wait(mut self) -> Outcome {
+        self.finish()
+    }
+
     /// Sends SIGTERM and waits for the server's end.
     pub fn stop(mut self) -> Outcome {
         kill_process(self.pid, Signal::TERM).expect("SIGTERM");
@@ -365,10 +383,7 @@ impl Server {
     }
 
     fn finish(&mut self) -> Outcome {
-        let ended = pidfd_open(self.pid, PidfdFlags::empty()).expect("a handle of the child");
-        let timeout = Timespec { tv_sec: TIMEOUT.as_secs() as i64, tv_nsec: 0 };
-        let ready = poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&timeout)).expect("poll");
-        assert!(ready > 0, "the server does not end:\n{}", self.stderr());
+        self.wait_for_end();
         let status = self.child.wait().expect("wait");
         self.over = true;
         if let Some(reader) = self.reader.take() {

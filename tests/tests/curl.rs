@@ -266,3 +266,60 @@ fn requests_share_one_connection_of_http_2() {
     let at_once = times.iter().map(|(at, _)| times.iter().filter(|(from, to)| from <= at && at < to).count()).max();
     assert!(at_once >= Some(8), "{at_once:?} at once:\n{log}");
 }
+
+#[test]
+fn a_farm_of_servers_behind_one_url_is_copied_also_with_retry() {
+    for filters in [&[][..], &["retry"], &["readahead", "cache", "retry"]] {
+        for habit in ["tag-of-farm", "date-of-farm", "tag-weak-sometimes", "range-short,encoding-aws-chunked"] {
+            let source = slow(1 << 20, 0);
+            source.change(|rules| rules.habits = habit.split(',').map(str::to_string).collect());
+            let server = launch(filters, &source).arg("check-changes=false").start();
+            let dir = TempDir::new();
+            copy(&server, &dir.join("copy"), &["--request-size=65536"]);
+            is_the_disk(&dir.join("copy"), 1 << 20);
+        }
+    }
+}
+
+#[test]
+fn a_client_is_told_how_to_serve_a_farm() {
+    let source = slow(1 << 20, 0);
+    source.change(|rules| rules.habits = vec!["tag-of-farm".into()]);
+    let server = launch(&[], &source).start();
+    nbdsh(&server.uri(), "h.connect_uri(uri)\nassert fails(lambda: h.pread(512, 0)) == 'EIO'").ok();
+    server.wait_for_log("(check-changes=false serves it all the same");
+}
+
+#[test]
+fn a_verbose_log_shows_no_secret() {
+    let source = slow(1 << 20, 0);
+    let url = format!("{}/disk.img?token=SECRET&habit=", source.url().replace("//", "//me:SECRET@"));
+    for habit in ["", "redirect-ftp", "tag-of-farm", "status-503", "redirect-token"] {
+        let server = Launch::new(["-v", "-r", "curl", &format!("{url}{habit}")])
+            .args(["cookie=SECRET", "header=X-Token: SECRET", "cookiefile=", "proxy-password=SECRET"])
+            .args(["header=Authorization: Bearer SECRET", "user-agent=x"])
+            .start();
+        tool("nbdinfo", ["--size", server.uri().as_str()]);
+        nbdsh(&server.uri(), "try:\n    h.connect_uri(uri)\n    h.pread(512, 0)\nexcept nbd.Error: pass").ok();
+        let outcome = server.stop();
+        assert!(outcome.status.success());
+        assert!(!outcome.stderr.contains("SECRET"), "{habit}: {}", outcome.stderr);
+    }
+}
+
+#[test]
+fn a_refused_start_shows_no_secret() {
+    for parameters in [
+        &["ftp://me:SECRET@host/disk?SECRET"][..],
+        &["http://me:SECRET@host:99999/disk"],
+        &["me:SECRET@host/disk"],
+        &["http://host/disk", "proxy=ftp://me:SECRET@host"],
+        &["http://host/disk", "header=SECRET"],
+        &["http://host/disk", "cookie=a\nX-Evil: SECRET"],
+        &["http://host/disk", "password=-SECRET"],
+    ] {
+        let outcome = Launch::new(["-v", "-r", "curl"]).args(parameters).try_start().err().expect("a refusal");
+        assert!(!outcome.stderr.contains("SECRET"), "{}", outcome.stderr);
+        assert_eq!(outcome.stderr.matches("rbdkit: error: ").count(), 1, "{}", outcome.stderr);
+    }
+}

@@ -1,5 +1,7 @@
 //! The ssh plugin in front of a real sshd. Each test starts its own on loopback.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -278,29 +280,32 @@ fn the_password_reaches_ssh_in_every_way_of_giving_it() {
     let fake = dir.file("ssh", FAKE.as_bytes());
     std::fs::set_permissions(&fake, std::fs::Permissions::from_mode(0o755)).expect("an executable");
     let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap_or_default());
-    let password = r#"  s\3cret "$x" 'y'"#;
-    let stored = dir.file("password", format!("{password}\nnot this\n").as_bytes());
-    let temporary = dir.join("tmp");
-    std::fs::create_dir(&temporary).expect("a directory");
-    let launch = || {
-        let launch = Launch::new(["ssh", "host=far"]).path("path", &file).env("PATH", &path);
-        launch.env("EXPECTED", password).env("TMPDIR", &temporary)
-    };
-    let server = launch().arg(format!("password={password}")).start();
-    assert_eq!(server.client().size, 1 << 20);
-    let server = launch().arg(format!("password=+{}", stored.display())).start();
-    assert_eq!(server.client().size, 1 << 20);
-    // The shell opens the file and passes the descriptor on.
-    let shell = format!("#!/bin/bash\nexec 9<{}\nexec '{}' \"$@\"\n", stored.display(), program().display());
-    let shell = dir.file("shell", shell.as_bytes());
-    std::fs::set_permissions(&shell, std::fs::Permissions::from_mode(0o755)).expect("an executable");
-    let server = launch().arg("password=-9").program(shell).start();
-    assert_eq!(server.client().size, 1 << 20);
-    // Neither a command line nor a file contains the password.
-    let left = || std::fs::read_dir(&temporary).expect("the directory for temporary files").count();
-    server.wait_until("the password is gone", |_| left() == 0);
-    let said = refused(launch().arg("password=wrong"));
-    assert!(said.contains("neither a key nor the password was accepted (the host offers password)"), "{said}");
+    // A password is bytes: the second one is Latin-1.
+    for password in [&br#"  s\3cret "$x" 'y'"#[..], b"h\xfcsch \xff"] {
+        let password = OsStr::from_bytes(password);
+        let stored = dir.file("password", &[password.as_bytes(), b"\nnot this\n"].concat());
+        let temporary = dir.join("tmp");
+        let _ = std::fs::create_dir(&temporary);
+        let launch = || {
+            let launch = Launch::new(["ssh", "host=far"]).path("path", &file).env("PATH", &path);
+            launch.env("EXPECTED", password).env("TMPDIR", &temporary)
+        };
+        let server = launch().path("password", Path::new(password)).start();
+        assert_eq!(server.client().size, 1 << 20);
+        let server = launch().arg(format!("password=+{}", stored.display())).start();
+        assert_eq!(server.client().size, 1 << 20);
+        // The shell opens the file and passes the descriptor on.
+        let shell = format!("#!/bin/bash\nexec 9<{}\nexec '{}' \"$@\"\n", stored.display(), program().display());
+        let shell = dir.file("shell", shell.as_bytes());
+        std::fs::set_permissions(&shell, std::fs::Permissions::from_mode(0o755)).expect("an executable");
+        let server = launch().arg("password=-9").program(shell).start();
+        assert_eq!(server.client().size, 1 << 20);
+        // Neither a command line nor a file contains the password.
+        let left = || std::fs::read_dir(&temporary).expect("the directory for temporary files").count();
+        server.wait_until("the password is gone", |_| left() == 0);
+        let said = refused(launch().arg("password=wrong"));
+        assert!(said.contains("neither a key nor the password was accepted (the host offers password)"), "{said}");
+    }
 }
 
 fn program() -> PathBuf {

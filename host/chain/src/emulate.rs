@@ -5,10 +5,13 @@
 
 use std::sync::Arc;
 
-use rbdkit_plugin_api::{BlockSizes, Buffer, Capabilities, Done, Errno, Flags, Op, Pool, Result, Span, Support};
+use rbdkit_plugin_api::{
+    BlockSizes, Buffer, Capabilities, Done, Errno, Flags, MAX_REQUEST, Op, Pool, Result, Span, Support,
+};
 
-/// The most bytes that one step reads or writes. At this size the cost of a step is small compared
-/// with its I/O, and the pool keeps buffers of this size.
+/// The most bytes that one step reads, or writes to a layer that asks for nothing else
+/// ([`Steps::zero_step`]). At this size the cost of a step is small compared with its I/O, and the
+/// pool keeps buffers of this size.
 pub const STEP: u32 = 1 << 20;
 
 /// The requests that emulation consists of. A hop implements this trait, so that this file does not
@@ -17,6 +20,8 @@ pub(super) trait Steps: Send + Sync + 'static {
     fn can(&self) -> Capabilities;
     fn block_sizes(self: &Arc<Self>) -> Op<Option<BlockSizes>>;
     fn pool(&self) -> &Pool;
+    /// See [`rbdkit_plugin_api::Handle::zero_step`].
+    fn zero_step(&self) -> u32;
     fn pread(self: &Arc<Self>, buffer: Buffer, span: Span, offset: u64) -> Op<Done>;
     fn pwrite(self: &Arc<Self>, buffer: Buffer, span: Span, offset: u64, flags: Flags) -> Op<Done>;
     fn flush(self: &Arc<Self>) -> Op<Result<()>>;
@@ -25,6 +30,17 @@ pub(super) trait Steps: Send + Sync + 'static {
 /// `step` within the layer's block sizes.
 async fn within_block_sizes(hop: &Arc<impl Steps>, step: u32) -> u32 {
     hop.block_sizes().await.map_or(step, |sizes| step.min(sizes.maximum).max(sizes.minimum))
+}
+
+/// A buffer of zeroes. One that is longer than [`STEP`] takes no memory: the kernel gives fresh
+/// memory its pages when it is written, and nobody writes these.
+fn zeroes(pool: &Pool, length: u32) -> Buffer {
+    if length > STEP {
+        return Buffer::from_vec(vec![0; length as usize]);
+    }
+    let mut buffer = pool.take(length);
+    buffer.set_zero(buffer.span());
+    buffer
 }
 
 /// FUA of a write.
@@ -55,10 +71,9 @@ pub(super) fn zero_by_pwrite<H: Steps>(hop: &Arc<H>, offset: u64, length: u64, f
     Op::later(async move {
         let native_fua = flags.fua && hop.can().fua == Support::Native;
         let each = Flags { fua: native_fua, ..Flags::NONE };
-        let longest = u64::from(within_block_sizes(&hop, STEP).await);
+        let longest = u64::from(within_block_sizes(&hop, hop.zero_step().clamp(1, MAX_REQUEST)).await);
         let (mut at, end) = (offset, offset + length);
-        let mut buffer = hop.pool().take(length.min(longest) as u32);
-        buffer.set_zero(buffer.span());
+        let mut buffer = zeroes(hop.pool(), length.min(longest) as u32);
         while at < end {
             let len = (end - at).min(longest);
             let (returned, result) = hop.pwrite(buffer, Span::new(0, len as u32), at, each).await;

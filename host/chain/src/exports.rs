@@ -23,8 +23,8 @@ pub fn list_bytes(list: &[ExportEntry]) -> usize {
     list.iter().map(|entry| ENTRY + texts(entry)).sum()
 }
 
-/// Checks a layer's list of exports. A name with a zero byte, which no client can send, is left out;
-/// the log says so.
+/// Checks a layer's list of exports. A name with a zero byte, which no client can send, is left
+/// out; the log says so.
 ///
 /// # Errors
 /// EIO, with the export that cannot be listed.

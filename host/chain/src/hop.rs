@@ -6,8 +6,8 @@
 //!
 //! Block sizes and the description are optional. The hop asks for them when somebody wants to know
 //! them, and a failure only means that there are none. It passes on requests that do not keep to
-//! the block sizes, as nbdkit does: many layers serve them, and one that cannot says so itself. Only
-//! a client that negotiated block sizes is held to them (`host/nbd`).
+//! the block sizes, as nbdkit does: many layers serve them, and one that cannot says so itself.
+//! Only a client that negotiated block sizes is held to them (`host/nbd`).
 //!
 //! The protocol (`host/nbd`) checks a client's range and flags as well, before the first hop. That
 //! check exists for the client's sake: it gives the same errors as nbdkit, in the same order. The
@@ -131,8 +131,8 @@ impl Hop {
         }
     }
 
-    /// The description of the export, for people. If the layer fails, the log says why, and there is
-    /// none.
+    /// The description of the export, for people. If the layer fails, the log says why, and there
+    /// is none.
     pub fn description(self: &Arc<Self>) -> Op<Option<String>> {
         let hop = Arc::clone(self);
         Op::later(async move {
@@ -255,8 +255,8 @@ impl Hop {
         }
     }
 
-    /// The extents of a range: contiguous from `offset`, which is checked. Without `req_one` the last
-    /// one may run on beyond the range, up to the size. A layer without extents is all data.
+    /// The extents of a range: contiguous from `offset`, which is checked. Without `req_one` the
+    /// last one may run on beyond the range, up to the size. A layer without extents is all data.
     pub fn extents(self: &Arc<Self>, offset: u64, length: u64, flags: Flags) -> Op<Result<Extents>> {
         if let Err(error) = self.check_range(offset, length) {
             return Op::Ready(Err(error));
@@ -404,6 +404,10 @@ impl Steps for Hop {
 
     fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    fn zero_step(&self) -> u32 {
+        self.handle.zero_step()
     }
 
     fn pread(self: &Arc<Self>, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {

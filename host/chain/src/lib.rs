@@ -4,15 +4,15 @@
 //! plugin. A layer only knows the layer below it, as a [`NextLayer`]. It opens that layer under a
 //! name of its choice, or not at all, and gets a [`Hop`]: the one gate through which every request
 //! to that layer passes. The gate checks range, flags and read-only. It emulates what the layer
-//! cannot do (zero by pwrite, FUA by flush, cache by pread) and queues requests if the
-//! layer's thread model asks for it. So neither filters nor plugins repeat these checks, and no
-//! layer has to trust another.
+//! cannot do (zero by pwrite, FUA by flush, cache by pread) and queues requests if the layer's
+//! thread model asks for it. So neither filters nor plugins repeat these checks, and no layer has
+//! to trust another.
 //!
 //! Invariants:
 //! * A layer is only called through its hop.
-//! * A hop asks for size and capabilities once, when it is opened, and checks them. It asks for block
-//!   sizes once at most, when something needs them. If a layer's answer would change later, the
-//!   first answer stays in force until the layer is opened again.
+//! * A hop asks for size and capabilities once, when it is opened, and checks them. It asks for
+//!   block sizes once at most, when something needs them. If a layer's answer would change later,
+//!   the first answer stays in force until the layer is opened again.
 //! * A layer is asked once a connection what the empty export name stands for.
 //! * A thread model affects only its own layer: the queue is in that layer's hop, and requests to
 //!   other layers do not wait for it.
@@ -36,7 +36,7 @@ use rbdkit_plugin_api::{
     AccessRights, BoxFuture, Client, ConfigError, Errno, ExportEntry, Handle, OpenArgs, Plugin, Pool, Result,
     StopScope, ThreadModel, Usage,
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 pub use emulate::STEP;
 pub use exports::{MAX_LIST, list_bytes};
@@ -120,6 +120,10 @@ pub trait Layer: Send + Sync + 'static {
         Box::pin(async {})
     }
 }
+
+/// How long the end of the server waits for operations whose clients have gone. Then the plugin
+/// ends those that only read.
+const DETACHED_GRACE: Duration = Duration::from_millis(500);
 
 /// The least time that the plugin's cleanup gets.
 const MIN_CLEANUP: Duration = Duration::from_millis(500);
@@ -259,10 +263,22 @@ impl Chain {
     /// Called after the last connection is closed. It waits for all layers together until
     /// `deadline`, and says so if that is too short.
     pub async fn cleanup(self: &Arc<Self>, deadline: Instant) {
-        for slot in &self.layers {
-            if timeout_at(deadline, slot.layer.cleanup(deadline)).await.is_err() {
-                tracing::error!("{}: cleanup does not end: it is given up", slot.layer.name());
+        let layers = async {
+            for slot in &self.layers {
+                if timeout_at(deadline, slot.layer.cleanup(deadline)).await.is_err() {
+                    tracing::error!("{}: cleanup does not end: it is given up", slot.layer.name());
+                }
             }
+        };
+        let late = async {
+            sleep(DETACHED_GRACE).await;
+            // Filters wait for operations whose clients have gone.
+            self.abandon(StopScope::Reads);
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = layers => {}
+            () = late => {}
         }
         let chain = Arc::clone(self);
         let plugin = tokio::task::spawn_blocking(move || chain.plugin.cleanup());

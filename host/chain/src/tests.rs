@@ -552,3 +552,47 @@ async fn a_second_connection_waits_where_connections_are_serialized() {
     drop(first);
     soon("the second connection is opened", second).await.unwrap();
 }
+
+#[tokio::test]
+async fn writes_of_the_plugin_are_counted_while_they_are_under_way_and_while_the_server_stops() {
+    let hold = Arc::new(Semaphore::new(0));
+    let bench = Bench::new(Script {
+        hold: Some(Arc::clone(&hold)),
+        model: ThreadModel::SerializeRequests,
+        ..Script::default()
+    });
+    let hop = bench.open(false).await.unwrap();
+    let writes = Arc::clone(bench.chain.writes());
+    let start = |write: bool| {
+        let hop = Arc::clone(&hop);
+        tokio::spawn(async move {
+            match write {
+                true => self::write(&hop, 0, 512, Flags::NONE).await,
+                false => read(&hop, 0, 512).await.map(drop),
+            }
+        })
+    };
+    let reading = start(false);
+    tokio::task::yield_now().await;
+    let writing = start(true);
+    tokio::task::yield_now().await;
+    assert!(!writes.is_under_way(), "the write waits for its turn behind a read");
+    hold.add_permits(1);
+    soon("the read", reading).await.unwrap().unwrap();
+    while !writes.is_under_way() {
+        tokio::task::yield_now().await;
+    }
+    hold.add_permits(1);
+    soon("the write", writing).await.unwrap().unwrap();
+    assert_eq!((writes.is_under_way(), writes.ended()), (false, 1));
+
+    let bench = Bench::new(Script::default());
+    let hop = bench.open(false).await.unwrap();
+    self::write(&hop, 0, 512, Flags::NONE).await.unwrap();
+    assert_eq!(bench.chain.writes().ended(), 0, "it completed at once");
+    bench.chain.begin_stop();
+    self::write(&hop, 0, 512, Flags::NONE).await.unwrap();
+    hop.flush().await.unwrap();
+    read(&hop, 0, 512).await.unwrap();
+    assert_eq!(bench.chain.writes().ended(), 2, "the write, and the flush after it");
+}

@@ -2,8 +2,9 @@
 //!
 //! [`Handshake::advance`] takes complete messages off the front of the input and writes replies to
 //! `out`. An option that needs the chain comes back as a [`HandshakeAction`]. The server has to
-//! answer it (with `end_list`, `accept` or `refuse`) before the next `advance`, because the protocol
-//! has strictly one option at a time. Options that a client sends ahead are answered in order.
+//! answer it (with `end_list`, `accept` or `refuse`) before the next `advance`, because the
+//! protocol has strictly one option at a time. Options that a client sends ahead are answered in
+//! order.
 
 use rbdkit_plugin_api::{BlockSizes, Capabilities, ExportEntry, Support};
 
@@ -305,8 +306,8 @@ impl Handshake {
         reply(out, option, rep::ACK, &[]);
     }
 
-    /// Adds an export to the answer to [`HandshakeAction::List`]. It leaves out an export whose name
-    /// the protocol cannot carry. One reply takes at most 8 KiB and 24 bytes.
+    /// Adds an export to the answer to [`HandshakeAction::List`]. It leaves out an export whose
+    /// name the protocol cannot carry. One reply takes at most 8 KiB and 24 bytes.
     pub fn list_export(&mut self, export: &ExportEntry, out: &mut Vec<u8>) {
         if strings::is_valid(&export.name) {
             let description = export.description.as_deref().map_or("", strings::cut);

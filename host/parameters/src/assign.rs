@@ -19,6 +19,7 @@ use std::ffi::{OsStr, OsString};
 
 use rbdkit_plugin_api::PluginInfo;
 use rbdkit_plugin_api::schema::{ParamSpec, ParamValue};
+use rbdkit_plugin_api::secrets::without_userinfo;
 
 use crate::{AssignError, Parameter, Target, TargetedParameter, nearest};
 
@@ -234,7 +235,7 @@ impl PluginSide<'_> {
         let magic = self.specs.iter().find(|spec| spec.magic).map(|spec| spec.name.clone());
         magic.ok_or_else(|| AssignError::BareWord {
             plugin: self.name.to_string(),
-            word: word.to_string_lossy().into_owned(),
+            word: without_userinfo(&word.to_string_lossy()),
         })
     }
 }

@@ -31,11 +31,6 @@ pub enum Listener {
 /// The limit of 1 s is for descriptors that other processes free.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The send buffer of a Unix socket, in bytes. A reply of 256 KiB does not fit into the default of
-/// 208 KiB, so each such reply would have to wait for the client after its first part. The kernel
-/// adapts the buffers of TCP sockets itself.
-const SEND_BUFFER: usize = 1 << 20;
-
 /// Accepts clients until the server stops. Then it closes the listener.
 pub(super) async fn accept(server: Arc<ServerState>, listener: Listener, stop: Stop) {
     let listener = match listener {
@@ -125,7 +120,6 @@ fn prepare(socket: OwnedFd, address: Option<SocketAddrAny>) -> io::Result<Prepar
             (Peer::Ip(ip), None)
         }
         (None, Some(AddressFamily::UNIX)) => {
-            widen(&socket);
             let credentials = sockopt::socket_peercred(&socket).ok().map(|peer| {
                 let pid = i64::from(peer.pid.as_raw_pid());
                 (pid, i64::from(peer.uid.as_raw()), i64::from(peer.gid.as_raw()))
@@ -135,12 +129,4 @@ fn prepare(socket: OwnedFd, address: Option<SocketAddrAny>) -> io::Result<Prepar
         _ => (Peer::Unknown, None),
     };
     Ok((self::socket(socket)?, peer, credentials))
-}
-
-/// Sets the send buffer, beyond the system's limit if the process may do that. If it fails, the
-/// socket is served with the buffer that it has.
-fn widen(socket: &OwnedFd) {
-    if sockopt::set_socket_send_buffer_size_force(socket, SEND_BUFFER).is_err() {
-        let _ = sockopt::set_socket_send_buffer_size(socket, SEND_BUFFER);
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rbdkit_plugin_api::Client;
+use rbdkit_plugin_api::{Client, Peer};
 
 use super::attended::{Attendant, Attended};
 use super::connections::Place;
@@ -64,6 +64,9 @@ async fn serve_client(server: &Arc<ServerState>, socket: (Input, Output), client
                 session.is_structured(),
                 session.base_allocation
             );
+            if client.peer == Peer::Unix {
+                output.widen_send_buffer();
+            }
             let output = Arc::new(output);
             let (client, for_transmission) = (Arc::clone(&client), Arc::clone(&hop));
             transmission::serve(server, input, Arc::clone(&output), client, for_transmission, session, stop).await;

@@ -39,8 +39,9 @@
 //! # The end of a connection
 //!
 //! After the client has left, or when the server stops, the server reads nothing more. Operations
-//! in flight run to their end, for a limited time when the server stops ([`drain`]). Once the client is gone, layers that only wait may end an operation
-//! early ([`Client::set_gone`](rbdkit_plugin_api::Client::set_gone)). A client that closes its side
+//! in flight run to their end, for a limited time when the server stops ([`drain`]). Once the
+//! client is gone, layers that only wait may end an operation early
+//! ([`Client::set_gone`](rbdkit_plugin_api::Client::set_gone)). A client that closes its side
 //! without NBD_CMD_DISC is gone at once. After NBD_CMD_DISC it is gone only if operations still run
 //! [`ServerLimits::reply_timeout`] after it closed its side. The server writes replies as long as
 //! the client takes them. Then it finalizes and closes the layers, and then the socket.

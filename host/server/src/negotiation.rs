@@ -39,8 +39,8 @@ pub(super) struct Negotiation<'a> {
 /// some hundred bytes at most.
 const LONG_OPTION: usize = 4096;
 
-/// The charge for the options of one connection: a vector that grows has up to twice the memory that
-/// it needs.
+/// The charge for the options of one connection: a vector that grows has up to twice the memory
+/// that it needs.
 const LONG_OPTION_ROOM: u64 = 2 * MAX_OPTION as u64;
 
 /// The charge for a connection that has sent a long option, until its negotiation ends.
@@ -100,6 +100,8 @@ impl Negotiation<'_> {
                         if request.cannot_be_refused() {
                             return Ok(None);
                         }
+                        let message = error.context().unwrap_or("the export cannot be opened");
+                        handshake.refuse(&request, message, &mut out);
                     }
                 },
             }
@@ -181,8 +183,8 @@ impl Negotiation<'_> {
         Ok(())
     }
 
-    /// Answers LIST. The answer is written as the client takes it (see [`super::lists`]). False: the
-    /// server stops.
+    /// Answers LIST. The answer is written as the client takes it (see [`super::lists`]). False:
+    /// the server stops.
     ///
     /// # Errors
     /// The client has left, or takes too long.

@@ -14,12 +14,18 @@ use std::time::Duration;
 use rbdkit_plugin_api::Buffer;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown};
+use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown, sockopt};
 use rustix::pipe::{SpliceFlags, splice};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::spin::{SpinWait, WaitPhase};
+
+/// The send buffer of a Unix socket, in bytes. A reply of 256 KiB does not fit into the default of
+/// 208 KiB, so each such reply would have to wait for the client after its first part. The kernel
+/// adapts the buffers of TCP sockets itself. A client that only negotiates keeps the default:
+/// whatever it does not read takes kernel memory.
+const SEND_BUFFER: usize = 1 << 20;
 
 /// A client's two directions over one socket.
 pub(super) fn socket(socket: OwnedFd) -> io::Result<(Input, Output)> {
@@ -86,8 +92,8 @@ impl Input {
         }
     }
 
-    /// Returns once the client is gone: it has closed both directions, or only its own and some time
-    /// has passed ([`HALF_CLOSED`]). Reads nothing. The future may be dropped while it waits.
+    /// Returns once the client is gone: it has closed both directions, or only its own and some
+    /// time has passed ([`HALF_CLOSED`]). Reads nothing. The future may be dropped while it waits.
     pub async fn until_gone(&self) {
         if self.until_closed().await == Closed::Input {
             tokio::time::sleep(HALF_CLOSED).await;
@@ -254,6 +260,14 @@ impl Output {
     /// The socket.
     pub fn fd(&self) -> &Arc<OwnedFd> {
         &self.fd
+    }
+
+    /// Sets the send buffer of a Unix socket for long replies, beyond the system's limit if the
+    /// process may do that. If it fails, the socket is served with the buffer that it has.
+    pub fn widen_send_buffer(&self) {
+        if sockopt::set_socket_send_buffer_size_force(&self.fd, SEND_BUFFER).is_err() {
+            let _ = sockopt::set_socket_send_buffer_size(&self.fd, SEND_BUFFER);
+        }
     }
 
     /// Ends both directions of a socket, which wakes every thread and task that waits for it. Pipes

@@ -104,9 +104,9 @@ async fn wait_after_stop(dispatcher: &Dispatcher, input: &Input, limits: &Server
 }
 
 /// Waits until every operation has ended, however long that takes, and every reply is written. A
-/// client gets no more replies if it takes none for [`reply_timeout`](super::options::ServerLimits),
-/// or if it has not taken all of them [`stop_grace`](super::options::ServerLimits) after the server
-/// stopped.
+/// client gets no more replies if it takes none for
+/// [`reply_timeout`](super::options::ServerLimits), or if it has not taken all of them
+/// [`stop_grace`](super::options::ServerLimits) after the server stopped.
 async fn drain(dispatcher: &Dispatcher, admission: &Admission, limits: &ServerLimits, stop: &Stop) {
     let replies = &dispatcher.replies;
     dispatcher.until_idle().await;

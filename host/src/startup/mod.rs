@@ -25,8 +25,8 @@
 //!   on to the command. If the command does not end, the server ends without it.
 //! * nbdkit kills the server when the command ends. Here the server finishes its requests, so that
 //!   a cache filter writes back.
-//! * nbdkit waits as long as a request takes. Here the server ends within 5 s of a signal, or of the
-//!   command's end, unless the plugin writes.
+//! * nbdkit waits as long as a request takes. Here the server ends within 5 s of a signal, or of
+//!   the command's end, unless the plugin writes.
 //! * A second signal ends the server at once (exit status 128 and the signal's number). nbdkit does
 //!   not have this.
 

@@ -64,8 +64,8 @@ pub fn tame_allocator() {
     }
 }
 
-/// Ends the process with this status, without destructors and without the C library's exit handlers,
-/// which may wait for other threads.
+/// Ends the process with this status, without destructors and without the C library's exit
+/// handlers, which may wait for other threads.
 pub fn exit_at_once(status: u8) -> ! {
     // SAFETY: _exit only ends the process.
     unsafe { libc::_exit(status.into()) }

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rbdkit_chain::Chain;
-use rbdkit_plugin_api::Usage;
+use rbdkit_plugin_api::{ConfigError, Usage};
 use rbdkit_server::{Listener, Server, ServerLimits, ServerOptions, Stop, connections_for};
 
 use super::process;
@@ -13,13 +13,13 @@ use crate::cli::Plan;
 /// Serves until it is stopped and all requests are answered: one client on `stdio` if it is given,
 /// otherwise the clients of the listeners.
 pub async fn serve(
-    plan: &Plan,
+    options: ServerOptions,
     chain: Arc<Chain>,
     listeners: Vec<Listener>,
     stdio: Option<(OwnedFd, OwnedFd)>,
     stop: Stop,
 ) {
-    let server = Server::new(chain, options(plan));
+    let server = Server::new(chain, options);
     match stdio {
         Some((input, output)) => server.serve_one(input, output, stop).await,
         None => server.serve(listeners, stop).await,
@@ -32,8 +32,13 @@ pub async fn serve(
     }
 }
 
-fn options(plan: &Plan) -> ServerOptions {
-    let mut limits = plan.limits.clone();
+/// The server's options for a plan.
+///
+/// # Errors
+/// One line that says which limit is wrong and what would be right.
+pub fn options(plan: &Plan) -> Result<ServerOptions, ConfigError> {
+    let mut limits = ServerLimits::default();
+    plan.limits.iter().try_for_each(|(resource, value)| limits.set(resource, value))?;
     let possible = connections_for(process::descriptor_limit());
     if limits.connections > possible {
         // The default is more than most servers need, so falling below it is no reason to warn.
@@ -48,11 +53,11 @@ fn options(plan: &Plan) -> ServerOptions {
     if let Some(timeout) = plan.timeout {
         limits.handshake_timeout = timeout;
     }
-    ServerOptions {
+    Ok(ServerOptions {
         readonly: plan.readonly,
         structured_replies: plan.structured_replies,
         multi_conn: plan.multi_conn,
         handshake_mask: plan.handshake_mask,
         limits,
-    }
+    })
 }

@@ -22,11 +22,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep};
 
 use super::leftovers::Leftovers;
+use super::log;
 use super::process;
 
 /// How long the process may take to end after it was asked to, while the plugin writes nothing. The
 /// steps of an orderly end take 4 s at most, so this ends only a process whose runtime is blocked.
-const END_TIMEOUT: Duration = Duration::from_millis(4500);
+const END_TIMEOUT: Duration = Duration::from_millis(4300);
 
 /// How long without a write until the plugin counts as not writing: between two writes a filter
 /// computes and reads.
@@ -35,6 +36,9 @@ const WRITE_PAUSE: Duration = Duration::from_secs(2);
 /// How long the process may take to end while the plugin writes: more than the server's own limit
 /// (30 s).
 const WRITING_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// Two signals within this time may be received in another order than they were sent in.
+const SAME_TIME: Duration = Duration::from_millis(100);
 
 /// How often to check whether the process takes too long to end.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -108,8 +112,8 @@ impl Signals {
         Ok(Signals { received, early: None, ending })
     }
 
-    /// Waits for the next signal that asks the server to stop. The future may be dropped and created
-    /// again.
+    /// Waits for the next signal that asks the server to stop. The future may be dropped and
+    /// created again.
     pub async fn next(&mut self) -> Received {
         match self.early.take() {
             Some(received) => received,
@@ -170,12 +174,13 @@ impl Ending {
     /// Decides what a signal does. None: it ends the server at once.
     fn receive(&self, signal: Signal) -> Option<Option<Received>> {
         let command = lock(&self.command).clone();
+        let of_terminal = command.is_some() && matches!(signal, Signal::INT | Signal::QUIT);
         let mut asked = lock(&self.asked);
+        if of_terminal && asked.is_none_or(|asked| asked.elapsed() < SAME_TIME) {
+            return Some(None);
+        }
         if asked.is_some() {
             return None;
-        }
-        if command.is_some() && matches!(signal, Signal::INT | Signal::QUIT) {
-            return Some(None);
         }
         *asked = Some(Instant::now());
         if let Some(command) = &command {
@@ -211,6 +216,7 @@ impl Ending {
             lock(&ending.leftovers).remove();
             ending.chain.abandon(StopScope::Everything);
             say();
+            log::flush(log::LAST_MESSAGES);
             let _ = done.send(());
         });
         if acts.is_ok() {

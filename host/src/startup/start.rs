@@ -9,7 +9,7 @@ use std::time::Duration;
 use rbdkit_chain::Chain;
 use rbdkit_confine::ConfinementNeeds;
 use rbdkit_plugin_api::{ConfigError, StopScope, stdin};
-use rbdkit_server::{Listener, Stop};
+use rbdkit_server::{Listener, ServerOptions, Stop};
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Pid, Signal};
 use tokio::sync::Notify;
@@ -48,7 +48,7 @@ const STUCK: Duration = Duration::from_millis(500);
 const START_GRACE: Duration = Duration::from_secs(1);
 
 /// How long after the signal the layers may still clean up.
-const CLEANUP_END: Duration = Duration::from_millis(3500);
+const CLEANUP_END: Duration = Duration::from_secs(3);
 
 /// How long the layers may clean up even if serving took longer to end.
 const MIN_CLEANUP: Duration = Duration::from_millis(500);
@@ -69,6 +69,7 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
         lock_memory()?;
     }
     log::warn_of_unknown_flags(plan);
+    let options = serving::options(plan)?;
     let identity = Identity::look_up(plan.user.as_deref(), plan.group.as_deref())?;
     let pidfile = plan.pidfile.as_deref().map(pidfile::absolute).transpose()?;
     let stdio = matches!(plan.listen, Listen::Single).then(take_stdio).transpose()?;
@@ -81,7 +82,7 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
         .on_thread_unpark(rbdkit_confine::confine_thread)
         .build();
     let runtime = runtime.map_err(|error| ConfigError::new(format!("cannot start threads: {error}")))?;
-    let running = Running { start, chain, identity, pidfile, stdio, fatal, has_started: false };
+    let running = Running { start, options, chain, identity, pidfile, stdio, fatal, has_started: false };
     let status = runtime.block_on(running.run());
     runtime.shutdown_timeout(STUCK);
     status
@@ -90,6 +91,7 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
 /// A server whose layers are configured.
 struct Running {
     start: Start,
+    options: ServerOptions,
     chain: Arc<Chain>,
     identity: Identity,
     pidfile: Option<PathBuf>,
@@ -125,7 +127,7 @@ impl Running {
         let listeners = std::mem::take(&mut sockets.listeners);
         let stop = Stop::new();
         let serving =
-            serving::serve(&self.start.plan, Arc::clone(&self.chain), listeners, self.stdio.take(), stop.clone());
+            serving::serve(self.options.clone(), Arc::clone(&self.chain), listeners, self.stdio.take(), stop.clone());
         let end = watch(&stop, captive, &mut signals, &self.fatal, serving).await;
         self.clean_up(&ending).await;
         tracing::debug!("the server has ended");
@@ -206,7 +208,9 @@ impl Running {
         tracing::debug!("listening at {}", sockets.reachable);
         // If the parent is gone, socket and pid file have no use.
         self.tell_the_parent()?;
-        pidfile.map(PidFile::keep);
+        if let Some(file) = pidfile {
+            file.keep();
+        }
         sockets.keep();
         self.has_started = true;
         Ok(captive)

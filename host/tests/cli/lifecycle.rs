@@ -201,3 +201,85 @@ fn a_private_socket_of_another_user_is_removed_as_well() {
     assert_eq!(uid, "0");
     assert!(!std::path::Path::new(socket).exists());
 }
+
+/// A pid file that nobody reads: the start waits there, after the socket exists.
+fn hanging_start(directory: &TempDir) -> Running {
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        directory.join("fifo"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    let server = Running::start(rbdkit(directory).args(["-f", "-U", "socket", "-P", "fifo", "null"]));
+    wait_for_file(&directory.join("socket"));
+    server
+}
+
+#[test]
+fn a_start_that_hangs_ends_with_a_signal_and_removes_its_socket() {
+    let directory = TempDir::new();
+    let server = hanging_start(&directory);
+    server.signal(Signal::TERM);
+    assert_eq!(server.status().code(), Some(1));
+    assert_eq!(directory.names(), ["fifo"]);
+}
+
+#[test]
+fn a_start_that_hangs_ends_at_once_with_a_second_signal_and_removes_its_socket() {
+    let directory = TempDir::new();
+    let server = hanging_start(&directory);
+    server.signal(Signal::TERM);
+    server.signal(Signal::INT);
+    let status = server.status().code();
+    assert!(status == Some(130) || status == Some(143), "{status:?}");
+    assert_eq!(directory.names(), ["fifo"]);
+}
+
+#[test]
+fn a_script_that_hangs_before_the_socket_exists_ends_with_a_signal() {
+    let directory = TempDir::new();
+    let server = Running::start(
+        rbdkit(&directory)
+            .args([
+                "-f",
+                "-v",
+                "-U",
+                "socket",
+                "-P",
+                "pid",
+                "eval",
+                "get_size=echo 1M",
+                "after_fork=touch asked; sleep 1000",
+            ])
+            .stderr(Stdio::piped()),
+    );
+    wait_for_file(&directory.join("asked"));
+    // Nothing exists yet that would have to be removed, so the signal ends the process.
+    server.signal(Signal::TERM);
+    assert_eq!(server.status().code(), None);
+    assert_eq!(directory.names(), ["asked"]);
+}
+
+#[test]
+fn a_second_signal_removes_the_private_socket_and_kills_scripts() {
+    let directory = TempDir::new();
+    let command = "dirname $unixsocket >where; nbdsh -u $uri -c 'h.pread(512, 0)' 2>/dev/null";
+    let server = Running::start(
+        rbdkit(&directory)
+            .env("PATH", crate::support::path())
+            .args(["-U", "-", "eval", "get_size=echo 1M", "pread=echo $$ >asked; exec sleep 1000", "--run", command])
+            .current_dir(directory.path()),
+    );
+    wait_for_file(&directory.join("asked"));
+    let script = std::fs::read_to_string(directory.join("asked")).unwrap();
+    let socket = std::fs::read_to_string(directory.join("where")).unwrap();
+    server.signal(Signal::TERM);
+    server.signal(Signal::HUP);
+    assert!(!server.status().success());
+    assert!(!std::path::Path::new(socket.trim_end()).exists());
+    if let Ok(pid) = script.trim_end().parse() {
+        Process::of(pid).wait();
+    }
+}

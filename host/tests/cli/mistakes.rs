@@ -25,6 +25,7 @@ fn a_mistake_on_the_command_line_is_one_line() {
         ("-p 1 -U x null", "-p and -U cannot be used together"),
         ("-p nosuchservice -f null", "--port: 'nosuchservice' is neither a port nor the name of a TCP service"),
         ("-t many null", "--threads: 'many' is not a whole number from 0 to 4294967295"),
+        ("--limit=connections=-1 null", "--limit connections=-1: is not a whole number from 1 on"),
         ("--log=file null", "--log=file: is not one of stderr, syslog, null"),
         ("--user=no-such-user null", "--user: 'no-such-user' is not a user, by name or number"),
         ("--group=no-such-group null", "--group: 'no-such-group' is not a group, by name or number"),

@@ -5,8 +5,10 @@
 //! [`run_blocking`] and [`run_blocking_with`] for those operations.
 //!
 //! Such a call starts at once, before its answer is polled, and runs to its end even if the answer
-//! is dropped.
+//! is dropped. A call of [`run_abandonable`] is told when that happens, and ends what it waits for.
 
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -17,6 +19,7 @@ use crate::op::{BoxFuture, Done, Op};
 use crate::plugin::Handle;
 use crate::span::Span;
 use crate::types::{BlockSizes, Capabilities, Flags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// [`Handle`] as ordinary blocking functions. Wrap it in [`Blocking`].
 pub trait BlockingHandle: Send + Sync + 'static {
@@ -110,6 +113,70 @@ pub fn run_blocking_with(
     Op::later(async move { task.await.unwrap_or_else(|_| (Buffer::new(0), Err(Errno::Eshutdown.into()))) })
 }
 
+/// Tells a call that nobody waits for its answer any more.
+///
+/// Its descriptor has an event (POLLHUP) from then on, so a call that waits in `poll` for something
+/// else can wait for both.
+#[derive(Debug)]
+pub struct Abandoned(PipeReader);
+
+impl Abandoned {
+    /// One that is set when the returned value is dropped.
+    ///
+    /// # Errors
+    /// There are no more descriptors.
+    pub fn new() -> io::Result<(Abandoned, PipeWriter)> {
+        let (reader, writer) = io::pipe()?;
+        Ok((Abandoned(reader), writer))
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub fn is_set(&self) -> bool {
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&at_once)).is_ok_and(|events| events > 0)
+    }
+}
+
+impl AsFd for Abandoned {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// [`run_blocking`] for a call that may wait for long, and that ends soon after its answer was
+/// dropped. It costs a pipe.
+pub fn run_abandonable<T: Send + 'static>(
+    call: impl FnOnce(&Abandoned) -> Result<T> + Send + 'static,
+) -> Op<Result<T>> {
+    let (abandoned, waiting) = match Abandoned::new() {
+        Ok(pair) => pair,
+        Err(error) => return Op::Ready(Err(error.into())),
+    };
+    let call = tokio::task::spawn_blocking(move || call(&abandoned));
+    Op::later(async move {
+        let answer = call.await.unwrap_or_else(|_| Err(panicked()));
+        drop(waiting);
+        answer
+    })
+}
+
+/// [`run_blocking_with`] for a call like that of [`run_abandonable`].
+pub fn run_abandonable_with(
+    buffer: Buffer,
+    call: impl FnOnce(&mut Buffer, &Abandoned) -> Result<()> + Send + 'static,
+) -> Op<Done> {
+    let (abandoned, waiting) = match Abandoned::new() {
+        Ok(pair) => pair,
+        Err(error) => return Op::Ready((buffer, Err(error.into()))),
+    };
+    let call = run_blocking_with(buffer, move |buffer| call(buffer, &abandoned));
+    Op::later(async move {
+        let answer = call.await;
+        drop(waiting);
+        answer
+    })
+}
+
 impl<H: BlockingHandle> Handle for Blocking<H> {
     fn get_size(&self) -> Op<Result<u64>> {
         self.run(H::get_size)
@@ -164,6 +231,26 @@ fn panicked() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_is_told_when_its_answer_is_dropped() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (told, hears) = std::sync::mpsc::channel();
+            let wait = move |abandoned: &Abandoned| {
+                assert!(!abandoned.is_set());
+                let _ = poll(&mut [PollFd::new(abandoned, PollFlags::IN)], None);
+                told.send(abandoned.is_set()).unwrap();
+                Ok(())
+            };
+            // Also if the answer was never polled.
+            drop(run_abandonable(wait.clone()));
+            assert_eq!(hears.recv(), Ok(true));
+            drop(run_abandonable_with(Buffer::new(1), move |_, abandoned| wait(abandoned)));
+            assert_eq!(hears.recv(), Ok(true));
+            assert!(run_abandonable(|abandoned| Ok(!abandoned.is_set())).await.unwrap());
+        });
+    }
 
     #[test]
     fn a_panic_on_a_thread_is_an_error_and_the_buffer_comes_back() {

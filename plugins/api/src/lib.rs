@@ -40,6 +40,7 @@ mod program;
 mod quota;
 pub mod rate;
 pub mod schema;
+pub mod secrets;
 mod span;
 pub mod stdin;
 mod storage;
@@ -49,7 +50,9 @@ mod types;
 pub mod units;
 
 pub use access::{AccessRights, DNS_PORT, Network, name_lookup_hint};
-pub use blocking::{Blocking, BlockingHandle, run_blocking, run_blocking_with};
+pub use blocking::{
+    Abandoned, Blocking, BlockingHandle, run_abandonable, run_abandonable_with, run_blocking, run_blocking_with,
+};
 pub use buffer::{Buffer, is_all_zero};
 pub use client::{Client, Peer};
 pub use disk::{Disk, DiskId};

@@ -12,6 +12,7 @@ use crate::error::{ConfigError, Errno, Result};
 use crate::extents::Extents;
 use crate::op::{BoxFuture, Done, Op};
 use crate::schema::ParamSpec;
+use crate::secrets;
 use crate::span::Span;
 use crate::types::{BlockSizes, Capabilities, ExportEntry, Flags, ThreadModel};
 use crate::units;
@@ -31,18 +32,18 @@ pub struct OpenArgs {
 /// One layer's state for one connection: what the layer above calls.
 ///
 /// Operations run concurrently on one handle unless the layer's thread model says otherwise. The
-/// gate in front of the layer has checked the arguments: `offset + length` lies within the size (but
-/// it need not be aligned to the block sizes), lengths are not 0, `span` lies within the buffer, a flag is only set if its capability was
-/// offered, and nothing writes to a read-only handle. The payload of a write is data
-/// ([`Buffer::data`] works).
+/// gate in front of the layer has checked the arguments: `offset + length` lies within the size
+/// (but it need not be aligned to the block sizes), lengths are not 0, `span` lies within the
+/// buffer, a flag is only set if its capability was offered, and nothing writes to a read-only
+/// handle. The payload of a write is data ([`Buffer::data`] works).
 ///
 /// Lifecycle: (operations), finalize, close. After `close` nothing is called.
 pub trait Handle: Send + Sync + 'static {
     /// The size in bytes, at most 2^63 - 1.
     fn get_size(&self) -> Op<Result<u64>>;
 
-    /// The block sizes; none if the layer has no constraints. Asked once at most, when a client or a
-    /// layer asks for them. An error counts as none.
+    /// The block sizes; none if the layer has no constraints. Asked once at most, when a client or
+    /// a layer asks for them. An error counts as none.
     ///
     /// A client that asked for them keeps to them. Others need not: the host passes a request on
     /// that is not aligned or too long, and a layer that cannot serve it answers EINVAL.
@@ -56,10 +57,10 @@ pub trait Handle: Send + Sync + 'static {
         Op::Ready(Ok(None))
     }
 
-    /// Which disk this handle serves. Asked at most once, and only if a filter above keeps state for
-    /// each disk. By default the name decides, and a name that is not listed is the default export.
-    /// So a plugin with one disk, which lists only that, needs nothing here. A plugin that knows
-    /// better says so: it compares the files that two names lead to, or has no list.
+    /// Which disk this handle serves. Asked at most once, and only if a filter above keeps state
+    /// for each disk. By default the name decides, and a name that is not listed is the default
+    /// export. So a plugin with one disk, which lists only that, needs nothing here. A plugin that
+    /// knows better says so: it compares the files that two names lead to, or has no list.
     ///
     /// # Errors
     /// It cannot be found out. The connection is then not opened.
@@ -75,6 +76,13 @@ pub trait Handle: Send + Sync + 'static {
     /// requests on any idle thread. A hint, asked once when the handle is opened.
     fn is_prompt(&self) -> bool {
         false
+    }
+
+    /// The most bytes of one write, if this layer does not zero and zeroes are written instead. The
+    /// layer's block sizes limit it further. 1 MiB by default: at this size the cost of a write is
+    /// small compared with its I/O. More is right for a layer with a high cost for each write.
+    fn zero_step(&self) -> u32 {
+        1 << 20
     }
 
     /// Reads `span.len` bytes at `offset` into `span` of the buffer.
@@ -205,9 +213,9 @@ pub trait Plugin: Send + Sync + 'static {
         None
     }
 
-    /// Which of nbdkit's optional functions this plugin has an equivalent of, by nbdkit's names, for
-    /// `--dump-plugin`: scripts look for lines such as `has_can_trim=1` there. Every plugin has
-    /// those that the program adds itself: a configuration, `open`, `get_size` and `pread`.
+    /// nbdkit's optional functions that this plugin has an equivalent of, by nbdkit's names.
+    /// Scripts look for lines such as `has_can_trim=1` in `--dump-plugin`. The program itself adds
+    /// the functions that every plugin has, such as `open` and `pread`.
     fn optional_functions(&self) -> &'static [&'static str] {
         &[]
     }
@@ -291,9 +299,11 @@ impl<'a> Param<'a> {
         ))
     }
 
-    /// An error about this parameter's value: `wrong` is the rest of "key=value: ...".
+    /// An error about this parameter's value: `wrong` is the rest of "key=value: ...". The user and
+    /// password of a URL are not shown. Not for the value of a secret.
     pub fn error(&self, wrong: impl std::fmt::Display) -> ConfigError {
-        ConfigError::new(format!("{}={}: {wrong}", self.key, self.value.to_string_lossy()))
+        let value = secrets::without_userinfo(&self.value.to_string_lossy());
+        ConfigError::new(format!("{}={value}: {wrong}", self.key))
     }
 
     /// The value as text.

@@ -14,7 +14,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use crate::error::ConfigError;
-use crate::{stdin, units};
+use crate::{secrets, stdin, units};
 
 /// What a parameter's value is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -264,7 +264,10 @@ impl ParamSpec {
     fn wrong(&self, key: &str, value: &OsStr, wrong: &str) -> ConfigError {
         match self.secret {
             true => ConfigError::new(format!("{key}: {wrong}")),
-            false => ConfigError::new(format!("{key}={}: {wrong}", value.to_string_lossy())),
+            false => {
+                let value = secrets::without_userinfo(&value.to_string_lossy());
+                ConfigError::new(format!("{key}={value}: {wrong}"))
+            }
         }
     }
 

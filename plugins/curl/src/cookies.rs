@@ -31,8 +31,12 @@ const MAX_FILE_COOKIES: usize = 3000;
 /// After this many `Set-Cookie` lines the set is measured.
 const MEASURE_AFTER: u32 = 50;
 
-/// This many `Set-Cookie` lines may come before the set is measured again. Then they are an error.
+/// This many `Set-Cookie` lines may come before the set is measured again. Then an answer with more
+/// than [`FEW`] is an error.
 pub(crate) const MAX_UNMEASURED: u32 = 500;
+
+/// So many cookies an ordinary answer may set, however many answers come at the same time.
+pub(crate) const FEW: u32 = 8;
 
 /// The largest cookie file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;

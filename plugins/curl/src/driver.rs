@@ -6,7 +6,9 @@
 //! creating one costs more than changing the options that differ between requests.
 //!
 //! A request whose answer nobody waits for any more is dropped at once, with its connection: the
-//! client has left, or the server stops. So a server that never answers keeps nothing busy.
+//! client has left, or the server stops. So a server that never answers keeps nothing busy. Only a
+//! name lookup is waited for: a thread of libcurl runs it and cannot be stopped, and without this
+//! wait clients that come and go could start any number of such threads.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -185,6 +187,8 @@ struct Loop {
     /// The requests that are refused, because the server stops.
     stopped: Option<StopScope>,
     set_cookies: Counter,
+    /// Whether a request that nobody waits for may still be under way.
+    has_abandoned: bool,
     /// Limits the warnings about cookies.
     warnings: Rate,
 }
@@ -201,8 +205,9 @@ impl Loop {
         // Keeps as many idle connections as requests can run. If libcurl refuses, it uses its
         // default.
         let _ = multi.set_max_connects(settings.connections);
-        let (waiting, slots, warnings) = (VecDeque::new(), Vec::new(), Rate::new(1, 1));
-        Loop { multi, settings, jar, messages, waiting, slots, cookies, stopped: None, set_cookies, warnings }
+        let (waiting, slots, stopped) = (VecDeque::new(), Vec::new(), None);
+        let (has_abandoned, warnings) = (false, Rate::new(1, 1));
+        Loop { multi, settings, jar, messages, waiting, slots, cookies, stopped, set_cookies, has_abandoned, warnings }
     }
 
     fn run(mut self) {
@@ -216,7 +221,8 @@ impl Loop {
             if self.finish() {
                 continue;
             }
-            if let Err(error) = self.multi.poll(&mut [], setup::MAX_SLEEP) {
+            let sleep = if self.has_abandoned { setup::LOOKUP_SLEEP } else { setup::MAX_SLEEP };
+            if let Err(error) = self.multi.poll(&mut [], sleep) {
                 tracing::error!("curl: {error}");
             }
         }
@@ -224,7 +230,6 @@ impl Loop {
 
     /// Receives all messages that have come; an error if the channel is closed.
     fn take_messages(&mut self) -> Result<(), TryRecvError> {
-        let mut is_any_abandoned = false;
         loop {
             match self.messages.try_recv() {
                 Ok(Message::Request(job)) if self.stopped.is_some_and(|scope| job.task.ends_with() <= scope) => {
@@ -232,7 +237,7 @@ impl Loop {
                 }
                 Ok(Message::Request(job)) => self.waiting.push_back(job),
                 Ok(Message::Stop(scope)) => self.stop(scope),
-                Ok(Message::Abandoned) => is_any_abandoned = true,
+                Ok(Message::Abandoned) => self.has_abandoned = true,
                 Ok(Message::SaveCookies(done)) => {
                     self.save_cookies();
                     let _ = done.send(());
@@ -241,7 +246,7 @@ impl Loop {
                 Err(error) => return Err(error),
             }
         }
-        if is_any_abandoned {
+        if self.has_abandoned {
             self.drop_abandoned();
         }
         Ok(())
@@ -251,8 +256,16 @@ impl Loop {
     /// ends their streams of HTTP/2).
     fn drop_abandoned(&mut self) {
         self.waiting.retain(|job| !job.is_abandoned());
+        self.has_abandoned = false;
         for slot in &mut self.slots {
-            if !matches!(slot, Slot::Busy(handle) if handle.get_ref().is_abandoned()) {
+            let Slot::Busy(handle) = slot else { continue };
+            if !handle.get_ref().is_abandoned() {
+                continue;
+            }
+            // The time is set when the name is known.
+            if handle.namelookup_time().is_ok_and(|time| time.is_zero()) {
+                handle.get_mut().drop_buffer();
+                self.has_abandoned = true;
                 continue;
             }
             let Slot::Busy(handle) = std::mem::replace(slot, Slot::Empty) else { continue };

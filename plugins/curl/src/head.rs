@@ -186,11 +186,11 @@ impl Head {
                 return eio("the server sends a part without saying which (Content-Range has only the size)".into());
             }
         };
-        if let Some(announced) = self.length.filter(|announced| *announced != u64::from(length)) {
-            return eio(format!("the server announces {announced} bytes instead of {length}"));
+        self.check_encoding(part, length)?;
+        match self.length.filter(|announced| *announced != u64::from(length)) {
+            Some(announced) => eio(format!("the server announces {announced} bytes instead of {length}")),
+            None => Ok(length),
         }
-        self.check_encoding(part)?;
-        Ok(length)
     }
 
     /// Checks that the part is the first byte of the disk, whatever its size.
@@ -204,9 +204,9 @@ impl Head {
 
     /// Checks that the bytes are the disk's. A server may store a compressed disk and call that its
     /// encoding. Then it says so always, and all lengths are those of the stored bytes.
-    fn check_encoding(&self, part: &Part) -> Result<()> {
+    fn check_encoding(&self, part: &Part, length: u32) -> Result<()> {
         let Some(encoding) = &self.encoding else { return Ok(()) };
-        let says_all = self.length.is_some() && (self.status == 200 || self.range.total().is_some());
+        let says_all = self.length == Some(length.into()) && (self.status == 200 || self.range.total().is_some());
         match part.stored_encoded && says_all {
             true => Ok(()),
             false => {

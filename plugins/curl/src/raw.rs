@@ -10,7 +10,7 @@ use crate::config::Settings;
 use crate::line::Line;
 
 /// `CURLOPT_TLS13_CIPHERS`, which `curl-sys` does not define.
-pub(crate) const TLS13_CIPHERS: curl_sys::CURLoption = 10_276;
+const TLS13_CIPHERS: curl_sys::CURLoption = 10_276;
 
 /// `CURLOPT_QUICK_EXIT`, which `curl-sys` does not define.
 const QUICK_EXIT: curl_sys::CURLoption = 322;

@@ -47,7 +47,7 @@ pub(crate) fn shown(text: &str) -> String {
     one_line_within(text, MAX_SHOWN)
 }
 
-/// The text before the query or fragment, and a mark that there was one.
+/// The text before the query or fragment.
 fn before_query(text: &str) -> &str {
     text.split(['?', '#']).next().unwrap_or_default()
 }

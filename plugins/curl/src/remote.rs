@@ -172,7 +172,7 @@ impl Remote {
         let tokens = self.tokens().await?;
         let found = self.follow(task, buffer, &tokens.printed(), budget).await?;
         if matches!(found.head.status, 401 | 403) && tokens.are_any() {
-            let tokens = self.newer(&tokens).await?;
+            let Some(tokens) = self.newer(&tokens).await? else { return Ok(found) };
             return self.follow(task, buffer, &tokens.printed(), budget).await;
         }
         Ok(found)
@@ -240,15 +240,18 @@ impl Remote {
         Ok(tokens)
     }
 
-    async fn newer(&self, refused: &Tokens) -> Result<Tokens> {
+    /// Tokens that are newer than the refused ones. None if there are none now.
+    async fn newer(&self, refused: &Tokens) -> Result<Option<Tokens>> {
         let mut tokens = Tokens { headers: None, cookie: None };
         if let (Some(script), Some(output)) = (&self.header_script, &refused.headers) {
-            tokens.headers = Some(script.newer(output).await?);
+            tokens.headers = script.newer(output).await?;
         }
         if let (Some(script), Some(output)) = (&self.cookie_script, &refused.cookie) {
-            tokens.cookie = Some(script.newer(output).await?);
+            tokens.cookie = script.newer(output).await?;
         }
-        Ok(tokens)
+        let is_complete = tokens.headers.is_some() == refused.headers.is_some()
+            && tokens.cookie.is_some() == refused.cookie.is_some();
+        Ok(is_complete.then_some(tokens))
     }
 }
 

@@ -4,22 +4,35 @@
 //! A confined server starts no commands, so [`start`] runs in its helper process.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, PipeWriter};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rbdkit_launcher::{Interrupt, Launcher, Order, Started};
-use rbdkit_plugin_api::{Errno, Error, Result, run_blocking};
+use rbdkit_launcher::{Finished, Launcher, Order, RunError, RunLimits, Started};
+use rbdkit_plugin_api::rate::Rate;
+use rbdkit_plugin_api::text::one_line_within;
+use rbdkit_plugin_api::{Abandoned, Errno, Error, Result, lock, run_blocking};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::config::Settings;
 use crate::line::Line;
 use crate::secret::Secret;
 
-/// The longest output of a script, in bytes.
-const MAX_OUTPUT: u64 = 64 << 10;
+/// The longest output of a script in bytes, and the longest time until its end. A program that asks
+/// a service for a token takes some seconds.
+const LIMITS: RunLimits = RunLimits { output: 64 << 10, time: Duration::from_secs(120) };
+
+/// The longest line of a script's standard error in a message, in bytes.
+const MAX_LINE: usize = 400;
+
+/// The most such lines in the log, for each run.
+const MAX_LINES: usize = 20;
+
+/// How often servers can have a script run again at once. After that they can once a second.
+const MAX_REFUSALS: u32 = 10;
 
 /// A command whose output is used until it is too old.
 pub(crate) struct Script {
@@ -28,11 +41,14 @@ pub(crate) struct Script {
     launcher: Arc<Launcher>,
     /// Its place among the launcher's scripts.
     which: u8,
+    /// Limits how often servers that refuse every token can have it run again.
+    refusals: Rate,
     /// The age at which the output is too old; zero: never.
     renew: Duration,
     last: Arc<Mutex<Last>>,
-    /// Raised when the server stops.
-    interrupt: Arc<Interrupt>,
+    /// Set when the server stops, by dropping the other end.
+    stopped: Arc<Abandoned>,
+    running: std::sync::Mutex<Option<PipeWriter>>,
 }
 
 #[derive(Default)]
@@ -68,14 +84,17 @@ pub(crate) const HEADER_SCRIPT: u8 = 0;
 pub(crate) const COOKIE_SCRIPT: u8 = 1;
 
 /// Starts a script. The first word is the URL, the others are the scripts. The number of the order
-/// is that of the run. The end is the script's standard output.
+/// is that of the run. The ends are the script's standard output and standard error.
 pub(crate) fn start(words: &[OsString], order: Order) -> io::Result<Started> {
     let (url, scripts) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let script = scripts.get(usize::from(order.which)).ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new("/bin/sh");
     command.arg("-c").arg(script).env("url", url).env("iteration", order.number.to_string());
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-    let ends = child.stdout.take().map(OwnedFd::from).into_iter().collect();
+    // The script and the programs that it starts are ended together.
+    command.process_group(0);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let ends = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)];
+    let ends = ends.into_iter().flatten().collect();
     Ok(Started { child, ends, keep: None })
 }
 
@@ -85,12 +104,15 @@ impl Script {
     /// # Errors
     /// The process has no descriptors left.
     pub(crate) fn new(key: &'static str, launcher: Arc<Launcher>, which: u8, renew: Duration) -> io::Result<Script> {
-        Ok(Script { key, launcher, which, renew, last: Arc::default(), interrupt: Arc::new(Interrupt::new()?) })
+        let (stopped, running) = Abandoned::new()?;
+        let (stopped, running) = (Arc::new(stopped), std::sync::Mutex::new(Some(running)));
+        let refusals = Rate::new(1, MAX_REFUSALS);
+        Ok(Script { key, launcher, which, refusals, renew, last: Arc::default(), stopped, running })
     }
 
     /// The server stops: a script that runs is ended, and later ones as soon as they start.
     pub(crate) fn stop(&self) {
-        self.interrupt.raise();
+        *lock(&self.running) = None;
     }
 
     /// The last output. Runs the script if it has not run yet or if its output is too old; other
@@ -104,12 +126,14 @@ impl Script {
         }
     }
 
-    /// An output that is newer than `refused`, which the server did not accept.
-    pub(crate) async fn newer(&self, refused: &Output) -> Result<Output> {
+    /// An output that is newer than `refused`, which the server did not accept. None if servers
+    /// have refused so many that the script is not run again now.
+    pub(crate) async fn newer(&self, refused: &Output) -> Result<Option<Output>> {
         let last = Arc::clone(&self.last).lock_owned().await;
         match last.output.clone().filter(|output| output.iteration > refused.iteration) {
-            Some(output) => Ok(output),
-            None => self.run(last).await,
+            Some(output) => Ok(Some(output)),
+            None if self.refusals.admit().is_none() => Ok(None),
+            None => self.run(last).await.map(Some),
         }
     }
 
@@ -119,11 +143,11 @@ impl Script {
         let iteration = last.iteration;
         let launcher = Arc::clone(&self.launcher);
         let order = Order { which: self.which, number: iteration };
-        let (key, interrupt) = (self.key, Arc::clone(&self.interrupt));
+        let (key, stopped) = (self.key, Arc::clone(&self.stopped));
         let run = tokio::spawn(async move {
             let printed = run_blocking(move || {
-                print(&launcher, order, &interrupt).map_err(|error| match error {
-                    ScriptError::Io(error) if error.kind() == io::ErrorKind::Interrupted => {
+                print(key, &launcher, order, &stopped).map_err(|error| match error {
+                    ScriptError::Run(RunError::Abandoned) => {
                         Error::new(Errno::Eshutdown, format!("{key}: the server stops"))
                     }
                     error => Error::new(Errno::Eio, format!("{key}: {error}")),
@@ -142,30 +166,29 @@ impl Script {
 /// Why what a script printed cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum ScriptError {
-    #[error(transparent)]
-    Io(#[from] io::Error),
+    #[error("{0}")]
+    Run(RunError),
     #[error("the script failed ({0})")]
     Failed(ExitStatus),
-    #[error("the script prints too much")]
-    TooMuch,
+    #[error("the script failed ({0}): {1}")]
+    FailedWith(ExitStatus, String),
     #[error("line {0} of its output contains control characters")]
     ControlCharacters(usize),
 }
 
-/// Runs a script and returns the lines of its output that are not empty.
-fn print(launcher: &Launcher, order: Order, interrupt: &Interrupt) -> Result<Vec<Secret>, ScriptError> {
-    let (ends, program) = launcher.launch("curl: the script", order)?;
-    let mut text = Vec::new();
-    for end in ends {
-        text.extend(interrupt.read_to_end(end.into(), MAX_OUTPUT as usize + 1)?);
-    }
-    let status = program.wait_interruptibly(interrupt)?;
+/// Runs a script and returns the lines of its output that are not empty. What it says on standard
+/// error goes into the error and the log.
+fn print(key: &str, launcher: &Launcher, order: Order, stopped: &Abandoned) -> Result<Vec<Secret>, ScriptError> {
+    let finished = launcher.run("curl: the script", order, LIMITS, stopped).map_err(ScriptError::Run)?;
+    let Finished { status, output: text, errors } = finished;
+    let errors = String::from_utf8_lossy(&errors);
+    let mut said = errors.lines().filter(|line| !line.trim().is_empty()).map(|line| one_line_within(line, MAX_LINE));
     if !status.success() {
-        return Err(ScriptError::Failed(status));
+        let first = said.next();
+        said.take(MAX_LINES).for_each(|line| tracing::error!("curl: {key}: {line}"));
+        return Err(first.map_or(ScriptError::Failed(status), |line| ScriptError::FailedWith(status, line)));
     }
-    if text.len() as u64 > MAX_OUTPUT {
-        return Err(ScriptError::TooMuch);
-    }
+    said.take(MAX_LINES).for_each(|line| tracing::warn!("curl: {key}: {line}"));
     let mut lines = Vec::new();
     for (number, line) in text.split(|byte| *byte == b'\n').enumerate() {
         let line = line.strip_suffix(b"\r").unwrap_or(line);

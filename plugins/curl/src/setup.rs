@@ -181,5 +181,8 @@ fn identity(easy: &mut Easy2<Transfer>, said: &Said, cookies: Option<&Cookies>) 
     Ok(())
 }
 
+/// How long the driver sleeps while a request that nobody waits for looks up a name.
+pub(crate) const LOOKUP_SLEEP: Duration = Duration::from_millis(200);
+
 /// The longest time that the driver sleeps if nothing wakes it.
 pub(crate) const MAX_SLEEP: Duration = Duration::from_secs(60);

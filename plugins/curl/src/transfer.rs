@@ -108,6 +108,8 @@ pub(crate) struct Transfer {
     head: Head,
     head_bytes: usize,
     head_lines: usize,
+    /// `Set-Cookie` lines of the answer.
+    set_cookies: u32,
     /// Bytes of the disk that were received or sent.
     moved: u32,
     /// Bytes of other bodies.
@@ -126,6 +128,7 @@ impl Transfer {
             head: Head::default(),
             head_bytes: 0,
             head_lines: 0,
+            set_cookies: 0,
             moved: 0,
             page: 0,
             fault: None,
@@ -139,6 +142,7 @@ impl Transfer {
         self.head = Head::default();
         self.head_bytes = 0;
         self.head_lines = 0;
+        self.set_cookies = 0;
         self.moved = 0;
         self.page = 0;
         self.fault = None;
@@ -174,6 +178,13 @@ impl Transfer {
     /// Whether nobody waits for the answer any more.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.job.as_ref().is_some_and(Job::is_abandoned)
+    }
+
+    /// Drops the buffer of a job that nobody waits for.
+    pub(crate) fn drop_buffer(&mut self) {
+        if let Some(job) = &mut self.job {
+            job.buffer = None;
+        }
     }
 
     /// Drops the job with its buffer.
@@ -245,7 +256,8 @@ impl Transfer {
         if line.get(..11).is_some_and(|start| start.eq_ignore_ascii_case(b"set-cookie:")) {
             let set = &self.kept.set_cookies;
             set.set(set.get().saturating_add(1));
-            if set.get() > cookies::MAX_UNMEASURED {
+            self.set_cookies += 1;
+            if set.get() > cookies::MAX_UNMEASURED && self.set_cookies > cookies::FEW {
                 return Err(Error::new(Errno::Eio, "the server sets too many cookies at once"));
             }
         }
@@ -271,7 +283,9 @@ impl Handler for Transfer {
     }
 
     fn read(&mut self, data: &mut [u8]) -> Result<usize, ReadError> {
-        let Some(Job { task: Task::Write(span, _), buffer: Some(buffer), .. }) = &self.job else { return Ok(0) };
+        let Some(Job { task: Task::Write(span, _), buffer: Some(buffer), .. }) = &self.job else {
+            return Err(ReadError::Abort);
+        };
         let now = data.len().min((span.len - self.moved) as usize);
         data[..now].copy_from_slice(buffer.data(Span::new(span.at + self.moved, now as u32)));
         self.moved += now as u32;
@@ -303,6 +317,10 @@ impl Handler for Transfer {
 /// libcurl's error message, with a hint where there is one.
 fn explain(error: &curl::Error) -> Error {
     let errno = if error.is_operation_timedout() { Errno::Etimedout } else { Errno::Eio };
+    if error.is_out_of_memory() {
+        let what = "the head of the server's answer has a line that is too long for libcurl, or there is no memory";
+        return Error::new(errno, what);
+    }
     let mut text = error.description().to_string();
     if let Some(extra) = error.extra_description().filter(|extra| *extra != text) {
         text = format!("{text}: {}", redact::message(extra));

@@ -8,6 +8,8 @@ use rbdkit_plugin_api::{
 
 use super::*;
 
+mod endless;
+
 /// A plugin of these parameters, up to the point where clients come. Without a size it gets one.
 fn start(params: &[(&str, &str)]) -> Result<Box<dyn Plugin>, ConfigError> {
     let has_size = params.iter().any(|(key, _)| *key == "get_size");
@@ -191,7 +193,8 @@ async fn capabilities_that_are_given_count() {
         multi_conn: true,
         zero: Support::Emulate,
         fua: Support::Native,
-        cache: Support::Emulate,
+        // The plugin itself reads, so that nothing is kept in memory.
+        cache: Support::Native,
         ..Capabilities::READ_ONLY
     };
     assert_eq!(can(&given).await.unwrap(), expected);

@@ -49,7 +49,8 @@ pub(crate) enum LinkError {
     )]
     ForeignDirectory(u32),
     #[error(
-        "leads out of the directory, and is not followed because it belongs to user {0}, not to the server's user or root"
+        "leads out of the directory, and is not followed because it belongs to user {0}, not to the server's user or \
+         root"
     )]
     ForeignLink(u32),
 }

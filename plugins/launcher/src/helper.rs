@@ -15,14 +15,15 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rbdkit_plugin_api::own_program;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::packet;
-use crate::program::{self, Program};
+use crate::program::{self, END_TIMEOUT, Program, word};
 use crate::start::{Order, Start, Started};
 
 /// The argument before the launcher's name that makes the executable a helper.
@@ -34,6 +35,10 @@ const MAX_PROGRAMS: usize = 1024;
 
 /// The longest error message, in bytes.
 const MAX_MESSAGE: usize = 4096;
+
+/// How long the helper may take to answer an order. It needs a few milliseconds; a helper that was
+/// stopped (SIGSTOP) does not answer.
+const ANSWER_TIMEOUT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// Whether this executable can be its own helper: it has called [`serve_if_asked`].
 static AVAILABLE: AtomicBool = AtomicBool::new(false);
@@ -90,6 +95,9 @@ pub(crate) fn order(control: BorrowedFd<'_>, what: &str, order: Order) -> io::Re
     bytes[1..].copy_from_slice(&order.number.to_be_bytes());
     packet::send(control, &bytes, &[theirs.as_fd()]).map_err(gone)?;
     drop(theirs);
+    if poll(&mut [PollFd::new(&ours, PollFlags::IN)], Some(&ANSWER_TIMEOUT)) == Ok(0) {
+        return Err(io::Error::other("the helper that starts it does not answer"));
+    }
     let mut answer = [0; MAX_MESSAGE];
     let (count, ends) = packet::receive(ours.as_fd(), &mut answer)?;
     let (code, text) = answer[..count].split_first_chunk::<4>().ok_or_else(|| gone(io::Error::other("")))?;
@@ -119,8 +127,7 @@ fn serve(start: Start) -> io::Result<()> {
         let order = Order { which, number: u64::from_be_bytes(number) };
         threads.retain(|thread: &std::thread::JoinHandle<()>| !thread.is_finished());
         if running.load(Ordering::Relaxed) >= MAX_PROGRAMS {
-            // The server sees the closed leash.
-            drop(leash);
+            let _ = refuse(leash.as_fd(), &io::Error::other(format!("{MAX_PROGRAMS} programs are running already")));
             continue;
         }
         running.fetch_add(1, Ordering::Relaxed);
@@ -158,12 +165,15 @@ fn attend(start: Start, words: &[OsString], order: Order, leash: &OwnedFd) {
             let status = follow(started, leash);
             let _ = status.and_then(|status| packet::send(leash, &status.into_raw().to_be_bytes(), &[]));
         }
-        Err(error) => {
-            let mut answer = error.raw_os_error().unwrap_or(-1).to_be_bytes().to_vec();
-            answer.extend(OsStr::new(&error.to_string()).as_bytes().iter().take(MAX_MESSAGE - answer.len()));
-            let _ = packet::send(leash, &answer, &[]);
-        }
+        Err(error) => drop(refuse(leash, &error)),
     }
+}
+
+/// Answers an order with an error.
+fn refuse(leash: BorrowedFd<'_>, error: &io::Error) -> io::Result<()> {
+    let mut answer = error.raw_os_error().unwrap_or(-1).to_be_bytes().to_vec();
+    answer.extend(OsStr::new(&error.to_string()).as_bytes().iter().take(MAX_MESSAGE - answer.len()));
+    packet::send(leash, &answer, &[])
 }
 
 fn follow(started: Started, leash: BorrowedFd<'_>) -> io::Result<ExitStatus> {
@@ -172,24 +182,29 @@ fn follow(started: Started, leash: BorrowedFd<'_>) -> io::Result<ExitStatus> {
     // Only the server has the ends now.
     drop(ends);
     let what = "the program";
+    let mut allowed = END_TIMEOUT;
     let (Ok(()), Ok(pidfd)) = (told, pidfd_open(Pid::from_child(&child), PidfdFlags::empty())) else {
-        return program::end(&mut child, what);
+        return program::end(&mut child, what, allowed);
     };
     loop {
         let mut both = [PollFd::new(&pidfd, PollFlags::IN), PollFd::from_borrowed_fd(leash, PollFlags::IN)];
         match poll(&mut both, None) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
-            Err(_) => return program::end(&mut child, what),
+            Err(_) => return program::end(&mut child, what, allowed),
         }
         let [ended, spoken] = both.map(|end| !end.revents().is_empty());
         if ended {
             return child.wait();
         }
         if spoken {
-            match packet::receive(leash, &mut [0]) {
-                Ok((1.., _)) => drop(keep.take()),
-                _ => return program::end(&mut child, what),
+            let mut bytes = [0; 5];
+            match (packet::receive(leash, &mut bytes), bytes) {
+                (Ok((5, _)), [word::ALLOW, milliseconds @ ..]) => {
+                    allowed = Duration::from_millis(u32::from_be_bytes(milliseconds).into());
+                }
+                (Ok((1.., _)), [word::RELEASE, ..]) => drop(keep.take()),
+                _ => return program::end(&mut child, what, allowed),
             }
         }
     }

@@ -16,26 +16,29 @@
 //! | [`helper`] | the process that starts programs |
 //! | [`opener`] | opens files instead of starting programs, in a helper of its own |
 //! | [`program`] | a running program, which ends with its value |
-//! | [`interrupt`] | wakes threads that wait for a program |
+//! | [`run`] | runs a program to its end, within bounds on its time and its output |
 //! | [`packet`] | the protocol between the two processes: bytes and descriptors over a socket |
 #![forbid(unsafe_code)]
 
 mod helper;
-mod interrupt;
 mod opener;
 mod packet;
 mod program;
+mod run;
 mod start;
 
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
+use std::time::Duration;
+
+use rbdkit_plugin_api::Abandoned;
 
 pub use helper::serve_if_asked;
-pub use interrupt::Interrupt;
 pub use opener::{Open, OpenFor, Opener, serve_opener_if_asked};
-pub use program::{Program, TaskProgram};
+pub use program::Program;
+pub use run::{Finished, RunError, RunLimits};
 pub use start::{Order, Start, Started};
 
 /// See the module.
@@ -83,6 +86,23 @@ impl Launcher {
                 Ok((ends, Program::of_child(child, keep, what)))
             }
         }
+    }
+
+    /// Starts a program whose ends are its standard output and standard error, and waits for its
+    /// end. Blocks.
+    ///
+    /// # Errors
+    /// It cannot be started, it exceeds the limits, or `abandoned` is set. It is ended then, and
+    /// killed after a second.
+    pub fn run(
+        &self,
+        what: &str,
+        order: Order,
+        limits: RunLimits,
+        abandoned: &Abandoned,
+    ) -> Result<Finished, RunError> {
+        let (ends, program) = self.launch(what, order)?;
+        run::to_the_end(ends, program.allow(Duration::from_secs(1)), limits, abandoned)
     }
 }
 

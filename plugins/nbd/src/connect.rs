@@ -12,8 +12,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbdkit_launcher::{Launcher, Order, Started, TaskProgram};
-use rbdkit_plugin_api::{Errno, inherited, name_lookup_hint, temporary};
+use rbdkit_launcher::{Launcher, Order, Program, Started};
+use rbdkit_plugin_api::{Errno, inherited, name_lookup_hint, run_blocking, temporary};
 use rbdkit_stream::{ConnectionError, Socket};
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
@@ -28,7 +28,7 @@ const KEEPALIVE: (u64, u64, u32) = (60, 10, 6);
 /// A connected socket, and the server if this plugin started it.
 pub(crate) struct Connected {
     pub(crate) socket: Arc<Socket>,
-    pub(crate) program: Option<TaskProgram>,
+    pub(crate) program: Option<Program>,
 }
 
 /// The words that [`start`] takes, for a target that is a program: the program and its arguments.
@@ -38,16 +38,18 @@ pub(crate) fn words(target: &Target) -> Option<Vec<OsString>> {
 }
 
 /// Connects. `launcher` is that of the target.
-pub(crate) async fn connect(target: &Target, launcher: Option<&Launcher>) -> Result<Connected, OpenError> {
+pub(crate) async fn connect(target: &Target, launcher: Option<&Arc<Launcher>>) -> Result<Connected, OpenError> {
     let (fd, program) = match target {
         Target::Unix(path) => (unix(path).await?, None),
         Target::Tcp { host, port } => (tcp(host, *port).await?, None),
         Target::Descriptor(number) => (descriptor(*number)?, None),
         Target::Command { .. } => {
             let no = |error| OpenError::Refused(Errno::Eio, format!("it cannot be started: {error}"));
-            let launcher = launcher.ok_or_else(|| no(io::ErrorKind::NotFound.into()))?;
-            let (mut ends, program) = launcher.launch("nbd: the server", Order { which: 0, number: 0 }).map_err(no)?;
-            let program = TaskProgram::new(program);
+            let launcher = Arc::clone(launcher.ok_or_else(|| no(io::ErrorKind::NotFound.into()))?);
+            let order = Order { which: 0, number: 0 };
+            let launched = run_blocking(move || Ok(launcher.launch("nbd: the server", order)));
+            let launched = launched.await.map_err(|error| no(io::Error::other(error.to_string())))?;
+            let (mut ends, program) = launched.map_err(no)?;
             (ends.pop().ok_or_else(|| no(io::ErrorKind::UnexpectedEof.into()))?, Some(program))
         }
     };

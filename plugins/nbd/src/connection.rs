@@ -15,9 +15,15 @@ use tokio::task::JoinHandle;
 use crate::handshake::Session;
 use crate::ranges::Ranges;
 use crate::replies::{self, Agreed};
-use crate::table::{Pending, Plain, Read, Status, Table};
+use crate::table::{Errors, Pending, Plain, Read, Status, Table};
 use crate::wire::{REQUEST_MAGIC, cmd, cmd_flag, transmission};
 use rbdkit_stream::{ConnectionError, Input, Socket};
+
+/// How many chunks of data the answer to a read of `length` bytes may have: one for each sector,
+/// and 1024 for a server that cuts short reads where its file has holes.
+const fn most_chunks(length: u32) -> u32 {
+    1024 + length / 512
+}
 
 /// How long closing a connection waits for room in the socket's send buffer.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -54,6 +60,8 @@ pub(crate) struct Connection {
     /// Held while a request is written.
     write_turn: tokio::sync::Mutex<()>,
     closing: Arc<AtomicBool>,
+    /// A request that changes the server's data was made.
+    changed: AtomicBool,
     reader: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -75,6 +83,7 @@ impl Connection {
             socket: Arc::clone(&socket),
             write_turn: tokio::sync::Mutex::new(()),
             closing: Arc::new(AtomicBool::new(false)),
+            changed: AtomicBool::new(false),
             reader: Mutex::new(None),
             session,
         });
@@ -96,6 +105,11 @@ impl Connection {
     /// Whether the server offers what the transmission flag stands for.
     pub(crate) fn offers(&self, flag: u16) -> bool {
         self.session.flags & flag != 0
+    }
+
+    /// Whether the server may have data to write back.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.changed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_broken(&self) -> bool {
@@ -124,7 +138,8 @@ impl Connection {
     /// READ. `span` is no longer than the server's maximum.
     pub(crate) async fn read(&self, buffer: Buffer, span: Span, offset: u64) -> Done {
         let (answer, answered) = oneshot::channel();
-        let read = Read { buffer, span, offset, received: Ranges::default(), error: None, answer };
+        let (received, errors, chunks_left) = (Ranges::default(), Errors::default(), most_chunks(span.len));
+        let read = Read { buffer, span, offset, received, chunks_left, errors, answer };
         if let Some(cookie) = self.table.enter(Pending::Read(Box::new(read))) {
             let command = Command { kind: cmd::READ, flags: 0, offset, length: span.len };
             self.send(&command.header(cookie), &[]).await;
@@ -142,8 +157,11 @@ impl Connection {
 
     /// A command whose answer has no data.
     pub(crate) async fn command(&self, command: Command, payload: &[u8]) -> Result<()> {
+        if matches!(command.kind, cmd::WRITE | cmd::TRIM | cmd::WRITE_ZEROES) {
+            self.changed.store(true, Ordering::Relaxed);
+        }
         let (answer, answered) = oneshot::channel();
-        if let Some(cookie) = self.table.enter(Pending::Plain(Plain { error: None, answer })) {
+        if let Some(cookie) = self.table.enter(Pending::Plain(Plain { errors: Errors::default(), answer })) {
             self.send(&command.header(cookie), payload).await;
         }
         answered.await.unwrap_or_else(|_| Err(Errno::Eshutdown.into()))
@@ -153,11 +171,22 @@ impl Connection {
     pub(crate) async fn status(&self, command: Command) -> Result<Extents> {
         let (answer, answered) = oneshot::channel();
         let Command { offset, length, .. } = command;
-        let status = Status { offset, length: u64::from(length), extents: None, error: None, answer };
+        let status = Status { offset, length: u64::from(length), extents: None, errors: Errors::default(), answer };
         if let Some(cookie) = self.table.enter(Pending::Status(Box::new(status))) {
             self.send(&command.header(cookie), &[]).await;
         }
         answered.await.unwrap_or_else(|_| Err(Errno::Eshutdown.into()))
+    }
+
+    /// The server stops. Requests of the kind that `scope` names end now, and so do later ones.
+    pub(crate) fn stop(&self, scope: StopScope) {
+        match scope {
+            StopScope::Reads => self.table.stop_reads(),
+            StopScope::Everything => {
+                self.closing.store(true, Ordering::Release);
+                self.end(ConnectionError::new("rbdkit ends"));
+            }
+        }
     }
 
     /// Sends DISC and ends the connection. Requests in flight fail.
@@ -176,18 +205,6 @@ impl Connection {
         }
     }
 
-    /// The server of this program stops: requests in flight end, unless some of them write and
-    /// `scope` has only reads.
-    pub(crate) fn stop(&self, scope: StopScope) {
-        if scope == StopScope::Reads && self.table.has_writes() {
-            return;
-        }
-        self.closing.store(true, Ordering::Release);
-        if self.table.end(ConnectionError::new("the server stops"), Errno::Eshutdown) {
-            self.socket.shut();
-        }
-    }
-
     /// Read-only, as the server has it.
     pub(crate) fn is_read_only(&self) -> bool {
         self.offers(transmission::READ_ONLY)
@@ -203,7 +220,7 @@ impl Drop for Connection {
 }
 
 fn end(socket: &Socket, table: &Table, closing: &AtomicBool, broken: ConnectionError) {
-    if table.end(broken.clone(), Errno::Eio) {
+    if table.end(broken.clone()) {
         if !closing.load(Ordering::Acquire) {
             tracing::error!("nbd: {}: {broken}", table.server());
         }

@@ -23,6 +23,9 @@ const MAX_REPLY: u32 = 64 << 10;
 /// The most replies to one option other than LIST. The specification has four kinds of information.
 const MAX_REPLIES: usize = 64;
 
+/// The most bytes of all replies to one option other than LIST.
+const MAX_ANSWER: usize = 64 << 10;
+
 /// The most exports in a list, as in nbdkit.
 const MAX_EXPORTS: usize = 10_000;
 
@@ -330,12 +333,14 @@ impl Negotiation {
     async fn ask(&mut self, option: u32, data: &[u8]) -> Result<(OptionReply, Vec<OptionReply>), OpenError> {
         self.option(option, data).await?;
         let mut replies = Vec::new();
+        let mut bytes = 0;
         loop {
             let reply = self.reply(option).await?;
+            bytes += reply.data.len();
             if reply.kind == rep::ACK || reply.is_error() {
                 return Ok((reply, replies));
             }
-            if replies.len() == MAX_REPLIES {
+            if replies.len() == MAX_REPLIES || bytes > MAX_ANSWER {
                 return Err(ConnectionError::new("the server does not come to an end with its option replies").into());
             }
             replies.push(reply);

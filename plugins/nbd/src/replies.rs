@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::Arc;
 
-use rbdkit_plugin_api::{Errno, Error, Extents, Fill, Span};
+use rbdkit_plugin_api::{Errno, Error, Extents, Fill, MAX_REQUEST, Span};
 
 use crate::handshake::quoted;
 use crate::table::{Pending, Read, Status, Table};
@@ -109,8 +109,7 @@ fn errno(number: u32) -> Errno {
 
 async fn simple(input: &mut Input, pending: &mut Pending, error: u32, agreed: Agreed) -> Result<()> {
     if error != 0 {
-        pending.note(Error::from(errno(error)));
-        return Ok(());
+        return note(pending, Error::from(errno(error)));
     }
     match pending {
         Pending::Plain(_) => Ok(()),
@@ -118,8 +117,21 @@ async fn simple(input: &mut Input, pending: &mut Pending, error: u32, agreed: Ag
             let length = read.span.len;
             data(input, read, read.offset, length).await
         }
+        Pending::Dropped(dropped) if !agreed.structured => Ok(input.skip(dropped.length as usize).await?),
         _ => Err(ConnectionError::new("the server sent a simple reply where only a structured one can be")),
     }
+}
+
+fn note(pending: &mut Pending, error: Error) -> Result<()> {
+    match pending.note(error) {
+        true => Ok(()),
+        false => Err(endless()),
+    }
+}
+
+/// The end of a connection whose server sends ever more for one request.
+fn endless() -> ConnectionError {
+    ConnectionError::new("the server does not come to an end with a reply")
 }
 
 async fn structured(input: &mut Input, pending: &mut Pending, chunk: &Chunk, agreed: Agreed) -> Result<()> {
@@ -137,19 +149,23 @@ async fn structured(input: &mut Input, pending: &mut Pending, chunk: &Chunk, agr
             hole(read, offset, length)
         }
         (reply_type::BLOCK_STATUS, Pending::Status(status)) if chunk.length >= 12 && chunk.length <= MAX_STATUS => {
-            // What the answer cannot hold is not kept. An answer may end early.
-            let kept = chunk.length.min(4 + 8 * Extents::limit(status.length) as u32);
-            let bytes = input.vec(kept as usize).await?;
-            input.skip((chunk.length - kept) as usize).await?;
             let (None, Some(context)) = (&status.extents, agreed.context) else {
                 return Err(wrong());
             };
-            status.extents = Some(extents(&bytes, status, context)?);
+            status.extents = Some(extents(input, status, chunk.length, context).await?);
             Ok(())
         }
         (kind, pending) if kind & reply_type::ERROR != 0 && (6..=MAX_ERROR).contains(&chunk.length) => {
-            pending.note(reported(&input.vec(chunk.length as usize).await?)?);
-            Ok(())
+            let error = reported(&input.vec(chunk.length as usize).await?)?;
+            note(pending, error)
+        }
+        (reply_type::OFFSET_DATA | reply_type::OFFSET_HOLE | reply_type::BLOCK_STATUS, Pending::Dropped(dropped)) => {
+            let chunks_left = dropped.chunks_left.checked_sub(1).ok_or_else(endless)?;
+            dropped.chunks_left = chunks_left;
+            if chunk.length > MAX_STATUS.max(8 + MAX_REQUEST) {
+                return Err(wrong());
+            }
+            Ok(input.skip(chunk.length as usize).await?)
         }
         _ => Err(wrong()),
     }
@@ -162,6 +178,7 @@ fn place(read: &mut Read, offset: u64, length: u32) -> Result<Span> {
             "the server sent {length} bytes at {offset} that were not asked for, or sent before"
         ))
     };
+    read.chunks_left = read.chunks_left.checked_sub(1).ok_or_else(endless)?;
     let from = offset.checked_sub(read.offset).and_then(|from| u32::try_from(from).ok()).ok_or_else(wrong)?;
     let to = from.checked_add(length).filter(|to| *to <= read.span.len).ok_or_else(wrong)?;
     match read.received.add(from, to) {
@@ -187,16 +204,23 @@ fn hole(read: &mut Read, offset: u64, length: u32) -> Result<()> {
     })?)
 }
 
-fn extents(bytes: &[u8], status: &Status, context: u32) -> Result<Extents> {
+/// Reads a chunk of extents. They go straight into the answer, which has room for a limited number.
+/// What comes after them is read and dropped: an answer may cover less than was asked for.
+async fn extents(input: &mut Input, status: &Status, bytes: u32, context: u32) -> Result<Extents> {
     let wrong = |what: &str| ConnectionError::new(format!("the server sent extents that make no sense: {what}"));
-    let mut reader = Reader(bytes);
-    if reader.u32() != Some(context) {
+    if u32::from_be_bytes(input.array().await?) != context {
         return Err(wrong("of a context that was not agreed upon"));
+    }
+    let bytes = bytes - 4;
+    if !bytes.is_multiple_of(8) {
+        return Err(wrong("half of one"));
     }
     let mut extents = Extents::new(status.offset, status.length);
     let mut left = status.length;
-    while !reader.0.is_empty() {
-        let (length, flags) = reader.u32().zip(reader.u32()).ok_or_else(|| wrong("half of one"))?;
+    let mut has_room = true;
+    for _ in 0..bytes / 8 {
+        let length = u64::from(u32::from_be_bytes(input.array().await?));
+        let flags = u32::from_be_bytes(input.array().await?);
         if length == 0 {
             return Err(wrong("an empty one"));
         }
@@ -205,10 +229,8 @@ fn extents(bytes: &[u8], status: &Status, context: u32) -> Result<Extents> {
         }
         // Only the last extent may go beyond the request, or, with servers that round up, beyond
         // the end of the export, where the gate cuts it.
-        if !extents.push(length.into(), flags & state::HOLE != 0, flags & state::ZERO != 0) {
-            break;
-        }
-        left = left.saturating_sub(length.into());
+        has_room = has_room && extents.push(length, flags & state::HOLE != 0, flags & state::ZERO != 0);
+        left = left.saturating_sub(length);
     }
     Ok(extents)
 }

@@ -12,6 +12,26 @@ use tokio::sync::oneshot;
 use crate::ranges::Ranges;
 use rbdkit_stream::ConnectionError;
 
+/// The most errors in the reply to one request. A server reports the errors of the parts of a read
+/// separately, and some cut a read into 32 parts.
+const MAX_ERRORS: u32 = 64;
+
+/// The errors that a server has reported for a request.
+#[derive(Default)]
+pub(crate) struct Errors {
+    first: Option<Error>,
+    count: u32,
+}
+
+impl Errors {
+    /// Adds an error. Returns false if there are too many.
+    fn add(&mut self, error: Error) -> bool {
+        self.first.get_or_insert(error);
+        self.count += 1;
+        self.count <= MAX_ERRORS
+    }
+}
+
 /// A read that waits for its data. It owns the buffer, which is filled as the bytes come.
 pub(crate) struct Read {
     pub(crate) buffer: Buffer,
@@ -19,7 +39,9 @@ pub(crate) struct Read {
     pub(crate) offset: u64,
     /// The parts of `span` that have come.
     pub(crate) received: Ranges,
-    pub(crate) error: Option<Error>,
+    /// How many more chunks of data may come.
+    pub(crate) chunks_left: u32,
+    pub(crate) errors: Errors,
     pub(crate) answer: oneshot::Sender<Done>,
 }
 
@@ -28,18 +50,30 @@ pub(crate) struct Status {
     pub(crate) offset: u64,
     pub(crate) length: u64,
     pub(crate) extents: Option<Extents>,
-    pub(crate) error: Option<Error>,
+    pub(crate) errors: Errors,
     pub(crate) answer: oneshot::Sender<Result<Extents>>,
 }
 
 /// A request whose answer carries no data.
 pub(crate) struct Plain {
-    pub(crate) error: Option<Error>,
+    pub(crate) errors: Errors,
     pub(crate) answer: oneshot::Sender<Result<()>>,
+}
+
+/// What is still to come for a request that was answered early.
+pub(crate) struct Dropped {
+    /// The length of a read's data that may come in a simple reply.
+    pub(crate) length: u32,
+    /// How many more chunks may come.
+    pub(crate) chunks_left: u32,
+    pub(crate) errors: Errors,
 }
 
 pub(crate) enum Pending {
     Read(Box<Read>),
+    /// A read or BLOCK_STATUS that was answered when the server began to stop. The other server's
+    /// reply is still read, because writes may follow on the connection, and dropped.
+    Dropped(Dropped),
     Status(Box<Status>),
     Plain(Plain),
 }
@@ -52,44 +86,56 @@ impl Pending {
             Pending::Read(read) => drop(read.answer.send((read.buffer, Err(error)))),
             Pending::Status(status) => drop(status.answer.send(Err(error))),
             Pending::Plain(plain) => drop(plain.answer.send(Err(error))),
+            Pending::Dropped(_) => {}
         }
     }
 
-    /// Records an error that the server reported; the first one counts.
-    pub(crate) fn note(&mut self, error: Error) {
-        let place = match self {
-            Pending::Read(read) => &mut read.error,
-            Pending::Status(status) => &mut status.error,
-            Pending::Plain(plain) => &mut plain.error,
+    /// Whether a stop of the server that lets writes end ends this request.
+    fn only_reads(&self) -> bool {
+        matches!(self, Pending::Read(_) | Pending::Status(_))
+    }
+
+    /// Answers a request that only reads. What is left waits for the rest of the reply.
+    fn drop_reply(self) -> Pending {
+        let (length, chunks_left) = match &self {
+            Pending::Read(read) => (read.span.len, read.chunks_left),
+            Pending::Status(_) => (0, 1),
+            Pending::Plain(_) | Pending::Dropped(_) => return self,
         };
-        place.get_or_insert(error);
+        self.fail(Errno::Eshutdown.into());
+        Pending::Dropped(Dropped { length, chunks_left, errors: Errors::default() })
+    }
+
+    /// Records an error that the server reported; the first one counts. Returns false if there are
+    /// too many.
+    pub(crate) fn note(&mut self, error: Error) -> bool {
+        match self {
+            Pending::Read(read) => read.errors.add(error),
+            Pending::Status(status) => status.errors.add(error),
+            Pending::Plain(plain) => plain.errors.add(error),
+            Pending::Dropped(dropped) => dropped.errors.add(error),
+        }
     }
 
     /// Answers the request. Returns it as an error if the server reported no error but did not send
     /// everything.
     pub(crate) fn finish(self) -> std::result::Result<(), Pending> {
         match self {
-            Pending::Read(mut read) => match read.error.take() {
+            Pending::Read(mut read) => match read.errors.first.take() {
                 Some(error) => Pending::Read(read).fail(error),
                 None if read.received.is_all(read.span.len) => drop(read.answer.send((read.buffer, Ok(())))),
                 None => return Err(Pending::Read(read)),
             },
-            Pending::Status(mut status) => match (status.error.take(), status.extents.take()) {
+            Pending::Status(mut status) => match (status.errors.first.take(), status.extents.take()) {
                 (Some(error), _) => Pending::Status(status).fail(error),
                 (None, Some(extents)) => drop(status.answer.send(Ok(extents))),
                 (None, None) => return Err(Pending::Status(status)),
             },
-            Pending::Plain(plain) => drop(plain.answer.send(plain.error.map_or(Ok(()), Err))),
+            Pending::Plain(plain) => drop(plain.answer.send(plain.errors.first.map_or(Ok(()), Err))),
+            Pending::Dropped(_) => {}
         }
         Ok(())
     }
-}
-
-/// Why and with which errno requests fail.
-#[derive(Clone)]
-struct Broken {
-    why: ConnectionError,
-    errno: Errno,
 }
 
 #[derive(Default)]
@@ -97,7 +143,9 @@ struct State {
     /// The cookie of the next request.
     cookie: u64,
     pending: HashMap<u64, Pending>,
-    broken: Option<Broken>,
+    broken: Option<ConnectionError>,
+    /// The server stops: requests that only read are answered at once.
+    no_reads: bool,
 }
 
 /// See the module.
@@ -116,8 +164,8 @@ impl Table {
         lock(&self.state)
     }
 
-    fn error(&self, broken: &Broken) -> Error {
-        Error::new(broken.errno, format!("nbd: {}: {}", self.server, broken.why))
+    fn error(&self, broken: &ConnectionError) -> Error {
+        Error::new(Errno::Eio, format!("nbd: {}: {broken}", self.server))
     }
 
     /// A cookie for a request that is about to be sent. If the connection is broken, answers the
@@ -128,6 +176,11 @@ impl Table {
             let error = self.error(broken);
             drop(state);
             pending.fail(error);
+            return None;
+        }
+        if state.no_reads && pending.only_reads() {
+            drop(state);
+            pending.fail(Errno::Eshutdown.into());
             return None;
         }
         let cookie = state.cookie;
@@ -150,6 +203,7 @@ impl Table {
         let mut state = self.state();
         match &state.broken {
             None => {
+                let pending = if state.no_reads { pending.drop_reply() } else { pending };
                 state.pending.insert(cookie, pending);
             }
             Some(broken) => {
@@ -160,10 +214,16 @@ impl Table {
         }
     }
 
-    /// Ends the connection: every request in flight fails with `errno`, and so do later ones. Returns
-    /// whether this was the first call.
-    pub(crate) fn end(&self, why: ConnectionError, errno: Errno) -> bool {
-        let broken = Broken { why, errno };
+    /// Answers the requests that only read, with ESHUTDOWN, and takes no more of them.
+    pub(crate) fn stop_reads(&self) {
+        let mut state = self.state();
+        state.no_reads = true;
+        let pending = std::mem::take(&mut state.pending);
+        state.pending = pending.into_iter().map(|(cookie, pending)| (cookie, pending.drop_reply())).collect();
+    }
+
+    /// Ends the connection: every request in flight fails. Returns whether this was the first call.
+    pub(crate) fn end(&self, broken: ConnectionError) -> bool {
         let mut state = self.state();
         if state.broken.is_some() {
             return false;
@@ -173,11 +233,6 @@ impl Table {
         drop(state);
         pending.into_values().for_each(|request| request.fail(self.error(&broken)));
         true
-    }
-
-    /// Whether requests are in flight that may change the disk.
-    pub(crate) fn has_writes(&self) -> bool {
-        self.state().pending.values().any(|pending| matches!(pending, Pending::Plain(_)))
     }
 
     pub(crate) fn is_broken(&self) -> bool {

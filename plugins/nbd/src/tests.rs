@@ -14,6 +14,7 @@ mod handshake;
 mod hostile_replies;
 mod parameters;
 mod requests;
+mod stopping;
 
 /// How long a test waits for the other side before it fails.
 const DEADLINE: Duration = Duration::from_secs(60);

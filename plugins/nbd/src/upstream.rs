@@ -3,10 +3,12 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use rbdkit_launcher::{Launcher, TaskProgram};
+use rbdkit_launcher::{Launcher, Program};
 use rbdkit_plugin_api::{
     AccessRights, BoxFuture, ConfigError, DNS_PORT, Disk, DiskId, Errno, Error, ExportEntry, Flag, Handle, Network,
     Result, StopScope, lock, run_blocking,
@@ -26,6 +28,13 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The time between two attempts to connect.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the program of `command=` may take to end if nothing was written through it. So it does
+/// not hold the server when that stops.
+const END_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The same if something was written: the program may have much to write back.
+const WRITE_BACK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An open export whose socket is not registered with a runtime.
 struct Opened {
@@ -47,32 +56,57 @@ struct Shared {
     /// Made at the start, before the server's runtime exists.
     prepared: Option<Opened>,
     connection: Option<Arc<Connection>>,
-    program: Option<TaskProgram>,
+    program: Option<Program>,
+}
+
+impl Shared {
+    /// Ends the connection, then its program. Returns how to wait for the program's end.
+    fn end(&mut self, server: String) -> Option<impl FnOnce() + Send + use<>> {
+        let changed = self.connection.as_ref().is_some_and(|connection| connection.has_changed());
+        // The connection first, because the program may wait for its end.
+        self.prepared = None;
+        self.connection = None;
+        let program = self.program.take()?.allow(if changed { WRITE_BACK_TIMEOUT } else { END_TIMEOUT });
+        // Nobody but the log can be told how it ended.
+        Some(move || match program.end() {
+            Ok(status) if is_ordinary(status) => {}
+            Ok(status) => tracing::error!("nbd: {server}: it ended with {status}"),
+            Err(error) => tracing::error!("nbd: {server}: it is not known how it ended: {error}"),
+        })
+    }
+}
+
+/// Whether a program that got SIGTERM ended as expected. A shell reports a program that SIGTERM
+/// ended with status 128 and the signal's number.
+fn is_ordinary(status: ExitStatus) -> bool {
+    let term = rustix::process::Signal::TERM.as_raw();
+    status.success() || status.signal() == Some(term) || status.code() == Some(128 + term)
 }
 
 /// See the module.
 pub(crate) struct Upstream {
     settings: Settings,
     /// Starts the program of a target that is one.
-    launcher: Option<Launcher>,
+    launcher: Option<Arc<Launcher>>,
+    /// The connections of clients, for the server's end.
+    connections: Mutex<Vec<Weak<Connection>>>,
+    /// The server stops: nobody waits for a connection any more.
+    stops: Flag,
     /// Held while a connection is made, so that two clients that find the shared one broken make
     /// one new connection, not two.
     shared: tokio::sync::Mutex<Shared>,
-    /// The connections that clients have.
-    connections: Mutex<Vec<Weak<Connection>>>,
-    /// Nobody waits for a connection any more.
-    stopping: Flag,
 }
 
 impl Upstream {
     /// `launcher` starts the program of a target that is one.
     pub(crate) fn new(settings: Settings, launcher: Option<Launcher>) -> Upstream {
+        let launcher = launcher.map(Arc::new);
         Upstream {
             settings,
             launcher,
-            shared: tokio::sync::Mutex::default(),
             connections: Mutex::default(),
-            stopping: Flag::default(),
+            stops: Flag::default(),
+            shared: tokio::sync::Mutex::default(),
         }
     }
 
@@ -139,16 +173,15 @@ impl Upstream {
     fn start(&self, socket: Arc<Socket>, session: Session) -> Arc<Connection> {
         let connection = Connection::start(socket, session, self.settings.target.to_string());
         let mut connections = lock(&self.connections);
-        connections.retain(|known| known.strong_count() > 0);
+        connections.retain(|connection| connection.strong_count() > 0);
         connections.push(Arc::downgrade(&connection));
         connection
     }
 
-    /// Ends what `scope` names, for a server that stops.
+    /// The server stops. Operations of the kind that `scope` names end now, and so do later ones.
     pub(crate) fn stop(&self, scope: StopScope) {
-        self.stopping.set();
-        let connections: Vec<_> = lock(&self.connections).iter().filter_map(Weak::upgrade).collect();
-        connections.iter().for_each(|connection| connection.stop(scope));
+        self.stops.set();
+        lock(&self.connections).iter().filter_map(Weak::upgrade).for_each(|connection| connection.stop(scope));
     }
 
     async fn shared_connection(&self) -> Result<Arc<Connection>> {
@@ -159,11 +192,10 @@ impl Upstream {
         let (socket, session) = match shared.prepared.take().filter(Opened::is_alive) {
             Some(Opened { fd, session }) => (Arc::new(Socket::new(fd)?), session),
             None => {
-                shared.connection = None;
                 // The old program ends before another one opens the same image.
-                if let Some(program) = shared.program.take() {
+                if let Some(wait) = shared.end(self.settings.target.to_string()) {
                     run_blocking(move || {
-                        drop(program.into_inner());
+                        wait();
                         Ok(())
                     })
                     .await?;
@@ -179,7 +211,7 @@ impl Upstream {
     }
 
     /// Connects and opens an export. Tries again as often as `retry` says.
-    async fn session(&self, export: &str) -> Result<(Arc<Socket>, Session, Option<TaskProgram>)> {
+    async fn session(&self, export: &str) -> Result<(Arc<Socket>, Session, Option<Program>)> {
         self.with_retries(|| {
             Box::pin(async {
                 let Connected { socket, program } = connect(&self.settings.target, self.launcher.as_ref()).await?;
@@ -193,14 +225,12 @@ impl Upstream {
     async fn with_retries<'a, T>(&self, attempt: impl Fn() -> BoxFuture<'a, Result<T, OpenError>>) -> Result<T> {
         tokio::select! {
             biased;
-            answer = self.try_repeatedly(attempt) => answer,
-            () = self.stopping.wait() => {
-                Err(Error::new(Errno::Eshutdown, format!("nbd: {}: the server stops", self.settings.target)))
-            }
+            () = self.stops.wait() => Err(Error::new(Errno::Eshutdown, "nbd: the connection was given up")),
+            result = self.attempts(attempt) => result,
         }
     }
 
-    async fn try_repeatedly<'a, T>(&self, attempt: impl Fn() -> BoxFuture<'a, Result<T, OpenError>>) -> Result<T> {
+    async fn attempts<'a, T>(&self, attempt: impl Fn() -> BoxFuture<'a, Result<T, OpenError>>) -> Result<T> {
         let mut left = self.settings.retry;
         loop {
             let late =
@@ -258,10 +288,8 @@ impl Upstream {
         let Ok(mut shared) = self.shared.try_lock() else {
             return;
         };
-        // The connection first, because the program may wait for its end.
-        shared.prepared = None;
-        shared.connection = None;
-        // This may block, and nobody waits for it.
-        drop(shared.program.take().and_then(TaskProgram::into_inner));
+        if let Some(wait) = shared.end(self.settings.target.to_string()) {
+            wait();
+        }
     }
 }

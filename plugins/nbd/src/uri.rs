@@ -17,8 +17,8 @@ pub(crate) const PORT: u16 = 10809;
 pub(crate) enum UriError {
     #[error("is not a URI: nbd://HOST/EXPORT or nbd+unix:///EXPORT?socket=PATH")]
     NotAUri,
-    #[error("'{0}:' has to be followed by '//'")]
-    NoSlashes(String),
+    #[error("has no '//' after its first ':'")]
+    NoSlashes,
     #[error("names an export that is not UTF-8 text")]
     ExportNotUtf8,
     #[error("names a host that is not UTF-8 text")]
@@ -37,8 +37,8 @@ pub(crate) enum UriError {
     UnclosedBracket,
     #[error("has something after the ']'")]
     AfterBracket,
-    #[error("has the impossible port '{0}'")]
-    ImpossiblePort(String),
+    #[error("has an impossible port: it is a number from 1 to 65535")]
+    ImpossiblePort,
     #[error("has a '%' that is not followed by two hexadecimal digits")]
     BadPercent,
 }
@@ -46,7 +46,7 @@ pub(crate) enum UriError {
 /// Reads a URI: where it leads, and the export that it names.
 pub(crate) fn parse(uri: &str) -> Result<(Place, String), UriError> {
     let (scheme, rest) = uri.split_once(':').ok_or(UriError::NotAUri)?;
-    let rest = rest.strip_prefix("//").ok_or_else(|| UriError::NoSlashes(scheme.to_owned()))?;
+    let rest = rest.strip_prefix("//").ok_or(UriError::NoSlashes)?;
     let rest = rest.split('#').next().unwrap_or_default();
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -74,7 +74,7 @@ fn tcp(host: &str) -> Result<Place, UriError> {
     };
     let port = match port {
         "" => PORT,
-        port => port.parse().ok().filter(|port| *port > 0).ok_or_else(|| UriError::ImpossiblePort(port.to_owned()))?,
+        port => port.parse().ok().filter(|port| *port > 0).ok_or(UriError::ImpossiblePort)?,
     };
     let host = String::from_utf8(decode(host)?).map_err(|_| UriError::HostNotUtf8)?;
     // Without a host it is this one, as in libnbd.
@@ -135,7 +135,7 @@ mod tests {
     fn what_is_wrong_with_a_uri_is_said() {
         for (uri, wrong) in [
             ("disk.img", "is not a URI"),
-            ("nbd:host", "has to be followed by '//'"),
+            ("nbd:host", "has no '//'"),
             ("nbds://host", "asks for TLS"),
             ("nbds+unix:///?socket=/s", "asks for TLS"),
             ("nbd+vsock://2", "asks for vsock"),

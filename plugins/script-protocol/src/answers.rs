@@ -27,8 +27,8 @@ pub(crate) fn block_sizes(text: &str) -> Option<Option<BlockSizes>> {
     Some((!nothing).then_some(sizes))
 }
 
-/// A list of exports in one of its three forms. Each line is an entry, so an empty line is the export
-/// with the empty name.
+/// A list of exports in one of its three forms. Each line is an entry, so an empty line is the
+/// export with the empty name.
 ///
 /// # Errors
 /// What is wrong with the list.

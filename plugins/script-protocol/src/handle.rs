@@ -2,23 +2,134 @@
 
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use rbdkit_plugin_api::{BlockSizes, BlockingHandle, Capabilities, Errno, Extents, Flags, Result, Support};
+use rbdkit_plugin_api::{
+    Abandoned, BlockSizes, BoxFuture, Buffer, Capabilities, Done, Errno, Extents, Flags, Handle, MAX_REQUEST, Op,
+    Result, Span, Support, run_abandonable, run_abandonable_with,
+};
 
 use crate::answers;
-use crate::scripts::{Answer, Failure, Scripts};
+use crate::scripts::{Answer, Caller, Failure, Scripts};
 
-/// A connection, with the string that the script's `open` printed.
-pub(crate) struct ScriptHandle {
-    pub(crate) scripts: Arc<Scripts>,
-    /// The string that identifies this connection to the script.
-    pub(crate) handle: OsString,
-    pub(crate) readonly: bool,
+/// What the operations of a connection share.
+struct Connection {
+    scripts: Arc<Scripts>,
+    /// The string that identifies this connection to the script: what its `open` printed.
+    handle: OsString,
+    readonly: bool,
+    /// The script asks for `cache` to be emulated.
+    emulates_cache: AtomicBool,
 }
 
+/// A connection. Each operation runs programs on a thread that may block. They are killed if the
+/// operation is dropped before it has ended.
+pub(crate) struct ScriptHandle(Arc<Connection>);
+
 impl ScriptHandle {
+    /// `handle` is what the script's `open` printed.
+    pub(crate) fn new(scripts: Arc<Scripts>, handle: OsString, readonly: bool) -> ScriptHandle {
+        ScriptHandle(Arc::new(Connection { scripts, handle, readonly, emulates_cache: AtomicBool::new(false) }))
+    }
+
+    fn run<T: Send + 'static>(&self, call: impl FnOnce(&Methods<'_>) -> Result<T> + Send + 'static) -> Op<Result<T>> {
+        let connection = Arc::clone(&self.0);
+        run_abandonable(move |abandoned| call(&Methods::new(&connection, abandoned)))
+    }
+
+    fn run_with(
+        &self,
+        buffer: Buffer,
+        call: impl FnOnce(&Methods<'_>, &mut Buffer) -> Result<()> + Send + 'static,
+    ) -> Op<Done> {
+        let connection = Arc::clone(&self.0);
+        run_abandonable_with(buffer, move |buffer, abandoned| call(&Methods::new(&connection, abandoned), buffer))
+    }
+}
+
+impl Handle for ScriptHandle {
+    fn get_size(&self) -> Op<Result<u64>> {
+        self.run(|methods| methods.get_size())
+    }
+
+    fn block_size(&self) -> Op<Result<Option<BlockSizes>>> {
+        self.run(|methods| methods.block_size())
+    }
+
+    fn export_description(&self) -> Op<Result<Option<String>>> {
+        self.run(|methods| methods.export_description())
+    }
+
+    fn can(&self) -> Op<Result<Capabilities>> {
+        self.run(|methods| methods.can())
+    }
+
+    /// A step is a process, so it is as long as a request may be.
+    fn zero_step(&self) -> u32 {
+        MAX_REQUEST
+    }
+
+    fn pread(&self, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
+        self.run_with(buffer, move |methods, buffer| buffer.fill_with(span, |bytes| methods.pread(bytes, offset)))
+    }
+
+    fn pwrite(&self, buffer: Buffer, span: Span, offset: u64, flags: Flags) -> Op<Done> {
+        self.run_with(buffer, move |methods, buffer| methods.pwrite(buffer.data(span), offset, flags))
+    }
+
+    fn flush(&self) -> Op<Result<()>> {
+        self.run(|methods| methods.flush())
+    }
+
+    fn trim(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
+        self.run(move |methods| methods.trim(offset, length, flags))
+    }
+
+    fn zero(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
+        self.run(move |methods| methods.zero(offset, length, flags))
+    }
+
+    fn cache(&self, offset: u64, length: u64) -> Op<Result<()>> {
+        self.run(move |methods| methods.cache(offset, length))
+    }
+
+    fn extents(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<Extents>> {
+        self.run(move |methods| methods.extents(offset, length, flags))
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let closed = self.run(|methods| {
+                methods.close();
+                Ok(())
+            });
+            let _ = closed.await;
+        })
+    }
+}
+
+/// The methods that get a handle, for one operation. They block.
+struct Methods<'a> {
+    connection: &'a Connection,
+    scripts: Caller<'a>,
+    handle: &'a OsStr,
+    readonly: bool,
+}
+
+impl<'a> Methods<'a> {
+    fn new(connection: &'a Connection, abandoned: &'a Abandoned) -> Methods<'a> {
+        Methods {
+            connection,
+            scripts: connection.scripts.caller_until(abandoned),
+            handle: &connection.handle,
+            readonly: connection.readonly,
+        }
+    }
+}
+
+impl Methods<'_> {
     fn boolean(&self, method: &str, if_missing: bool) -> Result<bool, Failure> {
-        Ok(match self.scripts.call(method, &[&self.handle])? {
+        Ok(match self.scripts.call(method, &[self.handle])? {
             Answer::Done => true,
             Answer::False => false,
             Answer::Missing => if_missing,
@@ -26,7 +137,7 @@ impl ScriptHandle {
     }
 
     fn support(&self, method: &str) -> Result<Option<Support>, Failure> {
-        let Some(text) = self.scripts.read(method, &[&self.handle])? else { return Ok(None) };
+        let Some(text) = self.scripts.read(method, &[self.handle])? else { return Ok(None) };
         let word = answers::line(&text);
         match answers::support(&word) {
             Some(support) => Ok(Some(support)),
@@ -48,7 +159,7 @@ impl ScriptHandle {
     ) -> Result<Answer, Failure> {
         let (length, offset) = (length.to_string(), offset.to_string());
         let words = flags.map(flag_words);
-        let mut args: Vec<&OsStr> = vec![&self.handle, length.as_ref(), offset.as_ref()];
+        let mut args: Vec<&OsStr> = vec![self.handle, length.as_ref(), offset.as_ref()];
         args.extend(words.as_ref().map(OsStr::new));
         call(&args)
     }
@@ -62,9 +173,9 @@ fn flag_words(flags: Flags) -> String {
     set.join(",")
 }
 
-impl BlockingHandle for ScriptHandle {
+impl Methods<'_> {
     fn get_size(&self) -> Result<u64> {
-        let Some(text) = self.scripts.read("get_size", &[&self.handle])? else {
+        let Some(text) = self.scripts.read("get_size", &[self.handle])? else {
             return Err(self.scripts.fault("get_size", "the get_size method is required").into());
         };
         let text = answers::line(&text);
@@ -76,7 +187,7 @@ impl BlockingHandle for ScriptHandle {
     }
 
     fn block_size(&self) -> Result<Option<BlockSizes>> {
-        let Some(text) = self.scripts.read("block_size", &[&self.handle])? else { return Ok(None) };
+        let Some(text) = self.scripts.read("block_size", &[self.handle])? else { return Ok(None) };
         let text = answers::line(&text);
         answers::block_sizes(&text).ok_or_else(|| {
             let what = format!("block_size method cannot be parsed: {text:?} is not MINIMUM PREFERRED MAXIMUM");
@@ -85,7 +196,7 @@ impl BlockingHandle for ScriptHandle {
     }
 
     fn export_description(&self) -> Result<Option<String>> {
-        let text = self.scripts.read("export_description", &[&self.handle])?;
+        let text = self.scripts.read("export_description", &[self.handle])?;
         Ok(text.map(|text| answers::line(&text)))
     }
 
@@ -112,6 +223,11 @@ impl BlockingHandle for ScriptHandle {
         can.rotational = self.boolean("is_rotational", false)?;
         can.multi_conn = self.boolean("can_multi_conn", false)?;
         can.cache = self.support("can_cache")?.unwrap_or(Support::None);
+        if can.cache == Support::Emulate {
+            // The gate would need memory for all that one program prints.
+            self.connection.emulates_cache.store(true, Ordering::Relaxed);
+            can.cache = Support::Native;
+        }
         can.extents = self.boolean("can_extents", false)?;
         Ok(can)
     }
@@ -134,7 +250,7 @@ impl BlockingHandle for ScriptHandle {
     }
 
     fn flush(&self) -> Result<()> {
-        self.scripts.call_plain("flush", &[&self.handle])?;
+        self.scripts.call_plain("flush", &[self.handle])?;
         Ok(())
     }
 
@@ -152,7 +268,27 @@ impl BlockingHandle for ScriptHandle {
     }
 
     fn cache(&self, offset: u64, length: u64) -> Result<()> {
+        if self.connection.emulates_cache.load(Ordering::Relaxed) {
+            return self.cache_by_reading(offset, length);
+        }
         self.request(length, offset, None, |args| self.scripts.call_plain("cache", args))?;
+        Ok(())
+    }
+
+    /// Reads the range, in requests as long as they may be, and discards the data.
+    fn cache_by_reading(&self, offset: u64, length: u64) -> Result<()> {
+        // Without them there are no limits.
+        let sizes = self.block_size().ok().flatten();
+        let longest = sizes.map_or(MAX_REQUEST, |sizes| MAX_REQUEST.min(sizes.maximum).max(sizes.minimum));
+        let (mut at, end) = (offset, offset + length);
+        while at < end {
+            let piece = (end - at).min(u64::from(longest.max(1)));
+            self.request(piece, at, None, |args| {
+                self.scripts.read_and_discard("pread", args, piece)?;
+                Ok(Answer::Done)
+            })?;
+            at += piece;
+        }
         Ok(())
     }
 
@@ -170,8 +306,9 @@ impl BlockingHandle for ScriptHandle {
     }
 
     fn close(&self) {
-        if let Err(failure) = self.scripts.call("close", &[&self.handle]) {
-            tracing::debug!("{failure}");
+        // No client is left to tell.
+        if let Err(failure) = self.scripts.call("close", &[self.handle]) {
+            tracing::error!("{failure}");
         }
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! * [`process`] runs one program. Input and output are moved so that neither side can block the
 //!   other.
+//! * [`running`] are the programs that run, which are killed when the server stops.
 //! * [`tmpdir`] is the directory of the scripts.
 //! * [`scripts`] chooses the program for a method, and interprets its exit status and error output.
 //! * [`answers`] reads what programs print: sizes, words, lists of exports, extents.
@@ -20,8 +21,8 @@ mod answers;
 mod handle;
 mod plugin;
 mod process;
+mod running;
 mod scripts;
-mod stop;
 mod tmpdir;
 
 pub use plugin::{Configure, ScriptPlugin};

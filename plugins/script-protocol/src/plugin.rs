@@ -5,13 +5,13 @@ use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    Blocking, BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, Result, StopScope,
-    ThreadModel, run_blocking,
+    BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, Result, StopScope, ThreadModel,
+    run_abandonable,
 };
 
 use crate::answers;
 use crate::handle::ScriptHandle;
-use crate::scripts::{Failure, Scripts};
+use crate::scripts::{Caller, Failure, Scripts};
 
 /// How a command line becomes [`Scripts`]: the part in which the sh and the eval plugin differ.
 pub trait Configure: Default + Send + Sync + 'static {
@@ -60,22 +60,22 @@ impl<C: Configure> ScriptPlugin<C> {
         }
     }
 
-    /// Runs a call on a thread that may block.
+    /// Runs a call on a thread that may block. Its programs are killed if the answer is dropped.
     fn with_scripts<T: Send + Unpin + 'static>(
         &self,
-        call: impl FnOnce(&Arc<Scripts>) -> Result<T> + Send + 'static,
+        call: impl FnOnce(Caller<'_>) -> Result<T> + Send + 'static,
     ) -> BoxFuture<'_, Result<T>> {
         let scripts = self.running().map(Arc::clone);
         Box::pin(async move {
             let scripts = scripts?;
-            run_blocking(move || call(&scripts)).await
+            run_abandonable(move |abandoned| call(scripts.caller_until(abandoned))).await
         })
     }
 
     /// A method without arguments whose failure ends the start.
     fn start(&self, method: &str) -> Result<(), ConfigError> {
         if let Some(scripts) = self.scripts() {
-            scripts.call_plain(method, &[])?;
+            scripts.caller().call_plain(method, &[])?;
         }
         Ok(())
     }
@@ -110,7 +110,7 @@ impl<C: Configure> Plugin for ScriptPlugin<C> {
     fn config_complete(&mut self) -> Result<(), ConfigError> {
         let ScriptPlugin::Configuring(configure) = self else { return Ok(()) };
         let mut scripts = std::mem::take(configure).complete()?;
-        scripts.call_plain("config_complete", &[])?;
+        scripts.caller().call_plain("config_complete", &[])?;
         let model = ask_thread_model(&scripts)?;
         scripts.set_thread_model(model);
         *self = ScriptPlugin::Complete { scripts: Arc::new(scripts), model };
@@ -133,11 +133,7 @@ impl<C: Configure> Plugin for ScriptPlugin<C> {
     }
 
     fn after_fork(&mut self) -> Result<(), ConfigError> {
-        self.start("after_fork")?;
-        if let Some(scripts) = self.scripts() {
-            scripts.begin_serving();
-        }
-        Ok(())
+        self.start("after_fork")
     }
 
     fn preconnect(&self, readonly: bool) -> BoxFuture<'_, Result<()>> {
@@ -166,6 +162,7 @@ impl<C: Configure> Plugin for ScriptPlugin<C> {
     }
 
     fn open(&self, args: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {
+        let all = self.running().map(Arc::clone);
         self.with_scripts(move |scripts| {
             let words = [word(args.readonly), OsStr::new(&args.exportname), word(args.client.tls)];
             let mut handle = scripts.read("open", &words)?.unwrap_or_default();
@@ -174,8 +171,7 @@ impl<C: Configure> Plugin for ScriptPlugin<C> {
             }
             let handle = OsString::from_vec(handle);
             tracing::debug!("handle: {handle:?}");
-            let handle = ScriptHandle { scripts: Arc::clone(scripts), handle, readonly: args.readonly };
-            Ok(Arc::new(Blocking::new(handle)) as Arc<dyn Handle>)
+            Ok(Arc::new(ScriptHandle::new(all?, handle, args.readonly)) as Arc<dyn Handle>)
         })
     }
 

@@ -1,19 +1,21 @@
 //! Runs one program, and moves its input, output and error output at the same time.
 //!
-//! One poll loop serves the three pipes and never blocks. So a program may print before it has read
-//! its input, may not read it at all, or may fill standard error first.
+//! One poll loop serves the three pipes, the end of the program and the caller that gives up. It
+//! never blocks elsewhere. So a program may print before it has read its input, may not read it at
+//! all, or may fill standard error first. A program that hangs is killed when its caller gives up.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rbdkit_plugin_api::{Abandoned, StopScope};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use rbdkit_plugin_api::StopScope;
-
-use crate::stop::Stop;
+use crate::running::{Entered, Running};
 
 /// The most text that a method may print, in bytes. The longest useful answer is a list of 2^20
 /// extents of some 40 bytes each.
@@ -26,6 +28,13 @@ const MAX_ERRORS: usize = 64 << 10;
 /// say how many there were.
 const MAX_EXCESS: u64 = 64 << 10;
 
+/// How long standard output may stay open after the program has ended, because another program has
+/// it. A shell's process substitution ends a moment after the shell.
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+
+/// The same for output that nobody needs: a program that was started in the background.
+const SPARE_OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Where standard output goes.
 pub(crate) enum Output<'a> {
     /// It is discarded.
@@ -35,6 +44,19 @@ pub(crate) enum Output<'a> {
     /// It must fill exactly these bytes. `received` counts the bytes that came, which may be fewer
     /// or more.
     Exact { bytes: &'a mut [u8], received: u64 },
+    /// It must be exactly as many bytes as `expected`, which are counted and discarded.
+    Counted { expected: u64, received: u64 },
+}
+
+/// Why a program was not waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Problem {
+    /// It printed too much. It was killed.
+    TooMuch,
+    /// The caller gave up, or the server stops. It was killed.
+    Abandoned,
+    /// It has ended, but another program has its standard output open.
+    OutputStaysOpen,
 }
 
 /// How the program ended.
@@ -42,85 +64,119 @@ pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
     /// The beginning of standard error.
     pub(crate) errors: Vec<u8>,
-    /// It printed too much, and the rest was not read.
-    pub(crate) too_much: bool,
+    /// None: the program ended by itself, and all its output is there.
+    pub(crate) problem: Option<Problem>,
+}
+
+/// Under which conditions a program runs.
+#[derive(Clone, Copy)]
+pub(crate) struct Conditions<'a> {
+    /// When the caller gives up. None: the server starts or ends. Then the program belongs to the
+    /// server's process group, so that Control-C ends both. Otherwise it leads a group of its own.
+    pub(crate) abandoned: Option<&'a Abandoned>,
+    /// Where the program is among those that a stop of the server ends.
+    pub(crate) running: &'a Running,
+    /// The stop that ends it.
+    pub(crate) scope: StopScope,
 }
 
 /// A child that is killed and reaped if this value is dropped early.
-struct Reaped(Child);
+struct Reaped<'a> {
+    child: Child,
+    /// None once it is being reaped.
+    entered: Option<Entered<'a>>,
+}
 
-impl Drop for Reaped {
-    fn drop(&mut self) {
-        // After an ordinary end both do nothing, because the child was reaped already. After a stop the
-        // child was killed with its process group.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+impl Reaped<'_> {
+    fn kill(&self) {
+        if let Some(entered) = &self.entered {
+            entered.program.kill();
+        }
+    }
+
+    fn wait(&mut self) -> io::Result<ExitStatus> {
+        // From now on nobody else sends it a signal.
+        self.entered = None;
+        self.child.wait()
     }
 }
 
-/// When a program ends early: when the server stops.
-#[derive(Clone, Copy)]
-pub(crate) struct Leash<'a> {
-    pub(crate) stop: &'a Stop,
-    pub(crate) ends_with: StopScope,
+impl Drop for Reaped<'_> {
+    fn drop(&mut self) {
+        if self.entered.is_some() {
+            self.kill();
+            let _ = self.wait();
+        }
+    }
 }
 
-/// Runs a program to its end.
+/// Runs a program to its end, or until the caller gives up or the server stops.
 ///
 /// # Errors
 /// The program cannot be started, or a pipe failed. A program that fails is not an error here.
-/// `Interrupted`: the server stops.
-pub(crate) fn run(command: &mut Command, input: &[u8], output: &mut Output<'_>, leash: Leash<'_>) -> io::Result<Ended> {
-    leash.stop.prepare(command);
+pub(crate) fn run(
+    command: &mut Command,
+    input: &[u8],
+    output: &mut Output<'_>,
+    conditions: Conditions<'_>,
+) -> io::Result<Ended> {
     command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = Reaped(command.spawn()?);
-    let registered = leash.stop.register(&child.0, leash.ends_with);
-    if leash.stop.refuses(leash.ends_with) {
-        // The server has stopped while the program started.
-        return Err(ErrorKind::Interrupted.into());
+    let leads_group = conditions.abandoned.is_some();
+    if leads_group {
+        command.process_group(0);
     }
+    let mut child = command.spawn()?;
     let mut pipes = Pipes {
-        stdin: child.0.stdin.take(),
-        stdout: child.0.stdout.take(),
-        stderr: child.0.stderr.take(),
+        stdin: child.stdin.take(),
+        stdout: child.stdout.take(),
+        stderr: child.stderr.take(),
+        // Without one the end of the program is not seen before its pipes are closed.
+        process: pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).ok(),
+        conditions,
         input,
         output,
         errors: Vec::new(),
-        too_much: false,
-        stop: leash.stop.event(leash.ends_with),
+        ended: None,
     };
+    let entered = Some(conditions.running.enter(&child, leads_group, conditions.scope));
+    let mut child = Reaped { child, entered };
     pipes.set_nonblocking()?;
-    while pipes.stdout.is_some() || pipes.stderr.is_some() {
-        pipes.serve()?;
+    let problem = pipes.serve()?;
+    if matches!(problem, Some(Problem::TooMuch | Problem::Abandoned)) {
+        child.kill();
     }
     // A program that has closed its output but still reads must see the end of its input.
     pipes.stdin = None;
-    let Pipes { errors, too_much, stop, .. } = pipes;
-    // A program may close its pipes long before it ends.
-    let pidfd = pidfd_open(Pid::from_child(&child.0), PidfdFlags::empty())?;
-    let mut ended = vec![PollFd::new(&pidfd, PollFlags::IN)];
-    while ended[0].revents().is_empty() {
-        wait_for(&mut ended, stop)?;
-    }
-    drop(registered);
-    Ok(Ended { status: child.0.wait()?, errors, too_much })
+    let Pipes { errors, .. } = pipes;
+    Ok(Ended { status: child.wait()?, errors, problem })
 }
 
-struct Pipes<'a, 'b, 'c> {
+struct Pipes<'a, 'b> {
     stdin: Option<ChildStdin>,
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
+    /// Becomes readable when the program ends. None once it has ended.
+    process: Option<OwnedFd>,
+    conditions: Conditions<'a>,
     /// The input that is still to be written.
     input: &'a [u8],
     output: &'a mut Output<'b>,
     errors: Vec<u8>,
-    too_much: bool,
-    /// Readable when the program is to end.
-    stop: BorrowedFd<'c>,
+    /// When the program ended.
+    ended: Option<Instant>,
 }
 
-impl Pipes<'_, '_, '_> {
+/// What a wait has found.
+struct Events {
+    stdin: bool,
+    stdout: bool,
+    stderr: bool,
+    ended: bool,
+    abandoned: bool,
+}
+
+impl Pipes<'_, '_> {
     fn set_nonblocking(&self) -> io::Result<()> {
         let fds = [
             self.stdin.as_ref().map(AsFd::as_fd),
@@ -133,33 +189,83 @@ impl Pipes<'_, '_, '_> {
         Ok(())
     }
 
-    /// Waits until a pipe is ready, and serves it.
-    fn serve(&mut self) -> io::Result<()> {
-        let [write, read, read_errors] = self.wait()?;
-        if write {
-            self.write_input();
+    /// Serves the pipes until they are closed and the program has ended.
+    fn serve(&mut self) -> io::Result<Option<Problem>> {
+        loop {
+            if self.stdout.is_none() && self.stderr.is_none() {
+                self.stdin = None;
+                if self.process.is_none() {
+                    return Ok(None);
+                }
+            }
+            let left = self.time_left();
+            if left == Some(Duration::ZERO) {
+                return Ok(self.needs_output().then_some(Problem::OutputStaysOpen));
+            }
+            let events = self.wait(left)?;
+            let is_stopped = events.ended && self.conditions.running.is_stopped(self.conditions.scope);
+            if events.abandoned || is_stopped {
+                return Ok(Some(Problem::Abandoned));
+            }
+            if events.stdin {
+                self.write_input();
+            }
+            if events.stdout && !self.read_output()? {
+                self.stdout = None;
+            }
+            if events.stderr && !self.read_errors()? {
+                self.stderr = None;
+            }
+            if self.is_too_much() {
+                return Ok(Some(Problem::TooMuch));
+            }
+            if events.ended {
+                self.process = None;
+                self.ended = Some(Instant::now());
+            }
         }
-        if read && !self.read_output()? {
-            self.stdout = None;
-        }
-        if read_errors && !self.read_errors()? {
-            self.stderr = None;
-        }
-        Ok(())
     }
 
-    fn wait(&self) -> io::Result<[bool; 3]> {
-        let wanted: [Option<(BorrowedFd<'_>, PollFlags)>; 3] = [
+    /// Whether more of standard output may come that the caller needs.
+    fn needs_output(&self) -> bool {
+        self.stdout.is_some() && !matches!(self.output, Output::Ignored)
+    }
+
+    /// How long to wait for the pipes of a program that has ended. None: it has not ended.
+    fn time_left(&self) -> Option<Duration> {
+        let allowed = if self.needs_output() { OUTPUT_TIMEOUT } else { SPARE_OUTPUT_TIMEOUT };
+        self.ended.map(|at| allowed.saturating_sub(at.elapsed()))
+    }
+
+    fn is_too_much(&self) -> bool {
+        match &*self.output {
+            Output::Ignored => false,
+            Output::Text(text) => text.len() > MAX_TEXT,
+            Output::Exact { bytes, received } => *received > bytes.len() as u64 + MAX_EXCESS,
+            Output::Counted { expected, received } => *received > expected + MAX_EXCESS,
+        }
+    }
+
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<Events> {
+        let wanted: [Option<(BorrowedFd<'_>, PollFlags)>; 5] = [
             self.stdin.as_ref().map(|fd| (fd.as_fd(), PollFlags::OUT)),
             self.stdout.as_ref().map(|fd| (fd.as_fd(), PollFlags::IN)),
             self.stderr.as_ref().map(|fd| (fd.as_fd(), PollFlags::IN)),
+            self.process.as_ref().map(|fd| (fd.as_fd(), PollFlags::IN)),
+            self.conditions.abandoned.map(|abandoned| (abandoned.as_fd(), PollFlags::IN)),
         ];
         let mut fds: Vec<PollFd<'_>> =
             wanted.iter().flatten().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
-        wait_for(&mut fds, self.stop)?;
+        let timeout = timeout.map(|left| Timespec::try_from(left).unwrap_or_default());
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(error) => return Err(error.into()),
+        }
         // Any event counts: the read or write that follows reports a hang-up or an error.
         let mut happened = fds.iter().map(|fd| !fd.revents().is_empty());
-        Ok(wanted.map(|fd| fd.is_some() && happened.next().unwrap_or(false)))
+        let [stdin, stdout, stderr, ended, abandoned] =
+            wanted.map(|fd| fd.is_some() && happened.next().unwrap_or(false));
+        Ok(Events { stdin, stdout, stderr, ended, abandoned })
     }
 
     fn write_input(&mut self) {
@@ -187,11 +293,8 @@ impl Pipes<'_, '_, '_> {
             Output::Ignored => Ok(read_some(stdout, &mut scratch)? != Some(0)),
             Output::Text(text) => {
                 let Some(n) = read_some(stdout, &mut scratch)? else { return Ok(true) };
-                self.too_much = text.len() + n > MAX_TEXT;
-                if !self.too_much {
-                    text.extend_from_slice(&scratch[..n]);
-                }
-                Ok(n > 0 && !self.too_much)
+                text.extend_from_slice(&scratch[..n]);
+                Ok(n > 0)
             }
             Output::Exact { bytes, received } => {
                 let place = match usize::try_from(*received).ok().filter(|at| *at < bytes.len()) {
@@ -200,8 +303,12 @@ impl Pipes<'_, '_, '_> {
                 };
                 let Some(n) = read_some(stdout, place)? else { return Ok(true) };
                 *received += n as u64;
-                self.too_much = *received > bytes.len() as u64 + MAX_EXCESS;
-                Ok(n > 0 && !self.too_much)
+                Ok(n > 0)
+            }
+            Output::Counted { received, .. } => {
+                let Some(n) = read_some(stdout, &mut scratch)? else { return Ok(true) };
+                *received += n as u64;
+                Ok(n > 0)
             }
         }
     }
@@ -217,22 +324,6 @@ impl Pipes<'_, '_, '_> {
     }
 }
 
-/// Waits until something happens on one of these descriptors.
-///
-/// # Errors
-/// `Interrupted`: the server stops.
-fn wait_for<'a>(fds: &mut Vec<PollFd<'a>>, stop: BorrowedFd<'a>) -> io::Result<()> {
-    fds.push(PollFd::from_borrowed_fd(stop, PollFlags::IN));
-    match poll(fds, None) {
-        Ok(_) | Err(Errno::INTR | Errno::AGAIN) => {}
-        Err(error) => return Err(error.into()),
-    }
-    match fds.pop() {
-        Some(stop) if !stop.revents().is_empty() => Err(ErrorKind::Interrupted.into()),
-        _ => Ok(()),
-    }
-}
-
 /// Reads bytes that are available. Returns 0 at the end, and none if there are no bytes yet.
 fn read_some(pipe: &mut impl Read, bytes: &mut [u8]) -> io::Result<Option<usize>> {
     match pipe.read(bytes) {
@@ -244,4 +335,34 @@ fn read_some(pipe: &mut impl Read, bytes: &mut [u8]) -> io::Result<Option<usize>
 
 fn would_wait(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str, output: &mut Output<'_>) -> Ended {
+        let (running, mut command) = (Running::default(), Command::new("sh"));
+        let (abandoned, _waiting) = Abandoned::new().unwrap();
+        let conditions = Conditions { abandoned: Some(&abandoned), running: &running, scope: StopScope::Reads };
+        run(command.args(["-c", script]), &[], output, conditions).unwrap()
+    }
+
+    #[test]
+    fn output_that_another_program_keeps_open_may_be_cut_and_is_an_error() {
+        let mut output = Output::Text(Vec::new());
+        let ended = sh("echo a; sleep 600 & echo $!", &mut output);
+        assert_eq!(ended.problem, Some(Problem::OutputStaysOpen));
+        let Output::Text(text) = output else { panic!("another output") };
+        let pid = String::from_utf8(text).unwrap().lines().nth(1).unwrap().to_owned();
+        assert!(Command::new("kill").arg(pid).status().unwrap().success());
+    }
+
+    #[test]
+    fn the_output_of_a_program_that_ends_later_counts() {
+        let mut output = Output::Text(Vec::new());
+        let ended = sh("(sleep 0.01; echo a) & exit 0", &mut output);
+        let Output::Text(text) = output else { panic!("another output") };
+        assert_eq!((ended.problem, &text[..]), (None, &b"a\n"[..]));
+    }
 }

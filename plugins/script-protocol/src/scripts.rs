@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{fmt, io, thread};
 
-use rbdkit_plugin_api::{ConfigError, Errno, Error, StopScope, ThreadModel, lock};
+use rbdkit_plugin_api::{Abandoned, ConfigError, Errno, Error, StopScope, ThreadModel, lock};
 use rustix::io::Errno as Os;
 
-use crate::process::{self, Ended, Leash, Output};
-use crate::stop::Stop;
+use crate::process::{self, Conditions, Ended, Output, Problem};
+use crate::running::Running;
 use crate::tmpdir::ScriptDir;
 
 /// What answers a method.
@@ -98,9 +98,9 @@ pub struct Scripts {
     by_method: BTreeMap<String, Script>,
     otherwise: Script,
     tmpdir: ScriptDir,
-    stop: Stop,
     /// Held while a program runs, if only one may run at a time.
     alone: Option<Mutex<()>>,
+    running: Running,
 }
 
 impl Scripts {
@@ -108,14 +108,13 @@ impl Scripts {
     pub fn new(plugin: &'static str) -> Result<Scripts, ConfigError> {
         let tmpdir = ScriptDir::new()
             .map_err(|error| ConfigError::new(format!("{plugin}: cannot make a temporary directory: {error}")))?;
-        let stop = Stop::new().map_err(|error| ConfigError::new(format!("{plugin}: {error}")))?;
         Ok(Scripts {
             plugin,
-            stop,
             by_method: BTreeMap::new(),
             otherwise: Script::Missing,
             tmpdir,
             alone: Some(Mutex::new(())),
+            running: Running::default(),
         })
     }
 
@@ -167,12 +166,68 @@ impl Scripts {
         Failure::new(Errno::Eio, format!("{}: {what}", self.label(method)))
     }
 
-    /// Calls a method and discards its output.
+    /// Calls of methods while the server starts or ends: nobody can give them up.
+    pub(crate) fn caller(&self) -> Caller<'_> {
+        Caller { scripts: self, abandoned: None }
+    }
+
+    /// Calls of methods that end when `abandoned` is set.
+    pub(crate) fn caller_until<'a>(&'a self, abandoned: &'a Abandoned) -> Caller<'a> {
+        Caller { scripts: self, abandoned: Some(abandoned) }
+    }
+
+    /// Calls a method while the server starts, and discards its output.
     pub fn call(&self, method: &str, args: &[&OsStr]) -> Result<Answer, Failure> {
+        self.caller().call(method, args)
+    }
+
+    /// What a method prints while the server starts; none if it is missing.
+    pub fn read(&self, method: &str, args: &[&OsStr]) -> Result<Option<Vec<u8>>, Failure> {
+        self.caller().read(method, args)
+    }
+
+    /// Kills the programs that a stop of this scope ends.
+    pub(crate) fn stop(&self, scope: StopScope) {
+        self.running.stop(scope);
+    }
+
+    /// Calls the last method and removes the directory. Errors have nobody to go to but the log.
+    pub(crate) fn unload(&self) {
+        self.running.resume();
+        // It leads a process group, so that a stop kills what it has started too.
+        let unloaded = match Abandoned::new() {
+            Ok((abandoned, _waiting)) => self.caller_until(&abandoned).call("unload", &[]),
+            Err(_) => self.call("unload", &[]),
+        };
+        if let Err(failure) = unloaded {
+            tracing::error!("{failure}");
+        }
+        if let Err(error) = self.tmpdir.remove() {
+            tracing::error!("{}: cannot remove {}: {error}", self.plugin, self.tmpdir.path().display());
+        }
+    }
+}
+
+/// The methods of [`Scripts`], for one caller.
+#[derive(Clone, Copy)]
+pub(crate) struct Caller<'a> {
+    scripts: &'a Scripts,
+    /// When to give up.
+    abandoned: Option<&'a Abandoned>,
+}
+
+impl Caller<'_> {
+    /// See [`Scripts::fault`].
+    pub(crate) fn fault(&self, method: &str, what: impl fmt::Display) -> Failure {
+        self.scripts.fault(method, what)
+    }
+
+    /// Calls a method and discards its output.
+    pub(crate) fn call(&self, method: &str, args: &[&OsStr]) -> Result<Answer, Failure> {
         self.invoke(method, args, &[], &mut Output::Ignored)
     }
 
-    /// As [`Scripts::call`], for methods that must not answer "false".
+    /// As [`Caller::call`], for methods that must not answer "false".
     pub(crate) fn call_plain(&self, method: &str, args: &[&OsStr]) -> Result<Answer, Failure> {
         self.not_false(method, self.call(method, args)?)
     }
@@ -184,7 +239,7 @@ impl Scripts {
     }
 
     /// What a method prints; none if it is missing.
-    pub fn read(&self, method: &str, args: &[&OsStr]) -> Result<Option<Vec<u8>>, Failure> {
+    pub(crate) fn read(&self, method: &str, args: &[&OsStr]) -> Result<Option<Vec<u8>>, Failure> {
         let mut output = Output::Text(Vec::new());
         let answer = self.invoke(method, args, &[], &mut output)?;
         match (self.not_false(method, answer)?, output) {
@@ -195,22 +250,38 @@ impl Scripts {
 
     /// Fills all of `bytes` with what a method prints.
     pub(crate) fn read_into(&self, method: &str, args: &[&OsStr], bytes: &mut [u8]) -> Result<(), Failure> {
-        let expected = bytes.len();
         let mut output = Output::Exact { bytes, received: 0 };
         let answer = self.invoke(method, args, &[], &mut output)?;
-        if self.not_false(method, answer)? == Answer::Missing {
-            return Err(self.fault(method, format!("the {method} method is required")));
+        let answer = self.not_false(method, answer)?;
+        self.all_there(method, answer, &output)
+    }
+
+    /// Reads as many bytes as `expected` from what a method prints, and discards them.
+    pub(crate) fn read_and_discard(&self, method: &str, args: &[&OsStr], expected: u64) -> Result<(), Failure> {
+        let mut output = Output::Counted { expected, received: 0 };
+        let answer = self.invoke(method, args, &[], &mut output)?;
+        let answer = self.not_false(method, answer)?;
+        self.all_there(method, answer, &output)
+    }
+
+    /// Checks the amount of data that a method printed.
+    fn all_there(&self, method: &str, answer: Answer, output: &Output<'_>) -> Result<(), Failure> {
+        let (expected, received) = match output {
+            _ if answer == Answer::Missing => {
+                return Err(self.fault(method, format!("the {method} method is required")));
+            }
+            Output::Exact { bytes, received } => (bytes.len() as u64, *received),
+            Output::Counted { expected, received } => (*expected, *received),
+            Output::Ignored | Output::Text(_) => return Ok(()),
+        };
+        if expected == received {
+            return Ok(());
         }
-        match output {
-            Output::Exact { received, .. } if received != expected as u64 => Err(self.fault(
-                method,
-                format!(
-                    "incorrect amount of data read: expecting {expected} bytes but received {received} \
-                    bytes from the script"
-                ),
-            )),
-            _ => Ok(()),
-        }
+        let what = format!(
+            "incorrect amount of data read: expecting {expected} bytes but received {received} bytes from the \
+                script"
+        );
+        Err(self.fault(method, what))
     }
 
     fn not_false(&self, method: &str, answer: Answer) -> Result<Answer, Failure> {
@@ -221,7 +292,7 @@ impl Scripts {
     }
 
     fn invoke(&self, method: &str, args: &[&OsStr], input: &[u8], output: &mut Output<'_>) -> Result<Answer, Failure> {
-        let (path, through_shell) = match self.script(method) {
+        let (path, through_shell) = match self.scripts.script(method) {
             Script::Missing => return Ok(Answer::Missing),
             Script::Prints(words) => {
                 if let Output::Text(text) = output {
@@ -236,19 +307,20 @@ impl Scripts {
             if shell {
                 command.arg(path);
             }
-            command.arg(method).args(args).env("tmpdir", self.tmpdir.path());
+            command.arg(method).args(args).env("tmpdir", self.scripts.tmpdir.path());
             command
         };
-        let _alone = self.alone.as_ref().map(lock);
-        let label = self.label(method);
-        let leash = Leash { stop: &self.stop, ends_with: ends_with(method) };
-        if leash.stop.refuses(leash.ends_with) {
-            return Err(stopped(&label, method));
+        let _alone = self.scripts.alone.as_ref().map(lock);
+        let label = self.scripts.label(method);
+        let (abandoned, running, scope) = (self.abandoned, &self.scripts.running, scope(method));
+        if abandoned.is_some_and(Abandoned::is_set) || running.is_stopped(scope) {
+            return Err(given_up(&label, method));
         }
+        let conditions = Conditions { abandoned, running, scope };
         let mut shell = through_shell.load(Ordering::Relaxed);
         let mut tries = 0;
         let ended = loop {
-            match process::run(&mut command(shell), input, output, leash) {
+            match process::run(&mut command(shell), input, output, conditions) {
                 // There is no `#!` line. Runs the shell, as execvp and nbdkit do.
                 Err(error) if !shell && is(&error, Os::NOEXEC) => {
                     shell = true;
@@ -261,7 +333,6 @@ impl Scripts {
                     #[expect(clippy::disallowed_methods, reason = "no event tells that another process has run exec")]
                     thread::sleep(Duration::from_millis(5));
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(stopped(&label, method)),
                 Err(error) => return Err(Failure::io(&label, &error)),
                 Ok(ended) => break ended,
             }
@@ -269,23 +340,13 @@ impl Scripts {
         tracing::debug!("completed: {label} {method}: {}", ended.status);
         judge(&label, method, &ended, output)
     }
+}
 
-    /// The server serves from now on.
-    pub(crate) fn begin_serving(&self) {
-        self.stop.begin_serving();
-    }
-
-    /// Ends the programs that `scope` names, for a server that stops.
-    pub(crate) fn stop(&self, scope: StopScope) {
-        self.stop.end(scope);
-    }
-
-    /// Calls the last method and removes the directory. Nobody can use errors any more.
-    pub(crate) fn unload(&self) {
-        if let Err(failure) = self.call("unload", &[]) {
-            tracing::debug!("{failure}");
-        }
-        self.tmpdir.remove();
+/// The stop that ends a method. What the methods that only read were doing is lost without harm.
+fn scope(method: &str) -> StopScope {
+    match method {
+        "pwrite" | "zero" | "trim" | "flush" | "close" | "unload" => StopScope::Everything,
+        _ => StopScope::Reads,
     }
 }
 
@@ -293,31 +354,24 @@ fn is(error: &io::Error, os: Os) -> bool {
     error.raw_os_error() == Some(os.raw_os_error())
 }
 
-/// When a method ends early. A write that is under way may still succeed, and what the script does
-/// at an end should not be cut short.
-fn ends_with(method: &str) -> StopScope {
-    match method {
-        "pwrite" | "zero" | "trim" | "flush" | "close" | "unload" => StopScope::Everything,
-        _ => StopScope::Reads,
-    }
-}
-
-/// The error of a method that the server does not wait for.
-fn stopped(label: &str, method: &str) -> Failure {
-    Failure::new(Errno::Eshutdown, format!("{label}: {method}: the server stops"))
+/// The failure of a method whose caller gave up, or that a stop of the server ended.
+fn given_up(label: &str, method: &str) -> Failure {
+    Failure::new(Errno::Eshutdown, format!("{label}: the {method} method was killed: nobody waits for it any more"))
 }
 
 /// The meaning of an exit status.
 fn judge(label: &str, method: &str, ended: &Ended, output: &Output<'_>) -> Result<Answer, Failure> {
-    if ended.too_much {
-        let what = match output {
-            Output::Exact { bytes, received } => format!(
-                "incorrect amount of data read: expecting {} bytes but received more than {received} bytes \
-                    from the script",
-                bytes.len()
-            ),
-            _ => format!("the {method} method printed too much"),
-        };
+    let what = match (ended.problem, output) {
+        (None, _) => None,
+        (Some(Problem::Abandoned), _) => return Err(given_up(label, method)),
+        (Some(Problem::OutputStaysOpen), _) => {
+            Some(format!("the {method} method has ended, but a program that it started keeps its standard output open"))
+        }
+        (Some(Problem::TooMuch), Output::Exact { bytes, received }) => Some(too_much(bytes.len() as u64, *received)),
+        (Some(Problem::TooMuch), Output::Counted { expected, received }) => Some(too_much(*expected, *received)),
+        (Some(Problem::TooMuch), _) => Some(format!("the {method} method printed too much")),
+    };
+    if let Some(what) = what {
         return Err(Failure::new(Errno::Eio, format!("{label}: {what}")));
     }
     match ended.status.code() {
@@ -330,6 +384,13 @@ fn judge(label: &str, method: &str, ended: &Ended, output: &Output<'_>) -> Resul
             Err(Failure::new(Errno::Eio, format!("{label}: script terminated by signal {signal}")))
         }
     }
+}
+
+fn too_much(expected: u64, received: u64) -> String {
+    format!(
+        "incorrect amount of data read: expecting {expected} bytes but received more than {received} bytes from the \
+            script"
+    )
 }
 
 /// The errno names that a script may begin its error message with. Any other is EIO.

@@ -32,8 +32,11 @@ impl ScriptDir {
         Ok(path)
     }
 
-    /// Removes the directory and what is in it, as far as that is possible.
-    pub(crate) fn remove(&self) {
-        let _ = fs::remove_dir_all(self.path());
+    /// Removes the directory and what is in it.
+    ///
+    /// # Errors
+    /// Something could not be removed.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        fs::remove_dir_all(self.path())
     }
 }

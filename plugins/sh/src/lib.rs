@@ -7,6 +7,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 
 use rbdkit_plugin_api::schema::ParamSpec;
+use rbdkit_plugin_api::secrets::without_userinfo;
 use rbdkit_plugin_api::{ConfigError, OtherKeys, Param, PluginInfo, ThreadModel, stdin};
 use rbdkit_script_protocol::{Answer, Configure, Script, ScriptPlugin, Scripts};
 
@@ -102,7 +103,7 @@ impl Configure for Sh {
                 return Err(ConfigError::new(format!(
                     "{}: expecting key=value on the command line but got: {}",
                     self.name,
-                    param.value.to_string_lossy()
+                    without_userinfo(&param.value.to_string_lossy())
                 )));
             }
             (_, key) => key.as_ref(),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rbdkit_plugin_api::{ConfigError, Param, units};
 
 use crate::expand::{self, Names};
-use crate::password;
+use crate::password::{self, Password};
 
 /// The file that `create` makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(crate) struct Config {
     path: Option<OsString>,
     user: Option<String>,
     port: Option<String>,
-    password: Option<String>,
+    password: Option<Password>,
     identities: Vec<String>,
     known_hosts: Option<String>,
     any_host_key: bool,
@@ -43,7 +43,7 @@ pub(crate) struct Settings {
     pub(crate) path: OsString,
     pub(crate) user: Option<String>,
     pub(crate) port: Option<String>,
-    pub(crate) password: Option<String>,
+    pub(crate) password: Option<Password>,
     pub(crate) identities: Vec<PathBuf>,
     pub(crate) known_hosts: Option<PathBuf>,
     /// `verify-remote-host=false`.
@@ -59,7 +59,7 @@ pub(crate) struct Settings {
 impl Config {
     pub(crate) fn set(&mut self, param: Param<'_>) -> Result<(), ConfigError> {
         match param.key {
-            "host" => self.host = Some(word(param)?),
+            "host" => self.host = Some(host(param)?),
             "path" if param.value.is_empty() => return Err(param.error("is not the name of a file")),
             "path" => self.path = Some(param.value.to_owned()),
             "user" => self.user = Some(word(param)?),
@@ -125,6 +125,17 @@ fn word(param: Param<'_>) -> Result<String, ConfigError> {
     match text.is_empty() || text.starts_with('-') || text.contains(|c: char| c.is_control() || c.is_whitespace()) {
         true => Err(param.error("is not a name")),
         false => Ok(text.to_owned()),
+    }
+}
+
+/// A host. `ssh` takes a user before it, and somebody may write a password there, which is neither
+/// shown nor passed on.
+fn host(param: Param<'_>) -> Result<String, ConfigError> {
+    match param.value.to_string_lossy().rsplit_once('@') {
+        Some((user, _)) if user.contains(':') => {
+            Err(ConfigError::new("host: has a user and a password: use user= and password=+FILE"))
+        }
+        _ => word(param),
     }
 }
 

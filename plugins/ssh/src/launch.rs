@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::fs::{OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -20,9 +21,10 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rbdkit_launcher::{Launcher, Order, Started, TaskProgram};
+use rbdkit_launcher::{Launcher, Order, Program, Started};
+use rbdkit_plugin_api::rate::Rate;
 use rbdkit_plugin_api::text::one_line;
-use rbdkit_plugin_api::{Errno, Error, Result, lock, temporary};
+use rbdkit_plugin_api::{Errno, Error, Result, lock, run_blocking, temporary};
 use rbdkit_stream::Socket;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
@@ -35,6 +37,14 @@ use crate::config::Settings;
 /// How many bytes of standard error are kept until the connection is established. The longest
 /// message of `ssh` is a tenth of that.
 const MAX_STDERR: usize = 16 << 10;
+
+/// How many lines of standard error of a connected `ssh` go to the log, each second and at once. The
+/// server can send any number.
+const LINES_PER_SECOND: u32 = 1;
+const LINES_AT_ONCE: u32 = 20;
+
+/// How long `ssh` may take to end after SIGTERM. It has nothing to write back.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long to wait for the end of standard error after `ssh` has closed its connection.
 const STDERR_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,10 +63,10 @@ const ANSWERS: usize = 4;
 /// The keys that `ssh` tries if none is named.
 const DEFAULT_IDENTITIES: [&str; 3] = ["~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa"];
 
-/// A running `ssh`, connected or about to be. [`rbdkit_launcher::Program::release`] removes the password.
+/// A running `ssh`, connected or about to be. [`Program::release`] removes the password.
 pub(crate) struct Launched {
     pub(crate) socket: Arc<Socket>,
-    pub(crate) program: TaskProgram,
+    pub(crate) program: Program,
     pub(crate) stderr: Stderr,
 }
 
@@ -79,12 +89,25 @@ impl Stderr {
         let mut pipe = pipe::Receiver::from_owned_fd(pipe)?;
         let into = Arc::clone(&printed);
         let reader = tokio::spawn(async move {
+            let log = Rate::new(LINES_PER_SECOND, LINES_AT_ONCE);
             let mut bytes = [0; 1024];
             while let Ok(count @ 1..) = pipe.read(&mut bytes).await {
                 let text = String::from_utf8_lossy(&bytes[..count]);
                 let mut printed = lock(&into);
                 if printed.connected {
-                    text.lines().for_each(|line| tracing::warn!("ssh: {host}: {}", one_line(line)));
+                    drop(printed);
+                    for line in text.lines() {
+                        match log.admit() {
+                            Some(0) => tracing::warn!("ssh: {host}: {}", one_line(line)),
+                            Some(dropped) => {
+                                tracing::warn!(
+                                    "ssh: {host}: {} ({dropped} lines before it are left out)",
+                                    one_line(line)
+                                );
+                            }
+                            None => {}
+                        }
+                    }
                 } else if printed.text.len() < MAX_STDERR {
                     printed.text.push_str(&text);
                 }
@@ -114,7 +137,7 @@ struct Secret {
 }
 
 impl Secret {
-    fn new(password: &str) -> io::Result<Secret> {
+    fn new(password: &[u8]) -> io::Result<Secret> {
         let private = Permissions::from_mode(0o700);
         let mut directory = tempfile::Builder::new();
         directory.prefix("rbdkit-ssh-").permissions(private);
@@ -126,7 +149,7 @@ impl Secret {
         // Opened in both directions, the pipe holds what nobody has read yet, and a later reader
         // does not wait for a writer.
         let mut pipe = OpenOptions::new().read(true).write(true).open(pipe)?;
-        pipe.write_all(format!("{password}\n").repeat(ANSWERS).as_bytes())?;
+        pipe.write_all(&[password, b"\n"].concat().repeat(ANSWERS))?;
         Ok(Secret { directory, _pipe: pipe.into() })
     }
 }
@@ -207,12 +230,13 @@ pub(crate) fn arguments(settings: &Settings) -> Vec<String> {
 
 /// The words that [`start`] takes: the password, then the arguments of `ssh`.
 pub(crate) fn words(settings: &Settings) -> Vec<OsString> {
-    let password = settings.password.as_ref().map(|password| format!("{GIVEN}{password}")).unwrap_or_default();
-    std::iter::once(password).chain(arguments(settings)).map(OsString::from).collect()
+    let password = settings.password.as_ref().map(|password| [GIVEN, password.as_bytes()].concat());
+    let password = OsString::from_vec(password.unwrap_or_default());
+    std::iter::once(password).chain(arguments(settings).into_iter().map(OsString::from)).collect()
 }
 
 /// Stands before a password in the first word, so that an empty password differs from none.
-const GIVEN: char = '=';
+const GIVEN: &[u8] = b"=";
 
 /// Starts `ssh`. The first word is the password, the others are the arguments. The ends are a
 /// socket, which is standard input and output of `ssh`, and a pipe, which is its standard error.
@@ -223,7 +247,7 @@ pub(crate) fn start(words: &[OsString], _order: Order) -> io::Result<Started> {
     command.env_remove("SSH_ASKPASS").env_remove("SSH_ASKPASS_REQUIRE").env("LC_ALL", "C");
     // Control-C must reach only the server: requests in flight still need the connection.
     command.process_group(0);
-    let password = password.to_str().and_then(|word| word.strip_prefix(GIVEN));
+    let password = password.as_bytes().strip_prefix(GIVEN);
     let secret = password.map(Secret::new).transpose()?;
     if let Some(secret) = &secret {
         command.env("SSH_ASKPASS", askpass(&secret.directory)).env("SSH_ASKPASS_REQUIRE", "force");
@@ -244,7 +268,7 @@ pub(crate) fn start(words: &[OsString], _order: Order) -> io::Result<Started> {
 }
 
 /// Starts `ssh`. The socket shows whether it connects.
-pub(crate) fn launch(launcher: &Launcher, settings: &Settings) -> Result<Launched> {
+pub(crate) async fn launch(launcher: &Arc<Launcher>, settings: &Settings) -> Result<Launched> {
     let failed = |error: io::Error| {
         let why = match error.kind() {
             io::ErrorKind::NotFound => "the program ssh is not there (Debian's package is openssh-client)".to_owned(),
@@ -252,12 +276,13 @@ pub(crate) fn launch(launcher: &Launcher, settings: &Settings) -> Result<Launche
         };
         Error::new(Errno::Eio, format!("ssh: {}: {why}", settings.host))
     };
-    let start = || -> io::Result<Launched> {
-        let (ends, program) = launcher.launch("ssh: the program ssh", Order { which: 0, number: 0 })?;
-        let program = TaskProgram::new(program);
+    let launcher = Arc::clone(launcher);
+    let order = Order { which: 0, number: 0 };
+    let launched = run_blocking(move || Ok(launcher.launch("ssh: the program ssh", order))).await?;
+    let make = |(ends, program): (Vec<OwnedFd>, Program)| -> io::Result<Launched> {
         let [socket, stderr] = <[OwnedFd; 2]>::try_from(ends).map_err(|_| io::ErrorKind::UnexpectedEof)?;
         let stderr = Stderr::new(stderr, settings.host.clone())?;
-        Ok(Launched { socket: Arc::new(Socket::new(socket)?), program, stderr })
+        Ok(Launched { socket: Arc::new(Socket::new(socket)?), program: program.allow(END_TIMEOUT), stderr })
     };
-    start().map_err(failed)
+    launched.and_then(make).map_err(failed)
 }

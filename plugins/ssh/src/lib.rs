@@ -71,7 +71,7 @@ fn params() -> Vec<ParamSpec> {
         ParamSpec::string("port")
             .placeholder("PORT")
             .help("The port, a number or the name of a service; without it, the one that ssh chooses"),
-        ParamSpec::string("password")
+        ParamSpec::bytes("password")
             .placeholder("PASSWORD")
             .secret()
             .help("The password; - asks for it, +FILE reads it from a file, -FD from a descriptor"),
@@ -101,15 +101,15 @@ pub const START: Start = launch::start;
 struct Ssh {
     config: Config,
     settings: Option<Arc<Settings>>,
-    launcher: Option<Launcher>,
+    launcher: Option<Arc<Launcher>>,
     /// Whether the file was created. Later clients open it.
     created: AtomicBool,
     /// Held while the first client creates the file.
     creating: tokio::sync::Mutex<()>,
-    /// The sessions that clients have.
+    /// The sessions of clients, for the server's end.
     sessions: Mutex<Vec<Weak<Session>>>,
-    /// Nobody waits for a session any more.
-    stopping: Flag,
+    /// The server stops: nobody waits for a session any more.
+    stops: Flag,
 }
 
 impl Ssh {
@@ -126,9 +126,13 @@ impl Ssh {
             None if readonly => Access::ReadOnly,
             None => Access::ReadWrite,
         };
-        let mut opened = open::open(launcher, settings, access).await?;
+        let mut opened = tokio::select! {
+            biased;
+            () = self.stops.wait() => return Err(Error::new(Errno::Eshutdown, "ssh: the connection was given up")),
+            opened = open::open(launcher, settings, access) => opened?,
+        };
         let mut sessions = lock(&self.sessions);
-        sessions.retain(|known| known.strong_count() > 0);
+        sessions.retain(|session| session.strong_count() > 0);
         sessions.push(Arc::downgrade(&opened.session));
         drop(sessions);
         opened.writable &= !readonly;
@@ -144,13 +148,13 @@ impl Plugin for Ssh {
 
     fn config_complete(&mut self) -> Result<(), ConfigError> {
         let settings = self.config.settings()?;
-        self.launcher = Some(Launcher::new(INFO.name, START, launch::words(&settings)));
+        self.launcher = Some(Arc::new(Launcher::new(INFO.name, START, launch::words(&settings))));
         self.settings = Some(Arc::new(settings));
         Ok(())
     }
 
     fn before_confinement(&self) -> std::io::Result<()> {
-        self.launcher.as_ref().map_or(Ok(false), Launcher::move_out).map(drop)
+        self.launcher.as_ref().map_or(Ok(false), |launcher| launcher.move_out()).map(drop)
     }
 
     /// The server itself opens nothing: `ssh` connects and reads, and the helper starts `ssh`.
@@ -162,20 +166,13 @@ impl Plugin for Ssh {
         Some(AccessRights::default())
     }
 
-    fn open(&self, args: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {
-        Box::pin(async move {
-            tokio::select! {
-                biased;
-                opened = self.handle(args.readonly) => opened,
-                () = self.stopping.wait() => Err(Error::new(Errno::Eshutdown, "ssh: the server stops")),
-            }
-        })
+    fn stop(&self, scope: StopScope) {
+        self.stops.set();
+        lock(&self.sessions).iter().filter_map(Weak::upgrade).for_each(|session| session.stop(scope));
     }
 
-    fn stop(&self, scope: StopScope) {
-        self.stopping.set();
-        let sessions: Vec<_> = lock(&self.sessions).iter().filter_map(Weak::upgrade).collect();
-        sessions.iter().for_each(|session| session.stop(scope));
+    fn open(&self, args: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {
+        Box::pin(async move { self.handle(args.readonly).await })
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbdkit_launcher::{Launcher, Program};
+use rbdkit_launcher::Launcher;
 use rbdkit_plugin_api::{Errno, Error, Result, run_blocking};
 use rbdkit_stream::{ConnectionError, Input, Socket};
 
@@ -47,7 +47,7 @@ pub(crate) struct Opened {
 }
 
 /// Connects and opens the file.
-pub(crate) async fn open(launcher: &Launcher, settings: &Settings, access: Access) -> Result<Opened> {
+pub(crate) async fn open(launcher: &Arc<Launcher>, settings: &Settings, access: Access) -> Result<Opened> {
     let allowed = settings.timeout.map(|seconds| Duration::from_secs(seconds.into()) * 2);
     let timeout = allowed.map_or(OPEN_TIMEOUT, |allowed| OPEN_TIMEOUT.max(allowed));
     let session = connect(launcher, settings, timeout).await?;
@@ -66,16 +66,15 @@ fn timed_out(settings: &Settings, timeout: Duration) -> Error {
     Error::new(Errno::Etimedout, format!("ssh: {}: no answer within {} s", settings.host, timeout.as_secs()))
 }
 
-async fn connect(launcher: &Launcher, settings: &Settings, timeout: Duration) -> Result<Arc<Session>> {
-    let Launched { socket, program, stderr } = launch(launcher, settings)?;
+async fn connect(launcher: &Arc<Launcher>, settings: &Settings, timeout: Duration) -> Result<Arc<Session>> {
+    let Launched { socket, program, stderr } = launch(launcher, settings).await?;
     let mut input = Input::new(Arc::clone(&socket));
     let greeted = tokio::time::timeout(timeout, greet(&socket, &mut input)).await;
     let problem = match greeted {
         Ok(Ok(fsync)) => {
             stderr.connected();
-            let program = program.into_inner();
-            program.iter().for_each(Program::release);
-            return Ok(Session::start(socket, input, program, settings.host.clone(), fsync));
+            program.release();
+            return Ok(Session::start(socket, input, Some(program), settings.host.clone(), fsync));
         }
         Ok(Err(broken)) => Some(broken),
         Err(_elapsed) => None,
@@ -83,7 +82,8 @@ async fn connect(launcher: &Launcher, settings: &Settings, timeout: Duration) ->
     // ssh ends when its socket is closed.
     socket.shut();
     let ended = run_blocking(move || {
-        drop(program.into_inner());
+        // How it ends does not matter: what it printed says what was wrong.
+        let _ = program.end();
         Ok(())
     });
     match problem {

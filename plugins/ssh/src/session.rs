@@ -4,11 +4,11 @@
 //! pieces of a long one, are all in flight together, so the round trip to the server is waited for
 //! once and not for each piece.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rbdkit_launcher::{Program, TaskProgram};
+use rbdkit_launcher::Program;
 use rbdkit_plugin_api::{Buffer, Done, Errno, Error, Result, Span, StopScope, lock, run_blocking};
 use rbdkit_stream::{ConnectionError, Input, Socket};
 use tokio::sync::oneshot;
@@ -18,8 +18,13 @@ use crate::replies::{self, failure};
 use crate::table::{Reply, Table, Transfer};
 use crate::wire::{FSYNC, Packet, kind};
 
-/// How long closing a session waits for the server to close the file.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long closing a session waits for the server to close the file. Together with the end of
+/// `ssh` it is less than the five seconds that a stop of the server may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often the rest of a read is asked for. A server that does not tell its limit and sends 4 KiB
+/// at a time needs 63 rounds for the longest piece.
+const MAX_ROUNDS: usize = 64;
 
 /// The most data in one request, in bytes.
 #[derive(Clone, Copy)]
@@ -45,24 +50,6 @@ pub(crate) struct Session {
     program: Mutex<Option<Program>>,
     limits: Mutex<Limits>,
     fsync: bool,
-    /// Writes and flushes under way.
-    writing: AtomicUsize,
-}
-
-/// Counts a write or a flush while it is under way.
-struct Writing<'a>(&'a AtomicUsize);
-
-impl<'a> Writing<'a> {
-    fn begin(count: &'a AtomicUsize) -> Writing<'a> {
-        count.fetch_add(1, Ordering::AcqRel);
-        Writing(count)
-    }
-}
-
-impl Drop for Writing<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 /// A packet that is being written. After half a packet the server could not understand the next
@@ -93,7 +80,6 @@ impl Session {
             program: Mutex::new(program),
             limits: Mutex::new(Limits::USUAL),
             fsync,
-            writing: AtomicUsize::new(0),
         });
         let (table, closing) = (Arc::clone(&session.table), Arc::clone(&session.closing));
         // The task must not hold the session, which would keep itself alive that way.
@@ -213,7 +199,7 @@ impl Session {
     /// rest again.
     pub(crate) async fn read(&self, handle: &[u8], mut buffer: Buffer, span: Span, offset: u64) -> Done {
         let mut pieces: Vec<Span> = pieces(span, self.limits().read).collect();
-        loop {
+        for _ in 0..MAX_ROUNDS {
             let (answer, answered) = oneshot::channel();
             let transfer = Transfer { buffer, left: pieces.len(), missing: Vec::new(), error: None, answer };
             if let Some(ids) = self.table.enter_transfer(transfer, &pieces) {
@@ -236,11 +222,12 @@ impl Session {
             };
             pieces = missing;
         }
+        let broken = ConnectionError::new("the server sends only a few bytes for each read");
+        (buffer, Err(self.protocol_error(broken)))
     }
 
     /// Writes at `offset`.
     pub(crate) async fn write(&self, handle: &[u8], buffer: &Buffer, span: Span, offset: u64) -> Result<()> {
-        let _writing = Writing::begin(&self.writing);
         let mut answers = Vec::new();
         for piece in pieces(span, self.limits().write) {
             let to = offset + u64::from(piece.at - span.at);
@@ -261,28 +248,44 @@ impl Session {
 
     /// Makes what was written durable.
     pub(crate) async fn fsync(&self, handle: &[u8]) -> Result<()> {
-        let _writing = Writing::begin(&self.writing);
         let reply = self.call(|id| Packet::request(kind::EXTENDED, id).string(FSYNC).string(handle)).await?;
         self.expect_success("cannot flush", reply)
     }
 
-    /// The server of this program stops: requests in flight end, unless some of them write and
-    /// `scope` has only reads.
+    /// The server stops. Requests of the kind that `scope` names end now, and so do later ones.
     pub(crate) fn stop(&self, scope: StopScope) {
-        if scope == StopScope::Reads && self.writing.load(Ordering::Acquire) > 0 {
-            return;
+        match scope {
+            StopScope::Reads => self.table.stop_reads(),
+            StopScope::Everything => {
+                self.closing.store(true, Ordering::Release);
+                self.end(&ConnectionError::new("rbdkit ends"));
+            }
         }
-        self.closing.store(true, Ordering::Release);
-        self.table.begin_stop();
-        self.end(&ConnectionError::new("the server stops"));
+    }
+
+    /// Closes the file. An error is one line that names the host.
+    pub(crate) async fn close_file(&self, handle: &[u8]) -> Result<()> {
+        let what = "cannot close the file";
+        let closed = self.call(|id| Packet::request(kind::CLOSE, id).string(handle));
+        match tokio::time::timeout(CLOSE_TIMEOUT, closed).await {
+            Ok(reply) => self.expect_success(what, reply.map_err(|error| self.error(what, &error))?),
+            Err(_elapsed) => {
+                let why = format!("no answer within {} s", CLOSE_TIMEOUT.as_secs());
+                Err(self.error(what, &Error::new(Errno::Etimedout, why)))
+            }
+        }
     }
 
     /// Closes the file and ends the session. Requests in flight fail.
     pub(crate) async fn close(&self, handle: Option<&[u8]>) {
         self.closing.store(true, Ordering::Release);
-        if let Some(handle) = handle {
-            let closed = self.call(|id| Packet::request(kind::CLOSE, id).string(handle));
-            let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
+        if let Some(handle) = handle
+            && !self.is_broken()
+        {
+            // No client is left to tell. Some servers write data when they close the file.
+            if let Err(error) = self.close_file(handle).await {
+                tracing::error!("{error}");
+            }
         }
         self.end(&ConnectionError::new("the connection was closed"));
         let reader = lock(&self.reader).take();
@@ -292,7 +295,8 @@ impl Session {
         }
         let program = lock(&self.program).take();
         let _ = run_blocking(move || {
-            drop(program);
+            // What ssh has to say about its end is in the log.
+            let _ = program.map(Program::end);
             Ok(())
         })
         .await;
@@ -305,8 +309,6 @@ impl Drop for Session {
         // reader's task.
         self.closing.store(true, Ordering::Release);
         self.end(&ConnectionError::new("the connection was dropped"));
-        // Ending a program may block, and this may be an async task.
-        drop(lock(&self.program).take().map(TaskProgram::new));
     }
 }
 

@@ -5,7 +5,6 @@
 //! broken connection takes no more requests.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use rbdkit_plugin_api::{Buffer, Errno, Error, Result, Span, lock};
@@ -52,6 +51,8 @@ struct State {
     waiting: HashMap<u32, Waiting>,
     transfers: HashMap<u64, Transfer>,
     broken: Option<ConnectionError>,
+    /// The server stops: reads are answered at once.
+    no_reads: bool,
 }
 
 impl State {
@@ -71,14 +72,12 @@ impl State {
 pub(crate) struct Table {
     /// The host, for messages.
     host: String,
-    /// The server of this program stops.
-    stopping: AtomicBool,
     state: Mutex<State>,
 }
 
 impl Table {
     pub(crate) fn new(host: String) -> Table {
-        Table { host, stopping: AtomicBool::new(false), state: Mutex::default() }
+        Table { host, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -86,13 +85,7 @@ impl Table {
     }
 
     fn error(&self, broken: &ConnectionError) -> Error {
-        let errno = if self.stopping.load(Ordering::Acquire) { Errno::Eshutdown } else { Errno::Eio };
-        Error::new(errno, format!("ssh: {}: {broken}", self.host))
-    }
-
-    /// The server of this program stops: errors say so from now on.
-    pub(crate) fn begin_stop(&self) {
-        self.stopping.store(true, Ordering::Release);
+        Error::new(Errno::Eio, format!("ssh: {}: {broken}", self.host))
     }
 
     /// An id for a request that is about to be sent. If the connection is broken, answers the
@@ -114,6 +107,10 @@ impl Table {
         let mut state = self.state();
         if let Some(broken) = &state.broken {
             transfer.fail(self.error(broken));
+            return None;
+        }
+        if state.no_reads {
+            transfer.fail(Errno::Eshutdown.into());
             return None;
         }
         let key = state.key;
@@ -144,6 +141,7 @@ impl Table {
         }
         let mut state = self.state();
         match &state.broken {
+            None if state.no_reads => transfer.fail(Errno::Eshutdown.into()),
             None => {
                 state.transfers.insert(key, transfer);
             }
@@ -154,6 +152,16 @@ impl Table {
     /// Fails a read, for a connection that is about to end.
     pub(crate) fn fail(&self, transfer: Transfer, broken: &ConnectionError) {
         transfer.fail(self.error(broken));
+    }
+
+    /// Answers the reads, with ESHUTDOWN, and takes no more of them. The server's answers to their
+    /// pieces are still expected.
+    pub(crate) fn stop_reads(&self) {
+        let mut state = self.state();
+        state.no_reads = true;
+        let transfers = std::mem::take(&mut state.transfers);
+        drop(state);
+        transfers.into_values().for_each(|transfer| transfer.fail(Errno::Eshutdown.into()));
     }
 
     /// Ends the connection: everything in flight fails. Returns whether this was the first call.

@@ -15,6 +15,9 @@ use crate::open::{Access, greet, open_file};
 use crate::session::Session;
 use crate::wire::{Packet, kind, status};
 
+mod passwords;
+mod stopping;
+
 pub(crate) fn configure(params: &[&str]) -> Result<Settings, String> {
     let mut config = Config::default();
     for param in params {
@@ -49,9 +52,10 @@ fn parameters_that_make_no_sense_are_refused_in_one_line() {
         (&["known-hosts=a\"b"], "has a character that ssh does not take"),
         (&["identity="], "is not the name of a file"),
         (&["host=far", "/disk", "identity=/no/such/key"], "identity=/no/such/key: No such file"),
-        (&["password=+/no/such/file"], "password: /no/such/file: No such file"),
+        (&["host=me:hush@far"], "host: has a user and a password"),
+        (&["password=+/no/such/file"], "password: the file after '+' cannot be read: No such file"),
         (&["password=-0"], "has to be greater than 2"),
-        (&["password=-999"], "descriptor 999: No such file"),
+        (&["password=-999"], "the descriptor after '-' cannot be read: No such file"),
         (&["password=a\nb"], "has a character that cannot be typed"),
         (&["no=1"], "unknown parameter 'no'"),
     ] {
@@ -62,7 +66,12 @@ fn parameters_that_make_no_sense_are_refused_in_one_line() {
 
 #[test]
 fn a_password_is_not_shown() {
-    assert!(!configure(&["password=se\ncret"]).unwrap_err().contains("cret"));
+    for password in ["se\ncret", "+secret", "-9999999999999999999", "-7777"] {
+        let error = configure(&[&format!("password={password}")]).unwrap_err();
+        assert!(!error.contains(password.trim_start_matches("se\n").trim_start_matches(['+', '-'])), "{error}");
+    }
+    let settings_with_one = settings(&["host=far", "/disk", "password=secret"]);
+    assert!(!format!("{settings_with_one:?}").contains("secret"), "{settings_with_one:?}");
     let arguments = arguments(&settings(&["host=far", "/disk", "password=secret"]));
     assert!(!arguments.concat().contains("secret"), "{arguments:?}");
 }
@@ -107,6 +116,11 @@ struct Request {
 }
 
 impl Request {
+    fn of(packet: Vec<u8>) -> Request {
+        let id = u32::from_be_bytes(packet[1..5].try_into().unwrap());
+        Request { kind: packet[0], id, body: packet[5..].to_vec() }
+    }
+
     fn number(&self, at: usize) -> u32 {
         u32::from_be_bytes(self.body[at..at + 4].try_into().unwrap())
     }
@@ -135,10 +149,17 @@ impl Server {
         packet
     }
 
+    /// None once the client has closed the connection.
+    fn try_request(&mut self) -> Option<Request> {
+        let mut length = [0; 4];
+        self.0.read_exact(&mut length).ok()?;
+        let mut packet = vec![0; u32::from_be_bytes(length) as usize];
+        self.0.read_exact(&mut packet).ok()?;
+        Some(Request::of(packet))
+    }
+
     fn request(&mut self) -> Request {
-        let packet = self.receive();
-        let id = u32::from_be_bytes(packet[1..5].try_into().unwrap());
-        Request { kind: packet[0], id, body: packet[5..].to_vec() }
+        Request::of(self.receive())
     }
 
     fn status(&mut self, id: u32, code: u32, message: &[u8]) {
@@ -191,7 +212,9 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     result.expect("the client's requests are answered before the deadline")
 }
 
-async fn open(script: impl FnOnce(&mut Server) + Send + 'static) -> (Result<Arc<SshHandle>, String>, JoinHandle<()>) {
+type Opening = Result<(Arc<Session>, Arc<SshHandle>), String>;
+
+async fn open_session(script: impl FnOnce(&mut Server) + Send + 'static) -> (Opening, JoinHandle<()>) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     theirs.set_read_timeout(Some(DEADLINE)).unwrap();
     theirs.set_write_timeout(Some(DEADLINE)).unwrap();
@@ -202,9 +225,14 @@ async fn open(script: impl FnOnce(&mut Server) + Send + 'static) -> (Result<Arc<
         let fsync = greet(&socket, &mut input).await.map_err(|broken: ConnectionError| broken.to_string())?;
         let session = Session::start(socket, input, None, "far".to_owned(), fsync);
         let opened = open_file(&session, &settings(&["host=far", "/disk"]), Access::ReadWrite).await;
-        opened.map(|opened| Arc::new(SshHandle::new(opened))).map_err(|error| error.to_string())
+        opened.map(|opened| (session, Arc::new(SshHandle::new(opened)))).map_err(|error| error.to_string())
     };
     (opened.await, thread)
+}
+
+async fn open(script: impl FnOnce(&mut Server) + Send + 'static) -> (Result<Arc<SshHandle>, String>, JoinHandle<()>) {
+    let (opened, thread) = open_session(script).await;
+    (opened.map(|(_session, handle)| handle), thread)
 }
 
 async fn handle(script: impl FnOnce(&mut Server) + Send + 'static) -> (Arc<SshHandle>, JoinHandle<()>) {
@@ -373,6 +401,26 @@ fn an_answer_that_makes_no_sense_ends_the_session_and_fails_what_is_in_flight() 
     });
     breaks("half a status", |server, [first, _], _| server.packet(Packet::request(kind::STATUS, first)));
     breaks("data for a flush", |server, _, flush| server.data(flush, &[1; 10]));
+}
+
+#[test]
+fn a_server_that_sends_a_byte_at_a_time_is_given_up() {
+    block_on(async {
+        let (handle, thread) = handle(|server| {
+            let mut asked = 0;
+            // The client closes the connection when it gives up.
+            while let Some(request) = server.try_request() {
+                server.data(request.id, &[1]);
+                asked += 1;
+            }
+            assert!(asked <= 128, "{asked} requests for two pieces");
+        })
+        .await;
+        let error = pread(&handle, 0, 10_000).await.unwrap_err();
+        assert!(error.to_string().contains("only a few bytes for each read"), "{error}");
+        handle.close().await;
+        thread.join().unwrap();
+    });
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The slow server as a program, for `make demo-remote` and for measuring by hand.
 //!
-//!     rbdkit-slow-server [port=N] [size=BYTES | file=PATH] [delay=MILLISECONDS] [bandwidth=BYTES] [habit=NAME]...
+//!     rbdkit-slow-server [port=N] [size=BYTES | file=PATH] [delay=MILLISECONDS] [bandwidth=BYTES]
+//!                        [habit=NAME]...
 //!     rbdkit-slow-server habits
 //!
 //! `habits` lists the habits that the server can have, which a query can switch on as well.

@@ -48,6 +48,8 @@
 //!
 //! The other files:
 //!
+//! * [`author`]: takes the name of a built-in filter. The log names the file. More filters than a
+//!   chain may have are refused.
 //! * [`spinning`]: spins in all instances at once. Others' p99 stays; ended within 20 ms of the
 //!   deadline.
 //! * [`blocked`]: waits in sleep or a lock, or for a plugin that does not answer. Others are
@@ -65,6 +67,7 @@
 //! * [`full`]: fills files that may not grow. The writes fail.
 //! * [`confined`]: a guest that broke out of its sandbox. The process can do nothing but serve.
 
+mod author;
 mod blocked;
 mod chain;
 mod confined;

@@ -199,8 +199,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Finalizes and closes the layer below, if it is open, after an open that failed. If operations
-    /// below are still under way, it does so when they have ended.
+    /// Finalizes and closes the layer below, if it is open, after an open that failed. If
+    /// operations below are still under way, it does so when they have ended.
     pub(crate) async fn close_next(self: &Arc<Self>) {
         let Some(next) = self.take_next() else { return };
         if self.detached_operations.is_idle() {

@@ -13,7 +13,8 @@
 //! worker asks the filter for a range, wakes the next worker, fetches the range, and asks again. So
 //! these ranges need no request of a client, no more of them are under way than there are workers,
 //! and the filter gives a range out only when a worker is about to fetch it. Only one worker at a
-//! time asks. What the filter computes for that is on an account of its own ([`super::background`]).
+//! time asks. What the filter computes for that is on an account of its own
+//! ([`super::background`]).
 //!
 //! When the connection ends no more prefetches are begun. The layer below is closed after the last
 //! one that is under way.
@@ -367,7 +368,8 @@ impl Prefetcher {
                 },
             };
             let started = Instant::now();
-            // Prefetches are hints: they are left out rather than that they take what requests need.
+            // Prefetches are hints: they are left out rather than that they take what requests
+            // need.
             let charge = Some(&self.shared.buffers)
                 .filter(|buffers| buffers.used() + piece.bytes() <= buffers.limit() / PART_FOR_PREFETCHES)
                 .and_then(|buffers| Charge::new(buffers, piece.bytes()));

@@ -1,11 +1,10 @@
 //! How long a call waits: while its client is connected, or until the operation is done.
 //!
-//! A request waits only while its client is connected and the server does not stop, because only the
-//! client needs its answer.
-//! Finalize and close wait until they are done, because they may write back data that must not be
-//! lost. A call on an instance whose memory holds state also waits until it is done. The operations
-//! that such a call begins in the layers below have to wait in the same way. They are polled inside
-//! [`poll_until_done`], which sets a flag for them.
+//! A request waits only while its client is connected and the server does not stop, because only
+//! the client needs its answer. Finalize and close wait until they are done, because they may write
+//! back data that must not be lost. A call on an instance whose memory holds state also waits until
+//! it is done. The operations that such a call begins in the layers below have to wait in the same
+//! way. They are polled inside [`poll_until_done`], which sets a flag for them.
 
 use std::cell::Cell;
 

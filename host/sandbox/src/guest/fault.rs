@@ -64,11 +64,10 @@ impl Fault {
     }
 
     /// [`Fault::new`] for a call in which the guest may have been refused memory. What a guest then
-    /// does depends on its language: it aborts, jumps to `unreachable` or uses a null pointer.
+    /// does depends on its language: it exits, jumps to `unreachable` or uses a null pointer.
     pub(super) fn within(error: &wasmtime::Error, memory: &MemoryLimiter) -> Fault {
         let fault = Fault::new(error);
-        let by_itself = !error.is::<Overrun>() && !error.is::<Mistake>();
-        match memory.reached().filter(|_| by_itself) {
+        match memory.reached().filter(|_| !error.is::<Overrun>()) {
             Some(limit) => Fault { cause: one_line_within(&format!("{limit}: {}", fault.cause), CAUSE), ..fault },
             None => fault,
         }

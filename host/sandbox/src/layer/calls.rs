@@ -119,8 +119,8 @@ impl CallServer {
         })
     }
 
-    /// `background.next-range`, and how long the guest computed. A fault is logged, and counts as no
-    /// range.
+    /// `background.next-range`, and how long the guest computed. A fault is logged, and counts as
+    /// no range.
     async fn next_range(&self) -> (Option<(u64, u64)>, Duration) {
         let computed = AtomicU64::new(0);
         let range = self.serve(NextRangeCall { computed: &computed }, Priority::Request).await;
@@ -333,8 +333,8 @@ impl CallServer {
         self.serve(ExtentsCall { offset, length, flags: flags.into() }, Priority::Request).await
     }
 
-    /// The disk of this layer: the one below, or what the filter makes of it under the names that it
-    /// lists.
+    /// The disk of this layer: the one below, or what the filter makes of it under the names that
+    /// it lists.
     pub(super) async fn disk(&self) -> Result<Disk> {
         let below = match self.conn.next() {
             Some(next) => next.hop.disk().await?,

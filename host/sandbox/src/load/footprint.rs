@@ -27,8 +27,8 @@ const ITEM: u64 = 64;
 const INSTANCE: u64 = 2048;
 
 /// The most bytes that are copied to make one instance: segments, and the constant expressions of
-/// globals. No limit on time ends this copying. It takes less than 0.1 s, and an interpreter with its
-/// standard library copies 20 MiB.
+/// globals. No limit on time ends this copying. It takes less than 0.1 s, and an interpreter with
+/// its standard library copies 20 MiB.
 const MAX_COPIED: u64 = 256 << 20;
 
 /// How deep components may be inside each other. Tools nest two or three.

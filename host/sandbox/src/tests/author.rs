@@ -100,14 +100,15 @@ async fn a_fault_in_a_function_with_an_endless_name_costs_no_more_than_any_other
 #[tokio::test]
 async fn a_guest_that_was_refused_memory_and_traps_names_the_limit() {
     let limits = FilterLimits { memory: 1 << 20, ..FilterLimits::default() };
-    let traps = |refused: &str| {
+    let ends = |refused: &str, end: &str| {
         let body = format!(
             r#"(table $t 1 funcref)
             (func (export "rbdkit:filter/reads@0.1.0#pread") (param i64 i32 i32) (result i32)
-                (if (i64.eqz (local.get 0)) (then (drop {refused}))) (unreachable))"#
+                (if (i64.eqz (local.get 0)) (then (drop {refused}))) {end} (unreachable))"#
         );
         Guest::new(&["reads"], &body)
     };
+    let traps = |refused: &str| ends(refused, "");
     for refused in ["(memory.grow (i32.const 100))", "(table.grow $t (ref.null func) (i32.const 100000))"] {
         let stack = Stack::over(&[traps(refused)], Disk::default(), limits.clone()).await;
         let top = stack.open().await;
@@ -118,6 +119,10 @@ async fn a_guest_that_was_refused_memory_and_traps_names_the_limit() {
         let error = read(&top, 512, 512).await.unwrap_err().to_string();
         assert!(error.contains("pread: wasm trap:"), "{error}");
     }
+    let null_pointer = ends("(memory.grow (i32.const 100))", "(drop (i32.load (i32.const -8)))");
+    let stack = Stack::over(&[null_pointer], Disk::default(), limits).await;
+    let error = read(&stack.open().await, 0, 512).await.unwrap_err().to_string();
+    assert!(error.contains("it needs more than memory=1M allows: wasm trap: out of bounds memory access"), "{error}");
     let all = ServerLimits { memory: 1 << 20, ..ServerLimits::default() };
     let guest = traps("(memory.grow (i32.const 100))");
     let stack = Stack::within(&[guest], Disk::default(), FilterLimits::default(), all).await;

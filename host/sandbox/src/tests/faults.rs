@@ -2,7 +2,7 @@
 //! requests.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Duration;
 
 use rbdkit_plugin_api::{Errno, Flags};
@@ -171,6 +171,37 @@ async fn buffers_of_a_call_are_limited() {
             let error = read(&top, 0, 512).await.unwrap_err();
             assert_eq!(error.errno(), Errno::Enomem, "{error}");
         }
+    }
+}
+
+#[tokio::test]
+async fn the_copy_of_a_changed_payload_counts_and_its_refusal_is_no_fault() {
+    let guest = Guest::new(
+        &["reads", "writes"],
+        &format!(
+            r#"
+    (import "rbdkit:filter/next@0.1.0" "pwrite" (func $next_pwrite (param i64 i32 i32 i32 i32 i32)))
+    (import "rbdkit:filter/buffer@0.1.0" "fill" (func $fill (param i32 i32 i32 i32)))
+    {READS}
+    (func (export "rbdkit:filter/writes@0.1.0#pwrite") (param i64 i32 i32) (result i32)
+        (call $fill (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 88))
+        (call $next_pwrite (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (local.get 2) (i32.const 2048))
+        (i32.const 2048))
+"#
+        ),
+    );
+    let limits = FilterLimits { buffers_total: 512 << 10, ..FilterLimits::default() };
+    let stack = Stack::over(&[guest], Disk::default(), limits).await;
+    let top = stack.open().await;
+    for _ in 0..3 {
+        write(&top, 0, &[1; 512 << 10], Flags::NONE).await.unwrap();
+        let error = write(&top, 0, &[1; (512 << 10) + 1], Flags::NONE).await.unwrap_err();
+        assert_eq!(error.errno(), Errno::Enomem);
+        assert!(error.to_string().contains("buffers-total"), "{error}");
+    }
+    assert_eq!(stack.counters().faults.load(Relaxed), 0);
+    for usage in stack.chain.usage().iter().filter(|usage| usage.account.ends_with(":buffers-total")) {
+        assert_eq!((usage.used, usage.peak), (0, 512 << 10), "{usage:?}");
     }
 }
 

@@ -11,3 +11,4 @@ mod life;
 mod long_chain;
 mod requests;
 mod speed;
+mod stopping;

@@ -5,6 +5,7 @@ mod client;
 mod limits;
 mod plugin;
 mod serving;
+mod stopping;
 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;

@@ -4,8 +4,8 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rbdkit_plugin_api::{
-    BlockSizes, BoxFuture, Buffer, Capabilities, ConfigError, Done, Errno, Error, ExportEntry, Extents, Flags, Handle,
-    Op, OpenArgs, Param, Plugin, Result, Span, Support, lock,
+    BlockSizes, BoxFuture, Buffer, Capabilities, Client, ConfigError, Done, Errno, Error, ExportEntry, Extents, Flags,
+    Handle, Op, OpenArgs, Param, Plugin, Result, Span, Support, lock,
 };
 use tokio::sync::Semaphore;
 
@@ -17,8 +17,10 @@ pub const PANICS_LATER: u64 = PANICS + 4096;
 pub const FAILS: u64 = PANICS + 2 * 4096;
 /// Reads that begin here wait for [`Disk::gate`].
 pub const WAITS: u64 = PANICS + 3 * 4096;
+/// Reads that begin here fail once their client has gone.
+pub const WAITS_FOR_CLIENT: u64 = PANICS + 4 * 4096;
 /// The first page after the special ones.
-pub const PLAIN: u64 = PANICS + 4 * 4096;
+pub const PLAIN: u64 = PANICS + 5 * 4096;
 /// Reads that begin here are spliced if they are long enough.
 pub const SPLICED: u64 = 5 << 20;
 
@@ -85,16 +87,21 @@ impl Plugin for TestPlugin {
             match args.exportname.as_str() {
                 "absent" => Err(Error::new(Errno::Enoent, "there is no export 'absent'")),
                 "panics" => panic!("open panics"),
+                "hangs" => {
+                    self.0.note("open hangs");
+                    self.0.gate.acquire().await.unwrap().forget();
+                    Ok(Arc::new(TestHandle(Arc::clone(&self.0), args.client)) as Arc<dyn Handle>)
+                }
                 name => {
                     self.0.note(format!("open '{name}'"));
-                    Ok(Arc::new(TestHandle(Arc::clone(&self.0))) as Arc<dyn Handle>)
+                    Ok(Arc::new(TestHandle(Arc::clone(&self.0), args.client)) as Arc<dyn Handle>)
                 }
             }
         })
     }
 }
 
-struct TestHandle(Arc<Disk>);
+struct TestHandle(Arc<Disk>, Arc<Client>);
 
 impl TestHandle {
     fn lend(disk: &Disk, buffer: &mut Buffer, offset: u64) -> Option<u32> {
@@ -161,6 +168,14 @@ impl Handle for TestHandle {
                 disk.note("read goes on");
                 TestHandle::read(&disk, buffer, span, offset)
             }),
+            WAITS_FOR_CLIENT => {
+                let client = Arc::clone(&self.1);
+                Op::later(async move {
+                    disk.note("read waits");
+                    client.until_gone().await;
+                    (buffer, Err(Errno::Eshutdown.into()))
+                })
+            }
             SPLICED => {
                 let mut buffer = buffer;
                 match TestHandle::lend(&disk, &mut buffer, offset) {

@@ -130,3 +130,24 @@ fn cookies_without_end_do_not_make_later_requests_dearer() {
     assert!(kept.len() < 400 << 10, "{} bytes of cookies", kept.len());
     assert!(kept.split(|byte| *byte == b'\n').count() < 160);
 }
+
+#[test]
+fn a_server_that_refuses_every_token_has_a_script_run_a_bounded_number_of_times() {
+    let server = plain();
+    let dir = tempfile::tempdir().unwrap();
+    let runs = dir.path().join("runs");
+    let script = format!("echo x >>{}; echo a=1", runs.display());
+    run(async {
+        let plugin = plugin_for(&server, &[("cookie-script", &script)]);
+        let handle = open(&plugin, true).await.unwrap();
+        server.change(|rules| rules.require = Some("Cookie: a=2".into()));
+        let began = std::time::Instant::now();
+        for _ in 0..100 {
+            let error = read(&*handle, 0, 100).await.unwrap_err().to_string();
+            assert!(error.contains("the server answers 401"), "{error}");
+        }
+        // The first run, ten at once, and one for each second.
+        let bound = 12 + began.elapsed().as_secs();
+        assert!(std::fs::read(&runs).unwrap().len() as u64 / 2 <= bound, "{bound}");
+    });
+}

@@ -23,8 +23,8 @@ const TABLE: &[(&str, Outcome, u64)] = &[
     ("encoding-empty", Right, 2),
     ("encoding-aws-chunked", Right, 2),
     ("encoding-stored", Right, 2),
-    ("encoding-real", NoDisk("the server announces 23 bytes instead of 1"), 1),
-    ("encoding-real-later", NoBytes(Errno::Eio, "the server announces 2523 bytes instead of 5000"), 2),
+    ("encoding-real", NoDisk("encoded (Content-Encoding: gzip)"), 1),
+    ("encoding-real-later", NoBytes(Errno::Eio, "encoded (Content-Encoding: gzip)"), 2),
     ("encoding-real-chunked", NoDisk("encoded (Content-Encoding: gzip)"), 1),
     ("tag-weak-sometimes", Right, 2),
     ("tag-of-farm", NoBytes(Errno::Eio, "check-changes=false"), 2),
@@ -210,6 +210,40 @@ fn a_write_goes_where_a_redirect_leads_unless_that_means_that_it_is_done() {
             let written = write(&*handle, 100, vec![7; 500]).await;
             assert_eq!(written.is_ok(), works, "{habit}: {written:?}");
             assert_eq!(read(&*handle, 100, 1).await.unwrap(), [if works { 7 } else { 0 }], "{habit}");
+        });
+    }
+}
+
+#[test]
+fn no_combination_of_habits_gives_wrong_data() {
+    let seed = std::env::var("RBDKIT_SEED").map_or_else(
+        |_| std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_nanos() as u64),
+        |text| text.parse().unwrap(),
+    );
+    println!("RBDKIT_SEED={seed}");
+    let mut state = seed;
+    let mut below = |limit: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % limit
+    };
+    // Without habits that only wait, and without one that lies in a way that nobody can notice
+    // together with a Content-Range that says nothing.
+    let left_out = ["silent", "drip", "chunk-extension-endless", "range-wrong"];
+    let names: Vec<&str> = HABITS.iter().map(|habit| habit.name).filter(|name| !left_out.contains(name)).collect();
+    for _ in 0..150 {
+        let habits: Vec<&str> = (0..1 + below(4)).map(|_| names[below(names.len())]).collect();
+        let habits = habits.join(",");
+        let server = plain();
+        let plugin = with_habits(&server, &habits, &[("timeout", "60"), ("cookiefile", "")]);
+        run(async {
+            let Ok(handle) = open(&plugin, true).await else { return };
+            assert_eq!(handle.get_size().await.unwrap(), SIZE, "{habits}");
+            for _ in 0..3 {
+                let (offset, length) = (below(100_000) as u64, 1 + below(5000) as u32);
+                if let Ok(bytes) = read(&*handle, offset, length).await {
+                    assert!(bytes == pattern(offset, length), "{habits}: wrong bytes at {offset}");
+                }
+            }
         });
     }
 }

@@ -149,7 +149,8 @@ fn mistakes_are_named_with_their_place() {
         ("@1kb", "data: at offset 3: parsing error: expecting le16: le32: le64: be16: be32: or be64:"),
         (
             "1k",
-            "data: at offset 1: parsing error: unexpected 'k', expecting a byte, \"STRING\", @OFFSET, <FILE, ( ... ), \\NAME or $VAR",
+            "data: at offset 1: parsing error: unexpected 'k', expecting a byte, \"STRING\", @OFFSET, <FILE, ( ... ), \
+             \\NAME or $VAR",
         ),
         ("(1 2 3)[2:1]", "data: at offset 7: [2:1] ends before it begins"),
         ("(1 2 3)[:5]", "data: at offset 7: [0:5] is not within the 3 bytes before it"),

@@ -271,3 +271,27 @@ fn exports_are_listed_in_the_dynamic_mode() {
     thread.join().unwrap();
     assert_eq!(name, "the default");
 }
+
+#[test]
+fn option_replies_that_are_too_many_or_too_long_end_the_negotiation() {
+    let replies = |count: usize, length: usize| {
+        block_on(async move {
+            let (place, thread) = serve(move |server| {
+                server.greet(3);
+                server.option();
+                for _ in 0..count {
+                    server.reply(opt::STRUCTURED_REPLY, rep::INFO, &vec![b'x'; length]);
+                }
+                server.wait_for_end();
+            });
+            let error = open(&*at(&place.path), "").await.map(|_| ()).unwrap_err().to_string();
+            thread.join().unwrap();
+            error
+        })
+    };
+    for (count, length) in [(65, 0), (2, 33_000)] {
+        let error = replies(count, length);
+        assert!(error.contains("does not come to an end with its option replies"), "{count} {length}: {error}");
+    }
+    assert!(replies(1, 70_000).contains("malformed option reply"));
+}

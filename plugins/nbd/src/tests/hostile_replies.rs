@@ -144,3 +144,78 @@ fn extents_that_make_no_sense_end_the_connection() {
     };
     breaks_for("two lists", twice, request);
 }
+
+#[test]
+fn a_reply_without_an_end_ends_the_connection() {
+    use reply_type::{ERROR, OFFSET_DATA, OFFSET_HOLE};
+    fn chunks(what: &str, kind: u16, payload: impl Fn(u64) -> Vec<u8> + Send + 'static) {
+        let request = |handle: Arc<dyn Handle>| -> BoxFuture<'static, Result<()>> {
+            Box::pin(async move { pread(&*handle, 1000, 1 << 20).await.map(|_| ()) })
+        };
+        let endless = move |server: &mut Server, read: u64, _| {
+            for at in 0.. {
+                let payload = payload(at);
+                let chunk = [chunk_header(false, kind, read, payload.len() as u32), payload].concat();
+                // The client closes the connection.
+                if server.0.write_all(&chunk).is_err() {
+                    break;
+                }
+            }
+        };
+        breaks_for(what, endless, request);
+    }
+    chunks("errors", ERROR + 1, |_| vec![0, 0, 0, 5, 0, 0]);
+    chunks("errors with an offset", ERROR + 2, |_| [&[0, 0, 0, 5, 0, 0][..], &1000_u64.to_be_bytes()].concat());
+    chunks("single bytes", OFFSET_DATA, |at| data_chunk(1000 + at, &[1]));
+    chunks("single bytes of a hole", OFFSET_HOLE, |at| [&(1000 + at).to_be_bytes()[..], &1_u32.to_be_bytes()].concat());
+    breaks("errors for a flush", |server, _, flush| {
+        while server.0.write_all(&[chunk_header(false, ERROR + 1, flush, 6), vec![0, 0, 0, 5, 0, 0]].concat()).is_ok() {
+        }
+    });
+}
+
+#[test]
+fn some_errors_in_a_reply_fail_that_request_alone() {
+    block_on(async {
+        let (handle, thread) = handle(|server| {
+            server.handshake(true, 1);
+            let read = server.request();
+            for _ in 0..32 {
+                let error = [&[0, 0, 0, 28, 0, 0][..], &1000_u64.to_be_bytes()].concat();
+                server.chunk(false, reply_type::ERROR + 2, read.cookie, &error);
+            }
+            server.chunk(true, reply_type::NONE, read.cookie, &[]);
+            let flush = server.request();
+            server.simple(flush.cookie, 0);
+            server.wait_for_end();
+        })
+        .await;
+        assert_eq!(pread(&*handle, 1000, 100).await.unwrap_err().errno(), Errno::Enospc);
+        handle.flush().await.unwrap();
+        handle.close().await;
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn a_list_of_extents_is_cut_at_what_an_answer_holds() {
+    const LENGTH: u64 = 1 << 20;
+    block_on(async {
+        let (handle, thread) = handle(|server| {
+            server.handshake(true, 1);
+            let request = server.request();
+            let list: Vec<u32> = (0..1 << 20).flat_map(|at| [1, at % 2 * 3]).collect();
+            let payload: Vec<u8> = [7].iter().chain(&list).flat_map(|number: &u32| number.to_be_bytes()).collect();
+            server.chunk(true, reply_type::BLOCK_STATUS, request.cookie, &payload);
+            let flush = server.request();
+            server.simple(flush.cookie, 0);
+            server.wait_for_end();
+        })
+        .await;
+        let extents = handle.extents(0, LENGTH, Flags::NONE).await.unwrap();
+        assert_eq!(extents.as_slice().len(), rbdkit_plugin_api::Extents::limit(LENGTH));
+        handle.flush().await.unwrap();
+        handle.close().await;
+        thread.join().unwrap();
+    });
+}
