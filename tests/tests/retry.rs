@@ -105,28 +105,33 @@ fn a_layer_that_is_reopened_read_only_refuses_writes_at_once() {
     nbdsh(&server.uri(), client).ok();
 }
 
-/// Starts an upstream and lets `link` lead to its socket.
-fn upstream(link: &Path) -> Server {
-    let server = Server::start(["pattern", "64M"]);
+/// Starts an upstream and lets `link` lead to its socket. While the file `stopping` exists it
+/// answers as a server does that is about to stop.
+fn upstream(link: &Path, stopping: &Path) -> Server {
+    let answers = ["error=ESHUTDOWN", "error-rate=100%"];
+    let server = Launch::new(["--filter=error", "pattern", "64M"]).args(answers).path("error-file", stopping).start();
     let _ = std::fs::remove_file(link);
     std::os::unix::fs::symlink(server.socket(), link).expect("a symbolic link");
     server
 }
 
 #[test]
-fn a_request_survives_an_upstream_that_is_killed_and_started_again() {
+fn a_request_survives_an_upstream_that_is_stopped_and_started_again() {
     let dir = TempDir::new();
-    let link = dir.join("upstream");
-    let first = upstream(&link);
+    let (link, stopping) = (dir.join("upstream"), dir.join("stopping"));
+    let first = upstream(&link, &stopping);
     let retry = ["retry-delay=100ms", "retry-exponential=false", "retries=600"];
     let server = Launch::new(["--filter=retry", "nbd"]).path("socket", &link).args(retry).start();
     let mut client = server.client();
     let before = client.read(4096, 512).expect("a read from the first upstream");
-    first.kill();
+    std::fs::write(&stopping, "").expect("a file");
     std::thread::scope(|scope| {
         let reading = scope.spawn(|| client.read(4096, 512));
-        server.wait_for_log("a request failed");
-        let _second = upstream(&link);
+        server.wait_for_log("a request failed (eshutdown)");
+        first.kill();
+        server.wait_for_log("reopening the layer below failed");
+        std::fs::remove_file(&stopping).expect("the file");
+        let _second = upstream(&link, &stopping);
         assert_eq!(reading.join().expect("the reader").expect("a read from the second upstream"), before);
     });
 }

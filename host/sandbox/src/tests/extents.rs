@@ -210,7 +210,7 @@ impl Built {
 
 /// How many pairs of filters a test takes at random. With `RBDKIT_ALL_PAIRS` it takes all of them,
 /// which takes a minute.
-const PAIRS: usize = 16;
+const PAIRS: usize = 8;
 
 /// Each filter alone, and pairs of filters, by their places in `FILTERS`.
 fn chains(rng: &mut Rng) -> Vec<Vec<usize>> {
