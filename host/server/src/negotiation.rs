@@ -35,8 +35,8 @@ pub(super) struct Negotiation<'a> {
 /// some hundred bytes at most.
 const LONG_OPTION: usize = 4096;
 
-/// The charge for the options of one connection: a vector that grows has up to twice the memory that
-/// it needs.
+/// The charge for the options of one connection: a vector that grows has up to twice the memory
+/// that it needs.
 const LONG_OPTION_ROOM: u64 = 2 * MAX_OPTION as u64;
 
 /// The charge for a connection that has sent a long option, until its negotiation ends.

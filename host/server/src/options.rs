@@ -52,7 +52,8 @@ pub struct ServerLimits {
     /// connection that gets none is slower.
     pub receive_bytes: u64,
     /// Bytes of the options of more than 4 KiB of all clients that negotiate. Hardly any client
-    /// sends one. The default, 16 MiB, is enough for 128 clients at a time; others are disconnected.
+    /// sends one. The default, 16 MiB, is enough for 128 clients at a time. Others are
+    /// disconnected.
     pub handshake_bytes: u64,
     /// Clients at a time; [`connections`](super::connections) says what happens to further ones.
     /// The default, 4096, keeps idle clients below 64 MiB, at about 10 KiB each.

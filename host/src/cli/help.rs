@@ -4,7 +4,6 @@ use std::fmt::Write;
 
 use rbdkit_plugin_api::PluginInfo;
 use rbdkit_plugin_api::schema::{ParamKind, ParamSpec};
-use rbdkit_server::ServerLimits;
 
 use super::options::{self, OptionHelp};
 
@@ -23,8 +22,13 @@ pub struct FilterHelp<'a> {
     pub specs: &'a [ParamSpec],
 }
 
-/// The usage of the program, with the built-in plugins and filters.
-pub fn usage<'a>(plugins: impl Iterator<Item = &'a PluginInfo>, filters: impl Iterator<Item = &'a str>) -> String {
+/// The usage of the program, with the built-in plugins and filters. A limit is a resource, its
+/// default and what it limits.
+pub fn usage<'a>(
+    limits: impl IntoIterator<Item = (&'a str, String, &'a str)>,
+    plugins: impl Iterator<Item = &'a PluginInfo>,
+    filters: impl Iterator<Item = &'a str>,
+) -> String {
     let mut text = String::from(
         "Usage: rbdkit [OPTIONS] [--filter=NAME | --wasm-filter=FILE ...] PLUGIN [[KEY=]VALUE ...]\
          \n       rbdkit --dump-config\n       rbdkit PLUGIN --dump-plugin\n       \
@@ -35,7 +39,7 @@ pub fn usage<'a>(plugins: impl Iterator<Item = &'a PluginInfo>, filters: impl It
         line(&mut text, &option(&spec), &spec.help);
     }
     text.push_str("\nLimits (--limit RESOURCE=VALUE):\n");
-    for (resource, value, what) in ServerLimits::default().table() {
+    for (resource, value, what) in limits {
         line(&mut text, &format!("  {resource}={value}"), what);
     }
     text.push_str("\nPlugins:\n");
@@ -186,7 +190,7 @@ mod tests {
 
     #[test]
     fn every_option_is_in_the_usage() {
-        let text = usage(std::iter::empty(), std::iter::empty());
+        let text = usage([], std::iter::empty(), std::iter::empty());
         for name in options::all().flat_map(|spec| spec.long) {
             assert!(text.contains(&format!("--{name}")), "{name}");
         }

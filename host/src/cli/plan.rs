@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use rbdkit_parameters::{Parameter, TargetedParameter};
 use rbdkit_plugin_api::{ConfigError, units};
-use rbdkit_server::ServerLimits;
 
 use super::filters::{FilterFault, FilterLimit, FilterSource, filter_limit, filter_on_fault, filter_param, filters};
 use super::listen::{Inherited, Listen, listen};
@@ -64,8 +63,8 @@ pub struct Plan {
     pub threads: Option<u32>,
     /// How long negotiation may take.
     pub timeout: Option<Duration>,
-    /// The server's limits, with the changes of `--limit`.
-    pub limits: ServerLimits,
+    /// `--limit`: resources and values. The server checks whether they exist.
+    pub limits: Vec<(String, String)>,
     /// Lock the process into memory.
     pub swap: bool,
     /// The user to change to.
@@ -138,7 +137,7 @@ impl Plan {
             handshake_mask: handshake_mask(given)?,
             threads: threads(given)?,
             timeout: timeout(given)?,
-            limits: limits(given)?,
+            limits: each(&given.limit, limit)?,
             swap: given.swap,
             user: given.user.as_ref().map(|user| text("--user", user)).transpose()?,
             group: given.group.as_ref().map(|group| text("--group", group)).transpose()?,
@@ -232,16 +231,14 @@ fn threads(given: &Options) -> Result<Option<u32>, ConfigError> {
     Ok((count > 0).then_some(count))
 }
 
-fn limits(given: &Options) -> Result<ServerLimits, ConfigError> {
-    let mut limits = ServerLimits::default();
-    for value in &given.limit {
-        let value = text("--limit", value)?;
-        match value.split_once('=') {
-            Some((resource, amount)) if !resource.is_empty() && !amount.is_empty() => limits.set(resource, amount)?,
-            _ => return Err(error(format!("--limit: '{value}' is not RESOURCE=VALUE, for example connections=100"))),
+fn limit(value: &OsStr) -> Result<(String, String), ConfigError> {
+    let shown = value.to_string_lossy();
+    match shown.split_once('=') {
+        Some((resource, amount)) if !resource.is_empty() && !amount.is_empty() => {
+            Ok((resource.to_string(), amount.to_string()))
         }
+        _ => Err(error(format!("--limit: '{shown}' is not RESOURCE=VALUE, for example connections=100"))),
     }
-    Ok(limits)
 }
 
 fn timeout(given: &Options) -> Result<Option<Duration>, ConfigError> {

@@ -8,6 +8,7 @@ use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::text::plain;
 use rbdkit_plugin_api::{ConfigError, Param, PluginInfo};
 use rbdkit_sandbox::OnFault;
+use rbdkit_server::ServerLimits;
 
 use super::layers;
 use crate::cli::{Action, Plan, help};
@@ -52,7 +53,7 @@ fn help_text(plan: &Plan) -> Result<String, ConfigError> {
     let plugin = info(plan)?;
     let filters = layers::load(&plan.filters, &plan.filter_limits, OnFault::Error)?;
     if plugin.is_none() && filters.is_empty() {
-        return Ok(help::usage(registry::plugins(), registry::filters()));
+        return Ok(help::usage(ServerLimits::default().table(), registry::plugins(), registry::filters()));
     }
     let mut text = String::from(
         "Usage: rbdkit [OPTIONS] [--filter=NAME ...] PLUGIN [[KEY=]VALUE ...]    (rbdkit --help lists the options)\n",

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rbdkit_chain::Chain;
-use rbdkit_plugin_api::Usage;
+use rbdkit_plugin_api::{ConfigError, Usage};
 use rbdkit_server::{Listener, Server, ServerLimits, ServerOptions, Stop, connections_for};
 
 use super::process;
@@ -14,12 +14,13 @@ use crate::cli::Plan;
 /// otherwise the clients of the listeners.
 pub async fn serve(
     plan: &Plan,
+    limits: &ServerLimits,
     chain: Arc<Chain>,
     listeners: Vec<Listener>,
     stdio: Option<(OwnedFd, OwnedFd)>,
     stop: Stop,
 ) {
-    let server = Server::new(chain, options(plan));
+    let server = Server::new(chain, options(plan, limits));
     match stdio {
         Some((input, output)) => server.serve_one(input, output, stop).await,
         None => server.serve(listeners, stop).await,
@@ -32,8 +33,20 @@ pub async fn serve(
     }
 }
 
-fn options(plan: &Plan) -> ServerOptions {
-    let mut limits = plan.limits.clone();
+/// The server's limits, with the changes of `--limit`.
+///
+/// # Errors
+/// One line that names the resource and says what would be right.
+pub fn limits(plan: &Plan) -> Result<ServerLimits, ConfigError> {
+    let mut limits = ServerLimits::default();
+    for (resource, value) in &plan.limits {
+        limits.set(resource, value)?;
+    }
+    Ok(limits)
+}
+
+fn options(plan: &Plan, limits: &ServerLimits) -> ServerOptions {
+    let mut limits = limits.clone();
     let possible = connections_for(process::descriptor_limit());
     if limits.connections > possible {
         // The default is more than most servers need, so falling below it is no reason to warn.

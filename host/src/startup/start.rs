@@ -8,7 +8,7 @@ use std::time::Duration;
 use rbdkit_chain::Chain;
 use rbdkit_confine::ConfinementNeeds;
 use rbdkit_plugin_api::ConfigError;
-use rbdkit_server::{Listener, Stop};
+use rbdkit_server::{Listener, ServerLimits, Stop};
 use rustix::process::{Pid, Signal};
 use tokio::sync::Notify;
 
@@ -55,6 +55,7 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
     }
     log::warn_of_unknown_flags(plan);
     let identity = Identity::look_up(plan.user.as_deref(), plan.group.as_deref())?;
+    let limits = serving::limits(plan)?;
     let pidfile = plan.pidfile.as_deref().map(pidfile::absolute).transpose()?;
     // A plugin that reads standard input or prints must not disturb the connection.
     let stdio = matches!(plan.listen, Listen::Single).then(take_stdio).transpose()?;
@@ -67,7 +68,7 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
         .on_thread_unpark(rbdkit_confine::confine_thread)
         .build();
     let runtime = runtime.map_err(|error| ConfigError::new(format!("cannot start threads: {error}")))?;
-    let running = Running { start, chain, identity, pidfile, stdio, fatal };
+    let running = Running { start, limits, chain, identity, pidfile, stdio, fatal };
     let status = runtime.block_on(running.run());
     runtime.shutdown_timeout(STUCK);
     status
@@ -76,6 +77,7 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
 /// A server whose layers are configured.
 struct Running {
     start: Start,
+    limits: ServerLimits,
     chain: Arc<Chain>,
     identity: Identity,
     pidfile: Option<PathBuf>,
@@ -102,8 +104,14 @@ impl Running {
         self.confine(&sockets, captive.as_ref()).await;
         let listeners = std::mem::take(&mut sockets.listeners);
         let stop = Stop::new();
-        let serving =
-            serving::serve(&self.start.plan, Arc::clone(&self.chain), listeners, self.stdio.take(), stop.clone());
+        let serving = serving::serve(
+            &self.start.plan,
+            &self.limits,
+            Arc::clone(&self.chain),
+            listeners,
+            self.stdio.take(),
+            stop.clone(),
+        );
         match watch(&stop, captive, &mut signals, &self.fatal, serving).await {
             End::Drained { ended, failed } => {
                 self.chain.cleanup().await;

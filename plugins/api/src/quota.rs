@@ -1,7 +1,7 @@
 //! A limit on something that several users share, such as bytes of memory or bytes on a disk.
 //!
-//! What is allocated by the wish of a client, a guest or another server is taken from a quota first.
-//! A quota knows how much of it is used and how much was used at most ([`Usage`]).
+//! What is allocated by the wish of a client, a guest or another server is taken from a quota
+//! first. A quota knows how much of it is used and how much was used at most ([`Usage`]).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,6 +1,7 @@
 //! One filter on one connection: what is below it and what its instances share.
 
 pub(crate) mod bindings;
+pub(crate) mod charge;
 pub(crate) mod conn;
 pub(crate) mod counters;
 pub(crate) mod detached;
