@@ -473,12 +473,14 @@ fn session() -> Vec<u8> {
     bytes
 }
 
+/// Starts the program with a limit of 256 file descriptors.
+const FEW_DESCRIPTORS: &str = r#"ulimit -n 256; exec "$PROGRAM" "$@""#;
+
 #[test]
 fn idle_connections_leave_descriptors_for_the_first_write_of_another_client() {
-    let script = r#"ulimit -n 256; exec "$PROGRAM" "$@""#;
     let server = Launch::new(["--filter=cow", "memory", "16M"])
         .program("/bin/sh".into())
-        .socket_options(&["-c", script, "sh", "-f", "-U"], "-P")
+        .socket_options(&["-c", FEW_DESCRIPTORS, "sh", "-f", "-U"], "-P")
         .env("PROGRAM", program())
         .start();
     let mut client = server.client();
