@@ -5,7 +5,8 @@ use std::io::Write;
 use std::net::Shutdown;
 
 use rbdkit_tests::raw::{self, IHAVEOPT, NBDMAGIC, Stream, can, cmd, error, flag, opt, rep};
-use rbdkit_tests::{Client, Rng, Server, seed};
+use rbdkit_tests::server::program;
+use rbdkit_tests::{Client, Launch, Rng, Server, seed};
 
 const SIZE: u64 = 16 << 20;
 
@@ -501,5 +502,27 @@ fn clients_that_list_many_exports_and_do_not_read_share_one_list() {
         assert_eq!((end, listed.len()), (rep::ACK, 9999));
     }
     drop(clients);
+    assert!(server.stop().status.success());
+}
+
+/// Starts the program with a limit of 256 file descriptors.
+const FEW_DESCRIPTORS: &str = r#"ulimit -n 256; exec "$PROGRAM" "$@""#;
+
+#[test]
+fn idle_connections_leave_descriptors_for_the_first_write_of_another_client() {
+    let server = Launch::new(["--filter=cow", "memory", "16M"])
+        .program("/bin/sh".into())
+        .socket_options(&["-c", FEW_DESCRIPTORS, "sh", "-f", "-U"], "-P")
+        .env("PROGRAM", program())
+        .start();
+    let mut client = server.client();
+    // Beyond the limit they wait for a greeting, or are disconnected.
+    let idle: Vec<Stream> = (0..300).map(|_| Stream::connect(server.socket())).collect();
+    server.wait_for_log("refused: its peer has its share");
+    assert_eq!(client.write(0, b"kept"), Ok(()));
+    assert_eq!(client.read(0, 4).as_deref(), Ok(&b"kept"[..]));
+    drop(idle);
+    assert_eq!(server.client().read(0, 4).as_deref(), Ok(&b"kept"[..]));
+    client.disconnect();
     assert!(server.stop().status.success());
 }

@@ -93,6 +93,7 @@ impl Admission {
         }
         let budget = replies.budget();
         while !budget.try_take(pages) {
+            tracing::debug!("a request of {} bytes waits for what other connections hold", pages.bytes());
             tokio::select! {
                 biased;
                 reason = &mut *end => return Err(reason),

@@ -165,7 +165,7 @@ impl Budget {
             queue.waiters.insert(ticket, Waiter { pages, weight, granted });
             queue.by_weight.insert((weight, ticket));
             self.serve(&mut queue);
-            Place { budget: self, ticket, pages, is_served: false }
+            QueuePlace { budget: self, ticket, pages, is_served: false }
         };
         self.shortage.notify_waiters();
         // The sender is only dropped after it has sent, so this cannot fail.
@@ -220,14 +220,14 @@ impl Budget {
 }
 
 /// A place in the wait queue. Dropped before it is served, it is given up.
-struct Place<'a> {
+struct QueuePlace<'a> {
     budget: &'a Budget,
     ticket: u64,
     pages: u64,
     is_served: bool,
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
         self.budget.waiting.fetch_sub(1, Ordering::SeqCst);
         if self.is_served {

@@ -93,11 +93,11 @@ impl LastUse {
 pub(super) struct Connections {
     limit: usize,
     epoch: Instant,
-    state: Mutex<State>,
+    state: Mutex<Registry>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Registry {
     /// By the number of the client.
     open: BTreeMap<u64, Open>,
     /// Connections that count towards the limit: in all, and of each group and member.
@@ -154,7 +154,7 @@ impl Connections {
         limit + limit / LEAVING
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Registry> {
         lock(&self.state)
     }
 
@@ -177,11 +177,11 @@ impl Connections {
         Entry::Later(later)
     }
 
-    fn has_room(&self, state: &State) -> bool {
+    fn has_room(&self, state: &Registry) -> bool {
         state.counted < self.limit && state.open.len() < Connections::most(self.limit)
     }
 
-    fn add(self: &Arc<Self>, client: u64, member: Member, socket: Arc<OwnedFd>, state: &mut State) -> Place {
+    fn add(self: &Arc<Self>, client: u64, member: Member, socket: Arc<OwnedFd>, state: &mut Registry) -> Place {
         let last_use = Arc::new(LastUse::new(self.epoch));
         state.open.insert(client, Open { member, last_use, socket: Some(socket) });
         state.counted += 1;
@@ -192,7 +192,7 @@ impl Connections {
     }
 
     /// Ends a connection if a peer has more than its share, compared with a new client of `member`.
-    fn displace_for(&self, member: Member, state: &mut State) {
+    fn displace_for(&self, member: Member, state: &mut Registry) {
         let of_group = state.groups.get(&member.0).copied().unwrap_or_default();
         let of_member = state.members.get(&member).copied().unwrap_or_default();
         let largest = state.groups.iter().max_by_key(|(_, count)| **count).map(|(group, count)| (*group, *count));
@@ -267,7 +267,7 @@ impl Connections {
     }
 }
 
-impl State {
+impl Registry {
     fn uncount(&mut self, member: Member) {
         self.counted -= 1;
         decrement(&mut self.groups, member.0);

@@ -52,7 +52,7 @@ pub struct ServerLimits {
     /// connection that gets none is slower.
     pub receive_bytes: u64,
     /// Bytes of the options of more than 4 KiB of all clients that negotiate. Hardly any client
-    /// sends one. The default, 16 MiB, is enough for 128 clients at a time; others are
+    /// sends one. The default, 16 MiB, is enough for 128 clients at a time. Others are
     /// disconnected.
     pub handshake_bytes: u64,
     /// Clients at a time; [`connections`](super::connections) says what happens to further ones.

@@ -25,51 +25,11 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use rbdkit_plugin_api::BoxFuture;
 
+use super::charge::Charge;
 use super::conn::Connection;
 use super::next::Next;
 use super::tracker::TaskToken;
-use crate::state::{HeldLock, Quota};
-
-/// The charge for memory of a call, or of an operation that has outlived its call. It counts
-/// towards the filter's `buffers-total`.
-pub(crate) struct Charge {
-    quota: Arc<Quota>,
-    bytes: u64,
-}
-
-impl Charge {
-    /// Takes over bytes that are charged already.
-    pub(crate) fn taken_over(quota: &Arc<Quota>, bytes: u64) -> Charge {
-        Charge { quota: Arc::clone(quota), bytes }
-    }
-
-    /// Charges bytes. None: that would exceed the limit.
-    pub(crate) fn new(quota: &Arc<Quota>, bytes: u64) -> Option<Charge> {
-        quota.take(bytes).then(|| Charge::taken_over(quota, bytes))
-    }
-
-    /// Charges more bytes. Returns false, and charges nothing, if that would exceed the limit.
-    pub(crate) fn grow(&mut self, bytes: u64) -> bool {
-        let taken = self.quota.take(bytes);
-        if taken {
-            self.bytes += bytes;
-        }
-        taken
-    }
-
-    /// Gives bytes back that are not needed.
-    pub(crate) fn shrink(&mut self, bytes: u64) {
-        debug_assert!(bytes <= self.bytes);
-        self.bytes -= bytes;
-        self.quota.give(bytes);
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.quota.give(self.bytes);
-    }
-}
+use crate::state::HeldLock;
 
 /// A place among the detached operations of a filter and of a connection. It also keeps the
 /// connection, and so what is below it.

@@ -3,6 +3,7 @@
 pub(crate) mod attended;
 pub(crate) mod background;
 pub(crate) mod bindings;
+pub(crate) mod charge;
 pub(crate) mod conn;
 pub(crate) mod counters;
 pub(crate) mod detached;

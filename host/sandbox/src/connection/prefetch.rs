@@ -28,7 +28,7 @@ use rbdkit_chain::STEP;
 use rbdkit_plugin_api::{BoxFuture, Errno, Extent, Extents, Flags, Result, Support, ThreadModel, lock};
 use tokio::sync::Notify;
 
-use super::detached::Charge;
+use super::charge::Charge;
 use super::next::Next;
 use super::shared::FilterShared;
 
@@ -368,8 +368,7 @@ impl Prefetcher {
                 },
             };
             let started = Instant::now();
-            // Prefetches are hints: they are left out rather than that they take what requests
-            // need.
+            // Prefetches are hints: they are left out where requests may need the memory.
             let charge = Some(&self.shared.buffers)
                 .filter(|buffers| buffers.used() + piece.bytes() <= buffers.limit() / PART_FOR_PREFETCHES)
                 .and_then(|buffers| Charge::new(buffers, piece.bytes()));

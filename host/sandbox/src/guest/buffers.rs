@@ -10,7 +10,7 @@ use rbdkit_plugin_api::{Buffer, Errno, Fill, MAX_REQUEST, Pool, Span};
 
 use super::clock::Overrun;
 use super::fault::mistake;
-use crate::connection::detached::Charge;
+use crate::connection::charge::Charge;
 use crate::connection::shared::FilterShared;
 
 /// Buffers that a call may have at once, besides the payload.

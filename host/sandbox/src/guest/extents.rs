@@ -3,7 +3,7 @@
 use rbdkit_plugin_api::{Errno, Error, Extent, Extents};
 
 use crate::connection::bindings::host::types as wit;
-use crate::connection::detached::Charge;
+use crate::connection::charge::Charge;
 
 /// What an extent in a list takes at most, in bytes. A list that grows has up to twice the memory
 /// that it needs.

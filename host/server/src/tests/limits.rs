@@ -232,6 +232,59 @@ fn a_client_that_keeps_bytes_which_others_need_is_disconnected() {
 }
 
 #[test]
+fn without_receive_buffers_requests_are_received_header_by_header() {
+    let running = Running::limited(ServerLimits { receive_bytes: 0, ..ServerLimits::default() });
+    let mut client = running.client(true);
+    for (number, length) in [1, 27, 28, 29, 4096, 100_000, 1 << 20].into_iter().enumerate() {
+        let data: Vec<u8> = (0..length).map(|at| (at * 7 + number) as u8).collect();
+        assert_eq!(client.write(PLAIN + number as u64, &data), 0, "{length}");
+        assert_eq!(client.read(PLAIN + number as u64, length as u32), data, "{length}");
+    }
+    // Many at once, a write beyond the end between them, and a header in two parts.
+    let mut messages = Vec::new();
+    for cookie in 0..50 {
+        messages.extend(request(READ, 0, cookie, PLAIN, 8));
+    }
+    messages.extend(request(WRITE, 0, 50, 1 << 40, 1000));
+    messages.extend([0; 1000]);
+    messages.extend(request(FLUSH, 0, 51, 0, 0));
+    let half = messages.len() - 10;
+    client.send(&messages[..half]);
+    client.send(&messages[half..]);
+    let mut cookies: Vec<u64> = Vec::new();
+    while cookies.len() < 52 {
+        match client.reply() {
+            Reply::Simple { cookie, .. } => cookies.push(cookie),
+            Reply::Chunk { flags, cookie, .. } => cookies.extend((flags & 1 == 1).then_some(cookie)),
+        }
+    }
+    assert_eq!(cookies, (0..52).collect::<Vec<_>>());
+    drop(client);
+    running.until_all_is_given_back();
+}
+
+#[test]
+fn a_long_option_that_finds_no_room_ends_only_its_own_connection() {
+    let running = Running::limited(ServerLimits { handshake_bytes: 128 << 10, ..ServerLimits::default() });
+    let begin = || {
+        let mut client = running.connect();
+        client.greet(3);
+        let mut message = b"IHAVEOPT\0\0\0\x07".to_vec();
+        message.extend(20_000u32.to_be_bytes());
+        client.send(&message);
+        client
+    };
+    let first = begin();
+    running.until("the first has room", || running.server.state.handshakes.used() > 0);
+    assert!(begin().rest().is_empty());
+    // Short options need no room.
+    assert_eq!(running.client(true).read(PLAIN, 512), vec![0; 512]);
+    drop(first);
+    running.until_all_is_given_back();
+    assert_eq!(running.server.state.handshakes.used(), 0);
+}
+
+#[test]
 fn many_who_compete_for_few_bytes_all_finish() {
     let limits = ServerLimits { bytes_in_all: 64 << 20, ..ServerLimits::default() };
     let running = Running::limited(limits);

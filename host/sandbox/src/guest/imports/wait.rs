@@ -2,7 +2,7 @@
 
 use rbdkit_plugin_api::{Errno, Op};
 
-use crate::connection::detached::Charge;
+use crate::connection::charge::Charge;
 use crate::connection::import_error::ImportError;
 use crate::guest::awaited::Awaited;
 use crate::guest::buffers::Bytes;
