@@ -7,13 +7,15 @@
 #                 PROGRAMS=, BEFORE=: see tests/bench/main.rs)
 # make microbench measures the parts: codec, gate, a call into a component, shared state, buffers (MICRO=part of a name)
 # make fuzz       runs the fuzz targets for FUZZ_SECONDS (600)
+# make soak       the tests that take too long for make test: full counts, long fuzzing, the suite twice at once (SOAK_OPS=,
+#                 SOAK_ROUNDS=, FUZZ_SECONDS=: see tests/soak.sh)
 # make install    copies the programs, the filters and the SDK (PREFIX=/usr/local, DESTDIR=)
 # make setup      installs what the other targets need and does nothing else
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: all setup build server filters demo demo-remote test lint deny test-build test-guests test-host bench microbench fuzz install clean-filters
+.PHONY: all setup build server filters demo demo-remote test lint deny test-build test-guests test-host bench microbench fuzz soak install clean-filters
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -116,6 +118,10 @@ fuzz:
 	@tests/setup.sh build
 	@$(MAKE) --no-print-directory filters test-build
 	RBDKIT_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test $(PROFILE) $(CARGO_FLAGS) --workspace --test fuzz -- --nocapture
+
+soak:
+	@tests/setup.sh build demo test
+	@tests/soak.sh
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/rbdkit/filters

@@ -106,13 +106,15 @@ pub struct Launch {
     socket: (&'static [&'static str], &'static str),
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    /// Where standard error goes; `None` collects it.
+    stderr: Option<Stdio>,
 }
 
 impl Launch {
     /// The program under test with these arguments after those for the socket.
     pub fn new<I: IntoIterator<Item: AsRef<OsStr>>>(arguments: I) -> Launch {
         let arguments = arguments.into_iter().map(|a| a.as_ref().to_owned()).collect();
-        Launch { program: program(), socket: (&["-f", "-U"], "-P"), arguments, environment: Vec::new() }
+        Launch { program: program(), socket: (&["-f", "-U"], "-P"), arguments, environment: Vec::new(), stderr: None }
     }
 
     /// Takes another program than the one under test.
@@ -154,6 +156,12 @@ impl Launch {
         self
     }
 
+    /// Gives the server this as standard error. Then [`Server::stderr`] is empty.
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Launch {
+        self.stderr = Some(stderr.into());
+        self
+    }
+
     /// Starts the server and waits until it listens.
     ///
     /// # Panics
@@ -176,7 +184,7 @@ impl Launch {
         let mut command = Command::new(&self.program);
         let (before_socket, before_pid_file) = self.socket;
         command.args(before_socket).arg(&socket).arg(before_pid_file).arg(&pid_file).args(&self.arguments);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(self.stderr.unwrap_or_else(Stdio::piped));
         // Temporary files that a killed server leaves are removed with the test's directory.
         command.env("TMPDIR", dir.path());
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));

@@ -11,6 +11,7 @@ use std::time::Duration;
 use rbdkit_chain::{Hop, NextLayer};
 use rbdkit_nbd::{Export, Handshake, HandshakeAction, HandshakeConfig, OpenRequest, Session, wire};
 use rbdkit_plugin_api::Error;
+use rbdkit_plugin_api::text::quoted;
 use tokio::time::timeout;
 
 use super::panics::caught;
@@ -67,7 +68,7 @@ impl Negotiation<'_> {
                         return Ok(Some((hop, session)));
                     }
                     Err(error) => {
-                        tracing::error!("connection {}: open '{}': {error}", self.id, request.name.escape_debug());
+                        tracing::error!("connection {}: open {}: {error}", self.id, quoted(&request.name));
                         if request.cannot_be_refused() {
                             return Ok(None);
                         }

@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::oneshot;
 
 use super::listen::Reachable;
-use super::{process, uri};
+use super::{log, process, uri};
 
 /// The command while it runs.
 pub struct Captive {
@@ -74,13 +74,13 @@ pub fn exit_status(program: &str, ended: std::io::Result<ExitStatus>) -> u8 {
             (Some(code), _) => code,
             (None, Some(signal)) => {
                 let name = process::signal_name(signal);
-                eprintln!("{program}: external command was killed by signal {signal} ({name})");
+                log::say(program, &format_args!("external command was killed by signal {signal} ({name})"));
                 128 + signal
             }
             (None, None) => 1,
         },
         Err(error) => {
-            eprintln!("{program}: error: --run: {}", plain(error));
+            log::say(program, &format_args!("error: --run: {}", plain(error)));
             1
         }
     };

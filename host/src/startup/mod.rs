@@ -90,10 +90,12 @@ pub fn main() -> ExitCode {
             Err(error) => return fail(program, log, &ConfigError::new(format!("cannot fork: {error}"))),
         },
     };
-    match start::serve(Start { program, plan, parent, word, inherited }) {
+    let code = match start::serve(Start { program, plan, parent, word, inherited }) {
         Ok(status) => ExitCode::from(status),
         Err(error) => fail(program, log, &error),
-    }
+    };
+    log::flush(log::LAST_MESSAGES);
+    code
 }
 
 /// Reads the environment variables of socket activation.

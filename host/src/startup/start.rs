@@ -94,6 +94,7 @@ impl Running {
         // Before this, a signal may end the process, because nothing exists yet that has to be
         // removed.
         let mut signals = Signals::new()?;
+        log::start_writer(self.start.program);
         let mut sockets = listen::listen(&self.start.plan.listen, std::mem::take(&mut self.start.inherited))?;
         let opened = self.open(&mut sockets).await;
         if opened.is_err() {

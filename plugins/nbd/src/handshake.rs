@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use rbdkit_plugin_api::text::is_hidden;
 use rbdkit_plugin_api::{BlockSizes, Errno, Error, ExportEntry};
 
 use crate::wire::{
@@ -106,7 +107,7 @@ impl OptionReply {
 /// Text from the server for a message: cut to 400 bytes, and without control characters.
 pub(crate) fn quoted(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(400)]);
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    text.chars().map(|c| if is_hidden(c) { '?' } else { c }).collect()
 }
 
 fn refused(export: &str, reply: &OptionReply) -> OpenError {

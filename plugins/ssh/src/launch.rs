@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rbdkit_launcher::{Launcher, Order, Program, Started};
+use rbdkit_plugin_api::text::one_line;
 use rbdkit_plugin_api::{Errno, Error, Result, lock, temporary};
 use rbdkit_stream::Socket;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -83,7 +84,7 @@ impl Stderr {
                 let text = String::from_utf8_lossy(&bytes[..count]);
                 let mut printed = lock(&into);
                 if printed.connected {
-                    text.lines().for_each(|line| tracing::warn!("ssh: {host}: {}", line.escape_debug()));
+                    text.lines().for_each(|line| tracing::warn!("ssh: {host}: {}", one_line(line)));
                 } else if printed.text.len() < MAX_STDERR {
                     printed.text.push_str(&text);
                 }

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use rbdkit_plugin_api::text::is_hidden;
 use rbdkit_plugin_api::{Errno, Error, Span};
 use rbdkit_stream::{ConnectionError, Input};
 
@@ -104,7 +105,7 @@ pub(crate) fn failure(body: &[u8]) -> Result<Option<Error>> {
     let mut reader = Reader(body);
     let code = reader.u32().ok_or_else(|| ConnectionError::new("the server sent a malformed status"))?;
     let message = reader.string().map(|text| String::from_utf8_lossy(&text[..text.len().min(400)]).into_owned());
-    let message: String = message.unwrap_or_default().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    let message: String = message.unwrap_or_default().chars().map(|c| if is_hidden(c) { '?' } else { c }).collect();
     Ok(match code {
         status::OK => None,
         status::EOF => Some(Error::new(Errno::Eio, "the file ends before: it is shorter than it was")),

@@ -2,16 +2,18 @@
 //!
 //! Errors and warnings go to standard error, or to the system log once the process is in the
 //! background, or to the target of `--log`. Debugging messages (`-v`) always go to standard error.
-//! A message is one line: control characters, which a client can put into an export's name, are
-//! escaped.
+//! A message is one line of at most [`LONGEST_LINE`] bytes: control characters, which a client can
+//! put into an export's name, are escaped. Writing a message never blocks ([`writer`]).
+
+mod writer;
 
 use std::fmt::{self, Write as _};
-use std::io::Write as _;
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rbdkit_plugin_api::rate::Rate;
-use rbdkit_plugin_api::text::one_line;
+use rbdkit_plugin_api::text::one_line_within;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -42,7 +44,24 @@ pub fn init(program: &'static str, plan: &Plan) {
     let subscriber = tracing_subscriber::registry().with(messages.with_filter(filter));
     // Fails only if there is a subscriber already.
     let _ = tracing::subscriber::set_global_default(subscriber);
+    // The default hook writes to standard error itself, which can block.
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{}", describe_panic(panic))));
 }
+
+/// From now on a thread writes the messages, so that no other thread waits for their reader. Call
+/// it after the fork, before the first client.
+pub fn start_writer(program: &'static str) {
+    writer::start(program);
+}
+
+/// Waits until all messages are written, but at most for `patience`. Call it before the process
+/// ends.
+pub fn flush(patience: Duration) {
+    writer::flush(patience);
+}
+
+/// How long the program waits at its end for a reader of its last messages.
+pub const LAST_MESSAGES: Duration = Duration::from_millis(500);
 
 /// `-D nbdkit.backend.datapath=0` suppresses the messages about single requests.
 fn shows_requests(plan: &Plan) -> bool {
@@ -62,12 +81,31 @@ pub fn warn_of_unknown_flags(plan: &Plan) {
 
 /// Reports why the program ends.
 pub fn fatal(program: &str, log: LogTo, message: &dyn fmt::Display) {
-    let text = one_line(&format!("error: {message}"));
+    let text = one_line_within(&format!("error: {message}"), LONGEST_LINE);
     if log == LogTo::Syslog || IN_BACKGROUND.load(Ordering::Relaxed) {
         to_syslog(program, ERR, &text);
     }
     to_stderr(program, &text);
 }
+
+/// Reports something that is not an error on standard error, also without `-v`.
+pub fn say(program: &str, message: &dyn fmt::Display) {
+    to_stderr(program, &one_line_within(&message.to_string(), LONGEST_LINE));
+}
+
+fn describe_panic(panic: &std::panic::PanicHookInfo<'_>) -> String {
+    let place = panic.location().map(|place| format!(" at {}:{}", place.file(), place.line())).unwrap_or_default();
+    let text = panic.payload_as_str().unwrap_or("no message");
+    format!("a thread panicked{place}: {text}")
+}
+
+/// The most bytes of a message. With the program's name before it, a line fits into one write to a
+/// pipe (4096 bytes). It also holds a path of some thousand bytes.
+const LONGEST_LINE: usize = 4000;
+
+/// A message counts as one line for each of these bytes that it begins, so that long messages do
+/// not evade the limit on lines.
+const COUNTED_LENGTH: usize = 256;
 
 /// Errors and warnings that are written at once. After them [`PER_SECOND`] applies. With `-v` there
 /// is no limit. One client or one filter has lower limits of its own; this limit is for many of
@@ -114,26 +152,38 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Messages {
         };
         let mut text = Text(format!("{word}: "));
         event.record(&mut text);
-        self.put(level, &one_line(&text.0));
+        let line = one_line_within(&text.0, LONGEST_LINE);
+        if let Some(rate) = &self.rate {
+            rate.charge(line.len() / COUNTED_LENGTH);
+        }
+        self.put(level, &line);
     }
 }
 
+/// The text of a message, as far as a line can show it.
 struct Text(String);
+
+impl fmt::Write for Text {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        // One byte more than a line has, so that the cut shows.
+        let room = (LONGEST_LINE + 1).saturating_sub(self.0.len());
+        self.0.push_str(&text[..text.floor_char_boundary(room)]);
+        Ok(())
+    }
+}
 
 impl Visit for Text {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         // Writing to a string cannot fail.
         let _ = match field.name() {
-            "message" => write!(self.0, "{value:?}"),
-            name => write!(self.0, " {name}={value:?}"),
+            "message" => write!(self, "{value:?}"),
+            name => write!(self, " {name}={value:?}"),
         };
     }
 }
 
-/// One write for each line, so that the lines of several threads and processes do not mix. A
-/// failure cannot be reported anywhere.
 fn to_stderr(program: &str, text: &str) {
-    let _ = std::io::stderr().write_all(format!("{program}: {text}\n").as_bytes());
+    writer::write(format!("{program}: {text}\n").into_bytes());
 }
 
 /// Priorities of syslog(3), for the facility "daemon" (3 times 8).
@@ -156,7 +206,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_one_line_whatever_is_in_it() {
-        assert_eq!(one_line("export 'a\nb\u{1b}[2J' é"), "export 'a\\nb\\u{1b}[2J' é");
+    fn a_message_is_one_line_of_bounded_length_whatever_is_in_it() {
+        let mut text = Text(String::new());
+        for part in ["export 'a\nb\u{1b}[2J' é", &"\u{1}".repeat(100_000), "end"] {
+            write!(text, "{part}").unwrap();
+        }
+        assert!((LONGEST_LINE..=LONGEST_LINE + 1).contains(&text.0.len()));
+        let line = one_line_within(&text.0, LONGEST_LINE);
+        assert!(line.starts_with("export 'a\\nb\\u{1b}[2J' é\\u{1}"), "{line}");
+        assert!(line.ends_with("...") && line.len() <= LONGEST_LINE + 3, "{}", line.len());
     }
 }

@@ -1,0 +1,55 @@
+#!/bin/bash
+# What takes too long for make test: the models with many operations, long fuzzing, and the whole suite twice at once
+# beside a compiler, where a test that depends on the machine's speed fails.
+#
+#   SOAK_OPS=          operations of the models in all (default 2,000,000; make test has 110,000)
+#   FUZZ_SECONDS=      for each fuzz target (default 120)
+#   SOAK_ROUNDS=       how often the suite runs twice at once (default 2)
+#
+# Every test that failed is named at the end. Its output is in target/soak.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+logs=target/soak
+failed=0
+rm -rf "$logs"
+mkdir -p "$logs"
+
+# run NAME COMMAND...: runs a command into its own log and prints how long it took.
+run() {
+    local name=$1 began=$SECONDS status=0
+    shift
+    "$@" >"$logs/$name.log" 2>&1 || status=$?
+    echo "== $name: $((SECONDS - began)) s, status $status"
+    return "$status"
+}
+
+suite() { cargo test --release --workspace --no-fail-fast; }
+
+# Compiles crates of this tree again and again, until it is killed.
+compile() {
+    while :; do
+        rm -rf "$logs/compiler"
+        CARGO_TARGET_DIR="$logs/compiler" cargo build --release -p rbdkit-plugin-ssh -p rbdkit-server || sleep 1
+    done
+}
+
+make --no-print-directory filters test-build
+RBDKIT_OPS=${SOAK_OPS:-2000000} run models cargo test --release -p rbdkit-tests --test model || failed=1
+RBDKIT_FUZZ_SECONDS=${FUZZ_SECONDS:-120} run fuzz cargo test --release --workspace --test fuzz || failed=1
+
+for round in $(seq "${SOAK_ROUNDS:-2}"); do
+    # A group of processes of its own, so that the compiler's children end with it.
+    set -m
+    compile >"$logs/compiler.log" 2>&1 &
+    compiler=$!
+    set +m
+    run "suite-$round-a" suite &
+    first=$!
+    run "suite-$round-b" suite || failed=1
+    wait "$first" || failed=1
+    kill -- "-$compiler"
+done
+
+grep -h -E '^test .* FAILED$|^test result: FAILED|panicked at' "$logs"/*.log || true
+exit "$failed"
