@@ -1,6 +1,6 @@
 #!/bin/bash
-# What takes too long for make test: the models with many operations, long fuzzing, and the whole suite twice at once
-# beside a compiler, where a test that depends on the machine's speed fails.
+# What takes too long for make test: every pair of filters, the models with many operations, long fuzzing, and the
+# whole suite twice at once beside a compiler, where a test that depends on the machine's speed fails.
 #
 #   SOAK_OPS=          operations of the models in all (default 2,000,000; make test has 110,000)
 #   FUZZ_SECONDS=      for each fuzz target (default 120)
@@ -35,6 +35,7 @@ compile() {
 }
 
 make --no-print-directory filters test-build
+RBDKIT_ALL_PAIRS=1 run pairs cargo test --release -p rbdkit-sandbox --lib tests::extents || failed=1
 RBDKIT_OPS=${SOAK_OPS:-2000000} run models cargo test --release -p rbdkit-tests --test model || failed=1
 RBDKIT_FUZZ_SECONDS=${FUZZ_SECONDS:-120} run fuzz cargo test --release --workspace --test fuzz || failed=1
 
