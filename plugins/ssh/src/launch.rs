@@ -52,7 +52,8 @@ const ANSWERS: usize = 4;
 /// The keys that `ssh` tries if none is named.
 const DEFAULT_IDENTITIES: [&str; 3] = ["~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa"];
 
-/// A running `ssh`, connected or about to be. [`rbdkit_launcher::Program::release`] removes the password.
+/// A running `ssh`, connected or about to be.
+/// [`Program::release`](rbdkit_launcher::Program::release) removes the password.
 pub(crate) struct Launched {
     pub(crate) socket: Arc<Socket>,
     pub(crate) program: TaskProgram,

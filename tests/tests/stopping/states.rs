@@ -205,7 +205,8 @@ pub const STATES: &[State] = &[
         status: 143,
         ..state("the command of --run ignores the signal", || {
             let dir = TempDir::new();
-            // The command ends with the test's directory. It must not keep the server's output open.
+            // The command ends with the test's directory. It must not keep the server's output
+            // open.
             let command = format!(
                 "exec >/dev/null 2>&1; trap '' TERM; touch {0}/asked; while test -d {0}; do sleep 0.1; done",
                 dir.path().display()
