@@ -69,7 +69,8 @@ fn a_client_that_left_a_hanging_open_of_a_serialized_filter_does_not_block_reads
 fn a_client_that_left_a_listing_that_spins_gives_its_instance_back() {
     let dir = TempDir::new();
     let body = r#"
-    (func (export "rbdkit:filter/names@0.1.0#list-exports") (param i32 i32) (result i32) (loop $l (br $l)) (unreachable))
+    (func (export "rbdkit:filter/names@0.1.0#list-exports") (param i32 i32) (result i32)
+        (loop $l (br $l)) (unreachable))
     (func (export "rbdkit:filter/names@0.1.0#default-export") (param i32 i32) (result i32)
         (i32.store8 (i32.const 2064) (i32.const 0))
         (i32.store (i32.const 2068) (i32.const 1100))
