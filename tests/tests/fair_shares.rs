@@ -19,10 +19,10 @@ use guest::Guest;
 const SIZE: u64 = 128 << 20;
 
 /// Quiet times and attacks, in turns.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 2;
 
 /// Reads in each of them.
-const READS: usize = 200;
+const READS: usize = 100;
 
 /// Below this a slow read is the scheduler's doing and not the attackers'.
 const NOISE: Duration = Duration::from_millis(2);
