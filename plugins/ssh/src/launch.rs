@@ -38,8 +38,8 @@ use crate::config::Settings;
 /// message of `ssh` is a tenth of that.
 const MAX_STDERR: usize = 16 << 10;
 
-/// How many lines of standard error of a connected `ssh` go to the log, each second and at once. The
-/// server can send any number.
+/// How many lines of standard error of a connected `ssh` go to the log, each second and at once.
+/// The server can send any number.
 const LINES_PER_SECOND: u32 = 1;
 const LINES_AT_ONCE: u32 = 20;
 
