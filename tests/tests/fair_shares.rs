@@ -22,7 +22,10 @@ const SIZE: u64 = 128 << 20;
 const ROUNDS: usize = 2;
 
 /// Reads in each of them.
-const READS: usize = 100;
+const READS: usize = 300;
+
+/// The time between two reads.
+const PACE: Duration = Duration::from_millis(3);
 
 /// Below this a slow read is the scheduler's doing and not the attackers'.
 const NOISE: Duration = Duration::from_millis(2);
@@ -95,6 +98,8 @@ fn measure(client: &mut TcpStream, rng: &mut Rng, times: &mut Vec<Duration>) {
         let began = Instant::now();
         attackers::read(client, offset, 4096).expect("the honest client is served");
         times.push(began.elapsed());
+        // So that the reads see all of an attack and not only its first moment.
+        std::thread::park_timeout(PACE);
     }
 }
 
@@ -124,7 +129,10 @@ fn attackers_make_others_wait_hardly_longer() {
     let (mut quiet, mut attacked) = (Vec::new(), Vec::new());
     let mut slowest_entry = Duration::ZERO;
     measure(&mut client, &mut rng, &mut Vec::new());
+    let files = server.open_files();
     for _ in 0..ROUNDS {
+        // After an attack the server still closes connections.
+        server.wait_until("the attackers' connections are closed", |server| server.open_files() <= files);
         measure(&mut client, &mut rng, &mut quiet);
         let calm = new_client(&target).expect("a new client");
         under_attack(&target, &chosen(), || {
