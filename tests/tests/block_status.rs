@@ -19,6 +19,9 @@ fn assert_answer(server: &Server, offset: u64, expected: &[(u64, u8)]) {
     nbdsh(&server.uri(), &script).ok();
 }
 
+/// The words of a command line, and the length and type of each extent that a client sees.
+type Case<'a> = (&'a [&'a str], &'a [(u64, u8)]);
+
 #[test]
 fn every_plugin_says_how_far_the_last_extent_runs_on() {
     let dir = TempDir::new();
@@ -27,7 +30,7 @@ fn every_plugin_says_how_far_the_last_extent_runs_on() {
     let upstream = Server::start(["null", "1G"]);
     let socket = format!("socket={}", upstream.socket().display());
     let hole = [(GIB, 3)];
-    let cases: [(&[&str], &[(u64, u8)]); 11] = [
+    let cases: [Case<'_>; 11] = [
         (&["null", "1G"], &hole),
         (&["memory", "1G"], &hole),
         (&["memory", "16M", "allocator=malloc"], &[(16 << 20, 0)]),

@@ -236,7 +236,7 @@ impl Entered {
 fn entered(launch: Launch, enter: impl FnOnce(&Server) -> Vec<Box<dyn Any>>) -> Entered {
     let server = launch.start();
     let kept = enter(&server);
-    Entered { server, kept: kept }
+    Entered { server, kept }
 }
 
 /// A server that logs what it does.
