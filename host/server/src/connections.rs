@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use rbdkit_plugin_api::{Client, Peer, Usage, lock};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::Shutdown;
 use tokio::sync::oneshot;
 
@@ -168,9 +169,12 @@ impl Connections {
         if self.has_room(&state) {
             return Entry::Now(self.add(client.id, member, Arc::clone(socket), &mut state));
         }
-        let of_one = state.waiting.iter().filter(|waiting| waiting.member.0 == member.0).count();
-        if state.waiting.len() >= MAX_WAITING || of_one >= MAX_WAITING_OF_ONE {
-            return Entry::Refused;
+        if state.is_crowded(member) {
+            // Those who have left no longer wait. Their tasks may not have seen it yet.
+            state.waiting.retain(|waiting| !has_left(&waiting.socket));
+            if state.is_crowded(member) {
+                return Entry::Refused;
+            }
         }
         let (place, later) = oneshot::channel();
         state.waiting.push(Waiting { client: client.id, member, socket: Arc::clone(socket), place });
@@ -267,7 +271,20 @@ impl Connections {
     }
 }
 
+/// Whether the client has closed its side before it was served.
+fn has_left(socket: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(socket, PollFlags::RDHUP)];
+    let _ = poll(&mut fds, Some(&Timespec::default()));
+    fds[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
+}
+
 impl Registry {
+    /// Whether another client of this member may not even wait.
+    fn is_crowded(&self, member: Member) -> bool {
+        let of_one = self.waiting.iter().filter(|waiting| waiting.member.0 == member.0).count();
+        self.waiting.len() >= MAX_WAITING || of_one >= MAX_WAITING_OF_ONE
+    }
+
     fn uncount(&mut self, member: Member) {
         self.counted -= 1;
         decrement(&mut self.groups, member.0);
@@ -422,6 +439,19 @@ mod tests {
 
     fn member_of(address: &str) -> Member {
         member(&Client::new(1, Peer::Ip(format!("{address}:1").parse().unwrap()), None, false))
+    }
+
+    #[test]
+    fn waiters_that_have_left_keep_nobody_from_waiting() {
+        let mut crowd = Crowd::of(1);
+        let _first = now(crowd.from("10.0.0.1"));
+        let waiting: Vec<_> = (0..MAX_WAITING_OF_ONE).map(|_| later(crowd.from("10.0.0.1"))).collect();
+        assert!(matches!(crowd.from("10.0.0.1"), Entry::Refused));
+        // Their tasks have not seen it yet.
+        crowd.ends.drain(1..);
+        let _next = later(crowd.from("10.0.0.1"));
+        assert_eq!(crowd.connections.waiting(), 1);
+        drop(waiting);
     }
 
     #[test]
