@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rbdkit_tests::{Client, Server, TempDir};
+use rbdkit_tests::{Client, Server, TempDir, tool};
 
 /// Bytes of the temporary files that a server holds.
 fn scratch(server: &Server) -> (usize, u64) {
@@ -84,7 +84,7 @@ fn the_files_of_a_directory_stay_apart_and_a_link_is_the_file_that_it_leads_to()
 }
 
 #[test]
-fn a_script_has_an_overlay_for_each_name_that_it_lists_and_one_for_all_others() {
+fn a_script_has_an_overlay_for_each_name_that_it_lists_and_no_other_name_can_be_opened() {
     let server = Server::start([
         "--filter=cow",
         "eval",
@@ -95,7 +95,11 @@ fn a_script_has_an_overlay_for_each_name_that_it_lists_and_one_for_all_others() 
     ]);
     open(&server, "").write(0, b"a").expect("a write");
     open(&server, "b").write(0, b"b").expect("a write");
-    for (name, text) in [("", b"a"), ("a", b"a"), ("b", b"b"), ("invented", b"a")] {
+    for (name, text) in [("", b"a"), ("a", b"a"), ("b", b"b")] {
         assert_eq!(open(&server, name).read(0, 1).expect("a read"), text, "{name}");
     }
+    // The script might serve another disk under this name.
+    let uri = format!("nbd+unix:///invented?socket={}", server.socket().display());
+    tool("nbdinfo", ["--size", &uri]).fails();
+    server.wait_for_log("export 'invented' is not listed, and a filter that keeps state needs that");
 }

@@ -3,7 +3,8 @@
 //! A client may invent names, and most plugins serve one disk under any name. Filters above keep
 //! overlays and caches for each disk, so they must not go by the name.
 
-use rbdkit_plugin_api::{BoxFuture, Disk, DiskId, ExportEntry, Handle, Result};
+use rbdkit_plugin_api::text::quoted;
+use rbdkit_plugin_api::{BoxFuture, Disk, DiskId, Errno, Error, ExportEntry, Handle, Result};
 use tokio::sync::OnceCell;
 
 /// The exports of a layer, by their names.
@@ -71,8 +72,24 @@ impl DiskLookup {
         Ok(name.was_empty || name.text.is_empty() || self.layer.default_name(self.readonly).await? == name.text)
     }
 
+    /// Whether the name is on the list. A layer that lists no names has one disk.
+    ///
+    /// # Errors
+    /// ENOENT for a name that a list of names does not have. The layer may serve another disk under
+    /// it than under the listed ones, and state that is kept for each disk would mix them.
     async fn is_listed(&self) -> Result<bool> {
-        Ok(self.layer.list(self.readonly).await?.iter().any(|entry| entry.name == self.name.text))
+        let list = self.layer.list(self.readonly).await?;
+        let name = &self.name.text;
+        if list.iter().any(|entry| entry.name == *name) {
+            return Ok(true);
+        }
+        match list.iter().all(|entry| entry.name.is_empty()) {
+            true => Ok(false),
+            false => Err(Error::new(
+                Errno::Enoent,
+                format!("export {} is not listed, and a filter that keeps state needs that", quoted(name)),
+            )),
+        }
     }
 }
 

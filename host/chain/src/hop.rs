@@ -24,6 +24,7 @@ use tokio::sync::OnceCell;
 
 use super::disk::DiskLookup;
 use super::emulate::{self, Steps};
+use super::needed::{Dropped, while_needed};
 use super::thread_model::RequestQueue;
 use super::writes::Writes;
 
@@ -302,8 +303,18 @@ impl Hop {
         Effect::Writes
     }
 
-    /// Calls the layer as soon as its thread model allows.
-    fn queued<T: Send + 'static>(
+    /// Calls the layer as soon as its thread model allows. A read of the plugin ends when its
+    /// client has gone.
+    fn queued<T: Dropped + Send + 'static>(
+        &self,
+        effect: Effect,
+        call: impl FnOnce(&dyn Handle) -> Op<T> + Send + 'static,
+    ) -> Op<T> {
+        let client = self.queue.reads_for.as_ref().filter(|_| effect == Effect::Reads);
+        while_needed(self.in_turn(effect, call), client)
+    }
+
+    fn in_turn<T: Send + 'static>(
         &self,
         effect: Effect,
         call: impl FnOnce(&dyn Handle) -> Op<T> + Send + 'static,

@@ -24,6 +24,7 @@ mod disk;
 mod emulate;
 mod exports;
 mod hop;
+mod needed;
 mod thread_model;
 mod turns;
 mod writes;
@@ -41,10 +42,12 @@ use tokio::time::{Instant, sleep, timeout_at};
 pub use emulate::STEP;
 pub use exports::{MAX_LIST, list_bytes};
 pub use hop::Hop;
+pub use needed::{is_needed, poll_until_done};
 pub use writes::Writes;
 
 use disk::{DiskLookup, ExportName, LayerExports};
 use exports::DefaultNames;
+use needed::not_long_without;
 use thread_model::{ConnectionPermits, RequestLimit, ThreadModelGate};
 
 /// The most filters of a chain. Where no guest runs in between, the frames of all layers lie on one
@@ -352,7 +355,10 @@ impl NextLayer {
     pub async fn list_exports(&self, readonly: bool) -> Result<Vec<ExportEntry>> {
         let list = match self.next() {
             Some((slot, next)) => Some(slot.layer.list_exports(readonly, next).await?),
-            None => self.chain.plugin.list_exports(readonly, self.client.tls).await?,
+            None => {
+                let list = self.chain.plugin.list_exports(readonly, self.client.tls);
+                not_long_without(&self.client, list).await?
+            }
         };
         match list {
             Some(list) => exports::checked(self.name(), list),
@@ -402,13 +408,14 @@ impl NextLayer {
         let disk = DiskLookup::new(self.clone(), readonly, name);
         let (name, queue, handle) = match self.next() {
             Some((slot, next)) => {
-                let queue = slot.gate.request_queue(&permits);
+                let queue = slot.gate.request_queue(&permits, &self.client);
                 let next = NextLayer { permits: Some(permits), ..next };
                 (slot.layer.name().to_string(), queue, slot.layer.open(args, next).await?)
             }
             None => {
-                let queue = self.chain.plugin_gate.request_queue(&permits);
-                (self.chain.plugin_name.clone(), queue, self.chain.plugin.open(args).await?)
+                let queue = self.chain.plugin_gate.request_queue(&permits, &self.client);
+                let open = self.chain.plugin.open(args);
+                (self.chain.plugin_name.clone(), queue, not_long_without(&self.client, open).await?)
             }
         };
         Hop::open(name, handle, queue, disk, self.chain.thread_model, self.chain.pool.clone()).await

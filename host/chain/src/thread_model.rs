@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use rbdkit_plugin_api::ThreadModel;
+use rbdkit_plugin_api::{Client, ThreadModel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::turns::{ConnectionTurns, TurnQueue};
@@ -57,13 +57,14 @@ impl ThreadModelGate {
     }
 
     /// The queue for the requests of a new hop. The hop holds `permits` for its life.
-    pub fn request_queue(&self, permits: &Arc<ConnectionPermits>) -> RequestQueue {
+    pub fn request_queue(&self, permits: &Arc<ConnectionPermits>, client: &Arc<Client>) -> RequestQueue {
         let requests = match &self.requests {
             MaxRequests::Unlimited => None,
             MaxRequests::OnePerHop => Some(Arc::new(TurnQueue::default()).connection()),
             MaxRequests::OneInAll(shared) => Some(shared.connection()),
         };
-        RequestQueue { _permits: Arc::clone(permits), requests, writes: self.writes.clone() }
+        let reads_for = self.writes.as_ref().map(|_| Arc::clone(client));
+        RequestQueue { _permits: Arc::clone(permits), requests, writes: self.writes.clone(), reads_for }
     }
 }
 
@@ -90,4 +91,6 @@ pub(super) struct RequestQueue {
     pub requests: Option<Arc<ConnectionTurns>>,
     /// Counts the layer's writes. None for a filter.
     pub writes: Option<Arc<Writes>>,
+    /// The client whose departure ends the layer's reads. None for a filter.
+    pub reads_for: Option<Arc<Client>>,
 }

@@ -40,9 +40,10 @@ impl DiskId {
 pub enum Disk {
     /// It is this one, whatever the name is.
     Is(DiskId),
-    /// The name decides. Each name that the layer lists is a disk of its own, and all other names
-    /// are the disk of the default export. So a client cannot make disks by inventing names. The
-    /// id is that of the disk below; for a plugin [`DiskId::DEFAULT`].
+    /// The name decides. Each name that the layer lists is a disk of its own, and no other name can
+    /// be opened below a filter that keeps state. So a client cannot make disks by inventing names.
+    /// A layer that lists no names has one disk under every name. The id is that of the disk below;
+    /// for a plugin [`DiskId::DEFAULT`].
     ByListedName(DiskId),
     /// Each name is a disk of its own, also if it is not listed: another server has accepted it.
     ByName(DiskId),

@@ -36,7 +36,11 @@ impl Quota {
 
     /// Takes `n` if that much is left, otherwise nothing. Answers whether it was taken.
     pub fn take(&self, n: u64) -> bool {
-        let limit = self.limit();
+        self.take_below(n, self.limit())
+    }
+
+    /// [`Quota::take`], with a lower limit for this amount.
+    pub fn take_below(&self, n: u64, limit: u64) -> bool {
         let more = |used: u64| used.checked_add(n).filter(|sum| *sum <= limit);
         let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         if let Ok(before) = taken {

@@ -4,8 +4,9 @@
 //! A confined server starts no commands, so [`start`] runs in its helper process.
 
 use std::ffi::OsString;
-use std::io::{self, PipeWriter};
+use std::io::{self, PipeWriter, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -89,10 +90,17 @@ pub(crate) fn start(words: &[OsString], order: Order) -> io::Result<Started> {
     let (url, scripts) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let script = scripts.get(usize::from(order.which)).ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new("/bin/sh");
-    command.arg("-c").arg(script).env("url", url).env("iteration", order.number.to_string());
+    // The script may hold a secret, and every user can read command lines. So the shell gets it
+    // over standard input. The script itself has none.
+    command.arg("-c").arg("eval \"exec </dev/null\n$(cat)\"");
+    command.env("url", url).env("iteration", order.number.to_string());
     // The script and the programs that it starts are ended together.
     command.process_group(0);
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // If the shell has ended already, its status says so.
+        let _ = stdin.write_all(script.as_bytes());
+    }
     let ends = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)];
     let ends = ends.into_iter().flatten().collect();
     Ok(Started { child, ends, keep: None })

@@ -109,6 +109,37 @@ fn a_write_that_is_under_way_is_waited_for_and_a_second_signal_does_not_wait() {
 }
 
 #[test]
+fn a_cache_over_filters_that_wait_is_written_back_when_the_server_stops() {
+    const BLOCKS: u64 = 8;
+    let dir = TempDir::new();
+    let disk = dir.sparse_file("disk", 1 << 20);
+    let path = disk.display();
+    // The first write fails, and retry waits before the next.
+    let write = format!(
+        "pwrite=[ -e {dir}/failed ] || {{ cat >/dev/null; touch {dir}/failed; echo EIO >&2; exit 1; }}; \
+         dd of={path} oflag=seek_bytes seek=$4 conv=notrunc status=none",
+        dir = dir.path().display(),
+    );
+    let file = format!("file={path}");
+    let stacks: [&[&str]; 2] = [
+        &["--filter=delay", "file", &file, "wdelay=1000"],
+        &["--filter=retry", "eval", "retry-delay=1000", "get_size=echo 1M", "can_write=exit 0", "pread=exit 1", &write],
+    ];
+    for stack in stacks {
+        std::fs::write(&disk, [0; 1 << 20]).expect("an empty disk");
+        let server = Launch::new(["--filter=cache"]).args(stack).start();
+        let mut client = server.client();
+        for block in 0..BLOCKS {
+            client.write(block * (128 << 10), &[1; 64 << 10]).expect("a write");
+        }
+        let outcome = server.stop();
+        let written = std::fs::read(&disk).expect("the disk").iter().filter(|byte| **byte == 1).count() as u64;
+        assert_eq!(written, BLOCKS * (64 << 10), "{stack:?}\n{}", outcome.stderr);
+        drop(client);
+    }
+}
+
+#[test]
 fn a_request_that_waits_in_a_filter_gets_eshutdown() {
     let server = Launch::new(["-v", "--filter=delay", "memory", "1M", "rdelay=1000"]).start();
     let mut client = server.client();

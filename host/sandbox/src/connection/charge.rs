@@ -11,6 +11,16 @@ pub(crate) struct Charge {
     bytes: u64,
 }
 
+/// Up to this many bytes a request is small.
+const SMALL: u64 = 64 << 10;
+
+/// Takes bytes of `buffers-total`. The last sixteenth of it is for small requests, so that a
+/// client's large requests do not make the small ones of others fail.
+pub(crate) fn take(quota: &Quota, bytes: u64) -> bool {
+    let limit = quota.limit();
+    quota.take_below(bytes, if bytes > SMALL { limit - limit / 16 } else { limit })
+}
+
 impl Charge {
     /// Takes over bytes that are charged already.
     pub(crate) fn taken_over(quota: &Arc<Quota>, bytes: u64) -> Charge {
@@ -19,12 +29,12 @@ impl Charge {
 
     /// Charges bytes. None: that would exceed the limit.
     pub(crate) fn new(quota: &Arc<Quota>, bytes: u64) -> Option<Charge> {
-        quota.take(bytes).then(|| Charge::taken_over(quota, bytes))
+        take(quota, bytes).then(|| Charge::taken_over(quota, bytes))
     }
 
     /// Charges more bytes. Returns false, and charges nothing, if that would exceed the limit.
     pub(crate) fn grow(&mut self, bytes: u64) -> bool {
-        let taken = self.quota.take(bytes);
+        let taken = take(&self.quota, bytes);
         if taken {
             self.bytes += bytes;
         }

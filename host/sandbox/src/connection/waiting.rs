@@ -4,10 +4,10 @@
 //! the client needs its answer. Finalize and close wait until they are done, because they may write
 //! back data that must not be lost. A call on an instance whose memory holds state also waits until
 //! it is done. The operations that such a call begins in the layers below have to wait in the same
-//! way. They are polled inside [`poll_until_done`], which sets a flag for them.
+//! way. They are polled inside [`poll_until_done`](rbdkit_chain::poll_until_done), which sets a
+//! flag for them.
 
-use std::cell::Cell;
-
+use rbdkit_chain::is_needed;
 use rbdkit_plugin_api::{Client, Flag};
 
 /// How long a call waits.
@@ -19,39 +19,10 @@ pub(crate) enum WaitPolicy {
     UntilDone,
 }
 
-thread_local! {
-    /// The operation that is being polled waits until it is done, because a layer above needs that.
-    static UNTIL_DONE: Cell<bool> = const { Cell::new(false) };
-}
-
-// This function and the next are not inlined, because a fiber may continue on another thread, which
-// has another variable.
-#[inline(never)]
-fn until_done() -> bool {
-    UNTIL_DONE.get()
-}
-
-#[inline(never)]
-fn set_until_done(until_done: bool) -> bool {
-    UNTIL_DONE.replace(until_done)
-}
-
-/// Polls an operation that has to wait until it is done, even if the client leaves.
-pub(crate) fn poll_until_done<T>(poll: impl FnOnce() -> T) -> T {
-    struct Before(bool);
-    impl Drop for Before {
-        fn drop(&mut self) {
-            set_until_done(self.0);
-        }
-    }
-    let _before = Before(set_until_done(true));
-    poll()
-}
-
 impl WaitPolicy {
     /// The policy of the layer above that polls this one now.
     pub(crate) fn inherited() -> WaitPolicy {
-        if until_done() { WaitPolicy::UntilDone } else { WaitPolicy::WhileClientIsThere }
+        if is_needed() { WaitPolicy::UntilDone } else { WaitPolicy::WhileClientIsThere }
     }
 
     /// Waits for something that may be dropped. None: the client has gone first, or the server

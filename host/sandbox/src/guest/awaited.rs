@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
+use rbdkit_chain::poll_until_done;
 use rbdkit_plugin_api::BoxFuture;
 
 use super::buffers::Bytes;
 use super::clock::{Overrun, Wait};
 use super::context::Context;
 use crate::connection::detached::{DetachedOperation, Place};
-use crate::connection::waiting::poll_until_done;
 
 /// What tells a call that its client has gone.
 enum Watch {

@@ -10,7 +10,7 @@ use rbdkit_plugin_api::{Buffer, Errno, Fill, MAX_REQUEST, Pool, Span};
 
 use super::clock::Overrun;
 use super::fault::mistake;
-use crate::connection::charge::Charge;
+use crate::connection::charge::{self, Charge};
 use crate::connection::shared::FilterShared;
 
 /// Buffers that a call may have at once, besides the payload.
@@ -205,7 +205,7 @@ impl CallBuffers {
         let free = self.own.iter().position(Option::is_none);
         if self.own_bytes.saturating_add(bytes) > self.shared.limits.buffers
             || (free.is_none() && self.own.len() >= MAX_BUFFERS)
-            || !self.shared.buffers.take(bytes)
+            || !charge::take(&self.shared.buffers, bytes)
         {
             return Err(Errno::Enomem);
         }

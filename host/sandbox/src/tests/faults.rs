@@ -190,18 +190,18 @@ async fn the_copy_of_a_changed_payload_counts_and_its_refusal_is_no_fault() {
 "#
         ),
     );
-    let limits = FilterLimits { buffers_total: 512 << 10, ..FilterLimits::default() };
+    let limits = FilterLimits { buffers_total: 64 << 10, ..FilterLimits::default() };
     let stack = Stack::over(&[guest], Disk::default(), limits).await;
     let top = stack.open().await;
     for _ in 0..3 {
-        write(&top, 0, &[1; 512 << 10], Flags::NONE).await.unwrap();
-        let error = write(&top, 0, &[1; (512 << 10) + 1], Flags::NONE).await.unwrap_err();
+        write(&top, 0, &[1; 64 << 10], Flags::NONE).await.unwrap();
+        let error = write(&top, 0, &[1; (64 << 10) + 1], Flags::NONE).await.unwrap_err();
         assert_eq!(error.errno(), Errno::Enomem);
         assert!(error.to_string().contains("buffers-total"), "{error}");
     }
     assert_eq!(stack.counters().faults.load(Relaxed), 0);
     for usage in stack.chain.usage().iter().filter(|usage| usage.account.ends_with(":buffers-total")) {
-        assert_eq!((usage.used, usage.peak), (0, 512 << 10), "{usage:?}");
+        assert_eq!((usage.used, usage.peak), (0, 64 << 10), "{usage:?}");
     }
 }
 

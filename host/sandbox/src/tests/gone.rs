@@ -29,6 +29,16 @@ fn reading(top: &Arc<Hop>, offset: u64) -> JoinHandle<Result<(), Errno>> {
     tokio::spawn(async move { read(&top, offset, 512).await.map(|_| ()).map_err(|error| error.errno()) })
 }
 
+/// Writes are not dropped when their client has gone, as reads of the plugin are.
+fn writing(top: &Arc<Hop>, offset: u64) -> JoinHandle<Result<(), Errno>> {
+    let top = Arc::clone(top);
+    tokio::spawn(async move {
+        let payload = Buffer::from_vec(vec![1; 512]);
+        let span = payload.span();
+        top.pwrite(payload, span, offset, Flags::NONE).await.1.map_err(|error| error.errno())
+    })
+}
+
 /// Waits until something reaches the disk, and returns it.
 async fn reached(stack: &Stack) -> Vec<String> {
     stack.disk.reached(1).await;
@@ -121,22 +131,22 @@ async fn every_operation_of_next_ends_with_its_client() {
     hold.add_permits(6);
 }
 
-/// Locks its 512 bytes during a read of next, and marks a block. A flush fails with an errno whose
+/// Locks its 512 bytes during a write of next, and marks a block. A flush fails with an errno whose
 /// number is the count of marks.
 const LOCKS_AND_MARKS: &str = r#"
     (import "rbdkit:filter/locks@0.1.0" "lock" (func $lock (param i32 i64 i64 i32 i32)))
     (import "rbdkit:filter/maps@0.1.0" "resize" (func $resize (param i32 i32 i32 i64 i32)))
     (import "rbdkit:filter/maps@0.1.0" "set" (func $set (param i32 i32 i64 i64 i32 i32 i32) (result i64)))
     (import "rbdkit:filter/maps@0.1.0" "count" (func $count (param i32 i32 i32) (result i64)))
-    (import "rbdkit:filter/next@0.1.0" "pread" (func $next_pread (param i64 i32 i32 i32 i32)))
+    (import "rbdkit:filter/next@0.1.0" "pwrite" (func $next_pwrite (param i64 i32 i32 i32 i32 i32)))
     (func $sized (call $resize (i32.const 1) (i32.const 0) (i32.const 512) (i64.const 65536) (i32.const 2048)))
-    (func (export "rbdkit:filter/reads@0.1.0#pread") (param i64 i32 i32) (result i32)
+    (func (export "rbdkit:filter/writes@0.1.0#pwrite") (param i64 i32 i32) (result i32)
         (call $lock (i32.const 1) (local.get 0) (i64.extend_i32_u (local.get 1)) (i32.const 1) (i32.const 2048))
         (if (i32.load8_u (i32.const 2048)) (then (return (i32.const 2048))))
         (call $sized)
         (drop (call $set (i32.const 1) (i32.const 0) (i64.div_u (local.get 0) (i64.const 512)) (i64.const 1)
             (i32.const 15) (i32.const 1) (i32.const 2)))
-        (call $next_pread (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (i32.const 2048))
+        (call $next_pwrite (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (local.get 2) (i32.const 2048))
         (i32.const 2048))
     (func (export "rbdkit:filter/flushes@0.1.0#flush") (result i32)
         (local $marks i32)
@@ -150,23 +160,24 @@ const LOCKS_AND_MARKS: &str = r#"
 #[tokio::test]
 async fn a_detached_operation_keeps_its_lock_and_nothing_else_of_the_call() {
     let (disk, hold) = slow();
-    let stack = Stack::over(&[Guest::new(&["reads", "flushes"], LOCKS_AND_MARKS)], disk, FilterLimits::default()).await;
+    let guest = Guest::new(&["reads", "writes", "flushes"], &format!("{READS}{LOCKS_AND_MARKS}"));
+    let stack = Stack::over(&[guest], disk, FilterLimits::default()).await;
     let (client, top) = connect(&stack).await;
     let (_, other) = connect(&stack).await;
-    let waiting = reading(&top, 0);
-    assert_eq!(reached(&stack).await, ["pread 0 512"]);
+    let waiting = writing(&top, 0);
+    assert_eq!(reached(&stack).await, ["pwrite 0 512"]);
     assert!(other.flush().await.is_err(), "a block is marked");
     client.set_gone();
     assert_eq!(ended(waiting).await, Err(Errno::Eshutdown));
     other.flush().await.expect("the mark was undone");
-    let same = reading(&other, 0);
-    let another = reading(&other, 512);
-    assert_eq!(reached(&stack).await, ["pread 512 512"]);
+    let same = writing(&other, 0);
+    let another = writing(&other, 512);
+    assert_eq!(reached(&stack).await, ["pwrite 512 512"]);
     settled().await;
-    assert!(stack.disk.seen().is_empty(), "the range is not free while it is still being read");
+    assert!(stack.disk.seen().is_empty(), "the range is not free while it is still being written");
     // The disk answers in turn: this permit is for the detached operation.
     hold.add_permits(1);
-    assert_eq!(reached(&stack).await, ["pread 0 512"]);
+    assert_eq!(reached(&stack).await, ["pwrite 0 512"]);
     hold.add_permits(2);
     assert_eq!((ended(same).await, ended(another).await), (Ok(()), Ok(())));
 }
@@ -174,11 +185,11 @@ async fn a_detached_operation_keeps_its_lock_and_nothing_else_of_the_call() {
 #[tokio::test]
 async fn in_a_chain_each_layer_detaches_and_is_closed_after_the_operation() {
     let (disk, hold) = slow();
-    let guest = Guest::new(&["reads"], READS);
+    let guest = Guest::new(&["reads", "writes"], &format!("{READS}{WRITES}"));
     let stack = Stack::over(&[guest.clone(), guest.clone(), guest], disk, FilterLimits::default()).await;
     let (client, top) = connect(&stack).await;
-    let waiting = reading(&top, 0);
-    assert_eq!(reached(&stack).await, ["pread 0 512"]);
+    let waiting = writing(&top, 0);
+    assert_eq!(reached(&stack).await, ["pwrite 0 512"]);
     client.set_gone();
     assert_eq!(ended(waiting).await, Err(Errno::Eshutdown));
     // The server does this when a client leaves. It does not wait for the disk.
@@ -287,10 +298,12 @@ async fn an_instance_that_others_need_waits_and_so_do_the_layers_below() {
 async fn the_turn_in_a_serialized_layer_is_kept_until_the_operation_ends() {
     let (disk, hold) = slow();
     let disk = Disk { model: ThreadModel::SerializeAllRequests, ..disk };
-    let stack = Stack::over(&[Guest::new(&["reads"], READS)], disk, FilterLimits::default()).await;
+    let stack =
+        Stack::over(&[Guest::new(&["reads", "writes"], &format!("{READS}{WRITES}"))], disk, FilterLimits::default())
+            .await;
     let (client, top) = connect(&stack).await;
     let (_, other) = connect(&stack).await;
-    let waiting = reading(&top, 0);
+    let waiting = writing(&top, 0);
     reached(&stack).await;
     client.set_gone();
     assert_eq!(ended(waiting).await, Err(Errno::Eshutdown));
@@ -306,9 +319,9 @@ async fn the_turn_in_a_serialized_layer_is_kept_until_the_operation_ends() {
 async fn detached_operations_are_limited() {
     let (disk, hold) = slow();
     let limits = FilterLimits { buffers_total: 2 * 512, ..FilterLimits::default() };
-    let stack = Stack::over(&[Guest::new(&["reads"], READS)], disk, limits).await;
+    let stack = Stack::over(&[Guest::new(&["reads", "writes"], &format!("{READS}{WRITES}"))], disk, limits).await;
     let (client, top) = connect(&stack).await;
-    let mut waiting: Vec<_> = (0..3).map(|n| reading(&top, n * 512)).collect();
+    let mut waiting: Vec<_> = (0..3).map(|n| writing(&top, n * 512)).collect();
     stack.disk.reached(3).await;
     client.set_gone();
     for task in waiting.drain(..2) {
@@ -322,32 +335,33 @@ async fn detached_operations_are_limited() {
     assert_eq!(ended(third).await, Ok(()));
     assert_eq!(detached(&stack, 0), 2);
     let (client, top) = connect(&stack).await;
-    let waiting = reading(&top, 0);
+    let waiting = writing(&top, 0);
     stack.disk.reached(4).await;
     client.set_gone();
     assert_eq!(ended(waiting).await, Err(Errno::Eshutdown));
     hold.add_permits(1);
 }
 
-/// Every read reopens next first, as of generation 0.
+/// Every write reopens next first, as of generation 0.
 const REOPENS: &str = r#"
     (import "rbdkit:filter/next-open@0.1.0" "reopen" (func $reopen (param i64 i32 i32 i32 i32)))
-    (import "rbdkit:filter/next@0.1.0" "pread" (func $next_pread (param i64 i32 i32 i32 i32)))
-    (func (export "rbdkit:filter/reads@0.1.0#pread") (param i64 i32 i32) (result i32)
+    (import "rbdkit:filter/next@0.1.0" "pwrite" (func $next_pwrite (param i64 i32 i32 i32 i32 i32)))
+    (func (export "rbdkit:filter/writes@0.1.0#pwrite") (param i64 i32 i32) (result i32)
         (call $reopen (i64.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 2048))
-        (call $next_pread (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (i32.const 2048))
+        (call $next_pwrite (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (local.get 2) (i32.const 2048))
         (i32.const 2048))
 "#;
 
 #[tokio::test]
 async fn a_detached_operation_keeps_the_next_it_began_with() {
     let (disk, hold) = slow();
-    let stack = Stack::over(&[Guest::new(&["reads"], REOPENS)], disk, FilterLimits::default()).await;
+    let guest = Guest::new(&["reads", "writes"], &format!("{READS}{REOPENS}"));
+    let stack = Stack::over(&[guest], disk, FilterLimits::default()).await;
     let (client, top) = connect(&stack).await;
-    let waiting = reading(&top, 0);
+    let waiting = writing(&top, 0);
     settled().await;
     // The replaced layer had no more users.
-    assert_eq!(stack.disk.seen(), ["pread 0 512", "finalize", "close"]);
+    assert_eq!(stack.disk.seen(), ["pwrite 0 512", "finalize", "close"]);
     client.set_gone();
     assert_eq!(ended(waiting).await, Err(Errno::Eshutdown));
     top.finalize().await.unwrap();

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use wasmtime::Result;
 
 use crate::connection::bindings::host::request::Host;
+use crate::connection::waiting::WaitPolicy;
 use crate::guest::context::Context;
 
 impl Host for Context {
@@ -25,7 +26,8 @@ impl Host for Context {
     }
 
     fn cancelled(&mut self) -> Result<bool> {
+        let is_needed = self.call.wait_policy() == WaitPolicy::UntilDone;
         let conn = self.conn("request.cancelled")?;
-        Ok(conn.client().is_gone() || conn.shared.stopping.is_set())
+        Ok(!is_needed && (conn.client().is_gone() || conn.shared.stopping.is_set()))
     }
 }

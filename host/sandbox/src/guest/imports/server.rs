@@ -11,6 +11,7 @@ use super::phases::{NOT_CONFIGURE, OPEN_DATA};
 use crate::connection::bindings::host::server::Host;
 use crate::connection::bindings::host::types as wit;
 use crate::connection::import_error::ImportError;
+use crate::connection::waiting::WaitPolicy;
 use crate::guest::call::CallKind;
 use crate::guest::context::Context;
 
@@ -21,6 +22,9 @@ impl Context {
     /// ENXIO in a phase in which a guest may not sleep. ESHUTDOWN as soon as the client has gone or
     /// the server stops. Finalize and close, which go on without a client, also get ESHUTDOWN when
     /// all their sleeps together have taken the limit `setup`.
+    ///
+    /// An operation that a layer above began in finalize or close may write back data that would
+    /// be lost. When the server stops, its sleep ends at once without an error.
     pub(crate) async fn sleep_for(&mut self, ns: u64) -> Result<(), ImportError> {
         self.allow(OPEN_DATA)?;
         let conn = self.call.conn.clone().ok_or(Errno::Enxio)?;
@@ -39,11 +43,12 @@ impl Context {
             }
         };
         let shared = Arc::clone(&self.shared);
+        let goes_on = policy == WaitPolicy::UntilDone && self.call.kind != CallKind::Ending;
         // The server's stop ends the sleep of finalize and close as well.
         let wait = async {
             tokio::select! {
                 biased;
-                () = shared.stopping.wait() => None,
+                () = shared.stopping.wait() => goes_on.then_some(()),
                 slept = policy.wait(conn.client(), &shared.stopping, over) => slept,
             }
         };
