@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use rbdkit_parameters::nearest;
+use rbdkit_plugin_api::secrets::without_userinfo;
 use rbdkit_plugin_api::{ConfigError, PluginInfo};
 
 /// The plugins, in alphabetical order.
@@ -53,7 +54,9 @@ pub fn filters() -> impl Iterator<Item = &'static str> {
 pub fn plugin(name: &str) -> Result<&'static PluginInfo, ConfigError> {
     PLUGINS.iter().find(|info| info.name == name).ok_or_else(|| {
         let names: Vec<&str> = plugins().map(|info| info.name).collect();
-        ConfigError::new(match nearest(name, names.iter().copied()) {
+        let near = nearest(name, names.iter().copied());
+        let name = without_userinfo(name);
+        ConfigError::new(match near {
             Some(near) => format!("cannot open plugin '{name}': did you mean {near}? There are {}", names.join(", ")),
             None => format!("cannot open plugin '{name}': there are {}", names.join(", ")),
         })

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rbdkit_parameters::{Parameter, TargetedParameter};
+use rbdkit_plugin_api::secrets::without_userinfo;
 use rbdkit_plugin_api::{ConfigError, units};
 
 use super::filters::{FilterFault, FilterLimit, FilterSource, filter_limit, filter_on_fault, filter_param, filters};
@@ -211,7 +212,9 @@ fn plugin_name(word: &OsStr) -> Result<String, ConfigError> {
     let name = word.to_string_lossy();
     if name.contains('/') || name.ends_with(".so") {
         return Err(error(format!(
-            "cannot open plugin '{name}': plugins are built into this program, native .so plugins cannot be loaded"
+            "cannot open plugin '{}': plugins are built into this program, native .so plugins cannot be loaded",
+            // A URL without the name of a plugin before it.
+            without_userinfo(&name)
         )));
     }
     Ok(name.into_owned())

@@ -265,11 +265,13 @@ fn a_script_that_hangs_before_the_socket_exists_ends_with_a_signal() {
 #[test]
 fn a_second_signal_removes_the_private_socket_and_kills_scripts() {
     let directory = TempDir::new();
+    // The file appears complete.
+    let read = format!("pread=cd '{}'; echo $$ >new; mv new asked; exec sleep 1000", directory.path().display());
     let command = "dirname $unixsocket >where; nbdsh -u $uri -c 'h.pread(512, 0)' 2>/dev/null";
     let server = Running::start(
         rbdkit(&directory)
             .env("PATH", crate::support::path())
-            .args(["-U", "-", "eval", "get_size=echo 1M", "pread=echo $$ >asked; exec sleep 1000", "--run", command])
+            .args(["-U", "-", "eval", "get_size=echo 1M", &read, "--run", command])
             .current_dir(directory.path()),
     );
     wait_for_file(&directory.join("asked"));

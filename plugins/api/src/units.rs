@@ -69,12 +69,15 @@ pub fn parse_bool(text: &str) -> Result<bool, String> {
     }
 }
 
-/// A duration in nanoseconds: a decimal number with `ns`, `us`, `ms`, `s` (also without a unit:
+/// A duration in nanoseconds: a decimal number, or a whole one as in [`parse_whole`], with `ns`, `us`, `ms`, `s` (also without a unit:
 /// seconds), `m` or `h`.
 pub fn parse_duration(text: &str) -> Result<u64, String> {
     let wrong =
         || "is not a duration: a number and ns, us, ms, s (the default), m or h, for example 50ms or 1.5".to_string();
-    let number_end = text.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
+    let number_end = match text.as_bytes() {
+        [b'0', b'x' | b'X', digits @ ..] => 2 + digits.iter().take_while(|b| b.is_ascii_hexdigit()).count(),
+        digits => digits.iter().take_while(|b| b.is_ascii_digit() || **b == b'.').count(),
+    };
     let scale: u64 = match &text[number_end..] {
         "ns" => 1,
         "us" => 1_000,
@@ -89,7 +92,11 @@ pub fn parse_duration(text: &str) -> Result<u64, String> {
         return Err(wrong());
     }
     let too_long = || "is too long a duration".to_string();
-    let whole = if whole.is_empty() { 0 } else { whole.parse::<u64>().map_err(|_| too_long())? };
+    let whole = match whole {
+        "" => 0,
+        whole if number_end == whole.len() => parse_whole(whole, u64::MAX)?,
+        whole => whole.parse::<u64>().map_err(|_| too_long())?,
+    };
     let whole = whole.checked_mul(scale).ok_or_else(too_long)?;
     let fraction = match fraction {
         "" => 0,
@@ -182,10 +189,17 @@ mod tests {
     fn durations_have_units_and_fractions() {
         for (text, ns) in
             [("1", 1_000_000_000), ("50ms", 50_000_000), ("1.5", 1_500_000_000), (".25s", 250_000_000), ("2us", 2000)]
+                .into_iter()
+                .chain([
+                    ("0x10", 16_000_000_000),
+                    ("0x1ms", 1_000_000),
+                    ("010", 8_000_000_000),
+                    ("01.5", 1_500_000_000),
+                ])
         {
             assert_eq!(parse_duration(text), Ok(ns), "{text}");
         }
-        for text in ["", ".", "ms", "1.2.3", "-1", "1d", "99999999999999999999", "18446744073709551615h"] {
+        for text in ["", ".", "ms", "1.2.3", "-1", "1d", "08", "0x", "99999999999999999999", "18446744073709551615h"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }
