@@ -69,8 +69,8 @@ pub fn parse_bool(text: &str) -> Result<bool, String> {
     }
 }
 
-/// A duration in nanoseconds: a decimal number, or a whole one as in [`parse_whole`], with `ns`, `us`, `ms`, `s` (also without a unit:
-/// seconds), `m` or `h`.
+/// A duration in nanoseconds: a decimal number, or a whole one as in [`parse_whole`], with `ns`,
+/// `us`, `ms`, `s` (also without a unit: seconds), `m` or `h`.
 pub fn parse_duration(text: &str) -> Result<u64, String> {
     let wrong =
         || "is not a duration: a number and ns, us, ms, s (the default), m or h, for example 50ms or 1.5".to_string();
