@@ -100,7 +100,7 @@ fn the_server_stops_while_a_component_sleeps() {
     assert!(server.stop().status.success());
 }
 
-/// A server whose plugin does not answer a read at 0 until the test allows it.
+/// A server whose plugin does not answer a read or a write at 0 until the test allows it.
 struct Hanging {
     server: Server,
     dir: TempDir,
@@ -115,11 +115,11 @@ impl Hanging {
         rustix::fs::mknodat(rustix::fs::CWD, dir.join("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
             .expect("a fifo");
         let at = dir.path().display();
-        let pread = format!(
-            "pread=echo $4 >>{at}/log; test $4 -eq 0 && test -e {at}/hang && read line <{at}/fifo; head -c $3 /dev/zero"
-        );
+        let wait = format!("echo $4 >>{at}/log; test $4 -eq 0 && test -e {at}/hang && read line <{at}/fifo");
         let launch = Launch::new(["--wasm-filter"]).arg(file).args(options);
-        let server = launch.args(["eval", "thread_model=echo parallel", "get_size=echo 16M"]).arg(pread).start();
+        let launch = launch.args(["eval", "thread_model=echo parallel", "get_size=echo 16M", "can_write=exit 0"]);
+        let launch = launch.arg(format!("pread={wait}; head -c $3 /dev/zero"));
+        let server = launch.arg(format!("pwrite=cat >/dev/null; {wait}; exit 0")).start();
         Hanging { server, dir }
     }
 
@@ -127,24 +127,39 @@ impl Hanging {
         self.dir.join("log")
     }
 
-    /// How many reads at this offset the plugin was asked for.
+    /// How many requests at this offset the plugin was asked for.
     fn asked(&self, offset: u64) -> usize {
         let log = std::fs::read_to_string(self.log()).unwrap_or_default();
         log.lines().filter(|line| *line == offset.to_string()).count()
     }
 
-    /// A client whose read has reached the plugin.
+    /// A client whose read has reached the plugin. If the client leaves, the read is dropped and its
+    /// script killed.
     fn waiting(&self) -> Client {
+        self.waiting_for(cmd::READ, &[])
+    }
+
+    /// A client whose write has reached the plugin, which completes it even if the client leaves.
+    fn writing(&self) -> Client {
+        self.waiting_for(cmd::WRITE, &[1; 512])
+    }
+
+    fn waiting_for(&self, kind: u16, payload: &[u8]) -> Client {
         let before = self.asked(0);
         let mut client = self.server.client();
-        client.submit(cmd::READ, 0, 0, 512, &[]).expect("a request");
+        client.submit(kind, 0, 0, 512, payload).expect("a request");
         self.server.wait_until("the plugin is asked", |_| self.asked(0) > before);
         client
     }
 
-    /// Lets the plugin answer, from now on at once.
-    fn answer(&self) {
+    /// From now on the plugin answers requests at once.
+    fn recover(&self) {
         std::fs::remove_file(self.dir.join("hang")).expect("the file");
+    }
+
+    /// The same, and lets it answer the request that waits.
+    fn answer(&self) {
+        self.recover();
         // This waits until the script has opened the fifo for reading.
         std::fs::write(self.dir.join("fifo"), "go\n").expect("the fifo");
     }
@@ -165,7 +180,7 @@ fn a_plugin_that_never_answers_holds_no_instance_of_a_client_that_has_gone() {
     drop(client);
     assert!(next.receive().expect("a reply").result.is_ok());
     println!("served {:?} after the other had gone", began.elapsed());
-    hanging.answer();
+    hanging.recover();
     server.wait_until("everything is given back", |server| {
         server.open_files() <= files && server.proc_status("Threads:") <= threads
     });
@@ -179,20 +194,24 @@ fn a_range_stays_locked_until_the_operation_below_has_ended() {
     let body = format!(
         r#"
     (import "rbdkit:filter/next@0.1.0" "pread" (func $next_pread (param i64 i32 i32 i32 i32)))
+    (import "rbdkit:filter/next@0.1.0" "pwrite" (func $next_pwrite (param i64 i32 i32 i32 i32 i32)))
     {LOCK}
     (func (export "rbdkit:filter/reads@0.1.0#pread") (param i64 i32 i32) (result i32)
+        (call $next_pread (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (i32.const 2048))
+        (i32.const 2048))
+    (func (export "rbdkit:filter/writes@0.1.0#pwrite") (param i64 i32 i32) (result i32)
         (call $lock (i32.const 2) (local.get 0) (i64.const 512) (i32.const 1) (i32.const 2100))
         (if (i32.load8_u (i32.const 2100)) (then (return (i32.const 2100))))
-        (call $next_pread (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (i32.const 2048))
+        (call $next_pwrite (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (local.get 2) (i32.const 2048))
         (i32.const 2048))
 "#
     );
-    let hanging = Hanging::serve(&Guest::new("holder", &["reads"], &body), &[]);
-    drop(hanging.waiting());
+    let hanging = Hanging::serve(&Guest::new("holder", &["reads", "writes"], &body), &[]);
+    drop(hanging.writing());
     let mut next = hanging.server.client();
-    next.submit(cmd::READ, 0, 0, 512, &[]).expect("a request");
-    // Both reads were sent at once. Only the range at 0 is locked.
-    let elsewhere = next.submit(cmd::READ, 0, 4096, 512, &[]).expect("a request");
+    next.submit(cmd::WRITE, 0, 0, 512, &[2; 512]).expect("a request");
+    // Both writes were sent at once. Only the range at 0 is locked.
+    let elsewhere = next.submit(cmd::WRITE, 0, 4096, 512, &[2; 512]).expect("a request");
     assert_eq!(next.receive().expect("a reply").cookie, elsewhere);
     assert_eq!(hanging.asked(0), 1);
     hanging.answer();
@@ -213,7 +232,7 @@ fn a_client_that_is_not_read_because_it_has_sent_too_much_is_noticed_when_it_goe
     next.submit(cmd::READ, 0, 4096, 512, &[]).expect("a request");
     drop(client);
     assert!(next.receive().expect("a reply").result.is_ok());
-    hanging.answer();
+    hanging.recover();
     assert!(hanging.server.stop().status.success());
 }
 
@@ -223,7 +242,7 @@ fn a_client_that_says_goodbye_and_closes_does_not_stay_for_ever() {
     hanging.waiting().into_stream().request(0, cmd::DISC, 0, 0, 0).expect("a good-bye");
     let mut next = hanging.server.client();
     assert!(next.read(4096, 512).is_ok());
-    hanging.answer();
+    hanging.recover();
     assert!(hanging.server.stop().status.success());
 }
 
@@ -238,6 +257,4 @@ fn the_server_stops_though_a_plugin_never_answers() {
     let began = Instant::now();
     assert!(hanging.server.stop().status.success());
     println!("stopped in {:?}", began.elapsed());
-    // The script outlives the server: this ends it.
-    let _ = rustix::fs::open(hanging.dir.join("fifo"), rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty());
 }
