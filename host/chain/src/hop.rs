@@ -335,7 +335,6 @@ impl Hop {
             Err(_) => {
                 let (permits, handle, writes) = (Arc::clone(permits), Arc::clone(&self.handle), writes.cloned());
                 Op::later(async move {
-                    // The semaphore is never closed, so this only waits.
                     let permit = permits.acquire_owned().await;
                     // A match, because awaiting an `Op` needs `T: Unpin`.
                     let answer = match counted(call(&*handle), writes.as_ref()) {

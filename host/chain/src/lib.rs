@@ -43,7 +43,7 @@ pub use emulate::STEP;
 pub use exports::{MAX_LIST, list_bytes};
 pub use hop::Hop;
 pub use needed::{is_needed, poll_until_done};
-pub use writes::Writes;
+pub use writes::{WriteWatch, Writes};
 
 use disk::{DiskLookup, ExportName, LayerExports};
 use exports::DefaultNames;

@@ -8,6 +8,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use tokio::time::Instant;
+
 /// The plugin's writes, zeroes and trims, and the flushes after them.
 #[derive(Debug, Default)]
 pub struct Writes {
@@ -54,7 +56,33 @@ impl Writes {
     }
 
     /// A number that changes when a write ends while the server stops.
-    pub fn ended(&self) -> u64 {
+    pub(super) fn ended(&self) -> u64 {
         self.ended.load(Ordering::Acquire)
+    }
+}
+
+/// When the plugin last wrote, for somebody who looks again and again while the server stops.
+#[derive(Debug)]
+pub struct WriteWatch {
+    writes: Arc<Writes>,
+    /// How many writes had ended when it last looked.
+    ended: u64,
+    last: Option<Instant>,
+}
+
+impl WriteWatch {
+    /// Watches from now on.
+    pub fn new(writes: &Arc<Writes>) -> WriteWatch {
+        WriteWatch { writes: Arc::clone(writes), ended: writes.ended(), last: None }
+    }
+
+    /// Looks once. The time at which it last saw a write under way, or that one had ended; none if
+    /// there was none.
+    pub fn last_write(&mut self) -> Option<Instant> {
+        let ended = self.writes.ended();
+        if self.writes.is_under_way() || ended != self.ended {
+            (self.ended, self.last) = (ended, Some(Instant::now()));
+        }
+        self.last
     }
 }

@@ -13,6 +13,7 @@
 
 use std::time::Duration;
 
+use rbdkit_chain::WriteWatch;
 use rbdkit_plugin_api::StopScope;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -53,12 +54,9 @@ async fn all_closed(server: &ServerState) {
 /// Returns once nothing suggests that the connections will end.
 async fn until_hopeless(server: &ServerState, began: Instant) {
     let limits = &server.options.limits;
-    let writes = server.chain.writes();
-    let (mut ended, mut last_write) = (writes.ended(), began);
+    let mut watch = WriteWatch::new(server.chain.writes());
     loop {
-        if writes.is_under_way() || writes.ended() != ended {
-            (ended, last_write) = (writes.ended(), Instant::now());
-        }
+        let last_write = watch.last_write().unwrap_or(began);
         let now = Instant::now();
         if now - began >= limits.drain_timeout || now - last_write >= limits.stop_timeout {
             return;

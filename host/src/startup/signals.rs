@@ -14,7 +14,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rbdkit_chain::Chain;
+use rbdkit_chain::{Chain, WriteWatch};
 use rbdkit_plugin_api::{ConfigError, Flag, StopScope, lock};
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
@@ -192,15 +192,11 @@ impl Ending {
 
     /// Returns once the server was asked to stop and takes too long.
     async fn overdue(&self) {
-        let writes = self.chain.writes();
-        let (mut ended, mut last_write) = (writes.ended(), None::<Instant>);
+        let mut watch = WriteWatch::new(self.chain.writes());
         loop {
             sleep(POLL_INTERVAL).await;
-            let Some(asked) = *lock(&self.asked) else { continue };
-            if writes.is_under_way() || writes.ended() != ended {
-                (ended, last_write) = (writes.ended(), Some(Instant::now()));
-            }
-            let writes = last_write.is_some_and(|last| last.elapsed() < WRITE_PAUSE);
+            let Some(asked) = self.asked() else { continue };
+            let writes = watch.last_write().is_some_and(|last| last.elapsed() < WRITE_PAUSE);
             if asked.elapsed() >= if writes { WRITING_TIMEOUT } else { END_TIMEOUT } {
                 return;
             }
