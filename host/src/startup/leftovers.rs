@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::own_file::OwnFile;
-use super::pidfile;
 
 /// Files that a server removes when it ends at once.
 #[derive(Debug, Default)]
@@ -14,7 +13,7 @@ pub struct Leftovers {
     /// The directory of a private socket.
     pub private: Option<PathBuf>,
     /// The pid file of a server that still starts.
-    pub pidfile: Option<PathBuf>,
+    pub pidfile: Option<Arc<OwnFile>>,
 }
 
 impl Leftovers {
@@ -23,11 +22,8 @@ impl Leftovers {
         if let Some(directory) = &self.private {
             let _ = std::fs::remove_dir_all(directory);
         }
-        if let Some(socket) = &self.socket {
-            socket.remove();
-        }
-        if let Some(file) = &self.pidfile {
-            pidfile::remove(file);
+        for file in self.socket.iter().chain(&self.pidfile) {
+            file.remove();
         }
     }
 }

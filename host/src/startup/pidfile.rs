@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rbdkit_plugin_api::ConfigError;
 use rbdkit_plugin_api::text::plain;
@@ -27,7 +28,7 @@ const MAX_TRIES: u32 = 16;
 /// The pid file of a server that is starting. It is removed when dropped, unless [`PidFile::keep`]
 /// was called.
 #[derive(Debug)]
-pub struct PidFile(Option<OwnFile>);
+pub struct PidFile(Option<Arc<OwnFile>>);
 
 /// Why the pid file cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +61,12 @@ impl PidFile {
         let written = directory_of(path)
             .map_err(PidFileError::Io)
             .and_then(|(directory, name)| write(directory, &name, text.as_bytes()));
-        written.map(PidFile).map_err(|error| failed(path, &error))
+        written.map(|file| PidFile(file.map(Arc::new))).map_err(|error| failed(path, &error))
+    }
+
+    /// The file, if it is a new one.
+    pub fn file(&self) -> Option<&Arc<OwnFile>> {
+        self.0.as_ref()
     }
 
     /// The start has succeeded: the file stays.
@@ -209,24 +215,6 @@ fn write_to_stream(
     match is_same(&fstat(&opened)?, &there) {
         true => Ok(File::from(opened).write_all(text)?),
         false => Err(PidFileError::Busy),
-    }
-}
-
-/// Removes the file if it holds this process's id. For the end of a process that runs no
-/// destructors.
-pub fn remove(path: &Path) {
-    let Ok((directory, name)) = directory_of(path) else { return };
-    // A pipe or a device is not read: that could block.
-    let is_file = look(&directory, &name)
-        .and_then(|there| Ok(fstat(&there)?))
-        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    if is_file && let Ok(file) = openat(&directory, &name, flags, Mode::empty()) {
-        let mut content = String::new();
-        let read = File::from(file).take(MAX_PID_FILE).read_to_string(&mut content);
-        if read.is_ok() && content == format!("{}\n", std::process::id()) {
-            let _ = unlinkat(&directory, &name, AtFlags::empty());
-        }
     }
 }
 

@@ -82,7 +82,7 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
         .on_thread_unpark(rbdkit_confine::confine_thread)
         .build();
     let runtime = runtime.map_err(|error| ConfigError::new(format!("cannot start threads: {error}")))?;
-    let running = Running { start, options, chain, identity, pidfile, stdio, fatal, has_started: false };
+    let running = Running { start, options, chain, identity, pidfile, stdio, fatal };
     let status = runtime.block_on(running.run());
     runtime.shutdown_timeout(STUCK);
     status
@@ -99,8 +99,6 @@ struct Running {
     stdio: Option<(OwnedFd, OwnedFd)>,
     /// A filter failed, and `--filter-on-fault=exit` is given.
     fatal: Arc<Notify>,
-    /// Its socket and pid file stay from now on.
-    has_started: bool,
 }
 
 impl Running {
@@ -113,7 +111,7 @@ impl Running {
         log::start_writer(self.start.program);
         let mut sockets = listen::listen(&self.start.plan.listen, std::mem::take(&mut self.start.inherited))?;
         let ending = Arc::clone(signals.ending());
-        ending.set_leftovers(self.leftovers(&sockets));
+        ending.set_leftovers(leftovers(&sockets, None));
         let opened = tokio::select! {
             opened = self.open(&mut sockets, &ending) => opened,
             signal = signals.late(START_GRACE) => return self.give_up(signal).await,
@@ -122,7 +120,7 @@ impl Running {
             self.chain.cleanup(Instant::now() + CLEANUP_END).await;
         }
         let captive = opened?;
-        ending.set_leftovers(self.leftovers(&sockets));
+        ending.set_leftovers(leftovers(&sockets, None));
         self.confine(&sockets, captive.as_ref(), &ending).await;
         let listeners = std::mem::take(&mut sockets.listeners);
         let stop = Stop::new();
@@ -149,21 +147,10 @@ impl Running {
     /// Ends a start that hangs, after a signal.
     async fn give_up(self, signal: Signal) -> Result<u8, ConfigError> {
         tracing::warn!("the start does not end: it is given up");
-        if let Some(file) = &self.pidfile {
-            pidfile::remove(file);
-        }
         self.chain.begin_stop();
         self.chain.abandon(StopScope::Everything);
         self.chain.cleanup(Instant::now() + MIN_CLEANUP).await;
         Ok(status_of(signal))
-    }
-
-    /// What has to be removed if the process ends now.
-    fn leftovers(&self, sockets: &Sockets) -> Leftovers {
-        let socket = sockets.unfinished().cloned();
-        let has_started = self.has_started;
-        let pidfile = self.pidfile.clone().filter(|_| !has_started);
-        Leftovers { socket, private: sockets.private().map(PathBuf::from), pidfile }
     }
 
     /// Gives up what serving does not need.
@@ -199,6 +186,7 @@ impl Running {
         }
         self.chain.after_fork().await?;
         let pidfile = self.pidfile.as_deref().map(PidFile::write).transpose()?;
+        ending.set_leftovers(leftovers(sockets, pidfile.as_ref()));
         if captive.is_none() {
             captive = self.start_command(&sockets.reachable, ending)?;
         }
@@ -212,7 +200,6 @@ impl Running {
             file.keep();
         }
         sockets.keep();
-        self.has_started = true;
         Ok(captive)
     }
 
@@ -235,6 +222,15 @@ impl Running {
         let captive = Captive::start(command, reachable, &self.start.plan.exportname)?;
         ending.set_command(captive.process());
         Ok(Some(captive))
+    }
+}
+
+/// What has to be removed if the process ends now. `pidfile` is that of a server that still starts.
+fn leftovers(sockets: &Sockets, pidfile: Option<&PidFile>) -> Leftovers {
+    Leftovers {
+        socket: sockets.unfinished().cloned(),
+        private: sockets.private().map(PathBuf::from),
+        pidfile: pidfile.and_then(PidFile::file).cloned(),
     }
 }
 
