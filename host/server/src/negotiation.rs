@@ -11,7 +11,7 @@ use std::time::Duration;
 use rbdkit_chain::{Hop, NextLayer};
 use rbdkit_nbd::{Export, Handshake, HandshakeAction, HandshakeConfig, MAX_OPTION, OpenRequest, Session, wire};
 use rbdkit_plugin_api::text::quoted;
-use rbdkit_plugin_api::{BoxFuture, Client, Error, Op, Quota};
+use rbdkit_plugin_api::{BoxFuture, Client, Error, Held, Op};
 use tokio::time::timeout;
 
 use super::attended::{Attendant, Attended};
@@ -31,8 +31,8 @@ pub(super) struct Negotiation<'a> {
     pub client: &'a Client,
     /// The connection's number, for the log.
     pub id: u64,
-    /// Taken once the client sends a long option.
-    pub room: Option<LongOptionRoom>,
+    /// The charge for long options, from the first one until the negotiation ends.
+    pub room: Option<Held>,
 }
 
 /// The longest option, in bytes, that needs no room of its own. Clients send names and queries of
@@ -42,15 +42,6 @@ const LONG_OPTION: usize = 4096;
 /// The charge for the options of one connection: a vector that grows has up to twice the memory
 /// that it needs.
 const LONG_OPTION_ROOM: u64 = 2 * MAX_OPTION as u64;
-
-/// The charge for a connection that has sent a long option, until its negotiation ends.
-pub(super) struct LongOptionRoom(Arc<Quota>);
-
-impl Drop for LongOptionRoom {
-    fn drop(&mut self) {
-        self.0.give(LONG_OPTION_ROOM);
-    }
-}
 
 impl Negotiation<'_> {
     /// Negotiates until an export is open. None: the client left in an orderly way, or the server
@@ -145,10 +136,10 @@ impl Negotiation<'_> {
         let started = handshake.wanted(input);
         if self.room.is_none() && input.len() + started > LONG_OPTION {
             let all = &self.server.handshakes;
-            if !all.take(LONG_OPTION_ROOM) {
+            let Some(room) = all.hold(LONG_OPTION_ROOM) else {
                 return Err(io::Error::other("too many clients send long options (--limit handshakes=SIZE)"));
-            }
-            self.room = Some(LongOptionRoom(Arc::clone(all)));
+            };
+            self.room = Some(room);
         }
         let limit = self.server.options.limits.handshake_timeout;
         let socket = &mut *self.input;

@@ -64,6 +64,6 @@ pub use op::{BoxFuture, Done, Op};
 pub use plugin::{Handle, OpenArgs, OtherKeys, Param, Plugin, PluginInfo, StopScope};
 pub use pool::Pool;
 pub use program::{find_own_program, own_program};
-pub use quota::{Quota, Usage};
+pub use quota::{Held, Quota, Usage};
 pub use span::{Fill, Span};
 pub use types::{BlockSizes, Capabilities, ExportEntry, Flags, MAX_REQUEST, Support, ThreadModel};

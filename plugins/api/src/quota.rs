@@ -3,6 +3,7 @@
 //! What is allocated by the wish of a client, a guest or another server is taken from a quota
 //! first. A quota knows how much of it is used and how much was used at most ([`Usage`]).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// An amount that any user may take from, first come first served. The user that took an amount
@@ -12,6 +13,19 @@ pub struct Quota {
     limit: AtomicU64,
     used: AtomicU64,
     peak: AtomicU64,
+}
+
+/// An amount that is taken from a quota until this value is dropped.
+#[derive(Debug)]
+pub struct Held {
+    quota: Arc<Quota>,
+    amount: u64,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.quota.give(self.amount);
+    }
 }
 
 /// How much of an account's limit is used, for reports.
@@ -37,6 +51,11 @@ impl Quota {
     /// Takes `n` if that much is left, otherwise nothing. Answers whether it was taken.
     pub fn take(&self, n: u64) -> bool {
         self.take_below(n, self.limit())
+    }
+
+    /// [`Quota::take`], for as long as the answer is kept.
+    pub fn hold(self: &Arc<Self>, n: u64) -> Option<Held> {
+        self.take(n).then(|| Held { quota: Arc::clone(self), amount: n })
     }
 
     /// [`Quota::take`], with a lower limit for this amount.
@@ -106,6 +125,11 @@ mod tests {
         assert!(!quota.take(u64::MAX));
         assert!(quota.take(3));
         quota.give(10);
+        assert_eq!(quota.used(), 0);
+        let quota = Arc::new(quota);
+        let held = quota.hold(9).unwrap();
+        assert!(quota.hold(2).is_none());
+        drop(held);
         assert_eq!(quota.used(), 0);
         assert_eq!(quota.usage("x"), Usage { account: "x".into(), limit: 10, used: 0, peak: 10 });
     }

@@ -12,22 +12,6 @@ use rbdkit_plugin_api::{BoxFuture, Client};
 use super::shared::FilterShared;
 use super::waiting::WaitPolicy;
 
-/// A place among the detached operations of a filter.
-struct AttendedPlace(Arc<FilterShared>);
-
-impl AttendedPlace {
-    /// None: there are as many as are allowed.
-    fn take(shared: &Arc<FilterShared>) -> Option<AttendedPlace> {
-        shared.detached_operations.take(1).then(|| AttendedPlace(Arc::clone(shared)))
-    }
-}
-
-impl Drop for AttendedPlace {
-    fn drop(&mut self) {
-        self.0.detached_operations.give(1);
-    }
-}
-
 /// Waits for `operation`. None: the client has gone first. Then the operation goes on by itself,
 /// and `discard` undoes what it did.
 pub(crate) async fn attended<T: Send + 'static, D: Future<Output = ()> + Send>(
@@ -45,7 +29,7 @@ pub(crate) async fn attended<T: Send + 'static, D: Future<Output = ()> + Send>(
         answer = &mut operation => return Some(answer),
         () = client.until_gone() => {}
     }
-    let Some(place) = AttendedPlace::take(shared) else { return Some(operation.await) };
+    let Some(place) = shared.detached_operations.hold(1) else { return Some(operation.await) };
     shared.detached_tasks.spawn(async move {
         discard(operation.await).await;
         drop(place);

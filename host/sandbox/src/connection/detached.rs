@@ -24,7 +24,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use rbdkit_plugin_api::BoxFuture;
+use rbdkit_plugin_api::{BoxFuture, Held};
 
 use super::charge::Charge;
 use super::conn::Connection;
@@ -35,6 +35,7 @@ use crate::state::HeldLock;
 /// A place among the detached operations of a filter and of a connection. It also keeps the
 /// connection, and so what is below it.
 pub(crate) struct Place {
+    _held: Held,
     conn: Arc<Connection>,
     _token: TaskToken,
 }
@@ -42,14 +43,8 @@ pub(crate) struct Place {
 impl Place {
     /// None: there are as many as are allowed.
     pub(crate) fn take(conn: &Arc<Connection>) -> Option<Place> {
-        let place = || Place { conn: Arc::clone(conn), _token: conn.detached_operations.begin() };
-        conn.shared.detached_operations.take(1).then(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.conn.shared.detached_operations.give(1);
+        let held = conn.shared.detached_operations.hold(1)?;
+        Some(Place { _held: held, conn: Arc::clone(conn), _token: conn.detached_operations.begin() })
     }
 }
 

@@ -47,7 +47,7 @@ pub(crate) struct FilterShared {
     /// lists of extents, and what detached operations keep.
     pub(crate) buffers: Arc<Quota>,
     /// How many detached operations there are, and their limit.
-    pub(crate) detached_operations: Quota,
+    pub(crate) detached_operations: Arc<Quota>,
     /// Tasks that outlive their connection.
     pub(crate) detached_tasks: Arc<TaskTracker>,
     /// The server stops: guests no longer wait.
@@ -75,7 +75,7 @@ impl FilterShared {
             log: GuestLog::new(name, limits.log_lines, limits.log_line as usize),
             state: FilterState::new(limits.for_state()),
             buffers: Arc::new(Quota::new(limits.buffers_total)),
-            detached_operations: Quota::new(MAX_DETACHED_OPERATIONS),
+            detached_operations: Arc::new(Quota::new(MAX_DETACHED_OPERATIONS)),
             detached_tasks: Arc::default(),
             stopping: Flag::default(),
             memory_all: Arc::clone(&host.memory),
