@@ -172,7 +172,7 @@ fn dump_plugin(plan: &Plan) -> Result<String, ConfigError> {
         line("magic_config_key", &key);
     }
     line("params", &names(&(info.params)()));
-    for function in FUNCTIONS.iter().chain(plugin.optional_functions()) {
+    for function in FUNCTIONS.iter().copied().chain(plugin.optional_functions()) {
         line(&format!("has_{function}"), "1");
     }
     for (key, value) in plugin.dump_plugin() {

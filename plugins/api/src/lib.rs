@@ -61,7 +61,7 @@ pub use extents::{Extent, Extents};
 pub use flag::Flag;
 pub use lock::{lock, read_lock, write_lock};
 pub use op::{BoxFuture, Done, Op};
-pub use plugin::{Handle, OpenArgs, OtherKeys, Param, Plugin, PluginInfo, StopScope};
+pub use plugin::{DISK_FUNCTIONS, Handle, OpenArgs, OtherKeys, Param, Plugin, PluginInfo, StopScope};
 pub use pool::Pool;
 pub use program::{find_own_program, own_program};
 pub use quota::{Held, Quota, Usage};

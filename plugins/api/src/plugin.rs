@@ -17,6 +17,24 @@ use crate::span::Span;
 use crate::types::{BlockSizes, Capabilities, ExportEntry, Flags, ThreadModel};
 use crate::units;
 
+/// nbdkit's optional functions that the equivalents of a writable disk have
+/// ([`Plugin::optional_functions`]).
+pub const DISK_FUNCTIONS: [&str; 13] = [
+    "can_trim",
+    "can_zero",
+    "can_fast_zero",
+    "can_extents",
+    "can_fua",
+    "can_multi_conn",
+    "can_cache",
+    "pwrite",
+    "flush",
+    "trim",
+    "zero",
+    "extents",
+    "cache",
+];
+
 /// The arguments with which a connection opens a layer.
 #[derive(Clone, Debug)]
 pub struct OpenArgs {
@@ -216,8 +234,8 @@ pub trait Plugin: Send + Sync + 'static {
     /// nbdkit's optional functions that this plugin has an equivalent of, by nbdkit's names.
     /// Scripts look for lines such as `has_can_trim=1` in `--dump-plugin`. The program itself adds
     /// the functions that every plugin has, such as `open` and `pread`.
-    fn optional_functions(&self) -> &'static [&'static str] {
-        &[]
+    fn optional_functions(&self) -> Vec<&'static str> {
+        Vec::new()
     }
 
     /// Lines `key=value` that `--dump-plugin` adds.

@@ -231,8 +231,8 @@ impl Plugin for Curl {
         }
     }
 
-    fn optional_functions(&self) -> &'static [&'static str] {
-        &["load", "unload", "dump_plugin", "after_fork", "cleanup", "close", "can_write", "can_multi_conn", "pwrite"]
+    fn optional_functions(&self) -> Vec<&'static str> {
+        vec!["load", "unload", "dump_plugin", "after_fork", "cleanup", "close", "can_write", "can_multi_conn", "pwrite"]
     }
 
     fn dump_plugin(&self) -> Vec<(String, String)> {

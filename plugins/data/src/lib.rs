@@ -26,8 +26,8 @@ use std::sync::Arc;
 
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
-    AccessRights, BoxFuture, ConfigError, Errno, Error, Handle, OpenArgs, OtherKeys, Param, Plugin, PluginInfo, Result,
-    ThreadModel,
+    AccessRights, BoxFuture, ConfigError, DISK_FUNCTIONS, Errno, Error, Handle, OpenArgs, OtherKeys, Param, Plugin,
+    PluginInfo, Result, ThreadModel,
 };
 use rbdkit_ram_disk::{Allocator, Flat, RamDisk};
 
@@ -156,28 +156,9 @@ impl Plugin for Data {
         Box::pin(async move { disk })
     }
 
-    fn optional_functions(&self) -> &'static [&'static str] {
-        &[
-            "unload",
-            "dump_plugin",
-            "get_ready",
-            "block_size",
-            "can_write",
-            "can_flush",
-            "can_trim",
-            "can_zero",
-            "can_fast_zero",
-            "can_extents",
-            "can_fua",
-            "can_multi_conn",
-            "can_cache",
-            "pwrite",
-            "flush",
-            "trim",
-            "zero",
-            "extents",
-            "cache",
-        ]
+    fn optional_functions(&self) -> Vec<&'static str> {
+        let own = ["unload", "dump_plugin", "get_ready", "block_size", "can_write", "can_flush"];
+        [&own[..], &DISK_FUNCTIONS].concat()
     }
 
     fn dump_plugin(&self) -> Vec<(String, String)> {

@@ -31,8 +31,8 @@ use std::sync::Arc;
 use rbdkit_launcher::Open;
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
-    AccessRights, BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, PluginInfo,
-    Result, ThreadModel, run_blocking,
+    AccessRights, BoxFuture, ConfigError, DISK_FUNCTIONS, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin,
+    PluginInfo, Result, ThreadModel, run_blocking,
 };
 
 use config::Config;
@@ -127,29 +127,9 @@ impl Plugin for File {
         Some(self.config.access_rights())
     }
 
-    fn optional_functions(&self) -> &'static [&'static str] {
-        &[
-            "unload",
-            "dump_plugin",
-            "list_exports",
-            "close",
-            "can_write",
-            "can_flush",
-            "is_rotational",
-            "can_trim",
-            "can_zero",
-            "can_fast_zero",
-            "can_extents",
-            "can_fua",
-            "can_multi_conn",
-            "can_cache",
-            "pwrite",
-            "flush",
-            "trim",
-            "zero",
-            "extents",
-            "cache",
-        ]
+    fn optional_functions(&self) -> Vec<&'static str> {
+        let own = ["unload", "dump_plugin", "list_exports", "close", "can_write", "can_flush", "is_rotational"];
+        [&own[..], &DISK_FUNCTIONS].concat()
     }
 
     fn dump_plugin(&self) -> Vec<(String, String)> {

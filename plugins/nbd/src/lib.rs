@@ -34,8 +34,8 @@ use std::sync::Arc;
 use rbdkit_launcher::{Launcher, Start};
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
-    AccessRights, BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, PluginInfo,
-    Result, StopScope, ThreadModel,
+    AccessRights, BoxFuture, ConfigError, DISK_FUNCTIONS, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin,
+    PluginInfo, Result, StopScope, ThreadModel,
 };
 
 use config::Config;
@@ -135,8 +135,8 @@ impl Plugin for Nbd {
         Box::pin(async move { self.upstream()?.open(&args.exportname).await })
     }
 
-    fn optional_functions(&self) -> &'static [&'static str] {
-        &[
+    fn optional_functions(&self) -> Vec<&'static str> {
+        let own = [
             "unload",
             "dump_plugin",
             "after_fork",
@@ -149,20 +149,8 @@ impl Plugin for Nbd {
             "can_write",
             "can_flush",
             "is_rotational",
-            "can_trim",
-            "can_zero",
-            "can_fast_zero",
-            "can_extents",
-            "can_fua",
-            "can_multi_conn",
-            "can_cache",
-            "pwrite",
-            "flush",
-            "trim",
-            "zero",
-            "extents",
-            "cache",
-        ]
+        ];
+        [&own[..], &DISK_FUNCTIONS].concat()
     }
 
     fn dump_plugin(&self) -> Vec<(String, String)> {

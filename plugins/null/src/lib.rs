@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
-    AccessRights, BoxFuture, Buffer, Capabilities, ConfigError, Done, Extents, Flags, Handle, Op, OpenArgs, Param,
-    Plugin, PluginInfo, Result, Span, Support, ThreadModel,
+    AccessRights, BoxFuture, Buffer, Capabilities, ConfigError, DISK_FUNCTIONS, Done, Extents, Flags, Handle, Op,
+    OpenArgs, Param, Plugin, PluginInfo, Result, Span, Support, ThreadModel,
 };
 
 /// What the registry needs to know.
@@ -39,24 +39,9 @@ impl Plugin for Null {
         Ok(())
     }
 
-    fn optional_functions(&self) -> &'static [&'static str] {
-        &[
-            "can_write",
-            "can_flush",
-            "can_trim",
-            "can_zero",
-            "can_fast_zero",
-            "can_extents",
-            "can_fua",
-            "can_multi_conn",
-            "can_cache",
-            "pwrite",
-            "flush",
-            "trim",
-            "zero",
-            "extents",
-            "cache",
-        ]
+    fn optional_functions(&self) -> Vec<&'static str> {
+        let own = ["can_write", "can_flush"];
+        [&own[..], &DISK_FUNCTIONS].concat()
     }
 
     fn access_rights(&self) -> Option<AccessRights> {

@@ -49,8 +49,8 @@ impl Plugin for Pattern {
         }
     }
 
-    fn optional_functions(&self) -> &'static [&'static str] {
-        &["can_multi_conn", "can_cache"]
+    fn optional_functions(&self) -> Vec<&'static str> {
+        vec!["can_multi_conn", "can_cache"]
     }
 
     fn access_rights(&self) -> Option<AccessRights> {

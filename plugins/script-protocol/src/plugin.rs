@@ -5,8 +5,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, Result, StopScope, ThreadModel,
-    run_abandonable,
+    BoxFuture, ConfigError, DISK_FUNCTIONS, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, Result,
+    StopScope, ThreadModel, run_abandonable,
 };
 
 use crate::answers;
@@ -176,8 +176,8 @@ impl<C: Configure> Plugin for ScriptPlugin<C> {
     }
 
     /// The highest exit status with a meaning of its own, and the lines that the script prints.
-    fn optional_functions(&self) -> &'static [&'static str] {
-        &[
+    fn optional_functions(&self) -> Vec<&'static str> {
+        let own = [
             "load",
             "unload",
             "dump_plugin",
@@ -194,20 +194,8 @@ impl<C: Configure> Plugin for ScriptPlugin<C> {
             "can_write",
             "can_flush",
             "is_rotational",
-            "can_trim",
-            "can_zero",
-            "can_fast_zero",
-            "can_extents",
-            "can_fua",
-            "can_multi_conn",
-            "can_cache",
-            "pwrite",
-            "flush",
-            "trim",
-            "zero",
-            "extents",
-            "cache",
-        ]
+        ];
+        [&own[..], &DISK_FUNCTIONS].concat()
     }
 
     fn dump_plugin(&self) -> Vec<(String, String)> {

@@ -158,8 +158,8 @@ impl Plugin for Ssh {
     }
 
     /// The server itself opens nothing: `ssh` connects and reads, and the helper starts `ssh`.
-    fn optional_functions(&self) -> &'static [&'static str] {
-        &["unload", "close", "can_write", "can_flush", "can_fua", "can_multi_conn", "pwrite", "flush"]
+    fn optional_functions(&self) -> Vec<&'static str> {
+        vec!["unload", "close", "can_write", "can_flush", "can_fua", "can_multi_conn", "pwrite", "flush"]
     }
 
     fn access_rights(&self) -> Option<AccessRights> {
