@@ -49,7 +49,7 @@ impl ServerLimits {
         })
     }
 
-    /// Sets one limit from the command line: bytes as sizes (`64M`), counts in decimal.
+    /// Sets one limit from the command line: bytes as sizes (`64M`), counts as whole numbers.
     ///
     /// # Errors
     /// One line that names the resource and says what would be right.
@@ -65,8 +65,8 @@ impl ServerLimits {
                 Ok(())
             }
             Some(Slot::Count(count)) => {
-                let parsed = value.parse::<usize>().ok().filter(|n| *n > 0 && !value.starts_with('+'));
-                *count = parsed.ok_or_else(|| wrong("is not a whole number from 1 on".into()))?;
+                let parsed = units::parse_whole(value, u32::MAX.into()).ok().filter(|n| *n > 0);
+                *count = parsed.ok_or_else(|| wrong("is not a whole number from 1 on".into()))? as usize;
                 Ok(())
             }
         }
@@ -96,6 +96,9 @@ mod tests {
         assert!(limits.table().iter().all(|(_, value, _)| value == "7"));
         limits.set("requests-total", "1G").unwrap();
         assert_eq!((limits.bytes_in_all, limits.table()[2].1.as_str()), (1 << 30, "1G"));
+        // By the one rule for whole numbers.
+        limits.set("connections", "0x10").unwrap();
+        assert_eq!(limits.connections, 16);
     }
 
     #[test]
