@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -75,6 +76,13 @@ impl TempDir {
     pub fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.join(name);
         std::fs::write(&path, bytes).expect("a file for the test");
+        path
+    }
+
+    /// Writes a program into it, for example a script with its first line.
+    pub fn program(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.file(name, text.as_bytes());
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("an executable");
         path
     }
 
@@ -156,6 +164,13 @@ impl Launch {
         self
     }
 
+    /// Puts a program with this text, which is called `name`, in front of those in PATH.
+    pub fn with_program(self, dir: &TempDir, name: &str, text: &str) -> Launch {
+        dir.program(name, text);
+        let path = std::env::var("PATH").unwrap_or_default();
+        self.env("PATH", format!("{}:{path}", dir.path().display()))
+    }
+
     /// Gives the server this as standard error. Then [`Server::stderr`] is empty.
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Launch {
         self.stderr = Some(stderr.into());
@@ -222,6 +237,15 @@ pub struct Outcome {
     pub status: ExitStatus,
     /// Everything it wrote to standard error.
     pub stderr: String,
+}
+
+/// The children of a process, and theirs.
+pub fn descendants(pid: u32) -> Vec<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    let children: Vec<u32> =
+        lists.collect::<String>().split_whitespace().filter_map(|child| child.parse().ok()).collect();
+    children.iter().flat_map(|&child| std::iter::once(child).chain(descendants(child))).collect()
 }
 
 /// A running server. Dropping it kills it.

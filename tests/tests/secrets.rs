@@ -6,11 +6,10 @@
 //! there either.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rbdkit_tests::server::{program, root};
+use rbdkit_tests::server::{descendants, program, root};
 use rbdkit_tests::{Launch, Server, TempDir, free_port, tool, wait};
 
 #[allow(dead_code, reason = "one guest of those that the tests of hostile filters need")]
@@ -91,20 +90,15 @@ impl Scene {
         let dir = TempDir::new();
         dir.file("secret", format!("{CANARY}\n").as_bytes());
         let scene = Scene { dir, port: free_port() };
-        scene.executable("script", "#!/bin/sh\ncase $1 in get_size) echo 1M;; *) exit 2;; esac\n");
+        scene.dir.program("script", "#!/bin/sh\ncase $1 in get_size) echo 1M;; *) exit 2;; esac\n");
         // Instead of ssh: takes the password, says so, and hangs until its connection is closed.
         let told = scene.told();
         let text = format!(
             "#!/bin/sh\n\"$SSH_ASKPASS\" password: >{0}.new\nmv {0}.new {0}\nexec cat >/dev/null\n",
             told.display()
         );
-        scene.executable("ssh", &text);
+        scene.dir.program("ssh", &text);
         scene
-    }
-
-    fn executable(&self, name: &str, text: &str) {
-        let path = self.dir.file(name, text.as_bytes());
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("an executable");
     }
 
     /// Where the program that stands in for ssh writes the password that it got.
@@ -138,15 +132,6 @@ impl Scene {
 fn search(what: &str, words: &[String], text: &str) {
     let found = std::iter::once(CANARY).chain(ENCODED).find(|form| text.contains(form));
     assert_eq!(found, None, "{what} of {words:?}:\n{text}");
-}
-
-/// All processes that descend from this one.
-fn descendants(pid: u32) -> Vec<u32> {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
-    let children: Vec<u32> =
-        lists.collect::<String>().split_whitespace().filter_map(|child| child.parse().ok()).collect();
-    children.iter().flat_map(|&child| std::iter::once(child).chain(descendants(child))).collect()
 }
 
 /// A text file of /proc; empty if the process has gone.

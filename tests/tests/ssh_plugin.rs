@@ -277,9 +277,6 @@ fn the_password_reaches_ssh_in_every_way_of_giving_it() {
     // stands in for ssh.
     let dir = TempDir::new();
     let file = dir.sparse_file("disk.img", 1 << 20);
-    let fake = dir.file("ssh", FAKE.as_bytes());
-    std::fs::set_permissions(&fake, std::fs::Permissions::from_mode(0o755)).expect("an executable");
-    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap_or_default());
     // A password is bytes: the second one is Latin-1.
     for password in [&br#"  s\3cret "$x" 'y'"#[..], b"h\xfcsch \xff"] {
         let password = OsStr::from_bytes(password);
@@ -287,7 +284,7 @@ fn the_password_reaches_ssh_in_every_way_of_giving_it() {
         let temporary = dir.join("tmp");
         let _ = std::fs::create_dir(&temporary);
         let launch = || {
-            let launch = Launch::new(["ssh", "host=far"]).path("path", &file).env("PATH", &path);
+            let launch = Launch::new(["ssh", "host=far"]).path("path", &file).with_program(&dir, "ssh", FAKE);
             launch.env("EXPECTED", password).env("TMPDIR", &temporary)
         };
         let server = launch().path("password", Path::new(password)).start();
@@ -296,8 +293,7 @@ fn the_password_reaches_ssh_in_every_way_of_giving_it() {
         assert_eq!(server.client().size, 1 << 20);
         // The shell opens the file and passes the descriptor on.
         let shell = format!("#!/bin/bash\nexec 9<{}\nexec '{}' \"$@\"\n", stored.display(), program().display());
-        let shell = dir.file("shell", shell.as_bytes());
-        std::fs::set_permissions(&shell, std::fs::Permissions::from_mode(0o755)).expect("an executable");
+        let shell = dir.program("shell", &shell);
         let server = launch().arg("password=-9").program(shell).start();
         assert_eq!(server.client().size, 1 << 20);
         // Neither a command line nor a file contains the password.

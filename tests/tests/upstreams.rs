@@ -1,7 +1,6 @@
 //! Upstream servers of the plugins nbd and ssh that are hostile or that hang.
 
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
@@ -9,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rbdkit_tests::raw::cmd;
+use rbdkit_tests::server::descendants;
 use rbdkit_tests::{Launch, Server, TempDir, nbdsh, tool, wait};
 
 /// Longer than a stop may take, and much shorter than what a plugin waits for its upstream.
@@ -119,22 +119,11 @@ fn an_nbd_server_that_hangs_does_not_hold_the_end() {
     }
 }
 
-/// The children of a process, and theirs.
-fn descendants(pid: u32) -> Vec<u32> {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
-    let children: Vec<u32> =
-        lists.collect::<String>().split_whitespace().filter_map(|child| child.parse().ok()).collect();
-    children.iter().flat_map(|&child| std::iter::once(child).chain(descendants(child))).collect()
-}
-
 /// A server whose `ssh` is this script.
 fn with_ssh(dir: &TempDir, script: &str) -> Server {
-    let ssh = dir.file("ssh", format!("#!/bin/sh\n{script}\n").as_bytes());
-    std::fs::set_permissions(&ssh, std::fs::Permissions::from_mode(0o755)).expect("an executable");
     let file = dir.sparse_file("disk.img", 1 << 20);
-    let path = format!("{}:/usr/bin:/bin", dir.path().display());
-    Launch::new(["ssh", "host=far"]).path("path", &file).env("PATH", path).start()
+    let launch = Launch::new(["ssh", "host=far"]).path("path", &file);
+    launch.with_program(dir, "ssh", &format!("#!/bin/sh\n{script}\n")).start()
 }
 
 #[test]

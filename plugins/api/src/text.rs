@@ -120,8 +120,8 @@ mod tests {
             assert!(one_line(&format!("a{character}b")).is_ascii(), "{character:?}");
             assert!(quoted(&character.to_string()).is_ascii(), "{character:?}");
         }
-        for character in ['a', ' ', '~', '\u{a0}', 'é', '\u{301}', 'ж', '中', '€', '😀', '\u{e1000}', '\u{10ffff}']
-        {
+        let shown = ['a', ' ', '~', '\u{a0}', 'é', '\u{301}', 'ж', '中', '€', '😀', '\u{e1000}', '\u{10ffff}'];
+        for character in shown {
             assert!(!is_hidden(character), "{character:?}");
         }
     }

@@ -98,6 +98,15 @@ fn plugin_for(server: &SlowServer, params: &[(&str, &str)]) -> Curl {
     serving(&all)
 }
 
+/// Waits until the condition holds.
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(tokio::time::Instant::now() < deadline, "it never came to this: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
 async fn reads_right(plugin: &Curl) {
     let handle = open(plugin, true).await.unwrap();
     assert_eq!(handle.get_size().await.unwrap(), SIZE);

@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -292,11 +291,8 @@ fn asked(methods: &[&str], enter: impl FnOnce(&Server) -> Box<dyn Any>) -> Enter
 /// A server whose `ssh` is a script.
 fn with_ssh(dir: &TempDir, script: &str) -> Launch {
     let script = format!("#!/bin/sh\n{}\n", script.replace("DIR", &dir.path().display().to_string()));
-    let ssh = dir.file("ssh", script.as_bytes());
-    std::fs::set_permissions(&ssh, std::fs::Permissions::from_mode(0o755)).expect("permissions");
     let disk = dir.sparse_file("disk", 1 << 20);
-    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap_or_default());
-    verbose(&["ssh", "host=nowhere"]).path("path", &disk).env("PATH", path)
+    verbose(&["ssh", "host=nowhere"]).path("path", &disk).with_program(dir, "ssh", &script)
 }
 
 fn pid_in(dir: &TempDir) -> Pid {

@@ -4,15 +4,6 @@ use rbdkit_slow_server::Fault;
 
 use super::*;
 
-/// Waits until the condition holds.
-async fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    while !condition() {
-        assert!(tokio::time::Instant::now() < deadline, "it never came to this: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
 #[test]
 fn a_request_is_dropped_at_any_moment_with_its_connection() {
     for habit in ["silent", "drip", "interim-some,silent", "chunk-extension-endless"] {

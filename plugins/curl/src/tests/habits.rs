@@ -173,9 +173,7 @@ fn the_rest_of_a_short_answer_is_of_the_same_version() {
             async move { read(&*handle, 0, 70_000).await }
         });
         let before = server.counts().requests;
-        while server.counts().requests < before + 3 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        until("some parts were requested", || server.counts().requests >= before + 3).await;
         server.change(|rules| rules.etag = Some("\"2\"".into()));
         let error = reading.await.unwrap().unwrap_err().to_string();
         assert!(error.contains("the disk has changed at the server"), "{error}");
