@@ -60,7 +60,7 @@ impl Hop {
     pub(super) async fn open(
         name: String,
         handle: Arc<dyn Handle>,
-        queue: RequestQueue,
+        mut queue: RequestQueue,
         disk: DiskLookup,
         thread_model: ThreadModel,
         pool: Pool,
@@ -72,6 +72,7 @@ impl Hop {
                 can.multi_conn &= thread_model > ThreadModel::SerializeConnections;
                 let can = can.normalized();
                 let is_prompt = handle.is_prompt();
+                queue.reads_for = queue.reads_for.filter(|_| handle.drops_reads());
                 let (block_sizes, has_written) = (OnceCell::new(), AtomicBool::new(false));
                 Ok(Arc::new(Hop { name, handle, queue, size, block_sizes, can, is_prompt, has_written, disk, pool }))
             }
@@ -303,8 +304,8 @@ impl Hop {
         Effect::Writes
     }
 
-    /// Calls the layer as soon as its thread model allows. A read of the plugin ends when its
-    /// client has gone.
+    /// Calls the layer as soon as its thread model allows. A read of a plugin that
+    /// drops reads ends when its client has gone.
     fn queued<T: Dropped + Send + 'static>(
         &self,
         effect: Effect,

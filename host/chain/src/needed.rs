@@ -3,8 +3,11 @@
 //! A plugin completes what it began, but nobody needs the answer of a read whose client has gone.
 //! If such a read hangs, it would keep its client's place, its turn, and a request of the plugin's
 //! upstream. So the plugin's gate drops reads, block status and the like as soon as their client
-//! has gone. It waits for everything that changes data. It gives up an open or a list that has not
-//! ended [`LEFT_FOR`] after its client left.
+//! has gone, if the plugin frees their buffers then ([`Handle::drops_reads`]). It waits for the
+//! reads of other plugins, and for everything that changes data. It gives up an open or a list that
+//! has not ended [`LEFT_FOR`] after its client left.
+//!
+//! [`Handle::drops_reads`]: rbdkit_plugin_api::Handle::drops_reads
 //!
 //! A layer above may need a read although the client has gone: to write back a block in finalize or
 //! close. It polls such an operation inside [`poll_until_done`], which sets a flag for the layers
@@ -18,7 +21,9 @@ use std::time::Duration;
 
 use rbdkit_plugin_api::{BoxFuture, Buffer, Client, Done, Errno, Op, Result};
 
-/// How long an open or a list goes on without its client: ten round trips of a slow source.
+/// How long an open or a list goes on without its client. A plugin may have begun something that
+/// others use, such as a shared connection or a log-in, and most sources answer within that time.
+/// Until then the open keeps the place of one client.
 const LEFT_FOR: Duration = Duration::from_secs(10);
 
 thread_local! {

@@ -91,6 +91,7 @@ pub(super) struct RequestQueue {
     pub requests: Option<Arc<ConnectionTurns>>,
     /// Counts the layer's writes. None for a filter.
     pub writes: Option<Arc<Writes>>,
-    /// The client whose departure ends the layer's reads. None for a filter.
+    /// The client whose departure ends the layer's reads. None for a filter, and for a plugin that
+    /// does not drop reads.
     pub reads_for: Option<Arc<Client>>,
 }

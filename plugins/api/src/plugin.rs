@@ -96,6 +96,17 @@ pub trait Handle: Send + Sync + 'static {
         false
     }
 
+    /// Whether the gate may drop the future of a read, extents or cache operation when the client
+    /// has gone. Then the layer must free the operation's buffer soon, because its bytes are given
+    /// back to the server's budget with the future. A layer that cannot, such as one whose thread
+    /// is blocked in a system call, is waited for. Asked once when the handle is opened.
+    ///
+    /// The futures of [`Plugin::open`] and [`Plugin::list_exports`] are always dropped, some time
+    /// after the client has gone.
+    fn drops_reads(&self) -> bool {
+        false
+    }
+
     /// The most bytes of one write, if this layer does not zero and zeroes are written instead. The
     /// layer's block sizes limit it further. 1 MiB by default: at this size the cost of a write is
     /// small compared with its I/O. More is right for a layer with a high cost for each write.

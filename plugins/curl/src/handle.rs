@@ -37,6 +37,11 @@ impl Handle for CurlHandle {
         true
     }
 
+    /// The driver drops the buffer of a request that nobody waits for.
+    fn drops_reads(&self) -> bool {
+        true
+    }
+
     fn pread(&self, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
         Op::later(Arc::clone(&self.remote).read(Arc::clone(&self.disk), buffer, span, offset))
     }

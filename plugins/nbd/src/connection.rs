@@ -65,13 +65,31 @@ pub(crate) struct Connection {
     reader: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// A request that is being written. After half a request the server could not understand the next
-/// one, so dropping this value ends the connection.
-struct Unfinished<'a>(&'a Connection);
+/// A request that is being written. After a part of a request the server could not understand the
+/// next one, so dropping this value then ends the connection.
+struct Unfinished<'a> {
+    connection: &'a Connection,
+    /// How many bytes were written.
+    sent: usize,
+}
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        self.0.end(ConnectionError::new("a request was given up while it was sent"));
+        if self.sent > 0 {
+            self.connection.end(ConnectionError::new("a request was given up while it was sent"));
+        }
+    }
+}
+
+/// A request that waits for its reply. Dropping this value frees the request's buffer.
+struct Unanswered<'a> {
+    table: &'a Table,
+    cookie: u64,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        self.table.drop_reply(self.cookie);
     }
 }
 
@@ -126,8 +144,8 @@ impl Connection {
         if self.table.is_broken() {
             return;
         }
-        let unfinished = Unfinished(self);
-        match self.socket.send(header, payload).await {
+        let mut unfinished = Unfinished { connection: self, sent: 0 };
+        match self.socket.send_counted(header, payload, &mut unfinished.sent).await {
             Ok(()) => std::mem::forget(unfinished),
             Err(error) => {
                 self.end(error.into());
@@ -135,17 +153,32 @@ impl Connection {
         }
     }
 
+    /// Sends a request and waits until it is answered. None: the runtime ends.
+    async fn ask<T>(
+        &self,
+        pending: Pending,
+        command: Command,
+        payload: &[u8],
+        answered: oneshot::Receiver<T>,
+    ) -> Option<T> {
+        let mut unanswered = None;
+        if let Some(cookie) = self.table.enter(pending) {
+            unanswered = Some(Unanswered { table: &self.table, cookie });
+            self.send(&command.header(cookie), payload).await;
+        }
+        let answer = answered.await.ok();
+        std::mem::forget(unanswered);
+        answer
+    }
+
     /// READ. `span` is no longer than the server's maximum.
     pub(crate) async fn read(&self, buffer: Buffer, span: Span, offset: u64) -> Done {
         let (answer, answered) = oneshot::channel();
         let (received, errors, chunks_left) = (Ranges::default(), Errors::default(), most_chunks(span.len));
         let read = Read { buffer, span, offset, received, chunks_left, errors, answer };
-        if let Some(cookie) = self.table.enter(Pending::Read(Box::new(read))) {
-            let command = Command { kind: cmd::READ, flags: 0, offset, length: span.len };
-            self.send(&command.header(cookie), &[]).await;
-        }
-        // Only the end of the runtime drops a request without an answer.
-        answered.await.unwrap_or_else(|_| (Buffer::new(0), Err(Errno::Eshutdown.into())))
+        let command = Command { kind: cmd::READ, flags: 0, offset, length: span.len };
+        let answer = self.ask(Pending::Read(Box::new(read)), command, &[], answered).await;
+        answer.unwrap_or_else(|| (Buffer::new(0), Err(Errno::Eshutdown.into())))
     }
 
     /// WRITE. `payload` is no longer than the server's maximum.
@@ -161,10 +194,8 @@ impl Connection {
             self.changed.store(true, Ordering::Relaxed);
         }
         let (answer, answered) = oneshot::channel();
-        if let Some(cookie) = self.table.enter(Pending::Plain(Plain { errors: Errors::default(), answer })) {
-            self.send(&command.header(cookie), payload).await;
-        }
-        answered.await.unwrap_or_else(|_| Err(Errno::Eshutdown.into()))
+        let plain = Pending::Plain(Plain { errors: Errors::default(), answer });
+        self.ask(plain, command, payload, answered).await.unwrap_or_else(|| Err(Errno::Eshutdown.into()))
     }
 
     /// BLOCK_STATUS.
@@ -172,10 +203,8 @@ impl Connection {
         let (answer, answered) = oneshot::channel();
         let Command { offset, length, .. } = command;
         let status = Status { offset, length: u64::from(length), extents: None, errors: Errors::default(), answer };
-        if let Some(cookie) = self.table.enter(Pending::Status(Box::new(status))) {
-            self.send(&command.header(cookie), &[]).await;
-        }
-        answered.await.unwrap_or_else(|_| Err(Errno::Eshutdown.into()))
+        let status = Pending::Status(Box::new(status));
+        self.ask(status, command, &[], answered).await.unwrap_or_else(|| Err(Errno::Eshutdown.into()))
     }
 
     /// The server stops. Requests of the kind that `scope` names end now, and so do later ones.

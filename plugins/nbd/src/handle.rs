@@ -118,6 +118,12 @@ impl Handle for NbdHandle {
         }))
     }
 
+    /// A dropped read frees its buffer. If it was half sent, that ends the connection, which other
+    /// clients must not notice.
+    fn drops_reads(&self) -> bool {
+        !self.shared
+    }
+
     fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
         if let Err(error) = self.check_aligned(offset, span.len.into()) {
             return Op::Ready((buffer, Err(error)));

@@ -71,8 +71,9 @@ pub(crate) struct Dropped {
 
 pub(crate) enum Pending {
     Read(Box<Read>),
-    /// A read or BLOCK_STATUS that was answered when the server began to stop. The other server's
-    /// reply is still read, because writes may follow on the connection, and dropped.
+    /// A read or BLOCK_STATUS that was answered when the server began to stop, or that nobody waits
+    /// for. The other server's reply is still read, because writes may follow on the connection,
+    /// and dropped.
     Dropped(Dropped),
     Status(Box<Status>),
     Plain(Plain),
@@ -87,6 +88,15 @@ impl Pending {
             Pending::Status(status) => drop(status.answer.send(Err(error))),
             Pending::Plain(plain) => drop(plain.answer.send(Err(error))),
             Pending::Dropped(_) => {}
+        }
+    }
+
+    /// Whether the caller has given the request up.
+    fn is_given_up(&self) -> bool {
+        match self {
+            Pending::Read(read) => read.answer.is_closed(),
+            Pending::Status(status) => status.answer.is_closed(),
+            Pending::Plain(_) | Pending::Dropped(_) => false,
         }
     }
 
@@ -203,7 +213,8 @@ impl Table {
         let mut state = self.state();
         match &state.broken {
             None => {
-                let pending = if state.no_reads { pending.drop_reply() } else { pending };
+                let unwanted = state.no_reads || pending.is_given_up();
+                let pending = if unwanted { pending.drop_reply() } else { pending };
                 state.pending.insert(cookie, pending);
             }
             Some(broken) => {
@@ -211,6 +222,15 @@ impl Table {
                 drop(state);
                 pending.fail(error);
             }
+        }
+    }
+
+    /// Frees the buffer of a request that nobody waits for any more. Its reply is read and dropped.
+    pub(crate) fn drop_reply(&self, cookie: u64) {
+        let mut state = self.state();
+        // The reader has it while it reads its reply, and drops it then.
+        if let Some(pending) = state.pending.remove(&cookie) {
+            state.pending.insert(cookie, pending.drop_reply());
         }
     }
 
@@ -241,5 +261,38 @@ impl Table {
 
     pub(crate) fn server(&self) -> &str {
         &self.server
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read() -> (Pending, oneshot::Receiver<Done>) {
+        let (answer, answered) = oneshot::channel();
+        let (buffer, span, errors) = (Buffer::new(100), Span::new(0, 100), Errors::default());
+        let read = Read { buffer, span, offset: 0, received: Ranges::default(), chunks_left: 1, errors, answer };
+        (Pending::Read(Box::new(read)), answered)
+    }
+
+    #[test]
+    fn a_read_that_nobody_waits_for_frees_its_buffer_and_its_reply_is_still_expected() {
+        let table = Table::new("far".to_string());
+        let (pending, mut answered) = read();
+        let cookie = table.enter(pending).unwrap();
+        table.drop_reply(cookie);
+        // What was answered is not in the table.
+        let (buffer, result) = answered.try_recv().unwrap();
+        assert_eq!((buffer.len(), result.unwrap_err().errno()), (100, Errno::Eshutdown));
+        assert!(matches!(table.take(cookie), Ok(Pending::Dropped(Dropped { length: 100, .. }))));
+
+        // The same while the reader has it.
+        let (pending, answered) = read();
+        let cookie = table.enter(pending).unwrap();
+        let pending = table.take(cookie).unwrap();
+        drop(answered);
+        table.drop_reply(cookie);
+        table.put_back(cookie, pending);
+        assert!(matches!(table.take(cookie), Ok(Pending::Dropped(_))));
     }
 }

@@ -64,6 +64,11 @@ impl Handle for ScriptHandle {
         self.run(|methods| methods.can())
     }
 
+    /// The program of a dropped operation is killed, which ends the thread that has the buffer.
+    fn drops_reads(&self) -> bool {
+        true
+    }
+
     /// A step is a process, so it is as long as a request may be.
     fn zero_step(&self) -> u32 {
         MAX_REQUEST

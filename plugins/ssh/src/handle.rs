@@ -42,6 +42,11 @@ impl Handle for SshHandle {
         }))
     }
 
+    /// A dropped read frees its buffer. Its answers are read and ignored.
+    fn drops_reads(&self) -> bool {
+        true
+    }
+
     fn pread(&self, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
         let (session, handle) = (Arc::clone(&self.session), Arc::clone(&self.handle));
         Op::later(async move { session.read(&handle, buffer, span, offset).await })

@@ -52,13 +52,32 @@ pub(crate) struct Session {
     fsync: bool,
 }
 
-/// A packet that is being written. After half a packet the server could not understand the next
-/// one, so dropping this value ends the connection.
-struct Unfinished<'a>(&'a Session);
+/// Packets that are being written. After a part of them the server could not understand the next
+/// ones, so dropping this value then ends the connection.
+struct Unfinished<'a> {
+    session: &'a Session,
+    /// How many bytes were written.
+    sent: usize,
+}
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        self.0.end(&ConnectionError::new("a request was given up while it was sent"));
+        if self.sent > 0 {
+            self.session.end(&ConnectionError::new("a request was given up while it was sent"));
+        }
+    }
+}
+
+/// A read that waits for its answers. Dropping this value frees the read's buffer.
+struct Unanswered<'a> {
+    table: &'a Table,
+    key: u64,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        // The answers to its pieces are still expected.
+        drop(self.table.take_transfer(self.key));
     }
 }
 
@@ -132,8 +151,8 @@ impl Session {
         if self.table.is_broken() {
             return;
         }
-        let unfinished = Unfinished(self);
-        match self.socket.send(packet, payload).await {
+        let mut unfinished = Unfinished { session: self, sent: 0 };
+        match self.socket.send_counted(packet, payload, &mut unfinished.sent).await {
             Ok(()) => std::mem::forget(unfinished),
             Err(error) => self.end(&error.into()),
         }
@@ -202,7 +221,9 @@ impl Session {
         for _ in 0..MAX_ROUNDS {
             let (answer, answered) = oneshot::channel();
             let transfer = Transfer { buffer, left: pieces.len(), missing: Vec::new(), error: None, answer };
-            if let Some(ids) = self.table.enter_transfer(transfer, &pieces) {
+            let mut unanswered = None;
+            if let Some((key, ids)) = self.table.enter_transfer(transfer, &pieces) {
+                unanswered = Some(Unanswered { table: &self.table, key });
                 let packets: Vec<u8> = ids
                     .iter()
                     .zip(&pieces)
@@ -213,8 +234,10 @@ impl Session {
                     .collect();
                 self.send(&packets, &[]).await;
             }
+            let answer = answered.await;
+            std::mem::forget(unanswered);
             let missing;
-            (buffer, missing) = match answered.await {
+            (buffer, missing) = match answer {
                 Ok((buffer, Ok(missing))) if missing.is_empty() => return (buffer, Ok(())),
                 Ok((buffer, Ok(missing))) => (buffer, missing),
                 Ok((buffer, Err(error))) => return (buffer, Err(self.error("cannot read", &error))),

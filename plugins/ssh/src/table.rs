@@ -101,9 +101,9 @@ impl Table {
         }
     }
 
-    /// Ids for the pieces of a read. If the connection is broken, answers the read and returns
-    /// none.
-    pub(crate) fn enter_transfer(&self, transfer: Transfer, pieces: &[Span]) -> Option<Vec<u32>> {
+    /// The key of a read, and ids for its pieces. If the connection is broken, answers the read and
+    /// returns none.
+    pub(crate) fn enter_transfer(&self, transfer: Transfer, pieces: &[Span]) -> Option<(u64, Vec<u32>)> {
         let mut state = self.state();
         if let Some(broken) = &state.broken {
             transfer.fail(self.error(broken));
@@ -116,7 +116,7 @@ impl Table {
         let key = state.key;
         state.key += 1;
         state.transfers.insert(key, transfer);
-        Some(pieces.iter().map(|&span| state.enter(Waiting::Piece { transfer: key, span })).collect())
+        Some((key, pieces.iter().map(|&span| state.enter(Waiting::Piece { transfer: key, span })).collect()))
     }
 
     /// Removes the request that an answer is for.
@@ -125,7 +125,8 @@ impl Table {
         waiting.ok_or_else(|| ConnectionError::new(format!("the server answered a request that was never made ({id})")))
     }
 
-    /// Removes the transfer of a piece while its answer is read. None if it has failed meanwhile.
+    /// Removes the transfer of a piece while its answer is read. None if it has failed
+    /// or was given up meanwhile.
     pub(crate) fn take_transfer(&self, key: u64) -> Option<Transfer> {
         self.state().transfers.remove(&key)
     }
@@ -137,6 +138,9 @@ impl Table {
         if transfer.left == 0 {
             let result = transfer.error.take().map_or(Ok(transfer.missing), Err);
             let _ = transfer.answer.send((transfer.buffer, result));
+            return;
+        }
+        if transfer.answer.is_closed() {
             return;
         }
         let mut state = self.state();

@@ -93,15 +93,20 @@ impl Socket {
 
     /// Writes both parts to the end.
     pub async fn send(&self, header: &[u8], payload: &[u8]) -> io::Result<()> {
-        let mut sent = 0;
-        while sent < header.len() + payload.len() {
-            let head = header.get(sent..).unwrap_or_default();
+        self.send_counted(header, payload, &mut 0).await
+    }
+
+    /// [`Socket::send`]. `sent`, 0 at first, counts the bytes that are written, which a caller sees
+    /// even if it drops the future.
+    pub async fn send_counted(&self, header: &[u8], payload: &[u8], sent: &mut usize) -> io::Result<()> {
+        while *sent < header.len() + payload.len() {
+            let head = header.get(*sent..).unwrap_or_default();
             let rest = payload.get(sent.saturating_sub(header.len())..).unwrap_or_default();
             let parts = [IoSlice::new(head), IoSlice::new(rest)];
             let parts = if head.is_empty() { &parts[1..] } else { &parts };
             let written = self.0.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::writev(fd, parts)?)).await;
             match written {
-                Ok(count) => sent += count,
+                Ok(count) => *sent += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -222,5 +227,36 @@ impl Input {
             buffer.mark(Span::new(span.at + done, span.len - done), Fill::Unfilled);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_send_that_is_dropped_says_how_much_was_written() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let socket = Socket::new(ours.into()).unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        // From now on the socket is known to be ready.
+        socket.send(b"first", &[]).await.unwrap();
+        // More than the socket's buffer holds.
+        let long = vec![1; 64 << 20];
+        let mut sent = 0;
+        assert!(std::pin::pin!(socket.send_counted(b"head", &long, &mut sent)).poll(&mut cx).is_pending());
+        let mut sent_later = 0;
+        assert!(std::pin::pin!(socket.send_counted(b"head", &[], &mut sent_later)).poll(&mut cx).is_pending());
+        assert_eq!(sent_later, 0);
+        drop(socket);
+        let mut received = Vec::new();
+        theirs.read_to_end(&mut received).unwrap();
+        assert_eq!(received.len(), 5 + sent);
+        assert!(sent > 0);
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! A call that waits for next, or for its scratch file, ends when its client leaves: its instance
 //! is dropped and another one takes the place. The operation that it waited for is not cancelled
-//! here, because a plugin completes every write that it began. (Its gate drops reads.) So the
-//! operation continues as a *detached operation*: a task of its own that keeps everything that must
-//! not be released before the operation has ended. These are its buffer and the charge for it, the
-//! call's range lock (no other call enters the range while a write is under way), its turn in a
-//! queue below, and the layer below itself, which is finalized and closed after its last operation.
-//! The call's changes of maps are undone before the lock is released, as in any other call that
-//! fails.
+//! here, because a plugin completes every write that it began. (Its gate drops reads of a plugin
+//! that says it may.) So the operation continues as a *detached operation*: a task of its own that
+//! keeps everything that must not be released before the operation has ended. These are its buffer
+//! and the charge for it, the call's range lock (no other call enters the range while a write is
+//! under way), its turn in a queue below, and the layer below itself, which is finalized and closed
+//! after its last operation. The call's changes of maps are undone before the lock is released, as
+//! in any other call that fails.
 //!
 //! **In a chain** each layer does that for itself. The future of a request contains those of the
 //! layers below. A layer checks whether to detach its operation before it polls the operation

@@ -271,3 +271,39 @@ fn a_request_given_up_while_it_is_sent_ends_the_connection() {
         thread.join().unwrap();
     });
 }
+
+#[test]
+fn a_read_that_is_dropped_leaves_the_connection_to_the_other_requests() {
+    for structured in [false, true] {
+        block_on(async {
+            let (tell, is_there) = std::sync::mpsc::channel();
+            let (dropped, wait) = std::sync::mpsc::channel();
+            let (handle, thread) = handle(move |server| {
+                server.handshake(structured, 1);
+                let read = server.request();
+                tell.send(()).unwrap();
+                wait.recv_timeout(DEADLINE).unwrap();
+                match structured {
+                    true => server.chunk(true, reply_type::OFFSET_DATA, read.cookie, &data_chunk(0, &[1; 100])),
+                    false => {
+                        server.simple(read.cookie, 0);
+                        server.send(&[1; 100]);
+                    }
+                }
+                let flush = server.request();
+                server.simple(flush.cookie, 0);
+                server.wait_for_end();
+            })
+            .await;
+            let reader = Arc::clone(&handle);
+            let read = tokio::spawn(async move { pread(&*reader, 0, 100).await });
+            tokio::task::spawn_blocking(move || is_there.recv_timeout(DEADLINE)).await.unwrap().unwrap();
+            read.abort();
+            assert!(read.await.unwrap_err().is_cancelled());
+            dropped.send(()).unwrap();
+            handle.flush().await.unwrap();
+            handle.close().await;
+            thread.join().unwrap();
+        });
+    }
+}

@@ -49,6 +49,38 @@ fn a_stop_ends_reads_and_a_write_still_gets_its_answer() {
 }
 
 #[test]
+fn a_read_that_is_dropped_leaves_the_session_to_the_other_requests() {
+    block_on(async {
+        let (tell, is_there) = channel();
+        let (dropped, wait) = channel();
+        let (opened, thread) = open_session(move |server| {
+            server.opening();
+            // Two pieces.
+            let requests = [server.request(), server.request()];
+            tell.send(()).unwrap();
+            wait.recv_timeout(DEADLINE).unwrap();
+            for request in &requests {
+                server.data(request.id, &vec![1; request.range().1 as usize]);
+            }
+            let flush = server.request();
+            server.status(flush.id, status::OK, b"");
+            server.wait_for_end();
+        })
+        .await;
+        let (_session, handle) = opened.unwrap();
+        let reader = Arc::clone(&handle);
+        let read = tokio::spawn(async move { pread(&reader, 0, 10_000).await });
+        tokio::task::spawn_blocking(move || is_there.recv_timeout(DEADLINE)).await.unwrap().unwrap();
+        read.abort();
+        assert!(read.await.unwrap_err().is_cancelled());
+        dropped.send(()).unwrap();
+        handle.flush().await.unwrap();
+        handle.close().await;
+        thread.join().unwrap();
+    });
+}
+
+#[test]
 fn a_file_that_cannot_be_closed_is_an_error() {
     block_on(async {
         let (opened, thread) = open_session(|server| {
