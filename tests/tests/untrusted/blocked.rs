@@ -133,8 +133,8 @@ impl Hanging {
         log.lines().filter(|line| *line == offset.to_string()).count()
     }
 
-    /// A client whose read has reached the plugin. If the client leaves, the read is dropped and its
-    /// script killed.
+    /// A client whose read has reached the plugin. If the client leaves, the read is dropped and
+    /// its script killed.
     fn waiting(&self) -> Client {
         self.waiting_for(cmd::READ, &[])
     }
