@@ -241,11 +241,14 @@ pub struct Outcome {
 
 /// The children of a process, and theirs.
 pub fn descendants(pid: u32) -> Vec<u32> {
+    children(pid).into_iter().flat_map(|child| std::iter::once(child).chain(descendants(child))).collect()
+}
+
+/// The processes that a process started. Empty if it has ended.
+pub fn children(pid: u32) -> Vec<u32> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
-    let children: Vec<u32> =
-        lists.collect::<String>().split_whitespace().filter_map(|child| child.parse().ok()).collect();
-    children.iter().flat_map(|&child| std::iter::once(child).chain(descendants(child))).collect()
+    lists.collect::<String>().split_whitespace().filter_map(|child| child.parse().ok()).collect()
 }
 
 /// A running server. Dropping it kills it.

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use rbdkit_tests::model::{Crowd, Disk, content, sparse};
 use rbdkit_tests::raw::{can, cmd};
-use rbdkit_tests::server::program;
+use rbdkit_tests::server::{children, program};
 use rbdkit_tests::{Client, Launch, Server, TempDir, free_port, nbdsh, seed, tool, wait};
 
 /// A multiple of the page size, because qemu-nbd rounds up.
@@ -264,12 +264,6 @@ fn a_program_is_started_as_the_far_server_and_ends_with_rbdkit() {
     for _ in 0..2 {
         tool("qemu-img", ["compare", "-f", "raw", "-F", "raw", text(&raw), &near.uri()]).ok();
     }
-    let children = |pid: u32| {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
-        let children = tasks.map(|task| std::fs::read_to_string(task.expect("a thread").path().join("children")));
-        let children = children.filter_map(Result::ok).collect::<Vec<_>>().join(" ");
-        children.split_whitespace().map(|pid| pid.parse().expect("a pid")).collect::<Vec<u32>>()
-    };
     // The server's helper started the program, because a confined server may start none.
     let [helper] = children(near.pid())[..] else { panic!("one child: {:?}", children(near.pid())) };
     let [qemu] = children(helper)[..] else { panic!("one child: {:?}", children(helper)) };

@@ -4,7 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rbdkit_tests::raw::cmd;
+use rbdkit_tests::raw::{Stream, cmd};
+use rbdkit_tests::server::children;
 use rbdkit_tests::{Launch, Server, TempDir, free_port, tool, wait};
 
 const READ_ZEROES: &str = "pread=head -c $3 /dev/zero";
@@ -17,15 +18,6 @@ fn processes(word: &str) -> Vec<u32> {
         line.split(|byte| *byte == 0).any(|argument| argument == word.as_bytes())
     };
     all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(has_word).collect()
-}
-
-/// The children of a process.
-fn children(pid: u32) -> Vec<u32> {
-    let all = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads").flatten();
-    let of_thread = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("children")).ok();
-    all.filter_map(of_thread)
-        .flat_map(|text| text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
-        .collect()
 }
 
 /// A number of seconds that no other process sleeps for.
@@ -135,6 +127,8 @@ fn what_a_header_script_says_is_in_the_error_and_in_the_log() {
 fn without_its_helper_a_server_says_so_and_goes_on() {
     let url = format!("http://127.0.0.1:{}/", free_port());
     let server = Server::start(["curl", &url, "header-script=echo a: b"]);
+    // It listens before its helper is ready, and greets after that.
+    Stream::connect(server.socket()).greet(3).expect("a greeting");
     let helper = children(server.pid());
     assert_eq!(helper.len(), 1, "a server that is confined has a helper");
     tool("kill", ["-KILL", &helper[0].to_string()]).ok();

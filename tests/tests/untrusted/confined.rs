@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
 use rbdkit_slow_server::{Content, Identity, Rules, SlowServer};
+use rbdkit_tests::server::children;
 use rbdkit_tests::{Launch, Server, TempDir, free_port, nbdsh, tool, wait};
 
 /// A field of `/proc/PID/task/*/status` for every thread.
@@ -219,13 +220,6 @@ fn the_curl_plugin_finds_names_certificates_cookies_and_runs_its_scripts() {
 /// The processes that start programs for a server.
 fn helpers(server: &Server) -> Vec<u32> {
     children(server.pid())
-}
-
-fn children(pid: u32) -> Vec<u32> {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process's threads");
-    let children = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("children")).ok());
-    let children = children.collect::<Vec<_>>().join(" ");
-    children.split_whitespace().map(|pid| pid.parse().expect("a process id")).collect()
 }
 
 /// Waits for the end of these processes. The process that adopts them may take a while to reap
