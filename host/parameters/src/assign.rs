@@ -11,6 +11,7 @@
 //! 4. A filter gets the last value of a key, as in nbdkit, unless it declares `repeat`.
 //! 5. `--filter-param FILTER:key=value` goes only to that filter. It is assigned after all others,
 //!    so it wins.
+//! 6. `--plugin-param key=value` goes only to the plugin, after its other parameters.
 //!
 //! Each value is checked against its declaration before any layer sees it. If a filter takes a key
 //! that the plugin declares too, the user gets a warning.
@@ -104,6 +105,7 @@ pub fn assign(
     for param in params {
         match param {
             Parameter::Keyed(key, value) => assignment.distribute(stack, key, value)?,
+            Parameter::ForPlugin(key, value) => assignment.give_plugin(stack, key, value)?,
             Parameter::Bare(value) => {
                 let key = stack.plugin.magic_key(value)?;
                 assignment.give_plugin(stack, &key, value)?;
@@ -137,7 +139,8 @@ impl Assignment {
             if declared(&stack.plugin.specs, key).is_some_and(|hidden| !hidden.hidden) {
                 // Without the value, which may be the plugin's password.
                 self.warnings.push(format!(
-                    "{key}=: taken by the {} filter, the {} plugin's parameter of that name is hidden",
+                    "{key}=: taken by the {} filter, the {} plugin's parameter of that name is hidden \
+                        (--plugin-param {key}=... reaches it)",
                     filter.name, stack.plugin.name
                 ));
             }
@@ -198,6 +201,23 @@ impl Stack<'_> {
         })
     }
 
+    /// The rest of an error that lists the parameters of the filters. Empty if they have none.
+    fn of_filters(&self) -> String {
+        let mut names: Vec<&str> = Vec::new();
+        for spec in self.filters.iter().flat_map(|filter| filter.specs).filter(|spec| !spec.hidden) {
+            if !names.contains(&spec.name.as_str()) && names.len() <= MAX_NAMES {
+                names.push(&spec.name);
+            }
+        }
+        if names.len() > MAX_NAMES {
+            names[MAX_NAMES] = "...";
+        }
+        match names.is_empty() {
+            true => String::new(),
+            false => format!("; the filters have {}", names.join(", ")),
+        }
+    }
+
     /// The error for a key that no layer declares. It may suggest a key of a filter.
     fn unknown(&self, key: &str) -> AssignError {
         let plugin = &self.plugin;
@@ -210,11 +230,14 @@ impl Stack<'_> {
                 let filter = of_filter(near).map_or("", |filter| filter.name);
                 format!(": did you mean {near} of the {filter} filter?")
             }
-            None => format!(" (rbdkit {} --help lists those it has)", plugin.name),
+            None => format!(" (rbdkit {} --help lists those it has{})", plugin.name, self.of_filters()),
         };
         AssignError::UnknownKey { layer: plugin.name.to_string(), key: key.to_string(), hint }
     }
 }
+
+/// How many names of parameters an error lists.
+const MAX_NAMES: usize = 20;
 
 impl FilterSide<'_> {
     /// The error for a key that is addressed to this filter, which does not declare it.

@@ -4,13 +4,15 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// A word after the plugin's name.
+/// A word after the plugin's name, or a parameter that an option gives the plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parameter {
     /// `key=value`.
     Keyed(String, OsString),
     /// Anything else: the value of the plugin's magic key.
     Bare(OsString),
+    /// `key=value` for the plugin, even if a filter declares the key too.
+    ForPlugin(String, OsString),
 }
 
 impl Parameter {
@@ -20,6 +22,11 @@ impl Parameter {
             Some((key, value)) => Parameter::Keyed(key, value),
             None => Parameter::Bare(word),
         }
+    }
+
+    /// Splits the `key=value` of an option that addresses the plugin. None if it has another form.
+    pub fn for_plugin(word: &OsStr) -> Option<Parameter> {
+        split_parameter(word).map(|(key, value)| Parameter::ForPlugin(key, value))
     }
 }
 

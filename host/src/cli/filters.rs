@@ -3,7 +3,8 @@
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use rbdkit_parameters::{Target, TargetedParameter};
+use rbdkit_parameters::{Parameter, Target, TargetedParameter};
+use rbdkit_plugin_api::secrets::without_userinfo;
 use rbdkit_plugin_api::{ConfigError, hex};
 
 use super::options::{FilterOption, Options};
@@ -82,6 +83,13 @@ fn filter_file(option: &str, value: &OsStr) -> Result<FilterSource, ConfigError>
     let sha256 = hex::decode(digest)
         .ok_or_else(|| error(format!("{option}: '{digest}' is not a SHA-256 digest: 64 hexadecimal digits")))?;
     Ok(FilterSource::File { path: path(option, OsStr::new(file))?, sha256: Some(sha256) })
+}
+
+pub(super) fn plugin_param(value: &OsStr) -> Result<Parameter, ConfigError> {
+    Parameter::for_plugin(value).ok_or_else(|| {
+        let shown = without_userinfo(&value.to_string_lossy());
+        error(format!("--plugin-param: '{shown}' is not KEY=VALUE, for example size=1G"))
+    })
 }
 
 pub(super) fn filter_param(value: &OsStr) -> Result<TargetedParameter, ConfigError> {

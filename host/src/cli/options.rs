@@ -62,6 +62,10 @@ pub(super) struct Options {
     #[arg(long = "filter-param", value_name = "FILTER:KEY=VALUE")]
     pub(super) filter_param: Vec<OsString>,
 
+    /// Give a parameter to the plugin, even if a filter declares the key
+    #[arg(long = "plugin-param", value_name = "KEY=VALUE")]
+    pub(super) plugin_param: Vec<OsString>,
+
     /// Do not fork into the background
     #[arg(short = 'f', long = "foreground", visible_aliases = ["no-fork"])]
     pub(super) foreground: bool,

@@ -8,7 +8,9 @@ use rbdkit_parameters::{Parameter, TargetedParameter};
 use rbdkit_plugin_api::secrets::without_userinfo;
 use rbdkit_plugin_api::{ConfigError, units};
 
-use super::filters::{FilterFault, FilterLimit, FilterSource, filter_limit, filter_on_fault, filter_param, filters};
+use super::filters::{
+    FilterFault, FilterLimit, FilterSource, filter_limit, filter_on_fault, filter_param, filters, plugin_param,
+};
 use super::listen::{Inherited, Listen, listen};
 use super::messages::{DebugFlag, LogTo, debug_flag, log};
 use super::options::{self, Options};
@@ -90,7 +92,7 @@ pub struct Plan {
     pub confine: bool,
     /// The plugin's name; missing only if the action needs none.
     pub plugin: Option<String>,
-    /// What follows the plugin's name.
+    /// What follows the plugin's name, and then `--plugin-param`.
     pub params: Vec<Parameter>,
 }
 
@@ -154,7 +156,7 @@ impl Plan {
             filter_on_fault: filter_on_fault(given)?,
             confine: !given.no_confine,
             plugin,
-            params: words.cloned().map(Parameter::new).collect(),
+            params: words.cloned().map(Parameter::new).chain(each(&given.plugin_param, plugin_param)?).collect(),
             listen,
         })
     }

@@ -77,7 +77,11 @@ fn serving_dumping_and_checking_agree() {
         ("delay=1ns wait=2ns", "delay=2 | "),
         ("add=1 add=2", "add=1 add=2 | "),
         // Each had an error of its own for a key that no layer has.
-        ("colour=red", "memory: unknown parameter 'colour' (rbdkit memory --help lists those it has)"),
+        (
+            "colour=red",
+            "memory: unknown parameter 'colour' (rbdkit memory --help lists those it has; the filters have size, \
+                delay, add)",
+        ),
         ("dleay=1", "memory: unknown parameter 'dleay': did you mean delay of the f filter?"),
         ("alocator=sparse", "memory: unknown parameter 'alocator': did you mean allocator?"),
         // check did not know bare words, and values for the plugin were checked by the plugin
@@ -122,8 +126,28 @@ fn a_filter_that_hides_a_parameter_of_the_plugin_is_worth_a_warning() {
     let specs = [spec("size", ParamKind::Size), spec("alloc", ParamKind::Int), spec("rdelay", ParamKind::Int)];
     let stack = stack(&[("a", &specs)]);
     let assignment = assigned(&stack, "rdelay=1 size=1k alloc=1").unwrap();
-    let warning = |key| format!("{key}=: taken by the a filter, the memory plugin's parameter of that name is hidden");
+    let warning = |key| {
+        format!(
+            "{key}=: taken by the a filter, the memory plugin's parameter of that name is hidden \
+                (--plugin-param {key}=... reaches it)"
+        )
+    };
     assert_eq!(assignment.warnings, ["size", "alloc"].map(warning));
+}
+
+#[test]
+fn a_parameter_for_the_plugin_passes_the_filters_by() {
+    let specs = [spec("size", ParamKind::Size)];
+    let stack = stack(&[("a", &specs)]);
+    let assigned = |word: &str| {
+        let params = [Parameter::new("size=1k".into()), Parameter::for_plugin(OsStr::new(word)).unwrap()];
+        assign(&stack, &params, &[], Missing::Refused).map_err(|error| error.to_string())
+    };
+    let assignment = assigned("size=2k").unwrap();
+    assert_eq!(shown(&assignment), "size=1024 | size=2k");
+    let unknown = "memory: unknown parameter 'sise': did you mean size?";
+    assert_eq!(assigned("sise=2k").unwrap_err(), unknown);
+    assert_eq!(Parameter::for_plugin(OsStr::new("1G")), None);
 }
 
 #[test]

@@ -95,6 +95,7 @@ fn values_out_of_range_are_named() {
         ("--unix= null", "--unix: the name of the file is empty"),
         ("--pidfile= null", "--pidfile: the name of the file is empty"),
         ("--filter= null", "--filter: the name of the filter is empty"),
+        ("--plugin-param=1G null", "--plugin-param: '1G' is not KEY=VALUE, for example size=1G"),
         ("--filter-param=x null", "--filter-param: 'x' is not FILTER:KEY=VALUE, for example cow:cow-on-read=true"),
         ("--filter-param=x#0:k=v null", "--filter-param: 'x#0' does not name a filter: NAME, or NAME#2 for the second"),
         ("--wasm-filter=x@sha256:12 null", "--wasm-filter: '12' is not a SHA-256 digest: 64 hexadecimal digits"),
