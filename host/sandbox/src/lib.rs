@@ -73,6 +73,7 @@ pub use load::error::LoadError;
 use load::error::one_line;
 pub use load::file::read_component;
 use load::footprint::{Footprint, FootprintError};
+use load::mismatch;
 use rbdkit_chain::Layer;
 use state::{ParamFiles, Quota};
 pub use wasi::grants as wasi_grants;
@@ -163,15 +164,17 @@ impl Host {
         let footprint = footprint?;
         let imports = LinkedImports::check(&component, &self.engine, wasi::granted)?;
         let pre = self.linker.instantiate_pre(&component).map_err(|e| {
-            let why = one_line(&e);
-            LoadError::Contract(format!(
-                "it does not fit this host's rbdkit:filter@0.1.0 (was it built for a newer one?): {why}"
-            ))
+            let why = mismatch::of_imports(&component, &self.engine).unwrap_or_else(|| one_line(&e));
+            LoadError::mismatch(&why)
         })?;
-        let exports = ExportIndices::find(&pre)?;
+        let exports = ExportIndices::find(&pre, &self.engine)?;
         let (mut exported, names) = exports.exported();
         let recipe = Recipe { pre, exports, footprint: footprint.bytes };
-        let described = self.describe(label, &recipe)?;
+        // The types of the exports are checked only when an instance is made.
+        let described = self.describe(label, &recipe).map_err(|error| {
+            let mismatch = mismatch::of_exports(&component, &self.engine);
+            mismatch.map_or(error, |why| LoadError::mismatch(&why))
+        })?;
         let keeps_state = imports.keep_state();
         let description = load::describe::checked(&described, names, imports.interfaces)?;
         exported.transparent = description.transparent;

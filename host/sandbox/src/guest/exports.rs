@@ -1,13 +1,14 @@
 //! The interfaces of the contract that a component exports, and the functions of an instance.
 
-use wasmtime::Store;
 use wasmtime::component::{ComponentExportIndex, Instance, InstancePre, TypedFunc};
+use wasmtime::{Engine, Store};
 
 use super::context::Context;
 use super::exported::Exported;
 use crate::connection::bindings::guest;
 use crate::connection::bindings::host::types as wit;
-use crate::load::error::LoadError;
+use crate::load::error::{LoadError, one_line};
+use crate::load::mismatch;
 
 /// `reads.pread` or `writes.pwrite`, which have the same type. The generated binding would add a
 /// second future around the call's future.
@@ -35,28 +36,31 @@ macro_rules! exports {
             ///
             /// # Errors
             /// `filter` is missing, or an interface lacks a function.
-            pub(crate) fn find(pre: &InstancePre<Context>) -> Result<ExportIndices, LoadError> {
+            pub(crate) fn find(pre: &InstancePre<Context>, engine: &Engine) -> Result<ExportIndices, LoadError> {
+                let component = pre.component();
+                let wrong = |error| LoadError::mismatch(&mismatch::of_exports(component, engine).unwrap_or_else(|| one_line(&error)));
+                if component.get_export_index(None, "rbdkit:filter/filter@0.1.0").is_none() {
+                    let why = "it does not export rbdkit:filter/filter: it is not a filter";
+                    return Err(LoadError::Contract(why.to_string()));
+                }
                 Ok(ExportIndices {
-                    filter: guest::filter::GuestIndices::new(pre)
-                        .map_err(|_| contract("it does not export rbdkit:filter/filter: it is not a filter"))?,
+                    filter: guest::filter::GuestIndices::new(pre).map_err(wrong)?,
                     $($transfer: {
                         let interface = concat!("rbdkit:filter/", stringify!($transfer), "@0.1.0");
-                        match pre.component().get_export_index(None, interface) {
+                        match component.get_export_index(None, interface) {
                             None => None,
                             Some(at) => {
                                 // Checks that the function is there and has the right type.
-                                guest::$transfer::GuestIndices::new(pre).map_err(|e| contract(format!("{e:#}")))?;
-                                pre.component().get_export_index(Some(&at), stringify!($function))
+                                guest::$transfer::GuestIndices::new(pre).map_err(wrong)?;
+                                component.get_export_index(Some(&at), stringify!($function))
                             }
                         }
                     },)*
                     $($name: {
                         let interface = concat!("rbdkit:filter/", stringify!($name), "@0.1.0");
-                        match pre.component().get_export_index(None, interface) {
+                        match component.get_export_index(None, interface) {
                             None => None,
-                            Some(_) => {
-                                Some(guest::$name::GuestIndices::new(pre).map_err(|e| contract(format!("{e:#}")))?)
-                            }
+                            Some(_) => Some(guest::$name::GuestIndices::new(pre).map_err(wrong)?),
                         }
                     },)*
                 })
@@ -105,10 +109,6 @@ exports!(
     in order: threading, lifecycle, admission, names, connection, info, features, reads, writes, flushes, trims, zeroes,
     mapping, caching, background
 );
-
-fn contract(why: impl Into<String>) -> LoadError {
-    LoadError::Contract(why.into())
-}
 
 /// The functions of an interface. Callers check before that the filter exports it.
 pub(super) fn interface<T>(functions: &Option<T>) -> wasmtime::Result<&T> {

@@ -62,6 +62,14 @@ impl LinkedImports {
                 continue;
             }
             let granted = name.strip_prefix("rbdkit:filter/").and_then(|rest| rest.split_once('@'));
+            if let Some((_, version)) = granted
+                && !is_ours(version)
+            {
+                return Err(LoadError::Contract(format!(
+                    "it was built for rbdkit:filter@{}, and this host has 0.1.0",
+                    one_line_within(version, 200)
+                )));
+            }
             let Some((interface, _)) = granted.filter(|(_, version)| is_ours(version)) else {
                 return Err(LoadError::Contract(format!(
                     "it imports \"{}\", and filters get nothing but rbdkit:filter@0.1 and stubs of some of WASI 0.2",
@@ -80,6 +88,6 @@ impl LinkedImports {
 }
 
 /// Whether this host serves a version of the contract: 0.1 of any patch level.
-fn is_ours(version: &str) -> bool {
+pub(super) fn is_ours(version: &str) -> bool {
     version.strip_prefix("0.1.").is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|b| b.is_ascii_digit()))
 }

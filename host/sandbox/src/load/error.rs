@@ -29,6 +29,13 @@ pub enum LoadError {
     Guest(String),
 }
 
+impl LoadError {
+    /// A function of the component differs from the contract's.
+    pub(crate) fn mismatch(why: &str) -> LoadError {
+        LoadError::Contract(format!("it does not fit this host's rbdkit:filter@0.1.0: {why}"))
+    }
+}
+
 /// An error of wasmtime's with its causes, as one line.
 pub(crate) fn one_line(error: &wasmtime::Error) -> String {
     one_line_within(&format!("{error:#}").replace('\n', " "), CAUSE)

@@ -8,4 +8,5 @@ pub(crate) mod describe;
 pub(crate) mod error;
 pub(crate) mod file;
 pub(crate) mod footprint;
+pub(crate) mod mismatch;
 mod strip;

@@ -4,6 +4,7 @@ pub mod support;
 
 mod author;
 mod built;
+mod contract;
 mod extents;
 mod faults;
 mod gone;
