@@ -38,7 +38,10 @@ macro_rules! exports {
             /// `filter` is missing, or an interface lacks a function.
             pub(crate) fn find(pre: &InstancePre<Context>, engine: &Engine) -> Result<ExportIndices, LoadError> {
                 let component = pre.component();
-                let wrong = |error| LoadError::mismatch(&mismatch::of_exports(component, engine).unwrap_or_else(|| one_line(&error)));
+                let wrong = |error| {
+                    let why = mismatch::of_exports(component, engine).unwrap_or_else(|| one_line(&error));
+                    LoadError::mismatch(&why)
+                };
                 if component.get_export_index(None, "rbdkit:filter/filter@0.1.0").is_none() {
                     let why = "it does not export rbdkit:filter/filter: it is not a filter";
                     return Err(LoadError::Contract(why.to_string()));
