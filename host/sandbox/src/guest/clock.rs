@@ -14,6 +14,11 @@
 //! import that completes at once is excluded only if a tick passed during it, which is right on
 //! average.
 //!
+//! **A busy machine.** A thread that the kernel does not run has not computed. A guest that
+//! computes looks at the clock at every tick. Between two looks it is charged for no more than its
+//! thread's processor time, and before the first one for no more than [`UNSEEN`]. Otherwise other
+//! programs could make it reach its limit.
+//!
 //! **The compute queue.** A guest that has held its thread for longer than [`MAX_UNBROKEN`] yields
 //! it and waits for a compute permit. There are fewer permits than threads. So one thread is always
 //! left for other requests, and a thousand guests that loop delay only one another. Waiting for a
@@ -44,6 +49,10 @@ static COMPUTE_PERMITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
 /// would yield for no reason, because a tick came during it.
 const MAX_UNBROKEN: u64 = 2_000_000;
 
+/// The most nanoseconds that count as computed from the time when a guest got its thread to its
+/// first look at the clock, or from its last look to a wait: two ticks.
+const UNSEEN: u64 = 2 * TICK.as_nanos() as u64;
+
 /// Why a call was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Overrun {
@@ -67,8 +76,11 @@ pub(crate) struct CallClock {
     began: AtomicU64,
     /// Whether no tick has come since the call began.
     fresh: AtomicBool,
-    /// When the guest last began to compute.
+    /// The time up to which the guest's computing is in `computed`, or when it last began.
     resumed: AtomicU64,
+    /// The thread's processor time at the last look at the clock. 0 if the guest has not looked
+    /// since it got its thread.
+    processor: AtomicU64,
     /// When the guest last got its thread.
     holding: AtomicU64,
     computed: AtomicU64,
@@ -98,6 +110,7 @@ impl CallClock {
             began: zero(),
             fresh: AtomicBool::new(false),
             resumed: zero(),
+            processor: zero(),
             holding: zero(),
             computed: zero(),
             waited: zero(),
@@ -121,6 +134,7 @@ impl CallClock {
         self.began.store(now, Relaxed);
         self.resumed.store(now, Relaxed);
         self.holding.store(now, Relaxed);
+        self.processor.store(0, Relaxed);
         self.fresh.store(true, Relaxed);
         self.computed.store(0, Relaxed);
         self.waited.store(0, Relaxed);
@@ -158,7 +172,7 @@ impl CallClock {
     fn pause(&self, polled: u64) -> u64 {
         let not_its_own = if polled > 0 { self.pulse.tick().saturating_sub(polled) } else { 0 };
         let now = self.pulse.now().saturating_sub(not_its_own);
-        CallClock::add(&self.computed, now.saturating_sub(self.resumed.load(Relaxed)));
+        CallClock::add(&self.computed, now.saturating_sub(self.resumed.load(Relaxed)).min(UNSEEN));
         self.over();
         now
     }
@@ -173,8 +187,14 @@ impl CallClock {
         let now = self.pulse.now();
         CallClock::add(&self.waited, now.saturating_sub(from));
         CallClock::add(&self.waits, 1);
+        self.hold(now);
+    }
+
+    /// The guest gets a thread, perhaps another one.
+    fn hold(&self, now: u64) {
         self.resumed.store(now, Relaxed);
         self.holding.store(now, Relaxed);
+        self.processor.store(0, Relaxed);
     }
 
     /// A guest begins to wait for an operation.
@@ -218,6 +238,16 @@ impl CallClock {
         answer
     }
 
+    /// Adds what the guest has computed since its last look at the clock. `processor` is its
+    /// thread's processor time.
+    fn charge(&self, now: u64, processor: u64) {
+        let before = self.processor.swap(processor, Relaxed);
+        let most = if before == 0 { UNSEEN } else { processor.saturating_sub(before) };
+        let elapsed = now.saturating_sub(self.resumed.load(Relaxed));
+        CallClock::add(&self.computed, elapsed.min(most));
+        self.resumed.fetch_max(now, Relaxed);
+    }
+
     /// A new epoch began while the guest computed. Decides whether the guest ends, goes on, or
     /// yields first.
     pub(crate) fn tick(self: &Arc<Self>) -> Result<UpdateDeadline, Overrun> {
@@ -230,8 +260,8 @@ impl CallClock {
                 since.fetch_max(at_the_earliest, Relaxed);
             }
         }
-        let stretch = now.saturating_sub(self.resumed.load(Relaxed));
-        let computed = self.computed.load(Relaxed).saturating_add(stretch);
+        self.charge(now, processor_time());
+        let computed = self.computed.load(Relaxed);
         let may_compute = self.may_compute.load(Relaxed);
         if computed > may_compute {
             return Err(Overrun::Computed(Duration::from_nanos(may_compute)));
@@ -248,7 +278,6 @@ impl CallClock {
         if now.saturating_sub(self.holding.load(Relaxed)) < MAX_UNBROKEN {
             return Ok(UpdateDeadline::Continue(1));
         }
-        self.computed.store(computed, Relaxed);
         self.over();
         let left = Duration::from_nanos(may_take - took);
         let clock = Arc::clone(self);
@@ -256,9 +285,7 @@ impl CallClock {
             1,
             Box::pin(async move {
                 clock.wait_for_permit(left).await;
-                let now = clock.pulse.now();
-                clock.resumed.store(now, Relaxed);
-                clock.holding.store(now, Relaxed);
+                clock.hold(clock.pulse.now());
             }),
         ))
     }
@@ -275,6 +302,12 @@ impl CallClock {
             self.keep_permit(permit);
         }
     }
+}
+
+/// The processor time of this thread, in nanoseconds. It is more than 0 when a guest has run.
+fn processor_time() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 fn nanoseconds(time: Duration) -> u64 {
@@ -298,5 +331,30 @@ mod tests {
         assert!(clock.tick().is_ok());
         clock.computed.store(2_000_000_000, Relaxed);
         assert_eq!(clock.tick().err(), Some(Overrun::Computed(second)));
+    }
+
+    #[test]
+    fn time_in_which_the_thread_does_not_run_is_not_computing_time() {
+        let clock = CallClock::new(Pulse::new());
+        let (second, tick) = (1_000_000_000, TICK.as_nanos() as u64);
+        let computed = || clock.computed.load(Relaxed);
+        clock.hold(second);
+        // Until the first look at the clock the thread may have stood still.
+        clock.charge(5 * second, 70);
+        assert_eq!(computed(), UNSEEN);
+        // Then the thread's own time counts.
+        clock.charge(6 * second, 70 + tick);
+        assert_eq!(computed(), UNSEEN + tick);
+        // A guest that computes all the time is charged for all of it.
+        clock.charge(6 * second + tick, 70 + 2 * tick);
+        assert_eq!(computed(), UNSEEN + 2 * tick);
+        // What is excluded because an import completed at once is not counted.
+        clock.resumed.store(6 * second + 4 * tick, Relaxed);
+        clock.charge(6 * second + 4 * tick, 70 + 5 * tick);
+        assert_eq!(computed(), UNSEEN + 2 * tick);
+        // Another thread has another processor time.
+        clock.hold(7 * second);
+        clock.charge(7 * second + tick, 5);
+        assert_eq!(computed(), UNSEEN + 3 * tick);
     }
 }
