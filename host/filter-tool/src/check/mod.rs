@@ -162,36 +162,34 @@ async fn test(file: &Path, params: &[String], options: &Options) -> Result<Repor
             steps: script.steps.len(),
             repeats: (1, 1),
         });
-        report.parts.push(part("replay", outcome, begun, finding));
+        report.parts.push(part("replay", script.steps.len(), outcome, begun, finding));
         show(&report, options);
         return Ok(report);
     }
     let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
     let (mut report, _) = begin(&filter, options.transforms, Some(seed), options).await?;
-    let begun = Instant::now();
     let parts = [
         ("a writable disk", Access::Writable, Faults::None, 50),
         ("a read-only disk", Access::ReadOnly, Faults::None, 20),
         ("a disk that fails", Access::Writable, Faults::Some, 30),
     ];
-    let mut share = 0;
     for (number, (name, access, faults, percent)) in (0..).zip(parts) {
-        share += percent;
-        let limits = Limits { operation: options.patience, until: begun + options.time * share / 100 };
         let mix = Mix { faults, largest: options.largest };
         let mut random = Random::new(seed.wrapping_add(number));
         let disk_seed = random.below(1 << 32);
         let export = look(&filter, access, disk_seed, options.patience).await?.1;
         let count = (u64::from(options.ops) * u64::from(percent)).div_ceil(100) as u32;
         let steps = generate::steps(&mut random, &export, mix, count);
+        let planned = steps.len();
         let script = Script { promise: options.transforms, access, disk_seed, steps };
-        let part_begun = Instant::now();
+        let begun = Instant::now();
+        let limits = Limits { operation: options.patience, until: begun + options.time * percent / 100 };
         let outcome = run(&filter, &script, limits).await?;
         let finding = match outcome.finding.is_some() {
             true => Some(minimized(&filter, script, &outcome, options).await),
             false => None,
         };
-        report.parts.push(part(name, outcome, part_begun, finding));
+        report.parts.push(part(name, planned, outcome, begun, finding));
         if report.finding().is_some() {
             break;
         }
@@ -200,8 +198,8 @@ async fn test(file: &Path, params: &[String], options: &Options) -> Result<Repor
     Ok(report)
 }
 
-fn part(name: &'static str, outcome: Outcome, begun: Instant, finding: Option<Found>) -> Part {
-    Part { name, steps: outcome.steps, tally: outcome.tally, took: begun.elapsed(), finding }
+fn part(name: &'static str, planned: usize, outcome: Outcome, begun: Instant, finding: Option<Found>) -> Part {
+    Part { name, planned, steps: outcome.steps, tally: outcome.tally, took: begun.elapsed(), finding }
 }
 
 /// Starts the filter once, and says what it is.
@@ -298,7 +296,11 @@ fn show(report: &Report, options: &Options) {
         return;
     }
     for part in &report.parts {
-        say!("over {}: {} steps in {:.1} s", part.name, part.steps, part.took.as_secs_f64());
+        let early = match part.steps < part.planned && part.finding.is_none() {
+            true => format!(" (of {}: the time was up, --time gives more)", part.planned),
+            false => String::new(),
+        };
+        say!("over {}: {} steps{early} in {:.1} s", part.name, part.steps, part.took.as_secs_f64());
         for (operation, outcomes) in &part.tally {
             let outcomes: Vec<String> = outcomes.iter().map(|(outcome, count)| format!("{outcome} {count}")).collect();
             say!("  {operation:<9} {}", outcomes.join(", "));

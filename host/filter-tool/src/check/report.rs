@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct Part {
     pub name: &'static str,
+    /// The steps that the script has.
+    pub planned: usize,
+    /// The steps that were carried out.
     pub steps: usize,
     pub tally: Tally,
     pub took: Duration,
@@ -54,6 +57,7 @@ impl Report {
         let parts = self.parts.iter().map(|part| {
             json!({
                 "name": part.name,
+                "planned": part.planned,
                 "steps": part.steps,
                 "seconds": part.took.as_secs_f64(),
                 "operations": part.tally,
@@ -134,6 +138,7 @@ fn xml(text: &str) -> String {
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&apos;"),
             '\n' => escaped.push('\n'),
             // XML has no way to say these.
             other if other.is_control() || matches!(other, '\u{fffe}' | '\u{ffff}') => escaped.push('?'),

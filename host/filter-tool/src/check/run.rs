@@ -23,6 +23,9 @@ pub type Tally = BTreeMap<&'static str, BTreeMap<String, u64>>;
 /// After this many operations that all fail, the rest is not tried.
 const ALL_FAIL: u64 = 100;
 
+/// A run has at least this many steps, if its script has, however slow the machine is.
+const LEAST: usize = 100;
+
 /// An operation that fails each time counts as broken after this many times.
 const BROKEN: u64 = 5;
 
@@ -67,7 +70,7 @@ pub struct Outcome {
 pub struct Limits {
     /// An operation.
     pub operation: Duration,
-    /// The run ends between two steps after this time.
+    /// The run ends between two steps after this time, but not before [`LEAST`] steps.
     pub until: Instant,
 }
 
@@ -176,7 +179,7 @@ impl<'a> Run<'a> {
     }
 
     async fn steps(&mut self, steps: &[Step]) -> Result<(), Finding> {
-        while self.done < steps.len() && Instant::now() < self.limits.until {
+        while self.done < steps.len() && (self.done < LEAST || Instant::now() < self.limits.until) {
             let count = together(steps, self.done);
             let batch = &steps[self.done..self.done + count];
             self.done += count;
@@ -262,7 +265,7 @@ impl<'a> Run<'a> {
         for (operation, answer) in answers {
             match answer {
                 Ok(answer) => {
-                    self.succeeded += u64::from(operation.range().is_some());
+                    self.succeeded += u64::from(is_data(operation));
                     if may_compare {
                         self.compare(operation, answer)?;
                     }
@@ -303,7 +306,7 @@ impl<'a> Run<'a> {
         excused: bool,
     ) -> Result<(), Finding> {
         let errno = error.errno();
-        if operation.range().is_some() {
+        if is_data(operation) {
             self.failed += 1;
             self.only_enomem &= errno == Errno::Enomem;
         }
@@ -421,7 +424,8 @@ impl<'a> Run<'a> {
             );
         }
         if self.succeeded == 0 && self.failed >= BROKEN {
-            return found(Kind::Fails, "");
+            let how: Vec<&str> = self.tally.values().flat_map(|how| how.keys()).map(String::as_str).collect();
+            return found(Kind::Fails, how.into_iter().find(|how| *how != "ok").unwrap_or_default());
         }
         for (operation, outcomes) in &self.tally {
             let failed: u64 = outcomes.iter().filter(|(how, _)| *how != "ok").map(|(_, count)| count).sum();
@@ -441,15 +445,19 @@ impl<'a> Run<'a> {
         if finding.kind != Kind::Fails || self.succeeded > 0 || self.failed == 0 {
             return finding;
         }
-        let first =
-            if finding.message.is_empty() { String::new() } else { format!("; the first: {}", finding.message) };
+        let first = &finding.message;
         let what = if self.only_enomem {
-            "every operation fails with ENOMEM: the filter needs more memory than its limits allow"
+            "every read and write fails with ENOMEM: the filter needs more memory than its limits allow"
         } else {
-            "every operation fails"
+            "every read and write fails"
         };
-        Finding { message: format!("{what} ({0} of {0}){first}", self.failed), ..finding }
+        Finding { message: format!("{what} ({0} of {0}): {first}", self.failed), ..finding }
     }
+}
+
+/// Whether it is one of those that every filter has to serve.
+fn is_data(operation: &Operation) -> bool {
+    matches!(operation, Operation::Pread { .. } | Operation::Pwrite { .. })
 }
 
 /// Carries out an operation.
