@@ -52,6 +52,29 @@ pub fn fill(bytes: &mut [u8], fill: u64, offset: u64) {
     }
 }
 
+/// The unit of holes of a fresh disk, in bytes. A quarter of these units is empty.
+pub const UNIT: usize = 64 << 10;
+
+/// The units that a range touches.
+pub fn units(offset: u64, length: u64) -> std::ops::Range<usize> {
+    (offset / UNIT as u64) as usize..(offset + length).div_ceil(UNIT as u64) as usize
+}
+
+/// Fills `bytes`, which begin at `offset`, with the content of a fresh disk.
+pub fn initial(bytes: &mut [u8], seed: u64, offset: u64) {
+    let mut at = offset;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let unit = at / UNIT as u64;
+        let end = rest.len().min(((unit + 1) * UNIT as u64 - at) as usize);
+        let (part, others) = rest.split_at_mut(end);
+        let is_empty = mix(seed ^ mix(unit)).is_multiple_of(4);
+        fill(part, if is_empty { 0 } else { seed | 1 }, at);
+        at += end as u64;
+        rest = others;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,7 +11,7 @@ use rbdkit_plugin_api::{
     Plugin, PluginInfo, Result, Span, Support, ThreadModel, is_all_zero, lock, read_lock, write_lock,
 };
 
-use super::content;
+use super::content::{self, UNIT, units};
 use super::steps::{Below, Fault};
 
 /// What the parameters of the disk are. The disk itself is made by [`Disk::plugin`].
@@ -28,9 +28,6 @@ pub const INFO: PluginInfo = PluginInfo {
 /// The largest disk. The test keeps its content in memory, and a model of the same size.
 const MAX_SIZE: u64 = 1 << 30;
 
-/// The unit of holes, in bytes. A quarter of these units is empty at first.
-const UNIT: usize = 64 << 10;
-
 /// Whether the disk can be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -38,11 +35,38 @@ pub enum Access {
     ReadOnly,
 }
 
+/// The bytes of a disk. A unit is made when it is used: a script that is short has to be quick.
+struct Content {
+    seed: u64,
+    bytes: Vec<u8>,
+    is_made: Vec<bool>,
+}
+
+impl Content {
+    fn new(seed: u64, size: usize) -> Content {
+        Content { seed, bytes: vec![0; size], is_made: vec![false; size.div_ceil(UNIT)] }
+    }
+
+    fn is_made(&self, offset: u64, length: u64) -> bool {
+        self.is_made[units(offset, length)].iter().all(|made| *made)
+    }
+
+    fn make(&mut self, offset: u64, length: u64) {
+        for unit in units(offset, length) {
+            if !std::mem::replace(&mut self.is_made[unit], true) {
+                let begin = unit * UNIT;
+                let end = (begin + UNIT).min(self.bytes.len());
+                content::initial(&mut self.bytes[begin..end], self.seed, begin as u64);
+            }
+        }
+    }
+}
+
 /// A disk. It survives a restart of the server above it.
 pub struct Disk {
     access: Access,
     seed: u64,
-    bytes: OnceLock<RwLock<Vec<u8>>>,
+    bytes: OnceLock<RwLock<Content>>,
     faults: Mutex<VecDeque<(Below, Fault)>>,
     failures: AtomicU64,
     first_change: Mutex<Option<String>>,
@@ -66,9 +90,31 @@ impl Disk {
         Box::new(DiskPlugin { size: 0, disk: Arc::clone(self) })
     }
 
-    /// Its content now. Empty before the first plugin is ready.
-    pub fn content(&self) -> Vec<u8> {
-        self.bytes.get().map(|bytes| read_lock(bytes).clone()).unwrap_or_default()
+    /// Its size in bytes. 0 before the first plugin is ready.
+    pub fn size(&self) -> u64 {
+        self.bytes.get().map_or(0, |content| read_lock(content).bytes.len() as u64)
+    }
+
+    /// Calls `look` with the offset and bytes of each unit that was used or that `also` names.
+    ///
+    /// # Errors
+    /// The first one of `look`.
+    pub fn inspect<E>(
+        &self,
+        also: impl Fn(usize) -> bool,
+        mut look: impl FnMut(u64, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Some(content) = self.bytes.get() else { return Ok(()) };
+        let mut content = write_lock(content);
+        for unit in 0..content.is_made.len() {
+            if content.is_made[unit] || also(unit) {
+                let begin = unit * UNIT;
+                let end = (begin + UNIT).min(content.bytes.len());
+                content.make(begin as u64, (end - begin) as u64);
+                look(begin as u64, &content.bytes[begin..end])?;
+            }
+        }
+        Ok(())
     }
 
     /// Lets the next operation of the kind fail.
@@ -91,19 +137,25 @@ impl Disk {
         lock(&self.first_change).clone()
     }
 
-    fn initial(&self, size: usize) -> Vec<u8> {
-        let mut bytes = vec![0; size];
-        let mut random = content::Random::new(self.seed);
-        for (unit, at) in bytes.chunks_mut(UNIT).zip((0..).step_by(UNIT)) {
-            if !random.chance(25) {
-                content::fill(unit, self.seed | 1, at);
-            }
-        }
-        bytes
+    fn content(&self) -> Result<&RwLock<Content>> {
+        self.bytes.get().ok_or_else(|| Error::new(Errno::Enxio, "the disk is not ready"))
     }
 
-    fn locked(&self) -> Result<&RwLock<Vec<u8>>> {
-        self.bytes.get().ok_or_else(|| Error::new(Errno::Enxio, "the disk is not ready"))
+    /// Calls `act` with the bytes, in which this range has its content.
+    fn read<T>(&self, offset: u64, length: u64, act: impl FnOnce(&[u8]) -> T) -> Result<T> {
+        let content = self.content()?;
+        if !read_lock(content).is_made(offset, length) {
+            write_lock(content).make(offset, length);
+        }
+        Ok(act(&read_lock(content).bytes))
+    }
+
+    /// Lets `act` change this range.
+    fn write(&self, offset: u64, length: u64, act: impl FnOnce(&mut [u8])) -> Result<()> {
+        let mut content = write_lock(self.content()?);
+        content.make(offset, length);
+        act(&mut content.bytes[offset as usize..][..length as usize]);
+        Ok(())
     }
 
     fn changed(&self, what: &str, offset: u64, length: u64) {
@@ -158,7 +210,8 @@ impl Plugin for DiskPlugin {
     }
 
     fn get_ready(&mut self) -> Result<(), ConfigError> {
-        self.disk.bytes.get_or_init(|| RwLock::new(self.disk.initial(self.size as usize)));
+        let content = || RwLock::new(Content::new(self.disk.seed, self.size as usize));
+        self.disk.bytes.get_or_init(content);
         Ok(())
     }
 
@@ -176,7 +229,7 @@ struct DiskHandle {
 
 impl Handle for DiskHandle {
     fn get_size(&self) -> Op<Result<u64>> {
-        Op::Ready(self.disk.locked().map(|bytes| read_lock(bytes).len() as u64))
+        Op::Ready(Ok(self.disk.size()))
     }
 
     fn can(&self) -> Op<Result<Capabilities>> {
@@ -197,8 +250,9 @@ impl Handle for DiskHandle {
 
     fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
         self.disk.answer(Below::Pread, move |disk, fault| {
-            let result = fault.and_then(|_| disk.locked()).map(|bytes| {
-                buffer.put(span.at, &read_lock(bytes)[offset as usize..][..span.len as usize]);
+            let length = u64::from(span.len);
+            let result = fault.and_then(|_| {
+                disk.read(offset, length, |bytes| buffer.put(span.at, &bytes[offset as usize..][..span.len as usize]))
             });
             (buffer, result)
         })
@@ -207,9 +261,9 @@ impl Handle for DiskHandle {
     fn pwrite(&self, buffer: Buffer, span: Span, offset: u64, _: Flags) -> Op<Done> {
         self.disk.changed("pwrite", offset, u64::from(span.len));
         self.disk.answer(Below::Pwrite, move |disk, fault| {
-            let result = fault.and_then(|_| disk.locked()).map(|bytes| {
-                write_lock(bytes)[offset as usize..][..span.len as usize].copy_from_slice(buffer.data(span));
-            });
+            let length = u64::from(span.len);
+            let result =
+                fault.and_then(|_| disk.write(offset, length, |bytes| bytes.copy_from_slice(buffer.data(span))));
             (buffer, result)
         })
     }
@@ -222,39 +276,36 @@ impl Handle for DiskHandle {
     fn trim(&self, offset: u64, length: u64, _: Flags) -> Op<Result<()>> {
         self.disk.changed("trim", offset, length);
         self.disk.answer(Below::Trim, move |disk, fault| {
-            fault.and_then(|_| disk.locked()).map(|bytes| {
-                write_lock(bytes)[offset as usize..][..length as usize].fill(0xdb);
-            })
+            fault.and_then(|_| disk.write(offset, length, |bytes| bytes.fill(0xdb)))
         })
     }
 
     fn zero(&self, offset: u64, length: u64, _: Flags) -> Op<Result<()>> {
         self.disk.changed("zero", offset, length);
         self.disk.answer(Below::Zero, move |disk, fault| {
-            fault.and_then(|_| disk.locked()).map(|bytes| {
-                write_lock(bytes)[offset as usize..][..length as usize].fill(0);
-            })
+            fault.and_then(|_| disk.write(offset, length, |bytes| bytes.fill(0)))
         })
     }
 
     fn extents(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<Extents>> {
         self.disk.answer(Below::Extents, move |disk, fault| {
             let short = fault? == Some(Fault::Short);
-            let bytes = read_lock(disk.locked()?);
-            let mut extents = Extents::new(offset, length);
-            // A short answer is about a single byte.
-            let end = if short { offset + 1 } else { offset + length };
-            let mut at = offset;
-            while at < end {
-                let unit_end = ((at / UNIT as u64 + 1) * UNIT as u64).min(bytes.len() as u64);
-                let zero = is_all_zero(&bytes[at as usize..unit_end as usize]);
-                let end = if short { end } else { unit_end };
-                if !extents.push(end - at, zero, zero) || (flags.req_one && extents.as_slice().len() > 1) {
-                    break;
+            disk.read(offset, length, |bytes| {
+                let mut extents = Extents::new(offset, length);
+                // A short answer is about a single byte.
+                let end = if short { offset + 1 } else { offset + length };
+                let mut at = offset;
+                while at < end {
+                    let unit_end = ((at / UNIT as u64 + 1) * UNIT as u64).min(bytes.len() as u64);
+                    let zero = is_all_zero(&bytes[at as usize..unit_end as usize]);
+                    let end = if short { end } else { unit_end };
+                    if !extents.push(end - at, zero, zero) || (flags.req_one && extents.as_slice().len() > 1) {
+                        break;
+                    }
+                    at = end;
                 }
-                at = end;
-            }
-            Ok(extents)
+                extents
+            })
         })
     }
 }

@@ -136,7 +136,7 @@ struct Run<'a> {
     succeeded: u64,
     failed: u64,
     only_enomem: bool,
-    /// The disk below, as it was when the server was last known to have done all work.
+    /// A flush or finalize has failed, so writes that were answered may be lost.
     lost: bool,
 }
 
@@ -164,7 +164,7 @@ impl<'a> Run<'a> {
             promise: script.promise,
             limits,
             server: Some(server),
-            model: Model::new(script.promise, export.size as usize, &disk.content()),
+            model: Model::new(script.promise, export.size as usize, script.disk_seed, disk.size()),
             block_sizes: export.block_sizes,
             size: export.size,
             done: 0,
@@ -415,7 +415,7 @@ impl<'a> Run<'a> {
         self.disk.heal();
         self.stop().await?;
         if self.promise == Promise::Identity && !self.lost {
-            self.model.disk(&self.disk.content()).or_else(|wrong| found(Kind::Disk, wrong))?;
+            self.model.disk(self.disk).or_else(|wrong| found(Kind::Disk, wrong))?;
         }
         if let (Promise::ReadOnly, Some(change)) = (self.promise, self.disk.first_change()) {
             return found(
