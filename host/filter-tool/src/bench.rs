@@ -62,7 +62,7 @@ pub fn bench(file: &Path, params: &[String], requests: u32) -> Result<()> {
 }
 
 async fn prepare(filter: Option<(&Path, &[String])>) -> Result<Arc<Hop>> {
-    let (chain, _) = chain(filter)?;
+    let chain = chain(filter)?;
     make_ready(&chain).await?;
     open(&chain, 1).await
 }

@@ -1,4 +1,4 @@
-//! A chain over a disk in memory.
+//! A chain of a filter over a disk in memory.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,8 +6,8 @@ use std::sync::Arc;
 use rbdkit_chain::{Chain, Hop, Layer};
 use rbdkit_parameters::{AssignError, Assignment, FilterSide, Missing, Parameter, PluginSide, Stack, assign};
 use rbdkit_plugin_api::schema::ParamSpec;
-use rbdkit_plugin_api::{Client, Param, Peer, Plugin, Pool};
-use rbdkit_sandbox::{FilterLimits, Host, Module};
+use rbdkit_plugin_api::{Client, Param, Peer, Plugin, PluginInfo, Pool};
+use rbdkit_sandbox::{FilterLimits, Module};
 
 use crate::component;
 use crate::error::{Error, Result};
@@ -16,35 +16,41 @@ use crate::error::{Error, Result};
 /// enough to be quick.
 const DISK: &str = "64M";
 
-/// Makes a chain of the filter, or of no filter, over a disk in memory. The host counts the
-/// filter's faults.
-pub fn chain(filter: Option<(&Path, &[String])>) -> Result<(Arc<Chain>, Option<Arc<Host>>)> {
+/// Makes a chain of the filter, or of no filter, over a disk in memory.
+pub fn chain(filter: Option<(&Path, &[String])>) -> Result<Arc<Chain>> {
+    let loaded = filter.map(|(file, params)| Ok::<_, Error>((component::load(file)?.module, params))).transpose()?;
+    over(loaded, &rbdkit_plugin_memory::INFO, (rbdkit_plugin_memory::INFO.make)(), DISK)
+}
+
+/// Makes a chain of the filter, or of no filter, over a plugin that has this size if the parameters
+/// give no other.
+pub fn over(
+    filter: Option<(Module, &[String])>,
+    info: &PluginInfo,
+    mut plugin: Box<dyn Plugin>,
+    size: &str,
+) -> Result<Arc<Chain>> {
     let mut layers: Vec<Arc<dyn Layer>> = Vec::new();
-    let mut host = None;
-    let mut disk = vec![("size".to_string(), DISK.into())];
-    if let Some((file, params)) = filter {
-        let loaded = component::load(file)?;
-        host = Some(loaded.host);
-        let module = loaded.module;
-        let assignment = assigned(&module, params)?;
+    let mut disk = vec![("size".to_string(), size.into())];
+    if let Some((module, params)) = filter {
+        let assignment = assigned(&module, params, info)?;
         let values = assignment.filters.into_iter().next().unwrap_or_default();
         layers.push(module.configure(values, FilterLimits::default())?);
         disk.extend(assignment.plugin);
     }
-    let mut plugin: Box<dyn Plugin> = (rbdkit_plugin_memory::INFO.make)();
     disk.iter()
         .try_for_each(|(key, value)| plugin.config(Param { key, value }))
         .and_then(|()| plugin.config_complete())
         .and_then(|()| plugin.get_ready())
         .and_then(|()| plugin.after_fork())?;
-    Ok((Chain::new(layers, "memory", plugin, Pool::new()), host))
+    Ok(Chain::new(layers, info.name, plugin, Pool::new()))
 }
 
 /// Gives the filter and the disk below it their parameters, as rbdkit does.
-fn assigned(module: &Module, params: &[String]) -> Result<Assignment> {
+fn assigned(module: &Module, params: &[String], disk: &PluginInfo) -> Result<Assignment> {
     let told = module.description();
     let filter = FilterSide { name: &told.name, specs: &told.params };
-    let stack = Stack { filters: vec![filter], plugin: PluginSide::new(&rbdkit_plugin_memory::INFO) };
+    let stack = Stack { filters: vec![filter], plugin: PluginSide::new(disk) };
     let params = params
         .iter()
         .map(|word| match Parameter::new(word.into()) {
@@ -56,8 +62,7 @@ fn assigned(module: &Module, params: &[String]) -> Result<Assignment> {
         AssignError::UnknownKey { key, .. } => {
             let names =
                 |specs: &[ParamSpec]| specs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ");
-            let disk = names(&(rbdkit_plugin_memory::INFO.params)());
-            Error::UnknownParameter { key, known: names(&told.params), disk }
+            Error::UnknownParameter { key, known: names(&told.params), disk: names(&(disk.params)()) }
         }
         error => Error::Parameters(error),
     })
@@ -65,7 +70,12 @@ fn assigned(module: &Module, params: &[String]) -> Result<Assignment> {
 
 /// Opens a connection of a client.
 pub async fn open(chain: &Arc<Chain>, id: u64) -> Result<Arc<Hop>> {
-    let top = chain.top(Arc::new(Client::new(id, Peer::Unknown, None, false)));
+    open_for(chain, Arc::new(Client::new(id, Peer::Unknown, None, false))).await
+}
+
+/// Opens a connection of this client.
+pub async fn open_for(chain: &Arc<Chain>, client: Arc<Client>) -> Result<Arc<Hop>> {
+    let top = chain.top(client);
     top.preconnect(false).await.map_err(|source| Error::Operation { operation: "preconnect", source })?;
     top.open(false, "").await.map_err(|source| Error::Operation { operation: "open", source })
 }

@@ -1,7 +1,6 @@
 //! Loading a component into the sandbox.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use rbdkit_plugin_api::hex;
 use rbdkit_sandbox::{CompileLimits, Compiler, Host, Module, Options, read_component};
@@ -11,7 +10,6 @@ use crate::error::{Error, Result};
 
 /// A component that the sandbox has accepted.
 pub struct Component {
-    pub host: Arc<Host>,
     pub module: Module,
     /// The size of the file in bytes.
     pub size: usize,
@@ -26,7 +24,7 @@ pub fn load(file: &Path) -> Result<Component> {
     let compiler = Compiler::Child(CompileLimits::default());
     let host = Host::new(Options { compiler, ..Options::default() })?;
     let module = host.load(&file.display().to_string(), &bytes)?;
-    Ok(Component { host, module, size: bytes.len(), digest })
+    Ok(Component { module, size: bytes.len(), digest })
 }
 
 /// Reads a component or a module. Refuses a file that is larger than the sandbox accepts.

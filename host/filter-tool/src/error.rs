@@ -39,6 +39,9 @@ pub enum Error {
     /// A finding of `check`.
     #[error("{0}")]
     Found(String),
+    /// A script for `check`.
+    #[error("{0}")]
+    Script(String),
 
     /// A directory without a filter.
     #[error(

@@ -58,13 +58,15 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Test a component on a small disk in memory: run every operation several times and show the
-    /// results
+    /// Test a component with random operations on disks in memory, and print the smallest sequence
+    /// that goes wrong
     Check {
         /// The component
         file: PathBuf,
-        /// Parameters of the component, or of the memory plugin below it: key=value
+        /// Parameters of the component, or of the disk below it (size): key=value
         params: Vec<String>,
+        #[command(flatten)]
+        options: check::Options,
     },
     /// Measure the processor time that a component adds to a request
     Bench {
@@ -86,14 +88,13 @@ fn main() -> ExitCode {
     }
     rbdkit_confine::survive_the_file_size_limit();
     // For the filter's log lines and standard error, and for messages about its faults.
-    let format =
-        tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().with_target(false).with_level(false);
+    let format = tracing_subscriber::fmt().with_writer(output::log).without_time().with_target(false).with_level(false);
     format.with_max_level(tracing_subscriber::filter::LevelFilter::WARN).init();
     let result = match Args::parse().command {
         Command::New { name, lang, dir } => scaffold::new(&name, lang, dir),
         Command::Build { dir } => build::build(&dir),
         Command::Inspect { file, json } => inspect::inspect(&file, if json { Format::Json } else { Format::Text }),
-        Command::Check { file, params } => check::check(&file, &params),
+        Command::Check { file, params, options } => check::check(&file, &params, &options),
         Command::Bench { file, params, requests } => bench::bench(&file, &params, requests),
     };
     let wrong = match (result, output::unsaid()) {

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Why a line could not be written to standard output.
 static UNSAID: OnceLock<std::io::Error> = OnceLock::new();
@@ -30,4 +31,20 @@ pub fn unsaid() -> Option<&'static std::io::Error> {
 /// Prints an error as one line, even if a file's name or a component's text has control characters.
 pub fn complain(what: &str) {
     let _ = writeln!(std::io::stderr(), "rbdkit-filter: error: {}", rbdkit_plugin_api::text::one_line(what));
+}
+
+/// Whether log lines are dropped.
+static LOG_IS_OFF: AtomicBool = AtomicBool::new(false);
+
+/// Where the filter's log lines go: standard error, or nowhere.
+pub fn log() -> Box<dyn std::io::Write> {
+    if LOG_IS_OFF.load(Ordering::Relaxed) { Box::new(std::io::sink()) } else { Box::new(std::io::stderr()) }
+}
+
+/// Runs something that repeats faults whose log lines were shown already.
+pub async fn without_log<T>(work: impl Future<Output = T>) -> T {
+    LOG_IS_OFF.store(true, Ordering::Relaxed);
+    let result = work.await;
+    LOG_IS_OFF.store(false, Ordering::Relaxed);
+    result
 }
