@@ -12,16 +12,16 @@ use crate::error::{Error, Result};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Operation {
+enum Measured {
     Read,
     Write,
 }
 
-impl Operation {
+impl Measured {
     fn name(self) -> &'static str {
         match self {
-            Operation::Read => "pread",
-            Operation::Write => "pwrite",
+            Measured::Read => "pread",
+            Measured::Write => "pwrite",
         }
     }
 }
@@ -37,9 +37,8 @@ pub fn bench(file: &Path, params: &[String], requests: u32) -> Result<()> {
         let with = prepare(Some((file, params))).await?;
         let without = prepare(None).await?;
         say!("{:<24} {:>12} {:>12} {:>12}", "request", "without", "with", "the filter");
-        for (operation, length) in [(Operation::Read, 4 << 10), (Operation::Read, 1 << 20), (Operation::Write, 4 << 10)]
-        {
-            if operation == Operation::Write && !with.can().write {
+        for (operation, length) in [(Measured::Read, 4 << 10), (Measured::Read, 1 << 20), (Measured::Write, 4 << 10)] {
+            if operation == Measured::Write && !with.can().write {
                 continue;
             }
             let count = if length > 65536 { requests / 50 } else { requests }.max(1);
@@ -67,7 +66,7 @@ async fn prepare(filter: Option<(&Path, &[String])>) -> Result<Arc<Hop>> {
     open(&chain, 1).await
 }
 
-async fn round(hop: &Arc<Hop>, operation: Operation, length: u32, count: u32) -> Result<Duration> {
+async fn round(hop: &Arc<Hop>, operation: Measured, length: u32, count: u32) -> Result<Duration> {
     let places = (hop.size() / u64::from(length)).max(1);
     let mut buffer = Buffer::from_vec(vec![1; length as usize]);
     let begun = processor_time();
@@ -76,8 +75,8 @@ async fn round(hop: &Arc<Hop>, operation: Operation, length: u32, count: u32) ->
         let offset = (u64::from(i) * 7919 % places) * u64::from(length);
         let span = Span::new(0, length);
         let (returned, result) = match operation {
-            Operation::Read => hop.pread(buffer, span, offset).await,
-            Operation::Write => hop.pwrite(buffer, span, offset, Flags::NONE).await,
+            Measured::Read => hop.pread(buffer, span, offset).await,
+            Measured::Write => hop.pwrite(buffer, span, offset, Flags::NONE).await,
         };
         result.map_err(|source| Error::Operation { operation: operation.name(), source })?;
         buffer = returned;

@@ -287,9 +287,11 @@ impl<'a> Run<'a> {
                 let all = buffer.span();
                 self.model.read(*offset, buffer.bytes(all))
             }
-            (Operation::Extents { .. }, Answer::Extents(extents)) => {
-                let zero = extents.as_slice().iter().filter(|extent| extent.zero);
-                zero.map(|extent| self.model.zero_extent(extent.offset, extent.length))
+            (Operation::Extents { offset, length, .. }, Answer::Extents(extents)) => {
+                // Beyond the range that was asked for, another operation may change the disk now.
+                let end = offset + length;
+                let zero = extents.as_slice().iter().filter(|extent| extent.zero && extent.offset < end);
+                zero.map(|extent| self.model.zero_extent(extent.offset, extent.length.min(end - extent.offset)))
                     .find(Result::is_err)
                     .unwrap_or(Ok(()))
             }
