@@ -217,6 +217,9 @@ fn each_filter_of_the_project_keeps_the_promise_that_fits_it() {
     ] {
         let file = filter(name);
         let arguments = [&[file.to_str().unwrap()][..], params, &["--transforms", promise, "--ops", "600"]].concat();
+        // The longest requests take most of the time.
+        let largest = if name == "nofilter" { "32M" } else { "4M" };
+        let arguments = [&arguments[..], &["--largest", largest]].concat();
         let output = check(&arguments);
         let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{name}: {errors}\n{text}");
@@ -262,4 +265,20 @@ fn a_script_that_cannot_be_run_is_refused_in_one_line() {
         has(&error_of(&output), &[message]);
         assert_eq!(output.stderr.iter().filter(|byte| **byte == b'\n').count(), 1);
     }
+}
+
+#[test]
+fn a_required_parameter_that_is_missing_is_named_in_one_line() {
+    let guest = Guest {
+        params: vec![("key", "int")],
+        // The byte `required` of the first parameter.
+        describe: "(i32.store8 (i32.const 1344) (i32.const 1)) (i32.const 1024)",
+        ..Guest::new("needy", &[], "")
+    };
+    let wrong = Wrong::new(&guest);
+    let output = wrong.check(&[]);
+    has(&error_of(&output), &["needy", "key"]);
+    assert_eq!(output.stderr.iter().filter(|byte| **byte == b'\n').count(), 1);
+    let given = wrong.check(&["key=1", "--ops", "200"]);
+    assert!(given.status.success(), "{}", String::from_utf8_lossy(&given.stderr));
 }

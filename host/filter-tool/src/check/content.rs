@@ -40,7 +40,7 @@ pub fn fill(bytes: &mut [u8], fill: u64, offset: u64) {
         bytes.fill(0);
         return;
     }
-    let word = |at: u64| mix(at / 8 ^ mix(fill)).to_le_bytes();
+    let word = |at: u64| mix((at / 8) ^ mix(fill)).to_le_bytes();
     let head = bytes.len().min((8 - offset % 8) as usize % 8);
     let (first, rest) = bytes.split_at_mut(head);
     for (byte, at) in first.iter_mut().zip(offset..) {

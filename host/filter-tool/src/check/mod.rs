@@ -104,7 +104,7 @@ pub fn check(file: &Path, params: &[String], options: &Options) -> Result<()> {
     // Does not wait for tasks that never end.
     runtime.shutdown_background();
     match (outcome, &options.junit) {
-        (Ok(report), junit) => conclude(&report, file, junit.as_deref(), options),
+        (Ok(report), junit) => conclude(&report, file, params, junit.as_deref(), options),
         (Err(error), Some(junit)) => {
             write_junit_error(junit, file, &error.with_causes())?;
             Err(error)
@@ -114,7 +114,7 @@ pub fn check(file: &Path, params: &[String], options: &Options) -> Result<()> {
 }
 
 /// Prints and writes the report.
-fn conclude(report: &Report, file: &Path, junit: Option<&Path>, options: &Options) -> Result<()> {
+fn conclude(report: &Report, file: &Path, params: &[String], junit: Option<&Path>, options: &Options) -> Result<()> {
     if let Some(junit) = junit {
         report.write_junit(junit)?;
     }
@@ -124,7 +124,7 @@ fn conclude(report: &Report, file: &Path, junit: Option<&Path>, options: &Option
     let Some(found) = report.finding() else {
         if !options.json {
             if options.replay.is_none() {
-                say!("tested as {}: --transforms says what else the filter promises", report.promise);
+                say!("tested as {}: --transforms tests another promise (see --help)", report.promise);
             }
             say!("nothing wrong was found");
         }
@@ -142,7 +142,8 @@ fn conclude(report: &Report, file: &Path, junit: Option<&Path>, options: &Option
         say!("{}", found.script.trim_end());
         let script = options.save.as_deref().unwrap_or(Path::new("SCRIPT"));
         let hint = if options.save.is_some() { "" } else { " (--save SCRIPT writes this file)" };
-        say!("\nrbdkit-filter check {} --replay {} repeats it{hint}", file.display(), script.display());
+        let filter = [&[file.display().to_string()], params].concat().join(" ");
+        say!("\nrbdkit-filter check {filter} --replay {} repeats it{hint}", script.display());
     }
     Err(Error::Found(found.message.clone()))
 }

@@ -111,8 +111,8 @@ fn junit(suite: &str, cases: &[Case<'_>]) -> String {
     let seconds: f64 = cases.iter().map(|(_, took, _)| took.as_secs_f64()).sum();
     let suite = xml(&one_line(suite));
     let mut text = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n<testsuite name=\"rbdkit-filter check\" tests=\"{}\" \
-         failures=\"{failures}\" errors=\"0\" time=\"{seconds:.3}\">\n",
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n<testsuite name=\"rbdkit-filter check\" \
+         tests=\"{}\" failures=\"{failures}\" errors=\"0\" time=\"{seconds:.3}\">\n",
         cases.len()
     );
     for (name, took, failure) in cases {
