@@ -12,16 +12,16 @@ use crate::error::{Error, Result};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Measured {
+enum Operation {
     Read,
     Write,
 }
 
-impl Measured {
+impl Operation {
     fn name(self) -> &'static str {
         match self {
-            Measured::Read => "pread",
-            Measured::Write => "pwrite",
+            Operation::Read => "pread",
+            Operation::Write => "pwrite",
         }
     }
 }
@@ -37,8 +37,9 @@ pub fn bench(file: &Path, params: &[String], requests: u32) -> Result<()> {
         let with = prepare(Some((file, params))).await?;
         let without = prepare(None).await?;
         say!("{:<24} {:>12} {:>12} {:>12}", "request", "without", "with", "the filter");
-        for (operation, length) in [(Measured::Read, 4 << 10), (Measured::Read, 1 << 20), (Measured::Write, 4 << 10)] {
-            if operation == Measured::Write && !with.can().write {
+        for (operation, length) in [(Operation::Read, 4 << 10), (Operation::Read, 1 << 20), (Operation::Write, 4 << 10)]
+        {
+            if operation == Operation::Write && !with.can().write {
                 continue;
             }
             let count = if length > 65536 { requests / 50 } else { requests }.max(1);
@@ -66,7 +67,7 @@ async fn prepare(filter: Option<(&Path, &[String])>) -> Result<Arc<Hop>> {
     open(&chain, 1).await
 }
 
-async fn round(hop: &Arc<Hop>, operation: Measured, length: u32, count: u32) -> Result<Duration> {
+async fn round(hop: &Arc<Hop>, operation: Operation, length: u32, count: u32) -> Result<Duration> {
     let places = (hop.size() / u64::from(length)).max(1);
     let mut buffer = Buffer::from_vec(vec![1; length as usize]);
     let begun = processor_time();
@@ -75,8 +76,8 @@ async fn round(hop: &Arc<Hop>, operation: Measured, length: u32, count: u32) -> 
         let offset = (u64::from(i) * 7919 % places) * u64::from(length);
         let span = Span::new(0, length);
         let (returned, result) = match operation {
-            Measured::Read => hop.pread(buffer, span, offset).await,
-            Measured::Write => hop.pwrite(buffer, span, offset, Flags::NONE).await,
+            Operation::Read => hop.pread(buffer, span, offset).await,
+            Operation::Write => hop.pwrite(buffer, span, offset, Flags::NONE).await,
         };
         result.map_err(|source| Error::Operation { operation: operation.name(), source })?;
         buffer = returned;

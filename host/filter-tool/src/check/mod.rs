@@ -280,6 +280,10 @@ async fn minimized(filter: &Filter, mut script: Script, outcome: &Outcome, optio
     })
     .await;
     script.steps = steps;
+    // Nothing comes before the first step.
+    if let Some(steps::Step::Operation { joins, .. }) = script.steps.first_mut() {
+        *joins = false;
+    }
     if let Some(finding) = last {
         message = finding.message;
     }

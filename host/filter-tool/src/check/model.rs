@@ -3,7 +3,7 @@
 use super::content::{self, UNIT, units};
 use super::disk::Disk;
 use super::promise::Promise;
-use super::steps::Operation;
+use super::steps::Request;
 
 /// What is known of a byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +105,7 @@ impl Model {
     }
 
     /// An operation that changes content has succeeded.
-    pub fn apply(&mut self, operation: &Operation) {
+    pub fn apply(&mut self, operation: &Request) {
         let Some((offset, length)) = operation.range().filter(|_| operation.changes()) else { return };
         if self.promise == Promise::Own {
             return self.forget();
@@ -114,11 +114,11 @@ impl Model {
         let before = self.expected(range.clone());
         self.before[range.clone()].copy_from_slice(&before);
         let known = match *operation {
-            Operation::Pwrite { fill, .. } => {
+            Request::Pwrite { fill, .. } => {
                 content::fill(&mut self.bytes[range.clone()], fill, offset);
                 Known::Written
             }
-            Operation::Zero { .. } => {
+            Request::Zero { .. } => {
                 self.bytes[range.clone()].fill(0);
                 Known::Zeroed
             }
@@ -128,7 +128,7 @@ impl Model {
     }
 
     /// An operation that changes content has failed: nobody knows which bytes it changed.
-    pub fn doubt(&mut self, operation: &Operation) {
+    pub fn doubt(&mut self, operation: &Request) {
         let Some((offset, length)) = operation.range().filter(|_| operation.changes()) else { return };
         if self.promise == Promise::Own {
             return self.forget();
@@ -227,8 +227,8 @@ mod tests {
 
     use super::*;
 
-    fn write(offset: u64, length: u32, fill: u64) -> Operation {
-        Operation::Pwrite { offset, length, fill, flags: Flags::NONE }
+    fn write(offset: u64, length: u32, fill: u64) -> Request {
+        Request::Pwrite { offset, length, fill, flags: Flags::NONE }
     }
 
     fn content(length: usize, fill: u64, offset: u64) -> Vec<u8> {
@@ -262,7 +262,7 @@ mod tests {
         model.read(1000, &below[1000..90_000]).unwrap();
         let data = below.iter().position(|byte| *byte != 0).unwrap();
         assert!(model.zero_extent(data as u64, 1).unwrap_err().contains("but the disk below had at first 0x"));
-        model.apply(&Operation::Zero { offset: data as u64, length: 50, flags: Flags::NONE });
+        model.apply(&Request::Zero { offset: data as u64, length: 50, flags: Flags::NONE });
         model.zero_extent(data as u64, 50).unwrap();
         assert!(model.read(data as u64, &below[data..data + 1]).unwrap_err().contains("but it was zeroed: 0x00"));
         model.forget();

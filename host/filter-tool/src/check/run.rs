@@ -14,7 +14,7 @@ use super::model::Model;
 use super::promise::Promise;
 use super::script::Script;
 use super::server::{Filter, Server, Trouble};
-use super::steps::{CONNECTIONS, Operation, Step, together};
+use super::steps::{CONNECTIONS, Request, Step, together};
 use crate::error::{Error, Result};
 
 /// How often each operation was tried, and how it ended.
@@ -79,6 +79,14 @@ enum Answer {
     Done,
     Data(Buffer),
     Extents(Extents),
+}
+
+/// Which part of an answer about extents counts. The answer may run on beyond its range.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// Only the range: what is beyond it may have changed at the same time.
+    Range,
+    Export,
 }
 
 /// Runs a script over a new disk.
@@ -262,12 +270,13 @@ impl<'a> Run<'a> {
             changed |= operation.changes();
         }
         let may_compare = !changed || self.promise.keeps_data();
+        let reach = if changed { Reach::Range } else { Reach::Export };
         for (operation, answer) in answers {
             match answer {
                 Ok(answer) => {
                     self.succeeded += u64::from(is_data(operation));
                     if may_compare {
-                        self.compare(operation, answer)?;
+                        self.compare(operation, answer, reach)?;
                     }
                 }
                 Err(error) if faults == 0 => self.failed(operation, &error, excused)?,
@@ -281,17 +290,18 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn compare(&mut self, operation: &Operation, answer: Answer) -> Result<(), Finding> {
+    fn compare(&mut self, operation: &Request, answer: Answer, reach: Reach) -> Result<(), Finding> {
         let wrong = match (operation, answer) {
-            (Operation::Pread { offset, .. }, Answer::Data(mut buffer)) => {
+            (Request::Pread { offset, .. }, Answer::Data(mut buffer)) => {
                 let all = buffer.span();
                 self.model.read(*offset, buffer.bytes(all))
             }
-            (Operation::Extents { offset, length, .. }, Answer::Extents(extents)) => {
-                // Beyond the range that was asked for, another operation may change the disk now.
-                let end = offset + length;
-                let zero = extents.as_slice().iter().filter(|extent| extent.zero && extent.offset < end);
-                zero.map(|extent| self.model.zero_extent(extent.offset, extent.length.min(end - extent.offset)))
+            (Request::Extents { offset, length }, Answer::Extents(mut extents)) => {
+                if reach == Reach::Range {
+                    extents.cut(offset + length);
+                }
+                let zero = extents.as_slice().iter().filter(|extent| extent.zero);
+                zero.map(|extent| self.model.zero_extent(extent.offset, extent.length))
                     .find(Result::is_err)
                     .unwrap_or(Ok(()))
             }
@@ -301,21 +311,16 @@ impl<'a> Run<'a> {
     }
 
     /// An operation has failed. Decides whether it may.
-    fn failed(
-        &mut self,
-        operation: &Operation,
-        error: &rbdkit_plugin_api::Error,
-        excused: bool,
-    ) -> Result<(), Finding> {
+    fn failed(&mut self, operation: &Request, error: &rbdkit_plugin_api::Error, excused: bool) -> Result<(), Finding> {
         let errno = error.errno();
         if is_data(operation) {
             self.failed += 1;
             self.only_enomem &= errno == Errno::Enomem;
         }
-        let fast = matches!(operation, Operation::Zero { flags, .. } if flags.fast_zero) && errno == Errno::Enotsup;
+        let fast = matches!(operation, Request::Zero { flags, .. } if flags.fast_zero) && errno == Errno::Enotsup;
         // A write may have been answered before the disk failed it.
-        let late = *operation == Operation::Flush && self.disk.failures() > 0;
-        self.lost |= *operation == Operation::Flush;
+        let late = *operation == Request::Flush && self.disk.failures() > 0;
+        self.lost |= *operation == Request::Flush;
         if excused || fast || late || self.is_out_of_block_sizes(operation) || !self.promise.keeps_data() {
             return Ok(());
         }
@@ -329,7 +334,7 @@ impl<'a> Run<'a> {
     }
 
     /// Whether a filter that states block sizes may refuse the operation.
-    fn is_out_of_block_sizes(&self, operation: &Operation) -> bool {
+    fn is_out_of_block_sizes(&self, operation: &Request) -> bool {
         let (Some(sizes), Some((offset, length))) = (self.block_sizes, operation.range()) else { return false };
         let unit = u64::from(sizes.minimum);
         offset % unit != 0 || length % unit != 0 || length > u64::from(sizes.maximum)
@@ -359,7 +364,7 @@ impl<'a> Run<'a> {
     async fn flush(&mut self, connection: u8) -> Result<(), Finding> {
         let hop = self.open(connection).await?;
         if hop.can().flush {
-            let operation = Operation::Flush;
+            let operation = Request::Flush;
             self.operations(&[Step::Operation { connection, joins: false, operation }]).await?;
         }
         Ok(())
@@ -458,27 +463,27 @@ impl<'a> Run<'a> {
 }
 
 /// Whether it is one of those that every filter has to serve.
-fn is_data(operation: &Operation) -> bool {
-    matches!(operation, Operation::Pread { .. } | Operation::Pwrite { .. })
+fn is_data(operation: &Request) -> bool {
+    matches!(operation, Request::Pread { .. } | Request::Pwrite { .. })
 }
 
 /// Carries out an operation.
-async fn carry_out(hop: Arc<Hop>, operation: Operation) -> Result<Answer, rbdkit_plugin_api::Error> {
+async fn carry_out(hop: Arc<Hop>, operation: Request) -> Result<Answer, rbdkit_plugin_api::Error> {
     match operation {
-        Operation::Pread { offset, length } => {
+        Request::Pread { offset, length } => {
             let (buffer, result) = hop.pread(Buffer::new(length), Span::new(0, length), offset).await;
             result.map(|()| Answer::Data(buffer))
         }
-        Operation::Pwrite { offset, length, fill, flags } => {
+        Request::Pwrite { offset, length, fill, flags } => {
             let mut bytes = vec![0; length as usize];
             content::fill(&mut bytes, fill, offset);
             let (_, result) = hop.pwrite(Buffer::from_vec(bytes), Span::new(0, length), offset, flags).await;
             result.map(|()| Answer::Done)
         }
-        Operation::Zero { offset, length, flags } => hop.zero(offset, length, flags).await.map(|()| Answer::Done),
-        Operation::Trim { offset, length } => hop.trim(offset, length, Flags::NONE).await.map(|()| Answer::Done),
-        Operation::Cache { offset, length } => hop.cache(offset, length).await.map(|()| Answer::Done),
-        Operation::Flush => hop.flush().await.map(|()| Answer::Done),
-        Operation::Extents { offset, length } => hop.extents(offset, length, Flags::NONE).await.map(Answer::Extents),
+        Request::Zero { offset, length, flags } => hop.zero(offset, length, flags).await.map(|()| Answer::Done),
+        Request::Trim { offset, length } => hop.trim(offset, length, Flags::NONE).await.map(|()| Answer::Done),
+        Request::Cache { offset, length } => hop.cache(offset, length).await.map(|()| Answer::Done),
+        Request::Flush => hop.flush().await.map(|()| Answer::Done),
+        Request::Extents { offset, length } => hop.extents(offset, length, Flags::NONE).await.map(Answer::Extents),
     }
 }

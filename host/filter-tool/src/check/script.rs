@@ -24,7 +24,7 @@ use rbdkit_plugin_api::{Errno, Flags, MAX_REQUEST};
 
 use super::disk::Access;
 use super::promise::Promise;
-use super::steps::{Below, CONNECTIONS, Fault, Operation, Step};
+use super::steps::{Below, CONNECTIONS, Fault, Request, Step};
 
 /// The most steps of a script.
 const MAX_STEPS: usize = 1_000_000;
@@ -107,10 +107,10 @@ fn line(step: &Step) -> String {
             if let Some((offset, length)) = operation.range() {
                 let _ = write!(line, " {offset} {length}");
             }
-            if let Operation::Pwrite { fill, .. } = operation {
+            if let Request::Pwrite { fill, .. } = operation {
                 let _ = write!(line, " fill={fill}");
             }
-            if let Operation::Pwrite { flags, .. } | Operation::Zero { flags, .. } = operation {
+            if let Request::Pwrite { flags, .. } | Request::Zero { flags, .. } = operation {
                 for (set, word) in [(flags.fua, " fua"), (flags.may_trim, " may-trim"), (flags.fast_zero, " fast")] {
                     line.push_str(if set { word } else { "" });
                 }
@@ -170,9 +170,9 @@ fn parse_fault(word: &str) -> Result<Fault, String> {
     errno.map(Fault::Error).ok_or_else(|| "a fault is an error such as EIO, delay=MILLISECONDS or short".to_string())
 }
 
-fn operation(words: &[&str]) -> Result<Operation, String> {
+fn operation(words: &[&str]) -> Result<Request, String> {
     let (name, range, rest) = match words {
-        ["flush"] => return Ok(Operation::Flush),
+        ["flush"] => return Ok(Request::Flush),
         [name, offset, length, rest @ ..] => (*name, (number::<u64>(offset)?, number::<u64>(length)?), rest),
         _ => return Err("an operation is NAME OFFSET LENGTH".to_string()),
     };
@@ -194,12 +194,12 @@ fn operation(words: &[&str]) -> Result<Operation, String> {
         }
     }
     Ok(match name {
-        "pread" => Operation::Pread { offset, length: data()? },
-        "pwrite" => Operation::Pwrite { offset, length: data()?, fill, flags },
-        "zero" => Operation::Zero { offset, length, flags },
-        "trim" => Operation::Trim { offset, length },
-        "cache" => Operation::Cache { offset, length },
-        "extents" => Operation::Extents { offset, length },
+        "pread" => Request::Pread { offset, length: data()? },
+        "pwrite" => Request::Pwrite { offset, length: data()?, fill, flags },
+        "zero" => Request::Zero { offset, length, flags },
+        "trim" => Request::Trim { offset, length },
+        "cache" => Request::Cache { offset, length },
+        "extents" => Request::Extents { offset, length },
         _ => return Err(format!("there is no operation {name}")),
     })
 }

@@ -3,7 +3,7 @@
 
 use rbdkit_plugin_api::Flags;
 
-use super::steps::{Operation, Step};
+use super::steps::{Request, Step};
 
 /// Leaves out and simplifies steps as long as `fails` says that the rest still fails. `fails` may
 /// answer no when there is no more time.
@@ -73,16 +73,16 @@ fn candidates(step: &Step) -> Vec<Step> {
         all.extend(nearer.into_iter().filter(|at| *at < offset).map(|at| with(operation.at(at, length))));
     }
     match *operation {
-        Operation::Pwrite { offset, length, fill, flags } => {
+        Request::Pwrite { offset, length, fill, flags } => {
             if flags != Flags::NONE {
-                all.push(with(Operation::Pwrite { offset, length, fill, flags: Flags::NONE }));
+                all.push(with(Request::Pwrite { offset, length, fill, flags: Flags::NONE }));
             }
             if fill > 1 {
-                all.push(with(Operation::Pwrite { offset, length, fill: 1, flags }));
+                all.push(with(Request::Pwrite { offset, length, fill: 1, flags }));
             }
         }
-        Operation::Zero { offset, length, flags } if flags != Flags::NONE => {
-            all.push(with(Operation::Zero { offset, length, flags: Flags::NONE }));
+        Request::Zero { offset, length, flags } if flags != Flags::NONE => {
+            all.push(with(Request::Zero { offset, length, flags: Flags::NONE }));
         }
         _ => {}
     }
@@ -99,7 +99,7 @@ fn candidates(step: &Step) -> Vec<Step> {
 mod tests {
     use super::*;
 
-    fn step(connection: u8, operation: Operation) -> Step {
+    fn step(connection: u8, operation: Request) -> Step {
         Step::Operation { connection, joins: true, operation }
     }
 
@@ -108,8 +108,8 @@ mod tests {
         let mut steps = Vec::new();
         for offset in 0..200 {
             let flags = Flags::FUA;
-            steps.push(step(2, Operation::Pwrite { offset: offset * 100, length: 70, fill: 9, flags }));
-            steps.push(step(3, Operation::Pread { offset: offset * 50, length: 60 }));
+            steps.push(step(2, Request::Pwrite { offset: offset * 100, length: 70, fill: 9, flags }));
+            steps.push(step(3, Request::Pread { offset: offset * 50, length: 60 }));
             steps.push(Step::Restart);
         }
         let mut runs = 0;
@@ -126,8 +126,8 @@ mod tests {
         })
         .await;
         let simple = |operation| Step::Operation { connection: 1, joins: false, operation };
-        let write = Operation::Pwrite { offset: 5009, length: 1, fill: 1, flags: Flags::NONE };
-        assert_eq!(small, [simple(write), simple(Operation::Pread { offset: 5009, length: 1 })]);
+        let write = Request::Pwrite { offset: 5009, length: 1, fill: 1, flags: Flags::NONE };
+        assert_eq!(small, [simple(write), simple(Request::Pread { offset: 5009, length: 1 })]);
         assert!(runs < 400, "{runs}");
     }
 }

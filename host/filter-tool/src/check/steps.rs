@@ -7,7 +7,7 @@ pub const CONNECTIONS: u8 = 4;
 
 /// An operation of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Operation {
+pub enum Request {
     Pread {
         offset: u64,
         length: u32,
@@ -66,7 +66,7 @@ pub enum Fault {
 pub enum Step {
     /// An operation of a connection. `joins`: it begins together with the step before, unless the
     /// two conflict.
-    Operation { connection: u8, joins: bool, operation: Operation },
+    Operation { connection: u8, joins: bool, operation: Request },
     /// Flushes, closes the connection and opens it again.
     Reconnect(u8),
     /// Flushes, ends the server, and starts it again over the same disk.
@@ -77,55 +77,55 @@ pub enum Step {
     Fault(Below, Fault),
 }
 
-impl Operation {
+impl Request {
     /// nbdkit's name.
     pub fn name(&self) -> &'static str {
         match self {
-            Operation::Pread { .. } => "pread",
-            Operation::Pwrite { .. } => "pwrite",
-            Operation::Zero { .. } => "zero",
-            Operation::Trim { .. } => "trim",
-            Operation::Cache { .. } => "cache",
-            Operation::Extents { .. } => "extents",
-            Operation::Flush => "flush",
+            Request::Pread { .. } => "pread",
+            Request::Pwrite { .. } => "pwrite",
+            Request::Zero { .. } => "zero",
+            Request::Trim { .. } => "trim",
+            Request::Cache { .. } => "cache",
+            Request::Extents { .. } => "extents",
+            Request::Flush => "flush",
         }
     }
 
     /// The offset and length in bytes. None for a flush.
     pub fn range(&self) -> Option<(u64, u64)> {
         match *self {
-            Operation::Pread { offset, length } | Operation::Pwrite { offset, length, .. } => {
+            Request::Pread { offset, length } | Request::Pwrite { offset, length, .. } => {
                 Some((offset, u64::from(length)))
             }
-            Operation::Zero { offset, length, .. }
-            | Operation::Trim { offset, length }
-            | Operation::Cache { offset, length }
-            | Operation::Extents { offset, length } => Some((offset, length)),
-            Operation::Flush => None,
+            Request::Zero { offset, length, .. }
+            | Request::Trim { offset, length }
+            | Request::Cache { offset, length }
+            | Request::Extents { offset, length } => Some((offset, length)),
+            Request::Flush => None,
         }
     }
 
     /// The same operation on another range.
-    pub fn at(&self, to: u64, len: u64) -> Operation {
+    pub fn at(&self, to: u64, len: u64) -> Request {
         let short = u32::try_from(len).unwrap_or(u32::MAX);
         match *self {
-            Operation::Pread { .. } => Operation::Pread { offset: to, length: short },
-            Operation::Pwrite { fill, flags, .. } => Operation::Pwrite { offset: to, length: short, fill, flags },
-            Operation::Zero { flags, .. } => Operation::Zero { offset: to, length: len, flags },
-            Operation::Trim { .. } => Operation::Trim { offset: to, length: len },
-            Operation::Cache { .. } => Operation::Cache { offset: to, length: len },
-            Operation::Extents { .. } => Operation::Extents { offset: to, length: len },
-            Operation::Flush => Operation::Flush,
+            Request::Pread { .. } => Request::Pread { offset: to, length: short },
+            Request::Pwrite { fill, flags, .. } => Request::Pwrite { offset: to, length: short, fill, flags },
+            Request::Zero { flags, .. } => Request::Zero { offset: to, length: len, flags },
+            Request::Trim { .. } => Request::Trim { offset: to, length: len },
+            Request::Cache { .. } => Request::Cache { offset: to, length: len },
+            Request::Extents { .. } => Request::Extents { offset: to, length: len },
+            Request::Flush => Request::Flush,
         }
     }
 
     /// Whether it changes content.
     pub fn changes(&self) -> bool {
-        matches!(self, Operation::Pwrite { .. } | Operation::Zero { .. } | Operation::Trim { .. })
+        matches!(self, Request::Pwrite { .. } | Request::Zero { .. } | Request::Trim { .. })
     }
 
     /// Whether the outcome of the two depends on their order.
-    fn conflicts(&self, other: &Operation) -> bool {
+    fn conflicts(&self, other: &Request) -> bool {
         let (Some((a, a_length)), Some((b, b_length))) = (self.range(), other.range()) else { return false };
         (self.changes() || other.changes()) && a < b + b_length && b < a + a_length
     }
@@ -158,7 +158,7 @@ impl Below {
 
 /// The number of steps from `at` on that begin together. It is at least 1.
 pub fn together(steps: &[Step], at: usize) -> usize {
-    let mut begun: Vec<&Operation> = Vec::new();
+    let mut begun: Vec<&Request> = Vec::new();
     for step in &steps[at..] {
         match step {
             Step::Operation { joins, operation, .. }
@@ -179,8 +179,8 @@ mod tests {
     #[test]
     fn operations_that_conflict_do_not_begin_together() {
         let step = |joins, operation| Step::Operation { connection: 1, joins, operation };
-        let read = |offset| Operation::Pread { offset, length: 10 };
-        let write = |offset| Operation::Pwrite { offset, length: 10, fill: 1, flags: Flags::NONE };
+        let read = |offset| Request::Pread { offset, length: 10 };
+        let write = |offset| Request::Pwrite { offset, length: 10, fill: 1, flags: Flags::NONE };
         let steps = [
             step(true, write(0)),
             step(true, write(10)),
