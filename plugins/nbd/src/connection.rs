@@ -65,22 +65,6 @@ pub(crate) struct Connection {
     reader: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// A request that is being written. After a part of a request the server could not understand the
-/// next one, so dropping this value then ends the connection.
-struct Unfinished<'a> {
-    connection: &'a Connection,
-    /// How many bytes were written.
-    sent: usize,
-}
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        if self.sent > 0 {
-            self.connection.end(ConnectionError::new("a request was given up while it was sent"));
-        }
-    }
-}
-
 /// A request that waits for its reply. Dropping this value frees the request's buffer.
 struct Unanswered<'a> {
     table: &'a Table,
@@ -144,13 +128,7 @@ impl Connection {
         if self.table.is_broken() {
             return;
         }
-        let mut unfinished = Unfinished { connection: self, sent: 0 };
-        match self.socket.send_counted(header, payload, &mut unfinished.sent).await {
-            Ok(()) => std::mem::forget(unfinished),
-            Err(error) => {
-                self.end(error.into());
-            }
-        }
+        self.socket.send_or_end(header, payload, |broken| self.end(broken)).await;
     }
 
     /// Sends a request and waits until it is answered. None: the runtime ends.

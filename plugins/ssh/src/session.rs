@@ -52,22 +52,6 @@ pub(crate) struct Session {
     fsync: bool,
 }
 
-/// Packets that are being written. After a part of them the server could not understand the next
-/// ones, so dropping this value then ends the connection.
-struct Unfinished<'a> {
-    session: &'a Session,
-    /// How many bytes were written.
-    sent: usize,
-}
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        if self.sent > 0 {
-            self.session.end(&ConnectionError::new("a request was given up while it was sent"));
-        }
-    }
-}
-
 /// A read that waits for its answers. Dropping this value frees the read's buffer.
 struct Unanswered<'a> {
     table: &'a Table,
@@ -151,11 +135,7 @@ impl Session {
         if self.table.is_broken() {
             return;
         }
-        let mut unfinished = Unfinished { session: self, sent: 0 };
-        match self.socket.send_counted(packet, payload, &mut unfinished.sent).await {
-            Ok(()) => std::mem::forget(unfinished),
-            Err(error) => self.end(&error.into()),
-        }
+        self.socket.send_or_end(packet, payload, |broken| self.end(&broken)).await;
     }
 
     /// Sends a request, with `payload` after the packet, and does not wait for the answer.

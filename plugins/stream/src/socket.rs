@@ -96,9 +96,19 @@ impl Socket {
         self.send_counted(header, payload, &mut 0).await
     }
 
-    /// [`Socket::send`]. `sent`, 0 at first, counts the bytes that are written, which a caller sees
-    /// even if it drops the future.
-    pub async fn send_counted(&self, header: &[u8], payload: &[u8], sent: &mut usize) -> io::Result<()> {
+    /// Writes both parts of a request to the end. Calls `end` if that fails. Calls it also if the
+    /// future is dropped after a part was written: the server could not understand what follows.
+    pub async fn send_or_end(&self, header: &[u8], payload: &[u8], end: impl FnMut(ConnectionError)) {
+        let mut unfinished = Unfinished { sent: 0, end };
+        let written = self.send_counted(header, payload, &mut unfinished.sent).await;
+        unfinished.sent = 0;
+        if let Err(error) = written {
+            (unfinished.end)(error.into());
+        }
+    }
+
+    /// `sent`, 0 at first, counts the bytes that are written, also if the future is dropped.
+    async fn send_counted(&self, header: &[u8], payload: &[u8], sent: &mut usize) -> io::Result<()> {
         while *sent < header.len() + payload.len() {
             let head = header.get(*sent..).unwrap_or_default();
             let rest = payload.get(sent.saturating_sub(header.len())..).unwrap_or_default();
@@ -118,6 +128,20 @@ impl Socket {
     pub fn shut(&self) {
         // The other side may have closed it already.
         let _ = rustix::net::shutdown(self.0.get_ref(), Shutdown::Both);
+    }
+}
+
+/// A request of which `sent` bytes are written and the rest is not.
+struct Unfinished<F: FnMut(ConnectionError)> {
+    sent: usize,
+    end: F,
+}
+
+impl<F: FnMut(ConnectionError)> Drop for Unfinished<F> {
+    fn drop(&mut self) {
+        if self.sent > 0 {
+            (self.end)(ConnectionError::new("a request was given up while it was sent"));
+        }
     }
 }
 
@@ -258,5 +282,27 @@ mod tests {
         theirs.read_to_end(&mut received).unwrap();
         assert_eq!(received.len(), 5 + sent);
         assert!(sent > 0);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_dropped_ends_the_connection_if_a_part_of_it_was_written() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let socket = Socket::new(ours.into()).unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        // From now on the socket is known to be ready.
+        socket.send(b"first", &[]).await.unwrap();
+        // More than the socket's buffer holds.
+        let long = vec![1; 64 << 20];
+        let ended = std::cell::Cell::new(0);
+        let end = |_| ended.set(ended.get() + 1);
+        assert!(std::pin::pin!(socket.send_or_end(b"head", &long, end)).poll(&mut cx).is_pending());
+        assert_eq!(ended.get(), 1);
+        assert!(std::pin::pin!(socket.send_or_end(b"head", &[], end)).poll(&mut cx).is_pending());
+        assert_eq!(ended.get(), 1, "there was no room for it");
+        drop(socket);
+        let mut received = Vec::new();
+        theirs.read_to_end(&mut received).unwrap();
+        assert!(received.len() > 5 && received.len() < long.len(), "{}", received.len());
     }
 }
