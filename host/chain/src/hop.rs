@@ -304,8 +304,8 @@ impl Hop {
         Effect::Writes
     }
 
-    /// Calls the layer as soon as its thread model allows. A read of a plugin that
-    /// drops reads ends when its client has gone.
+    /// Calls the layer as soon as its thread model allows. A read of a plugin that drops reads ends
+    /// when its client has gone.
     fn queued<T: Dropped + Send + 'static>(
         &self,
         effect: Effect,

@@ -167,7 +167,7 @@ impl Host {
             let why = mismatch::of_imports(&component, &self.engine).unwrap_or_else(|| one_line(&e));
             LoadError::mismatch(&why)
         })?;
-        let exports = ExportIndices::find(&pre, &self.engine)?;
+        let exports = ExportIndices::find(&pre)?;
         let (mut exported, names) = exports.exported();
         let recipe = Recipe { pre, exports, footprint: footprint.bytes };
         // The types of the exports are checked only when an instance is made.

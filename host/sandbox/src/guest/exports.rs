@@ -1,7 +1,7 @@
 //! The interfaces of the contract that a component exports, and the functions of an instance.
 
+use wasmtime::Store;
 use wasmtime::component::{ComponentExportIndex, Instance, InstancePre, TypedFunc};
-use wasmtime::{Engine, Store};
 
 use super::context::Context;
 use super::exported::Exported;
@@ -36,10 +36,10 @@ macro_rules! exports {
             ///
             /// # Errors
             /// `filter` is missing, or an interface lacks a function.
-            pub(crate) fn find(pre: &InstancePre<Context>, engine: &Engine) -> Result<ExportIndices, LoadError> {
+            pub(crate) fn find(pre: &InstancePre<Context>) -> Result<ExportIndices, LoadError> {
                 let component = pre.component();
                 let wrong = |error| {
-                    let why = mismatch::of_exports(component, engine).unwrap_or_else(|| one_line(&error));
+                    let why = mismatch::of_exports(component, pre.engine()).unwrap_or_else(|| one_line(&error));
                     LoadError::mismatch(&why)
                 };
                 if component.get_export_index(None, "rbdkit:filter/filter@0.1.0").is_none() {

@@ -40,19 +40,21 @@ pub(crate) fn of_imports(component: &Component, engine: &Engine) -> Option<Strin
         let (interface, instance) = interface(name, &item.ty)?;
         let shown = one_line_within(interface, NAME);
         let Some(known) = contract.interface(interface) else {
-            return Some(format!("it imports {shown}, which this host does not have (was it built for a newer one?)"));
+            return Some(unknown(&shown));
         };
         instance.exports(engine).find_map(|(name, item)| {
             let ComponentItem::ComponentFunc(function) = item.ty else { return None };
             let place = format!("{shown}.{}", one_line_within(name, NAME));
             match contract.0.interfaces[known].functions.get(name) {
                 Some(expected) => Some(format!("{place}{}", contract.function(expected, &function)?)),
-                None => {
-                    Some(format!("it imports {place}, which this host does not have (was it built for a newer one?)"))
-                }
+                None => Some(unknown(&place)),
             }
         })
     })
+}
+
+fn unknown(what: &str) -> String {
+    format!("it imports {what}, which this host does not have (was it built for a newer one?)")
 }
 
 /// The contract's name of an interface, and its type.
