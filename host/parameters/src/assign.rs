@@ -205,12 +205,13 @@ impl Stack<'_> {
     fn of_filters(&self) -> String {
         let mut names: Vec<&str> = Vec::new();
         for spec in self.filters.iter().flat_map(|filter| filter.specs).filter(|spec| !spec.hidden) {
-            if !names.contains(&spec.name.as_str()) && names.len() <= MAX_NAMES {
+            if !names.contains(&spec.name.as_str()) {
                 names.push(&spec.name);
             }
         }
         if names.len() > MAX_NAMES {
-            names[MAX_NAMES] = "...";
+            names.truncate(MAX_NAMES);
+            names.push("...");
         }
         match names.is_empty() {
             true => String::new(),
