@@ -222,6 +222,11 @@ impl<'a> Run<'a> {
                 format!("the filter failed in {what}{others}: it trapped or reached a limit (the log says why)"),
             );
         }
+        self.check_read_only()
+    }
+
+    /// A filter that is said to be read-only must not have changed the disk below.
+    fn check_read_only(&self) -> Result<(), Finding> {
         match self.disk.first_change() {
             Some(change) if self.promise == Promise::ReadOnly => found(
                 Kind::Wrote,
@@ -424,12 +429,7 @@ impl<'a> Run<'a> {
         if self.promise == Promise::Identity && !self.lost {
             self.model.disk(self.disk).or_else(|wrong| found(Kind::Disk, wrong))?;
         }
-        if let (Promise::ReadOnly, Some(change)) = (self.promise, self.disk.first_change()) {
-            return found(
-                Kind::Wrote,
-                format!("the filter is said to be read-only, but it sent a {change} to the disk below"),
-            );
-        }
+        self.check_read_only()?;
         if self.succeeded == 0 && self.failed >= BROKEN {
             let how: Vec<&str> = self.tally.values().flat_map(|how| how.keys()).map(String::as_str).collect();
             return found(Kind::Fails, how.into_iter().find(|how| *how != "ok").unwrap_or_default());
