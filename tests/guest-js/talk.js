@@ -26,6 +26,7 @@ export const reads = {
         if (offset === 0) {
             const random = Math.random();
             log.warn(`time: ${Date.now() > Date.UTC(2020)}, random: ${random >= 0 && random < 1}`);
+            log.info("ready");
         }
         if (offset === 4096) {
             // A mistake that every program may have.

@@ -132,10 +132,16 @@ fn a_c_library_has_clocks_random_numbers_and_standard_error_and_nothing_else() {
 #[test]
 fn javascript_has_the_time_and_its_exceptions_are_told() {
     let dir = TempDir::new();
-    let said = talk(&build("guest-js", "talk", &dir), "wasm trap: wasm `unreachable` instruction executed");
-    assert_eq!(said[0], "warning: talk: time: true, random: true");
+    let component = build("guest-js", "talk", &dir);
+    let said = talk(&component, "wasm trap: wasm `unreachable` instruction executed");
+    assert_eq!(said[..2], ["warning: talk: time: true, random: true", "info: talk: ready"]);
     let stack = said.iter().find(|line| line.contains("cannot read property 'length' of null"));
     assert!(stack.is_some_and(|line| line.contains("at pread (") && line.contains("talk.js:")), "{said:#?}");
+    // Without -v there are no debugging messages, but what a filter calls information is shown.
+    let server = Launch::new(["--wasm-filter"]).arg(&component).args(["memory", "1M"]).start();
+    assert!(server.client().read(0, 512).is_ok());
+    server.wait_for_log("rbdkit: info: talk: ready");
+    assert!(!server.stop().stderr.contains("debug:"));
 }
 
 /// Filters in C and JavaScript, with built-in ones around and between them.

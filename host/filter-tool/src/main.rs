@@ -89,7 +89,7 @@ fn main() -> ExitCode {
     rbdkit_confine::survive_the_file_size_limit();
     // For the filter's log lines and standard error, and for messages about its faults.
     let format = tracing_subscriber::fmt().with_writer(output::log).without_time().with_target(false).with_level(false);
-    format.with_max_level(tracing_subscriber::filter::LevelFilter::WARN).init();
+    format.with_max_level(tracing_subscriber::filter::LevelFilter::INFO).init();
     let result = match Args::parse().command {
         Command::New { name, lang, dir } => scaffold::new(&name, lang, dir),
         Command::Build { dir } => build::build(&dir),

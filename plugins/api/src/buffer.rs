@@ -93,6 +93,13 @@ impl Buffer {
         result
     }
 
+    /// Lets `work` change the bytes of `span`, which is data afterwards. Bytes that nobody filled
+    /// are zero. `span` must lie within the buffer.
+    pub fn modify(&mut self, span: Span, work: impl FnOnce(&mut [u8])) {
+        self.materialize(span);
+        work(&mut self.storage_mut().bytes[span.range()]);
+    }
+
     /// Copies `data` to `at`. It must fit into the buffer.
     pub fn put(&mut self, at: u32, data: &[u8]) {
         let span = Span::new(at, data.len() as u32);

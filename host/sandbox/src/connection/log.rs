@@ -12,6 +12,7 @@ use rbdkit_plugin_api::text::one_line_within;
 pub(crate) enum Level {
     Error,
     Warn,
+    Info,
     Debug,
 }
 
@@ -47,6 +48,7 @@ impl GuestLog {
         match level {
             Level::Error => tracing::error!("{}: {line}", self.name),
             Level::Warn => tracing::warn!("{}: {line}", self.name),
+            Level::Info => tracing::info!("{}: {line}", self.name),
             Level::Debug => tracing::debug!("{}: {line}", self.name),
         }
     }

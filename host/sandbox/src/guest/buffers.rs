@@ -276,22 +276,36 @@ impl CallBuffers {
         if zero {
             return Ok(second.is_zero(second_span));
         }
-        if a == b {
+        self.with_both((a, a_at), (b, b_at), length, |first, second| first == second)
+    }
+
+    /// `buffer.mismatch`: where two ranges differ first.
+    pub(super) fn mismatch(&mut self, a: (u32, u32), b: (u32, u32), length: u32) -> wasmtime::Result<Option<u32>> {
+        self.with_both(a, b, length, |first, second| match first == second {
+            true => None,
+            false => first.iter().zip(second).position(|(a, b)| a != b).map(|at| at as u32),
+        })
+    }
+
+    /// Lets `work` look at two ranges of `length` bytes. A range is a buffer and a position in it.
+    fn with_both<T>(
+        &mut self,
+        a: (u32, u32),
+        b: (u32, u32),
+        length: u32,
+        work: impl FnOnce(&[u8], &[u8]) -> T,
+    ) -> wasmtime::Result<T> {
+        let span = self.look(a.0, a.1, length)?.1;
+        let (second, second_span) = self.look(b.0, b.1, length)?;
+        if a.0 == b.0 {
             second.materialize(span);
             second.materialize(second_span);
-            return Ok(second.data(span) == second.data(second_span));
+            return Ok(work(second.data(span), second.data(second_span)));
         }
-        let (mut taken, span) = self.lend(a, a_at, length, Access::Read)?;
-        let (second, second_span) = match self.look(b, b_at, length) {
-            Ok(found) => found,
-            Err(error) => {
-                self.restore(a, taken);
-                return Err(error);
-            }
-        };
-        let same = taken.bytes(span) == second.bytes(second_span);
-        self.restore(a, taken);
-        Ok(same)
+        let (mut taken, span) = self.lend(a.0, a.1, length, Access::Read)?;
+        let answer = self.look(b.0, b.1, length).map(|(second, span_b)| work(taken.bytes(span), second.bytes(span_b)));
+        self.restore(a.0, taken);
+        answer
     }
 
     /// `buffer.free`: frees a buffer that the guest allocated.

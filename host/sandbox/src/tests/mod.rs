@@ -3,6 +3,7 @@
 pub mod support;
 
 mod author;
+mod buffers;
 mod built;
 mod contract;
 mod extents;

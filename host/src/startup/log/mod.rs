@@ -1,9 +1,10 @@
 //! Writes messages in nbdkit's form: `rbdkit: error: ...`, `rbdkit: debug: ...`.
 //!
-//! Errors and warnings go to standard error, or to the system log once the process is in the
-//! background, or to the target of `--log`. Debugging messages (`-v`) always go to standard error.
-//! A message is one line of at most [`LONGEST_LINE`] bytes: control characters, which a client can
-//! put into an export's name, are escaped. Writing a message never blocks ([`writer`]).
+//! Errors, warnings and what a filter says with `log.info` go to standard error, or to the system
+//! log once the process is in the background, or to the target of `--log`. Debugging messages
+//! (`-v`) always go to standard error. A message is one line of at most [`LONGEST_LINE`] bytes:
+//! control characters, which a client can put into an export's name, are escaped. Writing a message
+//! never blocks ([`writer`]).
 
 mod writer;
 
@@ -35,7 +36,7 @@ const REQUESTS: &str = "rbdkit::ops";
 
 /// Sets up messages for the process.
 pub fn init(program: &'static str, plan: &Plan) {
-    let ours = if plan.verbose { LevelFilter::DEBUG } else { LevelFilter::WARN };
+    let ours = if plan.verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
     let requests = if plan.verbose && shows_requests(plan) { LevelFilter::TRACE } else { LevelFilter::OFF };
     let filter =
         Targets::new().with_default(LevelFilter::WARN).with_target("rbdkit", ours).with_target(REQUESTS, requests);
@@ -122,9 +123,13 @@ struct Messages {
 
 impl Messages {
     fn put(&self, level: Level, text: &str) {
-        let priority = if level == Level::ERROR { ERR } else { WARNING };
+        let priority = match level {
+            Level::ERROR => ERR,
+            Level::WARN => WARNING,
+            _ => INFO,
+        };
         let to_the_system = match self.to {
-            _ if level > Level::WARN => false,
+            _ if level > Level::INFO => false,
             LogTo::Null => return,
             LogTo::Stderr => false,
             LogTo::Syslog => true,
@@ -148,6 +153,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Messages {
         let word = match level {
             Level::ERROR => "error",
             Level::WARN => "warning",
+            Level::INFO => "info",
             _ => "debug",
         };
         let mut text = Text(format!("{word}: "));
@@ -189,6 +195,7 @@ fn to_stderr(program: &str, text: &str) {
 /// Priorities of syslog(3), for the facility "daemon" (3 times 8).
 const ERR: u8 = 24 + 3;
 const WARNING: u8 = 24 + 4;
+const INFO: u8 = 24 + 6;
 
 /// The system log receives datagrams at a well-known socket. Without that socket the message is
 /// lost, which cannot be reported anywhere.

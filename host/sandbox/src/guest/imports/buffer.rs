@@ -4,7 +4,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use memchr::memmem::Finder;
 use rbdkit_plugin_api::Errno;
+use sha2::{Digest as _, Sha256};
 use wasmtime::component::{Linker, WasmList};
 use wasmtime::{Result, StoreContextMut};
 
@@ -12,7 +14,7 @@ use super::lend::bound_by_hand;
 use super::phases::OPEN_DATA;
 use crate::connection::bindings::host::buffer::Host;
 use crate::connection::import_error::ImportError;
-use crate::guest::buffers::Access;
+use crate::guest::buffers::{Access, CallBuffers};
 use crate::guest::context::Context;
 use crate::guest::fault::mistake;
 
@@ -94,4 +96,179 @@ impl Host for Context {
         self.require(OPEN_DATA, "buffer.equal")?;
         self.call.buffers.equal(a, a_at, b, b_at, length)
     }
+
+    async fn mismatch(&mut self, a: u32, a_at: u32, b: u32, b_at: u32, length: u32) -> Result<Option<u32>> {
+        self.require(OPEN_DATA, "buffer.mismatch")?;
+        self.look_at_both((a, a_at), (b, b_at), length)?;
+        self.in_pieces(length, |buffers, at, length| {
+            let differs = buffers.mismatch((a, a_at + at), (b, b_at + at), length)?;
+            Ok(differs.map(|differs| at + differs))
+        })
+        .await
+    }
+
+    async fn xor(&mut self, buf: u32, at: u32, length: u32, key: Vec<u8>, skip: u64) -> Result<()> {
+        self.require(OPEN_DATA, "buffer.xor")?;
+        let key = XorKey::new(key)?;
+        self.change_in_pieces((buf, at, length), |bytes, done| key.apply(bytes, skip, done)).await
+    }
+
+    async fn translate(&mut self, buf: u32, at: u32, length: u32, table: Vec<u8>) -> Result<()> {
+        self.require(OPEN_DATA, "buffer.translate")?;
+        let table: [u8; 256] = table.try_into().map_err(|table: Vec<u8>| {
+            mistake(format!("buffer.translate with a table of {} bytes, which must be 256", table.len()))
+        })?;
+        self.change_in_pieces((buf, at, length), |bytes, _| {
+            bytes.iter_mut().for_each(|byte| *byte = table[usize::from(*byte)]);
+        })
+        .await
+    }
+
+    async fn swap(&mut self, buf: u32, at: u32, length: u32, width: u32) -> Result<()> {
+        self.require(OPEN_DATA, "buffer.swap")?;
+        let reverse = match width {
+            2 => reverse_groups::<2>,
+            4 => reverse_groups::<4>,
+            8 => reverse_groups::<8>,
+            _ => return Err(mistake(format!("buffer.swap of groups of {width} bytes, which must be 2, 4 or 8"))),
+        };
+        if !length.is_multiple_of(width) {
+            return Err(mistake(format!("buffer.swap of {length} bytes, which is no multiple of {width}")));
+        }
+        self.change_in_pieces((buf, at, length), |bytes, _| reverse(bytes)).await
+    }
+
+    async fn find(&mut self, buf: u32, at: u32, length: u32, pattern: Vec<u8>) -> Result<Option<u32>> {
+        self.require(OPEN_DATA, "buffer.find")?;
+        let wanted = list_length("buffer.find", &pattern)?;
+        self.call.buffers.look(buf, at, length)?;
+        let finder = Finder::new(&pattern);
+        // A piece is followed by as many bytes of the next as a match that begins in it can take.
+        self.in_pieces(length, |buffers, piece_at, piece| {
+            let rest = length - piece_at;
+            let (buffer, span) = buffers.look(buf, at + piece_at, rest.min(piece + wanted - 1))?;
+            Ok(finder.find(buffer.bytes(span)).map(|found| piece_at + found as u32))
+        })
+        .await
+    }
+
+    async fn sha256(&mut self, buf: u32, at: u32, length: u32) -> Result<Vec<u8>> {
+        self.require(OPEN_DATA, "buffer.sha256")?;
+        self.call.buffers.look(buf, at, length)?;
+        let mut digest = Sha256::new();
+        self.in_pieces(length, |buffers, piece_at, piece| {
+            let (buffer, span) = buffers.look(buf, at + piece_at, piece)?;
+            digest.update(buffer.bytes(span));
+            Ok(None::<()>)
+        })
+        .await?;
+        Ok(digest.finalize().to_vec())
+    }
+
+    async fn crc32c(&mut self, buf: u32, at: u32, length: u32, before: u32) -> Result<u32> {
+        self.require(OPEN_DATA, "buffer.crc32c")?;
+        self.call.buffers.look(buf, at, length)?;
+        let mut sum = before;
+        self.in_pieces(length, |buffers, piece_at, piece| {
+            let (buffer, span) = buffers.look(buf, at + piece_at, piece)?;
+            sum = crc32c::crc32c_append(sum, buffer.bytes(span));
+            Ok(None::<()>)
+        })
+        .await?;
+        Ok(sum)
+    }
+}
+
+impl Context {
+    /// Checks two ranges as a whole.
+    fn look_at_both(&mut self, a: (u32, u32), b: (u32, u32), length: u32) -> Result<()> {
+        self.call.buffers.look(a.0, a.1, length)?;
+        self.call.buffers.look(b.0, b.1, length)?;
+        Ok(())
+    }
+
+    /// Calls `work` with one piece of a range after another, until one returns an answer. Between
+    /// pieces other requests run, because no tick can end a host function. `work` gets the piece's
+    /// position within the range, and its length.
+    async fn in_pieces<T>(
+        &mut self,
+        length: u32,
+        mut work: impl FnMut(&mut CallBuffers, u32, u32) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        let mut at = 0;
+        while at < length {
+            if at > 0 {
+                self.clock.waiting(tokio::task::yield_now).await;
+            }
+            let now = PIECE.min(length - at);
+            if let Some(answer) = work(&mut self.call.buffers, at, now)? {
+                return Ok(Some(answer));
+            }
+            at += now;
+        }
+        Ok(None)
+    }
+
+    /// Lets `work` change one piece of a range after another. It gets the bytes of the piece, and
+    /// the piece's position within the range.
+    async fn change_in_pieces(
+        &mut self,
+        (buf, at, length): (u32, u32, u32),
+        mut work: impl FnMut(&mut [u8], u32) + Send,
+    ) -> Result<()> {
+        self.call.buffers.look(buf, at, length)?;
+        self.in_pieces(length, |buffers, piece_at, piece| {
+            let (buffer, span) = buffers.change(buf, at + piece_at, piece)?;
+            buffer.modify(span, |bytes| work(bytes, piece_at));
+            Ok(None::<()>)
+        })
+        .await?;
+        Ok(())
+    }
+}
+
+/// Bytes that a function works through before it lets other requests run: at most some
+/// milliseconds. A multiple of each width of `swap`.
+const PIECE: u32 = 1 << 20;
+
+/// The longest key of `xor` and pattern of `find`, in bytes.
+const LONGEST_LIST: usize = 1 << 16;
+
+/// The length of a key or pattern.
+fn list_length(what: &str, list: &[u8]) -> Result<u32> {
+    match list.len() {
+        length @ 1..=LONGEST_LIST => Ok(length as u32),
+        length => Err(mistake(format!("{what} of {length} bytes, which must be 1 to {LONGEST_LIST}"))),
+    }
+}
+
+/// The key of `xor`.
+struct XorKey {
+    /// The key, repeated so that it has at least [`XorKey::REPEATED`] bytes: long runs are quicker.
+    bytes: Vec<u8>,
+    /// The length of the key itself.
+    period: u64,
+}
+
+impl XorKey {
+    const REPEATED: usize = 1 << 10;
+
+    fn new(key: Vec<u8>) -> Result<XorKey> {
+        let period = list_length("buffer.xor with a key", &key)?;
+        Ok(XorKey { bytes: key.repeat(XorKey::REPEATED.div_ceil(key.len())), period: period.into() })
+    }
+
+    /// XORs `bytes`, whose first one is byte `skip + done` of the repeated key.
+    fn apply(&self, bytes: &mut [u8], skip: u64, done: u32) {
+        let start = (skip % self.period + u64::from(done)) % self.period;
+        let (first, rest) = bytes.split_at_mut(bytes.len().min(self.bytes.len() - start as usize));
+        let xor = |bytes: &mut [u8], key: &[u8]| bytes.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
+        xor(first, &self.bytes[start as usize..]);
+        rest.chunks_mut(self.bytes.len()).for_each(|bytes| xor(bytes, &self.bytes));
+    }
+}
+
+/// Reverses each group of `WIDTH` bytes.
+fn reverse_groups<const WIDTH: usize>(bytes: &mut [u8]) {
+    bytes.as_chunks_mut::<WIDTH>().0.iter_mut().for_each(|group| group.reverse());
 }

@@ -17,6 +17,11 @@ impl Host for Context {
         Ok(())
     }
 
+    fn info(&mut self, message: String) -> Result<()> {
+        self.shared.log.write(Level::Info, &message);
+        Ok(())
+    }
+
     fn debug(&mut self, message: String) -> Result<()> {
         self.shared.log.write(Level::Debug, &message);
         Ok(())
