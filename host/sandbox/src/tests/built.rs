@@ -15,6 +15,9 @@ use rbdkit_chain::Hop;
 /// Filters with their parameters. The first is nearest the client.
 type Filters<'a> = &'a [(&'a str, &'a [(&'a str, &'a str)])];
 
+/// The folder beside this file with components that older rbdkits built.
+const ARCHIVE: &str = "archive/";
+
 /// The size is not a multiple of any block size.
 const SIZE: usize = (1 << 20) - 1000;
 
@@ -23,7 +26,8 @@ async fn stack(filters: Filters<'_>) -> Stack {
     let layers = filters
         .iter()
         .map(|(name, params)| {
-            let path = format!("{}/../../target/filters/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
+            let place = if name.starts_with(ARCHIVE) { "src/tests" } else { "../../target/filters" };
+            let path = format!("{}/{place}/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
             let component = std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e} (make filters builds it)"));
             let params = params.iter().map(|(name, text)| (name.to_string(), value(text))).collect();
             host.load(name, &component).unwrap().configure(params, FilterLimits::default()).unwrap()
@@ -165,6 +169,11 @@ async fn cache_loses_nothing_however_small_it_is() {
     ] {
         exercise(&[("cache", params)], 1000).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_filter_that_an_older_rbdkit_built_loses_nothing() {
+    exercise(&[("archive/cache", &[("cache-max-size", "262144")])], 300).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
