@@ -73,6 +73,8 @@ pub struct Ending {
     leftovers: Mutex<Leftovers>,
     confine: Flag,
     confined: Flag,
+    /// An end at once has begun.
+    at_once: Flag,
 }
 
 impl Signals {
@@ -90,6 +92,7 @@ impl Signals {
             leftovers: Mutex::default(),
             confine: Flag::default(),
             confined: Flag::default(),
+            at_once: Flag::default(),
         });
         let (send, received) = unbounded_channel();
         let (ready, started) = channel();
@@ -203,8 +206,17 @@ impl Ending {
         }
     }
 
+    /// The server has stopped by itself. Never returns if an end at once has begun: what that gives
+    /// up can let the server stop, and the process has to end with its status all the same.
+    pub async fn leave_it_to_the_end_at_once(&self) {
+        if self.at_once.is_set() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Ends the process without waiting for anything.
     fn end_at_once(self: &Arc<Self>, status: u8, say: impl FnOnce() + Send + 'static) -> ! {
+        self.at_once.set();
         let ending = Arc::clone(self);
         let (done, wait) = channel();
         // On another thread, because each of these could wait: for a lock, a disk, or a full pipe.

@@ -128,6 +128,7 @@ impl Running {
             serving::serve(self.options.clone(), Arc::clone(&self.chain), listeners, self.stdio.take(), stop.clone());
         let end = watch(&stop, captive, &mut signals, &self.fatal, serving).await;
         self.clean_up(&ending).await;
+        ending.leave_it_to_the_end_at_once().await;
         tracing::debug!("the server has ended");
         match end.command {
             _ if end.failed => Err(ConfigError::new("a filter failed (--filter-on-fault=exit)")),
