@@ -250,10 +250,13 @@ fn an_answer_that_comes_before_the_request_was_sent_does_no_harm() {
 #[test]
 fn a_request_given_up_while_it_is_sent_ends_the_connection() {
     block_on(async {
-        let (handle, thread) = handle(|server| {
+        let (dropped, wait) = std::sync::mpsc::channel();
+        let (handle, thread) = handle(move |server| {
             server.handshake(true, 1);
-            // It does not read on, so the request never fits.
+            // It reads on only when the request was given up, because all of it does not fit the
+            // socket.
             server.request();
+            wait.recv_timeout(DEADLINE).unwrap();
             let mut rest = Vec::new();
             let _ = server.0.read_to_end(&mut rest);
             assert!(rest.len() < 8 << 20);
@@ -265,6 +268,7 @@ fn a_request_given_up_while_it_is_sent_ends_the_connection() {
             std::task::Poll::Ready(op.poll_now(cx))
         });
         drop(begun.await);
+        dropped.send(()).unwrap();
         let error = handle.flush().await.unwrap_err();
         assert!(error.to_string().contains("given up while it was sent"), "{error}");
         handle.close().await;
