@@ -168,6 +168,15 @@ impl Ending {
         *lock(&self.leftovers) = leftovers;
     }
 
+    /// Makes files that an end at once removes. It waits until `make` returns, so `make` must not
+    /// wait for anything.
+    pub fn make_leftovers<T, E>(&self, make: impl FnOnce() -> Result<(T, Leftovers), E>) -> Result<T, E> {
+        let mut leftovers = lock(&self.leftovers);
+        let (made, files) = make()?;
+        *leftovers = files;
+        Ok(made)
+    }
+
     /// The process was confined: the thread confines itself.
     pub async fn confine(&self) {
         self.confine.set();

@@ -109,9 +109,14 @@ impl Running {
         // removed.
         let mut signals = Signals::start(&self.chain)?;
         log::start_writer(self.start.program);
-        let mut sockets = listen::listen(&self.start.plan.listen, std::mem::take(&mut self.start.inherited))?;
         let ending = Arc::clone(signals.ending());
-        ending.set_leftovers(leftovers(&sockets, None));
+        let inherited = std::mem::take(&mut self.start.inherited);
+        // An end at once waits for this, so that it removes the socket whenever it comes.
+        let mut sockets = ending.make_leftovers(|| {
+            let sockets = listen::listen(&self.start.plan.listen, inherited)?;
+            let leftovers = leftovers(&sockets, None);
+            Ok::<_, ConfigError>((sockets, leftovers))
+        })?;
         let opened = tokio::select! {
             opened = self.open(&mut sockets, &ending) => opened,
             signal = signals.late(START_GRACE) => return self.give_up(signal).await,
