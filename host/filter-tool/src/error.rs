@@ -45,15 +45,14 @@ pub enum Error {
 
     /// A directory without a filter.
     #[error(
-        "{} holds neither a Cargo.toml, a filter.c nor a filter.js: rbdkit-filter new makes one",
-        .0.display()
+        "{} is not a filter's directory: it has no rbdkit-filter.toml (rbdkit-filter new makes one)", .0.display()
     )]
     NothingToBuild(PathBuf),
-    /// A directory without a name.
-    #[error("the root directory cannot be a filter")]
-    RootDirectory,
-    /// A manifest without a name.
-    #[error("Cargo.toml names no package")]
+    /// The file that says what a project is.
+    #[error("{}: {why}", path.display())]
+    Project { path: PathBuf, why: String },
+    /// A Rust project that makes no library for the component.
+    #[error("Cargo.toml has no library with crate-type = [\"cdylib\"]")]
     NoPackage,
     /// A module that cannot become a component.
     #[error("{}", path.display())]
@@ -70,18 +69,24 @@ pub enum Error {
     /// The contract in `wit/`.
     #[error("{doing}")]
     Contract { doing: &'static str, source: Source },
+    /// The generator of bindings made something else than expected.
+    #[error("the bindings have no file *{end}")]
+    NoBindings { end: String },
     /// A program that cannot be started.
-    #[error("cannot run {program}{hint}")]
-    Start { program: String, hint: Hint, source: io::Error },
-    /// A program that fails.
-    #[error("{program} failed{hint}: {how}")]
-    Failed { program: String, hint: Hint, how: String },
-    /// Rust's standard library for WebAssembly.
-    #[error(
-        "no standard library for {target}: rustup target add {target}, or on Debian apt-get install \
-         rustc-web rust-web-src"
-    )]
-    NoStandardLibrary { target: &'static str },
+    #[error("cannot run {program}")]
+    Start { program: String, source: io::Error },
+    /// A program that fails, after it said why.
+    #[error("{program} failed: {how}")]
+    Failed { program: String, how: String },
+    /// Tools that a build needs. A line for each.
+    #[error("to build filters in {language}, install what is missing")]
+    MissingTools { language: &'static str, missing: Vec<String> },
+    /// `doctor` finds no language whose tools are here.
+    #[error("tools are missing")]
+    Incomplete,
+    /// What is written is not what would run. A line for each operation.
+    #[error("what is written is not what would run")]
+    Operations(Vec<String>),
 
     /// A name that no filter can have.
     #[error(
@@ -92,32 +97,24 @@ pub enum Error {
     /// A directory that would be overwritten.
     #[error("{} exists already: choose another with --dir", .0.display())]
     Exists(PathBuf),
-    /// The SDK.
-    #[error("the SDK was not found: neither in share/rbdkit beside this program nor in rbdkit's source tree")]
-    NoSdk,
 }
 
 /// The result of a command.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// A hint on what to install for a program. Empty: nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hint(pub &'static str);
-
-impl std::fmt::Display for Hint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            "" => Ok(()),
-            hint => write!(f, " ({hint})"),
-        }
-    }
-}
 
 impl Error {
     /// The error of an operation on a file.
     pub fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
         let path = path.to_path_buf();
         move |source| Error::File { doing, path, source }
+    }
+
+    /// What is printed before the error itself.
+    pub fn details(&self) -> &[String] {
+        match self {
+            Error::MissingTools { missing: lines, .. } | Error::Operations(lines) => lines,
+            _ => &[],
+        }
     }
 
     /// The error with its causes, each after a colon.
@@ -141,7 +138,7 @@ mod tests {
         let source = Error::file("cannot open", Path::new("/x"))(io::Error::other("it is closed"));
         let error = Error::Module { path: "/m.wasm".into(), source: Box::new(source) };
         assert_eq!(error.with_causes(), "/m.wasm: cannot open /x: it is closed");
-        let error = Error::Start { program: "cc".into(), hint: Hint("install it"), source: io::Error::other("gone") };
-        assert_eq!(error.with_causes(), "cannot run cc (install it): gone");
+        let error = Error::Start { program: "cc".into(), source: io::Error::other("gone") };
+        assert_eq!(error.with_causes(), "cannot run cc: gone");
     }
 }

@@ -12,8 +12,10 @@ mod build;
 mod chain;
 mod check;
 mod component;
+mod doctor;
 mod error;
 mod inspect;
+mod languages;
 mod scaffold;
 
 use std::path::PathBuf;
@@ -22,6 +24,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use inspect::Format;
+use languages::{Keep, Language};
 
 #[derive(Parser)]
 #[command(name = "rbdkit-filter", version, about = "Create, build, inspect and test filters for rbdkit")]
@@ -36,9 +39,9 @@ enum Command {
     New {
         /// The filter's name: lower-case letters, digits and '-'
         name: String,
-        /// The language: rust, c or js
-        #[arg(long, default_value = "rust")]
-        lang: scaffold::Language,
+        /// The language
+        #[arg(long, value_name = "LANGUAGE", default_value = "rust")]
+        lang: Language,
         /// The directory to create (default: the filter's name)
         #[arg(long)]
         dir: Option<PathBuf>,
@@ -49,6 +52,20 @@ enum Command {
         /// FILE.component.wasm
         #[arg(default_value = ".")]
         dir: PathBuf,
+        /// Keep debugging information, so that the log names files and lines
+        #[arg(long, conflicts_with = "strip")]
+        debug: bool,
+        /// Leave out the names of functions, for a smaller component
+        #[arg(long)]
+        strip: bool,
+    },
+    /// Say for which languages the tools are here, and how to install those that are missing
+    Doctor {
+        /// Only this language
+        language: Option<Language>,
+        /// Print JSON, for programs
+        #[arg(long)]
+        json: bool,
     },
     /// Show what a component is, what it imports and what it can do, without serving anything
     Inspect {
@@ -92,16 +109,32 @@ fn main() -> ExitCode {
     format.with_max_level(tracing_subscriber::filter::LevelFilter::INFO).init();
     let result = match Args::parse().command {
         Command::New { name, lang, dir } => scaffold::new(&name, lang, dir),
-        Command::Build { dir } => build::build(&dir),
-        Command::Inspect { file, json } => inspect::inspect(&file, if json { Format::Json } else { Format::Text }),
+        Command::Build { dir, debug, strip } => build::build(&dir, kept(debug, strip)).map(drop),
+        Command::Doctor { language, json } => doctor::doctor(language, format_of(json)),
+        Command::Inspect { file, json } => inspect::inspect(&file, format_of(json)),
         Command::Check { file, params, options } => check::check(&file, &params, &options),
         Command::Bench { file, params, requests } => bench::bench(&file, &params, requests),
     };
     let wrong = match (result, output::unsaid()) {
         (Ok(()), None) => return ExitCode::SUCCESS,
         (Ok(()), Some(error)) => format!("cannot write to standard output: {error}"),
-        (Err(error), _) => error.with_causes(),
+        (Err(error), _) => {
+            error.details().iter().for_each(|line| output::note(line));
+            error.with_causes()
+        }
     };
     output::complain(&wrong);
     ExitCode::FAILURE
+}
+
+fn format_of(json: bool) -> Format {
+    if json { Format::Json } else { Format::Text }
+}
+
+fn kept(debug: bool, strip: bool) -> Keep {
+    match (debug, strip) {
+        (true, _) => Keep::Debugging,
+        (false, true) => Keep::Nothing,
+        (false, false) => Keep::Names,
+    }
 }

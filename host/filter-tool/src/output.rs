@@ -33,6 +33,11 @@ pub fn complain(what: &str) {
     let _ = writeln!(std::io::stderr(), "rbdkit-filter: error: {}", rbdkit_plugin_api::text::one_line(what));
 }
 
+/// Prints a line that belongs to an error.
+pub fn note(what: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", rbdkit_plugin_api::text::one_line(what));
+}
+
 /// Whether log lines are dropped.
 static LOG_IS_OFF: AtomicBool = AtomicBool::new(false);
 

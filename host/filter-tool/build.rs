@@ -1,0 +1,72 @@
+//! Collects the files of the SDK, which `rbdkit-filter new` copies into each project in Rust.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+fn main() {
+    let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-filters");
+    let sdk = guests.join("sdk");
+    println!("cargo:rerun-if-changed={}", sdk.display());
+    println!("cargo:rerun-if-changed={}", guests.join("Cargo.toml").display());
+    let mut files = Vec::new();
+    collect(&sdk, &sdk, &mut files);
+    files.sort();
+    let workspace = std::fs::read_to_string(guests.join("Cargo.toml")).expect("the guests' manifest");
+    let mut list = String::from("&[\n");
+    for (name, path) in files {
+        let text = std::fs::read_to_string(&path).expect("a file of the SDK");
+        let text = if name == "Cargo.toml" { alone(&text, &workspace) } else { text };
+        let _ = writeln!(list, "({name:?}, {text:?}),");
+    }
+    list.push_str("]\n");
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it")).join("sdk.rs");
+    std::fs::write(out, list).expect("the list of the SDK's files");
+}
+
+/// The files that a project needs, with their paths in the SDK.
+fn collect(root: &Path, dir: &Path, files: &mut Vec<(String, PathBuf)>) {
+    for entry in std::fs::read_dir(dir).expect("a directory of the SDK") {
+        let path = entry.expect("an entry").path();
+        let name = path.strip_prefix(root).expect("below the SDK").to_string_lossy().into_owned();
+        if path.is_dir() {
+            if name != "target" {
+                collect(root, &path, files);
+            }
+        } else if name != "Cargo.lock" {
+            files.push((name, path));
+        }
+    }
+}
+
+/// The SDK's manifest with what it inherits from the guests' workspace written out.
+fn alone(manifest: &str, workspace: &str) -> String {
+    let value = |section: &str, key: &str| {
+        let lines = workspace.lines().skip_while(|line| *line != section).skip(1);
+        let mut lines = lines.take_while(|line| !line.starts_with('['));
+        let found = lines.find_map(|line| line.strip_prefix(key)?.trim_start().strip_prefix('=').map(str::trim));
+        found.unwrap_or_else(|| panic!("{section} of the guests' manifest has no {key}")).to_owned()
+    };
+    let mut text = String::new();
+    let mut section = "";
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            section = line;
+        }
+        if section == "[lints]" {
+            continue;
+        }
+        match (line.strip_suffix(".workspace = true"), section) {
+            (Some("publish"), _) => {}
+            (Some(key), "[package]") => {
+                let _ = writeln!(text, "{key} = {}", value("[workspace.package]", key));
+            }
+            (Some(key), _) => {
+                let _ = writeln!(text, "{key} = {}", value("[workspace.dependencies]", key));
+            }
+            (None, _) => {
+                let _ = writeln!(text, "{line}");
+            }
+        }
+    }
+    text
+}

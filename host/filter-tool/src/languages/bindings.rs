@@ -1,0 +1,78 @@
+//! The bindings for C, made from a project's `wit/`, and what its world exports.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use wit_bindgen_core::wit_parser::{Resolve, WorldId, WorldItem};
+
+use crate::error::{Error, Result};
+
+/// A project's contract and world.
+pub struct Wit {
+    resolve: Resolve,
+    world: WorldId,
+}
+
+/// Wraps the error of a library that reads the contract or makes bindings for it.
+fn contract<E: Into<Box<dyn std::error::Error + Send + Sync>>>(doing: &'static str) -> impl Fn(E) -> Error {
+    move |error| Error::Contract { doing, source: error.into() }
+}
+
+impl Wit {
+    /// Reads the directory `wit/`.
+    ///
+    /// # Errors
+    /// What the parser says.
+    pub fn read(wit: &Path) -> Result<Wit> {
+        let mut resolve = Resolve::default();
+        let (package, _) = resolve.push_path(wit).map_err(contract("cannot read wit/"))?;
+        let world = resolve.select_world(&[package], None).map_err(contract("wit/ has no world of its own"))?;
+        Ok(Wit { resolve, world })
+    }
+
+    /// The interfaces of the contract that the world exports, each with its functions.
+    pub fn exports(&self) -> BTreeMap<String, Vec<String>> {
+        self.functions(self.world)
+    }
+
+    /// All interfaces of the contract that a filter can export, each with its functions.
+    pub fn everything(&self) -> BTreeMap<String, Vec<String>> {
+        let worlds = self.resolve.worlds.iter();
+        let everything = worlds.filter(|(_, world)| world.name == "everything").map(|(id, _)| id).next();
+        everything.map(|world| self.functions(world)).unwrap_or_default()
+    }
+
+    fn functions(&self, world: WorldId) -> BTreeMap<String, Vec<String>> {
+        let exports = self.resolve.worlds[world].exports.values();
+        exports
+            .filter_map(|item| {
+                let WorldItem::Interface { id, .. } = item else { return None };
+                let interface = &self.resolve.interfaces[*id];
+                Some((interface.name.clone()?, interface.functions.keys().cloned().collect()))
+            })
+            .collect()
+    }
+
+    /// Makes the bindings for C in a directory: `mine.h`, `mine.c` and `mine_component_type.o`,
+    /// if the world is called `mine`. Files that are up to date are not touched. Returns the names.
+    ///
+    /// # Errors
+    /// What the generator says, or the file system.
+    pub fn c_bindings(mut self, into: &Path) -> Result<Vec<String>> {
+        let mut files = wit_bindgen_core::Files::default();
+        wit_bindgen_c::Opts::default()
+            .build()
+            .generate(&mut self.resolve, self.world, &mut files)
+            .map_err(contract("cannot make bindings for wit/"))?;
+        std::fs::create_dir_all(into).map_err(Error::file("cannot make", into))?;
+        let mut names = Vec::new();
+        for (name, bytes) in files.iter() {
+            let path = into.join(name);
+            if std::fs::read(&path).ok().as_deref() != Some(bytes) {
+                std::fs::write(&path, bytes).map_err(Error::file("cannot write", &path))?;
+            }
+            names.push(name.to_owned());
+        }
+        Ok(names)
+    }
+}

@@ -1,0 +1,31 @@
+//! C, with clang and Debian's wasi-libc, or with `zig cc`.
+
+use super::c_family::{Build, prepare, with_clang, with_zig};
+use super::{Definition, Keep, Project, Way, common_files, template, wit_files};
+use crate::build::componentize;
+use crate::error::Result;
+
+pub const DEFINITION: Definition = Definition {
+    files: || {
+        let own = [
+            ("filter.c", template!("c/filter.c")),
+            ("rbdkit_filter.h", template!("c/rbdkit_filter.h")),
+            (".gitignore", template!("c/gitignore")),
+        ];
+        let own = own.map(|(path, text)| (path.to_owned(), text.to_owned()));
+        own.into_iter().chain(common_files()).chain(wit_files()).collect()
+    },
+    ways: || vec![with_clang(), with_zig("zig cc", Some("cc"))],
+    prepare: |project| prepare(project, "clang", "filter.c", OPTIONS),
+    build,
+};
+
+const OPTIONS: &[&str] = &["-std=c17"];
+
+fn build(project: &Project, way: &Way, keep: Keep) -> Result<Vec<u8>> {
+    let build = Build { project, cc: way, keep };
+    build.bindings()?;
+    let objects = [build.object(way, "filter.c", OPTIONS)?];
+    build.compare_operations(&objects)?;
+    componentize(&build.link(way, &objects, &[])?)
+}

@@ -1,0 +1,33 @@
+//! C++, with `zig c++`, which brings its own standard library for WebAssembly.
+
+use super::c_family::{Build, prepare, with_zig};
+use super::{Definition, Keep, Project, Way, common_files, template, wit_files};
+use crate::build::componentize;
+use crate::error::Result;
+
+pub const DEFINITION: Definition = Definition {
+    files: || {
+        let own = [
+            ("filter.cpp", template!("cpp/filter.cpp")),
+            ("rbdkit_filter.hpp", template!("cpp/rbdkit_filter.hpp")),
+            (".gitignore", template!("c/gitignore")),
+        ];
+        let own = own.map(|(path, text)| (path.to_owned(), text.to_owned()));
+        own.into_iter().chain(common_files()).chain(wit_files()).collect()
+    },
+    // Debian's clang has no standard library of C++ for WebAssembly.
+    ways: || vec![with_zig("zig c++", Some("c++"))],
+    prepare: |project| prepare(project, "clang++", "filter.cpp", OPTIONS),
+    build,
+};
+
+const OPTIONS: &[&str] = &["-std=c++23", "-fno-exceptions"];
+
+fn build(project: &Project, way: &Way, keep: Keep) -> Result<Vec<u8>> {
+    let cc = with_zig("zig cc", Some("cc"));
+    let build = Build { project, cc: &cc, keep };
+    build.bindings()?;
+    let objects = [build.object(way, "filter.cpp", OPTIONS)?];
+    build.compare_operations(&objects)?;
+    componentize(&build.link(way, &objects, OPTIONS)?)
+}

@@ -1,0 +1,41 @@
+//! Zig, over the bindings for C, which `zig translate-c` turns into Zig.
+
+use super::c_family::{self, BINDINGS, Build, with_zig};
+use super::run::run;
+use super::{Definition, Keep, Project, Way, common_files, template, wit_files};
+use crate::build::componentize;
+use crate::error::Result;
+
+pub const DEFINITION: Definition = Definition {
+    files: || {
+        let own = [
+            ("filter.zig", template!("zig/filter.zig")),
+            ("rbdkit.zig", template!("zig/rbdkit.zig")),
+            (".gitignore", template!("c/gitignore")),
+        ];
+        let own = own.map(|(path, text)| (path.to_owned(), text.to_owned()));
+        own.into_iter().chain(common_files()).chain(wit_files()).collect()
+    },
+    ways: || vec![with_zig("zig", None)],
+    prepare: |project| c_family::bindings(project).map(drop),
+    build,
+};
+
+fn build(project: &Project, way: &Way, keep: Keep) -> Result<Vec<u8>> {
+    let cc = with_zig("zig cc", Some("cc"));
+    let build = Build { project, cc: &cc, keep };
+    build.bindings()?;
+    let mut translate = way.run();
+    translate.current_dir(&project.dir).args(["translate-c", "-target", "wasm32-wasi", "-lc", "-I", BINDINGS]);
+    translate.arg(format!("{BINDINGS}/mine.h"));
+    c_family::output_to(&mut translate, &project.path(BINDINGS).join("mine.zig"))?;
+    let object = project.made()?.join("filter.o");
+    let mut compile = way.run();
+    compile.current_dir(&project.dir).args(["build-obj", "-target", "wasm32-wasi", "-O", "ReleaseSafe", "-lc"]);
+    compile.args(["--dep", "mine", "-Mroot=filter.zig"]).arg(format!("-Mmine={BINDINGS}/mine.zig"));
+    compile.arg(format!("-femit-bin={}", object.display()));
+    run(&mut compile)?;
+    let objects = [object];
+    build.compare_operations(&objects)?;
+    componentize(&build.link(&cc, &objects, &[])?)
+}
