@@ -10,6 +10,7 @@ pub mod attackers;
 pub mod model;
 pub mod raw;
 pub mod server;
+pub mod toolchains;
 pub mod tools;
 pub mod tree;
 pub mod wait;

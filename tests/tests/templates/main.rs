@@ -1,0 +1,55 @@
+//! What `rbdkit-filter new` writes, in each language: it builds after it was moved, does what the
+//! others do, and what is wrong in it is named.
+
+mod project;
+mod wrong;
+
+use std::path::PathBuf;
+
+use project::{Project, walk};
+use rbdkit_tests::server::root;
+use rbdkit_tests::toolchains;
+
+/// The directory with zig, which builds C++ and Zig, and C on a machine without clang.
+fn zig() -> PathBuf {
+    toolchains::from_pypi("ziglang==0.17.0")
+}
+
+#[test]
+fn rust() {
+    // What cargo builds is kept, the standard library among it, so that only the first run takes
+    // long.
+    let project = Project::new("rust", &[]);
+    let built = root().join("target/template-rust");
+    std::fs::create_dir_all(&built).expect("a directory");
+    std::os::unix::fs::symlink(&built, project.dir.join("target")).expect("a link");
+    // The versions that the built-in filters use are downloaded already.
+    std::fs::copy(root().join("guest-filters/Cargo.lock"), project.dir.join("Cargo.lock")).expect("a copy");
+    walk(project);
+}
+
+#[test]
+fn c_with_clang() {
+    walk(Project::new("c", &[]));
+}
+
+#[test]
+fn c_with_zig() {
+    // No clang is in this PATH.
+    walk(Project::with_path("c", format!("{}:/nonexistent", zig().display())));
+}
+
+#[test]
+fn cpp() {
+    walk(Project::new("c++", &[zig()]));
+}
+
+#[test]
+fn zig_itself() {
+    walk(Project::new("zig", &[zig()]));
+}
+
+#[test]
+fn js() {
+    walk(Project::new("js", &[]));
+}

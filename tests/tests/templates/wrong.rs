@@ -1,0 +1,118 @@
+//! Wrong filters, each with the message that `build` must give.
+
+use super::project::Project;
+use super::zig;
+
+/// Checks that a project whose file was changed cannot be built, and why.
+fn refused(project: &Project, (file, from, to): (&str, &str, &str), messages: &[&str]) {
+    project.edit(file, from, to);
+    let error = project.fails_to_build();
+    for message in messages {
+        assert!(error.contains(message), "no {message:?} in {error}");
+    }
+}
+
+const EXPORT: &str = "    export rbdkit:filter/writes@0.1.0;\n";
+
+#[test]
+fn what_is_exported_and_not_written_is_named() {
+    for (language, directories) in [("c", vec![]), ("zig", vec![zig()])] {
+        let project = Project::new(language, &directories);
+        let more = format!("{EXPORT}    export rbdkit:filter/trims@0.1.0;\n");
+        refused(
+            &project,
+            ("wit/world.wit", EXPORT, &more),
+            &[
+                "wit/world.wit exports trims, but the filter does not implement trims.trim: write it, or remove the export",
+            ],
+        );
+    }
+}
+
+#[test]
+fn what_is_written_and_not_exported_is_named() {
+    for (language, directories) in [("c", vec![]), ("zig", vec![zig()])] {
+        let project = Project::new(language, &directories);
+        let message =
+            "the filter implements writes, but wit/world.wit does not export it: the server would never call it";
+        let edit = ("wit/world.wit", EXPORT, "");
+        // The compiler of Zig looks at the declarations, and has none for the function.
+        project.edit(edit.0, edit.1, edit.2);
+        let error = project.fails_to_build();
+        assert!(error.contains(message), "{language}: {error}");
+    }
+}
+
+#[test]
+fn a_compilers_errors_are_shown_and_no_advice_follows() {
+    let project = Project::new("c", &[]);
+    project.edit("filter.c", "static uint8_t key = 255;", "static uint8_t key = 255");
+    let error = project.fails_to_build();
+    assert!(error.contains("filter.c:") && error.contains("expected ';'"), "{error}");
+    assert!(error.ends_with("rbdkit-filter: error: clang failed: exit status: 1\n"), "{error}");
+    assert!(!error.contains("apt-get"), "{error}");
+}
+
+/// Nothing is compiled before all tools are found.
+#[test]
+fn all_missing_tools_are_named_with_the_commands_that_install_them() {
+    for (language, lines) in [
+        (
+            "c",
+            &[
+                "  clang (not found): apt-get install clang\n",
+                "  wasm-ld (not found): apt-get install lld\n",
+                "or build with zig cc instead:\n",
+                "  zig (not found): python3 -m pip install ziglang",
+            ][..],
+        ),
+        ("c++", &["  zig (not found): python3 -m pip install ziglang"]),
+        ("zig", &["  zig (not found): python3 -m pip install ziglang"]),
+        ("js", &["  node (not found): apt-get install nodejs\n", "  npx (not found): apt-get install npm\n"]),
+        ("rust", &["  cargo (not found): see https://rustup.rs\n", "  rustc (not found): see https://rustup.rs\n"]),
+    ] {
+        let project = Project::with_path(language, "/nonexistent".to_owned());
+        let error = project.fails_to_build();
+        for line in lines {
+            assert!(error.contains(line), "{language}: no {line:?} in {error}");
+        }
+        let last = format!("rbdkit-filter: error: to build filters in {language}, install what is missing\n");
+        assert!(error.ends_with(&last), "{error}");
+        let made = std::fs::read_dir(project.dir.join("target"));
+        assert!(made.is_err(), "{language}: something was compiled");
+        let (ready, text, _) = project.run(&["doctor", language]);
+        assert!(!ready && text.starts_with(&format!("{language}: tools are missing\n")), "{text}");
+        let (ready, json, _) = project.run(&["doctor", language, "--json"]);
+        let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert!(!ready && json[0]["ready"] == false && json[0]["ways"][0]["tools"][0]["install"].is_string(), "{json}");
+    }
+}
+
+/// A stack that grows beyond its end must not overwrite the filter's variables.
+#[test]
+fn a_stack_overflow_fails_the_request() {
+    for (language, file, from, to, directories) in [
+        (
+            "c",
+            "filter.c",
+            "    rbdkit_xor(RBDKIT_PAYLOAD, 0, length, &key, 1, 0);\n    return true;",
+            "    volatile uint8_t deep[4 << 20];\n    memset((void *)deep, length, sizeof deep);\n    return deep[length] != 0;",
+            vec![],
+        ),
+        (
+            "c++",
+            "filter.cpp",
+            "    if (result)\n        rbdkit::exclusive_or",
+            "    volatile std::uint8_t deep[4 << 20];\n    for (auto &byte : deep)\n        byte = length;\n    if (deep[length])\n        \
+             rbdkit::exclusive_or",
+            vec![zig()],
+        ),
+    ] {
+        let project = Project::new(language, &directories);
+        project.edit(file, from, to);
+        project.build();
+        let component = project.component();
+        let (good, out, error) = project.run(&["check", component.to_str().expect("a path"), "--ops", "20"]);
+        assert!(!good && (out + &error).contains("it trapped"), "{language}: {error}");
+    }
+}
