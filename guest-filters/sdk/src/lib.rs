@@ -31,14 +31,21 @@
 //!     }
 //! }
 //!
-//! rbdkit_filter_sdk::export!(Bright: reads);
+//! impl Writes for Bright {
+//!     fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno> {
+//!         next::pwrite(offset, length, PAYLOAD, 0, flags)
+//!     }
+//! }
+//!
+//! rbdkit_filter_sdk::export!(Bright: reads, writes);
 //! # fn main() {}
 //! ```
 //!
 //! Build it as a `cdylib` for `wasm32-unknown-unknown`, and make a component of the result.
 //! [`export!`] takes the names of the interfaces that the filter exports, as the contract calls
 //! them. For an interface that is not named the host acts without entering the filter (see
-//! [`Unexported`]).
+//! [`Unexported`]). Without `writes` the example would make the disk read-only: the host does not
+//! pass writes around a filter that may change data.
 //!
 //! The modules hold the functions of the contract, `wit/filter.wit`, which documents them. They act
 //! on the request that is being served. They can only be called in a component, not in native
