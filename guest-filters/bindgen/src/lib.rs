@@ -6,6 +6,8 @@
 //! names.
 #![forbid(unsafe_code)]
 
+mod native;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -52,7 +54,7 @@ pub fn bindings() -> PathBuf {
 /// # Errors
 /// The contract cannot be read, or has no world or interface of a name that the bindings need.
 pub fn generate(contract: &Path) -> Result<Vec<(String, String)>> {
-    let mut made = vec![file("host", world(contract, "host", None)?)];
+    let mut made = vec![file("host", native::call_testing(&world(contract, "host", None)?)?)];
     for export in EXPORTS {
         made.push(file(export, world(contract, export, Some("super::host::rbdkit::filter::types"))?));
     }
@@ -85,6 +87,8 @@ fn world(contract: &Path, name: &str, types: Option<&str>) -> Result<String> {
             .map(|path| ("rbdkit:filter/types@0.1.0".to_string(), WithOption::Path(path.to_string())))
             .into_iter()
             .collect(),
+        // Tests compare values.
+        additional_derive_attributes: vec!["PartialEq".into()],
         pub_export_macro: true,
         export_macro_name: Some(if name == "host" { "export_filter".into() } else { format!("export_{name}") }),
         default_bindings_module: Some(format!("rbdkit_filter_sdk::bindings::{name}")),

@@ -5,40 +5,50 @@ mod window;
 use rbdkit_filter_sdk::prelude::*;
 use window::Window;
 
+params! {
+    /// The parameters.
+    pub struct Part {
+        /// Where the part starts, in bytes.
+        offset: Size = Size(0),
+        /// How long the part is, in bytes. By default it reaches to the end.
+        range: Option<Size>,
+    }
+}
+
 /// The filter.
 pub struct Offset {
-    offset: u64,
-    range: Option<u64>,
+    part: Part,
 }
 
 impl Offset {
     /// The offset in the layer below. The host has checked the request against the size of this
     /// layer, so the sum is within the layer below.
     fn offset_below(&self, offset: u64) -> u64 {
-        offset.saturating_add(self.offset)
+        offset.saturating_add(self.part.offset.0)
     }
 }
 
 impl Filter for Offset {
+    type Params = Part;
+
     fn describe() -> Description {
         Description::new("offset", env!("CARGO_PKG_VERSION"), "serves a part of the layer below")
             .help("The part must lie within the layer below, or clients cannot connect.")
             .thread_model(ThreadModel::Parallel)
-            .param(Param::size("offset").default("0").help("Where the part starts, in bytes."))
-            .param(Param::size("range").help("How long the part is, in bytes. By default it reaches to the end."))
     }
 
-    fn configure(params: &Params) -> Result<Self, String> {
-        Ok(Offset { offset: params.size("offset")?.unwrap_or(0), range: params.size("range")? })
+    fn configure(part: Part) -> Result<Self, String> {
+        Ok(Offset { part })
     }
 }
 
 impl Info for Offset {
     fn get_size(&self) -> Result<u64, Errno> {
-        match Window::new(next::get_size()?, self.offset, self.range) {
+        let part = &self.part;
+        match Window::new(next::get_size()?, part.offset.0, part.range.map(|range| range.0)) {
             Ok(window) => Ok(window.size),
             Err(message) => {
-                log::error(&message);
+                error!("{message}");
                 Err(Errno::Einval)
             }
         }

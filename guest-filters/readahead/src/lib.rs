@@ -18,6 +18,8 @@ const DISABLED: u64 = u64::MAX;
 pub struct Readahead;
 
 impl Filter for Readahead {
+    type Params = ();
+
     fn describe() -> Description {
         Description::new("readahead", env!("CARGO_PKG_VERSION"), "prefetches what a client reads next")
             .help("The plugin or a filter after this one must be able to cache: use --filter=readahead --filter=cache.")
@@ -25,7 +27,7 @@ impl Filter for Readahead {
             .transparent()
     }
 
-    fn configure(_params: &Params) -> Result<Self, String> {
+    fn configure(_: ()) -> Result<Self, String> {
         Ok(Readahead)
     }
 }
@@ -34,7 +36,7 @@ impl Features for Readahead {
     fn can(&self, below: Capabilities) -> Result<Capabilities, Errno> {
         // Emulated caching reads the data and drops it, so everything would be fetched twice.
         if below.cache != Support::Native {
-            log::warn("nothing below can cache, so nothing is prefetched: add --filter=cache after --filter=readahead");
+            warn!("nothing below can cache, so nothing is prefetched: add --filter=cache after --filter=readahead");
         }
         Ok(below)
     }
