@@ -162,7 +162,7 @@ macro_rules! __assert_exported {
         }
     };
     ($filter:ident, $named:ident, $($interface:ident $ability:ident $consequence:literal,)*) => {
-        $({
+        $(const _: () = {
             // For a type that implements the trait the inherent constant hides that of `Absent`.
             struct Probe<T>(::std::marker::PhantomData<T>);
             #[allow(dead_code)]
@@ -180,7 +180,7 @@ macro_rules! __assert_exported {
                     stringify!($interface), "`: ", $consequence,
                 ));
             }
-        })*
+        };)*
     };
 }
 

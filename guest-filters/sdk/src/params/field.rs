@@ -59,6 +59,11 @@ impl<T: Value> Setting for Vec<T> {
 /// A limit that the host does not know.
 type Check<V> = Box<dyn Fn(&V) -> Result<(), String>>;
 
+/// The line for the user.
+fn refused(name: &str, text: &str, wrong: &str) -> String {
+    format!("{name}={text}: {wrong}")
+}
+
 /// A parameter with its name, its limits and its default. [`params!`](crate::params!) makes one for
 /// each field.
 pub struct Field<T: Setting> {
@@ -112,10 +117,9 @@ impl<T: Setting> Field<T> {
     pub fn read(self, given: &Params) -> Result<T, String> {
         let name = self.param.name();
         let mut values = Vec::new();
-        for (nth, text) in (0..).zip(given.texts(name)?) {
-            let wrong = |wrong: String| format!("{name}={text}: {wrong}");
-            let value = T::Value::read(name, nth, text).map_err(wrong)?;
-            self.checks.iter().try_for_each(|check| check(&value)).map_err(wrong)?;
+        for (nth, text) in (0..).zip(given.texts(name)) {
+            let value = T::Value::read(name, nth, text).map_err(|wrong| refused(name, text, &wrong))?;
+            self.checks.iter().try_for_each(|check| check(&value)).map_err(|wrong| refused(name, text, &wrong))?;
             values.push(value);
         }
         match (values.is_empty(), self.default) {

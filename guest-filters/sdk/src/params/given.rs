@@ -8,9 +8,9 @@ use super::{Field, Parameters, Setting, Value};
 /// canonical form, and replaced each alias by the parameter's own name.
 ///
 /// A filter with [`params!`](crate::params!) need not know this type.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Params {
-    declared: Vec<Param>,
+    declare: fn() -> Vec<Param>,
     given: Vec<(String, String)>,
 }
 
@@ -23,7 +23,7 @@ impl Params {
 
     #[doc(hidden)]
     pub fn from_host<P: Parameters>(given: Vec<(String, String)>) -> Params {
-        Params { declared: P::declare(), given }
+        Params { declare: P::declare, given }
     }
 
     /// All names and values, in the order of the command line.
@@ -37,30 +37,21 @@ impl Params {
     /// One line for the user. Also if the filter does not declare a parameter of this name and
     /// kind, so that a misspelt name is found the first time the filter runs.
     pub fn get<T: Setting>(&self, name: &str) -> Result<T, String> {
-        let field = Field::<T>::new(name, &[]);
-        let kind = field_kind::<T>();
-        match self.declared.iter().find(|param| param.name() == name) {
-            Some(param) if param.kind() != kind => {
-                Err(format!("the filter reads its parameter {name} as {kind}, and declares it as {}", param.kind()))
+        let read_as = T::Value::param(name);
+        let kind = read_as.kind();
+        match (self.declare)().iter().find(|param| param.name() == name).map(Param::kind) {
+            None => Err(format!("the filter reads a parameter {name}, and does not declare it")),
+            Some(declared) if declared != kind => {
+                Err(format!("the filter reads its parameter {name} as {kind}, and declares it as {declared}"))
             }
-            _ => field.name(name).read(self),
+            Some(_) => Field::<T>::new(name, &[]).name(name).read(self),
         }
     }
 
     /// The texts that were given for a parameter.
-    ///
-    /// # Errors
-    /// If the filter does not declare it.
-    pub(super) fn texts(&self, name: &str) -> Result<Vec<&str>, String> {
-        if !self.declared.iter().any(|param| param.name() == name) {
-            return Err(format!("the filter reads a parameter {name}, and does not declare it"));
-        }
-        Ok(self.iter().filter(|(given, _)| *given == name).map(|(_, value)| value).collect())
+    pub(super) fn texts(&self, name: &str) -> Vec<&str> {
+        self.iter().filter(|(given, _)| *given == name).map(|(_, value)| value).collect()
     }
-}
-
-fn field_kind<T: Setting>() -> String {
-    T::Value::param("").kind().to_string()
 }
 
 #[cfg(test)]
