@@ -6,6 +6,12 @@
 
 use anyhow::{Context, Result, bail};
 
+/// The indentation of the body of an import.
+const INDENT: &str = "                ";
+
+/// How the body of an import begins.
+const BODY: &str = "                unsafe {";
+
 /// Puts the native call into each import of the code that the generator made for the world `host`.
 ///
 /// # Errors
@@ -29,15 +35,13 @@ pub(crate) fn call_testing(code: &str) -> Result<String> {
             made.push('\n');
             head += more.trim();
         }
-        if lines.next() != Some("                unsafe {") {
+        if lines.next() != Some(BODY) {
             bail!("the body of {interface}::{head} is not one unsafe block");
         }
         let (name, arguments) = name_and_arguments(&head)?;
-        made += &format!(
-            "                #[cfg(not(target_arch = \"wasm32\"))]\n                {{\n                    \
-             crate::testing::imports::{interface}::{name}({arguments})\n                }}\n                \
-             #[cfg(target_arch = \"wasm32\")]\n                unsafe {{\n"
-        );
+        made += &format!("{INDENT}#[cfg(not(target_arch = \"wasm32\"))]\n{INDENT}{{\n");
+        made += &format!("{INDENT}    crate::testing::imports::{interface}::{name}({arguments})\n{INDENT}}}\n");
+        made += &format!("{INDENT}#[cfg(target_arch = \"wasm32\")]\n{BODY}\n");
         functions += 1;
     }
     if functions == 0 {
@@ -60,13 +64,17 @@ mod tests {
 
     #[test]
     fn a_function_on_several_lines_gets_its_native_call() {
-        let code = "        pub mod next {\n            pub fn pread(\n                offset: u64,\n                \
-                    data: &[u8],\n            ) -> Result<(), Errno> {\n                unsafe {\n                    \
-                    1\n                }\n            }\n        }\npub mod exports {\n}\n";
-        let made = call_testing(code).unwrap();
-        let call = "crate::testing::imports::next::pread(offset, data)\n                }\n                \
-                    #[cfg(target_arch = \"wasm32\")]\n                unsafe {\n                    1\n";
-        assert!(made.contains(call), "{made}");
+        let code = format!(
+            "        pub mod next {{\n            pub fn pread(\n                offset: u64,\n                \
+             data: &[u8],\n            ) -> Result<(), Errno> {{\n{BODY}\n                    1\n                \
+             }}\n            }}\n        }}\npub mod exports {{\n}}\n"
+        );
+        let made = call_testing(&code).unwrap();
+        let call = format!(
+            "crate::testing::imports::next::pread(offset, data)\n{INDENT}}}\n\
+             {INDENT}#[cfg(target_arch = \"wasm32\")]\n{BODY}\n                    1\n"
+        );
+        assert!(made.contains(&call), "{made}");
     }
 
     #[test]

@@ -140,13 +140,13 @@ macro_rules! __assert_exported {
             admission Admission "preconnect would never be called: the layers below would decide who may connect",
             names Names "list_exports and default_export would never be called: the exports of the layer below would \
                 count",
-            connection Connection "open, prepare, finalize and close would never be called: the host would open the layer \
-                below itself",
-            info Info "get_size, block_size and export_description would never be called: those of the layer below would \
-                count",
+            connection Connection "open, prepare, finalize and close would never be called: the host would open the \
+                layer below itself",
+            info Info "get_size, block_size and export_description would never be called: those of the layer below \
+                would count",
             features Features "can would never be called: the host would decide what the layer can do",
-            reads Reads "pread would never be called: reads would pass by a transparent filter, and an opaque one would \
-                not load",
+            reads Reads "pread would never be called: reads would pass by a transparent filter, and an opaque one \
+                would not load",
             writes Writes "pwrite would never be called: writes would pass by a transparent filter, and an opaque one \
                 would make the disk read-only",
             flushes Flushes "flush would never be called: flushes would pass by the filter",

@@ -1,8 +1,6 @@
 //! The functions that the host offers, as the contract defines them, and small types over those
 //! that are used together.
 
-mod bytes;
-
 use crate::bindings::host::rbdkit::filter as imports;
 
 pub use imports::{clock, next, request, server};
@@ -30,11 +28,8 @@ pub mod log {
 
 /// The data of the call being served.
 pub mod buffer {
-    pub use super::bytes::{Buffer, Bytes, Payload};
     pub use super::imports::buffer::*;
-
-    /// The request's own buffer: a read fills it, and for a write it holds what the client wrote.
-    pub const PAYLOAD: u32 = 0;
+    pub use crate::bytes::{Buffer, Bytes, PAYLOAD, Payload};
 }
 
 /// Range locks. They end with the call, however it ends.

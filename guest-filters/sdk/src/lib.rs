@@ -55,7 +55,8 @@
 //! # let host = Host::new(Disk::zeroes(16)).serve::<Xor>(&["key=32"]).unwrap();
 //! # let client = host.connect().unwrap();
 //! # client.pwrite(0, b"Hello", CommandFlags::empty()).unwrap();
-//! # assert_eq!((client.pread(0, 6).unwrap(), &host.disk()[..6]), (b"Hello ".to_vec(), &b"hELLO\0"[..]));
+//! # assert_eq!(client.pread(0, 6).unwrap(), b"Hello ");
+//! # assert_eq!(host.disk()[..6], *b"hELLO\0");
 //! # let wrong = Host::new(Disk::zeroes(16)).serve::<Xor>(&["key=256"]).err();
 //! # assert_eq!(wrong.as_deref(), Some("xor: key=256: is not from 0 to 255"));
 //! # }
@@ -63,7 +64,8 @@
 //!
 //! * **Parameters** are a struct: see [`params`].
 //! * **Data** stays in the host. [`Payload`](buffer::Payload) and [`Buffer`](buffer::Buffer) have
-//!   methods that work on it there, and `modify`, which takes it into the guest in pieces of 64 KiB.
+//!   methods that work on it there. Their method [`modify`](buffer::Bytes::modify) takes it into
+//!   the guest, in pieces of 64 KiB.
 //! * **Exports**: [`export!`] takes the names of the interfaces that the filter exports, as the
 //!   contract calls them. A trait that is implemented and not named does not compile. For an
 //!   interface that is not named the host acts without entering the filter (see [`Unexported`]).
@@ -79,20 +81,23 @@
 //!
 //! # What the standard library does in a filter
 //!
-//! A filter has no operating system, only the host. Collections, strings, formatting, iterators,
-//! `Rc`, `RefCell`, `Mutex` and atomics work as everywhere. These do not:
+//! A filter has no operating system, only the host. Collections, strings, formatting, `Rc`,
+//! `RefCell`, `Mutex` and atomics work as everywhere. The rest does not:
 //!
-//! | in `std` | in a filter | instead |
-//! |---|---|---|
-//! | `println!`, `eprintln!`, `dbg!` | The text goes nowhere, without an error. | [`info!`], [`debug!`] |
-//! | `panic!`, `unwrap`, an index out of range | The message goes to the log, the request fails with `Eio`, and the instance is dropped. | return an [`Errno`] |
-//! | `Instant::now`, `SystemTime::now` | They panic. | [`clock::monotonic`], [`clock::realtime`] |
-//! | `thread::sleep` | It panics. | [`server::sleep`] |
-//! | `thread::spawn` | It returns an error: an instance has one thread. | [`next::prefetch`], `Background` |
-//! | `fs`, `net`, `process` | Every function returns an error. | [`files`], for what the operator names in a parameter |
-//! | `env::var`, `env::args` | There are none. | parameters |
-//! | `HashMap` | It works. Its order is the same in every instance, because there are no random numbers. | [`clock::random`] for random numbers |
-//! | `process::exit`, `process::abort` | The request fails with `Eio`, and the instance is dropped. | return an [`Errno`] |
+//! * `println!`, `eprintln!` and `dbg!` write nowhere, without an error. Use [`info!`] or
+//!   [`debug!`].
+//! * `panic!`, `unwrap` of a `None` and an index out of range write their message to the log. The
+//!   request fails with `Eio`, and the instance is dropped. `process::exit` and `process::abort` do
+//!   the same without a message. Return an [`Errno`] instead.
+//! * `Instant::now` and `SystemTime::now` panic. Use [`clock::monotonic`] and [`clock::realtime`].
+//! * `thread::sleep` panics. Use [`server::sleep`].
+//! * `thread::spawn` panics: an instance has one thread. The host runs many instances of a parallel
+//!   filter, and its own workers fetch what [`next::prefetch`] and [`Background`] ask for.
+//! * The functions of `fs`, `net` and `process::Command` return errors. The operator names files in
+//!   parameters, and [`files`] reads them.
+//! * `env::var` finds nothing, and `env::args` is empty. Use parameters.
+//! * Random numbers come from [`clock::random`]. A `HashMap` works, with numbers that are not
+//!   random.
 //!
 //! Memory that runs out fails the request in the same way, and the server's limit `memory` says how
 //! much there is.
@@ -101,6 +106,7 @@
 #[doc(hidden)]
 #[allow(missing_docs, clippy::all)]
 pub mod bindings;
+mod bytes;
 mod describe;
 mod export;
 mod log_macros;

@@ -29,7 +29,8 @@
 //!     if size.0.is_power_of_two() { Ok(()) } else { Err("is not a power of two".into()) }
 //! }
 //!
-//! let settings = Settings::read(&Params::new::<Settings>(&[("key", "7"), ("name", "a"), ("name", "b")])).unwrap();
+//! let given = [("key", "7"), ("name", "a"), ("name", "b")];
+//! let settings = Settings::read(&Params::new::<Settings>(&given)).unwrap();
 //! assert_eq!((settings.key, settings.block, settings.range), (7, Size(65536), None));
 //! assert_eq!((settings.tries, settings.name), (5, vec!["a".to_string(), "b".to_string()]));
 //! let wrong = Settings::read(&Params::new::<Settings>(&[("key", "256")])).err();
@@ -51,37 +52,11 @@ mod field;
 mod given;
 mod value;
 
-use crate::describe::Param;
-
 pub use field::{Field, Setting};
-pub use given::Params;
+pub use given::{Parameters, Params};
 pub use value::{
     AppendFile, BoolOrWatch, Choice, CurrentFile, Percent, Probability, ReadFile, Shown, Size, Value, Watch,
 };
-
-/// The parameters of a filter: their declaration, and how they are read.
-/// [`params!`](crate::params!) implements it. `()` stands for no parameters. Implement it by hand
-/// if the names are computed, or if the order of different parameters counts.
-pub trait Parameters: Sized {
-    /// The declarations. It must always return the same.
-    fn declare() -> Vec<Param>;
-
-    /// Reads the parameters that were given.
-    ///
-    /// # Errors
-    /// One line for the user, `name=value: ...`, that says what would be right.
-    fn read(given: &Params) -> Result<Self, String>;
-}
-
-impl Parameters for () {
-    fn declare() -> Vec<Param> {
-        Vec::new()
-    }
-
-    fn read(_given: &Params) -> Result<Self, String> {
-        Ok(())
-    }
-}
 
 /// Makes a struct of parameters, and implements [`Parameters`] for it. The module
 /// [`params`](crate::params) has an example.

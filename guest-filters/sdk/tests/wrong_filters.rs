@@ -38,8 +38,8 @@ impl Reads for Mine {
 }
 ";
 
-/// Each trait with an implementation, the name of its interface, and the operations that the message
-/// must name.
+/// Each trait: its name, its interface, the operations that the message must name, and the methods
+/// of an implementation.
 const TRAITS: [(&str, &str, &str, &str); 15] = [
     ("Threading", "threading", "thread_model", "fn thread_model(&self) -> ThreadModel { ThreadModel::Parallel }"),
     ("Lifecycle", "lifecycle", "get_ready, after_fork and cleanup", ""),

@@ -1,8 +1,30 @@
-//! The parameters that were given.
+//! The trait of a filter's parameters, and the parameters that were given.
 
 use crate::describe::Param;
 
-use super::{Field, Parameters, Setting, Value};
+/// The parameters of a filter: their declaration, and how they are read.
+/// [`params!`](crate::params!) implements it. `()` stands for no parameters. Implement it by hand
+/// if the names are computed, or if the order of different parameters counts.
+pub trait Parameters: Sized {
+    /// The declarations. It must always return the same.
+    fn declare() -> Vec<Param>;
+
+    /// Reads the parameters that were given.
+    ///
+    /// # Errors
+    /// One line for the user, `name=value: ...`, that says what would be right.
+    fn read(given: &Params) -> Result<Self, String>;
+}
+
+impl Parameters for () {
+    fn declare() -> Vec<Param> {
+        Vec::new()
+    }
+
+    fn read(_given: &Params) -> Result<Self, String> {
+        Ok(())
+    }
+}
 
 /// The parameters that were given on the command line. The host has checked them, put them into
 /// canonical form, and replaced each alias by the parameter's own name.
@@ -31,75 +53,13 @@ impl Params {
         self.given.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// Reads a parameter: a value, an `Option` of it, or a `Vec` of all of them.
-    ///
-    /// # Errors
-    /// One line for the user. Also if the filter does not declare a parameter of this name and
-    /// kind, so that a misspelt name is found the first time the filter runs.
-    pub fn get<T: Setting>(&self, name: &str) -> Result<T, String> {
-        let read_as = T::Value::param(name);
-        let kind = read_as.kind();
-        match (self.declare)().iter().find(|param| param.name() == name).map(Param::kind) {
-            None => Err(format!("the filter reads a parameter {name}, and does not declare it")),
-            Some(declared) if declared != kind => {
-                Err(format!("the filter reads its parameter {name} as {kind}, and declares it as {declared}"))
-            }
-            Some(_) => Field::<T>::new(name, &[]).name(name).read(self),
-        }
+    /// The kind with which a parameter is declared. None if it is not declared.
+    pub(super) fn declared_kind(&self, name: &str) -> Option<String> {
+        (self.declare)().iter().find(|param| param.name() == name).map(|param| param.kind().to_string())
     }
 
     /// The texts that were given for a parameter.
     pub(super) fn texts(&self, name: &str) -> Vec<&str> {
         self.iter().filter(|(given, _)| *given == name).map(|(_, value)| value).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::describe::Param;
-    use crate::params::{BoolOrWatch, Parameters, Params, Size};
-
-    struct Declared;
-
-    impl Parameters for Declared {
-        fn declare() -> Vec<Param> {
-            vec![Param::size("size"), Param::bool("flag"), Param::bool_or_watch("on"), Param::int("no_dash")]
-        }
-
-        fn read(_given: &Params) -> Result<Self, String> {
-            Ok(Declared)
-        }
-    }
-
-    #[test]
-    fn the_last_value_counts_and_a_parameter_that_was_not_given_is_none() {
-        let params = Params::new::<Declared>(&[("size", "1"), ("size", "2"), ("flag", "true"), ("no_dash", "3")]);
-        assert_eq!(params.get("size"), Ok(Size(2)));
-        assert_eq!(params.get("size"), Ok(vec![Size(1), Size(2)]));
-        assert_eq!(params.get("flag"), Ok(Some(true)));
-        assert_eq!(params.get("no_dash"), Ok(3_u32));
-        assert_eq!(Params::new::<Declared>(&[]).get::<Option<Size>>("size"), Ok(None));
-        let missing = Params::new::<Declared>(&[]).get::<Size>("size");
-        assert_eq!(missing, Err("size=: the parameter is required".into()));
-    }
-
-    #[test]
-    fn a_misspelt_name_is_an_error_and_not_none() {
-        let misspelt = Params::new::<Declared>(&[]).get::<Option<Size>>("szie");
-        assert_eq!(misspelt, Err("the filter reads a parameter szie, and does not declare it".into()));
-    }
-
-    #[test]
-    fn a_parameter_of_another_kind_is_an_error() {
-        let wrong = Params::new::<Declared>(&[("size", "1")]).get::<Option<u64>>("size");
-        assert_eq!(wrong, Err("the filter reads its parameter size as int, and declares it as size".into()));
-    }
-
-    #[test]
-    fn a_watched_path_has_to_be_asked_for() {
-        let on = |given: &[(&str, &str)]| Params::new::<Declared>(given).get::<Option<BoolOrWatch>>("on").unwrap();
-        assert!(on(&[]).is_none());
-        assert!(matches!(on(&[("on", "true")]), Some(BoolOrWatch::Fixed(true))));
-        assert!(matches!(on(&[("on", "watch")]), Some(BoolOrWatch::Watch(_))));
     }
 }

@@ -311,8 +311,8 @@ macro_rules! readable {
                     files::size(&self.param, self.nth)
                 }
 
-                /// At most `length` bytes, and at most 1 MiB, from `offset` on. It returns fewer only
-                /// at the end of the file.
+                /// At most `length` bytes, and at most 1 MiB, from `offset` on. It returns fewer
+                /// only at the end of the file.
                 ///
                 /// # Errors
                 /// Those of [`size`](Self::size), and those of reading.

@@ -23,7 +23,7 @@ pub(super) enum Phase {
 }
 
 /// One connection, in the filter's layer.
-pub(super) struct Connection {
+pub(super) struct ConnectionState {
     pub(super) id: u64,
     pub(super) exportname: String,
     pub(super) readonly: bool,
@@ -72,7 +72,7 @@ pub(super) struct Undo {
 pub(super) struct Call {
     world: Rc<RefCell<World>>,
     phase: Phase,
-    connection: Option<Rc<Connection>>,
+    connection: Option<Rc<ConnectionState>>,
     /// Buffer 0 is the payload.
     pub(super) buffers: Vec<Option<Vec<u8>>>,
     pub(super) locked: bool,
@@ -97,7 +97,7 @@ impl Drop for Leave {
 }
 
 impl Call {
-    pub(super) fn new(world: &Rc<RefCell<World>>, phase: Phase, connection: Option<&Rc<Connection>>) -> Call {
+    pub(super) fn new(world: &Rc<RefCell<World>>, phase: Phase, connection: Option<&Rc<ConnectionState>>) -> Call {
         Call {
             world: Rc::clone(world),
             phase,
@@ -142,7 +142,7 @@ impl Call {
         self.world.borrow_mut()
     }
 
-    pub(super) fn connection(&self) -> &Rc<Connection> {
+    pub(super) fn connection(&self) -> &Rc<ConnectionState> {
         self.connection.as_ref().expect("these phases have a connection")
     }
 

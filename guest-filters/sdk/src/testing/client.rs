@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use crate::{BlockSizes, Capabilities, CommandFlags, Errno, Extent, ExtentType, Support};
 
-use super::call::{Access, Call, Connection, Phase};
+use super::call::{Access, Call, ConnectionState, Phase};
 use super::exported::Exported;
 use super::extents;
 use super::host::Served;
@@ -15,12 +15,39 @@ use super::offers::sensible;
 /// A connection to the filter's layer. Dropping it disconnects.
 pub struct Client<'s, F: Exported> {
     served: &'s Served<F>,
-    connection: Rc<Connection>,
+    connection: Rc<ConnectionState>,
     size: u64,
     can: Capabilities,
 }
 
-/// The payload of the zeroes that the host writes for a filter that cannot zero.
+/// Connecting.
+impl<F: Exported> Served<F> {
+    /// Connects a client, which may write.
+    ///
+    /// # Errors
+    /// Those of the filter.
+    pub fn connect(&self) -> Result<Client<'_, F>, Errno> {
+        Client::open(self, Access::ReadWrite, "")
+    }
+
+    /// Connects a client that only reads.
+    ///
+    /// # Errors
+    /// Those of the filter.
+    pub fn connect_read_only(&self) -> Result<Client<'_, F>, Errno> {
+        Client::open(self, Access::ReadOnly, "")
+    }
+
+    /// Connects a client to the export of this name.
+    ///
+    /// # Errors
+    /// Those of the filter.
+    pub fn connect_to(&self, exportname: &str) -> Result<Client<'_, F>, Errno> {
+        Client::open(self, Access::ReadWrite, exportname)
+    }
+}
+
+/// The length in bytes of the writes of zeroes that the host makes for a filter that cannot zero.
 const ZEROES: u64 = 1 << 20;
 
 impl<'s, F: Exported> Client<'s, F> {
@@ -33,7 +60,7 @@ impl<'s, F: Exported> Client<'s, F> {
             world.last_connection += 1;
             world.last_connection
         };
-        let connection = Rc::new(Connection {
+        let connection = Rc::new(ConnectionState {
             id,
             exportname: exportname.to_string(),
             readonly,
@@ -305,7 +332,10 @@ impl<'s, F: Exported> Client<'s, F> {
     fn finish(&self) -> Result<(), Errno> {
         let finalized = self.open_call(|filter| filter.finalize().unwrap_or(Ok(())));
         self.connection.next.set(None);
-        let closed = self.open_call(|filter| Ok(filter.close().unwrap_or(())));
+        let closed = self.open_call(|filter| {
+            filter.close();
+            Ok(())
+        });
         self.served.world.borrow_mut().close(self.connection.id);
         finalized.and(closed)
     }

@@ -6,8 +6,7 @@ use std::rc::Rc;
 use crate::params::{Parameters, Params};
 use crate::{Errno, ThreadModel, Unexported};
 
-use super::call::{Access, Call, Connection, Phase};
-use super::client::Client;
+use super::call::{Call, ConnectionState, Phase};
 use super::disk::Disk;
 use super::exported::Exported;
 use super::offers::Nature;
@@ -96,30 +95,6 @@ pub struct Served<F: Exported> {
 }
 
 impl<F: Exported> Served<F> {
-    /// Connects a client, which may write.
-    ///
-    /// # Errors
-    /// Those of the filter.
-    pub fn connect(&self) -> Result<Client<'_, F>, Errno> {
-        Client::open(self, Access::ReadWrite, "")
-    }
-
-    /// Connects a client that only reads.
-    ///
-    /// # Errors
-    /// Those of the filter.
-    pub fn connect_read_only(&self) -> Result<Client<'_, F>, Errno> {
-        Client::open(self, Access::ReadOnly, "")
-    }
-
-    /// Connects a client to the export of this name.
-    ///
-    /// # Errors
-    /// Those of the filter.
-    pub fn connect_to(&self, exportname: &str) -> Result<Client<'_, F>, Errno> {
-        Client::open(self, Access::ReadWrite, exportname)
-    }
-
     /// The bytes of the disk below, as they are now.
     pub fn disk(&self) -> Ref<'_, [u8]> {
         Ref::map(self.world.borrow(), |world| world.disk.bytes())
@@ -199,7 +174,7 @@ impl<F: Exported> Served<F> {
     }
 
     /// The instance that serves the next call of a connection.
-    pub(super) fn instance(&self, connection: &Connection) -> Rc<F> {
+    pub(super) fn instance(&self, connection: &ConnectionState) -> Rc<F> {
         let instances = self.instances.borrow();
         let index = match self.model {
             ThreadModel::Parallel => {

@@ -11,13 +11,13 @@ const PAGE: u64 = 4096;
 
 /// A map of blocks.
 #[derive(Default)]
-pub(super) struct Map {
+pub(super) struct BlockMap {
     /// In bytes; 0 before the map is sized.
     block: u32,
     states: Vec<u8>,
 }
 
-impl Map {
+impl BlockMap {
     pub(super) fn resize(&mut self, block: u32, bytes: u64) -> Result<(), Errno> {
         if block == 0 || self.block != 0 && self.block != block {
             return Err(Errno::Einval);
@@ -121,7 +121,7 @@ impl Scratch {
 /// The state of one scope.
 pub(super) struct SharedState {
     pub(super) slots: [Words; 16],
-    pub(super) maps: [Map; 8],
+    pub(super) maps: [BlockMap; 8],
     pub(super) scratch: Scratch,
 }
 
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_map_counts_runs_of_one_state() {
-        let mut map = Map::default();
+        let mut map = BlockMap::default();
         map.resize(512, 512 * 9 + 1).unwrap();
         map.range(2, 3).fill(1);
         assert_eq!((map.run(0, 99), map.run(2, 2)), (Run { state: 0, count: 2 }, Run { state: 1, count: 2 }));

@@ -2,11 +2,11 @@
 
 use crate::host::maps::{Run, When};
 use crate::testing::call::{MapChange, REQUESTS, Undo, attempt, with};
-use crate::testing::shared_state::Map;
+use crate::testing::shared_state::BlockMap;
 use crate::{Errno, Scope};
 
 /// The map with this number, which has to have a size.
-fn sized(maps: &mut [Map; 8], id: u32) -> &mut Map {
+fn sized(maps: &mut [BlockMap; 8], id: u32) -> &mut BlockMap {
     let map = maps.get_mut(id as usize).unwrap_or_else(|| panic!("maps: there is no map {id}, only 0 to 7"));
     assert!(map.is_sized(), "maps: map {id} was not sized: call resize first");
     map

@@ -95,7 +95,7 @@ pub(crate) fn flush() -> Result<(), Errno> {
 /// Discards by writing zeroes.
 pub(crate) fn trim(offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
     used(format!("trim {offset} {length}{}", words(flags)), |call| match writable(call)?.trim {
-        true => Ok(call.world().disk.range(offset, length)?.fill(0)),
+        true => call.world().disk.range(offset, length).map(|bytes| bytes.fill(0)),
         false => Err(Errno::Enotsup),
     })
 }

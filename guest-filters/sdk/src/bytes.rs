@@ -2,8 +2,10 @@
 
 use std::ops::{Bound, Deref, RangeBounds};
 
-use super::buffer;
-use crate::Errno;
+use crate::bindings::host::rbdkit::filter::{buffer, types::Errno};
+
+/// The request's own buffer: a read fills it, and for a write it holds what the client wrote.
+pub const PAYLOAD: u32 = 0;
 
 /// How many bytes [`Bytes::modify`] takes into the guest at once. A request of 32 MiB then needs
 /// no more memory than one of 64 KiB.
@@ -27,7 +29,7 @@ impl Deref for Payload {
     type Target = Bytes;
 
     fn deref(&self) -> &Bytes {
-        &Bytes(buffer::PAYLOAD)
+        &Bytes(PAYLOAD)
     }
 }
 
