@@ -192,6 +192,12 @@ impl Param {
         self
     }
 
+    /// The parameter need not be given.
+    pub(crate) fn optional(mut self) -> Self {
+        self.0.required = false;
+        self
+    }
+
     /// The parameter may be given more than once.
     pub fn repeat(mut self) -> Self {
         self.0.repeat = true;

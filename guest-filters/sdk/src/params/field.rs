@@ -146,7 +146,7 @@ where
 impl<T: Value + Shown> Field<T> {
     /// The value of a parameter that was not given. The help text shows it.
     pub fn default(mut self, default: T) -> Self {
-        self.param = self.param.default(&default.shown());
+        self.param = self.param.optional().default(&default.shown());
         self.default = Some(default);
         self
     }
@@ -173,6 +173,7 @@ impl Params {
 
 #[cfg(test)]
 mod tests {
+    use super::Field;
     use crate::describe::Param;
     use crate::params::{BoolOrWatch, Parameters, Params, Size};
 
@@ -218,5 +219,19 @@ mod tests {
         assert!(on(&[]).is_none());
         assert!(matches!(on(&[("on", "true")]), Some(BoolOrWatch::Fixed(true))));
         assert!(matches!(on(&[("on", "watch")]), Some(BoolOrWatch::Watch(_))));
+    }
+
+    #[test]
+    fn a_field_declares_what_its_type_and_its_options_say() {
+        let plain = Field::<Size>::new("block_size", &[" Bytes of", " a block."]).declare().contract().clone();
+        assert_eq!((&*plain.name, &*plain.help, &*plain.kind), ("block-size", "Bytes of a block.", "size"));
+        assert_eq!((plain.required, plain.repeat, plain.default), (true, false, None));
+        let default = Field::<Size>::new("size", &[]).default(Size(65536)).declare().contract().clone();
+        assert_eq!((default.required, default.default.as_deref()), (false, Some("64k")));
+        let option = Field::<Option<Size>>::new("size", &[]).alias("other").pass_on().declare().contract().clone();
+        assert_eq!((option.required, option.repeat, option.pass_on), (false, false, true));
+        assert_eq!(option.aliases, ["other"]);
+        let many = Field::<Vec<u8>>::new("n", &[]).name("no_dash").declare().contract().clone();
+        assert_eq!((&*many.name, many.required, many.repeat), ("no_dash", false, true));
     }
 }
