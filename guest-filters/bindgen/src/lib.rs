@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 mod native;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 

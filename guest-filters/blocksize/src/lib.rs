@@ -283,3 +283,30 @@ impl Caching for Blocksize {
 rbdkit_filter_sdk::export!(
     Blocksize: connection, info, features, reads, writes, flushes, trims, zeroes, mapping, caching
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    #[test]
+    fn an_unaligned_write_reads_its_blocks_and_writes_whole_ones() {
+        let words = ["minblock=512", "maxdata=1k"];
+        let host = Host::new(Disk::pattern(8192)).serve::<Blocksize>(&words).unwrap();
+        let client = host.connect().unwrap();
+        let mut expected = host.disk().to_vec();
+        expected[500..3000].fill(7);
+        host.take_calls();
+        client.pwrite(500, &[7; 2500], CommandFlags::FUA).unwrap();
+        assert_eq!(*host.disk(), *expected);
+        let calls = host.take_calls();
+        assert!(
+            calls.iter().all(|call| {
+                let numbers: Vec<u64> = call.split(' ').filter_map(|word| word.parse().ok()).collect();
+                numbers.iter().all(|n| n % 512 == 0) && numbers.get(1).is_none_or(|length| *length <= 1024)
+            }),
+            "{calls:?}"
+        );
+        assert_eq!(client.pread(499, 2502).unwrap(), expected[499..3001]);
+    }
+}

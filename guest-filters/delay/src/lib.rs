@@ -135,3 +135,29 @@ impl Caching for Delay {
 }
 
 rbdkit_filter_sdk::export!(Delay: connection, features, reads, writes, trims, zeroes, mapping, caching);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    #[test]
+    fn a_request_waits_and_the_later_of_wdelay_and_delay_write_counts() {
+        let words = ["delay-write=7ms", "rdelay=2", "wdelay=3ms", "delay-trim=1ns"];
+        let host = Host::new(Disk::pattern(512)).serve::<Delay>(&words).unwrap();
+        let client = host.connect().unwrap();
+        host.take_calls();
+        client.pread(0, 1).unwrap();
+        client.pwrite(0, b"x", CommandFlags::empty()).unwrap();
+        client.trim(0, 1, CommandFlags::empty()).unwrap();
+        let calls = ["sleep 2000000000", "pread 0 1", "sleep 3000000", "pwrite 0 1", "sleep 1", "trim 0 1"];
+        assert_eq!(host.take_calls(), calls);
+    }
+
+    #[test]
+    fn fast_zero_can_be_refused_at_once() {
+        let host = Host::new(Disk::pattern(512)).serve::<Delay>(&["delay-fast-zero=no"]).unwrap();
+        let zeroed = host.connect().unwrap().zero(0, 1, CommandFlags::FAST_ZERO);
+        assert_eq!((zeroed, host.time()), (Err(Errno::Enotsup), 0));
+    }
+}

@@ -117,3 +117,23 @@ impl Caching for ErrorFilter {
 }
 
 rbdkit_filter_sdk::export!(ErrorFilter: reads, writes, trims, zeroes, mapping, caching);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    #[test]
+    fn an_operation_fails_while_its_file_exists() {
+        let words = ["error-pwrite-rate=100%", "error-pwrite=ENOSPC", "error-pwrite-file=/broken"];
+        let host = Host::new(Disk::pattern(512)).serve::<ErrorFilter>(&words).unwrap();
+        let client = host.connect().unwrap();
+        let write = || client.pwrite(0, b"x", CommandFlags::empty());
+        assert_eq!(write(), Ok(()));
+        host.set_file("/broken", Some(b""));
+        assert_eq!((write(), client.pread(0, 1).is_ok()), (Err(Errno::Enospc), true));
+        assert_eq!(host.take_log(), ["error: injecting ENOSPC error into pwrite"]);
+        host.set_file("/broken", None);
+        assert_eq!(write(), Ok(()));
+    }
+}

@@ -100,3 +100,30 @@ impl Caching for Offset {
 }
 
 rbdkit_filter_sdk::export!(Offset: info, features, reads, writes, trims, zeroes, mapping, caching);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    #[test]
+    fn requests_are_moved_into_the_part() {
+        let host = Host::new(Disk::pattern(4096)).serve::<Offset>(&["offset=1k", "range=2k"]).unwrap();
+        let client = host.connect().unwrap();
+        assert_eq!((client.size(), client.pread(10, 5).unwrap()), (2048, host.disk()[1034..1039].to_vec()));
+        host.take_calls();
+        client.pwrite(0, b"new", CommandFlags::FUA).unwrap();
+        client.zero(2000, 48, CommandFlags::empty()).unwrap();
+        assert_eq!(host.take_calls(), ["pwrite 1024 3 fua", "zero 3024 48"]);
+        assert_eq!(host.disk()[1024..1027], *b"new");
+        let data = Extent { offset: 5, length: 2043, kind: ExtentType::empty() };
+        assert_eq!(client.extents(5, 10, CommandFlags::empty()).unwrap(), [data]);
+    }
+
+    #[test]
+    fn a_part_that_is_not_within_the_disk_fails_the_connection_and_says_why() {
+        let host = Host::new(Disk::pattern(4096)).serve::<Offset>(&["offset=1k", "range=4k"]).unwrap();
+        assert_eq!(host.connect().err(), Some(Errno::Einval));
+        assert!(host.take_log().iter().any(|line| line.starts_with("error: ")));
+    }
+}

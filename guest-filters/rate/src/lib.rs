@@ -160,6 +160,7 @@ rbdkit_filter_sdk::export!(Rate: reads, writes);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
 
     #[test]
     fn rates_in_a_file_have_the_same_form_as_on_the_command_line() {
@@ -169,5 +170,37 @@ mod tests {
         for text in ["", "M", "1.5", "1MB", "-1", "99999999999999999999", "18446744073709551615k"] {
             assert_eq!(parse_rate(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_client_that_exceeds_its_limit_waits() {
+        // 8 MiBit a second are 1 MiB a second.
+        let host = Host::new(Disk::zeroes(4 << 20)).serve::<Rate>(&["rate=8M", "burstiness=1"]).unwrap();
+        let client = host.connect().unwrap();
+        for _ in 0..4 {
+            client.pread(0, 1 << 20).unwrap();
+        }
+        assert_eq!(host.time(), 3 * SECOND);
+        // Writes have a bucket of their own.
+        client.pwrite(0, &[0; 1 << 20], CommandFlags::empty()).unwrap();
+        assert_eq!(host.time(), 3 * SECOND);
+    }
+
+    #[test]
+    fn a_file_replaces_the_limit_while_the_server_runs() {
+        let host = Host::new(Disk::zeroes(1 << 20)).file("/rate", b"8M\n");
+        let host = host.serve::<Rate>(&["rate-file=/rate", "burstiness=0"]).unwrap();
+        let client = host.connect().unwrap();
+        client.pread(0, 1 << 20).unwrap();
+        assert_eq!(host.time(), SECOND);
+        host.set_file("/rate", Some(b"slow"));
+        client.pread(0, 1 << 20).unwrap();
+        assert_eq!(host.time(), 2 * SECOND);
+        let warning = "warning: rate-file: this is not a rate: write a number, followed by k, M or G if needed";
+        assert_eq!(host.take_log(), [warning]);
+        host.set_file("/rate", Some(b"0"));
+        host.pass_time(SECOND);
+        client.pread(0, 1 << 20).unwrap();
+        assert_eq!(host.time(), 3 * SECOND);
     }
 }

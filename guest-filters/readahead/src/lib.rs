@@ -91,3 +91,30 @@ impl Reads for Readahead {
 }
 
 rbdkit_filter_sdk::export!(Readahead: features, reads);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    #[test]
+    fn sequential_reads_are_followed_by_prefetches_of_what_comes_next() {
+        let host = Host::new(Disk::zeroes(8 << 20)).serve::<Readahead>(&[]).unwrap();
+        let client = host.connect().unwrap();
+        for n in 0..4 {
+            client.pread(n * 65536, 65536).unwrap();
+        }
+        let calls = host.take_calls();
+        assert!(calls.iter().any(|call| call.starts_with("prefetch ")), "{calls:?}");
+    }
+
+    #[test]
+    fn nothing_is_prefetched_if_nothing_below_can_cache() {
+        let disk = Disk::zeroes(8 << 20).can(|can| can.cache = Support::None);
+        let host = Host::new(disk).serve::<Readahead>(&[]).unwrap();
+        let client = host.connect().unwrap();
+        (0..4).for_each(|n| drop(client.pread(n * 65536, 65536).unwrap()));
+        assert!(host.take_calls().iter().all(|call| !call.starts_with("prefetch ")));
+        assert!(host.take_log()[0].starts_with("warning: nothing below can cache"));
+    }
+}

@@ -124,3 +124,28 @@ impl Caching for RetryRequest {
 rbdkit_filter_sdk::export!(
     RetryRequest: connection, reads, writes, flushes, trims, zeroes, mapping, caching
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    #[test]
+    fn a_request_is_repeated_as_often_as_the_user_wants() {
+        let words = ["retry-request-retries=2", "retry-request-delay=1ms"];
+        let host = Host::new(Disk::pattern(512)).serve::<RetryRequest>(&words).unwrap();
+        let client = host.connect().unwrap();
+        for (faults, expected) in [(2, Ok(())), (3, Err(Errno::Enomem))] {
+            (0..faults).for_each(|_| host.fail_next("flush", Errno::Enomem));
+            assert_eq!(client.flush(), expected);
+        }
+        assert_eq!(host.time(), 4_000_000);
+    }
+
+    #[test]
+    fn more_repetitions_than_nbdkit_allows_are_refused() {
+        let refused = Host::new(Disk::pattern(512)).serve::<RetryRequest>(&["retry-request-retries=1001"]).err();
+        let line = "retry-request: retry-request-retries=1001: must be at most 1000";
+        assert_eq!(refused.as_deref(), Some(line));
+    }
+}

@@ -173,3 +173,25 @@ impl Caching for Retry {
 }
 
 rbdkit_filter_sdk::export!(Retry: connection, reads, writes, flushes, trims, zeroes, mapping, caching);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    #[test]
+    fn a_request_that_fails_is_repeated_after_reopening() {
+        let words = ["retry-delay=1ms", "retry-readonly=yes"];
+        let host = Host::new(Disk::pattern(512)).serve::<Retry>(&words).unwrap();
+        let client = host.connect().unwrap();
+        host.take_calls();
+        host.fail_next("pread", Errno::Eio);
+        host.fail_next("open", Errno::Enoent);
+        assert_eq!(client.pread(3, 2).unwrap(), host.disk()[3..5]);
+        let calls = ["pread 3 2", "sleep 1000000", "open", "sleep 2000000", "open", "pread 3 2"];
+        assert_eq!(host.take_calls(), calls);
+        let log = ["warning: a request failed (eio)", "warning: reopening the layer below failed (enoent)"];
+        assert_eq!(host.take_log(), log);
+        assert_eq!(client.pwrite(0, b"x", CommandFlags::empty()), Err(Errno::Erofs));
+    }
+}

@@ -128,3 +128,21 @@ impl Background for Scan {
 }
 
 rbdkit_filter_sdk::export!(Scan: connection, reads, background);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    #[test]
+    fn connections_share_one_scan_which_goes_on_when_clients_come_back() {
+        let host = Host::new(Disk::zeroes(8192)).serve::<Scan>(&["scan-size=1k"]).unwrap();
+        let (one, two) = (host.connect().unwrap(), host.connect().unwrap());
+        assert_eq!((one.next_range(), two.next_range()), (Some((0, 1024)), Some((1024, 1024))));
+        one.pread(4096, 100).unwrap();
+        assert_eq!(two.next_range(), Some((4196, 924)));
+        drop((one, two));
+        // It may repeat what was in progress, but nothing from before a client moved it.
+        assert_eq!(host.connect().unwrap().next_range(), Some((4196, 924)));
+    }
+}

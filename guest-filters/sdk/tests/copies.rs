@@ -18,3 +18,20 @@ fn the_simulated_host_reads_values_with_the_servers_own_code() {
 fn the_package_has_the_licence_of_the_project() {
     assert_eq!(read("LICENSE"), read("../../LICENSE"));
 }
+
+/// The first example in the text of a file, without the lines that rustdoc hides.
+fn example(text: &str, start: &str) -> String {
+    let code = text.split(start).nth(1).expect("an example").split("```").next().expect("its end");
+    let shown = code.lines().filter(|line| !line.starts_with("# "));
+    shown.map(|line| format!("{line}\n")).collect::<String>().trim().to_string()
+}
+
+#[test]
+fn the_example_of_the_readme_is_the_one_that_the_documentation_compiles() {
+    let first_page: String = read("src/lib.rs")
+        .lines()
+        .map_while(|line| line.strip_prefix("//!"))
+        .map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line)))
+        .collect();
+    assert_eq!(example(&read("../../README.md"), "```rust\n"), example(&first_page, "```\n"));
+}

@@ -60,6 +60,20 @@ impl<T: Value> Setting for Vec<T> {
 /// A limit that the host does not know.
 type Check<V> = Box<dyn Fn(&V) -> Result<(), String>>;
 
+/// The name of a field's parameter. (`str::replace` would make each filter longer.)
+fn name_of(field: &str) -> String {
+    field.chars().map(|c| if c == '_' { '-' } else { c }).collect()
+}
+
+/// Adds the help text, which the compiler splits into lines that begin with a blank.
+fn described(param: Param, help: &[&str]) -> Param {
+    let mut text = String::new();
+    for line in help {
+        text += if text.is_empty() { line.strip_prefix(' ').unwrap_or(line) } else { line };
+    }
+    param.help(&text)
+}
+
 /// The line for the user.
 fn refused(name: &str, text: &str, wrong: &str) -> String {
     format!("{name}={text}: {wrong}")
@@ -77,8 +91,7 @@ impl<T: Setting> Field<T> {
     /// A parameter of the field's name, in which `-` stands for `_`. The lines of `help` make one
     /// text.
     pub fn new(field: &str, help: &[&str]) -> Field<T> {
-        let help: Vec<&str> = help.iter().map(|line| line.trim()).collect();
-        let param = T::Value::param(&field.replace('_', "-")).help(&help.join(" "));
+        let param = described(T::Value::param(&name_of(field)), help);
         Field { param: T::declare(param), default: None, checks: Vec::new() }
     }
 

@@ -142,7 +142,8 @@ impl Value for Duration {
 /// In seconds without a unit, else with the largest unit that needs no fraction.
 impl Shown for Duration {
     fn shown(&self) -> String {
-        let ns = self.as_nanos();
+        // At most 2^64 - 1: the contract has no longer durations, and u128 is slow in WebAssembly.
+        let ns = self.as_nanos() as u64;
         let units = [("", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000)];
         match units.into_iter().find(|(_, scale)| ns.is_multiple_of(*scale)) {
             Some((unit, scale)) => format!("{}{unit}", ns / scale),

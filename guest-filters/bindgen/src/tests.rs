@@ -1,9 +1,7 @@
 //! Whether the checked-in bindings are those that the generator makes of the contract.
-#![forbid(unsafe_code)]
-
 use std::collections::BTreeMap;
 
-use rbdkit_filter_bindgen::{COMMAND, bindings, contract, generate};
+use super::{COMMAND, bindings, contract, generate};
 
 #[test]
 fn the_checked_in_bindings_are_what_the_generator_makes_of_the_contract() {
