@@ -29,7 +29,7 @@ fn collect(root: &Path, dir: &Path, files: &mut Vec<(String, PathBuf)>) {
         let path = entry.expect("an entry").path();
         let name = path.strip_prefix(root).expect("below the SDK").to_string_lossy().into_owned();
         if path.is_dir() {
-            if name != "target" {
+            if name != "target" && name != "tests" {
                 collect(root, &path, files);
             }
         } else if name != "Cargo.lock" {

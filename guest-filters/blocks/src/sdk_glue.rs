@@ -8,16 +8,18 @@ use crate::host;
 /// no file system frees space.
 const BLOCK_SIZES: std::ops::RangeInclusive<u64> = 4096..=64 << 20;
 
-/// Reads the parameter `name`, a block size in bytes, which is 64 KiB by default.
+/// The block size that the user gets without choosing one.
+pub const DEFAULT_BLOCK_SIZE: Size = Size(64 << 10);
+
+/// Checks a parameter that chooses the block size.
 ///
 /// # Errors
-/// One line for the user if the value is not a power of two from 4k to 64M.
-pub fn block_size_param(params: &Params, name: &str) -> Result<u64, String> {
-    let block = params.size(name)?.unwrap_or(65536);
-    if !block.is_power_of_two() || !BLOCK_SIZES.contains(&block) {
-        return Err(format!("{name}={block}: not a power of two from 4k to 64M"));
+/// What is wrong, if the value is not a power of two from 4k to 64M.
+pub fn check_block_size(size: &Size) -> Result<(), String> {
+    match size.0.is_power_of_two() && BLOCK_SIZES.contains(&size.0) {
+        true => Ok(()),
+        false => Err("not a power of two from 4k to 64M".into()),
     }
-    Ok(block)
 }
 
 /// The block size that the filter uses, as a power of two: `wanted` or next's minimum, whichever is

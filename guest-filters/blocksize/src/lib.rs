@@ -24,11 +24,29 @@ const MAX_DATA: u64 = 64 << 20;
 /// bytes or more this is enough for a block of 64 KiB. After that the block counts as data.
 const MAX_QUESTIONS: u32 = 128;
 
-/// The filter, with its parameters in bytes.
+params! {
+    /// The parameters.
+    pub struct Settings {
+        /// Requests are aligned to it: a power of two up to 64k.
+        #[param(check = block_size)]
+        minblock: Option<Size>,
+        /// The longest read or write: a multiple of minblock.
+        maxdata: Option<Size>,
+        /// The longest request without data: a multiple of minblock.
+        maxlen: Option<Size>,
+    }
+}
+
+fn block_size(size: &Size) -> Result<(), String> {
+    match size.0.is_power_of_two() && size.0 <= MAX_BLOCK {
+        true => Ok(()),
+        false => Err("not a power of two up to 64k".into()),
+    }
+}
+
+/// The filter.
 pub struct Blocksize {
-    minblock: Option<u64>,
-    maxdata: Option<u64>,
-    maxlen: Option<u64>,
+    settings: Settings,
 }
 
 /// The connection's block sizes, which `open` packed into the handle.
@@ -68,6 +86,8 @@ fn flush_if(flush: bool) -> Result<(), Errno> {
 }
 
 impl Filter for Blocksize {
+    type Params = Settings;
+
     fn describe() -> Description {
         Description::new(
             "blocksize",
@@ -76,23 +96,16 @@ impl Filter for Blocksize {
         )
         .help("Each parameter defaults to what the layer below states.")
         .thread_model(ThreadModel::Parallel)
-        .param(Param::size("minblock").help("Requests are aligned to it: a power of two up to 64k."))
-        .param(Param::size("maxdata").help("The longest read or write: a multiple of minblock."))
-        .param(Param::size("maxlen").help("The longest request without data: a multiple of minblock."))
     }
 
-    fn configure(params: &Params) -> Result<Self, String> {
-        let minblock = params.size("minblock")?;
-        if let Some(n) = minblock.filter(|n| !n.is_power_of_two() || *n > MAX_BLOCK) {
-            return Err(format!("minblock={n}: not a power of two up to 64k"));
-        }
-        let block = minblock.unwrap_or(1);
-        for name in ["maxdata", "maxlen"] {
-            if let Some(n) = params.size(name)?.filter(|n| *n == 0 || n % block != 0) {
+    fn configure(settings: Settings) -> Result<Self, String> {
+        let block = settings.minblock.map_or(1, |size| size.0);
+        for (name, size) in [("maxdata", settings.maxdata), ("maxlen", settings.maxlen)] {
+            if let Some(Size(n)) = size.filter(|size| size.0 == 0 || size.0 % block != 0) {
                 return Err(format!("{name}={n}: not a multiple of minblock, which is {block}"));
             }
         }
-        Ok(Blocksize { minblock, maxdata: params.size("maxdata")?, maxlen: params.size("maxlen")? })
+        Ok(Blocksize { settings })
     }
 }
 
@@ -101,13 +114,13 @@ impl Connection for Blocksize {
         next_open::open(readonly, exportname)?;
         let below = next::block_size().ok();
         let min_below = below.map_or(1, |sizes| u64::from(sizes.minimum));
-        let block = self.minblock.unwrap_or(min_below).max(min_below);
+        let block = self.settings.minblock.map_or(min_below, |size| size.0.max(min_below));
         let max_below = below.map_or(MAX_DATA, |sizes| u64::from(sizes.maximum)).min(MAX_DATA);
         let round = |n: u64, max: u64| (n.min(max) & !(block - 1)).max(block);
         let sizes = Sizes {
             bits: block.trailing_zeros(),
-            maxdata: round(self.maxdata.unwrap_or(max_below), max_below) as u32,
-            maxlen: round(self.maxlen.unwrap_or(u32::MAX.into()), u32::MAX.into()) as u32,
+            maxdata: round(self.settings.maxdata.map_or(max_below, |size| size.0), max_below) as u32,
+            maxlen: round(self.settings.maxlen.map_or(u32::MAX.into(), |size| size.0), u32::MAX.into()) as u32,
         };
         Ok(sizes.pack())
     }
@@ -139,7 +152,7 @@ impl Reads for Blocksize {
                 Piece::Whole { offset, length } => next::pread(offset, length, PAYLOAD, at)?,
                 Piece::Part { block, skip, length } => {
                     let whole = read_block(sizes, block)?;
-                    buffer::copy(PAYLOAD, at, whole.id(), skip, length);
+                    Payload.copy(at, &whole, skip..skip + length);
                 }
             }
             at += piece.length();
@@ -159,7 +172,7 @@ impl Writes for Blocksize {
                 Piece::Whole { offset, length } => next::pwrite(offset, length, PAYLOAD, at, flags)?,
                 Piece::Part { block, skip, length } => {
                     let whole = read_block(sizes, block)?;
-                    buffer::copy(whole.id(), skip, PAYLOAD, at, length);
+                    whole.copy(skip, &Payload, at..at + length);
                     next::pwrite(block, sizes.block() as u32, whole.id(), 0, flags)?;
                 }
             }
@@ -205,7 +218,7 @@ impl Zeroes for Blocksize {
                 Piece::Whole { offset, length } => next::zero(offset, length.into(), flags)?,
                 Piece::Part { block, skip, length } => {
                     let whole = read_block(sizes, block)?;
-                    buffer::fill(whole.id(), skip, length, 0);
+                    whole.fill(skip..skip + length, 0);
                     next::pwrite(block, sizes.block() as u32, whole.id(), 0, flags & CommandFlags::FUA)?;
                 }
             }
@@ -270,3 +283,30 @@ impl Caching for Blocksize {
 rbdkit_filter_sdk::export!(
     Blocksize: connection, info, features, reads, writes, flushes, trims, zeroes, mapping, caching
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    #[test]
+    fn an_unaligned_write_reads_its_blocks_and_writes_whole_ones() {
+        let words = ["minblock=512", "maxdata=1k"];
+        let host = Host::new(Disk::pattern(8192)).serve::<Blocksize>(&words).unwrap();
+        let client = host.connect().unwrap();
+        let mut expected = host.disk().to_vec();
+        expected[500..3000].fill(7);
+        host.take_calls();
+        client.pwrite(500, &[7; 2500], CommandFlags::FUA).unwrap();
+        assert_eq!(*host.disk(), *expected);
+        let calls = host.take_calls();
+        assert!(
+            calls.iter().all(|call| {
+                let numbers: Vec<u64> = call.split(' ').filter_map(|word| word.parse().ok()).collect();
+                numbers.iter().all(|n| n % 512 == 0) && numbers.get(1).is_none_or(|length| *length <= 1024)
+            }),
+            "{calls:?}"
+        );
+        assert_eq!(client.pread(499, 2502).unwrap(), expected[499..3001]);
+    }
+}

@@ -15,13 +15,40 @@ mod write_back;
 mod zero;
 
 use cache::{BlockLimit, Cache, NextCapabilities, Policy};
-use rbdkit_filter_blocks::sdk_glue::{block_bits, block_size_param, block_sizes, contract_extents, zero_flags};
+use rbdkit_filter_blocks::sdk_glue::{
+    DEFAULT_BLOCK_SIZE, block_bits, block_sizes, check_block_size, contract_extents, zero_flags,
+};
 use rbdkit_filter_blocks::sdk_host::SdkHost;
 use rbdkit_filter_sdk::prelude::*;
 use read::AbsentReads;
 
 /// The smallest cache. With fewer blocks, data would leave the cache before it is used again.
 const MIN_BLOCKS: u64 = 4;
+
+params! {
+    /// The parameters.
+    pub struct Settings {
+        /// When writes reach the layer below: with a flush, at once, or only when the cache is too
+        /// large.
+        cache: Policy = Policy::Writeback,
+        /// Bytes of a block: a power of two from 4k to 64M.
+        #[param(check = check_block_size)]
+        cache_min_block_size: Size = DEFAULT_BLOCK_SIZE,
+        /// How large the cache may grow. By default it may grow as large as the export.
+        cache_max_size: Option<Size>,
+        /// Percentage of cache-max-size above which blocks are reclaimed.
+        cache_high_threshold: Percent = Percent(95),
+        /// Percentage of cache-max-size down to which blocks are reclaimed.
+        cache_low_threshold: Percent = Percent(80),
+        /// Whether reads are kept in the cache; /PATH: while that exists.
+        cache_on_read: BoolOrWatch = BoolOrWatch::Fixed(false),
+    }
+}
+
+impl Choice for Policy {
+    const CHOICES: &'static [(&'static str, Policy)] =
+        &[("writeback", Policy::Writeback), ("writethrough", Policy::Writethrough), ("unsafe", Policy::Unsafe)];
+}
 
 /// The filter.
 pub struct CacheFilter {
@@ -30,8 +57,7 @@ pub struct CacheFilter {
     block: u64,
     /// The high and the low threshold in bytes.
     limit: Option<(u64, u64)>,
-    /// `None` if it depends on whether the watched path exists.
-    on_read: Option<bool>,
+    on_read: BoolOrWatch,
 }
 
 /// Packs the connection's handle: the block size as a power of two, and what next can do.
@@ -59,6 +85,8 @@ impl CacheFilter {
 }
 
 impl Filter for CacheFilter {
+    type Params = Settings;
+
     fn describe() -> Description {
         Description::new("cache", env!("CARGO_PKG_VERSION"), "caches blocks of the layer below in a temporary file")
             .help(
@@ -67,64 +95,28 @@ impl Filter for CacheFilter {
             )
             .thread_model(ThreadModel::Parallel)
             .state_version(1)
-            .param(
-                Param::choice("cache", &["writeback", "writethrough", "unsafe"]).default("writeback").help(
-                    "When writes reach the layer below: with a flush, at once, or only when the cache is too large.",
-                ),
-            )
-            .param(
-                Param::size("cache-min-block-size")
-                    .default("64k")
-                    .help("Bytes of a block: a power of two from 4k to 64M."),
-            )
-            .param(
-                Param::size("cache-max-size")
-                    .help("How large the cache may grow. By default it may grow as large as the export."),
-            )
-            .param(
-                Param::percent("cache-high-threshold")
-                    .default("95")
-                    .help("Percentage of cache-max-size above which blocks are reclaimed."),
-            )
-            .param(
-                Param::percent("cache-low-threshold")
-                    .default("80")
-                    .help("Percentage of cache-max-size down to which blocks are reclaimed."),
-            )
-            .param(
-                Param::bool_or_watch("cache-on-read")
-                    .default("false")
-                    .help("Whether reads are kept in the cache; /PATH: while that exists."),
-            )
     }
 
-    fn configure(params: &Params) -> Result<Self, String> {
-        let policy = match params.text("cache") {
-            None | Some("writeback") => Policy::Writeback,
-            Some("writethrough") => Policy::Writethrough,
-            Some("unsafe") => Policy::Unsafe,
-            Some(other) => return Err(format!("cache={other}: not one of writeback, writethrough, unsafe")),
-        };
-        let block = block_size_param(params, "cache-min-block-size")?;
-        let high = params.percent("cache-high-threshold")?.unwrap_or(95);
-        let low = params.percent("cache-low-threshold")?.unwrap_or(80);
+    fn configure(settings: Settings) -> Result<Self, String> {
+        let block = settings.cache_min_block_size.0;
+        let (Percent(high), Percent(low)) = (settings.cache_high_threshold, settings.cache_low_threshold);
         if low == 0 {
             return Err("cache-low-threshold=0: must be greater than zero".into());
         }
         if low >= high {
             return Err(format!("cache-low-threshold={low}: must be less than cache-high-threshold, which is {high}"));
         }
-        let max = params.size("cache-max-size")?;
+        let max = settings.cache_max_size.map(|size| size.0);
         if let Some(max) = max.filter(|max| *max < MIN_BLOCKS * block) {
             let min = MIN_BLOCKS * block;
             return Err(format!("cache-max-size={max}: must be at least {min} with blocks of {block} bytes"));
         }
         let part = |max: u64, percent: u8| (u128::from(max) * u128::from(percent) / 100) as u64;
         Ok(CacheFilter {
-            policy,
+            policy: settings.cache,
             block,
             limit: max.map(|max| (part(max, high), part(max, low))),
-            on_read: params.bool_or_watch("cache-on-read", false)?,
+            on_read: settings.cache_on_read,
         })
     }
 }
@@ -155,7 +147,7 @@ impl Connection for CacheFilter {
         match self.cache().finalize()? {
             0 => Ok(()),
             remaining => {
-                log::error(&format!("{remaining} blocks could not be written back"));
+                error!("{remaining} blocks could not be written back");
                 Err(Errno::Eio)
             }
         }
@@ -189,8 +181,7 @@ impl Features for CacheFilter {
 
 impl Reads for CacheFilter {
     fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
-        let on_read = self.on_read.unwrap_or_else(|| files::holds_now("cache-on-read"));
-        let absent = if on_read { AbsentReads::Keep } else { AbsentReads::Read };
+        let absent = if self.on_read.holds() { AbsentReads::Keep } else { AbsentReads::Read };
         self.cache().read(offset, length, absent)
     }
 }

@@ -4,6 +4,8 @@ use rbdkit_filter_blocks::simulation::{
     Call, Request, Settings, SimError, Simulation, Stats, Subject, Writes, any_request, seeds,
 };
 use rbdkit_filter_blocks::{Extent, ZeroFlags};
+use rbdkit_filter_sdk::testing::{Disk, Host};
+use rbdkit_filter_sdk::{CommandFlags, Errno};
 
 use crate::cache::{BlockLimit, Cache, NextCapabilities, Policy};
 use crate::read::AbsentReads;
@@ -264,4 +266,27 @@ fn the_least_recently_used_blocks_are_reclaimed_first() {
         cache.read(0, 16, AbsentReads::Keep)
     });
     assert_eq!(stats.next_reads, 5, "the first block was reclaimed");
+}
+
+#[test]
+fn a_write_reaches_the_disk_below_with_a_flush_or_when_the_client_leaves() {
+    let host = Host::new(Disk::pattern(20_000)).serve::<super::CacheFilter>(&["cache-min-block-size=4k"]).unwrap();
+    let before = host.disk().to_vec();
+    let client = host.connect().unwrap();
+    client.pwrite(5000, &[7; 100], CommandFlags::empty()).unwrap();
+    assert_eq!((client.pread(5000, 100).unwrap(), *host.disk() == *before), (vec![7; 100], true));
+    host.fail_next("pwrite", Errno::Enospc);
+    assert_eq!(client.flush(), Err(Errno::Enospc));
+    client.flush().unwrap();
+    assert_eq!(host.disk()[5000..5100], [7; 100]);
+    client.pwrite(0, &[8; 100], CommandFlags::empty()).unwrap();
+    client.close().unwrap();
+    assert_eq!(host.disk()[..100], [8; 100]);
+}
+
+#[test]
+fn a_cache_that_writes_through_keeps_nothing_back() {
+    let host = Host::new(Disk::pattern(20_000)).serve::<super::CacheFilter>(&["cache=writethrough"]).unwrap();
+    host.connect().unwrap().pwrite(5000, &[7; 100], CommandFlags::empty()).unwrap();
+    assert_eq!(host.disk()[5000..5100], [7; 100]);
 }

@@ -43,7 +43,7 @@ fn recall(offset: u64, end: u64, one: bool) -> Option<Vec<Extent>> {
     }
     let bytes = Buffer::new(packed_size(slot.c)).ok()?;
     scratch::pread(Scope::Exportname, 0, packed_size(slot.c), bytes.id(), 0).ok()?;
-    let runs = unpack(&buffer::read(bytes.id(), 0, packed_size(slot.c)));
+    let runs = unpack(&bytes.read(..));
     if ANSWER.get().version != slot.version {
         return None;
     }
@@ -67,7 +67,7 @@ fn remember(version: u64, extents: &[Extent]) -> Result<(), Errno> {
     let (Some(first), Some(last)) = (extents.first(), runs.last()) else { return Ok(()) };
     let bytes = pack(&runs);
     let buf = Buffer::new(bytes.len() as u32)?;
-    buffer::write(buf.id(), 0, &bytes);
+    buf.write(0, &bytes);
     // Only one call writes the file at a time.
     let lock = Held::new(Scope::Exportname, 0, 1, Mode::Exclusive)?;
     let slot = ANSWER.get();
@@ -83,6 +83,8 @@ fn remember(version: u64, extents: &[Extent]) -> Result<(), Errno> {
 }
 
 impl Filter for CacheExtents {
+    type Params = ();
+
     fn describe() -> Description {
         Description::new("cacheextents", env!("CARGO_PKG_VERSION"), "remembers the last answer about extents")
             .help("For clients that ask for one extent after the other, over a source that takes long for each answer.")
@@ -91,7 +93,7 @@ impl Filter for CacheExtents {
             .state_version(1)
     }
 
-    fn configure(_params: &Params) -> Result<Self, String> {
+    fn configure(_: ()) -> Result<Self, String> {
         Ok(CacheExtents)
     }
 }

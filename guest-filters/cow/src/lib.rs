@@ -9,17 +9,28 @@ mod tests;
 
 use overlay::{AbsentReads, CacheRequests, MAP, Overlay};
 use rbdkit_filter_blocks::ZeroFlags;
-use rbdkit_filter_blocks::sdk_glue::{block_bits, block_size_param, block_sizes, contract_extents, zero_flags};
+use rbdkit_filter_blocks::sdk_glue::{
+    DEFAULT_BLOCK_SIZE, block_bits, block_sizes, check_block_size, contract_extents, zero_flags,
+};
 use rbdkit_filter_blocks::sdk_host::SdkHost;
 use rbdkit_filter_sdk::prelude::*;
 
+params! {
+    /// The parameters.
+    pub struct Settings {
+        /// Bytes of a block: a power of two from 4k to 64M.
+        #[param(check = check_block_size)]
+        cow_block_size: Size = DEFAULT_BLOCK_SIZE,
+        /// Whether cache requests copy into the overlay.
+        cow_on_cache: bool = false,
+        /// Whether reads copy into the overlay; /PATH: while that exists.
+        cow_on_read: BoolOrWatch = BoolOrWatch::Fixed(false),
+    }
+}
+
 /// The filter.
 pub struct Cow {
-    /// The block size in bytes that the user chose.
-    block: u64,
-    on_cache: bool,
-    /// `None` if it depends on whether the watched path exists.
-    on_read: Option<bool>,
+    settings: Settings,
 }
 
 /// Packs the connection's handle: the block size as a power of two, and whether next can cache.
@@ -40,35 +51,24 @@ fn overlay() -> Overlay<'static, SdkHost> {
 }
 
 impl Filter for Cow {
+    type Params = Settings;
+
     fn describe() -> Description {
         Description::new("cow", env!("CARGO_PKG_VERSION"), "keeps writes in a temporary overlay")
             .help("The layer below is opened read-only. All writes are lost when the server ends.")
             .thread_model(ThreadModel::Parallel)
             .state_version(1)
-            .param(
-                Param::size("cow-block-size").default("64k").help("Bytes of a block: a power of two from 4k to 64M."),
-            )
-            .param(Param::bool("cow-on-cache").default("false").help("Whether cache requests copy into the overlay."))
-            .param(
-                Param::bool_or_watch("cow-on-read")
-                    .default("false")
-                    .help("Whether reads copy into the overlay; /PATH: while that exists."),
-            )
     }
 
-    fn configure(params: &Params) -> Result<Self, String> {
-        Ok(Cow {
-            block: block_size_param(params, "cow-block-size")?,
-            on_cache: params.bool("cow-on-cache")?.unwrap_or(false),
-            on_read: params.bool_or_watch("cow-on-read", false)?,
-        })
+    fn configure(settings: Settings) -> Result<Self, String> {
+        Ok(Cow { settings })
     }
 }
 
 impl Connection for Cow {
     fn open(&self, _readonly: bool, exportname: &str, _is_tls: bool, _replayed: bool) -> Result<u64, Errno> {
         next_open::open(true, exportname)?;
-        Ok(pack(block_bits(self.block), next::can()?.cache != Support::None))
+        Ok(pack(block_bits(self.settings.cow_block_size.0), next::can()?.cache != Support::None))
     }
 
     fn prepare(&self) -> Result<(), Errno> {
@@ -102,8 +102,7 @@ impl Features for Cow {
 
 impl Reads for Cow {
     fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
-        let on_read = self.on_read.unwrap_or_else(|| files::holds_now("cow-on-read"));
-        let absent = match (on_read, self.on_cache) {
+        let absent = match (self.settings.cow_on_read.holds(), self.settings.cow_on_cache) {
             (true, _) => AbsentReads::CopyUp,
             (false, true) => AbsentReads::Join,
             (false, false) => AbsentReads::Read,
@@ -149,7 +148,7 @@ impl Mapping for Cow {
 
 impl Caching for Cow {
     fn cache(&self, offset: u64, length: u64) -> Result<(), Errno> {
-        let how = match (self.on_cache, next_caches()) {
+        let how = match (self.settings.cow_on_cache, next_caches()) {
             (true, _) => CacheRequests::CopyUp,
             // If next emulates caching by reading, the host does that.
             (false, true) => CacheRequests::Forward,

@@ -4,6 +4,8 @@ use rbdkit_filter_blocks::simulation::{
     Call, Request, Settings, SimError, Simulation, Stats, Subject, Writes, any_request, seeds,
 };
 use rbdkit_filter_blocks::{Extent, Host, ZeroFlags};
+use rbdkit_filter_sdk::CommandFlags;
+use rbdkit_filter_sdk::testing::{Disk, Host as TestHost};
 
 use crate::overlay::{AbsentReads, CacheRequests, Overlay};
 
@@ -192,4 +194,22 @@ fn a_fast_zero_request_that_would_have_to_copy_is_refused() {
         answered();
         o.zero(3, 5, ZeroFlags::default())
     });
+}
+
+#[test]
+fn the_filter_serves_its_overlay_and_the_disk_below_stays_as_it_was() {
+    let disk = Disk::pattern(20_000);
+    let host = TestHost::new(disk).serve::<super::Cow>(&["cow-block-size=4k"]).unwrap();
+    let before = host.disk().to_vec();
+    let (one, two) = (host.connect().unwrap(), host.connect().unwrap());
+    one.pwrite(4000, &[7; 5000], CommandFlags::empty()).unwrap();
+    one.zero(12_288, 4096, CommandFlags::empty()).unwrap();
+    let mut expected = before.clone();
+    expected[4000..9000].fill(7);
+    expected[12_288..16_384].fill(0);
+    assert_eq!(two.pread(0, 20_000).unwrap(), expected);
+    assert_eq!(*host.disk(), *before);
+    let hole = |extent: &&rbdkit_filter_sdk::Extent| extent.kind.contains(rbdkit_filter_sdk::ExtentType::HOLE);
+    let extents = two.extents(0, 20_000, CommandFlags::empty()).unwrap();
+    assert_eq!(extents.iter().find(hole).map(|e| (e.offset, e.length)), Some((12_288, 4096)));
 }

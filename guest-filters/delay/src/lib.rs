@@ -17,44 +17,51 @@ fn wait(ns: u64) -> Result<(), Errno> {
     if ns == 0 { Ok(()) } else { server::sleep(ns) }
 }
 
-impl Filter for Delay {
-    fn describe() -> Description {
+/// By hand: of `wdelay` and the delays that it replaces, the later one wins.
+impl Parameters for Delay {
+    fn declare() -> Vec<Param> {
         let param = |name: &str, help: &str| Param::duration(name).default("0").help(help);
+        vec![
+            param("delay-read", "Time to wait before each read.").alias("delay-reads").alias("rdelay"),
+            param("delay-write", "Time to wait before each write.").alias("delay-writes"),
+            param("delay-zero", "Time to wait before each zero request.").alias("delay-zeroes"),
+            param("delay-trim", "Time to wait before each trim.")
+                .alias("delay-trims")
+                .alias("delay-discard")
+                .alias("delay-discards"),
+            param("delay-extents", "Time to wait before each request for extents.").alias("delay-extent"),
+            param("delay-cache", "Time to wait before each cache request."),
+            param("wdelay", "Time to wait before each write, zero and trim."),
+            Param::bool("delay-fast-zero")
+                .default("true")
+                .help("If false, fast zero requests fail at once with ENOTSUP."),
+            param("delay-open", "Time to wait before a connection is opened."),
+            param("delay-close", "Time to wait before a connection is closed, if the client disconnects properly."),
+        ]
+    }
+
+    fn read(given: &Params) -> Result<Self, String> {
+        let mut delays = Delays::default();
+        for (name, value) in given.iter().filter(|(name, _)| *name != "delay-fast-zero") {
+            let ns = value.parse().map_err(|_| format!("{name}={value}: not a duration"))?;
+            delays.set(name, ns);
+        }
+        Ok(Delay { delays, fast_zero: given.get::<Option<bool>>("delay-fast-zero")?.unwrap_or(true) })
+    }
+}
+
+impl Filter for Delay {
+    type Params = Delay;
+
+    fn describe() -> Description {
         Description::new("delay", env!("CARGO_PKG_VERSION"), "delays requests")
             .help("A time is a number of seconds, or has a unit: 50ms.")
             .thread_model(ThreadModel::Parallel)
             .transparent()
-            .param(param("delay-read", "Time to wait before each read.").alias("delay-reads").alias("rdelay"))
-            .param(param("delay-write", "Time to wait before each write.").alias("delay-writes"))
-            .param(param("delay-zero", "Time to wait before each zero request.").alias("delay-zeroes"))
-            .param(
-                param("delay-trim", "Time to wait before each trim.")
-                    .alias("delay-trims")
-                    .alias("delay-discard")
-                    .alias("delay-discards"),
-            )
-            .param(param("delay-extents", "Time to wait before each request for extents.").alias("delay-extent"))
-            .param(param("delay-cache", "Time to wait before each cache request."))
-            .param(param("wdelay", "Time to wait before each write, zero and trim."))
-            .param(
-                Param::bool("delay-fast-zero")
-                    .default("true")
-                    .help("If false, fast zero requests fail at once with ENOTSUP."),
-            )
-            .param(param("delay-open", "Time to wait before a connection is opened."))
-            .param(param(
-                "delay-close",
-                "Time to wait before a connection is closed, if the client disconnects properly.",
-            ))
     }
 
-    fn configure(params: &Params) -> Result<Self, String> {
-        let mut delays = Delays::default();
-        for (name, value) in params.iter().filter(|(name, _)| *name != "delay-fast-zero") {
-            let ns = value.parse().map_err(|_| format!("{name}={value}: not a duration"))?;
-            delays.set(name, ns);
-        }
-        Ok(Delay { delays, fast_zero: params.bool("delay-fast-zero")?.unwrap_or(true) })
+    fn configure(delay: Delay) -> Result<Self, String> {
+        Ok(delay)
     }
 }
 
@@ -128,3 +135,29 @@ impl Caching for Delay {
 }
 
 rbdkit_filter_sdk::export!(Delay: connection, features, reads, writes, trims, zeroes, mapping, caching);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    #[test]
+    fn a_request_waits_and_the_later_of_wdelay_and_delay_write_counts() {
+        let words = ["delay-write=7ms", "rdelay=2", "wdelay=3ms", "delay-trim=1ns"];
+        let host = Host::new(Disk::pattern(512)).serve::<Delay>(&words).unwrap();
+        let client = host.connect().unwrap();
+        host.take_calls();
+        client.pread(0, 1).unwrap();
+        client.pwrite(0, b"x", CommandFlags::empty()).unwrap();
+        client.trim(0, 1, CommandFlags::empty()).unwrap();
+        let calls = ["sleep 2000000000", "pread 0 1", "sleep 3000000", "pwrite 0 1", "sleep 1", "trim 0 1"];
+        assert_eq!(host.take_calls(), calls);
+    }
+
+    #[test]
+    fn fast_zero_can_be_refused_at_once() {
+        let host = Host::new(Disk::pattern(512)).serve::<Delay>(&["delay-fast-zero=no"]).unwrap();
+        let zeroed = host.connect().unwrap().zero(0, 1, CommandFlags::FAST_ZERO);
+        assert_eq!((zeroed, host.time()), (Err(Errno::Enotsup), 0));
+    }
+}

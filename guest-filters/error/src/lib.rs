@@ -24,38 +24,52 @@ impl ErrorFilter {
     /// Fails if the operation's rule says so.
     fn inject(&self, op: Op) -> Result<(), Errno> {
         let rule = self.rules.of(op);
-        if !rule.fails(clock::random, files::holds_now) {
+        if !rule.fails(clock::random, |param| files::holds(param, 0).unwrap_or(false)) {
             return Ok(());
         }
-        log::error(&format!("injecting {} error into {}", rule.error, op.name()));
+        error!("injecting {} error into {}", rule.error, op.name());
         let errno = ERRORS.iter().find(|(name, _)| *name == rule.error);
         Err(errno.map_or(Errno::Eio, |(_, errno)| *errno))
     }
 }
 
-impl Filter for ErrorFilter {
-    fn describe() -> Description {
+/// By hand: each operation has the same three parameters, and the later of two parameters wins.
+impl Parameters for ErrorFilter {
+    fn declare() -> Vec<Param> {
         let names = ERRORS.map(|(name, _)| name);
-        let mut description =
-            Description::new("error", env!("CARGO_PKG_VERSION"), "makes requests fail at random, for tests")
-                .help("Nothing fails unless a rate is given. A later parameter replaces an earlier one.")
-                .thread_model(ThreadModel::Parallel)
-                .transparent()
-                .param(Param::choice("error", &names).default("EIO").help("The error that requests fail with."))
-                .param(Param::probability("error-rate").default("0%").help("How many requests fail."))
-                .param(Param::watch("error-file").help("Requests fail only while this file exists."));
+        let mut declared = vec![
+            Param::choice("error", &names).default("EIO").help("The error that requests fail with."),
+            Param::probability("error-rate").default("0%").help("How many requests fail."),
+            Param::watch("error-file").help("Requests fail only while this file exists."),
+        ];
         for op in Op::ALL.map(Op::name) {
             let error = format!("error-{op}");
-            description = description
-                .param(Param::choice(&error, &names).help(&format!("Like error, for {op} alone.")))
-                .param(Param::probability(&format!("{error}-rate")).help(&format!("Like error-rate, for {op} alone.")))
-                .param(Param::watch(&format!("{error}-file")).help(&format!("Like error-file, for {op} alone.")));
+            declared.extend([
+                Param::choice(&error, &names).help(&format!("Like error, for {op} alone.")),
+                Param::probability(&format!("{error}-rate")).help(&format!("Like error-rate, for {op} alone.")),
+                Param::watch(&format!("{error}-file")).help(&format!("Like error-file, for {op} alone.")),
+            ]);
         }
-        description
+        declared
     }
 
-    fn configure(params: &Params) -> Result<Self, String> {
-        Ok(ErrorFilter { rules: Rules::new(params.iter())? })
+    fn read(given: &Params) -> Result<Self, String> {
+        Ok(ErrorFilter { rules: Rules::new(given.iter())? })
+    }
+}
+
+impl Filter for ErrorFilter {
+    type Params = ErrorFilter;
+
+    fn describe() -> Description {
+        Description::new("error", env!("CARGO_PKG_VERSION"), "makes requests fail at random, for tests")
+            .help("Nothing fails unless a rate is given. A later parameter replaces an earlier one.")
+            .thread_model(ThreadModel::Parallel)
+            .transparent()
+    }
+
+    fn configure(filter: ErrorFilter) -> Result<Self, String> {
+        Ok(filter)
     }
 }
 
@@ -103,3 +117,23 @@ impl Caching for ErrorFilter {
 }
 
 rbdkit_filter_sdk::export!(ErrorFilter: reads, writes, trims, zeroes, mapping, caching);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    #[test]
+    fn an_operation_fails_while_its_file_exists() {
+        let words = ["error-pwrite-rate=100%", "error-pwrite=ENOSPC", "error-pwrite-file=/broken"];
+        let host = Host::new(Disk::pattern(512)).serve::<ErrorFilter>(&words).unwrap();
+        let client = host.connect().unwrap();
+        let write = || client.pwrite(0, b"x", CommandFlags::empty());
+        assert_eq!(write(), Ok(()));
+        host.set_file("/broken", Some(b""));
+        assert_eq!((write(), client.pread(0, 1).is_ok()), (Err(Errno::Enospc), true));
+        assert_eq!(host.take_log(), ["error: injecting ENOSPC error into pwrite"]);
+        host.set_file("/broken", None);
+        assert_eq!(write(), Ok(()));
+    }
+}

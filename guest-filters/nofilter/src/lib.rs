@@ -7,6 +7,8 @@ use rbdkit_filter_sdk::prelude::*;
 pub struct Nofilter;
 
 impl Filter for Nofilter {
+    type Params = ();
+
     fn describe() -> Description {
         Description::new("nofilter", env!("CARGO_PKG_VERSION"), "passes requests through")
             .help("Changes nothing. For tests, and to measure what a filter costs.")
@@ -14,7 +16,7 @@ impl Filter for Nofilter {
             .transparent()
     }
 
-    fn configure(_params: &Params) -> Result<Self, String> {
+    fn configure(_: ()) -> Result<Self, String> {
         Ok(Nofilter)
     }
 }

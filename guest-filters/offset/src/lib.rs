@@ -5,40 +5,50 @@ mod window;
 use rbdkit_filter_sdk::prelude::*;
 use window::Window;
 
+params! {
+    /// The parameters.
+    pub struct Part {
+        /// Where the part starts, in bytes.
+        offset: Size = Size(0),
+        /// How long the part is, in bytes. By default it reaches to the end.
+        range: Option<Size>,
+    }
+}
+
 /// The filter.
 pub struct Offset {
-    offset: u64,
-    range: Option<u64>,
+    part: Part,
 }
 
 impl Offset {
     /// The offset in the layer below. The host has checked the request against the size of this
     /// layer, so the sum is within the layer below.
     fn offset_below(&self, offset: u64) -> u64 {
-        offset.saturating_add(self.offset)
+        offset.saturating_add(self.part.offset.0)
     }
 }
 
 impl Filter for Offset {
+    type Params = Part;
+
     fn describe() -> Description {
         Description::new("offset", env!("CARGO_PKG_VERSION"), "serves a part of the layer below")
             .help("The part must lie within the layer below, or clients cannot connect.")
             .thread_model(ThreadModel::Parallel)
-            .param(Param::size("offset").default("0").help("Where the part starts, in bytes."))
-            .param(Param::size("range").help("How long the part is, in bytes. By default it reaches to the end."))
     }
 
-    fn configure(params: &Params) -> Result<Self, String> {
-        Ok(Offset { offset: params.size("offset")?.unwrap_or(0), range: params.size("range")? })
+    fn configure(part: Part) -> Result<Self, String> {
+        Ok(Offset { part })
     }
 }
 
 impl Info for Offset {
     fn get_size(&self) -> Result<u64, Errno> {
-        match Window::new(next::get_size()?, self.offset, self.range) {
+        let part = &self.part;
+        match Window::new(next::get_size()?, part.offset.0, part.range.map(|range| range.0)) {
             Ok(window) => Ok(window.size),
             Err(message) => {
-                log::error(&message);
+                error!("{message}");
                 Err(Errno::Einval)
             }
         }
@@ -90,3 +100,30 @@ impl Caching for Offset {
 }
 
 rbdkit_filter_sdk::export!(Offset: info, features, reads, writes, trims, zeroes, mapping, caching);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    #[test]
+    fn requests_are_moved_into_the_part() {
+        let host = Host::new(Disk::pattern(4096)).serve::<Offset>(&["offset=1k", "range=2k"]).unwrap();
+        let client = host.connect().unwrap();
+        assert_eq!((client.size(), client.pread(10, 5).unwrap()), (2048, host.disk()[1034..1039].to_vec()));
+        host.take_calls();
+        client.pwrite(0, b"new", CommandFlags::FUA).unwrap();
+        client.zero(2000, 48, CommandFlags::empty()).unwrap();
+        assert_eq!(host.take_calls(), ["pwrite 1024 3 fua", "zero 3024 48"]);
+        assert_eq!(host.disk()[1024..1027], *b"new");
+        let data = Extent { offset: 5, length: 2043, kind: ExtentType::empty() };
+        assert_eq!(client.extents(5, 10, CommandFlags::empty()).unwrap(), [data]);
+    }
+
+    #[test]
+    fn a_part_that_is_not_within_the_disk_fails_the_connection_and_says_why() {
+        let host = Host::new(Disk::pattern(4096)).serve::<Offset>(&["offset=1k", "range=4k"]).unwrap();
+        assert_eq!(host.connect().err(), Some(Errno::Einval));
+        assert!(host.take_log().iter().any(|line| line.starts_with("error: ")));
+    }
+}

@@ -4,16 +4,34 @@
 
 mod bucket;
 
+use std::time::Duration;
+
 use bucket::{SECOND, cost, take};
 use rbdkit_filter_sdk::prelude::*;
 use slots::Slot;
+
+params! {
+    /// The parameters.
+    pub struct Settings {
+        /// Limit of all connections together, in bits per second.
+        rate: Option<Size>,
+        /// Limit of each connection, in bits per second.
+        connection_rate: Option<Size>,
+        /// A file with a rate that replaces rate; it may change while the server runs.
+        rate_file: Option<CurrentFile>,
+        /// A file with a rate that replaces connection-rate.
+        connection_rate_file: Option<CurrentFile>,
+        /// How long a client may exceed the limit after a pause.
+        burstiness: Duration = Duration::from_secs(2),
+    }
+}
 
 /// A limit: its parameters, and the scope of its buckets.
 struct Limit {
     /// Bits per second; 0 for no limit.
     rate: u64,
-    /// The parameter with the file that replaces the rate, if it was given.
-    file: Option<&'static str>,
+    /// The file that replaces the rate.
+    file: Option<CurrentFile>,
     scope: Scope,
 }
 
@@ -41,18 +59,19 @@ pub struct Rate {
 impl Limit {
     /// The rate at the time `now`, in bits per second.
     fn rate_at(&self, now: u64) -> u64 {
-        let Some(file) = self.file else { return self.rate };
+        let Some(file) = &self.file else { return self.rate };
         let slot = Slot { scope: self.scope, index: FILE_RATE };
         let known = slot.get();
         if known.a != 0 && now < known.b.saturating_add(FILE_INTERVAL) {
             return known.a - 1;
         }
         let last = if known.a == 0 { self.rate } else { known.a - 1 };
-        let text = files::read(file, 0, 0, 64).unwrap_or_default();
+        let text = file.read(0, 64).unwrap_or_default();
         let rate = match std::str::from_utf8(&text).ok().map(str::trim).filter(|text| !text.is_empty()) {
             None => last,
             Some(text) => parse_rate(text).unwrap_or_else(|| {
-                log::warn(&format!("{file}: this is not a rate: write a number, followed by k, M or G if needed"));
+                let file = file.param();
+                warn!("{file}: this is not a rate: write a number, followed by k, M or G if needed");
                 last
             }),
         };
@@ -100,6 +119,8 @@ impl Rate {
 }
 
 impl Filter for Rate {
+    type Params = Settings;
+
     fn describe() -> Description {
         Description::new("rate", env!("CARGO_PKG_VERSION"), "limits the bandwidth of reads and of writes")
             .help(
@@ -108,28 +129,14 @@ impl Filter for Rate {
             )
             .thread_model(ThreadModel::Parallel)
             .transparent()
-            .param(Param::size("rate").help("Limit of all connections together, in bits per second."))
-            .param(Param::size("connection-rate").help("Limit of each connection, in bits per second."))
-            .param(
-                Param::path_now("rate-file")
-                    .help("A file with a rate that replaces rate; it may change while the server runs."),
-            )
-            .param(Param::path_now("connection-rate-file").help("A file with a rate that replaces connection-rate."))
-            .param(
-                Param::duration("burstiness")
-                    .default("2")
-                    .help("How long a client may exceed the limit after a pause."),
-            )
     }
 
-    fn configure(params: &Params) -> Result<Self, String> {
-        let limit = |name, file: &'static str, scope| -> Result<Limit, String> {
-            Ok(Limit { rate: params.size(name)?.unwrap_or(0), file: params.given(file).then_some(file), scope })
-        };
+    fn configure(settings: Settings) -> Result<Self, String> {
+        let limit = |rate: Option<Size>, file, scope| Limit { rate: rate.unwrap_or_default().0, file, scope };
         Ok(Rate {
-            connection: limit("connection-rate", "connection-rate-file", Scope::Connection)?,
-            server: limit("rate", "rate-file", Scope::Server)?,
-            burst: params.duration("burstiness")?.unwrap_or(2 * SECOND),
+            connection: limit(settings.connection_rate, settings.connection_rate_file, Scope::Connection),
+            server: limit(settings.rate, settings.rate_file, Scope::Server),
+            burst: settings.burstiness.as_nanos() as u64,
         })
     }
 }
@@ -153,6 +160,7 @@ rbdkit_filter_sdk::export!(Rate: reads, writes);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
 
     #[test]
     fn rates_in_a_file_have_the_same_form_as_on_the_command_line() {
@@ -162,5 +170,37 @@ mod tests {
         for text in ["", "M", "1.5", "1MB", "-1", "99999999999999999999", "18446744073709551615k"] {
             assert_eq!(parse_rate(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_client_that_exceeds_its_limit_waits() {
+        // 8 MiBit a second are 1 MiB a second.
+        let host = Host::new(Disk::zeroes(4 << 20)).serve::<Rate>(&["rate=8M", "burstiness=1"]).unwrap();
+        let client = host.connect().unwrap();
+        for _ in 0..4 {
+            client.pread(0, 1 << 20).unwrap();
+        }
+        assert_eq!(host.time(), 3 * SECOND);
+        // Writes have a bucket of their own.
+        client.pwrite(0, &[0; 1 << 20], CommandFlags::empty()).unwrap();
+        assert_eq!(host.time(), 3 * SECOND);
+    }
+
+    #[test]
+    fn a_file_replaces_the_limit_while_the_server_runs() {
+        let host = Host::new(Disk::zeroes(1 << 20)).file("/rate", b"8M\n");
+        let host = host.serve::<Rate>(&["rate-file=/rate", "burstiness=0"]).unwrap();
+        let client = host.connect().unwrap();
+        client.pread(0, 1 << 20).unwrap();
+        assert_eq!(host.time(), SECOND);
+        host.set_file("/rate", Some(b"slow"));
+        client.pread(0, 1 << 20).unwrap();
+        assert_eq!(host.time(), 2 * SECOND);
+        let warning = "warning: rate-file: this is not a rate: write a number, followed by k, M or G if needed";
+        assert_eq!(host.take_log(), [warning]);
+        host.set_file("/rate", Some(b"0"));
+        host.pass_time(SECOND);
+        client.pread(0, 1 << 20).unwrap();
+        assert_eq!(host.time(), 3 * SECOND);
     }
 }

@@ -18,6 +18,8 @@ const DISABLED: u64 = u64::MAX;
 pub struct Readahead;
 
 impl Filter for Readahead {
+    type Params = ();
+
     fn describe() -> Description {
         Description::new("readahead", env!("CARGO_PKG_VERSION"), "prefetches what a client reads next")
             .help("The plugin or a filter after this one must be able to cache: use --filter=readahead --filter=cache.")
@@ -25,7 +27,7 @@ impl Filter for Readahead {
             .transparent()
     }
 
-    fn configure(_params: &Params) -> Result<Self, String> {
+    fn configure(_: ()) -> Result<Self, String> {
         Ok(Readahead)
     }
 }
@@ -34,7 +36,7 @@ impl Features for Readahead {
     fn can(&self, below: Capabilities) -> Result<Capabilities, Errno> {
         // Emulated caching reads the data and drops it, so everything would be fetched twice.
         if below.cache != Support::Native {
-            log::warn("nothing below can cache, so nothing is prefetched: add --filter=cache after --filter=readahead");
+            warn!("nothing below can cache, so nothing is prefetched: add --filter=cache after --filter=readahead");
         }
         Ok(below)
     }
@@ -89,3 +91,30 @@ impl Reads for Readahead {
 }
 
 rbdkit_filter_sdk::export!(Readahead: features, reads);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    #[test]
+    fn sequential_reads_are_followed_by_prefetches_of_what_comes_next() {
+        let host = Host::new(Disk::zeroes(8 << 20)).serve::<Readahead>(&[]).unwrap();
+        let client = host.connect().unwrap();
+        for n in 0..4 {
+            client.pread(n * 65536, 65536).unwrap();
+        }
+        let calls = host.take_calls();
+        assert!(calls.iter().any(|call| call.starts_with("prefetch ")), "{calls:?}");
+    }
+
+    #[test]
+    fn nothing_is_prefetched_if_nothing_below_can_cache() {
+        let disk = Disk::zeroes(8 << 20).can(|can| can.cache = Support::None);
+        let host = Host::new(disk).serve::<Readahead>(&[]).unwrap();
+        let client = host.connect().unwrap();
+        (0..4).for_each(|n| drop(client.pread(n * 65536, 65536).unwrap()));
+        assert!(host.take_calls().iter().all(|call| !call.starts_with("prefetch ")));
+        assert!(host.take_log()[0].starts_with("warning: nothing below can cache"));
+    }
+}

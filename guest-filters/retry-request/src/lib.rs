@@ -2,66 +2,69 @@
 
 mod repeat;
 
+use std::time::Duration;
+
 use rbdkit_filter_sdk::prelude::*;
 use repeat::repeat;
 
-/// The filter.
-pub struct RetryRequest {
-    retries: u64,
-    /// Nanoseconds.
-    delay: u64,
-    open: bool,
+params! {
+    /// The parameters.
+    pub struct Settings {
+        /// How many times a request is repeated before it fails.
+        #[param(check = within_maximum)]
+        retry_request_retries: u64 = 2,
+        /// Time to wait before each repetition.
+        retry_request_delay: Duration = Duration::from_secs(2),
+        /// Also repeat opening the layer below.
+        retry_request_open: bool = true,
+    }
 }
 
 /// The most repetitions, as in nbdkit.
 const MAX_RETRIES: u64 = 1000;
 
+fn within_maximum(retries: &u64) -> Result<(), String> {
+    if *retries <= MAX_RETRIES { Ok(()) } else { Err(format!("must be at most {MAX_RETRIES}")) }
+}
+
+/// The filter.
+pub struct RetryRequest {
+    settings: Settings,
+}
+
 impl RetryRequest {
     /// Repeats whatever failed, whatever the error: next answers ESHUTDOWN, EROFS or ENOTSUP also
     /// while it is restarted or replaced.
     fn serve<T>(&self, operation: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
-        repeat(self.retries, operation, |error| {
+        repeat(self.settings.retry_request_retries, operation, |error| {
             // Then nobody reads the answer, and it may be the cause.
             if request::cancelled() {
                 return false;
             }
-            log::warn(&format!("a request failed ({})", error.name()));
-            server::sleep(self.delay).is_ok()
+            warn!("a request failed ({})", error.name());
+            server::sleep(self.settings.retry_request_delay.as_nanos() as u64).is_ok()
         })
     }
 }
 
 impl Filter for RetryRequest {
+    type Params = Settings;
+
     fn describe() -> Description {
         Description::new("retry-request", env!("CARGO_PKG_VERSION"), "repeats a request that fails")
             .help("The layer below stays open; the filter retry reopens it.")
             .thread_model(ThreadModel::Parallel)
             .transparent()
-            .param(
-                Param::int("retry-request-retries")
-                    .default("2")
-                    .help("How many times a request is repeated before it fails."),
-            )
-            .param(Param::duration("retry-request-delay").default("2").help("Time to wait before each repetition."))
-            .param(Param::bool("retry-request-open").default("true").help("Also repeat opening the layer below."))
     }
 
-    fn configure(params: &Params) -> Result<Self, String> {
-        let retries = params.int("retry-request-retries")?.unwrap_or(2);
-        if retries > MAX_RETRIES {
-            return Err(format!("retry-request-retries={retries}: must be at most {MAX_RETRIES}"));
-        }
-        Ok(RetryRequest {
-            retries,
-            delay: params.duration("retry-request-delay")?.unwrap_or(2_000_000_000),
-            open: params.bool("retry-request-open")?.unwrap_or(true),
-        })
+    fn configure(settings: Settings) -> Result<Self, String> {
+        Ok(RetryRequest { settings })
     }
 }
 
 impl Connection for RetryRequest {
     fn open(&self, readonly: bool, exportname: &str, _is_tls: bool, _replayed: bool) -> Result<u64, Errno> {
-        match self.open {
+        match self.settings.retry_request_open {
             true => self.serve(|| next_open::open(readonly, exportname))?,
             false => next_open::open(readonly, exportname)?,
         }
@@ -121,3 +124,28 @@ impl Caching for RetryRequest {
 rbdkit_filter_sdk::export!(
     RetryRequest: connection, reads, writes, flushes, trims, zeroes, mapping, caching
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    #[test]
+    fn a_request_is_repeated_as_often_as_the_user_wants() {
+        let words = ["retry-request-retries=2", "retry-request-delay=1ms"];
+        let host = Host::new(Disk::pattern(512)).serve::<RetryRequest>(&words).unwrap();
+        let client = host.connect().unwrap();
+        for (faults, expected) in [(2, Ok(())), (3, Err(Errno::Enomem))] {
+            (0..faults).for_each(|_| host.fail_next("flush", Errno::Enomem));
+            assert_eq!(client.flush(), expected);
+        }
+        assert_eq!(host.time(), 4_000_000);
+    }
+
+    #[test]
+    fn more_repetitions_than_nbdkit_allows_are_refused() {
+        let refused = Host::new(Disk::pattern(512)).serve::<RetryRequest>(&["retry-request-retries=1001"]).err();
+        let line = "retry-request: retry-request-retries=1001: must be at most 1000";
+        assert_eq!(refused.as_deref(), Some(line));
+    }
+}

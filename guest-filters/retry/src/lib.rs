@@ -6,8 +6,24 @@
 
 mod policy;
 
+use std::time::Duration;
+
 use policy::{Failure, RetryPolicy};
 use rbdkit_filter_sdk::prelude::*;
+
+params! {
+    /// The parameters.
+    pub struct Settings {
+        /// How many times a request is repeated before it fails.
+        retries: u64 = 5,
+        /// Time to wait before the first repetition.
+        retry_delay: Duration = Duration::from_secs(2),
+        /// Double the wait after each repetition.
+        retry_exponential: bool = true,
+        /// Reopen the layer below read-only, for the rest of the connection.
+        retry_readonly: bool = false,
+    }
+}
 
 /// The filter.
 pub struct Retry {
@@ -40,7 +56,7 @@ impl Retry {
                     Ok(())
                 }
                 Err(error) => {
-                    log::warn(&format!("reopening the layer below failed ({})", error.name()));
+                    warn!("reopening the layer below failed ({})", error.name());
                     Err(error)
                 }
             }
@@ -71,33 +87,27 @@ fn failed(what: &str, error: Errno) -> Failure<Errno> {
     if request::cancelled() {
         return Failure::Permanent(error);
     }
-    log::warn(&format!("{what} failed ({})", error.name()));
+    warn!("{what} failed ({})", error.name());
     Failure::Retryable(error)
 }
 
 impl Filter for Retry {
+    type Params = Settings;
+
     fn describe() -> Description {
         Description::new("retry", env!("CARGO_PKG_VERSION"), "reopens the layer below when a request fails")
             .help("By default a request is repeated 5 times, after 2, 4, 8, 16 and 32 seconds.")
             .thread_model(ThreadModel::Parallel)
             .transparent()
-            .param(Param::int("retries").default("5").help("How many times a request is repeated before it fails."))
-            .param(Param::duration("retry-delay").default("2").help("Time to wait before the first repetition."))
-            .param(Param::bool("retry-exponential").default("true").help("Double the wait after each repetition."))
-            .param(
-                Param::bool("retry-readonly")
-                    .default("false")
-                    .help("Reopen the layer below read-only, for the rest of the connection."),
-            )
     }
 
-    fn configure(params: &Params) -> Result<Self, String> {
+    fn configure(settings: Settings) -> Result<Self, String> {
         let policy = RetryPolicy {
-            retries: params.int("retries")?.unwrap_or(5),
-            delay: params.duration("retry-delay")?.unwrap_or(2_000_000_000),
-            exponential: params.bool("retry-exponential")?.unwrap_or(true),
+            retries: settings.retries,
+            delay: settings.retry_delay.as_nanos() as u64,
+            exponential: settings.retry_exponential,
         };
-        Ok(Retry { policy, readonly: params.bool("retry-readonly")?.unwrap_or(false) })
+        Ok(Retry { policy, readonly: settings.retry_readonly })
     }
 }
 
@@ -163,3 +173,25 @@ impl Caching for Retry {
 }
 
 rbdkit_filter_sdk::export!(Retry: connection, reads, writes, flushes, trims, zeroes, mapping, caching);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    #[test]
+    fn a_request_that_fails_is_repeated_after_reopening() {
+        let words = ["retry-delay=1ms", "retry-readonly=yes"];
+        let host = Host::new(Disk::pattern(512)).serve::<Retry>(&words).unwrap();
+        let client = host.connect().unwrap();
+        host.take_calls();
+        host.fail_next("pread", Errno::Eio);
+        host.fail_next("open", Errno::Enoent);
+        assert_eq!(client.pread(3, 2).unwrap(), host.disk()[3..5]);
+        let calls = ["pread 3 2", "sleep 1000000", "open", "sleep 2000000", "open", "pread 3 2"];
+        assert_eq!(host.take_calls(), calls);
+        let log = ["warning: a request failed (eio)", "warning: reopening the layer below failed (enoent)"];
+        assert_eq!(host.take_log(), log);
+        assert_eq!(client.pwrite(0, b"x", CommandFlags::empty()), Err(Errno::Erofs));
+    }
+}

@@ -16,6 +16,28 @@ const POSITION: Slot = Slot { scope: Scope::Exportname, index: 0 };
 /// The slot that counts the connections to the export.
 const CONNECTIONS: u32 = 1;
 
+params! {
+    /// The parameters.
+    pub struct Settings {
+        /// Skip forward to where clients read.
+        scan_ahead: bool = true,
+        /// Continue where the scan stopped when clients come back.
+        scan_clock: bool = true,
+        /// Start again at the end of the disk.
+        scan_forever: bool = false,
+        /// Bytes of one prefetch: a power of two from 512 to 32M.
+        #[param(check = step_size)]
+        scan_size: Size = Size(2 << 20),
+    }
+}
+
+fn step_size(size: &Size) -> Result<(), String> {
+    match size.0.is_power_of_two() && (512..=32 << 20).contains(&size.0) {
+        true => Ok(()),
+        false => Err("not a power of two from 512 to 32M".into()),
+    }
+}
+
 /// The filter.
 pub struct Scan {
     plan: ScanPlan,
@@ -46,35 +68,19 @@ impl Scan {
 }
 
 impl Filter for Scan {
+    type Params = Settings;
+
     fn describe() -> Description {
         Description::new("scan", env!("CARGO_PKG_VERSION"), "prefetches the whole disk while clients are connected")
             .help("The plugin or a filter after this one must be able to cache: use --filter=scan --filter=cache.")
             .thread_model(ThreadModel::Parallel)
             .transparent()
             .state_version(1)
-            .param(Param::bool("scan-ahead").default("true").help("Skip forward to where clients read."))
-            .param(
-                Param::bool("scan-clock")
-                    .default("true")
-                    .help("Continue where the scan stopped when clients come back."),
-            )
-            .param(Param::bool("scan-forever").default("false").help("Start again at the end of the disk."))
-            .param(
-                Param::size("scan-size").default("2M").help("Bytes of one prefetch: a power of two from 512 to 32M."),
-            )
     }
 
-    fn configure(params: &Params) -> Result<Self, String> {
-        let step = params.size("scan-size")?.unwrap_or(2 << 20);
-        if !step.is_power_of_two() || !(512..=32 << 20).contains(&step) {
-            return Err(format!("scan-size={step}: not a power of two from 512 to 32M"));
-        }
-        let plan = ScanPlan {
-            step,
-            ahead: params.bool("scan-ahead")?.unwrap_or(true),
-            forever: params.bool("scan-forever")?.unwrap_or(false),
-        };
-        Ok(Scan { plan, resume: params.bool("scan-clock")?.unwrap_or(true) })
+    fn configure(settings: Settings) -> Result<Self, String> {
+        let plan = ScanPlan { step: settings.scan_size.0, ahead: settings.scan_ahead, forever: settings.scan_forever };
+        Ok(Scan { plan, resume: settings.scan_clock })
     }
 }
 
@@ -84,7 +90,7 @@ impl Connection for Scan {
         next_open::open(readonly, exportname)?;
         let can_cache = next::can()?.cache == Support::Native;
         if !can_cache && !replayed {
-            log::warn("nothing below can cache, so nothing is prefetched: add --filter=cache after --filter=scan");
+            warn!("nothing below can cache, so nothing is prefetched: add --filter=cache after --filter=scan");
         }
         Ok(can_cache.into())
     }
@@ -122,3 +128,21 @@ impl Background for Scan {
 }
 
 rbdkit_filter_sdk::export!(Scan: connection, reads, background);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    #[test]
+    fn connections_share_one_scan_which_goes_on_when_clients_come_back() {
+        let host = Host::new(Disk::zeroes(8192)).serve::<Scan>(&["scan-size=1k"]).unwrap();
+        let (one, two) = (host.connect().unwrap(), host.connect().unwrap());
+        assert_eq!((one.next_range(), two.next_range()), (Some((0, 1024)), Some((1024, 1024))));
+        one.pread(4096, 100).unwrap();
+        assert_eq!(two.next_range(), Some((4196, 924)));
+        drop((one, two));
+        // It may repeat what was in progress, but nothing from before a client moved it.
+        assert_eq!(host.connect().unwrap().next_range(), Some((4196, 924)));
+    }
+}

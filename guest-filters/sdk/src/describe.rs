@@ -5,7 +5,8 @@ use types::{Recovery, ThreadModel, Unexported};
 
 /// What [`Filter::describe`](crate::Filter::describe) returns.
 ///
-/// By default a filter is parallel, opaque and stateless, and has no parameters.
+/// By default a filter is parallel, opaque and stateless. Its parameters come from
+/// [`Filter::Params`](crate::Filter::Params).
 #[derive(Clone, Debug)]
 pub struct Description(types::Description);
 
@@ -57,20 +58,15 @@ impl Description {
         self
     }
 
-    /// Adds a parameter.
-    pub fn param(mut self, param: Param) -> Self {
-        self.0.params.push(param.0);
-        self
-    }
-
     #[doc(hidden)]
-    pub fn into_contract(self) -> types::Description {
+    pub fn into_contract(mut self, params: Vec<Param>) -> types::Description {
+        self.0.params = params.into_iter().map(|param| param.0).collect();
         self.0
     }
 }
 
-/// A parameter, `name=value` on the command line. The host parses and checks the value according to
-/// its kind.
+/// The declaration of a parameter, `name=value` on the command line. The host parses and checks the
+/// value according to its kind. [`params!`](crate::params!) makes it.
 #[derive(Clone, Debug)]
 pub struct Param(types::Param);
 
@@ -87,6 +83,27 @@ impl Param {
             pass_on: false,
             help: String::new(),
         })
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The kind, as the contract calls it.
+    pub fn kind(&self) -> &str {
+        &self.0.kind
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn contract(&self) -> &types::Param {
+        &self.0
+    }
+
+    /// The same parameter under another name.
+    pub(crate) fn rename(mut self, name: &str) -> Self {
+        self.0.name = name.into();
+        self
     }
 
     /// Any text.
@@ -172,6 +189,12 @@ impl Param {
     /// The parameter must be given.
     pub fn required(mut self) -> Self {
         self.0.required = true;
+        self
+    }
+
+    /// The parameter need not be given.
+    pub(crate) fn optional(mut self) -> Self {
+        self.0.required = false;
         self
     }
 

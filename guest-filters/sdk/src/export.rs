@@ -8,14 +8,51 @@ pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| log::error(&panic.to_string())));
 }
 
+/// Whether `export!` names an interface.
+#[doc(hidden)]
+pub const fn names(named: &[&str], interface: &str) -> bool {
+    let mut n = 0;
+    while n < named.len() {
+        if same(named[n].as_bytes(), interface.as_bytes()) {
+            return true;
+        }
+        n += 1;
+    }
+    false
+}
+
+/// `==` cannot be used in a constant.
+const fn same(a: &[u8], b: &[u8]) -> bool {
+    let mut n = 0;
+    while n < a.len() && n < b.len() && a[n] == b[n] {
+        n += 1;
+    }
+    n == a.len() && n == b.len()
+}
+
 /// Exports a filter: `export!(MyFilter: reads, writes)` names the interfaces that it implements, as
 /// the contract calls them.
 ///
-/// On other targets than WebAssembly the macro expands to nothing, so that native tests can build
-/// the filter's crate.
+/// What is written is what runs. The crate does not compile, on any target, if a trait is
+/// implemented and its interface is not named, or the other way round. `cargo check` shows it.
+///
+/// On other targets than WebAssembly the macro exports nothing. There it lets the simulated host of
+/// [`testing`](crate::testing) call the filter.
 #[macro_export]
 macro_rules! export {
     ($filter:ident $(: $($group:ident),* $(,)?)?) => {
+        const _: () = {
+            const NAMED: &[&str] = &[$($(stringify!($group)),*)?];
+            $crate::__assert_exported!($filter, NAMED);
+        };
+        $($($crate::__assert_interface!($group);)*)?
+
+        #[cfg(not(target_arch = "wasm32"))]
+        impl $crate::testing::Exported for $filter {
+            const INTERFACES: &'static [&'static str] = &[$($(stringify!($group)),*)?];
+            $($($crate::__testing_group!($group);)*)?
+        }
+
         #[cfg(target_arch = "wasm32")]
         #[allow(missing_docs)]
         #[allow(unsafe_code, reason = "wit-bindgen makes the exported symbols, which the lint on unsafe code is about")]
@@ -38,15 +75,18 @@ macro_rules! export {
                 }
             }
 
+            type Params = <Filter as $crate::Filter>::Params;
+
             impl $crate::bindings::host::exports::rbdkit::filter::filter::Guest for Exports {
                 fn describe() -> $crate::bindings::host::rbdkit::filter::types::Description {
                     $crate::report_panics();
-                    <Filter as $crate::Filter>::describe().into_contract()
+                    let params = <Params as $crate::Parameters>::declare();
+                    <Filter as $crate::Filter>::describe().into_contract(params)
                 }
-                fn configure(params: Vec<(String, String)>) -> Result<(), String> {
+                fn configure(given: Vec<(String, String)>) -> Result<(), String> {
                     $crate::report_panics();
-                    let params = $crate::Params::from_host(params);
-                    let filter = <Filter as $crate::Filter>::configure(&params)?;
+                    let given = $crate::Params::from_host::<Params>(given);
+                    let filter = <Filter as $crate::Filter>::configure($crate::Parameters::read(&given)?)?;
                     // The host configures an instance once and never undoes it.
                     FILTER.set(Some(Box::leak(Box::new(filter))));
                     Ok(())
@@ -57,6 +97,168 @@ macro_rules! export {
             $($($crate::__export_group!($group);)*)?
         }
     };
+}
+
+/// Fails to compile for a word that is no interface.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __assert_interface {
+    (threading) => {};
+    (lifecycle) => {};
+    (admission) => {};
+    (names) => {};
+    (connection) => {};
+    (info) => {};
+    (features) => {};
+    (reads) => {};
+    (writes) => {};
+    (flushes) => {};
+    (trims) => {};
+    (zeroes) => {};
+    (mapping) => {};
+    (caching) => {};
+    (background) => {};
+    ($other:ident) => {
+        ::std::compile_error!(::std::concat!(
+            "the contract has no interface `",
+            stringify!($other),
+            "`: export! takes threading, lifecycle, admission, names, connection, info, features, reads, writes, ",
+            "flushes, trims, zeroes, mapping, caching, background"
+        ));
+    };
+}
+
+/// Fails to compile if the filter implements a trait whose interface is not named.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __assert_exported {
+    ($filter:ident, $named:ident) => {
+        $crate::__assert_exported! {
+            $filter, $named,
+            threading Threading "thread_model would never be called: the thread model of describe would count",
+            lifecycle Lifecycle "get_ready, after_fork and cleanup would never be called",
+            admission Admission "preconnect would never be called: the layers below would decide who may connect",
+            names Names "list_exports and default_export would never be called: the exports of the layer below would \
+                count",
+            connection Connection "open, prepare, finalize and close would never be called: the host would open the \
+                layer below itself",
+            info Info "get_size, block_size and export_description would never be called: those of the layer below \
+                would count",
+            features Features "can would never be called: the host would decide what the layer can do",
+            reads Reads "pread would never be called: reads would pass by a transparent filter, and an opaque one \
+                would not load",
+            writes Writes "pwrite would never be called: writes would pass by a transparent filter, and an opaque one \
+                would make the disk read-only",
+            flushes Flushes "flush would never be called: flushes would pass by the filter",
+            trims Trims "trim would never be called: trims would pass by a transparent filter, and an opaque one would \
+                offer none",
+            zeroes Zeroes "zero would never be called: zeroes would pass by a transparent filter, and the host would \
+                make writes of them for an opaque one",
+            mapping Mapping "extents would never be called: they would pass by a transparent filter, and an opaque one \
+                would offer none",
+            caching Caching "cache would never be called: cache requests would pass by a transparent filter, and the \
+                host would make reads of them for an opaque one",
+            background Background "next_range would never be called: nothing would be prefetched in the background",
+        }
+    };
+    ($filter:ident, $named:ident, $($interface:ident $ability:ident $consequence:literal,)*) => {
+        $(const _: () = {
+            // For a type that implements the trait the inherent constant hides that of `Absent`.
+            struct Probe<T>(::std::marker::PhantomData<T>);
+            #[allow(dead_code)]
+            trait Absent {
+                const IMPLEMENTED: bool = false;
+            }
+            impl<T> Absent for Probe<T> {}
+            #[allow(dead_code)]
+            impl<T: $crate::$ability> Probe<T> {
+                const IMPLEMENTED: bool = true;
+            }
+            if <Probe<$filter>>::IMPLEMENTED && !$crate::__names($named, stringify!($interface)) {
+                panic!(concat!(
+                    "`", stringify!($filter), "` implements `", stringify!($ability), "`, and export! does not name `",
+                    stringify!($interface), "`: ", $consequence,
+                ));
+            }
+        };)*
+    };
+}
+
+/// What the simulated host of `testing` calls for one interface.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __testing_group {
+    (threading) => { $crate::__testing_group!(Threading thread_model() -> $crate::ThreadModel); };
+    (lifecycle) => {
+        $crate::__testing_group!(Lifecycle get_ready() -> Result<(), String>);
+        $crate::__testing_group!(Lifecycle after_fork() -> Result<(), String>);
+        $crate::__testing_group!(Lifecycle cleanup() -> ());
+    };
+    (admission) => { $crate::__testing_group!(Admission preconnect(readonly: bool) -> Result<(), $crate::Errno>); };
+    (names) => {
+        $crate::__testing_group!(
+            Names list_exports(readonly: bool, is_tls: bool) -> Result<Vec<$crate::ExportEntry>, $crate::Errno>
+        );
+        $crate::__testing_group!(
+            Names default_export(readonly: bool, is_tls: bool) -> Result<String, $crate::Errno>
+        );
+    };
+    (connection) => {
+        $crate::__testing_group!(
+            Connection open(readonly: bool, exportname: &str, is_tls: bool, replayed: bool)
+                -> Result<u64, $crate::Errno>
+        );
+        $crate::__testing_group!(Connection prepare() -> Result<(), $crate::Errno>);
+        $crate::__testing_group!(Connection finalize() -> Result<(), $crate::Errno>);
+        $crate::__testing_group!(Connection close() -> ());
+    };
+    (info) => {
+        $crate::__testing_group!(Info get_size() -> Result<u64, $crate::Errno>);
+        $crate::__testing_group!(Info block_size() -> Result<$crate::BlockSizes, $crate::Errno>);
+        $crate::__testing_group!(Info export_description() -> Option<String>);
+    };
+    (features) => {
+        $crate::__testing_group!(
+            Features can(below: $crate::Capabilities) -> Result<$crate::Capabilities, $crate::Errno>
+        );
+    };
+    (reads) => {
+        $crate::__testing_group!(
+            Reads pread(offset: u64, length: u32, flags: $crate::CommandFlags) -> Result<(), $crate::Errno>
+        );
+    };
+    (writes) => {
+        $crate::__testing_group!(
+            Writes pwrite(offset: u64, length: u32, flags: $crate::CommandFlags) -> Result<(), $crate::Errno>
+        );
+    };
+    (flushes) => { $crate::__testing_group!(Flushes flush() -> Result<(), $crate::Errno>); };
+    (trims) => {
+        $crate::__testing_group!(
+            Trims trim(offset: u64, length: u64, flags: $crate::CommandFlags) -> Result<(), $crate::Errno>
+        );
+    };
+    (zeroes) => {
+        $crate::__testing_group!(
+            Zeroes zero(offset: u64, length: u64, flags: $crate::CommandFlags) -> Result<(), $crate::Errno>
+        );
+    };
+    (mapping) => {
+        $crate::__testing_group!(
+            Mapping extents(offset: u64, length: u64, flags: $crate::CommandFlags)
+                -> Result<Vec<$crate::Extent>, $crate::Errno>
+        );
+    };
+    (caching) => {
+        $crate::__testing_group!(Caching cache(offset: u64, length: u64) -> Result<(), $crate::Errno>);
+    };
+    (background) => { $crate::__testing_group!(Background next_range() -> Option<(u64, u64)>); };
+    ($ability:ident $operation:ident($($argument:ident: $type:ty),*) -> $answer:ty) => {
+        fn $operation(&self $(, $argument: $type)*) -> Option<$answer> {
+            Some(<Self as $crate::$ability>::$operation(self $(, $argument)*))
+        }
+    };
+    ($other:ident) => {};
 }
 
 #[doc(hidden)]
@@ -211,4 +413,5 @@ macro_rules! __export_group {
         }
         $crate::bindings::caching::export_caching!(Exports with_types_in $crate::bindings::caching);
     };
+    ($other:ident) => {};
 }

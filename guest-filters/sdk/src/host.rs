@@ -15,14 +15,10 @@ pub mod next_open {
     pub use super::imports::next_open::*;
 }
 
-/// Files and paths that the operator named in a parameter.
+/// Files and paths that the operator named in a parameter. [`params`](crate::params) has types for
+/// them.
 pub mod files {
     pub use super::imports::files::*;
-
-    /// [`holds`] for a parameter that is given at most once. False if the path cannot be checked.
-    pub fn holds_now(param: &str) -> bool {
-        holds(param, 0).unwrap_or(false)
-    }
 }
 
 /// Lines in the server's log, marked with the filter's name.
@@ -33,34 +29,7 @@ pub mod log {
 /// The data of the call being served.
 pub mod buffer {
     pub use super::imports::buffer::*;
-
-    /// The request's own buffer: a read fills it, and for a write it holds what the client wrote.
-    pub const PAYLOAD: u32 = 0;
-
-    /// A buffer that this call allocated. Dropping it frees it.
-    #[derive(Debug)]
-    pub struct Buffer(u32);
-
-    impl Buffer {
-        /// Allocates `length` bytes, which read as zero.
-        ///
-        /// # Errors
-        /// `Enomem` if the call has used up its allowance, `Einval` for 0 or more than 64 MiB.
-        pub fn new(length: u32) -> Result<Buffer, Errno> {
-            alloc(length).map(Buffer)
-        }
-
-        /// The number that the functions of this module take.
-        pub fn id(&self) -> u32 {
-            self.0
-        }
-    }
-
-    impl Drop for Buffer {
-        fn drop(&mut self) {
-            free(self.0);
-        }
-    }
+    pub use crate::bytes::{Buffer, Bytes, PAYLOAD, Payload};
 }
 
 /// Range locks. They end with the call, however it ends.

@@ -1,59 +1,123 @@
 //! The library for rbdkit filters that are written in Rust.
 //!
-//! A filter is a type, and implements the traits of the operations that it changes:
+//! A filter is a type, and implements the traits of the operations that it changes. This one XORs
+//! every byte with a key, in both directions:
 //!
 //! ```
 //! use rbdkit_filter_sdk::prelude::*;
 //!
-//! /// Answers every read with 0xff bytes below `limit`.
-//! pub struct Bright {
-//!     limit: u64,
+//! params! {
+//!     /// The filter's parameters.
+//!     pub struct Settings {
+//!         /// The key, 0 to 255.
+//!         key: u8 = 255,
+//!     }
 //! }
 //!
-//! impl Filter for Bright {
+//! /// The filter.
+//! pub struct Xor {
+//!     key: u8,
+//! }
+//!
+//! impl Filter for Xor {
+//!     type Params = Settings;
+//!
 //!     fn describe() -> Description {
-//!         Description::new("bright", env!("CARGO_PKG_VERSION"), "shows the start as 0xff")
+//!         Description::new("xor", env!("CARGO_PKG_VERSION"), "exclusive-or with a key")
+//!             .help("Changes every byte on its way in and out.")
 //!             .thread_model(ThreadModel::Parallel)
-//!             .param(Param::size("bright-limit").default("64k").help("Bytes to show as 0xff."))
+//!             .recovery(Recovery::Stateless)
 //!     }
 //!
-//!     fn configure(params: &Params) -> Result<Self, String> {
-//!         Ok(Bright { limit: params.size("bright-limit")?.unwrap_or(65536) })
+//!     fn configure(settings: Settings) -> Result<Self, String> {
+//!         Ok(Xor { key: settings.key })
 //!     }
 //! }
 //!
-//! impl Reads for Bright {
+//! impl Reads for Xor {
 //!     fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
 //!         next::pread(offset, length, PAYLOAD, 0)?;
-//!         let bright = self.limit.saturating_sub(offset).min(length.into()) as u32;
-//!         buffer::fill(PAYLOAD, 0, bright, 0xff);
+//!         Payload.xor(.., &[self.key], 0);
 //!         Ok(())
 //!     }
 //! }
 //!
-//! rbdkit_filter_sdk::export!(Bright: reads);
-//! # fn main() {}
+//! impl Writes for Xor {
+//!     fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno> {
+//!         Payload.xor(.., &[self.key], 0);
+//!         next::pwrite(offset, length, PAYLOAD, 0, flags)
+//!     }
+//! }
+//!
+//! rbdkit_filter_sdk::export!(Xor: reads, writes);
+//! # fn main() {
+//! # use rbdkit_filter_sdk::testing::{Disk, Host};
+//! # let host = Host::new(Disk::zeroes(16)).serve::<Xor>(&["key=32"]).unwrap();
+//! # let client = host.connect().unwrap();
+//! # client.pwrite(0, b"Hello", CommandFlags::empty()).unwrap();
+//! # assert_eq!(client.pread(0, 6).unwrap(), b"Hello ");
+//! # assert_eq!(host.disk()[..6], *b"hELLO\0");
+//! # let wrong = Host::new(Disk::zeroes(16)).serve::<Xor>(&["key=256"]).err();
+//! # assert_eq!(wrong.as_deref(), Some("xor: key=256: is not from 0 to 255"));
+//! # }
 //! ```
 //!
-//! Build it as a `cdylib` for `wasm32-unknown-unknown`, and make a component of the result.
-//! [`export!`] takes the names of the interfaces that the filter exports, as the contract calls
-//! them. For an interface that is not named the host acts without entering the filter (see
-//! [`Unexported`]).
+//! * **Parameters** are a struct: see [`params`].
+//! * **Data** stays in the host. [`Payload`](buffer::Payload) and [`Buffer`](buffer::Buffer) have
+//!   methods that work on it there. Their method [`modify`](buffer::Bytes::modify) takes it into
+//!   the guest, in pieces of 64 KiB.
+//! * **Exports**: [`export!`] takes the names of the interfaces that the filter exports, as the
+//!   contract calls them. A trait that is implemented and not named does not compile. For an
+//!   interface that is not named the host acts without entering the filter (see [`Unexported`]).
+//!   Without `writes` the example would make the disk read-only: the host does not pass writes
+//!   around a filter that may change data.
+//! * **The log**: [`error!`], [`warn!`], [`info!`] and [`debug!`] take the arguments of `format!`.
+//! * **Tests**: [`testing`] is a simulated host, in which `cargo test` runs the filter natively.
+//! * **Build** the crate as a `cdylib` with `rbdkit-filter build`, which compiles it for
+//!   `wasm32-unknown-unknown` and makes a component of it.
 //!
-//! The modules hold the functions of the contract, `wit/filter.wit`, which documents them. They act
-//! on the request that is being served. They can only be called in a component, not in native
-//! tests.
+//! The other modules hold the functions of the contract, `wit/filter.wit`, which documents them.
+//! They act on the request that is being served.
+//!
+//! # What the standard library does in a filter
+//!
+//! A filter has no operating system, only the host. Collections, strings, formatting, `Rc`,
+//! `RefCell`, `Mutex` and atomics work as everywhere. The rest does not:
+//!
+//! * `println!`, `eprintln!` and `dbg!` write nowhere, without an error. Use [`info!`] or
+//!   [`debug!`].
+//! * `panic!`, `unwrap` of a `None` and an index out of range write their message to the log. The
+//!   request fails with `Eio`, and the instance is dropped. `process::exit` and `process::abort` do
+//!   the same without a message. Return an [`Errno`] instead.
+//! * `Instant::now` and `SystemTime::now` panic. Use [`clock::monotonic`] and [`clock::realtime`].
+//! * `thread::sleep` panics. Use [`server::sleep`].
+//! * `thread::spawn` panics: an instance has one thread. The host runs many instances of a parallel
+//!   filter, and its own workers fetch what [`next::prefetch`] and [`Background`] ask for.
+//! * The functions of `fs`, `net` and `process::Command` return errors. The operator names files in
+//!   parameters, and [`files`] reads them.
+//! * `env::var` finds nothing, and `env::args` is empty. Use parameters.
+//! * Random numbers come from [`clock::random`]. A `HashMap` works, with numbers that are not
+//!   random.
+//!
+//! Memory that runs out fails the request in the same way, and the server's limit `memory` says how
+//! much there is.
 #![deny(missing_docs)]
 
 #[doc(hidden)]
 #[allow(missing_docs, clippy::all)]
 pub mod bindings;
+mod bytes;
 mod describe;
 mod export;
+mod log_macros;
 mod ops;
-mod params;
+#[allow(dead_code, reason = "the file is the server's, and a component needs only one function of it")]
+mod units;
 
 pub mod host;
+pub mod params;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod testing;
 
 pub use bindings::host::rbdkit::filter::types::{
     BlockSizes, Capabilities, CommandFlags, Errno, ExportEntry, Extent, ExtentType, Recovery, Scope, Support,
@@ -65,18 +129,23 @@ pub use ops::{
     Admission, Background, Caching, Connection, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, Reads,
     Threading, Trims, Writes, Zeroes,
 };
-pub use params::Params;
+pub use params::{Parameters, Params};
 
 #[doc(hidden)]
-pub use export::report_panics;
+pub use export::{names as __names, report_panics};
+#[doc(hidden)]
+pub use log_macros::write as __log;
 
 /// The names that most filters need, for one `use`.
 pub mod prelude {
-    pub use crate::host::buffer::PAYLOAD;
+    pub use crate::host::buffer::{Buffer, PAYLOAD, Payload};
+    pub use crate::params::{
+        AppendFile, BoolOrWatch, Choice, CurrentFile, Parameters, Params, Percent, Probability, ReadFile, Size, Watch,
+    };
     pub use crate::{
         Admission, Background, BlockSizes, Caching, Capabilities, CommandFlags, Connection, Description, Errno,
-        ExportEntry, Extent, ExtentType, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, Param, Params,
-        Reads, Recovery, Scope, Support, ThreadModel, Threading, Trims, Unexported, Writes, Zeroes, buffer, client,
-        clock, files, locks, log, maps, next, next_open, request, scratch, server, slots,
+        ExportEntry, Extent, ExtentType, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, Param, Reads,
+        Recovery, Scope, Support, ThreadModel, Threading, Trims, Unexported, Writes, Zeroes, buffer, client, clock,
+        debug, error, files, info, locks, log, maps, next, next_open, params, request, scratch, server, slots, warn,
     };
 }

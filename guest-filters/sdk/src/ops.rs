@@ -6,12 +6,16 @@ use crate::bindings::host::rbdkit::filter::types::{
 };
 use crate::describe::Description;
 use crate::host::{next, next_open};
-use crate::params::Params;
+use crate::params::Parameters;
 
 /// Every filter implements this. Each instance makes one value, which serves one call at a time.
 /// The thread model says what `self` may hold; use `Cell` and `RefCell` to change it.
 pub trait Filter: Sized + 'static {
-    /// Describes the filter. It must always return the same, and may call nothing but `log`.
+    /// The filter's parameters: a struct made by [`params!`](crate::params!), or `()`.
+    type Params: Parameters;
+
+    /// Describes the filter. It must always return the same, and may call nothing but `log`. The
+    /// SDK adds the parameters.
     fn describe() -> Description;
 
     /// Makes the filter from its parameters. It must have no side effects, and do the same each
@@ -19,16 +23,24 @@ pub trait Filter: Sized + 'static {
     ///
     /// # Errors
     /// One line for the user that names the parameter and says what values it takes.
-    fn configure(params: &Params) -> Result<Self, String>;
+    fn configure(params: Self::Params) -> Result<Self, String>;
 }
 
 /// `threading`: a thread model that depends on the parameters.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is exported with `threading` and does not implement the trait `Threading`",
+    note = "implement `Threading`, or remove `threading` from export!"
+)]
 pub trait Threading: Filter {
     /// The thread model. It replaces the one of the description.
     fn thread_model(&self) -> ThreadModel;
 }
 
 /// `lifecycle`: the life of the server. Each method is called once.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is exported with `lifecycle` and does not implement the trait `Lifecycle`",
+    note = "implement `Lifecycle`, or remove `lifecycle` from export!"
+)]
 pub trait Lifecycle: Filter {
     /// Called before the server listens. An error (one line for the user) ends the server.
     fn get_ready(&self) -> Result<(), String> {
@@ -43,12 +55,20 @@ pub trait Lifecycle: Filter {
 }
 
 /// `admission`: who may connect.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is exported with `admission` and does not implement the trait `Admission`",
+    note = "implement `Admission`, or remove `admission` from export!"
+)]
 pub trait Admission: Filter {
     /// Called when a client connects. An error drops the connection.
     fn preconnect(&self, readonly: bool) -> Result<(), Errno>;
 }
 
 /// `names`: which exports there are.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is exported with `names` and does not implement the trait `Names`",
+    note = "implement `Names`, or remove `names` from export!"
+)]
 pub trait Names: Filter {
     /// The list of exports.
     fn list_exports(&self, readonly: bool, _is_tls: bool) -> Result<Vec<ExportEntry>, Errno> {
@@ -61,6 +81,10 @@ pub trait Names: Filter {
 }
 
 /// `connection`: the life of a connection in this layer.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is exported with `connection` and does not implement the trait `Connection`",
+    note = "implement `Connection`, or remove `connection` from export!"
+)]
 pub trait Connection: Filter {
     /// Opens next and returns the handle, which `request::handle` returns from then on.
     fn open(&self, readonly: bool, exportname: &str, _is_tls: bool, _replayed: bool) -> Result<u64, Errno> {
@@ -80,6 +104,10 @@ pub trait Connection: Filter {
 }
 
 /// `info`: what the export is.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is exported with `info` and does not implement the trait `Info`",
+    note = "implement `Info`, or remove `info` from export!"
+)]
 pub trait Info: Filter {
     /// The size in bytes.
     fn get_size(&self) -> Result<u64, Errno> {
@@ -96,42 +124,70 @@ pub trait Info: Filter {
 }
 
 /// `features`: what the layer can do.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is exported with `features` and does not implement the trait `Features`",
+    note = "implement `Features`, or remove `features` from export!"
+)]
 pub trait Features: Filter {
     /// Returns what this layer can do. `below` is what next can do.
     fn can(&self, below: Capabilities) -> Result<Capabilities, Errno>;
 }
 
 /// `reads`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is exported with `reads` and does not implement the trait `Reads`",
+    note = "implement `Reads`, or remove `reads` from export!"
+)]
 pub trait Reads: Filter {
     /// Fills the payload with `length` bytes from `offset` on.
     fn pread(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno>;
 }
 
 /// `writes`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is exported with `writes` and does not implement the trait `Writes`",
+    note = "implement `Writes`, or remove `writes` from export!"
+)]
 pub trait Writes: Filter {
     /// Writes the payload, which has `length` bytes, to `offset`.
     fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno>;
 }
 
 /// `flushes`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is exported with `flushes` and does not implement the trait `Flushes`",
+    note = "implement `Flushes`, or remove `flushes` from export!"
+)]
 pub trait Flushes: Filter {
     /// Makes every write durable that was answered before the call.
     fn flush(&self) -> Result<(), Errno>;
 }
 
 /// `trims`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is exported with `trims` and does not implement the trait `Trims`",
+    note = "implement `Trims`, or remove `trims` from export!"
+)]
 pub trait Trims: Filter {
     /// Discards a range.
     fn trim(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno>;
 }
 
 /// `zeroes`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is exported with `zeroes` and does not implement the trait `Zeroes`",
+    note = "implement `Zeroes`, or remove `zeroes` from export!"
+)]
 pub trait Zeroes: Filter {
     /// Makes a range read as zero.
     fn zero(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno>;
 }
 
 /// `mapping`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is exported with `mapping` and does not implement the trait `Mapping`",
+    note = "implement `Mapping`, or remove `mapping` from export!"
+)]
 pub trait Mapping: Filter {
     /// The types of the bytes that a client would read now. Extents that `next::extents_forward`
     /// and `next::extents_forward_until` appended come before those that are returned. The last one
@@ -140,12 +196,20 @@ pub trait Mapping: Filter {
 }
 
 /// `caching`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is exported with `caching` and does not implement the trait `Caching`",
+    note = "implement `Caching`, or remove `caching` from export!"
+)]
 pub trait Caching: Filter {
     /// Caches a range, so that later reads are faster.
     fn cache(&self, offset: u64, length: u64) -> Result<(), Errno>;
 }
 
 /// `background`: ranges that the host caches when it has nothing else to do.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is exported with `background` and does not implement the trait `Background`",
+    note = "implement `Background`, or remove `background` from export!"
+)]
 pub trait Background: Filter {
     /// The offset and length of the next range, or `None` if there is nothing more to do.
     fn next_range(&self) -> Option<(u64, u64)>;

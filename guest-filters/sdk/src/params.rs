@@ -1,113 +1,105 @@
-//! The parameters that were given.
+//! The parameters of a filter as a struct.
+//!
+//! [`params!`](crate::params!) makes a struct whose fields are the parameters. From it come both
+//! the declaration, which the host checks values against and shows in the help text, and the
+//! reading of the values. So a name, a kind and a default stand in one place.
+//!
+//! ```
+//! use rbdkit_filter_sdk::prelude::*;
+//!
+//! params! {
+//!     /// The filter's parameters.
+//!     pub struct Settings {
+//!         /// The key, 0 to 255.
+//!         key: u8 = 255,
+//!         /// Bytes of a block: a power of two.
+//!         #[param(name = "xor-block-size", alias = "xor-block", check = power_of_two)]
+//!         block: Size = Size(64 << 10),
+//!         /// How long the part is. By default it reaches to the end.
+//!         range: Option<Size>,
+//!         /// How many times to try.
+//!         #[param(range = 1..=1000)]
+//!         tries: u32 = 5,
+//!         /// A name that the filter lets in. It may be given more than once.
+//!         name: Vec<String>,
+//!     }
+//! }
+//!
+//! fn power_of_two(size: &Size) -> Result<(), String> {
+//!     if size.0.is_power_of_two() { Ok(()) } else { Err("is not a power of two".into()) }
+//! }
+//!
+//! let given = [("key", "7"), ("name", "a"), ("name", "b")];
+//! let settings = Settings::read(&Params::new::<Settings>(&given)).unwrap();
+//! assert_eq!((settings.key, settings.block, settings.range), (7, Size(65536), None));
+//! assert_eq!((settings.tries, settings.name), (5, vec!["a".to_string(), "b".to_string()]));
+//! let wrong = Settings::read(&Params::new::<Settings>(&[("key", "256")])).err();
+//! assert_eq!(wrong.as_deref(), Some("key=256: is not from 0 to 255"));
+//! ```
+//!
+//! * **The name** is the field's, with `-` for `_`. `#[param(name = "...")]` gives another, and
+//!   `alias = "..."` one more key with the same meaning.
+//! * **The help text** is the doc comment.
+//! * **The kind** is the field's type: [`Value`] lists the types.
+//! * **How often**: a field with a default may be left out, and so may an `Option`. A `Vec` takes
+//!   the parameter any number of times. A field of any other type is required.
+//! * **Limits**: an integer type is one. `range = a..=b` sets a narrower one, and
+//!   `check = function` calls a function with the value. The host cannot know these limits; they
+//!   are checked before `configure` is called.
+//! * `pass_on` lets the layers below have the parameter as well.
 
-use std::str::FromStr;
+mod field;
+mod given;
+mod value;
 
-/// The parameters that were given on the command line. The host has checked them, put them into
-/// canonical form, and replaced each alias by the parameter's own name.
-///
-/// The methods that read a value return `None` for a parameter that was not given, and the last
-/// value of one that was given more than once.
-#[derive(Clone, Debug, Default)]
-pub struct Params(Vec<(String, String)>);
+pub use field::{Field, Setting};
+pub use given::{Parameters, Params};
+pub use value::{
+    AppendFile, BoolOrWatch, Choice, CurrentFile, Percent, Probability, ReadFile, Shown, Size, Value, Watch,
+};
 
-impl Params {
-    /// For tests: parameters as the host would pass them.
-    pub fn new(given: &[(&str, &str)]) -> Params {
-        Params(given.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect())
-    }
-
-    #[doc(hidden)]
-    pub fn from_host(given: Vec<(String, String)>) -> Params {
-        Params(given)
-    }
-
-    /// All names and values, in the order of the command line.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
-    }
-
-    /// Whether the parameter was given. For a path this is all that a filter can know.
-    pub fn given(&self, name: &str) -> bool {
-        self.text(name).is_some()
-    }
-
-    /// The text in canonical form.
-    pub fn text(&self, name: &str) -> Option<&str> {
-        self.iter().filter(|(given, _)| *given == name).last().map(|(_, value)| value)
-    }
-
-    /// A boolean.
-    ///
-    /// # Errors
-    /// This and the other typed methods fail if the parameter was declared with another kind.
-    pub fn bool(&self, name: &str) -> Result<Option<bool>, String> {
-        self.parsed(name)
-    }
-
-    /// A whole number.
-    pub fn int(&self, name: &str) -> Result<Option<u64>, String> {
-        self.parsed(name)
-    }
-
-    /// A size in bytes.
-    pub fn size(&self, name: &str) -> Result<Option<u64>, String> {
-        self.parsed(name)
-    }
-
-    /// A duration in nanoseconds.
-    pub fn duration(&self, name: &str) -> Result<Option<u64>, String> {
-        self.parsed(name)
-    }
-
-    /// A percentage, 0 to 100.
-    pub fn percent(&self, name: &str) -> Result<Option<u8>, String> {
-        self.parsed(name)
-    }
-
-    /// A probability in parts of 10^9.
-    pub fn probability(&self, name: &str) -> Result<Option<u32>, String> {
-        self.parsed(name)
-    }
-
-    /// The value of a `bool-or-watch`. `Ok(Some(..))` never changes; it is `default` if the
-    /// parameter was not given. `Ok(None)` means that the user named a path: ask
-    /// [`files::holds`](crate::files::holds) each time.
-    pub fn bool_or_watch(&self, name: &str, default: bool) -> Result<Option<bool>, String> {
-        match self.text(name) {
-            None => Ok(Some(default)),
-            Some("watch") => Ok(None),
-            Some(_) => self.bool(name),
+/// Makes a struct of parameters, and implements [`Parameters`] for it. The module
+/// [`params`](crate::params) has an example.
+#[macro_export]
+macro_rules! params {
+    (
+        $(#[$attribute:meta])*
+        $visible:vis struct $name:ident {
+            $(
+                $(#[doc = $help:literal])*
+                $(#[param($($option:ident $(= $setting:expr)?),* $(,)?)])?
+                $field_visible:vis $field:ident : $type:ty $(= $default:expr)?
+            ),* $(,)?
         }
-    }
-
-    fn parsed<T: FromStr>(&self, name: &str) -> Result<Option<T>, String> {
-        match self.text(name) {
-            None => Ok(None),
-            Some(text) => match text.parse() {
-                Ok(value) => Ok(Some(value)),
-                Err(_) => Err(format!("{name}={text}: the value is not of the declared kind")),
-            },
+    ) => {
+        $(#[$attribute])*
+        $visible struct $name {
+            $(
+                $(#[doc = $help])*
+                $field_visible $field: $type,
+            )*
         }
-    }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+        const _: () = {
+            fn fields() -> ($($crate::params::Field<$type>,)*) {
+                ($(
+                    $crate::params::Field::<$type>::new(stringify!($field), &[$($help),*])
+                        $($(.$option($($setting)?))*)?
+                        $(.default($default))?,
+                )*)
+            }
 
-    #[test]
-    fn the_last_value_counts_and_a_parameter_that_was_not_given_is_none() {
-        let params = Params::new(&[("size", "1"), ("size", "2"), ("flag", "true")]);
-        assert_eq!(params.size("size"), Ok(Some(2)));
-        assert_eq!(params.bool("flag"), Ok(Some(true)));
-        assert_eq!(params.size("other"), Ok(None));
-        assert!(params.size("flag").is_err());
-    }
+            impl $crate::params::Parameters for $name {
+                fn declare() -> ::std::vec::Vec<$crate::Param> {
+                    let ($($field,)*) = fields();
+                    ::std::vec![$($field.declare()),*]
+                }
 
-    #[test]
-    fn a_watched_path_has_to_be_asked_for() {
-        assert_eq!(Params::new(&[]).bool_or_watch("on", false), Ok(Some(false)));
-        assert_eq!(Params::new(&[("on", "true")]).bool_or_watch("on", false), Ok(Some(true)));
-        assert_eq!(Params::new(&[("on", "watch")]).bool_or_watch("on", false), Ok(None));
-    }
+                fn read(given: &$crate::Params) -> ::std::result::Result<Self, ::std::string::String> {
+                    let ($($field,)*) = fields();
+                    ::std::result::Result::Ok($name { $($field: $field.read(given)?),* })
+                }
+            }
+        };
+    };
 }

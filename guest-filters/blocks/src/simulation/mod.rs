@@ -5,6 +5,11 @@
 //! random numbers repeats a run. Long transfers are done in pieces, with other clients in between.
 //! Next fails, scratch fills up, and requests trap, as often as the settings say.
 //!
+//! The SDK's `testing` is another simulated host. It serves one request after another, so that a
+//! test sees what a filter's exports do. This one exists because requests interleave here at every
+//! step. A thread stops in the middle of a request for that, and the algorithms run on the trait
+//! `Host`, without the exports.
+//!
 //! A model knows which values each byte may have when a client reads it (see `model.rs`).
 #![allow(missing_docs)] // Only tests use this, and the names say it.
 

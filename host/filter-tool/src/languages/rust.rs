@@ -21,10 +21,12 @@ fn files() -> Vec<(String, String)> {
         ("src/lib.rs", template!("rust/lib.rs")),
         (".gitignore", template!("rust/gitignore")),
         ("wit/filter.wit", CONTRACT),
+        ("test.sh", template!("rust/test.sh")),
     ];
     let own = own.map(|(path, text)| (path.to_owned(), text.to_owned()));
     let sdk = SDK.iter().map(|(path, text)| (format!("sdk/{path}"), (*text).to_owned()));
-    own.into_iter().chain(common_files()).chain(sdk).collect()
+    // Its own test.sh comes last, and stays.
+    common_files().into_iter().chain(own).chain(sdk).collect()
 }
 
 /// Debian's compiler, whose standard library for the target is built from source.

@@ -1,0 +1,196 @@
+//! The simulated server: how it is set up, and what a test sees of it.
+
+use std::cell::{Cell, Ref, RefCell};
+use std::rc::Rc;
+
+use crate::params::{Parameters, Params};
+use crate::{Errno, ThreadModel, Unexported};
+
+use super::call::{Call, ConnectionState, Phase};
+use super::disk::Disk;
+use super::exported::Exported;
+use super::offers::Nature;
+use super::parameters::{self, Assigned};
+use super::world::{OPERATIONS, World};
+
+/// A simulated server before it serves.
+pub struct Host {
+    world: World,
+}
+
+impl Host {
+    /// A server whose plugin is this disk.
+    pub fn new(disk: Disk) -> Host {
+        Host { world: World::new(disk) }
+    }
+
+    /// A file that a parameter may name: its path, and what it contains. No other file exists.
+    pub fn file(mut self, path: &str, bytes: &[u8]) -> Host {
+        self.world.files.insert(path.into(), bytes.to_vec());
+        self
+    }
+
+    /// How many bytes each scratch file may take. By default a TiB.
+    pub fn quota(mut self, bytes: u64) -> Host {
+        self.world.quota = bytes;
+        self
+    }
+
+    /// Configures the filter `F` with words `key=value`, as a user writes them, and starts.
+    ///
+    /// # Errors
+    /// The line that the user would see: a parameter is wrong, or the filter refuses to start.
+    pub fn serve<F: Exported>(mut self, words: &[&str]) -> Result<Served<F>, String> {
+        let description = F::describe().into_contract(F::Params::declare());
+        let name = &description.name;
+        let transparent = description.unexported == Unexported::Transparent;
+        let nature = Nature { interfaces: F::INTERFACES, transparent };
+        if !transparent && !nature.exports("reads") {
+            return Err(format!("{name}: it is opaque and does not export reads: nothing could be read through it"));
+        }
+        let Assigned { values, paths } = parameters::assign(name, &F::Params::declare(), words)?;
+        self.world.paths = paths;
+        let given = Params::from_host::<F::Params>(values);
+        let world = Rc::new(RefCell::new(self.world));
+        let configure = || {
+            let configured = Call::new(&world, Phase::Configure, None)
+                .run(|| F::configure(F::Params::read(&given)?))
+                .0
+                .map_err(|error| format!("{name}: {error}"))?;
+            Ok::<Rc<F>, String>(Rc::new(configured))
+        };
+        let first = configure()?;
+        let model = Call::new(&world, Phase::Configure, None).run(|| first.thread_model()).0;
+        let model = model.unwrap_or(description.thread_model);
+        let mut instances = vec![first];
+        if model == ThreadModel::Parallel {
+            instances.push(configure()?);
+        }
+        let served = Served {
+            world,
+            instances: RefCell::new(instances),
+            turn: Cell::new(0),
+            model,
+            nature,
+            configure_another: Box::new({
+                let given = given.clone();
+                move || F::configure(F::Params::read(&given)?)
+            }),
+        };
+        served.server_call(|filter| filter.get_ready()).unwrap_or(Ok(()))?;
+        served.server_call(|filter| filter.after_fork()).unwrap_or(Ok(()))?;
+        Ok(served)
+    }
+}
+
+/// A simulated server that serves a filter over a disk. Dropping it stops it.
+pub struct Served<F: Exported> {
+    pub(super) world: Rc<RefCell<World>>,
+    instances: RefCell<Vec<Rc<F>>>,
+    /// Which instance serves next, if any of them can.
+    turn: Cell<usize>,
+    model: ThreadModel,
+    pub(super) nature: Nature,
+    configure_another: Box<dyn Fn() -> Result<F, String>>,
+}
+
+impl<F: Exported> Served<F> {
+    /// The bytes of the disk below, as they are now.
+    pub fn disk(&self) -> Ref<'_, [u8]> {
+        Ref::map(self.world.borrow(), |world| world.disk.bytes())
+    }
+
+    /// The lines that the filter has logged since the last time, each with its level: `warning:
+    /// ...`.
+    pub fn take_log(&self) -> Vec<String> {
+        std::mem::take(&mut self.world.borrow_mut().log)
+    }
+
+    /// What the filter has called since the last time, for example `open`, `pread 0 512`, `pwrite 0
+    /// 512 fua`, `flush`, `prefetch 0 65536`, `sleep 1000`: the operation, offset and length or
+    /// time, and the flags.
+    pub fn take_calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.world.borrow_mut().calls)
+    }
+
+    /// Makes the next call of an operation fail. Several faults of one operation count one after
+    /// another. The operations are `open`, `block-size`, `pread`, `pwrite`, `flush`, `trim`,
+    /// `zero`, `cache` and `extents` of the layer below, and `alloc`, `scratch-pread`,
+    /// `scratch-pwrite` and `sleep`.
+    ///
+    /// # Panics
+    /// For another operation.
+    pub fn fail_next(&self, operation: &str, error: Errno) {
+        let known = OPERATIONS.iter().find(|name| **name == operation);
+        let name = known.unwrap_or_else(|| panic!("{operation} cannot fail here, only {}", OPERATIONS.join(", ")));
+        self.world.borrow_mut().faults.push((name, error));
+    }
+
+    /// Nanoseconds since the server started. It starts at 0, and only sleeping moves it.
+    pub fn time(&self) -> u64 {
+        self.world.borrow().time
+    }
+
+    /// Lets this many nanoseconds pass.
+    pub fn pass_time(&self, ns: u64) {
+        self.world.borrow_mut().time += ns;
+    }
+
+    /// What a file contains, or None if it does not exist.
+    pub fn file(&self, path: &str) -> Option<Vec<u8>> {
+        self.world.borrow().files.get(path).cloned()
+    }
+
+    /// Replaces a file, or removes it.
+    pub fn set_file(&self, path: &str, bytes: Option<&[u8]>) {
+        let mut world = self.world.borrow_mut();
+        match bytes {
+            Some(bytes) => world.files.insert(path.into(), bytes.to_vec()),
+            None => world.files.remove(path),
+        };
+    }
+
+    /// A call of the phase R.
+    fn server_call<R>(&self, export: impl FnOnce(&F) -> R) -> R {
+        let filter = Rc::clone(&self.instances.borrow()[0]);
+        Call::new(&self.world, Phase::Server, None).run(|| export(&filter)).0
+    }
+
+    /// A call of the phase N.
+    pub(super) fn names_call<R>(&self, export: impl FnOnce(&F) -> R) -> R {
+        let filter = Rc::clone(&self.instances.borrow()[0]);
+        Call::new(&self.world, Phase::Names, None).run(|| export(&filter)).0
+    }
+
+    /// The index of the instance for a new connection.
+    pub(super) fn instance_for_connection(&self) -> usize {
+        if self.model != ThreadModel::SerializeRequests {
+            return 0;
+        }
+        let configured = Call::new(&self.world, Phase::Configure, None).run(|| (self.configure_another)()).0;
+        let filter = configured.unwrap_or_else(|error| panic!("configure fails the second time: {error}"));
+        self.instances.borrow_mut().push(Rc::new(filter));
+        self.instances.borrow().len() - 1
+    }
+
+    /// The instance that serves the next call of a connection.
+    pub(super) fn instance(&self, connection: &ConnectionState) -> Rc<F> {
+        let instances = self.instances.borrow();
+        let index = match self.model {
+            ThreadModel::Parallel => {
+                self.turn.set((self.turn.get() + 1) % instances.len());
+                self.turn.get()
+            }
+            _ => connection.instance,
+        };
+        Rc::clone(&instances[index])
+    }
+}
+
+impl<F: Exported> Drop for Served<F> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.server_call(|filter| filter.cleanup());
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What the simulated server holds: the disk below, the log, the files, the filter's state.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::{Errno, Scope};
+
+use super::disk::Disk;
+use super::shared_state::SharedState;
+
+/// What owns a piece of the filter's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Owner {
+    Connection(u64),
+    /// All names are one disk.
+    Export,
+    Server,
+}
+
+/// A sum that is taken back when the connection closes.
+pub(super) struct UntilClose {
+    pub(super) connection: u64,
+    pub(super) owner: Owner,
+    pub(super) slot: usize,
+    pub(super) delta: i64,
+}
+
+pub(super) struct World {
+    pub(super) disk: Disk,
+    /// The operations whose next call fails, in the order in which they were named.
+    pub(super) faults: Vec<(&'static str, Errno)>,
+    pub(super) log: Vec<String>,
+    pub(super) calls: Vec<String>,
+    /// Nanoseconds since the server started.
+    pub(super) time: u64,
+    /// The state of the generator of random numbers.
+    pub(super) random: u64,
+    pub(super) files: BTreeMap<String, Vec<u8>>,
+    /// The parameters of the kinds that name a file, and their paths or booleans.
+    pub(super) paths: Vec<(String, String)>,
+    /// How many bytes each scratch file may take.
+    pub(super) quota: u64,
+    pub(super) states: HashMap<Owner, SharedState>,
+    pub(super) until_close: Vec<UntilClose>,
+    pub(super) connections: u32,
+    /// The number of the last connection.
+    pub(super) last_connection: u64,
+}
+
+/// What can be made to fail.
+pub(super) const OPERATIONS: [&str; 13] = [
+    "open",
+    "block-size",
+    "pread",
+    "pwrite",
+    "flush",
+    "trim",
+    "zero",
+    "cache",
+    "extents",
+    "alloc",
+    "scratch-pread",
+    "scratch-pwrite",
+    "sleep",
+];
+
+impl World {
+    pub(super) fn new(disk: Disk) -> World {
+        World {
+            disk,
+            faults: Vec::new(),
+            log: Vec::new(),
+            calls: Vec::new(),
+            time: 0,
+            random: 1,
+            files: BTreeMap::new(),
+            paths: Vec::new(),
+            quota: 1 << 40,
+            states: HashMap::new(),
+            until_close: Vec::new(),
+            connections: 0,
+            last_connection: 0,
+        }
+    }
+
+    /// The error that this call of an operation was told to fail with.
+    pub(super) fn fault(&mut self, operation: &str) -> Result<(), Errno> {
+        match self.faults.iter().position(|(name, _)| *name == operation) {
+            Some(n) => Err(self.faults.remove(n).1),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn state(&mut self, owner: Owner) -> &mut SharedState {
+        self.states.entry(owner).or_default()
+    }
+
+    /// Adds to word a of a slot, with wrapping, and returns the sum.
+    pub(super) fn add(&mut self, owner: Owner, slot: usize, delta: i64) -> u64 {
+        let words = &mut self.state(owner).slots[slot];
+        words.a = words.a.wrapping_add_signed(delta);
+        words.version += 1;
+        words.a
+    }
+
+    /// Forgets what belonged to a connection.
+    pub(super) fn close(&mut self, connection: u64) {
+        let (closing, rest) =
+            std::mem::take(&mut self.until_close).into_iter().partition(|sum| sum.connection == connection);
+        self.until_close = rest;
+        let closing: Vec<UntilClose> = closing;
+        for sum in closing {
+            self.add(sum.owner, sum.slot, sum.delta.wrapping_neg());
+        }
+        self.states.remove(&Owner::Connection(connection));
+        self.connections -= 1;
+    }
+}
+
+impl Owner {
+    pub(super) fn of(scope: Scope, connection: u64) -> Owner {
+        match scope {
+            Scope::Connection => Owner::Connection(connection),
+            Scope::Exportname => Owner::Export,
+            Scope::Server => Owner::Server,
+        }
+    }
+}
