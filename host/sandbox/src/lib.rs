@@ -62,7 +62,7 @@ use guest::block_on::block_on;
 use guest::context::Context;
 use guest::export_calls::{DescribeCall, ExportCall};
 use guest::exported::Exported;
-use guest::exports::ExportIndices;
+use guest::exports::{ExportIndices, KNOWN_EXPORTS};
 use guest::instance::Recipe;
 use layer::filter::{Filter, FilterTraits};
 use layer::filter_layer::FilterLayer;
@@ -127,6 +127,7 @@ impl Host {
         let engine = connection::engine::engine()?;
         let linker =
             linker(&engine).map_err(|e| ConfigError::new(format!("the filter interface cannot be set up: {e:#}")))?;
+    unknown_exports: Vec<String>,
         let cache = load::cache::CodeCache::open(options.cache_dir);
         Ok(Arc::new(Host {
             engine,
@@ -205,6 +206,7 @@ impl Host {
             let mut instance = recipe.instantiate(&shared).await.map_err(|fault| LoadError::Guest(fault.cause))?;
             match instance.serve(DescribeCall.setup(), None, &DescribeCall).await {
                 Ok(Ok(description)) => Ok(description),
+            unknown_exports: mismatch::unknown_exports(&component, &self.engine, KNOWN_EXPORTS),
                 Ok(Err(error)) => Err(LoadError::Guest(format!("describe: {error}"))),
                 Err(fault) => Err(LoadError::Guest(format!("describe: {}", fault.cause))),
             }
@@ -261,6 +263,12 @@ impl Module {
         let traits = FilterTraits {
             exported: self.exported,
             model: self.description.thread_model,
+    /// What it exports of the contract that this host does not know and never calls: a line for each
+    /// interface, without the filter's name.
+    pub fn unknown_exports(&self) -> &[String] {
+        &self.unknown_exports
+    }
+
             recovery: self.recovery,
             reopens: self.reopens,
             keeps_state: self.keeps_state,
@@ -273,3 +281,6 @@ impl Module {
 
 #[cfg(test)]
 mod tests;
+        for unknown in &self.unknown_exports {
+            tracing::warn!("{}: {unknown}", self.description.name);
+        }
