@@ -53,11 +53,15 @@ use wasmtime::component::{Component, Linker};
 
 use connection::bindings::host::types as wit;
 pub use connection::counters::Counters;
+pub use connection::engine::CodeExtras;
 pub use connection::limit_options::Limits;
 pub use connection::limits::{CompileLimits, FilterLimits, ServerLimits};
 pub use connection::on_fault::OnFault;
+pub use connection::profile::{Profile, ProfileNode, Samples};
 use connection::pulse::Pulse;
 use connection::shared::{FilterShared, HostShared, Purpose};
+use connection::trace::Recording;
+pub use connection::trace::{GuestCall, HostCall, Trace};
 use guest::block_on::block_on;
 use guest::context::Context;
 use guest::export_calls::{DescribeCall, ExportCall};
@@ -91,6 +95,12 @@ pub struct Options {
     pub cache_dir: Option<PathBuf>,
     /// What all filters may take together.
     pub limits: ServerLimits,
+    /// What compiled code has beyond what a server needs.
+    pub extras: CodeExtras,
+    /// Where the calls of guests are recorded. Recording makes every call slower.
+    pub trace: Option<Arc<Trace>>,
+    /// Where guests are sampled.
+    pub profile: Option<Arc<Profile>>,
 }
 
 /// What all filters share: the engine and the cache of compiled code.
@@ -99,6 +109,7 @@ pub struct Host {
     linker: Linker<Context>,
     cache: Option<load::cache::CodeCache>,
     compiler: Compiler,
+    extras: CodeExtras,
     shared: HostShared,
     /// The limit of `shared.memory` once a filter is configured. While filters are only described,
     /// the default holds, so that `--help` works under any limit.
@@ -116,6 +127,7 @@ pub struct Module {
     recovery: wit::Recovery,
     reopens: bool,
     keeps_state: bool,
+    unknown_exports: Vec<String>,
 }
 
 impl Host {
@@ -124,20 +136,26 @@ impl Host {
     /// # Errors
     /// WebAssembly does not run on this machine.
     pub fn new(options: Options) -> Result<Arc<Host>, ConfigError> {
-        let engine = connection::engine::engine()?;
-        let linker =
-            linker(&engine).map_err(|e| ConfigError::new(format!("the filter interface cannot be set up: {e:#}")))?;
-    unknown_exports: Vec<String>,
-        let cache = load::cache::CodeCache::open(options.cache_dir);
+        let engine = connection::engine::engine(options.extras)?;
+        if options.profile.is_some() {
+            Profile::tick(&engine).map_err(|error| ConfigError::new(format!("cannot sample guests: {error}")))?;
+        }
+        let recording = if options.trace.is_some() { Recording::On } else { Recording::Off };
+        let linker = linker(&engine, recording)
+            .map_err(|e| ConfigError::new(format!("the filter interface cannot be set up: {e:#}")))?;
+        let cache = load::cache::CodeCache::open(options.cache_dir, options.extras);
         Ok(Arc::new(Host {
             engine,
             linker,
             cache,
             compiler: options.compiler,
+            extras: options.extras,
             shared: HostShared {
                 pulse: Pulse::new(),
                 memory: Arc::new(Quota::new(ServerLimits::default().memory)),
                 on_fault: options.on_fault,
+                trace: options.trace,
+                profile: options.profile,
             },
             memory_all: options.limits.memory,
             configured: Mutex::default(),
@@ -188,6 +206,7 @@ impl Host {
             recovery: described.recovery,
             reopens: imports.reopens,
             keeps_state,
+            unknown_exports: mismatch::unknown_exports(&component, &self.engine, KNOWN_EXPORTS),
         })
     }
 
@@ -195,7 +214,7 @@ impl Host {
         check_format(bytes)?;
         match &self.cache {
             Some(cache) => cache.load(&self.engine, &self.compiler, bytes),
-            None => self.compiler.compile(&self.engine, bytes),
+            None => self.compiler.compile(&self.engine, self.extras, bytes),
         }
     }
 
@@ -206,11 +225,15 @@ impl Host {
             let mut instance = recipe.instantiate(&shared).await.map_err(|fault| LoadError::Guest(fault.cause))?;
             match instance.serve(DescribeCall.setup(), None, &DescribeCall).await {
                 Ok(Ok(description)) => Ok(description),
-            unknown_exports: mismatch::unknown_exports(&component, &self.engine, KNOWN_EXPORTS),
                 Ok(Err(error)) => Err(LoadError::Guest(format!("describe: {error}"))),
                 Err(fault) => Err(LoadError::Guest(format!("describe: {}", fault.cause))),
             }
         })
+    }
+
+    /// Bytes of memory and tables of all instances that exist now.
+    pub fn memory_used(&self) -> u64 {
+        self.shared.memory.used()
     }
 
     /// The counters of the filters that are configured, with the filters' names, in the order in
@@ -223,9 +246,9 @@ impl Host {
 }
 
 /// All that a filter may import: the contract, and the stubs of WASI.
-fn linker(engine: &Engine) -> wasmtime::Result<Linker<Context>> {
-    let mut linker = guest::imports::linker(engine)?;
-    wasi::add_to_linker(&mut linker)?;
+fn linker(engine: &Engine, recording: Recording) -> wasmtime::Result<Linker<Context>> {
+    let mut linker = guest::imports::linker(engine, recording)?;
+    wasi::add_to_linker(&mut linker, recording)?;
     Ok(linker)
 }
 
@@ -238,6 +261,12 @@ impl Module {
     /// The label that it was loaded with.
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    /// What it exports of the contract that this host does not know and never calls: a line for each
+    /// interface, without the filter's name.
+    pub fn unknown_exports(&self) -> &[String] {
+        &self.unknown_exports
     }
 
     /// Gives the filter its parameters, by their declared names in the order of the command line,
@@ -255,6 +284,9 @@ impl Module {
             let spec = self.description.params.iter().find(|spec| spec.name == *name)?;
             Some((spec.name.as_str(), spec.kind, value))
         }))?;
+        for unknown in &self.unknown_exports {
+            tracing::warn!("{}: {unknown}", self.description.name);
+        }
         self.host.shared.memory.set_limit(self.host.memory_all);
         let shared = FilterShared::new(&self.description.name, Purpose::Serve, limits, files, &self.host.shared);
         let mut configured = lock(&self.host.configured);
@@ -263,12 +295,6 @@ impl Module {
         let traits = FilterTraits {
             exported: self.exported,
             model: self.description.thread_model,
-    /// What it exports of the contract that this host does not know and never calls: a line for each
-    /// interface, without the filter's name.
-    pub fn unknown_exports(&self) -> &[String] {
-        &self.unknown_exports
-    }
-
             recovery: self.recovery,
             reopens: self.reopens,
             keeps_state: self.keeps_state,
@@ -281,6 +307,3 @@ impl Module {
 
 #[cfg(test)]
 mod tests;
-        for unknown in &self.unknown_exports {
-            tracing::warn!("{}: {unknown}", self.description.name);
-        }
