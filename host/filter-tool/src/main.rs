@@ -9,6 +9,7 @@ mod output;
 
 mod bench;
 mod build;
+mod call;
 mod chain;
 mod check;
 mod component;
@@ -68,6 +69,18 @@ enum Command {
         #[command(flatten)]
         options: check::Options,
     },
+    /// Carry out one operation, and show what the component did in it
+    Call {
+        /// The component
+        file: PathBuf,
+        /// The operation and its arguments, in bytes (pread 0 4096, pwrite 0 512, flush, trim, zero,
+        /// extents, cache, get-size, can, block-size, export-description, describe, list-exports, ...),
+        /// and parameters: key=value
+        #[arg(required = true, value_name = "OPERATION")]
+        words: Vec<String>,
+        #[command(flatten)]
+        options: call::Options,
+    },
     /// Measure the processor time that a component adds to a request
     Bench {
         /// The component
@@ -88,13 +101,20 @@ fn main() -> ExitCode {
     }
     rbdkit_confine::survive_the_file_size_limit();
     // For the filter's log lines and standard error, and for messages about its faults.
+    let command = Args::parse().command;
+    let level = match command {
+        // It shows all that the filter logs.
+        Command::Call { .. } => tracing_subscriber::filter::LevelFilter::DEBUG,
+        _ => tracing_subscriber::filter::LevelFilter::INFO,
+    };
     let format = tracing_subscriber::fmt().with_writer(output::log).without_time().with_target(false).with_level(false);
-    format.with_max_level(tracing_subscriber::filter::LevelFilter::INFO).init();
-    let result = match Args::parse().command {
+    format.with_max_level(level).init();
+    let result = match command {
         Command::New { name, lang, dir } => scaffold::new(&name, lang, dir),
         Command::Build { dir } => build::build(&dir),
         Command::Inspect { file, json } => inspect::inspect(&file, if json { Format::Json } else { Format::Text }),
         Command::Check { file, params, options } => check::check(&file, &params, &options),
+        Command::Call { file, words, options } => call::call(&file, &words, &options),
         Command::Bench { file, params, requests } => bench::bench(&file, &params, requests),
     };
     let wrong = match (result, output::unsaid()) {

@@ -37,6 +37,11 @@ impl Traced<'_> {
     }
 }
 
+/// An argument with its name in the contract.
+fn argument(name: &str, value: &impl Shown) -> String {
+    format!("{}={}", name.replace('_', "-"), value.shown())
+}
+
 /// How a value is shown.
 trait Shown {
     fn shown(&self) -> String;
@@ -192,7 +197,7 @@ macro_rules! traced {
     };
     (@waits $interface:literal, $trait:path, $name:ident($($argument:ident: $type:ty),*) -> $answer:ty) => {
         async fn $name(&mut self, $($argument: $type),*) -> $answer {
-            let arguments = [$(format!("{}={}", stringify!($argument), $argument.shown())),*];
+            let arguments = [$(argument(stringify!($argument), &$argument)),*];
             let began = Instant::now();
             let result = <Context as $trait>::$name(self.0, $($argument),*).await;
             self.record(concat!($interface, ".", stringify!($name)), &arguments, &answer(&result), began);
@@ -201,7 +206,7 @@ macro_rules! traced {
     };
     (@at_once $interface:literal, $trait:path, $name:ident($($argument:ident: $type:ty),*) -> $answer:ty) => {
         fn $name(&mut self, $($argument: $type),*) -> $answer {
-            let arguments = [$(format!("{}={}", stringify!($argument), $argument.shown())),*];
+            let arguments = [$(argument(stringify!($argument), &$argument)),*];
             let began = Instant::now();
             let result = <Context as $trait>::$name(self.0, $($argument),*);
             self.record(concat!($interface, ".", stringify!($name)), &arguments, &answer(&result), began);
@@ -222,6 +227,7 @@ impl wit::Host for Traced<'_> {
 traced!("log", host::log::Host {
     at_once error(message: String) -> Result<()>;
     at_once warn(message: String) -> Result<()>;
+    at_once info(message: String) -> Result<()>;
     at_once debug(message: String) -> Result<()>;
 });
 
@@ -280,6 +286,13 @@ traced!("buffer", host::buffer::Host {
     at_once copy(to: u32, to_at: u32, from: u32, from_at: u32, length: u32) -> Result<()>;
     at_once is_zero(buf: u32, at: u32, length: u32) -> Result<bool>;
     at_once equal(a: u32, a_at: u32, b: u32, b_at: u32, length: u32) -> Result<bool>;
+    waits mismatch(a: u32, a_at: u32, b: u32, b_at: u32, length: u32) -> Result<Option<u32>>;
+    waits xor(buf: u32, at: u32, length: u32, key: Vec<u8>, skip: u64) -> Result<()>;
+    waits translate(buf: u32, at: u32, length: u32, table: Vec<u8>) -> Result<()>;
+    waits swap(buf: u32, at: u32, length: u32, width: u32) -> Result<()>;
+    waits find(buf: u32, at: u32, length: u32, pattern: Vec<u8>) -> Result<Option<u32>>;
+    waits sha256(buf: u32, at: u32, length: u32) -> Result<Vec<u8>>;
+    waits crc32c(buf: u32, at: u32, length: u32, seed: u32) -> Result<u32>;
 });
 
 traced!("locks", host::locks::Host {
