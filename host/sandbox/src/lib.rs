@@ -59,6 +59,7 @@ pub use connection::limits::{CompileLimits, FilterLimits, ServerLimits};
 pub use connection::on_fault::OnFault;
 pub use connection::profile::{Profile, ProfileNode, Samples};
 use connection::pulse::Pulse;
+pub use connection::shared::Reuse;
 use connection::shared::{FilterShared, HostShared, Purpose};
 use connection::trace::Recording;
 pub use connection::trace::{GuestCall, HostCall, Trace};
@@ -101,6 +102,8 @@ pub struct Options {
     pub trace: Option<Arc<Trace>>,
     /// Where guests are sampled.
     pub profile: Option<Arc<Profile>>,
+    /// Whether an instance serves more than one call.
+    pub reuse: Reuse,
 }
 
 /// What all filters share: the engine and the cache of compiled code.
@@ -156,6 +159,7 @@ impl Host {
                 on_fault: options.on_fault,
                 trace: options.trace,
                 profile: options.profile,
+                reuse: options.reuse,
             },
             memory_all: options.limits.memory,
             configured: Mutex::default(),

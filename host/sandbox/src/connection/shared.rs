@@ -26,6 +26,18 @@ pub(crate) struct HostShared {
     pub(crate) trace: Option<Arc<Trace>>,
     /// Where guests are is sampled here.
     pub(crate) profile: Option<Arc<Profile>>,
+    pub(crate) reuse: Reuse,
+}
+
+/// Whether an instance serves more than one call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reuse {
+    /// It does, until its memory has grown much.
+    #[default]
+    Instances,
+    /// It does not, if the host may replace it: the filter's thread model is parallel, or its
+    /// recovery is stateless or replay. For tests of such a filter.
+    Nothing,
 }
 
 /// What a component is loaded for.
@@ -63,6 +75,7 @@ pub(crate) struct FilterShared {
     pub(crate) on_fault: OnFault,
     pub(crate) trace: Option<Arc<Trace>>,
     pub(crate) profile: Option<Arc<Profile>>,
+    pub(crate) reuse: Reuse,
     /// The strictest thread model of the layers below, known from get-ready on.
     pub(crate) model_below: OnceLock<ThreadModel>,
     /// Connections that are open in this layer.
@@ -90,6 +103,7 @@ impl FilterShared {
             on_fault: host.on_fault.clone(),
             trace: host.trace.clone(),
             profile: host.profile.clone(),
+            reuse: host.reuse,
             limits,
             pulse: Arc::clone(&host.pulse),
             counters: Arc::default(),

@@ -23,7 +23,7 @@ use super::fault::{Fault, name_of};
 use super::imports::flags;
 use crate::connection::bindings::host::types as wit;
 use crate::connection::conn::Connection;
-use crate::connection::shared::FilterShared;
+use crate::connection::shared::{FilterShared, Reuse};
 
 /// How a call ended: with the guest's answer, which may be an error, or with a fault.
 pub(crate) type Outcome<T> = std::result::Result<Result<T>, Box<Fault>>;
@@ -58,8 +58,8 @@ impl Transfer {
 pub(crate) struct Instance {
     store: Store<Context>,
     functions: ExportedFunctions,
-    /// Bytes that it had right after it was configured.
-    configured_bytes: u64,
+    /// With more bytes than this it is not used again if another one can take its place.
+    most_bytes: u64,
 }
 
 /// What is needed to create instances.
@@ -102,7 +102,7 @@ impl Recipe {
             Err(error) => return Err(Fault::within(&error, &store.data().memory, shared)),
         };
         end_record(&store, || "ok".to_string());
-        Ok(Instance { store, functions, configured_bytes: 0 })
+        Ok(Instance { store, functions, most_bytes: u64::MAX })
     }
 }
 
@@ -243,16 +243,19 @@ impl Instance {
         (buffer, outcome)
     }
 
-    /// Records the size of its memory after it was configured.
+    /// It was configured. Notes how far its memory may grow: by half of what is left. The runtimes of
+    /// some languages never free memory.
     pub(crate) fn set_configured(&mut self) {
-        self.configured_bytes = self.store.data().memory.used();
+        let context = self.store.data();
+        let (used, limit) = (context.memory.used(), context.shared.limits.memory);
+        self.most_bytes = match context.shared.reuse {
+            Reuse::Instances => used + limit.saturating_sub(used) / 2,
+            Reuse::Nothing => 0,
+        };
     }
 
-    /// Whether its memory has grown by more than half of what was left when it was configured. The
-    /// runtimes of some languages never free memory.
-    pub(crate) fn has_grown(&self) -> bool {
-        let limit = self.store.data().shared.limits.memory;
-        let threshold = self.configured_bytes + limit.saturating_sub(self.configured_bytes) / 2;
-        self.store.data().memory.used() > threshold
+    /// Whether another instance should take its place after a call.
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.store.data().memory.used() > self.most_bytes
     }
 }
