@@ -81,15 +81,14 @@ enum Command {
         #[command(flatten)]
         options: call::Options,
     },
-    /// Measure the processor time that a component adds to a request
+    /// Measure what a component costs: times, throughput, instructions, memory and its start
     Bench {
         /// The component
         file: PathBuf,
-        /// Parameters of the component, or of the memory plugin below it: key=value
+        /// Parameters of the component, or of the disk below it (size): key=value
         params: Vec<String>,
-        /// Requests of each kind
-        #[arg(long, default_value_t = 200_000)]
-        requests: u32,
+        #[command(flatten)]
+        options: bench::Options,
     },
 }
 
@@ -115,7 +114,7 @@ fn main() -> ExitCode {
         Command::Inspect { file, json } => inspect::inspect(&file, if json { Format::Json } else { Format::Text }),
         Command::Check { file, params, options } => check::check(&file, &params, &options),
         Command::Call { file, words, options } => call::call(&file, &words, &options),
-        Command::Bench { file, params, requests } => bench::bench(&file, &params, requests),
+        Command::Bench { file, params, options } => bench::bench(&file, &params, &options),
     };
     let wrong = match (result, output::unsaid()) {
         (Ok(()), None) => return ExitCode::SUCCESS,
