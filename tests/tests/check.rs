@@ -314,7 +314,8 @@ fn counting() -> Guest {
 #[test]
 fn a_parallel_filter_that_keeps_state_in_its_memory_is_found() {
     for guest in [counting(), counting().model(2)] {
-        // The model of `own` does not mind: nothing is read twice, or something was written between.
+        // The model of `own` does not mind: nothing is read twice, or something was written
+        // between.
         let wrong = Wrong::new(&guest);
         let script = wrong.dir.file("script", b"compare instances\n1 pread 0 8\n1 pread 64 8\n1 pread 128 8\n");
         let output = wrong.check_script(&script);

@@ -73,9 +73,9 @@ enum Command {
     Call {
         /// The component
         file: PathBuf,
-        /// The operation and its arguments, in bytes (pread 0 4096, pwrite 0 512, flush, trim, zero,
-        /// extents, cache, get-size, can, block-size, export-description, describe, list-exports, ...),
-        /// and parameters: key=value
+        /// The operation and its arguments, in bytes (pread 0 4096, pwrite 0 512, flush, trim,
+        /// zero, extents, cache, get-size, can, block-size, export-description, describe,
+        /// list-exports, ...), and parameters: key=value
         #[arg(required = true, value_name = "OPERATION")]
         words: Vec<String>,
         #[command(flatten)]

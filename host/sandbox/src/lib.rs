@@ -267,8 +267,8 @@ impl Module {
         &self.label
     }
 
-    /// What it exports of the contract that this host does not know and never calls: a line for each
-    /// interface, without the filter's name.
+    /// What it exports of the contract that this host does not know and never calls: a line for
+    /// each interface, without the filter's name.
     pub fn unknown_exports(&self) -> &[String] {
         &self.unknown_exports
     }

@@ -68,7 +68,8 @@ struct DiskHandle {
     write: bool,
 }
 
-/// The parts of a range: piece, where it begins there, where it begins in the range, and its length.
+/// The parts of a range: piece, where it begins there, where it begins in the range, and its
+/// length.
 fn parts(offset: u64, length: u64) -> impl Iterator<Item = (usize, usize, usize, usize)> {
     let end = offset + length;
     (offset / PIECE..end.div_ceil(PIECE)).map(move |number| {

@@ -26,8 +26,8 @@ pub struct Cell {
     pub p99: f64,
     /// Bytes a second.
     pub throughput: f64,
-    /// The median time of a request in each round: through the filter, through nofilter, and without
-    /// a filter. The three alternate.
+    /// The median time of a request in each round: through the filter, through nofilter, and
+    /// without a filter. The three alternate.
     pub filter: Vec<f64>,
     pub nofilter: Vec<f64>,
     pub none: Vec<f64>,

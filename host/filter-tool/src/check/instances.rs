@@ -1,8 +1,8 @@
 //! Finds a filter that keeps state in its memory although the host may replace its instances.
 //!
 //! The same steps run once on instances that serve many calls, and once with a fresh instance for
-//! each call. What clients see and what is on the disk below must not differ. A filter whose answers
-//! are random differs without that, so the first run is made twice.
+//! each call. What clients see and what is on the disk below must not differ. A filter whose
+//! answers are random differs without that, so the first run is made twice.
 
 use std::sync::Arc;
 
@@ -76,8 +76,8 @@ pub async fn compare(filter: &Filter, script: &Script, limits: Limits) -> Result
         _ => "the host replaces the instances of a filter that calls itself stateless",
     };
     Ok(Compared::Differs(format!(
-        "the filter keeps state in its memory: {difference}; {why} (keep the state in maps, slots or scratch, or choose \
-         a thread model and a recovery that allow it)"
+        "the filter keeps state in its memory: {difference}; {why} (keep the state in maps, slots or scratch, or \
+         choose a thread model and a recovery that allow it)"
     )))
 }
 
@@ -149,9 +149,9 @@ fn difference(script: &Script, reused: &Observed, fresh: &Observed) -> Option<St
     if reused.seen.len() != fresh.seen.len() {
         return None;
     }
-    let differs = |(a, b): &(&(u64, [u8; 32]), &(u64, [u8; 32]))| a != b;
-    let place = match reused.below.iter().zip(&fresh.below).find(differs) {
-        Some((one, _)) => one.0,
+    let places = reused.below.iter().zip(&fresh.below);
+    let place = match places.filter(|(one, other)| one != other).map(|(one, _)| one.0).next() {
+        Some(place) => place,
         None if reused.below.len() == fresh.below.len() => return None,
         None => 0,
     };

@@ -41,9 +41,9 @@ pub enum CodeExtras {
     /// Nothing: backtraces name functions.
     #[default]
     None,
-    /// The component's DWARF, so that backtraces name files and lines. The machine code is the same.
-    /// A trap parses the DWARF in this process. It comes from the component's author, so a server
-    /// must not do this.
+    /// The component's DWARF, so that backtraces name files and lines. The machine code is the
+    /// same. A trap parses the DWARF in this process. It comes from the component's author, so a
+    /// server must not do this.
     Lines,
     /// The same, and code that counts the WebAssembly instructions that it executes. It is slower.
     LinesAndCount,

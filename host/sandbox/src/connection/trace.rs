@@ -1,8 +1,8 @@
-//! A record of what guests did: each call of a guest, with the calls of the host that it made. Tools
-//! for authors ask for it; a server makes none.
+//! A record of what guests did: each call of a guest, with the calls of the host that it made.
+//! Tools for authors ask for it; a server makes none.
 //!
-//! The record of a guest that runs belongs to its instance ([`Recorder`]). It joins the [`Trace`] of
-//! the host when the guest returns.
+//! The record of a guest that runs belongs to its instance ([`Recorder`]). It joins the [`Trace`]
+//! of the host when the guest returns.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

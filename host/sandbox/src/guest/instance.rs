@@ -243,8 +243,8 @@ impl Instance {
         (buffer, outcome)
     }
 
-    /// It was configured. Notes how far its memory may grow: by half of what is left. The runtimes of
-    /// some languages never free memory.
+    /// It was configured. Notes how far its memory may grow: by half of what is left. The runtimes
+    /// of some languages never free memory.
     pub(crate) fn set_configured(&mut self) {
         let context = self.store.data();
         let (used, limit) = (context.memory.used(), context.shared.limits.memory);
