@@ -7,8 +7,8 @@ mod guest;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use guest::Guest;
-use rbdkit_tests::server::{filter, program};
+use guest::{Guest, component_of_module};
+use rbdkit_tests::server::{filter, program, root};
 use rbdkit_tests::{TempDir, wait};
 use serde_json::Value;
 
@@ -185,4 +185,50 @@ fn an_operation_that_never_ends_is_given_up() {
     let file = dir.file("sleeps.wasm", &Guest::reads("sleeps", sleep, code).component(0));
     let output = call(&[file.to_str().unwrap(), "pread", "0", "1", "--patience", "300ms"]);
     assert_eq!(String::from_utf8_lossy(&output.stderr), "rbdkit-filter: error: pread has not ended in 300ms\n");
+}
+
+/// A filter in C with debugging information, in a file.
+fn with_lines(dir: &TempDir) -> String {
+    let module = dir.join("module.wasm");
+    let mut clang = Command::new("clang");
+    clang.args(["--target=wasm32", "-g", "-O1", "-nostdlib", "-Wl,--no-entry", "-o"]).arg(&module);
+    let built = wait::output_within(LIMIT, clang.arg(root().join("tests/guest-c/lines.c")));
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let component = component_of_module(std::fs::read(module).unwrap(), "", "export rbdkit:filter/reads@0.1.0;");
+    dir.file("lines.wasm", &component).to_str().unwrap().to_string()
+}
+
+/// The number of the line of the C file that has this text, with the file's name.
+fn line_of(text: &str) -> String {
+    let source = std::fs::read_to_string(root().join("tests/guest-c/lines.c")).unwrap();
+    let line = source.lines().position(|line| line.contains(text)).unwrap() + 1;
+    format!("(tests/guest-c/lines.c:{line})")
+}
+
+#[test]
+fn a_trap_is_shown_with_files_and_lines_by_the_tools_and_not_by_the_server() {
+    let dir = TempDir::new();
+    let file = with_lines(&dir);
+    let frames = format!(
+        "in inner {} < checksum {} < pread_ {}",
+        line_of("__builtin_trap"),
+        line_of("    inner(offset);"),
+        line_of("    checksum(offset);")
+    );
+    let output = call(&[&file, "pread", "512", "1"]);
+    let shown = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    has(&shown, &[&frames]);
+    let tool = program().with_file_name("rbdkit-filter");
+    let check =
+        wait::output_within(LIMIT, Command::new(tool).args(["check", &file, "--seed", "5", "--transforms", "own"]));
+    has(&String::from_utf8_lossy(&check.stderr), &[&frames]);
+    let wasm = format!("--wasm-filter={file}");
+    let read = "nbdsh -u \"$uri\" -c 'h.pread(1, 512)' 2>/dev/null || true";
+    let server = wait::output_within(
+        LIMIT,
+        Command::new(program()).args(["-U", "-", &wasm, "memory", "1M", "--run", read]).env("PATH", "/usr/bin:/bin"),
+    );
+    let log = String::from_utf8_lossy(&server.stderr);
+    has(&log, &["; in checksum+0x", " < pread_+0x"]);
+    assert!(!log.contains("lines.c"), "{log}");
 }

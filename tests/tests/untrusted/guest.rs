@@ -235,7 +235,11 @@ pub fn functions_that_take_lists() -> Vec<String> {
 /// Makes a component of a core module. Its world includes the host's world and the items in
 /// `world`. `more` are further interfaces of the contract.
 fn component_of(module: &str, more: &str, world: &str) -> Vec<u8> {
-    let mut module = wat::parse_str(module).unwrap_or_else(|e| panic!("{e}\n{module}"));
+    component_of_module(wat::parse_str(module).unwrap_or_else(|e| panic!("{e}\n{module}")), more, world)
+}
+
+/// [`component_of`] for a module that is not text.
+pub fn component_of_module(mut module: Vec<u8>, more: &str, world: &str) -> Vec<u8> {
     let (mut resolve, _) = contract(more);
     let world = format!("package test:guest;\nworld guest {{\ninclude rbdkit:filter/host@0.1.0;\n{world}}}");
     let package = resolve.push_str("guest.wit", &world).unwrap_or_else(|e| panic!("{e:?}\n{world}"));
