@@ -143,7 +143,10 @@ impl Host {
         if options.profile.is_some() {
             Profile::tick(&engine).map_err(|error| ConfigError::new(format!("cannot sample guests: {error}")))?;
         }
-        let recording = if options.trace.is_some() { Recording::On } else { Recording::Off };
+        // Code that counts instructions gets its fuel with the record of a call.
+        let counts = options.extras == CodeExtras::LinesAndCount;
+        let trace = options.trace.or_else(|| counts.then(Arc::default));
+        let recording = if trace.is_some() { Recording::On } else { Recording::Off };
         let linker = linker(&engine, recording)
             .map_err(|e| ConfigError::new(format!("the filter interface cannot be set up: {e:#}")))?;
         let cache = load::cache::CodeCache::open(options.cache_dir, options.extras);
@@ -157,7 +160,7 @@ impl Host {
                 pulse: Pulse::new(),
                 memory: Arc::new(Quota::new(ServerLimits::default().memory)),
                 on_fault: options.on_fault,
-                trace: options.trace,
+                trace,
                 profile: options.profile,
                 reuse: options.reuse,
             },
