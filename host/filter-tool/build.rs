@@ -1,13 +1,42 @@
-//! Collects the files of the SDK, which `rbdkit-filter new` copies into each project in Rust.
+//! Embeds what the program carries: the files of the SDK, which `new` copies into each project in
+//! Rust, and the filter `nofilter`, with which `bench` compares.
 
+use std::error::Error;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::{env, fs};
 
-fn main() {
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=build.rs");
+    embed_sdk();
+    embed_nofilter()
+}
+
+/// Embeds nofilter from `$RBDKIT_FILTERS_DIR` or the workspace's `target/filters`. If it was not
+/// built, `bench` works without the comparison.
+fn embed_nofilter() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-env-changed=RBDKIT_FILTERS_DIR");
+    let directory = match env::var_os("RBDKIT_FILTERS_DIR") {
+        Some(directory) => PathBuf::from(directory),
+        None => Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../../target/filters"),
+    };
+    // Cargo treats a missing file as changed, and would build the program again each time.
+    fs::create_dir_all(&directory)?;
+    println!("cargo::rerun-if-changed={}", directory.canonicalize()?.display());
+    let filter = directory.canonicalize()?.join("nofilter.wasm");
+    let value = match filter.exists() {
+        true => format!("Some(include_bytes!({:?}))", filter.display().to_string()),
+        false => "None".to_string(),
+    };
+    fs::write(PathBuf::from(env::var("OUT_DIR")?).join("nofilter.rs"), value)?;
+    Ok(())
+}
+
+fn embed_sdk() {
     let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-filters");
     let sdk = guests.join("sdk");
-    println!("cargo:rerun-if-changed={}", sdk.display());
-    println!("cargo:rerun-if-changed={}", guests.join("Cargo.toml").display());
+    println!("cargo::rerun-if-changed={}", sdk.display());
+    println!("cargo::rerun-if-changed={}", guests.join("Cargo.toml").display());
     let mut files = Vec::new();
     collect(&sdk, &sdk, &mut files);
     files.sort();

@@ -38,6 +38,10 @@ impl Wrong {
         check(&[&[self.file.to_str().unwrap(), "--seed", "5"], arguments].concat())
     }
 
+    fn check_script(&self, script: &std::path::Path) -> Output {
+        check(&[self.file.to_str().unwrap(), "--transforms", "own", "--replay", script.to_str().unwrap()])
+    }
+
     /// The error, and the steps of the smallest sequence. The script repeats the error.
     fn finding(&self, arguments: &[&str]) -> (String, Vec<String>) {
         let script = self.dir.join("script");
@@ -223,7 +227,16 @@ fn each_filter_of_the_project_keeps_the_promise_that_fits_it() {
         let output = check(&arguments);
         let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{name}: {errors}\n{text}");
-        has(&text, &["seed ", "over a writable disk: ", "over a read-only disk: ", "over a disk that fails: "]);
+        has(
+            &text,
+            &[
+                "seed ",
+                "over a writable disk: ",
+                "over a read-only disk: ",
+                "over a disk that fails: ",
+                "over reused and fresh ",
+            ],
+        );
         assert!(text.ends_with("nothing wrong was found\n"), "{text}");
     }
 }
@@ -249,7 +262,7 @@ fn the_result_is_there_for_programs_and_for_continuous_integration() {
     let output = check(&[nofilter.to_str().unwrap(), "--json", "--ops", "200", "--largest", "64k"]);
     let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(value["passed"], true);
-    assert_eq!(value["parts"].as_array().unwrap().len(), 3);
+    assert_eq!(value["parts"].as_array().unwrap().len(), 4);
 }
 
 #[test]
@@ -281,4 +294,88 @@ fn a_required_parameter_that_is_missing_is_named_in_one_line() {
     assert_eq!(output.stderr.iter().filter(|byte| **byte == b'\n').count(), 1);
     let given = wrong.check(&["key=1", "--ops", "200"]);
     assert!(given.status.success(), "{}", String::from_utf8_lossy(&given.stderr));
+}
+
+/// A filter that XORs the first byte of each read with a count of the reads, which it keeps in its
+/// memory.
+fn counting() -> Guest {
+    let body = r#"
+    (import "rbdkit:filter/next@0.1.0" "pread" (func $next_pread (param i64 i32 i32 i32 i32)))
+    (import "rbdkit:filter/buffer@0.1.0" "fill" (func $fill (param i32 i32 i32 i32)))
+    (global $reads (mut i32) (i32.const 0))
+    (func (export "rbdkit:filter/reads@0.1.0#pread") (param i64 i32 i32) (result i32)
+        (call $next_pread (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (i32.const 2048))
+        (call $fill (i32.const 0) (i32.const 0) (i32.const 1) (global.get $reads))
+        (global.set $reads (i32.add (global.get $reads) (i32.const 1)))
+        (i32.const 2048))"#;
+    Guest::new("counts", &["reads"], body)
+}
+
+#[test]
+fn a_parallel_filter_that_keeps_state_in_its_memory_is_found() {
+    for guest in [counting(), counting().model(2)] {
+        // The model of `own` does not mind: nothing is read twice, or something was written
+        // between.
+        let wrong = Wrong::new(&guest);
+        let script = wrong.dir.file("script", b"compare instances\n1 pread 0 8\n1 pread 64 8\n1 pread 128 8\n");
+        let output = wrong.check_script(&script);
+        has(
+            &error_of(&output),
+            &[
+                "the filter keeps state in its memory: pread of 8 bytes at 64 returns 0x01 at 64 on an instance that \
+                 served other calls, and 0x00 on a fresh one; the host ",
+                "(keep the state in maps, slots or scratch, or choose a thread model and a recovery that allow it)",
+            ],
+        );
+    }
+    // A thread model and a recovery that allow it.
+    let allowed = Wrong::new(&Guest { recovery: 2, ..counting().model(1) });
+    let script = allowed.dir.file("script", b"compare instances\n1 pread 0 8\n1 pread 64 8\n");
+    let output = allowed.check_script(&script);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    has(&text, &["not compared: its thread model and recovery allow state in its memory"]);
+}
+
+/// What it writes below depends on how many writes came before.
+#[test]
+fn state_in_memory_is_found_by_what_is_on_the_disk_below_and_made_small() {
+    let body = r#"
+    (import "rbdkit:filter/next@0.1.0" "pwrite" (func $next_pwrite (param i64 i32 i32 i32 i32 i32)))
+    (import "rbdkit:filter/next@0.1.0" "zero" (func $zero (param i64 i64 i32 i32)))
+    (global $writes (mut i32) (i32.const 0))
+    (func (export "rbdkit:filter/writes@0.1.0#pwrite") (param i64 i32 i32) (result i32)
+        (global.set $writes (i32.add (global.get $writes) (i32.const 1)))
+        (if (i32.eq (global.get $writes) (i32.const 3)) (then
+            (call $zero (i64.const 40000000) (i64.const 512) (i32.const 0) (i32.const 2048))))
+        (call $next_pwrite (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (local.get 2) (i32.const 2048))
+        (i32.const 2048))"#;
+    let wrong = Wrong::new(&Guest::new("counts", &["writes"], body));
+    let (message, steps) = wrong.finding(&["--transforms", "own"]);
+    has(&message, &["the filter keeps state in its memory: "]);
+    assert!(steps.iter().filter(|step| step.contains("pwrite")).count() >= 3, "{steps:?}");
+    assert!(steps.len() <= 6, "{steps:?}");
+}
+
+#[test]
+fn an_exported_interface_that_no_host_calls_is_named() {
+    let body = r#"
+    (func (export "rbdkit:filter/raeds@0.1.0#pread") (param i64 i32 i32) (result i32) (i32.const 1200))"#;
+    let contract = "interface raeds {\n  use types.{errno, command-flags};\n  pread: func(offset: u64, length: u32, \
+                    %flags: command-flags) -> result<_, errno>;\n}";
+    let wrong = Wrong::new(&Guest { contract, ..Guest::new("misspelt", &["raeds"], body) });
+    let why = "it exports rbdkit:filter/raeds, which this host does not know: did you mean reads?";
+    assert_eq!(error_of(&wrong.check(&[])), why);
+    let file = wrong.file.to_str().unwrap();
+    let tool = |command: &str| program().with_file_name(command);
+    let inspect = wait::output_within(LIMIT, Command::new(tool("rbdkit-filter")).args(["inspect", file]));
+    has(&String::from_utf8_lossy(&inspect.stdout), &[&format!("  warning: {why}\n")]);
+    let json = wait::output_within(LIMIT, Command::new(tool("rbdkit-filter")).args(["inspect", "--json", file]));
+    let value: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(value["unknown-exports"], serde_json::json!([why]));
+    let wasm = format!("--wasm-filter={file}");
+    let server =
+        wait::output_within(LIMIT, Command::new(program()).args(["-U", "-", &wasm, "memory", "1M", "--run", "true"]));
+    has(&String::from_utf8_lossy(&server.stderr), &[&format!("misspelt: {why}")]);
+    assert!(server.status.success());
 }

@@ -1,6 +1,5 @@
-//! A chain of a filter over a disk in memory.
+//! A chain of a filter over a disk.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use rbdkit_chain::{Chain, Hop, Layer};
@@ -9,18 +8,7 @@ use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{Client, Param, Peer, Plugin, PluginInfo, Pool};
 use rbdkit_sandbox::{FilterLimits, Module};
 
-use crate::component;
 use crate::error::{Error, Result};
-
-/// The disk below the filter: larger than a readahead window and than most block sizes, small
-/// enough to be quick.
-const DISK: &str = "64M";
-
-/// Makes a chain of the filter, or of no filter, over a disk in memory.
-pub fn chain(filter: Option<(&Path, &[String])>) -> Result<Arc<Chain>> {
-    let loaded = filter.map(|(file, params)| Ok::<_, Error>((component::load(file)?.module, params))).transpose()?;
-    over(loaded, &rbdkit_plugin_memory::INFO, (rbdkit_plugin_memory::INFO.make)(), DISK)
-}
 
 /// Makes a chain of the filter, or of no filter, over a plugin that has this size if the parameters
 /// give no other.

@@ -1,6 +1,7 @@
 //! Loading a component into the sandbox.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rbdkit_plugin_api::hex;
 use rbdkit_sandbox::{CompileLimits, Compiler, Host, Module, Options, read_component};
@@ -17,12 +18,16 @@ pub struct Component {
     pub digest: String,
 }
 
+/// A sandbox with these options, which compiles in a child process.
+pub fn host(options: Options) -> Result<Arc<Host>> {
+    Ok(Host::new(Options { compiler: Compiler::Child(CompileLimits::default()), ..options })?)
+}
+
 /// Reads a component and loads it into the sandbox, which refuses components that it would not run.
 pub fn load(file: &Path) -> Result<Component> {
     let bytes = read(file)?;
     let digest = hex::encode(Sha256::digest(&bytes));
-    let compiler = Compiler::Child(CompileLimits::default());
-    let host = Host::new(Options { compiler, ..Options::default() })?;
+    let host = host(Options::default())?;
     let module = host.load(&file.display().to_string(), &bytes)?;
     Ok(Component { module, size: bytes.len(), digest })
 }

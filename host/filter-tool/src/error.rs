@@ -42,6 +42,9 @@ pub enum Error {
     /// A script for `check`.
     #[error("{0}")]
     Script(String),
+    /// Words that are no operation for `call`.
+    #[error("{0}")]
+    Call(String),
 
     /// A directory without a filter.
     #[error(

@@ -68,6 +68,7 @@ fn json(file: &Path, component: &Component) -> serde_json::Value {
         "transparent": about.transparent,
         "recovery": about.recovery,
         "exports": about.exports,
+        "unknown-exports": component.module.unknown_exports(),
         "imports": imports,
         "parameters": about.params.iter().map(|p| serde_json::json!({
             "name": p.name, "aliases": p.aliases, "kind": p.kind.name(), "choices": p.choices, "default": p.default,
@@ -90,6 +91,9 @@ fn print(file: &Path, component: &Component) {
     say!("\nexports:");
     for name in &about.exports {
         say!("  {name}");
+    }
+    for unknown in component.module.unknown_exports() {
+        say!("  warning: {unknown}");
     }
     say!("\nimports, and what each one grants:");
     let imports: Vec<&String> = about.imports.iter().filter(|name| *name != "types").collect();

@@ -9,6 +9,7 @@ mod output;
 
 mod bench;
 mod build;
+mod call;
 mod chain;
 mod check;
 mod component;
@@ -85,15 +86,26 @@ enum Command {
         #[command(flatten)]
         options: check::Options,
     },
-    /// Measure the processor time that a component adds to a request
+    /// Carry out one operation, and show what the component did in it
+    Call {
+        /// The component
+        file: PathBuf,
+        /// The operation and its arguments, in bytes (pread 0 4096, pwrite 0 512, flush, trim,
+        /// zero, extents, cache, get-size, can, block-size, export-description, describe,
+        /// list-exports, ...), and parameters: key=value
+        #[arg(required = true, value_name = "OPERATION")]
+        words: Vec<String>,
+        #[command(flatten)]
+        options: call::Options,
+    },
+    /// Measure what a component costs: times, throughput, instructions, memory and its start
     Bench {
         /// The component
         file: PathBuf,
-        /// Parameters of the component, or of the memory plugin below it: key=value
+        /// Parameters of the component, or of the disk below it (size): key=value
         params: Vec<String>,
-        /// Requests of each kind
-        #[arg(long, default_value_t = 200_000)]
-        requests: u32,
+        #[command(flatten)]
+        options: bench::Options,
     },
 }
 
@@ -105,15 +117,22 @@ fn main() -> ExitCode {
     }
     rbdkit_confine::survive_the_file_size_limit();
     // For the filter's log lines and standard error, and for messages about its faults.
+    let command = Args::parse().command;
+    let level = match command {
+        // It shows all that the filter logs.
+        Command::Call { .. } => tracing_subscriber::filter::LevelFilter::DEBUG,
+        _ => tracing_subscriber::filter::LevelFilter::INFO,
+    };
     let format = tracing_subscriber::fmt().with_writer(output::log).without_time().with_target(false).with_level(false);
-    format.with_max_level(tracing_subscriber::filter::LevelFilter::INFO).init();
-    let result = match Args::parse().command {
+    format.with_max_level(level).init();
+    let result = match command {
         Command::New { name, lang, dir } => scaffold::new(&name, lang, dir),
         Command::Build { dir, debug, strip } => build::build(&dir, kept(debug, strip)).map(drop),
         Command::Doctor { language, json } => doctor::doctor(language, format_of(json)),
         Command::Inspect { file, json } => inspect::inspect(&file, format_of(json)),
         Command::Check { file, params, options } => check::check(&file, &params, &options),
-        Command::Bench { file, params, requests } => bench::bench(&file, &params, requests),
+        Command::Call { file, words, options } => call::call(&file, &words, &options),
+        Command::Bench { file, params, options } => bench::bench(&file, &params, &options),
     };
     let wrong = match (result, output::unsaid()) {
         (Ok(()), None) => return ExitCode::SUCCESS,

@@ -9,10 +9,9 @@
 
 mod assign;
 mod error;
-mod nearest;
 mod word;
 
 pub use assign::{Assignment, FilterSide, Missing, PluginSide, Stack, Undeclared, assign};
 pub use error::AssignError;
-pub use nearest::nearest;
+pub use rbdkit_plugin_api::nearest;
 pub use word::{Parameter, Target, TargetedParameter};

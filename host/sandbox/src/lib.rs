@@ -53,16 +53,21 @@ use wasmtime::component::{Component, Linker};
 
 use connection::bindings::host::types as wit;
 pub use connection::counters::Counters;
+pub use connection::engine::CodeExtras;
 pub use connection::limit_options::Limits;
 pub use connection::limits::{CompileLimits, FilterLimits, ServerLimits};
 pub use connection::on_fault::OnFault;
+pub use connection::profile::{Profile, ProfileNode, Samples};
 use connection::pulse::Pulse;
+pub use connection::shared::Reuse;
 use connection::shared::{FilterShared, HostShared, Purpose};
+use connection::trace::Recording;
+pub use connection::trace::{GuestCall, HostCall, Trace};
 use guest::block_on::block_on;
 use guest::context::Context;
 use guest::export_calls::{DescribeCall, ExportCall};
 use guest::exported::Exported;
-use guest::exports::ExportIndices;
+use guest::exports::{ExportIndices, KNOWN_EXPORTS};
 use guest::instance::Recipe;
 use layer::filter::{Filter, FilterTraits};
 use layer::filter_layer::FilterLayer;
@@ -91,6 +96,14 @@ pub struct Options {
     pub cache_dir: Option<PathBuf>,
     /// What all filters may take together.
     pub limits: ServerLimits,
+    /// What compiled code has beyond what a server needs.
+    pub extras: CodeExtras,
+    /// Where the calls of guests are recorded. Recording makes every call slower.
+    pub trace: Option<Arc<Trace>>,
+    /// Where guests are sampled.
+    pub profile: Option<Arc<Profile>>,
+    /// Whether an instance serves more than one call.
+    pub reuse: Reuse,
 }
 
 /// What all filters share: the engine and the cache of compiled code.
@@ -99,6 +112,7 @@ pub struct Host {
     linker: Linker<Context>,
     cache: Option<load::cache::CodeCache>,
     compiler: Compiler,
+    extras: CodeExtras,
     shared: HostShared,
     /// The limit of `shared.memory` once a filter is configured. While filters are only described,
     /// the default holds, so that `--help` works under any limit.
@@ -116,6 +130,7 @@ pub struct Module {
     recovery: wit::Recovery,
     reopens: bool,
     keeps_state: bool,
+    unknown_exports: Vec<String>,
 }
 
 impl Host {
@@ -124,19 +139,30 @@ impl Host {
     /// # Errors
     /// WebAssembly does not run on this machine.
     pub fn new(options: Options) -> Result<Arc<Host>, ConfigError> {
-        let engine = connection::engine::engine()?;
-        let linker =
-            linker(&engine).map_err(|e| ConfigError::new(format!("the filter interface cannot be set up: {e:#}")))?;
-        let cache = load::cache::CodeCache::open(options.cache_dir);
+        let engine = connection::engine::engine(options.extras)?;
+        if options.profile.is_some() {
+            Profile::tick(&engine).map_err(|error| ConfigError::new(format!("cannot sample guests: {error}")))?;
+        }
+        // Code that counts instructions gets its fuel with the record of a call.
+        let counts = options.extras == CodeExtras::LinesAndCount;
+        let trace = options.trace.or_else(|| counts.then(Arc::default));
+        let recording = if trace.is_some() { Recording::On } else { Recording::Off };
+        let linker = linker(&engine, recording)
+            .map_err(|e| ConfigError::new(format!("the filter interface cannot be set up: {e:#}")))?;
+        let cache = load::cache::CodeCache::open(options.cache_dir, options.extras);
         Ok(Arc::new(Host {
             engine,
             linker,
             cache,
             compiler: options.compiler,
+            extras: options.extras,
             shared: HostShared {
                 pulse: Pulse::new(),
                 memory: Arc::new(Quota::new(ServerLimits::default().memory)),
                 on_fault: options.on_fault,
+                trace,
+                profile: options.profile,
+                reuse: options.reuse,
             },
             memory_all: options.limits.memory,
             configured: Mutex::default(),
@@ -187,6 +213,7 @@ impl Host {
             recovery: described.recovery,
             reopens: imports.reopens,
             keeps_state,
+            unknown_exports: mismatch::unknown_exports(&component, &self.engine, KNOWN_EXPORTS),
         })
     }
 
@@ -194,7 +221,7 @@ impl Host {
         check_format(bytes)?;
         match &self.cache {
             Some(cache) => cache.load(&self.engine, &self.compiler, bytes),
-            None => self.compiler.compile(&self.engine, bytes),
+            None => self.compiler.compile(&self.engine, self.extras, bytes),
         }
     }
 
@@ -211,6 +238,11 @@ impl Host {
         })
     }
 
+    /// Bytes of memory and tables of all instances that exist now.
+    pub fn memory_used(&self) -> u64 {
+        self.shared.memory.used()
+    }
+
     /// The counters of the filters that are configured, with the filters' names, in the order in
     /// which they were configured.
     pub fn statistics(&self) -> Vec<(String, Arc<Counters>)> {
@@ -221,9 +253,9 @@ impl Host {
 }
 
 /// All that a filter may import: the contract, and the stubs of WASI.
-fn linker(engine: &Engine) -> wasmtime::Result<Linker<Context>> {
-    let mut linker = guest::imports::linker(engine)?;
-    wasi::add_to_linker(&mut linker)?;
+fn linker(engine: &Engine, recording: Recording) -> wasmtime::Result<Linker<Context>> {
+    let mut linker = guest::imports::linker(engine, recording)?;
+    wasi::add_to_linker(&mut linker, recording)?;
     Ok(linker)
 }
 
@@ -236,6 +268,12 @@ impl Module {
     /// The label that it was loaded with.
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    /// What it exports of the contract that this host does not know and never calls: a line for
+    /// each interface, without the filter's name.
+    pub fn unknown_exports(&self) -> &[String] {
+        &self.unknown_exports
     }
 
     /// Gives the filter its parameters, by their declared names in the order of the command line,
@@ -253,6 +291,9 @@ impl Module {
             let spec = self.description.params.iter().find(|spec| spec.name == *name)?;
             Some((spec.name.as_str(), spec.kind, value))
         }))?;
+        for unknown in &self.unknown_exports {
+            tracing::warn!("{}: {unknown}", self.description.name);
+        }
         self.host.shared.memory.set_limit(self.host.memory_all);
         let shared = FilterShared::new(&self.description.name, Purpose::Serve, limits, files, &self.host.shared);
         let mut configured = lock(&self.host.configured);

@@ -26,6 +26,8 @@ pub struct Guest {
     pub realloc: Option<&'static str>,
     /// More items for the world, in WIT.
     pub world: &'static str,
+    /// More interfaces of the contract's package, in WIT.
+    pub contract: &'static str,
     /// The parameters in the description, as (name, kind).
     pub params: Vec<(&'static str, &'static str)>,
     /// Replaces the body of `configure`, which leaves a pointer to a result.
@@ -54,6 +56,7 @@ impl Guest {
             body: body.to_owned(),
             realloc: None,
             world: "",
+            contract: "",
             params: Vec::new(),
             configure: "(i32.const 1200)",
             describe: "(i32.const 1024)",
@@ -188,7 +191,7 @@ impl Guest {
     /// The guest as a component whose trigger is at this offset.
     pub fn component(&self, trigger: u64) -> Vec<u8> {
         let exports: String = self.exports.iter().map(|name| format!("export rbdkit:filter/{name}@0.1.0;\n")).collect();
-        component_of(&self.module(trigger), &format!("{exports}{}", self.world))
+        component_of(&self.module(trigger), self.contract, &format!("{exports}{}", self.world))
     }
 }
 
@@ -196,18 +199,19 @@ fn escaped(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("\\{byte:02x}")).collect()
 }
 
-/// The contract and its package.
-fn contract() -> (Resolve, PackageId) {
+/// The contract with more interfaces, and its package.
+fn contract(more: &str) -> (Resolve, PackageId) {
     let mut resolve = Resolve::default();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit/filter.wit");
-    let package = resolve.push_file(path).expect("the contract");
+    let text = std::fs::read_to_string(path).expect("the contract");
+    let package = resolve.push_str("filter.wit", &format!("{text}\n{more}")).expect("the contract");
     (resolve, package)
 }
 
 /// The functions that a filter may import and that take a list or a string, as
 /// `interface.function`, sorted.
 pub fn functions_that_take_lists() -> Vec<String> {
-    let (resolve, package) = contract();
+    let (resolve, package) = contract("");
     let world = resolve.select_world(&[package], Some("host")).expect("a world");
     let is_list = |kind: Type| match kind {
         Type::String => true,
@@ -229,10 +233,14 @@ pub fn functions_that_take_lists() -> Vec<String> {
 }
 
 /// Makes a component of a core module. Its world includes the host's world and the items in
-/// `world`.
-fn component_of(module: &str, world: &str) -> Vec<u8> {
-    let mut module = wat::parse_str(module).unwrap_or_else(|e| panic!("{e}\n{module}"));
-    let (mut resolve, _) = contract();
+/// `world`. `more` are further interfaces of the contract.
+fn component_of(module: &str, more: &str, world: &str) -> Vec<u8> {
+    component_of_module(wat::parse_str(module).unwrap_or_else(|e| panic!("{e}\n{module}")), more, world)
+}
+
+/// [`component_of`] for a module that is not text.
+pub fn component_of_module(mut module: Vec<u8>, more: &str, world: &str) -> Vec<u8> {
+    let (mut resolve, _) = contract(more);
     let world = format!("package test:guest;\nworld guest {{\ninclude rbdkit:filter/host@0.1.0;\n{world}}}");
     let package = resolve.push_str("guest.wit", &world).unwrap_or_else(|e| panic!("{e:?}\n{world}"));
     let world = resolve.select_world(&[package], Some("guest")).expect("a world");

@@ -9,6 +9,7 @@
 mod content;
 mod disk;
 mod generate;
+mod instances;
 mod model;
 mod promise;
 mod report;
@@ -30,10 +31,11 @@ use tokio::time::Instant;
 use content::Random;
 use disk::{Access, Disk};
 use generate::{Export, Faults, Mix};
+use instances::Compared;
 use promise::Promise;
 use report::{Found, Part, Report, write_junit_error};
-use run::{Limits, Outcome, hang, run};
-use script::Script;
+use run::{Finding, Kind, Limits, Outcome, Tally, hang, run};
+use script::{Reference, Script};
 use server::{Filter, Server, Trouble};
 use shrink::smallest;
 
@@ -151,12 +153,13 @@ fn conclude(report: &Report, file: &Path, params: &[String], junit: Option<&Path
 /// Runs all parts, or the script of a replay.
 async fn test(file: &Path, params: &[String], options: &Options) -> Result<Report> {
     let filter = Filter::read(file, params)?;
+    filter.check_exports()?;
     if let Some(path) = &options.replay {
         let script = read_script(path)?;
         let mut report = begin(&filter, script.promise, None, options).await?.0;
         let begun = Instant::now();
-        let outcome =
-            run(&filter, &script, Limits { operation: options.patience, until: begun + options.time }).await?;
+        let limits = Limits { operation: options.patience, until: begun + options.time };
+        let outcome = carry_out(&filter, &script, limits).await?;
         let finding = outcome.finding.as_ref().map(|finding| Found {
             message: finding.message.clone(),
             script: script.text(),
@@ -170,22 +173,30 @@ async fn test(file: &Path, params: &[String], options: &Options) -> Result<Repor
     let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
     let (mut report, _) = begin(&filter, options.transforms, Some(seed), options).await?;
     let parts = [
-        ("a writable disk", Access::Writable, Faults::None, 50),
-        ("a read-only disk", Access::ReadOnly, Faults::None, 20),
-        ("a disk that fails", Access::Writable, Faults::Some, 30),
+        ("a writable disk", Access::Writable, Faults::None, Reference::Model, 45),
+        ("a read-only disk", Access::ReadOnly, Faults::None, Reference::Model, 20),
+        ("a disk that fails", Access::Writable, Faults::Some, Reference::Model, 25),
+        ("reused and fresh instances", Access::Writable, Faults::None, Reference::FreshInstances, 10),
     ];
-    for (number, (name, access, faults, percent)) in (0..).zip(parts) {
-        let mix = Mix { faults, largest: options.largest };
+    for (number, (name, access, faults, reference, percent)) in (0..).zip(parts) {
+        let largest = match reference {
+            Reference::Model => options.largest,
+            Reference::FreshInstances => options.largest.min(LARGEST_COMPARED),
+        };
+        let mix = Mix { faults, largest };
         let mut random = Random::new(seed.wrapping_add(number));
         let disk_seed = random.below(1 << 32);
         let export = look(&filter, access, disk_seed, options.patience).await?.1;
         let count = (u64::from(options.ops) * u64::from(percent)).div_ceil(100) as u32;
-        let steps = generate::steps(&mut random, &export, mix, count);
+        let mut steps = generate::steps(&mut random, &export, mix, count);
+        if reference == Reference::FreshInstances {
+            steps.retain(|step| matches!(step, steps::Step::Operation { .. }));
+        }
         let planned = steps.len();
-        let script = Script { promise: options.transforms, access, disk_seed, steps };
+        let script = Script { promise: options.transforms, reference, access, disk_seed, steps };
         let begun = Instant::now();
         let limits = Limits { operation: options.patience, until: begun + options.time * percent / 100 };
-        let outcome = run(&filter, &script, limits).await?;
+        let outcome = carry_out(&filter, &script, limits).await?;
         let finding = match outcome.finding.is_some() {
             true => Some(minimized(&filter, script, &outcome, options).await),
             false => None,
@@ -199,8 +210,27 @@ async fn test(file: &Path, params: &[String], options: &Options) -> Result<Repor
     Ok(report)
 }
 
+/// The longest request when two runs are compared: their answers are kept.
+const LARGEST_COMPARED: u32 = 64 << 10;
+
+/// Runs a script, and compares its answers as the script says.
+async fn carry_out(filter: &Filter, script: &Script, limits: Limits) -> Result<Outcome> {
+    if script.reference == Reference::Model {
+        return run(filter, script, limits).await;
+    }
+    let begun = Instant::now();
+    let (finding, note) = match instances::compare(filter, script, limits).await? {
+        Compared::Same => (None, None),
+        Compared::Inapplicable(why) => (None, Some(why)),
+        Compared::Differs(message) => (Some(Finding { kind: Kind::State, message }), None),
+    };
+    let steps = script.steps.len();
+    Ok(Outcome { finding, steps, tally: Tally::new(), slowest: begun.elapsed(), note })
+}
+
 fn part(name: &'static str, planned: usize, outcome: Outcome, begun: Instant, finding: Option<Found>) -> Part {
-    Part { name, planned, steps: outcome.steps, tally: outcome.tally, took: begun.elapsed(), finding }
+    let Outcome { steps, tally, note, .. } = outcome;
+    Part { name, planned, steps, tally, note, took: begun.elapsed(), finding }
 }
 
 /// Starts the filter once, and says what it is.
@@ -260,7 +290,8 @@ async fn minimized(filter: &Filter, mut script: Script, outcome: &Outcome, optio
             return None;
         }
         let script = Script { steps: steps.to_vec(), ..script.clone() };
-        let outcome = run(filter, &script, Limits { operation, until: until + operation }).await.ok()?;
+        let limits = Limits { operation, until: until + operation };
+        let outcome = carry_out(filter, &script, limits).await.ok()?;
         outcome.finding.filter(|finding| Some(finding.kind) == kind)
     };
     let steps = script.steps.clone();
@@ -291,7 +322,7 @@ async fn minimized(filter: &Filter, mut script: Script, outcome: &Outcome, optio
     output::without_log(async {
         let limits = Limits { operation, until: Instant::now() + options.patience };
         for _ in 0..REPEATS {
-            let outcome = run(filter, &script, limits).await;
+            let outcome = carry_out(filter, &script, limits).await;
             let fails = outcome.is_ok_and(|outcome| outcome.finding.is_some_and(|found| Some(found.kind) == kind));
             repeats = (repeats.0 + u32::from(fails), repeats.1 + 1);
         }
@@ -310,6 +341,10 @@ fn show(report: &Report, options: &Options) {
             true => format!(" (of {}: the time was up, --time gives more)", part.planned),
             false => String::new(),
         };
+        if let Some(why) = part.note {
+            say!("over {}: not compared: {why}", part.name);
+            continue;
+        }
         say!("over {}: {} steps{early} in {:.1} s", part.name, part.steps, part.took.as_secs_f64());
         for (operation, outcomes) in &part.tally {
             let outcomes: Vec<String> = outcomes.iter().map(|(outcome, count)| format!("{outcome} {count}")).collect();

@@ -22,6 +22,8 @@ pub struct Part {
     pub took: Duration,
     /// What was found, in one line. The test ends with the first finding.
     pub finding: Option<Found>,
+    /// Why the part could show nothing.
+    pub note: Option<&'static str>,
 }
 
 /// What was found, and how to repeat it.
@@ -61,6 +63,7 @@ impl Report {
                 "steps": part.steps,
                 "seconds": part.took.as_secs_f64(),
                 "operations": part.tally,
+                "note": part.note,
             })
         });
         json!({

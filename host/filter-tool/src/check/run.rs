@@ -44,6 +44,8 @@ pub enum Kind {
     Disk,
     /// The disk below was written.
     Wrote,
+    /// It keeps state in its memory.
+    State,
 }
 
 /// A fault of the filter.
@@ -63,6 +65,8 @@ pub struct Outcome {
     pub tally: Tally,
     /// The longest time of steps that began together.
     pub slowest: Duration,
+    /// Why the script could show nothing.
+    pub note: Option<&'static str>,
 }
 
 /// How long things may take.
@@ -75,7 +79,7 @@ pub struct Limits {
 }
 
 /// An answer of an operation.
-enum Answer {
+pub enum Answer {
     Done,
     Data(Buffer),
     Extents(Extents),
@@ -113,6 +117,7 @@ pub async fn run(filter: &Filter, script: &Script, limits: Limits) -> Result<Out
         steps: run.done,
         tally: run.tally,
         slowest: run.slowest,
+        note: None,
     })
 }
 
@@ -468,7 +473,10 @@ fn is_data(operation: &Request) -> bool {
 }
 
 /// Carries out an operation.
-async fn carry_out(hop: Arc<Hop>, operation: Request) -> Result<Answer, rbdkit_plugin_api::Error> {
+///
+/// # Errors
+/// Those of the layers.
+pub async fn carry_out(hop: Arc<Hop>, operation: Request) -> Result<Answer, rbdkit_plugin_api::Error> {
     match operation {
         Request::Pread { offset, length } => {
             let (buffer, result) = hop.pread(Buffer::new(length), Span::new(0, length), offset).await;

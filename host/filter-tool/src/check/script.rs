@@ -3,6 +3,7 @@
 //! ```text
 //! # Lines that begin with # are comments.
 //! transforms bijective
+//! compare instances
 //! disk writable seed=7
 //! 1 pwrite 4096 512 fill=9 fua
 //! & 2 pread 100 20
@@ -13,6 +14,9 @@
 //! fault pread delay=20
 //! fault extents short
 //! ```
+//!
+//! `compare instances` runs the operations twice ([`super::instances`]) instead of comparing them
+//! with the model.
 //!
 //! A line of an operation begins with the number of its connection. An `&` before it lets the
 //! operation begin together with the one of the line before.
@@ -32,10 +36,20 @@ const MAX_STEPS: usize = 1_000_000;
 /// The longest delay of the disk below, in milliseconds.
 const MAX_DELAY: u16 = 1000;
 
+/// What the answers are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reference {
+    /// A model of the export.
+    Model,
+    /// The same operations with a fresh instance for each call.
+    FreshInstances,
+}
+
 /// A test.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Script {
     pub promise: Promise,
+    pub reference: Reference,
     pub access: Access,
     /// The content of the disk below follows from it.
     pub disk_seed: u64,
@@ -52,7 +66,11 @@ impl Script {
             Access::Writable => "writable",
             Access::ReadOnly => "read-only",
         };
-        let mut text = format!("transforms {}\ndisk {access} seed={}\n", self.promise.name(), self.disk_seed);
+        let compare = match self.reference {
+            Reference::Model => "",
+            Reference::FreshInstances => "compare instances\n",
+        };
+        let mut text = format!("transforms {}\n{compare}disk {access} seed={}\n", self.promise.name(), self.disk_seed);
         for step in &self.steps {
             text.push_str(&line(step));
             text.push('\n');
@@ -65,8 +83,13 @@ impl Script {
     /// # Errors
     /// The first line that is wrong, with its number.
     pub fn parse(text: &str) -> Result<Script, String> {
-        let mut script =
-            Script { promise: Promise::Bijective, access: Access::Writable, disk_seed: 1, steps: Vec::new() };
+        let mut script = Script {
+            promise: Promise::Bijective,
+            reference: Reference::Model,
+            access: Access::Writable,
+            disk_seed: 1,
+            steps: Vec::new(),
+        };
         for (number, line) in (1..).zip(text.lines()) {
             let words: Vec<&str> = line.split_whitespace().collect();
             let parsed = match words[..] {
@@ -74,6 +97,10 @@ impl Script {
                 [first, ..] if first.starts_with('#') => Ok(()),
                 ["transforms", name] => {
                     Promise::from_str(name, false).map(|promise| script.promise = promise).map_err(|_| name.to_string())
+                }
+                ["compare", "instances"] => {
+                    script.reference = Reference::FreshInstances;
+                    Ok(())
                 }
                 ["disk", access, seed] => disk(access, seed).map(|(access, seed)| {
                     script.access = access;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rbdkit_chain::{Chain, Hop};
 use rbdkit_plugin_api::{Client, Peer, ThreadModel};
-use rbdkit_sandbox::{CompileLimits, Compiler, Host, Options};
+use rbdkit_sandbox::{CodeExtras, Host, Options, Reuse};
 use tokio::time::{Instant, timeout};
 
 use super::disk::{self, Disk};
@@ -39,9 +39,37 @@ impl Filter {
     /// The file cannot be read, or WebAssembly does not run here.
     pub fn read(file: &Path, params: &[String]) -> Result<Filter> {
         let bytes = component::read(file)?;
-        let compiler = Compiler::Child(CompileLimits::default());
-        let host = Host::new(Options { compiler, ..Options::default() })?;
+        let host = component::host(Options { extras: CodeExtras::Lines, ..Options::default() })?;
         Ok(Filter { host, label: file.display().to_string(), bytes, params: params.to_vec() })
+    }
+
+    /// The same filter, which gets a fresh instance for each call.
+    ///
+    /// # Errors
+    /// WebAssembly does not run here.
+    pub fn with_fresh_instances(&self) -> Result<Filter> {
+        let options = Options { extras: CodeExtras::Lines, reuse: Reuse::Nothing, ..Options::default() };
+        let host = component::host(options)?;
+        Ok(Filter { host, label: self.label.clone(), bytes: self.bytes.clone(), params: self.params.clone() })
+    }
+
+    /// Whether it says that its instances hold no state.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn is_stateless(&self) -> Result<bool> {
+        Ok(self.host.load(&self.label, &self.bytes)?.description().recovery == "stateless")
+    }
+
+    /// What it exports that no host calls.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn check_exports(&self) -> Result<()> {
+        match self.host.load(&self.label, &self.bytes)?.unknown_exports() {
+            [] => Ok(()),
+            unknown => Err(Error::Found(unknown.join("; "))),
+        }
     }
 }
 
@@ -128,10 +156,15 @@ impl Server {
         let can = hop.can();
         let block_sizes = timeout(self.patience, async { hop.block_sizes().await }).await;
         let block_sizes = block_sizes.map_err(|_| Trouble::Hangs("block-size"))?;
-        let one_at_a_time = self.chain.top(self.client()).thread_model() == ThreadModel::SerializeConnections;
+        let one_at_a_time = self.thread_model() == ThreadModel::SerializeConnections;
         // Without multi-conn a connection need not see the writes of another one.
         let connections = if one_at_a_time || (can.write && !can.multi_conn) { 1 } else { CONNECTIONS };
         Ok(Export { size: hop.size().min(MAX_TESTED), can, block_sizes, connections })
+    }
+
+    /// The thread model of the filter with its parameters.
+    pub fn thread_model(&self) -> ThreadModel {
+        self.chain.top(self.client()).thread_model()
     }
 
     fn client(&self) -> Arc<Client> {

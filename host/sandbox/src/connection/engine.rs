@@ -35,7 +35,44 @@ const MEMORY_RESERVATION: u64 = 64 << 20;
 /// An access less than this many bytes beyond a checked address needs no check of its own.
 const MEMORY_GUARD: u64 = 64 << 10;
 
-fn config() -> Config {
+/// What compiled code has beyond what a server needs. Tools for authors ask for more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CodeExtras {
+    /// Nothing: backtraces name functions.
+    #[default]
+    None,
+    /// The component's DWARF, so that backtraces name files and lines. The machine code is the
+    /// same. A trap parses the DWARF in this process. It comes from the component's author, so a
+    /// server must not do this.
+    Lines,
+    /// The same, and code that counts the WebAssembly instructions that it executes. It is slower.
+    LinesAndCount,
+}
+
+impl CodeExtras {
+    const ALL: [CodeExtras; 3] = [CodeExtras::None, CodeExtras::Lines, CodeExtras::LinesAndCount];
+
+    /// Its word on the command line of the child that compiles.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            CodeExtras::None => "none",
+            CodeExtras::Lines => "lines",
+            CodeExtras::LinesAndCount => "count",
+        }
+    }
+
+    /// The one that has this word.
+    pub(crate) fn from_word(word: &str) -> Option<CodeExtras> {
+        CodeExtras::ALL.into_iter().find(|extras| extras.word() == word)
+    }
+
+    /// Whether the component's DWARF is kept.
+    pub(crate) fn keeps_lines(self) -> bool {
+        self != CodeExtras::None
+    }
+}
+
+fn config(extras: CodeExtras) -> Config {
     let mut config = Config::new();
     let off = WasmFeatures::THREADS
         | WasmFeatures::SHARED_EVERYTHING_THREADS
@@ -69,7 +106,11 @@ fn config() -> Config {
         .memory_guard_size(MEMORY_GUARD)
         .memory_may_move(true)
         // The component has the names of its functions. Its DWARF would be parsed during a request.
-        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        .wasm_backtrace_details(match extras.keeps_lines() {
+            true => WasmBacktraceDetails::Enable,
+            false => WasmBacktraceDetails::Disable,
+        })
+        .consume_fuel(extras == CodeExtras::LinesAndCount)
         .native_unwind_info(false);
     config
 }
@@ -78,6 +119,6 @@ fn config() -> Config {
 ///
 /// # Errors
 /// WebAssembly does not run on this machine.
-pub(crate) fn engine() -> Result<Engine, ConfigError> {
-    Engine::new(&config()).map_err(|e| ConfigError::new(format!("cannot run WebAssembly on this machine: {e:#}")))
+pub(crate) fn engine(extras: CodeExtras) -> Result<Engine, ConfigError> {
+    Engine::new(&config(extras)).map_err(|e| ConfigError::new(format!("cannot run WebAssembly on this machine: {e:#}")))
 }

@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn the_pulse_ticks_once_a_guest_was_entered() {
-        let engine = super::super::engine::engine().unwrap();
+        let engine = super::super::engine::engine(Default::default()).unwrap();
         let pulse = Pulse::new();
         assert_eq!(pulse.tick(), 0);
         pulse.enter(&engine);

@@ -10,7 +10,9 @@ use super::counters::Counters;
 use super::limits::{FilterLimits, MAX_DETACHED_OPERATIONS};
 use super::log::{Faults, GuestLog};
 use super::on_fault::OnFault;
+use super::profile::Profile;
 use super::pulse::Pulse;
+use super::trace::Trace;
 use super::tracker::TaskTracker;
 use crate::state::{FilterState, ParamFiles, Quota};
 
@@ -20,6 +22,22 @@ pub(crate) struct HostShared {
     /// Memory of the instances of all filters.
     pub(crate) memory: Arc<Quota>,
     pub(crate) on_fault: OnFault,
+    /// What guests do is recorded here.
+    pub(crate) trace: Option<Arc<Trace>>,
+    /// Where guests are is sampled here.
+    pub(crate) profile: Option<Arc<Profile>>,
+    pub(crate) reuse: Reuse,
+}
+
+/// Whether an instance serves more than one call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reuse {
+    /// It does, until its memory has grown much.
+    #[default]
+    Instances,
+    /// It does not, if the host may replace it: the filter's thread model is parallel, or its
+    /// recovery is stateless or replay. For tests of such a filter.
+    Nothing,
 }
 
 /// What a component is loaded for.
@@ -55,6 +73,9 @@ pub(crate) struct FilterShared {
     /// Memory of the instances of all filters.
     pub(crate) memory_all: Arc<Quota>,
     pub(crate) on_fault: OnFault,
+    pub(crate) trace: Option<Arc<Trace>>,
+    pub(crate) profile: Option<Arc<Profile>>,
+    pub(crate) reuse: Reuse,
     /// The strictest thread model of the layers below, known from get-ready on.
     pub(crate) model_below: OnceLock<ThreadModel>,
     /// Connections that are open in this layer.
@@ -80,6 +101,9 @@ impl FilterShared {
             stopping: Flag::default(),
             memory_all: Arc::clone(&host.memory),
             on_fault: host.on_fault.clone(),
+            trace: host.trace.clone(),
+            profile: host.profile.clone(),
+            reuse: host.reuse,
             limits,
             pulse: Arc::clone(&host.pulse),
             counters: Arc::default(),

@@ -17,6 +17,7 @@ use crate::connection::bindings::host::types as wit;
 use crate::connection::conn::Connection;
 use crate::connection::next::Next;
 use crate::connection::shared::{FilterShared, Purpose};
+use crate::connection::trace::Recorder;
 use crate::state::ScopeState;
 
 /// The data of a store.
@@ -28,6 +29,8 @@ pub(crate) struct Context {
     pub(crate) handles: WasiHandles,
     pub(crate) inputs: SystemInputs,
     pub(crate) call: Call,
+    /// Records what the guest does. None in a server.
+    pub(crate) recorder: Option<Arc<Recorder>>,
 }
 
 impl Context {
@@ -39,7 +42,8 @@ impl Context {
             Purpose::Describe => SystemInputs::Simulated(0),
             Purpose::Serve => SystemInputs::Real,
         };
-        Context { shared, clock, memory, handles: WasiHandles::default(), inputs, call }
+        let recorder = shared.trace.as_ref().map(Recorder::new);
+        Context { shared, clock, memory, handles: WasiHandles::default(), inputs, call, recorder }
     }
 
     /// Nanoseconds since the server started, for the guest.

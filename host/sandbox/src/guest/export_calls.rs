@@ -13,6 +13,7 @@ use super::call::{CallKind, Phase, Setup};
 use super::context::Context;
 use super::exports::{ExportedFunctions, interface};
 use super::fault::mistake;
+use super::imports::flags;
 use crate::connection::bindings::host::types as wit;
 
 /// What a guest's function returned. Functions that cannot answer an errno always return `Ok`.
@@ -40,6 +41,11 @@ pub(crate) trait ExportCall: Send + Sync {
     /// The offset of the request, for messages.
     fn offset(&self) -> Option<u64> {
         None
+    }
+
+    /// The arguments that say what the call is about, for a record.
+    fn arguments(&self) -> String {
+        self.offset().map(|offset| format!("offset={offset}")).unwrap_or_default()
     }
 
     /// Runs the guest.
@@ -328,6 +334,10 @@ impl ExportCall for TrimCall {
         Some(self.offset)
     }
 
+    fn arguments(&self) -> String {
+        format!("offset={}, length={}, flags={}", self.offset, self.length, flags(self.flags))
+    }
+
     async fn run(&self, functions: &ExportedFunctions, store: &mut Store<Context>) -> Result<Returned<()>> {
         interface(&functions.trims)?.call_trim(store, self.offset, self.length, self.flags).await
     }
@@ -347,6 +357,10 @@ impl ExportCall for ZeroCall {
 
     fn offset(&self) -> Option<u64> {
         Some(self.offset)
+    }
+
+    fn arguments(&self) -> String {
+        format!("offset={}, length={}, flags={}", self.offset, self.length, flags(self.flags))
     }
 
     async fn run(&self, functions: &ExportedFunctions, store: &mut Store<Context>) -> Result<Returned<()>> {
@@ -372,6 +386,10 @@ impl ExportCall for ExtentsCall {
 
     fn offset(&self) -> Option<u64> {
         Some(self.offset)
+    }
+
+    fn arguments(&self) -> String {
+        format!("offset={}, length={}, flags={}", self.offset, self.length, flags(self.flags))
     }
 
     async fn run(&self, functions: &ExportedFunctions, store: &mut Store<Context>) -> Result<Returned<Extents>> {
@@ -402,6 +420,10 @@ impl ExportCall for CacheCall {
 
     fn offset(&self) -> Option<u64> {
         Some(self.offset)
+    }
+
+    fn arguments(&self) -> String {
+        format!("offset={}, length={}", self.offset, self.length)
     }
 
     async fn run(&self, functions: &ExportedFunctions, store: &mut Store<Context>) -> Result<Returned<()>> {

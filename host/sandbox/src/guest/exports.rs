@@ -23,6 +23,9 @@ macro_rules! exports {
             $($name: Option<guest::$name::GuestIndices>,)*
         }
 
+        /// The interfaces of the contract that a filter can export.
+        pub(crate) const KNOWN_EXPORTS: &[&str] = &["filter", $(stringify!($any)),*];
+
         /// The functions of an instance, by interface. None for an interface that the component
         /// does not export.
         pub(crate) struct ExportedFunctions {
@@ -43,8 +46,7 @@ macro_rules! exports {
                     LoadError::mismatch(&why)
                 };
                 if component.get_export_index(None, "rbdkit:filter/filter@0.1.0").is_none() {
-                    let why = "it does not export rbdkit:filter/filter: it is not a filter";
-                    return Err(LoadError::Contract(why.to_string()));
+                    return Err(mismatch::no_filter(component, pre.engine()));
                 }
                 Ok(ExportIndices {
                     filter: guest::filter::GuestIndices::new(pre).map_err(wrong)?,

@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 
 use rbdkit_plugin_api::text::one_line_within;
-use wasmtime::{Trap, WasmBacktrace};
+use wasmtime::{FrameInfo, Trap, WasmBacktrace};
 
 use super::clock::Overrun;
 use super::memory::{MemoryLimit, MemoryLimiter};
 use crate::connection::engine::WASM_STACK;
 use crate::connection::log::CAUSE;
+use crate::connection::shared::{FilterShared, Purpose};
 
 /// A mistake of a guest: it called an import in a way that the contract forbids. The call traps.
 #[derive(Debug, thiserror::Error)]
@@ -65,35 +66,62 @@ impl Fault {
 
     /// [`Fault::new`] for a call in which the guest may have been refused memory. What a guest then
     /// does depends on its language: it exits, jumps to `unreachable` or uses a null pointer.
-    pub(super) fn within(error: &wasmtime::Error, memory: &MemoryLimiter) -> Fault {
+    pub(super) fn within(error: &wasmtime::Error, memory: &MemoryLimiter, shared: &FilterShared) -> Fault {
         let fault = Fault::new(error);
         match memory.reached().filter(|_| !error.is::<Overrun>()) {
-            Some(limit) => Fault { cause: one_line_within(&format!("{limit}: {}", fault.cause), CAUSE), ..fault },
+            Some(limit) => {
+                let limit = Fault::beyond(limit, shared).cause;
+                Fault { cause: one_line_within(&format!("{limit}: {}", fault.cause), CAUSE), ..fault }
+            }
             None => fault,
         }
     }
 
     /// The instance cannot be made within a limit.
-    pub(super) fn beyond(limit: MemoryLimit) -> Fault {
-        Fault { cause: limit.to_string(), backtrace: None, kind: FaultKind::Guest }
+    pub(super) fn beyond(limit: MemoryLimit, shared: &FilterShared) -> Fault {
+        let name = (shared.purpose == Purpose::Serve).then_some(shared.name.as_str());
+        Fault { cause: limit.words(name), backtrace: None, kind: FaultKind::Guest }
     }
 }
 
 /// How many frames a line shows at most.
 const MAX_FRAMES: usize = 12;
 
-/// The functions of a backtrace in one line, innermost first.
+/// The functions of a backtrace in one line, innermost first: with file and line if the component
+/// has DWARF and the host keeps it, and else with the offset of the instruction in the function.
 fn frames(backtrace: &WasmBacktrace) -> String {
-    let mut shown: Vec<String> = Vec::new();
-    for frame in backtrace.frames().iter().take(MAX_FRAMES) {
-        let name = frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), demangled);
-        let at = frame.func_offset().map(|offset| format!("+{offset:#x}")).unwrap_or_default();
-        shown.push(format!("{name}{at}"));
+    let all: Vec<String> = backtrace.frames().iter().flat_map(functions).take(MAX_FRAMES + 1).collect();
+    let more = if all.len() > MAX_FRAMES { " < ..." } else { "" };
+    format!("{}{more}", all[..all.len().min(MAX_FRAMES)].join(" < "))
+}
+
+/// The functions of one frame, innermost first. There are several if the compiler has put some into
+/// their caller; DWARF tells them apart.
+fn functions(frame: &FrameInfo) -> Vec<String> {
+    let lines = frame.symbols().iter().filter_map(|symbol| {
+        let name = symbol.name().map_or_else(|| name_of(frame), demangled);
+        Some(format!("{name} ({}:{})", path(symbol.file()?), symbol.line()?))
+    });
+    let lines: Vec<String> = lines.take(MAX_FRAMES + 1).collect();
+    if !lines.is_empty() {
+        return lines;
     }
-    if backtrace.frames().len() > MAX_FRAMES {
-        shown.push(format!("{} more", backtrace.frames().len() - MAX_FRAMES));
-    }
-    shown.join(" < ")
+    let at = frame.func_offset().map(|offset| format!("+{offset:#x}")).unwrap_or_default();
+    vec![format!("{}{at}", name_of(frame))]
+}
+
+/// The name of a frame's function, or its number if it has none.
+pub(super) fn name_of(frame: &FrameInfo) -> String {
+    frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), demangled)
+}
+
+/// How many components of a file's path a line shows: `src/lib.rs` with its project's name.
+const MAX_COMPONENTS: usize = 3;
+
+/// The end of a file's path. Compilers write whole paths of the machine that they ran on.
+fn path(path: &str) -> String {
+    let begin = path.rmatch_indices('/').nth(MAX_COMPONENTS - 1).map_or(0, |(at, _)| at + 1);
+    one_line_within(&path[begin..], MAX_NAME)
 }
 
 /// The longest name of a function in a line, in bytes.
@@ -138,6 +166,13 @@ mod tests {
         }
         doubles.push('E');
         assert!(demangled(&doubles).len() <= MAX_NAME + 3);
+    }
+
+    #[test]
+    fn a_path_is_shown_with_its_last_components() {
+        assert_eq!(path("/home/me/filters/mine/src/lib.rs"), "mine/src/lib.rs");
+        assert_eq!(path("mine/src/lib.rs"), "mine/src/lib.rs");
+        assert_eq!(path("lib\n.rs"), "lib\\n.rs");
     }
 
     fn base_62(n: usize) -> String {

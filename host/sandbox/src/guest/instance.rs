@@ -11,18 +11,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use rbdkit_plugin_api::{Buffer, Errno, Result, Span};
-use wasmtime::Store;
 use wasmtime::component::InstancePre;
+use wasmtime::{Store, WasmBacktrace};
 
 use super::buffers::Access;
 use super::call::{Phase, Setup};
 use super::context::Context;
 use super::export_calls::{ExportCall, Returned};
 use super::exports::{ExportIndices, ExportedFunctions, interface};
-use super::fault::Fault;
+use super::fault::{Fault, name_of};
+use super::imports::flags;
 use crate::connection::bindings::host::types as wit;
 use crate::connection::conn::Connection;
-use crate::connection::shared::FilterShared;
+use crate::connection::shared::{FilterShared, Reuse};
 
 /// How a call ended: with the guest's answer, which may be an error, or with a fault.
 pub(crate) type Outcome<T> = std::result::Result<Result<T>, Box<Fault>>;
@@ -57,8 +58,8 @@ impl Transfer {
 pub(crate) struct Instance {
     store: Store<Context>,
     functions: ExportedFunctions,
-    /// Bytes that it had right after it was configured.
-    configured_bytes: u64,
+    /// With more bytes than this it is not used again if another one can take its place.
+    most_bytes: u64,
 }
 
 /// What is needed to create instances.
@@ -73,15 +74,24 @@ impl Recipe {
     /// A fresh instance, not configured.
     pub(crate) async fn instantiate(&self, shared: &Arc<FilterShared>) -> std::result::Result<Instance, Fault> {
         let mut context = Context::new(Arc::clone(shared));
-        context.memory.charge(self.footprint).map_err(Fault::beyond)?;
+        context.memory.charge(self.footprint).map_err(|limit| Fault::beyond(limit, shared))?;
         let mut store = Store::new(self.pre.engine(), context);
         store.limiter(|context| &mut context.memory);
         store.set_hostcall_fuel(usize::try_from(shared.limits.transfer).unwrap_or(usize::MAX));
         store.epoch_deadline_callback(|context| {
+            if let Some(profile) = &context.data().shared.profile {
+                let stack = WasmBacktrace::force_capture(&context);
+                profile.add(stack.frames().iter().rev().map(name_of));
+            }
             context.data().still_wanted()?;
             Ok(context.data().clock.tick()?)
         });
+        if store.data().recorder.is_some() {
+            // As good as endless. Only code that counts instructions takes fuel.
+            let _ = store.set_fuel(u64::MAX);
+        }
         enter(&mut store, Phase::CONFIGURE);
+        begin_record(&store, "instantiate", String::new);
         shared.counters.instances.fetch_add(1, Relaxed);
         let made = async {
             let instance = self.pre.instantiate_async(&mut store).await?;
@@ -89,9 +99,38 @@ impl Recipe {
         };
         let functions = match made.await {
             Ok(functions) => functions,
-            Err(error) => return Err(Fault::within(&error, &store.data().memory)),
+            Err(error) => return Err(Fault::within(&error, &store.data().memory, shared)),
         };
-        Ok(Instance { store, functions, configured_bytes: 0 })
+        end_record(&store, || "ok".to_string());
+        Ok(Instance { store, functions, most_bytes: u64::MAX })
+    }
+}
+
+/// Begins the record of a call, if there is one.
+#[inline]
+fn begin_record(store: &Store<Context>, name: &'static str, arguments: impl FnOnce() -> String) {
+    if let Some(recorder) = &store.data().recorder {
+        recorder.begin(name, arguments(), store.get_fuel().ok());
+    }
+}
+
+/// Ends the record of a call, if there is one.
+#[inline]
+fn end_record(store: &Store<Context>, outcome: impl FnOnce() -> String) {
+    if let Some(recorder) = &store.data().recorder {
+        recorder.end(outcome(), store.get_fuel().ok(), store.data().memory.used());
+    }
+}
+
+/// How a call ended, for the record.
+fn in_words<T>(outcome: &Outcome<T>) -> String {
+    match outcome {
+        Ok(Ok(_)) => "ok".to_string(),
+        Ok(Err(error)) => error.errno().name().to_string(),
+        Err(fault) => {
+            let within = fault.backtrace.as_ref().map(|frames| format!("; in {frames}")).unwrap_or_default();
+            format!("fault: {}{within}", fault.cause)
+        }
     }
 }
 
@@ -126,7 +165,7 @@ fn settle<T>(context: &mut Context, returned: wasmtime::Result<Returned<T>>) -> 
         }
         Err(error) => {
             call.changes.fail();
-            Err(Box::new(Fault::within(&error, &context.memory)))
+            Err(Box::new(Fault::within(&error, &context.memory, &context.shared)))
         }
     }
 }
@@ -146,11 +185,13 @@ impl Instance {
         // A payload of an earlier call may have raised the limit.
         self.limit_lists(0);
         self.store.data().shared.counters.calls.fetch_add(1, Relaxed);
+        begin_record(&self.store, E::NAME, || call.arguments());
         let returned = call.run(&self.functions, &mut self.store).await;
         self.store.data().clock.over();
         let context = self.store.data_mut();
         let outcome = settle(context, returned);
         context.call.end();
+        end_record(&self.store, || in_words(&outcome));
         outcome
     }
 
@@ -165,6 +206,9 @@ impl Instance {
         enter(&mut self.store, Phase::DATA);
         self.limit_lists(span.len);
         self.store.data().shared.counters.calls.fetch_add(1, Relaxed);
+        begin_record(&self.store, transfer.name(), || {
+            format!("offset={}, length={}, flags={}", transfer.offset, transfer.length, flags(transfer.flags))
+        });
     }
 
     /// Limits the bytes of lists that the guest passes in one call. The limit is never below the
@@ -194,19 +238,24 @@ impl Instance {
         self.store.data().clock.over();
         let context = self.store.data_mut();
         let outcome = settle(context, returned);
-        (context.call.end_transfer(), outcome)
+        let buffer = context.call.end_transfer();
+        end_record(&self.store, || in_words(&outcome));
+        (buffer, outcome)
     }
 
-    /// Records the size of its memory after it was configured.
+    /// It was configured. Notes how far its memory may grow: by half of what is left. The runtimes
+    /// of some languages never free memory.
     pub(crate) fn set_configured(&mut self) {
-        self.configured_bytes = self.store.data().memory.used();
+        let context = self.store.data();
+        let (used, limit) = (context.memory.used(), context.shared.limits.memory);
+        self.most_bytes = match context.shared.reuse {
+            Reuse::Instances => used + limit.saturating_sub(used) / 2,
+            Reuse::Nothing => 0,
+        };
     }
 
-    /// Whether its memory has grown by more than half of what was left when it was configured. The
-    /// runtimes of some languages never free memory.
-    pub(crate) fn has_grown(&self) -> bool {
-        let limit = self.store.data().shared.limits.memory;
-        let threshold = self.configured_bytes + limit.saturating_sub(self.configured_bytes) / 2;
-        self.store.data().memory.used() > threshold
+    /// Whether another instance should take its place after a call.
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.store.data().memory.used() > self.most_bytes
     }
 }

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use rbdkit_plugin_api::units;
 use wasmtime::ResourceLimiter;
 
 use crate::state::Quota;
@@ -20,15 +19,45 @@ pub(crate) struct MemoryLimiter {
     reached: Option<MemoryLimit>,
 }
 
-/// A limit on memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// A limit on memory that was reached. All sizes are in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MemoryLimit {
-    /// Of one instance, in bytes.
-    #[error("it needs more than memory={} allows", units::format_size(*.0))]
-    Instance(u64),
-    /// Of all instances, in bytes.
-    #[error("all filters together need more than memory-all={} allows", units::format_size(*.0))]
-    All(u64),
+    /// Of one instance: what it would have had, and the limit.
+    Instance { asked: u64, limit: u64 },
+    /// Of all instances together: what this one asked for in addition, and the limit.
+    All { more: u64, limit: u64 },
+}
+
+impl MemoryLimit {
+    /// The limit in words. `name` is the filter's on the command line. None: it does not have one
+    /// yet, and the operator's limits do not hold for it.
+    pub(super) fn words(self, name: Option<&str>) -> String {
+        match (self, name) {
+            (MemoryLimit::Instance { asked, limit }, name) => {
+                let option = name.map(|name| format!(" (--filter-limit {name}:memory=SIZE)")).unwrap_or_default();
+                format!("memory: the filter asked for {}; the limit is {}{option}", size(asked), size(limit))
+            }
+            (MemoryLimit::All { more, limit }, _) => format!(
+                "memory: the filter asked for {} more; the limit of all filters together is {} (--filter-limit \
+                 memory-all=SIZE)",
+                size(more),
+                size(limit)
+            ),
+        }
+    }
+}
+
+/// A size for people. It is rounded up, so that a size beyond a limit never looks like the limit.
+fn size(bytes: u64) -> String {
+    let tenths = |unit: u64| (u128::from(bytes) * 10).div_ceil(u128::from(unit));
+    let (tenths, unit) = match bytes {
+        0..0x10_0000 => (tenths(1 << 10), "KiB"),
+        _ => (tenths(1 << 20), "MiB"),
+    };
+    match tenths % 10 {
+        0 => format!("{} {unit}", tenths / 10),
+        tenth => format!("{}.{tenth} {unit}", tenths / 10),
+    }
 }
 
 impl Drop for MemoryLimiter {
@@ -69,10 +98,10 @@ impl MemoryLimiter {
     fn take(&mut self, more: u64) -> Result<(), MemoryLimit> {
         let used = self.used.saturating_add(more);
         if used > self.limit {
-            return Err(MemoryLimit::Instance(self.limit));
+            return Err(MemoryLimit::Instance { asked: used, limit: self.limit });
         }
         if !self.all.take(more) {
-            return Err(MemoryLimit::All(self.all.limit()));
+            return Err(MemoryLimit::All { more, limit: self.all.limit() });
         }
         self.used = used;
         Ok(())
@@ -132,14 +161,24 @@ mod tests {
         let mut room = MemoryLimiter::new(128 << 10, Arc::clone(&all));
         room.charge(100 << 10).unwrap();
         assert_eq!((room.reached(), room.used()), (None, 100 << 10));
-        assert_eq!(room.charge(100 << 10), Err(MemoryLimit::Instance(128 << 10)));
+        let refused = MemoryLimit::Instance { asked: 200 << 10, limit: 128 << 10 };
+        assert_eq!(room.charge(100 << 10), Err(refused));
         assert!(!room.memory_growing(0, 64 << 10, None).unwrap());
         let reached = room.reached().unwrap();
-        assert_eq!(reached.to_string(), "it needs more than memory=128k allows");
+        assert_eq!(
+            reached.words(Some("f")),
+            "memory: the filter asked for 164 KiB; the limit is 128 KiB (--filter-limit f:memory=SIZE)"
+        );
+        assert_eq!(refused.words(None), "memory: the filter asked for 200 KiB; the limit is 128 KiB");
         room.begin();
         assert_eq!(room.reached(), None);
         assert!(all.take(all.limit() - all.used()));
         assert!(!room.table_growing(0, 1, None).unwrap());
-        assert_eq!(room.reached().unwrap().to_string(), "all filters together need more than memory-all=1M allows");
+        assert_eq!(
+            room.reached().unwrap().words(Some("f")),
+            "memory: the filter asked for 0.1 KiB more; the limit of all filters together is 1 MiB (--filter-limit \
+             memory-all=SIZE)"
+        );
+        assert_eq!((size((64 << 20) + 1), size(70 << 20)), ("64.1 MiB".to_string(), "70 MiB".to_string()));
     }
 }

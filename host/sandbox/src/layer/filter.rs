@@ -203,7 +203,7 @@ impl Filter {
     /// dropped instead.
     pub(super) fn finish(&self, mut lease: Lease<'_>) {
         let replaceable = !self.traits.loses_state_with_instance() || self.model() == ThreadModel::Parallel;
-        if replaceable && lease.instance().is_some_and(|instance| instance.has_grown()) {
+        if replaceable && lease.instance().is_some_and(|instance| instance.is_used_up()) {
             tracing::debug!("{}: an instance's memory has grown: it is replaced", self.name());
             return;
         }

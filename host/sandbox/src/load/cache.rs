@@ -30,6 +30,7 @@ use wasmtime::component::Component;
 use super::cache_directory::{CacheDirectory, DirectoryError};
 use super::compile::{Compiler, MAX_CODE_BYTES};
 use super::error::LoadError;
+use crate::connection::engine::CodeExtras;
 
 /// The most bytes that the cache keeps. Beyond that, the oldest entries are removed first. There is
 /// room for the filters of this tree (some MB) and for a dozen interpreters (60 to 90 MB each).
@@ -51,6 +52,8 @@ const MAX_SEAL_BYTES: u64 = 128;
 pub(crate) struct CodeCache {
     directory: CacheDirectory,
     key: [u8; KEY_BYTES],
+    /// What the code has that is kept here.
+    extras: CodeExtras,
 }
 
 /// Why there is no cache.
@@ -89,22 +92,25 @@ impl Hasher for ShaHasher {
 impl CodeCache {
     /// Opens the cache in `chosen`, or in the default directory. Creates the directory and the key
     /// if they do not exist. None if that fails or the directory is not private; the log says why.
-    pub(crate) fn open(chosen: Option<PathBuf>) -> Option<CodeCache> {
+    pub(crate) fn open(chosen: Option<PathBuf>, extras: CodeExtras) -> Option<CodeCache> {
         let path = chosen.or_else(default_directory)?;
         let open = || -> Result<CodeCache, CacheError> {
             let directory = CacheDirectory::open(&path)?;
             let key = read_or_make_key(&directory).map_err(CacheError::Key)?;
-            Ok(CodeCache { directory, key })
+            Ok(CodeCache { directory, key, extras })
         };
         open().inspect_err(|why| tracing::debug!("no cache of compiled filters in {}: {why}", path.display())).ok()
     }
 
     /// The name of a component's entry.
-    fn entry(engine: &Engine, component: &[u8]) -> String {
+    fn entry(&self, engine: &Engine, component: &[u8]) -> String {
         // The kind of seal is part of the name, so that versions of the host with different seals
         // do not treat each other's entries as damaged. So is what was removed before compiling.
         let mut hasher = ShaHasher(Sha256::new());
         hasher.0.update(b"stripped, sealed by HMAC-SHA256");
+        if self.extras != CodeExtras::None {
+            hasher.0.update(self.extras.word());
+        }
         engine.precompile_compatibility_hash().hash(&mut hasher);
         hasher.0.update((component.len() as u64).to_le_bytes());
         hasher.0.update(component);
@@ -116,14 +122,14 @@ impl CodeCache {
     /// # Errors
     /// Those of compiling. A fault of the cache only makes loading slower.
     pub(crate) fn load(&self, engine: &Engine, compiler: &Compiler, component: &[u8]) -> Result<Component, LoadError> {
-        let entry = CodeCache::entry(engine, component);
+        let entry = self.entry(engine, component);
         if let Some((file, code)) = self.open_sealed(&entry) {
             match map_code(engine, &file, &code) {
                 Ok(loaded) => return Ok(loaded),
                 Err(error) => tracing::debug!("compiled code {entry} is not used: {error:#}"),
             }
         }
-        let compiled = compiler.compile(engine, component)?;
+        let compiled = compiler.compile(engine, self.extras, component)?;
         if let Err(error) = self.store(&entry, &compiled) {
             tracing::debug!("cannot keep compiled code in {}: {error:#}", self.directory.path().display());
         }
@@ -258,8 +264,13 @@ mod tests {
 
     fn cache() -> (TempDir, CodeCache, Engine, Vec<u8>) {
         let directory = TempDir::new().unwrap();
-        let cache = CodeCache::open(Some(directory.path().join("code"))).unwrap();
-        (directory, cache, crate::connection::engine::engine().unwrap(), wat::parse_str(COMPONENT).unwrap())
+        let cache = CodeCache::open(Some(directory.path().join("code")), CodeExtras::None).unwrap();
+        (
+            directory,
+            cache,
+            crate::connection::engine::engine(CodeExtras::None).unwrap(),
+            wat::parse_str(COMPONENT).unwrap(),
+        )
     }
 
     fn seal_of(cache: &CodeCache, entry: &str) -> PathBuf {
@@ -274,7 +285,7 @@ mod tests {
         // Code, seal and the key.
         assert_eq!(first.len(), 3);
         let written: Vec<u64> = first.iter().map(|file| fs::metadata(file).unwrap().ino()).collect();
-        let again = CodeCache::open(Some(cache.directory.path().into())).unwrap();
+        let again = CodeCache::open(Some(cache.directory.path().into()), CodeExtras::None).unwrap();
         again.load(&engine, &Compiler::Here, &component).unwrap();
         let now: Vec<u64> = first.iter().map(|file| fs::metadata(file).unwrap().ino()).collect();
         assert_eq!(now, written);
@@ -295,7 +306,7 @@ mod tests {
             fs::write(&code, bad).unwrap();
             cache.load(&engine, &Compiler::Here, &component).unwrap();
             assert_eq!(fs::read(&code).unwrap().len(), good.len());
-            assert!(cache.open_sealed(&CodeCache::entry(&engine, &component)).is_some());
+            assert!(cache.open_sealed(&cache.entry(&engine, &component)).is_some());
         }
     }
 
@@ -303,11 +314,11 @@ mod tests {
     fn code_without_the_right_seal_is_compiled_again() {
         let (_directory, cache, engine, component) = cache();
         cache.load(&engine, &Compiler::Here, &component).unwrap();
-        let key = CodeCache::entry(&engine, &component);
+        let key = cache.entry(&engine, &component);
         let code = cache.directory.path().join(format!("{key}.code"));
         // Of another directory, with its own key.
         let other = TempDir::new().unwrap();
-        let other = CodeCache::open(Some(other.path().join("code"))).unwrap();
+        let other = CodeCache::open(Some(other.path().join("code")), CodeExtras::None).unwrap();
         other.load(&engine, &Compiler::Here, &component).unwrap();
         let theirs = fs::read(seal_of(&other, &key)).unwrap();
         let ours = fs::read(seal_of(&cache, &key)).unwrap();
@@ -320,7 +331,7 @@ mod tests {
         let wat = "(component (core module (func (export \"g\"))))";
         let second = wat::parse_str(wat).unwrap();
         cache.load(&engine, &Compiler::Here, &second).unwrap();
-        let second = CodeCache::entry(&engine, &second);
+        let second = cache.entry(&engine, &second);
         fs::copy(cache.directory.path().join(format!("{second}.code")), &code).unwrap();
         fs::copy(seal_of(&cache, &second), seal_of(&cache, &key)).unwrap();
         assert!(cache.open_sealed(&key).is_none());
@@ -337,7 +348,7 @@ mod tests {
             rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
         };
         cache.load(&engine, &Compiler::Here, &component).unwrap();
-        let key = CodeCache::entry(&engine, &component);
+        let key = cache.entry(&engine, &component);
         let (code, seal) = (cache.directory.path().join(format!("{key}.code")), seal_of(&cache, &key));
         for file in [&code, &seal] {
             fifo(file);
@@ -348,7 +359,7 @@ mod tests {
         std::os::unix::fs::symlink("/dev/zero", &seal).unwrap();
         assert!(cache.open_sealed(&key).is_none());
         fifo(&path);
-        assert!(CodeCache::open(Some(cache.directory.path().into())).is_none());
+        assert!(CodeCache::open(Some(cache.directory.path().into()), CodeExtras::None).is_none());
     }
 
     #[test]
@@ -356,7 +367,11 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let directory = CacheDirectory::open(&directory.path().join("code")).unwrap();
         let key = std::array::from_fn(|n| n as u8);
-        let seal = CodeCache { directory, key }.mac("name", b"code").unwrap().finalize().into_bytes();
+        let seal = CodeCache { directory, key, extras: CodeExtras::None }
+            .mac("name", b"code")
+            .unwrap()
+            .finalize()
+            .into_bytes();
         // Computed with another implementation of HMAC.
         let expected = "e5a40409d70bcab9521f9f371cb1ccc91e3cb17a143fe0eb6ba0d94569427629";
         assert_eq!(hex::encode(seal), expected);

@@ -31,10 +31,12 @@ use wasmtime::component::Component;
 use super::error::{LoadError, one_line};
 use super::strip::stripped;
 use crate::connection::engine;
+use crate::connection::engine::CodeExtras;
 use crate::connection::limits::CompileLimits;
 use crate::connection::log::CAUSE;
 
-/// The hidden argument. Two more follow it: seconds of processor time, and bytes of memory.
+/// The hidden argument. Three more follow it: seconds of processor time, bytes of memory, and the
+/// word of [`CodeExtras`].
 const ARGUMENT: &str = "--rbdkit-compile";
 
 /// The child's exit status if it has written to standard error what is wrong with the component.
@@ -62,10 +64,15 @@ impl Compiler {
     ///
     /// # Errors
     /// The compiler refuses it, or compiling reaches a limit.
-    pub(crate) fn compile(&self, engine: &Engine, component: &[u8]) -> Result<Component, LoadError> {
+    pub(crate) fn compile(
+        &self,
+        engine: &Engine,
+        extras: CodeExtras,
+        component: &[u8],
+    ) -> Result<Component, LoadError> {
         let compiled = match self {
-            Compiler::Here => compile_here(engine, component),
-            Compiler::Child(limits) => compile_in_child(engine, component, *limits),
+            Compiler::Here => compile_here(engine, extras, component),
+            Compiler::Child(limits) => compile_in_child(engine, extras, component, *limits),
         };
         compiled.map_err(|why| LoadError::Compiler(format!("it cannot be compiled: {why}")))
     }
@@ -75,9 +82,9 @@ fn failed(why: impl Into<String>) -> LoadError {
     LoadError::Compiler(why.into())
 }
 
-fn compile_here(engine: &Engine, component: &[u8]) -> Result<Component, LoadError> {
+fn compile_here(engine: &Engine, extras: CodeExtras, component: &[u8]) -> Result<Component, LoadError> {
     // A component that makes the compiler panic is refused like any other that cannot be compiled.
-    let compile = || match stripped(component) {
+    let compile = || match stripped(component, extras) {
         Some(component) => Component::from_binary(engine, &component),
         None => Component::from_binary(engine, component),
     };
@@ -85,8 +92,13 @@ fn compile_here(engine: &Engine, component: &[u8]) -> Result<Component, LoadErro
     compiled.map_err(|_| failed("the compiler does not cope with it"))?.map_err(|error| failed(one_line(&error)))
 }
 
-fn compile_in_child(engine: &Engine, component: &[u8], limits: CompileLimits) -> Result<Component, LoadError> {
-    let code = code_from_child(component, limits)?;
+fn compile_in_child(
+    engine: &Engine,
+    extras: CodeExtras,
+    component: &[u8],
+    limits: CompileLimits,
+) -> Result<Component, LoadError> {
+    let code = code_from_child(extras, component, limits)?;
     #[allow(unsafe_code, reason = "wasmtime cannot know where precompiled code comes from")]
     // SAFETY: deserializing trusts the bytes. This same program has just compiled them with the
     // same settings, in a process that could reach only its pipes.
@@ -104,7 +116,9 @@ pub fn serve_if_asked() -> Option<ExitCode> {
     }
     let mut number = || args.next()?.to_str()?.parse::<u64>().ok();
     let (Some(seconds), Some(memory)) = (number(), number()) else { return Some(ExitCode::FAILURE) };
-    match child(seconds, memory) {
+    let extras = args.next().and_then(|word| CodeExtras::from_word(word.to_str()?));
+    let Some(extras) = extras else { return Some(ExitCode::FAILURE) };
+    match child(seconds, memory, extras) {
         Ok(()) => Some(ExitCode::SUCCESS),
         Err(why) => {
             // The parent shows it in its own message.
@@ -118,7 +132,7 @@ pub fn serve_if_asked() -> Option<ExitCode> {
 ///
 /// # Errors
 /// One line that says what is wrong with the component, or with this process.
-fn child(seconds: u64, memory: u64) -> Result<(), LoadError> {
+fn child(seconds: u64, memory: u64, extras: CodeExtras) -> Result<(), LoadError> {
     // The exit status tells the parent of a panic.
     std::panic::set_hook(Box::new(|_| {}));
     limit(Resource::Cpu, seconds.max(1))?;
@@ -128,11 +142,11 @@ fn child(seconds: u64, memory: u64) -> Result<(), LoadError> {
     limit(Resource::Nofile, 16)?;
     // Making the engine reads files to find the processor's features. So the process is confined
     // after that, but before it reads the component.
-    let engine = engine::engine().map_err(|error| failed(error.to_string()))?;
+    let engine = engine::engine(extras).map_err(|error| failed(error.to_string()))?;
     rbdkit_confine::confine_compiler();
     let mut component = Vec::new();
     io::stdin().lock().read_to_end(&mut component).map_err(|error| failed(error.to_string()))?;
-    let component = stripped(&component).unwrap_or(component);
+    let component = stripped(&component, extras).unwrap_or(component);
     let code = engine.precompile_component(&component).map_err(|error| failed(format!("{error:#}")))?;
     io::stdout().lock().write_all(&code).map_err(|error| failed(error.to_string()))
 }
@@ -145,13 +159,14 @@ fn limit(resource: Resource, limit: u64) -> Result<(), LoadError> {
 }
 
 /// The parent's part: runs the child and returns the compiled code.
-fn code_from_child(component: &[u8], limits: CompileLimits) -> Result<Vec<u8>, LoadError> {
+fn code_from_child(extras: CodeExtras, component: &[u8], limits: CompileLimits) -> Result<Vec<u8>, LoadError> {
     let program = own_program().map_err(|error| failed(format!("cannot start a process to compile it: {error}")))?;
     let shown = std::fs::read_link(&program).unwrap_or_else(|_| program.clone());
     let mut child = Command::new(program)
         .arg(ARGUMENT)
         .arg(limits.time.as_secs().max(1).to_string())
         .arg(limits.memory.to_string())
+        .arg(extras.word())
         .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -65,10 +65,7 @@ impl LinkedImports {
             if let Some((_, version)) = granted
                 && !is_ours(version)
             {
-                return Err(LoadError::Contract(format!(
-                    "it was built for rbdkit:filter@{}, and this host has 0.1.0",
-                    one_line_within(version, 200)
-                )));
+                return Err(LoadError::Contract(built_for(version)));
             }
             let Some((interface, _)) = granted.filter(|(_, version)| is_ours(version)) else {
                 return Err(LoadError::Contract(format!(
@@ -85,6 +82,11 @@ impl LinkedImports {
         }
         Ok(imports)
     }
+}
+
+/// The message about a component that was built for another version of the contract.
+pub(super) fn built_for(version: &str) -> String {
+    format!("it was built for rbdkit:filter@{}, and this host has 0.1.0", one_line_within(version, 200))
 }
 
 /// Whether this host serves a version of the contract: 0.1 of any patch level.

@@ -4,13 +4,15 @@
 //! compares again, by the contract's text. It runs only after wasmtime has refused a component. It
 //! follows the contract's types and not the component's, which may be huge.
 
+use rbdkit_plugin_api::nearest;
 use rbdkit_plugin_api::text::one_line_within;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime::component::types::{ComponentFunc, ComponentInstance, ComponentItem, Type};
 use wit_parser::{Function, InterfaceId, Param, Resolve, Type as WitType, TypeDefKind};
 
-use super::component::is_ours;
+use super::component::{built_for, is_ours};
+use super::error::LoadError;
 
 const CONTRACT: &str = include_str!("../../../../wit/filter.wit");
 
@@ -55,6 +57,59 @@ pub(crate) fn of_imports(component: &Component, engine: &Engine) -> Option<Strin
 
 fn unknown(what: &str) -> String {
     format!("it imports {what}, which this host does not have (was it built for a newer one?)")
+}
+
+/// The exports of a component that are of the contract's package, by interface and version.
+fn exports(component: &Component, engine: &Engine) -> Vec<(String, String)> {
+    let exports = component.component_type();
+    let ours = exports.exports(engine).filter_map(|(name, _)| name.strip_prefix("rbdkit:filter/")?.split_once('@'));
+    ours.map(|(interface, version)| (interface.to_string(), version.to_string())).collect()
+}
+
+/// How many unknown exports are named.
+const MAX_UNKNOWN: usize = 8;
+
+/// What a component exports of the contract's package that this host never calls: a line for each.
+/// `known` are the interfaces that a filter can export.
+pub(crate) fn unknown_exports(component: &Component, engine: &Engine, known: &[&str]) -> Vec<String> {
+    let exports = exports(component, engine);
+    let unknown = exports.iter().filter_map(|(interface, version)| {
+        let shown = one_line_within(interface, NAME);
+        if known.contains(&interface.as_str()) {
+            let version = one_line_within(version, NAME);
+            let wrong =
+                format!("it exports rbdkit:filter/{shown}@{version}, and this host has 0.1.0: it never calls it");
+            return (!is_ours(&version)).then_some(wrong);
+        }
+        let hint = match nearest(interface, known.iter().copied()) {
+            Some(near) => format!(": did you mean {near}?"),
+            None => " and never calls".to_string(),
+        };
+        Some(format!("it exports rbdkit:filter/{shown}, which this host does not know{hint}"))
+    });
+    let mut lines: Vec<String> = unknown.collect();
+    if lines.len() > MAX_UNKNOWN {
+        let more = lines.len() - MAX_UNKNOWN;
+        lines.truncate(MAX_UNKNOWN);
+        lines.push(format!("it exports {more} more interfaces that this host does not know"));
+    }
+    lines
+}
+
+/// Why a component that does not export this host's `filter` is refused.
+pub(crate) fn no_filter(component: &Component, engine: &Engine) -> LoadError {
+    let exports = exports(component, engine);
+    let other = exports.iter().find(|(_, version)| !is_ours(version));
+    let near = || exports.iter().find(|(name, _)| nearest(name, ["filter"]).is_some());
+    LoadError::Contract(match (other, near()) {
+        (Some((_, version)), _) => built_for(version),
+        (None, Some((name, _))) => format!(
+            "it exports rbdkit:filter/{}, which this host does not know, and no rbdkit:filter/filter: did you mean \
+             filter?",
+            one_line_within(name, NAME)
+        ),
+        (None, None) => "it does not export rbdkit:filter/filter: it is not a filter".to_string(),
+    })
 }
 
 /// The contract's name of an interface, and its type.

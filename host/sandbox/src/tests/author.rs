@@ -35,7 +35,7 @@ fn what_an_instance_takes_besides_memory_is_charged_before_it_is_made() {
     let load = |component: &[u8]| host().load("guest.wasm", component).map_err(|error| error.to_string());
     // 120 times 800 KB of globals.
     let error = load(&with_instances(&filter, &globals(50_000), 120)).err().unwrap();
-    assert_eq!(error, "guest.wasm: it needs more than memory=64M allows");
+    assert_eq!(error, "guest.wasm: memory: the filter asked for 91.9 MiB; the limit is 64 MiB");
     // 20 times is allowed by the limit for describing, and not by the operator's.
     let component = with_instances(&filter, &globals(50_000), 20);
     let configure = |memory: u64| {
@@ -43,7 +43,11 @@ fn what_an_instance_takes_besides_memory_is_charged_before_it_is_made() {
         load(&component).unwrap().configure(vec![], limits).map(|_| ()).map_err(|error| error.to_string())
     };
     let error = configure(8 << 20).unwrap_err();
-    assert_eq!(error, "guest: cannot be started: it needs more than memory=8M allows");
+    assert_eq!(
+        error,
+        "guest: cannot be started: memory: the filter asked for 15.4 MiB; the limit is 8 MiB \
+         (--filter-limit guest:memory=SIZE)"
+    );
     configure(20 << 20).unwrap();
 }
 
@@ -58,7 +62,11 @@ async fn what_instances_take_besides_memory_counts_towards_that_of_all_filters()
     };
     let first = configure().unwrap();
     let error = configure().err().unwrap();
-    assert_eq!(error, "guest: cannot be started: all filters together need more than memory-all=12M allows");
+    assert_eq!(
+        error,
+        "guest: cannot be started: memory: the filter asked for 7.7 MiB more; the limit of all filters together is \
+         12 MiB (--filter-limit memory-all=SIZE)"
+    );
     drop(first);
     configure().unwrap();
 }
@@ -113,7 +121,8 @@ async fn a_guest_that_was_refused_memory_and_traps_names_the_limit() {
         let stack = Stack::over(&[traps(refused)], Disk::default(), limits.clone()).await;
         let top = stack.open().await;
         let error = read(&top, 0, 512).await.unwrap_err().to_string();
-        let why = "it needs more than memory=1M allows: wasm trap: wasm `unreachable` instruction executed";
+        let why = "the limit is 1 MiB (--filter-limit guest:memory=SIZE): wasm trap: wasm `unreachable` instruction \
+                   executed";
         assert!(error.contains(why), "{error}");
         // In another call the trap has another reason.
         let error = read(&top, 512, 512).await.unwrap_err().to_string();
@@ -122,12 +131,16 @@ async fn a_guest_that_was_refused_memory_and_traps_names_the_limit() {
     let null_pointer = ends("(memory.grow (i32.const 100))", "(drop (i32.load (i32.const -8)))");
     let stack = Stack::over(&[null_pointer], Disk::default(), limits).await;
     let error = read(&stack.open().await, 0, 512).await.unwrap_err().to_string();
-    assert!(error.contains("it needs more than memory=1M allows: wasm trap: out of bounds memory access"), "{error}");
+    let why = "memory: the filter asked for 6.4 MiB; the limit is 1 MiB (--filter-limit guest:memory=SIZE): wasm \
+               trap: out of bounds memory access";
+    assert!(error.contains(why), "{error}");
     let all = ServerLimits { memory: 1 << 20, ..ServerLimits::default() };
     let guest = traps("(memory.grow (i32.const 100))");
     let stack = Stack::within(&[guest], Disk::default(), FilterLimits::default(), all).await;
     let error = read(&stack.open().await, 0, 512).await.unwrap_err().to_string();
-    assert!(error.contains("all filters together need more than memory-all=1M allows: wasm trap"), "{error}");
+    let why = "memory: the filter asked for 6.3 MiB more; the limit of all filters together is 1 MiB (--filter-limit \
+               memory-all=SIZE): wasm trap";
+    assert!(error.contains(why), "{error}");
 }
 
 #[test]

@@ -132,3 +132,60 @@ fn a_component_that_uses_all_of_an_older_contract_fits() {
     let error = error_of_loading(include_str!("archive/filter.wit"), world);
     assert!(error.starts_with("guest: describe: wasm trap: wasm `unreachable`"), "{error}");
 }
+
+/// The component with further exports, which are empty.
+fn with_exports(mut component: Vec<u8>, names: &[&str]) -> Vec<u8> {
+    for name in names {
+        let types = wasmparser::Validator::new().validate_all(&component).unwrap();
+        let mut added = wasm_encoder::Component::new();
+        let mut instances = wasm_encoder::ComponentInstanceSection::new();
+        instances.export_items::<&str, [(&str, wasm_encoder::ComponentExportKind, u32); 0]>([]);
+        added.section(&instances);
+        let mut exports = wasm_encoder::ComponentExportSection::new();
+        let index = types.as_ref().component_instance_count();
+        exports.export(*name, wasm_encoder::ComponentExportKind::Instance, index, None);
+        added.section(&exports);
+        // Sections may follow each other in any order.
+        component.extend(&added.finish()[8..]);
+    }
+    component
+}
+
+#[test]
+fn an_export_that_the_host_does_not_know_is_named() {
+    let filter = Guest::new(&["reads"], READS).component();
+    let names = ["filter/raeds@0.1.0", "filter/reads@0.2.0", "filter/compression@0.1.7", "other/reads@0.1.0"];
+    let names = names.map(|name| format!("rbdkit:{name}"));
+    let module = host().load("guest", &with_exports(filter.clone(), &names.each_ref().map(String::as_str))).unwrap();
+    assert_eq!(
+        module.unknown_exports(),
+        [
+            "it exports rbdkit:filter/raeds, which this host does not know: did you mean reads?",
+            "it exports rbdkit:filter/reads@0.2.0, and this host has 0.1.0: it never calls it",
+            "it exports rbdkit:filter/compression, which this host does not know and never calls",
+        ]
+    );
+    let many: Vec<String> = (0..20).map(|n| format!("rbdkit:filter/other{n}@0.1.0")).collect();
+    let module =
+        host().load("guest", &with_exports(filter, &many.iter().map(String::as_str).collect::<Vec<_>>())).unwrap();
+    assert_eq!(module.unknown_exports().len(), 9);
+    assert_eq!(module.unknown_exports()[8], "it exports 12 more interfaces that this host does not know");
+    assert!(load(&Guest::new(&["reads"], READS)).unwrap().unknown_exports().is_empty());
+}
+
+#[test]
+fn a_component_without_our_filter_says_what_it_has() {
+    let empty = wat::parse_str("(component)").unwrap();
+    for (name, error) in [
+        ("rbdkit:filter/filter@0.2.0", "it was built for rbdkit:filter@0.2.0, and this host has 0.1.0"),
+        (
+            "rbdkit:filter/fliter@0.1.0",
+            "it exports rbdkit:filter/fliter, which this host does not know, and no rbdkit:filter/filter: did you \
+             mean filter?",
+        ),
+        ("other:filter/filter@0.1.0", "it does not export rbdkit:filter/filter: it is not a filter"),
+    ] {
+        let why = host().load("guest", &with_exports(empty.clone(), &[name])).err().unwrap().to_string();
+        assert_eq!(why, format!("guest: {error}"));
+    }
+}

@@ -14,3 +14,4 @@ mod long_chain;
 mod requests;
 mod speed;
 mod stopping;
+mod traced;

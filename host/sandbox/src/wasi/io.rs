@@ -5,12 +5,10 @@
 //! call that may not wait, every pollable is ready at once. So a runtime that only yields while it
 //! starts can continue, and one that waits in a loop uses up its computing time.
 
-use std::future::Future;
-
 use wasmtime::Result;
 use wasmtime::component::{ComponentType, Lower, Resource};
 
-use super::define::{Functions, Store, resource, unreachable};
+use super::define::{Functions, Store, WaitFuture, resource, unreachable};
 use crate::guest::console::ConsoleStream;
 use crate::guest::context::Context;
 use crate::guest::fault::mistake;
@@ -34,8 +32,6 @@ enum StreamError {
 
 /// The answer of a function of a stream.
 type StreamResult<T> = Result<(std::result::Result<T, StreamError>,)>;
-/// A function that waits.
-type WaitFuture<'a, T> = Box<dyn Future<Output = Result<T>> + Send + 'a>;
 
 /// A pollable that is always ready.
 const ALWAYS_READY: WasiHandle = WasiHandle::Until(0);

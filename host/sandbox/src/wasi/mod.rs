@@ -32,6 +32,7 @@ use wasmtime::Result;
 use wasmtime::component::Linker;
 
 use self::define::Functions;
+use crate::connection::trace::Recording;
 use crate::guest::context::Context;
 
 /// One interface of WASI.
@@ -89,9 +90,10 @@ const INTERFACES: [Interface; 27] = [
 const VERSION: &str = "0.2.0";
 
 /// Adds all stubs to a linker.
-pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> Result<()> {
+pub(super) fn add_to_linker(linker: &mut Linker<Context>, recording: Recording) -> Result<()> {
     for Interface { name, define, .. } in &INTERFACES {
-        define(&mut linker.instance(&format!("{name}@{VERSION}"))?)?;
+        let linker = linker.instance(&format!("{name}@{VERSION}"))?;
+        define(&mut Functions { linker, interface: name, recording })?;
     }
     Ok(())
 }
@@ -134,8 +136,10 @@ mod tests {
 
     #[test]
     fn the_stubs_can_be_linked() {
-        let engine = crate::connection::engine::engine().unwrap();
-        add_to_linker(&mut Linker::new(&engine)).unwrap();
+        let engine = crate::connection::engine::engine(Default::default()).unwrap();
+        for recording in [Recording::Off, Recording::On] {
+            add_to_linker(&mut Linker::new(&engine), recording).unwrap();
+        }
         assert!(INTERFACES.iter().all(|interface| grants(interface.name) == Some(interface.grants)));
     }
 }

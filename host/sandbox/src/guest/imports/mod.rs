@@ -24,6 +24,7 @@ mod request;
 mod scratch;
 mod server;
 mod slots;
+mod traced;
 mod types;
 mod wait;
 
@@ -32,10 +33,17 @@ use wasmtime::{Engine, Result};
 
 use super::context::Context;
 use crate::connection::bindings::host;
+use crate::connection::trace::Recording;
+
+pub(super) use traced::flags;
 
 /// A linker with all interfaces of the contract.
-pub(crate) fn linker(engine: &Engine) -> Result<Linker<Context>> {
+pub(crate) fn linker(engine: &Engine, recording: Recording) -> Result<Linker<Context>> {
     let mut linker = Linker::new(engine);
+    if recording == Recording::On {
+        traced::add_to_linker(&mut linker)?;
+        return Ok(linker);
+    }
     macro_rules! add {
         ($($interface:ident),*) => {
             $(host::$interface::add_to_linker::<Context, HasSelf<Context>>(&mut linker, |context| context)?;)*

@@ -58,12 +58,15 @@ fn lend_to_next(
     )
 }
 
-fn pread(store: StoreContextMut<'_, Context>, (offset, length, buf, at): (u64, u32, u32, u32)) -> ImportFuture<'_> {
+pub(super) fn pread(
+    store: StoreContextMut<'_, Context>,
+    (offset, length, buf, at): (u64, u32, u32, u32),
+) -> ImportFuture<'_> {
     let part = BufferPart { buf, at, length, access: Access::Write };
     lend_to_next(store, part, move |hop, buffer, span| hop.pread(buffer, span, offset))
 }
 
-fn pwrite(
+pub(super) fn pwrite(
     store: StoreContextMut<'_, Context>,
     (offset, length, buf, at, flags): (u64, u32, u32, u32, wit::CommandFlags),
 ) -> ImportFuture<'_> {

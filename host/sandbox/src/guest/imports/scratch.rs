@@ -46,7 +46,7 @@ fn lend_to_scratch<'a>(
     )
 }
 
-fn pread(
+pub(super) fn pread(
     store: StoreContextMut<'_, Context>,
     (scope, offset, length, buf, at): (Scope, u64, u32, u32, u32),
 ) -> ImportFuture<'_> {
@@ -56,7 +56,7 @@ fn pread(
     })
 }
 
-fn pwrite(
+pub(super) fn pwrite(
     store: StoreContextMut<'_, Context>,
     (scope, offset, length, buf, at): (Scope, u64, u32, u32, u32),
 ) -> ImportFuture<'_> {

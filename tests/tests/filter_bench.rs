@@ -1,0 +1,169 @@
+//! `rbdkit-filter bench`: its table, its JSON, comparisons and profiles.
+
+#[path = "untrusted/guest.rs"]
+#[allow(dead_code, reason = "the tests of untrusted components use the rest")]
+mod guest;
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use guest::Guest;
+use rbdkit_tests::server::{filter, program};
+use rbdkit_tests::{TempDir, wait};
+use serde_json::{Value, json};
+
+/// How long the tool may take, on a machine that is busy: it compiles the filter.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// A run that is as short as it can be. Its times mean little, and no test looks at them.
+fn bench(arguments: &[&str]) -> Output {
+    let tool = program().with_file_name("rbdkit-filter");
+    wait::output_within(LIMIT, Command::new(tool).arg("bench").args(arguments).args(["--time", "300ms", "size=4M"]))
+}
+
+fn text(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn has(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+}
+
+#[test]
+fn every_workload_is_measured_for_people_and_for_programs() {
+    let cow = filter("cow");
+    let cow = cow.to_str().unwrap();
+    let shown = text(&bench(&[cow]));
+    has(
+        &shown,
+        &[
+            "cow 0.1.0: ",
+            "read 4 KiB         1 ",
+            "write 1 MiB       32 ",
+            "memory of an instance: ",
+            "cold start: compile ",
+        ],
+    );
+    let value: Value = serde_json::from_str(&text(&bench(&[cow, "--json"]))).unwrap();
+    let workloads = value["workloads"].as_array().unwrap();
+    assert_eq!(workloads.len(), 12);
+    for workload in workloads {
+        for number in ["p50", "p99", "throughput", "instructions", "host-calls", "requests"] {
+            assert!(workload[number].as_f64().unwrap() > 0.0, "{number}: {workload}");
+        }
+        assert_eq!((&workload["refused"], &workload["failed"]), (&json!(false), &json!(0)));
+        for contender in ["filter", "nofilter", "none"] {
+            assert_eq!(workload["rounds"][contender].as_array().unwrap().len(), 5, "{workload}");
+        }
+        assert!(workload["p50"].as_f64() <= workload["p99"].as_f64(), "{workload}");
+    }
+    // A write of a part of a block reads the rest: that takes more than a read.
+    assert!(workloads[6]["instructions"].as_u64() > workloads[0]["instructions"].as_u64());
+    assert!(value["memory"].as_u64().unwrap() >= 65536);
+    for time in ["compile", "load", "configure", "first-read"] {
+        assert!(value["cold-start"][time].as_f64().unwrap() > 0.0, "{time}");
+    }
+}
+
+#[test]
+fn a_filter_that_refuses_writes_or_fails_is_shown_so() {
+    let dir = TempDir::new();
+    let body = r#"
+    (import "rbdkit:filter/next@0.1.0" "pread" (func $next_pread (param i64 i32 i32 i32 i32)))
+    (func (export "rbdkit:filter/reads@0.1.0#pread") (param i64 i32 i32) (result i32)
+        (call $next_pread (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (i32.const 2048))
+        (i32.const 2048))
+    (func (export "rbdkit:filter/features@0.1.0#can") (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
+        (i32.const 3000))"#;
+    // A success, and capabilities of which none is given.
+    let body = format!("{body}\n(data (i32.const 3000) \"\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\")");
+    let file = dir.file("reads.wasm", &Guest::new("reads", &["reads", "features"], &body).component(0));
+    let shown = text(&bench(&[file.to_str().unwrap()]));
+    has(&shown, &["write 4 KiB        1 refused: the filter takes no writes"]);
+    let body = "(data (i32.const 3000) \"\\01\\02\")
+    (func (export \"rbdkit:filter/reads@0.1.0#pread\") (param i64 i32 i32) (result i32) (i32.const 3000))";
+    let file = dir.file("fails.wasm", &Guest::new("fails", &["reads"], body).component(0));
+    let output = bench(&[file.to_str().unwrap()]);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "rbdkit-filter: error: read: EIO\n");
+}
+
+#[test]
+fn a_comparison_has_a_verdict_and_a_status() {
+    let nofilter = filter("nofilter");
+    let nofilter = nofilter.to_str().unwrap();
+    let dir = TempDir::new();
+    let json = text(&bench(&[nofilter, "--json"]));
+    let mut old: Value = serde_json::from_str(&json).unwrap();
+    // The earlier run was a thousand times as fast, or as slow.
+    for (factor, verdict, code) in [(0.001, "slower", 1), (1000.0, "faster", 0)] {
+        for workload in old["workloads"].as_array_mut().unwrap() {
+            let none: Vec<f64> =
+                workload["rounds"]["none"].as_array().unwrap().iter().map(|time| time.as_f64().unwrap()).collect();
+            workload["rounds"]["filter"] = none.iter().map(|time| time * factor).collect();
+        }
+        let file = dir.file("old.json", old.to_string().as_bytes());
+        let file = file.to_str().unwrap();
+        let output = bench(&[nofilter, "--compare", file, "--fail-if-slower"]);
+        assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+        has(&String::from_utf8_lossy(&output.stdout), &[&format!("verdict: {verdict}\n")]);
+        let output = bench(&[nofilter, "--compare", file, "--json"]);
+        let value: Value = serde_json::from_str(&text(&output)).unwrap();
+        assert_eq!(value["comparison"]["verdict"], verdict);
+        assert_eq!(value["comparison"]["workloads"].as_array().unwrap().len(), 12);
+    }
+    for wrong in ["{}", "", "[1", "{\"format\": 9}"] {
+        let file = dir.file("wrong.json", wrong.as_bytes());
+        let output = bench(&[nofilter, "--compare", file.to_str().unwrap()]);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        has(&errors, &["wrong.json: is not a result of rbdkit-filter bench --json\n"]);
+        assert_eq!((errors.lines().count(), output.status.code()), (1, Some(1)));
+    }
+}
+
+/// Each name of a function with the number of its samples.
+fn samples(profile: &Value) -> Vec<(String, usize)> {
+    let nodes = profile["nodes"].as_array().unwrap();
+    let taken = profile["samples"].as_array().unwrap();
+    let count = |id: &Value| taken.iter().filter(|sample| *sample == id).count();
+    nodes.iter().map(|node| (node["callFrame"]["functionName"].as_str().unwrap().into(), count(&node["id"]))).collect()
+}
+
+#[test]
+fn a_profile_names_the_functions_in_which_the_guest_spends_its_time() {
+    let body = r#"
+    (import "rbdkit:filter/next@0.1.0" "pread" (func $next_pread (param i64 i32 i32 i32 i32)))
+    (func $checksum (param $n i32)
+        (loop $more (local.set $n (i32.sub (local.get $n) (i32.const 1))) (br_if $more (local.get $n))))
+    (func $read (export "rbdkit:filter/reads@0.1.0#pread") (param i64 i32 i32) (result i32)
+        (call $checksum (i32.const 20000000))
+        (call $next_pread (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (i32.const 2048))
+        (i32.const 2048))"#;
+    let dir = TempDir::new();
+    let file = dir.file("sums.wasm", &Guest::new("sums", &["reads"], body).component(0));
+    let out = dir.join("profile.json");
+    let shown = text(&bench(&[file.to_str().unwrap(), "--profile", out.to_str().unwrap()]));
+    has(&shown, &["profile.json (open it at https://www.speedscope.app or https://profiler.firefox.com)"]);
+    let profile: Value = serde_json::from_slice(&std::fs::read(out).unwrap()).unwrap();
+    let nodes = profile["nodes"].as_array().unwrap();
+    let (taken, deltas) = (profile["samples"].as_array().unwrap(), profile["timeDeltas"].as_array().unwrap());
+    assert!(!taken.is_empty() && taken.len() == deltas.len());
+    assert!(profile["startTime"].as_u64().unwrap() < profile["endTime"].as_u64().unwrap());
+    // Every node but the root is the child of one other.
+    let children: Vec<u64> = nodes
+        .iter()
+        .flat_map(|node| node["children"].as_array().unwrap())
+        .map(|child| child.as_u64().unwrap())
+        .collect();
+    let mut ids: Vec<u64> = nodes.iter().map(|node| node["id"].as_u64().unwrap()).filter(|id| *id != 1).collect();
+    let mut sorted = children.clone();
+    sorted.sort_unstable();
+    ids.sort_unstable();
+    assert_eq!(sorted, ids);
+    let all = samples(&profile);
+    let of = |name: &str| all.iter().filter(|(known, _)| known == name).map(|(_, count)| count).sum::<usize>();
+    // 20 million rounds take longer than the millisecond between two samples.
+    assert!(of("checksum") * 10 > taken.len() * 9, "{all:?}");
+}
