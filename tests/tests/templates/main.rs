@@ -53,3 +53,8 @@ fn zig_itself() {
 fn js() {
     walk(Project::new("js", &[]));
 }
+
+#[test]
+fn ts() {
+    walk(Project::new("ts", &[]));
+}

@@ -78,11 +78,12 @@ impl Project {
         self.ok(&["build", self.dir.to_str().expect("a path")]);
     }
 
-    /// Builds it, which has to fail. The result is standard error.
+    /// Builds it, which has to fail. The result is standard output, to which some compilers write
+    /// their errors, and standard error.
     pub fn fails_to_build(&self) -> String {
         let (success, out, error) = self.run(&["build", self.dir.to_str().expect("a path")]);
         assert!(!success, "{}: it was built: {out}", self.language);
-        error
+        out + &error
     }
 }
 

@@ -1,5 +1,7 @@
 //! Wrong filters, each with the message that `build` must give.
 
+use rbdkit_tests::{Launch, nbdsh};
+
 use super::project::Project;
 use super::zig;
 
@@ -68,7 +70,8 @@ fn all_missing_tools_are_named_with_the_commands_that_install_them() {
         ),
         ("c++", &["  zig (not found): python3 -m pip install ziglang"]),
         ("zig", &["  zig (not found): python3 -m pip install ziglang"]),
-        ("js", &["  node (not found): apt-get install nodejs\n", "  npx (not found): apt-get install npm\n"]),
+        ("js", &["  node (not found): apt-get install nodejs\n", "  npm (not found): apt-get install npm\n"]),
+        ("ts", &["  node (not found): apt-get install nodejs\n", "  npm (not found): apt-get install npm\n"]),
         ("rust", &["  cargo (not found): see https://rustup.rs\n", "  rustc (not found): see https://rustup.rs\n"]),
     ] {
         let project = Project::with_path(language, "/nonexistent".to_owned());
@@ -86,6 +89,83 @@ fn all_missing_tools_are_named_with_the_commands_that_install_them() {
         let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         assert!(!ready && json[0]["ready"] == false && json[0]["ways"][0]["tools"][0]["install"].is_string(), "{json}");
     }
+}
+
+/// What the server would never call, or could not wait for, and what is no JavaScript.
+#[test]
+fn javascript_that_cannot_run_is_refused_with_its_line() {
+    let project = Project::new("js", &[]);
+    let file = project.dir.join("filter.js");
+    let good = std::fs::read_to_string(&file).expect("the filter");
+    let wrong = |from: &str, to: &str, message: &str| {
+        std::fs::write(&file, &good).expect("the filter");
+        refused(&project, ("filter.js", from, to), &[message]);
+    };
+    wrong("  pread(offset", "  async pread(offset", "filter.js:48: reads.pread is async. The server needs its answer");
+    wrong(
+        "/** @type {rbdkit.Writes} */",
+        "export const trims = { trim(offset, length, flags) {} };",
+        "the filter implements trims, but wit/world.wit does not export it",
+    );
+    wrong(
+        "export const writes",
+        "const writes",
+        "wit/world.wit exports writes, but the filter does not implement writes.pwrite",
+    );
+    wrong("  pread(offset", "  prread(offset", "but the filter does not implement reads.pread");
+    wrong("const PAYLOAD = 0;", "const PAYLOAD = ;", "filter.js:14:17: Unexpected token");
+}
+
+#[test]
+fn typescript_that_is_wrong_is_refused_with_its_line() {
+    let project = Project::new("ts", &[]);
+    let file = project.dir.join("filter.ts");
+    let good = std::fs::read_to_string(&file).expect("the filter");
+    for (from, to, message) in [
+        ("const PAYLOAD = 0;", "const PAYLOAD = \"0\";", "error TS2345: Argument of type 'string' is not assignable to parameter of type 'number'"),
+        ("pread(offset, length, flags) {", "async pread(offset, length, flags) {", "error TS2322"),
+        ("const PAYLOAD = 0;", "enum Buffer { PAYLOAD }", "error TS1294"),
+    ] {
+        std::fs::write(&file, &good).expect("the filter");
+        let error = {
+            project.edit("filter.ts", from, to);
+            project.fails_to_build()
+        };
+        assert!(error.contains(message), "no {message:?} in {error}");
+    }
+}
+
+/// The log shows the author's file and line, in TypeScript as well. A wrong name of an error is
+/// named.
+#[test]
+fn an_exception_names_the_authors_file_and_line() {
+    for (language, file) in [("js", "filter.js"), ("ts", "filter.ts")] {
+        let project = Project::new(language, &[]);
+        let from = "    next.pread(offset, length, PAYLOAD, 0);\n";
+        let to =
+            "    if (offset === 4096) throw new Error(\"it is odd\");\n    if (offset === 8192) throw \"EINVAL\";\n";
+        project.edit(file, from, &format!("{to}{from}"));
+        let text = std::fs::read_to_string(project.dir.join(file)).expect("the filter");
+        let line = text.lines().position(|line| line.contains("it is odd")).expect("the line") + 1;
+        project.build();
+        let server = Launch::new(["--wasm-filter"]).arg(project.component()).args(["memory", "1M"]).start();
+        let mut client = server.client();
+        assert!(client.read(4096, 512).is_err() && client.read(8192, 512).is_err() && client.read(0, 512).is_ok());
+        let log = server.stop().stderr;
+        assert!(log.contains("it is odd") && log.contains(&format!("{file}:{line}:")), "{log}");
+        assert!(log.contains("unknown enum case: EINVAL"), "{log}");
+    }
+}
+
+/// The bytes stay in the host, so the longest request takes no time in a slow language.
+#[test]
+fn a_request_of_32_mib_passes_through_javascript() {
+    let project = Project::new("js", &[]);
+    project.build();
+    let server = Launch::new(["--wasm-filter"]).arg(project.component()).args(["memory", "64M", "key=1"]).start();
+    let script =
+        "h.connect_uri(uri)\nh.pwrite(b'a' * (32 << 20), 512)\nprint(h.pread(32 << 20, 512) == b'a' * (32 << 20))";
+    assert_eq!(nbdsh(&server.uri(), script).ok().trim(), "True");
 }
 
 /// A stack that grows beyond its end must not overwrite the filter's variables.

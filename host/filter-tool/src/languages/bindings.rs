@@ -30,6 +30,16 @@ impl Wit {
         Ok(Wit { resolve, world })
     }
 
+    /// The contract.
+    pub fn resolve(&self) -> &Resolve {
+        &self.resolve
+    }
+
+    /// The project's world in it.
+    pub fn world(&self) -> WorldId {
+        self.world
+    }
+
     /// The interfaces of the contract that the world exports, each with its functions.
     pub fn exports(&self) -> BTreeMap<String, Vec<String>> {
         self.functions(self.world)

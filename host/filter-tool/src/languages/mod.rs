@@ -5,6 +5,8 @@ mod bindings;
 mod c;
 mod c_family;
 mod cpp;
+mod declarations;
+mod ecmascript;
 mod js;
 mod module;
 mod operations;
@@ -12,6 +14,7 @@ mod project;
 mod run;
 mod rust;
 mod tools;
+mod ts;
 mod zig;
 
 use clap::ValueEnum;
@@ -33,6 +36,7 @@ pub enum Language {
     Cpp,
     Zig,
     Js,
+    Ts,
 }
 
 /// What the tool knows of a language.
@@ -69,6 +73,7 @@ impl Language {
             Language::Cpp => "c++",
             Language::Zig => "zig",
             Language::Js => "js",
+            Language::Ts => "ts",
         }
     }
 
@@ -85,6 +90,7 @@ impl Language {
             Language::Cpp => cpp::DEFINITION,
             Language::Zig => zig::DEFINITION,
             Language::Js => js::DEFINITION,
+            Language::Ts => ts::DEFINITION,
         }
     }
 }

@@ -1,8 +1,9 @@
 // @NAME@: XORs every byte with a number, in both directions.
 //
-// The functions are those of wit/deps/rbdkit-filter/filter.wit, in camel case. Errors are thrown: `throw "einval"`.
-// Anything else that is thrown is a fault: the request fails, and the server's log has the stack.
-// Numbers are exact only up to 2^53, so offsets beyond 8 PiB do not work in JavaScript.
+// The functions are those of wit/deps/rbdkit-filter/filter.wit, in camel case; bindings/rbdkit.d.ts declares them for the
+// editor. An error is thrown: `throw "einval"`. Anything else that is thrown is a fault: the request fails, and the
+// server's log has the stack. A function cannot be async. Integers are numbers, which are exact up to 2^53, so offsets
+// beyond 8 PiB do not work. There is no console: import * as log from "rbdkit:filter/log@0.1.0".
 import * as next from "rbdkit:filter/next@0.1.0";
 import * as buffer from "rbdkit:filter/buffer@0.1.0";
 
@@ -12,6 +13,7 @@ const PAYLOAD = 0;
 // The number, as a key of one byte.
 const key = new Uint8Array([255]);
 
+/** @type {rbdkit.Filter} */
 export const filter = {
   describe() {
     return {
@@ -41,6 +43,7 @@ export const filter = {
   },
 };
 
+/** @type {rbdkit.Reads} */
 export const reads = {
   pread(offset, length, flags) {
     // The layer below fills the request's buffer, which stays in the host.
@@ -49,6 +52,7 @@ export const reads = {
   },
 };
 
+/** @type {rbdkit.Writes} */
 export const writes = {
   pwrite(offset, length, flags) {
     buffer.xor(PAYLOAD, 0, length, key, 0);

@@ -1,0 +1,102 @@
+//! What JavaScript and TypeScript share: the packages from npm, the operations that a source
+//! implements, and the engine that makes a component of it.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::bindings::Wit;
+use super::run::{output, run};
+use super::{Project, Tool, Way, declarations, operations, template};
+use crate::error::{Error, Result};
+
+/// Where the declarations are.
+const DECLARATIONS: &str = "bindings/rbdkit.d.ts";
+
+/// The script that lists what a source exports.
+const EXPORTS: &str = template!("js/exports.mjs");
+
+/// node and npm. The packages come from npm's registry when a project is built first.
+pub fn ways() -> Vec<Way> {
+    let tools = vec![
+        Tool::program("node", "node", &["--version"], "apt-get install nodejs"),
+        Tool::program("npm", "npm", &["--version"], "apt-get install npm"),
+    ];
+    vec![Way { name: "npm", tools, command: vec!["npm".into()] }]
+}
+
+/// Makes the declarations for the editor.
+pub fn prepare(project: &Project) -> Result<()> {
+    declarations::write(&Wit::read(&project.path("wit"))?, &project.path(DECLARATIONS))
+}
+
+/// Installs the packages that package-lock.json names, unless this was done already.
+pub fn install(project: &Project, way: &Way) -> Result<()> {
+    let age = |path: &str| std::fs::metadata(project.path(path)).and_then(|data| data.modified()).ok();
+    // npm writes this file at the end of an installation.
+    let installed = age("node_modules/.package-lock.json");
+    if installed.is_some() && installed >= age("package-lock.json") && installed >= age("package.json") {
+        return Ok(());
+    }
+    let mut npm = way.run();
+    // What npm prints is about the packages and not about the filter. Errors are shown.
+    run(npm.current_dir(&project.dir).args(["ci", "--no-audit", "--no-fund", "--loglevel=error"]))?;
+    // Its time would otherwise be that of the package in the registry's cache.
+    let mark = project.path("node_modules/.package-lock.json");
+    let now = std::time::SystemTime::now();
+    let file = std::fs::File::options().append(true).open(&mark).map_err(Error::file("cannot open", &mark))?;
+    file.set_modified(now).map_err(Error::file("cannot change the time of", &mark))
+}
+
+/// A program of a package.
+pub fn package(project: &Project, program: &str) -> Command {
+    let mut command = Command::new(Path::new("node_modules/.bin").join(program));
+    command.current_dir(&project.dir);
+    command
+}
+
+/// Compares what a source exports with the world, and makes a component of it. `source` is what
+/// runs; `shown` is the author's file, which messages name.
+pub fn component(project: &Project, source: &Path, shown: &str) -> Result<Vec<u8>> {
+    compare_operations(project, source, shown)?;
+    let component = project.made()?.join("component.wasm");
+    // The host's stubs serve WASI. With the tool's own stubs (`--stub-wasi`) an uncaught exception
+    // would trap without a message, and so would reading the clock.
+    let mut engine = package(project, "componentize-qjs");
+    engine.args(["--wit", "wit", "-n", "mine", "--sync", "--js"]).arg(source).arg("-o").arg(&component);
+    output(&mut engine)?;
+    std::fs::read(&component).map_err(Error::file("cannot read", &component))
+}
+
+fn compare_operations(project: &Project, source: &Path, shown: &str) -> Result<()> {
+    let script = project.made()?.join("exports.mjs");
+    std::fs::write(&script, EXPORTS).map_err(Error::file("cannot write", &script))?;
+    let listed = output(Command::new("node").current_dir(&project.dir).arg(&script).arg(source).arg(shown))?;
+    let listed: serde_json::Value = serde_json::from_str(&listed)
+        .map_err(|error| Error::Contract { doing: "cannot list exports", source: error.into() })?;
+    let functions = |interface: &str| listed.as_object()?.get(interface);
+    let find = |interface: &str, function: &str| functions(interface)?.get(declarations::camel(function));
+    let wit = Wit::read(&project.path("wit"))?;
+    let (exported, all) = (wit.exports(), wit.everything());
+    let asynchronous = all.iter().flat_map(|(interface, functions)| {
+        let of = |function: &String| Some((interface.clone(), function.clone(), find(interface, function)?.clone()));
+        functions.iter().filter_map(of).collect::<Vec<_>>()
+    });
+    let asynchronous: Vec<String> = asynchronous
+        .filter(|(_, _, about)| about["async"] == true)
+        .map(|(interface, function, about)| {
+            format!(
+                "{shown}:{}: {interface}.{} is async. The server needs its answer when it returns, and nothing would \
+                 run it to its end: write it without async and await",
+                about["line"],
+                declarations::camel(&function)
+            )
+        })
+        .collect();
+    if !asynchronous.is_empty() {
+        return Err(Error::Operations(asynchronous));
+    }
+    operations::compare(&exported, &all, "wit/world.wit", |interface, function| {
+        // The functions of an object that is not written out are not known.
+        functions(interface).is_some_and(|known| known.is_null() || find(interface, function).is_some())
+    })
+}
