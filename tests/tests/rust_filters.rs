@@ -1,8 +1,8 @@
 //! What a filter in Rust does in the server that its native tests cannot show: the standard library
 //! in WebAssembly, as the first page of the SDK describes it.
 
-use std::path::Path;
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use rbdkit_tests::server::{program, root};
@@ -58,21 +58,37 @@ impl Reads for Standard {
 rbdkit_filter_sdk::export!(Standard: reads);
 "#;
 
+/// Makes a project with this source and builds it. Returns its directory and what the tool says.
 /// What is built stays below `target`, the standard library among it, so that only the first run
 /// takes long.
-#[test]
-fn the_standard_library_does_in_a_filter_what_the_documentation_says() {
+fn build(name: &str, source: &str) -> (PathBuf, Output) {
     let place = root().join("target/template-rust");
-    let (project, built) = (place.join("standard"), place.join("built"));
+    let (project, built) = (place.join(name), place.join("built"));
     let _ = std::fs::remove_dir_all(&project);
     std::fs::create_dir_all(&built).unwrap();
-    tool(&["new", "standard", "--dir", project.to_str().unwrap()]);
+    let made = tool(&["new", name, "--dir", project.to_str().unwrap()]);
+    assert!(made.status.success(), "{made:?}");
     std::os::unix::fs::symlink(&built, project.join("target")).unwrap();
     std::fs::copy(root().join("guest-filters/Cargo.lock"), project.join("Cargo.lock")).unwrap();
-    std::fs::write(project.join("src/lib.rs"), SOURCE).unwrap();
-    tool(&["build", project.to_str().unwrap()]);
+    std::fs::write(project.join("src/lib.rs"), source).unwrap();
+    let output = tool(&["build", project.to_str().unwrap()]);
+    (project, output)
+}
 
-    let server = Launch::new(["--wasm-filter"]).arg(component(&project)).args(["memory", "1M"]).start();
+#[test]
+fn a_trait_that_export_does_not_name_fails_the_build_of_the_component() {
+    let pwrite = "fn pwrite(&self, _: u64, _: u32, _: CommandFlags) -> Result<(), Errno> { Ok(()) }";
+    let (_, output) = build("unnamed", &format!("{SOURCE}\nimpl Writes for Standard {{ {pwrite} }}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    let message = "`Standard` implements `Writes`, and export! does not name `writes`: pwrite would never be called";
+    assert!(!output.status.success() && said.contains(message), "{said}");
+}
+
+#[test]
+fn the_standard_library_does_in_a_filter_what_the_documentation_says() {
+    let (project, output) = build("standard", SOURCE);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let server = Launch::new(["--wasm-filter"]).arg(project.join("standard.wasm")).args(["memory", "1M"]).start();
     let script = "h.connect_uri(uri)\n\
                   for n in range(10):\n    \
                       try:\n        h.pread(512, n * 512)\n        print(n, 'read')\n    \
@@ -94,13 +110,8 @@ fn the_standard_library_does_in_a_filter_what_the_documentation_says() {
     assert!(!server.stderr().contains("printed on"), "{}", server.stderr());
 }
 
-fn component(project: &Path) -> String {
-    project.join("standard.wasm").to_str().unwrap().to_string()
-}
-
 /// Runs the tool beside the server under test. The first build takes long.
-fn tool(arguments: &[&str]) {
+fn tool(arguments: &[&str]) -> Output {
     let mut command = Command::new(program().with_file_name("rbdkit-filter"));
-    let output = wait::output_within(Duration::from_secs(1200), command.args(arguments));
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    wait::output_within(Duration::from_secs(1200), command.args(arguments))
 }

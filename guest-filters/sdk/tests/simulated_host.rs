@@ -328,3 +328,83 @@ fn log_macros_format_and_have_levels() {
     host.connect().unwrap().pread(9, 1).unwrap();
     assert_eq!(host.take_log(), ["error: one", "warning: two 9", "info: three \"x\"", "debug: four 4"]);
 }
+
+/// Logs the life of a connection.
+struct Life;
+
+impl Filter for Life {
+    type Params = ();
+
+    fn describe() -> Description {
+        Description::new("life", "1", "logs").transparent()
+    }
+
+    fn configure(_: ()) -> Result<Self, String> {
+        Ok(Life)
+    }
+}
+
+impl Lifecycle for Life {
+    fn get_ready(&self) -> Result<(), String> {
+        info!("ready, {} connections", server::connections());
+        Ok(())
+    }
+}
+
+impl Names for Life {
+    fn default_export(&self, _readonly: bool, _is_tls: bool) -> Result<String, Errno> {
+        Ok("main".into())
+    }
+}
+
+impl Connection for Life {
+    fn open(&self, readonly: bool, exportname: &str, _is_tls: bool, _replayed: bool) -> Result<u64, Errno> {
+        info!("open {exportname}");
+        next_open::open(readonly, exportname)?;
+        Ok(7)
+    }
+
+    fn prepare(&self) -> Result<(), Errno> {
+        info!("prepare {} of {}", request::handle(), next::get_size()?);
+        next::flush()
+    }
+
+    fn finalize(&self) -> Result<(), Errno> {
+        info!("finalize");
+        next::flush()
+    }
+
+    fn close(&self) {
+        info!("close, next: {:?}", next::get_size().err().map(|error| error.name()));
+    }
+}
+
+mod life {
+    use super::Life;
+    rbdkit_filter_sdk::export!(Life: lifecycle, names, connection);
+}
+
+#[test]
+fn a_connection_lives_as_the_contract_says() {
+    let host = Host::new(Disk::zeroes(512)).serve::<Life>(&[]).unwrap();
+    assert_eq!(host.take_log(), ["info: ready, 0 connections"]);
+    assert_eq!(host.default_export(), Ok("main".into()));
+    assert_eq!(host.list_exports().unwrap().len(), 1);
+    let client = host.connect_to("main").unwrap();
+    host.fail_next("flush", Errno::Enospc);
+    assert_eq!(client.close(), Err(Errno::Enospc));
+    let lines = ["info: open main", "info: prepare 7 of 512", "info: finalize", "info: close, next: Some(\"enxio\")"];
+    assert_eq!(host.take_log(), lines);
+}
+
+#[test]
+fn what_did_not_begin_is_not_ended() {
+    let host = Host::new(Disk::zeroes(512)).serve::<Life>(&[]).unwrap();
+    host.take_log();
+    host.fail_next("open", Errno::Enoent);
+    assert_eq!(host.connect().err(), Some(Errno::Enoent));
+    assert_eq!(host.take_log(), ["info: open "]);
+    host.fail_next("flush", Errno::Eio);
+    assert_eq!(host.connect().err(), Some(Errno::Eio));
+    assert_eq!(host.take_log()[2], "info: close, next: Some(\"enxio\")");
+}
