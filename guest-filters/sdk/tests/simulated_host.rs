@@ -408,3 +408,68 @@ fn what_did_not_begin_is_not_ended() {
     assert_eq!(host.connect().err(), Some(Errno::Eio));
     assert_eq!(host.take_log()[2], "info: close, next: Some(\"enxio\")");
 }
+
+params! {
+    /// Files that the operator names.
+    struct Named {
+        /// Files with text.
+        text: Vec<ReadFile>,
+        /// Where to write.
+        to: AppendFile,
+        /// Whether to write.
+        on: BoolOrWatch = BoolOrWatch::Fixed(false),
+    }
+}
+
+/// Each read appends the texts to a file.
+struct Appends {
+    named: Named,
+}
+
+impl Filter for Appends {
+    type Params = Named;
+
+    fn describe() -> Description {
+        Description::new("appends", "1", "appends").transparent()
+    }
+
+    fn configure(named: Named) -> Result<Self, String> {
+        Ok(Appends { named })
+    }
+}
+
+impl Reads for Appends {
+    fn pread(&self, _offset: u64, _length: u32, _flags: CommandFlags) -> Result<(), Errno> {
+        if self.named.on.holds() {
+            for file in &self.named.text {
+                self.named.to.append(&file.read(1, file.size()? as u32)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+mod appends {
+    use super::Appends;
+    rbdkit_filter_sdk::export!(Appends: reads);
+}
+
+#[test]
+fn parameters_that_name_files_are_types_with_the_files_functions() {
+    let host = || Host::new(Disk::zeroes(512)).file("/a", b"1one").file("/b", b"2two");
+    let missing = host().serve::<Appends>(&["text=/a"]).err();
+    assert_eq!(missing.as_deref(), Some("appends: the parameter to=<PATH-APPEND> is required: Where to write."));
+    let served = host().serve::<Appends>(&["text=/a", "to=/log", "text=/b", "on=/switch"]).unwrap();
+    let client = served.connect().unwrap();
+    client.pread(0, 1).unwrap();
+    assert_eq!(served.file("/log"), None);
+    served.set_file("/switch", Some(b""));
+    client.pread(0, 1).unwrap();
+    assert_eq!(served.file("/log").as_deref(), Some(&b"onetwo"[..]));
+    served.set_file("/b", None);
+    assert_eq!(client.pread(0, 1), Err(Errno::Enoent));
+    assert_eq!(
+        host().serve::<Appends>(&["to=/x", "on=maybe"]).err().as_deref(),
+        Some("on=maybe: is neither true, false nor an absolute path")
+    );
+}
