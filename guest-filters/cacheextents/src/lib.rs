@@ -135,3 +135,24 @@ impl Mapping for CacheExtents {
 }
 
 rbdkit_filter_sdk::export!(CacheExtents: writes, trims, zeroes, mapping);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    #[test]
+    fn an_answer_is_remembered_until_a_write() {
+        let host = Host::new(Disk::zeroes(65536)).serve::<CacheExtents>(&[]).unwrap();
+        let (one, two) = (host.connect().unwrap(), host.connect().unwrap());
+        two.pwrite(8192, b"data", CommandFlags::empty()).unwrap();
+        host.take_calls();
+        let first = one.extents(0, 16384, CommandFlags::REQ_ONE).unwrap();
+        let second = two.extents(8192, 4096, CommandFlags::REQ_ONE).unwrap();
+        assert_eq!((first[0].length, second[0].kind), (8192, ExtentType::empty()));
+        assert_eq!(host.take_calls(), ["extents 0 16384"]);
+        two.zero(8192, 4096, CommandFlags::empty()).unwrap();
+        assert_eq!(one.extents(0, 16384, CommandFlags::REQ_ONE).unwrap()[0].length, 16384);
+        assert_eq!(host.take_calls(), ["zero 8192 4096", "extents 0 16384"]);
+    }
+}

@@ -65,3 +65,33 @@ impl Caching for Nofilter {
 }
 
 rbdkit_filter_sdk::export!(Nofilter: reads, writes, flushes, trims, zeroes, mapping, caching);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    #[test]
+    fn every_operation_passes_with_its_flags() {
+        let host = Host::new(Disk::pattern(8192)).serve::<Nofilter>(&[]).unwrap();
+        let client = host.connect().unwrap();
+        let fua = CommandFlags::FUA;
+        host.take_calls();
+        assert_eq!(client.pread(5, 7).unwrap(), host.disk()[5..12]);
+        client.pwrite(1, b"x", fua).unwrap();
+        client.flush().unwrap();
+        client.trim(2, 3, fua).unwrap();
+        client.zero(0, 8192, fua | CommandFlags::MAY_TRIM).unwrap();
+        client.cache(4, 5).unwrap();
+        let hole = ExtentType::HOLE | ExtentType::ZERO;
+        assert_eq!(
+            client.extents(6, 7, CommandFlags::REQ_ONE).unwrap()[0],
+            Extent { offset: 6, length: 7, kind: hole }
+        );
+        let calls = host.take_calls();
+        let expected =
+            ["pread 5 7", "pwrite 1 1 fua", "flush", "trim 2 3 fua", "zero 0 8192 fua may-trim", "cache 4 5"];
+        assert_eq!(calls[..6], expected);
+        assert_eq!(calls[6..], ["extents 6 7 req-one"]);
+    }
+}

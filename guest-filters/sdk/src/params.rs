@@ -52,6 +52,8 @@ mod field;
 mod given;
 mod value;
 
+#[doc(hidden)]
+pub use field::is_setting;
 pub use field::{Field, Setting};
 pub use given::{Parameters, Params};
 pub use value::{
@@ -81,6 +83,8 @@ macro_rules! params {
         }
 
         const _: () = {
+            $($crate::params::is_setting::<$type>();)*
+
             fn fields() -> ($($crate::params::Field<$type>,)*) {
                 ($(
                     $crate::params::Field::<$type>::new(stringify!($field), &[$($help),*])

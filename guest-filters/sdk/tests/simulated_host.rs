@@ -328,3 +328,148 @@ fn log_macros_format_and_have_levels() {
     host.connect().unwrap().pread(9, 1).unwrap();
     assert_eq!(host.take_log(), ["error: one", "warning: two 9", "info: three \"x\"", "debug: four 4"]);
 }
+
+/// Logs the life of a connection.
+struct Life;
+
+impl Filter for Life {
+    type Params = ();
+
+    fn describe() -> Description {
+        Description::new("life", "1", "logs").transparent()
+    }
+
+    fn configure(_: ()) -> Result<Self, String> {
+        Ok(Life)
+    }
+}
+
+impl Lifecycle for Life {
+    fn get_ready(&self) -> Result<(), String> {
+        info!("ready, {} connections", server::connections());
+        Ok(())
+    }
+}
+
+impl Names for Life {
+    fn default_export(&self, _readonly: bool, _is_tls: bool) -> Result<String, Errno> {
+        Ok("main".into())
+    }
+}
+
+impl Connection for Life {
+    fn open(&self, readonly: bool, exportname: &str, _is_tls: bool, _replayed: bool) -> Result<u64, Errno> {
+        info!("open {exportname}");
+        next_open::open(readonly, exportname)?;
+        Ok(7)
+    }
+
+    fn prepare(&self) -> Result<(), Errno> {
+        info!("prepare {} of {}", request::handle(), next::get_size()?);
+        next::flush()
+    }
+
+    fn finalize(&self) -> Result<(), Errno> {
+        info!("finalize");
+        next::flush()
+    }
+
+    fn close(&self) {
+        info!("close, next: {:?}", next::get_size().err().map(|error| error.name()));
+    }
+}
+
+mod life {
+    use super::Life;
+    rbdkit_filter_sdk::export!(Life: lifecycle, names, connection);
+}
+
+#[test]
+fn a_connection_lives_as_the_contract_says() {
+    let host = Host::new(Disk::zeroes(512)).serve::<Life>(&[]).unwrap();
+    assert_eq!(host.take_log(), ["info: ready, 0 connections"]);
+    assert_eq!(host.default_export(), Ok("main".into()));
+    assert_eq!(host.list_exports().unwrap().len(), 1);
+    let client = host.connect_to("main").unwrap();
+    host.fail_next("flush", Errno::Enospc);
+    assert_eq!(client.close(), Err(Errno::Enospc));
+    let lines = ["info: open main", "info: prepare 7 of 512", "info: finalize", "info: close, next: Some(\"enxio\")"];
+    assert_eq!(host.take_log(), lines);
+}
+
+#[test]
+fn what_did_not_begin_is_not_ended() {
+    let host = Host::new(Disk::zeroes(512)).serve::<Life>(&[]).unwrap();
+    host.take_log();
+    host.fail_next("open", Errno::Enoent);
+    assert_eq!(host.connect().err(), Some(Errno::Enoent));
+    assert_eq!(host.take_log(), ["info: open "]);
+    host.fail_next("flush", Errno::Eio);
+    assert_eq!(host.connect().err(), Some(Errno::Eio));
+    assert_eq!(host.take_log()[2], "info: close, next: Some(\"enxio\")");
+}
+
+params! {
+    /// Files that the operator names.
+    struct Named {
+        /// Files with text.
+        text: Vec<ReadFile>,
+        /// Where to write.
+        to: AppendFile,
+        /// Whether to write.
+        on: BoolOrWatch = BoolOrWatch::Fixed(false),
+    }
+}
+
+/// Each read appends the texts to a file.
+struct Appends {
+    named: Named,
+}
+
+impl Filter for Appends {
+    type Params = Named;
+
+    fn describe() -> Description {
+        Description::new("appends", "1", "appends").transparent()
+    }
+
+    fn configure(named: Named) -> Result<Self, String> {
+        Ok(Appends { named })
+    }
+}
+
+impl Reads for Appends {
+    fn pread(&self, _offset: u64, _length: u32, _flags: CommandFlags) -> Result<(), Errno> {
+        if self.named.on.holds() {
+            for file in &self.named.text {
+                self.named.to.append(&file.read(1, file.size()? as u32)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+mod appends {
+    use super::Appends;
+    rbdkit_filter_sdk::export!(Appends: reads);
+}
+
+#[test]
+fn parameters_that_name_files_are_types_with_the_files_functions() {
+    let host = || Host::new(Disk::zeroes(512)).file("/a", b"1one").file("/b", b"2two");
+    let missing = host().serve::<Appends>(&["text=/a"]).err();
+    assert_eq!(missing.as_deref(), Some("appends: the parameter to=<PATH-APPEND> is required: Where to write."));
+    let served = host().serve::<Appends>(&["text=/a", "to=/log", "text=/b", "on=/switch"]).unwrap();
+    let client = served.connect().unwrap();
+    client.pread(0, 1).unwrap();
+    assert_eq!(served.file("/log"), None);
+    served.set_file("/switch", Some(b""));
+    client.pread(0, 1).unwrap();
+    assert_eq!(served.file("/log").as_deref(), Some(&b"onetwo"[..]));
+    served.set_file("/b", None);
+    assert_eq!(client.pread(0, 1), Err(Errno::Enoent));
+    assert_eq!(
+        host().serve::<Appends>(&["to=/x", "on=maybe"]).err().as_deref(),
+        Some("on=maybe: is neither true, false nor an absolute path")
+    );
+}

@@ -152,3 +152,17 @@ fn a_default_that_the_type_cannot_hold_does_not_compile() {
         refused("default", "params! { pub struct S { key: u8 = 256, } }\nrbdkit_filter_sdk::export!(Mine: reads);");
     assert!(said.contains("literal out of range for `u8`"), "{said}");
 }
+
+#[test]
+fn a_type_that_is_no_value_is_refused_with_those_that_are() {
+    let said =
+        refused("no-value", "params! { pub struct S { key: i32 = 1, } }\nrbdkit_filter_sdk::export!(Mine: reads);");
+    assert!(said.contains("`i32` cannot be the value of a parameter"), "{said}");
+    assert!(said.contains("a value is a `String`, `bool`, `u8`") && said.contains("params! { pub struct S { key: i32"));
+}
+
+#[test]
+fn an_option_with_a_default_is_refused() {
+    let said = refused("option", "params! { pub struct S { key: Option<u8> = None, } }");
+    assert!(said.contains("a field may also be an `Option` or a `Vec` of them, and then it has no default"), "{said}");
+}

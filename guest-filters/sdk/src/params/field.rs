@@ -57,6 +57,10 @@ impl<T: Value> Setting for Vec<T> {
     }
 }
 
+/// Lets the compiler point at a field whose type cannot be a parameter.
+#[doc(hidden)]
+pub const fn is_setting<T: Setting>() {}
+
 /// A limit that the host does not know.
 type Check<V> = Box<dyn Fn(&V) -> Result<(), String>>;
 
@@ -119,6 +123,16 @@ impl<T: Setting> Field<T> {
         self
     }
 
+    /// The value of a parameter that was not given. The help text shows it.
+    pub fn default(mut self, default: T) -> Self
+    where
+        T: Value + Shown,
+    {
+        self.param = self.param.optional().default(&default.shown());
+        self.default = Some(default);
+        self
+    }
+
     /// The declaration.
     pub fn declare(self) -> Param {
         self.param
@@ -153,15 +167,6 @@ where
             true => Ok(()),
             false => Err(format!("is not from {} to {}", range.start(), range.end())),
         })
-    }
-}
-
-impl<T: Value + Shown> Field<T> {
-    /// The value of a parameter that was not given. The help text shows it.
-    pub fn default(mut self, default: T) -> Self {
-        self.param = self.param.optional().default(&default.shown());
-        self.default = Some(default);
-        self
     }
 }
 

@@ -23,6 +23,11 @@ use crate::units;
 /// | [`ReadFile`], [`CurrentFile`], [`AppendFile`] | path-read, path-now, path-append | a path |
 /// | [`Watch`] | watch | a path |
 /// | [`BoolOrWatch`] | bool-or-watch | a boolean, or an absolute path |
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the value of a parameter, or cannot have a default",
+    note = "`Value` lists the types of values",
+    note = "a field may also be an `Option` or a `Vec` of them, and then it has no default"
+)]
 pub trait Value: Sized {
     /// The declaration of a parameter with this kind.
     fn param(name: &str) -> Param;
@@ -225,6 +230,12 @@ impl Shown for Probability {
 /// let settings = Settings::read(&Params::new::<Settings>(&[("cache", "unsafe")])).unwrap();
 /// assert!(settings.cache == Policy::Unsafe);
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the value of a parameter",
+    note = "a value is a `String`, `bool`, `u8`, `u16`, `u32`, `u64`, `Size`, `Duration`, `Percent`, `Probability`, \
+            `ReadFile`, `CurrentFile`, `AppendFile`, `Watch`, `BoolOrWatch`, or an enum that implements `Choice`",
+    note = "a field may also be an `Option` or a `Vec` of them, and then it has no default"
+)]
 pub trait Choice: Copy + PartialEq + 'static {
     /// Each word, and what it stands for.
     const CHOICES: &'static [(&'static str, Self)];

@@ -18,6 +18,15 @@ pub struct Client<'s, F: Exported> {
     connection: Rc<ConnectionState>,
     size: u64,
     can: Capabilities,
+    progress: Progress,
+}
+
+/// How far the filter has come with a connection. It decides what is called at the end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Progress {
+    Begun,
+    Opened,
+    Prepared,
 }
 
 /// Connecting.
@@ -82,7 +91,7 @@ impl<'s, F: Exported> Client<'s, F> {
             cache: Support::None,
         };
         // From here on dropping the client closes the connection.
-        let mut client = Client { served, connection, size: 0, can };
+        let mut client = Client { served, connection, size: 0, can, progress: Progress::Begun };
         client.begin(readonly)?;
         Ok(client)
     }
@@ -95,6 +104,7 @@ impl<'s, F: Exported> Client<'s, F> {
             None => next_open::open(readonly, &name).map(|()| 0),
         });
         self.connection.handle.set(handle.0?);
+        self.progress = Progress::Opened;
         self.size = self.open_call(|filter| filter.get_size().unwrap_or_else(next::get_size))?;
         let nature = self.served.nature;
         let (below, claimed) = self.open_call(|filter| {
@@ -109,7 +119,9 @@ impl<'s, F: Exported> Client<'s, F> {
             self.served.world.borrow_mut().log.push(format!("error: {claim}"));
         }
         self.can = sensible(if readonly { Capabilities { write: false, ..can } } else { can });
-        self.open_call(|filter| filter.prepare().unwrap_or(Ok(())))
+        self.open_call(|filter| filter.prepare().unwrap_or(Ok(())))?;
+        self.progress = Progress::Prepared;
+        Ok(())
     }
 
     /// A call of one of the filter's exports.
@@ -330,14 +342,19 @@ impl<'s, F: Exported> Client<'s, F> {
     }
 
     fn finish(&self) -> Result<(), Errno> {
-        let finalized = self.open_call(|filter| filter.finalize().unwrap_or(Ok(())));
+        let mut finalized = Ok(());
+        if self.progress == Progress::Prepared {
+            finalized = self.open_call(|filter| filter.finalize().unwrap_or(Ok(())));
+        }
         self.connection.next.set(None);
-        let closed = self.open_call(|filter| {
-            filter.close();
-            Ok(())
-        });
+        if self.progress >= Progress::Opened {
+            let _ = self.open_call(|filter| {
+                filter.close();
+                Ok(())
+            });
+        }
         self.served.world.borrow_mut().close(self.connection.id);
-        finalized.and(closed)
+        finalized
     }
 }
 

@@ -4,11 +4,12 @@ use std::cell::{Cell, Ref, RefCell};
 use std::rc::Rc;
 
 use crate::params::{Parameters, Params};
-use crate::{Errno, ThreadModel, Unexported};
+use crate::{Errno, ExportEntry, ThreadModel, Unexported};
 
 use super::call::{Call, ConnectionState, Phase};
 use super::disk::Disk;
 use super::exported::Exported;
+use super::imports::next_open;
 use super::offers::Nature;
 use super::parameters::{self, Assigned};
 use super::world::{OPERATIONS, World};
@@ -95,6 +96,23 @@ pub struct Served<F: Exported> {
 }
 
 impl<F: Exported> Served<F> {
+    /// The exports that a client sees which lists them.
+    ///
+    /// # Errors
+    /// Those of the filter.
+    pub fn list_exports(&self) -> Result<Vec<ExportEntry>, Errno> {
+        self.names_call(|filter| filter.list_exports(false, false).unwrap_or_else(|| next_open::list_exports(false)))
+    }
+
+    /// The export that a client gets which asks for the empty name.
+    ///
+    /// # Errors
+    /// Those of the filter.
+    pub fn default_export(&self) -> Result<String, Errno> {
+        let asked = |filter: &F| filter.default_export(false, false);
+        self.names_call(|filter| asked(filter).unwrap_or_else(|| next_open::default_export(false)))
+    }
+
     /// The bytes of the disk below, as they are now.
     pub fn disk(&self) -> Ref<'_, [u8]> {
         Ref::map(self.world.borrow(), |world| world.disk.bytes())
