@@ -14,6 +14,8 @@ mod check;
 mod component;
 mod error;
 mod inspect;
+mod junit;
+mod replay;
 mod scaffold;
 
 use std::path::PathBuf;
@@ -68,6 +70,17 @@ enum Command {
         #[command(flatten)]
         options: check::Options,
     },
+    /// Run a record of rbdkit --record against a component and compare, or show the record
+    Replay {
+        /// The record
+        file: PathBuf,
+        /// The component (with --show: none)
+        filter: Option<PathBuf>,
+        /// Parameters of the component: key=value
+        params: Vec<String>,
+        #[command(flatten)]
+        options: replay::Options,
+    },
     /// Measure the processor time that a component adds to a request
     Bench {
         /// The component
@@ -95,6 +108,9 @@ fn main() -> ExitCode {
         Command::Build { dir } => build::build(&dir),
         Command::Inspect { file, json } => inspect::inspect(&file, if json { Format::Json } else { Format::Text }),
         Command::Check { file, params, options } => check::check(&file, &params, &options),
+        Command::Replay { file, filter, params, options } => {
+            replay::replay(&file, filter.as_deref(), &params, &options)
+        }
         Command::Bench { file, params, requests } => bench::bench(&file, &params, requests),
     };
     let wrong = match (result, output::unsaid()) {
