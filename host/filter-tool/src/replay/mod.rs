@@ -18,6 +18,7 @@ use std::time::Duration;
 use rbdkit_plugin_api::units::parse_duration;
 
 use compare::BelowRule;
+use rbdkit_record::format::Gate;
 use session::Recording;
 
 use crate::error::{Error, Result};
@@ -79,6 +80,12 @@ fn compared(file: &Path, filter: &Path, params: &[String], options: &Options) ->
             "{}: the record is of the plugin {}, below which nothing was recorded: only --show is possible",
             file.display(),
             recording.session.layer
+        )));
+    }
+    if !recording.calls.iter().any(|call| call.gate == Gate::Above) {
+        return Err(Error::Found(format!(
+            "{}: no call reached the recorded filter: nothing can be replayed",
+            file.display()
         )));
     }
     let rule = if options.exact { BelowRule::Calls } else { BelowRule::Content };

@@ -100,7 +100,8 @@ pub async fn run(
     let chain = over(Some((module, params)), &below::INFO, below.plugin(), "").map_err(|error| match error {
         // The layer below has no parameters.
         Error::UnknownParameter { key, known, .. } => {
-            Error::Found(format!("the filter has no parameter '{key}' (it has: {known})"))
+            let has = if known.is_empty() { "none".to_string() } else { known };
+            Error::Found(format!("the filter has no parameter '{key}' (it has: {has})"))
         }
         error => error,
     })?;

@@ -25,6 +25,8 @@ struct Begun {
     gate: Gate,
     handle: u32,
     client: u64,
+    kind: &'static str,
+    range: Option<(u64, u64)>,
     what: String,
 }
 
@@ -65,7 +67,8 @@ pub fn show(file: &Path, format: Format) -> Result<()> {
                 total.calls += 1;
                 total.bytes += start.call.range().map_or(0, |(_, length)| length);
                 let Start { number, time, gate, handle, call } = start;
-                begun.insert(number, Begun { time, gate, handle, client, what: request(&call) });
+                let (kind, range, what) = (call.kind().name(), call.range(), request(&call));
+                begun.insert(number, Begun { time, gate, handle, client, kind, range, what });
             }
             Entry::End(end) => {
                 let Some(call) = begun.remove(&end.number) else { continue };
@@ -134,12 +137,14 @@ fn line(format: Format, number: u64, call: &Begun, end: Option<&End<'_>>) {
     };
     let gate = if call.gate == Gate::Above { "above" } else { "below" };
     if format == Format::Json {
-        let Begun { time, handle, client, what, .. } = call;
+        let Begun { time, handle, client, kind, range, what, .. } = call;
+        let (offset, length) = range.unzip();
         let ok = end.is_some_and(|end| matches!(end.outcome, Outcome::Answered(_)));
         say!(
             "{}",
             json!({
-                "entry": "call", "number": number, "gate": gate, "client": client, "handle": handle, "call": what,
+                "entry": "call", "number": number, "gate": gate, "client": client, "handle": handle, "kind": kind,
+                "offset": offset, "length": length, "call": what,
                 "began_ns": time, "ended_ns": end.map(|end| end.time), "ok": ok, "result": result,
             })
         );
