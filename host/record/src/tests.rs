@@ -172,6 +172,7 @@ fn a_lie_behind_a_right_checksum_is_found() {
     let too_long = (64u64 << 20) + 1;
     says(changed(pread(), offset + 8, &too_long.to_le_bytes()), "the range of 67108865 bytes at 0 is not possible");
     says(changed(pread(), offset + 8, &[0]), "the range of 0 bytes at 0 is not possible");
+    says(changed(pread(), offset + 16, &[1]), "the call has no such flag");
     says(changed(pread(), offset + 16, &[16]), "the set of flags is 16, which is not defined");
     says(
         wrong(&body(start(50, Call::Open { client: 1, readonly: false, name: "".into() }))),

@@ -200,6 +200,23 @@ impl Running {
             }
         }
         self.chain.after_fork().await?;
+        // Before the pid file, which says that the server is ready.
+        let record = self.start_record()?;
+        let announced = self.announce(captive, sockets, ending);
+        if announced.is_err() {
+            record.inspect(OwnFile::remove);
+        }
+        announced
+    }
+
+    /// Writes the pid file, starts the command if it does not run yet, and tells the parent that the
+    /// server is ready.
+    fn announce(
+        &mut self,
+        mut captive: Option<Captive>,
+        sockets: &mut Sockets,
+        ending: &Ending,
+    ) -> Result<Option<Captive>, ConfigError> {
         let pidfile = self.pidfile.as_deref().map(PidFile::write).transpose()?;
         ending.set_leftovers(leftovers(sockets, pidfile.as_ref()));
         if captive.is_none() {
@@ -209,12 +226,8 @@ impl Running {
             print_uri(&sockets.reachable, &self.start.plan);
         }
         tracing::debug!("listening at {}", sockets.reachable);
-        let record = self.start_record()?;
-        // If the parent is gone, the files have no use.
-        if let Err(error) = self.tell_the_parent() {
-            record.inspect(OwnFile::remove);
-            return Err(error);
-        }
+        // If the parent is gone, socket and pid file have no use.
+        self.tell_the_parent()?;
         if let Some(file) = pidfile {
             file.keep();
         }

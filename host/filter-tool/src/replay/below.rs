@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use rbdkit_plugin_api::{
     BlockSizes, BoxFuture, Buffer, Capabilities, ConfigError, Disk, DiskId, Done, Errno, Error, Extents, Flags, Handle,
-    Op, OpenArgs, Param, Plugin, PluginInfo, Result, Span, ThreadModel, lock,
+    Held, Op, OpenArgs, Param, Plugin, PluginInfo, Quota, Result, Span, ThreadModel, lock,
 };
 use rbdkit_record::format::{Answer, Call, Gate, Kind, Outcome};
 use tokio::sync::watch;
@@ -40,8 +40,25 @@ pub enum Content {
     /// Bytes that stand for those with a digest that has this seed.
     Synthetic(u64),
     /// Bytes that the filter wrote: from this one on.
-    Written(Arc<[u8]>, usize),
+    Written(Arc<Written>, usize),
 }
+
+/// Bytes that the filter wrote.
+#[derive(Debug)]
+pub struct Written {
+    bytes: Box<[u8]>,
+    _held: Held,
+}
+
+/// The most bytes of content that filters write and that is kept: more than the longest record by
+/// default has. A filter that writes more gets ENOSPC.
+const MAX_WRITTEN: u64 = 4 << 30;
+
+/// A write takes at least this much of [`MAX_WRITTEN`], because of what is kept beside its bytes.
+const MIN_WRITTEN: u64 = 256;
+
+/// The most different calls of a disk that are counted.
+const MAX_SENT: usize = 1 << 22;
 
 impl Known for Content {
     fn after(&self, skip: u64) -> Content {
@@ -72,7 +89,7 @@ impl Content {
             Content::Zeroes | Content::Trimmed => into.fill(0),
             Content::Stored(at) => recording.read(into, *at)?,
             Content::Synthetic(seed) => synthetic(into, *seed, offset),
-            Content::Written(bytes, at) => into.copy_from_slice(&bytes[*at..][..into.len()]),
+            Content::Written(bytes, at) => into.copy_from_slice(&bytes.bytes[*at..][..into.len()]),
         }
         Ok(())
     }
@@ -148,6 +165,7 @@ pub struct Below {
     /// The opens of each client that were not taken yet.
     opens: Mutex<HashMap<u64, VecDeque<u32>>>,
     strange: Mutex<Strange>,
+    written: Arc<Quota>,
     /// Whether calls are answered. Calls that come before the answer wait.
     answers: watch::Receiver<bool>,
 }
@@ -203,6 +221,7 @@ impl Below {
             outcomes: Mutex::new(outcomes),
             opens: Mutex::new(opens),
             strange: Mutex::default(),
+            written: Arc::new(Quota::new(MAX_WRITTEN)),
             answers,
         })
     }
@@ -252,6 +271,23 @@ impl Below {
         handles.next().map(|(handle, _)| *handle)
     }
 
+    /// Counts a call that the filter sent.
+    fn count(&self, disk: &str, sent: Sent) {
+        let mut disks = lock(&self.disks);
+        let counts = &mut disks.entry(disk.to_string()).or_default().sent;
+        if counts.len() < MAX_SENT || counts.contains_key(&sent) {
+            *counts.entry(sent).or_default() += 1;
+        }
+    }
+
+    /// Keeps bytes that the filter wrote.
+    fn keep(&self, bytes: &[u8]) -> Result<Content> {
+        let held = self.written.hold((bytes.len() as u64).max(MIN_WRITTEN));
+        let held =
+            held.ok_or_else(|| Error::new(Errno::Enospc, "a replay keeps at most 4 GiB that a filter writes"))?;
+        Ok(Content::Written(Arc::new(Written { bytes: bytes.into(), _held: held }), 0))
+    }
+
     /// Answers a call: `act` gets the disk, and the recorded call of the same kind and range if
     /// there is one.
     fn answer<T: Send + 'static>(
@@ -261,7 +297,7 @@ impl Below {
         act: impl FnOnce(&Below, &mut State, Option<&Recorded>) -> T + Send + 'static,
     ) -> Op<T> {
         let recorded = Sent::of(call).and_then(|sent| {
-            *lock(&self.disks).entry(disk.to_string()).or_default().sent.entry(sent).or_default() += 1;
+            self.count(disk, sent);
             let key = (disk.to_string(), sent.kind, sent.offset, sent.length);
             lock(&self.outcomes).get_mut(&key).and_then(VecDeque::pop_front)
         });
@@ -399,15 +435,18 @@ impl Handle for BelowHandle {
         })
     }
 
-    fn pwrite(&self, buffer: Buffer, span: Span, offset: u64, flags: Flags) -> Op<Done> {
+    fn pwrite(&self, mut buffer: Buffer, span: Span, offset: u64, flags: Flags) -> Op<Done> {
         let length = span.len;
         let call = Call::Pwrite { offset, length, flags, payload: rbdkit_record::format::Payload::Zeroes };
-        self.below.answer(&self.disk, &call, move |_, state, recorded| {
-            let result = recorded_error(recorded);
-            if result.is_ok() {
-                let bytes: Arc<[u8]> = buffer.data(span).into();
-                change(state, offset, u64::from(length), Content::Written(bytes, 0));
-            }
+        self.below.answer(&self.disk, &call, move |below, state, recorded| {
+            let result = recorded_error(recorded).and_then(|()| {
+                let content = match buffer.is_zero(span) {
+                    true => Content::Zeroes,
+                    false => below.keep(buffer.data(span))?,
+                };
+                change(state, offset, u64::from(length), content);
+                Ok(())
+            });
             (buffer, result)
         })
     }

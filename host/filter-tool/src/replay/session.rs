@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 /// The most calls of a record. Each takes some 200 bytes of memory.
 const MAX_CALLS: usize = 1 << 22;
 
+/// The most bytes of reads and writes that are under way at once. A server allows 512 MiB by default.
+const MAX_UNDER_WAY: u64 = 1 << 30;
+
 /// Bytes of a request or an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Data {
@@ -119,6 +122,7 @@ impl Recording {
             file,
         };
         let mut pending: HashMap<u64, usize> = HashMap::new();
+        let mut under_way = 0;
         while let Some(read) = reader.next().map_err(unreadable(path))? {
             match read.entry {
                 // The reader allows it only at the beginning.
@@ -135,6 +139,13 @@ impl Recording {
                         let opened = Opened { call: index, client, disk: name.clone(), name };
                         recording.opened.insert(start.handle, opened);
                     }
+                    under_way += data_bytes(&call);
+                    if under_way > MAX_UNDER_WAY {
+                        let path = path.display();
+                        return Err(Error::Found(format!(
+                            "{path}: reads and writes of more than 1 GiB are under way at once"
+                        )));
+                    }
                     pending.insert(start.number, index);
                     recording.events.push(Event::Begins(index));
                     recording.calls.push(Recorded {
@@ -150,6 +161,7 @@ impl Recording {
                 Entry::End(end) => {
                     let Some(index) = pending.remove(&end.number) else { continue };
                     let call = &mut recording.calls[index];
+                    under_way -= data_bytes(&call.call);
                     let (outcome, data) = owned_outcome(end.outcome, read.end);
                     if let (Outcome::Answered(Answer::Disk(Some(disk))), Some(opened)) =
                         (&outcome, recording.opened.get_mut(&call.handle))
@@ -285,6 +297,14 @@ pub fn synthetic(bytes: &mut [u8], seed: u64, offset: u64) {
 pub fn seed_of(digest: &[u8; DIGEST]) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = *digest;
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// The bytes of a buffer that a call has while it is under way.
+fn data_bytes(call: &Call<'_>) -> u64 {
+    match call {
+        Call::Pread { length, .. } | Call::Pwrite { length, .. } => u64::from(*length),
+        _ => 0,
+    }
 }
 
 fn owned_data(payload: &Payload<'_>, end: u64) -> Data {

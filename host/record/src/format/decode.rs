@@ -24,6 +24,9 @@ pub enum Wrong {
     /// A range that no export has.
     #[error("the range of {length} bytes at {offset} is not possible")]
     Range { offset: u64, length: u64 },
+    /// A flag that the call does not have.
+    #[error("the call has no such flag")]
+    Flags,
     /// A text that is too long, or not UTF-8.
     #[error("the {0} is not a text of at most {MAX_TEXT} bytes")]
     Text(&'static str),
@@ -63,6 +66,11 @@ pub fn decode(body: &[u8], range_of: impl FnOnce(u64) -> Option<(u64, u64)>) -> 
 
 fn undefined(what: &'static str, value: impl Into<u64>) -> Wrong {
     Wrong::Undefined { what, value: value.into() }
+}
+
+/// Refuses flags of a call that has none.
+fn no_flags(flags: Flags) -> Result<(), Wrong> {
+    if flags == Flags::NONE { Ok(()) } else { Err(Wrong::Flags) }
 }
 
 /// The rest of a body.
@@ -149,7 +157,8 @@ impl<'a> Fields<'a> {
                 Call::Open { client, readonly, name: Cow::Borrowed(self.text("export's name")?) }
             }
             Kind::Pread => {
-                let (offset, length, _) = self.data_range()?;
+                let (offset, length, flags) = self.data_range()?;
+                no_flags(flags)?;
                 Call::Pread { offset, length }
             }
             Kind::Pwrite => {
@@ -165,7 +174,8 @@ impl<'a> Fields<'a> {
                 Call::Zero { offset, length, flags }
             }
             Kind::Cache => {
-                let (offset, length, _) = self.range()?;
+                let (offset, length, flags) = self.range()?;
+                no_flags(flags)?;
                 Call::Cache { offset, length }
             }
             Kind::Extents => {
