@@ -79,7 +79,7 @@ enum Command {
         /// Parameters of the component: key=value
         params: Vec<String>,
         #[command(flatten)]
-        options: replay::Options,
+        options: replay::ReplayOptions,
     },
     /// Measure the processor time that a component adds to a request
     Bench {

@@ -13,7 +13,7 @@ use rbdkit_plugin_api::{
     ThreadModel,
 };
 
-use crate::format::{Answer, Call, End, Entry, Gate, Kind, MAX_TEXT, Outcome, Start};
+use crate::entry::{Answer, Call, End, Entry, Gate, Kind, MAX_TEXT, Outcome, Start};
 use crate::payload::{Keep, kept};
 use crate::recorder::{Recorder, Reserved, Room};
 
@@ -23,16 +23,16 @@ const SMALL: u32 = 256;
 /// Room for an entry with a text.
 const TEXT: u32 = SMALL + MAX_TEXT as u32;
 
-/// See the module.
-pub(crate) struct RecordingLayer {
-    recorder: Arc<Recorder>,
-    gate: Gate,
+/// Makes a layer that passes everything on to the layer below it, and records it as what passed
+/// this gate.
+pub fn recording_layer(recorder: &Arc<Recorder>, gate: Gate) -> Arc<dyn Layer> {
+    Arc::new(RecordingLayer { recorder: Arc::clone(recorder), gate })
 }
 
-impl RecordingLayer {
-    pub(crate) fn new(recorder: Arc<Recorder>, gate: Gate) -> RecordingLayer {
-        RecordingLayer { recorder, gate }
-    }
+/// See the module.
+struct RecordingLayer {
+    recorder: Arc<Recorder>,
+    gate: Gate,
 }
 
 impl Layer for RecordingLayer {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use rbdkit_plugin_api::{Buffer, Fill, Span};
 use sha2::{Digest as _, Sha256};
 
-use crate::format::{DIGEST, Payload};
+use crate::entry::{DIGEST, Payload};
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

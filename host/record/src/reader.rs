@@ -7,9 +7,8 @@ use std::path::Path;
 
 use rbdkit_plugin_api::text::plain;
 
-use crate::format::{
-    Call, ENTRY_HEADER, Entry, FILE_HEADER, Gate, Kind, MAGIC, MAX_BODY, Session, VERSION, Wrong, decode,
-};
+use crate::decode::{Wrong, decode};
+use crate::entry::{Call, ENTRY_HEADER, Entry, FILE_HEADER, Gate, Kind, MAGIC, MAX_BODY, Session, VERSION};
 
 /// The most calls that have begun and not ended. A server answers at most 256 requests of a client
 /// at once, so this is 256 busy clients.

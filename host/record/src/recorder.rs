@@ -1,9 +1,9 @@
 //! Writes a record: a queue, and a thread that writes it to the file.
 //!
 //! Calls put their entries into the queue in the order of the events. A call that finds no room in
-//! the queue waits for it, so a record has no gaps, and a disk that is slower than the clients slows
-//! them down. Three things bound the wait: a file that takes nothing for [`PATIENCE`] ends the
-//! record, so does a file that fails, and once the server stops a call waits at most
+//! the queue waits for it, so a record has no gaps, and a disk that is slower than the clients
+//! slows them down. Three things bound the wait: a file that takes nothing for [`PATIENCE`] ends
+//! the record, so does a file that fails, and once the server stops a call waits at most
 //! [`STOP_PATIENCE`]. After the record's end nothing waits: entries are counted and dropped.
 
 use std::fs::File;
@@ -12,13 +12,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rbdkit_chain::Layer;
 use rbdkit_plugin_api::text::plain;
 use rbdkit_plugin_api::{Flag, MAX_REQUEST, lock};
 use tokio::sync::Semaphore;
 
-use crate::format::{Entry, Finish, Frame, Gate, Reason, Session};
-use crate::layer::RecordingLayer;
+use crate::encode::Frame;
+use crate::entry::{Entry, Finish, Reason, Session};
 use crate::payload::Keep;
 
 /// The most bytes of entries in the queue: room for one of the longest requests.
@@ -110,12 +109,6 @@ impl Recorder {
             }),
             changed: Condvar::new(),
         })
-    }
-
-    /// A layer that passes everything on to the layer below it, and records it as what passed this
-    /// gate.
-    pub fn layer(self: &Arc<Self>, gate: Gate) -> Arc<dyn Layer> {
-        Arc::new(RecordingLayer::new(Arc::clone(self), gate))
     }
 
     /// Begins to write to this file, which is empty. `confine` is called in the thread that writes,

@@ -17,7 +17,7 @@ use crate::format::{
     Answer, Call, ENTRY_HEADER, End, Entry, FILE_HEADER, Finish, Frame, Gate, Kind, MAX_BODY, Outcome, Payload, Reason,
     Session, Start,
 };
-use crate::{Options, ReadError, Reader, Recorder};
+use crate::{Options, ReadError, Reader, Recorder, recording_layer};
 
 fn session() -> Session {
     Session { program: "0.1.0".into(), layer: "cow".into(), is_filter: true, has_payloads: true, began: 7 }
@@ -264,7 +264,7 @@ async fn recorded(file: File, limit: u64) -> (Arc<Recorder>, Arc<Chain>, Arc<Hop
     recorder.start(file, || {}).unwrap();
     let count = Arc::<AtomicU64>::default();
     let plugin = Box::new(Counting(Arc::clone(&count)));
-    let chain = Chain::new(vec![recorder.layer(Gate::Above)], "counting", plugin, Pool::new());
+    let chain = Chain::new(vec![recording_layer(&recorder, Gate::Above)], "counting", plugin, Pool::new());
     let top = chain.top(Arc::new(Client::new(1, Peer::Unknown, None, false)));
     let hop = top.open(false, "").await.unwrap();
     (recorder, chain, hop, count)

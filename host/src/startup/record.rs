@@ -11,11 +11,10 @@ use rbdkit_parameters::Target;
 use rbdkit_plugin_api::ConfigError;
 use rbdkit_plugin_api::text::plain;
 use rbdkit_record::format::{Gate, MAGIC};
-use rbdkit_record::{Options, Recorder};
+use rbdkit_record::{Options, Recorder, recording_layer};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::own_file::OwnFile;
-use super::print::VERSION;
 use crate::cli::RecordOption;
 
 /// Only the server's user may read a record: it holds what clients read and write, or digests of
@@ -40,16 +39,16 @@ pub fn insert(
     let layer = layers.get(place).map_or(plugin, |layer| layer.name()).to_string();
     let recorder = Recorder::new(Options {
         file: option.file.display().to_string(),
-        program: VERSION.to_string(),
+        program: env!("CARGO_PKG_VERSION").to_string(),
         layer,
         is_filter,
         with_payloads: option.with_payloads,
         limit: option.limit,
     });
     if is_filter {
-        layers.insert(place + 1, recorder.layer(Gate::Below));
+        layers.insert(place + 1, recording_layer(&recorder, Gate::Below));
     }
-    layers.insert(place, recorder.layer(Gate::Above));
+    layers.insert(place, recording_layer(&recorder, Gate::Above));
     Ok(recorder)
 }
 

@@ -209,8 +209,8 @@ impl Running {
         announced
     }
 
-    /// Writes the pid file, starts the command if it does not run yet, and tells the parent that the
-    /// server is ready.
+    /// Writes the pid file, starts the command if it does not run yet, and tells the parent that
+    /// the server is ready.
     fn announce(
         &mut self,
         mut captive: Option<Captive>,

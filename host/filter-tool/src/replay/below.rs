@@ -15,10 +15,10 @@ use rbdkit_plugin_api::{
 use rbdkit_record::format::{Answer, Call, Gate, Kind, Outcome};
 use tokio::sync::watch;
 
-use super::ranges::{Known, Ranges};
+use super::ranges::{Detail, Ranges};
 use super::session::{Data, Event, Recorded, Recording, seed_of, synthetic};
 
-/// What the plugin is. It is made by [`Below::plugin`].
+/// What the plugin is. It is made by [`LayerBelow::plugin`].
 pub const INFO: PluginInfo = PluginInfo {
     name: "record",
     longname: "layer below a filter in rbdkit-filter replay",
@@ -31,7 +31,7 @@ pub const INFO: PluginInfo = PluginInfo {
 
 /// What stands on a part of a disk.
 #[derive(Clone, Debug)]
-pub enum Content {
+pub enum RangeContent {
     Zeroes,
     /// Discarded. It reads as zeroes, like a hole.
     Trimmed,
@@ -60,23 +60,23 @@ const MIN_WRITTEN: u64 = 256;
 /// The most different calls of a disk that are counted.
 const MAX_SENT: usize = 1 << 22;
 
-impl Known for Content {
-    fn after(&self, skip: u64) -> Content {
+impl Detail for RangeContent {
+    fn after(&self, skip: u64) -> RangeContent {
         match self {
-            Content::Stored(at) => Content::Stored(at + skip),
-            Content::Written(bytes, at) => Content::Written(Arc::clone(bytes), at + skip as usize),
+            RangeContent::Stored(at) => RangeContent::Stored(at + skip),
+            RangeContent::Written(bytes, at) => RangeContent::Written(Arc::clone(bytes), at + skip as usize),
             other => other.clone(),
         }
     }
 }
 
-impl Content {
+impl RangeContent {
     /// The content that a recorded payload leaves.
-    pub fn of(data: Data) -> Content {
+    pub fn of(data: Data) -> RangeContent {
         match data {
-            Data::Zeroes => Content::Zeroes,
-            Data::Stored(at) => Content::Stored(at),
-            Data::Digest(digest) => Content::Synthetic(seed_of(&digest)),
+            Data::Zeroes => RangeContent::Zeroes,
+            Data::Stored(at) => RangeContent::Stored(at),
+            Data::Digest(digest) => RangeContent::Synthetic(seed_of(&digest)),
         }
     }
 
@@ -86,10 +86,10 @@ impl Content {
     /// The record's file cannot be read.
     pub fn copy(&self, recording: &Recording, offset: u64, into: &mut [u8]) -> std::io::Result<()> {
         match self {
-            Content::Zeroes | Content::Trimmed => into.fill(0),
-            Content::Stored(at) => recording.read(into, *at)?,
-            Content::Synthetic(seed) => synthetic(into, *seed, offset),
-            Content::Written(bytes, at) => into.copy_from_slice(&bytes.bytes[*at..][..into.len()]),
+            RangeContent::Zeroes | RangeContent::Trimmed => into.fill(0),
+            RangeContent::Stored(at) => recording.read(into, *at)?,
+            RangeContent::Synthetic(seed) => synthetic(into, *seed, offset),
+            RangeContent::Written(bytes, at) => into.copy_from_slice(&bytes.bytes[*at..][..into.len()]),
         }
         Ok(())
     }
@@ -100,14 +100,20 @@ impl Content {
 ///
 /// # Errors
 /// The record's file cannot be read.
-pub fn copy(content: &Content, recording: &Recording, skip: u64, offset: u64, into: &mut [u8]) -> std::io::Result<()> {
+pub fn copy(
+    content: &RangeContent,
+    recording: &Recording,
+    skip: u64,
+    offset: u64,
+    into: &mut [u8],
+) -> std::io::Result<()> {
     content.after(skip).copy(recording, offset, into)
 }
 
 /// A disk below the filter.
 #[derive(Default)]
 pub struct State {
-    pub content: Ranges<Content>,
+    pub content: Ranges<RangeContent>,
     /// What the filter has changed.
     pub changed: Ranges<()>,
     /// How often the filter sent each call.
@@ -157,7 +163,7 @@ struct Facts {
 }
 
 /// See the module.
-pub struct Below {
+pub struct LayerBelow {
     pub recording: Arc<Recording>,
     facts: HashMap<String, Facts>,
     disks: Mutex<BTreeMap<String, State>>,
@@ -170,9 +176,9 @@ pub struct Below {
     answers: watch::Receiver<bool>,
 }
 
-impl Below {
+impl LayerBelow {
     /// The layer below of a record. It answers while `answers` is true.
-    pub fn new(recording: Arc<Recording>, answers: watch::Receiver<bool>) -> Arc<Below> {
+    pub fn new(recording: Arc<Recording>, answers: watch::Receiver<bool>) -> Arc<LayerBelow> {
         let mut disks: BTreeMap<String, State> = BTreeMap::new();
         let mut opens: HashMap<u64, VecDeque<u32>> = HashMap::new();
         let mut outcomes: Outcomes = HashMap::new();
@@ -211,10 +217,10 @@ impl Below {
                 && let Some(data) = call.data
             {
                 let content = &mut disks.entry(opened.disk.clone()).or_default().content;
-                learn(content, changed.get(opened.disk.as_str()), offset, length, &Content::of(data));
+                learn(content, changed.get(opened.disk.as_str()), offset, length, &RangeContent::of(data));
             }
         }
-        Arc::new(Below {
+        Arc::new(LayerBelow {
             recording: Arc::clone(&recording),
             facts,
             disks: Mutex::new(disks),
@@ -227,7 +233,7 @@ impl Below {
     }
 
     /// The plugin that serves it.
-    pub fn plugin(self: &Arc<Below>) -> Box<dyn Plugin> {
+    pub fn plugin(self: &Arc<LayerBelow>) -> Box<dyn Plugin> {
         Box::new(BelowPlugin(Some(Arc::clone(self))))
     }
 
@@ -281,20 +287,20 @@ impl Below {
     }
 
     /// Keeps bytes that the filter wrote.
-    fn keep(&self, bytes: &[u8]) -> Result<Content> {
+    fn keep(&self, bytes: &[u8]) -> Result<RangeContent> {
         let held = self.written.hold((bytes.len() as u64).max(MIN_WRITTEN));
         let held =
             held.ok_or_else(|| Error::new(Errno::Enospc, "a replay keeps at most 4 GiB that a filter writes"))?;
-        Ok(Content::Written(Arc::new(Written { bytes: bytes.into(), _held: held }), 0))
+        Ok(RangeContent::Written(Arc::new(Written { bytes: bytes.into(), _held: held }), 0))
     }
 
     /// Answers a call: `act` gets the disk, and the recorded call of the same kind and range if
     /// there is one.
     fn answer<T: Send + 'static>(
-        self: &Arc<Below>,
+        self: &Arc<LayerBelow>,
         disk: &str,
         call: &Call<'_>,
-        act: impl FnOnce(&Below, &mut State, Option<&Recorded>) -> T + Send + 'static,
+        act: impl FnOnce(&LayerBelow, &mut State, Option<&Recorded>) -> T + Send + 'static,
     ) -> Op<T> {
         let recorded = Sent::of(call).and_then(|sent| {
             self.count(disk, sent);
@@ -320,7 +326,13 @@ impl Below {
 }
 
 /// Remembers content that was read before anything was known of it or had changed it.
-fn learn(content: &mut Ranges<Content>, changed: Option<&Ranges<()>>, offset: u64, length: u64, read: &Content) {
+fn learn(
+    content: &mut Ranges<RangeContent>,
+    changed: Option<&Ranges<()>>,
+    offset: u64,
+    length: u64,
+    read: &RangeContent,
+) {
     for (at, length, known) in content.pieces(offset, length) {
         if known.is_some() {
             continue;
@@ -342,7 +354,7 @@ fn recorded_error(recorded: Option<&Recorded>) -> Result<()> {
     }
 }
 
-struct BelowPlugin(Option<Arc<Below>>);
+struct BelowPlugin(Option<Arc<LayerBelow>>);
 
 impl Plugin for BelowPlugin {
     fn config(&mut self, param: Param<'_>) -> Result<(), ConfigError> {
@@ -368,7 +380,7 @@ impl Plugin for BelowPlugin {
 
 /// A handle with the answers of a recorded one.
 struct BelowHandle {
-    below: Arc<Below>,
+    below: Arc<LayerBelow>,
     /// The key of the disk.
     disk: String,
     size: u64,
@@ -378,7 +390,7 @@ struct BelowHandle {
 }
 
 impl BelowHandle {
-    fn new(below: &Arc<Below>, handle: u32) -> Result<BelowHandle> {
+    fn new(below: &Arc<LayerBelow>, handle: u32) -> Result<BelowHandle> {
         let recording = &below.recording;
         let opened = recording.opened.get(&handle).ok_or(Errno::Enoent)?;
         let open = &recording.calls[opened.call];
@@ -425,7 +437,11 @@ impl Handle for BelowHandle {
                     let part = Span::new(span.at + (at - offset) as u32, length as u32);
                     let content = content.unwrap_or_else(|| {
                         lock(&below.strange).unknown += length;
-                        if below.recording.session.has_payloads { Content::Zeroes } else { Content::Synthetic(0) }
+                        if below.recording.session.has_payloads {
+                            RangeContent::Zeroes
+                        } else {
+                            RangeContent::Synthetic(0)
+                        }
                     });
                     buffer.fill_with(part, |bytes| content.copy(&below.recording, at, bytes))?;
                 }
@@ -441,7 +457,7 @@ impl Handle for BelowHandle {
         self.below.answer(&self.disk, &call, move |below, state, recorded| {
             let result = recorded_error(recorded).and_then(|()| {
                 let content = match buffer.is_zero(span) {
-                    true => Content::Zeroes,
+                    true => RangeContent::Zeroes,
                     false => below.keep(buffer.data(span))?,
                 };
                 change(state, offset, u64::from(length), content);
@@ -457,13 +473,13 @@ impl Handle for BelowHandle {
 
     fn trim(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
         self.below.answer(&self.disk, &Call::Trim { offset, length, flags }, move |_, state, recorded| {
-            recorded_error(recorded).map(|()| change(state, offset, length, Content::Trimmed))
+            recorded_error(recorded).map(|()| change(state, offset, length, RangeContent::Trimmed))
         })
     }
 
     fn zero(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
         self.below.answer(&self.disk, &Call::Zero { offset, length, flags }, move |_, state, recorded| {
-            recorded_error(recorded).map(|()| change(state, offset, length, Content::Zeroes))
+            recorded_error(recorded).map(|()| change(state, offset, length, RangeContent::Zeroes))
         })
     }
 
@@ -486,7 +502,7 @@ impl Handle for BelowHandle {
     }
 }
 
-fn change(state: &mut State, offset: u64, length: u64, content: Content) {
+fn change(state: &mut State, offset: u64, length: u64, content: RangeContent) {
     state.changed.put(offset, length, ());
     state.content.put(offset, length, content);
 }

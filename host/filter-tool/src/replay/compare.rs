@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rbdkit_plugin_api::{Buffer, Capabilities, Errno, Error, Extents};
 use rbdkit_record::format::{Answer, Gate, Kind, Outcome};
 
-use super::below::{Below, Content, Sent, State, copy};
+use super::below::{LayerBelow, RangeContent, Sent, State, copy};
 use super::ranges::Ranges;
 use super::session::{Data, Event, Recorded, Recording};
 
@@ -150,7 +150,7 @@ fn first_difference(expected: &[u8], got: &[u8]) -> Option<(u64, String, String)
 /// What the recorded filter left below.
 #[derive(Default)]
 struct Left {
-    content: Ranges<Content>,
+    content: Ranges<RangeContent>,
     /// Nobody knows what is here: a change failed, or two came at once.
     uncertain: Ranges<()>,
     sent: BTreeMap<Sent, u64>,
@@ -169,7 +169,7 @@ pub enum BelowRule {
 ///
 /// # Errors
 /// The record's file cannot be read.
-pub fn compare_below(below: &Below, rule: BelowRule) -> std::io::Result<Vec<Difference>> {
+pub fn compare_below(below: &LayerBelow, rule: BelowRule) -> std::io::Result<Vec<Difference>> {
     let recording = &below.recording;
     let mut left: BTreeMap<&str, Left> = BTreeMap::new();
     for event in &recording.events {
@@ -185,9 +185,9 @@ pub fn compare_below(below: &Below, rule: BelowRule) -> std::io::Result<Vec<Diff
         }
         let Some((offset, length)) = call.call.range().filter(|_| call.call.kind().changes()) else { continue };
         let content = match call.call.kind() {
-            Kind::Trim => Content::Trimmed,
-            Kind::Zero => Content::Zeroes,
-            _ => call.data.map_or(Content::Zeroes, Content::of),
+            Kind::Trim => RangeContent::Trimmed,
+            Kind::Zero => RangeContent::Zeroes,
+            _ => call.data.map_or(RangeContent::Zeroes, RangeContent::of),
         };
         disk.content.put(offset, length, content);
         if call.is_ok() && !call.is_racy {
@@ -216,9 +216,9 @@ fn compare_content(recording: &Recording, disk: &str, left: &Left, now: &State) 
         let (number, client, what) = (None, None, disk.to_string());
         Ok(Some(Difference { number, client, offset: Some(offset), what, expected, got }))
     };
-    let state = |content: Option<&Content>, length: u64| match content {
+    let state = |content: Option<&RangeContent>, length: u64| match content {
         None => format!("{length} bytes as they were"),
-        Some(Content::Trimmed) => format!("{length} bytes trimmed"),
+        Some(RangeContent::Trimmed) => format!("{length} bytes trimmed"),
         Some(_) => format!("{length} bytes written"),
     };
     let mut all = Ranges::default();
@@ -235,7 +235,8 @@ fn compare_content(recording: &Recording, disk: &str, left: &Left, now: &State) 
                     for (at, length, got) in got {
                         let got = got.filter(|_| is_changed.is_some());
                         let expected = expected.as_ref();
-                        let is_trimmed = |content: Option<&Content>| matches!(content, Some(Content::Trimmed));
+                        let is_trimmed =
+                            |content: Option<&RangeContent>| matches!(content, Some(RangeContent::Trimmed));
                         if expected.is_some() != got.is_some() || is_trimmed(expected) != is_trimmed(got.as_ref()) {
                             return differs(at, state(expected, length), state(got.as_ref(), length));
                         }
@@ -256,7 +257,7 @@ fn compare_bytes(recording: &Recording, disk: &str, left: &Left, now: &State) ->
         for (begin, length, _) in certain.into_iter().filter(|piece| piece.2.is_none()) {
             for (begin, length, got) in now.content.pieces(begin, length) {
                 let Some(got) = got else { continue };
-                let both_zero = |one: &Content| matches!(one, Content::Zeroes | Content::Trimmed);
+                let both_zero = |one: &RangeContent| matches!(one, RangeContent::Zeroes | RangeContent::Trimmed);
                 if both_zero(content) && both_zero(&got) {
                     continue;
                 }

@@ -1,7 +1,7 @@
 //! `replay`: shows a record of `rbdkit --record`, or runs it against a filter and compares.
 //!
-//! [`session`] reads the record, [`below`] makes the layer below the filter of it, [`run`] sends the
-//! calls from above, and [`compare`] compares the answers. [`show`] prints a record as text.
+//! [`session`] reads the record, [`below`] makes the layer below the filter of it, [`run`] sends
+//! the calls from above, and [`compare`] compares the answers. [`show`] prints a record as text.
 
 mod below;
 mod compare;
@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 
 /// How a record is replayed or shown.
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct ReplayOptions {
     /// Print the record, one line for each call, instead of running it
     #[arg(long)]
     show: bool,
@@ -55,9 +55,9 @@ fn duration(text: &str) -> Result<Duration, String> {
 ///
 /// # Errors
 /// What differs, or why the record cannot be read or the filter not be run.
-pub fn replay(file: &Path, filter: Option<&Path>, params: &[String], options: &Options) -> Result<()> {
+pub fn replay(file: &Path, filter: Option<&Path>, params: &[String], options: &ReplayOptions) -> Result<()> {
     match (filter, options.show) {
-        (None, true) => show::show(file, if options.json { show::Format::Json } else { show::Format::Text }),
+        (None, true) => show::show(file, if options.json { show::ShowFormat::Json } else { show::ShowFormat::Text }),
         (Some(_), true) => Err(Error::Found("--show runs no filter: leave the filter or --show out".into())),
         (None, false) => Err(Error::Found("which filter? FILTER.wasm follows the record, or --show".into())),
         (Some(filter), false) => {
@@ -73,7 +73,7 @@ pub fn replay(file: &Path, filter: Option<&Path>, params: &[String], options: &O
     }
 }
 
-fn compared(file: &Path, filter: &Path, params: &[String], options: &Options) -> Result<()> {
+fn compared(file: &Path, filter: &Path, params: &[String], options: &ReplayOptions) -> Result<()> {
     let recording = Arc::new(Recording::load(file)?);
     if !recording.session.is_filter {
         return Err(Error::Found(format!(

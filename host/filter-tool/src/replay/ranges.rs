@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 
 /// What can be known of a range.
-pub trait Known: Clone {
+pub trait Detail: Clone {
     /// What is known of the range without its first `skip` bytes.
     fn after(&self, skip: u64) -> Self;
 }
 
-impl Known for () {
+impl Detail for () {
     fn after(&self, _: u64) {}
 }
 
-impl Known for usize {
+impl Detail for usize {
     fn after(&self, _: u64) -> usize {
         *self
     }
@@ -31,7 +31,7 @@ impl<K> Default for Ranges<K> {
     }
 }
 
-impl<K: Known> Ranges<K> {
+impl<K: Detail> Ranges<K> {
     /// Forgets what is known of a range. `offset + length` does not overflow.
     pub fn remove(&mut self, offset: u64, length: u64) {
         let end = offset + length;
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     /// Where the content comes from: the position of its first byte.
-    impl Known for u64 {
+    impl Detail for u64 {
         fn after(&self, skip: u64) -> u64 {
             self + skip
         }

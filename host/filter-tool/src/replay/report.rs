@@ -6,19 +6,19 @@ use std::time::Duration;
 use rbdkit_plugin_api::text::one_line;
 use serde_json::{Value, json};
 
-use super::run::Outcome;
+use super::run::ReplayOutcome;
 use super::session::Recording;
 use super::show::{ending, headline};
 use crate::error::Result;
 use crate::junit;
 
 /// Prints the summary. The first difference follows as the error of the command.
-pub fn print(file: &Path, recording: &Recording, outcome: &Outcome) {
+pub fn print(file: &Path, recording: &Recording, outcome: &ReplayOutcome) {
     say!("{}", headline(file, &recording.session));
     if let Some(note) = ending(recording.finish.as_ref(), recording.cut_at) {
         say!("{note}");
     }
-    let Outcome { calls, compared, took, .. } = outcome;
+    let ReplayOutcome { calls, compared, took, .. } = outcome;
     say!("{}: {calls} calls in {:.1} s, {compared} answers compared", one_line(&outcome.filter), took.as_secs_f64());
     if !recording.session.has_payloads {
         say!("the record has digests only: errors, extents and the ranges below were compared, and no bytes");
@@ -51,7 +51,7 @@ pub fn print(file: &Path, recording: &Recording, outcome: &Outcome) {
 }
 
 /// The result as JSON.
-pub fn json(recording: &Recording, outcome: &Outcome) -> Value {
+pub fn json(recording: &Recording, outcome: &ReplayOutcome) -> Value {
     let differences = outcome.differences.iter().map(|difference| {
         json!({
             "message": difference.line(),
@@ -90,7 +90,7 @@ pub fn json(recording: &Recording, outcome: &Outcome) -> Value {
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn write_junit(junit: &Path, filter: &Path, record: &Path, outcome: &Outcome) -> Result<()> {
+pub fn write_junit(junit: &Path, filter: &Path, record: &Path, outcome: &ReplayOutcome) -> Result<()> {
     let lines: Vec<String> = outcome.differences.iter().map(|difference| one_line(&difference.line())).collect();
     let details = lines.join("\n");
     let failure = lines.first().map(|first| (first.as_str(), details.as_str()));

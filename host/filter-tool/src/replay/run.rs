@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::below::{self, Below, Strange};
+use super::below::{self, LayerBelow, Strange};
 use super::compare::{BelowRule, Difference, Reply, Verdict, compare, compare_below};
 use super::session::{Event, Recorded, Recording};
 use crate::chain::{make_ready, over};
@@ -31,7 +31,7 @@ const KEPT: usize = 100;
 
 /// What a replay has shown.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub struct ReplayOutcome {
     /// The filter's name in its description.
     pub filter: String,
     /// Calls of the record that were sent to the filter, and those among them that were compared.
@@ -48,7 +48,7 @@ pub struct Outcome {
     pub took: Duration,
 }
 
-impl Outcome {
+impl ReplayOutcome {
     fn add(&mut self, difference: Difference) {
         self.differing += 1;
         if self.differences.len() < KEPT {
@@ -69,7 +69,7 @@ enum Running {
 }
 
 /// The clients and handles of the replay.
-struct Run {
+struct Replay {
     recording: Arc<Recording>,
     chain: Arc<Chain>,
     answers: watch::Sender<bool>,
@@ -78,7 +78,7 @@ struct Run {
     clients: HashMap<u64, Arc<Client>>,
     handles: HashMap<u32, Arc<Hop>>,
     running: HashMap<usize, Running>,
-    outcome: Outcome,
+    outcome: ReplayOutcome,
 }
 
 /// Runs the record against the filter.
@@ -91,12 +91,12 @@ pub async fn run(
     params: &[String],
     rule: BelowRule,
     patience: Duration,
-) -> Result<Outcome> {
+) -> Result<ReplayOutcome> {
     let begun = Instant::now();
     let (answers, receiver) = watch::channel(true);
-    let below = Below::new(Arc::clone(&recording), receiver);
+    let below = LayerBelow::new(Arc::clone(&recording), receiver);
     let module = component::load(filter)?.module;
-    let outcome = Outcome { filter: module.description().name.clone(), ..Outcome::default() };
+    let outcome = ReplayOutcome { filter: module.description().name.clone(), ..ReplayOutcome::default() };
     let chain = over(Some((module, params)), &below::INFO, below.plugin(), "").map_err(|error| match error {
         // The layer below has no parameters.
         Error::UnknownParameter { key, known, .. } => {
@@ -109,7 +109,7 @@ pub async fn run(
         Ok(ready) => ready?,
         Err(_) => return Err(Error::Found(hangs("get-ready", patience))),
     }
-    let mut run = Run {
+    let mut run = Replay {
         recording: Arc::clone(&recording),
         chain,
         answers,
@@ -139,7 +139,7 @@ pub async fn run(
     Ok(outcome)
 }
 
-fn counts(recording: &Recording, below: &Below) -> BTreeMap<&'static str, (u64, u64)> {
+fn counts(recording: &Recording, below: &LayerBelow) -> BTreeMap<&'static str, (u64, u64)> {
     let mut counts: BTreeMap<&'static str, (u64, u64)> = BTreeMap::new();
     for call in recording.calls.iter().filter(|call| call.gate == Gate::Below) {
         if below::Sent::of(&call.call).is_some() {
@@ -158,7 +158,7 @@ fn hangs(call: &str, patience: Duration) -> String {
     format!("the filter never answers: {call} has not ended in {patience:?}")
 }
 
-impl Run {
+impl Replay {
     async fn events(&mut self) -> Result<()> {
         let recording = Arc::clone(&self.recording);
         for event in &recording.events {

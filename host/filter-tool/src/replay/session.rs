@@ -16,7 +16,8 @@ use crate::error::{Error, Result};
 /// The most calls of a record. Each takes some 200 bytes of memory.
 const MAX_CALLS: usize = 1 << 22;
 
-/// The most bytes of reads and writes that are under way at once. A server allows 512 MiB by default.
+/// The most bytes of reads and writes that are under way at once. A server allows 512 MiB by
+/// default.
 const MAX_UNDER_WAY: u64 = 1 << 30;
 
 /// Bytes of a request or an answer.

@@ -14,7 +14,7 @@ use crate::error::Result;
 
 /// How it is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum ShowFormat {
     Text,
     Json,
 }
@@ -43,12 +43,12 @@ struct Total {
 ///
 /// # Errors
 /// It cannot be read, or is damaged. What comes before is printed.
-pub fn show(file: &Path, format: Format) -> Result<()> {
+pub fn show(file: &Path, format: ShowFormat) -> Result<()> {
     let mut reader = Reader::open(file).map_err(unreadable(file))?;
     let session = reader.session().clone();
     match format {
-        Format::Text => say!("{}", headline(file, &session)),
-        Format::Json => say!("{}", session_json(&session)),
+        ShowFormat::Text => say!("{}", headline(file, &session)),
+        ShowFormat::Json => say!("{}", session_json(&session)),
     }
     let mut begun: HashMap<u64, Begun> = HashMap::new();
     let mut clients: HashMap<u32, u64> = HashMap::new();
@@ -86,13 +86,13 @@ pub fn show(file: &Path, format: Format) -> Result<()> {
     }
     let note = ending(last.as_ref(), reader.cut_at());
     match format {
-        Format::Text => {
+        ShowFormat::Text => {
             if let Some(note) = note {
                 say!("{note}");
             }
             summary(&totals);
         }
-        Format::Json => {
+        ShowFormat::Json => {
             let (lost, reason) = last.map_or((None, None), |last| (Some(last.lost), Some(last.reason.why())));
             say!("{}", json!({ "entry": "end", "whole": note.is_none(), "lost": lost, "why": reason, "note": note }));
         }
@@ -125,7 +125,7 @@ pub fn ending(finish: Option<&Finish>, cut_at: Option<u64>) -> Option<String> {
     }
 }
 
-fn line(format: Format, number: u64, call: &Begun, end: Option<&End<'_>>) {
+fn line(format: ShowFormat, number: u64, call: &Begun, end: Option<&End<'_>>) {
     let took = end.map(|end| end.time.saturating_sub(call.time));
     let result = match end {
         None => "no answer".to_string(),
@@ -136,7 +136,7 @@ fn line(format: Format, number: u64, call: &Begun, end: Option<&End<'_>>) {
         },
     };
     let gate = if call.gate == Gate::Above { "above" } else { "below" };
-    if format == Format::Json {
+    if format == ShowFormat::Json {
         let Begun { time, handle, client, kind, range, what, .. } = call;
         let (offset, length) = range.unzip();
         let ok = end.is_some_and(|end| matches!(end.outcome, Outcome::Answered(_)));

@@ -9,15 +9,9 @@
 //! a call has caused comes between its two entries. A record that was ended in good order has an
 //! [`Entry::Finish`] at its end.
 
-mod decode;
-mod encode;
-
 use std::borrow::Cow;
 
 use rbdkit_plugin_api::{BlockSizes, Capabilities, Errno, Extent, Flags};
-
-pub use decode::{Wrong, decode};
-pub use encode::Frame;
 
 /// The first bytes of a file.
 pub const MAGIC: [u8; 8] = *b"rbdkitRC";
@@ -144,7 +138,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 13] = [
+    pub(crate) const ALL: [Kind; 13] = [
         Kind::Open,
         Kind::Pread,
         Kind::Pwrite,
@@ -321,7 +315,7 @@ impl Reason {
 }
 
 /// The numbers of errors in a record: Linux's.
-const ERRNOS: [(Errno, u8); 13] = [
+pub(crate) const ERRNOS: [(Errno, u8); 13] = [
     (Errno::Eperm, 1),
     (Errno::Enoent, 2),
     (Errno::Eio, 5),
@@ -338,9 +332,9 @@ const ERRNOS: [(Errno, u8); 13] = [
 ];
 
 /// What the first byte of a body says.
-mod tag {
-    pub(super) const SESSION: u8 = 1;
-    pub(super) const START: u8 = 2;
-    pub(super) const END: u8 = 3;
-    pub(super) const FINISH: u8 = 4;
+pub(crate) mod tag {
+    pub(crate) const SESSION: u8 = 1;
+    pub(crate) const START: u8 = 2;
+    pub(crate) const END: u8 = 3;
+    pub(crate) const FINISH: u8 = 4;
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use rbdkit_plugin_api::{BlockSizes, Capabilities, Errno, Extent, Extents, Flags, MAX_REQUEST, Support};
 
-use super::{
+use crate::entry::{
     Answer, Call, DIGEST, ERRNOS, End, Entry, Finish, Gate, Kind, MAX_TEXT, Outcome, Payload, Reason, Session, Start,
     tag,
 };

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use rbdkit_plugin_api::{Capabilities, Errno, Extent, Flags, Support};
 
-use super::{
+use crate::entry::{
     Answer, Call, ENTRY_HEADER, ERRNOS, Entry, Finish, Gate, MAGIC, MAX_TEXT, Outcome, Payload, Session, VERSION, tag,
 };
 
