@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex};
 
 use rbdkit_plugin_api::{
     BlockSizes, BoxFuture, Buffer, Capabilities, ConfigError, Disk, DiskId, Done, Errno, Error, Extents, Flags, Handle,
-    Held, Op, OpenArgs, Param, Plugin, PluginInfo, Quota, Result, Span, ThreadModel, lock,
+    Op, OpenArgs, Param, Plugin, PluginInfo, Quota, Result, Span, ThreadModel, lock,
 };
 use rbdkit_record::format::{Answer, Call, Gate, Kind, Outcome};
 use tokio::sync::watch;
 
+use super::content::{MAX_WRITTEN, RangeContent};
 use super::ranges::{Detail, Ranges};
-use super::session::{Data, Event, Recorded, Recording, seed_of, synthetic};
+use super::session::{Event, Recorded, Recording};
 
 /// What the plugin is. It is made by [`LayerBelow::plugin`].
 pub const INFO: PluginInfo = PluginInfo {
@@ -29,86 +30,8 @@ pub const INFO: PluginInfo = PluginInfo {
     make: || Box::new(BelowPlugin(None)),
 };
 
-/// What stands on a part of a disk.
-#[derive(Clone, Debug)]
-pub enum RangeContent {
-    Zeroes,
-    /// Discarded. It reads as zeroes, like a hole.
-    Trimmed,
-    /// In the record's file, from this byte on.
-    Stored(u64),
-    /// Bytes that stand for those with a digest that has this seed.
-    Synthetic(u64),
-    /// Bytes that the filter wrote: from this one on.
-    Written(Arc<Written>, usize),
-}
-
-/// Bytes that the filter wrote.
-#[derive(Debug)]
-pub struct Written {
-    bytes: Box<[u8]>,
-    _held: Held,
-}
-
-/// The most bytes of content that filters write and that is kept: more than the longest record by
-/// default has. A filter that writes more gets ENOSPC.
-const MAX_WRITTEN: u64 = 4 << 30;
-
-/// A write takes at least this much of [`MAX_WRITTEN`], because of what is kept beside its bytes.
-const MIN_WRITTEN: u64 = 256;
-
 /// The most different calls of a disk that are counted.
 const MAX_SENT: usize = 1 << 22;
-
-impl Detail for RangeContent {
-    fn after(&self, skip: u64) -> RangeContent {
-        match self {
-            RangeContent::Stored(at) => RangeContent::Stored(at + skip),
-            RangeContent::Written(bytes, at) => RangeContent::Written(Arc::clone(bytes), at + skip as usize),
-            other => other.clone(),
-        }
-    }
-}
-
-impl RangeContent {
-    /// The content that a recorded payload leaves.
-    pub fn of(data: Data) -> RangeContent {
-        match data {
-            Data::Zeroes => RangeContent::Zeroes,
-            Data::Stored(at) => RangeContent::Stored(at),
-            Data::Digest(digest) => RangeContent::Synthetic(seed_of(&digest)),
-        }
-    }
-
-    /// Puts the bytes into `into`, which begin at this offset of the disk.
-    ///
-    /// # Errors
-    /// The record's file cannot be read.
-    pub fn copy(&self, recording: &Recording, offset: u64, into: &mut [u8]) -> std::io::Result<()> {
-        match self {
-            RangeContent::Zeroes | RangeContent::Trimmed => into.fill(0),
-            RangeContent::Stored(at) => recording.read(into, *at)?,
-            RangeContent::Synthetic(seed) => synthetic(into, *seed, offset),
-            RangeContent::Written(bytes, at) => into.copy_from_slice(&bytes.bytes[*at..][..into.len()]),
-        }
-        Ok(())
-    }
-}
-
-/// Puts the part of a content that begins `skip` bytes later into `into`, which begins at `offset`
-/// of the disk.
-///
-/// # Errors
-/// The record's file cannot be read.
-pub fn copy(
-    content: &RangeContent,
-    recording: &Recording,
-    skip: u64,
-    offset: u64,
-    into: &mut [u8],
-) -> std::io::Result<()> {
-    content.after(skip).copy(recording, offset, into)
-}
 
 /// A disk below the filter.
 #[derive(Default)]
@@ -286,14 +209,6 @@ impl LayerBelow {
         }
     }
 
-    /// Keeps bytes that the filter wrote.
-    fn keep(&self, bytes: &[u8]) -> Result<RangeContent> {
-        let held = self.written.hold((bytes.len() as u64).max(MIN_WRITTEN));
-        let held =
-            held.ok_or_else(|| Error::new(Errno::Enospc, "a replay keeps at most 4 GiB that a filter writes"))?;
-        Ok(RangeContent::Written(Arc::new(Written { bytes: bytes.into(), _held: held }), 0))
-    }
-
     /// Answers a call: `act` gets the disk, and the recorded call of the same kind and range if
     /// there is one.
     fn answer<T: Send + 'static>(
@@ -458,7 +373,7 @@ impl Handle for BelowHandle {
             let result = recorded_error(recorded).and_then(|()| {
                 let content = match buffer.is_zero(span) {
                     true => RangeContent::Zeroes,
-                    false => below.keep(buffer.data(span))?,
+                    false => RangeContent::keep(&below.written, buffer.data(span))?,
                 };
                 change(state, offset, u64::from(length), content);
                 Ok(())

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use rbdkit_plugin_api::{Buffer, Capabilities, Errno, Error, Extents};
 use rbdkit_record::format::{Answer, Gate, Kind, Outcome};
 
-use super::below::{LayerBelow, RangeContent, Sent, State, copy};
+use super::below::{LayerBelow, Sent, State};
+use super::content::{RangeContent, copy};
 use super::ranges::Ranges;
 use super::session::{Data, Event, Recorded, Recording};
 

@@ -5,6 +5,7 @@
 
 mod below;
 mod compare;
+mod content;
 mod ranges;
 mod report;
 mod run;
