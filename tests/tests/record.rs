@@ -237,6 +237,22 @@ fn errors_of_the_layer_below_come_again() {
 }
 
 #[test]
+fn a_client_that_left_before_its_answer_leaves_in_the_replay_too() {
+    let dir = TempDir::new();
+    let record = dir.join("left.rec");
+    let server = Launch::new(["--record-payloads", "--filter=delay", "memory", "1M", "delay-read=3600"])
+        .arg(format!("--record={}", record.display()))
+        .start();
+    let script = "h = nbd.NBD(); h.connect_uri(uri); h.aio_pread(nbd.Buffer(512), 0); h.poll(0)";
+    nbdsh(&server.uri(), script).ok();
+    let is_closed = |_: &_| calls(&record).iter().any(|call| call["kind"] == "close" && call["result"] == "ok");
+    server.wait_until("the connection's end is in the record", is_closed);
+    server.stop();
+    assert!(calls(&record).iter().any(|call| call["kind"] == "pread" && call["ok"] == false));
+    same(&record, &filter("delay"), &["delay-read=3600"]);
+}
+
+#[test]
 fn a_record_says_what_happened_in_lines() {
     let dir = TempDir::new();
     let record = dir.join("lines.rec");

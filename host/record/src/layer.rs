@@ -2,7 +2,8 @@
 //!
 //! It offers just what the layer below it offers. What that layer cannot do is emulated by the gate
 //! in front of this one, as it would be without it. So the recorded layer gets the same calls, and
-//! the record has what really passed.
+//! the record has what really passed. Only one thing differs: it is never prompt, because it copies
+//! or hashes the data of long requests.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -376,10 +377,6 @@ impl Handle for Recorded {
 
     fn can(&self) -> Op<Result<Capabilities>> {
         Op::Ready(Ok(self.hop.can()))
-    }
-
-    fn is_prompt(&self) -> bool {
-        self.hop.is_prompt()
     }
 
     fn zero_step(&self) -> u32 {

@@ -5,7 +5,7 @@
 //! record overlap here, and others do not. The layer below answers only while an end is waited for:
 //! calls that began together have all reached it by then.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::poll_fn;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rbdkit_chain::{Chain, Hop};
 use rbdkit_plugin_api::{BoxFuture, Buffer, Client, Errno, Error as OpError, Peer};
-use rbdkit_record::format::{Call, Gate, Kind};
+use rbdkit_record::format::{Call, Gate, Kind, Outcome};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -28,6 +28,9 @@ use crate::error::{Error, Result};
 
 /// The most differences that are kept. All are counted.
 const KEPT: usize = 100;
+
+/// How long a client stays whose call was not answered in the record.
+const LEAVES_AFTER: Duration = Duration::from_secs(1);
 
 /// What a replay has shown.
 #[derive(Debug, Default)]
@@ -77,6 +80,8 @@ struct Replay {
     patience: Duration,
     clients: HashMap<u64, Arc<Client>>,
     handles: HashMap<u32, Arc<Hop>>,
+    /// The handles that were finalized, or are about to be.
+    finalized: HashSet<u32>,
     running: HashMap<usize, Running>,
     outcome: ReplayOutcome,
 }
@@ -116,6 +121,7 @@ pub async fn run(
         patience,
         clients: HashMap::new(),
         handles: HashMap::new(),
+        finalized: HashSet::new(),
         running: HashMap::new(),
         outcome,
     };
@@ -192,6 +198,9 @@ impl Replay {
             }
         };
         self.outcome.calls += 1;
+        if call.call.kind() == Kind::Finalize {
+            self.finalized.insert(call.handle);
+        }
         let running = match poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
             Poll::Ready(given) => Running::Over(given),
             Poll::Pending => Running::Task(tokio::spawn(future)),
@@ -204,14 +213,7 @@ impl Replay {
     async fn ends(&mut self, index: usize, call: &Recorded) -> Result<()> {
         self.answers.send_replace(true);
         let Some(running) = self.running.remove(&index) else { return Ok(()) };
-        let (reply, hop) = match running {
-            Running::Over(given) => given,
-            Running::Task(task) => match timeout(self.patience, task).await {
-                Ok(Ok(given)) => given,
-                Ok(Err(panic)) => return Err(Error::Found(format!("{} panicked: {panic}", call.describe()))),
-                Err(_) => return Err(Error::Found(self.hangs(call))),
-            },
-        };
+        let (reply, hop) = self.given(running, call).await?;
         if let Some(hop) = hop {
             self.handles.insert(call.handle, hop);
         }
@@ -229,8 +231,28 @@ impl Replay {
         Ok(())
     }
 
-    fn hangs(&self, call: &Recorded) -> String {
-        hangs(&format!("call {}, {},", call.number, call.describe()), self.patience)
+    /// Waits for what a call gives. If its client left in the record before it was answered, the
+    /// client leaves here too.
+    async fn given(&self, running: Running, call: &Recorded) -> Result<Given> {
+        let mut task = match running {
+            Running::Over(given) => return Ok(given),
+            Running::Task(task) => task,
+        };
+        if matches!(call.outcome, None | Some(Outcome::Dropped | Outcome::Failed(Errno::Eshutdown))) {
+            if let Ok(Ok(given)) = timeout(LEAVES_AFTER.min(self.patience), &mut task).await {
+                return Ok(given);
+            }
+            let client = self.recording.opened(call).and_then(|opened| self.clients.get(&opened.client));
+            client.inspect(|client| client.set_gone());
+        }
+        match timeout(self.patience, task).await {
+            Ok(Ok(given)) => Ok(given),
+            Ok(Err(panic)) => Err(Error::Found(format!("{} panicked: {panic}", call.describe()))),
+            Err(_) => {
+                let what = format!("call {}, {},", call.number, call.describe());
+                Err(Error::Found(hangs(&what, self.patience)))
+            }
+        }
     }
 
     /// Waits for calls that had no end in the record, and closes what is open.
@@ -239,22 +261,19 @@ impl Replay {
         let recording = Arc::clone(&self.recording);
         for (index, running) in std::mem::take(&mut self.running) {
             let call = &recording.calls[index];
-            let hop = match running {
-                Running::Over((_, hop)) => hop,
-                Running::Task(task) => match timeout(self.patience, task).await {
-                    Ok(given) => given.ok().and_then(|(_, hop)| hop),
-                    Err(_) => return Err(Error::Found(self.hangs(call))),
-                },
-            };
+            let (_, hop) = self.given(running, call).await?;
             match (hop, call.call.kind()) {
                 (Some(hop), _) => drop(self.handles.insert(call.handle, hop)),
                 (None, Kind::Close) => drop(self.handles.remove(&call.handle)),
                 _ => {}
             }
         }
-        for (_, hop) in std::mem::take(&mut self.handles) {
+        for (handle, hop) in std::mem::take(&mut self.handles) {
+            let is_finalized = self.finalized.contains(&handle);
             let closed = async {
-                let _ = hop.finalize().await;
+                if !is_finalized {
+                    let _ = hop.finalize().await;
+                }
                 hop.close().await;
             };
             timeout(self.patience, closed).await.map_err(|_| Error::Found(hangs("finalize", self.patience)))?;
