@@ -134,7 +134,7 @@ pub(super) struct Options {
     #[arg(short = 'r', long = "readonly", visible_aliases = ["read-only"])]
     pub(super) readonly: bool,
 
-    /// Write what passes a filter's or the plugin's gates to this file (default: the first layer's)
+    /// Record in this file what passes one layer (default: the one nearest the client)
     #[arg(long = "record", value_name = "[LAYER:]FILE")]
     pub(super) record: Option<OsString>,
 
