@@ -251,3 +251,25 @@ fn fuzz_replaying_a_record() {
     }
     println!("RBDKIT_SEED={seed}: {round} records given to the tool, {succeeded} of them accepted");
 }
+
+#[test]
+fn a_record_whose_requests_would_not_fit_into_memory_is_refused() {
+    let dir = TempDir::new();
+    let mut rng = Rng::new(1);
+    let mut bodies = sensible(&mut rng);
+    // The session, and the two opens.
+    bodies.truncate(5);
+    let mut bytes = Frame::file_header().parts().concat();
+    bodies.iter().for_each(|body| bytes.extend(entry(body)));
+    for number in 1000..1017 {
+        let call = Call::Pread { offset: 0, length: 64 << 20 };
+        let start = Start { number, time: 0, gate: Gate::Above, handle: 1, call };
+        bytes.extend(Frame::new(Entry::Start(start)).parts().concat());
+    }
+    let file = dir.file("large.rec", &bytes);
+    let mut command = Command::new(program().with_file_name("rbdkit-filter"));
+    let output = command.arg("replay").arg(&file).arg(filter("nofilter")).output().expect("the tool is there");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.ends_with(": reads and writes of more than 1 GiB are under way at once\n"), "{said}");
+    assert_eq!(output.status.code(), Some(1));
+}

@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 use super::session::unreadable;
 use crate::error::Result;
 
+/// The most bytes of an export's name that are shown.
+const LONGEST_NAME: usize = 256;
+
 /// How it is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShowFormat {
@@ -165,7 +168,10 @@ fn request(call: &Call<'_>) -> String {
     let mut text = call.kind().name().to_string();
     match call {
         Call::Open { readonly, name, .. } => {
-            text.push_str(&format!(" {}{}", quoted(name), if *readonly { " readonly" } else { "" }));
+            // Lines stay in memory until their calls have ended.
+            let shown = &name[..name.floor_char_boundary(LONGEST_NAME)];
+            let more = if shown.len() < name.len() { "..." } else { "" };
+            text.push_str(&format!(" {}{more}{}", quoted(shown), if *readonly { " readonly" } else { "" }));
         }
         _ => {
             if let Some((offset, length)) = call.range() {
