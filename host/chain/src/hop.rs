@@ -165,6 +165,11 @@ impl Hop {
         self.is_prompt
     }
 
+    /// See [`Handle::zero_step`].
+    pub fn zero_step(&self) -> u32 {
+        self.handle.zero_step()
+    }
+
     /// Reads `span.len` bytes at `offset` into `span` of the buffer. Bytes that the layer leaves
     /// unfilled read as zero.
     pub fn pread(self: &Arc<Self>, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
@@ -418,7 +423,7 @@ impl Steps for Hop {
     }
 
     fn zero_step(&self) -> u32 {
-        self.handle.zero_step()
+        Hop::zero_step(self)
     }
 
     fn pread(self: &Arc<Self>, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {

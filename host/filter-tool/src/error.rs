@@ -39,6 +39,12 @@ pub enum Error {
     /// A finding of `check`.
     #[error("{0}")]
     Found(String),
+    /// What differs from a record in a replay.
+    #[error("{0}")]
+    Differs(String),
+    /// A record of `rbdkit --record`.
+    #[error("{}", path.display())]
+    Record { path: PathBuf, source: Box<rbdkit_record::ReadError> },
     /// A script for `check`.
     #[error("{0}")]
     Script(String),

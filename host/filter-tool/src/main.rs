@@ -16,7 +16,9 @@ mod component;
 mod doctor;
 mod error;
 mod inspect;
+mod junit;
 mod languages;
+mod replay;
 mod scaffold;
 
 use std::path::PathBuf;
@@ -98,6 +100,17 @@ enum Command {
         #[command(flatten)]
         options: call::Options,
     },
+    /// Run a record of rbdkit --record against a component and compare, or show the record
+    Replay {
+        /// The record
+        file: PathBuf,
+        /// The component (with --show: none)
+        filter: Option<PathBuf>,
+        /// Parameters of the component: key=value
+        params: Vec<String>,
+        #[command(flatten)]
+        options: replay::ReplayOptions,
+    },
     /// Measure what a component costs: times, throughput, instructions, memory and its start
     Bench {
         /// The component
@@ -132,6 +145,9 @@ fn main() -> ExitCode {
         Command::Inspect { file, json } => inspect::inspect(&file, format_of(json)),
         Command::Check { file, params, options } => check::check(&file, &params, &options),
         Command::Call { file, words, options } => call::call(&file, &words, &options),
+        Command::Replay { file, filter, params, options } => {
+            replay::replay(&file, filter.as_deref(), &params, &options)
+        }
         Command::Bench { file, params, options } => bench::bench(&file, &params, &options),
     };
     let wrong = match (result, output::unsaid()) {

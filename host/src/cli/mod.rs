@@ -4,8 +4,8 @@
 //! yet when the user reads about it. Options, their combinations and the rule that makes a word
 //! `key=value` or a bare value are nbdkit's.
 //!
-//! * [`options`] parses the command line, [`plan`] checks it. [`listen`], [`filters`] and
-//!   [`messages`] each have one subject.
+//! * [`options`] parses the command line, [`plan`] checks it. [`listen`], [`filters`],
+//!   [`messages`] and [`record`] each have one subject.
 //! * [`help`] writes the texts of `--help`.
 //!
 //! Nothing here does I/O or uses the protocol, the server or the sandbox.
@@ -18,6 +18,7 @@ mod messages;
 mod options;
 mod plan;
 mod program_name;
+mod record;
 mod values;
 
 pub use filters::{FilterFault, FilterLimit, FilterSource, Sha256};
@@ -25,3 +26,4 @@ pub use listen::{Families, Inherited, Listen};
 pub use messages::LogTo;
 pub use plan::{Action, Plan, parse};
 pub use program_name::program_name;
+pub use record::RecordOption;

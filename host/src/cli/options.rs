@@ -134,6 +134,18 @@ pub(super) struct Options {
     #[arg(short = 'r', long = "readonly", visible_aliases = ["read-only"])]
     pub(super) readonly: bool,
 
+    /// Record in this file what passes one layer (default: the one nearest the client)
+    #[arg(long = "record", value_name = "[LAYER:]FILE")]
+    pub(super) record: Option<OsString>,
+
+    /// End the record when its file has this size (default: 1G); the server serves on
+    #[arg(long = "record-limit", value_name = "SIZE")]
+    pub(super) record_limit: Option<OsString>,
+
+    /// Record all data that clients read and write, not only digests of it
+    #[arg(long = "record-payloads")]
+    pub(super) record_payloads: bool,
+
     /// Serve while this shell command runs and exit with its status; by default on -U -
     #[arg(long = "run", value_name = "COMMAND")]
     pub(super) run: Option<OsString>,

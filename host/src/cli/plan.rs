@@ -14,6 +14,7 @@ use super::filters::{
 use super::listen::{Inherited, Listen, listen};
 use super::messages::{DebugFlag, LogTo, debug_flag, log};
 use super::options::{self, Options};
+use super::record::{RecordOption, record};
 use super::values::{error, export_name, path, text, whole_number};
 
 /// What the program is to do.
@@ -88,6 +89,8 @@ pub struct Plan {
     pub filter_limits: Vec<FilterLimit>,
     /// `--filter-on-fault`.
     pub filter_on_fault: FilterFault,
+    /// `--record`.
+    pub record: Option<RecordOption>,
     /// Confine the process once it has started.
     pub confine: bool,
     /// The plugin's name; missing only if the action needs none.
@@ -154,6 +157,7 @@ impl Plan {
             filter_params: each(&given.filter_param, filter_param)?,
             filter_limits: each(&given.filter_limit, filter_limit)?,
             filter_on_fault: filter_on_fault(given)?,
+            record: record(given)?,
             confine: !given.no_confine,
             plugin,
             params: words.cloned().map(Parameter::new).chain(each(&given.plugin_param, plugin_param)?).collect(),

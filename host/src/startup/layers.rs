@@ -9,19 +9,21 @@ use rbdkit_chain::{Chain, Layer, MAX_FILTERS};
 use rbdkit_parameters::{FilterSide, Missing, PluginSide, Stack, assign};
 use rbdkit_plugin_api::schema::ParamValue;
 use rbdkit_plugin_api::{ConfigError, Param, Plugin, PluginInfo, Pool, hex};
+use rbdkit_record::Recorder;
 use rbdkit_sandbox::{Compiler, FilterLimits, Host, Limits, Module, OnFault, Options, read_component};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
+use super::record;
 use crate::cli::{self, FilterFault, FilterLimit, FilterSource, Plan};
 use crate::registry;
 
 /// Makes the configured layers. The plugin is ready to serve; the filters' `get-ready` has not run
-/// yet.
+/// yet. The record has no file yet.
 ///
 /// # Errors
 /// One line that says what cannot be loaded, or which parameter is wrong.
-pub fn chain(plan: &Plan, fatal: &Arc<Notify>) -> Result<Arc<Chain>, ConfigError> {
+pub fn chain(plan: &Plan, fatal: &Arc<Notify>) -> Result<(Arc<Chain>, Option<Arc<Recorder>>), ConfigError> {
     let name = plan.plugin.as_deref().unwrap_or_default();
     let info = registry::plugin(name)?;
     let on_fault = match plan.filter_on_fault {
@@ -37,8 +39,9 @@ pub fn chain(plan: &Plan, fatal: &Arc<Notify>) -> Result<Arc<Chain>, ConfigError
         tracing::warn!("{warning}");
     }
     let plugin = plugin(info, &assignment.plugin)?;
-    let layers = configure(modules, assignment.filters, limits)?;
-    Ok(Chain::new(layers, info.name, plugin, Pool::default()))
+    let mut layers = configure(modules, assignment.filters, limits)?;
+    let recorder = plan.record.as_ref().map(|option| record::insert(option, &mut layers, info.name)).transpose()?;
+    Ok((Chain::new(layers, info.name, plugin, Pool::default()), recorder))
 }
 
 fn plugin(info: &PluginInfo, params: &[(String, OsString)]) -> Result<Box<dyn Plugin>, ConfigError> {

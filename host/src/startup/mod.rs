@@ -41,6 +41,7 @@ mod own_file;
 mod pidfile;
 mod print;
 mod process;
+mod record;
 mod serving;
 mod signals;
 mod start;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rbdkit_chain::Chain;
 use rbdkit_confine::ConfinementNeeds;
 use rbdkit_plugin_api::{ConfigError, StopScope, stdin};
+use rbdkit_record::Recorder;
 use rbdkit_server::{Listener, ServerOptions, Stop};
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Pid, Signal};
@@ -20,10 +21,11 @@ use super::captive::{self, Captive};
 use super::identity::Identity;
 use super::leftovers::Leftovers;
 use super::listen::{self, Reachable, Sockets};
+use super::own_file::OwnFile;
 use super::pidfile::{self, PidFile};
 use super::signals::{Ending, Signals};
 use super::watch::{CommandEnd, watch};
-use super::{layers, log, print, process, serving, uri};
+use super::{layers, log, print, process, record, serving, uri};
 use crate::cli::{Listen, Plan};
 
 /// The inputs of the start.
@@ -53,6 +55,9 @@ const CLEANUP_END: Duration = Duration::from_secs(3);
 /// How long the layers may clean up even if serving took longer to end.
 const MIN_CLEANUP: Duration = Duration::from_millis(500);
 
+/// How long the end waits for the last entries of a record.
+const LAST_ENTRIES: Duration = Duration::from_secs(1);
+
 /// Starts the server and serves until it ends. Returns the exit status.
 ///
 /// # Errors
@@ -74,7 +79,7 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
     let pidfile = plan.pidfile.as_deref().map(pidfile::absolute).transpose()?;
     let stdio = matches!(plan.listen, Listen::Single).then(take_stdio).transpose()?;
     let fatal = Arc::new(Notify::new());
-    let chain = layers::chain(plan, &fatal)?;
+    let (chain, recorder) = layers::chain(plan, &fatal)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("rbdkit")
@@ -82,7 +87,7 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
         .on_thread_unpark(rbdkit_confine::confine_thread)
         .build();
     let runtime = runtime.map_err(|error| ConfigError::new(format!("cannot start threads: {error}")))?;
-    let running = Running { start, options, chain, identity, pidfile, stdio, fatal };
+    let running = Running { start, options, chain, recorder, identity, pidfile, stdio, fatal };
     let status = runtime.block_on(running.run());
     runtime.shutdown_timeout(STUCK);
     status
@@ -93,6 +98,7 @@ struct Running {
     start: Start,
     options: ServerOptions,
     chain: Arc<Chain>,
+    recorder: Option<Arc<Recorder>>,
     identity: Identity,
     pidfile: Option<PathBuf>,
     /// Standard input and output, if the client is connected to them (`-s`).
@@ -133,6 +139,9 @@ impl Running {
             serving::serve(self.options.clone(), Arc::clone(&self.chain), listeners, self.stdio.take(), stop.clone());
         let end = watch(&stop, captive, &mut signals, &self.fatal, serving).await;
         self.clean_up(&ending).await;
+        if let Some(recorder) = &self.recorder {
+            recorder.finish(LAST_ENTRIES);
+        }
         ending.leave_it_to_the_end_at_once().await;
         tracing::debug!("the server has ended");
         match end.command {
@@ -191,6 +200,23 @@ impl Running {
             }
         }
         self.chain.after_fork().await?;
+        // Before the pid file, which says that the server is ready.
+        let record = self.start_record()?;
+        let announced = self.announce(captive, sockets, ending);
+        if announced.is_err() {
+            record.inspect(OwnFile::remove);
+        }
+        announced
+    }
+
+    /// Writes the pid file, starts the command if it does not run yet, and tells the parent that
+    /// the server is ready.
+    fn announce(
+        &mut self,
+        mut captive: Option<Captive>,
+        sockets: &mut Sockets,
+        ending: &Ending,
+    ) -> Result<Option<Captive>, ConfigError> {
         let pidfile = self.pidfile.as_deref().map(PidFile::write).transpose()?;
         ending.set_leftovers(leftovers(sockets, pidfile.as_ref()));
         if captive.is_none() {
@@ -219,6 +245,14 @@ impl Running {
             .map_err(|error| ConfigError::new(format!("cannot go into the background: {error}")))?;
         log::in_background();
         Ok(())
+    }
+
+    /// Opens the record's file. Returns it if it is new.
+    fn start_record(&self) -> Result<Option<OwnFile>, ConfigError> {
+        match (&self.start.plan.record, &self.recorder) {
+            (Some(option), Some(recorder)) => record::start(option, recorder),
+            _ => Ok(None),
+        }
     }
 
     fn start_command(&self, reachable: &Reachable, ending: &Ending) -> Result<Option<Captive>, ConfigError> {

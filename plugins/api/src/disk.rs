@@ -23,6 +23,11 @@ impl DiskId {
         self.0.is_none()
     }
 
+    /// Its name. None for the disk of the default export.
+    pub fn name(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+
     /// The disk that a layer makes out of this one under a name of the layer's own.
     #[must_use]
     pub fn part(&self, name: &str) -> DiskId {

@@ -113,7 +113,7 @@ fn javascript_that_cannot_run_is_refused_with_its_line() {
         "wit/world.wit exports writes, but the filter does not implement writes.pwrite",
     );
     wrong("  pread(offset", "  prread(offset", "but the filter does not implement reads.pread");
-    wrong("const PAYLOAD = 0;", "const PAYLOAD = ;", "filter.js:14:17: Unexpected token");
+    wrong("const PAYLOAD = 0;", "const PAYLOAD = ;", "filter.js:11:17: Unexpected token");
 }
 
 #[test]
@@ -122,8 +122,16 @@ fn typescript_that_is_wrong_is_refused_with_its_line() {
     let file = project.dir.join("filter.ts");
     let good = std::fs::read_to_string(&file).expect("the filter");
     for (from, to, message) in [
-        ("const PAYLOAD = 0;", "const PAYLOAD = \"0\";", "error TS2345: Argument of type 'string' is not assignable to parameter of type 'number'"),
-        ("pread(offset, length, flags) {", "async pread(offset, length, flags) {", "error TS2322"),
+        (
+            "const PAYLOAD = 0;",
+            "const PAYLOAD = \"0\";",
+            "error TS2345: Argument of type 'string' is not assignable to parameter of type 'number'",
+        ),
+        (
+            "pread(offset, length, flags) {",
+            "async pread(offset, length, flags) {",
+            "filter.ts:48: reads.pread is async",
+        ),
         ("const PAYLOAD = 0;", "enum Buffer { PAYLOAD }", "error TS1294"),
     ] {
         std::fs::write(&file, &good).expect("the filter");

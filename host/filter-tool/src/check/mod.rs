@@ -6,7 +6,7 @@
 //! author says of the filter ([`promise`]). If a script fails, [`shrink`] looks for the smallest
 //! one that still does.
 
-mod content;
+pub mod content;
 mod disk;
 mod generate;
 mod instances;
