@@ -170,7 +170,11 @@ async fn measure(file: &Path, params: &[String], options: &Options) -> Result<Me
             .requests
             .iter()
             .find(|counted| counted.operation == workload.operation && counted.length == workload.length);
-        cells.push(cell(&contenders, workload, (each, until), counted).await?);
+        cells.push(cell(&contenders, workload, (each, until), counted).await);
+    }
+    let works = |cell: &&Cell| !cell.refused && cell.error.is_none();
+    if let (None, Some(error)) = (cells.iter().find(works), cells.iter().find_map(|cell| cell.error.as_ref())) {
+        return Err(Error::Found(format!("every request fails: {error}")));
     }
     if let Some(path) = &options.profile {
         let sampled = sample(&subject, options.time / 5).await?;
@@ -192,22 +196,19 @@ fn without_filter(size: &[String]) -> Result<Arc<Chain>> {
     over(None, &INFO, (INFO.make)(), size.unwrap_or(SIZE))
 }
 
-fn failed(operation: Operation) -> impl Fn(rbdkit_plugin_api::Error) -> Error {
-    move |source| Error::Operation { operation: operation.name(), source }
-}
-
 /// Measures one workload in rounds of this time. After `until` no more than one round begins.
 async fn cell(
     contenders: &Contenders,
     workload: Workload,
     (each, until): (Duration, Instant),
     counted: Option<&Counted>,
-) -> Result<Cell> {
+) -> Cell {
     let mut cell = Cell {
         workload,
         refused: workload.operation == Operation::Write && !contenders.filter.can().write,
         requests: 0,
         failed: 0,
+        error: None,
         p50: 0.0,
         p99: 0.0,
         throughput: 0.0,
@@ -218,29 +219,33 @@ async fn cell(
         host_calls: counted.map(|counted| counted.host_calls),
     };
     if cell.refused {
-        return Ok(cell);
+        return cell;
     }
     let (mut p99, mut throughput) = (Vec::new(), Vec::new());
     for number in 0..ROUNDS {
         if number > 0 && Instant::now() > until {
             break;
         }
-        let filter = round(&contenders.filter, workload, each).await.map_err(failed(workload.operation))?;
+        let filter = round(&contenders.filter, workload, each).await;
         cell.requests += filter.requests;
         cell.failed += filter.failed;
         cell.filter.push(filter.p50);
         p99.push(filter.p99);
         throughput.push(f64::from(workload.length) * 1e9 / filter.time_each);
+        if let Some(error) = filter.error {
+            cell.error = Some(error.to_string());
+            break;
+        }
         if let Some(nofilter) = &contenders.nofilter {
-            let nofilter = round(nofilter, workload, each).await.map_err(failed(workload.operation))?;
+            let nofilter = round(nofilter, workload, each).await;
             cell.nofilter.push(nofilter.p50);
         }
-        let none = round(&contenders.none, workload, each).await.map_err(failed(workload.operation))?;
+        let none = round(&contenders.none, workload, each).await;
         cell.none.push(none.p50);
     }
     (cell.p50, cell.p99) = (median(&cell.filter), median(&p99));
     cell.throughput = median(&throughput);
-    Ok(cell)
+    cell
 }
 
 /// How long the filter takes to start.
@@ -266,7 +271,8 @@ async fn cold_start(subject: &Subject<'_>) -> Result<ColdStart> {
     let begun = Instant::now();
     let hop = open(&chain, 1).await?;
     let length = u32::try_from(hop.size()).unwrap_or(u32::MAX).clamp(1, 4096);
-    one(&hop, Operation::Read, Buffer::new(length), length, 0).await.1.map_err(failed(Operation::Read))?;
+    // If it fails, the measurement below says so.
+    let _ = one(&hop, Operation::Read, Buffer::new(length), length, 0).await;
     Ok(ColdStart { compile, load, configure, first_read: nanoseconds(begun) })
 }
 
@@ -328,7 +334,7 @@ async fn sample(subject: &Subject<'_>, time: Duration) -> Result<serde_json::Val
     let all = all.filter(|workload| workload.depth == 1 && (workload.operation == Operation::Read || hop.can().write));
     let all: Vec<Workload> = all.collect();
     for workload in &all {
-        round(&hop, *workload, time / all.len() as u32).await.map_err(failed(workload.operation))?;
+        round(&hop, *workload, time / all.len() as u32).await;
     }
     Ok(profile(&samples.samples()))
 }
