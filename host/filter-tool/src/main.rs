@@ -79,7 +79,7 @@ enum Command {
         #[arg(required = true, value_name = "OPERATION")]
         words: Vec<String>,
         #[command(flatten)]
-        options: call::Options,
+        options: call::CallOptions,
     },
     /// Measure what a component costs: times, throughput, instructions, memory and its start
     Bench {
@@ -88,7 +88,7 @@ enum Command {
         /// Parameters of the component, or of the disk below it (size): key=value
         params: Vec<String>,
         #[command(flatten)]
-        options: bench::Options,
+        options: bench::BenchOptions,
     },
 }
 

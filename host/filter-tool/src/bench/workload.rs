@@ -9,17 +9,17 @@ use rbdkit_plugin_api::{Buffer, Error as LayerError, Flags, Span};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
+pub enum Direction {
     Read,
     Write,
 }
 
-impl Operation {
+impl Direction {
     /// Its word in the output.
     pub fn name(self) -> &'static str {
         match self {
-            Operation::Read => "read",
-            Operation::Write => "write",
+            Direction::Read => "read",
+            Direction::Write => "write",
         }
     }
 }
@@ -27,7 +27,7 @@ impl Operation {
 /// Requests of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Workload {
-    pub operation: Operation,
+    pub operation: Direction,
     /// Bytes of a request.
     pub length: u32,
     /// How many requests are under way at once.
@@ -38,7 +38,7 @@ impl Workload {
     /// All workloads, in the order of the output.
     pub fn all() -> Vec<Workload> {
         let mut all = Vec::new();
-        for operation in [Operation::Read, Operation::Write] {
+        for operation in [Direction::Read, Direction::Write] {
             for length in [4 << 10, 64 << 10, 1 << 20] {
                 all.extend([1, 32].map(|depth| Workload { operation, length, depth }));
             }
@@ -156,7 +156,7 @@ async fn requests(hop: Arc<Hop>, workload: Workload, until: Instant, place: Arc<
 /// Sends one request. `number` says where.
 pub async fn one(
     hop: &Arc<Hop>,
-    operation: Operation,
+    operation: Direction,
     buffer: Buffer,
     length: u32,
     number: u64,
@@ -166,8 +166,8 @@ pub async fn one(
     let offset = (number.wrapping_mul(7919) % places) * u64::from(length);
     let span = Span::new(0, length);
     match operation {
-        Operation::Read => hop.pread(buffer, span, offset).await,
-        Operation::Write => hop.pwrite(buffer, span, offset, Flags::NONE).await,
+        Direction::Read => hop.pread(buffer, span, offset).await,
+        Direction::Write => hop.pwrite(buffer, span, offset, Flags::NONE).await,
     }
 }
 
