@@ -56,7 +56,8 @@ fn every_workload_is_measured_for_people_and_for_programs() {
         }
         assert_eq!((&workload["refused"], &workload["failed"]), (&json!(false), &json!(0)));
         for contender in ["filter", "nofilter", "none"] {
-            assert_eq!(workload["rounds"][contender].as_array().unwrap().len(), 5, "{workload}");
+            // There are fewer on a machine that is very busy.
+            assert!((1..=5).contains(&workload["rounds"][contender].as_array().unwrap().len()), "{workload}");
         }
         assert!(workload["p50"].as_f64() <= workload["p99"].as_f64(), "{workload}");
     }
@@ -85,9 +86,21 @@ fn a_filter_that_refuses_writes_or_fails_is_shown_so() {
     has(&shown, &["write 4 KiB        1 refused: the filter takes no writes"]);
     let body = "(data (i32.const 3000) \"\\01\\02\")
     (func (export \"rbdkit:filter/reads@0.1.0#pread\") (param i64 i32 i32) (result i32) (i32.const 3000))";
-    let file = dir.file("fails.wasm", &Guest::new("fails", &["reads"], body).component(0));
+    let both = format!(
+        "{body} (func (export \"rbdkit:filter/writes@0.1.0#pwrite\") (param i64 i32 i32) (result i32) (i32.const 3000))"
+    );
+    let file = dir.file("fails.wasm", &Guest::new("fails", &["reads", "writes"], &both).component(0));
     let output = bench(&[file.to_str().unwrap()]);
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "rbdkit-filter: error: read: EIO\n");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "rbdkit-filter: error: every request fails: EIO\n");
+    // Only the longest reads fail.
+    let body = body.replace(
+        "(i32.const 3000))",
+        "(select (i32.const 3000) (i32.const 1200) (i32.eq (local.get 1) (i32.const 1048576))))",
+    );
+    let file = dir.file("fails.wasm", &Guest::new("fails", &["reads"], &body).component(0));
+    let shown = text(&bench(&[file.to_str().unwrap()]));
+    has(&shown, &["read 64 KiB       32 ", "read 1 MiB         1 all ", " requests failed: EIO\n"]);
+    assert!(!shown.contains("read 64 KiB       32 all"), "{shown}");
 }
 
 #[test]

@@ -98,7 +98,7 @@ enum Command {
         #[arg(required = true, value_name = "OPERATION")]
         words: Vec<String>,
         #[command(flatten)]
-        options: call::Options,
+        options: call::CallOptions,
     },
     /// Run a record of rbdkit --record against a component and compare, or show the record
     Replay {
@@ -118,7 +118,7 @@ enum Command {
         /// Parameters of the component, or of the disk below it (size): key=value
         params: Vec<String>,
         #[command(flatten)]
-        options: bench::Options,
+        options: bench::BenchOptions,
     },
 }
 

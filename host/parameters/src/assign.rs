@@ -18,11 +18,11 @@
 
 use std::ffi::{OsStr, OsString};
 
-use rbdkit_plugin_api::PluginInfo;
 use rbdkit_plugin_api::schema::{ParamSpec, ParamValue};
 use rbdkit_plugin_api::secrets::without_userinfo;
+use rbdkit_plugin_api::{PluginInfo, nearest};
 
-use crate::{AssignError, Parameter, Target, TargetedParameter, nearest};
+use crate::{AssignError, Parameter, Target, TargetedParameter};
 
 /// What a filter declares.
 #[derive(Clone, Copy, Debug)]

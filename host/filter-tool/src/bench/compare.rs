@@ -82,7 +82,7 @@ impl Comparison {
         if old.params != new.params {
             notes.push("the earlier run had other parameters".to_string());
         }
-        let changes = new.cells.iter().filter(|cell| !cell.refused).filter_map(|cell| {
+        let changes = new.cells.iter().filter(|cell| !cell.refused && cell.error.is_none()).filter_map(|cell| {
             let workload = cell.workload;
             let before = old.cells.iter().find(|old| {
                 old.operation == workload.operation.name()

@@ -16,7 +16,7 @@ pub const INFO: PluginInfo = PluginInfo {
     params: || vec![ParamSpec::size("size").help("Size of the disk")],
     other_keys: None,
     max_thread_model: ThreadModel::Parallel,
-    make: || Box::new(DiskPlugin { size: 0, pieces: OnceLock::new() }),
+    make: || Box::new(MemoryDiskPlugin { size: 0, pieces: OnceLock::new() }),
 };
 
 /// The bytes of a piece. Requests to different pieces do not wait for each other.
@@ -27,12 +27,12 @@ const MAX_SIZE: u64 = 1 << 30;
 
 type Pieces = Arc<Vec<RwLock<Vec<u8>>>>;
 
-struct DiskPlugin {
+struct MemoryDiskPlugin {
     size: u64,
     pieces: OnceLock<Pieces>,
 }
 
-impl Plugin for DiskPlugin {
+impl Plugin for MemoryDiskPlugin {
     fn config(&mut self, param: Param<'_>) -> Result<(), ConfigError> {
         match param.key {
             "size" => self.size = param.size()?,
@@ -57,12 +57,12 @@ impl Plugin for DiskPlugin {
         let (size, write) = (self.size, !args.readonly);
         Box::pin(async move {
             let pieces = pieces.ok_or(Errno::Enxio)?;
-            Ok(Arc::new(DiskHandle { size, pieces, write }) as Arc<dyn Handle>)
+            Ok(Arc::new(MemoryDiskHandle { size, pieces, write }) as Arc<dyn Handle>)
         })
     }
 }
 
-struct DiskHandle {
+struct MemoryDiskHandle {
     size: u64,
     pieces: Pieces,
     write: bool,
@@ -79,7 +79,7 @@ fn parts(offset: u64, length: u64) -> impl Iterator<Item = (usize, usize, usize,
     })
 }
 
-impl DiskHandle {
+impl MemoryDiskHandle {
     fn fill(&self, offset: u64, length: u64) {
         for (number, at, _, count) in parts(offset, length) {
             write_lock(&self.pieces[number])[at..at + count].fill(0);
@@ -87,7 +87,7 @@ impl DiskHandle {
     }
 }
 
-impl Handle for DiskHandle {
+impl Handle for MemoryDiskHandle {
     fn get_size(&self) -> Op<Result<u64>> {
         Op::Ready(Ok(self.size))
     }

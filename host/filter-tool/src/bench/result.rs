@@ -22,6 +22,8 @@ pub struct Cell {
     pub refused: bool,
     pub requests: u64,
     pub failed: u64,
+    /// Why all requests failed.
+    pub error: Option<String>,
     pub p50: f64,
     pub p99: f64,
     /// Bytes a second.
@@ -79,6 +81,7 @@ impl Cell {
             "refused": self.refused,
             "requests": self.requests,
             "failed": self.failed,
+            "error": self.error,
             "p50": self.p50,
             "p99": self.p99,
             "throughput": self.throughput,
@@ -165,6 +168,10 @@ impl Measured {
             let request = cell.workload.request();
             if cell.refused {
                 say!("{request:<14} {depth:>5} refused: the filter takes no writes");
+                continue;
+            }
+            if let Some(error) = &cell.error {
+                say!("{request:<14} {depth:>5} all {} requests failed: {}", cell.failed, one_line_within(error, 200));
                 continue;
             }
             let count = |count: Option<u64>| count.map_or("-".to_string(), |count| count.to_string());
@@ -264,7 +271,9 @@ impl Old {
             let numbers: Option<Vec<f64>> = value.as_array()?.iter().map(Value::as_f64).collect();
             numbers.filter(|numbers| numbers.iter().all(|number| number.is_finite() && *number >= 0.0))
         };
-        let cells = value["workloads"].as_array()?.iter().filter(|cell| cell["refused"] != true).map(|cell| {
+        let cells =
+            value["workloads"].as_array()?.iter().filter(|cell| cell["refused"] != true && cell["error"].is_null());
+        let cells = cells.map(|cell| {
             let (filter, none) = (numbers(&cell["rounds"]["filter"])?, numbers(&cell["rounds"]["none"])?);
             let both = filter.iter().zip(&none).filter(|(_, none)| **none > 0.0);
             Some(OldCell {
@@ -295,6 +304,7 @@ mod tests {
             refused: false,
             requests: 10,
             failed: 0,
+            error: None,
             p50: 1.0,
             p99: 2.0,
             throughput: 1e9,

@@ -16,7 +16,7 @@ use rbdkit_plugin_api::{
 
 use crate::error::Error;
 
-/// The parameters of the disk. The disk itself is made by [`Disk::plugin`].
+/// The parameters of the disk. The disk itself is made by [`OffsetDisk::plugin`].
 pub const INFO: PluginInfo = PluginInfo {
     name: "disk",
     longname: "disk of rbdkit-filter call",
@@ -24,7 +24,7 @@ pub const INFO: PluginInfo = PluginInfo {
     params: || vec![ParamSpec::size("size").help("Size of the disk")],
     other_keys: None,
     max_thread_model: ThreadModel::Parallel,
-    make: || Box::new(DiskPlugin(Arc::new(Disk::new(None)))),
+    make: || Box::new(OffsetDiskPlugin(Arc::new(OffsetDisk::new(None)))),
 };
 
 /// The bytes of a page, which is the unit in which writes are kept.
@@ -35,57 +35,57 @@ const MAX_SEEN: usize = 1000;
 
 /// The operations that reached the disk.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct DiskLog {
     pub operations: Vec<String>,
     /// How many more there were.
     pub left_out: u64,
 }
 
 #[derive(Default)]
-struct Content {
+struct WrittenPages {
     size: u64,
     /// The pages that were written, by number.
     written: BTreeMap<u64, Vec<u8>>,
 }
 
 /// The disk.
-pub struct Disk {
+pub struct OffsetDisk {
     file: Option<File>,
-    content: Mutex<Content>,
-    seen: Mutex<Seen>,
+    content: Mutex<WrittenPages>,
+    seen: Mutex<DiskLog>,
 }
 
-impl Disk {
-    fn new(file: Option<File>) -> Disk {
-        Disk { file, content: Mutex::default(), seen: Mutex::default() }
+impl OffsetDisk {
+    fn new(file: Option<File>) -> OffsetDisk {
+        OffsetDisk { file, content: Mutex::default(), seen: Mutex::default() }
     }
 
     /// A disk of words that hold their offsets.
-    pub fn of_offsets() -> Arc<Disk> {
-        Arc::new(Disk::new(None))
+    pub fn of_offsets() -> Arc<OffsetDisk> {
+        Arc::new(OffsetDisk::new(None))
     }
 
     /// A disk with the content of a file, which is only read. Returns its size too.
     ///
     /// # Errors
     /// The file cannot be opened, or is no regular file.
-    pub fn of_file(path: &Path) -> Result<(Arc<Disk>, u64), Error> {
+    pub fn of_file(path: &Path) -> Result<(Arc<OffsetDisk>, u64), Error> {
         let about = std::fs::metadata(path).map_err(Error::file("cannot open", path))?;
         // Opening a pipe would wait for its other end.
         if !about.is_file() {
             return Err(Error::Call(format!("--disk {}: is not a regular file", path.display())));
         }
         let file = File::open(path).map_err(Error::file("cannot open", path))?;
-        Ok((Arc::new(Disk::new(Some(file))), about.len()))
+        Ok((Arc::new(OffsetDisk::new(Some(file))), about.len()))
     }
 
     /// The plugin that serves the disk.
-    pub fn plugin(self: &Arc<Disk>) -> Box<dyn Plugin> {
-        Box::new(DiskPlugin(Arc::clone(self)))
+    pub fn plugin(self: &Arc<OffsetDisk>) -> Box<dyn Plugin> {
+        Box::new(OffsetDiskPlugin(Arc::clone(self)))
     }
 
     /// What reached it since the last time.
-    pub fn take_seen(&self) -> Seen {
+    pub fn take_seen(&self) -> DiskLog {
         std::mem::take(&mut lock(&self.seen))
     }
 
@@ -98,7 +98,7 @@ impl Disk {
     }
 
     /// Makes the bytes of a page.
-    fn page(&self, content: &Content, number: u64) -> Result<Vec<u8>> {
+    fn page(&self, content: &WrittenPages, number: u64) -> Result<Vec<u8>> {
         if let Some(page) = content.written.get(&number) {
             return Ok(page.clone());
         }
@@ -149,9 +149,9 @@ impl Disk {
 /// The largest range that is trimmed or zeroed: all of it is kept in memory.
 const MAX_CHANGE: u64 = 1 << 30;
 
-struct DiskPlugin(Arc<Disk>);
+struct OffsetDiskPlugin(Arc<OffsetDisk>);
 
-impl Plugin for DiskPlugin {
+impl Plugin for OffsetDiskPlugin {
     fn config(&mut self, param: Param<'_>) -> Result<(), ConfigError> {
         match param.key {
             "size" => lock(&self.0.content).size = param.size()?,
@@ -162,17 +162,17 @@ impl Plugin for DiskPlugin {
 
     fn open(&self, args: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {
         let write = self.0.file.is_none() && !args.readonly;
-        let handle = DiskHandle { disk: Arc::clone(&self.0), write };
+        let handle = OffsetDiskHandle { disk: Arc::clone(&self.0), write };
         Box::pin(async move { Ok(Arc::new(handle) as Arc<dyn Handle>) })
     }
 }
 
-struct DiskHandle {
-    disk: Arc<Disk>,
+struct OffsetDiskHandle {
+    disk: Arc<OffsetDisk>,
     write: bool,
 }
 
-impl Handle for DiskHandle {
+impl Handle for OffsetDiskHandle {
     fn get_size(&self) -> Op<Result<u64>> {
         Op::Ready(Ok(lock(&self.disk.content).size))
     }
@@ -234,7 +234,7 @@ impl Handle for DiskHandle {
     }
 }
 
-impl Disk {
+impl OffsetDisk {
     fn clear(&self, offset: u64, length: u64) -> Result<()> {
         if length > MAX_CHANGE {
             return Err(Errno::Einval.into());
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_word_holds_its_offset_until_it_is_written() {
-        let disk = Disk::of_offsets();
+        let disk = OffsetDisk::of_offsets();
         assert_eq!(disk.read(4088, 16).unwrap(), [0, 0, 0, 0, 0, 0, 0x0f, 0xf8, 0, 0, 0, 0, 0, 0, 0x10, 0]);
         assert_eq!(disk.read(4103, 2).unwrap(), [0, 0]);
         let bytes: Vec<u8> = (1..=10).collect();

@@ -15,9 +15,9 @@ use rbdkit_plugin_api::{Client, Flags, MAX_REQUEST, Peer};
 use rbdkit_sandbox::{CodeExtras, Options as HostOptions, Trace};
 use tokio::time::timeout;
 
-use disk::{Disk, INFO};
-use operation::{Answer, Data, Kind, Operation, Stage, before_open, on_connection};
-use report::Report;
+use disk::{INFO, OffsetDisk};
+use operation::{Data, Operation, OperationKind, Reply, Stage, before_open, on_connection};
+use report::CallReport;
 
 use crate::chain::{make_ready, over};
 use crate::component;
@@ -26,7 +26,7 @@ use crate::output;
 
 /// How an operation is carried out.
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct CallOptions {
     /// A parameter of the filter, or of the disk below it (size); repeat it for more
     #[arg(long = "param", value_name = "KEY=VALUE")]
     params: Vec<String>,
@@ -93,7 +93,7 @@ const SIZE: u64 = 64 << 20;
 ///
 /// # Errors
 /// The filter does not start, the words are no operation, or the operation fails.
-pub fn call(file: &Path, words: &[String], options: &Options) -> Result<()> {
+pub fn call(file: &Path, words: &[String], options: &CallOptions) -> Result<()> {
     let (operation, params) = understood(words, options)?;
     // One thread, so that all of its processor time is measured.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -112,7 +112,7 @@ pub fn call(file: &Path, words: &[String], options: &Options) -> Result<()> {
 }
 
 /// The operation and the parameters in the words after the file.
-fn understood(words: &[String], options: &Options) -> Result<(Operation, Vec<String>)> {
+fn understood(words: &[String], options: &CallOptions) -> Result<(Operation, Vec<String>)> {
     let is_param = |word: &&String| matches!(Parameter::new(word.into()), Parameter::Keyed(..));
     let (mut params, words): (Vec<&String>, Vec<&String>) = words.iter().partition(is_param);
     params.extend(&options.params);
@@ -152,7 +152,7 @@ fn read_data(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// Loads the filter and carries out the operation.
-async fn carry_out(file: &Path, operation: &Operation, params: &[String], options: &Options) -> Result<Report> {
+async fn carry_out(file: &Path, operation: &Operation, params: &[String], options: &CallOptions) -> Result<CallReport> {
     let trace = Arc::new(Trace::default());
     let host = component::host(HostOptions {
         extras: CodeExtras::LinesAndCount,
@@ -162,8 +162,8 @@ async fn carry_out(file: &Path, operation: &Operation, params: &[String], option
     let module = host.load(&file.display().to_string(), &component::read(file)?)?;
     let about = module.description().clone();
     let (disk, size) = match &options.disk {
-        Some(path) => Disk::of_file(path)?,
-        None => (Disk::of_offsets(), SIZE),
+        Some(path) => OffsetDisk::of_file(path)?,
+        None => (OffsetDisk::of_offsets(), SIZE),
     };
     output::capture_log();
     let kind = operation.kind;
@@ -181,11 +181,11 @@ async fn carry_out(file: &Path, operation: &Operation, params: &[String], option
     let top = chain.top(Arc::clone(&client));
     let mut begun = Stopwatch::start();
     let mut answer = Ok(match kind {
-        Kind::Describe => Answer::Value(
+        OperationKind::Describe => Reply::Value(
             format!("{} {}: {} (rbdkit-filter inspect shows all of it)", about.name, about.version, about.longname),
             about.name.clone().into(),
         ),
-        _ => Answer::Done,
+        _ => Reply::Done,
     });
     if kind.stage() == Stage::Before {
         let asked = timeout(options.patience, before_open(&top, kind, options.readonly));
@@ -218,7 +218,7 @@ async fn carry_out(file: &Path, operation: &Operation, params: &[String], option
         calls.retain(|call| call.name == kind.function());
     }
     let mark = format!("{}: ", about.name);
-    Ok(Report {
+    Ok(CallReport {
         filter: format!("{} ({}, {})", about.name, about.thread_model.name(), about.recovery),
         operation: operation.to_string(),
         function: (kind.function(), kind.interface()),

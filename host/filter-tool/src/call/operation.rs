@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 
 /// What an operation is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum OperationKind {
     Pread,
     Pwrite,
     Flush,
@@ -35,25 +35,30 @@ pub enum Kind {
 
 /// The names of each operation, the contract's first, and the function of the contract that serves
 /// it with its interface.
-const NAMES: [(Kind, &[&str], &str, &str); 18] = [
-    (Kind::Pread, &["pread", "read"], "pread", "reads"),
-    (Kind::Pwrite, &["pwrite", "write"], "pwrite", "writes"),
-    (Kind::Flush, &["flush"], "flush", "flushes"),
-    (Kind::Trim, &["trim"], "trim", "trims"),
-    (Kind::Zero, &["zero"], "zero", "zeroes"),
-    (Kind::Extents, &["extents"], "extents", "mapping"),
-    (Kind::Cache, &["cache"], "cache", "caching"),
-    (Kind::Size, &["get-size", "size", "get_size"], "get-size", "info"),
-    (Kind::Can, &["can"], "can", "features"),
-    (Kind::BlockSize, &["block-size", "block_size"], "block-size", "info"),
-    (Kind::Description, &["export-description", "description", "export_description"], "export-description", "info"),
-    (Kind::Describe, &["describe"], "describe", "filter"),
-    (Kind::Configure, &["configure", "config"], "configure", "filter"),
-    (Kind::Open, &["open"], "open", "connection"),
-    (Kind::Preconnect, &["preconnect"], "preconnect", "admission"),
-    (Kind::ListExports, &["list-exports", "list_exports"], "list-exports", "names"),
-    (Kind::DefaultExport, &["default-export", "default_export"], "default-export", "names"),
-    (Kind::Finalize, &["finalize"], "finalize", "connection"),
+const NAMES: [(OperationKind, &[&str], &str, &str); 18] = [
+    (OperationKind::Pread, &["pread", "read"], "pread", "reads"),
+    (OperationKind::Pwrite, &["pwrite", "write"], "pwrite", "writes"),
+    (OperationKind::Flush, &["flush"], "flush", "flushes"),
+    (OperationKind::Trim, &["trim"], "trim", "trims"),
+    (OperationKind::Zero, &["zero"], "zero", "zeroes"),
+    (OperationKind::Extents, &["extents"], "extents", "mapping"),
+    (OperationKind::Cache, &["cache"], "cache", "caching"),
+    (OperationKind::Size, &["get-size", "size", "get_size"], "get-size", "info"),
+    (OperationKind::Can, &["can"], "can", "features"),
+    (OperationKind::BlockSize, &["block-size", "block_size"], "block-size", "info"),
+    (
+        OperationKind::Description,
+        &["export-description", "description", "export_description"],
+        "export-description",
+        "info",
+    ),
+    (OperationKind::Describe, &["describe"], "describe", "filter"),
+    (OperationKind::Configure, &["configure", "config"], "configure", "filter"),
+    (OperationKind::Open, &["open"], "open", "connection"),
+    (OperationKind::Preconnect, &["preconnect"], "preconnect", "admission"),
+    (OperationKind::ListExports, &["list-exports", "list_exports"], "list-exports", "names"),
+    (OperationKind::DefaultExport, &["default-export", "default_export"], "default-export", "names"),
+    (OperationKind::Finalize, &["finalize"], "finalize", "connection"),
 ];
 
 /// When the guest is called for an operation.
@@ -69,7 +74,7 @@ pub enum Stage {
     Request,
 }
 
-impl Kind {
+impl OperationKind {
     fn names(self) -> (&'static [&'static str], &'static str, &'static str) {
         let found = NAMES.iter().find(|(kind, ..)| *kind == self);
         found.map_or((&[], "", ""), |(_, names, function, interface)| (names, function, interface))
@@ -88,9 +93,9 @@ impl Kind {
     /// When the guest is called for it.
     pub fn stage(self) -> Stage {
         match self {
-            Kind::Describe | Kind::Configure => Stage::Load,
-            Kind::Open | Kind::Can | Kind::Size => Stage::Open,
-            Kind::Preconnect | Kind::ListExports | Kind::DefaultExport => Stage::Before,
+            OperationKind::Describe | OperationKind::Configure => Stage::Load,
+            OperationKind::Open | OperationKind::Can | OperationKind::Size => Stage::Open,
+            OperationKind::Preconnect | OperationKind::ListExports | OperationKind::DefaultExport => Stage::Before,
             _ => Stage::Request,
         }
     }
@@ -99,7 +104,7 @@ impl Kind {
 /// One operation with its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
-    pub kind: Kind,
+    pub kind: OperationKind,
     pub offset: u64,
     pub length: u64,
     pub flags: Flags,
@@ -117,8 +122,16 @@ impl fmt::Display for Operation {
     }
 }
 
-fn takes_range(kind: Kind) -> bool {
-    matches!(kind, Kind::Pread | Kind::Pwrite | Kind::Trim | Kind::Zero | Kind::Extents | Kind::Cache)
+fn takes_range(kind: OperationKind) -> bool {
+    matches!(
+        kind,
+        OperationKind::Pread
+            | OperationKind::Pwrite
+            | OperationKind::Trim
+            | OperationKind::Zero
+            | OperationKind::Extents
+            | OperationKind::Cache
+    )
 }
 
 /// What a write writes, if the command line says so.
@@ -154,18 +167,20 @@ impl Operation {
             (true, _, _) => return Err(Error::Call(format!("{name} takes an offset and a length, in bytes"))),
             (false, _, _) => return Err(Error::Call(format!("{name} takes no arguments"))),
         };
-        if data.is_some() && kind != Kind::Pwrite {
+        if data.is_some() && kind != OperationKind::Pwrite {
             return Err(Error::Call(format!("{name} writes no data: --fill and --data are for pwrite")));
         }
-        if matches!(kind, Kind::Pread | Kind::Pwrite) && !(1..=u64::from(MAX_REQUEST)).contains(&length) {
+        if matches!(kind, OperationKind::Pread | OperationKind::Pwrite)
+            && !(1..=u64::from(MAX_REQUEST)).contains(&length)
+        {
             return Err(Error::Call(format!("{name}: the length is from 1 byte to {} MiB", MAX_REQUEST >> 20)));
         }
         let data = match (kind, data) {
-            (Kind::Pwrite, Some(Data::Bytes(bytes))) if bytes.len() as u64 == length => bytes,
-            (Kind::Pwrite, Some(Data::Bytes(bytes))) => {
+            (OperationKind::Pwrite, Some(Data::Bytes(bytes))) if bytes.len() as u64 == length => bytes,
+            (OperationKind::Pwrite, Some(Data::Bytes(bytes))) => {
                 return Err(Error::Call(format!("the file of --data has {} bytes, not {length}", bytes.len())));
             }
-            (Kind::Pwrite, fill) => {
+            (OperationKind::Pwrite, fill) => {
                 let byte = if let Some(Data::Fill(byte)) = fill { byte } else { FILL };
                 vec![byte; length as usize]
             }
@@ -177,7 +192,7 @@ impl Operation {
 
 /// What an operation answered.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Answer {
+pub enum Reply {
     /// Success without a value.
     Done,
     /// A read's bytes.
@@ -190,32 +205,32 @@ pub enum Answer {
 ///
 /// # Errors
 /// Those of the layers.
-pub async fn on_connection(hop: &Arc<Hop>, operation: &Operation) -> Result<Answer, LayerError> {
+pub async fn on_connection(hop: &Arc<Hop>, operation: &Operation) -> Result<Reply, LayerError> {
     let Operation { offset, length, flags, .. } = *operation;
     let short = u32::try_from(length).unwrap_or(u32::MAX);
     match operation.kind {
-        Kind::Pread => {
+        OperationKind::Pread => {
             let (mut buffer, result) = hop.pread(Buffer::new(short), Span::new(0, short), offset).await;
             result?;
             let span = buffer.span();
-            Ok(Answer::Data(buffer.bytes(span).to_vec()))
+            Ok(Reply::Data(buffer.bytes(span).to_vec()))
         }
-        Kind::Pwrite => {
+        OperationKind::Pwrite => {
             let buffer = Buffer::from_vec(operation.data.clone());
             hop.pwrite(buffer, Span::new(0, short), offset, flags).await.1?;
-            Ok(Answer::Done)
+            Ok(Reply::Done)
         }
-        Kind::Flush => hop.flush().await.map(|()| Answer::Done),
-        Kind::Trim => hop.trim(offset, length, flags).await.map(|()| Answer::Done),
-        Kind::Zero => hop.zero(offset, length, flags).await.map(|()| Answer::Done),
-        Kind::Cache => hop.cache(offset, length).await.map(|()| Answer::Done),
-        Kind::Finalize => hop.finalize().await.map(|()| Answer::Done),
-        Kind::Extents => {
+        OperationKind::Flush => hop.flush().await.map(|()| Reply::Done),
+        OperationKind::Trim => hop.trim(offset, length, flags).await.map(|()| Reply::Done),
+        OperationKind::Zero => hop.zero(offset, length, flags).await.map(|()| Reply::Done),
+        OperationKind::Cache => hop.cache(offset, length).await.map(|()| Reply::Done),
+        OperationKind::Finalize => hop.finalize().await.map(|()| Reply::Done),
+        OperationKind::Extents => {
             let extents = hop.extents(offset, length, flags).await?;
             Ok(extents_answer(extents.as_slice()))
         }
-        Kind::Size => Ok(Answer::Value(format!("{} bytes", hop.size()), json!(hop.size()))),
-        Kind::Can => {
+        OperationKind::Size => Ok(Reply::Value(format!("{} bytes", hop.size()), json!(hop.size()))),
+        OperationKind::Can => {
             let can = hop.can();
             let value = json!({
                 "write": can.write, "flush": can.flush, "rotational": can.rotational, "trim": can.trim,
@@ -224,20 +239,20 @@ pub async fn on_connection(hop: &Arc<Hop>, operation: &Operation) -> Result<Answ
             });
             let fields = value.as_object().into_iter().flatten();
             let words: Vec<String> = fields.map(|(name, value)| format!("{name}={}", plain(value))).collect();
-            Ok(Answer::Value(words.join(" "), value))
+            Ok(Reply::Value(words.join(" "), value))
         }
-        Kind::BlockSize => Ok(match hop.block_sizes().await {
-            None => Answer::Value("it states none".into(), Value::Null),
-            Some(sizes) => Answer::Value(
+        OperationKind::BlockSize => Ok(match hop.block_sizes().await {
+            None => Reply::Value("it states none".into(), Value::Null),
+            Some(sizes) => Reply::Value(
                 format!("minimum {}, preferred {}, maximum {}", sizes.minimum, sizes.preferred, sizes.maximum),
                 json!({"minimum": sizes.minimum, "preferred": sizes.preferred, "maximum": sizes.maximum}),
             ),
         }),
-        Kind::Description => Ok(match hop.description().await {
-            None => Answer::Value("none".into(), Value::Null),
-            Some(text) => Answer::Value(text.clone(), json!(text)),
+        OperationKind::Description => Ok(match hop.description().await {
+            None => Reply::Value("none".into(), Value::Null),
+            Some(text) => Reply::Value(text.clone(), json!(text)),
         }),
-        _ => Ok(Answer::Done),
+        _ => Ok(Reply::Done),
     }
 }
 
@@ -245,19 +260,19 @@ pub async fn on_connection(hop: &Arc<Hop>, operation: &Operation) -> Result<Answ
 ///
 /// # Errors
 /// Those of the layers.
-pub async fn before_open(top: &NextLayer, kind: Kind, readonly: bool) -> Result<Answer, LayerError> {
+pub async fn before_open(top: &NextLayer, kind: OperationKind, readonly: bool) -> Result<Reply, LayerError> {
     match kind {
-        Kind::ListExports => {
+        OperationKind::ListExports => {
             let list = top.list_exports(readonly).await?;
             let words: Vec<String> = list.iter().map(|entry| format!("{:?}", entry.name)).collect();
             let entries = list.iter().map(|entry| json!({"name": entry.name, "description": entry.description}));
-            Ok(Answer::Value(words.join(", "), entries.collect()))
+            Ok(Reply::Value(words.join(", "), entries.collect()))
         }
-        Kind::DefaultExport => {
+        OperationKind::DefaultExport => {
             let name = top.default_export(readonly).await?;
-            Ok(Answer::Value(format!("{name:?}"), json!(name)))
+            Ok(Reply::Value(format!("{name:?}"), json!(name)))
         }
-        _ => top.preconnect(readonly).await.map(|()| Answer::Done),
+        _ => top.preconnect(readonly).await.map(|()| Reply::Done),
     }
 }
 
@@ -272,7 +287,7 @@ fn plain(value: &Value) -> String {
 /// How many extents are shown.
 const MAX_EXTENTS: usize = 16;
 
-fn extents_answer(extents: &[rbdkit_plugin_api::Extent]) -> Answer {
+fn extents_answer(extents: &[rbdkit_plugin_api::Extent]) -> Reply {
     let kind = |extent: &rbdkit_plugin_api::Extent| match (extent.hole, extent.zero) {
         (true, true) => "hole,zero",
         (true, false) => "hole",
@@ -288,7 +303,7 @@ fn extents_answer(extents: &[rbdkit_plugin_api::Extent]) -> Answer {
     let all = extents.iter().map(
         |extent| json!({"offset": extent.offset, "length": extent.length, "hole": extent.hole, "zero": extent.zero}),
     );
-    Answer::Value(words.join("; "), all.collect())
+    Reply::Value(words.join("; "), all.collect())
 }
 
 #[cfg(test)]
@@ -304,7 +319,7 @@ mod tests {
     fn operations_have_the_names_of_the_contract_and_of_nbdkit() {
         assert_eq!(parse(&["pread", "4k", "512"], None).unwrap().to_string(), "pread 4096 512");
         assert_eq!(parse(&["get_size"], None).unwrap().to_string(), "get-size");
-        assert_eq!(parse(&["size"], None).unwrap().kind, Kind::Size);
+        assert_eq!(parse(&["size"], None).unwrap().kind, OperationKind::Size);
         assert_eq!(parse(&["pwrite", "7", "3"], None).unwrap().data, [FILL; 3]);
         assert_eq!(parse(&["pwrite", "7"], Some(Data::Bytes(vec![1, 2]))).unwrap().to_string(), "pwrite 7 2");
         for (kind, names, ..) in NAMES {

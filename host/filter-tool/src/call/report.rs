@@ -8,14 +8,14 @@ use rbdkit_sandbox::{GuestCall, HostCall};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::disk::Seen;
-use super::operation::Answer;
+use super::disk::DiskLog;
+use super::operation::Reply;
 
 /// What the number of instructions is.
 const INSTRUCTIONS: &str = "of WebAssembly in the guest, as wasmtime's fuel counts them, without the host's";
 
 /// An operation that was carried out.
-pub struct Report {
+pub struct CallReport {
     pub filter: String,
     pub operation: String,
     /// The function of the contract that the operation calls, and its interface.
@@ -25,16 +25,16 @@ pub struct Report {
     /// Whether what the filter does not export passes by it.
     pub is_transparent: bool,
     pub guest_calls: Vec<GuestCall>,
-    pub below: Seen,
+    pub below: DiskLog,
     pub log: Vec<String>,
     /// The answer, or the error with its errno.
-    pub answer: Result<Answer, (String, String)>,
+    pub answer: Result<Reply, (String, String)>,
     /// Elapsed time and this thread's processor time. None for what happened while the filter was
     /// loaded.
     pub times: Option<(Duration, Duration)>,
 }
 
-impl Report {
+impl CallReport {
     fn instructions(&self) -> u64 {
         self.guest_calls.iter().filter_map(|call| call.instructions).sum()
     }
@@ -71,9 +71,9 @@ impl Report {
             say!("  {}", one_line(line));
         }
         match &self.answer {
-            Ok(Answer::Done) => say!("answer: ok"),
-            Ok(Answer::Value(text, _)) => say!("answer: {}", one_line(text)),
-            Ok(Answer::Data(bytes)) => {
+            Ok(Reply::Done) => say!("answer: ok"),
+            Ok(Reply::Value(text, _)) => say!("answer: {}", one_line(text)),
+            Ok(Reply::Data(bytes)) => {
                 say!("answer: ok, {} bytes, sha256 {}", bytes.len(), digest(bytes));
                 hexdump(bytes).iter().for_each(|line| say!("  {line}"));
             }
@@ -110,9 +110,9 @@ impl Report {
             })
         });
         let answer = match &self.answer {
-            Ok(Answer::Done) => json!({"ok": true}),
-            Ok(Answer::Value(_, value)) => json!({"ok": true, "value": value}),
-            Ok(Answer::Data(bytes)) => json!({
+            Ok(Reply::Done) => json!({"ok": true}),
+            Ok(Reply::Value(_, value)) => json!({"ok": true, "value": value}),
+            Ok(Reply::Data(bytes)) => json!({
                 "ok": true,
                 "length": bytes.len(),
                 "sha256": digest(bytes),

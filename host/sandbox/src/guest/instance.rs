@@ -109,16 +109,31 @@ impl Recipe {
 /// Begins the record of a call, if there is one.
 #[inline]
 fn begin_record(store: &Store<Context>, name: &'static str, arguments: impl FnOnce() -> String) {
-    if let Some(recorder) = &store.data().recorder {
-        recorder.begin(name, arguments(), store.get_fuel().ok());
+    // The rest is a function of its own, because a server never calls it.
+    #[cold]
+    #[inline(never)]
+    fn begin(store: &Store<Context>, name: &'static str, arguments: impl FnOnce() -> String) {
+        if let Some(recorder) = &store.data().recorder {
+            recorder.begin(name, arguments(), store.get_fuel().ok());
+        }
+    }
+    if store.data().recorder.is_some() {
+        begin(store, name, arguments);
     }
 }
 
 /// Ends the record of a call, if there is one.
 #[inline]
 fn end_record(store: &Store<Context>, outcome: impl FnOnce() -> String) {
-    if let Some(recorder) = &store.data().recorder {
-        recorder.end(outcome(), store.get_fuel().ok(), store.data().memory.used());
+    #[cold]
+    #[inline(never)]
+    fn end(store: &Store<Context>, outcome: impl FnOnce() -> String) {
+        if let Some(recorder) = &store.data().recorder {
+            recorder.end(outcome(), store.get_fuel().ok(), store.data().memory.used());
+        }
+    }
+    if store.data().recorder.is_some() {
+        end(store, outcome);
     }
 }
 
@@ -206,9 +221,9 @@ impl Instance {
         enter(&mut self.store, Phase::DATA);
         self.limit_lists(span.len);
         self.store.data().shared.counters.calls.fetch_add(1, Relaxed);
-        begin_record(&self.store, transfer.name(), || {
-            format!("offset={}, length={}, flags={}", transfer.offset, transfer.length, flags(transfer.flags))
-        });
+        if self.store.data().recorder.is_some() {
+            self.record_transfer(transfer);
+        }
     }
 
     /// Limits the bytes of lists that the guest passes in one call. The limit is never below the
@@ -239,8 +254,27 @@ impl Instance {
         let context = self.store.data_mut();
         let outcome = settle(context, returned);
         let buffer = context.call.end_transfer();
-        end_record(&self.store, || in_words(&outcome));
+        if context.recorder.is_some() {
+            self.record_outcome(&outcome);
+        }
         (buffer, outcome)
+    }
+
+    /// Begins the record of a transfer. This and the next are functions of their own, so that those
+    /// above are as short as they were without records.
+    #[cold]
+    #[inline(never)]
+    fn record_transfer(&self, transfer: &Transfer) {
+        begin_record(&self.store, transfer.name(), || {
+            format!("offset={}, length={}, flags={}", transfer.offset, transfer.length, flags(transfer.flags))
+        });
+    }
+
+    /// Ends the record of a transfer.
+    #[cold]
+    #[inline(never)]
+    fn record_outcome(&self, outcome: &Outcome<()>) {
+        end_record(&self.store, || in_words(outcome));
     }
 
     /// It was configured. Notes how far its memory may grow: by half of what is left. The runtimes

@@ -24,6 +24,7 @@ pub(super) fn bind_by_hand(linker: &mut Linker<Context>) -> Result<()> {
     linker.instance("rbdkit:filter/buffer@0.1.0")?.func_wrap("write", write)
 }
 
+#[inline(always)]
 pub(super) fn write(mut store: StoreContextMut<'_, Context>, (buf, at, data): (u32, u32, WasmList<u8>)) -> Result<()> {
     let context = store.data_mut();
     context.require(OPEN_DATA, "buffer.write")?;

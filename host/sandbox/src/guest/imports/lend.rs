@@ -2,7 +2,8 @@
 //!
 //! Most requests use these imports, so they are bound by hand. The code below begins the operation
 //! at once, and most operations then complete without a future. The generated binding would always
-//! make a future, which begins the operation when it is polled.
+//! make a future, which begins the operation when it is polled. They are always inlined: a second
+//! linker ([`traced`](super::traced)) uses them too, and otherwise the compiler would call them.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -20,6 +20,7 @@ pub(super) fn bind_by_hand(linker: &mut Linker<Context>) -> Result<()> {
     linker.instance("rbdkit:filter/locks@0.1.0")?.func_wrap_async("lock", lock)
 }
 
+#[inline(always)]
 pub(super) fn lock(
     mut store: StoreContextMut<'_, Context>,
     (scope, offset, length, mode): (Scope, u64, u64, Mode),

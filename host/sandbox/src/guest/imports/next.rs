@@ -58,6 +58,7 @@ fn lend_to_next(
     )
 }
 
+#[inline(always)]
 pub(super) fn pread(
     store: StoreContextMut<'_, Context>,
     (offset, length, buf, at): (u64, u32, u32, u32),
@@ -66,6 +67,7 @@ pub(super) fn pread(
     lend_to_next(store, part, move |hop, buffer, span| hop.pread(buffer, span, offset))
 }
 
+#[inline(always)]
 pub(super) fn pwrite(
     store: StoreContextMut<'_, Context>,
     (offset, length, buf, at, flags): (u64, u32, u32, u32, wit::CommandFlags),

@@ -46,6 +46,7 @@ fn lend_to_scratch<'a>(
     )
 }
 
+#[inline(always)]
 pub(super) fn pread(
     store: StoreContextMut<'_, Context>,
     (scope, offset, length, buf, at): (Scope, u64, u32, u32, u32),
@@ -56,6 +57,7 @@ pub(super) fn pread(
     })
 }
 
+#[inline(always)]
 pub(super) fn pwrite(
     store: StoreContextMut<'_, Context>,
     (scope, offset, length, buf, at): (Scope, u64, u32, u32, u32),
