@@ -5,6 +5,8 @@ mod bindings;
 mod c;
 mod c_family;
 mod cpp;
+mod go;
+mod go_glue;
 mod js;
 mod module;
 mod operations;
@@ -32,6 +34,7 @@ pub enum Language {
     #[value(name = "c++", alias = "cpp")]
     Cpp,
     Zig,
+    Go,
     Js,
 }
 
@@ -68,6 +71,7 @@ impl Language {
             Language::C => "c",
             Language::Cpp => "c++",
             Language::Zig => "zig",
+            Language::Go => "go",
             Language::Js => "js",
         }
     }
@@ -84,6 +88,7 @@ impl Language {
             Language::C => c::DEFINITION,
             Language::Cpp => cpp::DEFINITION,
             Language::Zig => zig::DEFINITION,
+            Language::Go => go::DEFINITION,
             Language::Js => js::DEFINITION,
         }
     }
