@@ -76,20 +76,31 @@ fn generics<'a>(text: &'a str, of: &str) -> Option<&'a str> {
     text.strip_prefix(of)?.strip_suffix(']')
 }
 
-/// The begin of a line of the generated functions that take a result from memory.
+/// The line of the generated functions that makes what keeps their own memory in its place.
+const OWN: &str = "pinner := &runtime.Pinner{}";
+
+/// The begin of a line, soon after, of those functions that take a result from memory.
 const RETURN_AREA: &str = "returnArea := uintptr(witRuntime.Allocate(";
+
+/// How many lines there are at most from the one to the other.
+const NEAR: usize = 6;
 
 /// A generated package of imports whose functions leave nothing behind. The generator leaves it to
 /// the author to free the lists that the host has returned. When such a function returns, the list
 /// is an ordinary slice, and so it can be left to the collector.
+///
+/// The function's own memory is freed first. In the other order Go's runtime would make another
+/// pinner each time, and free none of them until its goroutine for finalizers runs.
 pub fn without_leak(package: &str) -> String {
+    let lines: Vec<&str> = package.lines().collect();
     let mut text = String::new();
-    for line in package.lines() {
-        text.push_str(line);
-        text.push('\n');
-        if line.trim_start().starts_with(RETURN_AREA) {
+    for (nth, line) in lines.iter().enumerate() {
+        let mut soon = lines[nth..].iter().take(NEAR);
+        if line.trim() == OWN && soon.any(|line| line.trim_start().starts_with(RETURN_AREA)) {
             text.push_str("\tdefer witRuntime.Unpin()\n");
         }
+        text.push_str(line);
+        text.push('\n');
     }
     text
 }
@@ -138,8 +149,9 @@ mod tests {
 
     #[test]
     fn what_a_function_returns_is_left_to_the_collector() {
-        let line = "        returnArea := uintptr(witRuntime.Allocate(pinner, 8, 4))\n";
-        assert_eq!(without_leak(line), format!("{line}\tdefer witRuntime.Unpin()\n"));
-        assert_eq!(without_leak("x\n"), "x\n");
+        let own = "        pinner := &runtime.Pinner{}\ndefer pinner.Unpin()\n\n";
+        let with = format!("{own}        returnArea := uintptr(witRuntime.Allocate(pinner, 8, 4))\n");
+        assert_eq!(without_leak(&with), format!("\tdefer witRuntime.Unpin()\n{with}"));
+        assert_eq!(without_leak(own), own);
     }
 }
