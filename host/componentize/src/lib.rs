@@ -2,8 +2,8 @@
 //! wit-bindgen adds.
 //!
 //! C libraries and Go's runtime import WASI's preview 1 (`wasi_snapshot_preview1`). Such a module
-//! gets the adapter that translates preview 1 to WASI 0.2. Only the functions that the module uses
-//! become part of the component.
+//! gets an adapter that translates preview 1 to WASI 0.2: a module of Go its own one, all others
+//! that of wasmtime. Only the functions that the module uses become part of the component.
 //!
 //! It is a crate of its own because the build needs it before the filters exist, and the host
 //! embeds the filters.
@@ -11,8 +11,11 @@
 
 mod error;
 mod gate;
+mod go;
 
 pub use error::Error;
+
+use std::borrow::Cow;
 
 use error::Result;
 use wasi_preview1_component_adapter_provider::{
@@ -26,10 +29,14 @@ use wit_component::ComponentEncoder;
 /// If the input is not a core module, has no component type, imports what neither its type nor WASI
 /// names, or is not valid.
 pub fn componentize(module: &[u8]) -> Result<Vec<u8>> {
+    let (module, adapter) = match go::made(module) {
+        true => (Cow::Owned(go::with_flag(module)?), Cow::Owned(go::adapter()?)),
+        false => (Cow::Borrowed(module), Cow::Borrowed(WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER)),
+    };
     let component = ComponentEncoder::default()
-        .module(module)
+        .module(&module)
         .map_err(|error| Error::NotAModule(error.into()))?
-        .adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER)
+        .adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, &adapter)
         .map_err(|error| Error::Adapter(error.into()))?
         .validate(true)
         .encode()

@@ -1,6 +1,7 @@
 //! What `rbdkit-filter new` writes, in each language: it builds after it was moved, does what the
 //! others do, and what is wrong in it is named.
 
+mod go;
 mod project;
 mod wrong;
 

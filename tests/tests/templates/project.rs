@@ -61,6 +61,7 @@ impl Project {
         let mut command = Command::new(program().with_file_name("rbdkit-filter"));
         // Caches of compilers are kept for the next run.
         command.env("PATH", &self.path).env("ZIG_GLOBAL_CACHE_DIR", toolchains::place().join("zig-cache"));
+        command.env("GOCACHE", toolchains::place().join("go-cache"));
         let output = wait::output_within(LIMIT, command.args(arguments));
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         (output.status.success(), text(output.stdout), text(output.stderr))

@@ -1,9 +1,10 @@
-//! The bindings for C, made from a project's `wit/`, and what its world exports.
+//! The bindings for C and Go, made from a project's `wit/`, and what its world exports.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use wit_bindgen_core::wit_parser::{Resolve, WorldId, WorldItem};
+use wit_component::StringEncoding;
 
 use crate::error::{Error, Result};
 
@@ -84,5 +85,37 @@ impl Wit {
             names.push(name.to_owned());
         }
         Ok(names)
+    }
+
+    /// Makes the bindings for Go as packages below `place`, an import path. The exported interfaces
+    /// are stubs. Returns the files: the path below `place`, and the text.
+    ///
+    /// # Errors
+    /// What the generator says.
+    pub fn go_bindings(mut self, place: &str) -> Result<Vec<(String, String)>> {
+        let mut files = wit_bindgen_core::Files::default();
+        let options = wit_bindgen_go::Opts {
+            // It would run a program of the user's.
+            format: wit_bindgen_go::Format::False,
+            generate_stubs: true,
+            pkg_name: Some(place.to_owned()),
+            ..wit_bindgen_go::Opts::default()
+        };
+        options
+            .build()
+            .generate(&mut self.resolve, self.world, &mut files)
+            .map_err(contract("cannot make bindings for wit/"))?;
+        let files = files.iter();
+        Ok(files.map(|(path, text)| (path.to_owned(), String::from_utf8_lossy(text).into_owned())).collect())
+    }
+
+    /// A core module with the type of the component that it is to become.
+    ///
+    /// # Errors
+    /// What the library says that writes the type.
+    pub fn embedded(&self, mut module: Vec<u8>) -> Result<Vec<u8>> {
+        wit_component::embed_component_metadata(&mut module, &self.resolve, self.world, StringEncoding::UTF8)
+            .map_err(contract("cannot write the component's type"))?;
+        Ok(module)
     }
 }

@@ -7,6 +7,8 @@ mod c_family;
 mod cpp;
 mod declarations;
 mod ecmascript;
+mod go;
+mod go_glue;
 mod js;
 mod module;
 mod operations;
@@ -35,6 +37,7 @@ pub enum Language {
     #[value(name = "c++", alias = "cpp")]
     Cpp,
     Zig,
+    Go,
     Js,
     Ts,
 }
@@ -72,6 +75,7 @@ impl Language {
             Language::C => "c",
             Language::Cpp => "c++",
             Language::Zig => "zig",
+            Language::Go => "go",
             Language::Js => "js",
             Language::Ts => "ts",
         }
@@ -89,6 +93,7 @@ impl Language {
             Language::C => c::DEFINITION,
             Language::Cpp => cpp::DEFINITION,
             Language::Zig => zig::DEFINITION,
+            Language::Go => go::DEFINITION,
             Language::Js => js::DEFINITION,
             Language::Ts => ts::DEFINITION,
         }
