@@ -28,6 +28,10 @@ pub struct Counters {
     /// Operations below that continued after the call that had begun them, because its client had
     /// gone.
     pub detached: AtomicU64,
+    /// Versions of the filter's code that something uses now.
+    pub versions: Arc<AtomicU32>,
+    /// The most of these at once.
+    pub most_versions: AtomicU32,
 }
 
 impl Counters {
@@ -56,7 +60,7 @@ impl Counters {
 }
 
 /// Adds one to a counter for as long as it lives.
-pub(super) struct Counted(Arc<AtomicU32>);
+pub(crate) struct Counted(Arc<AtomicU32>);
 
 impl Counted {
     pub(crate) fn new(count: &Arc<AtomicU32>) -> Counted {
