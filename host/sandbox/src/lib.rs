@@ -68,12 +68,13 @@ use layer::filter::Filter;
 use layer::filter_layer::FilterLayer;
 pub use layer::reload::Replaced;
 use layer::version::FilterTraits;
+pub use load::compile::MAX_CODE_BYTES;
 pub use load::compile::{Compiler, serve_if_asked};
 use load::component::{LinkedImports, check_format};
 pub use load::describe::Description;
 pub use load::error::LoadError;
 use load::error::one_line;
-pub use load::file::read_component;
+pub use load::file::{MAX_COMPONENT_BYTES, read_component};
 use load::footprint::{Footprint, FootprintError};
 use load::mismatch;
 use load::replacement::{self, Given};
@@ -174,8 +175,8 @@ impl Host {
     fn load_precompiled(self: &Arc<Self>, label: &str, from: &Precompiled) -> Result<Module, LoadError> {
         let footprint = Footprint::of(&from.component)?;
         #[allow(unsafe_code, reason = "wasmtime cannot know where precompiled code comes from")]
-        // SAFETY: deserializing trusts the bytes. `Precompiled` is made only of what
-        // `Host::precompile` returned in a process of this same program, with the same settings.
+        // SAFETY: deserializing trusts the bytes. Who made `Precompiled` has promised that this same
+        // program compiled them, and it makes its engine with the same settings in each process.
         let compiled = unsafe { Component::deserialize(&self.engine, &from.code) };
         let compiled = compiled.map_err(|error| LoadError::Compiler(one_line(&error)))?;
         self.described(label, compiled, footprint)
@@ -330,12 +331,27 @@ impl Module {
     }
 }
 
-/// A component, and the code that [`Host::precompile`] of a process of this same program made of it.
+/// A component that another process of this program has compiled.
 pub struct Precompiled {
+    component: Vec<u8>,
+    code: Vec<u8>,
+}
+
+impl Precompiled {
+    /// A component and its code.
+    ///
+    /// # Safety
+    /// The code is run. It has to be what [`Host::precompile`] returned in a process of this same
+    /// program.
+    #[allow(unsafe_code, reason = "wasmtime cannot know where precompiled code comes from")]
+    pub unsafe fn new(component: Vec<u8>, code: Vec<u8>) -> Precompiled {
+        Precompiled { component, code }
+    }
+
     /// The component.
-    pub component: Vec<u8>,
-    /// Its code. It is run, so nothing else may ever be put here.
-    pub code: Vec<u8>,
+    pub fn component(&self) -> &[u8] {
+        &self.component
+    }
 }
 
 /// Replaces the code of a filter that serves.

@@ -13,6 +13,7 @@ use rbdkit_server::{Listener, ServerOptions, Stop};
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Pid, Signal};
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::background::{StandardError, Word};
@@ -21,6 +22,7 @@ use super::identity::Identity;
 use super::leftovers::Leftovers;
 use super::listen::{self, Reachable, Sockets};
 use super::pidfile::{self, PidFile};
+use super::reload::Reloads;
 use super::signals::{Ending, Signals};
 use super::watch::{CommandEnd, watch};
 use super::{layers, log, print, process, serving, uri};
@@ -74,7 +76,7 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
     let pidfile = plan.pidfile.as_deref().map(pidfile::absolute).transpose()?;
     let stdio = matches!(plan.listen, Listen::Single).then(take_stdio).transpose()?;
     let fatal = Arc::new(Notify::new());
-    let chain = layers::chain(plan, &fatal)?;
+    let (chain, reloads) = layers::chain(plan, &fatal)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("rbdkit")
@@ -82,7 +84,7 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
         .on_thread_unpark(rbdkit_confine::confine_thread)
         .build();
     let runtime = runtime.map_err(|error| ConfigError::new(format!("cannot start threads: {error}")))?;
-    let running = Running { start, options, chain, identity, pidfile, stdio, fatal };
+    let running = Running { start, options, chain, reloads, reloading: None, identity, pidfile, stdio, fatal };
     let status = runtime.block_on(running.run());
     runtime.shutdown_timeout(STUCK);
     status
@@ -93,6 +95,10 @@ struct Running {
     start: Start,
     options: ServerOptions,
     chain: Arc<Chain>,
+    /// The filters that are read again (`--reload`), until the helper for them runs.
+    reloads: Option<Reloads>,
+    /// The tasks that do so.
+    reloading: Option<JoinSet<()>>,
     identity: Identity,
     pidfile: Option<PathBuf>,
     /// Standard input and output, if the client is connected to them (`-s`).
@@ -107,7 +113,8 @@ impl Running {
         self.chain.get_ready().await?;
         // Before this, a signal may end the process, because nothing exists yet that has to be
         // removed.
-        let mut signals = Signals::start(&self.chain)?;
+        let reload = self.reloads.as_ref().map(Reloads::asked);
+        let mut signals = Signals::start(&self.chain, reload)?;
         log::start_writer(self.start.program);
         let ending = Arc::clone(signals.ending());
         let inherited = std::mem::take(&mut self.start.inherited);
@@ -132,6 +139,8 @@ impl Running {
         let serving =
             serving::serve(self.options.clone(), Arc::clone(&self.chain), listeners, self.stdio.take(), stop.clone());
         let end = watch(&stop, captive, &mut signals, &self.fatal, serving).await;
+        // No reload begins any more.
+        drop(self.reloading.take());
         self.clean_up(&ending).await;
         ending.leave_it_to_the_end_at_once().await;
         tracing::debug!("the server has ended");
@@ -191,6 +200,12 @@ impl Running {
             }
         }
         self.chain.after_fork().await?;
+        if let Some(reloads) = self.reloads.take() {
+            // As the server's user, and while the process may still start programs.
+            let tasks = reloads.start();
+            let failed = |error| ConfigError::new(format!("--reload: cannot start a helper process: {error}"));
+            self.reloading = Some(tasks.map_err(failed)?);
+        }
         let pidfile = self.pidfile.as_deref().map(PidFile::write).transpose()?;
         ending.set_leftovers(leftovers(sockets, pidfile.as_ref()));
         if captive.is_none() {

@@ -45,7 +45,7 @@ impl Counters {
         let c = self;
         tracing::debug!(
             "{}: {when}: {} calls, {} bytes crossed, {} faults, {} instances made; \
-             prefetches: {} done, {} of them failed, {} merged, {} dropped",
+             prefetches: {} done, {} of them failed, {} merged, {} dropped; at most {} versions of it at once",
             name,
             get(&c.calls),
             c.bytes_crossed(),
@@ -55,6 +55,7 @@ impl Counters {
             get(&c.prefetches_failed),
             get(&c.prefetches_merged),
             get(&c.prefetches_dropped),
+            c.most_versions.load(Relaxed),
         );
     }
 }
