@@ -35,6 +35,15 @@ fn written(server: &Server) -> u64 {
     line.trim().parse().expect("a number")
 }
 
+/// Ends the load when it is dropped, also when the test fails.
+struct EndsLoad<'a>(&'a AtomicBool);
+
+impl Drop for EndsLoad<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Writes and verifies until `enough` is set.
 fn load(uri: &str, enough: &AtomicBool) -> u32 {
     let mut rounds = 0;
@@ -87,6 +96,7 @@ fn reloads_under_load_cost_no_request_and_no_byte() {
     let (mut slowest, mut early) = (Duration::ZERO, 0);
     let rounds = std::thread::scope(|threads| {
         let load = threads.spawn(|| load(&uri, &enough));
+        let ends = EndsLoad(&enough);
         for n in 1..=count {
             let before = written(&server);
             server.wait_until("requests between two reloads", |server| written(server) >= before + BETWEEN);
@@ -107,7 +117,7 @@ fn reloads_under_load_cost_no_request_and_no_byte() {
                 early = server.resident();
             }
         }
-        enough.store(true, Ordering::Relaxed);
+        drop(ends);
         load.join().expect("fio verifies")
     });
     println!("{count} reloads, {rounds} rounds of fio, the slowest reload took {slowest:?}");

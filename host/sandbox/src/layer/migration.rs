@@ -40,7 +40,7 @@ const REPLAY: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How often a pool is tried again, because clients left or came in the meantime.
-const ATTEMPTS: usize = 8;
+const ATTEMPTS: usize = 40;
 
 /// Why a pool does not move.
 pub(super) enum Kept {
@@ -106,7 +106,7 @@ impl Filter {
             match attempt.await {
                 Ok(moved) => return Ok(moved),
                 Err(Obstacle::Kept(kept)) => return Err(kept),
-                Err(Obstacle::Changed) => {}
+                Err(Obstacle::Changed) => sleep(POLL_INTERVAL).await,
             }
         }
         Err(Kept::Stays("clients came and went all the time".into()))
@@ -157,6 +157,8 @@ impl Filter {
                 for conn in &conns {
                     match replay_on(conn, &mut fresh.instance).await {
                         Ok(None) => {}
+                        // It closes: its layer below may be gone already.
+                        Ok(Some(_)) if is_ending(conn) => return Err(Obstacle::Changed),
                         Ok(Some(function)) => {
                             return Err(stays(format!("{function} of a live connection was refused")));
                         }
@@ -205,36 +207,56 @@ fn difference(old: &Version, new: &Version) -> Option<&'static str> {
     (old != new).then_some("the new version keeps other state, or opens the layer below in another way")
 }
 
+/// Whether nobody relies any more on what a connection was told: its client has gone, or it closes.
+fn is_ending(conn: &Connection) -> bool {
+    !conn.is_live() || conn.client().is_gone()
+}
+
 /// Asks the new version what these connections were told.
 async fn seen(version: &Version, conns: &[Arc<Connection>], instance: &mut Instance) -> Result<Seen, Obstacle> {
     let mut seen = Seen::new();
     for conn in conns {
         let told = *lock(&conn.told);
-        if told.size.is_some() {
-            let size = instance.serve(GetSizeCall.setup(), Some(conn), &GetSizeCall).await;
-            if size.map_err(|fault| faulty(GetSizeCall::NAME, &fault))?.ok() != told.size {
-                return Err(stays("the new version answers another size"));
-            }
-        }
-        if let Some(known) = told.block_sizes {
-            let sizes = instance.serve(BlockSizeCall.setup(), Some(conn), &BlockSizeCall).await;
-            let sizes = block_sizes(sizes.map_err(|fault| faulty(BlockSizeCall::NAME, &fault))?);
-            if sizes.ok() != Some(known) {
-                return Err(stays("the new version answers other block sizes"));
-            }
-        }
-        if let Some(known) = told.can {
-            let call = CanCall { below: below(conn).into() };
-            let claimed = instance.serve(call.setup(), Some(conn), &call).await;
-            let claimed = claimed.map_err(|fault| faulty(CanCall::NAME, &fault))?.ok();
-            let can = claimed.map(|claimed| offered(&version.traits.exported, conn, Some(claimed.into())).0);
-            if can != Some(known) {
-                return Err(stays("the new version can do other operations"));
-            }
+        if let Some(why) = contradiction(version, conn, told, instance).await?
+            && !is_ending(conn)
+        {
+            return Err(stays(why));
         }
         seen.push((Arc::clone(conn), told));
     }
     Ok(seen)
+}
+
+/// How the new version contradicts what a connection was told.
+async fn contradiction(
+    version: &Version,
+    conn: &Arc<Connection>,
+    told: Told,
+    instance: &mut Instance,
+) -> Result<Option<&'static str>, Obstacle> {
+    if told.size.is_some() {
+        let size = instance.serve(GetSizeCall.setup(), Some(conn), &GetSizeCall).await;
+        if size.map_err(|fault| faulty(GetSizeCall::NAME, &fault))?.ok() != told.size {
+            return Ok(Some("the new version answers another size"));
+        }
+    }
+    if let Some(known) = told.block_sizes {
+        let sizes = instance.serve(BlockSizeCall.setup(), Some(conn), &BlockSizeCall).await;
+        let sizes = block_sizes(sizes.map_err(|fault| faulty(BlockSizeCall::NAME, &fault))?);
+        if sizes.ok() != Some(known) {
+            return Ok(Some("the new version answers other block sizes"));
+        }
+    }
+    if let Some(known) = told.can {
+        let call = CanCall { below: below(conn).into() };
+        let claimed = instance.serve(call.setup(), Some(conn), &call).await;
+        let claimed = claimed.map_err(|fault| faulty(CanCall::NAME, &fault))?.ok();
+        let can = claimed.map(|claimed| offered(&version.traits.exported, conn, Some(claimed.into())).0);
+        if can != Some(known) {
+            return Ok(Some("the new version can do other operations"));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether no connection was told anything since the new version was asked.
