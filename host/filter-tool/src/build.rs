@@ -12,14 +12,15 @@ use crate::error::{Error, Hint, Result};
 const TARGET: &str = "wasm32-unknown-unknown";
 
 /// Builds the filter in a directory with a Cargo.toml, a filter.c or a filter.js. If `place` is a
-/// file, it is a core module of another toolchain and becomes a component.
-pub fn build(place: &Path) -> Result<()> {
+/// file, it is a core module of another toolchain and becomes a component. Returns the component's
+/// path.
+pub fn build(place: &Path) -> Result<PathBuf> {
     let dir = place.canonicalize().map_err(Error::file("cannot open", place))?;
     if dir.is_file() {
         let module = component::read(&dir)?;
         let component =
             componentize(&module).map_err(|source| Error::Module { path: dir.clone(), source: Box::new(source) })?;
-        return write(&dir.with_extension("component.wasm"), &component);
+        return write(dir.with_extension("component.wasm"), &component);
     }
     let (name, component) = if dir.join("Cargo.toml").exists() {
         rust(&dir)?
@@ -30,7 +31,7 @@ pub fn build(place: &Path) -> Result<()> {
     } else {
         return Err(Error::NothingToBuild(dir));
     };
-    write(&dir.join(format!("{name}.wasm")), &component)
+    write(dir.join(format!("{name}.wasm")), &component)
 }
 
 /// The hidden argument of the child that makes a component from a module.
@@ -84,10 +85,10 @@ fn componentize(module: &[u8]) -> Result<Vec<u8>> {
     }
 }
 
-fn write(output: &Path, component: &[u8]) -> Result<()> {
-    std::fs::write(output, component).map_err(Error::file("cannot write", output))?;
+fn write(output: PathBuf, component: &[u8]) -> Result<PathBuf> {
+    std::fs::write(&output, component).map_err(Error::file("cannot write", &output))?;
     say!("{}: {} bytes", output.display(), component.len());
-    Ok(())
+    Ok(output)
 }
 
 /// Wraps the error of a library that reads the contract or makes bindings for it.

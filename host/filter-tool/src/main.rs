@@ -12,10 +12,12 @@ mod build;
 mod chain;
 mod check;
 mod component;
+mod dev;
 mod error;
 mod inspect;
 mod scaffold;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -49,6 +51,17 @@ enum Command {
         /// FILE.component.wasm
         #[arg(default_value = ".")]
         dir: PathBuf,
+    },
+    /// Build a filter, serve with it, and at each change build it again and reload it into the running
+    /// server
+    Dev {
+        /// The directory that `new` created
+        dir: PathBuf,
+        /// Parameters of the filter: key=value
+        params: Vec<String>,
+        /// The plugin with its parameters, and further options of rbdkit: -- file disk.img
+        #[arg(last = true, required = true, value_name = "PLUGIN")]
+        rest: Vec<OsString>,
     },
     /// Show what a component is, what it imports and what it can do, without serving anything
     Inspect {
@@ -92,7 +105,8 @@ fn main() -> ExitCode {
     format.with_max_level(tracing_subscriber::filter::LevelFilter::INFO).init();
     let result = match Args::parse().command {
         Command::New { name, lang, dir } => scaffold::new(&name, lang, dir),
-        Command::Build { dir } => build::build(&dir),
+        Command::Build { dir } => build::build(&dir).map(drop),
+        Command::Dev { dir, params, rest } => dev::dev(&dir, &params, &rest),
         Command::Inspect { file, json } => inspect::inspect(&file, if json { Format::Json } else { Format::Text }),
         Command::Check { file, params, options } => check::check(&file, &params, &options),
         Command::Bench { file, params, requests } => bench::bench(&file, &params, requests),
