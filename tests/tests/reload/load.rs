@@ -125,6 +125,7 @@ fn reloads_under_load_cost_no_request_and_no_byte() {
     live.disconnect();
     let outcome = server.stop();
     assert!(outcome.status.success());
+    assert!(outcome.stderr.contains("confined: no new privileges; "), "{}", outcome.stderr);
     for name in ["outer", "inner"] {
         let line =
             outcome.stderr.lines().rfind(|line| line.contains(&format!("{name}: at the end: "))).expect("counts");

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use rbdkit_tests::raw::{Stream, go, opt, rep};
 use rbdkit_tests::{Launch, Server, TempDir};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use versions::{State, filter, text, version_of};
 
 /// The size of the disks.
@@ -121,6 +121,21 @@ fn without_the_option_sighup_ends_the_server() {
 fn reloading_needs_a_filter_in_a_file() {
     let outcome = Launch::new(["--reload", "--filter=nofilter", "memory", "1M"]).try_start().err().expect("a refusal");
     assert!(outcome.stderr.contains("--reload: no filter is in a file (--wasm-filter FILE)"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_helper_that_is_gone_is_said_and_the_running_version_serves_on() {
+    let (dir, component) = (TempDir::new(), filter("f", State::Stateless).component(BLOCK));
+    let server = serve(&dir, &component);
+    let mut client = server.client();
+    let helpers = rbdkit_tests::server::descendants(server.pid());
+    assert_eq!(helpers.len(), 1);
+    let helper = Pid::from_raw(helpers[0].cast_signed()).expect("its number");
+    kill_process(helper, Signal::KILL).expect("a signal");
+    replace(&dir.join("f.wasm"), &version_of(&component, 2));
+    let lines = reload(&server, 1);
+    assert!(lines[0].contains("f.wasm: the helper process that compiles it is gone; version "), "{lines:?}");
+    assert_eq!((seen(&mut client, BLOCK), description(&server)), (text(1), text(1)));
 }
 
 #[test]

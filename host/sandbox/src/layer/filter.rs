@@ -1,7 +1,7 @@
 //! A configured filter: creates its instances, takes them back after a call, and handles their
 //! faults.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
 
 use rbdkit_chain::NextLayer;
@@ -40,6 +40,8 @@ pub(crate) struct Filter {
     opens: Semaphore,
     /// Counts instances that could not be created.
     breaker: Breaker,
+    /// How often its code was replaced.
+    pub(super) reloads: AtomicU64,
     /// Set when nothing runs the version any more that the last reload replaced.
     pub(super) replaced: Mutex<Option<Arc<Flag>>>,
 }
@@ -71,8 +73,8 @@ impl Filter {
         let current = InstancePool::with_first(capacity, &version, first);
         let pools = Mutex::new(Pools { current, own: Vec::new(), earlier: Vec::new() });
         let opens = Semaphore::new((capacity as usize / 2).max(1));
-        let (breaker, replaced) = (Breaker::default(), Mutex::default());
-        Ok(Arc::new(Filter { shared, params, model, pools, opens, breaker, replaced }))
+        let (breaker, reloads, replaced) = (Breaker::default(), AtomicU64::new(0), Mutex::default());
+        Ok(Arc::new(Filter { shared, params, model, pools, opens, breaker, reloads, replaced }))
     }
 
     pub(super) fn name(&self) -> &str {
@@ -212,7 +214,9 @@ impl Filter {
     /// EIO: the filter is suspended.
     #[inline]
     pub(super) fn admit(&self, breaker: &Breaker) -> Result<Pass> {
-        breaker.lets_through(|| self.shared.pulse.now()).ok_or_else(|| self.left_alone())
+        let pass = breaker.lets_through(|| self.shared.pulse.now());
+        let pass = pass.or_else(|| breaker.lets_through_after_reload(self.reloads.load(Relaxed)));
+        pass.ok_or_else(|| self.left_alone())
     }
 
     /// [`Filter::admit`] for a call that was let through and has waited since.

@@ -34,7 +34,7 @@ const REST: Duration = Duration::from_secs(2);
 
 /// How long the questions to the new version, or the replay of all connections of a pool, may take.
 /// Calls of these connections wait meanwhile.
-const REPLAY: Duration = Duration::from_secs(5);
+const REPLAY: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(5) };
 
 /// How often to check whether a pool has come to rest.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -96,7 +96,8 @@ impl Filter {
                 }
                 if version.traits.loses_state_with_instance() {
                     // Under the pool's lock: a connection that begins to open is a tenant already.
-                    return match pool.switch(version, || pool.all_tenants().is_empty()) {
+                    let nothing_to_lose = || pool.all_tenants().iter().all(|conn| conn.is_lost());
+                    return match pool.switch(version, nothing_to_lose) {
                         true => Ok(0),
                         false => Err(stays("their state is in an instance's memory (recovery: lost)")),
                     };
@@ -154,7 +155,7 @@ impl Filter {
         let handles: Vec<u64> = conns.iter().map(|conn| conn.handle.load(Relaxed)).collect();
         let move_all = async {
             if replays(version, pool) {
-                for conn in &conns {
+                for conn in conns.iter().filter(|conn| !conn.is_lost()) {
                     match replay_on(conn, &mut fresh.instance).await {
                         Ok(None) => {}
                         // It closes: its layer below may be gone already.
@@ -207,9 +208,10 @@ fn difference(old: &Version, new: &Version) -> Option<&'static str> {
     (old != new).then_some("the new version keeps other state, or opens the layer below in another way")
 }
 
-/// Whether nobody relies any more on what a connection was told: its client has gone, or it closes.
+/// Whether nobody relies any more on what a connection was told: its client has gone, it closes, or
+/// all its requests fail because its state was lost.
 fn is_ending(conn: &Connection) -> bool {
-    !conn.is_live() || conn.client().is_gone()
+    !conn.is_live() || conn.is_lost() || conn.client().is_gone()
 }
 
 /// Asks the new version what these connections were told.

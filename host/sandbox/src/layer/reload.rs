@@ -8,6 +8,7 @@
 //! New connections get the new version in all cases. At most two versions exist: while one drains,
 //! there is no further reload ([`Filter::replaced`]).
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 
 use rbdkit_plugin_api::{ConfigError, Flag, ThreadModel, lock};
@@ -128,6 +129,7 @@ impl Filter {
                 }
             }
         }
+        self.reloads.fetch_add(1, Relaxed);
         self.retire(old);
         Ok(replaced)
     }

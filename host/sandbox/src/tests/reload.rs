@@ -16,6 +16,7 @@ fn version(version: u64) -> Guest {
     let body = r#"
     (import "rbdkit:filter/next-open@0.1.0" "open" (func $open (param i32 i32 i32 i32)))
     (import "rbdkit:filter/next@0.1.0" "pread" (func $next_pread (param i64 i32 i32 i32 i32)))
+    (import "rbdkit:filter/next@0.1.0" "flush" (func $flush (param i32)))
     (import "rbdkit:filter/request@0.1.0" "handle" (func $handle (result i64)))
     (import "rbdkit:filter/buffer@0.1.0" "write" (func $write (param i32 i32 i32 i32)))
     (global $opens (mut i64) (i64.const 0))
@@ -28,7 +29,9 @@ fn version(version: u64) -> Guest {
         (i64.store (i32.const 2072) (i64.add (i64.const $HANDLE) (global.get $opens)))
         (i32.store8 (i32.const 2064) (i32.load8_u (i32.const 2048)))
         (i32.const 2064))
-    (func (export "rbdkit:filter/connection@0.1.0#prepare") (result i32) (i32.const 1200))
+    (func (export "rbdkit:filter/connection@0.1.0#prepare") (result i32)
+        (if (i32.const $FLUSHES) (then (call $flush (i32.const 2048))))
+        (i32.const 1200))
     (func (export "rbdkit:filter/connection@0.1.0#finalize") (result i32) (i32.const 1200))
     (func (export "rbdkit:filter/connection@0.1.0#close"))
     (func (export "rbdkit:filter/reads@0.1.0#pread") (param i64 i32 i32) (result i32)
@@ -41,7 +44,7 @@ fn version(version: u64) -> Guest {
         (i32.const 1200))
 "#;
     let body = body.replace("$VERSION", &version.to_string()).replace("$HANDLE", &(version * 100).to_string());
-    Guest::new(&["connection", "reads"], &body.replace("$REFUSES", "0"))
+    Guest::new(&["connection", "reads"], &body.replace("$REFUSES", "0").replace("$FLUSHES", "0"))
 }
 
 /// A version that refuses to replay an open.
@@ -169,6 +172,19 @@ async fn a_connection_that_the_new_version_refuses_to_replay_stays_with_the_old_
 }
 
 #[tokio::test]
+async fn a_version_that_does_not_end_its_replay_leaves_the_connections_with_the_old_one() {
+    let guest = |number| version(number).model(1).recovery(1);
+    let mut hangs = guest(2);
+    hangs.body = hangs.body.replace("(if (i32.const 0) (then (call $flush", "(if (i32.const 1) (then (call $flush");
+    let disk = Disk { hold: Some(Arc::new(Semaphore::new(0))), ..Disk::default() };
+    let reloaded = Reloaded::new(&guest(1), disk).await;
+    let hop = reloaded.stack.open().await;
+    let why = Some("the new version does not answer in time".to_string());
+    assert_eq!(reloaded.counts(&hangs).await, (0, 1, why));
+    assert_eq!(ask(&hop).await, Ok((1, 101, 1)));
+}
+
+#[tokio::test]
 async fn connections_whose_state_would_be_lost_drain() {
     for model in [1, 2] {
         let guest = |number| version(number).model(model).recovery(2);
@@ -238,6 +254,25 @@ async fn a_version_that_does_not_work_changes_nothing() {
         assert_eq!(ask(&hop).await.unwrap().0, 1);
         assert_eq!((reloaded.versions(), reloaded.memory()), (1, memory));
     }
+}
+
+#[tokio::test]
+async fn a_new_version_is_not_suspended_for_the_faults_of_the_old_one() {
+    let mut traps = version(1);
+    traps.body = traps.body.replace("(i64.store (i32.const 3000)", "(unreachable) (i64.store (i32.const 3000)");
+    let reloaded = Reloaded::new(&traps, Disk::default()).await;
+    let hop = reloaded.stack.open().await;
+    let counters = reloaded.stack.counters();
+    let suspended = async || {
+        let before = counters.faults.load(SeqCst);
+        ask(&hop).await == Err(Errno::Eio) && counters.faults.load(SeqCst) == before
+    };
+    // Until the suspension is long enough for the reload.
+    while !suspended().await || counters.faults.load(SeqCst) < 13 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(reloaded.counts(&version(2)).await, (1, 0, None));
+    assert_eq!(ask(&hop).await.unwrap().0, 2);
 }
 
 #[tokio::test]
