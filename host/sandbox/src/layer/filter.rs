@@ -198,10 +198,8 @@ impl Filter {
 
     /// Gives an instance back after a call. If its memory has grown and it holds no state, it is
     /// dropped instead.
-    pub(super) fn finish(&self, mut lease: Lease<'_>) {
-        let loses_state = lease.made().is_some_and(|made| made.traits().loses_state_with_instance());
-        let replaceable = !loses_state || self.model() == ThreadModel::Parallel;
-        if replaceable && lease.instance().is_some_and(|instance| instance.has_grown()) {
+    pub(super) fn finish(&self, lease: Lease<'_>) {
+        if lease.made().is_some_and(|made| made.is_replaceable && made.instance.has_grown()) {
             tracing::debug!("{}: an instance's memory has grown: it is replaced", self.name());
             return;
         }

@@ -80,10 +80,19 @@ impl Drop for Version {
 /// An instance, and the version that it was made of.
 pub(super) struct VersionInstance {
     pub(super) instance: Instance,
+    /// Another instance may take its place at any time. It is here, and not in the version, because
+    /// every request reads it.
+    pub(super) is_replaceable: bool,
     version: Arc<Version>,
 }
 
 impl VersionInstance {
+    fn new(instance: Instance, version: &Arc<Version>) -> VersionInstance {
+        let traits = &version.traits;
+        let is_replaceable = !traits.loses_state_with_instance() || traits.model == ThreadModel::Parallel;
+        VersionInstance { instance, is_replaceable, version: Arc::clone(version) }
+    }
+
     /// Whether it was made of this version.
     #[inline]
     pub(super) fn is_of(&self, version: &Arc<Version>) -> bool {
@@ -127,7 +136,7 @@ impl Version {
             }
         }
         let version = Arc::new(Version { traits, recipe, end });
-        let first = Box::new(VersionInstance { instance, version: Arc::clone(&version) });
+        let first = Box::new(VersionInstance::new(instance, &version));
         Ok((version, first))
     }
 
@@ -141,7 +150,7 @@ impl Version {
         params: &Arc<[(String, String)]>,
     ) -> Result<Box<VersionInstance>, String> {
         let instance = configured(&self.recipe, shared, params).await?;
-        Ok(Box::new(VersionInstance { instance, version: Arc::clone(self) }))
+        Ok(Box::new(VersionInstance::new(instance, self)))
     }
 }
 
