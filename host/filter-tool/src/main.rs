@@ -52,8 +52,8 @@ enum Command {
         #[arg(default_value = ".")]
         dir: PathBuf,
     },
-    /// Build a filter, serve with it, and at each change build it again and reload it into the running
-    /// server
+    /// Build a filter, serve with it, and at each change build it again and reload it into the
+    /// running server
     Dev {
         /// The directory that `new` created
         dir: PathBuf,

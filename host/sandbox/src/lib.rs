@@ -175,8 +175,9 @@ impl Host {
     fn load_precompiled(self: &Arc<Self>, label: &str, from: &Precompiled) -> Result<Module, LoadError> {
         let footprint = Footprint::of(&from.component)?;
         #[allow(unsafe_code, reason = "wasmtime cannot know where precompiled code comes from")]
-        // SAFETY: deserializing trusts the bytes. Who made `Precompiled` has promised that this same
-        // program compiled them, and it makes its engine with the same settings in each process.
+        // SAFETY: deserializing trusts the bytes. Who made `Precompiled` has promised that this
+        // same program compiled them, and it makes its engine with the same settings in each
+        // process.
         let compiled = unsafe { Component::deserialize(&self.engine, &from.code) };
         let compiled = compiled.map_err(|error| LoadError::Compiler(one_line(&error)))?;
         self.described(label, compiled, footprint)
@@ -344,6 +345,7 @@ impl Precompiled {
     /// The code is run. It has to be what [`Host::precompile`] returned in a process of this same
     /// program.
     #[allow(unsafe_code, reason = "wasmtime cannot know where precompiled code comes from")]
+    // SAFETY: this only stores the code. Loading it relies on what the caller promises here.
     pub unsafe fn new(component: Vec<u8>, code: Vec<u8>) -> Precompiled {
         Precompiled { component, code }
     }

@@ -1,5 +1,5 @@
-//! `dev`: builds a filter, serves with it, and at each change of the project's files builds it again
-//! and reloads it into the running server.
+//! `dev`: builds a filter, serves with it, and at each change of the project's files builds it
+//! again and reloads it into the running server.
 //!
 //! The server's log appears as it comes. A build that fails is shown, and the server serves on with
 //! the last version that could be built. So does a server that refuses the new version.
@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use crate::build;
 use crate::error::{Error, Result};
 use crate::output::complain;
-use server::Server;
+use server::DevServer;
 use watched::Watched;
 
 /// How often the project's files are looked at.
@@ -46,7 +46,7 @@ struct Loop<'a> {
     params: &'a [String],
     rest: &'a [OsString],
     watched: Watched,
-    server: Option<Server>,
+    server: Option<DevServer>,
     /// The server was not ready when a new version was built.
     owes_reload: bool,
     /// For the server's pid file.
@@ -131,7 +131,7 @@ impl<'a> Loop<'a> {
             self.look_after_the_server();
         } else {
             self.owes_reload = false;
-            self.server = Some(Server::start(component, self.rest, self.params, self.private.path())?);
+            self.server = Some(DevServer::start(component, self.rest, self.params, self.private.path())?);
         }
         Ok(())
     }

@@ -12,16 +12,16 @@ use crate::error::{Error, Hint, Result};
 const LISTENING: [&str; 7] = ["-U", "--unix", "-p", "--port", "-i", "--ipaddr", "-s"];
 
 /// A running server. It ends when this is dropped.
-pub(super) struct Server {
+pub(super) struct DevServer {
     child: Child,
     /// It writes its process id there when it is ready for clients and for SIGHUP.
     pidfile: PathBuf,
 }
 
-impl Server {
+impl DevServer {
     /// Starts a server with this filter. `rest` is the plugin with its words and further options.
     /// `dir` is a directory for its pid file.
-    pub(super) fn start(filter: &Path, rest: &[OsString], params: &[String], dir: &Path) -> Result<Server> {
+    pub(super) fn start(filter: &Path, rest: &[OsString], params: &[String], dir: &Path) -> Result<DevServer> {
         let pidfile = dir.join("pid");
         // Of an earlier server.
         let _ = std::fs::remove_file(&pidfile);
@@ -40,7 +40,7 @@ impl Server {
             hint: Hint("rbdkit is looked for beside rbdkit-filter, then in PATH"),
             source,
         })?;
-        Ok(Server { child, pidfile })
+        Ok(DevServer { child, pidfile })
     }
 
     /// How the server has ended, if it has.
@@ -69,7 +69,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for DevServer {
     fn drop(&mut self) {
         if self.ended().is_none() {
             self.stop();

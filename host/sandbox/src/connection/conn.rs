@@ -42,8 +42,8 @@ pub(crate) struct Connection {
     _counted: Counted,
 }
 
-/// What the guest told of the export. The client knows it, so it holds for as long as the connection
-/// does.
+/// What the guest told of the export. The client knows it, so it holds for as long as the
+/// connection does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Told {
     pub(crate) size: Option<u64>,

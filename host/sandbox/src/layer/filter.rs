@@ -186,8 +186,8 @@ impl Filter {
         Ok(())
     }
 
-    /// Replays the open of a connection on a fresh instance. If the guest refuses, the connection is
-    /// lost.
+    /// Replays the open of a connection on a fresh instance. If the guest refuses, the connection
+    /// is lost.
     async fn replay(&self, conn: &Arc<Connection>, instance: &mut Instance) -> std::result::Result<(), Box<Fault>> {
         if let Some(function) = replay_on(conn, instance).await? {
             tracing::error!("{}: {function} of a lost connection was refused", self.name());
