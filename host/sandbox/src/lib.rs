@@ -368,6 +368,11 @@ pub struct Reloader {
 }
 
 impl Reloader {
+    /// The label that the filter was loaded with.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
     /// The filter's name.
     pub fn name(&self) -> &str {
         &self.running.name

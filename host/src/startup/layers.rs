@@ -160,6 +160,9 @@ pub fn declared<'a>(modules: &'a [Module], plugin: &'a PluginInfo) -> Stack<'a> 
     Stack { filters: modules.iter().map(filter).collect(), plugin: PluginSide::new(plugin) }
 }
 
+/// A filter's layer, and what replaces its code.
+type ReloadableLayer = (Arc<dyn Layer>, Reloader);
+
 /// Gives each filter its parameters and limits.
 ///
 /// # Errors
@@ -168,7 +171,7 @@ fn configure(
     modules: Vec<Module>,
     params: Vec<Vec<(String, ParamValue)>>,
     limits: Vec<FilterLimits>,
-) -> Result<Vec<(Arc<dyn Layer>, Reloader)>, ConfigError> {
+) -> Result<Vec<ReloadableLayer>, ConfigError> {
     // The filter nearest the plugin is configured first, as in nbdkit.
     let mut layers = modules
         .into_iter()

@@ -98,7 +98,7 @@ impl ReloadedFile {
     }
 
     async fn reload(&mut self, number: u32, helper: &Mutex<CompileHelper>) -> Result<(), ConfigError> {
-        let path = self.path.display();
+        let path = self.reloader.label();
         let answer = helper.lock().await.compile(number, &self.running).await;
         let Answer::Compiled(component) = answer.map_err(|why| ConfigError::new(format!("{path}: {why}")))? else {
             tracing::info!("reload: {}: unchanged", self.reloader.name());
