@@ -1,9 +1,10 @@
 #!/bin/bash
-# What takes too long for make test: every pair of filters, the models with many operations, long fuzzing, and the
-# whole suite twice at once beside a compiler, where a test that depends on the machine's speed fails.
+# What takes too long for make test: every pair of filters, the models with many operations, many reloads, long
+# fuzzing, and the whole suite twice at once beside a compiler, where a test that depends on the machine's speed fails.
 #
 #   SOAK_OPS=          operations of the models in all (default 2,000,000; make test has 110,000)
 #   FUZZ_SECONDS=      for each fuzz target (default 120)
+#   SOAK_RELOADS=      reloads of two filters under load (default 1,000; make test has 100)
 #   SOAK_ROUNDS=       how often the suite runs twice at once (default 2)
 #
 # Every test that failed is named at the end. Its output is in target/soak.
@@ -37,6 +38,7 @@ compile() {
 make --no-print-directory filters test-build
 RBDKIT_ALL_PAIRS=1 run pairs cargo test --release -p rbdkit-sandbox --lib tests::extents || failed=1
 RBDKIT_OPS=${SOAK_OPS:-2000000} run models cargo test --release -p rbdkit-tests --test model || failed=1
+RBDKIT_RELOADS=${SOAK_RELOADS:-1000} run reloads cargo test --release -p rbdkit-tests --test reload || failed=1
 RBDKIT_FUZZ_SECONDS=${FUZZ_SECONDS:-120} run fuzz cargo test --release --workspace --test fuzz || failed=1
 
 for round in $(seq "${SOAK_ROUNDS:-2}"); do

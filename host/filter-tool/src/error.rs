@@ -84,6 +84,9 @@ pub enum Error {
     /// A program that cannot be started.
     #[error("cannot run {program}")]
     Start { program: String, source: io::Error },
+    /// The server that `dev` starts.
+    #[error("cannot run {program} (rbdkit is looked for beside rbdkit-filter, then in PATH)")]
+    NoServer { program: String, source: io::Error },
     /// A program that fails, after it said why.
     #[error("{program} failed: {how}")]
     Failed { program: String, how: String },

@@ -13,6 +13,7 @@ mod call;
 mod chain;
 mod check;
 mod component;
+mod dev;
 mod doctor;
 mod error;
 mod inspect;
@@ -21,6 +22,7 @@ mod languages;
 mod replay;
 mod scaffold;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -69,6 +71,17 @@ enum Command {
         /// Print JSON, for programs
         #[arg(long)]
         json: bool,
+    },
+    /// Build a filter, serve with it, and at each change build it again and reload it into the
+    /// running server
+    Dev {
+        /// The directory that `new` created
+        dir: PathBuf,
+        /// Parameters of the filter: key=value
+        params: Vec<String>,
+        /// The plugin with its parameters, and further options of rbdkit: -- file disk.img
+        #[arg(last = true, required = true, value_name = "PLUGIN")]
+        rest: Vec<OsString>,
     },
     /// Show what a component is, what it imports and what it can do, without serving anything
     Inspect {
@@ -141,6 +154,7 @@ fn main() -> ExitCode {
     let result = match command {
         Command::New { name, lang, dir } => scaffold::new(&name, lang, dir),
         Command::Build { dir, debug, strip } => build::build(&dir, kept(debug, strip)).map(drop),
+        Command::Dev { dir, params, rest } => dev::dev(&dir, &params, &rest),
         Command::Doctor { language, json } => doctor::doctor(language, format_of(json)),
         Command::Inspect { file, json } => inspect::inspect(&file, format_of(json)),
         Command::Check { file, params, options } => check::check(&file, &params, &options),

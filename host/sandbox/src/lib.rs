@@ -69,16 +69,20 @@ use guest::export_calls::{DescribeCall, ExportCall};
 use guest::exported::Exported;
 use guest::exports::{ExportIndices, KNOWN_EXPORTS};
 use guest::instance::Recipe;
-use layer::filter::{Filter, FilterTraits};
+use layer::filter::Filter;
 use layer::filter_layer::FilterLayer;
+pub use layer::reload::Replaced;
+use layer::version::FilterTraits;
+pub use load::compile::MAX_CODE_BYTES;
 pub use load::compile::{Compiler, serve_if_asked};
 use load::component::{LinkedImports, check_format};
 pub use load::describe::Description;
 pub use load::error::LoadError;
 use load::error::one_line;
-pub use load::file::read_component;
+pub use load::file::{MAX_COMPONENT_BYTES, read_component};
 use load::footprint::{Footprint, FootprintError};
 use load::mismatch;
+use load::replacement::{self, Given};
 use rbdkit_chain::Layer;
 use state::{ParamFiles, Quota};
 pub use wasi::grants as wasi_grants;
@@ -176,10 +180,37 @@ impl Host {
     /// One line that begins with the label: it is not a component, uses a feature that is off,
     /// imports what is not granted, is not a filter, or has an invalid description.
     pub fn load(self: &Arc<Self>, label: &str, component: &[u8]) -> Result<Module, ConfigError> {
-        self.load_checked(label, component).map_err(|why| ConfigError::new(format!("{label}: {why}")))
+        let load = || {
+            let (compiled, footprint) = self.compile_checked(component)?;
+            self.described(label, compiled, footprint)
+        };
+        load().map_err(|why| ConfigError::new(format!("{label}: {why}")))
     }
 
-    fn load_checked(self: &Arc<Self>, label: &str, bytes: &[u8]) -> Result<Module, LoadError> {
+    /// Compiles a component for another process of this program, which loads it with
+    /// [`Reloader::reload`].
+    ///
+    /// # Errors
+    /// One line, without the component's name.
+    pub fn precompile(&self, component: &[u8]) -> Result<Vec<u8>, LoadError> {
+        let (compiled, _) = self.compile_checked(component)?;
+        compiled.serialize().map_err(|error| LoadError::Compiler(one_line(&error)))
+    }
+
+    /// Loads a component that another process of this program has compiled.
+    fn load_precompiled(self: &Arc<Self>, label: &str, from: &Precompiled) -> Result<Module, LoadError> {
+        let footprint = Footprint::of(&from.component)?;
+        #[allow(unsafe_code, reason = "wasmtime cannot know where precompiled code comes from")]
+        // SAFETY: deserializing trusts the bytes. Who made `Precompiled` has promised that this
+        // same program compiled them, and it makes its engine with the same settings in each
+        // process.
+        let compiled = unsafe { Component::deserialize(&self.engine, &from.code) };
+        let compiled = compiled.map_err(|error| LoadError::Compiler(one_line(&error)))?;
+        self.described(label, compiled, footprint)
+    }
+
+    /// Compiles a component, unless it is in the cache, and computes its footprint.
+    fn compile_checked(&self, bytes: &[u8]) -> Result<(Component, Footprint), LoadError> {
         let footprint = Footprint::of(bytes);
         if let Err(why) = &footprint
             && *why != FootprintError::Malformed
@@ -187,7 +218,16 @@ impl Host {
             return Err(why.clone().into());
         }
         let component = self.compile(bytes)?;
-        let footprint = footprint?;
+        Ok((component, footprint?))
+    }
+
+    /// Checks what a component imports and exports, and asks it to describe itself.
+    fn described(
+        self: &Arc<Self>,
+        label: &str,
+        component: Component,
+        footprint: Footprint,
+    ) -> Result<Module, LoadError> {
         let imports = LinkedImports::check(&component, &self.engine, wasi::granted)?;
         let pre = self.linker.instantiate_pre(&component).map_err(|e| {
             let why = mismatch::of_imports(&component, &self.engine).unwrap_or_else(|| one_line(&e));
@@ -287,10 +327,26 @@ impl Module {
         params: Vec<(String, ParamValue)>,
         limits: FilterLimits,
     ) -> Result<Arc<dyn Layer>, ConfigError> {
-        let files = ParamFiles::open(params.iter().filter_map(|(name, value)| {
-            let spec = self.description.params.iter().find(|spec| spec.name == *name)?;
-            Some((spec.name.as_str(), spec.kind, value))
-        }))?;
+        self.configure_to_reload(params, limits).map(|(layer, _)| layer)
+    }
+
+    /// [`Module::configure`], and what replaces the filter's code later.
+    ///
+    /// # Errors
+    /// As [`Module::configure`].
+    pub fn configure_to_reload(
+        self,
+        params: Vec<(String, ParamValue)>,
+        limits: FilterLimits,
+    ) -> Result<(Arc<dyn Layer>, Reloader), ConfigError> {
+        let given: Vec<Given> = params
+            .into_iter()
+            .filter_map(|(name, value)| {
+                let kind = self.description.params.iter().find(|spec| spec.name == name)?.kind;
+                Some(Given { name, kind, value })
+            })
+            .collect();
+        let files = ParamFiles::open(given.iter().map(|given| (given.name.as_str(), given.kind, &given.value)))?;
         for unknown in &self.unknown_exports {
             tracing::warn!("{}: {unknown}", self.description.name);
         }
@@ -299,16 +355,101 @@ impl Module {
         let mut configured = lock(&self.host.configured);
         configured.push(Arc::downgrade(&shared));
         drop(configured);
-        let traits = FilterTraits {
+        let traits = self.traits();
+        let params = given.iter().map(|given| (given.name.clone(), given.value.text.clone())).collect();
+        let filter = block_on(Filter::configure(shared, self.recipe, traits, params))?;
+        let layer = Arc::new(FilterLayer(Arc::clone(&filter)));
+        Ok((layer, Reloader { host: self.host, label: self.label, running: self.description, given, filter }))
+    }
+
+    fn traits(&self) -> FilterTraits {
+        FilterTraits {
             exported: self.exported,
             model: self.description.thread_model,
             recovery: self.recovery,
             reopens: self.reopens,
             keeps_state: self.keeps_state,
+        }
+    }
+}
+
+/// A component that another process of this program has compiled.
+pub struct Precompiled {
+    component: Vec<u8>,
+    code: Vec<u8>,
+}
+
+impl Precompiled {
+    /// A component and its code.
+    ///
+    /// # Safety
+    /// The code is run. It has to be what [`Host::precompile`] returned in a process of this same
+    /// program.
+    #[allow(unsafe_code, reason = "wasmtime cannot know where precompiled code comes from")]
+    // SAFETY: this only stores the code. Loading it relies on what the caller promises here.
+    pub unsafe fn new(component: Vec<u8>, code: Vec<u8>) -> Precompiled {
+        Precompiled { component, code }
+    }
+
+    /// The component.
+    pub fn component(&self) -> &[u8] {
+        &self.component
+    }
+}
+
+/// Replaces the code of a filter that serves.
+pub struct Reloader {
+    host: Arc<Host>,
+    label: String,
+    /// The description that the server was started with. Its name, state-version and parameters
+    /// hold for all versions.
+    running: Description,
+    given: Vec<Given>,
+    filter: Arc<Filter>,
+}
+
+impl Reloader {
+    /// The label that the filter was loaded with.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The filter's name.
+    pub fn name(&self) -> &str {
+        &self.running.name
+    }
+
+    /// Waits until nothing runs the version any more that the last reload replaced. Before that
+    /// there is no further reload, so at most two versions exist. Returns at once if it is gone
+    /// already.
+    pub async fn until_replaced(&self) {
+        if let Some(gone) = self.filter.replaced() {
+            gone.wait().await;
+        }
+    }
+
+    /// Replaces the filter's code by this component's. The parameters stay. Call it after
+    /// [`Reloader::until_replaced`], within a runtime.
+    ///
+    /// # Errors
+    /// One line that begins with the label: why the component cannot replace the running version,
+    /// which serves on.
+    pub async fn reload(self: &Arc<Self>, component: Precompiled) -> Result<Replaced, ConfigError> {
+        let ours = Arc::clone(self);
+        // Parsing and describing may take seconds for a large component.
+        let load = move || {
+            let module = ours.host.load_precompiled(&ours.label, &component)?;
+            replacement::check(&ours.running, &module.description, &ours.given).map(|()| module)
         };
-        let params = params.into_iter().map(|(name, value)| (name, value.text)).collect();
-        let filter = block_on(Filter::configure(shared, self.recipe, traits, params))?;
-        Ok(Arc::new(FilterLayer(filter)))
+        let loaded = tokio::task::spawn_blocking(load).await;
+        let loaded = loaded.unwrap_or_else(|_| Err(LoadError::Compiler("loading it failed".into())));
+        let module = loaded.map_err(|why| self.refused(&why))?;
+        let traits = module.traits();
+        self.filter.replace(module.recipe, traits).await.map_err(|why| self.refused(&why))
+    }
+
+    fn refused(&self, why: &dyn std::fmt::Display) -> ConfigError {
+        ConfigError::new(format!("{}: {why}", self.label))
     }
 }
 

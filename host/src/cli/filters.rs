@@ -85,6 +85,18 @@ fn filter_file(option: &str, value: &OsStr) -> Result<FilterSource, ConfigError>
     Ok(FilterSource::File { path: path(option, OsStr::new(file))?, sha256: Some(sha256) })
 }
 
+/// Whether the files of filters are read again.
+///
+/// # Errors
+/// There is no such file.
+pub(super) fn reload(given: &Options) -> Result<bool, ConfigError> {
+    let is_file = |source: &FilterSource| matches!(source, FilterSource::File { .. });
+    if given.reload && !filters(given)?.iter().any(is_file) {
+        return Err(error("--reload: no filter is in a file (--wasm-filter FILE)"));
+    }
+    Ok(given.reload)
+}
+
 pub(super) fn plugin_param(value: &OsStr) -> Result<Parameter, ConfigError> {
     Parameter::for_plugin(value).ok_or_else(|| {
         let shown = without_userinfo(&value.to_string_lossy());

@@ -146,6 +146,10 @@ pub(super) struct Options {
     #[arg(long = "record-payloads")]
     pub(super) record_payloads: bool,
 
+    /// On SIGHUP, read the files of --wasm-filter again and serve with the new filters
+    #[arg(long = "reload")]
+    pub(super) reload: bool,
+
     /// Serve while this shell command runs and exit with its status; by default on -U -
     #[arg(long = "run", value_name = "COMMAND")]
     pub(super) run: Option<OsString>,

@@ -9,7 +9,7 @@ use rbdkit_plugin_api::secrets::without_userinfo;
 use rbdkit_plugin_api::{ConfigError, units};
 
 use super::filters::{
-    FilterFault, FilterLimit, FilterSource, filter_limit, filter_on_fault, filter_param, filters, plugin_param,
+    FilterFault, FilterLimit, FilterSource, filter_limit, filter_on_fault, filter_param, filters, plugin_param, reload,
 };
 use super::listen::{Inherited, Listen, listen};
 use super::messages::{DebugFlag, LogTo, debug_flag, log};
@@ -87,6 +87,8 @@ pub struct Plan {
     pub filter_params: Vec<TargetedParameter>,
     /// `--filter-limit`.
     pub filter_limits: Vec<FilterLimit>,
+    /// Read the files of filters again on SIGHUP.
+    pub reload: bool,
     /// `--filter-on-fault`.
     pub filter_on_fault: FilterFault,
     /// `--record`.
@@ -156,6 +158,7 @@ impl Plan {
             filters: filters(given)?,
             filter_params: each(&given.filter_param, filter_param)?,
             filter_limits: each(&given.filter_limit, filter_limit)?,
+            reload: reload(given)?,
             filter_on_fault: filter_on_fault(given)?,
             record: record(given)?,
             confine: !given.no_confine,

@@ -2,7 +2,7 @@
 //! configures plugin and filters.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, absolute};
 use std::sync::Arc;
 
 use rbdkit_chain::{Chain, Layer, MAX_FILTERS};
@@ -10,20 +10,32 @@ use rbdkit_parameters::{FilterSide, Missing, PluginSide, Stack, assign};
 use rbdkit_plugin_api::schema::ParamValue;
 use rbdkit_plugin_api::{ConfigError, Param, Plugin, PluginInfo, Pool, hex};
 use rbdkit_record::Recorder;
-use rbdkit_sandbox::{Compiler, FilterLimits, Host, Limits, Module, OnFault, Options, read_component};
+use rbdkit_sandbox::{
+    Compiler, FilterLimits, Host, Limits, Module, OnFault, Options, Reloader, ServerLimits, read_component,
+};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
 use super::record;
+use super::reload::{ReloadedFile, Reloads};
 use crate::cli::{self, FilterFault, FilterLimit, FilterSource, Plan};
 use crate::registry;
+
+/// The configured layers, and what belongs to them.
+pub struct Layers {
+    pub chain: Arc<Chain>,
+    /// What records (`--record`).
+    pub recorder: Option<Arc<Recorder>>,
+    /// What reads the files of filters again (`--reload`).
+    pub reloads: Option<Reloads>,
+}
 
 /// Makes the configured layers. The plugin is ready to serve; the filters' `get-ready` has not run
 /// yet. The record has no file yet.
 ///
 /// # Errors
 /// One line that says what cannot be loaded, or which parameter is wrong.
-pub fn chain(plan: &Plan, fatal: &Arc<Notify>) -> Result<(Arc<Chain>, Option<Arc<Recorder>>), ConfigError> {
+pub fn layers(plan: &Plan, fatal: &Arc<Notify>) -> Result<Layers, ConfigError> {
     let name = plan.plugin.as_deref().unwrap_or_default();
     let info = registry::plugin(name)?;
     let on_fault = match plan.filter_on_fault {
@@ -31,7 +43,8 @@ pub fn chain(plan: &Plan, fatal: &Arc<Notify>) -> Result<(Arc<Chain>, Option<Arc
         FilterFault::Disconnect => OnFault::Disconnect,
         FilterFault::Exit => OnFault::Exit(Arc::clone(fatal)),
     };
-    let modules = load(&plan.filters, &plan.filter_limits, on_fault)?;
+    let loaded = load_with_digests(&plan.filters, &plan.filter_limits, on_fault)?;
+    let (modules, digests): (Vec<Module>, Vec<Option<cli::Sha256>>) = loaded.into_iter().unzip();
     let stack = declared(&modules, info);
     let assignment = assign(&stack, &plan.params, &plan.filter_params, Missing::Refused)?;
     let limits = limits(&stack, &plan.filter_limits)?;
@@ -39,9 +52,23 @@ pub fn chain(plan: &Plan, fatal: &Arc<Notify>) -> Result<(Arc<Chain>, Option<Arc
         tracing::warn!("{warning}");
     }
     let plugin = plugin(info, &assignment.plugin)?;
-    let mut layers = configure(modules, assignment.filters, limits)?;
+    let (mut layers, reloaders): (Vec<_>, Vec<_>) = configure(modules, assignment.filters, limits)?.into_iter().unzip();
+    let reloads = plan.reload.then(|| reloads(plan, reloaders, &digests)).transpose()?;
     let recorder = plan.record.as_ref().map(|option| record::insert(option, &mut layers, info.name)).transpose()?;
-    Ok((Chain::new(layers, info.name, plugin, Pool::default()), recorder))
+    Ok(Layers { chain: Chain::new(layers, info.name, plugin, Pool::default()), recorder, reloads })
+}
+
+/// What reads the files of filters again.
+fn reloads(plan: &Plan, reloaders: Vec<Reloader>, digests: &[Option<cli::Sha256>]) -> Result<Reloads, ConfigError> {
+    let mut files = Vec::new();
+    for ((source, reloader), digest) in plan.filters.iter().zip(reloaders).zip(digests) {
+        if let (FilterSource::File { path, sha256 }, Some(running)) = (source, digest) {
+            // The server changes its directory when it goes into the background.
+            let path = absolute(path).map_err(|error| ConfigError::new(format!("--reload: {error}")))?;
+            files.push(ReloadedFile { path, demanded: *sha256, running: *running, reloader: Arc::new(reloader) });
+        }
+    }
+    Ok(Reloads::new(files, server_limits(&plan.filter_limits)?.compile))
 }
 
 fn plugin(info: &PluginInfo, params: &[(String, OsString)]) -> Result<Box<dyn Plugin>, ConfigError> {
@@ -65,32 +92,47 @@ fn plugin(info: &PluginInfo, params: &[(String, OsString)]) -> Result<Box<dyn Pl
 /// # Errors
 /// One line that names the filter.
 pub fn load(sources: &[FilterSource], changes: &[FilterLimit], on_fault: OnFault) -> Result<Vec<Module>, ConfigError> {
+    let loaded = load_with_digests(sources, changes, on_fault)?;
+    Ok(loaded.into_iter().map(|(module, _)| module).collect())
+}
+
+/// [`load`], with the digest of each file.
+fn load_with_digests(
+    sources: &[FilterSource],
+    changes: &[FilterLimit],
+    on_fault: OnFault,
+) -> Result<Vec<(Module, Option<cli::Sha256>)>, ConfigError> {
     if sources.is_empty() {
         return Ok(Vec::new());
     }
     if sources.len() > MAX_FILTERS {
         return Err(ConfigError::new(format!("{} filters are given (at most {MAX_FILTERS})", sources.len())));
     }
-    let mut limits = Limits::default();
-    for change in changes.iter().filter(|change| change.target.is_none()) {
-        limits.set(None, &change.resource, &change.value)?;
-    }
-    let limits = limits.server;
+    let limits = server_limits(changes)?;
     let compiler = Compiler::Child(limits.compile);
     let host = Host::new(Options { on_fault, compiler, limits, ..Options::default() })?;
     sources.iter().map(|source| load_one(&host, source)).collect()
 }
 
-fn load_one(host: &Arc<Host>, source: &FilterSource) -> Result<Module, ConfigError> {
+/// The limits of all filters together.
+fn server_limits(changes: &[FilterLimit]) -> Result<ServerLimits, ConfigError> {
+    let mut limits = Limits::default();
+    for change in changes.iter().filter(|change| change.target.is_none()) {
+        limits.set(None, &change.resource, &change.value)?;
+    }
+    Ok(limits.server)
+}
+
+fn load_one(host: &Arc<Host>, source: &FilterSource) -> Result<(Module, Option<cli::Sha256>), ConfigError> {
     match source {
-        FilterSource::Named(name) => host.load(name, registry::filter(name)?),
+        FilterSource::Named(name) => Ok((host.load(name, registry::filter(name)?)?, None)),
         FilterSource::File { path, sha256 } => {
             let component = read_component(path)
                 .map_err(|why| ConfigError::new(format!("cannot open filter '{}': {why}", path.display())))?;
-            check_digest(path, &component, sha256.as_ref())?;
+            let digest = check_digest(path, &component, sha256.as_ref())?;
             let module = host.load(&path.display().to_string(), &component)?;
             warn_of_a_known_name(&module.description().name, path, &component);
-            Ok(module)
+            Ok((module, Some(digest)))
         }
     }
 }
@@ -108,13 +150,11 @@ fn warn_of_a_known_name(name: &str, path: &Path, component: &[u8]) {
     }
 }
 
-fn check_digest(path: &Path, component: &[u8], expected: Option<&cli::Sha256>) -> Result<(), ConfigError> {
-    let Some(expected) = expected else {
-        return Ok(());
-    };
+/// The digest of a file, checked against the one that the command line demands.
+fn check_digest(path: &Path, component: &[u8], expected: Option<&cli::Sha256>) -> Result<cli::Sha256, ConfigError> {
     let digest: cli::Sha256 = Sha256::digest(component).into();
-    if digest == *expected {
-        return Ok(());
+    if expected.is_none_or(|expected| digest == *expected) {
+        return Ok(digest);
     }
     Err(ConfigError::new(format!(
         "filter '{}' is not the file that was named: its SHA-256 digest is {}",
@@ -132,6 +172,9 @@ pub fn declared<'a>(modules: &'a [Module], plugin: &'a PluginInfo) -> Stack<'a> 
     Stack { filters: modules.iter().map(filter).collect(), plugin: PluginSide::new(plugin) }
 }
 
+/// A filter's layer, and what replaces its code.
+type ReloadableLayer = (Arc<dyn Layer>, Reloader);
+
 /// Gives each filter its parameters and limits.
 ///
 /// # Errors
@@ -140,14 +183,14 @@ fn configure(
     modules: Vec<Module>,
     params: Vec<Vec<(String, ParamValue)>>,
     limits: Vec<FilterLimits>,
-) -> Result<Vec<Arc<dyn Layer>>, ConfigError> {
+) -> Result<Vec<ReloadableLayer>, ConfigError> {
     // The filter nearest the plugin is configured first, as in nbdkit.
     let mut layers = modules
         .into_iter()
         .zip(params)
         .zip(limits)
         .rev()
-        .map(|((module, params), limits)| module.configure(params, limits))
+        .map(|((module, params), limits)| module.configure_to_reload(params, limits))
         .collect::<Result<Vec<_>, _>>()?;
     layers.reverse();
     Ok(layers)

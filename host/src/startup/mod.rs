@@ -9,7 +9,8 @@
 //! 4. Sockets are bound ([`listen`]). From here on a failure removes the files that were created.
 //! 5. User and group change, the pid file is written, the command of `--run` starts, and the parent
 //!    is told that the server is ready ([`start`]).
-//! 6. The process gives up what serving does not need ([`rbdkit_confine`]).
+//! 6. With `--reload` the helper that compiles starts ([`compile_helper`]). The process gives up
+//!    what serving does not need ([`rbdkit_confine`]).
 //! 7. Clients are served until a signal or the end of the command. Then the server finishes the
 //!    requests in flight ([`watch`]).
 //!
@@ -32,6 +33,7 @@
 
 mod background;
 mod captive;
+mod compile_helper;
 mod identity;
 mod layers;
 mod leftovers;
@@ -42,6 +44,7 @@ mod pidfile;
 mod print;
 mod process;
 mod record;
+mod reload;
 mod serving;
 mod signals;
 mod start;
@@ -61,7 +64,8 @@ use start::Start;
 pub fn main() -> ExitCode {
     let helper = rbdkit_sandbox::serve_if_asked()
         .or_else(|| rbdkit_launcher::serve_if_asked(registry::STARTS))
-        .or_else(|| rbdkit_launcher::serve_opener_if_asked(registry::OPENS));
+        .or_else(|| rbdkit_launcher::serve_opener_if_asked(registry::OPENS))
+        .or_else(compile_helper::serve_if_asked);
     if let Some(status) = helper {
         return status;
     }

@@ -8,6 +8,9 @@
 //!
 //! While a command of `--run` runs, signals are meant for the command. Those of the terminal
 //! (SIGINT, SIGQUIT) have reached it already. SIGTERM and SIGHUP are passed on to it.
+//!
+//! With `--reload`, SIGHUP is not one of these signals: it makes the server read the files of its
+//! filters again.
 
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::channel;
@@ -18,6 +21,7 @@ use rbdkit_chain::{Chain, WriteWatch};
 use rbdkit_plugin_api::{ConfigError, Flag, StopScope, lock};
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep};
 
@@ -75,15 +79,18 @@ pub struct Ending {
     confined: Flag,
     /// An end at once has begun.
     at_once: Flag,
+    /// What SIGHUP wakes with `--reload`. None: SIGHUP ends the server, as in nbdkit.
+    reload: Option<Arc<Notify>>,
 }
 
 impl Signals {
     /// Receives SIGTERM, SIGINT, SIGQUIT and SIGHUP from now on. Has to be called before the first
-    /// socket exists, so that no later signal is lost. (Rust's runtime ignores SIGPIPE.)
+    /// socket exists, so that no later signal is lost. (Rust's runtime ignores SIGPIPE.) With
+    /// `reload`, SIGHUP does not end the server but wakes the reload.
     ///
     /// # Errors
     /// If the system refuses.
-    pub fn start(chain: &Arc<Chain>) -> Result<Signals, ConfigError> {
+    pub fn start(chain: &Arc<Chain>, reload: Option<Arc<Notify>>) -> Result<Signals, ConfigError> {
         let failed = |error: std::io::Error| ConfigError::new(format!("cannot wait for signals: {error}"));
         let ending = Arc::new(Ending {
             chain: Arc::clone(chain),
@@ -93,6 +100,7 @@ impl Signals {
             confine: Flag::default(),
             confined: Flag::default(),
             at_once: Flag::default(),
+            reload,
         });
         let (send, received) = unbounded_channel();
         let (ready, started) = channel();
@@ -260,6 +268,12 @@ async fn receive(mut streams: Streams, ending: &Arc<Ending>, main: &UnboundedSen
                 ending.end_at_once(1, || tracing::error!("the server does not end in time: it is ended"));
             }
         };
+        if signal == Signal::HUP
+            && let Some(reload) = &ending.reload
+        {
+            reload.notify_one();
+            continue;
+        }
         match ending.receive(signal) {
             Some(Some(received)) => drop(main.send(received)),
             Some(None) => {}

@@ -14,18 +14,21 @@ use rbdkit_server::{Listener, ServerOptions, Stop};
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Pid, Signal};
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::background::{StandardError, Word};
 use super::captive::{self, Captive};
 use super::identity::Identity;
+use super::layers::Layers;
 use super::leftovers::Leftovers;
 use super::listen::{self, Reachable, Sockets};
 use super::own_file::OwnFile;
 use super::pidfile::{self, PidFile};
+use super::reload::Reloads;
 use super::signals::{Ending, Signals};
 use super::watch::{CommandEnd, watch};
-use super::{layers, log, print, process, record, serving, uri};
+use super::{log, print, process, record, serving, uri};
 use crate::cli::{Listen, Plan};
 
 /// The inputs of the start.
@@ -79,7 +82,7 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
     let pidfile = plan.pidfile.as_deref().map(pidfile::absolute).transpose()?;
     let stdio = matches!(plan.listen, Listen::Single).then(take_stdio).transpose()?;
     let fatal = Arc::new(Notify::new());
-    let (chain, recorder) = layers::chain(plan, &fatal)?;
+    let Layers { chain, recorder, reloads } = super::layers::layers(plan, &fatal)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("rbdkit")
@@ -87,7 +90,8 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
         .on_thread_unpark(rbdkit_confine::confine_thread)
         .build();
     let runtime = runtime.map_err(|error| ConfigError::new(format!("cannot start threads: {error}")))?;
-    let running = Running { start, options, chain, recorder, identity, pidfile, stdio, fatal };
+    let running =
+        Running { start, options, chain, recorder, reloads, reloading: None, identity, pidfile, stdio, fatal };
     let status = runtime.block_on(running.run());
     runtime.shutdown_timeout(STUCK);
     status
@@ -99,6 +103,10 @@ struct Running {
     options: ServerOptions,
     chain: Arc<Chain>,
     recorder: Option<Arc<Recorder>>,
+    /// The filters that are read again (`--reload`), until the helper for them runs.
+    reloads: Option<Reloads>,
+    /// The tasks that do so.
+    reloading: Option<JoinSet<()>>,
     identity: Identity,
     pidfile: Option<PathBuf>,
     /// Standard input and output, if the client is connected to them (`-s`).
@@ -113,7 +121,8 @@ impl Running {
         self.chain.get_ready().await?;
         // Before this, a signal may end the process, because nothing exists yet that has to be
         // removed.
-        let mut signals = Signals::start(&self.chain)?;
+        let reload = self.reloads.as_ref().map(Reloads::asked);
+        let mut signals = Signals::start(&self.chain, reload)?;
         log::start_writer(self.start.program);
         let ending = Arc::clone(signals.ending());
         let inherited = std::mem::take(&mut self.start.inherited);
@@ -138,6 +147,8 @@ impl Running {
         let serving =
             serving::serve(self.options.clone(), Arc::clone(&self.chain), listeners, self.stdio.take(), stop.clone());
         let end = watch(&stop, captive, &mut signals, &self.fatal, serving).await;
+        // No reload begins any more.
+        drop(self.reloading.take());
         self.clean_up(&ending).await;
         if let Some(recorder) = &self.recorder {
             recorder.finish(LAST_ENTRIES);
@@ -200,6 +211,12 @@ impl Running {
             }
         }
         self.chain.after_fork().await?;
+        if let Some(reloads) = self.reloads.take() {
+            // As the server's user, and while the process may still start programs.
+            let tasks = reloads.start();
+            let failed = |error| ConfigError::new(format!("--reload: cannot start a helper process: {error}"));
+            self.reloading = Some(tasks.map_err(failed)?);
+        }
         // Before the pid file, which says that the server is ready.
         let record = self.start_record()?;
         let announced = self.announce(captive, sockets, ending);

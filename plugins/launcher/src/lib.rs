@@ -22,7 +22,7 @@
 
 mod helper;
 mod opener;
-mod packet;
+pub mod packet;
 mod program;
 mod run;
 mod start;

@@ -2,10 +2,10 @@
 //! uses.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use rbdkit_chain::{Hop, NextLayer};
-use rbdkit_plugin_api::{Client, DiskId, Errno, Error, OpenArgs, Result};
+use rbdkit_plugin_api::{BlockSizes, Capabilities, Client, DiskId, Errno, Error, OpenArgs, Result};
 
 use super::bindings::host::types as wit;
 use super::counters::Counted;
@@ -38,7 +38,17 @@ pub(crate) struct Connection {
     /// The state of the disk below, known once next is open.
     export: OnceLock<ExportScope>,
     keeps_state: bool,
+    pub(crate) told: Mutex<Told>,
     _counted: Counted,
+}
+
+/// What the guest told of the export. The client knows it, so it holds for as long as the
+/// connection does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) size: Option<u64>,
+    pub(crate) block_sizes: Option<Option<BlockSizes>>,
+    pub(crate) can: Option<Capabilities>,
 }
 
 /// How a filter treats its connections.
@@ -64,6 +74,7 @@ impl Connection {
             export: OnceLock::new(),
             keeps_state: traits.keeps_state,
             prefetcher: Prefetcher::new(shared, below.thread_model()),
+            told: Mutex::default(),
             _counted: Counted::new(&shared.connections),
             shared: Arc::clone(shared),
             below,

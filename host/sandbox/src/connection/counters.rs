@@ -28,6 +28,10 @@ pub struct Counters {
     /// Operations below that continued after the call that had begun them, because its client had
     /// gone.
     pub detached: AtomicU64,
+    /// Versions of the filter's code that something uses now.
+    pub versions: Arc<AtomicU32>,
+    /// The most of these at once.
+    pub most_versions: AtomicU32,
 }
 
 impl Counters {
@@ -41,7 +45,7 @@ impl Counters {
         let c = self;
         tracing::debug!(
             "{}: {when}: {} calls, {} bytes crossed, {} faults, {} instances made; \
-             prefetches: {} done, {} of them failed, {} merged, {} dropped",
+             prefetches: {} done, {} of them failed, {} merged, {} dropped; at most {} versions of it at once",
             name,
             get(&c.calls),
             c.bytes_crossed(),
@@ -51,12 +55,13 @@ impl Counters {
             get(&c.prefetches_failed),
             get(&c.prefetches_merged),
             get(&c.prefetches_dropped),
+            c.most_versions.load(Relaxed),
         );
     }
 }
 
 /// Adds one to a counter for as long as it lives.
-pub(super) struct Counted(Arc<AtomicU32>);
+pub(crate) struct Counted(Arc<AtomicU32>);
 
 impl Counted {
     pub(crate) fn new(count: &Arc<AtomicU32>) -> Counted {

@@ -1,7 +1,7 @@
 //! Which interfaces of the contract a filter exports.
 
 /// Which interfaces a filter exports. Every request reads this.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "one for each interface of the contract")]
 pub(crate) struct Exported {
     /// Operations that it does not export are passed on to the layer below.

@@ -33,6 +33,8 @@ pub(super) struct Breaker {
     times_opened: AtomicU32,
     /// The time at which it lets a call through again. 0: it is not open.
     open_until: AtomicU64,
+    /// How often the filter's code had been replaced when that last closed the breaker.
+    reloads: AtomicU64,
 }
 
 /// What a call gets when it is let through. When the breaker opens, many calls may have a pass.
@@ -55,6 +57,16 @@ impl Breaker {
         let again = now.saturating_add(nanoseconds(pause(self.times_opened.load(Relaxed))));
         let first = now >= until && self.open_until.compare_exchange(until, again, Relaxed, Relaxed).is_ok();
         first.then_some(Pass(again))
+    }
+
+    /// Lets a call through that [`Breaker::lets_through`] did not, once after each reload of the
+    /// filter. The faults were those of other code. `reloads` is how often it was reloaded.
+    pub(super) fn lets_through_after_reload(&self, reloads: u64) -> Option<Pass> {
+        if self.reloads.swap(reloads, Relaxed) == reloads {
+            return None;
+        }
+        self.success();
+        Some(Pass(0))
     }
 
     /// Whether a call that was let through, and has waited since, may still call the guest.

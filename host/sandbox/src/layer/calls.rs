@@ -8,13 +8,15 @@ use std::time::Duration;
 use rbdkit_chain::{Hop, NextLayer};
 use rbdkit_plugin_api::{
     BlockSizes, Buffer, Capabilities, Disk, DiskId, Done, Errno, Error, Extents, Flags, Op, OpenArgs, Result, Span,
+    lock,
 };
 
+use super::answers::{below, block_sizes, offered};
 use super::breaker::{Breaker, Pass};
 use super::filter::Filter;
-use super::offers;
 use super::pool::{Holder, InstancePool, Lease};
-use crate::connection::conn::Connection;
+use super::version::Version;
+use crate::connection::conn::{Connection, Told};
 use crate::connection::next::Next;
 use crate::connection::on_fault::OnFault;
 use crate::connection::prefetch::NextRange;
@@ -37,7 +39,10 @@ const DRAIN: Duration = Duration::from_secs(1);
 pub(super) struct CallServer {
     conn: Arc<Connection>,
     filter: Arc<Filter>,
+    /// A reload gives the pool another version of the filter, if that version exports the same.
     pool: Arc<InstancePool>,
+    /// What all versions export that serve this connection.
+    exported: Exported,
     /// The connection's share of the pool.
     holder: Arc<Holder>,
     breaker: Breaker,
@@ -63,26 +68,29 @@ enum Priority {
 impl CallServer {
     /// Opens this layer for a connection. What was opened below is closed again if it fails.
     pub(crate) async fn open(filter: Arc<Filter>, args: OpenArgs, below: NextLayer) -> Result<Arc<CallServer>> {
-        let pool = filter.pool_for_connection().await?;
-        let conn = Connection::new(&filter.shared, args, below, filter.connection_traits(&pool));
+        let (pool, version) = filter.pool_for_connection().await?;
+        let conn = Connection::new(&filter.shared, args, below, Filter::connection_traits(&version, &pool));
         let server = Arc::new(CallServer {
             holder: Holder::new(conn.id()),
             conn,
             filter,
             pool,
+            exported: version.traits.exported,
             breaker: Breaker::default(),
             unwanted: AtomicBool::new(false),
             ends_with_operations: AtomicBool::new(false),
             next_ends_with_prefetches: AtomicBool::new(false),
         });
+        drop(version);
         let conn = &server.conn;
+        server.pool.add_tenant(conn);
         if let Err(error) = server.open_guest().await {
+            server.pool.remove_tenant(conn);
             conn.deltas.take_back();
             conn.close_next().await;
             return Err(error);
         }
         conn.begin_life();
-        server.pool.add_tenant(conn);
         if server.exported().background {
             conn.prefetcher.begin_background(conn.next().as_deref(), server.next_ranges());
         }
@@ -103,7 +111,7 @@ impl CallServer {
 
     #[inline]
     pub(crate) fn exported(&self) -> &Exported {
-        self.filter.exported()
+        &self.exported
     }
 
     /// Asks the guest for its background ranges, as long as the connection exists.
@@ -344,14 +352,28 @@ impl CallServer {
     }
 
     pub(crate) async fn size(self: Arc<CallServer>) -> Result<u64> {
-        self.ask(GetSizeCall).await
+        self.tell(|| self.ask(GetSizeCall), |told, size| told.size = Some(*size)).await
     }
 
     pub(crate) async fn block_size(self: Arc<CallServer>) -> Result<Option<BlockSizes>> {
-        match self.ask(BlockSizeCall).await {
-            Ok(sizes) => Ok(Some(sizes.into())),
-            Err(error) if error.errno() == Errno::Enotsup => Ok(None),
-            Err(error) => Err(error),
+        let ask = || async { block_sizes(self.ask(BlockSizeCall).await) };
+        self.tell(ask, |told, sizes| told.block_sizes = Some(*sizes)).await
+    }
+
+    /// Asks the guest about the export, and records what the client is told. If a reload gave the
+    /// pool another version meanwhile, that version is asked.
+    async fn tell<T, F: Future<Output = Result<T>>>(
+        &self,
+        ask: impl Fn() -> F,
+        record: impl Fn(&mut Told, &T),
+    ) -> Result<T> {
+        loop {
+            let version: Option<Arc<Version>> = self.pool.version();
+            let answer = ask().await?;
+            let record = || record(&mut lock(&self.conn.told), &answer);
+            if version.is_none_or(|version| self.pool.if_still_of(&version, record)) {
+                return Ok(answer);
+            }
         }
     }
 
@@ -364,18 +386,21 @@ impl CallServer {
 
     /// What this layer offers.
     pub(super) async fn offers(self: Arc<CallServer>) -> Result<Capabilities> {
-        let below = self.conn.next().map_or(Capabilities::READ_ONLY, |next| next.hop.can());
-        let claimed = if self.exported().features {
-            Some(Capabilities::from(self.ask(CanCall { below: below.into() }).await?))
-        } else {
-            None
-        };
-        let (mut can, false_claims) = offers::settle(self.exported(), below, claimed);
-        can.write &= !self.conn.readonly;
+        if !self.exported().features {
+            return Ok(self.settle(None));
+        }
+        let ask =
+            || async { Ok(self.settle(Some(self.ask(CanCall { below: below(&self.conn).into() }).await?.into()))) };
+        self.tell(ask, |told, can| told.can = Some(*can)).await
+    }
+
+    /// What the layer offers after the guest claimed this.
+    fn settle(&self, claimed: Option<Capabilities>) -> Capabilities {
+        let (can, false_claims) = offered(self.exported(), &self.conn, claimed);
         for claim in false_claims {
             self.filter.report_false_answer("can", claim);
         }
-        Ok(can.normalized())
+        can
     }
 
     /// Finalizes the layer after its last operation. It waits for detached operations first,

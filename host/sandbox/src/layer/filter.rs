@@ -1,16 +1,17 @@
 //! A configured filter: creates its instances, takes them back after a call, and handles their
 //! faults.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, Weak};
 
 use rbdkit_chain::NextLayer;
 use rbdkit_plugin_api::text::one_line_within;
-use rbdkit_plugin_api::{Client, ConfigError, Errno, Error, Result, ThreadModel};
+use rbdkit_plugin_api::{Client, ConfigError, Errno, Error, Flag, Result, ThreadModel, lock};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::breaker::{Breaker, Pass};
 use super::pool::{InstancePool, Lease};
+use super::version::{FilterTraits, Version, refused};
 use crate::connection::bindings::host::types as wit;
 use crate::connection::conn::{Connection, ConnectionTraits};
 use crate::connection::log::CAUSE;
@@ -18,7 +19,7 @@ use crate::connection::on_fault::OnFault;
 use crate::connection::shared::FilterShared;
 use crate::connection::waiting::WaitPolicy;
 use crate::guest::call::{CallKind, InstanceState, Setup};
-use crate::guest::export_calls::{ConfigureCall, ExportCall, OpenCall, PrepareCall, ThreadModelCall};
+use crate::guest::export_calls::{ExportCall, OpenCall, PrepareCall};
 use crate::guest::exported::Exported;
 use crate::guest::fault::{Fault, FaultKind};
 use crate::guest::instance::{Instance, Recipe};
@@ -29,42 +30,30 @@ const SUSPENDED: &str = "suspended";
 /// A filter at one position in the chain.
 pub(crate) struct Filter {
     pub(crate) shared: Arc<FilterShared>,
-    recipe: Recipe,
-    traits: FilterTraits,
-    params: Arc<[(String, String)]>,
-    /// The filter's instances. With serialize-requests it has only one, for calls that belong to no
-    /// connection.
-    pool: Arc<InstancePool>,
+    pub(super) params: Arc<[(String, String)]>,
+    /// The same in all versions of the filter.
+    model: ThreadModel,
+    pub(super) pools: Mutex<Pools>,
     /// Limits the calls that open a connection to half of the instances. Such a call holds its
     /// instance while it waits for the layers below, and those may wait for another connection to
     /// close.
     opens: Semaphore,
     /// Counts instances that could not be created.
     breaker: Breaker,
+    /// How often its code was replaced.
+    pub(super) reloads: AtomicU64,
+    /// Set when nothing runs the version any more that the last reload replaced.
+    pub(super) replaced: Mutex<Option<Arc<Flag>>>,
 }
 
-/// The parts of a component's description that the layer acts on.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct FilterTraits {
-    pub(crate) exported: Exported,
-    pub(crate) model: ThreadModel,
-    pub(crate) recovery: wit::Recovery,
-    /// It may replace the layer below.
-    pub(crate) reopens: bool,
-    /// It imports functions on the state of scopes.
-    pub(crate) keeps_state: bool,
-}
-
-impl FilterTraits {
-    /// Whether connections need nothing that is in an instance's own memory.
-    fn is_stateless(&self) -> bool {
-        self.recovery == wit::Recovery::Stateless
-    }
-
-    /// Whether a connection's state is lost with the instance that held it.
-    fn loses_state_with_instance(&self) -> bool {
-        self.recovery == wit::Recovery::Lost
-    }
+/// The pools of a filter.
+pub(super) struct Pools {
+    /// For calls that belong to no connection and, without serialize-requests, for new connections.
+    pub(super) current: Arc<InstancePool>,
+    /// The pools of connections that need one of their own.
+    pub(super) own: Vec<Weak<InstancePool>>,
+    /// Pools of connections that stay with an earlier version.
+    pub(super) earlier: Vec<Weak<InstancePool>>,
 }
 
 impl Filter {
@@ -75,49 +64,56 @@ impl Filter {
     pub(crate) async fn configure(
         shared: Arc<FilterShared>,
         recipe: Recipe,
-        mut traits: FilterTraits,
+        traits: FilterTraits,
         params: Arc<[(String, String)]>,
     ) -> Result<Arc<Filter>, ConfigError> {
-        let name = shared.name.clone();
-        let mut first = configured(&recipe, &shared, &params).await.map_err(|why| refused(&name, &why))?;
-        if traits.exported.threading {
-            match first.serve(ThreadModelCall.setup(), None, &ThreadModelCall).await {
-                Ok(Ok(answer)) => traits.model = answer.into(),
-                Ok(Err(error)) => return Err(refused(&name, &format!("thread-model: {error}"))),
-                Err(fault) => return Err(refused(&name, &format!("thread-model: {}", fault.cause))),
-            }
-        }
-        let capacity = if traits.model == ThreadModel::Parallel { shared.limits.instances } else { 1 };
-        let pool = InstancePool::new(capacity);
-        if let Some(mut lease) = pool.try_take(None) {
-            lease.put(Box::new(first));
-            lease.give_back();
-        }
+        let (version, first) = Version::first(&shared, Arc::new(recipe), traits, &params).await?;
+        let model = version.traits.model;
+        let capacity = if model == ThreadModel::Parallel { shared.limits.instances } else { 1 };
+        let current = InstancePool::with_first(capacity, &version, first);
+        let pools = Mutex::new(Pools { current, own: Vec::new(), earlier: Vec::new() });
         let opens = Semaphore::new((capacity as usize / 2).max(1));
-        Ok(Arc::new(Filter { shared, recipe, traits, params, pool, opens, breaker: Breaker::default() }))
+        let (breaker, reloads, replaced) = (Breaker::default(), AtomicU64::new(0), Mutex::default());
+        Ok(Arc::new(Filter { shared, params, model, pools, opens, breaker, reloads, replaced }))
     }
 
     pub(super) fn name(&self) -> &str {
         &self.shared.name
     }
 
-    #[inline]
-    pub(super) fn exported(&self) -> &Exported {
-        &self.traits.exported
+    /// The version that new connections get.
+    ///
+    /// # Errors
+    /// ESHUTDOWN. It does not happen, because the pool has a version from the start.
+    pub(super) fn current(&self) -> Result<(Arc<InstancePool>, Arc<Version>)> {
+        let pool = Arc::clone(&lock(&self.pools).current);
+        let version = pool.version().ok_or(Errno::Eshutdown)?;
+        Ok((pool, version))
+    }
+
+    /// What the version exports that new connections get.
+    pub(super) fn exported(&self) -> Exported {
+        self.current().map_or_else(|_| Exported::default(), |(_, version)| version.traits.exported)
     }
 
     pub(super) fn model(&self) -> ThreadModel {
-        self.traits.model
+        self.model
     }
 
-    pub(super) fn pool(&self) -> &Arc<InstancePool> {
-        &self.pool
+    /// Drops the instances that were not needed lately ([`InstancePool::free_spare`]).
+    pub(super) fn free_spare(&self) {
+        let pools = {
+            let pools = lock(&self.pools);
+            let earlier = pools.earlier.iter().filter_map(Weak::upgrade);
+            earlier.chain([Arc::clone(&pools.current)]).collect::<Vec<_>>()
+        };
+        pools.iter().for_each(|pool| pool.free_spare());
     }
 
-    /// How the filter treats the connections that this pool serves.
-    pub(super) fn connection_traits(&self, pool: &InstancePool) -> ConnectionTraits {
-        let needs_its_instance = pool.is_single() && !self.traits.is_stateless();
-        let FilterTraits { reopens, keeps_state, .. } = self.traits;
+    /// How a version of the filter treats the connections that this pool serves.
+    pub(super) fn connection_traits(version: &Version, pool: &InstancePool) -> ConnectionTraits {
+        let needs_its_instance = pool.is_single() && !version.traits.is_stateless();
+        let FilterTraits { reopens, keeps_state, .. } = version.traits;
         ConnectionTraits { reopens, needs_its_instance, keeps_state }
     }
 
@@ -129,14 +125,14 @@ impl Filter {
         turn.and_then(std::result::Result::ok).ok_or_else(|| Errno::Eshutdown.into())
     }
 
-    /// The pool that serves a new connection.
+    /// The pool that serves a new connection, and its version.
     ///
     /// # Errors
     /// ENOMEM if the connection would need an instance of its own and there are as many as are
     /// allowed.
-    pub(super) async fn pool_for_connection(&self) -> Result<Arc<InstancePool>> {
+    pub(super) async fn pool_for_connection(&self) -> Result<(Arc<InstancePool>, Arc<Version>)> {
         if self.model() != ThreadModel::SerializeRequests {
-            return Ok(Arc::clone(&self.pool));
+            return self.current();
         }
         let most = self.shared.limits.instances;
         if self.shared.connections.load(Relaxed) >= most {
@@ -148,51 +144,52 @@ impl Filter {
             return Err(Error::new(Errno::Enomem, why));
         }
         let own = InstancePool::new(1);
+        let version = {
+            // While the lock is held, no reload can miss the new pool.
+            let mut pools = lock(&self.pools);
+            let version = pools.current.version().ok_or(Errno::Eshutdown)?;
+            own.switch(&version, || true);
+            pools.own.retain(|known| known.strong_count() > 0);
+            pools.own.push(Arc::downgrade(&own));
+            version
+        };
         let mut lease = own.take(None).await?;
         self.fill(&mut lease, &own).await?;
         lease.give_back();
-        Ok(own)
+        Ok((own, version))
     }
 
     /// Puts a fresh, configured instance into a place, and replays the connections whose state was
     /// in the previous instance.
     pub(super) async fn fill(&self, lease: &mut Lease<'_>, pool: &InstancePool) -> Result<()> {
         let pass = self.admit(&self.breaker)?;
-        let made = configured(&self.recipe, &self.shared, &self.params).await;
-        let mut instance = Box::new(made.map_err(|why| {
+        let version = pool.version().ok_or(Errno::Eshutdown)?;
+        let made = version.instance(&self.shared, &self.params).await;
+        let mut made = made.map_err(|why| {
             // This may be the guest's own line.
             let why = one_line_within(&why, CAUSE);
             self.report("configure", None, &why, None);
             self.count_fault(&self.breaker, pass);
             self.end_if_asked();
             Error::new(Errno::Eio, format!("{}: {why}", self.name()))
-        })?);
+        })?;
         self.breaker.success();
-        if pool.is_single() && self.traits.recovery == wit::Recovery::Replay && self.exported().connection {
+        if replays(&version, pool) {
             for conn in pool.tenants() {
-                if let Err(fault) = self.replay(&conn, &mut instance).await {
+                if let Err(fault) = self.replay(&conn, &mut made.instance).await {
                     conn.lose();
                     return Err(self.faulted(PrepareCall::NAME, None, &fault, pool));
                 }
             }
         }
-        lease.put(instance);
+        lease.put(made);
         Ok(())
     }
 
-    /// Replays the open of a connection on a fresh instance. The connection goes on.
+    /// Replays the open of a connection on a fresh instance. If the guest refuses, the connection
+    /// is lost.
     async fn replay(&self, conn: &Arc<Connection>, instance: &mut Instance) -> std::result::Result<(), Box<Fault>> {
-        let open =
-            OpenCall { readonly: conn.readonly, exportname: &conn.exportname, tls: conn.client().tls, replayed: true };
-        let refused = match instance.serve(replay_setup(&open), Some(conn), &open).await? {
-            Ok(handle) => {
-                conn.handle.store(handle, Relaxed);
-                let prepared = instance.serve(replay_setup(&PrepareCall), Some(conn), &PrepareCall).await?;
-                prepared.err().map(|_| PrepareCall::NAME)
-            }
-            Err(_) => Some(OpenCall::NAME),
-        };
-        if let Some(function) = refused {
+        if let Some(function) = replay_on(conn, instance).await? {
             tracing::error!("{}: {function} of a lost connection was refused", self.name());
             conn.lose();
         }
@@ -201,9 +198,8 @@ impl Filter {
 
     /// Gives an instance back after a call. If its memory has grown and it holds no state, it is
     /// dropped instead.
-    pub(super) fn finish(&self, mut lease: Lease<'_>) {
-        let replaceable = !self.traits.loses_state_with_instance() || self.model() == ThreadModel::Parallel;
-        if replaceable && lease.instance().is_some_and(|instance| instance.is_used_up()) {
+    pub(super) fn finish(&self, lease: Lease<'_>) {
+        if lease.made().is_some_and(|made| made.is_replaceable && made.instance.is_used_up()) {
             tracing::debug!("{}: an instance's memory has grown: it is replaced", self.name());
             return;
         }
@@ -216,7 +212,9 @@ impl Filter {
     /// EIO: the filter is suspended.
     #[inline]
     pub(super) fn admit(&self, breaker: &Breaker) -> Result<Pass> {
-        breaker.lets_through(|| self.shared.pulse.now()).ok_or_else(|| self.left_alone())
+        let pass = breaker.lets_through(|| self.shared.pulse.now());
+        let pass = pass.or_else(|| breaker.lets_through_after_reload(self.reloads.load(Relaxed)));
+        pass.ok_or_else(|| self.left_alone())
     }
 
     /// [`Filter::admit`] for a call that was let through and has waited since.
@@ -266,7 +264,8 @@ impl Filter {
 
     /// An instance of this pool is gone. Its connections are lost if their state was in it.
     fn lose_state(&self, pool: &InstancePool) {
-        if self.traits.loses_state_with_instance() && pool.is_single() {
+        let loses_state = pool.version().is_some_and(|version| version.traits.loses_state_with_instance());
+        if loses_state && pool.is_single() {
             for conn in pool.tenants() {
                 conn.lose();
             }
@@ -293,24 +292,27 @@ impl Filter {
     /// # Errors
     /// The guest's own, or ESHUTDOWN if the client leaves first.
     pub(super) async fn ask<E: ExportCall>(&self, below: NextLayer, call: E) -> Result<E::Answer> {
-        let place = WaitPolicy::inherited().wait(below.client(), &self.shared.stopping, self.pool.take(None)).await;
+        let (pool, _) = self.current()?;
+        let place = WaitPolicy::inherited().wait(below.client(), &self.shared.stopping, pool.take(None)).await;
         let lease = place.unwrap_or_else(|| Err(Errno::Eshutdown.into()))?;
-        self.ask_in(lease, Some(below), call, FaultReport::Log).await
+        self.ask_in(&pool, lease, Some(below), call, FaultReport::Log).await
     }
 
-    /// [`Filter::ask`] on a place that was leased already.
+    /// [`Filter::ask`] on a place of this pool that was leased already.
     pub(super) async fn ask_in<E: ExportCall>(
         &self,
+        pool: &InstancePool,
         mut lease: Lease<'_>,
         below: Option<NextLayer>,
         call: E,
         report: FaultReport,
     ) -> Result<E::Answer> {
         if lease.instance().is_none() {
-            self.fill(&mut lease, &self.pool).await?;
+            self.fill(&mut lease, pool).await?;
         }
+        let is_stateless = lease.made().is_some_and(|made| made.traits().is_stateless());
         let Some(instance) = lease.instance() else { return Err(Errno::Eio.into()) };
-        let holds_state = self.pool.is_single() && !self.traits.is_stateless();
+        let holds_state = pool.is_single() && !is_stateless;
         let state = if holds_state { InstanceState::Needed } else { InstanceState::Replaceable };
         match instance.serve(Setup { below, instance: state, ..call.setup() }, None, &call).await {
             Ok(answer) => {
@@ -324,7 +326,7 @@ impl Filter {
             Err(fault) => {
                 drop(lease);
                 Err(match report {
-                    FaultReport::Log => self.faulted(E::NAME, call.offset(), &fault, &self.pool),
+                    FaultReport::Log => self.faulted(E::NAME, call.offset(), &fault, pool),
                     FaultReport::Caller => {
                         Error::new(Errno::Eio, format!("{}: {}: {}", self.name(), E::NAME, fault.cause))
                     }
@@ -342,8 +344,9 @@ impl Filter {
             return Ok(());
         }
         let answer = async {
-            let lease = self.pool.take(None).await?;
-            self.ask_in(lease, None, call, FaultReport::Caller).await
+            let (pool, _) = self.current()?;
+            let lease = pool.take(None).await?;
+            self.ask_in(&pool, lease, None, call, FaultReport::Caller).await
         };
         match answer.await {
             Ok(Ok(())) => Ok(()),
@@ -362,35 +365,36 @@ pub(super) enum FaultReport {
     Caller,
 }
 
+/// Whether the state of this pool's connections is in its one instance and can be rebuilt by
+/// replaying their opens.
+pub(super) fn replays(version: &Version, pool: &InstancePool) -> bool {
+    pool.is_single() && version.traits.recovery == wit::Recovery::Replay && version.traits.exported.connection
+}
+
+/// Replays the open of a connection on a fresh instance. Returns the function that the guest
+/// refused, if it refused one.
+pub(super) async fn replay_on(
+    conn: &Arc<Connection>,
+    instance: &mut Instance,
+) -> std::result::Result<Option<&'static str>, Box<Fault>> {
+    let open =
+        OpenCall { readonly: conn.readonly, exportname: &conn.exportname, tls: conn.client().tls, replayed: true };
+    match instance.serve(replay_setup(&open), Some(conn), &open).await? {
+        Ok(handle) => {
+            conn.handle.store(handle, Relaxed);
+            let prepared = instance.serve(replay_setup(&PrepareCall), Some(conn), &PrepareCall).await?;
+            Ok(prepared.err().map(|_| PrepareCall::NAME))
+        }
+        Err(_) => Ok(Some(OpenCall::NAME)),
+    }
+}
+
 /// The setup of a call that replays a connection on a fresh instance.
 fn replay_setup(call: &impl ExportCall) -> Setup {
     Setup { kind: CallKind::Replay, ..call.setup() }
 }
 
-fn refused(name: &str, line: &str) -> ConfigError {
-    let line = one_line_within(line, 1000);
-    ConfigError::new(format!("{name}: {line}"))
-}
-
 /// The count for a message that is not logged each time.
 fn times(count: u64) -> String {
     if count > 1 { format!(" ({count} times so far)") } else { String::new() }
-}
-
-/// Creates an instance and gives it the parameters.
-async fn configured(
-    recipe: &Recipe,
-    shared: &Arc<FilterShared>,
-    params: &Arc<[(String, String)]>,
-) -> std::result::Result<Instance, String> {
-    let mut instance =
-        recipe.instantiate(shared).await.map_err(|fault| format!("cannot be started: {}", fault.cause))?;
-    let call = ConfigureCall { params };
-    match instance.serve(call.setup(), None, &call).await {
-        Ok(Ok(answer)) => answer?,
-        Ok(Err(error)) => return Err(format!("configure: {error}")),
-        Err(fault) => return Err(format!("configure: {}", fault.cause)),
-    }
-    instance.set_configured();
-    Ok(instance)
 }

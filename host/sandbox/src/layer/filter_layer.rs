@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbdkit_chain::{Layer, NextLayer};
-use rbdkit_plugin_api::{BoxFuture, ConfigError, ExportEntry, Handle, OpenArgs, Result, ThreadModel, Usage};
+use rbdkit_plugin_api::{
+    BoxFuture, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Result, ThreadModel, Usage,
+};
 use tokio::time::{Instant, timeout_at};
 
 use super::calls::CallServer;
@@ -87,7 +89,7 @@ impl Layer for FilterLayer {
     }
 
     fn free_spare(&self) {
-        self.0.pool().free_spare();
+        self.0.free_spare();
     }
 
     fn stop(&self) {
@@ -103,10 +105,15 @@ impl Layer for FilterLayer {
                 tracing::error!("{}: layers below it have not ended in time", self.0.name());
             }
             if self.0.exported().lifecycle {
-                match timeout_at(deadline, self.0.pool().take(None)).await {
+                let cleanup = async {
+                    let (pool, _) = self.0.current()?;
+                    let lease = timeout_at(deadline, pool.take(None)).await.map_err(|_| Errno::Etimedout)??;
                     // A fault is logged where it happens; nothing else is needed here.
-                    Ok(Ok(lease)) => drop(self.0.ask_in(lease, None, CleanupCall, FaultReport::Log).await),
-                    _ => tracing::error!("{}: no cleanup: its instances are busy", self.0.name()),
+                    let _ = self.0.ask_in(&pool, lease, None, CleanupCall, FaultReport::Log).await;
+                    Ok::<(), Error>(())
+                };
+                if cleanup.await.is_err() {
+                    tracing::error!("{}: no cleanup: its instances are busy", self.0.name());
                 }
             }
             self.0.shared.counters.log(self.0.name(), "at the end");

@@ -1,10 +1,14 @@
 //! What the chain sees of a filter: its layer, a connection's handle, and the instances that serve
 //! its calls.
 
+pub(super) mod answers;
 pub(super) mod breaker;
 pub(crate) mod calls;
 pub(crate) mod filter;
 pub(crate) mod filter_layer;
 pub(crate) mod handle;
+pub(super) mod migration;
 pub(super) mod offers;
 pub(crate) mod pool;
+pub(super) mod reload;
+pub(crate) mod version;

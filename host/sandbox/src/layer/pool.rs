@@ -18,6 +18,10 @@
 //! instance goes straight to the waiter whose turn it is, so a later caller cannot take it. The
 //! queue never holds a waiter that could have an instance.
 //!
+//! **Versions.** A pool makes its instances of one version of the filter's code
+//! ([`InstancePool::switch`] changes it). An instance of an earlier version ends its call, and is
+//! discarded when it comes back. That costs a request one comparison.
+//!
 //! A [`Lease`] is a place in the pool, with or without an instance in it. Dropping it gives the
 //! place back without the instance. This happens after a fault, and when a call is dropped before
 //! its end.
@@ -27,12 +31,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rbdkit_plugin_api::idle::IdlePool;
 use rbdkit_plugin_api::{Errno, Error, Result, lock};
 use tokio::sync::oneshot;
 
+use super::version::{Version, VersionInstance};
 use crate::connection::conn::Connection;
 use crate::guest::instance::Instance;
 
@@ -46,9 +51,11 @@ pub(super) struct InstancePool {
 
 #[derive(Default)]
 struct Places {
-    /// Boxed, because every request takes one out and puts it back: that moves a pointer and not
-    /// 500 bytes.
-    free: IdlePool<Box<Instance>>,
+    /// The version that instances are made of. None until the first one is known.
+    version: Option<Arc<Version>>,
+    /// Instances of that version. Boxed, because every request takes one out and puts it back: that
+    /// moves a pointer and not 500 bytes.
+    free: IdlePool<Box<VersionInstance>>,
     /// Places that are leased.
     leased: u32,
     /// Waiters that come before all requests.
@@ -122,7 +129,7 @@ pub(super) struct Lease<'a> {
     pool: &'a Arc<InstancePool>,
     /// None if the place is not counted for a connection.
     holder: Option<&'a Arc<Holder>>,
-    instance: Option<Box<Instance>>,
+    instance: Option<Box<VersionInstance>>,
     keep: bool,
 }
 
@@ -131,7 +138,7 @@ struct Handover {
     pool: Arc<InstancePool>,
     holder: Option<Arc<Holder>>,
     /// None once the waiter has taken it.
-    place: Option<Option<Box<Instance>>>,
+    place: Option<Option<Box<VersionInstance>>>,
 }
 
 impl Drop for Handover {
@@ -143,9 +150,14 @@ impl Drop for Handover {
 }
 
 /// Gives a place back, with the instance in it if there is one, and hands free places to waiters.
-fn give(pool: &Arc<InstancePool>, holder: Option<&Holder>, instance: Option<Box<Instance>>) {
+fn give(pool: &Arc<InstancePool>, holder: Option<&Holder>, instance: Option<Box<VersionInstance>>) {
     let mut places = pool.places();
-    places.take_back(holder, instance);
+    let outdated = places.take_back(holder, instance);
+    if let Some(outdated) = outdated {
+        drop(places);
+        outdated.discard();
+        places = pool.places();
+    }
     while places.has_waiters() {
         let Some((holder, waiter, instance)) = places.hand_on(pool.capacity) else { return };
         drop(places);
@@ -155,24 +167,36 @@ fn give(pool: &Arc<InstancePool>, holder: Option<&Holder>, instance: Option<Box<
         // The waiter has given up.
         if let Some(mut handover) = refused {
             let instance = handover.place.take().flatten();
-            places.take_back(handover.holder.as_deref(), instance);
+            let outdated = places.take_back(handover.holder.as_deref(), instance);
+            drop(places);
+            drop(outdated);
+            places = pool.places();
         }
     }
 }
 
 impl Places {
-    fn take_back(&mut self, holder: Option<&Holder>, instance: Option<Box<Instance>>) {
+    /// Takes a place back. Returns an instance of an earlier version, which the caller discards
+    /// after it has released the lock.
+    fn take_back(
+        &mut self,
+        holder: Option<&Holder>,
+        instance: Option<Box<VersionInstance>>,
+    ) -> Option<Box<VersionInstance>> {
         self.leased -= 1;
-        if let Some(instance) = instance {
-            self.free.put(instance);
-        }
         if let Some(holder) = holder {
             holder.remove();
         }
+        let instance = instance?;
+        if self.version.as_ref().is_some_and(|version| instance.is_of(version)) {
+            self.free.put(instance);
+            return None;
+        }
+        Some(instance)
     }
 
     /// Leases a place. None if there is no instance in it.
-    fn lease(&mut self, holder: Option<&Holder>) -> Option<Box<Instance>> {
+    fn lease(&mut self, holder: Option<&Holder>) -> Option<Box<VersionInstance>> {
         self.leased += 1;
         if let Some(holder) = holder {
             holder.add();
@@ -193,7 +217,7 @@ impl Places {
 
     /// Leases a place to the waiter whose turn it is, if one may have it.
     #[expect(clippy::type_complexity, reason = "taken apart where it is called")]
-    fn hand_on(&mut self, capacity: u32) -> Option<(Option<Arc<Holder>>, Waiter, Option<Box<Instance>>)> {
+    fn hand_on(&mut self, capacity: u32) -> Option<(Option<Arc<Holder>>, Waiter, Option<Box<VersionInstance>>)> {
         if self.leased >= capacity {
             return None;
         }
@@ -217,8 +241,61 @@ impl InstancePool {
         Arc::new(InstancePool { capacity, places: Mutex::default(), tenants: Mutex::default() })
     }
 
+    /// A pool for instances of this version, with the first of them.
+    pub(super) fn with_first(capacity: u32, version: &Arc<Version>, first: Box<VersionInstance>) -> Arc<InstancePool> {
+        let pool = InstancePool::new(capacity);
+        pool.switch(version, || true);
+        pool.add(first);
+        pool
+    }
+
     fn places(&self) -> MutexGuard<'_, Places> {
         lock(&self.places)
+    }
+
+    /// The version that instances are made of. None only before the first one is known.
+    pub(super) fn version(&self) -> Option<Arc<Version>> {
+        self.places().version.clone()
+    }
+
+    /// Makes instances of another version from now on, and discards the free ones of the earlier
+    /// version. Does nothing if `may` answers false, which is asked while no call can begin or end.
+    pub(super) fn switch(&self, version: &Arc<Version>, may: impl FnOnce() -> bool) -> bool {
+        let mut places = self.places();
+        if !may() {
+            return false;
+        }
+        let earlier = places.version.replace(Arc::clone(version));
+        let mut outdated = std::mem::take(&mut places.free);
+        drop(places);
+        while let Some(instance) = outdated.take() {
+            instance.discard();
+        }
+        drop(earlier);
+        true
+    }
+
+    /// Runs `act`, unless the pool has another version by now.
+    pub(super) fn if_still_of(&self, version: &Arc<Version>, act: impl FnOnce()) -> bool {
+        let places = self.places();
+        let same = places.version.as_ref().is_some_and(|now| Arc::ptr_eq(now, version));
+        if same {
+            act();
+        }
+        same
+    }
+
+    /// Adds an instance that is free. The pool drops it if it is not of the pool's version.
+    pub(super) fn add(&self, instance: Box<VersionInstance>) {
+        let mut places = self.places();
+        if places.version.as_ref().is_some_and(|version| instance.is_of(version)) {
+            places.free.put(instance);
+        }
+    }
+
+    /// How many instances it may have.
+    pub(super) fn capacity(&self) -> u32 {
+        self.capacity
     }
 
     /// Whether it has at most one instance.
@@ -240,7 +317,13 @@ impl InstancePool {
         lock(&self.tenants)
     }
 
-    /// Adds a connection whose calls this pool serves.
+    /// Whether connections are being opened or closed. Their state may already, or still, be in an
+    /// instance.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.lock_tenants().iter().filter_map(Weak::upgrade).any(|conn| !conn.is_live())
+    }
+
+    /// Adds a connection whose calls this pool serves, before it opens.
     pub(super) fn add_tenant(&self, conn: &Arc<Connection>) {
         let mut tenants = self.lock_tenants();
         tenants.retain(|known| known.strong_count() > 0);
@@ -254,10 +337,15 @@ impl InstancePool {
 
     /// The open connections whose calls this pool serves, oldest first.
     pub(super) fn tenants(&self) -> Vec<Arc<Connection>> {
-        let mut all: Vec<Arc<Connection>> = self.lock_tenants().iter().filter_map(Weak::upgrade).collect();
+        let mut all = self.all_tenants();
         all.retain(|conn| conn.is_live());
         all.sort_by_key(|conn| conn.id());
         all
+    }
+
+    /// The connections of [`InstancePool::tenants`], and those that are being opened or closed.
+    pub(super) fn all_tenants(&self) -> Vec<Arc<Connection>> {
+        self.lock_tenants().iter().filter_map(Weak::upgrade).collect()
     }
 
     /// A place, if one is free now. `holder` is the connection of a request; None for a call that
@@ -310,18 +398,33 @@ impl InstancePool {
 }
 
 impl<'a> Lease<'a> {
-    fn new(pool: &'a Arc<InstancePool>, holder: Option<&'a Arc<Holder>>, instance: Option<Box<Instance>>) -> Lease<'a> {
+    fn new(
+        pool: &'a Arc<InstancePool>,
+        holder: Option<&'a Arc<Holder>>,
+        instance: Option<Box<VersionInstance>>,
+    ) -> Lease<'a> {
         Lease { pool, holder, instance, keep: false }
     }
 
     /// The instance in this place.
     pub(crate) fn instance(&mut self) -> Option<&mut Instance> {
-        self.instance.as_deref_mut()
+        self.instance.as_deref_mut().map(|made| &mut made.instance)
+    }
+
+    /// The instance in this place, with its version.
+    #[inline]
+    pub(super) fn made(&self) -> Option<&VersionInstance> {
+        self.instance.as_deref()
+    }
+
+    /// Takes the instance out of this place.
+    pub(super) fn take(&mut self) -> Option<Box<VersionInstance>> {
+        self.instance.take()
     }
 
     /// Puts an instance into this place.
-    pub(crate) fn put(&mut self, instance: Box<Instance>) -> &mut Instance {
-        self.instance.insert(instance)
+    pub(super) fn put(&mut self, instance: Box<VersionInstance>) {
+        self.instance = Some(instance);
     }
 
     /// Gives the place back with the instance, for the next call.
@@ -339,88 +442,16 @@ impl Drop for Lease<'_> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn empty(holder: &Arc<Holder>, pool: &Arc<InstancePool>) -> u32 {
-        let mut leases = Vec::new();
-        while let Some(lease) = pool.try_take(Some(holder)) {
-            leases.push(lease);
+impl Drop for InstancePool {
+    fn drop(&mut self) {
+        // Its last connection has closed. If the pool's version was replaced, this may be the
+        // version's last instance.
+        let places = self.places.get_mut().unwrap_or_else(PoisonError::into_inner);
+        while let Some(instance) = places.free.take() {
+            instance.discard();
         }
-        leases.into_iter().map(std::mem::forget).count() as u32
-    }
-
-    #[test]
-    fn a_connection_that_holds_none_finds_one_left() {
-        let pool = InstancePool::new(128);
-        let holders: Vec<_> = (0..20).map(Holder::new).collect();
-        let each: Vec<u32> = holders.iter().map(|holder| empty(holder, &pool)).collect();
-        assert_eq!(each[..9], [64, 32, 16, 8, 4, 2, 1, 1, 0]);
-    }
-
-    #[test]
-    fn any_connection_may_have_the_only_instance() {
-        let pool = InstancePool::new(1);
-        let (one, other) = (Holder::new(1), Holder::new(2));
-        drop(pool.try_take(Some(&one)).unwrap());
-        assert_eq!((empty(&other, &pool), empty(&one, &pool)), (1, 0));
-        assert_eq!(pool.places().leased, 1);
-    }
-
-    #[test]
-    fn shares_level_out_as_places_come_back() {
-        let pool = InstancePool::new(30);
-        let (one, other) = (Holder::new(1), Holder::new(2));
-        let mut ones: Vec<_> = std::iter::from_fn(|| pool.try_take(Some(&one))).collect();
-        let mut others: Vec<_> = std::iter::from_fn(|| pool.try_take(Some(&other))).collect();
-        assert_eq!((ones.len(), others.len()), (15, 8));
-        for _ in 0..100 {
-            // Each ends a request and begins as many as it may.
-            ones.pop();
-            ones.extend(std::iter::from_fn(|| pool.try_take(Some(&one))));
-            others.pop();
-            others.extend(std::iter::from_fn(|| pool.try_take(Some(&other))));
-        }
-        assert!((9..=11).contains(&ones.len()) && (9..=11).contains(&others.len()), "{} {}", ones.len(), others.len());
-        drop((ones, others));
-        assert_eq!(pool.places().leased, 0);
-    }
-
-    /// Polls once.
-    fn now<'a>(take: &mut std::pin::Pin<Box<impl Future<Output = Result<Lease<'a>>>>>) -> Option<Lease<'a>> {
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        match take.as_mut().poll(&mut context) {
-            std::task::Poll::Ready(lease) => Some(lease.unwrap()),
-            std::task::Poll::Pending => None,
-        }
-    }
-
-    #[test]
-    fn connections_take_turns_and_one_without_an_instance_is_first() {
-        let pool = InstancePool::new(2);
-        let (greedy, modest, late) = (Holder::new(1), Holder::new(2), Holder::new(3));
-        let first = pool.try_take(Some(&greedy)).unwrap();
-        let second = pool.try_take(Some(&modest)).unwrap();
-        // Two requests of the first in the queue, then one each of others.
-        let mut again: Vec<_> = (0..2).map(|_| Box::pin(pool.take(Some(&greedy)))).collect();
-        let mut other = Box::pin(pool.take(Some(&late)));
-        let mut service = Box::pin(pool.take(None));
-        assert!(again.iter_mut().all(|take| now(take).is_none()));
-        assert!(now(&mut other).is_none() && now(&mut service).is_none());
-        drop(second);
-        let service = now(&mut service).expect("before all requests");
-        drop(service);
-        let other = now(&mut other).expect("it has none");
-        assert!(again.iter_mut().all(|take| now(take).is_none()));
-        drop(first);
-        let granted = again.iter_mut().filter_map(now).collect::<Vec<_>>();
-        assert_eq!(granted.len(), 1, "in the order of asking");
-        // A waiter that gives up leaves no place behind, also if it has it already.
-        drop(other);
-        drop(granted);
-        drop(again);
-        let places = pool.places();
-        assert_eq!((places.leased, places.has_waiters()), (0, false));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,7 +44,7 @@ const REFUSED: i32 = 3;
 
 /// The most compiled code, in bytes. Code is usually three to five times as large as its component,
 /// and twenty times for tiny ones.
-pub(super) const MAX_CODE_BYTES: u64 = 1 << 30;
+pub const MAX_CODE_BYTES: u64 = 1 << 30;
 
 /// How many bytes of the child's standard error are read.
 const MAX_COMPLAINT_BYTES: u64 = 4096;
@@ -140,6 +140,8 @@ fn child(seconds: u64, memory: u64, extras: CodeExtras) -> Result<(), LoadError>
     limit(Resource::Core, 0)?;
     limit(Resource::Fsize, 0)?;
     limit(Resource::Nofile, 16)?;
+    // It must not compile on for a helper that has ended.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     // Making the engine reads files to find the processor's features. So the process is confined
     // after that, but before it reads the component.
     let engine = engine::engine(extras).map_err(|error| failed(error.to_string()))?;

@@ -27,6 +27,9 @@ pub enum LoadError {
     /// It failed when it was asked to describe itself.
     #[error("{0}")]
     Guest(String),
+    /// It cannot replace the version that is running.
+    #[error("{0}")]
+    Replacement(String),
 }
 
 impl LoadError {

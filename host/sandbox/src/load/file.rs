@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::error::LoadError;
 
 /// The largest component, in bytes. Interpreters with a standard library take 18 MiB.
-pub(crate) const MAX_COMPONENT_BYTES: usize = 64 << 20;
+pub const MAX_COMPONENT_BYTES: usize = 64 << 20;
 
 /// How many seconds to wait for the next bytes of a pipe. The other end of `<(make-a-filter)` may
 /// be a compiler at work.

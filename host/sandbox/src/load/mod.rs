@@ -9,4 +9,5 @@ pub(crate) mod error;
 pub(crate) mod file;
 pub(crate) mod footprint;
 pub(crate) mod mismatch;
+pub(crate) mod replacement;
 mod strip;

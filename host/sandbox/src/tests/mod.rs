@@ -11,6 +11,7 @@ mod faults;
 mod gone;
 mod life;
 mod long_chain;
+mod reload;
 mod requests;
 mod speed;
 mod stopping;

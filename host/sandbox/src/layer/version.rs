@@ -1,0 +1,179 @@
+//! One version of a filter's code, and the instances that are made of it.
+//!
+//! A filter begins with one version. Each reload makes another one. What uses a version has an
+//! `Arc` of it: a pool that makes new instances of it, and every instance. When the last of them is
+//! dropped, nothing runs this code any more, and [`VersionEnd::unused`] is set.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
+
+use rbdkit_plugin_api::text::one_line_within;
+use rbdkit_plugin_api::{ConfigError, Flag, ThreadModel, lock};
+
+use crate::connection::bindings::host::types as wit;
+use crate::connection::counters::{Counted, Counters};
+use crate::connection::shared::FilterShared;
+use crate::guest::export_calls::{ConfigureCall, ExportCall, ThreadModelCall};
+use crate::guest::exported::Exported;
+use crate::guest::instance::{Instance, Recipe};
+
+/// The parts of a component's description that the layer acts on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FilterTraits {
+    pub(crate) exported: Exported,
+    pub(crate) model: ThreadModel,
+    pub(crate) recovery: wit::Recovery,
+    /// It may replace the layer below.
+    pub(crate) reopens: bool,
+    /// It imports functions on the state of scopes.
+    pub(crate) keeps_state: bool,
+}
+
+impl FilterTraits {
+    /// Whether connections need nothing that is in an instance's own memory.
+    pub(super) fn is_stateless(&self) -> bool {
+        self.recovery == wit::Recovery::Stateless
+    }
+
+    /// Whether a connection's state is lost with the instance that held it.
+    pub(super) fn loses_state_with_instance(&self) -> bool {
+        self.recovery == wit::Recovery::Lost
+    }
+}
+
+/// A version of a filter's code.
+pub(super) struct Version {
+    pub(super) traits: FilterTraits,
+    pub(super) recipe: Arc<Recipe>,
+    pub(super) end: Arc<VersionEnd>,
+}
+
+/// What is known of a version when nothing uses it any more.
+pub(super) struct VersionEnd {
+    /// No pool and no instance uses the version.
+    pub(super) unused: Flag,
+    /// The instance that was discarded last, for the call of `cleanup`. None if the filter does not
+    /// export that.
+    last: Mutex<Option<Instance>>,
+    _counted: Counted,
+}
+
+impl VersionEnd {
+    fn new(counters: &Counters) -> Arc<VersionEnd> {
+        let counted = Counted::new(&counters.versions);
+        counters.most_versions.fetch_max(counters.versions.load(Relaxed), Relaxed);
+        Arc::new(VersionEnd { unused: Flag::default(), last: Mutex::default(), _counted: counted })
+    }
+
+    /// Takes the instance that was discarded last.
+    pub(super) fn take_last(&self) -> Option<Instance> {
+        lock(&self.last).take()
+    }
+}
+
+impl Drop for Version {
+    fn drop(&mut self) {
+        self.end.unused.set();
+    }
+}
+
+/// An instance, and the version that it was made of.
+pub(super) struct VersionInstance {
+    pub(super) instance: Instance,
+    /// Another instance may take its place at any time. It is here, and not in the version, because
+    /// every request reads it.
+    pub(super) is_replaceable: bool,
+    version: Arc<Version>,
+}
+
+impl VersionInstance {
+    fn new(instance: Instance, version: &Arc<Version>) -> VersionInstance {
+        let traits = &version.traits;
+        let is_replaceable = !traits.loses_state_with_instance() || traits.model == ThreadModel::Parallel;
+        VersionInstance { instance, is_replaceable, version: Arc::clone(version) }
+    }
+
+    /// Whether it was made of this version.
+    #[inline]
+    pub(super) fn is_of(&self, version: &Arc<Version>) -> bool {
+        Arc::ptr_eq(&self.version, version)
+    }
+
+    #[inline]
+    pub(super) fn traits(&self) -> &FilterTraits {
+        &self.version.traits
+    }
+
+    /// Drops an instance that no pool takes any more.
+    pub(super) fn discard(self) {
+        if self.version.traits.exported.lifecycle {
+            let earlier = lock(&self.version.end.last).replace(self.instance);
+            drop(earlier);
+        }
+    }
+}
+
+impl Version {
+    /// Makes the first instance of the code, gives it the parameters and asks it for the thread
+    /// model.
+    ///
+    /// # Errors
+    /// The guest's own line, or what was wrong with it.
+    pub(super) async fn first(
+        shared: &Arc<FilterShared>,
+        recipe: Arc<Recipe>,
+        mut traits: FilterTraits,
+        params: &Arc<[(String, String)]>,
+    ) -> Result<(Arc<Version>, Box<VersionInstance>), ConfigError> {
+        let name = &shared.name;
+        let end = VersionEnd::new(&shared.counters);
+        let mut instance = configured(&recipe, shared, params).await.map_err(|why| refused(name, &why))?;
+        if traits.exported.threading {
+            match instance.serve(ThreadModelCall.setup(), None, &ThreadModelCall).await {
+                Ok(Ok(answer)) => traits.model = answer.into(),
+                Ok(Err(error)) => return Err(refused(name, &format!("thread-model: {error}"))),
+                Err(fault) => return Err(refused(name, &format!("thread-model: {}", fault.cause))),
+            }
+        }
+        let version = Arc::new(Version { traits, recipe, end });
+        let first = Box::new(VersionInstance::new(instance, &version));
+        Ok((version, first))
+    }
+
+    /// A further instance, with the parameters.
+    ///
+    /// # Errors
+    /// The guest's own line, or what was wrong with it.
+    pub(super) async fn instance(
+        self: &Arc<Version>,
+        shared: &Arc<FilterShared>,
+        params: &Arc<[(String, String)]>,
+    ) -> Result<Box<VersionInstance>, String> {
+        let instance = configured(&self.recipe, shared, params).await?;
+        Ok(Box::new(VersionInstance::new(instance, self)))
+    }
+}
+
+/// The error of a filter that refuses its configuration.
+pub(super) fn refused(name: &str, line: &str) -> ConfigError {
+    let line = one_line_within(line, 1000);
+    ConfigError::new(format!("{name}: {line}"))
+}
+
+/// Creates an instance and gives it the parameters.
+pub(super) async fn configured(
+    recipe: &Recipe,
+    shared: &Arc<FilterShared>,
+    params: &Arc<[(String, String)]>,
+) -> Result<Instance, String> {
+    let mut instance =
+        recipe.instantiate(shared).await.map_err(|fault| format!("cannot be started: {}", fault.cause))?;
+    let call = ConfigureCall { params };
+    match instance.serve(call.setup(), None, &call).await {
+        Ok(Ok(answer)) => answer?,
+        Ok(Err(error)) => return Err(format!("configure: {error}")),
+        Err(fault) => return Err(format!("configure: {}", fault.cause)),
+    }
+    instance.set_configured();
+    Ok(instance)
+}
