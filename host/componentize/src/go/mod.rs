@@ -174,3 +174,110 @@ fn with_flag_set(realloc: u32, flag: u32) -> Function {
     body.call(realloc).i32_const(0).global_set(flag).end();
     function
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WIT: &str = "package a:b;\ninterface lists {\n  get: func() -> list<u8>;\n}\nworld w {\n  import lists;\n  \
+                       export run: func();\n}\n";
+
+    /// What Go's linker makes, in small: `custom` is the name of its section.
+    fn module(custom: &str, realloc: &str) -> Vec<u8> {
+        let text = format!(
+            r#"(module (@custom "{custom}" "id")
+                (import "wasi_snapshot_preview1" "clock_time_get" (func $time (param i32 i64 i32) (result i32)))
+                (import "a:b/lists" "get" (func $get (param i32)))
+                (memory (export "memory") 1)
+                (global $next (mut i32) (i32.const 1024))
+                (func $realloc {realloc} (param i32 i32 i32 i32) (result i32)
+                    (drop (call $time (i32.const 1) (i64.const 0) (i32.const 0)))
+                    (global.get $next))
+                (func (export "run") (call $get (i32.const 16))))"#
+        );
+        let mut module = wat::parse_str(text).unwrap();
+        let mut resolve = Resolve::default();
+        let package = resolve.push_str("w.wit", WIT).unwrap();
+        let world = resolve.select_world(&[package], None).unwrap();
+        wit_component::embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+        module
+    }
+
+    const EXPORTED: &str = r#"(export "cabi_realloc")"#;
+
+    /// The interfaces that a component imports.
+    fn imports(component: &[u8]) -> Vec<String> {
+        let mut names = Vec::new();
+        for payload in Parser::new(0).parse_all(component) {
+            if let Payload::ComponentImportSection(imports) = payload.unwrap() {
+                names.extend(imports.into_iter().map(|import| import.unwrap().name.name.to_owned()));
+            }
+        }
+        names
+    }
+
+    /// How many modules of a component export the flag.
+    fn flags(component: &[u8]) -> usize {
+        let with = Parser::new(0).parse_all(component).filter(|payload| match payload.as_ref().unwrap() {
+            Payload::ExportSection(exports) => exports.clone().into_iter().any(|export| export.unwrap().name == FLAG),
+            _ => false,
+        });
+        with.count()
+    }
+
+    #[test]
+    fn a_module_of_go_gets_the_adapter_that_looks_at_the_flag() {
+        let component = crate::componentize(&module(BUILD_ID, EXPORTED)).unwrap();
+        let ours = imports(&component);
+        let clocks = ["wasi:clocks/monotonic-clock@0.2.0", "wasi:clocks/wall-clock@0.2.0"];
+        // What the module does not use is not part of the component.
+        assert_eq!(ours, [&["a:b/lists"], &clocks[..]].concat());
+        assert_eq!(flags(&component), 1, "the main module exports the flag, and the adapter imports it");
+    }
+
+    #[test]
+    fn other_modules_stay_as_they_are() {
+        let module = module("other", EXPORTED);
+        assert!(!made(&module));
+        let component = crate::componentize(&module).unwrap();
+        assert_eq!(flags(&component), 0);
+        // The adapter of wasmtime is of a later version than 0.2.0.
+        assert!(!imports(&component).contains(&"wasi:clocks/wall-clock@0.2.0".to_owned()));
+    }
+
+    #[test]
+    fn only_cabi_realloc_and_what_is_new_differ() {
+        let module = module(BUILD_ID, EXPORTED);
+        let with = with_flag(&module).unwrap();
+        wasmparser::Validator::new().validate_all(&with).unwrap();
+        let (before, after) = (Survey::of(&module).unwrap(), Survey::of(&with).unwrap());
+        assert_eq!(after.functions[..before.functions.len()], before.functions);
+        assert_eq!((after.functions.len(), after.globals), (before.functions.len() + 1, before.globals + 1));
+        assert_eq!((before.realloc, after.realloc), (Some(2), Some(4)));
+    }
+
+    #[test]
+    fn each_function_of_preview_1_is_there() {
+        let adapter = adapter().unwrap();
+        let exported = Parser::new(0).parse_all(&adapter).find_map(|payload| match payload.unwrap() {
+            Payload::ExportSection(exports) => Some(exports.count()),
+            _ => None,
+        });
+        assert_eq!(exported, Some(46));
+    }
+
+    #[test]
+    fn what_is_no_module_of_go_is_an_error() {
+        let error = with_flag(&module(BUILD_ID, "")).unwrap_err();
+        assert_eq!(error.to_string(), "a module of Go that has no cabi_realloc of its own");
+        let module = module(BUILD_ID, EXPORTED);
+        assert!(with_flag(&module[..module.len() - 1]).is_err());
+        for length in 0..module.len() {
+            // Cut short between sections it may be a module still.
+            let _ = with_flag(&module[..length]);
+            let mut damaged = module.clone();
+            damaged[length] ^= 0x55;
+            let _ = with_flag(&damaged);
+        }
+    }
+}
