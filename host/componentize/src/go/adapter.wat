@@ -1,14 +1,14 @@
 ;; WASI's preview 1 for modules that Go has made.
 ;;
 ;; Go's collector may run whenever memory is allocated, and its runtime reads the clock then. Memory is
-;; also allocated while the host returns a list, and an instance that calls the host at that time
+;; also allocated while the host passes a list, and an instance that calls the host at that time
 ;; traps. So nothing here calls the host while $allocating is set: clocks go on from what they showed
 ;; last, waiting ends at once, and texts are dropped.
 ;;
 ;; There are no files. The errors are those of preview 1: 6 again, 8 badf, 28 inval, 29 io.
 (module
   (import "env" "memory" (memory 0))
-  ;; Whether the host allocates memory for a list. See mod.rs.
+  ;; Whether the host allocates memory for a list, or frees one. See mod.rs.
   (import "__main_module__" "rbdkit_allocating" (global $allocating (mut i32)))
   (import "wasi:cli/exit@0.2.0" "exit" (func $exit (param i32)))
   (import "wasi:cli/stdout@0.2.0" "get-stdout" (func $stdout (result i32)))
