@@ -40,7 +40,9 @@ mod seccomp_filter;
 mod system_calls;
 mod threads;
 
-use rbdkit_plugin_api::AccessRights;
+use std::path::PathBuf;
+
+use rbdkit_plugin_api::{AccessRights, Network};
 
 pub use file_size::survive_the_file_size_limit;
 pub use needs::ConfinementNeeds;
@@ -72,6 +74,16 @@ pub fn confine_compiler() {
     }
     // If either fails, the child's resource limits still hold.
     let _ = seccomp_filter::for_compiler();
+}
+
+/// Confines the child process that talks to a registry: it can use its pipes and the network, and
+/// read the files of name resolution and certificates, those in `certificates` too.
+pub fn confine_web_client(certificates: &[PathBuf]) {
+    if let Ok(rules) = landlock_rules::for_web_client(certificates) {
+        let _ = landlock_rules::restrict_thread(rules);
+    }
+    // If either fails, the child's resource limits still hold.
+    let _ = seccomp_filter::for_server(&Network::Any, &ConfinementNeeds::default());
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::cli::{self, FilterFault, FilterLimit, FilterSource, Plan};
 use crate::registry;
+use crate::startup::pulled::Registries;
 
 /// Makes the configured layers. The plugin is ready to serve; the filters' `get-ready` has not run
 /// yet.
@@ -29,7 +30,7 @@ pub fn chain(plan: &Plan, fatal: &Arc<Notify>) -> Result<Arc<Chain>, ConfigError
         FilterFault::Disconnect => OnFault::Disconnect,
         FilterFault::Exit => OnFault::Exit(Arc::clone(fatal)),
     };
-    let modules = load(&plan.filters, &plan.filter_limits, on_fault)?;
+    let modules = load(plan, on_fault)?;
     let stack = declared(&modules, info);
     let assignment = assign(&stack, &plan.params, &plan.filter_params, Missing::Refused)?;
     let limits = limits(&stack, &plan.filter_limits)?;
@@ -61,7 +62,8 @@ fn plugin(info: &PluginInfo, params: &[(String, OsString)]) -> Result<Box<dyn Pl
 ///
 /// # Errors
 /// One line that names the filter.
-pub fn load(sources: &[FilterSource], changes: &[FilterLimit], on_fault: OnFault) -> Result<Vec<Module>, ConfigError> {
+pub fn load(plan: &Plan, on_fault: OnFault) -> Result<Vec<Module>, ConfigError> {
+    let (sources, changes) = (&plan.filters, &plan.filter_limits);
     if sources.is_empty() {
         return Ok(Vec::new());
     }
@@ -75,18 +77,26 @@ pub fn load(sources: &[FilterSource], changes: &[FilterLimit], on_fault: OnFault
     let limits = limits.server;
     let compiler = Compiler::Child(limits.compile);
     let host = Host::new(Options { on_fault, compiler, limits, ..Options::default() })?;
-    sources.iter().map(|source| load_one(&host, source)).collect()
+    let registries = Registries::new(&plan.registries)?;
+    sources.iter().map(|source| load_one(&host, source, &registries)).collect()
 }
 
-fn load_one(host: &Arc<Host>, source: &FilterSource) -> Result<Module, ConfigError> {
+fn load_one(host: &Arc<Host>, source: &FilterSource, registries: &Registries) -> Result<Module, ConfigError> {
     match source {
         FilterSource::Named(name) => host.load(name, registry::filter(name)?),
+        FilterSource::Registry(reference) => {
+            let component = registries.pull(reference)?;
+            let module = host.load(&reference.to_string(), &component)?;
+            warn_of_a_known_name(&module.description().name, &reference.to_string(), &component);
+            Ok(module)
+        }
         FilterSource::File { path, sha256 } => {
+            registries.refuse_file(path)?;
             let component = read_component(path)
                 .map_err(|why| ConfigError::new(format!("cannot open filter '{}': {why}", path.display())))?;
             check_digest(path, &component, sha256.as_ref())?;
             let module = host.load(&path.display().to_string(), &component)?;
-            warn_of_a_known_name(&module.description().name, path, &component);
+            warn_of_a_known_name(&module.description().name, &path.display().to_string(), &component);
             Ok(module)
         }
     }
@@ -94,12 +104,11 @@ fn load_one(host: &Arc<Host>, source: &FilterSource) -> Result<Module, ConfigErr
 
 /// A file may take the name of a built-in filter, for example to try out a change of it. Then its
 /// messages look like those of the built-in filter, so the log says once which file it is.
-fn warn_of_a_known_name(name: &str, path: &Path, component: &[u8]) {
+fn warn_of_a_known_name(name: &str, from: &str, component: &[u8]) {
     let is_another = registry::filter(name).is_ok_and(|built_in| built_in != component);
     if is_another {
         tracing::warn!(
-            "filter '{}' (sha256:{}) calls itself {name}, and is not the built-in filter of that name",
-            path.display(),
+            "filter '{from}' (sha256:{}) calls itself {name}, and is not the built-in filter of that name",
             hex::encode(Sha256::digest(component))
         );
     }
