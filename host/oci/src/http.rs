@@ -170,6 +170,14 @@ impl Http {
         easy.signal(false)?;
         easy.timeout(left)?;
         easy.connect_timeout(CONNECT_TIMEOUT.min(left))?;
+        // libcurl itself takes these from the environment only where it was built without a place for
+        // certificates.
+        if let Some(file) = std::env::var_os("SSL_CERT_FILE") {
+            easy.cainfo(file)?;
+        }
+        if let Some(directory) = std::env::var_os("SSL_CERT_DIR") {
+            easy.capath(directory)?;
+        }
         let mut list = List::new();
         for header in headers {
             list.append(header)?;
@@ -202,7 +210,7 @@ fn failure(error: &curl::Error, received: usize) -> Failure {
         return Failure::Other(format!("ends the connection after {received} bytes, before the answer is whole"));
     }
     let why = match error.extra_description() {
-        Some(extra) => format!("cannot be reached: {} ({})", error.description(), shown(extra)),
+        Some(extra) => format!("cannot be reached: {}", shown(extra)),
         None => format!("cannot be reached: {}", error.description()),
     };
     match error.is_ssl_connect_error() || error.is_got_nothing() || error.is_recv_error() {

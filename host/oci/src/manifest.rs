@@ -71,8 +71,8 @@ struct Manifest {
     media_type: Option<String>,
     config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -81,14 +81,14 @@ struct Descriptor {
     media_type: String,
     digest: String,
     size: u64,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 impl Descriptor {
     fn new(media_type: &str, blob: &Blob) -> Descriptor {
         let (media_type, digest) = (media_type.to_owned(), blob.digest.to_string());
-        Descriptor { media_type, digest, size: blob.size, annotations: BTreeMap::new() }
+        Descriptor { media_type, digest, size: blob.size, annotations: None }
     }
 
     fn blob(&self, what: &str, limit: u64) -> Result<Blob, Error> {
@@ -149,7 +149,7 @@ pub fn parse_signatures(bytes: &[u8]) -> Result<Vec<SignatureLayer>, Error> {
     let (_, layers) = parse(bytes)?;
     let signatures = layers.iter().filter(|layer| layer.media_type == SIGNED_TEXT);
     let signature = |layer: &Descriptor| {
-        let signature = layer.annotations.get(SIGNATURE)?.clone();
+        let signature = layer.annotations.as_ref()?.get(SIGNATURE)?.clone();
         Some(layer.blob("a signed text", MAX_PAYLOAD_BYTES).map(|payload| SignatureLayer { payload, signature }))
     };
     signatures.filter_map(signature).take(MAX_SIGNATURES).collect()
@@ -164,7 +164,7 @@ pub fn of_component(config: &Blob, component: &Blob, annotations: BTreeMap<Strin
         media_type: Some(MANIFEST.into()),
         config: Some(Descriptor::new(CONFIG, config)),
         layers: Some(layers),
-        annotations,
+        annotations: Some(annotations),
     })
 }
 
@@ -172,7 +172,7 @@ pub fn of_component(config: &Blob, component: &Blob, annotations: BTreeMap<Strin
 #[must_use]
 pub fn of_signatures(config: &Blob, signatures: &[SignatureLayer]) -> Vec<u8> {
     let layer = |each: &SignatureLayer| {
-        let annotations = BTreeMap::from([(SIGNATURE.to_owned(), each.signature.clone())]);
+        let annotations = Some(BTreeMap::from([(SIGNATURE.to_owned(), each.signature.clone())]));
         Descriptor { annotations, ..Descriptor::new(SIGNED_TEXT, &each.payload) }
     };
     write(&Manifest {
@@ -180,7 +180,7 @@ pub fn of_signatures(config: &Blob, signatures: &[SignatureLayer]) -> Vec<u8> {
         media_type: Some(MANIFEST.into()),
         config: Some(Descriptor::new(IMAGE_CONFIG, config)),
         layers: Some(signatures.iter().map(layer).collect()),
-        annotations: BTreeMap::new(),
+        annotations: None,
     })
 }
 
@@ -266,6 +266,18 @@ mod tests {
         let signatures = vec![SignatureLayer { payload: Blob::of(b"text"), signature: "c2ln".into() }; 2];
         let bytes = of_signatures(&Blob::of(&signatures_config(&signatures)), &signatures);
         assert_eq!(parse_signatures(&bytes).unwrap(), signatures);
+    }
+
+    /// Its fields are those that `wkg` and Go's libraries write: some that we do not, and nulls.
+    #[test]
+    fn a_manifest_of_another_program_is_read() {
+        let digest = Digest::of(b"x");
+        let text = format!(
+            r#"{{"schemaVersion":2,"artifactType":"application/vnd.wasm.component.v1+wasm","config":{{"mediaType":
+            "{CONFIG}","digest":"{digest}","size":9,"annotations":null}},"layers":[{{"mediaType":"{LAYER}","digest":
+            "{digest}","size":1,"urls":null,"annotations":{{"a":"b"}}}}],"subject":null,"annotations":null}}"#
+        );
+        assert_eq!(parse_component(text.as_bytes()).unwrap(), Blob::of(b"x"));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -219,7 +219,13 @@ fn pem(label: &str, der: &[u8]) -> String {
 
 fn write_new(path: &Path, mode: u32, text: &str) -> Result<(), Error> {
     let write = || OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?.write_all(text.as_bytes());
-    write().map_err(|error| Error::File { path: path.to_path_buf(), why: rbdkit_plugin_api::text::plain(&error) })
+    write().map_err(|error| {
+        let why = match error.kind() {
+            ErrorKind::AlreadyExists => "exists already, and keys are not overwritten".into(),
+            _ => rbdkit_plugin_api::text::plain(&error),
+        };
+        Error::File { path: path.to_path_buf(), why }
+    })
 }
 
 fn read_key_file(path: &Path) -> Result<Vec<u8>, Error> {
@@ -325,7 +331,7 @@ OSWS1X9vPavpiQOoTTGC0xX57OojUadxF1cdQmrsiReWg2Wn4FneJfa8xw==
         assert_eq!(fs::metadata(&key).unwrap().mode() & 0o777, 0o600);
         let before = fs::read(&key).unwrap();
         let error = make_keys(&key, &dir.path().join("new.pub")).unwrap_err().to_string();
-        assert!(error.ends_with("k.key: File exists"), "{error}");
+        assert!(error.ends_with("k.key: exists already, and keys are not overwritten"), "{error}");
         assert_eq!(fs::read(&key).unwrap(), before);
         // The second file is in the way: the first does not stay.
         assert!(make_keys(&dir.path().join("new.key"), &public).is_err());
@@ -356,6 +362,8 @@ OSWS1X9vPavpiQOoTTGC0xX57OojUadxF1cdQmrsiReWg2Wn4FneJfa8xw==
         assert!(private("-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\n").contains("is encrypted"));
         assert!(private(&pem("PRIVATE KEY", b"x")).ends_with("is not a private key of the curve P-256 (ECDSA)"));
         assert!(private(&pem("EC PRIVATE KEY", b"x")).contains("openssl pkcs8"));
-        assert!(PublicKey::read(Path::new("/nowhere")).unwrap_err().to_string().starts_with("/nowhere: No such file"));
+        assert!(
+            PublicKey::read(Path::new("/proc/nowhere")).unwrap_err().to_string().starts_with("/proc/nowhere: No such")
+        );
     }
 }

@@ -32,7 +32,7 @@ impl Registries {
             .map_err(|why| ConfigError::new(format!("cannot pull filter '{reference}': {why}")))?;
         if reference.digest.is_none() {
             tracing::warn!(
-                "filter '{reference}' may be another one tomorrow: pin it with --wasm-filter {}",
+                "filter '{reference}' is not pinned, and its tag may be moved: pin it with --wasm-filter {}",
                 reference.pinned(pulled.digest)
             );
         }

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use rbdkit_slow_server::Identity;
+use rbdkit_tests::server::{children, program};
 use rbdkit_tests::wait::{self, Lines};
 
 use crate::Place;
@@ -257,6 +258,42 @@ fn a_registry_that_drips_does_not_hold_us_beyond_the_deadline() {
     assert_eq!(line, "takes too long");
     // It would drip for hours.
     assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
+}
+
+/// Whatever a registry does to libcurl or the TLS library, it does it there.
+#[test]
+fn the_process_that_talks_to_a_registry_can_do_little() {
+    let place = Place::new();
+    let fake = Fake::lying(|of_manifest| of_manifest.then(|| Reply::Drip(announcing(1 << 20, b"{"))));
+    let mut tool = Command::new(program().with_file_name("rbdkit-filter"))
+        .args(["pull", &fake.reference()])
+        .current_dir(place.path(""))
+        .env("XDG_CACHE_HOME", place.path("cache"))
+        .env("DOCKER_CONFIG", place.path("docker"))
+        .env("SECRET", "geheim")
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the tool starts");
+    wait::until("the registry was asked", || !fake.heads().is_empty());
+    let children = children(tool.id());
+    let [child] = children[..] else { panic!("{children:?}") };
+    let of_child = |what: &str| std::fs::read_to_string(format!("/proc/{child}/{what}")).expect("readable");
+    let (status, limits, environment) = (of_child("status"), of_child("limits"), of_child("environ"));
+    for part in ["NoNewPrivs:\t1\n", "Seccomp:\t2\n"] {
+        assert!(status.contains(part), "{part:?}: {status}");
+    }
+    let limit = |name: &str| {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).expect("a limit");
+        line.split_whitespace().next().expect("a value").to_owned()
+    };
+    let limits = ["Max cpu time", "Max file size", "Max address space", "Max open files"].map(limit);
+    assert_eq!(limits, ["60", "0", "1073741824", "64"]);
+    assert!(!environment.contains("geheim") && !environment.contains("HOME"), "{environment:?}");
+    tool.kill().expect("it runs");
+    let _ = wait::finish(wait::TIMEOUT, "the tool ends", tool);
+    // It does not outlive the tool for long: its pipe is closed.
+    fake.close();
+    wait::until("the child ends", || !std::path::Path::new(&format!("/proc/{child}")).exists());
 }
 
 /// `openssl s_server -HTTP` answers with files that have the head of an answer in them.

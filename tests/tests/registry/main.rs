@@ -42,7 +42,11 @@ impl Place {
         let mut command = Command::new(program().with_file_name("rbdkit-filter"));
         command.args(arguments).current_dir(self.0.path());
         command.env("XDG_CACHE_HOME", self.path("cache")).env("DOCKER_CONFIG", self.path("docker"));
-        command.env("SSL_CERT_FILE", self.path("localhost.pem")).env_remove("REGISTRY_AUTH_FILE");
+        command.env_remove("REGISTRY_AUTH_FILE");
+        // Of the one test with TLS.
+        if self.path("localhost.pem").exists() {
+            command.env("SSL_CERT_FILE", self.path("localhost.pem"));
+        }
         wait::output_within(LIMIT, &mut command)
     }
 
