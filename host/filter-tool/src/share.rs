@@ -23,7 +23,8 @@ pub struct RegistryOptions {
     #[arg(long)]
     plain_http: bool,
     /// Give up after this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
     /// Print JSON, for programs
     #[arg(long)]
@@ -51,7 +52,7 @@ pub fn push(file: &Path, reference: &str, sign: Option<&Path>, options: &Registr
     let annotations = annotations(module.description());
     let digest = rbdkit_oci::push(&bytes, annotations, &target, options.access(), key.as_ref()).map_err(failed)?;
     let signer = key.map(|key| key.public()).transpose()?;
-    report("pushed", &Report { reference: &target, digest, component: &bytes, file, signer }, options.format());
+    report("pushed", &Shared { reference: &target, digest, component: &bytes, file, signer }, options.format());
     Ok(())
 }
 
@@ -72,7 +73,7 @@ pub fn pull(reference: &str, file: Option<PathBuf>, key: Option<&Path>, options:
     let file = file.unwrap_or_else(|| PathBuf::from(format!("{name}.wasm")));
     write(&file, &pulled.component).map_err(Error::file("cannot write", &file))?;
     let (digest, component) = (pulled.digest, &pulled.component);
-    report("pulled", &Report { reference: &target, digest, component, file: &file, signer: key }, options.format());
+    report("pulled", &Shared { reference: &target, digest, component, file: &file, signer: key }, options.format());
     Ok(())
 }
 
@@ -89,7 +90,7 @@ fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
-struct Report<'a> {
+struct Shared<'a> {
     reference: &'a Reference,
     digest: Digest,
     component: &'a [u8],
@@ -97,8 +98,8 @@ struct Report<'a> {
     signer: Option<PublicKey>,
 }
 
-fn report(done: &str, what: &Report<'_>, format: Format) {
-    let Report { reference, digest, component, file, signer } = what;
+fn report(done: &str, what: &Shared<'_>, format: Format) {
+    let Shared { reference, digest, component, file, signer } = what;
     let pinned = reference.pinned(*digest).to_string();
     let signer = signer.as_ref().map(|key| (key.fingerprint(), key.path()));
     let size = component.len();

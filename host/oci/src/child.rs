@@ -17,12 +17,15 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use rbdkit_plugin_api::{find_own_program, own_program};
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal, setrlimit};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
+    setrlimit,
+};
 
 use crate::credentials::{self, Found};
 use crate::digest::Digest;
 use crate::error::{Error, shown};
-use crate::frame::{self, Answer, PlainHttp, Request, Session};
+use crate::frame::{self, PlainHttp, Reply, Request, Session};
 use crate::manifest::{Blob, MANIFEST, MAX_COMPONENT_BYTES, MAX_MANIFEST_BYTES};
 use crate::reference::Reference;
 use crate::registry::Registry;
@@ -136,7 +139,7 @@ impl Connection {
             hint,
         };
         match connection.ask(&Request::Open(session), &[], 0)? {
-            (Answer::Done, _) => Ok(connection),
+            (Reply::Done, _) => Ok(connection),
             _ => Err(connection.confused()),
         }
     }
@@ -148,8 +151,8 @@ impl Connection {
     pub(crate) fn manifest(&mut self, which: &str) -> Result<Option<Vec<u8>>, Error> {
         let (answer, bytes) = self.ask(&Request::Manifest(which.to_owned()), &[], MAX_MANIFEST_BYTES as u64)?;
         let (media_type, digest) = match answer {
-            Answer::Found { media_type, digest } => (media_type, digest),
-            Answer::Missing => return Ok(None),
+            Reply::Found { media_type, digest } => (media_type, digest),
+            Reply::Missing => return Ok(None),
             _ => return Err(self.confused()),
         };
         let media_type = media_type.unwrap_or_default();
@@ -176,7 +179,7 @@ impl Connection {
     pub(crate) fn blob(&mut self, blob: &Blob) -> Result<Vec<u8>, Error> {
         let limit = blob.size.min(MAX_COMPONENT_BYTES);
         let (answer, bytes) = self.ask(&Request::Blob(blob.digest.to_string(), limit), &[], limit)?;
-        let Answer::Found { .. } = answer else { return Err(self.confused()) };
+        let Reply::Found { .. } = answer else { return Err(self.confused()) };
         let (found, host) = (Blob::of(&bytes), &self.host);
         if found.size != blob.size {
             let (size, right) = (found.size, blob.size);
@@ -196,7 +199,7 @@ impl Connection {
     pub(crate) fn put_blob(&mut self, bytes: &[u8]) -> Result<Blob, Error> {
         let blob = Blob::of(bytes);
         match self.ask(&Request::PutBlob(blob.digest.to_string()), bytes, 0)? {
-            (Answer::Done, _) => Ok(blob),
+            (Reply::Done, _) => Ok(blob),
             _ => Err(self.confused()),
         }
     }
@@ -207,17 +210,17 @@ impl Connection {
     /// The registry refuses it, or does not keep it.
     pub(crate) fn put_manifest(&mut self, tag: &str, bytes: &[u8]) -> Result<Digest, Error> {
         let (answer, _) = self.ask(&Request::PutManifest(tag.to_owned()), bytes, 0)?;
-        let Answer::Done = answer else { return Err(self.confused()) };
+        let Reply::Done = answer else { return Err(self.confused()) };
         if self.manifest(tag)?.is_none_or(|kept| kept != bytes) {
             return Err(Error::registry(format!("{} took the manifest, but does not have it under {tag}", self.host)));
         }
         Ok(Digest::of(bytes))
     }
 
-    fn ask(&mut self, request: &Request, bytes: &[u8], limit: u64) -> Result<(Answer, Vec<u8>), Error> {
+    fn ask(&mut self, request: &Request, bytes: &[u8], limit: u64) -> Result<(Reply, Vec<u8>), Error> {
         let answer = frame::write(&mut self.input, request, bytes).and_then(|()| frame::read(&mut self.output, limit));
         match answer {
-            Ok(Some((Answer::Failed(why), _))) => {
+            Ok(Some((Reply::Failed(why), _))) => {
                 Err(Error::registry(format!("{}{}", shown_line(&why), self.hint_for(&why))))
             }
             Ok(Some(answer)) => Ok(answer),
@@ -284,6 +287,8 @@ pub fn serve_if_asked() -> Option<ExitCode> {
 
 /// The child's part. None if it cannot go on.
 fn serve() -> Option<()> {
+    // A transfer would go on to its deadline without the parent.
+    set_parent_process_death_signal(Some(Signal::KILL)).ok()?;
     limit(Resource::Cpu, MAX_CPU_SECONDS)?;
     limit(Resource::As, MAX_MEMORY)?;
     limit(Resource::Core, 0)?;
@@ -297,33 +302,33 @@ fn serve() -> Option<()> {
     while let Some((request, bytes)) = frame::read(&mut input, MAX_COMPONENT_BYTES).ok()? {
         let (answer, bytes) = match answer(&mut registry, request, &bytes) {
             Ok(answer) => answer,
-            Err(why) => (Answer::Failed(why), Vec::new()),
+            Err(why) => (Reply::Failed(why), Vec::new()),
         };
         frame::write(&mut output, &answer, &bytes).ok()?;
     }
     Some(())
 }
 
-fn answer(registry: &mut Option<Registry>, request: Request, bytes: &[u8]) -> Result<(Answer, Vec<u8>), String> {
+fn answer(registry: &mut Option<Registry>, request: Request, bytes: &[u8]) -> Result<(Reply, Vec<u8>), String> {
     if let Request::Open(session) = request {
         *registry = Some(Registry::open(session)?);
-        return Ok((Answer::Done, Vec::new()));
+        return Ok((Reply::Done, Vec::new()));
     }
     let registry = registry.as_mut().ok_or("no registry is named")?;
     let found = |answer: crate::http::Answer| {
-        let header = |name: &str| answer.header(name).map(|value| shown(value));
+        let header = |name: &str| answer.header(name).map(shown);
         let (media_type, digest) = (header("content-type"), header("docker-content-digest"));
-        (Answer::Found { media_type, digest }, answer.body)
+        (Reply::Found { media_type, digest }, answer.body)
     };
     match request {
         Request::Open(_) => Err("a registry is named already".into()),
-        Request::Manifest(which) => Ok(registry.manifest(&which)?.map_or((Answer::Missing, Vec::new()), found)),
+        Request::Manifest(which) => Ok(registry.manifest(&which)?.map_or((Reply::Missing, Vec::new()), found)),
         Request::Blob(digest, size) => {
             let size = usize::try_from(size).map_err(|_| "the blob is too large")?;
             registry.blob(&digest, size).map(found)
         }
-        Request::PutBlob(digest) => registry.put_blob(&digest, bytes).map(|()| (Answer::Done, Vec::new())),
-        Request::PutManifest(tag) => registry.put_manifest(&tag, bytes).map(|()| (Answer::Done, Vec::new())),
+        Request::PutBlob(digest) => registry.put_blob(&digest, bytes).map(|()| (Reply::Done, Vec::new())),
+        Request::PutManifest(tag) => registry.put_manifest(&tag, bytes).map(|()| (Reply::Done, Vec::new())),
     }
 }
 

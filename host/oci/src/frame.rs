@@ -50,7 +50,7 @@ pub(crate) enum Request {
 
 /// What the child answers.
 #[derive(Debug, Deserialize, Serialize)]
-pub(crate) enum Answer {
+pub(crate) enum Reply {
     Done,
     /// The bytes follow.
     Found {

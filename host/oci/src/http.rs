@@ -170,8 +170,8 @@ impl Http {
         easy.signal(false)?;
         easy.timeout(left)?;
         easy.connect_timeout(CONNECT_TIMEOUT.min(left))?;
-        // libcurl itself takes these from the environment only where it was built without a place for
-        // certificates.
+        // libcurl itself takes these from the environment only where it was built without a place
+        // for certificates.
         if let Some(file) = std::env::var_os("SSL_CERT_FILE") {
             easy.cainfo(file)?;
         }
@@ -182,7 +182,8 @@ impl Http {
         for header in headers {
             list.append(header)?;
         }
-        // Otherwise libcurl waits a second before it sends a body to a server that does not know this.
+        // Otherwise libcurl waits a second before it sends a body to a server that does not know
+        // this.
         list.append("Expect:")?;
         easy.http_headers(list)?;
         match method {

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::error::{Error, shown};
 
-/// The largest manifest that is read, in bytes. Manifests of components have some hundred bytes, and
-/// some annotations.
+/// The largest manifest that is read, in bytes. Manifests of components have some hundred bytes,
+/// and some annotations.
 pub const MAX_MANIFEST_BYTES: usize = 1 << 20;
 
 /// The largest component, in bytes: what the sandbox loads.

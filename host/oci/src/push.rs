@@ -9,8 +9,8 @@ use crate::manifest::{self, MAX_COMPONENT_BYTES, MAX_SIGNATURES, SignatureLayer,
 use crate::reference::Reference;
 use crate::signature::{PrivateKey, Signed};
 
-/// Pushes a component under the tag of the reference. Signs it if a key is given. Returns the digest
-/// of its manifest, which depends on the component and the annotations alone.
+/// Pushes a component under the tag of the reference. Signs it if a key is given. Returns the
+/// digest of its manifest, which depends on the component and the annotations alone.
 ///
 /// # Errors
 /// One line: the reference has no tag or a digest, or the registry cannot be reached or refuses.

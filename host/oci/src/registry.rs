@@ -164,7 +164,8 @@ impl Registry {
         Ok(to)
     }
 
-    /// Sends a request to the registry. If the registry asks who we are, says so and sends it again.
+    /// Sends a request to the registry. If the registry asks who we are, says so and sends it
+    /// again.
     fn authorized(&mut self, method: Method<'_>, url: &Url, headers: &[String], limit: usize) -> Result<Answer> {
         let with = |authorization: &Option<String>| {
             let own = authorization.iter().map(|value| format!("Authorization: {value}"));

@@ -2,8 +2,8 @@
 //!
 //! What is signed is a short JSON text ("simple signing") with the digest of the manifest. So a
 //! signature covers the manifest, and through the digests in it the component. The text also names
-//! where the signer pushed the component; like cosign, nobody compares that, so that a component can
-//! be copied to another registry with its signature.
+//! where the signer pushed the component; like cosign, nobody compares that, so that a component
+//! can be copied to another registry with its signature.
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -156,9 +156,10 @@ impl PrivateKey {
     /// The operating system gives no random numbers.
     pub fn sign(&self, identity: &str, manifest: &Digest) -> Result<Signed, Error> {
         // The order of cosign's own text.
-        let payload = format!(
-            r#"{{"critical":{{"identity":{{"docker-reference":"{identity}"}},"image":{{"docker-manifest-digest":"{manifest}"}},"type":"{TYPE}"}},"optional":null}}"#
-        );
+        let who = format!(r#"{{"docker-reference":"{identity}"}}"#);
+        let what = format!(r#"{{"docker-manifest-digest":"{manifest}"}}"#);
+        let critical = format!(r#"{{"identity":{who},"image":{what},"type":"{TYPE}"}}"#);
+        let payload = format!(r#"{{"critical":{critical},"optional":null}}"#);
         let signature = self.pair.sign(&SystemRandom::new(), payload.as_bytes());
         let signature = signature.map_err(|_| Error::Signature("signing failed: no random numbers".into()))?;
         Ok(Signed { payload: payload.into_bytes(), signature: STANDARD.encode(signature.as_ref()) })

@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -53,8 +52,6 @@ pub fn with_manifest(text: &str) -> Reply {
 pub struct Fake {
     address: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
-    /// No more bytes drip.
-    closed: Arc<AtomicBool>,
 }
 
 impl Fake {
@@ -63,15 +60,14 @@ impl Fake {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("its address");
         let heads = Arc::new(Mutex::new(Vec::new()));
-        let closed = Arc::new(AtomicBool::new(false));
-        let (seen, end, answer) = (Arc::clone(&heads), Arc::clone(&closed), Arc::new(answer));
+        let (seen, answer) = (Arc::clone(&heads), Arc::new(answer));
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (seen, end, answer) = (Arc::clone(&seen), Arc::clone(&end), Arc::clone(&answer));
-                thread::spawn(move || serve(stream, &seen, &end, &*answer));
+                let (seen, answer) = (Arc::clone(&seen), Arc::clone(&answer));
+                thread::spawn(move || serve(stream, &seen, &*answer));
             }
         });
-        Fake { address, heads, closed }
+        Fake { address, heads }
     }
 
     /// One that has the component and answers requests for its manifest (`true`) or its bytes with
@@ -94,18 +90,13 @@ impl Fake {
         format!("oci://{}/x:1", self.address)
     }
 
-    /// Closes the connections on which bytes drip.
-    pub fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
-    }
-
     /// The heads of all requests.
     pub fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-fn serve(mut stream: TcpStream, heads: &Mutex<Vec<String>>, closed: &AtomicBool, answer: &dyn Fn(&str) -> Reply) {
+fn serve(mut stream: TcpStream, heads: &Mutex<Vec<String>>, answer: &dyn Fn(&str) -> Reply) {
     let mut first = [0];
     // 0x16 is how TLS begins. The connection is closed then.
     if !matches!(stream.peek(&mut first), Ok(1)) || first[0] == 0x16 {
@@ -130,7 +121,7 @@ fn serve(mut stream: TcpStream, heads: &Mutex<Vec<String>>, closed: &AtomicBool,
         }
         Reply::Drip(bytes) => {
             let _ = stream.write_all(&bytes);
-            while !closed.load(Ordering::Relaxed) && stream.write_all(b"x").is_ok() {
+            while stream.write_all(b"x").is_ok() {
                 thread::park_timeout(Duration::from_millis(20));
             }
         }

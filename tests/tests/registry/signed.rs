@@ -70,10 +70,14 @@ fn a_signature_that_another_program_made_is_accepted() {
     let registry = Registry::start(&place);
     let pushed = place.ok(&["push", &component("nofilter"), &registry.at("x:1")]);
     let digest = labelled(&pushed, "digest:");
-    let payload = format!(
-        r#"{{"critical":{{"identity":{{"docker-reference":"{}/x"}},"image":{{"docker-manifest-digest":"{digest}"}},"type":"cosign container image signature"}},"optional":{{"who":"me"}}}}"#,
-        registry.host
-    );
+    let payload = serde_json::json!({
+        "critical": {
+            "identity": {"docker-reference": format!("{}/x", registry.host)},
+            "image": {"docker-manifest-digest": digest}, "type": "cosign container image signature",
+        },
+        "optional": {"who": "me"},
+    })
+    .to_string();
     place.file("payload", payload.as_bytes());
     let run = |program: &str, arguments: &[&str]| {
         let dir = place.path("");
