@@ -1,6 +1,6 @@
 //! Landlock's rules: which files may be opened, and which ports may be used.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, RestrictionStatus, Ruleset,
@@ -50,39 +50,6 @@ pub(super) fn for_server(reach: &AccessRights, needs: &ConfinementNeeds) -> Resu
 /// The rules of the child that compiles: no files and no network.
 pub(super) fn for_compiler() -> Result<RulesetCreated, Error> {
     Ok(ruleset(&Network::None, Signals::Own)?.create()?)
-}
-
-/// What a client on the web reads: how names are resolved, which certificates are trusted, and
-/// libraries that the C library loads for both. Other files of `/etc` may be secret.
-const WEB_FILES: [&str; 19] = [
-    "/etc/resolv.conf",
-    "/etc/hosts",
-    "/etc/host.conf",
-    "/etc/nsswitch.conf",
-    "/etc/gai.conf",
-    "/etc/services",
-    "/etc/ld.so.cache",
-    "/etc/localtime",
-    "/etc/ssl/openssl.cnf",
-    "/etc/ssl/certs",
-    "/etc/ssl/cert.pem",
-    "/etc/pki/tls/certs",
-    "/etc/pki/ca-trust/extracted",
-    "/usr/share/ca-certificates",
-    "/usr/local/share/ca-certificates",
-    "/usr/lib",
-    "/usr/lib64",
-    "/lib",
-    "/lib64",
-];
-
-/// The rules of the child that talks to a registry: it reads [`WEB_FILES`] and `certificates`, and
-/// connects to any port.
-pub(super) fn for_web_client(certificates: &[PathBuf]) -> Result<RulesetCreated, Error> {
-    let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let rules = ruleset(&Network::Any, Signals::Own)?.create()?;
-    let files = WEB_FILES.iter().map(Path::new).chain(certificates.iter().map(PathBuf::as_path));
-    Ok(rules.add_rules(path_beneath_rules(files, read))?)
 }
 
 fn ruleset(network: &Network, signals: Signals) -> Result<Ruleset, Error> {

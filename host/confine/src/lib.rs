@@ -40,9 +40,7 @@ mod seccomp_filter;
 mod system_calls;
 mod threads;
 
-use std::path::PathBuf;
-
-use rbdkit_plugin_api::{AccessRights, Network};
+use rbdkit_plugin_api::AccessRights;
 
 pub use file_size::survive_the_file_size_limit;
 pub use needs::ConfinementNeeds;
@@ -76,14 +74,14 @@ pub fn confine_compiler() {
     let _ = seccomp_filter::for_compiler();
 }
 
-/// Confines the child process that talks to a registry: it can use its pipes and the network, and
-/// read the files of name resolution and certificates, those in `certificates` too.
-pub fn confine_web_client(certificates: &[PathBuf]) {
-    if let Ok(rules) = landlock_rules::for_web_client(certificates) {
+/// Confines a child process as a server whose plugin reaches this. The process has one thread.
+pub fn confine_child(reach: &AccessRights) {
+    let needs = ConfinementNeeds::default();
+    if let Ok(rules) = landlock_rules::for_server(reach, &needs) {
         let _ = landlock_rules::restrict_thread(rules);
     }
     // If either fails, the child's resource limits still hold.
-    let _ = seccomp_filter::for_server(&Network::Any, &ConfinementNeeds::default());
+    let _ = seccomp_filter::for_server(&reach.network, &needs);
 }
 
 #[cfg(test)]

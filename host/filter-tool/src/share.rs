@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use rbdkit_oci::{Access, Digest, PlainHttp, PrivateKey, PublicKey, Reference};
+use rbdkit_oci::{Access, Digest, PlainHttp, PrivateKey, PublicKey, Reference, Source};
 use rbdkit_sandbox::Description;
 use serde_json::{Value, json};
 
@@ -52,7 +52,8 @@ pub fn push(file: &Path, reference: &str, sign: Option<&Path>, options: &Registr
     let annotations = annotations(module.description());
     let digest = rbdkit_oci::push(&bytes, annotations, &target, options.access(), key.as_ref()).map_err(failed)?;
     let signer = key.map(|key| key.public()).transpose()?;
-    report("pushed", &Shared { reference: &target, digest, component: &bytes, file, signer }, options.format());
+    let shared = Shared { done: Done::Pushed, reference: &target, digest, component: &bytes, file, signer };
+    report(&shared, options.format());
     Ok(())
 }
 
@@ -73,7 +74,8 @@ pub fn pull(reference: &str, file: Option<PathBuf>, key: Option<&Path>, options:
     let file = file.unwrap_or_else(|| PathBuf::from(format!("{name}.wasm")));
     write(&file, &pulled.component).map_err(Error::file("cannot write", &file))?;
     let (digest, component) = (pulled.digest, &pulled.component);
-    report("pulled", &Shared { reference: &target, digest, component, file: &file, signer: key }, options.format());
+    let done = Done::Pulled(pulled.source);
+    report(&Shared { done, reference: &target, digest, component, file: &file, signer: key }, options.format());
     Ok(())
 }
 
@@ -90,7 +92,14 @@ fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
+/// What was done with a component.
+enum Done {
+    Pushed,
+    Pulled(Source),
+}
+
 struct Shared<'a> {
+    done: Done,
     reference: &'a Reference,
     digest: Digest,
     component: &'a [u8],
@@ -98,8 +107,8 @@ struct Shared<'a> {
     signer: Option<PublicKey>,
 }
 
-fn report(done: &str, what: &Shared<'_>, format: Format) {
-    let Shared { reference, digest, component, file, signer } = what;
+fn report(shared: &Shared<'_>, format: Format) {
+    let Shared { done, reference, digest, component, file, signer } = shared;
     let pinned = reference.pinned(*digest).to_string();
     let signer = signer.as_ref().map(|key| (key.fingerprint(), key.path()));
     let size = component.len();
@@ -119,8 +128,9 @@ fn report(done: &str, what: &Shared<'_>, format: Format) {
     }
     let path = rbdkit_plugin_api::text::one_line(&file.display().to_string());
     match done {
-        "pushed" => say!("pushed:     {path} ({size} bytes) to {reference}"),
-        _ => say!("pulled:     {reference} ({size} bytes) into {path}"),
+        Done::Pushed => say!("pushed:     {path} ({size} bytes) to {reference}"),
+        Done::Pulled(Source::Registry) => say!("pulled:     {reference} ({size} bytes) into {path}"),
+        Done::Pulled(Source::Cache) => say!("pulled:     {reference} ({size} bytes) from the cache into {path}"),
     }
     say!("digest:     {digest}");
     if let Some((fingerprint, key)) = signer {

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use rbdkit_plugin_api::{find_own_program, own_program};
+use rbdkit_plugin_api::{AccessRights, Network, find_own_program, own_program};
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
     setrlimit,
@@ -295,7 +295,9 @@ fn serve() -> Option<()> {
     limit(Resource::Fsize, 0)?;
     limit(Resource::Nofile, MAX_DESCRIPTORS)?;
     let certificates = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
-    rbdkit_confine::confine_web_client(&certificates.collect::<Vec<_>>());
+    // A registry may redirect to any port.
+    let reach = AccessRights { read: certificates.collect(), network: Network::Any, ..AccessRights::default() };
+    rbdkit_confine::confine_child(&reach.with_name_lookup().with_certificates());
     curl::init();
     let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
     let mut registry = None;

@@ -133,10 +133,13 @@ impl Registry {
     fn fetch(&mut self, url: &Url, headers: &[String], limit: usize) -> Result<Answer> {
         let mut answer = self.authorized(Method::Get, url, headers, limit.max(MAX_PAGE_BYTES))?;
         let mut at = url.clone();
-        for _ in 0..MAX_REDIRECTS {
+        for left in (0..=MAX_REDIRECTS).rev() {
             if !matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
                 let too_long = answer.status == 200 && answer.body.len() > limit;
                 return if too_long { Err(format!("{} sends more than {limit} bytes", at.host)) } else { Ok(answer) };
+            }
+            if left == 0 {
+                break;
             }
             let to = self.redirect(&at, &answer)?;
             answer = match to.is_with(&self.base) {
