@@ -290,7 +290,7 @@ mod tests {
             (" ".repeat(MAX_MANIFEST_BYTES + 1), "the manifest is larger than 1024 KiB"),
             (good.replace("image.manifest", "image.index"), "it is an index of several images, not a component"),
             (
-                good.replace("oci.image.manifest", "x\u{7}"),
+                good.replace("oci.image.manifest", "x\\u0007"),
                 "its manifest is of the type 'application/vnd.x\\u{7}.v1+json'",
             ),
             (good.replace("Version\":2", "Version\":1"), "the manifest has version 1, not 2"),

@@ -50,7 +50,7 @@ pub(super) struct Options {
     #[arg(long = "filter", value_name = "NAME")]
     filter: Vec<OsString>,
 
-    /// Refuse filters that are not signed by this public key (PEM); those in the program need none
+    /// Refuse filters that are not signed by this public key
     #[arg(long = "filter-key", value_name = "PUB")]
     pub(super) filter_key: Option<OsString>,
 
@@ -206,7 +206,7 @@ pub(super) struct Options {
     #[arg(long = "vsock")]
     pub(super) vsock: bool,
 
-    /// Put the filter in this file, or in a registry (oci://host/name:tag), in front of the plugin
+    /// Put this component in front of the plugin: a file, or oci://host/name:tag
     #[arg(long = "wasm-filter", value_name = "FILE[@sha256:HEX]")]
     wasm_filter: Vec<OsString>,
 
