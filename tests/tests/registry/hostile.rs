@@ -157,7 +157,7 @@ fn compressed_answers_are_not_unpacked() {
 
 #[test]
 fn redirects_end() {
-    let fake = Fake::start(|path| redirect(path));
+    let fake = Fake::start(redirect);
     assert_eq!(lie(&fake), "redirects more than 5 times");
     // What needed the credentials would not have been sent again and again either.
     assert_eq!(fake.heads().len(), 6);

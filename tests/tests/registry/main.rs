@@ -20,10 +20,10 @@ use rbdkit_tests::{Launch, TempDir};
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// A directory for the test's files, its cache and its configuration of docker.
-pub struct Place(TempDir);
+pub(crate) struct Place(TempDir);
 
 impl Place {
-    pub fn new() -> Place {
+    pub(crate) fn new() -> Place {
         let dir = TempDir::new();
         std::fs::create_dir(dir.join("docker")).expect("a directory");
         Place(dir)
@@ -87,12 +87,12 @@ pub struct Registry {
 }
 
 impl Registry {
-    pub fn start(place: &Place) -> Registry {
+    pub(crate) fn start(place: &Place) -> Registry {
         Registry::with(place, "")
     }
 
     /// With a further part of its configuration.
-    pub fn with(place: &Place, more: &str) -> Registry {
+    pub(crate) fn with(place: &Place, more: &str) -> Registry {
         let data = place.path("registry");
         let config = format!(
             "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
