@@ -61,6 +61,9 @@ group() {
         # For the ssh plugin. Each test starts its own sshd.
         need openssh-client command_exists ssh-agent
         need openssh-server test -x /usr/sbin/sshd
+        # A registry for filters. Each test starts its own.
+        need docker-registry command_exists docker-registry
+        need curl command_exists curl
         # For the filters in C and in JavaScript.
         need clang command_exists clang
         need lld command_exists wasm-ld
@@ -103,10 +106,11 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
 fi
 echo "setup: installing ${missing[*]}"
 wanted=" ${missing[*]} "
-# The tests need the programs sshd and nginx. Their services must start neither now nor at the next boot.
+# The tests need the programs sshd, nginx and docker-registry. Their services must start neither now nor at the next boot.
 services=()
 [[ $wanted != *" openssh-server "* ]] || services+=(ssh.service ssh.socket)
 [[ $wanted != *" nginx-light "* ]] || services+=(nginx.service)
+[[ $wanted != *" docker-registry "* ]] || services+=(docker-registry.service)
 if [[ ${#services[@]} -gt 0 && ! -e /usr/sbin/policy-rc.d ]]; then
     trap 'rm -f /usr/sbin/policy-rc.d' EXIT
     printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d

@@ -1,5 +1,5 @@
 //! Fuzzing of handshakes and requests with mutated conversations. [`loader`] fuzzes the loading of
-//! filters, [`record`] the reading of records.
+//! filters, [`manifest`] what a registry sends, [`record`] the reading of records.
 //!
 //! The test suite runs a number of rounds; `RBDKIT_FUZZ_SECONDS=600` runs for that long. Two
 //! targets take the same conversations. The parsers alone must not panic, must not wait for more
@@ -12,6 +12,7 @@
 #[expect(dead_code, reason = "the builder of hostile components, of which fuzzing needs few functions")]
 mod guest;
 mod loader;
+mod manifest;
 mod record;
 
 use std::time::{Duration, Instant};

@@ -74,5 +74,15 @@ pub fn confine_compiler() {
     let _ = seccomp_filter::for_compiler();
 }
 
+/// Confines a child process as a server whose plugin reaches this. The process has one thread.
+pub fn confine_child(reach: &AccessRights) {
+    let needs = ConfinementNeeds::default();
+    if let Ok(rules) = landlock_rules::for_server(reach, &needs) {
+        let _ = landlock_rules::restrict_thread(rules);
+    }
+    // If either fails, the child's resource limits still hold.
+    let _ = seccomp_filter::for_server(&reach.network, &needs);
+}
+
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,12 @@ pub enum Error {
     /// A file that should be a component or a module.
     #[error("cannot read {}: {why}", path.display())]
     Unreadable { path: PathBuf, why: String },
+    /// A registry, or what it has.
+    #[error("cannot {doing} {reference}")]
+    Registry { doing: &'static str, reference: String, source: rbdkit_oci::Error },
+    /// A reference or a key.
+    #[error(transparent)]
+    Oci(#[from] rbdkit_oci::Error),
     /// Another error of the system.
     #[error(transparent)]
     System(#[from] io::Error),

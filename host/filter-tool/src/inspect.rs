@@ -83,7 +83,7 @@ fn print(file: &Path, component: &Component) {
     say!("{} {}: {}", about.name, about.version, about.longname);
     let path = rbdkit_plugin_api::text::one_line(&file.display().to_string());
     say!("file:          {path} ({} bytes)", component.size);
-    say!("pin it with:   --wasm-filter {path}@sha256:{}", component.digest);
+    say!("pin it with:   --wasm-filter {}", rbdkit_plugin_api::text::one_line(&component.pinned));
     say!("thread model:  {}", about.thread_model);
     let unexported = if about.transparent { "passes by (transparent)" } else { "is withdrawn or emulated (opaque)" };
     say!("unexported:    what it does not export {unexported}");

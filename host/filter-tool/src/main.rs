@@ -21,6 +21,7 @@ mod junit;
 mod languages;
 mod replay;
 mod scaffold;
+mod share;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -85,7 +86,7 @@ enum Command {
     },
     /// Show what a component is, what it imports and what it can do, without serving anything
     Inspect {
-        /// The component
+        /// The component: a file, or oci://host/name:tag in a registry
         file: PathBuf,
         /// Print JSON, for programs
         #[arg(long)]
@@ -124,6 +125,37 @@ enum Command {
         #[command(flatten)]
         options: replay::ReplayOptions,
     },
+    /// Push a component to an OCI registry, and print the digest to pin
+    Push {
+        /// The component
+        file: PathBuf,
+        /// Where to: oci://host[:port]/name:tag
+        reference: String,
+        /// Sign it with this private key (ECDSA P-256, PKCS#8 in PEM), as cosign does
+        #[arg(long, value_name = "KEY")]
+        sign: Option<PathBuf>,
+        #[command(flatten)]
+        options: share::RegistryOptions,
+    },
+    /// Pull a component from an OCI registry into a file
+    Pull {
+        /// What: oci://host[:port]/name:tag[@sha256:HEX]
+        reference: String,
+        /// The file to write (default: the last part of the name, and .wasm)
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Refuse a component that is not signed by this public key (PEM)
+        #[arg(long, value_name = "PUB")]
+        filter_key: Option<PathBuf>,
+        #[command(flatten)]
+        options: share::RegistryOptions,
+    },
+    /// Make a pair of keys for signing components: PREFIX.key and PREFIX.pub
+    Keygen {
+        /// The files' names without their ends
+        #[arg(default_value = "filter", value_name = "PREFIX")]
+        prefix: PathBuf,
+    },
     /// Measure what a component costs: times, throughput, instructions, memory and its start
     Bench {
         /// The component
@@ -136,9 +168,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // This program is also its own child process that compiles components or makes components from
-    // modules.
-    if let Some(status) = rbdkit_sandbox::serve_if_asked().or_else(build::serve_if_asked) {
+    // This program is also its own child process that compiles components, makes components from
+    // modules or talks to registries.
+    if let Some(status) =
+        rbdkit_sandbox::serve_if_asked().or_else(rbdkit_oci::serve_if_asked).or_else(build::serve_if_asked)
+    {
         return status;
     }
     rbdkit_confine::survive_the_file_size_limit();
@@ -158,6 +192,11 @@ fn main() -> ExitCode {
         Command::Doctor { language, json } => doctor::doctor(language, format_of(json)),
         Command::Inspect { file, json } => inspect::inspect(&file, format_of(json)),
         Command::Check { file, params, options } => check::check(&file, &params, &options),
+        Command::Push { file, reference, sign, options } => share::push(&file, &reference, sign.as_deref(), &options),
+        Command::Pull { reference, output, filter_key, options } => {
+            share::pull(&reference, output, filter_key.as_deref(), &options)
+        }
+        Command::Keygen { prefix } => share::keygen(&prefix),
         Command::Call { file, words, options } => call::call(&file, &words, &options),
         Command::Replay { file, filter, params, options } => {
             replay::replay(&file, filter.as_deref(), &params, &options)

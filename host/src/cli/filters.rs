@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
+use rbdkit_oci::{PlainHttp, Reference};
 use rbdkit_parameters::{Parameter, Target, TargetedParameter};
 use rbdkit_plugin_api::secrets::without_userinfo;
 use rbdkit_plugin_api::{ConfigError, hex};
@@ -36,6 +37,17 @@ pub enum FilterSource {
         /// The digest that the file must have.
         sha256: Option<Sha256>,
     },
+    /// A component in a registry.
+    Registry(Reference),
+}
+
+/// How filters in registries are got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistryOptions {
+    /// The file of the key that has to have signed filters.
+    pub filter_key: Option<PathBuf>,
+    /// Whether TLS may be missing on other machines.
+    pub plain_http: PlainHttp,
 }
 
 /// A change of a filter's limit.
@@ -53,7 +65,10 @@ pub struct FilterLimit {
 pub(super) fn filters(given: &Options) -> Result<Vec<FilterSource>, ConfigError> {
     let source = |filter: &FilterOption| match filter {
         FilterOption::Named(value) => named_filter(value),
-        FilterOption::File(value) => filter_file("--wasm-filter", value),
+        FilterOption::File(value) => match value.to_str().filter(|text| Reference::is_meant_by(text)) {
+            Some(reference) => registry_filter(reference),
+            None => filter_file("--wasm-filter", value),
+        },
     };
     given.filters.iter().map(source).collect()
 }
@@ -95,6 +110,17 @@ pub(super) fn reload(given: &Options) -> Result<bool, ConfigError> {
         return Err(error("--reload: no filter is in a file (--wasm-filter FILE)"));
     }
     Ok(given.reload)
+}
+
+fn registry_filter(text: &str) -> Result<FilterSource, ConfigError> {
+    let reference = Reference::parse(text).map_err(|why| error(format!("--wasm-filter: {why}")))?;
+    Ok(FilterSource::Registry(reference))
+}
+
+pub(super) fn registries(given: &Options) -> Result<RegistryOptions, ConfigError> {
+    let filter_key = given.filter_key.as_ref().map(|file| path("--filter-key", file)).transpose()?;
+    let plain_http = if given.plain_http { PlainHttp::Allowed } else { PlainHttp::Refused };
+    Ok(RegistryOptions { filter_key, plain_http })
 }
 
 pub(super) fn plugin_param(value: &OsStr) -> Result<Parameter, ConfigError> {

@@ -50,6 +50,10 @@ pub(super) struct Options {
     #[arg(long = "filter", value_name = "NAME")]
     filter: Vec<OsString>,
 
+    /// Refuse filters that are not signed by this public key
+    #[arg(long = "filter-key", value_name = "PUB")]
+    pub(super) filter_key: Option<OsString>,
+
     /// Change a limit of filters, for example cow:memory=128M
     #[arg(long = "filter-limit", value_name = "[FILTER:]RESOURCE=VALUE")]
     pub(super) filter_limit: Vec<OsString>,
@@ -121,6 +125,10 @@ pub(super) struct Options {
     /// Write the process id to this file when the server is ready for clients
     #[arg(short = 'P', long = "pidfile", visible_aliases = ["pid-file"], value_name = "FILE")]
     pub(super) pidfile: Option<OsString>,
+
+    /// Pull filters from registries on other machines without TLS
+    #[arg(long = "plain-http")]
+    pub(super) plain_http: bool,
 
     /// Listen on this TCP port (default: 10809; 0: any that is free)
     #[arg(short = 'p', long = "port", value_name = "PORT")]
@@ -214,7 +222,7 @@ pub(super) struct Options {
     #[arg(long = "vsock")]
     pub(super) vsock: bool,
 
-    /// Put the filter in this component file in front of the plugin
+    /// Put this component in front of the plugin: a file, or oci://host/name:tag
     #[arg(long = "wasm-filter", value_name = "FILE[@sha256:HEX]")]
     wasm_filter: Vec<OsString>,
 

@@ -9,7 +9,8 @@ use rbdkit_plugin_api::secrets::without_userinfo;
 use rbdkit_plugin_api::{ConfigError, units};
 
 use super::filters::{
-    FilterFault, FilterLimit, FilterSource, filter_limit, filter_on_fault, filter_param, filters, plugin_param, reload,
+    FilterFault, FilterLimit, FilterSource, RegistryOptions, filter_limit, filter_on_fault, filter_param, filters,
+    plugin_param, registries, reload,
 };
 use super::listen::{Inherited, Listen, listen};
 use super::messages::{DebugFlag, LogTo, debug_flag, log};
@@ -83,6 +84,8 @@ pub struct Plan {
     pub debug_flags: Vec<DebugFlag>,
     /// The filters, the first nearest the client.
     pub filters: Vec<FilterSource>,
+    /// `--filter-key` and `--plain-http`.
+    pub registries: RegistryOptions,
     /// `--filter-param`.
     pub filter_params: Vec<TargetedParameter>,
     /// `--filter-limit`.
@@ -156,6 +159,7 @@ impl Plan {
             verbose: given.verbose,
             debug_flags: each(&given.debug, debug_flag)?,
             filters: filters(given)?,
+            registries: registries(given)?,
             filter_params: each(&given.filter_param, filter_param)?,
             filter_limits: each(&given.filter_limit, filter_limit)?,
             reload: reload(given)?,

@@ -20,6 +20,7 @@ use super::record;
 use super::reload::{ReloadedFile, Reloads};
 use crate::cli::{self, FilterFault, FilterLimit, FilterSource, Plan};
 use crate::registry;
+use crate::startup::pulled::Registries;
 
 /// The configured layers, and what belongs to them.
 pub struct Layers {
@@ -43,7 +44,7 @@ pub fn layers(plan: &Plan, fatal: &Arc<Notify>) -> Result<Layers, ConfigError> {
         FilterFault::Disconnect => OnFault::Disconnect,
         FilterFault::Exit => OnFault::Exit(Arc::clone(fatal)),
     };
-    let loaded = load_with_digests(&plan.filters, &plan.filter_limits, on_fault)?;
+    let loaded = load_with_digests(plan, on_fault)?;
     let (modules, digests): (Vec<Module>, Vec<Option<cli::Sha256>>) = loaded.into_iter().unzip();
     let stack = declared(&modules, info);
     let assignment = assign(&stack, &plan.params, &plan.filter_params, Missing::Refused)?;
@@ -91,17 +92,14 @@ fn plugin(info: &PluginInfo, params: &[(String, OsString)]) -> Result<Box<dyn Pl
 ///
 /// # Errors
 /// One line that names the filter.
-pub fn load(sources: &[FilterSource], changes: &[FilterLimit], on_fault: OnFault) -> Result<Vec<Module>, ConfigError> {
-    let loaded = load_with_digests(sources, changes, on_fault)?;
+pub fn load(plan: &Plan, on_fault: OnFault) -> Result<Vec<Module>, ConfigError> {
+    let loaded = load_with_digests(plan, on_fault)?;
     Ok(loaded.into_iter().map(|(module, _)| module).collect())
 }
 
 /// [`load`], with the digest of each file.
-fn load_with_digests(
-    sources: &[FilterSource],
-    changes: &[FilterLimit],
-    on_fault: OnFault,
-) -> Result<Vec<(Module, Option<cli::Sha256>)>, ConfigError> {
+fn load_with_digests(plan: &Plan, on_fault: OnFault) -> Result<Vec<(Module, Option<cli::Sha256>)>, ConfigError> {
+    let (sources, changes) = (&plan.filters, &plan.filter_limits);
     if sources.is_empty() {
         return Ok(Vec::new());
     }
@@ -111,7 +109,8 @@ fn load_with_digests(
     let limits = server_limits(changes)?;
     let compiler = Compiler::Child(limits.compile);
     let host = Host::new(Options { on_fault, compiler, limits, ..Options::default() })?;
-    sources.iter().map(|source| load_one(&host, source)).collect()
+    let registries = Registries::new(&plan.registries)?;
+    sources.iter().map(|source| load_one(&host, source, &registries)).collect()
 }
 
 /// The limits of all filters together.
@@ -123,15 +122,26 @@ fn server_limits(changes: &[FilterLimit]) -> Result<ServerLimits, ConfigError> {
     Ok(limits.server)
 }
 
-fn load_one(host: &Arc<Host>, source: &FilterSource) -> Result<(Module, Option<cli::Sha256>), ConfigError> {
+fn load_one(
+    host: &Arc<Host>,
+    source: &FilterSource,
+    registries: &Registries,
+) -> Result<(Module, Option<cli::Sha256>), ConfigError> {
     match source {
         FilterSource::Named(name) => Ok((host.load(name, registry::filter(name)?)?, None)),
+        FilterSource::Registry(reference) => {
+            let component = registries.pull(reference)?;
+            let module = host.load(&reference.to_string(), &component)?;
+            warn_of_a_known_name(&module.description().name, &reference.to_string(), &component);
+            Ok((module, None))
+        }
         FilterSource::File { path, sha256 } => {
+            registries.refuse_file(path)?;
             let component = read_component(path)
                 .map_err(|why| ConfigError::new(format!("cannot open filter '{}': {why}", path.display())))?;
             let digest = check_digest(path, &component, sha256.as_ref())?;
             let module = host.load(&path.display().to_string(), &component)?;
-            warn_of_a_known_name(&module.description().name, path, &component);
+            warn_of_a_known_name(&module.description().name, &path.display().to_string(), &component);
             Ok((module, Some(digest)))
         }
     }
@@ -139,12 +149,11 @@ fn load_one(host: &Arc<Host>, source: &FilterSource) -> Result<(Module, Option<c
 
 /// A file may take the name of a built-in filter, for example to try out a change of it. Then its
 /// messages look like those of the built-in filter, so the log says once which file it is.
-fn warn_of_a_known_name(name: &str, path: &Path, component: &[u8]) {
+fn warn_of_a_known_name(name: &str, from: &str, component: &[u8]) {
     let is_another = registry::filter(name).is_ok_and(|built_in| built_in != component);
     if is_another {
         tracing::warn!(
-            "filter '{}' (sha256:{}) calls itself {name}, and is not the built-in filter of that name",
-            path.display(),
+            "filter '{from}' (sha256:{}) calls itself {name}, and is not the built-in filter of that name",
             hex::encode(Sha256::digest(component))
         );
     }

@@ -43,6 +43,7 @@ mod own_file;
 mod pidfile;
 mod print;
 mod process;
+mod pulled;
 mod record;
 mod reload;
 mod serving;
@@ -63,6 +64,7 @@ use start::Start;
 /// Runs the program to its end.
 pub fn main() -> ExitCode {
     let helper = rbdkit_sandbox::serve_if_asked()
+        .or_else(rbdkit_oci::serve_if_asked)
         .or_else(|| rbdkit_launcher::serve_if_asked(registry::STARTS))
         .or_else(|| rbdkit_launcher::serve_opener_if_asked(registry::OPENS))
         .or_else(compile_helper::serve_if_asked);

@@ -58,7 +58,7 @@ fn info(plan: &Plan) -> Result<Option<&'static PluginInfo>, ConfigError> {
 
 fn help_text(plan: &Plan) -> Result<String, ConfigError> {
     let plugin = info(plan)?;
-    let filters = layers::load(&plan.filters, &plan.filter_limits, OnFault::Error)?;
+    let filters = layers::load(plan, OnFault::Error)?;
     if plugin.is_none() && filters.is_empty() {
         return Ok(help::usage(&ServerLimits::default().table(), registry::plugins(), registry::filters()));
     }
@@ -86,7 +86,7 @@ fn version(program: &str, plan: &Plan) -> Result<String, ConfigError> {
         _ => format!("{program} {VERSION}\n"),
     };
     let plugin = info(plan)?;
-    for filter in layers::load(&plan.filters, &plan.filter_limits, OnFault::Error)? {
+    for filter in layers::load(plan, OnFault::Error)? {
         let told = filter.description();
         let _ = writeln!(text, "{} {}", told.name, told.version);
     }
@@ -149,7 +149,7 @@ fn dump_plugin(plan: &Plan) -> Result<String, ConfigError> {
     let Some(info) = info(plan)? else {
         return Ok(String::new());
     };
-    let filters = layers::load(&plan.filters, &plan.filter_limits, OnFault::Error)?;
+    let filters = layers::load(plan, OnFault::Error)?;
     // As in nbdkit the plugin gets its parameters, but does not have to be complete.
     let assignment = assign(&layers::declared(&filters, info), &plan.params, &plan.filter_params, Missing::Allowed)?;
     let mut plugin = (info.make)();
@@ -184,6 +184,7 @@ fn dump_plugin(plan: &Plan) -> Result<String, ConfigError> {
             FilterSource::File { path, .. } => {
                 std::path::absolute(path).map_or_else(|_| path.display().to_string(), |path| path.display().to_string())
             }
+            FilterSource::Registry(reference) => reference.to_string(),
             FilterSource::Named(_) => binary(),
         };
         line(&format!("{}_name", told.name), &told.name);

@@ -21,29 +21,21 @@ use std::path::PathBuf;
 
 use cap_std::fs::File;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use rbdkit_cache_directory::{CacheDirectory, DirectoryError, KEY_FILE, default_path};
 use rbdkit_plugin_api::hex;
-use rustix::process::geteuid;
 use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::cache_directory::{CacheDirectory, DirectoryError};
 use super::compile::{Compiler, MAX_CODE_BYTES};
 use super::error::LoadError;
 use crate::connection::engine::CodeExtras;
-
-/// The most bytes that the cache keeps. Beyond that, the oldest entries are removed first. There is
-/// room for the filters of this tree (some MB) and for a dozen interpreters (60 to 90 MB each).
-const MAX_CACHE_BYTES: u64 = 1 << 30;
 
 /// Bytes of the key.
 const KEY_BYTES: usize = 32;
 
 /// Bytes of a seal, which is an HMAC-SHA256.
 const SEAL_BYTES: usize = 32;
-
-/// The name of the key's file.
-const KEY_FILE: &str = "key";
 
 /// How many bytes of a seal's file are read: more than a seal has.
 const MAX_SEAL_BYTES: u64 = 128;
@@ -93,7 +85,7 @@ impl CodeCache {
     /// Opens the cache in `chosen`, or in the default directory. Creates the directory and the key
     /// if they do not exist. None if that fails or the directory is not private; the log says why.
     pub(crate) fn open(chosen: Option<PathBuf>, extras: CodeExtras) -> Option<CodeCache> {
-        let path = chosen.or_else(default_directory)?;
+        let path = chosen.or_else(default_path)?;
         let open = || -> Result<CodeCache, CacheError> {
             let directory = CacheDirectory::open(&path)?;
             let key = read_or_make_key(&directory).map_err(CacheError::Key)?;
@@ -171,25 +163,9 @@ impl CodeCache {
         let bytes = compiled.serialize()?;
         let mac = self.mac(entry, &bytes).ok_or_else(|| wasmtime::format_err!("HMAC refuses the key"))?;
         let names = EntryNames::new(entry);
-        self.make_room(bytes.len() as u64)?;
+        self.directory.make_room(bytes.len() as u64)?;
         self.directory.replace(&names.code, &bytes)?;
         self.directory.replace(&names.seal, format!("{}\n", hex::encode(mac.finalize().into_bytes())).as_bytes())?;
-        Ok(())
-    }
-
-    /// Removes the oldest files until there is room for `more` bytes.
-    fn make_room(&self, more: u64) -> io::Result<()> {
-        let mut entries = self.directory.entries()?;
-        entries.retain(|entry| entry.name.as_os_str() != KEY_FILE);
-        entries.sort_by_key(|entry| entry.modified);
-        let mut total = entries.iter().map(|entry| entry.size).sum::<u64>().saturating_add(more);
-        for entry in entries {
-            if total <= MAX_CACHE_BYTES {
-                break;
-            }
-            let _ = self.directory.remove(&entry.name);
-            total -= entry.size;
-        }
         Ok(())
     }
 }
@@ -231,17 +207,6 @@ fn read_or_make_key(directory: &CacheDirectory) -> io::Result<[u8; KEY_BYTES]> {
     // If several processes create a key at once, the last one wins, and each process reads the key
     // again.
     read()
-}
-
-fn default_directory() -> Option<PathBuf> {
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    if let Some(path) = absolute("XDG_CACHE_HOME") {
-        return Some(path.join("rbdkit"));
-    }
-    if geteuid().is_root() {
-        return Some("/var/cache/rbdkit".into());
-    }
-    absolute("HOME").map(|home| home.join(".cache/rbdkit"))
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! From a file to a checked, compiled component.
 
 pub(crate) mod cache;
-mod cache_directory;
 pub(crate) mod compile;
 pub(crate) mod component;
 pub(crate) mod describe;

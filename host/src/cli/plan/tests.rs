@@ -98,6 +98,8 @@ fn values_out_of_range_are_named() {
         ("--plugin-param=1G null", "--plugin-param: '1G' is not KEY=VALUE, for example size=1G"),
         ("--filter-param=x null", "--filter-param: 'x' is not FILTER:KEY=VALUE, for example cow:cow-on-read=true"),
         ("--filter-param=x#0:k=v null", "--filter-param: 'x#0' does not name a filter: NAME, or NAME#2 for the second"),
+        ("--filter-key= null", "--filter-key: the name of the file is empty"),
+        ("--wasm-filter=oci://h null", "--wasm-filter: 'oci://h' names no component: oci://host/name:tag"),
         ("--wasm-filter=x@sha256:12 null", "--wasm-filter: '12' is not a SHA-256 digest: 64 hexadecimal digits"),
     ] {
         assert_eq!(mistake(line), message);
@@ -125,6 +127,15 @@ fn native_plugins_and_filters_are_refused_by_name() {
         assert!(mistake(line).ends_with("native .so plugins cannot be loaded"), "{line}");
     }
     assert!(mistake("--filter=./x.so null").contains("native .so filters cannot be loaded"));
+}
+
+#[test]
+fn a_filter_in_a_registry_is_no_file() {
+    let plan = plan("--wasm-filter oci://h/x:1 --filter-key me.pub --plain-http null");
+    let [FilterSource::Registry(reference)] = &plan.filters[..] else { panic!("{:?}", plan.filters) };
+    assert_eq!(reference.to_string(), "oci://h/x:1");
+    assert_eq!(plan.registries.filter_key, Some(PathBuf::from("me.pub")));
+    assert_eq!(plan.registries.plain_http, rbdkit_oci::PlainHttp::Allowed);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The private directory in which the cache of compiled code keeps its files.
+//! The private directory in which compiled code and pulled components are kept.
 //!
 //! The directory must be private: owned by our user, mode 0700, and not a symbolic link. It is
 //! opened once, the open descriptor is checked, and every file is opened relative to that
@@ -7,6 +7,7 @@
 //!
 //! A file is never changed in place. A new file is written without a name and then replaces the old
 //! one, so a reader sees either the whole old file or the whole new one.
+#![forbid(unsafe_code)]
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, Read as _, Write as _};
@@ -20,28 +21,55 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+/// The most bytes that the directory keeps. Beyond that, the oldest files are removed first. There
+/// is room for the filters of this tree (some MB) and for a dozen interpreters (60 to 90 MB each).
+const MAX_CACHE_BYTES: u64 = 1 << 30;
+
+/// The name of the file with the key that seals compiled code. It is never removed to make room.
+pub const KEY_FILE: &str = "key";
+
+/// Where the directory is unless the caller chooses another: `rbdkit` in `$XDG_CACHE_HOME`, in
+/// `/var/cache` for root, or in `~/.cache`. None if the environment names no home.
+pub fn default_path() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    if let Some(path) = absolute("XDG_CACHE_HOME") {
+        return Some(path.join("rbdkit"));
+    }
+    if geteuid().is_root() {
+        return Some("/var/cache/rbdkit".into());
+    }
+    absolute("HOME").map(|home| home.join(".cache/rbdkit"))
+}
+
 /// Why a directory cannot hold the cache.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DirectoryError {
+pub enum DirectoryError {
+    /// It is a file, or a symbolic link.
     #[error("it is not a directory")]
     NotDirectory,
+    /// Another user owns it.
     #[error("it belongs to somebody else")]
     ForeignOwner,
+    /// Its mode gives others access.
     #[error("others may use it (its mode has to be 0700)")]
     OpenToOthers,
+    /// The file system.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
 /// A file in the directory.
-pub(super) struct CacheFile {
-    pub(super) name: PathBuf,
-    pub(super) size: u64,
-    pub(super) modified: SystemTime,
+pub struct CacheFile {
+    /// Its name in the directory.
+    pub name: PathBuf,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was written.
+    pub modified: SystemTime,
 }
 
 /// The directory, open.
-pub(super) struct CacheDirectory {
+pub struct CacheDirectory {
     dir: Dir,
     /// For messages.
     path: PathBuf,
@@ -52,7 +80,7 @@ impl CacheDirectory {
     ///
     /// # Errors
     /// It cannot be created or opened, or is not private.
-    pub(super) fn open(path: &Path) -> Result<CacheDirectory, DirectoryError> {
+    pub fn open(path: &Path) -> Result<CacheDirectory, DirectoryError> {
         // Without a slash at the end, because a slash would make the system follow a link.
         let path: PathBuf = path.components().collect();
         if let Some(parent) = path.parent() {
@@ -79,7 +107,7 @@ impl CacheDirectory {
     }
 
     /// The directory's path, for messages.
-    pub(super) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
@@ -87,7 +115,7 @@ impl CacheDirectory {
     ///
     /// # Errors
     /// There is none, it is not a regular file, or other users own it or may write to it.
-    pub(super) fn open_file(&self, name: &str) -> io::Result<File> {
+    pub fn open_file(&self, name: &str) -> io::Result<File> {
         // With O_NONBLOCK, opening a pipe does not wait.
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let file = self.dir.open_with(name, OpenOptions::new().read(true).custom_flags(flags))?;
@@ -105,7 +133,7 @@ impl CacheDirectory {
     ///
     /// # Errors
     /// Those of [`CacheDirectory::open_file`], and those of reading.
-    pub(super) fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>> {
+    pub fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.open_file(name)?.take(limit).read_to_end(&mut bytes)?;
         Ok(bytes)
@@ -115,7 +143,7 @@ impl CacheDirectory {
     ///
     /// # Errors
     /// Those of the file system. There is no new file then.
-    pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+    pub fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let mut file = TempFile::new(&self.dir)?;
         file.as_file().set_permissions(Permissions::from_mode(0o600))?;
         file.write_all(bytes)?;
@@ -126,7 +154,7 @@ impl CacheDirectory {
     ///
     /// # Errors
     /// The directory cannot be read.
-    pub(super) fn entries(&self) -> io::Result<Vec<CacheFile>> {
+    pub fn entries(&self) -> io::Result<Vec<CacheFile>> {
         let mut entries = Vec::new();
         for entry in self.dir.entries()?.flatten() {
             let metadata = entry.metadata()?;
@@ -136,11 +164,31 @@ impl CacheDirectory {
         Ok(entries)
     }
 
+    /// Removes the oldest files until there is room for `more` bytes within [`MAX_CACHE_BYTES`].
+    /// The key stays.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn make_room(&self, more: u64) -> io::Result<()> {
+        let mut entries = self.entries()?;
+        entries.retain(|entry| entry.name.as_os_str() != KEY_FILE);
+        entries.sort_by_key(|entry| entry.modified);
+        let mut total = entries.iter().map(|entry| entry.size).sum::<u64>().saturating_add(more);
+        for entry in entries {
+            if total <= MAX_CACHE_BYTES {
+                break;
+            }
+            let _ = self.remove(&entry.name);
+            total -= entry.size;
+        }
+        Ok(())
+    }
+
     /// Removes a file.
     ///
     /// # Errors
     /// Those of the file system.
-    pub(super) fn remove(&self, name: &Path) -> io::Result<()> {
+    pub fn remove(&self, name: &Path) -> io::Result<()> {
         self.dir.remove_file(name)
     }
 }
