@@ -3,8 +3,10 @@
 //! read; [`pinned`](crate::pinned) says how it is measured.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
-use rbdkit_tests::tool;
+use rbdkit_tests::wait;
 
 use crate::pinned::{self, Answers, Requests};
 use crate::results::Spread;
@@ -15,6 +17,9 @@ pub const LANGUAGES: [(&str, f64); 8] =
 
 /// Reads that are so short that what the filter does to the bytes hardly counts.
 const READS: Requests = Requests { block: 512, depth: 32, disk: 1 << 20, answers: Answers::Data };
+
+/// How long a build may take. The first one compiles the language's standard library.
+const BUILD: Duration = Duration::from_secs(600);
 
 /// What a filter in one language costs.
 #[derive(Clone, Debug)]
@@ -48,9 +53,9 @@ pub fn measure(program: &Path, turns: u64) -> (Vec<Language>, Vec<String>) {
 /// Makes a new project in a language, unless an earlier run made it, and builds it.
 fn build(program: &Path, language: &'static str) -> Result<PathBuf, String> {
     let tool_path = program.with_file_name("rbdkit-filter");
-    let run = |words: &[&str]| {
-        let finished = tool(tool_path.to_str().ok_or("its path is not UTF-8")?, words);
-        if finished.code == 0 { Ok(()) } else { Err(format!("rbdkit-filter {}: {}", words[0], finished.stderr)) }
+    let run = |words: &[&str]| match wait::output_within(BUILD, Command::new(&tool_path).args(words)) {
+        done if done.status.success() => Ok(()),
+        done => Err(format!("rbdkit-filter {}: {}", words[0], String::from_utf8_lossy(&done.stderr))),
     };
     let name = format!("bench-{}", language.replace("++", "pp"));
     let dir = rbdkit_tests::server::root().join("target/bench-languages").join(&name);
