@@ -12,7 +12,7 @@
 //! * `QUICK=1`: fewer cases and programs, 3 rounds of 1 s. It takes 5 minutes instead of 25.
 //! * `ROUNDS`, `SECONDS_EACH`: how often (5) and how many seconds (2) each program does each job.
 //! * `ONLY`: the case of this name, or those whose name contains it, or one of several between `;`.
-//!   `layers` is what a filter costs, `at rest` memory and start, `remote` the remote sources.
+//!   `layers` is what a filter costs, `languages` what it costs in each language, `at rest` memory and start, `remote` the remote sources.
 //!   `ONLY=remote` renews their section of the page.
 //! * `PROGRAMS`: only these of `rbdkit,nbdkit,qemu-threads,qemu-uring,bare`.
 //! * `BEFORE`: another build of rbdkit that is measured as well, to see the effect of a change.
@@ -25,9 +25,11 @@
 mod cases;
 mod chart;
 mod clients;
+mod languages;
 mod layers;
 mod machine;
 mod once;
+mod pinned;
 mod remote;
 mod report;
 mod results;
@@ -45,7 +47,7 @@ use results::Line;
 use servers::Programs;
 
 /// What `ONLY` may name besides cases.
-const OTHERS: [&str; 3] = ["layers", "at rest", REMOTE];
+const OTHERS: [&str; 4] = ["layers", "languages", "at rest", REMOTE];
 
 /// How many turns all chains take for each round.
 const TURNS: u64 = 4;
@@ -156,7 +158,13 @@ fn run() -> Result<ExitCode, String> {
         eprintln!("bench: layers");
         layers = attempt(|| layers::measure(&programs.rbdkit, TURNS * settings.rounds));
     }
+    let (mut languages, mut unbuilt) = (Vec::new(), Vec::new());
+    if asked("languages") {
+        eprintln!("bench: languages");
+        (languages, unbuilt) = languages::measure(&programs.rbdkit, TURNS * settings.rounds);
+    }
     let (lines, mut failures) = rounds(&settings, &programs, cases, &images);
+    failures.extend(unbuilt);
     let layers = layers.unwrap_or_else(|why| {
         failures.push(format!("layers: {why}"));
         Vec::new()
@@ -166,7 +174,7 @@ fn run() -> Result<ExitCode, String> {
     failures.extend(remote.iter().flat_map(|remote| remote.failures.clone()));
     let partial = settings.is_partial() || !failures.is_empty();
     let (rounds, seconds) = (settings.rounds, settings.seconds);
-    let report = Report { lines, layers, once, remote, rounds, seconds, versions, failures, partial };
+    let report = Report { lines, layers, languages, once, remote, rounds, seconds, versions, failures, partial };
     println!("{}", report.tables());
     write(&report, settings.output).map_err(|error| format!("the results were not written: {error}"))?;
     if report.failures.is_empty() {

@@ -5,12 +5,13 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use crate::cases::Program;
+use crate::languages::Language;
 use crate::layers::{CHAINS, Layers};
 use crate::machine;
 use crate::once::Once;
 use crate::remote::Remote;
 use crate::results::{Field, Line, Sample, Spread};
-use crate::targets::{Verdict, judge};
+use crate::targets::{Measurements, Verdict, judge};
 
 /// Everything that was measured.
 pub struct Report {
@@ -18,6 +19,7 @@ pub struct Report {
     pub lines: Vec<Line>,
     /// What a layer costs, for each size of a request.
     pub layers: Vec<Layers>,
+    pub languages: Vec<Language>,
     /// What is measured outside of the rounds.
     pub once: Vec<Once>,
     /// The remote sources.
@@ -105,7 +107,7 @@ impl Report {
     }
 
     fn verdicts(&self) -> Vec<Verdict> {
-        judge(&self.lines, &self.layers, &self.once)
+        judge(&Measurements { lines: &self.lines, layers: &self.layers, languages: &self.languages, once: &self.once })
     }
 
     /// Whether this run measured another build of rbdkit too.
@@ -196,6 +198,19 @@ impl Report {
         table
     }
 
+    /// What the layer of a filter in each language adds to a read.
+    fn languages(&self) -> String {
+        let mut table =
+            "| language | a read | of nofilter's layer | least to greatest |\n|---|--:|--:|--:|\n".to_owned();
+        for language in &self.languages {
+            let ratio = Spread::of(language.ratios.iter().copied());
+            let median = ratio.map(|spread| format!("{:.2}", spread.median)).unwrap_or_default();
+            let _ =
+                writeln!(table, "| {} | {} us | {median} | {} |", language.name, shown(language.layer), range(ratio));
+        }
+        table
+    }
+
     fn at_rest(&self) -> String {
         let mut table = "| | rbdkit | nbdkit |\n|---|--:|--:|\n".to_owned();
         for once in &self.once {
@@ -258,8 +273,18 @@ impl Report {
                 "\n## What a layer costs\n\n\
                  The processor time of a server on one processor, where it never polls. The client sends the same\n\
                  number of requests at once to every chain and takes all answers before it sends more\n\
-                 (`tests/bench/layers.rs`).\n\n{}",
+                 (`tests/bench/pinned.rs`).\n\n{}",
                 self.layers()
+            );
+        }
+        if !self.languages.is_empty() {
+            let _ = write!(
+                text,
+                "\n## What a filter costs in each language\n\n\
+                 The filter that `rbdkit-filter new` writes, which makes two calls of the host in a read. The figures\n\
+                 are the processor time that its layer adds to a read of 512 bytes, measured like that of the layers\n\
+                 above (`tests/bench/languages.rs`).\n\n{}",
+                self.languages()
             );
         }
         if !self.once.is_empty() {
@@ -343,6 +368,7 @@ impl Report {
             let (bytes, cpu) = (layers.block, &layers.cpu);
             json!({"bytes": bytes, "chains": CHAINS, "cpu_us": cpu, "each_us": layers.slopes})
         };
+        let language = |language: &Language| json!({"language": language.name, "each_us": language.layer, "of_nofilter": language.ratios});
         json!({
             "machine": machine::description(),
             "others": spread(self.others()),
@@ -353,6 +379,7 @@ impl Report {
             "targets": self.verdicts().iter().map(target).collect::<Vec<_>>(),
             "cases": self.lines.iter().map(case).collect::<Vec<_>>(),
             "layers": self.layers.iter().map(layers).collect::<Vec<_>>(),
+            "languages": self.languages.iter().map(language).collect::<Vec<_>>(),
             "at_rest": self.once.iter().map(once).collect::<Vec<_>>(),
             "remote": self.remote.as_ref().map(Remote::json),
             "not_measured": self.failures,
@@ -370,7 +397,19 @@ mod tests {
         let once = vec![Once { figure: Figure::Idle, rbdkit: Some(40.0), nbdkit: None }];
         let versions = vec!["rbdkit \"0.1.0\"".to_owned()];
         let layers = vec![Layers { block: 4096, cpu: [1.0, 1.5, 4.0, 7.0], slopes: vec![0.5, 0.625] }];
-        Report { lines, layers, once, remote: None, rounds: 2, seconds: 1, versions, failures, partial: false }
+        let languages = vec![Language { name: "rust", layer: 0.75, ratios: vec![1.125, 1.375] }];
+        Report {
+            lines,
+            layers,
+            languages,
+            once,
+            remote: None,
+            rounds: 2,
+            seconds: 1,
+            versions,
+            failures,
+            partial: false,
+        }
     }
 
     fn measured() -> Vec<Line> {

@@ -2,6 +2,7 @@
 //! if a case is not in the matrix, so that no cell stays empty.
 
 use crate::cases::Program;
+use crate::languages::{LANGUAGES, Language};
 use crate::layers::{BLOCKS, Layers};
 use crate::once::{Figure, Once};
 use crate::results::{Line, Sample, Spread, ratios, round_ratios};
@@ -46,6 +47,8 @@ enum Measure {
     Scaling(String, String),
     /// Microseconds of processor time that each layer adds to a request of this many bytes.
     Layer(u32),
+    /// What the layer of a filter in this language costs, divided by nofilter's.
+    Language(&'static str),
     Once(Figure),
 }
 
@@ -135,6 +138,10 @@ fn targets() -> Vec<Target> {
             add(row, &format!("reads of {} KiB", block >> 10), Measure::Layer(block), Limit::AtMost(limit));
         }
     }
+    for (language, limit) in LANGUAGES {
+        let row = "a filter with two host calls in a read: its layer / nofilter's";
+        add(row, language, Measure::Language(language), Limit::AtMost(limit));
+    }
     let keep = ["nofilter x 10, memory: randread 4k depth 32", "memory: randread 4k depth 32"].map(str::to_owned);
     let [ten, none] = keep;
     add("ten nofilters: rate / that without", &ten.clone(), Measure::Keep(ten, none), Limit::AtLeast(0.7));
@@ -165,22 +172,31 @@ fn targets() -> Vec<Target> {
     targets
 }
 
+/// What a run has measured.
+#[derive(Clone, Copy, Default)]
+pub struct Measurements<'a> {
+    pub lines: &'a [Line],
+    pub layers: &'a [Layers],
+    pub languages: &'a [Language],
+    pub once: &'a [Once],
+}
+
 /// Compares the measurements with the targets.
-pub fn judge(lines: &[Line], layers: &[Layers], once: &[Once]) -> Vec<Verdict> {
+pub fn judge(run: &Measurements<'_>) -> Vec<Verdict> {
     let judged = targets().into_iter().map(|target| {
         let unit = match target.measure {
             Measure::Layer(_) => "us",
             Measure::Once(figure) => figure.unit(),
             _ => "",
         };
-        let measured = measured(&target.measure, lines, layers, once);
+        let measured = measured(&target.measure, run);
         Verdict { row: target.row, what: target.what, limit: target.limit, measured, unit }
     });
     judged.collect()
 }
 
-fn measured(measure: &Measure, lines: &[Line], layers: &[Layers], once: &[Once]) -> Option<Spread> {
-    let line = |name: &String| lines.iter().find(|line| line.case.name() == *name);
+fn measured(measure: &Measure, run: &Measurements<'_>) -> Option<Spread> {
+    let line = |name: &String| run.lines.iter().find(|line| line.case.name() == *name);
     let rate = |sample: &Sample| sample.rate;
     match measure {
         Measure::Rate(case, to) => {
@@ -197,11 +213,15 @@ fn measured(measure: &Measure, lines: &[Line], layers: &[Layers], once: &[Once])
             Spread::of(pairs.filter_map(|(ours, theirs)| Some(ours? / theirs?)))
         }
         Measure::Layer(block) => {
-            let at = layers.iter().find(|layers| layers.block == *block)?;
+            let at = run.layers.iter().find(|layers| layers.block == *block)?;
             Spread::of(at.slopes.iter().copied())
         }
+        Measure::Language(name) => {
+            let language = run.languages.iter().find(|language| language.name == *name)?;
+            Spread::of(language.ratios.iter().copied())
+        }
         Measure::Once(figure) => {
-            let value = once.iter().find(|once| once.figure == *figure)?.rbdkit?;
+            let value = run.once.iter().find(|once| once.figure == *figure)?.rbdkit?;
             Spread::of([value])
         }
     }
@@ -218,7 +238,9 @@ mod tests {
             let lines: Vec<Line> = cases(quick).into_iter().map(filled).collect();
             let once = Figure::ALL.map(|figure| Once { figure, rbdkit: Some(1.0), nbdkit: None });
             let layers = BLOCKS.map(|(block, _)| Layers { block, cpu: [1.0; 4], slopes: vec![0.5] });
-            let verdicts = judge(&lines, &layers, &once);
+            let languages = LANGUAGES.map(|(name, _)| Language { name, layer: 1.0, ratios: vec![1.0] });
+            let run = Measurements { lines: &lines, layers: &layers, languages: &languages, once: &once };
+            let verdicts = judge(&run);
             let missing: Vec<&str> =
                 verdicts.iter().filter(|one| one.measured.is_none()).map(|one| one.what.as_str()).collect();
             assert!(verdicts.len() - missing.len() >= enough, "quick: {quick}: {missing:?}");
@@ -243,7 +265,7 @@ mod tests {
 
     #[test]
     fn nothing_that_was_not_measured_counts_as_reached() {
-        let verdicts = judge(&[], &[], &[]);
+        let verdicts = judge(&Measurements::default());
         assert!(verdicts.iter().all(|verdict| verdict.is_reached().is_none()));
     }
 
@@ -256,7 +278,7 @@ mod tests {
     #[test]
     fn the_better_of_the_others_is_what_counts() {
         let lines: Vec<Line> = cases(false).into_iter().map(filled).collect();
-        let verdicts = judge(&lines, &[], &[]);
+        let verdicts = judge(&Measurements { lines: &lines, ..Measurements::default() });
         let ratio = |row: &str, what: &str| {
             let verdict = verdicts.iter().find(|one| one.row.starts_with(row) && one.what == what);
             verdict.and_then(|one| one.measured).map(|spread| spread.median)
