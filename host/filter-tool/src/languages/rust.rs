@@ -57,7 +57,7 @@ fn ways() -> Vec<Way> {
     debian.extend([
         Tool::file("rustc-web", [PathBuf::from(DEBIAN)], "apt-get install rustc-web"),
         Tool::file("rust-web-src", [PathBuf::from(DEBIAN_LIBRARY)], "apt-get install rust-web-src"),
-        Tool::file("rust-lld", [linker(&rustlib)], "rustup component add rustc"),
+        Tool::file("rust-lld", [linker(&rustlib)], RUSTUP),
     ]);
     let command = vec!["cargo".into()];
     vec![Way { name: OWN, tools: own, command: command.clone() }, Way { name: "rustc-web", tools: debian, command }]
