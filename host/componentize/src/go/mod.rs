@@ -49,7 +49,7 @@ pub(crate) fn adapter() -> Result<Vec<u8>> {
     let wrong = |error: anyhow::Error| Error::Adapter(error.into());
     let mut adapter = wat::parse_str(include_str!("adapter.wat")).map_err(|error| wrong(error.into()))?;
     let mut resolve = Resolve::default();
-    let package = resolve.push_str("adapter.wit", include_str!("adapter.wit")).map_err(|error| wrong(error.into()))?;
+    let package = resolve.push_str("adapter.wit", include_str!("adapter.wit")).map_err(wrong)?;
     let world = resolve.select_world(&[package], None).map_err(wrong)?;
     wit_component::embed_component_metadata(&mut adapter, &resolve, world, StringEncoding::UTF8).map_err(wrong)?;
     Ok(adapter)
