@@ -49,7 +49,7 @@ pub(crate) fn adapter() -> Result<Vec<u8>> {
     let wrong = |error: anyhow::Error| Error::Adapter(error.into());
     let mut adapter = wat::parse_str(include_str!("adapter.wat")).map_err(|error| wrong(error.into()))?;
     let mut resolve = Resolve::default();
-    let package = resolve.push_str("adapter.wit", include_str!("adapter.wit")).map_err(|error| wrong(error.into()))?;
+    let package = resolve.push_str("adapter.wit", include_str!("adapter.wit")).map_err(wrong)?;
     let world = resolve.select_world(&[package], None).map_err(wrong)?;
     wit_component::embed_component_metadata(&mut adapter, &resolve, world, StringEncoding::UTF8).map_err(wrong)?;
     Ok(adapter)
@@ -57,7 +57,7 @@ pub(crate) fn adapter() -> Result<Vec<u8>> {
 
 /// What of a module the flag depends on.
 #[derive(Default)]
-struct Survey {
+struct Layout {
     /// For each type how many parameters it has, if it is a function's.
     types: Vec<Option<u32>>,
     imported_functions: u32,
@@ -75,15 +75,15 @@ fn is_alone(name: &str) -> bool {
     name == REALLOC || name.starts_with(POST_RETURN)
 }
 
-impl Survey {
-    fn of(module: &[u8]) -> Result<Survey> {
-        let mut survey = Survey::default();
+impl Layout {
+    fn of(module: &[u8]) -> Result<Layout> {
+        let mut layout = Layout::default();
         for payload in Parser::new(0).parse_all(module) {
             match payload? {
                 Payload::TypeSection(groups) => {
                     for group in groups {
                         for ty in group?.into_types() {
-                            survey.types.push(match ty.composite_type.inner {
+                            layout.types.push(match ty.composite_type.inner {
                                 CompositeInnerType::Func(function) => Some(u32::try_from(function.params().len())?),
                                 _ => None,
                             });
@@ -93,28 +93,28 @@ impl Survey {
                 Payload::ImportSection(imports) => {
                     for import in imports.into_imports() {
                         match import?.ty {
-                            TypeRef::Func(_) => survey.imported_functions += 1,
-                            TypeRef::Global(_) => survey.imported_globals += 1,
+                            TypeRef::Func(_) => layout.imported_functions += 1,
+                            TypeRef::Global(_) => layout.imported_globals += 1,
                             _ => {}
                         }
                     }
                 }
                 Payload::FunctionSection(functions) => {
-                    survey.functions = functions.into_iter().collect::<std::result::Result<_, _>>()?;
+                    layout.functions = functions.into_iter().collect::<std::result::Result<_, _>>()?;
                 }
-                Payload::GlobalSection(globals) => survey.globals = globals.count(),
+                Payload::GlobalSection(globals) => layout.globals = globals.count(),
                 Payload::ExportSection(exports) => {
                     for export in exports {
                         let export = export?;
                         if is_alone(export.name) && export.kind == ExternalKind::Func {
-                            survey.alone.push((export.name.to_owned(), export.index));
+                            layout.alone.push((export.name.to_owned(), export.index));
                         }
                     }
                 }
                 _ => {}
             }
         }
-        Ok(survey)
+        Ok(layout)
     }
 
     /// The type of one of the module's own functions, and how many parameters it has.
@@ -129,22 +129,22 @@ impl Survey {
 /// # Errors
 /// If it cannot be read, or has no global or no `cabi_realloc`, which each module of Go has.
 pub(crate) fn with_flag(module: &[u8]) -> Result<Vec<u8>> {
-    let survey = Survey::of(module)?;
-    let flag = survey.imported_globals + survey.globals;
-    let mut types = survey.functions.clone();
+    let layout = Layout::of(module)?;
+    let flag = layout.imported_globals + layout.globals;
+    let mut types = layout.functions.clone();
     let mut code = Vec::new();
     // Under which number what stands before a function is exported in its place.
     let mut instead = BTreeMap::new();
-    for (name, function) in &survey.alone {
-        let own = survey.own(*function).ok_or_else(|| lacks(&format!("{name} of its own")))?;
-        instead.insert(name.as_str(), survey.imported_functions + u32::try_from(types.len())?);
+    for (name, function) in &layout.alone {
+        let own = layout.own(*function).ok_or_else(|| lacks(&format!("{name} of its own")))?;
+        instead.insert(name.as_str(), layout.imported_functions + u32::try_from(types.len())?);
         types.push(own.0);
         code.push(with_flag_set(*function, own.1, flag));
     }
     if !instead.contains_key(REALLOC) {
         return Err(lacks(REALLOC));
     }
-    if survey.globals == 0 {
+    if layout.globals == 0 {
         return Err(lacks("global"));
     }
     let mut with = Module::new();
@@ -287,7 +287,7 @@ mod tests {
         let module = module(BUILD_ID, EXPORTED);
         let with = with_flag(&module).unwrap();
         wasmparser::Validator::new().validate_all(&with).unwrap();
-        let (before, after) = (Survey::of(&module).unwrap(), Survey::of(&with).unwrap());
+        let (before, after) = (Layout::of(&module).unwrap(), Layout::of(&with).unwrap());
         assert_eq!(after.functions[..before.functions.len()], before.functions);
         assert_eq!((after.functions.len(), after.globals), (before.functions.len() + 2, before.globals + 1));
         let alone = |realloc, post| vec![("cabi_realloc".to_owned(), realloc), ("cabi_post_run".to_owned(), post)];

@@ -55,9 +55,10 @@ fn call(signature: &str) -> Option<String> {
                     "witTypes.Unit" => ("err", "witTypes.Unit{}"),
                     _ => ("value, err", "value"),
                 };
+                let types = format!("{good}, {bad}");
                 format!(
-                    "\t{declared} := {call}\n\tif err != nil {{\n\t\treturn witTypes.Err[{good}, {bad}]({failed})\n\t}}\n\
-                     \treturn witTypes.Ok[{good}, {bad}]({value})"
+                    "\t{declared} := {call}\n\tif err != nil {{\n\t\treturn witTypes.Err[{types}]({failed})\n\t}}\n\
+                     \treturn witTypes.Ok[{types}]({value})"
                 )
             } else if let Some(of) = generics(result, "witTypes.Option[") {
                 format!(
