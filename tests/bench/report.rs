@@ -368,7 +368,10 @@ impl Report {
             let (bytes, cpu) = (layers.block, &layers.cpu);
             json!({"bytes": bytes, "chains": CHAINS, "cpu_us": cpu, "each_us": layers.slopes})
         };
-        let language = |language: &Language| json!({"language": language.name, "each_us": language.layer, "of_nofilter": language.ratios});
+        let language = |language: &Language| {
+            let (name, layer) = (language.name, language.layer);
+            json!({"language": name, "each_us": layer, "of_nofilter": language.ratios})
+        };
         json!({
             "machine": machine::description(),
             "others": spread(self.others()),

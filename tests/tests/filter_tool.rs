@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use rbdkit_tests::server::{filter, program, root};
-use rbdkit_tests::{Launch, TempDir, nbdsh, wait};
+use rbdkit_tests::server::{filter, program};
+use rbdkit_tests::{Launch, TempDir, wait};
 
 const FILTERS: [&str; 7] = ["cache", "cow", "delay", "error", "nofilter", "offset", "readahead"];
 
@@ -18,10 +18,6 @@ fn tool() -> Command {
 /// How long the tool may take. `build` compiles a filter, in the first run with its standard
 /// library.
 const LIMIT: Duration = Duration::from_secs(1200);
-
-/// The longest request that the templates get. They compute for each byte, and a filter may compute
-/// for a second: on a machine that is busy, 32 MiB can take longer.
-const LARGEST: &str = "1M";
 
 fn run(arguments: &[&str]) -> Output {
     wait::output_within(LIMIT, tool().args(arguments))

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::inspect::Format;
-use crate::languages::{Language, Tool, Way};
+use crate::languages::{self, Language, Tool, Way};
 
 /// Prints for one language, or for all, whether filters can be built, and what is missing.
 ///
@@ -14,7 +14,7 @@ use crate::languages::{Language, Tool, Way};
 pub fn doctor(language: Option<Language>, format: Format) -> Result<()> {
     let languages = language.map_or(Language::value_variants().to_vec(), |language| vec![language]);
     let found: Vec<(Language, Vec<Way>)> =
-        languages.into_iter().map(|language| (language, (language.definition().ways)())).collect();
+        languages.into_iter().map(|language| (language, (languages::definition(language).ways)())).collect();
     match format {
         Format::Json => say!("{:#}", json(&found)),
         Format::Text => found.iter().for_each(|(language, ways)| print(*language, ways)),

@@ -13,6 +13,7 @@ mod call;
 mod chain;
 mod check;
 mod component;
+mod componentize;
 mod dev;
 mod doctor;
 mod error;
@@ -171,7 +172,7 @@ fn main() -> ExitCode {
     // This program is also its own child process that compiles components, makes components from
     // modules or talks to registries.
     if let Some(status) =
-        rbdkit_sandbox::serve_if_asked().or_else(rbdkit_oci::serve_if_asked).or_else(build::serve_if_asked)
+        rbdkit_sandbox::serve_if_asked().or_else(rbdkit_oci::serve_if_asked).or_else(componentize::serve_if_asked)
     {
         return status;
     }

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::languages::{Language, PROJECT_FILE, Project, is_name};
+use crate::languages::{self, Language, PROJECT_FILE, Project, is_name};
 
 /// Creates the directory.
 pub fn new(name: &str, language: Language, dir: Option<PathBuf>) -> Result<()> {
@@ -15,7 +15,7 @@ pub fn new(name: &str, language: Language, dir: Option<PathBuf>) -> Result<()> {
     if dir.exists() {
         return Err(Error::Exists(dir));
     }
-    let definition = language.definition();
+    let definition = languages::definition(language);
     write(&dir.join(PROJECT_FILE), &Project::file(name, language))?;
     for (path, text) in (definition.files)() {
         // The contract and the SDK stay as they are.

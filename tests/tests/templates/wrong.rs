@@ -26,7 +26,8 @@ fn what_is_exported_and_not_written_is_named() {
             &project,
             ("wit/world.wit", EXPORT, &more),
             &[
-                "wit/world.wit exports trims, but the filter does not implement trims.trim: write it, or remove the export",
+                "wit/world.wit exports trims, but the filter does not implement trims.trim: write it, or remove the \
+                 export",
             ],
         );
     }
@@ -192,15 +193,16 @@ fn a_stack_overflow_fails_the_request() {
             "c",
             "filter.c",
             "    rbdkit_xor(RBDKIT_PAYLOAD, 0, length, &key, 1, 0);\n    return true;",
-            "    volatile uint8_t deep[4 << 20];\n    memset((void *)deep, length, sizeof deep);\n    return deep[length] != 0;",
+            "    volatile uint8_t deep[4 << 20];\n    memset((void *)deep, length, sizeof deep);\n    \
+             return deep[length] != 0;",
             vec![],
         ),
         (
             "c++",
             "filter.cpp",
             "    if (result)\n        rbdkit::exclusive_or",
-            "    volatile std::uint8_t deep[4 << 20];\n    for (auto &byte : deep)\n        byte = length;\n    if (deep[length])\n        \
-             rbdkit::exclusive_or",
+            "    volatile std::uint8_t deep[4 << 20];\n    for (auto &byte : deep)\n        byte = length;\n    \
+             if (deep[length])\n        rbdkit::exclusive_or",
             vec![zig()],
         ),
     ] {

@@ -19,18 +19,18 @@ const LEAST_ROUNDS: usize = 3;
 
 /// What a comparison says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum SpeedVerdict {
     Faster,
     Slower,
     Same,
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for SpeedVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Verdict::Faster => "faster",
-            Verdict::Slower => "slower",
-            Verdict::Same => "same",
+            SpeedVerdict::Faster => "faster",
+            SpeedVerdict::Slower => "slower",
+            SpeedVerdict::Same => "same",
         })
     }
 }
@@ -40,7 +40,7 @@ impl fmt::Display for Verdict {
 pub struct Change {
     pub request: String,
     pub depth: u32,
-    pub verdict: Verdict,
+    pub verdict: SpeedVerdict,
     /// By how much of the old time the new one differs.
     pub time: f64,
     /// The instructions before and now.
@@ -56,19 +56,19 @@ pub struct Comparison {
 }
 
 /// Decides whether times have changed.
-fn verdict(old: &[f64], new: &[f64]) -> Verdict {
+fn verdict(old: &[f64], new: &[f64]) -> SpeedVerdict {
     if old.len() < LEAST_ROUNDS || new.len() < LEAST_ROUNDS {
-        return Verdict::Same;
+        return SpeedVerdict::Same;
     }
     let least = |times: &[f64]| times.iter().copied().fold(f64::INFINITY, f64::min);
     let most = |times: &[f64]| times.iter().copied().fold(0.0, f64::max);
     let change = median(new) / median(old) - 1.0;
     if change > LEAST && least(new) > most(old) {
-        Verdict::Slower
+        SpeedVerdict::Slower
     } else if change < -LEAST && most(new) < least(old) {
-        Verdict::Faster
+        SpeedVerdict::Faster
     } else {
-        Verdict::Same
+        SpeedVerdict::Same
     }
 }
 
@@ -103,12 +103,12 @@ impl Comparison {
     }
 
     /// Slower if any workload is; faster if some are and none is slower.
-    pub fn verdict(&self) -> Verdict {
+    pub fn verdict(&self) -> SpeedVerdict {
         let any = |verdict| self.changes.iter().any(|change| change.verdict == verdict);
-        match (any(Verdict::Slower), any(Verdict::Faster)) {
-            (true, _) => Verdict::Slower,
-            (false, true) => Verdict::Faster,
-            (false, false) => Verdict::Same,
+        match (any(SpeedVerdict::Slower), any(SpeedVerdict::Faster)) {
+            (true, _) => SpeedVerdict::Slower,
+            (false, true) => SpeedVerdict::Faster,
+            (false, false) => SpeedVerdict::Same,
         }
     }
 
@@ -159,28 +159,28 @@ mod tests {
     #[test]
     fn a_change_counts_only_beyond_the_spread_of_the_rounds() {
         let old = [1.0, 1.1, 1.2];
-        assert_eq!(verdict(&old, &[1.3, 1.4, 1.5]), Verdict::Slower);
-        assert_eq!(verdict(&[1.3, 1.4, 1.5], &old), Verdict::Faster);
+        assert_eq!(verdict(&old, &[1.3, 1.4, 1.5]), SpeedVerdict::Slower);
+        assert_eq!(verdict(&[1.3, 1.4, 1.5], &old), SpeedVerdict::Faster);
         // One round as fast as before.
-        assert_eq!(verdict(&old, &[1.15, 1.4, 1.5]), Verdict::Same);
+        assert_eq!(verdict(&old, &[1.15, 1.4, 1.5]), SpeedVerdict::Same);
         // Clear, but small.
-        assert_eq!(verdict(&[1.0, 1.001, 1.002], &[1.01, 1.011, 1.012]), Verdict::Same);
-        assert_eq!(verdict(&[1.0], &[9.0, 9.0, 9.0]), Verdict::Same);
-        assert_eq!(verdict(&[], &[]), Verdict::Same);
+        assert_eq!(verdict(&[1.0, 1.001, 1.002], &[1.01, 1.011, 1.012]), SpeedVerdict::Same);
+        assert_eq!(verdict(&[1.0], &[9.0, 9.0, 9.0]), SpeedVerdict::Same);
+        assert_eq!(verdict(&[], &[]), SpeedVerdict::Same);
     }
 
-    fn change(verdict: Verdict) -> Change {
+    fn change(verdict: SpeedVerdict) -> Change {
         Change { request: "read 4 KiB".into(), depth: 1, verdict, time: 0.0, instructions: None }
     }
 
     #[test]
     fn one_slower_workload_makes_the_verdict() {
-        let of = |verdicts: &[Verdict]| {
+        let of = |verdicts: &[SpeedVerdict]| {
             Comparison { changes: verdicts.iter().map(|verdict| change(*verdict)).collect(), notes: vec![] }.verdict()
         };
-        assert_eq!(of(&[Verdict::Faster, Verdict::Slower]), Verdict::Slower);
-        assert_eq!(of(&[Verdict::Faster, Verdict::Same]), Verdict::Faster);
-        assert_eq!(of(&[Verdict::Same]), Verdict::Same);
-        assert_eq!(of(&[]), Verdict::Same);
+        assert_eq!(of(&[SpeedVerdict::Faster, SpeedVerdict::Slower]), SpeedVerdict::Slower);
+        assert_eq!(of(&[SpeedVerdict::Faster, SpeedVerdict::Same]), SpeedVerdict::Faster);
+        assert_eq!(of(&[SpeedVerdict::Same]), SpeedVerdict::Same);
+        assert_eq!(of(&[]), SpeedVerdict::Same);
     }
 }

@@ -19,7 +19,7 @@ use rbdkit_plugin_api::Buffer;
 use rbdkit_plugin_api::units::parse_duration;
 use rbdkit_sandbox::{CodeExtras, Host, Options as HostOptions, Profile, Trace};
 
-use compare::{Comparison, Verdict};
+use compare::{Comparison, SpeedVerdict};
 use disk::INFO;
 use profile::profile;
 use result::{Cell, ColdStart, Measured, Old, median};
@@ -102,7 +102,7 @@ pub fn bench(file: &Path, params: &[String], options: &BenchOptions) -> Result<(
         }
     }
     match comparison.map(|comparison| comparison.verdict()) {
-        Some(Verdict::Slower) if options.fail_if_slower => {
+        Some(SpeedVerdict::Slower) if options.fail_if_slower => {
             Err(Error::Found("the filter has become slower".to_string()))
         }
         _ => Ok(()),

@@ -16,7 +16,7 @@ use rbdkit_sandbox::{CodeExtras, Options as HostOptions, Trace};
 use tokio::time::timeout;
 
 use disk::{INFO, OffsetDisk};
-use operation::{Data, Operation, OperationKind, Reply, Stage, before_open, on_connection};
+use operation::{Operation, OperationKind, OperationReply, Stage, WriteData, before_open, on_connection};
 use report::CallReport;
 
 use crate::chain::{make_ready, over};
@@ -120,8 +120,8 @@ fn understood(words: &[String], options: &CallOptions) -> Result<(Operation, Vec
         return Err(Error::Call("name an operation after the file, such as pread 0 4096".to_string()));
     };
     let data = match (&options.data, options.fill) {
-        (Some(path), _) => Some(Data::Bytes(read_data(path)?)),
-        (None, fill) => fill.map(Data::Fill),
+        (Some(path), _) => Some(WriteData::Bytes(read_data(path)?)),
+        (None, fill) => fill.map(WriteData::Fill),
     };
     let has = |flag| options.flags.contains(&flag);
     let flags = Flags {
@@ -181,11 +181,11 @@ async fn carry_out(file: &Path, operation: &Operation, params: &[String], option
     let top = chain.top(Arc::clone(&client));
     let mut begun = Stopwatch::start();
     let mut answer = Ok(match kind {
-        OperationKind::Describe => Reply::Value(
+        OperationKind::Describe => OperationReply::Value(
             format!("{} {}: {} (rbdkit-filter inspect shows all of it)", about.name, about.version, about.longname),
             about.name.clone().into(),
         ),
-        _ => Reply::Done,
+        _ => OperationReply::Done,
     });
     if kind.stage() == Stage::Before {
         let asked = timeout(options.patience, before_open(&top, kind, options.readonly));

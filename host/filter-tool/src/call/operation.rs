@@ -136,7 +136,7 @@ fn takes_range(kind: OperationKind) -> bool {
 
 /// What a write writes, if the command line says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Data {
+pub enum WriteData {
     /// Every byte is this one.
     Fill(u8),
     /// These bytes.
@@ -151,7 +151,7 @@ impl Operation {
     ///
     /// # Errors
     /// One line that says what would be right.
-    pub fn parse(name: &str, arguments: &[String], flags: Flags, data: Option<Data>) -> Result<Operation> {
+    pub fn parse(name: &str, arguments: &[String], flags: Flags, data: Option<WriteData>) -> Result<Operation> {
         let kind = NAMES.iter().find(|(_, names, ..)| names.contains(&name)).map(|(kind, ..)| *kind);
         let Some(kind) = kind else {
             let known: Vec<&str> = NAMES.iter().filter_map(|(_, names, ..)| names.first().copied()).collect();
@@ -163,7 +163,7 @@ impl Operation {
         let (offset, length) = match (takes_range(kind), arguments, &data) {
             (false, [], _) => (0, 0),
             (true, [offset, length], _) => (number("offset", offset)?, number("length", length)?),
-            (true, [offset], Some(Data::Bytes(bytes))) => (number("offset", offset)?, bytes.len() as u64),
+            (true, [offset], Some(WriteData::Bytes(bytes))) => (number("offset", offset)?, bytes.len() as u64),
             (true, _, _) => return Err(Error::Call(format!("{name} takes an offset and a length, in bytes"))),
             (false, _, _) => return Err(Error::Call(format!("{name} takes no arguments"))),
         };
@@ -176,12 +176,12 @@ impl Operation {
             return Err(Error::Call(format!("{name}: the length is from 1 byte to {} MiB", MAX_REQUEST >> 20)));
         }
         let data = match (kind, data) {
-            (OperationKind::Pwrite, Some(Data::Bytes(bytes))) if bytes.len() as u64 == length => bytes,
-            (OperationKind::Pwrite, Some(Data::Bytes(bytes))) => {
+            (OperationKind::Pwrite, Some(WriteData::Bytes(bytes))) if bytes.len() as u64 == length => bytes,
+            (OperationKind::Pwrite, Some(WriteData::Bytes(bytes))) => {
                 return Err(Error::Call(format!("the file of --data has {} bytes, not {length}", bytes.len())));
             }
             (OperationKind::Pwrite, fill) => {
-                let byte = if let Some(Data::Fill(byte)) = fill { byte } else { FILL };
+                let byte = if let Some(WriteData::Fill(byte)) = fill { byte } else { FILL };
                 vec![byte; length as usize]
             }
             _ => Vec::new(),
@@ -192,7 +192,7 @@ impl Operation {
 
 /// What an operation answered.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Reply {
+pub enum OperationReply {
     /// Success without a value.
     Done,
     /// A read's bytes.
@@ -205,7 +205,7 @@ pub enum Reply {
 ///
 /// # Errors
 /// Those of the layers.
-pub async fn on_connection(hop: &Arc<Hop>, operation: &Operation) -> Result<Reply, LayerError> {
+pub async fn on_connection(hop: &Arc<Hop>, operation: &Operation) -> Result<OperationReply, LayerError> {
     let Operation { offset, length, flags, .. } = *operation;
     let short = u32::try_from(length).unwrap_or(u32::MAX);
     match operation.kind {
@@ -213,23 +213,23 @@ pub async fn on_connection(hop: &Arc<Hop>, operation: &Operation) -> Result<Repl
             let (mut buffer, result) = hop.pread(Buffer::new(short), Span::new(0, short), offset).await;
             result?;
             let span = buffer.span();
-            Ok(Reply::Data(buffer.bytes(span).to_vec()))
+            Ok(OperationReply::Data(buffer.bytes(span).to_vec()))
         }
         OperationKind::Pwrite => {
             let buffer = Buffer::from_vec(operation.data.clone());
             hop.pwrite(buffer, Span::new(0, short), offset, flags).await.1?;
-            Ok(Reply::Done)
+            Ok(OperationReply::Done)
         }
-        OperationKind::Flush => hop.flush().await.map(|()| Reply::Done),
-        OperationKind::Trim => hop.trim(offset, length, flags).await.map(|()| Reply::Done),
-        OperationKind::Zero => hop.zero(offset, length, flags).await.map(|()| Reply::Done),
-        OperationKind::Cache => hop.cache(offset, length).await.map(|()| Reply::Done),
-        OperationKind::Finalize => hop.finalize().await.map(|()| Reply::Done),
+        OperationKind::Flush => hop.flush().await.map(|()| OperationReply::Done),
+        OperationKind::Trim => hop.trim(offset, length, flags).await.map(|()| OperationReply::Done),
+        OperationKind::Zero => hop.zero(offset, length, flags).await.map(|()| OperationReply::Done),
+        OperationKind::Cache => hop.cache(offset, length).await.map(|()| OperationReply::Done),
+        OperationKind::Finalize => hop.finalize().await.map(|()| OperationReply::Done),
         OperationKind::Extents => {
             let extents = hop.extents(offset, length, flags).await?;
             Ok(extents_answer(extents.as_slice()))
         }
-        OperationKind::Size => Ok(Reply::Value(format!("{} bytes", hop.size()), json!(hop.size()))),
+        OperationKind::Size => Ok(OperationReply::Value(format!("{} bytes", hop.size()), json!(hop.size()))),
         OperationKind::Can => {
             let can = hop.can();
             let value = json!({
@@ -239,20 +239,20 @@ pub async fn on_connection(hop: &Arc<Hop>, operation: &Operation) -> Result<Repl
             });
             let fields = value.as_object().into_iter().flatten();
             let words: Vec<String> = fields.map(|(name, value)| format!("{name}={}", plain(value))).collect();
-            Ok(Reply::Value(words.join(" "), value))
+            Ok(OperationReply::Value(words.join(" "), value))
         }
         OperationKind::BlockSize => Ok(match hop.block_sizes().await {
-            None => Reply::Value("it states none".into(), Value::Null),
-            Some(sizes) => Reply::Value(
+            None => OperationReply::Value("it states none".into(), Value::Null),
+            Some(sizes) => OperationReply::Value(
                 format!("minimum {}, preferred {}, maximum {}", sizes.minimum, sizes.preferred, sizes.maximum),
                 json!({"minimum": sizes.minimum, "preferred": sizes.preferred, "maximum": sizes.maximum}),
             ),
         }),
         OperationKind::Description => Ok(match hop.description().await {
-            None => Reply::Value("none".into(), Value::Null),
-            Some(text) => Reply::Value(text.clone(), json!(text)),
+            None => OperationReply::Value("none".into(), Value::Null),
+            Some(text) => OperationReply::Value(text.clone(), json!(text)),
         }),
-        _ => Ok(Reply::Done),
+        _ => Ok(OperationReply::Done),
     }
 }
 
@@ -260,19 +260,19 @@ pub async fn on_connection(hop: &Arc<Hop>, operation: &Operation) -> Result<Repl
 ///
 /// # Errors
 /// Those of the layers.
-pub async fn before_open(top: &NextLayer, kind: OperationKind, readonly: bool) -> Result<Reply, LayerError> {
+pub async fn before_open(top: &NextLayer, kind: OperationKind, readonly: bool) -> Result<OperationReply, LayerError> {
     match kind {
         OperationKind::ListExports => {
             let list = top.list_exports(readonly).await?;
             let words: Vec<String> = list.iter().map(|entry| format!("{:?}", entry.name)).collect();
             let entries = list.iter().map(|entry| json!({"name": entry.name, "description": entry.description}));
-            Ok(Reply::Value(words.join(", "), entries.collect()))
+            Ok(OperationReply::Value(words.join(", "), entries.collect()))
         }
         OperationKind::DefaultExport => {
             let name = top.default_export(readonly).await?;
-            Ok(Reply::Value(format!("{name:?}"), json!(name)))
+            Ok(OperationReply::Value(format!("{name:?}"), json!(name)))
         }
-        _ => top.preconnect(readonly).await.map(|()| Reply::Done),
+        _ => top.preconnect(readonly).await.map(|()| OperationReply::Done),
     }
 }
 
@@ -287,7 +287,7 @@ fn plain(value: &Value) -> String {
 /// How many extents are shown.
 const MAX_EXTENTS: usize = 16;
 
-fn extents_answer(extents: &[rbdkit_plugin_api::Extent]) -> Reply {
+fn extents_answer(extents: &[rbdkit_plugin_api::Extent]) -> OperationReply {
     let kind = |extent: &rbdkit_plugin_api::Extent| match (extent.hole, extent.zero) {
         (true, true) => "hole,zero",
         (true, false) => "hole",
@@ -303,14 +303,14 @@ fn extents_answer(extents: &[rbdkit_plugin_api::Extent]) -> Reply {
     let all = extents.iter().map(
         |extent| json!({"offset": extent.offset, "length": extent.length, "hole": extent.hole, "zero": extent.zero}),
     );
-    Reply::Value(words.join("; "), all.collect())
+    OperationReply::Value(words.join("; "), all.collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(words: &[&str], data: Option<Data>) -> Result<Operation, String> {
+    fn parse(words: &[&str], data: Option<WriteData>) -> Result<Operation, String> {
         let arguments: Vec<String> = words[1..].iter().map(|word| (*word).to_string()).collect();
         Operation::parse(words[0], &arguments, Flags::NONE, data).map_err(|error| error.to_string())
     }
@@ -321,7 +321,7 @@ mod tests {
         assert_eq!(parse(&["get_size"], None).unwrap().to_string(), "get-size");
         assert_eq!(parse(&["size"], None).unwrap().kind, OperationKind::Size);
         assert_eq!(parse(&["pwrite", "7", "3"], None).unwrap().data, [FILL; 3]);
-        assert_eq!(parse(&["pwrite", "7"], Some(Data::Bytes(vec![1, 2]))).unwrap().to_string(), "pwrite 7 2");
+        assert_eq!(parse(&["pwrite", "7"], Some(WriteData::Bytes(vec![1, 2]))).unwrap().to_string(), "pwrite 7 2");
         for (kind, names, ..) in NAMES {
             let range = if takes_range(kind) { &["0", "1"][..] } else { &[] };
             for name in names {
@@ -341,7 +341,7 @@ mod tests {
         refused(&["pread", "x", "1"], None, "pread: the offset 'x' ");
         refused(&["pread", "0", "65M"], None, "the length is from 1 byte to 64 MiB");
         refused(&["flush", "1"], None, "flush takes no arguments");
-        refused(&["pread", "0", "1"], Some(Data::Fill(1)), "--fill and --data are for pwrite");
-        refused(&["pwrite", "0", "1"], Some(Data::Bytes(vec![1, 2])), "has 2 bytes, not 1");
+        refused(&["pread", "0", "1"], Some(WriteData::Fill(1)), "--fill and --data are for pwrite");
+        refused(&["pwrite", "0", "1"], Some(WriteData::Bytes(vec![1, 2])), "has 2 bytes, not 1");
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::disk::DiskLog;
-use super::operation::Reply;
+use super::operation::OperationReply;
 
 /// What the number of instructions is.
 const INSTRUCTIONS: &str = "of WebAssembly in the guest, as wasmtime's fuel counts them, without the host's";
@@ -28,7 +28,7 @@ pub struct CallReport {
     pub below: DiskLog,
     pub log: Vec<String>,
     /// The answer, or the error with its errno.
-    pub answer: Result<Reply, (String, String)>,
+    pub answer: Result<OperationReply, (String, String)>,
     /// Elapsed time and this thread's processor time. None for what happened while the filter was
     /// loaded.
     pub times: Option<(Duration, Duration)>,
@@ -71,9 +71,9 @@ impl CallReport {
             say!("  {}", one_line(line));
         }
         match &self.answer {
-            Ok(Reply::Done) => say!("answer: ok"),
-            Ok(Reply::Value(text, _)) => say!("answer: {}", one_line(text)),
-            Ok(Reply::Data(bytes)) => {
+            Ok(OperationReply::Done) => say!("answer: ok"),
+            Ok(OperationReply::Value(text, _)) => say!("answer: {}", one_line(text)),
+            Ok(OperationReply::Data(bytes)) => {
                 say!("answer: ok, {} bytes, sha256 {}", bytes.len(), digest(bytes));
                 hexdump(bytes).iter().for_each(|line| say!("  {line}"));
             }
@@ -110,9 +110,9 @@ impl CallReport {
             })
         });
         let answer = match &self.answer {
-            Ok(Reply::Done) => json!({"ok": true}),
-            Ok(Reply::Value(_, value)) => json!({"ok": true, "value": value}),
-            Ok(Reply::Data(bytes)) => json!({
+            Ok(OperationReply::Done) => json!({"ok": true}),
+            Ok(OperationReply::Value(_, value)) => json!({"ok": true, "value": value}),
+            Ok(OperationReply::Data(bytes)) => json!({
                 "ok": true,
                 "length": bytes.len(),
                 "sha256": digest(bytes),

@@ -1,8 +1,10 @@
 //! C, with clang and Debian's wasi-libc, or with `zig cc`.
 
 use super::c_family::{Build, prepare, with_clang, with_zig};
-use super::{Definition, Keep, Project, Way, common_files, template, wit_files};
-use crate::build::componentize;
+use super::definition::{Definition, Keep, common_files, template, wit_files};
+use super::project::Project;
+use super::tools::Way;
+use crate::componentize::componentize;
 use crate::error::Result;
 
 pub const DEFINITION: Definition = Definition {

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::bindings::Wit;
+use super::definition::Keep;
+use super::project::Project;
 use super::run::{output, run};
 use super::tools::{Tool, Way, below_llvm};
-use super::{Keep, Project, module, operations};
+use super::{module, operations};
 use crate::error::{Error, Result};
 
 /// Where the bindings are, so that an editor finds them.
@@ -48,8 +50,8 @@ pub fn with_clang() -> Way {
 /// The name of the way with clang.
 const CLANG: &str = "clang";
 
-/// Zig, which brings a C compiler, a linker and the libraries. `part` is what of it is run: cc, c++,
-/// build-exe.
+/// Zig, which brings a C compiler, a linker and the libraries. `part` is what of it is run: cc,
+/// c++, build-exe.
 pub fn with_zig(name: &'static str, part: Option<&str>) -> Way {
     let install = "python3 -m venv ~/.zig && ~/.zig/bin/pip install ziglang, with ~/.zig/bin in PATH (or zig itself)";
     let alone = Tool::program("zig", "zig", &["version"], install);

@@ -1,8 +1,10 @@
 //! C++, with `zig c++`, which brings its own standard library for WebAssembly.
 
 use super::c_family::{Build, prepare, with_zig};
-use super::{Definition, Keep, Project, Way, common_files, template, wit_files};
-use crate::build::componentize;
+use super::definition::{Definition, Keep, common_files, template, wit_files};
+use super::project::Project;
+use super::tools::Way;
+use crate::componentize::componentize;
 use crate::error::Result;
 
 pub const DEFINITION: Definition = Definition {

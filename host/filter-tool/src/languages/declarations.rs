@@ -19,8 +19,8 @@ use crate::error::{Error, Result};
 const HEAD: &str = "// rbdkit-filter makes this file from wit/. The contract, as TypeScript.
 //
 // An integer of 64 bits is a number, which is exact up to 2^53: offsets beyond 8 PiB do not work.
-// An error is thrown: throw \"eio\". What an imported function throws passes through the filter as it is; its
-// `payload` is such a string.
+// An error is thrown: throw \"eio\". What an imported function throws passes through the filter as
+// it is; its `payload` is such a string.
 
 ";
 

@@ -5,8 +5,11 @@ use std::path::Path;
 use std::process::Command;
 
 use super::bindings::Wit;
+use super::definition::template;
+use super::project::Project;
 use super::run::{output, run};
-use super::{Project, Tool, Way, declarations, operations, template};
+use super::tools::{Tool, Way};
+use super::{declarations, operations};
 use crate::error::{Error, Result};
 
 /// Where the declarations are.

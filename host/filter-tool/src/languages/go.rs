@@ -7,9 +7,12 @@ use std::path::Path;
 use std::process::Command;
 
 use super::bindings::Wit;
+use super::definition::{Definition, Keep, common_files, template, wit_files};
+use super::project::Project;
 use super::run::{output, run};
-use super::{Definition, Keep, Project, Tool, Way, common_files, go_glue, operations, template, wit_files};
-use crate::build::componentize;
+use super::tools::{Tool, Way};
+use super::{go_glue, operations};
+use crate::componentize::componentize;
 use crate::error::{Error, Result};
 
 pub const DEFINITION: Definition = Definition { files, ways, prepare: bindings, build };

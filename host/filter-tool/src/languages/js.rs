@@ -1,7 +1,9 @@
 //! JavaScript, on QuickJS.
 
+use super::definition::{Definition, Keep, common_files, template, wit_files};
 use super::ecmascript::{component, install, prepare, ways};
-use super::{Definition, Keep, Project, Way, common_files, template, wit_files};
+use super::project::Project;
+use super::tools::Way;
 use crate::error::Result;
 
 pub const DEFINITION: Definition = Definition { files, ways, prepare, build };

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use wasm_encoder::{Module, RawSection};
 use wasmparser::{KnownCustom, Linking, Parser, Payload, SymbolFlags, SymbolInfo};
 
-use super::Keep;
+use super::definition::Keep;
 
 /// The functions that an object file defines and others can call. An object that cannot be read
 /// defines none.
@@ -30,7 +30,8 @@ pub fn defined_functions(object: &[u8]) -> BTreeSet<String> {
 }
 
 /// The module without the custom sections that are not to be kept. The type of the component always
-/// is. A module that cannot be read stays as it is: what makes a component of it says what is wrong.
+/// is. A module that cannot be read stays as it is: what makes a component of it says what is
+/// wrong.
 pub fn trimmed(module: Vec<u8>, keep: Keep) -> Vec<u8> {
     without(&module, keep).unwrap_or(module)
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Language;
+use super::language::Language;
 use crate::error::{Error, Result};
 
 /// The file that makes a directory a project.

@@ -3,9 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::definition::{CONTRACT, Definition, Keep, common_files, nothing, template};
+use super::module;
+use super::project::Project;
 use super::run::{output, run};
-use super::{CONTRACT, Definition, Keep, Project, Tool, Way, common_files, module, nothing, template};
-use crate::build::componentize;
+use super::tools::{Tool, Way};
+use crate::componentize::componentize;
 use crate::error::{Error, Result};
 
 pub const DEFINITION: Definition = Definition { files, ways, prepare: nothing, build };

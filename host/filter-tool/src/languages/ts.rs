@@ -1,9 +1,11 @@
 //! TypeScript, checked by its compiler, on QuickJS. The types are blanked out, so lines and columns
 //! are those of the author's file.
 
+use super::definition::{Definition, Keep, common_files, template, wit_files};
 use super::ecmascript::{component, install, package, prepare, ways};
+use super::project::Project;
 use super::run::{output, run};
-use super::{Definition, Keep, Project, Way, common_files, template, wit_files};
+use super::tools::Way;
 use crate::error::{Error, Result};
 
 pub const DEFINITION: Definition = Definition { files, ways, prepare, build };

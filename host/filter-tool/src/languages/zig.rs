@@ -1,9 +1,11 @@
 //! Zig, over the bindings for C, which `zig translate-c` turns into Zig.
 
 use super::c_family::{self, BINDINGS, Build, with_zig};
+use super::definition::{Definition, Keep, common_files, template, wit_files};
+use super::project::Project;
 use super::run::run;
-use super::{Definition, Keep, Project, Way, common_files, template, wit_files};
-use crate::build::componentize;
+use super::tools::Way;
+use crate::componentize::componentize;
 use crate::error::Result;
 
 pub const DEFINITION: Definition = Definition {

@@ -99,13 +99,25 @@ pub fn memory() -> Vec<Case> {
 
 /// Every function of the host that takes a list or a string: its name in the contract, its type,
 /// and the arguments of a call. `$AT` and `$LENGTH` stand for the place of the list.
-const TAKE_LISTS: [(&str, &str, &str); 10] = [
+const TAKE_LISTS: [(&str, &str, &str); 14] = [
     ("log.error", "(param i32 i32)", "$AT $LENGTH"),
     ("log.warn", "(param i32 i32)", "$AT $LENGTH"),
+    ("log.info", "(param i32 i32)", "$AT $LENGTH"),
     ("log.debug", "(param i32 i32)", "$AT $LENGTH"),
     ("next-open.open", "(param i32 i32 i32 i32)", "(i32.const 0) $AT $LENGTH (i32.const 2100)"),
     ("next-open.reopen", "(param i64 i32 i32 i32 i32)", "(i64.const 0) (i32.const 0) $AT $LENGTH (i32.const 2100)"),
     ("buffer.write", "(param i32 i32 i32 i32)", "(i32.const 0) (i32.const 0) $AT $LENGTH"),
+    (
+        "buffer.xor",
+        "(param i32 i32 i32 i32 i32 i64)",
+        "(i32.const 0) (i32.const 0) (i32.const 1) $AT $LENGTH (i64.const 0)",
+    ),
+    ("buffer.translate", "(param i32 i32 i32 i32 i32)", "(i32.const 0) (i32.const 0) (i32.const 1) $AT $LENGTH"),
+    (
+        "buffer.find",
+        "(param i32 i32 i32 i32 i32 i32)",
+        "(i32.const 0) (i32.const 0) (i32.const 1) $AT $LENGTH (i32.const 2100)",
+    ),
     ("files.size", "(param i32 i32 i32 i32)", "$AT $LENGTH (i32.const 0) (i32.const 2104)"),
     (
         "files.read",

@@ -1,0 +1,36 @@
+//! The languages in which a filter can be written.
+
+use clap::ValueEnum;
+
+/// The language of a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Language {
+    Rust,
+    C,
+    #[value(name = "c++", alias = "cpp")]
+    Cpp,
+    Zig,
+    Go,
+    Js,
+    Ts,
+}
+
+impl Language {
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Language::Rust => "rust",
+            Language::C => "c",
+            Language::Cpp => "c++",
+            Language::Zig => "zig",
+            Language::Go => "go",
+            Language::Js => "js",
+            Language::Ts => "ts",
+        }
+    }
+
+    /// The language with this name.
+    pub fn named(name: &str) -> Option<Language> {
+        Language::value_variants().iter().copied().find(|language| language.name() == name)
+    }
+}
