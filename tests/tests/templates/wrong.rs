@@ -25,10 +25,8 @@ fn what_is_exported_and_not_written_is_named() {
         refused(
             &project,
             ("wit/world.wit", EXPORT, &more),
-            &[
-                "wit/world.wit exports trims, but the filter does not implement trims.trim: write it, or remove the \
-                 export",
-            ],
+            &["wit/world.wit exports trims, but the filter does not implement trims.trim: write it, or remove the \
+                 export"],
         );
     }
 }

@@ -95,10 +95,8 @@ mod tests {
         );
         assert_eq!(
             compare(&[("filter", "describe"), ("filter", "configure")]),
-            [
-                "wit/world.wit exports reads, but the filter does not implement reads.pread: write it, or remove \
-                 the export"
-            ]
+            ["wit/world.wit exports reads, but the filter does not implement reads.pread: write it, or remove \
+                 the export"]
         );
     }
 }
