@@ -6,10 +6,12 @@ mod project;
 mod wrong;
 
 use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
 
 use project::{Project, walk};
 use rbdkit_tests::server::root;
-use rbdkit_tests::toolchains;
+use rbdkit_tests::{toolchains, wait};
 
 /// The directory with zig, which builds C++ and Zig, and C on a machine without clang.
 fn zig() -> PathBuf {
@@ -58,4 +60,21 @@ fn js() {
 #[test]
 fn ts() {
     walk(Project::new("ts", &[]));
+}
+
+/// The directory with componentize-py.
+fn componentize_py() -> PathBuf {
+    toolchains::from_pypi("componentize-py==0.25.1")
+}
+
+#[test]
+fn python() {
+    let project = Project::new("python", &[componentize_py()]);
+    project.build();
+    let tests = wait::output_within(
+        Duration::from_secs(60),
+        Command::new("python3").args(["-m", "unittest", "-q"]).current_dir(&project.dir),
+    );
+    assert!(tests.status.success(), "{}", String::from_utf8_lossy(&tests.stderr));
+    walk(project);
 }

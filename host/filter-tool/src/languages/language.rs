@@ -13,6 +13,7 @@ pub enum Language {
     Go,
     Js,
     Ts,
+    Python,
 }
 
 impl Language {
@@ -26,6 +27,7 @@ impl Language {
             Language::Go => "go",
             Language::Js => "js",
             Language::Ts => "ts",
+            Language::Python => "python",
         }
     }
 

@@ -15,6 +15,7 @@ mod language;
 mod module;
 mod operations;
 mod project;
+mod python;
 mod run;
 mod rust;
 mod tools;
@@ -36,5 +37,6 @@ pub fn definition(language: Language) -> Definition {
         Language::Go => go::DEFINITION,
         Language::Js => js::DEFINITION,
         Language::Ts => ts::DEFINITION,
+        Language::Python => python::DEFINITION,
     }
 }

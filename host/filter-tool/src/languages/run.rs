@@ -1,6 +1,6 @@
 //! Runs the tools of a build.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::error::{Error, Result};
 
@@ -14,13 +14,12 @@ pub fn run(command: &mut Command) -> Result<()> {
     }
 }
 
-/// Runs a program to its end and returns what it prints.
+/// Runs a program to its end and returns what it prints. The user sees its standard error.
 pub fn output(command: &mut Command) -> Result<String> {
     let program = name(command);
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_string();
-    match command.output() {
-        Ok(output) if output.status.success() => Ok(text(&output.stdout)),
-        Ok(output) => Err(Error::Failed { program, how: text(&output.stderr) }),
+    match command.stderr(Stdio::inherit()).output() {
+        Ok(output) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).trim().to_string()),
+        Ok(output) => Err(Error::Failed { program, how: output.status.to_string() }),
         Err(source) => Err(Error::Start { program, source }),
     }
 }

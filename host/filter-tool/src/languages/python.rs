@@ -1,0 +1,91 @@
+//! Python, with PyPI's componentize-py, which puts an interpreter and the source into one component.
+
+use std::process::Command;
+
+use super::bindings::Wit;
+use super::definition::{Definition, Keep, common_files, template, wit_files};
+use super::operations;
+use super::project::Project;
+use super::run::{output, run};
+use super::tools::{Tool, Way};
+use crate::error::{Error, Result};
+
+pub const DEFINITION: Definition = Definition { files, ways, prepare, build };
+
+/// The script that lists what a source implements.
+const EXPORTS: &str = template!("python/exports.py");
+
+/// Where the bindings are, for the editor and for tests in ordinary Python.
+const BINDINGS: &str = "bindings";
+
+fn files() -> Vec<(String, String)> {
+    let own = [
+        ("filter.py", template!("python/filter.py")),
+        ("fake_host.py", template!("python/fake_host.py")),
+        ("test_filter.py", template!("python/test_filter.py")),
+        ("pyproject.toml", template!("python/pyproject.toml")),
+        ("test.sh", template!("python/test.sh")),
+        (".gitignore", template!("python/gitignore")),
+    ];
+    let own = own.map(|(path, text)| (path.to_owned(), text.to_owned()));
+    // Its own test.sh comes last, and stays.
+    common_files().into_iter().chain(wit_files()).chain(own).collect()
+}
+
+fn ways() -> Vec<Way> {
+    let install = "python3 -m venv ~/.componentize && ~/.componentize/bin/pip install componentize-py, with \
+                   ~/.componentize/bin in PATH";
+    let tools = vec![
+        Tool::program("python3", "python3", &["--version"], "apt-get install python3"),
+        Tool::program("componentize-py", "componentize-py", &["--version"], install),
+    ];
+    vec![Way { name: "componentize-py", tools, command: vec!["componentize-py".into()] }]
+}
+
+/// The tool, with the project's contract and world.
+fn componentize_py() -> Command {
+    let mut command = Command::new("componentize-py");
+    command.args(["-d", "wit", "-w", "mine"]);
+    command
+}
+
+/// Makes the bindings, if the tool is here already.
+fn prepare(project: &Project) -> Result<()> {
+    match ways().iter().any(Way::is_complete) {
+        true => bindings(project),
+        false => Ok(()),
+    }
+}
+
+fn bindings(project: &Project) -> Result<()> {
+    let directory = project.path(BINDINGS);
+    if directory.exists() {
+        std::fs::remove_dir_all(&directory).map_err(Error::file("cannot renew", &directory))?;
+    }
+    output(componentize_py().current_dir(&project.dir).args(["bindings", BINDINGS])).map(drop)
+}
+
+/// The host's stubs serve WASI. With the tool's own stubs (`--stub-wasi`) an exception would trap
+/// without a message.
+fn build(project: &Project, _: &Way, _: Keep) -> Result<Vec<u8>> {
+    compare_operations(project)?;
+    bindings(project)?;
+    let component = project.made()?.join("component.wasm");
+    let mut command = componentize_py();
+    command.current_dir(&project.dir).args(["componentize", "filter", "-p", ".", "-o"]).arg(&component);
+    // A file beside the sources would become a part of the next component.
+    run(command.env("PYTHONDONTWRITEBYTECODE", "1").stdout(std::process::Stdio::null()))?;
+    std::fs::read(&component).map_err(Error::file("cannot read", &component))
+}
+
+fn compare_operations(project: &Project) -> Result<()> {
+    let script = project.made()?.join("exports.py");
+    std::fs::write(&script, EXPORTS).map_err(Error::file("cannot write", &script))?;
+    let listed = output(Command::new("python3").current_dir(&project.dir).arg(&script).arg("filter.py"))?;
+    let listed: serde_json::Value = serde_json::from_str(&listed)
+        .map_err(|error| Error::Contract { doing: "cannot list what filter.py implements", source: error.into() })?;
+    let wit = Wit::read(&project.path("wit"))?;
+    operations::compare(&wit.exports(), &wit.everything(), "wit/world.wit", |interface, function| {
+        listed.get(interface).is_some_and(|functions| functions.get(function).is_some())
+    })
+}
