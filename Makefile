@@ -9,7 +9,7 @@
 # make fuzz       runs the fuzz targets for FUZZ_SECONDS (600)
 # make soak       the tests that take too long for make test: full counts, long fuzzing, the suite twice at once (SOAK_OPS=,
 #                 SOAK_ROUNDS=, FUZZ_SECONDS=: see tests/soak.sh)
-# make install    copies the programs, the filters and the SDK (PREFIX=/usr/local, DESTDIR=)
+# make install    copies the programs, the filters, the SDK, the contract and the pages (PREFIX=/usr/local, DESTDIR=)
 # make setup      installs what the other targets need and does nothing else
 
 SHELL := /bin/bash
@@ -126,10 +126,13 @@ soak:
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/rbdkit/filters
 	install -d $(DESTDIR)$(PREFIX)/share/rbdkit/wit $(DESTDIR)$(PREFIX)/share/rbdkit/guest-filters
+	install -d $(DESTDIR)$(PREFIX)/share/doc/rbdkit
 	install -m 755 target/release/rbdkit $(DESTDIR)$(PREFIX)/bin/
 	install -m 755 target/release/rbdkit-filter $(DESTDIR)$(PREFIX)/bin/
 	install -m 644 target/filters/*.wasm $(DESTDIR)$(PREFIX)/lib/rbdkit/filters/
 	install -m 644 wit/filter.wit $(DESTDIR)$(PREFIX)/share/rbdkit/wit/
+	install -m 644 README.md SECURITY.md CHANGELOG.md LICENSE $(DESTDIR)$(PREFIX)/share/doc/rbdkit/
+	install -m 644 $(GUESTS)/README.md $(DESTDIR)$(PREFIX)/share/doc/rbdkit/writing-filters.md
 	cp -r $(GUESTS)/sdk $(DESTDIR)$(PREFIX)/share/rbdkit/guest-filters/
 	sed 's/^members = .*/members = ["sdk"]/' $(GUESTS)/Cargo.toml >$(DESTDIR)$(PREFIX)/share/rbdkit/guest-filters/Cargo.toml
 

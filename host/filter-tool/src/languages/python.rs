@@ -1,4 +1,5 @@
-//! Python, with PyPI's componentize-py, which puts an interpreter and the source into one component.
+//! Python, with PyPI's componentize-py, which puts an interpreter and the source into one
+//! component.
 
 use std::process::Command;
 
