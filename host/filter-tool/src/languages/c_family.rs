@@ -140,7 +140,9 @@ impl Build<'_> {
         command.args(options).args(objects).arg(&glue).arg(&component_type).arg("-o").arg(&linked);
         run(&mut command)?;
         let bytes = std::fs::read(&linked).map_err(Error::file("cannot read", &linked))?;
-        Ok(module::trimmed(bytes, self.keep))
+        let module = module::trimmed(bytes, self.keep);
+        std::fs::write(&linked, &module).map_err(Error::file("cannot write", &linked))?;
+        Ok(module)
     }
 }
 
