@@ -209,8 +209,8 @@ fn an_exception_names_the_authors_file_and_line() {
 fn an_exception_in_python_names_the_authors_file_and_line() {
     let project = Project::new("python", &[componentize_py()]);
     let from = "        next.pread(offset, length, PAYLOAD, 0)\n";
-    let to = "        if offset == 4096:\n            raise ValueError(\"it is odd\")\n        if offset == 8192:\n            \
-              buffer.write(PAYLOAD, 0, bytearray(length))\n";
+    let to = "        if offset == 4096:\n            raise ValueError(\"it is odd\")\n".to_owned()
+        + "        if offset == 8192:\n            buffer.write(PAYLOAD, 0, bytearray(length))\n";
     project.edit("filter.py", from, &format!("{to}{from}"));
     project.edit("filter.py", "class Reads(exports.Reads):", "class Base(exports.Reads):");
     project.edit("filter.py", "class Writes(", "class Reads(Base):\n    pass\n\n\nclass Writes(");
