@@ -172,6 +172,8 @@ fn python_that_cannot_run_is_refused_with_its_line() {
             "def prwite(",
             "but the filter does not implement writes.pwrite: write it, or remove the export",
         ),
+        ("    def pread(", "    async def pread(", "filter.py:50: reads.pread is async. The server needs its answer"),
+        ("class Reads(exports.Reads)", "class READS(exports.Reads)", "the filter does not implement reads.pread"),
         ("from wit_world import exports", "from wit_world import export", "ImportError"),
     ] {
         std::fs::write(&file, &good).expect("the filter");
@@ -199,6 +201,29 @@ fn an_exception_names_the_authors_file_and_line() {
         assert!(log.contains("it is odd") && log.contains(&format!("{file}:{line}:")), "{log}");
         assert!(log.contains("unknown enum case: EINVAL"), "{log}");
     }
+}
+
+/// The log shows the author's file and line, and names data that is not of the type bytes.
+/// Functions that a class inherits are implemented.
+#[test]
+fn an_exception_in_python_names_the_authors_file_and_line() {
+    let project = Project::new("python", &[componentize_py()]);
+    let from = "        next.pread(offset, length, PAYLOAD, 0)\n";
+    let to = "        if offset == 4096:\n            raise ValueError(\"it is odd\")\n".to_owned()
+        + "        if offset == 8192:\n            buffer.write(PAYLOAD, 0, bytearray(length))\n";
+    project.edit("filter.py", from, &format!("{to}{from}"));
+    project.edit("filter.py", "class Reads(exports.Reads):", "class Base(exports.Reads):");
+    project.edit("filter.py", "class Writes(", "class Reads(Base):\n    pass\n\n\nclass Writes(");
+    let text = std::fs::read_to_string(project.dir.join("filter.py")).expect("the filter");
+    let line = text.lines().position(|line| line.contains("it is odd")).expect("the line") + 1;
+    project.build();
+    let server = Launch::new(["--wasm-filter"]).arg(project.component()).args(["memory", "1M"]).start();
+    let mut client = server.client();
+    assert!(client.read(4096, 512).is_err() && client.read(8192, 512).is_err() && client.read(0, 512).is_ok());
+    let log = server.stop().stderr;
+    let place = format!("filter.py\", line {line}, in pread");
+    assert!(log.contains("ValueError: it is odd") && log.contains(&place), "{log}");
+    assert!(log.contains("CastError { from: bytearray("), "{log}");
 }
 
 /// The bytes stay in the host, so the longest request takes no time in a slow language.

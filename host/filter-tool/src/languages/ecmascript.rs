@@ -87,12 +87,8 @@ fn compare_operations(project: &Project, source: &Path, shown: &str) -> Result<(
     let asynchronous: Vec<String> = asynchronous
         .filter(|(_, _, about)| about["async"] == true)
         .map(|(interface, function, about)| {
-            format!(
-                "{shown}:{}: {interface}.{} is async. The server needs its answer when it returns, and nothing would \
-                 run it to its end: write it without async and await",
-                about["line"],
-                declarations::camel(&function)
-            )
+            let operation = format!("{interface}.{}", declarations::camel(&function));
+            operations::asynchronous(shown, &about["line"], &operation)
         })
         .collect();
     if !asynchronous.is_empty() {

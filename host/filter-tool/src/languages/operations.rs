@@ -5,6 +5,7 @@
 //! and nothing else would say so.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 use crate::error::{Error, Result};
 
@@ -49,6 +50,14 @@ pub fn not_exported(interface: &str, world: &str) -> String {
         "the filter implements {interface}, but {world} does not export it: the server would never call it. {} Add the \
          export, or remove the code",
         without(interface)
+    )
+}
+
+/// The line for an operation that is asynchronous. `file` and `line` are where it is written.
+pub fn asynchronous(file: &str, line: impl Display, operation: &str) -> String {
+    format!(
+        "{file}:{line}: {operation} is async. The server needs its answer when it returns, and nothing would run it to \
+         its end: write it without async and await"
     )
 }
 

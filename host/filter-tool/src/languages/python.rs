@@ -29,8 +29,14 @@ fn files() -> Vec<(String, String)> {
         (".gitignore", template!("python/gitignore")),
     ];
     let own = own.map(|(path, text)| (path.to_owned(), text.to_owned()));
+    let mut common = common_files();
+    for (path, text) in &mut common {
+        if path == "README.md" {
+            text.push_str(template!("python/README.md"));
+        }
+    }
     // Its own test.sh comes last, and stays.
-    common_files().into_iter().chain(wit_files()).chain(own).collect()
+    common.into_iter().chain(wit_files()).chain(own).collect()
 }
 
 fn ways() -> Vec<Way> {
@@ -86,7 +92,20 @@ fn compare_operations(project: &Project) -> Result<()> {
     let listed: serde_json::Value = serde_json::from_str(&listed)
         .map_err(|error| Error::Contract { doing: "cannot list what filter.py implements", source: error.into() })?;
     let wit = Wit::read(&project.path("wit"))?;
-    operations::compare(&wit.exports(), &wit.everything(), "wit/world.wit", |interface, function| {
-        listed.get(interface).is_some_and(|functions| functions.get(function).is_some())
+    let all = wit.everything();
+    let operations = all.iter().flat_map(|(interface, functions)| functions.iter().map(move |one| (interface, one)));
+    let asynchronous: Vec<String> = operations
+        .filter_map(|(interface, function)| {
+            let about = &listed[interface][function];
+            let refused = || operations::asynchronous("filter.py", &about["line"], &format!("{interface}.{function}"));
+            (about["async"] == true).then(refused)
+        })
+        .collect();
+    if !asynchronous.is_empty() {
+        return Err(Error::Operations(asynchronous));
+    }
+    operations::compare(&wit.exports(), &all, "wit/world.wit", |interface, function| {
+        // The functions of a class that is made elsewhere are not known.
+        listed.get(interface).is_some_and(|known| known.is_null() || known.get(function).is_some())
     })
 }

@@ -5,8 +5,8 @@
         host.pwrite(0, b"hello")
         assert host.pread(0, 5) == b"hello"
 
-It has the functions of `next`, `buffer`, `log` and `request` that filters use most; add what yours needs. `rbdkit-filter
-check` tests the component itself, in the real host.
+It has the functions of `next`, `buffer`, `log` and `request` that filters use most; add what yours needs.
+`rbdkit-filter check` tests the component itself, in the real host.
 """
 
 import contextlib

@@ -1,9 +1,9 @@
 """@NAME@: XORs every byte with a number, in both directions.
 
 The functions are those of wit/deps/rbdkit-filter/filter.wit; bindings/wit_world has them in Python. An error is raised:
-raise Err(Errno.EIO). Any other exception is a fault: the request fails, and the server's log has the traceback, and what
-is printed on standard error. Import everything at the top of the file: the component keeps what is loaded when it is
-built, and there are no files, no network and no threads when it runs. Data has to be of the type bytes.
+raise Err(Errno.EIO). Any other exception is a fault: the request fails, and the server's log has the traceback, and
+what is printed on standard error. Import everything at the top of the file: the component keeps what is loaded when it
+is built, and there are no files, no network and no threads when it runs. Data has to be of the type bytes.
 """
 
 from componentize_py_types import Err
