@@ -55,13 +55,13 @@ bool exports_rbdkit_filter_filter_configure(mine_list_tuple2_string_string_t *gi
 }
 
 bool exports_rbdkit_filter_reads_pread(std::uint64_t offset, std::uint32_t length, rbdkit::Flags,
-                                       exports_rbdkit_filter_reads_errno_t *error)
+                                       rbdkit_filter_types_errno_t *error)
 {
     return rbdkit::answer(pread(offset, length), error);
 }
 
 bool exports_rbdkit_filter_writes_pwrite(std::uint64_t offset, std::uint32_t length, rbdkit::Flags flags,
-                                         exports_rbdkit_filter_writes_errno_t *error)
+                                         rbdkit_filter_types_errno_t *error)
 {
     return rbdkit::answer(pwrite(offset, length, flags), error);
 }
