@@ -91,7 +91,8 @@ impl Project {
 /// The size of the image that is copied: not a multiple of any block.
 const IMAGE: usize = (3 << 20) + 1234;
 
-/// Builds a project, moves it, builds and checks it again, and serves with it.
+/// Builds a project, moves it, builds and checks it again, calls and measures it, and serves with
+/// it.
 pub fn walk(mut project: Project) {
     project.build();
     std::fs::remove_file(project.component()).expect("the component");
@@ -103,6 +104,13 @@ pub fn walk(mut project: Project) {
     assert!(text.starts_with("mine 0.1.0: exclusive-or with a number\n"), "{text}");
     assert!(text.contains("key=INT") && text.contains("reads") && text.contains("writes"), "{text}");
     project.ok(&["check", &component, "key=7", "--transforms", "bijective", "--ops", "150"]);
+    let call = project.ok(&["call", &component, "pread", "4096", "512", "key=7"]);
+    for part in ["next.pread(offset=4096, length=512", "buffer.xor(", "answer: ok, 512 bytes"] {
+        assert!(call.contains(part), "no {part:?} in {call}");
+    }
+    let bench = project.ok(&["bench", &component, "key=7", "--time", "1s", "--json"]);
+    let bench: serde_json::Value = serde_json::from_str(&bench).expect("JSON");
+    assert_eq!(bench["workloads"].as_array().map(Vec::len), Some(12), "{bench}");
     serves(&component);
     let refused = Launch::new(["--wasm-filter", &component, "memory", "1M", "key=256"]).try_start();
     let refused = refused.err().expect("a value that is too large");
