@@ -97,6 +97,27 @@ async fn a_range_is_changed_in_the_host() {
     }
 }
 
+/// A range of one piece and a short key take another way through the host than the rest.
+#[tokio::test]
+async fn a_short_range_is_changed_like_a_long_one() {
+    for (length, key_length) in
+        [(1u32, 1u32), (4096, 1), (4097, 3), (64, 64), (1 << 20, 3), ((1 << 20) + 1, 3), (100, 65)]
+    {
+        let skip = 7;
+        let code = format!(
+            "(call $xor (i32.const 0) (i32.const {AT}) (i32.const {length}) (i32.const 3100) (i32.const {key_length}) \
+             (i64.const {skip}))"
+        );
+        let (below, answer) = bytes_of(&code).await;
+        let mut expected = below;
+        // The key is the begin of the table: 255, 254, ...
+        for at in 0..length {
+            expected[(AT + at) as usize] ^= 255 - ((at + skip) % key_length) as u8;
+        }
+        assert!(answer == expected, "{length} bytes, a key of {key_length}");
+    }
+}
+
 /// A long key is not repeated by the host, and the pieces of the range do not begin at its start.
 #[tokio::test]
 async fn a_key_of_the_greatest_length_is_repeated_over_the_range() {

@@ -1,8 +1,11 @@
 //! `rbdkit:filter/buffer`.
 
 use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context as TaskContext, Poll};
 
 use memchr::memmem::Finder;
 use rbdkit_plugin_api::Errno;
@@ -18,10 +21,69 @@ use crate::guest::buffers::{Access, CallBuffers};
 use crate::guest::context::Context;
 use crate::guest::fault::mistake;
 
-/// Binds `write`, which copies from the guest's memory straight into the buffer. The generated
-/// binding would copy the bytes into a list first.
+/// Binds `write`, which copies from the guest's memory straight into the buffer, and `xor`, which
+/// mostly ends at once. The generated bindings would copy the bytes into a list first, and make a
+/// future.
 pub(super) fn bind_by_hand(linker: &mut Linker<Context>) -> Result<()> {
-    linker.instance("rbdkit:filter/buffer@0.1.0")?.func_wrap("write", write)
+    let mut buffer = linker.instance("rbdkit:filter/buffer@0.1.0")?;
+    buffer.func_wrap("write", write)?;
+    buffer.func_wrap_async("xor", |mut store, (buf, at, length, key, skip): (u32, u32, u32, WasmList<u8>, u64)| {
+        match xor_at_once(&mut store, (buf, at, length), &key, skip) {
+            Some(Ok(())) => Box::new(Finished),
+            Some(Err(error)) => Box::new(std::future::ready(Err(error))),
+            None => {
+                let key = key.as_le_slice(&store).to_vec();
+                Box::new(async move { store.data_mut().xor(buf, at, length, key, skip).await })
+            }
+        }
+    })
+}
+
+/// Success at once, of a function without a result. It has no size, so boxing it allocates nothing.
+struct Finished;
+
+impl Future for Finished {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The longest key that [`xor_at_once`] takes, in bytes.
+const SHORT_KEY: usize = 64;
+
+/// `xor` of a range of one piece with a short key, as most filters use it: without a list on the
+/// heap and without a future. None for anything else.
+fn xor_at_once(
+    store: &mut StoreContextMut<'_, Context>,
+    (buf, at, length): (u32, u32, u32),
+    key: &WasmList<u8>,
+    skip: u64,
+) -> Option<Result<()>> {
+    if length > PIECE || !(1..=SHORT_KEY).contains(&key.len()) {
+        return None;
+    }
+    let mut short = [0; SHORT_KEY];
+    let short = &mut short[..key.len()];
+    short.copy_from_slice(key.as_le_slice(&*store));
+    let context = store.data_mut();
+    if let Err(error) = context.require(OPEN_DATA, "buffer.xor") {
+        return Some(Err(error));
+    }
+    let changed = context.call.buffers.change(buf, at, length);
+    Some(changed.map(|(buffer, span)| {
+        short.rotate_left((skip % short.len() as u64) as usize);
+        buffer.modify(span, |bytes| match short {
+            [byte] => bytes.iter_mut().for_each(|changed| *changed ^= *byte),
+            key => bytes.chunks_mut(key.len()).for_each(|bytes| xor_bytes(bytes, key)),
+        });
+    }))
+}
+
+/// XORs bytes with those of a key that is at least as long.
+fn xor_bytes(bytes: &mut [u8], key: &[u8]) {
+    bytes.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
 }
 
 #[inline(always)]
@@ -263,9 +325,8 @@ impl XorKey {
     fn apply(&self, bytes: &mut [u8], skip: u64, done: u32) {
         let start = (skip % self.period + u64::from(done)) % self.period;
         let (first, rest) = bytes.split_at_mut(bytes.len().min(self.bytes.len() - start as usize));
-        let xor = |bytes: &mut [u8], key: &[u8]| bytes.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
-        xor(first, &self.bytes[start as usize..]);
-        rest.chunks_mut(self.bytes.len()).for_each(|bytes| xor(bytes, &self.bytes));
+        xor_bytes(first, &self.bytes[start as usize..]);
+        rest.chunks_mut(self.bytes.len()).for_each(|bytes| xor_bytes(bytes, &self.bytes));
     }
 }
 
