@@ -1,7 +1,7 @@
 //! C, with clang and Debian's wasi-libc, or with `zig cc`.
 
 use super::c_family::{Build, prepare, with_clang, with_zig};
-use super::definition::{Definition, Keep, common_files, template, wit_files};
+use super::definition::{Definition, Keep, template, with_world};
 use super::project::Project;
 use super::tools::Way;
 use crate::componentize::componentize;
@@ -9,13 +9,11 @@ use crate::error::Result;
 
 pub const DEFINITION: Definition = Definition {
     files: || {
-        let own = [
+        with_world(&[
             ("filter.c", template!("c/filter.c")),
             ("rbdkit_filter.h", template!("c/rbdkit_filter.h")),
             (".gitignore", template!("c/gitignore")),
-        ];
-        let own = own.map(|(path, text)| (path.to_owned(), text.to_owned()));
-        own.into_iter().chain(common_files()).chain(wit_files()).collect()
+        ])
     },
     ways: || vec![with_clang(), with_zig("zig cc", Some("cc"))],
     prepare: |project| prepare(project, "clang", "filter.c", OPTIONS),

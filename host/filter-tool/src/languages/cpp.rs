@@ -1,7 +1,7 @@
 //! C++, with `zig c++`, which brings its own standard library for WebAssembly.
 
 use super::c_family::{Build, prepare, with_zig};
-use super::definition::{Definition, Keep, common_files, template, wit_files};
+use super::definition::{Definition, Keep, template, with_world};
 use super::project::Project;
 use super::tools::Way;
 use crate::componentize::componentize;
@@ -9,13 +9,11 @@ use crate::error::Result;
 
 pub const DEFINITION: Definition = Definition {
     files: || {
-        let own = [
+        with_world(&[
             ("filter.cpp", template!("cpp/filter.cpp")),
             ("rbdkit_filter.hpp", template!("cpp/rbdkit_filter.hpp")),
             (".gitignore", template!("c/gitignore")),
-        ];
-        let own = own.map(|(path, text)| (path.to_owned(), text.to_owned()));
-        own.into_iter().chain(common_files()).chain(wit_files()).collect()
+        ])
     },
     // Debian's clang has no standard library of C++ for WebAssembly.
     ways: || vec![with_zig("zig c++", Some("c++"))],

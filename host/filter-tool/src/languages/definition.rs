@@ -45,17 +45,20 @@ macro_rules! template {
 }
 pub(super) use template;
 
-/// The files that a project in every language has.
-pub fn common_files() -> Vec<(String, String)> {
-    [("README.md", template!("common/README.md")), ("test.sh", template!("common/test.sh"))]
-        .map(|(path, text)| (path.to_owned(), text.to_owned()))
-        .to_vec()
+/// The files of a project: those that every language has, and then a language's own. Of two files
+/// with one path the later one stays.
+pub fn with_common(own: &[(&str, &str)]) -> Vec<(String, String)> {
+    let common = [("README.md", template!("common/README.md")), ("test.sh", template!("common/test.sh"))];
+    common.iter().chain(own).map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect()
 }
 
-/// The contract and the filter's own world, as files of a project.
-pub fn wit_files() -> Vec<(String, String)> {
-    vec![
-        ("wit/world.wit".to_owned(), template!("common/world.wit").to_owned()),
-        ("wit/deps/rbdkit-filter/filter.wit".to_owned(), CONTRACT.to_owned()),
-    ]
+/// [`with_common`], and the filter's own world with the contract.
+pub fn with_world(own: &[(&str, &str)]) -> Vec<(String, String)> {
+    let world = [("wit/world.wit", template!("common/world.wit")), ("wit/deps/rbdkit-filter/filter.wit", CONTRACT)];
+    with_common(&[&world, own].concat())
+}
+
+/// Adds text at the end of a file of a project.
+pub fn append(files: &mut [(String, String)], path: &str, more: &str) {
+    files.iter_mut().filter(|(other, _)| other == path).for_each(|(_, text)| text.push_str(more));
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::bindings::Wit;
-use super::definition::{Definition, Keep, common_files, template, wit_files};
+use super::definition::{Definition, Keep, append, template, with_world};
 use super::project::Project;
 use super::run::{output, run};
 use super::tools::{Tool, Way};
@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 pub const DEFINITION: Definition = Definition { files, ways, prepare: bindings, build };
 
 fn files() -> Vec<(String, String)> {
-    let own = [
+    let mut files = with_world(&[
         ("go.mod", template!("go/go.mod.txt")),
         ("filter.go", template!("go/filter.go")),
         ("filter_test.go", template!("go/filter_test.go")),
@@ -26,17 +26,10 @@ fn files() -> Vec<(String, String)> {
         ("rbdkit/host_wasm.go", template!("go/rbdkit/host_wasm.go")),
         ("rbdkit/host_native.go", template!("go/rbdkit/host_native.go")),
         (".gitignore", template!("go/gitignore")),
-    ];
-    let own = own.map(|(path, text)| (path.to_owned(), text.to_owned()));
-    let mut common = common_files();
-    for (path, text) in &mut common {
-        match path.as_str() {
-            "README.md" => text.push_str(template!("go/README.md")),
-            "test.sh" => text.push_str("go test .\n"),
-            _ => {}
-        }
-    }
-    own.into_iter().chain(common).chain(wit_files()).collect()
+    ]);
+    append(&mut files, "README.md", template!("go/README.md"));
+    append(&mut files, "test.sh", "go test .\n");
+    files
 }
 
 /// The first version that has what the bindings need.

@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use super::bindings::Wit;
-use super::definition::{Definition, Keep, common_files, template, wit_files};
+use super::definition::{Definition, Keep, append, template, with_world};
 use super::operations;
 use super::project::Project;
 use super::run::{output, run};
@@ -20,23 +20,16 @@ const EXPORTS: &str = template!("python/exports.py");
 const BINDINGS: &str = "bindings";
 
 fn files() -> Vec<(String, String)> {
-    let own = [
+    let mut files = with_world(&[
         ("filter.py", template!("python/filter.py")),
         ("fake_host.py", template!("python/fake_host.py")),
         ("test_filter.py", template!("python/test_filter.py")),
         ("pyproject.toml", template!("python/pyproject.toml")),
         ("test.sh", template!("python/test.sh")),
         (".gitignore", template!("python/gitignore")),
-    ];
-    let own = own.map(|(path, text)| (path.to_owned(), text.to_owned()));
-    let mut common = common_files();
-    for (path, text) in &mut common {
-        if path == "README.md" {
-            text.push_str(template!("python/README.md"));
-        }
-    }
-    // Its own test.sh comes last, and stays.
-    common.into_iter().chain(wit_files()).chain(own).collect()
+    ]);
+    append(&mut files, "README.md", template!("python/README.md"));
+    files
 }
 
 fn ways() -> Vec<Way> {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::definition::{CONTRACT, Definition, Keep, common_files, nothing, template};
+use super::definition::{CONTRACT, Definition, Keep, nothing, template, with_common};
 use super::module;
 use super::project::Project;
 use super::run::{output, run};
@@ -19,17 +19,15 @@ const TARGET: &str = "wasm32-unknown-unknown";
 const SDK: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/sdk.rs"));
 
 fn files() -> Vec<(String, String)> {
-    let own = [
+    let own = with_common(&[
         ("Cargo.toml", template!("rust/Cargo.toml")),
         ("src/lib.rs", template!("rust/lib.rs")),
         (".gitignore", template!("rust/gitignore")),
         ("wit/filter.wit", CONTRACT),
         ("test.sh", template!("rust/test.sh")),
-    ];
-    let own = own.map(|(path, text)| (path.to_owned(), text.to_owned()));
+    ]);
     let sdk = SDK.iter().map(|(path, text)| (format!("sdk/{path}"), (*text).to_owned()));
-    // Its own test.sh comes last, and stays.
-    common_files().into_iter().chain(own).chain(sdk).collect()
+    own.into_iter().chain(sdk).collect()
 }
 
 /// Debian's compiler, whose standard library for the target is built from source.

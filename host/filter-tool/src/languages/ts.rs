@@ -1,7 +1,7 @@
 //! TypeScript, checked by its compiler, on QuickJS. The types are blanked out, so lines and columns
 //! are those of the author's file.
 
-use super::definition::{Definition, Keep, common_files, template, wit_files};
+use super::definition::{Definition, Keep, template, with_world};
 use super::ecmascript::{component, install, package, prepare, ways};
 use super::project::Project;
 use super::run::{output, run};
@@ -14,15 +14,13 @@ pub const DEFINITION: Definition = Definition { files, ways, prepare, build };
 const BLANK: &str = template!("ts/blank.mjs");
 
 fn files() -> Vec<(String, String)> {
-    let own = [
+    with_world(&[
         ("filter.ts", template!("ts/filter.ts")),
         ("package.json", template!("ts/package.json")),
         ("package-lock.json", template!("ts/package-lock.json")),
         ("tsconfig.json", template!("ts/tsconfig.json")),
         (".gitignore", template!("js/gitignore")),
-    ];
-    let own = own.map(|(path, text)| (path.to_owned(), text.to_owned()));
-    own.into_iter().chain(common_files()).chain(wit_files()).collect()
+    ])
 }
 
 fn build(project: &Project, way: &Way, _: Keep) -> Result<Vec<u8>> {

@@ -1,7 +1,7 @@
 //! Zig, over the bindings for C, which `zig translate-c` turns into Zig.
 
 use super::c_family::{self, BINDINGS, Build, with_zig};
-use super::definition::{Definition, Keep, common_files, template, wit_files};
+use super::definition::{Definition, Keep, template, with_world};
 use super::project::Project;
 use super::run::run;
 use super::tools::Way;
@@ -10,13 +10,11 @@ use crate::error::Result;
 
 pub const DEFINITION: Definition = Definition {
     files: || {
-        let own = [
+        with_world(&[
             ("filter.zig", template!("zig/filter.zig")),
             ("rbdkit.zig", template!("zig/rbdkit.zig")),
             (".gitignore", template!("c/gitignore")),
-        ];
-        let own = own.map(|(path, text)| (path.to_owned(), text.to_owned()));
-        own.into_iter().chain(common_files()).chain(wit_files()).collect()
+        ])
     },
     ways: || vec![with_zig("zig", None)],
     prepare: |project| c_family::bindings(project).map(drop),
