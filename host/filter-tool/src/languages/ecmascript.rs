@@ -5,18 +5,24 @@ use std::path::Path;
 use std::process::Command;
 
 use super::bindings::Wit;
+use super::declarations;
 use super::definition::template;
+use super::listing::Lister;
 use super::project::Project;
 use super::run::{output, run};
 use super::tools::{Tool, Way};
-use super::{declarations, operations};
 use crate::error::{Error, Result};
 
 /// Where the declarations are.
 const DECLARATIONS: &str = "bindings/rbdkit.d.ts";
 
 /// The script that lists what a source exports.
-const EXPORTS: &str = template!("js/exports.mjs");
+const EXPORTS: Lister = Lister {
+    interpreter: "node",
+    name: "exports.mjs",
+    text: template!("js/exports.mjs"),
+    spelled: declarations::camel,
+};
 
 /// node and npm. The packages come from npm's registry when a project is built first.
 pub fn ways() -> Vec<Way> {
@@ -60,7 +66,7 @@ pub fn package(project: &Project, program: &str) -> Command {
 /// Compares what a source exports with the world, and makes a component of it. `source` is what
 /// runs; `shown` is the author's file, which messages name.
 pub fn component(project: &Project, source: &Path, shown: &str) -> Result<Vec<u8>> {
-    compare_operations(project, source, shown)?;
+    EXPORTS.compare(project, &[source.as_os_str(), shown.as_ref()], shown)?;
     let component = project.made()?.join("component.wasm");
     // The host's stubs serve WASI. With the tool's own stubs (`--stub-wasi`) an uncaught exception
     // would trap without a message, and so would reading the clock.
@@ -68,34 +74,4 @@ pub fn component(project: &Project, source: &Path, shown: &str) -> Result<Vec<u8
     engine.args(["--wit", "wit", "-n", "mine", "--sync", "--js"]).arg(source).arg("-o").arg(&component);
     output(&mut engine)?;
     std::fs::read(&component).map_err(Error::file("cannot read", &component))
-}
-
-fn compare_operations(project: &Project, source: &Path, shown: &str) -> Result<()> {
-    let script = project.made()?.join("exports.mjs");
-    std::fs::write(&script, EXPORTS).map_err(Error::file("cannot write", &script))?;
-    let listed = output(Command::new("node").current_dir(&project.dir).arg(&script).arg(source).arg(shown))?;
-    let listed: serde_json::Value = serde_json::from_str(&listed)
-        .map_err(|error| Error::Contract { doing: "cannot list exports", source: error.into() })?;
-    let functions = |interface: &str| listed.as_object()?.get(interface);
-    let find = |interface: &str, function: &str| functions(interface)?.get(declarations::camel(function));
-    let wit = Wit::read(&project.path("wit"))?;
-    let (exported, all) = (wit.exports(), wit.everything());
-    let asynchronous = all.iter().flat_map(|(interface, functions)| {
-        let of = |function: &String| Some((interface.clone(), function.clone(), find(interface, function)?.clone()));
-        functions.iter().filter_map(of).collect::<Vec<_>>()
-    });
-    let asynchronous: Vec<String> = asynchronous
-        .filter(|(_, _, about)| about["async"] == true)
-        .map(|(interface, function, about)| {
-            let operation = format!("{interface}.{}", declarations::camel(&function));
-            operations::asynchronous(shown, &about["line"], &operation)
-        })
-        .collect();
-    if !asynchronous.is_empty() {
-        return Err(Error::Operations(asynchronous));
-    }
-    operations::compare(&exported, &all, "wit/world.wit", |interface, function| {
-        // The functions of an object that is not written out are not known.
-        functions(interface).is_some_and(|known| known.is_null() || find(interface, function).is_some())
-    })
 }

@@ -12,6 +12,7 @@ mod go;
 mod go_glue;
 mod js;
 mod language;
+mod listing;
 mod module;
 mod operations;
 mod project;

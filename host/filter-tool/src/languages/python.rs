@@ -3,9 +3,8 @@
 
 use std::process::Command;
 
-use super::bindings::Wit;
 use super::definition::{Definition, Keep, append, template, with_world};
-use super::operations;
+use super::listing::Lister;
 use super::project::Project;
 use super::run::{output, run};
 use super::tools::{Tool, Way};
@@ -14,7 +13,8 @@ use crate::error::{Error, Result};
 pub const DEFINITION: Definition = Definition { files, ways, prepare, build };
 
 /// The script that lists what a source implements.
-const EXPORTS: &str = template!("python/exports.py");
+const EXPORTS: Lister =
+    Lister { interpreter: "python3", name: "exports.py", text: template!("python/exports.py"), spelled: str::to_owned };
 
 /// Where the bindings are, for the editor and for tests in ordinary Python.
 const BINDINGS: &str = "bindings";
@@ -68,7 +68,7 @@ fn bindings(project: &Project) -> Result<()> {
 /// The host's stubs serve WASI. With the tool's own stubs (`--stub-wasi`) an exception would trap
 /// without a message.
 fn build(project: &Project, _: &Way, _: Keep) -> Result<Vec<u8>> {
-    compare_operations(project)?;
+    EXPORTS.compare(project, &["filter.py".as_ref()], "filter.py")?;
     bindings(project)?;
     let component = project.made()?.join("component.wasm");
     let mut command = componentize_py();
@@ -76,29 +76,4 @@ fn build(project: &Project, _: &Way, _: Keep) -> Result<Vec<u8>> {
     // A file beside the sources would become a part of the next component.
     run(command.env("PYTHONDONTWRITEBYTECODE", "1").stdout(std::process::Stdio::null()))?;
     std::fs::read(&component).map_err(Error::file("cannot read", &component))
-}
-
-fn compare_operations(project: &Project) -> Result<()> {
-    let script = project.made()?.join("exports.py");
-    std::fs::write(&script, EXPORTS).map_err(Error::file("cannot write", &script))?;
-    let listed = output(Command::new("python3").current_dir(&project.dir).arg(&script).arg("filter.py"))?;
-    let listed: serde_json::Value = serde_json::from_str(&listed)
-        .map_err(|error| Error::Contract { doing: "cannot list what filter.py implements", source: error.into() })?;
-    let wit = Wit::read(&project.path("wit"))?;
-    let all = wit.everything();
-    let operations = all.iter().flat_map(|(interface, functions)| functions.iter().map(move |one| (interface, one)));
-    let asynchronous: Vec<String> = operations
-        .filter_map(|(interface, function)| {
-            let about = &listed[interface][function];
-            let refused = || operations::asynchronous("filter.py", &about["line"], &format!("{interface}.{function}"));
-            (about["async"] == true).then(refused)
-        })
-        .collect();
-    if !asynchronous.is_empty() {
-        return Err(Error::Operations(asynchronous));
-    }
-    operations::compare(&wit.exports(), &all, "wit/world.wit", |interface, function| {
-        // The functions of a class that is made elsewhere are not known.
-        listed.get(interface).is_some_and(|known| known.is_null() || known.get(function).is_some())
-    })
 }
