@@ -23,8 +23,7 @@ pub const DEFINITION: Definition = Definition {
 const OPTIONS: &[&str] = &["-std=c17"];
 
 fn build(project: &Project, way: &Way, keep: Keep) -> Result<Vec<u8>> {
-    let build = Build { project, cc: way, keep };
-    build.bindings()?;
+    let build = Build::begin(project, way, keep)?;
     let objects = [build.object(way, "filter.c", OPTIONS)?];
     build.compare_operations(&objects)?;
     componentize(&build.link(way, &objects, &[])?)

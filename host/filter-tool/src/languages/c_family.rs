@@ -7,10 +7,11 @@ use std::process::Command;
 
 use super::bindings::Wit;
 use super::definition::Keep;
+use super::module;
+use super::operations::{self, Interfaces};
 use super::project::Project;
 use super::run::{output, run};
 use super::tools::{Tool, Way, below_llvm};
-use super::{module, operations};
 use crate::error::{Error, Result};
 
 /// Where the bindings are, so that an editor finds them.
@@ -75,13 +76,27 @@ pub struct Build<'a> {
     /// How C is compiled and everything is linked.
     pub cc: &'a Way,
     pub keep: Keep,
+    bindings: Bindings,
+    /// What the world exports, and what it could export.
+    exported: Interfaces,
+    all: Interfaces,
 }
 
-impl Build<'_> {
-    /// Makes the bindings. Returns the path of the source in C, and that of the object with the
-    /// component's type.
-    pub fn bindings(&self) -> Result<(PathBuf, PathBuf)> {
-        bindings(self.project)
+/// The files of the bindings that are compiled and linked.
+struct Bindings {
+    /// The source in C.
+    source: PathBuf,
+    /// The object with the component's type.
+    component_type: PathBuf,
+}
+
+impl<'a> Build<'a> {
+    /// Begins a build: makes the bindings.
+    pub fn begin(project: &'a Project, cc: &'a Way, keep: Keep) -> Result<Build<'a>> {
+        let wit = Wit::read(&project.path("wit"))?;
+        let (exported, all) = (wit.exports(), wit.everything());
+        let bindings = Bindings::make(wit, project)?;
+        Ok(Build { project, cc, keep, bindings, exported, all })
     }
 
     /// The compiler with the options of the target. The paths that it is given, and that it names
@@ -112,8 +127,7 @@ impl Build<'_> {
             let bytes = std::fs::read(object).map_err(Error::file("cannot read", object))?;
             defined.extend(module::defined_functions(&bytes));
         }
-        let wit = Wit::read(&self.project.path("wit"))?;
-        operations::compare(&wit.exports(), &wit.everything(), "wit/world.wit", |interface, function| {
+        operations::compare(&self.exported, &self.all, "wit/world.wit", |interface, function| {
             let name = format!("{PREFIX}{}_{}", interface.replace('-', "_"), function.replace('-', "_"));
             // A function that the header does not declare has C++'s own name for it.
             let mangled = format!("_Z{}{name}", name.len());
@@ -124,12 +138,12 @@ impl Build<'_> {
 
     /// Links objects with the bindings. Returns the core module.
     pub fn link(&self, way: &Way, objects: &[PathBuf], options: &[&str]) -> Result<Vec<u8>> {
-        let (source, component_type) = self.bindings()?;
+        let Bindings { source, component_type } = &self.bindings;
         let made = self.project.made()?;
         // Not with the author's warnings: the source is a generator's.
         let glue = made.join("bindings.o");
         let mut command = self.compiler(self.cc);
-        run(command.args(["-w", "-I", BINDINGS, "-c"]).arg(&source).arg("-o").arg(&glue))?;
+        run(command.args(["-w", "-I", BINDINGS, "-c"]).arg(source).arg("-o").arg(&glue))?;
         let linked = made.join("module.wasm");
         let mut command = self.compiler(way);
         command.args(["-mexec-model=reactor", &format!("-Wl,-z,stack-size={STACK}")]);
@@ -137,7 +151,7 @@ impl Build<'_> {
             // Zig does so by itself, and does not know the option.
             command.arg("-Wl,--stack-first");
         }
-        command.args(options).args(objects).arg(&glue).arg(&component_type).arg("-o").arg(&linked);
+        command.args(options).args(objects).arg(&glue).arg(component_type).arg("-o").arg(&linked);
         run(&mut command)?;
         let bytes = std::fs::read(&linked).map_err(Error::file("cannot read", &linked))?;
         let module = module::trimmed(bytes, self.keep);
@@ -146,15 +160,21 @@ impl Build<'_> {
     }
 }
 
-/// Makes the bindings of a project.
-pub fn bindings(project: &Project) -> Result<(PathBuf, PathBuf)> {
-    let into = project.path(BINDINGS);
-    let names = Wit::read(&project.path("wit"))?.c_bindings(&into)?;
-    let find = |end: &str| {
-        let name = names.iter().find(|name| name.ends_with(end));
-        name.map(|name| into.join(name)).ok_or(Error::NoBindings { end: end.to_owned() })
-    };
-    Ok((find(".c")?, find(".o")?))
+impl Bindings {
+    fn make(wit: Wit, project: &Project) -> Result<Bindings> {
+        let into = project.path(BINDINGS);
+        let names = wit.c_bindings(&into)?;
+        let find = |end: &str| {
+            let name = names.iter().find(|name| name.ends_with(end));
+            name.map(|name| into.join(name)).ok_or(Error::NoBindings { end: end.to_owned() })
+        };
+        Ok(Bindings { source: find(".c")?, component_type: find(".o")? })
+    }
+}
+
+/// Makes the bindings of a project, for its editor.
+pub fn bindings(project: &Project) -> Result<()> {
+    Bindings::make(Wit::read(&project.path("wit"))?, project).map(drop)
 }
 
 /// Makes the bindings and `compile_commands.json`, which tells editors how a source is compiled.

@@ -25,8 +25,7 @@ const OPTIONS: &[&str] = &["-std=c++23", "-fno-exceptions"];
 
 fn build(project: &Project, way: &Way, keep: Keep) -> Result<Vec<u8>> {
     let cc = with_zig("zig cc", Some("cc"));
-    let build = Build { project, cc: &cc, keep };
-    build.bindings()?;
+    let build = Build::begin(project, &cc, keep)?;
     let objects = [build.object(way, "filter.cpp", OPTIONS)?];
     build.compare_operations(&objects)?;
     componentize(&build.link(way, &objects, OPTIONS)?)

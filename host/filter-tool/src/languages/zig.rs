@@ -17,14 +17,13 @@ pub const DEFINITION: Definition = Definition {
         ])
     },
     ways: || vec![with_zig("zig", None)],
-    prepare: |project| c_family::bindings(project).map(drop),
+    prepare: c_family::bindings,
     build,
 };
 
 fn build(project: &Project, way: &Way, keep: Keep) -> Result<Vec<u8>> {
     let cc = with_zig("zig cc", Some("cc"));
-    let build = Build { project, cc: &cc, keep };
-    build.bindings()?;
+    let build = Build::begin(project, &cc, keep)?;
     let mut translate = way.run();
     translate.current_dir(&project.dir).args(["translate-c", "-target", "wasm32-wasi", "-lc", "-I", BINDINGS]);
     translate.arg(format!("{BINDINGS}/mine.h"));
