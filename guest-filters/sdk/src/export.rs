@@ -165,12 +165,12 @@ macro_rules! __assert_exported {
         $(const _: () = {
             // For a type that implements the trait the inherent constant hides that of `Absent`.
             struct Probe<T>(::std::marker::PhantomData<T>);
-            #[allow(dead_code)]
+            #[allow(dead_code, reason = "unused if the type implements the trait")]
             trait Absent {
                 const IMPLEMENTED: bool = false;
             }
             impl<T> Absent for Probe<T> {}
-            #[allow(dead_code)]
+            #[allow(dead_code, reason = "unused if the type does not implement the trait")]
             impl<T: $crate::$ability> Probe<T> {
                 const IMPLEMENTED: bool = true;
             }
