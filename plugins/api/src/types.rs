@@ -107,6 +107,20 @@ impl Capabilities {
         ..Capabilities::READ_ONLY
     };
 
+    /// Everything, which the layer does itself. Seeks are not slow.
+    pub const NATIVE: Capabilities = Capabilities {
+        write: true,
+        flush: true,
+        rotational: false,
+        trim: true,
+        fast_zero: true,
+        extents: true,
+        multi_conn: true,
+        zero: Support::Native,
+        fua: Support::Native,
+        cache: Support::Native,
+    };
+
     /// Without `write`, removes all capabilities that need it. Without `flush`, removes emulated
     /// FUA.
     pub fn normalized(mut self) -> Capabilities {

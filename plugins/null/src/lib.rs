@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
     AccessRights, BoxFuture, Buffer, Capabilities, ConfigError, DISK_FUNCTIONS, Done, Extents, Flags, Handle, Op,
-    OpenArgs, Param, Plugin, PluginInfo, Result, Span, Support, ThreadModel,
+    OpenArgs, Param, Plugin, PluginInfo, Result, Span, ThreadModel,
 };
 
 /// What the registry needs to know.
@@ -64,18 +64,7 @@ impl Handle for NullHandle {
     }
 
     fn can(&self) -> Op<Result<Capabilities>> {
-        Op::Ready(Ok(Capabilities {
-            write: true,
-            flush: true,
-            rotational: false,
-            trim: true,
-            fast_zero: true,
-            extents: true,
-            multi_conn: true,
-            zero: Support::Native,
-            fua: Support::Native,
-            cache: Support::Native,
-        }))
+        Op::Ready(Ok(Capabilities::NATIVE))
     }
 
     fn pread(&self, mut buffer: Buffer, span: Span, _: u64) -> Op<Done> {

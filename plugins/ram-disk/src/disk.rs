@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use rbdkit_plugin_api::{BlockSizes, Buffer, Capabilities, Done, Extents, Flags, Handle, Op, Result, Span, Support};
+use rbdkit_plugin_api::{BlockSizes, Buffer, Capabilities, Done, Extents, Flags, Handle, Op, Result, Span};
 
 /// What keeps the bytes. The gate in front of the plugin has checked that every range lies within
 /// the disk.
@@ -61,18 +61,7 @@ impl<S: Storage> Handle for RamDisk<S> {
     fn can(&self) -> Op<Result<Capabilities>> {
         // FUA, flush and cache succeed without doing anything: memory is the most durable and the
         // nearest that this disk has.
-        Op::Ready(Ok(Capabilities {
-            write: true,
-            flush: true,
-            rotational: false,
-            trim: true,
-            fast_zero: true,
-            extents: true,
-            multi_conn: true,
-            zero: Support::Native,
-            fua: Support::Native,
-            cache: Support::Native,
-        }))
+        Op::Ready(Ok(Capabilities::NATIVE))
     }
 
     fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {

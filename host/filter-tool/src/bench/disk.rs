@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock, RwLock};
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
     BoxFuture, Buffer, Capabilities, ConfigError, Done, Errno, Extents, Flags, Handle, Op, OpenArgs, Param, Plugin,
-    PluginInfo, Result, Span, Support, ThreadModel, read_lock, write_lock,
+    PluginInfo, Result, Span, ThreadModel, read_lock, write_lock,
 };
 
 /// The parameters of the disk.
@@ -93,17 +93,7 @@ impl Handle for MemoryDiskHandle {
     }
 
     fn can(&self) -> Op<Result<Capabilities>> {
-        Op::Ready(Ok(Capabilities {
-            write: self.write,
-            flush: true,
-            trim: true,
-            extents: true,
-            multi_conn: true,
-            zero: Support::Native,
-            fua: Support::Native,
-            cache: Support::Native,
-            ..Capabilities::READ_ONLY
-        }))
+        Op::Ready(Ok(Capabilities { write: self.write, fast_zero: false, ..Capabilities::NATIVE }))
     }
 
     fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {

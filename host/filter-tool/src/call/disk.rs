@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
     BoxFuture, Buffer, Capabilities, ConfigError, Done, Errno, Extents, Flags, Handle, Op, OpenArgs, Param, Plugin,
-    PluginInfo, Result, Span, Support, ThreadModel, lock,
+    PluginInfo, Result, Span, ThreadModel, lock,
 };
 
 use crate::error::Error;
@@ -178,18 +178,7 @@ impl Handle for OffsetDiskHandle {
     }
 
     fn can(&self) -> Op<Result<Capabilities>> {
-        Op::Ready(Ok(Capabilities {
-            write: self.write,
-            flush: true,
-            trim: true,
-            fast_zero: true,
-            extents: true,
-            multi_conn: true,
-            zero: Support::Native,
-            fua: Support::Native,
-            cache: Support::Native,
-            ..Capabilities::READ_ONLY
-        }))
+        Op::Ready(Ok(Capabilities { write: self.write, ..Capabilities::NATIVE }))
     }
 
     fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
     BoxFuture, Buffer, Capabilities, ConfigError, Done, Errno, Error, Extents, Flags, Handle, Op, OpenArgs, Param,
-    Plugin, PluginInfo, Result, Span, Support, ThreadModel, is_all_zero, lock, read_lock, write_lock,
+    Plugin, PluginInfo, Result, Span, ThreadModel, is_all_zero, lock, read_lock, write_lock,
 };
 
 use super::content::{self, UNIT, units};
@@ -233,19 +233,7 @@ impl Handle for DiskHandle {
     }
 
     fn can(&self) -> Op<Result<Capabilities>> {
-        let can = Capabilities {
-            write: self.write,
-            flush: true,
-            trim: true,
-            fast_zero: true,
-            extents: true,
-            multi_conn: true,
-            zero: Support::Native,
-            fua: Support::Native,
-            cache: Support::Native,
-            ..Capabilities::READ_ONLY
-        };
-        Op::Ready(Ok(can))
+        Op::Ready(Ok(Capabilities { write: self.write, ..Capabilities::NATIVE }))
     }
 
     fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
