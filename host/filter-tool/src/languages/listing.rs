@@ -11,9 +11,9 @@ use super::project::Project;
 use super::run::output;
 use crate::error::{Error, Result};
 
-/// A script that prints what a source implements, as JSON: `{"reads": {"pread": {"line": 7, "async":
-/// false}}}`. Null stands for an interface whose functions are not known, because they are not
-/// written out.
+/// A script that prints what a source implements, as JSON, for example
+/// `{"reads": {"pread": {"line": 7, "async": false}}}`. Null stands for an interface whose
+/// functions are not known, because they are not written out.
 pub struct Lister {
     /// The program that runs it.
     pub interpreter: &'static str,
