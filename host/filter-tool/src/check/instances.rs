@@ -10,6 +10,7 @@ use rbdkit_plugin_api::{Errno, ThreadModel};
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout};
 
+use super::content;
 use super::disk::Disk;
 use super::run::{Answer, Limits, carry_out};
 use super::script::Script;
@@ -27,7 +28,7 @@ enum Seen {
     Failed(Errno),
 }
 
-/// What a run showed: each step, and digests of the units of the disk below at the end.
+/// What a run showed: each step, and digests of the changed units of the disk below at the end.
 #[derive(Debug)]
 struct Observed {
     seen: Vec<Seen>,
@@ -112,16 +113,27 @@ async fn observe(filter: &Filter, script: &Script, limits: Limits) -> Result<(Ob
         }
     }
     server.end().await.map_err(failed)?;
-    let mut below = Vec::new();
+    Ok((Observed { seen, below: changed_units(&disk, script.disk_seed) }, model))
+}
+
+/// Digests of the units of a disk that do not have their first content any more. Which others were
+/// used differs from run to run if the filter reads in the background.
+fn changed_units(disk: &Disk, seed: u64) -> Vec<(u64, [u8; 32])> {
+    let mut changed = Vec::new();
+    let mut first = vec![0; content::UNIT];
     let all = disk.inspect(
         |_| false,
         |offset, bytes| {
-            below.push((offset, Sha256::digest(bytes).into()));
+            let first = &mut first[..bytes.len()];
+            content::initial(first, seed, offset);
+            if first != bytes {
+                changed.push((offset, Sha256::digest(bytes).into()));
+            }
             Ok::<(), std::convert::Infallible>(())
         },
     );
     match all {
-        Ok(()) => Ok((Observed { seen, below }, model)),
+        Ok(()) => changed,
         Err(never) => match never {},
     }
 }
