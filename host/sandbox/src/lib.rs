@@ -134,6 +134,7 @@ pub struct Module {
     recovery: wit::Recovery,
     reopens: bool,
     keeps_state: bool,
+    flushes_others: bool,
     unknown_exports: Vec<String>,
 }
 
@@ -253,6 +254,7 @@ impl Host {
             recovery: described.recovery,
             reopens: imports.reopens,
             keeps_state,
+            flushes_others: imports.flushes_others,
             unknown_exports: mismatch::unknown_exports(&component, &self.engine, KNOWN_EXPORTS),
         })
     }
@@ -369,6 +371,7 @@ impl Module {
             recovery: self.recovery,
             reopens: self.reopens,
             keeps_state: self.keeps_state,
+            flushes_others: self.flushes_others,
         }
     }
 }

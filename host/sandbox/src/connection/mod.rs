@@ -18,6 +18,8 @@ pub(crate) mod prefetch;
 pub(crate) mod profile;
 pub(crate) mod pulse;
 pub(crate) mod shared;
+mod shared_next;
+pub(crate) mod siblings;
 pub(crate) mod trace;
 pub(super) mod tracker;
 pub(crate) mod waiting;
