@@ -13,6 +13,7 @@ mod life;
 mod long_chain;
 mod reload;
 mod requests;
+mod siblings;
 mod speed;
 mod stopping;
 mod traced;
