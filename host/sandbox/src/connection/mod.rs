@@ -23,3 +23,4 @@ pub(crate) mod siblings;
 pub(crate) mod trace;
 pub(super) mod tracker;
 pub(crate) mod waiting;
+pub(crate) mod wishes;

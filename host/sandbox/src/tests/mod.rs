@@ -17,3 +17,4 @@ mod siblings;
 mod speed;
 mod stopping;
 mod traced;
+mod wishes;
