@@ -70,7 +70,11 @@ impl Trims for Checkwrite {
 }
 
 impl Zeroes for Checkwrite {
-    fn zero(&self, offset: u64, length: u64, _flags: CommandFlags) -> Result<(), Errno> {
+    /// A fast request is one that need not read the disk.
+    fn zero(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
+        if flags.contains(CommandFlags::FAST_ZERO) {
+            return if compare::is_known_zero(offset, length)? { Ok(()) } else { Err(Errno::Enotsup) };
+        }
         answer("a zero request", offset, length, compare::has_zeroes(offset, length)?)
     }
 }
@@ -92,6 +96,7 @@ mod tests {
         let client = host.connect().unwrap();
         client.pwrite(0, &bytes[..10000], CommandFlags::FUA).unwrap();
         client.zero(0, 8192, CommandFlags::FAST_ZERO).unwrap();
+        assert_eq!(client.zero(0, 8193, CommandFlags::FAST_ZERO), Err(Errno::Enotsup));
         client.trim(1, 8191, NONE).unwrap();
         client.flush().unwrap();
         assert_eq!(client.zero(0, 8193, NONE), Err(Errno::Eio));

@@ -53,3 +53,23 @@ pub fn has_zeroes(offset: u64, length: u64) -> Result<bool, Errno> {
     }
     Ok(true)
 }
+
+/// Whether next's extents call a whole range zero. Nothing is read.
+///
+/// # Errors
+/// Those of asking for extents.
+pub fn is_known_zero(offset: u64, length: u64) -> Result<bool, Errno> {
+    if !next::can()?.extents {
+        return Ok(false);
+    }
+    let mut at = offset;
+    while at < offset + length {
+        for extent in next::extents(at, offset + length - at, CommandFlags::empty())? {
+            if !extent.kind.contains(ExtentType::ZERO) {
+                return Ok(false);
+            }
+            at = extent.offset + extent.length;
+        }
+    }
+    Ok(true)
+}
