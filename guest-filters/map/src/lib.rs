@@ -108,7 +108,8 @@ impl Mapping for Map {
     fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
         let parts = self.parts(offset, length)?;
         if let [part] = parts[..] {
-            next::extents_forward(part.below, part.length, offset, flags)?;
+            let limit = self.table.end_of_part(offset);
+            next::extents_forward_until(part.below, part.length, limit, offset, flags)?;
             return Ok(Vec::new());
         }
         let mut list = Vec::new();
@@ -173,7 +174,7 @@ mod tests {
         let data = ExtentType::empty();
         let all = [(0, hole), (4096, hole), (8192, data), (12288, hole)].map(|(at, kind)| extent(at, 4096, kind));
         assert_eq!(client.extents(0, 16384, NONE).unwrap(), all);
-        assert_eq!(client.extents(9000, 10, NONE).unwrap(), [extent(9000, 10, data)]);
+        assert_eq!(client.extents(9000, 10, NONE).unwrap(), [extent(9000, 12288 - 9000, data)]);
     }
 
     #[test]

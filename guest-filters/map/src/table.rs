@@ -1,7 +1,7 @@
 //! Which part of the disk lies where in the layer below.
 
 use rbdkit_filter_shared::numbers::{parse_number, parse_range};
-use rbdkit_filter_shared::segments::{Segment, Segments};
+use rbdkit_filter_shared::segments::{Piece, Segment, Segments};
 
 /// Where a range lies below: its first byte here, and there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,10 +61,7 @@ impl Table {
         let mut parts: Vec<Part> = Vec::new();
         for piece in self.0.pieces(offset, length) {
             let beyond = Beyond { offset: piece.offset };
-            let below = match piece.segment {
-                Some(segment) => (piece.offset - segment.value.from).checked_add(segment.value.to).ok_or(beyond)?,
-                None => piece.offset,
-            };
+            let below = place(piece).ok_or(beyond)?;
             below.checked_add(piece.length).filter(|end| *end <= size).ok_or(beyond)?;
             match parts.last_mut() {
                 Some(last) if last.below + last.length == below => last.length += piece.length,
@@ -72,6 +69,26 @@ impl Table {
             }
         }
         Ok(parts)
+    }
+
+    /// How far what begins at `offset` lies in one piece below: the first byte there behind it.
+    pub fn end_of_part(&self, offset: u64) -> u64 {
+        let mut end = None;
+        for piece in self.0.pieces(offset, u64::MAX - offset) {
+            match place(piece) {
+                Some(below) if end.is_none_or(|end| end == below) => end = Some(below.saturating_add(piece.length)),
+                _ => break,
+            }
+        }
+        end.unwrap_or(offset)
+    }
+}
+
+/// Where a piece lies below. None if that is beyond every disk.
+fn place(piece: Piece<Move>) -> Option<u64> {
+    match piece.segment {
+        Some(segment) => (piece.offset - segment.value.from).checked_add(segment.value.to),
+        None => Some(piece.offset),
     }
 }
 
@@ -111,6 +128,13 @@ mod tests {
         assert_eq!(parts(&["0-511:4000"], 0, 97), Err(0));
         assert_eq!(parts(&["0-511:512"], 4000, 200), Err(4000));
         assert_eq!(parts(&["0-:0xfffffffffffffff0"], 100, 1), Err(100));
+    }
+
+    #[test]
+    fn a_part_ends_where_the_bytes_below_do_not_continue() {
+        let table = table(&["0-511:512", "512-1023:1024", "2000-2999:0"]).unwrap();
+        assert_eq!([0, 600, 1024, 1999, 2500].map(|at| table.end_of_part(at)), [1536, 1536, 2000, 2000, 1000]);
+        assert_eq!(table.end_of_part(3000), u64::MAX);
     }
 
     #[test]
