@@ -204,6 +204,9 @@ fn a_filter_that_traps_at_one_offset_is_found_with_the_operation() {
 
 #[test]
 fn each_filter_of_the_project_keeps_the_promise_that_fits_it() {
+    let dir = TempDir::new();
+    let mapfile = format!("ddrescue-mapfile={}", dir.file("map", b"0 +\n0 0x7fffffffffff +\n").display());
+    let list = format!("extentlist={}", dir.file("list", b"0 1P\n").display());
     for (name, promise, params) in [
         ("blocksize", "identity", &["minblock=4k", "maxdata=1M"][..]),
         ("cache", "identity", &[]),
@@ -218,6 +221,21 @@ fn each_filter_of_the_project_keeps_the_promise_that_fits_it() {
         ("retry", "identity", &["retry-delay=1ms"]),
         ("retry-request", "identity", &["retry-request-delay=1ms"]),
         ("scan", "identity", &[]),
+        // checkwrite keeps none: it fails every write of something new.
+        ("ddrescue", "read-only", &[mapfile.as_str()]),
+        ("evil", "own", &["evil-probability=1e-4", "evil-seed=1"]),
+        ("extentlist", "identity", &[list.as_str()]),
+        ("fua", "identity", &["fuamode=force"]),
+        ("map", "bijective", &["map=0-1000002:5000000", "map=5000000-6000002:0"]),
+        ("nocache", "identity", &["cachemode=emulate"]),
+        ("noextents", "identity", &[]),
+        ("noparallel", "identity", &[]),
+        ("nozero", "identity", &["zeromode=emulate"]),
+        ("protect", "own", &["protect=100000-3000000"]),
+        ("readonly", "read-only", &[]),
+        ("rotational", "identity", &[]),
+        ("swab", "own", &["swab-bits=64"]),
+        ("truncate", "bijective", &["truncate=36M"]),
     ] {
         let file = filter(name);
         let arguments = [&[file.to_str().unwrap()][..], params, &["--transforms", promise, "--ops", "600"]].concat();

@@ -5,7 +5,7 @@
 
 use rbdkit_tests::model::{Crowd, Disk, content, sparse};
 use rbdkit_tests::server::is_nbdkit;
-use rbdkit_tests::{Launch, TempDir, seed};
+use rbdkit_tests::{Launch, Rng, TempDir, seed};
 
 /// The number of operations of all tests in this file together, unless `RBDKIT_OPS` sets another.
 const OPERATIONS: u64 = 110_000;
@@ -56,7 +56,10 @@ const PLAIN: Case<'static> = Case {
 };
 
 fn check(case: &Case) {
-    let seed = seed();
+    check_with(seed(), case);
+}
+
+fn check_with(seed: u64, case: &Case) {
     let total = std::env::var("RBDKIT_OPS").map_or(OPERATIONS, |text| text.parse().expect("RBDKIT_OPS is a number"));
     println!("{}: RBDKIT_SEED={seed}", case.name);
     let dir = TempDir::new();
@@ -153,6 +156,52 @@ fn error_that_never_happens_is_the_model() {
 fn error_that_happens_fails_requests_and_loses_nothing_else() {
     let arguments = &["--filter=error", "error=EIO", "error-rate=5%"];
     check(&Case { name: "error 5%", arguments, may_fail: true, ..PLAIN });
+}
+
+#[test]
+fn filters_that_change_what_is_offered_are_the_model() {
+    for arguments in [
+        &["--filter=fua", "fuamode=force"][..],
+        &["--filter=fua"],
+        &["--filter=nozero", "zeromode=emulate"],
+        &["--filter=nozero", "zeromode=notrim"],
+        &["--filter=nocache", "cachemode=emulate"],
+        &["--filter=noextents"],
+        &["--filter=rotational"],
+        &["--filter=readonly", "readonly-file=/nonexistent"],
+        &["--filter=protect", "protect=~-"],
+        &["--filter=truncate", "round-down=2"],
+    ] {
+        if is_nbdkit() && (arguments[0].ends_with("rotational") || arguments[0].ends_with("readonly")) {
+            continue;
+        }
+        check(&Case { name: &arguments.join(" "), arguments, share: 10, ..PLAIN });
+    }
+}
+
+#[test]
+fn requests_that_are_serialized_are_the_model() {
+    for serialize in ["serialize=requests", "serialize=all-requests"] {
+        check(&Case { name: serialize, arguments: &["--filter=noparallel", serialize], share: 10, ..PLAIN });
+    }
+}
+
+#[test]
+fn filters_that_move_or_change_bytes_are_the_model() {
+    if is_nbdkit() {
+        return;
+    }
+    // Over a disk of zeroes, which reads the same when it is moved.
+    let zeroes = Case { below: Below::Memory, share: 25, ..PLAIN };
+    let map = &["--filter=map", "map=0-999999:1000000", "map=1000000-1999999:0", "map=5000000-5000006:5000000"];
+    check(&Case { name: "map", arguments: map, ..zeroes });
+    let swab = &["--filter=blocksize", "--filter=swab"];
+    check(&Case { name: "blocksize, swab", arguments: swab, ..zeroes });
+    // Twice is not at all.
+    let twice = &["--filter=blocksize", "--filter=swab", "--filter=swab"];
+    check(&Case { name: "blocksize, swab, swab", arguments: twice, share: 25, ..PLAIN });
+    let evil = &["--filter=evil", "evil-probability=0"];
+    check(&Case { name: "evil 0", arguments: evil, share: 10, ..PLAIN });
 }
 
 #[test]
@@ -257,4 +306,81 @@ fn readahead_over_cache_over_a_disk_that_fails_and_is_slow_is_the_model() {
 fn every_filter_at_once_is_the_model() {
     let arguments = &["--filter=nofilter", "--filter=readahead", "--filter=cow", "--filter=cache", "--filter=nofilter"];
     check(&Case { name: "nofilter, readahead, cow, cache", arguments, after: After::Untouched, ..PLAIN });
+}
+
+/// What a filter does with the file below.
+#[derive(Clone, Copy, PartialEq)]
+enum Effect {
+    /// The file is what clients see.
+    Same,
+    /// The file has the same bytes in another order.
+    Moved,
+    /// The file is not written.
+    Overlay,
+    /// Clients see a part of the file.
+    Part,
+}
+
+/// The filters of which stacks are drawn, and their parameters. Those that take no writes are left
+/// out.
+const DRAWN: &[(&[&str], &[&str], Effect)] = &[
+    (&["blocksize"], &["minblock=2", "maxdata=16k"], Effect::Same),
+    (&["blocksize", "swab"], &[], Effect::Moved),
+    (&["cache"], &["cache-max-size=1M"], Effect::Same),
+    (&["cacheextents"], &[], Effect::Same),
+    (&["cow"], &["cow-block-size=4096"], Effect::Overlay),
+    (&["delay"], &["wdelay=100us"], Effect::Same),
+    (&["error"], &["error-rate=0%"], Effect::Same),
+    (&["evil"], &["evil-probability=0"], Effect::Same),
+    (&["fua"], &["fuamode=emulate"], Effect::Same),
+    (&["map"], &["map=0-999999:1000000", "map=1000000-1999999:0"], Effect::Moved),
+    (&["nocache"], &["cachemode=nop"], Effect::Same),
+    (&["noextents"], &[], Effect::Same),
+    (&["nofilter"], &[], Effect::Same),
+    (&["noparallel"], &["serialize=all-requests"], Effect::Same),
+    (&["nozero"], &["zeromode=emulate"], Effect::Same),
+    (&["offset"], &[], Effect::Part),
+    (&["protect"], &["protect=~-"], Effect::Same),
+    (&["rate"], &["rate=100G"], Effect::Same),
+    (&["readahead"], &[], Effect::Same),
+    (&["readonly"], &["readonly-file=/nonexistent"], Effect::Same),
+    (&["retry"], &["retry-delay=1ms"], Effect::Same),
+    (&["retry-request"], &["retry-request-delay=1ms"], Effect::Same),
+    (&["rotational"], &[], Effect::Same),
+    (&["scan"], &["scan-size=64k"], Effect::Same),
+    (&["truncate"], &["round-down=2"], Effect::Same),
+];
+
+#[test]
+fn stacks_of_three_filters_that_a_seed_draws_are_the_model() {
+    if is_nbdkit() {
+        return;
+    }
+    // One seed for all, so that it repeats a stack and its requests.
+    let seed = seed();
+    let mut rng = Rng::new(seed);
+    for _ in 0..6 {
+        // An offset leaves a margin in a file, and bytes are moved in a disk of zeroes in memory.
+        let drawn = std::iter::from_fn(|| {
+            let mut left: Vec<_> = DRAWN.iter().collect();
+            Some([(); 3].map(|()| left.swap_remove(rng.below(left.len() as u64) as usize)))
+        });
+        let has = |drawn: &[&(_, _, Effect)], effect| drawn.iter().any(|(.., other)| *other == effect);
+        let mut drawn = drawn.skip_while(|drawn| has(drawn, Effect::Moved) && has(drawn, Effect::Part));
+        let drawn = drawn.next().expect("the draws do not end");
+        let names: Vec<&str> = drawn.iter().flat_map(|(names, ..)| names.iter().copied()).collect();
+        let mut arguments: Vec<String> = names.iter().map(|name| format!("--filter={name}")).collect();
+        for (names, parameters, _) in &drawn {
+            arguments.extend(parameters.iter().map(|word| format!("--filter-param={}:{word}", names[0])));
+        }
+        let below = if has(&drawn, Effect::Moved) { Below::Memory } else { Below::File };
+        let after = if has(&drawn, Effect::Overlay) { After::Untouched } else { After::Written };
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let offset = has(&drawn, Effect::Part);
+        let name = names.join(", ");
+        check_with(
+            seed,
+            &Case { name: &name, arguments: &arguments, below, after, offset, share: 10, may_fail: false },
+        );
+    }
 }

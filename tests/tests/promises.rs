@@ -55,12 +55,30 @@ fn no_payload_byte_crosses_into_a_filter_that_does_not_ask_for_it() {
         &["cow"],
         &["cache"],
         &["readahead", "cow", "cache", "offset", "nofilter"],
+        &["protect", "--filter-param=protect:protect=5M-6M"],
+        &["truncate", "--filter-param=truncate:truncate=9M"],
+        &["map", "--filter-param=map:map=100000-199999:300000", "--filter-param=map:map=300000-399999:100000"],
+        &["nozero", "--filter-param=nozero:zeromode=emulate"],
+        &["swab", "--filter-param=swab:swab-bits=8"],
+        &["blocksize", "swab"],
+        &[
+            "fua",
+            "noextents",
+            "nocache",
+            "--filter-param=nocache:cachemode=nop",
+            "noparallel",
+            "readonly",
+            "rotational",
+        ],
     ] {
+        let (parameters, filters): (Vec<&str>, Vec<&str>) = filters.iter().partition(|word| word.starts_with("--"));
         let options = filters.iter().map(|name| format!("--filter={name}"));
-        let server = Launch::new(["-v"]).args(options).arg("memory").arg("8M").start();
+        // A filter that makes the disk read-only does so only while this file exists.
+        let file = filters.contains(&"readonly").then_some("readonly-file=/nonexistent");
+        let server = Launch::new(["-v"]).args(options).args(parameters).arg("memory").arg("8M").args(file).start();
         exercise(&server);
         let log = server.stop().stderr;
-        for filter in filters {
+        for filter in &filters {
             assert!(counter(&log, filter, " calls") > 0, "{filter} was never entered");
             assert_eq!(counter(&log, filter, " bytes crossed"), 0, "{filters:?}: {filter}");
             assert_eq!(counter(&log, filter, " faults"), 0, "{filters:?}: {filter}");
