@@ -9,12 +9,22 @@ use rbdkit_filter_sdk::prelude::*;
 pub struct Delay {
     delays: Delays,
     fast_zero: bool,
+    /// The file that must exist.
+    trigger: Option<Watch>,
 }
 
-/// Waits. The time does not count against the filter's limits. The wait ends early, with an error,
-/// if the client disconnects or the server stops.
-fn wait(ns: u64) -> Result<(), Errno> {
-    if ns == 0 { Ok(()) } else { server::sleep(ns) }
+impl Delay {
+    /// Whether the filter does anything now.
+    fn is_on(&self) -> bool {
+        // A file that cannot be looked at counts as missing.
+        self.trigger.as_ref().is_none_or(|file| files::holds(file.param(), 0).unwrap_or(false))
+    }
+
+    /// Waits. The time does not count against the filter's limits. The wait ends early, with an
+    /// error, if the client disconnects or the server stops.
+    fn wait(&self, ns: u64) -> Result<(), Errno> {
+        if ns == 0 || !self.is_on() { Ok(()) } else { server::sleep(ns) }
+    }
 }
 
 /// By hand: of `wdelay` and the delays that it replaces, the later one wins.
@@ -37,16 +47,22 @@ impl Parameters for Delay {
                 .help("If false, fast zero requests fail at once with ENOTSUP."),
             param("delay-open", "Time to wait before a connection is opened."),
             param("delay-close", "Time to wait before a connection is closed, if the client disconnects properly."),
+            Param::watch("delay-trigger").help("Nothing is delayed while this file does not exist."),
         ]
     }
 
     fn read(given: &Params) -> Result<Self, String> {
         let mut delays = Delays::default();
-        for (name, value) in given.iter().filter(|(name, _)| *name != "delay-fast-zero") {
+        let others = ["delay-fast-zero", "delay-trigger"];
+        for (name, value) in given.iter().filter(|(name, _)| !others.contains(name)) {
             let ns = value.parse().map_err(|_| format!("{name}={value}: not a duration"))?;
             delays.set(name, ns);
         }
-        Ok(Delay { delays, fast_zero: given.get::<Option<bool>>("delay-fast-zero")?.unwrap_or(true) })
+        Ok(Delay {
+            delays,
+            fast_zero: given.get::<Option<bool>>("delay-fast-zero")?.unwrap_or(true),
+            trigger: given.get("delay-trigger")?,
+        })
     }
 }
 
@@ -68,7 +84,7 @@ impl Filter for Delay {
 impl Connection for Delay {
     fn open(&self, readonly: bool, exportname: &str, _is_tls: bool, replayed: bool) -> Result<u64, Errno> {
         if !replayed {
-            wait(self.delays.open)?;
+            self.wait(self.delays.open)?;
         }
         next_open::open(readonly, exportname)?;
         Ok(0)
@@ -76,7 +92,7 @@ impl Connection for Delay {
 
     fn finalize(&self) -> Result<(), Errno> {
         // The wait ends early if the client has gone. That is not a failure.
-        let _ = wait(self.delays.close);
+        let _ = self.wait(self.delays.close);
         Ok(())
     }
 }
@@ -90,38 +106,38 @@ impl Features for Delay {
 
 impl Reads for Delay {
     fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
-        wait(self.delays.read)?;
+        self.wait(self.delays.read)?;
         next::pread(offset, length, PAYLOAD, 0)
     }
 }
 
 impl Writes for Delay {
     fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno> {
-        wait(self.delays.write)?;
+        self.wait(self.delays.write)?;
         next::pwrite(offset, length, PAYLOAD, 0, flags)
     }
 }
 
 impl Trims for Delay {
     fn trim(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
-        wait(self.delays.trim)?;
+        self.wait(self.delays.trim)?;
         next::trim(offset, length, flags)
     }
 }
 
 impl Zeroes for Delay {
     fn zero(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
-        if flags.contains(CommandFlags::FAST_ZERO) && !self.fast_zero {
+        if flags.contains(CommandFlags::FAST_ZERO) && !self.fast_zero && self.is_on() {
             return Err(Errno::Enotsup);
         }
-        wait(self.delays.zero)?;
+        self.wait(self.delays.zero)?;
         next::zero(offset, length, flags)
     }
 }
 
 impl Mapping for Delay {
     fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
-        wait(self.delays.extents)?;
+        self.wait(self.delays.extents)?;
         next::extents_forward_until(offset, length, u64::MAX, offset, flags)?;
         Ok(Vec::new())
     }
@@ -129,7 +145,7 @@ impl Mapping for Delay {
 
 impl Caching for Delay {
     fn cache(&self, offset: u64, length: u64) -> Result<(), Errno> {
-        wait(self.delays.cache)?;
+        self.wait(self.delays.cache)?;
         next::cache(offset, length)
     }
 }
@@ -152,6 +168,24 @@ mod tests {
         client.trim(0, 1, CommandFlags::empty()).unwrap();
         let calls = ["sleep 2000000000", "pread 0 1", "sleep 3000000", "pwrite 0 1", "sleep 1", "trim 0 1"];
         assert_eq!(host.take_calls(), calls);
+    }
+
+    #[test]
+    fn nothing_is_delayed_while_the_file_does_not_exist() {
+        let words = ["rdelay=1", "delay-open=1", "delay-fast-zero=no", "delay-trigger=/slow"];
+        let disk = Disk::pattern(512).can(|can| can.fast_zero = true);
+        let host = Host::new(disk).serve::<Delay>(&words).unwrap();
+        let client = host.connect().unwrap();
+        client.pread(0, 1).unwrap();
+        assert_eq!((client.zero(0, 1, CommandFlags::FAST_ZERO), host.time()), (Ok(()), 0));
+        host.set_file("/slow", Some(b""));
+        client.pread(0, 1).unwrap();
+        assert_eq!(client.zero(0, 1, CommandFlags::FAST_ZERO), Err(Errno::Enotsup));
+        host.connect().unwrap();
+        assert_eq!(host.time(), 2_000_000_000);
+        host.set_file("/slow", None);
+        client.pread(0, 1).unwrap();
+        assert_eq!(host.time(), 2_000_000_000);
     }
 
     #[test]

@@ -1,0 +1,272 @@
+//! Which clients the rules let in.
+
+use std::net::IpAddr;
+
+use crate::address::{Range, decimal};
+
+/// Who a client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// It connected over TCP.
+    Ip(IpAddr),
+    /// It connected over a Unix socket.
+    Unix(Credentials),
+    /// It connected over AF_VSOCK.
+    Vsock { cid: u32, port: u32 },
+    /// The system does not say.
+    Unknown,
+}
+
+/// Process, user and group of a client on a Unix socket. None if the system does not report them.
+pub type Credentials = Option<(i64, i64, i64)>;
+
+/// What one entry of a list matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Rule {
+    Any,
+    AnyIpv4,
+    AnyIpv6,
+    AnyUnix,
+    AnyVsock,
+    Range(Range),
+    Process(i64),
+    User(i64),
+    Group(i64),
+    VsockCid(u32),
+    VsockPort(u32),
+}
+
+/// Whether a rule matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Match {
+    Yes,
+    No,
+    /// The rule is about something that the system does not say.
+    Unknown,
+}
+
+/// The lists `allow` and `deny`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    allow: Vec<Rule>,
+    deny: Vec<Rule>,
+}
+
+/// Why a client is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A rule of `deny` matches.
+    Denied,
+    /// A rule of `deny` may match, but the system does not say who the client is.
+    Unknown,
+}
+
+impl Rules {
+    /// Parses the values of `allow` and of `deny`, which are lists with commas.
+    ///
+    /// # Errors
+    /// One line for the user that begins with the parameter.
+    pub fn parse(allow: &[String], deny: &[String]) -> Result<Rules, String> {
+        Ok(Rules { allow: parse_lists("allow", allow)?, deny: parse_lists("deny", deny)? })
+    }
+
+    /// Whether no client has to be looked at.
+    pub fn let_everybody_in(&self) -> bool {
+        self.deny.is_empty()
+    }
+
+    /// Lets a client in or refuses it. `allow` comes first, then `deny`. A client that neither
+    /// matches is let in.
+    pub fn check(&self, source: &Source) -> Result<(), Refusal> {
+        if self.allow.iter().any(|rule| rule.matches(source) == Match::Yes) {
+            return Ok(());
+        }
+        let denied: Vec<Match> = self.deny.iter().map(|rule| rule.matches(source)).collect();
+        match (denied.contains(&Match::Yes), denied.contains(&Match::Unknown)) {
+            (true, _) => Err(Refusal::Denied),
+            (false, true) => Err(Refusal::Unknown),
+            (false, false) => Ok(()),
+        }
+    }
+}
+
+impl Rule {
+    fn parse(text: &str) -> Result<Rule, String> {
+        let lower = text.to_ascii_lowercase();
+        let word = match lower.as_str() {
+            "all" | "any" => Some(Rule::Any),
+            "allipv4" | "anyipv4" => Some(Rule::AnyIpv4),
+            "allipv6" | "anyipv6" => Some(Rule::AnyIpv6),
+            "allunix" | "anyunix" => Some(Rule::AnyUnix),
+            "allvsock" | "anyvsock" => Some(Rule::AnyVsock),
+            _ => None,
+        };
+        if let Some(rule) = word {
+            return Ok(rule);
+        }
+        let id = |what: &str, least: i64| {
+            let digits = lower.strip_prefix(what)?;
+            let number = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
+            let most = i64::from(u32::MAX);
+            Some(
+                number
+                    .filter(|id| (least..=most).contains(id))
+                    .ok_or_else(|| format!("{what} takes a number from {least} to {most}")),
+            )
+        };
+        let id32 = |what: &str| {
+            let number = lower.strip_prefix(what).map(decimal)?;
+            Some(number.ok_or_else(|| format!("{what} takes a number from 0 to {}", u32::MAX)))
+        };
+        if let Some(process) = id("pid:", 1) {
+            return process.map(Rule::Process);
+        }
+        if let Some(user) = id("uid:", 0) {
+            return user.map(Rule::User);
+        }
+        if let Some(group) = id("gid:", 0) {
+            return group.map(Rule::Group);
+        }
+        if let Some(cid) = id32("vsock-cid:") {
+            return cid.map(Rule::VsockCid);
+        }
+        if let Some(port) = id32("vsock-port:") {
+            return port.map(Rule::VsockPort);
+        }
+        for (prefix, what) in [
+            ("dn:", "names of TLS certificates are not supported in this version"),
+            ("issuer-dn:", "names of TLS certificates are not supported in this version"),
+            ("security:", "security contexts are not supported in this version"),
+        ] {
+            if lower.starts_with(prefix) {
+                return Err(what.to_string());
+            }
+        }
+        Range::parse(text).map(Rule::Range)
+    }
+
+    fn matches(&self, source: &Source) -> Match {
+        let credential = |pick: fn((i64, i64, i64)) -> i64, wanted: i64| match source {
+            Source::Unix(Some(all)) => Match::from(pick(*all) == wanted),
+            Source::Unix(None) | Source::Unknown => Match::Unknown,
+            _ => Match::No,
+        };
+        match (self, source) {
+            (Rule::Any, _) => Match::Yes,
+            (Rule::Process(wanted), _) => credential(|(process, _, _)| process, *wanted),
+            (Rule::User(wanted), _) => credential(|(_, user, _)| user, *wanted),
+            (Rule::Group(wanted), _) => credential(|(_, _, group)| group, *wanted),
+            (_, Source::Unknown) => Match::Unknown,
+            (Rule::AnyIpv4, Source::Ip(address)) => address.is_ipv4().into(),
+            (Rule::AnyIpv6, Source::Ip(address)) => address.is_ipv6().into(),
+            (Rule::Range(range), Source::Ip(address)) => range.contains(*address).into(),
+            (Rule::AnyUnix, Source::Unix(_)) | (Rule::AnyVsock, Source::Vsock { .. }) => Match::Yes,
+            (Rule::VsockCid(wanted), Source::Vsock { cid, .. }) => (wanted == cid).into(),
+            (Rule::VsockPort(wanted), Source::Vsock { port, .. }) => (wanted == port).into(),
+            _ => Match::No,
+        }
+    }
+}
+
+impl From<bool> for Match {
+    fn from(matches: bool) -> Match {
+        if matches { Match::Yes } else { Match::No }
+    }
+}
+
+/// An empty value is an empty list.
+fn parse_lists(name: &str, lists: &[String]) -> Result<Vec<Rule>, String> {
+    let mut rules = Vec::new();
+    for list in lists.iter().filter(|list| !list.is_empty()) {
+        for entry in list.split(',') {
+            let rule = match entry {
+                "" => Err("an entry of the list is empty".to_string()),
+                entry => Rule::parse(entry).map_err(|error| format!("{entry}: {error}")),
+            };
+            rules.push(rule.map_err(|error| format!("{name}={list}: {error}"))?);
+        }
+    }
+    Ok(rules)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(allow: &str, deny: &str) -> Rules {
+        Rules::parse(&[allow.to_string()], &[deny.to_string()]).unwrap()
+    }
+
+    fn ip(text: &str) -> Source {
+        Source::Ip(text.parse().unwrap())
+    }
+
+    const ME: Source = Source::Unix(Some((77, 1000, 100)));
+    const NOBODY: Source = Source::Unix(None);
+
+    #[test]
+    fn allow_comes_before_deny_and_the_rest_is_let_in() {
+        let some = rules("127.0.0.1,::1", "all");
+        assert!(some.check(&ip("127.0.0.1")).is_ok() && some.check(&ip("::1")).is_ok());
+        assert_eq!(some.check(&ip("127.0.0.2")), Err(Refusal::Denied));
+        assert_eq!(some.check(&ME), Err(Refusal::Denied));
+        let others = rules("", "8.0.0.0/8");
+        assert_eq!(others.check(&ip("8.8.8.8")), Err(Refusal::Denied));
+        assert!(others.check(&ip("9.8.8.8")).is_ok() && others.check(&ME).is_ok());
+        assert!(rules("1.2.3.4", "").check(&ip("4.3.2.1")).is_ok());
+        assert!(rules("anyunix", "").let_everybody_in() && !others.let_everybody_in());
+    }
+
+    #[test]
+    fn each_kind_of_rule_matches_its_clients_and_no_others() {
+        let vsock = Source::Vsock { cid: 3, port: 1234 };
+        let sources = [ip("1.2.3.4"), ip("fe80::1"), ME, vsock];
+        for (rule, expected) in [
+            ("all", [true; 4]),
+            ("ANY", [true; 4]),
+            ("anyipv4", [true, false, false, false]),
+            ("allipv6", [false, true, false, false]),
+            ("AnyUnix", [false, false, true, false]),
+            ("allvsock", [false, false, false, true]),
+            ("1.2.0.0/16", [true, false, false, false]),
+            ("fe80::/10", [false, true, false, false]),
+            ("pid:77", [false, false, true, false]),
+            ("uid:1000", [false, false, true, false]),
+            ("GID:100", [false, false, true, false]),
+            ("gid:1000", [false; 4]),
+            ("vsock-cid:3", [false, false, false, true]),
+            ("vsock-port:1234", [false, false, false, true]),
+            ("vsock-port:3", [false; 4]),
+        ] {
+            let denied = sources.map(|source| rules("", rule).check(&source) == Err(Refusal::Denied));
+            assert_eq!(denied, expected, "{rule}");
+        }
+    }
+
+    #[test]
+    fn a_client_about_whom_a_rule_cannot_decide_is_refused() {
+        assert_eq!(rules("", "uid:0").check(&NOBODY), Err(Refusal::Unknown));
+        assert_eq!(rules("uid:0", "all").check(&NOBODY), Err(Refusal::Denied));
+        assert!(rules("anyunix", "uid:0").check(&NOBODY).is_ok());
+        for rule in ["8.0.0.0/8", "anyipv6", "anyunix", "uid:0", "vsock-cid:1"] {
+            assert_eq!(rules("", rule).check(&Source::Unknown), Err(Refusal::Unknown), "{rule}");
+            assert_eq!(rules(rule, "all").check(&Source::Unknown), Err(Refusal::Denied), "{rule}");
+        }
+        assert!(rules("all", "anyunix").check(&Source::Unknown).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_rule_is_refused_in_one_line() {
+        let wrong = |list: &str| Rules::parse(&[], &[list.to_string()]).unwrap_err();
+        assert_eq!(wrong("1.2.3.4,,::1"), "deny=1.2.3.4,,::1: an entry of the list is empty");
+        assert_eq!(wrong("1.2.3.4,"), "deny=1.2.3.4,: an entry of the list is empty");
+        assert_eq!(wrong("foo"), "deny=foo: foo: 'foo' is not an IP address");
+        assert_eq!(wrong("pid:0"), "deny=pid:0: pid:0: pid: takes a number from 1 to 4294967295");
+        for rule in ["uid:", "uid:x", "uid:-1", "gid:4294967296", "vsock-cid:4294967296", "vsock-port:", "1.2.3.4, ::1"]
+        {
+            wrong(rule);
+        }
+        assert!(wrong("dn:CN=me").ends_with("names of TLS certificates are not supported in this version"));
+        assert!(wrong("security:unconfined").ends_with("security contexts are not supported in this version"));
+    }
+}
