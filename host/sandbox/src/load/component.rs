@@ -39,7 +39,7 @@ pub(crate) struct LinkedImports {
 impl LinkedImports {
     /// Whether the component imports functions on the state of scopes.
     pub(crate) fn keep_state(&self) -> bool {
-        self.interfaces.iter().any(|name| matches!(name.as_str(), "locks" | "slots" | "maps" | "scratch"))
+        self.interfaces.iter().any(|name| matches!(name.as_str(), "locks" | "slots" | "maps" | "scratch" | "crypto"))
     }
 
     /// Checks that everything that a component imports is granted. `wasi` returns the name of an
