@@ -174,6 +174,11 @@ impl Param {
         Param::new(name, "bool-or-watch")
     }
 
+    /// A password, which the filter uses with [`crypto`](crate::crypto) and never sees.
+    pub fn secret(name: &str) -> Param {
+        Param::new(name, "secret")
+    }
+
     /// Another key with the same meaning.
     pub fn alias(mut self, name: &str) -> Self {
         self.0.aliases.push(name.into());

@@ -21,6 +21,12 @@ pub mod files {
     pub use super::imports::files::*;
 }
 
+/// Ciphers over a range of a buffer, with keys that stay in the host.
+/// [`Secret`](crate::params::Secret) is the type of a parameter for a password.
+pub mod crypto {
+    pub use super::imports::crypto::*;
+}
+
 /// Lines in the server's log, marked with the filter's name.
 pub mod log {
     pub use super::imports::log::*;

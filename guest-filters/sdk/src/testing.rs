@@ -52,10 +52,13 @@
 //! the thread model `parallel` has two instances that serve alternately, so that a test finds state
 //! that it keeps in its memory. `rbdkit-filter check` tests what happens when requests run at once.
 //!
+//! The ciphers and keys are not real: [`crypto`] says what stands for them.
+//!
 //! What would trap in a component panics here: the test fails and says why.
 
 mod call;
 mod client;
+pub mod crypto;
 mod digest;
 mod disk;
 mod exported;

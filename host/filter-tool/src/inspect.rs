@@ -22,6 +22,7 @@ const GRANTS: &[(&str, &str)] = &[
     ("maps", "shared block maps, within the memory limit"),
     ("scratch", "a temporary file without a name, within the quota"),
     ("files", "only the files that you name in its parameters"),
+    ("crypto", "ciphers on the data of the request, with keys from your secret parameters that it does not see"),
     ("clock", "time and random numbers"),
     ("server", "sleep; the number of connections"),
 ];

@@ -46,7 +46,7 @@ mod wasi;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 
-use rbdkit_plugin_api::schema::ParamValue;
+use rbdkit_plugin_api::schema::{ParamKind, ParamValue};
 use rbdkit_plugin_api::{ConfigError, lock};
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
@@ -375,7 +375,7 @@ impl Module {
                 tracing::debug!("{name}: it gets {limit}={granted}, as it asks for");
             }
         }
-        let given: Vec<Given> = params
+        let mut given: Vec<Given> = params
             .into_iter()
             .filter_map(|(name, value)| {
                 let kind = self.description.params.iter().find(|spec| spec.name == name)?.kind;
@@ -383,6 +383,8 @@ impl Module {
             })
             .collect();
         let files = ParamFiles::open(given.iter().map(|given| (given.name.as_str(), given.kind, &given.value)))?;
+        // Read once. What the user wrote may be the secret itself.
+        given.iter_mut().filter(|given| given.kind == ParamKind::Secret).for_each(|given| given.value.path = None);
         for unknown in &self.unknown_exports {
             tracing::warn!("{}: {unknown}", self.description.name);
         }

@@ -11,6 +11,7 @@
 //! parser of its own. A plugin gets the value as the user wrote it.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::path::Path;
 
 use crate::error::ConfigError;
@@ -48,6 +49,9 @@ pub enum ParamKind {
     /// A truth value, or an absolute path whose existence is the value: canonical `true`, `false`
     /// or `watch`.
     BoolOrWatch,
+    /// A password: the text itself, `+FILE`, `-FD` or `-` ([`passwords::read`](crate::passwords)).
+    /// The host reads it. The guest names the parameter, and sees the value `set`.
+    Secret,
     /// For plugins only: any bytes, which need not be UTF-8.
     Bytes,
     /// For plugins only: the name of a file that the plugin opens itself.
@@ -56,7 +60,7 @@ pub enum ParamKind {
 
 impl ParamKind {
     /// The kinds that a filter may declare, each with the word of WIT's `param.kind`.
-    const CONTRACT: [(ParamKind, &'static str); 13] = [
+    const CONTRACT: [(ParamKind, &'static str); 14] = [
         (ParamKind::String, "string"),
         (ParamKind::Bool, "bool"),
         (ParamKind::Int, "int"),
@@ -70,6 +74,7 @@ impl ParamKind {
         (ParamKind::PathAppend, "path-append"),
         (ParamKind::Watch, "watch"),
         (ParamKind::BoolOrWatch, "bool-or-watch"),
+        (ParamKind::Secret, "secret"),
     ];
 
     /// The word that WIT's `param.kind` uses, or for a plugin's kind a word for messages.
@@ -126,14 +131,22 @@ pub struct ParamSpec {
     pub help: String,
 }
 
-/// A value as the guest sees it and, for kinds that name a file, the path that only the host sees.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A value as the guest sees it and, for kinds that name a file and for secrets, what only the host
+/// sees. It prints as the guest sees it.
+#[derive(Clone, PartialEq, Eq)]
 pub struct ParamValue {
     /// The canonical text.
     pub text: String,
     /// For [`ParamKind::PathRead`], [`ParamKind::PathNow`], [`ParamKind::PathAppend`],
-    /// [`ParamKind::Watch`] and the path form of [`ParamKind::BoolOrWatch`].
+    /// [`ParamKind::Watch`] and the path form of [`ParamKind::BoolOrWatch`]. For
+    /// [`ParamKind::Secret`] what the user wrote, which may be the secret itself.
     pub path: Option<OsString>,
+}
+
+impl fmt::Debug for ParamValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ParamValue").field(&self.text).finish()
+    }
 }
 
 /// Declaring a parameter.
@@ -262,7 +275,7 @@ impl ParamSpec {
 
     /// The error about a value of this parameter: `wrong` is the rest of "key=value: ...".
     fn wrong(&self, key: &str, value: &OsStr, wrong: &str) -> ConfigError {
-        match self.secret {
+        match self.secret || self.kind == ParamKind::Secret {
             true => ConfigError::new(format!("{key}: {wrong}")),
             false => {
                 let value = secrets::without_userinfo(&value.to_string_lossy());
@@ -288,6 +301,7 @@ impl ParamSpec {
             ParamKind::PathRead | ParamKind::PathNow | ParamKind::PathAppend | ParamKind::Watch | ParamKind::Path => {
                 return path("set");
             }
+            ParamKind::Secret => return Ok(ParamValue { text: "set".into(), path: Some(value.to_os_string()) }),
             ParamKind::BoolOrWatch if value.as_encoded_bytes().first() == Some(&b'/') => return path("watch"),
             _ => {}
         }
@@ -337,6 +351,7 @@ mod tests {
             (ParamKind::BoolOrWatch, "/tmp/x", "watch"),
             (ParamKind::BoolOrWatch, "off", "false"),
             (ParamKind::PathRead, "x", "set"),
+            (ParamKind::Secret, "hush", "set"),
         ] {
             assert_eq!(spec(kind).read("key", OsStr::new(value)).unwrap().text, canonical, "{kind:?}");
         }
@@ -358,6 +373,8 @@ mod tests {
         let secret = spec(ParamKind::Int).secret();
         let error = secret.read("key", OsStr::new("hush")).unwrap_err();
         assert_eq!(error.to_string(), "key: is not a whole number from 0 to 18446744073709551615");
+        let value = spec(ParamKind::Secret).read("key", OsStr::new("hush")).unwrap();
+        assert_eq!(format!("{value:?}"), r#"ParamValue("set")"#);
     }
 
     #[test]

@@ -2,18 +2,11 @@
 //!
 //! Passwords and cookies come from the command line, a file, a descriptor, or the terminal.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, CString};
 use std::fmt;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
 
-use rbdkit_plugin_api::{ConfigError, Param, stdin};
-
-/// The longest secret that is read, in bytes.
-const LONGEST: u64 = 64 << 10;
+use rbdkit_plugin_api::{ConfigError, Param, passwords};
 
 /// Bytes of one line that nothing may print. They contain no null byte, carriage return or line
 /// feed, so they cannot begin another line in the head of a request.
@@ -52,80 +45,17 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Why a secret cannot be read. The message names neither the parameter nor the secret.
-#[derive(Debug, thiserror::Error)]
-enum SecretError {
-    #[error(transparent)]
-    OneLine(#[from] OneLineError),
-    #[error("cannot open {name}: {source}")]
-    Open { name: String, source: io::Error },
-    #[error("cannot read {name}: {source}")]
-    Read { name: String, source: io::Error },
-    #[error("after '-' there has to be the number of a descriptor")]
-    NotADescriptor,
-    #[error("the descriptor must not be standard input, output or error")]
-    StandardDescriptor,
-    #[error("stdin is not a tty, cannot read password interactively")]
-    NotATerminal,
-    #[error("cannot ask for it: {0}")]
-    Ask(#[source] io::Error),
-}
-
-/// The value of `password=` and its like: `VALUE`, `+FILENAME`, `-FD` or `-`.
+/// The value of `password=` and its like: `VALUE`, `+FILENAME`, `-FD` or `-`. A carriage return at
+/// the end of a line is not part of it.
 ///
 /// # Errors
 /// One line that names the parameter and never the secret.
 pub(crate) fn read(param: Param<'_>) -> Result<Secret, ConfigError> {
-    read_value(param).map_err(|error| ConfigError::new(format!("{}: {error}", param.key)))
-}
-
-fn read_value(param: Param<'_>) -> Result<Secret, SecretError> {
-    let value = param.value.as_bytes();
-    if value == b"-" {
-        return ask(param.key);
+    let wrong = |why: &dyn fmt::Display| ConfigError::new(format!("{}: {why}", param.key));
+    let password = passwords::read(param.key, param.value).map_err(|error| wrong(&error))?;
+    let mut line = password.bytes();
+    if matches!(param.value.as_bytes(), [b'+' | b'-', ..]) {
+        line = line.strip_suffix(b"\r").unwrap_or(line);
     }
-    if let Some(name) = value.strip_prefix(b"+") {
-        let name = Path::new(OsStr::from_bytes(name));
-        let shown = || name.display().to_string();
-        let file = stdin::open(name).map_err(|source| SecretError::Open { name: shown(), source })?;
-        return Ok(Secret::new(&first_line(file).map_err(|source| SecretError::Read { name: shown(), source })?)?);
-    }
-    let Some(number) = value.strip_prefix(b"-") else { return Ok(Secret::new(value)?) };
-    let number = std::str::from_utf8(number).ok().and_then(|number| number.parse::<u32>().ok());
-    let number = number.ok_or(SecretError::NotADescriptor)?;
-    if number <= 2 {
-        return Err(SecretError::StandardDescriptor);
-    }
-    // Opens what the descriptor refers to again, so that the inherited descriptor stays untouched.
-    let line = File::open(Path::new("/proc/self/fd").join(number.to_string()))
-        .and_then(first_line)
-        .map_err(|source| SecretError::Read { name: format!("descriptor {number}"), source })?;
-    Ok(Secret::new(&line)?)
-}
-
-fn first_line(from: impl Read) -> io::Result<Vec<u8>> {
-    let mut line = Vec::new();
-    BufReader::new(from.take(LONGEST)).read_until(b'\n', &mut line)?;
-    while matches!(line.last(), Some(b'\n' | b'\r')) {
-        line.pop();
-    }
-    Ok(line)
-}
-
-/// Asks on the terminal, without showing what is typed.
-fn ask(key: &str) -> Result<Secret, SecretError> {
-    stdin::check().map_err(|error| SecretError::Ask(io::Error::other(error)))?;
-    if !io::stdin().is_terminal() {
-        return Err(SecretError::NotATerminal);
-    }
-    let echo = |how: &str| Command::new("stty").arg(how).stdin(Stdio::inherit()).status();
-    let mut out = io::stderr();
-    write!(out, "{key}: ").and_then(|()| out.flush()).map_err(SecretError::Ask)?;
-    let silent = echo("-echo").is_ok_and(|status| status.success());
-    let answer = first_line(io::stdin().lock());
-    if silent {
-        let _ = echo("echo");
-        let _ = writeln!(out);
-    }
-    Ok(Secret::new(&answer.map_err(SecretError::Ask)?)?)
+    Secret::new(line).map_err(|error| wrong(&error))
 }

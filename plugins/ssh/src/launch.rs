@@ -230,7 +230,7 @@ pub(crate) fn arguments(settings: &Settings) -> Vec<String> {
 
 /// The words that [`start`] takes: the password, then the arguments of `ssh`.
 pub(crate) fn words(settings: &Settings) -> Vec<OsString> {
-    let password = settings.password.as_ref().map(|password| [GIVEN, password.as_bytes()].concat());
+    let password = settings.password.as_ref().map(|password| [GIVEN, password.bytes()].concat());
     let password = OsString::from_vec(password.unwrap_or_default());
     std::iter::once(password).chain(arguments(settings).into_iter().map(OsString::from)).collect()
 }

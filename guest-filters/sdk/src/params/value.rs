@@ -23,6 +23,7 @@ use crate::units;
 /// | [`ReadFile`], [`CurrentFile`], [`AppendFile`] | path-read, path-now, path-append | a path |
 /// | [`Watch`] | watch | a path |
 /// | [`BoolOrWatch`] | bool-or-watch | a boolean, or an absolute path |
+/// | [`Secret`] | secret | a password, `+FILE`, `-FD` or `-` |
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the value of a parameter, or cannot have a default",
     note = "`Value` lists the types of values",
@@ -233,7 +234,7 @@ impl Shown for Probability {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the value of a parameter",
     note = "a value is a `String`, `bool`, `u8`, `u16`, `u32`, `u64`, `Size`, `Duration`, `Percent`, `Probability`, \
-            `ReadFile`, `CurrentFile`, `AppendFile`, `Watch`, `BoolOrWatch`, or an enum that implements `Choice`",
+            `ReadFile`, `CurrentFile`, `AppendFile`, `Watch`, `BoolOrWatch`, `Secret`, or an enum that implements `Choice`",
     note = "a field may also be an `Option` or a `Vec` of them, and then it has no default"
 )]
 pub trait Choice: Copy + PartialEq + 'static {
@@ -309,6 +310,35 @@ files! {
 files! {
     /// A path that exists or does not.
     Watch: watch
+}
+
+/// A password. The filter never sees it: the functions of [`crypto`](crate::crypto) take its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secret {
+    param: String,
+    nth: u32,
+}
+
+impl Value for Secret {
+    fn param(name: &str) -> Param {
+        Param::secret(name)
+    }
+
+    fn read(name: &str, nth: u32, _text: &str) -> Result<Secret, String> {
+        Ok(Secret { param: name.to_string(), nth })
+    }
+}
+
+impl Secret {
+    /// The parameter's name.
+    pub fn param(&self) -> &str {
+        &self.param
+    }
+
+    /// Which of a repeated parameter it is, from 0.
+    pub fn nth(&self) -> u32 {
+        self.nth
+    }
 }
 
 macro_rules! readable {

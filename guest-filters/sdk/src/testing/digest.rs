@@ -1,5 +1,7 @@
 //! SHA-256 and CRC-32C, so that the SDK needs no other crate for its simulated host.
 
+use std::sync::LazyLock;
+
 /// The first 32 bits of the fractional parts of the n-th roots of the first primes: the constants
 /// of SHA-256 are defined like this.
 fn root_bits(power: f64, count: usize) -> Vec<u32> {
@@ -27,9 +29,10 @@ fn fraction_of_root(prime: u64, power: f64) -> u32 {
 }
 
 /// The SHA-256 digest (FIPS 180-4).
-pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut state: Vec<u32> = root_bits(2.0, 8);
-    let constants = root_bits(3.0, 64);
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    static ROOTS: LazyLock<(Vec<u32>, Vec<u32>)> = LazyLock::new(|| (root_bits(2.0, 8), root_bits(3.0, 64)));
+    let (start, constants) = &*ROOTS;
+    let mut state = start.clone();
     let mut message = bytes.to_vec();
     message.push(0x80);
     while message.len() % 64 != 56 {

@@ -3,6 +3,7 @@
 pub(crate) mod buffer;
 pub(crate) mod client;
 pub(crate) mod clock;
+pub(crate) mod crypto;
 pub(crate) mod files;
 pub(crate) mod locks;
 pub(crate) mod log;

@@ -9,7 +9,7 @@ use crate::units;
 pub(super) struct Assigned {
     /// Names and canonical values.
     pub(super) values: Vec<(String, String)>,
-    /// Of those that name a file: the parameter's name and what the user wrote.
+    /// Of secrets and of those that name a file: the parameter's name and what the user wrote.
     pub(super) paths: Vec<(String, String)>,
 }
 
@@ -31,7 +31,8 @@ pub(super) fn assign(filter: &str, declared: &[Param], words: &[&str]) -> Result
             assigned.values.retain(|(name, _)| *name != param.name);
             assigned.paths.retain(|(name, _)| *name != param.name);
         }
-        let names_file = matches!(&*param.kind, "path-read" | "path-now" | "path-append" | "watch" | "bool-or-watch");
+        let names_file =
+            matches!(&*param.kind, "path-read" | "path-now" | "path-append" | "watch" | "bool-or-watch" | "secret");
         if names_file {
             let path = if value == "watch" || value == "set" { text.to_string() } else { value.clone() };
             assigned.paths.push((param.name.clone(), path));
@@ -70,6 +71,7 @@ fn canonical(param: &types::Param, text: &str) -> Result<String, String> {
             Err("is not the name of a file".to_string())
         }
         "path-read" | "path-now" | "path-append" | "watch" => Ok("set".to_string()),
+        "secret" => Ok("set".to_string()),
         kind => Err(format!("the contract has no parameters of the kind {kind}")),
     }
 }
@@ -94,6 +96,7 @@ mod tests {
             (Param::choice("key", &["one", "two"]), "two", "two"),
             (Param::bool_or_watch("key"), "/tmp/x", "watch"),
             (Param::path_now("key"), "x", "set"),
+            (Param::secret("key"), "hush", "set"),
         ] {
             let word = format!("key={text}");
             assert_eq!(values(&[param], &[&word]), Ok(vec![("key".into(), value.into())]), "{text}");

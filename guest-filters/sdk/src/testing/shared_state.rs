@@ -118,10 +118,40 @@ impl Scratch {
     }
 }
 
+/// The keys of ciphers.
+#[derive(Default)]
+pub(super) struct Keys {
+    /// The number of the last key.
+    last: u32,
+    /// The number and the bytes of each key.
+    keys: Vec<(u32, Vec<u8>)>,
+}
+
+impl Keys {
+    pub(super) fn add(&mut self, bytes: Vec<u8>) -> Result<u32, Errno> {
+        if self.keys.len() == 16 {
+            return Err(Errno::Enospc);
+        }
+        self.last += 1;
+        self.keys.push((self.last, bytes));
+        Ok(self.last)
+    }
+
+    pub(super) fn get(&self, number: u32) -> Result<&[u8], Errno> {
+        let found = self.keys.iter().find(|(known, _)| *known == number);
+        found.map(|(_, bytes)| &bytes[..]).ok_or(Errno::Enoent)
+    }
+
+    pub(super) fn free(&mut self, number: u32) {
+        self.keys.retain(|(known, _)| *known != number);
+    }
+}
+
 /// The state of one scope.
 pub(super) struct SharedState {
     pub(super) slots: [Words; 16],
     pub(super) maps: [BlockMap; 8],
+    pub(super) keys: Keys,
     pub(super) scratch: Scratch,
 }
 
@@ -130,6 +160,7 @@ impl Default for SharedState {
         SharedState {
             slots: [Words { version: 0, a: 0, b: 0, c: 0, d: 0 }; 16],
             maps: Default::default(),
+            keys: Keys::default(),
             scratch: Scratch::default(),
         }
     }

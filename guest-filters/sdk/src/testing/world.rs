@@ -35,7 +35,7 @@ pub(super) struct World {
     /// The state of the generator of random numbers.
     pub(super) random: u64,
     pub(super) files: BTreeMap<String, Vec<u8>>,
-    /// The parameters of the kinds that name a file, and their paths or booleans.
+    /// The parameters of the kinds that name a file, and their paths or booleans; and the secrets.
     pub(super) paths: Vec<(String, String)>,
     /// How many bytes each scratch file may take.
     pub(super) quota: u64,

@@ -28,7 +28,7 @@ enum Slot<'a> {
 }
 
 /// Each resource's name and what it limits, in the order in which they are shown.
-const RESOURCES: [(&str, &str); 20] = [
+const RESOURCES: [(&str, &str); 21] = [
     ("cpu", "time that a guest may compute in one request"),
     ("wall", "elapsed time of one request in the filter, without waiting for others"),
     ("setup", "the same for configure, open, prepare, finalize and close"),
@@ -40,6 +40,7 @@ const RESOURCES: [(&str, &str); 20] = [
     ("buffers-total", "bytes of the buffers that all calls allocate"),
     ("transfer", "bytes of strings and lists that one call may pass out of the guest"),
     ("maps", "bytes of memory for block maps"),
+    ("key-memory", "bytes of memory for deriving a key from a secret"),
     ("scratch", "bytes on the disk for one scratch file (auto: the export's size)"),
     ("scratch-total", "bytes on the disk for all scratch files of the filter"),
     ("exports", "disks with state besides the default export's"),
@@ -71,6 +72,7 @@ impl Limits {
             "buffers-total" => Slot::Bytes(&mut filter.buffers_total),
             "transfer" => Slot::Bytes(&mut filter.transfer),
             "maps" => Slot::Bytes(&mut filter.maps),
+            "key-memory" => Slot::Bytes(&mut filter.key_memory),
             "scratch" => Slot::Auto(&mut filter.scratch),
             "scratch-total" => Slot::Bytes(&mut filter.scratch_total),
             "exports" => Slot::Count(&mut filter.exports),

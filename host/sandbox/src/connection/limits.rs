@@ -47,6 +47,8 @@ pub struct FilterLimits {
     pub transfer: u64,
     /// Bytes of memory for block maps.
     pub maps: u64,
+    /// Bytes of memory that deriving a key may take (`crypto.derive-argon2`).
+    pub key_memory: u64,
     /// Bytes on the disk for one scratch file. None: the size of the export below and some for a
     /// header.
     pub scratch: Option<u64>,
@@ -87,6 +89,8 @@ impl Default for FilterLimits {
             // The longest list that the host gives to a guest, one of extents, has 1.5 MiB.
             transfer: 4 << 20,
             maps: 128 << 20,
+            // The most that cryptsetup uses if it is not told otherwise.
+            key_memory: 1 << 30,
             scratch: None,
             scratch_total: u64::MAX,
             exports: 1024,

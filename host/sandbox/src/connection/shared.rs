@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 
 use rbdkit_plugin_api::{Flag, ThreadModel};
+use tokio::sync::Semaphore;
 
 use super::background::BackgroundAccount;
 use super::counters::Counters;
@@ -64,6 +65,10 @@ pub(crate) struct FilterShared {
     /// Bytes of what calls allocate in the host: buffers, copies of payloads that a guest changes,
     /// lists of extents, and what detached operations keep.
     pub(crate) buffers: Arc<Quota>,
+    /// Bytes of memory that deriving keys takes (Argon2).
+    pub(crate) key_memory: Arc<Quota>,
+    /// Held by what derives a key: one at a time.
+    pub(crate) deriving: Arc<Semaphore>,
     /// How many detached operations there are, and their limit.
     pub(crate) detached_operations: Arc<Quota>,
     /// Tasks that outlive their connection.
@@ -96,6 +101,8 @@ impl FilterShared {
             log: GuestLog::new(name, limits.log_lines, limits.log_line as usize),
             state: FilterState::new(limits.for_state()),
             buffers: Arc::new(Quota::new(limits.buffers_total)),
+            key_memory: Arc::new(Quota::new(limits.key_memory)),
+            deriving: Arc::new(Semaphore::new(1)),
             detached_operations: Arc::new(Quota::new(MAX_DETACHED_OPERATIONS)),
             detached_tasks: Arc::default(),
             stopping: Flag::default(),

@@ -97,6 +97,8 @@ pub(crate) struct Call {
     instance: InstanceState,
     /// How long finalize or close has slept in all, including the sleep that is under way.
     pub(super) slept: Duration,
+    /// How long it has derived keys.
+    pub(super) derived: Duration,
     pub(crate) extents: Option<ExtentsAnswer>,
     /// Dropped before the lock: a call that is dropped undoes its changes while it still holds the
     /// lock.
@@ -125,6 +127,7 @@ impl Call {
             below: None,
             instance: InstanceState::Needed,
             slept: Duration::ZERO,
+            derived: Duration::ZERO,
             extents: None,
             lock: None,
             changes: Changes::default(),
@@ -144,6 +147,7 @@ impl Call {
         self.below = setup.below;
         self.instance = setup.instance;
         self.slept = Duration::ZERO;
+        self.derived = Duration::ZERO;
         self.extents = setup
             .extents_of
             .map(|(offset, length)| ExtentsAnswer::new(offset, length, Charge::taken_over(&self.shared.buffers, 0)));

@@ -81,7 +81,12 @@ impl Layer for FilterLayer {
 
     fn usage(&self) -> Vec<Usage> {
         let shared = &self.0.shared;
-        shared.state.usage().into_iter().chain([shared.buffers.usage("buffers-total")]).collect()
+        shared
+            .state
+            .usage()
+            .into_iter()
+            .chain([shared.buffers.usage("buffers-total"), shared.key_memory.usage("key-memory")])
+            .collect()
     }
 
     fn shared_usage(&self) -> Vec<Usage> {

@@ -41,7 +41,7 @@ pub(crate) struct LinkedImports {
 impl LinkedImports {
     /// Whether the component imports functions on the state of scopes.
     pub(crate) fn keep_state(&self) -> bool {
-        let state = |name: &String| matches!(name.as_str(), "locks" | "slots" | "maps" | "scratch");
+        let state = |name: &String| matches!(name.as_str(), "locks" | "slots" | "maps" | "scratch" | "crypto");
         self.flushes_others || self.interfaces.iter().any(state)
     }
 

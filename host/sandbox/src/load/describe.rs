@@ -167,6 +167,7 @@ fn checked_param(param: &wit::Param) -> Result<ParamSpec, LoadError> {
         required: param.required,
         repeat: param.repeat,
         pass_on: param.pass_on,
+        secret: kind == ParamKind::Secret,
         help: line(&param.help),
         ..ParamSpec::default()
     })

@@ -10,6 +10,9 @@
 //! a regular file (a pipe of `<(command)`, `/dev/stdin`) is read whole when it is opened: it could
 //! not be read twice, and is often gone after a fork.
 //!
+//! Secrets ([`ParamKind::Secret`]) are read here as well, at the same time. A guest gets nothing of
+//! them: other functions of the host take the parameter's name.
+//!
 //! The operator chooses the paths and they may lead anywhere, so cap-std opens them with ambient
 //! authority. A directory handle could not confine them.
 
@@ -19,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use cap_std::ambient_authority;
 use cap_std::fs::{File, FileExt, OpenOptions};
+use rbdkit_plugin_api::passwords::{self, Secret};
 use rbdkit_plugin_api::schema::{ParamKind, ParamValue};
 use rbdkit_plugin_api::{ConfigError, Errno};
 use rustix::fs::{Access, Mode, OFlags};
@@ -48,6 +52,8 @@ enum ParamFile {
     Watch(PathBuf),
     /// `bool-or-watch`: a truth value.
     Truth(bool),
+    /// `secret`.
+    Secret(Secret),
     /// A parameter of a kind that names no file.
     Other,
 }
@@ -57,7 +63,8 @@ impl ParamFiles {
     /// order of the command line: the parameter's own name (not an alias), its kind and its value.
     ///
     /// # Errors
-    /// One line `key=value: ...` for a file that cannot be opened.
+    /// One line `key=value: ...` for a file that cannot be opened, and `key: ...` for a secret that
+    /// cannot be read.
     pub fn open<'a>(
         params: impl IntoIterator<Item = (&'a str, ParamKind, &'a ParamValue)>,
     ) -> Result<ParamFiles, ConfigError> {
@@ -75,6 +82,17 @@ impl ParamFiles {
     fn get(&self, param: &str, nth: u32) -> Result<&ParamFile, Errno> {
         let (_, all) = self.0.iter().find(|(name, _)| name == param).ok_or(Errno::Enoent)?;
         all.get(nth as usize).ok_or(Errno::Enoent)
+    }
+
+    /// A secret, for the host's own use.
+    ///
+    /// # Errors
+    /// ENOENT if the parameter was not given, EINVAL if it is of another kind.
+    pub fn secret(&self, param: &str, nth: u32) -> Result<&Secret, Errno> {
+        match self.get(param, nth)? {
+            ParamFile::Secret(secret) => Ok(secret),
+            _ => Err(Errno::Einval),
+        }
     }
 
     /// The current size in bytes of a file to be read.
@@ -204,6 +222,9 @@ fn open_one(name: &str, kind: ParamKind, value: &ParamValue) -> Result<ParamFile
         ParamKind::PathNow => {
             std::path::absolute(path).map(ParamFile::OpenedAnew).map_err(|e| wrong("cannot be read", e))
         }
+        ParamKind::Secret => passwords::read(name, path)
+            .map(ParamFile::Secret)
+            .map_err(|error| ConfigError::new(format!("{name}: {error}"))),
         ParamKind::Watch | ParamKind::BoolOrWatch => {
             std::path::absolute(path).map(ParamFile::Watch).map_err(|e| wrong("cannot be watched", e))
         }
@@ -264,6 +285,22 @@ mod tests {
         let error = ParamFiles::open([("log", ParamKind::PathAppend, &path)]).unwrap_err();
         assert_eq!(error.to_string(), "log=/: cannot be opened for appending: Is a directory");
         assert!(ParamFiles::open([("list", ParamKind::PathRead, &path)]).is_err());
+    }
+
+    #[test]
+    fn a_secret_is_no_file_and_is_not_shown() {
+        let hush = value("set", Some(Path::new("hush")));
+        let list = value("set", Some(Path::new("/dev/null")));
+        let files = ParamFiles::open([("pass", ParamKind::Secret, &hush), ("list", ParamKind::PathRead, &list)]);
+        let files = files.unwrap();
+        assert_eq!(files.secret("pass", 0).map(Secret::bytes), Ok(&b"hush"[..]));
+        assert_eq!(files.secret("pass", 1), Err(Errno::Enoent));
+        assert_eq!(files.secret("list", 0), Err(Errno::Einval));
+        assert_eq!(files.read("pass", 0, 0, 10), Err(Errno::Einval));
+        assert!(!format!("{files:?}").contains("hush"));
+        let missing = value("set", Some(Path::new("+/no/such/hush")));
+        let error = ParamFiles::open([("pass", ParamKind::Secret, &missing)]).unwrap_err().to_string();
+        assert_eq!(error, "pass: the file after '+' cannot be read: No such file or directory");
     }
 
     #[test]

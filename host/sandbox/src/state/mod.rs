@@ -1,5 +1,5 @@
-//! State that the instances of a filter share and that outlives them: maps of blocks, slots, range
-//! locks, scratch files, and the files that the operator named.
+//! State that the instances of a filter share and that outlives them: maps of blocks, slots, keys of
+//! ciphers, range locks, scratch files, and the files that the operator named.
 //!
 //! Instances are created and dropped: a pool grows, a trap drops one. So a filter keeps here what
 //! must survive an instance, and what several instances must agree on. Nothing here knows wasmtime.
@@ -26,6 +26,7 @@ mod changes;
 mod connection_deltas;
 mod files;
 mod filter_state;
+mod keys;
 mod locks;
 mod map;
 mod misuse;
@@ -39,6 +40,7 @@ pub use changes::{ChangeTiming, Changes};
 pub use connection_deltas::ConnectionDeltas;
 pub use files::ParamFiles;
 pub use filter_state::{ExportScope, FilterState, StateLimits};
+pub use keys::{Argon2, Cipher, CipherKey, Deadline, Digest, Keys, Pbkdf2, Sectors, merge_stripes};
 pub use locks::{HeldLock, LockMode, Locks, OnShutdown};
 pub use map::{BlockRun, Map};
 pub use misuse::Misuse;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::keys::Keys;
 use super::locks::Locks;
 use super::map::Map;
 use super::misuse::Misuse;
@@ -16,6 +17,7 @@ pub const MAPS: usize = 8;
 pub struct ScopeState {
     maps: [Map; MAPS],
     slots: Slots,
+    keys: Keys,
     locks: Arc<Locks>,
     scratch: Arc<Scratch>,
 }
@@ -26,6 +28,7 @@ impl ScopeState {
         Arc::new(ScopeState {
             maps: std::array::from_fn(|_| Map::new(Arc::clone(memory))),
             slots: Slots::default(),
+            keys: Keys::default(),
             locks: Arc::new(Locks::default()),
             scratch: Arc::new(scratch),
         })
@@ -49,6 +52,11 @@ impl ScopeState {
         &self.slots
     }
 
+    /// The keys of ciphers.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
     /// The range locks.
     pub fn locks(&self) -> &Arc<Locks> {
         &self.locks
@@ -62,6 +70,9 @@ impl ScopeState {
     /// Whether a new scope could replace this one unnoticed. The sizes of maps do not count,
     /// because every open sets them again.
     pub(super) fn is_pristine(&self) -> bool {
-        self.maps.iter().all(Map::is_blank) && self.slots.is_blank() && self.scratch.allocated() == 0
+        self.maps.iter().all(Map::is_blank)
+            && self.slots.is_blank()
+            && self.keys.is_empty()
+            && self.scratch.allocated() == 0
     }
 }

@@ -19,8 +19,11 @@ fn mistakes_in_parameters_are_named() {
         (&[url, ("colour", "red")], "curl: unknown parameter 'colour' (rbdkit curl --help lists those it has)"),
         (&[url, ("timeout", "-1")], "timeout=-1: is not a whole number from 0 to 4294967295"),
         (&[url, ("connections", "0")], "connections=0: has to be from 1 to 1024"),
-        (&[url, ("password", "-2")], "password: the descriptor must not be standard input, output or error"),
-        (&[url, ("password", "+/no/such")], "password: cannot open /no/such: No such file or directory (os error 2)"),
+        (
+            &[url, ("password", "-2")],
+            "password: the descriptor has to be greater than 2: 0 to 2 are standard input, output and error",
+        ),
+        (&[url, ("password", "+/no/such")], "password: the file after '+' cannot be read: No such file or directory"),
         (
             &[url, ("header", "a: b"), ("header-script", "x")],
             "curl: header= and header-script= cannot be used at the same time",

@@ -16,7 +16,7 @@ fn password(value: &[u8]) -> Vec<u8> {
     for (key, value) in [("host", &b"far"[..]), ("path", b"/disk"), ("password", value)] {
         config.set(Param { key, value: OsStr::from_bytes(value) }).unwrap();
     }
-    config.settings().unwrap().password.unwrap().as_bytes().to_vec()
+    config.settings().unwrap().password.unwrap().bytes().to_vec()
 }
 
 #[test]

@@ -274,7 +274,7 @@ impl Context {
 
     /// Lets `work` change one piece of a range after another. It gets the bytes of the piece, and
     /// the piece's position within the range.
-    async fn change_in_pieces(
+    pub(super) async fn change_in_pieces(
         &mut self,
         (buf, at, length): (u32, u32, u32),
         mut work: impl FnMut(&mut [u8], u32) + Send,
@@ -291,7 +291,7 @@ impl Context {
 }
 
 /// Bytes that a function works through before it lets other requests run: at most some
-/// milliseconds. A multiple of each width of `swap`.
+/// milliseconds. A multiple of each width of `swap` and of each sector of `crypto`.
 const PIECE: u32 = 1 << 20;
 
 /// The longest key of `xor` and pattern of `find`, in bytes.

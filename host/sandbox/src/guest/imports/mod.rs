@@ -12,6 +12,7 @@
 mod buffer;
 mod client;
 mod clock;
+mod crypto;
 mod files;
 mod lend;
 mod locks;
@@ -49,7 +50,9 @@ pub(crate) fn linker(engine: &Engine, recording: Recording) -> Result<Linker<Con
             $(host::$interface::add_to_linker::<Context, HasSelf<Context>>(&mut linker, |context| context)?;)*
         };
     }
-    add!(types, log, request, client, next, next_open, buffer, locks, slots, maps, scratch, files, clock, server);
+    add!(
+        types, log, request, client, next, next_open, buffer, locks, slots, maps, scratch, files, crypto, clock, server
+    );
     linker.allow_shadowing(true);
     buffer::bind_by_hand(&mut linker)?;
     locks::bind_by_hand(&mut linker)?;

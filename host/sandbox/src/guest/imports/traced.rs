@@ -187,6 +187,7 @@ impl Failure for ImportError {
 }
 
 /// Implements one interface. `waits`: the function is asynchronous. `at_once`: it is not.
+/// `unshown`: it is not, and its arguments are secret.
 macro_rules! traced {
     ($interface:literal, $trait:path {
         $($kind:ident $name:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*
@@ -201,6 +202,14 @@ macro_rules! traced {
             let began = Instant::now();
             let result = <Context as $trait>::$name(self.0, $($argument),*).await;
             self.record(concat!($interface, ".", stringify!($name)), &arguments, &answer(&result), began);
+            result
+        }
+    };
+    (@unshown $interface:literal, $trait:path, $name:ident($($argument:ident: $type:ty),*) -> $answer:ty) => {
+        fn $name(&mut self, $($argument: $type),*) -> $answer {
+            let began = Instant::now();
+            let result = <Context as $trait>::$name(self.0, $($argument),*);
+            self.record(concat!($interface, ".", stringify!($name)), &["...".to_string()], &answer(&result), began);
             result
         }
     };
@@ -337,6 +346,31 @@ traced!("files", host::files::Host {
     at_once holds(param: String, nth: u32) -> OrErrno<bool>;
 });
 
+traced!("crypto", host::crypto::Host {
+    waits derive_pbkdf2(
+        scope: wit::Scope, cipher: String, length: u32, param: String, nth: u32, hash: String, salt: Vec<u8>,
+        iterations: u32
+    ) -> OrErrno<u32>;
+    waits derive_argon2(
+        scope: wit::Scope, cipher: String, length: u32, param: String, nth: u32, kind: String, salt: Vec<u8>,
+        iterations: u32, memory: u32, lanes: u32
+    ) -> OrErrno<u32>;
+    waits unwrap(
+        scope: wit::Scope, cipher: String, length: u32, wrapping_key: u32, buf: u32, at: u32, stripes: u32, hash: String
+    ) -> OrErrno<u32>;
+    waits matches(
+        scope: wit::Scope, key: u32, hash: String, salt: Vec<u8>, iterations: u32, digest: Vec<u8>
+    ) -> OrErrno<bool>;
+    unshown make_key(scope: wit::Scope, cipher: String, bytes: Vec<u8>) -> OrErrno<u32>;
+    at_once free_key(scope: wit::Scope, key: u32) -> Result<()>;
+    waits encrypt(
+        scope: wit::Scope, key: u32, buf: u32, at: u32, length: u32, sector: u32, first: u64, step: u32
+    ) -> OrErrno<()>;
+    waits decrypt(
+        scope: wit::Scope, key: u32, buf: u32, at: u32, length: u32, sector: u32, first: u64, step: u32
+    ) -> OrErrno<()>;
+});
+
 traced!("clock", host::clock::Host {
     at_once monotonic() -> Result<u64>;
     at_once realtime() -> Result<u64>;
@@ -357,7 +391,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> Result<()> {
         };
     }
     host::types::add_to_linker::<Context, HasSelf<Context>>(linker, |context| context)?;
-    add!(log, request, client, next, next_open, buffer, locks, slots, maps, scratch, files, clock, server);
+    add!(log, request, client, next, next_open, buffer, locks, slots, maps, scratch, files, crypto, clock, server);
     linker.allow_shadowing(true);
     bind_by_hand(linker)?;
     linker.allow_shadowing(false);
