@@ -43,11 +43,22 @@ pub enum ParamKind {
     PathNow,
     /// A file that the host opens for appending. The guest sees `set`.
     PathAppend,
+    /// A file that the host makes, or empties if it is there, and that is appended to. The guest
+    /// sees `set`.
+    PathWrite,
+    /// A file that the host makes if it is missing, and that is read and written at any offset. One
+    /// server at a time has it open. The guest sees `set`.
+    PathReadWrite,
     /// A path whose existence the guest may ask for. The guest sees `set`.
     Watch,
     /// A truth value, or an absolute path whose existence is the value: canonical `true`, `false`
     /// or `watch`.
     BoolOrWatch,
+    /// A shell command that the host runs. The guest sees `set`.
+    Script,
+    /// Text, or `script:` and a shell command that the host runs. Of a command the guest sees
+    /// `script:`.
+    StringOrScript,
     /// For plugins only: any bytes, which need not be UTF-8.
     Bytes,
     /// For plugins only: the name of a file that the plugin opens itself.
@@ -56,7 +67,7 @@ pub enum ParamKind {
 
 impl ParamKind {
     /// The kinds that a filter may declare, each with the word of WIT's `param.kind`.
-    const CONTRACT: [(ParamKind, &'static str); 13] = [
+    const CONTRACT: [(ParamKind, &'static str); 17] = [
         (ParamKind::String, "string"),
         (ParamKind::Bool, "bool"),
         (ParamKind::Int, "int"),
@@ -68,8 +79,12 @@ impl ParamKind {
         (ParamKind::PathRead, "path-read"),
         (ParamKind::PathNow, "path-now"),
         (ParamKind::PathAppend, "path-append"),
+        (ParamKind::PathWrite, "path-write"),
+        (ParamKind::PathReadWrite, "path-readwrite"),
         (ParamKind::Watch, "watch"),
         (ParamKind::BoolOrWatch, "bool-or-watch"),
+        (ParamKind::Script, "script"),
+        (ParamKind::StringOrScript, "string-or-script"),
     ];
 
     /// The word that WIT's `param.kind` uses, or for a plugin's kind a word for messages.
@@ -126,15 +141,19 @@ pub struct ParamSpec {
     pub help: String,
 }
 
-/// A value as the guest sees it and, for kinds that name a file, the path that only the host sees.
+/// A value as the guest sees it and, for kinds that name a file or a script, what only the host
+/// sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParamValue {
     /// The canonical text.
     pub text: String,
-    /// For [`ParamKind::PathRead`], [`ParamKind::PathNow`], [`ParamKind::PathAppend`],
-    /// [`ParamKind::Watch`] and the path form of [`ParamKind::BoolOrWatch`].
+    /// The path of the kinds that name one, or the shell command of [`ParamKind::Script`] and
+    /// [`ParamKind::StringOrScript`].
     pub path: Option<OsString>,
 }
+
+/// What a value of [`ParamKind::StringOrScript`] begins with that is a shell command.
+const SCRIPT_PREFIX: &str = "script:";
 
 /// Declaring a parameter.
 impl ParamSpec {
@@ -284,14 +303,28 @@ impl ParamSpec {
             self.check_path(key, value)?;
             Ok(ParamValue { text: word.to_string(), path: Some(value.to_os_string()) })
         };
+        let script = |command: OsString, word: &str| match command.is_empty() {
+            true => Err(wrong("is not a shell command".into())),
+            false => Ok(ParamValue { text: word.to_string(), path: Some(command) }),
+        };
         match self.kind {
-            ParamKind::PathRead | ParamKind::PathNow | ParamKind::PathAppend | ParamKind::Watch | ParamKind::Path => {
-                return path("set");
-            }
+            ParamKind::PathRead
+            | ParamKind::PathNow
+            | ParamKind::PathAppend
+            | ParamKind::PathWrite
+            | ParamKind::PathReadWrite
+            | ParamKind::Watch
+            | ParamKind::Path => return path("set"),
+            ParamKind::Script => return script(value.to_os_string(), "set"),
             ParamKind::BoolOrWatch if value.as_encoded_bytes().first() == Some(&b'/') => return path("watch"),
             _ => {}
         }
         let text = value.to_str().ok_or_else(|| wrong("is not UTF-8 text".into()))?;
+        if let Some(command) = text.strip_prefix(SCRIPT_PREFIX)
+            && self.kind == ParamKind::StringOrScript
+        {
+            return script(command.into(), SCRIPT_PREFIX);
+        }
         let text = match self.kind {
             ParamKind::Bool => units::parse_bool(text).map(|b| b.to_string()),
             ParamKind::BoolOrWatch => units::parse_bool(text)
@@ -337,6 +370,11 @@ mod tests {
             (ParamKind::BoolOrWatch, "/tmp/x", "watch"),
             (ParamKind::BoolOrWatch, "off", "false"),
             (ParamKind::PathRead, "x", "set"),
+            (ParamKind::PathWrite, "x", "set"),
+            (ParamKind::PathReadWrite, "x", "set"),
+            (ParamKind::Script, "echo x", "set"),
+            (ParamKind::StringOrScript, "fixed:x", "fixed:x"),
+            (ParamKind::StringOrScript, "script:echo x", "script:"),
         ] {
             assert_eq!(spec(kind).read("key", OsStr::new(value)).unwrap().text, canonical, "{kind:?}");
         }
@@ -346,9 +384,14 @@ mod tests {
     fn a_wrong_value_is_named_with_what_would_be_right() {
         let error = spec(ParamKind::Choice).read("key", OsStr::new("three")).unwrap_err();
         assert_eq!(error.to_string(), "key=three: is not one of one, two");
-        for (kind, value) in
-            [(ParamKind::Int, "-1"), (ParamKind::Percent, "101"), (ParamKind::PathRead, ""), (ParamKind::Bool, "maybe")]
-        {
+        for (kind, value) in [
+            (ParamKind::Int, "-1"),
+            (ParamKind::Percent, "101"),
+            (ParamKind::PathRead, ""),
+            (ParamKind::Bool, "maybe"),
+            (ParamKind::Script, ""),
+            (ParamKind::StringOrScript, "script:"),
+        ] {
             assert!(spec(kind).read("key", OsStr::new(value)).is_err(), "{kind:?} {value}");
         }
     }

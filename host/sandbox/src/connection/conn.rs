@@ -200,6 +200,7 @@ impl Connection {
             return Err(Error::new(Errno::Einval, "next is open already"));
         }
         let hop = self.below.open(self.readonly_for(readonly)?, exportname).await?;
+        self.shared.size_storage(hop.size());
         if let Err(error) = self.find_state(&hop).await {
             let _ = hop.finalize().await;
             hop.close().await;
