@@ -23,8 +23,9 @@ const PLUGINS: &[PluginInfo] = &[
     rbdkit_plugin_ssh::INFO,
 ];
 
-/// How the helper process starts programs for plugins, because a confined server cannot.
+/// How a helper process starts programs for plugins and filters, because a confined server cannot.
 pub const STARTS: &[(&str, rbdkit_launcher::Start)] = &[
+    rbdkit_launcher::SHELL,
     (rbdkit_plugin_curl::INFO.name, rbdkit_plugin_curl::START),
     (rbdkit_plugin_nbd::INFO.name, rbdkit_plugin_nbd::START),
     (rbdkit_plugin_ssh::INFO.name, rbdkit_plugin_ssh::START),

@@ -149,7 +149,7 @@ pub mod prelude {
         Admission, Background, BlockSizes, Caching, Capabilities, CommandFlags, Connection, Description, Errno,
         ExportEntry, Extent, ExtentType, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, Param, Reads,
         Recovery, Scope, Support, ThreadModel, Threading, Trims, Unexported, Wish, Wishes, Writes, Zeroes, buffer,
-        client, clock, crypto, debug, error, files, info, locks, log, maps, next, next_open, params, request, scratch, server,
-        slots, warn,
+        client, clock, crypto, debug, error, files, info, locks, log, maps, next, next_open, params, request, scratch,
+        server, slots, warn,
     };
 }

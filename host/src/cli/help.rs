@@ -111,7 +111,13 @@ fn value(spec: &ParamSpec) -> String {
         _ if !spec.placeholder.is_empty() => spec.placeholder.clone(),
         ParamKind::Choice => spec.choices.join("|"),
         ParamKind::BoolOrWatch => "BOOL|/PATH".to_string(),
-        ParamKind::PathRead | ParamKind::PathNow | ParamKind::PathAppend | ParamKind::Path => "FILENAME".to_string(),
+        ParamKind::PathRead
+        | ParamKind::PathNow
+        | ParamKind::PathAppend
+        | ParamKind::PathWrite
+        | ParamKind::PathReadWrite
+        | ParamKind::Path => "FILENAME".to_string(),
+        ParamKind::StringOrScript => "TEXT|script:SCRIPT".to_string(),
         ParamKind::Watch => "PATH".to_string(),
         kind => kind.name().to_ascii_uppercase(),
     }

@@ -44,6 +44,12 @@ pub enum ParamKind {
     PathNow,
     /// A file that the host opens for appending. The guest sees `set`.
     PathAppend,
+    /// A file that the host makes, or empties if it is there, and that is appended to. The guest
+    /// sees `set`.
+    PathWrite,
+    /// A file that the host makes if it is missing, and that is read and written at any offset. One
+    /// server at a time has it open. The guest sees `set`.
+    PathReadWrite,
     /// A path whose existence the guest may ask for. The guest sees `set`.
     Watch,
     /// A truth value, or an absolute path whose existence is the value: canonical `true`, `false`
@@ -52,6 +58,11 @@ pub enum ParamKind {
     /// A password: the text itself, `+FILE`, `-FD` or `-` ([`passwords::read`](crate::passwords)).
     /// The host reads it. The guest names the parameter, and sees the value `set`.
     Secret,
+    /// A shell command that the host runs. The guest sees `set`.
+    Script,
+    /// Text, or `script:` and a shell command that the host runs. Of a command the guest sees
+    /// `script:`.
+    StringOrScript,
     /// For plugins only: any bytes, which need not be UTF-8.
     Bytes,
     /// For plugins only: the name of a file that the plugin opens itself.
@@ -60,7 +71,7 @@ pub enum ParamKind {
 
 impl ParamKind {
     /// The kinds that a filter may declare, each with the word of WIT's `param.kind`.
-    const CONTRACT: [(ParamKind, &'static str); 14] = [
+    const CONTRACT: [(ParamKind, &'static str); 18] = [
         (ParamKind::String, "string"),
         (ParamKind::Bool, "bool"),
         (ParamKind::Int, "int"),
@@ -72,9 +83,13 @@ impl ParamKind {
         (ParamKind::PathRead, "path-read"),
         (ParamKind::PathNow, "path-now"),
         (ParamKind::PathAppend, "path-append"),
+        (ParamKind::PathWrite, "path-write"),
+        (ParamKind::PathReadWrite, "path-readwrite"),
         (ParamKind::Watch, "watch"),
         (ParamKind::BoolOrWatch, "bool-or-watch"),
         (ParamKind::Secret, "secret"),
+        (ParamKind::Script, "script"),
+        (ParamKind::StringOrScript, "string-or-script"),
     ];
 
     /// The word that WIT's `param.kind` uses, or for a plugin's kind a word for messages.
@@ -131,15 +146,15 @@ pub struct ParamSpec {
     pub help: String,
 }
 
-/// A value as the guest sees it and, for kinds that name a file and for secrets, what only the host
-/// sees. It prints as the guest sees it.
+/// A value as the guest sees it and, for kinds that name a file or a script and for secrets, what
+/// only the host sees. It prints as the guest sees it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ParamValue {
     /// The canonical text.
     pub text: String,
-    /// For [`ParamKind::PathRead`], [`ParamKind::PathNow`], [`ParamKind::PathAppend`],
-    /// [`ParamKind::Watch`] and the path form of [`ParamKind::BoolOrWatch`]. For
-    /// [`ParamKind::Secret`] what the user wrote, which may be the secret itself.
+    /// The path of the kinds that name one, or the shell command of [`ParamKind::Script`] and
+    /// [`ParamKind::StringOrScript`]. For [`ParamKind::Secret`] what the user wrote, which may be
+    /// the secret itself.
     pub path: Option<OsString>,
 }
 
@@ -148,6 +163,9 @@ impl fmt::Debug for ParamValue {
         f.debug_tuple("ParamValue").field(&self.text).finish()
     }
 }
+
+/// What a value of [`ParamKind::StringOrScript`] begins with that is a shell command.
+const SCRIPT_PREFIX: &str = "script:";
 
 /// Declaring a parameter.
 impl ParamSpec {
@@ -297,15 +315,29 @@ impl ParamSpec {
             self.check_path(key, value)?;
             Ok(ParamValue { text: word.to_string(), path: Some(value.to_os_string()) })
         };
+        let script = |command: OsString, word: &str| match command.is_empty() {
+            true => Err(wrong("is not a shell command".into())),
+            false => Ok(ParamValue { text: word.to_string(), path: Some(command) }),
+        };
         match self.kind {
-            ParamKind::PathRead | ParamKind::PathNow | ParamKind::PathAppend | ParamKind::Watch | ParamKind::Path => {
-                return path("set");
-            }
+            ParamKind::PathRead
+            | ParamKind::PathNow
+            | ParamKind::PathAppend
+            | ParamKind::PathWrite
+            | ParamKind::PathReadWrite
+            | ParamKind::Watch
+            | ParamKind::Path => return path("set"),
+            ParamKind::Script => return script(value.to_os_string(), "set"),
             ParamKind::Secret => return Ok(ParamValue { text: "set".into(), path: Some(value.to_os_string()) }),
             ParamKind::BoolOrWatch if value.as_encoded_bytes().first() == Some(&b'/') => return path("watch"),
             _ => {}
         }
         let text = value.to_str().ok_or_else(|| wrong("is not UTF-8 text".into()))?;
+        if let Some(command) = text.strip_prefix(SCRIPT_PREFIX)
+            && self.kind == ParamKind::StringOrScript
+        {
+            return script(command.into(), SCRIPT_PREFIX);
+        }
         let text = match self.kind {
             ParamKind::Bool => units::parse_bool(text).map(|b| b.to_string()),
             ParamKind::BoolOrWatch => units::parse_bool(text)
@@ -352,6 +384,11 @@ mod tests {
             (ParamKind::BoolOrWatch, "off", "false"),
             (ParamKind::PathRead, "x", "set"),
             (ParamKind::Secret, "hush", "set"),
+            (ParamKind::PathWrite, "x", "set"),
+            (ParamKind::PathReadWrite, "x", "set"),
+            (ParamKind::Script, "echo x", "set"),
+            (ParamKind::StringOrScript, "fixed:x", "fixed:x"),
+            (ParamKind::StringOrScript, "script:echo x", "script:"),
         ] {
             assert_eq!(spec(kind).read("key", OsStr::new(value)).unwrap().text, canonical, "{kind:?}");
         }
@@ -361,9 +398,14 @@ mod tests {
     fn a_wrong_value_is_named_with_what_would_be_right() {
         let error = spec(ParamKind::Choice).read("key", OsStr::new("three")).unwrap_err();
         assert_eq!(error.to_string(), "key=three: is not one of one, two");
-        for (kind, value) in
-            [(ParamKind::Int, "-1"), (ParamKind::Percent, "101"), (ParamKind::PathRead, ""), (ParamKind::Bool, "maybe")]
-        {
+        for (kind, value) in [
+            (ParamKind::Int, "-1"),
+            (ParamKind::Percent, "101"),
+            (ParamKind::PathRead, ""),
+            (ParamKind::Bool, "maybe"),
+            (ParamKind::Script, ""),
+            (ParamKind::StringOrScript, "script:"),
+        ] {
             assert!(spec(kind).read("key", OsStr::new(value)).is_err(), "{kind:?} {value}");
         }
     }

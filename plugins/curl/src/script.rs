@@ -4,15 +4,12 @@
 //! A confined server starts no commands, so [`start`] runs in its helper process.
 
 use std::ffi::OsString;
-use std::io::{self, PipeWriter, Write as _};
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitStatus, Stdio};
+use std::io::{self, PipeWriter};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rbdkit_launcher::{Finished, Launcher, Order, RunError, RunLimits, Started};
+use rbdkit_launcher::{Finished, Launcher, Order, RunError, RunLimits, Started, shell, start_shell};
 use rbdkit_plugin_api::rate::Rate;
 use rbdkit_plugin_api::text::one_line_within;
 use rbdkit_plugin_api::{Abandoned, Errno, Error, Result, lock, run_blocking};
@@ -86,24 +83,12 @@ pub(crate) const COOKIE_SCRIPT: u8 = 1;
 
 /// Starts a script. The first word is the URL, the others are the scripts. The number of the order
 /// is that of the run. The ends are the script's standard output and standard error.
-pub(crate) fn start(words: &[OsString], order: Order) -> io::Result<Started> {
+pub(crate) fn start(words: &[OsString], order: &Order) -> io::Result<Started> {
     let (url, scripts) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let script = scripts.get(usize::from(order.which)).ok_or(io::ErrorKind::InvalidInput)?;
-    let mut command = Command::new("/bin/sh");
-    // The script may hold a secret, and every user can read command lines. So the shell gets it
-    // over standard input. The script itself has none.
-    command.arg("-c").arg("eval \"exec </dev/null\n$(cat)\"");
+    let mut command = shell();
     command.env("url", url).env("iteration", order.number.to_string());
-    // The script and the programs that it starts are ended together.
-    command.process_group(0);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // If the shell has ended already, its status says so.
-        let _ = stdin.write_all(script.as_bytes());
-    }
-    let ends = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)];
-    let ends = ends.into_iter().flatten().collect();
-    Ok(Started { child, ends, keep: None })
+    start_shell(command, script)
 }
 
 impl Script {
@@ -150,11 +135,11 @@ impl Script {
     async fn run(&self, mut last: OwnedMutexGuard<Last>) -> Result<Output> {
         let iteration = last.iteration;
         let launcher = Arc::clone(&self.launcher);
-        let order = Order { which: self.which, number: iteration };
+        let order = Order { which: self.which, number: iteration, ..Order::default() };
         let (key, stopped) = (self.key, Arc::clone(&self.stopped));
         let run = tokio::spawn(async move {
             let printed = run_blocking(move || {
-                print(key, &launcher, order, &stopped).map_err(|error| match error {
+                print(key, &launcher, &order, &stopped).map_err(|error| match error {
                     ScriptError::Run(RunError::Abandoned) => {
                         Error::new(Errno::Eshutdown, format!("{key}: the server stops"))
                     }
@@ -186,7 +171,7 @@ enum ScriptError {
 
 /// Runs a script and returns the lines of its output that are not empty. What it says on standard
 /// error goes into the error and the log.
-fn print(key: &str, launcher: &Launcher, order: Order, stopped: &Abandoned) -> Result<Vec<Secret>, ScriptError> {
+fn print(key: &str, launcher: &Launcher, order: &Order, stopped: &Abandoned) -> Result<Vec<Secret>, ScriptError> {
     let finished = launcher.run("curl: the script", order, LIMITS, stopped).map_err(ScriptError::Run)?;
     let Finished { status, output: text, errors } = finished;
     let errors = String::from_utf8_lossy(&errors);

@@ -25,9 +25,13 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use crate::packet;
 use crate::program::{self, END_TIMEOUT, Program, word};
 use crate::start::{Order, Start, Started};
+use crate::variables::{self, MAX_ENCODED};
 
 /// The argument before the launcher's name that makes the executable a helper.
 const ARGUMENT: &str = "--rbdkit-launch";
+
+/// The bytes of an order: which program, the number, and whether variables are on the leash.
+const ORDER: usize = 10;
 
 /// The most programs at a time. No plugin needs more than one for each connection, so a server that
 /// asks for more is broken or taken over.
@@ -87,12 +91,17 @@ pub(crate) fn start(name: &str, words: &[OsString]) -> io::Result<OwnedFd> {
 }
 
 /// Asks the helper to start a program.
-pub(crate) fn order(control: BorrowedFd<'_>, what: &str, order: Order) -> io::Result<(Vec<OwnedFd>, Program)> {
+pub(crate) fn order(control: BorrowedFd<'_>, what: &str, order: &Order) -> io::Result<(Vec<OwnedFd>, Program)> {
     let gone = |_| io::Error::other("the helper that starts it is gone");
     let (ours, theirs) = packet::pair()?;
-    let mut bytes = [0; 9];
+    let mut bytes = [0; ORDER];
     bytes[0] = order.which;
-    bytes[1..].copy_from_slice(&order.number.to_be_bytes());
+    bytes[1..9].copy_from_slice(&order.number.to_be_bytes());
+    if !order.variables.is_empty() {
+        // Over the leash, because several long lists would not fit into the socket to the helper.
+        bytes[9] = 1;
+        packet::send(ours.as_fd(), &variables::encode(&order.variables), &[])?;
+    }
     packet::send(control, &bytes, &[theirs.as_fd()]).map_err(gone)?;
     drop(theirs);
     if poll(&mut [PollFd::new(&ours, PollFlags::IN)], Some(&ANSWER_TIMEOUT)) == Ok(0) {
@@ -118,13 +127,14 @@ fn serve(start: Start) -> io::Result<()> {
     let running = Arc::new(AtomicUsize::new(0));
     let mut threads = Vec::new();
     loop {
-        let mut bytes = [0; 9];
+        let mut bytes = [0; ORDER];
         let (count, mut leash) = packet::receive(control.as_fd(), &mut bytes)?;
         if count == 0 {
             break;
         }
-        let ([which, number @ ..], Some(leash)) = (bytes, leash.pop()) else { continue };
-        let order = Order { which, number: u64::from_be_bytes(number) };
+        let ([which, number @ .., variables], Some(leash)) = (bytes, leash.pop()) else { continue };
+        let order = Order { which, number: u64::from_be_bytes(number), variables: Vec::new() };
+        let variables = if variables == 0 { Variables::None } else { Variables::OnLeash };
         threads.retain(|thread: &std::thread::JoinHandle<()>| !thread.is_finished());
         if running.load(Ordering::Relaxed) >= MAX_PROGRAMS {
             let _ = refuse(leash.as_fd(), &io::Error::other(format!("{MAX_PROGRAMS} programs are running already")));
@@ -133,7 +143,7 @@ fn serve(start: Start) -> io::Result<()> {
         running.fetch_add(1, Ordering::Relaxed);
         let (words, running) = (Arc::clone(&words), Arc::clone(&running));
         threads.push(std::thread::Builder::new().spawn(move || {
-            attend(start, &words, order, &leash);
+            attend(start, &words, order, variables, &leash);
             running.fetch_sub(1, Ordering::Relaxed);
         })?);
     }
@@ -156,16 +166,43 @@ fn words(mut file: std::fs::File) -> io::Result<Vec<OsString>> {
     Ok(words)
 }
 
+/// Whether an order has variables.
+#[derive(Clone, Copy)]
+enum Variables {
+    None,
+    /// They are the first packet on the leash.
+    OnLeash,
+}
+
 /// Serves one program from its start to its end. Errors are ignored: they mean that the server has
 /// closed the leash.
-fn attend(start: Start, words: &[OsString], order: Order, leash: &OwnedFd) {
+fn attend(start: Start, words: &[OsString], mut order: Order, variables: Variables, leash: &OwnedFd) {
     let leash = leash.as_fd();
-    match start(words, order) {
+    let received = match variables {
+        Variables::None => Ok(Vec::new()),
+        Variables::OnLeash => receive_variables(leash),
+    };
+    let started = received.and_then(|variables| {
+        order.variables = variables;
+        start(words, &order)
+    });
+    match started {
         Ok(started) => {
             let status = follow(started, leash);
             let _ = status.and_then(|status| packet::send(leash, &status.into_raw().to_be_bytes(), &[]));
         }
         Err(error) => drop(refuse(leash, &error)),
+    }
+}
+
+/// Receives an order's variables. The server sent them before the order, so this does not wait.
+fn receive_variables(leash: BorrowedFd<'_>) -> io::Result<Vec<(String, String)>> {
+    // One byte more than the longest list shows that a packet was cut.
+    let mut bytes = vec![0; MAX_ENCODED + 1];
+    let (count, _) = packet::receive(leash, &mut bytes)?;
+    match count <= MAX_ENCODED {
+        true => variables::decode(&bytes[..count]),
+        false => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 

@@ -17,6 +17,8 @@
 //! | [`opener`] | opens files instead of starting programs, in a helper of its own |
 //! | [`program`] | a running program, which ends with its value |
 //! | [`run`] | runs a program to its end, within bounds on its time and its output |
+//! | [`shell`] | runs shell commands that the operator gave inline |
+//! | [`variables`] | what an order may add to a program's environment |
 //! | [`packet`] | the protocol between the two processes: bytes and descriptors over a socket |
 #![forbid(unsafe_code)]
 
@@ -25,7 +27,9 @@ mod opener;
 pub mod packet;
 mod program;
 mod run;
+mod shell;
 mod start;
+mod variables;
 
 use std::ffi::OsString;
 use std::io;
@@ -39,7 +43,9 @@ pub use helper::serve_if_asked;
 pub use opener::{Open, OpenFor, Opener, serve_opener_if_asked};
 pub use program::Program;
 pub use run::{Finished, RunError, RunLimits};
+pub use shell::{SHELL, shell, start_shell};
 pub use start::{Order, Start, Started};
+pub use variables::{MAX_VARIABLE_BYTES, MAX_VARIABLES, VariableError, check_variables};
 
 /// See the module.
 pub struct Launcher {
@@ -78,7 +84,7 @@ impl Launcher {
     ///
     /// # Errors
     /// Those of [`Start`]; or the helper has ended.
-    pub fn launch(&self, what: &str, order: Order) -> io::Result<(Vec<OwnedFd>, Program)> {
+    pub fn launch(&self, what: &str, order: &Order) -> io::Result<(Vec<OwnedFd>, Program)> {
         match self.helper.get() {
             Some(control) => helper::order(control.as_fd(), what, order),
             None => {
@@ -97,12 +103,28 @@ impl Launcher {
     pub fn run(
         &self,
         what: &str,
-        order: Order,
+        order: &Order,
         limits: RunLimits,
         abandoned: &Abandoned,
     ) -> Result<Finished, RunError> {
         let (ends, program) = self.launch(what, order)?;
-        run::to_the_end(ends, program.allow(Duration::from_secs(1)), limits, abandoned)
+        run::to_the_end(ends, program.allow(Duration::from_secs(1)), limits, abandoned, run::AfterError::Leave)
+    }
+
+    /// [`Launcher::run`], but it also waits for the end of a program that is ended, which takes two
+    /// seconds at most. So the caller knows how many there are.
+    ///
+    /// # Errors
+    /// Those of [`Launcher::run`].
+    pub fn run_and_end(
+        &self,
+        what: &str,
+        order: &Order,
+        limits: RunLimits,
+        abandoned: &Abandoned,
+    ) -> Result<Finished, RunError> {
+        let (ends, program) = self.launch(what, order)?;
+        run::to_the_end(ends, program.allow(Duration::from_secs(1)), limits, abandoned, run::AfterError::WaitForEnd)
     }
 }
 

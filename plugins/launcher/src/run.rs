@@ -130,13 +130,36 @@ fn read_some(pipe: &mut Option<File>, into: &mut Vec<u8>, limit: usize) -> io::R
     }
 }
 
-/// Waits for the end of a program. An error drops the program, which ends it.
+/// What happens to a program that has to be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AfterError {
+    /// It is asked to end, and nobody waits for that.
+    Leave,
+    /// The run returns when it has ended.
+    WaitForEnd,
+}
+
+/// Waits for the end of a program. An error ends it.
 pub(crate) fn to_the_end(
     ends: Vec<OwnedFd>,
     program: Program,
     limits: RunLimits,
     abandoned: &Abandoned,
+    after: AfterError,
 ) -> Result<Finished, RunError> {
+    match watch(ends, &program, limits, abandoned) {
+        Ok(Said { output, errors }) => Ok(Finished { status: program.wait()?, output, errors }),
+        Err(error) => {
+            if after == AfterError::WaitForEnd {
+                let _ = program.end();
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Reads what a program says until it has ended.
+fn watch(ends: Vec<OwnedFd>, program: &Program, limits: RunLimits, abandoned: &Abandoned) -> Result<Said, RunError> {
     let mut pipes = Pipes::new(ends, limits.output)?;
     let started = Instant::now();
     let mut ended = false;
@@ -171,6 +194,5 @@ pub(crate) fn to_the_end(
         drop(fds);
         pipes.read()?;
     }
-    let Said { output, errors } = pipes.said;
-    Ok(Finished { status: program.wait()?, output, errors })
+    Ok(pipes.said)
 }

@@ -8,15 +8,17 @@ use std::process::Child;
 
 /// Starts a program from the launcher's words. It runs in the server or in the helper, and blocks
 /// no longer than starting takes.
-pub type Start = fn(words: &[OsString], order: Order) -> io::Result<Started>;
+pub type Start = fn(words: &[OsString], order: &Order) -> io::Result<Started>;
 
 /// What may differ from one start to the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Order {
     /// Which of several programs to start.
     pub which: u8,
     /// A counter that is passed through to the program, for example the number of the start.
     pub number: u64,
+    /// Variables for the program's environment, which satisfy [`crate::check_variables`].
+    pub variables: Vec<(String, String)>,
 }
 
 /// A program that was started.

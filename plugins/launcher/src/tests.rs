@@ -12,10 +12,10 @@ use rbdkit_plugin_api::Abandoned;
 use crate::{Finished, Launcher, Order, RunError, RunLimits, Started};
 
 /// Runs the first word with the others.
-fn start(words: &[OsString], order: Order) -> io::Result<Started> {
+fn start(words: &[OsString], order: &Order) -> io::Result<Started> {
     let (program, arguments) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new(program);
-    command.args(arguments).env("number", order.number.to_string());
+    command.args(arguments).env("number", order.number.to_string()).envs(order.variables.clone());
     command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
     let ends = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)];
@@ -23,7 +23,7 @@ fn start(words: &[OsString], order: Order) -> io::Result<Started> {
     Ok(Started { child, ends, keep: None })
 }
 
-const FIRST: Order = Order { which: 0, number: 7 };
+const FIRST: &Order = &Order { which: 0, number: 7, variables: Vec::new() };
 
 fn launcher(words: &[&str]) -> Launcher {
     let launcher = Launcher::new("test", start, words.iter().map(OsString::from).collect());
@@ -146,4 +146,19 @@ fn a_run_that_nobody_waits_for_is_ended() {
     let run = std::thread::spawn(move || launcher(&["sleep", "600"]).run("it", FIRST, LIMITS, &abandoned));
     drop(waiting);
     assert!(matches!(run.join().unwrap(), Err(RunError::Abandoned)));
+}
+
+#[test]
+fn a_shell_command_gets_its_variables_and_no_standard_input() {
+    let words = ["echo wrong", "echo \"$act: $offset\"; cat; exit 4"].map(OsString::from).to_vec();
+    let launcher = Launcher::new(crate::SHELL.0, crate::SHELL.1, words);
+    let (abandoned, _waiting) = Abandoned::new().unwrap();
+    let value = "it's \"$(here)\"\n`x`";
+    let variables = [("act", "Read"), ("offset", value)].map(|(name, value)| (name.into(), value.into())).to_vec();
+    let order = Order { which: 0, number: 1, variables };
+    let finished = launcher.run("it", &order, LIMITS, &abandoned).unwrap();
+    assert_eq!(String::from_utf8(finished.output).unwrap(), format!("Read: {value}\n"));
+    assert_eq!(finished.status.code(), Some(4));
+    let unknown = Order { number: 2, ..Order::default() };
+    assert!(matches!(launcher.run("it", &unknown, LIMITS, &abandoned), Err(RunError::Io(_))));
 }

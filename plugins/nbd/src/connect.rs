@@ -46,8 +46,7 @@ pub(crate) async fn connect(target: &Target, launcher: Option<&Arc<Launcher>>) -
         Target::Command { .. } => {
             let no = |error| OpenError::Refused(Errno::Eio, format!("it cannot be started: {error}"));
             let launcher = Arc::clone(launcher.ok_or_else(|| no(io::ErrorKind::NotFound.into()))?);
-            let order = Order { which: 0, number: 0 };
-            let launched = run_blocking(move || Ok(launcher.launch("nbd: the server", order)));
+            let launched = run_blocking(move || Ok(launcher.launch("nbd: the server", &Order::default())));
             let launched = launched.await.map_err(|error| no(io::Error::other(error.to_string())))?;
             let (mut ends, program) = launched.map_err(no)?;
             (ends.pop().ok_or_else(|| no(io::ErrorKind::UnexpectedEof.into()))?, Some(program))
@@ -111,7 +110,7 @@ const HAND_OVER: &str = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1; exp
 
 /// Starts a server, whose program and arguments are `words`. The end is a socket that is connected
 /// to it.
-pub(crate) fn start(words: &[OsString], _order: Order) -> io::Result<Started> {
+pub(crate) fn start(words: &[OsString], _order: &Order) -> io::Result<Started> {
     // Nobody needs the socket's name once both ends are open, so the directory goes at the end of
     // this function.
     let private = Permissions::from_mode(0o700);

@@ -240,7 +240,7 @@ const GIVEN: &[u8] = b"=";
 
 /// Starts `ssh`. The first word is the password, the others are the arguments. The ends are a
 /// socket, which is standard input and output of `ssh`, and a pipe, which is its standard error.
-pub(crate) fn start(words: &[OsString], _order: Order) -> io::Result<Started> {
+pub(crate) fn start(words: &[OsString], _order: &Order) -> io::Result<Started> {
     let (password, arguments) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new("ssh");
     command.args(arguments);
@@ -277,8 +277,7 @@ pub(crate) async fn launch(launcher: &Arc<Launcher>, settings: &Settings) -> Res
         Error::new(Errno::Eio, format!("ssh: {}: {why}", settings.host))
     };
     let launcher = Arc::clone(launcher);
-    let order = Order { which: 0, number: 0 };
-    let launched = run_blocking(move || Ok(launcher.launch("ssh: the program ssh", order))).await?;
+    let launched = run_blocking(move || Ok(launcher.launch("ssh: the program ssh", &Order::default()))).await?;
     let make = |(ends, program): (Vec<OwnedFd>, Program)| -> io::Result<Launched> {
         let [socket, stderr] = <[OwnedFd; 2]>::try_from(ends).map_err(|_| io::ErrorKind::UnexpectedEof)?;
         let stderr = Stderr::new(stderr, settings.host.clone())?;

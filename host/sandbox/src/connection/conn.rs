@@ -281,6 +281,7 @@ impl Connection {
     }
 
     async fn put_first(&self, next: Arc<Next>) -> Result<()> {
+        self.shared.size_storage(next.hop.size());
         if let Err(error) = self.find_state(&next.hop).await {
             let _ = next.finalize().await;
             next.close().await;

@@ -28,7 +28,7 @@ enum Slot<'a> {
 }
 
 /// Each resource's name and what it limits, in the order in which they are shown.
-const RESOURCES: [(&str, &str); 21] = [
+const RESOURCES: [(&str, &str); 24] = [
     ("cpu", "time that a guest may compute in one request"),
     ("wall", "elapsed time of one request in the filter, without waiting for others"),
     ("setup", "the same for configure, open, prepare, finalize and close"),
@@ -43,6 +43,9 @@ const RESOURCES: [(&str, &str); 21] = [
     ("key-memory", "bytes of memory for deriving a key from a secret"),
     ("scratch", "bytes on the disk for one scratch file (auto: the export's size)"),
     ("scratch-total", "bytes on the disk for all scratch files of the filter"),
+    ("storage", "bytes of each file that the filter keeps (auto: the export's size and an index)"),
+    ("scripts", "scripts of the operator that run at once"),
+    ("script-time", "time that one script of the operator may run"),
     ("exports", "disks with state besides the default export's"),
     ("prefetches", "prefetches of one connection under way at once"),
     ("prefetch-queue", "bytes in one connection's prefetch queue"),
@@ -75,6 +78,9 @@ impl Limits {
             "key-memory" => Slot::Bytes(&mut filter.key_memory),
             "scratch" => Slot::Auto(&mut filter.scratch),
             "scratch-total" => Slot::Bytes(&mut filter.scratch_total),
+            "storage" => Slot::Auto(&mut filter.storage),
+            "scripts" => Slot::Count(&mut filter.scripts),
+            "script-time" => Slot::Time(&mut filter.script_time),
             "exports" => Slot::Count(&mut filter.exports),
             "prefetches" => Slot::Count(&mut filter.prefetches),
             "prefetch-queue" => Slot::Bytes(&mut filter.prefetch_queue),

@@ -54,6 +54,13 @@ pub struct FilterLimits {
     pub scratch: Option<u64>,
     /// Bytes on the disk for all scratch files of the filter together.
     pub scratch_total: u64,
+    /// Bytes of the size of each file that the filter keeps. None: the size of the largest export
+    /// below and some for a header and an index.
+    pub storage: Option<u64>,
+    /// Scripts of the operator that run at once.
+    pub scripts: u32,
+    /// Time that one script of the operator may run.
+    pub script_time: Duration,
     /// Disks for which the filter may keep state, besides the default export's.
     pub exports: u32,
     /// Prefetches of one connection under way at once.
@@ -93,6 +100,11 @@ impl Default for FilterLimits {
             key_memory: 1 << 30,
             scratch: None,
             scratch_total: u64::MAX,
+            storage: None,
+            // A script may take a processor for itself. Each one that runs takes a thread and some
+            // descriptors here, and 64 KiB for its output.
+            scripts: 4,
+            script_time: Duration::from_secs(60),
             exports: 1024,
             // Twelve pieces of 1 MiB are enough for 320 MB/s from a source that answers after 30
             // ms.

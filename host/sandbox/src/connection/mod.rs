@@ -17,6 +17,7 @@ pub(crate) mod on_fault;
 pub(crate) mod prefetch;
 pub(crate) mod profile;
 pub(crate) mod pulse;
+pub(crate) mod scripts;
 pub(crate) mod shared;
 mod shared_next;
 pub(crate) mod siblings;

@@ -13,9 +13,10 @@ use super::log::{Faults, GuestLog};
 use super::on_fault::OnFault;
 use super::profile::Profile;
 use super::pulse::Pulse;
+use super::scripts::Scripts;
 use super::trace::Trace;
 use super::tracker::TaskTracker;
-use crate::state::{FilterState, ParamFiles, Quota};
+use crate::state::{FilterState, ParamFiles, Quota, Totals};
 
 /// What all filters of the server share.
 pub(crate) struct HostShared {
@@ -61,7 +62,11 @@ pub(crate) struct FilterShared {
     pub(crate) faults: Faults,
     pub(crate) background: BackgroundAccount,
     pub(crate) state: Arc<FilterState>,
+    /// What the guest counts.
+    pub(crate) totals: Totals,
     pub(crate) files: ParamFiles,
+    /// The shell commands that parameters name.
+    pub(crate) scripts: Arc<Scripts>,
     /// Bytes of what calls allocate in the host: buffers, copies of payloads that a guest changes,
     /// lists of extents, and what detached operations keep.
     pub(crate) buffers: Arc<Quota>,
@@ -87,7 +92,19 @@ pub(crate) struct FilterShared {
     pub(crate) connections: Arc<AtomicU32>,
 }
 
+/// What a file that is kept may have beyond the size of the export, for a header and an index: a
+/// 64th of the size, and this.
+const STORAGE_HEADER_BYTES: u64 = 16 << 20;
+
 impl FilterShared {
+    /// An export of `size` bytes was opened: files that are kept may have that size and an index.
+    /// Does nothing if the operator has set a limit.
+    pub(crate) fn size_storage(&self, size: u64) {
+        if self.limits.storage.is_none() {
+            self.files.raise_storage_limit(size.saturating_add(size / 64).saturating_add(STORAGE_HEADER_BYTES));
+        }
+    }
+
     pub(crate) fn new(
         name: &str,
         purpose: Purpose,
@@ -95,7 +112,12 @@ impl FilterShared {
         files: ParamFiles,
         host: &HostShared,
     ) -> Arc<FilterShared> {
+        if let Some(size) = limits.storage {
+            files.raise_storage_limit(size);
+        }
         Arc::new(FilterShared {
+            scripts: Scripts::new(files.commands(), &limits),
+            totals: Totals::default(),
             name: name.to_string(),
             purpose,
             log: GuestLog::new(name, limits.log_lines, limits.log_line as usize),

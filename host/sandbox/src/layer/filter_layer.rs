@@ -38,7 +38,13 @@ impl Layer for FilterLayer {
     }
 
     fn after_fork(&self) -> BoxFuture<'_, Result<(), ConfigError>> {
-        Box::pin(self.0.ready(AfterForkCall))
+        Box::pin(async {
+            // As the server's user, and while the process may still start programs.
+            self.0.shared.scripts.move_out().map_err(|error| {
+                ConfigError::new(format!("{}: cannot start the helper process for scripts: {error}", self.0.name()))
+            })?;
+            self.0.ready(AfterForkCall).await
+        })
     }
 
     fn preconnect(&self, readonly: bool, next: NextLayer) -> BoxFuture<'_, Result<()>> {

@@ -6,6 +6,9 @@
 //! paths are made absolute, because the server changes its directory when it goes into the
 //! background. A guest names a parameter and its occurrence, and never learns a path.
 //!
+//! What is kept (`path-readwrite`) is in [`storage`](super::storage). Of a shell command this file
+//! only knows its place among the filter's commands.
+//!
 //! The functions block the calling thread for as long as the file's I/O takes. Anything that is not
 //! a regular file (a pipe of `<(command)`, `/dev/stdin`) is read whole when it is opened: it could
 //! not be read twice, and is often gone after a fork.
@@ -16,9 +19,10 @@
 //! The operator chooses the paths and they may lead anywhere, so cap-std opens them with ambient
 //! authority. A directory handle could not confine them.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use cap_std::ambient_authority;
 use cap_std::fs::{File, FileExt, OpenOptions};
@@ -29,6 +33,8 @@ use rustix::fs::{Access, Mode, OFlags};
 
 use rbdkit_plugin_api::text::plain;
 
+use super::storage::{OpenError, Storage};
+
 /// The most bytes that one `read` answers.
 pub const MAX_READ: u32 = 1 << 20;
 /// The largest pipe, in bytes. Pipes carry lists of ranges and the like.
@@ -36,7 +42,11 @@ const MAX_PIPE: u64 = 16 << 20;
 
 /// The files of one filter, by parameter and occurrence.
 #[derive(Debug, Default)]
-pub struct ParamFiles(Vec<(String, Vec<ParamFile>)>);
+pub struct ParamFiles {
+    all: Vec<(String, Vec<ParamFile>)>,
+    /// The shell commands that parameters name.
+    commands: Vec<OsString>,
+}
 
 #[derive(Debug)]
 enum ParamFile {
@@ -44,8 +54,14 @@ enum ParamFile {
     Read(File),
     /// `path-read`, the contents of a pipe.
     Contents(Vec<u8>),
-    /// `path-append`.
-    Append(File),
+    /// `path-append`, `path-write`.
+    Append(Arc<File>),
+    /// `path-readwrite`.
+    Storage(Arc<Storage>),
+    /// `script`, or `string-or-script` with a command: its place among the commands.
+    Script(usize),
+    /// `string-or-script` with a text.
+    NoScript,
     /// `path-now`: opened at each use.
     OpenedAnew(PathBuf),
     /// `watch` or `bool-or-watch`: a path whose existence counts.
@@ -70,17 +86,24 @@ impl ParamFiles {
     ) -> Result<ParamFiles, ConfigError> {
         let mut files = ParamFiles::default();
         for (name, kind, value) in params {
-            let named = open_one(name, kind, value)?;
-            match files.0.iter_mut().find(|(known, _)| known == name) {
+            let named = match (kind, &value.path) {
+                (ParamKind::Script | ParamKind::StringOrScript, Some(command)) => {
+                    files.commands.push(command.clone());
+                    ParamFile::Script(files.commands.len() - 1)
+                }
+                (ParamKind::StringOrScript, None) => ParamFile::NoScript,
+                _ => open_one(name, kind, value)?,
+            };
+            match files.all.iter_mut().find(|(known, _)| known == name) {
                 Some((_, all)) => all.push(named),
-                None => files.0.push((name.to_string(), vec![named])),
+                None => files.all.push((name.to_string(), vec![named])),
             }
         }
         Ok(files)
     }
 
     fn get(&self, param: &str, nth: u32) -> Result<&ParamFile, Errno> {
-        let (_, all) = self.0.iter().find(|(name, _)| name == param).ok_or(Errno::Enoent)?;
+        let (_, all) = self.all.iter().find(|(name, _)| name == param).ok_or(Errno::Enoent)?;
         all.get(nth as usize).ok_or(Errno::Enoent)
     }
 
@@ -130,7 +153,7 @@ impl ParamFiles {
     /// The directories of the files that are opened at each use. A file that replaces one of them
     /// appears in the same directory.
     pub fn opened_anew(&self) -> Vec<PathBuf> {
-        let now = self.0.iter().flat_map(|(_, all)| all).filter_map(|named| match named {
+        let now = self.all.iter().flat_map(|(_, all)| all).filter_map(|named| match named {
             ParamFile::OpenedAnew(path) => Some(path),
             _ => None,
         });
@@ -144,7 +167,7 @@ impl ParamFiles {
     /// # Errors
     /// Those of [`ParamFiles::size`]. ENOSPC if not all of it could be written.
     pub fn append(&self, param: &str, nth: u32, data: &[u8]) -> Result<(), Errno> {
-        let ParamFile::Append(file) = self.get(param, nth)? else { return Err(Errno::Einval) };
+        let file = self.appended(param, nth)?;
         if data.is_empty() {
             return Ok(());
         }
@@ -153,6 +176,54 @@ impl ParamFiles {
         match file.write(data).map_err(errno)? {
             n if n == data.len() => Ok(()),
             _ => Err(Errno::Enospc),
+        }
+    }
+
+    /// A file to be appended to, for a flush.
+    ///
+    /// # Errors
+    /// Those of [`ParamFiles::size`].
+    pub fn appended(&self, param: &str, nth: u32) -> Result<&Arc<File>, Errno> {
+        match self.get(param, nth)? {
+            ParamFile::Append(file) => Ok(file),
+            _ => Err(Errno::Einval),
+        }
+    }
+
+    /// A file that is kept.
+    ///
+    /// # Errors
+    /// Those of [`ParamFiles::size`].
+    pub fn storage(&self, param: &str, nth: u32) -> Result<&Arc<Storage>, Errno> {
+        match self.get(param, nth)? {
+            ParamFile::Storage(storage) => Ok(storage),
+            _ => Err(Errno::Einval),
+        }
+    }
+
+    /// Lets all files that are kept have at least `size` bytes.
+    pub fn raise_storage_limit(&self, size: u64) {
+        for named in self.all.iter().flat_map(|(_, all)| all) {
+            if let ParamFile::Storage(storage) = named {
+                storage.raise_limit(size);
+            }
+        }
+    }
+
+    /// All shell commands that parameters name.
+    pub fn commands(&self) -> &[OsString] {
+        &self.commands
+    }
+
+    /// The place of a shell command among [`ParamFiles::commands`].
+    ///
+    /// # Errors
+    /// Those of [`ParamFiles::size`]. ENOENT for a text where a command could be.
+    pub fn command(&self, param: &str, nth: u32) -> Result<usize, Errno> {
+        match self.get(param, nth)? {
+            ParamFile::Script(place) => Ok(*place),
+            ParamFile::NoScript => Err(Errno::Enoent),
+            _ => Err(Errno::Einval),
         }
     }
 
@@ -207,17 +278,20 @@ fn open_one(name: &str, kind: ParamKind, value: &ParamValue) -> Result<ParamFile
             _ => ParamFile::Other,
         });
     };
-    let wrong = |what: &str, e: std::io::Error| {
-        ConfigError::new(format!("{name}={}: {what}: {}", path.to_string_lossy(), plain(&e)))
-    };
+    let refused = |why: &str| ConfigError::new(format!("{name}={}: {why}", path.to_string_lossy()));
+    let wrong = |what: &str, e: std::io::Error| refused(&format!("{what}: {}", plain(&e)));
     match kind {
         ParamKind::PathRead => open_read(path).map_err(|e| wrong("cannot be read", e)),
-        ParamKind::PathAppend => {
-            let mut options = OpenOptions::new();
-            options.append(true).create(true);
-            File::open_ambient_with(path, &options, ambient_authority())
-                .map(ParamFile::Append)
-                .map_err(|e| wrong("cannot be opened for appending", e))
+        ParamKind::PathAppend => open_append(path).map_err(|e| wrong("cannot be opened for appending", e)),
+        ParamKind::PathWrite => open_append(path)
+            .and_then(|file| empty(&file).map(|()| file))
+            .map_err(|e| wrong("cannot be opened for writing", e)),
+        ParamKind::PathReadWrite => {
+            Storage::open(Path::new(path)).map(|file| ParamFile::Storage(Arc::new(file))).map_err(|error| match error {
+                OpenError::Io(error) => wrong("cannot be opened for reading and writing", error),
+                OpenError::NotRegular => refused("is not a regular file"),
+                OpenError::InUse => refused("another server, or another filter of this one, has it open"),
+            })
         }
         ParamKind::PathNow => {
             std::path::absolute(path).map(ParamFile::OpenedAnew).map_err(|e| wrong("cannot be read", e))
@@ -229,6 +303,22 @@ fn open_one(name: &str, kind: ParamKind, value: &ParamValue) -> Result<ParamFile
             std::path::absolute(path).map(ParamFile::Watch).map_err(|e| wrong("cannot be watched", e))
         }
         _ => Ok(ParamFile::Other),
+    }
+}
+
+fn open_append(path: &OsStr) -> std::io::Result<ParamFile> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true);
+    let file = File::open_ambient_with(Path::new(path), &options, ambient_authority())?;
+    Ok(ParamFile::Append(Arc::new(file)))
+}
+
+/// Empties a file that was opened for appending. A pipe or a terminal cannot be emptied and is left
+/// as it is.
+fn empty(file: &ParamFile) -> std::io::Result<()> {
+    match file {
+        ParamFile::Append(file) if file.metadata()?.is_file() => file.set_len(0),
+        _ => Ok(()),
     }
 }
 
@@ -315,6 +405,58 @@ mod tests {
         files.append("log", 0, b"").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two\n");
         assert_eq!(files.size("log", 0), Err(Errno::Einval));
+    }
+
+    #[test]
+    fn a_file_to_be_written_is_made_or_emptied_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("report");
+        std::fs::write(&path, b"old").unwrap();
+        let report = value("set", Some(&path));
+        let files = ParamFiles::open([("report", ParamKind::PathWrite, &report)]).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"");
+        files.append("report", 0, b"one\n").unwrap();
+        files.append("report", 0, b"two\n").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"one\ntwo\n");
+        assert!(files.appended("report", 0).is_ok());
+        assert_eq!(files.read("report", 0, 0, 1), Err(Errno::Einval));
+        let directory = value("set", Some(dir.path()));
+        let error = ParamFiles::open([("report", ParamKind::PathWrite, &directory)]).unwrap_err().to_string();
+        assert!(error.ends_with(": cannot be opened for writing: Is a directory"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_kept_has_one_opener_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bitmap");
+        let bitmap = value("set", Some(&path));
+        let open = || ParamFiles::open([("bitmap", ParamKind::PathReadWrite, &bitmap)]);
+        let first = open().unwrap();
+        assert!(first.storage("bitmap", 0).is_ok());
+        assert_eq!(first.append("bitmap", 0, b"x"), Err(Errno::Einval));
+        let error = open().unwrap_err().to_string();
+        assert!(error.ends_with("bitmap: another server, or another filter of this one, has it open"), "{error}");
+        drop(first);
+        open().unwrap();
+        let directory = value("set", Some(Path::new("/dev/null")));
+        let error = ParamFiles::open([("bitmap", ParamKind::PathReadWrite, &directory)]).unwrap_err().to_string();
+        assert_eq!(error, "bitmap=/dev/null: is not a regular file");
+    }
+
+    #[test]
+    fn commands_are_numbered_and_a_text_is_none() {
+        let (one, two, text) =
+            (value("set", Some(Path::new("echo 1"))), value("script:", Some(Path::new("echo 2"))), value("x", None));
+        let files = ParamFiles::open([
+            ("run", ParamKind::Script, &one),
+            ("text", ParamKind::StringOrScript, &text),
+            ("text", ParamKind::StringOrScript, &two),
+        ])
+        .unwrap();
+        assert_eq!(files.commands(), ["echo 1", "echo 2"]);
+        assert_eq!((files.command("run", 0), files.command("text", 1)), (Ok(0), Ok(1)));
+        assert_eq!((files.command("text", 0), files.command("run", 1)), (Err(Errno::Enoent), Err(Errno::Enoent)));
+        assert_eq!(files.size("run", 0), Err(Errno::Einval));
     }
 
     #[test]

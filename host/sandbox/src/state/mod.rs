@@ -1,15 +1,15 @@
 //! State that the instances of a filter share and that outlives them: maps of blocks, slots, keys of
-//! ciphers, range locks, scratch files, and the files that the operator named.
+//! ciphers, range locks, sums, scratch files, and the files that the operator named.
 //!
 //! Instances are created and dropped: a pool grows, a trap drops one. So a filter keeps here what
 //! must survive an instance, and what several instances must agree on. Nothing here knows wasmtime.
 //! Each function is atomic, and what belongs to one call ([`Changes`], [`HeldLock`]) is undone when
 //! it is dropped, so no guest can leave state half changed.
 //!
-//! **I/O.** Maps, slots and locks are plain data in memory behind short locks. [`Scratch`] and
-//! [`ParamFiles`] read and write files. A scratch file that may have to wait for the disk does so
-//! on a thread that may block. [`ParamFiles`] blocks the calling thread, as reading a local file
-//! does.
+//! **I/O.** Maps, slots, locks and totals are plain data in memory behind short locks. [`Scratch`],
+//! [`Storage`] and [`ParamFiles`] read and write files. A scratch file or a file that is kept waits
+//! for the disk on a thread that may block. [`ParamFiles`] blocks the calling thread, as reading a
+//! local file does.
 //!
 //! **Scopes.** State belongs to one filter ([`FilterState`]), and within it to one scope: the
 //! filter itself ([`FilterState::server`]), the disk that an export is
@@ -24,6 +24,7 @@
 
 mod changes;
 mod connection_deltas;
+mod disk;
 mod files;
 mod filter_state;
 mod keys;
@@ -35,6 +36,8 @@ mod random;
 mod scope;
 mod scratch;
 mod slots;
+mod storage;
+mod totals;
 
 pub use changes::{ChangeTiming, Changes};
 pub use connection_deltas::ConnectionDeltas;
@@ -48,3 +51,5 @@ pub use rbdkit_plugin_api::Quota;
 pub use scope::ScopeState;
 pub use scratch::{Scratch, scratch_directory};
 pub use slots::{SlotWords, Slots};
+pub use storage::Storage;
+pub use totals::{MAX_KEYS, Totals};

@@ -1,5 +1,9 @@
 //! `rbdkit:filter/files`.
 
+use std::sync::Arc;
+
+use rbdkit_plugin_api::run_blocking;
+
 use super::phases::NOT_CONFIGURE;
 use crate::connection::bindings::host::files::Host;
 use crate::connection::import_error::ImportError;
@@ -19,6 +23,13 @@ impl Host for Context {
     fn append(&mut self, param: String, nth: u32, data: Vec<u8>) -> Result<(), ImportError> {
         self.allow(NOT_CONFIGURE)?;
         Ok(self.shared.files.append(&param, nth, &data)?)
+    }
+
+    async fn sync(&mut self, param: String, nth: u32) -> Result<(), ImportError> {
+        self.allow(NOT_CONFIGURE)?;
+        let file = Arc::clone(self.shared.files.appended(&param, nth)?);
+        let result = self.wait_for(0, || run_blocking(move || Ok(file.sync_data()?))).await?;
+        Ok(self.answer(result)?)
     }
 
     fn holds(&mut self, param: String, nth: u32) -> Result<bool, ImportError> {

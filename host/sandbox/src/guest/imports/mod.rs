@@ -12,6 +12,7 @@
 mod buffer;
 mod client;
 mod clock;
+mod counters;
 mod crypto;
 mod files;
 mod lend;
@@ -23,8 +24,10 @@ mod next_open;
 mod phases;
 mod request;
 mod scratch;
+mod scripts;
 mod server;
 mod slots;
+mod storage;
 mod traced;
 mod types;
 mod wait;
@@ -50,14 +53,14 @@ pub(crate) fn linker(engine: &Engine, recording: Recording) -> Result<Linker<Con
             $(host::$interface::add_to_linker::<Context, HasSelf<Context>>(&mut linker, |context| context)?;)*
         };
     }
-    add!(
-        types, log, request, client, next, next_open, buffer, locks, slots, maps, scratch, files, crypto, clock, server
-    );
+    add!(types, log, request, client, next, next_open, buffer, locks, slots, maps, scratch, files, crypto);
+    add!(storage, scripts, counters, clock, server);
     linker.allow_shadowing(true);
     buffer::bind_by_hand(&mut linker)?;
     locks::bind_by_hand(&mut linker)?;
     next::bind_by_hand(&mut linker)?;
     scratch::bind_by_hand(&mut linker)?;
+    storage::bind_by_hand(&mut linker)?;
     linker.allow_shadowing(false);
     Ok(linker)
 }

@@ -12,7 +12,7 @@ use wasmtime::component::{HasData, HasSelf, Linker, WasmList};
 use wasmtime::{Result, StoreContextMut};
 
 use super::lend::ImportFuture;
-use super::{buffer, locks, next, scratch};
+use super::{buffer, locks, next, scratch, storage};
 use crate::connection::bindings::host;
 use crate::connection::bindings::host::types as wit;
 use crate::connection::import_error::ImportError;
@@ -149,6 +149,25 @@ fn list<T>(items: &[T], shown: impl Fn(&T) -> String) -> String {
 impl Shown for Vec<wit::Extent> {
     fn shown(&self) -> String {
         list(self, |extent| format!("{extent:?}"))
+    }
+}
+
+impl Shown for Vec<(u64, u64)> {
+    fn shown(&self) -> String {
+        list(self, |pair| format!("{pair:?}"))
+    }
+}
+
+impl Shown for Vec<(String, String)> {
+    fn shown(&self) -> String {
+        list(self, |(name, value)| format!("{name}={value:?}"))
+    }
+}
+
+/// The exit status and the output of a script.
+impl Shown for (i32, Vec<u8>) {
+    fn shown(&self) -> String {
+        format!("status {}, {}", self.0, payload(&self.1))
     }
 }
 
@@ -343,6 +362,7 @@ traced!("files", host::files::Host {
     at_once size(param: String, nth: u32) -> OrErrno<u64>;
     at_once read(param: String, nth: u32, offset: u64, length: u32) -> OrErrno<Vec<u8>>;
     at_once append(param: String, nth: u32, data: Vec<u8>) -> OrErrno<()>;
+    waits sync(param: String, nth: u32) -> OrErrno<()>;
     at_once holds(param: String, nth: u32) -> OrErrno<bool>;
 });
 
@@ -371,6 +391,29 @@ traced!("crypto", host::crypto::Host {
     ) -> OrErrno<()>;
 });
 
+traced!("storage", host::storage::Host {
+    at_once size(param: String, nth: u32) -> OrErrno<u64>;
+    waits resize(param: String, nth: u32, size: u64) -> OrErrno<()>;
+    at_once allocated(param: String, nth: u32) -> OrErrno<u64>;
+    waits pread(param: String, nth: u32, offset: u64, length: u32, buf: u32, at: u32) -> OrErrno<()>;
+    waits pwrite(param: String, nth: u32, offset: u64, length: u32, buf: u32, at: u32) -> OrErrno<()>;
+    waits read(param: String, nth: u32, offset: u64, length: u32) -> OrErrno<Vec<u8>>;
+    waits write(param: String, nth: u32, offset: u64, data: Vec<u8>) -> OrErrno<()>;
+    waits punch(param: String, nth: u32, offset: u64, length: u64) -> OrErrno<()>;
+    waits flush(param: String, nth: u32) -> OrErrno<()>;
+});
+
+traced!("scripts", host::scripts::Host {
+    waits run(param: String, nth: u32, variables: Vec<(String, String)>) -> OrErrno<(i32, Vec<u8>)>;
+});
+
+traced!("counters", host::counters::Host {
+    at_once add(key: u64, delta: u64) -> OrErrno<()>;
+    at_once add_all(additions: Vec<(u64, u64)>) -> OrErrno<()>;
+    at_once get(key: u64) -> Result<u64>;
+    at_once list() -> Result<Vec<(u64, u64)>>;
+});
+
 traced!("clock", host::clock::Host {
     at_once monotonic() -> Result<u64>;
     at_once realtime() -> Result<u64>;
@@ -391,7 +434,8 @@ pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> Result<()> {
         };
     }
     host::types::add_to_linker::<Context, HasSelf<Context>>(linker, |context| context)?;
-    add!(log, request, client, next, next_open, buffer, locks, slots, maps, scratch, files, crypto, clock, server);
+    add!(log, request, client, next, next_open, buffer, locks, slots, maps, scratch, files, crypto);
+    add!(storage, scripts, counters, clock, server);
     linker.allow_shadowing(true);
     bind_by_hand(linker)?;
     linker.allow_shadowing(false);
@@ -418,6 +462,13 @@ fn bind_by_hand(linker: &mut Linker<Context>) -> Result<()> {
     files.func_wrap_async("pwrite", |store, arguments: (wit::Scope, u64, u32, u32, u32)| {
         recorded(store, "scratch.pwrite", scratch_part(arguments), |store| scratch::pwrite(store, arguments))
     })?;
+    let mut kept = linker.instance("rbdkit:filter/storage@0.1.0")?;
+    kept.func_wrap_async("pread", |store, part: storage::Part| {
+        recorded(store, "storage.pread", storage_part(&part), |store| storage::pread(store, part))
+    })?;
+    kept.func_wrap_async("pwrite", |store, part: storage::Part| {
+        recorded(store, "storage.pwrite", storage_part(&part), |store| storage::pwrite(store, part))
+    })?;
     let mut ranges = linker.instance("rbdkit:filter/locks@0.1.0")?;
     ranges.func_wrap_async("lock", |store, arguments: (wit::Scope, u64, u64, host::locks::Mode)| {
         let (scope, offset, length, mode) = arguments;
@@ -429,6 +480,10 @@ fn bind_by_hand(linker: &mut Linker<Context>) -> Result<()> {
 
 fn scratch_part((scope, offset, length, buf, at): (wit::Scope, u64, u32, u32, u32)) -> String {
     format!("scope={}, offset={offset}, length={length}, buf={buf}, at={at}", scope.shown())
+}
+
+fn storage_part((param, nth, offset, length, buf, at): &storage::Part) -> String {
+    format!("param={param:?}, nth={nth}, offset={offset}, length={length}, buf={buf}, at={at}")
 }
 
 fn write(mut store: StoreContextMut<'_, Context>, (buf, at, data): (u32, u32, WasmList<u8>)) -> Result<()> {

@@ -20,23 +20,15 @@
 //! **Descriptors.** Each export that is written to has its file, and a client may invent names of
 //! exports. So all scratch files together use at most half of the process's descriptors, and the
 //! rest is left for sockets.
-//!
-//! **Waiting.** Data in the page cache is read at once (`RWF_NOWAIT`). Small writes only copy into
-//! the page cache and are made at once too. If the kernel makes one wait, as it does with a process
-//! that writes faster than the disk, the next writes go to threads that may wait. All other I/O
-//! always goes to such threads.
-
-mod disk;
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
-use std::time::{Duration, Instant};
 
 use rbdkit_plugin_api::{Buffer, Done, Errno, Error, Op, Result, Span, lock, run_blocking, run_blocking_with};
 
-use self::disk::FilePart;
+use super::disk::{self, DirectWrites, FilePart};
 use super::map::Map;
 use rbdkit_plugin_api::Quota;
 
@@ -47,20 +39,6 @@ const HOLE: u8 = 0;
 const DATA: u8 = 1;
 /// The largest offset that a file can have.
 const MAX_OFFSET: u64 = i64::MAX as u64;
-/// Up to this many bytes are copied out of the page cache on the thread that serves the request.
-/// Measured on ext4 with 2 busy cores, that takes 46 us for all of them and 8 us for 64 KiB.
-const DIRECT_READ: u32 = 256 << 10;
-/// Up to this many bytes are copied into the page cache on the thread that serves the request. That
-/// takes 19 us if pages have to be found first. 256 KiB took 800 us, since the kernel waited for
-/// the disk.
-const DIRECT_WRITE: u32 = 64 << 10;
-/// A direct write that took longer than this has waited for the disk.
-const SLOW_WRITE: Duration = Duration::from_millis(2);
-/// After a slow write, this many writes go to threads that may wait. It is a count and not a time:
-/// on a busy machine one write in some hundreds is slow only because its thread was not scheduled,
-/// and a second after each of these would be nearly all the time.
-const INDIRECT_WRITES: u32 = 64;
-
 /// The descriptors that the scratch files of the process may use. The limit is read once, before
 /// the process is confined.
 static DESCRIPTORS: LazyLock<Arc<Quota>> = LazyLock::new(|| {
@@ -97,8 +75,7 @@ pub struct Scratch {
     own: Quota,
     /// Bytes of pages that hold data in all scratch files of the filter.
     total: Arc<Quota>,
-    /// How many of the next writes go to threads that may wait.
-    indirect_writes: AtomicU32,
+    direct_writes: DirectWrites,
     /// The descriptors that all scratch files may use.
     descriptors: Arc<Quota>,
     descriptor: DescriptorSource,
@@ -123,7 +100,7 @@ impl Scratch {
             pages: Map::new(memory),
             own: Quota::new(quota),
             total,
-            indirect_writes: AtomicU32::new(0),
+            direct_writes: DirectWrites::default(),
             descriptors: Arc::clone(&DESCRIPTORS),
             descriptor,
             has_descriptor: AtomicBool::new(false),
@@ -160,30 +137,13 @@ impl Scratch {
             return Op::Ready((buffer, Ok(())));
         };
         let mut todo = self.parts_with_data(&mut buffer, span, offset);
-        let mut left = DIRECT_READ;
-        while let Some(part) = todo.last().copied()
-            && left > 0
-        {
-            match disk::read_now(file, &mut buffer, part.first(left)) {
-                Ok(Some(n)) => {
-                    left -= n;
-                    todo.pop();
-                    if n < part.span.len {
-                        todo.push(part.after(n));
-                    }
-                }
-                Ok(None) => break,
-                Err(error) => return Op::Ready((buffer, Err(error))),
-            }
+        if let Err(error) = disk::read_cached(file, &mut buffer, &mut todo) {
+            return Op::Ready((buffer, Err(error)));
         }
         if todo.is_empty() {
             return Op::Ready((buffer, Ok(())));
         }
-        self.on_a_thread(buffer, move |scratch, buffer| {
-            let file = scratch.file()?;
-            let mut parts = todo.iter();
-            parts.try_for_each(|part| buffer.fill_with(part.span, |bytes| disk::read_all(file, bytes, part.offset)))
-        })
+        self.on_a_thread(buffer, move |scratch, buffer| disk::read_parts(scratch.file()?, buffer, &todo))
     }
 
     /// Marks the parts of `span` that no page holds as zero. Answers the other parts, the last one
@@ -238,15 +198,11 @@ impl Scratch {
             Err(errno) => return Op::Ready((buffer, Err(errno.into()))),
         };
         buffer.materialize(span);
-        if let Some(file) = self.file.get()
-            && span.len <= DIRECT_WRITE
-            && !self.takes_indirect_write()
-        {
-            let start = Instant::now();
-            let result = disk::write_or_erase(file, buffer.data(span), offset, &new);
-            if start.elapsed() > SLOW_WRITE {
-                self.indirect_writes.store(INDIRECT_WRITES, Ordering::Relaxed);
-            }
+        let at_once = self.file.get().and_then(|file| {
+            let write = || disk::write_or_erase(file, buffer.data(span), offset, &new);
+            self.direct_writes.make(span.len, write)
+        });
+        if let Some(result) = at_once {
             return Op::Ready((buffer, result));
         }
         // If the file cannot be made, the pages stay marked: they still read as zero, and another
@@ -353,16 +309,6 @@ impl Scratch {
             self.overdraw(back * PAGE);
         }
         result
-    }
-
-    /// Counts down the writes that go to threads that may wait. Returns whether this write is one
-    /// of them. Two calls at once may count the same one, which does no harm.
-    fn takes_indirect_write(&self) -> bool {
-        let left = self.indirect_writes.load(Ordering::Relaxed);
-        if left > 0 {
-            self.indirect_writes.store(left - 1, Ordering::Relaxed);
-        }
-        left > 0
     }
 
     /// Takes a descriptor for this file unless it has one. Answers whether it has one now.

@@ -1,8 +1,8 @@
 use rbdkit_plugin_api::Fill;
 
 use super::super::random::Random;
-use super::disk::{named_and_removed, nameless, write_all};
 use super::*;
+use crate::state::disk::{named_and_removed, nameless, write_all};
 
 fn scratch(quota: u64) -> Arc<Scratch> {
     Arc::new(Scratch::new(
@@ -71,7 +71,7 @@ async fn small_input_and_output_does_not_wait() {
     let buffer = Buffer::from_vec(vec![2; 4096]);
     let span = buffer.span();
     assert!(matches!(scratch.pwrite(buffer, span, 100), Op::Ready((_, Ok(())))));
-    scratch.indirect_writes.store(INDIRECT_WRITES, Ordering::Relaxed);
+    scratch.direct_writes.pause();
     let buffer = Buffer::from_vec(vec![3; 10]);
     let indirect = scratch.pwrite(buffer, Span::new(0, 10), 0);
     assert!(matches!(indirect, Op::Later(_)));
