@@ -48,6 +48,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use rbdkit_plugin_api::schema::ParamValue;
 use rbdkit_plugin_api::{ConfigError, lock};
+use tokio::sync::Notify;
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
 
@@ -57,6 +58,7 @@ pub use connection::engine::CodeExtras;
 pub use connection::limit_options::Limits;
 pub use connection::limits::{CompileLimits, FilterLimits, ServerLimits};
 pub use connection::on_fault::OnFault;
+pub use connection::powers::{Power, Powers};
 pub use connection::profile::{Profile, ProfileNode, Samples};
 use connection::pulse::Pulse;
 pub use connection::shared::Reuse;
@@ -94,6 +96,8 @@ pub struct Options {
     pub compiler: Compiler,
     /// What a fault costs besides its own request.
     pub on_fault: OnFault,
+    /// What `server.shutdown` notifies.
+    pub shutdown: Option<Arc<Notify>>,
     /// The directory for compiled code. None: `$XDG_CACHE_HOME/rbdkit`, `/var/cache/rbdkit` for
     /// root or `~/.cache/rbdkit`. If it cannot be created or is not private, there is no cache,
     /// which only makes starting slower.
@@ -134,6 +138,8 @@ pub struct Module {
     recovery: wit::Recovery,
     reopens: bool,
     keeps_state: bool,
+    asks_for: Powers,
+    powers: Powers,
     unknown_exports: Vec<String>,
 }
 
@@ -164,6 +170,7 @@ impl Host {
                 pulse: Pulse::new(),
                 memory: Arc::new(Quota::new(ServerLimits::default().memory)),
                 on_fault: options.on_fault,
+                shutdown: options.shutdown,
                 trace,
                 profile: options.profile,
                 reuse: options.reuse,
@@ -252,6 +259,8 @@ impl Host {
             description,
             recovery: described.recovery,
             reopens: imports.reopens,
+            asks_for: imports.asks_for,
+            powers: Powers::default(),
             keeps_state,
             unknown_exports: mismatch::unknown_exports(&component, &self.engine, KNOWN_EXPORTS),
         })
@@ -267,7 +276,8 @@ impl Host {
 
     fn describe(&self, label: &str, recipe: &Recipe) -> Result<wit::Description, LoadError> {
         let limits = FilterLimits::for_describing();
-        let shared = FilterShared::new(label, Purpose::Describe, limits, ParamFiles::default(), &self.shared);
+        let shared =
+            FilterShared::new(label, Purpose::Describe, limits, ParamFiles::default(), Powers::default(), &self.shared);
         block_on(async {
             let mut instance = recipe.instantiate(&shared).await.map_err(|fault| LoadError::Guest(fault.cause))?;
             match instance.serve(DescribeCall.setup(), None, &DescribeCall).await {
@@ -316,6 +326,21 @@ impl Module {
         &self.unknown_exports
     }
 
+    /// The powers that the filter may ask for: it imports their functions.
+    pub fn asks_for(&self) -> Powers {
+        self.asks_for
+    }
+
+    /// Grants powers, besides those that it has.
+    pub fn grant(&mut self, powers: Powers) {
+        self.powers = self.powers.union(powers);
+    }
+
+    /// The powers that it has.
+    pub fn powers(&self) -> Powers {
+        self.powers
+    }
+
     /// Gives the filter its parameters, by their declared names in the order of the command line,
     /// and makes it a layer. Opens the files that they name. The guest runs on this thread, inside
     /// a runtime or outside of one.
@@ -351,7 +376,8 @@ impl Module {
             tracing::warn!("{}: {unknown}", self.description.name);
         }
         self.host.shared.memory.set_limit(self.host.memory_all);
-        let shared = FilterShared::new(&self.description.name, Purpose::Serve, limits, files, &self.host.shared);
+        let shared =
+            FilterShared::new(&self.description.name, Purpose::Serve, limits, files, self.powers, &self.host.shared);
         let mut configured = lock(&self.host.configured);
         configured.push(Arc::downgrade(&shared));
         drop(configured);

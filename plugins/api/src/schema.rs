@@ -45,6 +45,11 @@ pub enum ParamKind {
     PathAppend,
     /// A path whose existence the guest may ask for. The guest sees `set`.
     Watch,
+    /// The number of a descriptor that the operator passed: a pipe or a socket. The guest may ask
+    /// whether its other end is open. The guest sees `set`.
+    Descriptor,
+    /// The number of a process. The guest may ask whether it runs. The guest sees `set`.
+    Process,
     /// A truth value, or an absolute path whose existence is the value: canonical `true`, `false`
     /// or `watch`.
     BoolOrWatch,
@@ -56,7 +61,7 @@ pub enum ParamKind {
 
 impl ParamKind {
     /// The kinds that a filter may declare, each with the word of WIT's `param.kind`.
-    const CONTRACT: [(ParamKind, &'static str); 13] = [
+    const CONTRACT: [(ParamKind, &'static str); 15] = [
         (ParamKind::String, "string"),
         (ParamKind::Bool, "bool"),
         (ParamKind::Int, "int"),
@@ -70,6 +75,8 @@ impl ParamKind {
         (ParamKind::PathAppend, "path-append"),
         (ParamKind::Watch, "watch"),
         (ParamKind::BoolOrWatch, "bool-or-watch"),
+        (ParamKind::Descriptor, "descriptor"),
+        (ParamKind::Process, "process"),
     ];
 
     /// The word that WIT's `param.kind` uses, or for a plugin's kind a word for messages.
@@ -132,7 +139,8 @@ pub struct ParamValue {
     /// The canonical text.
     pub text: String,
     /// For [`ParamKind::PathRead`], [`ParamKind::PathNow`], [`ParamKind::PathAppend`],
-    /// [`ParamKind::Watch`] and the path form of [`ParamKind::BoolOrWatch`].
+    /// [`ParamKind::Watch`] and the path form of [`ParamKind::BoolOrWatch`]. For
+    /// [`ParamKind::Descriptor`] and [`ParamKind::Process`] the number in decimal.
     pub path: Option<OsString>,
 }
 
@@ -287,6 +295,13 @@ impl ParamSpec {
         match self.kind {
             ParamKind::PathRead | ParamKind::PathNow | ParamKind::PathAppend | ParamKind::Watch | ParamKind::Path => {
                 return path("set");
+            }
+            ParamKind::Descriptor | ParamKind::Process => {
+                let (least, what) = if self.kind == ParamKind::Process { (1, "process") } else { (0, "descriptor") };
+                let number = value.to_str().and_then(|text| units::parse_whole(text, i32::MAX as u64).ok());
+                let number = number.filter(|number| *number >= least);
+                let number = number.ok_or_else(|| wrong(format!("is not the number of a {what}")))?;
+                return Ok(ParamValue { text: "set".into(), path: Some(number.to_string().into()) });
             }
             ParamKind::BoolOrWatch if value.as_encoded_bytes().first() == Some(&b'/') => return path("watch"),
             _ => {}

@@ -70,6 +70,9 @@ fn without(interface: &str) -> &'static str {
         "mapping" => "Clients would get no extents, or those of the layer below a transparent filter.",
         "writes" => "The disk would be read-only, or writes would pass by a transparent filter.",
         "reads" => "Reads would fail, or pass by a transparent filter.",
+        "on-alarm" => "No alarm could be set.",
+        "on-watch" => "Nothing would be told when a file, a descriptor or a process changes.",
+        "on-connection" => "Nothing would be told when connections come and go.",
         "background" => "Nothing would be prefetched in the background.",
         _ => "The layer below would answer in its place.",
     }

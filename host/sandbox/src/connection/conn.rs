@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, OnceLock};
 use rbdkit_chain::{Hop, NextLayer};
 use rbdkit_plugin_api::{BlockSizes, Capabilities, Client, DiskId, Errno, Error, OpenArgs, Result};
 
+use super::alarms::ConnectionAlarms;
+use super::arrivals::Announced;
 use super::bindings::host::types as wit;
 use super::counters::Counted;
 use super::next::{Next, NextCell};
 use super::prefetch::Prefetcher;
 use super::shared::FilterShared;
-use super::tracker::TaskTracker;
+use super::tracker::{TaskToken, TaskTracker};
 use crate::state::{ConnectionDeltas, ExportScope, ScopeState};
 
 /// A connection in one layer.
@@ -39,7 +41,10 @@ pub(crate) struct Connection {
     export: OnceLock<ExportScope>,
     keeps_state: bool,
     pub(crate) told: Mutex<Told>,
+    pub(crate) alarms: ConnectionAlarms,
     _counted: Counted,
+    /// Set if the filter exports `on-connection`. Dropped after the connection was uncounted.
+    announced: OnceLock<Announced>,
 }
 
 /// What the guest told of the export. The client knows it, so it holds for as long as the
@@ -75,7 +80,9 @@ impl Connection {
             keeps_state: traits.keeps_state,
             prefetcher: Prefetcher::new(shared, below.thread_model()),
             told: Mutex::default(),
+            alarms: ConnectionAlarms::default(),
             _counted: Counted::new(&shared.connections),
+            announced: OnceLock::new(),
             shared: Arc::clone(shared),
             below,
             exportname: args.exportname,
@@ -112,6 +119,24 @@ impl Connection {
     /// Open has succeeded.
     pub(crate) fn begin_life(&self) {
         self.live.store(true, Relaxed);
+        self.alarms.begin();
+    }
+
+    /// Tells a filter that exports `on-connection` that it is open and, when it is dropped, that it
+    /// is gone.
+    pub(crate) fn announce(&self) {
+        self.announced.get_or_init(|| Announced::new(&self.shared, self.id()));
+    }
+
+    /// As [`Connection::announce`], for a connection that could not be opened: only its end is
+    /// told.
+    pub(crate) fn announce_end(&self) {
+        self.announced.get_or_init(|| Announced::failed(&self.shared, self.id()));
+    }
+
+    /// An alarm is called until the token is dropped.
+    pub(crate) fn run_alarm(&self) -> TaskToken {
+        self.detached_operations.begin()
     }
 
     /// Close begins.

@@ -38,7 +38,11 @@ impl Layer for FilterLayer {
     }
 
     fn after_fork(&self) -> BoxFuture<'_, Result<(), ConfigError>> {
-        Box::pin(self.0.ready(AfterForkCall))
+        Box::pin(async {
+            self.0.ready(AfterForkCall).await?;
+            self.0.start_events();
+            Ok(())
+        })
     }
 
     fn preconnect(&self, readonly: bool, next: NextLayer) -> BoxFuture<'_, Result<()>> {
@@ -99,6 +103,8 @@ impl Layer for FilterLayer {
 
     fn cleanup(&self, deadline: Instant) -> BoxFuture<'_, ()> {
         Box::pin(async move {
+            // A start that failed cleans up without a stop.
+            self.0.shared.stopping.set();
             // Layers below that hang must leave time for the cleanup.
             let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
             if timeout_at(half, self.0.shared.detached_tasks.idle()).await.is_err() {

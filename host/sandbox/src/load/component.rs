@@ -7,6 +7,7 @@ use wasmtime::component::types::ComponentItem;
 
 use super::error::LoadError;
 use super::file::MAX_COMPONENT_BYTES;
+use crate::connection::powers::{Power, Powers};
 
 /// Checks whether `bytes` may be a component: the length and the first eight bytes.
 ///
@@ -34,6 +35,8 @@ pub(crate) struct LinkedImports {
     pub(crate) interfaces: Vec<String>,
     /// It imports `next-open.reopen`: it may replace the layer below.
     pub(crate) reopens: bool,
+    /// The powers that it may ask for: it imports their functions.
+    pub(crate) asks_for: Powers,
 }
 
 impl LinkedImports {
@@ -52,7 +55,7 @@ impl LinkedImports {
         engine: &Engine,
         wasi: fn(&str) -> Option<&'static str>,
     ) -> Result<LinkedImports, LoadError> {
-        let mut imports = LinkedImports { interfaces: Vec::new(), reopens: false };
+        let mut imports = LinkedImports { interfaces: Vec::new(), reopens: false, asks_for: Powers::default() };
         for (name, item) in component.component_type().imports(engine) {
             if let Some(stub) = wasi(name) {
                 // If a component has several parts, each part may import its own version of it.
@@ -73,10 +76,14 @@ impl LinkedImports {
                     one_line_within(name, 200)
                 )));
             };
-            if interface == "next-open"
-                && let ComponentItem::ComponentInstance(instance) = item.ty
-            {
-                imports.reopens = instance.exports(engine).any(|(name, _)| name == "reopen");
+            if let ComponentItem::ComponentInstance(instance) = item.ty {
+                let has = |function: &str| instance.exports(engine).any(|(name, _)| name == function);
+                match interface {
+                    "next-open" => imports.reopens = has("reopen"),
+                    "server" if has("shutdown") => imports.asks_for = imports.asks_for.with(Power::Shutdown),
+                    "client" if has("disconnect") => imports.asks_for = imports.asks_for.with(Power::Disconnect),
+                    _ => {}
+                }
             }
             imports.interfaces.push(interface.to_string());
         }

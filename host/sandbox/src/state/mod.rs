@@ -38,6 +38,7 @@ mod slots;
 pub use changes::{ChangeTiming, Changes};
 pub use connection_deltas::ConnectionDeltas;
 pub use files::ParamFiles;
+pub(crate) use files::Seen;
 pub use filter_state::{ExportScope, FilterState, StateLimits};
 pub use locks::{HeldLock, LockMode, Locks, OnShutdown};
 pub use map::{BlockRun, Map};

@@ -9,6 +9,7 @@
 //! Some functions are bound by hand because the generated binding costs more. They stand beside the
 //! interface's trait, each with its reason.
 
+mod alarms;
 mod buffer;
 mod client;
 mod clock;
@@ -49,7 +50,9 @@ pub(crate) fn linker(engine: &Engine, recording: Recording) -> Result<Linker<Con
             $(host::$interface::add_to_linker::<Context, HasSelf<Context>>(&mut linker, |context| context)?;)*
         };
     }
-    add!(types, log, request, client, next, next_open, buffer, locks, slots, maps, scratch, files, clock, server);
+    add!(
+        types, log, request, client, next, next_open, buffer, locks, slots, maps, scratch, files, clock, server, alarms
+    );
     linker.allow_shadowing(true);
     buffer::bind_by_hand(&mut linker)?;
     locks::bind_by_hand(&mut linker)?;

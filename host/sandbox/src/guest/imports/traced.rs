@@ -95,7 +95,7 @@ macro_rules! shown_as_word {
     };
 }
 
-shown_as_word!(wit::Scope, wit::ThreadModel, host::locks::Mode, host::maps::When);
+shown_as_word!(wit::Scope, wit::ThreadModel, host::locks::Mode, host::maps::When, host::client::Ending);
 
 impl Shown for wit::CommandFlags {
     fn shown(&self) -> String {
@@ -243,6 +243,7 @@ traced!("client", host::client::Host {
     at_once peer_name() -> Result<host::client::Peer>;
     at_once peer_credentials() -> OrErrno<(i64, i64, i64)>;
     at_once is_tls() -> Result<bool>;
+    at_once disconnect(ending: host::client::Ending) -> OrErrno<()>;
 });
 
 traced!("next", host::next::Host {
@@ -342,6 +343,12 @@ traced!("server", host::server::Host {
     waits sleep(ns: u64) -> OrErrno<()>;
     at_once thread_model_below() -> Result<wit::ThreadModel>;
     at_once connections() -> Result<u32>;
+    at_once shutdown() -> OrErrno<()>;
+});
+
+traced!("alarms", host::alarms::Host {
+    at_once set(scope: wit::Scope, id: u32, at: u64) -> OrErrno<()>;
+    at_once cancel(scope: wit::Scope, id: u32) -> OrErrno<()>;
 });
 
 /// Adds all interfaces of the contract, with a record of each call.
@@ -352,7 +359,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> Result<()> {
         };
     }
     host::types::add_to_linker::<Context, HasSelf<Context>>(linker, |context| context)?;
-    add!(log, request, client, next, next_open, buffer, locks, slots, maps, scratch, files, clock, server);
+    add!(log, request, client, next, next_open, buffer, locks, slots, maps, scratch, files, clock, server, alarms);
     linker.allow_shadowing(true);
     bind_by_hand(linker)?;
     linker.allow_shadowing(false);
