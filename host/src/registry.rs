@@ -8,6 +8,7 @@
 use rbdkit_parameters::nearest;
 use rbdkit_plugin_api::secrets::without_userinfo;
 use rbdkit_plugin_api::{ConfigError, PluginInfo};
+use rbdkit_sandbox::{Power, Powers};
 
 /// The plugins, in alphabetical order.
 const PLUGINS: &[PluginInfo] = &[
@@ -38,6 +39,11 @@ pub const OPENS: &[(&str, rbdkit_launcher::Open)] = &[rbdkit_plugin_file::OPEN];
 /// Name and component of each embedded filter, in alphabetical order.
 const FILTERS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/filters.rs"));
 
+/// The powers of embedded filters that exist to use them. A filter from a file has none, whatever it
+/// calls itself.
+const POWERS: &[(&str, Power)] =
+    &[("exitlast", Power::Shutdown), ("exitwhen", Power::Shutdown), ("time-limit", Power::Disconnect)];
+
 /// All plugins.
 pub fn plugins() -> impl Iterator<Item = &'static PluginInfo> {
     PLUGINS.iter()
@@ -46,6 +52,12 @@ pub fn plugins() -> impl Iterator<Item = &'static PluginInfo> {
 /// The names of all embedded filters.
 pub fn filters() -> impl Iterator<Item = &'static str> {
     FILTERS.iter().map(|(name, _)| *name)
+}
+
+/// The powers of the embedded filter of this name.
+pub fn powers(name: &str) -> Powers {
+    let own = POWERS.iter().filter(|(filter, _)| *filter == name);
+    own.fold(Powers::default(), |powers, (_, power)| powers.with(*power))
 }
 
 /// The plugin of this name.

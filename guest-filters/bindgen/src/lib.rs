@@ -18,7 +18,7 @@ use wit_bindgen_core::wit_parser::Resolve;
 use wit_bindgen_rust::{Opts, WithOption};
 
 /// The interfaces that a filter may export, by their names in the contract.
-pub const EXPORTS: [&str; 14] = [
+pub const EXPORTS: [&str; 15] = [
     "threading",
     "lifecycle",
     "admission",
@@ -33,10 +33,11 @@ pub const EXPORTS: [&str; 14] = [
     "zeroes",
     "mapping",
     "caching",
+    "on-alarm",
 ];
 
 /// The optional exports that use no type of the interface `types`.
-pub const WITHOUT_TYPES: [&str; 2] = ["background", "wishes"];
+pub const WITHOUT_TYPES: [&str; 4] = ["background", "wishes", "on-watch", "on-connection"];
 
 /// The command that writes the bindings again.
 pub const COMMAND: &str = "cd guest-filters && cargo run --release -p rbdkit-filter-bindgen";
@@ -94,8 +95,12 @@ fn world(contract: &Path, name: &str, types: Option<&str>) -> Result<String> {
         // Tests compare values.
         additional_derive_attributes: vec!["PartialEq".into()],
         pub_export_macro: true,
-        export_macro_name: Some(if name == "host" { "export_filter".into() } else { format!("export_{name}") }),
-        default_bindings_module: Some(format!("rbdkit_filter_sdk::bindings::{name}")),
+        export_macro_name: Some(if name == "host" {
+            "export_filter".into()
+        } else {
+            format!("export_{}", name.replace('-', "_"))
+        }),
+        default_bindings_module: Some(format!("rbdkit_filter_sdk::bindings::{}", name.replace('-', "_"))),
         ..Opts::default()
     }
     .build();

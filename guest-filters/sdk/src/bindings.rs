@@ -87,6 +87,21 @@ pub mod caching {
     pub use exports::rbdkit::filter::caching::Guest;
 }
 
+pub mod on_alarm {
+    include!("bindings/on-alarm.inc");
+    pub use exports::rbdkit::filter::on_alarm::Guest;
+}
+
+pub mod on_watch {
+    include!("bindings/on-watch.inc");
+    pub use exports::rbdkit::filter::on_watch::Guest;
+}
+
+pub mod on_connection {
+    include!("bindings/on-connection.inc");
+    pub use exports::rbdkit::filter::on_connection::Guest;
+}
+
 pub mod background {
     include!("bindings/background.inc");
     pub use exports::rbdkit::filter::background::{Guest, Range};

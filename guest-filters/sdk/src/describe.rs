@@ -169,6 +169,17 @@ impl Param {
         Param::new(name, "watch")
     }
 
+    /// A descriptor that the operator passed; [`files::holds`](crate::files::holds) says whether its
+    /// other end is open.
+    pub fn descriptor(name: &str) -> Param {
+        Param::new(name, "descriptor")
+    }
+
+    /// A process; [`files::holds`](crate::files::holds) says whether it runs.
+    pub fn process(name: &str) -> Param {
+        Param::new(name, "process")
+    }
+
     /// True, false, or a path: then the value is whether the path exists.
     pub fn bool_or_watch(name: &str) -> Param {
         Param::new(name, "bool-or-watch")

@@ -119,12 +119,15 @@ macro_rules! __assert_interface {
     (mapping) => {};
     (caching) => {};
     (background) => {};
+    (on_alarm) => {};
+    (on_watch) => {};
+    (on_connection) => {};
     ($other:ident) => {
         ::std::compile_error!(::std::concat!(
             "the contract has no interface `",
             stringify!($other),
             "`: export! takes wishes, threading, lifecycle, admission, names, connection, info, features, reads, ",
-            "writes, flushes, trims, zeroes, mapping, caching, background"
+            "writes, flushes, trims, zeroes, mapping, caching, background, on_alarm, on_watch, on_connection"
         ));
     };
 }
@@ -161,6 +164,9 @@ macro_rules! __assert_exported {
             caching Caching "cache would never be called: cache requests would pass by a transparent filter, and the \
                 host would make reads of them for an opaque one",
             background Background "next_range would never be called: nothing would be prefetched in the background",
+            on_alarm OnAlarm "alarm would never be called, and no alarm could be set",
+            on_watch OnWatch "changed would never be called when a file, a descriptor or a process changes",
+            on_connection OnConnection "opened and closed would never be called when connections come and go",
         }
     };
     ($filter:ident, $named:ident, $($interface:ident $ability:ident $consequence:literal,)*) => {
@@ -255,6 +261,12 @@ macro_rules! __testing_group {
         $crate::__testing_group!(Caching cache(offset: u64, length: u64) -> Result<(), $crate::Errno>);
     };
     (background) => { $crate::__testing_group!(Background next_range() -> Option<(u64, u64)>); };
+    (on_alarm) => { $crate::__testing_group!(OnAlarm alarm(scope: $crate::Scope, id: u32) -> ()); };
+    (on_watch) => { $crate::__testing_group!(OnWatch changed(param: &str, nth: u32, holds: bool) -> ()); };
+    (on_connection) => {
+        $crate::__testing_group!(OnConnection opened(connection: u64) -> ());
+        $crate::__testing_group!(OnConnection closed(connection: u64) -> ());
+    };
     ($ability:ident $operation:ident($($argument:ident: $type:ty),*) -> $answer:ty) => {
         fn $operation(&self $(, $argument: $type)*) -> Option<$answer> {
             Some(<Self as $crate::$ability>::$operation(self $(, $argument)*))
@@ -414,6 +426,33 @@ macro_rules! __export_group {
             }
         }
         $crate::bindings::background::export_background!(Exports with_types_in $crate::bindings::background);
+    };
+    (on_alarm) => {
+        impl $crate::bindings::on_alarm::Guest for Exports {
+            fn alarm(scope: $crate::Scope, id: u32) {
+                <Filter as $crate::OnAlarm>::alarm(filter(), scope, id)
+            }
+        }
+        $crate::bindings::on_alarm::export_on_alarm!(Exports with_types_in $crate::bindings::on_alarm);
+    };
+    (on_watch) => {
+        impl $crate::bindings::on_watch::Guest for Exports {
+            fn changed(param: String, nth: u32, holds: bool) {
+                <Filter as $crate::OnWatch>::changed(filter(), &param, nth, holds)
+            }
+        }
+        $crate::bindings::on_watch::export_on_watch!(Exports with_types_in $crate::bindings::on_watch);
+    };
+    (on_connection) => {
+        impl $crate::bindings::on_connection::Guest for Exports {
+            fn opened(connection: u64) {
+                <Filter as $crate::OnConnection>::opened(filter(), connection)
+            }
+            fn closed(connection: u64) {
+                <Filter as $crate::OnConnection>::closed(filter(), connection)
+            }
+        }
+        $crate::bindings::on_connection::export_on_connection!(Exports with_types_in $crate::bindings::on_connection);
     };
     (caching) => {
         impl $crate::bindings::caching::Guest for Exports {

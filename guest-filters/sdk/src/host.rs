@@ -10,6 +10,20 @@ pub mod client {
     pub use super::imports::client::*;
 }
 
+/// Times at which the host calls [`OnAlarm`](crate::OnAlarm).
+pub mod alarms {
+    pub use super::imports::alarms::*;
+
+    /// Sets alarm `id` to `delay` from now on.
+    ///
+    /// # Errors
+    /// Those of [`set`].
+    pub fn set_after(scope: Scope, id: u32, delay: std::time::Duration) -> Result<(), Errno> {
+        let delay = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
+        set(scope, id, super::clock::monotonic().saturating_add(delay))
+    }
+}
+
 /// Opening the layer below.
 pub mod next_open {
     pub use super::imports::next_open::*;

@@ -125,11 +125,11 @@ pub use bindings::host::rbdkit::filter::types::{
 };
 pub use describe::{Description, Param};
 pub use host::{
-    buffer, client, clock, crypto, files, locks, log, maps, next, next_open, request, scratch, server, slots,
+    alarms, buffer, client, clock, crypto, files, locks, log, maps, next, next_open, request, scratch, server, slots,
 };
 pub use ops::{
-    Admission, Background, Caching, Connection, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, Reads,
-    Threading, Trims, Wish, Wishes, Writes, Zeroes,
+    Admission, Background, Caching, Connection, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, OnAlarm,
+    OnConnection, OnWatch, Reads, Threading, Trims, Wish, Wishes, Writes, Zeroes,
 };
 pub use params::{Parameters, Params};
 
@@ -142,14 +142,14 @@ pub use log_macros::write as __log;
 pub mod prelude {
     pub use crate::host::buffer::{Buffer, PAYLOAD, Payload};
     pub use crate::params::{
-        AppendFile, BoolOrWatch, Choice, CurrentFile, Parameters, Params, Percent, Probability, ReadFile, Secret, Size,
-        Watch,
+        AppendFile, BoolOrWatch, Choice, CurrentFile, Descriptor, Parameters, Params, Percent, Probability, Process,
+        ReadFile, Secret, Size, Watch,
     };
     pub use crate::{
         Admission, Background, BlockSizes, Caching, Capabilities, CommandFlags, Connection, Description, Errno,
-        ExportEntry, Extent, ExtentType, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, Param, Reads,
-        Recovery, Scope, Support, ThreadModel, Threading, Trims, Unexported, Wish, Wishes, Writes, Zeroes, buffer,
-        client, clock, crypto, debug, error, files, info, locks, log, maps, next, next_open, params, request, scratch,
-        server, slots, warn,
+        ExportEntry, Extent, ExtentType, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, OnAlarm,
+        OnConnection, OnWatch, Param, Reads, Recovery, Scope, Support, ThreadModel, Threading, Trims, Unexported, Wish,
+        Wishes, Writes, Zeroes, alarms, buffer, client, clock, crypto, debug, error, files, info, locks, log, maps,
+        next, next_open, params, request, scratch, server, slots, warn,
     };
 }

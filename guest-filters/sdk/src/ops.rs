@@ -2,7 +2,7 @@
 //! host does when the interface is not exported.
 
 use crate::bindings::host::rbdkit::filter::types::{
-    BlockSizes, Capabilities, CommandFlags, Errno, ExportEntry, Extent, ThreadModel,
+    BlockSizes, Capabilities, CommandFlags, Errno, ExportEntry, Extent, Scope, ThreadModel,
 };
 use crate::describe::Description;
 use crate::host::{next, next_open};
@@ -254,4 +254,38 @@ pub trait Caching: Filter {
 pub trait Background: Filter {
     /// The offset and length of the next range, or `None` if there is nothing more to do.
     fn next_range(&self) -> Option<(u64, u64)>;
+}
+
+/// `on-alarm`: calls at times that the filter sets with `alarms::set`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is exported with `on_alarm` and does not implement the trait `OnAlarm`",
+    note = "implement `OnAlarm`, or remove `on_alarm` from export!"
+)]
+pub trait OnAlarm: Filter {
+    /// The time of alarm `id` has come. For `Scope::Connection` it is a call of that connection,
+    /// and for `Scope::Server` one without a connection.
+    fn alarm(&self, scope: Scope, id: u32);
+}
+
+/// `on-watch`: changes of what parameters name.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is exported with `on_watch` and does not implement the trait `OnWatch`",
+    note = "implement `OnWatch`, or remove `on_watch` from export!"
+)]
+pub trait OnWatch: Filter {
+    /// What the `nth` value of a parameter names has changed. `holds` says whether it is there, open
+    /// or running now.
+    fn changed(&self, param: &str, nth: u32, holds: bool);
+}
+
+/// `on-connection`: connections that come and go.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is exported with `on_connection` and does not implement the trait `OnConnection`",
+    note = "implement `OnConnection`, or remove `on_connection` from export!"
+)]
+pub trait OnConnection: Filter {
+    /// A connection was opened in this layer.
+    fn opened(&self, connection: u64);
+    /// A connection that was opened is gone.
+    fn closed(&self, connection: u64);
 }

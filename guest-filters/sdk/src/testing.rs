@@ -46,7 +46,8 @@
 //! * [`Client`] sends requests to the filter's layer. What the filter does not export, the
 //!   simulated host does as the contract says.
 //! * [`Served`] shows what the filter did: the bytes below, its lines in the log, its calls of the
-//!   layer below. It makes calls fail, and sets the time.
+//!   layer below, and whether it asked the server to end. It makes calls fail, and moves the time,
+//!   at which alarms sound.
 //!
 //! One call runs at a time, so a lock is always free and no two requests interleave. A filter with
 //! the thread model `parallel` has two instances that serve alternately, so that a test finds state
@@ -61,6 +62,7 @@ mod client;
 pub mod crypto;
 mod digest;
 mod disk;
+mod events;
 mod exported;
 mod extents;
 mod host;

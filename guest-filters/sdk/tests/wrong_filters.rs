@@ -40,7 +40,7 @@ impl Reads for Mine {
 
 /// Each trait: its name, its interface, the operations that the message must name, and the methods
 /// of an implementation.
-const TRAITS: [(&str, &str, &str, &str); 15] = [
+const TRAITS: [(&str, &str, &str, &str); 18] = [
     ("Threading", "threading", "thread_model", "fn thread_model(&self) -> ThreadModel { ThreadModel::Parallel }"),
     ("Lifecycle", "lifecycle", "get_ready, after_fork and cleanup", ""),
     ("Admission", "admission", "preconnect", "fn preconnect(&self, _: bool) -> Result<(), Errno> { Ok(()) }"),
@@ -61,6 +61,9 @@ const TRAITS: [(&str, &str, &str, &str); 15] = [
     ),
     ("Caching", "caching", "cache", "fn cache(&self, _: u64, _: u64) -> Result<(), Errno> { Ok(()) }"),
     ("Background", "background", "next_range", "fn next_range(&self) -> Option<(u64, u64)> { None }"),
+    ("OnAlarm", "on_alarm", "alarm", "fn alarm(&self, _: Scope, _: u32) {}"),
+    ("OnWatch", "on_watch", "changed", "fn changed(&self, _: &str, _: u32, _: bool) {}"),
+    ("OnConnection", "on_connection", "opened and closed", "fn opened(&self, _: u64) {} fn closed(&self, _: u64) {}"),
 ];
 
 /// Implements every trait that [`HEAD`] does not.

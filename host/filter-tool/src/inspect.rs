@@ -25,6 +25,7 @@ const GRANTS: &[(&str, &str)] = &[
     ("crypto", "ciphers on the data of the request, with keys from your secret parameters that it does not see"),
     ("clock", "time and random numbers"),
     ("server", "sleep; the number of connections"),
+    ("alarms", "calls at times that it chooses, within a twentieth of a processor"),
 ];
 
 fn grant(name: &str) -> &'static str {
@@ -71,6 +72,7 @@ fn json(file: &Path, component: &Component) -> serde_json::Value {
         "exports": about.exports,
         "unknown-exports": component.module.unknown_exports(),
         "imports": imports,
+        "powers": component.module.asks_for().names().collect::<Vec<_>>(),
         "parameters": about.params.iter().map(|p| serde_json::json!({
             "name": p.name, "aliases": p.aliases, "kind": p.kind.name(), "choices": p.choices, "default": p.default,
             "required": p.required, "repeat": p.repeat, "help": p.help,
@@ -105,6 +107,7 @@ fn print(file: &Path, component: &Component) {
     for name in imports {
         say!("  {name:<width$} {}", grant(name));
     }
+    print_powers(component);
     print_parameters(about);
     let limits = Limits::default();
     say!("\nlimits (change with --filter-limit {}:RESOURCE=VALUE):", about.name);
@@ -120,6 +123,23 @@ fn print(file: &Path, component: &Component) {
             }
             None => say!("  {name:<15} {value:<10} {what}"),
         }
+    }
+}
+
+/// The powers that it can ask for, and how to grant them.
+fn print_powers(component: &Component) {
+    let name = &component.module.description().name;
+    let asks: Vec<&str> = component.module.asks_for().names().collect();
+    if asks.is_empty() {
+        return;
+    }
+    say!("\nit can ask for, and gets only if you allow it (--filter-allow {name}:{}):", asks.join(","));
+    for power in asks {
+        let what = match power {
+            "shutdown" => "end the server, as SIGTERM does",
+            _ => "disconnect a client",
+        };
+        say!("  {power:<10} {what}");
     }
 }
 

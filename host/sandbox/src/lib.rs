@@ -40,10 +40,10 @@ mod connection;
 mod guest;
 mod layer;
 mod load;
+mod options;
 pub mod state;
 mod wasi;
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 
 use rbdkit_plugin_api::schema::{ParamKind, ParamValue};
@@ -57,6 +57,7 @@ pub use connection::engine::CodeExtras;
 pub use connection::limit_options::Limits;
 pub use connection::limits::{CompileLimits, FilterLimits, ServerLimits};
 pub use connection::on_fault::OnFault;
+pub use connection::powers::{Power, Powers};
 pub use connection::profile::{Profile, ProfileNode, Samples};
 use connection::pulse::Pulse;
 pub use connection::shared::Reuse;
@@ -85,32 +86,10 @@ pub use load::file::{MAX_COMPONENT_BYTES, read_component};
 use load::footprint::{Footprint, FootprintError};
 use load::mismatch;
 use load::replacement::{self, Given};
+pub use options::Options;
 use rbdkit_chain::Layer;
 use state::{ParamFiles, Quota};
 pub use wasi::grants as wasi_grants;
-
-/// How the host of filters is set up.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// Where to compile components that are not in the cache.
-    pub compiler: Compiler,
-    /// What a fault costs besides its own request.
-    pub on_fault: OnFault,
-    /// The directory for compiled code. None: `$XDG_CACHE_HOME/rbdkit`, `/var/cache/rbdkit` for
-    /// root or `~/.cache/rbdkit`. If it cannot be created or is not private, there is no cache,
-    /// which only makes starting slower.
-    pub cache_dir: Option<PathBuf>,
-    /// What all filters may take together.
-    pub limits: ServerLimits,
-    /// What compiled code has beyond what a server needs.
-    pub extras: CodeExtras,
-    /// Where the calls of guests are recorded. Recording makes every call slower.
-    pub trace: Option<Arc<Trace>>,
-    /// Where guests are sampled.
-    pub profile: Option<Arc<Profile>>,
-    /// Whether an instance serves more than one call.
-    pub reuse: Reuse,
-}
 
 /// What all filters share: the engine and the cache of compiled code.
 pub struct Host {
@@ -138,6 +117,8 @@ pub struct Module {
     wishes: Vec<Wish>,
     keeps_state: bool,
     flushes_others: bool,
+    asks_for: Powers,
+    powers: Powers,
     unknown_exports: Vec<String>,
 }
 
@@ -168,6 +149,7 @@ impl Host {
                 pulse: Pulse::new(),
                 memory: Arc::new(Quota::new(ServerLimits::default().memory)),
                 on_fault: options.on_fault,
+                shutdown: options.shutdown,
                 trace,
                 profile: options.profile,
                 reuse: options.reuse,
@@ -257,6 +239,8 @@ impl Host {
             recovery: described.recovery,
             reopens: imports.reopens,
             wishes,
+            asks_for: imports.asks_for,
+            powers: Powers::default(),
             keeps_state,
             flushes_others: imports.flushes_others,
             unknown_exports: mismatch::unknown_exports(&component, &self.engine, KNOWN_EXPORTS),
@@ -278,7 +262,8 @@ impl Host {
         exported: Exported,
     ) -> Result<(wit::Description, Vec<Wish>), LoadError> {
         let limits = FilterLimits::for_describing();
-        let shared = FilterShared::new(label, Purpose::Describe, limits, ParamFiles::default(), &self.shared);
+        let shared =
+            FilterShared::new(label, Purpose::Describe, limits, ParamFiles::default(), Powers::default(), &self.shared);
         block_on(async {
             let mut instance = recipe.instantiate(&shared).await.map_err(|fault| LoadError::Guest(fault.cause))?;
             let description = ask_first(&mut instance, DescribeCall).await?;
@@ -340,6 +325,21 @@ impl Module {
         &self.wishes
     }
 
+    /// The powers that the filter may ask for: it imports their functions.
+    pub fn asks_for(&self) -> Powers {
+        self.asks_for
+    }
+
+    /// Grants powers, besides those that it has.
+    pub fn grant(&mut self, powers: Powers) {
+        self.powers = self.powers.union(powers);
+    }
+
+    /// The powers that it has.
+    pub fn powers(&self) -> Powers {
+        self.powers
+    }
+
     /// Gives the filter its parameters, by their declared names in the order of the command line,
     /// and makes it a layer. Opens the files that they name. The guest runs on this thread, inside
     /// a runtime or outside of one.
@@ -389,7 +389,8 @@ impl Module {
             tracing::warn!("{}: {unknown}", self.description.name);
         }
         self.host.shared.memory.set_limit(self.host.memory_all);
-        let shared = FilterShared::new(&self.description.name, Purpose::Serve, limits, files, &self.host.shared);
+        let shared =
+            FilterShared::new(&self.description.name, Purpose::Serve, limits, files, self.powers, &self.host.shared);
         let mut configured = lock(&self.host.configured);
         configured.push(Arc::downgrade(&shared));
         drop(configured);

@@ -17,7 +17,7 @@ use super::stop::Stop;
 #[derive(Debug)]
 pub(super) enum Attended<T> {
     Answer(T),
-    /// The client has left.
+    /// The client has left, or a layer ended the connection at once.
     Gone,
     /// The server stops.
     Stop,
@@ -45,6 +45,7 @@ impl Attendant<'_> {
             answer = &mut call => return Attended::Answer(answer),
             () = self.stop.stopped() => Attended::Stop,
             () = self.input.until_gone() => Attended::Gone,
+            () = self.client.until_cut() => Attended::Gone,
         };
         self.client.set_gone();
         match Arc::clone(&self.server.stray_permits).try_acquire_owned() {

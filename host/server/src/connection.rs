@@ -40,6 +40,10 @@ async fn serve_client(server: &Arc<ServerState>, socket: (Input, Output), client
     let (admitting, readonly) = (top.clone(), server.options.readonly);
     let preconnect = async move { caught(admitting.preconnect(readonly)).await.and_then(|result| result) };
     match attendant.attend(Box::pin(preconnect), |_| async {}).await {
+        Attended::Answer(Ok(())) if client.is_disconnect_requested() => {
+            tracing::debug!("connection {id}: preconnect: a filter ended it");
+            return;
+        }
         Attended::Answer(Ok(())) => {}
         Attended::Answer(Err(error)) => {
             tracing::error!("connection {id}: preconnect: {error}");

@@ -22,6 +22,9 @@ pub(super) enum EndReason {
     Stop,
     /// A layer disconnects the client ([`Client::disconnect`]).
     Unwanted,
+    /// A layer ends the connection, and the requests under way are answered
+    /// ([`Ending::AfterAnswers`](rbdkit_plugin_api::Ending)).
+    Dismissed,
 }
 
 impl From<Violation> for EndReason {
@@ -47,7 +50,12 @@ pub(super) fn end_signal(stop: Stop, client: Arc<Client>) -> EndSignal {
         tokio::select! {
             biased;
             () = stop.stopped() => EndReason::Stop,
-            () = client.until_disconnect_requested() => EndReason::Unwanted,
+            () = client.until_disconnect_requested() => disconnected(&client),
         }
     })
+}
+
+/// Why a connection ends that a layer wants to end.
+pub(super) fn disconnected(client: &Client) -> EndReason {
+    if client.ends_after_answers() { EndReason::Dismissed } else { EndReason::Unwanted }
 }

@@ -61,6 +61,9 @@ impl Negotiation<'_> {
         let mut input = Vec::new();
         loop {
             self.send(&mut out, stop).await?;
+            if self.client.is_disconnect_requested() {
+                return Ok(None);
+            }
             match self.next_action(&mut handshake, &mut input, &mut out, stop).await? {
                 None | Some(HandshakeAction::Abort) => {
                     self.send(&mut out, stop).await?;

@@ -22,7 +22,7 @@ use super::admission::{Admission, pages_for};
 use super::budget::Pages;
 use super::connections::LastUse;
 use super::dispatch::{Dispatcher, RunOn, Ticket};
-use super::end::{EndReason, EndSignal, end_signal, or_gone};
+use super::end::{EndReason, EndSignal, disconnected, end_signal, or_gone};
 use super::receive::ReceiveBuffer;
 use super::reply_queue::{QueuedReply, WriteFrom};
 use super::socket::Input;
@@ -166,7 +166,7 @@ impl RequestReader {
                     return Err(EndReason::Stop);
                 }
                 if self.dispatcher.client.is_disconnect_requested() {
-                    return Err(EndReason::Unwanted);
+                    return Err(disconnected(&self.dispatcher.client));
                 }
                 match self.received.read(&mut self.input, pool, self.spin.as_mut()).await {
                     Err(error) if error.kind() == io::ErrorKind::TimedOut => {

@@ -46,16 +46,28 @@ pub(super) async fn serve(
     tracing::debug!("connection {}: {end:?}", client.id);
     let RequestReader { dispatcher, admission, input, .. } = &reader;
     let limits = &server.options.limits;
-    match end {
-        EndReason::Disconnect => wait_after_disconnect(dispatcher, input, limits, &stop).await,
-        EndReason::Stop => wait_after_stop(dispatcher, input, limits, &stop).await,
-        EndReason::Gone | EndReason::Unwanted => client.set_gone(),
-        EndReason::Violation(what) => {
-            tracing::warn!("connection {}: closed: {what}", client.id);
+    let settle = async {
+        match end {
+            EndReason::Disconnect => wait_after_disconnect(dispatcher, input, limits, &stop).await,
+            EndReason::Stop | EndReason::Dismissed => wait_for_answers(dispatcher, input, limits, &stop).await,
+            EndReason::Gone | EndReason::Unwanted => client.set_gone(),
+            EndReason::Violation(what) => {
+                tracing::warn!("connection {}: closed: {what}", client.id);
+                client.set_gone();
+            }
+        }
+        drain(dispatcher, admission, limits, &stop).await;
+    };
+    tokio::pin!(settle);
+    tokio::select! {
+        biased;
+        () = &mut settle => {}
+        () = client.until_cut() => {
             client.set_gone();
+            dispatcher.replies.break_off();
+            settle.await;
         }
     }
-    drain(dispatcher, admission, limits, &stop).await;
     client.set_gone();
 }
 
@@ -91,9 +103,10 @@ async fn wait_after_disconnect(dispatcher: &Dispatcher, input: &Input, limits: &
     dispatcher.client.set_gone();
 }
 
-/// Waits for the operations of a client when the server stops. The client is gone if it leaves, or
-/// if operations still run after [`stop_grace`](super::options::ServerLimits).
-async fn wait_after_stop(dispatcher: &Dispatcher, input: &Input, limits: &ServerLimits, stop: &Stop) {
+/// Waits for the operations of a client when the server stops, or when a layer ends the connection
+/// after the answers. The client is gone if it leaves, or if operations still run
+/// [`stop_grace`](super::options::ServerLimits) after the server stopped.
+async fn wait_for_answers(dispatcher: &Dispatcher, input: &Input, limits: &ServerLimits, stop: &Stop) {
     tokio::select! {
         biased;
         () = dispatcher.until_idle() => return,

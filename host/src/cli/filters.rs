@@ -61,6 +61,15 @@ pub struct FilterLimit {
     pub value: String,
 }
 
+/// Powers that the operator grants a filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterAllow {
+    /// The filter.
+    pub target: Target,
+    /// The words of the powers. The sandbox knows which there are.
+    pub powers: Vec<String>,
+}
+
 /// The filters, in the order of the command line.
 pub(super) fn filters(given: &Options) -> Result<Vec<FilterSource>, ConfigError> {
     let source = |filter: &FilterOption| match filter {
@@ -155,6 +164,17 @@ pub(super) fn filter_on_fault(given: &Options) -> Result<FilterFault, ConfigErro
             Err(error(format!("--filter-on-fault: '{shown}' is not one of error, disconnect, exit")))
         }
     }
+}
+
+pub(super) fn filter_allow(value: &OsStr) -> Result<FilterAllow, ConfigError> {
+    let shown = value.to_string_lossy();
+    let wrong = || error(format!("--filter-allow: '{shown}' is not FILTER:POWER,POWER, for example exitlast:shutdown"));
+    let (target, powers) = shown.split_once(':').ok_or_else(wrong)?;
+    let powers: Vec<String> = powers.split(',').map(str::to_string).collect();
+    if powers.iter().any(String::is_empty) {
+        return Err(wrong());
+    }
+    Ok(FilterAllow { target: filter_name("--filter-allow", target)?, powers })
 }
 
 pub(super) fn filter_limit(value: &OsStr) -> Result<FilterLimit, ConfigError> {

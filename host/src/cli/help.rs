@@ -18,6 +18,8 @@ pub struct FilterHelp<'a> {
     pub longname: &'a str,
     /// Its own help text.
     pub help: &'a str,
+    /// The words of the powers that it has (`--filter-allow`).
+    pub powers: Vec<&'static str>,
     /// Its parameters.
     pub specs: &'a [ParamSpec],
 }
@@ -94,6 +96,9 @@ pub fn filter(filter: &FilterHelp<'_>) -> String {
         for line in filter.help.trim_end().lines() {
             let _ = writeln!(text, "{}", format!("  {line}").trim_end());
         }
+    }
+    if !filter.powers.is_empty() {
+        let _ = writeln!(text, "  It may use: {} (--filter-allow)", filter.powers.join(", "));
     }
     parameters(&mut text, filter.specs);
     text
@@ -173,7 +178,8 @@ mod tests {
             .alias("c")
             .default_value("writeback")
             .help("When writes go below.")];
-        let text = filter(&FilterHelp { name: "cache", longname: "", help: "Keeps blocks\n", specs: &specs });
+        let text =
+            filter(&FilterHelp { name: "cache", longname: "", help: "Keeps blocks\n", powers: vec![], specs: &specs });
         assert_eq!(
             text,
             "\nfilter: cache\n  Keeps blocks\n\
@@ -186,7 +192,7 @@ mod tests {
         let line = "rbdkit: error: the disk is broken";
         let specs = [ParamSpec::choice("choice", &[line]).default_value(line).help(line)];
         let help = format!("{line}\n\n{line}\n");
-        let text = filter(&FilterHelp { name: "cow", longname: line, help: &help, specs: &specs });
+        let text = filter(&FilterHelp { name: "cow", longname: line, help: &help, powers: vec![], specs: &specs });
         assert!(text.contains(line) && text.lines().all(|shown| !shown.starts_with("rbdkit:")), "{text}");
     }
 

@@ -21,7 +21,7 @@ mod program_name;
 mod record;
 mod values;
 
-pub use filters::{FilterFault, FilterLimit, FilterSource, RegistryOptions, Sha256};
+pub use filters::{FilterAllow, FilterFault, FilterLimit, FilterSource, RegistryOptions, Sha256};
 pub use listen::{Families, Inherited, Listen};
 pub use messages::LogTo;
 pub use plan::{Action, Plan, parse};

@@ -50,6 +50,10 @@ pub(super) struct Options {
     #[arg(long = "filter", value_name = "NAME")]
     filter: Vec<OsString>,
 
+    /// Allow this filter to end the server or to disconnect clients
+    #[arg(long = "filter-allow", value_name = "FILTER:shutdown|disconnect,...")]
+    pub(super) filter_allow: Vec<OsString>,
+
     /// Refuse filters that are not signed by this public key
     #[arg(long = "filter-key", value_name = "PUB")]
     pub(super) filter_key: Option<OsString>,

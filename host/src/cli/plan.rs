@@ -9,8 +9,8 @@ use rbdkit_plugin_api::secrets::without_userinfo;
 use rbdkit_plugin_api::{ConfigError, units};
 
 use super::filters::{
-    FilterFault, FilterLimit, FilterSource, RegistryOptions, filter_limit, filter_on_fault, filter_param, filters,
-    plugin_param, registries, reload,
+    FilterAllow, FilterFault, FilterLimit, FilterSource, RegistryOptions, filter_allow, filter_limit, filter_on_fault,
+    filter_param, filters, plugin_param, registries, reload,
 };
 use super::listen::{Inherited, Listen, listen};
 use super::messages::{DebugFlag, LogTo, debug_flag, log};
@@ -90,6 +90,8 @@ pub struct Plan {
     pub filter_params: Vec<TargetedParameter>,
     /// `--filter-limit`.
     pub filter_limits: Vec<FilterLimit>,
+    /// `--filter-allow`.
+    pub filter_allows: Vec<FilterAllow>,
     /// Read the files of filters again on SIGHUP.
     pub reload: bool,
     /// `--filter-on-fault`.
@@ -162,6 +164,7 @@ impl Plan {
             registries: registries(given)?,
             filter_params: each(&given.filter_param, filter_param)?,
             filter_limits: each(&given.filter_limit, filter_limit)?,
+            filter_allows: each(&given.filter_allow, filter_allow)?,
             reload: reload(given)?,
             filter_on_fault: filter_on_fault(given)?,
             record: record(given)?,

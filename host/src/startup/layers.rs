@@ -11,16 +11,26 @@ use rbdkit_plugin_api::schema::ParamValue;
 use rbdkit_plugin_api::{ConfigError, Param, Plugin, PluginInfo, Pool, hex};
 use rbdkit_record::Recorder;
 use rbdkit_sandbox::{
-    Compiler, FilterLimits, Host, Limits, Module, OnFault, Options, Reloader, ServerLimits, read_component,
+    Compiler, FilterLimits, Host, Limits, Module, OnFault, Options, Power, Powers, Reloader, ServerLimits,
+    read_component,
 };
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
 use super::record;
 use super::reload::{ReloadedFile, Reloads};
-use crate::cli::{self, FilterFault, FilterLimit, FilterSource, Plan};
+use crate::cli::{self, FilterAllow, FilterFault, FilterLimit, FilterSource, Plan};
 use crate::registry;
 use crate::startup::pulled::Registries;
+
+/// What filters notify to end the server.
+#[derive(Clone, Default)]
+pub struct Ends {
+    /// A filter failed, and `--filter-on-fault=exit` is given.
+    pub fatal: Arc<Notify>,
+    /// A filter that may do so has asked the server to end.
+    pub shutdown: Arc<Notify>,
+}
 
 /// The configured layers, and what belongs to them.
 pub struct Layers {
@@ -36,15 +46,10 @@ pub struct Layers {
 ///
 /// # Errors
 /// One line that says what cannot be loaded, or which parameter is wrong.
-pub fn layers(plan: &Plan, fatal: &Arc<Notify>) -> Result<Layers, ConfigError> {
+pub fn layers(plan: &Plan, ends: &Ends) -> Result<Layers, ConfigError> {
     let name = plan.plugin.as_deref().unwrap_or_default();
     let info = registry::plugin(name)?;
-    let on_fault = match plan.filter_on_fault {
-        FilterFault::Error => OnFault::Error,
-        FilterFault::Disconnect => OnFault::Disconnect,
-        FilterFault::Exit => OnFault::Exit(Arc::clone(fatal)),
-    };
-    let loaded = load_with_digests(plan, on_fault)?;
+    let loaded = load_with_digests(plan, ends)?;
     let (modules, digests): (Vec<Module>, Vec<Option<cli::Sha256>>) = loaded.into_iter().unzip();
     let stack = declared(&modules, info);
     let assignment = assign(&stack, &plan.params, &plan.filter_params, Missing::Refused)?;
@@ -92,14 +97,21 @@ fn plugin(info: &PluginInfo, params: &[(String, OsString)]) -> Result<Box<dyn Pl
 ///
 /// # Errors
 /// One line that names the filter.
-pub fn load(plan: &Plan, on_fault: OnFault) -> Result<Vec<Module>, ConfigError> {
-    let loaded = load_with_digests(plan, on_fault)?;
+pub fn load(plan: &Plan, ends: &Ends) -> Result<Vec<Module>, ConfigError> {
+    let loaded = load_with_digests(plan, ends)?;
     Ok(loaded.into_iter().map(|(module, _)| module).collect())
 }
 
 /// [`load`], with the digest of each file.
-fn load_with_digests(plan: &Plan, on_fault: OnFault) -> Result<Vec<(Module, Option<cli::Sha256>)>, ConfigError> {
+fn load_with_digests(plan: &Plan, ends: &Ends) -> Result<Vec<(Module, Option<cli::Sha256>)>, ConfigError> {
     let (sources, changes) = (&plan.filters, &plan.filter_limits);
+    if let (Some(allow), true) = (plan.filter_allows.first(), sources.is_empty()) {
+        return Err(ConfigError::new(format!(
+            "--filter-allow {}:{}: no filter is given",
+            allow.target,
+            allow.powers.join(",")
+        )));
+    }
     if sources.is_empty() {
         return Ok(Vec::new());
     }
@@ -108,9 +120,51 @@ fn load_with_digests(plan: &Plan, on_fault: OnFault) -> Result<Vec<(Module, Opti
     }
     let limits = server_limits(changes)?;
     let compiler = Compiler::Child(limits.compile);
-    let host = Host::new(Options { on_fault, compiler, limits, ..Options::default() })?;
+    let on_fault = match plan.filter_on_fault {
+        FilterFault::Error => OnFault::Error,
+        FilterFault::Disconnect => OnFault::Disconnect,
+        FilterFault::Exit => OnFault::Exit(Arc::clone(&ends.fatal)),
+    };
+    let shutdown = Some(Arc::clone(&ends.shutdown));
+    let host = Host::new(Options { on_fault, shutdown, compiler, limits, ..Options::default() })?;
     let registries = Registries::new(&plan.registries)?;
-    sources.iter().map(|source| load_one(&host, source, &registries)).collect()
+    let loaded = sources.iter().map(|source| load_one(&host, source, &registries));
+    let mut loaded: Vec<_> = loaded.collect::<Result<_, ConfigError>>()?;
+    grant(&mut loaded, &plan.filter_allows)?;
+    Ok(loaded)
+}
+
+/// Grants what the operator allows.
+///
+/// # Errors
+/// One line: there is no such filter or no such power.
+fn grant<T>(loaded: &mut [(Module, T)], allows: &[FilterAllow]) -> Result<(), ConfigError> {
+    for FilterAllow { target, powers } in allows {
+        let named = |(module, _): &&mut (Module, T)| module.description().name == target.name;
+        let filter = loaded.iter_mut().filter(named).nth(target.instance - 1);
+        let Some((filter, _)) = filter else {
+            let names: Vec<&str> = loaded.iter().map(|(module, _)| module.description().name.as_str()).collect();
+            let there_are = names.join(", ");
+            return Err(ConfigError::new(format!(
+                "--filter-allow {target}:{}: there is no such filter, only {there_are}",
+                powers.join(",")
+            )));
+        };
+        for word in powers {
+            let power = Power::parse(word).ok_or_else(|| {
+                let known = Power::ALL.map(Power::name).join(" and ");
+                ConfigError::new(format!("--filter-allow {target}:{word}: there is no such power, only {known}"))
+            })?;
+            filter.grant(Powers::default().with(power));
+        }
+    }
+    for (module, _) in loaded {
+        let powers: Vec<&str> = module.powers().names().collect();
+        if !powers.is_empty() {
+            tracing::debug!("{}: may use: {}", module.description().name, powers.join(", "));
+        }
+    }
+    Ok(())
 }
 
 /// The limits of all filters together.
@@ -128,7 +182,11 @@ fn load_one(
     registries: &Registries,
 ) -> Result<(Module, Option<cli::Sha256>), ConfigError> {
     match source {
-        FilterSource::Named(name) => Ok((host.load(name, registry::filter(name)?)?, None)),
+        FilterSource::Named(name) => {
+            let mut module = host.load(name, registry::filter(name)?)?;
+            module.grant(registry::powers(name));
+            Ok((module, None))
+        }
         FilterSource::Registry(reference) => {
             let component = registries.pull(reference)?;
             let module = host.load(&reference.to_string(), &component)?;

@@ -7,10 +7,9 @@ use rbdkit_parameters::{Missing, assign};
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::text::plain;
 use rbdkit_plugin_api::{ConfigError, Param, PluginInfo, ThreadModel};
-use rbdkit_sandbox::OnFault;
 use rbdkit_server::ServerLimits;
 
-use super::layers;
+use super::layers::{self, Ends};
 use crate::cli::{Action, FilterSource, Plan, help};
 use crate::registry;
 
@@ -58,7 +57,7 @@ fn info(plan: &Plan) -> Result<Option<&'static PluginInfo>, ConfigError> {
 
 fn help_text(plan: &Plan) -> Result<String, ConfigError> {
     let plugin = info(plan)?;
-    let filters = layers::load(plan, OnFault::Error)?;
+    let filters = layers::load(plan, &Ends::default())?;
     if plugin.is_none() && filters.is_empty() {
         return Ok(help::usage(&ServerLimits::default().table(), registry::plugins(), registry::filters()));
     }
@@ -71,6 +70,7 @@ fn help_text(plan: &Plan) -> Result<String, ConfigError> {
             name: &told.name,
             longname: &told.longname,
             help: &told.help,
+            powers: filter.powers().names().collect(),
             specs: &told.params,
         }));
     }
@@ -86,7 +86,7 @@ fn version(program: &str, plan: &Plan) -> Result<String, ConfigError> {
         _ => format!("{program} {VERSION}\n"),
     };
     let plugin = info(plan)?;
-    for filter in layers::load(plan, OnFault::Error)? {
+    for filter in layers::load(plan, &Ends::default())? {
         let told = filter.description();
         let _ = writeln!(text, "{} {}", told.name, told.version);
     }
@@ -149,7 +149,7 @@ fn dump_plugin(plan: &Plan) -> Result<String, ConfigError> {
     let Some(info) = info(plan)? else {
         return Ok(String::new());
     };
-    let filters = layers::load(plan, OnFault::Error)?;
+    let filters = layers::load(plan, &Ends::default())?;
     // As in nbdkit the plugin gets its parameters, but does not have to be complete.
     let assignment = assign(&layers::declared(&filters, info), &plan.params, &plan.filter_params, Missing::Allowed)?;
     let mut plugin = (info.make)();

@@ -13,14 +13,13 @@ use rbdkit_record::Recorder;
 use rbdkit_server::{Listener, ServerOptions, Stop};
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Pid, Signal};
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::background::{StandardError, Word};
 use super::captive::{self, Captive};
 use super::identity::Identity;
-use super::layers::Layers;
+use super::layers::{Ends, Layers};
 use super::leftovers::Leftovers;
 use super::listen::{self, Reachable, Sockets};
 use super::own_file::OwnFile;
@@ -81,8 +80,8 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
     let identity = Identity::look_up(plan.user.as_deref(), plan.group.as_deref())?;
     let pidfile = plan.pidfile.as_deref().map(pidfile::absolute).transpose()?;
     let stdio = matches!(plan.listen, Listen::Single).then(take_stdio).transpose()?;
-    let fatal = Arc::new(Notify::new());
-    let Layers { chain, recorder, reloads } = super::layers::layers(plan, &fatal)?;
+    let ends = Ends::default();
+    let Layers { chain, recorder, reloads } = super::layers::layers(plan, &ends)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("rbdkit")
@@ -90,8 +89,7 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
         .on_thread_unpark(rbdkit_confine::confine_thread)
         .build();
     let runtime = runtime.map_err(|error| ConfigError::new(format!("cannot start threads: {error}")))?;
-    let running =
-        Running { start, options, chain, recorder, reloads, reloading: None, identity, pidfile, stdio, fatal };
+    let running = Running { start, options, chain, recorder, reloads, reloading: None, identity, pidfile, stdio, ends };
     let status = runtime.block_on(running.run());
     runtime.shutdown_timeout(STUCK);
     status
@@ -111,8 +109,8 @@ struct Running {
     pidfile: Option<PathBuf>,
     /// Standard input and output, if the client is connected to them (`-s`).
     stdio: Option<(OwnedFd, OwnedFd)>,
-    /// A filter failed, and `--filter-on-fault=exit` is given.
-    fatal: Arc<Notify>,
+    /// What filters notify to end the server.
+    ends: Ends,
 }
 
 impl Running {
@@ -146,7 +144,7 @@ impl Running {
         let stop = Stop::new();
         let serving =
             serving::serve(self.options.clone(), Arc::clone(&self.chain), listeners, self.stdio.take(), stop.clone());
-        let end = watch(&stop, captive, &mut signals, &self.fatal, serving).await;
+        let end = watch(&stop, captive, &mut signals, &self.ends, serving).await;
         // No reload begins any more.
         drop(self.reloading.take());
         self.clean_up(&ending).await;

@@ -1,4 +1,5 @@
-//! Serving until a signal, the end of the command of `--run`, or a filter's fault ends it.
+//! Serving until a signal, the end of the command of `--run`, a filter's wish, or a filter's fault
+//! ends it.
 
 use std::io;
 use std::process::ExitStatus;
@@ -6,10 +7,10 @@ use std::time::Duration;
 
 use rbdkit_server::Stop;
 use rustix::process::Signal;
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::captive::Captive;
+use super::layers::Ends;
 use super::signals::Signals;
 
 /// How long the command of `--run` may take to end after SIGTERM or SIGHUP. Then the server stops
@@ -32,13 +33,13 @@ pub enum CommandEnd {
     Ignored(Signal),
 }
 
-/// Serves until all requests have been answered after a signal, the end of the command, or a
-/// filter's fault. [`Signals`] passes signals on to the command while it runs.
+/// Serves until all requests have been answered after a signal, the end of the command, a filter's
+/// wish (`server.shutdown`, which does what SIGTERM does) or a filter's fault. [`Signals`] passes signals on to the command while it runs.
 pub async fn watch(
     stop: &Stop,
     mut captive: Option<Captive>,
     signals: &mut Signals,
-    fatal: &Notify,
+    ends: &Ends,
     serving: impl Future<Output = ()>,
 ) -> End {
     tokio::pin!(serving);
@@ -56,10 +57,21 @@ pub async fn watch(
                     signals.ending().only_waits_for_the_command();
                 }
             }
-            () = fatal.notified(), if !end.failed => {
+            () = ends.fatal.notified(), if !end.failed => {
                 end.failed = true;
                 signals.ending().ask();
                 stop.stop();
+            }
+            () = ends.shutdown.notified(), if leave.is_none() => {
+                tracing::debug!("a filter has asked the server to end: stopping");
+                signals.ending().ask();
+                match &captive {
+                    Some(command) => {
+                        command.signal(Signal::TERM);
+                        leave = Some((Instant::now() + COMMAND_GRACE, Signal::TERM));
+                    }
+                    None => stop.stop(),
+                }
             }
             status = command_ended(&mut captive) => {
                 captive = None;

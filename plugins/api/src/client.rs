@@ -1,7 +1,7 @@
 //! The client of a connection.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::flag::Flag;
 
@@ -38,13 +38,33 @@ pub struct Client {
     pub tls: bool,
     gone: Flag,
     disconnect: Flag,
+    after_answers: AtomicBool,
+    cut: Flag,
+}
+
+/// How a layer ends the connection of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// No new request is read. The answers of the requests under way are sent first.
+    AfterAnswers,
+    /// The requests under way get no answer.
+    AtOnce,
 }
 
 impl Client {
     /// A client that is connected.
     pub fn new(id: u64, peer: Peer, credentials: Option<(i64, i64, i64)>, tls: bool) -> Client {
-        let (gone, disconnect) = (Flag::default(), Flag::default());
-        Client { id, peer, credentials, security_context: None, tls, gone, disconnect }
+        Client {
+            id,
+            peer,
+            credentials,
+            security_context: None,
+            tls,
+            gone: Flag::default(),
+            disconnect: Flag::default(),
+            after_answers: AtomicBool::new(false),
+            cut: Flag::default(),
+        }
     }
 
     /// With the security context that the kernel reports.
@@ -58,7 +78,7 @@ impl Client {
     /// connections. Its number is 2^63 or more; those of connections are below.
     pub fn for_many() -> Client {
         static NEXT: AtomicU64 = AtomicU64::new(1 << 63);
-        Client::new(NEXT.fetch_add(1, Relaxed), Peer::Unknown, None, false)
+        Client::new(NEXT.fetch_add(1, Ordering::Relaxed), Peer::Unknown, None, false)
     }
 
     /// Records that the client has disconnected or that the server stops. Calls that wait on the
@@ -83,13 +103,34 @@ impl Client {
         self.disconnect.set();
     }
 
-    /// Whether [`Client::disconnect`] was called.
+    /// Asks the server to end this connection, because a layer wants it.
+    pub fn end(&self, ending: Ending) {
+        match ending {
+            // An earlier wish that gives up the requests under way stays as it is.
+            Ending::AfterAnswers if self.disconnect.is_set() => {}
+            Ending::AfterAnswers => self.after_answers.store(true, Ordering::Release),
+            Ending::AtOnce => self.cut.set(),
+        }
+        self.disconnect.set();
+    }
+
+    /// Whether the requests under way are to be answered before the connection ends.
+    pub fn ends_after_answers(&self) -> bool {
+        self.after_answers.load(Ordering::Acquire)
+    }
+
+    /// Returns once the connection has to end without waiting for anything ([`Ending::AtOnce`]).
+    pub async fn until_cut(&self) {
+        self.cut.wait().await;
+    }
+
+    /// Whether [`Client::disconnect`] or [`Client::end`] was called.
     pub fn is_disconnect_requested(&self) -> bool {
         self.disconnect.is_set()
     }
 
-    /// Returns once [`Client::disconnect`] was called. The server then reads no more requests, lets
-    /// those in flight end, and closes the connection.
+    /// Returns once [`Client::disconnect`] or [`Client::end`] was called. The server then reads no
+    /// more requests, lets those in flight end, and closes the connection.
     pub async fn until_disconnect_requested(&self) {
         self.disconnect.wait().await;
     }

@@ -52,6 +52,11 @@ pub enum ParamKind {
     PathReadWrite,
     /// A path whose existence the guest may ask for. The guest sees `set`.
     Watch,
+    /// The number of a descriptor that the operator passed: a pipe or a socket. The guest may ask
+    /// whether its other end is open. The guest sees `set`.
+    Descriptor,
+    /// The number of a process. The guest may ask whether it runs. The guest sees `set`.
+    Process,
     /// A truth value, or an absolute path whose existence is the value: canonical `true`, `false`
     /// or `watch`.
     BoolOrWatch,
@@ -71,7 +76,7 @@ pub enum ParamKind {
 
 impl ParamKind {
     /// The kinds that a filter may declare, each with the word of WIT's `param.kind`.
-    const CONTRACT: [(ParamKind, &'static str); 18] = [
+    const CONTRACT: [(ParamKind, &'static str); 20] = [
         (ParamKind::String, "string"),
         (ParamKind::Bool, "bool"),
         (ParamKind::Int, "int"),
@@ -90,6 +95,8 @@ impl ParamKind {
         (ParamKind::Secret, "secret"),
         (ParamKind::Script, "script"),
         (ParamKind::StringOrScript, "string-or-script"),
+        (ParamKind::Descriptor, "descriptor"),
+        (ParamKind::Process, "process"),
     ];
 
     /// The word that WIT's `param.kind` uses, or for a plugin's kind a word for messages.
@@ -154,7 +161,8 @@ pub struct ParamValue {
     pub text: String,
     /// The path of the kinds that name one, or the shell command of [`ParamKind::Script`] and
     /// [`ParamKind::StringOrScript`]. For [`ParamKind::Secret`] what the user wrote, which may be
-    /// the secret itself.
+    /// the secret itself. For [`ParamKind::Descriptor`] and [`ParamKind::Process`] the number in
+    /// decimal.
     pub path: Option<OsString>,
 }
 
@@ -329,6 +337,13 @@ impl ParamSpec {
             | ParamKind::Path => return path("set"),
             ParamKind::Script => return script(value.to_os_string(), "set"),
             ParamKind::Secret => return Ok(ParamValue { text: "set".into(), path: Some(value.to_os_string()) }),
+            ParamKind::Descriptor | ParamKind::Process => {
+                let (least, what) = if self.kind == ParamKind::Process { (1, "process") } else { (0, "descriptor") };
+                let number = value.to_str().and_then(|text| units::parse_whole(text, i32::MAX as u64).ok());
+                let number = number.filter(|number| *number >= least);
+                let number = number.ok_or_else(|| wrong(format!("is not the number of a {what}")))?;
+                return Ok(ParamValue { text: "set".into(), path: Some(number.to_string().into()) });
+            }
             ParamKind::BoolOrWatch if value.as_encoded_bytes().first() == Some(&b'/') => return path("watch"),
             _ => {}
         }

@@ -24,6 +24,8 @@ use crate::units;
 /// | [`Watch`] | watch | a path |
 /// | [`BoolOrWatch`] | bool-or-watch | a boolean, or an absolute path |
 /// | [`Secret`] | secret | a password, `+FILE`, `-FD` or `-` |
+/// | [`Descriptor`] | descriptor | the number of a descriptor that the server inherits |
+/// | [`Process`] | process | the number of a process |
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the value of a parameter, or cannot have a default",
     note = "`Value` lists the types of values",
@@ -234,7 +236,7 @@ impl Shown for Probability {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the value of a parameter",
     note = "a value is a `String`, `bool`, `u8`, `u16`, `u32`, `u64`, `Size`, `Duration`, `Percent`, `Probability`, \
-            `ReadFile`, `CurrentFile`, `AppendFile`, `Watch`, `BoolOrWatch`, `Secret`, or an enum that implements `Choice`",
+            `ReadFile`, `CurrentFile`, `AppendFile`, `Watch`, `BoolOrWatch`, `Descriptor`, `Process`, `Secret`, or an enum that implements `Choice`",
     note = "a field may also be an `Option` or a `Vec` of them, and then it has no default"
 )]
 pub trait Choice: Copy + PartialEq + 'static {
@@ -341,6 +343,16 @@ impl Secret {
     }
 }
 
+files! {
+    /// A pipe or a socket that the operator passed to the server.
+    Descriptor: descriptor
+}
+
+files! {
+    /// A process.
+    Process: process
+}
+
 macro_rules! readable {
     ($($name:ident),*) => {
         $(
@@ -378,12 +390,31 @@ impl AppendFile {
     }
 }
 
-impl Watch {
-    /// Whether the path exists now. False if that cannot be found out.
-    pub fn holds(&self) -> bool {
-        files::holds(&self.param, self.nth).unwrap_or(false)
-    }
+macro_rules! watched {
+    ($($name:ident: $what:literal),*) => {
+        $(
+            impl $name {
+                #[doc = $what]
+                /// False if that cannot be found out.
+                pub fn holds(&self) -> bool {
+                    files::holds(&self.param, self.nth).unwrap_or(false)
+                }
+
+                /// Whether `OnWatch::changed` tells of this one.
+                pub fn is(&self, param: &str, nth: u32) -> bool {
+                    self.param == param && self.nth == nth
+                }
+            }
+        )*
+    };
 }
+
+watched!(
+    Watch: "Whether the path exists now.",
+    CurrentFile: "Whether a file is there now.",
+    Descriptor: "Whether the other end is open.",
+    Process: "Whether it runs."
+);
 
 /// True, false, or whether a path exists.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,6 +20,8 @@ pub(super) enum Phase {
     Open,
     /// D: data requests.
     Data,
+    /// E: events without a connection.
+    Event,
 }
 
 /// One connection, in the filter's layer.
@@ -147,7 +149,16 @@ impl Call {
     }
 
     pub(super) fn owner(&self, scope: crate::Scope) -> Owner {
-        Owner::of(scope, self.connection().id)
+        Owner::of(scope, self.connection_id().unwrap_or_default())
+    }
+
+    /// The number of the connection, if there is one.
+    pub(super) fn connection_id(&self) -> Option<u64> {
+        self.connection.as_ref().map(|connection| connection.id)
+    }
+
+    pub(super) fn is_in(&self, phases: &[Phase]) -> bool {
+        phases.contains(&self.phase)
     }
 
     /// How next was opened.
@@ -215,10 +226,11 @@ fn try_with<R>(phases: &[Phase], body: impl FnOnce(&mut Call) -> R) -> Result<R,
 }
 
 /// All phases.
-pub(super) const ALL: [Phase; 5] = [Phase::Configure, Phase::Server, Phase::Names, Phase::Open, Phase::Data];
+pub(super) const ALL: [Phase; 6] =
+    [Phase::Configure, Phase::Server, Phase::Names, Phase::Open, Phase::Data, Phase::Event];
 /// O and D.
 pub(super) const REQUESTS: [Phase; 2] = [Phase::Open, Phase::Data];
 /// N, O and D.
 pub(super) const CLIENTS: [Phase; 3] = [Phase::Names, Phase::Open, Phase::Data];
-/// R, N, O and D.
-pub(super) const RUNNING: [Phase; 4] = [Phase::Server, Phase::Names, Phase::Open, Phase::Data];
+/// R, N, O, D and E.
+pub(super) const RUNNING: [Phase; 5] = [Phase::Server, Phase::Names, Phase::Open, Phase::Data, Phase::Event];

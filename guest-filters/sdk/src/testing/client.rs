@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use crate::host::client::Ending;
 use crate::{BlockSizes, Capabilities, CommandFlags, Errno, Extent, ExtentType, Support};
 
 use super::call::{Access, Call, ConnectionState, Phase};
@@ -11,6 +12,7 @@ use super::extents;
 use super::host::Served;
 use super::imports::{next, next_open};
 use super::offers::sensible;
+use super::world::Owner;
 
 /// A connection to the filter's layer. Dropping it disconnects.
 pub struct Client<'s, F: Exported> {
@@ -78,6 +80,7 @@ impl<'s, F: Exported> Client<'s, F> {
             generation: Cell::new(0),
             instance: served.instance_for_connection(),
         });
+        served.connections.borrow_mut().push(Rc::downgrade(&connection));
         let can = Capabilities {
             write: false,
             flush: false,
@@ -121,6 +124,7 @@ impl<'s, F: Exported> Client<'s, F> {
         self.can = sensible(if readonly { Capabilities { write: false, ..can } } else { can });
         self.open_call(|filter| filter.prepare().unwrap_or(Ok(())))?;
         self.progress = Progress::Prepared;
+        self.served.event_call(|filter| filter.opened(self.connection.id));
         Ok(())
     }
 
@@ -331,6 +335,11 @@ impl<'s, F: Exported> Client<'s, F> {
         self.data_call(|filter| Ok(filter.next_range().flatten())).ok().flatten()
     }
 
+    /// How the filter has disconnected this client, if it has.
+    pub fn disconnected(&self) -> Option<Ending> {
+        self.served.world.borrow().disconnected.get(&self.connection.id).copied()
+    }
+
     /// Disconnects.
     ///
     /// # Errors
@@ -343,6 +352,9 @@ impl<'s, F: Exported> Client<'s, F> {
 
     fn finish(&self) -> Result<(), Errno> {
         let mut finalized = Ok(());
+        // No alarm of the connection sounds any more.
+        let id = self.connection.id;
+        self.served.world.borrow_mut().alarms.retain(|(owner, _), _| *owner != Owner::Connection(id));
         if self.progress == Progress::Prepared {
             finalized = self.open_call(|filter| filter.finalize().unwrap_or(Ok(())));
         }
@@ -353,7 +365,9 @@ impl<'s, F: Exported> Client<'s, F> {
                 Ok(())
             });
         }
-        self.served.world.borrow_mut().close(self.connection.id);
+        self.served.world.borrow_mut().close(id);
+        self.served.connections.borrow_mut().retain(|known| known.as_ptr() != Rc::as_ptr(&self.connection));
+        self.served.event_call(|filter| filter.closed(id));
         finalized
     }
 }

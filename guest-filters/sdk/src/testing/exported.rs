@@ -2,7 +2,7 @@
 #![allow(missing_docs, reason = "only export! and the simulated host use it")]
 
 use crate::ops::Filter;
-use crate::{BlockSizes, Capabilities, CommandFlags, Errno, ExportEntry, Extent, ThreadModel};
+use crate::{BlockSizes, Capabilities, CommandFlags, Errno, ExportEntry, Extent, Scope, ThreadModel};
 
 /// The operations of a filter, as the host calls them. [`export!`](crate::export!) implements it.
 /// The answer is None if the filter does not export the operation.
@@ -77,6 +77,18 @@ pub trait Exported: Filter {
         None
     }
     fn next_range(&self) -> Option<Option<(u64, u64)>> {
+        None
+    }
+    fn alarm(&self, _scope: Scope, _id: u32) -> Option<()> {
+        None
+    }
+    fn changed(&self, _param: &str, _nth: u32, _holds: bool) -> Option<()> {
+        None
+    }
+    fn opened(&self, _connection: u64) -> Option<()> {
+        None
+    }
+    fn closed(&self, _connection: u64) -> Option<()> {
         None
     }
 }

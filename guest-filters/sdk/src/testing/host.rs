@@ -1,10 +1,10 @@
 //! The simulated server: how it is set up, and what a test sees of it.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use crate::params::{Parameters, Params};
-use crate::{Errno, ExportEntry, ThreadModel, Unexported};
+use crate::{Errno, ExportEntry, Param, ThreadModel, Unexported};
 
 use super::call::{Call, ConnectionState, Phase};
 use super::disk::Disk;
@@ -37,6 +37,13 @@ impl Host {
         self
     }
 
+    /// The operator does not allow the filter to end the server or to disconnect clients. By default
+    /// it may.
+    pub fn without_powers(mut self) -> Host {
+        self.world.may_use_powers = false;
+        self
+    }
+
     /// Configures the filter `F` with words `key=value`, as a user writes them, and starts.
     ///
     /// # Errors
@@ -51,6 +58,9 @@ impl Host {
         }
         let Assigned { values, paths } = parameters::assign(name, &F::Params::declare(), words)?;
         self.world.paths = paths;
+        self.world.hears_alarms = nature.exports("on_alarm");
+        let kinds = F::Params::declare();
+        self.world.kinds = kinds.iter().map(Param::contract).map(|p| (p.name.clone(), p.kind.clone())).collect();
         let given = Params::from_host::<F::Params>(values);
         let world = Rc::new(RefCell::new(self.world));
         let configure = || {
@@ -73,6 +83,7 @@ impl Host {
             turn: Cell::new(0),
             model,
             nature,
+            connections: RefCell::default(),
             configure_another: Box::new({
                 let given = given.clone();
                 move || F::configure(F::Params::read(&given)?)
@@ -92,6 +103,7 @@ pub struct Served<F: Exported> {
     turn: Cell<usize>,
     model: ThreadModel,
     pub(super) nature: Nature,
+    pub(super) connections: RefCell<Vec<Weak<ConnectionState>>>,
     configure_another: Box<dyn Fn() -> Result<F, String>>,
 }
 
@@ -144,14 +156,10 @@ impl<F: Exported> Served<F> {
         self.world.borrow_mut().faults.push((name, error));
     }
 
-    /// Nanoseconds since the server started. It starts at 0, and only sleeping moves it.
+    /// Nanoseconds since the server started. It starts at 0, and only sleeping and
+    /// [`Served::pass_time`] move it.
     pub fn time(&self) -> u64 {
         self.world.borrow().time
-    }
-
-    /// Lets this many nanoseconds pass.
-    pub fn pass_time(&self, ns: u64) {
-        self.world.borrow_mut().time += ns;
     }
 
     /// What a file contains, or None if it does not exist.
@@ -159,13 +167,20 @@ impl<F: Exported> Served<F> {
         self.world.borrow().files.get(path).cloned()
     }
 
-    /// Replaces a file, or removes it.
+    /// Replaces a file, or removes it. A filter that watches it is told.
     pub fn set_file(&self, path: &str, bytes: Option<&[u8]>) {
-        let mut world = self.world.borrow_mut();
-        match bytes {
-            Some(bytes) => world.files.insert(path.into(), bytes.to_vec()),
-            None => world.files.remove(path),
-        };
+        self.changing(|served| {
+            let mut world = served.world.borrow_mut();
+            match bytes {
+                Some(bytes) => world.files.insert(path.into(), bytes.to_vec()),
+                None => world.files.remove(path),
+            };
+        });
+    }
+
+    /// The instance for calls without a connection.
+    pub(super) fn first_instance(&self) -> Rc<F> {
+        Rc::clone(&self.instances.borrow()[0])
     }
 
     /// A call of the phase R.

@@ -1,5 +1,6 @@
 //! The functions of the contract, one file for each interface. The bindings call them natively.
 
+pub(crate) mod alarms;
 pub(crate) mod buffer;
 pub(crate) mod client;
 pub(crate) mod clock;

@@ -31,8 +31,10 @@ pub(super) fn assign(filter: &str, declared: &[Param], words: &[&str]) -> Result
             assigned.values.retain(|(name, _)| *name != param.name);
             assigned.paths.retain(|(name, _)| *name != param.name);
         }
-        let names_file =
-            matches!(&*param.kind, "path-read" | "path-now" | "path-append" | "watch" | "bool-or-watch" | "secret");
+        let names_file = matches!(
+            &*param.kind,
+            "path-read" | "path-now" | "path-append" | "watch" | "bool-or-watch" | "descriptor" | "process" | "secret"
+        );
         if names_file {
             let path = if value == "watch" || value == "set" { text.to_string() } else { value.clone() };
             assigned.paths.push((param.name.clone(), path));
@@ -72,6 +74,11 @@ fn canonical(param: &types::Param, text: &str) -> Result<String, String> {
         }
         "path-read" | "path-now" | "path-append" | "watch" => Ok("set".to_string()),
         "secret" => Ok("set".to_string()),
+        "descriptor" | "process" => {
+            let least = u64::from(&*param.kind == "process");
+            let number = units::parse_whole(text, i32::MAX as u64).ok().filter(|number| *number >= least);
+            number.map(|_| "set".to_string()).ok_or_else(|| format!("is not the number of a {}", param.kind))
+        }
         kind => Err(format!("the contract has no parameters of the kind {kind}")),
     }
 }
@@ -97,6 +104,8 @@ mod tests {
             (Param::bool_or_watch("key"), "/tmp/x", "watch"),
             (Param::path_now("key"), "x", "set"),
             (Param::secret("key"), "hush", "set"),
+            (Param::descriptor("key"), "0", "set"),
+            (Param::process("key"), "17", "set"),
         ] {
             let word = format!("key={text}");
             assert_eq!(values(&[param], &[&word]), Ok(vec![("key".into(), value.into())]), "{text}");

@@ -1,7 +1,8 @@
 //! What the simulated server holds: the disk below, the log, the files, the filter's state.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::host::client::Ending;
 use crate::{Errno, Scope};
 
 use super::disk::Disk;
@@ -44,7 +45,23 @@ pub(super) struct World {
     pub(super) connections: u32,
     /// The number of the last connection.
     pub(super) last_connection: u64,
+    /// The filter exports `on-alarm`.
+    pub(super) hears_alarms: bool,
+    /// When alarms sound, in nanoseconds since the server started.
+    pub(super) alarms: HashMap<(Owner, u32), u64>,
+    /// The kinds of parameters by their names.
+    pub(super) kinds: HashMap<String, String>,
+    /// The parameters, with their occurrence, whose descriptors are closed or processes ended.
+    pub(super) ended: HashSet<(String, u32)>,
+    /// The filter may ask the server to end, and disconnect clients.
+    pub(super) may_use_powers: bool,
+    pub(super) shutdown_asked: bool,
+    /// The connections that the filter has disconnected.
+    pub(super) disconnected: HashMap<u64, Ending>,
 }
+
+/// What is at a watched place. Files have contents if those count.
+pub(super) type Seen = Option<Vec<u8>>;
 
 /// What can be made to fail.
 pub(super) const OPERATIONS: [&str; 13] = [
@@ -79,6 +96,13 @@ impl World {
             until_close: Vec::new(),
             connections: 0,
             last_connection: 0,
+            hears_alarms: false,
+            alarms: HashMap::new(),
+            kinds: HashMap::new(),
+            ended: HashSet::new(),
+            may_use_powers: true,
+            shutdown_asked: false,
+            disconnected: HashMap::new(),
         }
     }
 
@@ -88,6 +112,35 @@ impl World {
             Some(n) => Err(self.faults.remove(n).1),
             None => Ok(()),
         }
+    }
+
+    /// Whether the `nth` value of a parameter holds, as `files.holds` tells.
+    pub(super) fn holds(&self, param: &str, nth: u32) -> bool {
+        self.seen(param, nth).is_some()
+    }
+
+    fn seen(&self, param: &str, nth: u32) -> Seen {
+        let (_, path) = self.paths.iter().filter(|(name, _)| name == param).nth(nth as usize)?;
+        match self.kinds.get(param).map_or("", String::as_str) {
+            "descriptor" | "process" => (!self.ended.contains(&(param.to_string(), nth))).then(Vec::new),
+            "path-now" => self.files.get(path).cloned(),
+            _ => (path == "true" || self.files.contains_key(path)).then(Vec::new),
+        }
+    }
+
+    /// What can be watched: the parameter, its occurrence, what is there, and whether it holds.
+    pub(super) fn watched(&self) -> Vec<(String, u32, Seen, bool)> {
+        let mut all: Vec<(String, u32, Seen, bool)> = Vec::new();
+        for (name, _) in &self.paths {
+            let kind = self.kinds.get(name).map_or("", String::as_str);
+            if matches!(kind, "watch" | "bool-or-watch" | "path-now" | "descriptor" | "process") {
+                let nth = all.iter().filter(|(known, ..)| known == name).count() as u32;
+                let seen = self.seen(name, nth);
+                let holds = seen.is_some();
+                all.push((name.clone(), nth, seen, holds));
+            }
+        }
+        all
     }
 
     pub(super) fn state(&mut self, owner: Owner) -> &mut SharedState {
@@ -112,6 +165,7 @@ impl World {
             self.add(sum.owner, sum.slot, sum.delta.wrapping_neg());
         }
         self.states.remove(&Owner::Connection(connection));
+        self.alarms.retain(|(owner, _), _| *owner != Owner::Connection(connection));
         self.connections -= 1;
     }
 }

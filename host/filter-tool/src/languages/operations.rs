@@ -71,6 +71,9 @@ fn without(interface: &str) -> &'static str {
         "writes" => "The disk would be read-only, or writes would pass by a transparent filter.",
         "reads" => "Reads would fail, or pass by a transparent filter.",
         "wishes" => "The filter would get the default limits.",
+        "on-alarm" => "No alarm could be set.",
+        "on-watch" => "Nothing would be told when a file, a descriptor or a process changes.",
+        "on-connection" => "Nothing would be told when connections come and go.",
         "background" => "Nothing would be prefetched in the background.",
         _ => "The layer below would answer in its place.",
     }

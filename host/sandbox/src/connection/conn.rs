@@ -7,13 +7,15 @@ use std::sync::{Arc, Mutex, OnceLock};
 use rbdkit_chain::{Hop, NextLayer};
 use rbdkit_plugin_api::{BlockSizes, BoxFuture, Capabilities, Client, DiskId, Errno, Error, OpenArgs, Result, lock};
 
+use super::alarms::ConnectionAlarms;
+use super::arrivals::Announced;
 use super::bindings::host::types as wit;
 use super::counters::Counted;
 use super::next::{Next, NextCell};
 use super::prefetch::Prefetcher;
 use super::shared::FilterShared;
 use super::siblings::{Sibling, Siblings, wait_for_all};
-use super::tracker::TaskTracker;
+use super::tracker::{TaskToken, TaskTracker};
 use crate::state::{ConnectionDeltas, ExportScope, ScopeState};
 
 /// About how many bytes a flush of another connection takes while it is under way.
@@ -47,7 +49,10 @@ pub(crate) struct Connection {
     flushes_others: bool,
     /// Set when finalize begins: from then on no other connection flushes its next.
     finalizing: Mutex<bool>,
+    pub(crate) alarms: ConnectionAlarms,
     _counted: Counted,
+    /// Set if the filter exports `on-connection`. Dropped after the connection was uncounted.
+    announced: OnceLock<Announced>,
 }
 
 /// What the guest told of the export. The client knows it, so it holds for as long as the
@@ -115,7 +120,9 @@ impl Connection {
             keeps_state: traits.keeps_state,
             prefetcher: Prefetcher::new(shared, below.thread_model()),
             told: Mutex::default(),
+            alarms: ConnectionAlarms::default(),
             _counted: Counted::new(&shared.connections),
+            announced: OnceLock::new(),
             shared: Arc::clone(shared),
             below,
             exportname: args.exportname,
@@ -152,6 +159,7 @@ impl Connection {
     /// Open has succeeded.
     pub(crate) fn begin_life(self: &Arc<Self>) {
         self.live.store(true, Relaxed);
+        self.alarms.begin();
         if self.flushes_others {
             let this: Arc<dyn Sibling> = Arc::<Connection>::clone(self);
             self.siblings.add(Arc::downgrade(&this));
@@ -175,6 +183,23 @@ impl Connection {
         };
         let flushes = self.siblings.begin_flushes(std::ptr::from_ref(self).cast(), disk);
         Ok((flushes.len() as u64 * FLUSH_BYTES, Box::pin(wait_for_all(flushes))))
+    }
+
+    /// Tells a filter that exports `on-connection` that it is open and, when it is dropped, that it
+    /// is gone.
+    pub(crate) fn announce(&self) {
+        self.announced.get_or_init(|| Announced::new(&self.shared, self.id()));
+    }
+
+    /// As [`Connection::announce`], for a connection that could not be opened: only its end is
+    /// told.
+    pub(crate) fn announce_end(&self) {
+        self.announced.get_or_init(|| Announced::failed(&self.shared, self.id()));
+    }
+
+    /// An alarm is called until the token is dropped.
+    pub(crate) fn run_alarm(&self) -> TaskToken {
+        self.detached_operations.begin()
     }
 
     /// Close begins.

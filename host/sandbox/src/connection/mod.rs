@@ -1,5 +1,7 @@
 //! One filter on one connection: what is below it and what its instances share.
 
+pub(crate) mod alarms;
+pub(crate) mod arrivals;
 pub(crate) mod attended;
 pub(crate) mod background;
 pub(crate) mod bindings;
@@ -14,6 +16,7 @@ pub(crate) mod limits;
 pub(crate) mod log;
 pub(crate) mod next;
 pub(crate) mod on_fault;
+pub(crate) mod powers;
 pub(crate) mod prefetch;
 pub(crate) mod profile;
 pub(crate) mod pulse;
@@ -24,4 +27,5 @@ pub(crate) mod siblings;
 pub(crate) mod trace;
 pub(super) mod tracker;
 pub(crate) mod waiting;
+pub(crate) mod watches;
 pub(crate) mod wishes;

@@ -1,16 +1,19 @@
 //! What all instances and all connections of one filter share.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, OnceLock};
 
 use rbdkit_plugin_api::{Flag, ThreadModel};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
+use super::alarms::AlarmClock;
+use super::arrivals::Arrivals;
 use super::background::BackgroundAccount;
 use super::counters::Counters;
 use super::limits::{FilterLimits, MAX_DETACHED_OPERATIONS};
 use super::log::{Faults, GuestLog};
 use super::on_fault::OnFault;
+use super::powers::{GrantedPowers, Powers};
 use super::profile::Profile;
 use super::pulse::Pulse;
 use super::scripts::Scripts;
@@ -24,6 +27,8 @@ pub(crate) struct HostShared {
     /// Memory of the instances of all filters.
     pub(crate) memory: Arc<Quota>,
     pub(crate) on_fault: OnFault,
+    /// What ends the server (`server.shutdown`).
+    pub(crate) shutdown: Option<Arc<Notify>>,
     /// What guests do is recorded here.
     pub(crate) trace: Option<Arc<Trace>>,
     /// Where guests are is sampled here.
@@ -83,6 +88,14 @@ pub(crate) struct FilterShared {
     /// Memory of the instances of all filters.
     pub(crate) memory_all: Arc<Quota>,
     pub(crate) on_fault: OnFault,
+    /// What ends the server.
+    pub(crate) shutdown: Option<Arc<Notify>>,
+    pub(crate) powers: GrantedPowers,
+    /// The alarms of the scope `server`.
+    pub(crate) alarms: AlarmClock,
+    pub(crate) arrivals: Arrivals,
+    /// The task that calls events was started.
+    pub(crate) events_started: AtomicBool,
     pub(crate) trace: Option<Arc<Trace>>,
     pub(crate) profile: Option<Arc<Profile>>,
     pub(crate) reuse: Reuse,
@@ -110,6 +123,7 @@ impl FilterShared {
         purpose: Purpose,
         limits: FilterLimits,
         files: ParamFiles,
+        powers: Powers,
         host: &HostShared,
     ) -> Arc<FilterShared> {
         if let Some(size) = limits.storage {
@@ -130,6 +144,11 @@ impl FilterShared {
             stopping: Flag::default(),
             memory_all: Arc::clone(&host.memory),
             on_fault: host.on_fault.clone(),
+            shutdown: host.shutdown.clone(),
+            powers: GrantedPowers::new(powers),
+            alarms: AlarmClock::default(),
+            arrivals: Arrivals::default(),
+            events_started: AtomicBool::new(false),
             trace: host.trace.clone(),
             profile: host.profile.clone(),
             reuse: host.reuse,

@@ -14,7 +14,7 @@ pub(crate) struct TaskTracker {
 }
 
 /// Stands for one running task. Dropping it uncounts that task, also when the task panics.
-pub(super) struct TaskToken(Arc<TaskTracker>);
+pub(crate) struct TaskToken(Arc<TaskTracker>);
 
 impl Drop for TaskToken {
     fn drop(&mut self) {

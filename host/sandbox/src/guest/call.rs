@@ -35,6 +35,8 @@ impl Phase {
     pub(crate) const OPEN: Phase = Phase(8);
     /// Requests.
     pub(crate) const DATA: Phase = Phase(16);
+    /// Events that belong to no connection.
+    pub(crate) const EVENT: Phase = Phase(32);
 
     pub(crate) const fn or(self, other: Phase) -> Phase {
         Phase(self.0 | other.0)

@@ -29,6 +29,8 @@ pub(crate) struct Context {
     pub(crate) handles: WasiHandles,
     pub(crate) inputs: SystemInputs,
     pub(crate) call: Call,
+    /// The filter exports `on-alarm`.
+    pub(crate) hears_alarms: bool,
     /// Records what the guest does. None in a server.
     pub(crate) recorder: Option<Arc<Recorder>>,
 }
@@ -43,7 +45,7 @@ impl Context {
             Purpose::Serve => SystemInputs::Real,
         };
         let recorder = shared.trace.as_ref().map(Recorder::new);
-        Context { shared, clock, memory, handles: WasiHandles::default(), inputs, call, recorder }
+        Context { shared, clock, memory, handles: WasiHandles::default(), inputs, call, hears_alarms: false, recorder }
     }
 
     /// Nanoseconds since the server started, for the guest.

@@ -22,4 +22,7 @@ pub(crate) struct Exported {
     pub(crate) mapping: bool,
     pub(crate) caching: bool,
     pub(crate) background: bool,
+    pub(crate) on_alarm: bool,
+    pub(crate) on_watch: bool,
+    pub(crate) on_connection: bool,
 }

@@ -15,7 +15,7 @@ use crate::load::mismatch;
 pub(super) type TransferFunction = TypedFunc<(u64, u32, wit::CommandFlags), (Result<(), wit::Errno>,)>;
 
 macro_rules! exports {
-    ($($transfer:ident.$function:ident),*; $($name:ident),*; in order: $($any:ident),*) => {
+    ($($transfer:ident.$function:ident),*; $($name:ident),*; in order: $($any:ident $label:literal),*) => {
         /// Which interfaces a component exports, with their indices.
         pub(crate) struct ExportIndices {
             filter: guest::filter::GuestIndices,
@@ -24,7 +24,7 @@ macro_rules! exports {
         }
 
         /// The interfaces of the contract that a filter can export.
-        pub(crate) const KNOWN_EXPORTS: &[&str] = &["filter", $(stringify!($any)),*];
+        pub(crate) const KNOWN_EXPORTS: &[&str] = &["filter", $($label),*];
 
         /// The functions of an instance, by interface. None for an interface that the component
         /// does not export.
@@ -62,8 +62,8 @@ macro_rules! exports {
                         }
                     },)*
                     $($name: {
-                        let interface = concat!("rbdkit:filter/", stringify!($name), "@0.1.0");
-                        match component.get_export_index(None, interface) {
+                        let interface = concat!("rbdkit:filter/", stringify!($name), "@0.1.0").replace('_', "-");
+                        match component.get_export_index(None, &interface) {
                             None => None,
                             Some(_) => Some(guest::$name::GuestIndices::new(pre).map_err(wrong)?),
                         }
@@ -80,7 +80,7 @@ macro_rules! exports {
                 };
                 let mut names = vec!["filter"];
                 $(if exported.$any {
-                    names.push(stringify!($any));
+                    names.push($label);
                 })*
                 (exported, names)
             }
@@ -110,10 +110,19 @@ macro_rules! exports {
 exports!(
     reads.pread, writes.pwrite;
     wishes, threading, lifecycle, admission, names, connection, info, features, flushes, trims, zeroes, mapping, caching,
-    background;
-    in order: wishes, threading, lifecycle, admission, names, connection, info, features, reads, writes, flushes, trims, zeroes,
-    mapping, caching, background
+    background, on_alarm, on_watch, on_connection;
+    in order: wishes "wishes", threading "threading", lifecycle "lifecycle", admission "admission", names "names",
+    connection "connection", info "info", features "features", reads "reads", writes "writes", flushes "flushes",
+    trims "trims", zeroes "zeroes", mapping "mapping", caching "caching", background "background",
+    on_alarm "on-alarm", on_watch "on-watch", on_connection "on-connection"
 );
+
+impl ExportIndices {
+    /// Whether the component exports `on-alarm`.
+    pub(super) fn has_on_alarm(&self) -> bool {
+        self.on_alarm.is_some()
+    }
+}
 
 /// The functions of an interface. Callers check before that the filter exports it.
 pub(super) fn interface<T>(functions: &Option<T>) -> wasmtime::Result<&T> {

@@ -74,6 +74,7 @@ impl Recipe {
     /// A fresh instance, not configured.
     pub(crate) async fn instantiate(&self, shared: &Arc<FilterShared>) -> std::result::Result<Instance, Fault> {
         let mut context = Context::new(Arc::clone(shared));
+        context.hears_alarms = self.exports.has_on_alarm();
         context.memory.charge(self.footprint).map_err(|limit| Fault::beyond(limit, shared))?;
         let mut store = Store::new(self.pre.engine(), context);
         store.limiter(|context| &mut context.memory);
@@ -156,7 +157,11 @@ fn enter(store: &mut Store<Context>, phase: Phase) {
     let shared = &context.shared;
     shared.pulse.enter(store.engine());
     let limits = &shared.limits;
-    context.clock.begin(if phase == Phase::DATA { limits.of_a_request() } else { limits.of_a_setup() });
+    context.clock.begin(if matches!(phase, Phase::DATA | Phase::EVENT) {
+        limits.of_a_request()
+    } else {
+        limits.of_a_setup()
+    });
     store.set_epoch_deadline(1);
 }
 

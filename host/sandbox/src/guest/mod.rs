@@ -7,6 +7,7 @@ pub(crate) mod call;
 pub(crate) mod clock;
 pub(crate) mod console;
 pub(crate) mod context;
+pub(crate) mod event_calls;
 pub(crate) mod export_calls;
 pub(crate) mod exported;
 pub(crate) mod exports;

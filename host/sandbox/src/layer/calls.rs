@@ -57,7 +57,7 @@ pub(super) struct CallServer {
 
 /// Which calls get an instance first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Priority {
+pub(super) enum Priority {
     /// A request: it counts towards the connection's share.
     Request,
     /// A call that opens, asks about, or ends the connection: it comes before requests and does not
@@ -85,13 +85,23 @@ impl CallServer {
         drop(version);
         let conn = &server.conn;
         server.pool.add_tenant(conn);
+        if server.exported().on_alarm {
+            server.enable_alarms();
+        }
         if let Err(error) = server.open_guest().await {
+            conn.alarms.end();
+            if server.exported().on_connection {
+                conn.announce_end();
+            }
             server.pool.remove_tenant(conn);
             conn.deltas.take_back();
             conn.close_next().await;
             return Err(error);
         }
         conn.begin_life();
+        if server.exported().on_connection {
+            conn.announce();
+        }
         if server.exported().background {
             conn.prefetcher.begin_background(conn.next().as_deref(), server.next_ranges());
         }
@@ -108,6 +118,10 @@ impl CallServer {
             OpenCall { readonly: conn.readonly, exportname: &conn.exportname, tls: conn.client().tls, replayed: false };
         conn.handle.store(self.ask(open).await?, Relaxed);
         self.ask(PrepareCall).await
+    }
+
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        &self.conn
     }
 
     #[inline]
@@ -145,7 +159,17 @@ impl CallServer {
     async fn serve<E: ExportCall>(&self, call: E, priority: Priority) -> Result<E::Answer> {
         // Finalize may have to write back data that must not be lost, so it always runs.
         let pass = if E::KIND == CallKind::Ending { None } else { Some(self.admit()?) };
-        let mut lease = self.lease(priority, E::KIND, pass).await?;
+        let lease = self.lease(priority, E::KIND, pass).await?;
+        self.serve_on(lease, pass, call).await
+    }
+
+    /// Runs a call on the instance of this lease.
+    pub(super) async fn serve_on<E: ExportCall>(
+        &self,
+        mut lease: Lease<'_>,
+        pass: Option<Pass>,
+        call: E,
+    ) -> Result<E::Answer> {
         // Replaying this connection may just have shown that it cannot be replayed.
         let Some(instance) = lease.instance().filter(|_| !self.conn.is_lost()) else {
             return Err(self.was_lost());
@@ -165,7 +189,7 @@ impl CallServer {
 
     /// Lets a call through to the guest, unless earlier faults forbid it.
     #[inline]
-    fn admit(&self) -> Result<Pass> {
+    pub(super) fn admit(&self) -> Result<Pass> {
         if self.unwanted.load(Relaxed) {
             return Err(self.ended_with_a_fault());
         }
@@ -214,7 +238,7 @@ impl CallServer {
         self.pool.try_take_ready(&self.holder)
     }
 
-    async fn lease(&self, priority: Priority, kind: CallKind, pass: Option<Pass>) -> Result<Lease<'_>> {
+    pub(super) async fn lease(&self, priority: Priority, kind: CallKind, pass: Option<Pass>) -> Result<Lease<'_>> {
         if self.conn.is_lost() {
             return Err(self.was_lost());
         }
@@ -409,6 +433,7 @@ impl CallServer {
     pub(crate) async fn finalize(self: Arc<CallServer>) -> Result<()> {
         self.conn.prefetcher.stop();
         self.conn.begin_finalize();
+        self.conn.alarms.end();
         let operations = &self.conn.detached_operations;
         if operations.is_idle() || tokio::time::timeout(DRAIN, operations.idle()).await.is_ok() {
             return self.finalize_settled().await;

@@ -43,7 +43,9 @@ impl Layer for FilterLayer {
             self.0.shared.scripts.move_out().map_err(|error| {
                 ConfigError::new(format!("{}: cannot start the helper process for scripts: {error}", self.0.name()))
             })?;
-            self.0.ready(AfterForkCall).await
+            self.0.ready(AfterForkCall).await?;
+            self.0.start_events();
+            Ok(())
         })
     }
 
@@ -111,6 +113,8 @@ impl Layer for FilterLayer {
 
     fn cleanup(&self, deadline: Instant) -> BoxFuture<'_, ()> {
         Box::pin(async move {
+            // A start that failed cleans up without a stop.
+            self.0.shared.stopping.set();
             // Layers below that hang must leave time for the cleanup.
             let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
             if timeout_at(half, self.0.shared.detached_tasks.idle()).await.is_err() {

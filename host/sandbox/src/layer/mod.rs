@@ -1,9 +1,11 @@
 //! What the chain sees of a filter: its layer, a connection's handle, and the instances that serve
 //! its calls.
 
+pub(super) mod alarms;
 pub(super) mod answers;
 pub(super) mod breaker;
 pub(crate) mod calls;
+pub(super) mod events;
 pub(crate) mod filter;
 pub(crate) mod filter_layer;
 pub(crate) mod handle;

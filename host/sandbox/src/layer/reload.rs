@@ -130,6 +130,7 @@ impl Filter {
             }
         }
         self.reloads.fetch_add(1, Relaxed);
+        self.start_events();
         self.retire(old);
         Ok(replaced)
     }

@@ -7,6 +7,7 @@ use wasmtime::component::types::ComponentItem;
 
 use super::error::LoadError;
 use super::file::MAX_COMPONENT_BYTES;
+use crate::connection::powers::{Power, Powers};
 
 /// Checks whether `bytes` may be a component: the length and the first eight bytes.
 ///
@@ -36,6 +37,8 @@ pub(crate) struct LinkedImports {
     pub(crate) reopens: bool,
     /// It imports `next.flush-all`: it may flush the layers below of all its connections.
     pub(crate) flushes_others: bool,
+    /// The powers that it may ask for: it imports their functions.
+    pub(crate) asks_for: Powers,
 }
 
 impl LinkedImports {
@@ -55,7 +58,12 @@ impl LinkedImports {
         engine: &Engine,
         wasi: fn(&str) -> Option<&'static str>,
     ) -> Result<LinkedImports, LoadError> {
-        let mut imports = LinkedImports { interfaces: Vec::new(), reopens: false, flushes_others: false };
+        let mut imports = LinkedImports {
+            interfaces: Vec::new(),
+            reopens: false,
+            flushes_others: false,
+            asks_for: Powers::default(),
+        };
         for (name, item) in component.component_type().imports(engine) {
             if let Some(stub) = wasi(name) {
                 // If a component has several parts, each part may import its own version of it.
@@ -77,9 +85,14 @@ impl LinkedImports {
                 )));
             };
             if let ComponentItem::ComponentInstance(instance) = item.ty {
-                let imported = |function| instance.exports(engine).any(|(name, _)| name == function);
-                imports.reopens |= interface == "next-open" && imported("reopen");
-                imports.flushes_others |= interface == "next" && imported("flush-all");
+                let has = |function: &str| instance.exports(engine).any(|(name, _)| name == function);
+                match interface {
+                    "next-open" => imports.reopens = has("reopen"),
+                    "next" => imports.flushes_others = has("flush-all"),
+                    "server" if has("shutdown") => imports.asks_for = imports.asks_for.with(Power::Shutdown),
+                    "client" if has("disconnect") => imports.asks_for = imports.asks_for.with(Power::Disconnect),
+                    _ => {}
+                }
             }
             imports.interfaces.push(interface.to_string());
         }

@@ -21,6 +21,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,8 +30,10 @@ use cap_std::ambient_authority;
 use cap_std::fs::{File, FileExt, OpenOptions};
 use rbdkit_plugin_api::passwords::{self, Secret};
 use rbdkit_plugin_api::schema::{ParamKind, ParamValue};
-use rbdkit_plugin_api::{ConfigError, Errno};
-use rustix::fs::{Access, Mode, OFlags};
+use rbdkit_plugin_api::{ConfigError, Errno, inherited};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Access, FileType, Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use rbdkit_plugin_api::text::plain;
 
@@ -63,15 +67,57 @@ enum ParamFile {
     /// `string-or-script` with a text.
     NoScript,
     /// `path-now`: opened at each use.
-    OpenedAnew(PathBuf),
+    OpenedAnew(PathBuf, Seen),
     /// `watch` or `bool-or-watch`: a path whose existence counts.
-    Watch(PathBuf),
+    Watch(PathBuf, Seen),
     /// `bool-or-watch`: a truth value.
     Truth(bool),
     /// `secret`.
     Secret(Secret),
+    /// `descriptor`: a pipe or a socket that the operator passed.
+    Descriptor(OwnedFd),
+    /// `process`: a descriptor of the process.
+    Process(OwnedFd),
     /// A parameter of a kind that names no file.
     Other,
+}
+
+/// What is at a watched place, to find out whether it has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// Nothing, the other end is closed, or the process has ended.
+    Nothing,
+    /// The other end is open, or the process runs.
+    Something,
+    /// This file: device, inode and, for `path-now`, size and time of the last change.
+    File(u64, u64, u64, (i64, i64)),
+}
+
+impl Seen {
+    /// What `files.holds` answers.
+    pub(crate) fn holds(self) -> bool {
+        self != Seen::Nothing
+    }
+
+    /// The file at a path.
+    fn at(path: &Path) -> Seen {
+        std::fs::metadata(path).map_or(Seen::Nothing, |file| Seen::File(file.dev(), file.ino(), 0, (0, 0)))
+    }
+
+    /// The regular file at a path, and its contents.
+    fn contents_at(path: &Path) -> Seen {
+        let file = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file);
+        file.map_or(Seen::Nothing, |file| {
+            Seen::File(file.dev(), file.ino(), file.len(), (file.mtime(), file.mtime_nsec()))
+        })
+    }
+
+    /// Whether nothing has happened to a descriptor that is waited for.
+    fn unless_told(fd: &OwnedFd, events: PollFlags) -> Seen {
+        let mut fds = [PollFd::new(fd, events)];
+        let told = poll(&mut fds, Some(&Timespec::default())).is_ok_and(|count| count > 0);
+        if told { Seen::Nothing } else { Seen::Something }
+    }
 }
 
 impl ParamFiles {
@@ -127,7 +173,7 @@ impl ParamFiles {
         match self.get(param, nth)? {
             ParamFile::Read(file) => Ok(file.metadata().map_err(errno)?.len()),
             ParamFile::Contents(bytes) => Ok(bytes.len() as u64),
-            ParamFile::OpenedAnew(path) => Ok(open_now(path)?.metadata().map_err(errno)?.len()),
+            ParamFile::OpenedAnew(path, _) => Ok(open_now(path)?.metadata().map_err(errno)?.len()),
             _ => Err(Errno::Einval),
         }
     }
@@ -145,7 +191,7 @@ impl ParamFiles {
                 let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or(&[]);
                 Ok(rest[..length.min(rest.len())].to_vec())
             }
-            ParamFile::OpenedAnew(path) => read_at(&open_now(path)?, offset, length),
+            ParamFile::OpenedAnew(path, _) => read_at(&open_now(path)?, offset, length),
             _ => Err(Errno::Einval),
         }
     }
@@ -154,7 +200,7 @@ impl ParamFiles {
     /// appears in the same directory.
     pub fn opened_anew(&self) -> Vec<PathBuf> {
         let now = self.all.iter().flat_map(|(_, all)| all).filter_map(|named| match named {
-            ParamFile::OpenedAnew(path) => Some(path),
+            ParamFile::OpenedAnew(path, _) => Some(path),
             _ => None,
         });
         // A symbolic link may lead to another directory.
@@ -227,15 +273,69 @@ impl ParamFiles {
         }
     }
 
-    /// Whether a watched path exists now. For a truth value, the value.
+    /// Whether a watched path exists, a file is at a path, a descriptor's other end is open, or a
+    /// process runs, now. For a truth value, the value.
     ///
     /// # Errors
     /// Those of [`ParamFiles::size`].
     pub fn holds(&self, param: &str, nth: u32) -> Result<bool, Errno> {
         match self.get(param, nth)? {
-            ParamFile::Watch(path) => Ok(rustix::fs::access(path, Access::EXISTS).is_ok()),
+            ParamFile::Watch(path, _) => Ok(rustix::fs::access(path, Access::EXISTS).is_ok()),
             ParamFile::Truth(truth) => Ok(*truth),
-            _ => Err(Errno::Einval),
+            file => file.seen().map(Seen::holds).ok_or(Errno::Einval),
+        }
+    }
+
+    /// What can be watched: the parameter, its occurrence, and what was seen at the start.
+    pub(crate) fn watched(&self) -> impl Iterator<Item = (&str, u32, Seen)> {
+        self.all.iter().flat_map(|(name, all)| {
+            all.iter().zip(0..).filter_map(|(file, nth)| Some((name.as_str(), nth, file.first_seen()?)))
+        })
+    }
+
+    /// The paths among them.
+    pub(crate) fn watched_paths(&self) -> Vec<PathBuf> {
+        let all = self.all.iter().flat_map(|(_, all)| all);
+        all.filter_map(|file| match file {
+            ParamFile::Watch(path, _) | ParamFile::OpenedAnew(path, _) => Some(path.clone()),
+            _ => None,
+        })
+        .collect()
+    }
+
+    /// The descriptors among them, and whether each one is that of a process.
+    pub(crate) fn watched_descriptors(&self) -> impl Iterator<Item = (&OwnedFd, bool)> {
+        self.all.iter().flat_map(|(_, all)| all).filter_map(|file| match file {
+            ParamFile::Descriptor(fd) => Some((fd, false)),
+            ParamFile::Process(fd) => Some((fd, true)),
+            _ => None,
+        })
+    }
+
+    /// What is there now.
+    pub(crate) fn seen(&self, param: &str, nth: u32) -> Seen {
+        self.get(param, nth).ok().and_then(ParamFile::seen).unwrap_or(Seen::Nothing)
+    }
+}
+
+impl ParamFile {
+    /// What is there now. None for a file that is not watched.
+    fn seen(&self) -> Option<Seen> {
+        match self {
+            ParamFile::Watch(path, _) => Some(Seen::at(path)),
+            ParamFile::OpenedAnew(path, _) => Some(Seen::contents_at(path)),
+            // HUP and ERR are always reported.
+            ParamFile::Descriptor(fd) => Some(Seen::unless_told(fd, PollFlags::RDHUP)),
+            ParamFile::Process(fd) => Some(Seen::unless_told(fd, PollFlags::IN)),
+            _ => None,
+        }
+    }
+
+    fn first_seen(&self) -> Option<Seen> {
+        match self {
+            ParamFile::Watch(_, first) | ParamFile::OpenedAnew(_, first) => Some(*first),
+            ParamFile::Descriptor(_) | ParamFile::Process(_) => Some(Seen::Something),
+            _ => None,
         }
     }
 }
@@ -294,14 +394,20 @@ fn open_one(name: &str, kind: ParamKind, value: &ParamValue) -> Result<ParamFile
             })
         }
         ParamKind::PathNow => {
-            std::path::absolute(path).map(ParamFile::OpenedAnew).map_err(|e| wrong("cannot be read", e))
+            let path = std::path::absolute(path).map_err(|e| wrong("cannot be read", e))?;
+            let seen = Seen::contents_at(&path);
+            Ok(ParamFile::OpenedAnew(path, seen))
         }
         ParamKind::Secret => passwords::read(name, path)
             .map(ParamFile::Secret)
             .map_err(|error| ConfigError::new(format!("{name}: {error}"))),
         ParamKind::Watch | ParamKind::BoolOrWatch => {
-            std::path::absolute(path).map(ParamFile::Watch).map_err(|e| wrong("cannot be watched", e))
+            let path = std::path::absolute(path).map_err(|e| wrong("cannot be watched", e))?;
+            let seen = Seen::at(&path);
+            Ok(ParamFile::Watch(path, seen))
         }
+        ParamKind::Descriptor => passed_on(path).map(ParamFile::Descriptor).map_err(|e| wrong("cannot be watched", e)),
+        ParamKind::Process => process(path).map(ParamFile::Process).map_err(|e| wrong("cannot be watched", e)),
         _ => Ok(ParamFile::Other),
     }
 }
@@ -320,6 +426,22 @@ fn empty(file: &ParamFile) -> std::io::Result<()> {
         ParamFile::Append(file) if file.metadata()?.is_file() => file.set_len(0),
         _ => Ok(()),
     }
+}
+
+/// Takes over a descriptor that the operator passed, which has to have another end.
+fn passed_on(number: &OsStr) -> std::io::Result<OwnedFd> {
+    let number = number.to_str().and_then(|number| number.parse().ok()).ok_or(rustix::io::Errno::BADF)?;
+    let fd = inherited::duplicate(number)?;
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode);
+    match kind {
+        FileType::Fifo | FileType::Socket => Ok(fd),
+        _ => Err(std::io::Error::other("it is neither a pipe nor a socket")),
+    }
+}
+
+fn process(number: &OsStr) -> std::io::Result<OwnedFd> {
+    let number = number.to_str().and_then(|number| number.parse().ok()).and_then(Pid::from_raw);
+    Ok(pidfd_open(number.ok_or(rustix::io::Errno::SRCH)?, PidfdFlags::empty())?)
 }
 
 fn open_read(path: &OsStr) -> std::io::Result<ParamFile> {
@@ -496,14 +618,14 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         assert_eq!(files.read("rate", 0, 0, 10), Err(Errno::Einval));
-        assert_eq!(files.holds("rate", 0), Err(Errno::Einval));
+        assert_eq!(files.holds("rate", 0), Ok(false));
     }
 
     #[test]
     fn a_relative_path_to_watch_is_made_absolute() {
         let relative = value("set", Some(Path::new("some/flag")));
         let files = ParamFiles::open([("flag", ParamKind::Watch, &relative)]).unwrap();
-        let ParamFile::Watch(path) = files.get("flag", 0).unwrap() else { panic!() };
+        let ParamFile::Watch(path, _) = files.get("flag", 0).unwrap() else { panic!() };
         assert_eq!(*path, std::env::current_dir().unwrap().join("some/flag"));
     }
 

@@ -42,6 +42,7 @@ mod totals;
 pub use changes::{ChangeTiming, Changes};
 pub use connection_deltas::ConnectionDeltas;
 pub use files::ParamFiles;
+pub(crate) use files::Seen;
 pub use filter_state::{ExportScope, FilterState, StateLimits};
 pub use keys::{Argon2, Cipher, CipherKey, Deadline, Digest, Keys, Pbkdf2, Sectors, merge_stripes};
 pub use locks::{HeldLock, LockMode, Locks, OnShutdown};

@@ -169,6 +169,23 @@ fn parameters_and_limits_are_aimed_at_a_filter() {
 }
 
 #[test]
+fn powers_are_granted_to_a_filter() {
+    let plan = plan("--filter-allow mine#2:shutdown,disconnect --filter-allow other:shutdown null");
+    let target = |name: &str, instance| Target { name: name.into(), instance };
+    assert_eq!(
+        plan.filter_allows,
+        [
+            FilterAllow { target: target("mine", 2), powers: vec!["shutdown".into(), "disconnect".into()] },
+            FilterAllow { target: target("other", 1), powers: vec!["shutdown".into()] }
+        ]
+    );
+    for wrong in ["mine", "mine:", "mine:shutdown,", ":shutdown", "mine#0:shutdown"] {
+        let line = mistake(&format!("--filter-allow {wrong} null"));
+        assert!(line.starts_with("--filter-allow: '"), "{line}");
+    }
+}
+
+#[test]
 fn a_plugin_is_needed_to_serve_and_to_dump_but_not_for_help() {
     assert_eq!(mistake("-f"), "no plugin given, for example: rbdkit file disk.img (see --help)");
     assert_eq!(mistake("--dump-plugin"), "--dump-plugin needs the name of a plugin: rbdkit PLUGIN --dump-plugin");

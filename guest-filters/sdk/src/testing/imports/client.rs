@@ -1,7 +1,7 @@
 //! The client: a program on the same machine, over a Unix socket.
 
 use crate::Errno;
-use crate::host::client::Peer;
+use crate::host::client::{Ending, Peer};
 use crate::testing::call::{CLIENTS, attempt, with};
 
 pub(crate) fn peer_name() -> Peer {
@@ -11,6 +11,23 @@ pub(crate) fn peer_name() -> Peer {
 /// The process, user and group of the test.
 pub(crate) fn peer_credentials() -> Result<(i64, i64, i64), Errno> {
     attempt(&CLIENTS, |_| Ok((std::process::id().into(), 0, 0)))
+}
+
+pub(crate) fn disconnect(e: Ending) -> Result<(), Errno> {
+    attempt(&CLIENTS, |call| {
+        let mut world = call.world();
+        if !world.may_use_powers {
+            return Err(Errno::Eperm);
+        }
+        // In the phase N there is no connection yet, and nothing to see.
+        if let Some(connection) = call.connection_id() {
+            let known = world.disconnected.entry(connection).or_insert(e);
+            if e == Ending::AtOnce {
+                *known = e;
+            }
+        }
+        Ok(())
+    })
 }
 
 pub(crate) fn is_tls() -> bool {

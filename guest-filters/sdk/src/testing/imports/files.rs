@@ -38,7 +38,7 @@ pub(crate) fn append(param: &str, nth: u32, data: &[u8]) -> Result<(), Errno> {
 
 pub(crate) fn holds(param: &str, nth: u32) -> Result<bool, Errno> {
     attempt(&RUNNING, |call| {
-        let path = path(call, param, nth)?;
-        Ok(path == "true" || call.world().files.contains_key(&path))
+        path(call, param, nth)?;
+        Ok(call.world().holds(param, nth))
     })
 }

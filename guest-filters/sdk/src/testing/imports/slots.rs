@@ -2,7 +2,7 @@
 
 use crate::Scope;
 use crate::host::slots::Words;
-use crate::testing::call::{REQUESTS, with};
+use crate::testing::call::{Phase, REQUESTS, RUNNING, with};
 use crate::testing::world::UntilClose;
 
 fn checked(slot: u32) -> usize {
@@ -10,15 +10,20 @@ fn checked(slot: u32) -> usize {
     slot as usize
 }
 
+/// The phases in which the slots of a scope may be used.
+fn phases(s: Scope) -> &'static [Phase] {
+    if s == Scope::Server { &RUNNING } else { &REQUESTS }
+}
+
 pub(crate) fn get(s: Scope, slot: u32) -> Words {
-    with("slots.get", &REQUESTS, |call| {
+    with("slots.get", phases(s), |call| {
         let owner = call.owner(s);
         call.world().state(owner).slots[checked(slot)]
     })
 }
 
 pub(crate) fn replace(s: Scope, slot: u32, version: u64, a: u64, b: u64, c: u64, d: u64) -> bool {
-    with("slots.replace", &REQUESTS, |call| {
+    with("slots.replace", phases(s), |call| {
         let owner = call.owner(s);
         let mut world = call.world();
         let words = &mut world.state(owner).slots[checked(slot)];
@@ -31,7 +36,7 @@ pub(crate) fn replace(s: Scope, slot: u32, version: u64, a: u64, b: u64, c: u64,
 }
 
 pub(crate) fn add(s: Scope, slot: u32, delta: i64) -> u64 {
-    with("slots.add", &REQUESTS, |call| {
+    with("slots.add", phases(s), |call| {
         let owner = call.owner(s);
         call.world().add(owner, checked(slot), delta)
     })

@@ -8,8 +8,9 @@ use rbdkit_plugin_api::{Client, Errno};
 use wasmtime::Result;
 
 use super::phases::OPEN_DATA;
-use crate::connection::bindings::host::client::{Host, Inet, Peer, Vsock};
+use crate::connection::bindings::host::client::{Ending, Host, Inet, Peer, Vsock};
 use crate::connection::import_error::ImportError;
+use crate::connection::powers::Power;
 use crate::guest::call::Phase;
 use crate::guest::context::Context;
 use crate::guest::fault::mistake;
@@ -58,5 +59,15 @@ impl Host for Context {
 
     fn security_context(&mut self) -> Result<String, ImportError> {
         Ok(self.client("client.security-context")?.security_context.clone().ok_or(Errno::Enxio)?)
+    }
+
+    fn disconnect(&mut self, ending: Ending) -> Result<(), ImportError> {
+        self.allow(OPEN_DATA.or(Phase::BEFORE))?;
+        self.may(Power::Disconnect)?;
+        self.call.client().ok_or(Errno::Enxio)?.end(match ending {
+            Ending::AfterAnswers => api::Ending::AfterAnswers,
+            Ending::AtOnce => api::Ending::AtOnce,
+        });
+        Ok(())
     }
 }

@@ -9,6 +9,7 @@
 //! Some functions are bound by hand because the generated binding costs more. They stand beside the
 //! interface's trait, each with its reason.
 
+mod alarms;
 mod buffer;
 mod client;
 mod clock;
@@ -54,7 +55,7 @@ pub(crate) fn linker(engine: &Engine, recording: Recording) -> Result<Linker<Con
         };
     }
     add!(types, log, request, client, next, next_open, buffer, locks, slots, maps, scratch, files, crypto);
-    add!(storage, scripts, counters, clock, server);
+    add!(storage, scripts, counters, clock, server, alarms);
     linker.allow_shadowing(true);
     buffer::bind_by_hand(&mut linker)?;
     locks::bind_by_hand(&mut linker)?;

@@ -11,6 +11,7 @@ use super::phases::{NOT_CONFIGURE, OPEN_DATA};
 use crate::connection::bindings::host::server::Host;
 use crate::connection::bindings::host::types as wit;
 use crate::connection::import_error::ImportError;
+use crate::connection::powers::Power;
 use crate::connection::waiting::WaitPolicy;
 use crate::guest::call::CallKind;
 use crate::guest::context::Context;
@@ -72,5 +73,14 @@ impl Host for Context {
     fn connections(&mut self) -> Result<u32> {
         self.require(NOT_CONFIGURE, "server.connections")?;
         Ok(self.shared.connections.load(Relaxed))
+    }
+
+    fn shutdown(&mut self) -> Result<(), ImportError> {
+        self.allow(NOT_CONFIGURE)?;
+        self.may(Power::Shutdown)?;
+        if let Some(shutdown) = &self.shared.shutdown {
+            shutdown.notify_one();
+        }
+        Ok(())
     }
 }

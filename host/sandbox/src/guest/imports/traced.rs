@@ -95,7 +95,7 @@ macro_rules! shown_as_word {
     };
 }
 
-shown_as_word!(wit::Scope, wit::ThreadModel, host::locks::Mode, host::maps::When);
+shown_as_word!(wit::Scope, wit::ThreadModel, host::locks::Mode, host::maps::When, host::client::Ending);
 
 impl Shown for wit::CommandFlags {
     fn shown(&self) -> String {
@@ -274,6 +274,7 @@ traced!("client", host::client::Host {
     at_once tls_subject() -> OrErrno<String>;
     at_once tls_issuer() -> OrErrno<String>;
     at_once security_context() -> OrErrno<String>;
+    at_once disconnect(ending: host::client::Ending) -> OrErrno<()>;
 });
 
 traced!("next", host::next::Host {
@@ -424,6 +425,12 @@ traced!("server", host::server::Host {
     waits sleep(ns: u64) -> OrErrno<()>;
     at_once thread_model_below() -> Result<wit::ThreadModel>;
     at_once connections() -> Result<u32>;
+    at_once shutdown() -> OrErrno<()>;
+});
+
+traced!("alarms", host::alarms::Host {
+    at_once set(scope: wit::Scope, id: u32, at: u64) -> OrErrno<()>;
+    at_once cancel(scope: wit::Scope, id: u32) -> OrErrno<()>;
 });
 
 /// Adds all interfaces of the contract, with a record of each call.
@@ -435,7 +442,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> Result<()> {
     }
     host::types::add_to_linker::<Context, HasSelf<Context>>(linker, |context| context)?;
     add!(log, request, client, next, next_open, buffer, locks, slots, maps, scratch, files, crypto);
-    add!(storage, scripts, counters, clock, server);
+    add!(storage, scripts, counters, clock, server, alarms);
     linker.allow_shadowing(true);
     bind_by_hand(linker)?;
     linker.allow_shadowing(false);
