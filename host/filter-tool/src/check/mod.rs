@@ -39,6 +39,7 @@ use script::{Reference, Script};
 use server::{Filter, Server, Trouble};
 use shrink::smallest;
 
+use crate::component::Trust;
 use crate::error::{Error, Result};
 use crate::output;
 
@@ -75,6 +76,8 @@ pub struct Options {
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    trust: Trust,
 }
 
 /// The largest script that is read, in bytes.
@@ -152,7 +155,7 @@ fn conclude(report: &Report, file: &Path, params: &[String], junit: Option<&Path
 
 /// Runs all parts, or the script of a replay.
 async fn test(file: &Path, params: &[String], options: &Options) -> Result<Report> {
-    let filter = Filter::read(file, params)?;
+    let filter = Filter::fetch(file, &options.trust, params)?;
     filter.check_exports()?;
     if let Some(path) = &options.replay {
         let script = read_script(path)?;
