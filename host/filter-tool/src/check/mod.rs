@@ -11,6 +11,7 @@ mod disk;
 mod generate;
 mod instances;
 mod model;
+mod operation;
 mod promise;
 mod report;
 mod run;
@@ -18,6 +19,7 @@ mod script;
 mod server;
 mod shrink;
 mod steps;
+mod volatile;
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::Read as _;
