@@ -267,8 +267,12 @@ async fn look(filter: &Filter, access: Access, disk_seed: u64, patience: Duratio
     let asked = async {
         let mut server = Server::start(filter, &Arc::new(Disk::new(access, disk_seed)), patience).await?;
         let answer = (server.name.clone(), server.export().await?);
+        let faults = server.faults();
         server.end().await?;
-        Ok(answer)
+        match faults {
+            0 => Ok(answer),
+            _ => Err(Error::Found("the filter failed when a connection was opened (the log says why)".into()).into()),
+        }
     };
     let (name, export) = asked.await.map_err(|trouble| match trouble {
         Trouble::Hangs(call) => Error::Found(hang(call, patience)),

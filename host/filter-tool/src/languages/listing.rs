@@ -17,7 +17,8 @@ use crate::error::{Error, Result};
 /// `{"reads": {"pread": {"file": "filter.js", "line": 7, "async": false}}}`. Null stands for an
 /// interface whose functions are not known, because they are not written out. `elsewhere` lists what
 /// has the name of an interface and is not offered by the first file, for example
-/// `[{"file": "trims.js", "line": 3, "name": "trims", "functions": ["trim"]}]`.
+/// `[{"file": "trims.js", "line": 3, "name": "trims", "functions": ["trim"]}]`. `describe`, if it is
+/// there, has the place and the fields of the description.
 pub struct Lister {
     /// The program that runs it.
     pub interpreter: &'static str,
@@ -63,7 +64,13 @@ impl Lister {
             };
             all.get(name)?.iter().any(has).then(|| operations::out_of_reach(&place(other), name, first))
         });
-        let wrong: Vec<String> = asynchronous.into_iter().chain(out_of_reach).collect();
+        let describe = &listed["describe"];
+        let missing = describe["fields"].as_array().into_iter().flat_map(|given| {
+            let fields = wit.fields("description").into_iter().map(|field| (self.spelled)(&field));
+            let missing = fields.filter(|field| !given.iter().any(|one| *one == **field));
+            missing.map(|field| operations::missing_field(&place(describe), &field)).collect::<Vec<_>>()
+        });
+        let wrong: Vec<String> = asynchronous.into_iter().chain(out_of_reach).chain(missing).collect();
         if !wrong.is_empty() {
             return Err(Error::Operations(wrong));
         }

@@ -62,6 +62,12 @@ pub fn out_of_reach(place: &str, interface: &str, first: &str) -> String {
     )
 }
 
+/// The line for a field that the description lacks. `place` is the file and line of the
+/// description.
+pub fn missing_field(place: &str, field: &str) -> String {
+    format!("{place}: describe: field `{field}` is missing")
+}
+
 /// The line for an operation that is asynchronous. `place` is the file and line where it is
 /// written.
 pub fn asynchronous(place: &str, operation: &str) -> String {

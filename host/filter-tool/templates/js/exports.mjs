@@ -141,6 +141,17 @@ function functionsOf(value) {
   return functions;
 }
 
+// The fields that `describe` returns, if they are written out.
+function description() {
+  const filter = exported(entry, "filter");
+  const describe = filter?.node?.properties?.find(({ key }) => key && nameOf(key) === "describe");
+  const body = valueOf(filter?.file, describe?.value)?.node?.body;
+  const answer = body?.body ? body.body.find(({ type }) => type === "ReturnStatement")?.argument : body;
+  if (answer?.type !== "ObjectExpression") return null;
+  if (answer.properties.some(({ type, computed }) => type !== "Property" || computed)) return null;
+  return { ...place({ file: filter.file, node: describe }), fields: answer.properties.map(({ key }) => nameOf(key)) };
+}
+
 load(entry);
 for (const [file, module] of modules) {
   for (const { file: from, name, line } of [...module.imports.values(), ...module.exports.values()]) {
@@ -157,4 +168,4 @@ for (const [file, module] of modules) {
     if (functions) elsewhere.push({ file, line: node.loc.start.line, name, functions: Object.keys(functions) });
   }
 }
-console.log(JSON.stringify({ implemented, elsewhere }));
+console.log(JSON.stringify({ implemented, elsewhere, describe: description() }));
