@@ -70,12 +70,6 @@ pub const C: &[Case] = &[
         says: "rbdkit-filter: error: the filter failed in *: it trapped or reached a limit (the log says why)",
     },
     Case {
-        name: "a request waits forever",
-        edits: &[Replace("filter.c", READ, "    return rbdkit_filter_server_sleep(9000000000000000000, error);")],
-        found_by: Check(&["--patience", "1s", "--time", "1s"]),
-        says: "rbdkit-filter: error: the filter never answers: pread of * bytes at * has not ended in *",
-    },
-    Case {
         name: "every request fails",
         edits: &[
             Replace("filter.c", READ, "    *error = RBDKIT_EIO;\n    return false;"),

@@ -116,7 +116,7 @@ pub const JS: &[Case] = &[
         name: "a field of the description is missing",
         edits: &[Replace("filter.js", "      longname: \"exclusive-or with a number\",\n", "")],
         found_by: Build,
-        says: "filter.js:22: describe: field `longname` is missing",
+        says: "filter.js:18: describe: field `longname` is missing",
     },
     Case {
         name: "the contract lacks a field",
@@ -283,15 +283,5 @@ pub const PYTHON: &[Case] = &[
         ],
         found_by: Build,
         says: "more.py:1: trims is written here, but filter.py does not export it: the server would never call it. *",
-    },
-    Case {
-        name: "data is not of the type bytes",
-        edits: &[Replace(
-            "filter.py",
-            "buffer.xor(PAYLOAD, 0, length, key, 0)",
-            "buffer.xor(PAYLOAD, 0, length, bytearray(key), 0)",
-        )],
-        found_by: Check(&["--ops", "20", "--time", "2s"]),
-        says: TRAPPED,
     },
 ];
