@@ -139,7 +139,7 @@ fn a_change_in_rust_reaches_a_live_connection() {
     };
     reloads(&rust, &[], |project| {
         // What cargo builds is kept for the next run.
-        let built = root().join("target/template-rust/dev");
+        let built = root().join("target/template-rust");
         std::fs::create_dir_all(&built).expect("a directory");
         std::os::unix::fs::symlink(&built, project.join("target")).expect("a link");
         std::fs::copy(root().join("guest-filters/Cargo.lock"), project.join("Cargo.lock")).expect("a copy");
