@@ -1,5 +1,5 @@
-//! `rbdkit-filter check`: what it tests, and how it says what it found. Filters that are wrong in one
-//! way each are in tests/wrong.
+//! `rbdkit-filter check`: what it tests, and how it says what it found. Filters that are wrong in
+//! one way each are in tests/wrong.
 
 #[path = "untrusted/guest.rs"]
 #[allow(dead_code, reason = "the tests of untrusted components use the rest")]

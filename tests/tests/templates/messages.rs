@@ -1,5 +1,5 @@
-//! What an author is told: which tools are missing, and where an exception comes from. Wrong filters
-//! are in tests/wrong.
+//! What an author is told: which tools are missing, and where an exception comes from. Wrong
+//! filters are in tests/wrong.
 
 use rbdkit_tests::{Launch, nbdsh};
 

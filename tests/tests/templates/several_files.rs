@@ -1,13 +1,13 @@
-//! Projects with more than one source file: all of them run, and the log names the author's own file
-//! and line.
+//! Projects with more than one source file: all of them run, and the log names the author's own
+//! file and line.
 
 use rbdkit_tests::{Launch, nbdsh};
 
 use super::componentize_py;
 use super::project::Project;
 
-/// Builds and serves. The log has these texts after a read at 4096 that throws, and what was written
-/// is read back.
+/// Builds and serves. The log has these texts after a read at 4096 that throws, and what was
+/// written is read back.
 fn works(project: &Project, log: &[&str]) {
     project.build();
     let server = Launch::new(["--wasm-filter"]).arg(project.component()).args(["memory", "1M"]).start();
@@ -94,7 +94,8 @@ fn python() {
         &project,
         "ops/reading.py",
         "from wit_world import exports\nfrom wit_world.imports import buffer, next\n\nfrom .numbers import ODD\n\n\n\
-         class Base(exports.Reads):\n    def pread(self, offset, length, flags):\n        if offset == ODD:\n            \
+         class Base(exports.Reads):\n    def pread(self, offset, length, flags):\n        if offset == \
+         ODD:\n            \
          raise ValueError(\"it is odd\")\n        next.pread(offset, length, 0, 0)\n        buffer.xor(0, 0, length, \
          b\"\\xff\", 0)\n",
     );

@@ -21,7 +21,8 @@ macro_rules! export {
 const READ: &str = "    rbdkit_xor(RBDKIT_PAYLOAD, 0, length, &key, 1, 0);\n    return true;";
 const READ_BELOW: &str =
     "    if (!rbdkit_filter_next_pread(offset, length, RBDKIT_PAYLOAD, 0, error))\n        return false;\n";
-const WRITE: &str = "    rbdkit_xor(RBDKIT_PAYLOAD, 0, length, &key, 1, 0);\n    return rbdkit_filter_next_pwrite(offset, \
+const WRITE: &str = "    rbdkit_xor(RBDKIT_PAYLOAD, 0, length, &key, 1, 0);\n    return \
+ rbdkit_filter_next_pwrite(offset, \
                      length, RBDKIT_PAYLOAD, 0, flags, error);\n";
 
 pub const C: &[Case] = &[
@@ -50,14 +51,16 @@ pub const C: &[Case] = &[
         name: "the world names an unknown interface",
         edits: &[export!("raeds")],
         found_by: Build,
-        says: "rbdkit-filter: error: cannot read wit/: failed to resolve directory while parsing WIT for path [*/wit]: interface not found in package",
+        says: "rbdkit-filter: error: cannot read wit/: failed to resolve directory while parsing WIT for path \
+         [*/wit]: interface not found in package",
     },
     Case {
         name: "the stack overflows",
         edits: &[Replace(
             "filter.c",
             READ,
-            "    volatile uint8_t deep[4 << 20];\n    memset((void *)deep, length, sizeof deep);\n    return deep[length] != \
+            "    volatile uint8_t deep[4 << 20];\n    memset((void *)deep, length, sizeof deep);\n    return \
+             deep[length] != \
              0;",
         )],
         found_by: Check(&[]),
@@ -89,12 +92,14 @@ pub const C: &[Case] = &[
             Replace(
                 "filter.c",
                 READ,
-                "    void *volatile memory = malloc(100 << 20);\n    if (!memory)\n        *error = RBDKIT_ENOMEM;\n    return false;",
+                "    void *volatile memory = malloc(100 << 20);\n    if (!memory)\n        *error = \
+                 RBDKIT_ENOMEM;\n    return false;",
             ),
             Replace(
                 "filter.c",
                 WRITE,
-                "    (void)offset, (void)length, (void)flags;\n    void *volatile memory = malloc(100 << 20);\n    if (!memory)\n        *error = \
+                "    (void)offset, (void)length, (void)flags;\n    void *volatile memory = malloc(100 << 20);\n    if \
+                 (!memory)\n        *error = \
                  RBDKIT_ENOMEM;\n    return false;\n",
             ),
         ],
@@ -128,7 +133,8 @@ pub const C: &[Case] = &[
         name: "a parameter is of an unknown kind",
         edits: &[Replace("filter.c", "\"int\"", "\"number\"")],
         found_by: Inspect,
-        says: "rbdkit-filter: error: *mine.wasm: its parameter key is of the kind \"number\", which this host does not know (it knows string, bool, int, *)",
+        says: "rbdkit-filter: error: *mine.wasm: its parameter key is of the kind \"number\", which this host does \
+         not know (it knows string, bool, int, *)",
     },
     Case {
         name: "a write tears",
@@ -148,9 +154,12 @@ pub const C: &[Case] = &[
             "filter.c",
             WRITE,
             "    rbdkit_xor(RBDKIT_PAYLOAD, 0, length, &key, 1, 0);\n    uint64_t \
-                block = offset & ~4095ull;\n    uint32_t buffer, at = (uint32_t)(offset - block);\n    if (at + length > \
-                4096)\n        return rbdkit_filter_next_pwrite(offset, length, RBDKIT_PAYLOAD, 0, flags, error);\n    if \
-                (!rbdkit_filter_buffer_alloc(4096, &buffer, error) || !rbdkit_filter_next_pread(block, 4096, buffer, 0, \
+                block = offset & ~4095ull;\n    uint32_t buffer, at = (uint32_t)(offset - block);\n    if (at + \
+                length > \
+                4096)\n        return rbdkit_filter_next_pwrite(offset, length, RBDKIT_PAYLOAD, 0, flags, \
+                error);\n    if \
+                (!rbdkit_filter_buffer_alloc(4096, &buffer, error) || \
+                !rbdkit_filter_next_pread(block, 4096, buffer, 0, \
                 error))\n        return false;\n    rbdkit_filter_buffer_copy(RBDKIT_PAYLOAD, 0, buffer, at, \
                 length);\n    return rbdkit_filter_next_pwrite(block, 4096, buffer, 0, flags, error);\n",
         )],
@@ -193,14 +202,16 @@ pub const C: &[Case] = &[
                 "filter.c",
                 "bool exports_rbdkit_filter_info_get_size(uint64_t *size, \
                   rbdkit_errno *error)\n{\n    bool ok = rbdkit_filter_next_get_size(size, error);\n    *size += \
-                  100000;\n    return ok;\n}\nbool exports_rbdkit_filter_info_block_size(rbdkit_filter_types_block_sizes_t \
+                  100000;\n    return ok;\n}\nbool \
+                  exports_rbdkit_filter_info_block_size(rbdkit_filter_types_block_sizes_t \
                   *sizes, rbdkit_errno *error)\n{\n    (void)sizes;\n    *error = RBDKIT_ENOTSUP;\n    return \
                   false;\n}\nbool exports_rbdkit_filter_info_export_description(mine_string_t *text)\n{\n    \
                   (void)text;\n    return false;\n}\n",
             ),
         ],
         found_by: Check(&[]),
-        says: "rbdkit-filter: error: every read and write fails (*): pread of * bytes at * fails with EINVAL, although the \
+        says: "rbdkit-filter: error: every read and write fails (*): pread of * bytes at * fails with \
+         EINVAL, although the \
                disk below has not failed",
     },
     Case {
@@ -231,7 +242,8 @@ pub const C: &[Case] = &[
         )],
         found_by: Check(&["--transforms", "own"]),
         says: "rbdkit-filter: error: the filter keeps state in its memory: *; the host gives the calls of a parallel \
-               filter to any of its instances (keep the state in maps, slots or scratch, or choose a thread model and a \
+               filter to any of its instances (keep the state in maps, slots or scratch, or choose a thread model and \
+               a \
                recovery that allow it)",
     },
     Case {
@@ -262,8 +274,10 @@ pub const C: &[Case] = &[
                 READ_BELOW,
                 "    if (offset + length > 65536)\n        return rbdkit_filter_next_pread(offset, \
                      length, RBDKIT_PAYLOAD, 0, error);\n    uint32_t all;\n    if (!has_copy && \
-                     (!rbdkit_filter_buffer_alloc(65536, &all, error) || !rbdkit_filter_next_pread(0, 65536, all, 0, error) \
-                     || !rbdkit_filter_scratch_pwrite(0, 0, 65536, all, 0, error)))\n        return false;\n    has_copy = true;\n    \
+                     (!rbdkit_filter_buffer_alloc(65536, &all, error) || \
+                     !rbdkit_filter_next_pread(0, 65536, all, 0, error) \
+                     || !rbdkit_filter_scratch_pwrite(0, 0, 65536, all, 0, error)))\n        return \
+                     false;\n    has_copy = true;\n    \
                      return rbdkit_filter_scratch_pread(0, offset, length, RBDKIT_PAYLOAD, 0, error);\n",
             ),
             Replace("filter.c", READ, ""),
@@ -271,7 +285,8 @@ pub const C: &[Case] = &[
                 "filter.c",
                 WRITE,
                 "    if (has_copy && offset + length <= 65536 && !rbdkit_filter_scratch_pwrite(0, offset, \
-                     length, RBDKIT_PAYLOAD, 0, error))\n        return false;\n    return rbdkit_filter_next_pwrite(offset, \
+                     length, RBDKIT_PAYLOAD, 0, error))\n        return false;\n    return \
+                     rbdkit_filter_next_pwrite(offset, \
                      length, RBDKIT_PAYLOAD, 0, flags, error);\n",
             ),
             Replace("filter.c", "static uint8_t key = 255;", "static uint8_t key = 255;\nstatic bool has_copy;"),
@@ -344,12 +359,15 @@ pub const CPP: &[Case] = &[
             Append(
                 "filter.cpp",
                 "\nbool exports_rbdkit_filter_features_can(exports_rbdkit_filter_features_capabilities_t \
-                    *below,\n    exports_rbdkit_filter_features_capabilities_t *can, rbdkit_filter_types_errno_t *)\n{\n    (void)below;\n    memset(can, 0, sizeof \
-                    *can);\n    can->write = can->flush = true;\n    can->fua = RBDKIT_FILTER_TYPES_SUPPORT_NATIVE;\n    return true;\n}\n",
+                    *below,\n    exports_rbdkit_filter_features_capabilities_t *can, rbdkit_filter_types_errno_t \
+                    *)\n{\n    (void)below;\n    memset(can, 0, sizeof \
+                    *can);\n    can->write = can->flush = true;\n    can->fua = \
+                    RBDKIT_FILTER_TYPES_SUPPORT_NATIVE;\n    return true;\n}\n",
             ),
         ],
         found_by: Check(&[]),
-        says: "rbdkit-filter: error: pwrite of * bytes at * with FUA succeeds, but the disk below got its data (* bytes \
+        says: "rbdkit-filter: error: pwrite of * bytes at * with FUA succeeds, but the disk below got its data (* \
+         bytes \
                at *) without FUA, and no flush after it: it may be lost",
     },
     Case {
@@ -359,7 +377,8 @@ pub const CPP: &[Case] = &[
             Append(
                 "filter.cpp",
                 "\nbool exports_rbdkit_filter_features_can(exports_rbdkit_filter_features_capabilities_t \
-                    *below,\n    exports_rbdkit_filter_features_capabilities_t *can, rbdkit_filter_types_errno_t *)\n{\n    *can = \
+                    *below,\n    exports_rbdkit_filter_features_capabilities_t *can, rbdkit_filter_types_errno_t \
+                    *)\n{\n    *can = \
                     *below;\n    return true;\n}\n",
             ),
         ],

@@ -36,7 +36,8 @@ pub const ZIG: &[Case] = &[
         edits: &[Replace(
             "filter.zig",
             "    rbdkit.xor(rbdkit.payload, 0, length, &.{key}, 0);\n    return true;",
-            "    const table = [_]u8{ 1, 2 };\n    rbdkit.xor(rbdkit.payload, 0, length, &.{table[length % 3]}, 0);\n    \
+            "    const table = [_]u8{ 1, 2 };\n    rbdkit.xor(rbdkit.payload, 0, length, &.{table[length % \
+             3]}, 0);\n    \
              return true;",
         )],
         found_by: Check(&[]),
@@ -73,7 +74,8 @@ pub const GO: &[Case] = &[
             Replace(
                 "filter.go",
                 "\treturn rbdkit.Next.Pwrite(",
-                "\tif writes++; writes == 3 {\n\t\trbdkit.Next.Zero(40000000, 512, 0)\n\t}\n\treturn rbdkit.Next.Pwrite(",
+                "\tif writes++; writes == 3 {\n\t\trbdkit.Next.Zero(40000000, 512, 0)\n\t}\n\treturn \
+                 rbdkit.Next.Pwrite(",
             ),
         ],
         found_by: Check(&["--transforms", "own", "--ops", "600"]),

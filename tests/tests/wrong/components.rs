@@ -13,8 +13,8 @@ pub struct Component {
     pub found_by: FoundBy,
     /// The whole line. `*` stands for any text.
     pub says: &'static str,
-    /// The most steps of the smallest sequence that `check` finds, which fails again each time. 0 if
-    /// there is none.
+    /// The most steps of the smallest sequence that `check` finds, which fails again each time. 0
+    /// if there is none.
     pub most_steps: usize,
 }
 
@@ -148,7 +148,8 @@ pub const COMPONENTS: &[Component] = &[
             ))
         },
         found_by: Check(&["--transforms", "identity"]),
-        says: "rbdkit-filter: error: pread of 1 bytes at * returns 0x* at offset *, but the disk below had at first 0x**",
+        says: "rbdkit-filter: error: pread of 1 bytes at * returns 0x* at offset *, but the disk below had at first \
+         0x**",
         most_steps: 1,
     },
     Component {
@@ -253,7 +254,8 @@ pub const COMPONENTS: &[Component] = &[
             bytes(&Guest::new("forgets", &["writes"], body))
         },
         found_by: Check(&["--transforms", "identity"]),
-        says: "rbdkit-filter: error: pwrite of * bytes at * with FUA succeeds, but the disk below got its data (* bytes \
+        says: "rbdkit-filter: error: pwrite of * bytes at * with FUA succeeds, but the disk below got its data (* \
+         bytes \
                at *) without FUA, and no flush after it: it may be lost",
         most_steps: 1,
     },
@@ -326,7 +328,8 @@ pub const COMPONENTS: &[Component] = &[
         name: "a module stands in place of a component",
         bytes: || wat::parse_str("(module)").expect("a module"),
         found_by: Inspect,
-        says: "rbdkit-filter: error: *wrong.wasm: it is a core WebAssembly module, not a component (rbdkit-filter build \
+        says: "rbdkit-filter: error: *wrong.wasm: it is a core WebAssembly module, not a component (rbdkit-filter \
+         build \
                makes one of it)",
         most_steps: 0,
     },

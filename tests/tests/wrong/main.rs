@@ -1,5 +1,5 @@
-//! Filters that are wrong in one way each, in the languages of the tool. Each stands in a table with
-//! the command that has to find it and the whole line that it has to give.
+//! Filters that are wrong in one way each, in the languages of the tool. Each stands in a table
+//! with the command that has to find it and the whole line that it has to give.
 
 mod c;
 mod case;

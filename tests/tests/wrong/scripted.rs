@@ -4,7 +4,8 @@ use crate::case::Edit::{Append, New, Replace};
 use crate::case::FoundBy::{Build, Check, Inspect};
 use crate::case::{Case, Edit};
 
-const NOT_EXPORTED: &str = "the filter implements trims, but wit/world.wit does not export it: the server would never call it. Clients could \
+const NOT_EXPORTED: &str = "the filter implements trims, but wit/world.wit does not export it: the server would never \
+ call it. Clients could \
      not trim, or trims would pass by a transparent filter. Add the export, or remove the code";
 const TRAPPED: &str = "rbdkit-filter: error: the filter failed in *: it trapped or reached a limit (the log says why)";
 
@@ -125,7 +126,8 @@ pub const JS: &[Case] = &[
             Replace("wit/deps/rbdkit-filter/filter.wit", "    longname: string,\n", ""),
         ],
         found_by: Inspect,
-        says: "rbdkit-filter: error: *mine.wasm: it does not fit this host's rbdkit:filter@0.1.0: filter.describe: field \
+        says: "rbdkit-filter: error: *mine.wasm: it does not fit this host's rbdkit:filter@0.1.0: filter.describe: \
+         field \
                `longname` is missing",
     },
     Case {
@@ -187,7 +189,8 @@ pub const TS: &[Case] = &[
             Replace("filter.ts", "import * as next", TS_MORE),
             New(
                 "more.ts",
-                "export const one: number = 1;\nexport const trims = {\n  trim(offset: number, length: number, flags: object): void {},\n};\n",
+                "export const one: number = 1;\nexport const trims = {\n  trim(offset: number, length: number, flags: \
+                 object): void {},\n};\n",
             ),
         ],
         found_by: Build,
@@ -201,7 +204,8 @@ pub const TS: &[Case] = &[
             "// @ts-ignore\nimport one from \"../other/one.js\";\nimport * as next",
         )],
         found_by: Build,
-        says: "filter.ts:*: imports ../other/one.js, which is outside of the project: a filter can import only files of \
+        says: "filter.ts:*: imports ../other/one.js, which is outside of the project: a filter can import only files \
+         of \
                its project",
     },
 ];
@@ -268,7 +272,8 @@ pub const PYTHON: &[Case] = &[
             ),
             New(
                 "more.py",
-                "from wit_world import exports\n\n\nclass Base(exports.Writes):\n    async def pwrite(self, offset, length, flags): pass\n",
+                "from wit_world import exports\n\n\nclass Base(exports.Writes):\n    async def \
+                 pwrite(self, offset, length, flags): pass\n",
             ),
         ],
         found_by: Build,

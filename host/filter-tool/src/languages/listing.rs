@@ -13,12 +13,11 @@ use super::run::output;
 use crate::error::{Error, Result};
 
 /// A script that prints what the files of a filter implement, as JSON. `implemented` is what the
-/// first file offers, for example
-/// `{"reads": {"pread": {"file": "filter.js", "line": 7, "async": false}}}`. Null stands for an
-/// interface whose functions are not known, because they are not written out. `elsewhere` lists what
-/// has the name of an interface and is not offered by the first file, for example
-/// `[{"file": "trims.js", "line": 3, "name": "trims", "functions": ["trim"]}]`. `describe`, if it is
-/// there, has the place and the fields of the description.
+/// first file offers, for example `{"reads": {"pread": {"file": "filter.js", "line": 7, "async":
+/// false}}}`. Null stands for an interface whose functions are not known, because they are not
+/// written out. `elsewhere` lists what has the name of an interface and is not offered by the first
+/// file, for example `[{"file": "trims.js", "line": 3, "name": "trims", "functions": ["trim"]}]`.
+/// `describe`, if it is there, has the place and the fields of the description.
 pub struct Lister {
     /// The program that runs it.
     pub interpreter: &'static str,
