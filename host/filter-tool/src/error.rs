@@ -24,6 +24,9 @@ pub enum Error {
     /// A reference or a key.
     #[error(transparent)]
     Oci(#[from] rbdkit_oci::Error),
+    /// A file, although a signature is required.
+    #[error("--filter-key: '{}' is a file, and only filters in a registry have signatures", .0.display())]
+    Unsigned(PathBuf),
     /// Another error of the system.
     #[error(transparent)]
     System(#[from] io::Error),

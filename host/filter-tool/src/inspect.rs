@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rbdkit_sandbox::{Description, Limits, wasi_grants};
 
-use crate::component::{Component, load};
+use crate::component::{Component, Trust, load};
 use crate::error::Result;
 
 /// What each interface of the contract grants a filter, in a line for the operator. The lines for
@@ -43,8 +43,8 @@ pub enum Format {
 }
 
 /// Prints information about a component.
-pub fn inspect(file: &Path, format: Format) -> Result<()> {
-    let component = load(file)?;
+pub fn inspect(file: &Path, trust: &Trust, format: Format) -> Result<()> {
+    let component = load(file, trust)?;
     match format {
         Format::Text => print(file, &component),
         Format::Json => say!("{:#}", json(file, &component)),

@@ -87,8 +87,10 @@ enum Command {
     },
     /// Show what a component is, what it imports and what it can do, without serving anything
     Inspect {
-        /// The component: a file, or oci://host/name:tag in a registry
+        /// The component: a file, or oci://host/name:tag[@sha256:HEX] in a registry
         file: PathBuf,
+        #[command(flatten)]
+        trust: component::Trust,
         /// Print JSON, for programs
         #[arg(long)]
         json: bool,
@@ -96,7 +98,7 @@ enum Command {
     /// Test a component with random operations on disks in memory, and print the smallest sequence
     /// that goes wrong
     Check {
-        /// The component
+        /// The component: a file, or oci://host/name:tag[@sha256:HEX] in a registry
         file: PathBuf,
         /// Parameters of the component, or of the disk below it (size): key=value
         params: Vec<String>,
@@ -105,7 +107,7 @@ enum Command {
     },
     /// Carry out one operation, and show what the component did in it
     Call {
-        /// The component
+        /// The component: a file, or oci://host/name:tag[@sha256:HEX] in a registry
         file: PathBuf,
         /// The operation and its arguments, in bytes (pread 0 4096, pwrite 0 512, flush, trim,
         /// zero, extents, cache, get-size, can, block-size, export-description, describe,
@@ -119,7 +121,7 @@ enum Command {
     Replay {
         /// The record
         file: PathBuf,
-        /// The component (with --show: none)
+        /// The component, a file or oci://host/name:tag[@sha256:HEX] (with --show: none)
         filter: Option<PathBuf>,
         /// Parameters of the component: key=value
         params: Vec<String>,
@@ -159,7 +161,7 @@ enum Command {
     },
     /// Measure what a component costs: times, throughput, instructions, memory and its start
     Bench {
-        /// The component
+        /// The component: a file, or oci://host/name:tag[@sha256:HEX] in a registry
         file: PathBuf,
         /// Parameters of the component, or of the disk below it (size): key=value
         params: Vec<String>,
@@ -191,7 +193,7 @@ fn main() -> ExitCode {
         Command::Build { dir, debug, strip } => build::build(&dir, kept(debug, strip)).map(drop),
         Command::Dev { dir, params, rest } => dev::dev(&dir, &params, &rest),
         Command::Doctor { language, json } => doctor::doctor(language, format_of(json)),
-        Command::Inspect { file, json } => inspect::inspect(&file, format_of(json)),
+        Command::Inspect { file, trust, json } => inspect::inspect(&file, &trust, format_of(json)),
         Command::Check { file, params, options } => check::check(&file, &params, &options),
         Command::Push { file, reference, sign, options } => share::push(&file, &reference, sign.as_deref(), &options),
         Command::Pull { reference, output, filter_key, options } => {

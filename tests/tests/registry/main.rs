@@ -7,6 +7,7 @@ mod fake;
 mod hostile;
 mod shared;
 mod signed;
+mod tools;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};

@@ -2,8 +2,9 @@
 //! others do, and what is wrong in it is named.
 
 mod go;
+mod messages;
 mod project;
-mod wrong;
+mod several_files;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -26,7 +26,7 @@ use result::{Cell, ColdStart, Measured, Old, median};
 use workload::{Direction, Workload, one, round};
 
 use crate::chain::{make_ready, open, over};
-use crate::component;
+use crate::component::{self, Trust};
 use crate::error::{Error, Result};
 
 /// How a filter is measured.
@@ -38,6 +38,8 @@ pub struct BenchOptions {
     /// Print JSON, for programs and for a later --compare
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    trust: Trust,
     /// Compare with an earlier run, whose --json output is in this file
     #[arg(long, value_name = "OLD.json")]
     compare: Option<PathBuf>,
@@ -140,8 +142,8 @@ struct Contenders {
 }
 
 async fn measure(file: &Path, params: &[String], options: &BenchOptions) -> Result<Measured> {
+    let bytes = options.trust.fetch(file)?.bytes;
     let begun = Instant::now();
-    let bytes = component::read(file)?;
     let subject = Subject { label: file.display().to_string(), bytes: &bytes, params };
     let cold = cold_start(&subject).await?;
     let host = component::host(HostOptions::default())?;

@@ -20,7 +20,7 @@ use operation::{Operation, OperationKind, OperationReply, Stage, WriteData, befo
 use report::CallReport;
 
 use crate::chain::{make_ready, over};
-use crate::component;
+use crate::component::{self, Trust};
 use crate::error::{Error, Result};
 use crate::output;
 
@@ -58,6 +58,8 @@ pub struct CallOptions {
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    trust: Trust,
 }
 
 /// A flag of an operation.
@@ -159,7 +161,7 @@ async fn carry_out(file: &Path, operation: &Operation, params: &[String], option
         trace: Some(Arc::clone(&trace)),
         ..HostOptions::default()
     })?;
-    let module = host.load(&file.display().to_string(), &component::read(file)?)?;
+    let module = host.load(&file.display().to_string(), &options.trust.fetch(file)?.bytes)?;
     let about = module.description().clone();
     let (disk, size) = match &options.disk {
         Some(path) => OffsetDisk::of_file(path)?,

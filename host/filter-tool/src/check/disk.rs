@@ -1,6 +1,7 @@
 //! The disk below the filter: content in memory, with faults on request.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
@@ -12,7 +13,9 @@ use rbdkit_plugin_api::{
 };
 
 use super::content::{self, UNIT, units};
-use super::steps::{Below, Fault};
+use super::promise::Promise;
+use super::steps::{Below, Fault, Request};
+use super::volatile::Volatile;
 
 /// What the parameters of the disk are. The disk itself is made by [`Disk::plugin`].
 pub const INFO: PluginInfo = PluginInfo {
@@ -70,6 +73,7 @@ pub struct Disk {
     faults: Mutex<VecDeque<(Below, Fault)>>,
     failures: AtomicU64,
     first_change: Mutex<Option<String>>,
+    volatile: Mutex<Volatile>,
 }
 
 impl Disk {
@@ -82,6 +86,7 @@ impl Disk {
             faults: Mutex::default(),
             failures: AtomicU64::new(0),
             first_change: Mutex::default(),
+            volatile: Mutex::default(),
         }
     }
 
@@ -137,6 +142,40 @@ impl Disk {
         lock(&self.first_change).clone()
     }
 
+    /// How many writes it has got.
+    pub fn writes(&self) -> u64 {
+        lock(&self.volatile).writes()
+    }
+
+    /// What an operation that has succeeded should have made durable and did not, as a line.
+    /// `writes` is the number of writes before it.
+    pub fn not_durable(&self, operation: &Request, writes: u64, promise: Promise) -> Option<String> {
+        let volatile = lock(&self.volatile);
+        let bytes = |range: &Range<u64>| format!("{} bytes at {}", range.end - range.start, range.start);
+        match operation {
+            Request::Flush => volatile.up_to(writes).first().map(|left| {
+                let left = bytes(left);
+                format!("flush succeeds, but the disk below got no flush after it was written ({left}): it may be lost")
+            }),
+            Request::Pwrite { offset, length, flags, .. } if flags.fua => {
+                let length = u64::from(*length);
+                // A filter that moves data keeps a write's length. Other writes may be its own.
+                let is_of_it = |range: &Range<u64>| match promise {
+                    Promise::Identity => range.start < offset + length && *offset < range.end,
+                    _ => range.end - range.start == length,
+                };
+                volatile.after(writes).iter().find(|range| is_of_it(range)).map(|left| {
+                    let (what, left) = (operation.describe(), bytes(left));
+                    format!(
+                        "{what} with FUA succeeds, but the disk below got its data ({left}) without FUA, and no flush \
+                         after it: it may be lost"
+                    )
+                })
+            }
+            _ => None,
+        }
+    }
+
     fn content(&self) -> Result<&RwLock<Content>> {
         self.bytes.get().ok_or_else(|| Error::new(Errno::Enxio, "the disk is not ready"))
     }
@@ -151,10 +190,15 @@ impl Disk {
     }
 
     /// Lets `act` change this range.
-    fn write(&self, offset: u64, length: u64, act: impl FnOnce(&mut [u8])) -> Result<()> {
+    fn write(&self, offset: u64, length: u64, kept: Kept, act: impl FnOnce(&mut [u8])) -> Result<()> {
         let mut content = write_lock(self.content()?);
         content.make(offset, length);
         act(&mut content.bytes[offset as usize..][..length as usize]);
+        let range = offset..offset + length;
+        match kept {
+            Kept::AfterAFlush => lock(&self.volatile).written(range),
+            Kept::Already | Kept::Never => lock(&self.volatile).replaced(&range),
+        }
         Ok(())
     }
 
@@ -189,6 +233,21 @@ impl Disk {
             }
             other => Op::Ready(act(self, Ok(other))),
         }
+    }
+}
+
+/// When what is written becomes durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    AfterAFlush,
+    Already,
+    /// It may be lost at any time.
+    Never,
+}
+
+impl Kept {
+    fn with(flags: Flags) -> Kept {
+        if flags.fua { Kept::Already } else { Kept::AfterAFlush }
     }
 }
 
@@ -246,32 +305,32 @@ impl Handle for DiskHandle {
         })
     }
 
-    fn pwrite(&self, buffer: Buffer, span: Span, offset: u64, _: Flags) -> Op<Done> {
+    fn pwrite(&self, buffer: Buffer, span: Span, offset: u64, flags: Flags) -> Op<Done> {
         self.disk.changed("pwrite", offset, u64::from(span.len));
         self.disk.answer(Below::Pwrite, move |disk, fault| {
             let length = u64::from(span.len);
-            let result =
-                fault.and_then(|_| disk.write(offset, length, |bytes| bytes.copy_from_slice(buffer.data(span))));
+            let write = |bytes: &mut [u8]| bytes.copy_from_slice(buffer.data(span));
+            let result = fault.and_then(|_| disk.write(offset, length, Kept::with(flags), write));
             (buffer, result)
         })
     }
 
     fn flush(&self) -> Op<Result<()>> {
-        self.disk.answer(Below::Flush, |_, fault| fault.map(|_| ()))
+        self.disk.answer(Below::Flush, |disk, fault| fault.map(|_| lock(&disk.volatile).flushed()))
     }
 
     /// What was trimmed reads as something that nobody wrote: the contract allows anything.
     fn trim(&self, offset: u64, length: u64, _: Flags) -> Op<Result<()>> {
         self.disk.changed("trim", offset, length);
         self.disk.answer(Below::Trim, move |disk, fault| {
-            fault.and_then(|_| disk.write(offset, length, |bytes| bytes.fill(0xdb)))
+            fault.and_then(|_| disk.write(offset, length, Kept::Never, |bytes| bytes.fill(0xdb)))
         })
     }
 
-    fn zero(&self, offset: u64, length: u64, _: Flags) -> Op<Result<()>> {
+    fn zero(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<()>> {
         self.disk.changed("zero", offset, length);
         self.disk.answer(Below::Zero, move |disk, fault| {
-            fault.and_then(|_| disk.write(offset, length, |bytes| bytes.fill(0)))
+            fault.and_then(|_| disk.write(offset, length, Kept::with(flags), |bytes| bytes.fill(0)))
         })
     }
 

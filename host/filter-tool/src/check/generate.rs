@@ -49,6 +49,9 @@ pub fn steps(random: &mut Random, export: &Export, mix: Mix, count: u32) -> Vec<
             6..9 => steps.push(Step::Instances),
             _ => {}
         }
+        if export.can.write && number % NEIGHBOURS == NEIGHBOURS - 1 {
+            steps.extend(neighbours(random, export));
+        }
         // Three of the longest requests, spread over the test. Each is alone: together they could
         // reach the limit of the time that a filter may compute, on a machine with few processors.
         let place = number % (count / 3).max(1);
@@ -67,6 +70,31 @@ enum Length {
 
 fn connection(random: &mut Random, export: &Export) -> u8 {
     1 + random.below(u64::from(export.connections.min(CONNECTIONS))) as u8
+}
+
+/// After this many operations come two writes of neighbours.
+const NEIGHBOURS: u32 = 40;
+
+/// Two writes side by side that begin together while the disk below is slow, and a read of both.
+/// What a filter reads, changes and writes back without a lock is lost here.
+fn neighbours(random: &mut Random, export: &Export) -> Vec<Step> {
+    let unit = export.block_sizes.map_or(1, |sizes| u64::from(sizes.minimum));
+    let length = (1 + random.below(200)).next_multiple_of(unit);
+    let Some(last) = export.size.checked_sub(2 * length) else { return Vec::new() };
+    let offset = random.below(last.min(BUSY) + 1) / unit * unit;
+    let connection = connection(random, export);
+    let step = |joins, operation| Step::Operation { connection, joins, operation };
+    let mut write = |offset| {
+        let fill = 1 + random.below(1 << 20);
+        Request::Pwrite { offset, length: length as u32, fill, flags: Flags::NONE }
+    };
+    let (first, second) = (write(offset), write(offset + length));
+    vec![
+        Step::Fault(Below::Pread, Fault::Delay(2)),
+        step(false, first),
+        step(true, second),
+        step(false, Request::Pread { offset, length: 2 * length as u32 }),
+    ]
 }
 
 fn fault(random: &mut Random) -> Step {

@@ -12,7 +12,8 @@ use tokio::time::{Instant, timeout};
 
 use super::content;
 use super::disk::Disk;
-use super::run::{Answer, Limits, carry_out};
+use super::operation::{Answer, carry_out};
+use super::run::Limits;
 use super::script::Script;
 use super::server::{Filter, Server, Trouble};
 use super::steps::{Request, Step};

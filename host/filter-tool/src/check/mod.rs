@@ -11,6 +11,7 @@ mod disk;
 mod generate;
 mod instances;
 mod model;
+mod operation;
 mod promise;
 mod report;
 mod run;
@@ -18,6 +19,7 @@ mod script;
 mod server;
 mod shrink;
 mod steps;
+mod volatile;
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::Read as _;
@@ -39,6 +41,7 @@ use script::{Reference, Script};
 use server::{Filter, Server, Trouble};
 use shrink::smallest;
 
+use crate::component::Trust;
 use crate::error::{Error, Result};
 use crate::output;
 
@@ -75,6 +78,8 @@ pub struct Options {
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    trust: Trust,
 }
 
 /// The largest script that is read, in bytes.
@@ -152,7 +157,7 @@ fn conclude(report: &Report, file: &Path, params: &[String], junit: Option<&Path
 
 /// Runs all parts, or the script of a replay.
 async fn test(file: &Path, params: &[String], options: &Options) -> Result<Report> {
-    let filter = Filter::read(file, params)?;
+    let filter = Filter::fetch(file, &options.trust, params)?;
     filter.check_exports()?;
     if let Some(path) = &options.replay {
         let script = read_script(path)?;
@@ -262,8 +267,12 @@ async fn look(filter: &Filter, access: Access, disk_seed: u64, patience: Duratio
     let asked = async {
         let mut server = Server::start(filter, &Arc::new(Disk::new(access, disk_seed)), patience).await?;
         let answer = (server.name.clone(), server.export().await?);
+        let faults = server.faults();
         server.end().await?;
-        Ok(answer)
+        match faults {
+            0 => Ok(answer),
+            _ => Err(Error::Found("the filter failed when a connection was opened (the log says why)".into()).into()),
+        }
     };
     let (name, export) = asked.await.map_err(|trouble| match trouble {
         Trouble::Hangs(call) => Error::Found(hang(call, patience)),

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rbdkit_chain::Hop;
-use rbdkit_plugin_api::{BlockSizes, Buffer, Errno, Extents, Flags, Span};
+use rbdkit_plugin_api::{BlockSizes, Errno};
 use tokio::time::{Instant, timeout_at};
 
-use super::content;
 use super::disk::Disk;
 use super::model::Model;
+use super::operation::{Answer, carry_out};
 use super::promise::Promise;
 use super::script::Script;
 use super::server::{Filter, Server, Trouble};
@@ -44,6 +44,8 @@ pub enum Kind {
     Disk,
     /// The disk below was written.
     Wrote,
+    /// Data that should be durable is not.
+    Durability,
     /// It keeps state in its memory.
     State,
 }
@@ -76,13 +78,6 @@ pub struct Limits {
     pub operation: Duration,
     /// The run ends between two steps after this time, but not before [`LEAST`] steps.
     pub until: Instant,
-}
-
-/// An answer of an operation.
-pub enum Answer {
-    Done,
-    Data(Buffer),
-    Extents(Extents),
 }
 
 /// Which part of an answer about extents counts. The answer may run on beyond its range.
@@ -247,7 +242,7 @@ impl<'a> Run<'a> {
 
     /// Begins operations together, waits for all, and checks their answers.
     async fn operations(&mut self, batch: &[Step]) -> Result<(), Finding> {
-        let failures = self.disk.failures();
+        let (failures, writes) = (self.disk.failures(), self.disk.writes());
         let begun = Instant::now();
         let mut tasks = Vec::new();
         for step in batch {
@@ -278,6 +273,12 @@ impl<'a> Run<'a> {
                 Err(_) => self.model.doubt(operation),
             }
             changed |= operation.changes();
+        }
+        if let [(operation, Ok(_))] = &answers[..]
+            && !excused
+            && faults == 0
+        {
+            self.check_durability(operation, writes)?;
         }
         let may_compare = !changed || self.promise.keeps_data();
         let reach = if changed { Reach::Range } else { Reach::Export };
@@ -318,6 +319,18 @@ impl<'a> Run<'a> {
             _ => Ok(()),
         };
         wrong.or_else(|wrong| found(Kind::Differs, format!("{} {wrong}", operation.describe())))
+    }
+
+    /// What a flush covers, and what was written with FUA, must not be lost. `writes` is the number
+    /// of writes that the disk below had got before the operation.
+    fn check_durability(&self, operation: &Request, writes: u64) -> Result<(), Finding> {
+        if !matches!(self.promise, Promise::Identity | Promise::Bijective) || self.lost {
+            return Ok(());
+        }
+        match self.disk.not_durable(operation, writes, self.promise) {
+            Some(wrong) => found(Kind::Durability, wrong),
+            None => Ok(()),
+        }
     }
 
     /// An operation has failed. Decides whether it may.
@@ -470,28 +483,4 @@ impl<'a> Run<'a> {
 /// Whether it is one of those that every filter has to serve.
 fn is_data(operation: &Request) -> bool {
     matches!(operation, Request::Pread { .. } | Request::Pwrite { .. })
-}
-
-/// Carries out an operation.
-///
-/// # Errors
-/// Those of the layers.
-pub async fn carry_out(hop: Arc<Hop>, operation: Request) -> Result<Answer, rbdkit_plugin_api::Error> {
-    match operation {
-        Request::Pread { offset, length } => {
-            let (buffer, result) = hop.pread(Buffer::new(length), Span::new(0, length), offset).await;
-            result.map(|()| Answer::Data(buffer))
-        }
-        Request::Pwrite { offset, length, fill, flags } => {
-            let mut bytes = vec![0; length as usize];
-            content::fill(&mut bytes, fill, offset);
-            let (_, result) = hop.pwrite(Buffer::from_vec(bytes), Span::new(0, length), offset, flags).await;
-            result.map(|()| Answer::Done)
-        }
-        Request::Zero { offset, length, flags } => hop.zero(offset, length, flags).await.map(|()| Answer::Done),
-        Request::Trim { offset, length } => hop.trim(offset, length, Flags::NONE).await.map(|()| Answer::Done),
-        Request::Cache { offset, length } => hop.cache(offset, length).await.map(|()| Answer::Done),
-        Request::Flush => hop.flush().await.map(|()| Answer::Done),
-        Request::Extents { offset, length } => hop.extents(offset, length, Flags::NONE).await.map(Answer::Extents),
-    }
 }

@@ -14,7 +14,7 @@ use super::disk::{self, Disk};
 use super::generate::Export;
 use super::steps::CONNECTIONS;
 use crate::chain::{make_ready, open_for, over};
-use crate::component;
+use crate::component::{self, Trust};
 use crate::error::{Error, Result};
 
 /// The disk below the filter, if the parameters give no other size: room for a request of 32 MiB
@@ -33,12 +33,12 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Reads the component.
+    /// Fetches the component.
     ///
     /// # Errors
-    /// The file cannot be read, or WebAssembly does not run here.
-    pub fn read(file: &Path, params: &[String]) -> Result<Filter> {
-        let bytes = component::read(file)?;
+    /// It cannot be read or pulled, or WebAssembly does not run here.
+    pub fn fetch(file: &Path, trust: &Trust, params: &[String]) -> Result<Filter> {
+        let bytes = trust.fetch(file)?.bytes;
         let host = component::host(Options { extras: CodeExtras::Lines, ..Options::default() })?;
         Ok(Filter { host, label: file.display().to_string(), bytes, params: params.to_vec() })
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use wit_bindgen_core::wit_parser::{Resolve, WorldId, WorldItem};
+use wit_bindgen_core::wit_parser::{Resolve, TypeDefKind, WorldId, WorldItem};
 use wit_component::StringEncoding;
 
 use crate::error::{Error, Result};
@@ -51,6 +51,16 @@ impl Wit {
         let worlds = self.resolve.worlds.iter();
         let everything = worlds.filter(|(_, world)| world.name == "everything").map(|(id, _)| id).next();
         everything.map(|world| self.functions(world)).unwrap_or_default()
+    }
+
+    /// The fields of a record of the contract.
+    pub fn fields(&self, record: &str) -> Vec<String> {
+        let named = self.resolve.types.iter().filter(|(_, kind)| kind.name.as_deref() == Some(record));
+        let fields = named.filter_map(|(_, kind)| match &kind.kind {
+            TypeDefKind::Record(record) => Some(record.fields.iter().map(|field| field.name.clone()).collect()),
+            _ => None,
+        });
+        fields.into_iter().next().unwrap_or_default()
     }
 
     fn functions(&self, world: WorldId) -> BTreeMap<String, Vec<String>> {

@@ -63,15 +63,25 @@ pub fn package(project: &Project, program: &str) -> Command {
     command
 }
 
-/// Compares what a source exports with the world, and makes a component of it. `source` is what
-/// runs; `shown` is the author's file, which messages name.
-pub fn component(project: &Project, source: &Path, shown: &str) -> Result<Vec<u8>> {
-    EXPORTS.compare(project, &[source.as_os_str(), shown.as_ref()], shown)?;
+/// Writes the script that finds what a module imports. Other scripts in `target/` import it.
+pub fn write_resolver(project: &Project) -> Result<()> {
+    let script = project.made()?.join("modules.mjs");
+    std::fs::write(&script, template!("js/modules.mjs")).map_err(Error::file("cannot write", &script))
+}
+
+/// Compares what a source exports with the world, and makes a component of it. `root` is the
+/// directory with what runs, and `first` the file in it that the host calls. The other files are
+/// those that it imports. In messages and in the log they have the names that they have below
+/// `root`.
+pub fn component(project: &Project, root: &str, first: &str) -> Result<Vec<u8>> {
+    write_resolver(project)?;
+    EXPORTS.compare(project, &[root.as_ref(), first.as_ref()], first)?;
     let component = project.made()?.join("component.wasm");
     // The host's stubs serve WASI. With the tool's own stubs (`--stub-wasi`) an uncaught exception
     // would trap without a message, and so would reading the clock.
     let mut engine = package(project, "componentize-qjs");
-    engine.args(["--wit", "wit", "-n", "mine", "--sync", "--js"]).arg(source).arg("-o").arg(&component);
+    engine.args(["--wit", "wit", "-n", "mine", "--sync", "--module-root", root]);
+    engine.arg("--js").arg(Path::new(root).join(first)).arg("-o").arg(&component);
     output(&mut engine)?;
     std::fs::read(&component).map_err(Error::file("cannot read", &component))
 }

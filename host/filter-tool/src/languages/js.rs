@@ -21,5 +21,5 @@ fn files() -> Vec<(String, String)> {
 fn build(project: &Project, way: &Way, _: Keep) -> Result<Vec<u8>> {
     prepare(project)?;
     install(project, way)?;
-    component(project, "filter.js".as_ref(), "filter.js")
+    component(project, ".", "filter.js")
 }

@@ -5,7 +5,6 @@
 //! and nothing else would say so.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
 
 use crate::error::{Error, Result};
 
@@ -53,10 +52,27 @@ pub fn not_exported(interface: &str, world: &str) -> String {
     )
 }
 
-/// The line for an operation that is asynchronous. `file` and `line` are where it is written.
-pub fn asynchronous(file: &str, line: impl Display, operation: &str) -> String {
+/// The line for an interface that is implemented where the host cannot see it. `place` is the file
+/// and line where it is written, and `first` the file that the host calls.
+pub fn out_of_reach(place: &str, interface: &str, first: &str) -> String {
     format!(
-        "{file}:{line}: {operation} is async. The server needs its answer when it returns, and nothing would run it to \
+        "{place}: {interface} is written here, but {first} does not export it: the server would never call it. {} \
+         Export it from {first}, or remove the code",
+        without(interface)
+    )
+}
+
+/// The line for a field that the description lacks. `place` is the file and line of the
+/// description.
+pub fn missing_field(place: &str, field: &str) -> String {
+    format!("{place}: describe: field `{field}` is missing")
+}
+
+/// The line for an operation that is asynchronous. `place` is the file and line where it is
+/// written.
+pub fn asynchronous(place: &str, operation: &str) -> String {
+    format!(
+        "{place}: {operation} is async. The server needs its answer when it returns, and nothing would run it to \
          its end: write it without async and await"
     )
 }

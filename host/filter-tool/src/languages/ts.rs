@@ -1,16 +1,18 @@
 //! TypeScript, checked by its compiler, on QuickJS. The types are blanked out, so lines and columns
 //! are those of the author's file.
 
+use std::process::Command;
+
 use super::definition::{Definition, Keep, template, with_world};
-use super::ecmascript::{component, install, package, prepare, ways};
+use super::ecmascript::{component, install, package, prepare, ways, write_resolver};
 use super::project::Project;
-use super::run::{output, run};
+use super::run::run;
 use super::tools::Way;
 use crate::error::{Error, Result};
 
 pub const DEFINITION: Definition = Definition { files, ways, prepare, build };
 
-/// The script that takes the types out.
+/// The script that takes the types out of the files.
 const BLANK: &str = template!("ts/blank.mjs");
 
 fn files() -> Vec<(String, String)> {
@@ -27,12 +29,12 @@ fn build(project: &Project, way: &Way, _: Keep) -> Result<Vec<u8>> {
     prepare(project)?;
     install(project, way)?;
     run(package(project, "tsc").args(["--noEmit", "--project", "."]))?;
-    let made = project.made()?;
-    let script = made.join("blank.mjs");
+    let script = project.made()?.join("blank.mjs");
     std::fs::write(&script, BLANK).map_err(Error::file("cannot write", &script))?;
-    let text = output(std::process::Command::new("node").current_dir(&project.dir).arg(&script).arg("filter.ts"))?;
-    // The log names this file, so it is called like the author's.
-    let plain = made.join("filter.ts");
-    std::fs::write(&plain, text).map_err(Error::file("cannot write", &plain))?;
-    component(project, &plain, "filter.ts")
+    write_resolver(project)?;
+    // The log names the files in this directory, so they are called like the author's.
+    let plain = "target/source";
+    let mut node = Command::new("node");
+    run(node.current_dir(&project.dir).arg("target/blank.mjs").args(["filter.ts", plain]))?;
+    component(project, plain, "filter.ts")
 }

@@ -22,6 +22,7 @@ use compare::BelowRule;
 use rbdkit_record::format::Gate;
 use session::Recording;
 
+use crate::component::Trust;
 use crate::error::{Error, Result};
 
 /// How a record is replayed or shown.
@@ -43,6 +44,8 @@ pub struct ReplayOptions {
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    trust: Trust,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -91,7 +94,8 @@ fn compared(file: &Path, filter: &Path, params: &[String], options: &ReplayOptio
     }
     let rule = if options.exact { BelowRule::Calls } else { BelowRule::Content };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(run::run(Arc::clone(&recording), filter, params, rule, options.patience));
+    let outcome =
+        runtime.block_on(run::run(Arc::clone(&recording), (filter, &options.trust), params, rule, options.patience));
     // Does not wait for tasks that never end.
     runtime.shutdown_background();
     let outcome = outcome?;

@@ -23,7 +23,7 @@ use super::below::{self, LayerBelow, Strange};
 use super::compare::{BelowRule, Difference, Reply, Verdict, compare, compare_below};
 use super::session::{Event, Recorded, Recording};
 use crate::chain::{make_ready, over};
-use crate::component;
+use crate::component::{self, Trust};
 use crate::error::{Error, Result};
 
 /// The most differences that are kept. All are counted.
@@ -92,7 +92,7 @@ struct Replay {
 /// The filter does not start, or the record's file cannot be read.
 pub async fn run(
     recording: Arc<Recording>,
-    filter: &Path,
+    (filter, trust): (&Path, &Trust),
     params: &[String],
     rule: BelowRule,
     patience: Duration,
@@ -100,7 +100,7 @@ pub async fn run(
     let begun = Instant::now();
     let (answers, receiver) = watch::channel(true);
     let below = LayerBelow::new(Arc::clone(&recording), receiver);
-    let module = component::load(filter)?.module;
+    let module = component::load(filter, trust)?.module;
     let outcome = ReplayOutcome { filter: module.description().name.clone(), ..ReplayOutcome::default() };
     let chain = over(Some((module, params)), &below::INFO, below.plugin(), "").map_err(|error| match error {
         // The layer below has no parameters.

@@ -158,8 +158,10 @@ impl Version {
 
 /// The error of a filter that refuses its configuration.
 pub(super) fn refused(name: &str, line: &str) -> ConfigError {
-    let line = one_line_within(line, 1000);
-    ConfigError::new(format!("{name}: {line}"))
+    match one_line_within(line, 1000).trim() {
+        "" => ConfigError::new(format!("{name}: it refuses its parameters, and does not say why")),
+        line => ConfigError::new(format!("{name}: {line}")),
+    }
 }
 
 /// Creates an instance and gives it the parameters.
