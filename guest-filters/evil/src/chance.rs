@@ -70,8 +70,8 @@ impl Random {
         if digits.0 == 1 << 32 {
             return u64::MAX;
         }
-        // From the last digit to the first: each halves what came before it, and adds a half if it is
-        // 1. So zeroes at the end do nothing, and after the first 1 nothing is added any more.
+        // From the last digit to the first. Each digit halves what came before it, and adds a half
+        // if it is 1. So zeroes at the end do nothing.
         let mut bits = 0;
         for digit in digits.0.trailing_zeros()..32 {
             if bits == 0 && digits.0 >> digit == 0 {

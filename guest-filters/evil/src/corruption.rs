@@ -75,7 +75,8 @@ impl Corruption {
     /// `chance` is the chance of each bit to be wrong, and as `limit_chance` returns it. `stuck` is
     /// the chance that a stuck bit is stuck in one read.
     pub fn new(mode: Mode, chance: f64, stuck: f64) -> Corruption {
-        // About 64 wrong bits in a block: to find those at its end the ones before have to be drawn.
+        // About 64 wrong bits in a block: to find those at its end the ones before have to be
+        // drawn.
         let bytes = (64.0 / 8.0 / chance).clamp(64.0, (1u64 << 20) as f64) as u64;
         let (gaps, digits, stuck_digits) = (Gaps::new(chance), Digits::new(chance), Digits::new(stuck));
         Corruption { mode, chance, gaps, digits, stuck, stuck_digits, block: bytes.next_power_of_two() }
@@ -94,7 +95,8 @@ impl Corruption {
     /// The wrong bits of a read, in ascending order, if they are rare. `read` is the number of the
     /// read.
     pub fn of_read(&self, seed: u64, read: u64, offset: u64, length: u64) -> impl Iterator<Item = Wrong> + '_ {
-        // Where the block that is drawn begins, relative to the read, in bits. It may begin before it.
+        // Where the block that is drawn begins, relative to the read, in bits. It may begin before
+        // it.
         let (first_block, block_bits) = match self.mode {
             Mode::StuckBits => (offset / self.block, self.block * 8),
             Mode::CosmicRays | Mode::StuckWires => (0, u64::MAX),

@@ -112,7 +112,8 @@ impl Evil {
 /// The parts of a read that are no holes, relative to its offset.
 fn data_of(offset: u64, length: u64) -> Result<Vec<Range<u64>>, Errno> {
     if !next::can()?.extents {
-        return Ok(vec![0..length]);
+        let whole = 0..length;
+        return Ok(vec![whole]);
     }
     let mut data: Vec<Range<u64>> = Vec::new();
     let mut at = 0;
