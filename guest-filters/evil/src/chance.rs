@@ -70,8 +70,8 @@ impl Random {
         if digits.0 == 1 << 32 {
             return u64::MAX;
         }
-        // From the last digit to the first: each halves what came before it, and adds a half if it is
-        // 1. So zeroes at the end do nothing, and after the first 1 nothing is added any more.
+        // From the last digit to the first. Each digit halves what came before it, and adds a half
+        // if it is 1. So zeroes at the end do nothing.
         let mut bits = 0;
         for digit in digits.0.trailing_zeros()..32 {
             if bits == 0 && digits.0 >> digit == 0 {
@@ -84,7 +84,7 @@ impl Random {
     }
 }
 
-/// The binary digits of a chance, in parts of 2^32: the first twelve that are not leading zeroes.
+/// The binary digits of a chance, in parts of 2^32: the first eight that are not leading zeroes.
 /// Each digit costs a random number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digits(u64);
@@ -93,7 +93,7 @@ impl Digits {
     /// The digits of a chance from 0 to 1.
     pub fn new(chance: f64) -> Digits {
         let parts = (chance * (1u64 << 32) as f64) as u64;
-        let unused = (64 - parts.leading_zeros()).saturating_sub(12);
+        let unused = (64 - parts.leading_zeros()).saturating_sub(8);
         Digits(parts >> unused << unused)
     }
 }

@@ -38,7 +38,7 @@ params! {
         /// The chance of each bit. By default 1e-8, and 1e-6 for stuck-wires.
         evil_probability: Option<String>,
         /// The chance that a stuck bit is stuck in one read.
-        evil_stuck_probability: Option<String>,
+        evil_stuck_probability: String = "100%".to_string(),
         /// The seed of the random numbers. By default it is chosen at random.
         evil_seed: Option<u32>,
     }
@@ -112,7 +112,8 @@ impl Evil {
 /// The parts of a read that are no holes, relative to its offset.
 fn data_of(offset: u64, length: u64) -> Result<Vec<Range<u64>>, Errno> {
     if !next::can()?.extents {
-        return Ok(vec![0..length]);
+        let whole = 0..length;
+        return Ok(vec![whole]);
     }
     let mut data: Vec<Range<u64>> = Vec::new();
     let mut at = 0;
@@ -141,14 +142,11 @@ impl Filter for Evil {
     }
 
     fn configure(settings: Settings) -> Result<Self, String> {
-        let chance = |name: &str, text: Option<String>, default: f64| match text {
-            Some(text) => parse_chance(&text).map_err(|wrong| format!("{name}={text}: {wrong}")),
-            None => Ok(default),
-        };
-        let default = if settings.evil == Mode::StuckWires { 1e-6 } else { 1e-8 };
-        let probability = limit_chance(chance("evil-probability", settings.evil_probability, default)?);
-        let stuck = chance("evil-stuck-probability", settings.evil_stuck_probability, 1.0)?;
-        let corruption = Corruption::new(settings.evil, probability, stuck);
+        let chance = |name: &str, text: &str| parse_chance(text).map_err(|wrong| format!("{name}={text}: {wrong}"));
+        let default = if settings.evil == Mode::StuckWires { "1e-6" } else { "1e-8" };
+        let probability = chance("evil-probability", settings.evil_probability.as_deref().unwrap_or(default))?;
+        let stuck = chance("evil-stuck-probability", &settings.evil_stuck_probability)?;
+        let corruption = Corruption::new(settings.evil, limit_chance(probability), stuck);
         Ok(Evil { corruption, seed: Cell::new(settings.evil_seed.map(u64::from)) })
     }
 }

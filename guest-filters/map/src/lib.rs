@@ -9,7 +9,8 @@ use table::{Part, Table};
 params! {
     /// The parameters.
     pub struct Settings {
-        /// A range, START-END with both bytes, and where its first byte lies in the layer below: START-END:DEST.
+        /// A range, START-END with both bytes, and where its first byte lies in the layer below:
+        /// START-END:DEST.
         map: Vec<String>,
         /// The size of the disk. By default it is that of the layer below.
         map_size: Option<Size>,

@@ -13,7 +13,8 @@ use rbdkit_filter_shared::segments::{Piece, Segments};
 params! {
     /// The parameters.
     pub struct Settings {
-        /// A range that cannot be changed, START-END with both bytes, or ~START-END for all bytes outside of it.
+        /// A range that cannot be changed, START-END with both bytes, or ~START-END for all bytes
+        /// outside of it.
         protect: Vec<String>,
     }
 }

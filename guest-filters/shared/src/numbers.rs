@@ -57,8 +57,8 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     digits(number, 10).and_then(|number| number.checked_mul(scale)).ok_or_else(|| not_a_number(text))
 }
 
-/// A range `START-END`. Both bytes belong to it. START is 0 if it is left out, and END is the end of
-/// every disk.
+/// A range `START-END`. Both bytes belong to it. START is 0 if it is left out, and END is the end
+/// of every disk.
 ///
 /// # Errors
 /// What is wrong, as the end of a message.

@@ -8,7 +8,8 @@ use super::{observe, refused, same_as_nbdkit};
 #[test]
 fn fua_offers_and_sends_down_what_nbdkits_filter_does() {
     let script = "can()\nh.pwrite(b'x' * 512, 0)\nh.zero(512, 1024)\nh.trim(512, 2048)\nh.flush()\n\
-                  if h.can_fua():\n    h.pwrite(b'x' * 512, 0, FUA)\n    h.zero(512, 1024, FUA)\n    h.trim(512, 0, FUA)";
+                  if h.can_fua():\n    h.pwrite(b'x' * 512, 0, FUA)\n    h.zero(512, 1024, FUA)\n    \
+                  h.trim(512, 0, FUA)";
     let observed = |mode: &[&str]| same_as_nbdkit(&[&["--filter=fua"], mode].concat(), script);
     assert!(!observed(&[]).contains("fua"), "without a mode FUA is not offered");
     assert!(observed(&["fuamode=emulate"]).ends_with("trim 0 512\nflush"));
@@ -36,7 +37,8 @@ fn nozero_offers_and_sends_down_what_nbdkits_filter_does() {
         for fast in ["none", "slow", "ignore", "default"] {
             let modes = [format!("zeromode={zero}"), format!("fastzeromode={fast}")];
             let words = ["--filter=nozero", &modes[0], &modes[1]];
-            // Here nbdkit 1.32 refuses fast requests, although its page says that it ignores the flag.
+            // Here nbdkit 1.32 refuses fast requests, although its page says that it ignores the
+            // flag.
             let other = (zero, fast) == ("emulate", "ignore");
             let observed = if other { observe(None, &words, script) } else { same_as_nbdkit(&words, script) };
             assert_eq!(observed.contains("\nzero 0 512"), matches!(zero, "notrim" | "plugin"), "{modes:?}: {observed}");

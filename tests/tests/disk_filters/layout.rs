@@ -45,8 +45,9 @@ fn a_disk_of_any_size_is_copied_through_blocksize_over_truncate() {
 fn swab_swaps_as_nbdkits_filter_does() {
     let script = "can()\nwalk()\nh.set_strict_mode(0)\nwhat('pwrite', bytes(range(64)), 64)\nprint(h.pread(64, 64))\n\
                   for length, offset in (1, 0), (2, 0), (4, 2), (8, 4), (8, 8), (6, 8):\n    \
-                  what('pread', length, offset)\n    what('zero', length, offset)\n    what('trim', length, offset)\n    \
-                  what('cache', length, offset)\n    what('pwrite', bytes(length), offset)";
+                  what('pread', length, offset)\n    what('zero', length, offset)\n    \
+                  what('trim', length, offset)\n    what('cache', length, offset)\n    \
+                  what('pwrite', bytes(length), offset)";
     for (bits, unaligned) in [(8, false), (16, true), (32, true), (64, true)] {
         let words = ["--filter=swab", &format!("swab-bits={bits}")];
         // With 8 bits nbdkit 1.32 writes memory that it has not set.

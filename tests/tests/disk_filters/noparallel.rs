@@ -116,6 +116,27 @@ fn a_write_whose_client_has_left_ends_before_the_next_request_begins() {
 }
 
 #[test]
+fn a_write_whose_client_has_left_ends_before_the_next_client_begins() {
+    if is_nbdkit() {
+        return;
+    }
+    let dir = TempDir::new();
+    let wait = format!("while ! [ -e {}/go ]; do sleep 0.01; done", dir.path().display());
+    let server = noting(&dir, &["-v", "--filter=noparallel", "serialize=connections"], "true", &wait);
+    let log = dir.join("log");
+    let mut first = server.client();
+    first.submit(rbdkit_tests::raw::cmd::WRITE, 0, 512, 1, b"x").expect("a request");
+    server.wait_until("the write has begun", |_| std::fs::read(&log).is_ok_and(|text| text == b"begin 512\n"));
+    drop(first);
+    std::thread::scope(|scope| {
+        scope.spawn(|| server.client().read(1024, 1).expect("a read"));
+        server.wait_for_log("connection 2: ");
+        std::fs::write(dir.join("go"), b"").expect("a file");
+    });
+    assert_eq!(std::fs::read_to_string(&log).expect("the log"), "begin 512\nend 512\nbegin 1024\nend 1024\n");
+}
+
+#[test]
 fn connections_come_one_after_another_and_are_told_so() {
     let server = Server::start(["--filter=noparallel", "memory", "1M", "serialize=connections"]);
     assert!(tool("nbdinfo", [server.uri()]).ok().contains("can_multi_conn: false"));
