@@ -103,7 +103,7 @@ mod tests {
         let host = Host::new(Disk::pattern(512)).serve::<Ip>(&["deny="]).unwrap();
         assert!(host.connect().is_ok());
         let wrong = Host::new(Disk::pattern(512)).serve::<Ip>(&["deny=1.2.3.4/33"]).err();
-        let expected = "ip: deny=1.2.3.4/33: 1.2.3.4/33: the prefix length '33' is not from 1 to 32";
+        let expected = "ip: deny=1.2.3.4/33: the prefix length '33' is not from 1 to 32";
         assert_eq!(wrong.as_deref(), Some(expected));
     }
 }

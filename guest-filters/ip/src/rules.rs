@@ -181,6 +181,8 @@ fn parse_lists(name: &str, lists: &[String]) -> Result<Vec<Rule>, String> {
         for entry in list.split(',') {
             let rule = match entry {
                 "" => Err("an entry of the list is empty".to_string()),
+                // An entry that is the whole list stands in the line already.
+                entry if entry == list => Rule::parse(entry),
                 entry => Rule::parse(entry).map_err(|error| format!("{entry}: {error}")),
             };
             rules.push(rule.map_err(|error| format!("{name}={list}: {error}"))?);
@@ -260,8 +262,8 @@ mod tests {
         let wrong = |list: &str| Rules::parse(&[], &[list.to_string()]).unwrap_err();
         assert_eq!(wrong("1.2.3.4,,::1"), "deny=1.2.3.4,,::1: an entry of the list is empty");
         assert_eq!(wrong("1.2.3.4,"), "deny=1.2.3.4,: an entry of the list is empty");
-        assert_eq!(wrong("foo"), "deny=foo: foo: 'foo' is not an IP address");
-        assert_eq!(wrong("pid:0"), "deny=pid:0: pid:0: pid: takes a number from 1 to 4294967295");
+        assert_eq!(wrong("foo"), "deny=foo: 'foo' is not an IP address");
+        assert_eq!(wrong("pid:0"), "deny=pid:0: pid: takes a number from 1 to 4294967295");
         for rule in ["uid:", "uid:x", "uid:-1", "gid:4294967296", "vsock-cid:4294967296", "vsock-port:", "1.2.3.4, ::1"]
         {
             wrong(rule);
