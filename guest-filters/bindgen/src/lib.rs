@@ -35,8 +35,8 @@ pub const EXPORTS: [&str; 14] = [
     "caching",
 ];
 
-/// The optional export that uses no type of the interface `types`.
-pub const WITHOUT_TYPES: &str = "background";
+/// The optional exports that use no type of the interface `types`.
+pub const WITHOUT_TYPES: [&str; 2] = ["background", "wishes"];
 
 /// The command that writes the bindings again.
 pub const COMMAND: &str = "cd guest-filters && cargo run --release -p rbdkit-filter-bindgen";
@@ -60,7 +60,9 @@ pub fn generate(contract: &Path) -> Result<Vec<(String, String)>> {
     for export in EXPORTS {
         made.push(file(export, world(contract, export, Some("super::host::rbdkit::filter::types"))?));
     }
-    made.push(file(WITHOUT_TYPES, world(contract, WITHOUT_TYPES, None)?));
+    for export in WITHOUT_TYPES {
+        made.push(file(export, world(contract, export, None)?));
+    }
     Ok(made)
 }
 

@@ -12,6 +12,11 @@ pub mod host {
     include!("bindings/host.inc");
 }
 
+pub mod wishes {
+    include!("bindings/wishes.inc");
+    pub use exports::rbdkit::filter::wishes::Guest;
+}
+
 pub mod threading {
     include!("bindings/threading.inc");
     pub use exports::rbdkit::filter::threading::Guest;

@@ -103,6 +103,7 @@ macro_rules! export {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __assert_interface {
+    (wishes) => {};
     (threading) => {};
     (lifecycle) => {};
     (admission) => {};
@@ -122,8 +123,8 @@ macro_rules! __assert_interface {
         ::std::compile_error!(::std::concat!(
             "the contract has no interface `",
             stringify!($other),
-            "`: export! takes threading, lifecycle, admission, names, connection, info, features, reads, writes, ",
-            "flushes, trims, zeroes, mapping, caching, background"
+            "`: export! takes wishes, threading, lifecycle, admission, names, connection, info, features, reads, ",
+            "writes, flushes, trims, zeroes, mapping, caching, background"
         ));
     };
 }
@@ -135,6 +136,7 @@ macro_rules! __assert_exported {
     ($filter:ident, $named:ident) => {
         $crate::__assert_exported! {
             $filter, $named,
+            wishes Wishes "limits would never be called: the filter would get the default limits",
             threading Threading "thread_model would never be called: the thread model of describe would count",
             lifecycle Lifecycle "get_ready, after_fork and cleanup would never be called",
             admission Admission "preconnect would never be called: the layers below would decide who may connect",
@@ -264,6 +266,14 @@ macro_rules! __testing_group {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export_group {
+    (wishes) => {
+        impl $crate::bindings::wishes::Guest for Exports {
+            fn limits() -> Vec<(String, u64)> {
+                <Filter as $crate::Wishes>::limits().into_iter().map($crate::Wish::into_contract).collect()
+            }
+        }
+        $crate::bindings::wishes::export_wishes!(Exports with_types_in $crate::bindings::wishes);
+    };
     (threading) => {
         impl $crate::bindings::threading::Guest for Exports {
             fn thread_model() -> $crate::ThreadModel {

@@ -127,7 +127,7 @@ pub use describe::{Description, Param};
 pub use host::{buffer, client, clock, files, locks, log, maps, next, next_open, request, scratch, server, slots};
 pub use ops::{
     Admission, Background, Caching, Connection, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, Reads,
-    Threading, Trims, Writes, Zeroes,
+    Threading, Trims, Wish, Wishes, Writes, Zeroes,
 };
 pub use params::{Parameters, Params};
 
@@ -145,7 +145,8 @@ pub mod prelude {
     pub use crate::{
         Admission, Background, BlockSizes, Caching, Capabilities, CommandFlags, Connection, Description, Errno,
         ExportEntry, Extent, ExtentType, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, Param, Reads,
-        Recovery, Scope, Support, ThreadModel, Threading, Trims, Unexported, Writes, Zeroes, buffer, client, clock,
-        debug, error, files, info, locks, log, maps, next, next_open, params, request, scratch, server, slots, warn,
+        Recovery, Scope, Support, ThreadModel, Threading, Trims, Unexported, Wish, Wishes, Writes, Zeroes, buffer,
+        client, clock, debug, error, files, info, locks, log, maps, next, next_open, params, request, scratch, server,
+        slots, warn,
     };
 }

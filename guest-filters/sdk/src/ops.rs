@@ -26,6 +26,47 @@ pub trait Filter: Sized + 'static {
     fn configure(params: Self::Params) -> Result<Self, String>;
 }
 
+/// A limit that a filter can ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Bytes of memory of one instance.
+    Memory(u64),
+    /// Bytes of the buffers that one call allocates.
+    Buffers(u64),
+    /// Bytes of one scratch file.
+    Scratch(u64),
+    /// Time for opening, preparing, finalizing and closing.
+    Setup(std::time::Duration),
+    /// Times that one request may wait.
+    Waits(u32),
+}
+
+impl Wish {
+    /// The contract's name and value.
+    #[doc(hidden)]
+    pub fn into_contract(self) -> (String, u64) {
+        let (name, value) = match self {
+            Wish::Memory(bytes) => ("memory", bytes),
+            Wish::Buffers(bytes) => ("buffers", bytes),
+            Wish::Scratch(bytes) => ("scratch", bytes),
+            Wish::Setup(time) => ("setup", u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)),
+            Wish::Waits(number) => ("waits", number.into()),
+        };
+        (name.to_string(), value)
+    }
+}
+
+/// `wishes`: the limits that the filter needs.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is exported with `wishes` and does not implement the trait `Wishes`",
+    note = "implement `Wishes`, or remove `wishes` from export!"
+)]
+pub trait Wishes: Filter {
+    /// The limits for which the defaults are not right. It must always return the same, and is
+    /// called before any parameter is known.
+    fn limits() -> Vec<Wish>;
+}
+
 /// `threading`: a thread model that depends on the parameters.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is exported with `threading` and does not implement the trait `Threading`",

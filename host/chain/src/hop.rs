@@ -295,6 +295,11 @@ impl Hop {
         self.handle.finalize().await
     }
 
+    /// Whether the layer was asked to change data.
+    pub fn has_written(&self) -> bool {
+        self.has_written.load(Ordering::Relaxed)
+    }
+
     /// Closes the handles of this layer and those below.
     pub async fn close(&self) {
         self.handle.close().await;

@@ -324,6 +324,16 @@ impl NextLayer {
         &self.client
     }
 
+    /// The same layers for a client that stands for many ([`Client::for_many`]). What is opened
+    /// takes no permits: the clients that it serves have taken theirs. The caller makes sure that
+    /// layers which serve one connection at a time ([`NextLayer::thread_model`]) are opened once at
+    /// a time.
+    #[must_use]
+    pub fn for_many(&self, client: Arc<Client>) -> NextLayer {
+        let defaults = DefaultNames::new(self.chain.layers.len() + 1);
+        NextLayer { client, defaults, permits: Some(Arc::new(ConnectionPermits::none())), ..self.clone() }
+    }
+
     /// The pool of buffers.
     #[inline]
     pub fn pool(&self) -> &Pool {

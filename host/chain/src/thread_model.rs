@@ -72,6 +72,13 @@ impl ThreadModelGate {
 pub(super) struct ConnectionPermits(#[expect(dead_code, reason = "held, not used")] Vec<OwnedSemaphorePermit>);
 
 impl ConnectionPermits {
+    /// No permits, for hops that belong to no client ([`NextLayer::for_many`]).
+    ///
+    /// [`NextLayer::for_many`]: super::NextLayer::for_many
+    pub fn none() -> ConnectionPermits {
+        ConnectionPermits(Vec::new())
+    }
+
     /// Takes the permits in the order of the gates, waiting for each.
     pub async fn take(gates: impl Iterator<Item = &ThreadModelGate>) -> ConnectionPermits {
         let mut permits = Vec::new();

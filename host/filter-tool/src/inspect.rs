@@ -75,6 +75,9 @@ fn json(file: &Path, component: &Component) -> serde_json::Value {
             "required": p.required, "repeat": p.repeat, "help": p.help,
         })).collect::<Vec<_>>(),
         "limits": limits,
+        "wishes": component.module.wishes().iter().map(|wish| serde_json::json!({
+            "limit": wish.limit, "wanted": wish.wanted, "granted": wish.granted,
+        })).collect::<Vec<_>>(),
     })
 }
 
@@ -105,7 +108,17 @@ fn print(file: &Path, component: &Component) {
     let limits = Limits::default();
     say!("\nlimits (change with --filter-limit {}:RESOURCE=VALUE):", about.name);
     for (name, value, what) in limits.table() {
-        say!("  {name:<15} {value:<10} {what}");
+        match component.module.wishes().iter().find(|wish| wish.limit == name) {
+            Some(wish) if wish.granted < wish.wanted => {
+                let (granted, wanted) = (wish.shown(wish.granted), wish.shown(wish.wanted));
+                say!("  {name:<15} {granted:<10} {what} (it asks for {wanted}; the default is {value})");
+            }
+            Some(wish) => {
+                let granted = wish.shown(wish.granted);
+                say!("  {name:<15} {granted:<10} {what} (as it asks for; the default is {value})");
+            }
+            None => say!("  {name:<15} {value:<10} {what}"),
+        }
     }
 }
 

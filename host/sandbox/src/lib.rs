@@ -63,12 +63,14 @@ pub use connection::shared::Reuse;
 use connection::shared::{FilterShared, HostShared, Purpose};
 use connection::trace::Recording;
 pub use connection::trace::{GuestCall, HostCall, Trace};
+use connection::wishes;
+pub use connection::wishes::Wish;
 use guest::block_on::block_on;
 use guest::context::Context;
-use guest::export_calls::{DescribeCall, ExportCall};
+use guest::export_calls::{DescribeCall, ExportCall, WishesCall};
 use guest::exported::Exported;
 use guest::exports::{ExportIndices, KNOWN_EXPORTS};
-use guest::instance::Recipe;
+use guest::instance::{Instance, Recipe};
 use layer::filter::Filter;
 use layer::filter_layer::FilterLayer;
 pub use layer::reload::Replaced;
@@ -133,7 +135,9 @@ pub struct Module {
     description: Description,
     recovery: wit::Recovery,
     reopens: bool,
+    wishes: Vec<Wish>,
     keeps_state: bool,
+    flushes_others: bool,
     unknown_exports: Vec<String>,
 }
 
@@ -237,7 +241,7 @@ impl Host {
         let (mut exported, names) = exports.exported();
         let recipe = Recipe { pre, exports, footprint: footprint.bytes };
         // The types of the exports are checked only when an instance is made.
-        let described = self.describe(label, &recipe).map_err(|error| {
+        let (described, wishes) = self.describe(label, &recipe, exported).map_err(|error| {
             let mismatch = mismatch::of_exports(&component, &self.engine);
             mismatch.map_or(error, |why| LoadError::mismatch(&why))
         })?;
@@ -252,7 +256,9 @@ impl Host {
             description,
             recovery: described.recovery,
             reopens: imports.reopens,
+            wishes,
             keeps_state,
+            flushes_others: imports.flushes_others,
             unknown_exports: mismatch::unknown_exports(&component, &self.engine, KNOWN_EXPORTS),
         })
     }
@@ -265,16 +271,20 @@ impl Host {
         }
     }
 
-    fn describe(&self, label: &str, recipe: &Recipe) -> Result<wit::Description, LoadError> {
+    fn describe(
+        &self,
+        label: &str,
+        recipe: &Recipe,
+        exported: Exported,
+    ) -> Result<(wit::Description, Vec<Wish>), LoadError> {
         let limits = FilterLimits::for_describing();
         let shared = FilterShared::new(label, Purpose::Describe, limits, ParamFiles::default(), &self.shared);
         block_on(async {
             let mut instance = recipe.instantiate(&shared).await.map_err(|fault| LoadError::Guest(fault.cause))?;
-            match instance.serve(DescribeCall.setup(), None, &DescribeCall).await {
-                Ok(Ok(description)) => Ok(description),
-                Ok(Err(error)) => Err(LoadError::Guest(format!("describe: {error}"))),
-                Err(fault) => Err(LoadError::Guest(format!("describe: {}", fault.cause))),
-            }
+            let description = ask_first(&mut instance, DescribeCall).await?;
+            let wishes = if exported.wishes { ask_first(&mut instance, WishesCall).await? } else { Vec::new() };
+            let wishes = wishes::checked(&wishes, self.memory_all).map_err(LoadError::Description)?;
+            Ok((description, wishes))
         })
     }
 
@@ -289,6 +299,15 @@ impl Host {
         let configured = lock(&self.configured);
         let filters = configured.iter().filter_map(Weak::upgrade);
         filters.map(|shared| (shared.name.clone(), Arc::clone(&shared.counters))).collect()
+    }
+}
+
+/// Asks a guest about itself.
+async fn ask_first<E: ExportCall>(instance: &mut Instance, call: E) -> Result<E::Answer, LoadError> {
+    match instance.serve(call.setup(), None, &call).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(LoadError::Guest(format!("{}: {error}", E::NAME))),
+        Err(fault) => Err(LoadError::Guest(format!("{}: {}", E::NAME, fault.cause))),
     }
 }
 
@@ -316,6 +335,11 @@ impl Module {
         &self.unknown_exports
     }
 
+    /// The limits that it asks for.
+    pub fn wishes(&self) -> &[Wish] {
+        &self.wishes
+    }
+
     /// Gives the filter its parameters, by their declared names in the order of the command line,
     /// and makes it a layer. Opens the files that they name. The guest runs on this thread, inside
     /// a runtime or outside of one.
@@ -337,8 +361,20 @@ impl Module {
     pub fn configure_to_reload(
         self,
         params: Vec<(String, ParamValue)>,
-        limits: FilterLimits,
+        mut limits: FilterLimits,
     ) -> Result<(Arc<dyn Layer>, Reloader), ConfigError> {
+        let name = &self.description.name;
+        for wish in limits.grant(&self.wishes) {
+            let (limit, wanted, granted) = (wish.limit, wish.shown(wish.wanted), wish.shown(wish.granted));
+            if wish.granted < wish.wanted {
+                tracing::warn!(
+                    "{name}: it asks for {limit}={wanted} and gets {granted} (--filter-limit {name}:{limit}={wanted} \
+                     gives it)"
+                );
+            } else {
+                tracing::debug!("{name}: it gets {limit}={granted}, as it asks for");
+            }
+        }
         let given: Vec<Given> = params
             .into_iter()
             .filter_map(|(name, value)| {
@@ -369,6 +405,7 @@ impl Module {
             recovery: self.recovery,
             reopens: self.reopens,
             keeps_state: self.keeps_state,
+            flushes_others: self.flushes_others,
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::connection;
 use super::connections::Entry;
+use super::peer::{Process, credentials, security_context};
 use super::socket::{Input, Output, socket, watched};
 use super::state::ServerState;
 use super::stop::Stop;
@@ -53,9 +54,9 @@ async fn accept_all(server: &Arc<ServerState>, listener: &AsyncFd<OwnedFd>, stop
     loop {
         let accepted = listener.async_io(Interest::READABLE, |listener| accept_one(listener.as_fd())).await;
         match accepted.and_then(|(socket, peer)| prepare(socket, peer)) {
-            Ok((socket, peer, credentials)) => {
+            Ok((socket, peer, process)) => {
                 reported = false;
-                enter(server, socket, server.new_client(peer, credentials), stop);
+                enter(server, socket, server.new_client(peer, process), stop);
             }
             Err(error) if is_the_clients(&error) => tracing::debug!("a client left before it was accepted: {error}"),
             Err(error) => {
@@ -109,24 +110,20 @@ fn accept_one(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAdd
     Ok(rustix::net::acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?)
 }
 
-type Prepared = ((Input, Output), Peer, Option<(i64, i64, i64)>);
+type Prepared = ((Input, Output), Peer, Process);
 
 fn prepare(socket: OwnedFd, address: Option<SocketAddrAny>) -> io::Result<Prepared> {
     let ip = address.as_ref().and_then(|address| SocketAddr::try_from(address.clone()).ok());
-    let (peer, credentials) = match (ip, address.map(|address| address.address_family())) {
+    let (peer, process) = match (ip, address.map(|address| address.address_family())) {
         (Some(ip), _) => {
             // Replies are written in batches already; waiting for more would only delay them.
             sockopt::set_tcp_nodelay(&socket, true)?;
-            (Peer::Ip(ip), None)
+            (Peer::Ip(ip), Process::default())
         }
         (None, Some(AddressFamily::UNIX)) => {
-            let credentials = sockopt::socket_peercred(&socket).ok().map(|peer| {
-                let pid = i64::from(peer.pid.as_raw_pid());
-                (pid, i64::from(peer.uid.as_raw()), i64::from(peer.gid.as_raw()))
-            });
-            (Peer::Unix, credentials)
+            (Peer::Unix, Process { credentials: credentials(&socket), security_context: security_context(&socket) })
         }
-        _ => (Peer::Unknown, None),
+        _ => (Peer::Unknown, Process::default()),
     };
-    Ok((self::socket(socket)?, peer, credentials))
+    Ok((self::socket(socket)?, peer, process))
 }

@@ -62,6 +62,7 @@ mod lists;
 mod negotiation;
 mod options;
 mod panics;
+mod peer;
 mod receive;
 mod reply_queue;
 mod requests;
@@ -128,7 +129,7 @@ impl Server {
             Ok(socket) => socket,
             Err(error) => return tracing::error!("standard input or output cannot be served: {error}"),
         };
-        let client = self.state.new_client(Peer::Unknown, None);
+        let client = self.state.new_client(Peer::Unknown, peer::Process::default());
         let Entry::Now(place) = self.state.connections.enter(&client, socket.1.fd()) else { return };
         let served = tokio::spawn(connection::serve(Arc::clone(&self.state), socket, client, place, stop.clone()));
         tokio::select! {

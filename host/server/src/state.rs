@@ -12,6 +12,7 @@ use super::budget::Budget;
 use super::connections::Connections;
 use super::lists::ExportLists;
 use super::options::ServerOptions;
+use super::peer::Process;
 use super::receive::ReceivePool;
 use super::thread_permits::ThreadPermits;
 
@@ -82,8 +83,9 @@ impl ServerState {
     }
 
     /// A client with the next free number.
-    pub fn new_client(&self, peer: Peer, credentials: Option<(i64, i64, i64)>) -> Arc<Client> {
+    pub fn new_client(&self, peer: Peer, process: Process) -> Arc<Client> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Client::new(id, peer, credentials, false))
+        let client = Client::new(id, peer, process.credentials, false);
+        Arc::new(client.with_security_context(process.security_context))
     }
 }

@@ -1,6 +1,7 @@
 //! The client of a connection.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::flag::Flag;
 
@@ -31,6 +32,8 @@ pub struct Client {
     pub peer: Peer,
     /// Process, user and group id, if the kernel tells them (Unix sockets).
     pub credentials: Option<(i64, i64, i64)>,
+    /// The security context that the kernel reports (SELinux, AppArmor; Unix sockets).
+    pub security_context: Option<String>,
     /// Whether the connection is encrypted.
     pub tls: bool,
     gone: Flag,
@@ -40,7 +43,22 @@ pub struct Client {
 impl Client {
     /// A client that is connected.
     pub fn new(id: u64, peer: Peer, credentials: Option<(i64, i64, i64)>, tls: bool) -> Client {
-        Client { id, peer, credentials, tls, gone: Flag::default(), disconnect: Flag::default() }
+        let (gone, disconnect) = (Flag::default(), Flag::default());
+        Client { id, peer, credentials, security_context: None, tls, gone, disconnect }
+    }
+
+    /// With the security context that the kernel reports.
+    #[must_use]
+    pub fn with_security_context(mut self, context: Option<String>) -> Client {
+        self.security_context = context;
+        self
+    }
+
+    /// A client that stands for many, for a layer that opens the layers below once for all of its
+    /// connections. Its number is 2^63 or more; those of connections are below.
+    pub fn for_many() -> Client {
+        static NEXT: AtomicU64 = AtomicU64::new(1 << 63);
+        Client::new(NEXT.fetch_add(1, Relaxed), Peer::Unknown, None, false)
     }
 
     /// Records that the client has disconnected or that the server stops. Calls that wait on the

@@ -70,6 +70,7 @@ fn without(interface: &str) -> &'static str {
         "mapping" => "Clients would get no extents, or those of the layer below a transparent filter.",
         "writes" => "The disk would be read-only, or writes would pass by a transparent filter.",
         "reads" => "Reads would fail, or pass by a transparent filter.",
+        "wishes" => "The filter would get the default limits.",
         "background" => "Nothing would be prefetched in the background.",
         _ => "The layer below would answer in its place.",
     }

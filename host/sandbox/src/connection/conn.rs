@@ -5,15 +5,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rbdkit_chain::{Hop, NextLayer};
-use rbdkit_plugin_api::{BlockSizes, Capabilities, Client, DiskId, Errno, Error, OpenArgs, Result};
+use rbdkit_plugin_api::{BlockSizes, BoxFuture, Capabilities, Client, DiskId, Errno, Error, OpenArgs, Result, lock};
 
 use super::bindings::host::types as wit;
 use super::counters::Counted;
 use super::next::{Next, NextCell};
 use super::prefetch::Prefetcher;
 use super::shared::FilterShared;
+use super::siblings::{Sibling, Siblings, wait_for_all};
 use super::tracker::TaskTracker;
 use crate::state::{ConnectionDeltas, ExportScope, ScopeState};
+
+/// About how many bytes a flush of another connection takes while it is under way.
+const FLUSH_BYTES: u64 = 512;
 
 /// A connection in one layer.
 pub(crate) struct Connection {
@@ -39,6 +43,10 @@ pub(crate) struct Connection {
     export: OnceLock<ExportScope>,
     keeps_state: bool,
     pub(crate) told: Mutex<Told>,
+    siblings: Arc<Siblings>,
+    flushes_others: bool,
+    /// Set when finalize begins: from then on no other connection flushes its next.
+    finalizing: Mutex<bool>,
     _counted: Counted,
 }
 
@@ -60,6 +68,34 @@ pub(crate) struct ConnectionTraits {
     pub(crate) needs_its_instance: bool,
     /// The filter imports functions on the state of scopes.
     pub(crate) keeps_state: bool,
+    /// The filter may flush the layers below of all its connections.
+    pub(crate) flushes_others: bool,
+}
+
+impl Sibling for Connection {
+    fn disk(&self) -> Result<Arc<ScopeState>> {
+        self.export().cloned()
+    }
+
+    fn begin_flush(&self) -> Option<BoxFuture<'static, Result<()>>> {
+        let operation = {
+            let finalizing = lock(&self.finalizing);
+            if *finalizing || !self.is_live() {
+                return None;
+            }
+            self.detached_operations.begin()
+        };
+        let next = self.next()?;
+        let flushes = next.hop.has_written() && next.hop.can().flush;
+        flushes.then(|| {
+            let flush = async move {
+                let answer = next.hop.flush().await;
+                drop((next, operation));
+                answer
+            };
+            Box::pin(flush) as BoxFuture<'static, Result<()>>
+        })
+    }
 }
 
 impl Connection {
@@ -68,9 +104,13 @@ impl Connection {
         shared: &Arc<FilterShared>,
         args: OpenArgs,
         below: NextLayer,
+        siblings: &Arc<Siblings>,
         traits: ConnectionTraits,
     ) -> Arc<Connection> {
         Arc::new(Connection {
+            siblings: Arc::clone(siblings),
+            flushes_others: traits.flushes_others,
+            finalizing: Mutex::default(),
             export: OnceLock::new(),
             keeps_state: traits.keeps_state,
             prefetcher: Prefetcher::new(shared, below.thread_model()),
@@ -110,8 +150,31 @@ impl Connection {
     }
 
     /// Open has succeeded.
-    pub(crate) fn begin_life(&self) {
+    pub(crate) fn begin_life(self: &Arc<Self>) {
         self.live.store(true, Relaxed);
+        if self.flushes_others {
+            let this: Arc<dyn Sibling> = Arc::<Connection>::clone(self);
+            self.siblings.add(Arc::downgrade(&this));
+        }
+    }
+
+    /// Finalize begins. What other connections flush here is counted by then.
+    pub(crate) fn begin_finalize(&self) {
+        *lock(&self.finalizing) = true;
+    }
+
+    /// `next.flush-all`, without the flush of this connection's next, and the bytes that it keeps.
+    ///
+    /// # Errors
+    /// Those of a scope.
+    pub(crate) fn flush_others(&self, scope: wit::Scope) -> Result<(u64, BoxFuture<'static, Result<()>>)> {
+        let disk = match scope {
+            wit::Scope::Connection => return Ok((0, Box::pin(async { Ok(()) }))),
+            wit::Scope::Exportname => Some(self.export()?),
+            wit::Scope::Server => None,
+        };
+        let flushes = self.siblings.begin_flushes(std::ptr::from_ref(self).cast(), disk);
+        Ok((flushes.len() as u64 * FLUSH_BYTES, Box::pin(wait_for_all(flushes))))
     }
 
     /// Close begins.
@@ -196,17 +259,35 @@ impl Connection {
 
     /// `next-open.open`.
     pub(crate) async fn open_next(&self, readonly: bool, exportname: &str) -> Result<()> {
-        if self.next.get().is_some() {
-            return Err(Error::new(Errno::Einval, "next is open already"));
-        }
+        self.check_not_open()?;
         let hop = self.below.open(self.readonly_for(readonly)?, exportname).await?;
-        if let Err(error) = self.find_state(&hop).await {
-            let _ = hop.finalize().await;
-            hop.close().await;
+        self.put_first(Next::new(hop)).await
+    }
+
+    /// `next-open.open-shared`.
+    pub(crate) async fn open_next_shared(&self, readonly: bool, exportname: &str) -> Result<()> {
+        self.check_not_open()?;
+        let readonly = self.readonly_for(readonly)?;
+        let most = self.shared.limits.exports;
+        let next = self.siblings.nexts.get(&self.below, readonly, exportname, most).await?;
+        self.put_first(next).await
+    }
+
+    fn check_not_open(&self) -> Result<()> {
+        match self.next.get() {
+            Some(_) => Err(Error::new(Errno::Einval, "next is open already")),
+            None => Ok(()),
+        }
+    }
+
+    async fn put_first(&self, next: Arc<Next>) -> Result<()> {
+        if let Err(error) = self.find_state(&next.hop).await {
+            let _ = next.finalize().await;
+            next.close().await;
             return Err(error);
         }
         // `put` replaces nothing, because the guest's open asks for this only once.
-        let _ = self.next.put(Next::new(hop));
+        let _ = self.next.put(next);
         Ok(())
     }
 

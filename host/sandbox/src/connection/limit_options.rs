@@ -95,6 +95,9 @@ impl Limits {
         if is_of_the_server(resource) && target.is_some() {
             return Err(wrong("is one for all filters: leave their name out".into()));
         }
+        if let Some((name, _)) = RESOURCES.iter().find(|(name, _)| *name == resource) {
+            self.filter.set_by_operator.insert(name);
+        }
         match self.slot(resource) {
             None => {
                 let known: Vec<&str> = RESOURCES.iter().map(|(name, _)| *name).collect();

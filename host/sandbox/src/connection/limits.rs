@@ -1,5 +1,6 @@
 //! What a filter may take, and what all filters of a server may take together.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rbdkit_plugin_api::MAX_REQUEST;
@@ -61,6 +62,9 @@ pub struct FilterLimits {
     pub log_lines: u32,
     /// Bytes of a line in the log.
     pub log_line: u32,
+    /// The limits that the operator has set, by their names in `--filter-limit`. A filter's own
+    /// wishes do not change them.
+    pub set_by_operator: BTreeSet<&'static str>,
 }
 
 impl Default for FilterLimits {
@@ -92,6 +96,7 @@ impl Default for FilterLimits {
             prefetch_queue: 32 << 20,
             log_lines: 100,
             log_line: 1024,
+            set_by_operator: BTreeSet::new(),
         }
     }
 }

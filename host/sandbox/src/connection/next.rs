@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, RwLock};
 
 use rbdkit_chain::Hop;
-use rbdkit_plugin_api::{read_lock, write_lock};
+use rbdkit_plugin_api::{Result, read_lock, write_lock};
 
 use super::shared::FilterShared;
 
@@ -14,17 +14,55 @@ use super::shared::FilterShared;
 /// it, a task of its own finalizes and closes it.
 pub(crate) struct Next {
     pub(crate) hop: Arc<Hop>,
+    owner: Owner,
     /// Set when it was replaced: counts the task that ends it.
     retired: OnceLock<Arc<FilterShared>>,
 }
 
+/// What finalizes and closes the layer below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// The connection that opened it.
+    Connection,
+    /// The filter, for all connections that share it.
+    Filter,
+}
+
 impl Next {
     pub(crate) fn new(hop: Arc<Hop>) -> Arc<Next> {
-        Arc::new(Next { hop, retired: OnceLock::new() })
+        Arc::new(Next { hop, owner: Owner::Connection, retired: OnceLock::new() })
     }
 
-    /// Finalizes and closes it. `name` is the filter's, for messages.
+    /// One that the filter's connections share ([`SharedNexts`](super::shared_next::SharedNexts)).
+    pub(super) fn shared(hop: Arc<Hop>) -> Arc<Next> {
+        Arc::new(Next { hop, owner: Owner::Filter, retired: OnceLock::new() })
+    }
+
+    /// Finalizes it for the connection that ends. One that is shared goes on.
+    pub(crate) async fn finalize(&self) -> Result<()> {
+        if self.owner == Owner::Filter {
+            return Ok(());
+        }
+        self.hop.finalize().await
+    }
+
+    /// Closes it for the connection that ends. One that is shared stays open.
+    pub(crate) async fn close(&self) {
+        if self.owner == Owner::Connection {
+            self.hop.close().await;
+        }
+    }
+
+    /// Finalizes and closes it. One that is shared stays open. `name` is the filter's, for
+    /// messages.
     pub(crate) async fn end(&self, name: &str) {
+        if self.owner == Owner::Connection {
+            end(&self.hop, name).await;
+        }
+    }
+
+    /// Finalizes and closes one that is shared.
+    pub(super) async fn end_shared(&self, name: &str) {
         end(&self.hop, name).await;
     }
 
@@ -36,7 +74,9 @@ impl Next {
 
 impl Drop for Next {
     fn drop(&mut self) {
-        if let Some(shared) = self.retired.get() {
+        if let Some(shared) = self.retired.get()
+            && self.owner == Owner::Connection
+        {
             end_later(shared, Arc::clone(&self.hop));
         }
     }

@@ -76,6 +76,19 @@ impl ExportCall for DescribeCall {
     }
 }
 
+/// `wishes.limits`.
+pub(crate) struct WishesCall;
+
+impl ExportCall for WishesCall {
+    type Answer = Vec<(String, u64)>;
+    const NAME: &'static str = "limits";
+    const PHASE: Phase = Phase::CONFIGURE;
+
+    async fn run(&self, functions: &ExportedFunctions, store: &mut Store<Context>) -> Result<Returned<Self::Answer>> {
+        Ok(Ok(interface(&functions.wishes)?.call_limits(store).await?))
+    }
+}
+
 /// `filter.configure`. The answer is a line for the user if the guest refuses a parameter.
 pub(crate) struct ConfigureCall<'a> {
     pub(crate) params: &'a [(String, String)],

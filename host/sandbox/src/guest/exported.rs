@@ -6,6 +6,7 @@
 pub(crate) struct Exported {
     /// Operations that it does not export are passed on to the layer below.
     pub(crate) transparent: bool,
+    pub(crate) wishes: bool,
     pub(crate) threading: bool,
     pub(crate) lifecycle: bool,
     pub(crate) admission: bool,

@@ -109,9 +109,9 @@ macro_rules! exports {
 
 exports!(
     reads.pread, writes.pwrite;
-    threading, lifecycle, admission, names, connection, info, features, flushes, trims, zeroes, mapping, caching,
+    wishes, threading, lifecycle, admission, names, connection, info, features, flushes, trims, zeroes, mapping, caching,
     background;
-    in order: threading, lifecycle, admission, names, connection, info, features, reads, writes, flushes, trims, zeroes,
+    in order: wishes, threading, lifecycle, admission, names, connection, info, features, reads, writes, flushes, trims, zeroes,
     mapping, caching, background
 );
 

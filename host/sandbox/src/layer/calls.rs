@@ -69,7 +69,8 @@ impl CallServer {
     /// Opens this layer for a connection. What was opened below is closed again if it fails.
     pub(crate) async fn open(filter: Arc<Filter>, args: OpenArgs, below: NextLayer) -> Result<Arc<CallServer>> {
         let (pool, version) = filter.pool_for_connection().await?;
-        let conn = Connection::new(&filter.shared, args, below, Filter::connection_traits(&version, &pool));
+        let conn =
+            Connection::new(&filter.shared, args, below, &filter.siblings, Filter::connection_traits(&version, &pool));
         let server = Arc::new(CallServer {
             holder: Holder::new(conn.id()),
             conn,
@@ -407,6 +408,7 @@ impl CallServer {
     /// because they hold locks and may still write.
     pub(crate) async fn finalize(self: Arc<CallServer>) -> Result<()> {
         self.conn.prefetcher.stop();
+        self.conn.begin_finalize();
         let operations = &self.conn.detached_operations;
         if operations.is_idle() || tokio::time::timeout(DRAIN, operations.idle()).await.is_ok() {
             return self.finalize_settled().await;
@@ -427,7 +429,7 @@ impl CallServer {
         }
         let Some(next) = self.conn.next() else { return own };
         if self.conn.prefetcher.drained(DRAIN).await {
-            return next.hop.finalize().await.and(own);
+            return next.finalize().await.and(own);
         }
         tracing::debug!("{}: prefetches are still under way: the layer below ends with them", self.filter.name());
         self.next_ends_with_prefetches.store(true, Relaxed);
@@ -460,7 +462,7 @@ impl CallServer {
         self.conn.shared.counters.log(self.filter.name(), "so far");
         let Some(next) = next else { return };
         if !self.next_ends_with_prefetches.load(Relaxed) {
-            return next.hop.close().await;
+            return next.close().await;
         }
         let conn = Arc::clone(&self.conn);
         self.conn.shared.detached_tasks.spawn(async move {

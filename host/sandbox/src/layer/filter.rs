@@ -17,6 +17,7 @@ use crate::connection::conn::{Connection, ConnectionTraits};
 use crate::connection::log::CAUSE;
 use crate::connection::on_fault::OnFault;
 use crate::connection::shared::FilterShared;
+use crate::connection::siblings::Siblings;
 use crate::connection::waiting::WaitPolicy;
 use crate::guest::call::{CallKind, InstanceState, Setup};
 use crate::guest::export_calls::{ExportCall, OpenCall, PrepareCall};
@@ -30,6 +31,7 @@ const SUSPENDED: &str = "suspended";
 /// A filter at one position in the chain.
 pub(crate) struct Filter {
     pub(crate) shared: Arc<FilterShared>,
+    pub(super) siblings: Arc<Siblings>,
     pub(super) params: Arc<[(String, String)]>,
     /// The same in all versions of the filter.
     model: ThreadModel,
@@ -74,7 +76,8 @@ impl Filter {
         let pools = Mutex::new(Pools { current, own: Vec::new(), earlier: Vec::new() });
         let opens = Semaphore::new((capacity as usize / 2).max(1));
         let (breaker, reloads, replaced) = (Breaker::default(), AtomicU64::new(0), Mutex::default());
-        Ok(Arc::new(Filter { shared, params, model, pools, opens, breaker, reloads, replaced }))
+        let siblings = Arc::default();
+        Ok(Arc::new(Filter { shared, siblings, params, model, pools, opens, breaker, reloads, replaced }))
     }
 
     pub(super) fn name(&self) -> &str {
@@ -113,8 +116,8 @@ impl Filter {
     /// How a version of the filter treats the connections that this pool serves.
     pub(super) fn connection_traits(version: &Version, pool: &InstancePool) -> ConnectionTraits {
         let needs_its_instance = pool.is_single() && !version.traits.is_stateless();
-        let FilterTraits { reopens, keeps_state, .. } = version.traits;
-        ConnectionTraits { reopens, needs_its_instance, keeps_state }
+        let FilterTraits { reopens, keeps_state, flushes_others, .. } = version.traits;
+        ConnectionTraits { reopens, needs_its_instance, keeps_state, flushes_others }
     }
 
     /// # Errors

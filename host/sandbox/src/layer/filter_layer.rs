@@ -95,6 +95,7 @@ impl Layer for FilterLayer {
     fn stop(&self) {
         self.0.shared.stopping.set();
         self.0.shared.state.shutdown();
+        self.0.siblings.nexts.stop();
     }
 
     fn cleanup(&self, deadline: Instant) -> BoxFuture<'_, ()> {
@@ -103,6 +104,9 @@ impl Layer for FilterLayer {
             let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
             if timeout_at(half, self.0.shared.detached_tasks.idle()).await.is_err() {
                 tracing::error!("{}: layers below it have not ended in time", self.0.name());
+            }
+            if timeout_at(deadline, self.0.siblings.nexts.end(self.0.name())).await.is_err() {
+                tracing::error!("{}: the layer below that its connections share does not close in time", self.0.name());
             }
             if self.0.exported().lifecycle {
                 let cleanup = async {

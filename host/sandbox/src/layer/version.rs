@@ -27,6 +27,8 @@ pub(crate) struct FilterTraits {
     pub(crate) reopens: bool,
     /// It imports functions on the state of scopes.
     pub(crate) keeps_state: bool,
+    /// It may flush the layers below of all its connections.
+    pub(crate) flushes_others: bool,
 }
 
 impl FilterTraits {

@@ -34,12 +34,15 @@ pub(crate) struct LinkedImports {
     pub(crate) interfaces: Vec<String>,
     /// It imports `next-open.reopen`: it may replace the layer below.
     pub(crate) reopens: bool,
+    /// It imports `next.flush-all`: it may flush the layers below of all its connections.
+    pub(crate) flushes_others: bool,
 }
 
 impl LinkedImports {
     /// Whether the component imports functions on the state of scopes.
     pub(crate) fn keep_state(&self) -> bool {
-        self.interfaces.iter().any(|name| matches!(name.as_str(), "locks" | "slots" | "maps" | "scratch"))
+        let state = |name: &String| matches!(name.as_str(), "locks" | "slots" | "maps" | "scratch");
+        self.flushes_others || self.interfaces.iter().any(state)
     }
 
     /// Checks that everything that a component imports is granted. `wasi` returns the name of an
@@ -52,7 +55,7 @@ impl LinkedImports {
         engine: &Engine,
         wasi: fn(&str) -> Option<&'static str>,
     ) -> Result<LinkedImports, LoadError> {
-        let mut imports = LinkedImports { interfaces: Vec::new(), reopens: false };
+        let mut imports = LinkedImports { interfaces: Vec::new(), reopens: false, flushes_others: false };
         for (name, item) in component.component_type().imports(engine) {
             if let Some(stub) = wasi(name) {
                 // If a component has several parts, each part may import its own version of it.
@@ -73,10 +76,10 @@ impl LinkedImports {
                     one_line_within(name, 200)
                 )));
             };
-            if interface == "next-open"
-                && let ComponentItem::ComponentInstance(instance) = item.ty
-            {
-                imports.reopens = instance.exports(engine).any(|(name, _)| name == "reopen");
+            if let ComponentItem::ComponentInstance(instance) = item.ty {
+                let imported = |function| instance.exports(engine).any(|(name, _)| name == function);
+                imports.reopens |= interface == "next-open" && imported("reopen");
+                imports.flushes_others |= interface == "next" && imported("flush-all");
             }
             imports.interfaces.push(interface.to_string());
         }

@@ -13,6 +13,8 @@ mod life;
 mod long_chain;
 mod reload;
 mod requests;
+mod siblings;
 mod speed;
 mod stopping;
 mod traced;
+mod wishes;

@@ -99,12 +99,13 @@ pub fn memory() -> Vec<Case> {
 
 /// Every function of the host that takes a list or a string: its name in the contract, its type,
 /// and the arguments of a call. `$AT` and `$LENGTH` stand for the place of the list.
-const TAKE_LISTS: [(&str, &str, &str); 14] = [
+const TAKE_LISTS: [(&str, &str, &str); 15] = [
     ("log.error", "(param i32 i32)", "$AT $LENGTH"),
     ("log.warn", "(param i32 i32)", "$AT $LENGTH"),
     ("log.info", "(param i32 i32)", "$AT $LENGTH"),
     ("log.debug", "(param i32 i32)", "$AT $LENGTH"),
     ("next-open.open", "(param i32 i32 i32 i32)", "(i32.const 0) $AT $LENGTH (i32.const 2100)"),
+    ("next-open.open-shared", "(param i32 i32 i32 i32)", "(i32.const 0) $AT $LENGTH (i32.const 2100)"),
     ("next-open.reopen", "(param i64 i32 i32 i32 i32)", "(i64.const 0) (i32.const 0) $AT $LENGTH (i32.const 2100)"),
     ("buffer.write", "(param i32 i32 i32 i32)", "(i32.const 0) (i32.const 0) $AT $LENGTH"),
     (

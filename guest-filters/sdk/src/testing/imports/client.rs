@@ -16,3 +16,18 @@ pub(crate) fn peer_credentials() -> Result<(i64, i64, i64), Errno> {
 pub(crate) fn is_tls() -> bool {
     with("client.is-tls", &CLIENTS, |_| false)
 }
+
+/// There is no TLS.
+pub(crate) fn tls_subject() -> Result<String, Errno> {
+    attempt(&CLIENTS, |_| Err(Errno::Enxio))
+}
+
+/// There is no TLS.
+pub(crate) fn tls_issuer() -> Result<String, Errno> {
+    attempt(&CLIENTS, |_| Err(Errno::Enxio))
+}
+
+/// There is no security module.
+pub(crate) fn security_context() -> Result<String, Errno> {
+    attempt(&CLIENTS, |_| Err(Errno::Enxio))
+}

@@ -2,7 +2,7 @@
 
 use crate::testing::call::{Access, Call, REQUESTS, attempt, with};
 use crate::testing::extents;
-use crate::{BlockSizes, Capabilities, CommandFlags, Errno, Extent, Support};
+use crate::{BlockSizes, Capabilities, CommandFlags, Errno, Extent, Scope, Support};
 
 /// A use of next that is shown to the test: `line` begins with the operation's name.
 fn used<T>(line: String, body: impl FnOnce(&mut Call) -> Result<T, Errno>) -> Result<T, Errno> {
@@ -90,6 +90,11 @@ pub(crate) fn pwrite(offset: u64, length: u32, buf: u32, at: u32, flags: Command
 
 pub(crate) fn flush() -> Result<(), Errno> {
     used("flush".to_string(), |_| Ok(()))
+}
+
+/// There is one disk, so flushing it once flushes it for all connections.
+pub(crate) fn flush_all(scope: Scope) -> Result<(), Errno> {
+    used(format!("flush-all {scope:?}").to_lowercase(), |_| Ok(()))
 }
 
 /// Discards by writing zeroes.

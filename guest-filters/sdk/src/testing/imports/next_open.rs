@@ -25,6 +25,11 @@ pub(crate) fn open(readonly: bool, exportname: &str) -> Result<(), Errno> {
     })
 }
 
+/// There is one disk, so this is as `open`.
+pub(crate) fn open_shared(readonly: bool, exportname: &str) -> Result<(), Errno> {
+    open(readonly, exportname)
+}
+
 pub(crate) fn generation() -> u64 {
     with("next-open.generation", &REQUESTS, |call| call.connection().generation.get())
 }

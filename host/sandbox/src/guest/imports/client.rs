@@ -45,4 +45,18 @@ impl Host for Context {
     fn is_tls(&mut self) -> Result<bool> {
         Ok(self.client("client.is-tls")?.tls)
     }
+
+    fn tls_subject(&mut self) -> Result<String, ImportError> {
+        self.client("client.tls-subject")?;
+        Err(Errno::Enxio.into())
+    }
+
+    fn tls_issuer(&mut self) -> Result<String, ImportError> {
+        self.client("client.tls-issuer")?;
+        Err(Errno::Enxio.into())
+    }
+
+    fn security_context(&mut self) -> Result<String, ImportError> {
+        Ok(self.client("client.security-context")?.security_context.clone().ok_or(Errno::Enxio)?)
+    }
 }

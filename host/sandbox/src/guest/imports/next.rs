@@ -137,6 +137,19 @@ impl Host for Context {
         Ok(self.answer(result)?)
     }
 
+    async fn flush_all(&mut self, scope: wit::Scope) -> Result<(), ImportError> {
+        let next = Arc::clone(self.next()?);
+        let conn = self.call.conn.clone().ok_or(Errno::Enxio)?;
+        let (bytes, others) = conn.flush_others(scope).map_err(|error| error.errno())?;
+        let flush = async move {
+            let own = async { next.hop.flush().await };
+            let (own, others) = tokio::join!(own, others);
+            own.and(others)
+        };
+        let result = self.wait_for(bytes, || Op::later(flush)).await?;
+        Ok(self.answer(result)?)
+    }
+
     async fn trim(&mut self, offset: u64, length: u64, flags: wit::CommandFlags) -> Result<(), ImportError> {
         let next = Arc::clone(self.next()?);
         let result = self.wait_for(0, || next.hop.trim(offset, length, flags.into())).await?;

@@ -46,10 +46,16 @@ impl Context {
         let wait = attended(&shared, below.client(), policy, Box::pin(question), |_| async {});
         self.clock.waiting(|| wait).await.unwrap_or_else(|| Err(Errno::Eshutdown.into()))
     }
-}
 
-impl Host for Context {
-    async fn open(&mut self, readonly: bool, exportname: String) -> Result<(), ImportError> {
+    /// Opens next in the way that `open` does.
+    async fn open_by<F>(
+        &mut self,
+        exportname: String,
+        open: impl FnOnce(Arc<Connection>, String) -> F,
+    ) -> Result<(), ImportError>
+    where
+        F: Future<Output = BelowAnswer<()>> + Send + 'static,
+    {
         self.allow(Phase::OPEN)?;
         if self.call.kind == CallKind::Replay {
             return Ok(());
@@ -61,8 +67,7 @@ impl Host for Context {
             return Err(Errno::Enxio.into());
         }
         check_name(&exportname)?;
-        let opening = Arc::clone(&conn);
-        let open = async move { opening.open_next(readonly, &exportname).await };
+        let open = open(Arc::clone(&conn), exportname);
         let (late, shared) = (Arc::clone(&conn), Arc::clone(&self.shared));
         let close = move |_| async move { late.close_next().await };
         let policy = self.call.wait_policy();
@@ -70,6 +75,16 @@ impl Host for Context {
         let result = self.clock.waiting(|| wait).await.unwrap_or_else(|| Err(Errno::Eshutdown.into()));
         self.call.next = conn.replaceable_next();
         Ok(self.answer(result)?)
+    }
+}
+
+impl Host for Context {
+    async fn open(&mut self, readonly: bool, exportname: String) -> Result<(), ImportError> {
+        self.open_by(exportname, move |conn, name| async move { conn.open_next(readonly, &name).await }).await
+    }
+
+    async fn open_shared(&mut self, readonly: bool, exportname: String) -> Result<(), ImportError> {
+        self.open_by(exportname, move |conn, name| async move { conn.open_next_shared(readonly, &name).await }).await
     }
 
     fn generation(&mut self) -> Result<u64> {

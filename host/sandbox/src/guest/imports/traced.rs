@@ -243,6 +243,9 @@ traced!("client", host::client::Host {
     at_once peer_name() -> Result<host::client::Peer>;
     at_once peer_credentials() -> OrErrno<(i64, i64, i64)>;
     at_once is_tls() -> Result<bool>;
+    at_once tls_subject() -> OrErrno<String>;
+    at_once tls_issuer() -> OrErrno<String>;
+    at_once security_context() -> OrErrno<String>;
 });
 
 traced!("next", host::next::Host {
@@ -253,6 +256,7 @@ traced!("next", host::next::Host {
     waits pread(offset: u64, length: u32, buf: u32, at: u32) -> OrErrno<()>;
     waits pwrite(offset: u64, length: u32, buf: u32, at: u32, flags: wit::CommandFlags) -> OrErrno<()>;
     waits flush() -> OrErrno<()>;
+    waits flush_all(s: wit::Scope) -> OrErrno<()>;
     waits trim(offset: u64, length: u64, flags: wit::CommandFlags) -> OrErrno<()>;
     waits zero(offset: u64, length: u64, flags: wit::CommandFlags) -> OrErrno<()>;
     waits cache(offset: u64, length: u64) -> OrErrno<()>;
@@ -269,6 +273,7 @@ traced!("next", host::next::Host {
 
 traced!("next-open", host::next_open::Host {
     waits open(readonly: bool, exportname: String) -> OrErrno<()>;
+    waits open_shared(readonly: bool, exportname: String) -> OrErrno<()>;
     at_once generation() -> Result<u64>;
     waits reopen(generation: u64, readonly: bool, exportname: String) -> OrErrno<u64>;
     waits preconnect(readonly: bool) -> OrErrno<()>;
