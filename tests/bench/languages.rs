@@ -8,40 +8,26 @@ use std::time::Duration;
 
 use rbdkit_tests::wait;
 
-use crate::pinned::{self, Answers, Requests};
-use crate::results::Spread;
+use crate::filters::{Cost, beside_nofilter};
 
 /// The languages of `rbdkit-filter new`, and how many times nofilter's layer a filter may cost.
 pub const LANGUAGES: [(&str, f64); 8] =
     [("rust", 1.2), ("c", 1.2), ("c++", 1.2), ("zig", 1.2), ("go", 3.0), ("js", 12.0), ("ts", 12.0), ("python", 12.0)];
 
-/// Reads that are so short that what the filter does to the bytes hardly counts.
-const READS: Requests = Requests { block: 512, depth: 32, disk: 1 << 20, answers: Answers::Data };
-
 /// How long a build may take. The first one compiles the language's standard library.
 const BUILD: Duration = Duration::from_secs(600);
 
-/// What a filter in one language costs.
-#[derive(Clone, Debug)]
-pub struct Language {
-    pub name: &'static str,
-    /// Microseconds of processor time that its layer adds to a read. The median.
-    pub layer: f64,
-    /// That divided by what nofilter's layer adds, turn by turn.
-    pub ratios: Vec<f64>,
-}
-
 /// Builds a filter in each language whose tools are here, and measures them. The result has the
 /// failures too.
-pub fn measure(program: &Path, turns: u64) -> (Vec<Language>, Vec<String>) {
+pub fn measure(program: &Path, turns: u64) -> (Vec<Cost>, Vec<String>) {
     let (mut built, mut failures) = (Vec::new(), Vec::new());
     for (name, _) in LANGUAGES {
         match build(program, name) {
-            Ok(component) => built.push((name, component)),
+            Ok(component) => built.push((name, vec!["--wasm-filter".to_owned(), component.display().to_string()])),
             Err(why) => failures.push(format!("languages: {name}: {why}")),
         }
     }
-    match compare(program, &built, turns) {
+    match beside_nofilter(program, &built, turns) {
         Ok(languages) => (languages, failures),
         Err(why) => {
             failures.push(format!("languages: {why}"));
@@ -65,27 +51,4 @@ fn build(program: &Path, language: &'static str) -> Result<PathBuf, String> {
     }
     run(&["build", dir_text])?;
     Ok(dir.join(format!("{name}.wasm")))
-}
-
-fn compare(program: &Path, built: &[(&'static str, PathBuf)], turns: u64) -> Result<Vec<Language>, String> {
-    let served = |filter: &[String]| {
-        let plugin = ["pattern".to_owned(), READS.disk.to_string()];
-        filter.iter().cloned().chain(plugin).collect::<Vec<String>>()
-    };
-    let mut command_lines = vec![served(&[]), served(&["--filter=nofilter".to_owned()])];
-    for (_, component) in built {
-        command_lines.push(served(&["--wasm-filter".to_owned(), component.display().to_string()]));
-    }
-    let mut chains = pinned::start(program, &command_lines)?;
-    let _pinned = pinned::as_client()?;
-    let rows = pinned::in_turns(&mut chains, READS, turns)?;
-    let language = |(nth, (name, _)): (usize, &(&'static str, PathBuf))| {
-        let layer = |row: &Vec<f64>| row[nth + 2] - row[0];
-        Language {
-            name,
-            layer: Spread::of(rows.iter().map(layer)).map_or(f64::NAN, |spread| spread.median),
-            ratios: rows.iter().map(|row| layer(row) / (row[1] - row[0])).collect(),
-        }
-    };
-    Ok(built.iter().enumerate().map(language).collect())
 }

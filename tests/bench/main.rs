@@ -12,8 +12,9 @@
 //! * `QUICK=1`: fewer cases and programs, 3 rounds of 1 s. It takes 5 minutes instead of 25.
 //! * `ROUNDS`, `SECONDS_EACH`: how often (5) and how many seconds (2) each program does each job.
 //! * `ONLY`: the case of this name, or those whose name contains it, or one of several between `;`.
-//!   `layers` is what a filter costs, `languages` what it costs in each language, `at rest` memory
-//!   and start, `remote` the remote sources. `ONLY=remote` renews their section of the page.
+//!   `layers` is what a filter costs, `filters` what each built-in one costs beside nofilter,
+//!   `languages` what one costs in each language, `at rest` memory and start, `remote` the remote sources.
+//!   `ONLY=remote` renews their section of the page.
 //! * `PROGRAMS`: only these of `rbdkit,nbdkit,qemu-threads,qemu-uring,bare`.
 //! * `BEFORE`: another build of rbdkit that is measured as well, to see the effect of a change.
 //! * `RBDKIT`, `NBDKIT`, `QEMU_NBD`: the paths of the programs.
@@ -25,6 +26,7 @@
 mod cases;
 mod chart;
 mod clients;
+mod filters;
 mod languages;
 mod layers;
 mod machine;
@@ -47,7 +49,7 @@ use results::Line;
 use servers::Programs;
 
 /// What `ONLY` may name besides cases.
-const OTHERS: [&str; 4] = ["layers", "languages", "at rest", REMOTE];
+const OTHERS: [&str; 5] = ["layers", "filters", "languages", "at rest", REMOTE];
 
 /// How many turns all chains take for each round.
 const TURNS: u64 = 4;
@@ -158,6 +160,11 @@ fn run() -> Result<ExitCode, String> {
         eprintln!("bench: layers");
         layers = attempt(|| layers::measure(&programs.rbdkit, TURNS * settings.rounds));
     }
+    let mut filters = Ok(Vec::new());
+    if asked("filters") {
+        eprintln!("bench: filters");
+        filters = attempt(|| filters::measure(&programs.rbdkit, TURNS * settings.rounds));
+    }
     let (mut languages, mut unbuilt) = (Vec::new(), Vec::new());
     if asked("languages") {
         eprintln!("bench: languages");
@@ -169,12 +176,17 @@ fn run() -> Result<ExitCode, String> {
         failures.push(format!("layers: {why}"));
         Vec::new()
     });
+    let filters = filters.unwrap_or_else(|why| {
+        failures.push(format!("filters: {why}"));
+        Vec::new()
+    });
     let wanted = asked(REMOTE) && !(settings.quick && settings.only.is_empty());
     let remote = wanted.then(|| remote::measure(&programs, REMOTE_ROUNDS.min(settings.rounds)));
     failures.extend(remote.iter().flat_map(|remote| remote.failures.clone()));
     let partial = settings.is_partial() || !failures.is_empty();
     let (rounds, seconds) = (settings.rounds, settings.seconds);
-    let report = Report { lines, layers, languages, once, remote, rounds, seconds, versions, failures, partial };
+    let report =
+        Report { lines, layers, filters, languages, once, remote, rounds, seconds, versions, failures, partial };
     println!("{}", report.tables());
     write(&report, settings.output).map_err(|error| format!("the results were not written: {error}"))?;
     if report.failures.is_empty() {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use crate::cases::Program;
-use crate::languages::Language;
+use crate::filters::Cost;
 use crate::layers::{CHAINS, Layers};
 use crate::machine;
 use crate::once::Once;
@@ -19,7 +19,8 @@ pub struct Report {
     pub lines: Vec<Line>,
     /// What a layer costs, for each size of a request.
     pub layers: Vec<Layers>,
-    pub languages: Vec<Language>,
+    pub filters: Vec<Cost>,
+    pub languages: Vec<Cost>,
     /// What is measured outside of the rounds.
     pub once: Vec<Once>,
     /// The remote sources.
@@ -107,7 +108,13 @@ impl Report {
     }
 
     fn verdicts(&self) -> Vec<Verdict> {
-        judge(&Measurements { lines: &self.lines, layers: &self.layers, languages: &self.languages, once: &self.once })
+        judge(&Measurements {
+            lines: &self.lines,
+            layers: &self.layers,
+            languages: &self.languages,
+            filters: &self.filters,
+            once: &self.once,
+        })
     }
 
     /// Whether this run measured another build of rbdkit too.
@@ -198,15 +205,13 @@ impl Report {
         table
     }
 
-    /// What the layer of a filter in each language adds to a read.
-    fn languages(&self) -> String {
-        let mut table =
-            "| language | a read | of nofilter's layer | least to greatest |\n|---|--:|--:|--:|\n".to_owned();
-        for language in &self.languages {
-            let ratio = Spread::of(language.ratios.iter().copied());
+    /// What the layer of each filter adds to a read. `what` is the head of the first column.
+    fn costs(what: &str, costs: &[Cost]) -> String {
+        let mut table = format!("| {what} | a read | of nofilter's layer | least to greatest |\n|---|--:|--:|--:|\n");
+        for cost in costs {
+            let ratio = Spread::of(cost.ratios.iter().copied());
             let median = ratio.map(|spread| format!("{:.2}", spread.median)).unwrap_or_default();
-            let _ =
-                writeln!(table, "| {} | {} us | {median} | {} |", language.name, shown(language.layer), range(ratio));
+            let _ = writeln!(table, "| {} | {} us | {median} | {} |", cost.name, shown(cost.layer), range(ratio));
         }
         table
     }
@@ -277,6 +282,15 @@ impl Report {
                 self.layers()
             );
         }
+        if !self.filters.is_empty() {
+            let _ = write!(
+                text,
+                "\n## What each filter costs that passes requests on\n\n\
+                 The processor time that its layer adds to a read of 512 bytes, with the default parameters. Past some\n\
+                 of the filters a read goes without a call (`tests/bench/filters.rs`).\n\n{}",
+                Report::costs("filter", &self.filters)
+            );
+        }
         if !self.languages.is_empty() {
             let _ = write!(
                 text,
@@ -284,7 +298,7 @@ impl Report {
                  The filter that `rbdkit-filter new` writes, which makes two calls of the host in a read. The figures\n\
                  are the processor time that its layer adds to a read of 512 bytes, measured like that of the layers\n\
                  above (`tests/bench/languages.rs`).\n\n{}",
-                self.languages()
+                Report::costs("language", &self.languages)
             );
         }
         if !self.once.is_empty() {
@@ -368,10 +382,7 @@ impl Report {
             let (bytes, cpu) = (layers.block, &layers.cpu);
             json!({"bytes": bytes, "chains": CHAINS, "cpu_us": cpu, "each_us": layers.slopes})
         };
-        let language = |language: &Language| {
-            let (name, layer) = (language.name, language.layer);
-            json!({"language": name, "each_us": layer, "of_nofilter": language.ratios})
-        };
+        let cost = |what: &'static str| move |cost: &Cost| json!({what: cost.name, "each_us": cost.layer, "of_nofilter": cost.ratios});
         json!({
             "machine": machine::description(),
             "others": spread(self.others()),
@@ -382,7 +393,8 @@ impl Report {
             "targets": self.verdicts().iter().map(target).collect::<Vec<_>>(),
             "cases": self.lines.iter().map(case).collect::<Vec<_>>(),
             "layers": self.layers.iter().map(layers).collect::<Vec<_>>(),
-            "languages": self.languages.iter().map(language).collect::<Vec<_>>(),
+            "filters": self.filters.iter().map(cost("filter")).collect::<Vec<_>>(),
+            "languages": self.languages.iter().map(cost("language")).collect::<Vec<_>>(),
             "at_rest": self.once.iter().map(once).collect::<Vec<_>>(),
             "remote": self.remote.as_ref().map(Remote::json),
             "not_measured": self.failures,
@@ -400,10 +412,12 @@ mod tests {
         let once = vec![Once { figure: Figure::Idle, rbdkit: Some(40.0), nbdkit: None }];
         let versions = vec!["rbdkit \"0.1.0\"".to_owned()];
         let layers = vec![Layers { block: 4096, cpu: [1.0, 1.5, 4.0, 7.0], slopes: vec![0.5, 0.625] }];
-        let languages = vec![Language { name: "rust", layer: 0.75, ratios: vec![1.125, 1.375] }];
+        let languages = vec![Cost { name: "rust", layer: 0.75, ratios: vec![1.125, 1.375] }];
+        let filters = vec![Cost { name: "ip", layer: 0.0, ratios: vec![0.0, 0.01] }];
         Report {
             lines,
             layers,
+            filters,
             languages,
             once,
             remote: None,

@@ -2,7 +2,8 @@
 //! if a case is not in the matrix, so that no cell stays empty.
 
 use crate::cases::Program;
-use crate::languages::{LANGUAGES, Language};
+use crate::filters::{Cost, FILTERS};
+use crate::languages::LANGUAGES;
 use crate::layers::{BLOCKS, Layers};
 use crate::once::{Figure, Once};
 use crate::results::{Line, Sample, Spread, ratios, round_ratios};
@@ -49,6 +50,8 @@ enum Measure {
     Layer(u32),
     /// What the layer of a filter in this language costs, divided by nofilter's.
     Language(&'static str),
+    /// What the layer of this filter costs, divided by nofilter's.
+    Filter(&'static str),
     Once(Figure),
 }
 
@@ -142,6 +145,10 @@ fn targets() -> Vec<Target> {
         let row = "a filter with two host calls in a read: its layer / nofilter's";
         add(row, language, Measure::Language(language), Limit::AtMost(limit));
     }
+    for (filter, limit) in FILTERS {
+        let row = "a filter that passes a read on, or that it passes by: its layer / nofilter's";
+        add(row, filter, Measure::Filter(filter), Limit::AtMost(limit));
+    }
     let keep = ["nofilter x 10, memory: randread 4k depth 32", "memory: randread 4k depth 32"].map(str::to_owned);
     let [ten, none] = keep;
     add("ten nofilters: rate / that without", &ten.clone(), Measure::Keep(ten, none), Limit::AtLeast(0.7));
@@ -177,7 +184,8 @@ fn targets() -> Vec<Target> {
 pub struct Measurements<'a> {
     pub lines: &'a [Line],
     pub layers: &'a [Layers],
-    pub languages: &'a [Language],
+    pub languages: &'a [Cost],
+    pub filters: &'a [Cost],
     pub once: &'a [Once],
 }
 
@@ -220,6 +228,10 @@ fn measured(measure: &Measure, run: &Measurements<'_>) -> Option<Spread> {
             let language = run.languages.iter().find(|language| language.name == *name)?;
             Spread::of(language.ratios.iter().copied())
         }
+        Measure::Filter(name) => {
+            let filter = run.filters.iter().find(|filter| filter.name == *name)?;
+            Spread::of(filter.ratios.iter().copied())
+        }
         Measure::Once(figure) => {
             let value = run.once.iter().find(|once| once.figure == *figure)?.rbdkit?;
             Spread::of([value])
@@ -238,8 +250,10 @@ mod tests {
             let lines: Vec<Line> = cases(quick).into_iter().map(filled).collect();
             let once = Figure::ALL.map(|figure| Once { figure, rbdkit: Some(1.0), nbdkit: None });
             let layers = BLOCKS.map(|(block, _)| Layers { block, cpu: [1.0; 4], slopes: vec![0.5] });
-            let languages = LANGUAGES.map(|(name, _)| Language { name, layer: 1.0, ratios: vec![1.0] });
-            let run = Measurements { lines: &lines, layers: &layers, languages: &languages, once: &once };
+            let languages = LANGUAGES.map(|(name, _)| Cost { name, layer: 1.0, ratios: vec![1.0] });
+            let filters = FILTERS.map(|(name, _)| Cost { name, layer: 1.0, ratios: vec![1.0] });
+            let run =
+                Measurements { lines: &lines, layers: &layers, languages: &languages, filters: &filters, once: &once };
             let verdicts = judge(&run);
             let missing: Vec<&str> =
                 verdicts.iter().filter(|one| one.measured.is_none()).map(|one| one.what.as_str()).collect();

@@ -77,11 +77,16 @@ fn each_filter_of_the_project_keeps_the_promise_that_fits_it() {
     let list = format!("extentlist={}", dir.file("list", b"0 1P\n").display());
     for (name, promise, params) in [
         ("blocksize", "identity", &["minblock=4k", "maxdata=1M"][..]),
+        ("blocksize-policy", "identity", &["blocksize-preferred=32k"]),
         ("cache", "identity", &[]),
         ("cacheextents", "identity", &[]),
         ("cow", "read-only", &[]),
         ("delay", "identity", &["rdelay=100us"]),
         ("error", "own", &["error-rate=5%"]),
+        ("exportname", "identity", &["exportdesc=fixed:a disk"]),
+        ("ip", "identity", &["deny=10.0.0.0/8"]),
+        ("limit", "identity", &["limit=100"]),
+        ("multi-conn", "identity", &["multi-conn-mode=unsafe"]),
         ("nofilter", "identity", &[]),
         ("offset", "bijective", &["offset=1000003", "range=36M"]),
         ("rate", "identity", &["rate=100G"]),
@@ -89,6 +94,7 @@ fn each_filter_of_the_project_keeps_the_promise_that_fits_it() {
         ("retry", "identity", &["retry-delay=1ms"]),
         ("retry-request", "identity", &["retry-request-delay=1ms"]),
         ("scan", "identity", &[]),
+        ("spinning", "identity", &["min-seek-time=0", "half-seek-time=20us", "max-seek-time=50us"]),
         // checkwrite keeps none: it fails every write of something new.
         ("ddrescue", "read-only", &[mapfile.as_str()]),
         ("evil", "own", &["evil-probability=1e-4", "evil-seed=1"]),

@@ -210,6 +210,36 @@ fn readahead_is_the_model() {
 }
 
 #[test]
+fn filters_that_only_watch_are_the_model() {
+    for (name, arguments) in [
+        ("blocksize-policy", &["--filter=blocksize-policy", "blocksize-preferred=32k"][..]),
+        ("exportname", &["--filter=exportname", "exportdesc=none"]),
+        ("ip", &["--filter=ip", "allow=anyunix", "deny=all"]),
+        ("limit", &["--filter=limit", "limit=0"]),
+        ("multi-conn", &["--filter=multi-conn", "multi-conn-mode=plugin"]),
+    ] {
+        check(&Case { name, arguments, share: 10, ..PLAIN });
+    }
+}
+
+/// nbdkit 1.32 has no such filter.
+#[test]
+fn spinning_is_the_model() {
+    if is_nbdkit() {
+        return;
+    }
+    let arguments = &[
+        "--filter=spinning",
+        "heads=3",
+        "separate-heads=true",
+        "min-seek-time=0",
+        "half-seek-time=100us",
+        "max-seek-time=1ms",
+    ];
+    check(&Case { name: "spinning", arguments, share: 10, ..PLAIN });
+}
+
+#[test]
 fn cow_is_the_model_and_the_file_stays_as_it_was() {
     check(&Case { name: "cow", arguments: &["--filter=cow"], after: After::Untouched, ..PLAIN });
 }

@@ -49,8 +49,13 @@ fn no_payload_byte_crosses_into_a_filter_that_does_not_ask_for_it() {
     for filters in [
         &["nofilter"][..],
         &["offset"],
+        &["blocksize-policy"],
         &["delay"],
         &["error"],
+        &["exportname"],
+        &["ip"],
+        &["limit"],
+        &["multi-conn"],
         &["readahead"],
         &["cow"],
         &["cache"],

@@ -26,7 +26,9 @@ pub struct Ip {
 fn source() -> Source {
     match client::peer_name() {
         Peer::Ip(inet) => address::from_bytes(&inet.address).map_or(Source::Unknown, Source::Ip),
-        Peer::Unix => Source::Unix(client::peer_credentials().ok()),
+        Peer::Unix => {
+            Source::Unix { credentials: client::peer_credentials().ok(), security: client::security_context().ok() }
+        }
         Peer::Vsock(vsock) => Source::Vsock { cid: vsock.cid, port: vsock.port },
         Peer::Unknown => Source::Unknown,
     }
@@ -39,7 +41,7 @@ impl Filter for Ip {
         Description::new("ip", env!("CARGO_PKG_VERSION"), "admits clients by their address, process, user or group")
             .help(
                 "An entry is all, anyipv4, anyipv6, anyunix, anyvsock, an IP address (10.0.0.0/8), pid:N, uid:N, \
-                 gid:N, vsock-cid:N or vsock-port:N. allow comes first, then deny; the rest is let in.",
+                 gid:N, vsock-cid:N, vsock-port:N or security:CONTEXT. allow comes first, then deny; the rest is let in.",
             )
             .thread_model(ThreadModel::Parallel)
             .transparent()
@@ -72,8 +74,16 @@ impl Admission for Ip {
 fn shown(source: &Source) -> String {
     match source {
         Source::Ip(address) => address.to_string(),
-        Source::Unix(Some((process, user, group))) => format!("process {process}, user {user}, group {group}"),
-        Source::Unix(None) => "a Unix socket's, without credentials".to_string(),
+        Source::Unix { credentials, security } => {
+            let mut text = match credentials {
+                Some((process, user, group)) => format!("process {process}, user {user}, group {group}"),
+                None => "a Unix socket's, without credentials".to_string(),
+            };
+            if let Some(context) = security {
+                text = format!("{text}, security context {context}");
+            }
+            text
+        }
         Source::Vsock { cid, port } => format!("vsock cid {cid}, port {port}"),
         Source::Unknown => "without an address".to_string(),
     }
@@ -103,7 +113,7 @@ mod tests {
         let host = Host::new(Disk::pattern(512)).serve::<Ip>(&["deny="]).unwrap();
         assert!(host.connect().is_ok());
         let wrong = Host::new(Disk::pattern(512)).serve::<Ip>(&["deny=1.2.3.4/33"]).err();
-        let expected = "ip: deny=1.2.3.4/33: 1.2.3.4/33: the prefix length '33' is not from 1 to 32";
+        let expected = "ip: deny=1.2.3.4/33: the prefix length '33' is not from 1 to 32";
         assert_eq!(wrong.as_deref(), Some(expected));
     }
 }

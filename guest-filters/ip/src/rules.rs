@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use crate::address::{Range, decimal};
 
 /// Who a client is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// It connected over TCP.
     Ip(IpAddr),
-    /// It connected over a Unix socket.
-    Unix(Credentials),
+    /// It connected over a Unix socket. The security context is None if the system does not report
+    /// one.
+    Unix { credentials: Credentials, security: Option<String> },
     /// It connected over AF_VSOCK.
     Vsock { cid: u32, port: u32 },
     /// The system does not say.
@@ -34,6 +35,7 @@ enum Rule {
     Group(i64),
     VsockCid(u32),
     VsockPort(u32),
+    Security(String),
 }
 
 /// Whether a rule matches.
@@ -136,19 +138,24 @@ impl Rule {
         for (prefix, what) in [
             ("dn:", "names of TLS certificates are not supported in this version"),
             ("issuer-dn:", "names of TLS certificates are not supported in this version"),
-            ("security:", "security contexts are not supported in this version"),
         ] {
             if lower.starts_with(prefix) {
                 return Err(what.to_string());
             }
+        }
+        if lower.starts_with("security:") {
+            return match &text["security:".len()..] {
+                "" => Err("security: takes a security context".to_string()),
+                context => Ok(Rule::Security(context.to_string())),
+            };
         }
         Range::parse(text).map(Rule::Range)
     }
 
     fn matches(&self, source: &Source) -> Match {
         let credential = |pick: fn((i64, i64, i64)) -> i64, wanted: i64| match source {
-            Source::Unix(Some(all)) => Match::from(pick(*all) == wanted),
-            Source::Unix(None) | Source::Unknown => Match::Unknown,
+            Source::Unix { credentials: Some(all), .. } => Match::from(pick(*all) == wanted),
+            Source::Unix { credentials: None, .. } | Source::Unknown => Match::Unknown,
             _ => Match::No,
         };
         match (self, source) {
@@ -156,11 +163,15 @@ impl Rule {
             (Rule::Process(wanted), _) => credential(|(process, _, _)| process, *wanted),
             (Rule::User(wanted), _) => credential(|(_, user, _)| user, *wanted),
             (Rule::Group(wanted), _) => credential(|(_, _, group)| group, *wanted),
+            (Rule::Security(wanted), Source::Unix { security, .. }) => match security {
+                Some(context) => (context == wanted).into(),
+                None => Match::Unknown,
+            },
             (_, Source::Unknown) => Match::Unknown,
             (Rule::AnyIpv4, Source::Ip(address)) => address.is_ipv4().into(),
             (Rule::AnyIpv6, Source::Ip(address)) => address.is_ipv6().into(),
             (Rule::Range(range), Source::Ip(address)) => range.contains(*address).into(),
-            (Rule::AnyUnix, Source::Unix(_)) | (Rule::AnyVsock, Source::Vsock { .. }) => Match::Yes,
+            (Rule::AnyUnix, Source::Unix { .. }) | (Rule::AnyVsock, Source::Vsock { .. }) => Match::Yes,
             (Rule::VsockCid(wanted), Source::Vsock { cid, .. }) => (wanted == cid).into(),
             (Rule::VsockPort(wanted), Source::Vsock { port, .. }) => (wanted == port).into(),
             _ => Match::No,
@@ -181,6 +192,8 @@ fn parse_lists(name: &str, lists: &[String]) -> Result<Vec<Rule>, String> {
         for entry in list.split(',') {
             let rule = match entry {
                 "" => Err("an entry of the list is empty".to_string()),
+                // An entry that is the whole list stands in the line already.
+                entry if entry == list => Rule::parse(entry),
                 entry => Rule::parse(entry).map_err(|error| format!("{entry}: {error}")),
             };
             rules.push(rule.map_err(|error| format!("{name}={list}: {error}"))?);
@@ -201,8 +214,8 @@ mod tests {
         Source::Ip(text.parse().unwrap())
     }
 
-    const ME: Source = Source::Unix(Some((77, 1000, 100)));
-    const NOBODY: Source = Source::Unix(None);
+    const ME: Source = Source::Unix { credentials: Some((77, 1000, 100)), security: None };
+    const NOBODY: Source = Source::Unix { credentials: None, security: None };
 
     #[test]
     fn allow_comes_before_deny_and_the_rest_is_let_in() {
@@ -238,7 +251,7 @@ mod tests {
             ("vsock-port:1234", [false, false, false, true]),
             ("vsock-port:3", [false; 4]),
         ] {
-            let denied = sources.map(|source| rules("", rule).check(&source) == Err(Refusal::Denied));
+            let denied = sources.each_ref().map(|source| rules("", rule).check(source) == Err(Refusal::Denied));
             assert_eq!(denied, expected, "{rule}");
         }
     }
@@ -256,17 +269,31 @@ mod tests {
     }
 
     #[test]
+    fn a_security_context_matches_as_a_whole_and_a_missing_one_is_not_let_in() {
+        let labelled = |text: &str| Source::Unix { credentials: None, security: Some(text.to_string()) };
+        let some = rules("Security:u:r:Virt_t", "all");
+        assert!(some.check(&labelled("u:r:Virt_t")).is_ok());
+        for source in [labelled("u:r:virt_t"), labelled("u:r:Virt_t:s0"), NOBODY, ip("1.2.3.4")] {
+            assert_eq!(some.check(&source), Err(Refusal::Denied), "{source:?}");
+        }
+        let others = rules("", "security:unconfined");
+        assert_eq!(others.check(&labelled("unconfined")), Err(Refusal::Denied));
+        assert_eq!(others.check(&NOBODY), Err(Refusal::Unknown));
+        assert!(others.check(&labelled("virt")).is_ok() && others.check(&ip("1.2.3.4")).is_ok());
+    }
+
+    #[test]
     fn what_is_no_rule_is_refused_in_one_line() {
         let wrong = |list: &str| Rules::parse(&[], &[list.to_string()]).unwrap_err();
         assert_eq!(wrong("1.2.3.4,,::1"), "deny=1.2.3.4,,::1: an entry of the list is empty");
         assert_eq!(wrong("1.2.3.4,"), "deny=1.2.3.4,: an entry of the list is empty");
-        assert_eq!(wrong("foo"), "deny=foo: foo: 'foo' is not an IP address");
-        assert_eq!(wrong("pid:0"), "deny=pid:0: pid:0: pid: takes a number from 1 to 4294967295");
+        assert_eq!(wrong("foo"), "deny=foo: 'foo' is not an IP address");
+        assert_eq!(wrong("pid:0"), "deny=pid:0: pid: takes a number from 1 to 4294967295");
         for rule in ["uid:", "uid:x", "uid:-1", "gid:4294967296", "vsock-cid:4294967296", "vsock-port:", "1.2.3.4, ::1"]
         {
             wrong(rule);
         }
         assert!(wrong("dn:CN=me").ends_with("names of TLS certificates are not supported in this version"));
-        assert!(wrong("security:unconfined").ends_with("security contexts are not supported in this version"));
+        assert_eq!(wrong("security:"), "deny=security:: security: takes a security context");
     }
 }

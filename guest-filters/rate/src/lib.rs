@@ -81,6 +81,9 @@ impl Limit {
 
     /// Takes the tokens for a request of `length` bytes. Returns how long the request must wait.
     fn take(&self, index: u32, length: u32, burst: u64) -> u64 {
+        if self.rate == 0 && self.file.is_none() {
+            return 0;
+        }
         let slot = Slot { scope: self.scope, index };
         loop {
             let now = clock::monotonic();

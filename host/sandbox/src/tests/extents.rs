@@ -16,11 +16,14 @@ use crate::{FilterLimits, Host, Options};
 /// The filters that extents pass, with parameters that make them do something.
 const FILTERS: &[(&str, &[(&str, &str)])] = &[
     ("blocksize", &[("minblock", "4096"), ("maxdata", "65536")]),
+    ("blocksize-policy", &[("blocksize-preferred", "4096")]),
     ("cache", &[("cache-min-block-size", "4096")]),
     ("cacheextents", &[]),
     ("cow", &[("cow-block-size", "4096")]),
     ("delay", &[]),
     ("error", &[]),
+    ("exportname", &[]),
+    ("multi-conn", &[]),
     ("nofilter", &[]),
     ("offset", &[("offset", "5000")]),
     ("rate", &[]),
@@ -28,6 +31,7 @@ const FILTERS: &[(&str, &[(&str, &str)])] = &[
     ("retry", &[]),
     ("retry-request", &[]),
     ("scan", &[]),
+    ("spinning", &[("min-seek-time", "0"), ("half-seek-time", "0"), ("max-seek-time", "0")]),
 ];
 
 /// The size of the disk. It is not a multiple of any block size.
