@@ -84,6 +84,7 @@ group() {
         need fio command_exists fio
         need nbdkit command_exists nbdkit
         need qemu-utils command_exists qemu-nbd
+        need cryptsetup-bin command_exists /sbin/cryptsetup
         ;;
     *)
         echo "setup: unknown group '$1': build, demo, test or bench" >&2
