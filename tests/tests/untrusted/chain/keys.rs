@@ -9,8 +9,8 @@ const KEYS: &str = r#"
     (import "rbdkit:filter/crypto@0.1.0" "make-key" (func $make (param i32 i32 i32 i32 i32 i32)))
     (import "rbdkit:filter/crypto@0.1.0" "free-key" (func $free (param i32 i32)))
     (import "rbdkit:filter/crypto@0.1.0" "encrypt" (func $encrypt (param i32 i32 i32 i32 i32 i32 i64 i32 i32)))
-    (import "rbdkit:filter/crypto@0.1.0" "derive-pbkdf2" (func $derive
-        (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
+    (import "rbdkit:filter/crypto@0.1.0" "derive-pbkdf2" (func $derive (type $of-derive)))
+    (type $of-derive (func (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
     (data (i32.const 2200) "aes-xts-plain64")
     (data (i32.const 2232) "rot-13-plain64")
     (data (i32.const 2264) "sha256")"#;
