@@ -29,6 +29,7 @@ guest_library() {
 
 # Only Debian's own Python has libnbd's module, whichever Python comes first in PATH.
 nbdsh_works() { PATH=/usr/bin:/bin nbdsh -c 'import nbd'; }
+other_ciphers() { /usr/bin/python3 -c 'import cryptography'; }
 python_environments() { python3 -c 'import ensurepip, venv'; }
 clang_for_wasm() { compgen -G '/usr/lib/llvm-*/lib/clang/*/lib/wasi/libclang_rt.builtins-wasm32.a'; }
 
@@ -53,6 +54,9 @@ group() {
         need python3-libnbd nbdsh_works
         need qemu-utils command_exists qemu-img
         need fio command_exists fio
+        # Encrypted disks, and another library for their ciphers.
+        need cryptsetup-bin command_exists /sbin/cryptsetup
+        need python3-cryptography other_ciphers
         # Other servers, for the nbd plugin.
         need nbdkit command_exists nbdkit
         # Certificates for the slow server.
@@ -80,6 +84,7 @@ group() {
         need fio command_exists fio
         need nbdkit command_exists nbdkit
         need qemu-utils command_exists qemu-nbd
+        need cryptsetup-bin command_exists /sbin/cryptsetup
         ;;
     *)
         echo "setup: unknown group '$1': build, demo, test or bench" >&2

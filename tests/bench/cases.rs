@@ -43,6 +43,8 @@ pub enum Stack {
     /// Readahead over a cache that keeps what it reads and has read the whole disk.
     WarmCache,
     Cow,
+    /// A disk of LUKS1 with AES-XTS, whose data the filter decrypts.
+    Luks,
 }
 
 impl Stack {
@@ -52,6 +54,7 @@ impl Stack {
             Stack::Nofilter(count) => vec!["nofilter"; count.into()],
             Stack::WarmCache => vec!["readahead", "cache"],
             Stack::Cow => vec!["cow"],
+            Stack::Luks => vec!["luks"],
         }
     }
 
@@ -59,6 +62,7 @@ impl Stack {
     pub fn parameters(self) -> &'static [&'static str] {
         match self {
             Stack::WarmCache => &["cache-on-read=true"],
+            Stack::Luks => &["passphrase=x"],
             _ => &[],
         }
     }
@@ -72,6 +76,7 @@ impl fmt::Display for Stack {
             Stack::Nofilter(count) => write!(f, "nofilter x {count}, "),
             Stack::WarmCache => write!(f, "readahead + cache, "),
             Stack::Cow => write!(f, "cow, "),
+            Stack::Luks => write!(f, "luks, "),
         }
     }
 }
@@ -235,6 +240,7 @@ pub fn cases(quick: bool) -> Vec<Case> {
         add(stack, Plugin::File, sequential("read", "256k"), PAIR, &[]);
         add(stack, Plugin::File, Job::CopyOut, PAIR, &[]);
     }
+    add(Stack::Luks, Plugin::File, sequential("read", "256k"), PAIR, PAIR);
     matrix.cases
 }
 

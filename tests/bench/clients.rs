@@ -23,6 +23,8 @@ const COPY_REQUEST: u64 = 256 << 10;
 pub struct Images {
     _dir: TempDir,
     disk: PathBuf,
+    /// Encrypted, if a case needs it.
+    encrypted: PathBuf,
     source: PathBuf,
     target: PathBuf,
 }
@@ -32,20 +34,25 @@ impl Images {
     ///
     /// # Errors
     /// If the files cannot be made.
-    pub fn make(with_copies: bool) -> std::io::Result<Images> {
+    pub fn make(cases: &[Case]) -> std::io::Result<Images> {
         let dir = TempDir::new();
         let (disk, source, target) = (dir.join("disk.img"), dir.join("source.img"), dir.join("target.img"));
         fill(&disk, SIZE)?;
-        if with_copies {
+        let encrypted = dir.join("encrypted.img");
+        if cases.iter().any(|case| case.stack == Stack::Luks) {
+            encrypt(&dir, &encrypted)?;
+        }
+        if cases.iter().any(|case| case.job.is_copy()) {
             fill(&source, COPY_SIZE)?;
             fill(&target, COPY_SIZE)?;
         }
-        Ok(Images { _dir: dir, disk, source, target })
+        Ok(Images { _dir: dir, disk, encrypted, source, target })
     }
 
-    /// The file and the size that are served for a job.
-    fn served(&self, job: Job) -> (&Path, u64) {
-        match job {
+    /// The file and the size that are served for a case.
+    fn served(&self, case: &Case) -> (&Path, u64) {
+        match case.job {
+            Job::Fio { .. } if case.stack == Stack::Luks => (&self.encrypted, SIZE),
             Job::Fio { .. } => (&self.disk, SIZE),
             Job::CopyOut => (&self.source, COPY_SIZE),
             Job::CopyIn => (&self.target, COPY_SIZE),
@@ -65,6 +72,18 @@ fn fill(path: &Path, size: u64) -> std::io::Result<()> {
     file.sync_all()
 }
 
+/// Makes a disk of LUKS1 with [`SIZE`] bytes of data. Its data is random, and so is what it decrypts
+/// to. The passphrase is `x`.
+fn encrypt(dir: &TempDir, disk: &Path) -> std::io::Result<()> {
+    // The header of LUKS1 with a key of 512 bits, and the alignment of the data.
+    fill(disk, SIZE + (2 << 20))?;
+    let (pass, disk) = (dir.file("pass", b"x"), text(disk).map_err(std::io::Error::other)?);
+    let pass = text(&pass).map_err(std::io::Error::other)?;
+    let format = ["luksFormat", "-q", "--type", "luks1", "--pbkdf-force-iterations", "1000", "--align-payload", "4096"];
+    let more = ["--cipher", "aes-xts-plain64", "--key-size", "512", "--key-file", pass, disk];
+    run("/sbin/cryptsetup", &[&format[..], &more].concat()).map(drop).map_err(std::io::Error::other)
+}
+
 /// Runs a case's job against a program for this many seconds.
 ///
 /// # Errors
@@ -76,7 +95,7 @@ pub fn measure(
     images: &Images,
     seconds: u64,
 ) -> Result<Sample, String> {
-    let (image, size) = images.served(case.job);
+    let (image, size) = images.served(case);
     let server = servers::start(programs, program, case, image, size)?;
     prepare(&server, program, case, image)?;
     let (busy, started) = (Busy::start(), Instant::now());

@@ -144,7 +144,7 @@ fn run() -> Result<ExitCode, String> {
     if settings.only == [REMOTE] {
         return only_remote(&settings, &programs);
     }
-    let images = Images::make(cases.iter().any(|case| case.job.is_copy())).map_err(|error| error.to_string())?;
+    let images = Images::make(&cases).map_err(|error| error.to_string())?;
     let asked = |name: &str| {
         let only = settings.only.is_empty() || settings.only.iter().any(|part| part == name);
         only && settings.programs.contains(&Program::Rbdkit)

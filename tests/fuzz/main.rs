@@ -1,5 +1,6 @@
 //! Fuzzing of handshakes and requests with mutated conversations. [`loader`] fuzzes the loading of
-//! filters, [`manifest`] what a registry sends, [`record`] the reading of records.
+//! filters, [`luks`] the reading of headers of encrypted disks, [`manifest`] what a registry sends,
+//! [`record`] the reading of records.
 //!
 //! The test suite runs a number of rounds; `RBDKIT_FUZZ_SECONDS=600` runs for that long. Two
 //! targets take the same conversations. The parsers alone must not panic, must not wait for more
@@ -12,6 +13,7 @@
 #[expect(dead_code, reason = "the builder of hostile components, of which fuzzing needs few functions")]
 mod guest;
 mod loader;
+mod luks;
 mod manifest;
 mod record;
 

@@ -47,6 +47,7 @@ fn package(program: &str) -> &'static str {
         "nbdsh" => "python3-libnbd",
         "qemu-img" | "qemu-io" => "qemu-utils",
         "fio" => "fio",
+        "/sbin/cryptsetup" => "cryptsetup-bin",
         _ => "(see tests/setup.sh)",
     }
 }

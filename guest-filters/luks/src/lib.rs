@@ -24,7 +24,7 @@ use unlock::{KEYS, Unlocked};
 params! {
     /// The parameters.
     pub struct Settings {
-        /// The passphrase: `+FILENAME` reads it from a file, `-FD` from a descriptor, `-` asks for it.
+        /// The passphrase; +FILENAME reads it from a file, -FD from a descriptor, - asks for it.
         passphrase: Secret,
     }
 }

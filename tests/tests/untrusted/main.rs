@@ -22,6 +22,8 @@
 //! * `*-handle*`: a million handles; stale, foreign and doubly dropped ones. Traps: EIO.
 //! * `*-buffer*`: a million buffers, large ones; stale and foreign ones. The guest gets ENOMEM, or
 //!   traps: EIO.
+//! * `*-key*`, `*-cipher*`, `*-sector*`, `derives-*`, `encrypts-*`: keys that do not exist, of wrong
+//!   lengths and without end; ranges that are no sectors or not in the buffer. An errno, or traps.
 //! * `log-*`: floods the log with escapes. Lines are escaped, dropped and counted.
 //! * `prefetch-flood`: floods of prefetches, past the end, of nothing. Dropped.
 //! * `scratch-*`: fills its scratch file, and writes far beyond it. ENOSPC at the quota; EINVAL.
@@ -63,6 +65,8 @@
 //!   told. A flush that did nothing, writes that were dropped: only what went through the filter is
 //!   lost. Names, texts and lists of exports without end: the request for them fails. Calls itself
 //!   through next: next is opened once, and twelve layers of itself delay only their own client.
+//! * [`keys`]: derives keys without end or with much memory, and uses keys and secrets that are not
+//!   its own. ETIMEDOUT at `setup`, ENOMEM at `key-memory`, EINVAL, ENOENT.
 //! * [`wasi`]: asks WASI for files, sockets, the environment. The host's stubs do not permit it.
 //! * [`full`]: fills files that may not grow. The writes fail.
 //! * [`confined`]: a guest that broke out of its sandbox. The process can do nothing but serve.
@@ -74,6 +78,7 @@ mod confined;
 mod faults;
 mod full;
 mod guest;
+mod keys;
 mod lies;
 mod load;
 mod spinning;

@@ -99,7 +99,7 @@ pub fn memory() -> Vec<Case> {
 
 /// Every function of the host that takes a list or a string: its name in the contract, its type,
 /// and the arguments of a call. `$AT` and `$LENGTH` stand for the place of the list.
-const TAKE_LISTS: [(&str, &str, &str); 15] = [
+const TAKE_LISTS: [(&str, &str, &str); 20] = [
     ("log.error", "(param i32 i32)", "$AT $LENGTH"),
     ("log.warn", "(param i32 i32)", "$AT $LENGTH"),
     ("log.info", "(param i32 i32)", "$AT $LENGTH"),
@@ -131,6 +131,35 @@ const TAKE_LISTS: [(&str, &str, &str); 15] = [
         "(i32.const 0) (i32.const 1) (i32.const 0) $AT $LENGTH (i32.const 2100)",
     ),
     ("files.holds", "(param i32 i32 i32 i32)", "$AT $LENGTH (i32.const 0) (i32.const 2104)"),
+    (
+        "crypto.derive-pbkdf2",
+        "(param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)",
+        "(i32.const 0) (i32.const 0) (i32.const 0) (i32.const 32) (i32.const 0) (i32.const 0) (i32.const 0) \
+         (i32.const 0) (i32.const 0) $AT $LENGTH (i32.const 1) (i32.const 2104)",
+    ),
+    (
+        "crypto.derive-argon2",
+        "(param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)",
+        "(i32.const 0) (i32.const 0) (i32.const 0) (i32.const 32) (i32.const 0) (i32.const 0) (i32.const 0) \
+         (i32.const 0) (i32.const 0) $AT $LENGTH (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 2104)",
+    ),
+    (
+        "crypto.unwrap",
+        "(param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)",
+        "(i32.const 0) (i32.const 0) (i32.const 0) (i32.const 32) (i32.const 1) (i32.const 0) (i32.const 0) \
+         (i32.const 1) $AT $LENGTH (i32.const 2104)",
+    ),
+    (
+        "crypto.matches",
+        "(param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)",
+        "(i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 1) \
+         $AT $LENGTH (i32.const 2104)",
+    ),
+    (
+        "crypto.make-key",
+        "(param i32 i32 i32 i32 i32 i32)",
+        "(i32.const 0) (i32.const 0) (i32.const 0) $AT $LENGTH (i32.const 2104)",
+    ),
 ];
 
 /// For each of [`TAKE_LISTS`] a list outside of the guest's memory, and one as long as its whole

@@ -6,6 +6,7 @@ mod answers;
 mod case;
 mod floods;
 mod handles;
+mod keys;
 mod memory;
 mod time;
 mod usage;
@@ -27,6 +28,7 @@ fn cases() -> Vec<Case> {
         memory::huge_lists(),
         memory::allocators(),
         handles::handles(),
+        keys::keys(),
         floods::floods(),
         time::locks(),
         answers::lies(),
