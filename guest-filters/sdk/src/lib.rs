@@ -124,7 +124,10 @@ pub use bindings::host::rbdkit::filter::types::{
     ThreadModel, Unexported,
 };
 pub use describe::{Description, Param};
-pub use host::{buffer, client, clock, files, locks, log, maps, next, next_open, request, scratch, server, slots};
+pub use host::{
+    buffer, client, clock, counters, files, locks, log, maps, next, next_open, request, scratch, scripts, server,
+    slots, storage,
+};
 pub use ops::{
     Admission, Background, Caching, Connection, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, Reads,
     Threading, Trims, Writes, Zeroes,
@@ -140,12 +143,14 @@ pub use log_macros::write as __log;
 pub mod prelude {
     pub use crate::host::buffer::{Buffer, PAYLOAD, Payload};
     pub use crate::params::{
-        AppendFile, BoolOrWatch, Choice, CurrentFile, Parameters, Params, Percent, Probability, ReadFile, Size, Watch,
+        AppendFile, BoolOrWatch, Choice, CurrentFile, Parameters, Params, Percent, Probability, ReadFile, Script, Size,
+        StorageFile, StringOrScript, Watch, WriteFile,
     };
     pub use crate::{
         Admission, Background, BlockSizes, Caching, Capabilities, CommandFlags, Connection, Description, Errno,
         ExportEntry, Extent, ExtentType, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, Param, Reads,
         Recovery, Scope, Support, ThreadModel, Threading, Trims, Unexported, Writes, Zeroes, buffer, client, clock,
-        debug, error, files, info, locks, log, maps, next, next_open, params, request, scratch, server, slots, warn,
+        counters, debug, error, files, info, locks, log, maps, next, next_open, params, request, scratch, scripts,
+        server, slots, storage, warn,
     };
 }

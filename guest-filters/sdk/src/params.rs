@@ -57,7 +57,8 @@ pub use field::is_setting;
 pub use field::{Field, Setting};
 pub use given::{Parameters, Params};
 pub use value::{
-    AppendFile, BoolOrWatch, Choice, CurrentFile, Percent, Probability, ReadFile, Shown, Size, Value, Watch,
+    AppendFile, BoolOrWatch, Choice, CurrentFile, Percent, Probability, ReadFile, Script, Shown, Size, StorageFile,
+    StringOrScript, Value, Watch, WriteFile,
 };
 
 /// Makes a struct of parameters, and implements [`Parameters`] for it. The module

@@ -3,6 +3,7 @@
 pub(crate) mod buffer;
 pub(crate) mod client;
 pub(crate) mod clock;
+pub(crate) mod counters;
 pub(crate) mod files;
 pub(crate) mod locks;
 pub(crate) mod log;
@@ -11,5 +12,7 @@ pub(crate) mod next;
 pub(crate) mod next_open;
 pub(crate) mod request;
 pub(crate) mod scratch;
+pub(crate) mod scripts;
 pub(crate) mod server;
 pub(crate) mod slots;
+pub(crate) mod storage;

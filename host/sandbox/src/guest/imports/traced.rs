@@ -348,6 +348,7 @@ traced!("files", host::files::Host {
     at_once size(param: String, nth: u32) -> OrErrno<u64>;
     at_once read(param: String, nth: u32, offset: u64, length: u32) -> OrErrno<Vec<u8>>;
     at_once append(param: String, nth: u32, data: Vec<u8>) -> OrErrno<()>;
+    at_once truncate(param: String, nth: u32) -> OrErrno<()>;
     waits sync(param: String, nth: u32) -> OrErrno<()>;
     at_once holds(param: String, nth: u32) -> OrErrno<bool>;
 });
