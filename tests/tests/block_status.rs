@@ -52,7 +52,8 @@ fn every_plugin_says_how_far_the_last_extent_runs_on() {
 
 #[test]
 fn every_filter_passes_on_how_far_the_last_extent_runs_on() {
-    let filters = "blocksize cache cacheextents cow delay error nofilter rate readahead retry retry-request scan";
+    let filters =
+        "blocksize cache cacheextents count cow delay error log nofilter rate readahead retry retry-request scan";
     for filter in filters.split(' ') {
         assert_answer(&Server::start(["--filter", filter, "null", "1G"]), 0, &[(GIB, 3)]);
     }
@@ -96,8 +97,7 @@ fn clients_see_the_same_map_through_every_filter() {
         (nbdinfo, qemu)
     };
     let plain = maps(&Launch::new(["file"]).path("file", &path).start());
-    let filters =
-        "cache cacheextents cow delay error nofilter rate readahead retry retry-request scan blocksize offset";
+    let filters = "cache cacheextents count cow delay error log nofilter rate readahead retry retry-request scan blocksize offset";
     for filter in filters.split(' ') {
         let through = maps(&Launch::new(["--filter", filter, "file"]).path("file", &path).start());
         assert!(through == plain, "{filter}: {through:?}\ninstead of {plain:?}");

@@ -208,9 +208,11 @@ fn each_filter_of_the_project_keeps_the_promise_that_fits_it() {
         ("blocksize", "identity", &["minblock=4k", "maxdata=1M"][..]),
         ("cache", "identity", &[]),
         ("cacheextents", "identity", &[]),
+        ("count", "identity", &[]),
         ("cow", "read-only", &[]),
         ("delay", "identity", &["rdelay=100us"]),
         ("error", "own", &["error-rate=5%"]),
+        ("log", "identity", &["logfile=/dev/null"]),
         ("nofilter", "identity", &[]),
         ("offset", "bijective", &["offset=1000003", "range=36M"]),
         ("rate", "identity", &["rate=100G"]),
@@ -218,6 +220,7 @@ fn each_filter_of_the_project_keeps_the_promise_that_fits_it() {
         ("retry", "identity", &["retry-delay=1ms"]),
         ("retry-request", "identity", &["retry-request-delay=1ms"]),
         ("scan", "identity", &[]),
+        ("stats", "identity", &["statsfile=/dev/null"]),
     ] {
         let file = filter(name);
         let arguments = [&[file.to_str().unwrap()][..], params, &["--transforms", promise, "--ops", "600"]].concat();

@@ -156,6 +156,12 @@ fn error_that_happens_fails_requests_and_loses_nothing_else() {
 }
 
 #[test]
+fn what_is_logged_and_counted_is_the_model() {
+    let arguments = &["--filter=log", "--filter=stats", "--filter=count", "logfile=/dev/null", "statsfile=/dev/null"];
+    check(&Case { name: "log, stats, count", arguments, ..PLAIN });
+}
+
+#[test]
 fn readahead_is_the_model() {
     check(&Case { name: "readahead", arguments: &["--filter=readahead"], ..PLAIN });
 }

@@ -263,10 +263,14 @@ impl Mapping for Log {
     fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
         let one = flags.contains(CommandFlags::REQ_ONE);
         let action = self.enter("Extents", |line| range(line, offset, length).number("req_one", one));
-        let result = next::extents(offset, length, flags);
+        // What lies beyond the request is for the client, and not in the line.
+        let result = next::extents_until(offset, length, u64::MAX, flags);
+        let end = offset.saturating_add(length);
         let found = result.as_deref().unwrap_or_default();
-        let words =
-            found.iter().map(|extent| format!("{:#x} {:#x} {}", extent.offset, extent.length, kind(extent.kind)));
+        let words = found.iter().map(|extent| {
+            let within = extent.length.min(end - extent.offset);
+            format!("{:#x} {within:#x} {}", extent.offset, kind(extent.kind))
+        });
         self.leave(&action, &result, |line| match result {
             Ok(_) => line.list("extents", words),
             Err(_) => line,
@@ -316,7 +320,7 @@ mod tests {
         assert_eq!(found[..4], first);
         assert!(found[4].starts_with("connection=1 Connect export=\"\" tls=0 size=0x2000 minsize="), "{}", found[4]);
         assert_eq!(
-            found[3..],
+            found[5..],
             [
                 "connection=1 Read id=1 offset=0x0 count=0x200 ...",
                 "connection=1 ...Read id=1 return=0",

@@ -65,6 +65,9 @@
 //!   through next: next is opened once, and twelve layers of itself delay only their own client.
 //! * [`wasi`]: asks WASI for files, sockets, the environment. The host's stubs do not permit it.
 //! * [`full`]: fills files that may not grow. The writes fail.
+//! * [`named`]: what the operator names: scripts that never end, print without end, run in a loop
+//!   and with `PATH` set; a kept file filled beyond its limit; sums with more keys than there may
+//!   be. The guest gets an errno.
 //! * [`confined`]: a guest that broke out of its sandbox. The process can do nothing but serve.
 
 mod author;
@@ -76,6 +79,7 @@ mod full;
 mod guest;
 mod lies;
 mod load;
+mod named;
 mod spinning;
 mod torn;
 mod wasi;

@@ -19,12 +19,12 @@ const PARTS: usize = 16;
 /// The sums of one thread. They have cache lines of their own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Part(Mutex<HashMap<u64, u64>>);
+struct ThreadSums(Mutex<HashMap<u64, u64>>);
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Totals {
-    parts: [Part; PARTS],
+    parts: [ThreadSums; PARTS],
     /// All keys. Locked only for a key that is new in a part, with that part locked.
     keys: Mutex<HashSet<u64>>,
 }

@@ -425,10 +425,10 @@ fn bind_by_hand(linker: &mut Linker<Context>) -> Result<()> {
         recorded(store, "scratch.pwrite", scratch_part(arguments), |store| scratch::pwrite(store, arguments))
     })?;
     let mut kept = linker.instance("rbdkit:filter/storage@0.1.0")?;
-    kept.func_wrap_async("pread", |store, part: storage::Part| {
+    kept.func_wrap_async("pread", |store, part: storage::StoragePart| {
         recorded(store, "storage.pread", storage_part(&part), |store| storage::pread(store, part))
     })?;
-    kept.func_wrap_async("pwrite", |store, part: storage::Part| {
+    kept.func_wrap_async("pwrite", |store, part: storage::StoragePart| {
         recorded(store, "storage.pwrite", storage_part(&part), |store| storage::pwrite(store, part))
     })?;
     let mut ranges = linker.instance("rbdkit:filter/locks@0.1.0")?;
@@ -444,7 +444,7 @@ fn scratch_part((scope, offset, length, buf, at): (wit::Scope, u64, u32, u32, u3
     format!("scope={}, offset={offset}, length={length}, buf={buf}, at={at}", scope.shown())
 }
 
-fn storage_part((param, nth, offset, length, buf, at): &storage::Part) -> String {
+fn storage_part((param, nth, offset, length, buf, at): &storage::StoragePart) -> String {
     format!("param={param:?}, nth={nth}, offset={offset}, length={length}, buf={buf}, at={at}")
 }
 
