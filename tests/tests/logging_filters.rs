@@ -45,6 +45,15 @@ fn wait_for_disconnects(log: &Path, count: usize) {
     wait::until("the lines of all connections", || ended(log));
 }
 
+/// The plugins do not state the same block sizes.
+fn without_block_sizes(line: String) -> String {
+    let words = line.split(' ').map(|word| match word.split_once('=') {
+        Some((name @ ("minsize" | "prefsize" | "maxsize"), _)) => name,
+        _ => word,
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 #[test]
 fn the_log_of_a_session_is_that_of_nbdkit_line_by_line() {
     let dir = TempDir::new();
@@ -57,7 +66,7 @@ fn the_log_of_a_session_is_that_of_nbdkit_line_by_line() {
         nbdsh(&server.uri(), OPERATIONS).ok();
         wait_for_disconnects(log, 2);
         assert!(server.stop().status.success());
-        lines(log)
+        lines(log).into_iter().map(without_block_sizes).collect::<Vec<_>>()
     };
     let expected = serve(nbdkit(&arguments), &theirs);
     let found = serve(Launch::new(arguments), &ours);
@@ -168,7 +177,7 @@ fn the_report_of_stats_is_that_of_nbdkit() {
         let serve = |launch: Launch, file: &Path| report(launch.path("statsfile", file).arg(threshold).start(), file);
         let expected = masked(&serve(nbdkit(&arguments), &theirs));
         let found = masked(&serve(Launch::new(arguments), &ours));
-        assert!(expected.iter().any(|line| line.starts_with("total: 17 ops")), "{expected:?}");
+        assert!(expected.iter().any(|line| line.starts_with("total: 16 ops")), "{expected:?}");
         assert_eq!(found, expected);
     }
     let missing = Launch::new(arguments).try_start().err().expect("it is required");
@@ -206,6 +215,6 @@ fn count_logs_the_bytes_of_all_clients_at_the_end() {
         }
     });
     let log = server.stop().stderr;
-    let line = "rbdkit: count: count bytes: read 2048, written 32768, zeroed 65536, trimmed 16384";
+    let line = "rbdkit: info: count: count bytes: read 2048, written 32768, zeroed 65536, trimmed 16384";
     assert!(log.lines().any(|said| said == line), "{log}");
 }
