@@ -52,9 +52,9 @@ fn every_plugin_says_how_far_the_last_extent_runs_on() {
 
 #[test]
 fn every_filter_passes_on_how_far_the_last_extent_runs_on() {
-    let filters = "blocksize blocksize-policy cache cacheextents checkwrite cow delay error evil exportname fua ip \
-                   limit map multi-conn nocache noparallel nofilter nozero openonce protect rate readahead readonly \
-                   retry retry-request rotational scan spinning swab truncate";
+    let filters = "blocksize blocksize-policy cache cacheextents checkwrite count cow delay error evil exportname fua ip \
+                   limit log map multi-conn nocache noparallel nofilter nozero openonce protect rate readahead readonly \
+                   retry retry-request rotational scan spinning stats swab truncate";
     for filter in filters.split(' ') {
         assert_answer(&Server::start(["--filter", filter, "null", "1G"]), 0, &[(GIB, 3)]);
     }
@@ -98,9 +98,9 @@ fn clients_see_the_same_map_through_every_filter() {
         (nbdinfo, qemu)
     };
     let plain = maps(&Launch::new(["file"]).path("file", &path).start());
-    let filters = "cache cacheextents checkwrite cow delay error evil exportname fua ip map multi-conn nocache \
+    let filters = "cache cacheextents checkwrite count cow delay error evil exportname fua ip log map multi-conn nocache \
                    noparallel nofilter nozero openonce protect rate readahead readonly retry retry-request rotational \
-                   scan swab truncate blocksize blocksize-policy offset";
+                   scan stats swab truncate blocksize blocksize-policy offset";
     for filter in filters.split(' ') {
         let through = maps(&Launch::new(["--filter", filter, "file"]).path("file", &path).start());
         assert!(through == plain, "{filter}: {through:?}\ninstead of {plain:?}");

@@ -80,12 +80,14 @@ fn each_filter_of_the_project_keeps_the_promise_that_fits_it() {
         ("blocksize-policy", "identity", &["blocksize-preferred=32k"]),
         ("cache", "identity", &[]),
         ("cacheextents", "identity", &[]),
+        ("count", "identity", &[]),
         ("cow", "read-only", &[]),
         ("delay", "identity", &["rdelay=100us"]),
         ("error", "own", &["error-rate=5%"]),
         ("exportname", "identity", &["exportdesc=fixed:a disk"]),
         ("ip", "identity", &["deny=10.0.0.0/8"]),
         ("limit", "identity", &["limit=100"]),
+        ("log", "identity", &["logfile=/dev/null"]),
         ("multi-conn", "identity", &["multi-conn-mode=unsafe"]),
         ("nofilter", "identity", &[]),
         ("offset", "bijective", &["offset=1000003", "range=36M"]),
@@ -110,6 +112,7 @@ fn each_filter_of_the_project_keeps_the_promise_that_fits_it() {
         ("rotational", "identity", &[]),
         ("swab", "own", &["swab-bits=64"]),
         ("truncate", "bijective", &["truncate=36M"]),
+        ("stats", "identity", &["statsfile=/dev/null"]),
     ] {
         let file = filter(name);
         let arguments = [&[file.to_str().unwrap()][..], params, &["--transforms", promise, "--ops", "600"]].concat();

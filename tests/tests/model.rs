@@ -205,6 +205,12 @@ fn filters_that_move_or_change_bytes_are_the_model() {
 }
 
 #[test]
+fn what_is_logged_and_counted_is_the_model() {
+    let arguments = &["--filter=log", "--filter=stats", "--filter=count", "logfile=/dev/null", "statsfile=/dev/null"];
+    check(&Case { name: "log, stats, count", arguments, ..PLAIN });
+}
+
+#[test]
 fn readahead_is_the_model() {
     check(&Case { name: "readahead", arguments: &["--filter=readahead"], ..PLAIN });
 }

@@ -56,6 +56,8 @@ fn no_payload_byte_crosses_into_a_filter_that_does_not_ask_for_it() {
         &["ip"],
         &["limit"],
         &["multi-conn"],
+        &["log"],
+        &["count"],
         &["readahead"],
         &["cow"],
         &["cache"],

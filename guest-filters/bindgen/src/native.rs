@@ -53,9 +53,31 @@ pub(crate) fn call_testing(code: &str) -> Result<String> {
 /// Splits `name(a: A, b: B) -> ... {` into the name and `a, b`.
 fn name_and_arguments(head: &str) -> Result<(&str, String)> {
     let (name, rest) = head.split_once('(').context("a function without arguments")?;
-    let (arguments, _) = rest.split_once(')').context("arguments without an end")?;
-    let names = arguments.split(',').filter_map(|argument| argument.split_once(':')).map(|(name, _)| name.trim());
+    let names = top_level_arguments(rest)?;
+    let names = names.iter().filter_map(|argument| argument.split_once(':')).map(|(name, _)| name.trim());
     Ok((name, names.collect::<Vec<_>>().join(", ")))
+}
+
+/// The arguments up to the parenthesis that ends their list. A type may have commas and parentheses
+/// of its own.
+fn top_level_arguments(rest: &str) -> Result<Vec<&str>> {
+    let (mut depth, mut begin, mut arguments) = (0, 0, Vec::new());
+    for (at, character) in rest.char_indices() {
+        match character {
+            '(' | '[' | '<' => depth += 1,
+            ')' if depth == 0 => {
+                arguments.push(&rest[begin..at]);
+                return Ok(arguments);
+            }
+            ')' | ']' | '>' => depth -= 1,
+            ',' if depth == 0 => {
+                arguments.push(&rest[begin..at]);
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+    bail!("arguments without an end")
 }
 
 #[cfg(test)]
@@ -75,6 +97,14 @@ mod tests {
              {INDENT}#[cfg(target_arch = \"wasm32\")]\n{BODY}\n                    1\n"
         );
         assert!(made.contains(&call), "{made}");
+    }
+
+    #[test]
+    fn the_type_of_an_argument_may_have_commas_and_parentheses() {
+        let head =
+            "run(param: &str, variables: &[(_rt::String, _rt::Vec<u8>)], nth: u32) -> Result<(u8, i32), Errno> {";
+        assert_eq!(name_and_arguments(head).unwrap(), ("run", "param, variables, nth".to_string()));
+        assert!(name_and_arguments("run(param: (u8, u8").is_err());
     }
 
     #[test]

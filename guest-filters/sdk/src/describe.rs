@@ -164,6 +164,26 @@ impl Param {
         Param::new(name, "path-append")
     }
 
+    /// A file that the filter appends to, and that it may empty, with [`files`](crate::files).
+    pub fn path_write(name: &str) -> Param {
+        Param::new(name, "path-write")
+    }
+
+    /// A file that is kept, which the filter uses with [`storage`](crate::storage).
+    pub fn path_readwrite(name: &str) -> Param {
+        Param::new(name, "path-readwrite")
+    }
+
+    /// A shell command of the operator, which the filter runs with [`scripts`](crate::scripts).
+    pub fn script(name: &str) -> Param {
+        Param::new(name, "script")
+    }
+
+    /// Text, or `script:` and a shell command. The filter sees `script:` for a command.
+    pub fn string_or_script(name: &str) -> Param {
+        Param::new(name, "string-or-script")
+    }
+
     /// A path; [`files::holds`](crate::files::holds) says whether it exists.
     pub fn watch(name: &str) -> Param {
         Param::new(name, "watch")

@@ -41,6 +41,22 @@ pub mod crypto {
     pub use super::imports::crypto::*;
 }
 
+/// Files that are kept after the server has ended. [`StorageFile`](crate::params::StorageFile) has
+/// methods for them.
+pub mod storage {
+    pub use super::imports::storage::*;
+}
+
+/// Shell commands of the operator. [`Script`](crate::params::Script) has a method for them.
+pub mod scripts {
+    pub use super::imports::scripts::*;
+}
+
+/// Sums that all instances and connections of the filter share.
+pub mod counters {
+    pub use super::imports::counters::*;
+}
+
 /// Lines in the server's log, marked with the filter's name.
 pub mod log {
     pub use super::imports::log::*;

@@ -125,7 +125,8 @@ pub use bindings::host::rbdkit::filter::types::{
 };
 pub use describe::{Description, Param};
 pub use host::{
-    alarms, buffer, client, clock, crypto, files, locks, log, maps, next, next_open, request, scratch, server, slots,
+    alarms, buffer, client, clock, counters, crypto, files, locks, log, maps, next, next_open, request, scratch,
+    scripts, server, slots, storage,
 };
 pub use ops::{
     Admission, Background, Caching, Connection, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, OnAlarm,
@@ -143,13 +144,13 @@ pub mod prelude {
     pub use crate::host::buffer::{Buffer, PAYLOAD, Payload};
     pub use crate::params::{
         AppendFile, BoolOrWatch, Choice, CurrentFile, Descriptor, Parameters, Params, Percent, Probability, Process,
-        ReadFile, Secret, Size, Watch,
+        ReadFile, Script, Secret, Size, StorageFile, StringOrScript, Watch, WriteFile,
     };
     pub use crate::{
         Admission, Background, BlockSizes, Caching, Capabilities, CommandFlags, Connection, Description, Errno,
         ExportEntry, Extent, ExtentType, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, OnAlarm,
         OnConnection, OnWatch, Param, Reads, Recovery, Scope, Support, ThreadModel, Threading, Trims, Unexported, Wish,
-        Wishes, Writes, Zeroes, alarms, buffer, client, clock, crypto, debug, error, files, info, locks, log, maps,
-        next, next_open, params, request, scratch, server, slots, warn,
+        Wishes, Writes, Zeroes, alarms, buffer, client, clock, counters, crypto, debug, error, files, info, locks, log,
+        maps, next, next_open, params, request, scratch, scripts, server, slots, storage, warn,
     };
 }

@@ -76,4 +76,4 @@ pub use client::Client;
 pub use disk::Disk;
 #[doc(hidden)]
 pub use exported::Exported;
-pub use host::{Host, Served};
+pub use host::{Host, Served, Stopped};

@@ -473,3 +473,77 @@ fn parameters_that_name_files_are_types_with_the_files_functions() {
         Some("on=maybe: is neither true, false nor an absolute path")
     );
 }
+
+params! {
+    /// What is kept after the server has ended.
+    struct Kept {
+        /// The file.
+        kept: StorageFile,
+        /// Text, or a script that makes it.
+        text: StringOrScript,
+    }
+}
+
+/// Writes go to a file that is kept, and reads come from it. A flush writes the text at the beginning.
+struct Keeps {
+    kept: Kept,
+}
+
+impl Filter for Keeps {
+    type Params = Kept;
+
+    fn describe() -> Description {
+        Description::new("keeps", "1", "keeps").transparent()
+    }
+
+    fn configure(kept: Kept) -> Result<Self, String> {
+        Ok(Keeps { kept })
+    }
+}
+
+impl Reads for Keeps {
+    fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
+        self.kept.kept.pread(offset, length, PAYLOAD, 0)
+    }
+}
+
+impl Writes for Keeps {
+    fn pwrite(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
+        self.kept.kept.pwrite(offset, length, PAYLOAD, 0)
+    }
+}
+
+impl Flushes for Keeps {
+    fn flush(&self) -> Result<(), Errno> {
+        let text = match &self.kept.text {
+            StringOrScript::Text(text) => text.clone().into_bytes(),
+            StringOrScript::Script(script) => script.run(&[("size", &self.kept.kept.size()?.to_string())])?.1,
+        };
+        self.kept.kept.write(0, &text)?;
+        self.kept.kept.flush()
+    }
+}
+
+mod keeps {
+    use super::Keeps;
+    rbdkit_filter_sdk::export!(Keeps: reads, writes, flushes);
+}
+
+#[test]
+fn a_file_is_kept_and_a_script_answers_what_the_test_says() {
+    let host = || Host::new(Disk::zeroes(512)).script("date", 0, b"today").quota(400);
+    for (text, expected) in [("text=script:date", "today"), ("text=fixed", "fixed")] {
+        let served = host().serve::<Keeps>(&["kept=/kept", text]).unwrap();
+        let client = served.connect().unwrap();
+        client.pwrite(100, b"written", CommandFlags::empty()).unwrap();
+        assert_eq!(client.pwrite(395, b"too long", CommandFlags::empty()), Err(Errno::Enospc));
+        served.take_calls();
+        client.flush().unwrap();
+        assert_eq!(client.pread(98, 12).unwrap(), b"\0\0written\0\0\0");
+        let script = (text == "text=script:date").then_some("script date size=107");
+        assert_eq!(served.take_calls(), script.into_iter().chain(["storage-flush"]).collect::<Vec<_>>());
+        served.fail_next("storage-flush", Errno::Eio);
+        assert_eq!(client.flush(), Err(Errno::Eio));
+        assert!(served.file("/kept").unwrap().starts_with(expected.as_bytes()));
+    }
+}

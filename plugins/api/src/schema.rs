@@ -44,8 +44,8 @@ pub enum ParamKind {
     PathNow,
     /// A file that the host opens for appending. The guest sees `set`.
     PathAppend,
-    /// A file that the host makes, or empties if it is there, and that is appended to. The guest
-    /// sees `set`.
+    /// A file that the host opens for appending, and that the guest may empty. The guest sees
+    /// `set`.
     PathWrite,
     /// A file that the host makes if it is missing, and that is read and written at any offset. One
     /// server at a time has it open. The guest sees `set`.

@@ -131,7 +131,8 @@ impl Guest {
     /// the allocator begins at 8192.
     fn module(&self, trigger: u64) -> String {
         let mut strings = String::new();
-        let mut at = 1500;
+        // A parameter has 56 bytes.
+        let mut at = 1500.max(1300 + 56 * self.params.len() as u32);
         let mut string = |text: &str| {
             strings.push_str(&format!("(data (i32.const {at}) \"{text}\")\n"));
             at += text.len() as u32;

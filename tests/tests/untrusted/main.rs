@@ -69,6 +69,9 @@
 //!   its own. ETIMEDOUT at `setup`, ENOMEM at `key-memory`, EINVAL, ENOENT.
 //! * [`wasi`]: asks WASI for files, sockets, the environment. The host's stubs do not permit it.
 //! * [`full`]: fills files that may not grow. The writes fail.
+//! * [`named`]: what the operator names: scripts that never end, print without end, run in a loop
+//!   and with `PATH` set; a kept file filled beyond its limit; sums with more keys than there may
+//!   be. The guest gets an errno.
 //! * [`confined`]: a guest that broke out of its sandbox. The process can do nothing but serve.
 
 mod author;
@@ -81,6 +84,7 @@ mod guest;
 mod keys;
 mod lies;
 mod load;
+mod named;
 mod spinning;
 mod torn;
 mod wasi;

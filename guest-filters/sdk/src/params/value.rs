@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::Errno;
 use crate::describe::Param;
-use crate::host::files;
+use crate::host::{files, scripts, storage};
 use crate::units;
 
 /// A type that a parameter's value can have. The kind of the parameter follows from it:
@@ -21,6 +21,9 @@ use crate::units;
 /// | [`Probability`] | probability | `10%`, `0.1`, `1:1000` |
 /// | an enum that implements [`Choice`] | choice | one of its words |
 /// | [`ReadFile`], [`CurrentFile`], [`AppendFile`] | path-read, path-now, path-append | a path |
+/// | [`WriteFile`], [`StorageFile`] | path-write, path-readwrite | a path |
+/// | [`Script`] | script | a shell command |
+/// | [`StringOrScript`] | string-or-script | any text, or `script:` and a shell command |
 /// | [`Watch`] | watch | a path |
 /// | [`BoolOrWatch`] | bool-or-watch | a boolean, or an absolute path |
 /// | [`Secret`] | secret | a password, `+FILE`, `-FD` or `-` |
@@ -236,7 +239,8 @@ impl Shown for Probability {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the value of a parameter",
     note = "a value is a `String`, `bool`, `u8`, `u16`, `u32`, `u64`, `Size`, `Duration`, `Percent`, `Probability`, \
-            `ReadFile`, `CurrentFile`, `AppendFile`, `Watch`, `BoolOrWatch`, `Descriptor`, `Process`, `Secret`, or an enum that implements `Choice`",
+            `ReadFile`, `CurrentFile`, `AppendFile`, `WriteFile`, `StorageFile`, `Script`, `StringOrScript`, `Watch`, \
+            `BoolOrWatch`, `Descriptor`, `Process`, `Secret`, or an enum that implements `Choice`",
     note = "a field may also be an `Option` or a `Vec` of them, and then it has no default"
 )]
 pub trait Choice: Copy + PartialEq + 'static {
@@ -310,6 +314,21 @@ files! {
 }
 
 files! {
+    /// A file that the filter appends to, and that it may empty.
+    WriteFile: path_write
+}
+
+files! {
+    /// A file that is kept after the server has ended.
+    StorageFile: path_readwrite
+}
+
+files! {
+    /// A shell command of the operator. (The host runs it; there is no file.)
+    Script: script
+}
+
+files! {
     /// A path that exists or does not.
     Watch: watch
 }
@@ -380,13 +399,121 @@ macro_rules! readable {
 
 readable!(ReadFile, CurrentFile);
 
-impl AppendFile {
-    /// Appends all of `data` in one write.
+macro_rules! writable {
+    ($($name:ident),*) => {
+        $(
+            impl $name {
+                /// Appends all of `data` in one write.
+                ///
+                /// # Errors
+                /// Those of writing.
+                pub fn append(&self, data: &[u8]) -> Result<(), Errno> {
+                    files::append(&self.param, self.nth, data)
+                }
+
+                /// Makes durable what was appended.
+                ///
+                /// # Errors
+                /// Those of the file system.
+                pub fn sync(&self) -> Result<(), Errno> {
+                    files::sync(&self.param, self.nth)
+                }
+            }
+        )*
+    };
+}
+
+writable!(AppendFile, WriteFile);
+
+impl WriteFile {
+    /// Empties the file. Only in the methods of [`Lifecycle`](crate::Lifecycle).
     ///
     /// # Errors
-    /// Those of writing.
-    pub fn append(&self, data: &[u8]) -> Result<(), Errno> {
-        files::append(&self.param, self.nth, data)
+    /// Those of the file system.
+    pub fn truncate(&self) -> Result<(), Errno> {
+        files::truncate(&self.param, self.nth)
+    }
+}
+
+/// The functions of the contract's interface `storage`, which has their errors.
+impl StorageFile {
+    /// The size in bytes.
+    pub fn size(&self) -> Result<u64, Errno> {
+        storage::size(&self.param, self.nth)
+    }
+
+    /// Sets the size. What is added reads as zero.
+    pub fn resize(&self, size: u64) -> Result<(), Errno> {
+        storage::resize(&self.param, self.nth, size)
+    }
+
+    /// How many bytes the file takes on the disk.
+    pub fn allocated(&self) -> Result<u64, Errno> {
+        storage::allocated(&self.param, self.nth)
+    }
+
+    /// Reads `length` bytes at `offset` into buffer `buf` from position `at` on.
+    pub fn pread(&self, offset: u64, length: u32, buf: u32, at: u32) -> Result<(), Errno> {
+        storage::pread(&self.param, self.nth, offset, length, buf, at)
+    }
+
+    /// Writes `length` bytes of buffer `buf` from position `at` on to `offset`.
+    pub fn pwrite(&self, offset: u64, length: u32, buf: u32, at: u32) -> Result<(), Errno> {
+        storage::pwrite(&self.param, self.nth, offset, length, buf, at)
+    }
+
+    /// At most `length` bytes from `offset` on, and at most 64 KiB.
+    pub fn read(&self, offset: u64, length: u32) -> Result<Vec<u8>, Errno> {
+        storage::read(&self.param, self.nth, offset, length)
+    }
+
+    /// Writes at most 64 KiB.
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        storage::write(&self.param, self.nth, offset, data)
+    }
+
+    /// Frees a range, which then reads as zero.
+    pub fn punch(&self, offset: u64, length: u64) -> Result<(), Errno> {
+        storage::punch(&self.param, self.nth, offset, length)
+    }
+
+    /// Makes durable what was written before.
+    pub fn flush(&self) -> Result<(), Errno> {
+        storage::flush(&self.param, self.nth)
+    }
+}
+
+impl Script {
+    /// Runs the command with these variables, and waits for its end. Returns its exit status and
+    /// its output.
+    ///
+    /// # Errors
+    /// Those of the contract's `scripts.run`.
+    pub fn run(&self, variables: &[(&str, &str)]) -> Result<(i32, Vec<u8>), Errno> {
+        let owned = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
+        scripts::run(&self.param, self.nth, &variables.iter().map(owned).collect::<Vec<_>>())
+    }
+}
+
+/// Any text, or a shell command of the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StringOrScript {
+    /// The user wrote a text.
+    Text(String),
+    /// The user wrote `script:` and a command.
+    Script(Script),
+}
+
+impl Value for StringOrScript {
+    fn param(name: &str) -> Param {
+        Param::string_or_script(name)
+    }
+
+    fn read(name: &str, nth: u32, text: &str) -> Result<StringOrScript, String> {
+        match text {
+            "script:" => Script::read(name, nth, text).map(StringOrScript::Script),
+            _ => Ok(StringOrScript::Text(text.to_string())),
+        }
     }
 }
 

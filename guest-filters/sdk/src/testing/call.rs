@@ -148,6 +148,10 @@ impl Call {
         self.connection.as_ref().expect("these phases have a connection")
     }
 
+    pub(super) fn is_connected(&self) -> bool {
+        self.connection.is_some()
+    }
+
     pub(super) fn owner(&self, scope: crate::Scope) -> Owner {
         Owner::of(scope, self.connection_id().unwrap_or_default())
     }

@@ -1,6 +1,7 @@
 //! The simulated server: how it is set up, and what a test sees of it.
 
 use std::cell::{Cell, Ref, RefCell};
+use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
 use crate::params::{Parameters, Params};
@@ -31,7 +32,13 @@ impl Host {
         self
     }
 
-    /// How many bytes each scratch file may take. By default a TiB.
+    /// What a shell command answers that a parameter has: exit status and output.
+    pub fn script(mut self, command: &str, status: i32, output: &[u8]) -> Host {
+        self.world.scripts.insert(command.into(), (status, output.to_vec()));
+        self
+    }
+
+    /// How many bytes each scratch file, and each file that is kept, may take. By default a TiB.
     pub fn quota(mut self, bytes: u64) -> Host {
         self.world.quota = bytes;
         self
@@ -95,6 +102,16 @@ impl Host {
     }
 }
 
+/// What a simulated server leaves that has stopped.
+pub struct Stopped {
+    /// See [`Served::take_log`].
+    pub log: Vec<String>,
+    /// See [`Served::take_calls`].
+    pub calls: Vec<String>,
+    /// The files, by path.
+    pub files: BTreeMap<String, Vec<u8>>,
+}
+
 /// A simulated server that serves a filter over a disk. Dropping it stops it.
 pub struct Served<F: Exported> {
     pub(super) world: Rc<RefCell<World>>,
@@ -138,7 +155,7 @@ impl<F: Exported> Served<F> {
 
     /// What the filter has called since the last time, for example `open`, `pread 0 512`, `pwrite 0
     /// 512 fua`, `flush`, `prefetch 0 65536`, `sleep 1000`: the operation, offset and length or
-    /// time, and the flags.
+    /// time, and the flags. A script is `script COMMAND name=value ...`.
     pub fn take_calls(&self) -> Vec<String> {
         std::mem::take(&mut self.world.borrow_mut().calls)
     }
@@ -146,7 +163,8 @@ impl<F: Exported> Served<F> {
     /// Makes the next call of an operation fail. Several faults of one operation count one after
     /// another. The operations are `open`, `block-size`, `pread`, `pwrite`, `flush`, `trim`,
     /// `zero`, `cache` and `extents` of the layer below, and `alloc`, `scratch-pread`,
-    /// `scratch-pwrite` and `sleep`.
+    /// `scratch-pwrite`, `sleep`, `storage-pread`, `storage-pwrite`, `storage-flush`, `sync` and
+    /// `script`.
     ///
     /// # Panics
     /// For another operation.
@@ -154,6 +172,18 @@ impl<F: Exported> Served<F> {
         let known = OPERATIONS.iter().find(|name| **name == operation);
         let name = known.unwrap_or_else(|| panic!("{operation} cannot fail here, only {}", OPERATIONS.join(", ")));
         self.world.borrow_mut().faults.push((name, error));
+    }
+
+    /// Stops the server, and returns what it leaves.
+    pub fn stop(self) -> Stopped {
+        let world = Rc::clone(&self.world);
+        drop(self);
+        let mut world = world.borrow_mut();
+        Stopped {
+            log: std::mem::take(&mut world.log),
+            calls: std::mem::take(&mut world.calls),
+            files: std::mem::take(&mut world.files),
+        }
     }
 
     /// Nanoseconds since the server started. It starts at 0, and only sleeping and

@@ -13,6 +13,22 @@ pub(super) struct Assigned {
     pub(super) paths: Vec<(String, String)>,
 }
 
+/// The kinds of which only the host sees what the user wrote.
+const HOST_ONLY: [&str; 12] = [
+    "path-read",
+    "path-now",
+    "path-append",
+    "path-write",
+    "path-readwrite",
+    "watch",
+    "bool-or-watch",
+    "script",
+    "string-or-script",
+    "descriptor",
+    "process",
+    "secret",
+];
+
 /// Reads the words of a command line.
 ///
 /// # Errors
@@ -31,12 +47,12 @@ pub(super) fn assign(filter: &str, declared: &[Param], words: &[&str]) -> Result
             assigned.values.retain(|(name, _)| *name != param.name);
             assigned.paths.retain(|(name, _)| *name != param.name);
         }
-        let names_file = matches!(
-            &*param.kind,
-            "path-read" | "path-now" | "path-append" | "watch" | "bool-or-watch" | "descriptor" | "process" | "secret"
-        );
-        if names_file {
-            let path = if value == "watch" || value == "set" { text.to_string() } else { value.clone() };
+        if HOST_ONLY.contains(&&*param.kind) {
+            let path = match &*value {
+                "watch" | "set" => text.to_string(),
+                "script:" => text["script:".len()..].to_string(),
+                _ => value.clone(),
+            };
             assigned.paths.push((param.name.clone(), path));
         }
         assigned.values.push((param.name.clone(), value));
@@ -69,16 +85,21 @@ fn canonical(param: &types::Param, text: &str) -> Result<String, String> {
         "bool-or-watch" => units::parse_bool(text)
             .map(|value| value.to_string())
             .map_err(|_| "is neither true, false nor an absolute path".to_string()),
-        "path-read" | "path-now" | "path-append" | "watch" if text.is_empty() => {
-            Err("is not the name of a file".to_string())
-        }
-        "path-read" | "path-now" | "path-append" | "watch" => Ok("set".to_string()),
         "secret" => Ok("set".to_string()),
         "descriptor" | "process" => {
             let least = u64::from(&*param.kind == "process");
             let number = units::parse_whole(text, i32::MAX as u64).ok().filter(|number| *number >= least);
             number.map(|_| "set".to_string()).ok_or_else(|| format!("is not the number of a {}", param.kind))
         }
+        "script" if text.is_empty() => Err("is not a shell command".to_string()),
+        "script" => Ok("set".to_string()),
+        "string-or-script" => match text.strip_prefix("script:") {
+            Some("") => Err("is not a shell command".to_string()),
+            Some(_) => Ok("script:".to_string()),
+            None => Ok(text.to_string()),
+        },
+        kind if HOST_ONLY.contains(&kind) && text.is_empty() => Err("is not the name of a file".to_string()),
+        kind if HOST_ONLY.contains(&kind) => Ok("set".to_string()),
         kind => Err(format!("the contract has no parameters of the kind {kind}")),
     }
 }
@@ -106,6 +127,11 @@ mod tests {
             (Param::secret("key"), "hush", "set"),
             (Param::descriptor("key"), "0", "set"),
             (Param::process("key"), "17", "set"),
+            (Param::path_write("key"), "x", "set"),
+            (Param::path_readwrite("key"), "x", "set"),
+            (Param::script("key"), "echo", "set"),
+            (Param::string_or_script("key"), "fixed:x", "fixed:x"),
+            (Param::string_or_script("key"), "script:echo", "script:"),
         ] {
             let word = format!("key={text}");
             assert_eq!(values(&[param], &[&word]), Ok(vec![("key".into(), value.into())]), "{text}");

@@ -36,9 +36,13 @@ pub(super) struct World {
     /// The state of the generator of random numbers.
     pub(super) random: u64,
     pub(super) files: BTreeMap<String, Vec<u8>>,
-    /// The parameters of the kinds that name a file, and their paths or booleans; and the secrets.
+    /// What the shell commands of parameters answer: exit status and output.
+    pub(super) scripts: BTreeMap<String, (i32, Vec<u8>)>,
+    pub(super) counters: BTreeMap<u64, u64>,
+    /// The parameters of the kinds that name a file or a command, and their paths, commands or
+    /// booleans; and the secrets.
     pub(super) paths: Vec<(String, String)>,
-    /// How many bytes each scratch file may take.
+    /// How many bytes each scratch file, and each file that is kept, may take.
     pub(super) quota: u64,
     pub(super) states: HashMap<Owner, SharedState>,
     pub(super) until_close: Vec<UntilClose>,
@@ -64,7 +68,7 @@ pub(super) struct World {
 pub(super) type Seen = Option<Vec<u8>>;
 
 /// What can be made to fail.
-pub(super) const OPERATIONS: [&str; 13] = [
+pub(super) const OPERATIONS: [&str; 18] = [
     "open",
     "block-size",
     "pread",
@@ -78,6 +82,11 @@ pub(super) const OPERATIONS: [&str; 13] = [
     "scratch-pread",
     "scratch-pwrite",
     "sleep",
+    "storage-pread",
+    "storage-pwrite",
+    "storage-flush",
+    "sync",
+    "script",
 ];
 
 impl World {
@@ -90,6 +99,8 @@ impl World {
             time: 0,
             random: 1,
             files: BTreeMap::new(),
+            scripts: BTreeMap::new(),
+            counters: BTreeMap::new(),
             paths: Vec::new(),
             quota: 1 << 40,
             states: HashMap::new(),

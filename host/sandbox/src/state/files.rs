@@ -58,8 +58,10 @@ enum ParamFile {
     Read(File),
     /// `path-read`, the contents of a pipe.
     Contents(Vec<u8>),
-    /// `path-append`, `path-write`.
+    /// `path-append`.
     Append(Arc<File>),
+    /// `path-write`.
+    Write(Arc<File>),
     /// `path-readwrite`.
     Storage(Arc<Storage>),
     /// `script`, or `string-or-script` with a command: its place among the commands.
@@ -225,13 +227,25 @@ impl ParamFiles {
         }
     }
 
+    /// Empties a file that may be emptied. A pipe or a terminal stays as it is.
+    ///
+    /// # Errors
+    /// Those of [`ParamFiles::size`].
+    pub fn truncate(&self, param: &str, nth: u32) -> Result<(), Errno> {
+        let ParamFile::Write(file) = self.get(param, nth)? else { return Err(Errno::Einval) };
+        match file.metadata().map_err(errno)?.is_file() {
+            true => file.set_len(0).map_err(errno),
+            false => Ok(()),
+        }
+    }
+
     /// A file to be appended to, for a flush.
     ///
     /// # Errors
     /// Those of [`ParamFiles::size`].
     pub fn appended(&self, param: &str, nth: u32) -> Result<&Arc<File>, Errno> {
         match self.get(param, nth)? {
-            ParamFile::Append(file) => Ok(file),
+            ParamFile::Append(file) | ParamFile::Write(file) => Ok(file),
             _ => Err(Errno::Einval),
         }
     }
@@ -382,10 +396,12 @@ fn open_one(name: &str, kind: ParamKind, value: &ParamValue) -> Result<ParamFile
     let wrong = |what: &str, e: std::io::Error| refused(&format!("{what}: {}", plain(&e)));
     match kind {
         ParamKind::PathRead => open_read(path).map_err(|e| wrong("cannot be read", e)),
-        ParamKind::PathAppend => open_append(path).map_err(|e| wrong("cannot be opened for appending", e)),
-        ParamKind::PathWrite => open_append(path)
-            .and_then(|file| empty(&file).map(|()| file))
-            .map_err(|e| wrong("cannot be opened for writing", e)),
+        ParamKind::PathAppend => {
+            open_append(path).map(ParamFile::Append).map_err(|e| wrong("cannot be opened for appending", e))
+        }
+        ParamKind::PathWrite => {
+            open_append(path).map(ParamFile::Write).map_err(|e| wrong("cannot be opened for writing", e))
+        }
         ParamKind::PathReadWrite => {
             Storage::open(Path::new(path)).map(|file| ParamFile::Storage(Arc::new(file))).map_err(|error| match error {
                 OpenError::Io(error) => wrong("cannot be opened for reading and writing", error),
@@ -412,20 +428,10 @@ fn open_one(name: &str, kind: ParamKind, value: &ParamValue) -> Result<ParamFile
     }
 }
 
-fn open_append(path: &OsStr) -> std::io::Result<ParamFile> {
+fn open_append(path: &OsStr) -> std::io::Result<Arc<File>> {
     let mut options = OpenOptions::new();
     options.append(true).create(true);
-    let file = File::open_ambient_with(Path::new(path), &options, ambient_authority())?;
-    Ok(ParamFile::Append(Arc::new(file)))
-}
-
-/// Empties a file that was opened for appending. A pipe or a terminal cannot be emptied and is left
-/// as it is.
-fn empty(file: &ParamFile) -> std::io::Result<()> {
-    match file {
-        ParamFile::Append(file) if file.metadata()?.is_file() => file.set_len(0),
-        _ => Ok(()),
-    }
+    File::open_ambient_with(Path::new(path), &options, ambient_authority()).map(Arc::new)
 }
 
 /// Takes over a descriptor that the operator passed, which has to have another end.
@@ -530,18 +536,21 @@ mod tests {
     }
 
     #[test]
-    fn a_file_to_be_written_is_made_or_emptied_once() {
+    fn a_file_to_be_written_is_emptied_when_the_guest_says_so() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("report");
-        std::fs::write(&path, b"old").unwrap();
+        std::fs::write(&path, b"old\n").unwrap();
         let report = value("set", Some(&path));
-        let files = ParamFiles::open([("report", ParamKind::PathWrite, &report)]).unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"");
+        let open = |kind| ParamFiles::open([("report", kind, &report)]).unwrap();
+        let files = open(ParamKind::PathWrite);
         files.append("report", 0, b"one\n").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"old\none\n");
+        files.truncate("report", 0).unwrap();
         files.append("report", 0, b"two\n").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"one\ntwo\n");
+        assert_eq!(std::fs::read(&path).unwrap(), b"two\n");
         assert!(files.appended("report", 0).is_ok());
         assert_eq!(files.read("report", 0, 0, 1), Err(Errno::Einval));
+        assert_eq!(open(ParamKind::PathAppend).truncate("report", 0), Err(Errno::Einval), "a log is not emptied");
         let directory = value("set", Some(dir.path()));
         let error = ParamFiles::open([("report", ParamKind::PathWrite, &directory)]).unwrap_err().to_string();
         assert!(error.ends_with(": cannot be opened for writing: Is a directory"), "{error}");

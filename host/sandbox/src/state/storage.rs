@@ -60,7 +60,8 @@ impl Storage {
     /// Opens the file, or makes it, and locks it. It may have the size that it has.
     pub(super) fn open(path: &Path) -> Result<Storage, OpenError> {
         let mut options = OpenOptions::new();
-        // Only the user may read what filters keep of a disk. Without NONBLOCK, a device could wait.
+        // Only the user may read what filters keep of a disk. Without NONBLOCK, a device could
+        // wait.
         let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
         options.read(true).write(true).create(true).mode(0o600).custom_flags(flags.bits() as i32);
         let file = cap_std::fs::File::open_ambient_with(path, &options, ambient_authority())?.into_std();
@@ -74,8 +75,8 @@ impl Storage {
             Err(error) => return Err(OpenError::Io(error.into())),
         }
         if found.len() == 0 {
-            // It may be new: its name must be as durable as what is flushed. A directory that cannot
-            // be opened is only written, not read, by this user.
+            // It may be new: its name must be as durable as what is flushed. A directory that
+            // cannot be opened is only written, not read, by this user.
             let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             let _ = File::open(directory.unwrap_or(Path::new("."))).and_then(|directory| directory.sync_all());
         }
@@ -205,8 +206,8 @@ impl Storage {
     /// Frees a range, which then reads as zero. The size stays.
     ///
     /// # Errors
-    /// EINVAL for a range beyond 2^63 - 1. Errors of the file system: the range is then unchanged, or
-    /// zero in parts.
+    /// EINVAL for a range beyond 2^63 - 1. Errors of the file system: the range is then unchanged,
+    /// or zero in parts.
     pub fn punch(self: &Arc<Storage>, offset: u64, length: u64) -> Op<Result<()>> {
         if !fits(offset, length) {
             return Op::Ready(Err(Errno::Einval.into()));

@@ -19,12 +19,12 @@ const PARTS: usize = 16;
 /// The sums of one thread. They have cache lines of their own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Part(Mutex<HashMap<u64, u64>>);
+struct ThreadSums(Mutex<HashMap<u64, u64>>);
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Totals {
-    parts: [Part; PARTS],
+    parts: [ThreadSums; PARTS],
     /// All keys. Locked only for a key that is new in a part, with that part locked.
     keys: Mutex<HashSet<u64>>,
 }
@@ -102,7 +102,11 @@ mod tests {
         std::thread::scope(|scope| {
             for thread in 0..4 {
                 let totals = &totals;
-                scope.spawn(move || (0..2000).for_each(|n| { let _ = totals.add(n * 4 + thread, 1); }));
+                scope.spawn(move || {
+                    (0..2000).for_each(|n| {
+                        let _ = totals.add(n * 4 + thread, 1);
+                    })
+                });
             }
         });
         let keys = totals.list();

@@ -98,8 +98,9 @@ pub fn memory() -> Vec<Case> {
 }
 
 /// Every function of the host that takes a list or a string: its name in the contract, its type,
-/// and the arguments of a call. `$AT` and `$LENGTH` stand for the place of the list.
-const TAKE_LISTS: [(&str, &str, &str); 20] = [
+/// and the arguments of a call. `$AT` and `$LENGTH` stand for the place of the list, and `$PAIRS` for
+/// the length of one whose items have 16 bytes.
+const TAKE_LISTS: [(&str, &str, &str); 33] = [
     ("log.error", "(param i32 i32)", "$AT $LENGTH"),
     ("log.warn", "(param i32 i32)", "$AT $LENGTH"),
     ("log.info", "(param i32 i32)", "$AT $LENGTH"),
@@ -160,6 +161,43 @@ const TAKE_LISTS: [(&str, &str, &str); 20] = [
         "(param i32 i32 i32 i32 i32 i32)",
         "(i32.const 0) (i32.const 0) (i32.const 0) $AT $LENGTH (i32.const 2104)",
     ),
+    ("files.sync", "(param i32 i32 i32 i32)", "$AT $LENGTH (i32.const 0) (i32.const 2104)"),
+    ("files.truncate", "(param i32 i32 i32 i32)", "$AT $LENGTH (i32.const 0) (i32.const 2104)"),
+    ("storage.size", "(param i32 i32 i32 i32)", "$AT $LENGTH (i32.const 0) (i32.const 2104)"),
+    ("storage.resize", "(param i32 i32 i32 i64 i32)", "$AT $LENGTH (i32.const 0) (i64.const 0) (i32.const 2104)"),
+    ("storage.allocated", "(param i32 i32 i32 i32)", "$AT $LENGTH (i32.const 0) (i32.const 2104)"),
+    (
+        "storage.pread",
+        "(param i32 i32 i32 i64 i32 i32 i32 i32)",
+        "$AT $LENGTH (i32.const 0) (i64.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 2104)",
+    ),
+    (
+        "storage.pwrite",
+        "(param i32 i32 i32 i64 i32 i32 i32 i32)",
+        "$AT $LENGTH (i32.const 0) (i64.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 2104)",
+    ),
+    (
+        "storage.read",
+        "(param i32 i32 i32 i64 i32 i32)",
+        "$AT $LENGTH (i32.const 0) (i64.const 0) (i32.const 1) (i32.const 2104)",
+    ),
+    (
+        "storage.write",
+        "(param i32 i32 i32 i64 i32 i32 i32)",
+        "(i32.const 0) (i32.const 1) (i32.const 0) (i64.const 0) $AT $LENGTH (i32.const 2104)",
+    ),
+    (
+        "storage.punch",
+        "(param i32 i32 i32 i64 i64 i32)",
+        "$AT $LENGTH (i32.const 0) (i64.const 0) (i64.const 1) (i32.const 2104)",
+    ),
+    ("storage.flush", "(param i32 i32 i32 i32)", "$AT $LENGTH (i32.const 0) (i32.const 2104)"),
+    (
+        "scripts.run",
+        "(param i32 i32 i32 i32 i32 i32)",
+        "(i32.const 0) (i32.const 1) (i32.const 0) $AT $PAIRS (i32.const 2104)",
+    ),
+    ("counters.add-all", "(param i32 i32 i32)", "$AT $PAIRS (i32.const 2104)"),
 ];
 
 /// For each of [`TAKE_LISTS`] a list outside of the guest's memory, and one as long as its whole
@@ -170,7 +208,9 @@ pub fn huge_lists() -> Vec<Case> {
         let (interface, function) = name.split_once('.').expect("an interface's function");
         let import = format!(r#"(import "rbdkit:filter/{interface}@0.1.0" "{function}" (func $f {kind}))"#);
         let length = if long { "(i32.const 60000000)" } else { "(i32.const -1)" };
-        let call = format!("(call $f {})", arguments.replace("$AT", "(i32.const 0)").replace("$LENGTH", length));
+        let pairs = if long { "(i32.const 3750000)" } else { "(i32.const 268435455)" };
+        let arguments = arguments.replace("$AT", "(i32.const 0)").replace("$LENGTH", length).replace("$PAIRS", pairs);
+        let call = format!("(call $f {arguments})");
         let name = format!("{}-{interface}-{function}", if long { "long" } else { "huge" });
         match long {
             false => Case::fault(Guest::reads(&name, &import, &call), "out of bounds"),

@@ -1,10 +1,10 @@
 //! The files that parameters name. They are in the simulated host's memory.
 
 use crate::Errno;
-use crate::testing::call::{Call, RUNNING, attempt};
+use crate::testing::call::{Call, Phase, RUNNING, attempt};
 
 /// What was given for the `nth` occurrence of a parameter.
-fn path(call: &Call, param: &str, nth: u32) -> Result<String, Errno> {
+pub(super) fn path(call: &Call, param: &str, nth: u32) -> Result<String, Errno> {
     let world = call.world();
     let mut given = world.paths.iter().filter(|(name, _)| name == param);
     given.nth(nth as usize).map(|(_, path)| path.clone()).ok_or(Errno::Enoent)
@@ -33,6 +33,23 @@ pub(crate) fn append(param: &str, nth: u32, data: &[u8]) -> Result<(), Errno> {
         let path = path(call, param, nth)?;
         call.world().files.entry(path).or_default().extend_from_slice(data);
         Ok(())
+    })
+}
+
+pub(crate) fn truncate(param: &str, nth: u32) -> Result<(), Errno> {
+    attempt(&[Phase::Server], |call| {
+        let path = path(call, param, nth)?;
+        if let Some(bytes) = call.world().files.get_mut(&path) {
+            bytes.clear();
+        }
+        Ok(())
+    })
+}
+
+pub(crate) fn sync(param: &str, nth: u32) -> Result<(), Errno> {
+    attempt(&RUNNING, |call| {
+        path(call, param, nth)?;
+        call.world().fault("sync")
     })
 }
 

@@ -1,9 +1,13 @@
 //! The call being served.
 
-use crate::testing::call::{REQUESTS, with};
+use crate::testing::call::{CLIENTS, REQUESTS, with};
 
 pub(crate) fn connection() -> u64 {
-    with("request.connection", &REQUESTS, |call| call.connection().id)
+    // A test connects after what the phase N asks for.
+    with("request.connection", &CLIENTS, |call| match call.is_connected() {
+        true => call.connection().id,
+        false => call.world().last_connection + 1,
+    })
 }
 
 pub(crate) fn exportname() -> String {

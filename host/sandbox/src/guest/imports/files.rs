@@ -7,6 +7,7 @@ use rbdkit_plugin_api::run_blocking;
 use super::phases::NOT_CONFIGURE;
 use crate::connection::bindings::host::files::Host;
 use crate::connection::import_error::ImportError;
+use crate::guest::call::Phase;
 use crate::guest::context::Context;
 
 impl Host for Context {
@@ -23,6 +24,11 @@ impl Host for Context {
     fn append(&mut self, param: String, nth: u32, data: Vec<u8>) -> Result<(), ImportError> {
         self.allow(NOT_CONFIGURE)?;
         Ok(self.shared.files.append(&param, nth, &data)?)
+    }
+
+    fn truncate(&mut self, param: String, nth: u32) -> Result<(), ImportError> {
+        self.allow(Phase::READY)?;
+        Ok(self.shared.files.truncate(&param, nth)?)
     }
 
     async fn sync(&mut self, param: String, nth: u32) -> Result<(), ImportError> {

@@ -15,7 +15,7 @@ use crate::guest::context::Context;
 use crate::state::Storage;
 
 /// The parameter, its occurrence, the offset, the length, the buffer and the position in it.
-pub(super) type Part = (String, u32, u64, u32, u32, u32);
+pub(super) type StoragePart = (String, u32, u64, u32, u32, u32);
 
 /// Binds the reads and writes ([`lend`](super::lend)).
 pub(super) fn bind_by_hand(linker: &mut Linker<Context>) -> Result<()> {
@@ -27,7 +27,7 @@ pub(super) fn bind_by_hand(linker: &mut Linker<Context>) -> Result<()> {
 /// Lends a part of a guest's buffer to an operation of a file.
 fn lend_to_storage<'a>(
     store: StoreContextMut<'a, Context>,
-    (param, nth, _, length, buf, at): Part,
+    (param, nth, _, length, buf, at): StoragePart,
     access: Access,
     operation: impl FnOnce(&Arc<Storage>, Buffer, Span) -> Op<Done>,
 ) -> ImportFuture<'a> {
@@ -46,12 +46,12 @@ fn lend_to_storage<'a>(
     )
 }
 
-pub(super) fn pread(store: StoreContextMut<'_, Context>, part: Part) -> ImportFuture<'_> {
+pub(super) fn pread(store: StoreContextMut<'_, Context>, part: StoragePart) -> ImportFuture<'_> {
     let offset = part.2;
     lend_to_storage(store, part, Access::Write, move |storage, buffer, span| storage.pread(buffer, span, offset))
 }
 
-pub(super) fn pwrite(store: StoreContextMut<'_, Context>, part: Part) -> ImportFuture<'_> {
+pub(super) fn pwrite(store: StoreContextMut<'_, Context>, part: StoragePart) -> ImportFuture<'_> {
     let offset = part.2;
     lend_to_storage(store, part, Access::Read, move |storage, buffer, span| storage.pwrite(buffer, span, offset))
 }

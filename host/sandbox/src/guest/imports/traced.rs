@@ -363,6 +363,7 @@ traced!("files", host::files::Host {
     at_once size(param: String, nth: u32) -> OrErrno<u64>;
     at_once read(param: String, nth: u32, offset: u64, length: u32) -> OrErrno<Vec<u8>>;
     at_once append(param: String, nth: u32, data: Vec<u8>) -> OrErrno<()>;
+    at_once truncate(param: String, nth: u32) -> OrErrno<()>;
     waits sync(param: String, nth: u32) -> OrErrno<()>;
     at_once holds(param: String, nth: u32) -> OrErrno<bool>;
 });
@@ -470,10 +471,10 @@ fn bind_by_hand(linker: &mut Linker<Context>) -> Result<()> {
         recorded(store, "scratch.pwrite", scratch_part(arguments), |store| scratch::pwrite(store, arguments))
     })?;
     let mut kept = linker.instance("rbdkit:filter/storage@0.1.0")?;
-    kept.func_wrap_async("pread", |store, part: storage::Part| {
+    kept.func_wrap_async("pread", |store, part: storage::StoragePart| {
         recorded(store, "storage.pread", storage_part(&part), |store| storage::pread(store, part))
     })?;
-    kept.func_wrap_async("pwrite", |store, part: storage::Part| {
+    kept.func_wrap_async("pwrite", |store, part: storage::StoragePart| {
         recorded(store, "storage.pwrite", storage_part(&part), |store| storage::pwrite(store, part))
     })?;
     let mut ranges = linker.instance("rbdkit:filter/locks@0.1.0")?;
@@ -489,7 +490,7 @@ fn scratch_part((scope, offset, length, buf, at): (wit::Scope, u64, u32, u32, u3
     format!("scope={}, offset={offset}, length={length}, buf={buf}, at={at}", scope.shown())
 }
 
-fn storage_part((param, nth, offset, length, buf, at): &storage::Part) -> String {
+fn storage_part((param, nth, offset, length, buf, at): &storage::StoragePart) -> String {
     format!("param={param:?}, nth={nth}, offset={offset}, length={length}, buf={buf}, at={at}")
 }
 
