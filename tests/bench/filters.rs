@@ -27,11 +27,11 @@ pub const FILTERS: [(&str, f64); 13] = [
     ("rate", SERVES),
     ("retry-request", SERVES),
     ("nofilter", SERVES),
+    ("scan", SERVES),
     ("cacheextents", PASSES_BY),
     ("exportname", PASSES_BY),
     ("ip", PASSES_BY),
     ("limit", PASSES_BY),
-    ("scan", PASSES_BY),
 ];
 
 /// What a filter's layer costs.
