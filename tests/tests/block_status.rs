@@ -97,7 +97,8 @@ fn clients_see_the_same_map_through_every_filter() {
         (nbdinfo, qemu)
     };
     let plain = maps(&Launch::new(["file"]).path("file", &path).start());
-    let filters = "cache cacheextents count cow delay error log nofilter rate readahead retry retry-request scan blocksize offset";
+    let filters = "cache cacheextents count cow delay error log nofilter rate readahead retry retry-request scan \
+                   blocksize offset";
     for filter in filters.split(' ') {
         let through = maps(&Launch::new(["--filter", filter, "file"]).path("file", &path).start());
         assert!(through == plain, "{filter}: {through:?}\ninstead of {plain:?}");
