@@ -50,16 +50,17 @@
 
 mod field;
 mod given;
+mod named;
 mod value;
 
 #[doc(hidden)]
 pub use field::is_setting;
 pub use field::{Field, Setting};
 pub use given::{Parameters, Params};
-pub use value::{
-    AppendFile, BoolOrWatch, Choice, CurrentFile, Percent, Probability, ReadFile, Script, Shown, Size, StorageFile,
-    StringOrScript, Value, Watch, WriteFile,
+pub use named::{
+    AppendFile, BoolOrWatch, CurrentFile, ReadFile, Script, StorageFile, StringOrScript, Watch, WriteFile,
 };
+pub use value::{Choice, Percent, Probability, Shown, Size, Value};
 
 /// Makes a struct of parameters, and implements [`Parameters`] for it. The module
 /// [`params`](crate::params) has an example.
