@@ -18,10 +18,13 @@ use crate::units;
 /// | [`Percent`] | percent | 0 to 100 |
 /// | [`Probability`] | probability | `10%`, `0.1`, `1:1000` |
 /// | an enum that implements [`Choice`] | choice | one of its words |
-/// | [`ReadFile`](super::ReadFile), [`CurrentFile`](super::CurrentFile), [`AppendFile`](super::AppendFile) | path-read, path-now, path-append | a path |
-/// | [`WriteFile`](super::WriteFile), [`StorageFile`](super::StorageFile) | path-write, path-readwrite | a path |
+/// | [`ReadFile`](super::ReadFile) | path-read | a path |
+/// | [`CurrentFile`](super::CurrentFile) | path-now | a path |
+/// | [`AppendFile`](super::AppendFile) | path-append | a path |
+/// | [`WriteFile`](super::WriteFile) | path-write | a path |
+/// | [`StorageFile`](super::StorageFile) | path-readwrite | a path |
 /// | [`Script`](super::Script) | script | a shell command |
-/// | [`StringOrScript`](super::StringOrScript) | string-or-script | any text, or `script:` and a shell command |
+/// | [`StringOrScript`](super::StringOrScript) | string-or-script | text, or `script:COMMAND` |
 /// | [`Watch`](super::Watch) | watch | a path |
 /// | [`BoolOrWatch`](super::BoolOrWatch) | bool-or-watch | a boolean, or an absolute path |
 #[diagnostic::on_unimplemented(
