@@ -223,8 +223,8 @@ fn alarms_without_end_get_a_twentieth_of_a_processor() {
         std::thread::park_timeout(Duration::from_millis(50));
     }
     if let (Some(before), Some(after)) = (before, server.cpu()) {
-        // In hundredths of a second. The rest is for the reads and for whole calls.
-        let share = (after - before) as f64 / 100.0 / began.elapsed().as_secs_f64();
+        // In nanoseconds. The rest is for the reads and for whole calls.
+        let share = (after - before) as f64 / 1e9 / began.elapsed().as_secs_f64();
         assert!(share < 0.3, "{share} of a processor");
     }
     drop(clients);
