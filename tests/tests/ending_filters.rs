@@ -1,4 +1,5 @@
-//! The filters that end the server or a connection: exitlast, exitwhen and time-limit in the program.
+//! The filters that end the server or a connection: exitlast, exitwhen and time-limit in the
+//! program.
 
 use std::fs::{File, OpenOptions};
 use std::process::Command;
@@ -66,7 +67,8 @@ fn a_copy_of_exitlast_in_a_file_needs_the_operators_word() {
     ends(server);
 }
 
-/// An event while many clients are connected: no new one gets in, and the server ends with the last.
+/// An event while many clients are connected: no new one gets in, and the server ends with the
+/// last.
 fn ends_after_the_clients(server: Server, event: impl FnOnce()) {
     let mut clients = connect(&server, MANY);
     event();

@@ -64,8 +64,8 @@
 //!   lost. Names, texts and lists of exports without end: the request for them fails. Calls itself
 //!   through next: next is opened once, and twelve layers of itself delay only their own client.
 //! * [`wasi`]: asks WASI for files, sockets, the environment. The host's stubs do not permit it.
-//! * [`events`]: asks for powers that it has not: EPERM. Spins, traps and floods in alarms, watches and
-//!   events of connections. Ended by `cpu`; the event is lost; a twentieth of a processor.
+//! * [`events`]: asks for powers that it has not: EPERM. Spins, traps and floods in alarms, watches
+//!   and events of connections. Ended by `cpu`; the event is lost; a twentieth of a processor.
 //! * [`full`]: fills files that may not grow. The writes fail.
 //! * [`confined`]: a guest that broke out of its sandbox. The process can do nothing but serve.
 
