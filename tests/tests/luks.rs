@@ -50,7 +50,8 @@ fn copy(from: &str, to: &str) {
 const DECRYPT: &str = "
 import hashlib, sys
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-disk, key, mode, offset, sector = sys.argv[1], bytes.fromhex(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+disk, key, mode = sys.argv[1], bytes.fromhex(sys.argv[2]), sys.argv[3]
+offset, sector = int(sys.argv[4]), int(sys.argv[5])
 def once(cipher_mode, k, data):
     worker = Cipher(algorithms.AES(k), cipher_mode).decryptor()
     return worker.update(data) + worker.finalize()

@@ -234,7 +234,8 @@ impl Shown for Probability {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the value of a parameter",
     note = "a value is a `String`, `bool`, `u8`, `u16`, `u32`, `u64`, `Size`, `Duration`, `Percent`, `Probability`, \
-            `ReadFile`, `CurrentFile`, `AppendFile`, `Watch`, `BoolOrWatch`, `Secret`, or an enum that implements `Choice`",
+            `ReadFile`, `CurrentFile`, `AppendFile`, `Watch`, `BoolOrWatch`, `Secret`, or an enum that \
+            implements `Choice`",
     note = "a field may also be an `Option` or a `Vec` of them, and then it has no default"
 )]
 pub trait Choice: Copy + PartialEq + 'static {
