@@ -22,8 +22,9 @@
 //! * `*-handle*`: a million handles; stale, foreign and doubly dropped ones. Traps: EIO.
 //! * `*-buffer*`: a million buffers, large ones; stale and foreign ones. The guest gets ENOMEM, or
 //!   traps: EIO.
-//! * `*-key*`, `*-cipher*`, `*-sector*`, `derives-*`, `encrypts-*`: keys that do not exist, of wrong
-//!   lengths and without end; ranges that are no sectors or not in the buffer. An errno, or traps.
+//! * `*-key*`, `*-cipher*`, `*-sector*`, `derives-*`, `encrypts-*`: keys that do not exist, of
+//!   wrong lengths and without end; ranges that are no sectors or not in the buffer. An errno, or
+//!   traps.
 //! * `log-*`: floods the log with escapes. Lines are escaped, dropped and counted.
 //! * `prefetch-flood`: floods of prefetches, past the end, of nothing. Dropped.
 //! * `scratch-*`: fills its scratch file, and writes far beyond it. ENOSPC at the quota; EINVAL.
