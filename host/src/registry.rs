@@ -39,8 +39,8 @@ pub const OPENS: &[(&str, rbdkit_launcher::Open)] = &[rbdkit_plugin_file::OPEN];
 /// Name and component of each embedded filter, in alphabetical order.
 const FILTERS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/filters.rs"));
 
-/// The powers of embedded filters that exist to use them. A filter from a file has none, whatever it
-/// calls itself.
+/// The powers of embedded filters that exist to use them. A filter from a file has none, whatever
+/// it calls itself.
 const POWERS: &[(&str, Power)] = &[
     ("blocksize-policy", Power::Disconnect),
     ("exitlast", Power::Shutdown),

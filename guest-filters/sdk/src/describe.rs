@@ -189,8 +189,8 @@ impl Param {
         Param::new(name, "watch")
     }
 
-    /// A descriptor that the operator passed; [`files::holds`](crate::files::holds) says whether its
-    /// other end is open.
+    /// A descriptor that the operator passed; [`files::holds`](crate::files::holds) says whether
+    /// its other end is open.
     pub fn descriptor(name: &str) -> Param {
         Param::new(name, "descriptor")
     }

@@ -1,5 +1,5 @@
-//! The task that calls a filter's events without a connection: alarms of the server, changes of what
-//! parameters name, and connections that came or went.
+//! The task that calls a filter's events without a connection: alarms of the server, changes of
+//! what parameters name, and connections that came or went.
 //!
 //! There is one task for each filter that exports one of them, so that one call runs at a time. It
 //! begins before the process is confined, because it opens what it watches, and ends when the
