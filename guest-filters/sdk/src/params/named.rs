@@ -238,6 +238,16 @@ impl Value for StringOrScript {
     }
 }
 
+/// A default is a text: the filter cannot know a command of the operator.
+impl Shown for StringOrScript {
+    fn shown(&self) -> String {
+        match self {
+            StringOrScript::Text(text) => text.clone(),
+            StringOrScript::Script(_) => "script:".to_string(),
+        }
+    }
+}
+
 macro_rules! watched {
     ($($name:ident: $what:literal),*) => {
         $(
