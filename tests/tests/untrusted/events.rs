@@ -238,9 +238,12 @@ fn an_alarm_that_cannot_be_set_is_an_errno() {
     let einval = expect(4);
     let code = format!(
         "(call $set (i32.const 2) (i32.const 16) (i64.const 0) (i32.const 2100)) {einval} \
-         (call $set (i32.const 1) (i32.const 0) (i64.const 0) (i32.const 2100)) {einval}"
+         (call $set (i32.const 1) (i32.const 0) (i64.const 0) (i32.const 2100)) {einval} \
+         (call $cancel (i32.const 2) (i32.const -1) (i32.const 2100)) {einval} \
+         (call $cancel (i32.const 1) (i32.const 0) (i32.const 2100)) {einval}"
     );
-    let server = serve(&on_alarm(Guest::reads("wrong-ids", SET, &code), ""), &[]);
+    let cancel = r#"(import "rbdkit:filter/alarms@0.1.0" "cancel" (func $cancel (param i32 i32 i32)))"#;
+    let server = serve(&on_alarm(Guest::reads("wrong-ids", &format!("{SET}\n{cancel}"), &code), ""), &[]);
     assert_eq!(server.client().read(0, 512), Ok(vec![0; 512]));
     let code = format!("(call $set (i32.const 2) (i32.const 0) (i64.const 0) (i32.const 2100)) {}", expect(7));
     let server = serve(&Guest::reads("deaf", SET, &code), &[]);
