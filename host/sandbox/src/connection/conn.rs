@@ -188,13 +188,13 @@ impl Connection {
     /// Tells a filter that exports `on-connection` that it is open and, when it is dropped, that it
     /// is gone.
     pub(crate) fn announce(&self) {
-        self.announced.get_or_init(|| Announced::new(&self.shared, self.id()));
+        self.announced.get_or_init(|| Announced::new(&self.shared.arrivals, self.id()));
     }
 
     /// As [`Connection::announce`], for a connection that could not be opened: only its end is
     /// told.
     pub(crate) fn announce_end(&self) {
-        self.announced.get_or_init(|| Announced::failed(&self.shared, self.id()));
+        self.announced.get_or_init(|| Announced::failed(&self.shared.arrivals, self.id()));
     }
 
     /// An alarm is called until the token is dropped.

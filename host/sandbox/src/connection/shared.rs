@@ -93,7 +93,7 @@ pub(crate) struct FilterShared {
     pub(crate) powers: GrantedPowers,
     /// The alarms of the scope `server`.
     pub(crate) alarms: AlarmClock,
-    pub(crate) arrivals: Arrivals,
+    pub(crate) arrivals: Arc<Arrivals>,
     /// The task that calls events was started.
     pub(crate) events_started: AtomicBool,
     pub(crate) trace: Option<Arc<Trace>>,
@@ -147,7 +147,7 @@ impl FilterShared {
             shutdown: host.shutdown.clone(),
             powers: GrantedPowers::new(powers),
             alarms: AlarmClock::default(),
-            arrivals: Arrivals::default(),
+            arrivals: Arc::default(),
             events_started: AtomicBool::new(false),
             trace: host.trace.clone(),
             profile: host.profile.clone(),

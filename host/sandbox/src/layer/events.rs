@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::alarms::FAULT;
 use super::filter::{FaultReport, Filter};
 use super::pool::{InstancePool, Lease};
-use crate::connection::alarms::rest;
+use super::rest::rest;
 use crate::connection::arrivals::Arrival;
 use crate::connection::bindings::host::types::Scope;
 use crate::connection::watches::Watches;
