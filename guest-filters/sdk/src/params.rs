@@ -57,8 +57,8 @@ pub use field::is_setting;
 pub use field::{Field, Setting};
 pub use given::{Parameters, Params};
 pub use value::{
-    AppendFile, BoolOrWatch, Choice, CurrentFile, Descriptor, Percent, Probability, Process, ReadFile, Script, Secret,
-    Shown, Size, StorageFile, StringOrScript, Value, Watch, WriteFile,
+    AppendFile, BoolOrWatch, Choice, Control, CurrentFile, Descriptor, Percent, Probability, Process, ReadFile, Script,
+    Secret, Shown, Size, StorageFile, StringOrScript, Value, Watch, WriteFile,
 };
 
 /// Makes a struct of parameters, and implements [`Parameters`] for it. The module

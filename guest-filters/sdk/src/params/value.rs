@@ -27,6 +27,7 @@ use crate::units;
 /// | [`Watch`] | watch | a path |
 /// | [`BoolOrWatch`] | bool-or-watch | a boolean, or an absolute path |
 /// | [`Secret`] | secret | a password, `+FILE`, `-FD` or `-` |
+/// | [`Control`] | control | the path of a Unix socket that the host makes |
 /// | [`Descriptor`] | descriptor | the number of a descriptor that the server inherits |
 /// | [`Process`] | process | the number of a process |
 #[diagnostic::on_unimplemented(
@@ -240,7 +241,7 @@ impl Shown for Probability {
     message = "`{Self}` cannot be the value of a parameter",
     note = "a value is a `String`, `bool`, `u8`, `u16`, `u32`, `u64`, `Size`, `Duration`, `Percent`, `Probability`, \
             `ReadFile`, `CurrentFile`, `AppendFile`, `WriteFile`, `StorageFile`, `Script`, `StringOrScript`, `Watch`, \
-            `BoolOrWatch`, `Descriptor`, `Process`, `Secret`, or an enum that implements `Choice`",
+            `BoolOrWatch`, `Control`, `Descriptor`, `Process`, `Secret`, or an enum that implements `Choice`",
     note = "a field may also be an `Option` or a `Vec` of them, and then it has no default"
 )]
 pub trait Choice: Copy + PartialEq + 'static {
@@ -326,6 +327,11 @@ files! {
 files! {
     /// A shell command of the operator. (The host runs it; there is no file.)
     Script: script
+}
+
+files! {
+    /// A Unix socket for commands, which [`OnControl`](crate::OnControl) receives.
+    Control: control
 }
 
 files! {
