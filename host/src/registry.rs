@@ -39,10 +39,14 @@ pub const OPENS: &[(&str, rbdkit_launcher::Open)] = &[rbdkit_plugin_file::OPEN];
 /// Name and component of each embedded filter, in alphabetical order.
 const FILTERS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/filters.rs"));
 
-/// The powers of embedded filters that exist to use them. A filter from a file has none, whatever it
-/// calls itself.
-const POWERS: &[(&str, Power)] =
-    &[("exitlast", Power::Shutdown), ("exitwhen", Power::Shutdown), ("time-limit", Power::Disconnect)];
+/// The powers of embedded filters that exist to use them. A filter from a file has none, whatever
+/// it calls itself.
+const POWERS: &[(&str, Power)] = &[
+    ("blocksize-policy", Power::Disconnect),
+    ("exitlast", Power::Shutdown),
+    ("exitwhen", Power::Shutdown),
+    ("time-limit", Power::Disconnect),
+];
 
 /// All plugins.
 pub fn plugins() -> impl Iterator<Item = &'static PluginInfo> {

@@ -72,8 +72,8 @@ fn fill(path: &Path, size: u64) -> std::io::Result<()> {
     file.sync_all()
 }
 
-/// Makes a disk of LUKS1 with [`SIZE`] bytes of data. Its data is random, and so is what it decrypts
-/// to. The passphrase is `x`.
+/// Makes a disk of LUKS1 with [`SIZE`] bytes of data. Its data is random, and so is what it
+/// decrypts to. The passphrase is `x`.
 fn encrypt(dir: &TempDir, disk: &Path) -> std::io::Result<()> {
     // The header of LUKS1 with a key of 512 bits, and the alignment of the data.
     fill(disk, SIZE + (2 << 20))?;

@@ -98,9 +98,9 @@ fn clients_see_the_same_map_through_every_filter() {
         (nbdinfo, qemu)
     };
     let plain = maps(&Launch::new(["file"]).path("file", &path).start());
-    let filters = "cache cacheextents checkwrite count cow delay error evil exportname fua ip log map multi-conn nocache \
-                   noparallel nofilter nozero openonce protect rate readahead readonly retry retry-request rotational \
-                   scan stats swab truncate blocksize blocksize-policy offset";
+    let filters = "cache cacheextents checkwrite count cow delay error evil exportname fua ip log map multi-conn \
+                   nocache noparallel nofilter nozero openonce protect rate readahead readonly retry retry-request \
+                   rotational scan stats swab truncate blocksize blocksize-policy offset";
     for filter in filters.split(' ') {
         let through = maps(&Launch::new(["--filter", filter, "file"]).path("file", &path).start());
         assert!(through == plain, "{filter}: {through:?}\ninstead of {plain:?}");

@@ -35,8 +35,8 @@ fn lines(log: &Path) -> Vec<String> {
     lines.filter(|line| line != "Fork").collect()
 }
 
-/// A connection that has ended for its client is still being closed in the server. So the test waits
-/// for the last line.
+/// A connection that has ended for its client is still being closed in the server. So the test
+/// waits for the last line.
 fn wait_for_disconnects(log: &Path, count: usize) {
     let ended = |log: &Path| {
         let text = std::fs::read_to_string(log).unwrap_or_default();

@@ -3,6 +3,7 @@
 mod policy;
 
 use policy::{Carries, Chosen, Sizes};
+use rbdkit_filter_sdk::client::Ending;
 use rbdkit_filter_sdk::prelude::*;
 
 params! {
@@ -16,6 +17,8 @@ params! {
         blocksize_maximum: Option<Size>,
         /// Whether requests that do not keep to the sizes pass.
         blocksize_error_policy: ErrorPolicy = ErrorPolicy::Allow,
+        /// A client whose write is longer than this is disconnected; 0 means never.
+        blocksize_write_disconnect: Size = Size(0),
     }
 }
 
@@ -24,19 +27,23 @@ params! {
 enum ErrorPolicy {
     /// It passes.
     Allow,
-    /// It fails with EINVAL.
+    /// It fails with EINVAL. The last request of an export may be shorter.
     Error,
+    /// It fails with EINVAL.
+    StrictError,
 }
 
 impl Choice for ErrorPolicy {
     const CHOICES: &'static [(&'static str, ErrorPolicy)] =
-        &[("allow", ErrorPolicy::Allow), ("error", ErrorPolicy::Error)];
+        &[("allow", ErrorPolicy::Allow), ("error", ErrorPolicy::Error), ("strict-error", ErrorPolicy::StrictError)];
 }
 
 /// The filter.
 pub struct BlocksizePolicy {
     chosen: Chosen,
     policy: ErrorPolicy,
+    /// The longest write of a client that stays connected, in bytes. 0 for any.
+    write_disconnect: u64,
 }
 
 /// The block sizes that next states.
@@ -67,6 +74,10 @@ impl BlocksizePolicy {
             return Ok(());
         }
         let Some(sizes) = self.sizes()? else { return Ok(()) };
+        let length = match self.policy {
+            ErrorPolicy::Error => sizes.length_within_whole_blocks(offset, length, next::get_size()?),
+            ErrorPolicy::Allow | ErrorPolicy::StrictError => length,
+        };
         sizes.check(offset, length, carries).map_err(|message| {
             error!("a {operation} request was refused: {message}");
             Errno::Einval
@@ -91,6 +102,7 @@ impl Filter for BlocksizePolicy {
         Ok(BlocksizePolicy {
             chosen: Chosen::new(bytes(minimum), bytes(preferred), bytes(settings.blocksize_maximum))?,
             policy: settings.blocksize_error_policy,
+            write_disconnect: settings.blocksize_write_disconnect.0,
         })
     }
 }
@@ -118,6 +130,15 @@ impl Reads for BlocksizePolicy {
 
 impl Writes for BlocksizePolicy {
     fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno> {
+        if self.write_disconnect != 0 && u64::from(length) > self.write_disconnect {
+            error!(
+                "blocksize-write-disconnect={}: a client was disconnected for a write of {length} bytes",
+                self.write_disconnect
+            );
+            // Without the right to do so the host has told the operator how to grant it.
+            let _ = client::disconnect(Ending::AtOnce);
+            return Err(Errno::Eshutdown);
+        }
         self.check("write", offset, length.into(), Carries::Data)?;
         next::pwrite(offset, length, PAYLOAD, 0, flags)
     }
@@ -188,6 +209,41 @@ mod tests {
         let line = "error: a read request was refused: the offset 1 is not a multiple of the minimum 512";
         assert_eq!(host.take_log()[0], line);
         assert!(client.pread(512, 4096).is_ok() && client.zero(0, 16384, none).is_ok());
+    }
+
+    #[test]
+    fn the_last_request_of_an_export_may_be_shorter_unless_the_policy_is_strict() {
+        let read_the_rest = |policy: &str| {
+            let words = ["blocksize-minimum=512", policy];
+            let host = Host::new(Disk::pattern(1000)).serve::<BlocksizePolicy>(&words).unwrap();
+            let client = host.connect().unwrap();
+            assert_eq!(client.pread(512, 487).err(), Some(Errno::Einval), "one byte is missing");
+            assert_eq!(client.pread(513, 487).err(), Some(Errno::Einval), "the offset");
+            client.pread(512, 488).err()
+        };
+        assert_eq!(read_the_rest("blocksize-error-policy=error"), None);
+        assert_eq!(read_the_rest("blocksize-error-policy=strict-error"), Some(Errno::Einval));
+    }
+
+    #[test]
+    fn a_client_whose_write_is_too_long_is_disconnected_whatever_the_policy_is() {
+        for policy in ["blocksize-error-policy=allow", "blocksize-error-policy=error"] {
+            let words = ["blocksize-write-disconnect=4k", policy];
+            let host = Host::new(Disk::pattern(16384)).serve::<BlocksizePolicy>(&words).unwrap();
+            let client = host.connect().unwrap();
+            host.take_calls();
+            client.pwrite(0, &[1; 4096], CommandFlags::empty()).unwrap();
+            client.zero(0, 16384, CommandFlags::empty()).unwrap();
+            client.pread(0, 16384).unwrap();
+            assert_eq!((client.disconnected(), host.take_calls().len()), (None, 3));
+            assert_eq!(client.pwrite(0, &[1; 4097], CommandFlags::empty()), Err(Errno::Eshutdown));
+            assert_eq!(client.disconnected(), Some(Ending::AtOnce));
+            assert_eq!(host.take_calls(), Vec::<String>::new());
+        }
+        let host = Host::new(Disk::pattern(16384)).serve::<BlocksizePolicy>(&[]).unwrap();
+        let client = host.connect().unwrap();
+        client.pwrite(0, &[1; 16384], CommandFlags::empty()).unwrap();
+        assert_eq!(client.disconnected(), None);
     }
 
     #[test]

@@ -93,6 +93,15 @@ pub enum Carries {
 }
 
 impl Sizes {
+    /// The length of a request, rounded up to the minimum if it ends with the export. An export
+    /// whose size is not a multiple of the minimum has bytes that no other request can reach.
+    pub fn length_within_whole_blocks(&self, offset: u64, length: u64, size: u64) -> u64 {
+        match offset.checked_add(length) == Some(size) {
+            true => length.next_multiple_of(self.minimum.max(1).into()),
+            false => length,
+        }
+    }
+
     /// Whether a request keeps to the sizes.
     ///
     /// # Errors
@@ -152,6 +161,16 @@ mod tests {
             assert!(error.starts_with("blocksize-"), "{error}");
         }
         assert!(Chosen::new(512, 0, u32::MAX.into()).is_ok());
+    }
+
+    #[test]
+    fn the_last_request_of_an_export_counts_as_whole_blocks() {
+        let sizes = Sizes { minimum: 512, preferred: 4096, maximum: 8192 };
+        let length = |offset, length| sizes.length_within_whole_blocks(offset, length, 1500);
+        assert_eq!((length(1024, 476), length(512, 988), length(0, 1500)), (512, 1024, 1536));
+        assert_eq!((length(1024, 475), length(1499, 1), length(0, 1)), (475, 512, 1));
+        assert_eq!(sizes.length_within_whole_blocks(0, 1024, 1024), 1024);
+        assert_eq!(UNSTATED.length_within_whole_blocks(7, 3, 10), 3);
     }
 
     #[test]

@@ -35,9 +35,42 @@ impl Condition {
     }
 }
 
+/// What a command of the operator says of its own event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The event has not happened.
+    NotYet,
+    /// The event has happened.
+    Happened,
+    /// The command could not tell.
+    Failed,
+}
+
+/// The exit status by which a command says that its event has happened.
+pub const HAPPENED: i32 = 88;
+
+impl Verdict {
+    /// What an exit status says.
+    pub fn of(status: i32) -> Verdict {
+        match status {
+            0 => Verdict::NotYet,
+            HAPPENED => Verdict::Happened,
+            _ => Verdict::Failed,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_tells_its_event_by_one_status_and_all_others_but_0_are_errors() {
+        assert_eq!((Verdict::of(0), Verdict::of(88)), (Verdict::NotYet, Verdict::Happened));
+        for status in [1, 87, 89, 137, 255] {
+            assert_eq!(Verdict::of(status), Verdict::Failed, "{status}");
+        }
+    }
 
     #[test]
     fn only_the_creation_of_a_file_waits_for_something_to_be_there() {

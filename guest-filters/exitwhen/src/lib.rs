@@ -1,4 +1,5 @@
-//! Ends the server after an event: a file appears or goes, a pipe closes, a process ends.
+//! Ends the server after an event: a file appears or goes, a pipe closes, a process ends, or a
+//! command of the operator says so.
 //!
 //! After the event no client may connect, and the server ends when no client is connected any more.
 //! That an event has happened is in a slot of the host, because any instance may be called.
@@ -7,7 +8,7 @@ mod conditions;
 
 use std::time::Duration;
 
-use conditions::Condition;
+use conditions::{Condition, Verdict};
 use rbdkit_filter_sdk::prelude::*;
 
 params! {
@@ -21,6 +22,8 @@ params! {
         exit_when_pipe_closed: Vec<Descriptor>,
         /// End when this process exits.
         exit_when_process_exits: Vec<Process>,
+        /// End when this shell command exits with status 88.
+        exit_when_script: Vec<Script>,
         /// Seconds between two looks for events of which the kernel tells nothing.
         exit_when_poll: u32 = 60,
     }
@@ -38,13 +41,13 @@ pub struct Exitwhen {
 }
 
 impl Exitwhen {
-    /// Whether an event has happened by now.
+    /// Whether an event has happened by now. Runs the commands, so it may take as long as they do.
     fn has_happened(&self) -> bool {
-        HAPPENED.get().a == 1 || self.is_met_now()
+        HAPPENED.get().a == 1 || self.is_seen_now() || self.settings.exit_when_script.iter().any(says_so)
     }
 
-    /// Looks at everything.
-    fn is_met_now(&self) -> bool {
+    /// Looks at everything but the commands.
+    fn is_seen_now(&self) -> bool {
         let settings = &self.settings;
         settings.exit_when_file_created.iter().any(|file| Condition::Created.is_met(file.holds()))
             || settings.exit_when_file_deleted.iter().any(|file| Condition::Deleted.is_met(file.holds()))
@@ -57,7 +60,8 @@ impl Exitwhen {
         !(settings.exit_when_file_created.is_empty()
             && settings.exit_when_file_deleted.is_empty()
             && settings.exit_when_pipe_closed.is_empty()
-            && settings.exit_when_process_exits.is_empty())
+            && settings.exit_when_process_exits.is_empty()
+            && settings.exit_when_script.is_empty())
     }
 
     /// An event has happened: the server ends once no client is connected.
@@ -82,6 +86,20 @@ impl Exitwhen {
     }
 }
 
+/// Whether a command says that its event has happened.
+fn says_so(command: &Script) -> bool {
+    // The host logs why a command could not run.
+    let Ok((status, _)) = command.run(&[]) else { return false };
+    let verdict = Verdict::of(status);
+    if verdict == Verdict::Failed {
+        error!(
+            "exit-when-script: the command ended with status {status}, which is neither 0 nor {}",
+            conditions::HAPPENED
+        );
+    }
+    verdict == Verdict::Happened
+}
+
 impl Filter for Exitwhen {
     type Params = Settings;
 
@@ -102,7 +120,12 @@ impl Filter for Exitwhen {
 
 impl Lifecycle for Exitwhen {
     fn after_fork(&self) -> Result<(), String> {
-        self.look();
+        if self.is_seen_now() {
+            self.end_if_idle();
+        } else if self.waits_for_something() {
+            // A command that takes long must not delay the start.
+            let _ = alarms::set_after(Scope::Server, LOOK, Duration::ZERO);
+        }
         Ok(())
     }
 }
@@ -110,6 +133,7 @@ impl Lifecycle for Exitwhen {
 impl Admission for Exitwhen {
     fn preconnect(&self, readonly: bool) -> Result<(), Errno> {
         if self.has_happened() {
+            self.end_if_idle();
             return Err(Errno::Eshutdown);
         }
         next_open::preconnect(readonly)
@@ -189,6 +213,42 @@ mod tests {
         assert!(serve(&["exit-when-file-created=/there"]).shutdown_asked());
         assert!(serve(&["exit-when-file-deleted=/missing"]).shutdown_asked());
         assert!(!serve(&["exit-when-file-deleted=/there"]).shutdown_asked());
+    }
+
+    #[test]
+    fn a_command_is_asked_at_the_start_by_and_by_and_when_clients_come_and_go() {
+        let command = |status: i32, words: &[&str]| {
+            let host = Host::new(Disk::pattern(512)).script("ask", status, b"ignored");
+            host.serve::<Exitwhen>(&[&["exit-when-script=ask"], words].concat()).unwrap()
+        };
+        let host = command(0, &["exit-when-poll=7"]);
+        host.pass_time(0);
+        assert_eq!(host.take_calls(), ["script ask"], "at the start");
+        host.pass_time(21_000_000_000);
+        assert_eq!(host.take_calls(), ["script ask"; 3], "every seven seconds");
+        host.connect().unwrap().close().unwrap();
+        let calls = host.take_calls();
+        assert_eq!(calls.iter().filter(|call| *call == "script ask").count(), 2, "{calls:?}");
+        assert!(!host.shutdown_asked());
+        let host = command(88, &[]);
+        assert!(!host.shutdown_asked(), "the start does not wait for the command");
+        host.pass_time(0);
+        assert!(host.shutdown_asked());
+        let host = command(88, &[]);
+        assert_eq!(host.connect().err(), Some(Errno::Eshutdown));
+        assert!(host.shutdown_asked());
+    }
+
+    #[test]
+    fn a_command_that_fails_is_logged_and_ends_nothing() {
+        let host = Host::new(Disk::pattern(512)).script("ask", 87, b"").serve::<Exitwhen>(&["exit-when-script=ask"]);
+        let host = host.unwrap();
+        host.pass_time(0);
+        let line = "error: exit-when-script: the command ended with status 87, which is neither 0 nor 88";
+        assert_eq!(host.take_log(), [line]);
+        host.fail_next("script", Errno::Etimedout);
+        host.connect().unwrap();
+        assert!(!host.shutdown_asked());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 mod names;
 
-use names::{Admission as Admitted, Descriptions, LONGEST, ListMode};
+use names::{Admission as Admitted, Descriptions, LONGEST, ListMode, printed};
 use rbdkit_filter_sdk::prelude::*;
 
 params! {
@@ -18,9 +18,9 @@ params! {
         exportname: Vec<String>,
         /// Clients may only open the exports that exportname names.
         exportname_strict: bool = false,
-        /// Where descriptions come from: keep, none or fixed:TEXT.
+        /// Where descriptions come from: keep, none, fixed:TEXT or script:COMMAND.
         #[param(check = is_descriptions)]
-        exportdesc: String = "keep".to_string(),
+        exportdesc: StringOrScript = StringOrScript::Text("keep".to_string()),
     }
 }
 
@@ -28,8 +28,11 @@ fn not_too_long(name: &String) -> Result<(), String> {
     if name.len() > LONGEST { Err(format!("is longer than {LONGEST} bytes")) } else { Ok(()) }
 }
 
-fn is_descriptions(text: &String) -> Result<(), String> {
-    Descriptions::parse(text).map(drop)
+fn is_descriptions(given: &StringOrScript) -> Result<(), String> {
+    match given {
+        StringOrScript::Text(text) => Descriptions::parse(text).map(drop),
+        StringOrScript::Script(_) => Ok(()),
+    }
 }
 
 impl Choice for ListMode {
@@ -51,6 +54,22 @@ pub struct Exportname {
     named: Vec<String>,
     admitted: Admitted,
     descriptions: Descriptions,
+    /// The command that prints descriptions, if they come from one.
+    command: Option<Script>,
+}
+
+impl Exportname {
+    /// The description of an export. `below` asks the layer below for it.
+    fn description_of(&self, name: &str, below: impl FnOnce() -> Option<String>) -> Option<String> {
+        self.descriptions.of(below, || {
+            // The host logs why a command could not run.
+            let (status, output) = self.command.as_ref()?.run(&[("name", name)]).ok()?;
+            if status != 0 {
+                error!("exportdesc: the command ended with status {status} for the export '{name}'");
+            }
+            printed(&output)
+        })
+    }
 }
 
 impl Filter for Exportname {
@@ -64,6 +83,10 @@ impl Filter for Exportname {
     }
 
     fn configure(settings: Settings) -> Result<Self, String> {
+        let (descriptions, command) = match settings.exportdesc {
+            StringOrScript::Text(text) => (Descriptions::parse(&text)?, None),
+            StringOrScript::Script(command) => (Descriptions::Script, Some(command)),
+        };
         Ok(Exportname {
             default: settings.default_export.unwrap_or_default(),
             list: settings.exportname_list,
@@ -72,7 +95,8 @@ impl Filter for Exportname {
                 false => Admitted::All,
             },
             named: settings.exportname,
-            descriptions: Descriptions::parse(&settings.exportdesc)?,
+            descriptions,
+            command,
         })
     }
 }
@@ -80,12 +104,12 @@ impl Filter for Exportname {
 impl Names for Exportname {
     fn list_exports(&self, readonly: bool, is_tls: bool) -> Result<Vec<ExportEntry>, Errno> {
         // The layer below is not open yet, so it cannot describe an export that it does not list.
-        let entry = |name: String| ExportEntry { name, description: self.descriptions.of(|| None) };
+        let entry = |name: String| ExportEntry { description: self.description_of(&name, || None), name };
         match self.list {
             ListMode::Keep => {
                 let below = next_open::list_exports(readonly)?;
                 let described = |entry: ExportEntry| ExportEntry {
-                    description: self.descriptions.of(|| entry.description),
+                    description: self.description_of(&entry.name, || entry.description),
                     name: entry.name,
                 };
                 Ok(below.into_iter().map(described).collect())
@@ -121,7 +145,7 @@ impl Connection for Exportname {
 
 impl Info for Exportname {
     fn export_description(&self) -> Option<String> {
-        self.descriptions.of(next::export_description)
+        self.description_of(&request::exportname(), next::export_description)
     }
 }
 
@@ -172,10 +196,24 @@ mod tests {
         let description = |words: &[&str]| serve(words).connect().unwrap().export_description();
         assert_eq!(description(&["exportdesc=fixed:hi"]), Some("hi".into()));
         assert_eq!((description(&["exportdesc=none"]), description(&[])), (None, None));
-        let wrong = Host::new(Disk::pattern(512)).serve::<Exportname>(&["exportdesc=script:ls"]).err();
-        assert_eq!(
-            wrong.as_deref(),
-            Some("exportname: exportdesc=script:ls: scripts are not supported in this version")
-        );
+    }
+
+    #[test]
+    fn a_command_describes_each_export_and_its_status_does_not_count() {
+        let words = ["exportdesc=script:describe", "exportname-list=explicit", "exportname=a", "exportname=b"];
+        let host = Host::new(Disk::pattern(512)).script("describe", 3, b"a disk\n");
+        let host = host.serve::<Exportname>(&words).unwrap();
+        host.take_calls();
+        let described = |name: &str| ExportEntry { name: name.into(), description: Some("a disk".into()) };
+        assert_eq!(host.list_exports().unwrap(), [described("a"), described("b")]);
+        assert_eq!(host.take_calls(), ["script describe name=a", "script describe name=b"]);
+        let line = "error: exportdesc: the command ended with status 3 for the export 'a'";
+        assert_eq!(host.take_log()[0], line);
+        let client = host.connect_to("c").unwrap();
+        host.take_calls();
+        assert_eq!(client.export_description(), Some("a disk".into()));
+        assert_eq!(host.take_calls(), ["script describe name=c"]);
+        host.fail_next("script", Errno::Etimedout);
+        assert_eq!(client.export_description(), None);
     }
 }

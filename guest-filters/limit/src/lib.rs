@@ -1,7 +1,10 @@
 //! Limits how many clients are connected at once.
 //!
-//! The count is a slot in the host. The host takes a client off the count when its connection ends,
-//! however it ends.
+//! The count is a slot in the host. A client counts from the moment at which it opens an export,
+//! and the host takes it off the count when its connection ends, however it ends. A client that
+//! comes while the limit is reached is refused at once, before the handshake. Of clients that come
+//! at the same moment as many get in as there are places, and the others are refused when they open
+//! an export.
 
 mod count;
 
@@ -27,22 +30,31 @@ pub struct LimitFilter {
 }
 
 impl LimitFilter {
+    /// Refuses a client for which there is no place.
+    fn check(&self, connected: u64) -> Result<(), Errno> {
+        if self.limit.admits_another(connected) {
+            return Ok(());
+        }
+        if let Limit::AtMost(most) = self.limit {
+            error!("limit={most}: a client was refused, because as many are connected");
+        }
+        Err(Errno::Eperm)
+    }
+
     /// Counts the client, or refuses it.
     fn admit(&self) -> Result<(), Errno> {
-        let Limit::AtMost(most) = self.limit else { return Ok(()) };
+        if self.limit == Limit::Unlimited {
+            return Ok(());
+        }
         // Clients that come at the same time are counted one after another. Without the lock two of
         // them could take the last place.
         let turn = Held::new(CONNECTED.scope, 0, 1, Mode::Exclusive)?;
-        let admitted = self.limit.admits_another(CONNECTED.get().a);
-        if admitted {
+        let connected = CONNECTED.get().a;
+        if self.limit.admits_another(connected) {
             slots::add_until_close(CONNECTED.scope, CONNECTED.index, 1);
         }
         turn.release();
-        if !admitted {
-            error!("limit={most}: a client was refused, because as many are connected");
-            return Err(Errno::Eperm);
-        }
-        Ok(())
+        self.check(connected)
     }
 }
 
@@ -61,6 +73,13 @@ impl Filter for LimitFilter {
     }
 }
 
+impl Admission for LimitFilter {
+    fn preconnect(&self, readonly: bool) -> Result<(), Errno> {
+        self.check(CONNECTED.get().a)?;
+        next_open::preconnect(readonly)
+    }
+}
+
 impl Connection for LimitFilter {
     fn open(&self, readonly: bool, exportname: &str, _is_tls: bool, replayed: bool) -> Result<u64, Errno> {
         if !replayed {
@@ -71,7 +90,7 @@ impl Connection for LimitFilter {
     }
 }
 
-rbdkit_filter_sdk::export!(LimitFilter: connection);
+rbdkit_filter_sdk::export!(LimitFilter: admission, connection);
 
 #[cfg(test)]
 mod tests {
@@ -83,8 +102,10 @@ mod tests {
         let host = Host::new(Disk::pattern(512)).serve::<LimitFilter>(&["limit=2"]).unwrap();
         let first = host.connect().unwrap();
         let second = host.connect().unwrap();
+        host.take_calls();
         assert_eq!(host.connect().err(), Some(Errno::Eperm));
         assert_eq!(host.take_log(), ["error: limit=2: a client was refused, because as many are connected"]);
+        assert_eq!(host.take_calls(), Vec::<String>::new(), "nothing below hears of it");
         drop(first);
         host.fail_next("open", Errno::Enoent);
         assert_eq!(host.connect().err(), Some(Errno::Enoent));

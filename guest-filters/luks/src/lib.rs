@@ -5,8 +5,8 @@
 //! passphrase and the volume key stay in the host.
 //!
 //! A sector is encrypted as a whole. A request that changes a part of one reads it, changes it and
-//! writes it. A read that saw half of such a write would decrypt rubbish, also beside the bytes that
-//! changed. So writes lock their sectors, and reads lock theirs against writes.
+//! writes it. A read that saw half of such a write would decrypt rubbish, also beside the bytes
+//! that changed. So writes lock their sectors, and reads lock theirs against writes.
 
 mod header;
 mod luks1;

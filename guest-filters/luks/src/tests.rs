@@ -1,5 +1,5 @@
-//! The filter in the SDK's simulated host. Its ciphers are not real: what real images hold is tested
-//! with the program.
+//! The filter in the SDK's simulated host. Its ciphers are not real: what real images hold is
+//! tested with the program.
 
 use rbdkit_filter_sdk::testing::{Client, Disk, Host, Served, crypto as simulated};
 
@@ -250,8 +250,8 @@ fn what_cannot_be_used_is_one_line() {
         ),
         (
             with_kdf(r#"{"type":"argon2i","time":4294967295,"memory":1024,"cpus":4,"salt":"SALT"}"#),
-            "key slot 1 asks for 4294967295 passes over 1024 KiB in 4 lanes of Argon2: that is more than is allowed, or \
-             not enough",
+            "key slot 1 asks for 4294967295 passes over 1024 KiB in 4 lanes of Argon2: that is more than is allowed, \
+             or not enough",
         ),
         (with_kdf(r#"{"type":"scrypt"}"#), "the key of slot 1 is derived in an unknown way"),
         (without("\"crypt\"", "\"linear\""), "its segment is not encrypted with dm-crypt"),

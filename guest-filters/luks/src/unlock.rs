@@ -248,7 +248,7 @@ fn read_header() -> Result<(Volume, Vec<u8>), Refusal> {
 }
 
 /// A copy of a header of LUKS2: its binary part, and all of it in the host.
-type Whole = (Binary, Buffer);
+type HeaderCopy = (Binary, Buffer);
 
 /// Reads a header of LUKS2 from its newer copy that is whole. `not_primary`: there is no primary
 /// copy.
@@ -288,7 +288,7 @@ fn read_luks2(size: u64, not_primary: Option<HeaderError>) -> Result<(Volume, Ve
 }
 
 /// Reads one copy of a header of LUKS2 and checks its checksum.
-fn read_copy(size: u64, copy: Copy, offset: u64) -> Result<Result<Whole, HeaderError>, Errno> {
+fn read_copy(size: u64, copy: Copy, offset: u64) -> Result<Result<HeaderCopy, HeaderError>, Errno> {
     let damaged = |what: &str| Ok(Err(HeaderError::Damaged(what.into())));
     if offset.saturating_add(Binary::BYTES.into()) > size {
         return damaged("it is cut off");

@@ -1,7 +1,7 @@
 //! What a header of LUKS says, whatever its version.
 //!
-//! Headers are untrusted. Reading one needs little memory, and gives either a [`Volume`] or one line
-//! that says why not. Whether the numbers in it are too large for the host, the host decides.
+//! Headers are untrusted. Reading one needs little memory, and gives either a [`Volume`] or one
+//! line that says why not. Whether the numbers in it are too large for the host, the host decides.
 
 use std::fmt;
 

@@ -4,8 +4,8 @@
 //! What is counted stands in slots of the host: for each export, and for each connection.
 //!
 //! To emulate multi-conn, a flush goes to all connections below that have written. A connection
-//! below may also hold bytes that it has read and that are old by now. It is flushed before its next
-//! read, so that a connection that does not read costs nothing.
+//! below may also hold bytes that it has read and that are old by now. It is flushed before its
+//! next read, so that a connection that does not read costs nothing.
 
 mod tracking;
 
@@ -76,8 +76,8 @@ impl MultiConn {
         Slot { scope, index: EXPORT }
     }
 
-    /// Counts a change. It counts after it has ended, also if it failed: part of it may be done. With
-    /// FUA an emulated flush follows, which covers the other connections.
+    /// Counts a change. It counts after it has ended, also if it failed: part of it may be done.
+    /// With FUA an emulated flush follows, which covers the other connections.
     fn has_written(&self, result: Result<(), Errno>, flags: CommandFlags) -> Result<(), Errno> {
         let tracking = tracking();
         if tracking.counts_connection() {
@@ -137,8 +137,8 @@ impl MultiConn {
         }
     }
 
-    /// Remembers that the writes are covered that were counted when a flush began. Returns the epoch,
-    /// which is a new one if the flush went to all connections.
+    /// Remembers that the writes are covered that were counted when a flush began. Returns the
+    /// epoch, which is a new one if the flush went to all connections.
     fn has_covered(&self, tracking: Tracking, counted: &Counts) -> u64 {
         let slot = self.export(tracking);
         loop {

@@ -195,8 +195,8 @@ impl Param {
         Param::new(name, "control")
     }
 
-    /// A descriptor that the operator passed; [`files::holds`](crate::files::holds) says whether its
-    /// other end is open.
+    /// A descriptor that the operator passed; [`files::holds`](crate::files::holds) says whether
+    /// its other end is open.
     pub fn descriptor(name: &str) -> Param {
         Param::new(name, "descriptor")
     }

@@ -273,8 +273,8 @@ pub trait OnAlarm: Filter {
     note = "implement `OnWatch`, or remove `on_watch` from export!"
 )]
 pub trait OnWatch: Filter {
-    /// What the `nth` value of a parameter names has changed. `holds` says whether it is there, open
-    /// or running now.
+    /// What the `nth` value of a parameter names has changed. `holds` says whether it is there,
+    /// open or running now.
     fn changed(&self, param: &str, nth: u32, holds: bool);
 }
 

@@ -50,16 +50,18 @@
 
 mod field;
 mod given;
+mod named;
 mod value;
 
 #[doc(hidden)]
 pub use field::is_setting;
 pub use field::{Field, Setting};
 pub use given::{Parameters, Params};
-pub use value::{
-    AppendFile, BoolOrWatch, Choice, Control, CurrentFile, Descriptor, Percent, Probability, Process, ReadFile, Script,
-    Secret, Shown, Size, StorageFile, StringOrScript, Value, Watch, WriteFile,
+pub use named::{
+    AppendFile, BoolOrWatch, Control, CurrentFile, Descriptor, Process, ReadFile, Script, Secret, StorageFile,
+    StringOrScript, Watch, WriteFile,
 };
+pub use value::{Choice, Percent, Probability, Shown, Size, Value};
 
 /// Makes a struct of parameters, and implements [`Parameters`] for it. The module
 /// [`params`](crate::params) has an example.

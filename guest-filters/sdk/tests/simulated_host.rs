@@ -484,7 +484,8 @@ params! {
     }
 }
 
-/// Writes go to a file that is kept, and reads come from it. A flush writes the text at the beginning.
+/// Writes go to a file that is kept, and reads come from it. A flush writes the text at the
+/// beginning.
 struct Keeps {
     kept: Kept,
 }

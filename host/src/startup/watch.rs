@@ -34,7 +34,8 @@ pub enum CommandEnd {
 }
 
 /// Serves until all requests have been answered after a signal, the end of the command, a filter's
-/// wish (`server.shutdown`, which does what SIGTERM does) or a filter's fault. [`Signals`] passes signals on to the command while it runs.
+/// wish (`server.shutdown`, which does what SIGTERM does) or a filter's fault. [`Signals`] passes
+/// signals on to the command while it runs.
 pub async fn watch(
     stop: &Stop,
     mut captive: Option<Captive>,

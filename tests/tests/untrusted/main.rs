@@ -22,8 +22,9 @@
 //! * `*-handle*`: a million handles; stale, foreign and doubly dropped ones. Traps: EIO.
 //! * `*-buffer*`: a million buffers, large ones; stale and foreign ones. The guest gets ENOMEM, or
 //!   traps: EIO.
-//! * `*-key*`, `*-cipher*`, `*-sector*`, `derives-*`, `encrypts-*`: keys that do not exist, of wrong
-//!   lengths and without end; ranges that are no sectors or not in the buffer. An errno, or traps.
+//! * `*-key*`, `*-cipher*`, `*-sector*`, `derives-*`, `encrypts-*`: keys that do not exist, of
+//!   wrong lengths and without end; ranges that are no sectors or not in the buffer. An errno, or
+//!   traps.
 //! * `log-*`: floods the log with escapes. Lines are escaped, dropped and counted.
 //! * `prefetch-flood`: floods of prefetches, past the end, of nothing. Dropped.
 //! * `scratch-*`: fills its scratch file, and writes far beyond it. ENOSPC at the quota; EINVAL.
@@ -68,6 +69,8 @@
 //! * [`keys`]: derives keys without end or with much memory, and uses keys and secrets that are not
 //!   its own. ETIMEDOUT at `setup`, ENOMEM at `key-memory`, EINVAL, ENOENT.
 //! * [`wasi`]: asks WASI for files, sockets, the environment. The host's stubs do not permit it.
+//! * [`events`]: asks for powers that it has not: EPERM. Spins, traps and floods in alarms, watches
+//!   and events of connections. Ended by `cpu`; the event is lost; a twentieth of a processor.
 //! * [`full`]: fills files that may not grow. The writes fail.
 //! * [`named`]: what the operator names: scripts that never end, print without end, run in a loop
 //!   and with `PATH` set; a kept file filled beyond its limit; sums with more keys than there may
@@ -81,6 +84,7 @@ mod author;
 mod blocked;
 mod chain;
 mod confined;
+mod events;
 mod faults;
 mod full;
 mod gate;

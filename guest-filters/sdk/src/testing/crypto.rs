@@ -1,6 +1,7 @@
-//! What stands for ciphers in the simulated host, so that the SDK needs no other crate. **Nothing of
-//! it is secret or real**: use it to make the disks of a test. What is derived depends on all that it
-//! is derived from, and a cipher on the key and on the number of each sector, as with the real ones.
+//! What stands for ciphers in the simulated host, so that the SDK needs no other crate. **Nothing
+//! of it is secret or real**: use it to make the disks of a test. What is derived depends on all
+//! that it is derived from, and a cipher on the key and on the number of each sector, as with the
+//! real ones.
 
 pub use super::digest::sha256;
 
@@ -30,8 +31,8 @@ pub fn argon2(password: &[u8], kind: &str, salt: &[u8], numbers: [u32; 3], lengt
     mixed(&[b"argon2", password, kind.as_bytes(), salt, &iterations, &memory, &lanes], length)
 }
 
-/// Stands for what `crypto.unwrap` does with the material of a key slot: makes a key of as many bytes
-/// of it as `length`. It is its own inverse, so it makes material as well.
+/// Stands for what `crypto.unwrap` does with the material of a key slot: makes a key of as many
+/// bytes of it as `length`. It is its own inverse, so it makes material as well.
 pub fn unwrapped(wrapping_key: &[u8], material: &[u8], hash: &str, length: usize) -> Vec<u8> {
     let stream = mixed(&[b"unwrap", wrapping_key, hash.as_bytes()], length);
     material.iter().zip(stream).map(|(byte, with)| byte ^ with).collect()

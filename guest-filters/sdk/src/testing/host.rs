@@ -44,8 +44,8 @@ impl Host {
         self
     }
 
-    /// The operator does not allow the filter to end the server or to disconnect clients. By default
-    /// it may.
+    /// The operator does not allow the filter to end the server or to disconnect clients. By
+    /// default it may.
     pub fn without_powers(mut self) -> Host {
         self.world.may_use_powers = false;
         self

@@ -12,7 +12,6 @@ use rbdkit_plugin_api::lock;
 use tokio::sync::Notify;
 
 use super::pulse::Pulse;
-use super::shared::FilterShared;
 
 /// Alarms of one connection, and of the server.
 pub(crate) const ALARMS: u32 = 16;
@@ -180,21 +179,6 @@ impl ConnectionAlarms {
 impl Drop for ConnectionAlarms {
     fn drop(&mut self) {
         self.end();
-    }
-}
-
-/// Waits until the filter's events may use a processor again. False: the server stops.
-pub(crate) async fn rest(shared: &FilterShared) -> bool {
-    loop {
-        let wait = shared.background.wait_for_an_event(std::time::Instant::now());
-        if wait.is_zero() {
-            return !shared.stopping.is_set();
-        }
-        tokio::select! {
-            biased;
-            () = shared.stopping.wait() => return false,
-            () = tokio::time::sleep(wait) => {}
-        }
     }
 }
 

@@ -11,8 +11,6 @@ use std::sync::{Arc, Mutex};
 use rbdkit_plugin_api::lock;
 use tokio::sync::Notify;
 
-use super::shared::FilterShared;
-
 /// The most events that wait before further connections are left out.
 const MAX_WAITING: usize = 1024;
 
@@ -63,25 +61,25 @@ impl Arrivals {
 
 /// Tells the filter of an open connection. Dropping it tells that the connection is gone.
 pub(crate) struct Announced {
-    shared: Arc<FilterShared>,
+    arrivals: Arc<Arrivals>,
     id: u64,
     was_told: bool,
 }
 
 impl Announced {
-    pub(crate) fn new(shared: &Arc<FilterShared>, id: u64) -> Announced {
-        Announced { shared: Arc::clone(shared), id, was_told: shared.arrivals.opened(id) }
+    pub(crate) fn new(arrivals: &Arc<Arrivals>, id: u64) -> Announced {
+        Announced { arrivals: Arc::clone(arrivals), id, was_told: arrivals.opened(id) }
     }
 
     /// For a connection that could not be opened: only its end is told.
-    pub(crate) fn failed(shared: &Arc<FilterShared>, id: u64) -> Announced {
-        Announced { shared: Arc::clone(shared), id, was_told: false }
+    pub(crate) fn failed(arrivals: &Arc<Arrivals>, id: u64) -> Announced {
+        Announced { arrivals: Arc::clone(arrivals), id, was_told: false }
     }
 }
 
 impl Drop for Announced {
     fn drop(&mut self) {
-        self.shared.arrivals.closed(self.id, self.was_told);
+        self.arrivals.closed(self.id, self.was_told);
     }
 }
 

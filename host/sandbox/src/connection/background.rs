@@ -33,7 +33,7 @@ impl BackgroundAccount {
     }
 
     /// How long the next event has to wait. Events may run ahead of the account by [`AHEAD`].
-    pub(super) fn wait_for_an_event(&self, now: Instant) -> Duration {
+    pub(crate) fn wait_for_an_event(&self, now: Instant) -> Duration {
         self.wait(now).saturating_sub(AHEAD)
     }
 

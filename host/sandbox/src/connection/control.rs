@@ -6,21 +6,17 @@
 //! bounds what a socket takes. All commands of a filter go through one queue, in the order in which
 //! they were read, to the task that calls the filter's events.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use rbdkit_plugin_api::lock;
 use rbdkit_plugin_api::text::plain;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
+use super::commands::MAX_COMMAND;
 use super::shared::FilterShared;
 use crate::state::ControlSocket;
-
-/// The most bytes that one call of the filter receives, and that its answer may have.
-pub(crate) const MAX_COMMAND: usize = 4096;
 
 /// The most clients of one socket at once.
 const MAX_CLIENTS: usize = 16;
@@ -31,43 +27,6 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How long to wait after a client could not be accepted, for example because the process has too
 /// many descriptors.
 const AGAIN: Duration = Duration::from_millis(100);
-
-/// What a client has sent.
-pub(crate) struct Command {
-    pub(crate) param: Arc<str>,
-    pub(crate) nth: u32,
-    pub(crate) data: Vec<u8>,
-    /// Takes the answer. If it is dropped, the client is disconnected.
-    pub(crate) answer: oneshot::Sender<Vec<u8>>,
-}
-
-/// The commands that wait for the filter.
-#[derive(Default)]
-pub(crate) struct Commands {
-    waiting: Mutex<VecDeque<Command>>,
-    arrived: Notify,
-}
-
-impl Commands {
-    /// Waits for a command and takes it. Only one task may wait. The future may be dropped.
-    pub(crate) async fn next(&self) -> Command {
-        loop {
-            if let Some(command) = lock(&self.waiting).pop_front() {
-                return command;
-            }
-            self.arrived.notified().await;
-        }
-    }
-
-    /// Queues a command. Returns the filter's answer, or None if the filter failed.
-    async fn ask(&self, param: &Arc<str>, nth: u32, data: &[u8]) -> Option<Vec<u8>> {
-        let (answer, answered) = oneshot::channel();
-        let command = Command { param: Arc::clone(param), nth, data: data.to_vec(), answer };
-        lock(&self.waiting).push_back(command);
-        self.arrived.notify_one();
-        answered.await.ok()
-    }
-}
 
 /// Serves all control sockets of a filter until the server stops. Call it within a runtime.
 pub(crate) fn serve(shared: &Arc<FilterShared>) {

@@ -6,6 +6,7 @@ pub(crate) mod attended;
 pub(crate) mod background;
 pub(crate) mod bindings;
 pub(crate) mod charge;
+pub(crate) mod commands;
 pub(crate) mod conn;
 pub(crate) mod control;
 pub(crate) mod counters;

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::alarms::AlarmClock;
 use super::arrivals::Arrivals;
 use super::background::BackgroundAccount;
-use super::control::Commands;
+use super::commands::Commands;
 use super::counters::Counters;
 use super::gate::Gate;
 use super::limits::{FilterLimits, MAX_DETACHED_OPERATIONS};
@@ -95,7 +95,7 @@ pub(crate) struct FilterShared {
     pub(crate) powers: GrantedPowers,
     /// The alarms of the scope `server`.
     pub(crate) alarms: AlarmClock,
-    pub(crate) arrivals: Arrivals,
+    pub(crate) arrivals: Arc<Arrivals>,
     /// What clients of the control sockets have sent.
     pub(crate) commands: Arc<Commands>,
     /// Holds the requests before the layer, if the filter imports `gate`.
@@ -153,7 +153,7 @@ impl FilterShared {
             shutdown: host.shutdown.clone(),
             powers: GrantedPowers::new(powers),
             alarms: AlarmClock::default(),
-            arrivals: Arrivals::default(),
+            arrivals: Arc::default(),
             commands: Arc::default(),
             gate: Arc::default(),
             events_started: AtomicBool::new(false),

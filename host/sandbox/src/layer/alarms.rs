@@ -4,7 +4,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::calls::{CallServer, Priority};
-use crate::connection::alarms::{AlarmClock, rest};
+use super::rest::rest;
+use crate::connection::alarms::AlarmClock;
 use crate::connection::bindings::host::types::Scope;
 use crate::connection::shared::FilterShared;
 use crate::guest::call::CallKind;

@@ -43,8 +43,6 @@ pub(super) struct CallServer {
     pool: Arc<InstancePool>,
     /// What all versions export that serve this connection.
     exported: Exported,
-    /// They may hold the requests before this layer.
-    has_gate: bool,
     /// The connection's share of the pool.
     holder: Arc<Holder>,
     breaker: Breaker,
@@ -79,7 +77,6 @@ impl CallServer {
             filter,
             pool,
             exported: version.traits.exported,
-            has_gate: version.traits.has_gate,
             breaker: Breaker::default(),
             unwanted: AtomicBool::new(false),
             ends_with_operations: AtomicBool::new(false),
@@ -130,11 +127,6 @@ impl CallServer {
     #[inline]
     pub(crate) fn exported(&self) -> &Exported {
         &self.exported
-    }
-
-    /// Whether the filter may hold the requests before this layer.
-    pub(super) fn has_gate(&self) -> bool {
-        self.has_gate
     }
 
     /// Asks the guest for its background ranges, as long as the connection exists.

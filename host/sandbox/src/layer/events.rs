@@ -1,5 +1,5 @@
-//! The task that calls a filter's events without a connection: alarms of the server, changes of what
-//! parameters name, connections that came or went, and commands of control sockets.
+//! The task that calls a filter's events without a connection: alarms of the server, changes of
+//! what parameters name, connections that came or went, and commands of control sockets.
 //!
 //! There is one task for each filter that exports one of them, so that one call runs at a time. It
 //! begins before the process is confined, because it opens what it watches, and ends when the
@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use super::alarms::FAULT;
 use super::filter::{FaultReport, Filter};
 use super::pool::{InstancePool, Lease};
-use crate::connection::alarms::rest;
+use super::rest::rest;
 use crate::connection::arrivals::Arrival;
 use crate::connection::bindings::host::types::Scope;
-use crate::connection::control::{self, Command, MAX_COMMAND};
+use crate::connection::commands::{Command, MAX_COMMAND};
+use crate::connection::control;
 use crate::connection::watches::Watches;
 use crate::guest::event_calls::{AlarmCall, ArrivalCall, ChangedCall, Computed, ReceivedCall};
 use crate::guest::export_calls::ExportCall;

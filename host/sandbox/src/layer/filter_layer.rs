@@ -88,7 +88,7 @@ impl Layer for FilterLayer {
         let filter = Arc::clone(&self.0);
         Box::pin(async move {
             let server = CallServer::open(filter, args, next).await?;
-            let has_gate = server.has_gate();
+            let has_gate = server.connection().has_gate;
             let handle = Arc::new(FilterHandle(server));
             Ok(if has_gate { Arc::new(GatedHandle(handle)) } else { handle as Arc<dyn Handle> })
         })

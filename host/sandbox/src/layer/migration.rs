@@ -72,7 +72,7 @@ fn faulty(function: &str, fault: &Fault) -> Obstacle {
 }
 
 /// What the connections were told when the new version was asked.
-type Seen = Vec<(Arc<Connection>, Told)>;
+type SeenByAll = Vec<(Arc<Connection>, Told)>;
 
 impl Filter {
     /// Moves a pool to another version. Returns how many live connections it has.
@@ -215,8 +215,8 @@ fn is_ending(conn: &Connection) -> bool {
 }
 
 /// Asks the new version what these connections were told.
-async fn seen(version: &Version, conns: &[Arc<Connection>], instance: &mut Instance) -> Result<Seen, Obstacle> {
-    let mut seen = Seen::new();
+async fn seen(version: &Version, conns: &[Arc<Connection>], instance: &mut Instance) -> Result<SeenByAll, Obstacle> {
+    let mut seen = SeenByAll::new();
     for conn in conns {
         let told = *lock(&conn.told);
         if let Some(why) = contradiction(version, conn, told, instance).await?
@@ -262,7 +262,7 @@ async fn contradiction(
 }
 
 /// Whether no connection was told anything since the new version was asked.
-fn nothing_new_was_told(pool: &InstancePool, seen: &Seen) -> bool {
+fn nothing_new_was_told(pool: &InstancePool, seen: &SeenByAll) -> bool {
     pool.all_tenants().iter().all(|conn| {
         let told = *lock(&conn.told);
         told == Told::default() || seen.iter().any(|(known, when)| Arc::ptr_eq(known, conn) && *when == told)

@@ -14,4 +14,5 @@ pub(super) mod migration;
 pub(super) mod offers;
 pub(crate) mod pool;
 pub(super) mod reload;
+pub(super) mod rest;
 pub(crate) mod version;

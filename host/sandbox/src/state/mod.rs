@@ -1,5 +1,5 @@
-//! State that the instances of a filter share and that outlives them: maps of blocks, slots, keys of
-//! ciphers, range locks, sums, scratch files, and the files that the operator named.
+//! State that the instances of a filter share and that outlives them: maps of blocks, slots, keys
+//! of ciphers, range locks, sums, scratch files, and the files that the operator named.
 //!
 //! Instances are created and dropped: a pool grows, a trap drops one. So a filter keeps here what
 //! must survive an instance, and what several instances must agree on. Nothing here knows wasmtime.
@@ -12,10 +12,10 @@
 //! local file does.
 //!
 //! **Scopes.** State belongs to one filter ([`FilterState`]), and within it to one scope: the
-//! filter itself ([`FilterState::server`]), the disk that an export is
-//! ([`FilterState::export`]), or a connection ([`FilterState::connection`]). An export's state is
-//! kept while the server runs, so the overlay of a cow filter survives the last client. A scope
-//! that no connection uses and that holds nothing is dropped.
+//! filter itself ([`FilterState::server`]), the disk that an export is ([`FilterState::export`]),
+//! or a connection ([`FilterState::connection`]). An export's state is kept while the server runs,
+//! so the overlay of a cow filter survives the last client. A scope that no connection uses and
+//! that holds nothing is dropped.
 //!
 //! **Limits.** The memory of maps and of the scratch files' page maps is charged to one [`Quota`]
 //! for each filter. Each scratch file has a quota, and all scratch files of a filter share another.

@@ -31,8 +31,8 @@ fn encrypt(at: u32, length: u32, sector: u32) -> String {
     )
 }
 
-/// Traps unless the result at 2100 is this error, by its number in the contract. `value_at` is where
-/// the error of this kind of result is.
+/// Traps unless the result at 2100 is this error, by its number in the contract. `value_at` is
+/// where the error of this kind of result is.
 fn expect_error(number: u32, value_at: u32) -> String {
     format!(
         "(if (i32.or (i32.ne (i32.load8_u (i32.const 2100)) (i32.const 1)) \
@@ -71,7 +71,8 @@ pub fn keys() -> Vec<Case> {
         Case::harmless(reads(
             "derives-in-a-request",
             "(call $derive (i32.const 0) (i32.const 2200) (i32.const 15) (i32.const 32) (i32.const 0) (i32.const 0) \
-             (i32.const 0) (i32.const 2264) (i32.const 6) (i32.const 2300) (i32.const 8) (i32.const 1) (i32.const 2100)) "
+             (i32.const 0) (i32.const 2264) (i32.const 6) (i32.const 2300) (i32.const 8) (i32.const 1) \
+             (i32.const 2100)) "
                 .to_owned()
                 + &expect_error(ENXIO, 2104),
         )),

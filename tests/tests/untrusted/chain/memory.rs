@@ -98,8 +98,8 @@ pub fn memory() -> Vec<Case> {
 }
 
 /// Every function of the host that takes a list or a string: its name in the contract, its type,
-/// and the arguments of a call. `$AT` and `$LENGTH` stand for the place of the list, and `$PAIRS` for
-/// the length of one whose items have 16 bytes.
+/// and the arguments of a call. `$AT` and `$LENGTH` stand for the place of the list, and `$PAIRS`
+/// for the length of one whose items have 16 bytes.
 const TAKE_LISTS: [(&str, &str, &str); 33] = [
     ("log.error", "(param i32 i32)", "$AT $LENGTH"),
     ("log.warn", "(param i32 i32)", "$AT $LENGTH"),

@@ -22,7 +22,12 @@ pub(crate) fn add_all(additions: &[(u64, u64)]) -> Result<(), Errno> {
     if additions.len() > MAX_KEYS {
         return Err(Errno::Einval);
     }
-    additions.iter().fold(Ok(()), |result, (key, delta)| add(*key, *delta).and(result))
+    // An addition without a place does not keep the others from being made.
+    let mut result = Ok(());
+    for (key, delta) in additions {
+        result = add(*key, *delta).and(result);
+    }
+    result
 }
 
 pub(crate) fn get(key: u64) -> u64 {

@@ -13,14 +13,14 @@ use crate::connection::import_error::ImportError;
 use crate::guest::context::Context;
 
 /// Whose alarm a call names.
-enum Owner {
+enum AlarmOwner {
     Connection(Arc<Connection>),
     Server,
 }
 
 impl Context {
     /// Whose alarm this is.
-    fn owner_of_alarm(&self, scope: Scope, id: u32) -> Result<Owner, WitErrno> {
+    fn owner_of_alarm(&self, scope: Scope, id: u32) -> Result<AlarmOwner, WitErrno> {
         self.allow(NOT_CONFIGURE)?;
         if id >= ALARMS {
             return Err(WitErrno::Einval);
@@ -31,9 +31,9 @@ impl Context {
         match scope {
             Scope::Connection => {
                 self.allow(OPEN_DATA)?;
-                self.call.conn.clone().map(Owner::Connection).ok_or(WitErrno::Enxio)
+                self.call.conn.clone().map(AlarmOwner::Connection).ok_or(WitErrno::Enxio)
             }
-            Scope::Server => Ok(Owner::Server),
+            Scope::Server => Ok(AlarmOwner::Server),
             Scope::Exportname => Err(WitErrno::Einval),
         }
     }
@@ -43,16 +43,16 @@ impl Host for Context {
     fn set(&mut self, scope: Scope, id: u32, at: u64) -> Result<(), ImportError> {
         let now = self.clock.pulse().now();
         match self.owner_of_alarm(scope, id)? {
-            Owner::Connection(conn) => conn.alarms.set(id, at, now),
-            Owner::Server => self.shared.alarms.set(id, at, now),
+            AlarmOwner::Connection(conn) => conn.alarms.set(id, at, now),
+            AlarmOwner::Server => self.shared.alarms.set(id, at, now),
         }
         Ok(())
     }
 
     fn cancel(&mut self, scope: Scope, id: u32) -> Result<(), ImportError> {
         match self.owner_of_alarm(scope, id)? {
-            Owner::Connection(conn) => conn.alarms.cancel(id),
-            Owner::Server => self.shared.alarms.cancel(id),
+            AlarmOwner::Connection(conn) => conn.alarms.cancel(id),
+            AlarmOwner::Server => self.shared.alarms.cancel(id),
         }
         Ok(())
     }

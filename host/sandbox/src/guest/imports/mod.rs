@@ -28,6 +28,7 @@ mod request;
 mod scratch;
 mod scripts;
 mod server;
+mod shown;
 mod slots;
 mod storage;
 mod traced;
@@ -41,7 +42,7 @@ use super::context::Context;
 use crate::connection::bindings::host;
 use crate::connection::trace::Recording;
 
-pub(super) use traced::flags;
+pub(super) use shown::flags;
 
 /// A linker with all interfaces of the contract.
 pub(crate) fn linker(engine: &Engine, recording: Recording) -> Result<Linker<Context>> {

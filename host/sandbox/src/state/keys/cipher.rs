@@ -267,9 +267,9 @@ mod tests {
                     now[0].iter_mut().zip(iv).for_each(|(byte, iv)| *byte ^= iv);
                     let carry = iv[15] >> 7;
                     for at in (1..16).rev() {
-                        iv[at] = iv[at] << 1 | iv[at - 1] >> 7;
+                        iv[at] = (iv[at] << 1) | (iv[at - 1] >> 7);
                     }
-                    iv[0] = iv[0] << 1 ^ carry * 0x87;
+                    iv[0] = (iv[0] << 1) ^ (carry * 0x87);
                 } else {
                     iv = now[0].into();
                 }
@@ -294,7 +294,7 @@ mod tests {
                     (4096, 3, 40, 8),
                 ] {
                     let sectors = Sectors { size, first, step };
-                    let data: Vec<u8> = (0..size * count).map(|n| (n * n >> 5) as u8).collect();
+                    let data: Vec<u8> = (0..size * count).map(|n| ((n * n) >> 5) as u8).collect();
                     let (mut fast, mut slow) = (data.clone(), data.clone());
                     key.encrypt(&mut fast, sectors);
                     plainly(cipher, &bytes, &mut slow, sectors);
