@@ -98,7 +98,10 @@ fn a_gate_that_is_never_opened_keeps_neither_clients_nor_the_server_from_ending(
     let mut waits = server.client();
     waits.submit(cmd::READ, 0, 0, 4096, &[]).expect("a request");
     let told = std::thread::spawn(move || waits.receive().map(|reply| reply.result));
-    assert_eq!(stops_at_once(server), "");
+    let log = stops_at_once(server);
+    // Unless the server stops before it has read the request.
+    let line = "rbdkit: error: connection 201: READ offset=0 length=4096: ESHUTDOWN\n";
+    assert!(log.is_empty() || log == line, "{log}");
     // The server may also close the connection before it has answered.
     if let Ok(result) = told.join().expect("a thread") {
         assert_eq!(result, Err(ESHUTDOWN));
@@ -155,10 +158,8 @@ fn each_wrong_answer_costs_its_own_client() {
         assert_eq!(server.client().read(8192, 16), Ok(vec![0; 16]));
     }
     // No answer, and then one.
-    stays.send(b"n").expect("a command");
-    // Commands are carried out in the order in which the host read them.
-    let mut other = control(&dir);
-    assert_eq!(other.say(b"x", 1), "x");
+    // So long that the host does not read the next command with it.
+    stays.send(&[b'n'; 4096]).expect("a command");
     assert_eq!(stays.say(b"x", 1), "x");
     assert_eq!(stays.say(&[b'y'; 4096], 4096), "y".repeat(4096));
     stops_at_once(server);
