@@ -1,5 +1,6 @@
 //! The calls of events: `on-alarm`, `on-watch`, `on-connection` and `on-control`. They leave how
-//! long they computed, because a filter's events share an account ([`crate::connection::background`]).
+//! long they computed, because a filter's events share an account
+//! ([`crate::connection::background`]).
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;

@@ -86,6 +86,14 @@ impl Handle for GatedHandle {
         self.0.is_prompt()
     }
 
+    fn drops_reads(&self) -> bool {
+        self.0.drops_reads()
+    }
+
+    fn zero_step(&self) -> u32 {
+        self.0.zero_step()
+    }
+
     fn pread(&self, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
         self.enter(buffer, move |handle, buffer| handle.pread(buffer, span, offset), refused)
     }
