@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attackers;
+pub mod control;
 pub mod model;
 pub mod raw;
 pub mod server;
@@ -15,6 +16,7 @@ pub mod tools;
 pub mod tree;
 pub mod wait;
 
+pub use control::Control;
 pub use raw::Client;
 pub use server::{Launch, Outcome, Server, TempDir, free_port};
 pub use tools::{Finished, nbdsh, tool};

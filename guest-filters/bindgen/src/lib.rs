@@ -37,7 +37,7 @@ pub const EXPORTS: [&str; 15] = [
 ];
 
 /// The optional exports that use no type of the interface `types`.
-pub const WITHOUT_TYPES: [&str; 4] = ["background", "wishes", "on-watch", "on-connection"];
+pub const WITHOUT_TYPES: [&str; 5] = ["background", "wishes", "on-watch", "on-connection", "on-control"];
 
 /// The command that writes the bindings again.
 pub const COMMAND: &str = "cd guest-filters && cargo run --release -p rbdkit-filter-bindgen";

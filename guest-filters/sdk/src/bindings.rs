@@ -102,6 +102,11 @@ pub mod on_connection {
     pub use exports::rbdkit::filter::on_connection::Guest;
 }
 
+pub mod on_control {
+    include!("bindings/on-control.inc");
+    pub use exports::rbdkit::filter::on_control::Guest;
+}
+
 pub mod background {
     include!("bindings/background.inc");
     pub use exports::rbdkit::filter::background::{Guest, Range};

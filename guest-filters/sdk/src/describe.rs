@@ -189,6 +189,12 @@ impl Param {
         Param::new(name, "watch")
     }
 
+    /// A path at which the host makes a Unix socket for commands to the filter. What arrives there
+    /// is passed to [`OnControl`](crate::OnControl).
+    pub fn control(name: &str) -> Param {
+        Param::new(name, "control")
+    }
+
     /// A descriptor that the operator passed; [`files::holds`](crate::files::holds) says whether
     /// its other end is open.
     pub fn descriptor(name: &str) -> Param {

@@ -122,12 +122,14 @@ macro_rules! __assert_interface {
     (on_alarm) => {};
     (on_watch) => {};
     (on_connection) => {};
+    (on_control) => {};
     ($other:ident) => {
         ::std::compile_error!(::std::concat!(
             "the contract has no interface `",
             stringify!($other),
             "`: export! takes wishes, threading, lifecycle, admission, names, connection, info, features, reads, ",
-            "writes, flushes, trims, zeroes, mapping, caching, background, on_alarm, on_watch, on_connection"
+            "writes, flushes, trims, zeroes, mapping, caching, background, on_alarm, on_watch, on_connection, \
+            on_control"
         ));
     };
 }
@@ -167,6 +169,7 @@ macro_rules! __assert_exported {
             on_alarm OnAlarm "alarm would never be called, and no alarm could be set",
             on_watch OnWatch "changed would never be called when a file, a descriptor or a process changes",
             on_connection OnConnection "opened and closed would never be called when connections come and go",
+            on_control OnControl "received would never be called, and nobody could connect to the control sockets",
         }
     };
     ($filter:ident, $named:ident, $($interface:ident $ability:ident $consequence:literal,)*) => {
@@ -266,6 +269,9 @@ macro_rules! __testing_group {
     (on_connection) => {
         $crate::__testing_group!(OnConnection opened(connection: u64) -> ());
         $crate::__testing_group!(OnConnection closed(connection: u64) -> ());
+    };
+    (on_control) => {
+        $crate::__testing_group!(OnControl received(param: &str, nth: u32, data: &[u8]) -> Vec<u8>);
     };
     ($ability:ident $operation:ident($($argument:ident: $type:ty),*) -> $answer:ty) => {
         fn $operation(&self $(, $argument: $type)*) -> Option<$answer> {
@@ -453,6 +459,14 @@ macro_rules! __export_group {
             }
         }
         $crate::bindings::on_connection::export_on_connection!(Exports with_types_in $crate::bindings::on_connection);
+    };
+    (on_control) => {
+        impl $crate::bindings::on_control::Guest for Exports {
+            fn received(param: String, nth: u32, data: Vec<u8>) -> Vec<u8> {
+                <Filter as $crate::OnControl>::received(filter(), &param, nth, &data)
+            }
+        }
+        $crate::bindings::on_control::export_on_control!(Exports with_types_in $crate::bindings::on_control);
     };
     (caching) => {
         impl $crate::bindings::caching::Guest for Exports {

@@ -24,6 +24,11 @@ pub mod alarms {
     }
 }
 
+/// Holding the requests before the filter's layer.
+pub mod gate {
+    pub use super::imports::gate::*;
+}
+
 /// Opening the layer below.
 pub mod next_open {
     pub use super::imports::next_open::*;

@@ -125,12 +125,12 @@ pub use bindings::host::rbdkit::filter::types::{
 };
 pub use describe::{Description, Param};
 pub use host::{
-    alarms, buffer, client, clock, counters, crypto, files, locks, log, maps, next, next_open, request, scratch,
+    alarms, buffer, client, clock, counters, crypto, files, gate, locks, log, maps, next, next_open, request, scratch,
     scripts, server, slots, storage,
 };
 pub use ops::{
     Admission, Background, Caching, Connection, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, OnAlarm,
-    OnConnection, OnWatch, Reads, Threading, Trims, Wish, Wishes, Writes, Zeroes,
+    OnConnection, OnControl, OnWatch, Reads, Threading, Trims, Wish, Wishes, Writes, Zeroes,
 };
 pub use params::{Parameters, Params};
 
@@ -143,14 +143,14 @@ pub use log_macros::write as __log;
 pub mod prelude {
     pub use crate::host::buffer::{Buffer, PAYLOAD, Payload};
     pub use crate::params::{
-        AppendFile, BoolOrWatch, Choice, CurrentFile, Descriptor, Parameters, Params, Percent, Probability, Process,
-        ReadFile, Script, Secret, Size, StorageFile, StringOrScript, Watch, WriteFile,
+        AppendFile, BoolOrWatch, Choice, Control, CurrentFile, Descriptor, Parameters, Params, Percent, Probability,
+        Process, ReadFile, Script, Secret, Size, StorageFile, StringOrScript, Watch, WriteFile,
     };
     pub use crate::{
         Admission, Background, BlockSizes, Caching, Capabilities, CommandFlags, Connection, Description, Errno,
         ExportEntry, Extent, ExtentType, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, OnAlarm,
-        OnConnection, OnWatch, Param, Reads, Recovery, Scope, Support, ThreadModel, Threading, Trims, Unexported, Wish,
-        Wishes, Writes, Zeroes, alarms, buffer, client, clock, counters, crypto, debug, error, files, info, locks, log,
-        maps, next, next_open, params, request, scratch, scripts, server, slots, storage, warn,
+        OnConnection, OnControl, OnWatch, Param, Reads, Recovery, Scope, Support, ThreadModel, Threading, Trims,
+        Unexported, Wish, Wishes, Writes, Zeroes, alarms, buffer, client, clock, counters, crypto, debug, error, files,
+        gate, info, locks, log, maps, next, next_open, params, request, scratch, scripts, server, slots, storage, warn,
     };
 }

@@ -289,3 +289,14 @@ pub trait OnConnection: Filter {
     /// A connection that was opened is gone.
     fn closed(&self, connection: u64);
 }
+
+/// `on-control`: commands at the sockets of parameters of the kind `control`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is exported with `on_control` and does not implement the trait `OnControl`",
+    note = "implement `OnControl`, or remove `on_control` from export!"
+)]
+pub trait OnControl: Filter {
+    /// A client of the socket that the `nth` value of a parameter names has sent `data`, 1 to 4096
+    /// bytes. The answer, at most 4096 bytes, is sent back.
+    fn received(&self, param: &str, nth: u32, data: &[u8]) -> Vec<u8>;
+}

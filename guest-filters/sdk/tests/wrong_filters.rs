@@ -40,7 +40,7 @@ impl Reads for Mine {
 
 /// Each trait: its name, its interface, the operations that the message must name, and the methods
 /// of an implementation.
-const TRAITS: [(&str, &str, &str, &str); 18] = [
+const TRAITS: [(&str, &str, &str, &str); 19] = [
     ("Threading", "threading", "thread_model", "fn thread_model(&self) -> ThreadModel { ThreadModel::Parallel }"),
     ("Lifecycle", "lifecycle", "get_ready, after_fork and cleanup", ""),
     ("Admission", "admission", "preconnect", "fn preconnect(&self, _: bool) -> Result<(), Errno> { Ok(()) }"),
@@ -63,6 +63,7 @@ const TRAITS: [(&str, &str, &str, &str); 18] = [
     ("Background", "background", "next_range", "fn next_range(&self) -> Option<(u64, u64)> { None }"),
     ("OnAlarm", "on_alarm", "alarm", "fn alarm(&self, _: Scope, _: u32) {}"),
     ("OnWatch", "on_watch", "changed", "fn changed(&self, _: &str, _: u32, _: bool) {}"),
+    ("OnControl", "on_control", "received", "fn received(&self, _: &str, _: u32, _: &[u8]) -> Vec<u8> { Vec::new() }"),
     ("OnConnection", "on_connection", "opened and closed", "fn opened(&self, _: u64) {} fn closed(&self, _: u64) {}"),
 ];
 

@@ -42,7 +42,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 pub use emulate::STEP;
 pub use exports::{MAX_LIST, list_bytes};
 pub use hop::Hop;
-pub use needed::{is_needed, poll_until_done};
+pub use needed::{Need, is_needed, need, poll_for, poll_until_done};
 pub use writes::{WriteWatch, Writes};
 
 use disk::{DiskLookup, ExportName, LayerExports};
@@ -67,6 +67,11 @@ pub trait Layer: Send + Sync + 'static {
 
     /// Directories whose files the layer may open and read from now on.
     fn reads(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    /// Directories from which the layer removes files when the server ends.
+    fn removes(&self) -> Vec<PathBuf> {
         Vec::new()
     }
 
@@ -203,6 +208,7 @@ impl Chain {
         let filters = self.layers.iter().flat_map(|slot| slot.layer.reads());
         Ok(self.plugin.access_rights().map(|mut reach| {
             reach.read.extend(filters);
+            reach.remove.extend(self.layers.iter().flat_map(|slot| slot.layer.removes()));
             reach
         }))
     }

@@ -26,34 +26,55 @@ use rbdkit_plugin_api::{BoxFuture, Buffer, Client, Done, Errno, Op, Result};
 /// Until then the open keeps the place of one client.
 const LEFT_FOR: Duration = Duration::from_secs(10);
 
+/// What a layer above needs the operation for that is being polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// Its client's answer.
+    Client,
+    /// A call on an instance whose memory holds state. It waits until the operation is done.
+    Instance,
+    /// To end the connection: finalize or close, which write back what must not be lost.
+    End,
+}
+
 thread_local! {
-    /// The operation that is being polled waits until it is done, because a layer above needs that.
-    static UNTIL_DONE: Cell<bool> = const { Cell::new(false) };
+    static NEED: Cell<Need> = const { Cell::new(Need::Client) };
 }
 
 // This function and the next are not inlined, because a fiber may continue on another thread, which
 // has another variable.
-/// Whether a layer above needs the operation that is being polled, even without a client.
+/// What a layer above needs the operation for that is being polled.
 #[inline(never)]
-pub fn is_needed() -> bool {
-    UNTIL_DONE.get()
+pub fn need() -> Need {
+    NEED.get()
 }
 
 #[inline(never)]
-fn set_needed(needed: bool) -> bool {
-    UNTIL_DONE.replace(needed)
+fn set_need(need: Need) -> Need {
+    NEED.replace(need)
+}
+
+/// Whether a layer above needs the operation that is being polled, even without a client.
+pub fn is_needed() -> bool {
+    need() != Need::Client
+}
+
+/// Polls an operation that a layer above needs for `purpose`, unless a layer further above needs it
+/// for more.
+pub fn poll_for<T>(purpose: Need, poll: impl FnOnce() -> T) -> T {
+    struct Before(Need);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            set_need(self.0);
+        }
+    }
+    let _before = Before(set_need(purpose.max(need())));
+    poll()
 }
 
 /// Polls an operation that has to wait until it is done, even if the client leaves.
 pub fn poll_until_done<T>(poll: impl FnOnce() -> T) -> T {
-    struct Before(bool);
-    impl Drop for Before {
-        fn drop(&mut self) {
-            set_needed(self.0);
-        }
-    }
-    let _before = Before(set_needed(true));
-    poll()
+    poll_for(Need::Instance, poll)
 }
 
 /// The answer of an operation that was dropped because its client has gone.

@@ -34,9 +34,10 @@ pub(super) fn for_server(reach: &AccessRights, needs: &ConfinementNeeds) -> Resu
         rules = rules.add_rules(ports)?;
     }
     let parent = private.and_then(Path::parent);
-    let grants: [(&mut dyn Iterator<Item = &Path>, BitFlags<AccessFs>); 5] = [
+    let grants: [(&mut dyn Iterator<Item = &Path>, BitFlags<AccessFs>); 6] = [
         (&mut reach.read.iter().map(AsRef::as_ref), read),
         (&mut reach.write.iter().map(AsRef::as_ref), write),
+        (&mut reach.remove.iter().map(AsRef::as_ref), AccessFs::RemoveFile.into()),
         (&mut scratch.into_iter(), make),
         (&mut private.into_iter(), clear),
         (&mut parent.into_iter(), AccessFs::RemoveDir.into()),

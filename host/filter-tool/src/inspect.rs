@@ -25,6 +25,7 @@ const GRANTS: &[(&str, &str)] = &[
     ("crypto", "ciphers on the data of the request, with keys from your secret parameters that it does not see"),
     ("clock", "time and random numbers"),
     ("server", "sleep; the number of connections"),
+    ("gate", "holds the requests before it"),
     ("alarms", "calls at times that it chooses, within a twentieth of a processor"),
 ];
 

@@ -117,6 +117,7 @@ pub struct Module {
     wishes: Vec<Wish>,
     keeps_state: bool,
     flushes_others: bool,
+    has_gate: bool,
     asks_for: Powers,
     powers: Powers,
     unknown_exports: Vec<String>,
@@ -243,6 +244,7 @@ impl Host {
             powers: Powers::default(),
             keeps_state,
             flushes_others: imports.flushes_others,
+            has_gate: imports.has_gate,
             unknown_exports: mismatch::unknown_exports(&component, &self.engine, KNOWN_EXPORTS),
         })
     }
@@ -409,6 +411,7 @@ impl Module {
             reopens: self.reopens,
             keeps_state: self.keeps_state,
             flushes_others: self.flushes_others,
+            has_gate: self.has_gate,
         }
     }
 }

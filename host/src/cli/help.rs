@@ -124,6 +124,7 @@ fn value(spec: &ParamSpec) -> String {
         | ParamKind::Path => "FILENAME".to_string(),
         ParamKind::StringOrScript => "TEXT|script:SCRIPT".to_string(),
         ParamKind::Watch => "PATH".to_string(),
+        ParamKind::Control => "SOCKET".to_string(),
         kind => kind.name().to_ascii_uppercase(),
     }
 }

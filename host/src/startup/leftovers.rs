@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::own_file::OwnFile;
+use rbdkit_plugin_api::own_file::OwnFile;
 
 /// Files that a server removes when it ends at once.
 #[derive(Debug, Default)]

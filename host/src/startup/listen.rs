@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rbdkit_plugin_api::ConfigError;
+use rbdkit_plugin_api::own_file::OwnFile;
 use rbdkit_plugin_api::text::plain;
 use rbdkit_server::Listener;
 use rustix::io::Errno;
@@ -20,7 +21,6 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tempfile::TempDir;
 
 use super::identity::Identity;
-use super::own_file::OwnFile;
 use super::process;
 use crate::cli::{Families, Listen};
 

@@ -39,7 +39,6 @@ mod layers;
 mod leftovers;
 mod listen;
 mod log;
-mod own_file;
 mod pidfile;
 mod print;
 mod process;

@@ -13,11 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rbdkit_plugin_api::ConfigError;
+use rbdkit_plugin_api::own_file::{OwnFile, directory_of, is_same, look};
 use rbdkit_plugin_api::text::plain;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, fstat, openat, renameat, renameat_with, unlinkat};
 use rustix::io::Errno;
-
-use super::own_file::{OwnFile, directory_of, is_same, look};
 
 /// A file that holds more bytes is not a pid file.
 const MAX_PID_FILE: u64 = 64;

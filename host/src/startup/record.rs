@@ -9,12 +9,12 @@ use std::sync::Arc;
 use rbdkit_chain::Layer;
 use rbdkit_parameters::Target;
 use rbdkit_plugin_api::ConfigError;
+use rbdkit_plugin_api::own_file::OwnFile;
 use rbdkit_plugin_api::text::plain;
 use rbdkit_record::format::{Gate, MAGIC};
 use rbdkit_record::{Options, Recorder, recording_layer};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
-use super::own_file::OwnFile;
 use crate::cli::RecordOption;
 
 /// Only the server's user may read a record: it holds what clients read and write, or digests of

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rbdkit_chain::Chain;
 use rbdkit_confine::ConfinementNeeds;
+use rbdkit_plugin_api::own_file::OwnFile;
 use rbdkit_plugin_api::{ConfigError, StopScope, stdin};
 use rbdkit_record::Recorder;
 use rbdkit_server::{Listener, ServerOptions, Stop};
@@ -22,7 +23,6 @@ use super::identity::Identity;
 use super::layers::{Ends, Layers};
 use super::leftovers::Leftovers;
 use super::listen::{self, Reachable, Sockets};
-use super::own_file::OwnFile;
 use super::pidfile::{self, PidFile};
 use super::reload::Reloads;
 use super::signals::{Ending, Signals};

@@ -11,6 +11,8 @@ pub struct AccessRights {
     pub read: Vec<PathBuf>,
     /// Files and directories that it reads and writes. It creates and removes nothing there.
     pub write: Vec<PathBuf>,
+    /// Directories from which it removes files.
+    pub remove: Vec<PathBuf>,
     /// What it connects to, apart from Unix sockets with a name in the file system: those need no
     /// right.
     pub network: Network,

@@ -34,6 +34,7 @@ pub mod inherited;
 mod lock;
 mod nearest;
 mod op;
+pub mod own_file;
 pub mod passwords;
 mod pipe;
 mod plugin;

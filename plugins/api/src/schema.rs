@@ -68,6 +68,8 @@ pub enum ParamKind {
     /// Text, or `script:` and a shell command that the host runs. Of a command the guest sees
     /// `script:`.
     StringOrScript,
+    /// A path at which the host makes a Unix socket for commands. The guest sees `set`.
+    Control,
     /// For plugins only: any bytes, which need not be UTF-8.
     Bytes,
     /// For plugins only: the name of a file that the plugin opens itself.
@@ -76,7 +78,7 @@ pub enum ParamKind {
 
 impl ParamKind {
     /// The kinds that a filter may declare, each with the word of WIT's `param.kind`.
-    const CONTRACT: [(ParamKind, &'static str); 20] = [
+    const CONTRACT: [(ParamKind, &'static str); 21] = [
         (ParamKind::String, "string"),
         (ParamKind::Bool, "bool"),
         (ParamKind::Int, "int"),
@@ -97,6 +99,7 @@ impl ParamKind {
         (ParamKind::StringOrScript, "string-or-script"),
         (ParamKind::Descriptor, "descriptor"),
         (ParamKind::Process, "process"),
+        (ParamKind::Control, "control"),
     ];
 
     /// The word that WIT's `param.kind` uses, or for a plugin's kind a word for messages.
@@ -334,6 +337,7 @@ impl ParamSpec {
             | ParamKind::PathWrite
             | ParamKind::PathReadWrite
             | ParamKind::Watch
+            | ParamKind::Control
             | ParamKind::Path => return path("set"),
             ParamKind::Script => return script(value.to_os_string(), "set"),
             ParamKind::Secret => return Ok(ParamValue { text: "set".into(), path: Some(value.to_os_string()) }),
@@ -399,6 +403,7 @@ mod tests {
             (ParamKind::BoolOrWatch, "off", "false"),
             (ParamKind::PathRead, "x", "set"),
             (ParamKind::Secret, "hush", "set"),
+            (ParamKind::Control, "x", "set"),
             (ParamKind::PathWrite, "x", "set"),
             (ParamKind::PathReadWrite, "x", "set"),
             (ParamKind::Script, "echo x", "set"),

@@ -82,6 +82,10 @@
 //! * [`named`]: what the operator names: scripts that never end, print without end, run in a loop
 //!   and with `PATH` set; a kept file filled beyond its limit; sums with more keys than there may
 //!   be. The guest gets an errno.
+//! * [`gate`]: keeps its gate closed, closes it in a request, spins, traps and answers too much in
+//!   a command; and clients of a control socket that flood, leave and never read. EDEADLK; the
+//!   client of the command is disconnected; all others are served, and the server ends when it is
+//!   told to.
 //! * [`confined`]: a guest that broke out of its sandbox. The process can do nothing but serve.
 
 mod author;
@@ -91,6 +95,7 @@ mod confined;
 mod events;
 mod faults;
 mod full;
+mod gate;
 mod guest;
 mod keys;
 mod lies;

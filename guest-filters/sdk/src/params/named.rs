@@ -67,6 +67,11 @@ files! {
 }
 
 files! {
+    /// A Unix socket for commands, which [`OnControl`](crate::OnControl) receives.
+    Control: control
+}
+
+files! {
     /// A path that exists or does not.
     Watch: watch
 }

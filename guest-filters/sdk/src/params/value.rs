@@ -28,6 +28,7 @@ use crate::units;
 /// | [`Watch`](super::Watch) | watch | a path |
 /// | [`BoolOrWatch`](super::BoolOrWatch) | bool-or-watch | a boolean, or an absolute path |
 /// | [`Secret`](super::Secret) | secret | a password, `+FILE`, `-FD` or `-` |
+/// | [`Control`](super::Control) | control | the path of a Unix socket that the host makes |
 /// | [`Descriptor`](super::Descriptor) | descriptor | a descriptor that the server inherits |
 /// | [`Process`](super::Process) | process | the number of a process |
 #[diagnostic::on_unimplemented(
@@ -241,7 +242,7 @@ impl Shown for Probability {
     message = "`{Self}` cannot be the value of a parameter",
     note = "a value is a `String`, `bool`, `u8`, `u16`, `u32`, `u64`, `Size`, `Duration`, `Percent`, `Probability`, \
             `ReadFile`, `CurrentFile`, `AppendFile`, `WriteFile`, `StorageFile`, `Script`, `StringOrScript`, `Watch`, \
-            `BoolOrWatch`, `Descriptor`, `Process`, `Secret`, or an enum that implements `Choice`",
+            `BoolOrWatch`, `Control`, `Descriptor`, `Process`, `Secret`, or an enum that implements `Choice`",
     note = "a field may also be an `Option` or a `Vec` of them, and then it has no default"
 )]
 pub trait Choice: Copy + PartialEq + 'static {

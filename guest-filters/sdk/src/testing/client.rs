@@ -135,6 +135,8 @@ impl<'s, F: Exported> Client<'s, F> {
         payload: Vec<u8>,
         export: impl FnOnce(&F) -> Result<T, Errno>,
     ) -> (Result<T, Errno>, Call) {
+        let held = phase == Phase::Data && self.served.gate_is_closed();
+        assert!(!held, "testing: the filter's gate is closed, and a request would wait for ever");
         let filter = self.served.instance(&self.connection);
         let call = Call::new(&self.served.world, phase, Some(&self.connection));
         let call = if phase == Phase::Data { call.payload(payload) } else { call };

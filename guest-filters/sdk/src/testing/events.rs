@@ -13,6 +13,9 @@ use super::world::Owner;
 /// The most alarms that sound while the clock moves once.
 const MAX_ALARMS: u32 = 10_000;
 
+/// The most bytes of a command and of its answer.
+const MAX_COMMAND: usize = 4096;
+
 impl<F: Exported> Served<F> {
     /// Lets this many nanoseconds pass. Alarms sound at their times, one after another.
     ///
@@ -76,6 +79,24 @@ impl<F: Exported> Served<F> {
                 self.event_call(|filter| filter.changed(&param, nth, holds));
             }
         }
+    }
+
+    /// A client of the control socket that the `nth` value of a parameter names sends `data`.
+    /// Returns the filter's answer, or None if the filter does not export `on-control`.
+    ///
+    /// # Panics
+    /// The host would not pass this on: `data` is empty or longer than 4096 bytes, or the answer is
+    /// longer.
+    pub fn send(&self, param: &str, nth: u32, data: &[u8]) -> Option<Vec<u8>> {
+        assert!((1..=MAX_COMMAND).contains(&data.len()), "a command has 1 to {MAX_COMMAND} bytes");
+        let answer = self.event_call(|filter| filter.received(param, nth, data))?;
+        assert!(answer.len() <= MAX_COMMAND, "an answer of {} bytes (at most {MAX_COMMAND})", answer.len());
+        Some(answer)
+    }
+
+    /// Whether the filter has closed its gate.
+    pub fn gate_is_closed(&self) -> bool {
+        self.world.borrow().gate_is_closed
     }
 
     /// Whether the filter has asked the server to end, and may.

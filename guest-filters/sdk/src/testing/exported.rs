@@ -91,4 +91,7 @@ pub trait Exported: Filter {
     fn closed(&self, _connection: u64) -> Option<()> {
         None
     }
+    fn received(&self, _param: &str, _nth: u32, _data: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
 }

@@ -163,8 +163,8 @@ impl<F: Exported> Served<F> {
     /// Makes the next call of an operation fail. Several faults of one operation count one after
     /// another. The operations are `open`, `block-size`, `pread`, `pwrite`, `flush`, `trim`,
     /// `zero`, `cache` and `extents` of the layer below, and `alloc`, `scratch-pread`,
-    /// `scratch-pwrite`, `sleep`, `storage-pread`, `storage-pwrite`, `storage-flush`, `sync` and
-    /// `script`.
+    /// `scratch-pwrite`, `sleep`, `storage-pread`, `storage-pwrite`, `storage-flush`, `sync`,
+    /// `script` and `gate-close`.
     ///
     /// # Panics
     /// For another operation.

@@ -7,6 +7,7 @@ pub(crate) mod clock;
 pub(crate) mod counters;
 pub(crate) mod crypto;
 pub(crate) mod files;
+pub(crate) mod gate;
 pub(crate) mod locks;
 pub(crate) mod log;
 pub(crate) mod maps;

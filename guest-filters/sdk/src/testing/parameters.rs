@@ -14,7 +14,7 @@ pub(super) struct Assigned {
 }
 
 /// The kinds of which only the host sees what the user wrote.
-const HOST_ONLY: [&str; 12] = [
+const HOST_ONLY: [&str; 13] = [
     "path-read",
     "path-now",
     "path-append",
@@ -27,6 +27,7 @@ const HOST_ONLY: [&str; 12] = [
     "descriptor",
     "process",
     "secret",
+    "control",
 ];
 
 /// Reads the words of a command line.
@@ -124,6 +125,7 @@ mod tests {
             (Param::choice("key", &["one", "two"]), "two", "two"),
             (Param::bool_or_watch("key"), "/tmp/x", "watch"),
             (Param::path_now("key"), "x", "set"),
+            (Param::control("key"), "x", "set"),
             (Param::secret("key"), "hush", "set"),
             (Param::descriptor("key"), "0", "set"),
             (Param::process("key"), "17", "set"),

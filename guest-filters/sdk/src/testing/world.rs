@@ -60,6 +60,7 @@ pub(super) struct World {
     /// The filter may ask the server to end, and disconnect clients.
     pub(super) may_use_powers: bool,
     pub(super) shutdown_asked: bool,
+    pub(super) gate_is_closed: bool,
     /// The connections that the filter has disconnected.
     pub(super) disconnected: HashMap<u64, Ending>,
 }
@@ -68,7 +69,7 @@ pub(super) struct World {
 pub(super) type Seen = Option<Vec<u8>>;
 
 /// What can be made to fail.
-pub(super) const OPERATIONS: [&str; 18] = [
+pub(super) const OPERATIONS: [&str; 19] = [
     "open",
     "block-size",
     "pread",
@@ -87,6 +88,7 @@ pub(super) const OPERATIONS: [&str; 18] = [
     "storage-flush",
     "sync",
     "script",
+    "gate-close",
 ];
 
 impl World {
@@ -113,6 +115,7 @@ impl World {
             ended: HashSet::new(),
             may_use_powers: true,
             shutdown_asked: false,
+            gate_is_closed: false,
             disconnected: HashMap::new(),
         }
     }

@@ -89,6 +89,7 @@ fn without(interface: &str) -> &'static str {
         "wishes" => "The filter would get the default limits.",
         "on-alarm" => "No alarm could be set.",
         "on-watch" => "Nothing would be told when a file, a descriptor or a process changes.",
+        "on-control" => "Nobody could connect to the control sockets.",
         "on-connection" => "Nothing would be told when connections come and go.",
         "background" => "Nothing would be prefetched in the background.",
         _ => "The layer below would answer in its place.",

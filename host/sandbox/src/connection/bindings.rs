@@ -58,6 +58,7 @@ wasmtime::component::bindgen!({
         "rbdkit:filter/storage.flush": async | trappable,
         "rbdkit:filter/scripts.run": async | trappable,
         "rbdkit:filter/server.sleep": async | trappable,
+        "rbdkit:filter/gate.close": async | trappable,
         default: trappable,
     },
     trappable_error_type: {

@@ -47,6 +47,8 @@ pub(crate) struct Connection {
     pub(crate) told: Mutex<Told>,
     siblings: Arc<Siblings>,
     flushes_others: bool,
+    /// The filter may hold the requests before this layer.
+    pub(crate) has_gate: bool,
     /// Set when finalize begins: from then on no other connection flushes its next.
     finalizing: Mutex<bool>,
     pub(crate) alarms: ConnectionAlarms,
@@ -75,6 +77,8 @@ pub(crate) struct ConnectionTraits {
     pub(crate) keeps_state: bool,
     /// The filter may flush the layers below of all its connections.
     pub(crate) flushes_others: bool,
+    /// The filter may hold the requests before its layer.
+    pub(crate) has_gate: bool,
 }
 
 impl Sibling for Connection {
@@ -115,6 +119,7 @@ impl Connection {
         Arc::new(Connection {
             siblings: Arc::clone(siblings),
             flushes_others: traits.flushes_others,
+            has_gate: traits.has_gate,
             finalizing: Mutex::default(),
             export: OnceLock::new(),
             keeps_state: traits.keeps_state,

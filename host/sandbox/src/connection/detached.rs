@@ -28,13 +28,15 @@ use rbdkit_plugin_api::{BoxFuture, Held};
 
 use super::charge::Charge;
 use super::conn::Connection;
+use super::gate::Passage;
 use super::next::Next;
 use super::tracker::TaskToken;
 use crate::state::HeldLock;
 
 /// A place among the detached operations of a filter and of a connection. It also keeps the
-/// connection, and so what is below it.
+/// connection, and so what is below it. The operation still counts as within the layer.
 pub(crate) struct Place {
+    _passage: Passage,
     _held: Held,
     conn: Arc<Connection>,
     _token: TaskToken,
@@ -44,7 +46,8 @@ impl Place {
     /// None: there are as many as are allowed.
     pub(crate) fn take(conn: &Arc<Connection>) -> Option<Place> {
         let held = conn.shared.detached_operations.hold(1)?;
-        Some(Place { _held: held, conn: Arc::clone(conn), _token: conn.detached_operations.begin() })
+        let passage = conn.shared.gate.pass();
+        Some(Place { _passage: passage, _held: held, conn: Arc::clone(conn), _token: conn.detached_operations.begin() })
     }
 }
 

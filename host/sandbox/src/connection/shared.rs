@@ -9,7 +9,9 @@ use tokio::sync::{Notify, Semaphore};
 use super::alarms::AlarmClock;
 use super::arrivals::Arrivals;
 use super::background::BackgroundAccount;
+use super::commands::Commands;
 use super::counters::Counters;
+use super::gate::Gate;
 use super::limits::{FilterLimits, MAX_DETACHED_OPERATIONS};
 use super::log::{Faults, GuestLog};
 use super::on_fault::OnFault;
@@ -94,6 +96,10 @@ pub(crate) struct FilterShared {
     /// The alarms of the scope `server`.
     pub(crate) alarms: AlarmClock,
     pub(crate) arrivals: Arc<Arrivals>,
+    /// What clients of the control sockets have sent.
+    pub(crate) commands: Arc<Commands>,
+    /// Holds the requests before the layer, if the filter imports `gate`.
+    pub(crate) gate: Arc<Gate>,
     /// The task that calls events was started.
     pub(crate) events_started: AtomicBool,
     pub(crate) trace: Option<Arc<Trace>>,
@@ -148,6 +154,8 @@ impl FilterShared {
             powers: GrantedPowers::new(powers),
             alarms: AlarmClock::default(),
             arrivals: Arc::default(),
+            commands: Arc::default(),
+            gate: Arc::default(),
             events_started: AtomicBool::new(false),
             trace: host.trace.clone(),
             profile: host.profile.clone(),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
-use rbdkit_chain::poll_until_done;
+use rbdkit_chain::poll_for;
 use rbdkit_plugin_api::BoxFuture;
 
 use super::buffers::Bytes;
@@ -48,7 +48,7 @@ impl<T: Send + 'static> Awaited<T> {
         let may_end = context.call.may_end();
         let answer = match may_end {
             true => operation.as_mut().poll(cx),
-            false => poll_until_done(|| operation.as_mut().poll(cx)),
+            false => poll_for(context.call.needs_next_for(), || operation.as_mut().poll(cx)),
         };
         if let Poll::Ready(answer) = answer {
             context.clock.end(&self.wait);

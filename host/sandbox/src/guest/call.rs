@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbdkit_chain::NextLayer;
+use rbdkit_chain::{Need, NextLayer};
 use rbdkit_plugin_api::{Buffer, Client, Errno, Error, Span};
 
 use super::buffers::{Access, CallBuffers};
@@ -190,6 +190,11 @@ impl Call {
             CallKind::Ending => WaitPolicy::UntilDone,
             CallKind::Ordinary | CallKind::Replay => WaitPolicy::inherited(),
         }
+    }
+
+    /// What it needs the layers below for, if it waits until they are done.
+    pub(super) fn needs_next_for(&self) -> Need {
+        if self.kind == CallKind::Ending { Need::End } else { Need::Instance }
     }
 
     /// The client that it is for.

@@ -1,5 +1,6 @@
-//! The calls of events: `on-alarm`, `on-watch` and `on-connection`. They leave how long they
-//! computed, because a filter's events share an account ([`crate::connection::background`]).
+//! The calls of events: `on-alarm`, `on-watch`, `on-connection` and `on-control`. They leave how
+//! long they computed, because a filter's events share an account
+//! ([`crate::connection::background`]).
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
@@ -106,6 +107,32 @@ impl ExportCall for ArrivalCall<'_> {
             Arrival::Opened(id) => interface.call_opened(&mut *store, id).await,
             Arrival::Closed(id) => interface.call_closed(&mut *store, id).await,
         };
+        self.computed.note(started, store);
+        Ok(Ok(called?))
+    }
+}
+
+/// `on-control.received`.
+pub(crate) struct ReceivedCall<'a> {
+    pub(crate) param: &'a str,
+    pub(crate) nth: u32,
+    pub(crate) data: &'a [u8],
+    pub(crate) computed: &'a Computed,
+}
+
+impl ExportCall for ReceivedCall<'_> {
+    type Answer = Vec<u8>;
+    const NAME: &'static str = "received";
+    const PHASE: Phase = Phase::EVENT;
+
+    fn arguments(&self) -> String {
+        format!("param={:?}, nth={}, data={} bytes", self.param, self.nth, self.data.len())
+    }
+
+    async fn run(&self, functions: &ExportedFunctions, store: &mut Store<Context>) -> Result<Returned<Vec<u8>>> {
+        let started = Instant::now();
+        let control = interface(&functions.on_control)?;
+        let called = control.call_received(&mut *store, self.param, self.nth, self.data).await;
         self.computed.note(started, store);
         Ok(Ok(called?))
     }

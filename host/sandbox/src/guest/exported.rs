@@ -25,4 +25,5 @@ pub(crate) struct Exported {
     pub(crate) on_alarm: bool,
     pub(crate) on_watch: bool,
     pub(crate) on_connection: bool,
+    pub(crate) on_control: bool,
 }

@@ -1,5 +1,5 @@
 //! The task that calls a filter's events without a connection: alarms of the server, changes of
-//! what parameters name, and connections that came or went.
+//! what parameters name, connections that came or went, and commands of control sockets.
 //!
 //! There is one task for each filter that exports one of them, so that one call runs at a time. It
 //! begins before the process is confined, because it opens what it watches, and ends when the
@@ -15,8 +15,10 @@ use super::pool::{InstancePool, Lease};
 use super::rest::rest;
 use crate::connection::arrivals::Arrival;
 use crate::connection::bindings::host::types::Scope;
+use crate::connection::commands::{Command, MAX_COMMAND};
+use crate::connection::control;
 use crate::connection::watches::Watches;
-use crate::guest::event_calls::{AlarmCall, ArrivalCall, ChangedCall, Computed};
+use crate::guest::event_calls::{AlarmCall, ArrivalCall, ChangedCall, Computed, ReceivedCall};
 use crate::guest::export_calls::ExportCall;
 
 /// What happened.
@@ -26,6 +28,7 @@ enum Event {
     /// This watched thing has changed.
     Changed(usize),
     Arrived(Arrival),
+    Received(Command),
 }
 
 impl Filter {
@@ -33,13 +36,14 @@ impl Filter {
     /// runtime.
     pub(super) fn start_events(self: &Arc<Self>) {
         let exported = self.exported();
-        if !(exported.on_alarm || exported.on_watch || exported.on_connection)
+        if !(exported.on_alarm || exported.on_watch || exported.on_connection || exported.on_control)
             || self.shared.events_started.swap(true, Relaxed)
         {
             return;
         }
         let watches = Watches::new(&self.shared.files);
         self.shared.alarms.begin();
+        control::serve(&self.shared);
         let filter = Arc::clone(self);
         self.shared.detached_tasks.spawn(async move { filter.call_events(watches).await });
     }
@@ -56,6 +60,7 @@ impl Filter {
                 true = shared.alarms.due(&shared.pulse), if self.exported().on_alarm => Event::Alarm,
                 n = watches.next(&shared.files), if self.exported().on_watch => Event::Changed(n),
                 arrival = shared.arrivals.next(), if self.exported().on_connection => Event::Arrived(arrival),
+                command = shared.commands.next(), if self.exported().on_control => Event::Received(command),
             };
             if !rest(&shared).await {
                 break;
@@ -99,8 +104,25 @@ impl Filter {
                 self.event(pool, lease, ChangedCall { param, nth, holds, computed }).await
             }
             Event::Arrived(arrival) => self.event(pool, lease, ArrivalCall { arrival, computed }).await,
+            Event::Received(command) => self.received(pool, lease, command, computed).await,
         };
         if called { computed.time() } else { computed.time() + FAULT }
+    }
+
+    /// Calls the filter with a command, and passes its answer on. False: it ended in a fault.
+    async fn received(&self, pool: &InstancePool, lease: Lease<'_>, command: Command, computed: &Computed) -> bool {
+        let Command { param, nth, data, answer } = command;
+        let call = ReceivedCall { param: &param, nth, data: &data, computed };
+        let Ok(answered) = self.ask_in(pool, lease, None, call, FaultReport::Log).await else { return false };
+        if answered.len() > MAX_COMMAND {
+            let why =
+                format!("an answer of {} bytes (at most {MAX_COMMAND}): its client is disconnected", answered.len());
+            self.report_false_answer(ReceivedCall::NAME, &why);
+            return false;
+        }
+        // Its client may have gone.
+        let _ = answer.send(answered);
+        true
     }
 
     /// One call. False: it ended in a fault, which is in the log.

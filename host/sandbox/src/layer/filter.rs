@@ -116,8 +116,8 @@ impl Filter {
     /// How a version of the filter treats the connections that this pool serves.
     pub(super) fn connection_traits(version: &Version, pool: &InstancePool) -> ConnectionTraits {
         let needs_its_instance = pool.is_single() && !version.traits.is_stateless();
-        let FilterTraits { reopens, keeps_state, flushes_others, .. } = version.traits;
-        ConnectionTraits { reopens, needs_its_instance, keeps_state, flushes_others }
+        let FilterTraits { reopens, keeps_state, flushes_others, has_gate, .. } = version.traits;
+        ConnectionTraits { reopens, needs_its_instance, keeps_state, flushes_others, has_gate }
     }
 
     /// # Errors

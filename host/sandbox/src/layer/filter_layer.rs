@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::calls::CallServer;
 use super::filter::{FaultReport, Filter};
+use super::gated::GatedHandle;
 use super::handle::FilterHandle;
 use crate::guest::export_calls::{
     AfterForkCall, CleanupCall, DefaultExportCall, GetReadyCall, ListExportsCall, PreconnectCall,
@@ -30,6 +31,10 @@ impl Layer for FilterLayer {
 
     fn reads(&self) -> Vec<PathBuf> {
         self.0.shared.files.opened_anew()
+    }
+
+    fn removes(&self) -> Vec<PathBuf> {
+        self.0.shared.files.controls().map(|(.., socket)| socket.directory().to_path_buf()).collect()
     }
 
     fn get_ready(&self, below: ThreadModel) -> BoxFuture<'_, Result<(), ConfigError>> {
@@ -83,7 +88,9 @@ impl Layer for FilterLayer {
         let filter = Arc::clone(&self.0);
         Box::pin(async move {
             let server = CallServer::open(filter, args, next).await?;
-            Ok(Arc::new(FilterHandle(server)) as Arc<dyn Handle>)
+            let has_gate = server.connection().has_gate;
+            let handle = Arc::new(FilterHandle(server));
+            Ok(if has_gate { Arc::new(GatedHandle(handle)) } else { handle as Arc<dyn Handle> })
         })
     }
 
@@ -115,6 +122,7 @@ impl Layer for FilterLayer {
         Box::pin(async move {
             // A start that failed cleans up without a stop.
             self.0.shared.stopping.set();
+            self.0.shared.files.controls().for_each(|(.., socket)| socket.remove());
             // Layers below that hang must leave time for the cleanup.
             let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
             if timeout_at(half, self.0.shared.detached_tasks.idle()).await.is_err() {

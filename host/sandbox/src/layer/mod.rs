@@ -8,6 +8,7 @@ pub(crate) mod calls;
 pub(super) mod events;
 pub(crate) mod filter;
 pub(crate) mod filter_layer;
+pub(super) mod gated;
 pub(crate) mod handle;
 pub(super) mod migration;
 pub(super) mod offers;

@@ -29,6 +29,8 @@ pub(crate) struct FilterTraits {
     pub(crate) keeps_state: bool,
     /// It may flush the layers below of all its connections.
     pub(crate) flushes_others: bool,
+    /// It may hold the requests before its layer.
+    pub(crate) has_gate: bool,
 }
 
 impl FilterTraits {

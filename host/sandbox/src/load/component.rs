@@ -37,6 +37,8 @@ pub(crate) struct LinkedImports {
     pub(crate) reopens: bool,
     /// It imports `next.flush-all`: it may flush the layers below of all its connections.
     pub(crate) flushes_others: bool,
+    /// It imports `gate`: it may hold the requests before its layer.
+    pub(crate) has_gate: bool,
     /// The powers that it may ask for: it imports their functions.
     pub(crate) asks_for: Powers,
 }
@@ -62,6 +64,7 @@ impl LinkedImports {
             interfaces: Vec::new(),
             reopens: false,
             flushes_others: false,
+            has_gate: false,
             asks_for: Powers::default(),
         };
         for (name, item) in component.component_type().imports(engine) {
@@ -87,6 +90,7 @@ impl LinkedImports {
             if let ComponentItem::ComponentInstance(instance) = item.ty {
                 let has = |function: &str| instance.exports(engine).any(|(name, _)| name == function);
                 match interface {
+                    "gate" => imports.has_gate = has("close"),
                     "next-open" => imports.reopens = has("reopen"),
                     "next" => imports.flushes_others = has("flush-all"),
                     "server" if has("shutdown") => imports.asks_for = imports.asks_for.with(Power::Shutdown),

@@ -105,6 +105,15 @@ pub(crate) fn checked(
                     (export reads, or describe it as transparent)",
         ));
     }
+    if let Some(param) = told.params.iter().find(|param| param.kind == ParamKind::Control.name())
+        && !exports.contains(&"on-control")
+    {
+        let param = line(&param.name);
+        return Err(wrong(format!(
+            "its parameter \"{param}\" has the kind control, and it does not export on-control: nobody would serve the \
+             socket"
+        )));
+    }
     if told.params.len() > MAX_PARAMS {
         return Err(wrong(format!("it has {} parameters (at most {MAX_PARAMS})", told.params.len())));
     }

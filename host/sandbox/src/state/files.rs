@@ -37,6 +37,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use rbdkit_plugin_api::text::plain;
 
+use super::control_socket::ControlSocket;
 use super::storage::{OpenError, Storage};
 
 /// The most bytes that one `read` answers.
@@ -80,6 +81,8 @@ enum ParamFile {
     Descriptor(OwnedFd),
     /// `process`: a descriptor of the process.
     Process(OwnedFd),
+    /// `control`.
+    Control(Arc<ControlSocket>),
     /// A parameter of a kind that names no file.
     Other,
 }
@@ -270,6 +273,16 @@ impl ParamFiles {
         }
     }
 
+    /// The control sockets: the parameter, its occurrence, and the socket.
+    pub(crate) fn controls(&self) -> impl Iterator<Item = (&str, u32, &Arc<ControlSocket>)> {
+        self.all.iter().flat_map(|(name, all)| {
+            all.iter().zip(0..).filter_map(|(file, nth)| match file {
+                ParamFile::Control(socket) => Some((name.as_str(), nth, socket)),
+                _ => None,
+            })
+        })
+    }
+
     /// All shell commands that parameters name.
     pub fn commands(&self) -> &[OsString] {
         &self.commands
@@ -423,6 +436,9 @@ fn open_one(name: &str, kind: ParamKind, value: &ParamValue) -> Result<ParamFile
             Ok(ParamFile::Watch(path, seen))
         }
         ParamKind::Descriptor => passed_on(path).map(ParamFile::Descriptor).map_err(|e| wrong("cannot be watched", e)),
+        ParamKind::Control => ControlSocket::make(Path::new(path))
+            .map(|socket| ParamFile::Control(Arc::new(socket)))
+            .map_err(|error| refused(&error.to_string())),
         ParamKind::Process => process(path).map(ParamFile::Process).map_err(|e| wrong("cannot be watched", e)),
         _ => Ok(ParamFile::Other),
     }

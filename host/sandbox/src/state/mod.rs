@@ -24,6 +24,7 @@
 
 mod changes;
 mod connection_deltas;
+mod control_socket;
 mod disk;
 mod files;
 mod filter_state;
@@ -41,6 +42,7 @@ mod totals;
 
 pub use changes::{ChangeTiming, Changes};
 pub use connection_deltas::ConnectionDeltas;
+pub(crate) use control_socket::ControlSocket;
 pub use files::ParamFiles;
 pub(crate) use files::Seen;
 pub use filter_state::{ExportScope, FilterState, StateLimits};

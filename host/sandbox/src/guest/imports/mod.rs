@@ -16,6 +16,7 @@ mod clock;
 mod counters;
 mod crypto;
 mod files;
+mod gate;
 mod lend;
 mod locks;
 mod log;
@@ -56,7 +57,7 @@ pub(crate) fn linker(engine: &Engine, recording: Recording) -> Result<Linker<Con
         };
     }
     add!(types, log, request, client, next, next_open, buffer, locks, slots, maps, scratch, files, crypto);
-    add!(storage, scripts, counters, clock, server, alarms);
+    add!(storage, scripts, counters, clock, server, alarms, gate);
     linker.allow_shadowing(true);
     buffer::bind_by_hand(&mut linker)?;
     locks::bind_by_hand(&mut linker)?;

@@ -267,6 +267,11 @@ traced!("alarms", host::alarms::Host {
     at_once cancel(scope: wit::Scope, id: u32) -> OrErrno<()>;
 });
 
+traced!("gate", host::gate::Host {
+    waits close() -> OrErrno<()>;
+    at_once open() -> Result<()>;
+});
+
 /// Adds all interfaces of the contract, with a record of each call.
 pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> Result<()> {
     macro_rules! add {
@@ -276,7 +281,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> Result<()> {
     }
     host::types::add_to_linker::<Context, HasSelf<Context>>(linker, |context| context)?;
     add!(log, request, client, next, next_open, buffer, locks, slots, maps, scratch, files, crypto);
-    add!(storage, scripts, counters, clock, server, alarms);
+    add!(storage, scripts, counters, clock, server, alarms, gate);
     linker.allow_shadowing(true);
     bind_by_hand(linker)?;
     linker.allow_shadowing(false);
