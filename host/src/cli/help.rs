@@ -10,6 +10,9 @@ use super::options::{self, OptionHelp};
 /// The column at which the explanation begins, in characters.
 const COLUMN: usize = 34;
 
+/// The longest line of a list of names.
+const WIDTH: usize = 100;
+
 /// What `--help` shows of a filter.
 pub struct FilterHelp<'a> {
     /// Its name.
@@ -49,8 +52,28 @@ pub fn usage<'a>(
         line(&mut text, &format!("  {}", info.name), info.description);
     }
     let filters: Vec<&str> = filters.collect();
-    let names = if filters.is_empty() { "none".to_string() } else { filters.join(" ") };
-    let _ = writeln!(text, "\nFilters: {names}");
+    text.push_str("\nFilters: ");
+    text.push_str(&wrapped(if filters.is_empty() { &["none"] } else { &filters }, "         "));
+    text
+}
+
+/// Words in lines of at most [`WIDTH`] columns. The first line has `margin`'s width before it, and
+/// the others begin with the margin.
+fn wrapped(words: &[&str], margin: &str) -> String {
+    let (mut text, mut column) = (String::new(), margin.len());
+    for word in words {
+        if column > margin.len() && column + 1 + word.len() > WIDTH {
+            text.push('\n');
+            text.push_str(margin);
+            column = margin.len();
+        } else if column > margin.len() {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(word);
+        column += word.len();
+    }
+    text.push('\n');
     text
 }
 
