@@ -109,8 +109,8 @@ macro_rules! exports {
 
 exports!(
     reads.pread, writes.pwrite;
-    wishes, threading, lifecycle, admission, names, connection, info, features, flushes, trims, zeroes, mapping, caching,
-    background, on_alarm, on_watch, on_connection;
+    wishes, threading, lifecycle, admission, names, connection, info, features, flushes, trims, zeroes, mapping,
+    caching, background, on_alarm, on_watch, on_connection;
     in order: wishes "wishes", threading "threading", lifecycle "lifecycle", admission "admission", names "names",
     connection "connection", info "info", features "features", reads "reads", writes "writes", flushes "flushes",
     trims "trims", zeroes "zeroes", mapping "mapping", caching "caching", background "background",
