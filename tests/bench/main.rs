@@ -13,8 +13,8 @@
 //! * `ROUNDS`, `SECONDS_EACH`: how often (5) and how many seconds (2) each program does each job.
 //! * `ONLY`: the case of this name, or those whose name contains it, or one of several between `;`.
 //!   `layers` is what a filter costs, `filters` what each built-in one costs beside nofilter,
-//!   `languages` what one costs in each language, `at rest` memory and start, `remote` the remote sources.
-//!   `ONLY=remote` renews their section of the page.
+//!   `languages` what one costs in each language, `at rest` memory and start, `remote` the remote
+//!   sources. `ONLY=remote` renews their section of the page.
 //! * `PROGRAMS`: only these of `rbdkit,nbdkit,qemu-threads,qemu-uring,bare`.
 //! * `BEFORE`: another build of rbdkit that is measured as well, to see the effect of a change.
 //! * `RBDKIT`, `NBDKIT`, `QEMU_NBD`: the paths of the programs.

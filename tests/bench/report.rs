@@ -286,8 +286,8 @@ impl Report {
             let _ = write!(
                 text,
                 "\n## What each filter costs that passes requests on\n\n\
-                 The processor time that its layer adds to a read of 512 bytes, with the default parameters. Past some\n\
-                 of the filters a read goes without a call (`tests/bench/filters.rs`).\n\n{}",
+                 The processor time that its layer adds to a read of 512 bytes, with the default parameters. Past\n\
+                 some of the filters a read goes without a call (`tests/bench/filters.rs`).\n\n{}",
                 Report::costs("filter", &self.filters)
             );
         }
@@ -382,7 +382,12 @@ impl Report {
             let (bytes, cpu) = (layers.block, &layers.cpu);
             json!({"bytes": bytes, "chains": CHAINS, "cpu_us": cpu, "each_us": layers.slopes})
         };
-        let cost = |what: &'static str| move |cost: &Cost| json!({what: cost.name, "each_us": cost.layer, "of_nofilter": cost.ratios});
+        let cost = |what: &'static str| {
+            move |cost: &Cost| {
+                let (each, ratios) = (cost.layer, &cost.ratios);
+                json!({what: cost.name, "each_us": each, "of_nofilter": ratios})
+            }
+        };
         json!({
             "machine": machine::description(),
             "others": spread(self.others()),

@@ -5,8 +5,8 @@ use rbdkit_tests::raw::{Stream, opt};
 use rbdkit_tests::server::{descendants, is_nbdkit, program};
 use rbdkit_tests::{Finished, Launch, Server, TempDir, free_port, nbdsh, tool};
 
-/// Functions for many clients at once. `connect(n)` begins n handshakes before it waits for any, and
-/// returns the clients that the server has let in; `leave` disconnects them.
+/// Functions for many clients at once. `connect(n)` begins n handshakes before it waits for any,
+/// and returns the clients that the server has let in; `leave` disconnects them.
 const CROWD: &str = "\
 import os, signal
 def connect(count, open=True):

@@ -52,9 +52,9 @@ fn every_plugin_says_how_far_the_last_extent_runs_on() {
 
 #[test]
 fn every_filter_passes_on_how_far_the_last_extent_runs_on() {
-    let filters = "blocksize blocksize-policy cache cacheextents checkwrite count cow delay error evil exportname fua ip \
-                   limit log map multi-conn nocache noparallel nofilter nozero openonce protect rate readahead readonly \
-                   retry retry-request rotational scan spinning swab truncate";
+    let filters = "blocksize blocksize-policy cache cacheextents checkwrite count cow delay error evil \
+                   exportname fua ip limit log map multi-conn nocache noparallel nofilter nozero openonce protect rate \
+                   readahead readonly retry retry-request rotational scan spinning swab time-limit truncate";
     for filter in filters.split(' ') {
         assert_answer(&Server::start(["--filter", filter, "null", "1G"]), 0, &[(GIB, 3)]);
     }

@@ -74,7 +74,8 @@ fn the_log_of_a_session_is_that_of_nbdkit_line_by_line() {
     assert_eq!(found, expected);
 }
 
-/// With names and descriptions of exports, block sizes, a part of the disk, and FUA that is emulated.
+/// With names and descriptions of exports, block sizes, a part of the disk, and FUA that is
+/// emulated.
 #[test]
 fn in_a_stack_of_five_filters_the_log_is_that_of_nbdkit_line_by_line() {
     let dir = TempDir::new();

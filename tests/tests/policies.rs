@@ -38,7 +38,8 @@ h.cache(65536, 0)
 extents(65536, 0)";
     nbdsh(&server.uri(), script).ok();
     if !is_nbdkit() {
-        // The last bytes of the export are less than a block. 1.32 has no strict-error, and refuses them.
+        // The last bytes of the export are less than a block. 1.32 has no strict-error, and refuses
+        // them.
         let last = "h.set_strict_mode(0)\nh.set_request_block_size(False)\nh.connect_uri(uri)\n\
                     print(fails(lambda: h.pread(100, 1 << 20)))";
         let strict = [&words[..3], &["blocksize-error-policy=strict-error"]].concat();
@@ -47,7 +48,8 @@ extents(65536, 0)";
             assert_eq!(nbdsh(&server.uri(), last).ok().trim(), expected, "{words:?}");
         }
     }
-    // Block sizes that nobody may overrun in the protocol are not the filter's: without the policy it passes all.
+    // Block sizes that nobody may overrun in the protocol are not the filter's: without the policy
+    // it passes all.
     let server = Launch::new(["--filter=blocksize-policy", "memory", "1M"]).args(&words[..1]);
     nbdsh(
         &server.start().uri(),
@@ -180,13 +182,15 @@ fn multi_conn_passes_flushes_that_have_something_to_do_and_drops_the_others() {
     assert_eq!(flushes(false, &[plugin], "a.pwrite(b'x', 0)\nb.pwrite(b'y', 1)\na.flush()\nb.flush()"), 2);
     let unwritten = "a.flush()\nb.flush()";
     assert_eq!(flushes(true, &[plugin], unwritten), 0);
-    // Emulated, one flush goes to all that have written, and a connection that has read is flushed before it reads again.
+    // Emulated, one flush goes to all that have written, and a connection that has read is flushed
+    // before it reads again.
     let emulate = "a.pwrite(b'x', 0)\nb.pwrite(b'y', 1)\nc = nbd.NBD()\nc.connect_uri(uri)\na.flush()\nb.flush()";
     assert_eq!(flushes(false, &["multi-conn-mode=emulate"], emulate), 2);
     if !is_nbdkit() {
         let stale = "b.pread(1, 0)\na.pwrite(b'x', 0)\na.flush()\na.pread(1, 0)\nb.pread(1, 0)\nb.pread(1, 0)";
         assert_eq!(flushes(false, &[], stale), 2);
-        // A flush for the writes of another connection is a flush for a client that believes in multi-conn.
+        // A flush for the writes of another connection is a flush for a client that believes in
+        // multi-conn.
         assert_eq!(flushes(false, &["multi-conn-mode=unsafe"], "a.pwrite(b'x', 0)\nb.flush()\na.flush()"), 2);
     }
 }
@@ -221,7 +225,8 @@ fn multi_conn_loses_no_flush_when_many_write_and_flush_at_once() {
     if is_nbdkit() {
         return;
     }
-    // The script notes the writes that have ended before a flush began; the last flush has to come after the last write.
+    // The script notes the writes that have ended before a flush began; the last flush has to come
+    // after the last write.
     let dir = TempDir::new();
     let log = dir.join("log");
     let words = ["--filter=multi-conn", "eval", "get_size=echo 1M", "pread=exit 1", "can_multi_conn=exit 0"];

@@ -41,7 +41,8 @@ impl Filter for Ip {
         Description::new("ip", env!("CARGO_PKG_VERSION"), "admits clients by their address, process, user or group")
             .help(
                 "An entry is all, anyipv4, anyipv6, anyunix, anyvsock, an IP address (10.0.0.0/8), pid:N, uid:N, \
-                 gid:N, vsock-cid:N, vsock-port:N or security:CONTEXT. allow comes first, then deny; the rest is let in.",
+                 gid:N, vsock-cid:N, vsock-port:N or security:CONTEXT. allow comes first, then deny; the rest is let \
+                 in.",
             )
             .thread_model(ThreadModel::Parallel)
             .transparent()

@@ -88,8 +88,8 @@ impl Tracking {
             (_, TrackDirty::Off) => Tracking::Nothing,
             (_, TrackDirty::Fast) => Tracking::Export,
             (_, TrackDirty::Connection) if below.multi_conn => Tracking::Export,
-            // A connection below may hold writes of its own, and bytes it read that are old by now. A
-            // client that believes in multi-conn flushes on any connection.
+            // A connection below may hold writes of its own, and bytes it read that are old by now.
+            // A client that believes in multi-conn flushes on any connection.
             (Mode::Unsafe, TrackDirty::Connection) => Tracking::Both,
             (_, TrackDirty::Connection) => Tracking::Connection,
         }

@@ -76,8 +76,8 @@
 //!   and events of connections. Ended by `cpu`; the event is lost; a twentieth of a processor.
 //! * [`siblings`]: opens a shared next under invented names: one disk stays open, and ENOSPC beyond
 //!   `exports`. Flushes a hundred connections in a loop: EIO at `cpu`, and the others are served.
-//! * [`wishes`]: wishes for all of each limit: it gets what there is. For others, twice, without end:
-//!   refused.
+//! * [`wishes`]: wishes for all of each limit: it gets what there is. For others, twice, without
+//!   end: refused.
 //! * [`full`]: fills files that may not grow. The writes fail.
 //! * [`named`]: what the operator names: scripts that never end, print without end, run in a loop
 //!   and with `PATH` set; a kept file filled beyond its limit; sums with more keys than there may
