@@ -1,7 +1,8 @@
 //! The filters that decide who may connect, and to what: ip, limit, tls-fallback and exportname.
 //! With many clients at once, and while the server stops.
 
-use rbdkit_tests::server::{is_nbdkit, program};
+use rbdkit_tests::raw::{Stream, opt};
+use rbdkit_tests::server::{descendants, is_nbdkit, program};
 use rbdkit_tests::{Finished, Launch, Server, TempDir, free_port, nbdsh, tool};
 
 /// Functions for many clients at once. `connect(n)` begins n handshakes before it waits for any, and
@@ -52,6 +53,8 @@ assert len(inside) == 40, len(inside)
 for h in inside:
     h.pread(512, 0)
 assert connect(1) == []
+# It is refused before the handshake, and cannot even list the exports.
+assert connect(1, open=False) == []
 leave(inside[:15])
 # The server takes a client off when it has closed the connection.
 back = []
@@ -298,5 +301,58 @@ fn exportname_describes_exports() {
         let said = run(&words, &format!("export uri; {script}")).ok();
         assert_eq!(said.lines().collect::<Vec<_>>(), expected, "{choice}");
     }
-    run(&["-U", "-", "--filter=exportname", "memory", "1M", "exportdesc=script:ls"], "true").fails();
+}
+
+#[test]
+fn exportname_takes_descriptions_from_a_command() {
+    let dir = disks();
+    let listed = |command: &str| seen(&dir, &[&format!("exportdesc=script:{command}")], "disk1").0;
+    let names = ["disk1", "disk2", "disk3"];
+    assert_eq!(listed("echo for-$name"), names.map(|name| format!("{name}:for-{name}")));
+    // What was printed counts whatever the status is. Without output there is no description.
+    assert_eq!(listed("printf x; exit 3"), names.map(|name| format!("{name}:x")));
+    assert_eq!(
+        (listed("true"), listed("exit 1")),
+        (names.map(String::from).to_vec(), names.map(String::from).to_vec())
+    );
+    let words = ["--filter=exportname", "memory", "1M", r#"exportdesc=script:echo "[$name]"; echo two; echo"#];
+    let server = Server::start(words);
+    // A client chooses the name, which is no part of the command.
+    let mark = dir.join("mark");
+    for name in ["", "a b", "$(touch MARK)", "`touch MARK`", "'; touch MARK; '", "\"; touch MARK; \""] {
+        let name = name.replace("MARK", &mark.display().to_string());
+        let script = format!(
+            "h.set_full_info(True)\nh.set_export_name({name:?})\nh.connect_unix(uri.split('socket=')[1])\n\
+             assert h.get_export_description() == '[' + {name:?} + ']\\ntwo\\n', h.get_export_description()"
+        );
+        nbdsh(&server.uri(), &script).ok();
+        assert!(!mark.exists(), "{name}");
+    }
+}
+
+#[test]
+fn a_description_whose_command_never_ends_ends_with_its_client_and_with_the_server() {
+    if is_nbdkit() {
+        return; // There the command outlives both.
+    }
+    let words = ["--filter=exportname", "memory", "1M", "exportname-list=explicit", "exportname=a"];
+    let server = Launch::new(words).arg("exportdesc=script:exec sleep 600").start();
+    let sleeps = |server: &Server| {
+        descendants(server.pid())
+            .iter()
+            .any(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|command| command.starts_with(b"sleep")))
+    };
+    let list = || {
+        let mut stream = Stream::connect(server.socket());
+        stream.greet(3).expect("a greeting");
+        stream.option(opt::LIST, &[]).expect("an option");
+        server.wait_until("the command", sleeps);
+        stream
+    };
+    drop(list());
+    server.wait_until("the end of the command", |server| !sleeps(server));
+    assert_eq!(server.client().read(0, 512), Ok(vec![0; 512]));
+    let _listing = list();
+    let outcome = server.stop();
+    assert!(outcome.status.success(), "{outcome:?}");
 }

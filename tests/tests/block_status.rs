@@ -54,7 +54,7 @@ fn every_plugin_says_how_far_the_last_extent_runs_on() {
 fn every_filter_passes_on_how_far_the_last_extent_runs_on() {
     let filters = "blocksize blocksize-policy cache cacheextents checkwrite count cow delay error evil exportname fua ip \
                    limit log map multi-conn nocache noparallel nofilter nozero openonce protect rate readahead readonly \
-                   retry retry-request rotational scan spinning stats swab truncate";
+                   retry retry-request rotational scan spinning swab truncate";
     for filter in filters.split(' ') {
         assert_answer(&Server::start(["--filter", filter, "null", "1G"]), 0, &[(GIB, 3)]);
     }
@@ -100,7 +100,7 @@ fn clients_see_the_same_map_through_every_filter() {
     let plain = maps(&Launch::new(["file"]).path("file", &path).start());
     let filters = "cache cacheextents checkwrite count cow delay error evil exportname fua ip log map multi-conn \
                    nocache noparallel nofilter nozero openonce protect rate readahead readonly retry retry-request \
-                   rotational scan stats swab truncate blocksize blocksize-policy offset";
+                   rotational scan swab truncate blocksize blocksize-policy offset";
     for filter in filters.split(' ') {
         let through = maps(&Launch::new(["--filter", filter, "file"]).path("file", &path).start());
         assert!(through == plain, "{filter}: {through:?}\ninstead of {plain:?}");

@@ -85,7 +85,7 @@ fn each_filter_of_the_project_keeps_the_promise_that_fits_it() {
         ("delay", "identity", &["rdelay=100us"]),
         ("error", "own", &["error-rate=5%"]),
         ("exportname", "identity", &["exportdesc=fixed:a disk"]),
-        ("ip", "identity", &["deny=10.0.0.0/8"]),
+        ("ip", "identity", &[]),
         ("limit", "identity", &["limit=100"]),
         ("log", "identity", &["logfile=/dev/null"]),
         ("multi-conn", "identity", &["multi-conn-mode=unsafe"]),

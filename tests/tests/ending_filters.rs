@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rbdkit_tests::raw::cmd;
+use rbdkit_tests::raw::{Stream, cmd};
 use rbdkit_tests::server::{filter, program};
 use rbdkit_tests::{Client, Launch, Server, TempDir, tool};
 
@@ -148,6 +148,57 @@ fn exitwhen_ends_when_a_pipe_is_closed() {
     let launch = Launch::new(["--filter=exitwhen", "memory", "1M", "exit-when-pipe-closed=99"]);
     let refused = launch.try_start().err().expect("refused");
     assert!(refused.stderr.contains("exit-when-pipe-closed=99: cannot be watched: Bad file"), "{}", refused.stderr);
+}
+
+#[test]
+fn exitwhen_ends_when_a_command_says_so() {
+    let dir = TempDir::new();
+    let stop = dir.join("stop");
+    let script = format!("exit-when-script=test ! -e {} || exit 88", stop.display());
+    // Long before the next look a client that comes makes the filter look.
+    let server = exitwhen(&script);
+    let mut clients = connect(&server, 20);
+    std::fs::write(&stop, b"").expect("a file");
+    tool("nbdinfo", ["--size", &server.uri()]).fails();
+    server.wait_for_log("exitwhen: the event has happened");
+    for client in &mut clients {
+        assert_eq!(client.read(4096, 512), Ok(vec![0; 512]));
+    }
+    drop(clients);
+    ends(server);
+    // So does one that leaves.
+    std::fs::remove_file(&stop).expect("removed");
+    let server = exitwhen(&script);
+    let client = server.client();
+    std::fs::write(&stop, b"").expect("a file");
+    drop(client);
+    ends(server);
+    // While nobody comes and goes it looks by and by.
+    std::fs::remove_file(&stop).expect("removed");
+    let server = Launch::new(["--filter=exitwhen", "memory", "1M", "exit-when-poll=1", &script]).start();
+    std::fs::write(&stop, b"").expect("a file");
+    ends(server);
+}
+
+#[test]
+fn a_command_of_exitwhen_that_fails_or_never_ends_holds_nobody() {
+    let server = exitwhen("exit-when-script=echo oops >&2; exit 3");
+    assert_eq!(server.client().read(0, 512), Ok(vec![0; 512]));
+    server.wait_for_log("exitwhen: exit-when-script: the command ended with status 3, which is neither 0 nor 88");
+    server.wait_for_log("exitwhen: exit-when-script: oops");
+    assert!(server.stop().status.success());
+    // The start does not wait for it. A client does, and the end does not.
+    let server = exitwhen("exit-when-script=exec sleep 600");
+    let asking = Stream::connect(server.socket());
+    drop(asking);
+    let _asking = Stream::connect(server.socket());
+    assert!(server.stop().status.success());
+    // It may take as long as the operator says.
+    let limit = ["--filter-limit", "exitwhen:script-time=100ms"];
+    let server = Launch::new(["--filter=exitwhen", "memory", "1M", "exit-when-script=sleep 600"]).args(limit).start();
+    assert_eq!(server.client().read(0, 512), Ok(vec![0; 512]));
+    server.wait_for_log("exitwhen: exit-when-script: ");
+    assert!(server.stop().status.success());
 }
 
 #[test]

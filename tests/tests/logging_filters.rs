@@ -74,6 +74,48 @@ fn the_log_of_a_session_is_that_of_nbdkit_line_by_line() {
     assert_eq!(found, expected);
 }
 
+/// With names and descriptions of exports, block sizes, a part of the disk, and FUA that is emulated.
+#[test]
+fn in_a_stack_of_five_filters_the_log_is_that_of_nbdkit_line_by_line() {
+    let dir = TempDir::new();
+    let (ours, theirs) = (dir.join("ours"), dir.join("theirs"));
+    let words = [
+        "exportname-list=explicit",
+        "exportname=b",
+        "exportname=a",
+        "exportname-strict=true",
+        "exportdesc=script:echo about-$name",
+        "blocksize-preferred=8k",
+        "offset=32k",
+        "range=512k",
+        "fuamode=emulate",
+    ];
+    let operations = OPERATIONS.replace("h.connect_uri(uri)", "h.connect_uri(uri.replace(':///?', ':///a?'))");
+    let refused = "print(fails(lambda: h.connect_uri(uri.replace(':///?', ':///c?'))))";
+    for stack in [
+        ["log", "exportname", "blocksize-policy", "offset", "fua"],
+        ["exportname", "offset", "fua", "log", "blocksize-policy"],
+    ] {
+        let serve = |launch: Launch, log: &Path| {
+            let filters = stack.map(|filter| format!("--filter={filter}"));
+            let server = launch.args(filters).args(["memory", "1M"]).args(words).path("logfile", log).start();
+            let list = tool("nbdinfo", ["--list", &server.uri()]).ok();
+            assert!(list.contains("about-a") && list.contains("about-b"), "{list}");
+            wait_for_disconnects(log, 2);
+            assert_ne!(nbdsh(&server.uri(), refused).ok().trim(), "success");
+            nbdsh(&server.uri(), &operations).ok();
+            wait_for_disconnects(log, 3);
+            assert!(server.stop().status.success());
+            lines(log).into_iter().map(without_block_sizes).collect::<Vec<_>>()
+        };
+        let no_arguments: [&str; 0] = [];
+        let expected = serve(nbdkit(&no_arguments), &theirs);
+        let found = serve(Launch::new(no_arguments), &ours);
+        assert!(expected.len() > 30, "{expected:?}");
+        assert_eq!(found, expected, "{stack:?}");
+    }
+}
+
 #[test]
 fn an_error_is_in_the_log_and_a_file_is_emptied_or_kept() {
     let dir = TempDir::new();

@@ -20,6 +20,28 @@ params! {
 /// The slot of a connection's last request number. Word a.
 const REQUESTS: u32 = 0;
 
+/// The slot of the server with the number of exports that were opened. Word a.
+const OPENED: u32 = 0;
+
+/// The handle: a number that tells what was opened, and whether the client uses TLS.
+struct Handle {
+    /// Counted from 1. A client may open several exports over one connection, one after another.
+    number: u64,
+    is_tls: bool,
+}
+
+impl Handle {
+    fn encode(&self) -> u64 {
+        self.number << 1 | u64::from(self.is_tls)
+    }
+
+    /// That of the call being served.
+    fn current() -> Handle {
+        let handle = request::handle();
+        Handle { number: handle >> 1, is_tls: handle & 1 == 1 }
+    }
+}
+
 /// The filter.
 pub struct Log {
     settings: Settings,
@@ -63,7 +85,7 @@ impl Log {
     /// A request begins. `fields` adds to its line.
     fn enter(&self, name: &'static str, fields: impl FnOnce(Line) -> Line) -> Action {
         let id = slots::add(Scope::Connection, REQUESTS, 1);
-        let action = Action { name, id, connection: Some(request::connection()) };
+        let action = Action { name, id, connection: Some(Handle::current().number) };
         self.write(&fields(action.line(Kind::Enter)));
         action
     }
@@ -181,7 +203,7 @@ impl Names for Log {
 impl Connection for Log {
     fn open(&self, readonly: bool, exportname: &str, is_tls: bool, _replayed: bool) -> Result<u64, Errno> {
         next_open::open(readonly, exportname)?;
-        Ok(is_tls.into())
+        Ok(Handle { number: slots::add(Scope::Server, OPENED, 1), is_tls }.encode())
     }
 
     fn prepare(&self) -> Result<(), Errno> {
@@ -189,10 +211,11 @@ impl Connection for Log {
         let can = next::can()?;
         let none = BlockSizes { minimum: 0, preferred: 0, maximum: 0 };
         let BlockSizes { minimum, preferred, maximum } = next::block_size().unwrap_or(none);
+        let Handle { number, is_tls } = Handle::current();
         let line = Line::new(Kind::Print, "Connect")
-            .connection(request::connection())
+            .connection(number)
             .text("export", &request::exportname())
-            .number("tls", request::handle())
+            .number("tls", is_tls)
             .hex("size", size)
             .hex("minsize", minimum.into())
             .hex("prefsize", preferred.into())
@@ -212,8 +235,17 @@ impl Connection for Log {
 
     fn close(&self) {
         let requests = slots::get(Scope::Connection, REQUESTS).a;
-        let line = Line::new(Kind::Print, "Disconnect").connection(request::connection());
+        let line = Line::new(Kind::Print, "Disconnect").connection(Handle::current().number);
         self.write(&line.number("transactions", requests));
+    }
+}
+
+impl Features for Log {
+    /// The host would carry out FUA that is emulated with a flush in front of this layer, and the
+    /// log would not show what the client asked for. So this layer passes FUA on.
+    fn can(&self, below: Capabilities) -> Result<Capabilities, Errno> {
+        let fua = if below.fua == Support::Emulate { Support::Native } else { below.fua };
+        Ok(Capabilities { fua, ..below })
     }
 }
 
@@ -286,7 +318,7 @@ impl Caching for Log {
 }
 
 rbdkit_filter_sdk::export!(
-    Log: lifecycle, admission, names, connection, reads, writes, flushes, trims, zeroes, mapping, caching
+    Log: lifecycle, admission, names, connection, features, reads, writes, flushes, trims, zeroes, mapping, caching
 );
 
 #[cfg(test)]

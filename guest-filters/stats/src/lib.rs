@@ -75,6 +75,15 @@ impl Lifecycle for Stats {
     }
 }
 
+impl Features for Stats {
+    /// The host would carry out FUA that is emulated with a flush in front of this layer, and
+    /// flushes would be counted that no client sent. So this layer passes FUA on.
+    fn can(&self, below: Capabilities) -> Result<Capabilities, Errno> {
+        let fua = if below.fua == Support::Emulate { Support::Native } else { below.fua };
+        Ok(Capabilities { fua, ..below })
+    }
+}
+
 impl Reads for Stats {
     fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
         self.count(Op::Read, offset, length.into(), || next::pread(offset, length, PAYLOAD, 0))
@@ -119,7 +128,7 @@ impl Caching for Stats {
     }
 }
 
-rbdkit_filter_sdk::export!(Stats: lifecycle, reads, writes, flushes, trims, zeroes, mapping, caching);
+rbdkit_filter_sdk::export!(Stats: lifecycle, features, reads, writes, flushes, trims, zeroes, mapping, caching);
 
 #[cfg(test)]
 mod tests {

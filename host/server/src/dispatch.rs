@@ -58,6 +58,15 @@ impl Dispatcher {
         Dispatcher { hop, session, replies, client, failures, running: AtomicUsize::new(0) }
     }
 
+    /// Queues replies. A client whose connection a layer ends at once gets none any more, not even
+    /// that of the request in which the layer did it.
+    pub fn send(&self, replies: &mut Vec<QueuedReply>, from: WriteFrom) {
+        if self.client.is_cut() && !self.replies.is_broken() {
+            self.replies.break_off();
+        }
+        self.replies.send(replies, from);
+    }
+
     /// Waits until no operation runs any more.
     pub async fn until_idle(&self) {
         self.replies.until(|| self.running.load(Ordering::SeqCst) == 0).await;
@@ -207,7 +216,7 @@ impl Dispatcher {
             // Making a reply runs no code of a layer, but a fault in it must not lose the request.
             let reply = caught_now(|| finish(&this, ticket, value))
                 .unwrap_or_else(|panic| this.failure(ticket, RequestKind::Plain, &panic));
-            this.replies.send(&mut vec![reply], WriteFrom::Task);
+            this.send(&mut vec![reply], WriteFrom::Task);
             this.running.fetch_sub(1, Ordering::SeqCst);
             this.replies.nudge();
         });
@@ -225,8 +234,8 @@ impl Dispatcher {
         let RequestHeader { offset, length, .. } = ticket.header;
         let (id, name) = (self.client.id, ticket.header.name());
         match error.errno() {
-            // The layer ended the operation because the client is gone.
-            Errno::Eshutdown if self.client.is_gone() => {
+            // The layer ended the operation because the client is gone, or to end its connection.
+            Errno::Eshutdown if self.client.is_gone() || self.client.is_cut() => {
                 tracing::debug!("connection {id}: {name} offset={offset} length={length}: {error}")
             }
             // The regular answer of a layer that cannot zero fast.

@@ -277,7 +277,7 @@ impl RequestReader {
     /// Queues the batch of replies.
     pub fn flush(&mut self) {
         let from = if self.spin.is_some() { WriteFrom::ClientThread } else { WriteFrom::Task };
-        self.dispatcher.replies.send(&mut self.batch, from);
+        self.dispatcher.send(&mut self.batch, from);
         self.batch_bytes = 0;
     }
 

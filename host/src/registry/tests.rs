@@ -185,13 +185,26 @@ fn the_pages_of_filters_list_the_declared_parameters() {
 fn the_readme_lists_all_plugins_and_filters_and_no_others() {
     let readme = page("README.md");
     let listed = |first_column| {
-        let mut names: Vec<String> =
-            rows(&readme, first_column).into_iter().skip(1).map(|row| row[0].clone()).collect();
+        let mut names: Vec<String> = rows(&readme, first_column)
+            .into_iter()
+            .map(|row| row[0].clone())
+            .filter(|name| name != first_column)
+            .collect();
         names.sort_unstable();
         names
     };
     assert_eq!(listed("plugin"), plugins().map(|info| info.name).collect::<Vec<_>>());
     assert_eq!(listed("filter"), filters().collect::<Vec<_>>());
+}
+
+#[test]
+fn the_page_about_filters_lists_all_of_them_in_alphabetical_order() {
+    let page = page("guest-filters/README.md");
+    let linked = |cell: &str| cell.split_once("](").map(|(name, _)| name.trim_start_matches('[').to_string());
+    let listed: Vec<String> = rows(&page, "folder").iter().filter_map(|row| linked(&row[0])).collect();
+    // The library for filters comes after them.
+    assert_eq!(listed.split_last().map(|(last, _)| last.as_str()), Some("sdk"));
+    assert_eq!(listed[..listed.len() - 1], filters().collect::<Vec<_>>());
 }
 
 #[test]

@@ -119,6 +119,11 @@ impl Client {
         self.after_answers.load(Ordering::Acquire)
     }
 
+    /// Whether the connection has to end without waiting for anything ([`Ending::AtOnce`]).
+    pub fn is_cut(&self) -> bool {
+        self.cut.is_set()
+    }
+
     /// Returns once the connection has to end without waiting for anything ([`Ending::AtOnce`]).
     pub async fn until_cut(&self) {
         self.cut.wait().await;

@@ -137,6 +137,22 @@ fn a_filter_that_disconnects_its_own_clients_in_a_loop_costs_only_them() {
 }
 
 #[test]
+fn a_request_in_which_a_filter_ends_its_connection_gets_an_answer_or_none_as_the_filter_says() {
+    for (ending, is_answered) in [(0, true), (1, false)] {
+        let code = format!("(call $disconnect (i32.const {ending}) (i32.const 2100))");
+        let server = serve(&Guest::reads("ends", DISCONNECT, &code), &["--filter-allow", "ends:disconnect"]);
+        for _ in 0..20 {
+            let mut client = server.client();
+            client.submit(cmd::READ, 0, 0, 512, &[]).expect("a request");
+            let answer = client.receive().map(|reply| reply.result).ok();
+            assert_eq!(answer, is_answered.then(|| Ok(vec![0; 512])));
+            assert!(client.receive().is_err(), "the connection is closed");
+        }
+        assert!(server.stop().status.success());
+    }
+}
+
+#[test]
 fn events_that_never_return_are_ended_by_the_limits() {
     let guest = on_connection(Guest::reads("spins", "", ""), "(loop $l (br $l))", "(loop $l (br $l))");
     let server = serve(&guest, &["--filter-limit", "cpu=100ms"]);
@@ -238,9 +254,12 @@ fn an_alarm_that_cannot_be_set_is_an_errno() {
     let einval = expect(4);
     let code = format!(
         "(call $set (i32.const 2) (i32.const 16) (i64.const 0) (i32.const 2100)) {einval} \
-         (call $set (i32.const 1) (i32.const 0) (i64.const 0) (i32.const 2100)) {einval}"
+         (call $set (i32.const 1) (i32.const 0) (i64.const 0) (i32.const 2100)) {einval} \
+         (call $cancel (i32.const 2) (i32.const -1) (i32.const 2100)) {einval} \
+         (call $cancel (i32.const 1) (i32.const 0) (i32.const 2100)) {einval}"
     );
-    let server = serve(&on_alarm(Guest::reads("wrong-ids", SET, &code), ""), &[]);
+    let cancel = r#"(import "rbdkit:filter/alarms@0.1.0" "cancel" (func $cancel (param i32 i32 i32)))"#;
+    let server = serve(&on_alarm(Guest::reads("wrong-ids", &format!("{SET}\n{cancel}"), &code), ""), &[]);
     assert_eq!(server.client().read(0, 512), Ok(vec![0; 512]));
     let code = format!("(call $set (i32.const 2) (i32.const 0) (i64.const 0) (i32.const 2100)) {}", expect(7));
     let server = serve(&Guest::reads("deaf", SET, &code), &[]);

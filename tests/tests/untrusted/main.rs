@@ -26,6 +26,9 @@
 //!   wrong lengths and without end; ranges that are no sectors or not in the buffer. An errno, or
 //!   traps.
 //! * `log-*`: floods the log with escapes. Lines are escaped, dropped and counted.
+//! * `opens-shared-*`: opens a shared next in a request. ENXIO.
+//! * `swaps-*`, `compares-*`, `sums-*`: groups of three bytes, half a group, ranges that end beyond
+//!   the buffer. Traps: EIO.
 //! * `prefetch-flood`: floods of prefetches, past the end, of nothing. Dropped.
 //! * `scratch-*`: fills its scratch file, and writes far beyond it. ENOSPC at the quota; EINVAL.
 //! * `map-flood`: fills its maps. Traps at `maps`.
@@ -71,6 +74,10 @@
 //! * [`wasi`]: asks WASI for files, sockets, the environment. The host's stubs do not permit it.
 //! * [`events`]: asks for powers that it has not: EPERM. Spins, traps and floods in alarms, watches
 //!   and events of connections. Ended by `cpu`; the event is lost; a twentieth of a processor.
+//! * [`siblings`]: opens a shared next under invented names: one disk stays open, and ENOSPC beyond
+//!   `exports`. Flushes a hundred connections in a loop: EIO at `cpu`, and the others are served.
+//! * [`wishes`]: wishes for all of each limit: it gets what there is. For others, twice, without end:
+//!   refused.
 //! * [`full`]: fills files that may not grow. The writes fail.
 //! * [`named`]: what the operator names: scripts that never end, print without end, run in a loop
 //!   and with `PATH` set; a kept file filled beyond its limit; sums with more keys than there may
@@ -94,6 +101,8 @@ mod keys;
 mod lies;
 mod load;
 mod named;
+mod siblings;
 mod spinning;
 mod torn;
 mod wasi;
+mod wishes;

@@ -164,6 +164,43 @@ fn a_script_that_loops_ends_with_its_client_and_with_the_server() {
 }
 
 #[test]
+fn an_event_that_runs_a_script_in_a_loop_costs_nobody_and_ends_with_the_server() {
+    let body = r#"
+    (import "rbdkit:filter/scripts@0.1.0" "run" (func $run (param i32 i32 i32 i32 i32 i32)))
+    (import "rbdkit:filter/alarms@0.1.0" "set" (func $set (param i32 i32 i64 i32)))
+    (data (i32.const 3000) "a")
+    (func (export "rbdkit:filter/lifecycle@0.1.0#get-ready") (result i32) (i32.const 1200))
+    (func (export "rbdkit:filter/lifecycle@0.1.0#after-fork") (result i32)
+        (call $set (i32.const 2) (i32.const 0) (i64.const 0) (i32.const 2048))
+        (i32.const 1200))
+    (func (export "rbdkit:filter/lifecycle@0.1.0#cleanup"))
+    (func (export "rbdkit:filter/on-alarm@0.1.0#alarm") (param i32 i32)
+        (loop $l
+            (call $run (i32.const 3000) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 2048))
+            (br $l)))"#;
+    let dir = TempDir::new();
+    let guest = Guest { params: vec![("a", "script")], ..Guest::new("loops", &["lifecycle", "on-alarm"], body) };
+    let file = dir.file("loops.wasm", &guest.component(0));
+    let ran = dir.join("ran");
+    let script = format!("a=echo >>{}; sleep 0.01", ran.display());
+    let server = Launch::new(["--wasm-filter"]).arg(file).args(["memory", "1M", &script]).start();
+    let runs = || std::fs::read(&ran).map_or(0, |bytes| bytes.len());
+    wait::until("ten runs", || runs() >= 10);
+    let before = runs();
+    let mut client = server.client();
+    for _ in 0..100 {
+        assert_eq!(client.read(0, 512), Ok(vec![0; 512]));
+    }
+    wait::until("more runs", || runs() > before);
+    let helpers = descendants(server.pid());
+    server.signal(Signal::TERM);
+    server.wait_for_end();
+    wait::until("the end of the helper and its scripts", || {
+        helpers.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+    });
+}
+
+#[test]
 fn no_more_scripts_run_at_once_than_the_limit_says() {
     let dir = TempDir::new();
     let running = dir.join("running");

@@ -40,8 +40,9 @@ impl BackgroundAccount {
     /// A call that ended at `now` has computed for this long.
     pub(crate) fn charge(&self, now: Instant, computed: Duration) {
         let mut free_at = lock(&self.free_at);
-        let from = free_at.map_or(now, |free_at| free_at.max(now));
-        *free_at = from.checked_add(computed.saturating_mul(REST)).or(*free_at);
+        let began = now.checked_sub(computed).unwrap_or(now);
+        let from = free_at.map_or(began, |free_at| free_at.max(began));
+        *free_at = from.checked_add(computed.saturating_mul(REST + 1)).or(*free_at);
     }
 }
 
@@ -64,7 +65,7 @@ mod tests {
         // Calls of two connections at once wait for both.
         account.charge(now, call);
         account.charge(now, call);
-        assert_eq!(account.wait(now), call * 38);
+        assert_eq!(account.wait(now), call * 39);
     }
 
     #[test]
