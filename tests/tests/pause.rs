@@ -136,21 +136,45 @@ fn nbdcopy_copies_right_through_twenty_pauses() {
     let disk = dir.file("disk.img", &Rng::new(7).bytes(16 << 20));
     let file = format!("file={}", disk.display());
     let server = serve(&dir, &["--filter=rate", "file", &file, "rate=256M"]).start();
-    let (copy, done) = (dir.join("copy.img"), AtomicBool::new(false));
+    let copy = dir.join("copy.img");
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let copying = scope.spawn(|| {
             let uri = server.uri();
             tool("nbdcopy", [Path::new(&uri), &copy]).ok();
-            done.store(true, SeqCst);
         });
         let mut control = control(&dir);
         let mut pauses = 0;
-        while pauses < 20 || !done.load(SeqCst) {
+        while pauses < 20 || !copying.is_finished() {
             assert_eq!(control.say(b"pr", 2), "PR");
             pauses += 1;
         }
     });
     assert!(std::fs::read(&copy).expect("the copy") == std::fs::read(&disk).expect("the disk"));
+}
+
+#[test]
+fn fio_verifies_what_it_wrote_through_twenty_pauses() {
+    let dir = TempDir::new();
+    let server = serve(&dir, &["memory", "16M"]).start();
+    let uri = format!("--uri=nbd+unix:///?socket={}", server.socket().display());
+    std::thread::scope(|scope| {
+        let fio = scope.spawn(|| {
+            let job =
+                ["--name=verify", "--ioengine=nbd", &uri, "--size=16M", "--rw=randwrite", "--bs=4k", "--iodepth=16"];
+            let verify = ["--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0", "--do_verify=1"];
+            let more = ["--verify_backlog=64", "--output-format=terse"];
+            let output = tool("fio", [&job[..], &verify, &more].concat()).ok();
+            let line = output.lines().rfind(|line| line.starts_with("3;")).unwrap_or(&output);
+            assert_eq!(line.split(';').nth(4), Some("0"), "fio says\n{output}");
+        });
+        let mut control = control(&dir);
+        let mut pauses = 0;
+        while pauses < 20 || !fio.is_finished() {
+            assert_eq!(control.say(b"p", 1), "P");
+            assert_eq!(control.say(b"r", 1), "R");
+            pauses += 1;
+        }
+    });
 }
 
 #[test]

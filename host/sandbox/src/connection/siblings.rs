@@ -69,5 +69,5 @@ pub(super) async fn wait_for_all(mut flushes: Vec<BoxFuture<'static, Result<()>>
         if pending { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
     })
     .await;
-    answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(Errno::Eio.into()))).collect()
+    answers.into_iter().try_for_each(|answer| answer.unwrap_or_else(|| Err(Errno::Eio.into())))
 }
