@@ -24,6 +24,7 @@ params! {
     }
 }
 
+#[expect(clippy::ptr_arg, reason = "the check of a parameter takes its type")]
 fn not_too_long(name: &String) -> Result<(), String> {
     if name.len() > LONGEST { Err(format!("is longer than {LONGEST} bytes")) } else { Ok(()) }
 }
