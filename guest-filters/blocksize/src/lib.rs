@@ -12,6 +12,7 @@ use buffer::Buffer;
 use locks::{Held, Mode};
 use pieces::{Piece, Sizes};
 use rbdkit_filter_sdk::prelude::*;
+use rbdkit_filter_shared::durable::Durable;
 use whole_blocks::{Run, WholeBlocks};
 
 /// The largest `minblock` in bytes: the largest minimum block size that the contract allows.
@@ -70,19 +71,6 @@ fn read_block(sizes: Sizes, block: u64) -> Result<Buffer, Errno> {
     let buffer = Buffer::new(sizes.block() as u32)?;
     next::pread(block, sizes.block() as u32, buffer.id(), 0)?;
     Ok(buffer)
-}
-
-/// The flags for each piece, and whether to flush after the last one. If the host emulates FUA with
-/// a flush, one flush for the whole request is enough.
-fn split_fua(flags: CommandFlags) -> Result<(CommandFlags, bool), Errno> {
-    match flags.contains(CommandFlags::FUA) && next::can()?.fua != Support::Native {
-        true => Ok((flags & !CommandFlags::FUA, true)),
-        false => Ok((flags, false)),
-    }
-}
-
-fn flush_if(flush: bool) -> Result<(), Errno> {
-    if flush { next::flush() } else { Ok(()) }
 }
 
 impl Filter for Blocksize {
@@ -165,20 +153,20 @@ impl Writes for Blocksize {
     fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno> {
         let sizes = sizes();
         lock(sizes, offset, length.into())?;
-        let (flags, flush) = split_fua(flags)?;
+        let durable = Durable::new(flags)?;
         let mut at = 0;
         for piece in sizes.split(offset, length.into(), sizes.maxdata) {
             match piece {
-                Piece::Whole { offset, length } => next::pwrite(offset, length, PAYLOAD, at, flags)?,
+                Piece::Whole { offset, length } => next::pwrite(offset, length, PAYLOAD, at, durable.flags)?,
                 Piece::Part { block, skip, length } => {
                     let whole = read_block(sizes, block)?;
                     whole.copy(skip, &Payload, at..at + length);
-                    next::pwrite(block, sizes.block() as u32, whole.id(), 0, flags)?;
+                    next::pwrite(block, sizes.block() as u32, whole.id(), 0, durable.flags)?;
                 }
             }
             at += piece.length();
         }
-        flush_if(flush)
+        durable.finish()
     }
 }
 
@@ -192,13 +180,13 @@ impl Trims for Blocksize {
     /// Parts of blocks stay as they are: a trim need not discard anything.
     fn trim(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
         let sizes = sizes();
-        let (flags, flush) = split_fua(flags)?;
+        let durable = Durable::new(flags)?;
         for piece in sizes.split(offset, length, sizes.maxlen) {
             if let Piece::Whole { offset, length } = piece {
-                next::trim(offset, length.into(), flags)?;
+                next::trim(offset, length.into(), durable.flags)?;
             }
         }
-        flush_if(flush)
+        durable.finish()
     }
 }
 
@@ -212,18 +200,18 @@ impl Zeroes for Blocksize {
             return Err(Errno::Enotsup);
         }
         lock(sizes, offset, length)?;
-        let (flags, flush) = split_fua(flags)?;
+        let durable = Durable::new(flags)?;
         for piece in sizes.split(offset, length, sizes.maxlen) {
             match piece {
-                Piece::Whole { offset, length } => next::zero(offset, length.into(), flags)?,
+                Piece::Whole { offset, length } => next::zero(offset, length.into(), durable.flags)?,
                 Piece::Part { block, skip, length } => {
                     let whole = read_block(sizes, block)?;
                     whole.fill(skip..skip + length, 0);
-                    next::pwrite(block, sizes.block() as u32, whole.id(), 0, flags & CommandFlags::FUA)?;
+                    next::pwrite(block, sizes.block() as u32, whole.id(), 0, durable.flags & CommandFlags::FUA)?;
                 }
             }
         }
-        flush_if(flush)
+        durable.finish()
     }
 }
 

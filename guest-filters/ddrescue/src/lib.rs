@@ -2,13 +2,10 @@
 
 mod mapfile;
 
-use std::cell::OnceCell;
-
-use mapfile::{Area, Reader, first_bad};
+use mapfile::{Reader, first_bad};
 use rbdkit_filter_sdk::params::ReadFile;
 use rbdkit_filter_sdk::prelude::*;
-use rbdkit_filter_shared::lines::read_lines;
-use rbdkit_filter_shared::segments::Segments;
+use rbdkit_filter_shared::lines::ListFile;
 
 params! {
     /// The parameters.
@@ -20,21 +17,7 @@ params! {
 
 /// The filter.
 pub struct Ddrescue {
-    file: ReadFile,
-    /// A copy of what is in the file. Each instance reads it when it needs it first.
-    areas: OnceCell<Segments<Area>>,
-}
-
-impl Ddrescue {
-    fn areas(&self) -> Result<&Segments<Area>, String> {
-        if self.areas.get().is_none() {
-            let mut reader = Reader::default();
-            read_lines(&self.file, |number, text| reader.line(number, text))?;
-            let areas = reader.finish().map_err(|wrong| format!("{}: {wrong}", self.file.param()))?;
-            return Ok(self.areas.get_or_init(|| areas));
-        }
-        self.areas.get().ok_or_else(String::new)
-    }
+    areas: ListFile<Reader>,
 }
 
 impl Filter for Ddrescue {
@@ -48,13 +31,13 @@ impl Filter for Ddrescue {
     }
 
     fn configure(settings: Settings) -> Result<Self, String> {
-        Ok(Ddrescue { file: settings.ddrescue_mapfile, areas: OnceCell::new() })
+        Ok(Ddrescue { areas: ListFile::new(settings.ddrescue_mapfile) })
     }
 }
 
 impl Lifecycle for Ddrescue {
     fn get_ready(&self) -> Result<(), String> {
-        self.areas().map(drop)
+        self.areas.list().map(drop)
     }
 }
 
@@ -66,7 +49,7 @@ impl Features for Ddrescue {
 
 impl Reads for Ddrescue {
     fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
-        let areas = self.areas().map_err(|message| {
+        let areas = self.areas.list().map_err(|message| {
             error!("the mapfile has changed since the start: {message}");
             Errno::Eio
         })?;

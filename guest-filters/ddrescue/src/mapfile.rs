@@ -1,5 +1,6 @@
 //! The mapfile of GNU ddrescue.
 
+use rbdkit_filter_shared::lines::LineReader;
 use rbdkit_filter_shared::segments::{Segment, Segments};
 
 /// The most areas that a mapfile may have. Each instance of the filter has a copy of 24 bytes for
@@ -33,12 +34,14 @@ fn parse_position(text: &str) -> Result<u64, String> {
     number.ok_or_else(|| format!("'{text}' is not a number"))
 }
 
-impl Reader {
+impl LineReader for Reader {
+    type List = Segments<Area>;
+
     /// Takes the next line.
     ///
     /// # Errors
     /// What is wrong with the line.
-    pub fn line(&mut self, number: u64, text: &str) -> Result<(), String> {
+    fn line(&mut self, number: u64, text: &str) -> Result<(), String> {
         if text.is_empty() || text.starts_with('#') {
             return Ok(());
         }
@@ -78,7 +81,7 @@ impl Reader {
     ///
     /// # Errors
     /// There is no status line, or two areas overlap.
-    pub fn finish(self) -> Result<Segments<Area>, String> {
+    fn finish(self) -> Result<Segments<Area>, String> {
         if !self.begun {
             return Err("the file has no status line: it is not a mapfile of ddrescue".into());
         }

@@ -2,13 +2,10 @@
 
 mod list;
 
-use std::cell::OnceCell;
-
-use list::{Kind, Reader};
+use list::Reader;
 use rbdkit_filter_sdk::params::ReadFile;
 use rbdkit_filter_sdk::prelude::*;
-use rbdkit_filter_shared::lines::read_lines;
-use rbdkit_filter_shared::segments::Segments;
+use rbdkit_filter_shared::lines::ListFile;
 
 /// The most extents of one answer. A client asks again for the rest.
 const MAX_ANSWER: usize = 4096;
@@ -23,21 +20,7 @@ params! {
 
 /// The filter.
 pub struct Extentlist {
-    file: ReadFile,
-    /// A copy of what is in the file. Each instance reads it when it needs it first.
-    list: OnceCell<Segments<Kind>>,
-}
-
-impl Extentlist {
-    fn list(&self) -> Result<&Segments<Kind>, String> {
-        if self.list.get().is_none() {
-            let mut reader = Reader::default();
-            read_lines(&self.file, |number, text| reader.line(number, text))?;
-            let list = reader.finish().map_err(|wrong| format!("{}: {wrong}", self.file.param()))?;
-            return Ok(self.list.get_or_init(|| list));
-        }
-        self.list.get().ok_or_else(String::new)
-    }
+    file: ListFile<Reader>,
 }
 
 impl Filter for Extentlist {
@@ -51,13 +34,13 @@ impl Filter for Extentlist {
     }
 
     fn configure(settings: Settings) -> Result<Self, String> {
-        Ok(Extentlist { file: settings.extentlist, list: OnceCell::new() })
+        Ok(Extentlist { file: ListFile::new(settings.extentlist) })
     }
 }
 
 impl Lifecycle for Extentlist {
     fn get_ready(&self) -> Result<(), String> {
-        self.list().map(drop)
+        self.file.list().map(drop)
     }
 }
 
@@ -69,7 +52,7 @@ impl Features for Extentlist {
 
 impl Mapping for Extentlist {
     fn extents(&self, offset: u64, length: u64, _flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
-        let list = self.list().map_err(|message| {
+        let list = self.file.list().map_err(|message| {
             error!("the list has changed since the start: {message}");
             Errno::Eio
         })?;

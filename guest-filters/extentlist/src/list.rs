@@ -1,5 +1,6 @@
 //! The list of extents.
 
+use rbdkit_filter_shared::lines::LineReader;
 use rbdkit_filter_shared::numbers::{parse_number, parse_size};
 use rbdkit_filter_shared::segments::{Segment, Segments};
 
@@ -25,13 +26,15 @@ pub struct Kind {
 #[derive(Default)]
 pub struct Reader(Vec<Segment<Kind>>);
 
-impl Reader {
+impl LineReader for Reader {
+    type List = Segments<Kind>;
+
     /// Takes the next line: `OFFSET LENGTH [TYPE]`. An empty line and one that begins with `#` say
     /// nothing.
     ///
     /// # Errors
     /// What is wrong with the line.
-    pub fn line(&mut self, number: u64, text: &str) -> Result<(), String> {
+    fn line(&mut self, number: u64, text: &str) -> Result<(), String> {
         if text.is_empty() || text.starts_with('#') {
             return Ok(());
         }
@@ -54,7 +57,7 @@ impl Reader {
     ///
     /// # Errors
     /// Two of them overlap.
-    pub fn finish(self) -> Result<Segments<Kind>, String> {
+    fn finish(self) -> Result<Segments<Kind>, String> {
         Segments::new(self.0).map_err(|(a, b)| {
             let (first, second) = (a.value.line.min(b.value.line), a.value.line.max(b.value.line));
             format!("line {second}: overlaps the extent of line {first}")

@@ -1,5 +1,7 @@
 //! The lines of a text file that the operator named in a parameter.
 
+use std::cell::OnceCell;
+
 use rbdkit_filter_sdk::Errno;
 use rbdkit_filter_sdk::params::ReadFile;
 
@@ -19,7 +21,7 @@ const PIECE: u32 = 256 << 10;
 /// # Errors
 /// One line for the user: the parameter and what is wrong, with the number of the line if `each`
 /// found it.
-pub fn read_lines(file: &ReadFile, mut each: impl FnMut(u64, &str) -> Result<(), String>) -> Result<(), String> {
+fn read_lines(file: &ReadFile, mut each: impl FnMut(u64, &str) -> Result<(), String>) -> Result<(), String> {
     let name = file.param();
     let failed = |error: Errno| format!("{name}: the file cannot be read ({error:?})");
     let size = file.size().map_err(failed)?;
@@ -41,6 +43,52 @@ pub fn read_lines(file: &ReadFile, mut each: impl FnMut(u64, &str) -> Result<(),
         splitter.push(&bytes, &mut line).map_err(|wrong| wrong.into_message(name))?;
     }
     splitter.finish(&mut line).map_err(|wrong| wrong.into_message(name))
+}
+
+/// Makes a list of the lines of a file.
+pub trait LineReader: Default {
+    /// The list.
+    type List;
+
+    /// Takes the next line, whose number counts from 1.
+    ///
+    /// # Errors
+    /// What is wrong with the line.
+    fn line(&mut self, number: u64, text: &str) -> Result<(), String>;
+
+    /// The list, after the last line.
+    ///
+    /// # Errors
+    /// What is wrong with the lines together.
+    fn finish(self) -> Result<Self::List, String>;
+}
+
+/// A file that is read once. Each instance of a filter reads it when it needs it first.
+pub struct ListFile<R: LineReader> {
+    file: ReadFile,
+    list: OnceCell<R::List>,
+}
+
+impl<R: LineReader> ListFile<R> {
+    /// A file that has not been read yet.
+    pub fn new(file: ReadFile) -> ListFile<R> {
+        ListFile { file, list: OnceCell::new() }
+    }
+
+    /// The list.
+    ///
+    /// # Errors
+    /// One line for the user: the parameter and what is wrong, with the number of the line if there
+    /// is one.
+    pub fn list(&self) -> Result<&R::List, String> {
+        if let Some(list) = self.list.get() {
+            return Ok(list);
+        }
+        let mut reader = R::default();
+        read_lines(&self.file, |number, text| reader.line(number, text))?;
+        let list = reader.finish().map_err(|wrong| format!("{}: {wrong}", self.file.param()))?;
+        Ok(self.list.get_or_init(|| list))
+    }
 }
 
 /// Makes lines of pieces.
