@@ -88,11 +88,12 @@ impl LinkedImports {
                 )));
             };
             if let ComponentItem::ComponentInstance(instance) = item.ty {
+                // Several parts of a component may each import another patch level of an interface.
                 let has = |function: &str| instance.exports(engine).any(|(name, _)| name == function);
                 match interface {
-                    "gate" => imports.has_gate = has("close"),
-                    "next-open" => imports.reopens = has("reopen"),
-                    "next" => imports.flushes_others = has("flush-all"),
+                    "gate" => imports.has_gate |= has("close"),
+                    "next-open" => imports.reopens |= has("reopen"),
+                    "next" => imports.flushes_others |= has("flush-all"),
                     "server" if has("shutdown") => imports.asks_for = imports.asks_for.with(Power::Shutdown),
                     "client" if has("disconnect") => imports.asks_for = imports.asks_for.with(Power::Disconnect),
                     _ => {}
@@ -112,4 +113,32 @@ pub(super) fn built_for(version: &str) -> String {
 /// Whether this host serves a version of the contract: 0.1 of any patch level.
 pub(super) fn is_ours(version: &str) -> bool {
     version.strip_prefix("0.1.").is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|b| b.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::engine::{CodeExtras, engine};
+
+    #[test]
+    fn what_is_imported_of_one_patch_level_counts_beside_another() {
+        let engine = engine(CodeExtras::default()).unwrap();
+        let functions =
+            [("gate", "close", "open"), ("next-open", "reopen", "generation"), ("next", "flush-all", "flush")];
+        for counted_in in [0, 1] {
+            let mut text = String::new();
+            for (interface, counted, other) in functions {
+                for patch in [0, 1] {
+                    let function = if patch == counted_in { counted } else { other };
+                    text += &format!(
+                        "(import \"rbdkit:filter/{interface}@0.1.{patch}\" (instance (export \"{function}\" (func))))"
+                    );
+                }
+            }
+            let component = wat::parse_str(format!("(component {text})")).unwrap();
+            let component = Component::new(&engine, component).unwrap();
+            let imports = LinkedImports::check(&component, &engine, |_| None).unwrap();
+            assert!(imports.has_gate && imports.reopens && imports.flushes_others, "{counted_in}");
+        }
+    }
 }
