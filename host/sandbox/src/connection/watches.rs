@@ -6,7 +6,7 @@
 //! every [`LOOK`] finds the change.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::event::epoll;
@@ -14,7 +14,7 @@ use rustix::fs::inotify;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::state::{ParamFiles, Seen};
+use crate::state::{ParamFiles, Seen, directories};
 
 /// The time between two looks at files of which the kernel told nothing.
 const LOOK: Duration = Duration::from_secs(2);
@@ -141,9 +141,7 @@ fn watch_directories(paths: &[PathBuf]) -> Option<OwnedFd> {
         | WatchFlags::MODIFY
         | WatchFlags::DELETE_SELF
         | WatchFlags::MOVE_SELF;
-    // A symbolic link may lead to another directory.
-    let both = paths.iter().flat_map(|path| [Some(path.clone()), std::fs::canonicalize(path).ok()]);
-    for directory in both.flatten().filter_map(|path| path.parent().map(Path::to_path_buf)) {
+    for directory in directories(paths) {
         // Looking finds what happens in a directory that cannot be watched.
         let _ = inotify::add_watch(fd.as_fd(), &directory, changes);
     }

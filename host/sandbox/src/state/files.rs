@@ -208,9 +208,7 @@ impl ParamFiles {
             ParamFile::OpenedAnew(path, _) => Some(path),
             _ => None,
         });
-        // A symbolic link may lead to another directory.
-        let both = now.flat_map(|path| [Some(path.clone()), std::fs::canonicalize(path).ok()]);
-        both.flatten().filter_map(|path| path.parent().map(Path::to_path_buf)).collect()
+        directories(now)
     }
 
     /// Appends all of `data` in one write.
@@ -365,6 +363,13 @@ impl ParamFile {
             _ => None,
         }
     }
+}
+
+/// The directories in which files appear, go and are replaced.
+pub(crate) fn directories<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Vec<PathBuf> {
+    // A symbolic link may lead to another directory.
+    let both = paths.into_iter().flat_map(|path| [Some(path.clone()), std::fs::canonicalize(path).ok()]);
+    both.flatten().filter_map(|path| path.parent().map(Path::to_path_buf)).collect()
 }
 
 fn errno(e: std::io::Error) -> Errno {

@@ -44,7 +44,7 @@ pub use changes::{ChangeTiming, Changes};
 pub use connection_deltas::ConnectionDeltas;
 pub(crate) use control_socket::ControlSocket;
 pub use files::ParamFiles;
-pub(crate) use files::Seen;
+pub(crate) use files::{Seen, directories};
 pub use filter_state::{ExportScope, FilterState, StateLimits};
 pub use keys::{Argon2, Cipher, CipherKey, Deadline, Digest, Keys, Pbkdf2, Sectors, merge_stripes};
 pub use locks::{HeldLock, LockMode, Locks, OnShutdown};
