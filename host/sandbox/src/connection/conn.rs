@@ -171,9 +171,11 @@ impl Connection {
         }
     }
 
-    /// Finalize begins. What other connections flush here is counted by then.
+    /// Finalize begins. What other connections flush here is counted by then, and no alarm sounds
+    /// any more.
     pub(crate) fn begin_finalize(&self) {
         *lock(&self.finalizing) = true;
+        self.alarms.end();
     }
 
     /// `next.flush-all`, without the flush of this connection's next, and the bytes that it keeps.

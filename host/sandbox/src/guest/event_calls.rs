@@ -1,9 +1,4 @@
-//! The calls of events: `on-alarm`, `on-watch`, `on-connection` and `on-control`. They leave how
-//! long they computed, because a filter's events share an account
-//! ([`crate::connection::background`]).
-
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+//! The calls of events: `on-alarm`, `on-watch`, `on-connection` and `on-control`.
 
 use wasmtime::{Result, Store};
 
@@ -14,30 +9,13 @@ use super::exports::{ExportedFunctions, interface};
 use crate::connection::arrivals::Arrival;
 use crate::connection::bindings::host::types as wit;
 
-/// How many nanoseconds a call took without waiting.
-#[derive(Default)]
-pub(crate) struct Computed(AtomicU64);
-
-impl Computed {
-    /// Notes the time of a call that has ended.
-    fn note(&self, started: Instant, store: &Store<Context>) {
-        let computed = started.elapsed().saturating_sub(store.data().clock.waited());
-        self.0.store(u64::try_from(computed.as_nanos()).unwrap_or(u64::MAX), Relaxed);
-    }
-
-    pub(crate) fn time(&self) -> std::time::Duration {
-        std::time::Duration::from_nanos(self.0.load(Relaxed))
-    }
-}
-
 /// `on-alarm.alarm`.
-pub(crate) struct AlarmCall<'a> {
+pub(crate) struct AlarmCall {
     pub(crate) scope: wit::Scope,
     pub(crate) id: u32,
-    pub(crate) computed: &'a Computed,
 }
 
-impl ExportCall for AlarmCall<'_> {
+impl ExportCall for AlarmCall {
     type Answer = ();
     const NAME: &'static str = "alarm";
     const PHASE: Phase = Phase::EVENT;
@@ -52,10 +30,7 @@ impl ExportCall for AlarmCall<'_> {
     }
 
     async fn run(&self, functions: &ExportedFunctions, store: &mut Store<Context>) -> Result<Returned<()>> {
-        let started = Instant::now();
-        let called = interface(&functions.on_alarm)?.call_alarm(&mut *store, self.scope, self.id).await;
-        self.computed.note(started, store);
-        Ok(Ok(called?))
+        Ok(Ok(interface(&functions.on_alarm)?.call_alarm(store, self.scope, self.id).await?))
     }
 }
 
@@ -64,7 +39,6 @@ pub(crate) struct ChangedCall<'a> {
     pub(crate) param: &'a str,
     pub(crate) nth: u32,
     pub(crate) holds: bool,
-    pub(crate) computed: &'a Computed,
 }
 
 impl ExportCall for ChangedCall<'_> {
@@ -77,38 +51,30 @@ impl ExportCall for ChangedCall<'_> {
     }
 
     async fn run(&self, functions: &ExportedFunctions, store: &mut Store<Context>) -> Result<Returned<()>> {
-        let started = Instant::now();
         let watch = interface(&functions.on_watch)?;
-        let called = watch.call_changed(&mut *store, self.param, self.nth, self.holds).await;
-        self.computed.note(started, store);
-        Ok(Ok(called?))
+        Ok(Ok(watch.call_changed(store, self.param, self.nth, self.holds).await?))
     }
 }
 
 /// `on-connection.opened` or `on-connection.closed`.
-pub(crate) struct ArrivalCall<'a> {
-    pub(crate) arrival: Arrival,
-    pub(crate) computed: &'a Computed,
-}
+pub(crate) struct ArrivalCall(pub(crate) Arrival);
 
-impl ExportCall for ArrivalCall<'_> {
+impl ExportCall for ArrivalCall {
     type Answer = ();
     const NAME: &'static str = "on-connection";
     const PHASE: Phase = Phase::EVENT;
 
     fn arguments(&self) -> String {
-        format!("{:?}", self.arrival).to_lowercase()
+        format!("{:?}", self.0).to_lowercase()
     }
 
     async fn run(&self, functions: &ExportedFunctions, store: &mut Store<Context>) -> Result<Returned<()>> {
-        let started = Instant::now();
         let interface = interface(&functions.on_connection)?;
-        let called = match self.arrival {
-            Arrival::Opened(id) => interface.call_opened(&mut *store, id).await,
-            Arrival::Closed(id) => interface.call_closed(&mut *store, id).await,
-        };
-        self.computed.note(started, store);
-        Ok(Ok(called?))
+        match self.0 {
+            Arrival::Opened(id) => interface.call_opened(store, id).await?,
+            Arrival::Closed(id) => interface.call_closed(store, id).await?,
+        }
+        Ok(Ok(()))
     }
 }
 
@@ -117,7 +83,6 @@ pub(crate) struct ReceivedCall<'a> {
     pub(crate) param: &'a str,
     pub(crate) nth: u32,
     pub(crate) data: &'a [u8],
-    pub(crate) computed: &'a Computed,
 }
 
 impl ExportCall for ReceivedCall<'_> {
@@ -130,10 +95,7 @@ impl ExportCall for ReceivedCall<'_> {
     }
 
     async fn run(&self, functions: &ExportedFunctions, store: &mut Store<Context>) -> Result<Returned<Vec<u8>>> {
-        let started = Instant::now();
         let control = interface(&functions.on_control)?;
-        let called = control.call_received(&mut *store, self.param, self.nth, self.data).await;
-        self.computed.note(started, store);
-        Ok(Ok(called?))
+        Ok(Ok(control.call_received(store, self.param, self.nth, self.data).await?))
     }
 }

@@ -3,8 +3,6 @@
 //! Reads and writes are not among them: see [`Instance::begin`](super::instance::Instance::begin).
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
 
 use rbdkit_plugin_api::Extents;
 use wasmtime::{Result, Store};
@@ -445,21 +443,15 @@ impl ExportCall for CacheCall {
 }
 
 /// `background.next-range`. Answers an offset and a length.
-pub(crate) struct NextRangeCall<'a> {
-    /// Where the call leaves how many nanoseconds it took without waiting.
-    pub(crate) computed: &'a AtomicU64,
-}
+pub(crate) struct NextRangeCall;
 
-impl ExportCall for NextRangeCall<'_> {
+impl ExportCall for NextRangeCall {
     type Answer = Option<(u64, u64)>;
     const NAME: &'static str = "next-range";
     const PHASE: Phase = Phase::DATA;
 
     async fn run(&self, functions: &ExportedFunctions, store: &mut Store<Context>) -> Result<Returned<Self::Answer>> {
-        let started = Instant::now();
-        let range = interface(&functions.background)?.call_next_range(&mut *store).await;
-        let computed = started.elapsed().saturating_sub(store.data().clock.waited());
-        self.computed.store(u64::try_from(computed.as_nanos()).unwrap_or(u64::MAX), Relaxed);
-        Ok(Ok(range?.map(|range| (range.offset, range.length))))
+        let range = interface(&functions.background)?.call_next_range(store).await?;
+        Ok(Ok(range.map(|range| (range.offset, range.length))))
     }
 }

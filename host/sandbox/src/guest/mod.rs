@@ -16,6 +16,7 @@ pub(crate) mod fault;
 pub(crate) mod imports;
 pub(crate) mod instance;
 pub(crate) mod memory;
+pub(crate) mod metered;
 pub(crate) mod system_inputs;
 pub(crate) mod text;
 pub(crate) mod wasi_handles;

@@ -9,7 +9,8 @@ use crate::connection::alarms::AlarmClock;
 use crate::connection::bindings::host::types::Scope;
 use crate::connection::shared::FilterShared;
 use crate::guest::call::CallKind;
-use crate::guest::event_calls::{AlarmCall, Computed};
+use crate::guest::event_calls::AlarmCall;
+use crate::guest::metered::Computed;
 
 /// How long an alarm waits before it is tried again, if the filter is suspended because it keeps
 /// failing. This is the filter's shortest suspension.
@@ -55,8 +56,8 @@ impl CallServer {
             return Sounded::NotNeeded;
         };
         let computed = Computed::default();
-        let call = AlarmCall { scope: Scope::Connection, id, computed: &computed };
-        match self.serve_on(lease, Some(pass), call).await {
+        let call = AlarmCall { scope: Scope::Connection, id };
+        match self.serve_on(lease, Some(pass), computed.of(call)).await {
             Ok(()) => Sounded::Called(computed.time()),
             Err(_) => Sounded::Called(computed.time() + FAULT),
         }

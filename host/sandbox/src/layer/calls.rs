@@ -2,7 +2,7 @@
 //! faults.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use rbdkit_chain::{Hop, NextLayer};
@@ -29,6 +29,7 @@ use crate::guest::export_calls::{
 use crate::guest::exported::Exported;
 use crate::guest::fault::{Fault, FaultKind};
 use crate::guest::instance::Transfer;
+use crate::guest::metered::Computed;
 use crate::guest::text::protocol_string;
 
 /// How long the end of a connection waits for prefetches and detached operations. After that, the
@@ -145,9 +146,9 @@ impl CallServer {
     /// `background.next-range`, and how long the guest computed. A fault is logged, and counts as
     /// no range.
     async fn next_range(&self) -> (Option<(u64, u64)>, Duration) {
-        let computed = AtomicU64::new(0);
-        let range = self.serve(NextRangeCall { computed: &computed }, Priority::Request).await;
-        (range.ok().flatten(), Duration::from_nanos(computed.load(Relaxed)))
+        let computed = Computed::default();
+        let range = self.serve(computed.of(NextRangeCall), Priority::Request).await;
+        (range.ok().flatten(), computed.time())
     }
 
     /// A call that opens, asks about, or ends the connection.
@@ -433,7 +434,6 @@ impl CallServer {
     pub(crate) async fn finalize(self: Arc<CallServer>) -> Result<()> {
         self.conn.prefetcher.stop();
         self.conn.begin_finalize();
-        self.conn.alarms.end();
         let operations = &self.conn.detached_operations;
         if operations.is_idle() || tokio::time::timeout(DRAIN, operations.idle()).await.is_ok() {
             return self.finalize_settled().await;

@@ -18,8 +18,9 @@ use crate::connection::bindings::host::types::Scope;
 use crate::connection::commands::{Command, MAX_COMMAND};
 use crate::connection::control;
 use crate::connection::watches::Watches;
-use crate::guest::event_calls::{AlarmCall, ArrivalCall, ChangedCall, Computed, ReceivedCall};
+use crate::guest::event_calls::{AlarmCall, ArrivalCall, ChangedCall, ReceivedCall};
 use crate::guest::export_calls::ExportCall;
+use crate::guest::metered::Computed;
 
 /// What happened.
 enum Event {
@@ -55,12 +56,13 @@ impl Filter {
         loop {
             // Of several things that have happened, select takes any, so none keeps others waiting
             // for ever.
+            let exported = self.exported();
             let event = tokio::select! {
                 () = &mut stopping => break,
-                true = shared.alarms.due(&shared.pulse), if self.exported().on_alarm => Event::Alarm,
-                n = watches.next(&shared.files), if self.exported().on_watch => Event::Changed(n),
-                arrival = shared.arrivals.next(), if self.exported().on_connection => Event::Arrived(arrival),
-                command = shared.commands.next(), if self.exported().on_control => Event::Received(command),
+                true = shared.alarms.due(&shared.pulse), if exported.on_alarm => Event::Alarm,
+                n = watches.next(&shared.files), if exported.on_watch => Event::Changed(n),
+                arrival = shared.arrivals.next(), if exported.on_connection => Event::Arrived(arrival),
+                command = shared.commands.next(), if exported.on_control => Event::Received(command),
             };
             if !rest(&shared).await {
                 break;
@@ -92,7 +94,7 @@ impl Filter {
         let computed = &Computed::default();
         let called = match event {
             Event::Alarm => match self.shared.alarms.take(self.shared.pulse.now()) {
-                Some(id) => self.event(pool, lease, AlarmCall { scope: Scope::Server, id, computed }).await,
+                Some(id) => self.event(pool, lease, computed.of(AlarmCall { scope: Scope::Server, id })).await,
                 // It was cancelled.
                 None => {
                     lease.give_back();
@@ -101,9 +103,9 @@ impl Filter {
             },
             Event::Changed(n) => {
                 let (param, nth, holds) = watches.take(n, &self.shared.files);
-                self.event(pool, lease, ChangedCall { param, nth, holds, computed }).await
+                self.event(pool, lease, computed.of(ChangedCall { param, nth, holds })).await
             }
-            Event::Arrived(arrival) => self.event(pool, lease, ArrivalCall { arrival, computed }).await,
+            Event::Arrived(arrival) => self.event(pool, lease, computed.of(ArrivalCall(arrival))).await,
             Event::Received(command) => self.received(pool, lease, command, computed).await,
         };
         if called { computed.time() } else { computed.time() + FAULT }
@@ -112,7 +114,7 @@ impl Filter {
     /// Calls the filter with a command, and passes its answer on. False: it ended in a fault.
     async fn received(&self, pool: &InstancePool, lease: Lease<'_>, command: Command, computed: &Computed) -> bool {
         let Command { param, nth, data, answer } = command;
-        let call = ReceivedCall { param: &param, nth, data: &data, computed };
+        let call = computed.of(ReceivedCall { param: &param, nth, data: &data });
         let Ok(answered) = self.ask_in(pool, lease, None, call, FaultReport::Log).await else { return false };
         if answered.len() > MAX_COMMAND {
             let why =

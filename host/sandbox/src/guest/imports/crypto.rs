@@ -52,6 +52,11 @@ fn length_for(cipher: Cipher, length: u32) -> Result<usize, Errno> {
     if cipher.takes(length) { Ok(length) } else { Err(Errno::Einval) }
 }
 
+/// Adds a key to a scope. Returns its number.
+fn add_key(scope: &ScopeState, cipher: Cipher, bytes: &[u8]) -> Result<u32, Errno> {
+    scope.keys().add(CipherKey::new(cipher, bytes).ok_or(Errno::Einval)?)
+}
+
 impl Context {
     /// Runs `work` on a thread of its own and waits for it. The memory that it holds is given back
     /// when it ends.
@@ -159,7 +164,7 @@ impl Host for Context {
         let scope = self.scope_for_key(s, "crypto.derive-pbkdf2")?;
         let secret = self.secret(&param, nth)?;
         let bytes = self.derive(None, move |until| pbkdf2.derive(&secret, length, until)).await?;
-        Ok(scope.keys().add(CipherKey::new(cipher, &bytes).ok_or(Errno::Einval)?)?)
+        Ok(add_key(&scope, cipher, &bytes)?)
     }
 
     async fn derive_argon2(
@@ -186,7 +191,7 @@ impl Host for Context {
         let secret = self.secret(&param, nth)?;
         let charged = self.shared.key_memory.hold(argon2.memory()).ok_or(Errno::Enomem)?;
         let bytes = self.derive(Some(charged), move |_| argon2.derive(&secret, length)).await?;
-        Ok(scope.keys().add(CipherKey::new(cipher, &bytes).ok_or(Errno::Einval)?)?)
+        Ok(add_key(&scope, cipher, &bytes)?)
     }
 
     async fn unwrap(
@@ -217,7 +222,7 @@ impl Host for Context {
             merge_stripes(hash, &bytes[..material as usize], length, until)
         };
         let key = self.derive(None, work).await?;
-        Ok(scope.keys().add(CipherKey::new(cipher, &key).ok_or(Errno::Einval)?)?)
+        Ok(add_key(&scope, cipher, &key)?)
     }
 
     async fn matches(
@@ -245,7 +250,7 @@ impl Host for Context {
         let bytes = Zeroizing::new(bytes);
         let cipher = cipher(&cipher_name)?;
         let scope = self.scope_for_key(s, "crypto.make-key")?;
-        Ok(scope.keys().add(CipherKey::new(cipher, &bytes).ok_or(Errno::Einval)?)?)
+        Ok(add_key(&scope, cipher, &bytes)?)
     }
 
     fn free_key(&mut self, s: Scope, key: u32) -> Result<()> {
