@@ -11,4 +11,5 @@ pub(super) mod migration;
 pub(super) mod offers;
 pub(crate) mod pool;
 pub(super) mod reload;
+pub(super) mod turns;
 pub(crate) mod version;
