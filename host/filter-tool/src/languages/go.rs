@@ -75,8 +75,8 @@ fn version(said: &str) -> Option<(u32, u32)> {
 /// Where the generated packages are, so that an editor finds them.
 const BINDINGS: &str = "bindings";
 
-/// The runtime package that the bindings need: those files of it that they use, and `keep.go`, which
-/// is ours.
+/// The runtime package that the bindings need: those files of it that they use, and `keep.go`,
+/// which is ours.
 const PACKAGE: [(&str, &str); 8] = [
     ("LICENSE", template!("go/pkg/LICENSE")),
     ("go.mod", template!("go/pkg/go.mod.txt")),

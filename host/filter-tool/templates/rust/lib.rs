@@ -36,7 +36,7 @@ impl Reads for Mine {
     fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
         next::pread(offset, length, PAYLOAD, 0)?;
         // The host does the work. In the guest it would be:
-        // Payload.modify(..length, |_at, bytes| bytes.iter_mut().for_each(|byte| *byte ^= self.key));
+        // Payload.modify(..length, |_, bytes| bytes.iter_mut().for_each(|byte| *byte ^= self.key));
         Payload.xor(..length, &[self.key], 0);
         Ok(())
     }
