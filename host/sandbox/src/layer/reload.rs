@@ -6,8 +6,8 @@
 //! ([`migration`](super::migration)).
 //!
 //! New connections get the new version in all cases. At most two versions exist: while one drains,
-//! there is no further reload ([`Filter::replaced`]). Meanwhile the calls of a serialize-all-requests
-//! filter take turns across both versions ([`turns`](super::turns)).
+//! there is no further reload ([`Filter::replaced`]). Meanwhile the calls of a
+//! serialize-all-requests filter take turns across both versions ([`turns`](super::turns)).
 
 use std::pin::pin;
 use std::sync::atomic::Ordering::Relaxed;
