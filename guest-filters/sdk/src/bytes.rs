@@ -13,7 +13,8 @@ const PIECE: u32 = 64 << 10;
 
 /// The bytes of a buffer in the host.
 ///
-/// Ranges count from the start of the buffer: `..` is all of it, `..length` its first bytes. A
+/// Ranges count from the start of the buffer: `..` is all of it, `..length` its first bytes. `..`
+/// asks the host how long the buffer is: `..length` saves that call where the length is known. A
 /// range outside of the buffer traps, and so does what the contract says of each function. Only
 /// [`read`](Bytes::read), [`write`](Bytes::write) and [`modify`](Bytes::modify) move data into or
 /// out of the guest; all other methods work in the host, at its speed.

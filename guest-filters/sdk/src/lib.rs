@@ -37,14 +37,14 @@
 //! impl Reads for Xor {
 //!     fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
 //!         next::pread(offset, length, PAYLOAD, 0)?;
-//!         Payload.xor(.., &[self.key], 0);
+//!         Payload.xor(..length, &[self.key], 0);
 //!         Ok(())
 //!     }
 //! }
 //!
 //! impl Writes for Xor {
 //!     fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno> {
-//!         Payload.xor(.., &[self.key], 0);
+//!         Payload.xor(..length, &[self.key], 0);
 //!         next::pwrite(offset, length, PAYLOAD, 0, flags)
 //!     }
 //! }

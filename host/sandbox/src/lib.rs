@@ -471,6 +471,12 @@ impl Reloader {
         }
     }
 
+    /// Who still uses that version, for a message: connections by their numbers, or calls. None if
+    /// nobody does.
+    pub fn users_of_replaced(&self) -> Option<String> {
+        self.filter.users_of_replaced()
+    }
+
     /// Replaces the filter's code by this component's. The parameters stay. Call it after
     /// [`Reloader::until_replaced`], within a runtime.
     ///

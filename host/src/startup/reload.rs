@@ -87,7 +87,11 @@ impl ReloadedFile {
             asked.notified().await;
             let name = self.reloader.name();
             if timeout(QUIET_WAIT, self.reloader.until_replaced()).await.is_err() {
-                tracing::info!("reload: {name}: waits until the version before the running one is not used any more");
+                let users = self.reloader.users_of_replaced().map(|users| format!(": it is used by {users}"));
+                tracing::info!(
+                    "reload: {name}: waits until the version before the running one is not used any more{}",
+                    users.unwrap_or_default()
+                );
                 self.reloader.until_replaced().await;
             }
             let reloaded = self.reload(number, &helper).await;

@@ -98,7 +98,8 @@ fn connections_whose_state_would_be_lost_stay_with_the_old_version_and_new_ones_
     // A third version waits until the first one is gone.
     replace(&dir.join("f.wasm"), &version_of(&component, 3));
     server.signal(Signal::HUP);
-    server.wait_for_log("info: reload: f: waits until the version before the running one is not used any more");
+    let waits = "info: reload: f: waits until the version before the running one is not used any more: it is used by ";
+    server.wait_for_log(&format!("{waits}connection "));
     assert_eq!((seen(&mut old, BLOCK), description(&server)), (text(1), text(2)));
     old.disconnect();
     server.wait_until("the reload that waited", |server| reloads(server).len() > 1);

@@ -75,10 +75,12 @@ fn version(said: &str) -> Option<(u32, u32)> {
 /// Where the generated packages are, so that an editor finds them.
 const BINDINGS: &str = "bindings";
 
-/// The runtime package that the bindings need: those files of it that they use.
-const PACKAGE: [(&str, &str); 7] = [
+/// The runtime package that the bindings need: those files of it that they use, and `keep.go`,
+/// which is ours.
+const PACKAGE: [(&str, &str); 8] = [
     ("LICENSE", template!("go/pkg/LICENSE")),
     ("go.mod", template!("go/pkg/go.mod.txt")),
+    ("wit/runtime/keep.go", template!("go/pkg/keep.go")),
     ("wit/runtime/runtime.go", template!("go/pkg/runtime.go")),
     ("wit/types/option.go", template!("go/pkg/option.go")),
     ("wit/types/result.go", template!("go/pkg/result.go")),
@@ -92,10 +94,11 @@ fn bindings(project: &Project) -> Result<()> {
     let into = project.path(BINDINGS);
     let mut files = Wit::read(&project.path("wit"))?.go_bindings(&format!("{module}/{BINDINGS}"))?;
     for (path, text) in &mut files {
-        *text = match path.starts_with("export_") {
-            true => go_glue::calls(text, &module),
-            false => go_glue::without_leak(text),
-        };
+        if path.starts_with("export_") {
+            *text = go_glue::calls(text, &module);
+        } else if !path.starts_with("wit_exports/") {
+            *text = go_glue::imports(text);
+        }
     }
     files.push(("main/main.go".to_owned(), go_glue::main(&module)));
     files.extend(PACKAGE.map(|(path, text)| (format!("pkg/{path}"), text.to_owned())));

@@ -77,30 +77,42 @@ fn generics<'a>(text: &'a str, of: &str) -> Option<&'a str> {
     text.strip_prefix(of)?.strip_suffix(']')
 }
 
-/// The line of the generated functions that makes what keeps their own memory in its place.
-const OWN: &str = "pinner := &runtime.Pinner{}";
+/// The line of the generated functions that makes what keeps their memory in its place, and what is
+/// written instead: `keep.go` says why.
+const PINNER: &str = "pinner := &runtime.Pinner{}";
+const KEEPER: &str = "pinner := &witRuntime.Keeper{}";
 
-/// The begin of a line, soon after, of those functions that take a result from memory.
-const RETURN_AREA: &str = "returnArea := uintptr(witRuntime.Allocate(";
+/// The begin of an allocation in the generated functions, and what is written instead.
+const ALLOCATE: &str = "witRuntime.Allocate(pinner, ";
+const KEEP: &str = "pinner.Allocate(";
 
-/// How many lines there are at most from the one to the other.
-const NEAR: usize = 6;
+/// What only those functions have that take a list or text from memory: an address that is read.
+const LISTED: &str = "uintptr(*(*uint32)(";
+
+/// The lines that import Go's runtime and the package that has the keeper.
+const RUNTIME: &str = "\"runtime\"";
+const WIT_RUNTIME: &str = "witRuntime \"go.bytecodealliance.org/pkg/wit/runtime\"";
 
 /// A generated package of imports whose functions leave nothing behind. The generator leaves it to
 /// the author to free the lists that the host has returned. When such a function returns, the list
 /// is an ordinary slice, and so it can be left to the collector.
-///
-/// The function's own memory is freed first. In the other order Go's runtime would make another
-/// pinner each time, and free none of them until its goroutine for finalizers runs.
-pub fn without_leak(package: &str) -> String {
+pub fn imports(package: &str) -> String {
     let lines: Vec<&str> = package.lines().collect();
+    let has_keeper = package.contains(WIT_RUNTIME);
     let mut text = String::new();
     for (nth, line) in lines.iter().enumerate() {
-        let mut soon = lines[nth..].iter().take(NEAR);
-        if line.trim() == OWN && soon.any(|line| line.trim_start().starts_with(RETURN_AREA)) {
-            text.push_str("\tdefer witRuntime.Unpin()\n");
+        let mut rest = lines[nth + 1..].iter().take_while(|line| !line.starts_with("func "));
+        match line.trim() {
+            PINNER => {
+                if rest.any(|line| line.contains(LISTED)) {
+                    text.push_str("\tdefer witRuntime.Unpin()\n");
+                }
+                text.push_str(&line.replace(PINNER, KEEPER));
+            }
+            RUNTIME if has_keeper => continue,
+            RUNTIME => text.push_str(WIT_RUNTIME),
+            _ => text.push_str(&line.replace(ALLOCATE, KEEP)),
         }
-        text.push_str(line);
         text.push('\n');
     }
     text
@@ -148,11 +160,30 @@ mod tests {
         assert!(body("Configure(_params []witTypes.Tuple2[string, string]) bool {").ends_with("Configure(_params)"));
     }
 
+    const IMPORTS: &str = "import (\nwitRuntime \"go.bytecodealliance.org/pkg/wit/runtime\"\n\"runtime\"\n)\n";
+
+    #[test]
+    fn an_import_keeps_its_memory_until_it_returns() {
+        let area = |made| format!("func Alloc(length uint32) {{\n{made}defer pinner.Unpin()\n");
+        let generated = area("        pinner := &runtime.Pinner{}\n")
+            + "        returnArea := uintptr(witRuntime.Allocate(pinner, 8, 4))\n";
+        let kept =
+            area("        pinner := &witRuntime.Keeper{}\n") + "        returnArea := uintptr(pinner.Allocate(8, 4))\n";
+        let import = "import (\nwitRuntime \"go.bytecodealliance.org/pkg/wit/runtime\"\n)\n";
+        assert_eq!(imports(&format!("{IMPORTS}{generated}")), format!("{import}{kept}"));
+        // A package that only pins has no import of the package with the keeper yet.
+        assert_eq!(imports(&format!("import (\n\"runtime\"\n)\n{generated}")), format!("{import}{kept}"));
+    }
+
     #[test]
     fn what_a_function_returns_is_left_to_the_collector() {
-        let own = "        pinner := &runtime.Pinner{}\ndefer pinner.Unpin()\n\n";
-        let with = format!("{own}        returnArea := uintptr(witRuntime.Allocate(pinner, 8, 4))\n");
-        assert_eq!(without_leak(&with), format!("\tdefer witRuntime.Unpin()\n{with}"));
-        assert_eq!(without_leak(own), own);
+        let read = "func Read() []uint8 {\n        pinner := &runtime.Pinner{}\ndefer pinner.Unpin()\nvalue := \
+                    unsafe.Slice((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Pointer(returnArea))))), 1)\n";
+        let kept = read.replace("        pinner", "\tdefer witRuntime.Unpin()\n        pinner");
+        let kept = kept.replace("runtime.Pinner", "witRuntime.Keeper");
+        assert_eq!(imports(read), kept);
+        // Not the lists of the next function.
+        let write = "func Write() {\n        pinner := &runtime.Pinner{}\n";
+        assert_eq!(imports(&format!("{write}{read}")), write.replace("runtime.Pinner", "witRuntime.Keeper") + &kept);
     }
 }

@@ -36,15 +36,15 @@ impl Reads for Mine {
     fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
         next::pread(offset, length, PAYLOAD, 0)?;
         // The host does the work. In the guest it would be:
-        // Payload.modify(.., |_at, bytes| bytes.iter_mut().for_each(|byte| *byte ^= self.key));
-        Payload.xor(.., &[self.key], 0);
+        // Payload.modify(..length, |_, bytes| bytes.iter_mut().for_each(|byte| *byte ^= self.key));
+        Payload.xor(..length, &[self.key], 0);
         Ok(())
     }
 }
 
 impl Writes for Mine {
     fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno> {
-        Payload.xor(.., &[self.key], 0);
+        Payload.xor(..length, &[self.key], 0);
         next::pwrite(offset, length, PAYLOAD, 0, flags)
     }
 }

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, Weak};
 
 use rbdkit_chain::NextLayer;
 use rbdkit_plugin_api::text::one_line_within;
-use rbdkit_plugin_api::{Client, ConfigError, Errno, Error, Flag, Result, ThreadModel, lock};
+use rbdkit_plugin_api::{Client, ConfigError, Errno, Error, Result, ThreadModel, lock};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::breaker::{Breaker, Pass};
 use super::pool::{InstancePool, Lease};
-use super::version::{FilterTraits, Version, refused};
+use super::version::{FilterTraits, Replacement, Version, refused};
 use crate::connection::bindings::host::types as wit;
 use crate::connection::conn::{Connection, ConnectionTraits};
 use crate::connection::log::CAUSE;
@@ -44,8 +44,8 @@ pub(crate) struct Filter {
     breaker: Breaker,
     /// How often its code was replaced.
     pub(super) reloads: AtomicU64,
-    /// Set when nothing runs the version any more that the last reload replaced.
-    pub(super) replaced: Mutex<Option<Arc<Flag>>>,
+    /// The version that the last reload replaced.
+    pub(super) replaced: Mutex<Option<Replacement>>,
 }
 
 /// The pools of a filter.

@@ -15,4 +15,5 @@ pub(super) mod offers;
 pub(crate) mod pool;
 pub(super) mod reload;
 pub(super) mod rest;
+pub(super) mod turns;
 pub(crate) mod version;

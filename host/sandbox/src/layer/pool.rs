@@ -37,7 +37,8 @@ use rbdkit_plugin_api::idle::IdlePool;
 use rbdkit_plugin_api::{Errno, Error, Result, lock};
 use tokio::sync::oneshot;
 
-use super::version::{Version, VersionInstance};
+use super::turns::{Turn, Turns};
+use super::version::{User, Version, VersionInstance};
 use crate::connection::conn::Connection;
 use crate::guest::instance::Instance;
 
@@ -61,6 +62,8 @@ struct Places {
     /// Waiters that come before all requests.
     first: VecDeque<Waiter>,
     requests: WaitQueue,
+    /// The other pool that its calls take turns with, if there is one.
+    turns: Turns,
 }
 
 type Waiter = oneshot::Sender<Handover>;
@@ -131,6 +134,8 @@ pub(super) struct Lease<'a> {
     holder: Option<&'a Arc<Holder>>,
     instance: Option<Box<VersionInstance>>,
     keep: bool,
+    /// Ends after the place was given back.
+    turn: Turn,
 }
 
 /// A place on its way to a waiter. If the waiter does not take it, it goes to the next waiter.
@@ -275,6 +280,12 @@ impl InstancePool {
         true
     }
 
+    /// Makes its calls take turns from now on, or no longer. No call may run on the other pool that
+    /// has no turn.
+    pub(super) fn take_turns(&self, turns: &Turns) {
+        self.places().turns = turns.clone();
+    }
+
     /// Runs `act`, unless the pool has another version by now.
     pub(super) fn if_still_of(&self, version: &Arc<Version>, act: impl FnOnce()) -> bool {
         let places = self.places();
@@ -289,6 +300,7 @@ impl InstancePool {
     pub(super) fn add(&self, instance: Box<VersionInstance>) {
         let mut places = self.places();
         if places.version.as_ref().is_some_and(|version| instance.is_of(version)) {
+            instance.set_user(User::Nobody);
             places.free.put(instance);
         }
     }
@@ -356,9 +368,10 @@ impl InstancePool {
         if !places.has_room(self.capacity, known) {
             return None;
         }
+        let turn = places.turns.now()?;
         let instance = places.lease(known);
         drop(places);
-        Some(Lease::new(self, holder, instance))
+        Some(Lease::new(self, holder, instance, turn))
     }
 
     /// A place with an instance in it, if one is free now.
@@ -367,33 +380,41 @@ impl InstancePool {
         if places.free.is_empty() || !places.has_room(self.capacity, Some(holder)) {
             return None;
         }
+        let turn = places.turns.now()?;
         let instance = places.lease(Some(holder));
         drop(places);
-        Some(Lease::new(self, Some(holder), instance))
+        Some(Lease::new(self, Some(holder), instance, turn))
     }
 
     /// Waits for a place. A call that is not counted for a connection comes before all requests.
     pub(crate) async fn take<'a>(self: &'a Arc<Self>, holder: Option<&'a Arc<Holder>>) -> Result<Lease<'a>> {
-        let waiting = {
+        let leased = {
             let mut places = self.places();
             let known = holder.map(Arc::as_ref);
             if places.has_room(self.capacity, known) {
-                let instance = places.lease(known);
-                return Ok(Lease::new(self, holder, instance));
+                Ok(places.lease(known))
+            } else {
+                let (sender, receiver) = oneshot::channel();
+                match holder {
+                    Some(holder) => places.requests.push(holder, sender),
+                    None => places.first.push_back(sender),
+                }
+                Err(receiver)
             }
-            let (sender, receiver) = oneshot::channel();
-            match holder {
-                Some(holder) => places.requests.push(holder, sender),
-                None => places.first.push_back(sender),
-            }
-            receiver
         };
-        // Senders are only dropped with the pool, which this waiter keeps alive.
-        let taken = waiting.await.ok().and_then(|mut handover| handover.place.take());
-        match taken {
-            Some(instance) => Ok(Lease::new(self, holder, instance)),
-            None => Err(Error::new(Errno::Eshutdown, "the filter is gone")),
-        }
+        let leased = match leased {
+            Ok(instance) => Some(instance),
+            // Senders are only dropped with the pool, which this waiter keeps alive.
+            Err(waiting) => waiting.await.ok().and_then(|mut handover| handover.place.take()),
+        };
+        let instance = leased.ok_or_else(|| Error::new(Errno::Eshutdown, "the filter is gone"))?;
+        let mut lease = Lease::new(self, holder, instance, Turn::default());
+        // A caller that gives up meanwhile must not lose the instance, which nothing has run on.
+        lease.keep = true;
+        let turns = self.places().turns.clone();
+        lease.turn = turns.next().await;
+        lease.keep = false;
+        Ok(lease)
     }
 }
 
@@ -402,8 +423,19 @@ impl<'a> Lease<'a> {
         pool: &'a Arc<InstancePool>,
         holder: Option<&'a Arc<Holder>>,
         instance: Option<Box<VersionInstance>>,
+        turn: Turn,
     ) -> Lease<'a> {
-        Lease { pool, holder, instance, keep: false }
+        let lease = Lease { pool, holder, instance, keep: false, turn };
+        lease.note_user();
+        lease
+    }
+
+    /// Notes in the instance whose call it serves.
+    #[inline]
+    fn note_user(&self) {
+        if let Some(instance) = &self.instance {
+            instance.set_user(self.holder.map_or(User::Other, |holder| User::Connection(holder.id)));
+        }
     }
 
     /// The instance in this place.
@@ -425,6 +457,7 @@ impl<'a> Lease<'a> {
     /// Puts an instance into this place.
     pub(super) fn put(&mut self, instance: Box<VersionInstance>) {
         self.instance = Some(instance);
+        self.note_user();
     }
 
     /// Gives the place back with the instance, for the next call.
@@ -438,6 +471,9 @@ impl Drop for Lease<'_> {
         // An instance that is not kept is dropped here and not under the lock: that takes
         // microseconds.
         let instance = self.instance.take().filter(|_| self.keep);
+        if let Some(instance) = &instance {
+            instance.set_user(User::Nobody);
+        }
         give(self.pool, self.holder.map(Arc::as_ref), instance);
     }
 }

@@ -6,19 +6,27 @@
 //! ([`migration`](super::migration)).
 //!
 //! New connections get the new version in all cases. At most two versions exist: while one drains,
-//! there is no further reload ([`Filter::replaced`]).
+//! there is no further reload ([`Filter::replaced`]). Meanwhile the calls of a
+//! serialize-all-requests filter take turns across both versions ([`turns`](super::turns)).
 
+use std::pin::pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use rbdkit_plugin_api::{ConfigError, Flag, ThreadModel, lock};
+use tokio::time::timeout;
 
 use super::filter::Filter;
 use super::migration::Kept;
-use super::pool::InstancePool;
-use super::version::{FilterTraits, Version, VersionInstance, configured, refused};
+use super::pool::{InstancePool, Lease};
+use super::turns::Turns;
+use super::version::{FilterTraits, Replacement, Users, Version, VersionInstance, configured, refused};
 use crate::guest::export_calls::{AfterForkCall, CleanupCall, ExportCall, GetReadyCall};
 use crate::guest::instance::{Instance, Recipe};
+
+/// How long a reload waits for a call until the log says so.
+const QUIET_WAIT: Duration = Duration::from_secs(1);
 
 /// What a reload did with the live connections.
 #[derive(Debug, Default)]
@@ -35,7 +43,25 @@ impl Filter {
     /// Set once nothing runs the version any more that the last reload replaced. None if that is so
     /// already.
     pub(crate) fn replaced(&self) -> Option<Arc<Flag>> {
-        lock(&self.replaced).clone().filter(|gone| !gone.is_set())
+        let replaced = lock(&self.replaced);
+        replaced.as_ref().map(|replaced| Arc::clone(&replaced.gone)).filter(|gone| !gone.is_set())
+    }
+
+    /// Who still uses the version that the last reload replaced: connections that stay with it, and
+    /// calls that run on it. None if that is nobody.
+    pub(crate) fn users_of_replaced(&self) -> Option<String> {
+        let end = lock(&self.replaced).as_ref().and_then(|replaced| replaced.end.upgrade())?;
+        let mut users = end.users();
+        let (_, now) = self.current().ok()?;
+        let stay = {
+            let pools = lock(&self.pools);
+            pools.earlier.iter().chain(&pools.own).filter_map(Weak::upgrade).collect::<Vec<_>>()
+        };
+        let is_earlier = |pool: &&Arc<InstancePool>| pool.version().is_some_and(|of| !Arc::ptr_eq(&of, &now));
+        for pool in stay.iter().filter(is_earlier) {
+            users.connections.extend(pool.all_tenants().iter().map(|conn| conn.id()));
+        }
+        (users != Users::default()).then(|| users.to_string())
     }
 
     /// Replaces the filter's code. The caller has waited for [`Filter::replaced`].
@@ -99,21 +125,27 @@ impl Filter {
             Err(Kept::Faulty(why)) => return Err(refused(self.name(), &why)),
             Err(Kept::Stays(why)) => {
                 let draining = pool.all_tenants().len();
-                if self.model() == ThreadModel::SerializeAllRequests && old.traits.keeps_state && draining > 0 {
-                    // Requests on two instances would no longer take turns.
-                    let why = format!(
-                        "{draining} connections have to stay with the running version ({why}), and two versions of a \
-                         serialize_all_requests filter cannot share its state: close these connections first"
-                    );
-                    return Err(refused(self.name(), &why));
-                }
                 let first = self.fresh(version, ready).await.map_err(|why| refused(self.name(), &why))?;
                 let new = InstancePool::with_first(pool.capacity(), version, first);
+                // Until the old version is gone, the calls of both take turns, as the thread model
+                // promises. No call may run when that begins.
+                let rest = match self.model() == ThreadModel::SerializeAllRequests && draining > 0 {
+                    true => Some(self.rest(&pool, &old).await?),
+                    false => None,
+                };
+                if rest.is_some() {
+                    let turns = Turns::shared();
+                    pool.take_turns(&turns);
+                    new.take_turns(&turns);
+                }
                 let mut pools = lock(&self.pools);
                 pools.earlier.retain(|known| known.strong_count() > 0);
                 pools.earlier.push(Arc::downgrade(&pool));
                 pools.current = new;
                 drop(pools);
+                if let Some(place) = rest {
+                    place.give_back();
+                }
                 replaced.draining += draining;
                 replaced.why = (draining > 0).then_some(why);
             }
@@ -134,6 +166,21 @@ impl Filter {
         self.retire(old);
         Ok(replaced)
     }
+
+    /// Takes the only place of a pool, once the call has ended that runs on it.
+    async fn rest<'a>(&self, pool: &'a Arc<InstancePool>, of: &Version) -> Result<Lease<'a>, ConfigError> {
+        let mut place = pin!(pool.take(None));
+        let taken = match timeout(QUIET_WAIT, &mut place).await {
+            Ok(taken) => taken,
+            Err(_) => {
+                let users = of.end.users();
+                tracing::info!("reload: {}: waits until the call of {users} ends, to take turns with it", self.name());
+                place.await
+            }
+        };
+        taken.map_err(|error| refused(self.name(), &error.to_string()))
+    }
+
     /// The instance that was made ready, or another one once that is in a pool.
     pub(super) async fn fresh(
         &self,
@@ -149,7 +196,7 @@ impl Filter {
     /// Waits in the background until nothing runs a version any more, and calls its `cleanup`.
     fn retire(self: &Arc<Self>, old: Arc<Version>) {
         let gone = Arc::new(Flag::default());
-        *lock(&self.replaced) = Some(Arc::clone(&gone));
+        *lock(&self.replaced) = Some(Replacement { gone: Arc::clone(&gone), end: Arc::downgrade(&old.end) });
         let (filter, recipe, end) = (Arc::clone(self), Arc::clone(&old.recipe), Arc::clone(&old.end));
         let has_cleanup = old.traits.exported.lifecycle;
         drop(old);
@@ -167,6 +214,9 @@ impl Filter {
             }
             tracing::debug!("{}: nothing runs the replaced version any more", filter.name());
             drop((end, recipe));
+            if let Ok((pool, _)) = filter.current() {
+                pool.take_turns(&Turns::default());
+            }
             gone.set();
         });
     }

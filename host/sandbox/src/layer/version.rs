@@ -4,8 +4,10 @@
 //! `Arc` of it: a pool that makes new instances of it, and every instance. When the last of them is
 //! dropped, nothing runs this code any more, and [`VersionEnd::unused`] is set.
 
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, Weak};
 
 use rbdkit_plugin_api::text::one_line_within;
 use rbdkit_plugin_api::{ConfigError, Flag, ThreadModel, lock};
@@ -59,14 +61,84 @@ pub(super) struct VersionEnd {
     /// The instance that was discarded last, for the call of `cleanup`. None if the filter does not
     /// export that.
     last: Mutex<Option<Instance>>,
+    /// Who uses its instances ([`VersionInstance::set_user`]).
+    users: Mutex<Vec<Weak<AtomicU64>>>,
     _counted: Counted,
+}
+
+/// The version that a reload has replaced.
+pub(super) struct Replacement {
+    /// Set once nothing runs it any more.
+    pub(super) gone: Arc<Flag>,
+    pub(super) end: Weak<VersionEnd>,
+}
+
+/// Who has an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum User {
+    /// It is free.
+    Nobody,
+    /// A request of the connection with this id, which is not 0.
+    Connection(u64),
+    /// A call that opens or closes a connection, or that belongs to none.
+    Other,
+}
+
+impl User {
+    const OTHER: u64 = u64::MAX;
+
+    fn number(self) -> u64 {
+        match self {
+            User::Nobody => 0,
+            User::Connection(id) => id,
+            User::Other => User::OTHER,
+        }
+    }
+}
+
+/// The users of a version.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Users {
+    pub(super) connections: BTreeSet<u64>,
+    /// Calls run that are no requests.
+    pub(super) others: bool,
+}
+
+impl fmt::Display for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// How many connections are named.
+        const NAMED: usize = 5;
+        let named: Vec<String> = self.connections.iter().take(NAMED).map(u64::to_string).collect();
+        let more = self.connections.len() - named.len();
+        match (&named[..], more) {
+            ([], _) if self.others => f.write_str("a call that opens or closes a connection"),
+            ([], _) => f.write_str("nothing"),
+            ([one], _) => write!(f, "connection {one}"),
+            ([before @ .., last], 0) => write!(f, "connections {} and {last}", before.join(", ")),
+            (named, more) => write!(f, "connections {} and {more} more", named.join(", ")),
+        }
+    }
 }
 
 impl VersionEnd {
     fn new(counters: &Counters) -> Arc<VersionEnd> {
         let counted = Counted::new(&counters.versions);
         counters.most_versions.fetch_max(counters.versions.load(Relaxed), Relaxed);
-        Arc::new(VersionEnd { unused: Flag::default(), last: Mutex::default(), _counted: counted })
+        let (unused, last, users) = (Flag::default(), Mutex::default(), Mutex::default());
+        Arc::new(VersionEnd { unused, last, users, _counted: counted })
+    }
+
+    /// Whose calls run on its instances.
+    pub(super) fn users(&self) -> Users {
+        let mut users = Users::default();
+        for user in lock(&self.users).iter().filter_map(Weak::upgrade) {
+            match user.load(Relaxed) {
+                0 => {}
+                User::OTHER => users.others = true,
+                id => _ = users.connections.insert(id),
+            }
+        }
+        users
     }
 
     /// Takes the instance that was discarded last.
@@ -88,13 +160,26 @@ pub(super) struct VersionInstance {
     /// every request reads it.
     pub(super) is_replaceable: bool,
     version: Arc<Version>,
+    /// [`User::number`].
+    user: Arc<AtomicU64>,
 }
 
 impl VersionInstance {
     fn new(instance: Instance, version: &Arc<Version>) -> VersionInstance {
         let traits = &version.traits;
         let is_replaceable = !traits.loses_state_with_instance() || traits.model == ThreadModel::Parallel;
-        VersionInstance { instance, is_replaceable, version: Arc::clone(version) }
+        let user = Arc::new(AtomicU64::new(User::Other.number()));
+        let mut users = lock(&version.end.users);
+        users.retain(|known| known.strong_count() > 0);
+        users.push(Arc::downgrade(&user));
+        drop(users);
+        VersionInstance { instance, is_replaceable, version: Arc::clone(version), user }
+    }
+
+    /// Notes who has it.
+    #[inline]
+    pub(super) fn set_user(&self, user: User) {
+        self.user.store(user.number(), Relaxed);
     }
 
     /// Whether it was made of this version.
@@ -182,4 +267,21 @@ pub(super) async fn configured(
     }
     instance.set_configured();
     Ok(instance)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_users_of_a_version_are_named_and_counted() {
+        let users = |connections: &[u64], others| {
+            Users { connections: connections.iter().copied().collect(), others }.to_string()
+        };
+        assert_eq!(users(&[7], true), "connection 7");
+        assert_eq!(users(&[12, 3, 7], false), "connections 3, 7 and 12");
+        assert_eq!(users(&[1, 2, 3, 4, 5], false), "connections 1, 2, 3, 4 and 5");
+        assert_eq!(users(&[1, 2, 3, 4, 5, 6, 8], false), "connections 1, 2, 3, 4, 5 and 2 more");
+        assert_eq!(users(&[], true), "a call that opens or closes a connection");
+    }
 }

@@ -88,6 +88,10 @@ impl Reloaded {
         (moved, draining, why)
     }
 
+    fn users(&self) -> Option<String> {
+        self.reloader.users_of_replaced()
+    }
+
     fn versions(&self) -> u32 {
         self.stack.counters().versions.load(SeqCst)
     }
@@ -128,11 +132,13 @@ async fn a_stateless_filter_moves_at_once_and_a_call_that_runs_ends_on_the_old_v
     let third = version(3);
     let mut waiting = std::pin::pin!(reloaded.counts(&third));
     assert!(tokio::time::timeout(std::time::Duration::from_millis(50), &mut waiting).await.is_err());
+    assert_eq!(reloaded.users(), Some("connection 1".to_string()), "a call that hangs below is named");
     hold.add_permits(1);
     assert_eq!(ended(running).await.unwrap(), 1);
     assert_eq!(waiting.await, (1, 0, None));
     assert_eq!(ask(&hop).await.unwrap().0, 3);
     reloaded.reloader.until_replaced().await;
+    assert_eq!(reloaded.users(), None);
     let counters = reloaded.stack.counters();
     assert_eq!((reloaded.versions(), counters.most_versions.load(SeqCst)), (1, 2));
     assert_eq!(reloaded.memory(), before, "all memory of earlier versions was given back");
@@ -194,6 +200,7 @@ async fn connections_whose_state_would_be_lost_drain() {
         assert_eq!(reloaded.counts(&guest(2)).await, (0, 1, why), "model {model}");
         let new = reloaded.stack.open().await;
         assert_eq!((ask(&old).await, ask(&new).await), (Ok((1, 101, 1)), Ok((2, 201, 1))));
+        assert_eq!(reloaded.users(), Some("connection 1".to_string()), "model {model}");
         close(&old).await;
         drop(old);
         // The connection that is left holds state as well, but of the version that goes on.
@@ -205,6 +212,85 @@ async fn connections_whose_state_would_be_lost_drain() {
         reloaded.reloader.until_replaced().await;
         assert_eq!(reloaded.versions(), 1);
     }
+}
+
+/// A serialized version whose reads add 1 to a slot of all connections, and begin with the version
+/// and the sum. A read at 512 asks the layer below before it adds.
+fn counts(number: u64) -> Guest {
+    let body = r#"
+    (import "rbdkit:filter/next@0.1.0" "pread" (func $next_pread (param i64 i32 i32 i32 i32)))
+    (import "rbdkit:filter/slots@0.1.0" "add" (func $add (param i32 i32 i64) (result i64)))
+    (import "rbdkit:filter/buffer@0.1.0" "write" (func $write (param i32 i32 i32 i32)))
+    (func (export "rbdkit:filter/reads@0.1.0#pread") (param i64 i32 i32) (result i32)
+        (local $before i64)
+        ;; Adds to what it read before the layer below answered, which only is right in turns.
+        (local.set $before (call $add (i32.const 2) (i32.const 0) (i64.const 0)))
+        (if (i64.eq (local.get 0) (i64.const 512)) (then
+            (call $next_pread (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (i32.const 2048))))
+        (drop (call $add (i32.const 2) (i32.const 0)
+            (i64.sub (i64.add (local.get $before) (i64.const 1))
+                (call $add (i32.const 2) (i32.const 0) (i64.const 0)))))
+        (i64.store (i32.const 3000) (i64.const $VERSION))
+        (i64.store (i32.const 3008) (call $add (i32.const 2) (i32.const 0) (i64.const 0)))
+        (call $write (i32.const 0) (i32.const 0) (i32.const 3000) (i32.const 16))
+        (i32.const 1200))
+"#;
+    Guest::new(&["reads"], &body.replace("$VERSION", &number.to_string())).model(1).recovery(2)
+}
+
+/// The version and the sum that a read answers.
+async fn sum(hop: &Arc<Hop>, offset: u64) -> (u64, u64) {
+    let bytes = read(hop, offset, 512).await.unwrap();
+    let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    (word(0), word(8))
+}
+
+#[tokio::test]
+async fn two_versions_of_a_serialized_filter_take_turns_while_one_drains() {
+    let hold = Arc::new(Semaphore::new(0));
+    let reloaded = Reloaded::new(&counts(1), Disk { hold: Some(Arc::clone(&hold)), ..Disk::default() }).await;
+    let asked = |hop: &Arc<Hop>| {
+        let hop = Arc::clone(hop);
+        tokio::spawn(async move { sum(&hop, 512).await })
+    };
+    let (old, disk) = (reloaded.stack.open().await, &reloaded.stack.disk);
+    // A call that runs when the new version comes ends first.
+    let running = asked(&old);
+    disk.reached(1).await;
+    let second = counts(2);
+    let mut reload = std::pin::pin!(reloaded.counts(&second));
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(50), &mut reload).await.is_err());
+    hold.add_permits(1);
+    let why = Some("their state is in an instance's memory (recovery: lost)".to_string());
+    assert_eq!((reload.await, ended(running).await), ((0, 1, why), (1, 1)));
+    let new = reloaded.stack.open().await;
+    // While a call of one version waits for the layer below, calls of the other one do not begin.
+    let mut expected = 2;
+    for (first, then) in [((&old, 1), (&new, 2)), ((&new, 2), (&old, 1))] {
+        disk.seen();
+        let holds = asked(first.0);
+        disk.reached(1).await;
+        let waits = asked(then.0);
+        let mut rest = std::pin::pin!(disk.reached(2));
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(50), &mut rest).await.is_err());
+        hold.add_permits(2);
+        assert_eq!((ended(holds).await, ended(waits).await), ((first.1, expected), (then.1, expected + 1)));
+        expected += 2;
+    }
+    // A call that is given up while it waits for its turn leaves its instance, and the state in it.
+    disk.seen();
+    let holds = asked(&new);
+    disk.reached(1).await;
+    let gives_up = tokio::time::timeout(std::time::Duration::from_millis(50), sum(&old, 0));
+    assert!(gives_up.await.is_err());
+    hold.add_permits(1);
+    assert_eq!((ended(holds).await, sum(&old, 0).await), ((2, expected), (1, expected + 1)));
+    assert_eq!(reloaded.stack.counters().instances.load(SeqCst), 2);
+    close(&old).await;
+    drop(old);
+    reloaded.reloader.until_replaced().await;
+    assert_eq!(sum(&new, 0).await, (2, expected + 2));
+    assert_eq!((reloaded.versions(), reloaded.users()), (1, None));
 }
 
 #[tokio::test]
