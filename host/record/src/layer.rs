@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use rbdkit_chain::{Hop, Layer, NextLayer};
 use rbdkit_plugin_api::{
-    BlockSizes, BoxFuture, Buffer, Capabilities, Disk, Done, Errno, Extents, Flags, Handle, Op, OpenArgs, Result, Span,
-    ThreadModel,
+    BlockSizes, BoxFuture, Buffer, Capabilities, Client, Disk, Done, Errno, ExportEntry, Extents, Flags, Handle, Op,
+    OpenArgs, Result, Span, ThreadModel,
 };
 
-use crate::entry::{Answer, Call, End, Entry, Gate, Kind, MAX_TEXT, Outcome, Start};
+use crate::entry::{Answer, Call, ClientFacts, End, Entry, Gate, Kind, ListedExport, MAX_TEXT, Outcome, Start};
 use crate::payload::{Keep, kept};
 use crate::recorder::{Recorder, Reserved, Room};
 
@@ -45,6 +45,48 @@ impl Layer for RecordingLayer {
         ThreadModel::Parallel
     }
 
+    fn preconnect(&self, readonly: bool, next: NextLayer) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let (tap, client) = (self.before_open(), Arc::clone(next.client()));
+            let call = Call::Preconnect { client: client.id, readonly, facts: facts(&client) };
+            let begun = tap.begin(tap.recorder.reserve(TEXT).await, call);
+            let result = next.preconnect(readonly).await;
+            begun.end(tap.recorder.reserve(SMALL).await, done(&result));
+            result
+        })
+    }
+
+    fn list_exports(&self, readonly: bool, next: NextLayer) -> BoxFuture<'_, Result<Vec<ExportEntry>>> {
+        Box::pin(async move {
+            let tap = self.before_open();
+            let call = Call::ListExports { client: next.client().id, readonly };
+            let begun = tap.begin(tap.recorder.reserve(SMALL).await, call);
+            let result = next.list_exports(readonly).await;
+            let room = tap.recorder.reserve(SMALL + result.as_ref().map_or(0, |list| list_size(list))).await;
+            let outcome = match &result {
+                Ok(list) => Outcome::Answered(Answer::Exports(list.iter().map(listed).collect())),
+                Err(error) => Outcome::Failed(error.errno()),
+            };
+            begun.end(room, outcome);
+            result
+        })
+    }
+
+    fn default_export(&self, readonly: bool, next: NextLayer) -> BoxFuture<'_, Result<String>> {
+        Box::pin(async move {
+            let tap = self.before_open();
+            let call = Call::DefaultExport { client: next.client().id, readonly };
+            let begun = tap.begin(tap.recorder.reserve(SMALL).await, call);
+            let result = next.default_export(readonly).await;
+            let outcome = match &result {
+                Ok(name) => Outcome::Answered(Answer::DefaultExport(Cow::Borrowed(name))),
+                Err(error) => Outcome::Failed(error.errno()),
+            };
+            begun.end(tap.recorder.reserve(TEXT).await, outcome);
+            result
+        })
+    }
+
     fn open(&self, args: OpenArgs, next: NextLayer) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {
         let handle = self.recorder.next_handle();
         let tap = Tap { recorder: Arc::clone(&self.recorder), gate: self.gate, handle };
@@ -66,6 +108,33 @@ impl Layer for RecordingLayer {
     fn stop(&self) {
         self.recorder.begin_stop();
     }
+}
+
+impl RecordingLayer {
+    /// Where calls are recorded that belong to a client and to nothing that was opened.
+    fn before_open(&self) -> Tap {
+        Tap { recorder: Arc::clone(&self.recorder), gate: self.gate, handle: 0 }
+    }
+}
+
+/// What a filter can learn of a client.
+fn facts(client: &Client) -> ClientFacts<'_> {
+    ClientFacts {
+        peer: client.peer.clone(),
+        credentials: client.credentials,
+        security_context: client.security_context.as_deref().map(Cow::Borrowed),
+        tls: client.tls,
+    }
+}
+
+fn listed(entry: &ExportEntry) -> ListedExport<'_> {
+    ListedExport { name: Cow::Borrowed(&entry.name), description: entry.description.as_deref().map(Cow::Borrowed) }
+}
+
+/// The bytes of a list in an entry: its texts, and 5 bytes for each export. The chain allows 16 MiB.
+fn list_size(list: &[ExportEntry]) -> u32 {
+    let each = |entry: &ExportEntry| 5 + entry.name.len() + entry.description.as_ref().map_or(0, String::len);
+    list.iter().map(each).sum::<usize>() as u32
 }
 
 /// Where the calls of one handle are recorded.
