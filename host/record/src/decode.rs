@@ -46,8 +46,9 @@ pub enum Wrong {
     BlockSizes,
 }
 
-/// Reads a body of a record of this version. `range_of` gives the offset and length of the call of this number, which an answer
-/// needs: None if the call has no range or is not known, which the caller reports.
+/// Reads a body of a record of this version. `range_of` gives the offset and length of the call of
+/// this number, which an answer needs: None if the call has no range or is not known, which the
+/// caller reports.
 ///
 /// # Errors
 /// What is wrong with it.

@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use rbdkit_chain::{Hop, Layer, NextLayer};
 use rbdkit_plugin_api::{
-    BlockSizes, BoxFuture, Buffer, Capabilities, Client, Disk, Done, Errno, ExportEntry, Extents, Flags, Handle, Op,
-    OpenArgs, Result, Span, ThreadModel,
+    BlockSizes, BoxFuture, Buffer, Capabilities, Disk, Done, Errno, ExportEntry, Extents, Flags, Handle, Op, OpenArgs,
+    Result, Span, ThreadModel,
 };
 
-use crate::entry::{Answer, Call, ClientFacts, End, Entry, Gate, Kind, ListedExport, MAX_TEXT, Outcome, Start};
+use crate::before_open::{facts, list_size, listed};
+use crate::entry::{Answer, Call, End, Entry, Gate, Kind, MAX_TEXT, Outcome, Start};
 use crate::payload::{Keep, kept};
 use crate::recorder::{Recorder, Reserved, Room};
 
@@ -115,26 +116,6 @@ impl RecordingLayer {
     fn before_open(&self) -> Tap {
         Tap { recorder: Arc::clone(&self.recorder), gate: self.gate, handle: 0 }
     }
-}
-
-/// What a filter can learn of a client.
-fn facts(client: &Client) -> ClientFacts<'_> {
-    ClientFacts {
-        peer: client.peer.clone(),
-        credentials: client.credentials,
-        security_context: client.security_context.as_deref().map(Cow::Borrowed),
-        tls: client.tls,
-    }
-}
-
-fn listed(entry: &ExportEntry) -> ListedExport<'_> {
-    ListedExport { name: Cow::Borrowed(&entry.name), description: entry.description.as_deref().map(Cow::Borrowed) }
-}
-
-/// The bytes of a list in an entry: its texts, and 5 bytes for each export. The chain allows 16 MiB.
-fn list_size(list: &[ExportEntry]) -> u32 {
-    let each = |entry: &ExportEntry| 5 + entry.name.len() + entry.description.as_ref().map_or(0, String::len);
-    list.iter().map(each).sum::<usize>() as u32
 }
 
 /// Where the calls of one handle are recorded.
