@@ -7,9 +7,10 @@
 use std::borrow::Cow;
 use std::process::{Command, Stdio};
 
-use rbdkit_plugin_api::{Capabilities, Errno, Extent, Flags};
+use rbdkit_plugin_api::{Capabilities, Errno, Extent, Flags, Peer};
 use rbdkit_record::format::{
-    Answer, Call, ENTRY_HEADER, End, Entry, Finish, Frame, Gate, Kind, Outcome, Payload, Reason, Session, Start,
+    Answer, Call, ClientFacts, ENTRY_HEADER, End, Entry, Finish, Frame, Gate, GivenParameter, Kind, ListedExport,
+    Outcome, Payload, Reason, Session, Start,
 };
 use rbdkit_record::{ReadError, Reader};
 use rbdkit_tests::server::{filter, program};
@@ -59,9 +60,48 @@ fn outcome(rng: &mut Rng, call: &Call<'_>) -> Outcome<'static> {
         }
         (Call::Disk, _) => Answer::Disk(Some("a disk".into())),
         (Call::BlockSizes, _) => Answer::BlockSizes(None),
+        (Call::ListExports { .. }, _) => {
+            let listed = |at: u64| ListedExport {
+                name: format!("export {at}").into(),
+                description: rng.chance(50).then(|| "text".into()),
+            };
+            Answer::Exports((0..3).map(listed).collect())
+        }
+        (Call::DefaultExport { .. }, _) => Answer::DefaultExport("".into()),
         (Call::Description, _) => Answer::Description(Some("text".into())),
         _ => Answer::Done,
     })
+}
+
+/// Parameters, which `nofilter` does not have.
+fn parameters(rng: &mut Rng) -> Vec<GivenParameter> {
+    let mut given = |at: u64| {
+        let value = rng.chance(50).then(|| "4096".to_string());
+        GivenParameter { key: format!("key{at}"), kind: "size".into(), value }
+    };
+    (0..2).map(&mut given).collect()
+}
+
+/// A call before something is open.
+fn call_before_open(rng: &mut Rng) -> Call<'static> {
+    let (client, readonly) = (rng.below(3), rng.chance(20));
+    match rng.below(3) {
+        0 => Call::ListExports { client, readonly },
+        1 => Call::DefaultExport { client, readonly },
+        _ => {
+            let peer = match rng.below(5) {
+                0 => Peer::Unknown,
+                1 => Peer::Unix,
+                2 => Peer::Vsock { cid: rng.below(9) as u32, port: rng.below(9) as u32 },
+                3 => Peer::Ip(([127, 0, 0, 1], rng.below(65536) as u16).into()),
+                _ => Peer::Ip((std::net::Ipv6Addr::LOCALHOST, rng.below(65536) as u16).into()),
+            };
+            let credentials = rng.chance(50).then_some((1, 2, 3));
+            let security_context = rng.chance(50).then(|| "context".into());
+            let facts = ClientFacts { peer, credentials, security_context, tls: rng.chance(50) };
+            Call::Preconnect { client, readonly, facts }
+        }
+    }
 }
 
 /// The bodies of the entries of a record without errors.
@@ -72,6 +112,7 @@ fn sensible(rng: &mut Rng) -> Vec<Vec<u8>> {
         is_filter: true,
         has_payloads: rng.chance(50),
         began: rng.next_u64(),
+        parameters: parameters(rng),
     };
     let mut entries = vec![Entry::Session(session)];
     let mut under_way: Vec<(u64, Call<'static>)> = Vec::new();
@@ -96,8 +137,12 @@ fn sensible(rng: &mut Rng) -> Vec<Vec<u8>> {
             entries.push(end(number, call.kind(), outcome));
             continue;
         }
-        let (gate, handle) = gates[rng.below(2) as usize];
+        let (gate, mut handle) = gates[rng.below(2) as usize];
         let call = match rng.below(20) {
+            3 | 4 => {
+                handle = 0;
+                call_before_open(rng)
+            }
             0 => Call::BlockSizes,
             1 => Call::Description,
             2 => Call::Disk,

@@ -136,12 +136,19 @@ fn a_comparison_has_a_verdict_and_a_status() {
     }
 }
 
-/// Each name of a function with the number of its samples.
-fn samples(profile: &Value) -> Vec<(String, usize)> {
-    let nodes = profile["nodes"].as_array().unwrap();
-    let taken = profile["samples"].as_array().unwrap();
-    let count = |id: &Value| taken.iter().filter(|sample| *sample == id).count();
-    nodes.iter().map(|node| (node["callFrame"]["functionName"].as_str().unwrap().into(), count(&node["id"]))).collect()
+/// Each name of a function with its samples and with its time in microseconds, as Speedscope 1.25
+/// counts it: a sample counts until the next one, and the last one not at all. (Its import code and
+/// that of Firefox's profiler were run on such a file: both show these names and times.)
+fn weights(profile: &Value) -> Vec<(String, u64, u64)> {
+    let list = |name: &str| profile[name].as_array().unwrap().clone();
+    let (nodes, taken, deltas) = (list("nodes"), list("samples"), list("timeDeltas"));
+    let times: Vec<u64> = deltas.iter().skip(1).map(|delta| delta.as_u64().unwrap()).chain([0]).collect();
+    let of = |node: &Value| {
+        let mine = || taken.iter().zip(&times).filter(|(sample, _)| **sample == node["id"]);
+        let name = node["callFrame"]["functionName"].as_str().unwrap().to_string();
+        (name, mine().count() as u64, mine().map(|(_, time)| time).sum())
+    };
+    nodes.iter().map(of).collect()
 }
 
 #[test]
@@ -163,7 +170,21 @@ fn a_profile_names_the_functions_in_which_the_guest_spends_its_time() {
     let nodes = profile["nodes"].as_array().unwrap();
     let (taken, deltas) = (profile["samples"].as_array().unwrap(), profile["timeDeltas"].as_array().unwrap());
     assert!(!taken.is_empty() && taken.len() == deltas.len());
-    assert!(profile["startTime"].as_u64().unwrap() < profile["endTime"].as_u64().unwrap());
+    let number = |name: &str| profile[name].as_u64().unwrap();
+    let whole: u64 = deltas.iter().map(|delta| delta.as_u64().unwrap()).sum();
+    assert_eq!(number("endTime") - number("startTime"), whole);
+    // The importers know a profile of V8 by its keys.
+    let mut keys: Vec<&String> = profile.as_object().unwrap().keys().collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["endTime", "nodes", "samples", "startTime", "timeDeltas"]);
+    // Firefox reads nodes in their order, and needs a caller before those that it calls.
+    for (at, node) in nodes.iter().enumerate() {
+        assert_eq!(node["id"].as_u64(), Some(at as u64 + 1));
+        assert!(node["children"].as_array().unwrap().iter().all(|child| child.as_u64() > node["id"].as_u64()));
+        let frame = &node["callFrame"];
+        assert!(frame["functionName"].is_string() && frame["url"].is_string() && frame["scriptId"].is_string());
+        assert!(frame["lineNumber"].is_i64() && frame["columnNumber"].is_i64());
+    }
     // Every node but the root is the child of one other.
     let children: Vec<u64> = nodes
         .iter()
@@ -175,8 +196,15 @@ fn a_profile_names_the_functions_in_which_the_guest_spends_its_time() {
     sorted.sort_unstable();
     ids.sort_unstable();
     assert_eq!(sorted, ids);
-    let all = samples(&profile);
-    let of = |name: &str| all.iter().filter(|(known, _)| known == name).map(|(_, count)| count).sum::<usize>();
+    let all = weights(&profile);
+    let of = |name: &str| all.iter().find(|(known, ..)| known == name).cloned().unwrap_or_default();
+    let guest = || all.iter().filter(|(name, ..)| !["(root)", "(idle)"].contains(&name.as_str()));
+    let (count, time) = guest().fold((0, 0), |(count, time), one| (count + one.1, time + one.2));
     // 20 million rounds take longer than the millisecond between two samples.
-    assert!(of("checksum") * 10 > taken.len() * 9, "{all:?}");
+    assert!(of("checksum").1 * 10 > count * 9, "{all:?}");
+    assert!(of("checksum").2 * 10 > time * 9, "{all:?}");
+    // The time in which no guest was sampled counts for no function: two intervals at most.
+    assert!(time <= count * 2000 && time > 0, "{all:?}");
+    assert_eq!(taken.last().unwrap(), &json!(2), "{all:?}");
+    assert_eq!((of("(idle)").0.as_str(), of("(root)").1), ("(idle)", 0));
 }

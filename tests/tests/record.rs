@@ -350,7 +350,7 @@ fn a_record_that_is_damaged_is_refused_in_a_line_that_names_the_byte() {
     let line = damaged(&|bytes| bytes[middle] ^= 4);
     assert!(line.starts_with("byte ") && line.contains("damaged"), "{line}");
     assert_eq!(damaged(&|bytes| bytes[13] = 0xff), "byte 12: the entry's header is damaged");
-    assert_eq!(damaged(&|bytes| bytes[8] = 2), "is a record of version 2, and this program reads version 1");
+    assert_eq!(damaged(&|bytes| bytes[8] = 3), "is a record of version 3, and this program reads versions 1 to 2");
     assert_eq!(damaged(&|bytes| bytes[0] = 0), "is not a record of rbdkit --record");
     assert_eq!(damaged(&|bytes| bytes.truncate(20)), "byte 12: the record ends before its first entry");
     let other = filter("nofilter");
@@ -404,4 +404,100 @@ fn a_mistake_in_the_options_is_one_line_and_leaves_no_file() {
     assert!(outcome.err().unwrap().stderr.contains("/nonexistent/pid"));
     assert!(!record.exists());
     assert_eq!(std::fs::read(&foreign).unwrap(), b"somebody's data");
+}
+
+#[test]
+fn a_replay_has_the_parameters_and_the_clients_of_the_record() {
+    let dir = TempDir::new();
+    let record = dir.join("parameters.rec");
+    let server = Launch::new(["--record-payloads", "--filter=offset", "memory", "1M", "offset=4096", "range=64k"])
+        .arg(format!("--record={}", record.display()))
+        .start();
+    let script = "
+h = nbd.NBD()
+h.set_opt_mode(True)
+h.connect_uri(uri)
+h.opt_list(lambda *arguments: 0)
+h.opt_go()
+h.pwrite(b'abc', 1000)
+h.shutdown()";
+    nbdsh(&server.uri(), script).ok();
+    server.stop();
+    let output = replay([record.as_os_str(), "--show".as_ref()]);
+    let shown = text(&output.stdout);
+    for part in ["  parameter offset '4096'", "  parameter range '65536'", " above list_exports -> ok 1 exports:"] {
+        assert!(shown.contains(part), "no {part:?} in {shown}");
+    }
+    assert!(shown.contains(" above preconnect from ") && shown.contains(" below preconnect from "), "{shown}");
+    let said = same(&record, &filter("offset"), &[]);
+    assert!(said.contains("parameters of the record: offset, range\n"), "{said}");
+    // What is given comes first.
+    let line = differs(&record, &filter("offset"), &["range=32k"]);
+    assert!(line.contains(": expected a size of 65536 bytes, got 32768 bytes"), "{line}");
+    // A filter without these parameters runs without them.
+    let output = replay([record.as_os_str(), filter("nofilter").as_os_str()]);
+    let said = text(&output.stdout);
+    assert!(said.contains("parameters that the filter does not have: offset, range\n"), "{said}");
+}
+
+#[test]
+fn what_the_layer_below_said_of_exports_and_clients_comes_again() {
+    let dir = TempDir::new();
+    let record = dir.join("exports.rec");
+    let list = "list_exports=printf 'INTERLEAVED\\none\\nfirst\\ntwo\\nsecond\\n'";
+    let server = Launch::new(["--record-payloads", "--filter=nofilter", "eval", "get_size=echo 1M"])
+        .args([list, "default_export=echo two", "pread=dd if=/dev/zero bs=$3 count=1 status=none"])
+        .arg(format!("--record={}", record.display()))
+        .start();
+    let script = "
+h = nbd.NBD()
+h.set_opt_mode(True)
+h.connect_uri(uri)
+h.opt_list(lambda *arguments: 0)
+h.set_export_name('')
+h.opt_go()
+h.pread(512, 0)
+h.shutdown()";
+    nbdsh(&server.uri(), script).ok();
+    server.stop();
+    let kinds = calls(&record);
+    for gate in ["above", "below"] {
+        for (kind, result) in [("list_exports", "ok 2 exports: 'one' 'two'"), ("default_export", "ok 'two'")] {
+            let is_there = |call: &Value| call["gate"] == gate && call["kind"] == kind && call["result"] == result;
+            assert!(kinds.iter().any(is_there), "no {gate} {kind} {result} in {kinds:#?}");
+        }
+    }
+    same(&record, &filter("nofilter"), &["--exact"]);
+}
+
+/// It was made by rbdkit of the day before version 2, with `--filter=cow cow-block-size=4k` over a
+/// file, by a client that wrote 700 bytes at 1000, read 5 bytes at 999 and flushed.
+#[test]
+fn a_record_of_version_1_still_runs() {
+    let record = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/record/version-1.rec");
+    let said = same(&record, &filter("cow"), &["cow-block-size=4k", "--exact"]);
+    assert!(said.contains("answers compared") && !said.contains("parameters of the record"), "{said}");
+    let line = differs(&record, &filter("offset"), &["offset=512"]);
+    assert!(line.contains(": expected a size of 65536 bytes, got 65024 bytes"), "{line}");
+}
+
+#[test]
+fn a_record_has_no_secret_and_no_name_of_a_file() {
+    let dir = TempDir::new();
+    let record = dir.join("secret.rec");
+    let named = dir.join("delay-trigger");
+    let trigger = format!("error-file={}", named.display());
+    let server = Launch::new(["--record-payloads", "--filter=error", "memory", "1M", "error-rate=0%", &trigger])
+        .arg(format!("--record={}", record.display()))
+        .start();
+    nbdsh(&server.uri(), "h = nbd.NBD(); h.connect_uri(uri); h.pread(512, 0); h.shutdown()").ok();
+    server.stop();
+    let bytes = std::fs::read(&record).unwrap();
+    assert!(!bytes.windows(13).any(|word| word == b"delay-trigger"));
+    let shown = text(&replay([record.as_os_str(), "--show".as_ref()]).stdout);
+    assert!(shown.contains("  parameter error-file set\n"), "{shown}");
+    let line = refused(&[record.to_str().unwrap(), filter("error").to_str().unwrap()]);
+    let why = "the record says that error-file was set, and does not have its value: give error-file=VALUE";
+    assert!(line.ends_with(why), "{line}");
+    same(&record, &filter("error"), &[&trigger]);
 }

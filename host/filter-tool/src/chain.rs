@@ -15,13 +15,25 @@ use crate::error::{Error, Result};
 pub fn over(
     filter: Option<(Module, &[String])>,
     info: &PluginInfo,
+    plugin: Box<dyn Plugin>,
+    size: &str,
+) -> Result<Arc<Chain>> {
+    let assigned = |(module, params): (Module, &[String])| {
+        assigned(&module, params, info, Missing::Refused).map(|assignment| (module, assignment))
+    };
+    assembled(filter.map(assigned).transpose()?, info, plugin, size)
+}
+
+/// [`over`] with parameters that have been read.
+pub fn assembled(
+    filter: Option<(Module, Assignment)>,
+    info: &PluginInfo,
     mut plugin: Box<dyn Plugin>,
     size: &str,
 ) -> Result<Arc<Chain>> {
     let mut layers: Vec<Arc<dyn Layer>> = Vec::new();
     let mut disk = vec![("size".to_string(), size.into())];
-    if let Some((module, params)) = filter {
-        let assignment = assigned(&module, params, info)?;
+    if let Some((module, assignment)) = filter {
         let values = assignment.filters.into_iter().next().unwrap_or_default();
         layers.push(module.configure(values, FilterLimits::default())?);
         disk.extend(assignment.plugin);
@@ -35,7 +47,7 @@ pub fn over(
 }
 
 /// Gives the filter and the disk below it their parameters, as rbdkit does.
-fn assigned(module: &Module, params: &[String], disk: &PluginInfo) -> Result<Assignment> {
+pub fn assigned(module: &Module, params: &[String], disk: &PluginInfo, missing: Missing) -> Result<Assignment> {
     let told = module.description();
     let filter = FilterSide { name: &told.name, specs: &told.params };
     let stack = Stack { filters: vec![filter], plugin: PluginSide::new(disk) };
@@ -46,7 +58,7 @@ fn assigned(module: &Module, params: &[String], disk: &PluginInfo) -> Result<Ass
             keyed => Ok(keyed),
         })
         .collect::<Result<Vec<_>>>()?;
-    assign(&stack, &params, &[], Missing::Refused).map_err(|error| match error {
+    assign(&stack, &params, &[], missing).map_err(|error| match error {
         AssignError::UnknownKey { key, .. } => {
             let names =
                 |specs: &[ParamSpec]| specs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ");

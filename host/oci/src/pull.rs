@@ -102,7 +102,10 @@ impl Pull<'_> {
         let refused = |why: String| Err(Error::Signature(why));
         let connection = self.registry()?;
         let Some(bytes) = connection.manifest(&signature_tag(manifest))? else {
-            return refused(format!("it is not signed: there is no tag {}", signature_tag(manifest)));
+            return refused(format!(
+                "it is not signed: there is no tag {} (cosign 3 makes one only with --new-bundle-format=false)",
+                signature_tag(manifest)
+            ));
         };
         let signatures = manifest::parse_signatures(&bytes)?;
         for SignatureLayer { payload, signature } in &signatures {

@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 
-use rbdkit_plugin_api::{BlockSizes, Capabilities, Errno, Extent, Extents, Flags, MAX_REQUEST, Support};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+
+use rbdkit_plugin_api::{BlockSizes, Capabilities, Errno, Extent, Extents, Flags, MAX_REQUEST, Peer, Support};
 
 use crate::entry::{
-    Answer, Call, DIGEST, ERRNOS, End, Entry, Finish, Gate, Kind, MAX_TEXT, Outcome, Payload, Reason, Session, Start,
-    tag,
+    Answer, Call, ClientFacts, DIGEST, ERRNOS, End, Entry, Finish, Gate, GivenParameter, Kind, ListedExport,
+    MAX_PARAMETERS, MAX_TEXT, Outcome, Payload, Reason, Session, Start, peer, tag,
 };
 
 /// What is wrong with a body.
@@ -33,6 +35,9 @@ pub enum Wrong {
     /// A payload whose length is not its request's.
     #[error("the payload has {found} bytes, and its request {wanted}")]
     Payload { found: usize, wanted: u32 },
+    /// More parameters than a layer can have.
+    #[error("the layer has {0} parameters, and {MAX_PARAMETERS} are possible")]
+    Parameters(usize),
     /// Extents that are no answer.
     #[error("the extents are not possible")]
     Extents,
@@ -41,13 +46,14 @@ pub enum Wrong {
     BlockSizes,
 }
 
-/// Reads a body. `range_of` gives the offset and length of the call of this number, which an answer
-/// needs: None if the call has no range or is not known, which the caller reports.
+/// Reads a body of a record of this version. `range_of` gives the offset and length of the call of
+/// this number, which an answer needs: None if the call has no range or is not known, which the
+/// caller reports.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn decode(body: &[u8], range_of: impl FnOnce(u64) -> Option<(u64, u64)>) -> Result<Entry<'_>, Wrong> {
-    let mut fields = Fields(body);
+pub fn decode(body: &[u8], version: u32, range_of: impl FnOnce(u64) -> Option<(u64, u64)>) -> Result<Entry<'_>, Wrong> {
+    let mut fields = Fields { rest: body, version };
     let entry = match fields.byte("kind")? {
         tag::SESSION => Entry::Session(fields.session()?),
         tag::START => Entry::Start(fields.start()?),
@@ -58,7 +64,7 @@ pub fn decode(body: &[u8], range_of: impl FnOnce(u64) -> Option<(u64, u64)>) -> 
         }
         other => return Err(undefined("kind of entry", other)),
     };
-    match fields.0.len() {
+    match fields.rest.len() {
         0 => Ok(entry),
         left => Err(Wrong::Long(left)),
     }
@@ -74,23 +80,30 @@ fn no_flags(flags: Flags) -> Result<(), Wrong> {
 }
 
 /// The rest of a body.
-struct Fields<'a>(&'a [u8]);
+struct Fields<'a> {
+    rest: &'a [u8],
+    version: u32,
+}
 
 impl<'a> Fields<'a> {
     fn take(&mut self, count: usize, what: &'static str) -> Result<&'a [u8], Wrong> {
-        let (field, rest) = self.0.split_at_checked(count).ok_or(Wrong::Short(what))?;
-        self.0 = rest;
+        let (field, rest) = self.rest.split_at_checked(count).ok_or(Wrong::Short(what))?;
+        self.rest = rest;
         Ok(field)
     }
 
     fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], Wrong> {
-        let (field, rest) = self.0.split_first_chunk().ok_or(Wrong::Short(what))?;
-        self.0 = rest;
+        let (field, rest) = self.rest.split_first_chunk().ok_or(Wrong::Short(what))?;
+        self.rest = rest;
         Ok(*field)
     }
 
     fn byte(&mut self, what: &'static str) -> Result<u8, Wrong> {
         Ok(self.array::<1>(what)?[0])
+    }
+
+    fn short(&mut self, what: &'static str) -> Result<u16, Wrong> {
+        Ok(u16::from_le_bytes(self.array(what)?))
     }
 
     fn word(&mut self, what: &'static str) -> Result<u32, Wrong> {
@@ -110,7 +123,7 @@ impl<'a> Fields<'a> {
     }
 
     fn text(&mut self, what: &'static str) -> Result<&'a str, Wrong> {
-        let length = usize::from(u16::from_le_bytes(self.array(what)?));
+        let length = usize::from(self.short(what)?);
         if length > MAX_TEXT {
             return Err(Wrong::Text(what));
         }
@@ -128,7 +141,22 @@ impl<'a> Fields<'a> {
             has_payloads: self.truth("sort of payloads")?,
             program: self.text("program's version")?.to_string(),
             layer: self.text("layer's name")?.to_string(),
+            parameters: if self.version == 1 { Vec::new() } else { self.parameters()? },
         })
+    }
+
+    fn parameters(&mut self) -> Result<Vec<GivenParameter>, Wrong> {
+        let count = usize::from(self.short("number of parameters")?);
+        if count > MAX_PARAMETERS {
+            return Err(Wrong::Parameters(count));
+        }
+        let mut parameters = Vec::new();
+        for _ in 0..count {
+            let (key, kind) = (self.text("parameter's key")?.to_string(), self.text("parameter's kind")?.to_string());
+            let value = self.maybe_text("parameter's value")?.map(Cow::into_owned);
+            parameters.push(GivenParameter { key, kind, value });
+        }
+        Ok(parameters)
     }
 
     fn reason(&mut self) -> Result<Reason, Wrong> {
@@ -139,7 +167,8 @@ impl<'a> Fields<'a> {
 
     fn kind(&mut self) -> Result<Kind, Wrong> {
         let number = self.byte("kind of call")?;
-        Kind::ALL.get(usize::from(number)).copied().ok_or(undefined("kind of call", number))
+        let known = if self.version == 1 { &Kind::ALL[..Kind::OF_VERSION_1] } else { &Kind::ALL[..] };
+        known.get(usize::from(number)).copied().ok_or(undefined("kind of call", number))
     }
 
     fn start(&mut self) -> Result<Start<'a>, Wrong> {
@@ -188,7 +217,52 @@ impl<'a> Fields<'a> {
             Kind::Disk => Call::Disk,
             Kind::Finalize => Call::Finalize,
             Kind::Close => Call::Close,
+            Kind::Preconnect => {
+                let (client, readonly) = self.client()?;
+                Call::Preconnect { client, readonly, facts: self.facts()? }
+            }
+            Kind::ListExports => {
+                let (client, readonly) = self.client()?;
+                Call::ListExports { client, readonly }
+            }
+            Kind::DefaultExport => {
+                let (client, readonly) = self.client()?;
+                Call::DefaultExport { client, readonly }
+            }
         })
+    }
+
+    fn client(&mut self) -> Result<(u64, bool), Wrong> {
+        Ok((self.long("client")?, self.truth("mode")?))
+    }
+
+    fn facts(&mut self) -> Result<ClientFacts<'a>, Wrong> {
+        const ADDRESS: &str = "client's address";
+        let peer = match self.byte(ADDRESS)? {
+            peer::UNKNOWN => Peer::Unknown,
+            peer::UNIX => Peer::Unix,
+            peer::VSOCK => Peer::Vsock { cid: self.word(ADDRESS)?, port: self.word(ADDRESS)? },
+            peer::V4 => {
+                let ip = Ipv4Addr::from(self.array::<4>(ADDRESS)?);
+                Peer::Ip(SocketAddr::V4(SocketAddrV4::new(ip, self.short(ADDRESS)?)))
+            }
+            peer::V6 => {
+                let (ip, port) = (Ipv6Addr::from(self.array::<16>(ADDRESS)?), self.short(ADDRESS)?);
+                let (flow, scope) = (self.word(ADDRESS)?, self.word(ADDRESS)?);
+                Peer::Ip(SocketAddr::V6(SocketAddrV6::new(ip, port, flow, scope)))
+            }
+            other => return Err(undefined("sort of address", other)),
+        };
+        let credentials = match self.truth("credentials")? {
+            false => None,
+            true => Some((self.id()?, self.id()?, self.id()?)),
+        };
+        let security_context = self.maybe_text("security context")?;
+        Ok(ClientFacts { peer, credentials, security_context, tls: self.truth("encryption")? })
+    }
+
+    fn id(&mut self) -> Result<i64, Wrong> {
+        Ok(self.long("credentials")?.cast_signed())
     }
 
     fn range(&mut self) -> Result<(u64, u64, Flags), Wrong> {
@@ -218,7 +292,7 @@ impl<'a> Fields<'a> {
             0 => Payload::Zeroes,
             1 => Payload::Digest(self.array::<DIGEST>("digest")?),
             2 => {
-                let bytes = std::mem::take(&mut self.0);
+                let bytes = std::mem::take(&mut self.rest);
                 if bytes.len() != length as usize {
                     return Err(Wrong::Payload { found: bytes.len(), wanted: length });
                 }
@@ -261,10 +335,28 @@ impl<'a> Fields<'a> {
             Kind::BlockSizes => Answer::BlockSizes(self.block_sizes()?),
             Kind::Description => Answer::Description(self.maybe_text("description")?),
             Kind::Disk => Answer::Disk(self.maybe_text("disk")?),
-            Kind::Pwrite | Kind::Flush | Kind::Trim | Kind::Zero | Kind::Cache | Kind::Finalize | Kind::Close => {
-                Answer::Done
-            }
+            Kind::ListExports => Answer::Exports(self.exports()?),
+            Kind::DefaultExport => Answer::DefaultExport(Cow::Borrowed(self.text("export's name")?)),
+            Kind::Pwrite
+            | Kind::Flush
+            | Kind::Trim
+            | Kind::Zero
+            | Kind::Cache
+            | Kind::Finalize
+            | Kind::Close
+            | Kind::Preconnect => Answer::Done,
         })
+    }
+
+    /// The list grows as it is read, so a large number in front of a short body takes no memory.
+    fn exports(&mut self) -> Result<Vec<ListedExport<'a>>, Wrong> {
+        let count = self.word("number of exports")?;
+        let mut list = Vec::new();
+        for _ in 0..count {
+            let name = Cow::Borrowed(self.text("export's name")?);
+            list.push(ListedExport { name, description: self.maybe_text("export's description")? });
+        }
+        Ok(list)
     }
 
     fn extents(&mut self, offset: u64, length: u64) -> Result<Vec<Extent>, Wrong> {
@@ -277,7 +369,7 @@ impl<'a> Fields<'a> {
         let mut extents = Vec::with_capacity(count);
         let mut at = offset;
         for each in all.chunks_exact(EACH) {
-            let mut each = Fields(each);
+            let mut each = Fields { rest: each, version: self.version };
             let (length, bits) = (each.long("extents")?, each.byte("extents")?);
             let end = at.checked_add(length).filter(|end| length > 0 && *end <= i64::MAX as u64 && bits <= 3);
             let end = end.ok_or(Wrong::Extents)?;

@@ -2,10 +2,13 @@
 
 use std::borrow::Cow;
 
-use rbdkit_plugin_api::{Capabilities, Errno, Extent, Flags, Support};
+use std::net::SocketAddr;
+
+use rbdkit_plugin_api::{Capabilities, Errno, Extent, Flags, Peer, Support};
 
 use crate::entry::{
-    Answer, Call, ENTRY_HEADER, ERRNOS, Entry, Finish, Gate, MAGIC, MAX_TEXT, Outcome, Payload, Session, VERSION, tag,
+    Answer, Call, ClientFacts, ENTRY_HEADER, ERRNOS, Entry, Finish, Gate, ListedExport, MAGIC, MAX_PARAMETERS,
+    MAX_TEXT, Outcome, Payload, Session, VERSION, peer, tag,
 };
 
 /// An entry as it stands in the file. A payload is last in its body and is not copied into one
@@ -70,6 +73,11 @@ impl Body {
         self
     }
 
+    fn short(&mut self, value: u16) -> &mut Body {
+        self.0.extend(value.to_le_bytes());
+        self
+    }
+
     fn word(&mut self, value: u32) -> &mut Body {
         self.0.extend(value.to_le_bytes());
         self
@@ -99,6 +107,11 @@ impl Body {
         self.byte(tag::SESSION).long(session.began);
         self.byte(u8::from(session.is_filter)).byte(u8::from(session.has_payloads));
         self.text(&session.program).text(&session.layer);
+        let parameters = &session.parameters[..session.parameters.len().min(MAX_PARAMETERS)];
+        self.short(parameters.len() as u16);
+        for given in parameters {
+            self.text(&given.key).text(&given.kind).maybe_text(given.value.as_deref());
+        }
         Vec::new()
     }
 
@@ -117,8 +130,44 @@ impl Body {
                 Vec::new()
             }
             Call::Pwrite { payload, .. } => self.payload(payload),
+            Call::Preconnect { client, readonly, facts } => {
+                self.long(client).byte(u8::from(readonly)).facts(&facts);
+                Vec::new()
+            }
+            Call::ListExports { client, readonly } | Call::DefaultExport { client, readonly } => {
+                self.long(client).byte(u8::from(readonly));
+                Vec::new()
+            }
             _ => Vec::new(),
         }
+    }
+
+    fn facts(&mut self, facts: &ClientFacts<'_>) {
+        match &facts.peer {
+            Peer::Unknown => {
+                self.byte(peer::UNKNOWN);
+            }
+            Peer::Unix => {
+                self.byte(peer::UNIX);
+            }
+            Peer::Vsock { cid, port } => {
+                self.byte(peer::VSOCK).word(*cid).word(*port);
+            }
+            Peer::Ip(SocketAddr::V4(address)) => {
+                self.byte(peer::V4).0.extend(address.ip().octets());
+                self.short(address.port());
+            }
+            Peer::Ip(SocketAddr::V6(address)) => {
+                self.byte(peer::V6).0.extend(address.ip().octets());
+                self.short(address.port()).word(address.flowinfo()).word(address.scope_id());
+            }
+        }
+        self.byte(u8::from(facts.credentials.is_some()));
+        if let Some((process, user, group)) = facts.credentials {
+            self.long(process.cast_unsigned()).long(user.cast_unsigned()).long(group.cast_unsigned());
+        }
+        self.maybe_text(facts.security_context.as_deref());
+        self.byte(u8::from(facts.tls));
     }
 
     fn payload(&mut self, payload: Payload<'_>) -> Vec<u8> {
@@ -170,8 +219,19 @@ impl Body {
                 self.byte(1).word(sizes.minimum).word(sizes.preferred).word(sizes.maximum);
             }
             Answer::Description(text) | Answer::Disk(text) => self.maybe_text(text.as_ref().map(Cow::as_ref)),
+            Answer::Exports(list) => self.exports(&list),
+            Answer::DefaultExport(name) => {
+                self.text(&name);
+            }
         }
         Vec::new()
+    }
+
+    fn exports(&mut self, list: &[ListedExport<'_>]) {
+        self.word(list.len() as u32);
+        for ListedExport { name, description } in list {
+            self.text(name).maybe_text(description.as_deref());
+        }
     }
 
     fn extents(&mut self, extents: &[Extent]) {

@@ -11,13 +11,16 @@
 
 use std::borrow::Cow;
 
-use rbdkit_plugin_api::{BlockSizes, Capabilities, Errno, Extent, Flags};
+use rbdkit_plugin_api::{BlockSizes, Capabilities, Errno, Extent, Flags, Peer};
 
 /// The first bytes of a file.
 pub const MAGIC: [u8; 8] = *b"rbdkitRC";
 
-/// The version of the format that this code writes and reads.
-pub const VERSION: u32 = 1;
+/// The version of the format that this code writes. It also reads the older ones.
+///
+/// Version 2 added the parameters of the layer, and the calls before a connection is open. All that
+/// version 1 has is written in the same way.
+pub const VERSION: u32 = 2;
 
 /// The bytes in front of the first entry.
 pub const FILE_HEADER: u64 = 12;
@@ -31,6 +34,9 @@ pub const MAX_BODY: u32 = rbdkit_plugin_api::MAX_REQUEST + 4096;
 
 /// The longest name, description or other text in bytes: as long as the protocol's.
 pub const MAX_TEXT: usize = 4096;
+
+/// The most parameters of a layer.
+pub const MAX_PARAMETERS: usize = 4096;
 
 /// The bytes of a digest: the first half of a SHA-256.
 pub const DIGEST: usize = 16;
@@ -61,6 +67,43 @@ pub struct Session {
     pub has_payloads: bool,
     /// When it began, in nanoseconds since 1970.
     pub began: u64,
+    /// The parameters that the layer was given, at most [`MAX_PARAMETERS`]. Not known of plugins,
+    /// and of records of version 1.
+    pub parameters: Vec<GivenParameter>,
+}
+
+/// A parameter that a filter was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenParameter {
+    /// The key.
+    pub key: String,
+    /// The word of its kind in the contract.
+    pub kind: String,
+    /// The value in canonical form. None: it was set, and the record does not have its value,
+    /// because it is secret, names a file, or is longer than [`MAX_TEXT`].
+    pub value: Option<String>,
+}
+
+/// What a filter can learn of a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientFacts<'a> {
+    /// The other end.
+    pub peer: Peer,
+    /// Process, user and group id.
+    pub credentials: Option<(i64, i64, i64)>,
+    /// The security context.
+    pub security_context: Option<Cow<'a, str>>,
+    /// Whether the connection is encrypted.
+    pub tls: bool,
+}
+
+/// An export in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedExport<'a> {
+    /// Its name.
+    pub name: Cow<'a, str>,
+    /// Its description.
+    pub description: Option<Cow<'a, str>>,
 }
 
 /// On which side of the recorded layer something happened.
@@ -81,7 +124,8 @@ pub struct Start<'a> {
     pub time: u64,
     /// Which gate.
     pub gate: Gate,
-    /// The number of what was opened, which no other open of the record has.
+    /// The number of what was opened, which no other open of the record has. 0 for the calls before
+    /// something is open ([`Kind::is_before_open`]).
     pub handle: u32,
     /// The call.
     pub call: Call<'a>,
@@ -116,6 +160,12 @@ pub enum Call<'a> {
     Finalize,
     /// The connection is closed.
     Close,
+    /// A client has connected.
+    Preconnect { client: u64, readonly: bool, facts: ClientFacts<'a> },
+    /// Asks for the exports that a client may list.
+    ListExports { client: u64, readonly: bool },
+    /// Asks what the empty name of an export stands for.
+    DefaultExport { client: u64, readonly: bool },
 }
 
 /// A kind of call.
@@ -135,10 +185,13 @@ pub enum Kind {
     Disk = 10,
     Finalize = 11,
     Close = 12,
+    Preconnect = 13,
+    ListExports = 14,
+    DefaultExport = 15,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 13] = [
+    pub(crate) const ALL: [Kind; 16] = [
         Kind::Open,
         Kind::Pread,
         Kind::Pwrite,
@@ -152,7 +205,13 @@ impl Kind {
         Kind::Disk,
         Kind::Finalize,
         Kind::Close,
+        Kind::Preconnect,
+        Kind::ListExports,
+        Kind::DefaultExport,
     ];
+
+    /// The number of kinds that version 1 of the format has. They come first.
+    pub(crate) const OF_VERSION_1: usize = 13;
 
     /// nbdkit's name of it.
     pub fn name(self) -> &'static str {
@@ -170,7 +229,15 @@ impl Kind {
             Kind::Disk => "disk",
             Kind::Finalize => "finalize",
             Kind::Close => "close",
+            Kind::Preconnect => "preconnect",
+            Kind::ListExports => "list_exports",
+            Kind::DefaultExport => "default_export",
         }
+    }
+
+    /// Whether the call belongs to a client and to nothing that was opened.
+    pub fn is_before_open(self) -> bool {
+        matches!(self, Kind::Preconnect | Kind::ListExports | Kind::DefaultExport)
     }
 
     /// Whether it changes content.
@@ -196,6 +263,20 @@ impl Call<'_> {
             Call::Disk => Kind::Disk,
             Call::Finalize => Kind::Finalize,
             Call::Close => Kind::Close,
+            Call::Preconnect { .. } => Kind::Preconnect,
+            Call::ListExports { .. } => Kind::ListExports,
+            Call::DefaultExport { .. } => Kind::DefaultExport,
+        }
+    }
+
+    /// The number of the client, if the call names it.
+    pub fn client(&self) -> Option<u64> {
+        match *self {
+            Call::Open { client, .. }
+            | Call::Preconnect { client, .. }
+            | Call::ListExports { client, .. }
+            | Call::DefaultExport { client, .. } => Some(client),
+            _ => None,
         }
     }
 
@@ -275,6 +356,10 @@ pub enum Answer<'a> {
     Description(Option<Cow<'a, str>>),
     /// The disk's name among the disks of its layer. None for the disk of the default export.
     Disk(Option<Cow<'a, str>>),
+    /// The exports that a client may list.
+    Exports(Vec<ListedExport<'a>>),
+    /// What the empty name of an export stands for.
+    DefaultExport(Cow<'a, str>),
 }
 
 /// The end of the record.
@@ -337,4 +422,13 @@ pub(crate) mod tag {
     pub(crate) const START: u8 = 2;
     pub(crate) const END: u8 = 3;
     pub(crate) const FINISH: u8 = 4;
+}
+
+/// What the first byte of a peer says.
+pub(crate) mod peer {
+    pub(crate) const UNKNOWN: u8 = 0;
+    pub(crate) const V4: u8 = 1;
+    pub(crate) const V6: u8 = 2;
+    pub(crate) const UNIX: u8 = 3;
+    pub(crate) const VSOCK: u8 = 4;
 }

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use rbdkit_chain::{Hop, Layer, NextLayer};
 use rbdkit_plugin_api::{
-    BlockSizes, BoxFuture, Buffer, Capabilities, Disk, Done, Errno, Extents, Flags, Handle, Op, OpenArgs, Result, Span,
-    ThreadModel,
+    BlockSizes, BoxFuture, Buffer, Capabilities, Disk, Done, Errno, ExportEntry, Extents, Flags, Handle, Op, OpenArgs,
+    Result, Span, ThreadModel,
 };
 
+use crate::before_open::{facts, list_size, listed};
 use crate::entry::{Answer, Call, End, Entry, Gate, Kind, MAX_TEXT, Outcome, Start};
 use crate::payload::{Keep, kept};
 use crate::recorder::{Recorder, Reserved, Room};
@@ -45,6 +46,48 @@ impl Layer for RecordingLayer {
         ThreadModel::Parallel
     }
 
+    fn preconnect(&self, readonly: bool, next: NextLayer) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let (tap, client) = (self.before_open(), Arc::clone(next.client()));
+            let call = Call::Preconnect { client: client.id, readonly, facts: facts(&client) };
+            let begun = tap.begin(tap.recorder.reserve(TEXT).await, call);
+            let result = next.preconnect(readonly).await;
+            begun.end(tap.recorder.reserve(SMALL).await, done(&result));
+            result
+        })
+    }
+
+    fn list_exports(&self, readonly: bool, next: NextLayer) -> BoxFuture<'_, Result<Vec<ExportEntry>>> {
+        Box::pin(async move {
+            let tap = self.before_open();
+            let call = Call::ListExports { client: next.client().id, readonly };
+            let begun = tap.begin(tap.recorder.reserve(SMALL).await, call);
+            let result = next.list_exports(readonly).await;
+            let room = tap.recorder.reserve(SMALL + result.as_ref().map_or(0, |list| list_size(list))).await;
+            let outcome = match &result {
+                Ok(list) => Outcome::Answered(Answer::Exports(list.iter().map(listed).collect())),
+                Err(error) => Outcome::Failed(error.errno()),
+            };
+            begun.end(room, outcome);
+            result
+        })
+    }
+
+    fn default_export(&self, readonly: bool, next: NextLayer) -> BoxFuture<'_, Result<String>> {
+        Box::pin(async move {
+            let tap = self.before_open();
+            let call = Call::DefaultExport { client: next.client().id, readonly };
+            let begun = tap.begin(tap.recorder.reserve(SMALL).await, call);
+            let result = next.default_export(readonly).await;
+            let outcome = match &result {
+                Ok(name) => Outcome::Answered(Answer::DefaultExport(Cow::Borrowed(name))),
+                Err(error) => Outcome::Failed(error.errno()),
+            };
+            begun.end(tap.recorder.reserve(TEXT).await, outcome);
+            result
+        })
+    }
+
     fn open(&self, args: OpenArgs, next: NextLayer) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {
         let handle = self.recorder.next_handle();
         let tap = Tap { recorder: Arc::clone(&self.recorder), gate: self.gate, handle };
@@ -65,6 +108,13 @@ impl Layer for RecordingLayer {
 
     fn stop(&self) {
         self.recorder.begin_stop();
+    }
+}
+
+impl RecordingLayer {
+    /// Where calls are recorded that belong to a client and to nothing that was opened.
+    fn before_open(&self) -> Tap {
+        Tap { recorder: Arc::clone(&self.recorder), gate: self.gate, handle: 0 }
     }
 }
 

@@ -13,6 +13,7 @@
 //! `guest-filters/README.md` for people.
 #![forbid(unsafe_code)]
 
+mod before_open;
 mod decode;
 mod encode;
 mod entry;

@@ -27,7 +27,7 @@ pub enum ReadError {
     #[error("is not a record of rbdkit --record")]
     NotARecord,
     /// A record of another version.
-    #[error("is a record of version {0}, and this program reads version {VERSION}")]
+    #[error("is a record of version {0}, and this program reads versions 1 to {VERSION}")]
     Version(u32),
     /// An entry.
     #[error("byte {at}: {what}")]
@@ -76,6 +76,7 @@ pub struct Reader<R> {
     input: R,
     size: u64,
     at: u64,
+    version: u32,
     body: Vec<u8>,
     session: Session,
     pending: HashMap<u64, Pending>,
@@ -115,14 +116,15 @@ impl<R: Read> Reader<R> {
         if magic != MAGIC {
             return Err(ReadError::NotARecord);
         }
-        match u32::from_le_bytes([a, b, c, d]) {
-            VERSION => {}
+        let version = match u32::from_le_bytes([a, b, c, d]) {
+            known @ 1..=VERSION => known,
             other => return Err(ReadError::Version(other)),
-        }
+        };
         let mut reader = Reader {
             input,
             size,
             at: FILE_HEADER,
+            version,
             body: Vec::new(),
             session: Session {
                 program: String::new(),
@@ -130,6 +132,7 @@ impl<R: Read> Reader<R> {
                 is_filter: false,
                 has_payloads: false,
                 began: 0,
+                parameters: Vec::new(),
             },
             pending: HashMap::new(),
             handles: HashMap::new(),
@@ -137,7 +140,7 @@ impl<R: Read> Reader<R> {
             cut_at: None,
         };
         let first = match reader.body()? {
-            true => decode(&reader.body, |_| None).map_err(|wrong| failed(FILE_HEADER, wrong))?,
+            true => decode(&reader.body, version, |_| None).map_err(|wrong| failed(FILE_HEADER, wrong))?,
             false => return Err(failed(FILE_HEADER, order("the record ends before its first entry"))),
         };
         match first {
@@ -150,6 +153,11 @@ impl<R: Read> Reader<R> {
     /// What is recorded.
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// The version of the format.
+    pub fn version(&self) -> u32 {
+        self.version
     }
 
     /// Where the entry begins in whose middle the file ends, once [`Reader::next`] has given None.
@@ -173,7 +181,7 @@ impl<R: Read> Reader<R> {
         }
         let pending = &self.pending;
         let range_of = |number: u64| pending.get(&number).and_then(|call| call.range);
-        let entry = decode(&self.body, range_of).map_err(|wrong| failed(at, wrong))?;
+        let entry = decode(&self.body, self.version, range_of).map_err(|wrong| failed(at, wrong))?;
         match &entry {
             Entry::Session(_) => return Err(failed(at, order("a second entry says what is recorded"))),
             Entry::Finish(_) => self.is_finished = true,
@@ -188,6 +196,11 @@ impl<R: Read> Reader<R> {
                 }
                 let is_open = matches!(start.call, Call::Open { .. });
                 match self.handles.get(&start.handle) {
+                    _ if start.call.kind().is_before_open() => {
+                        if start.handle != 0 {
+                            return Err(failed(at, order("the call is of no handle, and names one")));
+                        }
+                    }
                     None if is_open => {
                         self.handles.insert(start.handle, start.gate);
                     }

@@ -17,7 +17,7 @@ use rbdkit_plugin_api::{Flag, MAX_REQUEST, lock};
 use tokio::sync::Semaphore;
 
 use crate::encode::Frame;
-use crate::entry::{Entry, Finish, Reason, Session};
+use crate::entry::{Entry, Finish, GivenParameter, Reason, Session};
 use crate::payload::Keep;
 
 /// The most bytes of entries in the queue: room for one of the longest requests.
@@ -48,6 +48,8 @@ pub struct Options {
     pub is_filter: bool,
     /// Whether payloads are kept whole, and not only their digests.
     pub with_payloads: bool,
+    /// The parameters of the layer, if they are known. None of the values is secret.
+    pub parameters: Vec<GivenParameter>,
     /// The most bytes of the file.
     pub limit: u64,
 }
@@ -124,6 +126,7 @@ impl Recorder {
             is_filter: self.options.is_filter,
             has_payloads: self.options.with_payloads,
             began: began.as_nanos() as u64,
+            parameters: self.options.parameters.clone(),
         }));
         let header = Frame::file_header();
         for part in header.parts().into_iter().chain(session.parts()) {

@@ -14,17 +14,34 @@ use rbdkit_plugin_api::{
 };
 
 use crate::format::{
-    Answer, Call, ENTRY_HEADER, End, Entry, FILE_HEADER, Finish, Frame, Gate, Kind, MAX_BODY, Outcome, Payload, Reason,
-    Session, Start,
+    Answer, Call, ClientFacts, ENTRY_HEADER, End, Entry, FILE_HEADER, Finish, Frame, Gate, GivenParameter, Kind,
+    ListedExport, MAGIC, MAX_BODY, Outcome, Payload, Reason, Session, Start,
 };
 use crate::{Options, ReadError, Reader, Recorder, recording_layer};
 
+fn parameters() -> Vec<GivenParameter> {
+    let given = |key: &str, kind: &str, value: Option<&str>| GivenParameter {
+        key: key.into(),
+        kind: kind.into(),
+        value: value.map(str::to_string),
+    };
+    vec![given("size", "size", Some("4096")), given("file", "path-read", None)]
+}
+
 fn session() -> Session {
-    Session { program: "0.1.0".into(), layer: "cow".into(), is_filter: true, has_payloads: true, began: 7 }
+    Session {
+        program: "0.1.0".into(),
+        layer: "cow".into(),
+        is_filter: true,
+        has_payloads: true,
+        began: 7,
+        parameters: parameters(),
+    }
 }
 
 fn start(number: u64, call: Call<'_>) -> Entry<'_> {
-    Entry::Start(Start { number, time: number, gate: Gate::Below, handle: 3, call })
+    let handle = if call.kind().is_before_open() { 0 } else { 3 };
+    Entry::Start(Start { number, time: number, gate: Gate::Below, handle, call })
 }
 
 fn end(number: u64, kind: Kind, outcome: Outcome<'_>) -> Entry<'_> {
@@ -63,6 +80,31 @@ fn entries() -> Vec<Entry<'static>> {
         (Call::Finalize, Outcome::Answered(Answer::Done)),
         (Call::Close, Outcome::Answered(Answer::Done)),
     ];
+    let peers = [
+        Peer::Unknown,
+        Peer::Unix,
+        Peer::Vsock { cid: 3, port: 1 << 31 },
+        Peer::Ip("127.0.0.1:10809".parse().unwrap()),
+        Peer::Ip("[fe80::1%7]:65535".parse().unwrap()),
+    ];
+    let preconnects = peers.into_iter().enumerate().map(|(at, peer)| {
+        let credentials = (at % 2 == 1).then_some((1, -1, i64::MIN));
+        let security_context = (at > 2).then(|| "a_u:b_r:c_t".into());
+        let facts = ClientFacts { peer, credentials, security_context, tls: at == 1 };
+        (Call::Preconnect { client: at as u64, readonly: at == 2, facts }, Outcome::Answered(Answer::Done))
+    });
+    let listed = |name: &'static str, description: Option<&'static str>| ListedExport {
+        name: name.into(),
+        description: description.map(Into::into),
+    };
+    let list = vec![listed("a", None), listed("", Some("é"))];
+    let before = [
+        (Call::ListExports { client: 1, readonly: false }, Outcome::Answered(Answer::Exports(list))),
+        (Call::ListExports { client: 1, readonly: true }, Outcome::Answered(Answer::Exports(Vec::new()))),
+        (Call::DefaultExport { client: 1, readonly: true }, Outcome::Answered(Answer::DefaultExport("b".into()))),
+        (Call::DefaultExport { client: 1, readonly: false }, Outcome::Failed(Errno::Enoent)),
+    ];
+    let calls = calls.into_iter().chain(preconnects).chain(before);
     let mut entries = vec![Entry::Session(session())];
     for (number, (call, outcome)) in (1..).zip(calls) {
         let kind = call.kind();
@@ -165,7 +207,20 @@ fn a_lie_behind_a_right_checksum_is_found() {
     says(wrong(&[9]), "the kind of entry is 9, which is not defined");
     says(wrong(&body(pread())[..30]), "the entry ends before its offset");
     says(wrong(&[body(pread()), vec![0]].concat()), "the entry has 1 bytes too many");
-    says(changed(pread(), kind, &[13]), "the kind of call is 13, which is not defined");
+    says(changed(pread(), kind, &[16]), "the kind of call is 16, which is not defined");
+    let asked = || start(50, Call::ListExports { client: 1, readonly: false });
+    says(changed(asked(), handle, &[3]), "the call is of no handle, and names one");
+    says(changed(asked(), offset + 8, &[2]), "the mode is 2, which is not defined");
+    let facts = ClientFacts { peer: Peer::Unix, credentials: None, security_context: None, tls: false };
+    let preconnect = start(50, Call::Preconnect { client: 1, readonly: false, facts });
+    says(changed(preconnect, offset + 9, &[5]), "the sort of address is 5, which is not defined");
+    // A list that is said to be long takes no memory before its entries are read.
+    let listing = [opening.clone(), Frame::new(asked()).parts().concat()].concat();
+    let mut told = body(end(50, Kind::ListExports, Outcome::Dropped));
+    *told.last_mut().unwrap() = 0;
+    told.extend(u32::MAX.to_le_bytes());
+    let error = read(&[listing.clone(), entry(&told)].concat()).unwrap_err().to_string();
+    assert_eq!(error, format!("byte {}: the entry ends before its export's name", listing.len()));
     says(changed(pread(), handle, &[4]), "the call is of a handle that was not opened");
     says(changed(pread(), 17, &[0]), "the call is of a handle that was not opened");
     says(changed(pread(), offset, &[0xff; 8]), "the range of 8 bytes at 18446744073709551615 is not possible");
@@ -210,6 +265,28 @@ fn a_lie_behind_a_right_checksum_is_found() {
     let error = read(&[opening.clone(), finish.clone(), finish].concat()).unwrap_err().to_string();
     assert!(error.ends_with("an entry follows the last one"), "{error}");
     assert_eq!(begins[0] as u64, FILE_HEADER);
+}
+
+/// Version 1 has neither parameters nor calls before something is open.
+#[test]
+fn a_record_of_version_1_is_read_and_has_nothing_of_version_2() {
+    let header = [&MAGIC[..], &1u32.to_le_bytes()].concat();
+    // Number of parameters, and then nothing.
+    let session = body(Entry::Session(Session { parameters: Vec::new(), ..session() }));
+    let session = entry(&session[..session.len() - 2]);
+    let old: Vec<u8> =
+        entries().iter().skip(1).take(34).flat_map(|entry| Frame::new(entry.clone()).parts().concat()).collect();
+    let bytes = [&header[..], &session, &old].concat();
+    assert_eq!(read(&bytes).unwrap().0.len(), 34);
+    assert_eq!(Reader::new(&bytes[..], bytes.len() as u64).unwrap().session().parameters, []);
+    let new = Frame::new(start(99, Call::DefaultExport { client: 1, readonly: false })).parts().concat();
+    let error = read(&[bytes, new].concat()).unwrap_err().to_string();
+    assert!(error.ends_with("the kind of call is 15, which is not defined"), "{error}");
+    for version in [0u32, 3] {
+        let other = [&MAGIC[..], &version.to_le_bytes(), &session].concat();
+        let error = read(&other).unwrap_err().to_string();
+        assert_eq!(error, format!("is a record of version {version}, and this program reads versions 1 to 2"));
+    }
 }
 
 /// A disk that takes everything and counts its calls.
@@ -257,6 +334,7 @@ async fn recorded(file: File, limit: u64) -> (Arc<Recorder>, Arc<Chain>, Arc<Hop
         file: "test.rec".into(),
         program: "test".into(),
         layer: "counting".into(),
+        parameters: Vec::new(),
         is_filter: false,
         with_payloads: true,
         limit,
@@ -290,8 +368,8 @@ async fn what_is_recorded_of_a_chain_is_whole_once_it_is_finished() {
     std::io::Seek::rewind(&mut file).unwrap();
     file.read_to_end(&mut bytes).unwrap();
     let (entries, cut_at) = read(&bytes).unwrap();
-    assert_eq!((entries.len(), cut_at), (11, None), "{entries:#?}");
-    assert!(entries[10].contains("lost: 0, reason: Whole"), "{entries:#?}");
+    assert_eq!((entries.len(), cut_at), (13, None), "{entries:#?}");
+    assert!(entries[12].contains("lost: 0, reason: Whole"), "{entries:#?}");
 }
 
 #[tokio::test]
@@ -347,6 +425,6 @@ async fn a_record_is_a_beginning_of_what_happened() {
     std::io::Seek::rewind(&mut file).unwrap();
     file.read_to_end(&mut bytes).unwrap();
     let (entries, _) = read(&bytes).unwrap();
-    assert_eq!(entries.len(), 5, "{entries:#?}");
-    assert!(entries[4].contains("lost: 4, reason: Limit"), "{entries:#?}");
+    assert_eq!(entries.len(), 7, "{entries:#?}");
+    assert!(entries[6].contains("lost: 4, reason: Limit"), "{entries:#?}");
 }

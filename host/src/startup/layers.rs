@@ -58,9 +58,12 @@ pub fn layers(plan: &Plan, ends: &Ends) -> Result<Layers, ConfigError> {
         tracing::warn!("{warning}");
     }
     let plugin = plugin(info, &assignment.plugin)?;
+    let given = stack.filters.iter().zip(&assignment.filters);
+    let given: Vec<_> = given.map(|(filter, values)| record::given(filter.specs, values)).collect();
     let (mut layers, reloaders): (Vec<_>, Vec<_>) = configure(modules, assignment.filters, limits)?.into_iter().unzip();
     let reloads = plan.reload.then(|| reloads(plan, reloaders, &digests)).transpose()?;
-    let recorder = plan.record.as_ref().map(|option| record::insert(option, &mut layers, info.name)).transpose()?;
+    let recorder =
+        plan.record.as_ref().map(|option| record::insert(option, &mut layers, given, info.name)).transpose()?;
     Ok(Layers { chain: Chain::new(layers, info.name, plugin, Pool::default()), recorder, reloads })
 }
 

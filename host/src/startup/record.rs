@@ -10,8 +10,9 @@ use rbdkit_chain::Layer;
 use rbdkit_parameters::Target;
 use rbdkit_plugin_api::ConfigError;
 use rbdkit_plugin_api::own_file::OwnFile;
+use rbdkit_plugin_api::schema::{ParamKind, ParamSpec, ParamValue};
 use rbdkit_plugin_api::text::plain;
-use rbdkit_record::format::{Gate, MAGIC};
+use rbdkit_record::format::{Gate, GivenParameter, MAGIC, MAX_PARAMETERS, MAX_TEXT};
 use rbdkit_record::{Options, Recorder, recording_layer};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
@@ -21,14 +22,44 @@ use crate::cli::RecordOption;
 /// it.
 const MODE: u32 = 0o600;
 
+/// The parameters of a filter as a record has them. It has values of the kinds below only: a value
+/// of another kind names a file, or is secret. So a kind that is added is not recorded before it
+/// stands here.
+pub fn given(specs: &[ParamSpec], values: &[(String, ParamValue)]) -> Vec<GivenParameter> {
+    let given = |(key, value): &(String, ParamValue)| {
+        let spec = specs.iter().find(|spec| spec.name == *key);
+        let is_open = spec.is_some_and(|spec| !spec.secret && shows_its_value(spec.kind));
+        let kept = is_open && value.path.is_none() && value.text.len() <= MAX_TEXT;
+        let kind = spec.map_or("", |spec| spec.kind.name()).to_string();
+        GivenParameter { key: key.clone(), kind, value: kept.then(|| value.text.clone()) }
+    };
+    values.iter().map(given).collect()
+}
+
+fn shows_its_value(kind: ParamKind) -> bool {
+    matches!(
+        kind,
+        ParamKind::String
+            | ParamKind::Bool
+            | ParamKind::Int
+            | ParamKind::Size
+            | ParamKind::Duration
+            | ParamKind::Percent
+            | ParamKind::Probability
+            | ParamKind::Choice
+            | ParamKind::BoolOrWatch
+    )
+}
+
 /// Puts layers that record in front of the recorded layer and behind it. A plugin has none behind
-/// it.
+/// it. `given` has the parameters of each filter.
 ///
 /// # Errors
-/// One line: there is no such layer.
+/// One line: there is no such layer, or it has more parameters than a record can have.
 pub fn insert(
     option: &RecordOption,
     layers: &mut Vec<Arc<dyn Layer>>,
+    mut given: Vec<Vec<GivenParameter>>,
     plugin: &str,
 ) -> Result<Arc<Recorder>, ConfigError> {
     let place = match &option.layer {
@@ -37,12 +68,20 @@ pub fn insert(
     };
     let is_filter = place < layers.len();
     let layer = layers.get(place).map_or(plugin, |layer| layer.name()).to_string();
+    let parameters = given.get_mut(place).map(std::mem::take).unwrap_or_default();
+    if parameters.len() > MAX_PARAMETERS {
+        let count = parameters.len();
+        return Err(ConfigError::new(format!(
+            "--record: {layer} has {count} parameters, and a record has at most {MAX_PARAMETERS}"
+        )));
+    }
     let recorder = Recorder::new(Options {
         file: option.file.display().to_string(),
         program: env!("CARGO_PKG_VERSION").to_string(),
         layer,
         is_filter,
         with_payloads: option.with_payloads,
+        parameters,
         limit: option.limit,
     });
     if is_filter {
@@ -121,6 +160,41 @@ fn open(path: &Path) -> io::Result<(File, Option<OwnFile>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_has_no_value_that_names_a_file_or_is_secret() {
+        let spec = |name: &str, kind, secret| ParamSpec { name: name.into(), kind, secret, ..ParamSpec::default() };
+        let all = [
+            spec("size", ParamKind::Size, false),
+            spec("text", ParamKind::String, false),
+            spec("password", ParamKind::String, true),
+            spec("file", ParamKind::PathRead, false),
+            spec("now", ParamKind::PathNow, false),
+            spec("log", ParamKind::PathAppend, false),
+            spec("there", ParamKind::Watch, false),
+            spec("either", ParamKind::BoolOrWatch, false),
+        ];
+        let value = |text: &str, path: Option<&str>| ParamValue { text: text.into(), path: path.map(Into::into) };
+        let values = [
+            ("size", value("4096", None)),
+            ("text", value("plain", None)),
+            ("text", value(&"x".repeat(MAX_TEXT + 1), None)),
+            ("password", value("hunter2", None)),
+            ("file", value("set", Some("/secret"))),
+            ("now", value("set", Some("/secret"))),
+            ("log", value("set", Some("/secret"))),
+            ("there", value("set", Some("/secret"))),
+            ("either", value("watch", Some("/secret"))),
+            ("either", value("true", None)),
+            ("unknown", value("hunter2", None)),
+        ];
+        let values = values.map(|(key, value)| (key.to_string(), value));
+        let kept: Vec<Option<String>> = given(&all, &values).into_iter().map(|given| given.value).collect();
+        let shown = |text: &str| Some(text.to_string());
+        let mut expected = vec![None; 11];
+        (expected[0], expected[1], expected[9]) = (shown("4096"), shown("plain"), shown("true"));
+        assert_eq!(kept, expected);
+    }
 
     fn refused(path: &Path) -> String {
         open(path).expect_err("it is refused").to_string()

@@ -5,6 +5,7 @@
 
 mod fake;
 mod hostile;
+mod interop;
 mod shared;
 mod signed;
 mod tools;

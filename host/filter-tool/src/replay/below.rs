@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use rbdkit_plugin_api::{
-    BlockSizes, BoxFuture, Buffer, Capabilities, ConfigError, Disk, DiskId, Done, Errno, Error, Extents, Flags, Handle,
-    Op, OpenArgs, Param, Plugin, PluginInfo, Quota, Result, Span, ThreadModel, lock,
+    BlockSizes, BoxFuture, Buffer, Capabilities, ConfigError, Disk, DiskId, Done, Errno, Error, ExportEntry, Extents,
+    Flags, Handle, Op, OpenArgs, Param, Plugin, PluginInfo, Quota, Result, Span, ThreadModel, lock,
 };
-use rbdkit_record::format::{Answer, Call, Gate, Kind, Outcome};
+use rbdkit_record::format::{Answer, Call, Gate, Kind, ListedExport, Outcome};
 use tokio::sync::watch;
 
 use super::content::{MAX_WRITTEN, RangeContent};
@@ -93,6 +93,8 @@ pub struct LayerBelow {
     outcomes: Mutex<Outcomes>,
     /// The opens of each client that were not taken yet.
     opens: Mutex<HashMap<u64, VecDeque<u32>>>,
+    /// The recorded calls of each kind before something is open.
+    before_open: Mutex<HashMap<Kind, VecDeque<usize>>>,
     strange: Mutex<Strange>,
     written: Arc<Quota>,
     /// Whether calls are answered. Calls that come before the answer wait.
@@ -106,10 +108,14 @@ impl LayerBelow {
         let mut opens: HashMap<u64, VecDeque<u32>> = HashMap::new();
         let mut outcomes: Outcomes = HashMap::new();
         let mut facts: HashMap<String, Facts> = HashMap::new();
+        let mut before_open: HashMap<Kind, VecDeque<usize>> = HashMap::new();
         let mut changed: HashMap<&str, Ranges<()>> = HashMap::new();
         for event in &recording.events {
             let (Event::Begins(index) | Event::Ends(index)) = *event;
             let call = &recording.calls[index];
+            if call.gate == Gate::Below && call.call.kind().is_before_open() && matches!(event, Event::Begins(_)) {
+                before_open.entry(call.call.kind()).or_default().push_back(index);
+            }
             let Some(opened) = recording.opened(call).filter(|_| call.gate == Gate::Below) else { continue };
             let begins = matches!(event, Event::Begins(_));
             if begins && call.call.kind() == Kind::Open {
@@ -149,6 +155,7 @@ impl LayerBelow {
             disks: Mutex::new(disks),
             outcomes: Mutex::new(outcomes),
             opens: Mutex::new(opens),
+            before_open: Mutex::new(before_open),
             strange: Mutex::default(),
             written: Arc::new(Quota::new(MAX_WRITTEN)),
             answers,
@@ -198,6 +205,15 @@ impl LayerBelow {
             opened.name == name && call.gate == Gate::Below && call.is_ok()
         });
         handles.next().map(|(handle, _)| *handle)
+    }
+
+    /// The next recorded call of this kind. The last one answers for all that come after it: a
+    /// filter may ask more often than the recorded one.
+    fn next_before_open(&self, kind: Kind) -> Option<&Recorded> {
+        let mut calls = lock(&self.before_open);
+        let queue = calls.get_mut(&kind)?;
+        let index = if queue.len() > 1 { queue.pop_front() } else { queue.front().copied() };
+        index.map(|index| &self.recording.calls[index])
     }
 
     /// Counts a call that the filter sent.
@@ -269,6 +285,11 @@ fn recorded_error(recorded: Option<&Recorded>) -> Result<()> {
     }
 }
 
+fn entry(listed: &ListedExport<'_>) -> ExportEntry {
+    let description = listed.description.as_ref().map(ToString::to_string);
+    ExportEntry { name: listed.name.to_string(), description }
+}
+
 struct BelowPlugin(Option<Arc<LayerBelow>>);
 
 impl Plugin for BelowPlugin {
@@ -278,6 +299,30 @@ impl Plugin for BelowPlugin {
             "size" => Ok(()),
             _ => Err(param.unknown("record")),
         }
+    }
+
+    fn preconnect(&self, _: bool) -> BoxFuture<'_, Result<()>> {
+        let recorded = self.0.as_ref().and_then(|below| below.next_before_open(Kind::Preconnect));
+        let result = recorded_error(recorded);
+        Box::pin(async { result })
+    }
+
+    fn list_exports(&self, _: bool, _: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
+        let recorded = self.0.as_ref().and_then(|below| below.next_before_open(Kind::ListExports));
+        let result = recorded_error(recorded).map(|()| match recorded.and_then(|call| call.outcome.as_ref()) {
+            Some(Outcome::Answered(Answer::Exports(list))) => Some(list.iter().map(entry).collect()),
+            _ => None,
+        });
+        Box::pin(async { result })
+    }
+
+    fn default_export(&self, _: bool, _: bool) -> BoxFuture<'_, Result<String>> {
+        let recorded = self.0.as_ref().and_then(|below| below.next_before_open(Kind::DefaultExport));
+        let result = recorded_error(recorded).map(|()| match recorded.and_then(|call| call.outcome.as_ref()) {
+            Some(Outcome::Answered(Answer::DefaultExport(name))) => name.to_string(),
+            _ => String::new(),
+        });
+        Box::pin(async { result })
     }
 
     fn open(&self, args: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {

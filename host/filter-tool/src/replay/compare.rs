@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use rbdkit_plugin_api::{Buffer, Capabilities, Errno, Error, Extents};
-use rbdkit_record::format::{Answer, Gate, Kind, Outcome};
+use rbdkit_plugin_api::text::quoted;
+use rbdkit_plugin_api::{Buffer, Capabilities, Errno, Error, ExportEntry, Extents};
+use rbdkit_record::format::{Answer, Gate, Kind, ListedExport, Outcome};
 
 use super::below::{LayerBelow, Sent, State};
 use super::content::{RangeContent, copy};
@@ -20,6 +21,8 @@ pub enum Reply {
     BlockSizes(Option<rbdkit_plugin_api::BlockSizes>),
     Description(Option<String>),
     Disk(Option<String>),
+    Exports(Vec<ExportEntry>),
+    DefaultExport(String),
 }
 
 /// Something differs from the record.
@@ -65,7 +68,7 @@ pub enum Verdict {
 /// The record's file cannot be read.
 pub fn compare(recording: &Recording, call: &Recorded, reply: &Result<Reply, Error>) -> std::io::Result<Verdict> {
     let differs = |offset: Option<u64>, expected: String, got: String| {
-        let client = recording.opened(call).map(|opened| opened.client);
+        let client = recording.client(call);
         Verdict::Differs(Difference { number: Some(call.number), client, offset, what: call.describe(), expected, got })
     };
     let answer = match (&call.outcome, reply) {
@@ -115,10 +118,32 @@ pub fn compare(recording: &Recording, call: &Recorded, reply: &Result<Reply, Err
         (Answer::Description(text), Reply::Description(got)) if text.as_deref() != got.as_deref() => {
             differs(None, format!("{text:?}"), format!("{got:?}"))
         }
+        (Answer::Exports(list), Reply::Exports(got)) => match first_other_export(list, got) {
+            None => Verdict::Same,
+            Some((expected, got)) => differs(None, expected, got),
+        },
+        (Answer::DefaultExport(name), Reply::DefaultExport(got)) if *name != got.as_str() => {
+            differs(None, quoted(name), quoted(got))
+        }
         (Answer::Disk(disk), Reply::Disk(got)) if disk.as_deref() != got.as_deref() => {
             differs(None, format!("{disk:?}"), format!("{got:?}"))
         }
         _ => Verdict::Same,
+    })
+}
+
+/// The first export in which two lists differ.
+fn first_other_export(expected: &[ListedExport<'_>], got: &[ExportEntry]) -> Option<(String, String)> {
+    let shown = |name: Option<&str>, description: Option<&str>| match (name, description) {
+        (None, _) => "no further export".to_string(),
+        (Some(name), None) => format!("the export {}", quoted(name)),
+        (Some(name), Some(text)) => format!("the export {} ({})", quoted(name), quoted(text)),
+    };
+    (0..expected.len().max(got.len())).find_map(|at| {
+        let (one, other) = (expected.get(at), got.get(at));
+        let one = shown(one.map(|one| &*one.name), one.and_then(|one| one.description.as_deref()));
+        let other = shown(other.map(|one| &*one.name), other.and_then(|one| one.description.as_deref()));
+        (one != other).then_some((one, other))
     })
 }
 

@@ -1,11 +1,13 @@
 //! `replay`: shows a record of `rbdkit --record`, or runs it against a filter and compares.
 //!
-//! [`session`] reads the record, [`below`] makes the layer below the filter of it, [`run`] sends
-//! the calls from above, and [`compare`] compares the answers. [`show`] prints a record as text.
+//! [`session`] reads the record, [`below`] makes the layer below the filter of it, [`parameters`]
+//! gives the filter the record's parameters, [`run`] sends the calls from above, and [`compare`]
+//! compares the answers. [`show`] prints a record as text.
 
 mod below;
 mod compare;
 mod content;
+mod parameters;
 mod ranges;
 mod report;
 mod run;

@@ -20,6 +20,12 @@ pub fn print(file: &Path, recording: &Recording, outcome: &ReplayOutcome) {
     }
     let ReplayOutcome { calls, compared, took, .. } = outcome;
     say!("{}: {calls} calls in {:.1} s, {compared} answers compared", one_line(&outcome.filter), took.as_secs_f64());
+    if !outcome.parameters.is_empty() {
+        say!("parameters of the record: {}", shown(&outcome.parameters));
+    }
+    if !outcome.left_out.is_empty() {
+        say!("the record has parameters that the filter does not have: {}", shown(&outcome.left_out));
+    }
     if !recording.session.has_payloads {
         say!("the record has digests only: errors, extents and the ranges below were compared, and no bytes");
     }
@@ -50,6 +56,15 @@ pub fn print(file: &Path, recording: &Recording, outcome: &ReplayOutcome) {
     }
 }
 
+/// The first keys of a list.
+fn shown(keys: &[String]) -> String {
+    const SHOWN: usize = 16;
+    let more = keys.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let keys: Vec<String> = keys.iter().take(SHOWN).map(|key| one_line(key)).collect();
+    format!("{}{more}", keys.join(", "))
+}
+
 /// The result as JSON.
 pub fn json(recording: &Recording, outcome: &ReplayOutcome) -> Value {
     let differences = outcome.differences.iter().map(|difference| {
@@ -70,6 +85,8 @@ pub fn json(recording: &Recording, outcome: &ReplayOutcome) -> Value {
     json!({
         "filter": outcome.filter,
         "layer": recording.session.layer,
+        "parameters_of_record": outcome.parameters,
+        "parameters_left_out": outcome.left_out,
         "payloads": recording.session.has_payloads,
         "whole": recording.is_whole(),
         "passed": outcome.differing == 0,

@@ -12,17 +12,19 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use rbdkit_chain::{Chain, Hop};
+use rbdkit_chain::{Chain, Hop, NextLayer};
+use rbdkit_parameters::Missing;
 use rbdkit_plugin_api::{BoxFuture, Buffer, Client, Errno, Error as OpError, Peer};
-use rbdkit_record::format::{Call, Gate, Kind, Outcome};
+use rbdkit_record::format::{Call, ClientFacts, Gate, Kind, Outcome};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::below::{self, LayerBelow, Strange};
 use super::compare::{BelowRule, Difference, Reply, Verdict, compare, compare_below};
+use super::parameters::complete;
 use super::session::{Event, Recorded, Recording};
-use crate::chain::{make_ready, over};
+use crate::chain::{assembled, assigned, make_ready};
 use crate::component::{self, Trust};
 use crate::error::{Error, Result};
 
@@ -37,6 +39,9 @@ const LEAVES_AFTER: Duration = Duration::from_secs(1);
 pub struct ReplayOutcome {
     /// The filter's name in its description.
     pub filter: String,
+    /// The parameters whose values are the record's, and those that the filter does not have.
+    pub parameters: Vec<String>,
+    pub left_out: Vec<String>,
     /// Calls of the record that were sent to the filter, and those among them that were compared.
     pub calls: u64,
     pub compared: u64,
@@ -78,7 +83,8 @@ struct Replay {
     answers: watch::Sender<bool>,
     /// How long the filter may take for a call.
     patience: Duration,
-    clients: HashMap<u64, Arc<Client>>,
+    /// Each client's layers: what they say of exports before a connection is open holds for it.
+    clients: HashMap<u64, NextLayer>,
     handles: HashMap<u32, Arc<Hop>>,
     /// The handles that were finalized, or are about to be.
     finalized: HashSet<u32>,
@@ -101,8 +107,7 @@ pub async fn run(
     let (answers, receiver) = watch::channel(true);
     let below = LayerBelow::new(Arc::clone(&recording), receiver);
     let module = component::load(filter, trust)?.module;
-    let outcome = ReplayOutcome { filter: module.description().name.clone(), ..ReplayOutcome::default() };
-    let chain = over(Some((module, params)), &below::INFO, below.plugin(), "").map_err(|error| match error {
+    let mut assignment = assigned(&module, params, &below::INFO, Missing::Allowed).map_err(|error| match error {
         // The layer below has no parameters.
         Error::UnknownParameter { key, known, .. } => {
             let has = if known.is_empty() { "none".to_string() } else { known };
@@ -110,6 +115,16 @@ pub async fn run(
         }
         error => error,
     })?;
+    let given = assignment.filters.pop().unwrap_or_default();
+    let completed = complete(&recording.session.parameters, &module.description().params, given)?;
+    assignment.filters.push(completed.values);
+    let outcome = ReplayOutcome {
+        filter: module.description().name.clone(),
+        parameters: completed.from_record,
+        left_out: completed.left_out,
+        ..ReplayOutcome::default()
+    };
+    let chain = assembled(Some((module, assignment)), &below::INFO, below.plugin(), "")?;
     match timeout(patience, make_ready(&chain)).await {
         Ok(ready) => ready?,
         Err(_) => return Err(Error::Found(hangs("get-ready", patience))),
@@ -185,10 +200,15 @@ impl Replay {
     async fn begin(&mut self, index: usize, call: &Recorded) -> Result<()> {
         self.answers.send_replace(false);
         let mut future: Future = match &call.call {
+            Call::Preconnect { client, readonly, facts } => preconnect(self.client(*client, Some(facts)), *readonly),
+            Call::ListExports { client, readonly } => list_exports(self.client(*client, None), *readonly),
+            Call::DefaultExport { client, readonly } => default_export(self.client(*client, None), *readonly),
             Call::Open { client, readonly, name } => {
-                let made = || Arc::new(Client::new(*client, Peer::Unknown, None, false));
-                let client = Arc::clone(self.clients.entry(*client).or_insert_with(made));
-                open(Arc::clone(&self.chain), client, *readonly, name.clone().into_owned())
+                let begins = match self.recording.has_preconnects {
+                    true => Begins::WithOpen,
+                    false => Begins::WithPreconnect,
+                };
+                open(self.client(*client, None), begins, *readonly, name.clone().into_owned())
             }
             _ => {
                 // A handle whose open failed here and not in the record: that was reported.
@@ -207,6 +227,18 @@ impl Replay {
         };
         self.running.insert(index, running);
         Ok(())
+    }
+
+    /// The layers of a client. Without facts it comes from somewhere.
+    fn client(&mut self, id: u64, facts: Option<&ClientFacts<'_>>) -> NextLayer {
+        let chain = &self.chain;
+        let made = || {
+            let (peer, credentials, tls) =
+                facts.map_or((Peer::Unknown, None, false), |facts| (facts.peer.clone(), facts.credentials, facts.tls));
+            let context = facts.and_then(|facts| facts.security_context.as_ref()).map(ToString::to_string);
+            chain.top(Arc::new(Client::new(id, peer, credentials, tls).with_security_context(context)))
+        };
+        self.clients.entry(id).or_insert_with(made).clone()
     }
 
     /// Waits for the end of a call, and compares its answer.
@@ -242,8 +274,8 @@ impl Replay {
             if let Ok(Ok(given)) = timeout(LEAVES_AFTER.min(self.patience), &mut task).await {
                 return Ok(given);
             }
-            let client = self.recording.opened(call).and_then(|opened| self.clients.get(&opened.client));
-            client.inspect(|client| client.set_gone());
+            let top = self.recording.client(call).and_then(|client| self.clients.get(&client));
+            top.inspect(|top| top.client().set_gone());
         }
         match timeout(self.patience, task).await {
             Ok(Ok(given)) => Ok(given),
@@ -285,7 +317,7 @@ impl Replay {
     /// Gives up calls that do not end.
     fn abandon(&self) {
         self.answers.send_replace(true);
-        self.clients.values().for_each(|client| client.set_gone());
+        self.clients.values().for_each(|top| top.client().set_gone());
         self.chain.begin_stop();
     }
 
@@ -300,11 +332,33 @@ impl Replay {
     }
 }
 
-fn open(chain: Arc<Chain>, client: Arc<Client>, readonly: bool, name: String) -> Future {
+fn preconnect(top: NextLayer, readonly: bool) -> Future {
+    Box::pin(async move { (top.preconnect(readonly).await.map(|()| Reply::Done), None) })
+}
+
+fn list_exports(top: NextLayer, readonly: bool) -> Future {
+    Box::pin(async move { (top.list_exports(readonly).await.map(Reply::Exports), None) })
+}
+
+fn default_export(top: NextLayer, readonly: bool) -> Future {
+    Box::pin(async move { (top.default_export(readonly).await.map(Reply::DefaultExport), None) })
+}
+
+/// What a connection of the record begins with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Begins {
+    /// The record has no preconnect, but there was one.
+    WithPreconnect,
+    /// If there was a preconnect, then the record has it before this.
+    WithOpen,
+}
+
+fn open(top: NextLayer, begins: Begins, readonly: bool, name: String) -> Future {
     Box::pin(async move {
-        let top = chain.top(client);
         let opened = async {
-            top.preconnect(readonly).await?;
+            if begins == Begins::WithPreconnect {
+                top.preconnect(readonly).await?;
+            }
             top.open(readonly, &name).await
         };
         match opened.await {
@@ -345,7 +399,9 @@ fn carry_out(hop: Arc<Hop>, call: Call<'static>, input: Option<Buffer>) -> Futur
                 hop.close().await;
                 Ok(Reply::Done)
             }
-            Call::Open { .. } => Err(Errno::Einval.into()),
+            Call::Open { .. } | Call::Preconnect { .. } | Call::ListExports { .. } | Call::DefaultExport { .. } => {
+                Err(Errno::Einval.into())
+            }
         };
         (reply, None)
     })

@@ -8,7 +8,9 @@ use std::path::Path;
 
 use rbdkit_plugin_api::Errno;
 use rbdkit_record::Reader;
-use rbdkit_record::format::{Answer, Call, DIGEST, Entry, Finish, Gate, Outcome, Payload, Session};
+use rbdkit_record::format::{
+    Answer, Call, ClientFacts, DIGEST, Entry, Finish, Gate, ListedExport, Outcome, Payload, Session,
+};
 
 use super::ranges::Ranges;
 use crate::error::{Error, Result};
@@ -90,6 +92,8 @@ pub struct Opened {
 /// A record.
 pub struct Recording {
     pub session: Session,
+    /// Whether the record has what happens before a connection is open. Version 1 has not.
+    pub has_preconnects: bool,
     pub calls: Vec<Recorded>,
     pub events: Vec<Event>,
     pub opened: HashMap<u32, Opened>,
@@ -115,6 +119,7 @@ impl Recording {
         let file = File::open(path).map_err(Error::file("cannot open", path))?;
         let mut recording = Recording {
             session: reader.session().clone(),
+            has_preconnects: reader.version() > 1,
             calls: Vec::new(),
             events: Vec::new(),
             opened: HashMap::new(),
@@ -212,6 +217,11 @@ impl Recording {
     /// What was opened for a call.
     pub fn opened(&self, call: &Recorded) -> Option<&Opened> {
         self.opened.get(&call.handle)
+    }
+
+    /// The client of a call.
+    pub fn client(&self, call: &Recorded) -> Option<u64> {
+        call.call.client().or_else(|| self.opened(call).map(|opened| opened.client))
     }
 
     /// Handles below that were opened with the name of a handle whose disk is known have that disk.
@@ -316,6 +326,10 @@ fn owned_data(payload: &Payload<'_>, end: u64) -> Data {
     }
 }
 
+fn own(text: Option<Cow<'_, str>>) -> Option<Cow<'static, str>> {
+    text.map(|text| Cow::Owned(text.into_owned()))
+}
+
 fn owned_call(call: Call<'_>, end: u64) -> (Call<'static>, Option<Data>) {
     let call = match call {
         Call::Open { client, readonly, name } => Call::Open { client, readonly, name: Cow::Owned(name.into_owned()) },
@@ -334,6 +348,13 @@ fn owned_call(call: Call<'_>, end: u64) -> (Call<'static>, Option<Data>) {
         Call::Disk => Call::Disk,
         Call::Finalize => Call::Finalize,
         Call::Close => Call::Close,
+        Call::Preconnect { client, readonly, facts } => {
+            let ClientFacts { peer, credentials, security_context, tls } = facts;
+            let facts = ClientFacts { peer, credentials, security_context: own(security_context), tls };
+            Call::Preconnect { client, readonly, facts }
+        }
+        Call::ListExports { client, readonly } => Call::ListExports { client, readonly },
+        Call::DefaultExport { client, readonly } => Call::DefaultExport { client, readonly },
     };
     (call, None)
 }
@@ -344,7 +365,6 @@ fn owned_outcome(outcome: Outcome<'_>, end: u64) -> (Outcome<'static>, Option<Da
         Outcome::Dropped => return (Outcome::Dropped, None),
         Outcome::Answered(answer) => answer,
     };
-    let own = |text: Option<Cow<'_, str>>| text.map(|text| Cow::Owned(text.into_owned()));
     let answer = match answer {
         Answer::Data(payload) => {
             let data = owned_data(&payload, end);
@@ -356,6 +376,14 @@ fn owned_outcome(outcome: Outcome<'_>, end: u64) -> (Outcome<'static>, Option<Da
         Answer::BlockSizes(sizes) => Answer::BlockSizes(sizes),
         Answer::Description(text) => Answer::Description(own(text)),
         Answer::Disk(text) => Answer::Disk(own(text)),
+        Answer::Exports(list) => {
+            let each = |one: ListedExport<'_>| ListedExport {
+                name: Cow::Owned(one.name.into_owned()),
+                description: own(one.description),
+            };
+            Answer::Exports(list.into_iter().map(each).collect())
+        }
+        Answer::DefaultExport(name) => Answer::DefaultExport(Cow::Owned(name.into_owned())),
     };
     (Outcome::Answered(answer), None)
 }

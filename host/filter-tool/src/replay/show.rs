@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use rbdkit_plugin_api::text::{one_line, quoted};
-use rbdkit_plugin_api::{Capabilities, Flags, Support, hex};
+use rbdkit_plugin_api::{Capabilities, Flags, Peer, Support, hex};
 use rbdkit_record::Reader;
-use rbdkit_record::format::{Answer, Call, End, Entry, Finish, Gate, Outcome, Payload, Reason, Session, Start};
+use rbdkit_record::format::{
+    Answer, Call, ClientFacts, End, Entry, Finish, Gate, GivenParameter, Kind, Outcome, Payload, Reason, Session, Start,
+};
 use serde_json::{Value, json};
 
 use super::session::unreadable;
@@ -50,7 +52,13 @@ pub fn show(file: &Path, format: ShowFormat) -> Result<()> {
     let mut reader = Reader::open(file).map_err(unreadable(file))?;
     let session = reader.session().clone();
     match format {
-        ShowFormat::Text => say!("{}", headline(file, &session)),
+        ShowFormat::Text => {
+            say!("{}", headline(file, &session));
+            for GivenParameter { key, value, .. } in &session.parameters {
+                let value = value.as_ref().map_or("set".to_string(), |value| quoted(value));
+                say!("  parameter {} {value}", one_line(key));
+            }
+        }
         ShowFormat::Json => say!("{}", session_json(&session)),
     }
     let mut begun: HashMap<u64, Begun> = HashMap::new();
@@ -62,10 +70,11 @@ pub fn show(file: &Path, format: ShowFormat) -> Result<()> {
             Entry::Session(_) => {}
             Entry::Finish(finish) => last = Some(finish),
             Entry::Start(start) => {
-                if let Call::Open { client, .. } = start.call {
+                let named = start.call.client();
+                if let (Some(client), Kind::Open) = (named, start.call.kind()) {
                     clients.insert(start.handle, client);
                 }
-                let client = clients.get(&start.handle).copied().unwrap_or_default();
+                let client = named.or_else(|| clients.get(&start.handle).copied()).unwrap_or_default();
                 let total = totals.entry((start.gate, start.call.kind().name())).or_default();
                 total.calls += 1;
                 total.bytes += start.call.range().map_or(0, |(_, length)| length);
@@ -168,10 +177,13 @@ fn request(call: &Call<'_>) -> String {
     let mut text = call.kind().name().to_string();
     match call {
         Call::Open { readonly, name, .. } => {
-            // Lines stay in memory until their calls have ended.
-            let shown = &name[..name.floor_char_boundary(LONGEST_NAME)];
-            let more = if shown.len() < name.len() { "..." } else { "" };
-            text.push_str(&format!(" {}{more}{}", quoted(shown), if *readonly { " readonly" } else { "" }));
+            text.push_str(&format!(" {}{}", shortened(name), if *readonly { " readonly" } else { "" }));
+        }
+        Call::Preconnect { readonly, facts, .. } => {
+            text.push_str(&format!(" {}{}", client(facts), if *readonly { " readonly" } else { "" }));
+        }
+        Call::ListExports { readonly: true, .. } | Call::DefaultExport { readonly: true, .. } => {
+            text.push_str(" readonly");
         }
         _ => {
             if let Some((offset, length)) = call.range() {
@@ -189,6 +201,32 @@ fn request(call: &Call<'_>) -> String {
         text.push_str(&format!(" {}", payload_text(payload)));
     }
     text
+}
+
+/// What a filter can learn of a client.
+fn client(facts: &ClientFacts<'_>) -> String {
+    let mut text = match &facts.peer {
+        Peer::Ip(address) => format!("from {address}"),
+        Peer::Unix => "from a Unix socket".to_string(),
+        Peer::Vsock { cid, port } => format!("from vsock {cid}:{port}"),
+        Peer::Unknown => "from somewhere".to_string(),
+    };
+    if let Some((process, user, group)) = facts.credentials {
+        text.push_str(&format!(" pid={process} uid={user} gid={group}"));
+    }
+    if let Some(context) = &facts.security_context {
+        text.push_str(&format!(" security={}", shortened(context)));
+    }
+    if facts.tls {
+        text.push_str(" tls");
+    }
+    text
+}
+
+/// A text as it is shown. Lines stay in memory until their calls have ended.
+fn shortened(text: &str) -> String {
+    let shown = &text[..text.floor_char_boundary(LONGEST_NAME)];
+    format!("{}{}", quoted(shown), if shown.len() < text.len() { "..." } else { "" })
 }
 
 fn payload_text(payload: &Payload<'_>) -> String {
@@ -225,6 +263,14 @@ fn answered(answer: &Answer<'_>) -> String {
         }
         Answer::Description(Some(text)) | Answer::Disk(Some(text)) => format!("ok {}", quoted(text)),
         Answer::Disk(None) => "ok default".to_string(),
+        Answer::DefaultExport(name) => format!("ok {}", shortened(name)),
+        Answer::Exports(list) => {
+            const SHOWN: usize = 8;
+            let shown: String = list.iter().take(SHOWN).map(|one| format!(" {}", shortened(&one.name))).collect();
+            let more = list.len().saturating_sub(SHOWN);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            format!("ok {} exports{}{shown}{more}", list.len(), if list.is_empty() { "" } else { ":" })
+        }
     }
 }
 
@@ -268,6 +314,9 @@ fn session_json(session: &Session) -> Value {
         "sort": if session.is_filter { "filter" } else { "plugin" },
         "payloads": session.has_payloads,
         "began_ns": session.began,
+        "parameters": session.parameters.iter().map(|given| {
+            json!({ "key": given.key, "kind": given.kind, "value": given.value })
+        }).collect::<Vec<_>>(),
     })
 }
 

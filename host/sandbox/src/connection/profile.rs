@@ -11,9 +11,6 @@ use std::time::{Duration, Instant};
 use rbdkit_plugin_api::lock;
 use wasmtime::Engine;
 
-/// The time between two samples.
-const INTERVAL: Duration = Duration::from_millis(1);
-
 /// The most samples, which is more than four minutes of computing.
 const MAX_SAMPLES: usize = 250_000;
 
@@ -53,6 +50,9 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// The time between two samples of a guest that runs.
+    pub const INTERVAL: Duration = Duration::from_millis(1);
+
     /// Begins a profile. Guests are sampled from when a host is made with it.
     pub fn begin() -> Arc<Profile> {
         Arc::new(Profile { began: Instant::now(), collected: Mutex::default() })
@@ -101,7 +101,7 @@ impl Profile {
             while let Some(engine) = engine.upgrade() {
                 engine.increment_epoch();
                 drop(engine);
-                std::thread::sleep(INTERVAL);
+                std::thread::sleep(Profile::INTERVAL);
             }
         })?;
         Ok(())
