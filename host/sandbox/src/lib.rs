@@ -85,6 +85,7 @@ use load::error::one_line;
 pub use load::file::{MAX_COMPONENT_BYTES, read_component};
 use load::footprint::{Footprint, FootprintError};
 use load::mismatch;
+pub use load::precompiled::Precompiled;
 use load::replacement::{self, Given};
 pub use options::Options;
 use rbdkit_chain::Layer;
@@ -186,12 +187,12 @@ impl Host {
 
     /// Loads a component that another process of this program has compiled.
     fn load_precompiled(self: &Arc<Self>, label: &str, from: &Precompiled) -> Result<Module, LoadError> {
-        let footprint = Footprint::of(&from.component)?;
+        let footprint = Footprint::of(from.component())?;
         #[allow(unsafe_code, reason = "wasmtime cannot know where precompiled code comes from")]
         // SAFETY: deserializing trusts the bytes. Who made `Precompiled` has promised that this
         // same program compiled them, and it makes its engine with the same settings in each
         // process.
-        let compiled = unsafe { Component::deserialize(&self.engine, &from.code) };
+        let compiled = unsafe { Component::deserialize(&self.engine, from.code()) };
         let compiled = compiled.map_err(|error| LoadError::Compiler(one_line(&error)))?;
         self.described(label, compiled, footprint)
     }
@@ -413,30 +414,6 @@ impl Module {
             flushes_others: self.flushes_others,
             has_gate: self.has_gate,
         }
-    }
-}
-
-/// A component that another process of this program has compiled.
-pub struct Precompiled {
-    component: Vec<u8>,
-    code: Vec<u8>,
-}
-
-impl Precompiled {
-    /// A component and its code.
-    ///
-    /// # Safety
-    /// The code is run. It has to be what [`Host::precompile`] returned in a process of this same
-    /// program.
-    #[allow(unsafe_code, reason = "wasmtime cannot know where precompiled code comes from")]
-    // SAFETY: this only stores the code. Loading it relies on what the caller promises here.
-    pub unsafe fn new(component: Vec<u8>, code: Vec<u8>) -> Precompiled {
-        Precompiled { component, code }
-    }
-
-    /// The component.
-    pub fn component(&self) -> &[u8] {
-        &self.component
     }
 }
 

@@ -8,5 +8,6 @@ pub(crate) mod error;
 pub(crate) mod file;
 pub(crate) mod footprint;
 pub(crate) mod mismatch;
+pub(crate) mod precompiled;
 pub(crate) mod replacement;
 mod strip;
