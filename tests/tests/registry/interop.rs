@@ -44,6 +44,13 @@ fn theirs() -> Fake {
     })
 }
 
+/// The fixture is an older build of nofilter. So the server says that it is not its own of that
+/// name, and nothing else.
+fn says_only_the_name(stderr: &str) {
+    let others: Vec<&str> = stderr.lines().filter(|line| !line.contains("calls itself nofilter, and is not")).collect();
+    assert!(others.is_empty() && stderr.lines().count() <= 1, "{stderr}");
+}
+
 #[test]
 fn what_wkg_pushed_is_pulled_and_serves() {
     let (place, registry) = (Place::new(), theirs());
@@ -53,7 +60,7 @@ fn what_wkg_pushed_is_pulled_and_serves() {
     let pinned = format!("{reference}@{}", digest(&bytes("wkg-manifest.json")));
     let server = place.launch(&["--wasm-filter", &pinned, "memory", "1M"]).start();
     assert!(server.client().read(0, 4096).is_ok());
-    assert_eq!(server.stop().stderr, "");
+    says_only_the_name(&server.stop().stderr);
 }
 
 #[test]
@@ -67,7 +74,7 @@ fn what_sigstore_signed_is_accepted_with_its_key_only() {
     let pinned = format!("{reference}@{}", digest(&bytes("wkg-manifest.json")));
     let server = place.launch(&["--filter-key", &key, "--wasm-filter", &pinned, "memory", "1M"]).start();
     assert!(server.client().read(0, 4096).is_ok());
-    assert_eq!(server.stop().stderr, "");
+    says_only_the_name(&server.stop().stderr);
     place.forget();
     let refused = place.refused(&["pull", "--filter-key", &text_path("ours.pub"), "-o", "y.wasm", &reference]);
     assert!(refused.contains("none of its 1 signatures is of the key "), "{refused}");

@@ -10,8 +10,8 @@ impl Precompiled {
     /// A component and its code.
     ///
     /// # Safety
-    /// The code is run. It has to be what [`crate::Host::precompile`] returned in a process of this same
-    /// program.
+    /// The code is run. It has to be what [`crate::Host::precompile`] returned in a process of this
+    /// same program.
     #[allow(unsafe_code, reason = "wasmtime cannot know where precompiled code comes from")]
     // SAFETY: this only stores the code. Loading it relies on what the caller promises here.
     pub unsafe fn new(component: Vec<u8>, code: Vec<u8>) -> Precompiled {
