@@ -9,13 +9,15 @@
 # make fuzz       runs the fuzz targets for FUZZ_SECONDS (600)
 # make soak       the tests that take too long for make test: full counts, long fuzzing, the suite twice at once (SOAK_OPS=,
 #                 SOAK_ROUNDS=, FUZZ_SECONDS=: see tests/soak.sh)
-# make install    copies the programs, the filters, the SDK, the contract and the pages (PREFIX=/usr/local, DESTDIR=)
+# make install    copies the programs, the filters, the SDK, the contract, the manual pages, completions and units
+#                 (PREFIX=/usr/local, DESTDIR=)
+# make deb        makes a Debian package of them in target/deb
 # make setup      installs what the other targets need and does nothing else
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: all setup build server filters demo demo-remote test lint deny test-build test-guests test-host bench microbench fuzz soak install clean-filters
+.PHONY: all setup build server filters demo demo-remote test lint deny test-build test-guests test-host bench microbench fuzz soak manual install install-files deb clean-filters
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -123,18 +125,45 @@ soak:
 	@tests/setup.sh build demo test
 	@tests/soak.sh
 
+# The manual pages, from the help texts of the programs and the pages of the tree.
+MANUAL := target/man
+manual:
+	$(CARGO) build $(PROFILE) $(CARGO_FLAGS) -p rbdkit-manual
+	rm -rf $(MANUAL)
+	target/release/rbdkit-manual . target/release/rbdkit target/release/rbdkit-filter $(MANUAL)
+
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/rbdkit/filters
-	install -d $(DESTDIR)$(PREFIX)/share/rbdkit/wit $(DESTDIR)$(PREFIX)/share/rbdkit/guest-filters
-	install -d $(DESTDIR)$(PREFIX)/share/doc/rbdkit
+	@$(MAKE) --no-print-directory install-files
+
+# Without building: what the programs, the filters and the tree have.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+SHARE := $(DESTDIR)$(PREFIX)/share
+install-files: manual
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/rbdkit/filters $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -d $(SHARE)/rbdkit/wit $(SHARE)/rbdkit/guest-filters $(SHARE)/doc/rbdkit $(SHARE)/pkgconfig
+	install -d $(SHARE)/man/man1 $(SHARE)/man/man7 $(SHARE)/bash-completion/completions
+	install -d $(SHARE)/zsh/vendor-completions $(SHARE)/fish/vendor_completions.d
 	install -m 755 target/release/rbdkit $(DESTDIR)$(PREFIX)/bin/
 	install -m 755 target/release/rbdkit-filter $(DESTDIR)$(PREFIX)/bin/
 	install -m 644 target/filters/*.wasm $(DESTDIR)$(PREFIX)/lib/rbdkit/filters/
-	install -m 644 wit/filter.wit $(DESTDIR)$(PREFIX)/share/rbdkit/wit/
-	install -m 644 README.md SECURITY.md CHANGELOG.md LICENSE $(DESTDIR)$(PREFIX)/share/doc/rbdkit/
-	install -m 644 $(GUESTS)/README.md $(DESTDIR)$(PREFIX)/share/doc/rbdkit/writing-filters.md
-	cp -r $(GUESTS)/sdk $(DESTDIR)$(PREFIX)/share/rbdkit/guest-filters/
-	sed 's/^members = .*/members = ["sdk"]/' $(GUESTS)/Cargo.toml >$(DESTDIR)$(PREFIX)/share/rbdkit/guest-filters/Cargo.toml
+	install -m 644 wit/filter.wit $(SHARE)/rbdkit/wit/
+	install -m 644 README.md SECURITY.md CHANGELOG.md LICENSE $(SHARE)/doc/rbdkit/
+	install -m 644 $(GUESTS)/README.md $(SHARE)/doc/rbdkit/writing-filters.md
+	cp -r $(GUESTS)/sdk $(SHARE)/rbdkit/guest-filters/
+	sed 's/^members = .*/members = ["sdk"]/' $(GUESTS)/Cargo.toml >$(SHARE)/rbdkit/guest-filters/Cargo.toml
+	install -m 644 $(MANUAL)/*.1 $(SHARE)/man/man1/
+	install -m 644 $(MANUAL)/*.7 $(SHARE)/man/man7/
+	install -m 644 packaging/completion/rbdkit.bash $(SHARE)/bash-completion/completions/rbdkit
+	ln -sf rbdkit $(SHARE)/bash-completion/completions/rbdkit-filter
+	install -m 644 packaging/completion/_rbdkit $(SHARE)/zsh/vendor-completions/
+	install -m 644 packaging/completion/rbdkit.fish $(SHARE)/fish/vendor_completions.d/
+	ln -sf rbdkit.fish $(SHARE)/fish/vendor_completions.d/rbdkit-filter.fish
+	install -m 644 packaging/systemd/rbdkit@.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/
+	sed 's|@bindir@|$(PREFIX)/bin|' packaging/systemd/rbdkit@.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/rbdkit@.service
+	sed 's|@prefix@|$(PREFIX)|; s|@version@|$(VERSION)|' packaging/rbdkit.pc.in >$(SHARE)/pkgconfig/rbdkit.pc
+
+deb: all
+	packaging/deb.sh $(VERSION) target/deb
 
 clean-filters:
 	rm -rf target/filters $(GUESTS)/target
