@@ -69,6 +69,11 @@ group() {
         # A registry for filters. Each test starts its own.
         need docker-registry command_exists docker-registry
         need curl command_exists curl
+        # For the manual pages, the completions and the units.
+        need groff-base command_exists groff
+        need fish command_exists fish
+        need zsh command_exists zsh
+        need systemd command_exists systemd-socket-activate
         # For the filters in C and in JavaScript.
         need clang command_exists clang
         need lld command_exists wasm-ld

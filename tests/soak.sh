@@ -41,6 +41,11 @@ RBDKIT_OPS=${SOAK_OPS:-2000000} run models cargo test --release -p rbdkit-tests 
 RBDKIT_RELOADS=${SOAK_RELOADS:-1000} run reloads cargo test --release -p rbdkit-tests --test reload || failed=1
 RBDKIT_FUZZ_SECONDS=${FUZZ_SECONDS:-120} run fuzz cargo test --release --workspace --test fuzz || failed=1
 
+if [ "$(id -u)" = 0 ]; then
+    run package make --no-print-directory deb || failed=1
+    run clean-debian packaging/try-deb.sh target/deb/*.deb || failed=1
+fi
+
 for round in $(seq "${SOAK_ROUNDS:-2}"); do
     # A group of processes of its own, so that the compiler's children end with it.
     set -m

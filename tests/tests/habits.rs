@@ -55,7 +55,10 @@ fn only_the_registry_names_the_built_in_plugins() {
 
 /// The Rust files of the whole tree.
 fn sources() -> Vec<PathBuf> {
-    ["host", "plugins", "guest-filters", "tests"].iter().flat_map(|place| files(&root().join(place), ".rs")).collect()
+    ["host", "packaging", "plugins", "guest-filters", "tests"]
+        .iter()
+        .flat_map(|place| files(&root().join(place), ".rs"))
+        .collect()
 }
 
 #[test]
