@@ -106,7 +106,8 @@ mod tests {
     use super::*;
 
     const HELP: &str = "Usage: x\n\nOptions:\n  -4, --ipv4-only    Only IPv4\n      --filter-limit=[FILTER:]RESOURCE=VALUE\n\
-        \x20                    Change a limit\n\nLimits (--limit R=V):\n  a=1   b\n\nFilters: blocksize cache\n         cow\n";
+        \x20                    Change a limit\n\nLimits (--limit R=V):\n  a=1   b\n\n\
+        Filters: blocksize cache\n         cow\n";
 
     #[test]
     fn a_help_text_is_read_section_by_section() {
