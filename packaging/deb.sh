@@ -24,7 +24,8 @@ rm -f "$root/usr/share/doc/rbdkit/LICENSE"
 architecture=$(dpkg --print-architecture)
 # dpkg-shlibdeps reads debian/control of the directory in which it runs.
 printf 'Source: rbdkit\n\nPackage: rbdkit\nArchitecture: %s\n' "$architecture" >"$staging/debian/control"
-depends=$(cd "$staging" && dpkg-shlibdeps -O root/usr/bin/rbdkit root/usr/bin/rbdkit-filter | sed -n 's/^shlibs:Depends=//p')
+depends=$(cd "$staging" && dpkg-shlibdeps -O root/usr/bin/rbdkit root/usr/bin/rbdkit-filter |
+    sed -n 's/^shlibs:Depends=//p')
 cat >"$root/DEBIAN/control" <<CONTROL
 Package: rbdkit
 Version: $version

@@ -5,7 +5,8 @@
 set -euo pipefail
 package=$(realpath "$1")
 command -v debootstrap >/dev/null || apt-get install -y debootstrap
-mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' | sed -n 's/ bookworm$//p' | head -1)
+mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' |
+    sed -n 's/ bookworm$//p' | head -1)
 tree=$(mktemp -d)
 trap 'rm -rf "$tree"' EXIT
 debootstrap --variant=minbase bookworm "$tree" "${mirror:-http://deb.debian.org/debian}" >"$tree.log" 2>&1 || {
@@ -22,7 +23,8 @@ inside() { chroot "$tree" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root D
 inside apt-get update -q
 inside apt-get install -qy --no-install-recommends /root/rbdkit.deb libnbd-bin man-db
 inside rbdkit --version
-inside sh -c 'truncate -s 64M disk.img && rbdkit --filter=cow file disk.img --run "nbdinfo --size \$uri" | grep -qx 67108864'
+inside truncate -s 64M disk.img
+inside sh -c 'rbdkit --filter=cow file disk.img --run "nbdinfo --size \$uri" | grep -qx 67108864'
 inside sh -c 'rbdkit-filter inspect /usr/lib/rbdkit/filters/cow.wasm | grep -q cow'
 inside man -w rbdkit rbdkit-cow-filter rbdkit-file-plugin
 inside dpkg --verify rbdkit

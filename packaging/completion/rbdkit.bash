@@ -61,7 +61,8 @@ _rbdkit() {
     --filter-on-fault) _rbdkit_take 'error disconnect exit' "$current" && return ;;
     -u | --user) mapfile -t COMPREPLY < <(compgen -u -- "$current") && return ;;
     -g | --group) mapfile -t COMPREPLY < <(compgen -g -- "$current") && return ;;
-    --wasm-filter | --filter-key | --record | --tls-psk | --tls-certificates | -P | --pidfile | -U | --unix | --plugindir)
+    --wasm-filter | --filter-key | --record | --tls-psk | --tls-certificates | \
+        -P | --pidfile | -U | --unix | --plugindir)
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$current")
         return

@@ -44,7 +44,8 @@ end
 complete -c rbdkit -n 'not __rbdkit_plugin' -f -a '(rbdkit --dump-config 2>/dev/null | __rbdkit_words plugins)'
 complete -c rbdkit -n '__rbdkit_plugin' -a '(__rbdkit_parameters)'
 complete -c rbdkit -l filter -x -a '(rbdkit --dump-config 2>/dev/null | __rbdkit_words filters)'
-complete -c rbdkit -n 'string match -q -- "-*" (commandline -ct)' -f -a '(rbdkit --long-options 2>/dev/null; rbdkit --short-options 2>/dev/null)'
+complete -c rbdkit -n 'string match -q -- "-*" (commandline -ct)' -f \
+    -a '(rbdkit --long-options 2>/dev/null; rbdkit --short-options 2>/dev/null)'
 
 complete -c rbdkit-filter -n __fish_use_subcommand -f \
     -a '(rbdkit-filter --help 2>/dev/null | sed -n "/^Commands:/,/^\$/s/^  \([a-z]*\) .*/\1/p")'

@@ -75,8 +75,10 @@ mod tests {
             /// One.\n    one,\n  }\n\n  /// Reads.\n  pread: func(\n    offset: u64,\n  ) -> u32;\n}\n";
         assert_eq!(
             markdown(wit),
-            "## Description\n\nWhat it is.\n\nThe package is `a:b@0.1.0`.\n\n## interface next\n\nChapter.\n\n### e\n\n    \
-             enum e {\n      /// One.\n      one,\n    }\n\nWhy.\n\n### pread\n\n    pread: func(\n      offset: u64,\n    ) -> u32;\n\nReads.\n\n"
+            "## Description\n\nWhat it is.\n\nThe package is `a:b@0.1.0`.\n\n\
+             ## interface next\n\nChapter.\n\n### e\n\n    \
+             enum e {\n      /// One.\n      one,\n    }\n\nWhy.\n\n\
+             ### pread\n\n    pread: func(\n      offset: u64,\n    ) -> u32;\n\nReads.\n\n"
         );
     }
 }

@@ -105,7 +105,8 @@ pub fn code(text: &str) -> String {
 mod tests {
     use super::*;
 
-    const HELP: &str = "Usage: x\n\nOptions:\n  -4, --ipv4-only    Only IPv4\n      --filter-limit=[FILTER:]RESOURCE=VALUE\n\
+    const HELP: &str = "Usage: x\n\nOptions:\n  -4, --ipv4-only    Only IPv4\n\
+        \x20     --filter-limit=[FILTER:]RESOURCE=VALUE\n\
         \x20                    Change a limit\n\nLimits (--limit R=V):\n  a=1   b\n\n\
         Filters: blocksize cache\n         cow\n";
 
