@@ -65,10 +65,13 @@ mod disk;
 mod events;
 mod exported;
 mod extents;
+mod facts;
 mod host;
 pub(crate) mod imports;
 mod offers;
 mod parameters;
+mod record;
+mod restart;
 mod shared_state;
 mod world;
 
@@ -76,4 +79,6 @@ pub use client::Client;
 pub use disk::Disk;
 #[doc(hidden)]
 pub use exported::Exported;
+pub use facts::Connecting;
 pub use host::{Host, Served, Stopped};
+pub use record::{Record, Replayed};
