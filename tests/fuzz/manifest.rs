@@ -1,13 +1,15 @@
-//! Fuzzing of what a registry sends: manifests of components and of signatures, and references.
+//! Fuzzing of what a registry sends: manifests of components and of signatures, lists of manifests,
+//! bundles, and references.
 //!
 //! The inputs are mutations of good manifests. Reading one must not panic, and gives either blobs
 //! within the limits or an error of one short line.
 
-use rbdkit_oci::Reference;
+use rbdkit_oci::bundle::{Bundle, Content};
 use rbdkit_oci::manifest::{
-    Blob, MAX_COMPONENT_BYTES, MAX_PAYLOAD_BYTES, MAX_SIGNATURES, SignatureLayer, component_config, of_component,
-    of_signatures, parse_component, parse_signatures, signatures_config,
+    Blob, MAX_BUNDLE_BYTES, MAX_COMPONENT_BYTES, MAX_PAYLOAD_BYTES, MAX_SIGNATURES, SignatureLayer, component_config,
+    of_component, of_signatures, parse_bundle, parse_component, parse_referrers, parse_signatures, signatures_config,
 };
+use rbdkit_oci::{Digest, Reference};
 use rbdkit_tests::{Rng, seed};
 
 use crate::Budget;
@@ -60,6 +62,60 @@ fn corpus() -> Vec<Vec<u8>> {
     let layers = vec![SignatureLayer { payload: Blob::of(b"text"), signature: "c2ln".into() }; 3];
     let signatures = of_signatures(&Blob::of(&signatures_config(&layers)), &layers);
     vec![of_component(&Blob::of(&config), &Blob::of(component), annotations.into()), signatures]
+}
+
+/// A bundle that another program made.
+const BUNDLE: &[u8] = include_bytes!("../tests/registry/interop/bundle-statement.json");
+
+/// The manifest of a bundle, and a list with it.
+fn bundles(about: &Digest) -> [Vec<u8>; 2] {
+    let (blob, kind) = (Blob::of(BUNDLE), "application/vnd.dev.sigstore.bundle.v0.3+json");
+    let (digest, size) = (blob.digest, blob.size);
+    let layer = format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":{size}}}"#);
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"artifactType":"{kind}","config":{layer},"layers":[{layer}],"subject":{{"digest":"{about}"}}}}"#
+    );
+    let list = format!(r#"{{"schemaVersion":2,"manifests":[{{"digest":"{digest}","artifactType":"{kind}"}}]}}"#);
+    [manifest.into_bytes(), list.into_bytes()]
+}
+
+#[test]
+fn fuzz_bundles() {
+    let seed = seed();
+    println!("RBDKIT_SEED={seed}");
+    let mut rng = Rng::new(seed ^ 0xb0d1e);
+    let about = Digest::of(b"a manifest");
+    let [manifest, list] = bundles(&about);
+    let is_well = Bundle::parse(BUNDLE).is_ok() && parse_bundle(&manifest, &about).is_ok();
+    assert!(is_well && parse_referrers(&list).is_ok_and(|list| list.len() == 1), "what is mutated is well");
+    let corpus = [manifest, list, BUNDLE.to_vec()];
+    let budget = Budget::new(20_000);
+    let (mut round, mut accepted) = (0, 0);
+    while budget.goes_on(round) {
+        let mut input = corpus[rng.below(3) as usize].clone();
+        for _ in 0..1 + rng.below(3) {
+            mutate(&mut rng, &mut input);
+        }
+        let why = format!("seed {seed} round {round}: {}", String::from_utf8_lossy(&input));
+        match parse_bundle(&input, &about) {
+            Ok(blob) => assert!(blob.size <= MAX_BUNDLE_BYTES, "{why}"),
+            Err(error) => line(&error, &why),
+        }
+        match parse_referrers(&input) {
+            Ok(list) => assert!(list.len() <= MAX_SIGNATURES, "{why}"),
+            Err(error) => line(&error, &why),
+        }
+        match Bundle::parse(&input) {
+            Ok(Bundle { content: Content::Statement { covered, .. }, .. }) => {
+                assert!(covered.len() <= input.len() && covered.starts_with(b"DSSEv1 28 "), "{why}");
+                accepted += 1;
+            }
+            Ok(_) => {}
+            Err(error) => line(&error, &why),
+        }
+        round += 1;
+    }
+    println!("{round} bundles, {accepted} of them accepted");
 }
 
 fn line(error: &rbdkit_oci::Error, why: &str) {

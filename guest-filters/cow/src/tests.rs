@@ -5,7 +5,7 @@ use rbdkit_filter_blocks::simulation::{
 };
 use rbdkit_filter_blocks::{Extent, Host, ZeroFlags};
 use rbdkit_filter_sdk::CommandFlags;
-use rbdkit_filter_sdk::testing::{Disk, Host as TestHost};
+use rbdkit_filter_sdk::testing::{Disk, Host as TestHost, Record};
 
 use crate::overlay::{AbsentReads, CacheRequests, Overlay};
 
@@ -212,4 +212,13 @@ fn the_filter_serves_its_overlay_and_the_disk_below_stays_as_it_was() {
     let hole = |extent: &&rbdkit_filter_sdk::Extent| extent.kind.contains(rbdkit_filter_sdk::ExtentType::HOLE);
     let extents = two.extents(0, 20_000, CommandFlags::empty()).unwrap();
     assert_eq!(extents.iter().find(hole).map(|e| (e.offset, e.length)), Some((12_288, 4096)));
+}
+
+/// `sdk/tests/record/README.md` says how the record was made.
+#[test]
+fn the_answers_are_those_of_a_recorded_session() {
+    let record = Record::read("tests/session.rec").unwrap();
+    let replayed = TestHost::from_record(&record).unwrap().replay::<super::Cow>(&record, &[]).unwrap();
+    replayed.assert_same();
+    assert!(replayed.compared > 25 && replayed.guesses == 0, "{replayed:?}");
 }

@@ -44,10 +44,15 @@
 //! * [`Host::serve`] checks the parameters as the server does, in the form in which a user writes
 //!   them, and configures the filter.
 //! * [`Client`] sends requests to the filter's layer. What the filter does not export, the
-//!   simulated host does as the contract says.
+//!   simulated host does as the contract says. [`Served::client`] makes one of which the filter
+//!   learns what the test says: its address, credentials, certificate and security context. Several
+//!   clients share the state that the filter keeps in the host, and each has its own of the scope
+//!   `connection`.
 //! * [`Served`] shows what the filter did: the bytes below, its lines in the log, its calls of the
 //!   layer below, and whether it asked the server to end. It makes calls fail, and moves the time,
 //!   at which alarms sound.
+//! * [`Served::restart`] loses the instances, and [`Served::reload`] loads another version.
+//! * [`Record`] is what `rbdkit --record` wrote, and [`Host::replay`] runs it.
 //!
 //! One call runs at a time, so a lock is always free and no two requests interleave. A filter with
 //! the thread model `parallel` has two instances that serve alternately, so that a test finds state
@@ -65,10 +70,13 @@ mod disk;
 mod events;
 mod exported;
 mod extents;
+mod facts;
 mod host;
 pub(crate) mod imports;
 mod offers;
 mod parameters;
+mod record;
+mod restart;
 mod shared_state;
 mod world;
 
@@ -76,4 +84,6 @@ pub use client::Client;
 pub use disk::Disk;
 #[doc(hidden)]
 pub use exported::Exported;
+pub use facts::Connecting;
 pub use host::{Host, Served, Stopped};
+pub use record::{Record, Replayed};

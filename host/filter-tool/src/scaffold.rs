@@ -20,7 +20,11 @@ pub fn new(name: &str, language: Language, dir: Option<PathBuf>) -> Result<()> {
     for (path, text) in (definition.files)() {
         // The contract and the SDK stay as they are.
         let is_filled = !path.starts_with("wit/deps/") && !path.starts_with("sdk/");
-        let text = if is_filled { text.replace("@NAME@", name).replace("@LANGUAGE@", language.name()) } else { text };
+        let text = if is_filled {
+            text.replace("@NAME@", name).replace("@LANGUAGE@", language.name()).replace("@TITLE@", language.title())
+        } else {
+            text
+        };
         write(&dir.join(path), &text)?;
     }
     (definition.prepare)(&Project::open(&dir)?)?;

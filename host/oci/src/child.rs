@@ -26,9 +26,9 @@ use crate::credentials::{self, Found};
 use crate::digest::Digest;
 use crate::error::{Error, shown};
 use crate::frame::{self, PlainHttp, Reply, Request, Session};
-use crate::manifest::{Blob, MANIFEST, MAX_COMPONENT_BYTES, MAX_MANIFEST_BYTES};
+use crate::manifest::{Blob, MANIFEST, MAX_COMPONENT_BYTES, MAX_MANIFEST_BYTES, referrers_tag};
 use crate::reference::Reference;
-use crate::registry::Registry;
+use crate::registry::{self, Registry};
 
 /// The hidden argument.
 const ARGUMENT: &str = "--rbdkit-registry";
@@ -156,7 +156,7 @@ impl Connection {
             _ => return Err(self.confused()),
         };
         let media_type = media_type.unwrap_or_default();
-        if media_type.split(';').next().unwrap_or_default().trim() != MANIFEST {
+        if registry::media_type(&media_type) != MANIFEST {
             let (host, found) = (&self.host, shown(&media_type));
             return Err(Error::registry(format!(
                 "{host} answers with '{found}' where the manifest of a component should be"
@@ -169,6 +169,19 @@ impl Connection {
                 Err(Error::content(format!("{} says that the manifest is {said}, and sends {found}", self.host)))
             }
             None => Ok(Some(bytes)),
+        }
+    }
+
+    /// The index of the manifests that are about the one with this digest. None if there is none.
+    ///
+    /// # Errors
+    /// The registry does not give it, or gives something else.
+    pub(crate) fn referrers(&mut self, manifest: &Digest) -> Result<Option<Vec<u8>>, Error> {
+        let request = Request::Referrers(manifest.to_string(), referrers_tag(manifest));
+        match self.ask(&request, &[], MAX_MANIFEST_BYTES as u64)? {
+            (Reply::Found { .. }, bytes) => Ok(Some(bytes)),
+            (Reply::Missing, _) => Ok(None),
+            _ => Err(self.confused()),
         }
     }
 
@@ -325,6 +338,9 @@ fn answer(registry: &mut Option<Registry>, request: Request, bytes: &[u8]) -> Re
     match request {
         Request::Open(_) => Err("a registry is named already".into()),
         Request::Manifest(which) => Ok(registry.manifest(&which)?.map_or((Reply::Missing, Vec::new()), found)),
+        Request::Referrers(digest, tag) => {
+            Ok(registry.referrers(&digest, &tag)?.map_or((Reply::Missing, Vec::new()), found))
+        }
         Request::Blob(digest, size) => {
             let size = usize::try_from(size).map_err(|_| "the blob is too large")?;
             registry.blob(&digest, size).map(found)

@@ -40,6 +40,9 @@ pub(crate) enum Request {
     Open(Session),
     /// By tag or digest.
     Manifest(String),
+    /// The index of the manifests that are about the one with this digest; and the tag that has it
+    /// in a registry that makes no such index.
+    Referrers(String, String),
     /// By digest, and its size.
     Blob(String, u64),
     /// With this digest; the bytes follow.

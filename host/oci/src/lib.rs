@@ -11,10 +11,11 @@
 //! | [`store`] | what was pulled, by digest |
 //! | [`child`], [`frame`] | the child process and what it is asked |
 //! | [`registry`], [`http`], [`url`] | in the child: the client of a registry |
-//! | [`manifest`], [`signature`] | what a registry keeps |
+//! | [`manifest`], [`signature`], [`bundle`] | what a registry keeps |
 //! | [`reference`](mod@reference), [`digest`], [`credentials`], [`error`] | the words |
 #![forbid(unsafe_code)]
 
+pub mod bundle;
 mod child;
 mod credentials;
 mod digest;

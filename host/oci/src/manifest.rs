@@ -5,7 +5,9 @@
 //! the component itself (`application/wasm`).
 //!
 //! Cosign's signatures of a manifest are another manifest in the same place, with the tag
-//! `sha256-HEX.sig`. Each layer is a signed text, and an annotation has the signature.
+//! `sha256-HEX.sig`. Each layer is a signed text, and an annotation has the signature. Cosign 3
+//! makes a manifest for each signature, which names the signed one as its subject. Its layer is a
+//! bundle ([`bundle`](crate::bundle)). An index has the list of these manifests.
 
 use std::collections::BTreeMap;
 
@@ -24,17 +26,25 @@ pub const MAX_COMPONENT_BYTES: u64 = 64 << 20;
 /// The largest text that is signed, in bytes. Cosign's have 250, and annotations of the signer's.
 pub const MAX_PAYLOAD_BYTES: u64 = 64 << 10;
 
-/// The most signatures of a component that are looked at.
+/// The largest bundle, in bytes. Those of a key pair have a KiB; certificates and the answers of a
+/// log take some more.
+pub const MAX_BUNDLE_BYTES: u64 = 256 << 10;
+
+/// The most signatures of a component that are looked at, of each of the two sorts.
 pub const MAX_SIGNATURES: usize = 32;
 
 /// The media type of a manifest.
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// The media type of an index, which is a list of manifests.
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const CONFIG: &str = "application/vnd.wasm.config.v0+json";
 const LAYER: &str = "application/wasm";
 const IMAGE_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const SIGNED_TEXT: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+/// The media type of a bundle, and of the manifests that have one.
+pub const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
+/// The media type of a bundle before version 0.3, without its version.
+const EARLIER_BUNDLE: &str = "application/vnd.dev.sigstore.bundle+json;version=0.";
 const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 
 /// A blob that a manifest names.
@@ -69,10 +79,36 @@ struct Manifest {
     schema_version: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     media_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    artifact_type: Option<String>,
     config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<Subject>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     annotations: Option<BTreeMap<String, String>>,
+}
+
+/// The manifest that another one is about.
+#[derive(Deserialize, Serialize)]
+struct Subject {
+    digest: String,
+}
+
+/// A list of manifests.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Index {
+    schema_version: u32,
+    media_type: Option<String>,
+    manifests: Option<Vec<Referrer>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Referrer {
+    digest: String,
+    artifact_type: Option<String>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -102,11 +138,19 @@ impl Descriptor {
 }
 
 fn parse(bytes: &[u8]) -> Result<(Descriptor, Vec<Descriptor>), Error> {
+    let manifest: Manifest = read(bytes, "the manifest")?;
+    parts(manifest).map(|(config, layers, _)| (config, layers))
+}
+
+fn read<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, Error> {
     if bytes.len() > MAX_MANIFEST_BYTES {
-        return Err(Error::content(format!("the manifest is larger than {} KiB", MAX_MANIFEST_BYTES >> 10)));
+        return Err(Error::content(format!("{what} is larger than {} KiB", MAX_MANIFEST_BYTES >> 10)));
     }
-    let manifest: Manifest = serde_json::from_slice(bytes)
-        .map_err(|error| Error::content(format!("the manifest is damaged: {}", shown(&error.to_string()))))?;
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::content(format!("{what} is damaged: {}", shown(&error.to_string()))))
+}
+
+fn parts(manifest: Manifest) -> Result<(Descriptor, Vec<Descriptor>, Option<Subject>), Error> {
     match manifest.media_type.as_deref() {
         None | Some(MANIFEST) => {}
         Some(INDEX) => return Err(Error::content("it is an index of several images, not a component")),
@@ -116,7 +160,7 @@ fn parse(bytes: &[u8]) -> Result<(Descriptor, Vec<Descriptor>), Error> {
         return Err(Error::content(format!("the manifest has version {}, not 2", manifest.schema_version)));
     }
     match (manifest.config, manifest.layers) {
-        (Some(config), Some(layers)) => Ok((config, layers)),
+        (Some(config), Some(layers)) => Ok((config, layers, manifest.subject)),
         _ => Err(Error::content("the manifest names no configuration or no layers")),
     }
 }
@@ -155,6 +199,51 @@ pub fn parse_signatures(bytes: &[u8]) -> Result<Vec<SignatureLayer>, Error> {
     signatures.filter_map(signature).take(MAX_SIGNATURES).collect()
 }
 
+/// Whether this is the media type of a bundle.
+#[must_use]
+pub fn is_bundle(media_type: &str) -> bool {
+    media_type == BUNDLE
+        || media_type.strip_prefix(EARLIER_BUNDLE).is_some_and(|minor| ["1", "2", "3"].contains(&minor))
+}
+
+/// Reads an index of the manifests that are about another one. Returns those that have bundles, at
+/// most [`MAX_SIGNATURES`].
+///
+/// # Errors
+/// It is no index.
+pub fn parse_referrers(bytes: &[u8]) -> Result<Vec<Digest>, Error> {
+    let index: Index = read(bytes, "the list of signatures")?;
+    let is_right = index.schema_version == 2 && index.media_type.as_deref().is_none_or(|found| found == INDEX);
+    let Some(manifests) = index.manifests.filter(|_| is_right) else {
+        return Err(Error::content("the list of signatures is not an index of manifests"));
+    };
+    let bundles = manifests.iter().filter(|one| one.artifact_type.as_deref().is_some_and(is_bundle));
+    Ok(bundles.filter_map(|one| Digest::parse(&one.digest)).take(MAX_SIGNATURES).collect())
+}
+
+/// Reads the manifest of a bundle that is about the manifest with this digest. Returns the bundle's
+/// blob.
+///
+/// # Errors
+/// It is the manifest of something else, or the bundle is too large.
+pub fn parse_bundle(bytes: &[u8], about: &Digest) -> Result<Blob, Error> {
+    let (_, layers, subject) = parts(read(bytes, "the manifest")?)?;
+    if subject.and_then(|subject| Digest::parse(&subject.digest)) != Some(*about) {
+        return Err(Error::content("the manifest of a bundle is about something else"));
+    }
+    match &layers[..] {
+        [layer] if is_bundle(&layer.media_type) => layer.blob("a bundle", MAX_BUNDLE_BYTES),
+        _ => Err(Error::content("the manifest of a bundle has not one layer, or one of another type")),
+    }
+}
+
+/// The tag under which the index of the manifests that are about this one is, in a registry that
+/// makes no such index itself.
+#[must_use]
+pub fn referrers_tag(manifest: &Digest) -> String {
+    format!("sha256-{}", manifest.hex())
+}
+
 /// The manifest of a component.
 #[must_use]
 pub fn of_component(config: &Blob, component: &Blob, annotations: BTreeMap<String, String>) -> Vec<u8> {
@@ -162,6 +251,8 @@ pub fn of_component(config: &Blob, component: &Blob, annotations: BTreeMap<Strin
     write(&Manifest {
         schema_version: 2,
         media_type: Some(MANIFEST.into()),
+        artifact_type: None,
+        subject: None,
         config: Some(Descriptor::new(CONFIG, config)),
         layers: Some(layers),
         annotations: Some(annotations),
@@ -178,6 +269,8 @@ pub fn of_signatures(config: &Blob, signatures: &[SignatureLayer]) -> Vec<u8> {
     write(&Manifest {
         schema_version: 2,
         media_type: Some(MANIFEST.into()),
+        artifact_type: None,
+        subject: None,
         config: Some(Descriptor::new(IMAGE_CONFIG, config)),
         layers: Some(signatures.iter().map(layer).collect()),
         annotations: None,

@@ -49,7 +49,7 @@ pub fn pull(reference: &Reference, access: Access, key: Option<&PublicKey>) -> R
     let blob = manifest::parse_component(&manifest)?;
     // Before the component: what is not signed is not fetched.
     if let Some(key) = key {
-        pull.verify(&digest, key)?;
+        pull.verify(&manifest, key)?;
     }
     let component = pull.component(&blob)?;
     pull.store.keep_manifest(&manifest);
@@ -94,28 +94,83 @@ impl Pull<'_> {
         Ok(component)
     }
 
-    /// Looks for a signature of the manifest by this key.
-    fn verify(&mut self, manifest: &Digest, key: &PublicKey) -> Result<(), Error> {
-        if self.store.signature(manifest).is_some_and(|kept| key.has_signed(manifest, &kept)) {
+    /// Looks for a signature of the manifest by this key, in both places where cosign puts them.
+    fn verify(&mut self, manifest: &[u8], key: &PublicKey) -> Result<(), Error> {
+        let digest = Digest::of(manifest);
+        let is_kept = self.store.signature(&digest).is_some_and(|kept| key.has_signed(&digest, &kept))
+            || self.store.bundle(&digest).is_some_and(|kept| key.has_signed_in(&kept, manifest));
+        if is_kept {
             return Ok(());
         }
-        let refused = |why: String| Err(Error::Signature(why));
+        let under_tag = self.signatures(&digest, key)?;
+        if under_tag == Found::Right {
+            return Ok(());
+        }
+        match (under_tag, self.bundles(manifest, &digest, key)?) {
+            (_, Found::Right) => Ok(()),
+            (Found::Others(0), Found::Others(0)) => Err(Error::Signature(format!(
+                "it is not signed: there is no tag {} and no bundle of cosign 3",
+                signature_tag(&digest)
+            ))),
+            (under_tag, in_bundles) => Err(Error::Signature(format!(
+                "none of its {} signatures is of the key {}",
+                under_tag.others() + in_bundles.others(),
+                key.path().display()
+            ))),
+        }
+    }
+
+    /// The signatures under the tag `sha256-HEX.sig`.
+    fn signatures(&mut self, digest: &Digest, key: &PublicKey) -> Result<Found, Error> {
         let connection = self.registry()?;
-        let Some(bytes) = connection.manifest(&signature_tag(manifest))? else {
-            return refused(format!(
-                "it is not signed: there is no tag {} (cosign 3 makes one only with --new-bundle-format=false)",
-                signature_tag(manifest)
-            ));
-        };
+        let Some(bytes) = connection.manifest(&signature_tag(digest))? else { return Ok(Found::Others(0)) };
         let signatures = manifest::parse_signatures(&bytes)?;
         for SignatureLayer { payload, signature } in &signatures {
             let signed = Signed { payload: connection.blob(payload)?, signature: signature.clone() };
-            if key.has_signed(manifest, &signed) {
-                self.store.keep_signature(manifest, &signed);
-                return Ok(());
+            if key.has_signed(digest, &signed) {
+                self.store.keep_signature(digest, &signed);
+                return Ok(Found::Right);
             }
         }
-        let count = signatures.len();
-        refused(format!("none of its {count} signatures is of the key {}", key.path().display()))
+        Ok(Found::Others(signatures.len()))
+    }
+
+    /// The bundles in manifests that name this one as their subject. Everybody who may push can add
+    /// one, so one that is damaged is no more than one by another key.
+    fn bundles(&mut self, manifest: &[u8], digest: &Digest, key: &PublicKey) -> Result<Found, Error> {
+        let connection = self.registry()?;
+        let Some(index) = connection.referrers(digest)? else { return Ok(Found::Others(0)) };
+        let referrers = manifest::parse_referrers(&index)?;
+        for referrer in &referrers {
+            let Some(bytes) = connection.manifest(&referrer.to_string())? else { continue };
+            let blob = match manifest::parse_bundle(&bytes, digest) {
+                Ok(blob) if Digest::of(&bytes) == *referrer => blob,
+                _ => continue,
+            };
+            let bundle = connection.blob(&blob)?;
+            if key.has_signed_in(&bundle, manifest) {
+                self.store.keep_bundle(digest, &bundle);
+                return Ok(Found::Right);
+            }
+        }
+        Ok(Found::Others(referrers.len()))
+    }
+}
+
+/// What was found in a place of signatures.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// One by the right key.
+    Right,
+    /// So many by other keys.
+    Others(usize),
+}
+
+impl Found {
+    fn others(self) -> usize {
+        match self {
+            Found::Right => 0,
+            Found::Others(count) => count,
+        }
     }
 }

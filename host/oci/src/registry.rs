@@ -14,7 +14,7 @@ use crate::credentials::Credentials;
 use crate::error::shown;
 use crate::frame::{PlainHttp, Session};
 use crate::http::{Answer, Failure, Http, Method};
-use crate::manifest::{MANIFEST, MAX_MANIFEST_BYTES};
+use crate::manifest::{BUNDLE, INDEX, MANIFEST, MAX_MANIFEST_BYTES};
 use crate::reference::is_loopback;
 use crate::url::Url;
 
@@ -83,6 +83,27 @@ impl Registry {
         let url = self.url("manifests", which);
         let accept = [format!("Accept: {MANIFEST}")];
         let answer = self.fetch(&url, &accept, MAX_MANIFEST_BYTES)?;
+        match answer.status {
+            200 => Ok(Some(answer)),
+            404 => Ok(None),
+            _ => Err(self.refusal(&answer)),
+        }
+    }
+
+    /// Gets the index of the manifests with bundles that are about the one with this digest. If the
+    /// registry makes no such index, somebody may have put it under this tag. None if there is none.
+    pub(crate) fn referrers(&mut self, digest: &str, tag: &str) -> Result<Option<Answer>> {
+        let accept = [format!("Accept: {INDEX}")];
+        let url = self.url("referrers", digest).with("artifactType", BUNDLE);
+        let answer = self.fetch(&url, &accept, MAX_MANIFEST_BYTES)?;
+        let is_index = answer.header("content-type").is_some_and(|found| media_type(found) == INDEX);
+        match answer.status {
+            200 if is_index => return Ok(Some(answer)),
+            // The registry does not know this address, or answers with a page.
+            200 | 400 | 404 | 405 => {}
+            _ => return Err(self.refusal(&answer)),
+        }
+        let answer = self.fetch(&self.url("manifests", tag), &accept, MAX_MANIFEST_BYTES)?;
         match answer.status {
             200 => Ok(Some(answer)),
             404 => Ok(None),
@@ -259,6 +280,11 @@ impl Registry {
         };
         format!("{} answers {}{}{hint}", self.base.host, answer.status, why.unwrap_or_default())
     }
+}
+
+/// A media type without its parameters.
+pub(crate) fn media_type(header: &str) -> &str {
+    header.split(';').next().unwrap_or_default().trim()
 }
 
 /// Whether a server on this machine speaks TLS.

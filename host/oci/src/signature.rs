@@ -20,6 +20,7 @@ use ring::signature::{
 use rustls_pki_types::pem::{PemObject as _, SectionKind};
 use serde::Deserialize;
 
+use crate::bundle::{Bundle, Content};
 use crate::digest::Digest;
 use crate::error::{Error, shown};
 
@@ -105,6 +106,19 @@ impl PublicKey {
         let Ok(signature) = STANDARD.decode(signed.signature.trim()) else { return false };
         let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &self.point);
         key.verify(&signed.payload, &signature).is_ok() && is_about(&signed.payload, manifest)
+    }
+
+    /// Whether this is a bundle with a signature by the key of the manifest with these bytes.
+    #[must_use]
+    pub fn has_signed_in(&self, bundle: &[u8], manifest: &[u8]) -> bool {
+        let Ok(bundle) = Bundle::parse(bundle) else { return false };
+        let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &self.point);
+        match &bundle.content {
+            Content::Statement { covered, manifests } => {
+                manifests.contains(&Digest::of(manifest)) && key.verify(covered, &bundle.signature).is_ok()
+            }
+            Content::Manifest => key.verify(manifest, &bundle.signature).is_ok(),
+        }
     }
 }
 

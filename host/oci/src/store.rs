@@ -7,7 +7,7 @@ use rbdkit_cache_directory::{CacheDirectory, default_path};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::manifest::{Blob, MAX_COMPONENT_BYTES, MAX_MANIFEST_BYTES, MAX_PAYLOAD_BYTES};
+use crate::manifest::{Blob, MAX_BUNDLE_BYTES, MAX_COMPONENT_BYTES, MAX_MANIFEST_BYTES, MAX_PAYLOAD_BYTES};
 use crate::signature::Signed;
 
 /// The store, or none if there is no private directory for it.
@@ -66,6 +66,15 @@ impl Store {
         let bytes = self.read(&format!("{}.signature", manifest.hex()), 2 * MAX_PAYLOAD_BYTES)?;
         let Kept { payload, signature } = serde_json::from_slice(&bytes).ok()?;
         Some(Signed { payload: payload.into_bytes(), signature })
+    }
+
+    /// The bundle for a manifest that was accepted last. The caller verifies it again.
+    pub(crate) fn bundle(&self, manifest: &Digest) -> Option<Vec<u8>> {
+        self.read(&format!("{}.bundle", manifest.hex()), MAX_BUNDLE_BYTES)
+    }
+
+    pub(crate) fn keep_bundle(&self, manifest: &Digest, bytes: &[u8]) {
+        self.keep(&format!("{}.bundle", manifest.hex()), bytes);
     }
 
     pub(crate) fn keep_signature(&self, manifest: &Digest, signed: &Signed) {

@@ -3,6 +3,7 @@
 //! Each test starts its own registry on a free port of 127.0.0.1, with its data in a directory of
 //! the test's own.
 
+mod bundles;
 mod fake;
 mod hostile;
 mod interop;

@@ -65,6 +65,19 @@ fn extents(length: &str, kind: u8, count: u32) -> Vec<u8> {
     bytes(&Guest::new("maps", &["mapping"], &body))
 }
 
+/// A guest whose thread model is parallel or serialize-requests, by chance.
+fn thread_model_by_chance() -> Vec<u8> {
+    let imports = r#"(import "rbdkit:filter/clock@0.1.0" "random" (func $random (result i64)))"#;
+    let pass = r#"
+        (call $next_pread (local.get 0) (local.get 1) (i32.const 0) (i32.const 0) (i32.const 2048))
+        (i32.const 2048)"#;
+    let guest = reads("chance", imports, pass);
+    let model = r#"
+    (func (export "rbdkit:filter/threading@0.1.0#thread-model") (result i32)
+        (i32.add (i32.const 2) (i32.and (i32.wrap_i64 (call $random)) (i32.const 1))))"#;
+    bytes(&Guest { exports: vec!["reads", "threading"], body: guest.body + model, ..guest })
+}
+
 const NEVER: &str = "rbdkit-filter: error: the filter never answers: pread of * bytes at * has not ended in *";
 const FAILED: &str = "rbdkit-filter: error: the filter failed in *: it trapped or reached a limit (the log says why)";
 const UNKNOWN: &str = "rbdkit-filter: error: it exports rbdkit:filter/raeds, which this host does not know: did you \
@@ -279,6 +292,14 @@ pub const COMPONENTS: &[Component] = &[
         found_by: Check(&["--transforms", "identity"]),
         says: FAILED,
         most_steps: 1,
+    },
+    Component {
+        name: "its thread model is another in each instance",
+        bytes: thread_model_by_chance,
+        found_by: Check(&[]),
+        says: "*its thread model is * in a new instance, and was * in the first one: it may depend on the parameters \
+               only*",
+        most_steps: 0,
     },
     Component {
         name: "a required parameter is missing",

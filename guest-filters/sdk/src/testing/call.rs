@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use crate::{Errno, Extent};
 
+use super::facts::ClientFacts;
 use super::world::{Owner, World};
 
 /// When an import may be used, as the contract calls the phases.
@@ -29,6 +30,7 @@ pub(super) struct ConnectionState {
     pub(super) id: u64,
     pub(super) exportname: String,
     pub(super) readonly: bool,
+    pub(super) facts: Rc<ClientFacts>,
     /// What `open` returned.
     pub(super) handle: Cell<u64>,
     /// Whether next is open, and how.
@@ -36,6 +38,8 @@ pub(super) struct ConnectionState {
     pub(super) generation: Cell<u64>,
     /// The index of the instance that serves it, if one serves the whole connection.
     pub(super) instance: usize,
+    /// The connection is opened again on a fresh instance, and next is open.
+    pub(super) is_replayed: Cell<bool>,
 }
 
 /// How next was opened.
@@ -75,6 +79,7 @@ pub(super) struct Call {
     world: Rc<RefCell<World>>,
     phase: Phase,
     connection: Option<Rc<ConnectionState>>,
+    client: Rc<ClientFacts>,
     /// Buffer 0 is the payload.
     pub(super) buffers: Vec<Option<Vec<u8>>>,
     pub(super) locked: bool,
@@ -104,6 +109,7 @@ impl Call {
             world: Rc::clone(world),
             phase,
             connection: connection.cloned(),
+            client: connection.map_or_else(Rc::default, |connection| Rc::clone(&connection.facts)),
             buffers: vec![None],
             locked: false,
             on_success: Vec::new(),
@@ -116,6 +122,12 @@ impl Call {
     /// The same call with this payload.
     pub(super) fn payload(mut self, bytes: Vec<u8>) -> Call {
         self.buffers[0] = Some(bytes);
+        self
+    }
+
+    /// The same call for a client that has not connected.
+    pub(super) fn of(mut self, client: Rc<ClientFacts>) -> Call {
+        self.client = client;
         self
     }
 
@@ -146,6 +158,10 @@ impl Call {
 
     pub(super) fn connection(&self) -> &Rc<ConnectionState> {
         self.connection.as_ref().expect("these phases have a connection")
+    }
+
+    pub(super) fn client(&self) -> &ClientFacts {
+        &self.client
     }
 
     pub(super) fn is_connected(&self) -> bool {

@@ -9,6 +9,7 @@ use crate::{BlockSizes, Capabilities, CommandFlags, Errno, Extent, ExtentType, S
 use super::call::{Access, Call, ConnectionState, Phase};
 use super::exported::Exported;
 use super::extents;
+use super::facts::Connecting;
 use super::host::Served;
 use super::imports::{next, next_open};
 use super::offers::sensible;
@@ -31,40 +32,24 @@ enum Progress {
     Prepared,
 }
 
-/// Connecting.
-impl<F: Exported> Served<F> {
-    /// Connects a client, which may write.
-    ///
-    /// # Errors
-    /// Those of the filter.
-    pub fn connect(&self) -> Result<Client<'_, F>, Errno> {
-        Client::open(self, Access::ReadWrite, "")
-    }
-
-    /// Connects a client that only reads.
-    ///
-    /// # Errors
-    /// Those of the filter.
-    pub fn connect_read_only(&self) -> Result<Client<'_, F>, Errno> {
-        Client::open(self, Access::ReadOnly, "")
-    }
-
-    /// Connects a client to the export of this name.
-    ///
-    /// # Errors
-    /// Those of the filter.
-    pub fn connect_to(&self, exportname: &str) -> Result<Client<'_, F>, Errno> {
-        Client::open(self, Access::ReadWrite, exportname)
-    }
+/// What a connection begins with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begins {
+    WithPreconnect,
+    /// The preconnect was asked before.
+    WithOpen,
 }
 
 /// The length in bytes of the writes of zeroes that the host makes for a filter that cannot zero.
 const ZEROES: u64 = 1 << 20;
 
 impl<'s, F: Exported> Client<'s, F> {
-    pub(super) fn open(served: &'s Served<F>, access: Access, exportname: &str) -> Result<Client<'s, F>, Errno> {
+    pub(super) fn open(connecting: Connecting<'s, F>, begins: Begins) -> Result<Client<'s, F>, Errno> {
+        if begins == Begins::WithPreconnect {
+            connecting.preconnect()?;
+        }
+        let Connecting { served, facts, access, exportname } = connecting;
         let readonly = access == Access::ReadOnly;
-        served.names_call(|filter| filter.preconnect(readonly)).unwrap_or(Ok(()))?;
         let id = {
             let mut world = served.world.borrow_mut();
             world.connections += 1;
@@ -73,12 +58,14 @@ impl<'s, F: Exported> Client<'s, F> {
         };
         let connection = Rc::new(ConnectionState {
             id,
-            exportname: exportname.to_string(),
+            exportname,
             readonly,
+            facts: Rc::new(facts),
             handle: Cell::new(0),
             next: Cell::new(None),
             generation: Cell::new(0),
             instance: served.instance_for_connection(),
+            is_replayed: Cell::new(false),
         });
         served.connections.borrow_mut().push(Rc::downgrade(&connection));
         let can = Capabilities {
@@ -102,7 +89,8 @@ impl<'s, F: Exported> Client<'s, F> {
     /// Opens the layer, and asks what it is.
     fn begin(&mut self, readonly: bool) -> Result<(), Errno> {
         let name = self.connection.exportname.clone();
-        let handle = self.call(Phase::Open, Vec::new(), |filter| match filter.open(readonly, &name, false, false) {
+        let is_tls = self.connection.facts.is_tls;
+        let handle = self.call(Phase::Open, Vec::new(), |filter| match filter.open(readonly, &name, is_tls, false) {
             Some(answer) => answer,
             None => next_open::open(readonly, &name).map(|()| 0),
         });
@@ -125,7 +113,7 @@ impl<'s, F: Exported> Client<'s, F> {
         self.open_call(|filter| filter.prepare().unwrap_or(Ok(())))?;
         self.progress = Progress::Prepared;
         self.served.event_call(|filter| filter.opened(self.connection.id));
-        Ok(())
+        if self.disconnected().is_some() { Err(Errno::Eshutdown) } else { Ok(()) }
     }
 
     /// A call of one of the filter's exports.
@@ -135,12 +123,21 @@ impl<'s, F: Exported> Client<'s, F> {
         payload: Vec<u8>,
         export: impl FnOnce(&F) -> Result<T, Errno>,
     ) -> (Result<T, Errno>, Call) {
-        let held = phase == Phase::Data && self.served.gate_is_closed();
+        let is_request = phase == Phase::Data;
+        let held = is_request && self.served.gate_is_closed();
         assert!(!held, "testing: the filter's gate is closed, and a request would wait for ever");
         let filter = self.served.instance(&self.connection);
         let call = Call::new(&self.served.world, phase, Some(&self.connection));
-        let call = if phase == Phase::Data { call.payload(payload) } else { call };
-        call.serve(|| export(&filter))
+        let call = if is_request { call.payload(payload) } else { call };
+        if is_request && self.disconnected().is_some() {
+            return (Err(Errno::Eshutdown), call);
+        }
+        let (answer, call) = call.serve(|| export(&filter));
+        match self.disconnected() {
+            // The client does not get the answer.
+            Some(Ending::AtOnce) if is_request => (Err(Errno::Eshutdown), call),
+            _ => (answer, call),
+        }
     }
 
     fn open_call<T>(&self, export: impl FnOnce(&F) -> Result<T, Errno>) -> Result<T, Errno> {
@@ -337,7 +334,8 @@ impl<'s, F: Exported> Client<'s, F> {
         self.data_call(|filter| Ok(filter.next_range().flatten())).ok().flatten()
     }
 
-    /// How the filter has disconnected this client, if it has.
+    /// How the filter has disconnected this client, if it has. Requests fail with `Eshutdown` from
+    /// then on, and so does the request under way if the connection ends at once.
     pub fn disconnected(&self) -> Option<Ending> {
         self.served.world.borrow().disconnected.get(&self.connection.id).copied()
     }
@@ -353,13 +351,30 @@ impl<'s, F: Exported> Client<'s, F> {
     }
 
     fn finish(&self) -> Result<(), Errno> {
-        let mut finalized = Ok(());
+        let finalized = self.finalize();
+        self.close_layer();
+        finalized
+    }
+
+    /// The first half of the end.
+    pub(super) fn finalize(&self) -> Result<(), Errno> {
         // No alarm of the connection sounds any more.
         let id = self.connection.id;
         self.served.world.borrow_mut().alarms.retain(|(owner, _), _| *owner != Owner::Connection(id));
-        if self.progress == Progress::Prepared {
-            finalized = self.open_call(|filter| filter.finalize().unwrap_or(Ok(())));
+        match self.progress {
+            Progress::Prepared => self.open_call(|filter| filter.finalize().unwrap_or(Ok(()))),
+            _ => Ok(()),
         }
+    }
+
+    /// The second half of the end, of a client that was finalized.
+    pub(super) fn end(self) {
+        self.close_layer();
+        std::mem::forget(self);
+    }
+
+    fn close_layer(&self) {
+        let id = self.connection.id;
         self.connection.next.set(None);
         if self.progress >= Progress::Opened {
             let _ = self.open_call(|filter| {
@@ -370,7 +385,6 @@ impl<'s, F: Exported> Client<'s, F> {
         self.served.world.borrow_mut().close(id);
         self.served.connections.borrow_mut().retain(|known| known.as_ptr() != Rc::as_ptr(&self.connection));
         self.served.event_call(|filter| filter.closed(id));
-        finalized
     }
 }
 

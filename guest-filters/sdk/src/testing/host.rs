@@ -5,19 +5,19 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
 use crate::params::{Parameters, Params};
-use crate::{Errno, ExportEntry, Param, ThreadModel, Unexported};
+use crate::{Errno, Param, Recovery, ThreadModel, Unexported};
 
 use super::call::{Call, ConnectionState, Phase};
 use super::disk::Disk;
 use super::exported::Exported;
-use super::imports::next_open;
+use super::facts::ClientFacts;
 use super::offers::Nature;
 use super::parameters::{self, Assigned};
 use super::world::{OPERATIONS, World};
 
 /// A simulated server before it serves.
 pub struct Host {
-    world: World,
+    pub(super) world: World,
 }
 
 impl Host {
@@ -55,27 +55,49 @@ impl Host {
     ///
     /// # Errors
     /// The line that the user would see: a parameter is wrong, or the filter refuses to start.
-    pub fn serve<F: Exported>(mut self, words: &[&str]) -> Result<Served<F>, String> {
+    pub fn serve<F: Exported>(self, words: &[&str]) -> Result<Served<F>, String> {
+        Served::start(Rc::new(RefCell::new(self.world)), |declared| {
+            parameters::assign(&F::describe().into_contract(Vec::new()).name, declared, words)
+        })
+    }
+}
+
+impl<F: Exported> Served<F> {
+    /// Makes the filter's instances and starts them. `assign` gives its parameters.
+    pub(super) fn start(
+        world: Rc<RefCell<World>>,
+        assign: impl FnOnce(&[Param]) -> Result<Assigned, String>,
+    ) -> Result<Served<F>, String> {
+        let served = Served::configured(world, assign)?;
+        served.get_ready()?;
+        Ok(served)
+    }
+
+    /// Makes the filter's instances.
+    pub(super) fn configured(
+        world: Rc<RefCell<World>>,
+        assign: impl FnOnce(&[Param]) -> Result<Assigned, String>,
+    ) -> Result<Served<F>, String> {
+        let declared = F::Params::declare();
         let description = F::describe().into_contract(F::Params::declare());
-        let name = &description.name;
+        let name = description.name;
         let transparent = description.unexported == Unexported::Transparent;
         let nature = Nature { interfaces: F::INTERFACES, transparent };
         if !transparent && !nature.exports("reads") {
             return Err(format!("{name}: it is opaque and does not export reads: nothing could be read through it"));
         }
-        let Assigned { values, paths } = parameters::assign(name, &F::Params::declare(), words)?;
-        self.world.paths = paths;
-        self.world.hears_alarms = nature.exports("on_alarm");
-        let kinds = F::Params::declare();
-        self.world.kinds = kinds.iter().map(Param::contract).map(|p| (p.name.clone(), p.kind.clone())).collect();
+        let Assigned { values, paths } = assign(&declared)?;
+        {
+            let mut world = world.borrow_mut();
+            world.paths = paths;
+            world.hears_alarms = nature.exports("on_alarm");
+            world.kinds = declared.iter().map(Param::contract).map(|p| (p.name.clone(), p.kind.clone())).collect();
+        }
         let given = Params::from_host::<F::Params>(values);
-        let world = Rc::new(RefCell::new(self.world));
+        let configure_another = move || F::configure(F::Params::read(&given)?);
         let configure = || {
-            let configured = Call::new(&world, Phase::Configure, None)
-                .run(|| F::configure(F::Params::read(&given)?))
-                .0
-                .map_err(|error| format!("{name}: {error}"))?;
-            Ok::<Rc<F>, String>(Rc::new(configured))
+            let configured = Call::new(&world, Phase::Configure, None).run(&configure_another).0;
+            configured.map(Rc::new).map_err(|error| format!("{name}: {error}"))
         };
         let first = configure()?;
         let model = Call::new(&world, Phase::Configure, None).run(|| first.thread_model()).0;
@@ -84,21 +106,25 @@ impl Host {
         if model == ThreadModel::Parallel {
             instances.push(configure()?);
         }
-        let served = Served {
+        Ok(Served {
             world,
             instances: RefCell::new(instances),
             turn: Cell::new(0),
+            name,
             model,
+            recovery: description.recovery,
+            state_version: description.state_version,
             nature,
             connections: RefCell::default(),
-            configure_another: Box::new({
-                let given = given.clone();
-                move || F::configure(F::Params::read(&given)?)
-            }),
-        };
-        served.server_call(|filter| filter.get_ready()).unwrap_or(Ok(()))?;
-        served.server_call(|filter| filter.after_fork()).unwrap_or(Ok(()))?;
-        Ok(served)
+            configure_another: Box::new(configure_another),
+            is_started: Cell::new(false),
+        })
+    }
+
+    pub(super) fn get_ready(&self) -> Result<(), String> {
+        self.is_started.set(true);
+        self.server_call(|filter| filter.get_ready()).unwrap_or(Ok(()))?;
+        self.server_call(|filter| filter.after_fork()).unwrap_or(Ok(()))
     }
 }
 
@@ -115,33 +141,21 @@ pub struct Stopped {
 /// A simulated server that serves a filter over a disk. Dropping it stops it.
 pub struct Served<F: Exported> {
     pub(super) world: Rc<RefCell<World>>,
-    instances: RefCell<Vec<Rc<F>>>,
+    pub(super) instances: RefCell<Vec<Rc<F>>>,
     /// Which instance serves next, if any of them can.
     turn: Cell<usize>,
-    model: ThreadModel,
+    pub(super) name: String,
+    pub(super) model: ThreadModel,
+    pub(super) recovery: Recovery,
+    pub(super) state_version: u32,
     pub(super) nature: Nature,
     pub(super) connections: RefCell<Vec<Weak<ConnectionState>>>,
     configure_another: Box<dyn Fn() -> Result<F, String>>,
+    /// What did not start needs no cleanup.
+    is_started: Cell<bool>,
 }
 
 impl<F: Exported> Served<F> {
-    /// The exports that a client sees which lists them.
-    ///
-    /// # Errors
-    /// Those of the filter.
-    pub fn list_exports(&self) -> Result<Vec<ExportEntry>, Errno> {
-        self.names_call(|filter| filter.list_exports(false, false).unwrap_or_else(|| next_open::list_exports(false)))
-    }
-
-    /// The export that a client gets which asks for the empty name.
-    ///
-    /// # Errors
-    /// Those of the filter.
-    pub fn default_export(&self) -> Result<String, Errno> {
-        let asked = |filter: &F| filter.default_export(false, false);
-        self.names_call(|filter| asked(filter).unwrap_or_else(|| next_open::default_export(false)))
-    }
-
     /// The bytes of the disk below, as they are now.
     pub fn disk(&self) -> Ref<'_, [u8]> {
         Ref::map(self.world.borrow(), |world| world.disk.bytes())
@@ -220,9 +234,9 @@ impl<F: Exported> Served<F> {
     }
 
     /// A call of the phase N.
-    pub(super) fn names_call<R>(&self, export: impl FnOnce(&F) -> R) -> R {
+    pub(super) fn names_call<R>(&self, client: Rc<ClientFacts>, export: impl FnOnce(&F) -> R) -> R {
         let filter = Rc::clone(&self.instances.borrow()[0]);
-        Call::new(&self.world, Phase::Names, None).run(|| export(&filter)).0
+        Call::new(&self.world, Phase::Names, None).of(client).run(|| export(&filter)).0
     }
 
     /// The index of the instance for a new connection.
@@ -230,10 +244,15 @@ impl<F: Exported> Served<F> {
         if self.model != ThreadModel::SerializeRequests {
             return 0;
         }
-        let configured = Call::new(&self.world, Phase::Configure, None).run(|| (self.configure_another)()).0;
-        let filter = configured.unwrap_or_else(|error| panic!("configure fails the second time: {error}"));
-        self.instances.borrow_mut().push(Rc::new(filter));
+        let filter = self.another_instance();
+        self.instances.borrow_mut().push(filter);
         self.instances.borrow().len() - 1
+    }
+
+    /// A fresh instance.
+    pub(super) fn another_instance(&self) -> Rc<F> {
+        let configured = Call::new(&self.world, Phase::Configure, None).run(|| (self.configure_another)()).0;
+        Rc::new(configured.unwrap_or_else(|error| panic!("configure fails the second time: {error}")))
     }
 
     /// The instance that serves the next call of a connection.
@@ -252,7 +271,7 @@ impl<F: Exported> Served<F> {
 
 impl<F: Exported> Drop for Served<F> {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
+        if !std::thread::panicking() && self.is_started.get() {
             self.server_call(|filter| filter.cleanup());
         }
     }

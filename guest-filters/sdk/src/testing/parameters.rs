@@ -35,7 +35,31 @@ const HOST_ONLY: [&str; 13] = [
 /// # Errors
 /// The server's line for the user.
 pub(super) fn assign(filter: &str, declared: &[Param], words: &[&str]) -> Result<Assigned, String> {
+    assign_over(filter, declared, &[], words)
+}
+
+/// Reads the words of a command line. `given` is what a record has: keys, kinds and canonical
+/// values. A word replaces what is given under its key. What the filter does not declare with the
+/// same kind is left out.
+///
+/// # Errors
+/// The server's line for the user.
+pub(super) fn assign_over(
+    filter: &str,
+    declared: &[Param],
+    given: &[(&str, &str, &str)],
+    words: &[&str],
+) -> Result<Assigned, String> {
     let mut assigned = Assigned::default();
+    for (key, kind, value) in given {
+        let named =
+            |param: &&types::Param, key: &str| param.name == key || param.aliases.iter().any(|alias| alias == key);
+        let Some(param) = declared.iter().map(Param::contract).find(|param| named(param, key)) else { continue };
+        let is_replaced = words.iter().filter_map(|word| word.split_once('=')).any(|(word, _)| named(&param, word));
+        if !is_replaced && param.kind == *kind && is_canonical(param, value) {
+            assigned.values.push((param.name.clone(), value.to_string()));
+        }
+    }
     for word in words {
         let (key, text) = word.split_once('=').ok_or_else(|| format!("{word}: is not of the form key=value"))?;
         let param = declared
@@ -65,6 +89,18 @@ pub(super) fn assign(filter: &str, declared: &[Param], words: &[&str]) -> Result
             Err(format!("{filter}: the parameter {}=<{kind}> is required: {}", param.name, param.help))
         }
         None => Ok(assigned),
+    }
+}
+
+/// Whether a value of a record has the form in which the filter gets one. A record has no values of
+/// the other kinds.
+fn is_canonical(param: &types::Param, value: &str) -> bool {
+    match &*param.kind {
+        "string" => true,
+        "bool" => matches!(value, "true" | "false"),
+        "choice" => param.choices.iter().any(|choice| choice == value),
+        "int" | "size" | "duration" | "probability" | "percent" => value.parse::<u64>().is_ok(),
+        _ => false,
     }
 }
 

@@ -6,6 +6,7 @@ use crate::host::client::Ending;
 use crate::{Errno, Scope};
 
 use super::disk::Disk;
+use super::record::RecordedBelow;
 use super::shared_state::SharedState;
 
 /// What owns a piece of the filter's state.
@@ -63,6 +64,8 @@ pub(super) struct World {
     pub(super) gate_is_closed: bool,
     /// The connections that the filter has disconnected.
     pub(super) disconnected: HashMap<u64, Ending>,
+    /// What a record says of the layer below, while it runs.
+    pub(super) recorded: Option<RecordedBelow>,
 }
 
 /// What is at a watched place. Files have contents if those count.
@@ -117,6 +120,7 @@ impl World {
             shutdown_asked: false,
             gate_is_closed: false,
             disconnected: HashMap::new(),
+            recorded: None,
         }
     }
 
@@ -126,6 +130,20 @@ impl World {
             Some(n) => Err(self.faults.remove(n).1),
             None => Ok(()),
         }
+    }
+
+    /// The bytes of the disk that a call reads.
+    pub(super) fn read(&mut self, offset: u64, length: u64) -> Result<&[u8], Errno> {
+        let bytes = self.disk.range(offset, length)?;
+        self.recorded.iter_mut().for_each(|below| below.reads(offset, length));
+        Ok(bytes)
+    }
+
+    /// The bytes of the disk that a call changes.
+    pub(super) fn change(&mut self, offset: u64, length: u64) -> Result<&mut [u8], Errno> {
+        let bytes = self.disk.range(offset, length)?;
+        self.recorded.iter_mut().for_each(|below| below.changes(offset, length));
+        Ok(bytes)
     }
 
     /// Whether the `nth` value of a parameter holds, as `files.holds` tells.

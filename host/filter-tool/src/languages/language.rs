@@ -31,6 +31,20 @@ impl Language {
         }
     }
 
+    /// The name as people write it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Language::Rust => "Rust",
+            Language::C => "C",
+            Language::Cpp => "C++",
+            Language::Zig => "Zig",
+            Language::Go => "Go",
+            Language::Js => "JavaScript",
+            Language::Ts => "TypeScript",
+            Language::Python => "Python",
+        }
+    }
+
     /// The language with this name.
     pub fn named(name: &str) -> Option<Language> {
         Language::value_variants().iter().copied().find(|language| language.name() == name)

@@ -67,6 +67,12 @@ mod tests {
         assert_eq!(host.disk()[..6], *b"hELLO\0");
     }
 
+    // What real clients did is a test too. Record it, and put the file beside Cargo.toml:
+    //     rbdkit --wasm-filter NAME.wasm --record=session.rec --record-payloads file disk.img
+    // Then, with `use rbdkit_filter_sdk::testing::Record`:
+    //     let record = Record::read("session.rec").unwrap();
+    //     Host::from_record(&record).unwrap().replay::<Mine>(&record, &[]).unwrap().assert_same();
+
     #[test]
     fn a_key_that_is_no_byte_is_refused() {
         let refused = Host::new(Disk::zeroes(4096)).serve::<Mine>(&["key=256"]).err();

@@ -218,18 +218,15 @@ impl Version {
         let end = VersionEnd::new(&shared.counters);
         let mut instance = configured(&recipe, shared, params).await.map_err(|why| refused(name, &why))?;
         if traits.exported.threading {
-            match instance.serve(ThreadModelCall.setup(), None, &ThreadModelCall).await {
-                Ok(Ok(answer)) => traits.model = answer.into(),
-                Ok(Err(error)) => return Err(refused(name, &format!("thread-model: {error}"))),
-                Err(fault) => return Err(refused(name, &format!("thread-model: {}", fault.cause))),
-            }
+            traits.model = thread_model(&mut instance).await.map_err(|why| refused(name, &why))?;
         }
         let version = Arc::new(Version { traits, recipe, end });
         let first = Box::new(VersionInstance::new(instance, &version));
         Ok((version, first))
     }
 
-    /// A further instance, with the parameters.
+    /// A further instance, with the parameters. Its thread model has to be the first one's: the host
+    /// has arranged calls for that.
     ///
     /// # Errors
     /// The guest's own line, or what was wrong with it.
@@ -238,7 +235,16 @@ impl Version {
         shared: &Arc<FilterShared>,
         params: &Arc<[(String, String)]>,
     ) -> Result<Box<VersionInstance>, String> {
-        let instance = configured(&self.recipe, shared, params).await?;
+        let mut instance = configured(&self.recipe, shared, params).await?;
+        if self.traits.exported.threading {
+            let (found, first) = (thread_model(&mut instance).await?, self.traits.model);
+            if found != first {
+                return Err(format!(
+                    "its thread model is {found} in a new instance, and was {first} in the first one: it may depend on \
+                     the parameters only"
+                ));
+            }
+        }
         Ok(Box::new(VersionInstance::new(instance, self)))
     }
 }
@@ -248,6 +254,15 @@ pub(super) fn refused(name: &str, line: &str) -> ConfigError {
     match one_line_within(line, 1000).trim() {
         "" => ConfigError::new(format!("{name}: it refuses its parameters, and does not say why")),
         line => ConfigError::new(format!("{name}: {line}")),
+    }
+}
+
+/// Asks a configured instance for the thread model.
+async fn thread_model(instance: &mut Instance) -> Result<ThreadModel, String> {
+    match instance.serve(ThreadModelCall.setup(), None, &ThreadModelCall).await {
+        Ok(Ok(answer)) => Ok(answer.into()),
+        Ok(Err(error)) => Err(format!("thread-model: {error}")),
+        Err(fault) => Err(format!("thread-model: {}", fault.cause)),
     }
 }
 

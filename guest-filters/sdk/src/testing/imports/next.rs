@@ -11,15 +11,17 @@ fn used<T>(line: String, body: impl FnOnce(&mut Call) -> Result<T, Errno>) -> Re
         {
             let mut world = call.world();
             let operation = line.split(' ').next().unwrap_or_default().to_string();
+            let recorded = world.recorded.as_mut().map_or(Ok(()), |below| below.call(&line));
             world.calls.push(line);
             world.fault(&operation)?;
+            recorded?;
         }
         body(call)
     })
 }
 
 /// The names of the flags, each with a blank before it.
-fn words(flags: CommandFlags) -> String {
+pub(in crate::testing) fn words(flags: CommandFlags) -> String {
     let names = [
         (CommandFlags::FUA, " fua"),
         (CommandFlags::MAY_TRIM, " may-trim"),
@@ -73,7 +75,7 @@ pub(crate) fn export_description() -> Option<String> {
 
 pub(crate) fn pread(offset: u64, length: u32, buf: u32, at: u32) -> Result<(), Errno> {
     used(format!("pread {offset} {length}"), |call| {
-        let bytes = call.world().disk.range(offset, length.into())?.to_vec();
+        let bytes = call.world().read(offset, length.into())?.to_vec();
         call.part(buf, at, length).copy_from_slice(&bytes);
         Ok(())
     })
@@ -83,7 +85,7 @@ pub(crate) fn pwrite(offset: u64, length: u32, buf: u32, at: u32, flags: Command
     used(format!("pwrite {offset} {length}{}", words(flags)), |call| {
         writable(call)?;
         let bytes = call.part(buf, at, length).to_vec();
-        call.world().disk.range(offset, length.into())?.copy_from_slice(&bytes);
+        call.world().change(offset, length.into())?.copy_from_slice(&bytes);
         Ok(())
     })
 }
@@ -100,7 +102,7 @@ pub(crate) fn flush_all(scope: Scope) -> Result<(), Errno> {
 /// Discards by writing zeroes.
 pub(crate) fn trim(offset: u64, length: u64, flags: CommandFlags) -> Result<(), Errno> {
     used(format!("trim {offset} {length}{}", words(flags)), |call| match writable(call)?.trim {
-        true => call.world().disk.range(offset, length).map(|bytes| bytes.fill(0)),
+        true => call.world().change(offset, length).map(|bytes| bytes.fill(0)),
         false => Err(Errno::Enotsup),
     })
 }
@@ -111,7 +113,7 @@ pub(crate) fn zero(offset: u64, length: u64, flags: CommandFlags) -> Result<(), 
         if flags.contains(CommandFlags::FAST_ZERO) && !can.fast_zero || can.zero == Support::None {
             return Err(Errno::Enotsup);
         }
-        call.world().disk.range(offset, length)?.fill(0);
+        call.world().change(offset, length)?.fill(0);
         Ok(())
     })
 }
@@ -125,8 +127,13 @@ pub(crate) fn extents(offset: u64, length: u64, flags: CommandFlags) -> Result<V
 }
 
 pub(crate) fn extents_until(offset: u64, length: u64, limit: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
-    used(format!("extents {offset} {length}{}", words(flags)), |call| {
-        call.world().disk.extents(offset, length, limit, flags)
+    let line = format!("extents {offset} {length}{}", words(flags));
+    used(line.clone(), |call| {
+        let mut world = call.world();
+        if let Some(list) = world.recorded.as_mut().and_then(|below| below.extents(&line)) {
+            return Ok(list);
+        }
+        world.disk.extents(offset, length, limit, flags)
     })
 }
 

@@ -9,17 +9,21 @@ fn open_next(call: &Call, readonly: bool, exportname: &str) -> Result<(), Errno>
         return Err(Errno::Erofs);
     }
     let mut world = call.world();
-    world.calls.push(match exportname {
+    let line = match exportname {
         "" => "open".to_string(),
         name => format!("open {name}"),
-    });
+    };
+    let recorded = world.recorded.as_mut().map_or(Ok(()), |below| below.call(&line));
+    world.calls.push(line);
     world.fault("open")?;
+    recorded?;
     connection.next.set(Some(Access::new(readonly)));
     Ok(())
 }
 
 pub(crate) fn open(readonly: bool, exportname: &str) -> Result<(), Errno> {
     attempt(&[Phase::Open], |call| match call.connection().next.get() {
+        Some(_) if call.connection().is_replayed.get() => Ok(()),
         Some(_) => Err(Errno::Enxio),
         None => open_next(call, readonly, exportname),
     })
