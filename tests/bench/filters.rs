@@ -12,26 +12,36 @@ const READS: Requests = Requests { block: 512, depth: 32, disk: 1 << 20, answers
 /// How many times nofilter's layer a filter may cost that serves the read.
 const SERVES: f64 = 1.2;
 
+/// The same for a filter that counts or compares in each read: it calls the host once or twice more.
+const COUNTS: f64 = 2.5;
+
 /// The same for a filter that a read passes by. It costs nothing; this is for what is measured too
 /// high on a busy machine.
 const PASSES_BY: f64 = 0.15;
 
-/// The filters, and how many times nofilter's layer each may cost. All have their default
-/// parameters, with which they change nothing.
-pub const FILTERS: [(&str, f64); 13] = [
-    ("blocksize-policy", SERVES),
-    ("delay", SERVES),
-    ("error", SERVES),
-    ("multi-conn", SERVES),
-    ("offset", SERVES),
-    ("rate", SERVES),
-    ("retry-request", SERVES),
-    ("nofilter", SERVES),
-    ("scan", SERVES),
-    ("cacheextents", PASSES_BY),
-    ("exportname", PASSES_BY),
-    ("ip", PASSES_BY),
-    ("limit", PASSES_BY),
+/// The filters with their parameters, with which they change nothing, and how many times nofilter's
+/// layer each may cost.
+pub const FILTERS: [(&str, &[&str], f64); 20] = [
+    ("blocksize-policy", &[], SERVES),
+    ("delay", &[], SERVES),
+    ("error", &[], SERVES),
+    ("log", &[], SERVES),
+    ("map", &["map=0-:0"], SERVES),
+    ("multi-conn", &[], SERVES),
+    ("offset", &[], SERVES),
+    ("rate", &[], SERVES),
+    ("retry-request", &[], SERVES),
+    ("nofilter", &[], SERVES),
+    ("scan", &[], SERVES),
+    ("truncate", &[], SERVES),
+    ("count", &[], COUNTS),
+    ("stats", &["statsfile=/dev/null"], COUNTS),
+    ("cacheextents", &[], PASSES_BY),
+    ("exportname", &[], PASSES_BY),
+    ("fua", &[], PASSES_BY),
+    ("ip", &[], PASSES_BY),
+    ("limit", &[], PASSES_BY),
+    ("protect", &["protect=0-511"], PASSES_BY),
 ];
 
 /// What a filter's layer costs.
@@ -49,7 +59,10 @@ pub struct Cost {
 /// # Errors
 /// What failed.
 pub fn measure(program: &Path, turns: u64) -> Result<Vec<Cost>, String> {
-    let options = FILTERS.map(|(name, _)| (name, vec![format!("--filter={name}")]));
+    let options = FILTERS.map(|(name, parameters, _)| {
+        let parameters = parameters.iter().map(|word| format!("--filter-param={name}:{word}"));
+        (name, std::iter::once(format!("--filter={name}")).chain(parameters).collect())
+    });
     beside_nofilter(program, &options, turns)
 }
 

@@ -145,7 +145,7 @@ fn targets() -> Vec<Target> {
         let row = "a filter with two host calls in a read: its layer / nofilter's";
         add(row, language, Measure::Language(language), Limit::AtMost(limit));
     }
-    for (filter, limit) in FILTERS {
+    for (filter, _, limit) in FILTERS {
         let row = "a filter that passes a read on, or that it passes by: its layer / nofilter's";
         add(row, filter, Measure::Filter(filter), Limit::AtMost(limit));
     }
@@ -251,7 +251,7 @@ mod tests {
             let once = Figure::ALL.map(|figure| Once { figure, rbdkit: Some(1.0), nbdkit: None });
             let layers = BLOCKS.map(|(block, _)| Layers { block, cpu: [1.0; 4], slopes: vec![0.5] });
             let languages = LANGUAGES.map(|(name, _)| Cost { name, layer: 1.0, ratios: vec![1.0] });
-            let filters = FILTERS.map(|(name, _)| Cost { name, layer: 1.0, ratios: vec![1.0] });
+            let filters = FILTERS.map(|(name, ..)| Cost { name, layer: 1.0, ratios: vec![1.0] });
             let run =
                 Measurements { lines: &lines, layers: &layers, languages: &languages, filters: &filters, once: &once };
             let verdicts = judge(&run);

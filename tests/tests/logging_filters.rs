@@ -151,6 +151,19 @@ fn a_client_cannot_forge_a_line_of_the_log() {
 }
 
 #[test]
+fn a_pipe_that_nobody_reads_stops_no_client() {
+    let dir = TempDir::new();
+    let pipe = dir.join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
+    let server = Launch::new(["--filter=log", "memory", "1M"]).path("logfile", &pipe).start();
+    // The pipe has room for 64 KiB, and each read takes more than 100 bytes.
+    nbdsh(&server.uri(), "h.connect_uri(uri)\nfor i in range(2000): assert h.pread(512, 0) == bytes(512)").ok();
+    server.wait_for_log("log: logfile: a line is lost: enospc");
+    let outcome = server.stop();
+    assert!(outcome.status.success(), "{}\n{}", outcome.status, outcome.stderr);
+}
+
+#[test]
 fn every_request_of_many_clients_has_its_two_lines() {
     let dir = TempDir::new();
     let log = dir.join("log");

@@ -3,9 +3,13 @@
 //! `RBDKIT_SEED` repeats the requests of a run; the order in which threads run may differ.
 //! `RBDKIT_OPS` sets the number of operations in all.
 
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
 use rbdkit_tests::model::{Crowd, Disk, content, sparse};
 use rbdkit_tests::server::is_nbdkit;
-use rbdkit_tests::{Launch, Rng, TempDir, seed};
+use rbdkit_tests::{Control, Launch, Rng, TempDir, seed, tool};
 
 /// The number of operations of all tests in this file together, unless `RBDKIT_OPS` sets another.
 const OPERATIONS: u64 = 110_000;
@@ -21,6 +25,14 @@ const MARGIN: usize = 4097;
 enum Below {
     File,
     Memory,
+    /// A file that qemu-img has encrypted. The last bytes, which are no sector, are left out.
+    Encrypted,
+}
+
+impl Below {
+    fn is_file(self) -> bool {
+        self != Below::Memory
+    }
 }
 
 /// What the file has to hold when the server has ended.
@@ -59,6 +71,7 @@ fn check(case: &Case) {
     check_with(seed(), case);
 }
 
+/// Parameters may name files in the directory of the test, `{dir}`.
 fn check_with(seed: u64, case: &Case) {
     let total = std::env::var("RBDKIT_OPS").map_or(OPERATIONS, |text| text.parse().expect("RBDKIT_OPS is a number"));
     println!("{}: RBDKIT_SEED={seed}", case.name);
@@ -66,47 +79,68 @@ fn check_with(seed: u64, case: &Case) {
     let first = match case.below {
         Below::File => content(seed, SIZE),
         Below::Memory => vec![0; SIZE],
+        Below::Encrypted => content(seed, SIZE / 512 * 512),
     };
+    let image = if case.below == Below::Encrypted { encrypted(&dir, &first) } else { first.clone() };
     let margin = if case.offset { MARGIN } else { 0 };
-    let whole = [vec![0xa5; margin], first.clone(), vec![0xa5; margin]].concat();
-    let (options, parameters): (Vec<&str>, Vec<&str>) = case.arguments.iter().partition(|arg| arg.starts_with("--"));
+    let whole = [vec![0xa5; margin], image.clone(), vec![0xa5; margin]].concat();
+    let arguments: Vec<String> = case.arguments.iter().map(|word| word.replace("{dir}", &dir.join("").to_string_lossy())).collect();
+    let (options, parameters): (Vec<&String>, Vec<&String>) = arguments.iter().partition(|arg| arg.starts_with("--"));
     let file = sparse(&dir, "disk.img", &whole);
     let mut launch = Launch::new(options);
-    launch = match case.below {
-        Below::File => launch.arg("file").path("file", &file),
-        Below::Memory => launch.arg("memory").arg(SIZE.to_string()),
+    launch = match case.below.is_file() {
+        true => launch.arg("file").path("file", &file),
+        false => launch.arg("memory").arg(SIZE.to_string()),
     };
     launch = parameters.iter().fold(launch, Launch::arg);
     if case.offset {
-        launch = launch.arg(format!("offset={margin}")).arg(format!("range={SIZE}"));
+        launch = launch.arg(format!("offset={margin}")).arg(format!("range={}", image.len()));
     }
     let server = launch.start();
     let mut crowd = Crowd::new(seed, total * case.share / 2000);
     crowd.may_fail = case.may_fail;
     let mut disk = Disk::new(&first, crowd.stripe);
-    let wide = disk.exercise(server.socket(), &crowd);
-    // The same again with stripes so narrow that all connections share every block of a filter.
-    crowd.stripe = NARROW;
-    disk.cut(crowd.stripe);
-    let narrow = disk.exercise(server.socket(), &crowd);
+    let ends = AtomicBool::new(false);
+    let (wide, narrow) = std::thread::scope(|scope| {
+        if case.arguments.contains(&"--filter=pause") {
+            scope.spawn(|| pause_again_and_again(&dir.join("control"), Rng::new(seed), &ends));
+        }
+        let _end = EndOnDrop(&ends);
+        let wide = disk.exercise(server.socket(), &crowd);
+        // The same again with stripes so narrow that all connections share every block of a filter.
+        crowd.stripe = NARROW;
+        disk.cut(crowd.stripe);
+        (wide, disk.exercise(server.socket(), &crowd))
+    });
     let mut client = server.client();
     disk.compare_with("read by a new connection", &mut client, case.may_fail);
+    let holds = |what: &str| {
+        let bytes = std::fs::read(&file).expect("the file");
+        let (before, rest) = bytes.split_at(margin);
+        let (image, after) = rest.split_at(image.len());
+        assert!(before.iter().all(|&byte| byte == 0xa5), "{what}: something was written in front of the range");
+        assert!(after.iter().all(|&byte| byte == 0xa5), "{what}: something was written behind the range");
+        match case.below {
+            Below::Encrypted => disk.compare(what, &decrypted(&dir, image)),
+            _ => disk.compare(what, image),
+        }
+    };
     if client.can(rbdkit_tests::raw::can::FLUSH) {
         let mut tries = 0;
         while let Err(error) = client.flush() {
             tries += 1;
             assert!(case.may_fail && tries < 1000, "flush failed with {error}");
         }
-        if case.below == Below::File && case.after == After::Written {
-            compare_file(&disk, "the file after a flush", &file, margin);
+        if case.below.is_file() && case.after == After::Written {
+            holds("the file after a flush");
         }
     }
     client.disconnect();
     let outcome = server.stop();
     assert!(outcome.status.success(), "{}\n{}", outcome.status, outcome.stderr);
-    match (case.below, case.after) {
-        (Below::File, After::Written) => compare_file(&disk, "the file at the end", &file, margin),
-        (Below::File, After::Untouched) => {
+    match (case.below.is_file(), case.after) {
+        (true, After::Written) => holds("the file at the end"),
+        (true, After::Untouched) => {
             assert!(std::fs::read(&file).expect("the file") == whole, "the file changed")
         }
         _ => {}
@@ -114,11 +148,47 @@ fn check_with(seed: u64, case: &Case) {
     println!("{}: {wide:?}, then {narrow:?}", case.name);
 }
 
-fn compare_file(disk: &Disk, what: &str, file: &std::path::Path, margin: usize) {
-    let bytes = std::fs::read(file).expect("the file");
-    assert!(bytes[..margin].iter().all(|&byte| byte == 0xa5), "{what}: something was written in front of the range");
-    assert!(bytes[margin + SIZE..].iter().all(|&byte| byte == 0xa5), "{what}: something was written behind the range");
-    disk.compare(what, &bytes[margin..margin + SIZE]);
+/// Tells a thread to end, also if the test fails.
+struct EndOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+/// Closes and opens the gate of the filter pause at random moments, until it is told to end.
+fn pause_again_and_again(control: &Path, mut rng: Rng, ends: &AtomicBool) {
+    let mut control = Control::connect(control);
+    while !ends.load(SeqCst) {
+        for (command, answer) in [(b"p", "P"), (b"r", "R")] {
+            assert_eq!(control.say(command, 1), answer);
+            // A random time, and not one that something has to happen in.
+            std::thread::sleep(Duration::from_micros(rng.below(20_000)));
+        }
+    }
+}
+
+/// What qemu-img has to be told of the key.
+const SECRET: &str = "secret,id=key,data=hush";
+
+/// A disk with this content that qemu-img has encrypted (LUKS1). The passphrase is in the file
+/// `pass`.
+fn encrypted(dir: &TempDir, content: &[u8]) -> Vec<u8> {
+    dir.file("pass", b"hush");
+    let (plain, image) = (dir.file("plain", content), dir.join("image"));
+    let words = ["convert", "--object", SECRET, "-f", "raw", "-O", "luks", "-o", "key-secret=key,iter-time=10"];
+    tool("qemu-img", words.map(Into::into).into_iter().chain([plain, image.clone()])).ok();
+    std::fs::read(image).expect("the image")
+}
+
+/// The content of an encrypted disk, by qemu-img.
+fn decrypted(dir: &TempDir, image: &[u8]) -> Vec<u8> {
+    let (image, plain) = (dir.file("written", image), dir.join("read"));
+    let driver = format!("driver=luks,key-secret=key,file.filename={}", image.display());
+    let words = ["convert", "--object", SECRET, "--image-opts", &driver, "-O", "raw"];
+    tool("qemu-img", words.map(Into::into).into_iter().chain([plain.clone()])).ok();
+    std::fs::read(plain).expect("the content")
 }
 
 #[test]
@@ -226,6 +296,21 @@ fn filters_that_only_watch_are_the_model() {
     ] {
         check(&Case { name, arguments, share: 10, ..PLAIN });
     }
+}
+
+/// The header and the data are behind other bytes.
+#[test]
+fn an_encrypted_disk_is_the_model_for_us_and_for_qemu() {
+    let arguments = &["--filter=luks", "--filter=offset", "passphrase=+{dir}/pass"];
+    check(&Case { name: "luks, offset", arguments, below: Below::Encrypted, offset: true, share: 30, ..PLAIN });
+}
+
+#[test]
+fn a_disk_that_is_paused_again_and_again_is_the_model() {
+    let arguments = &["--filter=pause", "pause-control={dir}/control"];
+    check(&Case { name: "pause", arguments, share: 20, ..PLAIN });
+    let arguments = &["--filter=cache", "--filter=pause", "pause-control={dir}/control"];
+    check(&Case { name: "cache, pause", arguments, share: 20, ..PLAIN });
 }
 
 /// nbdkit 1.32 has no such filter.
@@ -355,6 +440,8 @@ enum Effect {
     Overlay,
     /// Clients see a part of the file.
     Part,
+    /// The file is encrypted.
+    Encrypted,
 }
 
 /// The filters of which stacks are drawn, and their parameters. Those that take no writes are left
@@ -376,6 +463,7 @@ const DRAWN: &[(&[&str], &[&str], Effect)] = &[
     (&["ip"], &["allow=all"], Effect::Same),
     (&["limit"], &["limit=100"], Effect::Same),
     (&["log"], &["logfile=/dev/null"], Effect::Same),
+    (&["luks"], &["passphrase=+{dir}/pass"], Effect::Encrypted),
     (&["map"], &["map=0-999999:1000000", "map=1000000-1999999:0"], Effect::Moved),
     (&["multi-conn"], &["multi-conn-mode=emulate"], Effect::Same),
     (&["nocache"], &["cachemode=nop"], Effect::Same),
@@ -385,6 +473,7 @@ const DRAWN: &[(&[&str], &[&str], Effect)] = &[
     (&["nozero"], &["zeromode=emulate"], Effect::Same),
     (&["offset"], &[], Effect::Part),
     (&["openonce"], &[], Effect::Same),
+    (&["pause"], &["pause-control={dir}/control"], Effect::Same),
     (&["protect"], &["protect=~-"], Effect::Same),
     (&["rate"], &["rate=100G"], Effect::Same),
     (&["readahead"], &[], Effect::Same),
@@ -408,20 +497,26 @@ fn stacks_of_three_filters_that_a_seed_draws_are_the_model() {
     let seed = seed();
     let mut rng = Rng::new(seed);
     for _ in 0..6 {
-        // An offset leaves a margin in a file, and bytes are moved in a disk of zeroes in memory.
+        // An offset leaves a margin in a file, bytes are moved in a disk of zeroes in memory, and an
+        // encrypted disk is a file with a header: only one of them fits.
         let drawn = std::iter::from_fn(|| {
             let mut left: Vec<_> = DRAWN.iter().collect();
             Some([(); 3].map(|()| left.swap_remove(rng.below(left.len() as u64) as usize)))
         });
         let has = |drawn: &[&(_, _, Effect)], effect| drawn.iter().any(|(.., other)| *other == effect);
-        let mut drawn = drawn.skip_while(|drawn| has(drawn, Effect::Moved) && has(drawn, Effect::Part));
+        let kinds = [Effect::Moved, Effect::Part, Effect::Encrypted];
+        let mut drawn = drawn.skip_while(|drawn| kinds.iter().filter(|kind| has(drawn, **kind)).count() > 1);
         let drawn = drawn.next().expect("the draws do not end");
         let names: Vec<&str> = drawn.iter().flat_map(|(names, ..)| names.iter().copied()).collect();
         let mut arguments: Vec<String> = names.iter().map(|name| format!("--filter={name}")).collect();
         for (names, parameters, _) in &drawn {
             arguments.extend(parameters.iter().map(|word| format!("--filter-param={}:{word}", names[0])));
         }
-        let below = if has(&drawn, Effect::Moved) { Below::Memory } else { Below::File };
+        let below = match kinds.into_iter().find(|kind| has(&drawn, *kind)) {
+            Some(Effect::Moved) => Below::Memory,
+            Some(Effect::Encrypted) => Below::Encrypted,
+            _ => Below::File,
+        };
         let after = if has(&drawn, Effect::Overlay) { After::Untouched } else { After::Written };
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let offset = has(&drawn, Effect::Part);

@@ -1,6 +1,6 @@
 //! The filter openonce: what is opened below, and when it is closed.
 
-use rbdkit_tests::{Launch, Server, TempDir, nbdsh};
+use rbdkit_tests::{Client, Launch, Server, TempDir, nbdsh};
 
 /// A plugin that writes each open and close into the file `log`, over a disk in a file.
 fn logging(dir: &TempDir, model: &str, more: &[&str]) -> Server {
@@ -104,5 +104,27 @@ fn clients_of_a_hanging_open_can_leave_and_the_next_one_opens_it() {
     nbdsh(&server.uri(), script).ok();
     std::fs::write(&gate, b"").expect("the gate");
     nbdsh(&server.uri(), "h.connect_uri(uri)\nassert h.pread(512, 0) == bytes(512)").ok();
+    server.stop();
+}
+
+#[test]
+fn a_name_whose_open_hangs_keeps_clients_of_other_names_not_waiting() {
+    let dir = TempDir::new();
+    let gate = dir.join("gate");
+    let open = format!("open=if [ $3 = hangs ]; then while [ ! -e {} ]; do sleep 0.05; done; fi", gate.display());
+    let server = Launch::new(["--filter=openonce", "eval", "get_size=echo 512", "pread=head -c $3 /dev/zero"])
+        .args(["thread_model=echo parallel", "list_exports=echo NAMES; echo one; echo two; echo hangs"])
+        .arg(open)
+        .start();
+    let read = |name: &str| assert_eq!(Client::negotiate(server.socket(), name, true).read(0, 512), Ok(vec![0; 512]));
+    read("one");
+    std::thread::scope(|scope| {
+        let hanging = scope.spawn(|| read("hangs"));
+        // One that is open, and one that is not.
+        read("one");
+        read("two");
+        assert!(!hanging.is_finished());
+        std::fs::write(&gate, b"").expect("the gate");
+    });
     server.stop();
 }

@@ -67,12 +67,17 @@ impl Action {
 }
 
 impl Log {
+    /// Whether nothing is logged, so that requests pass without a line.
+    fn is_silent(&self) -> bool {
+        self.settings.logfile.is_none() && self.settings.logscript.is_none()
+    }
+
     /// Writes a line. What goes wrong is only logged: a log never fails a request.
     fn write(&self, line: &Line) {
         if let Some(file) = &self.settings.logfile
             && let Err(error) = file.append(line.for_file(clock::realtime()).as_bytes())
         {
-            error!("logfile: {}", error.name());
+            error!("logfile: a line is lost: {}", error.name());
         }
         if let Some(script) = &self.settings.logscript {
             let variables = line.for_script();
@@ -103,6 +108,9 @@ impl Log {
         fields: impl FnOnce(Line) -> Line,
         serve: impl FnOnce() -> Result<(), Errno>,
     ) -> Result<(), Errno> {
+        if self.is_silent() {
+            return serve();
+        }
         let action = self.enter(name, fields);
         let result = serve();
         self.leave(&action, &result, |line| line);

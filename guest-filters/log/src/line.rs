@@ -156,7 +156,8 @@ fn is_plain(character: char) -> bool {
 }
 
 /// A text as one word of a shell, in one line. Control characters are written as `\n`, `\t` and
-/// `\x1b`, so that no client can forge a line.
+/// `\x1b`, and other characters that are not seen as `\u{202e}`, so that no client can forge a
+/// line.
 pub fn quoted(text: &str) -> String {
     if !text.is_empty() && text.chars().all(is_plain) {
         return text.to_string();
@@ -170,6 +171,10 @@ pub fn quoted(text: &str) -> String {
             control if control.is_control() => {
                 let _ = write!(quoted, "\\x{:02x}", u32::from(control));
             }
+            '\'' => quoted.push('\''),
+            // Marks of the writing direction and the like, which hide a part of the line or let it
+            // look like another one.
+            hidden if hidden.escape_debug().len() > 1 => quoted.extend(hidden.escape_debug()),
             other => quoted.push(other),
         }
     }
@@ -248,9 +253,11 @@ mod tests {
             ("\"$`\\", "\"\\\"\\$\\`\\\\\""),
             ("x\ny\t\u{1b}", "\"x\\ny\\t\\x1b\""),
             ("für", "\"für\""),
+            ("it's", "\"it's\""),
+            ("a\u{202e}b\u{2028}\u{200b}", "\"a\\u{202e}b\\u{2028}\\u{200b}\""),
         ] {
             assert_eq!(quoted(text), word);
-            if !text.contains('\n') {
+            if text.chars().all(|character| character.escape_debug().len() == 1 || "\"\\'".contains(character)) {
                 assert_eq!(unquoted(word), text);
             }
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rbdkit_chain::Chain;
 use rbdkit_confine::ConfinementNeeds;
 use rbdkit_plugin_api::own_file::OwnFile;
-use rbdkit_plugin_api::{ConfigError, StopScope, stdin};
+use rbdkit_plugin_api::{ConfigError, StopScope, locked, stdin};
 use rbdkit_record::Recorder;
 use rbdkit_server::{Listener, ServerOptions, Stop};
 use rustix::net::{AddressFamily, SocketType};
@@ -207,6 +207,9 @@ impl Running {
                 // The kernel forgets the signal when the user changes.
                 exit_with(self.start.parent)?;
             }
+        }
+        if let Err(error) = locked::lock_again() {
+            tracing::debug!("passwords and keys may be swapped out: they cannot be locked into memory: {error}");
         }
         self.chain.after_fork().await?;
         if let Some(reloads) = self.reloads.take() {

@@ -32,6 +32,7 @@ pub mod hex;
 pub mod idle;
 pub mod inherited;
 mod lock;
+pub mod locked;
 mod nearest;
 mod op;
 pub mod own_file;

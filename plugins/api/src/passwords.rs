@@ -13,20 +13,22 @@ use std::process::{Command, Stdio};
 
 use zeroize::Zeroizing;
 
+use crate::locked::LockedBytes;
 use crate::stdin;
 use crate::text::plain;
 
 /// The longest password that is read, in bytes. It is more than any program takes.
 const LONGEST: usize = 64 << 10;
 
-/// Bytes that nothing prints. They are overwritten when they are dropped.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Zeroizing<Vec<u8>>);
+/// Bytes that nothing prints, in memory that is locked ([`locked`](crate::locked)). They are
+/// overwritten when they are dropped.
+#[derive(Clone)]
+pub struct Secret(LockedBytes);
 
 impl Secret {
     /// Takes over bytes.
     pub fn new(bytes: Vec<u8>) -> Secret {
-        Secret(Zeroizing::new(bytes))
+        Secret(LockedBytes::copy(&Zeroizing::new(bytes)))
     }
 
     /// The bytes.
@@ -114,7 +116,7 @@ pub fn read(key: &str, value: &OsStr) -> Result<Secret, PasswordError> {
         }
         password => Zeroizing::new(password.to_vec()),
     };
-    if bytes.len() > LONGEST { Err(PasswordError::TooLong) } else { Ok(Secret(bytes)) }
+    if bytes.len() > LONGEST { Err(PasswordError::TooLong) } else { Ok(Secret(LockedBytes::copy(&bytes))) }
 }
 
 /// The bytes before the first line feed, at most one more than [`LONGEST`].

@@ -86,7 +86,7 @@ impl Sibling for Connection {
         self.export().cloned()
     }
 
-    fn begin_flush(&self) -> Option<BoxFuture<'static, Result<()>>> {
+    fn begin_flush(&self, shared: &mut Vec<Arc<Next>>) -> Option<BoxFuture<'static, Result<()>>> {
         let operation = {
             let finalizing = lock(&self.finalizing);
             if *finalizing || !self.is_live() {
@@ -95,6 +95,12 @@ impl Sibling for Connection {
             self.detached_operations.begin()
         };
         let next = self.next()?;
+        if next.is_shared() {
+            if shared.iter().any(|known| Arc::ptr_eq(known, &next)) {
+                return None;
+            }
+            shared.push(Arc::clone(&next));
+        }
         let flushes = next.hop.has_written() && next.hop.can().flush;
         flushes.then(|| {
             let flush = async move {
@@ -188,7 +194,7 @@ impl Connection {
             wit::Scope::Exportname => Some(self.export()?),
             wit::Scope::Server => None,
         };
-        let flushes = self.siblings.begin_flushes(std::ptr::from_ref(self).cast(), disk);
+        let flushes = self.siblings.begin_flushes(std::ptr::from_ref(self).cast(), self.next(), disk);
         Ok((flushes.len() as u64 * FLUSH_BYTES, Box::pin(wait_for_all(flushes))))
     }
 

@@ -38,6 +38,11 @@ impl Next {
         Arc::new(Next { hop, owner: Owner::Filter, retired: OnceLock::new() })
     }
 
+    /// Whether connections share it.
+    pub(super) fn is_shared(&self) -> bool {
+        self.owner == Owner::Filter
+    }
+
     /// Finalizes it for the connection that ends. One that is shared goes on.
     pub(crate) async fn finalize(&self) -> Result<()> {
         if self.owner == Owner::Filter {

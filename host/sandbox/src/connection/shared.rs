@@ -71,7 +71,7 @@ pub(crate) struct FilterShared {
     pub(crate) state: Arc<FilterState>,
     /// What the guest counts.
     pub(crate) totals: Totals,
-    pub(crate) files: ParamFiles,
+    pub(crate) files: Arc<ParamFiles>,
     /// The shell commands that parameters name.
     pub(crate) scripts: Arc<Scripts>,
     /// Bytes of what calls allocate in the host: buffers, copies of payloads that a guest changes,
@@ -165,7 +165,7 @@ impl FilterShared {
             counters: Arc::default(),
             faults: Faults::default(),
             background: BackgroundAccount::default(),
-            files,
+            files: Arc::new(files),
             model_below: OnceLock::new(),
             connections: Arc::default(),
         })

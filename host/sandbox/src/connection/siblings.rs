@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use rbdkit_plugin_api::{BoxFuture, Errno, Result, lock};
 
+use super::next::Next;
 use super::shared_next::SharedNexts;
 use crate::state::ScopeState;
 
@@ -22,8 +23,9 @@ pub(super) trait Sibling: Send + Sync {
     fn disk(&self) -> Result<Arc<ScopeState>>;
 
     /// Flushes its next, if that is open, was written to and can flush. The connection stays open
-    /// until the flush has ended.
-    fn begin_flush(&self) -> Option<BoxFuture<'static, Result<()>>>;
+    /// until the flush has ended. A next that connections share is flushed unless it is in
+    /// `shared`, and then is in it.
+    fn begin_flush(&self, shared: &mut Vec<Arc<Next>>) -> Option<BoxFuture<'static, Result<()>>>;
 }
 
 impl Siblings {
@@ -39,17 +41,20 @@ impl Siblings {
     }
 
     /// Begins to flush each connection that is not `but` and, if a disk is given, has that disk.
+    /// `own` is the next of `but`, which the caller flushes.
     pub(super) fn begin_flushes(
         &self,
         but: *const (),
+        own: Option<Arc<Next>>,
         disk: Option<&Arc<ScopeState>>,
     ) -> Vec<BoxFuture<'static, Result<()>>> {
+        let mut shared: Vec<Arc<Next>> = own.into_iter().collect();
         let open: Vec<_> = lock(&self.open).iter().filter_map(Weak::upgrade).collect();
         let others = open.iter().filter(|other| !std::ptr::addr_eq(Arc::as_ptr(other), but));
         let same_disk = |other: &&Arc<dyn Sibling>| {
             disk.is_none_or(|disk| other.disk().is_ok_and(|other| Arc::ptr_eq(&other, disk)))
         };
-        others.filter(same_disk).filter_map(|other| other.begin_flush()).collect()
+        others.filter(same_disk).filter_map(|other| other.begin_flush(&mut shared)).collect()
     }
 }
 

@@ -4,33 +4,63 @@
 //! descriptor and process. It is set up before the process is confined. Where the kernel does not
 //! tell (a network's file system, a directory that did not exist, the target of a link), looking
 //! every [`LOOK`] finds the change.
+//!
+//! The kernel tells that something has changed, and not what: a look asks for the state of all. It
+//! takes about a millisecond for a thousand paths. Whoever may write in a watched directory could
+//! cause looks without end, so the next look comes [`REST`] times as long after a look as that one
+//! took. A look is made on a thread that may block: a network's file system may not answer.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::epoll;
 use rustix::fs::inotify;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::state::{ParamFiles, Seen, directories};
 
 /// The time between two looks at files of which the kernel told nothing.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// Looks take at most one part in 20 of a processor. A look that takes longer than a tenth of a
+/// second waits for a file system, so no pause is longer than [`LOOK`].
+const REST: u32 = 19;
+
 /// The watched things of one filter.
 pub(crate) struct Watches {
+    files: Arc<ParamFiles>,
     watched: Vec<Watched>,
     kernel: Option<Kernel>,
     has_files: bool,
+    /// What the last look found changed, and the filter was not told yet.
+    changed: VecDeque<usize>,
+    /// The look that is under way.
+    looking: Option<JoinHandle<Look>>,
+    /// The kernel told of something since the last look began.
+    is_told: bool,
+    /// The next look comes no sooner.
+    free_at: Instant,
+    /// The next look comes then, also if the kernel tells nothing.
+    look_at: Option<Instant>,
 }
 
 struct Watched {
-    param: String,
+    param: Arc<str>,
     nth: u32,
     /// The state that the filter was told last.
     told: Seen,
+}
+
+/// The state of all watched things, in their order.
+struct Look {
+    seen: Vec<Seen>,
+    took: Duration,
 }
 
 /// What the kernel tells of.
@@ -42,51 +72,105 @@ struct Kernel {
 impl Watches {
     /// Begins to watch. Changes since the parameters were read count as well. Call it within a
     /// runtime.
-    pub(crate) fn new(files: &ParamFiles) -> Watches {
+    pub(crate) fn new(files: &Arc<ParamFiles>) -> Watches {
         let watched: Vec<Watched> =
-            files.watched().map(|(param, nth, told)| Watched { param: param.to_string(), nth, told }).collect();
+            files.watched().map(|(param, nth, told)| Watched { param: param.into(), nth, told }).collect();
         let paths: Vec<PathBuf> = files.watched_paths();
         let has_files = !paths.is_empty();
         let kernel = if watched.is_empty() { None } else { Kernel::new(files, &paths) };
-        Watches { watched, kernel, has_files }
+        let now = Instant::now();
+        Watches {
+            files: Arc::clone(files),
+            look_at: (!watched.is_empty()).then_some(now),
+            watched,
+            kernel,
+            has_files,
+            changed: VecDeque::new(),
+            looking: None,
+            is_told: false,
+            free_at: now,
+        }
     }
 
     /// Waits until something has changed. Returns its number. The future may be dropped.
-    pub(crate) async fn next(&mut self, files: &ParamFiles) -> usize {
+    pub(crate) async fn next(&mut self) -> usize {
         loop {
-            let changed = |watched: &Watched| files.seen(&watched.param, watched.nth) != watched.told;
-            if let Some(n) = self.watched.iter().position(changed) {
+            if let Some(n) = self.changed.pop_front() {
                 return n;
             }
+            if self.looking.is_none() {
+                self.wait_for_a_look().await;
+            }
+            let looking = self.looking.get_or_insert_with(|| {
+                self.is_told = false;
+                let all: Vec<_> =
+                    self.watched.iter().map(|watched| (Arc::clone(&watched.param), watched.nth)).collect();
+                look(Arc::clone(&self.files), all)
+            });
+            let looked = looking.await;
+            self.looking = None;
+            // A look cannot fail.
+            if let Ok(look) = looked {
+                self.found(&look);
+            }
+        }
+    }
+
+    /// Waits until it is time for a look.
+    async fn wait_for_a_look(&mut self) {
+        while !self.is_told {
             let told = async {
                 match &self.kernel {
                     Some(kernel) => kernel.tells().await,
                     None => std::future::pending().await,
                 }
             };
-            let look = async {
-                match self.has_files || self.kernel.is_none() && !self.watched.is_empty() {
-                    true => tokio::time::sleep(LOOK).await,
-                    false => std::future::pending().await,
+            let time = async {
+                match self.look_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 () = told => {}
-                () = look => {}
+                () = time => {}
             }
+            self.is_told = true;
         }
+        tokio::time::sleep_until(self.free_at).await;
+    }
+
+    /// Takes over what a look has found.
+    fn found(&mut self, look: &Look) {
+        let changed =
+            self.watched.iter().zip(&look.seen).zip(0..).filter(|((watched, seen), _)| watched.told != **seen);
+        self.changed.extend(changed.map(|(_, n)| n));
+        let now = Instant::now();
+        self.free_at = now + (look.took * REST).min(LOOK);
+        let looks_again = self.has_files || self.kernel.is_none();
+        self.look_at = (looks_again && !self.watched.is_empty()).then(|| now + LOOK);
     }
 
     /// The filter is told of this one now. Returns the parameter, its occurrence, and whether it
-    /// holds.
-    pub(crate) fn take(&mut self, n: usize, files: &ParamFiles) -> (&str, u32, bool) {
-        // To the end: otherwise one that changes all the time would keep those after it waiting.
-        self.watched[n..].rotate_left(1);
-        let last = self.watched.len() - 1;
-        let watched = &mut self.watched[last];
-        watched.told = files.seen(&watched.param, watched.nth);
-        (&watched.param, watched.nth, watched.told.holds())
+    /// holds. None if it is again as the filter was told last.
+    pub(crate) fn take(&mut self, n: usize) -> Option<(&str, u32, bool)> {
+        let watched = self.watched.get_mut(n)?;
+        let seen = self.files.seen(&watched.param, watched.nth);
+        if seen == watched.told {
+            return None;
+        }
+        watched.told = seen;
+        Some((&watched.param, watched.nth, seen.holds()))
     }
+}
+
+/// Looks at all that is watched, on a thread of its own.
+fn look(files: Arc<ParamFiles>, all: Vec<(Arc<str>, u32)>) -> JoinHandle<Look> {
+    tokio::task::spawn_blocking(move || {
+        let began = Instant::now();
+        let seen = all.iter().map(|(param, nth)| files.seen(param, *nth)).collect();
+        Look { seen, took: began.elapsed() }
+    })
 }
 
 impl Kernel {
@@ -146,4 +230,72 @@ fn watch_directories(paths: &[PathBuf]) -> Option<OwnedFd> {
         let _ = inotify::add_watch(fd.as_fd(), &directory, changes);
     }
     Some(fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rbdkit_plugin_api::schema::{ParamKind, ParamValue};
+
+    use super::*;
+
+    /// A thousand paths in a directory, of which none exists.
+    fn thousand(directory: &std::path::Path) -> Arc<ParamFiles> {
+        let values: Vec<ParamValue> = (0..1000)
+            .map(|n| ParamValue { text: "set".into(), path: Some(directory.join(n.to_string()).into()) })
+            .collect();
+        Arc::new(ParamFiles::open(values.iter().map(|value| ("watch", ParamKind::Watch, value))).unwrap())
+    }
+
+    #[tokio::test]
+    async fn changes_beside_a_thousand_paths_cost_one_part_in_twenty() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut watches = Watches::new(&thousand(directory.path()));
+        let began = Instant::now();
+        let mut longest = Duration::ZERO;
+        let mut all = Duration::ZERO;
+        let mut looks = 0;
+        // Somebody makes a file that is not watched between any two steps.
+        while looks < 20 {
+            std::fs::write(directory.path().join("beside"), "").unwrap();
+            if tokio::time::timeout(Duration::from_millis(1), watches.wait_for_a_look()).await.is_err() {
+                continue;
+            }
+            watches.is_told = false;
+            let all_of_them = watches.watched.iter().map(|watched| (Arc::clone(&watched.param), watched.nth)).collect();
+            let look = look(Arc::clone(&watches.files), all_of_them).await.unwrap();
+            watches.found(&look);
+            assert!(watches.changed.is_empty());
+            (longest, all, looks) = (longest.max(look.took), all + look.took, looks + 1);
+        }
+        println!("{looks} looks took {all:?} of {:?}", began.elapsed());
+        assert!((all - longest) * 20 <= began.elapsed(), "{all:?} of {:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn each_of_many_changes_is_told_once_and_one_that_was_undone_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut watches = Watches::new(&thousand(directory.path()));
+        for n in (0..1000).rev() {
+            std::fs::write(directory.path().join(n.to_string()), "").unwrap();
+        }
+        let first = watches.next().await;
+        std::fs::remove_file(directory.path().join("999")).unwrap();
+        let mut told = vec![watches.take(first).map(|(_, nth, holds)| (nth, holds))];
+        for _ in 1..1000 {
+            // A future that is dropped loses nothing.
+            let _ = tokio::time::timeout(Duration::ZERO, std::future::pending::<()>()).await;
+            let n = watches.next().await;
+            told.push(watches.take(n).map(|(_, nth, holds)| (nth, holds)));
+        }
+        let expected: Vec<_> = (0..999).map(|nth| Some((nth, true))).chain([None]).collect();
+        assert_eq!(told, expected);
+        // All is told: nothing comes any more, until something changes.
+        let next = tokio::time::timeout(Duration::from_millis(50), watches.next()).await;
+        assert!(next.is_err());
+        std::fs::remove_file(directory.path().join("7")).unwrap();
+        let n = watches.next().await;
+        assert_eq!(watches.take(n).map(|(_, nth, holds)| (nth, holds)), Some((7, false)));
+    }
 }

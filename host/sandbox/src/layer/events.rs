@@ -60,7 +60,7 @@ impl Filter {
             let event = tokio::select! {
                 () = &mut stopping => break,
                 true = shared.alarms.due(&shared.pulse), if exported.on_alarm => Event::Alarm,
-                n = watches.next(&shared.files), if exported.on_watch => Event::Changed(n),
+                n = watches.next(), if exported.on_watch => Event::Changed(n),
                 arrival = shared.arrivals.next(), if exported.on_connection => Event::Arrived(arrival),
                 command = shared.commands.next(), if exported.on_control => Event::Received(command),
             };
@@ -101,10 +101,16 @@ impl Filter {
                     true
                 }
             },
-            Event::Changed(n) => {
-                let (param, nth, holds) = watches.take(n, &self.shared.files);
-                self.event(pool, lease, computed.of(ChangedCall { param, nth, holds })).await
-            }
+            Event::Changed(n) => match watches.take(n) {
+                Some((param, nth, holds)) => {
+                    self.event(pool, lease, computed.of(ChangedCall { param, nth, holds })).await
+                }
+                // It has changed back.
+                None => {
+                    lease.give_back();
+                    true
+                }
+            },
             Event::Arrived(arrival) => self.event(pool, lease, computed.of(ArrivalCall(arrival))).await,
             Event::Received(command) => self.received(pool, lease, command, computed).await,
         };

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -14,7 +14,7 @@ use rbdkit_plugin_api::lock;
 use rbdkit_plugin_api::own_file::{OwnFile, directory_of, look};
 use rbdkit_plugin_api::text::plain;
 use rustix::fs::{FileType, Mode, fchmod, fstat};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
 use rustix::process::geteuid;
 
 /// The longest path of a Unix socket, in bytes: 108 in the kernel's structure, less the zero at the
@@ -63,7 +63,7 @@ impl ControlSocket {
         fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(io::Error::from)?;
         match bind(&socket, &address) {
             Err(rustix::io::Errno::ADDRINUSE) => {
-                remove_unserved(&path)?;
+                remove_unserved(&path, &address)?;
                 bind(&socket, &address).map_err(io::Error::from)?;
             }
             bound => bound.map_err(io::Error::from)?,
@@ -108,7 +108,7 @@ impl Drop for ControlSocket {
 }
 
 /// Removes a socket that nobody serves.
-fn remove_unserved(path: &Path) -> Result<(), MakeError> {
+fn remove_unserved(path: &Path, address: &SocketAddrUnix) -> Result<(), MakeError> {
     let (directory, name) = directory_of(path)?;
     let found: OwnedFd = match look(&directory, &name) {
         Ok(found) => found,
@@ -120,22 +120,25 @@ fn remove_unserved(path: &Path) -> Result<(), MakeError> {
         return Err(MakeError::NotASocket);
     }
     let unserved = OwnFile::new(directory, name, found);
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+    // A server that has stopped to accept would let a socket that blocks wait for ever.
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let client = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(io::Error::from)?;
+    match connect(&client, address) {
+        Err(rustix::io::Errno::CONNREFUSED) => {
             unserved.remove();
             Ok(())
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(rustix::io::Errno::NOENT) => Ok(()),
         // EAGAIN: so many clients wait that the kernel takes no more.
-        Ok(_) => Err(MakeError::InUse),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(MakeError::InUse),
-        Err(error) => Err(error.into()),
+        Ok(()) | Err(rustix::io::Errno::AGAIN) => Err(MakeError::InUse),
+        Err(error) => Err(io::Error::from(error).into()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
 
     use super::*;
 
@@ -164,7 +167,16 @@ mod tests {
         let served = ControlSocket::make(&path).unwrap();
         let refused = |path: &Path| ControlSocket::make(path).unwrap_err().to_string();
         assert_eq!(refused(&path), "another server, or another filter of this one, listens on it");
-        drop(served);
+        // So many clients that the kernel takes no more: it is served, and looking does not wait.
+        let full = || {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let client = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+            connect(&client, &SocketAddrUnix::new(&path).unwrap()).map(|()| client)
+        };
+        let clients: Vec<_> = std::iter::from_fn(|| full().ok()).take(1000).collect();
+        assert!(clients.len() < 1000);
+        assert_eq!(refused(&path), "another server, or another filter of this one, listens on it");
+        drop((clients, served));
         std::fs::write(&path, "").unwrap();
         assert_eq!(refused(&path), "exists already, and is not a socket");
         let link = directory.path().join("link");

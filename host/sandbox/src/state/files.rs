@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cap_std::ambient_authority;
-use cap_std::fs::{File, FileExt, OpenOptions};
+use cap_std::fs::{File, FileExt, OpenOptions, OpenOptionsExt as _};
 use rbdkit_plugin_api::passwords::{self, Secret};
 use rbdkit_plugin_api::schema::{ParamKind, ParamValue};
 use rbdkit_plugin_api::{ConfigError, Errno, inherited};
@@ -211,7 +211,7 @@ impl ParamFiles {
         directories(now)
     }
 
-    /// Appends all of `data` in one write.
+    /// Appends all of `data` in one write. Never waits for the reader of a pipe.
     ///
     /// # Errors
     /// Those of [`ParamFiles::size`]. ENOSPC if not all of it could be written.
@@ -222,9 +222,12 @@ impl ParamFiles {
         }
         // Not `write_all`: another process could append a line before the rest of a short write.
         let mut file: &File = file;
-        match file.write(data).map_err(errno)? {
-            n if n == data.len() => Ok(()),
-            _ => Err(Errno::Enospc),
+        match file.write(data) {
+            Ok(written) if written == data.len() => Ok(()),
+            Ok(_) => Err(Errno::Enospc),
+            // A pipe that is full.
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Err(Errno::Enospc),
+            Err(error) => Err(errno(error)),
         }
     }
 
@@ -449,10 +452,20 @@ fn open_one(name: &str, kind: ParamKind, value: &ParamValue) -> Result<ParamFile
     }
 }
 
+/// Opens a file to append to. A pipe or a terminal never makes a writer wait: a request would wait
+/// for whoever reads it, and with it the thread that serves others.
 fn open_append(path: &OsStr) -> std::io::Result<Arc<File>> {
     let mut options = OpenOptions::new();
-    options.append(true).create(true);
-    File::open_ambient_with(Path::new(path), &options, ambient_authority()).map(Arc::new)
+    options.append(true).create(true).custom_flags(OFlags::NONBLOCK.bits() as i32);
+    let path = Path::new(path);
+    let opened = match File::open_ambient_with(path, &options, ambient_authority()) {
+        // A pipe that nobody reads yet: it opens for both.
+        Err(error) if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::NXIO) => {
+            File::open_ambient_with(path, options.read(true), ambient_authority())
+        }
+        opened => opened,
+    };
+    opened.map(Arc::new)
 }
 
 /// Takes over a descriptor that the operator passed, which has to have another end.

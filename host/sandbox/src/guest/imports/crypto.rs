@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
+use rbdkit_plugin_api::locked::LockedBytes;
+use rbdkit_plugin_api::passwords::Secret;
 use rbdkit_plugin_api::{Errno, Held};
 use wasmtime::Result;
 use zeroize::Zeroizing;
@@ -112,8 +114,8 @@ impl Context {
     }
 
     /// The bytes of a secret parameter.
-    fn secret(&self, param: &str, nth: u32) -> Result<Zeroizing<Vec<u8>>, Errno> {
-        Ok(Zeroizing::new(self.shared.files.secret(param, nth)?.bytes().to_vec()))
+    fn secret(&self, param: &str, nth: u32) -> Result<Secret, Errno> {
+        self.shared.files.secret(param, nth).cloned()
     }
 
     /// The key and the numbers of the sectors, for `encrypt` and `decrypt`.
@@ -163,7 +165,7 @@ impl Host for Context {
         let pbkdf2 = Pbkdf2::new(hash, salt, iterations)?;
         let scope = self.scope_for_key(s, "crypto.derive-pbkdf2")?;
         let secret = self.secret(&param, nth)?;
-        let bytes = self.derive(None, move |until| pbkdf2.derive(&secret, length, until)).await?;
+        let bytes = self.derive(None, move |until| pbkdf2.derive(secret.bytes(), length, until)).await?;
         Ok(add_key(&scope, cipher, &bytes)?)
     }
 
@@ -190,7 +192,7 @@ impl Host for Context {
         let scope = self.scope_for_key(s, "crypto.derive-argon2")?;
         let secret = self.secret(&param, nth)?;
         let charged = self.shared.key_memory.hold(argon2.memory()).ok_or(Errno::Enomem)?;
-        let bytes = self.derive(Some(charged), move |_| argon2.derive(&secret, length)).await?;
+        let bytes = self.derive(Some(charged), move |_| argon2.derive(secret.bytes(), length)).await?;
         Ok(add_key(&scope, cipher, &bytes)?)
     }
 
@@ -216,7 +218,7 @@ impl Host for Context {
         let with = scope.keys().get(with)?;
         let whole = (material as u32).next_multiple_of(MATERIAL_SECTOR);
         let (buffer, span) = self.call.buffers.look(buf, at, whole)?;
-        let mut bytes = Zeroizing::new(buffer.bytes(span).to_vec());
+        let mut bytes = LockedBytes::copy(buffer.bytes(span));
         let work = move |until: &Deadline| {
             with.decrypt(&mut bytes, Sectors { size: MATERIAL_SECTOR as usize, first: 0, step: 1 });
             merge_stripes(hash, &bytes[..material as usize], length, until)
@@ -242,7 +244,7 @@ impl Host for Context {
         let key = self.scope(s, "crypto.matches")?.keys().get(key)?;
         let length = digest.len();
         let made = self.derive(None, move |until| pbkdf2.derive(key.bytes(), length, until)).await?;
-        Ok(*made == digest)
+        Ok(made[..] == digest)
     }
 
     fn make_key(&mut self, s: Scope, cipher_name: String, bytes: Vec<u8>) -> Result<u32, ImportError> {

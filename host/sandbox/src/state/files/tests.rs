@@ -179,3 +179,26 @@ fn a_pipe_is_read_whole() {
     assert_eq!(files.read("list", 0, 5, 1), Ok(b"a".to_vec()));
     assert_eq!(files.read("list", 0, 99, 1), Ok(vec![]));
 }
+
+#[test]
+fn a_pipe_that_nobody_reads_makes_no_writer_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let log = value("set", Some(&path));
+    for kind in [ParamKind::PathAppend, ParamKind::PathWrite] {
+        // Nobody has it open.
+        let files = ParamFiles::open([("log", kind, &log)]).unwrap();
+        let lines = (0..1000).take_while(|_| files.append("log", 0, &[b'x'; 4096]).is_ok()).count();
+        assert!((1..1000).contains(&lines), "{lines}");
+        assert_eq!(files.append("log", 0, b"y"), Err(Errno::Enospc));
+        // Whoever reads it at last gets whole lines.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        let reader = std::fs::File::from(rustix::fs::open(&path, flags, Mode::empty()).unwrap());
+        let mut read = vec![0; 1 << 20];
+        let got = (&reader).read(&mut read).unwrap();
+        assert_eq!(got, lines * 4096);
+        assert_eq!(files.append("log", 0, b"z"), Ok(()));
+        assert_eq!(((&reader).read(&mut read).unwrap(), read[0]), (1, b'z'));
+    }
+}

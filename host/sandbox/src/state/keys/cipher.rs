@@ -9,6 +9,7 @@
 
 use aes::cipher::{BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
 use aes::{Aes128, Aes192, Aes256, Block};
+use rbdkit_plugin_api::locked::{Locked, LockedBytes};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -68,17 +69,17 @@ impl Cipher {
 
 /// AES with one key. The crate overwrites the round keys when they are dropped.
 enum Aes {
-    With128(Box<Aes128>),
-    With192(Box<Aes192>),
-    With256(Box<Aes256>),
+    With128(Locked<Aes128>),
+    With192(Locked<Aes192>),
+    With256(Locked<Aes256>),
 }
 
 impl Aes {
     fn new(key: &[u8]) -> Option<Aes> {
         match key.len() {
-            16 => Aes128::new_from_slice(key).ok().map(Box::new).map(Aes::With128),
-            24 => Aes192::new_from_slice(key).ok().map(Box::new).map(Aes::With192),
-            32 => Aes256::new_from_slice(key).ok().map(Box::new).map(Aes::With256),
+            16 => Aes128::new_from_slice(key).ok().map(Locked::new).map(Aes::With128),
+            24 => Aes192::new_from_slice(key).ok().map(Locked::new).map(Aes::With192),
+            32 => Aes256::new_from_slice(key).ok().map(Locked::new).map(Aes::With256),
             _ => None,
         }
     }
@@ -102,7 +103,7 @@ impl Aes {
 
 /// The key of a cipher.
 pub struct CipherKey {
-    bytes: Zeroizing<Vec<u8>>,
+    bytes: LockedBytes,
     cipher: Cipher,
     data: Aes,
     /// Encrypts the IV: the second half of an XTS key, or ESSIV's.
@@ -137,7 +138,7 @@ impl CipherKey {
                 (Aes::new(bytes)?, Some(Aes::new(&digest[..])?))
             }
         };
-        Some(CipherKey { bytes: Zeroizing::new(bytes.to_vec()), cipher, data, iv })
+        Some(CipherKey { bytes: LockedBytes::copy(bytes), cipher, data, iv })
     }
 
     /// The bytes, from which a digest is made.

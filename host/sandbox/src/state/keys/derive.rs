@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use hmac::{Hmac, KeyInit, Mac};
 use rbdkit_plugin_api::Errno;
+use rbdkit_plugin_api::locked::{LockedBytes, leave_out_of_dumps};
 use ripemd::Ripemd160;
 use sha1::Sha1;
 use sha2::{Sha224, Sha256, Sha384, Sha512};
@@ -113,7 +114,7 @@ impl Pbkdf2 {
     ///
     /// # Errors
     /// ETIMEDOUT.
-    pub fn derive(&self, password: &[u8], length: usize, until: &Deadline) -> Result<Zeroizing<Vec<u8>>, Errno> {
+    pub fn derive(&self, password: &[u8], length: usize, until: &Deadline) -> Result<LockedBytes, Errno> {
         match self.hash {
             Digest::Sha1 => self.with::<Hmac<Sha1>>(password, length, until),
             Digest::Sha224 => self.with::<Hmac<Sha224>>(password, length, until),
@@ -129,9 +130,9 @@ impl Pbkdf2 {
         password: &[u8],
         length: usize,
         until: &Deadline,
-    ) -> Result<Zeroizing<Vec<u8>>, Errno> {
+    ) -> Result<LockedBytes, Errno> {
         let keyed = <M as KeyInit>::new_from_slice(password).map_err(|_| Errno::Einval)?;
-        let mut key = Zeroizing::new(vec![0; length]);
+        let mut key = LockedBytes::zeroed(length);
         for (number, part) in key.chunks_mut(M::output_size()).enumerate() {
             let mut mac = keyed.clone();
             mac.update(&self.salt);
@@ -149,12 +150,16 @@ impl Pbkdf2 {
             }
             part.copy_from_slice(&sum[..part.len()]);
             sum.as_mut_slice().zeroize();
+            last.as_mut_slice().zeroize();
         }
         Ok(key)
     }
 }
 
 /// Argon2, version 1.3 (RFC 9106).
+///
+/// One thread computes all lanes, one after the other. A disk is unlocked once, when its first
+/// client comes, and until then the other processors are left to the clients of other disks.
 pub struct Argon2 {
     variant: argon2::Algorithm,
     salt: Vec<u8>,
@@ -189,12 +194,15 @@ impl Argon2 {
     ///
     /// # Errors
     /// ENOMEM if the system has not enough memory.
-    pub fn derive(&self, password: &[u8], length: usize) -> Result<Zeroizing<Vec<u8>>, Errno> {
-        let mut key = Zeroizing::new(vec![0; length]);
+    pub fn derive(&self, password: &[u8], length: usize) -> Result<LockedBytes, Errno> {
+        let mut key = LockedBytes::zeroed(length);
         let argon2 = argon2::Argon2::new(self.variant, argon2::Version::V0x13, self.params.clone());
-        match argon2.hash_password_into(password, &self.salt, &mut key) {
+        let mut memory = Zeroizing::new(Vec::new());
+        memory.try_reserve_exact(self.params.block_count()).map_err(|_| Errno::Enomem)?;
+        memory.resize(self.params.block_count(), argon2::Block::default());
+        leave_out_of_dumps(&memory);
+        match argon2.hash_password_into_with_memory(password, &self.salt, &mut key, memory.as_mut_slice()) {
             Ok(()) => Ok(key),
-            Err(argon2::Error::OutOfMemory) => Err(Errno::Enomem),
             Err(_) => Err(Errno::Einval),
         }
     }
@@ -205,13 +213,8 @@ impl Argon2 {
 ///
 /// # Errors
 /// ETIMEDOUT.
-pub fn merge_stripes(
-    hash: Digest,
-    material: &[u8],
-    length: usize,
-    until: &Deadline,
-) -> Result<Zeroizing<Vec<u8>>, Errno> {
-    let mut key = Zeroizing::new(vec![0; length]);
+pub fn merge_stripes(hash: Digest, material: &[u8], length: usize, until: &Deadline) -> Result<LockedBytes, Errno> {
+    let mut key = LockedBytes::zeroed(length);
     let mut stripes = material.chunks_exact(length).peekable();
     while let Some(stripe) = stripes.next() {
         until.check()?;
@@ -262,7 +265,7 @@ mod tests {
         ] {
             let pbkdf2 = Pbkdf2::new(hash, b"salt".to_vec(), iterations).unwrap();
             let derived = pbkdf2.derive(b"password", length, &soon()).unwrap();
-            assert_eq!(hex::encode(&*derived), key, "{hash:?} {iterations}");
+            assert_eq!(hex::encode(&derived), key, "{hash:?} {iterations}");
         }
     }
 
@@ -273,7 +276,7 @@ mod tests {
         let argon2 = Argon2::new("argon2id", b"somesalt".to_vec(), 2, 1 << 16, 1).unwrap();
         assert_eq!(argon2.memory(), 64 << 20);
         let key = argon2.derive(b"password", 32).unwrap();
-        assert_eq!(hex::encode(&*key), "09316115d5cf24ed5a15a31a3ba326e5cf32edc24702987c02b6566f61913cf7");
+        assert_eq!(hex::encode(&key), "09316115d5cf24ed5a15a31a3ba326e5cf32edc24702987c02b6566f61913cf7");
     }
 
     #[test]
@@ -318,7 +321,7 @@ mod tests {
                     diffuse(hash, &mut mixed);
                 }
                 material.extend(mixed.iter().zip(&key).map(|(mixed, key)| mixed ^ key));
-                assert_eq!(*merge_stripes(hash, &material, length, &soon()).unwrap(), key);
+                assert_eq!(merge_stripes(hash, &material, length, &soon()).unwrap()[..], key);
             }
         }
     }
