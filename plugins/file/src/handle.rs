@@ -9,8 +9,8 @@
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    BoxFuture, Buffer, Capabilities, DiskId, Done, Extents, Flags, Handle, Op, Result, Span, run_blocking,
-    run_blocking_with,
+    BoxFuture, Buffer, Capabilities, DiskId, Done, Extents, Flags, Handle, Op, RangeCommand, Result, Span,
+    run_blocking, run_blocking_with,
 };
 
 use crate::config::Access;
@@ -60,6 +60,11 @@ impl Handle for FileHandle {
     }
 
     fn is_prompt(&self) -> bool {
+        true
+    }
+
+    fn takes_long(&self, _: RangeCommand) -> bool {
+        // A system call takes a range of any length, and runs on a thread.
         true
     }
 
