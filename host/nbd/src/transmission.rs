@@ -151,12 +151,14 @@ impl RequestHeader {
         }
         let fields = (reader.u16(), reader.u16(), reader.u64(), reader.u64());
         let (Some(flags), Some(command), Some(cookie), Some(offset)) = fields else { return Ok(None) };
-        let (length, has_payload) = match format {
+        let (length, has_flag) = match format {
             ReplyFormat::Extended => (reader.u64(), flags & cmd_flag::PAYLOAD_LEN != 0),
-            _ => (reader.u32().map(u64::from), command == cmd::WRITE),
+            _ => (reader.u32().map(u64::from), false),
         };
         let Some(length) = length else { return Ok(None) };
-        let payload = if has_payload { length } else { 0 };
+        // With extended headers a write has to have the flag, but clients of qemu 8.2 to 10.0 leave
+        // it out. No write comes without data, so the flag says nothing new.
+        let payload = if has_flag || command == cmd::WRITE { length } else { 0 };
         Ok(Some(RequestHeader { flags, command, cookie, offset, length, payload }))
     }
 
@@ -284,14 +286,12 @@ impl Session {
         })
     }
 
-    /// Checks that a request with extended headers has a payload if its command wants one, and no
-    /// other. That of a BLOCK_STATUS was taken off before ([`Session::filtered`]).
+    /// Checks that a request with extended headers has a payload only if its command has one. That
+    /// of a BLOCK_STATUS was taken off before ([`Session::filtered`]).
     fn check_payload(header: &RequestHeader) -> Result<(), Error> {
-        let has_payload = header.flags & cmd_flag::PAYLOAD_LEN != 0;
-        match (header.command == cmd::WRITE, has_payload) {
-            (true, false) => Err(refused(Errno::Einval, "a write without the flag for its payload")),
-            (false, true) => Err(refused(Errno::Einval, "a payload that does not belong to the command")),
-            _ => Ok(()),
+        match header.command != cmd::WRITE && header.flags & cmd_flag::PAYLOAD_LEN != 0 {
+            true => Err(refused(Errno::Einval, "a payload that does not belong to the command")),
+            false => Ok(()),
         }
     }
 

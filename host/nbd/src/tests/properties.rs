@@ -66,7 +66,7 @@ fn talk(pieces: &[&[u8]]) -> Talk {
             assert!(input.len() < 16 + MAX_OPTION as usize);
             assert!(handshake.wanted(&input) <= 16 + MAX_OPTION as usize);
         } else {
-            assert!(input.len() < RequestHeader::MAX_SIZE);
+            assert!(input.len() < RequestHeader::MAX_SIZE + FILTER_SIZE);
         }
     }
     talk
