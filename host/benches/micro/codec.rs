@@ -3,7 +3,7 @@
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use rbdkit_nbd::reply::{Reply, RequestKind};
+use rbdkit_nbd::reply::{Reply, ReplyTo, RequestKind};
 use rbdkit_nbd::{ReplyFormat, RequestHeader, Session, wire};
 use rbdkit_plugin_api::{Buffer, Capabilities, Errno, Error, Fill, Pool, Span};
 
@@ -19,6 +19,10 @@ fn session() -> Session {
         base_allocation: true,
         block_sizes: None,
     }
+}
+
+fn to(format: ReplyFormat, offset: u64) -> ReplyTo {
+    ReplyTo { format, cookie: 1, offset }
 }
 
 /// Headers of requests of 4 KiB, one after the other.
@@ -42,8 +46,8 @@ fn parse_and_check(bencher: Bencher<'_, '_>, command: &str) {
     let (bytes, session) = (headers(command), session());
     bencher.counter(ItemsCount::new(BATCH)).bench(|| {
         let mut accepted = 0;
-        for bytes in black_box(&bytes).chunks_exact(RequestHeader::SIZE) {
-            let Ok(Some(header)) = RequestHeader::parse(bytes) else { continue };
+        for bytes in black_box(&bytes).chunks_exact(session.reply_format.header_size()) {
+            let Ok(Some(header)) = RequestHeader::parse(bytes, session.reply_format) else { continue };
             let checked = session.check(&header);
             let payload = Session::payload(&header, &checked);
             accepted += u32::from(checked.is_ok() && payload.is_ok());
@@ -64,14 +68,18 @@ fn written(reply: &Reply) -> usize {
     reply.slices().map(|slice| black_box(slice).len()).sum()
 }
 
-#[divan::bench(args = ["structured", "simple"])]
+#[divan::bench(args = ["extended", "structured", "simple"])]
 fn answer_a_read(bencher: Bencher<'_, '_>, kind: &str) {
-    let format = if kind == "structured" { ReplyFormat::Structured } else { ReplyFormat::Simple };
+    let format = match kind {
+        "extended" => ReplyFormat::Extended,
+        "structured" => ReplyFormat::Structured,
+        _ => ReplyFormat::Simple,
+    };
     let pool = Pool::new();
     let input = || filled(&pool, 4096, Fill::Data);
     bencher
         .with_inputs(input)
-        .bench_local_values(|buffer| written(&Reply::data(format, RequestKind::Plain, 1, 8192, buffer)));
+        .bench_local_values(|buffer| written(&Reply::data(to(format, 8192), RequestKind::Plain, buffer)));
 }
 
 #[divan::bench]
@@ -79,7 +87,7 @@ fn answer_a_read_of_zeroes(bencher: Bencher<'_, '_>) {
     let pool = Pool::new();
     let input = || filled(&pool, 4096, Fill::Zero);
     bencher.with_inputs(input).bench_local_values(|buffer| {
-        written(&Reply::data(ReplyFormat::Structured, RequestKind::Plain, 1, 8192, buffer))
+        written(&Reply::data(to(ReplyFormat::Structured, 8192), RequestKind::Plain, buffer))
     });
 }
 
@@ -95,16 +103,16 @@ fn answer_a_read_with_holes(bencher: Bencher<'_, '_>) {
     };
     bencher
         .with_inputs(input)
-        .bench_local_values(|buffer| written(&Reply::data(ReplyFormat::Structured, RequestKind::Plain, 1, 0, buffer)));
+        .bench_local_values(|buffer| written(&Reply::data(to(ReplyFormat::Structured, 0), RequestKind::Plain, buffer)));
 }
 
 #[divan::bench]
 fn answer_a_write() -> usize {
-    written(&Reply::done(black_box(1)))
+    written(&Reply::done(black_box(to(ReplyFormat::Structured, 0))))
 }
 
 #[divan::bench]
 fn answer_with_an_error(bencher: Bencher<'_, '_>) {
     let error = Error::new(Errno::Eio, "the disk is broken");
-    bencher.bench(|| written(&Reply::error(ReplyFormat::Structured, 1, 5, black_box(&error))));
+    bencher.bench(|| written(&Reply::error(to(ReplyFormat::Structured, 0), 5, black_box(&error))));
 }

@@ -1,13 +1,16 @@
 //! Emulates operations that a layer does not have: zero by pwrite, FUA by flush, cache by pread.
 //!
 //! Each step is an ordinary request to the same hop. So it is queued and checked like any other
-//! request, and holds no permit between steps.
+//! request, and holds no permit between steps. A long request ([`super::long`]) ends between two
+//! steps when its client has gone.
 
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    BlockSizes, Buffer, Capabilities, Done, Errno, Flags, MAX_REQUEST, Op, Pool, Result, Span, Support,
+    BlockSizes, Buffer, Capabilities, Client, Done, Errno, Flags, MAX_REQUEST, Op, Pool, Result, Span, Support,
 };
+
+use super::long::{between_pieces, is_long};
 
 /// The most bytes that one step reads, or writes to a layer that asks for nothing else
 /// ([`Steps::zero_step`]). At this size the cost of a step is small compared with its I/O, and the
@@ -18,6 +21,7 @@ pub const STEP: u32 = 1 << 20;
 /// import the hop's.
 pub(super) trait Steps: Send + Sync + 'static {
     fn can(&self) -> Capabilities;
+    fn client(&self) -> &Arc<Client>;
     fn block_sizes(self: &Arc<Self>) -> Op<Option<BlockSizes>>;
     fn pool(&self) -> &Pool;
     /// See [`rbdkit_plugin_api::Handle::zero_step`].
@@ -80,6 +84,9 @@ pub(super) fn zero_by_pwrite<H: Steps>(hop: &Arc<H>, offset: u64, length: u64, f
             result?;
             buffer = returned;
             at += len;
+            if is_long(length) && at < end {
+                between_pieces(hop.client()).await?;
+            }
         }
         if flags.fua && !native_fua { hop.flush().await } else { Ok(()) }
     })
@@ -119,6 +126,9 @@ pub(super) fn cache_by_pread<H: Steps>(hop: &Arc<H>, offset: u64, length: u64) -
             result?;
             buffer = returned;
             at += len;
+            if is_long(length) && at < end {
+                between_pieces(hop.client()).await?;
+            }
         }
         Ok(())
     })

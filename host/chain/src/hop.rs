@@ -17,13 +17,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rbdkit_plugin_api::{
-    BlockSizes, Buffer, Capabilities, DiskId, Done, Errno, Error, Extents, Flags, Handle, MAX_REQUEST, Op, Pool,
-    Result, Span, Support, ThreadModel,
+    BlockSizes, Buffer, Capabilities, Client, DiskId, Done, Errno, Error, Extents, Flags, Handle, MAX_REQUEST, Op,
+    Pool, RangeCommand, Result, Span, Support, ThreadModel,
 };
 use tokio::sync::OnceCell;
 
 use super::disk::DiskLookup;
 use super::emulate::{self, Steps};
+use super::long::{first_piece, in_pieces, is_long};
 use super::needed::{Dropped, while_needed};
 use super::thread_model::RequestQueue;
 use super::writes::Writes;
@@ -218,6 +219,9 @@ impl Hop {
         if let Err(error) = checked {
             return Op::Ready(Err(error));
         }
+        if is_long(length) && !self.handle.takes_long(RangeCommand::Trim) {
+            return self.in_pieces(offset, length, flags, Hop::trim);
+        }
         tracing::trace!(target: "rbdkit::ops", "{}: trim offset={offset} length={length} fua={}", self.name, flags.fua);
         let flush_after = flags.fua && self.can.fua == Support::Emulate;
         let flags = Flags { fua: flags.fua && !flush_after, ..Flags::NONE };
@@ -235,6 +239,9 @@ impl Hop {
             _ if flags.fast_zero && !self.can.fast_zero => return Op::Ready(Err(Errno::Enotsup.into())),
             Support::Emulate if flags.fast_zero => return Op::Ready(Err(Errno::Enotsup.into())),
             Support::Emulate => return emulate::zero_by_pwrite(self, offset, length, flags),
+            Support::Native if is_long(length) && !self.handle.takes_long(RangeCommand::Zero) => {
+                return self.in_pieces(offset, length, flags, Hop::zero);
+            }
             Support::Native => {}
         }
         tracing::trace!(
@@ -258,12 +265,16 @@ impl Hop {
         match self.can.cache {
             Support::None => Op::Ready(Err(self.refuse("cache is not offered"))),
             Support::Emulate => emulate::cache_by_pread(self, offset, length),
+            Support::Native if is_long(length) && !self.handle.takes_long(RangeCommand::Cache) => {
+                in_pieces(self, &self.queue.client, offset, length, Hop::cache)
+            }
             Support::Native => self.queued(Effect::Reads, move |handle| handle.cache(offset, length)),
         }
     }
 
     /// The extents of a range: contiguous from `offset`, which is checked. Without `req_one` the
-    /// last one may run on beyond the range, up to the size. A layer without extents is all data.
+    /// last one may run on beyond the range, up to the size. A layer without extents is all data. A
+    /// layer that does not take long requests is asked about the beginning of the range.
     pub fn extents(self: &Arc<Self>, offset: u64, length: u64, flags: Flags) -> Op<Result<Extents>> {
         if let Err(error) = self.check_range(offset, length) {
             return Op::Ready(Err(error));
@@ -272,6 +283,10 @@ impl Hop {
             let known = if flags.req_one { length } else { self.size - offset };
             return Op::Ready(Ok(Extents::all_data(offset, known)));
         }
+        let length = match is_long(length) && !self.handle.takes_long(RangeCommand::Extents) {
+            true => first_piece(offset, length),
+            false => length,
+        };
         tracing::trace!(
             target: "rbdkit::ops",
             "{}: extents offset={offset} length={length} req_one={}",
@@ -303,6 +318,21 @@ impl Hop {
     /// Closes the handles of this layer and those below.
     pub async fn close(&self) {
         self.handle.close().await;
+    }
+
+    /// Trims or zeroes a long range in pieces. If FUA is emulated, one flush at the end is enough.
+    fn in_pieces(
+        self: &Arc<Self>,
+        offset: u64,
+        length: u64,
+        flags: Flags,
+        call: fn(&Arc<Hop>, u64, u64, Flags) -> Op<Result<()>>,
+    ) -> Op<Result<()>> {
+        let flush_after = flags.fua && self.can.fua == Support::Emulate;
+        let flags = Flags { fua: flags.fua && !flush_after, ..flags };
+        let piece = move |hop: &Arc<Hop>, offset, length| call(hop, offset, length, flags);
+        let op = in_pieces(self, &self.queue.client, offset, length, piece);
+        if flush_after { emulate::flush_after(self, op) } else { op }
     }
 
     /// The effect of a request that changes data.
@@ -417,6 +447,10 @@ fn counted<T: Send + 'static>(op: Op<T>, writes: Option<&Arc<Writes>>) -> Op<T> 
 impl Steps for Hop {
     fn can(&self) -> Capabilities {
         self.can
+    }
+
+    fn client(&self) -> &Arc<Client> {
+        &self.queue.client
     }
 
     fn block_sizes(self: &Arc<Self>) -> Op<Option<BlockSizes>> {

@@ -24,6 +24,7 @@ mod disk;
 mod emulate;
 mod exports;
 mod hop;
+mod long;
 mod needed;
 mod thread_model;
 mod turns;

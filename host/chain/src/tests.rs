@@ -596,3 +596,75 @@ async fn writes_of_the_plugin_are_counted_while_they_are_under_way_and_while_the
     read(&hop, 0, 512).await.unwrap();
     assert_eq!(bench.chain.writes().ended(), 2, "the write, and the flush after it");
 }
+
+#[tokio::test]
+async fn requests_of_4_gib_and_more_reach_the_layer_in_pieces() {
+    const GIB: u64 = 1 << 30;
+    let fua = Capabilities { fua: Support::Native, ..Script::default().can };
+    let can = Capabilities { zero: Support::Native, cache: Support::Native, ..Script::default().can };
+    let extents = vec![Extent { offset: 0, length: 8 * GIB, hole: true, zero: true }];
+    let bench = Bench::new(Script { size: 8 * GIB, can, extents, ..Script::default() });
+    let hop = bench.open(false).await.unwrap();
+    // What 32 bits can say is passed on whole.
+    hop.trim(0, u32::MAX.into(), Flags::NONE).await.unwrap();
+    assert_eq!(bench.log(), ["trim 0 4294967295"]);
+    hop.trim(512, 4 * GIB, Flags::NONE).await.unwrap();
+    assert_eq!(bench.log(), ["trim 512 2147483136", "trim 2147483648 2147483648", "trim 4294967296 512"]);
+    hop.zero(0, 4 * GIB, Flags::NONE).await.unwrap();
+    assert_eq!(bench.log(), ["zero 0 2147483648", "zero 2147483648 2147483648"]);
+    hop.cache(0, 4 * GIB).await.unwrap();
+    assert_eq!(bench.log(), ["cache 0 2147483648", "cache 2147483648 2147483648"]);
+    // An emulated FUA is one flush at the end.
+    hop.trim(0, 4 * GIB, Flags::FUA).await.unwrap();
+    hop.zero(0, 4 * GIB, Flags::FUA).await.unwrap();
+    let expected = [
+        "trim 0 2147483648",
+        "trim 2147483648 2147483648",
+        "flush",
+        "zero 0 2147483648",
+        "zero 2147483648 2147483648",
+        "flush",
+    ];
+    assert_eq!(bench.log(), expected);
+    // An answer may cover less than the request, or more than what the layer was asked.
+    let answer = hop.extents(0, 8 * GIB, Flags::NONE).await.unwrap();
+    assert_eq!(answer.as_slice(), [Extent { offset: 0, length: 8 * GIB, hole: true, zero: true }]);
+    assert_eq!(bench.log(), ["extents 0 2147483648"]);
+
+    let bench = Bench::new(Script { size: 8 * GIB, can: fua, ..Script::default() });
+    let hop = bench.open(false).await.unwrap();
+    hop.trim(0, 4 * GIB, Flags::FUA).await.unwrap();
+    assert_eq!(bench.log(), ["trim 0 2147483648 fua", "trim 2147483648 2147483648 fua"]);
+}
+
+#[tokio::test]
+async fn long_requests_that_are_emulated_end_when_their_client_has_gone() {
+    let size = i64::MAX as u64;
+    let refuses = Capabilities { zero: Support::Native, ..Script::default().can };
+    for (can, zero) in [(Script::default().can, None), (refuses, Some(Errno::Enotsup))] {
+        let bench = Bench::new(Script { size, can, zero, ..Script::default() });
+        let client = Arc::new(Client::new(1, Peer::Unknown, None, false));
+        let hop = bench.chain.top(Arc::clone(&client)).open(false, "").await.unwrap();
+        let (zeroing, caching) = (Arc::clone(&hop), Arc::clone(&hop));
+        let zero = tokio::spawn(async move { zeroing.zero(0, size, Flags::NONE).await });
+        let cache = tokio::spawn(async move { caching.cache(0, size).await });
+        // Both have begun, and other tasks run in between.
+        let begun = |log: &[String]| ["pwrite", "pread"].iter().all(|op| log.iter().any(|line| line.starts_with(op)));
+        soon("both have begun", async {
+            let mut log = Vec::new();
+            while !begun(&log) {
+                tokio::task::yield_now().await;
+                log.extend(bench.log());
+            }
+        })
+        .await;
+        assert!(!zero.is_finished() && !cache.is_finished());
+        client.set_gone();
+        assert_eq!(errno(soon("the zeroing ends", zero).await.unwrap()), Errno::Eshutdown);
+        assert_eq!(errno(soon("the caching ends", cache).await.unwrap()), Errno::Eshutdown);
+        // A shorter request, which changes data, runs to its end.
+        bench.log();
+        hop.zero(0, 4 << 20, Flags::NONE).await.unwrap();
+        assert_eq!(bench.log().iter().filter(|line| line.starts_with("pwrite")).count(), 4);
+    }
+}

@@ -64,7 +64,8 @@ impl ThreadModelGate {
             MaxRequests::OneInAll(shared) => Some(shared.connection()),
         };
         let reads_for = self.writes.as_ref().map(|_| Arc::clone(client));
-        RequestQueue { _permits: Arc::clone(permits), requests, writes: self.writes.clone(), reads_for }
+        let (writes, client) = (self.writes.clone(), Arc::clone(client));
+        RequestQueue { _permits: Arc::clone(permits), requests, writes, reads_for, client }
     }
 }
 
@@ -101,4 +102,6 @@ pub(super) struct RequestQueue {
     /// The client whose departure ends the layer's reads. None for a filter, and for a plugin that
     /// does not drop reads.
     pub reads_for: Option<Arc<Client>>,
+    /// The client of the hop's connection.
+    pub client: Arc<Client>,
 }

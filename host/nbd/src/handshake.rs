@@ -8,6 +8,7 @@
 
 use rbdkit_plugin_api::{BlockSizes, Capabilities, ExportEntry, Support};
 
+use super::option_data::{BASE_ALLOCATION, MetaQueries, OpenOption, OpenRequest};
 use super::strings;
 use super::transmission::{ReplyFormat, Session};
 use super::violation::Violation;
@@ -29,7 +30,7 @@ pub const OPTIONS_PER_EXPORT: u32 = 32;
 /// What the server is willing to negotiate.
 #[derive(Clone, Copy, Debug)]
 pub struct HandshakeConfig {
-    /// Grant structured replies to clients that ask for them.
+    /// Grant structured replies and extended headers to clients that ask for them.
     pub structured_replies: bool,
     /// Handshake flags to offer. Flags that do not exist are ignored.
     pub flags: u16,
@@ -58,7 +59,7 @@ pub struct Export {
 
 impl Export {
     /// The transmission flags.
-    pub fn transmission_flags(&self, format: ReplyFormat) -> u16 {
+    pub(super) fn transmission_flags(&self, format: ReplyFormat, context: MetaContext) -> u16 {
         let can = &self.can;
         [
             (true, transmission::HAS_FLAGS),
@@ -71,53 +72,15 @@ impl Export {
             (can.fast_zero, transmission::SEND_FAST_ZERO),
             (can.multi_conn, transmission::CAN_MULTI_CONN),
             (can.cache != Support::None, transmission::SEND_CACHE),
-            (format == ReplyFormat::Structured, transmission::SEND_DF),
+            (format != ReplyFormat::Simple, transmission::SEND_DF),
+            (
+                format == ReplyFormat::Extended && context == MetaContext::BaseAllocation,
+                transmission::BLOCK_STATUS_PAYLOAD,
+            ),
         ]
         .into_iter()
         .filter_map(|(set, flag)| set.then_some(flag))
         .sum()
-    }
-}
-
-/// Which option asked for an export.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum OpenOption {
-    ExportName,
-    Info,
-    Go,
-}
-
-/// A client's request for information on an export or for its use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OpenRequest {
-    option: OpenOption,
-    /// The export's name as the client sent it; empty for the default export.
-    pub name: String,
-    /// The client asks for the canonical name.
-    pub wants_name: bool,
-    /// The client asks for the description.
-    pub wants_description: bool,
-    /// The client asks for block sizes. With GO it promises to keep to them.
-    pub wants_block_size: bool,
-}
-
-impl OpenRequest {
-    /// Whether the client only asks for information. The export is then closed before the reply.
-    pub fn only_info(&self) -> bool {
-        self.option == OpenOption::Info
-    }
-
-    /// The option has no error reply: if the export cannot be opened, the connection has to end.
-    pub fn cannot_be_refused(&self) -> bool {
-        self.option == OpenOption::ExportName
-    }
-
-    fn option_number(&self) -> u32 {
-        match self.option {
-            OpenOption::ExportName => opt::EXPORT_NAME,
-            OpenOption::Info => opt::INFO,
-            OpenOption::Go => opt::GO,
-        }
     }
 }
 
@@ -145,11 +108,24 @@ pub struct Handshake {
     listing: u32,
     /// How many exports the longest answer to LIST had.
     listed: u32,
-    /// Structured once the client has asked for it and it was granted.
+    negotiated: Negotiated,
+}
+
+/// What options have settled so far. The default is what a client gets that sends none. TLS voids
+/// all of it.
+#[derive(Debug, Default)]
+struct Negotiated {
+    /// The best format that the client has asked for and that was granted.
     reply_format: ReplyFormat,
-    /// `base:allocation` was selected for the export of this name. Only with structured
-    /// replies.
+    /// `base:allocation` was selected for the export of this name. Not with simple replies.
     base_allocation: Option<String>,
+}
+
+/// Whether the client selected a metadata context for the export that it opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MetaContext {
+    None,
+    BaseAllocation,
 }
 
 /// The bytes in front of an option's data: magic, option, length.
@@ -165,8 +141,7 @@ impl Handshake {
             options: 0,
             listing: 0,
             listed: 0,
-            reply_format: ReplyFormat::Simple,
-            base_allocation: None,
+            negotiated: Negotiated::default(),
         }
     }
 
@@ -242,14 +217,11 @@ impl Handshake {
     fn option(&mut self, option: u32, data: &[u8], out: &mut Vec<u8>) -> Result<Option<HandshakeAction>, Violation> {
         match option {
             opt::EXPORT_NAME => {
+                if self.negotiated.reply_format == ReplyFormat::Extended {
+                    return Err(Violation::ExportNameExtended);
+                }
                 let name = strings::parse(data).ok_or(Violation::ExportName)?;
-                return Ok(Some(HandshakeAction::Open(OpenRequest {
-                    option: OpenOption::ExportName,
-                    name,
-                    wants_name: false,
-                    wants_description: false,
-                    wants_block_size: false,
-                })));
+                return Ok(Some(HandshakeAction::Open(OpenRequest::new(OpenOption::ExportName, name))));
             }
             opt::ABORT => {
                 // This option should have no data, but a client that wants to leave is not refused.
@@ -257,19 +229,16 @@ impl Handshake {
                 return Ok(Some(HandshakeAction::Abort));
             }
             opt::LIST if data.is_empty() => return Ok(Some(HandshakeAction::List)),
-            opt::INFO | opt::GO => match parse_open(option, data) {
+            opt::INFO | opt::GO => match OpenRequest::parse(option, data) {
                 Some(request) => return Ok(Some(HandshakeAction::Open(request))),
                 None => error(out, option, rep::ERR_INVALID, "the name or the list of information is malformed"),
             },
-            opt::STRUCTURED_REPLY if !self.config.structured_replies => {
+            opt::STRUCTURED_REPLY | opt::EXTENDED_HEADERS if !self.config.structured_replies => {
                 error(out, option, rep::ERR_UNSUP, "structured replies are switched off");
             }
-            opt::STRUCTURED_REPLY if data.is_empty() => {
-                self.reply_format = ReplyFormat::Structured;
-                reply(out, option, rep::ACK, &[]);
-            }
+            opt::STRUCTURED_REPLY | opt::EXTENDED_HEADERS if data.is_empty() => self.better_replies(option, out),
             opt::STARTTLS if data.is_empty() => error(out, option, rep::ERR_UNSUP, "TLS is not supported"),
-            opt::LIST | opt::STRUCTURED_REPLY | opt::STARTTLS => {
+            opt::LIST | opt::STRUCTURED_REPLY | opt::EXTENDED_HEADERS | opt::STARTTLS => {
                 error(out, option, rep::ERR_INVALID, "this option has no data");
             }
             opt::LIST_META_CONTEXT | opt::SET_META_CONTEXT => self.meta_context(option, data, out),
@@ -278,29 +247,52 @@ impl Handshake {
         Ok(None)
     }
 
+    /// Answers STRUCTURED_REPLY and EXTENDED_HEADERS, which are not switched off. Extended headers
+    /// take precedence, and there is no way back from them.
+    fn better_replies(&mut self, option: u32, out: &mut Vec<u8>) {
+        match (option, self.negotiated.reply_format) {
+            (opt::STRUCTURED_REPLY, ReplyFormat::Extended) => {
+                error(out, option, rep::ERR_EXT_HEADER_REQD, "extended headers were negotiated already");
+            }
+            (opt::EXTENDED_HEADERS, ReplyFormat::Extended) => {
+                error(out, option, rep::ERR_INVALID, "extended headers were negotiated already");
+            }
+            (opt::STRUCTURED_REPLY, _) => {
+                self.negotiated.reply_format = ReplyFormat::Structured;
+                reply(out, option, rep::ACK, &[]);
+            }
+            _ => {
+                self.negotiated.reply_format = ReplyFormat::Extended;
+                reply(out, option, rep::ACK, &[]);
+            }
+        }
+    }
+
+    /// Answers LIST_META_CONTEXT and SET_META_CONTEXT. There is one context, for every export. A
+    /// query that names another is ignored, in whatever namespace, as the protocol wants it.
     fn meta_context(&mut self, option: u32, data: &[u8], out: &mut Vec<u8>) {
         let set = option == opt::SET_META_CONTEXT;
         if set {
             // The earlier selection is void, whether or not this option is valid.
-            self.base_allocation = None;
+            self.negotiated.base_allocation = None;
         }
-        if self.reply_format == ReplyFormat::Simple {
-            return error(out, option, rep::ERR_INVALID, "structured replies have to be negotiated first");
+        if self.negotiated.reply_format == ReplyFormat::Simple {
+            let why = "structured replies or extended headers have to be negotiated first";
+            return error(out, option, rep::ERR_INVALID, why);
         }
-        let Some((name, queries)) = meta_queries(data) else {
+        let Some(queries) = MetaQueries::parse(data) else {
             return error(out, option, rep::ERR_INVALID, "the name or a query is malformed");
         };
-        let matches = queries.iter().any(|query| match *query {
-            b"base:allocation" => true,
-            // A whole namespace can be listed but not selected.
-            b"base:" => !set,
-            _ => false,
-        });
-        if matches || (!set && queries.is_empty()) {
+        // A whole namespace can be listed but not selected.
+        let matches = match set {
+            true => queries.exact,
+            false => queries.exact || queries.wildcard || queries.count == 0,
+        };
+        if matches {
             let id = if set { wire::BASE_ALLOCATION_ID } else { 0 };
-            reply(out, option, rep::META_CONTEXT, &[&id.to_be_bytes(), b"base:allocation"]);
+            reply(out, option, rep::META_CONTEXT, &[&id.to_be_bytes(), BASE_ALLOCATION]);
             if set {
-                self.base_allocation = Some(name);
+                self.negotiated.base_allocation = Some(queries.export);
             }
         }
         reply(out, option, rep::ACK, &[]);
@@ -343,7 +335,7 @@ impl Handshake {
     /// Answers [`HandshakeAction::Open`] with the export. If this returns a session, the
     /// transmission begins.
     pub fn accept(&self, request: &OpenRequest, export: &Export, out: &mut Vec<u8>) -> Option<Session> {
-        let flags = export.transmission_flags(self.reply_format);
+        let flags = export.transmission_flags(self.negotiated.reply_format, self.context(request));
         let option = request.option_number();
         if request.option == OpenOption::ExportName {
             out.extend_from_slice(&export.size.to_be_bytes());
@@ -370,53 +362,25 @@ impl Handshake {
         (!request.only_info()).then(|| self.session(request, export))
     }
 
+    /// The context of the export that a client opens. A selection is only valid for the export that
+    /// it names.
+    fn context(&self, request: &OpenRequest) -> MetaContext {
+        match self.negotiated.base_allocation.as_ref() == Some(&request.name) {
+            true => MetaContext::BaseAllocation,
+            false => MetaContext::None,
+        }
+    }
+
     fn session(&self, request: &OpenRequest, export: &Export) -> Session {
         Session {
             size: export.size,
             can: export.can,
-            reply_format: self.reply_format,
-            // A selection is only valid for the export that it names.
-            base_allocation: self.base_allocation.as_ref() == Some(&request.name),
+            reply_format: self.negotiated.reply_format,
+            base_allocation: self.context(request) == MetaContext::BaseAllocation,
             // A client that did not ask for them does not know them.
             block_sizes: export.block_sizes.filter(|_| request.wants_block_size),
         }
     }
-}
-
-fn parse_open(option: u32, data: &[u8]) -> Option<OpenRequest> {
-    let mut reader = Reader(data);
-    let name = strings::parse(reader.counted()?)?;
-    let count = reader.u16()?;
-    let mut request = OpenRequest {
-        option: if option == opt::GO { OpenOption::Go } else { OpenOption::Info },
-        name,
-        wants_name: false,
-        wants_description: false,
-        wants_block_size: false,
-    };
-    for _ in 0..count {
-        match reader.u16()? {
-            info::NAME => request.wants_name = true,
-            info::DESCRIPTION => request.wants_description = true,
-            info::BLOCK_SIZE => request.wants_block_size = true,
-            // EXPORT is always sent. The specification wants unknown kinds ignored.
-            _ => {}
-        }
-    }
-    reader.is_empty().then_some(request)
-}
-
-/// Parses the export name and the queries. None: the data is malformed.
-fn meta_queries(data: &[u8]) -> Option<(String, Vec<&[u8]>)> {
-    let mut reader = Reader(data);
-    let name = strings::parse(reader.counted()?)?;
-    let count = reader.u32()?;
-    let mut queries = Vec::new();
-    for _ in 0..count {
-        let query = reader.counted().filter(|query| query.len() <= strings::MAX_STRING)?;
-        queries.push(query);
-    }
-    reader.is_empty().then_some((name, queries))
 }
 
 fn reply(out: &mut Vec<u8>, option: u32, kind: u32, data: &[&[u8]]) {

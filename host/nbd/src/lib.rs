@@ -19,17 +19,17 @@
 #![forbid(unsafe_code)]
 
 mod handshake;
+mod option_data;
 pub mod reply;
 mod strings;
 mod transmission;
 mod violation;
 pub mod wire;
 
-pub use handshake::{
-    Export, Handshake, HandshakeAction, HandshakeConfig, MAX_OPTION, MAX_OPTIONS, OPTIONS_PER_EXPORT, OpenRequest,
-};
+pub use handshake::{Export, Handshake, HandshakeAction, HandshakeConfig, MAX_OPTION, MAX_OPTIONS, OPTIONS_PER_EXPORT};
+pub use option_data::OpenRequest;
 pub use strings::MAX_STRING;
-pub use transmission::{Command, ReplyFormat, RequestHeader, RequestPayload, Session};
+pub use transmission::{Command, FILTER_SIZE, ReplyFormat, RequestHeader, RequestPayload, Session};
 pub use violation::Violation;
 
 #[cfg(test)]

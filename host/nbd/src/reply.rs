@@ -4,13 +4,13 @@
 //! In structured replies, runs of a buffer that were not written or that a layer declared zero are
 //! sent as holes: a few bytes for any length.
 
-use rbdkit_plugin_api::{Buffer, Errno, Error, Extents, Fill, Span};
+use rbdkit_plugin_api::{Buffer, Errno, Error, Extent, Extents, Fill, Span};
 
 use super::strings::cut;
 use super::transmission::ReplyFormat;
 use super::wire::{self, reply_type, state};
 
-/// The longest extent that a reply tells, in bytes: the largest number of 32 bits that is a
+/// The longest extent that a reply with 32-bit lengths tells, in bytes: the largest number of 32 bits that is a
 /// multiple of 64 KiB, the largest minimum block size.
 const LONGEST_EXTENT: u32 = 0xffff_0000;
 
@@ -23,12 +23,14 @@ pub enum RequestKind {
     FastZero,
     /// A read whose reply may have only one chunk of data.
     DontFragment,
+    /// A request that was refused before a layer saw it. Its error was chosen for the client.
+    Refused,
 }
 
 /// The error number that the client gets.
 ///
 /// The protocol has eight numbers. ENOTSUP only has a meaning in reply to a fast zero, EOVERFLOW in
-/// reply to an unfragmented read; in other replies they become EINVAL. An error without a number in
+/// reply to a read that is unfragmented or too long; in other replies they become EINVAL. An error without a number in
 /// the protocol becomes EIO.
 pub fn errno(errno: Errno, kind: RequestKind) -> u32 {
     match errno {
@@ -36,7 +38,7 @@ pub fn errno(errno: Errno, kind: RequestKind) -> u32 {
         Errno::Enomem => 12,
         Errno::Einval => 22,
         Errno::Enospc => 28,
-        Errno::Eoverflow if kind == RequestKind::DontFragment => 75,
+        Errno::Eoverflow if matches!(kind, RequestKind::DontFragment | RequestKind::Refused) => 75,
         Errno::Enotsup if kind == RequestKind::FastZero => 95,
         Errno::Eoverflow | Errno::Enotsup => 22,
         Errno::Eshutdown => 108,
@@ -44,15 +46,49 @@ pub fn errno(errno: Errno, kind: RequestKind) -> u32 {
     }
 }
 
+/// What a reply repeats of its request, and how it is encoded.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplyTo {
+    /// As the session says.
+    pub format: ReplyFormat,
+    /// The client's number for the request.
+    pub cookie: u64,
+    /// The first byte of the request.
+    pub offset: u64,
+}
+
 /// Room for every reply without a payload and for the head of every reply with one. The longest is
-/// a hole (20 + 12 bytes).
-const HEAD: usize = 32;
+/// a hole (32 + 12 bytes).
+const HEAD: usize = 44;
+
+/// The first bytes of a reply or of a chunk.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    bytes: [u8; HEAD],
+    len: u8,
+}
+
+impl Head {
+    const EMPTY: Head = Head { bytes: [0; HEAD], len: 0 };
+
+    /// Adds a field. All fields together fit.
+    #[inline]
+    fn put<const N: usize>(&mut self, field: [u8; N]) {
+        let at = usize::from(self.len);
+        self.bytes[at..at + N].copy_from_slice(&field);
+        self.len += N as u8;
+    }
+
+    #[inline]
+    fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
 
 /// One reply, ready to be written.
 #[derive(Debug)]
 pub struct Reply {
-    head: [u8; HEAD],
-    head_len: u8,
+    head: Head,
     body: Body,
 }
 
@@ -96,90 +132,100 @@ enum Run {
 }
 
 impl Reply {
-    fn new(head: &[u8], body: Body) -> Reply {
-        let mut bytes = [0; HEAD];
-        bytes[..head.len()].copy_from_slice(head);
-        Reply { head: bytes, head_len: head.len() as u8, body }
-    }
-
-    /// Success of a command without data. This is always a simple reply, which is shorter and also
-    /// allowed if structured replies were negotiated.
+    /// Success of a command without data. Without extended headers this is a simple reply, which is
+    /// shorter and also allowed if structured replies were negotiated.
     #[inline]
-    pub fn done(cookie: u64) -> Reply {
-        Reply::new(&simple(cookie, 0), Body::None)
+    pub fn done(to: ReplyTo) -> Reply {
+        let head = match to.format {
+            ReplyFormat::Extended => chunk(to, reply_type::NONE, Place::Last, 0),
+            _ => simple(to, 0),
+        };
+        Reply { head, body: Body::None }
     }
 
     /// An error, with its message if the format has a place for it.
-    pub fn error(format: ReplyFormat, cookie: u64, errno: u32, error: &Error) -> Reply {
-        if format == ReplyFormat::Simple {
-            return Reply::new(&simple(cookie, errno), Body::None);
+    pub fn error(to: ReplyTo, errno: u32, error: &Error) -> Reply {
+        if to.format == ReplyFormat::Simple {
+            return Reply { head: simple(to, errno), body: Body::None };
         }
         let message = cut(error.context().unwrap_or(""));
         let length = 6 + message.len() as u32;
-        let head = chunk(cookie, reply_type::ERROR, Place::Last, length);
         let mut bytes = Vec::with_capacity(length as usize);
         bytes.extend_from_slice(&errno.to_be_bytes());
         bytes.extend_from_slice(&(message.len() as u16).to_be_bytes());
         bytes.extend_from_slice(message.as_bytes());
-        Reply::new(&head, Body::Bytes(bytes))
+        Reply { head: chunk(to, reply_type::ERROR, Place::Last, length), body: Body::Bytes(bytes) }
     }
 
-    /// The data of a read at `offset`: the whole buffer, which must not be empty.
-    pub fn data(format: ReplyFormat, kind: RequestKind, cookie: u64, offset: u64, buffer: Buffer) -> Reply {
+    /// The data of a read: the whole buffer, which must not be empty.
+    pub fn data(to: ReplyTo, kind: RequestKind, buffer: Buffer) -> Reply {
         let all = buffer.span();
-        if format == ReplyFormat::Simple {
-            return Reply::new(&simple(cookie, 0), Body::whole(buffer));
+        if to.format == ReplyFormat::Simple {
+            return Reply { head: simple(to, 0), body: Body::whole(buffer) };
         }
-        let whole = |buffer| Reply::new(&data(cookie, offset, all.len, Place::Last), Body::whole(buffer));
+        let whole = |buffer| Reply { head: data(to, all, Place::Last), body: Body::whole(buffer) };
         match uniform(&buffer) {
             Some(Fill::Data) => return whole(buffer),
-            Some(_) => return Reply::new(&hole(cookie, offset, all.len, Place::Last), Body::None),
+            Some(_) => return Reply { head: hole(to, all, Place::Last), body: Body::None },
             None => {}
         }
-        let runs = if kind == RequestKind::DontFragment { Vec::new() } else { runs(&buffer, offset) };
+        let runs = if kind == RequestKind::DontFragment { Vec::new() } else { runs(&buffer, to.offset) };
         if runs.len() > 1 {
-            return Reply::chunks(cookie, offset, buffer, &runs);
+            return Reply::chunks(to, buffer, &runs);
         }
         whole(buffer)
     }
 
-    fn chunks(cookie: u64, offset: u64, mut buffer: Buffer, runs: &[Run]) -> Reply {
+    fn chunks(to: ReplyTo, mut buffer: Buffer, runs: &[Run]) -> Reply {
         let mut bytes = Vec::with_capacity(runs.len() * HEAD);
         let mut parts = Vec::new();
         for (index, run) in runs.iter().enumerate() {
             let place = if index + 1 == runs.len() { Place::Last } else { Place::Before };
             match *run {
                 Run::Hole(span) => {
-                    bytes.extend_from_slice(&hole(cookie, offset + u64::from(span.at), span.len, place));
+                    bytes.extend_from_slice(hole(to, span, place).as_slice());
                     parts.push((bytes.len() as u32, Span::new(0, 0)));
                 }
                 Run::Data(span) => {
                     buffer.materialize(span);
-                    bytes.extend_from_slice(&data(cookie, offset + u64::from(span.at), span.len, place));
+                    bytes.extend_from_slice(data(to, span, place).as_slice());
                     parts.push((bytes.len() as u32, span));
                 }
             }
         }
-        Reply::new(&[], Body::Chunks { bytes, parts, buffer })
+        Reply { head: Head::EMPTY, body: Body::Chunks { bytes, parts, buffer } }
     }
 
     /// The reply to a block status request: `base:allocation` of at most `limit` extents, and at
     /// least one.
-    pub fn block_status(cookie: u64, extents: &Extents, limit: usize) -> Reply {
+    pub fn block_status(to: ReplyTo, extents: &Extents, limit: usize) -> Reply {
         let extents = extents.as_slice();
         let extents = &extents[..extents.len().min(limit.max(1))];
-        // There are at most 2^20 extents, so the length fits.
-        let length = 4 + 8 * extents.len() as u32;
-        let mut bytes = Vec::with_capacity(length as usize);
-        bytes.extend_from_slice(&wire::BASE_ALLOCATION_ID.to_be_bytes());
-        for extent in extents {
-            let flags = if extent.hole { state::HOLE } else { 0 } | if extent.zero { state::ZERO } else { 0 };
-            // Only the last extent can be longer than the request and than 32 bits can say.
-            let length = u32::try_from(extent.length).unwrap_or(LONGEST_EXTENT);
-            bytes.extend_from_slice(&length.to_be_bytes());
-            bytes.extend_from_slice(&flags.to_be_bytes());
-        }
-        Reply::new(&chunk(cookie, reply_type::BLOCK_STATUS, Place::Last, length), Body::Bytes(bytes))
+        let flags =
+            |extent: &Extent| if extent.hole { state::HOLE } else { 0 } | if extent.zero { state::ZERO } else { 0 };
+        let mut bytes = Vec::new();
+        // There are at most 2^20 extents, so the lengths fit.
+        let kind = if to.format == ReplyFormat::Extended {
+            bytes.reserve_exact(8 + 16 * extents.len());
+            bytes.extend_from_slice(&wire::BASE_ALLOCATION_ID.to_be_bytes());
+            bytes.extend_from_slice(&(extents.len() as u32).to_be_bytes());
+            for extent in extents {
+                bytes.extend_from_slice(&extent.length.to_be_bytes());
+                bytes.extend_from_slice(&u64::from(flags(extent)).to_be_bytes());
+            }
+            reply_type::BLOCK_STATUS_EXT
+        } else {
+            bytes.reserve_exact(4 + 8 * extents.len());
+            bytes.extend_from_slice(&wire::BASE_ALLOCATION_ID.to_be_bytes());
+            for extent in extents {
+                // Only the last extent can be longer than the request and than 32 bits can say.
+                let length = u32::try_from(extent.length).unwrap_or(LONGEST_EXTENT);
+                bytes.extend_from_slice(&length.to_be_bytes());
+                bytes.extend_from_slice(&flags(extent).to_be_bytes());
+            }
+            reply_type::BLOCK_STATUS
+        };
+        Reply { head: chunk(to, kind, Place::Last, bytes.len() as u32), body: Body::Bytes(bytes) }
     }
 
     /// The length of the whole reply, in bytes.
@@ -211,7 +257,7 @@ impl Reply {
     /// Whether only spliced bytes are left after `written` bytes of the reply.
     #[inline]
     pub fn head_is_out(&self, written: usize) -> bool {
-        written >= usize::from(self.head_len)
+        written >= usize::from(self.head.len)
     }
 
     /// Copies the spliced bytes into memory, for a client to which they cannot be spliced. Call it
@@ -229,7 +275,7 @@ impl Reply {
     /// The bytes of the reply in order, without the spliced ones. No slice is empty.
     #[inline]
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        let head = &self.head[..usize::from(self.head_len)];
+        let head = self.head.as_slice();
         let (bytes, whole, parts): (&[u8], &[u8], _) = match &self.body {
             Body::None | Body::Lent(_) => (&[], &[], None),
             Body::Bytes(bytes) => (bytes, &[], None),
@@ -332,37 +378,47 @@ enum Place {
     Last,
 }
 
-fn simple(cookie: u64, errno: u32) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..4].copy_from_slice(&wire::SIMPLE_REPLY_MAGIC.to_be_bytes());
-    bytes[4..8].copy_from_slice(&errno.to_be_bytes());
-    bytes[8..].copy_from_slice(&cookie.to_be_bytes());
-    bytes
+#[inline]
+fn simple(to: ReplyTo, errno: u32) -> Head {
+    let mut head = Head::EMPTY;
+    head.put(wire::SIMPLE_REPLY_MAGIC.to_be_bytes());
+    head.put(errno.to_be_bytes());
+    head.put(to.cookie.to_be_bytes());
+    head
 }
 
-fn chunk(cookie: u64, kind: u16, place: Place, length: u32) -> [u8; 20] {
-    let mut bytes = [0; 20];
+/// The header of a chunk with `length` bytes of payload. The format is not that of simple replies.
+#[inline]
+fn chunk(to: ReplyTo, kind: u16, place: Place, length: u32) -> Head {
+    let mut head = Head::EMPTY;
+    let is_extended = to.format == ReplyFormat::Extended;
+    let magic = if is_extended { wire::EXTENDED_REPLY_MAGIC } else { wire::STRUCTURED_REPLY_MAGIC };
     let flags = if place == Place::Last { wire::REPLY_FLAG_DONE } else { 0 };
-    bytes[..4].copy_from_slice(&wire::STRUCTURED_REPLY_MAGIC.to_be_bytes());
-    bytes[4..6].copy_from_slice(&flags.to_be_bytes());
-    bytes[6..8].copy_from_slice(&kind.to_be_bytes());
-    bytes[8..16].copy_from_slice(&cookie.to_be_bytes());
-    bytes[16..].copy_from_slice(&length.to_be_bytes());
-    bytes
+    head.put(magic.to_be_bytes());
+    head.put(flags.to_be_bytes());
+    head.put(kind.to_be_bytes());
+    head.put(to.cookie.to_be_bytes());
+    if is_extended {
+        head.put(to.offset.to_be_bytes());
+        head.put(u64::from(length).to_be_bytes());
+    } else {
+        head.put(length.to_be_bytes());
+    }
+    head
 }
 
-fn data(cookie: u64, offset: u64, length: u32, place: Place) -> [u8; 28] {
-    let mut bytes = [0; 28];
+/// The head of a chunk with the data of `part` of a read.
+fn data(to: ReplyTo, part: Span, place: Place) -> Head {
     // The length is at most MAX_REQUEST, so the sum fits.
-    bytes[..20].copy_from_slice(&chunk(cookie, reply_type::OFFSET_DATA, place, 8 + length));
-    bytes[20..].copy_from_slice(&offset.to_be_bytes());
-    bytes
+    let mut head = chunk(to, reply_type::OFFSET_DATA, place, 8 + part.len);
+    head.put((to.offset + u64::from(part.at)).to_be_bytes());
+    head
 }
 
-fn hole(cookie: u64, offset: u64, length: u32, place: Place) -> [u8; 32] {
-    let mut bytes = [0; 32];
-    bytes[..20].copy_from_slice(&chunk(cookie, reply_type::OFFSET_HOLE, place, 12));
-    bytes[20..28].copy_from_slice(&offset.to_be_bytes());
-    bytes[28..].copy_from_slice(&length.to_be_bytes());
-    bytes
+/// A chunk for a `part` of a read that is zero.
+fn hole(to: ReplyTo, part: Span, place: Place) -> Head {
+    let mut head = chunk(to, reply_type::OFFSET_HOLE, place, 12);
+    head.put((to.offset + u64::from(part.at)).to_be_bytes());
+    head.put(part.len.to_be_bytes());
+    head
 }

@@ -21,10 +21,13 @@ pub enum Violation {
     /// EXPORT_NAME, which has no error reply, with a name that the protocol does not allow.
     #[error("EXPORT_NAME with an impossible name")]
     ExportName,
+    /// EXPORT_NAME after extended headers were negotiated, which the protocol does not allow.
+    #[error("EXPORT_NAME with extended headers")]
+    ExportNameExtended,
     /// A request does not begin with the magic number.
     #[error("a request begins with {0:#010x}")]
     RequestMagic(u32),
-    /// The payload of a refused write is too long to be skipped.
-    #[error("a write of {0} bytes")]
-    PayloadTooLong(u32),
+    /// The payload of a refused request is too long to be skipped.
+    #[error("a payload of {0} bytes")]
+    PayloadTooLong(u64),
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rbdkit_chain::{Hop, Layer, NextLayer};
 use rbdkit_plugin_api::{
     BlockSizes, BoxFuture, Buffer, Capabilities, Disk, Done, Errno, ExportEntry, Extents, Flags, Handle, Op, OpenArgs,
-    Result, Span, ThreadModel,
+    RangeCommand, Result, Span, ThreadModel,
 };
 
 use crate::before_open::{facts, list_size, listed};
@@ -431,6 +431,11 @@ impl Handle for Recorded {
 
     fn zero_step(&self) -> u32 {
         self.hop.zero_step()
+    }
+
+    fn takes_long(&self, _: RangeCommand) -> bool {
+        // The record has room for any length, and the hop below cuts what its layer does not take.
+        true
     }
 
     fn pread(&self, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {

@@ -22,8 +22,8 @@ use super::socket::{Closed, Input};
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What an extent of an answer takes at most: twice its size while a gate copies the list of a
-/// layer, and then 8 bytes in the reply.
-const MAX_EXTENT_BYTES: u64 = 2 * size_of::<Extent>() as u64 + 8;
+/// layer, and then 16 bytes in the reply (8 without extended headers).
+const MAX_EXTENT_BYTES: u64 = 2 * size_of::<Extent>() as u64 + 16;
 
 /// What one connection has in flight, and how much it may have.
 pub(super) struct Admission {
@@ -124,10 +124,10 @@ pub(super) fn pages_for(checked: &Result<Command, Error>) -> Pages {
     let bytes = match checked {
         Ok(Command::Read { length, .. } | Command::Write { length, .. }) => u64::from(*length),
         Ok(Command::BlockStatus { length, flags, .. }) if !flags.req_one => {
-            MAX_EXTENT_BYTES * Extents::limit(u64::from(*length)) as u64
+            MAX_EXTENT_BYTES * Extents::limit(*length) as u64
         }
         // If the layer has no such operation, the chain reads or writes in steps of this size.
-        Ok(Command::Zero { length, .. } | Command::Cache { length, .. }) => u64::from(*length.min(&STEP)),
+        Ok(Command::Zero { length, .. } | Command::Cache { length, .. }) => (*length).min(u64::from(STEP)),
         _ => 0,
     };
     Pages::of(bytes.max(1))

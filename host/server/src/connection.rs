@@ -63,9 +63,9 @@ async fn serve_client(server: &Arc<ServerState>, socket: (Input, Output), client
     match negotiated {
         Ok(Some((hop, session))) => {
             tracing::debug!(
-                "connection {id}: size {} structured {} base:allocation {}",
+                "connection {id}: size {} replies {:?} base:allocation {}",
                 session.size,
-                session.is_structured(),
+                session.reply_format,
                 session.base_allocation
             );
             if client.peer == Peer::Unix {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 
 use rbdkit_chain::Hop;
-use rbdkit_nbd::reply::{self, Reply, RequestKind};
+use rbdkit_nbd::reply::{self, Reply, ReplyTo, RequestKind};
 use rbdkit_nbd::{Command, RequestHeader, Session};
 use rbdkit_plugin_api::{Buffer, Client, Done, Errno, Error, Extents, Op};
 
@@ -20,7 +20,7 @@ use super::failure_log::FailureLog;
 use super::panics::{caught, caught_now};
 use super::reply_queue::{QueuedReply, ReplyQueue, WriteFrom};
 
-/// The most extents in one reply, 512 KiB on the wire. The client asks again from the end of the
+/// The most extents in one reply, 512 KiB on the wire, or 1 MiB with extended headers. The client asks again from the end of the
 /// reply.
 const MAX_EXTENTS: usize = 1 << 16;
 
@@ -85,15 +85,11 @@ impl Dispatcher {
             Command::Read { offset, dont_fragment, .. } => {
                 let kind = if dont_fragment { RequestKind::DontFragment } else { RequestKind::Plain };
                 let call = move |hop: &Arc<Hop>| hop.pread(buffer, span, offset);
-                let finish = move |this: &Dispatcher, ticket: Ticket, value: Result<Done, Error>| {
-                    let cookie = ticket.header.cookie;
-                    match value.and_then(|(buffer, result)| result.map(|()| buffer)) {
-                        Ok(buffer) => {
-                            let format = this.session.reply_format;
-                            ticket.reply(Reply::data(format, kind, cookie, offset, buffer))
-                        }
-                        Err(error) => this.failure(ticket, kind, &error),
-                    }
+                let finish = move |this: &Dispatcher, ticket: Ticket, value: Result<Done, Error>| match value
+                    .and_then(|(buffer, result)| result.map(|()| buffer))
+                {
+                    Ok(buffer) => ticket.reply(Reply::data(this.to(ticket), kind, buffer)),
+                    Err(error) => this.failure(ticket, kind, &error),
                 };
                 self.start_on(run_on, ticket, call, finish)
             }
@@ -113,20 +109,20 @@ impl Dispatcher {
         match command {
             Command::Flush => self.run_without_data(ticket, RequestKind::Plain, |hop| hop.flush()),
             Command::Trim { offset, length, flags } => {
-                self.run_without_data(ticket, RequestKind::Plain, |hop| hop.trim(offset, length.into(), flags))
+                self.run_without_data(ticket, RequestKind::Plain, |hop| hop.trim(offset, length, flags))
             }
             Command::Cache { offset, length } => {
-                self.run_without_data(ticket, RequestKind::Plain, |hop| hop.cache(offset, length.into()))
+                self.run_without_data(ticket, RequestKind::Plain, |hop| hop.cache(offset, length))
             }
             Command::Zero { offset, length, flags } => {
                 let kind = if flags.fast_zero { RequestKind::FastZero } else { RequestKind::Plain };
-                self.run_without_data(ticket, kind, |hop| hop.zero(offset, length.into(), flags))
+                self.run_without_data(ticket, kind, |hop| hop.zero(offset, length, flags))
             }
             Command::BlockStatus { offset, length, flags } => self.start(
                 ticket,
-                |hop| hop.extents(offset, length.into(), flags),
+                |hop| hop.extents(offset, length, flags),
                 |this, ticket, value: Result<Result<Extents, Error>, Error>| match value.and_then(|result| result) {
-                    Ok(extents) => ticket.reply(Reply::block_status(ticket.header.cookie, &extents, MAX_EXTENTS)),
+                    Ok(extents) => ticket.reply(Reply::block_status(this.to(ticket), &extents, MAX_EXTENTS)),
                     Err(error) => this.failure(ticket, RequestKind::Plain, &error),
                 },
             ),
@@ -222,9 +218,15 @@ impl Dispatcher {
         });
     }
 
+    /// What the replies to a request repeat.
+    fn to(&self, ticket: Ticket) -> ReplyTo {
+        let RequestHeader { cookie, offset, .. } = ticket.header;
+        ReplyTo { format: self.session.reply_format, cookie, offset }
+    }
+
     fn done(&self, ticket: Ticket, kind: RequestKind, result: Result<(), Error>) -> QueuedReply {
         match result {
-            Ok(()) => ticket.reply(Reply::done(ticket.header.cookie)),
+            Ok(()) => ticket.reply(Reply::done(self.to(ticket))),
             Err(error) => self.failure(ticket, kind, &error),
         }
     }
@@ -245,13 +247,13 @@ impl Dispatcher {
             _ => self.failures.log(|| format!("connection {id}: {name} offset={offset} length={length}: {error}")),
         }
         let errno = reply::errno(error.errno(), kind);
-        ticket.reply(Reply::error(self.session.reply_format, ticket.header.cookie, errno, error))
+        ticket.reply(Reply::error(self.to(ticket), errno, error))
     }
 
     /// The reply to a request that is refused before it reaches the chain.
     pub fn refusal(&self, ticket: Ticket, error: &Error) -> QueuedReply {
-        let errno = reply::errno(error.errno(), RequestKind::Plain);
-        ticket.reply(Reply::error(self.session.reply_format, ticket.header.cookie, errno, error))
+        let errno = reply::errno(error.errno(), RequestKind::Refused);
+        ticket.reply(Reply::error(self.to(ticket), errno, error))
     }
 }
 

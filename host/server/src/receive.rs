@@ -95,7 +95,7 @@ pub(super) struct ReceiveBuffer {
     from: usize,
     to: usize,
     /// Used only without `bytes`.
-    rest: [u8; RequestHeader::SIZE],
+    rest: [u8; RequestHeader::MAX_SIZE],
     /// The last payload was a long one, so the next probably is, too.
     long: bool,
 }
@@ -137,7 +137,7 @@ impl ReceiveBuffer {
     /// the array if it gets none.
     fn room<'a>(
         bytes: &'a mut Option<Box<[u8]>>,
-        rest: &'a mut [u8; RequestHeader::SIZE],
+        rest: &'a mut [u8; RequestHeader::MAX_SIZE],
         left: usize,
         pool: &ReceivePool,
         long: bool,

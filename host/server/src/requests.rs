@@ -13,7 +13,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbdkit_nbd::{Command, RequestHeader, RequestPayload, Session};
+use rbdkit_nbd::{Command, FILTER_SIZE, ReplyFormat, RequestHeader, RequestPayload, Session};
 use rbdkit_plugin_api::{Buffer, Client};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -77,6 +77,8 @@ pub(super) struct RequestReader {
     pub admission: Admission,
     pub input: Input,
     received: ReceiveBuffer,
+    /// How requests look.
+    format: ReplyFormat,
     /// Some while the reader runs on a thread of its own.
     spin: Option<SpinWait>,
     /// Requests in a row without a gap, and when the last of them were read.
@@ -103,6 +105,7 @@ impl RequestReader {
             admission: Admission::new(replies, &server.options.limits),
             input,
             received: ReceiveBuffer::default(),
+            format: dispatcher.session.reply_format,
             spin: None,
             in_a_row: 0,
             last_read: Instant::now(),
@@ -150,8 +153,8 @@ impl RequestReader {
     async fn requests_or_end(&mut self) -> Result<HandOver, EndReason> {
         let mut empty_waits = 0;
         loop {
-            while let Some(header) = RequestHeader::parse(self.received.bytes())? {
-                self.received.consume(RequestHeader::SIZE);
+            while let Some(header) = RequestHeader::parse(self.received.bytes(), self.format)? {
+                self.received.consume(self.format.header_size());
                 self.in_a_row = self.in_a_row.saturating_add(1);
                 self.request(header).await?;
             }
@@ -214,7 +217,13 @@ impl RequestReader {
     }
 
     async fn request(&mut self, header: RequestHeader) -> Result<(), EndReason> {
-        let checked = self.dispatcher.session.check(&header);
+        let (header, checked) = match header.has_filter() {
+            false => (header, self.dispatcher.session.check(&header)),
+            true => {
+                let filter = self.filter().await?;
+                self.dispatcher.session.filtered(&header, filter)
+            }
+        };
         let pages = pages_for(&checked);
         match Session::payload(&header, &checked)? {
             RequestPayload::Skip(length) => self.skip(length).await?,
@@ -356,15 +365,34 @@ impl RequestReader {
             if left == 0 {
                 return Ok(());
             }
-            self.flush();
-            let read = tokio::select! {
-                biased;
-                reason = &mut self.end => return Err(reason),
-                read = self.received.read(&mut self.input, &self.server.receive_pool, None) => read,
-            };
-            if or_gone(read)? == 0 {
-                return Err(EndReason::Gone);
+            self.read_more().await?;
+        }
+    }
+
+    /// Receives the payload that names the contexts of a BLOCK_STATUS. It fits into what a
+    /// connection without a receive buffer has.
+    async fn filter(&mut self) -> Result<[u8; FILTER_SIZE], EndReason> {
+        loop {
+            if let Some(filter) = self.received.bytes().first_chunk::<FILTER_SIZE>() {
+                let filter = *filter;
+                self.received.consume(FILTER_SIZE);
+                return Ok(filter);
             }
+            self.read_more().await?;
+        }
+    }
+
+    /// Waits for more bytes of a message that has begun.
+    async fn read_more(&mut self) -> Result<(), EndReason> {
+        self.flush();
+        let read = tokio::select! {
+            biased;
+            reason = &mut self.end => return Err(reason),
+            read = self.received.read(&mut self.input, &self.server.receive_pool, None) => read,
+        };
+        match or_gone(read)? {
+            0 => Err(EndReason::Gone),
+            _ => Ok(()),
         }
     }
 }

@@ -71,4 +71,4 @@ pub use pool::Pool;
 pub use program::{find_own_program, own_program};
 pub use quota::{Held, Quota, Usage};
 pub use span::{Fill, Span};
-pub use types::{BlockSizes, Capabilities, ExportEntry, Flags, MAX_REQUEST, Support, ThreadModel};
+pub use types::{BlockSizes, Capabilities, ExportEntry, Flags, MAX_REQUEST, RangeCommand, Support, ThreadModel};

@@ -14,7 +14,7 @@ use crate::op::{BoxFuture, Done, Op};
 use crate::schema::ParamSpec;
 use crate::secrets;
 use crate::span::Span;
-use crate::types::{BlockSizes, Capabilities, ExportEntry, Flags, ThreadModel};
+use crate::types::{BlockSizes, Capabilities, ExportEntry, Flags, RangeCommand, ThreadModel};
 use crate::units;
 
 /// nbdkit's optional functions that the equivalents of a writable disk have
@@ -112,6 +112,15 @@ pub trait Handle: Send + Sync + 'static {
     /// small compared with its I/O. More is right for a layer with a high cost for each write.
     fn zero_step(&self) -> u32 {
         1 << 20
+    }
+
+    /// Whether this layer takes requests of 4 GiB and more, up to 2^63 - 1 bytes, which clients
+    /// with extended headers send. Then it answers them at once, or ends them when the client has
+    /// gone. Otherwise the gate cuts them into pieces of at most 2 GiB, and asks for the extents of
+    /// the first piece alone.
+    fn takes_long(&self, command: RangeCommand) -> bool {
+        let _ = command;
+        false
     }
 
     /// Reads `span.len` bytes at `offset` into `span` of the buffer.

@@ -166,6 +166,19 @@ impl BlockSizes {
     }
 }
 
+/// The commands with a range but no data, whose length may be more than 32 bits can say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RangeCommand {
+    /// `trim`
+    Trim,
+    /// `zero`
+    Zero,
+    /// `cache`
+    Cache,
+    /// `extents`
+    Extents,
+}
+
 /// Modifiers of one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags {

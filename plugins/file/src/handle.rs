@@ -9,8 +9,8 @@
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    BoxFuture, Buffer, Capabilities, DiskId, Done, Extents, Flags, Handle, Op, Result, Span, run_blocking,
-    run_blocking_with,
+    BlockSizes, BoxFuture, Buffer, Capabilities, DiskId, Done, Extents, Flags, Handle, Op, RangeCommand, Result, Span,
+    run_blocking, run_blocking_with,
 };
 
 use crate::config::Access;
@@ -55,11 +55,20 @@ impl Handle for FileHandle {
         Box::pin(async { Ok(rbdkit_plugin_api::Disk::Is(self.id.clone())) })
     }
 
+    fn block_size(&self) -> Op<Result<Option<BlockSizes>>> {
+        Op::Ready(Ok(self.disk.block_sizes()))
+    }
+
     fn can(&self) -> Op<Result<Capabilities>> {
         Op::Ready(Ok(self.disk.capabilities()))
     }
 
     fn is_prompt(&self) -> bool {
+        true
+    }
+
+    fn takes_long(&self, _: RangeCommand) -> bool {
+        // A system call takes a range of any length, and runs on a thread.
         true
     }
 

@@ -17,6 +17,7 @@
 //! | [`error`] | errors of system calls and of inherited descriptors |
 #![forbid(unsafe_code)]
 
+mod block_sizes;
 mod config;
 mod disk;
 mod error;
@@ -128,7 +129,8 @@ impl Plugin for File {
     }
 
     fn optional_functions(&self) -> Vec<&'static str> {
-        let own = ["unload", "dump_plugin", "list_exports", "close", "can_write", "can_flush", "is_rotational"];
+        let own =
+            ["unload", "dump_plugin", "list_exports", "close", "block_size", "can_write", "can_flush", "is_rotational"];
         [&own[..], &DISK_FUNCTIONS].concat()
     }
 

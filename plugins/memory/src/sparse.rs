@@ -195,6 +195,10 @@ impl Sparse {
 }
 
 impl Storage for Sparse {
+    fn skips_holes(&self) -> bool {
+        true
+    }
+
     fn preferred_block(&self) -> u32 {
         PAGE as u32
     }

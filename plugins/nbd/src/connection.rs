@@ -12,11 +12,11 @@ use rbdkit_plugin_api::{Buffer, Done, Errno, Extents, Flags, Result, Span, StopS
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::handshake::Session;
+use crate::handshake::{Format, Session};
 use crate::ranges::Ranges;
 use crate::replies::{self, Agreed};
 use crate::table::{Errors, Pending, Plain, Read, Status, Table};
-use crate::wire::{REQUEST_MAGIC, cmd, cmd_flag, transmission};
+use crate::wire::{EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC, cmd, cmd_flag, transmission};
 use rbdkit_stream::{ConnectionError, Input, Socket};
 
 /// How many chunks of data the answer to a read of `length` bytes may have: one for each sector,
@@ -34,21 +34,43 @@ pub(crate) struct Command {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) offset: u64,
-    pub(crate) length: u32,
+    pub(crate) length: u64,
+}
+
+/// A command's header.
+struct Header {
+    bytes: [u8; 32],
+    length: usize,
+}
+
+impl Header {
+    fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
 }
 
 impl Command {
     pub(crate) const FLUSH: Command = Command { kind: cmd::FLUSH, flags: 0, offset: 0, length: 0 };
 
-    fn header(self, cookie: u64) -> [u8; 28] {
-        let mut header = [0; 28];
-        header[..4].copy_from_slice(&REQUEST_MAGIC.to_be_bytes());
-        header[4..6].copy_from_slice(&self.flags.to_be_bytes());
-        header[6..8].copy_from_slice(&self.kind.to_be_bytes());
-        header[8..16].copy_from_slice(&cookie.to_be_bytes());
-        header[16..24].copy_from_slice(&self.offset.to_be_bytes());
-        header[24..].copy_from_slice(&self.length.to_be_bytes());
-        header
+    /// Without extended headers the length has to fit 32 bits.
+    fn header(self, cookie: u64, format: Format) -> Header {
+        let is_extended = format == Format::Extended;
+        let magic = if is_extended { EXTENDED_REQUEST_MAGIC } else { REQUEST_MAGIC };
+        // Only writes have a payload.
+        let payload = if is_extended && self.kind == cmd::WRITE { cmd_flag::PAYLOAD_LEN } else { 0 };
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&magic.to_be_bytes());
+        bytes[4..6].copy_from_slice(&(self.flags | payload).to_be_bytes());
+        bytes[6..8].copy_from_slice(&self.kind.to_be_bytes());
+        bytes[8..16].copy_from_slice(&cookie.to_be_bytes());
+        bytes[16..24].copy_from_slice(&self.offset.to_be_bytes());
+        if is_extended {
+            bytes[24..].copy_from_slice(&self.length.to_be_bytes());
+            return Header { bytes, length: 32 };
+        }
+        debug_assert!(u32::try_from(self.length).is_ok());
+        bytes[24..28].copy_from_slice(&(self.length as u32).to_be_bytes());
+        Header { bytes, length: 28 }
     }
 }
 
@@ -89,7 +111,7 @@ impl Connection {
             reader: Mutex::new(None),
             session,
         });
-        let agreed = Agreed { structured: connection.session.structured, context: connection.session.context };
+        let agreed = Agreed { format: connection.session.format, context: connection.session.context };
         let (table, closing) = (Arc::clone(&connection.table), Arc::clone(&connection.closing));
         // The task must not hold the connection, which would keep itself alive that way.
         let reader = tokio::spawn(async move {
@@ -142,7 +164,7 @@ impl Connection {
         let mut unanswered = None;
         if let Some(cookie) = self.table.enter(pending) {
             unanswered = Some(Unanswered { table: &self.table, cookie });
-            self.send(&command.header(cookie), payload).await;
+            self.send(command.header(cookie, self.session.format).as_slice(), payload).await;
         }
         let answer = answered.await.ok();
         std::mem::forget(unanswered);
@@ -154,7 +176,7 @@ impl Connection {
         let (answer, answered) = oneshot::channel();
         let (received, errors, chunks_left) = (Ranges::default(), Errors::default(), most_chunks(span.len));
         let read = Read { buffer, span, offset, received, chunks_left, errors, answer };
-        let command = Command { kind: cmd::READ, flags: 0, offset, length: span.len };
+        let command = Command { kind: cmd::READ, flags: 0, offset, length: span.len.into() };
         let answer = self.ask(Pending::Read(Box::new(read)), command, &[], answered).await;
         answer.unwrap_or_else(|| (Buffer::new(0), Err(Errno::Eshutdown.into())))
     }
@@ -162,7 +184,7 @@ impl Connection {
     /// WRITE. `payload` is no longer than the server's maximum.
     pub(crate) async fn write(&self, payload: &[u8], offset: u64, flags: Flags) -> Result<()> {
         let flags = if flags.fua { cmd_flag::FUA } else { 0 };
-        let command = Command { kind: cmd::WRITE, flags, offset, length: payload.len() as u32 };
+        let command = Command { kind: cmd::WRITE, flags, offset, length: payload.len() as u64 };
         self.command(command, payload).await
     }
 
@@ -172,7 +194,7 @@ impl Connection {
             self.changed.store(true, Ordering::Relaxed);
         }
         let (answer, answered) = oneshot::channel();
-        let plain = Pending::Plain(Plain { errors: Errors::default(), answer });
+        let plain = Pending::Plain(Plain { offset: command.offset, errors: Errors::default(), answer });
         self.ask(plain, command, payload, answered).await.unwrap_or_else(|| Err(Errno::Eshutdown.into()))
     }
 
@@ -180,7 +202,7 @@ impl Connection {
     pub(crate) async fn status(&self, command: Command) -> Result<Extents> {
         let (answer, answered) = oneshot::channel();
         let Command { offset, length, .. } = command;
-        let status = Status { offset, length: u64::from(length), extents: None, errors: Errors::default(), answer };
+        let status = Status { offset, length, extents: None, errors: Errors::default(), answer };
         let status = Pending::Status(Box::new(status));
         self.ask(status, command, &[], answered).await.unwrap_or_else(|| Err(Errno::Eshutdown.into()))
     }
@@ -202,7 +224,11 @@ impl Connection {
         if !self.is_broken() {
             let disconnect = Command { kind: cmd::DISC, flags: 0, offset: 0, length: 0 };
             // A server that does not read does not get it.
-            let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.send(&disconnect.header(u64::MAX), &[])).await;
+            let _ = tokio::time::timeout(
+                CLOSE_TIMEOUT,
+                self.send(disconnect.header(u64::MAX, self.session.format).as_slice(), &[]),
+            )
+            .await;
         }
         self.end(ConnectionError::new("the connection was closed"));
         let reader = lock(&self.reader).take();

@@ -5,18 +5,19 @@
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    BlockSizes, BoxFuture, Buffer, Capabilities, Disk, Done, Errno, Error, Extents, Flags, Handle, Op, Result, Span,
-    Support,
+    BlockSizes, BoxFuture, Buffer, Capabilities, Client, Disk, Done, Errno, Error, Extents, Flags, Handle, Op,
+    RangeCommand, Result, Span, Support,
 };
 
 use crate::connection::{Command, Connection};
+use crate::handshake::Format;
 use crate::wire::{cmd, cmd_flag, transmission};
 
 /// The most data in one request to a server that does not announce its limit: 32 MiB, as the
 /// specification says.
 const DEFAULT_MAXIMUM: u32 = 32 << 20;
 
-/// The longest request without data, in bytes: a multiple of every block size, and not negative in
+/// The longest request without data of a server without extended headers, in bytes: a multiple of every block size, and not negative in
 /// a server that stores the length in an `int`.
 const MAX_LENGTH: u64 = 1 << 30;
 
@@ -25,11 +26,17 @@ pub(crate) struct NbdHandle {
     /// Whether other clients use the connection too. Then it is not closed with this handle.
     shared: bool,
     disk: Disk,
+    client: Arc<Client>,
 }
 
 impl NbdHandle {
-    pub(crate) fn new(connection: Arc<Connection>, shared: bool, disk: Disk) -> NbdHandle {
-        NbdHandle { connection, shared, disk }
+    pub(crate) fn new(connection: Arc<Connection>, shared: bool, disk: Disk, client: Arc<Client>) -> NbdHandle {
+        NbdHandle { connection, shared, disk, client }
+    }
+
+    /// Whether requests without data may have any length.
+    fn is_extended(&self) -> bool {
+        self.connection.session().format == Format::Extended
     }
 
     /// The most data in one request.
@@ -53,18 +60,30 @@ impl NbdHandle {
         Err(Error::new(Errno::Einval, what))
     }
 
-    /// Sends a command without data, piece by piece.
+    /// Sends a command without data: as a whole if the server takes lengths of 64 bits, otherwise
+    /// piece by piece. A server may refuse a long request that would take too much work. Then it
+    /// gets pieces, too.
     fn command(&self, kind: u16, flags: u16, offset: u64, length: u64) -> Op<Result<()>> {
         if let Err(error) = self.check_aligned(offset, length) {
             return Op::Ready(Err(error));
         }
-        let connection = Arc::clone(&self.connection);
+        let (connection, client) = (Arc::clone(&self.connection), Arc::clone(&self.client));
+        let whole = self.is_extended() || length <= MAX_LENGTH;
         Op::later(async move {
+            if whole {
+                match connection.command(Command { kind, flags, offset, length }, &[]).await {
+                    Err(error) if length > MAX_LENGTH && matches!(error.errno(), Errno::Eoverflow | Errno::Einval) => {}
+                    answer => return answer,
+                }
+            }
             let mut done = 0;
             while done < length {
+                // The rest of a request of 2^63 bytes would take years.
+                if done > u64::from(u32::MAX) && client.is_gone() {
+                    return Err(Errno::Eshutdown.into());
+                }
                 let piece = (length - done).min(MAX_LENGTH);
-                let command = Command { kind, flags, offset: offset + done, length: piece as u32 };
-                connection.command(command, &[]).await?;
+                connection.command(Command { kind, flags, offset: offset + done, length: piece }, &[]).await?;
                 done += piece;
             }
             Ok(())
@@ -122,6 +141,11 @@ impl Handle for NbdHandle {
     /// clients must not notice.
     fn drops_reads(&self) -> bool {
         !self.shared
+    }
+
+    /// Without extended headers the gate cuts long requests, and ends them when the client has gone.
+    fn takes_long(&self, _: RangeCommand) -> bool {
+        self.is_extended()
     }
 
     fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
@@ -187,7 +211,7 @@ impl Handle for NbdHandle {
         let connection = Arc::clone(&self.connection);
         let req_one = if flags.req_one { cmd_flag::REQ_ONE } else { 0 };
         // An answer may cover less than the request.
-        let length = length.min(MAX_LENGTH) as u32;
+        let length = if self.is_extended() { length } else { length.min(MAX_LENGTH) };
         Op::later(async move {
             connection.status(Command { kind: cmd::BLOCK_STATUS, flags: req_one, offset, length }).await
         })

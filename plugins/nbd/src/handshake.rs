@@ -65,6 +65,17 @@ impl From<io::Error> for OpenError {
     }
 }
 
+/// The encoding of requests and replies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// Simple replies.
+    Simple,
+    /// Replies with data come in chunks.
+    Structured,
+    /// All replies come in chunks. Headers have 32 bytes, and lengths have 64 bits.
+    Extended,
+}
+
 /// The result of the negotiation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Session {
@@ -75,8 +86,7 @@ pub(crate) struct Session {
     /// The server's block sizes, checked.
     pub(crate) block_sizes: Option<BlockSizes>,
     pub(crate) description: Option<String>,
-    /// Replies come in chunks.
-    pub(crate) structured: bool,
+    pub(crate) format: Format,
     /// The id of `base:allocation`, if it was agreed upon.
     pub(crate) context: Option<u32>,
 }
@@ -120,6 +130,7 @@ fn refused(export: &str, reply: &OptionReply) -> OpenError {
         rep::ERR_POLICY => (Errno::Eperm, "it refuses by policy".to_owned()),
         rep::ERR_SHUTDOWN => return ConnectionError::new("the server is shutting down").into(),
         rep::ERR_BLOCK_SIZE_REQD => (Errno::Einval, "it wants block sizes that were agreed upon".to_owned()),
+        rep::ERR_EXT_HEADER_REQD => (Errno::Einval, "it requires extended headers".to_owned()),
         rep::ERR_INVALID => (Errno::Einval, "it calls the request invalid".to_owned()),
         rep::ERR_PLATFORM => (Errno::Eio, "it cannot do that on its platform".to_owned()),
         rep::ERR_UNSUP => (Errno::Enotsup, "it does not support the request".to_owned()),
@@ -145,7 +156,7 @@ impl Negotiation {
         let (mut negotiation, greeting) = Negotiation::greet(socket).await?;
         let session = match greeting {
             Greeting::Oldstyle(session) => session,
-            Greeting::Newstyle => negotiation.export_name(export, false, None).await?,
+            Greeting::Newstyle => negotiation.export_name(export, Format::Simple, None).await?,
             Greeting::Fixed => negotiation.fixed(export).await?,
         };
         negotiation.input.finish()?;
@@ -213,19 +224,32 @@ impl Negotiation {
         // The upper half are handshake flags, of which none is defined.
         let flags = u32::from_be_bytes(self.input.array().await?) as u16;
         self.input.skip(124).await?;
-        Ok(Session { size, flags, block_sizes: None, description: None, structured: false, context: None })
+        Ok(Session { size, flags, block_sizes: None, description: None, format: Format::Simple, context: None })
     }
 
     async fn fixed(&mut self, export: &str) -> Result<Session, OpenError> {
-        let structured = self.accepted(export, opt::STRUCTURED_REPLY, &[]).await?.is_some();
-        let context = if structured { self.allocation_context(export).await? } else { None };
+        let format = self.format(export).await?;
+        let context = if format == Format::Simple { None } else { self.allocation_context(export).await? };
         let wanted = wanted(export, &[info::DESCRIPTION, info::BLOCK_SIZE]);
         let (last, replies) = self.ask(opt::GO, &wanted).await?;
         match last.kind {
-            rep::ACK => session(&replies, structured, context),
-            rep::ERR_UNSUP => self.export_name(export, structured, context).await,
+            rep::ACK => session(&replies, format, context),
+            // EXPORT_NAME is not allowed with extended headers, whose server has to have GO.
+            rep::ERR_UNSUP if format != Format::Extended => self.export_name(export, format, context).await,
             _ => Err(refused(export, &last)),
         }
+    }
+
+    /// The best format that the server has. A server that does not know extended headers says so
+    /// and is asked for structured replies.
+    async fn format(&mut self, export: &str) -> Result<Format, OpenError> {
+        for (option, format) in [(opt::EXTENDED_HEADERS, Format::Extended), (opt::STRUCTURED_REPLY, Format::Structured)]
+        {
+            if self.accepted(export, option, &[]).await?.is_some() {
+                return Ok(format);
+            }
+        }
+        Ok(Format::Simple)
     }
 
     /// The id of `base:allocation`. None if the server has no such context for this export.
@@ -248,12 +272,7 @@ impl Negotiation {
         Ok(id)
     }
 
-    async fn export_name(
-        &mut self,
-        export: &str,
-        structured: bool,
-        context: Option<u32>,
-    ) -> Result<Session, OpenError> {
+    async fn export_name(&mut self, export: &str, format: Format, context: Option<u32>) -> Result<Session, OpenError> {
         self.option(opt::EXPORT_NAME, export.as_bytes()).await?;
         let size: io::Result<[u8; 8]> = self.input.array().await;
         // A server has no other way to refuse a name that it does not know.
@@ -269,7 +288,7 @@ impl Negotiation {
             self.input.skip(124).await?;
         }
         let size = u64::from_be_bytes(size);
-        Ok(Session { size, flags, block_sizes: None, description: None, structured, context })
+        Ok(Session { size, flags, block_sizes: None, description: None, format, context })
     }
 
     async fn list_option(&mut self) -> Result<Option<Vec<ExportEntry>>, OpenError> {
@@ -376,7 +395,7 @@ fn wanted(export: &str, infos: &[u16]) -> Vec<u8> {
 }
 
 /// Reads the replies to GO.
-fn session(replies: &[OptionReply], structured: bool, context: Option<u32>) -> Result<Session, OpenError> {
+fn session(replies: &[OptionReply], format: Format, context: Option<u32>) -> Result<Session, OpenError> {
     let (mut export, mut block_sizes, mut description) = (None, None, None);
     for reply in replies.iter().filter(|reply| reply.kind == rep::INFO) {
         let mut reader = Reader(&reply.data);
@@ -398,5 +417,5 @@ fn session(replies: &[OptionReply], structured: bool, context: Option<u32>) -> R
         }
     }
     let (size, flags) = export.ok_or_else(|| malformed("answer: the export's size is missing"))?;
-    Ok(Session { size, flags, block_sizes, description, structured, context })
+    Ok(Session { size, flags, block_sizes, description, format, context })
 }

@@ -132,7 +132,7 @@ impl Plugin for Nbd {
     }
 
     fn open(&self, args: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {
-        Box::pin(async move { self.upstream()?.open(&args.exportname).await })
+        Box::pin(async move { self.upstream()?.open(&args.exportname, args.client).await })
     }
 
     fn optional_functions(&self) -> Vec<&'static str> {

@@ -56,12 +56,14 @@ pub(crate) struct Status {
 
 /// A request whose answer carries no data.
 pub(crate) struct Plain {
+    pub(crate) offset: u64,
     pub(crate) errors: Errors,
     pub(crate) answer: oneshot::Sender<Result<()>>,
 }
 
 /// What is still to come for a request that was answered early.
 pub(crate) struct Dropped {
+    pub(crate) offset: u64,
     /// The length of a read's data that may come in a simple reply.
     pub(crate) length: u32,
     /// How many more chunks may come.
@@ -91,6 +93,16 @@ impl Pending {
         }
     }
 
+    /// The first byte of the request, which replies with extended headers repeat.
+    pub(crate) fn offset(&self) -> u64 {
+        match self {
+            Pending::Read(read) => read.offset,
+            Pending::Status(status) => status.offset,
+            Pending::Plain(plain) => plain.offset,
+            Pending::Dropped(dropped) => dropped.offset,
+        }
+    }
+
     /// Whether the caller has given the request up.
     fn is_given_up(&self) -> bool {
         match self {
@@ -107,13 +119,14 @@ impl Pending {
 
     /// Answers a request that only reads. What is left waits for the rest of the reply.
     fn drop_reply(self) -> Pending {
+        let offset = self.offset();
         let (length, chunks_left) = match &self {
             Pending::Read(read) => (read.span.len, read.chunks_left),
             Pending::Status(_) => (0, 1),
             Pending::Plain(_) | Pending::Dropped(_) => return self,
         };
         self.fail(Errno::Eshutdown.into());
-        Pending::Dropped(Dropped { length, chunks_left, errors: Errors::default() })
+        Pending::Dropped(Dropped { offset, length, chunks_left, errors: Errors::default() })
     }
 
     /// Records an error that the server reported; the first one counts. Returns false if there are

@@ -9,6 +9,7 @@ use rbdkit_plugin_api::{Buffer, Client, Flags, Handle, OpenArgs, Param, Peer, Pl
 
 use fake_server::{Server, serve};
 
+mod extended;
 mod fake_server;
 mod handshake;
 mod hostile_replies;

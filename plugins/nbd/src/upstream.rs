@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use rbdkit_launcher::{Launcher, Program};
 use rbdkit_plugin_api::{
-    AccessRights, BoxFuture, ConfigError, DNS_PORT, Disk, DiskId, Errno, Error, ExportEntry, Flag, Handle, Network,
-    Result, StopScope, lock, run_blocking,
+    AccessRights, BoxFuture, Client, ConfigError, DNS_PORT, Disk, DiskId, Errno, Error, ExportEntry, Flag, Handle,
+    Network, Result, StopScope, lock, run_blocking,
 };
 use rbdkit_stream::{ConnectionError, Socket};
 use rustix::net::RecvFlags;
@@ -153,7 +153,7 @@ impl Upstream {
     }
 
     /// Opens an export for a client.
-    pub(crate) async fn open(&self, wanted: &str) -> Result<Arc<dyn Handle>> {
+    pub(crate) async fn open(&self, wanted: &str, client: Arc<Client>) -> Result<Arc<dyn Handle>> {
         let connection = match self.settings.shared {
             true => self.shared_connection().await?,
             false => {
@@ -167,7 +167,7 @@ impl Upstream {
         } else {
             Disk::Is(DiskId::DEFAULT)
         };
-        Ok(Arc::new(NbdHandle::new(connection, self.settings.shared, disk)))
+        Ok(Arc::new(NbdHandle::new(connection, self.settings.shared, disk, client)))
     }
 
     fn start(&self, socket: Arc<Socket>, session: Session) -> Arc<Connection> {

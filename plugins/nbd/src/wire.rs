@@ -19,6 +19,11 @@ pub(crate) const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 /// What a chunk of a structured reply begins with.
 pub(crate) const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
 
+/// What every request with extended headers begins with.
+pub(crate) const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
+/// What a chunk of a reply with extended headers begins with.
+pub(crate) const EXTENDED_REPLY_MAGIC: u32 = 0x6e8a_278c;
+
 /// Handshake flag of both sides: options other than EXPORT_NAME, with replies.
 pub(crate) const FLAG_FIXED_NEWSTYLE: u16 = 1;
 /// Handshake flag of both sides: no 124 zeroes after EXPORT_NAME.
@@ -46,6 +51,7 @@ pub(crate) mod opt {
     pub(crate) const GO: u32 = 7;
     pub(crate) const STRUCTURED_REPLY: u32 = 8;
     pub(crate) const SET_META_CONTEXT: u32 = 10;
+    pub(crate) const EXTENDED_HEADERS: u32 = 11;
 }
 
 /// Kinds of option replies.
@@ -64,6 +70,7 @@ pub(crate) mod rep {
     pub(crate) const ERR_UNKNOWN: u32 = ERROR + 6;
     pub(crate) const ERR_SHUTDOWN: u32 = ERROR + 7;
     pub(crate) const ERR_BLOCK_SIZE_REQD: u32 = ERROR + 8;
+    pub(crate) const ERR_EXT_HEADER_REQD: u32 = ERROR + 10;
 }
 
 /// Kinds of information in INFO replies.
@@ -92,6 +99,7 @@ pub(crate) mod cmd_flag {
     pub(crate) const NO_HOLE: u16 = 1 << 1;
     pub(crate) const REQ_ONE: u16 = 1 << 3;
     pub(crate) const FAST_ZERO: u16 = 1 << 4;
+    pub(crate) const PAYLOAD_LEN: u16 = 1 << 5;
 }
 
 /// The flag of a structured reply's last chunk.
@@ -103,8 +111,10 @@ pub(crate) mod reply_type {
     pub(crate) const OFFSET_DATA: u16 = 1;
     pub(crate) const OFFSET_HOLE: u16 = 2;
     pub(crate) const BLOCK_STATUS: u16 = 5;
+    pub(crate) const BLOCK_STATUS_EXT: u16 = 6;
     /// Set in every error chunk.
     pub(crate) const ERROR: u16 = 1 << 15;
+    pub(crate) const ERROR_OFFSET: u16 = ERROR + 2;
 }
 
 /// The flags of an extent in `base:allocation`.

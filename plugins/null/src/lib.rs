@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
     AccessRights, BoxFuture, Buffer, Capabilities, ConfigError, DISK_FUNCTIONS, Done, Extents, Flags, Handle, Op,
-    OpenArgs, Param, Plugin, PluginInfo, Result, Span, ThreadModel,
+    OpenArgs, Param, Plugin, PluginInfo, RangeCommand, Result, Span, ThreadModel,
 };
 
 /// What the registry needs to know.
@@ -65,6 +65,10 @@ impl Handle for NullHandle {
 
     fn can(&self) -> Op<Result<Capabilities>> {
         Op::Ready(Ok(Capabilities::NATIVE))
+    }
+
+    fn takes_long(&self, _: RangeCommand) -> bool {
+        true
     }
 
     fn pread(&self, mut buffer: Buffer, span: Span, _: u64) -> Op<Done> {

@@ -2,7 +2,9 @@
 
 use std::convert::Infallible;
 
-use rbdkit_plugin_api::{BlockSizes, Buffer, Capabilities, Done, Extents, Flags, Handle, Op, Result, Span};
+use rbdkit_plugin_api::{
+    BlockSizes, Buffer, Capabilities, Done, Extents, Flags, Handle, Op, RangeCommand, Result, Span,
+};
 
 /// What keeps the bytes. The gate in front of the plugin has checked that every range lies within
 /// the disk.
@@ -22,6 +24,9 @@ pub trait Storage: Send + Sync + 'static {
 
     /// Makes the range read as zero.
     fn zero(&self, offset: u64, length: u64);
+
+    /// Whether the time for zeroing a range depends on what is stored there, and not on its length.
+    fn skips_holes(&self) -> bool;
 
     /// Where the range has holes. The last extent runs on beyond the range, at most to `limit`, as
     /// far as is cheap to find out.
@@ -62,6 +67,13 @@ impl<S: Storage> Handle for RamDisk<S> {
         // FUA, flush and cache succeed without doing anything: memory is the most durable and the
         // nearest that this disk has.
         Op::Ready(Ok(Capabilities::NATIVE))
+    }
+
+    fn takes_long(&self, command: RangeCommand) -> bool {
+        match command {
+            RangeCommand::Trim | RangeCommand::Zero => self.storage.skips_holes(),
+            RangeCommand::Cache | RangeCommand::Extents => true,
+        }
     }
 
     fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {

@@ -88,6 +88,10 @@ impl Flat {
 }
 
 impl Storage for Flat {
+    fn skips_holes(&self) -> bool {
+        false
+    }
+
     /// The whole disk is allocated, so this is only a page of the kernel's.
     fn preferred_block(&self) -> u32 {
         4096

@@ -2,6 +2,7 @@
 
 use rbdkit_plugin_api::{Capabilities, ExportEntry};
 
+use super::super::handshake::MetaContext;
 use super::super::*;
 use super::export;
 
@@ -137,7 +138,7 @@ fn options_without_data_refuse_data() {
 #[test]
 fn unknown_options_are_answered_and_skipped() {
     let mut handshake = after_flags(3);
-    for number in [0, 4, 9999, 11, u32::MAX] {
+    for number in [0, 4, 9999, 12, u32::MAX] {
         assert_eq!(kind(&mut handshake, number, &[7; 100]), UNSUP);
     }
 }
@@ -270,11 +271,14 @@ fn export_name_ends_with_zeroes_unless_both_sides_agreed() {
 
 #[test]
 fn transmission_flags_follow_the_capabilities() {
-    let flags = |can, format| Export { can, ..export() }.transmission_flags(format);
+    let with = |can, format, context| Export { can, ..export() }.transmission_flags(format, context);
+    let flags = |can, format| with(can, format, MetaContext::BaseAllocation);
     assert_eq!(flags(Capabilities::READ_ONLY, ReplyFormat::Simple), 3);
     assert_eq!(flags(Capabilities::READ_ONLY, ReplyFormat::Structured), 3 | 128);
     assert_eq!(flags(Capabilities::READ_WRITE_FLUSH, ReplyFormat::Simple), 1 | 4 | 8 | 64);
     assert_eq!(flags(super::everything(), ReplyFormat::Structured), 0b1101_1111_1101);
+    assert_eq!(flags(super::everything(), ReplyFormat::Extended), 0b1_1101_1111_1101);
+    assert_eq!(with(super::everything(), ReplyFormat::Extended, MetaContext::None), 0b1101_1111_1101);
 }
 
 #[test]
@@ -307,7 +311,54 @@ fn structured_replies_can_be_switched_off() {
     let mut handshake = Handshake::new(HandshakeConfig { structured_replies: false, ..HandshakeConfig::default() });
     handshake.advance(&mut &[0, 0, 0, 3][..], &mut Vec::new()).unwrap();
     assert_eq!(kind(&mut handshake, 8, &[]), UNSUP);
+    assert_eq!(kind(&mut handshake, 11, &[]), UNSUP);
     assert_eq!(kind(&mut handshake, 10, &meta(b"", &[b"base:allocation"])), INVALID);
+}
+
+#[test]
+fn extended_headers_take_precedence_over_structured_replies() {
+    const EXT_HEADER_REQD: u32 = 0x8000_000a;
+    let session = |handshake: &mut Handshake| {
+        let asked = request(handshake, 7, b"\0\0\0\0\0\0");
+        handshake.accept(&asked, &export(), &mut Vec::new()).unwrap()
+    };
+    // Without structured replies, and after them.
+    for first in [&[][..], &[8]] {
+        let mut handshake = after_flags(3);
+        first.iter().for_each(|number| assert_eq!(kind(&mut handshake, *number, &[]), 1));
+        assert_eq!(kind(&mut handshake, 11, b"x"), INVALID);
+        assert_ne!(session(&mut handshake).reply_format, ReplyFormat::Extended);
+        assert_eq!(kind(&mut handshake, 11, &[]), 1);
+        assert_eq!(kind(&mut handshake, 11, &[]), INVALID);
+        assert_eq!(kind(&mut handshake, 8, &[]), EXT_HEADER_REQD);
+        assert_eq!(one(&mut handshake, 10, &meta(b"", &[b"base:allocation"])).1.len(), 2);
+        let session = session(&mut handshake);
+        assert_eq!((session.reply_format, session.base_allocation), (ReplyFormat::Extended, true));
+        assert_eq!(one(&mut handshake, 1, b"").0, Err(Violation::ExportNameExtended));
+    }
+    // Only fixed newstyle has options.
+    assert_eq!(one(&mut after_flags(2), 11, &[]).0, Err(Violation::OptionNotFixed(11)));
+}
+
+#[test]
+fn a_selection_outlives_the_change_to_extended_headers() {
+    let mut handshake = after_flags(3);
+    kind(&mut handshake, 8, &[]);
+    let _ = one(&mut handshake, 10, &meta(b"", &[b"base:allocation"]));
+    assert_eq!(kind(&mut handshake, 11, &[]), 1);
+    let asked = request(&mut handshake, 7, b"\0\0\0\0\0\0");
+    let session = handshake.accept(&asked, &export(), &mut Vec::new()).unwrap();
+    assert_eq!((session.reply_format, session.base_allocation), (ReplyFormat::Extended, true));
+}
+
+#[test]
+fn thousands_of_queries_are_answered_once() {
+    let mut handshake = after_flags(3);
+    kind(&mut handshake, 8, &[]);
+    let many = vec![&b"base:"[..]; 7000];
+    assert_eq!(one(&mut handshake, 9, &meta(b"", &many)).1.len(), 2);
+    let many = vec![&b""[..]; 16_000];
+    assert_eq!(one(&mut handshake, 9, &meta(b"", &many)).1, [(1, vec![])]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Tests of the protocol alone. Their bytes are written by hand from the specification, so that
 //! test and code cannot share a mistake.
 
+mod extended;
 mod handshake;
 mod properties;
 mod transmission;

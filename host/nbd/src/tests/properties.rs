@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::reply::{self, Reply, RequestKind};
+use super::super::reply::{self, Reply, ReplyTo, RequestKind};
 use super::super::*;
 use super::{export, session};
 use rbdkit_plugin_api::{Buffer, Fill, Span};
@@ -66,7 +66,7 @@ fn talk(pieces: &[&[u8]]) -> Talk {
             assert!(input.len() < 16 + MAX_OPTION as usize);
             assert!(handshake.wanted(&input) <= 16 + MAX_OPTION as usize);
         } else {
-            assert!(input.len() < RequestHeader::SIZE);
+            assert!(input.len() < RequestHeader::MAX_SIZE + FILTER_SIZE);
         }
     }
     talk
@@ -80,9 +80,16 @@ fn request(session: &Session, rest: &mut &[u8], skip: &mut usize, talk: &mut Tal
     if *skip > 0 {
         return Ok(false);
     }
-    let Some(header) = RequestHeader::parse(rest)? else { return Ok(false) };
-    *rest = &rest[RequestHeader::SIZE..];
-    let checked = session.check(&header);
+    let Some(header) = RequestHeader::parse(rest, session.reply_format)? else { return Ok(false) };
+    let size = session.reply_format.header_size();
+    let (header, checked) = if header.has_filter() {
+        let Some(filter) = rest.get(size..size + FILTER_SIZE) else { return Ok(false) };
+        *rest = &rest[size + FILTER_SIZE..];
+        session.filtered(&header, filter.try_into().unwrap())
+    } else {
+        *rest = &rest[size..];
+        (header, session.check(&header))
+    };
     match Session::payload(&header, &checked)? {
         RequestPayload::None => {}
         RequestPayload::Data(length) | RequestPayload::Skip(length) => *skip = length as usize,
@@ -136,27 +143,57 @@ fn wire_request() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+fn wire_extended_request() -> impl Strategy<Value = Vec<u8>> {
+    let offset = prop_oneof![0u64..(1 << 21), any::<u64>()];
+    let length = prop_oneof![Just(12), 0u64..200, 0u64..(1 << 21), any::<u64>()];
+    (any::<u16>(), 0u16..10, any::<u64>(), offset, length).prop_map(|(flags, command, cookie, offset, length)| {
+        let flags = if flags % 3 == 0 { flags } else { flags & 0x3f & (flags >> 8) };
+        let flags = if command == 1 && flags % 5 != 0 { flags | 32 } else { flags };
+        let mut bytes = vec![0x21, 0xe4, 0x1c, 0x71];
+        bytes.extend(flags.to_be_bytes());
+        bytes.extend(command.to_be_bytes());
+        bytes.extend(cookie.to_be_bytes());
+        bytes.extend(offset.to_be_bytes());
+        bytes.extend(length.to_be_bytes());
+        if flags & 32 != 0 {
+            bytes.resize(32 + length.min(300) as usize, 0);
+            if length == 12 {
+                // Sometimes the context that was agreed upon.
+                bytes[43] = (cookie % 2) as u8;
+            }
+        }
+        bytes
+    })
+}
+
 fn input() -> impl Strategy<Value = Vec<u8>> {
     let go = b"IHAVEOPT\0\0\0\x07\0\0\0\x06\0\0\0\0\0\0".to_vec();
     let structured = b"IHAVEOPT\0\0\0\x08\0\0\0\0".to_vec();
+    let extended = b"IHAVEOPT\0\0\0\x0b\0\0\0\0".to_vec();
+    let context = b"IHAVEOPT\0\0\0\x0a\0\0\0\x1b\0\0\0\0\0\0\0\x01\0\0\0\x0fbase:allocation".to_vec();
     let talk = (
         prop_oneof![4 => Just(3u32), 1 => 0u32..5],
-        any::<bool>(),
+        0..3u32,
         vec(option(), 0..6),
         any::<bool>(),
-        vec(wire_request(), 0..8),
+        (vec(wire_request(), 0..8), vec(wire_extended_request(), 0..8)),
         vec(any::<u8>(), 0..30),
     );
-    let talk = talk.prop_map(move |(flags, with_structured, options, with_go, requests, rest)| {
+    let talk = talk.prop_map(move |(flags, better, options, with_go, (requests, extended_requests), rest)| {
         let mut bytes = flags.to_be_bytes().to_vec();
-        if with_structured {
-            bytes.extend(&structured);
+        match better {
+            0 => {}
+            1 => bytes.extend(&structured),
+            _ => bytes.extend(&extended),
+        }
+        if better > 0 {
+            bytes.extend(&context);
         }
         bytes.extend(options.concat());
         if with_go {
             bytes.extend(&go);
         }
-        bytes.extend(requests.concat());
+        bytes.extend(if better == 2 { extended_requests.concat() } else { requests.concat() });
         bytes.extend(rest);
         bytes
     });
@@ -268,7 +305,8 @@ proptest! {
         let expected = plain.bytes(all).to_vec();
 
         let kind = if dont_fragment { RequestKind::DontFragment } else { RequestKind::Plain };
-        let reply = Reply::data(ReplyFormat::Structured, kind, 1, offset, buffer);
+        let to = ReplyTo { format: ReplyFormat::Structured, cookie: 1, offset };
+        let reply = Reply::data(to, kind, buffer);
         let stream: Vec<u8> = reply.slices().flatten().copied().collect();
         let mut rest = &stream[..];
         let mut got = Vec::new();
@@ -292,13 +330,15 @@ proptest! {
     }
 
     #[test]
-    fn no_request_gets_past_the_checks_that_should_not(bytes in wire_request()) {
-        let session = session();
-        let header = RequestHeader::parse(&bytes).unwrap().unwrap();
-        let checked = session.check(&header);
-        if Session::payload(&header, &checked).is_ok() && checked.is_ok() && header.command != 2 {
-            prop_assert!(header.command == 3 || header.offset + u64::from(header.length) <= session.size);
-            prop_assert!(header.flags & !0x1f == 0);
+    fn no_request_gets_past_the_checks_that_should_not(bytes in wire_request(), extended in wire_extended_request()) {
+        for (bytes, reply_format) in [(bytes, ReplyFormat::Structured), (extended, ReplyFormat::Extended)] {
+            let session = Session { reply_format, ..session() };
+            let header = RequestHeader::parse(&bytes, reply_format).unwrap().unwrap();
+            let checked = session.check(&header);
+            if Session::payload(&header, &checked).is_ok() && checked.is_ok() && header.command != 2 {
+                prop_assert!(header.command == 3 || header.offset + header.length <= session.size);
+                prop_assert!(header.flags & !0x1f == 0 || (header.flags & !0x3f == 0 && header.command == 1));
+            }
         }
     }
 }

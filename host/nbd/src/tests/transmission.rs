@@ -4,13 +4,21 @@ use rbdkit_plugin_api::{
     BlockSizes, Buffer, Capabilities, Errno, Error, Extents, Fill, Flags, MAX_REQUEST, Span, Support,
 };
 
-use super::super::reply::{Reply, RequestKind, errno};
+use super::super::reply::{Reply, ReplyTo, RequestKind, errno};
 use super::super::*;
 use super::session;
 
 fn header(command: u16, flags: u16, offset: u64, length: u32) -> RequestHeader {
-    RequestHeader { flags, command, cookie: 0x0102_0304_0506_0708, offset, length }
+    let length = u64::from(length);
+    let payload = if command == 1 { length } else { 0 };
+    RequestHeader { flags, command, cookie: COOKIE, offset, length, payload }
 }
+
+fn structured(offset: u64) -> ReplyTo {
+    ReplyTo { format: ReplyFormat::Structured, cookie: COOKIE, offset }
+}
+
+const SIMPLE: ReplyTo = ReplyTo { format: ReplyFormat::Simple, cookie: COOKIE, offset: 0 };
 
 fn refused(session: &Session, command: u16, flags: u16, offset: u64, length: u32) -> Option<Errno> {
     session.check(&header(command, flags, offset, length)).err().map(|error| error.errno())
@@ -19,14 +27,18 @@ fn refused(session: &Session, command: u16, flags: u16, offset: u64, length: u32
 #[test]
 fn a_request_is_taken_apart_once_it_is_whole() {
     let bytes = b"\x25\x60\x95\x13\0\x05\0\x07ABCDEFGH\0\0\0\0\0\0\x10\0\0\0\x02\0and more";
-    let expected =
-        RequestHeader { flags: 5, command: 7, cookie: u64::from_be_bytes(*b"ABCDEFGH"), offset: 0x1000, length: 0x200 };
-    for length in 0..28 {
-        assert_eq!(RequestHeader::parse(&bytes[..length]), Ok(None));
+    let cookie = u64::from_be_bytes(*b"ABCDEFGH");
+    let expected = RequestHeader { flags: 5, command: 7, cookie, offset: 0x1000, length: 0x200, payload: 0 };
+    for format in [ReplyFormat::Simple, ReplyFormat::Structured] {
+        assert_eq!(format.header_size(), 28);
+        for length in 0..28 {
+            assert_eq!(RequestHeader::parse(&bytes[..length], format), Ok(None));
+        }
+        assert_eq!(RequestHeader::parse(&bytes[..28], format), Ok(Some(expected)));
+        assert_eq!(RequestHeader::parse(bytes, format), Ok(Some(expected)));
+        assert_eq!(RequestHeader::parse(b"GET / HTTP/1.1", format), Err(Violation::RequestMagic(0x4745_5420)));
     }
-    assert_eq!(RequestHeader::parse(&bytes[..28]), Ok(Some(expected)));
-    assert_eq!(RequestHeader::parse(bytes), Ok(Some(expected)));
-    assert_eq!(RequestHeader::parse(b"GET / HTTP/1.1"), Err(Violation::RequestMagic(0x4745_5420)));
+    assert_eq!(RequestHeader::parse(bytes, ReplyFormat::Extended), Err(Violation::RequestMagic(0x2560_9513)));
 }
 
 #[test]
@@ -34,9 +46,9 @@ fn flags_become_what_the_layers_understand() {
     let session = session();
     let check = |command, flags| session.check(&header(command, flags, 512, 1024)).unwrap();
     let (offset, length) = (512, 1024);
-    assert_eq!(check(0, 0), Command::Read { offset, length, dont_fragment: false });
-    assert_eq!(check(0, 4), Command::Read { offset, length, dont_fragment: true });
-    assert_eq!(check(1, 1), Command::Write { offset, length, flags: Flags::FUA });
+    assert_eq!(check(0, 0), Command::Read { offset, length: 1024, dont_fragment: false });
+    assert_eq!(check(0, 4), Command::Read { offset, length: 1024, dont_fragment: true });
+    assert_eq!(check(1, 1), Command::Write { offset, length: 1024, flags: Flags::FUA });
     assert_eq!(check(4, 0), Command::Trim { offset, length, flags: Flags::NONE });
     assert_eq!(check(5, 0), Command::Cache { offset, length });
     let zero = |flags| Command::Zero { offset, length, flags };
@@ -158,7 +170,7 @@ fn the_longest_request_is_64_mib_and_the_longest_skipped_twice_that() {
     assert_eq!(payload(1, MAX_REQUEST), Ok(RequestPayload::Data(MAX_REQUEST)));
     assert_eq!(payload(1, MAX_REQUEST + 1), Ok(RequestPayload::Skip(MAX_REQUEST + 1)));
     assert_eq!(payload(1, 2 * MAX_REQUEST), Ok(RequestPayload::Skip(2 * MAX_REQUEST)));
-    assert_eq!(payload(1, 2 * MAX_REQUEST + 1), Err(Violation::PayloadTooLong(2 * MAX_REQUEST + 1)));
+    assert_eq!(payload(1, 2 * MAX_REQUEST + 1), Err(Violation::PayloadTooLong(2 * u64::from(MAX_REQUEST) + 1)));
     assert_eq!(payload(0, u32::MAX), Ok(RequestPayload::None));
     assert_eq!(payload(6, u32::MAX), Ok(RequestPayload::None));
 }
@@ -171,6 +183,7 @@ fn error_numbers_are_those_of_the_protocol() {
     assert_eq!(plain, [1, 5, 5, 12, 22, 28, 1, 22, 22, 108, 5, 5]);
     assert_eq!(errno(Enotsup, RequestKind::FastZero), 95);
     assert_eq!(errno(Eoverflow, RequestKind::DontFragment), 75);
+    assert_eq!(errno(Eoverflow, RequestKind::Refused), 75);
 }
 
 const COOKIE: u64 = 0x0102_0304_0506_0708;
@@ -195,18 +208,15 @@ fn at(offset: u64, rest: &[u8]) -> Vec<u8> {
 
 #[test]
 fn replies_without_data_are_as_the_specification_draws_them() {
-    assert_eq!(bytes(&Reply::done(COOKIE)), b"\x67\x44\x66\x98\0\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08");
+    assert_eq!(bytes(&Reply::done(SIMPLE)), b"\x67\x44\x66\x98\0\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08");
     let error = Error::new(Errno::Enospc, "full");
-    assert_eq!(
-        bytes(&Reply::error(ReplyFormat::Simple, COOKIE, 28, &error)),
-        b"\x67\x44\x66\x98\0\0\0\x1c\x01\x02\x03\x04\x05\x06\x07\x08"
-    );
-    let structured = chunk(1, [0x80, 1], b"\0\0\0\x1c\0\x04full");
-    assert_eq!(bytes(&Reply::error(ReplyFormat::Structured, COOKIE, 28, &error)), structured);
+    assert_eq!(bytes(&Reply::error(SIMPLE, 28, &error)), b"\x67\x44\x66\x98\0\0\0\x1c\x01\x02\x03\x04\x05\x06\x07\x08");
+    let expected = chunk(1, [0x80, 1], b"\0\0\0\x1c\0\x04full");
+    assert_eq!(bytes(&Reply::error(structured(0), 28, &error)), expected);
     let silent = chunk(1, [0x80, 1], b"\0\0\0\x05\0\0");
-    assert_eq!(bytes(&Reply::error(ReplyFormat::Structured, COOKIE, 5, &Errno::Eio.into())), silent);
+    assert_eq!(bytes(&Reply::error(structured(0), 5, &Errno::Eio.into())), silent);
     let long = Error::new(Errno::Eio, "ü".repeat(10_000));
-    assert_eq!(bytes(&Reply::error(ReplyFormat::Structured, COOKIE, 5, &long)).len(), 20 + 6 + 4096);
+    assert_eq!(bytes(&Reply::error(structured(0), 5, &long)).len(), 20 + 6 + 4096);
 }
 
 #[test]
@@ -215,7 +225,7 @@ fn an_extent_that_is_too_long_for_32_bits_is_told_in_part() {
         let mut extents = Extents::new(0, length);
         extents.push(length, true, true);
         let body = [&[0, 0, 0, 1][..], &told.to_be_bytes(), &[0, 0, 0, 3]].concat();
-        assert_eq!(bytes(&Reply::block_status(COOKIE, &extents, 100)), chunk(1, [0, 5], &body));
+        assert_eq!(bytes(&Reply::block_status(structured(0), &extents, 100)), chunk(1, [0, 5], &body));
     }
 }
 
@@ -229,9 +239,9 @@ fn extents_are_flags_and_lengths() {
     let first = b"\0\0\0\x01\0\0\x10\0\0\0\0\0";
     let rest = b"\0\x10\0\0\0\0\0\x03\0\0\x02\0\0\0\0\x02\0\0\0\x01\0\0\0\x01";
     let all = chunk(1, [0, 5], &[&first[..], rest].concat());
-    assert_eq!(bytes(&Reply::block_status(COOKIE, &extents, 100)), all);
+    assert_eq!(bytes(&Reply::block_status(structured(1 << 40), &extents, 100)), all);
     for limit in [0, 1] {
-        assert_eq!(bytes(&Reply::block_status(COOKIE, &extents, limit)), chunk(1, [0, 5], first));
+        assert_eq!(bytes(&Reply::block_status(structured(1 << 40), &extents, limit)), chunk(1, [0, 5], first));
     }
 }
 
@@ -250,7 +260,7 @@ fn buffer(len: u32, holes: &[(u32, u32, Fill)]) -> Buffer {
 
 #[test]
 fn data_is_one_chunk_and_zeroes_are_one_hole() {
-    let data = |kind, buffer| bytes(&Reply::data(ReplyFormat::Structured, kind, COOKIE, 4096, buffer));
+    let data = |kind, buffer| bytes(&Reply::data(structured(4096), kind, buffer));
     for kind in [RequestKind::DontFragment, RequestKind::Plain] {
         assert_eq!(data(kind, buffer(100, &[])), chunk(1, [0, 1], &at(4096, &[7; 100])));
         let hole = chunk(1, [0, 2], &at(4096, &[0, 0, 0, 100]));
@@ -258,8 +268,7 @@ fn data_is_one_chunk_and_zeroes_are_one_hole() {
         assert_eq!(data(kind, Buffer::new(100)), hole);
         assert_eq!(data(kind, buffer(100, &[(0, 50, Fill::Zero), (50, 50, Fill::Unfilled)])), hole);
     }
-    let simple =
-        bytes(&Reply::data(ReplyFormat::Simple, RequestKind::Plain, COOKIE, 0, buffer(10, &[(2, 5, Fill::Unfilled)])));
+    let simple = bytes(&Reply::data(SIMPLE, RequestKind::Plain, buffer(10, &[(2, 5, Fill::Unfilled)])));
     assert_eq!(simple[16..], [7, 7, 0, 0, 0, 0, 0, 7, 7, 7]);
 }
 
@@ -269,7 +278,7 @@ fn long_zeroes_within_data_become_holes_on_sectors() {
     // In order: too short; long enough but not aligned; unfilled next to zero; at the end.
     let holes =
         [(100, 4000, Fill::Zero), (5000, 6000, Fill::Zero), (20_000, 5000, Fill::Unfilled), (25_000, 5000, Fill::Zero)];
-    let all = bytes(&Reply::data(ReplyFormat::Structured, RequestKind::Plain, COOKIE, 512, buffer(len, &holes)));
+    let all = bytes(&Reply::data(structured(512), RequestKind::Plain, buffer(len, &holes)));
     let mut expected = vec![7; len as usize];
     for (at, length, _) in holes {
         expected[at as usize..(at + length) as usize].fill(0);
@@ -282,28 +291,16 @@ fn long_zeroes_within_data_become_holes_on_sectors() {
     stream.extend(chunk(1, [0, 1], &at(512 + 29_696, &expected[29_696..])));
     assert!(all == stream);
     // A reply that may not be fragmented has the same bytes in one chunk.
-    let one = bytes(&Reply::data(ReplyFormat::Structured, RequestKind::DontFragment, COOKIE, 512, buffer(len, &holes)));
+    let one = bytes(&Reply::data(structured(512), RequestKind::DontFragment, buffer(len, &holes)));
     assert!(one == chunk(1, [0, 1], &at(512, &expected)));
 }
 
 #[test]
 fn a_hole_may_be_first_or_last_wherever_the_request_begins() {
-    let all = bytes(&Reply::data(
-        ReplyFormat::Structured,
-        RequestKind::Plain,
-        COOKIE,
-        3,
-        buffer(10_000, &[(0, 5000, Fill::Zero)]),
-    ));
+    let all = bytes(&Reply::data(structured(3), RequestKind::Plain, buffer(10_000, &[(0, 5000, Fill::Zero)])));
     let first = chunk(0, [0, 2], &at(3, &4605u32.to_be_bytes()));
     assert_eq!(all[..first.len()], first);
-    let all = bytes(&Reply::data(
-        ReplyFormat::Structured,
-        RequestKind::Plain,
-        COOKIE,
-        3,
-        buffer(10_000, &[(5000, 5000, Fill::Zero)]),
-    ));
+    let all = bytes(&Reply::data(structured(3), RequestKind::Plain, buffer(10_000, &[(5000, 5000, Fill::Zero)])));
     let last = chunk(1, [0, 2], &at(3 + 5117, &4883u32.to_be_bytes()));
     assert_eq!(all[all.len() - last.len()..], last);
 }
@@ -311,7 +308,7 @@ fn a_hole_may_be_first_or_last_wherever_the_request_begins() {
 #[test]
 fn the_number_of_chunks_is_bounded() {
     let holes: Vec<_> = (0..2000).map(|i| (i * 8192, 4096, Fill::Zero)).collect();
-    let answer = Reply::data(ReplyFormat::Structured, RequestKind::Plain, COOKIE, 0, buffer(2000 * 8192, &holes));
+    let answer = Reply::data(structured(0), RequestKind::Plain, buffer(2000 * 8192, &holes));
     assert!(answer.slices().count() <= 130, "{}", answer.slices().count());
     let all = bytes(&answer);
     assert!(all.ends_with(&[7; 4096]));

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    BlockSizes, BoxFuture, Buffer, Capabilities, Disk, Done, Errno, Extents, Flags, Handle, Op, Result, Span,
+    BlockSizes, BoxFuture, Buffer, Capabilities, Disk, Done, Errno, Extents, Flags, Handle, Op, RangeCommand, Result,
+    Span,
 };
 
 use super::handle::FilterHandle;
@@ -88,6 +89,10 @@ impl Handle for GatedHandle {
 
     fn drops_reads(&self) -> bool {
         self.0.drops_reads()
+    }
+
+    fn takes_long(&self, command: RangeCommand) -> bool {
+        self.0.takes_long(command)
     }
 
     fn zero_step(&self) -> u32 {

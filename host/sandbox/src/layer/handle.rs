@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    BlockSizes, BoxFuture, Buffer, Capabilities, Disk, Done, Errno, Extents, Flags, Handle, Op, Result, Span,
+    BlockSizes, BoxFuture, Buffer, Capabilities, Disk, Done, Errno, Extents, Flags, Handle, Op, RangeCommand, Result,
+    Span,
 };
 
 use super::calls::CallServer;
@@ -65,6 +66,20 @@ impl Handle for FilterHandle {
         // An opaque filter usually serves its own data, so the layer below does not decide.
         let below = || self.0.pass(|hop| Op::Ready(Ok(hop.is_prompt())));
         self.exported().transparent && matches!(below(), Op::Ready(Ok(true)))
+    }
+
+    fn takes_long(&self, command: RangeCommand) -> bool {
+        // What passes by goes to the hop of the layer below, which knows its own layer. A guest
+        // gets pieces: it can only be stopped between two calls.
+        let exported = self.exported();
+        let (export, passes) = match command {
+            RangeCommand::Trim => (exported.trims, exported.transparent),
+            RangeCommand::Zero => (exported.zeroes, exported.transparent),
+            RangeCommand::Cache => (exported.caching, exported.transparent),
+            // Without the export an opaque filter is all data.
+            RangeCommand::Extents => (exported.mapping, true),
+        };
+        passes && !export
     }
 
     fn pread(&self, buffer: Buffer, span: Span, offset: u64) -> Op<Done> {

@@ -24,7 +24,7 @@ pub(super) struct Request {
     pub(super) kind: u16,
     pub(super) cookie: u64,
     pub(super) offset: u64,
-    pub(super) length: u32,
+    pub(super) length: u64,
 }
 
 impl Server {
@@ -39,7 +39,7 @@ impl Server {
         bytes
     }
 
-    pub(super) fn receive_vec(&mut self, length: u32) -> Vec<u8> {
+    pub(super) fn receive_vec(&mut self, length: u64) -> Vec<u8> {
         let mut bytes = vec![0; length as usize];
         self.0.read_exact(&mut bytes).expect("the client's bytes");
         bytes
@@ -55,7 +55,7 @@ impl Server {
         assert_eq!(&self.receive::<8>(), b"IHAVEOPT");
         let option = u32::from_be_bytes(self.receive());
         let length = u32::from_be_bytes(self.receive());
-        (option, self.receive_vec(length))
+        (option, self.receive_vec(length.into()))
     }
 
     pub(super) fn reply(&mut self, option: u32, kind: u32, data: &[u8]) {
@@ -71,19 +71,28 @@ impl Server {
         self.reply(opt::GO, rep::INFO, &data);
     }
 
-    /// A server of an export of 1 MiB that has everything, up to the transmission.
+    /// A server of an export of 1 MiB without extended headers, up to the transmission.
     pub(super) fn handshake(&mut self, structured: bool, flags: u16) {
+        self.negotiate(if structured { &[opt::STRUCTURED_REPLY] } else { &[] }, 1 << 20, flags);
+    }
+
+    /// A server with extended headers, of an export of this size, up to the transmission.
+    pub(super) fn extended_handshake(&mut self, size: u64, flags: u16) {
+        self.negotiate(&[opt::EXTENDED_HEADERS], size, flags);
+    }
+
+    fn negotiate(&mut self, granted: &[u32], size: u64, flags: u16) {
         self.greet(3);
         loop {
             match self.option() {
-                (opt::STRUCTURED_REPLY, _) if structured => self.reply(opt::STRUCTURED_REPLY, rep::ACK, &[]),
+                (option, _) if granted.contains(&option) => self.reply(option, rep::ACK, &[]),
                 (opt::SET_META_CONTEXT, _) => {
                     let context = [&7_u32.to_be_bytes()[..], b"base:allocation"].concat();
                     self.reply(opt::SET_META_CONTEXT, rep::META_CONTEXT, &context);
                     self.reply(opt::SET_META_CONTEXT, rep::ACK, &[]);
                 }
                 (opt::GO, _) => {
-                    self.export(1 << 20, flags);
+                    self.export(size, flags);
                     self.reply(opt::GO, rep::ACK, &[]);
                     return;
                 }
@@ -99,8 +108,26 @@ impl Server {
             kind: u16::from_be_bytes(self.receive()),
             cookie: u64::from_be_bytes(self.receive()),
             offset: u64::from_be_bytes(self.receive()),
-            length: u32::from_be_bytes(self.receive()),
+            length: u32::from_be_bytes(self.receive()).into(),
         }
+    }
+
+    /// A request with an extended header.
+    pub(super) fn extended_request(&mut self) -> Request {
+        assert_eq!(u32::from_be_bytes(self.receive()), 0x21e4_1c71);
+        Request {
+            flags: u16::from_be_bytes(self.receive()),
+            kind: u16::from_be_bytes(self.receive()),
+            cookie: u64::from_be_bytes(self.receive()),
+            offset: u64::from_be_bytes(self.receive()),
+            length: u64::from_be_bytes(self.receive()),
+        }
+    }
+
+    /// A chunk with an extended header, which repeats the offset of its request.
+    pub(super) fn extended_chunk(&mut self, done: bool, kind: u16, request: &Request, payload: &[u8]) {
+        self.send(&extended_header(done, kind, request.cookie, request.offset, payload.len() as u64));
+        self.send(payload);
     }
 
     pub(super) fn simple(&mut self, cookie: u64, error: u32) {
@@ -118,6 +145,16 @@ impl Server {
     pub(super) fn wait_for_end(&mut self) {
         let _ = std::io::copy(&mut self.0, &mut std::io::sink());
     }
+}
+
+pub(super) fn extended_header(done: bool, kind: u16, cookie: u64, offset: u64, length: u64) -> Vec<u8> {
+    let mut header = 0x6e8a_278c_u32.to_be_bytes().to_vec();
+    header.extend_from_slice(&u16::from(done).to_be_bytes());
+    header.extend_from_slice(&kind.to_be_bytes());
+    header.extend_from_slice(&cookie.to_be_bytes());
+    header.extend_from_slice(&offset.to_be_bytes());
+    header.extend_from_slice(&length.to_be_bytes());
+    header
 }
 
 pub(super) fn chunk_header(done: bool, kind: u16, cookie: u64, length: u32) -> Vec<u8> {

@@ -44,15 +44,19 @@ fn a_handshake_that_makes_no_sense_is_refused() {
         [&magic.to_be_bytes()[..], &option.to_be_bytes(), &rep::ACK.to_be_bytes(), &length.to_be_bytes()].concat()
     };
     const MAGIC: u64 = 0x0003_e889_0455_65a9;
-    says(answer(reply(MAGIC + 1, opt::STRUCTURED_REPLY, 0)), Errno::Eio, "malformed option reply");
+    says(answer(reply(MAGIC + 1, opt::EXTENDED_HEADERS, 0)), Errno::Eio, "malformed option reply");
     says(answer(reply(MAGIC, opt::GO, 0)), Errno::Eio, "malformed option reply");
-    says(answer(reply(MAGIC, opt::STRUCTURED_REPLY, u32::MAX)), Errno::Eio, "malformed option reply");
+    says(answer(reply(MAGIC, opt::EXTENDED_HEADERS, u32::MAX)), Errno::Eio, "malformed option reply");
     let endless = |server: &mut Server| {
         server.greet(3);
         server.option();
         while server.0.write_all(&[0; 0]).is_ok() {
-            let data =
-                [&0x0003_e889_0455_65a9_u64.to_be_bytes()[..], &8_u32.to_be_bytes(), &rep::INFO.to_be_bytes(), &[0; 4]];
+            let data = [
+                &0x0003_e889_0455_65a9_u64.to_be_bytes()[..],
+                &11_u32.to_be_bytes(),
+                &rep::INFO.to_be_bytes(),
+                &[0; 4],
+            ];
             if server.0.write_all(&data.concat()).is_err() {
                 break;
             }
@@ -87,8 +91,10 @@ fn an_export_that_makes_no_sense_is_refused() {
     // What the specification does not let a server say before it is asked.
     let early = |server: &mut Server| {
         server.greet(3);
-        server.option();
-        server.reply(opt::STRUCTURED_REPLY, rep::ERR_UNSUP, &[]);
+        for option in [opt::EXTENDED_HEADERS, opt::STRUCTURED_REPLY] {
+            assert_eq!(server.option().0, option);
+            server.reply(option, rep::ERR_UNSUP, &[]);
+        }
         server.option();
         server.export(1, 0);
         server.reply(opt::GO, rep::ACK, &[]);
@@ -280,7 +286,7 @@ fn option_replies_that_are_too_many_or_too_long_end_the_negotiation() {
                 server.greet(3);
                 server.option();
                 for _ in 0..count {
-                    server.reply(opt::STRUCTURED_REPLY, rep::INFO, &vec![b'x'; length]);
+                    server.reply(opt::EXTENDED_HEADERS, rep::INFO, &vec![b'x'; length]);
                 }
                 server.wait_for_end();
             });

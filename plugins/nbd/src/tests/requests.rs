@@ -127,8 +127,11 @@ fn flags_are_carried_through_and_errors_come_back() {
 /// Negotiates with block sizes, without structured replies.
 fn with_block_sizes(server: &mut Server, size: u64, sizes: [u32; 3]) {
     server.greet(3);
-    while server.option().0 != opt::GO {
-        server.reply(opt::STRUCTURED_REPLY, rep::ERR_UNSUP, &[]);
+    loop {
+        match server.option().0 {
+            opt::GO => break,
+            option => server.reply(option, rep::ERR_UNSUP, &[]),
+        }
     }
     server.export(size, 0xfff);
     let sizes = sizes.map(u32::to_be_bytes).concat();
