@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rbdkit_tests::raw::{Stream, cmd};
-use rbdkit_tests::server::children;
+use rbdkit_tests::raw::{Stream, cmd, error};
+use rbdkit_tests::server::{children, program};
 use rbdkit_tests::{Launch, Server, TempDir, free_port, tool, wait};
 
 const READ_ZEROES: &str = "pread=head -c $3 /dev/zero";
@@ -179,4 +179,77 @@ fn messages_do_not_depend_on_the_directory_of_the_script() {
     let server = Launch::new(["sh"]).path("script", Path::new(&script)).start();
     server.client().disconnect();
     server.wait_for_log("disk.sh: broken");
+}
+
+/// A disk whose reads at offset 4096 exit with this status after they have printed the data.
+fn exits_with(status: u32) -> Server {
+    let read = format!("pread=head -c $3 /dev/zero; test $4 -ne 4096 || exit {status}");
+    Server::start(["eval", "get_size=echo 1M", &read])
+}
+
+#[test]
+fn a_script_ends_the_server_and_the_client_gets_its_answer_first() {
+    for (status, answer) in [(4, Ok(vec![0; 512])), (5, Err(error::ESHUTDOWN))] {
+        let server = exits_with(status);
+        let mut client = server.client();
+        assert_eq!(client.read(0, 512), Ok(vec![0; 512]));
+        assert_eq!(client.read(4096, 512), answer, "{status}");
+        let outcome = server.wait();
+        assert!(outcome.status.success(), "{status}: {}\n{}", outcome.status, outcome.stderr);
+    }
+}
+
+#[test]
+fn a_script_disconnects_its_client_and_no_other() {
+    for (status, answer) in [(6, None), (7, Some(Ok(vec![0; 512]))), (8, Some(Err(error::ESHUTDOWN)))] {
+        let server = exits_with(status);
+        let (mut client, mut other) = (server.client(), server.client());
+        let cookie = client.submit(cmd::READ, 0, 4096, 512, &[]).expect("a request");
+        match answer {
+            None => assert!(client.receive().is_err(), "{status}: a reply"),
+            Some(answer) => {
+                let reply = client.receive().expect("a reply");
+                assert_eq!((reply.cookie, reply.result), (cookie, answer), "{status}");
+                assert!(client.receive().is_err(), "{status}: the connection goes on");
+            }
+        }
+        assert_eq!(other.read(0, 512), Ok(vec![0; 512]), "{status}");
+        assert_eq!(server.client().read(0, 512), Ok(vec![0; 512]), "{status}");
+        assert!(server.stop().status.success(), "{status}");
+    }
+}
+
+#[test]
+fn the_command_of_run_ends_with_the_server_that_a_script_ends() {
+    let command = "nbdsh -u \"$uri\" -c 'h.pread(512, 4096)' && exec sleep 1000";
+    let mut rbdkit = std::process::Command::new(program());
+    rbdkit.args(["-U", "-", "eval", "get_size=echo 1M", "pread=head -c $3 /dev/zero; exit 4", "--run", command]);
+    rbdkit.env("PATH", "/usr/bin:/bin");
+    let output = wait::output(&mut rbdkit);
+    // The command ended by the signal that the server passed on to it.
+    assert_eq!(output.status.code(), Some(128 + 15), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_default_export_that_does_not_exist_is_refused_as_nbdkit_refuses_it() {
+    let dir = TempDir::new();
+    let script = dir.program(
+        "disk",
+        "#!/bin/sh\ncase $1 in get_size) echo 1M;; default_export) echo ENOENT none >&2; exit 1;; *) exit 2;; esac\n",
+    );
+    for program in [program(), "nbdkit".into()] {
+        let run = |command: &str| {
+            let mut server = std::process::Command::new(&program);
+            server.args(["-U", "-", "sh"]).arg(&script).args(["--run", command]);
+            let output = wait::output(&mut server);
+            let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            (output.status.success(), text)
+        };
+        let (opened, text) = run("nbdinfo --size \"$uri\"");
+        assert!(!opened && text.contains("No such file or directory"), "{}: {text}", program.display());
+        let (listed, text) = run("nbdinfo --list --json \"$uri\"");
+        assert!(listed && text.contains("\"exports\": []"), "{}: {text}", program.display());
+        let (opened, text) = run("nbdinfo --size \"nbd+unix:///other?socket=$unixsocket\"");
+        assert!(opened && text.contains("1048576"), "{}: {text}", program.display());
+    }
 }

@@ -1,5 +1,5 @@
-//! Serving until a signal, the end of the command of `--run`, a filter's wish, or a filter's fault
-//! ends it.
+//! Serving until a signal, the end of the command of `--run`, the wish of a layer, or a filter's
+//! fault ends it.
 
 use std::io;
 use std::process::ExitStatus;
@@ -33,9 +33,9 @@ pub enum CommandEnd {
     Ignored(Signal),
 }
 
-/// Serves until all requests have been answered after a signal, the end of the command, a filter's
-/// wish (`server.shutdown`, which does what SIGTERM does) or a filter's fault. [`Signals`] passes
-/// signals on to the command while it runs.
+/// Serves until all requests have been answered after a signal, the end of the command, the wish of
+/// a layer (a filter's `server.shutdown`, a plugin's `Shutdown`; both do what SIGTERM does) or a
+/// filter's fault. [`Signals`] passes signals on to the command while it runs.
 pub async fn watch(
     stop: &Stop,
     mut captive: Option<Captive>,
@@ -64,7 +64,7 @@ pub async fn watch(
                 stop.stop();
             }
             () = ends.shutdown.notified(), if leave.is_none() => {
-                tracing::debug!("a filter has asked the server to end: stopping");
+                tracing::debug!("a layer has asked the server to end: stopping");
                 signals.ending().ask();
                 match &captive {
                     Some(command) => {

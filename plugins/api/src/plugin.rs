@@ -13,6 +13,7 @@ use crate::extents::Extents;
 use crate::op::{BoxFuture, Done, Op};
 use crate::schema::ParamSpec;
 use crate::secrets;
+use crate::shutdown::Shutdown;
 use crate::span::Span;
 use crate::types::{BlockSizes, Capabilities, ExportEntry, Flags, RangeCommand, ThreadModel};
 use crate::units;
@@ -182,6 +183,12 @@ pub trait Handle: Send + Sync + 'static {
 /// before listening), `after_fork`, then for each connection `preconnect`, `list_exports` or
 /// `default_export`, `open`; at the end `cleanup`.
 pub trait Plugin: Send + Sync + 'static {
+    /// Gives the plugin what ends the server, before its first parameter. Not called for a plugin
+    /// that is only asked what it is (`--help`, `--dump-plugin`).
+    fn set_shutdown(&mut self, shutdown: Shutdown) {
+        let _ = shutdown;
+    }
+
     /// Takes one `key=value`. The server has checked it against [`PluginInfo::params`]: the key is
     /// declared (or the plugin takes other keys), and the value is of the declared kind.
     ///

@@ -24,7 +24,7 @@ const MAX_DEPTH: u32 = 256;
 const FLATTEN: u64 = 4096;
 
 /// The unit of extents, see [`Image::run`].
-pub(crate) const PAGE: u64 = 32 << 10;
+pub(crate) const PAGE: u64 = rbdkit_ram_disk::PAGE as u64;
 
 #[derive(Clone, Debug)]
 enum Content {

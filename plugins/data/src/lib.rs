@@ -29,7 +29,7 @@ use rbdkit_plugin_api::{
     AccessRights, BoxFuture, ConfigError, DISK_FUNCTIONS, Errno, Error, Handle, OpenArgs, OtherKeys, Param, Plugin,
     PluginInfo, Result, ThreadModel,
 };
-use rbdkit_ram_disk::{Allocator, Flat, RamDisk};
+use rbdkit_ram_disk::{Allocator, Flat, Pages, RamDisk};
 
 use error::DataError;
 use image::Image;
@@ -137,7 +137,8 @@ impl Plugin for Data {
         let image = self.image()?;
         let size = self.size.unwrap_or(image.len());
         self.disk = Some(match self.allocator {
-            Allocator::Sparse => Arc::new(RamDisk::new(size, Sparse::new(&image))),
+            Allocator::Sparse => Arc::new(RamDisk::new(size, Sparse::new(&image, Pages::plain()))),
+            Allocator::Zstd => Arc::new(RamDisk::new(size, Sparse::new(&image, Pages::compressed()))),
             Allocator::Malloc(residency) => {
                 let flat = Flat::new(size, residency, |offset, bytes| image.read(offset, bytes));
                 let flat = flat.map_err(|error| ConfigError::new(format!("data: {error}")))?;
@@ -162,7 +163,7 @@ impl Plugin for Data {
     }
 
     fn dump_plugin(&self) -> Vec<(String, String)> {
-        [("data_base64", "yes"), ("mlock", "yes"), ("zstd", "no")]
+        [("data_base64", "yes"), ("mlock", "yes"), ("zstd", "yes")]
             .map(|(key, value)| (key.to_string(), value.to_string()))
             .into()
     }

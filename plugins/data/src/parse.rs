@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::rc::Rc;
 
+use crate::base64;
 use crate::error::{DataError, Problem};
 use crate::scan::Scanner;
 use crate::tree::{Expr, Item, List, Move, Operator};
@@ -128,6 +129,12 @@ impl Parser<'_> {
             b'<' => self.file_or_script(),
             b'\\' => Ok(Expr::Name(self.scanner.name()?)),
             b'$' => Ok(Expr::List(self.variable(level)?)),
+            b'b' if self.scanner.take(b"base64:") => {
+                let bytes = base64::decode(self.scanner.base64());
+                bytes
+                    .map(Expr::Bytes)
+                    .or_else(|wrong| self.scanner.wrong(start, format!("the text after base64: {wrong}")))
+            }
             b'l' | b'b' => Ok(Expr::Bytes(self.scanner.word()?)),
             _ => self.scanner.wrong(
                 start,

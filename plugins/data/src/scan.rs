@@ -157,7 +157,12 @@ impl<'a> Scanner<'a> {
                 return Ok(bytes);
             }
         }
-        self.wrong(start, "parsing error: expecting le16: le32: le64: be16: be32: or be64:")
+        self.wrong(start, "parsing error: expecting le16: le32: le64: be16: be32: be64: or base64:")
+    }
+
+    /// The characters of a base64 text, up to one that is none.
+    pub(crate) fn base64(&mut self) -> &[u8] {
+        self.take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='))
     }
 
     /// `"STRING"`

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::RwLock;
 
-use rbdkit_plugin_api::{Buffer, Errno, Error, Extents, Flags, Result, Span, is_all_zero, read_lock, write_lock};
-use rbdkit_ram_disk::{Storage, fill};
+use rbdkit_plugin_api::{Buffer, Extents, Flags, Result, Span, is_all_zero, read_lock, write_lock};
+use rbdkit_ram_disk::{Page, Pages, Storage, Zero};
 
 use crate::image::{Image, PAGE};
 
@@ -24,8 +24,8 @@ const RUNS_BEYOND: u32 = 64;
 pub(crate) struct Sparse(RwLock<Layers>);
 
 impl Sparse {
-    pub(crate) fn new(image: &Image) -> Sparse {
-        Sparse(RwLock::new(Layers { base: image.clone(), pages: BTreeMap::new() }))
+    pub(crate) fn new(image: &Image, kind: Pages) -> Sparse {
+        Sparse(RwLock::new(Layers { base: image.clone(), pages: BTreeMap::new(), kind }))
     }
 }
 
@@ -39,7 +39,7 @@ impl Storage for Sparse {
     }
 
     /// Reads run by run, so that holes are known as such all the way to the reply.
-    fn pread(&self, buffer: &mut Buffer, span: Span, offset: u64) {
+    fn pread(&self, buffer: &mut Buffer, span: Span, offset: u64) -> Result<()> {
         let layers = read_lock(&self.0);
         let length = u64::from(span.len);
         let mut at = span.at;
@@ -48,23 +48,24 @@ impl Storage for Sparse {
             if extent.zero {
                 buffer.set_zero(part);
             } else {
-                fill(buffer, part, |out| layers.read(extent.offset, out));
+                buffer.fill_with(part, |out| layers.read(extent.offset, out))?;
             }
             at += part.len;
         }
         let rest = Span::new(at, span.at + span.len - at);
         // Only if there were more extents than an answer holds.
         if rest.len > 0 {
-            fill(buffer, rest, |out| layers.read(offset + u64::from(at - span.at), out));
+            buffer.fill_with(rest, |out| layers.read(offset + u64::from(at - span.at), out))?;
         }
+        Ok(())
     }
 
     fn pwrite(&self, bytes: &[u8], offset: u64) -> Result<()> {
         write_lock(&self.0).write(bytes, offset)
     }
 
-    fn zero(&self, offset: u64, length: u64) {
-        write_lock(&self.0).zero(offset, length);
+    fn zero(&self, offset: u64, length: u64) -> Result<()> {
+        write_lock(&self.0).zero(offset, length)
     }
 
     fn extents(&self, offset: u64, length: u64, limit: u64, flags: Flags) -> Extents {
@@ -76,19 +77,22 @@ impl Storage for Sparse {
 struct Layers {
     base: Image,
     /// The pages by number, each of [`PAGE`] bytes.
-    pages: BTreeMap<u64, Box<[u8]>>,
+    pages: BTreeMap<u64, Page>,
+    /// How pages are kept.
+    kind: Pages,
 }
 
 impl Layers {
-    fn read(&self, offset: u64, out: &mut [u8]) {
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         let end = offset + out.len() as u64;
         self.base.read(offset, out);
         for (number, page) in self.pages.range(offset / PAGE..end.div_ceil(PAGE)) {
             let start = number * PAGE;
             let (from, to) = (start.max(offset), (start + PAGE).min(end));
-            out[(from - offset) as usize..(to - offset) as usize]
-                .copy_from_slice(&page[(from - start) as usize..(to - start) as usize]);
+            let out = &mut out[(from - offset) as usize..(to - offset) as usize];
+            self.kind.read(page, (from - start) as usize, out)?;
         }
+        Ok(())
     }
 
     fn write(&mut self, bytes: &[u8], offset: u64) -> Result<()> {
@@ -99,7 +103,7 @@ impl Layers {
             let length = (bytes.len() - done).min(PAGE as usize - from);
             let piece = &bytes[done..done + length];
             if !(is_all_zero(piece) && self.is_hole(at, length as u64)) {
-                self.page(at / PAGE)?[from..from + length].copy_from_slice(piece);
+                self.write_in_page(at / PAGE, from, piece)?;
             }
             done += length;
         }
@@ -111,22 +115,22 @@ impl Layers {
         !self.pages.contains_key(&(at / PAGE)) && self.base.is_zero(at, length)
     }
 
-    /// The page to write into.
-    fn page(&mut self, number: u64) -> Result<&mut [u8]> {
+    /// Writes `piece` at `from` of a page, which begins as a copy of the description.
+    fn write_in_page(&mut self, number: u64, from: usize, piece: &[u8]) -> Result<()> {
         match self.pages.entry(number) {
-            Entry::Occupied(page) => Ok(page.into_mut()),
+            Entry::Occupied(mut page) => self.kind.write(page.get_mut(), from, piece),
             Entry::Vacant(place) => {
-                let mut page = Vec::new();
-                page.try_reserve_exact(PAGE as usize)
-                    .map_err(|_| Error::new(Errno::Enomem, "data: no memory for what is written"))?;
-                page.resize(PAGE as usize, 0);
-                self.base.read(number * PAGE, &mut page);
-                Ok(place.insert(page.into_boxed_slice()))
+                place.insert(self.kind.create(|page| {
+                    self.base.read(number * PAGE, page);
+                    page[from..from + piece.len()].copy_from_slice(piece);
+                    Ok(())
+                })?);
+                Ok(())
             }
         }
     }
 
-    fn zero(&mut self, offset: u64, length: u64) {
+    fn zero(&mut self, offset: u64, length: u64) -> Result<()> {
         let end = offset + length;
         self.base.cut(offset, end);
         let touched: Vec<u64> =
@@ -135,13 +139,14 @@ impl Layers {
             let start = number * PAGE;
             let (from, to) = (start.max(offset), (start + PAGE).min(end));
             let Some(page) = self.pages.get_mut(&number) else { continue };
-            page[(from - start) as usize..(to - start) as usize].fill(0);
-            if is_all_zero(page) {
+            let part = (from - start) as usize..(to - start) as usize;
+            if self.kind.change(page, |bytes| bytes[part].fill(0))? == Zero::All {
                 self.pages.remove(&number);
                 // The description below the page must not reappear.
                 self.base.cut(start, start + PAGE);
             }
         }
+        Ok(())
     }
 
     /// In whole pages, except at the ends of the range.

@@ -3,7 +3,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    Buffer, Capabilities, Client, Errno, Error, Extent, Flags, Handle, OpenArgs, Peer, Plugin, Result, Support,
+    Buffer, Capabilities, Client, Errno, Error, Extent, Flags, Handle, OpenArgs, Peer, Plugin, Result, Shutdown,
+    Support,
 };
 
 use super::*;
@@ -138,7 +139,10 @@ async fn failures_carry_the_scripts_errno_and_message() {
         ("echo EPERM >&2; echo more >&2; exit 8", Errno::Eperm, "pread: more"),
         ("echo EROFS >&2; exit 1", Errno::Erofs, "pread: the pread method failed"),
         ("echo what is this >&2; exit 127", Errno::Eio, "pread: what is this"),
-        ("exit 4", Errno::Eio, "pread: script exited with error, but did not print an error message on stderr"),
+        ("exit 9", Errno::Eio, "pread: script exited with error, but did not print an error message on stderr"),
+        ("exit 5", Errno::Eshutdown, "pread: script exited with error, but did not print an error message on stderr"),
+        ("echo what is this >&2; exit 8", Errno::Eshutdown, "pread: what is this"),
+        ("echo ENOSPC full >&2; exit 5", Errno::Enospc, "pread: full"),
         ("exit 3", Errno::Eio, "pread: pread method returned unexpected code (3/false)"),
         ("exit 2", Errno::Eio, "pread: the pread method is required"),
         ("kill -9 $$", Errno::Eio, "pread: script terminated by signal 9"),
@@ -150,6 +154,50 @@ async fn failures_carry_the_scripts_errno_and_message() {
     let (_plugin, handle) = open(&[]).await;
     let error = pread(&*handle, 1, 0).await.unwrap_err();
     assert_eq!(said(&error), (Errno::Eio, "eval: the pread method is required".to_string()));
+}
+
+#[tokio::test]
+async fn exit_statuses_end_the_server_or_the_connection_and_answer() {
+    // Status, whether pread succeeds, whether the server ends, and whether the connection ends: at
+    // once, after the answers.
+    for (status, succeeds, ends_server, ends_client) in [
+        (1, false, false, None),
+        (4, true, true, None),
+        (5, false, true, None),
+        (6, false, false, Some((true, false))),
+        (7, true, false, Some((false, true))),
+        (8, false, false, Some((false, true))),
+        (9, false, false, None),
+    ] {
+        let notify = Arc::new(tokio::sync::Notify::new());
+        let mut plugin = (INFO.make)();
+        plugin.set_shutdown(Shutdown::new(Arc::clone(&notify)));
+        let script = format!("head -c $3 /dev/zero; exit {status}");
+        for (key, value) in [("get_size", "echo 1M"), ("pread", &script)] {
+            plugin.config(Param { key, value: OsStr::new(value) }).unwrap();
+        }
+        plugin.config_complete().unwrap();
+        let args = open_args(false, "");
+        let client = Arc::clone(&args.client);
+        let handle = plugin.open(args).await.unwrap();
+        assert_eq!(pread(&*handle, 512, 0).await.is_ok(), succeeds, "{status}");
+        let notified = tokio::time::timeout(std::time::Duration::ZERO, notify.notified()).await;
+        assert_eq!(notified.is_ok(), ends_server, "{status}");
+        let ended = client.is_disconnect_requested().then(|| (client.is_cut(), client.ends_after_answers()));
+        assert_eq!(ended, ends_client, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_script_that_ends_the_server_while_it_is_configured_ends_it_once_it_runs() {
+    let notify = Arc::new(tokio::sync::Notify::new());
+    let mut plugin = (INFO.make)();
+    plugin.set_shutdown(Shutdown::new(Arc::clone(&notify)));
+    for (key, value) in [("get_size", "echo 1M"), ("config", "exit 4"), ("some", "thing")] {
+        plugin.config(Param { key, value: OsStr::new(value) }).unwrap();
+    }
+    plugin.config_complete().unwrap();
+    tokio::time::timeout(std::time::Duration::ZERO, notify.notified()).await.unwrap();
 }
 
 #[tokio::test]
@@ -433,5 +481,5 @@ async fn scripts_may_name_their_interpreter() {
 fn dump_plugin_takes_the_scripts_lines() {
     let plugin = start(&[("dump_plugin", "echo a=b; echo no pair; echo c=d=e")]).unwrap();
     let pair = |key: &str, value: &str| (key.to_string(), value.to_string());
-    assert_eq!(plugin.dump_plugin(), [pair("max_known_status", "3"), pair("a", "b"), pair("c", "d=e")]);
+    assert_eq!(plugin.dump_plugin(), [pair("max_known_status", "8"), pair("a", "b"), pair("c", "d=e")]);
 }

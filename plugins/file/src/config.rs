@@ -40,7 +40,7 @@ impl Place {
 pub(crate) struct Access {
     /// `fadvise=`: the advice for the kernel when a file is opened.
     pub(crate) advice: Advice,
-    /// `cache=none`: keep what was read and written out of the page cache.
+    /// `reduce-memory-pressure` or `cache=none`: keep what was read and written out of the page cache.
     pub(crate) evict: bool,
 }
 
@@ -69,6 +69,10 @@ impl Config {
                     "none" => true,
                     _ => return Err(param.not_one_of(CACHE_MODES)),
                 };
+                Ok(())
+            }
+            "reduce-memory-pressure" => {
+                self.access.evict = param.bool()?;
                 Ok(())
             }
             "fadvise" => {

@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rbdkit_plugin_api::{BlockSizes, Buffer, Capabilities, Errno, Error, Extents, Flags, Result, Support};
-use rustix::fs::{Advice, FallocateFlags, FileType, SeekFrom, Stat};
+use rustix::fs::{Advice, FallocateFlags, FileType, SeekFrom};
 use rustix::io::{Errno as Raw, ReadWriteFlags};
 use rustix::pipe::{SpliceFlags, splice};
 
-use crate::block_sizes::Blocks;
 use crate::config::Access;
+use crate::device::Queue;
 use crate::error::failed;
 use crate::evict::Evict;
 use crate::source::Opened;
@@ -62,9 +62,9 @@ pub(crate) struct Disk {
     writable: bool,
     /// The logical block size of a block device, whose fallocate works in whole blocks.
     block: Option<u64>,
-    /// The same with the other block sizes of a device.
-    blocks: Option<Blocks>,
     rotational: bool,
+    /// Of a block device.
+    block_sizes: Option<BlockSizes>,
     extents: bool,
     evict: Option<Evict>,
     reads_now: Ability,
@@ -82,27 +82,25 @@ impl Disk {
     pub(crate) fn new(opened: Opened, access: Access) -> Result<Disk> {
         let Opened { fd, stat, writable, id: _ } = opened;
         let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
-        let (size, blocks) = if is_device {
+        let (size, block) = if is_device {
             let size = rustix::fs::seek(&fd, SeekFrom::End(0)).map_err(|error| failed("finding the size", error))?;
             let block = rustix::fs::ioctl_blksszget(&fd).map_err(|error| failed("finding the block size", error))?;
-            let blocks = Blocks {
-                logical: block.max(1),
-                // Only hints.
-                physical: rustix::fs::ioctl_blkpbszget(&fd).unwrap_or(0),
-                optimal: queue_value(&stat, "optimal_io_size").and_then(|text| text.parse().ok()).unwrap_or(0),
-            };
-            (size, Some(blocks))
+            (size, Some(u64::from(block.max(1))))
         } else {
             (u64::try_from(stat.st_size).unwrap_or(0), None)
         };
+        let queue = is_device.then(|| Queue::of(&stat));
+        // Only a hint.
+        let physical = || rustix::fs::ioctl_blkpbszget(&fd).unwrap_or(0);
+        let block_sizes = queue.as_ref().map(|queue| queue.block_sizes(physical()));
         // Only a hint.
         let _ = rustix::fs::fadvise(&fd, 0, None, access.advice);
         Ok(Disk {
             size,
             writable,
-            block: blocks.map(|blocks| blocks.logical.into()),
-            blocks,
-            rotational: is_device && is_rotational(&stat),
+            block,
+            rotational: queue.as_ref().is_some_and(Queue::is_rotational),
+            block_sizes,
             extents: rustix::fs::seek(&fd, SeekFrom::Hole(0)).is_ok(),
             evict: access.evict.then(Evict::default),
             reads_now: Ability::assumed(),
@@ -117,13 +115,13 @@ impl Disk {
         })
     }
 
-    /// The block sizes of a device. None for a regular file.
-    pub(crate) fn block_sizes(&self) -> Option<BlockSizes> {
-        self.blocks.map(Blocks::sizes)
-    }
-
     pub(crate) fn size(&self) -> u64 {
         self.size
+    }
+
+    /// None for a regular file, which works best at any size.
+    pub(crate) fn block_sizes(&self) -> Option<BlockSizes> {
+        self.block_sizes
     }
 
     pub(crate) fn capabilities(&self) -> Capabilities {
@@ -403,17 +401,4 @@ impl Disk {
         }
         Ok(extents)
     }
-}
-
-/// Whether a block device is rotational.
-fn is_rotational(stat: &Stat) -> bool {
-    queue_value(stat, "rotational").is_some_and(|text| text == "1")
-}
-
-/// What the kernel tells of a block device's queue. A partition has the queue of its disk.
-fn queue_value(stat: &Stat, name: &str) -> Option<String> {
-    let device = format!("/sys/dev/block/{}:{}", rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
-    let text =
-        ["queue", "../queue"].iter().find_map(|queue| std::fs::read_to_string(format!("{device}/{queue}/{name}")).ok());
-    text.map(|text| text.trim().to_owned())
 }

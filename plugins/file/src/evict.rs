@@ -1,4 +1,4 @@
-//! `cache=none`: removes what was read and written from the page cache.
+//! `reduce-memory-pressure=true`: removes what was read and written from the page cache.
 //!
 //! Pages that were read are clean and are dropped at once. Pages that were written can be dropped
 //! only after they are on the disk, and waiting for that with every write would make writes as slow

@@ -13,12 +13,13 @@
 //! | [`served`] | which files are served |
 //! | [`handle`] | which requests run at once and which on a thread |
 //! | [`disk`] | the system calls, and what this file turned out not to support |
-//! | [`evict`] | `cache=none` |
+//! | [`device`] | what the kernel tells of a block device |
+//! | [`evict`] | `reduce-memory-pressure` |
 //! | [`error`] | errors of system calls and of inherited descriptors |
 #![forbid(unsafe_code)]
 
-mod block_sizes;
 mod config;
+mod device;
 mod disk;
 mod error;
 mod evict;
@@ -65,9 +66,12 @@ fn params() -> Vec<ParamSpec> {
             .placeholder("NUMBER")
             .help("Serve the file or block device of this inherited descriptor"),
         ParamSpec::string("dirfd").placeholder("NUMBER").help("As dir, with an inherited descriptor of the directory"),
+        ParamSpec::bool("reduce-memory-pressure")
+            .default_value("false")
+            .help("Drop what was read and written from the page cache"),
         ParamSpec::choice("cache", config::CACHE_MODES)
             .default_value("default")
-            .help("none: drop what was read and written from the page cache"),
+            .help("none: the older name of reduce-memory-pressure=true"),
         ParamSpec::choice("fadvise", config::ACCESS_PATTERNS)
             .default_value("normal")
             .help("How clients will read, which tells the kernel how far to read ahead"),

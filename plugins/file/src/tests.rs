@@ -163,7 +163,7 @@ fn it_agrees_with_a_plain_model() {
     run(async {
         for seed in [1, 2] {
             agrees_with_a_plain_model(&here, &[], seed).await;
-            agrees_with_a_plain_model(&here, &[("cache", "none")], seed).await;
+            agrees_with_a_plain_model(&here, &[("reduce-memory-pressure", "true")], seed).await;
         }
     });
     // Another kind of file system, with other abilities, where there is one.
@@ -186,6 +186,7 @@ fn a_block_device_agrees_with_a_plain_model() {
         let size = handle.get_size().await.unwrap();
         assert!(size >= SIZE);
         println!("{:?}", handle.can().await.unwrap());
+        assert!(handle.block_size().await.unwrap().unwrap().is_valid());
         for fast_zero in [true, false] {
             let flags = Flags { may_trim: true, fast_zero, ..Flags::NONE };
             println!("zero with {flags:?}: {:?}", handle.zero(0, size, flags).await);
@@ -230,14 +231,20 @@ fn is_cached(path: &Path) -> bool {
 }
 
 #[test]
-fn with_cache_none_nothing_stays_in_the_page_cache() {
+fn what_is_to_reduce_memory_pressure_leaves_nothing_in_the_page_cache() {
+    for (key, value) in [("cache", "none"), ("reduce-memory-pressure", "true")] {
+        leaves_nothing_in_the_page_cache(key, value);
+    }
+}
+
+fn leaves_nothing_in_the_page_cache(key: &str, value: &str) {
     let dir = TestDir::new();
     // A file system in memory has nowhere else to keep its pages.
     if rustix::fs::statfs(dir.0.path()).unwrap().f_type == 0x0102_1994 {
         return;
     }
     let path = dir.file("disk", 1 << 20);
-    let plugin = plugin(&[("file", path.as_os_str()), ("cache", OsStr::new("none"))]).unwrap();
+    let plugin = plugin(&[("file", path.as_os_str()), (key, OsStr::new(value))]).unwrap();
     run(async {
         let handle = open(&plugin, "", false).await.unwrap();
         // Dropping a page is only asked for: somebody else may be looking at it just now.

@@ -1,8 +1,8 @@
 //! The memory plugin: a disk in RAM, shared by all clients, gone when the server ends.
 //!
 //! No operation waits, so every answer is ready at once. There are two kinds of storage: [`sparse`]
-//! (the default) holds only pages that were written, and [`Flat`] allocates the whole disk when the
-//! server starts.
+//! (the default) holds only pages that were written, which may be compressed, and [`Flat`]
+//! allocates the whole disk when the server starts.
 #![forbid(unsafe_code)]
 
 mod sparse;
@@ -14,7 +14,7 @@ use rbdkit_plugin_api::{
     AccessRights, BoxFuture, ConfigError, DISK_FUNCTIONS, Errno, Error, Handle, OpenArgs, Param, Plugin, PluginInfo,
     Result, ThreadModel,
 };
-use rbdkit_ram_disk::{Allocator, Flat, RamDisk};
+use rbdkit_ram_disk::{Allocator, Flat, Pages, RamDisk};
 
 use sparse::Sparse;
 
@@ -61,7 +61,8 @@ impl Plugin for Memory {
     fn get_ready(&mut self) -> Result<(), ConfigError> {
         let size = self.size.unwrap_or(0);
         self.disk = Some(match self.allocator {
-            Allocator::Sparse => Arc::new(RamDisk::new(size, Sparse::new(size))),
+            Allocator::Sparse => Arc::new(RamDisk::new(size, Sparse::new(size, Pages::plain()))),
+            Allocator::Zstd => Arc::new(RamDisk::new(size, Sparse::new(size, Pages::compressed()))),
             Allocator::Malloc(residency) => {
                 let flat = Flat::new(size, residency, |_, _| {});
                 let flat = flat.map_err(|error| ConfigError::new(format!("memory: {error}")))?;
@@ -86,7 +87,7 @@ impl Plugin for Memory {
     }
 
     fn dump_plugin(&self) -> Vec<(String, String)> {
-        [("mlock", "yes"), ("zstd", "no")].map(|(key, value)| (key.to_string(), value.to_string())).into()
+        [("mlock", "yes"), ("zstd", "yes")].map(|(key, value)| (key.to_string(), value.to_string())).into()
     }
 }
 

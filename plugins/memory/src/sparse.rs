@@ -12,13 +12,8 @@
 use std::ops::ControlFlow;
 use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use rbdkit_plugin_api::{Buffer, Errno, Error, Extents, Flags, Result, Span, is_all_zero, read_lock, write_lock};
-use rbdkit_ram_disk::{Storage, fill};
-
-/// The size of a page, in bytes. The first write to a page clears all of it, so large pages slow
-/// down random writes; with small pages long requests take many locks. 32 KiB, as in nbdkit, take 3
-/// us to clear, and a request of 256 KiB takes 8 locks.
-pub(crate) const PAGE: usize = 32 << 10;
+use rbdkit_plugin_api::{Buffer, Extents, Flags, Result, Span, is_all_zero, read_lock, write_lock};
+use rbdkit_ram_disk::{PAGE, Page, Pages, Storage, Zero};
 
 /// The logarithm of the number of children of a node. With 2^9 a node takes 8 to 12 KiB, and the
 /// tree is low.
@@ -28,8 +23,6 @@ const FANOUT: usize = 1 << FANOUT_BITS;
 /// How many pages, or runs without pages, an extents request looks at beyond its range: 16 MiB of
 /// pages, which takes some 10 us.
 const PIECES_BEYOND: u32 = 512;
-
-type Page = Box<[u8; PAGE]>;
 
 /// A place for a page. It reads as zero if there is none.
 struct Slot(RwLock<Option<Page>>);
@@ -67,16 +60,17 @@ pub(crate) struct Sparse {
     root: Box<Node>,
     /// Levels of nodes below the root.
     height: u32,
+    pages: Pages,
 }
 
 impl Sparse {
-    pub(crate) fn new(size: u64) -> Sparse {
-        let pages = size.div_ceil(PAGE as u64);
+    pub(crate) fn new(size: u64, pages: Pages) -> Sparse {
+        let count = size.div_ceil(PAGE as u64);
         let mut height = 0;
-        while (pages.saturating_sub(1) >> (FANOUT_BITS * height)) >= FANOUT as u64 {
+        while (count.saturating_sub(1) >> (FANOUT_BITS * height)) >= FANOUT as u64 {
             height += 1;
         }
-        Sparse { root: Node::new(height), height }
+        Sparse { root: Node::new(height), height, pages }
     }
 
     /// The length of the run at `offset` (at most `length`) that is all holes or all pages, and
@@ -95,16 +89,18 @@ impl Sparse {
     }
 
     /// Copies what is stored at `offset` into all of `bytes`.
-    fn read(&self, bytes: &mut [u8], offset: u64) {
+    fn read(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
+        let mut result = Ok(());
         self.each_piece(offset, bytes.len() as u64, |at, length, slot| {
             let from = (at - offset) as usize;
             let to = &mut bytes[from..from + length as usize];
             match slot.map(Slot::read).as_deref() {
-                Some(Some(page)) => to.copy_from_slice(&page[within(at)..][..to.len()]),
+                Some(Some(page)) => result = self.pages.read(page, within(at), to),
                 _ => to.fill(0),
             }
-            ControlFlow::Continue(())
+            go_on(&result)
         });
+        result
     }
 
     fn write_in_page(&self, piece: &[u8], at: u64) -> Result<()> {
@@ -114,17 +110,28 @@ impl Sparse {
             None if is_all_zero(piece) => return Ok(()),
             None => self.make_slot(number),
         };
-        let mut page = slot.write();
-        if page.is_none() {
-            if is_all_zero(piece) {
-                return Ok(());
+        match &mut *slot.write() {
+            Some(page) => self.pages.write(page, within(at), piece)?,
+            None if is_all_zero(piece) => {}
+            place => {
+                let write = |bytes: &mut [u8]| {
+                    bytes[within(at)..][..piece.len()].copy_from_slice(piece);
+                    Ok(())
+                };
+                *place = Some(self.pages.create(write)?);
             }
-            *page = Some(new_page()?);
-        }
-        if let Some(page) = page.as_mut() {
-            page[within(at)..][..piece.len()].copy_from_slice(piece);
         }
         Ok(())
+    }
+
+    /// Zeroes a part of a page. Removes and returns the page if it is all zero afterwards.
+    fn zero_in_page(&self, place: &mut Option<Page>, from: usize, length: usize) -> Result<Option<Page>> {
+        let Some(page) = place.as_mut() else { return Ok(None) };
+        let zero = match length {
+            PAGE => Zero::All,
+            _ => self.pages.change(page, |bytes| bytes[from..from + length].fill(0))?,
+        };
+        Ok(if zero == Zero::All { place.take() } else { None })
     }
 
     /// Calls `piece` with (offset, length, slot) for the range's pieces in ascending order: one for
@@ -204,19 +211,20 @@ impl Storage for Sparse {
     }
 
     /// Reads run by run, so that holes are known as such all the way to the reply.
-    fn pread(&self, buffer: &mut Buffer, span: Span, offset: u64) {
+    fn pread(&self, buffer: &mut Buffer, span: Span, offset: u64) -> Result<()> {
         let mut done = 0;
         while done < span.len {
             let at = offset + u64::from(done);
             let (run, present) = self.run(at, u64::from(span.len - done));
             let part = Span::new(span.at + done, run as u32);
             if present {
-                fill(buffer, part, |bytes| self.read(bytes, at));
+                buffer.fill_with(part, |bytes| self.read(bytes, at))?;
             } else {
                 buffer.set_zero(part);
             }
             done += part.len;
         }
+        Ok(())
     }
 
     /// Zeroes written where there is no page stay a hole.
@@ -233,14 +241,17 @@ impl Storage for Sparse {
     }
 
     /// Frees every page that is all zeroes afterwards.
-    fn zero(&self, offset: u64, length: u64) {
+    fn zero(&self, offset: u64, length: u64) -> Result<()> {
+        let mut result = Ok(());
         self.each_piece(offset, length, |at, length, slot| {
             if let Some(slot) = slot {
                 // The page is freed after its lock is released.
-                let _freed = zero_in_page(&mut slot.write(), within(at), length as usize);
+                let freed = self.zero_in_page(&mut slot.write(), within(at), length as usize);
+                result = freed.map(drop);
             }
-            ControlFlow::Continue(())
+            go_on(&result)
         });
+        result
     }
 
     /// In whole pages.
@@ -289,24 +300,9 @@ fn within(offset: u64) -> usize {
     (offset % PAGE as u64) as usize
 }
 
-fn new_page() -> Result<Page> {
-    let no_memory = || Error::new(Errno::Enomem, "no memory for another page");
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(PAGE).map_err(|_| no_memory())?;
-    bytes.resize(PAGE, 0);
-    bytes.into_boxed_slice().try_into().map_err(|_| no_memory())
-}
-
-/// Zeroes a part of a page. Removes and returns the page if it is all zero afterwards.
-fn zero_in_page(slot: &mut Option<Page>, from: usize, length: usize) -> Option<Page> {
-    let page = slot.as_mut()?;
-    if length < PAGE {
-        page[from..from + length].fill(0);
-        if !is_all_zero(&page[..]) {
-            return None;
-        }
-    }
-    slot.take()
+/// Ends a walk over pages with the first error.
+fn go_on(result: &Result<()>) -> ControlFlow<()> {
+    if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
 }
 
 #[cfg(test)]
@@ -332,32 +328,32 @@ mod tests {
         for (size, height) in
             [(0, 0), (1, 0), (512 * page, 0), (512 * page + 1, 1), (8 << 30, 1), (8 << 31, 2), (MAX, 5)]
         {
-            assert_eq!(Sparse::new(size).height, height, "{size}");
+            assert_eq!(Sparse::new(size, Pages::plain()).height, height, "{size}");
         }
     }
 
     #[test]
     fn the_last_byte_of_the_largest_disk_can_be_written() {
-        let disk = Sparse::new(MAX);
+        let disk = Sparse::new(MAX, Pages::plain());
         disk.pwrite(&[1], MAX - 1).unwrap();
         disk.pwrite(&[2], 0).unwrap();
         disk.pwrite(&[3], 1 << 40).unwrap();
         let mut bytes = [9; 2];
-        disk.read(&mut bytes, MAX - 2);
+        disk.read(&mut bytes, MAX - 2).unwrap();
         assert_eq!(bytes, [0, 1]);
         let extents = disk.extents(0, MAX, MAX, Flags::NONE);
         let data: Vec<u64> =
             extents.as_slice().iter().filter(|extent| !extent.hole).map(|extent| extent.offset).collect();
         assert_eq!(data, [0, 1 << 40, (MAX - 1) / PAGE as u64 * PAGE as u64]);
         assert_eq!(extents.next_offset(), MAX);
-        disk.zero(0, MAX);
+        disk.zero(0, MAX).unwrap();
         assert_eq!(disk.pages(MAX), 0);
         assert_eq!(disk.extents(0, MAX, MAX, Flags::NONE).as_slice().len(), 1);
     }
 
     #[test]
     fn the_last_extent_runs_on_beyond_the_request_but_not_for_ever() {
-        let disk = Sparse::new(1 << 40);
+        let disk = Sparse::new(1 << 40, Pages::plain());
         let size = 1 << 40;
         let one = |offset| {
             let answer = disk.extents(offset, 512, size, Flags::NONE);
@@ -375,26 +371,26 @@ mod tests {
 
     #[test]
     fn zeroed_pages_are_given_back() {
-        let disk = Sparse::new(1 << 20);
+        let disk = Sparse::new(1 << 20, Pages::plain());
         disk.pwrite(&vec![7; 4 * PAGE], 0).unwrap();
         assert_eq!(disk.pages(1 << 20), 4);
-        disk.zero(100, 2 * PAGE as u64);
+        disk.zero(100, 2 * PAGE as u64).unwrap();
         assert_eq!(disk.pages(1 << 20), 3);
-        disk.zero(0, 100);
+        disk.zero(0, 100).unwrap();
         assert_eq!(disk.pages(1 << 20), 2);
-        disk.zero(0, 1 << 20);
+        disk.zero(0, 1 << 20).unwrap();
         assert_eq!(disk.pages(1 << 20), 0);
     }
 
     #[test]
     fn zeroes_written_to_a_hole_take_no_memory() {
-        let disk = Sparse::new(1 << 20);
+        let disk = Sparse::new(1 << 20, Pages::plain());
         disk.pwrite(&vec![0; 4 * PAGE], 0).unwrap();
         assert_eq!(disk.pages(1 << 20), 0);
         disk.pwrite(&[1], 5).unwrap();
         disk.pwrite(&[0; 100], 0).unwrap();
         let mut bytes = [9; 10];
-        disk.read(&mut bytes, 0);
+        disk.read(&mut bytes, 0).unwrap();
         assert_eq!(bytes, [0; 10]);
     }
 }

@@ -5,7 +5,7 @@ use rbdkit_plugin_api::{Buffer, Client, Extents, Fill, Flags, Op, Peer, Span};
 use super::*;
 
 /// Several pages and a leaf and a half of them, and no multiple of anything.
-const SIZE: u64 = 700 * sparse::PAGE as u64 + 1234;
+const SIZE: u64 = 700 * rbdkit_ram_disk::PAGE as u64 + 1234;
 
 fn ready<T>(op: Op<T>) -> T {
     match op {
@@ -109,6 +109,7 @@ fn every_allocator_agrees_with_a_plain_model() {
     for seed in [1, 2, 3] {
         agrees_with_a_plain_model("sparse", seed);
         agrees_with_a_plain_model("malloc", seed);
+        agrees_with_a_plain_model("zstd", seed);
     }
 }
 
@@ -124,7 +125,7 @@ fn all_connections_see_one_disk() {
 fn holes_are_known_without_looking_at_bytes() {
     let plugin = plugin(&[("size", "1M")]).unwrap();
     let handle = open(&plugin);
-    let page = sparse::PAGE as u32;
+    let page = rbdkit_ram_disk::PAGE as u32;
     write(&*handle, vec![1], u64::from(page));
     let (buffer, result) = ready(handle.pread(Buffer::new(3 * page), Span::new(0, 3 * page), 0));
     result.unwrap();
@@ -136,7 +137,7 @@ fn holes_are_known_without_looking_at_bytes() {
 /// one thread wrote may be lost or torn by what the others do on the same page.
 #[test]
 fn concurrent_writers_of_one_page_do_not_lose_each_others_bytes() {
-    for allocator in ["sparse", "malloc"] {
+    for allocator in ["sparse", "zstd", "malloc"] {
         let plugin = plugin(&[("size", "4M"), ("allocator", allocator)]).unwrap();
         let stripe = 1000;
         std::thread::scope(|scope| {
@@ -169,11 +170,11 @@ fn configuration_errors_say_what_would_be_right() {
     let error = |params: &[(&str, &str)]| plugin(params).err().unwrap().to_string();
     assert!(error(&[]).contains("size=SIZE"));
     assert!(error(&[("size", "1X")]).starts_with("size=1X: "));
-    assert!(error(&[("size", "1M"), ("allocator", "foo")]).contains("sparse, malloc"));
+    assert!(error(&[("size", "1M"), ("allocator", "foo")]).contains("sparse, zstd, malloc"));
     assert!(error(&[("size", "1M"), ("allocator", "sparse,mlock=1")]).contains("takes no options"));
     assert!(error(&[("size", "1M"), ("allocator", "malloc,mlock=maybe")]).contains("mlock"));
     assert!(error(&[("size", "1M"), ("allocator", "malloc,foo=1")]).contains("mlock=true"));
-    assert!(error(&[("size", "1M"), ("allocator", "zstd")]).contains("use allocator=sparse"));
+    assert!(error(&[("size", "1M"), ("allocator", "zstd,level=3")]).contains("zstd takes no options"));
     assert!(error(&[("size", "9223372036854775807"), ("allocator", "malloc")]).contains("no memory"));
     assert!(error(&[("foo", "1")]).contains("unknown parameter 'foo'"));
 }
@@ -191,7 +192,7 @@ fn the_last_value_of_a_parameter_counts() {
 
 #[test]
 fn clients_are_told_the_size_that_costs_least() {
-    for (allocator, preferred) in [("sparse", 32768), ("malloc", 4096)] {
+    for (allocator, preferred) in [("sparse", 32768), ("zstd", 32768), ("malloc", 4096)] {
         let handle = open(&plugin(&[("size", "1M"), ("allocator", allocator)]).unwrap());
         let sizes = ready(handle.block_size()).unwrap().unwrap();
         assert_eq!((sizes.minimum, sizes.preferred, sizes.maximum), (1, preferred, u32::MAX), "{allocator}");
@@ -210,7 +211,7 @@ fn a_small_disk_can_be_locked_into_memory() {
 
 #[test]
 fn a_disk_of_no_bytes_is_fine() {
-    for allocator in ["sparse", "malloc"] {
+    for allocator in ["sparse", "zstd", "malloc"] {
         let plugin = plugin(&[("size", "0"), ("allocator", allocator)]).unwrap();
         assert_eq!(ready(open(&plugin).get_size()).unwrap(), 0);
     }

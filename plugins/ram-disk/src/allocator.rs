@@ -9,6 +9,8 @@ pub enum Allocator {
     /// Only what was written.
     #[default]
     Sparse,
+    /// Only what was written, compressed.
+    Zstd,
     /// All of the disk, allocated at the start.
     Malloc(Residency),
 }
@@ -26,12 +28,12 @@ impl Allocator {
     /// The declaration of the parameter.
     pub fn spec() -> ParamSpec {
         ParamSpec::string("allocator")
-            .placeholder("sparse|malloc[,mlock=BOOL]")
+            .placeholder("sparse|zstd|malloc[,mlock=BOOL]")
             .default_value("sparse")
-            .help("sparse keeps only what was written; malloc allocates the whole disk at the start")
+            .help("sparse keeps what was written, zstd compresses it; malloc allocates the whole disk at the start")
     }
 
-    /// Reads `sparse`, `malloc` or `malloc,mlock=BOOL`.
+    /// Reads `sparse`, `zstd`, `malloc` or `malloc,mlock=BOOL`.
     ///
     /// # Errors
     /// One line that names the parameter and says what would be right.
@@ -43,7 +45,8 @@ impl Allocator {
         };
         match (kind, option) {
             ("sparse", None) => Ok(Allocator::Sparse),
-            ("sparse", Some(_)) => Err(param.error("sparse takes no options")),
+            ("zstd", None) => Ok(Allocator::Zstd),
+            ("sparse" | "zstd", Some(_)) => Err(param.error(format_args!("{kind} takes no options"))),
             ("malloc", None) => Ok(Allocator::Malloc(Residency::Swappable)),
             ("malloc", Some("mlock")) => Ok(Allocator::Malloc(Residency::Locked)),
             ("malloc", Some(option)) => match option.strip_prefix("mlock=").map(units::parse_bool) {
@@ -52,8 +55,7 @@ impl Allocator {
                 Some(Err(wrong)) => Err(param.error(format!("mlock {wrong}"))),
                 None => Err(param.error("the only option of malloc is mlock=true or mlock=false")),
             },
-            ("zstd", _) => Err(param.error("compressed pages are not supported, use allocator=sparse")),
-            _ => Err(param.error("is not an allocator: sparse, malloc or malloc,mlock=true")),
+            _ => Err(param.error("is not an allocator: sparse, zstd, malloc or malloc,mlock=true")),
         }
     }
 }

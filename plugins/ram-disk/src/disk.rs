@@ -1,7 +1,5 @@
 //! A disk in memory, as clients see it: all connections share it, and no operation waits.
 
-use std::convert::Infallible;
-
 use rbdkit_plugin_api::{
     BlockSizes, Buffer, Capabilities, Done, Extents, Flags, Handle, Op, RangeCommand, Result, Span,
 };
@@ -14,7 +12,10 @@ pub trait Storage: Send + Sync + 'static {
 
     /// Reads the bytes at `offset` into `span` of the buffer. Holes are marked as zero rather than
     /// written.
-    fn pread(&self, buffer: &mut Buffer, span: Span, offset: u64);
+    ///
+    /// # Errors
+    /// ENOMEM.
+    fn pread(&self, buffer: &mut Buffer, span: Span, offset: u64) -> Result<()>;
 
     /// Writes `bytes` at `offset`.
     ///
@@ -23,7 +24,10 @@ pub trait Storage: Send + Sync + 'static {
     fn pwrite(&self, bytes: &[u8], offset: u64) -> Result<()>;
 
     /// Makes the range read as zero.
-    fn zero(&self, offset: u64, length: u64);
+    ///
+    /// # Errors
+    /// ENOMEM; a part may have been zeroed.
+    fn zero(&self, offset: u64, length: u64) -> Result<()>;
 
     /// Whether the time for zeroing a range depends on what is stored there, and not on its length.
     fn skips_holes(&self) -> bool;
@@ -31,14 +35,6 @@ pub trait Storage: Send + Sync + 'static {
     /// Where the range has holes. The last extent runs on beyond the range, at most to `limit`, as
     /// far as is cheap to find out.
     fn extents(&self, offset: u64, length: u64, limit: u64, flags: Flags) -> Extents;
-}
-
-/// Lets `write` put bytes into all of `span`.
-pub fn fill(buffer: &mut Buffer, span: Span, write: impl FnOnce(&mut [u8])) {
-    let Ok(()) = buffer.fill_with(span, |bytes| {
-        write(bytes);
-        Ok::<_, Infallible>(())
-    });
 }
 
 /// A disk that is one handle for all connections.
@@ -77,8 +73,8 @@ impl<S: Storage> Handle for RamDisk<S> {
     }
 
     fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
-        self.storage.pread(&mut buffer, span, offset);
-        Op::Ready((buffer, Ok(())))
+        let result = self.storage.pread(&mut buffer, span, offset);
+        Op::Ready((buffer, result))
     }
 
     fn pwrite(&self, buffer: Buffer, span: Span, offset: u64, _: Flags) -> Op<Done> {
@@ -91,13 +87,11 @@ impl<S: Storage> Handle for RamDisk<S> {
     }
 
     fn trim(&self, offset: u64, length: u64, _: Flags) -> Op<Result<()>> {
-        self.storage.zero(offset, length);
-        Op::Ready(Ok(()))
+        Op::Ready(self.storage.zero(offset, length))
     }
 
     fn zero(&self, offset: u64, length: u64, _: Flags) -> Op<Result<()>> {
-        self.storage.zero(offset, length);
-        Op::Ready(Ok(()))
+        Op::Ready(self.storage.zero(offset, length))
     }
 
     fn extents(&self, offset: u64, length: u64, flags: Flags) -> Op<Result<Extents>> {

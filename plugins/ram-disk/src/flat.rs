@@ -10,7 +10,7 @@ use std::sync::RwLock;
 use rbdkit_plugin_api::{Buffer, Extents, Flags, Result, Span, read_lock, write_lock};
 
 use crate::allocator::Residency;
-use crate::disk::{Storage, fill};
+use crate::disk::Storage;
 use crate::mlock::mlock;
 
 /// Bytes under one lock. 1 MiB makes the allocator's overhead for each block negligible, and random
@@ -97,15 +97,16 @@ impl Storage for Flat {
         4096
     }
 
-    fn pread(&self, buffer: &mut Buffer, span: Span, offset: u64) {
-        fill(buffer, span, |mut bytes| {
+    fn pread(&self, buffer: &mut Buffer, span: Span, offset: u64) -> Result<()> {
+        buffer.fill_with(span, |mut bytes| {
             self.each_block(offset, bytes.len() as u64, |block, from, length| {
                 let block = read_lock(block);
                 let (to, rest) = std::mem::take(&mut bytes).split_at_mut(length);
                 to.copy_from_slice(&block[from..from + length]);
                 bytes = rest;
             });
-        });
+            Ok(())
+        })
     }
 
     fn pwrite(&self, mut bytes: &[u8], offset: u64) -> Result<()> {
@@ -118,10 +119,11 @@ impl Storage for Flat {
         Ok(())
     }
 
-    fn zero(&self, offset: u64, length: u64) {
+    fn zero(&self, offset: u64, length: u64) -> Result<()> {
         self.each_block(offset, length, |block, from, length| {
             write_lock(block)[from..from + length].fill(0);
         });
+        Ok(())
     }
 
     fn extents(&self, offset: u64, _: u64, limit: u64, _: Flags) -> Extents {

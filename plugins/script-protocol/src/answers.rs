@@ -79,7 +79,7 @@ pub(crate) enum ExtentsError {
     Missing { offset: u64 },
 }
 
-/// Reads lines of `OFFSET LENGTH [TYPE]` into the answer for `offset..offset + length`. The lines
+/// Reads lines of `OFFSET LENGTH [TYPE]`, with comments after `#` and empty lines, into the answer for `offset..offset + length`. The lines
 /// may begin before that range and go on after it. The last extent may run on beyond it, where the
 /// gate cuts it at the size.
 pub(crate) fn extents(text: &[u8], offset: u64, length: u64) -> Result<Extents, ExtentsError> {
@@ -87,7 +87,7 @@ pub(crate) fn extents(text: &[u8], offset: u64, length: u64) -> Result<Extents, 
     let mut answer = Extents::new(offset, length);
     let mut expected = None;
     let limit = offset.saturating_add(length);
-    for line in text.split('\n').filter(|_| !text.is_empty()) {
+    for line in text.split('\n').map(without_comment).filter(|line| !line.is_empty()) {
         let cannot = || ExtentsError::Unreadable { line: line.to_string() };
         let mut words = line.split([' ', '\t']).filter(|word| !word.is_empty());
         let at = words.next().and_then(size).ok_or_else(cannot)?;
@@ -114,6 +114,10 @@ pub(crate) fn extents(text: &[u8], offset: u64, length: u64) -> Result<Extents, 
         return Err(ExtentsError::Missing { offset });
     }
     Ok(answer)
+}
+
+fn without_comment(line: &str) -> &str {
+    line.split('#').next().unwrap_or_default().trim()
 }
 
 /// Whether an extent is a hole and whether it reads as zero: the two lowest bits of a number, or a
@@ -182,6 +186,14 @@ mod tests {
     }
 
     #[test]
+    fn comments_and_empty_lines_between_extents_do_not_count() {
+        let map = b"# the map\n0 1M # data\n\n \t\n1M 9M hole#, not zero\n#end";
+        let answer = extents(map, 0, 10 << 20).unwrap();
+        let data = Extent { offset: 0, length: 1 << 20, hole: false, zero: false };
+        assert_eq!(answer.as_slice(), [data, Extent { offset: 1 << 20, length: 9 << 20, hole: true, zero: false }]);
+    }
+
+    #[test]
     fn types_of_extents_are_numbers_or_words() {
         for (word, expected) in [
             ("0", (false, false)),
@@ -199,7 +211,7 @@ mod tests {
 
     #[test]
     fn bad_extents_are_refused() {
-        for text in ["", "\n", "0\n", "0 1M\n\n1M 9M", "0 5M\n6M 4M\n", "1M 9M\n", "x 1M\n", "0 -1\n", "0 0\n"] {
+        for text in ["", "\n", "0\n", "# 0 10M\n", "0 5M\n6M 4M\n", "1M 9M\n", "x 1M\n", "0 -1\n", "0 0\n"] {
             assert!(extents(text.as_bytes(), 0, 10 << 20).is_err(), "{text:?}");
         }
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rbdkit_plugin_api::{
-    Abandoned, BlockSizes, BoxFuture, Buffer, Capabilities, Done, Errno, Extents, Flags, Handle, MAX_REQUEST, Op,
-    Result, Span, Support, run_abandonable, run_abandonable_with,
+    Abandoned, BlockSizes, BoxFuture, Buffer, Capabilities, Client, Done, Errno, Extents, Flags, Handle, MAX_REQUEST,
+    Op, OpenArgs, Result, Span, Support, run_abandonable, run_abandonable_with,
 };
 
 use crate::answers;
@@ -18,6 +18,8 @@ struct Connection {
     /// The string that identifies this connection to the script: what its `open` printed.
     handle: OsString,
     readonly: bool,
+    /// Whom the script may disconnect.
+    client: Arc<Client>,
     /// The script asks for `cache` to be emulated.
     emulates_cache: AtomicBool,
 }
@@ -28,8 +30,10 @@ pub(crate) struct ScriptHandle(Arc<Connection>);
 
 impl ScriptHandle {
     /// `handle` is what the script's `open` printed.
-    pub(crate) fn new(scripts: Arc<Scripts>, handle: OsString, readonly: bool) -> ScriptHandle {
-        ScriptHandle(Arc::new(Connection { scripts, handle, readonly, emulates_cache: AtomicBool::new(false) }))
+    pub(crate) fn new(scripts: Arc<Scripts>, handle: OsString, args: &OpenArgs) -> ScriptHandle {
+        let client = Arc::clone(&args.client);
+        let emulates_cache = AtomicBool::new(false);
+        ScriptHandle(Arc::new(Connection { scripts, handle, readonly: args.readonly, client, emulates_cache }))
     }
 
     fn run<T: Send + 'static>(&self, call: impl FnOnce(&Methods<'_>) -> Result<T> + Send + 'static) -> Op<Result<T>> {
@@ -125,7 +129,7 @@ impl<'a> Methods<'a> {
     fn new(connection: &'a Connection, abandoned: &'a Abandoned) -> Methods<'a> {
         Methods {
             connection,
-            scripts: connection.scripts.caller_until(abandoned),
+            scripts: connection.scripts.caller_until(abandoned).for_client(&connection.client),
             handle: &connection.handle,
             readonly: connection.readonly,
         }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use rbdkit_plugin_api::{
     BoxFuture, ConfigError, DISK_FUNCTIONS, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, Result,
-    StopScope, ThreadModel, run_abandonable,
+    Shutdown, StopScope, ThreadModel, run_abandonable,
 };
 
 use crate::answers;
 use crate::handle::ScriptHandle;
-use crate::scripts::{Caller, Failure, Scripts};
+use crate::scripts::{Caller, Failure, MAX_KNOWN_STATUS, Scripts};
 
 /// How a command line becomes [`Scripts`]: the part in which the sh and the eval plugin differ.
 pub trait Configure: Default + Send + Sync + 'static {
@@ -28,7 +28,12 @@ pub trait Configure: Default + Send + Sync + 'static {
 /// A plugin that is run by scripts.
 pub enum ScriptPlugin<C> {
     /// Until the configuration is complete.
-    Configuring(C),
+    Configuring {
+        /// The parameters so far.
+        configure: C,
+        /// What ends the server.
+        shutdown: Shutdown,
+    },
     /// From then on.
     Complete {
         /// Shared with every connection.
@@ -40,14 +45,14 @@ pub enum ScriptPlugin<C> {
 
 impl<C: Configure> Default for ScriptPlugin<C> {
     fn default() -> Self {
-        ScriptPlugin::Configuring(C::default())
+        ScriptPlugin::Configuring { configure: C::default(), shutdown: Shutdown::default() }
     }
 }
 
 impl<C: Configure> ScriptPlugin<C> {
     fn scripts(&self) -> Option<&Scripts> {
         match self {
-            ScriptPlugin::Configuring(configure) => configure.scripts(),
+            ScriptPlugin::Configuring { configure, .. } => configure.scripts(),
             ScriptPlugin::Complete { scripts, .. } => Some(scripts),
         }
     }
@@ -56,7 +61,7 @@ impl<C: Configure> ScriptPlugin<C> {
     fn running(&self) -> Result<&Arc<Scripts>> {
         match self {
             ScriptPlugin::Complete { scripts, .. } => Ok(scripts),
-            ScriptPlugin::Configuring(_) => Err(Error::new(Errno::Enxio, "used before it was configured")),
+            ScriptPlugin::Configuring { .. } => Err(Error::new(Errno::Enxio, "used before it was configured")),
         }
     }
 
@@ -100,16 +105,23 @@ fn word(value: bool) -> &'static OsStr {
 }
 
 impl<C: Configure> Plugin for ScriptPlugin<C> {
+    fn set_shutdown(&mut self, ends: Shutdown) {
+        if let ScriptPlugin::Configuring { shutdown, .. } = self {
+            *shutdown = ends;
+        }
+    }
+
     fn config(&mut self, param: Param<'_>) -> Result<(), ConfigError> {
         match self {
-            ScriptPlugin::Configuring(configure) => configure.config(param),
+            ScriptPlugin::Configuring { configure, .. } => configure.config(param),
             ScriptPlugin::Complete { .. } => Err(param.error("comes too late")),
         }
     }
 
     fn config_complete(&mut self) -> Result<(), ConfigError> {
-        let ScriptPlugin::Configuring(configure) = self else { return Ok(()) };
+        let ScriptPlugin::Configuring { configure, shutdown } = self else { return Ok(()) };
         let mut scripts = std::mem::take(configure).complete()?;
+        scripts.set_shutdown(shutdown.clone());
         scripts.caller().call_plain("config_complete", &[])?;
         let model = ask_thread_model(&scripts)?;
         scripts.set_thread_model(model);
@@ -121,7 +133,7 @@ impl<C: Configure> Plugin for ScriptPlugin<C> {
         match self {
             ScriptPlugin::Complete { model, .. } => *model,
             // For `--dump-plugin`: without a program there is no constraint.
-            ScriptPlugin::Configuring(configure) => match configure.scripts() {
+            ScriptPlugin::Configuring { configure, .. } => match configure.scripts() {
                 Some(scripts) => ask_thread_model(scripts).unwrap_or(DEFAULT_MODEL),
                 None => ThreadModel::Parallel,
             },
@@ -165,13 +177,14 @@ impl<C: Configure> Plugin for ScriptPlugin<C> {
         let all = self.running().map(Arc::clone);
         self.with_scripts(move |scripts| {
             let words = [word(args.readonly), OsStr::new(&args.exportname), word(args.client.tls)];
+            let scripts = scripts.for_client(&args.client);
             let mut handle = scripts.read("open", &words)?.unwrap_or_default();
             if handle.last() == Some(&b'\n') {
                 handle.pop();
             }
             let handle = OsString::from_vec(handle);
             tracing::debug!("handle: {handle:?}");
-            Ok(Arc::new(ScriptHandle::new(all?, handle, args.readonly)) as Arc<dyn Handle>)
+            Ok(Arc::new(ScriptHandle::new(all?, handle, &args)) as Arc<dyn Handle>)
         })
     }
 
@@ -184,7 +197,6 @@ impl<C: Configure> Plugin for ScriptPlugin<C> {
             "thread_model",
             "get_ready",
             "after_fork",
-            "cleanup",
             "preconnect",
             "list_exports",
             "default_export",
@@ -199,7 +211,7 @@ impl<C: Configure> Plugin for ScriptPlugin<C> {
     }
 
     fn dump_plugin(&self) -> Vec<(String, String)> {
-        let mut lines = vec![("max_known_status".to_string(), "3".to_string())];
+        let mut lines = vec![("max_known_status".to_string(), MAX_KNOWN_STATUS.to_string())];
         let Some(scripts) = self.scripts() else { return lines };
         match scripts.read("dump_plugin", &[]) {
             Ok(Some(text)) => {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{fmt, io, thread};
 
-use rbdkit_plugin_api::{Abandoned, ConfigError, Errno, Error, StopScope, ThreadModel, lock};
+use rbdkit_plugin_api::{Abandoned, Client, ConfigError, Ending, Errno, Error, Shutdown, StopScope, ThreadModel, lock};
 use rustix::io::Errno as Os;
 
 use crate::process::{self, Conditions, Ended, Output, Problem};
@@ -44,7 +44,7 @@ impl Script {
 /// The answer of a method that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Exit status 0.
+    /// Exit status 0; or 4 or 7, which also ask the server for something.
     Done,
     /// Exit status 2: there is no such method.
     Missing,
@@ -101,6 +101,10 @@ pub struct Scripts {
     /// Held while a program runs, if only one may run at a time.
     alone: Option<Mutex<()>>,
     running: Running,
+    /// What ends the server, once the configuration is complete.
+    shutdown: Option<Shutdown>,
+    /// A script has asked for the server's end.
+    wants_shutdown: AtomicBool,
 }
 
 impl Scripts {
@@ -115,6 +119,8 @@ impl Scripts {
             tmpdir,
             alone: Some(Mutex::new(())),
             running: Running::default(),
+            shutdown: None,
+            wants_shutdown: AtomicBool::new(false),
         })
     }
 
@@ -149,6 +155,21 @@ impl Scripts {
         self.alone = alone.then(|| Mutex::new(()));
     }
 
+    /// Lets scripts end the server. One that asked for it before does so now.
+    pub(crate) fn set_shutdown(&mut self, shutdown: Shutdown) {
+        if *self.wants_shutdown.get_mut() {
+            shutdown.request();
+        }
+        self.shutdown = Some(shutdown);
+    }
+
+    fn shut_down(&self) {
+        self.wants_shutdown.store(true, Ordering::Relaxed);
+        if let Some(shutdown) = &self.shutdown {
+            shutdown.request();
+        }
+    }
+
     fn script(&self, method: &str) -> &Script {
         self.by_method.get(method).unwrap_or(&self.otherwise)
     }
@@ -168,12 +189,12 @@ impl Scripts {
 
     /// Calls of methods while the server starts or ends: nobody can give them up.
     pub(crate) fn caller(&self) -> Caller<'_> {
-        Caller { scripts: self, abandoned: None }
+        Caller { scripts: self, abandoned: None, client: None }
     }
 
     /// Calls of methods that end when `abandoned` is set.
     pub(crate) fn caller_until<'a>(&'a self, abandoned: &'a Abandoned) -> Caller<'a> {
-        Caller { scripts: self, abandoned: Some(abandoned) }
+        Caller { scripts: self, abandoned: Some(abandoned), client: None }
     }
 
     /// Calls a method while the server starts, and discards its output.
@@ -214,6 +235,18 @@ pub(crate) struct Caller<'a> {
     scripts: &'a Scripts,
     /// When to give up.
     abandoned: Option<&'a Abandoned>,
+    /// Whom a script may disconnect.
+    client: Option<&'a Client>,
+}
+
+impl<'a> Caller<'a> {
+    /// The same for a client, which the script may disconnect.
+    pub(crate) fn for_client<'b>(self, client: &'b Client) -> Caller<'b>
+    where
+        'a: 'b,
+    {
+        Caller { client: Some(client), ..self }
+    }
 }
 
 impl Caller<'_> {
@@ -338,7 +371,24 @@ impl Caller<'_> {
             }
         };
         tracing::debug!("completed: {label} {method}: {}", ended.status);
+        self.obey(ended.status.code());
         judge(&label, method, &ended, output)
+    }
+}
+
+impl Caller<'_> {
+    /// Does what an exit status asks for besides its answer.
+    fn obey(&self, status: Option<i32>) {
+        let ending = match status {
+            Some(4 | 5) => return self.scripts.shut_down(),
+            Some(6) => Ending::AtOnce,
+            Some(7 | 8) => Ending::AfterAnswers,
+            _ => return,
+        };
+        // Methods without a client, such as `list_exports`, disconnect nobody.
+        if let Some(client) = self.client {
+            client.end(ending);
+        }
     }
 }
 
@@ -375,10 +425,11 @@ fn judge(label: &str, method: &str, ended: &Ended, output: &Output<'_>) -> Resul
         return Err(Failure::new(Errno::Eio, format!("{label}: {what}")));
     }
     match ended.status.code() {
-        Some(0) => Ok(Answer::Done),
+        Some(0 | 4 | 7) => Ok(Answer::Done),
         Some(2) => Ok(Answer::Missing),
         Some(3) => Ok(Answer::False),
-        Some(_) => Err(said(label, method, &ended.errors)),
+        Some(5 | 6 | 8) => Err(said(label, method, &ended.errors, Errno::Eshutdown)),
+        Some(_) => Err(said(label, method, &ended.errors, Errno::Eio)),
         None => {
             let signal = ended.status.signal().unwrap_or(0);
             Err(Failure::new(Errno::Eio, format!("{label}: script terminated by signal {signal}")))
@@ -393,9 +444,13 @@ fn too_much(expected: u64, received: u64) -> String {
     )
 }
 
-/// The errno names that a script may begin its error message with. Any other is EIO.
-const ERRNO_NAMES: [(&str, Errno); 12] = [
+/// The highest exit status with a meaning of its own.
+pub(crate) const MAX_KNOWN_STATUS: i32 = 8;
+
+/// The errno names that a script may begin its error message with.
+const ERRNO_NAMES: [(&str, Errno); 13] = [
     ("EPERM", Errno::Eperm),
+    ("ENOENT", Errno::Enoent),
     ("EIO", Errno::Eio),
     ("ENOMEM", Errno::Enomem),
     ("EINVAL", Errno::Einval),
@@ -409,20 +464,20 @@ const ERRNO_NAMES: [(&str, Errno); 12] = [
     ("EFBIG", Errno::Enospc),
 ];
 
-/// Reads `ERRNO message` from a failed script's standard error.
-fn said(label: &str, method: &str, errors: &[u8]) -> Failure {
+/// Reads `ERRNO message` from a failed script's standard error. Without a name it is `unnamed`.
+fn said(label: &str, method: &str, errors: &[u8], unnamed: Errno) -> Failure {
     let all = String::from_utf8_lossy(errors);
     let all = all.trim_end_matches('\n');
     if all.is_empty() {
         let what = "script exited with error, but did not print an error message on stderr";
-        return Failure::new(Errno::Eio, format!("{label}: {what}"));
+        return Failure::new(unnamed, format!("{label}: {what}"));
     }
     let word_end = all.find(|c: char| c.is_ascii_whitespace()).unwrap_or(all.len());
     let (word, rest) = all.split_at(word_end);
     let named = ERRNO_NAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(word));
     let (errno, message) = match named {
         Some((_, errno)) => (*errno, rest.trim_start_matches(|c: char| c.is_ascii_whitespace())),
-        None => (Errno::Eio, all),
+        None => (unnamed, all),
     };
     if all.contains('\n') {
         tracing::debug!("{label}: {all}");
@@ -438,7 +493,7 @@ mod tests {
     use super::*;
 
     fn parsed(errors: &str) -> (Errno, String) {
-        let failure = said("x", "pread", errors.as_bytes());
+        let failure = said("x", "pread", errors.as_bytes(), Errno::Eio);
         (failure.errno, failure.message)
     }
 
@@ -448,13 +503,14 @@ mod tests {
         assert_eq!(parsed("enospc   hello\nsecond line\n"), (Errno::Enospc, "x: hello".into()));
         assert_eq!(parsed("EOPNOTSUPP"), (Errno::Enotsup, "x: the pread method failed".into()));
         assert_eq!(parsed("EDQUOT\tquota"), (Errno::Enospc, "x: quota".into()));
+        assert_eq!(parsed("ENOENT no such export"), (Errno::Enoent, "x: no such export".into()));
     }
 
     #[test]
     fn anything_else_is_eio_and_the_whole_first_line() {
         assert_eq!(parsed("ENOSPCX hello"), (Errno::Eio, "x: ENOSPCX hello".into()));
         assert_eq!(parsed("  ENOSPC hello"), (Errno::Eio, "x:   ENOSPC hello".into()));
-        assert_eq!(parsed("ENOENT no such"), (Errno::Eio, "x: ENOENT no such".into()));
+        assert_eq!(parsed("ENODEV no such"), (Errno::Eio, "x: ENODEV no such".into()));
         let silent = "x: script exited with error, but did not print an error message on stderr";
         assert_eq!(parsed("\n\n"), (Errno::Eio, silent.into()));
     }

@@ -29,7 +29,7 @@ fn the_parameters_are_checked() {
     assert_eq!(error(&[("raw", "abc"), ("foo", "1")]), "data: unknown parameter foo: only data= has variables to set");
     assert!(error(&[("base64", "MTI")]).starts_with("base64=MTI: is not base64"));
     assert!(error(&[("data", "1"), ("size", "-1")]).starts_with("size=-1: "));
-    for allocator in ["", "foo", "zstd", "sparse,x=y", "malloc,x=y", "malloc,mlock=maybe"] {
+    for allocator in ["", "foo", "zstd,x=y", "sparse,x=y", "malloc,x=y", "malloc,mlock=maybe"] {
         assert!(error(&[("data", "1"), ("allocator", allocator)]).starts_with("allocator="), "{allocator}");
     }
     assert_eq!(error(&[("data", "1 M")]).lines().count(), 1);
@@ -65,6 +65,7 @@ async fn the_size_is_the_contents_unless_it_is_given() {
         (&[("base64", "MTIz"), ("size", "5")], b"123\0\0"),
         (&[("data", "(\"Hello\")*2000"), ("size", "8")], b"HelloHel"),
         (&[("raw", "abc"), ("allocator", "malloc"), ("size", "4")], b"abc\0"),
+        (&[("raw", "abc"), ("allocator", "zstd"), ("size", "4")], b"abc\0"),
         (&[("raw", "abc"), ("allocator", "malloc"), ("size", "2")], b"ab"),
     ] {
         let handle = open(params).await;

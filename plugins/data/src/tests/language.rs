@@ -62,6 +62,21 @@ fn the_manuals_examples_come_out_as_it_says() {
     );
 }
 
+#[test]
+fn base64_stands_between_other_expressions() {
+    for (text, expected) in [
+        ("base64:MTIz", &b"123"[..]),
+        ("1 base64:MTI=*2 2", b"\x01\x31\x32\x31\x32\x02"),
+        ("(base64:MTIz)[1:]", b"23"),
+        ("base64:MTIz[1:2] be16:1", b"\x32\0\x01"),
+        ("base64: 1", b"\x01"),
+    ] {
+        assert_eq!(bytes(text), expected, "{text}");
+    }
+    let refused = "the text after base64: is not base64: it ends within a group of four characters";
+    assert!(wrong("1 base64:MTI").contains(refused), "{}", wrong("1 base64:MTI"));
+}
+
 /// What nbdkit 1.32.5 makes of the same texts.
 #[test]
 fn details_are_nbdkits() {
@@ -146,7 +161,7 @@ fn mistakes_are_named_with_their_place() {
         ("@^3", "data: at offset 1: @^3 must be a power of 2"),
         ("@", "data: at offset 1: expecting a number but got the end"),
         ("@16e", "data: at offset 1: the number is larger than 9223372036854775807"),
-        ("@1kb", "data: at offset 3: parsing error: expecting le16: le32: le64: be16: be32: or be64:"),
+        ("@1kb", "data: at offset 3: parsing error: expecting le16: le32: le64: be16: be32: be64: or base64:"),
         (
             "1k",
             "data: at offset 1: parsing error: unexpected 'k', expecting a byte, \"STRING\", @OFFSET, <FILE, ( ... ), \
@@ -169,7 +184,7 @@ fn mistakes_are_named_with_their_place() {
         ("\"a\\x4\"", "data: at offset 2: \\x must be followed by exactly two hexadecimal digits"),
         ("\"\\u1234\"", "data: at offset 1: there is no escape \\u"),
         ("le16:65536", "data: at offset 5: the number is larger than 65535"),
-        ("le8:1", "data: at offset 0: parsing error: expecting le16: le32: le64: be16: be32: or be64:"),
+        ("le8:1", "data: at offset 0: parsing error: expecting le16: le32: le64: be16: be32: be64: or base64:"),
         ("<", "data: at offset 0: expecting the name of a file or (SCRIPT) right after <"),
         ("<(echo", "data: at offset 0: the ')' of <(SCRIPT) is missing"),
         ("1 <(exit 3)", "data: at offset 2: <(exit 3): the script failed (exit status: 3)"),

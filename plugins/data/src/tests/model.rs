@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use rbdkit_plugin_api::{Buffer, Extents, Flags};
-use rbdkit_ram_disk::{Residency, Storage};
+use rbdkit_ram_disk::{Pages, Residency, Storage};
 
 use super::*;
 
@@ -196,22 +196,23 @@ proptest! {
     fn the_disk_keeps_what_is_written(
         trees in proptest::collection::vec(tree(), 0..4),
         acts in proptest::collection::vec(act(), 0..30),
-        flat in any::<bool>(),
+        kind in 0..3,
     ) {
         const SIZE: usize = 200_000;
         let (text, mut model) = plain(&trees);
         model.resize(SIZE, 0);
         let image = image(&text).unwrap();
-        let storage: Box<dyn Storage> = match flat {
-            true => Box::new(
+        let storage: Box<dyn Storage> = match kind {
+            0 => Box::new(
                 Flat::new(SIZE as u64, Residency::Swappable, |offset, bytes| image.read(offset, bytes)).unwrap(),
             ),
-            false => Box::new(Sparse::new(&image)),
+            1 => Box::new(Sparse::new(&image, Pages::plain())),
+            _ => Box::new(Sparse::new(&image, Pages::compressed())),
         };
         let read = |offset: u64, length: u64| {
             let mut buffer = Buffer::new(length as u32);
             let span = buffer.span();
-            storage.pread(&mut buffer, span, offset);
+            storage.pread(&mut buffer, span, offset).unwrap();
             buffer.bytes(span).to_vec()
         };
         let within = |at: u64, length: u64| length.min(SIZE as u64 - at);
@@ -224,7 +225,7 @@ proptest! {
                 }
                 Act::Zero(at, length) => {
                     let length = within(at, length);
-                    storage.zero(at, length);
+                    storage.zero(at, length).unwrap();
                     model[at as usize..(at + length) as usize].fill(0);
                 }
                 Act::Read(at, length) => {
