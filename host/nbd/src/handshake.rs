@@ -31,13 +31,19 @@ pub const OPTIONS_PER_EXPORT: u32 = 32;
 pub struct HandshakeConfig {
     /// Grant structured replies to clients that ask for them.
     pub structured_replies: bool,
+    /// Offer metadata contexts.
+    pub meta_contexts: bool,
     /// Handshake flags to offer. Flags that do not exist are ignored.
     pub flags: u16,
 }
 
 impl Default for HandshakeConfig {
     fn default() -> HandshakeConfig {
-        HandshakeConfig { structured_replies: true, flags: wire::FLAG_FIXED_NEWSTYLE | wire::FLAG_NO_ZEROES }
+        HandshakeConfig {
+            structured_replies: true,
+            meta_contexts: true,
+            flags: wire::FLAG_FIXED_NEWSTYLE | wire::FLAG_NO_ZEROES,
+        }
     }
 }
 
@@ -81,7 +87,7 @@ impl Export {
 
 /// Which option asked for an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum OpenOption {
+pub(super) enum OpenOption {
     ExportName,
     Info,
     Go,
@@ -90,7 +96,7 @@ enum OpenOption {
 /// A client's request for information on an export or for its use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenRequest {
-    option: OpenOption,
+    pub(super) option: OpenOption,
     /// The export's name as the client sent it; empty for the default export.
     pub name: String,
     /// The client asks for the canonical name.
@@ -271,6 +277,9 @@ impl Handshake {
             opt::STARTTLS if data.is_empty() => error(out, option, rep::ERR_UNSUP, "TLS is not supported"),
             opt::LIST | opt::STRUCTURED_REPLY | opt::STARTTLS => {
                 error(out, option, rep::ERR_INVALID, "this option has no data");
+            }
+            opt::LIST_META_CONTEXT | opt::SET_META_CONTEXT if !self.config.meta_contexts => {
+                error(out, option, rep::ERR_UNSUP, "metadata contexts are switched off");
             }
             opt::LIST_META_CONTEXT | opt::SET_META_CONTEXT => self.meta_context(option, data, out),
             _ => error(out, option, rep::ERR_UNSUP, "unknown option"),
