@@ -26,6 +26,6 @@ pub use filters::{FilterAllow, FilterFault, FilterLimit, FilterSource, RegistryO
 pub use listen::{Families, Inherited, Listen};
 pub use messages::LogTo;
 pub use parameter_file::MAX_BYTES as MAX_PARAMETER_BYTES;
-pub use plan::{Action, HandshakeStyle, Plan, parse};
+pub use plan::{Action, HandshakeStyle, Plan, parse, without_plugin};
 pub use program_name::program_name;
 pub use record::RecordOption;

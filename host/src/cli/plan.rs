@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rbdkit_parameters::{Parameter, TargetedParameter};
-use rbdkit_plugin_api::secrets::without_userinfo;
 use rbdkit_plugin_api::{ConfigError, units};
 
 use super::filters::{
@@ -141,12 +140,29 @@ pub fn parse(args: Vec<OsString>, inherited: Inherited, read_file: ReadFile<'_>)
     Plan::new(&given, inherited)
 }
 
+/// The words without the plugin's name: what a plugin that is a program gets.
+///
+/// # Errors
+/// As [`parse`].
+pub fn without_plugin(args: &[OsString]) -> Result<Vec<OsString>, ConfigError> {
+    let words = options::take_apart(args.to_vec())?.words;
+    let Some((plugin, parameters)) = words.split_first() else { return Ok(args.to_vec()) };
+    for (index, _) in args.iter().enumerate().filter(|(_, arg)| *arg == plugin) {
+        let rest = [&args[..index], &args[index + 1..]].concat();
+        // The word may also be the value of an option. Without that one, other words are left.
+        if options::take_apart(rest.clone()).is_ok_and(|left| left.words == parameters) {
+            return Ok(rest);
+        }
+    }
+    Ok(args.to_vec())
+}
+
 impl Plan {
     fn new(given: &Options, inherited: Inherited) -> Result<Plan, ConfigError> {
         refuse_unsupported(given)?;
         let action = action(given);
         let mut words = given.words.iter();
-        let plugin = words.next().map(|word| plugin_name(word)).transpose()?;
+        let plugin = words.next().map(|word| word.to_string_lossy().into_owned());
         if plugin.is_none() {
             match action {
                 Action::Serve => return Err(error("no plugin given, for example: rbdkit file disk.img (see --help)")),
@@ -245,18 +261,6 @@ fn refuse_unsupported(given: &Options) -> Result<(), ConfigError> {
         return Err(error(format!("--{name}: TLS is not supported in this version")));
     }
     Ok(())
-}
-
-fn plugin_name(word: &OsStr) -> Result<String, ConfigError> {
-    let name = word.to_string_lossy();
-    if name.contains('/') || name.ends_with(".so") {
-        return Err(error(format!(
-            "cannot open plugin '{}': plugins are built into this program, native .so plugins cannot be loaded",
-            // A URL without the name of a plugin before it.
-            without_userinfo(&name)
-        )));
-    }
-    Ok(name.into_owned())
 }
 
 /// A label that the kernel can take. Whether it exists is for the kernel to say.

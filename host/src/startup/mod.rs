@@ -40,6 +40,7 @@ mod leftovers;
 mod listen;
 mod log;
 mod pidfile;
+mod plugin_program;
 mod print;
 mod process;
 mod pulled;
@@ -52,6 +53,7 @@ mod start;
 mod uri;
 mod watch;
 
+use std::ffi::OsString;
 use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
@@ -78,10 +80,14 @@ pub fn main() -> ExitCode {
     let parent = rustix::process::getppid();
     let mut args = std::env::args_os();
     let program = program_name(args.next().as_deref());
-    let plan = match cli::parse(args.collect(), inherited_variables(), &read_parameters) {
+    let args: Vec<OsString> = args.collect();
+    let plan = match cli::parse(args.clone(), inherited_variables(), &read_parameters) {
         Ok(plan) => plan,
         Err(error) => return fail(program, &LogTo::Default, &error),
     };
+    if let Err(error) = plugin_program::start_if_program(&plan, &args) {
+        return fail(program, &LogTo::Default, &error);
+    }
     // As in nbdkit, so that the files of layers and the socket do not depend on the caller's mask.
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let prefix = match log::init(program, &plan) {

@@ -154,10 +154,37 @@ fn what_this_version_does_not_have_is_refused_in_one_line() {
 }
 
 #[test]
-fn native_plugins_and_filters_are_refused_by_name() {
-    for line in ["./nbdkit-x-plugin.so", "/usr/lib/x", "x.so"] {
-        assert!(mistake(line).ends_with("native .so plugins cannot be loaded"), "{line}");
-    }
+fn a_plugin_that_is_a_program_gets_everything_but_its_name() {
+    let rest = |line: &str| -> String {
+        let args: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        without_plugin(&args).unwrap().join(std::ffi::OsStr::new(" ")).into_string().unwrap()
+    };
+    assert_eq!(rest("-f x -U s k=v"), "-f -U s k=v");
+    assert_eq!(rest("-e x -r x x k=v"), "-e x -r x k=v");
+    assert_eq!(rest("--filter=x --filter x -- x -y"), "--filter=x --filter x -- -y");
+    assert_eq!(rest("-f"), "-f");
+}
+
+#[test]
+fn what_cdi_and_virt_v2v_ask_of_vddk_is_a_plan() {
+    let plan = plan(
+        "--foreground --readonly --exit-with-parent -U /tmp/nbd.sock --pidfile /tmp/nbd.pid --filter=retry \
+         --filter=cacheextents vddk libdir=/opt/vmware-vix-disklib-distrib server=h user=u password=-3 thumbprint=t \
+         vm=moref=vm-1 snapshot=s transports=file:nbdssl:nbd --verbose -D nbdkit.backend.datapath=0 \
+         -D vddk.datapath=0 -D vddk.stats=1 file=[ds]/x.vmdk",
+    );
+    assert_eq!((plan.plugin.as_deref(), plan.verbose, plan.readonly), (Some("vddk"), true, true));
+    assert_eq!(plan.params.len(), 9);
+    assert_eq!(plan.params[5], Parameter::Keyed("vm".into(), "moref=vm-1".into()));
+    let flags: Vec<String> =
+        plan.debug_flags.iter().map(|flag| format!("{}.{}={}", flag.name, flag.flag, flag.value)).collect();
+    assert_eq!(flags, ["nbdkit.backend.datapath=0", "vddk.datapath=0", "vddk.stats=1"]);
+    let asked = self::plan("--dump-plugin vddk libdir=/opt/vmware-vix-disklib-distrib");
+    assert_eq!((asked.action, asked.params.len()), (Action::DumpPlugin, 1));
+}
+
+#[test]
+fn native_filters_are_refused_by_name() {
     assert!(mistake("--filter=./x.so null").contains("native .so filters cannot be loaded"));
 }
 
