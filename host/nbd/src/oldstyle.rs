@@ -44,12 +44,12 @@ mod tests {
 
     #[test]
     fn the_handshake_is_one_message_of_152_bytes() {
-        let can = Capabilities { write: true, ..Capabilities::default() };
+        let can = Capabilities::READ_WRITE_FLUSH;
         let export = Export { size: 0x0102_0304_0506, can, name: None, description: None, block_sizes: None };
         let mut out = Vec::new();
         let session = oldstyle_greeting(&export, &mut out);
         let mut expected =
-            b"NBDMAGIC\x00\x00\x42\x02\x81\x86\x12\x53\x00\x00\x01\x02\x03\x04\x05\x06\0\0\0\x01".to_vec();
+            b"NBDMAGIC\x00\x00\x42\x02\x81\x86\x12\x53\x00\x00\x01\x02\x03\x04\x05\x06\0\0\0\x4d".to_vec();
         expected.resize(152, 0);
         assert_eq!(out, expected);
         assert!(!session.is_structured() && !session.base_allocation);
