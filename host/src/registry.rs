@@ -70,6 +70,13 @@ pub fn powers(name: &str) -> Powers {
 /// One line that lists the plugins.
 pub fn plugin(name: &str) -> Result<&'static PluginInfo, ConfigError> {
     PLUGINS.iter().find(|info| info.name == name).ok_or_else(|| {
+        if name.contains('/') || name.ends_with(".so") {
+            // Perhaps a URL without the name of a plugin before it.
+            let name = without_userinfo(name);
+            return ConfigError::new(format!(
+                "cannot open plugin '{name}': plugins are built into this program, native .so plugins cannot be loaded"
+            ));
+        }
         let names: Vec<&str> = plugins().map(|info| info.name).collect();
         let near = nearest(name, names.iter().copied());
         let name = without_userinfo(name);

@@ -173,6 +173,35 @@ fn random_requests_over_ssh_agree_with_the_model_and_reach_the_file() {
     disk.compare("the file", &std::fs::read(&file).expect("the file"));
 }
 
+/// The command line of virt-v2v's public sources. The test adds what makes it independent of the
+/// user's own keys and known hosts.
+#[test]
+fn virt_v2v_reads_a_disk_from_another_host() {
+    let sshd = Sshd::start();
+    let image = sshd.dir.file("guest.vmdk", &content(3, 1 << 20));
+    let nbdkit = sshd.dir.join("nbdkit");
+    std::os::unix::fs::symlink(rbdkit_tests::server::program(), &nbdkit).expect("a link");
+    let mut launch = Launch::new(["--threads", "16", "-D", "nbdkit.backend.datapath=0", "--readonly"])
+        .program(nbdkit)
+        .socket_options(&["--name", "in0", "--exit-with-parent", "--foreground", "--unix"], "--pidfile");
+    for filter in ["cow", "count", "retry"] {
+        launch = launch.args(["--filter", filter]);
+    }
+    let server = launch
+        .args(["ssh", "host=127.0.0.1"])
+        .path("path", &image)
+        .arg(format!("port={}", sshd.port))
+        .path("cow-on-read", &sshd.dir.join("convert"))
+        .env("SSH_AUTH_SOCK", "/no/such/agent")
+        .arg("config=")
+        .path("known-hosts", &sshd.dir.join("known"))
+        .path("identity", &sshd.dir.join("id"))
+        .start();
+    assert!(server.client().read(0, 65536).expect("the first bytes") == content(3, 1 << 20)[..65536]);
+    let outcome = server.stop();
+    assert!(outcome.status.success() && outcome.stderr.is_empty(), "{}", outcome.stderr);
+}
+
 #[test]
 fn copies_there_and_back_are_the_same() {
     let seed = seed();

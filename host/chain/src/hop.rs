@@ -43,6 +43,8 @@ pub struct Hop {
     has_written: AtomicBool,
     disk: DiskLookup,
     pool: Pool,
+    /// The number of the client, for messages.
+    connection: u64,
 }
 
 /// Whether an operation of a layer changes data or makes changes durable.
@@ -64,7 +66,7 @@ impl Hop {
         mut queue: RequestQueue,
         disk: DiskLookup,
         thread_model: ThreadModel,
-        pool: Pool,
+        (pool, connection): (Pool, u64),
     ) -> Result<Arc<Hop>> {
         match Hop::describe(&name, &*handle).await {
             Ok((size, mut can)) => {
@@ -75,7 +77,19 @@ impl Hop {
                 let is_prompt = handle.is_prompt();
                 queue.reads_for = queue.reads_for.filter(|_| handle.drops_reads());
                 let (block_sizes, has_written) = (OnceCell::new(), AtomicBool::new(false));
-                Ok(Arc::new(Hop { name, handle, queue, size, block_sizes, can, is_prompt, has_written, disk, pool }))
+                Ok(Arc::new(Hop {
+                    name,
+                    handle,
+                    queue,
+                    size,
+                    block_sizes,
+                    can,
+                    is_prompt,
+                    has_written,
+                    disk,
+                    pool,
+                    connection,
+                }))
             }
             Err(error) => {
                 // The first error is the one worth reporting.
@@ -177,7 +191,7 @@ impl Hop {
         if let Err(error) = self.check_data(&buffer, span, offset) {
             return Op::Ready((buffer, Err(error)));
         }
-        tracing::trace!(target: "rbdkit::ops", "{}: pread offset={offset} length={}", self.name, span.len);
+        tracing::trace!(target: "rbdkit::ops", connection = self.connection, "{}: pread offset={offset} length={}", self.name, span.len);
         self.queued(Effect::Reads, move |handle| handle.pread(buffer, span, offset))
     }
 
@@ -189,6 +203,7 @@ impl Hop {
         }
         tracing::trace!(
             target: "rbdkit::ops",
+            connection = self.connection,
             "{}: pwrite offset={offset} length={} fua={}",
             self.name,
             span.len,
@@ -206,7 +221,7 @@ impl Hop {
         if !self.can.flush {
             return Op::Ready(Err(self.refuse("flush is not offered")));
         }
-        tracing::trace!(target: "rbdkit::ops", "{}: flush", self.name);
+        tracing::trace!(target: "rbdkit::ops", connection = self.connection, "{}: flush", self.name);
         let has_written = self.has_written.load(Ordering::Relaxed);
         self.queued(if has_written { Effect::Writes } else { Effect::Reads }, |handle| handle.flush())
     }
@@ -222,7 +237,7 @@ impl Hop {
         if is_long(length) && !self.handle.takes_long(RangeCommand::Trim) {
             return self.in_pieces(offset, length, flags, Hop::trim);
         }
-        tracing::trace!(target: "rbdkit::ops", "{}: trim offset={offset} length={length} fua={}", self.name, flags.fua);
+        tracing::trace!(target: "rbdkit::ops", connection = self.connection, "{}: trim offset={offset} length={length} fua={}", self.name, flags.fua);
         let flush_after = flags.fua && self.can.fua == Support::Emulate;
         let flags = Flags { fua: flags.fua && !flush_after, ..Flags::NONE };
         let op = self.queued(self.writes(), move |handle| handle.trim(offset, length, flags));
@@ -246,6 +261,7 @@ impl Hop {
         }
         tracing::trace!(
             target: "rbdkit::ops",
+            connection = self.connection,
             "{}: zero offset={offset} length={length} fua={} may_trim={} fast_zero={}",
             self.name, flags.fua, flags.may_trim, flags.fast_zero
         );
@@ -261,7 +277,7 @@ impl Hop {
         if let Err(error) = self.check_range(offset, length) {
             return Op::Ready(Err(error));
         }
-        tracing::trace!(target: "rbdkit::ops", "{}: cache offset={offset} length={length}", self.name);
+        tracing::trace!(target: "rbdkit::ops", connection = self.connection, "{}: cache offset={offset} length={length}", self.name);
         match self.can.cache {
             Support::None => Op::Ready(Err(self.refuse("cache is not offered"))),
             Support::Emulate => emulate::cache_by_pread(self, offset, length),
@@ -289,6 +305,7 @@ impl Hop {
         };
         tracing::trace!(
             target: "rbdkit::ops",
+            connection = self.connection,
             "{}: extents offset={offset} length={length} req_one={}",
             self.name,
             flags.req_one

@@ -435,7 +435,8 @@ impl NextLayer {
                 (self.chain.plugin_name.clone(), queue, not_long_without(&self.client, open).await?)
             }
         };
-        Hop::open(name, handle, queue, disk, self.chain.thread_model, self.chain.pool.clone()).await
+        let shared = (self.chain.pool.clone(), self.client.id);
+        Hop::open(name, handle, queue, disk, self.chain.thread_model, shared).await
     }
 }
 

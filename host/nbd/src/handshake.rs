@@ -32,13 +32,19 @@ pub const OPTIONS_PER_EXPORT: u32 = 32;
 pub struct HandshakeConfig {
     /// Grant structured replies and extended headers to clients that ask for them.
     pub structured_replies: bool,
+    /// Offer metadata contexts.
+    pub meta_contexts: bool,
     /// Handshake flags to offer. Flags that do not exist are ignored.
     pub flags: u16,
 }
 
 impl Default for HandshakeConfig {
     fn default() -> HandshakeConfig {
-        HandshakeConfig { structured_replies: true, flags: wire::FLAG_FIXED_NEWSTYLE | wire::FLAG_NO_ZEROES }
+        HandshakeConfig {
+            structured_replies: true,
+            meta_contexts: true,
+            flags: wire::FLAG_FIXED_NEWSTYLE | wire::FLAG_NO_ZEROES,
+        }
     }
 }
 
@@ -240,6 +246,9 @@ impl Handshake {
             opt::STARTTLS if data.is_empty() => error(out, option, rep::ERR_UNSUP, "TLS is not supported"),
             opt::LIST | opt::STRUCTURED_REPLY | opt::EXTENDED_HEADERS | opt::STARTTLS => {
                 error(out, option, rep::ERR_INVALID, "this option has no data");
+            }
+            opt::LIST_META_CONTEXT | opt::SET_META_CONTEXT if !self.config.meta_contexts => {
+                error(out, option, rep::ERR_UNSUP, "metadata contexts are switched off");
             }
             opt::LIST_META_CONTEXT | opt::SET_META_CONTEXT => self.meta_context(option, data, out),
             _ => error(out, option, rep::ERR_UNSUP, "unknown option"),

@@ -3,7 +3,8 @@
 //!
 //! A connection has two phases. In the *handshake* ([`Handshake`]) the client sends its flags and
 //! then options, one at a time. Each option is answered at once, or becomes a [`HandshakeAction`]
-//! for which the server has to ask the chain (list the exports, open one). The *transmission* is a
+//! for which the server has to ask the chain (list the exports, open one). Servers of the oldstyle
+//! protocol send one message instead ([`oldstyle_greeting`]). The *transmission* is a
 //! stream of requests: [`RequestHeader`] parses one, [`Session::check`] turns it into a [`Command`]
 //! or an error, and [`reply`] encodes the reply.
 //!
@@ -19,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod handshake;
+mod oldstyle;
 mod option_data;
 pub mod reply;
 mod strings;
@@ -27,6 +29,7 @@ mod violation;
 pub mod wire;
 
 pub use handshake::{Export, Handshake, HandshakeAction, HandshakeConfig, MAX_OPTION, MAX_OPTIONS, OPTIONS_PER_EXPORT};
+pub use oldstyle::{oldstyle_greeting, oldstyle_request};
 pub use option_data::OpenRequest;
 pub use strings::MAX_STRING;
 pub use transmission::{Command, FILTER_SIZE, ReplyFormat, RequestHeader, RequestPayload, Session};

@@ -5,6 +5,8 @@
 pub const MAGIC: u64 = 0x4e42_444d_4147_4943;
 /// "IHAVEOPT": the next eight bytes, and the first eight of every option.
 pub const IHAVEOPT: u64 = 0x4948_4156_454f_5054;
+/// The second eight bytes that a server of the oldstyle protocol sends.
+pub const OLDSTYLE_MAGIC: u64 = 0x0000_4202_8186_1253;
 /// The first bytes of every option reply.
 pub const REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 /// The first bytes of every request.

@@ -17,6 +17,7 @@ use super::peer::{Process, credentials, security_context};
 use super::socket::{Input, Output, socket, watched};
 use super::state::ServerState;
 use super::stop::Stop;
+use super::vsock::VsockAddress;
 
 /// A socket that clients connect to.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub enum Listener {
     Unix(std::os::unix::net::UnixListener),
     /// A TCP socket.
     Tcp(std::net::TcpListener),
+    /// An AF_VSOCK socket.
+    Vsock(OwnedFd),
 }
 
 /// How long to wait after an error of `accept` that the client did not cause, such as a lack of
@@ -37,6 +40,7 @@ pub(super) async fn accept(server: Arc<ServerState>, listener: Listener, stop: S
     let listener = match listener {
         Listener::Unix(listener) => OwnedFd::from(listener),
         Listener::Tcp(listener) => OwnedFd::from(listener),
+        Listener::Vsock(listener) => listener,
     };
     let prepared = rustix::io::ioctl_fionbio(&listener, true).map_err(io::Error::from);
     let listener = match prepared.and_then(|()| watched(listener, Interest::READABLE)) {
@@ -53,7 +57,7 @@ async fn accept_all(server: &Arc<ServerState>, listener: &AsyncFd<OwnedFd>, stop
     let mut reported = false;
     loop {
         let accepted = listener.async_io(Interest::READABLE, |listener| accept_one(listener.as_fd())).await;
-        match accepted.and_then(|(socket, peer)| prepare(socket, peer)) {
+        match accepted.and_then(|(socket, peer)| prepare(socket, peer, server.options.keepalive)) {
             Ok((socket, peer, process)) => {
                 reported = false;
                 enter(server, socket, server.new_client(peer, process), stop);
@@ -112,15 +116,20 @@ fn accept_one(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAdd
 
 type Prepared = ((Input, Output), Peer, Process);
 
-fn prepare(socket: OwnedFd, address: Option<SocketAddrAny>) -> io::Result<Prepared> {
+fn prepare(socket: OwnedFd, address: Option<SocketAddrAny>, keepalive: bool) -> io::Result<Prepared> {
     let ip = address.as_ref().and_then(|address| SocketAddr::try_from(address.clone()).ok());
-    let (peer, process) = match (ip, address.map(|address| address.address_family())) {
-        (Some(ip), _) => {
+    let vsock = address.as_ref().and_then(VsockAddress::of);
+    if keepalive {
+        sockopt::set_socket_keepalive(&socket, true)?;
+    }
+    let (peer, process) = match (ip, vsock, address.map(|address| address.address_family())) {
+        (Some(ip), ..) => {
             // Replies are written in batches already; waiting for more would only delay them.
             sockopt::set_tcp_nodelay(&socket, true)?;
             (Peer::Ip(ip), Process::default())
         }
-        (None, Some(AddressFamily::UNIX)) => {
+        (_, Some(VsockAddress { cid, port }), _) => (Peer::Vsock { cid, port }, Process::default()),
+        (_, _, Some(AddressFamily::UNIX)) => {
             (Peer::Unix, Process { credentials: credentials(&socket), security_context: security_context(&socket) })
         }
         _ => (Peer::Unknown, Process::default()),

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{BoxFuture, Client};
+use tokio::time::Instant;
 
 use super::socket::Input;
 use super::state::ServerState;
@@ -21,6 +22,8 @@ pub(super) enum Attended<T> {
     Gone,
     /// The server stops.
     Stop,
+    /// The time for the negotiation is over.
+    TooLate,
 }
 
 /// What a call in the handshake needs.
@@ -30,6 +33,16 @@ pub(super) struct Attendant<'a> {
     pub input: &'a Input,
     pub client: &'a Client,
     pub stop: &'a Stop,
+    /// When the client has to have negotiated.
+    pub deadline: Option<Instant>,
+}
+
+/// Returns at this time, if there is one.
+pub(super) async fn expired(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Attendant<'_> {
@@ -46,6 +59,7 @@ impl Attendant<'_> {
             () = self.stop.stopped() => Attended::Stop,
             () = self.input.until_gone() => Attended::Gone,
             () = self.client.until_cut() => Attended::Gone,
+            () = expired(self.deadline) => Attended::TooLate,
         };
         self.client.set_gone();
         match Arc::clone(&self.server.stray_permits).try_acquire_owned() {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{Client, Peer};
+use tokio::time::Instant;
 
 use super::attended::{Attendant, Attended};
 use super::connections::Place;
@@ -36,7 +37,7 @@ async fn serve_client(server: &Arc<ServerState>, socket: (Input, Output), client
     let id = client.id;
     tracing::debug!("connection {id}: {:?} credentials {:?}", client.peer, client.credentials);
     let top = server.chain.top(Arc::clone(&client));
-    let attendant = Attendant { server, input: &input, client: &client, stop: &stop };
+    let attendant = Attendant { server, input: &input, client: &client, stop: &stop, deadline: None };
     let (admitting, readonly) = (top.clone(), server.options.readonly);
     let preconnect = async move { caught(admitting.preconnect(readonly)).await.and_then(|result| result) };
     match attendant.attend(Box::pin(preconnect), |_| async {}).await {
@@ -49,14 +50,23 @@ async fn serve_client(server: &Arc<ServerState>, socket: (Input, Output), client
             tracing::error!("connection {id}: preconnect: {error}");
             return;
         }
-        left @ (Attended::Gone | Attended::Stop) => {
+        left @ (Attended::Gone | Attended::Stop | Attended::TooLate) => {
             tracing::debug!("connection {id}: preconnect: {left:?}");
             return;
         }
     }
     // In a box, so that the state of the negotiation is freed before requests are served.
-    let negotiation =
-        Negotiation { server, input: &mut input, output: &output, top: &top, client: &client, id, room: None };
+    let deadline = server.options.limits.negotiation_timeout.and_then(|limit| Instant::now().checked_add(limit));
+    let negotiation = Negotiation {
+        server,
+        input: &mut input,
+        output: &output,
+        top: &top,
+        client: &client,
+        id,
+        room: None,
+        deadline,
+    };
     let negotiated = Box::pin(negotiation.run(&stop)).await;
     // Opening took instances of filters, and the next request may come much later.
     server.chain.pool().activity().signal();

@@ -42,6 +42,8 @@ enum Group {
     V4([u8; 4]),
     /// The first half of an address.
     V6([u8; 8]),
+    /// A virtual machine, by its context id.
+    Vsock(u32),
     Unknown,
 }
 
@@ -57,6 +59,7 @@ fn member(client: &Client) -> Member {
                 (Group::V6(network.to_be_bytes()), host)
             }
         },
+        (Peer::Vsock { cid, .. }, _) => (Group::Vsock(*cid), 0),
         (_, Some((process, user, _))) => (Group::User(user), process as u64),
         _ => (Group::Unknown, 0),
     }

@@ -74,6 +74,7 @@ mod stop;
 mod thread_permits;
 mod transmission;
 mod trim;
+mod vsock;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -85,6 +86,7 @@ pub use accept::Listener;
 pub use limit_options::connections_for;
 pub use options::{ServerLimits, ServerOptions};
 pub use stop::Stop;
+pub use vsock::VsockAddress;
 
 use connections::Entry;
 use state::ServerState;

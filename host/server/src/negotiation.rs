@@ -2,19 +2,23 @@
 //! answers.
 //!
 //! [`Handshake`] does no I/O. [`Negotiation`] gives it the client's bytes, asks the chain about
-//! exports, and sends the replies. Each message has a time limit.
+//! exports, and sends the replies. Each message has a time limit, and the whole negotiation has one
+//! if the operator wants that.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rbdkit_chain::{Hop, NextLayer};
-use rbdkit_nbd::{Export, Handshake, HandshakeAction, HandshakeConfig, MAX_OPTION, OpenRequest, Session, wire};
+use rbdkit_nbd::{
+    Export, Handshake, HandshakeAction, HandshakeConfig, MAX_OPTION, OpenRequest, Session, oldstyle_greeting,
+    oldstyle_request, wire,
+};
 use rbdkit_plugin_api::text::quoted;
 use rbdkit_plugin_api::{BoxFuture, Client, Error, Held, Op};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::attended::{Attendant, Attended};
+use super::attended::{Attendant, Attended, expired};
 use super::lists::{ExportList, ExportLists};
 use super::options::ServerOptions;
 use super::panics::caught;
@@ -33,6 +37,8 @@ pub(super) struct Negotiation<'a> {
     pub id: u64,
     /// The charge for long options, from the first one until the negotiation ends.
     pub room: Option<Held>,
+    /// When the negotiation has to have ended.
+    pub deadline: Option<Instant>,
 }
 
 /// The longest option, in bytes, that needs no room of its own. Clients send names and queries of
@@ -51,9 +57,13 @@ impl Negotiation<'_> {
     /// The client took too long or closed the connection in the middle.
     pub async fn run(mut self, stop: &Stop) -> io::Result<Option<(Arc<Hop>, Session)>> {
         let options = &self.server.options;
+        if options.oldstyle {
+            return self.run_oldstyle(stop).await;
+        }
         let supported = wire::FLAG_FIXED_NEWSTYLE | wire::FLAG_NO_ZEROES;
         let mut handshake = Handshake::new(HandshakeConfig {
             structured_replies: options.structured_replies,
+            meta_contexts: options.meta_contexts,
             flags: options.handshake_mask.map_or(supported, |mask| supported & mask),
         });
         let mut out = Vec::new();
@@ -102,6 +112,35 @@ impl Negotiation<'_> {
         }
     }
 
+    /// Opens the default export and tells the client about it (`-o`). If it cannot be opened, the
+    /// client learns only that the connection ends.
+    async fn run_oldstyle(self, stop: &Stop) -> io::Result<Option<(Arc<Hop>, Session)>> {
+        let (hop, export) = match self.open(&oldstyle_request(), stop).await? {
+            None => return Ok(None),
+            Some(Ok(opened)) => opened,
+            Some(Err(error)) => {
+                tracing::error!("connection {}: open: {error}", self.id);
+                return Ok(None);
+            }
+        };
+        let mut out = Vec::new();
+        let session = oldstyle_greeting(&export, &mut out);
+        if let Err(error) = self.send(&mut out, stop).await {
+            close(&hop, self.id).await;
+            return Err(error);
+        }
+        Ok(Some((hop, session)))
+    }
+
+    /// The time limit of the next message: what is left of the negotiation's, if that is less.
+    fn limit(&self) -> Duration {
+        let limit = self.server.options.limits.handshake_timeout;
+        match self.deadline {
+            Some(deadline) => limit.min(deadline.saturating_duration_since(Instant::now())),
+            None => limit,
+        }
+    }
+
     /// The next option that needs the chain. The state machine answers other options on the way.
     /// None: the client closed its side, or the server stops.
     ///
@@ -144,7 +183,7 @@ impl Negotiation<'_> {
             };
             self.room = Some(room);
         }
-        let limit = self.server.options.limits.handshake_timeout;
+        let limit = self.limit();
         let socket = &mut *self.input;
         let read = async {
             // `wanted` is a lower bound until the length of the data is known: the caller calls
@@ -167,7 +206,7 @@ impl Negotiation<'_> {
 
     async fn send(&self, out: &mut Vec<u8>, stop: &Stop) -> io::Result<()> {
         if !out.is_empty() {
-            let limit = self.server.options.limits.handshake_timeout;
+            let limit = self.limit();
             let write = async { self.output.write_all(out).await.map(|()| true) };
             if !within(limit, write, stop).await? {
                 return Err(stopping());
@@ -194,6 +233,7 @@ impl Negotiation<'_> {
                 tokio::select! {
                     sent = lists.send(&list, limit, handshake, self.output) => sent?,
                     () = stop.stopped() => return Ok(false),
+                    () = expired(self.deadline) => return Err(too_late()),
                 }
                 handshake.end_list(out);
             }
@@ -221,7 +261,7 @@ impl Negotiation<'_> {
     }
 
     fn attendant<'b>(&'b self, stop: &'b Stop) -> Attendant<'b> {
-        Attendant { server: self.server, input: self.input, client: self.client, stop }
+        Attendant { server: self.server, input: self.input, client: self.client, stop, deadline: self.deadline }
     }
 }
 
@@ -234,6 +274,7 @@ fn or_left<T>(attended: Attended<T>) -> io::Result<Option<T>> {
         Attended::Answer(answer) => Ok(Some(answer)),
         Attended::Stop => Ok(None),
         Attended::Gone => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the client has left")),
+        Attended::TooLate => Err(too_late()),
     }
 }
 
@@ -279,6 +320,10 @@ async fn optional<T: Unpin>(ask: impl FnOnce() -> Op<Option<T>>) -> Option<T> {
     })
 }
 
+fn too_late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the client takes too long")
+}
+
 fn stopping() -> io::Error {
     io::Error::new(io::ErrorKind::Interrupted, "the server stops")
 }
@@ -305,7 +350,7 @@ async fn within(limit: Duration, wait: impl Future<Output = io::Result<bool>>, s
     tokio::select! {
         answer = timeout(limit, wait) => match answer {
             Ok(answer) => answer,
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes too long")),
+            Err(_) => Err(too_late()),
         },
         () = stop.stopped() => Ok(false),
     }

@@ -11,10 +11,16 @@ use super::budget::Budget;
 pub struct ServerOptions {
     /// `-r`: no layer is opened for writing.
     pub readonly: bool,
-    /// Offer structured replies; `--no-sr` clears it.
+    /// Use the oldstyle handshake (`-o`): clients choose nothing and get the default export.
+    pub oldstyle: bool,
+    /// Offer structured replies; `--no-structured-replies` clears it.
     pub structured_replies: bool,
-    /// Offer multi-conn if the layers support it; `--no-mc` clears it.
+    /// Offer metadata contexts; `--no-meta-contexts` clears it.
+    pub meta_contexts: bool,
+    /// Offer multi-conn if the layers support it; `--no-multi-conn` clears it.
     pub multi_conn: bool,
+    /// Let the kernel check that idle clients are still there (`--keepalive`).
+    pub keepalive: bool,
     /// `--mask-handshake`: the handshake flags that the server may offer.
     pub handshake_mask: Option<u16>,
     /// Limits and timeouts.
@@ -25,8 +31,11 @@ impl Default for ServerOptions {
     fn default() -> ServerOptions {
         ServerOptions {
             readonly: false,
+            oldstyle: false,
             structured_replies: true,
+            meta_contexts: true,
             multi_conn: true,
+            keepalive: false,
             handshake_mask: None,
             limits: ServerLimits::default(),
         }
@@ -61,6 +70,9 @@ pub struct ServerLimits {
     /// Timeout for each whole message of the handshake, in either direction. The default, 60 s, is
     /// long enough for a person who types the messages.
     pub handshake_timeout: Duration,
+    /// Timeout for the whole handshake, from the end of preconnect to the first request
+    /// (`--timeout`). None, the default: only the messages have a timeout.
+    pub negotiation_timeout: Option<Duration>,
     /// After this time the server disconnects a client that holds bytes which others wait for, and
     /// does too little to give them back ([`stall`](super::stall)). The default, 10 s, is longer
     /// than a network fault that TCP survives unnoticed.
@@ -98,6 +110,7 @@ impl Default for ServerLimits {
             handshake_bytes: 16 << 20,
             connections: 4096,
             handshake_timeout: Duration::from_secs(60),
+            negotiation_timeout: None,
             stall_timeout: Duration::from_secs(10),
             reply_timeout: Duration::from_secs(10),
             trim_interval: Duration::from_secs(5),

@@ -1,4 +1,4 @@
-//! Where clients come from: `-p`, `-i`, `-4`, `-6`, `-U`, `-s` and socket activation.
+//! Where clients come from: `-p`, `-i`, `-4`, `-6`, `-U`, `-s`, `--vsock` and socket activation.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -20,6 +20,8 @@ pub enum Listen {
         /// Which of the addresses.
         families: Families,
     },
+    /// AF_VSOCK, at this port of the host.
+    Vsock(u32),
     /// A Unix socket of this name.
     Unix(PathBuf),
     /// A Unix socket in a private directory.
@@ -41,6 +43,9 @@ pub enum Families {
     /// IPv6 alone (`-6`).
     Ipv6,
 }
+
+/// The port that is registered for NBD.
+const DEFAULT_PORT: u16 = 10809;
 
 /// The environment variables of socket activation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -85,6 +90,7 @@ pub(super) fn listen(given: &Options, inherited: &Inherited) -> Result<Listen, C
     check_combination(given)?;
     match &given.unix {
         _ if given.single => Ok(Listen::Single),
+        _ if given.vsock => vsock(given),
         Some(socket) if socket == "-" => Ok(Listen::PrivateUnix),
         Some(socket) => path("--unix", socket).map(Listen::Unix),
         // As in nbdkit since 1.36. Otherwise two commands at a time would need the same port, and
@@ -107,6 +113,7 @@ fn sockets_of_our_own(given: &Options) -> impl Iterator<Item = &'static str> {
         (given.run.is_some(), "--run"),
         (given.single, "-s"),
         (given.unix.is_some(), "-U"),
+        (given.vsock, "--vsock"),
     ])
 }
 
@@ -117,9 +124,12 @@ fn named<const N: usize>(options: [(bool, &'static str); N]) -> impl Iterator<It
 
 fn check_combination(given: &Options) -> Result<(), ConfigError> {
     let mut ways = named([
-        (given.port.is_some(), "-p"),
+        // The port of --vsock is given by -p.
+        (given.port.is_some() && !given.vsock, "-p"),
+        (given.vsock && given.ipaddr.is_some(), "-i"),
         (given.single, "-s"),
         (given.unix.is_some(), "-U"),
+        (given.vsock, "--vsock"),
         (given.single && given.run.is_some(), "--run"),
         (given.single && given.dump_plugin, "--dump-plugin"),
     ]);
@@ -129,15 +139,23 @@ fn check_combination(given: &Options) -> Result<(), ConfigError> {
     }
 }
 
+fn vsock(given: &Options) -> Result<Listen, ConfigError> {
+    let port = given
+        .port
+        .as_ref()
+        .map_or(Ok(DEFAULT_PORT.into()), |port| whole_number("--port (with --vsock)", port, u64::from(u32::MAX)))?;
+    Ok(Listen::Vsock(port as u32))
+}
+
 fn tcp(given: &Options) -> Result<Listen, ConfigError> {
+    // Each of the options turns the other off.
     let families = match (given.ipv4_only, given.ipv6_only) {
-        (false, false) => Families::Both,
-        (true, false) => Families::Ipv4,
-        // In nbdkit the last one wins. Giving both has no use, so the order is not kept.
+        (true, _) => Families::Ipv4,
         (_, true) => Families::Ipv6,
+        _ => Families::Both,
     };
     let address = given.ipaddr.as_ref().map(|address| text("--ipaddr", address)).transpose()?;
-    let port = given.port.as_ref().map_or(Ok("10809".to_string()), |port| text("--port", port))?;
+    let port = given.port.as_ref().map_or(Ok(DEFAULT_PORT.to_string()), |port| text("--port", port))?;
     let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     if port.is_empty() || (is_number && port.parse::<u16>().is_err()) {
         return Err(error(format!("--port: '{port}' is not a port from 0 to 65535, nor the name of a service")));

@@ -5,7 +5,7 @@
 //! `key=value` or a bare value are nbdkit's.
 //!
 //! * [`options`] parses the command line, [`plan`] checks it. [`listen`], [`filters`],
-//!   [`messages`] and [`record`] each have one subject.
+//!   [`messages`], [`parameter_file`] and [`record`] each have one subject.
 //! * [`help`] writes the texts of `--help`.
 //!
 //! Nothing here does I/O or uses the protocol, the server or the sandbox.
@@ -16,6 +16,7 @@ pub mod help;
 mod listen;
 mod messages;
 mod options;
+mod parameter_file;
 mod plan;
 mod program_name;
 mod record;
@@ -24,6 +25,7 @@ mod values;
 pub use filters::{FilterAllow, FilterFault, FilterLimit, FilterSource, RegistryOptions, Sha256};
 pub use listen::{Families, Inherited, Listen};
 pub use messages::LogTo;
-pub use plan::{Action, Plan, parse};
+pub use parameter_file::MAX_BYTES as MAX_PARAMETER_BYTES;
+pub use plan::{Action, HandshakeStyle, Plan, parse, without_plugin};
 pub use program_name::program_name;
 pub use record::RecordOption;

@@ -19,11 +19,11 @@ use rbdkit_plugin_api::ConfigError;
 #[command(infer_long_args = true, args_override_self = true)]
 pub(super) struct Options {
     /// Listen on, and resolve -i to, IPv4 addresses only
-    #[arg(short = '4', long = "ipv4-only")]
+    #[arg(short = '4', long = "ipv4-only", overrides_with = "ipv6_only")]
     pub(super) ipv4_only: bool,
 
     /// Listen on, and resolve -i to, IPv6 addresses only
-    #[arg(short = '6', long = "ipv6-only")]
+    #[arg(short = '6', long = "ipv6-only", overrides_with = "ipv4_only")]
     pub(super) ipv6_only: bool,
 
     /// Set a debug flag of a plugin, a filter, or the server (NAME is nbdkit)
@@ -90,12 +90,16 @@ pub(super) struct Options {
     #[arg(short = 'i', long = "ipaddr", visible_aliases = ["ip-addr"], value_name = "ADDRESS")]
     pub(super) ipaddr: Option<OsString>,
 
+    /// Let the kernel check that idle TCP and vsock clients are still there
+    #[arg(long = "keepalive")]
+    pub(super) keepalive: bool,
+
     /// Change a limit of the server, for example connections=100
     #[arg(long = "limit", value_name = "RESOURCE=VALUE")]
     pub(super) limit: Vec<OsString>,
 
     /// Where error messages go (default: stderr, and syslog in the background)
-    #[arg(long = "log", value_name = "stderr|syslog|null")]
+    #[arg(long = "log", value_name = "default|stderr|syslog|null|/PATH|fd:N")]
     pub(super) log: Option<OsString>,
 
     /// Print the long options, for shell completion, and exit
@@ -106,24 +110,32 @@ pub(super) struct Options {
     #[arg(long = "mask-handshake", value_name = "MASK")]
     pub(super) mask_handshake: Option<OsString>,
 
-    /// Use the newstyle protocol (always on)
-    #[arg(short = 'n', long = "newstyle", visible_aliases = ["new-style"])]
+    /// Begin messages with rbdkit[NAME], to tell several servers apart
+    #[arg(long = "name", value_name = "NAME")]
+    pub(super) name: Option<OsString>,
+
+    /// Use the newstyle protocol (the default)
+    #[arg(short = 'n', long = "newstyle", visible_aliases = ["new-style"], overrides_with = "oldstyle")]
     newstyle: bool,
 
     /// Do not give up the rights that serving does not need
     #[arg(long = "no-confine")]
     pub(super) no_confine: bool,
 
+    /// Do not offer metadata contexts, so that clients cannot ask what is allocated
+    #[arg(long = "no-meta-contexts", visible_aliases = ["no-mc"])]
+    pub(super) no_meta_contexts: bool,
+
     /// Do not offer multi-conn
-    #[arg(long = "no-mc")]
-    pub(super) no_mc: bool,
+    #[arg(long = "no-multi-conn")]
+    pub(super) no_multi_conn: bool,
 
     /// Do not offer structured replies
-    #[arg(long = "no-sr")]
-    pub(super) no_sr: bool,
+    #[arg(long = "no-structured-replies", visible_aliases = ["no-sr"])]
+    pub(super) no_structured_replies: bool,
 
-    /// Not supported: the oldstyle protocol
-    #[arg(short = 'o', long = "oldstyle", visible_aliases = ["old-style"])]
+    /// Use the oldstyle protocol, for clients that know no other
+    #[arg(short = 'o', long = "oldstyle", visible_aliases = ["old-style"], overrides_with = "newstyle")]
     pub(super) oldstyle: bool,
 
     /// Write the process id to this file when the server is ready for clients
@@ -134,7 +146,7 @@ pub(super) struct Options {
     #[arg(long = "plain-http")]
     pub(super) plain_http: bool,
 
-    /// Listen on this TCP port (default: 10809; 0: any that is free)
+    /// Listen on this TCP or vsock port (default: 10809; TCP port 0: any that is free)
     #[arg(short = 'p', long = "port", value_name = "PORT")]
     pub(super) port: Option<OsString>,
 
@@ -166,7 +178,7 @@ pub(super) struct Options {
     #[arg(long = "run", value_name = "COMMAND")]
     pub(super) run: Option<OsString>,
 
-    /// Not supported: a label for the socket
+    /// Give the sockets that the server makes this SELinux label
     #[arg(long = "selinux-label", value_name = "LABEL")]
     pub(super) selinux_label: Option<OsString>,
 
@@ -186,7 +198,7 @@ pub(super) struct Options {
     #[arg(short = 't', long = "threads", value_name = "N")]
     pub(super) threads: Option<OsString>,
 
-    /// Drop clients that take longer than this to negotiate
+    /// Drop clients that take longer than this for the whole negotiation
     #[arg(long = "timeout", value_name = "TIME")]
     pub(super) timeout: Option<OsString>,
 
@@ -222,7 +234,7 @@ pub(super) struct Options {
     #[arg(short = 'V', long = "version")]
     pub(super) version: bool,
 
-    /// Not supported in this version: listen on AF_VSOCK
+    /// Listen on AF_VSOCK, for virtual machines of this host; -p is its port
     #[arg(long = "vsock")]
     pub(super) vsock: bool,
 
@@ -385,6 +397,15 @@ mod tests {
     fn the_last_of_a_repeated_option_wins() {
         let given = given(&["-p", "1", "-r", "--port=2", "-r"]).unwrap();
         assert_eq!(given.port.as_ref().unwrap(), "2");
+    }
+
+    #[test]
+    fn the_last_of_two_options_that_contradict_each_other_wins() {
+        let of = |args: &[&str]| given(args).unwrap();
+        assert!(of(&["-6", "-4"]).ipv4_only && !of(&["-6", "-4"]).ipv6_only);
+        assert!(of(&["-4", "--ipv6-only"]).ipv6_only && !of(&["-4", "--ipv6-only"]).ipv4_only);
+        assert!(of(&["-4", "-6", "-4"]).ipv4_only);
+        assert!(of(&["-n", "-o"]).oldstyle && !of(&["--old-style", "--new-style"]).oldstyle);
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rbdkit_parameters::{Parameter, TargetedParameter};
-use rbdkit_plugin_api::secrets::without_userinfo;
 use rbdkit_plugin_api::{ConfigError, units};
 
 use super::filters::{
@@ -13,8 +12,9 @@ use super::filters::{
     filter_param, filters, plugin_param, registries, reload,
 };
 use super::listen::{Inherited, Listen, listen};
-use super::messages::{DebugFlag, LogTo, debug_flag, log};
+use super::messages::{DebugFlag, LogTo, debug_flag, log, name};
 use super::options::{self, Options};
+use super::parameter_file::{self, ReadFile};
 use super::record::{RecordOption, record};
 use super::values::{error, export_name, path, text, whole_number};
 
@@ -35,6 +35,15 @@ pub enum Action {
     ShortOptions,
     /// Print the long options.
     LongOptions,
+}
+
+/// The two forms of NBD's handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeStyle {
+    /// Client and server negotiate.
+    Newstyle,
+    /// The server tells the size of its one export, and the client begins.
+    Oldstyle,
 }
 
 /// What the command line asks for.
@@ -58,16 +67,24 @@ pub struct Plan {
     pub print_uri: bool,
     /// Clients may not write.
     pub readonly: bool,
+    /// How the negotiation with clients goes.
+    pub handshake_style: HandshakeStyle,
     /// Offer structured replies.
     pub structured_replies: bool,
+    /// Offer metadata contexts.
+    pub meta_contexts: bool,
     /// Offer multi-conn.
     pub multi_conn: bool,
     /// The global handshake flags that may be offered; none for all of them.
     pub handshake_mask: Option<u16>,
     /// Requests of one client at once; none for the default.
     pub threads: Option<u32>,
-    /// How long negotiation may take.
+    /// How long the whole negotiation may take.
     pub timeout: Option<Duration>,
+    /// Let the kernel check that idle clients are still there.
+    pub keepalive: bool,
+    /// The SELinux label of the sockets that the server makes.
+    pub selinux_label: Option<OsString>,
     /// `--limit`: resources of the server and their values, not checked yet.
     pub limits: Vec<(String, String)>,
     /// Lock the process into memory.
@@ -78,6 +95,8 @@ pub struct Plan {
     pub group: Option<String>,
     /// Where error messages go.
     pub log: LogTo,
+    /// The name of this server in messages.
+    pub name: Option<String>,
     /// Print debugging messages.
     pub verbose: bool,
     /// Debug flags.
@@ -106,12 +125,36 @@ pub struct Plan {
     pub params: Vec<Parameter>,
 }
 
-/// Makes a plan of the words after the program's name.
+/// Makes a plan of the words after the program's name. `read_file` reads the files that `@FILE`
+/// names.
 ///
 /// # Errors
 /// One line that names the option and says what would be right.
-pub fn parse(args: Vec<OsString>, inherited: Inherited) -> Result<Plan, ConfigError> {
-    Plan::new(&options::take_apart(args)?, inherited)
+pub fn parse(args: Vec<OsString>, inherited: Inherited, read_file: ReadFile<'_>) -> Result<Plan, ConfigError> {
+    let mut given = options::take_apart(args)?;
+    if given.words.len() > 1 {
+        // The first word is the plugin's name.
+        let parameters = given.words.split_off(1);
+        given.words.extend(parameter_file::expand(parameters, read_file)?);
+    }
+    Plan::new(&given, inherited)
+}
+
+/// The words without the plugin's name: what a plugin that is a program gets.
+///
+/// # Errors
+/// As [`parse`].
+pub fn without_plugin(args: &[OsString]) -> Result<Vec<OsString>, ConfigError> {
+    let words = options::take_apart(args.to_vec())?.words;
+    let Some((plugin, parameters)) = words.split_first() else { return Ok(args.to_vec()) };
+    for (index, _) in args.iter().enumerate().filter(|(_, arg)| *arg == plugin) {
+        let rest = [&args[..index], &args[index + 1..]].concat();
+        // The word may also be the value of an option. Without that one, other words are left.
+        if options::take_apart(rest.clone()).is_ok_and(|left| left.words == parameters) {
+            return Ok(rest);
+        }
+    }
+    Ok(args.to_vec())
 }
 
 impl Plan {
@@ -119,7 +162,7 @@ impl Plan {
         refuse_unsupported(given)?;
         let action = action(given);
         let mut words = given.words.iter();
-        let plugin = words.next().map(|word| plugin_name(word)).transpose()?;
+        let plugin = words.next().map(|word| word.to_string_lossy().into_owned());
         if plugin.is_none() {
             match action {
                 Action::Serve => return Err(error("no plugin given, for example: rbdkit file disk.img (see --help)")),
@@ -148,16 +191,21 @@ impl Plan {
             pidfile: given.pidfile.as_ref().map(|file| path("--pidfile", file)).transpose()?,
             print_uri: given.print_uri,
             readonly: given.readonly,
-            structured_replies: !given.no_sr,
-            multi_conn: !given.no_mc,
+            handshake_style: if given.oldstyle { HandshakeStyle::Oldstyle } else { HandshakeStyle::Newstyle },
+            structured_replies: !given.no_structured_replies,
+            meta_contexts: !given.no_meta_contexts,
+            multi_conn: !given.no_multi_conn,
             handshake_mask: handshake_mask(given)?,
             threads: threads(given)?,
             timeout: timeout(given)?,
+            keepalive: given.keepalive,
+            selinux_label: given.selinux_label.as_ref().map(|label| selinux_label(label)).transpose()?,
             limits: each(&given.limit, limit)?,
             swap: given.swap,
             user: given.user.as_ref().map(|user| text("--user", user)).transpose()?,
             group: given.group.as_ref().map(|group| text("--group", group)).transpose()?,
             log: log(given)?,
+            name: name(given)?,
             verbose: given.verbose,
             debug_flags: each(&given.debug, debug_flag)?,
             filters: filters(given)?,
@@ -195,15 +243,6 @@ fn action(given: &Options) -> Action {
 }
 
 fn refuse_unsupported(given: &Options) -> Result<(), ConfigError> {
-    if given.oldstyle {
-        return Err(error("--oldstyle: the oldstyle protocol is not supported, clients have to use newstyle"));
-    }
-    if given.vsock {
-        return Err(error("--vsock: AF_VSOCK is not supported in this version, use -p or -U"));
-    }
-    if given.selinux_label.is_some() {
-        return Err(error("--selinux-label is not supported, label the socket with chcon after it was made"));
-    }
     if let Some(tls) = &given.tls {
         // nbdkit accepts every spelling of false.
         match tls.to_str() {
@@ -224,16 +263,12 @@ fn refuse_unsupported(given: &Options) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn plugin_name(word: &OsStr) -> Result<String, ConfigError> {
-    let name = word.to_string_lossy();
-    if name.contains('/') || name.ends_with(".so") {
-        return Err(error(format!(
-            "cannot open plugin '{}': plugins are built into this program, native .so plugins cannot be loaded",
-            // A URL without the name of a plugin before it.
-            without_userinfo(&name)
-        )));
+/// A label that the kernel can take. Whether it exists is for the kernel to say.
+fn selinux_label(label: &OsStr) -> Result<OsString, ConfigError> {
+    match label.is_empty() {
+        true => Err(error("--selinux-label: the label is empty")),
+        false => Ok(label.to_os_string()),
     }
-    Ok(name.into_owned())
 }
 
 fn handshake_mask(given: &Options) -> Result<Option<u16>, ConfigError> {

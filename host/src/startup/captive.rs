@@ -101,10 +101,12 @@ pub fn exit_status(program: &str, ended: std::io::Result<ExitStatus>) -> u8 {
 }
 
 fn script(command: &OsStr, reachable: &Reachable, exportname: &OsStr) -> OsString {
-    let (uri, port, unixsocket) = match reachable {
-        Reachable::Unix(socket) => (uri::unix(socket, exportname), String::new(), socket.as_os_str()),
-        Reachable::Tcp { host, port } => (uri::tcp(host, *port, exportname), port.to_string(), OsStr::new("")),
-        Reachable::Unknown => (String::new(), String::new(), OsStr::new("")),
+    let uri = uri::of(reachable, exportname).unwrap_or_default();
+    let (port, unixsocket) = match reachable {
+        Reachable::Unix(socket) => (String::new(), socket.as_os_str()),
+        Reachable::Tcp { port, .. } => (port.to_string(), OsStr::new("")),
+        Reachable::Vsock { port } => (port.to_string(), OsStr::new("")),
+        Reachable::Unknown => (String::new(), OsStr::new("")),
     };
     let variables: [(&str, &OsStr); 5] = [
         ("uri", uri.as_ref()),
@@ -144,6 +146,11 @@ mod tests {
             script(OsStr::new("x"), &port, OsStr::new(""))
                 .to_string_lossy()
                 .starts_with("uri='nbd://localhost:10809'; ")
+        );
+        let vsock = script(OsStr::new("x"), &Reachable::Vsock { port: 7 }, OsStr::new("e")).into_string().unwrap();
+        assert!(
+            vsock.starts_with("uri='nbd+vsock://1:7/e'; ") && vsock.contains(" port='7'; unixsocket=''; "),
+            "{vsock}"
         );
     }
 }

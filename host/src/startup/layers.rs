@@ -17,8 +17,8 @@ use rbdkit_sandbox::{
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
-use super::record;
 use super::reload::{ReloadedFile, Reloads};
+use super::{log, record};
 use crate::cli::{self, FilterAllow, FilterFault, FilterLimit, FilterSource, Plan};
 use crate::registry;
 use crate::startup::pulled::Registries;
@@ -51,6 +51,8 @@ pub fn layers(plan: &Plan, ends: &Ends) -> Result<Layers, ConfigError> {
     let info = registry::plugin(name)?;
     let loaded = load_with_digests(plan, ends)?;
     let (modules, digests): (Vec<Module>, Vec<Option<cli::Sha256>>) = loaded.into_iter().unzip();
+    let filters = modules.iter().map(|module| module.description().name.as_str());
+    log::warn_of_unknown_flags(plan, &filters.chain([info.name]).collect::<Vec<_>>());
     let stack = declared(&modules, info);
     let assignment = assign(&stack, &plan.params, &plan.filter_params, Missing::Refused)?;
     let limits = limits(&stack, &plan.filter_limits)?;
@@ -84,15 +86,15 @@ fn plugin(info: &PluginInfo, params: &[(String, OsString)], ends: &Ends) -> Resu
     let mut plugin = (info.make)();
     plugin.set_shutdown(Shutdown::new(Arc::clone(&ends.shutdown)));
     for (key, value) in params {
-        tracing::debug!("{}: config key={key}", info.name);
+        tracing::debug!(target: log::CONTROL, "{}: config key={key}", info.name);
         plugin.config(Param { key, value })?;
     }
-    tracing::debug!("{}: config_complete", info.name);
+    tracing::debug!(target: log::CONTROL, "{}: config_complete", info.name);
     plugin.config_complete()?;
-    tracing::debug!("{}: get_ready", info.name);
+    tracing::debug!(target: log::CONTROL, "{}: get_ready", info.name);
     plugin.get_ready()?;
     // The process has forked already, so this is the process that serves.
-    tracing::debug!("{}: after_fork", info.name);
+    tracing::debug!(target: log::CONTROL, "{}: after_fork", info.name);
     plugin.after_fork()?;
     Ok(plugin)
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use rbdkit_plugin_api::ConfigError;
 use rbdkit_plugin_api::own_file::OwnFile;
 use rbdkit_plugin_api::text::plain;
-use rbdkit_server::Listener;
+use rbdkit_server::{Listener, VsockAddress};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tempfile::TempDir;
@@ -36,6 +36,11 @@ pub enum Reachable {
         /// The port.
         port: u16,
     },
+    /// At this AF_VSOCK port.
+    Vsock {
+        /// The port.
+        port: u32,
+    },
     /// The sockets are inherited: only the caller knows their addresses.
     Unknown,
 }
@@ -45,6 +50,7 @@ impl std::fmt::Display for Reachable {
         match self {
             Reachable::Unix(socket) => write!(f, "{}", socket.display()),
             Reachable::Tcp { host, port } => write!(f, "{host}, port {port}"),
+            Reachable::Vsock { port } => write!(f, "vsock port {port}"),
             Reachable::Unknown => f.write_str("what the caller passed on"),
         }
     }
@@ -126,6 +132,7 @@ pub fn listen(plan: &Listen, inherited: Vec<Listener>) -> Result<Sockets, Config
     match plan {
         Listen::Unix(path) => unix(path),
         Listen::PrivateUnix => private_unix(),
+        Listen::Vsock(port) => vsock(*port),
         Listen::Tcp { address, port, families } => tcp(address.as_deref(), port, *families),
         Listen::Single | Listen::Inherited(_) => {
             Ok(Sockets { listeners: inherited, reachable: Reachable::Unknown, made: None })
@@ -265,6 +272,28 @@ fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(TcpListener::from(socket))
 }
 
+/// Listens on AF_VSOCK for all virtual machines. Port 2^32 - 1 is any that is free.
+fn vsock(port: u32) -> Result<Sockets, ConfigError> {
+    let failed = |error: Errno| {
+        ConfigError::new(match error {
+            Errno::AFNOSUPPORT => "--vsock: this kernel has no AF_VSOCK (modprobe vsock)".to_string(),
+            Errno::ADDRINUSE => {
+                format!("--vsock: cannot listen on port {port}: it is in use already (-p takes another port)")
+            }
+            error => format!("--vsock: cannot listen on port {port}: {}", plain(&io::Error::from(error))),
+        })
+    };
+    let listen = || {
+        let socket = rustix::net::socket_with(AddressFamily::VSOCK, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        rustix::net::bind(&socket, &VsockAddress::any(port))?;
+        rustix::net::listen(&socket, i32::MAX)?;
+        let bound = rustix::net::getsockname(&socket)?;
+        Ok((socket, VsockAddress::of(&bound).map_or(port, |address| address.port)))
+    };
+    let (socket, port) = listen().map_err(failed)?;
+    Ok(Sockets { listeners: vec![Listener::Vsock(socket)], reachable: Reachable::Vsock { port }, made: None })
+}
+
 /// The first descriptor of socket activation.
 const FIRST: i32 = 3;
 
@@ -296,7 +325,7 @@ enum Unusable {
     NotASocket(#[source] Errno),
     #[error("is not a listening socket")]
     NotListening,
-    #[error("is neither a TCP nor a Unix socket")]
+    #[error("is neither a TCP nor a Unix nor a vsock socket")]
     OtherFamily,
 }
 
@@ -309,6 +338,7 @@ fn adopt(socket: OwnedFd) -> Result<Listener, Unusable> {
     match sockopt::socket_domain(&socket) {
         Ok(AddressFamily::UNIX) => Ok(Listener::Unix(UnixListener::from(socket))),
         Ok(AddressFamily::INET | AddressFamily::INET6) => Ok(Listener::Tcp(TcpListener::from(socket))),
+        Ok(AddressFamily::VSOCK) => Ok(Listener::Vsock(socket)),
         _ => Err(Unusable::OtherFamily),
     }
 }
@@ -372,6 +402,25 @@ mod tests {
         ] {
             assert_eq!(host(address), name, "{address:?}");
         }
+    }
+
+    #[test]
+    fn a_vsock_port_is_listened_on_once_and_any_port_is_a_known_one() {
+        if rustix::net::socket(AddressFamily::VSOCK, SocketType::STREAM, None).err() == Some(Errno::AFNOSUPPORT) {
+            let error = vsock(7).unwrap_err().to_string();
+            return assert_eq!(error, "--vsock: this kernel has no AF_VSOCK (modprobe vsock)");
+        }
+        let mut sockets = vsock(u32::MAX).unwrap();
+        let Reachable::Vsock { port } = sockets.reachable else { panic!("{:?}", sockets.reachable) };
+        assert!(port > 1023 && port != u32::MAX, "{port}");
+        let error = vsock(port).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("--vsock: cannot listen on port {port}: it is in use already (-p takes another port)")
+        );
+        // As a socket of socket activation.
+        let Some(Listener::Vsock(socket)) = sockets.listeners.pop() else { panic!() };
+        assert!(matches!(adopt(socket), Ok(Listener::Vsock(_))));
     }
 
     #[test]

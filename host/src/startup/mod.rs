@@ -40,20 +40,26 @@ mod leftovers;
 mod listen;
 mod log;
 mod pidfile;
+mod plugin_program;
 mod print;
 mod process;
 mod pulled;
 mod record;
 mod reload;
+mod selinux;
 mod serving;
 mod signals;
 mod start;
 mod uri;
 mod watch;
 
+use std::ffi::OsString;
+use std::io::Read;
+use std::path::Path;
 use std::process::ExitCode;
 
 use rbdkit_plugin_api::ConfigError;
+use rustix::fs::Mode;
 
 use crate::cli::{self, Action, Inherited, LogTo, program_name};
 use crate::registry;
@@ -74,18 +80,27 @@ pub fn main() -> ExitCode {
     let parent = rustix::process::getppid();
     let mut args = std::env::args_os();
     let program = program_name(args.next().as_deref());
-    let plan = match cli::parse(args.collect(), inherited_variables()) {
+    let args: Vec<OsString> = args.collect();
+    let plan = match cli::parse(args.clone(), inherited_variables(), &read_parameters) {
         Ok(plan) => plan,
-        Err(error) => return fail(program, LogTo::Default, &error),
+        Err(error) => return fail(program, &LogTo::Default, &error),
     };
-    log::init(program, &plan);
-    let log = plan.log;
+    if let Err(error) = plugin_program::start_if_program(&plan, &args) {
+        return fail(program, &LogTo::Default, &error);
+    }
+    // As in nbdkit, so that the files of layers and the socket do not depend on the caller's mask.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let prefix = match log::init(program, &plan) {
+        Ok(prefix) => prefix,
+        Err(error) => return fail(program, &LogTo::Default, &error),
+    };
+    let log = &plan.log.clone();
     if plan.action != Action::Serve {
-        return print::print(program, &plan).map_or_else(|error| fail(program, log, &error), |()| ExitCode::SUCCESS);
+        return print::print(program, &plan).map_or_else(|error| fail(prefix, log, &error), |()| ExitCode::SUCCESS);
     }
     let inherited = match listen::inherit(&plan.listen) {
         Ok(listeners) => listeners,
-        Err(error) => return fail(program, log, &error),
+        Err(error) => return fail(prefix, log, &error),
     };
     if !inherited.is_empty() {
         // The sockets belong to this process. The programs that it starts must not use them.
@@ -96,12 +111,12 @@ pub fn main() -> ExitCode {
         false => match background::split() {
             Ok(Split::Serve(word)) => Some(word),
             Ok(Split::Exit(code)) => return code,
-            Err(error) => return fail(program, log, &ConfigError::new(format!("cannot fork: {error}"))),
+            Err(error) => return fail(prefix, log, &ConfigError::new(format!("cannot fork: {error}"))),
         },
     };
-    let code = match start::serve(Start { program, plan, parent, word, inherited }) {
+    let code = match start::serve(Start { program: prefix, plan, parent, word, inherited }) {
         Ok(status) => ExitCode::from(status),
-        Err(error) => fail(program, log, &error),
+        Err(error) => fail(prefix, log, &error),
     };
     log::flush(log::LAST_MESSAGES);
     code
@@ -112,7 +127,14 @@ fn inherited_variables() -> Inherited {
     Inherited { pid: std::env::var_os("LISTEN_PID"), fds: std::env::var_os("LISTEN_FDS"), own_pid: std::process::id() }
 }
 
-fn fail(program: &str, log: LogTo, error: &ConfigError) -> ExitCode {
+/// Reads a file of `@FILE`.
+fn read_parameters(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    std::fs::File::open(path)?.take(cli::MAX_PARAMETER_BYTES as u64 + 1).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+fn fail(program: &str, log: &LogTo, error: &ConfigError) -> ExitCode {
     log::fatal(program, log, error);
     ExitCode::FAILURE
 }

@@ -18,10 +18,14 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The version of nbdkit whose command line, parameters and messages this program follows. Scripts
 /// that test nbdkit's version get this one.
-pub const NBDKIT_VERSION: (u32, u32, u32) = (1, 32, 5);
+pub const NBDKIT_VERSION: (u32, u32, u32) = (1, 46, 0);
 
 /// The version of nbdkit's interface for plugins that the plugins correspond to.
 const API_VERSION: &str = "2";
+
+/// The size in bytes of nbdkit's structure with the functions of a plugin, on 64-bit machines. A
+/// plugin with an older structure lacks the functions at its end; the built-in ones lack none.
+const STRUCT_SIZE: &str = "384";
 
 /// nbdkit's functions that every plugin has.
 const FUNCTIONS: &[&str] =
@@ -37,7 +41,7 @@ pub fn print(program: &str, plan: &Plan) -> Result<(), ConfigError> {
         Action::Help => help_text(plan)?,
         Action::Version => version(program, plan)?,
         Action::DumpConfig => dump_config(program),
-        Action::DumpPlugin => dump_plugin(plan)?,
+        Action::DumpPlugin => dump_plugin(program, plan)?,
         Action::ShortOptions => help::short_options(),
         Action::LongOptions => help::long_options(),
         Action::Serve => return Ok(()),
@@ -78,20 +82,36 @@ fn help_text(plan: &Plan) -> Result<String, ConfigError> {
     Ok(text)
 }
 
+/// The program's name and version. A program that is called `nbdkit`, perhaps with a `--name`, has
+/// nbdkit's.
+pub fn versions(program: &str) -> String {
+    match program.split('[').next() {
+        Some("nbdkit") => format!("nbdkit {} (rbdkit {VERSION})", nbdkit_version()),
+        _ => format!("rbdkit {VERSION}"),
+    }
+}
+
+fn nbdkit_version() -> String {
+    let (major, minor, patch) = NBDKIT_VERSION;
+    format!("{major}.{minor}.{patch}")
+}
+
+/// The version of the built-in plugins. nbdkit's own plugins have nbdkit's version, and scripts
+/// compare it.
+fn plugin_version(program: &str) -> String {
+    if program == "nbdkit" { nbdkit_version() } else { VERSION.to_string() }
+}
+
 /// Scripts ask `--version` whether a plugin or filter can be loaded.
 fn version(program: &str, plan: &Plan) -> Result<String, ConfigError> {
-    let (major, minor, patch) = NBDKIT_VERSION;
-    let mut text = match program {
-        "nbdkit" => format!("nbdkit {major}.{minor}.{patch} (rbdkit {VERSION})\n"),
-        _ => format!("{program} {VERSION}\n"),
-    };
+    let mut text = format!("{}\n", versions(program));
     let plugin = info(plan)?;
     for filter in layers::load(plan, &Ends::default())? {
         let told = filter.description();
         let _ = writeln!(text, "{} {}", told.name, told.version);
     }
     if let Some(info) = plugin {
-        let _ = writeln!(text, "{} {VERSION}", info.name);
+        let _ = writeln!(text, "{} {}", info.name, plugin_version(program));
     }
     Ok(text)
 }
@@ -108,10 +128,10 @@ fn dump_config(program: &str) -> String {
     // `make install` puts the program into PREFIX/bin, and the filters below PREFIX/lib.
     let prefix = directory.strip_suffix("/bin").unwrap_or("/usr/local");
     let (libdir, mandir) = (format!("{prefix}/lib"), format!("{prefix}/share/man"));
-    let (major, minor, patch) = NBDKIT_VERSION;
+    let (major, minor, _) = NBDKIT_VERSION;
     let plugins: Vec<&str> = registry::plugins().map(|info| info.name).collect();
     let filters: Vec<&str> = registry::filters().collect();
-    let lines: [(&str, &str); 27] = [
+    let lines: [(&str, &str); 30] = [
         ("binary", &binary),
         ("bindir", directory),
         ("exit_with_parent", "yes"),
@@ -129,15 +149,19 @@ fn dump_config(program: &str) -> String {
         ("plugins", &plugins.join(" ")),
         ("rbdkit_version", VERSION),
         ("root_tls_certificates_dir", "/etc/pki/nbdkit"),
+        // --run without an option that says where to listen.
+        ("run_default_socket", "unix"),
         ("sbindir", directory),
-        ("selinux", "no"),
+        ("selinux", "yes"),
         ("soext", "so"),
         ("sysconfdir", "/etc"),
         ("timeout_option", "yes"),
         ("tls", "no"),
-        ("version", &format!("{major}.{minor}.{patch}")),
+        ("version", &nbdkit_version()),
+        ("version_extra", &format!("rbdkit {VERSION}")),
         ("version_major", &major.to_string()),
         ("version_minor", &minor.to_string()),
+        ("vsock", "yes"),
         ("wasm_filter_interface", "rbdkit:filter@0.1.0"),
         ("wasm_filters", "yes"),
         ("zstd", "no"),
@@ -145,7 +169,7 @@ fn dump_config(program: &str) -> String {
     lines.into_iter().map(|(key, value)| format!("{key}={value}\n")).collect()
 }
 
-fn dump_plugin(plan: &Plan) -> Result<String, ConfigError> {
+fn dump_plugin(program: &str, plan: &Plan) -> Result<String, ConfigError> {
     let Some(info) = info(plan)? else {
         return Ok(String::new());
     };
@@ -162,8 +186,9 @@ fn dump_plugin(plan: &Plan) -> Result<String, ConfigError> {
     };
     line("path", &binary());
     line("name", info.name);
-    line("version", VERSION);
+    line("version", &plugin_version(program));
     line("api_version", API_VERSION);
+    line("struct_size", STRUCT_SIZE);
     line("max_thread_model", info.max_thread_model.name());
     let models = filters.iter().map(|filter| filter.description().thread_model);
     line("thread_model", models.fold(plugin.thread_model(), ThreadModel::min).name());

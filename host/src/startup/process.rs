@@ -100,6 +100,21 @@ pub fn signal_name(signal: i32) -> String {
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
+/// A descriptor of the caller's, once more.
+///
+/// # Errors
+/// EBADF if it is not open.
+pub fn duplicate(fd: i32) -> io::Result<std::os::fd::OwnedFd> {
+    use std::os::fd::{FromRawFd, OwnedFd};
+    // SAFETY: fcntl takes any number and says whether it is an open descriptor.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+    match copy {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: the descriptor is new, so nothing else owns it.
+        copy => Ok(unsafe { OwnedFd::from_raw_fd(copy) }),
+    }
+}
+
 /// Takes ownership of a descriptor that the parent process passed on (socket activation).
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use rbdkit_plugin_api::{ConfigError, Usage};
 use rbdkit_server::{Listener, Server, ServerLimits, ServerOptions, Stop, connections_for};
 
 use super::process;
-use crate::cli::Plan;
+use crate::cli::{HandshakeStyle, Plan};
 
 /// Serves until it is stopped and all requests are answered: one client on `stdio` if it is given,
 /// otherwise the clients of the listeners.
@@ -52,10 +52,14 @@ pub fn options(plan: &Plan) -> Result<ServerOptions, ConfigError> {
     }
     if let Some(timeout) = plan.timeout {
         limits.handshake_timeout = timeout;
+        limits.negotiation_timeout = Some(timeout);
     }
     Ok(ServerOptions {
         readonly: plan.readonly,
+        oldstyle: plan.handshake_style == HandshakeStyle::Oldstyle,
         structured_replies: plan.structured_replies,
+        meta_contexts: plan.meta_contexts,
+        keepalive: plan.keepalive,
         multi_conn: plan.multi_conn,
         handshake_mask: plan.handshake_mask,
         limits,

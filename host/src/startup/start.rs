@@ -27,7 +27,7 @@ use super::pidfile::{self, PidFile};
 use super::reload::Reloads;
 use super::signals::{Ending, Signals};
 use super::watch::{CommandEnd, watch};
-use super::{log, print, process, record, serving, uri};
+use super::{log, print, process, record, selinux, serving, uri};
 use crate::cli::{Listen, Plan};
 
 /// The inputs of the start.
@@ -66,7 +66,7 @@ const LAST_ENTRIES: Duration = Duration::from_secs(1);
 /// One line: why it cannot start, or that a filter's fault ended it.
 pub fn serve(start: Start) -> Result<u8, ConfigError> {
     let plan = &start.plan;
-    tracing::debug!("rbdkit {}", print::VERSION);
+    tracing::debug!("{}", print::versions(start.program));
     process::tame_allocator();
     process::raise_descriptor_limit();
     if plan.exit_with_parent {
@@ -75,7 +75,6 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
     if plan.swap {
         lock_memory()?;
     }
-    log::warn_of_unknown_flags(plan);
     let options = serving::options(plan)?;
     let identity = Identity::look_up(plan.user.as_deref(), plan.group.as_deref())?;
     let pidfile = plan.pidfile.as_deref().map(pidfile::absolute).transpose()?;
@@ -126,7 +125,12 @@ impl Running {
         let inherited = std::mem::take(&mut self.start.inherited);
         // An end at once waits for this, so that it removes the socket whenever it comes.
         let mut sockets = ending.make_leftovers(|| {
-            let sockets = listen::listen(&self.start.plan.listen, inherited)?;
+            let plan = &self.start.plan;
+            let make = || listen::listen(&plan.listen, inherited);
+            let sockets = match &plan.selinux_label {
+                Some(label) => selinux::labelled(label, make)??,
+                None => make()?,
+            };
             let leftovers = leftovers(&sockets, None);
             Ok::<_, ConfigError>((sockets, leftovers))
         })?;
@@ -299,11 +303,7 @@ fn status_of(signal: Signal) -> u8 {
 
 fn print_uri(reachable: &Reachable, plan: &Plan) {
     use std::io::Write;
-    let uri = match reachable {
-        Reachable::Unix(socket) => uri::unix(socket, &plan.exportname),
-        Reachable::Tcp { host, port } => uri::tcp(host, *port, &plan.exportname),
-        Reachable::Unknown => return,
-    };
+    let Some(uri) = uri::of(reachable, &plan.exportname) else { return };
     // As nbdkit: the URI, and commands to copy that use it. If standard output is closed, nobody
     // needs them.
     let mut lines = OsString::from(format!("{uri}\n"));

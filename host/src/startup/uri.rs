@@ -4,8 +4,20 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::listen::Reachable;
+
+/// The URI of a server. None: only the caller knows where it listens.
+pub fn of(reachable: &Reachable, exportname: &OsStr) -> Option<String> {
+    match reachable {
+        Reachable::Unix(socket) => Some(unix(socket, exportname)),
+        Reachable::Tcp { host, port } => Some(tcp(host, *port, exportname)),
+        Reachable::Vsock { port } => Some(vsock(*port, exportname)),
+        Reachable::Unknown => None,
+    }
+}
+
 /// The URI of a Unix socket.
-pub fn unix(socket: &Path, exportname: &OsStr) -> String {
+fn unix(socket: &Path, exportname: &OsStr) -> String {
     let export = match exportname.is_empty() {
         true => String::new(),
         false => format!("/{}", escape(exportname)),
@@ -13,8 +25,20 @@ pub fn unix(socket: &Path, exportname: &OsStr) -> String {
     format!("nbd+unix://{export}?socket={}", escape(socket.as_os_str()))
 }
 
+/// The context id of the machine itself, for clients that run where the server does. In a virtual
+/// machine the host's id is 2.
+const LOCAL_CONTEXT: u32 = 1;
+
+/// The URI of a vsock port.
+fn vsock(port: u32, exportname: &OsStr) -> String {
+    match exportname.is_empty() {
+        true => format!("nbd+vsock://{LOCAL_CONTEXT}:{port}"),
+        false => format!("nbd+vsock://{LOCAL_CONTEXT}:{port}/{}", escape(exportname)),
+    }
+}
+
 /// The URI of a TCP port. `host` is a name or an address. An IPv6 address gets brackets.
-pub fn tcp(host: &str, port: u16, exportname: &OsStr) -> String {
+fn tcp(host: &str, port: u16, exportname: &OsStr) -> String {
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_string() };
     match exportname.is_empty() {
         true => format!("nbd://{host}:{port}"),

@@ -50,6 +50,22 @@ fn an_inherited_tcp_socket_is_served() {
 }
 
 #[test]
+fn an_inherited_vsock_socket_is_served() {
+    use rustix::net::{AddressFamily, SocketType};
+    // Without AF_VSOCK in the kernel nobody can pass on such a socket.
+    let Ok(listener) = rustix::net::socket(AddressFamily::VSOCK, SocketType::STREAM, None) else { return };
+    rustix::net::bind(&listener, &rbdkit_server::VsockAddress::any(u32::MAX)).unwrap();
+    rustix::net::listen(&listener, 1).unwrap();
+    let directory = TempDir::new();
+    let mut command = activated(&directory, listener, OURS);
+    let mut server = Running::start(command.args(["-v", "-P", "pid", "null"]).stderr(Stdio::piped()));
+    server.wait_for_line("listening at what the caller passed on");
+    wait_for_file(&directory.join("pid"));
+    server.signal(Signal::TERM);
+    assert_eq!(server.status().code(), Some(0));
+}
+
+#[test]
 fn what_the_server_starts_does_not_take_the_sockets_for_its_own() {
     let directory = TempDir::new();
     let listener = UnixListener::bind(directory.join("socket")).unwrap();

@@ -9,4 +9,6 @@ mod captive;
 mod information;
 mod lifecycle;
 mod mistakes;
+mod options;
+mod programs;
 mod serving;

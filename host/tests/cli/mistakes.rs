@@ -18,15 +18,21 @@ fn a_mistake_on_the_command_line_is_one_line() {
         ("--redonly null", "unknown option '--redonly': did you mean --readonly?"),
         ("null --export", "option '--exportname' requires an argument"),
         ("--foreground=yes null", "option '--foreground' does not take an argument"),
-        ("-o null", "--oldstyle: the oldstyle protocol is not supported, clients have to use newstyle"),
-        ("--vsock null", "--vsock: AF_VSOCK is not supported in this version, use -p or -U"),
+        ("--vsock -U x null", "-U and --vsock cannot be used together"),
+        (
+            "memory @no-such-file",
+            "@no-such-file: cannot read the file with parameters: No such file or directory (a \
+            value that begins with @ is KEY=@...)",
+        ),
+        ("--name= null", "--name: the name has 0 bytes, it has to have 1 to 64"),
+        ("--log=/no/such/directory/log null", "--log=/no/such/directory/log: No such file or directory"),
+        ("--log=fd:1000000 null", "--log=fd:1000000: Bad file descriptor"),
         ("--tls=require null", "--tls: TLS is not supported in this version, only --tls=off is"),
-        ("--selinux-label=x null", "--selinux-label is not supported, label the socket with chcon after it was made"),
         ("-p 1 -U x null", "-p and -U cannot be used together"),
         ("-p nosuchservice -f null", "--port: 'nosuchservice' is neither a port nor the name of a TCP service"),
         ("-t many null", "--threads: 'many' is not a whole number from 0 to 4294967295"),
         ("--limit=connections=-1 null", "--limit connections=-1: is not a whole number from 1 on"),
-        ("--log=file null", "--log=file: is not one of stderr, syslog, null"),
+        ("--log=file null", "--log=file: is not one of default, stderr, syslog, null, /PATH, fd:N"),
         ("--user=no-such-user null", "--user: 'no-such-user' is not a user, by name or number"),
         ("--group=no-such-group null", "--group: 'no-such-group' is not a group, by name or number"),
         (
@@ -45,6 +51,10 @@ fn a_mistake_on_the_command_line_is_one_line() {
         ("--filter=./no.wasm null", "cannot open filter './no.wasm': No such file or directory"),
     ] {
         assert_eq!(run(&directory, &words(line)), refused(message), "{line}");
+    }
+    if !std::path::Path::new("/sys/fs/selinux").exists() {
+        let outcome = run(&directory, &words("--selinux-label=system_u:object_r:svirt_socket_t:s0 -U socket null"));
+        assert_eq!(outcome, refused("--selinux-label: SELinux is not enabled on this machine"));
     }
     assert_eq!(directory.names(), [""; 0]);
 }

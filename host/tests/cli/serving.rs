@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use crate::support::{Running, TempDir, greeting, leave, outcome, rbdkit, run, wait_for_file};
 
 /// What nbdsh prints in captive mode.
-fn nbdsh(options: &[&str], code: &str) -> String {
+pub fn nbdsh(options: &[&str], code: &str) -> String {
     let directory = TempDir::new();
     let command = format!("nbdsh -u \"$uri\" -c '{code}'");
     let outcome = outcome(rbdkit(&directory).args(["-U", "-"]).args(options).args(["memory", "1M", "--run", &command]));
@@ -27,13 +27,15 @@ fn readonly_reaches_the_client() {
 #[test]
 fn structured_replies_can_be_withheld() {
     assert_eq!(nbdsh(&[], "print(h.get_structured_replies_negotiated())"), "True\n");
-    assert_eq!(nbdsh(&["--no-sr"], "print(h.get_structured_replies_negotiated())"), "False\n");
+    for option in ["--no-sr", "--no-structured-replies"] {
+        assert_eq!(nbdsh(&[option], "print(h.get_structured_replies_negotiated())"), "False\n");
+    }
 }
 
 #[test]
 fn multi_conn_can_be_withheld() {
     assert_eq!(nbdsh(&[], "print(h.can_multi_conn())"), "True\n");
-    assert_eq!(nbdsh(&["--no-mc"], "print(h.can_multi_conn())"), "False\n");
+    assert_eq!(nbdsh(&["--no-multi-conn"], "print(h.can_multi_conn())"), "False\n");
 }
 
 #[test]
@@ -128,8 +130,14 @@ fn requests_are_shown_with_v_unless_the_debug_flag_says_no() {
     let less = shown(&["-v", "-D", "nbdkit.backend.datapath=0"]);
     assert!(!less.contains("pread") && less.contains("rbdkit: debug: "), "{less}");
     assert_eq!(shown(&[]), "");
-    assert_eq!(shown(&["-D", "memory.no=1"]), "rbdkit: warning: -D memory.no: there is no such debug flag\n");
+    assert_eq!(shown(&["-D", "memory.no=1"]), "rbdkit: warning: -D memory.no: memory has no such debug flag\n");
     assert_eq!(shown(&["-D", "memory.no=1", "--log=null"]), "");
+    assert_eq!(
+        shown(&["-D", "curl.verbose=1"]),
+        "rbdkit: warning: -D curl.verbose: neither the plugin nor a filter is called curl\n"
+    );
+    let unknown = shown(&["-D", "nbdkit.no=1"]);
+    assert!(unknown.starts_with("rbdkit: warning: -D nbdkit.no: there is no such debug flag (there are nbdkit."));
 }
 
 #[test]

@@ -168,6 +168,18 @@ impl Running {
         self.0.wait().unwrap()
     }
 
+    /// The first line of its standard output.
+    pub fn wait_for_output(&mut self, what: &str) -> String {
+        let stdout = self.0.stdout.as_mut().unwrap();
+        let (mut line, mut byte) = (Vec::new(), [0]);
+        while byte != *b"\n" {
+            wait_readable(stdout, what);
+            assert_eq!(stdout.read(&mut byte).unwrap(), 1, "the program ended before it said: {what}");
+            line.push(byte[0]);
+        }
+        String::from_utf8(line).unwrap()
+    }
+
     /// Reads lines of its standard error until one contains `what`.
     pub fn wait_for_line(&mut self, what: &str) -> String {
         let stderr = self.0.stderr.as_mut().unwrap();

@@ -26,4 +26,4 @@ mod scripts;
 mod tmpdir;
 
 pub use plugin::{Configure, ScriptPlugin};
-pub use scripts::{Answer, Failure, Script, Scripts};
+pub use scripts::{Answer, Failure, Script, Scripts, is_running_script};

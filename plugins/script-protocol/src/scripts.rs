@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,6 +39,20 @@ impl Script {
     pub fn program(path: PathBuf) -> Script {
         Script::Program { path, through_shell: AtomicBool::new(false) }
     }
+
+    /// A file that `/bin/sh` runs, whatever its first line says.
+    pub fn for_shell(path: PathBuf) -> Script {
+        Script::Program { path, through_shell: AtomicBool::new(true) }
+    }
+}
+
+/// Names the running script to what it starts. If it is this program with the same script again,
+/// each process would start another one without end ([`is_running_script`]).
+const RUNNING_SCRIPT: &str = "RBDKIT_RUNNING_SCRIPT";
+
+/// Whether this process was started by a method of the script in this file.
+pub fn is_running_script(path: &Path) -> bool {
+    std::env::var_os(RUNNING_SCRIPT).is_some_and(|running| running == path)
 }
 
 /// The answer of a method that did not fail.
@@ -340,7 +354,7 @@ impl Caller<'_> {
             if shell {
                 command.arg(path);
             }
-            command.arg(method).args(args).env("tmpdir", self.scripts.tmpdir.path());
+            command.arg(method).args(args).env("tmpdir", self.scripts.tmpdir.path()).env(RUNNING_SCRIPT, path);
             command
         };
         let _alone = self.scripts.alone.as_ref().map(lock);

@@ -3,13 +3,14 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::secrets::without_userinfo;
 use rbdkit_plugin_api::{ConfigError, OtherKeys, Param, PluginInfo, ThreadModel, stdin};
-use rbdkit_script_protocol::{Answer, Configure, Script, ScriptPlugin, Scripts};
+use rbdkit_script_protocol::{Answer, Configure, Script, ScriptPlugin, Scripts, is_running_script};
 
 /// What the registry needs to know.
 pub const INFO: PluginInfo = PluginInfo {
@@ -77,7 +78,41 @@ impl Sh {
 /// absolute.
 fn named(param: Param<'_>) -> Result<Script, ConfigError> {
     let path = param.path().canonicalize().map_err(|error| param.error(error))?;
-    Ok(Script::program(path))
+    if is_running_script(&path) {
+        return Err(ConfigError::new(format!(
+            "{}: the script starts this program with itself as script",
+            path.display()
+        )));
+    }
+    let mut start = Vec::new();
+    // Without the right to read it, the kernel may still run it.
+    let read = File::open(&path).and_then(|file| file.take(LONGEST_FIRST_LINE).read_to_end(&mut start));
+    Ok(match read.is_ok() && names_this_program(&start) {
+        true => Script::for_shell(path),
+        false => Script::program(path),
+    })
+}
+
+/// The kernel reads no more of a `#!` line.
+const LONGEST_FIRST_LINE: u64 = 256;
+
+/// Whether the first line makes a script start this program (`#!/usr/sbin/nbdkit sh`). The shell
+/// has to run such a script here, because the kernel would start this program instead.
+fn names_this_program(start: &[u8]) -> bool {
+    let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let Some(line) = line.strip_prefix(b"#!") else { return false };
+    let line = String::from_utf8_lossy(line);
+    let name = |word: &str| word.rsplit('/').next().unwrap_or_default().to_string();
+    let is_ours = |word: &str| matches!(name(word).as_str(), "nbdkit" | "rbdkit");
+    let mut words = line.split_whitespace();
+    match words.next() {
+        // Options of env and variables come before the program.
+        Some(env) if name(env) == "env" => {
+            words.find(|word| !word.starts_with('-') && !word.contains('=')).is_some_and(is_ours)
+        }
+        Some(interpreter) => is_ours(interpreter),
+        None => false,
+    }
 }
 
 /// A script from standard input.

@@ -128,3 +128,20 @@ fn a_script_from_standard_input_is_kept_in_the_temporary_directory() {
     assert_eq!(scripts.call("other", &[]).unwrap(), Answer::Missing);
     assert!(inline(&scripts, std::io::repeat(b'#')).unwrap_err().to_string().contains("longer than 64 MiB"));
 }
+
+#[test]
+fn a_first_line_that_starts_this_program_is_known() {
+    for line in [
+        "#!/usr/sbin/nbdkit sh\n",
+        "#! rbdkit sh",
+        "#!/usr/bin/env -S rbdkit sh\nx",
+        "#!/usr/bin/env -S A=1 /opt/nbdkit -U - sh\n",
+    ] {
+        assert!(names_this_program(line.as_bytes()), "{line}");
+    }
+    for line in
+        ["", "#!", "#!/bin/sh\n# nbdkit", "#!/usr/bin/env bash\nnbdkit", "#!/usr/bin/env", "nbdkit", "#!/bin/sh nbdkit"]
+    {
+        assert!(!names_this_program(line.as_bytes()), "{line}");
+    }
+}

@@ -73,6 +73,54 @@ fn half_a_handshake_and_then_silence_is_closed() {
     assert_eq!(client.reply(), Reply::Simple { error: 0, cookie: 1 });
 }
 
+#[test]
+fn the_whole_negotiation_has_one_limit_however_busy_the_client_is() {
+    let limit = Duration::from_secs(1);
+    let running = Running::limited(ServerLimits { negotiation_timeout: Some(limit), ..ServerLimits::default() });
+    let mut client = running.connect();
+    client.greet(3);
+    let began = std::time::Instant::now();
+    // An option that does not exist, again and again.
+    let option = [&b"IHAVEOPT"[..], &99_u32.to_be_bytes(), &0_u32.to_be_bytes()].concat();
+    let mut options = 0;
+    let ended = loop {
+        let mut answer = [0; 64];
+        match client.stream.write_all(&option).and_then(|()| client.stream.read(&mut answer)) {
+            Ok(0) | Err(_) => break began.elapsed(),
+            Ok(_) => options += 1,
+        }
+        #[allow(clippy::disallowed_methods, reason = "a client that takes its time: the number of options is limited")]
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert!(ended >= limit && options > 0, "{options} options in {ended:?}");
+    running.until_all_is_given_back();
+    // A client that has negotiated may be idle.
+    let mut client = running.client(false);
+    let idle_since = std::time::Instant::now();
+    while idle_since.elapsed() < limit + limit / 10 {
+        assert_eq!(running.open_connections(), 1);
+        std::thread::yield_now();
+    }
+    assert_eq!(client.read(PLAIN, 512), vec![0; 512]);
+}
+
+#[test]
+fn an_oldstyle_client_begins_with_requests() {
+    let running = Running::with(ServerOptions { oldstyle: true, ..ServerOptions::default() });
+    let mut silent = running.connect();
+    assert_eq!(silent.take(16)[8..], 0x0000_4202_8186_1253_u64.to_be_bytes());
+    let mut client = running.connect();
+    let rest = client.take(152);
+    assert_eq!(rest[16..24], (8_u64 << 20).to_be_bytes());
+    assert!(rest[28..].iter().all(|byte| *byte == 0));
+    assert_eq!(client.read(PLAIN, 512), vec![0; 512]);
+    // Options are no requests.
+    client.send(b"IHAVEOPT\0\0\0\x03\0\0\0\0\0\0\0\0\0\0\0\0");
+    assert!(client.rest().is_empty());
+    drop(silent);
+    running.until_all_is_given_back();
+}
+
 /// Sends until the server takes no more. Returns how many messages it took. Fails if the server
 /// never stops taking them.
 fn flood(client: &mut Client, message: &[u8]) -> usize {

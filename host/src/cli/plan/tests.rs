@@ -3,17 +3,22 @@ use rbdkit_parameters::Target;
 use super::super::listen::Families;
 use super::*;
 
+fn parsed(line: &str, inherited: Inherited) -> Result<Plan, ConfigError> {
+    let no_file = |_: &std::path::Path| Err(std::io::ErrorKind::NotFound.into());
+    parse(line.split_whitespace().map(OsString::from).collect(), inherited, &no_file)
+}
+
 fn plan(line: &str) -> Plan {
-    parse(line.split_whitespace().map(OsString::from).collect(), Inherited::default()).unwrap()
+    parsed(line, Inherited::default()).unwrap()
 }
 
 fn mistake(line: &str) -> String {
-    parse(line.split_whitespace().map(OsString::from).collect(), Inherited::default()).unwrap_err().to_string()
+    parsed(line, Inherited::default()).unwrap_err().to_string()
 }
 
 fn activated(line: &str, fds: &str) -> Result<Plan, String> {
     let inherited = Inherited { pid: Some("7".into()), fds: Some(fds.into()), own_pid: 7 };
-    parse(line.split_whitespace().map(OsString::from).collect(), inherited).map_err(|error| error.to_string())
+    parsed(line, inherited).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -42,10 +47,15 @@ fn ways_to_listen_exclude_each_other() {
         ("-s -U - null", "-s and -U cannot be used together"),
         ("-s --run true null", "-s and --run cannot be used together"),
         ("-s --dump-plugin null", "-s and --dump-plugin cannot be used together"),
+        ("--vsock -U x null", "-U and --vsock cannot be used together"),
+        ("--vsock -s null", "-s and --vsock cannot be used together"),
+        ("--vsock -i localhost null", "-i and --vsock cannot be used together"),
     ] {
         assert_eq!(mistake(line), message);
     }
-    for (line, option) in [("-p 1", "-p"), ("-i x", "-i"), ("-U x", "-U"), ("-s", "-s"), ("--run true", "--run")] {
+    for (line, option) in
+        [("-p 1", "-p"), ("-i x", "-i"), ("-U x", "-U"), ("-s", "-s"), ("--run true", "--run"), ("--vsock", "--vsock")]
+    {
         let message = format!("{option} cannot be used with socket activation (LISTEN_FDS is set)");
         assert_eq!(activated(&format!("{line} null"), "1").unwrap_err(), message);
     }
@@ -63,6 +73,26 @@ fn a_command_gets_a_private_socket_unless_an_option_says_where_to_listen() {
 }
 
 #[test]
+fn a_vsock_port_has_32_bits_and_a_default() {
+    assert_eq!(plan("--vsock null").listen, Listen::Vsock(10809));
+    assert_eq!(plan("--vsock -p 4294967295 null").listen, Listen::Vsock(u32::MAX));
+    // The host's captive programs reach vsock only where the kernel has its loopback.
+    assert_eq!(plan("--vsock --run true null").listen, Listen::Vsock(10809));
+}
+
+#[test]
+fn the_names_of_nbdkits_options_mean_what_they_mean_there() {
+    assert!(!plan("--no-mc null").meta_contexts && !plan("--no-meta-contexts null").meta_contexts);
+    assert!(plan("--no-mc null").multi_conn && !plan("--no-multi-conn null").multi_conn);
+    assert!(!plan("--no-sr null").structured_replies && !plan("--no-structured-replies null").structured_replies);
+    assert_eq!(plan("-o null").handshake_style, HandshakeStyle::Oldstyle);
+    assert_eq!(plan("-o --newstyle null").handshake_style, HandshakeStyle::Newstyle);
+    assert_eq!(plan("--log=default null").log, LogTo::Default);
+    assert_eq!(plan("--log=/var/log/x null").log, LogTo::File("/var/log/x".into()));
+    assert_eq!(plan("--log=fd:5 null").log, LogTo::Descriptor(5));
+}
+
+#[test]
 fn a_plugin_is_dumped_whatever_says_where_to_listen() {
     for line in ["-p 1 --dump-plugin null", "-U - --run true --dump-plugin null", "--run true --dump-plugin null"] {
         assert_eq!(plan(line).action, Action::DumpPlugin, "{line}");
@@ -73,7 +103,7 @@ fn a_plugin_is_dumped_whatever_says_where_to_listen() {
 fn sockets_are_inherited_only_by_the_process_they_are_meant_for() {
     assert_eq!(activated("null", "2").unwrap().listen, Listen::Inherited(2));
     let other = Inherited { pid: Some("8".into()), fds: Some("1".into()), own_pid: 7 };
-    assert!(matches!(parse(vec!["null".into()], other).unwrap().listen, Listen::Tcp { .. }));
+    assert!(matches!(parsed("null", other).unwrap().listen, Listen::Tcp { .. }));
     for fds in ["0", "17", "x", "", "-1"] {
         assert!(activated("null", fds).unwrap_err().starts_with("LISTEN_FDS: "), "{fds}");
     }
@@ -85,7 +115,11 @@ fn values_out_of_range_are_named() {
         ("-p 65536 null", "--port: '65536' is not a port from 0 to 65535, nor the name of a service"),
         ("-t x null", "--threads: 'x' is not a whole number from 0 to 4294967295"),
         ("-t -1 null", "--threads: '-1' is not a whole number from 0 to 4294967295"),
-        ("--log=x null", "--log=x: is not one of stderr, syslog, null"),
+        ("--log=x null", "--log=x: is not one of default, stderr, syslog, null, /PATH, fd:N"),
+        ("--log=fd:x null", "--log=fd:N: 'x' is not a whole number from 0 to 2147483647"),
+        ("--name= null", "--name: the name has 0 bytes, it has to have 1 to 64"),
+        ("--selinux-label= null", "--selinux-label: the label is empty"),
+        ("--vsock -p x null", "--port (with --vsock): 'x' is not a whole number from 0 to 4294967295"),
         ("--mask-handshake=x null", "--mask-handshake: 'x' is not a whole number from 0 to 4294967295"),
         ("--limit=x null", "--limit: 'x' is not RESOURCE=VALUE, for example connections=100"),
         ("--limit=x= null", "--limit: 'x=' is not RESOURCE=VALUE, for example connections=100"),
@@ -109,8 +143,6 @@ fn values_out_of_range_are_named() {
 #[test]
 fn what_this_version_does_not_have_is_refused_in_one_line() {
     for (line, message) in [
-        ("-o null", "--oldstyle: the oldstyle protocol is not supported, clients have to use newstyle"),
-        ("--vsock null", "--vsock: AF_VSOCK is not supported in this version, use -p or -U"),
         ("--tls=on null", "--tls: TLS is not supported in this version, only --tls=off is"),
         ("--tls=maybe null", "--tls=maybe: is not one of off, on, require"),
         ("--tls-psk=x null", "--tls-psk: TLS is not supported in this version"),
@@ -122,10 +154,37 @@ fn what_this_version_does_not_have_is_refused_in_one_line() {
 }
 
 #[test]
-fn native_plugins_and_filters_are_refused_by_name() {
-    for line in ["./nbdkit-x-plugin.so", "/usr/lib/x", "x.so"] {
-        assert!(mistake(line).ends_with("native .so plugins cannot be loaded"), "{line}");
-    }
+fn a_plugin_that_is_a_program_gets_everything_but_its_name() {
+    let rest = |line: &str| -> String {
+        let args: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        without_plugin(&args).unwrap().join(std::ffi::OsStr::new(" ")).into_string().unwrap()
+    };
+    assert_eq!(rest("-f x -U s k=v"), "-f -U s k=v");
+    assert_eq!(rest("-e x -r x x k=v"), "-e x -r x k=v");
+    assert_eq!(rest("--filter=x --filter x -- x -y"), "--filter=x --filter x -- -y");
+    assert_eq!(rest("-f"), "-f");
+}
+
+#[test]
+fn what_cdi_and_virt_v2v_ask_of_vddk_is_a_plan() {
+    let plan = plan(
+        "--foreground --readonly --exit-with-parent -U /tmp/nbd.sock --pidfile /tmp/nbd.pid --filter=retry \
+         --filter=cacheextents vddk libdir=/opt/vmware-vix-disklib-distrib server=h user=u password=-3 thumbprint=t \
+         vm=moref=vm-1 snapshot=s transports=file:nbdssl:nbd --verbose -D nbdkit.backend.datapath=0 \
+         -D vddk.datapath=0 -D vddk.stats=1 file=[ds]/x.vmdk",
+    );
+    assert_eq!((plan.plugin.as_deref(), plan.verbose, plan.readonly), (Some("vddk"), true, true));
+    assert_eq!(plan.params.len(), 9);
+    assert_eq!(plan.params[5], Parameter::Keyed("vm".into(), "moref=vm-1".into()));
+    let flags: Vec<String> =
+        plan.debug_flags.iter().map(|flag| format!("{}.{}={}", flag.name, flag.flag, flag.value)).collect();
+    assert_eq!(flags, ["nbdkit.backend.datapath=0", "vddk.datapath=0", "vddk.stats=1"]);
+    let asked = self::plan("--dump-plugin vddk libdir=/opt/vmware-vix-disklib-distrib");
+    assert_eq!((asked.action, asked.params.len()), (Action::DumpPlugin, 1));
+}
+
+#[test]
+fn native_filters_are_refused_by_name() {
     assert!(mistake("--filter=./x.so null").contains("native .so filters cannot be loaded"));
 }
 

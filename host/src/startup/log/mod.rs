@@ -6,6 +6,8 @@
 //! control characters, which a client can put into an export's name, are escaped. Writing a message
 //! never blocks ([`writer`]).
 
+mod file;
+mod form;
 mod writer;
 
 use std::fmt::{self, Write as _};
@@ -13,6 +15,7 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rbdkit_plugin_api::ConfigError;
 use rbdkit_plugin_api::rate::Rate;
 use rbdkit_plugin_api::text::one_line_within;
 use tracing::field::{Field, Visit};
@@ -22,6 +25,8 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::cli::{LogTo, Plan};
+use form::Form;
+use writer::Target;
 
 /// Whether the process is in the background, so that errors go to the system log.
 static IN_BACKGROUND: AtomicBool = AtomicBool::new(false);
@@ -34,19 +39,34 @@ pub fn in_background() {
 /// The target under which the chain reports every request.
 const REQUESTS: &str = "rbdkit::ops";
 
-/// Sets up messages for the process.
-pub fn init(program: &'static str, plan: &Plan) {
+/// The target of messages about calls of layers that are no requests.
+pub const CONTROL: &str = "rbdkit::control";
+
+/// Sets up messages for the process. Returns what they begin with: the program's name and that of
+/// `--name`.
+///
+/// # Errors
+/// One line: the file of `--log` cannot be opened.
+pub fn init(program: &'static str, plan: &Plan) -> Result<&'static str, ConfigError> {
+    let form = Form::new(program, plan);
+    let prefix = form.prefix;
+    file::open(&plan.log)?;
     let ours = if plan.verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
-    let requests = if plan.verbose && shows_requests(plan) { LevelFilter::TRACE } else { LevelFilter::OFF };
-    let filter =
-        Targets::new().with_default(LevelFilter::WARN).with_target("rbdkit", ours).with_target(REQUESTS, requests);
+    let requests = if plan.verbose && shows(plan, "backend.datapath") { LevelFilter::TRACE } else { LevelFilter::OFF };
+    let control = if shows(plan, "backend.controlpath") { ours } else { LevelFilter::INFO };
+    let filter = Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target("rbdkit", ours)
+        .with_target(CONTROL, control)
+        .with_target(REQUESTS, requests);
     let rate = (!plan.verbose).then(|| Rate::new(PER_SECOND, AT_ONCE));
-    let messages = Messages { program, to: plan.log, rate };
+    let messages = Messages { form, to: plan.log.clone(), rate };
     let subscriber = tracing_subscriber::registry().with(messages.with_filter(filter));
     // Fails only if there is a subscriber already.
     let _ = tracing::subscriber::set_global_default(subscriber);
     // The default hook writes to standard error itself, which can block.
     std::panic::set_hook(Box::new(|panic| tracing::error!("{}", describe_panic(panic))));
+    Ok(prefix)
 }
 
 /// From now on a thread writes the messages, so that no other thread waits for their reader. Call
@@ -64,34 +84,47 @@ pub fn flush(patience: Duration) {
 /// How long the program waits at its end for a reader of its last messages.
 pub const LAST_MESSAGES: Duration = Duration::from_millis(500);
 
-/// `-D nbdkit.backend.datapath=0` suppresses the messages about single requests.
-fn shows_requests(plan: &Plan) -> bool {
-    let flag = plan.debug_flags.iter().rev().find(|flag| flag.name == "nbdkit" && flag.flag == "backend.datapath");
+/// The server's debug flags. Each suppresses messages of `-v` if it is 0.
+const SERVER_FLAGS: [&str; 2] = ["backend.controlpath", "backend.datapath"];
+
+/// Whether `-D nbdkit.FLAG=0` is not given.
+fn shows(plan: &Plan, name: &str) -> bool {
+    let flag = plan.debug_flags.iter().rev().find(|flag| flag.name == "nbdkit" && flag.flag == name);
     flag.is_none_or(|flag| flag.value != 0)
 }
 
-/// Warns of debug flags that do not exist here.
-pub fn warn_of_unknown_flags(plan: &Plan) {
+/// Warns of debug flags that do not exist here. `layers` are the names of the plugin and the
+/// filters.
+pub fn warn_of_unknown_flags(plan: &Plan, layers: &[&str]) {
     for flag in &plan.debug_flags {
-        let known = flag.name == "nbdkit" && matches!(flag.flag.as_str(), "backend.datapath" | "backend.controlpath");
-        if !known {
-            tracing::warn!("-D {}.{}: there is no such debug flag", flag.name, flag.flag);
+        let (name, flag) = (&flag.name, &flag.flag);
+        match name.as_str() {
+            "nbdkit" if SERVER_FLAGS.contains(&flag.as_str()) => {}
+            "nbdkit" => {
+                let known = SERVER_FLAGS.join(", nbdkit.");
+                tracing::warn!("-D nbdkit.{flag}: there is no such debug flag (there are nbdkit.{known})");
+            }
+            name if layers.contains(&name) => tracing::warn!("-D {name}.{flag}: {name} has no such debug flag"),
+            name => tracing::warn!("-D {name}.{flag}: neither the plugin nor a filter is called {name}"),
         }
     }
 }
 
 /// Reports why the program ends.
-pub fn fatal(program: &str, log: LogTo, message: &dyn fmt::Display) {
+pub fn fatal(program: &str, log: &LogTo, message: &dyn fmt::Display) {
     let text = one_line_within(&format!("error: {message}"), LONGEST_LINE);
-    if log == LogTo::Syslog || IN_BACKGROUND.load(Ordering::Relaxed) {
-        to_syslog(program, ERR, &text);
+    match log {
+        LogTo::File(_) | LogTo::Descriptor(_) => to(Target::LogFile, program, &text),
+        LogTo::Syslog => to_syslog(program, ERR, &text),
+        _ if IN_BACKGROUND.load(Ordering::Relaxed) => to_syslog(program, ERR, &text),
+        _ => {}
     }
-    to_stderr(program, &text);
+    to(Target::StandardError, program, &text);
 }
 
 /// Reports something that is not an error on standard error, also without `-v`.
 pub fn say(program: &str, message: &dyn fmt::Display) {
-    to_stderr(program, &one_line_within(&message.to_string(), LONGEST_LINE));
+    to(Target::StandardError, program, &one_line_within(&message.to_string(), LONGEST_LINE));
 }
 
 fn describe_panic(panic: &std::panic::PanicHookInfo<'_>) -> String {
@@ -116,7 +149,7 @@ const AT_ONCE: u32 = 2000;
 const PER_SECOND: u32 = 200;
 
 struct Messages {
-    program: &'static str,
+    form: Form,
     to: LogTo,
     rate: Option<Rate>,
 }
@@ -128,16 +161,15 @@ impl Messages {
             Level::WARN => WARNING,
             _ => INFO,
         };
-        let to_the_system = match self.to {
-            _ if level > Level::INFO => false,
-            LogTo::Null => return,
-            LogTo::Stderr => false,
-            LogTo::Syslog => true,
-            LogTo::Default => IN_BACKGROUND.load(Ordering::Relaxed),
-        };
-        match to_the_system {
-            true => to_syslog(self.program, priority, text),
-            false => to_stderr(self.program, text),
+        let prefix = self.form.prefix;
+        match self.to {
+            // Debugging messages, which only exist with -v.
+            _ if level > Level::INFO => to(Target::StandardError, prefix, text),
+            LogTo::Null => {}
+            LogTo::Syslog => to_syslog(prefix, priority, text),
+            LogTo::Default if IN_BACKGROUND.load(Ordering::Relaxed) => to_syslog(prefix, priority, text),
+            LogTo::Default | LogTo::Stderr => to(Target::StandardError, prefix, text),
+            LogTo::File(_) | LogTo::Descriptor(_) => to(Target::LogFile, prefix, text),
         }
     }
 }
@@ -156,9 +188,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Messages {
             Level::INFO => "info",
             _ => "debug",
         };
-        let mut text = Text(format!("{word}: "));
+        let mut text = Text::default();
         event.record(&mut text);
-        let line = one_line_within(&text.0, LONGEST_LINE);
+        let line = one_line_within(&self.form.line(word, text.connection, &text.text), LONGEST_LINE);
         if let Some(rate) = &self.rate {
             rate.charge(line.len() / COUNTED_LENGTH);
         }
@@ -167,18 +199,30 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Messages {
 }
 
 /// The text of a message, as far as a line can show it.
-struct Text(String);
+#[derive(Default)]
+struct Text {
+    text: String,
+    /// The connection that the message is about.
+    connection: Option<u64>,
+}
 
 impl fmt::Write for Text {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         // One byte more than a line has, so that the cut shows.
-        let room = (LONGEST_LINE + 1).saturating_sub(self.0.len());
-        self.0.push_str(&text[..text.floor_char_boundary(room)]);
+        let room = (LONGEST_LINE + 1).saturating_sub(self.text.len());
+        self.text.push_str(&text[..text.floor_char_boundary(room)]);
         Ok(())
     }
 }
 
 impl Visit for Text {
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        match field.name() {
+            "connection" => self.connection = Some(value),
+            _ => self.record_debug(field, &value),
+        }
+    }
+
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         // Writing to a string cannot fail.
         let _ = match field.name() {
@@ -188,8 +232,8 @@ impl Visit for Text {
     }
 }
 
-fn to_stderr(program: &str, text: &str) {
-    writer::write(format!("{program}: {text}\n").into_bytes());
+fn to(target: Target, program: &str, text: &str) {
+    writer::write(target, format!("{program}: {text}\n").into_bytes());
 }
 
 /// Priorities of syslog(3), for the facility "daemon" (3 times 8).
@@ -214,12 +258,12 @@ mod tests {
 
     #[test]
     fn a_message_is_one_line_of_bounded_length_whatever_is_in_it() {
-        let mut text = Text(String::new());
+        let mut text = Text::default();
         for part in ["export 'a\nb\u{1b}[2J' é", &"\u{1}".repeat(100_000), "end"] {
             write!(text, "{part}").unwrap();
         }
-        assert!((LONGEST_LINE..=LONGEST_LINE + 1).contains(&text.0.len()));
-        let line = one_line_within(&text.0, LONGEST_LINE);
+        assert!((LONGEST_LINE..=LONGEST_LINE + 1).contains(&text.text.len()));
+        let line = one_line_within(&text.text, LONGEST_LINE);
         assert!(line.starts_with("export 'a\\nb\\u{1b}[2J' é\\u{1}"), "{line}");
         assert!(line.ends_with("...") && line.len() <= LONGEST_LINE + 3, "{}", line.len());
     }

@@ -1,4 +1,5 @@
-//! Writes lines to standard error without ever blocking the thread that logs.
+//! Writes lines to standard error, or to the file of `--log`, without ever blocking the thread that
+//! logs.
 //!
 //! Standard error may be a pipe that nobody reads, or a terminal that was stopped with Ctrl-S. A
 //! write to it then blocks. So lines go into a queue, and one thread writes them. A line that finds
@@ -11,10 +12,13 @@
 //! written directly.
 
 use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use rbdkit_plugin_api::lock;
+
+use super::file;
 
 /// The most bytes of lines in the queue: a burst of 10,000 lines of 100 bytes.
 const MAX_QUEUED: usize = 1 << 20;
@@ -25,6 +29,14 @@ const MAX_WRITE: usize = 4096;
 
 static WRITER: Writer = Writer { queue: Mutex::new(Queue::new(MAX_QUEUED)), changed: Condvar::new() };
 
+/// Where a line goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    StandardError,
+    /// The file of `--log`.
+    LogFile,
+}
+
 struct Writer {
     queue: Mutex<Queue>,
     changed: Condvar,
@@ -32,7 +44,7 @@ struct Writer {
 
 /// Lines that wait to be written.
 struct Queue {
-    lines: VecDeque<Vec<u8>>,
+    lines: VecDeque<(Target, Vec<u8>)>,
     /// The sum of the lines' lengths.
     bytes: usize,
     max_bytes: usize,
@@ -49,22 +61,24 @@ impl Queue {
     }
 
     /// Appends a line, or counts it if there is no room.
-    fn push(&mut self, line: Vec<u8>) {
+    fn push(&mut self, target: Target, line: Vec<u8>) {
         if self.bytes + line.len() > self.max_bytes {
             self.dropped += 1;
             return;
         }
         self.bytes += line.len();
-        self.lines.push_back(line);
+        self.lines.push_back((target, line));
     }
 
-    /// The next lines, as many as fit into one write. After the last line, the report on the lines
-    /// that were dropped.
-    fn next(&mut self, program: &str) -> Option<Vec<u8>> {
+    /// The next lines of one target, as many as fit into one write. After the last line, the report
+    /// on the lines that were dropped.
+    fn next(&mut self, program: &str) -> Option<(Target, Vec<u8>)> {
         let mut next = Vec::new();
-        while let Some(line) = self.lines.front()
-            && (next.is_empty() || next.len() + line.len() <= MAX_WRITE)
+        let mut to = Target::StandardError;
+        while let Some((target, line)) = self.lines.front()
+            && (next.is_empty() || (*target == to && next.len() + line.len() <= MAX_WRITE))
         {
+            to = *target;
             next.extend_from_slice(line);
             self.bytes -= line.len();
             self.lines.pop_front();
@@ -73,7 +87,7 @@ impl Queue {
             let dropped = std::mem::take(&mut self.dropped);
             next = format!("{program}: warning: {dropped} messages were dropped: standard error was not read\n").into();
         }
-        (!next.is_empty()).then_some(next)
+        (!next.is_empty()).then_some((to, next))
     }
 }
 
@@ -82,16 +96,16 @@ impl Queue {
 pub fn start(program: &'static str) {
     let run = move || {
         loop {
-            let next = next_lines(program);
+            let (target, next) = next_lines(program);
             rbdkit_confine::confine_thread();
-            write_all(&next);
+            write_all(target, &next);
         }
     };
     let started = std::thread::Builder::new().name("rbdkit-log".into()).stack_size(64 << 10).spawn(run);
     lock(&WRITER.queue).has_thread = started.is_ok();
 }
 
-fn next_lines(program: &str) -> Vec<u8> {
+fn next_lines(program: &str) -> (Target, Vec<u8>) {
     let mut queue = lock(&WRITER.queue);
     queue.is_writing = false;
     loop {
@@ -105,13 +119,13 @@ fn next_lines(program: &str) -> Vec<u8> {
 }
 
 /// Writes a line, which ends in a newline character.
-pub fn write(line: Vec<u8>) {
+pub fn write(target: Target, line: Vec<u8>) {
     let mut queue = lock(&WRITER.queue);
     if !queue.has_thread {
         drop(queue);
-        return write_all(&line);
+        return write_all(target, &line);
     }
-    queue.push(line);
+    queue.push(target, line);
     drop(queue);
     WRITER.changed.notify_all();
 }
@@ -128,24 +142,27 @@ pub fn flush(patience: Duration) {
 
 /// Writes to the descriptor itself. The standard library's stream has a lock, which would block
 /// every other user of that stream while this write blocks. A failure cannot be reported anywhere.
-fn write_all(mut bytes: &[u8]) {
+fn write_all(target: Target, mut bytes: &[u8]) {
+    let fd = match (target, file::opened()) {
+        (Target::LogFile, Some(file)) => file.as_fd(),
+        _ => rustix::stdio::stderr(),
+    };
     while !bytes.is_empty() {
-        match rustix::io::write(rustix::stdio::stderr(), bytes) {
+        match rustix::io::write(fd, bytes) {
             Ok(0) => return,
             Ok(written) => bytes = &bytes[written..],
             Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::AGAIN) => wait_writable(),
+            Err(rustix::io::Errno::AGAIN) => wait_writable(fd),
             Err(_) => return,
         }
     }
 }
 
 /// Another process has made the descriptor non-blocking.
-fn wait_writable() {
+fn wait_writable(fd: BorrowedFd<'_>) {
     use rustix::event::{PollFd, PollFlags, poll};
-    let stderr = rustix::stdio::stderr();
     // If it fails, the next write fails as well or succeeds.
-    let _ = poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], None);
+    let _ = poll(&mut [PollFd::new(&fd, PollFlags::OUT)], None);
 }
 
 #[cfg(test)]
@@ -156,11 +173,11 @@ mod tests {
     fn a_full_queue_drops_lines_and_reports_how_many() {
         let mut queue = Queue::new(10_000);
         for _ in 0..1000 {
-            queue.push(vec![b'x'; 100]);
+            queue.push(Target::StandardError, vec![b'x'; 100]);
         }
         assert_eq!((queue.lines.len(), queue.bytes, queue.dropped), (100, 10_000, 900));
         let mut written = 0;
-        while let Some(next) = queue.next("rbdkit") {
+        while let Some((_, next)) = queue.next("rbdkit") {
             assert!(next.len() <= MAX_WRITE);
             written += next.len();
             if next.starts_with(b"rbdkit: ") {
@@ -174,10 +191,21 @@ mod tests {
     #[test]
     fn a_line_longer_than_one_write_is_written_by_itself() {
         let mut queue = Queue::new(10_000);
-        queue.push(vec![b'x'; 5000]);
-        queue.push(vec![b'y'; 10]);
-        assert_eq!(queue.next("").map(|lines| lines.len()), Some(5000));
-        assert_eq!(queue.next("").map(|lines| lines.len()), Some(10));
+        queue.push(Target::StandardError, vec![b'x'; 5000]);
+        queue.push(Target::StandardError, vec![b'y'; 10]);
+        assert_eq!(queue.next("").map(|(_, lines)| lines.len()), Some(5000));
+        assert_eq!(queue.next("").map(|(_, lines)| lines.len()), Some(10));
+        assert_eq!(queue.next(""), None);
+    }
+
+    #[test]
+    fn lines_of_two_targets_keep_their_order_and_do_not_mix() {
+        let mut queue = Queue::new(10_000);
+        for (target, line) in [(Target::LogFile, "a"), (Target::LogFile, "b"), (Target::StandardError, "c")] {
+            queue.push(target, line.into());
+        }
+        assert_eq!(queue.next(""), Some((Target::LogFile, b"ab".to_vec())));
+        assert_eq!(queue.next(""), Some((Target::StandardError, b"c".to_vec())));
         assert_eq!(queue.next(""), None);
     }
 }
