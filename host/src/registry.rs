@@ -16,12 +16,20 @@ const PLUGINS: &[PluginInfo] = &[
     rbdkit_plugin_data::INFO,
     rbdkit_plugin_eval::INFO,
     rbdkit_plugin_file::INFO,
+    rbdkit_plugin_full::INFO,
+    rbdkit_plugin_info::INFO,
     rbdkit_plugin_memory::INFO,
     rbdkit_plugin_nbd::INFO,
     rbdkit_plugin_null::INFO,
+    rbdkit_plugin_ones::INFO,
+    rbdkit_plugin_partitioning::INFO,
     rbdkit_plugin_pattern::INFO,
+    rbdkit_plugin_random::INFO,
     rbdkit_plugin_sh::INFO,
+    rbdkit_plugin_sparse_random::INFO,
+    rbdkit_plugin_split::INFO,
     rbdkit_plugin_ssh::INFO,
+    rbdkit_plugin_zero::INFO,
 ];
 
 /// How a helper process starts programs for plugins and filters, because a confined server cannot.
