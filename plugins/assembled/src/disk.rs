@@ -24,7 +24,7 @@ pub enum Backing {
     /// It stays open.
     Open(DiskFile),
     /// It is opened for each read, because a directory may have more files than a process may have
-    /// open.
+    /// open. A symbolic link in its place is not followed.
     Named(PathBuf),
 }
 
@@ -132,7 +132,8 @@ impl AssembledDisk {
                     Backing::Open(file) => buffer.fill_with(part, |bytes| file.read(bytes, piece.within))?,
                     Backing::Named(path) => {
                         let named = |what: String| Error::new(Errno::Eio, format!("{}: {what}", path.display()));
-                        let file = DiskFile::open(path, Access::Read).map_err(|error| named(error.to_string()))?;
+                        let file =
+                            DiskFile::open(path, Access::ReadNoLink).map_err(|error| named(error.to_string()))?;
                         let read = buffer.fill_with(part, |bytes| file.read(bytes, piece.within));
                         read.map_err(|error| named(error.to_string()))?;
                     }

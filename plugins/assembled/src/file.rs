@@ -17,6 +17,8 @@ use rustix::io::{Errno as Raw, ReadWriteFlags};
 pub enum Access {
     /// Reading.
     Read,
+    /// Reading, and not what a symbolic link leads to.
+    ReadNoLink,
     /// Reading and writing, or only reading if writing is not permitted.
     WriteIfPermitted,
 }
@@ -42,9 +44,10 @@ impl DiskFile {
     pub fn open(path: &Path, access: Access) -> std::io::Result<DiskFile> {
         // Opening a named pipe must not wait for a writer. A regular file ignores the flag.
         let flags = OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+        let flags = if access == Access::ReadNoLink { flags | OFlags::NOFOLLOW } else { flags };
         let open = |more| rustix::fs::openat(CWD, path, flags | more, Mode::empty());
         let writable = match access {
-            Access::Read => None,
+            Access::Read | Access::ReadNoLink => None,
             Access::WriteIfPermitted => match open(OFlags::RDWR) {
                 Ok(fd) => Some(fd),
                 Err(Raw::ACCESS | Raw::PERM | Raw::ROFS | Raw::TXTBSY) => None,

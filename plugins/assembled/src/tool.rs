@@ -32,23 +32,27 @@ pub fn find_tool<'a>(names: &[&'a str]) -> Option<&'a str> {
     names.iter().find(exists).copied()
 }
 
-/// Runs a program to its end and returns what it printed. The plugin `plugin` needs it, and Debian
-/// has it in `package`. Standard output is read unless the command says otherwise.
+/// Runs a program to its end and returns what it printed. The plugin `plugin` needs it, messages
+/// call it `name`, and Debian has it in `package`. Standard output is read unless the command says
+/// otherwise.
 ///
 /// # Errors
 /// One line: it cannot be started, or it failed.
-pub fn run_tool(plugin: &str, package: &str, command: &mut Command) -> Result<Vec<u8>, ConfigError> {
-    let name = command.get_program().to_string_lossy().into_owned();
+pub fn run_tool(plugin: &str, package: &str, name: &str, command: &mut Command) -> Result<Vec<u8>, ConfigError> {
     command.env("PATH", with_system_programs()).stdin(Stdio::null()).stderr(Stdio::inherit());
     let error = |what: String| Err(ConfigError::new(format!("{plugin}: {name} {what}")));
     match command.output() {
         Ok(Output { status, stdout, .. }) if status.success() => Ok(stdout),
+        // A shell's status for a program that it does not find.
+        Ok(Output { status, .. }) if status.code() == Some(127) => error(missing(package)),
         Ok(Output { status, .. }) => error(format!("failed: {status}")),
-        Err(missing) if missing.kind() == ErrorKind::NotFound => {
-            error(format!("is needed, and it is not there (Debian has it in the package {package})"))
-        }
+        Err(not_found) if not_found.kind() == ErrorKind::NotFound => error(missing(package)),
         Err(other) => error(format!("cannot be started: {other}")),
     }
+}
+
+fn missing(package: &str) -> String {
+    format!("is needed, and it is not there (Debian has it in the package {package})")
 }
 
 #[cfg(test)]
@@ -57,11 +61,11 @@ mod tests {
 
     #[test]
     fn a_program_that_fails_or_is_missing_is_one_line() {
-        assert_eq!(run_tool("x", "y", Command::new("echo").arg("a b")).unwrap(), b"a b\n");
-        let error = |command: &mut Command| run_tool("iso", "genisoimage", command).unwrap_err().to_string();
-        assert_eq!(error(&mut Command::new("false")), "iso: false failed: exit status: 1");
+        assert_eq!(run_tool("x", "y", "echo", Command::new("echo").arg("a b")).unwrap(), b"a b\n");
+        let error = |name: &str| run_tool("iso", "genisoimage", name, &mut Command::new(name)).unwrap_err().to_string();
+        assert_eq!(error("false"), "iso: false failed: exit status: 1");
         assert_eq!(
-            error(&mut Command::new("no-such-program")),
+            error("no-such-program"),
             "iso: no-such-program is needed, and it is not there (Debian has it in the package genisoimage)"
         );
     }
