@@ -12,16 +12,34 @@ use rbdkit_sandbox::{Power, Powers};
 
 /// The plugins, in alphabetical order.
 const PLUGINS: &[PluginInfo] = &[
+    rbdkit_plugin_cdi::INFO,
     rbdkit_plugin_curl::INFO,
     rbdkit_plugin_data::INFO,
     rbdkit_plugin_eval::INFO,
+    rbdkit_plugin_example1::INFO,
+    rbdkit_plugin_example2::INFO,
+    rbdkit_plugin_example3::INFO,
+    rbdkit_plugin_example4::INFO,
     rbdkit_plugin_file::INFO,
+    rbdkit_plugin_floppy::INFO,
+    rbdkit_plugin_full::INFO,
+    rbdkit_plugin_info::INFO,
+    rbdkit_plugin_iso::INFO,
+    rbdkit_plugin_linuxdisk::INFO,
     rbdkit_plugin_memory::INFO,
     rbdkit_plugin_nbd::INFO,
     rbdkit_plugin_null::INFO,
+    rbdkit_plugin_ondemand::INFO,
+    rbdkit_plugin_ones::INFO,
+    rbdkit_plugin_partitioning::INFO,
     rbdkit_plugin_pattern::INFO,
+    rbdkit_plugin_random::INFO,
     rbdkit_plugin_sh::INFO,
+    rbdkit_plugin_sparse_random::INFO,
+    rbdkit_plugin_split::INFO,
     rbdkit_plugin_ssh::INFO,
+    rbdkit_plugin_tmpdisk::INFO,
+    rbdkit_plugin_zero::INFO,
 ];
 
 /// How a helper process starts programs for plugins and filters, because a confined server cannot.
@@ -29,12 +47,15 @@ pub const STARTS: &[(&str, rbdkit_launcher::Start)] = &[
     rbdkit_launcher::SHELL,
     (rbdkit_plugin_curl::INFO.name, rbdkit_plugin_curl::START),
     (rbdkit_plugin_nbd::INFO.name, rbdkit_plugin_nbd::START),
+    (rbdkit_plugin_ondemand::INFO.name, rbdkit_plugin_ondemand::START),
     (rbdkit_plugin_ssh::INFO.name, rbdkit_plugin_ssh::START),
+    (rbdkit_plugin_tmpdisk::INFO.name, rbdkit_plugin_tmpdisk::START),
 ];
 
 /// How a helper process opens files for plugins, because a confined server may open only what it
 /// knew when it started.
-pub const OPENS: &[(&str, rbdkit_launcher::Open)] = &[rbdkit_plugin_file::OPEN];
+pub const OPENS: &[(&str, rbdkit_launcher::Open)] = 
+    &[rbdkit_plugin_example3::OPEN, rbdkit_plugin_file::OPEN, rbdkit_plugin_ondemand::OPEN];
 
 /// Name and component of each embedded filter, in alphabetical order.
 const FILTERS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/filters.rs"));

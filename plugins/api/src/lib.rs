@@ -20,6 +20,7 @@
 //! Units: `offset` and `length` are bytes, `size` is the size of an export in bytes.
 
 mod access;
+pub mod base64;
 mod blocking;
 mod buffer;
 mod client;

@@ -18,8 +18,19 @@ const NOBODY: u32 = 65534;
 /// # Errors
 /// The directory, or one above it, belongs to another user, or does not exist.
 pub fn directory() -> io::Result<PathBuf> {
-    let directory = std::env::temp_dir();
-    let checked = checked(&directory, rustix::process::geteuid().as_raw());
+    own(&std::env::temp_dir())
+}
+
+/// `$TMPDIR`, or `/var/tmp`: the directory in which to make a large file, as [`directory`].
+///
+/// # Errors
+/// Those of [`directory`].
+pub fn large_directory() -> io::Result<PathBuf> {
+    own(&std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from))
+}
+
+fn own(directory: &Path) -> io::Result<PathBuf> {
+    let checked = checked(directory, rustix::process::geteuid().as_raw());
     checked.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", directory.display())))
 }
 

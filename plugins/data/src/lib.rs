@@ -9,7 +9,6 @@
 //! No request waits, so every answer is ready at once.
 #![forbid(unsafe_code)]
 
-mod base64;
 mod error;
 mod eval;
 mod image;
@@ -24,6 +23,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+use rbdkit_plugin_api::base64;
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
     AccessRights, BoxFuture, ConfigError, DISK_FUNCTIONS, Errno, Error, Handle, OpenArgs, OtherKeys, Param, Plugin,

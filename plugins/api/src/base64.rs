@@ -1,18 +1,45 @@
 //! Base64 with padding, as `base64(1)` writes it. White space is ignored.
 
+use std::fmt;
+
 /// Why a text is not base64. The message completes `base64=...: `.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Base64Error {
-    #[error("is not base64: the byte at offset {offset} does not belong there")]
-    Alien { offset: usize },
-    #[error("is not base64: data at offset {offset} after the padding")]
-    AfterPadding { offset: usize },
-    #[error("is not base64: it ends within a group of four characters")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base64Error {
+    /// A byte that does not belong there.
+    Alien {
+        /// Where it is.
+        offset: usize,
+    },
+    /// Data after the padding.
+    AfterPadding {
+        /// Where they are.
+        offset: usize,
+    },
+    /// It ends within a group of four characters.
     Incomplete,
 }
 
+impl fmt::Display for Base64Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Base64Error::Alien { offset } => {
+                write!(f, "is not base64: the byte at offset {offset} does not belong there")
+            }
+            Base64Error::AfterPadding { offset } => {
+                write!(f, "is not base64: data at offset {offset} after the padding")
+            }
+            Base64Error::Incomplete => f.write_str("is not base64: it ends within a group of four characters"),
+        }
+    }
+}
+
+impl std::error::Error for Base64Error {}
+
 /// The bytes that `text` stands for.
-pub(crate) fn decode(text: &[u8]) -> Result<Vec<u8>, Base64Error> {
+///
+/// # Errors
+/// It is not base64.
+pub fn decode(text: &[u8]) -> Result<Vec<u8>, Base64Error> {
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
     let (mut group, mut count, mut padding) = (0u32, 0, 0);
     for (offset, &byte) in text.iter().enumerate() {
