@@ -27,6 +27,7 @@ pub mod wire;
 
 pub use handshake::{
     Export, Handshake, HandshakeAction, HandshakeConfig, MAX_OPTION, MAX_OPTIONS, OPTIONS_PER_EXPORT, OpenRequest,
+    TlsPolicy,
 };
 pub use strings::MAX_STRING;
 pub use transmission::{Command, ReplyFormat, RequestHeader, RequestPayload, Session};

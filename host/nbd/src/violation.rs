@@ -21,6 +21,9 @@ pub enum Violation {
     /// EXPORT_NAME, which has no error reply, with a name that the protocol does not allow.
     #[error("EXPORT_NAME with an impossible name")]
     ExportName,
+    /// EXPORT_NAME, which has no error reply, without TLS, which the server requires.
+    #[error("EXPORT_NAME without TLS, which is required")]
+    WithoutTls,
     /// A request does not begin with the magic number.
     #[error("a request begins with {0:#010x}")]
     RequestMagic(u32),

@@ -5,7 +5,7 @@
 //! `key=value` or a bare value are nbdkit's.
 //!
 //! * [`options`] parses the command line, [`plan`] checks it. [`listen`], [`filters`],
-//!   [`messages`] and [`record`] each have one subject.
+//!   [`messages`], [`record`] and [`tls`] each have one subject.
 //! * [`help`] writes the texts of `--help`.
 //!
 //! Nothing here does I/O or uses the protocol, the server or the sandbox.
@@ -19,6 +19,7 @@ mod options;
 mod plan;
 mod program_name;
 mod record;
+mod tls;
 mod values;
 
 pub use filters::{FilterAllow, FilterFault, FilterLimit, FilterSource, RegistryOptions, Sha256};
@@ -27,3 +28,4 @@ pub use messages::LogTo;
 pub use plan::{Action, Plan, parse};
 pub use program_name::program_name;
 pub use record::RecordOption;
+pub use tls::{TlsMode, TlsPlan};

@@ -16,6 +16,7 @@ use super::listen::{Inherited, Listen, listen};
 use super::messages::{DebugFlag, LogTo, debug_flag, log};
 use super::options::{self, Options};
 use super::record::{RecordOption, record};
+use super::tls::{TlsPlan, tls};
 use super::values::{error, export_name, path, text, whole_number};
 
 /// What the program is to do.
@@ -98,6 +99,8 @@ pub struct Plan {
     pub filter_on_fault: FilterFault,
     /// `--record`.
     pub record: Option<RecordOption>,
+    /// The options of TLS.
+    pub tls: TlsPlan,
     /// Confine the process once it has started.
     pub confine: bool,
     /// The plugin's name; missing only if the action needs none.
@@ -168,6 +171,7 @@ impl Plan {
             reload: reload(given)?,
             filter_on_fault: filter_on_fault(given)?,
             record: record(given)?,
+            tls: tls(given)?,
             confine: !given.no_confine,
             plugin,
             params: words.cloned().map(Parameter::new).chain(each(&given.plugin_param, plugin_param)?).collect(),
@@ -203,23 +207,6 @@ fn refuse_unsupported(given: &Options) -> Result<(), ConfigError> {
     }
     if given.selinux_label.is_some() {
         return Err(error("--selinux-label is not supported, label the socket with chcon after it was made"));
-    }
-    if let Some(tls) = &given.tls {
-        // nbdkit accepts every spelling of false.
-        match tls.to_str() {
-            Some("on" | "require") => {}
-            Some(value) if units::parse_bool(value) == Ok(false) => return Ok(()),
-            _ => return Err(error(format!("--tls={}: is not one of off, on, require", tls.to_string_lossy()))),
-        }
-        return Err(error("--tls: TLS is not supported in this version, only --tls=off is"));
-    }
-    let with_tls = [
-        (given.tls_certificates.is_some(), "tls-certificates"),
-        (given.tls_psk.is_some(), "tls-psk"),
-        (given.tls_verify_peer, "tls-verify-peer"),
-    ];
-    if let Some((_, name)) = with_tls.into_iter().find(|(given, _)| *given) {
-        return Err(error(format!("--{name}: TLS is not supported in this version")));
     }
     Ok(())
 }

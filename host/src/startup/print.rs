@@ -134,7 +134,7 @@ fn dump_config(program: &str) -> String {
         ("soext", "so"),
         ("sysconfdir", "/etc"),
         ("timeout_option", "yes"),
-        ("tls", "no"),
+        ("tls", "yes"),
         ("version", &format!("{major}.{minor}.{patch}")),
         ("version_major", &major.to_string()),
         ("version_minor", &minor.to_string()),

@@ -58,6 +58,7 @@ pub fn options(plan: &Plan) -> Result<ServerOptions, ConfigError> {
         structured_replies: plan.structured_replies,
         multi_conn: plan.multi_conn,
         handshake_mask: plan.handshake_mask,
+        tls: None,
         limits,
     })
 }

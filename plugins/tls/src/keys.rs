@@ -71,6 +71,12 @@ impl KeyFile {
         self.keys.contains_key(user.as_bytes())
     }
 
+    /// The user of a file with one line.
+    pub fn only_user(&self) -> Option<String> {
+        let user = self.keys.keys().next().filter(|_| self.keys.len() == 1)?;
+        String::from_utf8(user.clone()).ok()
+    }
+
     /// How many users there are.
     pub fn users(&self) -> usize {
         self.keys.len()

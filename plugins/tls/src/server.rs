@@ -62,7 +62,7 @@ impl ServerTls {
         Ok(ServerTls { settings, clients: ClientCertificates::NotAsked, priority, key_log })
     }
 
-    /// Takes other certificates for the sessions that begin from now on. If they are wrong, the old
+    /// Of a server with certificates: takes others for the sessions that begin from now on. If they are wrong, the old
     /// ones stay.
     ///
     /// # Errors
@@ -70,16 +70,6 @@ impl ServerTls {
     pub fn replace_certificates(&self, files: &CertificateFiles) -> Result<(), TlsError> {
         let config = config(files, self.clients, &self.priority, self.key_log.clone())?;
         *lock(&self.settings) = Arc::new(Settings::Certificates(config));
-        Ok(())
-    }
-
-    /// Takes other keys for the sessions that begin from now on.
-    ///
-    /// # Errors
-    /// The library refuses.
-    pub fn replace_keys(&self, keys: KeyFile) -> Result<(), TlsError> {
-        let context = with_openssl::server(Arc::new(keys), &self.priority, self.key_log.clone())?;
-        *lock(&self.settings) = Arc::new(Settings::Keys(context));
         Ok(())
     }
 

@@ -74,6 +74,8 @@ pub struct Session {
     at: usize,
     /// Bytes of the caller that are encrypted and not yet sent.
     unsent: usize,
+    /// The last read filled all the room that it had, so there may be more.
+    more: bool,
     /// The other end has closed its side.
     ended: bool,
 }
@@ -94,7 +96,7 @@ impl Session {
     }
 
     fn new(engine: Engine) -> Session {
-        Session { engine, input: Vec::new(), at: 0, unsent: 0, ended: false }
+        Session { engine, input: Vec::new(), at: 0, unsent: 0, more: false, ended: false }
     }
 
     /// Goes on with the handshake.
@@ -103,6 +105,8 @@ impl Session {
     /// The handshake fails; the other end was told if it could be told at once. Or an error of
     /// `wire`.
     pub fn handshake<W: Read + Write>(&mut self, wire: &mut W) -> io::Result<Handshake> {
+        // Bytes behind the handshake may be decrypted with its last message.
+        self.more = true;
         loop {
             if !self.flush(wire)? {
                 return Ok(Handshake::WantsWrite);
@@ -152,7 +156,7 @@ impl Session {
 
     /// Whether [`Session::read`] may return something without reading from the wire.
     pub fn has_input(&self) -> bool {
-        self.at < self.input.len() || self.ended
+        self.at < self.input.len() || self.more || self.ended
     }
 
     /// Reads decrypted bytes into `first` and then into `second`, `first` being not empty.
@@ -185,13 +189,18 @@ impl Session {
                         Ok(0) => self.ended = true,
                         Ok(_) => {}
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock && count > 0 => {
+                            self.more = false;
                             return Ok(Received { count, more: false });
                         }
-                        Err(error) => return Err(error),
+                        Err(error) => {
+                            self.more = false;
+                            return Err(error);
+                        }
                     }
                 }
             }
         }
+        self.more = true;
         Ok(Received { count, more: true })
     }
 
