@@ -5,11 +5,10 @@
 //! rights of the start, opens the four files in it by name, and no others.
 
 use std::ffi::OsStr;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -71,8 +70,7 @@ impl Tls {
             let path = absolute(path)?;
             let failed =
                 |why: &dyn std::fmt::Display| ConfigError::new(format!("--tls-psk: {}: {why}", path.display()));
-            let text = read_keys(&path).map_err(|error| failed(&plain(&error)))?;
-            let keys = KeyFile::parse(&text).map_err(|error| failed(&error))?;
+            let keys = KeyFile::read(&path).map_err(|error| failed(&error))?;
             let user = keys.only_user();
             let server = ServerTls::with_keys(keys, plan.priority.clone(), key_log).map_err(|error| failed(&error))?;
             let uri = TlsUri { required, user, file: Some(("tls-psk-file", path)) };
@@ -209,22 +207,17 @@ fn directory(plan: &TlsPlan) -> Result<Option<PathBuf>, ConfigError> {
     }
 }
 
-/// The file that `SSLKEYLOGFILE` names. Whoever can read it can decrypt all connections.
+/// The file for the secrets of all connections.
 fn key_log() -> Result<Option<KeyLogFile>, ConfigError> {
-    let Some(path) = std::env::var_os("SSLKEYLOGFILE").filter(|path| !path.is_empty()) else { return Ok(None) };
-    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
-    let shown = Path::new(&path).display();
-    let file = file.map_err(|error| ConfigError::new(format!("SSLKEYLOGFILE={shown}: {}", plain(&error))))?;
-    tracing::warn!("SSLKEYLOGFILE is set: who can read {shown} can decrypt the connections");
-    Ok(Some(KeyLogFile::new(file)))
+    let log = KeyLogFile::from_environment().map_err(|error| ConfigError::new(error.to_string()))?;
+    if log.is_some() {
+        tracing::warn!("SSLKEYLOGFILE is set: who can read this file can decrypt the connections");
+    }
+    Ok(log)
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
     std::path::absolute(path).map_err(|error| ConfigError::new(format!("{}: {}", path.display(), plain(&error))))
-}
-
-fn read_keys(path: &Path) -> io::Result<zeroize::Zeroizing<Vec<u8>>> {
-    read_bounded(File::open(path)?, MAX_FILE).map(zeroize::Zeroizing::new)
 }
 
 fn read_bounded(file: File, most: u64) -> io::Result<Vec<u8>> {

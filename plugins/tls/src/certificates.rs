@@ -46,7 +46,7 @@ impl Role {
 }
 
 /// The longest file, in bytes. A revocation list with 10,000 entries has 400 KB.
-pub const MAX_FILE: u64 = 16 << 20;
+const MAX_FILE: u64 = 16 << 20;
 
 /// What the files contain. It is not parsed yet.
 pub struct CertificateFiles {

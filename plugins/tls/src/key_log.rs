@@ -1,11 +1,15 @@
 //! `SSLKEYLOGFILE`: the secrets of each connection, for a program that decrypts a recording.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
+
+use crate::error::TlsError;
 
 /// A file that was opened for appending. Each line is written by one system call.
 #[derive(Clone)]
@@ -15,6 +19,17 @@ impl KeyLogFile {
     /// Writes to this file.
     pub fn new(file: File) -> KeyLogFile {
         KeyLogFile(Arc::new(file))
+    }
+
+    /// The file that `SSLKEYLOGFILE` names, if it names one.
+    ///
+    /// # Errors
+    /// One line: it cannot be opened.
+    pub fn from_environment() -> Result<Option<KeyLogFile>, TlsError> {
+        let Some(path) = std::env::var_os("SSLKEYLOGFILE").filter(|path| !path.is_empty()) else { return Ok(None) };
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+        let failed = |error| TlsError::new(format!("SSLKEYLOGFILE={}: {error}", Path::new(&path).display()));
+        Ok(Some(KeyLogFile::new(file.map_err(failed)?)))
     }
 
     /// Appends a line in NSS's format, without its end.

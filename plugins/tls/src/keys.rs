@@ -2,9 +2,11 @@
 //! digits.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use crate::certificates::read_bounded;
 use crate::error::TlsError;
 
 /// The longest name of a user, in bytes: OpenSSL's limit on an identity.
@@ -17,7 +19,7 @@ const MAX_KEY: usize = 64;
 const MIN_KEY: usize = 16;
 
 /// The longest file, in bytes: some 5,000 users with long keys.
-pub(crate) const MAX_FILE: u64 = 1 << 20;
+const MAX_FILE: u64 = 1 << 20;
 
 /// The users of a file, and their keys.
 pub struct KeyFile {
@@ -59,6 +61,15 @@ impl KeyFile {
             true => Err(TlsError::new("has no line USER:KEY")),
             false => Ok(KeyFile { keys }),
         }
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// It cannot be read, or what [`KeyFile::parse`] says.
+    pub fn read(path: &Path) -> Result<KeyFile, TlsError> {
+        let text = read_bounded(path).map(Zeroizing::new);
+        KeyFile::parse(&text.map_err(|error| TlsError::new(error.to_string()))?)
     }
 
     /// The key of a user.
