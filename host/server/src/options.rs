@@ -81,9 +81,9 @@ pub struct ServerLimits {
     /// sends one. The default, 16 MiB, is enough for 128 clients at a time. Others are
     /// disconnected.
     pub handshake_bytes: u64,
-    /// Bytes of all TLS sessions: 48 KiB each, and 272 KiB more for one whose client has not taken
-    /// a long reply. The default, 512 MiB, is enough for 4096 sessions, of which 1200 have one. A
-    /// client for whose session nothing is left is refused TLS.
+    /// Bytes of all TLS sessions: 49 KiB each, and 65 KiB more for one whose client has not taken
+    /// all of a long reply. The default, 512 MiB, is enough for 4096 sessions that all do. A client
+    /// for whose session nothing is left is refused TLS.
     pub tls_bytes: u64,
     /// Clients at a time; [`connections`](super::connections) says what happens to further ones.
     /// The default, 4096, keeps idle clients below 64 MiB, at about 10 KiB each.
