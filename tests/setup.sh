@@ -41,6 +41,8 @@ group() {
         # For the curl plugin.
         need pkgconf command_exists pkg-config
         need libcurl4-openssl-dev pkg-config --exists libcurl
+        # For TLS with pre-shared keys.
+        need libssl-dev pkg-config --exists openssl
         need rustc-web guest_compiler
         need rust-web-src guest_library
         ;;
@@ -59,6 +61,8 @@ group() {
         need python3-cryptography other_ciphers
         # Other servers, for the nbd plugin.
         need nbdkit command_exists nbdkit
+        # Certificates and keys, as clients of nbdkit have them.
+        need gnutls-bin command_exists certtool
         # Certificates for the slow server.
         need openssl command_exists openssl
         # A server with HTTP/2 for the curl plugin. Each test starts its own.

@@ -5,7 +5,7 @@ mod rules;
 
 use client::Peer;
 use rbdkit_filter_sdk::prelude::*;
-use rules::{Refusal, Rules, Source};
+use rules::{Certificate, Refusal, Rules, Source, Verdict};
 
 params! {
     /// The parameters.
@@ -34,6 +34,40 @@ fn source() -> Source {
     }
 }
 
+/// The client's certificate, once it has had the time to show one.
+fn certificate() -> Certificate {
+    match (client::tls_subject(), client::tls_issuer()) {
+        (Ok(subject), Ok(issuer)) => Certificate::Names { subject, issuer },
+        _ => Certificate::None,
+    }
+}
+
+impl Ip {
+    /// Refuses the client, or lets it in, at least until it has shown its certificate.
+    fn admit(&self, certificate: &Certificate) -> Result<(), Errno> {
+        if self.rules.let_everybody_in() {
+            return Ok(());
+        }
+        let source = source();
+        let refused = |why: &str| {
+            error!("a client was refused, because {why}: {}{}", shown(&source), named(certificate));
+            Err(Errno::Eperm)
+        };
+        match self.rules.check(&source, certificate) {
+            Verdict::LetIn => debug!("a client is let in: {}{}", shown(&source), named(certificate)),
+            Verdict::NotYet => debug!("it depends on the certificate of a client: {}", shown(&source)),
+            Verdict::Refused(Refusal::Denied) => return refused("deny matches it"),
+            Verdict::Refused(Refusal::Unknown) => return refused("deny cannot tell whether it matches"),
+        }
+        Ok(())
+    }
+
+    /// The same once TLS has begun, if it had to be waited for.
+    fn admit_named(&self) -> Result<(), Errno> {
+        if self.rules.ask_for_certificates() { self.admit(&certificate()) } else { Ok(()) }
+    }
+}
+
 impl Filter for Ip {
     type Params = Settings;
 
@@ -41,8 +75,8 @@ impl Filter for Ip {
         Description::new("ip", env!("CARGO_PKG_VERSION"), "admits clients by their address, process, user or group")
             .help(
                 "An entry is all, anyipv4, anyipv6, anyunix, anyvsock, an IP address (10.0.0.0/8), pid:N, uid:N, \
-                 gid:N, vsock-cid:N, vsock-port:N or security:CONTEXT. allow comes first, then deny; the rest is let \
-                 in.",
+                 gid:N, vsock-cid:N, vsock-port:N, security:CONTEXT, or dn:NAME or issuer-dn:NAME of a TLS \
+                 certificate. allow comes first, then deny; the rest is let in.",
             )
             .thread_model(ThreadModel::Parallel)
             .transparent()
@@ -55,19 +89,34 @@ impl Filter for Ip {
 
 impl Admission for Ip {
     fn preconnect(&self, readonly: bool) -> Result<(), Errno> {
-        if !self.rules.let_everybody_in() {
-            let source = source();
-            let refused = |why: &str| {
-                error!("a client was refused, because {why}: {}", shown(&source));
-                Err(Errno::Eperm)
-            };
-            match self.rules.check(&source) {
-                Ok(()) => debug!("a client is let in: {}", shown(&source)),
-                Err(Refusal::Denied) => return refused("deny matches it"),
-                Err(Refusal::Unknown) => return refused("deny cannot tell whether it matches"),
-            }
-        }
+        self.admit(&Certificate::NotYet)?;
         next_open::preconnect(readonly)
+    }
+}
+
+impl Names for Ip {
+    fn list_exports(&self, readonly: bool, _is_tls: bool) -> Result<Vec<ExportEntry>, Errno> {
+        self.admit_named()?;
+        next_open::list_exports(readonly)
+    }
+}
+
+impl Connection for Ip {
+    fn open(&self, readonly: bool, exportname: &str, _is_tls: bool, replayed: bool) -> Result<u64, Errno> {
+        if !replayed {
+            self.admit_named()?;
+        }
+        next_open::open(readonly, exportname)?;
+        Ok(0)
+    }
+}
+
+/// The certificate for the log, as the end of a line.
+fn named(certificate: &Certificate) -> String {
+    match certificate {
+        Certificate::NotYet => String::new(),
+        Certificate::None => ", without a certificate".to_string(),
+        Certificate::Names { subject, issuer } => format!(", certificate {subject}, issued by {issuer}"),
     }
 }
 
@@ -90,7 +139,7 @@ fn shown(source: &Source) -> String {
     }
 }
 
-rbdkit_filter_sdk::export!(Ip: admission);
+rbdkit_filter_sdk::export!(Ip: admission, names, connection);
 
 #[cfg(test)]
 mod tests {

@@ -373,7 +373,7 @@ impl NextLayer {
         let list = match self.next() {
             Some((slot, next)) => Some(slot.layer.list_exports(readonly, next).await?),
             None => {
-                let list = self.chain.plugin.list_exports(readonly, self.client.tls);
+                let list = self.chain.plugin.list_exports(readonly, self.client.is_tls());
                 not_long_without(&self.client, list).await?
             }
         };
@@ -399,7 +399,7 @@ impl NextLayer {
         let ask = async {
             let name = match self.next() {
                 Some((slot, next)) => slot.layer.default_export(readonly, next).await?,
-                None => self.chain.plugin.default_export(readonly, self.client.tls).await?,
+                None => self.chain.plugin.default_export(readonly, self.client.is_tls()).await?,
             };
             exports::check_default(self.name(), &name)?;
             Ok(name)

@@ -27,6 +27,18 @@ pub const MAX_OPTIONS: u32 = 1024;
 /// that list exports send two or three for each export. nbdkit allows 32.
 pub const OPTIONS_PER_EXPORT: u32 = 32;
 
+/// Whether clients may encrypt the connection (STARTTLS).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsPolicy {
+    /// They cannot.
+    #[default]
+    Off,
+    /// They may.
+    On,
+    /// They have to, before any other option.
+    Require,
+}
+
 /// What the server is willing to negotiate.
 #[derive(Clone, Copy, Debug)]
 pub struct HandshakeConfig {
@@ -36,6 +48,8 @@ pub struct HandshakeConfig {
     pub meta_contexts: bool,
     /// Handshake flags to offer. Flags that do not exist are ignored.
     pub flags: u16,
+    /// STARTTLS.
+    pub tls: TlsPolicy,
 }
 
 impl Default for HandshakeConfig {
@@ -44,6 +58,7 @@ impl Default for HandshakeConfig {
             structured_replies: true,
             meta_contexts: true,
             flags: wire::FLAG_FIXED_NEWSTYLE | wire::FLAG_NO_ZEROES,
+            tls: TlsPolicy::Off,
         }
     }
 }
@@ -98,6 +113,10 @@ pub enum HandshakeAction {
     List,
     /// Open an export: [`Handshake::accept`] or [`Handshake::refuse`].
     Open(OpenRequest),
+    /// Encrypt the connection: [`Handshake::accept_tls`], send the reply, and
+    /// [`Handshake::begin_tls`] once TLS is agreed upon; or [`Handshake::refuse_tls`]. The client
+    /// must not have sent anything behind this option.
+    StartTls,
     /// End the connection. The reply is in `out` already.
     Abort,
 }
@@ -114,6 +133,8 @@ pub struct Handshake {
     listing: u32,
     /// How many exports the longest answer to LIST had.
     listed: u32,
+    /// TLS was agreed upon. Everything since then is encrypted.
+    encrypted: bool,
     negotiated: Negotiated,
 }
 
@@ -148,6 +169,7 @@ impl Handshake {
             listing: 0,
             listed: 0,
             negotiated: Negotiated::default(),
+            encrypted: false,
         }
     }
 
@@ -221,6 +243,17 @@ impl Handshake {
     }
 
     fn option(&mut self, option: u32, data: &[u8], out: &mut Vec<u8>) -> Result<Option<HandshakeAction>, Violation> {
+        if self.config.tls == TlsPolicy::Require && !self.encrypted {
+            match option {
+                opt::STARTTLS | opt::ABORT => {}
+                // This option has no error reply.
+                opt::EXPORT_NAME => return Err(Violation::WithoutTls),
+                _ => {
+                    error(out, option, rep::ERR_TLS_REQD, "this server requires TLS");
+                    return Ok(None);
+                }
+            }
+        }
         match option {
             opt::EXPORT_NAME => {
                 if self.negotiated.reply_format == ReplyFormat::Extended {
@@ -243,7 +276,11 @@ impl Handshake {
                 error(out, option, rep::ERR_UNSUP, "structured replies are switched off");
             }
             opt::STRUCTURED_REPLY | opt::EXTENDED_HEADERS if data.is_empty() => self.better_replies(option, out),
-            opt::STARTTLS if data.is_empty() => error(out, option, rep::ERR_UNSUP, "TLS is not supported"),
+            opt::STARTTLS if self.encrypted => error(out, option, rep::ERR_INVALID, "TLS is in use already"),
+            opt::STARTTLS if self.config.tls == TlsPolicy::Off => {
+                error(out, option, rep::ERR_UNSUP, "TLS is switched off");
+            }
+            opt::STARTTLS if data.is_empty() => return Ok(Some(HandshakeAction::StartTls)),
             opt::LIST | opt::STRUCTURED_REPLY | opt::EXTENDED_HEADERS | opt::STARTTLS => {
                 error(out, option, rep::ERR_INVALID, "this option has no data");
             }
@@ -254,6 +291,23 @@ impl Handshake {
             _ => error(out, option, rep::ERR_UNSUP, "unknown option"),
         }
         Ok(None)
+    }
+
+    /// Answers [`HandshakeAction::StartTls`]: the TLS handshake follows the reply.
+    pub fn accept_tls(&self, out: &mut Vec<u8>) {
+        reply(out, opt::STARTTLS, rep::ACK, &[]);
+    }
+
+    /// Answers [`HandshakeAction::StartTls`] if TLS cannot be begun now.
+    pub fn refuse_tls(&self, message: &str, out: &mut Vec<u8>) {
+        error(out, opt::STARTTLS, rep::ERR_POLICY, message);
+    }
+
+    /// TLS is agreed upon. What was negotiated before is void, because anybody on the way could
+    /// have negotiated it.
+    pub fn begin_tls(&mut self) {
+        self.encrypted = true;
+        self.negotiated = Negotiated::default();
     }
 
     /// Answers STRUCTURED_REPLY and EXTENDED_HEADERS, which are not switched off. Extended headers

@@ -28,7 +28,9 @@ mod transmission;
 mod violation;
 pub mod wire;
 
-pub use handshake::{Export, Handshake, HandshakeAction, HandshakeConfig, MAX_OPTION, MAX_OPTIONS, OPTIONS_PER_EXPORT};
+pub use handshake::{
+    Export, Handshake, HandshakeAction, HandshakeConfig, MAX_OPTION, MAX_OPTIONS, OPTIONS_PER_EXPORT, TlsPolicy,
+};
 pub use oldstyle::{oldstyle_greeting, oldstyle_request};
 pub use option_data::OpenRequest;
 pub use strings::MAX_STRING;

@@ -24,6 +24,9 @@ pub enum Violation {
     /// EXPORT_NAME after extended headers were negotiated, which the protocol does not allow.
     #[error("EXPORT_NAME with extended headers")]
     ExportNameExtended,
+    /// EXPORT_NAME, which has no error reply, without TLS, which the server requires.
+    #[error("EXPORT_NAME without TLS, which is required")]
+    WithoutTls,
     /// A request does not begin with the magic number.
     #[error("a request begins with {0:#010x}")]
     RequestMagic(u32),

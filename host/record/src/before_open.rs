@@ -12,7 +12,7 @@ pub(crate) fn facts(client: &Client) -> ClientFacts<'_> {
         peer: client.peer.clone(),
         credentials: client.credentials,
         security_context: client.security_context.as_deref().map(Cow::Borrowed),
-        tls: client.tls,
+        tls: client.is_tls(),
     }
 }
 

@@ -72,6 +72,7 @@ mod stall;
 mod state;
 mod stop;
 mod thread_permits;
+mod tls;
 mod transmission;
 mod trim;
 mod vsock;
@@ -84,7 +85,7 @@ use rbdkit_plugin_api::{Peer, Usage};
 
 pub use accept::Listener;
 pub use limit_options::connections_for;
-pub use options::{ServerLimits, ServerOptions};
+pub use options::{ServerLimits, ServerOptions, TlsOptions};
 pub use stop::Stop;
 pub use vsock::VsockAddress;
 

@@ -29,12 +29,13 @@ enum Slot<'a> {
 }
 
 /// Each resource's name and what it limits, in the order in which they are shown.
-const RESOURCES: [(&str, &str); 5] = [
+const RESOURCES: [(&str, &str); 6] = [
     ("connections", "clients at a time"),
     ("requests", "bytes of the requests of one client in flight"),
     ("requests-total", "bytes of the requests of all clients in flight"),
     ("receive", "bytes of the buffers that requests are received into"),
     ("handshakes", "bytes of long options of all clients that negotiate"),
+    ("tls", "bytes of the TLS sessions of all clients"),
 ];
 
 impl ServerLimits {
@@ -45,6 +46,7 @@ impl ServerLimits {
             "requests-total" => Slot::Bytes(&mut self.bytes_in_all),
             "receive" => Slot::Bytes(&mut self.receive_bytes),
             "handshakes" => Slot::Bytes(&mut self.handshake_bytes),
+            "tls" => Slot::Bytes(&mut self.tls_bytes),
             _ => return None,
         })
     }

@@ -16,15 +16,17 @@ use rbdkit_nbd::{
 };
 use rbdkit_plugin_api::text::quoted;
 use rbdkit_plugin_api::{BoxFuture, Client, Error, Held, Op};
+use rbdkit_tls::Handshake as TlsHandshake;
 use tokio::time::{Instant, timeout};
 
 use super::attended::{Attendant, Attended, expired};
 use super::lists::{ExportList, ExportLists};
 use super::options::ServerOptions;
 use super::panics::caught;
-use super::socket::{Input, Output, read_into};
+use super::socket::{Input, Output, Source, read_into};
 use super::state::ServerState;
 use super::stop::Stop;
+use super::tls::TlsStream;
 
 /// What the negotiation of one connection needs.
 pub(super) struct Negotiation<'a> {
@@ -65,6 +67,7 @@ impl Negotiation<'_> {
             structured_replies: options.structured_replies,
             meta_contexts: options.meta_contexts,
             flags: options.handshake_mask.map_or(supported, |mask| supported & mask),
+            tls: options.tls_policy(),
         });
         let mut out = Vec::new();
         handshake.greeting(&mut out);
@@ -78,6 +81,23 @@ impl Negotiation<'_> {
                 None | Some(HandshakeAction::Abort) => {
                     self.send(&mut out, stop).await?;
                     return Ok(None);
+                }
+                Some(HandshakeAction::StartTls) => {
+                    // An attacker on the way could have added what comes behind the option.
+                    if !input.is_empty() || self.input.has_unread() {
+                        tracing::warn!("connection {}: closed: it sends more before TLS begins", self.id);
+                        return Ok(None);
+                    }
+                    let Some(stream) = self.tls_stream() else {
+                        handshake.refuse_tls("too many clients use TLS", &mut out);
+                        continue;
+                    };
+                    handshake.accept_tls(&mut out);
+                    self.send(&mut out, stop).await?;
+                    if !self.start_tls(stream, stop).await? {
+                        return Ok(None);
+                    }
+                    handshake.begin_tls();
                 }
                 Some(HandshakeAction::List) => {
                     if !self.list(&mut handshake, &mut out, stop).await? {
@@ -214,6 +234,64 @@ impl Negotiation<'_> {
             out.clear();
         }
         Ok(())
+    }
+
+    /// TLS over the connection that does not say anything yet. None: there is no room for it.
+    fn tls_stream(&self) -> Option<Arc<TlsStream>> {
+        let memory = &self.server.tls_memory;
+        let charge = memory.hold_session()?;
+        let session = self.server.options.tls.as_ref()?.server.accept();
+        let session = session.inspect_err(|error| tracing::error!("connection {}: TLS: {error}", self.id)).ok()?;
+        let output = (self.output.fd(), self.output.is_socket());
+        Some(Arc::new(TlsStream::new(session, charge, memory, self.input.fd(), output)))
+    }
+
+    /// Agrees upon TLS with the client. The time limit is for all of it. From then on everything is
+    /// encrypted. False: the server stops.
+    ///
+    /// # Errors
+    /// The client has left, takes too long, or does not prove who it is.
+    async fn start_tls(&mut self, stream: Arc<TlsStream>, stop: &Stop) -> io::Result<bool> {
+        let (input, output) = (&mut *self.input, self.output);
+        let handshake = async {
+            let mut step = stream.handshake()?;
+            loop {
+                match step {
+                    TlsHandshake::Done => return Ok(true),
+                    TlsHandshake::WantsWrite => {
+                        output.writable().await?;
+                        step = stream.handshake()?;
+                    }
+                    TlsHandshake::WantsRead => {
+                        let next = |_: Source<'_>| match stream.handshake()? {
+                            TlsHandshake::WantsRead => Err(io::ErrorKind::WouldBlock.into()),
+                            next => {
+                                step = next;
+                                // The socket may have more, so it counts as readable.
+                                Ok((1, 1))
+                            }
+                        };
+                        input.read(next).await?;
+                    }
+                }
+            }
+        };
+        let limit = self.server.options.limits.handshake_timeout;
+        match within(limit, handshake, stop).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            Err(error) => {
+                tracing::warn!("connection {}: closed: TLS: {error}", self.id);
+                return Err(error);
+            }
+        }
+        let (peer, algorithms) = stream.peer();
+        let subject = peer.subject.as_deref().unwrap_or("no certificate");
+        tracing::debug!("connection {}: {algorithms}, client: {}", self.id, quoted(subject));
+        self.client.begin_tls(peer);
+        self.output.begin_tls(Arc::clone(&stream));
+        self.input.begin_tls(stream);
+        Ok(true)
     }
 
     /// Answers LIST. The answer is written as the client takes it (see [`super::lists`]). False:

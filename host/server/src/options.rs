@@ -1,8 +1,11 @@
 //! What the command line decides: options, limits and timeouts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use rbdkit_nbd::TlsPolicy;
 use rbdkit_plugin_api::MAX_REQUEST;
+use rbdkit_tls::ServerTls;
 
 use super::budget::Budget;
 
@@ -23,8 +26,30 @@ pub struct ServerOptions {
     pub keepalive: bool,
     /// `--mask-handshake`: the handshake flags that the server may offer.
     pub handshake_mask: Option<u16>,
+    /// TLS; none if clients cannot have it.
+    pub tls: Option<TlsOptions>,
     /// Limits and timeouts.
     pub limits: ServerLimits,
+}
+
+/// The TLS of a server.
+#[derive(Clone, Debug)]
+pub struct TlsOptions {
+    /// Every client has to use it.
+    pub required: bool,
+    /// Makes the sessions.
+    pub server: Arc<ServerTls>,
+}
+
+impl ServerOptions {
+    /// What the handshake does about TLS.
+    pub(super) fn tls_policy(&self) -> TlsPolicy {
+        match &self.tls {
+            None => TlsPolicy::Off,
+            Some(TlsOptions { required: false, .. }) => TlsPolicy::On,
+            Some(TlsOptions { required: true, .. }) => TlsPolicy::Require,
+        }
+    }
 }
 
 impl Default for ServerOptions {
@@ -37,6 +62,7 @@ impl Default for ServerOptions {
             multi_conn: true,
             keepalive: false,
             handshake_mask: None,
+            tls: None,
             limits: ServerLimits::default(),
         }
     }
@@ -64,6 +90,10 @@ pub struct ServerLimits {
     /// sends one. The default, 16 MiB, is enough for 128 clients at a time. Others are
     /// disconnected.
     pub handshake_bytes: u64,
+    /// Bytes of all TLS sessions: 49 KiB each, and 65 KiB more for one whose client has not taken
+    /// all of a long reply. The default, 512 MiB, is enough for 4096 sessions that all do. A client
+    /// for whose session nothing is left is refused TLS.
+    pub tls_bytes: u64,
     /// Clients at a time; [`connections`](super::connections) says what happens to further ones.
     /// The default, 4096, keeps idle clients below 64 MiB, at about 10 KiB each.
     pub connections: usize,
@@ -108,6 +138,7 @@ impl Default for ServerLimits {
             bytes_in_all: 512 << 20,
             receive_bytes: 64 << 20,
             handshake_bytes: 16 << 20,
+            tls_bytes: 512 << 20,
             connections: 4096,
             handshake_timeout: Duration::from_secs(60),
             negotiation_timeout: None,

@@ -8,14 +8,13 @@
 //! header by header into its array, which takes a system call for each request.
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rbdkit_nbd::RequestHeader;
 use rbdkit_plugin_api::idle::{Activity, IdlePool};
 use rbdkit_plugin_api::{Buffer, Fill, Quota, Span, Usage, lock};
 
-use super::socket::{Input, read_into};
+use super::socket::{Input, Source, read_into};
 use super::spin::SpinWait;
 
 /// The most bytes that one `read` returns. A Unix socket holds some 200 KiB by default; small
@@ -173,7 +172,8 @@ impl ReceiveBuffer {
         }
         (self.from, self.to) = (0, left);
         let (bytes, rest, long) = (&mut self.bytes, &mut self.rest, self.long);
-        let attempt = |fd: BorrowedFd<'_>| read_into(fd, ReceiveBuffer::room(bytes, rest, left, pool, long), &mut []);
+        let attempt =
+            |source: Source<'_>| read_into(source, ReceiveBuffer::room(bytes, rest, left, pool, long), &mut []);
         let count = match spin {
             Some(spin) => input.read_blocking(spin, attempt)?,
             None => input.read(attempt).await?,
@@ -208,13 +208,13 @@ impl ReceiveBuffer {
         let wanted = Span::new(filled, buffer.len() - filled);
         let (bytes, rest, long) = (&mut self.bytes, &mut self.rest, self.long);
         (self.from, self.to) = (0, 0);
-        let attempt = |fd: BorrowedFd<'_>| {
+        let attempt = |source: Source<'_>| {
             let behind = ReceiveBuffer::room(bytes, rest, 0, pool, long);
             let mut answer = Ok((0, 0));
             // The closure always returns an error, so that `fill_with` marks nothing as filled. The
             // bytes that were read are marked below.
             let _ = buffer.fill_with(wanted, |payload| {
-                answer = read_into(fd, payload, behind);
+                answer = read_into(source, payload, behind);
                 Err(())
             });
             answer

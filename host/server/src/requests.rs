@@ -245,6 +245,9 @@ impl RequestReader {
             }
             Ok(command @ (Command::Read { length, .. } | Command::Write { length, .. })) => {
                 let mut buffer = self.server.chain.pool().take(length);
+                if self.input.is_tls() {
+                    buffer.never_splice();
+                }
                 let payload = if matches!(command, Command::Write { .. }) { length } else { 0 };
                 self.received.expect(payload);
                 if payload > 0 {

@@ -8,7 +8,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rbdkit_plugin_api::Buffer;
@@ -20,6 +20,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::spin::{SpinWait, WaitPhase};
+use super::tls::TlsStream;
 
 /// The send buffer of a Unix socket, in bytes. A reply of 256 KiB does not fit into the default of
 /// 208 KiB, so each such reply would have to wait for the client after its first part. The kernel
@@ -31,8 +32,9 @@ const SEND_BUFFER: usize = 1 << 20;
 pub(super) fn socket(socket: OwnedFd) -> io::Result<(Input, Output)> {
     rustix::io::ioctl_fionbio(&socket, true)?;
     let fd = Arc::new(socket);
-    let input = Input { fd: Arc::clone(&fd), is_socket: true, watched: None };
-    Ok((input, Output { input: Arc::clone(&fd), fd, is_socket: true, restore: Vec::new() }))
+    let input = Input { fd: Arc::clone(&fd), is_socket: true, watched: None, tls: None };
+    let tls = OnceLock::new();
+    Ok((input, Output { input: Arc::clone(&fd), fd, is_socket: true, restore: Vec::new(), tls }))
 }
 
 /// A client's two directions over two files, usually standard input and output. They are
@@ -46,9 +48,9 @@ pub(super) fn pair(input: OwnedFd, output: OwnedFd) -> io::Result<(Input, Output
     }
     let input = Arc::new(input);
     let is_socket = |fd: &OwnedFd| rustix::net::sockopt::socket_type(fd).is_ok();
-    let from_client = Input { fd: Arc::clone(&input), is_socket: is_socket(&input), watched: None };
+    let from_client = Input { fd: Arc::clone(&input), is_socket: is_socket(&input), watched: None, tls: None };
     let is_socket = is_socket(&output);
-    Ok((from_client, Output { input, fd: Arc::new(output), is_socket, restore }))
+    Ok((from_client, Output { input, fd: Arc::new(output), is_socket, restore, tls: OnceLock::new() }))
 }
 
 /// How long a client that has closed its own direction may still take an answer. A TCP client that
@@ -75,9 +77,37 @@ pub(super) struct Input {
     is_socket: bool,
     /// The runtime's watch, while a task waits for the socket.
     watched: Option<AsyncFd<Arc<OwnedFd>>>,
+    tls: Option<Arc<TlsStream>>,
+}
+
+/// What a read reads from.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a> {
+    Plain(BorrowedFd<'a>),
+    Tls(&'a TlsStream),
 }
 
 impl Input {
+    /// The file.
+    pub fn fd(&self) -> &Arc<OwnedFd> {
+        &self.fd
+    }
+
+    /// From now on everything is encrypted.
+    pub fn begin_tls(&mut self, tls: Arc<TlsStream>) {
+        self.tls = Some(tls);
+    }
+
+    /// Whether everything is encrypted.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Whether the client has sent something that is not read yet. True if the system does not say.
+    pub fn has_unread(&self) -> bool {
+        rustix::io::ioctl_fionread(&self.fd).map_or(true, |count| count > 0)
+    }
+
     /// What the client has closed, even if earlier bytes are still unread.
     pub fn closed(&self) -> Closed {
         let mut fds = [PollFd::new(&self.fd, PollFlags::RDHUP)];
@@ -127,15 +157,25 @@ impl Input {
     /// read after all. The future may be dropped while it waits.
     pub async fn read(
         &mut self,
-        mut attempt: impl FnMut(BorrowedFd<'_>) -> io::Result<(usize, usize)>,
+        mut attempt: impl FnMut(Source<'_>) -> io::Result<(usize, usize)>,
     ) -> io::Result<usize> {
+        let source = source(&self.fd, self.tls.as_ref());
+        // What TLS has read ahead does not make the socket readable.
+        if let Source::Tls(tls) = source
+            && tls.has_input()
+        {
+            match attempt(source) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                attempted => return attempted.map(|(count, _)| count),
+            }
+        }
         let watched = match &mut self.watched {
             Some(watched) => watched,
             none => none.insert(watched(Arc::clone(&self.fd), Interest::READABLE)?),
         };
         loop {
             let mut ready = watched.readable().await?;
-            match attempt(self.fd.as_fd()) {
+            match attempt(source) {
                 Ok((count, room)) => {
                     // A short read emptied the socket. The next read would need a system call to
                     // find that out.
@@ -159,12 +199,13 @@ impl Input {
     pub fn read_blocking(
         &mut self,
         spin: &mut SpinWait,
-        mut attempt: impl FnMut(BorrowedFd<'_>) -> io::Result<(usize, usize)>,
+        mut attempt: impl FnMut(Source<'_>) -> io::Result<(usize, usize)>,
     ) -> io::Result<usize> {
         self.watched = None;
+        let source = source(&self.fd, self.tls.as_ref());
         let mut phase = WaitPhase::NotWaiting;
         loop {
-            match attempt(self.fd.as_fd()) {
+            match attempt(source) {
                 Ok((count, _)) => {
                     spin.learn(&phase);
                     return Ok(count);
@@ -196,11 +237,26 @@ pub(super) struct Output {
     is_socket: bool,
     /// The files' original flags, if other processes may share the files.
     restore: Vec<(OwnedFd, OFlags)>,
+    /// Set once everything is encrypted.
+    tls: OnceLock<Arc<TlsStream>>,
 }
 
 impl Output {
+    /// From now on everything is encrypted.
+    pub fn begin_tls(&self, tls: Arc<TlsStream>) {
+        let _ = self.tls.set(tls);
+    }
+
+    /// Whether the file is a socket.
+    pub fn is_socket(&self) -> bool {
+        self.is_socket
+    }
+
     /// Writes what fits without waiting. None: nothing fits.
     pub fn try_write(&self, slices: &[IoSlice<'_>], more: MoreToCome) -> io::Result<Option<usize>> {
+        if let Some(tls) = self.tls.get() {
+            return tls.try_write(slices);
+        }
         without_waiting(|| match self.is_socket {
             true => {
                 let more = if more == MoreToCome::Yes { SendFlags::MORE } else { SendFlags::empty() };
@@ -215,6 +271,9 @@ impl Output {
     /// # Errors
     /// `InvalidInput`: spliced bytes cannot be sent to this kind of file.
     pub fn try_splice(&self, buffer: &mut Buffer) -> io::Result<Option<usize>> {
+        if self.tls.get().is_some() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let sent = buffer.splice_out(|output, left| {
             let spliced = without_waiting(|| splice(output, None, &self.fd, None, left, SpliceFlags::NONBLOCK))?;
             // The buffer's pipe is not empty, so the client's socket has no room.
@@ -282,14 +341,28 @@ impl Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
+        if let Some(tls) = self.tls.get() {
+            tls.close();
+        }
         for (fd, flags) in &self.restore {
             let _ = fcntl_setfl(fd, *flags);
         }
     }
 }
 
-/// One system call that reads into two places.
-pub(super) fn read_into(fd: BorrowedFd<'_>, first: &mut [u8], second: &mut [u8]) -> io::Result<(usize, usize)> {
+fn source<'a>(fd: &'a OwnedFd, tls: Option<&'a Arc<TlsStream>>) -> Source<'a> {
+    match tls {
+        Some(tls) => Source::Tls(tls),
+        None => Source::Plain(fd.as_fd()),
+    }
+}
+
+/// Reads into two places, with one system call if the connection is not encrypted.
+pub(super) fn read_into(source: Source<'_>, first: &mut [u8], second: &mut [u8]) -> io::Result<(usize, usize)> {
+    let fd = match source {
+        Source::Plain(fd) => fd,
+        Source::Tls(tls) => return tls.read(first, second),
+    };
     let room = first.len() + second.len();
     let count = if second.is_empty() {
         rustix::io::read(fd, first)?

@@ -15,6 +15,7 @@ use super::options::ServerOptions;
 use super::peer::Process;
 use super::receive::ReceivePool;
 use super::thread_permits::ThreadPermits;
+use super::tls::TlsMemory;
 
 /// The most calls of the handshake that go on without their client. Beyond that a client that has
 /// left keeps its place until its call has ended, so that clients cannot start calls without end.
@@ -29,6 +30,8 @@ pub(super) struct ServerState {
     pub receive_pool: ReceivePool,
     /// Bytes of the long options of all clients that negotiate.
     pub handshakes: Arc<Quota>,
+    /// Bytes of the TLS sessions of all clients.
+    pub tls_memory: TlsMemory,
     pub lists: Arc<ExportLists>,
     /// Who may connect.
     pub connections: Arc<Connections>,
@@ -58,6 +61,7 @@ impl ServerState {
             budget: Arc::new(Budget::new(options.limits.bytes_in_all, options.limits.connections as u64)),
             receive_pool,
             handshakes: Arc::new(Quota::new(options.limits.handshake_bytes)),
+            tls_memory: TlsMemory::new(options.limits.tls_bytes),
             lists: Arc::new(ExportLists::new()),
             connections: Connections::new(max_connections),
             max_connections,
@@ -79,7 +83,10 @@ impl ServerState {
             self.handshakes.usage("handshakes"),
             self.connections.usage(),
         ];
-        own.into_iter().chain(self.chain.usage()).collect()
+        // A server without TLS has no account for it.
+        let tls = self.options.tls.as_ref().map(|_| self.tls_memory.usage());
+        let own = own.into_iter().chain(tls);
+        own.chain(self.chain.usage()).collect()
     }
 
     /// A client with the next free number.

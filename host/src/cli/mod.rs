@@ -5,7 +5,7 @@
 //! `key=value` or a bare value are nbdkit's.
 //!
 //! * [`options`] parses the command line, [`plan`] checks it. [`listen`], [`filters`],
-//!   [`messages`], [`parameter_file`] and [`record`] each have one subject.
+//!   [`messages`], [`parameter_file`], [`record`] and [`tls`] each have one subject.
 //! * [`help`] writes the texts of `--help`.
 //!
 //! Nothing here does I/O or uses the protocol, the server or the sandbox.
@@ -20,6 +20,7 @@ mod parameter_file;
 mod plan;
 mod program_name;
 mod record;
+mod tls;
 mod values;
 
 pub use filters::{FilterAllow, FilterFault, FilterLimit, FilterSource, RegistryOptions, Sha256};
@@ -29,3 +30,4 @@ pub use parameter_file::MAX_BYTES as MAX_PARAMETER_BYTES;
 pub use plan::{Action, HandshakeStyle, Plan, parse, without_plugin};
 pub use program_name::program_name;
 pub use record::RecordOption;
+pub use tls::{TlsMode, TlsPlan};

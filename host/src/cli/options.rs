@@ -202,19 +202,23 @@ pub(super) struct Options {
     #[arg(long = "timeout", value_name = "TIME")]
     pub(super) timeout: Option<OsString>,
 
-    /// Only off is supported in this version
+    /// Do not let clients use TLS, let them, or require it (default: on if there are certificates)
     #[arg(long = "tls", value_name = "off|on|require")]
     pub(super) tls: Option<OsString>,
 
-    /// Not supported in this version
+    /// The directory of certificates (default: /etc/pki/nbdkit, or below $HOME if not root)
     #[arg(long = "tls-certificates", value_name = "DIR")]
     pub(super) tls_certificates: Option<OsString>,
 
-    /// Not supported in this version
+    /// The algorithms of TLS, as a priority string of GnuTLS (default: NORMAL)
+    #[arg(long = "tls-priority", value_name = "PRIORITY")]
+    pub(super) tls_priority: Option<OsString>,
+
+    /// Use the pre-shared keys of this file instead of certificates
     #[arg(long = "tls-psk", value_name = "FILE")]
     pub(super) tls_psk: Option<OsString>,
 
-    /// Not supported in this version
+    /// Refuse clients without a certificate of the authority
     #[arg(long = "tls-verify-peer")]
     pub(super) tls_verify_peer: bool,
 
@@ -437,8 +441,8 @@ mod tests {
             (&["-fx"], "unknown option '-x' (--help lists all options)"),
             (
                 &["--sel", "x", "--si", "--t", "1"],
-                "option '--t' may mean --threads or --timeout or --tls or --tls-certificates or --tls-psk \
-                    or --tls-verify-peer",
+                "option '--t' may mean --threads or --timeout or --tls or --tls-certificates or --tls-priority \
+                    or --tls-psk or --tls-verify-peer",
             ),
             (&["-U"], "option '--unix' requires an argument"),
             (&["null", "--exportname"], "option '--exportname' requires an argument"),

@@ -16,6 +16,7 @@ use super::messages::{DebugFlag, LogTo, debug_flag, log, name};
 use super::options::{self, Options};
 use super::parameter_file::{self, ReadFile};
 use super::record::{RecordOption, record};
+use super::tls::{TlsPlan, tls};
 use super::values::{error, export_name, path, text, whole_number};
 
 /// What the program is to do.
@@ -117,6 +118,8 @@ pub struct Plan {
     pub filter_on_fault: FilterFault,
     /// `--record`.
     pub record: Option<RecordOption>,
+    /// The options of TLS.
+    pub tls: TlsPlan,
     /// Confine the process once it has started.
     pub confine: bool,
     /// The plugin's name; missing only if the action needs none.
@@ -159,7 +162,6 @@ pub fn without_plugin(args: &[OsString]) -> Result<Vec<OsString>, ConfigError> {
 
 impl Plan {
     fn new(given: &Options, inherited: Inherited) -> Result<Plan, ConfigError> {
-        refuse_unsupported(given)?;
         let action = action(given);
         let mut words = given.words.iter();
         let plugin = words.next().map(|word| word.to_string_lossy().into_owned());
@@ -216,6 +218,7 @@ impl Plan {
             reload: reload(given)?,
             filter_on_fault: filter_on_fault(given)?,
             record: record(given)?,
+            tls: tls(given)?,
             confine: !given.no_confine,
             plugin,
             params: words.cloned().map(Parameter::new).chain(each(&given.plugin_param, plugin_param)?).collect(),
@@ -240,27 +243,6 @@ fn action(given: &Options) -> Action {
         _ if given.dump_plugin => Action::DumpPlugin,
         _ => Action::Serve,
     }
-}
-
-fn refuse_unsupported(given: &Options) -> Result<(), ConfigError> {
-    if let Some(tls) = &given.tls {
-        // nbdkit accepts every spelling of false.
-        match tls.to_str() {
-            Some("on" | "require") => {}
-            Some(value) if units::parse_bool(value) == Ok(false) => return Ok(()),
-            _ => return Err(error(format!("--tls={}: is not one of off, on, require", tls.to_string_lossy()))),
-        }
-        return Err(error("--tls: TLS is not supported in this version, only --tls=off is"));
-    }
-    let with_tls = [
-        (given.tls_certificates.is_some(), "tls-certificates"),
-        (given.tls_psk.is_some(), "tls-psk"),
-        (given.tls_verify_peer, "tls-verify-peer"),
-    ];
-    if let Some((_, name)) = with_tls.into_iter().find(|(given, _)| *given) {
-        return Err(error(format!("--{name}: TLS is not supported in this version")));
-    }
-    Ok(())
 }
 
 /// A label that the kernel can take. Whether it exists is for the kernel to say.

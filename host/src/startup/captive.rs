@@ -15,6 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::oneshot;
 
 use super::listen::Reachable;
+use super::tls::TlsUri;
 use super::{log, process, uri};
 
 /// The command while it runs.
@@ -29,10 +30,18 @@ impl Captive {
     ///
     /// # Errors
     /// There is no shell, or the system cannot create a process.
-    pub fn start(command: &OsStr, reachable: &Reachable, exportname: &OsStr) -> Result<Captive, ConfigError> {
+    pub fn start(
+        command: &OsStr,
+        reachable: &Reachable,
+        exportname: &OsStr,
+        tls: Option<&TlsUri>,
+    ) -> Result<Captive, ConfigError> {
         let failed = |error: std::io::Error| ConfigError::new(format!("--run: /bin/sh: {}", plain(&error)));
-        let mut child =
-            Command::new("/bin/sh").arg("-c").arg(script(command, reachable, exportname)).spawn().map_err(failed)?;
+        let mut child = Command::new("/bin/sh")
+            .arg("-c")
+            .arg(script(command, reachable, exportname, tls))
+            .spawn()
+            .map_err(failed)?;
         // Without a descriptor, signals are not passed on.
         let pidfd = i32::try_from(child.id())
             .ok()
@@ -100,13 +109,17 @@ pub fn exit_status(program: &str, ended: std::io::Result<ExitStatus>) -> u8 {
     u8::try_from(number).unwrap_or(1)
 }
 
-fn script(command: &OsStr, reachable: &Reachable, exportname: &OsStr) -> OsString {
+fn script(command: &OsStr, reachable: &Reachable, exportname: &OsStr, tls: Option<&TlsUri>) -> OsString {
     let uri = uri::of(reachable, exportname).unwrap_or_default();
     let (port, unixsocket) = match reachable {
         Reachable::Unix(socket) => (String::new(), socket.as_os_str()),
         Reachable::Tcp { port, .. } => (port.to_string(), OsStr::new("")),
         Reachable::Vsock { port } => (port.to_string(), OsStr::new("")),
         Reachable::Unknown => (String::new(), OsStr::new("")),
+    };
+    let uri = match tls {
+        Some(tls) => tls.apply(uri),
+        None => uri,
     };
     let variables: [(&str, &OsStr); 5] = [
         ("uri", uri.as_ref()),
@@ -123,8 +136,11 @@ fn script(command: &OsStr, reachable: &Reachable, exportname: &OsStr) -> OsStrin
         script.push(uri::shell_quote(value));
         script.push("; ");
     }
-    // TLS is off, and nbdkit then leaves the variable unset.
-    script.push("unset tls; ");
+    match tls {
+        Some(tls) => script.push(format!("tls={}; ", tls.variable())),
+        // As in nbdkit.
+        None => script.push("unset tls; "),
+    }
     script.push(command);
     script
 }
@@ -137,13 +153,13 @@ mod tests {
     fn the_command_finds_nbdkits_variables() {
         let socket = Reachable::Unix("/tmp/x y/s".into());
         assert_eq!(
-            script(OsStr::new("nbdinfo \"$uri\""), &socket, OsStr::new("it's")),
+            script(OsStr::new("nbdinfo \"$uri\""), &socket, OsStr::new("it's"), None),
             "uri='nbd+unix:///it%27s?socket=/tmp/x%20y/s'; nbd='nbd+unix:///it%27s?socket=/tmp/x%20y/s'; \
              exportname='it'\\''s'; port=''; unixsocket='/tmp/x y/s'; unset tls; nbdinfo \"$uri\""
         );
         let port = Reachable::Tcp { host: "localhost".into(), port: 10809 };
         assert!(
-            script(OsStr::new("x"), &port, OsStr::new(""))
+            script(OsStr::new("x"), &port, OsStr::new(""), None)
                 .to_string_lossy()
                 .starts_with("uri='nbd://localhost:10809'; ")
         );

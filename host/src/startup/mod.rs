@@ -50,6 +50,7 @@ mod selinux;
 mod serving;
 mod signals;
 mod start;
+mod tls;
 mod uri;
 mod watch;
 
@@ -71,7 +72,7 @@ pub fn main() -> ExitCode {
     let helper = rbdkit_sandbox::serve_if_asked()
         .or_else(rbdkit_oci::serve_if_asked)
         .or_else(|| rbdkit_launcher::serve_if_asked(registry::STARTS))
-        .or_else(|| rbdkit_launcher::serve_opener_if_asked(registry::OPENS))
+        .or_else(|| rbdkit_launcher::serve_opener_if_asked(&[registry::OPENS, &[tls::OPEN]].concat()))
         .or_else(compile_helper::serve_if_asked);
     if let Some(status) = helper {
         return status;

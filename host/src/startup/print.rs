@@ -156,7 +156,7 @@ fn dump_config(program: &str) -> String {
         ("soext", "so"),
         ("sysconfdir", "/etc"),
         ("timeout_option", "yes"),
-        ("tls", "no"),
+        ("tls", "yes"),
         ("version", &nbdkit_version()),
         ("version_extra", &format!("rbdkit {VERSION}")),
         ("version_major", &major.to_string()),

@@ -62,6 +62,7 @@ pub fn options(plan: &Plan) -> Result<ServerOptions, ConfigError> {
         keepalive: plan.keepalive,
         multi_conn: plan.multi_conn,
         handshake_mask: plan.handshake_mask,
+        tls: None,
         limits,
     })
 }

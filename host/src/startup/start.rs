@@ -14,6 +14,7 @@ use rbdkit_record::Recorder;
 use rbdkit_server::{Listener, ServerOptions, Stop};
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Pid, Signal};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -26,6 +27,7 @@ use super::listen::{self, Reachable, Sockets};
 use super::pidfile::{self, PidFile};
 use super::reload::Reloads;
 use super::signals::{Ending, Signals};
+use super::tls::{Tls, TlsUri};
 use super::watch::{CommandEnd, watch};
 use super::{log, print, process, record, selinux, serving, uri};
 use crate::cli::{Listen, Plan};
@@ -75,12 +77,18 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
     if plan.swap {
         lock_memory()?;
     }
-    let options = serving::options(plan)?;
+    let mut options = serving::options(plan)?;
+    let tls = Tls::load(&plan.tls)?;
+    options.tls = tls.as_ref().map(|tls| tls.options().clone());
     let identity = Identity::look_up(plan.user.as_deref(), plan.group.as_deref())?;
     let pidfile = plan.pidfile.as_deref().map(pidfile::absolute).transpose()?;
     let stdio = matches!(plan.listen, Listen::Single).then(take_stdio).transpose()?;
     let ends = Ends::default();
     let Layers { chain, recorder, reloads } = super::layers::layers(plan, &ends)?;
+    // As the user who starts the server, who alone may be able to read the keys.
+    let reread = tls.as_ref().filter(|tls| tls.is_reread() && plan.run.is_none());
+    reread.map_or(Ok(()), Tls::prepare_rereading)?;
+    let tls_uri = tls.as_ref().map(|tls| tls.uri().clone());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("rbdkit")
@@ -88,7 +96,20 @@ pub fn serve(start: Start) -> Result<u8, ConfigError> {
         .on_thread_unpark(rbdkit_confine::confine_thread)
         .build();
     let runtime = runtime.map_err(|error| ConfigError::new(format!("cannot start threads: {error}")))?;
-    let running = Running { start, options, chain, recorder, reloads, reloading: None, identity, pidfile, stdio, ends };
+    let running = Running {
+        start,
+        options,
+        chain,
+        recorder,
+        reloads,
+        reloading: None,
+        tls,
+        tls_uri,
+        identity,
+        pidfile,
+        stdio,
+        ends,
+    };
     let status = runtime.block_on(running.run());
     runtime.shutdown_timeout(STUCK);
     status
@@ -104,6 +125,10 @@ struct Running {
     reloads: Option<Reloads>,
     /// The tasks that do so.
     reloading: Option<JoinSet<()>>,
+    /// The TLS whose certificates are read again, until the task for that runs.
+    tls: Option<Tls>,
+    /// What clients have to know of TLS.
+    tls_uri: Option<TlsUri>,
     identity: Identity,
     pidfile: Option<PathBuf>,
     /// Standard input and output, if the client is connected to them (`-s`).
@@ -119,7 +144,8 @@ impl Running {
         // Before this, a signal may end the process, because nothing exists yet that has to be
         // removed.
         let reload = self.reloads.as_ref().map(Reloads::asked);
-        let mut signals = Signals::start(&self.chain, reload)?;
+        let (hangup, rereading) = self.on_hangup(reload);
+        let mut signals = Signals::start(&self.chain, hangup)?;
         log::start_writer(self.start.program);
         let ending = Arc::clone(signals.ending());
         let inherited = std::mem::take(&mut self.start.inherited);
@@ -151,6 +177,7 @@ impl Running {
         let end = watch(&stop, captive, &mut signals, &self.ends, serving).await;
         // No reload begins any more.
         drop(self.reloading.take());
+        drop(rereading);
         self.clean_up(&ending).await;
         if let Some(recorder) = &self.recorder {
             recorder.finish(LAST_ENTRIES);
@@ -163,6 +190,27 @@ impl Running {
             Some(CommandEnd::Ended(status)) => Ok(captive::exit_status(self.start.program, status)),
             Some(CommandEnd::Ignored(signal)) => Ok(status_of(signal)),
         }
+    }
+
+    /// What SIGHUP wakes: the reload of filters, rereading the certificates, or both. None: it ends
+    /// the server. A command of `--run` gets it, so certificates are not read again then.
+    fn on_hangup(&mut self, reload: Option<Arc<Notify>>) -> (Option<Arc<Notify>>, JoinSet<()>) {
+        let mut tasks = JoinSet::new();
+        let tls = self.tls.take().filter(|tls| tls.is_reread() && self.start.plan.run.is_none());
+        let Some(tls) = tls else { return (reload, tasks) };
+        let (hangup, reread) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        if let Some(rereading) = tls.reread_when(Arc::clone(&reread)) {
+            tasks.spawn(rereading);
+        }
+        let woken = Arc::clone(&hangup);
+        tasks.spawn(async move {
+            loop {
+                woken.notified().await;
+                reread.notify_one();
+                reload.iter().for_each(|reload| reload.notify_one());
+            }
+        });
+        (Some(hangup), tasks)
     }
 
     /// The layers clean up, for a limited time.
@@ -245,7 +293,7 @@ impl Running {
             captive = self.start_command(&sockets.reachable, ending)?;
         }
         if self.start.plan.print_uri {
-            print_uri(&sockets.reachable, &self.start.plan);
+            print_uri(&sockets.reachable, &self.start.plan, self.tls_uri.as_ref());
         }
         tracing::debug!("listening at {}", sockets.reachable);
         // If the parent is gone, socket and pid file have no use.
@@ -281,7 +329,7 @@ impl Running {
         let Some(command) = &self.start.plan.run else {
             return Ok(None);
         };
-        let captive = Captive::start(command, reachable, &self.start.plan.exportname)?;
+        let captive = Captive::start(command, reachable, &self.start.plan.exportname, self.tls_uri.as_ref())?;
         ending.set_command(captive.process());
         Ok(Some(captive))
     }
@@ -301,9 +349,13 @@ fn status_of(signal: Signal) -> u8 {
     u8::try_from(128 + signal.as_raw()).unwrap_or(u8::MAX)
 }
 
-fn print_uri(reachable: &Reachable, plan: &Plan) {
+fn print_uri(reachable: &Reachable, plan: &Plan, tls: Option<&TlsUri>) {
     use std::io::Write;
     let Some(uri) = uri::of(reachable, &plan.exportname) else { return };
+    let uri = match tls {
+        Some(tls) => tls.apply(uri),
+        None => uri,
+    };
     // As nbdkit: the URI, and commands to copy that use it. If standard output is closed, nobody
     // needs them.
     let mut lines = OsString::from(format!("{uri}\n"));

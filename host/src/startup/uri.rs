@@ -47,7 +47,7 @@ fn tcp(host: &str, port: u16, exportname: &OsStr) -> String {
 }
 
 /// Percent-encodes all bytes except those that are allowed unescaped both in a path and in a query.
-fn escape(text: &OsStr) -> String {
+pub(super) fn escape(text: &OsStr) -> String {
     let mut escaped = String::with_capacity(text.len());
     for &byte in text.as_bytes() {
         match byte {

@@ -172,7 +172,14 @@ impl Buffer {
     /// Whether a read of `span` can be spliced: it is the whole buffer, not so short that copying
     /// costs less, and not so long that it does not fit into a pipe.
     pub fn can_splice(&self, span: Span) -> bool {
-        span == self.span() && (pipe::MIN_SPLICE..=pipe::MAX_SPLICE).contains(&span.len)
+        !self.storage().never_splice && span == self.span() && (pipe::MIN_SPLICE..=pipe::MAX_SPLICE).contains(&span.len)
+    }
+
+    /// From now on the bytes are not spliced. For a buffer whose bytes will be encrypted: taking
+    /// them out of a pipe costs more than reading them.
+    pub fn never_splice(&mut self) {
+        self.copy_spliced();
+        self.storage_mut().never_splice = true;
     }
 
     /// Fills the buffer through a pipe, without copying.

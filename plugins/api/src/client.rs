@@ -1,6 +1,7 @@
 //! The client of a connection.
 
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::flag::Flag;
@@ -34,12 +35,21 @@ pub struct Client {
     pub credentials: Option<(i64, i64, i64)>,
     /// The security context that the kernel reports (SELinux, AppArmor; Unix sockets).
     pub security_context: Option<String>,
-    /// Whether the connection is encrypted.
-    pub tls: bool,
+    /// Set once the connection is encrypted.
+    tls: OnceLock<TlsPeer>,
     gone: Flag,
     disconnect: Flag,
     after_answers: AtomicBool,
     cut: Flag,
+}
+
+/// What TLS says of a client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsPeer {
+    /// The subject's name in its certificate, as RFC 4514 writes it. None if it showed none.
+    pub subject: Option<String>,
+    /// The issuer's name.
+    pub issuer: Option<String>,
 }
 
 /// How a layer ends the connection of a client.
@@ -52,14 +62,14 @@ pub enum Ending {
 }
 
 impl Client {
-    /// A client that is connected.
+    /// A client that is connected; `tls` says whether the connection is encrypted already.
     pub fn new(id: u64, peer: Peer, credentials: Option<(i64, i64, i64)>, tls: bool) -> Client {
         Client {
             id,
             peer,
             credentials,
             security_context: None,
-            tls,
+            tls: if tls { OnceLock::from(TlsPeer::default()) } else { OnceLock::new() },
             gone: Flag::default(),
             disconnect: Flag::default(),
             after_answers: AtomicBool::new(false),
@@ -79,6 +89,21 @@ impl Client {
     pub fn for_many() -> Client {
         static NEXT: AtomicU64 = AtomicU64::new(1 << 63);
         Client::new(NEXT.fetch_add(1, Ordering::Relaxed), Peer::Unknown, None, false)
+    }
+
+    /// Records that the connection is encrypted from now on.
+    pub fn begin_tls(&self, peer: TlsPeer) {
+        let _ = self.tls.set(peer);
+    }
+
+    /// Whether the connection is encrypted.
+    pub fn is_tls(&self) -> bool {
+        self.tls.get().is_some()
+    }
+
+    /// What TLS says of the client. None if the connection is not encrypted.
+    pub fn tls_peer(&self) -> Option<&TlsPeer> {
+        self.tls.get()
     }
 
     /// Records that the client has disconnected or that the server stops. Calls that wait on the

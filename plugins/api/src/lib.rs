@@ -60,7 +60,7 @@ pub use blocking::{
     Abandoned, Blocking, BlockingHandle, run_abandonable, run_abandonable_with, run_blocking, run_blocking_with,
 };
 pub use buffer::{Buffer, is_all_zero};
-pub use client::{Client, Ending, Peer};
+pub use client::{Client, Ending, Peer, TlsPeer};
 pub use disk::{Disk, DiskId};
 pub use error::{ConfigError, Errno, Error, Result};
 pub use extents::{Extent, Extents};

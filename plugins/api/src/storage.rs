@@ -16,6 +16,8 @@ pub(crate) struct Storage {
     pub(crate) fills: Fills,
     /// Holds the bytes, all of them data, while they are spliced.
     pub(crate) pipe: Option<Pipe>,
+    /// The bytes will be read where they are, so splicing them would only cost more.
+    pub(crate) never_splice: bool,
     /// The pool that it returns to when the buffer is dropped. None while it is idle in that pool.
     pub(crate) classes: Option<Arc<SizeClasses>>,
 }
@@ -23,7 +25,8 @@ pub(crate) struct Storage {
 impl Storage {
     /// `len` bytes of `bytes`, all of them unfilled.
     pub(crate) fn new(bytes: Vec<u8>, len: u32, classes: Option<Arc<SizeClasses>>) -> Box<Storage> {
-        let mut storage = Box::new(Storage { bytes, len: 0, fills: Fills::new(), pipe: None, classes });
+        let mut storage =
+            Box::new(Storage { bytes, len: 0, fills: Fills::new(), pipe: None, never_splice: false, classes });
         storage.reset(len);
         storage
     }
@@ -32,6 +35,7 @@ impl Storage {
     fn reset(&mut self, len: u32) {
         self.len = len;
         self.pipe = None;
+        self.never_splice = false;
         self.fills.reset(len, Fill::Unfilled);
     }
 }

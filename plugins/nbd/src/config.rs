@@ -7,7 +7,9 @@ use std::path::PathBuf;
 
 use rbdkit_plugin_api::{ConfigError, Param, units};
 
+use crate::tls::{TlsMode, TlsParameters};
 use crate::uri::{self, Place};
+use crate::uri_tls;
 
 /// The longest path of a Unix socket in bytes: 108 in the kernel's structure, less the zero at the
 /// end.
@@ -59,6 +61,9 @@ pub(crate) struct Config {
     dynamic: bool,
     shared: Option<bool>,
     retry: u32,
+    tls: TlsParameters,
+    /// What the URI says of TLS.
+    uri_tls: TlsParameters,
 }
 
 /// The settings that follow from all parameters together.
@@ -73,12 +78,17 @@ pub(crate) struct Settings {
     pub(crate) shared: bool,
     /// Further attempts to connect, a second apart.
     pub(crate) retry: u32,
+    pub(crate) tls: TlsParameters,
 }
 
 impl Config {
     pub(crate) fn set(&mut self, param: Param<'_>) -> Result<(), ConfigError> {
         match param.key {
-            "uri" => self.uri = Some(uri::parse(param.text()?).map_err(|wrong| param.error(wrong))?),
+            "uri" => {
+                let text = param.text()?;
+                self.uri = Some(uri::parse(text).map_err(|wrong| param.error(wrong))?);
+                self.uri_tls = uri_tls::parse(text).map_err(|wrong| param.error(wrong))?;
+            }
             "socket" => self.socket = Some(socket(param)?),
             "hostname" if param.value.is_empty() => return Err(param.error("is not the name of a host")),
             "hostname" => self.hostname = Some(param.text()?.to_owned()),
@@ -96,10 +106,12 @@ impl Config {
                 self.retry = number.map_err(|_| param.error("is not a number of attempts"))? as u32;
             }
             "vsock" => return Err(param.error("the nbd plugin does not connect to vsock: use hostname= or socket=")),
-            "tls" if param.value == "off" => {}
-            "tls" | "tls-certificates" | "tls-verify" | "tls-username" | "tls-psk" => {
-                return Err(param.error("the nbd plugin does not encrypt its connection: leave out the tls parameters"));
-            }
+            "tls" => self.tls.mode = Some(tls_mode(param)?),
+            "tls-certificates" => self.tls.certificates = Some(file(param)?),
+            "tls-psk" => self.tls.psk = Some(file(param)?),
+            "tls-username" => self.tls.username = Some(param.text()?.to_owned()),
+            "tls-hostname" => self.tls.hostname = Some(param.text()?.to_owned()),
+            "tls-verify" => self.tls.verify = Some(param.bool()?),
             _ => return Err(param.unknown("nbd")),
         }
         Ok(())
@@ -129,7 +141,12 @@ impl Config {
             (Some(export), _) => export.clone(),
             (None, _) => named,
         };
-        Ok(Settings { target, export, dynamic: self.dynamic, shared, retry: self.retry })
+        if self.uri_tls.mode == Some(TlsMode::Require) && self.tls.mode == Some(TlsMode::Off) {
+            return wrong("the URI asks for TLS and tls=off does not: leave out one of them");
+        }
+        let tls = TlsParameters { mode: self.uri_tls.mode.or(self.tls.mode), ..self.tls.clone() };
+        let tls = tls.or(self.uri_tls.clone());
+        Ok(Settings { target, export, dynamic: self.dynamic, shared, retry: self.retry, tls })
     }
 
     /// Where to connect, and the export that a URI names.
@@ -195,6 +212,25 @@ fn socket(param: Param<'_>) -> Result<PathBuf, ConfigError> {
     match param.value.is_empty() {
         true => Err(param.error("is not the path of a socket")),
         false => absolute(param.path().to_owned()),
+    }
+}
+
+fn tls_mode(param: Param<'_>) -> Result<TlsMode, ConfigError> {
+    match param.text()? {
+        "require" => Ok(TlsMode::Require),
+        text => match units::parse_bool(text) {
+            Ok(true) => Ok(TlsMode::On),
+            Ok(false) => Ok(TlsMode::Off),
+            Err(_) => Err(param.error("is not one of off, on, require")),
+        },
+    }
+}
+
+/// The path of a file or directory that is read when the plugin is configured.
+fn file(param: Param<'_>) -> Result<PathBuf, ConfigError> {
+    match param.value.is_empty() {
+        true => Err(param.error("is not a path")),
+        false => Ok(param.path().to_owned()),
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rbdkit_plugin_api::text::is_hidden;
 use rbdkit_plugin_api::{BlockSizes, Errno, Error, ExportEntry};
 
+use crate::tls::Tls;
 use crate::wire::{
     FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, IHAVEOPT, MAGIC, OLDSTYLE_MAGIC, REPLY_MAGIC, Reader, info, opt, rep,
 };
@@ -92,7 +93,7 @@ pub(crate) struct Session {
 }
 
 /// The style that the server announces first.
-enum Greeting {
+pub(crate) enum Greeting {
     Fixed,
     /// Newstyle with EXPORT_NAME as its only option.
     Newstyle,
@@ -101,14 +102,14 @@ enum Greeting {
 
 /// A newstyle connection before the transmission phase.
 pub(crate) struct Negotiation {
-    socket: Arc<Socket>,
-    input: Input,
+    pub(crate) socket: Arc<Socket>,
+    pub(crate) input: Input,
     no_zeroes: bool,
 }
 
-struct OptionReply {
-    kind: u32,
-    data: Vec<u8>,
+pub(crate) struct OptionReply {
+    pub(crate) kind: u32,
+    pub(crate) data: Vec<u8>,
 }
 
 impl OptionReply {
@@ -126,7 +127,7 @@ pub(crate) fn quoted(bytes: &[u8]) -> String {
 fn refused(export: &str, reply: &OptionReply) -> OpenError {
     let (errno, why) = match reply.kind {
         rep::ERR_UNKNOWN => (Errno::Enoent, format!("it has no export \"{}\"", quoted(export.as_bytes()))),
-        rep::ERR_TLS_REQD => (Errno::Eperm, "it requires TLS, which this plugin does not have".to_owned()),
+        rep::ERR_TLS_REQD => (Errno::Eperm, "it requires TLS (tls=require)".to_owned()),
         rep::ERR_POLICY => (Errno::Eperm, "it refuses by policy".to_owned()),
         rep::ERR_SHUTDOWN => return ConnectionError::new("the server is shutting down").into(),
         rep::ERR_BLOCK_SIZE_REQD => (Errno::Einval, "it wants block sizes that were agreed upon".to_owned()),
@@ -152,8 +153,8 @@ fn string(bytes: &[u8]) -> Option<String> {
 
 impl Negotiation {
     /// Opens an export.
-    pub(crate) async fn open(socket: Arc<Socket>, export: &str) -> Result<Session, OpenError> {
-        let (mut negotiation, greeting) = Negotiation::greet(socket).await?;
+    pub(crate) async fn open(socket: Arc<Socket>, tls: &Tls, export: &str) -> Result<Session, OpenError> {
+        let (mut negotiation, greeting) = Negotiation::greet(socket, tls).await?;
         let session = match greeting {
             Greeting::Oldstyle(session) => session,
             Greeting::Newstyle => negotiation.export_name(export, Format::Simple, None).await?,
@@ -167,8 +168,8 @@ impl Negotiation {
     }
 
     /// The exports that the server shows. None if it is too old to show any.
-    pub(crate) async fn list(socket: Arc<Socket>) -> Result<Option<Vec<ExportEntry>>, OpenError> {
-        let (mut negotiation, greeting) = Negotiation::greet(socket).await?;
+    pub(crate) async fn list(socket: Arc<Socket>, tls: &Tls) -> Result<Option<Vec<ExportEntry>>, OpenError> {
+        let (mut negotiation, greeting) = Negotiation::greet(socket, tls).await?;
         let Greeting::Fixed = greeting else {
             return Ok(None);
         };
@@ -178,8 +179,8 @@ impl Negotiation {
     }
 
     /// What the server calls its default export. None if it does not say.
-    pub(crate) async fn default_name(socket: Arc<Socket>) -> Result<Option<String>, OpenError> {
-        let (mut negotiation, greeting) = Negotiation::greet(socket).await?;
+    pub(crate) async fn default_name(socket: Arc<Socket>, tls: &Tls) -> Result<Option<String>, OpenError> {
+        let (mut negotiation, greeting) = Negotiation::greet(socket, tls).await?;
         let Greeting::Fixed = greeting else {
             return Ok(None);
         };
@@ -194,10 +195,11 @@ impl Negotiation {
         }))
     }
 
-    async fn greet(socket: Arc<Socket>) -> Result<(Negotiation, Greeting), OpenError> {
+    async fn greet(socket: Arc<Socket>, tls: &Tls) -> Result<(Negotiation, Greeting), OpenError> {
         let input = Input::new(Arc::clone(&socket));
         let mut negotiation = Negotiation { socket, input, no_zeroes: false };
         let greeting = negotiation.greeting().await?;
+        negotiation.secure(&greeting, tls).await?;
         Ok((negotiation, greeting))
     }
 
@@ -328,7 +330,7 @@ impl Negotiation {
         }
     }
 
-    async fn option(&self, option: u32, data: &[u8]) -> Result<(), OpenError> {
+    pub(crate) async fn option(&self, option: u32, data: &[u8]) -> Result<(), OpenError> {
         let mut header = Vec::with_capacity(16);
         header.extend_from_slice(&IHAVEOPT.to_be_bytes());
         header.extend_from_slice(&option.to_be_bytes());
@@ -336,7 +338,7 @@ impl Negotiation {
         Ok(self.socket.send(&header, data).await?)
     }
 
-    async fn reply(&mut self, option: u32) -> Result<OptionReply, OpenError> {
+    pub(crate) async fn reply(&mut self, option: u32) -> Result<OptionReply, OpenError> {
         let magic = u64::from_be_bytes(self.input.array().await?);
         let echoed = u32::from_be_bytes(self.input.array().await?);
         let kind = u32::from_be_bytes(self.input.array().await?);

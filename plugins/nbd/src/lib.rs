@@ -7,9 +7,10 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | [`config`], [`uri`] | the parameters |
+//! | [`config`], [`uri`], [`uri_tls`] | the parameters |
 //! | [`connect`] | reaching the server: TCP, Unix, an inherited socket, a program that is started |
-//! | [`handshake`] | the negotiation |
+//! | [`handshake`], [`start_tls`] | the negotiation |
+//! | [`tls`] | encryption: certificates and keys |
 //! | [`connection`], [`table`], [`wire`] | requests in flight |
 //! | [`ranges`], [`replies`] | their answers |
 //! | [`handle`] | what a client sees |
@@ -24,9 +25,12 @@ mod handle;
 mod handshake;
 mod ranges;
 mod replies;
+mod start_tls;
 mod table;
+mod tls;
 mod upstream;
 mod uri;
+mod uri_tls;
 mod wire;
 
 use std::sync::Arc;
@@ -39,6 +43,7 @@ use rbdkit_plugin_api::{
 };
 
 use config::Config;
+use tls::Tls;
 use upstream::Upstream;
 
 /// What the registry needs to know.
@@ -57,7 +62,7 @@ fn params() -> Vec<ParamSpec> {
         ParamSpec::string("uri")
             .placeholder("URI")
             .magic()
-            .help("The server: nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH"),
+            .help("The server: nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH; nbds requires TLS"),
         ParamSpec::path("socket").placeholder("SOCKET").help("The Unix socket of the server"),
         ParamSpec::string("hostname").placeholder("HOST").help("The host of the server"),
         ParamSpec::string("port")
@@ -81,7 +86,21 @@ fn params() -> Vec<ParamSpec> {
             .default_value("0")
             .help("Try to connect this many times more, a second apart"),
         ParamSpec::hidden("vsock"),
-        ParamSpec::hidden("tls").alias("tls-certificates").alias("tls-verify").alias("tls-username").alias("tls-psk"),
+        ParamSpec::string("tls")
+            .placeholder("off|on|require")
+            .help("Do not encrypt the connection, encrypt it if the server can, or require it"),
+        ParamSpec::path("tls-certificates").placeholder("DIR").help("The directory of X.509 certificates"),
+        ParamSpec::bool("tls-verify")
+            .alias("tls-verify-peer")
+            .default_value("true")
+            .help("Refuse a server whose certificate is not its own"),
+        ParamSpec::string("tls-hostname")
+            .placeholder("NAME")
+            .help("The name in the server's certificate; by default that of the host"),
+        ParamSpec::path("tls-psk").placeholder("FILE").help("The file of pre-shared keys, instead of certificates"),
+        ParamSpec::string("tls-username")
+            .placeholder("NAME")
+            .help("The user whose pre-shared key is used; by default the one who runs the program"),
     ]
 }
 
@@ -107,8 +126,9 @@ impl Plugin for Nbd {
 
     fn config_complete(&mut self) -> Result<(), ConfigError> {
         let settings = self.config.settings()?;
+        let tls = Tls::new(&settings)?;
         let launcher = connect::words(&settings.target).map(|words| Launcher::new(INFO.name, START, words));
-        self.upstream = Some(Upstream::new(settings, launcher));
+        self.upstream = Some(Upstream::new(settings, tls, launcher));
         Ok(())
     }
 
@@ -155,7 +175,7 @@ impl Plugin for Nbd {
 
     fn dump_plugin(&self) -> Vec<(String, String)> {
         // Scripts ask nbdkit's plugin for these features of its library, libnbd.
-        [("libnbd_tls", "0"), ("libnbd_uri", "1"), ("libnbd_vsock", "0"), ("libnbd_dynamic_list", "1")]
+        [("libnbd_tls", "1"), ("libnbd_uri", "1"), ("libnbd_vsock", "0"), ("libnbd_dynamic_list", "1")]
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into()
     }

@@ -14,6 +14,7 @@ use rbdkit_plugin_api::{
     Network, Result, StopScope, lock, run_blocking,
 };
 use rbdkit_stream::{ConnectionError, Socket};
+use rbdkit_tls::Session as TlsSession;
 use rustix::net::RecvFlags;
 
 use crate::config::{Settings, Target};
@@ -21,6 +22,7 @@ use crate::connect::{Connected, connect};
 use crate::connection::Connection;
 use crate::handle::NbdHandle;
 use crate::handshake::{Negotiation, OpenError, Session};
+use crate::tls::Tls;
 
 /// How long connecting and negotiating may take. A server that works needs much less than 60 s, and
 /// clients do not wait much longer.
@@ -39,6 +41,8 @@ const WRITE_BACK_TIMEOUT: Duration = Duration::from_secs(30);
 /// An open export whose socket is not registered with a runtime.
 struct Opened {
     fd: OwnedFd,
+    /// The encryption, if there is one.
+    tls: Option<TlsSession>,
     session: Session,
 }
 
@@ -86,6 +90,7 @@ fn is_ordinary(status: ExitStatus) -> bool {
 /// See the module.
 pub(crate) struct Upstream {
     settings: Settings,
+    tls: Tls,
     /// Starts the program of a target that is one.
     launcher: Option<Arc<Launcher>>,
     /// The connections of clients, for the server's end.
@@ -99,10 +104,11 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     /// `launcher` starts the program of a target that is one.
-    pub(crate) fn new(settings: Settings, launcher: Option<Launcher>) -> Upstream {
+    pub(crate) fn new(settings: Settings, tls: Tls, launcher: Option<Launcher>) -> Upstream {
         let launcher = launcher.map(Arc::new);
         Upstream {
             settings,
+            tls,
             launcher,
             connections: Mutex::default(),
             stops: Flag::default(),
@@ -146,7 +152,8 @@ impl Upstream {
             // The negotiation is over, so nothing else holds the socket.
             let socket = Arc::into_inner(socket).ok_or_else(|| ConfigError::new("nbd: the socket is in use"))?;
             let mut shared = self.shared.lock().await;
-            shared.prepared = Some(Opened { fd: socket.into_inner(), session });
+            let (fd, tls) = socket.into_inner();
+            shared.prepared = Some(Opened { fd, tls, session });
             shared.program = program;
             Ok(())
         })
@@ -190,7 +197,7 @@ impl Upstream {
             return Ok(Arc::clone(connection));
         }
         let (socket, session) = match shared.prepared.take().filter(Opened::is_alive) {
-            Some(Opened { fd, session }) => (Arc::new(Socket::new(fd)?), session),
+            Some(Opened { fd, tls, session }) => (Arc::new(Socket::with_session(fd, tls)?), session),
             None => {
                 // The old program ends before another one opens the same image.
                 if let Some(wait) = shared.end(self.settings.target.to_string()) {
@@ -215,7 +222,7 @@ impl Upstream {
         self.with_retries(|| {
             Box::pin(async {
                 let Connected { socket, program } = connect(&self.settings.target, self.launcher.as_ref()).await?;
-                let session = Negotiation::open(Arc::clone(&socket), export).await?;
+                let session = Negotiation::open(Arc::clone(&socket), &self.tls, export).await?;
                 Ok((socket, session, program))
             })
         })
@@ -262,7 +269,7 @@ impl Upstream {
         self.with_retries(|| {
             Box::pin(async {
                 let Connected { socket, .. } = connect(&self.settings.target, self.launcher.as_ref()).await?;
-                Negotiation::list(socket).await
+                Negotiation::list(socket, &self.tls).await
             })
         })
         .await
@@ -276,7 +283,7 @@ impl Upstream {
         let name = self.with_retries(|| {
             Box::pin(async {
                 let Connected { socket, .. } = connect(&self.settings.target, self.launcher.as_ref()).await?;
-                Negotiation::default_name(socket).await
+                Negotiation::default_name(socket, &self.tls).await
             })
         });
         // An unreachable server is reported when a client opens the export.

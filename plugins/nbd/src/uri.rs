@@ -1,4 +1,5 @@
-//! NBD URIs: `nbd://HOST[:PORT][/EXPORT]` and `nbd+unix:///[EXPORT]?socket=PATH`.
+//! NBD URIs: `nbd://HOST[:PORT][/EXPORT]` and `nbd+unix:///[EXPORT]?socket=PATH`, and the same with
+//! `nbds` for TLS. What they say of TLS is read by [`crate::uri_tls`].
 
 use std::path::PathBuf;
 
@@ -27,8 +28,10 @@ pub(crate) enum UriError {
     HostOfUnixSocket,
     #[error("names no socket: nbd+unix:///EXPORT?socket=PATH")]
     NoSocket,
-    #[error("asks for TLS, which the nbd plugin does not have: use nbd:// or nbd+unix://")]
-    Tls,
+    #[error("has '{0}', which is neither true nor false")]
+    NotABool(String),
+    #[error("names a user, a host or a file of TLS that is not UTF-8 text")]
+    TlsNotUtf8,
     #[error("asks for vsock, which the nbd plugin does not have: use nbd:// or nbd+unix://")]
     Vsock,
     #[error("has the unknown scheme '{0}': use nbd:// or nbd+unix://")]
@@ -54,11 +57,10 @@ pub(crate) fn parse(uri: &str) -> Result<(Place, String), UriError> {
     let export = String::from_utf8(export).map_err(|_| UriError::ExportNotUtf8)?;
     let host = authority.rsplit_once('@').map_or(authority, |(_user, host)| host);
     match scheme.to_ascii_lowercase().as_str() {
-        "nbd" => Ok((tcp(host)?, export)),
-        "nbd+unix" if host.is_empty() => Ok((Place::Unix(socket(query)?), export)),
-        "nbd+unix" => Err(UriError::HostOfUnixSocket),
-        "nbds" | "nbds+unix" | "nbds+vsock" => Err(UriError::Tls),
-        "nbd+vsock" => Err(UriError::Vsock),
+        "nbd" | "nbds" => Ok((tcp(host)?, export)),
+        "nbd+unix" | "nbds+unix" if host.is_empty() => Ok((Place::Unix(socket(query)?), export)),
+        "nbd+unix" | "nbds+unix" => Err(UriError::HostOfUnixSocket),
+        "nbd+vsock" | "nbds+vsock" => Err(UriError::Vsock),
         scheme => Err(UriError::UnknownScheme(scheme.to_owned())),
     }
 }
@@ -92,7 +94,7 @@ fn socket(query: &str) -> Result<PathBuf, UriError> {
 }
 
 /// Decodes percent-encoded text.
-fn decode(text: &str) -> Result<Vec<u8>, UriError> {
+pub(crate) fn decode(text: &str) -> Result<Vec<u8>, UriError> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -129,6 +131,8 @@ mod tests {
         assert_eq!(parse("nbd+unix:///?socket=/tmp/s"), unix("/tmp/s", ""));
         assert_eq!(parse("nbd+unix:///%2fe?a=b&socket=/tmp/a%26b"), unix("/tmp/a&b", "/e"));
         assert_eq!(parse("nbd+unix://?socket=s"), unix("s", ""));
+        assert_eq!(parse("nbds://alice@example.com/x?tls-psk-file=/k"), tcp("example.com", 10809, "x"));
+        assert_eq!(parse("nbds+unix://alice@/x?tls-psk-file=/k&socket=/s"), unix("/s", "x"));
     }
 
     #[test]
@@ -136,8 +140,7 @@ mod tests {
         for (uri, wrong) in [
             ("disk.img", "is not a URI"),
             ("nbd:host", "has no '//'"),
-            ("nbds://host", "asks for TLS"),
-            ("nbds+unix:///?socket=/s", "asks for TLS"),
+            ("nbds+vsock://2", "asks for vsock"),
             ("nbd+vsock://2", "asks for vsock"),
             ("http://host", "unknown scheme 'http'"),
             ("nbd+unix:///", "names no socket"),

@@ -176,7 +176,7 @@ impl<C: Configure> Plugin for ScriptPlugin<C> {
     fn open(&self, args: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {
         let all = self.running().map(Arc::clone);
         self.with_scripts(move |scripts| {
-            let words = [word(args.readonly), OsStr::new(&args.exportname), word(args.client.tls)];
+            let words = [word(args.readonly), OsStr::new(&args.exportname), word(args.client.is_tls())];
             let scripts = scripts.for_client(&args.client);
             let mut handle = scripts.read("open", &words)?.unwrap_or_default();
             if handle.last() == Some(&b'\n') {

@@ -7,12 +7,15 @@
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
 
-use rbdkit_plugin_api::{Buffer, Fill, Span};
+use rbdkit_plugin_api::{Buffer, Fill, Span, lock};
+use rbdkit_tls::{Handshake, Session};
 use rustix::net::{AddressFamily, Shutdown, sockopt};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use crate::wire::Wire;
 
 /// Why a connection cannot be used any more: one line that names neither the server nor the plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,8 +48,16 @@ impl fmt::Display for ConnectionError {
 /// adapts its buffers by itself.)
 const SEND_BUFFER: usize = 1 << 20;
 
+/// The most bytes of a request that are encrypted at a time, and then sent: four records, which fit
+/// into a processor's own cache.
+const ENCRYPTED_AT_A_TIME: usize = 64 << 10;
+
 /// A connected stream socket.
-pub struct Socket(AsyncFd<OwnedFd>);
+pub struct Socket {
+    fd: AsyncFd<OwnedFd>,
+    /// Set once everything is encrypted.
+    tls: OnceLock<Mutex<Session>>,
+}
 
 impl Socket {
     /// Takes over a connected socket. Needs a tokio runtime.
@@ -62,20 +73,59 @@ impl Socket {
         }
         // SAFETY: the descriptor is open as long as the `OwnedFd` lives, and nobody replaces or
         // closes it in there: it is only lent out shared.
-        Ok(Socket(unsafe { AsyncFd::register(fd) }?))
+        Ok(Socket { fd: unsafe { AsyncFd::register(fd) }?, tls: OnceLock::new() })
+    }
+
+    /// Takes over what [`Socket::into_inner`] returned. Needs a tokio runtime.
+    pub fn with_session(fd: OwnedFd, session: Option<Session>) -> io::Result<Socket> {
+        let socket = Socket::new(fd)?;
+        if let Some(session) = session {
+            let _ = socket.tls.set(Mutex::new(session));
+        }
+        Ok(socket)
     }
 
     /// Removes the socket from the runtime.
-    pub fn into_inner(self) -> OwnedFd {
-        self.0.into_inner()
+    pub fn into_inner(self) -> (OwnedFd, Option<Session>) {
+        let session =
+            self.tls.into_inner().map(|session| session.into_inner().unwrap_or_else(|lost| lost.into_inner()));
+        (self.fd.into_inner(), session)
+    }
+
+    /// Agrees upon TLS with the other side. From then on everything is encrypted. It returns version
+    /// and cipher for the log.
+    pub async fn start_tls(&self, mut session: Session) -> io::Result<String> {
+        let mut step = session.handshake(&mut Wire(self.fd.get_ref()))?;
+        while step != Handshake::Done {
+            let waits_for = if step == Handshake::WantsRead { Interest::READABLE } else { Interest::WRITABLE };
+            let before = step;
+            step = self
+                .fd
+                .async_io(waits_for, |fd| match session.handshake(&mut Wire(fd))? {
+                    same if same == before => Err(ErrorKind::WouldBlock.into()),
+                    next => Ok(next),
+                })
+                .await?;
+        }
+        let algorithms = session.algorithms();
+        let _ = self.tls.set(Mutex::new(session));
+        Ok(algorithms)
     }
 
     /// Reads what is there into `bytes`, which is not empty; waits if there is nothing. An end is
     /// an error.
-    async fn receive(&self, mut read: impl FnMut(&OwnedFd) -> io::Result<(usize, usize)>) -> io::Result<usize> {
+    async fn receive(&self, mut read: impl FnMut(&Socket) -> io::Result<(usize, usize)>) -> io::Result<usize> {
+        // What TLS has read ahead does not make the socket readable.
+        if self.tls.get().is_some_and(|tls| lock(tls).has_input()) {
+            match read(self) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Ok((0, _)) => return Err(ErrorKind::UnexpectedEof.into()),
+                read => return read.map(|(count, _)| count),
+            }
+        }
         loop {
-            let mut ready = self.0.readable().await?;
-            match ready.try_io(|fd| read(fd.get_ref())) {
+            let mut ready = self.fd.readable().await?;
+            match ready.try_io(|_| read(self)) {
                 Ok(Ok((0, _))) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(Ok((count, wanted))) => {
                     // The socket is empty now, so the next call waits before it reads.
@@ -91,6 +141,33 @@ impl Socket {
         }
     }
 
+    /// Reads without waiting. It returns the number of bytes, and a higher number if the socket is
+    /// empty.
+    fn try_read(&self, to: &mut [u8]) -> io::Result<(usize, usize)> {
+        let Some(tls) = self.tls.get() else {
+            let wanted = to.len();
+            return Ok((rustix::io::read(self.fd.get_ref(), to)?, wanted));
+        };
+        let received = lock(tls).read(&mut Wire(self.fd.get_ref()), to, &mut [])?;
+        Ok((received.count, if received.more { received.count } else { received.count + 1 }))
+    }
+
+    /// Writes without waiting.
+    fn try_write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self.tls.get() {
+            None => Ok(rustix::io::writev(self.fd.get_ref(), parts)?),
+            Some(tls) => {
+                let written = lock(tls).write(&mut Wire(self.fd.get_ref()), parts, ENCRYPTED_AT_A_TIME)?;
+                written.ok_or_else(|| ErrorKind::WouldBlock.into())
+            }
+        }
+    }
+
+    /// Whether a part of a request is encrypted already and not sent.
+    fn has_unsent(&self) -> bool {
+        self.tls.get().is_some_and(|tls| lock(tls).has_unsent())
+    }
+
     /// Writes both parts to the end.
     pub async fn send(&self, header: &[u8], payload: &[u8]) -> io::Result<()> {
         self.send_counted(header, payload, &mut 0).await
@@ -99,9 +176,9 @@ impl Socket {
     /// Writes both parts of a request to the end. Calls `end` if that fails. Calls it also if the
     /// future is dropped after a part was written: the server could not understand what follows.
     pub async fn send_or_end(&self, header: &[u8], payload: &[u8], end: impl FnMut(ConnectionError)) {
-        let mut unfinished = Unfinished { sent: 0, end };
+        let mut unfinished = Unfinished { socket: self, sent: 0, done: false, end };
         let written = self.send_counted(header, payload, &mut unfinished.sent).await;
-        unfinished.sent = 0;
+        unfinished.done = true;
         if let Err(error) = written {
             (unfinished.end)(error.into());
         }
@@ -114,7 +191,7 @@ impl Socket {
             let rest = payload.get(sent.saturating_sub(header.len())..).unwrap_or_default();
             let parts = [IoSlice::new(head), IoSlice::new(rest)];
             let parts = if head.is_empty() { &parts[1..] } else { &parts };
-            let written = self.0.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::writev(fd, parts)?)).await;
+            let written = self.fd.async_io(Interest::WRITABLE, |_| self.try_write(parts)).await;
             match written {
                 Ok(count) => *sent += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -126,20 +203,25 @@ impl Socket {
 
     /// Shuts down both directions, which wakes every task that waits for the socket.
     pub fn shut(&self) {
+        if let Some(tls) = self.tls.get() {
+            lock(tls).close(&mut Wire(self.fd.get_ref()));
+        }
         // The other side may have closed it already.
-        let _ = rustix::net::shutdown(self.0.get_ref(), Shutdown::Both);
+        let _ = rustix::net::shutdown(self.fd.get_ref(), Shutdown::Both);
     }
 }
 
 /// A request of which `sent` bytes are written and the rest is not.
-struct Unfinished<F: FnMut(ConnectionError)> {
+struct Unfinished<'a, F: FnMut(ConnectionError)> {
+    socket: &'a Socket,
     sent: usize,
+    done: bool,
     end: F,
 }
 
-impl<F: FnMut(ConnectionError)> Drop for Unfinished<F> {
+impl<F: FnMut(ConnectionError)> Drop for Unfinished<'_, F> {
     fn drop(&mut self) {
-        if self.sent > 0 {
+        if !self.done && (self.sent > 0 || self.socket.has_unsent()) {
             (self.end)(ConnectionError::new("a request was given up while it was sent"));
         }
     }
@@ -185,8 +267,7 @@ impl Input {
             (self.from, self.to) = (0, self.to - self.from);
         }
         let space = &mut self.space[self.to..];
-        let wanted = space.len();
-        self.to += self.socket.receive(|fd| Ok((rustix::io::read(fd, &mut *space)?, wanted))).await?;
+        self.to += self.socket.receive(|socket| socket.try_read(&mut *space)).await?;
         Ok(())
     }
 
@@ -238,13 +319,13 @@ impl Input {
         while done < span.len {
             let rest = Span::new(span.at + done, span.len - done);
             let socket = Arc::clone(&self.socket);
-            let count = socket.receive(|fd| {
-                let mut count = 0;
+            let count = socket.receive(|socket| {
+                let mut read = (0, 0);
                 buffer.fill_with(rest, |bytes| -> io::Result<()> {
-                    count = rustix::io::read(fd, &mut *bytes)?;
+                    read = socket.try_read(bytes)?;
                     Ok(())
                 })?;
-                Ok((count, rest.len as usize))
+                Ok(read)
             });
             done += count.await? as u32;
             // The read may have filled only a part of `rest`.

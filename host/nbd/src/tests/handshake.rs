@@ -306,6 +306,58 @@ fn exports_are_listed_with_descriptions_unless_the_protocol_cannot() {
     assert_eq!(replies(3, &out), [(2, b"\0\0\0\x01atext".to_vec()), (2, vec![0; 4]), (1, vec![])]);
 }
 
+/// A handshake after the client's flags, of a server with this policy.
+fn with_tls(tls: TlsPolicy) -> Handshake {
+    let mut handshake = Handshake::new(HandshakeConfig { tls, ..HandshakeConfig::default() });
+    handshake.advance(&mut &[0, 0, 0, 3][..], &mut Vec::new()).unwrap();
+    handshake
+}
+
+#[test]
+fn starttls_is_for_once_and_for_servers_that_have_it() {
+    assert_eq!(kind(&mut with_tls(TlsPolicy::Off), 5, &[]), UNSUP);
+    let mut handshake = with_tls(TlsPolicy::On);
+    assert_eq!(kind(&mut handshake, 5, &[0]), INVALID);
+    assert_eq!(one(&mut handshake, 5, &[]), (Ok(Some(HandshakeAction::StartTls)), vec![]));
+    let mut out = Vec::new();
+    handshake.refuse_tls("no", &mut out);
+    assert_eq!(replies(5, &std::mem::take(&mut out)), [(0x8000_0002, b"no".to_vec())]);
+    assert_eq!(one(&mut handshake, 5, &[]).0, Ok(Some(HandshakeAction::StartTls)));
+    handshake.accept_tls(&mut out);
+    assert_eq!(replies(5, &out), [(1, vec![])]);
+    handshake.begin_tls();
+    assert_eq!(kind(&mut handshake, 5, &[]), INVALID);
+}
+
+#[test]
+fn what_was_negotiated_before_tls_is_void() {
+    let mut handshake = with_tls(TlsPolicy::On);
+    assert_eq!(kind(&mut handshake, 8, &[]), 1);
+    assert_eq!(one(&mut handshake, 10, &meta(b"", &[b"base:allocation"])).1.len(), 2);
+    assert_eq!(one(&mut handshake, 5, &[]).0, Ok(Some(HandshakeAction::StartTls)));
+    handshake.begin_tls();
+    assert_eq!(kind(&mut handshake, 10, &meta(b"", &[b"base:allocation"])), INVALID);
+    let Ok(Some(HandshakeAction::Open(request))) = one(&mut handshake, 7, &[0; 6]).0 else { panic!("no action") };
+    let session = handshake.accept(&request, &export(), &mut Vec::new()).unwrap();
+    assert!(!session.is_structured() && !session.base_allocation);
+}
+
+#[test]
+fn a_server_that_requires_tls_answers_nothing_else_before_it() {
+    const TLS_REQUIRED: u32 = 0x8000_0005;
+    let mut handshake = with_tls(TlsPolicy::Require);
+    for number in [3, 6, 7, 8, 9, 10, 99] {
+        assert_eq!(kind(&mut handshake, number, &[]), TLS_REQUIRED, "{number}");
+    }
+    assert_eq!(one(&mut handshake, 2, &[]).0, Ok(Some(HandshakeAction::Abort)));
+    assert_eq!(one(&mut handshake, 1, b"disk"), (Err(Violation::WithoutTls), vec![]));
+    let mut handshake = with_tls(TlsPolicy::Require);
+    assert_eq!(one(&mut handshake, 5, &[]).0, Ok(Some(HandshakeAction::StartTls)));
+    handshake.begin_tls();
+    assert_eq!(kind(&mut handshake, 8, &[]), 1);
+    assert!(matches!(one(&mut handshake, 1, b"disk").0, Ok(Some(HandshakeAction::Open(_)))));
+}
+
 #[test]
 fn structured_replies_can_be_switched_off() {
     let mut handshake = Handshake::new(HandshakeConfig { structured_replies: false, ..HandshakeConfig::default() });

@@ -19,7 +19,7 @@ struct Talk {
 
 /// Runs both phases over input that comes in pieces. Every action succeeds.
 fn talk(pieces: &[&[u8]]) -> Talk {
-    let mut handshake = Handshake::new(HandshakeConfig::default());
+    let mut handshake = Handshake::new(HandshakeConfig { tls: TlsPolicy::On, ..HandshakeConfig::default() });
     let mut talk = Talk { out: Vec::new(), actions: Vec::new(), end: None, requests: Vec::new() };
     let mut transmission = None;
     let mut skip = 0;
@@ -36,6 +36,10 @@ fn talk(pieces: &[&[u8]]) -> Talk {
                             HandshakeAction::List => handshake.end_list(&mut talk.out),
                             HandshakeAction::Open(opening) => {
                                 transmission = handshake.accept(opening, &export(), &mut talk.out);
+                            }
+                            HandshakeAction::StartTls => {
+                                handshake.accept_tls(&mut talk.out);
+                                handshake.begin_tls();
                             }
                             HandshakeAction::Abort => {}
                         }
@@ -257,7 +261,7 @@ proptest! {
                         return Ok(());
                     }
                 }
-                Ok(Some(HandshakeAction::Abort)) => return Ok(()),
+                Ok(Some(HandshakeAction::Abort | HandshakeAction::StartTls)) => return Ok(()),
                 Ok(None) => {}
             }
             prop_assert!(options <= allowed);

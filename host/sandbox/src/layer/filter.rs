@@ -381,7 +381,7 @@ pub(super) async fn replay_on(
     instance: &mut Instance,
 ) -> std::result::Result<Option<&'static str>, Box<Fault>> {
     let open =
-        OpenCall { readonly: conn.readonly, exportname: &conn.exportname, tls: conn.client().tls, replayed: true };
+        OpenCall { readonly: conn.readonly, exportname: &conn.exportname, tls: conn.client().is_tls(), replayed: true };
     match instance.serve(replay_setup(&open), Some(conn), &open).await? {
         Ok(handle) => {
             conn.handle.store(handle, Relaxed);

@@ -68,7 +68,7 @@ impl Layer for FilterLayer {
             if !self.0.exported().names {
                 return next.list_exports(readonly).await;
             }
-            let call = ListExportsCall { readonly, tls: next.client().tls };
+            let call = ListExportsCall { readonly, tls: next.client().is_tls() };
             // The chain checks the names, as it does those of a plugin.
             Ok(self.0.ask(next, call).await?.into_iter().map(Into::into).collect())
         })
@@ -79,7 +79,7 @@ impl Layer for FilterLayer {
             if !self.0.exported().names {
                 return next.default_export(readonly).await;
             }
-            let call = DefaultExportCall { readonly, tls: next.client().tls };
+            let call = DefaultExportCall { readonly, tls: next.client().is_tls() };
             self.0.ask(next, call).await
         })
     }

@@ -44,17 +44,17 @@ impl Host for Context {
     }
 
     fn is_tls(&mut self) -> Result<bool> {
-        Ok(self.client("client.is-tls")?.tls)
+        Ok(self.client("client.is-tls")?.is_tls())
     }
 
     fn tls_subject(&mut self) -> Result<String, ImportError> {
-        self.client("client.tls-subject")?;
-        Err(Errno::Enxio.into())
+        let peer = self.client("client.tls-subject")?.tls_peer();
+        Ok(peer.and_then(|peer| peer.subject.clone()).ok_or(Errno::Enxio)?)
     }
 
     fn tls_issuer(&mut self) -> Result<String, ImportError> {
-        self.client("client.tls-issuer")?;
-        Err(Errno::Enxio.into())
+        let peer = self.client("client.tls-issuer")?.tls_peer();
+        Ok(peer.and_then(|peer| peer.issuer.clone()).ok_or(Errno::Enxio)?)
     }
 
     fn security_context(&mut self) -> Result<String, ImportError> {

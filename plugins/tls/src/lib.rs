@@ -1,0 +1,44 @@
+//! TLS for both ends of an NBD connection: the server, and the nbd plugin as a client.
+//!
+//! Everything that names a TLS library is in this crate. Two libraries stand behind it:
+//!
+//! * rustls, for certificates (X.509). It is written in safe Rust.
+//! * OpenSSL's libssl, for pre-shared keys (PSK). No release of rustls has external keys. libssl is
+//!   on the system already, because libcurl needs it. It never parses a certificate here.
+//!
+//! A [`Session`] is one connection's TLS. It does no I/O of its own: the caller lends it something
+//! to read from and to write to, and neither may block.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`session`] | one connection: handshake, reading, writing |
+//! | [`server`], [`client`] | the settings of each end, from which sessions are made |
+//! | [`certificates`] | the files of a directory of certificates |
+//! | [`keys`] | the file of pre-shared keys |
+//! | [`priority`] | GnuTLS's priority strings |
+//! | [`names`] | the names in a certificate, as RFC 4514 writes them |
+//! | [`with_rustls`], [`with_openssl`] | the two libraries |
+
+#![forbid(unsafe_code)]
+
+mod certificates;
+mod client;
+mod error;
+mod key_log;
+mod keys;
+mod names;
+mod priority;
+mod server;
+mod session;
+mod verify;
+mod with_openssl;
+mod with_rustls;
+
+pub use certificates::{CertificateFiles, Role, directory_with_certificates};
+pub use client::{ClientTls, ServerIdentity};
+pub use error::TlsError;
+pub use key_log::KeyLogFile;
+pub use keys::KeyFile;
+pub use priority::Priority;
+pub use server::{ClientCertificates, ServerTls};
+pub use session::{Handshake, PeerNames, Session};
