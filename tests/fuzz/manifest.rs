@@ -73,7 +73,8 @@ fn bundles(about: &Digest) -> [Vec<u8>; 2] {
     let (digest, size) = (blob.digest, blob.size);
     let layer = format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":{size}}}"#);
     let manifest = format!(
-        r#"{{"schemaVersion":2,"artifactType":"{kind}","config":{layer},"layers":[{layer}],"subject":{{"digest":"{about}"}}}}"#
+        r#"{{"schemaVersion":2,"artifactType":"{kind}","config":{layer},"layers":[{layer}],
+        "subject":{{"digest":"{about}"}}}}"#
     );
     let list = format!(r#"{{"schemaVersion":2,"manifests":[{{"digest":"{digest}","artifactType":"{kind}"}}]}}"#);
     [manifest.into_bytes(), list.into_bytes()]

@@ -64,6 +64,7 @@
 
 mod call;
 mod client;
+mod connecting;
 pub mod crypto;
 mod digest;
 mod disk;
@@ -75,15 +76,17 @@ mod host;
 pub(crate) mod imports;
 mod offers;
 mod parameters;
+mod ranges;
 mod record;
+mod recorded_below;
 mod restart;
 mod shared_state;
 mod world;
 
 pub use client::Client;
+pub use connecting::Connecting;
 pub use disk::Disk;
 #[doc(hidden)]
 pub use exported::Exported;
-pub use facts::Connecting;
 pub use host::{Host, Served, Stopped};
 pub use record::{Record, Replayed};

@@ -191,7 +191,7 @@ mod tests {
                 "the bundle is of the type 'application/vnd.dev.sigstore.b\\u{7}",
             ),
             (good.replace("in-toto", "x"), "the bundle has an envelope of the type 'application/vnd.x+json'"),
-            (good.replace("c2ln", "?"), "the bundle has a signature that is not in base64"),
+            (good.replace(r#""sig":"c2ln""#, r#""sig":"?""#), "the bundle has a signature that is not in base64"),
             (good.replace(r#""payload":""#, r#""payload":"?"#), "the bundle has a payload that is not in base64"),
             (good.replace(r#"[{"sig":"c2ln","keyid":""}]"#, "[]"), "the bundle has an envelope with 0 signatures"),
             (good.replace("dsseEnvelope", "other"), "the bundle has no signature, or two"),

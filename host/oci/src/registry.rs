@@ -91,22 +91,23 @@ impl Registry {
     }
 
     /// Gets the index of the manifests with bundles that are about the one with this digest. If the
-    /// registry makes no such index, somebody may have put it under this tag. None if there is none.
+    /// registry makes no such index, somebody may have put it under this tag. None if nobody has.
     pub(crate) fn referrers(&mut self, digest: &str, tag: &str) -> Result<Option<Answer>> {
         let accept = [format!("Accept: {INDEX}")];
         let url = self.url("referrers", digest).with("artifactType", BUNDLE);
         let answer = self.fetch(&url, &accept, MAX_MANIFEST_BYTES)?;
-        let is_index = answer.header("content-type").is_some_and(|found| media_type(found) == INDEX);
+        let is_index = |answer: &Answer| answer.header("content-type").is_some_and(|found| media_type(found) == INDEX);
         match answer.status {
-            200 if is_index => return Ok(Some(answer)),
+            200 if is_index(&answer) => return Ok(Some(answer)),
             // The registry does not know this address, or answers with a page.
             200 | 400 | 404 | 405 => {}
             _ => return Err(self.refusal(&answer)),
         }
         let answer = self.fetch(&self.url("manifests", tag), &accept, MAX_MANIFEST_BYTES)?;
         match answer.status {
-            200 => Ok(Some(answer)),
-            404 => Ok(None),
+            200 if is_index(&answer) => Ok(Some(answer)),
+            // The tag may be of something else.
+            200 | 404 => Ok(None),
             _ => Err(self.refusal(&answer)),
         }
     }

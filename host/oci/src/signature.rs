@@ -316,6 +316,36 @@ OSWS1X9vPavpiQOoTTGC0xX57OojUadxF1cdQmrsiReWg2Wn4FneJfa8xw==
         assert!(!public.has_signed(&digest, &signed));
     }
 
+    /// Both were made by sigstore's library for JavaScript. The README beside them says how.
+    #[test]
+    fn a_bundle_holds_for_one_key_and_one_manifest() {
+        const STATEMENT: [&[u8]; 2] = [
+            include_bytes!("../../../tests/tests/registry/interop/bundle-statement.json"),
+            include_bytes!("../../../tests/tests/registry/interop/bundle-statement.pub"),
+        ];
+        const MESSAGE: [&[u8]; 2] = [
+            include_bytes!("../../../tests/tests/registry/interop/bundle-message.json"),
+            include_bytes!("../../../tests/tests/registry/interop/bundle-message.pub"),
+        ];
+        let manifest = include_bytes!("../../../tests/tests/registry/interop/wkg-manifest.json");
+        let (dir, other, _) = keys();
+        for [bundle, key] in [STATEMENT, MESSAGE] {
+            let path = dir.path().join("theirs.pub");
+            fs::write(&path, key).unwrap();
+            let key = PublicKey::read(&path).unwrap();
+            assert!(key.has_signed_in(bundle, manifest));
+            assert!(!other.has_signed_in(bundle, manifest));
+            assert!(!key.has_signed_in(bundle, b"another manifest"));
+            for at in (0..bundle.len()).step_by(3) {
+                let mut changed = bundle.to_vec();
+                changed[at] ^= 1;
+                // What is not signed may change: the key's hint, and names of fields that nobody reads.
+                let is_signed = Bundle::parse(&changed).is_ok_and(|one| one != Bundle::parse(bundle).unwrap());
+                assert!(!is_signed || !key.has_signed_in(&changed, manifest), "byte {at}");
+            }
+        }
+    }
+
     #[test]
     fn openssl_accepts_our_signatures_and_we_accept_its_keys() {
         let (dir, public, private) = keys();

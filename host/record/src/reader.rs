@@ -17,9 +17,9 @@ const MAX_PENDING: usize = 1 << 16;
 /// Why a record cannot be read on.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The file.
+    /// The file. It is no source: its text is here already.
     #[error("{}", plain(.0))]
-    Io(#[from] io::Error),
+    Io(io::Error),
     /// A directory, a pipe or a device.
     #[error("is not a file")]
     NotAFile,
@@ -32,6 +32,12 @@ pub enum ReadError {
     /// An entry.
     #[error("byte {at}: {what}")]
     Entry { at: u64, what: EntryError },
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> ReadError {
+        ReadError::Io(error)
+    }
 }
 
 /// What is wrong with an entry.

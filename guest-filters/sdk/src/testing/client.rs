@@ -9,7 +9,7 @@ use crate::{BlockSizes, Capabilities, CommandFlags, Errno, Extent, ExtentType, S
 use super::call::{Access, Call, ConnectionState, Phase};
 use super::exported::Exported;
 use super::extents;
-use super::facts::Connecting;
+use super::facts::ClientFacts;
 use super::host::Served;
 use super::imports::{next, next_open};
 use super::offers::sensible;
@@ -32,23 +32,17 @@ enum Progress {
     Prepared,
 }
 
-/// What a connection begins with.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Begins {
-    WithPreconnect,
-    /// The preconnect was asked before.
-    WithOpen,
-}
-
 /// The length in bytes of the writes of zeroes that the host makes for a filter that cannot zero.
 const ZEROES: u64 = 1 << 20;
 
 impl<'s, F: Exported> Client<'s, F> {
-    pub(super) fn open(connecting: Connecting<'s, F>, begins: Begins) -> Result<Client<'s, F>, Errno> {
-        if begins == Begins::WithPreconnect {
-            connecting.preconnect()?;
-        }
-        let Connecting { served, facts, access, exportname } = connecting;
+    /// Opens the export for a client that may connect.
+    pub(super) fn open(
+        served: &'s Served<F>,
+        facts: ClientFacts,
+        access: Access,
+        exportname: String,
+    ) -> Result<Client<'s, F>, Errno> {
         let readonly = access == Access::ReadOnly;
         let id = {
             let mut world = served.world.borrow_mut();

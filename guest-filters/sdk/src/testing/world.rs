@@ -6,7 +6,7 @@ use crate::host::client::Ending;
 use crate::{Errno, Scope};
 
 use super::disk::Disk;
-use super::record::RecordedBelow;
+use super::recorded_below::RecordedBelow;
 use super::shared_state::SharedState;
 
 /// What owns a piece of the filter's state.

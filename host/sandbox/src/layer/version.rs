@@ -225,8 +225,8 @@ impl Version {
         Ok((version, first))
     }
 
-    /// A further instance, with the parameters. Its thread model has to be the first one's: the host
-    /// has arranged calls for that.
+    /// A further instance, with the parameters. Its thread model has to be the first one's: calls
+    /// are arranged for that.
     ///
     /// # Errors
     /// The guest's own line, or what was wrong with it.

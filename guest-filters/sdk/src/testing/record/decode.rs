@@ -6,7 +6,7 @@ use crate::host::client::{Inet, Peer, Vsock};
 use crate::testing::facts::ClientFacts;
 use crate::{BlockSizes, Capabilities, CommandFlags, Errno, ExportEntry, Extent, ExtentType, Support};
 
-use super::{Answer, Call, Gate, GivenParameter, Outcome, Payload, Session};
+use super::entry::{Answer, Call, Gate, GivenParameter, Outcome, Payload, Session};
 
 /// The longest text in bytes.
 const MAX_TEXT: usize = 4096;

@@ -3,10 +3,10 @@
 use crate::testing::disk::Disk;
 use crate::testing::host::Host;
 use crate::testing::imports::next::words;
+use crate::testing::ranges::Ranges;
+use crate::testing::recorded_below::RecordedBelow;
 
-use super::below::RecordedBelow;
-use super::ranges::Ranges;
-use super::{Answer, Call, Event, Gate, Outcome, Record, RecordedCall};
+use super::entry::{Answer, Call, Event, Gate, Outcome, Record, RecordedCall};
 
 /// The largest disk in bytes. It is in memory.
 const MAX_DISK: u64 = 1 << 30;
@@ -50,7 +50,7 @@ impl Record {
         let layer = &self.session.layer;
         if !self.session.is_filter {
             return Err(format!(
-                "the record is of the plugin {layer}, and a filter's is needed (--record={layer}: names the layer)"
+                "the record is of the plugin {layer}: record the filter's layer (--record=FILTER:FILE)"
             ));
         }
         if !self.session.has_payloads {

@@ -6,10 +6,10 @@ use std::io::Read as _;
 use std::path::Path;
 
 use crate::testing::digest::crc32c;
+use crate::testing::ranges::Ranges;
 
 use super::decode::{Entry, Fields, MAX_REQUEST};
-use super::ranges::Ranges;
-use super::{Call, Event, Gate, Record, RecordedCall, Session};
+use super::entry::{Call, Event, Gate, Record, RecordedCall, Session};
 
 const MAGIC: &[u8; 8] = b"rbdkitRC";
 

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use crate::Errno;
-use crate::testing::client::{Begins, Client};
+use crate::testing::client::Client;
+use crate::testing::connecting::Connecting;
 use crate::testing::exported::Exported;
-use crate::testing::facts::Connecting;
 use crate::testing::host::{Host, Served};
 use crate::testing::parameters;
 
-use super::{Answer, Call, Event, Gate, Outcome, Record, RecordedCall};
+use super::entry::{Answer, Call, Event, Gate, Outcome, Record, RecordedCall};
 
 /// The most differences that are kept. All are counted.
 const KEPT: usize = 100;
@@ -157,9 +157,9 @@ impl<'s, F: Exported> Replay<'s, F> {
                 other(format!("{expected:?}"), format!("{got:?}"))
             }),
             Call::Open { client, readonly, name } => {
-                let begins = if self.record.version == 1 { Begins::WithPreconnect } else { Begins::WithOpen };
                 let arriving = self.arriving(*client, *readonly).export(name);
-                Client::open(arriving, begins).map(|opened| {
+                let opened = if self.record.version == 1 { arriving.connect() } else { arriving.open() };
+                opened.map(|opened| {
                     let (size, can) = (opened.size(), opened.can());
                     self.clients.insert(call.handle, opened);
                     match call.answer() {

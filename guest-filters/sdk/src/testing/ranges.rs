@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 /// A set of ranges. Adjacent ranges are one.
 #[derive(Clone, Default)]
-pub(in crate::testing) struct Ranges {
+pub(super) struct Ranges {
     /// From the first byte to the end.
     ends: BTreeMap<u64, u64>,
 }
 
 impl Ranges {
-    pub(in crate::testing) fn add(&mut self, offset: u64, length: u64) {
+    pub(super) fn add(&mut self, offset: u64, length: u64) {
         let (mut start, mut end) = (offset, offset.saturating_add(length));
         if start == end {
             return;
@@ -24,7 +24,7 @@ impl Ranges {
         self.ends.insert(start, end);
     }
 
-    pub(in crate::testing) fn remove(&mut self, offset: u64, length: u64) {
+    pub(super) fn remove(&mut self, offset: u64, length: u64) {
         let (start, end) = (offset, offset.saturating_add(length));
         if start == end {
             return;
@@ -49,12 +49,12 @@ impl Ranges {
         found
     }
 
-    pub(in crate::testing) fn touches(&self, offset: u64, length: u64) -> bool {
+    pub(super) fn touches(&self, offset: u64, length: u64) -> bool {
         !self.within(offset, offset.saturating_add(length)).is_empty()
     }
 
     /// The parts of a range that are not in the set: offset and length.
-    pub(in crate::testing) fn gaps(&self, offset: u64, length: u64) -> Vec<(u64, u64)> {
+    pub(super) fn gaps(&self, offset: u64, length: u64) -> Vec<(u64, u64)> {
         let end = offset.saturating_add(length);
         let (mut at, mut gaps) = (offset, Vec::new());
         for (from, to) in self.within(offset, end) {
@@ -70,7 +70,7 @@ impl Ranges {
     }
 
     /// Offset and length of each range.
-    pub(in crate::testing) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
         self.ends.iter().map(|(from, to)| (*from, to - from))
     }
 }

@@ -9,7 +9,7 @@ use super::ranges::Ranges;
 
 /// What the record says of the layer below.
 #[derive(Default)]
-pub(in crate::testing) struct RecordedBelow {
+pub(super) struct RecordedBelow {
     /// The bytes that were read or written in the record, or are written now.
     pub(super) known: Ranges,
     /// What the filter changes now.
@@ -26,23 +26,23 @@ impl RecordedBelow {
     ///
     /// # Errors
     /// That of the same call in the record.
-    pub(in crate::testing) fn call(&mut self, line: &str) -> Result<(), Errno> {
+    pub(super) fn call(&mut self, line: &str) -> Result<(), Errno> {
         self.outcomes.get_mut(line).and_then(VecDeque::pop_front).unwrap_or(Ok(()))
     }
 
-    pub(in crate::testing) fn reads(&mut self, offset: u64, length: u64) {
+    pub(super) fn reads(&mut self, offset: u64, length: u64) {
         if !self.known.gaps(offset, length).is_empty() {
             self.guesses += 1;
         }
     }
 
-    pub(in crate::testing) fn changes(&mut self, offset: u64, length: u64) {
+    pub(super) fn changes(&mut self, offset: u64, length: u64) {
         self.known.add(offset, length);
         self.changed.add(offset, length);
     }
 
     /// The answer to this call in the record.
-    pub(in crate::testing) fn extents(&mut self, line: &str) -> Option<Vec<Extent>> {
+    pub(super) fn extents(&mut self, line: &str) -> Option<Vec<Extent>> {
         let answer = self.extents.get_mut(line).and_then(VecDeque::pop_front);
         self.guesses += u64::from(answer.is_none());
         answer
