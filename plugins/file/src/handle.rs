@@ -69,7 +69,8 @@ impl Handle for FileHandle {
 
     fn takes_long(&self, command: RangeCommand) -> bool {
         match command {
-            // The kernel may have to write zeroes to a device, and then cannot be stopped for hours.
+            // The kernel may have to write zeroes to a device, and then cannot be stopped for
+            // hours.
             RangeCommand::Trim | RangeCommand::Zero => self.disk.block_sizes().is_none(),
             // The kernel reads the whole range.
             RangeCommand::Cache => false,
