@@ -1,6 +1,6 @@
 //! Fuzzing of handshakes and requests with mutated conversations. [`loader`] fuzzes the loading of
-//! filters, [`upstream`] the nbd plugin with its server's replies, [`luks`] the reading of headers of encrypted disks, [`manifest`] what a registry sends,
-//! [`record`] the reading of records.
+//! filters, [`upstream`] the nbd plugin with its server's replies, [`luks`] the reading of headers
+//! of encrypted disks, [`manifest`] what a registry sends, [`record`] the reading of records.
 //!
 //! The test suite runs a number of rounds; `RBDKIT_FUZZ_SECONDS=600` runs for that long. Two
 //! targets take the same conversations. The parsers alone must not panic, must not wait for more
