@@ -1,6 +1,6 @@
 //! Fuzzing of handshakes and requests with mutated conversations. [`loader`] fuzzes the loading of
-//! filters, [`luks`] the reading of headers of encrypted disks, [`manifest`] what a registry sends,
-//! [`record`] the reading of records.
+//! filters, [`upstream`] the nbd plugin with its server's replies, [`luks`] the reading of headers
+//! of encrypted disks, [`manifest`] what a registry sends, [`record`] the reading of records.
 //!
 //! The test suite runs a number of rounds; `RBDKIT_FUZZ_SECONDS=600` runs for that long. Two
 //! targets take the same conversations. The parsers alone must not panic, must not wait for more
@@ -16,15 +16,16 @@ mod loader;
 mod luks;
 mod manifest;
 mod record;
+mod upstream;
 
 use std::time::{Duration, Instant};
 
 use rbdkit_nbd::{
-    Command, Export, Handshake, HandshakeAction, HandshakeConfig, MAX_OPTION, RequestHeader, RequestPayload, Session,
-    Violation,
+    Command, Export, FILTER_SIZE, Handshake, HandshakeAction, HandshakeConfig, MAX_OPTION, RequestHeader,
+    RequestPayload, Session, Violation,
 };
 use rbdkit_plugin_api::{Capabilities, ExportEntry};
-use rbdkit_tests::raw::{Stream, contexts, go, request};
+use rbdkit_tests::raw::{Stream, contexts, extended_request, go, request};
 use rbdkit_tests::{Rng, Server, seed};
 
 /// How long to go on: a number of rounds, or the time in the environment.
@@ -64,8 +65,17 @@ fn sensible(rng: &mut Rng) -> Vec<Vec<u8>> {
             _ => option(rng.next_u64() as u32, &[1; 9]),
         });
     }
-    messages.push(if rng.chance(80) { option(7, &go("", &[3])) } else { option(1, &[]) });
+    let extended = rng.chance(50);
+    if extended {
+        messages.push(option(11, &[]));
+        messages.push(option(10, &contexts("", &["base:allocation"])));
+    }
+    messages.push(if extended || rng.chance(80) { option(7, &go("", &[3])) } else { option(1, &[]) });
     for cookie in 0..rng.below(8) {
+        if extended {
+            messages.push(sensible_extended(rng, cookie));
+            continue;
+        }
         let (kind, flags) = (rng.below(9) as u16, if rng.chance(80) { 0 } else { rng.next_u64() as u16 & 31 });
         let (offset, length) = (rng.below(1 << 20), rng.below(1 << 14) as u32);
         let mut message = request(flags, kind, cookie, offset, length);
@@ -75,6 +85,19 @@ fn sensible(rng: &mut Rng) -> Vec<Vec<u8>> {
         messages.push(message);
     }
     messages
+}
+
+/// A request with an extended header and its payload.
+fn sensible_extended(rng: &mut Rng, cookie: u64) -> Vec<u8> {
+    let (kind, flags) = (rng.below(9) as u16, if rng.chance(80) { 0 } else { rng.next_u64() as u16 & 31 });
+    let (offset, length) = (rng.below(1 << 20), rng.below(1 << 14));
+    let payload = match kind {
+        1 => rng.bytes(length as usize),
+        7 if rng.chance(50) => [&length.to_be_bytes()[..], &[0, 0, 0, rng.below(3) as u8]].concat(),
+        _ if rng.chance(10) => vec![0x21; rng.below(600) as usize],
+        _ => return extended_request(flags, kind, cookie, offset, length),
+    };
+    [extended_request(flags | 32, kind, cookie, offset, payload.len() as u64), payload].concat()
 }
 
 /// Values at the limits of what is checked.
@@ -172,7 +195,7 @@ fn parse(input: &[u8], piece: usize) -> Outcome {
                 }
             }
         }
-        let most = if session.is_some() { RequestHeader::SIZE } else { 16 + MAX_OPTION as usize };
+        let most = if session.is_some() { RequestHeader::MAX_SIZE + FILTER_SIZE } else { 16 + MAX_OPTION as usize };
         assert!(held.len() < most, "{} bytes are held", held.len());
     }
     outcome.left = held.len();
@@ -217,16 +240,23 @@ fn take_request(
     if *skip > 0 {
         return Ok(false);
     }
-    let Some(header) = RequestHeader::parse(rest)? else { return Ok(false) };
-    *rest = &rest[RequestHeader::SIZE..];
-    let checked = session.check(&header);
+    let Some(header) = RequestHeader::parse(rest, session.reply_format)? else { return Ok(false) };
+    let size = session.reply_format.header_size();
+    let (header, checked) = if header.has_filter() {
+        let Some(filter) = rest[size..].first_chunk::<FILTER_SIZE>() else { return Ok(false) };
+        *rest = &rest[size + FILTER_SIZE..];
+        session.filtered(&header, *filter)
+    } else {
+        *rest = &rest[size..];
+        (header, session.check(&header))
+    };
     if let RequestPayload::Data(length) | RequestPayload::Skip(length) = Session::payload(&header, &checked)? {
         *skip = length as usize;
     }
     if let Ok(command) = &checked
         && !matches!(command, Command::Flush | Command::Disconnect)
     {
-        let end = header.offset.checked_add(header.length.into());
+        let end = header.offset.checked_add(header.length);
         assert!(header.length > 0 && end.is_some_and(|end| end <= session.size), "{header:?}");
     }
     requests.push((header, checked.is_ok()));

@@ -10,8 +10,8 @@ use super::strings::cut;
 use super::transmission::ReplyFormat;
 use super::wire::{self, reply_type, state};
 
-/// The longest extent that a reply with 32-bit lengths tells, in bytes: the largest number of 32 bits that is a
-/// multiple of 64 KiB, the largest minimum block size.
+/// The longest extent that a reply with 32-bit lengths tells, in bytes: the largest number of 32
+/// bits that is a multiple of 64 KiB, the largest minimum block size.
 const LONGEST_EXTENT: u32 = 0xffff_0000;
 
 /// The kinds of requests whose replies differ.
@@ -30,8 +30,8 @@ pub enum RequestKind {
 /// The error number that the client gets.
 ///
 /// The protocol has eight numbers. ENOTSUP only has a meaning in reply to a fast zero, EOVERFLOW in
-/// reply to a read that is unfragmented or too long; in other replies they become EINVAL. An error without a number in
-/// the protocol becomes EIO.
+/// reply to a read that is unfragmented or too long; in other replies they become EINVAL. An error
+/// without a number in the protocol becomes EIO.
 pub fn errno(errno: Errno, kind: RequestKind) -> u32 {
     match errno {
         Errno::Eperm | Errno::Erofs => 1,

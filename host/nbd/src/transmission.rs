@@ -121,8 +121,8 @@ pub enum Command {
     },
 }
 
-/// The longest payload of a refused request that is skipped, in bytes: twice the largest request, as
-/// in nbdkit. A longer one ends the connection.
+/// The longest payload of a refused request that is skipped, in bytes: twice the largest request,
+/// as in nbdkit. A longer one ends the connection.
 const MAX_SKIP: u64 = 2 * MAX_REQUEST as u64;
 
 /// The length of the only payload that selects among the contexts of a BLOCK_STATUS, in bytes: the
@@ -162,8 +162,8 @@ impl RequestHeader {
         Ok(Some(RequestHeader { flags, command, cookie, offset, length, payload }))
     }
 
-    /// Whether the payload selects among the contexts of a BLOCK_STATUS, and is as long as it has to
-    /// be. Then [`Session::filtered`] has to see its [`FILTER_SIZE`] bytes before the request is
+    /// Whether the payload selects among the contexts of a BLOCK_STATUS, and is as long as it has
+    /// to be. Then [`Session::filtered`] has to see its [`FILTER_SIZE`] bytes before the request is
     /// checked.
     #[inline]
     pub fn has_filter(&self) -> bool {
@@ -227,8 +227,8 @@ impl Session {
     /// Checks a request. The error is for the client.
     ///
     /// # Errors
-    /// EROFS, EINVAL, ENOSPC (a write beyond the end), or for data of more than 64 MiB ENOMEM, as in
-    /// nbdkit. With extended headers that is EOVERFLOW for a read and EINVAL for a write.
+    /// EROFS, EINVAL, ENOSPC (a write beyond the end), or for data of more than 64 MiB ENOMEM, as
+    /// in nbdkit. With extended headers that is EOVERFLOW for a read and EINVAL for a write.
     pub fn check(&self, header: &RequestHeader) -> Result<Command, Error> {
         let RequestHeader { flags, command, offset, length, .. } = *header;
         let can = &self.can;

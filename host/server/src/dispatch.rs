@@ -20,8 +20,8 @@ use super::failure_log::FailureLog;
 use super::panics::{caught, caught_now};
 use super::reply_queue::{QueuedReply, ReplyQueue, WriteFrom};
 
-/// The most extents in one reply, 512 KiB on the wire, or 1 MiB with extended headers. The client asks again from the end of the
-/// reply.
+/// The most extents in one reply, 512 KiB on the wire, or 1 MiB with extended headers. The client
+/// asks again from the end of the reply.
 const MAX_EXTENTS: usize = 1 << 16;
 
 /// What the operations of one connection share with its reader.

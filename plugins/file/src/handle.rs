@@ -67,9 +67,15 @@ impl Handle for FileHandle {
         true
     }
 
-    fn takes_long(&self, _: RangeCommand) -> bool {
-        // A system call takes a range of any length, and runs on a thread.
-        true
+    fn takes_long(&self, command: RangeCommand) -> bool {
+        match command {
+            // The kernel may have to write zeroes to a device, and then cannot be stopped for
+            // hours.
+            RangeCommand::Trim | RangeCommand::Zero => self.disk.block_sizes().is_none(),
+            // The kernel reads the whole range.
+            RangeCommand::Cache => false,
+            RangeCommand::Extents => true,
+        }
     }
 
     fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {

@@ -17,8 +17,8 @@ use crate::wire::{cmd, cmd_flag, transmission};
 /// specification says.
 const DEFAULT_MAXIMUM: u32 = 32 << 20;
 
-/// The longest request without data of a server without extended headers, in bytes: a multiple of every block size, and not negative in
-/// a server that stores the length in an `int`.
+/// The longest request without data of a server without extended headers, in bytes: a multiple of
+/// every block size, and not negative in a server that stores the length in an `int`.
 const MAX_LENGTH: u64 = 1 << 30;
 
 pub(crate) struct NbdHandle {
@@ -143,7 +143,8 @@ impl Handle for NbdHandle {
         !self.shared
     }
 
-    /// Without extended headers the gate cuts long requests, and ends them when the client has gone.
+    /// Without extended headers the gate cuts long requests, and ends them when the client has
+    /// gone.
     fn takes_long(&self, _: RangeCommand) -> bool {
         self.is_extended()
     }

@@ -7,6 +7,7 @@ use super::crowd::{Crowd, Tally};
 use super::stripe::{Known, Stripe};
 use super::worker::Worker;
 use crate::raw::{Client, error};
+use crate::server::is_nbdkit;
 use crate::wait::Deadline;
 use crate::{Rng, TempDir};
 
@@ -76,14 +77,14 @@ impl Disk {
     /// With the first reply that contradicts the model.
     pub fn exercise(&mut self, socket: &Path, crowd: &Crowd) -> Tally {
         let mut rng = Rng::new(crowd.seed);
-        let mut clients: Vec<Client> = (0..crowd.connections).map(|_| Client::connect(socket)).collect();
+        let mut clients: Vec<Client> = (0..crowd.connections).map(|nth| connect(socket, nth)).collect();
         let mut tally = Tally::default();
         let each = crowd.operations.div_ceil(crowd.phases * crowd.connections as u64);
         for phase in 0..crowd.phases {
             // In each phase one connection is new, so that what belongs to the disk cannot be kept
             // with a connection.
             let renewed = (phase as usize) % crowd.connections;
-            let old = std::mem::replace(&mut clients[renewed], Client::connect(socket));
+            let old = std::mem::replace(&mut clients[renewed], connect(socket, renewed));
             old.disconnect();
             let count = self.stripes.len();
             let mut workers: Vec<Worker> =
@@ -111,6 +112,14 @@ impl Disk {
         }
         clients.into_iter().for_each(Client::disconnect);
         tally
+    }
+}
+
+/// A connection of a crowd. Every other one has extended headers, if the server has them.
+fn connect(socket: &Path, nth: usize) -> Client {
+    match nth % 2 == 1 && !is_nbdkit() {
+        true => Client::extended(socket),
+        false => Client::connect(socket),
     }
 }
 

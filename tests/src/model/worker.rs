@@ -218,9 +218,9 @@ impl<'a> Worker<'a> {
         let mut at = request.offset;
         let end = request.offset + u64::from(request.length);
         for extent in extents {
-            assert!(at < end && at + u64::from(extent.length) <= self.size, "{request}: {extents:?}");
+            assert!(at < end && at + extent.length <= self.size, "{request}: {extents:?}");
             // Beyond the requested range other requests are in flight, so its bytes may change now.
-            let length = u64::from(extent.length).min(end - at);
+            let length = extent.length.min(end - at);
             if extent.flags & STATE_ZERO != 0 {
                 for stripe in self.stripes.iter_mut().flatten() {
                     if let Some(difference) = stripe.declare_zero(at, length) {
@@ -228,7 +228,7 @@ impl<'a> Worker<'a> {
                     }
                 }
             }
-            at += u64::from(extent.length);
+            at += extent.length;
             self.tally.extents += 1;
         }
     }

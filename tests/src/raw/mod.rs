@@ -9,6 +9,6 @@ mod client;
 mod numbers;
 mod stream;
 
-pub use client::{Client, Extent, Reply};
+pub use client::{Client, Extent, Replies, Reply};
 pub use numbers::*;
-pub use stream::{OptionReply, Stream, contexts, go, request};
+pub use stream::{OptionReply, Stream, contexts, extended_request, go, request};

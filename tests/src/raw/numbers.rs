@@ -8,6 +8,10 @@ pub const IHAVEOPT: u64 = 0x4948_4156_454f_5054;
 pub const OPTION_REPLY: u64 = 0x0003_e889_0455_65a9;
 /// Begins a request.
 pub const REQUEST: u32 = 0x2560_9513;
+/// Begins a request with extended headers.
+pub const EXTENDED_REQUEST: u32 = 0x21e4_1c71;
+/// Begins a chunk of a reply with extended headers.
+pub const EXTENDED_REPLY: u32 = 0x6e8a_278c;
 /// Begins a simple reply.
 pub const SIMPLE_REPLY: u32 = 0x6744_6698;
 /// Begins a chunk of a structured reply.
@@ -44,6 +48,7 @@ pub mod rep {
     pub const ERR_SHUTDOWN: u32 = 0x8000_0007;
     pub const ERR_BLOCK_SIZE_REQD: u32 = 0x8000_0008;
     pub const ERR_TOO_BIG: u32 = 0x8000_0009;
+    pub const ERR_EXT_HEADER_REQD: u32 = 0x8000_000a;
 }
 
 /// Requests.
@@ -67,6 +72,7 @@ pub mod flag {
     pub const DF: u16 = 4;
     pub const REQ_ONE: u16 = 8;
     pub const FAST_ZERO: u16 = 16;
+    pub const PAYLOAD_LEN: u16 = 32;
 }
 
 /// Transmission flags of an export.
@@ -82,6 +88,7 @@ pub mod can {
     pub const MULTI_CONN: u16 = 1 << 8;
     pub const CACHE: u16 = 1 << 10;
     pub const FAST_ZERO: u16 = 1 << 11;
+    pub const BLOCK_STATUS_PAYLOAD: u16 = 1 << 12;
 }
 
 /// Error numbers of the protocol.

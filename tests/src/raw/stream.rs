@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use super::numbers::{IHAVEOPT, NBDMAGIC, OPTION_REPLY, REQUEST, rep};
+use super::numbers::{EXTENDED_REQUEST, IHAVEOPT, NBDMAGIC, OPTION_REPLY, REQUEST, rep};
 use crate::wait::{Deadline, TIMEOUT};
 
 /// A reply to an option: its type and its data.
@@ -139,6 +139,17 @@ impl Stream {
 /// A request's header.
 pub fn request(flags: u16, kind: u16, cookie: u64, offset: u64, length: u32) -> Vec<u8> {
     let mut message = REQUEST.to_be_bytes().to_vec();
+    message.extend_from_slice(&flags.to_be_bytes());
+    message.extend_from_slice(&kind.to_be_bytes());
+    message.extend_from_slice(&cookie.to_be_bytes());
+    message.extend_from_slice(&offset.to_be_bytes());
+    message.extend_from_slice(&length.to_be_bytes());
+    message
+}
+
+/// A request's extended header.
+pub fn extended_request(flags: u16, kind: u16, cookie: u64, offset: u64, length: u64) -> Vec<u8> {
+    let mut message = EXTENDED_REQUEST.to_be_bytes().to_vec();
     message.extend_from_slice(&flags.to_be_bytes());
     message.extend_from_slice(&kind.to_be_bytes());
     message.extend_from_slice(&cookie.to_be_bytes());

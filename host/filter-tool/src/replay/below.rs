@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use rbdkit_plugin_api::{
     BlockSizes, BoxFuture, Buffer, Capabilities, ConfigError, Disk, DiskId, Done, Errno, Error, ExportEntry, Extents,
-    Flags, Handle, Op, OpenArgs, Param, Plugin, PluginInfo, Quota, Result, Span, ThreadModel, lock,
+    Flags, Handle, Op, OpenArgs, Param, Plugin, PluginInfo, Quota, RangeCommand, Result, Span, ThreadModel, lock,
 };
 use rbdkit_record::format::{Answer, Call, Gate, Kind, ListedExport, Outcome};
 use tokio::sync::watch;
@@ -387,6 +387,11 @@ impl Handle for BelowHandle {
     fn disk(&self) -> BoxFuture<'_, Result<Disk>> {
         let disk = Disk::Is(self.id.clone());
         Box::pin(async { Ok(disk) })
+    }
+
+    fn takes_long(&self, _: RangeCommand) -> bool {
+        // As the layer that was recorded, whose calls are matched whole.
+        true
     }
 
     fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
