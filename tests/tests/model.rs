@@ -84,7 +84,8 @@ fn check_with(seed: u64, case: &Case) {
     let image = if case.below == Below::Encrypted { encrypted(&dir, &first) } else { first.clone() };
     let margin = if case.offset { MARGIN } else { 0 };
     let whole = [vec![0xa5; margin], image.clone(), vec![0xa5; margin]].concat();
-    let arguments: Vec<String> = case.arguments.iter().map(|word| word.replace("{dir}", &dir.join("").to_string_lossy())).collect();
+    let arguments: Vec<String> =
+        case.arguments.iter().map(|word| word.replace("{dir}", &dir.join("").to_string_lossy())).collect();
     let (options, parameters): (Vec<&String>, Vec<&String>) = arguments.iter().partition(|arg| arg.starts_with("--"));
     let file = sparse(&dir, "disk.img", &whole);
     let mut launch = Launch::new(options);
