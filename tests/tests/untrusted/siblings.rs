@@ -109,6 +109,31 @@ fn more_shared_disks_than_are_allowed_are_refused_while_all_are_used() {
 }
 
 #[test]
+fn a_flush_of_all_flushes_a_shared_next_once() {
+    // Scope 2 is the server. What flush-all answers is at 2048, as what flush answers.
+    let flush = r#"
+    (import "rbdkit:filter/next@0.1.0" "flush-all" (func $flush_all (param i32 i32)))"#;
+    let export = r#"
+    (func (export "rbdkit:filter/flushes@0.1.0#flush") (result i32)
+        (call $flush_all (i32.const 2) (i32.const 2048)) (i32.const 2048))"#;
+    let shares = shares("flusher", "");
+    let guest =
+        Guest { exports: vec!["connection", "flushes"], body: format!("{flush}{}{export}", shares.body), ..shares };
+    let dir = TempDir::new();
+    let flushed = dir.join("flushed");
+    let note = format!("flush=echo flush >>{}", flushed.display());
+    let server = over_noting(&dir, &guest, &["can_write=exit 0", "pwrite=cat >/dev/null", "can_flush=exit 0", &note]);
+    let mut clients: Vec<Client> = (0..5).map(|_| server.client()).collect();
+    for client in &mut clients {
+        client.write(0, &[1; 512]).expect("a write");
+    }
+    clients[3].flush().expect("a flush");
+    assert_eq!(std::fs::read_to_string(&flushed).expect("a flush below"), "flush\n");
+    clients.into_iter().for_each(Client::disconnect);
+    assert!(server.stop().status.success());
+}
+
+#[test]
 fn a_loop_of_flushes_of_a_hundred_connections_costs_its_own_request() {
     // Scope 2 is the server.
     let body = r#"
