@@ -24,6 +24,7 @@ use tokio::sync::oneshot;
 use crate::config::Settings;
 use crate::cookies::{self, Cookies, Counter};
 use crate::jar::Jar;
+use crate::raw;
 use crate::secret::Secret;
 use crate::setup;
 use crate::transfer::{Answer, Job, Kept, Transfer};
@@ -356,14 +357,14 @@ impl Loop {
                 Err(error) => {
                     let mut transfer = Transfer::new(Kept::default());
                     transfer.begin(job);
-                    return transfer.end(Err(error));
+                    return transfer.end(Err(error), None);
                 }
             },
         };
         let ready = setup::request(&mut easy, &job, self.cookies.as_ref());
         easy.get_mut().begin(job);
         if let Err(error) = ready {
-            easy.get_mut().end(Err(error));
+            easy.get_mut().end(Err(error), None);
             self.slots[place] = Slot::Idle(easy);
             return;
         }
@@ -401,7 +402,8 @@ impl Loop {
                     continue;
                 }
             };
-            easy.get_mut().end(result);
+            let length = raw::content_length(&easy);
+            easy.get_mut().end(result, length);
             self.slots[place] = Slot::Idle(easy);
         }
         any

@@ -15,6 +15,7 @@ use crate::driver::Driver;
 use crate::head::{Head, Part};
 use crate::identity::{Identity, Printed};
 use crate::redact;
+use crate::scheme::Scheme;
 use crate::script::{self, Output, Script};
 use crate::transfer::{Answer, Job, MAX_HEAD, Task};
 
@@ -102,6 +103,11 @@ impl Remote {
             true => self.launcher.move_out().map(drop),
             false => Ok(()),
         }
+    }
+
+    /// The protocol of the URL.
+    pub(crate) fn scheme(&self) -> Scheme {
+        self.identity.first().origin.scheme
     }
 
     /// Reads into the buffer.
