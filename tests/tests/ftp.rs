@@ -164,8 +164,13 @@ fn other_protocols_than_those_of_the_web_have_to_be_allowed() {
     let url = format!("file://{}/a%20disk", dir.path().display());
     let refused = Launch::new(["curl", &url]).try_start().err().expect("a refusal");
     assert!(refused.stderr.contains("file is served only with protocols=file"), "{}", refused.stderr);
-    let server = Server::start(["curl", &url, "protocols=file,http"]);
+    let server = Server::start(["-v", "curl", &url, "protocols=file,http"]);
     let copy = dir.join("copy");
     tool("nbdcopy", [&server.uri(), copy.to_str().expect("UTF-8")]).ok();
     assert!(std::fs::read(&copy).ok() == std::fs::read(&file).ok());
+    // At its end the server says how long the requests took.
+    let log = server.stop().stderr;
+    let times = |what: &str| log.lines().find(|line| line.contains("curl: ") && line.contains(what));
+    assert!(times("times of ").is_some_and(|line| !line.contains(" 0 requests")), "{log}");
+    assert!(times("data transfer").is_some_and(|line| line.ends_with(" s")), "{log}");
 }

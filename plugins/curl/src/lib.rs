@@ -27,6 +27,7 @@
 //! | [`driver`] | the thread that drives all transfers |
 //! | [`setup`] | the options of libcurl |
 //! | [`transfer`] | one request and its result |
+//! | [`times`] | how long requests took |
 //! | [`head`] | the head of an answer, and whether it is the answer to the request |
 //! | [`cookies`] | the cookies that servers set |
 //! | [`jar`] | the file that cookies are written to |
@@ -60,6 +61,7 @@ mod scheme;
 mod script;
 mod secret;
 mod setup;
+mod times;
 mod transfer;
 
 use std::sync::Arc;
@@ -232,6 +234,12 @@ impl Plugin for Curl {
             let readonly = args.readonly || !remote.scheme().is_web();
             Ok(Arc::new(CurlHandle::new(Arc::clone(remote), disk, readonly)) as Arc<dyn Handle>)
         })
+    }
+
+    fn cleanup(&self) {
+        if let Some(remote) = &self.remote {
+            remote.times().log();
+        }
     }
 
     fn stop(&self, scope: StopScope) {

@@ -17,6 +17,7 @@ use crate::identity::{Identity, Printed};
 use crate::redact;
 use crate::scheme::Scheme;
 use crate::script::{self, Output, Script};
+use crate::times::Times;
 use crate::transfer::{Answer, Job, MAX_HEAD, Task};
 
 /// How many redirects are followed: the default of newer versions of libcurl.
@@ -163,6 +164,11 @@ impl Remote {
             script.stop();
         }
         self.driver.stop(scope);
+    }
+
+    /// How long the requests have taken so far.
+    pub(crate) fn times(&self) -> &Times {
+        self.driver.times()
     }
 
     /// Writes the cookie jar after a client has disconnected.
