@@ -5,17 +5,24 @@ use std::path::{Path, PathBuf};
 use rbdkit_plugin_api::{AccessRights, DNS_PORT, Network};
 
 use crate::config::Settings;
+use crate::scheme::Scheme;
 
 /// Environment variables that name a proxy.
 const PROXIES: &[&str] = &["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
 
 /// What a server with these settings opens once it is confined.
 pub(crate) fn access_rights(settings: &Settings) -> AccessRights {
-    let files = [&settings.cainfo, &settings.capath];
-    let read: Vec<PathBuf> = files.into_iter().flatten().filter(|path| *path != Path::new("")).cloned().collect();
+    let files = [&settings.cainfo, &settings.capath, &settings.proxy_cainfo, &settings.proxy_capath];
+    let disk = settings.address.as_ref().and_then(|address| address.path.as_ref());
+    let read: Vec<PathBuf> =
+        files.into_iter().flatten().chain(disk).filter(|path| *path != Path::new("")).cloned().collect();
     let proxy = settings.proxy.is_some() || PROXIES.iter().any(|name| std::env::var_os(name).is_some());
     let port = settings.address.as_ref().map(|address| address.origin.port);
-    let network = match (&settings.unix_socket_path, settings.followlocation || proxy, port) {
+    let scheme = settings.address.as_ref().map(|address| address.origin.scheme);
+    // The data of FTP come over a port that the server names.
+    let any = settings.followlocation || proxy || matches!(scheme, Some(Scheme::Ftp | Scheme::Ftps));
+    let network = match (&settings.unix_socket_path, any, port) {
+        _ if scheme == Some(Scheme::File) => Network::None,
         (Some(_), _, _) => Network::None,
         // Only the server knows where its redirects lead.
         (None, false, Some(port)) => Network::Ports(vec![port, DNS_PORT]),

@@ -3,10 +3,13 @@
 //! What may be sent to a server depends on its scheme, host and port. Two parsers that disagree on
 //! the host of a strange URL would send secrets to the wrong one, so only libcurl's parser is used.
 
-use std::ffi::{CStr, CString, c_uint};
+use std::ffi::{CStr, CString, OsString, c_uint};
 use std::fmt;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 use crate::redact;
+use crate::scheme::Scheme;
 use crate::secret::Secret;
 
 /// The longest URL, in bytes. A client's connection keeps one.
@@ -22,13 +25,14 @@ pub(crate) struct Credentials {
 /// Whom a request talks to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
-    pub(crate) https: bool,
-    /// In lower case.
+    pub(crate) scheme: Scheme,
+    /// In lower case. Empty for a file.
     host: String,
+    /// 0 for a file.
     pub(crate) port: u16,
 }
 
-/// A URL of `http` or `https`.
+/// A URL of a protocol that can be served.
 #[derive(Clone)]
 pub(crate) struct Address {
     /// Without user and password.
@@ -36,6 +40,8 @@ pub(crate) struct Address {
     pub(crate) origin: Origin,
     /// The URL without its query, which names the file even if the query is a token that changes.
     pub(crate) file: String,
+    /// The name of the file that a `file` URL means.
+    pub(crate) path: Option<PathBuf>,
     /// The user and password of the URL.
     pub(crate) credentials: Option<Credentials>,
 }
@@ -47,12 +53,14 @@ pub(crate) enum AddressError {
     NotAUrl,
     #[error("names no host")]
     NoHost,
-    #[error("only http and https are served: for a file use the file plugin")]
-    File,
-    #[error("only http and https are served: for ssh use the ssh plugin")]
+    #[error("for ssh use the ssh plugin")]
     Ssh,
-    #[error("only http and https are served, not {0}")]
+    #[error("only http, https, ftp, ftps and file are served, not {0}")]
     Scheme(String),
+    #[error("a redirect may lead only to http and https")]
+    NotWeb,
+    #[error("names another host: a file is this machine's, file:///PATH")]
+    FileElsewhere,
     #[error("is longer than {MAX_URL} bytes")]
     TooLong,
     #[error("is not a URL: {0}")]
@@ -64,9 +72,11 @@ impl Address {
     pub(crate) fn parse(text: &[u8]) -> Result<Address, AddressError> {
         let lower = text.to_ascii_lowercase();
         let end = lower.windows(3).position(|window| window == b"://").ok_or(AddressError::NotAUrl)?;
-        check_scheme(&String::from_utf8_lossy(&lower[..end]))?;
-        if matches!(lower.get(end + 3), None | Some(b'/')) {
-            return Err(AddressError::NoHost);
+        match check_scheme(&String::from_utf8_lossy(&lower[..end]))? {
+            Scheme::File if lower.get(end + 3) != Some(&b'/') => return Err(AddressError::FileElsewhere),
+            Scheme::File => {}
+            _ if matches!(lower.get(end + 3), None | Some(b'/')) => return Err(AddressError::NoHost),
+            _ => {}
         }
         let mut url = raw::Url::new().ok_or(AddressError::NotAUrl)?;
         url.set(text, 0)?;
@@ -79,19 +89,29 @@ impl Address {
         url.set(self.url.as_bytes(), 0)?;
         // What libcurl allows in a redirect: spaces and bytes that should have been escaped.
         url.set(location, raw::URLENCODE | raw::ALLOW_SPACE | raw::NON_SUPPORT_SCHEME)?;
-        Address::of(&mut url)
+        match Address::of(&mut url)? {
+            address if address.origin.scheme.is_web() => Ok(address),
+            _ => Err(AddressError::NotWeb),
+        }
     }
 
     fn of(url: &mut raw::Url) -> Result<Address, AddressError> {
         let text =
             |bytes: Option<Vec<u8>>| String::from_utf8(bytes.unwrap_or_default()).map_err(|_| AddressError::NotAUrl);
         let scheme = text(url.get(raw::SCHEME, 0)?)?.to_ascii_lowercase();
-        check_scheme(&scheme)?;
+        let scheme = check_scheme(&scheme)?;
         let host = text(url.get(raw::HOST, 0)?)?.to_ascii_lowercase();
-        if host.is_empty() {
+        if host.is_empty() && scheme != Scheme::File {
             return Err(AddressError::NoHost);
         }
-        let port = text(url.get(raw::PORT, raw::DEFAULT_PORT)?)?;
+        let path = match scheme {
+            Scheme::File => url.get(raw::PATH, raw::URLDECODE)?.map(|path| PathBuf::from(OsString::from_vec(path))),
+            _ => None,
+        };
+        let port = match scheme {
+            Scheme::File => "0".into(),
+            _ => text(url.get(raw::PORT, raw::DEFAULT_PORT)?)?,
+        };
         let port = port.parse().map_err(|_| AddressError::Refused("its port is not a number up to 65535".into()))?;
         let secret = |bytes: Option<Vec<u8>>| {
             bytes
@@ -112,7 +132,7 @@ impl Address {
         let file = String::from_utf8_lossy(file).into_owned();
         let url = CString::new(whole).map_err(|_| AddressError::NotAUrl)?;
         let credentials = (user.is_some() || password.is_some()).then_some(Credentials { user, password });
-        Ok(Address { url, origin: Origin { https: scheme == "https", host, port }, file, credentials })
+        Ok(Address { url, origin: Origin { scheme, host, port }, file, path, credentials })
     }
 
     /// The URL that libcurl gets: without user and password.
@@ -134,10 +154,11 @@ impl fmt::Debug for Address {
 }
 
 /// Other protocols have a plugin of their own or cannot read ranges.
-fn check_scheme(scheme: &str) -> Result<(), AddressError> {
+fn check_scheme(scheme: &str) -> Result<Scheme, AddressError> {
+    if let Some(known) = Scheme::parse(scheme) {
+        return Ok(known);
+    }
     match scheme {
-        "http" | "https" => Ok(()),
-        "file" => Err(AddressError::File),
         "sftp" | "scp" => Err(AddressError::Ssh),
         _ if scheme.len() <= 20
             && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) =>
@@ -175,6 +196,7 @@ mod raw {
     pub(super) const PASSWORD: c_int = 3;
     pub(super) const HOST: c_int = 5;
     pub(super) const PORT: c_int = 6;
+    pub(super) const PATH: c_int = 7;
     pub(super) const FRAGMENT: c_int = 9;
 
     /// `CURLU_` flags.
@@ -263,9 +285,21 @@ mod tests {
             ("http://host:/disk", false, "host", 80),
         ] {
             let address = parse(url);
-            assert_eq!(address.origin, Origin { https, host: host.into(), port }, "{url}");
+            let scheme = if https { Scheme::Https } else { Scheme::Http };
+            assert_eq!(address.origin, Origin { scheme, host: host.into(), port }, "{url}");
         }
         for url in ["http://host:70000/disk", "http://host:8%30/disk", "http:///x", "http://", "http://h\r\nx/", "x"] {
+            assert!(Address::parse(url.as_bytes()).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_file_has_a_path_and_no_host() {
+        let file = parse("file:///var/lib/a%20disk");
+        assert_eq!(file.path.as_deref(), Some(std::path::Path::new("/var/lib/a disk")));
+        assert_eq!(file.origin, Origin { scheme: Scheme::File, host: String::new(), port: 0 });
+        assert_eq!(parse("ftps://host/disk").origin.port, 990);
+        for url in ["file://host/x", "file://x", "file:", "file:///%00"] {
             assert!(Address::parse(url.as_bytes()).is_err(), "{url}");
         }
     }

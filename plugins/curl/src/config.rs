@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use curl::easy::{HttpVersion, IpResolve, SslVersion};
+use curl::easy::{IpResolve, SslVersion};
 use rbdkit_plugin_api::{ConfigError, Param, units};
 
 use crate::address::Address;
 use crate::line::Line;
 use crate::redact;
+use crate::scheme::{Protocols, Scheme};
 use crate::secret::{self, Secret};
 
 /// The parameters of the command line. [`crate::setup`] gives them to libcurl.
@@ -39,23 +40,27 @@ pub(crate) struct Settings {
     pub(crate) header_script: Option<OsString>,
     pub(crate) header_script_renew: Duration,
     pub(crate) http_version: Option<HttpVersion>,
+    /// The name of a network interface, an address or a host to connect from.
+    pub(crate) interface: Option<String>,
     pub(crate) ipresolve: IpResolve,
     /// Names of headers that other servers get too, in lower case.
     pub(crate) location_trusted: Vec<String>,
     pub(crate) user: Option<Secret>,
     pub(crate) password: Option<Secret>,
-    /// `protocols=`: the URL and redirects may use http.
-    pub(crate) allow_http: bool,
-    /// The same for https.
-    pub(crate) allow_https: bool,
+    /// What the URL and redirects may use.
+    pub(crate) protocols: Protocols,
     pub(crate) proxy: Option<String>,
+    /// As `cainfo`, for a proxy.
+    pub(crate) proxy_cainfo: Option<PathBuf>,
+    pub(crate) proxy_capath: Option<PathBuf>,
     pub(crate) proxy_user: Option<Secret>,
     pub(crate) proxy_password: Option<Secret>,
     pub(crate) resolve: Vec<String>,
     pub(crate) sslverify: bool,
     pub(crate) ssl_cipher_list: Option<String>,
     pub(crate) tls13_ciphers: Option<String>,
-    pub(crate) ssl_version: Option<SslVersion>,
+    /// The lowest and the highest version.
+    pub(crate) ssl_version: Option<(SslVersion, SslVersion)>,
     /// How long a request may go without progress.
     pub(crate) stall_timeout: Option<Duration>,
     pub(crate) tcp_keepalive: bool,
@@ -64,6 +69,11 @@ pub(crate) struct Settings {
     pub(crate) unix_socket_path: Option<PathBuf>,
     pub(crate) user_agent: Option<Secret>,
 }
+
+/// A version of HTTP, as libcurl numbers them (`CURL_HTTP_VERSION_`). The crate `curl` does not
+/// have all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HttpVersion(pub(crate) i32);
 
 /// The default of `stall-timeout=`. An attempt to connect may take as long.
 const STALL_TIMEOUT: Duration = Duration::from_secs(300);
@@ -92,13 +102,15 @@ impl Default for Settings {
             header_script: None,
             header_script_renew: Duration::ZERO,
             http_version: None,
+            interface: None,
             ipresolve: IpResolve::Any,
             location_trusted: Vec::new(),
             user: None,
             password: None,
-            allow_http: true,
-            allow_https: true,
+            protocols: Protocols::WEB,
             proxy: None,
+            proxy_cainfo: None,
+            proxy_capath: None,
             proxy_user: None,
             proxy_password: None,
             resolve: Vec::new(),
@@ -147,6 +159,9 @@ impl Config {
                 }
             }
             "cookie" => settings.cookie = Some(printable(param, secret::read(param)?)?),
+            "cookiefile" | "cookiejar" if param.value == "-" => {
+                return Err(param.error("cookies cannot come from standard input: give a file"));
+            }
             "cookiefile" if param.value.is_empty() => settings.cookiefile = Some(PathBuf::new()),
             "cookiefile" => settings.cookiefile = Some(absolute(param)?),
             "cookiejar" => settings.cookiejar = Some(absolute(param)?),
@@ -157,6 +172,7 @@ impl Config {
             "header-script" => settings.header_script = Some(param.value.to_os_string()),
             "header-script-renew" => settings.header_script_renew = Duration::from_secs(number(param)?.into()),
             "http-version" => settings.http_version = http_version(param)?,
+            "interface" => settings.interface = Some(line(param)?),
             "ipresolve" => {
                 settings.ipresolve = match param.text()? {
                     "any" | "whatever" => IpResolve::Any,
@@ -167,8 +183,11 @@ impl Config {
             }
             "location-trusted" => settings.location_trusted = names(param)?,
             "password" => settings.password = Some(secret::read(param)?),
-            "protocols" => (settings.allow_http, settings.allow_https) = protocols(param)?,
+            "protocols" => settings.protocols = protocols(param)?,
             "proxy" => settings.proxy = Some(proxy(param)?),
+            "proxy-cainfo" if param.value.is_empty() => settings.proxy_cainfo = Some(PathBuf::new()),
+            "proxy-cainfo" => settings.proxy_cainfo = Some(existing(param)?),
+            "proxy-capath" => settings.proxy_capath = Some(existing(param)?),
             "proxy-password" => settings.proxy_password = Some(secret::read(param)?),
             "proxy-user" => settings.proxy_user = Some(bytes(param)?),
             "resolve" => settings.resolve.push(line(param)?),
@@ -196,7 +215,20 @@ impl Config {
             return wrong("what to serve has to be given: [url=]URL");
         };
         if !settings.allows(address) {
-            return wrong("protocols= does not allow the protocol of url=");
+            return wrong(&not_allowed(address.origin.scheme));
+        }
+        if let Some(path) = &address.path {
+            // libcurl would wait for ever to open a pipe.
+            let what = |error: &dyn std::fmt::Display| ConfigError::new(format!("url={}: {error}", address.file));
+            let metadata = path.metadata().map_err(|error| what(&error))?;
+            if !metadata.is_file() {
+                return Err(what(&"is not a regular file"));
+            }
+        }
+        if !address.origin.scheme.is_web()
+            && settings.proxy.as_ref().is_some_and(|proxy| !proxy.is_empty() && !proxy.starts_with("socks"))
+        {
+            return wrong("ftp and ftps go only through a socks proxy");
         }
         if !settings.headers.is_empty() && settings.header_script.is_some() {
             return wrong("header= and header-script= cannot be used at the same time");
@@ -217,10 +249,20 @@ impl Config {
     }
 }
 
+/// The error about a protocol that the user has not allowed.
+fn not_allowed(scheme: Scheme) -> String {
+    let name = scheme.name();
+    match scheme {
+        Scheme::Http | Scheme::Https => "protocols= does not allow the protocol of url=".into(),
+        Scheme::File => format!("{name} is served only with protocols={name} (the file plugin serves files better)"),
+        Scheme::Ftp | Scheme::Ftps => format!("{name} is served only with protocols={name}"),
+    }
+}
+
 impl Settings {
     /// Whether `protocols=` allows the protocol of this address.
     pub(crate) fn allows(&self, address: &Address) -> bool {
-        if address.origin.https { self.allow_https } else { self.allow_http }
+        self.protocols.allows(address.origin.scheme)
     }
 }
 
@@ -319,38 +361,62 @@ fn existing(param: Param<'_>) -> Result<PathBuf, ConfigError> {
     param.path().canonicalize().map_err(|error| param.error(error))
 }
 
-fn protocols(param: Param<'_>) -> Result<(bool, bool), ConfigError> {
+fn protocols(param: Param<'_>) -> Result<Protocols, ConfigError> {
     let text = param.text()?;
     if text.is_empty() {
         return Err(param.error("an empty list of protocols is not allowed"));
     }
-    if let Some(unknown) = text.split(',').find(|name| !PROTOCOLS.contains(name)) {
-        return Err(param.error(format!("'{unknown}' is not the name of a protocol (of use here are http and https)")));
+    let names: Vec<&str> = text.split(',').collect();
+    match names.iter().find(|name| !PROTOCOLS.contains(name)) {
+        Some(unknown) => {
+            let known = Scheme::ALL.map(Scheme::name).join(", ");
+            Err(param.error(format!("'{unknown}' is not the name of a protocol (of use here are {known})")))
+        }
+        None => Ok(Protocols::of(&names)),
     }
-    let has = |name| text.split(',').any(|word| word == name);
-    Ok((has("http"), has("https")))
 }
+
+/// The words of `http-version=`.
+const HTTP_VERSIONS: &[(&str, HttpVersion)] = &[
+    ("1.0", HttpVersion(1)),
+    ("1.1", HttpVersion(2)),
+    ("2.0", HttpVersion(3)),
+    ("2", HttpVersion(3)),
+    ("2TLS", HttpVersion(4)),
+    ("2-prior-knowledge", HttpVersion(5)),
+    ("3", HttpVersion(30)),
+    ("3only", HttpVersion(31)),
+];
 
 fn http_version(param: Param<'_>) -> Result<Option<HttpVersion>, ConfigError> {
-    Ok(Some(match param.text()? {
-        "none" => return Ok(None),
-        "1.0" => HttpVersion::V10,
-        "1.1" => HttpVersion::V11,
-        "2.0" | "2" => HttpVersion::V2,
-        "2TLS" => HttpVersion::V2TLS,
-        "2-prior-knowledge" => HttpVersion::V2PriorKnowledge,
-        _ => return Err(param.error("is not one of none, 1.0, 1.1, 2.0, 2TLS, 2-prior-knowledge")),
-    }))
+    let text = param.text()?;
+    if text == "none" {
+        return Ok(None);
+    }
+    let known = HTTP_VERSIONS.iter().find(|(word, _)| *word == text);
+    known
+        .map(|(_, version)| Some(*version))
+        .ok_or_else(|| param.error("is not one of none, 1.0, 1.1, 2.0, 2TLS, 2-prior-knowledge, 3, 3only"))
 }
 
-fn ssl_version(param: Param<'_>) -> Result<Option<SslVersion>, ConfigError> {
-    Ok(Some(match param.text()? {
-        "tlsv1" => SslVersion::Tlsv1,
+fn ssl_version(param: Param<'_>) -> Result<Option<(SslVersion, SslVersion)>, ConfigError> {
+    let text = param.text()?;
+    let (word, is_highest) = match text.strip_prefix("max-") {
+        Some(word) => (word, true),
+        None => (text, false),
+    };
+    let version = match word {
+        "default" => SslVersion::Default,
+        "tlsv1" if !is_highest => SslVersion::Tlsv1,
         "tlsv1.0" => SslVersion::Tlsv10,
         "tlsv1.1" => SslVersion::Tlsv11,
         "tlsv1.2" => SslVersion::Tlsv12,
         "tlsv1.3" => SslVersion::Tlsv13,
         "sslv2" | "sslv3" => return Err(param.error("is broken and no longer spoken: tlsv1.2 or tlsv1.3")),
-        _ => return Err(param.error("is not one of tlsv1, tlsv1.0, tlsv1.1, tlsv1.2, tlsv1.3")),
-    }))
+        _ => {
+            let versions = "default, tlsv1, tlsv1.0, tlsv1.1, tlsv1.2, tlsv1.3, nor max- and such a version";
+            return Err(param.error(format_args!("is none of {versions}")));
+        }
+    };
+    Ok(Some(if is_highest { (SslVersion::Default, version) } else { (version, SslVersion::Default) }))
 }

@@ -24,8 +24,10 @@ use tokio::sync::oneshot;
 use crate::config::Settings;
 use crate::cookies::{self, Cookies, Counter};
 use crate::jar::Jar;
+use crate::raw;
 use crate::secret::Secret;
 use crate::setup;
+use crate::times::Times;
 use crate::transfer::{Answer, Job, Kept, Transfer};
 
 enum Message {
@@ -44,6 +46,7 @@ pub(crate) struct Driver {
     /// Moves into the thread when it starts.
     prepared: Mutex<Option<Prepared>>,
     thread: OnceLock<Thread>,
+    times: Arc<Times>,
 }
 
 #[derive(Clone)]
@@ -52,6 +55,7 @@ struct Prepared {
     /// The cookies to begin with, if cookies are kept.
     cookies: Option<Vec<Secret>>,
     jar: Option<Arc<Jar>>,
+    times: Arc<Times>,
 }
 
 /// Waits for the answer to a request. Dropping it drops the request.
@@ -83,7 +87,14 @@ impl Driver {
     pub(crate) fn new(settings: Settings) -> Result<Driver, ConfigError> {
         let cookies = settings.cookiefile.as_deref().map(cookies::read).transpose()?;
         let jar = settings.cookiejar.as_deref().map(Jar::open).transpose()?.map(Arc::new);
-        Ok(Driver { prepared: Mutex::new(Some(Prepared { settings, cookies, jar })), thread: OnceLock::new() })
+        let times = Arc::new(Times::default());
+        let prepared = Prepared { settings, cookies, jar, times: Arc::clone(&times) };
+        Ok(Driver { prepared: Mutex::new(Some(prepared)), thread: OnceLock::new(), times })
+    }
+
+    /// How long the requests have taken so far.
+    pub(crate) fn times(&self) -> &Times {
+        &self.times
     }
 
     /// The two ends of an answer.
@@ -191,11 +202,12 @@ struct Loop {
     has_abandoned: bool,
     /// Limits the warnings about cookies.
     warnings: Rate,
+    times: Arc<Times>,
 }
 
 impl Loop {
     fn new(mut multi: Multi, prepared: Prepared, messages: Receiver<Message>) -> Loop {
-        let Prepared { settings, cookies, jar } = prepared;
+        let Prepared { settings, cookies, jar, times } = prepared;
         let set_cookies = Counter::default();
         let host = settings.address.as_ref().map_or("", |address| address.host());
         let cookies = cookies.and_then(|lines| {
@@ -207,7 +219,20 @@ impl Loop {
         let _ = multi.set_max_connects(settings.connections);
         let (waiting, slots, stopped) = (VecDeque::new(), Vec::new(), None);
         let (has_abandoned, warnings) = (false, Rate::new(1, 1));
-        Loop { multi, settings, jar, messages, waiting, slots, cookies, stopped, set_cookies, has_abandoned, warnings }
+        Loop {
+            multi,
+            settings,
+            jar,
+            messages,
+            waiting,
+            slots,
+            cookies,
+            stopped,
+            set_cookies,
+            has_abandoned,
+            warnings,
+            times,
+        }
     }
 
     fn run(mut self) {
@@ -356,14 +381,14 @@ impl Loop {
                 Err(error) => {
                     let mut transfer = Transfer::new(Kept::default());
                     transfer.begin(job);
-                    return transfer.end(Err(error));
+                    return transfer.end(Err(error), None);
                 }
             },
         };
         let ready = setup::request(&mut easy, &job, self.cookies.as_ref());
         easy.get_mut().begin(job);
         if let Err(error) = ready {
-            easy.get_mut().end(Err(error));
+            easy.get_mut().end(Err(error), None);
             self.slots[place] = Slot::Idle(easy);
             return;
         }
@@ -401,7 +426,9 @@ impl Loop {
                     continue;
                 }
             };
-            easy.get_mut().end(result);
+            self.times.add(&easy);
+            let length = raw::content_length(&easy);
+            easy.get_mut().end(result, length);
             self.slots[place] = Slot::Idle(easy);
         }
         any

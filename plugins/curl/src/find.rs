@@ -18,6 +18,9 @@ use crate::transfer::Task;
 /// # Errors
 /// One line that says which request failed and why.
 pub(crate) async fn find(remote: &Remote) -> Result<Disk> {
+    if !remote.scheme().is_web() {
+        return file(remote).await;
+    }
     let named = |error: Error| {
         let what = error.context().unwrap_or(error.errno().name());
         Error::new(error.errno(), format!("curl: GET of the first byte: {what}"))
@@ -29,6 +32,18 @@ pub(crate) async fn find(remote: &Remote) -> Result<Disk> {
     };
     let missing = || Error::new(Errno::Eio, "the server does not say how large the disk is");
     size.ok_or_else(missing).and_then(|size| Disk::new(size, &probe.address, &probe.head)).map_err(named)
+}
+
+/// Asks a server that is no web server for the size of the file.
+async fn file(remote: &Remote) -> Result<Disk> {
+    let named = |error: Error| {
+        let what = error.context().unwrap_or(error.errno().name());
+        Error::new(error.errno(), format!("curl: asking for the size: {what}"))
+    };
+    let found = remote.look(Task::Head).await.map_err(named)?;
+    found.result.as_ref().map_err(|error| named(Error::new(error.errno(), error.context().unwrap_or_default())))?;
+    let missing = || named(Error::new(Errno::Eio, "the server does not say how large the file is"));
+    Disk::new(found.head.length.ok_or_else(missing)?, &found.address, &found.head).map_err(named)
 }
 
 /// The size of the disk, if the answer to the request for the first byte tells it.

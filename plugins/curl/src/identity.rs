@@ -25,7 +25,7 @@ impl Relation {
     fn of(first: &Address, now: &Address) -> Relation {
         match first.origin == now.origin {
             true => Relation::Same,
-            false if first.origin.https && !now.origin.https => Relation::Downgraded,
+            false if first.origin.scheme.is_encrypted() && !now.origin.scheme.is_encrypted() => Relation::Downgraded,
             false => Relation::Other,
         }
     }

@@ -1,4 +1,5 @@
-//! The curl plugin: serves what an HTTP or HTTPS server has under a URL.
+//! The curl plugin: serves what an HTTP or HTTPS server has under a URL, and on request what an FTP
+//! server has or a file of this machine.
 //!
 //! Each read is a GET with a range, and each write a PUT with one. Up to `connections=` requests
 //! are in flight at once, over connections that are kept (or over streams of one HTTP/2
@@ -26,6 +27,7 @@
 //! | [`driver`] | the thread that drives all transfers |
 //! | [`setup`] | the options of libcurl |
 //! | [`transfer`] | one request and its result |
+//! | [`times`] | how long requests took |
 //! | [`head`] | the head of an answer, and whether it is the answer to the request |
 //! | [`cookies`] | the cookies that servers set |
 //! | [`jar`] | the file that cookies are written to |
@@ -35,6 +37,7 @@
 //! | [`access`] | the files and network ports that requests open |
 //! | [`config`] | the parameters |
 //! | [`address`] | URLs |
+//! | [`scheme`] | the protocols of URLs |
 //! | [`secret`] | bytes that nothing prints; passwords from files, descriptors and terminals |
 //! | [`redact`] | URLs for messages, without their secrets |
 //! | [`raw`] | what libcurl has and the crate `curl` has not |
@@ -54,9 +57,11 @@ mod line;
 mod raw;
 mod redact;
 mod remote;
+mod scheme;
 mod script;
 mod secret;
 mod setup;
+mod times;
 mod transfer;
 
 use std::sync::Arc;
@@ -71,6 +76,7 @@ use rbdkit_plugin_api::{
 use config::Config;
 use handle::CurlHandle;
 use remote::Remote;
+use scheme::Scheme;
 
 /// What the registry needs to know.
 pub const INFO: PluginInfo = PluginInfo {
@@ -90,7 +96,7 @@ fn params() -> Vec<ParamSpec> {
             .magic()
             .required()
             .secret()
-            .help("The disk image, http:// or https://"),
+            .help("The disk image, http:// or https://; with protocols= also ftp://, ftps:// and file://"),
         ParamSpec::path("cainfo")
             .placeholder("[FILENAME]")
             .help("File of the certificate authorities to trust; empty: no file"),
@@ -127,7 +133,8 @@ fn params() -> Vec<ParamSpec> {
             .help("Run header-script again after this time; 0: never"),
         ParamSpec::string("http-version")
             .placeholder("VERSION")
-            .help("none, 1.0, 1.1, 2.0, 2TLS or 2-prior-knowledge; without it, libcurl's choice"),
+            .help("none, 1.0, 1.1, 2.0, 2TLS, 2-prior-knowledge, 3 or 3only; without it, libcurl's choice"),
+        ParamSpec::string("interface").placeholder("NAME").help("Connect from this network interface, address or host"),
         ParamSpec::string("ipresolve")
             .placeholder("any|v4|v6")
             .default_value("any")
@@ -144,6 +151,8 @@ fn params() -> Vec<ParamSpec> {
             .default_value("http,https")
             .help("Protocols that the URL and redirects may use"),
         ParamSpec::string("proxy").secret().placeholder("[URL]").help("Go through this proxy; empty: through none"),
+        ParamSpec::path("proxy-cainfo").placeholder("[FILENAME]").help("As cainfo, for an https:// proxy"),
+        ParamSpec::path("proxy-capath").placeholder("DIRECTORY").help("As capath, for an https:// proxy"),
         ParamSpec::bytes("proxy-user").secret().placeholder("USER").help("The user to log in to the proxy as"),
         ParamSpec::bytes("proxy-password")
             .placeholder("PASSWORD")
@@ -158,7 +167,7 @@ fn params() -> Vec<ParamSpec> {
         ParamSpec::string("tls13-ciphers").placeholder("C:C:...").help("Ciphers to allow in TLS 1.3"),
         ParamSpec::string("ssl-version")
             .placeholder("VERSION")
-            .help("The lowest version: tlsv1, tlsv1.0, tlsv1.1, tlsv1.2 or tlsv1.3"),
+            .help("The lowest version: default, tlsv1, tlsv1.0, tlsv1.1, tlsv1.2 or tlsv1.3; with max-, the highest"),
         ParamSpec::string("stall-timeout")
             .placeholder("SECONDS")
             .default_value("300")
@@ -221,8 +230,16 @@ impl Plugin for Curl {
                 return Err(Error::new(Errno::Enxio, "curl: used before it was configured"));
             };
             let disk = find::find(remote).await?;
-            Ok(Arc::new(CurlHandle::new(Arc::clone(remote), disk, args.readonly)) as Arc<dyn Handle>)
+            // Only web servers can write a range.
+            let readonly = args.readonly || !remote.scheme().is_web();
+            Ok(Arc::new(CurlHandle::new(Arc::clone(remote), disk, readonly)) as Arc<dyn Handle>)
         })
+    }
+
+    fn cleanup(&self) {
+        if let Some(remote) = &self.remote {
+            remote.times().log();
+        }
     }
 
     fn stop(&self, scope: StopScope) {
@@ -241,7 +258,8 @@ impl Plugin for Curl {
         if let Some(ssl) = version.ssl_version() {
             lines.push(("curl_ssl_version".to_string(), ssl.to_string()));
         }
-        for protocol in ["http", "https"].into_iter().filter(|known| version.protocols().any(|one| one == *known)) {
+        let has = |name: &str| version.protocols().any(|known| known == name);
+        for protocol in Scheme::ALL.map(Scheme::name).into_iter().filter(|name| has(name)) {
             lines.push((format!("curl_protocol_{protocol}"), "yes".to_string()));
         }
         lines.push(("curl_http2".to_string(), if version.feature_http2() { "yes" } else { "no" }.to_string()));

@@ -1,19 +1,27 @@
 //! Options of libcurl that the crate `curl` does not offer, or offers only for UTF-8 text.
 #![allow(unsafe_code, reason = "the crate curl does not offer these options of libcurl")]
 
-use std::ffi::{CStr, c_char, c_long};
+use std::ffi::{CStr, c_char, c_int, c_long};
 use std::ptr;
 
 use curl::easy::Easy2;
 
-use crate::config::Settings;
+use crate::config::{HttpVersion, Settings};
 use crate::line::Line;
+use crate::scheme::Scheme;
 
 /// `CURLOPT_TLS13_CIPHERS`, which `curl-sys` does not define.
 const TLS13_CIPHERS: curl_sys::CURLoption = 10_276;
 
 /// `CURLOPT_QUICK_EXIT`, which `curl-sys` does not define.
 const QUICK_EXIT: curl_sys::CURLoption = 322;
+
+/// `CURLPROTO_FTP` and `CURLPROTO_FTPS`, which `curl-sys` does not define.
+const PROTOCOL_FTP: c_int = 1 << 2;
+const PROTOCOL_FTPS: c_int = 1 << 3;
+
+/// `CURLINFO_CONTENT_LENGTH_DOWNLOAD_T`, which `curl-sys` does not define.
+const CONTENT_LENGTH_DOWNLOAD: curl_sys::CURLINFO = 0x60_0000 + 15;
 
 fn result(code: curl_sys::CURLcode) -> Result<(), curl::Error> {
     if code == curl_sys::CURLE_OK { Ok(()) } else { Err(curl::Error::new(code)) }
@@ -29,6 +37,8 @@ fn set_long<H>(easy: &Easy2<H>, option: curl_sys::CURLoption, value: c_long) -> 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Text {
     Url,
+    /// `FIRST-LAST`: the bytes to read of a server that is no web server.
+    Range,
     User,
     Password,
     ProxyUser,
@@ -36,6 +46,7 @@ pub(crate) enum Text {
     UserAgent,
     Cookie,
     Cainfo,
+    ProxyCainfo,
     Tls13Ciphers,
     /// Reads cookies from the file. Empty: only keeps those that servers set. None: keeps none.
     CookieFile,
@@ -47,6 +58,7 @@ impl Text {
     fn option(self) -> curl_sys::CURLoption {
         match self {
             Text::Url => curl_sys::CURLOPT_URL,
+            Text::Range => curl_sys::CURLOPT_RANGE,
             Text::User => curl_sys::CURLOPT_USERNAME,
             Text::Password => curl_sys::CURLOPT_PASSWORD,
             Text::ProxyUser => curl_sys::CURLOPT_PROXYUSERNAME,
@@ -54,6 +66,7 @@ impl Text {
             Text::UserAgent => curl_sys::CURLOPT_USERAGENT,
             Text::Cookie => curl_sys::CURLOPT_COOKIE,
             Text::Cainfo => curl_sys::CURLOPT_CAINFO,
+            Text::ProxyCainfo => curl_sys::CURLOPT_PROXY_CAINFO,
             Text::Tls13Ciphers => TLS13_CIPHERS,
             Text::CookieFile => curl_sys::CURLOPT_COOKIEFILE,
             Text::CookieList => curl_sys::CURLOPT_COOKIELIST,
@@ -69,22 +82,39 @@ pub(crate) fn set_text<H>(easy: &Easy2<H>, which: Text, text: Option<&CStr>) -> 
     result(unsafe { curl_sys::curl_easy_setopt(easy.raw(), which.option(), text) })
 }
 
+/// Sets the version of HTTP. libcurl refuses one that it was not built with.
+pub(crate) fn http_version<H>(easy: &Easy2<H>, version: HttpVersion) -> Result<(), curl::Error> {
+    set_long(easy, curl_sys::CURLOPT_HTTP_VERSION, version.0.into())
+}
+
 /// Which protocols URLs may use.
 pub(crate) fn protocols<H>(easy: &Easy2<H>, settings: &Settings) -> Result<(), curl::Error> {
-    let mut mask: c_long = 0;
-    if settings.allow_http {
-        mask |= c_long::from(curl_sys::CURLPROTO_HTTP);
-    }
-    if settings.allow_https {
-        mask |= c_long::from(curl_sys::CURLPROTO_HTTPS);
-    }
-    set_long(easy, curl_sys::CURLOPT_PROTOCOLS, mask)
+    let allowed = Scheme::ALL.into_iter().filter(|scheme| settings.protocols.allows(*scheme));
+    let mask = allowed.fold(0, |mask, scheme| {
+        mask | match scheme {
+            Scheme::Http => curl_sys::CURLPROTO_HTTP,
+            Scheme::Https => curl_sys::CURLPROTO_HTTPS,
+            Scheme::File => curl_sys::CURLPROTO_FILE,
+            Scheme::Ftp => PROTOCOL_FTP,
+            Scheme::Ftps => PROTOCOL_FTPS,
+        }
+    });
+    set_long(easy, curl_sys::CURLOPT_PROTOCOLS, c_long::from(mask))
 }
 
 /// A request that is dropped while libcurl's thread looks up a name does not wait for that thread.
 /// libcurl has the option since 7.87; an older one waits.
 pub(crate) fn leave_lookups<H>(easy: &Easy2<H>) {
     let _ = set_long(easy, QUICK_EXIT, 1);
+}
+
+/// What libcurl says of the length of the file that the last transfer was about.
+pub(crate) fn content_length<H>(easy: &Easy2<H>) -> Option<u64> {
+    let mut length: curl_sys::curl_off_t = -1;
+    // SAFETY: the handle is alive as long as `easy`, which is borrowed. The information is a
+    // `curl_off_t`, for which `length` is a place.
+    let code = unsafe { curl_sys::curl_easy_getinfo(easy.raw(), CONTENT_LENGTH_DOWNLOAD, &raw mut length) };
+    u64::try_from(length).ok().filter(|_| code == curl_sys::CURLE_OK)
 }
 
 /// The header lines of a request, which libcurl reads until the transfer has ended.

@@ -15,7 +15,9 @@ use crate::driver::Driver;
 use crate::head::{Head, Part};
 use crate::identity::{Identity, Printed};
 use crate::redact;
+use crate::scheme::Scheme;
 use crate::script::{self, Output, Script};
+use crate::times::Times;
 use crate::transfer::{Answer, Job, MAX_HEAD, Task};
 
 /// How many redirects are followed: the default of newer versions of libcurl.
@@ -104,6 +106,11 @@ impl Remote {
         }
     }
 
+    /// The protocol of the URL.
+    pub(crate) fn scheme(&self) -> Scheme {
+        self.identity.first().origin.scheme
+    }
+
     /// Reads into the buffer.
     pub(crate) async fn read(self: Arc<Remote>, disk: Arc<Disk>, buffer: Buffer, span: Span, offset: u64) -> Done {
         let mut buffer = Some(buffer);
@@ -157,6 +164,11 @@ impl Remote {
             script.stop();
         }
         self.driver.stop(scope);
+    }
+
+    /// How long the requests have taken so far.
+    pub(crate) fn times(&self) -> &Times {
+        self.driver.times()
     }
 
     /// Writes the cookie jar after a client has disconnected.

@@ -1,6 +1,7 @@
 //! Sets the options of libcurl for the parameters and for each request.
 
 use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::cookies::{Cookies, Counter};
 use crate::identity::Said;
 use crate::raw::{self, HeaderList, Text};
 use crate::redact;
+use crate::scheme::Scheme;
 use crate::transfer::{Job, Kept, Task, Transfer};
 
 /// The size of libcurl's receive buffer, in bytes: large, because answers are. Each running
@@ -25,10 +27,17 @@ const PROGRESS: u32 = 1;
 /// Checks that libcurl accepts the parameters, so that the user sees an error at the start.
 pub(crate) fn check(settings: &Settings) -> Result<(), ConfigError> {
     let version = curl::Version::get();
-    if settings.address.as_ref().is_some_and(|address| address.origin.https) && version.ssl_version().is_none() {
+    let scheme = settings.address.as_ref().map(|address| address.origin.scheme);
+    if scheme.is_some_and(Scheme::is_encrypted) && version.ssl_version().is_none() {
         return Err(ConfigError::new(
             "curl: this libcurl has no TLS: build with the development files of the system's",
         ));
+    }
+    if let Some(scheme) = scheme
+        && !version.protocols().any(|known| known == scheme.name())
+    {
+        let (version, name) = (version.version(), scheme.name());
+        return Err(ConfigError::new(format!("curl: libcurl {version} was built without {name}")));
     }
     match handle(settings, Counter::default()) {
         Ok(_) => Ok(()),
@@ -63,12 +72,16 @@ fn connection(easy: &mut Easy2<Transfer>, settings: &Settings) -> Result<(), cur
         easy.low_speed_time(timeout)?;
     }
     if let Some(version) = settings.http_version {
-        easy.http_version(version)?;
+        raw::http_version(easy, version)?;
     }
-    if settings.address.as_ref().is_some_and(|address| address.origin.https) {
+    let scheme = settings.address.as_ref().map(|address| address.origin.scheme);
+    if scheme == Some(Scheme::Https) {
         // Waits for a connection that is being made, to use a stream of it, rather than making
         // another connection.
         easy.pipewait(true)?;
+    }
+    if let Some(interface) = &settings.interface {
+        easy.interface(interface)?;
     }
     if let Some(path) = &settings.unix_socket_path {
         easy.unix_socket_path(Some(path))?;
@@ -78,8 +91,11 @@ fn connection(easy: &mut Easy2<Transfer>, settings: &Settings) -> Result<(), cur
         settings.resolve.iter().try_for_each(|line| list.append(line))?;
         easy.resolve(list)?;
     }
-    if let Some(proxy) = &settings.proxy {
-        easy.proxy(proxy)?;
+    match &settings.proxy {
+        Some(proxy) => easy.proxy(proxy)?,
+        // Through a web proxy the answers would be a web server's, and an error page would be data.
+        None if scheme.is_some_and(|scheme| !scheme.is_web()) => easy.proxy("")?,
+        None => {}
     }
     if let Some(user) = &settings.proxy_user {
         raw::set_text(easy, Text::ProxyUser, Some(user.as_c_str()))?;
@@ -102,12 +118,23 @@ fn tls(easy: &mut Easy2<Transfer>, settings: &Settings) -> Result<(), curl::Erro
     if let Some(path) = &settings.capath {
         easy.capath(path)?;
     }
+    match &settings.proxy_cainfo {
+        Some(path) if path == Path::new("") => raw::set_text(easy, Text::ProxyCainfo, None)?,
+        Some(path) => {
+            let path = CString::new(path.as_os_str().as_bytes())?;
+            raw::set_text(easy, Text::ProxyCainfo, Some(&path))?;
+        }
+        None => {}
+    }
+    if let Some(path) = &settings.proxy_capath {
+        easy.proxy_capath(path)?;
+    }
     if !settings.sslverify {
         easy.ssl_verify_peer(false)?;
         easy.ssl_verify_host(false)?;
     }
-    if let Some(version) = settings.ssl_version {
-        easy.ssl_version(version)?;
+    if let Some((lowest, highest)) = settings.ssl_version {
+        easy.ssl_min_max_version(lowest, highest)?;
     }
     if let Some(ciphers) = &settings.ssl_cipher_list {
         easy.ssl_cipher_list(ciphers)?;
@@ -121,13 +148,21 @@ fn tls(easy: &mut Easy2<Transfer>, settings: &Settings) -> Result<(), curl::Erro
 
 /// Sets the options of one request.
 pub(crate) fn request(easy: &mut Easy2<Transfer>, job: &Job, cookies: Option<&Cookies>) -> Result<(), curl::Error> {
-    let mut headers = HeaderList::of(&job.said.headers)?;
+    let is_web = job.address.origin.scheme.is_web();
+    let mut headers = if is_web { HeaderList::of(&job.said.headers)? } else { HeaderList::default() };
     // Resets the method of the last request.
     easy.get(true)?;
     match job.task {
         Task::Probe => headers.append(c"Range: bytes=0-0")?,
-        Task::Head => easy.nobody(true)?,
+        Task::Head => {
+            easy.nobody(true)?;
+            raw::set_text(easy, Text::Range, None)?;
+        }
         Task::Whole => {}
+        Task::Read(_, part) if !is_web => {
+            let range = CString::new(format!("{}-{}", part.offset, part.last()))?;
+            raw::set_text(easy, Text::Range, Some(&range))?;
+        }
         Task::Read(_, part) => {
             headers.append(&CString::new(format!("Range: bytes={}-{}", part.offset, part.last()))?)?;
         }

@@ -160,13 +160,17 @@ impl Transfer {
         }
     }
 
-    /// Ends the request: `outcome` is libcurl's.
-    pub(crate) fn end(&mut self, outcome: Result<(), curl::Error>) {
+    /// Ends the request: `outcome` is libcurl's, and `length` what libcurl says that the whole file
+    /// has, for servers whose answers have no head.
+    pub(crate) fn end(&mut self, outcome: Result<(), curl::Error>, length: Option<u64>) {
         let Some(job) = self.job.take() else { return };
+        if !job.address.origin.scheme.is_web() {
+            self.head.length = length;
+        }
         let result = match (self.fault.take(), outcome) {
             (Some(fault), _) => Err(fault),
             (None, Err(error)) => Err(explain(&error)),
-            (None, Ok(())) => self.judge(job.task),
+            (None, Ok(())) => self.judge(&job),
         };
         let head = std::mem::take(&mut self.head);
         let answer =
@@ -193,11 +197,11 @@ impl Transfer {
     }
 
     /// Checks that a transfer that libcurl completed is what was asked for.
-    fn judge(&self, task: Task) -> Result<u32> {
+    fn judge(&self, job: &Job) -> Result<u32> {
         let eio = |what: String| Err(Error::new(Errno::Eio, what));
-        match task {
+        match job.task {
             Task::Probe | Task::Head | Task::Whole => Ok(0),
-            Task::Read(_, part) => match self.head.part(&part)? {
+            Task::Read(_, part) => match self.expected(job, &part)? {
                 length if self.moved == length => Ok(length),
                 length => eio(format!("the server sent {} bytes instead of {length}", self.moved)),
             },
@@ -207,6 +211,12 @@ impl Transfer {
                 _ => Err(self.head.refusal()),
             },
         }
+    }
+
+    /// How many bytes the answer to a read has, as its head says. Without a head it has to be all
+    /// that was asked for: libcurl asks for a range and fails if the server cannot send it.
+    fn expected(&self, job: &Job, part: &Part) -> Result<u32> {
+        if job.address.origin.scheme.is_web() { self.head.part(part) } else { Ok(part.length) }
     }
 
     /// Discards a piece of an error page.
@@ -220,10 +230,18 @@ impl Transfer {
 
     fn receive(&mut self, data: &[u8]) -> Result<()> {
         let more = || Error::new(Errno::Eio, "the server sends more than was asked for");
+        let Some(job) = &self.job else { return Err(more()) };
+        let is_web = job.address.origin.scheme.is_web();
+        let expected = match job.task {
+            Task::Read(_, part) if !is_web || matches!(self.head.status, 200 | 206) => self.expected(job, &part)?,
+            _ => 0,
+        };
         let Some(job) = &mut self.job else { return Err(more()) };
-        match (job.task, self.head.status, &mut job.buffer) {
-            (Task::Read(span, part), 200 | 206, Some(buffer)) => {
-                let length = self.head.part(&part)?;
+        // An answer without a head has what was asked for, or libcurl fails.
+        let status = if is_web { self.head.status } else { 200 };
+        match (job.task, status, &mut job.buffer) {
+            (Task::Read(span, _), 200 | 206, Some(buffer)) => {
+                let length = expected;
                 if data.len() > (length - self.moved.min(length)) as usize {
                     return Err(more());
                 }
@@ -236,6 +254,8 @@ impl Transfer {
                 self.head.first_byte()?;
                 if self.page + data.len() > 1 { Err(more()) } else { self.discard(data) }
             }
+            // libcurl writes a head of its own making as if it were data.
+            (Task::Head, _, _) if !is_web => self.discard(data),
             (Task::Probe | Task::Head | Task::Whole, 200..=299, _) => Err(more()),
             _ => self.discard(data),
         }
@@ -263,7 +283,8 @@ impl Transfer {
         }
         // Lines after a body are trailers. They must not change what was said of the body.
         let received = if matches!(job.task, Task::Write(..)) { 0 } else { self.moved };
-        if received == 0 && self.page == 0 {
+        // What another server says is no head, even if it looks like one.
+        if received == 0 && self.page == 0 && job.address.origin.scheme.is_web() {
             self.head.line(line);
         }
         Ok(())

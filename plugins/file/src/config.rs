@@ -40,7 +40,7 @@ impl Place {
 pub(crate) struct Access {
     /// `fadvise=`: the advice for the kernel when a file is opened.
     pub(crate) advice: Advice,
-    /// `reduce-memory-pressure` or `cache=none`: keep what was read and written out of the page cache.
+    /// `reduce-memory-pressure`: keep what was read and written out of the page cache.
     pub(crate) evict: bool,
 }
 

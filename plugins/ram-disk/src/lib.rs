@@ -5,8 +5,8 @@
 //! * [`Pages`] are what a sparse storage is made of, compressed with `allocator=zstd`.
 //! * [`RamDisk`] is a disk of any [`Storage`], as clients see it.
 //!
-//! Each plugin brings its own storage for `allocator=sparse` and `allocator=zstd`. No operation waits, so every answer
-//! is ready at once.
+//! Each plugin brings its own storage for `allocator=sparse` and `allocator=zstd`. No operation
+//! waits, so every answer is ready at once.
 
 mod allocator;
 mod disk;

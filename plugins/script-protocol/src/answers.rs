@@ -79,9 +79,9 @@ pub(crate) enum ExtentsError {
     Missing { offset: u64 },
 }
 
-/// Reads lines of `OFFSET LENGTH [TYPE]`, with comments after `#` and empty lines, into the answer for `offset..offset + length`. The lines
-/// may begin before that range and go on after it. The last extent may run on beyond it, where the
-/// gate cuts it at the size.
+/// Reads lines of `OFFSET LENGTH [TYPE]`, with comments after `#` and empty lines, into the answer
+/// for `offset..offset + length`. The lines may begin before that range and go on after it. The
+/// last extent may run on beyond it, where the gate cuts it at the size.
 pub(crate) fn extents(text: &[u8], offset: u64, length: u64) -> Result<Extents, ExtentsError> {
     let text = line(text);
     let mut answer = Extents::new(offset, length);

@@ -10,7 +10,8 @@ use rbdkit_plugin_api::{
 };
 
 use crate::answers;
-use crate::scripts::{Answer, Caller, Failure, Scripts};
+use crate::scripts::{Caller, Scripts};
+use crate::status::{Answer, Failure};
 
 /// What the operations of a connection share.
 struct Connection {

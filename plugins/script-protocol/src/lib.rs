@@ -9,7 +9,8 @@
 //!   other.
 //! * [`running`] are the programs that run, which are killed when the server stops.
 //! * [`tmpdir`] is the directory of the scripts.
-//! * [`scripts`] chooses the program for a method, and interprets its exit status and error output.
+//! * [`scripts`] chooses the program for a method, runs it, and does what its exit status asks for.
+//! * [`status`] is what the exit status and the error output of a program mean.
 //! * [`answers`] reads what programs print: sizes, words, lists of exports, extents.
 //! * [`plugin`] and [`handle`] implement the plugin interface with these.
 //!
@@ -23,7 +24,9 @@ mod plugin;
 mod process;
 mod running;
 mod scripts;
+mod status;
 mod tmpdir;
 
 pub use plugin::{Configure, ScriptPlugin};
-pub use scripts::{Answer, Failure, Script, Scripts, is_running_script};
+pub use scripts::{Script, Scripts, is_running_script};
+pub use status::{Answer, Failure};

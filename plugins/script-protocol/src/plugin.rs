@@ -11,7 +11,8 @@ use rbdkit_plugin_api::{
 
 use crate::answers;
 use crate::handle::ScriptHandle;
-use crate::scripts::{Caller, Failure, MAX_KNOWN_STATUS, Scripts};
+use crate::scripts::{Caller, Scripts};
+use crate::status::{Failure, MAX_KNOWN_STATUS};
 
 /// How a command line becomes [`Scripts`]: the part in which the sh and the eval plugin differ.
 pub trait Configure: Default + Send + Sync + 'static {

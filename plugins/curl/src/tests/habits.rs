@@ -71,7 +71,11 @@ const TABLE: &[(&str, Outcome, u64)] = &[
     ("redirect-page", Right, 4),
     ("redirect-token", Right, 4),
     ("redirect-loop", NoDisk("the server redirects more than 30 times"), 31),
-    ("redirect-ftp", NoDisk("the server redirects to ftp://***@host/disk.img: only http and https are served"), 1),
+    (
+        "redirect-ftp",
+        NoDisk("the server redirects to ftp://***@host/disk.img: a redirect may lead only to http and https"),
+        1,
+    ),
     ("redirect-long", NoDisk("a redirect that is not followed"), 1),
     ("cookies-many", Right, 2),
     ("header-line-long", NoDisk("curl: GET of the first byte: "), 1),

@@ -11,8 +11,22 @@ fn mistakes_in_parameters_are_named() {
     let url = ("url", "http://localhost/disk.img");
     for (params, error) in [
         (&[][..], "curl: what to serve has to be given: [url=]URL"),
-        (&[("url", "ftp://x/y")], "url=ftp://x/y: only http and https are served, not ftp"),
-        (&[("url", "file:///x")], "url=file:///x: only http and https are served: for a file use the file plugin"),
+        (&[("url", "ftp://x/y")], "curl: ftp is served only with protocols=ftp"),
+        (
+            &[("url", "file:///x")],
+            "curl: file is served only with protocols=file (the file plugin serves files better)",
+        ),
+        (
+            &[("url", "file:///no/such"), ("protocols", "file")],
+            "url=file:///no/such: No such file or directory (os error 2)",
+        ),
+        (&[("url", "file:///dev/null"), ("protocols", "file")], "url=file:///dev/null: is not a regular file"),
+        (&[("url", "scp://x/y")], "url=scp://x/y: for ssh use the ssh plugin"),
+        (&[("url", "gopher://x/y")], "url=gopher://x/y: only http, https, ftp, ftps and file are served, not gopher"),
+        (
+            &[("url", "ftp://x/y"), ("protocols", "ftp"), ("proxy", "http://p")],
+            "curl: ftp and ftps go only through a socks proxy",
+        ),
         (&[("url", "disk.img")], "url=disk.img: is not a URL: http://HOST/PATH or https://HOST/PATH"),
         (&[("url", "http:///x")], "url=http:///x: names no host"),
         (&[("url", "http://x/\n")], "url: contains control characters"),
@@ -32,10 +46,22 @@ fn mistakes_in_parameters_are_named() {
         (&[url, ("protocols", "")], "protocols=: an empty list of protocols is not allowed"),
         (
             &[url, ("protocols", "http,gpher")],
-            "protocols=http,gpher: 'gpher' is not the name of a protocol (of use here are http and https)",
+            "protocols=http,gpher: 'gpher' is not the name of a protocol (of use here are http, https, file, ftp, \
+                ftps)",
         ),
         (&[url, ("protocols", "https,ftp")], "curl: protocols= does not allow the protocol of url="),
         (&[url, ("ssl-version", "sslv3")], "ssl-version=sslv3: is broken and no longer spoken: tlsv1.2 or tlsv1.3"),
+        (
+            &[url, ("ssl-version", "max-tlsv1")],
+            "ssl-version=max-tlsv1: is none of default, tlsv1, tlsv1.0, tlsv1.1, tlsv1.2, tlsv1.3, nor max- and such a \
+                version",
+        ),
+        (
+            &[url, ("http-version", "4")],
+            "http-version=4: is not one of none, 1.0, 1.1, 2.0, 2TLS, 2-prior-knowledge, 3, 3only",
+        ),
+        (&[url, ("cookiejar", "-")], "cookiejar=-: cookies cannot come from standard input: give a file"),
+        (&[url, ("proxy-capath", "/no/such")], "proxy-capath=/no/such: No such file or directory (os error 2)"),
         (&[url, ("cainfo", "/no/such")], "cainfo=/no/such: No such file or directory (os error 2)"),
     ] {
         assert_eq!(config_error(params), error);
@@ -43,6 +69,8 @@ fn mistakes_in_parameters_are_named() {
     for params in [
         &[url, ("protocols", "ftp,http"), ("cookiefile", ""), ("cainfo", ""), ("tcp-keepalive", "true")][..],
         &[url, ("tcp-nodelay", "0"), ("http-version", "1.1"), ("tls13-ciphers", "TLS_AES_128_GCM_SHA256")],
+        &[url, ("interface", "lo"), ("proxy-cainfo", ""), ("proxy-capath", "/"), ("ssl-version", "max-tlsv1.2")],
+        &[url, ("ssl-version", "default"), ("ssl-version", "max-default"), ("http-version", "2")],
         &[("url", "HTTPS://localhost"), ("ssl-cipher-list", "ECDHE+AESGCM"), ("unix-socket-path", "x")],
     ] {
         configured(params).unwrap();

@@ -32,7 +32,7 @@ fn a_redirect_to_another_protocol_is_refused() {
             true => run(reads_right(&plugin)),
             false => {
                 let error = run(refused(&plugin));
-                assert!(error.contains("only http and https are served"), "{error}");
+                assert!(error.contains("a redirect may lead only to http and https"), "{error}");
             }
         }
     }
