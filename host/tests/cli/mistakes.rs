@@ -20,7 +20,7 @@ fn a_mistake_on_the_command_line_is_one_line() {
         ("--foreground=yes null", "option '--foreground' does not take an argument"),
         ("-o null", "--oldstyle: the oldstyle protocol is not supported, clients have to use newstyle"),
         ("--vsock null", "--vsock: AF_VSOCK is not supported in this version, use -p or -U"),
-        ("--tls=require null", "--tls: TLS is not supported in this version, only --tls=off is"),
+        ("--tls=maybe null", "--tls=maybe: is not one of off, on, require"),
         ("--selinux-label=x null", "--selinux-label is not supported, label the socket with chcon after it was made"),
         ("-p 1 -U x null", "-p and -U cannot be used together"),
         ("-p nosuchservice -f null", "--port: 'nosuchservice' is neither a port nor the name of a TCP service"),

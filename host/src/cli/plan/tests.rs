@@ -111,10 +111,9 @@ fn what_this_version_does_not_have_is_refused_in_one_line() {
     for (line, message) in [
         ("-o null", "--oldstyle: the oldstyle protocol is not supported, clients have to use newstyle"),
         ("--vsock null", "--vsock: AF_VSOCK is not supported in this version, use -p or -U"),
-        ("--tls=on null", "--tls: TLS is not supported in this version, only --tls=off is"),
         ("--tls=maybe null", "--tls=maybe: is not one of off, on, require"),
-        ("--tls-psk=x null", "--tls-psk: TLS is not supported in this version"),
-        ("--tls-verify-peer null", "--tls-verify-peer: TLS is not supported in this version"),
+        ("--tls-psk= null", "--tls-psk: the name of the file is empty"),
+        ("--tls-priority=LEGACY null", "--tls-priority: 'LEGACY' is none of NORMAL"),
     ] {
         assert_eq!(mistake(line), message);
     }
