@@ -92,6 +92,7 @@ group() {
         need libnbd-bin command_exists nbdcopy
         need fio command_exists fio
         need nbdkit command_exists nbdkit
+        need gnutls-bin command_exists certtool
         need qemu-utils command_exists qemu-nbd
         need cryptsetup-bin command_exists /sbin/cryptsetup
         ;;

@@ -45,12 +45,14 @@ pub enum Stack {
     Cow,
     /// A disk of LUKS1 with AES-XTS, whose data the filter decrypts.
     Luks,
+    /// No filter, and clients use TLS with a certificate of the server.
+    Tls,
 }
 
 impl Stack {
     pub fn filters(self) -> Vec<&'static str> {
         match self {
-            Stack::Plain => vec![],
+            Stack::Plain | Stack::Tls => vec![],
             Stack::Nofilter(count) => vec!["nofilter"; count.into()],
             Stack::WarmCache => vec!["readahead", "cache"],
             Stack::Cow => vec!["cow"],
@@ -77,6 +79,7 @@ impl fmt::Display for Stack {
             Stack::WarmCache => write!(f, "readahead + cache, "),
             Stack::Cow => write!(f, "cow, "),
             Stack::Luks => write!(f, "luks, "),
+            Stack::Tls => write!(f, "TLS, "),
         }
     }
 }
@@ -241,6 +244,10 @@ pub fn cases(quick: bool) -> Vec<Case> {
         add(stack, Plugin::File, Job::CopyOut, PAIR, &[]);
     }
     add(Stack::Luks, Plugin::File, sequential("read", "256k"), PAIR, PAIR);
+    for connections in [1, 4] {
+        let job = Job::Fio { pattern: "read", block: "256k", depth: 8, connections };
+        add(Stack::Tls, Plugin::Memory, job, PAIR, PAIR);
+    }
     matrix.cases
 }
 

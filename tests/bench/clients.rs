@@ -27,6 +27,8 @@ pub struct Images {
     encrypted: PathBuf,
     source: PathBuf,
     target: PathBuf,
+    /// The directory of certificates, if a case needs it.
+    certificates: PathBuf,
 }
 
 impl Images {
@@ -42,11 +44,15 @@ impl Images {
         if cases.iter().any(|case| case.stack == Stack::Luks) {
             encrypt(&dir, &encrypted)?;
         }
+        let certificates = dir.join("certificates");
+        if cases.iter().any(|case| case.stack == Stack::Tls) {
+            certify(&certificates)?;
+        }
         if cases.iter().any(|case| case.job.is_copy()) {
             fill(&source, COPY_SIZE)?;
             fill(&target, COPY_SIZE)?;
         }
-        Ok(Images { _dir: dir, disk, encrypted, source, target })
+        Ok(Images { _dir: dir, disk, encrypted, source, target, certificates })
     }
 
     /// The file and the size that are served for a case.
@@ -84,6 +90,47 @@ fn encrypt(dir: &TempDir, disk: &Path) -> std::io::Result<()> {
     run("/sbin/cryptsetup", &[&format[..], &more].concat()).map(drop).map_err(std::io::Error::other)
 }
 
+/// Makes an authority and a certificate for the server, as nbdkit's instructions have it.
+fn certify(directory: &Path) -> std::io::Result<()> {
+    std::fs::create_dir(directory)?;
+    let path = |name: &str| directory.join(name).display().to_string();
+    let certtool = |arguments: &[String]| run("certtool", arguments).map(drop).map_err(std::io::Error::other);
+    for (name, template) in [
+        ("ca", "cn = CA\nca\ncert_signing_key\n"),
+        ("server", "cn = localhost\ndns_name = localhost\ntls_www_server\nencryption_key\nsigning_key\n"),
+    ] {
+        let file = |kind: &str| path(&format!("{name}{kind}"));
+        std::fs::write(file(".info"), template)?;
+        certtool(&["--generate-privkey".to_owned(), format!("--outfile={}", file("-key.pem"))])?;
+        let mut arguments = vec![
+            format!("--load-privkey={}", file("-key.pem")),
+            format!("--template={}", file(".info")),
+            format!("--outfile={}", file("-cert.pem")),
+        ];
+        match name {
+            "ca" => arguments.push("--generate-self-signed".to_owned()),
+            _ => arguments.extend([
+                "--generate-certificate".to_owned(),
+                format!("--load-ca-privkey={}", path("ca-key.pem")),
+                format!("--load-ca-certificate={}", path("ca-cert.pem")),
+            ]),
+        }
+        certtool(&arguments)?;
+    }
+    Ok(())
+}
+
+/// The URI of a server for a case.
+fn uri(server: &Server, case: &Case, images: &Images) -> String {
+    match case.stack {
+        Stack::Tls => {
+            let (socket, certificates) = (server.socket().display(), images.certificates.display());
+            format!("nbds+unix:///?socket={socket}&tls-certificates={certificates}")
+        }
+        _ => server.uri(),
+    }
+}
+
 /// Runs a case's job against a program for this many seconds.
 ///
 /// # Errors
@@ -96,17 +143,18 @@ pub fn measure(
     seconds: u64,
 ) -> Result<Sample, String> {
     let (image, size) = images.served(case);
-    let server = servers::start(programs, program, case, image, size)?;
-    prepare(&server, program, case, image)?;
+    let server = servers::start(programs, program, case, (image, size), &images.certificates)?;
+    let uri = uri(&server, case, images);
+    prepare(&uri, program, case, image)?;
     let (busy, started) = (Busy::start(), Instant::now());
     let (before, here) = (cpu_seconds(server.pid())?, cpu_seconds_here()?);
     let mut done = match case.job {
         Job::Fio { pattern, block, depth, connections } => {
-            let text = run("fio", &fio(&server, pattern, block, depth, connections, seconds))?;
+            let text = run("fio", &fio(&uri, pattern, block, depth, connections, seconds))?;
             parse(&text, case.job).ok_or_else(|| format!("not what fio says: {text}"))?
         }
-        Job::CopyOut => copies(&server.uri(), "null:", seconds)?,
-        Job::CopyIn => copies(text(&images.source)?, &server.uri(), seconds)?,
+        Job::CopyOut => copies(&uri, "null:", seconds)?,
+        Job::CopyIn => copies(text(&images.source)?, &uri, seconds)?,
     };
     let cpu = cpu_seconds(server.pid())? - before;
     done.sample.cpu = cpu / (done.requests / 1e6);
@@ -118,12 +166,12 @@ pub fn measure(
 
 /// Writes memory and fills the cache. Untouched memory and an empty cache would measure something
 /// else.
-fn prepare(server: &Server, program: Program, case: &Case, image: &Path) -> Result<(), String> {
+fn prepare(uri: &str, program: Program, case: &Case, image: &Path) -> Result<(), String> {
     if case.plugin == Plugin::Memory && program != Program::Bare && case.job != Job::CopyIn {
-        copy(text(image)?, &server.uri())?;
+        copy(text(image)?, uri)?;
     }
     if case.stack == Stack::WarmCache {
-        copy(&server.uri(), "null:")?;
+        copy(uri, "null:")?;
     }
     Ok(())
 }
@@ -162,11 +210,11 @@ fn copies(from: &str, to: &str, seconds: u64) -> Result<Done, String> {
     Ok(Done { sample: Sample { rate, ..Sample::default() }, requests: (copied / COPY_REQUEST) as f64 })
 }
 
-fn fio(server: &Server, pattern: &str, block: &str, depth: u32, connections: u32, seconds: u64) -> Vec<String> {
+fn fio(uri: &str, pattern: &str, block: &str, depth: u32, connections: u32, seconds: u64) -> Vec<String> {
     vec![
         "--name=bench".to_owned(),
         "--ioengine=nbd".to_owned(),
-        format!("--uri={}", server.uri()),
+        format!("--uri={uri}"),
         format!("--rw={pattern}"),
         format!("--bs={block}"),
         format!("--iodepth={depth}"),

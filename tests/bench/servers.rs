@@ -68,7 +68,13 @@ impl Programs {
 ///
 /// # Errors
 /// What the program said when it did not start.
-pub fn start(programs: &Programs, program: Program, case: &Case, image: &Path, size: u64) -> Result<Server, String> {
+pub fn start(
+    programs: &Programs,
+    program: Program,
+    case: &Case,
+    (image, size): (&Path, u64),
+    certificates: &Path,
+) -> Result<Server, String> {
     let path = programs.path(program).to_owned();
     let launch = match program {
         Program::Rbdkit | Program::Before | Program::Nbdkit => nbdkit_words(case.stack, case.plugin, image, size),
@@ -76,8 +82,14 @@ pub fn start(programs: &Programs, program: Program, case: &Case, image: &Path, s
         Program::QemuUring => qemu(&["--aio=io_uring"], image),
         Program::Bare => Launch::new([size.to_string()]),
     };
+    let launch = if case.stack == Stack::Tls { launch.args(tls(certificates)) } else { launch };
     let failed = |outcome: rbdkit_tests::Outcome| format!("it did not start ({}): {}", outcome.status, outcome.stderr);
     launch.program(path).try_start().map_err(failed)
+}
+
+/// The option for a server with TLS, whose certificates are in this directory.
+fn tls(directory: &Path) -> [String; 2] {
+    ["--tls=require".to_owned(), format!("--tls-certificates={}", directory.display())]
 }
 
 fn nbdkit_words(stack: Stack, plugin: Plugin, image: &Path, size: u64) -> Launch {

@@ -155,6 +155,16 @@ fn targets() -> Vec<Target> {
     let [four, one] = ["file: randread 4k depth 8 on 4 connections", "file: randread 4k depth 8"].map(str::to_owned);
     let row = "4 connections: what they gain / what they gain nbdkit";
     add(row, &four.clone(), Measure::Scaling(four, one), Limit::AtLeast(1.0));
+    let over_tls = "TLS, memory: read 256k depth 8";
+    let four = format!("{over_tls} on 4 connections");
+    let row = "TLS, sequential: rate / nbdkit's";
+    for (case, limit) in [(over_tls, 1.0), (&four, 1.2)] {
+        add(row, case, rate(case, NBDKIT), Limit::AtLeast(limit));
+    }
+    for case in [over_tls, &four] {
+        let row = "TLS, sequential: CPU a request / nbdkit's";
+        add(row, case, Measure::Cpu(case.to_owned()), Limit::AtMost(0.8));
+    }
     let row = "no filter: CPU a request / nbdkit's";
     for plugin in ["file", "memory"] {
         for job in ["randread 4k depth 1", "randread 4k depth 32", "randwrite 4k depth 32"] {

@@ -16,13 +16,14 @@ mod loader;
 mod luks;
 mod manifest;
 mod record;
+mod tls;
 mod upstream;
 
 use std::time::{Duration, Instant};
 
 use rbdkit_nbd::{
     Command, Export, FILTER_SIZE, Handshake, HandshakeAction, HandshakeConfig, MAX_OPTION, RequestHeader,
-    RequestPayload, Session, Violation,
+    RequestPayload, Session, TlsPolicy, Violation,
 };
 use rbdkit_plugin_api::{Capabilities, ExportEntry};
 use rbdkit_tests::raw::{Stream, contexts, extended_request, go, request};
@@ -172,7 +173,7 @@ struct Outcome {
 }
 
 fn parse(input: &[u8], piece: usize) -> Outcome {
-    let mut handshake = Handshake::new(HandshakeConfig::default());
+    let mut handshake = Handshake::new(HandshakeConfig { tls: TlsPolicy::On, ..HandshakeConfig::default() });
     let mut session = None;
     let mut outcome = Outcome { out: Vec::new(), requests: Vec::new(), violation: None, left: 0 };
     let (mut held, mut skip) = (Vec::new(), 0);
@@ -217,6 +218,10 @@ fn negotiate(
         Some(HandshakeAction::List) => {
             handshake.list_export(&ExportEntry { name: "x".into(), description: None }, out);
             handshake.end_list(out);
+        }
+        Some(HandshakeAction::StartTls) => {
+            handshake.accept_tls(out);
+            handshake.begin_tls();
         }
         Some(HandshakeAction::Abort) => {}
         Some(HandshakeAction::Open(request)) => {

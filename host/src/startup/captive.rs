@@ -163,7 +163,8 @@ mod tests {
                 .to_string_lossy()
                 .starts_with("uri='nbd://localhost:10809'; ")
         );
-        let vsock = script(OsStr::new("x"), &Reachable::Vsock { port: 7 }, OsStr::new("e")).into_string().unwrap();
+        let vsock =
+            script(OsStr::new("x"), &Reachable::Vsock { port: 7 }, OsStr::new("e"), None).into_string().unwrap();
         assert!(
             vsock.starts_with("uri='nbd+vsock://1:7/e'; ") && vsock.contains(" port='7'; unixsocket=''; "),
             "{vsock}"

@@ -83,7 +83,7 @@ fn every_key_of_nbdkits_configuration_is_there() {
         "selinux=yes",
         "soext=so",
         "timeout_option=yes",
-        "tls=no",
+        "tls=yes",
     ] {
         assert!(ours.lines().any(|ours| ours == expected), "{expected}");
     }

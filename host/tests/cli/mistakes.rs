@@ -27,7 +27,7 @@ fn a_mistake_on_the_command_line_is_one_line() {
         ("--name= null", "--name: the name has 0 bytes, it has to have 1 to 64"),
         ("--log=/no/such/directory/log null", "--log=/no/such/directory/log: No such file or directory"),
         ("--log=fd:1000000 null", "--log=fd:1000000: Bad file descriptor"),
-        ("--tls=require null", "--tls: TLS is not supported in this version, only --tls=off is"),
+        ("--tls=maybe null", "--tls=maybe: is not one of off, on, require"),
         ("-p 1 -U x null", "-p and -U cannot be used together"),
         ("-p nosuchservice -f null", "--port: 'nosuchservice' is neither a port nor the name of a TCP service"),
         ("-t many null", "--threads: 'many' is not a whole number from 0 to 4294967295"),

@@ -143,10 +143,9 @@ fn values_out_of_range_are_named() {
 #[test]
 fn what_this_version_does_not_have_is_refused_in_one_line() {
     for (line, message) in [
-        ("--tls=on null", "--tls: TLS is not supported in this version, only --tls=off is"),
         ("--tls=maybe null", "--tls=maybe: is not one of off, on, require"),
-        ("--tls-psk=x null", "--tls-psk: TLS is not supported in this version"),
-        ("--tls-verify-peer null", "--tls-verify-peer: TLS is not supported in this version"),
+        ("--tls-psk= null", "--tls-psk: the name of the file is empty"),
+        ("--tls-priority=LEGACY null", "--tls-priority: 'LEGACY' is none of NORMAL"),
     ] {
         assert_eq!(mistake(line), message);
     }

@@ -25,9 +25,10 @@ fn parameters_that_do_not_go_together_are_refused_in_one_line() {
         (vec!["retry=-1"], "is not a number of attempts"),
         (vec!["shared=maybe"], "is neither true"),
         (vec!["vsock=2"], "does not connect to vsock"),
-        (vec!["tls=require"], "does not encrypt"),
-        (vec!["tls-psk=/keys"], "does not encrypt"),
-        (vec!["uri=nbds://h"], "asks for TLS"),
+        (vec!["tls=perhaps"], "is not one of off, on, require"),
+        (vec!["hostname=h", "tls-psk=/nonexistent"], "tls-psk=/nonexistent: No such file"),
+        (vec!["hostname=h", "tls-certificates=/nonexistent"], "tls-certificates=/nonexistent: ca-cert.pem: No such"),
+        (vec!["uri=nbds://h", "tls=off"], "the URI asks for TLS and tls=off does not"),
         (vec!["no=1"], "unknown parameter 'no'"),
     ] {
         let pairs: Vec<(&str, &OsStr)> =
