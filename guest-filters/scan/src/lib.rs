@@ -105,7 +105,11 @@ impl Connection for Scan {
 
 impl Reads for Scan {
     fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
-        self.after_read(offset.saturating_add(length.into()));
+        // Where nothing below can cache there is no scan, and asking for the handle is cheaper than
+        // for the position.
+        if request::handle() > 0 {
+            self.after_read(offset.saturating_add(length.into()));
+        }
         next::pread(offset, length, PAYLOAD, 0)
     }
 }

@@ -264,8 +264,9 @@ mod tests {
     fn a_value_is_dropped_once_and_its_pages_go() {
         let value = Arc::new(7);
         let locked = Locked::new((Arc::clone(&value), [1_u8; 5000]));
-        assert_eq!((*locked.0, locked.1[4999], Arc::strong_count(&value)), (7, 1, 2));
-        let start = std::ptr::from_ref::<(Arc<i32>, [u8; 5000])>(&locked) as usize;
+        let there: &(Arc<i32>, [u8; 5000]) = &locked;
+        assert_eq!((*there.0, there.1[4999], Arc::strong_count(&value)), (7, 1, 2));
+        let start = std::ptr::from_ref(there) as usize;
         assert!(lock(&ALL).contains_key(&start));
         drop(locked);
         assert_eq!(Arc::strong_count(&value), 1);
