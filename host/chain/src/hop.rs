@@ -47,6 +47,9 @@ pub struct Hop {
     connection: u64,
 }
 
+/// Trim or zero of a hop: (offset, length, flags).
+type RangeCall = fn(&Arc<Hop>, u64, u64, Flags) -> Op<Result<()>>;
+
 /// Whether an operation of a layer changes data or makes changes durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effect {
@@ -338,13 +341,7 @@ impl Hop {
     }
 
     /// Trims or zeroes a long range in pieces. If FUA is emulated, one flush at the end is enough.
-    fn in_pieces(
-        self: &Arc<Self>,
-        offset: u64,
-        length: u64,
-        flags: Flags,
-        call: fn(&Arc<Hop>, u64, u64, Flags) -> Op<Result<()>>,
-    ) -> Op<Result<()>> {
+    fn in_pieces(self: &Arc<Self>, offset: u64, length: u64, flags: Flags, call: RangeCall) -> Op<Result<()>> {
         let flush_after = flags.fua && self.can.fua == Support::Emulate;
         let flags = Flags { fua: flags.fua && !flush_after, ..flags };
         let piece = move |hop: &Arc<Hop>, offset, length| call(hop, offset, length, flags);

@@ -41,7 +41,7 @@ fn requests_in_flight_are_answered_in_any_order() {
             requests.sort_by_key(|request| request.offset % 7);
             for request in requests {
                 // The second half first, and a hole in between.
-                let (from, length) = (request.offset, u64::from(request.length));
+                let (from, length) = (request.offset, request.length);
                 let byte = (from / 4096) as u8;
                 let kinds = reply_type::OFFSET_DATA;
                 server.chunk(
