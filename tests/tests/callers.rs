@@ -156,7 +156,10 @@ print(h.get_size(), bytes(h.pread(16, 1 << 20)).hex(), h.is_read_only())
     let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("a signal");
     assert!(child.wait().expect("the end").success());
-    assert_eq!(log.next("the end"), None);
+    // curl cannot cache, so the readahead filter has nothing to do, as in nbdkit. Nothing else is
+    // said.
+    let said: Vec<String> = std::iter::from_fn(|| log.next("the end")).collect();
+    assert!(said.iter().all(|line| line.starts_with("nbdkit: warning: readahead: ")), "{said:?}");
 }
 
 #[test]

@@ -194,7 +194,12 @@ impl Hop {
         if let Err(error) = self.check_data(&buffer, span, offset) {
             return Op::Ready((buffer, Err(error)));
         }
-        tracing::trace!(target: "rbdkit::ops", connection = self.connection, "{}: pread offset={offset} length={}", self.name, span.len);
+        tracing::trace!(
+            target: "rbdkit::ops",
+            connection = self.connection,
+            "{}: pread offset={offset} length={}",
+            self.name, span.len
+        );
         self.queued(Effect::Reads, move |handle| handle.pread(buffer, span, offset))
     }
 
@@ -240,7 +245,12 @@ impl Hop {
         if is_long(length) && !self.handle.takes_long(RangeCommand::Trim) {
             return self.in_pieces(offset, length, flags, Hop::trim);
         }
-        tracing::trace!(target: "rbdkit::ops", connection = self.connection, "{}: trim offset={offset} length={length} fua={}", self.name, flags.fua);
+        tracing::trace!(
+            target: "rbdkit::ops",
+            connection = self.connection,
+            "{}: trim offset={offset} length={length} fua={}",
+            self.name, flags.fua
+        );
         let flush_after = flags.fua && self.can.fua == Support::Emulate;
         let flags = Flags { fua: flags.fua && !flush_after, ..Flags::NONE };
         let op = self.queued(self.writes(), move |handle| handle.trim(offset, length, flags));
@@ -280,7 +290,12 @@ impl Hop {
         if let Err(error) = self.check_range(offset, length) {
             return Op::Ready(Err(error));
         }
-        tracing::trace!(target: "rbdkit::ops", connection = self.connection, "{}: cache offset={offset} length={length}", self.name);
+        tracing::trace!(
+            target: "rbdkit::ops",
+            connection = self.connection,
+            "{}: cache offset={offset} length={length}",
+            self.name
+        );
         match self.can.cache {
             Support::None => Op::Ready(Err(self.refuse("cache is not offered"))),
             Support::Emulate => emulate::cache_by_pread(self, offset, length),

@@ -1,6 +1,6 @@
-//! The oldstyle handshake: the server tells the size and the flags of its only export in one message,
-//! and the client begins with requests. The client says nothing and chooses nothing, so there is no
-//! error that could be told to it.
+//! The oldstyle handshake: the server tells the size and the flags of its only export in one
+//! message, and the client begins with requests. The client says nothing and chooses nothing, so
+//! there is no error that could be told to it.
 
 use super::handshake::{Export, MetaContext};
 use super::option_data::{OpenOption, OpenRequest};

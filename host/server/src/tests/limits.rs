@@ -105,6 +105,21 @@ fn the_whole_negotiation_has_one_limit_however_busy_the_client_is() {
 }
 
 #[test]
+fn an_open_that_is_late_ends_the_negotiation_and_is_undone() {
+    let limit = Duration::from_secs(1);
+    let running = Running::limited(ServerLimits { negotiation_timeout: Some(limit), ..ServerLimits::default() });
+    let mut client = running.connect();
+    client.greet(3);
+    client.send_option(7, &go("hangs", &[]));
+    assert!(client.rest().is_empty());
+    // The client's place is free, although the plugin still opens.
+    running.until_all_is_given_back();
+    assert_eq!(running.disk.diary(), ["open hangs"]);
+    running.disk.gate.add_permits(1);
+    running.until("what was opened is closed", || running.disk.diary().iter().any(|entry| entry == "close"));
+}
+
+#[test]
 fn an_oldstyle_client_begins_with_requests() {
     let running = Running::with(ServerOptions { oldstyle: true, ..ServerOptions::default() });
     let mut silent = running.connect();
