@@ -59,6 +59,12 @@ group() {
         need python3-cryptography other_ciphers
         # Other servers, for the nbd plugin.
         need nbdkit command_exists nbdkit
+        # For the disks that plugins make of directories.
+        need e2fsprogs test -x /sbin/mke2fs
+        need dosfstools test -x /sbin/fsck.fat
+        need mtools command_exists mdir
+        need genisoimage command_exists genisoimage
+        need jq command_exists jq
         # Certificates for the slow server.
         need openssl command_exists openssl
         # A server with HTTP/2 for the curl plugin. Each test starts its own.

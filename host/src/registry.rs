@@ -54,7 +54,7 @@ pub const STARTS: &[(&str, rbdkit_launcher::Start)] = &[
 
 /// How a helper process opens files for plugins, because a confined server may open only what it
 /// knew when it started.
-pub const OPENS: &[(&str, rbdkit_launcher::Open)] = 
+pub const OPENS: &[(&str, rbdkit_launcher::Open)] =
     &[rbdkit_plugin_example3::OPEN, rbdkit_plugin_file::OPEN, rbdkit_plugin_ondemand::OPEN];
 
 /// Name and component of each embedded filter, in alphabetical order.
