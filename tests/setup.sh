@@ -63,6 +63,12 @@ group() {
         need nbdkit command_exists nbdkit
         # Certificates and keys, as clients of nbdkit have them.
         need gnutls-bin command_exists certtool
+        # For the disks that plugins make of directories.
+        need e2fsprogs test -x /sbin/mke2fs
+        need dosfstools test -x /sbin/fsck.fat
+        need mtools command_exists mdir
+        need genisoimage command_exists genisoimage
+        need jq command_exists jq
         # Certificates for the slow server.
         need openssl command_exists openssl
         # A server with HTTP/2 for the curl plugin. Each test starts its own.

@@ -48,6 +48,10 @@ fn package(program: &str) -> &'static str {
         "qemu-img" | "qemu-io" => "qemu-utils",
         "fio" => "fio",
         "/sbin/cryptsetup" => "cryptsetup-bin",
+        "/sbin/e2fsck" | "/sbin/debugfs" | "/sbin/dumpe2fs" => "e2fsprogs",
+        "/sbin/fsck.fat" => "dosfstools",
+        "mdir" | "mcopy" => "mtools",
+        "isoinfo" => "genisoimage",
         _ => "(see tests/setup.sh)",
     }
 }

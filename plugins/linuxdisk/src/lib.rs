@@ -61,7 +61,7 @@ impl Default for LinuxDisk {
 
 impl LinuxDisk {
     /// The bytes that the directory takes, as du counts them.
-    fn estimate(&self) -> Result<u64, ConfigError> {
+    fn disk_usage(&self) -> Result<u64, ConfigError> {
         let mut command = Command::new("du");
         command.args(["-c", "-k", "-s", "--"]).args(&self.directory);
         let output = run_tool("linuxdisk", "coreutils", "du", &mut command)?;
@@ -69,9 +69,12 @@ impl LinuxDisk {
     }
 
     /// Makes the file system in an empty file.
-    fn make(&self, file: &std::fs::File) -> Result<(), ConfigError> {
+    fn make(&self, file: &std::fs::File, inodes: Option<u64>) -> Result<(), ConfigError> {
         let mut command = Command::new("mke2fs");
         command.args(["-q", "-F", "-t", &self.kind]);
+        if let Some(inodes) = inodes {
+            command.arg("-N").arg(inodes.to_string());
+        }
         if let Some(label) = &self.label {
             command.arg("-L").arg(label);
         }
@@ -109,13 +112,15 @@ impl Assembly for LinuxDisk {
 
     fn assemble(&mut self) -> Result<AssembledDisk, ConfigError> {
         let wrong = |error: &dyn std::fmt::Display| ConfigError::new(format!("linuxdisk: {error}"));
+        let needs = self.directory.as_deref().map(size::count).unwrap_or_default();
         let size = match self.size {
             Size::Exactly(size) => size::whole_sectors(size),
-            Size::Needed { more } => size::with_overhead(self.estimate()?, &self.kind, more),
+            Size::Needed { more } => size::with_overhead(self.disk_usage()?.max(needs.bytes), &self.kind, more),
         };
+        let size = size.ok_or_else(|| wrong(&TooLarge))?;
         let file = temporary_file().map_err(|error| wrong(&error))?;
-        file.set_len(size.ok_or_else(|| wrong(&TooLarge))?).map_err(|error| wrong(&error))?;
-        self.make(&file)?;
+        file.set_len(size).map_err(|error| wrong(&error))?;
+        self.make(&file, size::inodes(size, needs.inodes))?;
         let file = DiskFile::from_fd(file.into()).map_err(|error| wrong(&error))?;
         let unique = Guid::random().map_err(|error| wrong(&error))?;
         let regions = regions(file.size(), unique).map_err(|error| wrong(&error))?;

@@ -1,4 +1,7 @@
-//! How large the file system is.
+//! How large the file system is, and how many files it has room for.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use rbdkit_assembled::SECTOR;
 use rbdkit_plugin_api::{ConfigError, Param, units};
@@ -31,6 +34,52 @@ impl Size {
             },
         }
     }
+}
+
+/// What the files of a directory need.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Needs {
+    /// Bytes.
+    pub(crate) bytes: u64,
+    /// Files, directories and all else that has an inode.
+    pub(crate) inodes: u64,
+}
+
+/// The size of a block in bytes, and of an inode, at most.
+const BLOCK: u64 = 4096;
+const INODE: u64 = 256;
+
+/// Inodes that every file system has for itself.
+const RESERVED_INODES: u64 = 16;
+
+/// Counts what is in a directory. Some file systems keep small files without a block of their own,
+/// so du counts nothing for them. Here each takes a block. What cannot be read is left out: mke2fs
+/// reports it.
+pub(crate) fn count(directory: &Path) -> Needs {
+    let mut needs = Needs { bytes: 0, inodes: RESERVED_INODES };
+    let mut directories = vec![directory.to_path_buf()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            let bytes = metadata.blocks().saturating_mul(512).max(BLOCK).saturating_add(INODE);
+            needs.bytes = needs.bytes.saturating_add(bytes);
+            needs.inodes += 1;
+            if metadata.is_dir() {
+                directories.push(entry.path());
+            }
+        }
+    }
+    needs
+}
+
+/// The number of inodes to ask mke2fs for, if its own choice would be too small. None: it would
+/// not. mke2fs makes one for each 4 KiB of a file system below 512 MiB, and for each 16 KiB of a
+/// larger one.
+pub(crate) fn inodes(size: u64, needed: u64) -> Option<u64> {
+    let usual = if size < 512 << 20 { size / 4096 } else { size / 16384 };
+    // A little more, because a file system with a journal needs some for itself.
+    let wanted = needed.saturating_add(needed / 16);
+    (wanted > usual).then_some(wanted)
 }
 
 /// The size of a file system for files that take so many bytes: a fifth more for its own data, and
@@ -78,6 +127,21 @@ mod tests {
         assert_eq!(with_overhead(0, "ext3", 1), Some((33 << 20) + 512));
         assert_eq!(with_overhead(u64::MAX / 2, "ext2", 0), None);
         assert_eq!(with_overhead(1 << 20, "ext2", u64::MAX), None);
+    }
+
+    #[test]
+    fn small_files_and_their_inodes_count() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("sub")).unwrap();
+        for number in 0..10 {
+            std::fs::write(directory.path().join("sub").join(number.to_string()), "x").unwrap();
+        }
+        let needs = count(directory.path());
+        assert_eq!(needs.inodes, RESERVED_INODES + 11);
+        assert!(needs.bytes >= 11 * (BLOCK + INODE));
+        assert_eq!(count(Path::new("/no/such")), Needs { bytes: 0, inodes: RESERVED_INODES });
+        assert_eq!((inodes(1 << 20, 200), inodes(1 << 20, 320)), (None, Some(340)));
+        assert_eq!((inodes(1 << 30, 60_000), inodes(1 << 30, 64_000)), (None, Some(68_000)));
     }
 
     #[test]
