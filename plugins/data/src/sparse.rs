@@ -123,7 +123,6 @@ impl Layers {
                 place.insert(self.kind.create(|page| {
                     self.base.read(number * PAGE, page);
                     page[from..from + piece.len()].copy_from_slice(piece);
-                    Ok(())
                 })?);
                 Ok(())
             }

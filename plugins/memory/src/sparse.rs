@@ -114,10 +114,7 @@ impl Sparse {
             Some(page) => self.pages.write(page, within(at), piece)?,
             None if is_all_zero(piece) => {}
             place => {
-                let write = |bytes: &mut [u8]| {
-                    bytes[within(at)..][..piece.len()].copy_from_slice(piece);
-                    Ok(())
-                };
+                let write = |bytes: &mut [u8]| bytes[within(at)..][..piece.len()].copy_from_slice(piece);
                 *place = Some(self.pages.create(write)?);
             }
         }

@@ -65,16 +65,16 @@ impl Pages {
     /// A page that begins as zeroes and is then changed.
     ///
     /// # Errors
-    /// ENOMEM, or the error of `change`.
-    pub fn create(&self, change: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Page> {
+    /// ENOMEM.
+    pub fn create(&self, change: impl FnOnce(&mut [u8])) -> Result<Page> {
         let Some(idle) = &self.compressed else {
             let mut bytes = allocate(PAGE)?;
-            change(&mut bytes)?;
+            change(&mut bytes);
             return Ok(Page(bytes));
         };
         with_codec(idle, |codec| {
             codec.plain.fill(0);
-            change(&mut codec.plain)?;
+            change(&mut codec.plain);
             codec.pack()
         })
     }
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn both_kinds_of_pages_hold_what_was_written() {
         for pages in [Pages::plain(), Pages::compressed()] {
-            let mut page = pages.create(|bytes| Ok(bytes[3..5].fill(7))).unwrap();
+            let mut page = pages.create(|bytes| bytes[3..5].fill(7)).unwrap();
             assert_eq!(read(&pages, &page, 2, 4), [0, 7, 7, 0]);
             pages.write(&mut page, PAGE - 2, &[1, 2]).unwrap();
             assert_eq!(read(&pages, &page, PAGE - 3, 3), [0, 1, 2]);
@@ -252,9 +252,9 @@ mod tests {
     fn compressed_pages_take_less_memory_and_incompressible_ones_no_more_than_a_page() {
         let pages = Pages::compressed();
         let text = b"a page of text that repeats itself. ".repeat(PAGE);
-        let page = pages.create(|bytes| Ok(bytes.copy_from_slice(&text[..PAGE]))).unwrap();
+        let page = pages.create(|bytes| bytes.copy_from_slice(&text[..PAGE])).unwrap();
         assert!(page.0.len() < PAGE / 10, "{}", page.0.len());
-        let page = pages.create(|bytes| Ok(bytes.copy_from_slice(&noise()))).unwrap();
+        let page = pages.create(|bytes| bytes.copy_from_slice(&noise())).unwrap();
         assert_eq!(page.0.len(), PAGE);
     }
 
@@ -265,13 +265,10 @@ mod tests {
             let barrier = std::sync::Arc::new(std::sync::Barrier::new(2 * MAX_IDLE));
             for _ in 0..2 * MAX_IDLE {
                 let (pages, barrier) = (&pages, std::sync::Arc::clone(&barrier));
-                scope.spawn(move || {
-                    let wait = |_: &mut [u8]| {
-                        barrier.wait();
-                        Ok(())
-                    };
-                    pages.create(wait).map(drop)
-                });
+                let together = move |_: &mut [u8]| {
+                    barrier.wait();
+                };
+                scope.spawn(move || pages.create(together).map(drop));
             }
         });
         assert_eq!(lock(pages.compressed.as_ref().unwrap()).len(), MAX_IDLE);
