@@ -4,11 +4,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rustls::RootCertStore;
+use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
 use crate::error::TlsError;
+use crate::with_openssl;
 
 /// The certificate of the authority, or several.
 pub(crate) const CA: &str = "ca-cert.pem";
@@ -100,9 +102,22 @@ impl CertificateFiles {
         let (Some(certificate), Some(key)) = (&self.certificate, &self.key) else { return Ok(None) };
         let (certificate_file, key_file) = self.role.own();
         let chain = certificates(certificate, certificate_file)?;
-        let key = PrivateKeyDer::from_pem_slice(key)
-            .map_err(|error| TlsError::new(format!("{key_file}: {}", TlsError::of_library(&error))))?;
+        let key = private_key(key).map_err(|error| TlsError::new(format!("{key_file}: {error}")))?;
         Ok(Some(OwnCertificate { chain, key }))
+    }
+}
+
+/// The private key of a file. certtool writes elliptic keys in a form that rustls does not read.
+fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let key = PrivateKeyDer::from_pem_slice(pem).map_err(|error| TlsError::of_library(&error))?;
+    if any_supported_type(&key).is_ok() {
+        return Ok(key);
+    }
+    let key = with_openssl::to_pkcs8(pem).ok_or_else(|| TlsError::new("has no private key that can be read"))?;
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key));
+    match any_supported_type(&key) {
+        Ok(_) => Ok(key),
+        Err(_) => Err(TlsError::new("is not a key of RSA (2048 to 8192 bits), ECDSA (P-256, P-384) or Ed25519")),
     }
 }
 

@@ -3,11 +3,14 @@
 //! Only suites with an ephemeral exchange of keys are used, so that a key that becomes known later
 //! does not open a recording. TLS 1.3 binds a key to SHA-256, which leaves AES-128-GCM and
 //! ChaCha20-Poly1305.
+//!
+//! It also reads private keys of the operator's that rustls does not read.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
 
 use openssl::error::ErrorStack;
+use openssl::pkey::PKey;
 use openssl::ssl::{
     ErrorCode, Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslSessionCacheMode, SslStream,
     SslVersion,
@@ -111,6 +114,13 @@ pub(crate) fn client(
         Ok(own.len())
     });
     Ok(context.build())
+}
+
+/// A private key of the operator's in another form of the same key. None: it is no such key.
+pub(crate) fn to_pkcs8(pem: &[u8]) -> Option<Vec<u8>> {
+    // Without a question for a passphrase on the terminal.
+    let key = PKey::private_key_from_pem_passphrase(pem, b"").ok()?;
+    key.private_key_to_pkcs8().ok()
 }
 
 /// What libssl reads from and writes to.

@@ -103,11 +103,9 @@ for length in [1, 511, 4096, 16384, 16385, 65536, 262144, 262145, 1000003, 33554
     assert h.pread(length, 77) == data, length
 # Many at once.
 buffers = [nbd.Buffer(262144) for _ in range(40)]
-cookies = [h.aio_pread(buffer, 262144 * i) for i, buffer in enumerate(buffers)]
-while h.aio_in_flight() > 0:
-    h.poll(-1)
-    for cookie in [c for c in cookies if h.aio_peek_command_completed() != 0]:
-        h.aio_command_completed(h.aio_peek_command_completed())
+for cookie in [h.aio_pread(buffer, 262144 * i) for i, buffer in enumerate(buffers)]:
+    while not h.aio_command_completed(cookie):
+        h.poll(-1)
 whole = h.pread(262144 * 40, 0)
 assert b"".join(bytes(buffer.to_bytearray()) for buffer in buffers) == whole
 h.shutdown()

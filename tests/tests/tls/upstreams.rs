@@ -33,12 +33,9 @@ for length in [1, 4096, 16385, 262144, 1000003]:
     h.pwrite(data, 3)
     assert h.pread(length, 3) == data, length
 buffers = [nbd.Buffer(65536) for _ in range(60)]
-for i, buffer in enumerate(buffers):
-    h.aio_pread(buffer, 65536 * i)
-while h.aio_in_flight() > 0:
-    h.poll(-1)
-    while h.aio_peek_command_completed() != 0:
-        h.aio_command_completed(h.aio_peek_command_completed())
+for cookie in [h.aio_pread(buffer, 65536 * i) for i, buffer in enumerate(buffers)]:
+    while not h.aio_command_completed(cookie):
+        h.poll(-1)
 assert b"".join(bytes(buffer.to_bytearray()) for buffer in buffers) == h.pread(65536 * 60, 0)
 h.shutdown()
 "#;
