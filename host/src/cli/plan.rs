@@ -102,6 +102,8 @@ pub struct Plan {
     pub confine: bool,
     /// The plugin's name; missing only if the action needs none.
     pub plugin: Option<String>,
+    /// Where nbdkit's plugins are (`--plugindir`).
+    pub plugindir: Option<PathBuf>,
     /// What follows the plugin's name, and then `--plugin-param`.
     pub params: Vec<Parameter>,
 }
@@ -170,6 +172,7 @@ impl Plan {
             record: record(given)?,
             confine: !given.no_confine,
             plugin,
+            plugindir: given.plugindir.as_ref().map(|directory| path("--plugindir", directory)).transpose()?,
             params: words.cloned().map(Parameter::new).chain(each(&given.plugin_param, plugin_param)?).collect(),
             listen,
         })
@@ -226,10 +229,9 @@ fn refuse_unsupported(given: &Options) -> Result<(), ConfigError> {
 
 fn plugin_name(word: &OsStr) -> Result<String, ConfigError> {
     let name = word.to_string_lossy();
-    if name.contains('/') || name.ends_with(".so") {
+    if name.contains("://") {
         return Err(error(format!(
-            "cannot open plugin '{}': plugins are built into this program, native .so plugins cannot be loaded",
-            // A URL without the name of a plugin before it.
+            "cannot open plugin '{}': the name of a plugin has to stand before a URL, for example: rbdkit curl URL",
             without_userinfo(&name)
         )));
     }

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use super::record;
 use super::reload::{ReloadedFile, Reloads};
 use crate::cli::{self, FilterAllow, FilterFault, FilterLimit, FilterSource, Plan};
-use crate::registry;
+use crate::registry::{self, ForeignOptions, Found};
 use crate::startup::pulled::Registries;
 
 /// What filters notify to end the server.
@@ -47,17 +47,17 @@ pub struct Layers {
 /// # Errors
 /// One line that says what cannot be loaded, or which parameter is wrong.
 pub fn layers(plan: &Plan, ends: &Ends) -> Result<Layers, ConfigError> {
-    let name = plan.plugin.as_deref().unwrap_or_default();
-    let info = registry::plugin(name)?;
+    let found = find_plugin(plan, plan.plugin.as_deref().unwrap_or_default())?;
+    let info = found.info;
     let loaded = load_with_digests(plan, ends)?;
     let (modules, digests): (Vec<Module>, Vec<Option<cli::Sha256>>) = loaded.into_iter().unzip();
-    let stack = declared(&modules, info);
+    let stack = declared(&modules, found);
     let assignment = assign(&stack, &plan.params, &plan.filter_params, Missing::Refused)?;
     let limits = limits(&stack, &plan.filter_limits)?;
     for warning in &assignment.warnings {
         tracing::warn!("{warning}");
     }
-    let plugin = plugin(info, &assignment.plugin)?;
+    let plugin = plugin(info, &assignment.plugin, &ends.shutdown)?;
     let given = stack.filters.iter().zip(&assignment.filters);
     let given: Vec<_> = given.map(|(filter, values)| record::given(filter.specs, values)).collect();
     let (mut layers, reloaders): (Vec<_>, Vec<_>) = configure(modules, assignment.filters, limits)?.into_iter().unzip();
@@ -80,8 +80,28 @@ fn reloads(plan: &Plan, reloaders: Vec<Reloader>, digests: &[Option<cli::Sha256>
     Ok(Reloads::new(files, server_limits(&plan.filter_limits)?.compile))
 }
 
-fn plugin(info: &PluginInfo, params: &[(String, OsString)]) -> Result<Box<dyn Plugin>, ConfigError> {
+/// The plugin that the command line names. One of nbdkit's is loaded.
+///
+/// # Errors
+/// One line: there is no such plugin, or it cannot be loaded.
+pub fn find_plugin(plan: &Plan, name: &str) -> Result<Found, ConfigError> {
+    let flags = plan.debug_flags.iter();
+    let options = ForeignOptions {
+        directory: plan.plugindir.clone(),
+        verbose: plan.verbose,
+        threads: plan.threads,
+        debug_flags: flags.map(|flag| (flag.name.clone(), flag.flag.clone(), flag.value as i32)).collect(),
+    };
+    registry::find_plugin(name, &options)
+}
+
+fn plugin(
+    info: &PluginInfo,
+    params: &[(String, OsString)],
+    shutdown: &Arc<Notify>,
+) -> Result<Box<dyn Plugin>, ConfigError> {
     let mut plugin = (info.make)();
+    plugin.set_shutdown(Arc::clone(shutdown));
     for (key, value) in params {
         tracing::debug!("{}: config key={key}", info.name);
         plugin.config(Param { key, value })?;
@@ -234,12 +254,11 @@ fn check_digest(path: &Path, component: &[u8], expected: Option<&cli::Sha256>) -
 }
 
 /// The declarations of the layers.
-pub fn declared<'a>(modules: &'a [Module], plugin: &'a PluginInfo) -> Stack<'a> {
-    let filter = |module: &'a Module| {
-        let told = module.description();
-        FilterSide { name: &told.name, specs: &told.params }
-    };
-    Stack { filters: modules.iter().map(filter).collect(), plugin: PluginSide::new(plugin) }
+pub fn declared(modules: &[Module], found: Found) -> Stack<'_> {
+    let filters = modules.iter().map(Module::description);
+    let filters = filters.map(|told| FilterSide { name: &told.name, specs: &told.params }).collect();
+    let first_key = found.foreign.and_then(|foreign| foreign.first_key());
+    Stack { filters, plugin: PluginSide { first_key, ..PluginSide::new(found.info) } }
 }
 
 /// A filter's layer, and what replaces its code.

@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use crate::access::AccessRights;
 use crate::buffer::Buffer;
 use crate::client::Client;
@@ -200,6 +202,37 @@ pub trait Plugin: Send + Sync + 'static {
     /// Called in the process that serves. A plugin may start threads from here on.
     fn after_fork(&mut self) -> Result<(), ConfigError> {
         Ok(())
+    }
+
+    /// Gets what is notified to end the server. Called once, before the configuration.
+    fn set_shutdown(&mut self, shutdown: Arc<Notify>) {
+        let _ = shutdown;
+    }
+
+    /// The last step before the first client: called within the runtime, after the change to the
+    /// server's user. A plugin may start tasks from here on.
+    fn begin_serving(&self) -> BoxFuture<'_, Result<(), ConfigError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// [`Plugin::preconnect`] for a plugin that wants to know the client.
+    fn preconnect_client<'a>(&'a self, client: &'a Arc<Client>, readonly: bool) -> BoxFuture<'a, Result<()>> {
+        let _ = client;
+        self.preconnect(readonly)
+    }
+
+    /// [`Plugin::list_exports`] for a plugin that wants to know the client.
+    fn list_exports_for<'a>(
+        &'a self,
+        client: &'a Arc<Client>,
+        readonly: bool,
+    ) -> BoxFuture<'a, Result<Option<Vec<ExportEntry>>>> {
+        self.list_exports(readonly, client.tls)
+    }
+
+    /// [`Plugin::default_export`] for a plugin that wants to know the client.
+    fn default_export_for<'a>(&'a self, client: &'a Arc<Client>, readonly: bool) -> BoxFuture<'a, Result<String>> {
+        self.default_export(readonly, client.tls)
     }
 
     /// A client has connected and has not negotiated yet. An error drops the connection.

@@ -22,6 +22,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::cli::{LogTo, Plan};
+use crate::registry;
 
 /// Whether the process is in the background, so that errors go to the system log.
 static IN_BACKGROUND: AtomicBool = AtomicBool::new(false);
@@ -72,7 +73,9 @@ fn shows_requests(plan: &Plan) -> bool {
 
 /// Warns of debug flags that do not exist here.
 pub fn warn_of_unknown_flags(plan: &Plan) {
-    for flag in &plan.debug_flags {
+    // A plugin of nbdkit has flags of its own, which its process looks for.
+    let is_foreign = plan.plugin.as_deref().is_some_and(|name| !registry::is_built_in(name));
+    for flag in plan.debug_flags.iter().filter(|flag| flag.name == "nbdkit" || !is_foreign) {
         let known = flag.name == "nbdkit" && matches!(flag.flag.as_str(), "backend.datapath" | "backend.controlpath");
         if !known {
             tracing::warn!("-D {}.{}: there is no such debug flag", flag.name, flag.flag);
