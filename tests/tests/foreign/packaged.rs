@@ -84,8 +84,7 @@ def pwrite(h, buf, offset, flags): disk[offset:offset+len(buf)] = buf
         ),
         (
             "perl",
-            "package Nbdkit_test;
-my $disk = 'p' x 1048576;
+            "my $disk = 'p' x 1048576;
 sub open { return {}; }
 sub get_size { return 1048576; }
 sub pread { my ($h, $count, $offset, $flags) = @_; die 'an exception of Perl' if $offset == 65536;

@@ -3,8 +3,8 @@
 //! A thread takes requests from the ring, one after the other, and sleeps when there are none. A
 //! second thread helps only if calls take long: waking a thread costs more than a call that copies
 //! 4 KiB from memory. So the server wakes a thread if none is awake. The [sentinel](super::sentinel)
-//! looks once in a millisecond whether requests wait behind a call that takes long, and then wakes
-//! or starts another thread. If calls take long on average, each request wakes a thread at once.
+//! looks every two milliseconds whether requests wait behind a call that takes long, and then wakes
+//! or starts another thread. If most calls take long, each request wakes a thread at once.
 #![allow(unsafe_code, reason = "the plugin's handle is a pointer, and threads wait on shared memory")]
 
 use std::ffi::CString;
@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rbdkit_plugin_api::lock;
 use rustix::thread::futex;
@@ -24,8 +24,18 @@ use crate::can;
 use crate::memory::{Memory, SLOTS, Slot, op};
 use crate::wire::{Fields, Packet};
 
-/// Calls of this many nanoseconds on average are long. Waking a thread takes about half of it.
-const LONG: u64 = 30_000;
+/// A call of this time is long. Waking a thread takes about half of it.
+const LONG: Duration = Duration::from_micros(30);
+
+/// If this many of the last 32 calls were long, each request wakes a thread. Single calls are long
+/// because the system has given the processor to another process.
+const MANY_LONG: u32 = 20;
+
+/// How long a thread looks for a request before it sleeps: less than waking it takes.
+const SPIN: Duration = Duration::from_micros(25);
+
+/// After this many times in vain it looks only each 16th time.
+const MAX_VAIN_SPINS: u32 = 8;
 
 /// A connection.
 pub(super) struct Connection {
@@ -46,8 +56,10 @@ pub(super) struct Connection {
     is_closed: AtomicBool,
     /// The most threads.
     limit: u32,
-    /// The average time of a call, in nanoseconds.
-    average: AtomicU64,
+    /// How often in a row a thread has looked for a request in vain.
+    vain_spins: AtomicU32,
+    /// A bit for each of the last calls: whether it was long.
+    long_calls: AtomicU32,
     /// How many requests were taken from the ring.
     pub(super) taken: AtomicU32,
 }
@@ -92,7 +104,8 @@ impl Connection {
             ended_one: Condvar::new(),
             is_closed: AtomicBool::new(false),
             limit: limit.max(1),
-            average: AtomicU64::new(0),
+            vain_spins: AtomicU32::new(0),
+            long_calls: AtomicU32::new(0),
             taken: AtomicU32::new(0),
         });
         sentinel::watch(&connection);
@@ -134,6 +147,7 @@ impl Connection {
     /// The next request. Waits for one. None: the connection has ended.
     fn take(self: &Arc<Self>) -> Option<usize> {
         let head = self.memory.head();
+        let mut has_spun = false;
         loop {
             let asked = {
                 let mut ring = lock(&self.ring);
@@ -150,6 +164,11 @@ impl Connection {
                     }
                     return Some(slot);
                 }
+                if !std::mem::replace(&mut has_spun, true) && self.may_spin() {
+                    drop(ring);
+                    self.spin(asked);
+                    continue;
+                }
                 head.awake.0.fetch_sub(1, SeqCst);
                 head.sleeping.0.fetch_add(1, SeqCst);
                 asked
@@ -159,6 +178,27 @@ impl Connection {
             head.sleeping.0.fetch_sub(1, SeqCst);
             if slept.is_ok() {
                 head.waking.0.store(0, SeqCst);
+            }
+        }
+    }
+
+    /// Whether to look for a request for a moment before sleeping, because waking a thread takes
+    /// longer. Seldom if it was in vain.
+    fn may_spin(&self) -> bool {
+        let vain = self.vain_spins.fetch_add(1, Relaxed);
+        self.memory.head().eager.0.load(Relaxed) == 0 && (vain < MAX_VAIN_SPINS || vain.is_multiple_of(16))
+    }
+
+    fn spin(&self, asked: u32) {
+        let head = self.memory.head();
+        let began = Instant::now();
+        while began.elapsed() < SPIN {
+            for _ in 0..20 {
+                if head.asked.0.load(SeqCst) != asked {
+                    self.vain_spins.store(0, Relaxed);
+                    return;
+                }
+                std::hint::spin_loop();
             }
         }
     }
@@ -203,12 +243,9 @@ impl Connection {
     }
 
     fn measure(&self, began: Instant) {
-        let time = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX / 16);
-        let before = self.average.load(Relaxed);
-        // Each call counts for an eighth.
-        let average = before - before / 8 + time / 8;
-        self.average.store(average, Relaxed);
-        let eager = u32::from(average >= LONG && self.limit > 1);
+        let calls = self.long_calls.load(Relaxed) << 1 | u32::from(began.elapsed() >= LONG);
+        self.long_calls.store(calls, Relaxed);
+        let eager = u32::from(calls.count_ones() >= MANY_LONG && self.limit > 1);
         if self.memory.head().eager.0.load(Relaxed) != eager {
             self.memory.head().eager.0.store(eager, Relaxed);
         }

@@ -56,6 +56,8 @@ pub fn serve_if_asked() -> Option<ExitCode> {
         return None;
     }
     functions::keep();
+    // What `ps` shows.
+    let _ = rustix::thread::set_name(c"rbdkit-plugin");
     let file = args.next().unwrap_or_default();
     Some(match serve(&file, args.collect()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -109,6 +111,11 @@ fn take_control() -> std::io::Result<(OwnedFd, bool)> {
 /// have the usual handling.
 fn ignore_signals() {
     extern "C" fn nothing(_: libc::c_int) {}
+    // Rust's own handlers look for overflows of the stack, and let a signal that was sent pass.
+    for signal in [libc::SIGSEGV, libc::SIGBUS] {
+        // SAFETY: it is the handling that every program begins with.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
         // SAFETY: the handler does nothing.
         unsafe { libc::signal(signal, nothing as extern "C" fn(libc::c_int) as libc::sighandler_t) };

@@ -52,6 +52,9 @@ pub(super) fn load(path: &OsStr, flags: &[(String, String, c_int)]) -> Result<(P
     let file = CString::new(path.as_bytes()).map_err(|_| format!("{shown}: the name has a zero byte"))?;
     // SAFETY: the operator named the file to run its code in this process.
     let library = unsafe { libc::dlopen(file.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    if library.is_null() && mentions(path, b"filter_init\0") {
+        return Err(format!("{shown} is not a plugin of nbdkit: it is a filter of nbdkit"));
+    }
     if library.is_null() {
         return Err(format!("cannot open plugin '{shown}': {}", linker_error()));
     }
@@ -93,10 +96,9 @@ fn linker_error() -> String {
     }
 }
 
-/// Whether the plugin's file refers to `nbdkit_export_name`. A file that cannot be read may.
-fn asks_for_export_name(file: &str) -> bool {
-    let name = b"nbdkit_export_name\0";
-    std::fs::read(file).map_or(true, |bytes| bytes.windows(name.len()).any(|window| window == name))
+/// Whether a file has these bytes, for example the name of a function that it refers to.
+fn mentions(file: &OsStr, name: &[u8]) -> bool {
+    std::fs::read(file).is_ok_and(|bytes| bytes.windows(name.len()).any(|window| window == name))
 }
 
 /// The plugin's table. What it does not have is zero, and what we do not know is left out.
@@ -152,7 +154,7 @@ impl Plugin {
             struct_size: table.struct_size,
             max_thread_model: table.max_thread_model.into(),
             errno_is_preserved: table.errno_is_preserved != 0,
-            uses_export_name: asks_for_export_name(file),
+            uses_export_name: mentions(OsStr::new(file), b"nbdkit_export_name\0"),
             functions: table.present().into_iter().map(String::from).collect(),
         })
     }
@@ -298,8 +300,14 @@ impl Plugin {
     }
 
     pub(super) unsafe fn get_size(&self, handle: Handle) -> Result<i64, Errno> {
-        // SAFETY: the caller says so.
-        self.call(|table| table.get_size.map_or(-1, |get_size| unsafe { get_size(handle) }))
+        self.call(|table| {
+            // SAFETY: the caller says so.
+            let size = table.get_size.map_or(-1, |get_size| unsafe { get_size(handle) });
+            if size < -1 {
+                error(&format!("get_size: impossible size {size}"));
+            }
+            size
+        })
     }
 
     pub(super) unsafe fn export_description(&self, handle: Handle) -> Result<Option<String>, Errno> {

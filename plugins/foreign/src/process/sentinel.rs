@@ -1,6 +1,6 @@
 //! The thread that finds connections whose requests wait behind a long call.
 //!
-//! It looks once in a millisecond while calls of the plugin run, less often if the same calls run
+//! It looks every two milliseconds while calls of the plugin run, less often if the same calls run
 //! for long, and it sleeps while none does.
 
 use std::sync::atomic::AtomicU32;
@@ -14,7 +14,7 @@ use rustix::thread::futex;
 use super::connection::Connection;
 
 /// How often it looks.
-const TICK: Duration = Duration::from_millis(1);
+const TICK: Duration = Duration::from_millis(2);
 
 /// How often it looks if nothing has changed for [`QUIET`] ticks.
 const SLOW_TICK: Duration = Duration::from_millis(20);

@@ -6,8 +6,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rbdkit_plugin_api::{Errno, Error, Result, StopScope, lock};
 use rustix::event::{EventfdFlags, eventfd};
@@ -26,6 +28,10 @@ pub(crate) struct Channel {
     permits: Semaphore,
     /// Wakes the task that reads answers, when the process has ended.
     over: Notify,
+    /// How many answers were read.
+    read: Mutex<u32>,
+    /// Requests that do not look for their answer at once, because others did so in vain.
+    no_spins: AtomicU32,
 }
 
 struct Table {
@@ -43,7 +49,7 @@ enum Entry {
     /// The process does not have it.
     Ours,
     /// The process has it.
-    Theirs { op: u32, answer: Option<oneshot::Sender<Answer>> },
+    Theirs { op: u32, count: u32, room: u32, answer: Option<oneshot::Sender<Answer>> },
 }
 
 /// Why requests fail.
@@ -143,7 +149,15 @@ impl Channel {
             is_closing: false,
         };
         let (table, permits) = (Mutex::new(table), Semaphore::new(LAST_SLOT));
-        let channel = Arc::new(Channel { memory: Memory::new()?, signal, table, permits, over: Notify::new() });
+        let channel = Arc::new(Channel {
+            memory: Memory::new()?,
+            signal,
+            table,
+            permits,
+            over: Notify::new(),
+            read: Mutex::new(0),
+            no_spins: AtomicU32::new(0),
+        });
         let descriptor = watched(channel.signal.0.try_clone()?)?;
         tokio::spawn(Channel::read_answers(Arc::clone(&channel), descriptor));
         Ok(channel)
@@ -170,6 +184,20 @@ impl Channel {
             }
         };
         receiver.await.map_err(|_| self.end().into())
+    }
+
+    /// Asks if there is a slot. None: there is none, or the request cannot be made.
+    pub(crate) fn ask_at_once(self: &Arc<Self>, request: Request<'_>) -> Option<oneshot::Receiver<Answer>> {
+        self.permits.try_acquire().ok()?.forget();
+        self.submit(request).ok()
+    }
+
+    /// Waits for the answer to [`Channel::ask_at_once`].
+    ///
+    /// # Errors
+    /// As [`Channel::ask`].
+    pub(crate) async fn wait(self: &Arc<Self>, answer: oneshot::Receiver<Answer>) -> Result<Answer> {
+        answer.await.map_err(|_| self.end().into())
     }
 
     /// Why requests fail now.
@@ -203,7 +231,7 @@ impl Channel {
             let mut table = lock(&self.table);
             // If it has ended meanwhile, nobody would take the answer's sender out.
             let answer = Some(answer).filter(|_| table.end.is_none_or(|why| !why.ends(request.op)));
-            table.entries[slot] = Entry::Theirs { op: request.op, answer };
+            table.entries[slot] = Entry::Theirs { op: request.op, count: request.count, room: request.room, answer };
             head.asks[table.asked as usize % SLOTS].store(slot as u32, SeqCst);
             table.asked = table.asked.wrapping_add(1);
             head.asked.0.store(table.asked, SeqCst);
@@ -233,7 +261,7 @@ impl Channel {
             table.end = Some(why);
         }
         for entry in &mut table.entries {
-            if let Entry::Theirs { op, answer } = entry
+            if let Entry::Theirs { op, answer, .. } = entry
                 && why.ends(*op)
             {
                 drop(answer.take());
@@ -249,20 +277,13 @@ impl Channel {
     /// Reads answers until the plugin has closed the connection or the process has ended.
     async fn read_answers(channel: Arc<Channel>, descriptor: AsyncFd<OwnedFd>) {
         let listening = &channel.memory.head().listening.0;
-        let mut read = 0;
         loop {
             listening.store(0, SeqCst);
-            match channel.take_answers(&mut read) {
-                Ok(More::Come) => {}
-                Ok(More::DoNot) => return,
-                Err(Nonsense) => {
-                    tracing::error!("a foreign plugin's process gives answers that make no sense");
-                    channel.stop(Why::Ended);
-                    return;
-                }
+            if channel.take_answers() == More::DoNot {
+                return;
             }
             listening.store(1, SeqCst);
-            if channel.memory.head().answered.0.load(SeqCst) != read {
+            if channel.has_answers() {
                 continue;
             }
             tokio::select! {
@@ -276,7 +297,57 @@ impl Channel {
         }
     }
 
-    fn take_answers(self: &Arc<Self>, read: &mut u32) -> std::result::Result<More, Nonsense> {
+    /// Whether the ring has answers that nobody has read.
+    fn has_answers(&self) -> bool {
+        let read = *lock(&self.read);
+        self.memory.head().answered.0.load(SeqCst) != read
+    }
+
+    /// Reads the answers that have come.
+    fn take_answers(self: &Arc<Self>) -> More {
+        let mut read = lock(&self.read);
+        let taken = self.take_answers_from(&mut read);
+        drop(read);
+        taken.unwrap_or_else(|Nonsense| {
+            tracing::error!("a foreign plugin's process gives answers that make no sense");
+            self.stop(Why::Ended);
+            More::DoNot
+        })
+    }
+
+    /// Looks for the answer to a short request for a moment. It comes sooner than a task could be
+    /// woken if the plugin answers from memory and its thread is awake.
+    pub(crate) fn look_for(self: &Arc<Self>, answer: &mut oneshot::Receiver<Answer>) -> Option<Answer> {
+        let head = self.memory.head();
+        let is_quick = head.awake.0.load(Relaxed) > 0 && head.eager.0.load(Relaxed) == 0;
+        let no_spins = self.no_spins.load(Relaxed);
+        if !is_quick || no_spins > 0 {
+            self.no_spins.store(no_spins.saturating_sub(1), Relaxed);
+            return None;
+        }
+        head.listening.0.store(0, SeqCst);
+        let began = Instant::now();
+        let found = loop {
+            if self.has_answers() {
+                self.take_answers();
+                if let Ok(found) = answer.try_recv() {
+                    break Some(found);
+                }
+            }
+            if began.elapsed() > SPIN {
+                self.no_spins.store(SPINS_LEFT_OUT, Relaxed);
+                break None;
+            }
+            std::hint::spin_loop();
+        };
+        head.listening.0.store(1, SeqCst);
+        if self.has_answers() {
+            self.take_answers();
+        }
+        found
+    }
+
+    fn take_answers_from(self: &Arc<Self>, read: &mut u32) -> std::result::Result<More, Nonsense> {
         let head = self.memory.head();
         let answered = head.answered.0.load(SeqCst);
         if answered.wrapping_sub(*read) as usize > SLOTS {
@@ -285,15 +356,15 @@ impl Channel {
         while *read != answered {
             let slot = head.answers[*read as usize % SLOTS].load(SeqCst) as usize;
             *read = read.wrapping_add(1);
-            let (op, waiting) = {
+            let (op, count, room, waiting) = {
                 let mut table = lock(&self.table);
                 let entry = table.entries.get_mut(slot).ok_or(Nonsense)?;
                 match std::mem::replace(entry, Entry::Ours) {
-                    Entry::Theirs { op, answer } => (op, answer),
+                    Entry::Theirs { op, count, room, answer } => (op, count, room, answer),
                     Entry::Ours => return Err(Nonsense),
                 }
             };
-            let answer = self.checked(slot, op).ok_or(Nonsense)?;
+            let answer = self.checked(slot, op, count, room).ok_or(Nonsense)?;
             if let Some(waiting) = waiting {
                 // If nobody waits the answer is dropped, which gives its slot back.
                 let _ = waiting.send(answer);
@@ -306,19 +377,19 @@ impl Channel {
     }
 
     /// The answer in a slot that the process has given back.
-    fn checked(self: &Arc<Self>, slot: usize, op: u32) -> Option<Answer> {
+    fn checked(self: &Arc<Self>, slot: usize, op: u32, count: u32, room: u32) -> Option<Answer> {
         let place = self.memory.slot(slot);
-        let (length, room) = (place.length.load(Relaxed) as usize, place.room.load(Relaxed) as usize);
-        let used = if matches!(op, op::PREAD | op::PWRITE) { place.count.load(Relaxed) as usize } else { length };
+        let length = place.length.load(Relaxed);
+        let used = if matches!(op, op::PREAD | op::PWRITE) { count } else { length };
         let answer = Answer {
             channel: Arc::clone(self),
             slot,
             result: place.result.load(Relaxed),
             errno: place.errno.load(Relaxed),
-            length: length.min(MAX_ANSWER),
-            used: used.min(PLACE),
+            length: length.min(room) as usize,
+            used: (used as usize).min(PLACE),
         };
-        (length <= room.min(MAX_ANSWER)).then_some(answer)
+        (length <= room).then_some(answer)
     }
 }
 
@@ -326,7 +397,14 @@ impl Channel {
 /// exports has less.
 pub(crate) const MAX_ANSWER: usize = 16 << 20;
 
+/// How long a request looks for its answer.
+const SPIN: Duration = Duration::from_micros(10);
+
+/// After that was in vain so many requests do not look.
+const SPINS_LEFT_OUT: u32 = 200;
+
 /// Whether the task goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum More {
     Come,
     DoNot,
@@ -347,3 +425,6 @@ impl Why {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use rbdkit_plugin_api::{
     Span,
 };
 
-use super::channel::{Channel, Request};
+use super::channel::{Answer, Channel, Request};
 use crate::can;
 use crate::memory::op;
 use crate::wire::{Fields, shown};
@@ -17,6 +17,10 @@ const MAX_RANGE: u64 = 1 << 31;
 
 /// Bytes of an extent in an answer.
 const EXTENT: usize = 16;
+
+/// A request with so many bytes looks for its answer at once. Copying more takes longer than waking
+/// a task.
+const SHORT_DATA: u32 = 32 << 10;
 
 /// Room for a short answer, in bytes.
 const SHORT: u32 = 8 << 10;
@@ -99,6 +103,15 @@ impl ForeignHandle {
     }
 }
 
+/// Fills a buffer with what the plugin has read.
+fn filled(buffer: &mut Buffer, span: Span, answer: &Answer) -> Result<()> {
+    answer.result()?;
+    buffer.fill_with(span, |bytes| {
+        answer.copy(bytes);
+        Ok(())
+    })
+}
+
 impl Handle for ForeignHandle {
     fn get_size(&self) -> Op<Result<u64>> {
         let name = self.name;
@@ -147,30 +160,44 @@ impl Handle for ForeignHandle {
     }
 
     fn pread(&self, mut buffer: Buffer, span: Span, offset: u64) -> Op<Done> {
-        let channel = Arc::clone(self.session.channel());
+        let channel = self.session.channel();
+        let request = Request { op: op::PREAD, offset, count: span.len, ..Request::default() };
+        let mut asked = channel.ask_at_once(request);
+        let found = asked.as_mut().filter(|_| span.len <= SHORT_DATA).and_then(|asked| channel.look_for(asked));
+        if let Some(answer) = found {
+            let result = filled(&mut buffer, span, &answer);
+            return Op::Ready((buffer, result));
+        }
+        let channel = Arc::clone(channel);
         Op::later_from(move || async move {
-            let request = Request { op: op::PREAD, offset, count: span.len, ..Request::default() };
-            let result = match channel.ask(request).await {
-                Ok(answer) => answer.result().and_then(|_| {
-                    buffer.fill_with(span, |bytes| {
-                        answer.copy(bytes);
-                        Ok(())
-                    })
-                }),
-                Err(error) => Err(error),
+            let answer = match asked {
+                Some(asked) => channel.wait(asked).await,
+                None => channel.ask(request).await,
             };
+            let result = answer.and_then(|answer| filled(&mut buffer, span, &answer));
             (buffer, result)
         })
     }
 
     fn pwrite(&self, buffer: Buffer, span: Span, offset: u64, flags: Flags) -> Op<Done> {
-        let channel = Arc::clone(self.session.channel());
+        let channel = self.session.channel();
+        let flags = flag::of(flags);
+        let request = |payload| Request { op: op::PWRITE, flags, offset, count: span.len, payload, room: 0 };
+        let mut asked = channel.ask_at_once(request(buffer.data(span)));
+        let found = asked.as_mut().filter(|_| span.len <= SHORT_DATA).and_then(|asked| channel.look_for(asked));
+        if let Some(answer) = found {
+            return Op::Ready((buffer, answer.result().map(drop)));
+        }
+        let channel = Arc::clone(channel);
         Op::later_from(move || async move {
-            let payload = buffer.data(span);
-            let flags = flag::of(flags);
-            let request = Request { op: op::PWRITE, flags, offset, count: span.len, payload, room: 0 };
-            let result = channel.ask(request).await.and_then(|answer| answer.result().map(drop));
-            (buffer, result)
+            let answer = match asked {
+                Some(asked) => channel.wait(asked).await,
+                None => {
+                    let payload = buffer.data(span);
+                    channel.ask(Request { op: op::PWRITE, flags, offset, count: span.len, payload, room: 0 }).await
+                }
+            };
+            (buffer, answer.and_then(|answer| answer.result().map(drop)))
         })
     }
 
