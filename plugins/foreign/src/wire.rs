@@ -170,8 +170,11 @@ mod tests {
         assert!(fields.byte().is_none());
         for end in 0..packet.bytes().len() {
             let mut fields = Fields::new(&packet.bytes()[..end]);
-            let all = (fields.byte(), fields.signed(), fields.text(), fields.optional(), fields.optional());
-            assert!(all.4.is_none(), "{end}");
+            let mut all = || {
+                (fields.byte()?, fields.signed()?, fields.text()?, fields.optional()?);
+                fields.optional()
+            };
+            assert!(all().is_none(), "{end}");
         }
         assert_eq!(Fields::new(&[255, 255, 255, 255, 1]).text(), None);
     }

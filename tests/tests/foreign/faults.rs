@@ -51,7 +51,7 @@ fn after_a_crash_in_any_phase_the_next_connection_starts_the_process_anew() {
         assert_eq!(read(&server.uri(), 65536), "success", "{phase} {how}");
         assert_eq!(testing.count("get_ready"), 2, "{phase} {how}");
         let log = server.stderr();
-        let lines = log.lines().filter(|line| line.contains("the plugin's process ")).count();
+        let lines = log.lines().filter(|line| line.contains("starts it anew")).count();
         let end = if how == "crash" { "was killed by signal 11 (segmentation fault)" } else { "ended with status 7" };
         assert!(lines == 1 && log.contains(end), "{phase} {how}:\n{log}");
         let outcome = server.stop();

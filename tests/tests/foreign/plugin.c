@@ -343,8 +343,8 @@ static int t_extents(void *handle, uint32_t count, uint64_t offset, uint32_t fla
         return nbdkit_add_extent(extents, offset, 512, 3);
     }
     if (strcmp(lie, "extents-many") == 0) {
-        for (uint32_t at = 0; at < count; at++)
-            if (nbdkit_add_extent(extents, offset + at, 1, at % 2 ? 0 : 3) < 0)
+        for (uint32_t at = 0; at < count; at += 512)
+            if (nbdkit_add_extent(extents, offset + at, 512, at % 1024 ? 0 : 3) < 0)
                 return -1;
         return 0;
     }

@@ -279,8 +279,13 @@ impl Channel {
         let listening = &channel.memory.head().listening.0;
         loop {
             listening.store(0, SeqCst);
-            if channel.take_answers() == More::DoNot {
-                return;
+            while channel.has_answers() {
+                if channel.take_answers() == More::DoNot {
+                    return;
+                }
+                // The requests that have got an answer go on. Meanwhile more answers may come, which
+                // then need no signal.
+                tokio::task::yield_now().await;
             }
             listening.store(1, SeqCst);
             if channel.has_answers() {
@@ -401,7 +406,7 @@ pub(crate) const MAX_ANSWER: usize = 16 << 20;
 const SPIN: Duration = Duration::from_micros(10);
 
 /// After that was in vain so many requests do not look.
-const SPINS_LEFT_OUT: u32 = 200;
+const SPINS_LEFT_OUT: u32 = 32;
 
 /// Whether the task goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

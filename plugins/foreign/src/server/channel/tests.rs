@@ -50,12 +50,15 @@ fn requests_beyond_the_slots_wait_and_an_answer_that_nobody_wants_frees_its_slot
             tokio::spawn(async move { channel.ask(request(op::PREAD)).await.map(drop) })
         };
         let all: Vec<_> = (0..LAST_SLOT).map(|_| ask()).collect();
-        tokio::task::yield_now().await;
+        while (lock(&channel.table).asked as usize) < LAST_SLOT {
+            tokio::task::yield_now().await;
+        }
         let last = ask();
-        tokio::task::yield_now().await;
-        assert_eq!(lock(&channel.table).asked as usize, LAST_SLOT);
         all.iter().for_each(tokio::task::JoinHandle::abort);
-        tokio::task::yield_now().await;
+        while !all.iter().all(tokio::task::JoinHandle::is_finished) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(lock(&channel.table).asked as usize, LAST_SLOT);
         assert!(!last.is_finished(), "an abandoned request keeps its slot");
         answer(&channel, asked_slot(&channel, 0), 0, 0);
         while lock(&channel.table).asked as usize == LAST_SLOT {
