@@ -22,5 +22,6 @@ mod setup;
 mod wire;
 
 pub use process::serve_if_asked;
-pub use server::module::{LoadOptions, Module, load};
+pub use server::load::{LoadOptions, load};
+pub use server::module::Module;
 pub use server::start::START;

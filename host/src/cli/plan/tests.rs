@@ -122,11 +122,14 @@ fn what_this_version_does_not_have_is_refused_in_one_line() {
 }
 
 #[test]
-fn native_plugins_and_filters_are_refused_by_name() {
+fn plugins_of_nbdkit_are_taken_and_its_filters_are_refused_by_name() {
     for line in ["./nbdkit-x-plugin.so", "/usr/lib/x", "x.so"] {
-        assert!(mistake(line).ends_with("native .so plugins cannot be loaded"), "{line}");
+        assert_eq!(plan(line).plugin.as_deref(), Some(line));
     }
-    assert!(mistake("--filter=./x.so null").contains("native .so filters cannot be loaded"));
+    assert_eq!(plan("--plugindir=/opt python x").plugindir.as_deref(), Some("/opt".as_ref()));
+    assert!(mistake("--filter=./x.so null").contains("filters of nbdkit cannot be loaded"));
+    let url = mistake("https://me:secret@host/disk.img");
+    assert!(url.contains("the name of a plugin has to stand before a URL") && !url.contains("secret"), "{url}");
 }
 
 #[test]

@@ -10,8 +10,8 @@
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32};
+use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use rbdkit_plugin_api::lock;
@@ -19,7 +19,8 @@ use rustix::thread::futex;
 
 use super::context::Context;
 use super::plugin::{Errno, Plugin};
-use super::{sentinel, server_link};
+use super::sentinel::{self, Watched, Worker};
+use super::server_link;
 use crate::can;
 use crate::memory::{Memory, SLOTS, Slot, op};
 use crate::wire::{Fields, Packet};
@@ -61,22 +62,13 @@ pub(super) struct Connection {
     /// A bit for each of the last calls: whether it was long.
     long_calls: AtomicU32,
     /// How many requests were taken from the ring.
-    pub(super) taken: AtomicU32,
+    taken: AtomicU32,
 }
 
 struct Ring {
     /// How many requests were taken.
     taken: u32,
     threads: Vec<Arc<Worker>>,
-}
-
-/// A thread of a connection, as the sentinel sees it.
-#[derive(Default)]
-pub(super) struct Worker {
-    /// Odd while it is in a call of the plugin.
-    pub(super) calls: AtomicU64,
-    /// Set by the sentinel if its call takes so long that it does not count as awake.
-    pub(super) is_stuck: AtomicBool,
 }
 
 /// What the answer to a request is.
@@ -108,7 +100,8 @@ impl Connection {
             long_calls: AtomicU32::new(0),
             taken: AtomicU32::new(0),
         });
-        sentinel::watch(&connection);
+        let watched: Weak<dyn Watched> = Arc::downgrade(&connection) as _;
+        sentinel::watch(watched);
         let mut ring = lock(&connection.ring);
         connection.add_thread(&mut ring)
     }
@@ -211,34 +204,6 @@ impl Connection {
         } else if (ring.threads.len() as u32) < self.limit {
             // Without it the others go on.
             let _ = self.add_thread(ring);
-        }
-    }
-
-    /// Whether requests wait.
-    pub(super) fn has_waiting(&self) -> bool {
-        !self.is_closed.load(SeqCst) && self.taken.load(Relaxed) != self.memory.head().asked.0.load(SeqCst)
-    }
-
-    /// The sentinel has found that requests wait behind a long call.
-    pub(super) fn help_waiting(self: &Arc<Self>) {
-        let mut ring = lock(&self.ring);
-        if self.has_waiting() {
-            self.help(&mut ring);
-        }
-    }
-
-    /// The threads, for the sentinel.
-    pub(super) fn threads(&self) -> Vec<Arc<Worker>> {
-        lock(&self.ring).threads.clone()
-    }
-
-    /// The sentinel has found that this thread's call takes long: it does not count as awake.
-    pub(super) fn set_stuck(&self, worker: &Worker, call: u64) {
-        worker.is_stuck.store(true, SeqCst);
-        self.memory.head().awake.0.fetch_sub(1, SeqCst);
-        // The call may have ended meanwhile, before it saw the mark.
-        if worker.calls.load(SeqCst) != call && worker.is_stuck.swap(false, SeqCst) {
-            self.memory.head().awake.0.fetch_add(1, SeqCst);
         }
     }
 
@@ -366,6 +331,36 @@ impl Connection {
         // A thread that is about to wait sees another number.
         asked.fetch_add(1, SeqCst);
         let _ = futex::wake(asked, futex::Flags::empty(), i32::MAX as u32);
+    }
+}
+
+impl Watched for Connection {
+    fn taken(&self) -> u32 {
+        self.taken.load(Relaxed)
+    }
+
+    fn has_waiting(&self) -> bool {
+        !self.is_closed.load(SeqCst) && self.taken.load(Relaxed) != self.memory.head().asked.0.load(SeqCst)
+    }
+
+    fn help_waiting(self: Arc<Self>) {
+        let mut ring = lock(&self.ring);
+        if self.has_waiting() {
+            self.help(&mut ring);
+        }
+    }
+
+    fn threads(&self) -> Vec<Arc<Worker>> {
+        lock(&self.ring).threads.clone()
+    }
+
+    fn set_stuck(&self, worker: &Worker, call: u64) {
+        worker.is_stuck.store(true, SeqCst);
+        self.memory.head().awake.0.fetch_sub(1, SeqCst);
+        // The call may have ended meanwhile, before it saw the mark.
+        if worker.calls.load(SeqCst) != call && worker.is_stuck.swap(false, SeqCst) {
+            self.memory.head().awake.0.fetch_add(1, SeqCst);
+        }
     }
 }
 

@@ -107,7 +107,8 @@ fn take_control() -> std::io::Result<(OwnedFd, bool)> {
     Ok((control, false))
 }
 
-/// The server is told of control-C, and ends the plugin in order. Programs that the plugin starts
+/// The server is told of control-C, and of the signals that a service manager sends to all
+/// processes. It ends the plugin in order, and the process ends with it in any case. Programs that the plugin starts
 /// have the usual handling.
 fn ignore_signals() {
     extern "C" fn nothing(_: libc::c_int) {}
@@ -116,7 +117,7 @@ fn ignore_signals() {
         // SAFETY: it is the handling that every program begins with.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
-    for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+    for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGTERM] {
         // SAFETY: the handler does nothing.
         unsafe { libc::signal(signal, nothing as extern "C" fn(libc::c_int) as libc::sighandler_t) };
     }

@@ -3,15 +3,13 @@
 //! It looks every two milliseconds while calls of the plugin run, less often if the same calls run
 //! for long, and it sleeps while none does.
 
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, Once, Weak};
 use std::time::Duration;
 
 use rbdkit_plugin_api::lock;
 use rustix::thread::futex;
-
-use super::connection::Connection;
 
 /// How often it looks.
 const TICK: Duration = Duration::from_millis(2);
@@ -21,15 +19,38 @@ const SLOW_TICK: Duration = Duration::from_millis(20);
 
 const QUIET: u32 = 16;
 
-static CONNECTIONS: Mutex<Vec<Weak<Connection>>> = Mutex::new(Vec::new());
+/// A thread of a connection.
+#[derive(Default)]
+pub(super) struct Worker {
+    /// Odd while it is in a call of the plugin.
+    pub(super) calls: AtomicU64,
+    /// Set if its call takes so long that it does not count as awake.
+    pub(super) is_stuck: AtomicBool,
+}
+
+/// A connection, as the sentinel sees it.
+pub(super) trait Watched: Send + Sync {
+    /// How many requests were taken from the ring.
+    fn taken(&self) -> u32;
+    /// Whether requests wait.
+    fn has_waiting(&self) -> bool;
+    /// Requests wait behind a long call: another thread is to take them.
+    fn help_waiting(self: Arc<Self>);
+    /// The threads.
+    fn threads(&self) -> Vec<Arc<Worker>>;
+    /// A thread's call takes long: the thread does not count as awake.
+    fn set_stuck(&self, worker: &Worker, call: u64);
+}
+
+static CONNECTIONS: Mutex<Vec<Weak<dyn Watched>>> = Mutex::new(Vec::new());
 
 /// 1 while the thread sleeps, and waits for its change.
 static ASLEEP: AtomicU32 = AtomicU32::new(0);
 
 /// Watches a new connection, until it is dropped.
-pub(super) fn watch(connection: &Arc<Connection>) {
+pub(super) fn watch(connection: Weak<dyn Watched>) {
     static START: Once = Once::new();
-    lock(&CONNECTIONS).push(Arc::downgrade(connection));
+    lock(&CONNECTIONS).push(connection);
     START.call_once(|| {
         // Without it, requests behind a call that hangs wait for its end.
         let _ = std::thread::Builder::new().name("sentinel".into()).spawn(run);
@@ -48,7 +69,7 @@ fn run() {
     let mut quiet = 0;
     loop {
         std::thread::sleep(if quiet < QUIET { TICK } else { SLOW_TICK });
-        let connections: Vec<Arc<Connection>> = {
+        let connections: Vec<Arc<dyn Watched>> = {
             let mut list = lock(&CONNECTIONS);
             list.retain(|connection| connection.strong_count() > 0);
             list.iter().filter_map(Weak::upgrade).collect()
@@ -57,7 +78,7 @@ fn run() {
         let now: Vec<Seen> = connections
             .iter()
             .map(|connection| {
-                let before = seen.iter().find(|seen| std::ptr::eq(seen.which, Arc::as_ptr(connection)));
+                let before = seen.iter().find(|seen| seen.which == address(connection));
                 let (now, found) = look(connection, before);
                 state = state.max(found);
                 now
@@ -68,7 +89,7 @@ fn run() {
         quiet = if state == State::Moving { 0 } else { quiet + 1 };
         if state == State::Idle && quiet >= QUIET {
             ASLEEP.store(1, SeqCst);
-            let is_busy = lock(&CONNECTIONS).iter().filter_map(Weak::upgrade).any(|connection| is_busy(&connection));
+            let is_busy = lock(&CONNECTIONS).iter().filter_map(Weak::upgrade).any(|connection| is_busy(&*connection));
             if !is_busy {
                 let _ = futex::wait(&ASLEEP, futex::Flags::PRIVATE, 1, None);
             }
@@ -91,20 +112,24 @@ enum State {
 
 /// A connection at the last look.
 struct Seen {
-    /// Only compared, never followed.
-    which: *const Connection,
+    which: usize,
     taken: u32,
     calls: Vec<u64>,
 }
 
-fn is_busy(connection: &Connection) -> bool {
+/// What a connection is told from others by.
+fn address(connection: &Arc<dyn Watched>) -> usize {
+    Arc::as_ptr(connection).cast::<()>() as usize
+}
+
+fn is_busy(connection: &dyn Watched) -> bool {
     connection.has_waiting() || connection.threads().iter().any(|thread| thread.calls.load(SeqCst) % 2 == 1)
 }
 
-fn look(connection: &Arc<Connection>, before: Option<&Seen>) -> (Seen, State) {
+fn look(connection: &Arc<dyn Watched>, before: Option<&Seen>) -> (Seen, State) {
     let threads = connection.threads();
     let calls: Vec<u64> = threads.iter().map(|thread| thread.calls.load(SeqCst)).collect();
-    let taken = connection.taken.load(Relaxed);
+    let taken = connection.taken();
     let mut state = if calls.iter().any(|call| call % 2 == 1) { State::Stuck } else { State::Idle };
     if let Some(before) = before {
         for ((thread, now), then) in threads.iter().zip(&calls).zip(&before.calls) {
@@ -113,12 +138,12 @@ fn look(connection: &Arc<Connection>, before: Option<&Seen>) -> (Seen, State) {
             }
         }
         if before.taken == taken && connection.has_waiting() {
-            connection.help_waiting();
+            Arc::clone(connection).help_waiting();
             state = State::Moving;
         }
     }
     if before.is_none_or(|before| before.taken != taken || before.calls != calls) {
         state = State::Moving;
     }
-    (Seen { which: Arc::as_ptr(connection), taken, calls }, state)
+    (Seen { which: address(connection), taken, calls }, state)
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod channel;
 pub(crate) mod handle;
+pub(crate) mod load;
 pub(crate) mod module;
 pub(crate) mod plugin;
 pub(crate) mod running;
