@@ -10,7 +10,8 @@
 //! | `server` | the plugin as the chain sees it | server |
 //! | `setup` | the conversation from the start to the first connection | server, helper |
 //! | `process` | loads the plugin and calls it | the plugin's |
-//! | `memory`, `wire`, `peer`, `can` | what goes between the two: requests and payloads in shared memory, everything else over a socket | both |
+//! | `memory` | requests and payloads, in shared memory | both |
+//! | `wire`, `peer`, `can` | everything else, over a socket | both |
 
 mod can;
 pub mod find;

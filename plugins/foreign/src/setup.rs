@@ -143,12 +143,12 @@ impl Setup {
         let input: Vec<BorrowedFd<'_>> = self.input.iter().map(AsFd::as_fd).collect();
         packet::send(self.control.as_fd(), init.bytes(), &input).map_err(|_| Failure::Ended)?;
         match self.answer(messages)? {
-            Answer::Hello(hello) => {
+            Said::Hello(hello) => {
                 self.hello = *hello;
                 Ok(())
             }
-            Answer::Done(_, message) => Err(Failure::Refused(message)),
-            Answer::Again | Answer::Text(_) => Err(Failure::Ended),
+            Said::Done(_, message) => Err(Failure::Refused(message)),
+            Said::Again | Said::Text(_) => Err(Failure::Ended),
         }
     }
 
@@ -184,8 +184,8 @@ impl Setup {
         let mut text = Vec::new();
         loop {
             match self.answer(messages)? {
-                Answer::Text(part) if text.len() + part.len() <= MAX_DUMP => text.extend(part),
-                Answer::Done(..) => return Ok(text),
+                Said::Text(part) if text.len() + part.len() <= MAX_DUMP => text.extend(part),
+                Said::Done(..) => return Ok(text),
                 _ => return Err(Failure::Ended),
             }
         }
@@ -201,10 +201,10 @@ impl Setup {
         for _ in 0..MAX_STARTS {
             packet.send(self.control.as_fd()).map_err(|_| Failure::Ended)?;
             match self.answer(messages)? {
-                Answer::Done(result, _) if result >= 0 => return Ok(result),
-                Answer::Done(_, message) => return Err(Failure::Refused(message)),
-                Answer::Again => self.repeat(packet, messages)?,
-                Answer::Hello(_) | Answer::Text(_) => return Err(Failure::Ended),
+                Said::Done(result, _) if result >= 0 => return Ok(result),
+                Said::Done(_, message) => return Err(Failure::Refused(message)),
+                Said::Again => self.repeat(packet, messages)?,
+                Said::Hello(_) | Said::Text(_) => return Err(Failure::Ended),
             }
         }
         Err(Failure::Ended)
@@ -219,8 +219,8 @@ impl Setup {
             let config = Packet::new(kind::CONFIG).text(&key).text(&value);
             config.send(self.control.as_fd()).map_err(|_| Failure::Ended)?;
             match self.answer(messages)? {
-                Answer::Done(0.., _) => {}
-                Answer::Done(_, message) => return Err(Failure::Refused(message)),
+                Said::Done(0.., _) => {}
+                Said::Done(_, message) => return Err(Failure::Refused(message)),
                 _ => return Err(Failure::Ended),
             }
         }
@@ -228,24 +228,24 @@ impl Setup {
         if before_ready { Ok(()) } else { Err(Failure::Ended) }
     }
 
-    fn answer(&mut self, messages: Messages<'_>) -> Result<Answer, Failure> {
+    fn answer(&mut self, messages: Messages<'_>) -> Result<Said, Failure> {
         let mut bytes = vec![0; MAX_PACKET];
         loop {
             let (count, _) = packet::receive(self.control.as_fd(), &mut bytes).map_err(|_| Failure::Ended)?;
             let mut fields = Fields::new(&bytes[..count]);
             match fields.byte().ok_or(Failure::Ended)? {
-                kind::HELLO => return Hello::read(fields).map(Box::new).map(Answer::Hello).ok_or(Failure::Ended),
-                kind::AGAIN => return Ok(Answer::Again),
-                kind::TEXT => return fields.text().map(|text| Answer::Text(text.to_vec())).ok_or(Failure::Ended),
+                kind::HELLO => return Hello::read(fields).map(Box::new).map(Said::Hello).ok_or(Failure::Ended),
+                kind::AGAIN => return Ok(Said::Again),
+                kind::TEXT => return fields.text().map(|text| Said::Text(text.to_vec())).ok_or(Failure::Ended),
                 kind::DONE => {
                     let result = fields.signed().ok_or(Failure::Ended)?;
                     let message = fields.text().map(shown).ok_or(Failure::Ended)?;
                     let last = self.last_error.take();
                     if result >= 0 {
                         last.iter().for_each(|text| messages(kind::ERROR, text));
-                        return Ok(Answer::Done(result, message));
+                        return Ok(Said::Done(result, message));
                     }
-                    return Ok(Answer::Done(result, last.unwrap_or(message)));
+                    return Ok(Said::Done(result, last.unwrap_or(message)));
                 }
                 which @ (kind::ERROR | kind::DEBUG) => {
                     let text = fields.number().and(fields.text()).map(shown).ok_or(Failure::Ended)?;
@@ -266,7 +266,7 @@ const MAX_STARTS: usize = 4;
 /// The longest text for `--dump-plugin`, in bytes.
 const MAX_DUMP: usize = 1 << 20;
 
-enum Answer {
+enum Said {
     Hello(Box<Hello>),
     Done(i64, String),
     Again,

@@ -2,9 +2,10 @@
 //!
 //! A thread takes requests from the ring, one after the other, and sleeps when there are none. A
 //! second thread helps only if calls take long: waking a thread costs more than a call that copies
-//! 4 KiB from memory. So the server wakes a thread if none is awake. The [sentinel](super::sentinel)
-//! looks every two milliseconds whether requests wait behind a call that takes long, and then wakes
-//! or starts another thread. If most calls take long, each request wakes a thread at once.
+//! 4 KiB from memory. So the server wakes a thread if none is awake. The
+//! [sentinel](super::sentinel) looks every two milliseconds whether requests wait behind a call
+//! that takes long, and then wakes or starts another thread. If most calls take long, each request
+//! wakes a thread at once.
 #![allow(unsafe_code, reason = "the plugin's handle is a pointer, and threads wait on shared memory")]
 
 use std::ffi::CString;
@@ -72,7 +73,7 @@ struct Ring {
 }
 
 /// What the answer to a request is.
-type Answer = Result<(i64, u32), Errno>;
+type Outcome = Result<(i64, u32), Errno>;
 
 impl Connection {
     /// Starts the first thread.
@@ -216,7 +217,7 @@ impl Connection {
         }
     }
 
-    fn answer(&self, slot: usize, answer: Answer) {
+    fn answer(&self, slot: usize, answer: Outcome) {
         let head = self.memory.head();
         let place = self.memory.slot(slot);
         let (result, errno, length) = match answer {
@@ -237,7 +238,7 @@ impl Connection {
         }
     }
 
-    fn serve(&self, request: &Slot, slot: usize) -> Answer {
+    fn serve(&self, request: &Slot, slot: usize) -> Outcome {
         let (flags, offset, count) =
             (request.flags.load(Relaxed), request.offset.load(Relaxed), request.count.load(Relaxed));
         let room = request.room.load(Relaxed);
@@ -303,7 +304,7 @@ impl Connection {
         Ok(exports.packet())
     }
 
-    fn open(&self, readonly: bool, slot: usize, count: u32) -> Answer {
+    fn open(&self, readonly: bool, slot: usize, count: u32) -> Outcome {
         let mut name = vec![0; count.min(MAX_NAME) as usize];
         self.memory.read(slot, &mut name);
         let name = Fields::new(&name).text().unwrap_or_default().to_vec();

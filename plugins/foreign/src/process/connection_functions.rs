@@ -1,5 +1,5 @@
-//! The functions of nbdkit's interface that are about a thread's connection: its export name and its
-//! client, and those that end it or the server.
+//! The functions of nbdkit's interface that are about a thread's connection: its export name and
+//! its client, and those that end it or the server.
 #![allow(unsafe_code, reason = "C calls these with pointers, and finds them by their names")]
 #![allow(clippy::missing_safety_doc, reason = "nbdkit's manual pages say what the arguments have to be")]
 

@@ -84,6 +84,7 @@ pub(super) fn take_error() -> c_int {
 /// # Safety
 /// The pointer is null or a C string.
 #[allow(unsafe_code, reason = "a plugin's texts are C strings")]
+// SAFETY: the caller's part is above.
 pub(super) unsafe fn text(pointer: *const c_char) -> Option<String> {
     // SAFETY: the caller says so.
     (!pointer.is_null()).then(|| unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned())

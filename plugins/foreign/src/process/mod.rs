@@ -76,7 +76,7 @@ fn serve(file: &OsStr, further: Vec<OsString>) -> std::io::Result<()> {
         Packet::new(kind::AGAIN).send(control)?;
     }
     end_with_server(control)?;
-    let mut state = State { file: file.to_os_string(), further, plugin: None, threads: 1, is_configured: false };
+    let mut state = MainThread { file: file.to_os_string(), further, plugin: None, threads: 1, is_configured: false };
     let mut bytes = vec![0; MAX_PACKET];
     loop {
         let (count, fds) = packet::receive(control, &mut bytes)?;
@@ -108,8 +108,8 @@ fn take_control() -> std::io::Result<(OwnedFd, bool)> {
 }
 
 /// The server is told of control-C, and of the signals that a service manager sends to all
-/// processes. It ends the plugin in order, and the process ends with it in any case. Programs that the plugin starts
-/// have the usual handling.
+/// processes. It ends the plugin in order, and the process ends with it in any case. Programs that
+/// the plugin starts have the usual handling.
 fn ignore_signals() {
     extern "C" fn nothing(_: libc::c_int) {}
     // Rust's own handlers look for overflows of the stack, and let a signal that was sent pass.
@@ -136,7 +136,7 @@ fn end_with_server(control: BorrowedFd<'static>) -> std::io::Result<()> {
 }
 
 /// What the main thread knows.
-struct State {
+struct MainThread {
     file: OsString,
     /// Arguments that the plugin has added when it started its program anew: `key=value`.
     further: Vec<OsString>,
@@ -146,7 +146,7 @@ struct State {
     is_configured: bool,
 }
 
-impl State {
+impl MainThread {
     /// Does what a packet says, and answers.
     fn take(&mut self, which: u8, mut fields: Fields<'_>, fds: Vec<OwnedFd>) -> std::io::Result<()> {
         let wrong = || std::io::Error::from(std::io::ErrorKind::InvalidData);

@@ -291,6 +291,7 @@ impl Plugin {
 
     /// # Safety
     /// As for all functions below: `handle` comes from [`Plugin::open`] and is not closed.
+    // SAFETY: the caller's part is above, or as for `close`.
     pub(super) unsafe fn close(&self, handle: Handle) {
         let _turn = self.take_turn();
         if let Some(close) = self.table.close {
@@ -310,6 +311,7 @@ impl Plugin {
         })
     }
 
+    // SAFETY: the caller's part is above, or as for `close`.
     pub(super) unsafe fn export_description(&self, handle: Handle) -> Result<Option<String>, Errno> {
         let mut description = None;
         self.call(|table| {
@@ -334,6 +336,7 @@ impl Plugin {
 
     /// The answers of all `can_*` functions, in the order of [`crate::can`]. What a plugin lacks is
     /// as in nbdkit: an operation can be done if there is a function for it.
+    // SAFETY: the caller's part is above, or as for `close`.
     pub(super) unsafe fn can(&self, handle: Handle, readonly: bool) -> Result<[i64; 10], Errno> {
         let table = &self.table;
         let ask = |function: Option<unsafe extern "C" fn(Handle) -> c_int>, otherwise: i64| match function {
@@ -371,6 +374,7 @@ impl Plugin {
 
     /// # Safety
     /// `buffer` has `count` bytes that nobody else uses.
+    // SAFETY: the caller's part is above, or as for `close`.
     pub(super) unsafe fn pread(&self, handle: Handle, buffer: *mut u8, count: u32, offset: u64) -> Result<i64, Errno> {
         let buffer = buffer.cast();
         // SAFETY: the caller says so.
@@ -386,6 +390,7 @@ impl Plugin {
 
     /// # Safety
     /// `buffer` has `count` bytes.
+    // SAFETY: the caller's part is above, or as for `close`.
     pub(super) unsafe fn pwrite(
         &self,
         handle: Handle,
@@ -406,6 +411,7 @@ impl Plugin {
         })
     }
 
+    // SAFETY: the caller's part is above, or as for `close`.
     pub(super) unsafe fn flush(&self, handle: Handle) -> Result<i64, Errno> {
         // SAFETY: the caller says so.
         self.call(|table| unsafe {
@@ -418,6 +424,7 @@ impl Plugin {
         })
     }
 
+    // SAFETY: the caller's part is above, or as for `close`.
     pub(super) unsafe fn trim(&self, handle: Handle, count: u32, offset: u64, flags: u32) -> Result<i64, Errno> {
         // SAFETY: the caller says so.
         self.call(|table| unsafe {
@@ -430,6 +437,7 @@ impl Plugin {
         })
     }
 
+    // SAFETY: the caller's part is above, or as for `close`.
     pub(super) unsafe fn zero(&self, handle: Handle, count: u32, offset: u64, flags: u32) -> Result<i64, Errno> {
         // SAFETY: the caller says so.
         self.call(|table| unsafe {
@@ -444,6 +452,7 @@ impl Plugin {
         })
     }
 
+    // SAFETY: the caller's part is above, or as for `close`.
     pub(super) unsafe fn cache(&self, handle: Handle, count: u32, offset: u64) -> Result<i64, Errno> {
         // SAFETY: the caller says so.
         self.call(|table| table.cache.map_or(0, |cache| unsafe { cache(handle, count, offset, 0) }.into()))

@@ -74,7 +74,7 @@ fn run() {
             list.retain(|connection| connection.strong_count() > 0);
             list.iter().filter_map(Weak::upgrade).collect()
         };
-        let mut state = State::Idle;
+        let mut state = Motion::Idle;
         let now: Vec<Seen> = connections
             .iter()
             .map(|connection| {
@@ -86,8 +86,8 @@ fn run() {
             .collect();
         drop(connections);
         seen = now;
-        quiet = if state == State::Moving { 0 } else { quiet + 1 };
-        if state == State::Idle && quiet >= QUIET {
+        quiet = if state == Motion::Moving { 0 } else { quiet + 1 };
+        if state == Motion::Idle && quiet >= QUIET {
             ASLEEP.store(1, SeqCst);
             let is_busy = lock(&CONNECTIONS).iter().filter_map(Weak::upgrade).any(|connection| is_busy(&*connection));
             if !is_busy {
@@ -101,7 +101,7 @@ fn run() {
 
 /// What a look has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum State {
+enum Motion {
     /// No call runs.
     Idle,
     /// The same calls run as before.
@@ -126,11 +126,11 @@ fn is_busy(connection: &dyn Watched) -> bool {
     connection.has_waiting() || connection.threads().iter().any(|thread| thread.calls.load(SeqCst) % 2 == 1)
 }
 
-fn look(connection: &Arc<dyn Watched>, before: Option<&Seen>) -> (Seen, State) {
+fn look(connection: &Arc<dyn Watched>, before: Option<&Seen>) -> (Seen, Motion) {
     let threads = connection.threads();
     let calls: Vec<u64> = threads.iter().map(|thread| thread.calls.load(SeqCst)).collect();
     let taken = connection.taken();
-    let mut state = if calls.iter().any(|call| call % 2 == 1) { State::Stuck } else { State::Idle };
+    let mut state = if calls.iter().any(|call| call % 2 == 1) { Motion::Stuck } else { Motion::Idle };
     if let Some(before) = before {
         for ((thread, now), then) in threads.iter().zip(&calls).zip(&before.calls) {
             if now == then && now % 2 == 1 && !thread.is_stuck.load(SeqCst) {
@@ -139,11 +139,11 @@ fn look(connection: &Arc<dyn Watched>, before: Option<&Seen>) -> (Seen, State) {
         }
         if before.taken == taken && connection.has_waiting() {
             Arc::clone(connection).help_waiting();
-            state = State::Moving;
+            state = Motion::Moving;
         }
     }
     if before.is_none_or(|before| before.taken != taken || before.calls != calls) {
-        state = State::Moving;
+        state = Motion::Moving;
     }
     (Seen { which: address(connection), taken, calls }, state)
 }

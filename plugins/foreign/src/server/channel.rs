@@ -23,7 +23,7 @@ use crate::memory::{LAST_SLOT, Memory, PLACE, SLOTS, op};
 pub(crate) struct Channel {
     memory: Memory,
     signal: Signal,
-    table: Mutex<Table>,
+    table: Mutex<SlotTable>,
     /// A permit for each free slot.
     permits: Semaphore,
     /// Wakes the task that reads answers, when the process has ended.
@@ -34,7 +34,7 @@ pub(crate) struct Channel {
     no_spins: AtomicU32,
 }
 
-struct Table {
+struct SlotTable {
     /// How many requests were put into the ring.
     asked: u32,
     /// Slots that are free. The one that was used last is taken first.
@@ -141,7 +141,7 @@ impl Channel {
     /// There is no memory or no descriptor.
     pub(crate) fn new() -> io::Result<Arc<Channel>> {
         let signal = Signal(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let table = Table {
+        let table = SlotTable {
             asked: 0,
             free: (0..LAST_SLOT).rev().collect(),
             entries: (0..SLOTS).map(|_| Entry::Ours).collect(),
@@ -283,8 +283,8 @@ impl Channel {
                 if channel.take_answers() == More::DoNot {
                     return;
                 }
-                // The requests that have got an answer go on. Meanwhile more answers may come, which
-                // then need no signal.
+                // The requests that have got an answer go on. Meanwhile more answers may come,
+                // which then need no signal.
                 tokio::task::yield_now().await;
             }
             listening.store(1, SeqCst);

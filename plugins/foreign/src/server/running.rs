@@ -28,15 +28,15 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct Running {
     name: &'static str,
     control: OwnedFd,
-    state: Mutex<State>,
+    state: Mutex<RunningState>,
     ended: Condvar,
     /// Notified when the plugin asks the server to end.
     shutdown: Arc<Notify>,
 }
 
 #[derive(Default)]
-struct State {
-    connections: HashMap<u64, Connection>,
+struct RunningState {
+    connections: HashMap<u64, Listed>,
     /// The number of the next connection: messages of the process have it.
     next: u64,
     has_ended: bool,
@@ -46,7 +46,7 @@ struct State {
     stopped: Option<StopScope>,
 }
 
-struct Connection {
+struct Listed {
     channel: Weak<Channel>,
     client: Weak<Client>,
 }
@@ -95,7 +95,7 @@ impl Running {
             state.connections.retain(|_, connection| connection.channel.strong_count() > 0);
             state.next += 1;
             let id = state.next;
-            let connection = Connection { channel: Arc::downgrade(channel), client: Arc::downgrade(client) };
+            let connection = Listed { channel: Arc::downgrade(channel), client: Arc::downgrade(client) };
             state.connections.insert(id, connection);
             id
         };
