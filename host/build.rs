@@ -1,6 +1,8 @@
 //! Embeds the filters that were built before: every `NAME.wasm` in `$RBDKIT_FILTERS_DIR`, or else
 //! in the workspace's `target/filters`, becomes `--filter=NAME`. If there are none, the program
 //! works with `--wasm-filter` only.
+//!
+//! Exports nbdkit's functions from the program, for nbdkit's plugins.
 
 use std::error::Error;
 use std::fmt::Write;
@@ -13,6 +15,8 @@ const COMPONENT: [u8; 8] = [0, b'a', b's', b'm', 0x0d, 0, 1, 0];
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed=RBDKIT_FILTERS_DIR");
     println!("cargo::rerun-if-changed=build.rs");
+    // nbdkit's plugins call functions of the program that loads them.
+    println!("cargo::rustc-link-arg-bin=rbdkit=-Wl,--export-dynamic-symbol=nbdkit_*");
     let directory = match env::var_os("RBDKIT_FILTERS_DIR") {
         Some(directory) => PathBuf::from(directory),
         None => {

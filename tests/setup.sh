@@ -33,6 +33,8 @@ other_ciphers() { /usr/bin/python3 -c 'import cryptography'; }
 python_environments() { python3 -c 'import ensurepip, venv'; }
 clang_for_wasm() { compgen -G '/usr/lib/llvm-*/lib/clang/*/lib/wasi/libclang_rt.builtins-wasm32.a'; }
 
+nbdkit_plugin() { test -e "$(pkg-config nbdkit --variable=plugindir)/nbdkit-$1-plugin.so"; }
+
 group() {
     case $1 in
     build)
@@ -69,6 +71,11 @@ group() {
         need mtools command_exists mdir
         need genisoimage command_exists genisoimage
         need jq command_exists jq
+        # Plugins of nbdkit that are loaded as they are, and its header for those that the tests compile.
+        need nbdkit-plugin-dev test -e /usr/include/nbdkit-plugin.h
+        for language in python perl lua tcl ruby; do
+            need "nbdkit-plugin-$language" nbdkit_plugin "$language"
+        done
         # Certificates for the slow server.
         need openssl command_exists openssl
         # A server with HTTP/2 for the curl plugin. Each test starts its own.

@@ -5,9 +5,12 @@
 //! as a filter.
 #![forbid(unsafe_code)]
 
+use std::path::{Path, PathBuf};
+
 use rbdkit_parameters::nearest;
 use rbdkit_plugin_api::secrets::without_userinfo;
 use rbdkit_plugin_api::{ConfigError, PluginInfo};
+use rbdkit_plugin_foreign::{LoadOptions, Module, find};
 use rbdkit_sandbox::{Power, Powers};
 
 /// The plugins, in alphabetical order.
@@ -45,6 +48,7 @@ const PLUGINS: &[PluginInfo] = &[
 /// How a helper process starts programs for plugins and filters, because a confined server cannot.
 pub const STARTS: &[(&str, rbdkit_launcher::Start)] = &[
     rbdkit_launcher::SHELL,
+    rbdkit_plugin_foreign::START,
     (rbdkit_plugin_curl::INFO.name, rbdkit_plugin_curl::START),
     (rbdkit_plugin_nbd::INFO.name, rbdkit_plugin_nbd::START),
     (rbdkit_plugin_ondemand::INFO.name, rbdkit_plugin_ondemand::START),
@@ -85,7 +89,80 @@ pub fn powers(name: &str) -> Powers {
     own.fold(Powers::default(), |powers, (_, power)| powers.with(*power))
 }
 
-/// The plugin of this name.
+/// What the program needs to load a plugin of nbdkit.
+#[derive(Clone, Debug, Default)]
+pub struct ForeignOptions {
+    /// Where such plugins are (`--plugindir`); none for nbdkit's directory.
+    pub directory: Option<PathBuf>,
+    /// Whether debug messages are wanted.
+    pub verbose: bool,
+    /// The most requests of one connection that the plugin serves at a time; none for the default.
+    pub threads: Option<u32>,
+    /// Debug flags: the plugin's name, the flag's, and the value.
+    pub debug_flags: Vec<(String, String, i32)>,
+}
+
+/// nbdkit's default of `--threads`, which its plugins expect.
+const FOREIGN_THREADS: u32 = 16;
+
+/// A plugin that the command line names.
+#[derive(Clone, Copy)]
+pub struct Found {
+    /// What is known of it.
+    pub info: &'static PluginInfo,
+    /// Not none for a plugin of nbdkit.
+    pub foreign: Option<&'static Module>,
+}
+
+/// Whether a word names a built-in plugin. They win over nbdkit's plugins of the same name.
+pub fn is_built_in(word: &str) -> bool {
+    PLUGINS.iter().any(|info| info.name == word)
+}
+
+/// The plugin that a word of the command line stands for: a built-in one, one of nbdkit's by its
+/// name, or one in a file. A plugin of nbdkit is loaded, in a process of its own.
+///
+/// # Errors
+/// One line: there is no such plugin, or it cannot be loaded.
+pub fn find_plugin(word: &str, options: &ForeignOptions) -> Result<Found, ConfigError> {
+    let file = match find::is_file(word) {
+        true => PathBuf::from(word),
+        false if is_built_in(word) => return Ok(Found { info: plugin(word)?, foreign: None }),
+        false => match find::by_name(word, options.directory.as_deref()) {
+            Some(file) => file,
+            None => return Err(plugin(word).err().unwrap_or_else(|| ConfigError::new("no such plugin"))),
+        },
+    };
+    let load_options = LoadOptions {
+        verbose: options.verbose,
+        threads: options.threads.unwrap_or(FOREIGN_THREADS),
+        debug_flags: options.debug_flags.clone(),
+    };
+    let (info, module) = rbdkit_plugin_foreign::load(&file, load_options)?;
+    // Once in the life of the program.
+    Ok(Found { info: Box::leak(Box::new(info)), foreign: Some(module) })
+}
+
+/// Runs a plugin of nbdkit, if this process was started for it; the process ends with the returned
+/// status then.
+pub fn serve_foreign_plugin_if_asked() -> Option<std::process::ExitCode> {
+    rbdkit_plugin_foreign::serve_if_asked()
+}
+
+/// The directory of nbdkit's plugins, if there is one.
+pub fn foreign_directory() -> Option<PathBuf> {
+    find::directory()
+}
+
+/// The embedded filter of the same name as the filter of nbdkit in this file.
+pub fn filter_like(file: &Path) -> Option<&'static str> {
+    let name = file.file_name()?.to_str()?.strip_suffix(".so")?;
+    let name = name.strip_prefix("nbdkit-").unwrap_or(name);
+    let name = name.strip_suffix("-filter").unwrap_or(name);
+    filters().find(|filter| *filter == name)
+}
+
+/// The built-in plugin of this name.
 ///
 /// # Errors
 /// One line that lists the plugins.

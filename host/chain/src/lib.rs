@@ -216,6 +216,7 @@ impl Chain {
 
     /// Called in the process that serves, after the fork. Nearest the plugin first.
     pub async fn after_fork(&self) -> Result<(), ConfigError> {
+        self.plugin.begin_serving().await?;
         for slot in self.layers.iter().rev() {
             slot.layer.after_fork().await?;
         }
@@ -356,7 +357,7 @@ impl NextLayer {
     pub async fn preconnect(&self, readonly: bool) -> Result<()> {
         match self.next() {
             Some((slot, next)) => slot.layer.preconnect(readonly, next).await,
-            None => self.chain.plugin.preconnect(readonly).await,
+            None => self.chain.plugin.preconnect_client(&self.client, readonly).await,
         }
     }
 
@@ -373,7 +374,7 @@ impl NextLayer {
         let list = match self.next() {
             Some((slot, next)) => Some(slot.layer.list_exports(readonly, next).await?),
             None => {
-                let list = self.chain.plugin.list_exports(readonly, self.client.is_tls());
+                let list = self.chain.plugin.list_exports_for(&self.client, readonly);
                 not_long_without(&self.client, list).await?
             }
         };
@@ -399,7 +400,7 @@ impl NextLayer {
         let ask = async {
             let name = match self.next() {
                 Some((slot, next)) => slot.layer.default_export(readonly, next).await?,
-                None => self.chain.plugin.default_export(readonly, self.client.is_tls()).await?,
+                None => self.chain.plugin.default_export_for(&self.client, readonly).await?,
             };
             exports::check_default(self.name(), &name)?;
             Ok(name)

@@ -28,8 +28,7 @@ pub(super) fn for_server(network: &Network, needs: &ConfinementNeeds) -> Result<
     let families = families.iter().map(|family| first_argument(SeccompCmpOp::Eq, *family as u64));
     calls.push((libc::SYS_socket, families.collect::<Result<_, _>>()?));
     if needs.runs_command {
-        let for_command = [libc::SYS_pidfd_send_signal, libc::SYS_wait4, libc::SYS_waitid];
-        calls.extend(for_command.map(|call| (call, Vec::new())));
+        calls.push((libc::SYS_pidfd_send_signal, Vec::new()));
     }
     install(SERVER, calls)
 }

@@ -169,6 +169,9 @@ const CLIENTS: &[i64] = &[
     libc::SYS_timerfd_create,
     libc::SYS_timerfd_gettime,
     libc::SYS_timerfd_settime,
+    // How a process ended that this one started before.
+    libc::SYS_wait4,
+    libc::SYS_waitid,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_epoll_wait,
     #[cfg(target_arch = "x86_64")]

@@ -7,7 +7,8 @@
 //! 2. A key that no filter declares goes to the plugin: in order, repetitions included, as nbdkit's
 //!    plugins expect. The plugin has to declare it, unless the plugin takes other keys.
 //! 3. A bare word is the value of the plugin's magic key. It goes to the plugin even if a filter
-//!    declares that key, because `memory 1G` means the plugin's size.
+//!    declares that key, because `memory 1G` means the plugin's size. The first word of a plugin of
+//!    nbdkit that has no magic key is the value of `script`.
 //! 4. A filter gets the last value of a key, as in nbdkit, unless it declares `repeat`.
 //! 5. `--filter-param FILTER:key=value` goes only to that filter. It is assigned after all others,
 //!    so it wins.
@@ -42,6 +43,9 @@ pub struct PluginSide<'a> {
     pub specs: Vec<ParamSpec>,
     /// Keys that it does not declare.
     pub undeclared: Undeclared,
+    /// The key of the first parameter of all, if that is a bare word and the plugin has no magic
+    /// key (nbdkit's `script`).
+    pub first_key: Option<&'a str>,
 }
 
 /// What a plugin does with keys that it does not declare.
@@ -57,7 +61,7 @@ impl<'a> PluginSide<'a> {
     /// What this plugin declares.
     pub fn new(info: &'a PluginInfo) -> PluginSide<'a> {
         let undeclared = if info.other_keys.is_some() { Undeclared::Taken } else { Undeclared::Refused };
-        PluginSide { name: info.name, specs: (info.params)(), undeclared }
+        PluginSide { name: info.name, specs: (info.params)(), undeclared, first_key: None }
     }
 }
 
@@ -102,12 +106,15 @@ pub fn assign(
     missing: Missing,
 ) -> Result<Assignment, AssignError> {
     let mut assignment = Assignment { filters: vec![Vec::new(); stack.filters.len()], ..Assignment::default() };
-    for param in params {
+    for (index, param) in params.iter().enumerate() {
         match param {
             Parameter::Keyed(key, value) => assignment.distribute(stack, key, value)?,
             Parameter::ForPlugin(key, value) => assignment.give_plugin(stack, key, value)?,
             Parameter::Bare(value) => {
-                let key = stack.plugin.magic_key(value)?;
+                let key = match stack.plugin.first_key.filter(|_| index == 0) {
+                    Some(key) => key.to_string(),
+                    None => stack.plugin.magic_key(value)?,
+                };
                 assignment.give_plugin(stack, &key, value)?;
             }
         }

@@ -1,7 +1,7 @@
 //! The options about filters: which filters to load, their parameters and their limits.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rbdkit_oci::{PlainHttp, Reference};
 use rbdkit_parameters::{Parameter, Target, TargetedParameter};
@@ -10,6 +10,7 @@ use rbdkit_plugin_api::{ConfigError, hex};
 
 use super::options::{FilterOption, Options};
 use super::values::{error, path};
+use crate::registry;
 
 /// What ends besides the request when a filter has a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,8 +87,13 @@ pub(super) fn filters(given: &Options) -> Result<Vec<FilterSource>, ConfigError>
 fn named_filter(value: &OsStr) -> Result<FilterSource, ConfigError> {
     let name = value.to_string_lossy();
     if name.ends_with(".so") {
+        let instead = match registry::filter_like(Path::new(value)) {
+            Some(filter) => format!(" (--filter={filter} is the built-in one of that name)"),
+            None => String::new(),
+        };
         return Err(error(format!(
-            "--filter={name}: native .so filters cannot be loaded, filters are WebAssembly components"
+            "--filter={name}: filters of nbdkit cannot be loaded, because filters run in a sandbox as WebAssembly \
+                components{instead}"
         )));
     }
     if name.contains('/') || name.ends_with(".wasm") {

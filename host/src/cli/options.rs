@@ -146,6 +146,10 @@ pub(super) struct Options {
     #[arg(long = "plain-http")]
     pub(super) plain_http: bool,
 
+    /// Look for nbdkit's plugins in this directory (default: nbdkit's own)
+    #[arg(long = "plugindir", value_name = "DIR")]
+    pub(super) plugindir: Option<OsString>,
+
     /// Listen on this TCP or vsock port (default: 10809; TCP port 0: any that is free)
     #[arg(short = 'p', long = "port", value_name = "PORT")]
     pub(super) port: Option<OsString>,

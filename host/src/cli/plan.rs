@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rbdkit_parameters::{Parameter, TargetedParameter};
+use rbdkit_plugin_api::secrets::without_userinfo;
 use rbdkit_plugin_api::{ConfigError, units};
 
 use super::filters::{
@@ -124,6 +125,8 @@ pub struct Plan {
     pub confine: bool,
     /// The plugin's name; missing only if the action needs none.
     pub plugin: Option<String>,
+    /// Where nbdkit's plugins are (`--plugindir`).
+    pub plugindir: Option<PathBuf>,
     /// What follows the plugin's name, and then `--plugin-param`.
     pub params: Vec<Parameter>,
 }
@@ -164,7 +167,7 @@ impl Plan {
     fn new(given: &Options, inherited: Inherited) -> Result<Plan, ConfigError> {
         let action = action(given);
         let mut words = given.words.iter();
-        let plugin = words.next().map(|word| word.to_string_lossy().into_owned());
+        let plugin = words.next().map(|word| plugin_name(word)).transpose()?;
         if plugin.is_none() {
             match action {
                 Action::Serve => return Err(error("no plugin given, for example: rbdkit file disk.img (see --help)")),
@@ -221,6 +224,7 @@ impl Plan {
             tls: tls(given)?,
             confine: !given.no_confine,
             plugin,
+            plugindir: given.plugindir.as_ref().map(|directory| path("--plugindir", directory)).transpose()?,
             params: words.cloned().map(Parameter::new).chain(each(&given.plugin_param, plugin_param)?).collect(),
             listen,
         })
@@ -251,6 +255,18 @@ fn selinux_label(label: &OsStr) -> Result<OsString, ConfigError> {
         true => Err(error("--selinux-label: the label is empty")),
         false => Ok(label.to_os_string()),
     }
+}
+
+/// The plugin's name or its file, as the command line has it.
+fn plugin_name(word: &OsStr) -> Result<String, ConfigError> {
+    let name = word.to_string_lossy();
+    if name.contains("://") {
+        return Err(error(format!(
+            "cannot open plugin '{}': the name of a plugin has to stand before a URL, for example: rbdkit curl URL",
+            without_userinfo(&name)
+        )));
+    }
+    Ok(name.into_owned())
 }
 
 fn handshake_mask(given: &Options) -> Result<Option<u16>, ConfigError> {

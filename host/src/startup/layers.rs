@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use super::reload::{ReloadedFile, Reloads};
 use super::{log, record};
 use crate::cli::{self, FilterAllow, FilterFault, FilterLimit, FilterSource, Plan};
-use crate::registry;
+use crate::registry::{self, ForeignOptions, Found};
 use crate::startup::pulled::Registries;
 
 /// What layers notify to end the server.
@@ -47,13 +47,13 @@ pub struct Layers {
 /// # Errors
 /// One line that says what cannot be loaded, or which parameter is wrong.
 pub fn layers(plan: &Plan, ends: &Ends) -> Result<Layers, ConfigError> {
-    let name = plan.plugin.as_deref().unwrap_or_default();
-    let info = registry::plugin(name)?;
+    let found = find_plugin(plan, plan.plugin.as_deref().unwrap_or_default())?;
+    let info = found.info;
     let loaded = load_with_digests(plan, ends)?;
     let (modules, digests): (Vec<Module>, Vec<Option<cli::Sha256>>) = loaded.into_iter().unzip();
     let filters = modules.iter().map(|module| module.description().name.as_str());
-    log::warn_of_unknown_flags(plan, &filters.chain([info.name]).collect::<Vec<_>>());
-    let stack = declared(&modules, info);
+    log::warn_of_unknown_flags(plan, found.foreign.is_some(), &filters.chain([info.name]).collect::<Vec<_>>());
+    let stack = declared(&modules, found);
     let assignment = assign(&stack, &plan.params, &plan.filter_params, Missing::Refused)?;
     let limits = limits(&stack, &plan.filter_limits)?;
     for warning in &assignment.warnings {
@@ -80,6 +80,21 @@ fn reloads(plan: &Plan, reloaders: Vec<Reloader>, digests: &[Option<cli::Sha256>
         }
     }
     Ok(Reloads::new(files, server_limits(&plan.filter_limits)?.compile))
+}
+
+/// The plugin that the command line names. One of nbdkit's is loaded.
+///
+/// # Errors
+/// One line: there is no such plugin, or it cannot be loaded.
+pub fn find_plugin(plan: &Plan, name: &str) -> Result<Found, ConfigError> {
+    let flags = plan.debug_flags.iter();
+    let options = ForeignOptions {
+        directory: plan.plugindir.clone(),
+        verbose: plan.verbose,
+        threads: plan.threads,
+        debug_flags: flags.map(|flag| (flag.name.clone(), flag.flag.clone(), flag.value as i32)).collect(),
+    };
+    registry::find_plugin(name, &options)
 }
 
 fn plugin(info: &PluginInfo, params: &[(String, OsString)], ends: &Ends) -> Result<Box<dyn Plugin>, ConfigError> {
@@ -237,12 +252,11 @@ fn check_digest(path: &Path, component: &[u8], expected: Option<&cli::Sha256>) -
 }
 
 /// The declarations of the layers.
-pub fn declared<'a>(modules: &'a [Module], plugin: &'a PluginInfo) -> Stack<'a> {
-    let filter = |module: &'a Module| {
-        let told = module.description();
-        FilterSide { name: &told.name, specs: &told.params }
-    };
-    Stack { filters: modules.iter().map(filter).collect(), plugin: PluginSide::new(plugin) }
+pub fn declared(modules: &[Module], found: Found) -> Stack<'_> {
+    let filters = modules.iter().map(Module::description);
+    let filters = filters.map(|told| FilterSide { name: &told.name, specs: &told.params }).collect();
+    let first_key = found.foreign.and_then(|foreign| foreign.first_key());
+    Stack { filters, plugin: PluginSide { first_key, ..PluginSide::new(found.info) } }
 }
 
 /// A filter's layer, and what replaces its code.

@@ -69,7 +69,8 @@ use start::Start;
 
 /// Runs the program to its end.
 pub fn main() -> ExitCode {
-    let helper = rbdkit_sandbox::serve_if_asked()
+    let helper = registry::serve_foreign_plugin_if_asked()
+        .or_else(rbdkit_sandbox::serve_if_asked)
         .or_else(rbdkit_oci::serve_if_asked)
         .or_else(|| rbdkit_launcher::serve_if_asked(registry::STARTS))
         .or_else(|| rbdkit_launcher::serve_opener_if_asked(&[registry::OPENS, &[tls::OPEN]].concat()))

@@ -6,12 +6,13 @@ use std::io::Write as _;
 use rbdkit_parameters::{Missing, assign};
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::text::plain;
-use rbdkit_plugin_api::{ConfigError, Param, PluginInfo, ThreadModel};
+use rbdkit_plugin_api::{ConfigError, Param, Plugin, PluginInfo, ThreadModel};
+use rbdkit_sandbox::Module;
 use rbdkit_server::ServerLimits;
 
 use super::layers::{self, Ends};
 use crate::cli::{Action, FilterSource, Plan, help};
-use crate::registry;
+use crate::registry::{self, Found};
 
 /// This program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -55,12 +56,12 @@ pub fn print(program: &str, plan: &Plan) -> Result<(), ConfigError> {
     }
 }
 
-fn info(plan: &Plan) -> Result<Option<&'static PluginInfo>, ConfigError> {
-    plan.plugin.as_deref().map(registry::plugin).transpose()
+fn found(plan: &Plan) -> Result<Option<Found>, ConfigError> {
+    plan.plugin.as_deref().map(|name| layers::find_plugin(plan, name)).transpose()
 }
 
 fn help_text(plan: &Plan) -> Result<String, ConfigError> {
-    let plugin = info(plan)?;
+    let plugin = found(plan)?;
     let filters = layers::load(plan, &Ends::default())?;
     if plugin.is_none() && filters.is_empty() {
         return Ok(help::usage(&ServerLimits::default().table(), registry::plugins(), registry::filters()));
@@ -78,7 +79,7 @@ fn help_text(plan: &Plan) -> Result<String, ConfigError> {
             specs: &told.params,
         }));
     }
-    text.extend(plugin.map(help::plugin));
+    text.extend(plugin.map(|found| found.foreign.map_or_else(|| help::plugin(found.info), |foreign| foreign.help())));
     Ok(text)
 }
 
@@ -105,13 +106,18 @@ fn plugin_version(program: &str) -> String {
 /// Scripts ask `--version` whether a plugin or filter can be loaded.
 fn version(program: &str, plan: &Plan) -> Result<String, ConfigError> {
     let mut text = format!("{}\n", versions(program));
-    let plugin = info(plan)?;
+    let plugin = found(plan)?;
     for filter in layers::load(plan, &Ends::default())? {
         let told = filter.description();
         let _ = writeln!(text, "{} {}", told.name, told.version);
     }
-    if let Some(info) = plugin {
-        let _ = writeln!(text, "{} {}", info.name, plugin_version(program));
+    if let Some(Found { info, foreign }) = plugin {
+        let version = match foreign {
+            Some(foreign) => foreign.version().map(str::to_string),
+            None => Some(plugin_version(program)),
+        };
+        let words = [Some(info.name.to_string()), version];
+        let _ = writeln!(text, "{}", words.into_iter().flatten().collect::<Vec<_>>().join(" "));
     }
     Ok(text)
 }
@@ -129,6 +135,7 @@ fn dump_config(program: &str) -> String {
     let prefix = directory.strip_suffix("/bin").unwrap_or("/usr/local");
     let (libdir, mandir) = (format!("{prefix}/lib"), format!("{prefix}/share/man"));
     let (major, minor, _) = NBDKIT_VERSION;
+    let plugindir = registry::foreign_directory().map_or(directory.into(), |path| path.display().to_string());
     let plugins: Vec<&str> = registry::plugins().map(|info| info.name).collect();
     let filters: Vec<&str> = registry::filters().collect();
     let lines: [(&str, &str); 30] = [
@@ -145,7 +152,8 @@ fn dump_config(program: &str) -> String {
         // Of nbdkit's interface between server and plugins.
         ("max_api_version", API_VERSION),
         ("name", program),
-        ("plugindir", directory),
+        // Where plugins of nbdkit are looked for.
+        ("plugindir", &plugindir),
         ("plugins", &plugins.join(" ")),
         ("rbdkit_version", VERSION),
         ("root_tls_certificates_dir", "/etc/pki/nbdkit"),
@@ -170,16 +178,49 @@ fn dump_config(program: &str) -> String {
 }
 
 fn dump_plugin(program: &str, plan: &Plan) -> Result<String, ConfigError> {
-    let Some(info) = info(plan)? else {
+    let Some(found) = found(plan)? else {
         return Ok(String::new());
     };
+    let info = found.info;
     let filters = layers::load(plan, &Ends::default())?;
     // As in nbdkit the plugin gets its parameters, but does not have to be complete.
-    let assignment = assign(&layers::declared(&filters, info), &plan.params, &plan.filter_params, Missing::Allowed)?;
+    let assignment = assign(&layers::declared(&filters, found), &plan.params, &plan.filter_params, Missing::Allowed)?;
     let mut plugin = (info.make)();
     for (key, value) in &assignment.plugin {
         plugin.config(Param { key, value })?;
     }
+    let mut text = match found.foreign {
+        Some(foreign) => foreign.dump()?,
+        None => of_built_in(program, info, &*plugin, &filters),
+    };
+    let mut line = |key: &str, value: &str| {
+        let _ = writeln!(text, "{key}={value}");
+    };
+    for (filter, source) in filters.iter().zip(&plan.filters) {
+        let told = filter.description();
+        let path = match source {
+            FilterSource::File { path, .. } => {
+                std::path::absolute(path).map_or_else(|_| path.display().to_string(), |path| path.display().to_string())
+            }
+            FilterSource::Registry(reference) => reference.to_string(),
+            FilterSource::Named(_) => binary(),
+        };
+        line(&format!("{}_name", told.name), &told.name);
+        line(&format!("{}_path", told.name), &path);
+        line("filter", &told.name);
+        line("filter_version", &told.version);
+        line("filter_thread_model", told.thread_model.name());
+        line("filter_transparent", if told.transparent { "yes" } else { "no" });
+        line("filter_recovery", told.recovery);
+        line("filter_exports", &told.exports.join(" "));
+        line("filter_imports", &told.imports.join(" "));
+        line("filter_params", &names(&told.params));
+    }
+    Ok(text)
+}
+
+/// The lines of a built-in plugin.
+fn of_built_in(program: &str, info: &PluginInfo, plugin: &dyn Plugin, filters: &[Module]) -> String {
     let mut text = String::new();
     let mut line = |key: &str, value: &str| {
         let _ = writeln!(text, "{key}={value}");
@@ -203,27 +244,7 @@ fn dump_plugin(program: &str, plan: &Plan) -> Result<String, ConfigError> {
     for (key, value) in plugin.dump_plugin() {
         line(&key, &value);
     }
-    for (filter, source) in filters.iter().zip(&plan.filters) {
-        let told = filter.description();
-        let path = match source {
-            FilterSource::File { path, .. } => {
-                std::path::absolute(path).map_or_else(|_| path.display().to_string(), |path| path.display().to_string())
-            }
-            FilterSource::Registry(reference) => reference.to_string(),
-            FilterSource::Named(_) => binary(),
-        };
-        line(&format!("{}_name", told.name), &told.name);
-        line(&format!("{}_path", told.name), &path);
-        line("filter", &told.name);
-        line("filter_version", &told.version);
-        line("filter_thread_model", told.thread_model.name());
-        line("filter_transparent", if told.transparent { "yes" } else { "no" });
-        line("filter_recovery", told.recovery);
-        line("filter_exports", &told.exports.join(" "));
-        line("filter_imports", &told.imports.join(" "));
-        line("filter_params", &names(&told.params));
-    }
-    Ok(text)
+    text
 }
 
 fn names(specs: &[ParamSpec]) -> String {

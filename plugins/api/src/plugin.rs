@@ -218,6 +218,32 @@ pub trait Plugin: Send + Sync + 'static {
         Ok(())
     }
 
+    /// The last step before the first client: called within the runtime, after the change to the
+    /// server's user. A plugin may start tasks from here on.
+    fn begin_serving(&self) -> BoxFuture<'_, Result<(), ConfigError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// [`Plugin::preconnect`] for a plugin that wants to know the client.
+    fn preconnect_client<'a>(&'a self, client: &'a Arc<Client>, readonly: bool) -> BoxFuture<'a, Result<()>> {
+        let _ = client;
+        self.preconnect(readonly)
+    }
+
+    /// [`Plugin::list_exports`] for a plugin that wants to know the client.
+    fn list_exports_for<'a>(
+        &'a self,
+        client: &'a Arc<Client>,
+        readonly: bool,
+    ) -> BoxFuture<'a, Result<Option<Vec<ExportEntry>>>> {
+        self.list_exports(readonly, client.is_tls())
+    }
+
+    /// [`Plugin::default_export`] for a plugin that wants to know the client.
+    fn default_export_for<'a>(&'a self, client: &'a Arc<Client>, readonly: bool) -> BoxFuture<'a, Result<String>> {
+        self.default_export(readonly, client.is_tls())
+    }
+
     /// A client has connected and has not negotiated yet. An error drops the connection.
     fn preconnect(&self, readonly: bool) -> BoxFuture<'_, Result<()>> {
         let _ = readonly;

@@ -12,7 +12,7 @@ fn memory() -> PluginSide<'static> {
         spec("allocator", ParamKind::String).alias("alloc"),
         ParamSpec::hidden("rdelay"),
     ];
-    PluginSide { name: "memory", specs, undeclared: Undeclared::Refused }
+    PluginSide { name: "memory", specs, undeclared: Undeclared::Refused, first_key: None }
 }
 
 fn stack<'a>(filters: &[(&'a str, &'a [ParamSpec])]) -> Stack<'a> {
@@ -155,7 +155,7 @@ fn bare_words_go_to_the_plugins_magic_key_even_if_a_filter_declares_it() {
     let specs = [spec("size", ParamKind::Size)];
     let mut stack = stack(&[("a", &specs)]);
     assert_eq!(shown(&assigned(&stack, "1G 2G").unwrap()), " | size=1G size=2G");
-    stack.plugin = PluginSide { name: "eval", specs: vec![], undeclared: Undeclared::Taken };
+    stack.plugin = PluginSide { name: "eval", specs: vec![], undeclared: Undeclared::Taken, first_key: None };
     let error = assigned(&stack, "1G").unwrap_err();
     assert_eq!(error, "eval: expecting key=value on the command line but got: 1G");
 }

@@ -183,8 +183,14 @@ fn what_cdi_and_virt_v2v_ask_of_vddk_is_a_plan() {
 }
 
 #[test]
-fn native_filters_are_refused_by_name() {
-    assert!(mistake("--filter=./x.so null").contains("native .so filters cannot be loaded"));
+fn plugins_of_nbdkit_are_taken_and_its_filters_are_refused_by_name() {
+    for line in ["./nbdkit-x-plugin.so", "/usr/lib/x", "x.so"] {
+        assert_eq!(plan(line).plugin.as_deref(), Some(line));
+    }
+    assert_eq!(plan("--plugindir=/opt python x").plugindir.as_deref(), Some("/opt".as_ref()));
+    assert!(mistake("--filter=./x.so null").contains("filters of nbdkit cannot be loaded"));
+    let url = mistake("https://me:secret@host/disk.img");
+    assert!(url.contains("the name of a plugin has to stand before a URL") && !url.contains("secret"), "{url}");
 }
 
 #[test]

@@ -94,9 +94,9 @@ fn shows(plan: &Plan, name: &str) -> bool {
 }
 
 /// Warns of debug flags that do not exist here. `layers` are the names of the plugin and the
-/// filters.
-pub fn warn_of_unknown_flags(plan: &Plan, layers: &[&str]) {
-    for flag in &plan.debug_flags {
+/// filters. A plugin of nbdkit has flags of its own, which its process looks for.
+pub fn warn_of_unknown_flags(plan: &Plan, is_foreign: bool, layers: &[&str]) {
+    for flag in plan.debug_flags.iter().filter(|flag| flag.name == "nbdkit" || !is_foreign) {
         let (name, flag) = (&flag.name, &flag.flag);
         match name.as_str() {
             "nbdkit" if SERVER_FLAGS.contains(&flag.as_str()) => {}
