@@ -120,6 +120,31 @@ fn virt_v2v_serves_local_disks_and_other_servers() {
 }
 
 #[test]
+fn virt_v2v_writes_its_output() {
+    let (dir, nbdkit) = installed();
+    let source = dir.file("converted.img", &pattern(0, 1 << 20));
+    let options = ["--threads", "16", "-D", "nbdkit.backend.datapath=0"];
+    let v2v = || {
+        Launch::new(options)
+            .program(nbdkit.clone())
+            .socket_options(&["--name", "out", "--exit-with-parent", "--foreground", "--unix"], "--pidfile")
+    };
+    let copy = |uri: &str| tool("nbdcopy", [source.to_str().expect("UTF-8"), uri]).ok();
+    // The disks exist when the server starts, and it finds them by their names.
+    std::fs::create_dir(dir.join("storage")).expect("a directory");
+    let disk = dir.sparse_file("storage/guest-sda", 1 << 20);
+    let storage = v2v().args(["--filter", "count", "file"]).path("dir", &dir.join("storage")).arg("cache=none").start();
+    copy(&format!("nbd+unix:///guest-sda?socket={}", storage.socket().display()));
+    assert!(std::fs::read(&disk).expect("the disk") == pattern(0, 1 << 20));
+    let one = dir.sparse_file("one.img", 1 << 20);
+    copy(&v2v().arg("file").path("file", &one).arg("cache=none").start().uri());
+    assert!(std::fs::read(&one).expect("the disk") == pattern(0, 1 << 20));
+    let null = v2v().args(["null", "size=7E"]).start();
+    assert_eq!(tool("nbdinfo", ["--size", &null.uri()]).ok(), format!("{}\n", 7_u64 << 60));
+    copy(&null.uri());
+}
+
+#[test]
 fn cdi_reads_a_disk_over_http() {
     let (dir, nbdkit) = installed();
     // user:password in base64
