@@ -61,7 +61,8 @@ fn what_virt_v2v_probes_is_there() {
     let config = shell(&dir, "nbdkit --dump-config").ok();
     let version = config.lines().find_map(|line| line.strip_prefix("version=")).expect("a version");
     let numbers: Vec<u32> = version.split('.').map(|number| number.parse().expect("a number")).collect();
-    assert!(numbers.len() == 3 && numbers >= vec![1, 45, 11], "{version}");
+    let [major, minor, release] = numbers[..] else { panic!("{version}") };
+    assert!((major, minor, release) >= (1, 45, 11), "{version}");
     assert!(shell(&dir, "nbdkit --version").ok().starts_with(&format!("nbdkit {version} (")));
 }
 
@@ -117,6 +118,31 @@ fn virt_v2v_serves_local_disks_and_other_servers() {
     let proxy = v2v().args(["nbd", &format!("uri={}", local.uri())]).start();
     let mut client = proxy.client();
     assert!(client.read(0, 4096).expect("the first bytes") == pattern(0, 4096));
+}
+
+#[test]
+fn virt_v2v_writes_its_output() {
+    let (dir, nbdkit) = installed();
+    let source = dir.file("converted.img", &pattern(0, 1 << 20));
+    let options = ["--threads", "16", "-D", "nbdkit.backend.datapath=0"];
+    let v2v = || {
+        Launch::new(options)
+            .program(nbdkit.clone())
+            .socket_options(&["--name", "out", "--exit-with-parent", "--foreground", "--unix"], "--pidfile")
+    };
+    let copy = |uri: &str| tool("nbdcopy", [source.to_str().expect("UTF-8"), uri]).ok();
+    // The disks exist when the server starts, and it finds them by their names.
+    std::fs::create_dir(dir.join("storage")).expect("a directory");
+    let disk = dir.sparse_file("storage/guest-sda", 1 << 20);
+    let storage = v2v().args(["--filter", "count", "file"]).path("dir", &dir.join("storage")).arg("cache=none").start();
+    copy(&format!("nbd+unix:///guest-sda?socket={}", storage.socket().display()));
+    assert!(std::fs::read(&disk).expect("the disk") == pattern(0, 1 << 20));
+    let one = dir.sparse_file("one.img", 1 << 20);
+    copy(&v2v().arg("file").path("file", &one).arg("cache=none").start().uri());
+    assert!(std::fs::read(&one).expect("the disk") == pattern(0, 1 << 20));
+    let null = v2v().args(["null", "size=7E"]).start();
+    assert_eq!(tool("nbdinfo", ["--size", &null.uri()]).ok(), format!("{}\n", 7_u64 << 60));
+    copy(&null.uri());
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rbdkit_plugin_api::ConfigError;
 use rbdkit_plugin_api::text::plain;
@@ -55,7 +55,7 @@ impl Expansion<'_> {
         }
     }
 
-    fn take_file(&mut self, file: &PathBuf, depth: usize) -> Result<(), ConfigError> {
+    fn take_file(&mut self, file: &Path, depth: usize) -> Result<(), ConfigError> {
         let failed = |what: &dyn std::fmt::Display| error(format!("@{}: {what}", file.display()));
         if depth == MAX_DEPTH {
             return Err(failed(&format_args!("files with parameters name each other more than {MAX_DEPTH} deep")));
