@@ -10,13 +10,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rbdkit_plugin_api::{BlockSizes, Buffer, Capabilities, Errno, Error, Extents, Flags, Result, Support};
-use rustix::fs::{Advice, FallocateFlags, FileType, SeekFrom};
+use rbdkit_plugin_api::{Buffer, Capabilities, Errno, Error, Extents, Flags, Result, Support};
+use rustix::fs::{Advice, FallocateFlags, FileType, SeekFrom, Stat};
 use rustix::io::{Errno as Raw, ReadWriteFlags};
 use rustix::pipe::{SpliceFlags, splice};
 
 use crate::config::Access;
-use crate::device::Queue;
 use crate::error::failed;
 use crate::evict::Evict;
 use crate::source::Opened;
@@ -63,8 +62,6 @@ pub(crate) struct Disk {
     /// The logical block size of a block device, whose fallocate works in whole blocks.
     block: Option<u64>,
     rotational: bool,
-    /// Of a block device.
-    block_sizes: Option<BlockSizes>,
     extents: bool,
     evict: Option<Evict>,
     reads_now: Ability,
@@ -89,15 +86,13 @@ impl Disk {
         } else {
             (u64::try_from(stat.st_size).unwrap_or(0), None)
         };
-        let queue = is_device.then(|| Queue::of(&stat));
         // Only a hint.
         let _ = rustix::fs::fadvise(&fd, 0, None, access.advice);
         Ok(Disk {
             size,
             writable,
             block,
-            rotational: queue.as_ref().is_some_and(Queue::is_rotational),
-            block_sizes: queue.as_ref().map(Queue::block_sizes),
+            rotational: is_device && is_rotational(&stat),
             extents: rustix::fs::seek(&fd, SeekFrom::Hole(0)).is_ok(),
             evict: access.evict.then(Evict::default),
             reads_now: Ability::assumed(),
@@ -114,11 +109,6 @@ impl Disk {
 
     pub(crate) fn size(&self) -> u64 {
         self.size
-    }
-
-    /// None for a regular file, which works best at any size.
-    pub(crate) fn block_sizes(&self) -> Option<BlockSizes> {
-        self.block_sizes
     }
 
     pub(crate) fn capabilities(&self) -> Capabilities {
@@ -398,4 +388,13 @@ impl Disk {
         }
         Ok(extents)
     }
+}
+
+/// Whether a block device is rotational. A partition has the queue of its disk.
+fn is_rotational(stat: &Stat) -> bool {
+    let device = format!("/sys/dev/block/{}:{}", rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+    ["queue/rotational", "../queue/rotational"]
+        .iter()
+        .find_map(|file| std::fs::read_to_string(format!("{device}/{file}")).ok())
+        .is_some_and(|text| text.trim() == "1")
 }

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    BlockSizes, BoxFuture, Buffer, Capabilities, DiskId, Done, Extents, Flags, Handle, Op, Result, Span, run_blocking,
+    BoxFuture, Buffer, Capabilities, DiskId, Done, Extents, Flags, Handle, Op, Result, Span, run_blocking,
     run_blocking_with,
 };
 
@@ -53,10 +53,6 @@ impl Handle for FileHandle {
 
     fn disk(&self) -> BoxFuture<'_, Result<rbdkit_plugin_api::Disk>> {
         Box::pin(async { Ok(rbdkit_plugin_api::Disk::Is(self.id.clone())) })
-    }
-
-    fn block_size(&self) -> Op<Result<Option<BlockSizes>>> {
-        Op::Ready(Ok(self.disk.block_sizes()))
     }
 
     fn can(&self) -> Op<Result<Capabilities>> {

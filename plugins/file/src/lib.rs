@@ -13,13 +13,11 @@
 //! | [`served`] | which files are served |
 //! | [`handle`] | which requests run at once and which on a thread |
 //! | [`disk`] | the system calls, and what this file turned out not to support |
-//! | [`device`] | what the kernel tells of a block device |
 //! | [`evict`] | `reduce-memory-pressure` |
 //! | [`error`] | errors of system calls and of inherited descriptors |
 #![forbid(unsafe_code)]
 
 mod config;
-mod device;
 mod disk;
 mod error;
 mod evict;
@@ -133,8 +131,7 @@ impl Plugin for File {
     }
 
     fn optional_functions(&self) -> Vec<&'static str> {
-        let own =
-            ["unload", "dump_plugin", "list_exports", "close", "block_size", "can_write", "can_flush", "is_rotational"];
+        let own = ["unload", "dump_plugin", "list_exports", "close", "can_write", "can_flush", "is_rotational"];
         [&own[..], &DISK_FUNCTIONS].concat()
     }
 
