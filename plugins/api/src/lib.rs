@@ -44,7 +44,6 @@ mod quota;
 pub mod rate;
 pub mod schema;
 pub mod secrets;
-mod shutdown;
 mod span;
 pub mod stdin;
 mod storage;
@@ -70,6 +69,5 @@ pub use plugin::{DISK_FUNCTIONS, Handle, OpenArgs, OtherKeys, Param, Plugin, Plu
 pub use pool::Pool;
 pub use program::{find_own_program, own_program};
 pub use quota::{Held, Quota, Usage};
-pub use shutdown::Shutdown;
 pub use span::{Fill, Span};
 pub use types::{BlockSizes, Capabilities, ExportEntry, Flags, MAX_REQUEST, Support, ThreadModel};

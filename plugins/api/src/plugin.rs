@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use crate::access::AccessRights;
 use crate::buffer::Buffer;
 use crate::client::Client;
@@ -13,7 +15,6 @@ use crate::extents::Extents;
 use crate::op::{BoxFuture, Done, Op};
 use crate::schema::ParamSpec;
 use crate::secrets;
-use crate::shutdown::Shutdown;
 use crate::span::Span;
 use crate::types::{BlockSizes, Capabilities, ExportEntry, Flags, ThreadModel};
 use crate::units;
@@ -174,12 +175,6 @@ pub trait Handle: Send + Sync + 'static {
 /// before listening), `after_fork`, then for each connection `preconnect`, `list_exports` or
 /// `default_export`, `open`; at the end `cleanup`.
 pub trait Plugin: Send + Sync + 'static {
-    /// Gives the plugin what ends the server, before its first parameter. Not called for a plugin
-    /// that is only asked what it is (`--help`, `--dump-plugin`).
-    fn set_shutdown(&mut self, shutdown: Shutdown) {
-        let _ = shutdown;
-    }
-
     /// Takes one `key=value`. The server has checked it against [`PluginInfo::params`]: the key is
     /// declared (or the plugin takes other keys), and the value is of the declared kind.
     ///
@@ -207,6 +202,11 @@ pub trait Plugin: Send + Sync + 'static {
     /// Called in the process that serves. A plugin may start threads from here on.
     fn after_fork(&mut self) -> Result<(), ConfigError> {
         Ok(())
+    }
+
+    /// Gets what is notified to end the server. Called once, before the configuration.
+    fn set_shutdown(&mut self, shutdown: Arc<Notify>) {
+        let _ = shutdown;
     }
 
     /// A client has connected and has not negotiated yet. An error drops the connection.
