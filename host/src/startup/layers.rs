@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rbdkit_chain::{Chain, Layer, MAX_FILTERS};
 use rbdkit_parameters::{FilterSide, Missing, PluginSide, Stack, assign};
 use rbdkit_plugin_api::schema::ParamValue;
-use rbdkit_plugin_api::{ConfigError, Param, Plugin, PluginInfo, Pool, Shutdown, hex};
+use rbdkit_plugin_api::{ConfigError, Param, Plugin, PluginInfo, Pool, hex};
 use rbdkit_record::Recorder;
 use rbdkit_sandbox::{
     Compiler, FilterLimits, Host, Limits, Module, OnFault, Options, Power, Powers, Reloader, ServerLimits,
@@ -59,7 +59,7 @@ pub fn layers(plan: &Plan, ends: &Ends) -> Result<Layers, ConfigError> {
     for warning in &assignment.warnings {
         tracing::warn!("{warning}");
     }
-    let plugin = plugin(info, &assignment.plugin, ends)?;
+    let plugin = plugin(info, &assignment.plugin, &ends.shutdown)?;
     let given = stack.filters.iter().zip(&assignment.filters);
     let given: Vec<_> = given.map(|(filter, values)| record::given(filter.specs, values)).collect();
     let (mut layers, reloaders): (Vec<_>, Vec<_>) = configure(modules, assignment.filters, limits)?.into_iter().unzip();
@@ -97,9 +97,13 @@ pub fn find_plugin(plan: &Plan, name: &str) -> Result<Found, ConfigError> {
     registry::find_plugin(name, &options)
 }
 
-fn plugin(info: &PluginInfo, params: &[(String, OsString)], ends: &Ends) -> Result<Box<dyn Plugin>, ConfigError> {
+fn plugin(
+    info: &PluginInfo,
+    params: &[(String, OsString)],
+    shutdown: &Arc<Notify>,
+) -> Result<Box<dyn Plugin>, ConfigError> {
     let mut plugin = (info.make)();
-    plugin.set_shutdown(Shutdown::new(Arc::clone(&ends.shutdown)));
+    plugin.set_shutdown(Arc::clone(shutdown));
     for (key, value) in params {
         tracing::debug!(target: log::CONTROL, "{}: config key={key}", info.name);
         plugin.config(Param { key, value })?;

@@ -34,7 +34,7 @@ pub enum CommandEnd {
 }
 
 /// Serves until all requests have been answered after a signal, the end of the command, the wish of
-/// a layer (a filter's `server.shutdown`, a plugin's `Shutdown`; both do what SIGTERM does) or a
+/// a layer (a filter's `server.shutdown`, the plugin's own; both do what SIGTERM does) or a
 /// filter's fault. [`Signals`] passes signals on to the command while it runs.
 pub async fn watch(
     stop: &Stop,

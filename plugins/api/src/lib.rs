@@ -46,7 +46,6 @@ mod quota;
 pub mod rate;
 pub mod schema;
 pub mod secrets;
-mod shutdown;
 mod span;
 pub mod stdin;
 mod storage;
@@ -72,6 +71,5 @@ pub use plugin::{DISK_FUNCTIONS, Handle, OpenArgs, OtherKeys, Param, Plugin, Plu
 pub use pool::Pool;
 pub use program::{find_own_program, own_program};
 pub use quota::{Held, Quota, Usage};
-pub use shutdown::Shutdown;
 pub use span::{Fill, Span};
 pub use types::{BlockSizes, Capabilities, ExportEntry, Flags, MAX_REQUEST, RangeCommand, Support, ThreadModel};

@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use crate::access::AccessRights;
 use crate::buffer::Buffer;
 use crate::client::Client;
@@ -13,7 +15,6 @@ use crate::extents::Extents;
 use crate::op::{BoxFuture, Done, Op};
 use crate::schema::ParamSpec;
 use crate::secrets;
-use crate::shutdown::Shutdown;
 use crate::span::Span;
 use crate::types::{BlockSizes, Capabilities, ExportEntry, Flags, RangeCommand, ThreadModel};
 use crate::units;
@@ -183,12 +184,6 @@ pub trait Handle: Send + Sync + 'static {
 /// before listening), `after_fork`, then for each connection `preconnect`, `list_exports` or
 /// `default_export`, `open`; at the end `cleanup`.
 pub trait Plugin: Send + Sync + 'static {
-    /// Gives the plugin what ends the server, before its first parameter. Not called for a plugin
-    /// that is only asked what it is (`--help`, `--dump-plugin`).
-    fn set_shutdown(&mut self, shutdown: Shutdown) {
-        let _ = shutdown;
-    }
-
     /// Takes one `key=value`. The server has checked it against [`PluginInfo::params`]: the key is
     /// declared (or the plugin takes other keys), and the value is of the declared kind.
     ///
@@ -242,6 +237,11 @@ pub trait Plugin: Send + Sync + 'static {
     /// [`Plugin::default_export`] for a plugin that wants to know the client.
     fn default_export_for<'a>(&'a self, client: &'a Arc<Client>, readonly: bool) -> BoxFuture<'a, Result<String>> {
         self.default_export(readonly, client.is_tls())
+    }
+
+    /// Gets what is notified to end the server. Called once, before the configuration.
+    fn set_shutdown(&mut self, shutdown: Arc<Notify>) {
+        let _ = shutdown;
     }
 
     /// A client has connected and has not negotiated yet. An error drops the connection.

@@ -3,8 +3,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    Buffer, Capabilities, Client, Errno, Error, Extent, Flags, Handle, OpenArgs, Peer, Plugin, Result, Shutdown,
-    Support,
+    Buffer, Capabilities, Client, Errno, Error, Extent, Flags, Handle, OpenArgs, Peer, Plugin, Result, Support,
 };
 
 use super::*;
@@ -171,7 +170,7 @@ async fn exit_statuses_end_the_server_or_the_connection_and_answer() {
     ] {
         let notify = Arc::new(tokio::sync::Notify::new());
         let mut plugin = (INFO.make)();
-        plugin.set_shutdown(Shutdown::new(Arc::clone(&notify)));
+        plugin.set_shutdown(Arc::clone(&notify));
         let script = format!("head -c $3 /dev/zero; exit {status}");
         for (key, value) in [("get_size", "echo 1M"), ("pread", &script)] {
             plugin.config(Param { key, value: OsStr::new(value) }).unwrap();
@@ -192,7 +191,7 @@ async fn exit_statuses_end_the_server_or_the_connection_and_answer() {
 async fn a_script_that_ends_the_server_while_it_is_configured_ends_it_once_it_runs() {
     let notify = Arc::new(tokio::sync::Notify::new());
     let mut plugin = (INFO.make)();
-    plugin.set_shutdown(Shutdown::new(Arc::clone(&notify)));
+    plugin.set_shutdown(Arc::clone(&notify));
     for (key, value) in [("get_size", "echo 1M"), ("config", "exit 4"), ("some", "thing")] {
         plugin.config(Param { key, value: OsStr::new(value) }).unwrap();
     }

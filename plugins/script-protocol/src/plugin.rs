@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use rbdkit_plugin_api::{
     BoxFuture, ConfigError, DISK_FUNCTIONS, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, Result,
-    Shutdown, StopScope, ThreadModel, run_abandonable,
+    StopScope, ThreadModel, run_abandonable,
 };
+use tokio::sync::Notify;
 
 use crate::answers;
 use crate::handle::ScriptHandle;
@@ -32,8 +33,8 @@ pub enum ScriptPlugin<C> {
     Configuring {
         /// The parameters so far.
         configure: C,
-        /// What ends the server.
-        shutdown: Shutdown,
+        /// What is notified to end the server.
+        shutdown: Arc<Notify>,
     },
     /// From then on.
     Complete {
@@ -46,7 +47,7 @@ pub enum ScriptPlugin<C> {
 
 impl<C: Configure> Default for ScriptPlugin<C> {
     fn default() -> Self {
-        ScriptPlugin::Configuring { configure: C::default(), shutdown: Shutdown::default() }
+        ScriptPlugin::Configuring { configure: C::default(), shutdown: Arc::default() }
     }
 }
 
@@ -106,7 +107,7 @@ fn word(value: bool) -> &'static OsStr {
 }
 
 impl<C: Configure> Plugin for ScriptPlugin<C> {
-    fn set_shutdown(&mut self, ends: Shutdown) {
+    fn set_shutdown(&mut self, ends: Arc<Notify>) {
         if let ScriptPlugin::Configuring { shutdown, .. } = self {
             *shutdown = ends;
         }
@@ -122,7 +123,7 @@ impl<C: Configure> Plugin for ScriptPlugin<C> {
     fn config_complete(&mut self) -> Result<(), ConfigError> {
         let ScriptPlugin::Configuring { configure, shutdown } = self else { return Ok(()) };
         let mut scripts = std::mem::take(configure).complete()?;
-        scripts.set_shutdown(shutdown.clone());
+        scripts.set_shutdown(Arc::clone(shutdown));
         scripts.caller().call_plain("config_complete", &[])?;
         let model = ask_thread_model(&scripts)?;
         scripts.set_thread_model(model);

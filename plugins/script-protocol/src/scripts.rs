@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{fmt, io, thread};
 
-use rbdkit_plugin_api::{Abandoned, Client, ConfigError, Errno, Shutdown, StopScope, ThreadModel, lock};
+use rbdkit_plugin_api::{Abandoned, Client, ConfigError, Errno, StopScope, ThreadModel, lock};
 use rustix::io::Errno as Os;
+use tokio::sync::Notify;
 
 use crate::process::{self, Conditions, Output};
 use crate::running::Running;
@@ -65,8 +66,8 @@ pub struct Scripts {
     /// Held while a program runs, if only one may run at a time.
     alone: Option<Mutex<()>>,
     running: Running,
-    /// What ends the server, once the configuration is complete.
-    shutdown: Option<Shutdown>,
+    /// What is notified to end the server, once the configuration is complete.
+    shutdown: Option<Arc<Notify>>,
     /// A script has asked for the server's end.
     wants_shutdown: AtomicBool,
 }
@@ -120,9 +121,9 @@ impl Scripts {
     }
 
     /// Lets scripts end the server. One that asked for it before does so now.
-    pub(crate) fn set_shutdown(&mut self, shutdown: Shutdown) {
+    pub(crate) fn set_shutdown(&mut self, shutdown: Arc<Notify>) {
         if *self.wants_shutdown.get_mut() {
-            shutdown.request();
+            shutdown.notify_one();
         }
         self.shutdown = Some(shutdown);
     }
@@ -130,7 +131,7 @@ impl Scripts {
     fn shut_down(&self) {
         self.wants_shutdown.store(true, Ordering::Relaxed);
         if let Some(shutdown) = &self.shutdown {
-            shutdown.request();
+            shutdown.notify_one();
         }
     }
 

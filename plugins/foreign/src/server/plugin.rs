@@ -7,8 +7,10 @@ use std::time::Duration;
 use rbdkit_launcher::{Launcher, Order, Program};
 use rbdkit_plugin_api::{
     AccessRights, BoxFuture, Client, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, Result,
-    Shutdown, StopScope, ThreadModel, lock,
+    StopScope, ThreadModel, lock,
 };
+
+use tokio::sync::Notify;
 
 use super::channel::{Answer, MAX_ANSWER, Request};
 use super::handle::{ForeignHandle, Session};
@@ -37,7 +39,7 @@ pub(crate) struct ForeignPlugin {
     /// One start at a time.
     starting: tokio::sync::Mutex<()>,
     stopped: Mutex<Option<StopScope>>,
-    shutdown: Shutdown,
+    shutdown: Arc<Notify>,
 }
 
 impl ForeignPlugin {
@@ -50,7 +52,7 @@ impl ForeignPlugin {
             running: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
             stopped: Mutex::default(),
-            shutdown: Shutdown::default(),
+            shutdown: Arc::default(),
         }
     }
 
@@ -93,7 +95,7 @@ impl ForeignPlugin {
     }
 
     fn take_over(&self, control: std::os::fd::OwnedFd, program: Program) -> std::io::Result<Arc<Running>> {
-        let running = Running::new(self.name(), control, program, self.shutdown.clone())?;
+        let running = Running::new(self.name(), control, program, Arc::clone(&self.shutdown))?;
         *lock(&self.running) = Some(Arc::clone(&running));
         // A stop that came meanwhile has not reached it.
         if let Some(scope) = *lock(&self.stopped) {
@@ -155,7 +157,7 @@ impl Plugin for ForeignPlugin {
         self.module()?.call(kind::GET_READY).map(drop)
     }
 
-    fn set_shutdown(&mut self, shutdown: Shutdown) {
+    fn set_shutdown(&mut self, shutdown: Arc<Notify>) {
         self.shutdown = shutdown;
     }
 

@@ -9,9 +9,11 @@ use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::Duration;
 
 use rbdkit_launcher::{Program, packet};
-use rbdkit_plugin_api::{Client, Ending, Errno, Error, Result, Shutdown, StopScope, lock};
+use rbdkit_plugin_api::{Client, Ending, Errno, Error, Result, StopScope, lock};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tokio::io::unix::AsyncFd;
+
+use tokio::sync::Notify;
 
 use super::channel::{Channel, Why};
 use super::handle::Session;
@@ -30,7 +32,7 @@ pub(crate) struct Running {
     state: Mutex<RunningState>,
     ended: Condvar,
     /// Notified when the plugin asks the server to end.
-    shutdown: Shutdown,
+    shutdown: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -56,7 +58,7 @@ impl Running {
         name: &'static str,
         control: OwnedFd,
         program: Program,
-        shutdown: Shutdown,
+        shutdown: Arc<Notify>,
     ) -> io::Result<Arc<Running>> {
         fcntl_setfl(&control, fcntl_getfl(&control)? | OFlags::NONBLOCK)?;
         let listened = watched(control.try_clone()?)?;
@@ -160,7 +162,7 @@ impl Running {
                 let (connection, text) = (fields.number()?, shown(fields.text()?));
                 self.log(which, connection, &text);
             }
-            kind::SHUTDOWN => self.shutdown.request(),
+            kind::SHUTDOWN => self.shutdown.notify_one(),
             kind::DISCONNECT => {
                 let (id, force) = (fields.number()?, fields.byte()? != 0);
                 let client = lock(&self.state).connections.get(&id).and_then(|one| one.client.upgrade());
