@@ -42,3 +42,6 @@ pub use keys::KeyFile;
 pub use priority::Priority;
 pub use server::{ClientCertificates, ServerTls};
 pub use session::{Handshake, PeerNames, Session};
+
+#[cfg(test)]
+mod tests;

@@ -97,7 +97,10 @@ impl Tcp {
         let front = front.args(more).start();
         match size(&front) {
             finished if finished.code == 0 => Ok(()),
-            _ => Err(front.stderr()),
+            _ => {
+                front.wait_for_log("nbd: server at ");
+                Err(front.stderr())
+            }
         }
     }
 }
