@@ -304,8 +304,10 @@ impl Handshake {
                 self.reply_format = ReplyFormat::Structured;
                 reply(out, option, rep::ACK, &[]);
             }
-            opt::STARTTLS if self.encrypted => error(out, option, rep::ERR_INVALID, "TLS is in use already"),
-            opt::STARTTLS if self.config.tls == TlsPolicy::Off => {
+            opt::STARTTLS if data.is_empty() && self.encrypted => {
+                error(out, option, rep::ERR_INVALID, "TLS is in use already")
+            }
+            opt::STARTTLS if data.is_empty() && self.config.tls == TlsPolicy::Off => {
                 error(out, option, rep::ERR_UNSUP, "TLS is switched off");
             }
             opt::STARTTLS if data.is_empty() => return Ok(Some(HandshakeAction::StartTls)),

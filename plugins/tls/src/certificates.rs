@@ -157,8 +157,8 @@ pub(crate) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The first of the default directories that has the files that `role` needs. `program` is a part of
-/// their names. Root has one directory, everybody else has two in the home directory.
+/// The first of the default directories that has the files that `role` needs. `program` is a part
+/// of their names. Root has one directory, everybody else has two in the home directory.
 pub fn directory_with_certificates(program: &str, role: Role, root: bool, home: Option<&Path>) -> Option<PathBuf> {
     let candidates = match (root, home) {
         (true, _) => vec![Path::new("/etc/pki").join(program)],

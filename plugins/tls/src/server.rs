@@ -62,8 +62,8 @@ impl ServerTls {
         Ok(ServerTls { settings, clients: ClientCertificates::NotAsked, priority, key_log })
     }
 
-    /// Of a server with certificates: takes others for the sessions that begin from now on. If they are wrong, the old
-    /// ones stay.
+    /// Of a server with certificates: takes others for the sessions that begin from now on. If they
+    /// are wrong, the old ones stay.
     ///
     /// # Errors
     /// One line that says which file is wrong and why.

@@ -5,9 +5,9 @@
 //!
 //! # Memory
 //!
-//! A session that waits holds no bytes of either direction, besides a started record. One that reads
-//! holds up to [`Session::MAX_READ`] encrypted bytes and two records of decrypted ones. One that
-//! writes holds what the caller lets it encrypt at a time, until the other end has taken it.
+//! A session that waits holds no bytes of either direction, besides a started record. One that
+//! reads holds up to [`Session::MAX_READ`] encrypted bytes and two records of decrypted ones. One
+//! that writes holds what the caller lets it encrypt at a time, until the other end has taken it.
 
 use std::io::{self, IoSlice, Read, Write};
 

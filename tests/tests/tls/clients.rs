@@ -176,7 +176,7 @@ fn verify_peer_lets_in_clients_of_the_authority_only() {
         std::fs::copy(foreign.file(file), without.join(file)).unwrap();
     }
     size(&uri(&without)).fails();
-    server.wait_for_log("invalid peer certificate: UnknownIssuer");
+    server.wait_for_log("invalid peer certificate: ");
     // With one whose time is over.
     pki.client("activation_date = 2020-01-01\nexpiration_date = 2021-01-01\n");
     size(&pki.uri(server.socket())).fails();
