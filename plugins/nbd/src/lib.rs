@@ -87,8 +87,8 @@ fn params() -> Vec<ParamSpec> {
             .help("Try to connect this many times more, a second apart"),
         ParamSpec::hidden("vsock"),
         ParamSpec::string("tls")
-            .placeholder("off|on|require")
-            .help("Do not encrypt the connection, encrypt it if the server can, or require it"),
+            .placeholder("MODE")
+            .help("off: do not encrypt the connection; on: encrypt it if the server can; require"),
         ParamSpec::path("tls-certificates").placeholder("DIR").help("The directory of X.509 certificates"),
         ParamSpec::bool("tls-verify")
             .alias("tls-verify-peer")
