@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use rbdkit_plugin_api::{ConfigError, Param, units};
 
-use crate::tls::{TlsMode, TlsParameters};
+use crate::tls_parameters::{TlsMode, TlsParameters};
 use crate::uri::{self, Place};
 use crate::uri_tls;
 

@@ -10,7 +10,7 @@
 //! | [`config`], [`uri`], [`uri_tls`] | the parameters |
 //! | [`connect`] | reaching the server: TCP, Unix, an inherited socket, a program that is started |
 //! | [`handshake`], [`start_tls`] | the negotiation |
-//! | [`tls`] | encryption: certificates and keys |
+//! | [`tls_parameters`], [`tls`] | encryption: certificates and keys |
 //! | [`connection`], [`table`], [`wire`] | requests in flight |
 //! | [`ranges`], [`replies`] | their answers |
 //! | [`handle`] | what a client sees |
@@ -28,6 +28,7 @@ mod replies;
 mod start_tls;
 mod table;
 mod tls;
+mod tls_parameters;
 mod upstream;
 mod uri;
 mod uri_tls;
