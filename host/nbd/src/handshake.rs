@@ -276,8 +276,10 @@ impl Handshake {
                 error(out, option, rep::ERR_UNSUP, "structured replies are switched off");
             }
             opt::STRUCTURED_REPLY | opt::EXTENDED_HEADERS if data.is_empty() => self.better_replies(option, out),
-            opt::STARTTLS if self.encrypted => error(out, option, rep::ERR_INVALID, "TLS is in use already"),
-            opt::STARTTLS if self.config.tls == TlsPolicy::Off => {
+            opt::STARTTLS if data.is_empty() && self.encrypted => {
+                error(out, option, rep::ERR_INVALID, "TLS is in use already");
+            }
+            opt::STARTTLS if data.is_empty() && self.config.tls == TlsPolicy::Off => {
                 error(out, option, rep::ERR_UNSUP, "TLS is switched off");
             }
             opt::STARTTLS if data.is_empty() => return Ok(Some(HandshakeAction::StartTls)),

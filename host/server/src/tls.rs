@@ -20,9 +20,9 @@ use rustix::net::{SendAncillaryBuffer, SendFlags};
 const IDLE: u64 = 32 << 10;
 
 /// The most bytes of replies that are encrypted at a time: four records, which go to the socket in
-/// one system call. They fit into a processor's own cache, and the client can decrypt them while the
-/// next ones are encrypted. The allocator keeps 128 KiB for the next ones; it would give more back to
-/// the system each time.
+/// one system call. They fit into a processor's own cache, and the client can decrypt them while
+/// the next ones are encrypted. The allocator keeps 128 KiB for the next ones; it would give more
+/// back to the system each time.
 const LONG: usize = 64 << 10;
 
 /// What may be added to the last piece, so that a reply's header does not make a piece of its own.

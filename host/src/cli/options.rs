@@ -206,7 +206,7 @@ pub(super) struct Options {
     #[arg(long = "timeout", value_name = "TIME")]
     pub(super) timeout: Option<OsString>,
 
-    /// Do not let clients use TLS, let them, or require it (default: on if there are certificates)
+    /// Do not let clients use TLS, let them, or require it (default: on with certificates)
     #[arg(long = "tls", value_name = "off|on|require")]
     pub(super) tls: Option<OsString>,
 

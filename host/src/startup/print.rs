@@ -172,7 +172,7 @@ fn dump_config(program: &str) -> String {
         ("vsock", "yes"),
         ("wasm_filter_interface", "rbdkit:filter@0.1.0"),
         ("wasm_filters", "yes"),
-        ("zstd", "no"),
+        ("zstd", "yes"),
     ];
     lines.into_iter().map(|(key, value)| format!("{key}={value}\n")).collect()
 }

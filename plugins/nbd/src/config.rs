@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use rbdkit_plugin_api::{ConfigError, Param, units};
 
-use crate::tls::{TlsMode, TlsParameters};
+use crate::tls_parameters::{TlsMode, TlsParameters};
 use crate::uri::{self, Place};
 use crate::uri_tls;
 
@@ -111,7 +111,7 @@ impl Config {
             "tls-psk" => self.tls.psk = Some(file(param)?),
             "tls-username" => self.tls.username = Some(param.text()?.to_owned()),
             "tls-hostname" => self.tls.hostname = Some(param.text()?.to_owned()),
-            "tls-verify" => self.tls.verify = Some(param.bool()?),
+            "tls-verify" | "tls-verify-peer" => self.tls.verify = Some(param.bool()?),
             _ => return Err(param.unknown("nbd")),
         }
         Ok(())

@@ -10,7 +10,7 @@
 //! | [`config`], [`uri`], [`uri_tls`] | the parameters |
 //! | [`connect`] | reaching the server: TCP, Unix, an inherited socket, a program that is started |
 //! | [`handshake`], [`start_tls`] | the negotiation |
-//! | [`tls`] | encryption: certificates and keys |
+//! | [`tls_parameters`], [`tls`] | encryption: certificates and keys |
 //! | [`connection`], [`table`], [`wire`] | requests in flight |
 //! | [`ranges`], [`replies`] | their answers |
 //! | [`handle`] | what a client sees |
@@ -28,6 +28,7 @@ mod replies;
 mod start_tls;
 mod table;
 mod tls;
+mod tls_parameters;
 mod upstream;
 mod uri;
 mod uri_tls;
@@ -87,8 +88,8 @@ fn params() -> Vec<ParamSpec> {
             .help("Try to connect this many times more, a second apart"),
         ParamSpec::hidden("vsock"),
         ParamSpec::string("tls")
-            .placeholder("off|on|require")
-            .help("Do not encrypt the connection, encrypt it if the server can, or require it"),
+            .placeholder("MODE")
+            .help("off: do not encrypt the connection; on: encrypt it if the server can; require"),
         ParamSpec::path("tls-certificates").placeholder("DIR").help("The directory of X.509 certificates"),
         ParamSpec::bool("tls-verify")
             .alias("tls-verify-peer")

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use rbdkit_plugin_api::units;
 
-use crate::tls::{TlsMode, TlsParameters};
+use crate::tls_parameters::{TlsMode, TlsParameters};
 use crate::uri::{UriError, decode};
 
 /// Reads what a URI says of TLS. Without the scheme `nbds` it says nothing.

@@ -92,8 +92,8 @@ impl Socket {
         (self.fd.into_inner(), session)
     }
 
-    /// Agrees upon TLS with the other side. From then on everything is encrypted. It returns version
-    /// and cipher for the log.
+    /// Agrees upon TLS with the other side. From then on everything is encrypted. It returns
+    /// version and cipher for the log.
     pub async fn start_tls(&self, mut session: Session) -> io::Result<String> {
         let mut step = session.handshake(&mut Wire(self.fd.get_ref()))?;
         while step != Handshake::Done {

@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use zeroize::Zeroizing;
 
 use crate::error::TlsError;
+use crate::files::read_bounded;
 use crate::with_openssl;
 
 /// The certificate of the authority, or several.
@@ -46,9 +47,6 @@ impl Role {
         file == CA || (self == Role::Server && file != CRL)
     }
 }
-
-/// The longest file, in bytes. A revocation list with 10,000 entries has 400 KB.
-const MAX_FILE: u64 = 16 << 20;
 
 /// What the files contain. It is not parsed yet.
 pub struct CertificateFiles {
@@ -146,19 +144,8 @@ fn certificates(pem: &[u8], file: &str) -> Result<Vec<CertificateDer<'static>>, 
     }
 }
 
-/// The content of a file that is not longer than [`MAX_FILE`].
-pub(crate) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    use std::io::Read;
-    let mut content = Vec::new();
-    std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut content)?;
-    match content.len() as u64 > MAX_FILE {
-        true => Err(io::Error::other("is longer than 16 MiB")),
-        false => Ok(content),
-    }
-}
-
-/// The first of the default directories that has the files that `role` needs. `program` is a part of
-/// their names. Root has one directory, everybody else has two in the home directory.
+/// The first of the default directories that has the files that `role` needs. `program` is a part
+/// of their names. Root has one directory, everybody else has two in the home directory.
 pub fn directory_with_certificates(program: &str, role: Role, root: bool, home: Option<&Path>) -> Option<PathBuf> {
     let candidates = match (root, home) {
         (true, _) => vec![Path::new("/etc/pki").join(program)],

@@ -8,8 +8,9 @@ use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-use crate::certificates::{CertificateFiles, read_bounded, roots};
+use crate::certificates::{CertificateFiles, roots};
 use crate::error::TlsError;
+use crate::files::read_bounded;
 use crate::key_log::KeyLogFile;
 use crate::keys::KeyFile;
 use crate::priority::Priority;
@@ -31,13 +32,13 @@ pub enum ServerIdentity {
     Unverified,
 }
 
-enum Settings {
+enum ClientSettings {
     Certificates { config: Arc<ClientConfig>, name: ServerName<'static> },
     Keys(SslContext),
 }
 
 /// Makes the sessions of a client.
-pub struct ClientTls(Settings);
+pub struct ClientTls(ClientSettings);
 
 impl ClientTls {
     /// With certificates. Without files the authorities are those that the system trusts.
@@ -102,7 +103,7 @@ impl ClientTls {
                 ServerName::try_from("localhost").map_err(|error| failed(&error))?
             }
         };
-        Ok(ClientTls(Settings::Certificates { config: Arc::new(config), name }))
+        Ok(ClientTls(ClientSettings::Certificates { config: Arc::new(config), name }))
     }
 
     /// With the key of this user.
@@ -112,7 +113,7 @@ impl ClientTls {
     pub fn with_keys(keys: &KeyFile, user: &str, key_log: Option<KeyLogFile>) -> Result<ClientTls, TlsError> {
         let shown: String = user.chars().map(|c| if rbdkit_plugin_api::text::is_hidden(c) { '?' } else { c }).collect();
         let key = keys.key(user.as_bytes()).ok_or_else(|| TlsError::new(format!("has no key for user '{shown}'")))?;
-        Ok(ClientTls(Settings::Keys(with_openssl::client(user, key, &Priority::default(), key_log)?)))
+        Ok(ClientTls(ClientSettings::Keys(with_openssl::client(user, key, &Priority::default(), key_log)?)))
     }
 
     /// The session of a connection.
@@ -121,13 +122,13 @@ impl ClientTls {
     /// The library refuses; it has no memory, for example.
     pub fn connect(&self) -> Result<Session, TlsError> {
         match &self.0 {
-            Settings::Certificates { config, name } => {
+            ClientSettings::Certificates { config, name } => {
                 let connection = ClientConnection::new(Arc::clone(config), name.clone());
                 let connection = connection.map_err(|error| TlsError::of_library(&error))?;
-                Ok(Session::with_certificates(with_rustls::Engine::new(connection)))
+                Ok(Session::with_certificates(with_rustls::CertificateEngine::new(connection)))
             }
-            Settings::Keys(context) => {
-                Ok(Session::with_keys(with_openssl::Engine::new(context, with_openssl::End::Client)?))
+            ClientSettings::Keys(context) => {
+                Ok(Session::with_keys(with_openssl::KeyEngine::new(context, with_openssl::End::Client)?))
             }
         }
     }

@@ -1,9 +1,9 @@
 //! `SSLKEYLOGFILE`: the secrets of each connection, for a program that decrypts a recording.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -29,7 +29,12 @@ impl KeyLogFile {
         let Some(path) = std::env::var_os("SSLKEYLOGFILE").filter(|path| !path.is_empty()) else { return Ok(None) };
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
         let failed = |error| TlsError::new(format!("SSLKEYLOGFILE={}: {error}", Path::new(&path).display()));
-        Ok(Some(KeyLogFile::new(file.map_err(failed)?)))
+        let file = file.map_err(failed)?;
+        // libcurl makes the same file when the program starts, open to others.
+        if file.metadata().is_ok_and(|told| told.len() == 0) {
+            let _ = file.set_permissions(Permissions::from_mode(0o600));
+        }
+        Ok(Some(KeyLogFile::new(file)))
     }
 
     /// Appends a line in NSS's format, without its end.

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use crate::certificates::read_bounded;
 use crate::error::TlsError;
+use crate::files::read_bounded;
 
 /// The longest name of a user, in bytes: OpenSSL's limit on an identity.
 const MAX_USER: usize = 128;

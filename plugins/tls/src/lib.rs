@@ -24,12 +24,14 @@
 mod certificates;
 mod client;
 mod error;
+mod files;
 mod key_log;
 mod keys;
 mod names;
 mod priority;
 mod server;
 mod session;
+mod taken;
 mod verify;
 mod with_openssl;
 mod with_rustls;
@@ -41,4 +43,8 @@ pub use key_log::KeyLogFile;
 pub use keys::KeyFile;
 pub use priority::Priority;
 pub use server::{ClientCertificates, ServerTls};
-pub use session::{Handshake, PeerNames, Session};
+pub use session::{Handshake, Received, Session};
+pub use taken::PeerNames;
+
+#[cfg(test)]
+mod tests;

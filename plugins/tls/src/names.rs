@@ -1,5 +1,5 @@
-//! The names of subject and issuer in a certificate, as RFC 4514 writes them: the most specific part
-//! first, `CN=client,O=Company,C=DE`. GnuTLS writes them in the same form.
+//! The names of subject and issuer in a certificate, as RFC 4514 writes them: the most specific
+//! part first, `CN=client,O=Company,C=DE`. GnuTLS writes them in the same form.
 //!
 //! A certificate comes from the client. rustls has verified it, but has not looked at its names. So
 //! the reader takes nothing for granted: a name that it does not understand is none.

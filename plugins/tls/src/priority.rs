@@ -247,7 +247,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_a_priority_or_one_line(text in "(NORMAL|NONE|SECURE256|.{0,8})(:[-+!%]?[A-Z0-9.-]{0,12}|:.{0,9}){0,6}") {
+        fn any_text_is_a_priority_or_one_line(
+            text in "(NORMAL|NONE|SECURE256|.{0,8})(:[-+!%]?[A-Z0-9.-]{0,12}|:.{0,9}){0,6}",
+        ) {
             match Priority::parse(&text) {
                 Ok(priority) => prop_assert!(priority.tls12 || priority.tls13),
                 Err(error) => prop_assert!(error.to_string().chars().all(|c| !c.is_control())),

@@ -24,14 +24,14 @@ pub enum ClientCertificates {
     Required,
 }
 
-enum Settings {
+enum ServerSettings {
     Certificates(Arc<ServerConfig>),
     Keys(SslContext),
 }
 
 /// Makes the sessions of a server.
 pub struct ServerTls {
-    settings: Mutex<Arc<Settings>>,
+    settings: Mutex<Arc<ServerSettings>>,
     clients: ClientCertificates,
     priority: Priority,
     key_log: Option<KeyLogFile>,
@@ -49,7 +49,12 @@ impl ServerTls {
         key_log: Option<KeyLogFile>,
     ) -> Result<ServerTls, TlsError> {
         let config = config(files, clients, &priority, key_log.clone())?;
-        Ok(ServerTls { settings: Mutex::new(Arc::new(Settings::Certificates(config))), clients, priority, key_log })
+        Ok(ServerTls {
+            settings: Mutex::new(Arc::new(ServerSettings::Certificates(config))),
+            clients,
+            priority,
+            key_log,
+        })
     }
 
     /// With pre-shared keys.
@@ -58,18 +63,18 @@ impl ServerTls {
     /// The priority leaves no algorithms.
     pub fn with_keys(keys: KeyFile, priority: Priority, key_log: Option<KeyLogFile>) -> Result<ServerTls, TlsError> {
         let context = with_openssl::server(Arc::new(keys), &priority, key_log.clone())?;
-        let settings = Mutex::new(Arc::new(Settings::Keys(context)));
+        let settings = Mutex::new(Arc::new(ServerSettings::Keys(context)));
         Ok(ServerTls { settings, clients: ClientCertificates::NotAsked, priority, key_log })
     }
 
-    /// Of a server with certificates: takes others for the sessions that begin from now on. If they are wrong, the old
-    /// ones stay.
+    /// Of a server with certificates: takes others for the sessions that begin from now on. If they
+    /// are wrong, the old ones stay.
     ///
     /// # Errors
     /// One line that says which file is wrong and why.
     pub fn replace_certificates(&self, files: &CertificateFiles) -> Result<(), TlsError> {
         let config = config(files, self.clients, &self.priority, self.key_log.clone())?;
-        *lock(&self.settings) = Arc::new(Settings::Certificates(config));
+        *lock(&self.settings) = Arc::new(ServerSettings::Certificates(config));
         Ok(())
     }
 
@@ -80,13 +85,13 @@ impl ServerTls {
     pub fn accept(&self) -> Result<Session, TlsError> {
         let settings = Arc::clone(&lock(&self.settings));
         match &*settings {
-            Settings::Certificates(config) => {
+            ServerSettings::Certificates(config) => {
                 let connection =
                     ServerConnection::new(Arc::clone(config)).map_err(|error| TlsError::of_library(&error))?;
-                Ok(Session::with_certificates(with_rustls::Engine::new(connection)))
+                Ok(Session::with_certificates(with_rustls::CertificateEngine::new(connection)))
             }
-            Settings::Keys(context) => {
-                Ok(Session::with_keys(with_openssl::Engine::new(context, with_openssl::End::Server)?))
+            ServerSettings::Keys(context) => {
+                Ok(Session::with_keys(with_openssl::KeyEngine::new(context, with_openssl::End::Server)?))
             }
         }
     }

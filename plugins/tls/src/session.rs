@@ -5,32 +5,16 @@
 //!
 //! # Memory
 //!
-//! A session that waits holds no bytes of either direction, besides a started record. One that reads
-//! holds up to [`Session::MAX_READ`] encrypted bytes and two records of decrypted ones. One that
-//! writes holds what the caller lets it encrypt at a time, until the other end has taken it.
+//! A session that waits holds no bytes of either direction, besides a started record. One that
+//! reads holds up to [`Session::MAX_READ`] encrypted bytes and two records of decrypted ones. One
+//! that writes holds what the caller lets it encrypt at a time, until the other end has taken it.
 
 use std::io::{self, IoSlice, Read, Write};
 
 use crate::error::TlsError;
-use crate::{with_openssl, with_rustls};
-
-/// Decrypted bytes that were taken.
-pub(crate) enum Taken {
-    Bytes(usize),
-    /// More bytes of the other end are needed.
-    Nothing,
-    /// The other end has said that nothing more follows.
-    End,
-}
-
-/// What the other end's certificate says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PeerNames {
-    /// The subject's name as RFC 4514 writes it. None without a certificate.
-    pub subject: Option<String>,
-    /// The issuer's name.
-    pub issuer: Option<String>,
-}
+use crate::taken::{PeerNames, Taken};
+use crate::with_openssl::KeyEngine;
+use crate::with_rustls::CertificateEngine;
 
 /// How far a handshake is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +37,8 @@ pub struct Received {
 }
 
 enum Engine {
-    Certificates(Box<with_rustls::Engine>),
-    Keys(Box<with_openssl::Engine>),
+    Certificates(Box<CertificateEngine>),
+    Keys(Box<KeyEngine>),
 }
 
 macro_rules! engine {
@@ -87,11 +71,11 @@ impl Session {
     /// What is read at a time for a caller that wants little.
     const SHORT_READ: usize = 4096;
 
-    pub(crate) fn with_certificates(engine: with_rustls::Engine) -> Session {
+    pub(crate) fn with_certificates(engine: CertificateEngine) -> Session {
         Session::new(Engine::Certificates(Box::new(engine)))
     }
 
-    pub(crate) fn with_keys(engine: with_openssl::Engine) -> Session {
+    pub(crate) fn with_keys(engine: KeyEngine) -> Session {
         Session::new(Engine::Keys(Box::new(engine)))
     }
 

@@ -21,7 +21,7 @@ use crate::error::TlsError;
 use crate::key_log::KeyLogFile;
 use crate::keys::KeyFile;
 use crate::priority::Priority;
-use crate::session::Taken;
+use crate::taken::Taken;
 
 /// Slices shorter than this are copied together, so that they share a record.
 const SHORT: usize = 4096;
@@ -169,18 +169,18 @@ pub(crate) enum End {
 }
 
 /// A session's state.
-pub(crate) struct Engine {
+pub(crate) struct KeyEngine {
     stream: SslStream<Pipe>,
     end: End,
     handshaking: bool,
     short: Vec<u8>,
 }
 
-impl Engine {
-    pub(crate) fn new(context: &SslContext, end: End) -> Result<Engine, TlsError> {
+impl KeyEngine {
+    pub(crate) fn new(context: &SslContext, end: End) -> Result<KeyEngine, TlsError> {
         let ssl = Ssl::new(context).map_err(|error| failed(&error))?;
         let stream = SslStream::new(ssl, Pipe::default()).map_err(|error| failed(&error))?;
-        let mut engine = Engine { stream, end, handshaking: true, short: Vec::new() };
+        let mut engine = KeyEngine { stream, end, handshaking: true, short: Vec::new() };
         if let End::Client = end {
             // The client speaks first.
             engine.advance()?;

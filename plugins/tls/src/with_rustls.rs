@@ -9,7 +9,7 @@ use rustls::{CipherSuite, Connection, NamedGroup, SupportedProtocolVersion, vers
 use crate::error::TlsError;
 use crate::names;
 use crate::priority::Priority;
-use crate::session::{PeerNames, Taken};
+use crate::taken::{PeerNames, Taken};
 
 /// The algorithms of a priority.
 pub(crate) fn provider(priority: &Priority) -> Result<Arc<CryptoProvider>, TlsError> {
@@ -50,14 +50,14 @@ pub(crate) fn versions(priority: &Priority) -> Vec<&'static SupportedProtocolVer
 }
 
 /// A session's state.
-pub(crate) struct Engine(Connection);
+pub(crate) struct CertificateEngine(Connection);
 
-impl Engine {
-    pub(crate) fn new(connection: impl Into<Connection>) -> Engine {
+impl CertificateEngine {
+    pub(crate) fn new(connection: impl Into<Connection>) -> CertificateEngine {
         let mut connection = connection.into();
         // The session limits what it writes.
         connection.set_buffer_limit(None);
-        Engine(connection)
+        CertificateEngine(connection)
     }
 
     /// Takes bytes of the other end off the front of `bytes`. It may take only some of them.

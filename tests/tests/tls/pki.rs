@@ -6,7 +6,11 @@ use std::sync::OnceLock;
 use rbdkit_tests::{TempDir, tool};
 
 /// A directory with the files that nbdkit and libnbd look for.
-pub struct Pki(TempDir);
+pub struct Pki {
+    directory: TempDir,
+    /// The options of certtool for a key.
+    key: &'static [&'static str],
+}
 
 /// What the certificate of a server says besides its name.
 const SERVER: &str = "tls_www_server\nencryption_key\nsigning_key\n";
@@ -16,9 +20,13 @@ const CLIENT: &str = "tls_www_client\nencryption_key\nsigning_key\n";
 pub const CLIENT_NAME: &str = "CN=client.example.com,O=BigCo,L=New York,ST=New York,C=US";
 
 impl Pki {
-    /// An authority, a server called localhost, and a client.
+    /// An authority, a server called localhost, and a client, with elliptic keys.
     pub fn new() -> Pki {
-        let pki = Pki(TempDir::new());
+        Pki::with(&["--key-type=ecdsa", "--curve=secp256r1"])
+    }
+
+    fn with(key: &'static [&'static str]) -> Pki {
+        let pki = Pki { directory: TempDir::new(), key };
         pki.key("ca-key.pem");
         pki.template("ca", "cn = Test CA\nca\ncert_signing_key\ncrl_signing_key\nexpiration_days = 10\n");
         pki.certtool(&["--generate-self-signed", "--load-privkey=ca-key.pem", "--outfile=ca-cert.pem"], "ca");
@@ -27,10 +35,10 @@ impl Pki {
         pki
     }
 
-    /// One that the tests share which do not change it.
+    /// One with RSA, which the tests share that do not change it.
     pub fn shared() -> &'static Pki {
         static SHARED: OnceLock<Pki> = OnceLock::new();
-        SHARED.get_or_init(Pki::new)
+        SHARED.get_or_init(|| Pki::with(&["--key-type=rsa", "--bits=2048"]))
     }
 
     /// Makes a certificate for a server. `more` are further lines of its template.
@@ -62,13 +70,12 @@ impl Pki {
     }
 
     fn key(&self, name: &str) {
-        // Much quicker to make than RSA.
         let out = format!("--outfile={}", self.file(name).display());
-        tool("certtool", ["--generate-privkey", "--key-type=ecdsa", "--curve=secp256r1", &out]).ok();
+        tool("certtool", [&["--generate-privkey", &out], self.key].concat()).ok();
     }
 
     fn template(&self, name: &str, text: &str) {
-        self.0.file(&format!("{name}.info"), text.as_bytes());
+        self.directory.file(&format!("{name}.info"), text.as_bytes());
     }
 
     /// Runs certtool with paths in the directory.
@@ -83,12 +90,12 @@ impl Pki {
 
     /// The directory.
     pub fn path(&self) -> &Path {
-        self.0.path()
+        self.directory.path()
     }
 
     /// The path of a file.
     pub fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.directory.join(name)
     }
 
     /// The option for the server.

@@ -115,12 +115,8 @@ impl CallServer {
             return conn.open_next(conn.readonly, &conn.exportname).await;
         }
         let _turn = self.filter.turn_to_open(conn.client()).await?;
-        let open = OpenCall {
-            readonly: conn.readonly,
-            exportname: &conn.exportname,
-            tls: conn.client().is_tls(),
-            replayed: false,
-        };
+        let tls = conn.client().is_tls();
+        let open = OpenCall { readonly: conn.readonly, exportname: &conn.exportname, tls, replayed: false };
         conn.handle.store(self.ask(open).await?, Relaxed);
         self.ask(PrepareCall).await
     }

@@ -145,7 +145,10 @@ fn what_this_version_does_not_have_is_refused_in_one_line() {
     for (line, message) in [
         ("--tls=maybe null", "--tls=maybe: is not one of off, on, require"),
         ("--tls-psk= null", "--tls-psk: the name of the file is empty"),
-        ("--tls-priority=LEGACY null", "--tls-priority: 'LEGACY' is none of NORMAL"),
+        (
+            "--tls-priority=@SYSTEM null",
+            "--tls-priority: '@SYSTEM' names a file of the system's policy, which is not read",
+        ),
     ] {
         assert_eq!(mistake(line), message);
     }
