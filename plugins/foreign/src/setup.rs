@@ -215,8 +215,9 @@ impl Setup {
         self.load(messages)?;
         // The call that is under way may be that of the last parameter.
         let before = self.given.len() - usize::from(packet.bytes()[0] == kind::CONFIG);
-        for (key, value) in self.given[..before].to_vec() {
-            let config = Packet::new(kind::CONFIG).text(&key).text(&value);
+        for nth in 0..before {
+            let (key, value) = &self.given[nth];
+            let config = Packet::new(kind::CONFIG).text(key).text(value);
             config.send(self.control.as_fd()).map_err(|_| Failure::Ended)?;
             match self.answer(messages)? {
                 Said::Done(0.., _) => {}

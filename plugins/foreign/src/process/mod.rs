@@ -102,8 +102,11 @@ fn take_control() -> std::io::Result<(OwnedFd, bool)> {
     // A program that the plugin starts in place of this one goes on with it.
     fcntl_setfd(&control, FdFlags::empty())?;
     rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    #[expect(clippy::disallowed_methods, reason = "a program that the plugin starts in its place has to find it")]
     // SAFETY: the process has one thread.
-    unsafe { std::env::set_var(CONTROL_VARIABLE, control.as_raw_fd().to_string()) };
+    unsafe {
+        std::env::set_var(CONTROL_VARIABLE, control.as_raw_fd().to_string())
+    };
     Ok((control, false))
 }
 
@@ -240,7 +243,8 @@ impl MainThread {
     /// From here on the plugin cannot start its program anew, and programs that it starts do not
     /// get the socket.
     fn no_more_programs(&self) -> std::io::Result<()> {
-        // SAFETY: nbdkit's plugins do not start threads before `after_fork`.
+        // SAFETY: nbdkit's plugins do not start threads before `after_fork`, and the thread that
+        // waits for the server's end does not read the environment.
         unsafe { std::env::remove_var(CONTROL_VARIABLE) };
         let control = link::control().ok_or(std::io::ErrorKind::NotFound)?;
         Ok(fcntl_setfd(control, fcntl_getfd(control)? | FdFlags::CLOEXEC)?)
