@@ -105,7 +105,8 @@ fn files_and_passwords_are_read_where_the_program_was_started() {
 fn what_a_plugin_prints_does_not_reach_the_client_of_standard_output() {
     let testing = Testing::new(&[]);
     let command = format!(
-        "nbdsh -c 'h.connect_command([{:?}, \"-s\", {:?}, \"log={}\", \"tell=pread\"]); print(h.pread(512, 65536)[:2])'",
+        "nbdsh -c 'h.connect_command([{:?}, \"-s\", {:?}, \"log={}\", \"tell=pread\"])' \
+         -c 'print(h.pread(512, 65536)[:2])'",
         program().display().to_string(),
         testing.library.display().to_string(),
         testing.log.display(),
