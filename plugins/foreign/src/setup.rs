@@ -20,6 +20,8 @@ pub(crate) struct Switches {
     pub(crate) stdio_safe: bool,
     /// The most threads of a connection.
     pub(crate) threads: u32,
+    /// Whether the server goes into the background, where the process leaves its standard streams.
+    pub(crate) background: bool,
     /// The plugin's name, the flag's name and the value.
     pub(crate) debug_flags: Vec<(String, String, i32)>,
 }
@@ -135,7 +137,7 @@ impl Setup {
     fn load(&mut self, messages: Messages<'_>) -> Result<(), Failure> {
         let switches = &self.switches;
         let init = Packet::new(kind::INIT).byte(switches.verbose.into()).byte(switches.stdio_safe.into());
-        let init = init.number(switches.threads.into());
+        let init = init.byte(switches.background.into()).number(switches.threads.into());
         let flag = |init: Packet, (name, flag, value): &(String, String, i32)| {
             init.text(name.as_bytes()).text(flag.as_bytes()).signed((*value).into())
         };

@@ -23,6 +23,8 @@ pub struct LoadOptions {
     pub verbose: bool,
     /// The most requests of one connection that the plugin serves at a time.
     pub threads: u32,
+    /// Whether the server goes into the background.
+    pub background: bool,
     /// Debug flags: the plugin's name, the flag's, and the value.
     pub debug_flags: Vec<(String, String, i32)>,
 }
@@ -40,8 +42,8 @@ pub fn load(file: &Path, options: LoadOptions) -> Result<(PluginInfo, &'static M
     if let Err(error) = std::fs::File::open(&file) {
         return Err(failed(plain(&error)));
     }
-    let LoadOptions { verbose, threads, debug_flags } = options;
-    let switches = Switches { verbose, stdio_safe: stdin::check().is_ok(), threads, debug_flags };
+    let LoadOptions { verbose, threads, background, debug_flags } = options;
+    let switches = Switches { verbose, stdio_safe: stdin::check().is_ok(), threads, background, debug_flags };
     let words = Words {
         file: file.into(),
         directory: directory.into(),
