@@ -98,6 +98,8 @@ pub struct ForeignOptions {
     pub verbose: bool,
     /// The most requests of one connection that the plugin serves at a time; none for the default.
     pub threads: Option<u32>,
+    /// Whether the server goes into the background.
+    pub background: bool,
     /// Debug flags: the plugin's name, the flag's, and the value.
     pub debug_flags: Vec<(String, String, i32)>,
 }
@@ -136,6 +138,7 @@ pub fn find_plugin(word: &str, options: &ForeignOptions) -> Result<Found, Config
     let load_options = LoadOptions {
         verbose: options.verbose,
         threads: options.threads.unwrap_or(FOREIGN_THREADS),
+        background: options.background,
         debug_flags: options.debug_flags.clone(),
     };
     let (info, module) = rbdkit_plugin_foreign::load(&file, load_options)?;

@@ -92,6 +92,7 @@ pub fn find_plugin(plan: &Plan, name: &str) -> Result<Found, ConfigError> {
         directory: plan.plugindir.clone(),
         verbose: plan.verbose,
         threads: plan.threads,
+        background: !plan.foreground,
         debug_flags: flags.map(|flag| (flag.name.clone(), flag.flag.clone(), flag.value as i32)).collect(),
     };
     registry::find_plugin(name, &options)

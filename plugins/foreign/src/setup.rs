@@ -20,6 +20,8 @@ pub(crate) struct Switches {
     pub(crate) stdio_safe: bool,
     /// The most threads of a connection.
     pub(crate) threads: u32,
+    /// Whether the server goes into the background, where the process leaves its standard streams.
+    pub(crate) background: bool,
     /// The plugin's name, the flag's name and the value.
     pub(crate) debug_flags: Vec<(String, String, i32)>,
 }
@@ -135,7 +137,7 @@ impl Setup {
     fn load(&mut self, messages: Messages<'_>) -> Result<(), Failure> {
         let switches = &self.switches;
         let init = Packet::new(kind::INIT).byte(switches.verbose.into()).byte(switches.stdio_safe.into());
-        let init = init.number(switches.threads.into());
+        let init = init.byte(switches.background.into()).number(switches.threads.into());
         let flag = |init: Packet, (name, flag, value): &(String, String, i32)| {
             init.text(name.as_bytes()).text(flag.as_bytes()).signed((*value).into())
         };
@@ -215,8 +217,9 @@ impl Setup {
         self.load(messages)?;
         // The call that is under way may be that of the last parameter.
         let before = self.given.len() - usize::from(packet.bytes()[0] == kind::CONFIG);
-        for (key, value) in self.given[..before].to_vec() {
-            let config = Packet::new(kind::CONFIG).text(&key).text(&value);
+        for nth in 0..before {
+            let (key, value) = &self.given[nth];
+            let config = Packet::new(kind::CONFIG).text(key).text(value);
             config.send(self.control.as_fd()).map_err(|_| Failure::Ended)?;
             match self.answer(messages)? {
                 Said::Done(0.., _) => {}

@@ -171,7 +171,7 @@ mod tests {
         for end in 0..packet.bytes().len() {
             let mut fields = Fields::new(&packet.bytes()[..end]);
             let mut all = || {
-                (fields.byte()?, fields.signed()?, fields.text()?, fields.optional()?);
+                let _ = (fields.byte()?, fields.signed()?, fields.text()?, fields.optional()?);
                 fields.optional()
             };
             assert!(all().is_none(), "{end}");

@@ -144,7 +144,7 @@ h.shutdown()
         let said = nbdsh(&server.uri(), client).ok();
         let expected = if language == "python" { "ENOSPC\n" } else { "EIO\n" };
         assert_eq!(said, expected, "{language}");
-        assert!(server.stderr().contains("an exception of"), "{language}:\n{}", server.stderr());
+        server.wait_for_log("an exception of");
         assert!(server.stop().status.success(), "{language}");
     }
 }

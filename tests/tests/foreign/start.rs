@@ -105,7 +105,8 @@ fn files_and_passwords_are_read_where_the_program_was_started() {
 fn what_a_plugin_prints_does_not_reach_the_client_of_standard_output() {
     let testing = Testing::new(&[]);
     let command = format!(
-        "nbdsh -c 'h.connect_command([{:?}, \"-s\", {:?}, \"log={}\", \"tell=pread\"]); print(h.pread(512, 65536)[:2])'",
+        "nbdsh -c 'h.connect_command([{:?}, \"-s\", {:?}, \"log={}\", \"tell=pread\"])' \
+         -c 'print(h.pread(512, 65536)[:2])'",
         program().display().to_string(),
         testing.library.display().to_string(),
         testing.log.display(),
@@ -116,6 +117,24 @@ fn what_a_plugin_prints_does_not_reach_the_client_of_standard_output() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("an error of pread"), "{said}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "bytearray(b'\\x00\\x00')\n");
+}
+
+#[test]
+fn a_shell_that_reads_the_output_does_not_wait_for_a_server_in_the_background() {
+    let testing = Testing::new(&[]);
+    let (socket, pid_file) = (testing.dir.join("sock"), testing.dir.join("pid"));
+    let mut command = Command::new(program());
+    command.arg("-U").arg(&socket).arg("-P").arg(&pid_file).arg(&testing.library).stdin(Stdio::null());
+    command.arg(format!("log={}", testing.log.display()));
+    // Reads until all writers have closed their ends.
+    let output = rbdkit_tests::wait::output(&mut command);
+    assert!(output.status.success() && output.stdout.is_empty() && output.stderr.is_empty(), "{output:?}");
+    let uri = format!("nbd+unix:///?socket={}", socket.display());
+    assert_eq!(tool("nbdinfo", ["--size", &uri]).ok(), "1048576\n");
+    let pid = std::fs::read_to_string(&pid_file).expect("the pid file");
+    let pid = rustix::process::Pid::from_raw(pid.trim().parse().expect("a number")).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
+    rbdkit_tests::wait::until("the plugin is unloaded", || testing.count("unload") == 1);
 }
 
 #[test]

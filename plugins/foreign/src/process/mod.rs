@@ -76,7 +76,14 @@ fn serve(file: &OsStr, further: Vec<OsString>) -> std::io::Result<()> {
         Packet::new(kind::AGAIN).send(control)?;
     }
     end_with_server(control)?;
-    let mut state = MainThread { file: file.to_os_string(), further, plugin: None, threads: 1, is_configured: false };
+    let mut state = MainThread {
+        file: file.to_os_string(),
+        further,
+        plugin: None,
+        threads: 1,
+        is_configured: false,
+        is_in_background: false,
+    };
     let mut bytes = vec![0; MAX_PACKET];
     loop {
         let (count, fds) = packet::receive(control, &mut bytes)?;
@@ -102,8 +109,11 @@ fn take_control() -> std::io::Result<(OwnedFd, bool)> {
     // A program that the plugin starts in place of this one goes on with it.
     fcntl_setfd(&control, FdFlags::empty())?;
     rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    #[expect(clippy::disallowed_methods, reason = "a program that the plugin starts in its place has to find it")]
     // SAFETY: the process has one thread.
-    unsafe { std::env::set_var(CONTROL_VARIABLE, control.as_raw_fd().to_string()) };
+    unsafe {
+        std::env::set_var(CONTROL_VARIABLE, control.as_raw_fd().to_string())
+    };
     Ok((control, false))
 }
 
@@ -144,6 +154,8 @@ struct MainThread {
     /// The most threads of a connection.
     threads: u32,
     is_configured: bool,
+    /// Whether the server goes into the background.
+    is_in_background: bool,
 }
 
 impl MainThread {
@@ -178,6 +190,9 @@ impl MainThread {
             }
             kind::AFTER_FORK => {
                 become_user(fields)?;
+                if self.is_in_background {
+                    leave_terminal()?;
+                }
                 self.no_more_programs()?;
                 plugin.after_fork()
             }
@@ -203,6 +218,7 @@ impl MainThread {
     fn load(&mut self, mut fields: Fields<'_>, fds: Vec<OwnedFd>) -> Option<()> {
         link::set_verbose(fields.byte()? != 0);
         link::set_stdio_safe(fields.byte()? != 0);
+        self.is_in_background = fields.byte()? != 0;
         self.threads = fields.number()? as u32;
         if let Some(input) = fds.first() {
             rustix::stdio::dup2_stdin(input).ok()?;
@@ -240,7 +256,8 @@ impl MainThread {
     /// From here on the plugin cannot start its program anew, and programs that it starts do not
     /// get the socket.
     fn no_more_programs(&self) -> std::io::Result<()> {
-        // SAFETY: nbdkit's plugins do not start threads before `after_fork`.
+        // SAFETY: nbdkit's plugins do not start threads before `after_fork`, and the thread that
+        // waits for the server's end does not read the environment.
         unsafe { std::env::remove_var(CONTROL_VARIABLE) };
         let control = link::control().ok_or(std::io::ErrorKind::NotFound)?;
         Ok(fcntl_setfd(control, fcntl_getfd(control)? | FdFlags::CLOEXEC)?)
@@ -261,6 +278,17 @@ impl MainThread {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Leaves the standard streams, so that a shell which reads them does not wait for this process.
+fn leave_terminal() -> std::io::Result<()> {
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    if !link::is_verbose() {
+        rustix::stdio::dup2_stderr(&null)?;
+    }
+    Ok(())
 }
 
 /// Becomes the user and the group that the server has become, if they are others.

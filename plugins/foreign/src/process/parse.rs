@@ -60,7 +60,7 @@ pub(super) fn probability(text: &str) -> Result<f64, String> {
 /// Seconds and nanoseconds.
 pub(super) fn delay(text: &str) -> Result<(u32, u32), String> {
     let wrong = || format!("could not parse '{text}' as a delay");
-    let plain = text.replace('μ', "u").replace('µ', "u");
+    let plain = text.replace(['μ', 'µ'], "u");
     // nbdkit has neither minutes nor hours.
     if plain.ends_with(['m', 'h']) {
         return Err(wrong());

@@ -68,6 +68,7 @@ fn run() {
     let mut seen: Vec<Seen> = Vec::new();
     let mut quiet = 0;
     loop {
+        #[expect(clippy::disallowed_methods, reason = "a call that takes long sends no event")]
         std::thread::sleep(if quiet < QUIET { TICK } else { SLOW_TICK });
         let connections: Vec<Arc<dyn Watched>> = {
             let mut list = lock(&CONNECTIONS);

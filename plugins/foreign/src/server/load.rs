@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Mutex, OnceLock};
 
 use rbdkit_launcher::{Launcher, Order};
+use rbdkit_plugin_api::text::plain;
 use rbdkit_plugin_api::{ConfigError, OtherKeys, Plugin, PluginInfo, stdin};
 
 use super::module::{Module, how_it_ended, log};
@@ -22,6 +23,8 @@ pub struct LoadOptions {
     pub verbose: bool,
     /// The most requests of one connection that the plugin serves at a time.
     pub threads: u32,
+    /// Whether the server goes into the background.
+    pub background: bool,
     /// Debug flags: the plugin's name, the flag's, and the value.
     pub debug_flags: Vec<(String, String, i32)>,
 }
@@ -33,14 +36,14 @@ pub struct LoadOptions {
 pub fn load(file: &Path, options: LoadOptions) -> Result<(PluginInfo, &'static Module), ConfigError> {
     let shown_file = file.display();
     let failed = |why: String| ConfigError::new(format!("cannot open plugin '{shown_file}': {why}"));
-    let directory = std::env::current_dir().map_err(|error| failed(error.to_string()))?;
+    let directory = std::env::current_dir().map_err(|error| failed(plain(&error)))?;
     // The dynamic linker looks for a name without a slash in the system's directories.
     let file = directory.join(file);
     if let Err(error) = std::fs::File::open(&file) {
-        return Err(failed(error.to_string()));
+        return Err(failed(plain(&error)));
     }
-    let LoadOptions { verbose, threads, debug_flags } = options;
-    let switches = Switches { verbose, stdio_safe: stdin::check().is_ok(), threads, debug_flags };
+    let LoadOptions { verbose, threads, background, debug_flags } = options;
+    let switches = Switches { verbose, stdio_safe: stdin::check().is_ok(), threads, background, debug_flags };
     let words = Words {
         file: file.into(),
         directory: directory.into(),
@@ -50,7 +53,7 @@ pub fn load(file: &Path, options: LoadOptions) -> Result<(PluginInfo, &'static M
     };
     let launcher = Launcher::new(NAME, start_only, words.to_vec());
     let (mut ends, program) =
-        launcher.launch("the plugin", &Order::default()).map_err(|error| failed(error.to_string()))?;
+        launcher.launch("the plugin", &Order::default()).map_err(|error| failed(plain(&error)))?;
     let control = ends.pop().ok_or_else(|| failed("it has no socket".into()))?;
     let input = stdin::check().ok().and_then(|()| rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).ok());
     let setup = match Setup::begin(control, switches, input, &mut log) {

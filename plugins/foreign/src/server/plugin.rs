@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use rbdkit_launcher::{Launcher, Order, Program};
+use rbdkit_plugin_api::text::plain;
 use rbdkit_plugin_api::{
     AccessRights, BoxFuture, Client, ConfigError, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, Result,
     StopScope, ThreadModel, lock,
@@ -85,7 +86,7 @@ impl ForeignPlugin {
         let launcher = self.launcher.get().cloned().ok_or(Errno::Eio)?;
         let name = self.name();
         let failed = move |error: std::io::Error| {
-            Error::new(Errno::Eio, format!("{name}: the plugin's process cannot be started anew: {error}"))
+            Error::new(Errno::Eio, format!("{name}: the plugin's process cannot be started anew: {}", plain(&error)))
         };
         let started = tokio::task::spawn_blocking(move || launcher.launch("the plugin", &Order::default()));
         let (mut ends, program) = started.await.map_err(|_| Errno::Eio)?.map_err(failed)?;

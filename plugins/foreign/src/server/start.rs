@@ -53,6 +53,8 @@ impl Words {
                 verbose: !verbose.is_empty(),
                 stdio_safe: false,
                 threads: threads.to_str()?.parse().ok()?,
+                // The helper that starts it has left the terminal.
+                background: false,
                 debug_flags: debug_flags(flags.to_str()?)?,
             },
             thread_model: model.to_str()?.into(),
@@ -135,7 +137,7 @@ mod tests {
     #[test]
     fn words_arrive_as_they_were_sent() {
         let debug_flags = vec![("memory".into(), "dir".into(), -1), ("x".into(), "a.b".into(), 2)];
-        let switches = Switches { verbose: true, stdio_safe: false, threads: 16, debug_flags };
+        let switches = Switches { verbose: true, stdio_safe: false, threads: 16, background: false, debug_flags };
         let parameters = vec![("size".into(), "1M".into()), ("".into(), "".into())];
         let (file, directory) = ("/p.so".into(), "/tmp".into());
         let words = Words { file, directory, switches, thread_model: "parallel".into(), parameters };
