@@ -7,10 +7,12 @@
 //! |---|---|
 //! | [`tree`] | the files and directories |
 //! | [`table`] | the entries of a directory on the disk |
+//! | [`label`] | the label |
 //! | [`names`] | short and long names |
 //! | [`volume`] | where everything is on the disk, and the sectors that say so |
 //! | [`time`] | dates and times |
 
+mod label;
 mod names;
 mod table;
 mod time;
@@ -23,7 +25,7 @@ use rbdkit_assembled::{Assembled, AssembledDisk, Assembly};
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{AccessRights, ConfigError, Param, PluginInfo, ThreadModel};
 
-use volume::Label;
+use label::Label;
 
 /// What the registry needs to know.
 pub const INFO: PluginInfo = PluginInfo {
@@ -41,7 +43,7 @@ fn params() -> Vec<ParamSpec> {
         ParamSpec::path("dir").magic().placeholder("DIRECTORY").required().help("The directory with the files"),
         ParamSpec::string("label")
             .placeholder("LABEL")
-            .default_value(volume::DEFAULT_LABEL)
+            .default_value(label::DEFAULT_LABEL)
             .help("The label of the file system, up to 11 ASCII characters"),
         ParamSpec::size("size").help("The size of the disk; by default what the files need"),
     ]

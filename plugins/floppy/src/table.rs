@@ -1,9 +1,9 @@
 //! The entries of a directory on the disk.
 
+use crate::label::Label;
 use crate::names::{self, Names, ShortName};
 use crate::time::fat_time;
 use crate::tree::{Times, Tree};
-use crate::volume::Label;
 
 /// The size of an entry in bytes.
 pub(crate) const ENTRY: usize = 32;

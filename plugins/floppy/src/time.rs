@@ -35,8 +35,8 @@ fn encode(parts: Option<Parts>) -> FatTime {
         Some(Parts { year: ..1980, .. }) | None => FIRST,
         Some(Parts { year: 2108.., .. }) => LAST,
         Some(Parts { year, month, day, hour, minute, second }) => FatTime {
-            date: ((year - 1980) << 9 | month << 5 | day) as u16,
-            time: (hour << 11 | minute << 5 | second / 2) as u16,
+            date: (((year - 1980) << 9) | (month << 5) | day) as u16,
+            time: ((hour << 11) | (minute << 5) | (second / 2)) as u16,
             rest: (second % 2 * 100) as u8,
         },
     }

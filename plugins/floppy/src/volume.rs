@@ -19,15 +19,9 @@ use std::sync::Arc;
 use rbdkit_assembled::mbr::{self, Entry};
 use rbdkit_assembled::{AssembledDisk, Backing, Regions, SECTOR, TooLarge};
 
+use crate::label::Label;
 use crate::table::{self, Clusters, ENTRY};
 use crate::tree::Tree;
-
-/// The label if the user gives none, which is nbdkit's.
-pub(crate) const DEFAULT_LABEL: &str = "NBDKITFLOPY";
-
-/// The label of the file system, padded with blanks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Label(pub(crate) [u8; 11]);
 
 const SECTORS_PER_CLUSTER: u64 = 32;
 const CLUSTER: u64 = SECTORS_PER_CLUSTER * SECTOR;
@@ -74,24 +68,6 @@ impl fmt::Display for VolumeError {
 impl From<TooLarge> for VolumeError {
     fn from(_: TooLarge) -> VolumeError {
         VolumeError::TooLargeForFat
-    }
-}
-
-impl Default for Label {
-    fn default() -> Label {
-        Label(*b"NBDKITFLOPY")
-    }
-}
-
-impl Label {
-    /// None: it is too long or not ASCII.
-    pub(crate) fn new(text: &str) -> Option<Label> {
-        if text.len() > 11 || !text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
-            return None;
-        }
-        let mut label = [b' '; 11];
-        label[..text.len()].copy_from_slice(text.as_bytes());
-        Some(Label(label))
     }
 }
 
@@ -296,13 +272,6 @@ mod tests {
         let with = |size| disk(&tree(&[]), Label::default(), Some(size)).unwrap_err();
         assert_eq!(with(1 << 42), VolumeError::TooLargeForMbr);
         assert_eq!(with(i64::MAX as u64), VolumeError::TooLargeForFat);
-    }
-
-    #[test]
-    fn a_label_is_up_to_11_characters() {
-        assert_eq!(Label::new("a b"), Some(Label(*b"a b        ")));
-        assert_eq!(Label::new(DEFAULT_LABEL), Some(Label::default()));
-        assert_eq!((Label::new("123456789012"), Label::new("ä"), Label::new("a\n")), (None, None, None));
     }
 
     #[test]

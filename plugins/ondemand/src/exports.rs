@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rbdkit_assembled::{AssembledDisk, AssembledHandle, DiskFile, Durability};
 use rbdkit_disk_command::{Created, begin, create};
-use rbdkit_launcher::{Launcher, OpenFor, Opener, Order, Start, Started};
+use rbdkit_launcher::{Launcher, OpenFor, Opener, Order, Started};
 use rbdkit_plugin_api::{DiskId, Errno, Error, ExportEntry, Handle, Result, lock, run_abandonable, run_blocking};
 use rustix::fs::{CWD, Dir, Mode, OFlags};
 use rustix::io::Errno as Raw;
@@ -18,7 +18,9 @@ use tokio::sync::Notify;
 
 use crate::file_lock::{LockKind, try_lock};
 use crate::names::{DEFAULT, file_name, is_disk};
-use crate::{OPEN, START};
+
+/// The name of the plugin, and of its helpers.
+pub(crate) const PLUGIN: &str = "ondemand";
 
 /// How often a client that waits tries to lock a disk again. The other client may be one of another
 /// server, of whose end nobody is told.
@@ -71,11 +73,10 @@ pub(crate) fn open_disk(directory: BorrowedFd<'_>, name: &OsStr, purpose: OpenFo
 impl Exports {
     pub(crate) fn new(directory: &PathBuf, words: Vec<OsString>, when_locked: WhenLocked) -> io::Result<Exports> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let start: Start = START;
         Ok(Exports {
             directory: rustix::fs::openat(CWD, directory, flags, Mode::empty())?,
-            launcher: Arc::new(Launcher::new(OPEN.0, start, words)),
-            opener: Arc::new(Opener::new(OPEN.0, OPEN.1)),
+            launcher: Arc::new(Launcher::new(PLUGIN, start, words)),
+            opener: Arc::new(Opener::new(PLUGIN, open_disk)),
             when_locked,
             making: Mutex::default(),
             made: Notify::new(),

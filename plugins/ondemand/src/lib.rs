@@ -29,7 +29,7 @@ use exports::{Exports, WhenLocked};
 
 /// What the registry needs to know.
 pub const INFO: PluginInfo = PluginInfo {
-    name: "ondemand",
+    name: exports::PLUGIN,
     longname: "rbdkit ondemand plugin",
     description: "A file system for each export name, made when a client first asks for it",
     params,

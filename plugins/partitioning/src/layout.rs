@@ -2,7 +2,7 @@
 
 use rbdkit_assembled::{SECTOR, TooLarge, gpt};
 
-use crate::PartitionFile;
+use crate::partition_file::PartitionFile;
 
 /// The kind of the partition table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Settings;
+    use crate::partition_file::Settings;
 
     fn files(sizes: &[u64], alignment: u64) -> Vec<PartitionFile> {
         let settings = Settings { alignment, ..Settings::default() };

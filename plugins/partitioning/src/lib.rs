@@ -2,20 +2,21 @@
 //!
 //! | module | subject |
 //! |---|---|
+//! | [`partition_file`] | a file, and what holds for it |
 //! | [`layout`] | where partitions and tables are on the disk |
 //! | [`tables`] | the tables |
 #![forbid(unsafe_code)]
 
 mod layout;
+mod partition_file;
 mod tables;
-
-use std::path::PathBuf;
 
 use rbdkit_assembled::{Access, Assembled, AssembledDisk, Assembly, Backing, DiskFile, Guid, SECTOR};
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{ConfigError, DISK_FUNCTIONS, Param, PluginInfo, ThreadModel, units};
 
 use layout::{Layout, Table};
+use partition_file::{DEFAULT_MBR_ID, MAX_ALIGNMENT, PartitionFile, Settings};
 
 /// What the registry needs to know.
 pub const INFO: PluginInfo = PluginInfo {
@@ -27,12 +28,6 @@ pub const INFO: PluginInfo = PluginInfo {
     max_thread_model: ThreadModel::Parallel,
     make: || Box::new(Assembled::<Partitioning>::default()),
 };
-
-/// The largest alignment, which is the default, in bytes.
-const MAX_ALIGNMENT: u64 = 1 << 20;
-
-/// The default kind of a partition in a table of the old kind: a Linux file system.
-const DEFAULT_MBR_ID: u8 = 0x83;
 
 /// The largest sum of the files' sizes for a table of the old kind, in bytes: 2^32 - 1 sectors less
 /// what alignment may take. It is nbdkit's number.
@@ -59,29 +54,6 @@ fn params() -> Vec<ParamSpec> {
             .default_value("default")
             .help("The type of later files in a GPT; the default is that of a Linux file system"),
     ]
-}
-
-/// A file that is a partition.
-#[derive(Debug)]
-pub(crate) struct PartitionFile {
-    /// As it was given.
-    pub(crate) name: PathBuf,
-    pub(crate) size: u64,
-    pub(crate) settings: Settings,
-}
-
-/// What holds for the files that follow on the command line.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Settings {
-    pub(crate) alignment: u64,
-    pub(crate) mbr_id: u8,
-    pub(crate) type_guid: Guid,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings { alignment: MAX_ALIGNMENT, mbr_id: DEFAULT_MBR_ID, type_guid: Guid::LINUX }
-    }
 }
 
 #[derive(Default)]

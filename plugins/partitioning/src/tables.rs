@@ -5,8 +5,8 @@ use std::fmt;
 use rbdkit_assembled::mbr::{self, Entry};
 use rbdkit_assembled::{Guid, Regions, TooLarge, gpt};
 
-use crate::PartitionFile;
 use crate::layout::{Layout, PRIMARY, Table};
+use crate::partition_file::PartitionFile;
 
 /// Why there can be no such disk.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ fn guid_tables(layout: &Layout, files: &[PartitionFile]) -> Result<gpt::Tables, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Settings;
+    use crate::partition_file::Settings;
 
     fn files(sizes: &[u64]) -> Vec<PartitionFile> {
         let settings = Settings { alignment: 512, ..Settings::default() };
