@@ -51,6 +51,9 @@ pub(super) fn tls(given: &Options) -> Result<TlsPlan, ConfigError> {
             Err(_) => return Err(error(format!("--tls={mode}: is not one of off, on, require"))),
         },
     };
+    if given.oldstyle && mode == TlsMode::Require {
+        return Err(error("--oldstyle and --tls=require cannot be used together: oldstyle has no TLS"));
+    }
     let file =
         |option: &str, given: &Option<std::ffi::OsString>| given.as_ref().map(|value| path(option, value)).transpose();
     let priority = match &given.tls_priority {

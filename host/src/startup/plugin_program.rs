@@ -38,7 +38,11 @@ fn directories() -> impl Iterator<Item = String> {
 pub fn start_if_program(plan: &Plan, args: &[OsString]) -> Result<(), ConfigError> {
     let started_by = std::env::var_os(STARTED_BY);
     process::forget_variables(&[STARTED_BY]);
-    let find = |plugin: &str| find(plugin, directories().map(PathBuf::from));
+    let directories = match &plan.plugindir {
+        Some(directory) => vec![directory.clone()],
+        None => directories().map(PathBuf::from).collect(),
+    };
+    let find = |plugin: &str| find(plugin, directories.iter().cloned());
     let Some(program) = plan.plugin.as_deref().and_then(find) else { return Ok(()) };
     let shown = program.display();
     let Ok(path) = std::fs::canonicalize(&program) else { return Ok(()) };

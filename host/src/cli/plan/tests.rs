@@ -144,6 +144,7 @@ fn values_out_of_range_are_named() {
 fn what_this_version_does_not_have_is_refused_in_one_line() {
     for (line, message) in [
         ("--tls=maybe null", "--tls=maybe: is not one of off, on, require"),
+        ("-o --tls=require null", "--oldstyle and --tls=require cannot be used together: oldstyle has no TLS"),
         ("--tls-psk= null", "--tls-psk: the name of the file is empty"),
         (
             "--tls-priority=@SYSTEM null",

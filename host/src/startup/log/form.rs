@@ -31,7 +31,7 @@ impl Form {
     /// A message without the prefix: level and text, and the connection that it is about.
     pub fn line(&self, level: &str, connection: Option<u64>, text: &str) -> String {
         let Some(plugin) = &self.plugin else { return format!("{level}: {text}") };
-        let (connection, text) = match (connection, split(text)) {
+        let (connection, text) = match (connection, split(plugin, text)) {
             (None, Some((connection, rest))) => (Some(connection), rest),
             _ => (connection, text),
         };
@@ -42,9 +42,12 @@ impl Form {
     }
 }
 
-/// Splits `connection N: text`.
-fn split(text: &str) -> Option<(u64, &str)> {
-    let (number, text) = text.strip_prefix("connection ")?.split_once(": ")?;
+/// Splits `connection N: text`, and `PLUGIN[N]: text` of one of nbdkit's own plugins.
+fn split<'a>(plugin: &str, text: &'a str) -> Option<(u64, &'a str)> {
+    let (number, text) = match text.strip_prefix("connection ") {
+        Some(rest) => rest.split_once(": ")?,
+        None => text.strip_prefix(plugin)?.strip_prefix('[')?.split_once("]: ")?,
+    };
     Some((number.parse().ok()?, text))
 }
 
@@ -67,6 +70,8 @@ mod tests {
         assert_eq!(nbdkit.line("debug", Some(3), "file: pread"), "file[3]: debug: file: pread");
         assert_eq!(nbdkit.line("debug", None, "file: get_ready"), "debug: file: get_ready");
         assert_eq!(nbdkit.line("error", None, "connection x: y"), "error: connection x: y");
+        assert_eq!(nbdkit.line("debug", None, "file[3]: its own words"), "file[3]: debug: its own words");
+        assert_eq!(nbdkit.line("debug", None, "file[x]: y"), "debug: file[x]: y");
         let rbdkit = Form { prefix: "rbdkit", plugin: None };
         assert_eq!(rbdkit.line("error", None, "connection 3: open: x: y"), "error: connection 3: open: x: y");
         assert_eq!(rbdkit.line("debug", Some(3), "file: pread"), "debug: file: pread");
