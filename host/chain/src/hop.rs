@@ -27,7 +27,7 @@ use super::emulate::{self, Steps};
 use super::long::{first_piece, in_pieces, is_long};
 use super::needed::{Dropped, while_needed};
 use super::thread_model::RequestQueue;
-use super::writes::Writes;
+use super::writes::counted;
 
 /// The only way to call a layer. Shared by all requests of the connection.
 pub struct Hop {
@@ -451,25 +451,6 @@ impl Hop {
             return Err(self.refuse("FUA is not offered"));
         }
         Ok(())
-    }
-}
-
-/// Counts an operation among the writes, if there is a count, until it has ended.
-fn counted<T: Send + 'static>(op: Op<T>, writes: Option<&Arc<Writes>>) -> Op<T> {
-    let Some(writes) = writes else { return op };
-    match op {
-        Op::Later(future) => {
-            let token = writes.begin();
-            Op::later(async move {
-                let answer = future.await;
-                drop(token);
-                answer
-            })
-        }
-        ready => {
-            writes.completed();
-            ready
-        }
     }
 }
 

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use rbdkit_plugin_api::Op;
 use tokio::time::Instant;
 
 /// The plugin's writes, zeroes and trims, and the flushes after them.
@@ -84,5 +85,24 @@ impl WriteWatch {
             (self.ended, self.last) = (ended, Some(Instant::now()));
         }
         self.last
+    }
+}
+
+/// Counts an operation among the writes, if there is a count, until it has ended.
+pub(super) fn counted<T: Send + 'static>(op: Op<T>, writes: Option<&Arc<Writes>>) -> Op<T> {
+    let Some(writes) = writes else { return op };
+    match op {
+        Op::Later(future) => {
+            let token = writes.begin();
+            Op::later(async move {
+                let answer = future.await;
+                drop(token);
+                answer
+            })
+        }
+        ready => {
+            writes.completed();
+            ready
+        }
     }
 }

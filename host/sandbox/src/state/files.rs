@@ -27,17 +27,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cap_std::ambient_authority;
-use cap_std::fs::{File, FileExt, OpenOptions, OpenOptionsExt as _};
+use cap_std::fs::{File, FileExt};
 use rbdkit_plugin_api::passwords::{self, Secret};
 use rbdkit_plugin_api::schema::{ParamKind, ParamValue};
-use rbdkit_plugin_api::{ConfigError, Errno, inherited};
+use rbdkit_plugin_api::{ConfigError, Errno};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Access, FileType, Mode, OFlags};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::fs::{Access, Mode, OFlags};
 
 use rbdkit_plugin_api::text::plain;
 
 use super::control_socket::ControlSocket;
+use super::opening;
 use super::storage::{OpenError, Storage};
 
 /// The most bytes that one `read` answers.
@@ -418,10 +418,10 @@ fn open_one(name: &str, kind: ParamKind, value: &ParamValue) -> Result<ParamFile
     match kind {
         ParamKind::PathRead => open_read(path).map_err(|e| wrong("cannot be read", e)),
         ParamKind::PathAppend => {
-            open_append(path).map(ParamFile::Append).map_err(|e| wrong("cannot be opened for appending", e))
+            opening::to_append(path).map(ParamFile::Append).map_err(|e| wrong("cannot be opened for appending", e))
         }
         ParamKind::PathWrite => {
-            open_append(path).map(ParamFile::Write).map_err(|e| wrong("cannot be opened for writing", e))
+            opening::to_append(path).map(ParamFile::Write).map_err(|e| wrong("cannot be opened for writing", e))
         }
         ParamKind::PathReadWrite => {
             Storage::open(Path::new(path)).map(|file| ParamFile::Storage(Arc::new(file))).map_err(|error| match error {
@@ -443,45 +443,15 @@ fn open_one(name: &str, kind: ParamKind, value: &ParamValue) -> Result<ParamFile
             let seen = Seen::at(&path);
             Ok(ParamFile::Watch(path, seen))
         }
-        ParamKind::Descriptor => passed_on(path).map(ParamFile::Descriptor).map_err(|e| wrong("cannot be watched", e)),
+        ParamKind::Descriptor => {
+            opening::passed_on(path).map(ParamFile::Descriptor).map_err(|e| wrong("cannot be watched", e))
+        }
         ParamKind::Control => ControlSocket::make(Path::new(path))
             .map(|socket| ParamFile::Control(Arc::new(socket)))
             .map_err(|error| refused(&error.to_string())),
-        ParamKind::Process => process(path).map(ParamFile::Process).map_err(|e| wrong("cannot be watched", e)),
+        ParamKind::Process => opening::process(path).map(ParamFile::Process).map_err(|e| wrong("cannot be watched", e)),
         _ => Ok(ParamFile::Other),
     }
-}
-
-/// Opens a file to append to. A pipe or a terminal never makes a writer wait: a request would wait
-/// for whoever reads it, and with it the thread that serves others.
-fn open_append(path: &OsStr) -> std::io::Result<Arc<File>> {
-    let mut options = OpenOptions::new();
-    options.append(true).create(true).custom_flags(OFlags::NONBLOCK.bits() as i32);
-    let path = Path::new(path);
-    let opened = match File::open_ambient_with(path, &options, ambient_authority()) {
-        // A pipe that nobody reads yet: it opens for both.
-        Err(error) if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::NXIO) => {
-            File::open_ambient_with(path, options.read(true), ambient_authority())
-        }
-        opened => opened,
-    };
-    opened.map(Arc::new)
-}
-
-/// Takes over a descriptor that the operator passed, which has to have another end.
-fn passed_on(number: &OsStr) -> std::io::Result<OwnedFd> {
-    let number = number.to_str().and_then(|number| number.parse().ok()).ok_or(rustix::io::Errno::BADF)?;
-    let fd = inherited::duplicate(number)?;
-    let kind = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode);
-    match kind {
-        FileType::Fifo | FileType::Socket => Ok(fd),
-        _ => Err(std::io::Error::other("it is neither a pipe nor a socket")),
-    }
-}
-
-fn process(number: &OsStr) -> std::io::Result<OwnedFd> {
-    let number = number.to_str().and_then(|number| number.parse().ok()).and_then(Pid::from_raw);
-    Ok(pidfd_open(number.ok_or(rustix::io::Errno::SRCH)?, PidfdFlags::empty())?)
 }
 
 fn open_read(path: &OsStr) -> std::io::Result<ParamFile> {

@@ -32,6 +32,7 @@ mod keys;
 mod locks;
 mod map;
 mod misuse;
+mod opening;
 #[cfg(test)]
 mod random;
 mod scope;
