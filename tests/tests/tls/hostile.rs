@@ -1,10 +1,8 @@
 //! What attackers and broken clients do around TLS: they downgrade, inject, stall and lie.
 
 use std::io::{self, Read, Write};
-use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use rbdkit_tests::raw::Stream;
 use rbdkit_tests::{Launch, Server, tool, wait};
@@ -211,52 +209,5 @@ fn records_that_are_wrong_end_the_connection() {
         }
         drop(stream);
         wait::until("all are gone", || server.stderr().matches("closed: TLS: ").count() >= 7);
-    }
-}
-
-/// Lets one client of plain TLS speak to the server: this does NBD's part before it. The result is
-/// the port.
-fn without_nbd(server: &Server) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let agreed = agreed(server.socket()).0;
-    std::thread::spawn(move || {
-        let (client, _) = listener.accept().unwrap();
-        let (mut from, mut to) = (client.try_clone().unwrap(), agreed.try_clone().unwrap());
-        std::thread::spawn(move || {
-            let _ = io::copy(&mut from, &mut to);
-            let _ = to.shutdown(std::net::Shutdown::Write);
-        });
-        let (mut from, mut to) = (agreed, client);
-        let _ = io::copy(&mut from, &mut to);
-        let _ = to.shutdown(std::net::Shutdown::Both);
-    });
-    port
-}
-
-#[test]
-fn a_client_cannot_renegotiate() {
-    let (pki, keys) = (Pki::shared(), Keys::new());
-    let key = std::fs::read_to_string(keys.path()).unwrap();
-    let key = key.trim().strip_prefix("alice:").unwrap();
-    let with_key = format!("-psk {key} -psk_identity alice -cipher ECDHE-PSK-CHACHA20-POLY1305");
-    for (option, more) in [(pki.option(), ""), (keys.option(), &*with_key)] {
-        let server = server(&[&option]);
-        let client = format!("openssl s_client -connect 127.0.0.1:{} -tls1_2 {more} 2>&1", without_nbd(&server));
-        let mut shell = Command::new("timeout");
-        let shell = shell.args(["60", "sh", "-c", &client]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = shell.spawn().expect("openssl");
-        let lines = wait::Lines::of(child.stdout.take().unwrap());
-        // The last line about the session.
-        while !lines.next("the handshake").expect("a handshake").contains("Extended master secret") {}
-        let mut commands = child.stdin.take().unwrap();
-        commands.write_all(b"R\n").unwrap();
-        let mut said = String::new();
-        while let Some(line) = lines.next("the end of openssl") {
-            said.push_str(&line);
-        }
-        assert!(said.contains("RENEGOTIATING") && said.contains("no renegotiation"), "{said}");
-        drop(commands);
-        child.wait().unwrap();
     }
 }
