@@ -130,7 +130,7 @@ pub(super) struct Options {
     #[arg(long = "no-multi-conn")]
     pub(super) no_multi_conn: bool,
 
-    /// Do not offer structured replies
+    /// Do not offer structured replies and extended headers
     #[arg(long = "no-structured-replies", visible_aliases = ["no-sr"])]
     pub(super) no_structured_replies: bool,
 

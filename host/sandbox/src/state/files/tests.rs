@@ -184,7 +184,7 @@ fn a_pipe_is_read_whole() {
 fn a_pipe_that_nobody_reads_makes_no_writer_wait() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("pipe");
-    rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     let log = value("set", Some(&path));
     for kind in [ParamKind::PathAppend, ParamKind::PathWrite] {
         // Nobody has it open.
