@@ -246,12 +246,14 @@ impl Negotiation<'_> {
         Some(Arc::new(TlsStream::new(session, charge, memory, self.input.fd(), output)))
     }
 
-    /// Agrees upon TLS with the client. The time limit is for all of it. From then on everything is
+    /// Agrees upon TLS with the client. The time limit is for all of it, and no later than that of
+    /// the whole negotiation. From then on everything is
     /// encrypted. False: the server stops.
     ///
     /// # Errors
     /// The client has left, takes too long, or does not prove who it is.
     async fn start_tls(&mut self, stream: Arc<TlsStream>, stop: &Stop) -> io::Result<bool> {
+        let limit = self.limit();
         let (input, output) = (&mut *self.input, self.output);
         let handshake = async {
             let mut step = stream.handshake()?;
@@ -276,7 +278,6 @@ impl Negotiation<'_> {
                 }
             }
         };
-        let limit = self.server.options.limits.handshake_timeout;
         match within(limit, handshake, stop).await {
             Ok(true) => {}
             Ok(false) => return Ok(false),
