@@ -15,6 +15,9 @@ pub(crate) struct Peer {
     pub(crate) credentials: [i64; 3],
     pub(crate) security_context: Option<Vec<u8>>,
     pub(crate) tls: bool,
+    /// The names in the client's certificate, as RFC 4514 writes them: the subject's and the
+    /// issuer's.
+    pub(crate) names: [Option<Vec<u8>>; 2],
 }
 
 /// The address of a client.
@@ -36,7 +39,9 @@ impl Peer {
         };
         let credentials = client.credentials.map_or([-1; 3], |(pid, uid, gid)| [pid, uid, gid]);
         let security_context = client.security_context.clone().map(String::into_bytes);
-        Peer { address, credentials, security_context, tls: client.is_tls() }
+        let names = client.tls_peer().map_or([None, None], |peer| [peer.subject.clone(), peer.issuer.clone()]);
+        let names = names.map(|name| name.map(String::into_bytes));
+        Peer { address, credentials, security_context, tls: client.is_tls(), names }
     }
 
     pub(crate) fn write(&self, packet: Packet) -> Packet {
@@ -47,7 +52,8 @@ impl Peer {
             Where::Vsock(cid, port) => packet.byte(3).number(cid.into()).number(port.into()),
         };
         let packet = self.credentials.iter().fold(packet, |packet, id| packet.signed(*id));
-        packet.optional(self.security_context.as_deref()).byte(self.tls.into())
+        let packet = packet.optional(self.security_context.as_deref()).byte(self.tls.into());
+        self.names.iter().fold(packet, |packet, name| packet.optional(name.as_deref()))
     }
 
     pub(crate) fn read(fields: &mut Fields<'_>) -> Option<Peer> {
@@ -59,7 +65,10 @@ impl Peer {
         };
         let credentials = [fields.signed()?, fields.signed()?, fields.signed()?];
         let security_context = fields.optional()?.map(<[u8]>::to_vec);
-        Some(Peer { address, credentials, security_context, tls: fields.byte()? != 0 })
+        let tls = fields.byte()? != 0;
+        let mut name = || Some(fields.optional()?.map(<[u8]>::to_vec));
+        let names = [name()?, name()?];
+        Some(Peer { address, credentials, security_context, tls, names })
     }
 }
 
@@ -72,7 +81,8 @@ mod tests {
         let ip = Where::Ip("[fe80::1]:10809".parse().unwrap());
         for address in [Where::Unknown, Where::Unix, ip, Where::Vsock(2, 10809)] {
             let security_context = Some(b"a_t".to_vec());
-            let peer = Peer { address, credentials: [5, -1, 0], security_context, tls: true };
+            let names = [Some(b"CN=me".to_vec()), None];
+            let peer = Peer { address, credentials: [5, -1, 0], security_context, tls: true, names };
             let packet = peer.write(Packet::fields());
             assert_eq!(Peer::read(&mut Fields::new(packet.bytes())), Some(peer));
         }

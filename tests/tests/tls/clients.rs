@@ -233,3 +233,38 @@ fn filters_learn_whether_there_is_tls_and_who_the_client_is() {
         server.wait_for_log(&format!("certificate {CLIENT_NAME}, issued by CN=Test CA"));
     }
 }
+
+#[test]
+fn a_plugin_of_nbdkit_learns_the_names_in_the_certificate() {
+    let source = r#"
+        #define NBDKIT_API_VERSION 2
+        #include <nbdkit-plugin.h>
+        #include <stdio.h>
+        #include <string.h>
+        /* Since nbdkit 1.46. */
+        extern char *nbdkit_peer_tls_dn (void);
+        extern char *nbdkit_peer_tls_issuer_dn (void);
+        #define THREAD_MODEL NBDKIT_THREAD_MODEL_SERIALIZE_ALL_REQUESTS
+        static void *p_open (int readonly) { return NBDKIT_HANDLE_NOT_NEEDED; }
+        static int64_t p_get_size (void *h) { return 512; }
+        static int p_pread (void *h, void *b, uint32_t c, uint64_t o, uint32_t f) { memset (b, 0, c); return 0; }
+        static const char *p_description (void *h) {
+            static char text[512];
+            snprintf (text, sizeof text, "%s / %s", nbdkit_peer_tls_dn (), nbdkit_peer_tls_issuer_dn ());
+            return text;
+        }
+        static struct nbdkit_plugin plugin = {
+            .name = "names", .open = p_open, .get_size = p_get_size, .pread = p_pread,
+            .export_description = p_description,
+        };
+        NBDKIT_REGISTER_PLUGIN (plugin)"#;
+    let (dir, pki) = (TempDir::new(), Pki::shared());
+    let (text, library) = (dir.file("names.c", source.as_bytes()), dir.join("names.so"));
+    let library_path = library.display().to_string();
+    tool("gcc", ["-shared", "-fPIC", "-o", &library_path, &text.display().to_string()]).ok();
+    let options = ["--tls=on", "--tls-verify-peer", &pki.option()];
+    let server = Launch::new(options).args([&library]).start();
+    let info = tool("nbdinfo", [&pki.uri(server.socket())]).ok();
+    assert!(info.contains(&format!("{CLIENT_NAME} / CN=Test CA")), "{info}");
+    assert!(tool("nbdinfo", [&plain(server.socket())]).ok().contains("description:  / \n"));
+}

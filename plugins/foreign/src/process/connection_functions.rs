@@ -79,16 +79,21 @@ pub extern "C" fn nbdkit_peer_security_context() -> *mut c_char {
     }
 }
 
-/// The server checks certificates itself, and does not pass their names on.
+/// The subject in the client's certificate. Empty without one, as in nbdkit.
 #[unsafe(no_mangle)]
 pub extern "C" fn nbdkit_peer_tls_dn() -> *mut c_char {
-    malloced(b"")
+    certificate_name(|[subject, _]| subject)
 }
 
-/// See [`nbdkit_peer_tls_dn`].
+/// The issuer of the client's certificate. Empty without one, as in nbdkit.
 #[unsafe(no_mangle)]
 pub extern "C" fn nbdkit_peer_tls_issuer_dn() -> *mut c_char {
-    malloced(b"")
+    certificate_name(|[_, issuer]| issuer)
+}
+
+fn certificate_name(which: fn([Option<Vec<u8>>; 2]) -> Option<Vec<u8>>) -> *mut c_char {
+    let names = Context::current().map(|context| context.peer.names.clone());
+    malloced(&names.and_then(which).unwrap_or_default())
 }
 
 #[unsafe(no_mangle)]
