@@ -12,7 +12,8 @@ const READS: Requests = Requests { block: 512, depth: 32, disk: 1 << 20, answers
 /// How many times nofilter's layer a filter may cost that serves the read.
 const SERVES: f64 = 1.2;
 
-/// The same for a filter that counts or compares in each read: it calls the host once or twice more.
+/// The same for a filter that counts or compares in each read: it calls the host once or twice
+/// more.
 const COUNTS: f64 = 2.5;
 
 /// The same for a filter that a read passes by. It costs nothing; this is for what is measured too

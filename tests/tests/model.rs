@@ -498,8 +498,8 @@ fn stacks_of_three_filters_that_a_seed_draws_are_the_model() {
     let seed = seed();
     let mut rng = Rng::new(seed);
     for _ in 0..6 {
-        // An offset leaves a margin in a file, bytes are moved in a disk of zeroes in memory, and an
-        // encrypted disk is a file with a header: only one of them fits.
+        // An offset leaves a margin in a file, bytes are moved in a disk of zeroes in memory, and
+        // an encrypted disk is a file with a header: only one of them fits.
         let drawn = std::iter::from_fn(|| {
             let mut left: Vec<_> = DRAWN.iter().collect();
             Some([(); 3].map(|()| left.swap_remove(rng.below(left.len() as u64) as usize)))

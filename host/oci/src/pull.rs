@@ -103,12 +103,12 @@ impl Pull<'_> {
             return Ok(());
         }
         let under_tag = self.signatures(&digest, key)?;
-        if under_tag == Found::Right {
+        if under_tag == Signers::Right {
             return Ok(());
         }
         match (under_tag, self.bundles(manifest, &digest, key)?) {
-            (_, Found::Right) => Ok(()),
-            (Found::Others(0), Found::Others(0)) => Err(Error::Signature(format!(
+            (_, Signers::Right) => Ok(()),
+            (Signers::Others(0), Signers::Others(0)) => Err(Error::Signature(format!(
                 "it is not signed: there is no tag {} and no bundle of cosign 3",
                 signature_tag(&digest)
             ))),
@@ -121,25 +121,25 @@ impl Pull<'_> {
     }
 
     /// The signatures under the tag `sha256-HEX.sig`.
-    fn signatures(&mut self, digest: &Digest, key: &PublicKey) -> Result<Found, Error> {
+    fn signatures(&mut self, digest: &Digest, key: &PublicKey) -> Result<Signers, Error> {
         let connection = self.registry()?;
-        let Some(bytes) = connection.manifest(&signature_tag(digest))? else { return Ok(Found::Others(0)) };
+        let Some(bytes) = connection.manifest(&signature_tag(digest))? else { return Ok(Signers::Others(0)) };
         let signatures = manifest::parse_signatures(&bytes)?;
         for SignatureLayer { payload, signature } in &signatures {
             let signed = Signed { payload: connection.blob(payload)?, signature: signature.clone() };
             if key.has_signed(digest, &signed) {
                 self.store.keep_signature(digest, &signed);
-                return Ok(Found::Right);
+                return Ok(Signers::Right);
             }
         }
-        Ok(Found::Others(signatures.len()))
+        Ok(Signers::Others(signatures.len()))
     }
 
     /// The bundles in manifests that name this one as their subject. Everybody who may push can add
     /// one, so one that is damaged is no more than one by another key.
-    fn bundles(&mut self, manifest: &[u8], digest: &Digest, key: &PublicKey) -> Result<Found, Error> {
+    fn bundles(&mut self, manifest: &[u8], digest: &Digest, key: &PublicKey) -> Result<Signers, Error> {
         let connection = self.registry()?;
-        let Some(index) = connection.referrers(digest)? else { return Ok(Found::Others(0)) };
+        let Some(index) = connection.referrers(digest)? else { return Ok(Signers::Others(0)) };
         let referrers = manifest::parse_referrers(&index)?;
         for referrer in &referrers {
             let Some(bytes) = connection.manifest(&referrer.to_string())? else { continue };
@@ -150,27 +150,27 @@ impl Pull<'_> {
             let bundle = connection.blob(&blob)?;
             if key.has_signed_in(&bundle, manifest) {
                 self.store.keep_bundle(digest, &bundle);
-                return Ok(Found::Right);
+                return Ok(Signers::Right);
             }
         }
-        Ok(Found::Others(referrers.len()))
+        Ok(Signers::Others(referrers.len()))
     }
 }
 
 /// What was found in a place of signatures.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Found {
+enum Signers {
     /// One by the right key.
     Right,
     /// So many by other keys.
     Others(usize),
 }
 
-impl Found {
+impl Signers {
     fn others(self) -> usize {
         match self {
-            Found::Right => 0,
-            Found::Others(count) => count,
+            Signers::Right => 0,
+            Signers::Others(count) => count,
         }
     }
 }

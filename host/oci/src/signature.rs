@@ -339,7 +339,8 @@ OSWS1X9vPavpiQOoTTGC0xX57OojUadxF1cdQmrsiReWg2Wn4FneJfa8xw==
             for at in (0..bundle.len()).step_by(3) {
                 let mut changed = bundle.to_vec();
                 changed[at] ^= 1;
-                // What is not signed may change: the key's hint, and names of fields that nobody reads.
+                // What is not signed may change: the key's hint, and names of fields that nobody
+                // reads.
                 let is_signed = Bundle::parse(&changed).is_ok_and(|one| one != Bundle::parse(bundle).unwrap());
                 assert!(!is_signed || !key.has_signed_in(&changed, manifest), "byte {at}");
             }

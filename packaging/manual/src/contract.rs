@@ -71,8 +71,9 @@ mod tests {
 
     #[test]
     fn each_function_and_type_has_a_section_with_its_text() {
-        let wit = "/// What it is.\npackage a:b@0.1.0;\n\n/// Chapter.\ninterface next {\n  /// Why.\n  enum e {\n    \
-            /// One.\n    one,\n  }\n\n  /// Reads.\n  pread: func(\n    offset: u64,\n  ) -> u32;\n}\n";
+        let wit = "/// What it is.\npackage a:b@0.1.0;\n\n/// Chapter.\ninterface next {\n  /// Why.\n  \
+            enum e {\n    /// One.\n    one,\n  }\n\n  /// Reads.\n  pread: func(\n    offset: u64,\n  ) \
+            -> u32;\n}\n";
         assert_eq!(
             markdown(wit),
             "## Description\n\nWhat it is.\n\nThe package is `a:b@0.1.0`.\n\n\

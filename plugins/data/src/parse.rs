@@ -9,10 +9,10 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::rc::Rc;
 
-use crate::base64;
 use crate::error::{DataError, Problem};
 use crate::scan::Scanner;
 use crate::tree::{Expr, Item, List, Move, Operator};
+use rbdkit_plugin_api::base64;
 
 /// How deep parentheses and variables may be nested.
 const MAX_NESTING: u32 = 128;

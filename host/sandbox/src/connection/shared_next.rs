@@ -18,7 +18,7 @@ use super::next::Next;
 #[derive(Default)]
 pub(crate) struct SharedNexts {
     /// The names that are being opened, and who does so.
-    turns: Mutex<Vec<(Wanted, Turn)>>,
+    turns: Mutex<Vec<(Wanted, NameTurn)>>,
     disks: Mutex<Disks>,
     stopped: AtomicBool,
 }
@@ -43,7 +43,7 @@ impl Disks {
 type Wanted = Option<(String, bool)>;
 
 /// Held while a name is looked up or opened, so that it is not opened twice.
-type Turn = Arc<tokio::sync::Mutex<()>>;
+type NameTurn = Arc<tokio::sync::Mutex<()>>;
 
 struct SharedNext {
     /// The name that it was opened with. Other names may mean the same disk.
@@ -61,12 +61,12 @@ impl SharedNext {
 }
 
 /// The place of one that is being opened.
-struct Place<'a> {
+struct NextPlace<'a> {
     nexts: &'a SharedNexts,
     is_free: bool,
 }
 
-impl Place<'_> {
+impl NextPlace<'_> {
     /// One that was opened takes the place.
     fn fill(mut self, disks: &mut Disks, next: SharedNext) {
         self.is_free = false;
@@ -75,7 +75,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for NextPlace<'_> {
     fn drop(&mut self) {
         if self.is_free {
             lock(&self.nexts.disks).opening -= 1;
@@ -143,21 +143,21 @@ impl SharedNexts {
     }
 
     /// The turn for a name.
-    fn turn(&self, wanted: Wanted) -> Turn {
+    fn turn(&self, wanted: Wanted) -> NameTurn {
         let mut turns = lock(&self.turns);
         // Only what somebody has or waits for. So there are no more than connections.
         turns.retain(|(_, turn)| Arc::strong_count(turn) > 1);
         if let Some((_, turn)) = turns.iter().find(|(known, _)| *known == wanted) {
             return Arc::clone(turn);
         }
-        let turn = Turn::default();
+        let turn = NameTurn::default();
         turns.push((wanted, Arc::clone(&turn)));
         turn
     }
 
     /// Closes what no connection uses, until fewer than `most` are open or being opened. The answer
     /// is a place for one more.
-    async fn make_room(&self, most: usize) -> Result<Place<'_>> {
+    async fn make_room(&self, most: usize) -> Result<NextPlace<'_>> {
         loop {
             if self.stopped.load(Relaxed) {
                 return Err(Errno::Eshutdown.into());
@@ -168,7 +168,7 @@ impl SharedNexts {
                 let first = disks.open.iter().position(broken);
                 if first.is_none() && disks.open.len() + disks.opening < most {
                     disks.opening += 1;
-                    return Ok(Place { nexts: self, is_free: true });
+                    return Ok(NextPlace { nexts: self, is_free: true });
                 }
                 let unused = first.or_else(|| disks.open.iter().position(|known| !known.is_used()));
                 unused.map(|index| disks.open.remove(index))
@@ -195,7 +195,7 @@ impl SharedNexts {
         self.stop();
         // What is being opened is closed or in the list when its turn is over. Nothing else is
         // opened.
-        let turns: Vec<Turn> = lock(&self.turns).iter().map(|(_, turn)| Arc::clone(turn)).collect();
+        let turns: Vec<NameTurn> = lock(&self.turns).iter().map(|(_, turn)| Arc::clone(turn)).collect();
         for turn in turns {
             drop(turn.lock().await);
         }

@@ -82,18 +82,20 @@ pub extern "C" fn nbdkit_peer_security_context() -> *mut c_char {
 /// The subject in the client's certificate. Empty without one, as in nbdkit.
 #[unsafe(no_mangle)]
 pub extern "C" fn nbdkit_peer_tls_dn() -> *mut c_char {
-    certificate_name(|[subject, _]| subject)
+    certificate_name(0)
 }
 
 /// The issuer of the client's certificate. Empty without one, as in nbdkit.
 #[unsafe(no_mangle)]
 pub extern "C" fn nbdkit_peer_tls_issuer_dn() -> *mut c_char {
-    certificate_name(|[_, issuer]| issuer)
+    certificate_name(1)
 }
 
-fn certificate_name(which: fn([Option<Vec<u8>>; 2]) -> Option<Vec<u8>>) -> *mut c_char {
-    let names = Context::current().map(|context| context.peer.names.clone());
-    malloced(&names.and_then(which).unwrap_or_default())
+/// 0 for the subject, 1 for the issuer.
+fn certificate_name(which: usize) -> *mut c_char {
+    let context = Context::current();
+    let name = context.as_ref().and_then(|context| context.peer.names.get(which)?.as_deref());
+    malloced(name.unwrap_or_default())
 }
 
 #[unsafe(no_mangle)]

@@ -6,7 +6,7 @@ use crate::host::client::{Inet, Peer, Vsock};
 use crate::testing::facts::ClientFacts;
 use crate::{BlockSizes, Capabilities, CommandFlags, Errno, ExportEntry, Extent, ExtentType, Support};
 
-use super::entry::{Answer, Call, Gate, GivenParameter, Outcome, Payload, Session};
+use super::entry::{Answer, EntryCall, EntryPayload, Gate, GivenParameter, Outcome, Session};
 
 /// The longest text in bytes.
 const MAX_TEXT: usize = 4096;
@@ -26,7 +26,7 @@ type Result<T> = std::result::Result<T, String>;
 /// One entry.
 pub(super) enum Entry {
     Session(Session),
-    Start { number: u64, gate: Gate, handle: u32, call: Call },
+    Start { number: u64, gate: Gate, handle: u32, call: EntryCall },
     End { number: u64, kind: u8, outcome: Outcome },
     Finish { lost: u64 },
 }
@@ -139,48 +139,48 @@ impl<'a> Fields<'a> {
         Ok(Session { layer, is_filter, has_payloads, parameters })
     }
 
-    fn call(&mut self, kind: u8) -> Result<Call> {
+    fn call(&mut self, kind: u8) -> Result<EntryCall> {
         Ok(match kind {
             0 => {
                 let (client, readonly) = (self.long()?, self.truth()?);
-                Call::Open { client, readonly, name: self.text()? }
+                EntryCall::Open { client, readonly, name: self.text()? }
             }
             1 => {
                 let (offset, length, _) = self.data_range()?;
-                Call::Pread { offset, length }
+                EntryCall::Pread { offset, length }
             }
             2 => {
                 let (offset, length, flags) = self.data_range()?;
-                Call::Pwrite { offset, length, flags, payload: self.payload(length.into())? }
+                EntryCall::Pwrite { offset, length, flags, payload: self.payload(length.into())? }
             }
-            3 => Call::Flush,
+            3 => EntryCall::Flush,
             4 => {
                 let (offset, length, flags) = self.range()?;
-                Call::Trim { offset, length, flags }
+                EntryCall::Trim { offset, length, flags }
             }
             5 => {
                 let (offset, length, flags) = self.range()?;
-                Call::Zero { offset, length, flags }
+                EntryCall::Zero { offset, length, flags }
             }
             6 => {
                 let (offset, length, _) = self.range()?;
-                Call::Cache { offset, length }
+                EntryCall::Cache { offset, length }
             }
             7 => {
                 let (offset, length, flags) = self.range()?;
-                Call::Extents { offset, length, flags }
+                EntryCall::Extents { offset, length, flags }
             }
-            8 => Call::BlockSizes,
-            9 => Call::Description,
-            10 => Call::Disk,
-            11 => Call::Finalize,
-            12 => Call::Close,
+            8 => EntryCall::BlockSizes,
+            9 => EntryCall::Description,
+            10 => EntryCall::Disk,
+            11 => EntryCall::Finalize,
+            12 => EntryCall::Close,
             13 if self.version > 1 => {
                 let (client, readonly) = (self.long()?, self.truth()?);
-                Call::Preconnect { client, readonly, facts: self.facts()? }
+                EntryCall::Preconnect { client, readonly, facts: self.facts()? }
             }
-            14 if self.version > 1 => Call::ListExports { client: self.long()?, readonly: self.truth()? },
-            15 if self.version > 1 => Call::DefaultExport { client: self.long()?, readonly: self.truth()? },
+            14 if self.version > 1 => EntryCall::ListExports { client: self.long()?, readonly: self.truth()? },
+            15 if self.version > 1 => EntryCall::DefaultExport { client: self.long()?, readonly: self.truth()? },
             other => return Err(format!("is of the call {other}, which is not defined")),
         })
     }
@@ -238,19 +238,19 @@ impl<'a> Fields<'a> {
     }
 
     /// The payload, which is last in the body.
-    fn payload(&mut self, length: u64) -> Result<Payload> {
+    fn payload(&mut self, length: u64) -> Result<EntryPayload> {
         Ok(match self.byte()? {
-            0 => Payload::Zeroes,
+            0 => EntryPayload::Zeroes,
             1 => {
                 self.array::<16>()?;
-                Payload::Unknown
+                EntryPayload::Unknown
             }
             2 => {
                 let found = std::mem::take(&mut self.rest).len();
                 if found as u64 != length {
                     return Err(format!("has {found} bytes of data, and its request {length}"));
                 }
-                Payload::Stored(self.end - found..self.end)
+                EntryPayload::Stored(self.end - found..self.end)
             }
             other => return Err(format!("has data of the kind {other}, which is not defined")),
         })

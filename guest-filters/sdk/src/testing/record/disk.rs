@@ -6,7 +6,7 @@ use crate::testing::imports::next::words;
 use crate::testing::ranges::Ranges;
 use crate::testing::recorded_below::RecordedBelow;
 
-use super::entry::{Answer, Call, Event, Gate, Outcome, Record, RecordedCall};
+use super::entry::{Answer, EntryCall, Event, Gate, Outcome, Record, RecordedCall};
 
 /// The largest disk in bytes. It is in memory.
 const MAX_DISK: u64 = 1 << 30;
@@ -66,7 +66,7 @@ impl Record {
                 continue;
             }
             match (&call.call, &call.outcome) {
-                (Call::Pread { offset, length }, Some(Outcome::Answered(Answer::Data(payload)))) => {
+                (EntryCall::Pread { offset, length }, Some(Outcome::Answered(Answer::Data(payload)))) => {
                     let bytes = self.bytes(payload, *length as usize).unwrap_or_default();
                     for (at, length) in changed.gaps(*offset, (*length).into()) {
                         let from = (at - offset) as usize;
@@ -79,11 +79,13 @@ impl Record {
                         below.known.add(at, length);
                     }
                 }
-                (Call::BlockSizes, Some(Outcome::Answered(Answer::BlockSizes(sizes)))) => disk.block_sizes = *sizes,
-                (Call::Description, Some(Outcome::Answered(Answer::Description(text)))) => {
+                (EntryCall::BlockSizes, Some(Outcome::Answered(Answer::BlockSizes(sizes)))) => {
+                    disk.block_sizes = *sizes
+                }
+                (EntryCall::Description, Some(Outcome::Answered(Answer::Description(text)))) => {
                     disk.description.clone_from(text)
                 }
-                (Call::Extents { .. }, Some(Outcome::Answered(Answer::Extents(list)))) => {
+                (EntryCall::Extents { .. }, Some(Outcome::Answered(Answer::Extents(list)))) => {
                     below.extents.entry(line(&call.call)).or_default().push_back(list.clone());
                 }
                 _ => {}
@@ -101,7 +103,7 @@ impl Record {
     fn empty_disk(&self) -> Result<Disk, String> {
         let mut found: Option<(&str, u64, crate::Capabilities)> = None;
         for call in self.calls.iter().filter(|call| call.gate == Gate::Below) {
-            let (Call::Open { name, .. }, Some(Answer::Opened { size, can })) = (&call.call, call.answer()) else {
+            let (EntryCall::Open { name, .. }, Some(Answer::Opened { size, can })) = (&call.call, call.answer()) else {
                 continue;
             };
             match found {
@@ -138,7 +140,7 @@ impl Record {
             }
             let is_certain = call.answer().is_some() && !call.is_racy;
             let bytes = match &call.call {
-                Call::Pwrite { payload, .. } => self.bytes(payload, length as usize),
+                EntryCall::Pwrite { payload, .. } => self.bytes(payload, length as usize),
                 _ => Some(vec![0; usize::try_from(length.min(MAX_DISK)).unwrap_or_default()]),
             };
             if let (Some(bytes), Ok(to)) = (bytes, disk.range(offset, length)) {
@@ -155,16 +157,16 @@ impl Record {
 }
 
 /// The line that shows a call of the layer below.
-fn line(call: &Call) -> String {
+fn line(call: &EntryCall) -> String {
     match call {
-        Call::Open { name, .. } if name.is_empty() => "open".into(),
-        Call::Open { name, .. } => format!("open {name}"),
-        Call::Pread { offset, length } => format!("pread {offset} {length}"),
-        Call::Pwrite { offset, length, flags, .. } => format!("pwrite {offset} {length}{}", words(*flags)),
-        Call::Trim { offset, length, flags } => format!("trim {offset} {length}{}", words(*flags)),
-        Call::Zero { offset, length, flags } => format!("zero {offset} {length}{}", words(*flags)),
-        Call::Cache { offset, length } => format!("cache {offset} {length}"),
-        Call::Extents { offset, length, flags } => format!("extents {offset} {length}{}", words(*flags)),
+        EntryCall::Open { name, .. } if name.is_empty() => "open".into(),
+        EntryCall::Open { name, .. } => format!("open {name}"),
+        EntryCall::Pread { offset, length } => format!("pread {offset} {length}"),
+        EntryCall::Pwrite { offset, length, flags, .. } => format!("pwrite {offset} {length}{}", words(*flags)),
+        EntryCall::Trim { offset, length, flags } => format!("trim {offset} {length}{}", words(*flags)),
+        EntryCall::Zero { offset, length, flags } => format!("zero {offset} {length}{}", words(*flags)),
+        EntryCall::Cache { offset, length } => format!("cache {offset} {length}"),
+        EntryCall::Extents { offset, length, flags } => format!("extents {offset} {length}{}", words(*flags)),
         other => other.name().into(),
     }
 }

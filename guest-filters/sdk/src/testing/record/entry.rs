@@ -51,17 +51,17 @@ pub(super) struct RecordedCall {
     pub(super) number: u64,
     pub(super) gate: Gate,
     pub(super) handle: u32,
-    pub(super) call: Call,
+    pub(super) call: EntryCall,
     /// None: the record ends before the call did.
     pub(super) outcome: Option<Outcome>,
     /// A change of the same bytes was under way at the same time, so either order is right.
     pub(super) is_racy: bool,
 }
 
-pub(super) enum Call {
+pub(super) enum EntryCall {
     Open { client: u64, readonly: bool, name: String },
     Pread { offset: u64, length: u32 },
-    Pwrite { offset: u64, length: u32, flags: CommandFlags, payload: Payload },
+    Pwrite { offset: u64, length: u32, flags: CommandFlags, payload: EntryPayload },
     Flush,
     Trim { offset: u64, length: u64, flags: CommandFlags },
     Zero { offset: u64, length: u64, flags: CommandFlags },
@@ -79,7 +79,7 @@ pub(super) enum Call {
 
 /// The bytes of a request or an answer.
 #[derive(Clone)]
-pub(super) enum Payload {
+pub(super) enum EntryPayload {
     Zeroes,
     /// The record has only their digest.
     Unknown,
@@ -100,7 +100,7 @@ pub(super) enum Answer {
         size: u64,
         can: Capabilities,
     },
-    Data(Payload),
+    Data(EntryPayload),
     Extents(Vec<Extent>),
     BlockSizes(Option<BlockSizes>),
     Description(Option<String>),
@@ -110,49 +110,51 @@ pub(super) enum Answer {
     Other,
 }
 
-impl Call {
+impl EntryCall {
     /// nbdkit's name of it.
     pub(super) fn name(&self) -> &'static str {
         match self {
-            Call::Open { .. } => "open",
-            Call::Pread { .. } => "pread",
-            Call::Pwrite { .. } => "pwrite",
-            Call::Flush => "flush",
-            Call::Trim { .. } => "trim",
-            Call::Zero { .. } => "zero",
-            Call::Cache { .. } => "cache",
-            Call::Extents { .. } => "extents",
-            Call::BlockSizes => "block_size",
-            Call::Description => "export_description",
-            Call::Disk => "disk",
-            Call::Finalize => "finalize",
-            Call::Close => "close",
-            Call::Preconnect { .. } => "preconnect",
-            Call::ListExports { .. } => "list_exports",
-            Call::DefaultExport { .. } => "default_export",
+            EntryCall::Open { .. } => "open",
+            EntryCall::Pread { .. } => "pread",
+            EntryCall::Pwrite { .. } => "pwrite",
+            EntryCall::Flush => "flush",
+            EntryCall::Trim { .. } => "trim",
+            EntryCall::Zero { .. } => "zero",
+            EntryCall::Cache { .. } => "cache",
+            EntryCall::Extents { .. } => "extents",
+            EntryCall::BlockSizes => "block_size",
+            EntryCall::Description => "export_description",
+            EntryCall::Disk => "disk",
+            EntryCall::Finalize => "finalize",
+            EntryCall::Close => "close",
+            EntryCall::Preconnect { .. } => "preconnect",
+            EntryCall::ListExports { .. } => "list_exports",
+            EntryCall::DefaultExport { .. } => "default_export",
         }
     }
 
     /// Offset and length in bytes.
     pub(super) fn range(&self) -> Option<(u64, u64)> {
         match *self {
-            Call::Pread { offset, length } | Call::Pwrite { offset, length, .. } => Some((offset, length.into())),
-            Call::Trim { offset, length, .. }
-            | Call::Zero { offset, length, .. }
-            | Call::Cache { offset, length }
-            | Call::Extents { offset, length, .. } => Some((offset, length)),
+            EntryCall::Pread { offset, length } | EntryCall::Pwrite { offset, length, .. } => {
+                Some((offset, length.into()))
+            }
+            EntryCall::Trim { offset, length, .. }
+            | EntryCall::Zero { offset, length, .. }
+            | EntryCall::Cache { offset, length }
+            | EntryCall::Extents { offset, length, .. } => Some((offset, length)),
             _ => None,
         }
     }
 
     /// Whether it changes content.
     pub(super) fn changes(&self) -> bool {
-        matches!(self, Call::Pwrite { .. } | Call::Trim { .. } | Call::Zero { .. })
+        matches!(self, EntryCall::Pwrite { .. } | EntryCall::Trim { .. } | EntryCall::Zero { .. })
     }
 
     /// Whether it belongs to a client and to nothing that was opened.
     pub(super) fn is_before_open(&self) -> bool {
-        matches!(self, Call::Preconnect { .. } | Call::ListExports { .. } | Call::DefaultExport { .. })
+        matches!(self, EntryCall::Preconnect { .. } | EntryCall::ListExports { .. } | EntryCall::DefaultExport { .. })
     }
 }
 
@@ -182,11 +184,11 @@ impl Record {
     }
 
     /// The bytes of a payload. None if the record has only their digest.
-    pub(super) fn bytes(&self, payload: &Payload, length: usize) -> Option<Vec<u8>> {
+    pub(super) fn bytes(&self, payload: &EntryPayload, length: usize) -> Option<Vec<u8>> {
         match payload {
-            Payload::Zeroes => Some(vec![0; length]),
-            Payload::Unknown => None,
-            Payload::Stored(range) => self.file.get(range.clone()).map(<[u8]>::to_vec),
+            EntryPayload::Zeroes => Some(vec![0; length]),
+            EntryPayload::Unknown => None,
+            EntryPayload::Stored(range) => self.file.get(range.clone()).map(<[u8]>::to_vec),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::testing::digest::crc32c;
 use crate::testing::ranges::Ranges;
 
 use super::decode::{Entry, Fields, MAX_REQUEST};
-use super::entry::{Call, Event, Gate, Record, RecordedCall, Session};
+use super::entry::{EntryCall, Event, Gate, Record, RecordedCall, Session};
 
 const MAGIC: &[u8; 8] = b"rbdkitRC";
 
@@ -133,7 +133,7 @@ impl Reading {
                 if self.pending.insert(number, index).is_some() {
                     return Err(format!("call {number} begins twice"));
                 }
-                let is_open = matches!(call, Call::Open { .. });
+                let is_open = matches!(call, EntryCall::Open { .. });
                 let is_right = match self.opened.get(&handle) {
                     _ if call.is_before_open() => handle == 0,
                     None => is_open,
@@ -160,24 +160,24 @@ impl Reading {
 }
 
 /// The format's number of a call.
-fn kind_of(call: &Call) -> u8 {
+fn kind_of(call: &EntryCall) -> u8 {
     match call {
-        Call::Open { .. } => 0,
-        Call::Pread { .. } => 1,
-        Call::Pwrite { .. } => 2,
-        Call::Flush => 3,
-        Call::Trim { .. } => 4,
-        Call::Zero { .. } => 5,
-        Call::Cache { .. } => 6,
-        Call::Extents { .. } => 7,
-        Call::BlockSizes => 8,
-        Call::Description => 9,
-        Call::Disk => 10,
-        Call::Finalize => 11,
-        Call::Close => 12,
-        Call::Preconnect { .. } => 13,
-        Call::ListExports { .. } => 14,
-        Call::DefaultExport { .. } => 15,
+        EntryCall::Open { .. } => 0,
+        EntryCall::Pread { .. } => 1,
+        EntryCall::Pwrite { .. } => 2,
+        EntryCall::Flush => 3,
+        EntryCall::Trim { .. } => 4,
+        EntryCall::Zero { .. } => 5,
+        EntryCall::Cache { .. } => 6,
+        EntryCall::Extents { .. } => 7,
+        EntryCall::BlockSizes => 8,
+        EntryCall::Description => 9,
+        EntryCall::Disk => 10,
+        EntryCall::Finalize => 11,
+        EntryCall::Close => 12,
+        EntryCall::Preconnect { .. } => 13,
+        EntryCall::ListExports { .. } => 14,
+        EntryCall::DefaultExport { .. } => 15,
     }
 }
 

@@ -9,7 +9,7 @@ use crate::testing::exported::Exported;
 use crate::testing::host::{Host, Served};
 use crate::testing::parameters;
 
-use super::entry::{Answer, Call, Event, Gate, Outcome, Record, RecordedCall};
+use super::entry::{Answer, EntryCall, Event, Gate, Outcome, Record, RecordedCall};
 
 /// The most differences that are kept. All are counted.
 const KEPT: usize = 100;
@@ -141,22 +141,26 @@ impl<'s, F: Exported> Replay<'s, F> {
     /// Makes a call. None if there is nothing to make.
     fn carry_out(&mut self, call: &'s RecordedCall) -> Option<Verdict> {
         Some(match &call.call {
-            Call::Preconnect { client, readonly, facts } => {
+            EntryCall::Preconnect { client, readonly, facts } => {
                 let mut arriving = self.served.client();
                 arriving.facts = facts.clone();
                 self.arriving.insert(*client, arriving);
                 self.arriving(*client, *readonly).preconnect().map(|()| None)
             }
-            Call::ListExports { client, readonly } => self.arriving(*client, *readonly).list_exports().map(|got| {
-                let Some(Answer::Exports(expected)) = call.answer() else { return None };
-                let shown = |list: &[crate::ExportEntry]| format!("{list:?}");
-                other(shown(expected), shown(&got))
-            }),
-            Call::DefaultExport { client, readonly } => self.arriving(*client, *readonly).default_export().map(|got| {
-                let Some(Answer::DefaultExport(expected)) = call.answer() else { return None };
-                other(format!("{expected:?}"), format!("{got:?}"))
-            }),
-            Call::Open { client, readonly, name } => {
+            EntryCall::ListExports { client, readonly } => {
+                self.arriving(*client, *readonly).list_exports().map(|got| {
+                    let Some(Answer::Exports(expected)) = call.answer() else { return None };
+                    let shown = |list: &[crate::ExportEntry]| format!("{list:?}");
+                    other(shown(expected), shown(&got))
+                })
+            }
+            EntryCall::DefaultExport { client, readonly } => {
+                self.arriving(*client, *readonly).default_export().map(|got| {
+                    let Some(Answer::DefaultExport(expected)) = call.answer() else { return None };
+                    other(format!("{expected:?}"), format!("{got:?}"))
+                })
+            }
+            EntryCall::Open { client, readonly, name } => {
                 let arriving = self.arriving(*client, *readonly).export(name);
                 let opened = if self.record.version == 1 { arriving.connect() } else { arriving.open() };
                 opened.map(|opened| {
@@ -173,8 +177,8 @@ impl<'s, F: Exported> Replay<'s, F> {
                     }
                 })
             }
-            Call::Disk => return None,
-            Call::Close => {
+            EntryCall::Disk => return None,
+            EntryCall::Close => {
                 self.clients.remove(&call.handle)?.end();
                 Ok(None)
             }
@@ -186,7 +190,7 @@ impl<'s, F: Exported> Replay<'s, F> {
     /// A call of what is open.
     fn request(&self, call: &RecordedCall, client: &Client<'_, F>) -> Verdict {
         match &call.call {
-            Call::Pread { offset, length } => {
+            EntryCall::Pread { offset, length } => {
                 let got = client.pread(*offset, *length)?;
                 let Some(Answer::Data(payload)) = call.answer() else { return Ok(None) };
                 let Some(expected) = self.record.bytes(payload, got.len()) else { return Ok(None) };
@@ -198,30 +202,30 @@ impl<'s, F: Exported> Replay<'s, F> {
                     (shown(&expected), shown(&got))
                 }))
             }
-            Call::Pwrite { offset, length, flags, payload } => {
+            EntryCall::Pwrite { offset, length, flags, payload } => {
                 let bytes = self.record.bytes(payload, *length as usize).unwrap_or_default();
                 client.pwrite(*offset, &bytes, *flags).map(|()| None)
             }
-            Call::Flush => client.flush().map(|()| None),
-            Call::Trim { offset, length, flags } => client.trim(*offset, *length, *flags).map(|()| None),
-            Call::Zero { offset, length, flags } => client.zero(*offset, *length, *flags).map(|()| None),
-            Call::Cache { offset, length } => client.cache(*offset, *length).map(|()| None),
-            Call::Extents { offset, length, flags } => {
+            EntryCall::Flush => client.flush().map(|()| None),
+            EntryCall::Trim { offset, length, flags } => client.trim(*offset, *length, *flags).map(|()| None),
+            EntryCall::Zero { offset, length, flags } => client.zero(*offset, *length, *flags).map(|()| None),
+            EntryCall::Cache { offset, length } => client.cache(*offset, *length).map(|()| None),
+            EntryCall::Extents { offset, length, flags } => {
                 let got = client.extents(*offset, *length, *flags)?;
                 let Some(Answer::Extents(expected)) = call.answer() else { return Ok(None) };
                 Ok(other(format!("{expected:?}"), format!("{got:?}")))
             }
-            Call::BlockSizes => {
+            EntryCall::BlockSizes => {
                 let got = client.block_size().ok();
                 let Some(Answer::BlockSizes(expected)) = call.answer() else { return Ok(None) };
                 Ok(other(format!("{expected:?}"), format!("{got:?}")))
             }
-            Call::Description => {
+            EntryCall::Description => {
                 let got = client.export_description();
                 let Some(Answer::Description(expected)) = call.answer() else { return Ok(None) };
                 Ok(other(format!("{expected:?}"), format!("{got:?}")))
             }
-            Call::Finalize => client.finalize().map(|()| None),
+            EntryCall::Finalize => client.finalize().map(|()| None),
             _ => Ok(None),
         }
     }
