@@ -164,7 +164,10 @@ fn pause_again_and_again(control: &Path, mut rng: Rng, ends: &AtomicBool) {
     while !ends.load(SeqCst) {
         for (command, answer) in [(b"p", "P"), (b"r", "R")] {
             assert_eq!(control.say(command, 1), answer);
-            // A random time, and not one that something has to happen in.
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a random time, and not one that something has to happen in"
+            )]
             std::thread::sleep(Duration::from_micros(rng.below(20_000)));
         }
     }
