@@ -184,8 +184,6 @@ fn ip_does_not_start_with_a_rule_that_it_cannot_keep() {
         ("deny=1.2.3.4/33", "the prefix length '33' is not from 1 to 32"),
         ("deny=somebody", "'somebody' is not an IP address"),
         ("allow=uid:me", "uid: takes a number from 0 to 4294967295"),
-        ("deny=dn:CN=client", "names of TLS certificates are not supported in this version"),
-        ("deny=issuer-dn:CN=ca", "names of TLS certificates are not supported in this version"),
         ("deny=security:", "security: takes a security context"),
     ] {
         let said = run(&["-U", "-", "--filter=ip", "memory", "1M", rule], "true").fails();

@@ -34,7 +34,7 @@ fn every_plugin_says_how_far_the_last_extent_runs_on() {
         (&["null", "1G"], &hole),
         (&["memory", "1G"], &hole),
         (&["memory", "16M", "allocator=malloc"], &[(16 << 20, 0)]),
-        (&["data", "@0x20000000 1", "size=1G"], &[(GIB / 2, 3)]),
+        (&["data", "data=@0x20000000 1", "size=1G"], &[(GIB / 2, 3)]),
         (&["file", name], &hole),
         (&["nbd", &socket], &hole),
         (&["pattern", "1G"], &[(GIB, 0)]),
