@@ -30,11 +30,17 @@ fn a_compressed_disk_takes_a_quarter_of_the_memory_and_gives_everything_back() {
     let dir = TempDir::new();
     let (disk, copy) = (dir.file("disk", &text(SIZE)), dir.join("copy"));
     let size = SIZE.to_string();
-    let growth = |allocator: &str| {
+    // The most that a server may have grown by, or none if that does not matter.
+    let growth = |allocator: &str, most: Option<u64>| {
         let server = Server::start(["memory", &size, allocator]);
         let before = server.resident();
         tool("nbdcopy", [utf8(&disk), &server.uri()]).ok();
-        let growth = server.resident().saturating_sub(before);
+        let growth = || server.resident().saturating_sub(before);
+        if let Some(most) = most {
+            // The buffers of the copy go back to the system within ten seconds.
+            server.wait_until("the compressed disk takes a quarter", |_| growth() < most);
+        }
+        let growth = growth();
         tool("nbdcopy", [&server.uri(), utf8(&copy)]).ok();
         assert!(std::fs::read(&disk).ok() == std::fs::read(&copy).ok(), "{allocator}");
         // What is trimmed is a hole again.
@@ -43,8 +49,8 @@ fn a_compressed_disk_takes_a_quarter_of_the_memory_and_gives_everything_back() {
         assert!(map.contains("hole,zero") && !map.contains("data"), "{allocator}: {map}");
         growth
     };
-    let (plain, compressed) = (growth("allocator=sparse"), growth("allocator=zstd"));
-    assert!(compressed < plain / 4, "{compressed} bytes compressed, {plain} not");
+    let plain = growth("allocator=sparse", None);
+    growth("allocator=zstd", Some(plain / 4));
 }
 
 #[test]

@@ -69,7 +69,7 @@ const REFUSED: [Place; 16] = [
     place("nbd", "uri", &["nbd://user:CANARY@127.0.0.1:0/disk"]),
     place("nbd", "uri", &["nbd://user:CANARY"]),
     place("nbd", "uri", &["nbd://user:CANARY/@h:x/disk"]),
-    place("nbd", "uri", &["nbds://user:CANARY@h/disk"]),
+    place("nbd", "uri", &["nbds://user:CANARY@h/disk?tls-certificates=/no/such/directory"]),
     place("nbd", "uri", &["ftp://user:CANARY@h/disk"]),
     place("nbd", "uri", &["user:CANARY@h"]),
     place("nbd", "uri", &["nbd+unix://user:CANARY@h/disk?socket=/s"]),

@@ -46,7 +46,7 @@ fn theirs() -> Fake {
 
 /// The fixture is an older build of nofilter. So the server says that it is not its own of that
 /// name, and nothing else.
-fn says_only_the_name(stderr: &str) {
+pub fn says_only_the_name(stderr: &str) {
     let others: Vec<&str> = stderr.lines().filter(|line| !line.contains("calls itself nofilter, and is not")).collect();
     assert!(others.is_empty() && stderr.lines().count() <= 1, "{stderr}");
 }
