@@ -266,5 +266,6 @@ fn a_plugin_of_nbdkit_learns_the_names_in_the_certificate() {
     let server = Launch::new(options).args([&library]).start();
     let info = tool("nbdinfo", [&pki.uri(server.socket())]).ok();
     assert!(info.contains(&format!("{CLIENT_NAME} / CN=Test CA")), "{info}");
-    assert!(tool("nbdinfo", [&plain(server.socket())]).ok().contains("description:  / \n"));
+    let info = tool("nbdinfo", [&plain(server.socket())]).ok();
+    assert!(info.contains("description: ") && !info.contains("CN="), "{info}");
 }

@@ -106,11 +106,11 @@ pub const RUST: &[Case] = &[
         name: "a parallel filter counts in its memory",
         edits: &[Replace(
             "src/lib.rs",
-            "        Payload.xor(.., &[self.key], 0);\n        next::pwrite(",
+            "        Payload.xor(..length, &[self.key], 0);\n        next::pwrite(",
             "        static WRITES: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);\n        \
              if WRITES.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 3 {\n            \
              next::zero(40_000_000, 512, CommandFlags::empty())?;\n        }\n        \
-             Payload.xor(.., &[self.key], 0);\n        next::pwrite(",
+             Payload.xor(..length, &[self.key], 0);\n        next::pwrite(",
         )],
         found_by: Check(&["--transforms", "own"]),
         says: STATE,
