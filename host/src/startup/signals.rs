@@ -166,9 +166,18 @@ impl Ending {
         *lock(&self.asked)
     }
 
-    /// The command of `--run`, or none any more.
-    pub fn set_command(&self, command: Option<Arc<OwnedFd>>) {
-        *lock(&self.command) = command;
+    /// Starts the command of `--run`. A signal that comes meanwhile waits until it is known whether
+    /// there is a command, and which process it is.
+    pub fn start_command<T, E>(&self, start: impl FnOnce() -> Result<(T, Option<Arc<OwnedFd>>), E>) -> Result<T, E> {
+        let mut command = lock(&self.command);
+        let (started, process) = start()?;
+        *command = process;
+        Ok(started)
+    }
+
+    /// The command of `--run` has ended, or the server no longer waits for it.
+    pub fn forget_command(&self) {
+        *lock(&self.command) = None;
     }
 
     /// What an end at once removes.

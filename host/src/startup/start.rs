@@ -329,8 +329,11 @@ impl Running {
         let Some(command) = &self.start.plan.run else {
             return Ok(None);
         };
-        let captive = Captive::start(command, reachable, &self.start.plan.exportname, self.tls_uri.as_ref())?;
-        ending.set_command(captive.process());
+        let captive = ending.start_command(|| {
+            let captive = Captive::start(command, reachable, &self.start.plan.exportname, self.tls_uri.as_ref())?;
+            let process = captive.process();
+            Ok::<_, ConfigError>((captive, process))
+        })?;
         Ok(Some(captive))
     }
 }

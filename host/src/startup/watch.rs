@@ -77,7 +77,7 @@ pub async fn watch(
             status = command_ended(&mut captive) => {
                 captive = None;
                 end.command = Some(CommandEnd::Ended(status));
-                signals.ending().set_command(None);
+                signals.ending().forget_command();
                 signals.ending().ask();
                 stop.stop();
             }
@@ -87,7 +87,7 @@ pub async fn watch(
                     command.leave();
                     end.command = Some(CommandEnd::Ignored(signal));
                 }
-                signals.ending().set_command(None);
+                signals.ending().forget_command();
                 signals.ending().ask();
                 stop.stop();
             }
