@@ -97,8 +97,8 @@ fn each_filter_of_the_project_keeps_the_promise_that_fits_it() {
         ("retry-request", "identity", &["retry-request-delay=1ms"]),
         ("scan", "identity", &[]),
         ("spinning", "identity", &["min-seek-time=0", "half-seek-time=20us", "max-seek-time=50us"]),
-        // checkwrite keeps none: it fails every write of something new. evil keeps none: a write
-        // makes the hole around it data, and from then on the hole's bits are stuck as well.
+        // checkwrite keeps none: it fails every write of something new. evil keeps none: it leaves
+        // holes as they are, and what is a hole may depend on where a request for extents begins.
         ("ddrescue", "read-only", &[mapfile.as_str()]),
         ("extentlist", "identity", &[list.as_str()]),
         ("fua", "identity", &["fuamode=force"]),
