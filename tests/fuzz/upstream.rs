@@ -251,7 +251,9 @@ fn fuzz_the_nbd_plugin() {
         round += 1;
     }
     println!("{round} connections");
-    server.wait_until("all connections are closed", |server| server.open_files() == files);
+    // Fewer is right as well: what the start needed may still have been open when they were
+    // counted.
+    server.wait_until("all connections are closed", |server| server.open_files() <= files);
     let outcome = server.stop();
     assert!(!outcome.stderr.contains("panicked"), "seed {seed}: {}", outcome.stderr);
 }

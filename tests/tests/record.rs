@@ -137,7 +137,10 @@ fn session(dir: &TempDir, layer: &[&str], after: &[&str], payloads: bool) -> (Pa
         "--ioengine=nbd",
         "--rw=randrw",
         "--bs=512-64k",
-        "--size=3m",
+        // No two writes of the same bytes at once: which of them is the last is not in a record.
+        "--size=1500k",
+        "--offset_increment=1500k",
+        "--serialize_overlap=1",
         "--io_size=1m",
         "--iodepth=16",
         "--numjobs=2",
