@@ -357,7 +357,7 @@ impl NextLayer {
     pub async fn preconnect(&self, readonly: bool) -> Result<()> {
         match self.next() {
             Some((slot, next)) => slot.layer.preconnect(readonly, next).await,
-            None => self.chain.plugin.preconnect_client(&self.client, readonly).await,
+            None => self.chain.plugin.preconnect(&self.client, readonly).await,
         }
     }
 
@@ -374,7 +374,7 @@ impl NextLayer {
         let list = match self.next() {
             Some((slot, next)) => Some(slot.layer.list_exports(readonly, next).await?),
             None => {
-                let list = self.chain.plugin.list_exports_for(&self.client, readonly);
+                let list = self.chain.plugin.list_exports(&self.client, readonly);
                 not_long_without(&self.client, list).await?
             }
         };
@@ -400,7 +400,7 @@ impl NextLayer {
         let ask = async {
             let name = match self.next() {
                 Some((slot, next)) => slot.layer.default_export(readonly, next).await?,
-                None => self.chain.plugin.default_export_for(&self.client, readonly).await?,
+                None => self.chain.plugin.default_export(&self.client, readonly).await?,
             };
             exports::check_default(self.name(), &name)?;
             Ok(name)

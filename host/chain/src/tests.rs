@@ -133,10 +133,10 @@ impl Plugin for Probe {
     fn thread_model(&self) -> ThreadModel {
         self.0.model
     }
-    fn list_exports(&self, _: bool, _: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
+    fn list_exports(&self, _: &Arc<Client>, _: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
         Box::pin(async { Ok(self.0.exports.clone()) })
     }
-    fn default_export(&self, _: bool, _: bool) -> BoxFuture<'_, Result<String>> {
+    fn default_export(&self, _: &Arc<Client>, _: bool) -> BoxFuture<'_, Result<String>> {
         Box::pin(async {
             let name = self.0.default_export.clone()?;
             Ok(format!("{name}{}", self.1.defaults.fetch_add(1, Ordering::SeqCst)))

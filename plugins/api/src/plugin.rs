@@ -180,10 +180,16 @@ pub trait Handle: Send + Sync + 'static {
 
 /// A plugin: the part of it that all connections share.
 ///
-/// Lifecycle: `config` for each parameter, `config_complete`, `get_ready` (still in the foreground,
-/// before listening), `after_fork`, then for each connection `preconnect`, `list_exports` or
-/// `default_export`, `open`; at the end `cleanup`.
+/// Lifecycle: `set_shutdown`, `config` for each parameter, `config_complete`, `get_ready` (still in
+/// the foreground, before listening), `after_fork`, `begin_serving`, then for each connection
+/// `preconnect`, `list_exports` or `default_export`, `open`; at the end `cleanup`.
 pub trait Plugin: Send + Sync + 'static {
+    /// Gets what is notified to end the server. Called once, before the configuration, and not for a
+    /// plugin that is only asked what it is (`--help`, `--dump-plugin`).
+    fn set_shutdown(&mut self, shutdown: Arc<Notify>) {
+        let _ = shutdown;
+    }
+
     /// Takes one `key=value`. The server has checked it against [`PluginInfo::params`]: the key is
     /// declared (or the plugin takes other keys), and the value is of the declared kind.
     ///
@@ -219,48 +225,27 @@ pub trait Plugin: Send + Sync + 'static {
         Box::pin(async { Ok(()) })
     }
 
-    /// [`Plugin::preconnect`] for a plugin that wants to know the client.
-    fn preconnect_client<'a>(&'a self, client: &'a Arc<Client>, readonly: bool) -> BoxFuture<'a, Result<()>> {
-        let _ = client;
-        self.preconnect(readonly)
-    }
-
-    /// [`Plugin::list_exports`] for a plugin that wants to know the client.
-    fn list_exports_for<'a>(
-        &'a self,
-        client: &'a Arc<Client>,
-        readonly: bool,
-    ) -> BoxFuture<'a, Result<Option<Vec<ExportEntry>>>> {
-        self.list_exports(readonly, client.is_tls())
-    }
-
-    /// [`Plugin::default_export`] for a plugin that wants to know the client.
-    fn default_export_for<'a>(&'a self, client: &'a Arc<Client>, readonly: bool) -> BoxFuture<'a, Result<String>> {
-        self.default_export(readonly, client.is_tls())
-    }
-
-    /// Gets what is notified to end the server. Called once, before the configuration.
-    fn set_shutdown(&mut self, shutdown: Arc<Notify>) {
-        let _ = shutdown;
-    }
-
     /// A client has connected and has not negotiated yet. An error drops the connection.
-    fn preconnect(&self, readonly: bool) -> BoxFuture<'_, Result<()>> {
-        let _ = readonly;
+    fn preconnect<'a>(&'a self, client: &'a Arc<Client>, readonly: bool) -> BoxFuture<'a, Result<()>> {
+        let _ = (client, readonly);
         Box::pin(async { Ok(()) })
     }
 
     /// The exports to list. None: the default export alone, which is what a plugin without a list
     /// has. The host then asks for its name, once a connection, and lists nothing if that fails.
-    fn list_exports(&self, readonly: bool, tls: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
-        let _ = (readonly, tls);
+    fn list_exports<'a>(
+        &'a self,
+        client: &'a Arc<Client>,
+        readonly: bool,
+    ) -> BoxFuture<'a, Result<Option<Vec<ExportEntry>>>> {
+        let _ = (client, readonly);
         Box::pin(async { Ok(None) })
     }
 
     /// The export that the empty name means. By default the empty name itself. Asked once for each
     /// connection, when something needs it.
-    fn default_export(&self, readonly: bool, tls: bool) -> BoxFuture<'_, Result<String>> {
-        let _ = (readonly, tls);
+    fn default_export<'a>(&'a self, client: &'a Arc<Client>, readonly: bool) -> BoxFuture<'a, Result<String>> {
+        let _ = (client, readonly);
         Box::pin(async { Ok(String::new()) })
     }
 

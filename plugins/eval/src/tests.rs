@@ -32,9 +32,12 @@ fn config_error(params: &[(&str, &str)]) -> String {
     start(params).err().expect("a configuration error").to_string()
 }
 
+fn client() -> Arc<Client> {
+    Arc::new(Client::new(1, Peer::Unknown, None, false))
+}
+
 fn open_args(readonly: bool, exportname: &str) -> OpenArgs {
-    let client = Arc::new(Client::new(1, Peer::Unknown, None, false));
-    OpenArgs { readonly, exportname: exportname.to_string(), client }
+    OpenArgs { readonly, exportname: exportname.to_string(), client: client() }
 }
 
 /// A plugin with a size and these methods, opened.
@@ -258,7 +261,7 @@ async fn a_connection_that_cannot_write_asks_nothing_about_writing() {
     let missing = format!("echo $1 >> {}; exit 2", log.display());
     let plugin = start(&[("get_size", "echo 1M"), READ_ZEROES, ("pwrite", ""), ("missing", &missing)]).unwrap();
     assert_eq!(taken(&log), "config_complete\nthread_model\nget_ready\nafter_fork\n");
-    plugin.preconnect(true).await.unwrap();
+    plugin.preconnect(&client(), true).await.unwrap();
     let handle = plugin.open(open_args(true, "")).await.unwrap();
     handle.can().await.unwrap();
     handle.close().await;
@@ -343,37 +346,37 @@ async fn sizes_descriptions_and_block_sizes_are_read() {
 async fn exports_are_listed_and_the_first_is_the_default() {
     let list = "printf 'INTERLEAVED\\na\\nfirst\\nb\\nsecond\\n'";
     let plugin = start(&[("list_exports", list), ("default_export", list)]).unwrap();
-    let exports = plugin.list_exports(false, false).await.unwrap().unwrap();
+    let exports = plugin.list_exports(&client(), false).await.unwrap().unwrap();
     assert_eq!(exports.len(), 2);
     assert_eq!((exports[1].name.as_str(), exports[1].description.as_deref()), ("b", Some("second")));
-    assert_eq!(plugin.default_export(false, false).await.unwrap(), "a");
+    assert_eq!(plugin.default_export(&client(), false).await.unwrap(), "a");
 
     let plugin = start(&[("default_export", "echo $1-$2-$3")]).unwrap();
-    assert_eq!(plugin.default_export(true, false).await.unwrap(), "default_export-true-false");
+    assert_eq!(plugin.default_export(&client(), true).await.unwrap(), "default_export-true-false");
     // The host asks for the default export then.
-    assert_eq!(plugin.list_exports(true, false).await.unwrap(), None);
+    assert_eq!(plugin.list_exports(&client(), true).await.unwrap(), None);
     let plugin = start(&[]).unwrap();
-    assert_eq!(plugin.default_export(false, false).await.unwrap(), "");
-    assert_eq!(plugin.list_exports(false, false).await.unwrap(), None);
+    assert_eq!(plugin.default_export(&client(), false).await.unwrap(), "");
+    assert_eq!(plugin.list_exports(&client(), false).await.unwrap(), None);
 }
 
 #[tokio::test]
 async fn an_empty_line_is_the_export_with_the_empty_name() {
     let plugin = start(&[("list_exports", "echo"), ("default_export", "echo")]).unwrap();
-    let exports = plugin.list_exports(false, false).await.unwrap();
+    let exports = plugin.list_exports(&client(), false).await.unwrap();
     assert_eq!(exports, Some(vec![Default::default()]));
-    assert_eq!(plugin.default_export(false, false).await.unwrap(), "");
+    assert_eq!(plugin.default_export(&client(), false).await.unwrap(), "");
     let plugin = start(&[("list_exports", ":"), ("default_export", ":")]).unwrap();
-    assert_eq!(plugin.list_exports(false, false).await.unwrap(), Some(vec![]));
-    assert_eq!(plugin.default_export(false, false).await.unwrap(), "");
+    assert_eq!(plugin.list_exports(&client(), false).await.unwrap(), Some(vec![]));
+    assert_eq!(plugin.default_export(&client(), false).await.unwrap(), "");
 }
 
 #[tokio::test]
 async fn names_that_are_not_utf_8_are_refused_with_their_line() {
     let script = "printf 'a\\n\\377\\n'";
     let plugin = start(&[("list_exports", script), ("default_export", script)]).unwrap();
-    let list = plugin.list_exports(false, false).await.unwrap_err().to_string();
-    let name = plugin.default_export(false, false).await.unwrap_err().to_string();
+    let list = plugin.list_exports(&client(), false).await.unwrap_err().to_string();
+    let name = plugin.default_export(&client(), false).await.unwrap_err().to_string();
     for error in [list, name] {
         assert!(error.contains("line 2 of the exports is not UTF-8"), "{error}");
     }
@@ -472,7 +475,7 @@ fn the_temporary_directory_goes_with_the_server() {
 #[tokio::test]
 async fn scripts_may_name_their_interpreter() {
     let plugin = start(&[("default_export", "#!/bin/echo")]).unwrap();
-    let name = plugin.default_export(true, false).await.unwrap();
+    let name = plugin.default_export(&client(), true).await.unwrap();
     assert!(name.ends_with("/default_export default_export true false"), "{name}");
 }
 

@@ -33,8 +33,8 @@ use std::sync::Arc;
 use rbdkit_launcher::Open;
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
-    AccessRights, BoxFuture, ConfigError, DISK_FUNCTIONS, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin,
-    PluginInfo, Result, ThreadModel, run_blocking,
+    AccessRights, BoxFuture, Client, ConfigError, DISK_FUNCTIONS, Errno, Error, ExportEntry, Handle, OpenArgs, Param,
+    Plugin, PluginInfo, Result, ThreadModel, run_blocking,
 };
 
 use config::Config;
@@ -105,7 +105,7 @@ impl Plugin for File {
         Ok(())
     }
 
-    fn list_exports(&self, _readonly: bool, _tls: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
+    fn list_exports(&self, _: &Arc<Client>, _: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
         Box::pin(async {
             let source = self.source()?;
             run_blocking(move || source.list()).await

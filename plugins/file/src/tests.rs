@@ -59,9 +59,12 @@ fn config_error(params: &[(&str, &OsStr)]) -> String {
     plugin(params).err().unwrap().to_string()
 }
 
+fn client() -> Arc<Client> {
+    Arc::new(Client::new(1, Peer::Unknown, None, false))
+}
+
 async fn open(plugin: &File, exportname: &str, readonly: bool) -> Result<Arc<dyn Handle>> {
-    let client = Arc::new(Client::new(1, Peer::Unknown, None, false));
-    plugin.open(OpenArgs { readonly, exportname: exportname.to_string(), client }).await
+    plugin.open(OpenArgs { readonly, exportname: exportname.to_string(), client: client() }).await
 }
 
 async fn write(handle: &dyn Handle, bytes: Vec<u8>, offset: u64, flags: Flags) -> Result<()> {
@@ -412,10 +415,16 @@ fn a_directory_serves_its_files_sorted_and_nothing_else() {
     for params in [("dir", served.as_os_str()), ("dirfd", OsStr::new(&number))] {
         let plugin = plugin(&[params]).unwrap();
         run(async {
-            let names: Vec<String> =
-                plugin.list_exports(false, false).await.unwrap().unwrap().into_iter().map(|entry| entry.name).collect();
+            let names: Vec<String> = plugin
+                .list_exports(&client(), false)
+                .await
+                .unwrap()
+                .unwrap()
+                .into_iter()
+                .map(|entry| entry.name)
+                .collect();
             assert_eq!(names, [".hidden", "a", "b", "link"]);
-            assert_eq!(plugin.default_export(false, false).await.unwrap(), "");
+            assert_eq!(plugin.default_export(&client(), false).await.unwrap(), "");
             for (name, size) in [("a", 1024), ("b", 2048), ("link", 1024)] {
                 let handle = open(&plugin, name, false).await.unwrap();
                 assert_eq!(handle.get_size().await.unwrap(), size, "{name}");
@@ -460,7 +469,7 @@ fn a_link_out_of_the_directory_is_followed_unless_somebody_else_could_have_made_
     symlink(dir.path("none"), dir.path("served/dangling")).unwrap();
     let followed = ["absolute", "relative", "twice"];
     let listed = || {
-        let exports = run(plugin.list_exports(false, false)).unwrap();
+        let exports = run(plugin.list_exports(&client(), false)).unwrap();
         exports.unwrap_or_default().into_iter().map(|entry| entry.name).collect::<Vec<_>>()
     };
     let refused = |name: &str| {

@@ -39,8 +39,8 @@ use std::sync::Arc;
 use rbdkit_launcher::{Launcher, Start};
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
-    AccessRights, BoxFuture, ConfigError, DISK_FUNCTIONS, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin,
-    PluginInfo, Result, StopScope, ThreadModel,
+    AccessRights, BoxFuture, Client, ConfigError, DISK_FUNCTIONS, Errno, Error, ExportEntry, Handle, OpenArgs, Param,
+    Plugin, PluginInfo, Result, StopScope, ThreadModel,
 };
 
 use config::Config;
@@ -144,11 +144,11 @@ impl Plugin for Nbd {
         self.upstream.as_ref().map(Upstream::access_rights)
     }
 
-    fn list_exports(&self, _readonly: bool, _tls: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
+    fn list_exports(&self, _: &Arc<Client>, _: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
         Box::pin(async { self.upstream()?.list().await })
     }
 
-    fn default_export(&self, _readonly: bool, _tls: bool) -> BoxFuture<'_, Result<String>> {
+    fn default_export(&self, _: &Arc<Client>, _: bool) -> BoxFuture<'_, Result<String>> {
         Box::pin(async { Ok(self.upstream()?.default_export().await) })
     }
 

@@ -33,9 +33,12 @@ fn at(place: &Path) -> Box<dyn Plugin> {
     plugin(&[("socket", place.as_os_str())]).unwrap()
 }
 
+fn client() -> Arc<Client> {
+    Arc::new(Client::new(1, Peer::Unix, None, false))
+}
+
 async fn open(plugin: &dyn Plugin, export: &str) -> Result<Arc<dyn Handle>> {
-    let client = Arc::new(Client::new(1, Peer::Unix, None, false));
-    plugin.open(OpenArgs { readonly: false, exportname: export.to_owned(), client }).await
+    plugin.open(OpenArgs { readonly: false, exportname: export.to_owned(), client: client() }).await
 }
 
 /// Opens the fake server's export.

@@ -21,8 +21,8 @@ use rbdkit_disk_command::{CommandConfig, OTHER_KEYS};
 use rbdkit_launcher::{Open, Start};
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{
-    AccessRights, BoxFuture, ConfigError, DISK_FUNCTIONS, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin,
-    PluginInfo, Result, ThreadModel, run_blocking,
+    AccessRights, BoxFuture, Client, ConfigError, DISK_FUNCTIONS, Errno, Error, ExportEntry, Handle, OpenArgs, Param,
+    Plugin, PluginInfo, Result, ThreadModel, run_blocking,
 };
 
 use exports::{Exports, WhenLocked};
@@ -98,14 +98,14 @@ impl Plugin for OnDemand {
         Ok(())
     }
 
-    fn list_exports(&self, _readonly: bool, _tls: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
+    fn list_exports(&self, _: &Arc<Client>, _: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
         Box::pin(async {
             let exports = self.exports()?;
             run_blocking(move || exports.list().map(Some)).await
         })
     }
 
-    fn default_export(&self, _readonly: bool, _tls: bool) -> BoxFuture<'_, Result<String>> {
+    fn default_export(&self, _: &Arc<Client>, _: bool) -> BoxFuture<'_, Result<String>> {
         Box::pin(async { Ok(names::DEFAULT.to_owned()) })
     }
 

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
 use rbdkit_plugin_api::{
-    BoxFuture, ConfigError, DISK_FUNCTIONS, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, Result,
+    BoxFuture, Client, ConfigError, DISK_FUNCTIONS, Errno, Error, ExportEntry, Handle, OpenArgs, Param, Plugin, Result,
     StopScope, ThreadModel, run_abandonable,
 };
 use tokio::sync::Notify;
@@ -150,14 +150,15 @@ impl<C: Configure> Plugin for ScriptPlugin<C> {
         self.start("after_fork")
     }
 
-    fn preconnect(&self, readonly: bool) -> BoxFuture<'_, Result<()>> {
+    fn preconnect(&self, _: &Arc<Client>, readonly: bool) -> BoxFuture<'_, Result<()>> {
         self.with_scripts(move |scripts| {
             scripts.call_plain("preconnect", &[word(readonly)])?;
             Ok(())
         })
     }
 
-    fn list_exports(&self, readonly: bool, tls: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
+    fn list_exports(&self, client: &Arc<Client>, readonly: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
+        let tls = client.is_tls();
         self.with_scripts(move |scripts| {
             let list = scripts.read("list_exports", &[word(readonly), word(tls)])?;
             let exports = |text: Vec<u8>| answers::exports(&text).map_err(|wrong| scripts.fault("list_exports", wrong));
@@ -165,7 +166,8 @@ impl<C: Configure> Plugin for ScriptPlugin<C> {
         })
     }
 
-    fn default_export(&self, readonly: bool, tls: bool) -> BoxFuture<'_, Result<String>> {
+    fn default_export(&self, client: &Arc<Client>, readonly: bool) -> BoxFuture<'_, Result<String>> {
+        let tls = client.is_tls();
         self.with_scripts(move |scripts| {
             let Some(text) = scripts.read("default_export", &[word(readonly), word(tls)])? else {
                 return Ok(String::new());

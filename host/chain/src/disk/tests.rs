@@ -34,11 +34,11 @@ impl Plugin for Exports {
     fn config(&mut self, param: Param<'_>) -> std::result::Result<(), ConfigError> {
         Err(param.unknown("exports"))
     }
-    fn list_exports(&self, _: bool, _: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
+    fn list_exports(&self, _: &Arc<Client>, _: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
         let entry = |name: &&str| ExportEntry { name: (*name).to_string(), description: None };
         Box::pin(async move { Ok(Some(self.0.iter().map(entry).collect())) })
     }
-    fn default_export(&self, _: bool, _: bool) -> BoxFuture<'_, Result<String>> {
+    fn default_export(&self, _: &Arc<Client>, _: bool) -> BoxFuture<'_, Result<String>> {
         Box::pin(async { Ok(self.0[0].to_string()) })
     }
     fn open(&self, _: OpenArgs) -> BoxFuture<'_, Result<Arc<dyn Handle>>> {

@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use rbdkit_plugin_api::{
-    BlockSizes, BoxFuture, Buffer, Capabilities, ConfigError, Disk, DiskId, Done, Errno, Error, ExportEntry, Extents,
-    Flags, Handle, Op, OpenArgs, Param, Plugin, PluginInfo, Quota, RangeCommand, Result, Span, ThreadModel, lock,
+    BlockSizes, BoxFuture, Buffer, Capabilities, Client, ConfigError, Disk, DiskId, Done, Errno, Error, ExportEntry,
+    Extents, Flags, Handle, Op, OpenArgs, Param, Plugin, PluginInfo, Quota, RangeCommand, Result, Span, ThreadModel,
+    lock,
 };
 use rbdkit_record::format::{Answer, Call, Gate, Kind, ListedExport, Outcome};
 use tokio::sync::watch;
@@ -301,13 +302,13 @@ impl Plugin for BelowPlugin {
         }
     }
 
-    fn preconnect(&self, _: bool) -> BoxFuture<'_, Result<()>> {
+    fn preconnect(&self, _: &Arc<Client>, _: bool) -> BoxFuture<'_, Result<()>> {
         let recorded = self.0.as_ref().and_then(|below| below.next_before_open(Kind::Preconnect));
         let result = recorded_error(recorded);
         Box::pin(async { result })
     }
 
-    fn list_exports(&self, _: bool, _: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
+    fn list_exports(&self, _: &Arc<Client>, _: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
         let recorded = self.0.as_ref().and_then(|below| below.next_before_open(Kind::ListExports));
         let result = recorded_error(recorded).map(|()| match recorded.and_then(|call| call.outcome.as_ref()) {
             Some(Outcome::Answered(Answer::Exports(list))) => Some(list.iter().map(entry).collect()),
@@ -316,7 +317,7 @@ impl Plugin for BelowPlugin {
         Box::pin(async { result })
     }
 
-    fn default_export(&self, _: bool, _: bool) -> BoxFuture<'_, Result<String>> {
+    fn default_export(&self, _: &Arc<Client>, _: bool) -> BoxFuture<'_, Result<String>> {
         let recorded = self.0.as_ref().and_then(|below| below.next_before_open(Kind::DefaultExport));
         let result = recorded_error(recorded).map(|()| match recorded.and_then(|call| call.outcome.as_ref()) {
             Some(Outcome::Answered(Answer::DefaultExport(name))) => name.to_string(),

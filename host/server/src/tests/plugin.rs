@@ -77,7 +77,7 @@ impl Plugin for TestPlugin {
         Err(param.unknown("test"))
     }
 
-    fn list_exports(&self, _: bool, _: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
+    fn list_exports(&self, _: &Arc<Client>, _: bool) -> BoxFuture<'_, Result<Option<Vec<ExportEntry>>>> {
         let entry = |name: &str, text: &str| ExportEntry { name: name.into(), description: Some(text.into()) };
         Box::pin(async move { Ok(Some(vec![entry("", "the disk"), entry("other", "the same")])) })
     }

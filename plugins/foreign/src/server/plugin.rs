@@ -175,7 +175,7 @@ impl Plugin for ForeignPlugin {
         })
     }
 
-    fn preconnect_client<'a>(&'a self, client: &'a Arc<Client>, readonly: bool) -> BoxFuture<'a, Result<()>> {
+    fn preconnect<'a>(&'a self, client: &'a Arc<Client>, readonly: bool) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             if self.has("preconnect") {
                 let request = Request { op: op::PRECONNECT, flags: readonly.into(), ..Request::default() };
@@ -185,7 +185,7 @@ impl Plugin for ForeignPlugin {
         })
     }
 
-    fn list_exports_for<'a>(
+    fn list_exports<'a>(
         &'a self,
         client: &'a Arc<Client>,
         readonly: bool,
@@ -203,7 +203,7 @@ impl Plugin for ForeignPlugin {
         })
     }
 
-    fn default_export_for<'a>(&'a self, client: &'a Arc<Client>, readonly: bool) -> BoxFuture<'a, Result<String>> {
+    fn default_export<'a>(&'a self, client: &'a Arc<Client>, readonly: bool) -> BoxFuture<'a, Result<String>> {
         Box::pin(async move {
             if !self.has("default_export") {
                 return Ok(String::new());

@@ -252,7 +252,7 @@ fn a_request_in_pieces_ends_when_its_client_has_gone() {
             }
             assert!(requests > 3, "{requests}");
         });
-        let client = Arc::new(Client::new(1, Peer::Unix, None, false));
+        let client = client();
         let args = OpenArgs { readonly: false, exportname: String::new(), client: Arc::clone(&client) };
         let handle = at(&place.path).open(args).await.unwrap();
         let other = Arc::clone(&handle);

@@ -222,7 +222,7 @@ fn exports_are_listed_in_the_dynamic_mode() {
         server.reply(opt::LIST, rep::ACK, &[]);
         assert_eq!(server.option().0, opt::ABORT);
     });
-    let list = block_on(async { dynamic(&place.path).list_exports(false, false).await.unwrap().unwrap() });
+    let list = block_on(async { dynamic(&place.path).list_exports(&client(), false).await.unwrap().unwrap() });
     thread.join().unwrap();
     assert_eq!(list.iter().map(|export| &export.name[..]).collect::<Vec<_>>(), ["a", "b", "\u{0}\n"]);
     assert_eq!(list[1].description.as_deref(), Some("the second"));
@@ -235,7 +235,7 @@ fn exports_are_listed_in_the_dynamic_mode() {
             server.reply(opt::LIST, rep::SERVER, &long);
         }
     });
-    let error = block_on(async { dynamic(&place.path).list_exports(false, false).await.unwrap_err() });
+    let error = block_on(async { dynamic(&place.path).list_exports(&client(), false).await.unwrap_err() });
     thread.join().unwrap();
     assert!(error.to_string().contains("too many exports"), "{error}");
 
@@ -249,7 +249,7 @@ fn exports_are_listed_in_the_dynamic_mode() {
             server.reply(opt::LIST, rep::ACK, &[]);
             server.wait_for_end();
         });
-        let error = block_on(async { dynamic(&place.path).list_exports(false, false).await.unwrap_err() });
+        let error = block_on(async { dynamic(&place.path).list_exports(&client(), false).await.unwrap_err() });
         thread.join().unwrap();
         assert!(error.to_string().contains("whose name is longer than 4096 bytes or not UTF-8"), "{error}");
     }
@@ -261,7 +261,7 @@ fn exports_are_listed_in_the_dynamic_mode() {
         server.reply(opt::LIST, rep::ERR_UNSUP, &[]);
         assert_eq!(server.option().0, opt::ABORT);
     });
-    let list = block_on(async { dynamic(&place.path).list_exports(false, false).await.unwrap() });
+    let list = block_on(async { dynamic(&place.path).list_exports(&client(), false).await.unwrap() });
     thread.join().unwrap();
     assert_eq!(list, None);
 
@@ -273,7 +273,7 @@ fn exports_are_listed_in_the_dynamic_mode() {
         server.reply(opt::INFO, rep::ACK, &[]);
         server.option();
     });
-    let name = block_on(async { dynamic(&place.path).default_export(false, false).await.unwrap() });
+    let name = block_on(async { dynamic(&place.path).default_export(&client(), false).await.unwrap() });
     thread.join().unwrap();
     assert_eq!(name, "the default");
 }
