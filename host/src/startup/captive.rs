@@ -10,6 +10,7 @@ use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 
 use rbdkit_plugin_api::ConfigError;
+use rbdkit_plugin_api::shell::shell_quoted;
 use rbdkit_plugin_api::text::plain;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::oneshot;
@@ -133,7 +134,7 @@ fn script(command: &OsStr, reachable: &Reachable, exportname: &OsStr, tls: Optio
     for (name, value) in variables {
         script.push(name);
         script.push("=");
-        script.push(uri::shell_quote(value));
+        script.push(shell_quoted(value));
         script.push("; ");
     }
     match tls {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rbdkit_chain::Chain;
 use rbdkit_confine::ConfinementNeeds;
 use rbdkit_plugin_api::own_file::OwnFile;
+use rbdkit_plugin_api::shell::shell_quoted;
 use rbdkit_plugin_api::{ConfigError, StopScope, locked, stdin};
 use rbdkit_record::Recorder;
 use rbdkit_server::{Listener, ServerOptions, Stop};
@@ -364,7 +365,7 @@ fn print_uri(reachable: &Reachable, plan: &Plan, tls: Option<&TlsUri>) {
     let mut lines = OsString::from(format!("{uri}\n"));
     for command in ["nbdinfo", "nbdsh -u"] {
         lines.push(format!("{command} "));
-        lines.push(uri::shell_quote(uri.as_ref()));
+        lines.push(shell_quoted(uri.as_ref()));
         lines.push("\n");
     }
     let _ = std::io::stdout().write_all(lines.as_encoded_bytes());

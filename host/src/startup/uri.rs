@@ -1,6 +1,6 @@
 //! The NBD URI under which clients reach the server.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -60,19 +60,6 @@ pub(super) fn escape(text: &OsStr) -> String {
     escaped
 }
 
-/// A word for the shell, in single quotes. Inside them only a single quote is special.
-pub fn shell_quote(text: &OsStr) -> OsString {
-    let mut quoted = vec![b'\''];
-    for &byte in text.as_bytes() {
-        match byte {
-            b'\'' => quoted.extend_from_slice(b"'\\''"),
-            _ => quoted.push(byte),
-        }
-    }
-    quoted.push(b'\'');
-    OsStr::from_bytes(&quoted).to_os_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,10 +72,5 @@ mod tests {
         assert_eq!(tcp("localhost", 10809, os("")), "nbd://localhost:10809");
         assert_eq!(tcp("localhost", 1, os("a:b")), "nbd://localhost:1/a%3Ab");
         assert_eq!(tcp("2001:db8::1", 1, os("")), "nbd://[2001:db8::1]:1");
-    }
-
-    #[test]
-    fn quoted_words_mean_themselves() {
-        assert_eq!(shell_quote(OsStr::new("it's $x")), "'it'\\''s $x'");
     }
 }

@@ -46,6 +46,7 @@ mod quota;
 pub mod rate;
 pub mod schema;
 pub mod secrets;
+pub mod shell;
 mod span;
 pub mod stdin;
 mod storage;

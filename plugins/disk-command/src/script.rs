@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
+use rbdkit_plugin_api::shell::shell_quoted;
+
 use crate::config::FIRST_VARIABLE;
 
 /// Makes a file system, if the user gives no command. Each kind has its own options for "without
@@ -45,7 +47,7 @@ pub(crate) fn script(words: &[OsString], disk: &Path) -> io::Result<OsString> {
     let mut assign = |name: &OsStr, value: &OsStr| {
         script.extend(name.as_bytes());
         script.push(b'=');
-        script.extend(quoted(value));
+        script.extend(shell_quoted(value).as_bytes());
         script.push(b'\n');
     };
     assign("disk".as_ref(), disk.as_os_str());
@@ -56,24 +58,11 @@ pub(crate) fn script(words: &[OsString], disk: &Path) -> io::Result<OsString> {
     let command = if command.is_empty() { OsStr::new(DEFAULT) } else { command };
     // In a subshell, so that an `exit` of the command does not leave the script.
     script.extend(b"( eval ");
-    script.extend(quoted(command));
+    script.extend(shell_quoted(command).as_bytes());
     script.extend(b" )\nstatus=$?\n[ $status -ne 0 ] || : >");
-    script.extend(quoted(disk.with_file_name(SUCCESS).as_os_str()));
+    script.extend(shell_quoted(disk.with_file_name(SUCCESS).as_os_str()).as_bytes());
     script.extend(b"\nexit $status\n");
     Ok(OsString::from_vec(script))
-}
-
-/// A word that a shell takes as it is.
-fn quoted(text: &OsStr) -> Vec<u8> {
-    let mut quoted = vec![b'\''];
-    for &byte in text.as_bytes() {
-        match byte {
-            b'\'' => quoted.extend(br"'\''"),
-            other => quoted.push(other),
-        }
-    }
-    quoted.push(b'\'');
-    quoted
 }
 
 #[cfg(test)]
