@@ -152,6 +152,11 @@ pub fn serve_foreign_plugin_if_asked() -> Option<std::process::ExitCode> {
     rbdkit_plugin_foreign::serve_if_asked()
 }
 
+/// The directories in which nbdkit's plugins may be, the likeliest first.
+pub fn foreign_directories() -> &'static [PathBuf] {
+    find::directories()
+}
+
 /// The directory of nbdkit's plugins, if there is one.
 pub fn foreign_directory() -> Option<PathBuf> {
     find::directory()

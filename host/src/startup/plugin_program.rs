@@ -23,13 +23,6 @@ use crate::registry;
 /// plugin is found by it.
 const STARTED_BY: &str = "RBDKIT_PLUGIN_PROGRAM";
 
-/// Where distributions install nbdkit's plugins.
-fn directories() -> impl Iterator<Item = String> {
-    let debian = format!("lib/{}-linux-gnu", std::env::consts::ARCH);
-    let libraries = ["local/lib".to_string(), debian, "lib64".to_string(), "lib".to_string()];
-    libraries.into_iter().map(|library| format!("/usr/{library}/nbdkit/plugins"))
-}
-
 /// Starts the plugin in place of this process if it is a program. `args` are those of this process.
 /// Call it while the process has a single thread. Returns if the plugin is no program.
 ///
@@ -38,11 +31,12 @@ fn directories() -> impl Iterator<Item = String> {
 pub fn start_if_program(plan: &Plan, args: &[OsString]) -> Result<(), ConfigError> {
     let started_by = std::env::var_os(STARTED_BY);
     process::forget_variables(&[STARTED_BY]);
-    let directories = match &plan.plugindir {
-        Some(directory) => vec![directory.clone()],
-        None => directories().map(PathBuf::from).collect(),
+    // Looked for only if a plugin is not built in.
+    let directories = || match &plan.plugindir {
+        Some(directory) => std::slice::from_ref(directory),
+        None => registry::foreign_directories(),
     };
-    let find = |plugin: &str| find(plugin, directories.iter().cloned());
+    let find = |plugin: &str| find(plugin, std::iter::once_with(directories).flatten());
     let Some(program) = plan.plugin.as_deref().and_then(find) else { return Ok(()) };
     let shown = program.display();
     let Ok(path) = std::fs::canonicalize(&program) else { return Ok(()) };
@@ -57,15 +51,15 @@ pub fn start_if_program(plan: &Plan, args: &[OsString]) -> Result<(), ConfigErro
 }
 
 /// The program of a plugin that is given by its name, in one of the directories, or by its path.
-fn find(plugin: &str, mut directories: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
-    if registry::plugins().any(|info| info.name == plugin) {
+fn find(plugin: &str, mut directories: impl Iterator<Item: AsRef<Path>>) -> Option<PathBuf> {
+    if registry::is_built_in(plugin) {
         return None;
     }
     if plugin.contains('/') {
         return Some(PathBuf::from(plugin)).filter(|path| is_executable(path) && is_program(path));
     }
     let name = format!("nbdkit-{plugin}-plugin");
-    directories.find_map(|directory| Some(directory.join(&name)).filter(|path| is_executable(path)))
+    directories.find_map(|directory| Some(directory.as_ref().join(&name)).filter(|path| is_executable(path)))
 }
 
 fn is_executable(path: &Path) -> bool {

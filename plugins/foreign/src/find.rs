@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 /// Where distributions put nbdkit's plugins if `pkg-config` does not say: Debian's directories for
 /// each architecture, and those of others.
@@ -20,20 +21,25 @@ pub fn by_name(name: &str, directory: Option<&Path>) -> Option<PathBuf> {
         return None;
     }
     let file = format!("nbdkit-{name}-plugin.so");
-    let directories = directory.map_or_else(directories, |directory| vec![directory.to_path_buf()]);
-    directories.iter().map(|directory| directory.join(&file)).find(|file| file.exists())
+    match directory {
+        Some(directory) => Some(directory.join(&file)).filter(|file| file.exists()),
+        None => directories().iter().map(|directory| directory.join(&file)).find(|file| file.exists()),
+    }
 }
 
 /// nbdkit's directory of plugins, if there is one.
 pub fn directory() -> Option<PathBuf> {
-    directories().into_iter().find(|directory| directory.is_dir())
+    directories().iter().find(|directory| directory.is_dir()).cloned()
 }
 
-/// Where nbdkit's plugins may be, the likeliest first.
-fn directories() -> Vec<PathBuf> {
-    let multiarch = format!("/usr/lib/{}-linux-gnu/nbdkit/plugins", std::env::consts::ARCH);
-    let usual = std::iter::once(multiarch).chain(DIRECTORIES.iter().map(|path| (*path).to_string()));
-    from_pkg_config().into_iter().chain(usual.map(PathBuf::from)).collect()
+/// Where nbdkit's plugins may be, the likeliest first. The first call asks `pkg-config`.
+pub fn directories() -> &'static [PathBuf] {
+    static FOUND: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let multiarch = format!("/usr/lib/{}-linux-gnu/nbdkit/plugins", std::env::consts::ARCH);
+        let usual = std::iter::once(multiarch).chain(DIRECTORIES.iter().map(|path| (*path).to_string()));
+        from_pkg_config().into_iter().chain(usual.map(PathBuf::from)).collect()
+    })
 }
 
 /// What `pkg-config` says, if it is installed and knows nbdkit.
