@@ -6,7 +6,6 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +15,7 @@ use rbdkit_launcher::{Open, OpenFor, Opener};
 use rbdkit_plugin_api::ConfigError;
 use rbdkit_plugin_api::text::plain;
 use rbdkit_server::TlsOptions;
-use rbdkit_tls::{CertificateFiles, ClientCertificates, KeyFile, KeyLogFile, Role, ServerTls};
+use rbdkit_tls::{CertificateFiles, ClientCertificates, KeyFile, KeyLogFile, Role, ServerTls, read_bounded};
 use rustix::fs::{Mode, OFlags, openat};
 use tokio::sync::Notify;
 
@@ -25,9 +24,6 @@ use crate::cli::{TlsMode, TlsPlan};
 
 /// The helper's function, by its name.
 pub const OPEN: (&str, Open) = ("tls", open);
-
-/// The longest file of certificates, keys or revocations, in bytes.
-const MAX_FILE: u64 = 16 << 20;
 
 /// The TLS of a server that starts.
 pub struct Tls {
@@ -107,8 +103,8 @@ impl Tls {
         &self.uri
     }
 
-    /// Starts the helper, while the process has the rights of the start. None: nothing is read
-    /// again.
+    /// Starts the helper, while the process has the rights of the start. Nothing happens if nothing
+    /// is read again.
     ///
     /// # Errors
     /// The helper cannot be started.
@@ -155,7 +151,7 @@ impl Certificates {
     fn read(&self) -> Result<CertificateFiles, String> {
         let read = |file: &str| {
             let opened = self.opener.open(self.directory.as_fd(), OsStr::new(file), OpenFor::Reading)?;
-            read_bounded(opened.into(), MAX_FILE)
+            read_bounded(opened.into())
         };
         CertificateFiles::read(Role::Server, read).map_err(|error| error.to_string())
     }
@@ -218,15 +214,6 @@ fn key_log() -> Result<Option<KeyLogFile>, ConfigError> {
 
 fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
     std::path::absolute(path).map_err(|error| ConfigError::new(format!("{}: {}", path.display(), plain(&error))))
-}
-
-fn read_bounded(file: File, most: u64) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    file.take(most + 1).read_to_end(&mut content)?;
-    match content.len() as u64 > most {
-        true => Err(io::Error::other(format!("is longer than {} MiB", most >> 20))),
-        false => Ok(content),
-    }
 }
 
 /// Opens a file of the directory of certificates for the server: one of the four, for reading.

@@ -7,16 +7,22 @@ pub fn encode(bytes: impl AsRef<[u8]>) -> String {
 
 /// Reads digits in either case. None unless there are exactly two for each of the `N` bytes.
 pub fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    if pairs.len() != N || !rest.is_empty() {
+    let mut bytes = [0; N];
+    decode_into(text.as_bytes(), &mut bytes).map(|()| bytes)
+}
+
+/// [`decode`] into bytes that the caller has, for example locked ones. After None they have
+/// anything.
+pub fn decode_into(digits: &[u8], bytes: &mut [u8]) -> Option<()> {
+    let (pairs, rest) = digits.as_chunks::<2>();
+    if pairs.len() != bytes.len() || !rest.is_empty() {
         return None;
     }
     let digit = |byte: u8| char::from(byte).to_digit(16);
-    let mut bytes = [0; N];
     for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
         *byte = u8::try_from(digit(*high)? * 16 + digit(*low)?).ok()?;
     }
-    Some(bytes)
+    Some(())
 }
 
 #[cfg(test)]

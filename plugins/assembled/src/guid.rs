@@ -2,6 +2,8 @@
 
 use std::io;
 
+use rbdkit_plugin_api::hex;
+
 /// An identifier as it is on the disk: the first three groups are little endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Guid(pub [u8; 16]);
@@ -21,10 +23,10 @@ impl Guid {
         if groups.iter().map(|group| group.len()).ne([8, 4, 4, 4, 12]) {
             return None;
         }
-        let digits: Vec<u8> = groups.concat().bytes().map(digit).collect::<Option<_>>()?;
+        let written: [u8; 16] = hex::decode(&groups.concat())?;
         let mut guid = [0; 16];
-        for (pair, place) in digits.chunks_exact(2).zip(ORDER) {
-            guid[place] = pair[0] << 4 | pair[1];
+        for (byte, place) in written.into_iter().zip(ORDER) {
+            guid[place] = byte;
         }
         Some(Guid(guid))
     }
@@ -40,10 +42,6 @@ impl Guid {
         guid[8] = guid[8] & 0x3f | 0x80;
         Ok(Guid(guid))
     }
-}
-
-fn digit(byte: u8) -> Option<u8> {
-    char::from(byte).to_digit(16).map(|digit| digit as u8)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use zeroize::Zeroizing;
 
 use crate::error::TlsError;
-use crate::files::read_bounded;
+use crate::files::read_path;
 use crate::with_openssl;
 
 /// The certificate of the authority, or several.
@@ -81,7 +81,7 @@ impl CertificateFiles {
     /// # Errors
     /// One line that begins with the file's name.
     pub fn of_directory(role: Role, directory: &Path) -> Result<CertificateFiles, TlsError> {
-        CertificateFiles::read(role, |file| read_bounded(&directory.join(file)))
+        CertificateFiles::read(role, |file| read_path(&directory.join(file)))
     }
 
     /// The authorities that certificates of the other end have to come from.

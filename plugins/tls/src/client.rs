@@ -10,7 +10,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use crate::certificates::{CertificateFiles, roots};
 use crate::error::TlsError;
-use crate::files::read_bounded;
+use crate::files::read_path;
 use crate::key_log::KeyLogFile;
 use crate::keys::KeyFile;
 use crate::priority::Priority;
@@ -57,7 +57,7 @@ impl ClientTls {
             match files {
                 Some(files) => files.authorities(),
                 None => {
-                    let pem = read_bounded(Path::new(SYSTEM));
+                    let pem = read_path(Path::new(SYSTEM));
                     roots(&pem.map_err(|error| TlsError::new(format!("{SYSTEM}: {error}")))?, SYSTEM)
                 }
             }

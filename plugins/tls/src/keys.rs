@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use rbdkit_plugin_api::hex;
 use zeroize::Zeroizing;
 
 use crate::error::TlsError;
-use crate::files::read_bounded;
+use crate::files::read_path;
 
 /// The longest name of a user, in bytes: OpenSSL's limit on an identity.
 const MAX_USER: usize = 128;
@@ -68,7 +69,7 @@ impl KeyFile {
     /// # Errors
     /// It cannot be read, or what [`KeyFile::parse`] says.
     pub fn read(path: &Path) -> Result<KeyFile, TlsError> {
-        let text = read_bounded(path).map(Zeroizing::new);
+        let text = read_path(path).map(Zeroizing::new);
         KeyFile::parse(&text.map_err(|error| TlsError::new(error.to_string()))?)
     }
 
@@ -95,13 +96,8 @@ impl KeyFile {
 }
 
 fn decode(digits: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    let (pairs, []) = digits.as_chunks::<2>() else { return None };
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    let mut bytes = Zeroizing::new(Vec::with_capacity(pairs.len()));
-    for [high, low] in pairs {
-        bytes.push((digit(*high)? << 4 | digit(*low)?) as u8);
-    }
-    Some(bytes)
+    let mut bytes = Zeroizing::new(vec![0; digits.len() / 2]);
+    hex::decode_into(digits, &mut bytes).map(|()| bytes)
 }
 
 #[cfg(test)]

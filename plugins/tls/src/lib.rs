@@ -39,6 +39,7 @@ mod with_rustls;
 pub use certificates::{CertificateFiles, Role, directory_with_certificates};
 pub use client::{ClientTls, ServerIdentity};
 pub use error::TlsError;
+pub use files::read_bounded;
 pub use key_log::KeyLogFile;
 pub use keys::KeyFile;
 pub use priority::Priority;
