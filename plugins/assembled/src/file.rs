@@ -2,9 +2,11 @@
 //!
 //! What the file system does not support (holes, `fallocate`) is tried once and not again.
 
+use std::fs::File;
 use std::io::IoSliceMut;
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,7 +28,7 @@ pub enum Access {
 /// An open file or block device.
 #[derive(Debug)]
 pub struct DiskFile {
-    fd: OwnedFd,
+    file: File,
     size: u64,
     writable: bool,
     /// Whether the file can say where it has holes.
@@ -90,7 +92,7 @@ impl DiskFile {
         };
         let finds_holes = matches!(rustix::fs::seek(&fd, SeekFrom::Data(0)), Ok(_) | Err(Raw::NXIO));
         Ok(DiskFile {
-            fd,
+            file: fd.into(),
             size,
             writable: writable == Writable::Yes,
             finds_holes,
@@ -110,8 +112,8 @@ impl DiskFile {
     }
 
     /// The open file.
-    pub fn fd(&self) -> &OwnedFd {
-        &self.fd
+    pub fn file(&self) -> &File {
+        &self.file
     }
 
     /// Fills `bytes` if the page cache has them. Does not wait.
@@ -120,7 +122,7 @@ impl DiskFile {
             return false;
         }
         let length = bytes.len();
-        match rustix::io::preadv2(&self.fd, &mut [IoSliceMut::new(bytes)], offset, ReadWriteFlags::NOWAIT) {
+        match rustix::io::preadv2(&self.file, &mut [IoSliceMut::new(bytes)], offset, ReadWriteFlags::NOWAIT) {
             Ok(read) => read == length,
             Err(Raw::OPNOTSUPP | Raw::NOSYS | Raw::INVAL) => {
                 self.reads_now.store(false, Ordering::Relaxed);
@@ -135,33 +137,21 @@ impl DiskFile {
     /// # Errors
     /// EIO at the end of the file: it has become smaller since it was opened.
     pub(crate) fn read(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
-        let mut done = 0;
-        while done < bytes.len() {
-            match rustix::io::pread(&self.fd, &mut bytes[done..], offset + done as u64) {
-                Ok(0) => return Err(Error::new(Errno::Eio, "pread: unexpected end of file")),
-                Ok(length) => done += length,
-                Err(Raw::INTR) => {}
-                Err(error) => return Err(failed("pread", error)),
-            }
-        }
-        Ok(())
+        self.file.read_exact_at(bytes, offset).map_err(|error| match Raw::from_io_error(&error) {
+            Some(error) => failed("pread", error),
+            None => Error::new(Errno::Eio, "pread: unexpected end of file"),
+        })
     }
 
     pub(crate) fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        let mut done = 0;
-        while done < bytes.len() {
-            match rustix::io::pwrite(&self.fd, &bytes[done..], offset + done as u64) {
-                Ok(0) => return Err(Error::new(Errno::Eio, "pwrite: nothing could be written")),
-                Ok(length) => done += length,
-                Err(Raw::INTR) => {}
-                Err(error) => return Err(failed("pwrite", error)),
-            }
-        }
-        Ok(())
+        self.file.write_all_at(bytes, offset).map_err(|error| match Raw::from_io_error(&error) {
+            Some(error) => failed("pwrite", error),
+            None => Error::new(Errno::Eio, "pwrite: nothing could be written"),
+        })
     }
 
     pub(crate) fn sync(&self) -> Result<()> {
-        rustix::io::retry_on_intr(|| rustix::fs::fdatasync(&self.fd)).map_err(|error| failed("fdatasync", error))
+        rustix::io::retry_on_intr(|| rustix::fs::fdatasync(&self.file)).map_err(|error| failed("fdatasync", error))
     }
 
     /// Makes a hole. Returns false, and does nothing, if the file system cannot.
@@ -179,7 +169,7 @@ impl DiskFile {
         if !self.allocates.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        match rustix::io::retry_on_intr(|| rustix::fs::fallocate(&self.fd, mode, offset, length)) {
+        match rustix::io::retry_on_intr(|| rustix::fs::fallocate(&self.file, mode, offset, length)) {
             Ok(()) => Ok(true),
             // A block device refuses ranges that are not whole blocks with EINVAL.
             Err(Raw::INVAL) => Ok(false),
@@ -196,7 +186,7 @@ impl DiskFile {
 
     /// Asks the kernel to read ahead. Only advice, so errors do not matter.
     pub(crate) fn advise(&self, offset: u64, length: u64) {
-        let _ = rustix::fs::fadvise(&self.fd, offset, NonZeroU64::new(length), Advice::WillNeed);
+        let _ = rustix::fs::fadvise(&self.file, offset, NonZeroU64::new(length), Advice::WillNeed);
     }
 
     /// Adds the extents of a range of the file. Returns false once there is no more room.
@@ -205,7 +195,7 @@ impl DiskFile {
             return Ok(extents.push(length, false, false));
         }
         let (mut at, end) = (offset, offset + length);
-        let seek = |whence, otherwise| match rustix::fs::seek(&self.fd, whence) {
+        let seek = |whence, otherwise| match rustix::fs::seek(&self.file, whence) {
             Ok(found) => Ok(found.clamp(offset, end)),
             Err(Raw::NXIO) => Ok(otherwise),
             Err(error) => Err(failed("lseek", error)),
@@ -253,7 +243,7 @@ mod tests {
         let file = DiskFile::open(&path, Access::WriteIfPermitted).unwrap();
         assert!(file.is_writable() && file.size() == 1000);
         assert!(!DiskFile::open(&path, Access::Read).unwrap().is_writable());
-        assert!(DiskFile::from_fd(file.fd().try_clone().unwrap()).unwrap().is_writable());
+        assert!(DiskFile::from_fd(file.file().try_clone().unwrap().into()).unwrap().is_writable());
         // Of a program that runs.
         let own = std::env::current_exe().unwrap();
         assert!(!DiskFile::open(&own, Access::WriteIfPermitted).unwrap().is_writable());

@@ -1,9 +1,9 @@
 //! Partition tables of the new kind: a protective master boot record, a header and the entries at
 //! the beginning of the disk, and the entries and a header again at its end.
 
-use crate::crc32::crc32;
 use crate::guid::Guid;
 use crate::{SECTOR, mbr};
+use crc32fast::hash as crc32;
 
 /// The size of an entry in bytes.
 const ENTRY: u64 = 128;
@@ -124,6 +124,13 @@ fn entry(partition: &Partition) -> [u8; ENTRY as usize] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_check_value_of_the_catalogue_is_right() {
+        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+        assert_eq!(crc32(b""), 0);
+        assert_eq!(crc32(&[0; 32]), 0x190a_55ad);
+    }
 
     fn number(bytes: &[u8], at: usize) -> u64 {
         u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())

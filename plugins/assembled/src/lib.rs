@@ -15,7 +15,6 @@
 //! | [`tool`] | programs that run while the server starts |
 #![forbid(unsafe_code)]
 
-mod crc32;
 mod disk;
 mod file;
 pub mod gpt;
