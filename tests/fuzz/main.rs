@@ -117,6 +117,14 @@ const EDGES: [u64; 12] = [
     u64::MAX,
 ];
 
+/// Puts one of [`EDGES`] in the place of a number of 16, 32 or 64 bits.
+fn put_edge(rng: &mut Rng, bytes: &mut Vec<u8>, at: usize) {
+    let value = EDGES[rng.below(EDGES.len() as u64) as usize].to_be_bytes();
+    let width = [2, 4, 8][rng.below(3) as usize];
+    let end = (at + width).min(bytes.len());
+    bytes.splice(at..end, value[8 - width..].iter().copied());
+}
+
 fn mutate(rng: &mut Rng, mut messages: Vec<Vec<u8>>) -> Vec<u8> {
     // The order of the messages.
     if rng.chance(20) {
@@ -143,12 +151,7 @@ fn mutate(rng: &mut Rng, mut messages: Vec<Vec<u8>>) -> Vec<u8> {
                 bytes.drain(at..end);
             }
             4 => bytes.truncate(at.max(4)),
-            _ => {
-                let value = EDGES[rng.below(EDGES.len() as u64) as usize].to_be_bytes();
-                let width = [2, 4, 8][rng.below(3) as usize];
-                let end = (at + width).min(bytes.len());
-                bytes.splice(at..end, value[8 - width..].iter().copied());
-            }
+            _ => put_edge(rng, &mut bytes, at),
         }
     }
     bytes

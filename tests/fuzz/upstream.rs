@@ -12,7 +12,7 @@ use rbdkit_tests::raw::{Client, EXTENDED_REPLY, IHAVEOPT, NBDMAGIC, OPTION_REPLY
 use rbdkit_tests::raw::{cmd, flag, opt, rep};
 use rbdkit_tests::{Launch, Rng, TempDir, seed};
 
-use super::{Budget, EDGES};
+use super::{Budget, put_edge};
 
 /// The size of the export, in bytes.
 const SIZE: u64 = 1 << 40;
@@ -184,12 +184,7 @@ fn mutated(rng: &mut Rng, mut bytes: Vec<u8>) -> Vec<u8> {
                 bytes.splice(at..at, inserted);
             }
             3 => bytes.truncate(at),
-            _ => {
-                let value = EDGES[rng.below(EDGES.len() as u64) as usize].to_be_bytes();
-                let width = [2, 4, 8][rng.below(3) as usize];
-                let end = (at + width).min(bytes.len());
-                bytes.splice(at..end, value[8 - width..].iter().copied());
-            }
+            _ => put_edge(rng, &mut bytes, at),
         }
     }
     bytes
