@@ -111,14 +111,9 @@ pub struct Module {
     host: Arc<Host>,
     label: String,
     recipe: Recipe,
-    exported: Exported,
+    traits: FilterTraits,
     description: Description,
-    recovery: wit::Recovery,
-    reopens: bool,
     wishes: Vec<Wish>,
-    keeps_state: bool,
-    flushes_others: bool,
-    has_gate: bool,
     asks_for: Powers,
     powers: Powers,
     unknown_exports: Vec<String>,
@@ -232,20 +227,24 @@ impl Host {
         let keeps_state = imports.keep_state();
         let description = load::describe::checked(&described, names, imports.interfaces)?;
         exported.transparent = description.transparent;
+        let traits = FilterTraits {
+            exported,
+            model: description.thread_model,
+            recovery: described.recovery,
+            reopens: imports.reopens,
+            keeps_state,
+            flushes_others: imports.flushes_others,
+            has_gate: imports.has_gate,
+        };
         Ok(Module {
             host: Arc::clone(self),
             label: label.to_string(),
             recipe,
-            exported,
+            traits,
             description,
-            recovery: described.recovery,
-            reopens: imports.reopens,
             wishes,
             asks_for: imports.asks_for,
             powers: Powers::default(),
-            keeps_state,
-            flushes_others: imports.flushes_others,
-            has_gate: imports.has_gate,
             unknown_exports: mismatch::unknown_exports(&component, &self.engine, KNOWN_EXPORTS),
         })
     }
@@ -397,23 +396,10 @@ impl Module {
         let mut configured = lock(&self.host.configured);
         configured.push(Arc::downgrade(&shared));
         drop(configured);
-        let traits = self.traits();
         let params = given.iter().map(|given| (given.name.clone(), given.value.text.clone())).collect();
-        let filter = block_on(Filter::configure(shared, self.recipe, traits, params))?;
+        let filter = block_on(Filter::configure(shared, self.recipe, self.traits, params))?;
         let layer = Arc::new(FilterLayer(Arc::clone(&filter)));
         Ok((layer, Reloader { host: self.host, label: self.label, running: self.description, given, filter }))
-    }
-
-    fn traits(&self) -> FilterTraits {
-        FilterTraits {
-            exported: self.exported,
-            model: self.description.thread_model,
-            recovery: self.recovery,
-            reopens: self.reopens,
-            keeps_state: self.keeps_state,
-            flushes_others: self.flushes_others,
-            has_gate: self.has_gate,
-        }
     }
 }
 
@@ -470,8 +456,7 @@ impl Reloader {
         let loaded = tokio::task::spawn_blocking(load).await;
         let loaded = loaded.unwrap_or_else(|_| Err(LoadError::Compiler("loading it failed".into())));
         let module = loaded.map_err(|why| self.refused(&why))?;
-        let traits = module.traits();
-        self.filter.replace(module.recipe, traits).await.map_err(|why| self.refused(&why))
+        self.filter.replace(module.recipe, module.traits).await.map_err(|why| self.refused(&why))
     }
 
     fn refused(&self, why: &dyn std::fmt::Display) -> ConfigError {
