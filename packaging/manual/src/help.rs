@@ -59,7 +59,7 @@ pub fn section<'s, 'a>(sections: &'s [Section<'a>], heading: &str) -> Option<&'s
 }
 
 /// Items as a list of definitions.
-pub fn definitions(items: &[Item<'_>]) -> String {
+pub fn definitions<'a>(items: impl IntoIterator<Item = &'a Item<'a>>) -> String {
     let mut text = String::new();
     for item in items {
         text.push_str(&format!("{}\n", code(item.term)));

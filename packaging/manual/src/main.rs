@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use help::{Item, Section};
+use help::Section;
 use roff::Title;
 
 const USAGE: &str = "usage: rbdkit-manual TREE RBDKIT RBDKIT-FILTER DIRECTORY";
@@ -122,10 +122,8 @@ impl Manual {
             text.push_str(&format!("## {}\n\n{}\n\n", usage_words(usage), help::quoted(about.join("\n").trim())));
             let sections = help::sections(&help);
             for section in sections.iter().filter(|section| !section.items.is_empty()) {
-                let items: Vec<&Item<'_>> = section.items.iter().filter(|item| item.term != "-h, --help").collect();
-                let items: Vec<Item<'_>> =
-                    items.into_iter().map(|item| Item { term: item.term, lines: item.lines.clone() }).collect();
-                text.push_str(&help::definitions(&items));
+                let items = section.items.iter().filter(|item| item.term != "-h, --help");
+                text.push_str(&help::definitions(items));
             }
         }
         filled(&self.text("packaging/manual/pages/rbdkit-filter.md")?, "commands", &text)

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use pulldown_cmark::{CodeBlockKind, Event, HeadingLevel, Options, Parser, Tag, TagEnd};
+use pulldown_cmark::{Event, HeadingLevel, Options, Parser, Tag, TagEnd};
 
 /// The title line of a page.
 pub struct Title<'a> {
@@ -107,11 +107,9 @@ impl<'a> Writer<'a> {
                 self.end_block();
                 self.heading = Some(level);
             }
-            Tag::CodeBlock(kind) => {
+            Tag::CodeBlock(_) => {
                 self.end_block();
                 self.in_code = true;
-                // Nothing depends on the language.
-                let (CodeBlockKind::Indented | CodeBlockKind::Fenced(_)) = kind;
             }
             Tag::List(first) => {
                 self.end_block();
