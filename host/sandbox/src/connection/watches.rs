@@ -3,12 +3,13 @@
 //! One epoll instance holds an inotify instance for the directories of all files, and every
 //! descriptor and process. It is set up before the process is confined. Where the kernel does not
 //! tell (a network's file system, a directory that did not exist, the target of a link), looking
-//! every [`LOOK`] finds the change.
+//! every [`POLL_INTERVAL`] finds the change.
 //!
 //! The kernel tells that something has changed, and not what: a look asks for the state of all. It
 //! takes about a millisecond for a thousand paths. Whoever may write in a watched directory could
-//! cause looks without end, so the next look comes [`REST`] times as long after a look as that one
-//! took. A look is made on a thread that may block: a network's file system may not answer.
+//! cause looks without end, so the next look comes [`PAUSE_FACTOR`] times as long after a look as
+//! that one took. A look is made on a thread that may block: a network's file system may not
+//! answer.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,11 +27,11 @@ use tokio::time::Instant;
 use crate::state::{ParamFiles, Seen, directories};
 
 /// The time between two looks at files of which the kernel told nothing.
-const LOOK: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Looks take at most one part in 20 of a processor. A look that takes longer than a tenth of a
-/// second waits for a file system, so no pause is longer than [`LOOK`].
-const REST: u32 = 19;
+/// second waits for a file system, so no pause is longer than [`POLL_INTERVAL`].
+const PAUSE_FACTOR: u32 = 19;
 
 /// The watched things of one filter.
 pub(crate) struct Watches {
@@ -146,9 +147,9 @@ impl Watches {
             self.watched.iter().zip(&look.seen).zip(0..).filter(|((watched, seen), _)| watched.told != **seen);
         self.changed.extend(changed.map(|(_, n)| n));
         let now = Instant::now();
-        self.free_at = now + (look.took * REST).min(LOOK);
+        self.free_at = now + (look.took * PAUSE_FACTOR).min(POLL_INTERVAL);
         let looks_again = self.has_files || self.kernel.is_none();
-        self.look_at = (looks_again && !self.watched.is_empty()).then(|| now + LOOK);
+        self.look_at = (looks_again && !self.watched.is_empty()).then(|| now + POLL_INTERVAL);
     }
 
     /// The filter is told of this one now. Returns the parameter, its occurrence, and whether it
@@ -208,7 +209,7 @@ impl Kernel {
                 }
                 ready.clear_ready();
             }
-            Err(_) => tokio::time::sleep(LOOK).await,
+            Err(_) => tokio::time::sleep(POLL_INTERVAL).await,
         }
     }
 }
