@@ -9,8 +9,11 @@ fn scratch(server: &Server) -> (usize, u64) {
     let fds = Path::new("/proc").join(server.pid().to_string()).join("fd");
     let files = std::fs::read_dir(fds).expect("the server's descriptors").flatten();
     let sizes = files.filter_map(|entry| {
-        // Scratch files have no name.
-        let is_scratch = std::fs::read_link(entry.path()).ok()?.to_string_lossy().ends_with("(deleted)");
+        // Scratch files have no name. The memory of a filter that this server has compiled is a
+        // file in memory; it has no name either.
+        let link = std::fs::read_link(entry.path()).ok()?;
+        let link = link.to_string_lossy();
+        let is_scratch = link.ends_with("(deleted)") && !link.starts_with("/memfd:");
         let metadata = std::fs::metadata(entry.path()).ok().filter(|metadata| is_scratch && metadata.is_file())?;
         Some(std::os::unix::fs::MetadataExt::blocks(&metadata) * 512)
     });
