@@ -184,8 +184,8 @@ pub trait Handle: Send + Sync + 'static {
 /// the foreground, before listening), `after_fork`, `begin_serving`, then for each connection
 /// `preconnect`, `list_exports` or `default_export`, `open`; at the end `cleanup`.
 pub trait Plugin: Send + Sync + 'static {
-    /// Gets what is notified to end the server. Called once, before the configuration, and not for a
-    /// plugin that is only asked what it is (`--help`, `--dump-plugin`).
+    /// Gets what is notified to end the server. Called once, before the configuration, and not for
+    /// a plugin that is only asked what it is (`--help`, `--dump-plugin`).
     fn set_shutdown(&mut self, shutdown: Arc<Notify>) {
         let _ = shutdown;
     }
