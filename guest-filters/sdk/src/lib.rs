@@ -115,6 +115,7 @@ mod ops;
 mod units;
 
 pub mod host;
+pub mod image;
 pub mod params;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;

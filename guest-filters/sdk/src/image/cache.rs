@@ -1,0 +1,178 @@
+//! A cache of blocks of a source, for tables.
+
+use std::cell::{Ref, RefCell};
+use std::rc::Rc;
+
+use super::{Error, Source};
+
+/// A block can be in one of this many places.
+const WAYS: usize = 4;
+
+/// Keeps blocks of a source in the guest's memory: for tables of which a decoder needs a few
+/// numbers at a time. It holds a fixed number of bytes; a block takes the place of the one that was
+/// used longest ago, among four.
+///
+/// It is a copy: [`clear`](BlockCache::clear) it when the tables may have changed.
+pub struct BlockCache {
+    source: Rc<dyn Source>,
+    block: u64,
+    lines: RefCell<Lines>,
+}
+
+struct Lines {
+    /// In sets of [`WAYS`].
+    lines: Vec<Line>,
+    uses: u64,
+}
+
+#[derive(Clone, Default)]
+struct Line {
+    /// The block's number and 1; 0 for an empty line.
+    tag: u64,
+    used: u64,
+    bytes: Box<[u8]>,
+}
+
+impl BlockCache {
+    /// A cache of `bytes` bytes in blocks of `block` bytes.
+    ///
+    /// # Panics
+    /// If `block` is not a power of two, or `bytes` is less than four blocks.
+    pub fn new(source: Rc<dyn Source>, block: u32, bytes: u32) -> BlockCache {
+        assert!(block.is_power_of_two() && bytes / block >= WAYS as u32, "a cache of {bytes} bytes, blocks of {block}");
+        let sets = (bytes / block) as usize / WAYS;
+        let lines = RefCell::new(Lines { lines: vec![Line::default(); sets * WAYS], uses: 0 });
+        BlockCache { source, block: block.into(), lines }
+    }
+
+    /// The source that it reads.
+    pub fn source(&self) -> &Rc<dyn Source> {
+        &self.source
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.lines.borrow_mut().lines.fill(Line::default());
+    }
+
+    /// The bytes from `offset` to the end of its block, or of the source.
+    ///
+    /// # Errors
+    /// Those of the source. A line if `offset` is beyond its end.
+    pub fn from(&self, offset: u64) -> Result<Ref<'_, [u8]>, Error> {
+        let number = offset / self.block;
+        let line = self.line(number)?;
+        let skip = (offset % self.block) as usize;
+        let lines = self.lines.borrow();
+        if lines.lines[line].bytes.len() <= skip {
+            super::source::check_range(&*self.source, offset, 1)?;
+        }
+        Ok(Ref::map(lines, |lines| &lines.lines[line].bytes[skip..]))
+    }
+
+    /// The place of a block, which is read if it is not there.
+    fn line(&self, number: u64) -> Result<usize, Error> {
+        let (line, is_there) = self.lines.borrow_mut().find(number);
+        if !is_there {
+            let start = number * self.block;
+            let length = self.block.min(self.source.size().saturating_sub(start));
+            let bytes = super::read(&*self.source, start, length as usize)?.into_boxed_slice();
+            let place = &mut self.lines.borrow_mut().lines[line];
+            (place.tag, place.bytes) = (number + 1, bytes);
+        }
+        Ok(line)
+    }
+
+    /// Fills `into` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    /// Those of the source. A line if the range is not within it.
+    pub fn read(&self, mut offset: u64, mut into: &mut [u8]) -> Result<(), Error> {
+        super::source::check_range(&*self.source, offset, into.len() as u64)?;
+        while !into.is_empty() {
+            let there = self.from(offset)?;
+            let n = there.len().min(into.len());
+            into[..n].copy_from_slice(&there[..n]);
+            drop(there);
+            offset += n as u64;
+            into = &mut into[n..];
+        }
+        Ok(())
+    }
+
+    /// `N` bytes from `offset` on, for `from_be_bytes` and the like.
+    ///
+    /// # Errors
+    /// Those of [`read`](BlockCache::read).
+    pub fn array<const N: usize>(&self, offset: u64) -> Result<[u8; N], Error> {
+        let mut array = [0; N];
+        self.read(offset, &mut array)?;
+        Ok(array)
+    }
+}
+
+impl Lines {
+    /// The place of a block and whether it is there. Otherwise the place is empty.
+    fn find(&mut self, number: u64) -> (usize, bool) {
+        self.uses += 1;
+        // Neighbours go to neighbouring sets. Tables whose distance is a power of two are spread by
+        // the multiplication.
+        let spread = number ^ (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40);
+        let first = (spread % (self.lines.len() / WAYS) as u64) as usize * WAYS;
+        let set = &mut self.lines[first..first + WAYS];
+        if let Some(way) = set.iter().position(|line| line.tag == number + 1) {
+            set[way].used = self.uses;
+            return (first + way, true);
+        }
+        let way = (0..WAYS).min_by_key(|way| set[*way].used).unwrap_or(0);
+        set[way] = Line { tag: 0, used: self.uses, bytes: Box::default() };
+        (first + way, false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Counts its reads.
+    struct Counted(Vec<u8>, Cell<u32>);
+
+    impl Source for Counted {
+        fn size(&self) -> u64 {
+            self.0.size()
+        }
+        fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
+            self.1.set(self.1.get() + 1);
+            self.0.read(offset, into)
+        }
+    }
+
+    #[test]
+    fn a_block_is_read_once_and_ranges_may_cross_blocks() {
+        let counted = Rc::new(Counted((0..=255).cycle().take(1000).collect(), Cell::new(0)));
+        let cache = BlockCache::new(Rc::clone(&counted) as Rc<dyn Source>, 64, 1024);
+        assert_eq!(cache.array::<4>(62), Ok([62, 63, 64, 65]));
+        assert_eq!(cache.array::<4>(64), Ok([64, 65, 66, 67]));
+        assert_eq!(counted.1.get(), 2);
+        assert_eq!(cache.array::<2>(998), Ok([998u16 as u8, 999u16 as u8]), "the last block is short");
+        assert!(cache.array::<2>(999).is_err());
+        assert!(cache.from(1000).is_err());
+        assert!(cache.from(u64::MAX).is_err());
+        cache.clear();
+        let before = counted.1.get();
+        cache.array::<1>(64).unwrap();
+        assert_eq!(counted.1.get(), before + 1);
+    }
+
+    #[test]
+    fn it_stays_right_when_it_is_full() {
+        let bytes: Vec<u8> = (0..64 << 10).map(|n| (n * 7 + n / 251) as u8).collect();
+        let cache = BlockCache::new(Rc::new(bytes.clone()), 64, 256);
+        for n in 0..5000u64 {
+            let offset = n * 7919 % ((64 << 10) - 8);
+            assert_eq!(cache.array::<8>(offset).unwrap()[..], bytes[offset as usize..][..8]);
+        }
+    }
+}
