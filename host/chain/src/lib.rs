@@ -173,8 +173,8 @@ impl Chain {
     }
 
     /// [`Chain::new`] with the disks that its filters read beside next. The order of start and end
-    /// is that of layers: a disk is ready before the filters are, and ends after them. All chains of
-    /// a server have the same pool.
+    /// is that of layers: a disk is ready before the filters are, and ends after them. All chains
+    /// of a server have the same pool.
     pub fn with_disks(
         layers: Vec<Arc<dyn Layer>>,
         plugin_name: &str,

@@ -10,8 +10,8 @@ use crate::guest::Guest;
 
 /// A read first gets the block from next, and does what the block says: operation, length of the
 /// parameter's name, occurrence, offset, length, buffer, position, flags, name. The answer is the
-/// read's data: what a read of the disk has put there, or else the result as the contract lowers it,
-/// and behind it the list of a success.
+/// read's data: what a read of the disk has put there, or else the result as the contract lowers
+/// it, and behind it the list of a success.
 const OBEYS: &str = r#"
     (import "rbdkit:filter/next@0.1.0" "pread" (func $next (param i64 i32 i32 i32 i32)))
     (import "rbdkit:filter/buffer@0.1.0" "read" (func $out (param i32 i32 i32 i32)))
@@ -265,7 +265,9 @@ fn what_is_no_disk_is_refused_in_a_line_before_the_server_listens() {
         ("chain:memory '1M".into(), "base=chain:...: a ' is not closed".into()),
         (
             "chain:memory 1X".into(),
-            "base=chain:... memory ...: size=1X: is not a size: digits and one of b, s, k, M, G, T, P, E, for example 512, 64k or 1G".into(),
+            "base=chain:... memory ...: size=1X: is not a size: digits and one of b, s, k, M, G, T, P, E, for example \
+             512, 64k or 1G"
+                .into(),
         ),
         ("".into(), "base=: is not a disk".into()),
     ] {

@@ -23,7 +23,7 @@ use crate::units;
 /// | [`AppendFile`](super::AppendFile) | path-append | a path |
 /// | [`WriteFile`](super::WriteFile) | path-write | a path |
 /// | [`StorageFile`](super::StorageFile) | path-readwrite | a path |
-/// | [`Disk`](super::Disk) | disk | a path, or `chain:` and a plugin with its filters and parameters |
+/// | [`Disk`](super::Disk) | disk | a path, or `chain:` and the words of a chain |
 /// | [`Script`](super::Script) | script | a shell command |
 /// | [`StringOrScript`](super::StringOrScript) | string-or-script | text, or `script:COMMAND` |
 /// | [`Watch`](super::Watch) | watch | a path |

@@ -181,19 +181,18 @@ impl<F: Exported> Served<F> {
 
     /// What the filter has called since the last time, for example `open`, `pread 0 512`, `pwrite 0
     /// 512 fua`, `flush`, `prefetch 0 65536`, `sleep 1000`: the operation, offset and length or
-    /// time, and the flags. A script is `script COMMAND name=value ...`. Operations of a disk that a
-    /// parameter names begin with `disk-` and the parameter's value: `disk-open base.img`, `disk-pread
-    /// base.img 0 512`.
+    /// time, and the flags. A script is `script COMMAND name=value ...`. Operations of a disk that
+    /// a parameter names begin with `disk-` and the parameter's value: `disk-open base.img`,
+    /// `disk-pread base.img 0 512`.
     pub fn take_calls(&self) -> Vec<String> {
         std::mem::take(&mut self.world.borrow_mut().calls)
     }
 
     /// Makes the next call of an operation fail. Several faults of one operation count one after
     /// another. The operations are `open`, `block-size`, `pread`, `pwrite`, `flush`, `trim`,
-    /// `zero`, `cache` and `extents` of the layer below, `disk-open`, `disk-pread`, `disk-extents` and
-    /// `disk-cache` of another disk, and `alloc`, `scratch-pread`,
-    /// `scratch-pwrite`, `sleep`, `storage-pread`, `storage-pwrite`, `storage-flush`, `sync`,
-    /// `script` and `gate-close`.
+    /// `zero`, `cache` and `extents` of the layer below, `disk-open`, `disk-pread`, `disk-extents`
+    /// and `disk-cache` of another disk, and `alloc`, `scratch-pread`, `scratch-pwrite`, `sleep`,
+    /// `storage-pread`, `storage-pwrite`, `storage-flush`, `sync`, `script` and `gate-close`.
     ///
     /// # Panics
     /// For another operation.

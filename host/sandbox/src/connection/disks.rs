@@ -73,8 +73,8 @@ impl Disk {
     /// The disk. It is opened for `asker` if it is not open.
     ///
     /// # Errors
-    /// Those of opening, which the log has as well. ESHUTDOWN if the asker leaves while it waits, or
-    /// the server stops.
+    /// Those of opening, which the log has as well. ESHUTDOWN if the asker leaves while it waits,
+    /// or the server stops.
     pub(crate) async fn open(&self, asker: &Arc<Client>) -> Result<Arc<Next>> {
         if let Some(open) = self.open_now() {
             return Ok(open);
