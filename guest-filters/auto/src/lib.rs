@@ -9,13 +9,12 @@ use rbdkit_filter_sdk::prelude::*;
 params! {
     /// The parameters.
     pub struct Settings {
-        /// The formats from the outermost to the innermost, with commas (gzip,qcow2), or raw, instead of what the
-        /// signatures say.
+        /// The formats from the outermost to the innermost, with commas (gzip,qcow2), or raw.
+        /// Default: what the signatures say.
         format: Option<String>,
         /// How many formats within each other are opened, 1 to 8.
         auto_depth: u32 = 4,
-        /// Instead of the disk serve a report of what the image is, in JSON. An image that is refused
-        /// is described as well.
+        /// Serve a report of what the image is, in JSON, instead of the disk.
         auto_report: bool = false,
     }
 }
