@@ -118,6 +118,13 @@ impl ClientTls {
         Ok(ClientTls(ClientSettings::Keys(with_openssl::client(user, key, &Priority::default(), key_log)?)))
     }
 
+    /// For tests: a client of rustls with the same settings.
+    #[cfg(test)]
+    pub(crate) fn rustls(&self) -> rustls::ClientConnection {
+        let ClientSettings::Certificates { config, name } = &self.0 else { panic!("no certificates") };
+        rustls::ClientConnection::new(Arc::clone(config), name.clone()).unwrap()
+    }
+
     /// The session of a connection.
     ///
     /// # Errors

@@ -258,6 +258,12 @@ impl Records {
         let _ = out.put_record(&mut self.sealer, kind::ALERT, &[WARNING, Alert::CLOSE]);
     }
 
+    /// For tests: adds a record of any kind.
+    #[cfg(test)]
+    pub(crate) fn put_record(&mut self, kind: u8, bytes: &[u8], out: &mut Outgoing) {
+        out.put_record(&mut self.sealer, kind, bytes).unwrap();
+    }
+
     /// For tests: a key may encrypt only so many records.
     #[cfg(test)]
     pub(crate) fn set_limit(&mut self, limit: u64) {

@@ -78,6 +78,14 @@ impl ServerTls {
         Ok(())
     }
 
+    /// For tests: a server of rustls with the same settings.
+    #[cfg(test)]
+    pub(crate) fn rustls(&self) -> rustls::ServerConnection {
+        let settings = Arc::clone(&lock(&self.settings));
+        let ServerSettings::Certificates(config) = &*settings else { panic!("no certificates") };
+        rustls::ServerConnection::new(Arc::clone(config)).unwrap()
+    }
+
     /// The session of a client.
     ///
     /// # Errors

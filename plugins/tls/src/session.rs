@@ -302,6 +302,26 @@ impl Session {
         }
     }
 
+    /// For tests: a key may encrypt only so many records.
+    #[cfg(test)]
+    pub(crate) fn set_limit(&mut self, limit: u64) {
+        let Engine::Certificates(engine) = &mut self.engine else { panic!("no certificates") };
+        engine.set_limit(limit);
+    }
+
+    /// For tests: the memory for bytes of the other end.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.input.capacity()
+    }
+
+    /// For tests: the next record is of this kind.
+    #[cfg(test)]
+    pub(crate) fn put_record(&mut self, kind: u8, bytes: &[u8]) {
+        let Engine::Certificates(engine) = &mut self.engine else { panic!("no certificates") };
+        engine.put_record(kind, bytes);
+    }
+
     /// What the other end's certificate says.
     pub fn peer_names(&self) -> PeerNames {
         match &self.engine {

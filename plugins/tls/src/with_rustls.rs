@@ -7,7 +7,7 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{CipherSuite, ClientConfig, CommonState, NamedGroup, ServerConfig, SupportedProtocolVersion, version};
 
 use crate::cipher::{HEADER, MAX_ENCRYPTED, kind};
@@ -63,8 +63,8 @@ pub(crate) enum Handshaking {
 }
 
 enum State {
-    Handshaking(Handshaking),
-    Established(Records),
+    Handshaking(Box<Handshaking>),
+    Established(Box<Records>),
     /// An error has ended it.
     Failed,
 }
@@ -87,13 +87,8 @@ macro_rules! advance {
         loop {
             let UnbufferedStatus { discard, state } = $connection.process_tls_records(&mut input[used..]);
             let waits = match state {
-                Ok(ConnectionState::EncodeTlsData(mut encoded)) => {
-                    let mut bytes = Vec::new();
-                    if let Err(EncodeError::InsufficientSize(needed)) = encoded.encode(&mut bytes) {
-                        bytes.resize(needed.required_size, 0);
-                        encoded.encode(&mut bytes).map_err(|error| TlsError::of_library(&error))?;
-                    }
-                    $out.put(&bytes);
+                Ok(ConnectionState::EncodeTlsData(message)) => {
+                    $out.put(&encoded(message)?);
                     false
                 }
                 Ok(ConnectionState::TransmitTlsData(sent)) => {
@@ -104,15 +99,8 @@ macro_rules! advance {
                 Ok(_) => return Err(TlsError::new("the other end ended the session during the handshake")),
                 Err(error) => {
                     // The alert for the other end.
-                    if let ConnectionState::EncodeTlsData(mut alert) =
-                        $connection.process_tls_records(&mut []).state.map_err(|_| TlsError::of_library(&error))?
-                    {
-                        let mut bytes = Vec::new();
-                        if let Err(EncodeError::InsufficientSize(needed)) = alert.encode(&mut bytes) {
-                            bytes.resize(needed.required_size, 0);
-                            alert.encode(&mut bytes).map_err(|error| TlsError::of_library(&error))?;
-                        }
-                        $out.put(&bytes);
+                    if let Ok(ConnectionState::EncodeTlsData(alert)) = $connection.process_tls_records(&mut []).state {
+                        $out.put(&encoded(alert)?);
                     }
                     return Err(TlsError::of_library(&error));
                 }
@@ -123,6 +111,16 @@ macro_rules! advance {
             }
         }
     }};
+}
+
+/// The bytes of a message that rustls wants to send.
+fn encoded<Data>(mut message: EncodeTlsData<'_, Data>) -> Result<Vec<u8>, TlsError> {
+    let mut bytes = Vec::new();
+    if let Err(EncodeError::InsufficientSize(needed)) = message.encode(&mut bytes) {
+        bytes.resize(needed.required_size, 0);
+        message.encode(&mut bytes).map_err(|error| TlsError::of_library(&error))?;
+    }
+    Ok(bytes)
 }
 
 impl CertificateEngine {
@@ -138,7 +136,7 @@ impl CertificateEngine {
 
     fn new(connection: Handshaking) -> Result<CertificateEngine, TlsError> {
         let mut engine = CertificateEngine {
-            state: State::Handshaking(connection),
+            state: State::Handshaking(Box::new(connection)),
             seen: 0,
             out: Outgoing::default(),
             names: PeerNames::default(),
@@ -178,12 +176,12 @@ impl CertificateEngine {
 
     fn handshake(&mut self, input: &mut [u8]) -> Result<usize, TlsError> {
         let State::Handshaking(connection) = &mut self.state else { return Ok(0) };
-        let (used, done) = match connection {
+        let (used, done) = match &mut **connection {
             Handshaking::Server(server) => (advance!(server, input, self.out), !server.is_handshaking()),
             Handshaking::Client(client) => (advance!(client, input, self.out), !client.is_handshaking()),
         };
         if done && let State::Handshaking(connection) = std::mem::replace(&mut self.state, State::Failed) {
-            self.state = State::Established(self.establish(connection)?);
+            self.state = State::Established(Box::new(self.establish(*connection)?));
         }
         Ok(used)
     }
@@ -270,6 +268,13 @@ impl CertificateEngine {
     /// Version and cipher, for the log.
     pub(crate) fn algorithms(&self) -> String {
         self.algorithms.clone()
+    }
+
+    /// For tests: the next record is of this kind.
+    #[cfg(test)]
+    pub(crate) fn put_record(&mut self, kind: u8, bytes: &[u8]) {
+        let State::Established(records) = &mut self.state else { panic!("not established") };
+        records.put_record(kind, bytes, &mut self.out);
     }
 
     /// For tests: a key may encrypt only so many records.
