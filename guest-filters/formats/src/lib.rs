@@ -7,7 +7,11 @@
 //! over.
 
 pub mod codec;
+pub mod crc;
+pub mod members;
+pub mod partition;
 pub mod report;
+pub mod tar;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 
