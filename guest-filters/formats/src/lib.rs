@@ -8,9 +8,15 @@
 
 pub mod auto;
 pub mod codec;
+pub mod crc;
+pub mod lvm;
+pub mod members;
+pub mod partition;
 pub mod report;
+pub mod tar;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+pub mod zip;
 
 use std::rc::Rc;
 

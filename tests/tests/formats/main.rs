@@ -1,4 +1,7 @@
 //! Filters that decode formats, over images that the formats' own tools have made, with real
 //! clients.
 
+mod partition;
 mod shared;
+mod tar;
+mod zip;

@@ -90,6 +90,8 @@
 //! # }
 //! ```
 //!
+//! A format whose bytes lie in the layer below as they are can be written as well: see [`InPlace`].
+//!
 //! An image is untrusted. Each number in it may be wrong: use [`Fields`] and checked arithmetic,
 //! check a count before something is allocated for it, and limit every loop. [`BlockCache`] and
 //! [`TableCache`] have a fixed bound. What a decoder keeps is a copy of what is below: an instance
@@ -99,6 +101,7 @@ mod cache;
 mod error;
 mod extents;
 mod fields;
+mod in_place;
 mod next;
 mod serve;
 mod source;
@@ -108,6 +111,7 @@ pub use cache::BlockCache;
 pub use error::{Error, quoted};
 pub use extents::ExtentList;
 pub use fields::Fields;
+pub use in_place::InPlace;
 pub use next::Next;
 pub use serve::{Format, Images};
 pub use source::{Part, Source, read};

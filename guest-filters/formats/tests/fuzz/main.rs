@@ -1,0 +1,6 @@
+//! Mutated images for each decoder. None may make it panic, loop, or read without end.
+
+mod lvm;
+mod partition;
+mod tar;
+mod zip;
