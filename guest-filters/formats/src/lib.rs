@@ -7,6 +7,7 @@
 //! over.
 
 pub mod codec;
+pub mod qcow2;
 pub mod report;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
