@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use rbdkit_filter_sdk::image::{self, BlockCache, Error, Fields, Source, quoted};
+use rbdkit_filter_sdk::image::{self, BlockCache, Error, Fields, Source};
 
 use super::features::{self, Name};
 use super::layout::Layout;
@@ -324,12 +324,6 @@ impl Header {
             return refuse(format!(
                 "the header says {} snapshots, and {MAX_SNAPSHOTS} is the most",
                 self.snapshots.count
-            ));
-        }
-        if self.backing.is_some() && self.has(features::EXTERNAL_DATA) && self.autoclear & features::RAW_EXTERNAL != 0 {
-            return refuse(format!(
-                "the image has a raw data file, which has all of the disk, and names a backing file: {}",
-                quoted(self.backing.as_deref().unwrap_or_default())
             ));
         }
         self.check_l1(source, self.l1, self.size, "the L1 table")
