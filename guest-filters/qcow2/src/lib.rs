@@ -5,9 +5,10 @@
 
 use std::rc::Rc;
 
-use rbdkit_filter_formats::qcow2::{Image, Options};
+use rbdkit_filter_formats::qcow2::{Cipher, Image, Options, Unlock};
 use rbdkit_filter_sdk::image::{Error, Format, GivenDisk, Images, Next, Source};
 use rbdkit_filter_sdk::prelude::*;
+use rbdkit_filter_shared::luks::{self, KEYS, SECTOR};
 
 params! {
     /// The parameters.
@@ -18,6 +19,9 @@ params! {
         qcow2_backing: Option<Disk>,
         /// The disk to read where the image refers to its external data file.
         qcow2_data: Option<Disk>,
+        /// The passphrase of an image that is encrypted with LUKS; +FILENAME reads it from a file,
+        /// -FD from a descriptor, - asks for it.
+        qcow2_passphrase: Option<Secret>,
     }
 }
 
@@ -32,6 +36,36 @@ const WARNED: slots::Slot = slots::Slot { scope: Scope::Connection, index: 0 };
 
 fn given(disk: &Option<Disk>) -> Result<Option<Rc<dyn Source>>, Errno> {
     disk.as_ref().map(|disk| Ok(Rc::new(GivenDisk::new(disk)?) as Rc<dyn Source>)).transpose()
+}
+
+/// The volume key of an image. It stays in the host.
+struct Luks {
+    key: u32,
+}
+
+impl Cipher for Luks {
+    /// The IV follows from the place in the image, not from that on the disk.
+    fn decrypt(&self, buffer: &buffer::Bytes, at: u32, length: u32, host: u64, _offset: u64) -> Result<(), Errno> {
+        crypto::decrypt(KEYS, self.key, buffer.id(), at, length, SECTOR as u32, host / SECTOR, 1)
+    }
+}
+
+fn unlocking(passphrase: Secret) -> Rc<Unlock> {
+    Rc::new(move |header| {
+        let unlocked = luks::unlock(&*header, &passphrase, "qcow2").map_err(|refusal| {
+            if let Some(line) = &refusal.line {
+                error!("LUKS: {line}");
+            }
+            refusal.errno
+        })?;
+        if u64::from(unlocked.volume.sector) != SECTOR {
+            return Err(Error::image(format!(
+                "the header of LUKS says sectors of {} bytes, and qcow2 has those of {SECTOR}",
+                unlocked.volume.sector
+            )));
+        }
+        Ok(Rc::new(Luks { key: unlocked.key }))
+    })
 }
 
 impl Filter for Qcow2 {
@@ -57,7 +91,7 @@ impl Format for Qcow2 {
             snapshot: self.settings.qcow2_snapshot.clone(),
             backing: given(&self.settings.qcow2_backing)?,
             data: given(&self.settings.qcow2_data)?,
-            cipher: None,
+            unlock: self.settings.qcow2_passphrase.clone().map(unlocking),
         };
         let image = Image::open(Rc::new(Next::new()?), options)?;
         if WARNED.get().a == 0 {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use rbdkit_filter_sdk::buffer::{Buffer, Bytes};
-use rbdkit_filter_sdk::image::{Error, ExtentList, Source, quoted};
+use rbdkit_filter_sdk::image::{Error, ExtentList, Part, Source, quoted};
 
 use super::features;
 use super::header::{Encryption, Header};
@@ -31,9 +31,12 @@ pub struct Options {
     pub backing: Option<Rc<dyn Source>>,
     /// What to read instead of the data file that the image names.
     pub data: Option<Rc<dyn Source>>,
-    /// What decrypts the clusters.
-    pub cipher: Option<Rc<dyn Cipher>>,
+    /// Makes what decrypts the clusters, from the header of LUKS that the image has.
+    pub unlock: Option<Rc<Unlock>>,
 }
+
+/// Makes what decrypts the clusters. It gets the header of LUKS.
+pub type Unlock = dyn Fn(Rc<dyn Source>) -> Result<Rc<dyn Cipher>, Error>;
 
 /// An opened image.
 pub struct Image {
@@ -70,9 +73,10 @@ impl Image {
                 Some(found)
             }
         };
+        let cipher = options.unlock.map(|unlock| unlock(luks_header(&header, &source)?)).transpose()?;
         let packed = PackedClusters::new(layout, header.compression);
         let data = options.data.unwrap_or(source);
-        Ok(Image { header, snapshot, size, map, packed, data, backing: options.backing, cipher: options.cipher })
+        Ok(Image { header, snapshot, size, map, packed, data, backing: options.backing, cipher })
     }
 
     /// What its header says.
@@ -261,6 +265,20 @@ impl Source for Image {
     }
 }
 
+/// The header of LUKS, with its key material.
+fn luks_header(header: &Header, source: &Rc<dyn Source>) -> Result<Rc<dyn Source>, Error> {
+    let Some((offset, length)) = header.luks else {
+        return Err(Error::image("the image is encrypted with LUKS, and does not say where the header of LUKS is"));
+    };
+    let place = Part::new(Rc::clone(source), offset, length);
+    Ok(Rc::new(place.map_err(|_| {
+        Error::image(format!(
+            "the header of LUKS has {length} bytes at {offset}, and the image ends after {}",
+            source.size()
+        ))
+    })?))
+}
+
 /// Whether the options are those that the image needs.
 fn check_options(header: &Header, options: &Options) -> Result<(), Error> {
     let refuse = |line: String| Err(Error::Image(line));
@@ -292,7 +310,7 @@ fn check_options(header: &Header, options: &Options) -> Result<(), Error> {
         (false, Some(_)) => return refuse("qcow2-data= is given, and the image has no data file".into()),
         _ => {}
     }
-    match (header.encryption, &options.cipher) {
+    match (header.encryption, &options.unlock) {
         (Encryption::Aes, _) => refuse(
             "the image is encrypted with the AES of qcow2's first version, which is not safe and is not supported: \
              'qemu-img convert' makes an image with LUKS of it"

@@ -26,7 +26,7 @@ use rbdkit_filter_sdk::buffer::Bytes;
 use crate::FormatInfo;
 
 pub use header::{Compression, Encryption, Header, MAGIC, Table};
-pub use image::{Image, Options};
+pub use image::{Image, Options, Unlock};
 pub use layout::{Entry, Layout, Packed, Place, SUBCLUSTERS, Wrong};
 pub use map::{Map, Run};
 
