@@ -12,6 +12,7 @@ pub mod crc;
 pub mod lvm;
 pub mod members;
 pub mod partition;
+pub mod qcow2;
 pub mod report;
 pub mod tar;
 #[cfg(not(target_arch = "wasm32"))]

@@ -4,3 +4,5 @@ mod lvm;
 mod partition;
 mod tar;
 mod zip;
+//! Fuzzing of each decoder with mutated images of the formats' own tools.
+mod qcow2;
