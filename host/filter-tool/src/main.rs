@@ -17,6 +17,7 @@ mod componentize;
 mod dev;
 mod doctor;
 mod error;
+mod file_disk;
 mod inspect;
 mod junit;
 mod languages;
