@@ -6,10 +6,15 @@
 //! know the format beforehand. Nothing here knows parameters, except as values that a filter hands
 //! over.
 
+pub mod bochs;
 pub mod codec;
+pub mod mapped;
+pub mod parallels;
 pub mod report;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+pub mod vdi;
+pub mod vmdk;
 
 use std::rc::Rc;
 
