@@ -1,4 +1,8 @@
 //! Filters that decode formats, over images that the formats' own tools have made, with real
 //! clients.
 
+mod bochs;
+mod parallels;
 mod shared;
+mod vdi;
+mod vmdk;
