@@ -50,3 +50,25 @@ impl Format for ParallelsFilter {
 }
 
 rbdkit_filter_sdk::export_image!(ParallelsFilter);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    #[test]
+    fn an_image_that_was_not_closed_is_served_with_one_warning_for_each_connection() {
+        let mut image = vec![0; 1024];
+        image[..16].copy_from_slice(b"WithouFreSpacExt");
+        // Two clusters of one sector, of which the second is stored.
+        for (at, number) in [(16, 2u32), (28, 1), (32, 2), (36, 2), (44, 0x746f_6e59), (68, 1)] {
+            image[at..at + 4].copy_from_slice(&number.to_le_bytes());
+        }
+        image[512..].fill(9);
+        let served = Host::new(Disk::new(image)).serve::<ParallelsFilter>(&[]).unwrap();
+        let client = served.connect().unwrap();
+        assert_eq!(client.pread(0, 1024).unwrap(), [[0; 512], [9; 512]].concat());
+        let line = "warning: the image was not closed by the program that wrote it: its last writes may be missing";
+        assert_eq!(served.take_log(), [line]);
+    }
+}

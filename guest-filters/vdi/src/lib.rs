@@ -42,3 +42,38 @@ impl Format for VdiFilter {
 }
 
 rbdkit_filter_sdk::export_image!(VdiFilter);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    #[test]
+    fn blocks_are_read_and_holes_are_told() {
+        let mut image = vec![0; 8192];
+        let numbers = [
+            (0x40, 0xbeda_107fu32),
+            (0x44, 0x1_0001),
+            (0x4c, 1),
+            (0x154, 512),
+            (0x158, 4096),
+            (0x168, 512),
+            (0x170, 8192),
+            (0x178, 4096),
+            (0x180, 2),
+            (512, u32::MAX),
+        ];
+        for (at, number) in numbers {
+            image[at..at + 4].copy_from_slice(&number.to_le_bytes());
+        }
+        image[4096..].fill(9);
+        let served = Host::new(Disk::new(image)).serve::<VdiFilter>(&[]).unwrap();
+        let client = served.connect().unwrap();
+        assert_eq!(client.pread(4000, 200).unwrap(), [vec![0; 96], vec![9; 104]].concat());
+        let extents = client.extents(0, 8192, CommandFlags::empty()).unwrap();
+        assert_eq!(extents.iter().map(|extent| extent.length).collect::<Vec<_>>(), [4096, 4096]);
+        served.take_calls();
+        client.pread(4096, 4096).unwrap();
+        assert_eq!(served.take_calls(), ["pread 4096 4096"], "the bytes do not enter the filter");
+    }
+}

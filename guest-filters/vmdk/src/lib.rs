@@ -59,3 +59,38 @@ impl Format for VmdkFilter {
 }
 
 rbdkit_filter_sdk::export_image!(VmdkFilter);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    /// A descriptor of two sectors in files and one of zeroes.
+    const TEXT: &[u8] = b"# Disk DescriptorFile\nversion=1\nparentCID=ffffffff\ncreateType=\"twoGbMaxExtentFlat\"\n\
+        RW 1 FLAT \"/etc/passwd\" 1\nRW 1 ZERO\nRW 1 FLAT \"b\" 0\n";
+
+    fn host() -> Host {
+        let first = Disk::new([[1; 512], [2; 512]].concat());
+        Host::new(Disk::new(TEXT)).with_disk("a.img", first).with_disk("b.img", Disk::new([3; 512]))
+    }
+
+    #[test]
+    fn extents_are_read_in_the_order_in_which_they_are_given() {
+        let served = host().serve::<VmdkFilter>(&["vmdk-extent=a.img", "vmdk-extent=b.img"]).unwrap();
+        let client = served.connect().unwrap();
+        assert_eq!(client.pread(0, 1536).unwrap(), [[2; 512], [0; 512], [3; 512]].concat());
+        served.take_calls();
+        assert_eq!(client.pread(500, 24).unwrap(), [[2; 12], [0; 12]].concat());
+        assert_eq!(served.take_calls(), ["disk-pread a.img 1012 12"], "the bytes do not enter the filter");
+        assert_eq!(client.pwrite(0, b"x", CommandFlags::empty()), Err(Errno::Erofs));
+    }
+
+    #[test]
+    fn without_an_extent_the_connection_is_refused_with_its_name() {
+        let served = host().serve::<VmdkFilter>(&["vmdk-extent=a.img"]).unwrap();
+        assert!(served.connect().is_err());
+        let line = "error: the image has its data in 2 other files: give extent 2, which it calls 'b', as \
+                    vmdk-extent=FILE";
+        assert_eq!(served.take_log(), [line]);
+    }
+}
