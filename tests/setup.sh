@@ -57,6 +57,7 @@ group() {
         need libnbd-bin command_exists nbdinfo
         need python3-libnbd nbdsh_works
         need qemu-utils command_exists qemu-img
+        need bximage command_exists bximage
         need fio command_exists fio
         # Encrypted disks, and another library for their ciphers.
         need cryptsetup-bin command_exists /sbin/cryptsetup

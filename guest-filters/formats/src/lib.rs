@@ -13,11 +13,16 @@ pub mod lvm;
 pub mod members;
 pub mod partition;
 pub mod qcow2;
+pub mod bochs;
+pub mod mapped;
+pub mod parallels;
 pub mod report;
 pub mod tar;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 pub mod zip;
+pub mod vdi;
+pub mod vmdk;
 
 use std::rc::Rc;
 

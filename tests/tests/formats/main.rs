@@ -5,3 +5,7 @@ mod partition;
 mod shared;
 mod tar;
 mod zip;
+mod bochs;
+mod parallels;
+mod vdi;
+mod vmdk;

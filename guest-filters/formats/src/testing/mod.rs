@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rbdkit_filter_sdk::image::{Error, Source};
 
@@ -67,7 +68,10 @@ impl Dir {
     /// If it cannot be made.
     #[allow(clippy::new_without_default, reason = "it makes a directory")]
     pub fn new(name: &str) -> Dir {
-        let path = std::env::temp_dir().join(format!("rbdkit-formats-{name}-{}", std::process::id()));
+        // Tests run at once in one process.
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("rbdkit-formats-{name}-{}-{number}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).expect("a directory for the test");
         Dir(path)

@@ -1,0 +1,233 @@
+//! VirtualBox's disk images (VDI): a header, a map with a number for each block, and the blocks.
+//!
+//! All numbers are little-endian. Block `n` of the disk is stored as block `map[n]` behind
+//! `offset_data`. Two numbers are no blocks: one that was never written, and one that was discarded.
+//! Both read as zero.
+
+use std::rc::Rc;
+
+use rbdkit_filter_sdk::image::{BlockCache, Error, Fields, Source, quoted, read};
+
+use crate::mapped::{self, Layout, MappedImage, Place, check_block, check_table};
+use crate::{FormatInfo, Report};
+
+/// The format.
+pub const INFO: FormatInfo = FormatInfo { name: "vdi", probe, report, open: |below| Vdi::open(below).map(opened) };
+
+/// A VDI image.
+pub type Vdi = MappedImage<Blocks>;
+
+/// At offset 0x40. Before it is text that any program may choose.
+const SIGNATURE: [u8; 4] = 0xbeda_107f_u32.to_le_bytes();
+const SIGNATURE_AT: u64 = 0x40;
+
+/// The header of version 1.1.
+const HEADER: usize = 0x1c8;
+
+/// The first number that is no block: the block was discarded.
+const DISCARDED: u32 = 0xffff_fffe;
+
+/// Sizes of a block that are accepted. VirtualBox makes 1 MiB.
+const MIN_BLOCK: u32 = 4 << 10;
+const MAX_BLOCK: u32 = 1 << 30;
+
+fn opened(image: Vdi) -> Rc<dyn Source> {
+    Rc::new(image)
+}
+
+fn probe(below: &dyn Source) -> Result<bool, Error> {
+    if below.size() < SIGNATURE_AT + 4 {
+        return Ok(false);
+    }
+    let mut signature = [0; 4];
+    below.read(SIGNATURE_AT, &mut signature)?;
+    Ok(signature == SIGNATURE)
+}
+
+/// What the header says.
+struct Header {
+    version: (u16, u16),
+    kind: u32,
+    description: Vec<u8>,
+    map: u64,
+    data: u64,
+    sector: u32,
+    disk: u64,
+    block: u32,
+    extra: u32,
+    blocks: u32,
+    allocated: u32,
+    link: [u8; 16],
+    parent: [u8; 16],
+}
+
+impl Header {
+    fn read(below: &dyn Source) -> Result<Header, Error> {
+        if !probe(below)? {
+            return Err(Error::image("this is no VDI image: its signature is not at byte 64"));
+        }
+        let bytes = read(below, 0, below.size().min(HEADER as u64) as usize)?;
+        let fields = Fields::little(&bytes, "the header");
+        let mut uuids = [[0; 16]; 2];
+        uuids[0].copy_from_slice(fields.bytes(0x1a8, 16)?);
+        uuids[1].copy_from_slice(fields.bytes(0x1b8, 16)?);
+        Ok(Header {
+            version: (fields.u16(0x46)?, fields.u16(0x44)?),
+            kind: fields.u32(0x4c)?,
+            description: fields.text(0x54, 256)?.to_vec(),
+            map: fields.u32(0x154)?.into(),
+            data: fields.u32(0x158)?.into(),
+            sector: fields.u32(0x168)?,
+            disk: fields.u64(0x170)?,
+            block: fields.u32(0x178)?,
+            extra: fields.u32(0x17c)?,
+            blocks: fields.u32(0x180)?,
+            allocated: fields.u32(0x184)?,
+            link: uuids[0],
+            parent: uuids[1],
+        })
+    }
+
+    fn kind_name(&self) -> String {
+        match self.kind {
+            1 => "dynamic".into(),
+            2 => "fixed".into(),
+            3 => "undo".into(),
+            4 => "differencing".into(),
+            kind => format!("kind {kind}"),
+        }
+    }
+
+    fn has_parent(&self) -> bool {
+        self.link != [0; 16] || self.parent != [0; 16]
+    }
+
+    /// # Errors
+    /// A line that says what is wrong.
+    fn check(&self, below: &dyn Source) -> Result<(), Error> {
+        let fail = |line: String| Err(Error::Image(line));
+        if self.version != (1, 1) {
+            return fail(format!("version {}.{} of VDI is not supported: 1.1 is", self.version.0, self.version.1));
+        }
+        if !matches!(self.kind, 1 | 2) || self.has_parent() {
+            return fail(format!(
+                "VDI images of the kind {} with the parent {} are not supported: dynamic and fixed ones without a \
+                 parent are",
+                self.kind_name(),
+                uuid(&self.parent)
+            ));
+        }
+        if self.sector != 512 {
+            return fail(format!("sectors of {} bytes are not supported: 512 is the size", self.sector));
+        }
+        if !self.block.is_power_of_two() || !(MIN_BLOCK..=MAX_BLOCK).contains(&self.block) {
+            return fail(format!(
+                "blocks of {} bytes are not supported: a power of two from {MIN_BLOCK} to {MAX_BLOCK} is",
+                self.block
+            ));
+        }
+        if self.extra != 0 {
+            return fail(format!("blocks with {} more bytes each are not supported", self.extra));
+        }
+        let holds = u64::from(self.blocks) * u64::from(self.block);
+        if self.disk > holds {
+            return fail(format!(
+                "the disk has {} bytes, and its {} blocks of {} bytes hold {holds}",
+                self.disk, self.blocks, self.block
+            ));
+        }
+        check_table(below, "the block map", self.map, u64::from(self.blocks) * 4)
+    }
+
+    /// VirtualBox makes images of any size. A disk has whole sectors.
+    fn size(&self) -> u64 {
+        self.disk.next_multiple_of(512)
+    }
+}
+
+/// As VirtualBox shows it: the first three groups are little-endian numbers.
+fn uuid(bytes: &[u8; 16]) -> String {
+    const ORDER: [usize; 16] = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
+    let mut text = String::new();
+    for (n, at) in ORDER.into_iter().enumerate() {
+        if matches!(n, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        text.push_str(&format!("{:02x}", bytes[at]));
+    }
+    text
+}
+
+fn report(below: &Rc<dyn Source>) -> Result<Report, Error> {
+    let header = Header::read(&**below)?;
+    let mut report = Report { size: header.disk.checked_next_multiple_of(512), ..Report::default() };
+    report.fact("version", format!("{}.{}", header.version.0, header.version.1));
+    report.fact("kind", header.kind_name());
+    report.fact("block size", header.block);
+    report.fact("blocks", header.blocks);
+    report.fact("allocated blocks", header.allocated);
+    if !header.description.is_empty() {
+        report.fact("description", quoted(&header.description));
+    }
+    if header.has_parent() {
+        report.danger(format!("it needs a parent image: {}", uuid(&header.parent)));
+    }
+    if let Err(Error::Image(line)) = header.check(&**below) {
+        report.danger(format!("it cannot be read: {line}"));
+    }
+    Ok(report)
+}
+
+/// Where the blocks are.
+pub struct Blocks {
+    tables: BlockCache,
+    header: Header,
+}
+
+impl Vdi {
+    /// Opens an image.
+    ///
+    /// # Errors
+    /// Those of the source. A line if the image is wrong or not supported.
+    pub fn open(below: Rc<dyn Source>) -> Result<Vdi, Error> {
+        let header = Header::read(&*below)?;
+        header.check(&*below)?;
+        Ok(MappedImage(Blocks { tables: mapped::table_cache(&below), header }))
+    }
+}
+
+impl Layout for Blocks {
+    fn size(&self) -> u64 {
+        self.header.size()
+    }
+
+    fn stored_in(&self) -> &dyn Source {
+        &**self.tables.source()
+    }
+
+    fn place(&self, offset: u64) -> Result<(Place, u64), Error> {
+        let header = &self.header;
+        let block = u64::from(header.block);
+        let (number, within) = (offset / block, offset % block);
+        let stored = u32::from_le_bytes(self.tables.array(header.map + number * 4)?);
+        let place = if stored >= DISCARDED {
+            Place::Absent
+        } else {
+            let at = header.data + u64::from(stored) * block;
+            check_block(self.stored_in(), || format!("block {number}"), at)?;
+            Place::Stored(at + within)
+        };
+        Ok((place, block - within))
+    }
+
+    fn is_fixed(&self) -> bool {
+        self.header.kind == 2
+    }
+
+    fn description(&self) -> Option<String> {
+        Some(format!("VDI image, {}", self.header.kind_name()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,79 @@
+//! Serves the disk in a VDI image of VirtualBox, read-only.
+//!
+//! The decoder is in the library of formats. This file has nothing of the format.
+
+use std::rc::Rc;
+
+use rbdkit_filter_formats::vdi::Vdi;
+use rbdkit_filter_sdk::image::{Error, Format, Images, Next};
+use rbdkit_filter_sdk::prelude::*;
+
+/// The filter.
+#[derive(Default)]
+pub struct VdiFilter {
+    images: Images<Vdi>,
+}
+
+impl Filter for VdiFilter {
+    type Params = ();
+
+    fn describe() -> Description {
+        Description::new("vdi", env!("CARGO_PKG_VERSION"), "serves the disk in a VDI image of VirtualBox")
+            .help("The disk is read-only.")
+            .thread_model(ThreadModel::Parallel)
+            .recovery(Recovery::Stateless)
+    }
+
+    fn configure(_: ()) -> Result<Self, String> {
+        Ok(VdiFilter::default())
+    }
+}
+
+impl Format for VdiFilter {
+    type Image = Vdi;
+
+    fn open_image(&self) -> Result<Vdi, Error> {
+        Vdi::open(Rc::new(Next::new()?))
+    }
+
+    fn images(&self) -> &Images<Vdi> {
+        &self.images
+    }
+}
+
+rbdkit_filter_sdk::export_image!(VdiFilter);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    #[test]
+    fn blocks_are_read_and_holes_are_told() {
+        let mut image = vec![0; 8192];
+        let numbers = [
+            (0x40, 0xbeda_107fu32),
+            (0x44, 0x1_0001),
+            (0x4c, 1),
+            (0x154, 512),
+            (0x158, 4096),
+            (0x168, 512),
+            (0x170, 8192),
+            (0x178, 4096),
+            (0x180, 2),
+            (512, u32::MAX),
+        ];
+        for (at, number) in numbers {
+            image[at..at + 4].copy_from_slice(&number.to_le_bytes());
+        }
+        image[4096..].fill(9);
+        let served = Host::new(Disk::new(image)).serve::<VdiFilter>(&[]).unwrap();
+        let client = served.connect().unwrap();
+        assert_eq!(client.pread(4000, 200).unwrap(), [vec![0; 96], vec![9; 104]].concat());
+        let extents = client.extents(0, 8192, CommandFlags::empty()).unwrap();
+        assert_eq!(extents.iter().map(|extent| extent.length).collect::<Vec<_>>(), [4096, 4096]);
+        served.take_calls();
+        client.pread(4096, 4096).unwrap();
+        assert_eq!(served.take_calls(), ["pread 4096 4096"], "the bytes do not enter the filter");
+    }
+}
