@@ -53,6 +53,8 @@ use wasmtime::component::{Component, Linker};
 
 use connection::bindings::host::types as wit;
 pub use connection::counters::Counters;
+use connection::disks::Disks;
+pub use connection::disks::GivenDisk;
 pub use connection::engine::CodeExtras;
 pub use connection::limit_options::Limits;
 pub use connection::limits::{CompileLimits, FilterLimits, ServerLimits};
@@ -116,6 +118,7 @@ pub struct Module {
     wishes: Vec<Wish>,
     asks_for: Powers,
     powers: Powers,
+    disks: Vec<GivenDisk>,
     unknown_exports: Vec<String>,
 }
 
@@ -245,6 +248,7 @@ impl Host {
             wishes,
             asks_for: imports.asks_for,
             powers: Powers::default(),
+            disks: Vec::new(),
             unknown_exports: mismatch::unknown_exports(&component, &self.engine, KNOWN_EXPORTS),
         })
     }
@@ -264,8 +268,8 @@ impl Host {
         exported: Exported,
     ) -> Result<(wit::Description, Vec<Wish>), LoadError> {
         let limits = FilterLimits::for_describing();
-        let shared =
-            FilterShared::new(label, Purpose::Describe, limits, ParamFiles::default(), Powers::default(), &self.shared);
+        let named = Default::default();
+        let shared = FilterShared::new(label, Purpose::Describe, limits, named, Powers::default(), &self.shared);
         block_on(async {
             let mut instance = recipe.instantiate(&shared).await.map_err(|fault| LoadError::Guest(fault.cause))?;
             let description = ask_first(&mut instance, DescribeCall).await?;
@@ -337,6 +341,12 @@ impl Module {
         self.powers = self.powers.union(powers);
     }
 
+    /// Gives it the disks that its parameters name: one for each value of the kind
+    /// [`ParamKind::Disk`], in their order.
+    pub fn give_disks(&mut self, disks: Vec<GivenDisk>) {
+        self.disks = disks;
+    }
+
     /// The powers that it has.
     pub fn powers(&self) -> Powers {
         self.powers
@@ -384,6 +394,9 @@ impl Module {
                 Some(Given { name, kind, value })
             })
             .collect();
+        if let Some(param) = without_disk(&given, &self.disks) {
+            return Err(ConfigError::new(format!("{name}: {param}=: this program cannot open disks")));
+        }
         let files = ParamFiles::open(given.iter().map(|given| (given.name.as_str(), given.kind, &given.value)))?;
         // Read once. What the user wrote may be the secret itself.
         given.iter_mut().filter(|given| given.kind == ParamKind::Secret).for_each(|given| given.value.path = None);
@@ -391,8 +404,8 @@ impl Module {
             tracing::warn!("{}: {unknown}", self.description.name);
         }
         self.host.shared.memory.set_limit(self.host.memory_all);
-        let shared =
-            FilterShared::new(&self.description.name, Purpose::Serve, limits, files, self.powers, &self.host.shared);
+        let named = (files, Disks::new(name, self.disks));
+        let shared = FilterShared::new(name, Purpose::Serve, limits, named, self.powers, &self.host.shared);
         let mut configured = lock(&self.host.configured);
         configured.push(Arc::downgrade(&shared));
         drop(configured);
@@ -401,6 +414,16 @@ impl Module {
         let layer = Arc::new(FilterLayer(Arc::clone(&filter)));
         Ok((layer, Reloader { host: self.host, label: self.label, running: self.description, given, filter }))
     }
+}
+
+/// A parameter that names more disks than the filter was given.
+fn without_disk<'a>(given: &'a [Given], disks: &[GivenDisk]) -> Option<&'a str> {
+    let named = given.iter().filter(|given| given.kind == ParamKind::Disk).map(|given| given.name.as_str());
+    let lacks = |param: &&str| {
+        let values = given.iter().filter(|given| given.name == **param).count();
+        disks.iter().filter(|disk| disk.param == **param).count() < values
+    };
+    named.into_iter().find(lacks)
 }
 
 /// Replaces the code of a filter that serves.
