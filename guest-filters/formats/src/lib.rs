@@ -7,22 +7,22 @@
 //! over.
 
 pub mod auto;
+pub mod bochs;
 pub mod codec;
 pub mod crc;
 pub mod lvm;
+pub mod mapped;
 pub mod members;
+pub mod parallels;
 pub mod partition;
 pub mod qcow2;
-pub mod bochs;
-pub mod mapped;
-pub mod parallels;
 pub mod report;
 pub mod tar;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
-pub mod zip;
 pub mod vdi;
 pub mod vmdk;
+pub mod zip;
 
 use std::rc::Rc;
 

@@ -1,6 +1,6 @@
 //! The formats that are looked for.
 
-use crate::FormatInfo;
+use crate::{FormatInfo, bochs, lvm, parallels, partition, qcow2, tar, vdi, vmdk, zip};
 
 /// Where the signature of a format stands, and so what else the image may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,4 +39,22 @@ impl Eq for Entry {}
 
 /// The order in which signatures are looked for. It decides the order of names in messages; an
 /// image that has two of them is refused.
-pub const FORMATS: &[Entry] = &[];
+pub const FORMATS: &[Entry] = &[
+    header(qcow2::INFO),
+    header(vmdk::INFO),
+    header(vdi::INFO),
+    header(parallels::INFO),
+    header(bochs::INFO),
+    header(tar::INFO),
+    header(zip::INFO),
+    content(partition::INFO),
+    content(lvm::INFO),
+];
+
+const fn header(info: FormatInfo) -> Entry {
+    Entry { info, place: Place::Header }
+}
+
+const fn content(info: FormatInfo) -> Entry {
+    Entry { info, place: Place::Content }
+}

@@ -1,14 +1,12 @@
 //! Mutated images for each decoder. None may make it panic, loop, or read without end.
+//! `RBDKIT_FUZZ_SECONDS` is the time of each, and `RBDKIT_SEED` repeats a run.
 
-mod lvm;
-mod partition;
-mod tar;
-mod zip;
-//! Fuzzing of each decoder with mutated images of the formats' own tools.
-mod qcow2;
-//! Decoders over mutated images. `RBDKIT_FUZZ_SECONDS` is the time of each, `RBDKIT_SEED` repeats a
-//! run.
 mod bochs;
+mod lvm;
 mod parallels;
+mod partition;
+mod qcow2;
+mod tar;
 mod vdi;
 mod vmdk;
+mod zip;
