@@ -107,3 +107,6 @@ impl Format for Qcow2 {
 }
 
 rbdkit_filter_sdk::export_image!(Qcow2);
+
+#[cfg(test)]
+mod tests;

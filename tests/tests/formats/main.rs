@@ -4,6 +4,7 @@
 mod bochs;
 mod parallels;
 mod partition;
+mod qcow2;
 mod shared;
 mod tar;
 mod vdi;

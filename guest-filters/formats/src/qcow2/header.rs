@@ -339,7 +339,7 @@ impl Header {
         if bytes > MAX_L1 {
             return refuse(format!("{what} has {} entries, and {} is the most", l1.count, MAX_L1 / 8));
         }
-        if l1.offset % self.cluster_size() != 0 {
+        if !l1.offset.is_multiple_of(self.cluster_size()) {
             return refuse(format!("{what} is at {}, which is no multiple of a cluster's size", l1.offset));
         }
         if l1.offset.checked_add(bytes).is_none_or(|end| end > source.size()) {

@@ -166,8 +166,8 @@ impl Image {
         at: u64,
     ) -> Result<(), Error> {
         if let Target::Buffer { buffer, at: base } = into
-            && host % SECTOR == 0
-            && length % SECTOR == 0
+            && host.is_multiple_of(SECTOR)
+            && length.is_multiple_of(SECTOR)
         {
             let at = *base + at as u32;
             self.data.read_buffer(host, length as u32, buffer, at)?;

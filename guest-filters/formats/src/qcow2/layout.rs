@@ -177,7 +177,7 @@ impl Layout {
     }
 
     fn aligned(&self, offset: u64) -> Result<u64, Wrong> {
-        if offset % self.cluster_size() == 0 { Ok(offset) } else { Err(Wrong::Unaligned(offset)) }
+        if offset.is_multiple_of(self.cluster_size()) { Ok(offset) } else { Err(Wrong::Unaligned(offset)) }
     }
 }
 

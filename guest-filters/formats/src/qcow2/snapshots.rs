@@ -45,7 +45,7 @@ impl Snapshot {
 pub fn each(header: &Header, cache: &BlockCache, mut each: impl FnMut(Snapshot) -> bool) -> Result<(), Error> {
     let table = header.snapshots;
     let mut at = table.offset;
-    if table.count > 0 && at % header.cluster_size() != 0 {
+    if table.count > 0 && !at.is_multiple_of(header.cluster_size()) {
         return Err(Error::image(format!(
             "the table of snapshots is at {at}, which is no multiple of a cluster's size"
         )));
