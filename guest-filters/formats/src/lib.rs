@@ -6,6 +6,7 @@
 //! know the format beforehand. Nothing here knows parameters, except as values that a filter hands
 //! over.
 
+pub mod auto;
 pub mod codec;
 pub mod crc;
 pub mod lvm;

@@ -174,6 +174,11 @@ impl Param {
         Param::new(name, "path-readwrite")
     }
 
+    /// A disk beside next, which the filter reads with [`disks`](crate::disks).
+    pub fn disk(name: &str) -> Param {
+        Param::new(name, "disk")
+    }
+
     /// A shell command of the operator, which the filter runs with [`scripts`](crate::scripts).
     pub fn script(name: &str) -> Param {
         Param::new(name, "script")

@@ -52,6 +52,11 @@ pub mod storage {
     pub use super::imports::storage::*;
 }
 
+/// Disks beside next, which the operator gave. [`Disk`](crate::params::Disk) has methods for them.
+pub mod disks {
+    pub use super::imports::disks::*;
+}
+
 /// Shell commands of the operator. [`Script`](crate::params::Script) has a method for them.
 pub mod scripts {
     pub use super::imports::scripts::*;

@@ -126,8 +126,8 @@ pub use bindings::host::rbdkit::filter::types::{
 };
 pub use describe::{Description, Param};
 pub use host::{
-    alarms, buffer, client, clock, counters, crypto, files, gate, locks, log, maps, next, next_open, request, scratch,
-    scripts, server, slots, storage,
+    alarms, buffer, client, clock, counters, crypto, disks, files, gate, locks, log, maps, next, next_open, request,
+    scratch, scripts, server, slots, storage,
 };
 pub use ops::{
     Admission, Background, Caching, Connection, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, OnAlarm,
@@ -144,14 +144,15 @@ pub use log_macros::write as __log;
 pub mod prelude {
     pub use crate::host::buffer::{Buffer, PAYLOAD, Payload};
     pub use crate::params::{
-        AppendFile, BoolOrWatch, Choice, Control, CurrentFile, Descriptor, Parameters, Params, Percent, Probability,
-        Process, ReadFile, Script, Secret, Size, StorageFile, StringOrScript, Watch, WriteFile,
+        AppendFile, BoolOrWatch, Choice, Control, CurrentFile, Descriptor, Disk, Parameters, Params, Percent,
+        Probability, Process, ReadFile, Script, Secret, Size, StorageFile, StringOrScript, Watch, WriteFile,
     };
     pub use crate::{
         Admission, Background, BlockSizes, Caching, Capabilities, CommandFlags, Connection, Description, Errno,
         ExportEntry, Extent, ExtentType, Features, Filter, Flushes, Info, Lifecycle, Mapping, Names, OnAlarm,
         OnConnection, OnControl, OnWatch, Param, Reads, Recovery, Scope, Support, ThreadModel, Threading, Trims,
-        Unexported, Wish, Wishes, Writes, Zeroes, alarms, buffer, client, clock, counters, crypto, debug, error, files,
-        gate, info, locks, log, maps, next, next_open, params, request, scratch, scripts, server, slots, storage, warn,
+        Unexported, Wish, Wishes, Writes, Zeroes, alarms, buffer, client, clock, counters, crypto, debug, disks, error,
+        files, gate, info, locks, log, maps, next, next_open, params, request, scratch, scripts, server, slots,
+        storage, warn,
     };
 }

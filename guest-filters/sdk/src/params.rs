@@ -58,7 +58,7 @@ pub use field::is_setting;
 pub use field::{Field, Setting};
 pub use given::{Parameters, Params};
 pub use named::{
-    AppendFile, BoolOrWatch, Control, CurrentFile, Descriptor, Process, ReadFile, Script, Secret, StorageFile,
+    AppendFile, BoolOrWatch, Control, CurrentFile, Descriptor, Disk, Process, ReadFile, Script, Secret, StorageFile,
     StringOrScript, Watch, WriteFile,
 };
 pub use value::{Choice, Percent, Probability, Shown, Size, Value};

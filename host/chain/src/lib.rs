@@ -20,6 +20,7 @@
 //!   back buffers, permits and locks.
 #![forbid(unsafe_code)]
 
+mod accounts;
 mod disk;
 mod emulate;
 mod exports;
@@ -144,9 +145,20 @@ pub struct Chain {
     plugin: Box<dyn Plugin>,
     plugin_gate: ThreadModelGate,
     writes: Arc<Writes>,
+    /// What else the filters read.
+    disks: Vec<ExtraDisk>,
     /// The strictest thread model of all layers.
     thread_model: ThreadModel,
     pool: Pool,
+}
+
+/// A chain that a filter of another chain reads beside its next: the operator gave the disk in one
+/// of the filter's parameters. It starts and ends with the chain that has it.
+pub struct ExtraDisk {
+    /// The filter and the parameter, for the names of accounts: `qcow2:qcow2-backing`.
+    pub name: String,
+    /// The disk's own layers.
+    pub chain: Arc<Chain>,
 }
 
 /// A filter, and what its hops share.
@@ -158,6 +170,19 @@ struct LayerSlot {
 impl Chain {
     /// Puts filters, nearest the client first, in front of a plugin that is configured and ready.
     pub fn new(layers: Vec<Arc<dyn Layer>>, plugin_name: &str, plugin: Box<dyn Plugin>, pool: Pool) -> Arc<Chain> {
+        Chain::with_disks(layers, plugin_name, plugin, pool, Vec::new())
+    }
+
+    /// [`Chain::new`] with the disks that its filters read beside next. The order of start and end
+    /// is that of layers: a disk is ready before the filters are, and ends after them. All chains
+    /// of a server have the same pool.
+    pub fn with_disks(
+        layers: Vec<Arc<dyn Layer>>,
+        plugin_name: &str,
+        plugin: Box<dyn Plugin>,
+        pool: Pool,
+        disks: Vec<ExtraDisk>,
+    ) -> Arc<Chain> {
         let writes = Arc::<Writes>::default();
         let plugin_gate = ThreadModelGate::new(plugin.thread_model(), RequestLimit::ByHop, Some(Arc::clone(&writes)));
         let models = layers.iter().map(|layer| layer.thread_model());
@@ -170,7 +195,7 @@ impl Chain {
             })
             .collect();
         let plugin_name = plugin_name.to_string();
-        Arc::new(Chain { layers, plugin_name, plugin, plugin_gate, writes, thread_model, pool })
+        Arc::new(Chain { layers, plugin_name, plugin, plugin_gate, writes, disks, thread_model, pool })
     }
 
     /// The strictest thread model of the layers from `index` down.
@@ -191,8 +216,11 @@ impl Chain {
         &self.pool
     }
 
-    /// Prepares the filters, nearest the plugin first.
+    /// Prepares the filters, nearest the plugin first. Those of its disks come before.
     pub async fn get_ready(&self) -> Result<(), ConfigError> {
+        for disk in &self.disks {
+            Box::pin(disk.chain.get_ready()).await?;
+        }
         for (index, slot) in self.layers.iter().enumerate().rev() {
             slot.layer.get_ready(self.thread_model_from(index + 1)).await?;
         }
@@ -207,15 +235,24 @@ impl Chain {
     pub fn reach(&self) -> std::io::Result<Option<AccessRights>> {
         self.plugin.before_confinement()?;
         let filters = self.layers.iter().flat_map(|slot| slot.layer.reads());
-        Ok(self.plugin.access_rights().map(|mut reach| {
+        let mut reach = self.plugin.access_rights().map(|mut reach| {
             reach.read.extend(filters);
             reach.remove.extend(self.layers.iter().flat_map(|slot| slot.layer.removes()));
             reach
-        }))
+        });
+        for disk in &self.disks {
+            // Each of them is asked, because its plugin prepares.
+            let of_disk = disk.chain.reach()?;
+            reach = reach.zip(of_disk).map(|(reach, of_disk)| reach.and(of_disk));
+        }
+        Ok(reach)
     }
 
     /// Called in the process that serves, after the fork. Nearest the plugin first.
     pub async fn after_fork(&self) -> Result<(), ConfigError> {
+        for disk in &self.disks {
+            Box::pin(disk.chain.after_fork()).await?;
+        }
         self.plugin.begin_serving().await?;
         for slot in self.layers.iter().rev() {
             slot.layer.after_fork().await?;
@@ -224,32 +261,24 @@ impl Chain {
     }
 
     /// What the filters use of their limits. The account of a filter has its name before it, as
-    /// options have it: `cow:maps`, and `cow#2:maps` for the second filter of the name.
+    /// options have it: `cow:maps`, and `cow#2:maps` for the second filter of the name. Those of a
+    /// disk's filters have the disk's name before that: `qcow2:qcow2-backing/cow:maps`.
     pub fn usage(&self) -> Vec<Usage> {
-        let mut all: Vec<Usage> = Vec::new();
-        for (index, slot) in self.layers.iter().enumerate() {
-            let name = slot.layer.name();
-            let target = match self.layers[..index].iter().filter(|above| above.layer.name() == name).count() {
-                0 => name.to_string(),
-                above => format!("{name}#{}", above + 1),
-            };
-            let own = slot.layer.usage().into_iter();
-            all.extend(own.map(|usage| Usage { account: format!("{target}:{}", usage.account), ..usage }));
-        }
-        for shared in self.layers.iter().flat_map(|slot| slot.layer.shared_usage()) {
-            if all.iter().all(|known| known.account != shared.account) {
-                all.push(shared);
-            }
-        }
-        all
+        let layers = self.layers.iter().map(|slot| (slot.layer.name(), slot.layer.usage()));
+        let disks = self.disks.iter().map(|disk| (disk.name.as_str(), disk.chain.usage()));
+        let shared = self.layers.iter().flat_map(|slot| slot.layer.shared_usage());
+        accounts::named(layers.collect(), disks.collect(), shared)
     }
 
     /// Frees what is kept for reuse and was not needed since the last call.
     pub fn free_spare(&self) {
-        for slot in &self.layers {
-            slot.layer.free_spare();
-        }
+        self.free_spare_of_layers();
         self.pool.free_spare();
+    }
+
+    fn free_spare_of_layers(&self) {
+        self.layers.iter().for_each(|slot| slot.layer.free_spare());
+        self.disks.iter().for_each(|disk| disk.chain.free_spare_of_layers());
     }
 
     /// The server begins to stop: guests no longer wait. Called from any thread.
@@ -258,12 +287,14 @@ impl Chain {
         for slot in &self.layers {
             slot.layer.stop();
         }
+        self.disks.iter().for_each(|disk| disk.chain.begin_stop());
     }
 
-    /// The plugin ends operations that have not ended in time ([`Plugin::stop`]). Called from any
-    /// thread.
+    /// The plugin, and those of its disks, end operations that have not ended in time
+    /// ([`Plugin::stop`]). Called from any thread.
     pub fn abandon(&self, scope: StopScope) {
         self.plugin.stop(scope);
+        self.disks.iter().for_each(|disk| disk.chain.abandon(scope));
     }
 
     /// The plugin's writes that are under way.
@@ -291,13 +322,20 @@ impl Chain {
             () = layers => {}
             () = late => {}
         }
+        // Nothing reads the disks any more. They end while the plugin does.
+        let disks = self.disks.iter().map(|disk| tokio::spawn(cleanup_of(Arc::clone(&disk.chain), deadline)));
+        let disks: Vec<_> = disks.collect();
         let chain = Arc::clone(self);
         let plugin = tokio::task::spawn_blocking(move || chain.plugin.cleanup());
         // A plugin has a moment even if the filters took all of the time.
         let deadline = deadline.max(Instant::now() + MIN_CLEANUP);
         if timeout_at(deadline, plugin).await.is_err() {
             tracing::error!("{}: cleanup does not end: it is given up", self.plugin_name);
-            self.abandon(StopScope::Everything);
+            self.plugin.stop(StopScope::Everything);
+        }
+        for disk in disks {
+            // A panic of a plugin is in the log.
+            let _ = disk.await;
         }
     }
 
@@ -306,6 +344,11 @@ impl Chain {
         let defaults = DefaultNames::new(self.layers.len() + 1);
         NextLayer { chain: Arc::clone(self), index: 0, client, defaults, permits: None }
     }
+}
+
+/// [`Chain::cleanup`] of a disk, which may have disks itself: a future cannot be a part of itself.
+fn cleanup_of(chain: Arc<Chain>, deadline: Instant) -> BoxFuture<'static, ()> {
+    Box::pin(async move { chain.cleanup(deadline).await })
 }
 
 /// The next layer, with those below it, for one client. Nothing of it is open yet: see

@@ -11,6 +11,8 @@ use tokio::sync::Semaphore;
 
 use super::{Chain, Hop, Layer, NextLayer};
 
+mod disks;
+
 /// How a probe describes itself and answers.
 #[derive(Clone)]
 struct Script {

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use rbdkit_chain::{Chain, Hop, Layer};
+use rbdkit_chain::{Chain, ExtraDisk, Hop, Layer};
 use rbdkit_parameters::{AssignError, Assignment, FilterSide, Missing, Parameter, PluginSide, Stack, assign};
 use rbdkit_plugin_api::schema::ParamSpec;
 use rbdkit_plugin_api::{Client, Param, Peer, Plugin, PluginInfo, Pool};
 use rbdkit_sandbox::{FilterLimits, Module};
 
 use crate::error::{Error, Result};
+use crate::file_disk::given_disks;
 
 /// Makes a chain of the filter, or of no filter, over a plugin that has this size if the parameters
 /// give no other.
@@ -33,8 +34,13 @@ pub fn assembled(
 ) -> Result<Arc<Chain>> {
     let mut layers: Vec<Arc<dyn Layer>> = Vec::new();
     let mut disk = vec![("size".to_string(), size.into())];
-    if let Some((module, assignment)) = filter {
+    let mut disks = Vec::new();
+    if let Some((mut module, assignment)) = filter {
         let values = assignment.filters.into_iter().next().unwrap_or_default();
+        let given = given_disks(&module, &values)?;
+        disks
+            .extend(given.iter().map(|given| ExtraDisk { name: given.shown.clone(), chain: Arc::clone(&given.chain) }));
+        module.give_disks(given);
         layers.push(module.configure(values, FilterLimits::default())?);
         disk.extend(assignment.plugin);
     }
@@ -43,7 +49,7 @@ pub fn assembled(
         .and_then(|()| plugin.config_complete())
         .and_then(|()| plugin.get_ready())
         .and_then(|()| plugin.after_fork())?;
-    Ok(Chain::new(layers, info.name, plugin, Pool::new()))
+    Ok(Chain::with_disks(layers, info.name, plugin, Pool::new(), disks))
 }
 
 /// Gives the filter and the disk below it their parameters, as rbdkit does.

@@ -53,6 +53,8 @@ use wasmtime::component::{Component, Linker};
 
 use connection::bindings::host::types as wit;
 pub use connection::counters::Counters;
+pub use connection::disks::GivenDisk;
+use connection::disks::GivenDisks;
 pub use connection::engine::CodeExtras;
 pub use connection::limit_options::Limits;
 pub use connection::limits::{CompileLimits, FilterLimits, ServerLimits};
@@ -62,6 +64,7 @@ pub use connection::profile::{Profile, ProfileNode, Samples};
 use connection::pulse::Pulse;
 pub use connection::shared::Reuse;
 use connection::shared::{FilterShared, HostShared, Purpose};
+use connection::siblings::Siblings;
 use connection::trace::Recording;
 pub use connection::trace::{GuestCall, HostCall, Trace};
 use connection::wishes;
@@ -116,6 +119,7 @@ pub struct Module {
     wishes: Vec<Wish>,
     asks_for: Powers,
     powers: Powers,
+    disks: Vec<GivenDisk>,
     unknown_exports: Vec<String>,
 }
 
@@ -245,6 +249,7 @@ impl Host {
             wishes,
             asks_for: imports.asks_for,
             powers: Powers::default(),
+            disks: Vec::new(),
             unknown_exports: mismatch::unknown_exports(&component, &self.engine, KNOWN_EXPORTS),
         })
     }
@@ -337,6 +342,12 @@ impl Module {
         self.powers = self.powers.union(powers);
     }
 
+    /// Gives it the disks that its parameters name: one for each value of the kind
+    /// [`ParamKind::Disk`], in their order.
+    pub fn give_disks(&mut self, disks: Vec<GivenDisk>) {
+        self.disks = disks;
+    }
+
     /// The powers that it has.
     pub fn powers(&self) -> Powers {
         self.powers
@@ -384,6 +395,9 @@ impl Module {
                 Some(Given { name, kind, value })
             })
             .collect();
+        if let Some(param) = without_disk(&given, &self.disks) {
+            return Err(ConfigError::new(format!("{name}: {param}=: this program cannot open disks")));
+        }
         let files = ParamFiles::open(given.iter().map(|given| (given.name.as_str(), given.kind, &given.value)))?;
         // Read once. What the user wrote may be the secret itself.
         given.iter_mut().filter(|given| given.kind == ParamKind::Secret).for_each(|given| given.value.path = None);
@@ -391,16 +405,26 @@ impl Module {
             tracing::warn!("{}: {unknown}", self.description.name);
         }
         self.host.shared.memory.set_limit(self.host.memory_all);
-        let shared =
-            FilterShared::new(&self.description.name, Purpose::Serve, limits, files, self.powers, &self.host.shared);
+        let siblings = Siblings::new(GivenDisks::new(name, self.disks));
+        let shared = FilterShared::new(name, Purpose::Serve, limits, files, self.powers, &self.host.shared);
         let mut configured = lock(&self.host.configured);
         configured.push(Arc::downgrade(&shared));
         drop(configured);
         let params = given.iter().map(|given| (given.name.clone(), given.value.text.clone())).collect();
-        let filter = block_on(Filter::configure(shared, self.recipe, self.traits, params))?;
+        let filter = block_on(Filter::configure(shared, siblings, self.recipe, self.traits, params))?;
         let layer = Arc::new(FilterLayer(Arc::clone(&filter)));
         Ok((layer, Reloader { host: self.host, label: self.label, running: self.description, given, filter }))
     }
+}
+
+/// A parameter that names more disks than the filter was given.
+fn without_disk<'a>(given: &'a [Given], disks: &[GivenDisk]) -> Option<&'a str> {
+    let named = given.iter().filter(|given| given.kind == ParamKind::Disk).map(|given| given.name.as_str());
+    let lacks = |param: &&str| {
+        let values = given.iter().filter(|given| given.name == **param).count();
+        disks.iter().filter(|disk| disk.param == **param).count() < values
+    };
+    named.into_iter().find(lacks)
 }
 
 /// Replaces the code of a filter that serves.

@@ -145,6 +145,7 @@ fn value(spec: &ParamSpec) -> String {
         | ParamKind::PathWrite
         | ParamKind::PathReadWrite
         | ParamKind::Path => "FILENAME".to_string(),
+        ParamKind::Disk => "FILENAME|chain:PLUGIN...".to_string(),
         ParamKind::StringOrScript => "TEXT|script:SCRIPT".to_string(),
         ParamKind::Watch => "PATH".to_string(),
         ParamKind::Control => "SOCKET".to_string(),

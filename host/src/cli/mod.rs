@@ -4,13 +4,15 @@
 //! yet when the user reads about it. Options, their combinations and the rule that makes a word
 //! `key=value` or a bare value are nbdkit's.
 //!
-//! * [`options`] parses the command line, [`plan`] checks it. [`listen`], [`filters`],
-//!   [`messages`], [`parameter_file`], [`record`] and [`tls`] each have one subject.
+//! * [`options`] parses the command line, [`plan`] checks it. [`chain`] has what names the layers
+//!   of a chain. [`listen`], [`filters`], [`messages`], [`parameter_file`], [`record`] and [`tls`]
+//!   each have one subject.
 //! * [`help`] writes the texts of `--help`.
 //!
 //! Nothing here does I/O or uses the protocol, the server or the sandbox.
 #![forbid(unsafe_code)]
 
+mod chain;
 mod filters;
 pub mod help;
 mod listen;
@@ -23,6 +25,7 @@ mod record;
 mod tls;
 mod values;
 
+pub use chain::{ChainPlan, disk};
 pub use filters::{FilterAllow, FilterFault, FilterLimit, FilterSource, RegistryOptions, Sha256};
 pub use listen::{Families, Inherited, Listen};
 pub use messages::LogTo;

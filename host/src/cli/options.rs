@@ -9,6 +9,7 @@ use std::ffi::OsString;
 
 use clap::builder::{Command, StyledStr};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser};
 use rbdkit_parameters::nearest;
 use rbdkit_plugin_api::ConfigError;
@@ -275,6 +276,27 @@ pub(super) fn take_apart(args: Vec<OsString>) -> Result<Options, ConfigError> {
     let mut options = Options::from_arg_matches(&matches).map_err(|error| one_line(&error))?;
     options.filters = options.filters_in_order(&matches);
     Ok(options)
+}
+
+/// The options that a chain has which is not the server's own.
+const OF_A_CHAIN: [&str; 5] = ["filter", "filter_param", "plugin_param", "wasm_filter", "words"];
+
+/// [`take_apart`] for the words of a chain that is not the server's own.
+///
+/// # Errors
+/// As [`take_apart`], or one line for an option of the server's.
+pub(super) fn take_apart_chain(args: Vec<OsString>) -> Result<Options, ConfigError> {
+    let matches = command().try_get_matches_from(&args).map_err(|error| one_line(&error))?;
+    let is_given = |arg: &&Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+    let of_server = |arg: &&Arg| !OF_A_CHAIN.contains(&arg.get_id().as_str());
+    if let Some(arg) = Options::command().get_arguments().filter(of_server).find(is_given) {
+        let option = arg.get_long().unwrap_or_default();
+        return Err(ConfigError::new(format!(
+            "option '--{option}' is for the server, and not for a disk: a disk has --filter, --filter-param, \
+             --plugin-param and --wasm-filter"
+        )));
+    }
+    take_apart(args)
 }
 
 fn command() -> Command {

@@ -231,7 +231,10 @@ impl Plan {
     }
 }
 
-fn each<T>(values: &[OsString], parse: impl Fn(&OsStr) -> Result<T, ConfigError>) -> Result<Vec<T>, ConfigError> {
+pub(super) fn each<T>(
+    values: &[OsString],
+    parse: impl Fn(&OsStr) -> Result<T, ConfigError>,
+) -> Result<Vec<T>, ConfigError> {
     values.iter().map(|value| parse(value)).collect()
 }
 
@@ -258,7 +261,7 @@ fn selinux_label(label: &OsStr) -> Result<OsString, ConfigError> {
 }
 
 /// The plugin's name or its file, as the command line has it.
-fn plugin_name(word: &OsStr) -> Result<String, ConfigError> {
+pub(super) fn plugin_name(word: &OsStr) -> Result<String, ConfigError> {
     let name = word.to_string_lossy();
     if name.contains("://") {
         return Err(error(format!(

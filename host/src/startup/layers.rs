@@ -1,36 +1,34 @@
 //! From the plan to the chain: loads filters into the sandbox, distributes parameters, and
 //! configures plugin and filters.
+//!
+//! A [`Builder`] makes all chains of the server: the one that clients reach, and those of the disks
+//! that parameters of filters name. They share the sandbox, the pool of buffers and the bounds.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, absolute};
 use std::sync::Arc;
 
-use rbdkit_chain::{Chain, Layer, MAX_FILTERS};
+use rbdkit_chain::{Chain, ExtraDisk, Layer};
 use rbdkit_parameters::{FilterSide, Missing, PluginSide, Stack, assign};
-use rbdkit_plugin_api::schema::ParamValue;
-use rbdkit_plugin_api::{ConfigError, Param, Plugin, PluginInfo, Pool, hex};
+use rbdkit_plugin_api::schema::{CHAIN_PREFIX, ParamKind, ParamValue};
+use rbdkit_plugin_api::secrets::without_userinfo;
+use rbdkit_plugin_api::{ConfigError, Param, Plugin, PluginInfo, Pool};
 use rbdkit_record::Recorder;
-use rbdkit_sandbox::{
-    Compiler, FilterLimits, Host, Limits, Module, OnFault, Options, Power, Powers, Reloader, ServerLimits,
-    read_component,
-};
-use sha2::{Digest, Sha256};
+use rbdkit_record::format::GivenParameter;
+use rbdkit_sandbox::{GivenDisk, Module, Reloader};
 use tokio::sync::Notify;
 
+use super::filters::{Ends, Loaded, Loader, grant, limits, server_limits};
 use super::reload::{ReloadedFile, Reloads};
 use super::{log, record};
-use crate::cli::{self, FilterAllow, FilterFault, FilterLimit, FilterSource, Plan};
+use crate::cli::{self, ChainPlan, FilterLimit, FilterSource, Plan};
 use crate::registry::{self, ForeignOptions, Found};
-use crate::startup::pulled::Registries;
 
-/// What layers notify to end the server.
-#[derive(Clone, Default)]
-pub struct Ends {
-    /// A filter failed, and `--filter-on-fault=exit` is given.
-    pub fatal: Arc<Notify>,
-    /// The plugin, or a filter that may do so, has asked the server to end.
-    pub shutdown: Arc<Notify>,
-}
+/// How deep disks may be nested: a disk's filter has a disk, whose filter has a disk.
+const MAX_DEPTH: usize = 8;
+
+/// The most disks of a server. Each may need a descriptor, and 224 are free for all layers.
+const MAX_DISKS: usize = 128;
 
 /// The configured layers, and what belongs to them.
 pub struct Layers {
@@ -47,36 +45,26 @@ pub struct Layers {
 /// # Errors
 /// One line that says what cannot be loaded, or which parameter is wrong.
 pub fn layers(plan: &Plan, ends: &Ends) -> Result<Layers, ConfigError> {
-    let found = find_plugin(plan, plan.plugin.as_deref().unwrap_or_default())?;
-    let info = found.info;
-    let loaded = load_with_digests(plan, ends)?;
-    let (modules, digests): (Vec<Module>, Vec<Option<cli::Sha256>>) = loaded.into_iter().unzip();
-    let filters = modules.iter().map(|module| module.description().name.as_str());
-    log::warn_of_unknown_flags(plan, found.foreign.is_some(), &filters.chain([info.name]).collect::<Vec<_>>());
-    let stack = declared(&modules, found);
-    let assignment = assign(&stack, &plan.params, &plan.filter_params, Missing::Refused)?;
-    let limits = limits(&stack, &plan.filter_limits)?;
-    for warning in &assignment.warnings {
-        tracing::warn!("{warning}");
-    }
-    let plugin = plugin(info, &assignment.plugin, &ends.shutdown)?;
-    let given = stack.filters.iter().zip(&assignment.filters);
-    let given: Vec<_> = given.map(|(filter, values)| record::given(filter.specs, values)).collect();
-    let (mut layers, reloaders): (Vec<_>, Vec<_>) = configure(modules, assignment.filters, limits)?.into_iter().unzip();
-    let reloads = plan.reload.then(|| reloads(plan, reloaders, &digests)).transpose()?;
-    let recorder =
-        plan.record.as_ref().map(|option| record::insert(option, &mut layers, given, info.name)).transpose()?;
-    Ok(Layers { chain: Chain::new(layers, info.name, plugin, Pool::default()), recorder, reloads })
+    let mut builder = Builder::new(plan, ends);
+    let mut parts = builder.parts(&plan.chain(), Position::Top)?;
+    log::warn_of_unknown_flags(plan, builder.has_foreign, &builder.names);
+    let reloaders = std::mem::take(&mut parts.reloaders);
+    let reloads = plan.reload.then(|| reloads(plan, reloaders)).transpose()?;
+    let given = std::mem::take(&mut parts.given);
+    let recorder = plan.record.as_ref();
+    let recorder = recorder.map(|option| record::insert(option, &mut parts.layers, given, parts.plugin_name));
+    let recorder = recorder.transpose()?;
+    Ok(Layers { chain: parts.chain(&builder.pool), recorder, reloads })
 }
 
 /// What reads the files of filters again.
-fn reloads(plan: &Plan, reloaders: Vec<Reloader>, digests: &[Option<cli::Sha256>]) -> Result<Reloads, ConfigError> {
+fn reloads(plan: &Plan, reloaders: Vec<(Reloader, Option<cli::Sha256>)>) -> Result<Reloads, ConfigError> {
     let mut files = Vec::new();
-    for ((source, reloader), digest) in plan.filters.iter().zip(reloaders).zip(digests) {
+    for (source, (reloader, digest)) in plan.filters.iter().zip(reloaders) {
         if let (FilterSource::File { path, sha256 }, Some(running)) = (source, digest) {
             // The server changes its directory when it goes into the background.
             let path = absolute(path).map_err(|error| ConfigError::new(format!("--reload: {error}")))?;
-            files.push(ReloadedFile { path, demanded: *sha256, running: *running, reloader: Arc::new(reloader) });
+            files.push(ReloadedFile { path, demanded: *sha256, running, reloader: Arc::new(reloader) });
         }
     }
     Ok(Reloads::new(files, server_limits(&plan.filter_limits)?.compile))
@@ -124,193 +112,180 @@ fn plugin(
 /// # Errors
 /// One line that names the filter.
 pub fn load(plan: &Plan, ends: &Ends) -> Result<Vec<Module>, ConfigError> {
-    let loaded = load_with_digests(plan, ends)?;
+    let mut loaded = Loader::new(plan, ends).load(&plan.filters)?;
+    grant(&mut loaded, &plan.filter_allows)?;
     Ok(loaded.into_iter().map(|(module, _)| module).collect())
 }
 
-/// [`load`], with the digest of each file.
-fn load_with_digests(plan: &Plan, ends: &Ends) -> Result<Vec<(Module, Option<cli::Sha256>)>, ConfigError> {
-    let (sources, changes) = (&plan.filters, &plan.filter_limits);
-    if let (Some(allow), true) = (plan.filter_allows.first(), sources.is_empty()) {
-        return Err(ConfigError::new(format!(
-            "--filter-allow {}:{}: no filter is given",
-            allow.target,
-            allow.powers.join(",")
-        )));
-    }
-    if sources.is_empty() {
-        return Ok(Vec::new());
-    }
-    if sources.len() > MAX_FILTERS {
-        return Err(ConfigError::new(format!("{} filters are given (at most {MAX_FILTERS})", sources.len())));
-    }
-    let limits = server_limits(changes)?;
-    let compiler = Compiler::Child(limits.compile);
-    let on_fault = match plan.filter_on_fault {
-        FilterFault::Error => OnFault::Error,
-        FilterFault::Disconnect => OnFault::Disconnect,
-        FilterFault::Exit => OnFault::Exit(Arc::clone(&ends.fatal)),
-    };
-    let shutdown = Some(Arc::clone(&ends.shutdown));
-    let host = Host::new(Options { on_fault, shutdown, compiler, limits, ..Options::default() })?;
-    let registries = Registries::new(&plan.registries)?;
-    let loaded = sources.iter().map(|source| load_one(&host, source, &registries));
-    let mut loaded: Vec<_> = loaded.collect::<Result<_, ConfigError>>()?;
-    grant(&mut loaded, &plan.filter_allows)?;
-    Ok(loaded)
-}
-
-/// Grants what the operator allows.
-///
-/// # Errors
-/// One line: there is no such filter or no such power.
-fn grant<T>(loaded: &mut [(Module, T)], allows: &[FilterAllow]) -> Result<(), ConfigError> {
-    for FilterAllow { target, powers } in allows {
-        let named = |(module, _): &&mut (Module, T)| module.description().name == target.name;
-        let filter = loaded.iter_mut().filter(named).nth(target.instance - 1);
-        let Some((filter, _)) = filter else {
-            let names: Vec<&str> = loaded.iter().map(|(module, _)| module.description().name.as_str()).collect();
-            let there_are = names.join(", ");
-            return Err(ConfigError::new(format!(
-                "--filter-allow {target}:{}: there is no such filter, only {there_are}",
-                powers.join(",")
-            )));
-        };
-        for word in powers {
-            let power = Power::parse(word).ok_or_else(|| {
-                let known = Power::ALL.map(Power::name).join(" and ");
-                ConfigError::new(format!("--filter-allow {target}:{word}: there is no such power, only {known}"))
-            })?;
-            filter.grant(Powers::default().with(power));
-        }
-    }
-    for (module, _) in loaded {
-        let powers: Vec<&str> = module.powers().names().collect();
-        if !powers.is_empty() {
-            tracing::debug!("{}: may use: {}", module.description().name, powers.join(", "));
-        }
-    }
-    Ok(())
-}
-
-/// The limits of all filters together.
-fn server_limits(changes: &[FilterLimit]) -> Result<ServerLimits, ConfigError> {
-    let mut limits = Limits::default();
-    for change in changes.iter().filter(|change| change.target.is_none()) {
-        limits.set(None, &change.resource, &change.value)?;
-    }
-    Ok(limits.server)
-}
-
-fn load_one(
-    host: &Arc<Host>,
-    source: &FilterSource,
-    registries: &Registries,
-) -> Result<(Module, Option<cli::Sha256>), ConfigError> {
-    match source {
-        FilterSource::Named(name) => {
-            let mut module = host.load(name, registry::filter(name)?)?;
-            module.grant(registry::powers(name));
-            Ok((module, None))
-        }
-        FilterSource::Registry(reference) => {
-            let component = registries.pull(reference)?;
-            let module = host.load(&reference.to_string(), &component)?;
-            warn_of_a_known_name(&module.description().name, &reference.to_string(), &component);
-            Ok((module, None))
-        }
-        FilterSource::File { path, sha256 } => {
-            registries.refuse_file(path)?;
-            let component = read_component(path)
-                .map_err(|why| ConfigError::new(format!("cannot open filter '{}': {why}", path.display())))?;
-            let digest = check_digest(path, &component, sha256.as_ref())?;
-            let module = host.load(&path.display().to_string(), &component)?;
-            warn_of_a_known_name(&module.description().name, &path.display().to_string(), &component);
-            Ok((module, Some(digest)))
-        }
-    }
-}
-
-/// A file may take the name of a built-in filter, for example to try out a change of it. Then its
-/// messages look like those of the built-in filter, so the log says once which file it is.
-fn warn_of_a_known_name(name: &str, from: &str, component: &[u8]) {
-    let is_another = registry::filter(name).is_ok_and(|built_in| built_in != component);
-    if is_another {
-        tracing::warn!(
-            "filter '{from}' (sha256:{}) calls itself {name}, and is not the built-in filter of that name",
-            hex::encode(Sha256::digest(component))
-        );
-    }
-}
-
-/// The digest of a file, checked against the one that the command line demands.
-fn check_digest(path: &Path, component: &[u8], expected: Option<&cli::Sha256>) -> Result<cli::Sha256, ConfigError> {
-    let digest: cli::Sha256 = Sha256::digest(component).into();
-    if expected.is_none_or(|expected| digest == *expected) {
-        return Ok(digest);
-    }
-    Err(ConfigError::new(format!(
-        "filter '{}' is not the file that was named: its SHA-256 digest is {}",
-        path.display(),
-        hex::encode(digest)
-    )))
-}
-
 /// The declarations of the layers.
-pub fn declared(modules: &[Module], found: Found) -> Stack<'_> {
-    let filters = modules.iter().map(Module::description);
+pub fn declared<'a>(modules: impl IntoIterator<Item = &'a Module>, found: Found) -> Stack<'a> {
+    let filters = modules.into_iter().map(Module::description);
     let filters = filters.map(|told| FilterSide { name: &told.name, specs: &told.params }).collect();
     let first_key = found.foreign.and_then(|foreign| foreign.first_key());
     Stack { filters, plugin: PluginSide { first_key, ..PluginSide::new(found.info) } }
 }
 
-/// A filter's layer, and what replaces its code.
-type ReloadableLayer = (Arc<dyn Layer>, Reloader);
-
-/// Gives each filter its parameters and limits.
-///
-/// # Errors
-/// The line with which a filter refuses a parameter.
-fn configure(
-    modules: Vec<Module>,
-    params: Vec<Vec<(String, ParamValue)>>,
-    limits: Vec<FilterLimits>,
-) -> Result<Vec<ReloadableLayer>, ConfigError> {
-    // The filter nearest the plugin is configured first, as in nbdkit.
-    let mut layers = modules
-        .into_iter()
-        .zip(params)
-        .zip(limits)
-        .rev()
-        .map(|((module, params), limits)| module.configure_to_reload(params, limits))
-        .collect::<Result<Vec<_>, _>>()?;
-    layers.reverse();
-    Ok(layers)
+/// Where a chain stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Position {
+    /// Clients reach it.
+    Top,
+    /// It is a disk of a filter, so many levels below the chain that clients reach.
+    Disk(usize),
 }
 
-/// The limits of each filter.
-///
-/// # Errors
-/// One line: the limit does not exist, or its filter does not.
-fn limits(stack: &Stack<'_>, changes: &[FilterLimit]) -> Result<Vec<FilterLimits>, ConfigError> {
-    let mut limits = vec![Limits::default(); stack.filters.len()];
-    if let ([change, ..], true) = (changes, stack.filters.is_empty()) {
-        return Err(ConfigError::new(format!(
-            "--filter-limit {}={}: no filter is given",
-            change.resource, change.value
-        )));
+/// Makes the chains of a server.
+struct Builder<'a> {
+    plan: &'a Plan,
+    ends: &'a Ends,
+    loader: Loader<'a>,
+    pool: Pool,
+    /// How many disks there are.
+    disks: usize,
+    /// The names of all layers.
+    names: Vec<String>,
+    /// A plugin of nbdkit is among them.
+    has_foreign: bool,
+}
+
+/// The configured layers of one chain.
+struct Parts {
+    layers: Vec<Arc<dyn Layer>>,
+    /// What replaces the code of each filter, and the digest of its file.
+    reloaders: Vec<(Reloader, Option<cli::Sha256>)>,
+    /// The parameters of each filter, for a record.
+    given: Vec<Vec<GivenParameter>>,
+    plugin_name: &'static str,
+    plugin: Box<dyn Plugin>,
+    disks: Vec<ExtraDisk>,
+}
+
+impl Parts {
+    fn chain(self, pool: &Pool) -> Arc<Chain> {
+        Chain::with_disks(self.layers, self.plugin_name, self.plugin, pool.clone(), self.disks)
     }
-    // Limits of all filters first, because limits of one filter override them.
-    for change in changes.iter().filter(|change| change.target.is_none()) {
-        for each in &mut limits {
-            each.set(None, &change.resource, &change.value)?;
+}
+
+impl<'a> Builder<'a> {
+    fn new(plan: &'a Plan, ends: &'a Ends) -> Builder<'a> {
+        let loader = Loader::new(plan, ends);
+        Builder { plan, ends, loader, pool: Pool::default(), disks: 0, names: Vec::new(), has_foreign: false }
+    }
+
+    /// Makes the layers of a chain, and the disks of its filters.
+    ///
+    /// # Errors
+    /// One line that says what cannot be loaded, or which parameter is wrong.
+    fn parts(&mut self, chain: &ChainPlan, position: Position) -> Result<Parts, ConfigError> {
+        let found = find_plugin(self.plan, &chain.plugin)?;
+        let mut loaded = self.loader.load(&chain.filters)?;
+        if position == Position::Top {
+            grant(&mut loaded, &self.plan.filter_allows)?;
+        }
+        let names = loaded.iter().map(|(module, _)| module.description().name.clone());
+        self.names.extend(names.chain([found.info.name.to_string()]));
+        self.has_foreign |= found.foreign.is_some();
+        let stack = declared(loaded.iter().map(|(module, _)| module), found);
+        let assignment = assign(&stack, &chain.params, &chain.filter_params, Missing::Refused)?;
+        let limits = limits(&stack, &self.limit_changes(position, &loaded))?;
+        for warning in &assignment.warnings {
+            tracing::warn!("{warning}");
+        }
+        let given = stack.filters.iter().zip(&assignment.filters);
+        let given = given.map(|(filter, values)| record::given(filter.specs, values)).collect();
+        let plugin = plugin(found.info, &assignment.plugin, &self.ends.shutdown)?;
+        let mut disks = Vec::new();
+        for ((module, _), values) in loaded.iter_mut().zip(&assignment.filters) {
+            let of_filter = self.disks(module, values, position)?;
+            for given in &of_filter {
+                let name = account(&disks, &module.description().name, given);
+                disks.push(ExtraDisk { name, chain: Arc::clone(&given.chain) });
+            }
+            module.give_disks(of_filter);
+        }
+        // The filter nearest the plugin is configured first, as in nbdkit.
+        let configured = loaded.into_iter().zip(assignment.filters).zip(limits).rev();
+        let configured = configured.map(|(((module, digest), params), limits)| {
+            let (layer, reloader) = module.configure_to_reload(params, limits)?;
+            Ok((layer, (reloader, digest)))
+        });
+        let mut configured = configured.collect::<Result<Vec<_>, ConfigError>>()?;
+        configured.reverse();
+        let (layers, reloaders) = configured.into_iter().unzip();
+        Ok(Parts { layers, reloaders, given, plugin_name: found.info.name, plugin, disks })
+    }
+
+    /// The changes of limits that hold for the filters of a chain. Options name only filters that
+    /// clients reach.
+    fn limit_changes(&self, position: Position, loaded: &[Loaded]) -> Vec<FilterLimit> {
+        let changes = self.plan.filter_limits.iter();
+        match position {
+            Position::Top => changes.cloned().collect(),
+            Position::Disk(_) if loaded.is_empty() => Vec::new(),
+            Position::Disk(_) => changes.filter(|change| change.target.is_none()).cloned().collect(),
         }
     }
-    for change in changes {
-        if let Some(target) = &change.target {
-            let filter = &mut limits[stack.find(target, "--filter-limit")?];
-            filter.set(Some(&target.to_string()), &change.resource, &change.value)?;
-        }
+
+    /// The disks that the parameters of a filter name.
+    fn disks(
+        &mut self,
+        module: &Module,
+        values: &[(String, ParamValue)],
+        position: Position,
+    ) -> Result<Vec<GivenDisk>, ConfigError> {
+        let specs = &module.description().params;
+        let is_disk = |name: &str| specs.iter().any(|spec| spec.name == *name && spec.kind == ParamKind::Disk);
+        let named = values.iter().filter(|(name, _)| is_disk(name));
+        let named = named.filter_map(|(name, value)| value.path.as_deref().map(|value| (name, value)));
+        named.map(|(param, value)| self.disk(param, value, position)).collect()
     }
-    Ok(limits.into_iter().map(|each| each.filter).collect())
+
+    /// Makes the chain of a disk.
+    fn disk(&mut self, param: &str, value: &OsStr, position: Position) -> Result<GivenDisk, ConfigError> {
+        let plan = cli::disk(value);
+        let shown = shown(param, value, plan.as_ref().ok());
+        let make = || {
+            let depth = match position {
+                Position::Top => 1,
+                Position::Disk(depth) => depth + 1,
+            };
+            if depth > MAX_DEPTH {
+                return Err(ConfigError::new(format!("disks are nested more than {MAX_DEPTH} deep")));
+            }
+            self.disks += 1;
+            if self.disks > MAX_DISKS {
+                return Err(ConfigError::new(format!("more than {MAX_DISKS} disks are given")));
+            }
+            Ok(self.parts(&plan?, Position::Disk(depth))?.chain(&self.pool))
+        };
+        let chain = make().map_err(|error| refused(&shown, value, &error))?;
+        Ok(GivenDisk { param: param.to_string(), shown, chain })
+    }
+}
+
+/// The name of a disk in the names of accounts. None of `known` has it.
+fn account(known: &[ExtraDisk], filter: &str, disk: &GivenDisk) -> String {
+    let name = format!("{filter}:{}", disk.param);
+    let same = known.iter().filter(|known| known.name.split('#').next() == Some(&name)).count();
+    if same == 0 { name } else { format!("{name}#{}", same + 1) }
+}
+
+/// A parameter and the disk that it names, for messages. Of a chain only the plugin is shown:
+/// values of parameters may be secret.
+fn shown(param: &str, value: &OsStr, chain: Option<&ChainPlan>) -> String {
+    let value = value.to_string_lossy();
+    match (value.starts_with(CHAIN_PREFIX), chain) {
+        (false, _) => format!("{param}={}", without_userinfo(&value)),
+        (true, None) => format!("{param}={CHAIN_PREFIX}..."),
+        (true, Some(chain)) => format!("{param}={CHAIN_PREFIX}... {} ...", without_userinfo(&chain.plugin)),
+    }
+}
+
+/// The error about a disk. The file plugin's error begins with its own parameter, which the user
+/// has not written.
+fn refused(shown: &str, value: &OsStr, error: &ConfigError) -> ConfigError {
+    let error = error.to_string();
+    let own = [Path::new(value).canonicalize().ok(), Some(value.into())];
+    let own = own.into_iter().flatten().find_map(|file| error.strip_prefix(&format!("file={}: ", file.display())));
+    ConfigError::new(format!("{shown}: {}", own.unwrap_or(&error)))
 }

@@ -34,6 +34,7 @@
 mod background;
 mod captive;
 mod compile_helper;
+mod filters;
 mod identity;
 mod layers;
 mod leftovers;

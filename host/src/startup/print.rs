@@ -10,7 +10,8 @@ use rbdkit_plugin_api::{ConfigError, Param, Plugin, PluginInfo, ThreadModel};
 use rbdkit_sandbox::Module;
 use rbdkit_server::ServerLimits;
 
-use super::layers::{self, Ends};
+use super::filters::Ends;
+use super::layers;
 use crate::cli::{Action, FilterSource, Plan, help};
 use crate::registry::{self, Found};
 

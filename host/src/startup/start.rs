@@ -21,8 +21,9 @@ use tokio::time::Instant;
 
 use super::background::{StandardError, Word};
 use super::captive::{self, Captive};
+use super::filters::Ends;
 use super::identity::Identity;
-use super::layers::{Ends, Layers};
+use super::layers::Layers;
 use super::leftovers::Leftovers;
 use super::listen::{self, Reachable, Sockets};
 use super::pidfile::{self, PidFile};

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep_until};
 
 use super::captive::Captive;
-use super::layers::Ends;
+use super::filters::Ends;
 use super::signals::Signals;
 
 /// How long the command of `--run` may take to end after SIGTERM or SIGHUP. Then the server stops

@@ -34,6 +34,23 @@ pub enum Network {
 pub const DNS_PORT: u16 = 53;
 
 impl AccessRights {
+    /// What two plugins open.
+    #[must_use]
+    pub fn and(mut self, other: AccessRights) -> AccessRights {
+        self.read.extend(other.read);
+        self.write.extend(other.write);
+        self.remove.extend(other.remove);
+        self.network = match (self.network, other.network) {
+            (Network::Any, _) | (_, Network::Any) => Network::Any,
+            (Network::None, network) | (network, Network::None) => network,
+            (Network::Ports(mut ports), Network::Ports(others)) => {
+                ports.extend(others);
+                Network::Ports(ports)
+            }
+        };
+        self
+    }
+
     /// Adds the files that looking up names needs.
     ///
     /// The C library loads modules when they are first needed, and reads its configuration again

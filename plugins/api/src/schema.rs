@@ -63,6 +63,9 @@ pub enum ParamKind {
     /// A password: the text itself, `+FILE`, `-FD` or `-` ([`passwords::read`](crate::passwords)).
     /// The host reads it. The guest names the parameter, and sees the value `set`.
     Secret,
+    /// A disk beside the layer below: a file, or [`CHAIN_PREFIX`] and a plugin with its filters and
+    /// parameters. The host opens it. The guest sees `set`.
+    Disk,
     /// A shell command that the host runs. The guest sees `set`.
     Script,
     /// Text, or `script:` and a shell command that the host runs. Of a command the guest sees
@@ -78,7 +81,7 @@ pub enum ParamKind {
 
 impl ParamKind {
     /// The kinds that a filter may declare, each with the word of WIT's `param.kind`.
-    const CONTRACT: [(ParamKind, &'static str); 21] = [
+    const CONTRACT: [(ParamKind, &'static str); 22] = [
         (ParamKind::String, "string"),
         (ParamKind::Bool, "bool"),
         (ParamKind::Int, "int"),
@@ -95,6 +98,7 @@ impl ParamKind {
         (ParamKind::Watch, "watch"),
         (ParamKind::BoolOrWatch, "bool-or-watch"),
         (ParamKind::Secret, "secret"),
+        (ParamKind::Disk, "disk"),
         (ParamKind::Script, "script"),
         (ParamKind::StringOrScript, "string-or-script"),
         (ParamKind::Descriptor, "descriptor"),
@@ -177,6 +181,10 @@ impl fmt::Debug for ParamValue {
 
 /// What a value of [`ParamKind::StringOrScript`] begins with that is a shell command.
 const SCRIPT_PREFIX: &str = "script:";
+
+/// What a value of [`ParamKind::Disk`] begins with that is a plugin with its filters and
+/// parameters, in words quoted as in a shell.
+pub const CHAIN_PREFIX: &str = "chain:";
 
 /// Declaring a parameter.
 impl ParamSpec {
@@ -339,6 +347,12 @@ impl ParamSpec {
             | ParamKind::Watch
             | ParamKind::Control
             | ParamKind::Path => return path("set"),
+            ParamKind::Disk if value.is_empty() => return Err(wrong("is not a disk".into())),
+            // The words of a chain are read where it is made.
+            ParamKind::Disk if value.as_encoded_bytes().starts_with(CHAIN_PREFIX.as_bytes()) => {
+                return Ok(ParamValue { text: "set".into(), path: Some(value.to_os_string()) });
+            }
+            ParamKind::Disk => return path("set"),
             ParamKind::Script => return script(value.to_os_string(), "set"),
             ParamKind::Secret => return Ok(ParamValue { text: "set".into(), path: Some(value.to_os_string()) }),
             ParamKind::Descriptor | ParamKind::Process => {
@@ -406,6 +420,8 @@ mod tests {
             (ParamKind::Control, "x", "set"),
             (ParamKind::PathWrite, "x", "set"),
             (ParamKind::PathReadWrite, "x", "set"),
+            (ParamKind::Disk, "base.img", "set"),
+            (ParamKind::Disk, "chain:memory 1M", "set"),
             (ParamKind::Script, "echo x", "set"),
             (ParamKind::StringOrScript, "fixed:x", "fixed:x"),
             (ParamKind::StringOrScript, "script:echo x", "script:"),
@@ -423,6 +439,7 @@ mod tests {
             (ParamKind::Percent, "101"),
             (ParamKind::PathRead, ""),
             (ParamKind::Bool, "maybe"),
+            (ParamKind::Disk, ""),
             (ParamKind::Script, ""),
             (ParamKind::StringOrScript, "script:"),
         ] {

@@ -92,6 +92,7 @@ mod author;
 mod blocked;
 mod chain;
 mod confined;
+mod disks;
 mod events;
 mod faults;
 mod full;

@@ -1,8 +1,8 @@
 //! The types of the parameters that name files, paths and scripts.
 
-use crate::Errno;
 use crate::describe::Param;
-use crate::host::{files, scripts, storage};
+use crate::host::{disks, files, scripts, storage};
+use crate::{CommandFlags, Errno, Extent};
 
 use super::value::{Shown, Value};
 
@@ -59,6 +59,11 @@ files! {
 files! {
     /// A file that is kept after the server has ended.
     StorageFile: path_readwrite
+}
+
+files! {
+    /// A disk beside next.
+    Disk: disk
 }
 
 files! {
@@ -206,6 +211,34 @@ impl StorageFile {
     /// Makes durable what was written before.
     pub fn flush(&self) -> Result<(), Errno> {
         storage::flush(&self.param, self.nth)
+    }
+}
+
+/// The functions of the contract's interface `disks`, which has their errors.
+impl Disk {
+    /// Which of a repeated parameter it is, from 0.
+    pub fn nth(&self) -> u32 {
+        self.nth
+    }
+
+    /// In bytes.
+    pub fn size(&self) -> Result<u64, Errno> {
+        disks::size(&self.param, self.nth)
+    }
+
+    /// Reads `length` bytes at `offset` into buffer `buf` from position `at` on.
+    pub fn pread(&self, offset: u64, length: u32, buf: u32, at: u32) -> Result<(), Errno> {
+        disks::pread(&self.param, self.nth, offset, length, buf, at)
+    }
+
+    /// The extents of a range: contiguous from `offset` on, and cut to the range.
+    pub fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
+        disks::extents(&self.param, self.nth, offset, length, flags)
+    }
+
+    /// Asks the disk to cache a range.
+    pub fn cache(&self, offset: u64, length: u64) -> Result<(), Errno> {
+        disks::cache(&self.param, self.nth, offset, length)
     }
 }
 

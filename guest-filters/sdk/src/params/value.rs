@@ -23,6 +23,7 @@ use crate::units;
 /// | [`AppendFile`](super::AppendFile) | path-append | a path |
 /// | [`WriteFile`](super::WriteFile) | path-write | a path |
 /// | [`StorageFile`](super::StorageFile) | path-readwrite | a path |
+/// | [`Disk`](super::Disk) | disk | a path, or `chain:` and the words of a chain |
 /// | [`Script`](super::Script) | script | a shell command |
 /// | [`StringOrScript`](super::StringOrScript) | string-or-script | text, or `script:COMMAND` |
 /// | [`Watch`](super::Watch) | watch | a path |
@@ -241,8 +242,8 @@ impl Shown for Probability {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the value of a parameter",
     note = "a value is a `String`, `bool`, `u8`, `u16`, `u32`, `u64`, `Size`, `Duration`, `Percent`, `Probability`, \
-            `ReadFile`, `CurrentFile`, `AppendFile`, `WriteFile`, `StorageFile`, `Script`, `StringOrScript`, `Watch`, \
-            `BoolOrWatch`, `Control`, `Descriptor`, `Process`, `Secret`, or an enum that implements `Choice`",
+            `ReadFile`, `CurrentFile`, `AppendFile`, `WriteFile`, `StorageFile`, `Disk`, `Script`, `StringOrScript`, \
+            `Watch`, `BoolOrWatch`, `Control`, `Descriptor`, `Process`, `Secret`, or an enum that implements `Choice`",
     note = "a field may also be an `Option` or a `Vec` of them, and then it has no default"
 )]
 pub trait Choice: Copy + PartialEq + 'static {

@@ -32,6 +32,12 @@ impl Host {
         self
     }
 
+    /// A disk beside the one below. `value` is what the test gives as a parameter's value.
+    pub fn with_disk(mut self, value: &str, disk: Disk) -> Host {
+        self.world.disks.insert(value.into(), disk);
+        self
+    }
+
     /// What a shell command answers that a parameter has: exit status and output.
     pub fn script(mut self, command: &str, status: i32, output: &[u8]) -> Host {
         self.world.scripts.insert(command.into(), (status, output.to_vec()));
@@ -87,6 +93,12 @@ impl<F: Exported> Served<F> {
             return Err(format!("{name}: it is opaque and does not export reads: nothing could be read through it"));
         }
         let Assigned { values, paths } = assign(&declared)?;
+        let kind_of = |name: &str| declared.iter().map(Param::contract).find(|p| p.name == name).map(|p| &*p.kind);
+        for (param, value) in paths.iter().filter(|(param, _)| kind_of(param) == Some("disk")) {
+            if !world.borrow().disks.contains_key(value) {
+                return Err(format!("{name}: {param}={value}: there is no such disk (Host::with_disk makes one)"));
+            }
+        }
         {
             let mut world = world.borrow_mut();
             world.paths = paths;
@@ -169,16 +181,18 @@ impl<F: Exported> Served<F> {
 
     /// What the filter has called since the last time, for example `open`, `pread 0 512`, `pwrite 0
     /// 512 fua`, `flush`, `prefetch 0 65536`, `sleep 1000`: the operation, offset and length or
-    /// time, and the flags. A script is `script COMMAND name=value ...`.
+    /// time, and the flags. A script is `script COMMAND name=value ...`. Operations of a disk that
+    /// a parameter names begin with `disk-` and the parameter's value: `disk-open base.img`,
+    /// `disk-pread base.img 0 512`.
     pub fn take_calls(&self) -> Vec<String> {
         std::mem::take(&mut self.world.borrow_mut().calls)
     }
 
     /// Makes the next call of an operation fail. Several faults of one operation count one after
     /// another. The operations are `open`, `block-size`, `pread`, `pwrite`, `flush`, `trim`,
-    /// `zero`, `cache` and `extents` of the layer below, and `alloc`, `scratch-pread`,
-    /// `scratch-pwrite`, `sleep`, `storage-pread`, `storage-pwrite`, `storage-flush`, `sync`,
-    /// `script` and `gate-close`.
+    /// `zero`, `cache` and `extents` of the layer below, `disk-open`, `disk-pread`, `disk-extents`
+    /// and `disk-cache` of another disk, and `alloc`, `scratch-pread`, `scratch-pwrite`, `sleep`,
+    /// `storage-pread`, `storage-pwrite`, `storage-flush`, `sync`, `script` and `gate-close`.
     ///
     /// # Panics
     /// For another operation.

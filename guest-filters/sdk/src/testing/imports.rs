@@ -6,6 +6,7 @@ pub(crate) mod client;
 pub(crate) mod clock;
 pub(crate) mod counters;
 pub(crate) mod crypto;
+pub(crate) mod disks;
 pub(crate) mod files;
 pub(crate) mod gate;
 pub(crate) mod locks;

@@ -14,12 +14,13 @@ pub(super) struct Assigned {
 }
 
 /// The kinds of which only the host sees what the user wrote.
-const HOST_ONLY: [&str; 13] = [
+const HOST_ONLY: [&str; 14] = [
     "path-read",
     "path-now",
     "path-append",
     "path-write",
     "path-readwrite",
+    "disk",
     "watch",
     "bool-or-watch",
     "script",
@@ -135,6 +136,7 @@ fn canonical(param: &types::Param, text: &str) -> Result<String, String> {
             Some(_) => Ok("script:".to_string()),
             None => Ok(text.to_string()),
         },
+        "disk" if text.is_empty() => Err("is not a disk".to_string()),
         kind if HOST_ONLY.contains(&kind) && text.is_empty() => Err("is not the name of a file".to_string()),
         kind if HOST_ONLY.contains(&kind) => Ok("set".to_string()),
         kind => Err(format!("the contract has no parameters of the kind {kind}")),
@@ -167,6 +169,7 @@ mod tests {
             (Param::process("key"), "17", "set"),
             (Param::path_write("key"), "x", "set"),
             (Param::path_readwrite("key"), "x", "set"),
+            (Param::disk("key"), "x", "set"),
             (Param::script("key"), "echo", "set"),
             (Param::string_or_script("key"), "fixed:x", "fixed:x"),
             (Param::string_or_script("key"), "script:echo", "script:"),

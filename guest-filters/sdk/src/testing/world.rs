@@ -37,6 +37,10 @@ pub(super) struct World {
     /// The state of the generator of random numbers.
     pub(super) random: u64,
     pub(super) files: BTreeMap<String, Vec<u8>>,
+    /// The disks beside the one below, by what a parameter says.
+    pub(super) disks: BTreeMap<String, Disk>,
+    /// Those of them that the filter has used.
+    pub(super) open_disks: HashSet<String>,
     /// What the shell commands of parameters answer: exit status and output.
     pub(super) scripts: BTreeMap<String, (i32, Vec<u8>)>,
     pub(super) counters: BTreeMap<u64, u64>,
@@ -72,7 +76,7 @@ pub(super) struct World {
 pub(super) type Seen = Option<Vec<u8>>;
 
 /// What can be made to fail.
-pub(super) const OPERATIONS: [&str; 19] = [
+pub(super) const OPERATIONS: [&str; 23] = [
     "open",
     "block-size",
     "pread",
@@ -82,6 +86,10 @@ pub(super) const OPERATIONS: [&str; 19] = [
     "zero",
     "cache",
     "extents",
+    "disk-open",
+    "disk-pread",
+    "disk-extents",
+    "disk-cache",
     "alloc",
     "scratch-pread",
     "scratch-pwrite",
@@ -104,6 +112,8 @@ impl World {
             time: 0,
             random: 1,
             files: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            open_disks: HashSet::new(),
             scripts: BTreeMap::new(),
             counters: BTreeMap::new(),
             paths: Vec::new(),
@@ -144,6 +154,11 @@ impl World {
         let bytes = self.disk.range(offset, length)?;
         self.recorded.iter_mut().for_each(|below| below.changes(offset, length));
         Ok(bytes)
+    }
+
+    /// Whether a parameter names disks.
+    pub(super) fn is_disk(&self, param: &str) -> bool {
+        self.kinds.get(param).is_some_and(|kind| kind == "disk")
     }
 
     /// Whether the `nth` value of a parameter holds, as `files.holds` tells.

@@ -11,6 +11,7 @@ pub(crate) mod conn;
 pub(crate) mod control;
 pub(crate) mod counters;
 pub(crate) mod detached;
+pub(crate) mod disks;
 pub(crate) mod engine;
 pub(crate) mod gate;
 pub(crate) mod import_error;

@@ -1,4 +1,5 @@
-//! Layers below that a filter's connections share (`next-open.open-shared`).
+//! Layers below that a filter's connections share: `next-open.open-shared`, and the disks of
+//! parameters ([`GivenDisks`](super::disks::GivenDisks)).
 //!
 //! Each is opened for a client of its own, which stands for all that use it. It stays open after
 //! its last user has gone, until the server ends or its place is needed.
@@ -84,6 +85,11 @@ impl Drop for NextPlace<'_> {
 }
 
 impl SharedNexts {
+    /// The shared layer below for this name, if it is open.
+    pub(super) fn find(&self, readonly: bool, name: &str) -> Option<Arc<Next>> {
+        lock(&self.disks).find(|known| known.readonly == readonly && known.name == name)
+    }
+
     /// The shared layer below for this name. It is opened if there is none yet. `below` is that of
     /// a connection, and `most` how many disks may be open, besides one.
     ///
@@ -91,8 +97,7 @@ impl SharedNexts {
     /// Those of opening. ENOSPC if as many are open as are allowed, and all of them are used.
     /// ESHUTDOWN if the connection's client leaves while it waits, or the server stops.
     pub(super) async fn get(&self, below: &NextLayer, readonly: bool, name: &str, most: u32) -> Result<Arc<Next>> {
-        let is_it = |known: &SharedNext| known.readonly == readonly && known.name == name;
-        if let Some(next) = lock(&self.disks).find(is_it) {
+        if let Some(next) = self.find(readonly, name) {
             return Ok(next);
         }
         // A layer that serves one connection at a time has this client's turn now, so nobody else
@@ -105,7 +110,7 @@ impl SharedNexts {
             turn = turn.lock() => turn,
             () = asker.until_gone() => return Err(Errno::Eshutdown.into()),
         };
-        if let Some(next) = lock(&self.disks).find(is_it) {
+        if let Some(next) = self.find(readonly, name) {
             return Ok(next);
         }
         let place = self.make_room(most).await?;

@@ -158,6 +158,14 @@ impl ParamFiles {
         all.get(nth as usize).ok_or(Errno::Enoent)
     }
 
+    /// Whether a parameter was given so often.
+    ///
+    /// # Errors
+    /// ENOENT if it was not.
+    pub fn check_given(&self, param: &str, nth: u32) -> Result<(), Errno> {
+        self.get(param, nth).map(|_| ())
+    }
+
     /// A secret, for the host's own use.
     ///
     /// # Errors

@@ -95,7 +95,7 @@ fn shows(plan: &Plan, name: &str) -> bool {
 
 /// Warns of debug flags that do not exist here. `layers` are the names of the plugin and the
 /// filters. A plugin of nbdkit has flags of its own, which its process looks for.
-pub fn warn_of_unknown_flags(plan: &Plan, is_foreign: bool, layers: &[&str]) {
+pub fn warn_of_unknown_flags(plan: &Plan, is_foreign: bool, layers: &[String]) {
     for flag in plan.debug_flags.iter().filter(|flag| flag.name == "nbdkit" || !is_foreign) {
         let (name, flag) = (&flag.name, &flag.flag);
         match name.as_str() {
@@ -104,7 +104,9 @@ pub fn warn_of_unknown_flags(plan: &Plan, is_foreign: bool, layers: &[&str]) {
                 let known = SERVER_FLAGS.join(", nbdkit.");
                 tracing::warn!("-D nbdkit.{flag}: there is no such debug flag (there are nbdkit.{known})");
             }
-            name if layers.contains(&name) => tracing::warn!("-D {name}.{flag}: {name} has no such debug flag"),
+            name if layers.iter().any(|layer| layer == name) => {
+                tracing::warn!("-D {name}.{flag}: {name} has no such debug flag")
+            }
             name => tracing::warn!("-D {name}.{flag}: neither the plugin nor a filter is called {name}"),
         }
     }

@@ -36,6 +36,9 @@ pub struct LoadOptions {
 pub fn load(file: &Path, options: LoadOptions) -> Result<(PluginInfo, &'static Module), ConfigError> {
     let shown_file = file.display();
     let failed = |why: String| ConfigError::new(format!("cannot open plugin '{shown_file}': {why}"));
+    if let Some(module) = MODULE.get() {
+        return Err(failed(format!("a server has one plugin of nbdkit, and this one has {} already", module.name)));
+    }
     let directory = std::env::current_dir().map_err(|error| failed(plain(&error)))?;
     // The dynamic linker looks for a name without a slash in the system's directories.
     let file = directory.join(file);

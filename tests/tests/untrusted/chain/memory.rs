@@ -100,7 +100,7 @@ pub fn memory() -> Vec<Case> {
 /// Every function of the host that takes a list or a string: its name in the contract, its type,
 /// and the arguments of a call. `$AT` and `$LENGTH` stand for the place of the list, and `$PAIRS`
 /// for the length of one whose items have 16 bytes.
-const TAKE_LISTS: [(&str, &str, &str); 33] = [
+const TAKE_LISTS: [(&str, &str, &str); 37] = [
     ("log.error", "(param i32 i32)", "$AT $LENGTH"),
     ("log.warn", "(param i32 i32)", "$AT $LENGTH"),
     ("log.info", "(param i32 i32)", "$AT $LENGTH"),
@@ -192,6 +192,22 @@ const TAKE_LISTS: [(&str, &str, &str); 33] = [
         "$AT $LENGTH (i32.const 0) (i64.const 0) (i64.const 1) (i32.const 2104)",
     ),
     ("storage.flush", "(param i32 i32 i32 i32)", "$AT $LENGTH (i32.const 0) (i32.const 2104)"),
+    ("disks.size", "(param i32 i32 i32 i32)", "$AT $LENGTH (i32.const 0) (i32.const 2104)"),
+    (
+        "disks.pread",
+        "(param i32 i32 i32 i64 i32 i32 i32 i32)",
+        "$AT $LENGTH (i32.const 0) (i64.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 2104)",
+    ),
+    (
+        "disks.extents",
+        "(param i32 i32 i32 i64 i64 i32 i32)",
+        "$AT $LENGTH (i32.const 0) (i64.const 0) (i64.const 1) (i32.const 0) (i32.const 2104)",
+    ),
+    (
+        "disks.cache",
+        "(param i32 i32 i32 i64 i64 i32)",
+        "$AT $LENGTH (i32.const 0) (i64.const 0) (i64.const 1) (i32.const 2104)",
+    ),
     (
         "scripts.run",
         "(param i32 i32 i32 i32 i32 i32)",

@@ -7,7 +7,8 @@ use crate::testing::call::{Call, Phase, RUNNING, attempt};
 pub(super) fn path(call: &Call, param: &str, nth: u32) -> Result<String, Errno> {
     let world = call.world();
     let mut given = world.paths.iter().filter(|(name, _)| name == param);
-    given.nth(nth as usize).map(|(_, path)| path.clone()).ok_or(Errno::Enoent)
+    let path = given.nth(nth as usize).map(|(_, path)| path.clone()).ok_or(Errno::Enoent)?;
+    if world.is_disk(param) { Err(Errno::Einval) } else { Ok(path) }
 }
 
 pub(crate) fn size(param: &str, nth: u32) -> Result<u64, Errno> {

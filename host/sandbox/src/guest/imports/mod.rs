@@ -15,6 +15,7 @@ mod client;
 mod clock;
 mod counters;
 mod crypto;
+mod disks;
 mod files;
 mod gate;
 mod lend;
@@ -57,9 +58,10 @@ pub(crate) fn linker(engine: &Engine, recording: Recording) -> Result<Linker<Con
         };
     }
     add!(types, log, request, client, next, next_open, buffer, locks, slots, maps, scratch, files, crypto);
-    add!(storage, scripts, counters, clock, server, alarms, gate);
+    add!(storage, disks, scripts, counters, clock, server, alarms, gate);
     linker.allow_shadowing(true);
     buffer::bind_by_hand(&mut linker)?;
+    disks::bind_by_hand(&mut linker)?;
     locks::bind_by_hand(&mut linker)?;
     next::bind_by_hand(&mut linker)?;
     scratch::bind_by_hand(&mut linker)?;

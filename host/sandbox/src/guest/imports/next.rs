@@ -22,9 +22,10 @@ use crate::guest::fault::mistake;
 const SHORT_ANSWER: u64 = 64 << 10;
 
 impl Context {
-    /// About how many of `length` bytes next is asked for extents, and the most bytes of its
-    /// answer. An answer may end early, so a filter that is at its limit asks about fewer bytes.
-    fn extents_to_ask(&self, length: u64) -> (u64, u64) {
+    /// About how many of `length` bytes next, or a disk, is asked for extents, and the most bytes
+    /// of its answer. An answer may end early, so a filter that is at its limit asks about fewer
+    /// bytes.
+    pub(super) fn extents_to_ask(&self, length: u64) -> (u64, u64) {
         let bytes = |length| EXTENT_BYTES * Extents::limit(length) as u64;
         let buffers = &self.shared.buffers;
         let free = buffers.limit().saturating_sub(buffers.used());

@@ -13,7 +13,7 @@ use wasmtime::{Result, StoreContextMut};
 
 use super::lend::ImportFuture;
 use super::shown::{Failure as _, Shown as _, answer, argument, flags, payload};
-use super::{buffer, locks, next, scratch, storage};
+use super::{buffer, disks, locks, next, scratch, storage};
 use crate::connection::bindings::host;
 use crate::connection::bindings::host::types as wit;
 use crate::connection::import_error::ImportError;
@@ -238,6 +238,15 @@ traced!("storage", host::storage::Host {
     waits flush(param: String, nth: u32) -> OrErrno<()>;
 });
 
+traced!("disks", host::disks::Host {
+    waits size(param: String, nth: u32) -> OrErrno<u64>;
+    waits pread(param: String, nth: u32, offset: u64, length: u32, buf: u32, at: u32) -> OrErrno<()>;
+    waits extents(
+        param: String, nth: u32, offset: u64, length: u64, flags: wit::CommandFlags
+    ) -> OrErrno<Vec<wit::Extent>>;
+    waits cache(param: String, nth: u32, offset: u64, length: u64) -> OrErrno<()>;
+});
+
 traced!("scripts", host::scripts::Host {
     waits run(param: String, nth: u32, variables: Vec<(String, String)>) -> OrErrno<(i32, Vec<u8>)>;
 });
@@ -281,7 +290,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> Result<()> {
     }
     host::types::add_to_linker::<Context, HasSelf<Context>>(linker, |context| context)?;
     add!(log, request, client, next, next_open, buffer, locks, slots, maps, scratch, files, crypto);
-    add!(storage, scripts, counters, clock, server, alarms, gate);
+    add!(storage, disks, scripts, counters, clock, server, alarms, gate);
     linker.allow_shadowing(true);
     bind_by_hand(linker)?;
     linker.allow_shadowing(false);
@@ -314,6 +323,10 @@ fn bind_by_hand(linker: &mut Linker<Context>) -> Result<()> {
     })?;
     kept.func_wrap_async("pwrite", |store, part: storage::StoragePart| {
         recorded(store, "storage.pwrite", storage_part(&part), |store| storage::pwrite(store, part))
+    })?;
+    let mut beside = linker.instance("rbdkit:filter/disks@0.1.0")?;
+    beside.func_wrap_async("pread", |store, part: disks::DiskPart| {
+        recorded(store, "disks.pread", storage_part(&part), |store| disks::pread(store, part))
     })?;
     let mut ranges = linker.instance("rbdkit:filter/locks@0.1.0")?;
     ranges.func_wrap_async("lock", |store, arguments: (wit::Scope, u64, u64, host::locks::Mode)| {
