@@ -1,6 +1,7 @@
 //! The formats that are looked for.
 
 use crate::{FormatInfo, bochs, lvm, parallels, partition, qcow2, tar, vdi, vmdk, zip};
+use crate::{FormatInfo, lvm, partition, tar, zip};
 
 /// Where the signature of a format stands, and so what else the image may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,3 +59,7 @@ const fn header(info: FormatInfo) -> Entry {
 const fn content(info: FormatInfo) -> Entry {
     Entry { info, place: Place::Content }
 }
+    Entry { info: tar::INFO, place: Place::Header },
+    Entry { info: zip::INFO, place: Place::Header },
+    Entry { info: partition::INFO, place: Place::Content },
+    Entry { info: lvm::INFO, place: Place::Content },
