@@ -7,6 +7,9 @@
 //! over.
 
 pub mod codec;
+pub mod ext2;
+pub mod mapped;
+pub mod paths;
 pub mod report;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
