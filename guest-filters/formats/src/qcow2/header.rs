@@ -117,7 +117,8 @@ impl Header {
     /// # Errors
     /// Those of the source, and a line for what cannot be understood.
     pub fn read(source: &Rc<dyn Source>) -> Result<Header, Error> {
-        // The header and its extensions need a few hundred bytes in most images, but may have 2 MiB.
+        // The header and its extensions need a few hundred bytes in most images, but may have 2
+        // MiB.
         let cache = BlockCache::new(Rc::clone(source), 4096, 16384);
         let bytes = image::read(&**source, 0, source.size().min(112) as usize)?;
         let fields = Fields::big(&bytes, "the header");

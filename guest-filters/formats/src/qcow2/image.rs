@@ -2,15 +2,16 @@
 
 use std::rc::Rc;
 
+use rbdkit_filter_sdk::Errno;
 use rbdkit_filter_sdk::buffer::{Buffer, Bytes};
 use rbdkit_filter_sdk::image::{Error, ExtentList, Part, Source, quoted};
 
 use super::features;
 use super::header::{Encryption, Header};
+use super::layout::Place;
 use super::map::Map;
 use super::packed::PackedClusters;
 use super::snapshots::{self, Snapshot};
-use super::{Cipher, Place};
 
 /// A call looks at so many parts of tables at most. An answer about extents then ends, and the
 /// client asks again; caching is advisory.
@@ -37,6 +38,16 @@ pub struct Options {
 
 /// Makes what decrypts the clusters. It gets the header of LUKS.
 pub type Unlock = dyn Fn(Rc<dyn Source>) -> Result<Rc<dyn Cipher>, Error>;
+
+/// Decrypts the clusters of an image.
+pub trait Cipher {
+    /// Decrypts `length` bytes of a buffer from `at` on in place. They are whole sectors of 512
+    /// bytes, which are at `host` of the image and at `offset` of the disk.
+    ///
+    /// # Errors
+    /// Those of the host.
+    fn decrypt(&self, buffer: &Bytes, at: u32, length: u32, host: u64, offset: u64) -> Result<(), Errno>;
+}
 
 /// An opened image.
 pub struct Image {

@@ -144,8 +144,8 @@ impl Map {
         Ok(table)
     }
 
-    /// The entries of the L1 table from `offset`'s on that have no L2 table, as far as a block of it
-    /// tells. There are at most 2^22 entries, and each maps at most 2^39 bytes.
+    /// The entries of the L1 table from `offset`'s on that have no L2 table, as far as a block of
+    /// it tells. There are at most 2^22 entries, and each maps at most 2^39 bytes.
     fn run_without_table(&self, offset: u64, length: u64) -> Result<Run, Error> {
         let first = self.layout.l1_index(offset);
         let entries = self.cache.from(self.l1.offset + first * 8)?;

@@ -20,13 +20,10 @@ mod tests;
 
 use std::rc::Rc;
 
-use rbdkit_filter_sdk::Errno;
-use rbdkit_filter_sdk::buffer::Bytes;
-
 use crate::FormatInfo;
 
 pub use header::{Compression, Encryption, Header, MAGIC, Table};
-pub use image::{Image, Options, Unlock};
+pub use image::{Cipher, Image, Options, Unlock};
 pub use layout::{Entry, Layout, Packed, Place, SUBCLUSTERS, Wrong};
 pub use map::{Map, Run};
 
@@ -37,13 +34,3 @@ pub const INFO: FormatInfo = FormatInfo {
     report: report::report,
     open: |source| Ok(Rc::new(Image::open(source, Options::default())?)),
 };
-
-/// Decrypts the clusters of an image.
-pub trait Cipher {
-    /// Decrypts `length` bytes of a buffer from `at` on in place. They are whole sectors of 512
-    /// bytes, which are at `host` of the image and at `offset` of the disk.
-    ///
-    /// # Errors
-    /// Those of the host.
-    fn decrypt(&self, buffer: &Bytes, at: u32, length: u32, host: u64, offset: u64) -> Result<(), Errno>;
-}

@@ -8,8 +8,8 @@ use super::header::Compression;
 use super::layout::{Layout, Packed};
 use crate::codec::{self, Deflated};
 
-/// How many bytes of decompressed clusters are kept: a read of a part of a cluster is often followed
-/// by one of the next part. Two clusters are kept at least.
+/// How many bytes of decompressed clusters are kept: a read of a part of a cluster is often
+/// followed by one of the next part. Two clusters are kept at least.
 const KEPT: u64 = 2 << 20;
 
 /// Decompresses clusters, and keeps the last ones.

@@ -164,7 +164,8 @@ fn a_wrong_table_is_one_line_and_the_rest_is_read() {
         (
             l1,
             data(1 << 40),
-            "the L1 entry 0 is wrong: the L2 table at 1099511627776 does not end before the image does, after END bytes",
+            "the L1 entry 0 is wrong: the L2 table at 1099511627776 does not end before the image does, after END \
+             bytes",
         ),
         (
             l1,
