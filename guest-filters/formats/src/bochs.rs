@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{BlockCache, Error, Fields, Source, quoted, read};
 
-use crate::mapped::{self, Layout, MappedImage, Place, check_block, check_table};
+use crate::block_map::{self, Layout, MappedImage, Place, check_block, check_table};
 use crate::{FormatInfo, Report};
 
 /// The format.

@@ -7,6 +7,7 @@
 //! over.
 
 pub mod auto;
+pub mod block_map;
 pub mod bochs;
 pub mod codec;
 pub mod crc;

@@ -1,7 +1,7 @@
 //! The formats that are looked for.
 
-use crate::{FormatInfo, bochs, lvm, parallels, partition, qcow2, tar, vdi, vmdk, zip};
-use crate::{FormatInfo, lvm, partition, tar, zip};
+use crate::{FormatInfo, bochs, ext2, lvm, parallels, partition, qcow2, tar, vdi, vmdk, zip};
+use crate::{FormatInfo, bochs, ext2, lvm, parallels, partition, qcow2, tar, vdi, vmdk, zip};
 
 /// Where the signature of a format stands, and so what else the image may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,7 @@ pub const FORMATS: &[Entry] = &[
     header(zip::INFO),
     content(partition::INFO),
     content(lvm::INFO),
+    content(ext2::INFO),
 ];
 
 const fn header(info: FormatInfo) -> Entry {
@@ -59,7 +60,3 @@ const fn header(info: FormatInfo) -> Entry {
 const fn content(info: FormatInfo) -> Entry {
     Entry { info, place: Place::Content }
 }
-    Entry { info: tar::INFO, place: Place::Header },
-    Entry { info: zip::INFO, place: Place::Header },
-    Entry { info: partition::INFO, place: Place::Content },
-    Entry { info: lvm::INFO, place: Place::Content },

@@ -10,7 +10,7 @@ use rbdkit_filter_sdk::image::{BlockCache, Error, Fields, Source, TableCache, re
 
 use super::MAX_SECTORS;
 use crate::codec::{Deflated, inflate};
-use crate::mapped::{Layout, MappedImage, Place, check_block, check_table};
+use crate::block_map::{Layout, MappedImage, Place, check_block, check_table};
 
 pub(super) const HOSTED: &[u8; 4] = b"KDMV";
 pub(super) const COWD: &[u8; 4] = b"COWD";
@@ -227,7 +227,7 @@ pub(super) fn open(
 ) -> Result<MappedImage<Grains>, Error> {
     header.check(&*below)?;
     let tables = if files <= 1 {
-        crate::mapped::table_cache(&below)
+        crate::block_map::table_cache(&below)
     } else {
         // The least is 8 KiB, four tables of 512 entries.
         BlockCache::new(below, 2048, ((512 << 10) / files as u32).max(8192))
