@@ -8,6 +8,8 @@
 
 pub mod codec;
 pub mod ext2;
+pub mod fat;
+pub mod iso9660;
 pub mod mapped;
 pub mod paths;
 pub mod report;

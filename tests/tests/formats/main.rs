@@ -1,4 +1,5 @@
 //! Filters that decode formats, over images that the formats' own tools have made, with real
 //! clients.
 
+mod filesystems;
 mod shared;
