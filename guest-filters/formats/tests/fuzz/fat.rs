@@ -14,9 +14,12 @@ fn fat_file_systems() {
         run("/sbin/mkfs.fat", &["-F", width, "-s", sectors, &image]);
         run("mmd", &["-i", &image, "::/dir"]);
         run("mcopy", &["-i", &image, &file, "::/dir/a long name of a file"]);
-        std::fs::read(&image).unwrap()
+        // Most of FAT32's smallest file system is empty.
+        let mut bytes = std::fs::read(&image).unwrap();
+        bytes.truncate(3 << 20);
+        bytes
     };
-    let seeds: Vec<_> = [("12", "1", "200K"), ("16", "1", "3M"), ("32", "1", "700K")].iter().map(image).collect();
+    let seeds: Vec<_> = [("12", "1", "200K"), ("16", "1", "3M"), ("32", "1", "40M")].iter().map(image).collect();
     fuzz("fat", &seeds, |below| {
         let _ = ((INFO.probe)(&*below)?, (INFO.report)(&below)?);
         Ok(Rc::new(open_file(below, "/dir/a long name of a file")?) as Rc<dyn Source>)
