@@ -77,8 +77,8 @@ impl File {
         let superblock = Superblock::read(&*below)?;
         if superblock.needs_recovery() && journal == Journal::Refuse {
             return Err(Error::image(
-                "the journal has changes that are not in their places: the file system is in use, or was not unmounted. \
-                 Run e2fsck on it, or read what is in place with ext2-journal=ignore",
+                "the journal has changes that are not in their places: the file system is in use, or was not \
+                 unmounted. Run e2fsck on it, or read what is in place with ext2-journal=ignore",
             ));
         }
         let system = System::new(below, superblock);

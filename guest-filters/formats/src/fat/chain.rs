@@ -50,7 +50,7 @@ impl Table {
         let (value, end) = match self.width {
             Width::Fat12 => {
                 let pair = u16::from_le_bytes(self.cache.array(self.start + n * 3 / 2)?);
-                (u32::from(if cluster % 2 == 0 { pair & 0xfff } else { pair >> 4 }), 0xff8)
+                (u32::from(if cluster.is_multiple_of(2) { pair & 0xfff } else { pair >> 4 }), 0xff8)
             }
             Width::Fat16 => (u16::from_le_bytes(self.cache.array(self.start + 2 * n)?).into(), 0xfff8),
             Width::Fat32 => (u32::from_le_bytes(self.cache.array(self.start + 4 * n)?) & 0x0fff_ffff, 0x0fff_fff8),
