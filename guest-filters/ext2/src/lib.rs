@@ -31,7 +31,6 @@ impl Choice for Unreplayed {
         &[("refuse", Unreplayed(Journal::Refuse)), ("ignore", Unreplayed(Journal::Ignore))];
 }
 
-#[expect(clippy::ptr_arg, reason = "the check of a parameter takes its type")]
 fn is_path(given: &String) -> Result<(), String> {
     if given == "exportname" { Ok(()) } else { check_path(given) }
 }

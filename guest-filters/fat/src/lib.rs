@@ -16,7 +16,6 @@ params! {
     }
 }
 
-#[expect(clippy::ptr_arg, reason = "the check of a parameter takes its type")]
 fn is_path(given: &String) -> Result<(), String> {
     if given == "exportname" { Ok(()) } else { check_path(given) }
 }
