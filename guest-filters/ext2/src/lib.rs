@@ -17,7 +17,7 @@ params! {
         /// The path of the file, which begins with /; exportname takes the path from the client.
         #[param(check = is_path)]
         ext2file: String,
-        /// If the journal has changes that are not in their places: refuse, or ignore them and serve read-only.
+        /// An open journal: refuse, or ignore it and serve read-only.
         ext2_journal: Unreplayed = Unreplayed(Journal::Refuse),
     }
 }
