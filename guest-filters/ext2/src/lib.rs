@@ -17,7 +17,7 @@ params! {
         /// The path of the file, which begins with /; exportname takes the path from the client.
         #[param(check = is_path)]
         ext2file: String,
-        /// If the journal has changes that are not in their places: refuse, or ignore them and serve read-only.
+        /// An open journal: refuse, or ignore it and serve read-only.
         ext2_journal: Unreplayed = Unreplayed(Journal::Refuse),
     }
 }
@@ -31,7 +31,6 @@ impl Choice for Unreplayed {
         &[("refuse", Unreplayed(Journal::Refuse)), ("ignore", Unreplayed(Journal::Ignore))];
 }
 
-#[expect(clippy::ptr_arg, reason = "the check of a parameter takes its type")]
 fn is_path(given: &String) -> Result<(), String> {
     if given == "exportname" { Ok(()) } else { check_path(given) }
 }

@@ -12,6 +12,8 @@ pub mod bochs;
 pub mod codec;
 pub mod crc;
 pub mod ext2;
+pub mod fat;
+pub mod iso9660;
 pub mod lvm;
 pub mod mapped;
 pub mod members;

@@ -2,6 +2,7 @@
 //! clients.
 
 mod bochs;
+mod filesystems;
 mod parallels;
 mod partition;
 mod qcow2;

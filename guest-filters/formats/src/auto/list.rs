@@ -1,7 +1,6 @@
 //! The formats that are looked for.
 
 use crate::{FormatInfo, bochs, ext2, lvm, parallels, partition, qcow2, tar, vdi, vmdk, zip};
-use crate::{FormatInfo, bochs, ext2, lvm, parallels, partition, qcow2, tar, vdi, vmdk, zip};
 
 /// Where the signature of a format stands, and so what else the image may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -77,8 +77,8 @@ impl File {
         let superblock = Superblock::read(&*below)?;
         if superblock.needs_recovery() && journal == Journal::Refuse {
             return Err(Error::image(
-                "the journal has changes that are not in their places: the file system is in use, or was not unmounted. \
-                 Run e2fsck on it, or read what is in place with ext2-journal=ignore",
+                "the journal has changes that are not in their places: the file system is in use, or was not \
+                 unmounted. Run e2fsck on it, or read what is in place with ext2-journal=ignore",
             ));
         }
         let system = System::new(below, superblock);
@@ -169,11 +169,15 @@ impl System {
     fn content(&self, inode: &Inode) -> Result<Content, Error> {
         if inode.flags & inode::INLINE != 0 {
             let mut bytes = inode.inline()?.concat();
-            if inode.size > bytes.len() as u64 {
-                let line = format!("has a size of {}, and {} bytes of data in it", inode.size, bytes.len());
+            if inode.size > self.superblock.inode_size {
+                let line = format!(
+                    "has a size of {}, and its data is in its {} bytes",
+                    inode.size, self.superblock.inode_size
+                );
                 return Err(Error::image(format!("inode {} {line}", inode.number)));
             }
-            bytes.truncate(inode.size as usize);
+            // mke2fs leaves zeroes at the end out.
+            bytes.resize(inode.size as usize, 0);
             return Ok(Content::Inline(bytes));
         }
         Ok(Content::Blocks(self.blocks(inode)?))

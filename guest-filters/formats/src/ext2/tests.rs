@@ -10,7 +10,8 @@ fn made(name: &str, options: &[&str], size: &str) -> Vec<u8> {
     std::fs::create_dir_all(format!("{tree}/disks/deep/er")).unwrap();
     std::fs::write(format!("{tree}/disks/disk.raw"), sample(700_001, 1)).unwrap();
     std::fs::write(format!("{tree}/disks/deep/er/small"), b"hello").unwrap();
-    std::fs::write(format!("{tree}/disks/deep/er/medium"), sample(130, 4)).unwrap();
+    std::fs::write(format!("{tree}/disks/deep/er/medium"), (1..=130).collect::<Vec<u8>>()).unwrap();
+    std::fs::write(format!("{tree}/zeroes"), [0; 130]).unwrap();
     std::fs::write(format!("{tree}/empty"), b"").unwrap();
     std::os::unix::fs::symlink("../../disks/disk.raw", format!("{tree}/disks/link")).unwrap();
     std::os::unix::fs::symlink(format!("/{}disks/link", "./".repeat(60)), format!("{tree}/long")).unwrap();
@@ -71,7 +72,8 @@ fn files_of_every_kind_of_file_system_are_read() {
             assert!(read(path) == disk, "{name}: {path}");
         }
         assert_eq!(read("/disks/deep/er/small"), b"hello", "{name}");
-        assert_eq!(read("/disks/deep/er/medium"), sample(130, 4), "{name}");
+        assert_eq!(read("/disks/deep/er/medium"), (1..=130).collect::<Vec<u8>>(), "{name}");
+        assert_eq!(read("/zeroes"), [0; 130], "{name}");
         assert_eq!(read("/empty"), b"", "{name}");
         let line = "there is no file '/disks/none': '/disks' has no 'none'";
         assert_eq!(line_of(&bytes, "/disks/none"), line, "{name}");

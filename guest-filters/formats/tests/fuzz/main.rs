@@ -2,6 +2,9 @@
 //! `RBDKIT_FUZZ_SECONDS` is the time of each, and `RBDKIT_SEED` repeats a run.
 
 mod bochs;
+mod ext2;
+mod fat;
+mod iso9660;
 mod lvm;
 mod parallels;
 mod partition;
