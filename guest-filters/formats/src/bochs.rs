@@ -1,5 +1,5 @@
-//! Growing disk images of Bochs: a header, a catalog with a number for each extent, and the extents,
-//! each behind a bitmap of the sectors in it that were written.
+//! Growing disk images of Bochs: a header, a catalog with a number for each extent, and the
+//! extents, each behind a bitmap of the sectors in it that were written.
 //!
 //! All numbers are little-endian. `bximage` makes such images.
 

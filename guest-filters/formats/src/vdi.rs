@@ -1,8 +1,8 @@
 //! VirtualBox's disk images (VDI): a header, a map with a number for each block, and the blocks.
 //!
 //! All numbers are little-endian. Block `n` of the disk is stored as block `map[n]` behind
-//! `offset_data`. Two numbers are no blocks: one that was never written, and one that was discarded.
-//! Both read as zero.
+//! `offset_data`. Two numbers are no blocks: one that was never written, and one that was
+//! discarded. Both read as zero.
 
 use std::rc::Rc;
 

@@ -152,7 +152,8 @@ fn a_descriptor_that_names_files_of_the_host_opens_none_of_them() {
     let dir = TempDir::new();
     let secret = dir.file("secret", &[b's'; 512]);
     let lines = format!(
-        "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\nRW 1 FLAT \"{}\" 0\n",
+        "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\n\
+         RW 1 FLAT \"{}\" 0\n",
         text(&secret)
     );
     let server = serve("vmdk", &dir.file("disk.vmdk", lines.as_bytes()), &[]);

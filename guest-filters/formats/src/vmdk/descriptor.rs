@@ -1,6 +1,7 @@
 //! The descriptor: text that says of which extents a disk consists, and what its parent is.
 //!
-//! It is a file of its own, or lies in a sparse file. The names of files in it are for messages only.
+//! It is a file of its own, or lies in a sparse file. The names of files in it are for messages
+//! only.
 
 use rbdkit_filter_sdk::image::{Error, Source, quoted, read};
 

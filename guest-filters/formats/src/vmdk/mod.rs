@@ -233,8 +233,8 @@ impl Vmdk {
     /// Opens an image.
     ///
     /// # Errors
-    /// Those of the sources. A line if the image is wrong or not supported, or if it needs an extent
-    /// or a parent that is not given.
+    /// Those of the sources. A line if the image is wrong or not supported, or if it needs an
+    /// extent or a parent that is not given.
     pub fn open(below: Rc<dyn Source>, given: Given) -> Result<Vmdk, Error> {
         let parts = Parts::read(&*below)?;
         parts.check_type()?;
