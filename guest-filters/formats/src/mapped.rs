@@ -1,7 +1,7 @@
 //! Images that are a map: tables say where each block of the disk is stored.
 //!
-//! A format implements [`Layout`], which looks one place up. [`MappedImage`] makes a source of it:
-//! it reads neighbouring blocks with one request, and their bytes do not enter the guest.
+//! A format implements [`BlockMap`], which looks one place up. [`MappedImage`] makes a source of
+//! it: it reads neighbouring blocks with one request, and their bytes do not enter the guest.
 
 use std::rc::Rc;
 
@@ -15,10 +15,10 @@ const MOST_PLACES: u32 = 1 << 16;
 
 /// Where a block of the disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// It is stored as it is, from this offset of [`Layout::stored_in`] on.
+pub enum BlockPlace {
+    /// It is stored as it is, from this offset of [`BlockMap::stored_in`] on.
     Stored(u64),
-    /// It is compressed: [`Layout::unpacked`] has it.
+    /// It is compressed: [`BlockMap::unpacked`] has it.
     Packed,
     /// It reads as zero, whatever the parent has there.
     Zero,
@@ -27,7 +27,7 @@ pub enum Place {
 }
 
 /// Where the blocks of a disk are.
-pub trait Layout {
+pub trait BlockMap {
     /// The size of the disk in bytes, at most 2^63 - 1.
     fn size(&self) -> u64;
 
@@ -39,10 +39,10 @@ pub trait Layout {
     ///
     /// # Errors
     /// Those of the source. A line if a table is wrong.
-    fn place(&self, offset: u64) -> Result<(Place, u64), Error>;
+    fn place(&self, offset: u64) -> Result<(BlockPlace, u64), Error>;
 
     /// The compressed block that has the byte at `offset`, and where in the block that byte is. The
-    /// block is at least as long as [`place`](Layout::place) says.
+    /// block is at least as long as [`place`](BlockMap::place) says.
     ///
     /// # Errors
     /// Those of the source. A line if the block is wrong.
@@ -70,13 +70,13 @@ pub trait Layout {
 pub struct MappedImage<L>(pub L);
 
 /// Where the bytes of one run come from.
-enum From<'a> {
-    Source(&'a dyn Source, u64),
+enum RunSource<'a> {
+    At(&'a dyn Source, u64),
     Packed,
     Zero,
 }
 
-impl<L: Layout> MappedImage<L> {
+impl<L: BlockMap> MappedImage<L> {
     /// # Errors
     /// A line for a range that is not within the disk.
     fn check(&self, offset: u64, length: u64) -> Result<(), Error> {
@@ -88,14 +88,14 @@ impl<L: Layout> MappedImage<L> {
     }
 
     /// The longest run from `offset` on, of at most `most` bytes.
-    fn run(&self, offset: u64, most: u64) -> Result<(From<'_>, u64), Error> {
+    fn run(&self, offset: u64, most: u64) -> Result<(RunSource<'_>, u64), Error> {
         let (place, length) = self.0.place(offset)?;
         let mut length = length.min(most);
-        while length < most && place != Place::Packed {
+        while length < most && place != BlockPlace::Packed {
             // A wrong table stops the run. It is an error when the next run begins there.
             let Ok((next, more)) = self.0.place(offset + length) else { break };
             let goes_on = match (place, next) {
-                (Place::Stored(at), Place::Stored(next)) => at.checked_add(length) == Some(next),
+                (BlockPlace::Stored(at), BlockPlace::Stored(next)) => at.checked_add(length) == Some(next),
                 (place, next) => place == next,
             };
             if !goes_on {
@@ -104,21 +104,21 @@ impl<L: Layout> MappedImage<L> {
             length += more.min(most - length);
         }
         Ok(match place {
-            Place::Stored(at) => (From::Source(self.0.stored_in(), at), length),
-            Place::Packed => (From::Packed, length),
-            Place::Zero => (From::Zero, length),
-            Place::Absent => self.of_parent(offset, length),
+            BlockPlace::Stored(at) => (RunSource::At(self.0.stored_in(), at), length),
+            BlockPlace::Packed => (RunSource::Packed, length),
+            BlockPlace::Zero => (RunSource::Zero, length),
+            BlockPlace::Absent => self.of_parent(offset, length),
         })
     }
 
     /// What a range that the image does not have is read from, and how much of it.
-    fn of_parent(&self, offset: u64, length: u64) -> (From<'_>, u64) {
-        let Some((parent, start)) = self.0.parent() else { return (From::Zero, length) };
+    fn of_parent(&self, offset: u64, length: u64) -> (RunSource<'_>, u64) {
+        let Some((parent, start)) = self.0.parent() else { return (RunSource::Zero, length) };
         let at = start.saturating_add(offset);
         match parent.size().saturating_sub(at) {
             // The parent is smaller than the image.
-            0 => (From::Zero, length),
-            there => (From::Source(&**parent, at), length.min(there)),
+            0 => (RunSource::Zero, length),
+            there => (RunSource::At(&**parent, at), length.min(there)),
         }
     }
 
@@ -142,11 +142,11 @@ impl<L: Layout> MappedImage<L> {
         let (place, length) = self.0.place(offset)?;
         let length = length.min(list.left());
         match place {
-            Place::Stored(at) if self.0.is_fixed() => return self.push_fixed(list, at, length),
-            Place::Stored(_) | Place::Packed => list.push_data(length),
-            Place::Zero => list.push_hole(length),
-            Place::Absent => match self.of_parent(offset, length) {
-                (From::Source(parent, at), length) => return list.push_from(parent, at, length),
+            BlockPlace::Stored(at) if self.0.is_fixed() => return self.push_fixed(list, at, length),
+            BlockPlace::Stored(_) | BlockPlace::Packed => list.push_data(length),
+            BlockPlace::Zero => list.push_hole(length),
+            BlockPlace::Absent => match self.of_parent(offset, length) {
+                (RunSource::At(parent, at), length) => return list.push_from(parent, at, length),
                 (_, length) => list.push_hole(length),
             },
         }
@@ -154,7 +154,7 @@ impl<L: Layout> MappedImage<L> {
     }
 }
 
-impl<L: Layout> Source for MappedImage<L> {
+impl<L: BlockMap> Source for MappedImage<L> {
     fn size(&self) -> u64 {
         self.0.size()
     }
@@ -165,9 +165,9 @@ impl<L: Layout> Source for MappedImage<L> {
             let (from, length) = self.run(offset, into.len() as u64)?;
             let (part, rest) = into.split_at_mut(length as usize);
             match from {
-                From::Source(source, at) => source.read(at, part)?,
-                From::Zero => part.fill(0),
-                From::Packed => {
+                RunSource::At(source, at) => source.read(at, part)?,
+                RunSource::Zero => part.fill(0),
+                RunSource::Packed => {
                     let (block, skip) = self.0.unpacked(offset)?;
                     part.copy_from_slice(&block[skip..skip + part.len()]);
                 }
@@ -188,9 +188,9 @@ impl<L: Layout> Source for MappedImage<L> {
             let run = run as u32;
             let to = at + done;
             match from {
-                From::Source(source, from) => source.read_buffer(from, run, buffer, to)?,
-                From::Zero => buffer.fill(to..to + run, 0),
-                From::Packed => {
+                RunSource::At(source, from) => source.read_buffer(from, run, buffer, to)?,
+                RunSource::Zero => buffer.fill(to..to + run, 0),
+                RunSource::Packed => {
                     let (block, skip) = self.0.unpacked(offset)?;
                     buffer.write(to, &block[skip..skip + run as usize]);
                 }
@@ -221,7 +221,7 @@ impl<L: Layout> Source for MappedImage<L> {
         while offset < end && runs > 0 {
             runs -= 1;
             let (from, length) = self.run(offset, end - offset)?;
-            if let From::Source(source, at) = from {
+            if let RunSource::At(source, at) = from {
                 source.cache(at, length)?;
             }
             offset += length;
