@@ -158,5 +158,5 @@ fn a_descriptor_that_names_files_of_the_host_opens_none_of_them() {
     );
     let server = serve("vmdk", &dir.file("disk.vmdk", lines.as_bytes()), &[]);
     tool("nbdinfo", [&server.uri()]).fails();
-    server.wait_for_log(&format!("give extent 1, which it calls '{}', as vmdk-extent=FILE", text(&secret)));
+    server.wait_for_log(&format!("give extent 1 of 1, which it calls '{}', as vmdk-extent=FILE", text(&secret)));
 }

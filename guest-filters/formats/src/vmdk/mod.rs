@@ -302,9 +302,9 @@ fn pieces(descriptor: &Descriptor, given: Given) -> Result<Vec<Piece>, Error> {
     let with_files: Vec<_> = descriptor.extents.iter().filter(|extent| extent.kind != ExtentKind::Zero).collect();
     if let Some(missing) = with_files.get(given.extents.len()) {
         return Err(Error::image(format!(
-            "the image has its data in {} other files: give extent {}, which it calls {}, as vmdk-extent=FILE",
-            with_files.len(),
+            "the image has its data in other files: give extent {} of {}, which it calls {}, as vmdk-extent=FILE",
             given.extents.len() + 1,
+            with_files.len(),
             quoted(&missing.name)
         )));
     }
