@@ -9,8 +9,8 @@ use crate::{CommandFlags, Errno};
 /// At most so many bytes are read into the guest at once.
 const PIECE: usize = 1 << 20;
 
-/// A disk beside next, which a parameter names: a backing file, a parent. Its bytes do not enter the
-/// guest with [`Source::read_buffer`].
+/// A disk beside next, which a parameter names: a backing file, a parent. Its bytes do not enter
+/// the guest with [`Source::read_buffer`].
 #[derive(Debug)]
 pub struct GivenDisk {
     disk: Disk,
