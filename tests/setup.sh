@@ -71,6 +71,12 @@ group() {
         need dosfstools test -x /sbin/fsck.fat
         need mtools command_exists mdir
         need genisoimage command_exists genisoimage
+        # Archives and partition tables.
+        need zip command_exists zip
+        need libarchive-tools command_exists bsdtar
+        need fdisk test -x /sbin/sfdisk
+        need gdisk test -x /sbin/sgdisk
+        need parted test -x /sbin/parted
         need jq command_exists jq
         # Plugins of nbdkit that are loaded as they are, and its header for those that the tests compile.
         need nbdkit-plugin-dev test -e /usr/include/nbdkit-plugin.h

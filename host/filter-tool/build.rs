@@ -1,5 +1,5 @@
 //! Embeds what the program carries: the files of the SDK, which `new` copies into each project in
-//! Rust, and the filter `nofilter`, with which `bench` compares.
+//! Rust, the filter `nofilter`, with which `bench` compares, and `auto`, with which `image` reads.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -9,12 +9,12 @@ use std::{env, fs};
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     embed_sdk();
-    embed_nofilter()
+    ["nofilter", "auto"].into_iter().try_for_each(embed_filter)
 }
 
-/// Embeds nofilter from `$RBDKIT_FILTERS_DIR` or the workspace's `target/filters`. If it was not
-/// built, `bench` works without the comparison.
-fn embed_nofilter() -> Result<(), Box<dyn Error>> {
+/// Embeds a filter from `$RBDKIT_FILTERS_DIR` or the workspace's `target/filters`. If it was not
+/// built, the program works without it.
+fn embed_filter(name: &str) -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed=RBDKIT_FILTERS_DIR");
     let directory = match env::var_os("RBDKIT_FILTERS_DIR") {
         Some(directory) => PathBuf::from(directory),
@@ -23,12 +23,12 @@ fn embed_nofilter() -> Result<(), Box<dyn Error>> {
     // Cargo treats a missing file as changed, and would build the program again each time.
     fs::create_dir_all(&directory)?;
     println!("cargo::rerun-if-changed={}", directory.canonicalize()?.display());
-    let filter = directory.canonicalize()?.join("nofilter.wasm");
+    let filter = directory.canonicalize()?.join(format!("{name}.wasm"));
     let value = match filter.exists() {
         true => format!("Some(include_bytes!({:?}))", filter.display().to_string()),
         false => "None".to_string(),
     };
-    fs::write(PathBuf::from(env::var("OUT_DIR")?).join("nofilter.rs"), value)?;
+    fs::write(PathBuf::from(env::var("OUT_DIR")?).join(format!("{name}.rs")), value)?;
     Ok(())
 }
 

@@ -64,6 +64,9 @@ pub const OPENS: &[(&str, rbdkit_launcher::Open)] =
 /// Name and component of each embedded filter, in alphabetical order.
 const FILTERS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/filters.rs"));
 
+/// Other names of embedded filters: what nbdkit calls them.
+const FILTER_ALIASES: &[(&str, &str)] = &[("qcow2dec", "qcow2")];
+
 /// The powers of embedded filters that exist to use them. A filter from a file has none, whatever
 /// it calls itself.
 const POWERS: &[(&str, Power)] = &[
@@ -167,7 +170,13 @@ pub fn filter_like(file: &Path) -> Option<&'static str> {
     let name = file.file_name()?.to_str()?.strip_suffix(".so")?;
     let name = name.strip_prefix("nbdkit-").unwrap_or(name);
     let name = name.strip_suffix("-filter").unwrap_or(name);
+    let name = canonical(name);
     filters().find(|filter| *filter == name)
+}
+
+/// The own name of an embedded filter that has another one.
+fn canonical(name: &str) -> &str {
+    FILTER_ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, own)| own)
 }
 
 /// The built-in plugin of this name.
@@ -198,7 +207,8 @@ pub fn plugin(name: &str) -> Result<&'static PluginInfo, ConfigError> {
 /// # Errors
 /// One line that lists the filters.
 pub fn filter(name: &str) -> Result<&'static [u8], ConfigError> {
-    FILTERS.iter().find(|(known, _)| *known == name).map(|(_, component)| *component).ok_or_else(|| {
+    let own = canonical(name);
+    FILTERS.iter().find(|(known, _)| *known == own).map(|(_, component)| *component).ok_or_else(|| {
         let there_are = match FILTERS.is_empty() {
             true => "none is embedded in this program".to_string(),
             false => format!("there are {}", filters().collect::<Vec<_>>().join(", ")),

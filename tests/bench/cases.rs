@@ -90,6 +90,8 @@ pub enum Plugin {
     File,
     /// A disk in memory, of which every byte was written.
     Memory,
+    /// The same with nbdkit's own memory plugin. rbdkit loads its file as a foreign plugin.
+    NbdkitMemory,
 }
 
 impl Plugin {
@@ -97,6 +99,7 @@ impl Plugin {
         match self {
             Plugin::File => "file",
             Plugin::Memory => "memory",
+            Plugin::NbdkitMemory => "nbdkit's memory plugin",
         }
     }
 }
@@ -244,6 +247,7 @@ pub fn cases(quick: bool) -> Vec<Case> {
         add(stack, Plugin::File, Job::CopyOut, PAIR, &[]);
     }
     add(Stack::Luks, Plugin::File, sequential("read", "256k"), PAIR, PAIR);
+    add(Stack::Plain, Plugin::NbdkitMemory, random_read(32), PAIR, PAIR);
     for connections in [1, 4] {
         let job = Job::Fio { pattern: "read", block: "256k", depth: 8, connections };
         add(Stack::Tls, Plugin::Memory, job, PAIR, PAIR);

@@ -167,7 +167,7 @@ pub fn measure(
 /// Writes memory and fills the cache. Untouched memory and an empty cache would measure something
 /// else.
 fn prepare(uri: &str, program: Program, case: &Case, image: &Path) -> Result<(), String> {
-    if case.plugin == Plugin::Memory && program != Program::Bare && case.job != Job::CopyIn {
+    if case.plugin != Plugin::File && program != Program::Bare && case.job != Job::CopyIn {
         copy(text(image)?, uri)?;
     }
     if case.stack == Stack::WarmCache {

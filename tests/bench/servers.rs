@@ -4,6 +4,7 @@
 //! which is its default and what the others do, and takes any number of clients. nbdkit keeps its
 //! default of 16 threads.
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use rbdkit_tests::{Launch, Server, tool};
@@ -77,7 +78,9 @@ pub fn start(
 ) -> Result<Server, String> {
     let path = programs.path(program).to_owned();
     let launch = match program {
-        Program::Rbdkit | Program::Before | Program::Nbdkit => nbdkit_words(case.stack, case.plugin, image, size),
+        Program::Rbdkit | Program::Before | Program::Nbdkit => {
+            nbdkit_words(&plugin_word(programs, program, case.plugin)?, case, image, size)
+        }
         Program::QemuThreads => qemu(&["--aio=threads"], image),
         Program::QemuUring => qemu(&["--aio=io_uring"], image),
         Program::Bare => Launch::new([size.to_string()]),
@@ -92,13 +95,30 @@ fn tls(directory: &Path) -> [String; 2] {
     ["--tls=require".to_owned(), format!("--tls-certificates={}", directory.display())]
 }
 
-fn nbdkit_words(stack: Stack, plugin: Plugin, image: &Path, size: u64) -> Launch {
-    let launch = Launch::new(stack.filters().iter().map(|name| format!("--filter={name}"))).arg(plugin.name());
-    let launch = match plugin {
+/// How the plugin is named on the command line of a program like nbdkit.
+fn plugin_word(programs: &Programs, program: Program, plugin: Plugin) -> Result<OsString, String> {
+    match (plugin, program) {
+        (Plugin::NbdkitMemory, Program::Nbdkit) => Ok(Plugin::Memory.name().into()),
+        (Plugin::NbdkitMemory, _) => Ok(plugin_directory(&programs.nbdkit)?.join("nbdkit-memory-plugin.so").into()),
+        (Plugin::File | Plugin::Memory, _) => Ok(plugin.name().into()),
+    }
+}
+
+/// Where nbdkit has its plugins.
+fn plugin_directory(nbdkit: &Path) -> Result<PathBuf, String> {
+    let config = tool(nbdkit.to_str().ok_or("nbdkit's path is not UTF-8")?, ["--dump-config"]);
+    let line = config.stdout.lines().find_map(|line| line.strip_prefix("plugindir="));
+    line.map(PathBuf::from).ok_or_else(|| "nbdkit --dump-config tells no plugindir".into())
+}
+
+fn nbdkit_words(plugin: &OsStr, case: &Case, image: &Path, size: u64) -> Launch {
+    let filters = case.stack.filters();
+    let launch = Launch::new(filters.iter().map(|name| format!("--filter={name}"))).arg(plugin);
+    let launch = match case.plugin {
         Plugin::File => launch.path("file", image),
-        Plugin::Memory => launch.arg(size.to_string()),
+        Plugin::Memory | Plugin::NbdkitMemory => launch.arg(size.to_string()),
     };
-    launch.args(stack.parameters())
+    launch.args(case.stack.parameters())
 }
 
 fn qemu(options: &[&str], image: &Path) -> Launch {

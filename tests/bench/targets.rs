@@ -165,6 +165,8 @@ fn targets() -> Vec<Target> {
         let row = "TLS, sequential: CPU a request / nbdkit's";
         add(row, case, Measure::Cpu(case.to_owned()), Limit::AtMost(0.8));
     }
+    let case = "nbdkit's memory plugin: randread 4k depth 32";
+    add("nbdkit's own plugin: rate / that of nbdkit with it", case, rate(case, NBDKIT), Limit::AtLeast(0.6));
     let row = "no filter: CPU a request / nbdkit's";
     for plugin in ["file", "memory"] {
         for job in ["randread 4k depth 1", "randread 4k depth 32", "randwrite 4k depth 32"] {

@@ -4,14 +4,14 @@
 //! the same result again, and gives either a volume whose numbers fit together or an error of one
 //! line.
 
-#[path = "../../guest-filters/luks/src/header.rs"]
+#[path = "../../guest-filters/shared/src/luks/header.rs"]
 mod header;
-#[path = "../../guest-filters/luks/src/luks1.rs"]
+#[path = "../../guest-filters/shared/src/luks/luks1.rs"]
 mod luks1;
-#[path = "../../guest-filters/luks/src/luks2.rs"]
+#[path = "../../guest-filters/shared/src/luks/luks2.rs"]
 #[expect(dead_code, reason = "what the filter alone needs")]
 mod luks2;
-#[path = "../../guest-filters/luks/src/volume.rs"]
+#[path = "../../guest-filters/shared/src/luks/volume.rs"]
 mod volume;
 
 use header::Found;

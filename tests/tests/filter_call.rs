@@ -232,3 +232,50 @@ fn a_trap_is_shown_with_files_and_lines_by_the_tools_and_not_by_the_server() {
     has(&log, &["; in checksum+0x", " < pread_+0x"]);
     assert!(!log.contains("lines.c"), "{log}");
 }
+
+#[test]
+fn a_disk_of_a_parameter_is_a_file_and_each_use_of_it_is_shown() {
+    let body = r#"
+    (import "rbdkit:filter/disks@0.1.0" "size" (func $size (param i32 i32 i32 i32)))
+    (import "rbdkit:filter/disks@0.1.0" "pread" (func $read (param i32 i32 i32 i64 i32 i32 i32 i32)))
+    (import "rbdkit:filter/disks@0.1.0" "extents" (func $extents (param i32 i32 i32 i64 i64 i32 i32)))
+    (data (i32.const 3000) "base")
+    (func (export "rbdkit:filter/reads@0.1.0#pread") (param i64 i32 i32) (result i32)
+        (call $size (i32.const 3000) (i32.const 4) (i32.const 0) (i32.const 2104))
+        (call $extents (i32.const 3000) (i32.const 4) (i32.const 0) (i64.const 0) (i64.const 9) (i32.const 0)
+            (i32.const 2104))
+        (call $read (i32.const 3000) (i32.const 4) (i32.const 0) (local.get 0) (local.get 1) (i32.const 0)
+            (i32.const 0) (i32.const 2048))
+        (i32.const 2048))"#;
+    let dir = TempDir::new();
+    let guest = Guest { params: vec![("base", "disk")], ..Guest::new("reads-a-disk", &["reads"], body) };
+    let component = dir.file("disk.wasm", &guest.component(0));
+    let base = dir.file("base.img", b"the base of it");
+    let component = component.to_str().unwrap();
+    let of = |value: &str, arguments: &[&str]| {
+        call(&[&[component], arguments, &["--param", &format!("base={value}")]].concat())
+    };
+    let output = of(base.to_str().unwrap(), &["pread", "4", "5"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    has(
+        &String::from_utf8(output.stdout).unwrap(),
+        &[
+            "disks.size(param=\"base\", nth=0) -> 14 in ",
+            "disks.extents(param=\"base\", nth=0, offset=0, length=9, flags=none) -> [1 items: ",
+            "disks.pread(param=\"base\", nth=0, offset=4, length=5, buf=0, at=0) -> ok in ",
+            "|base |",
+        ],
+    );
+    for (value, line) in [
+        (
+            "chain:memory 1M",
+            "base=chain:...: this program has no plugins: give the name of a file, or serve the filter with rbdkit",
+        ),
+        ("/nonexistent", "base=/nonexistent: No such file or directory"),
+        ("/dev/null", "base=/dev/null: is not a regular file"),
+    ] {
+        let output = of(value, &["pread", "0", "1"]);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(String::from_utf8_lossy(&output.stderr), format!("rbdkit-filter: error: {line}\n"));
+    }
+}

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{BlockCache, Error, Fields, Source, quoted, read};
 
-use crate::mapped::{self, BlockMap, BlockPlace, MappedImage, check_block, check_table};
+use crate::block_map::{self, BlockMap, BlockPlace, MappedImage, check_block, check_table};
 use crate::{FormatInfo, Report};
 
 /// The format.
@@ -163,7 +163,7 @@ impl Bochs {
             bitmap: u64::from(header.bitmap).next_multiple_of(512),
             // As in Bochs and qemu, a disk has whole sectors.
             size: header.disk / 512 * 512,
-            tables: mapped::table_cache(&below),
+            tables: block_map::table_cache(&below),
         }))
     }
 }

@@ -6,15 +6,26 @@
 //! know the format beforehand. Nothing here knows parameters, except as values that a filter hands
 //! over.
 
+pub mod auto;
+pub mod block_map;
 pub mod bochs;
 pub mod codec;
+pub mod crc;
+pub mod ext2;
+pub mod lvm;
 pub mod mapped;
+pub mod members;
 pub mod parallels;
+pub mod partition;
+pub mod paths;
+pub mod qcow2;
 pub mod report;
+pub mod tar;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 pub mod vdi;
 pub mod vmdk;
+pub mod zip;
 
 use std::rc::Rc;
 

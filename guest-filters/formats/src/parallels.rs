@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{BlockCache, Error, Fields, Source, read};
 
-use crate::mapped::{self, BlockMap, BlockPlace, MappedImage, check_block, check_table};
+use crate::block_map::{self, BlockMap, BlockPlace, MappedImage, check_block, check_table};
 use crate::{FormatInfo, Report};
 
 /// The format.
@@ -145,7 +145,7 @@ impl Parallels {
     pub fn open(below: Rc<dyn Source>) -> Result<Parallels, Error> {
         let header = ParallelsHeader::read(&*below)?;
         let size = header.check(&*below)?;
-        Ok(MappedImage(ParallelsClusters { tables: mapped::table_cache(&below), header, size }))
+        Ok(MappedImage(ParallelsClusters { tables: block_map::table_cache(&below), header, size }))
     }
 
     /// Whether the program that wrote the image has not closed it.

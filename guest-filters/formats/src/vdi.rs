@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{BlockCache, Error, Fields, Source, quoted, read};
 
-use crate::mapped::{self, BlockMap, BlockPlace, MappedImage, check_block, check_table};
+use crate::block_map::{self, BlockMap, BlockPlace, MappedImage, check_block, check_table};
 use crate::{FormatInfo, Report};
 
 /// The format.
@@ -192,7 +192,7 @@ impl Vdi {
     pub fn open(below: Rc<dyn Source>) -> Result<Vdi, Error> {
         let header = VdiHeader::read(&*below)?;
         header.check(&*below)?;
-        Ok(MappedImage(VdiBlocks { tables: mapped::table_cache(&below), header }))
+        Ok(MappedImage(VdiBlocks { tables: block_map::table_cache(&below), header }))
     }
 }
 

@@ -8,18 +8,14 @@
 //! writes it. A read that saw half of such a write would decrypt rubbish, also beside the bytes
 //! that changed. So writes lock their sectors, and reads lock theirs against writes.
 
-mod header;
-mod luks1;
-mod luks2;
 mod sectors;
-mod unlock;
-mod volume;
 
 use locks::{Held, Mode};
+use rbdkit_filter_sdk::image::Next;
 use rbdkit_filter_sdk::prelude::*;
+use rbdkit_filter_shared::luks::{KEYS, SECTOR, Unlocked, unlock};
 use sectors::{Part, Whole};
 use slots::Slot;
-use unlock::{KEYS, Unlocked};
 
 params! {
     /// The parameters.
@@ -72,7 +68,7 @@ impl Layout {
     /// The number of the sector at `offset`, and by how much the numbers grow: LUKS counts in units
     /// of 512 bytes, whatever the size of a sector is.
     fn iv(&self, offset: u64) -> (u64, u32) {
-        (self.first_iv.wrapping_add(offset / volume::SECTOR), self.sector / volume::SECTOR as u32)
+        (self.first_iv.wrapping_add(offset / SECTOR), self.sector / SECTOR as u32)
     }
 
     fn decrypt(&self, offset: u64, length: u32, buf: u32, at: u32) -> Result<(), Errno> {
@@ -132,7 +128,7 @@ impl Filter for Luks {
 impl Connection for Luks {
     fn open(&self, readonly: bool, exportname: &str, _is_tls: bool, _replayed: bool) -> Result<u64, Errno> {
         next_open::open(readonly, exportname)?;
-        let Unlocked { volume, key } = unlock::unlock(&self.passphrase).map_err(|refusal| {
+        let Unlocked { volume, key } = unlock(&Next::new()?, &self.passphrase, "luks").map_err(|refusal| {
             if let Some(line) = &refusal.line {
                 error!("{line}");
             }

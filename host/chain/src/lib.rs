@@ -20,6 +20,7 @@
 //!   back buffers, permits and locks.
 #![forbid(unsafe_code)]
 
+mod accounts;
 mod disk;
 mod emulate;
 mod exports;
@@ -263,31 +264,10 @@ impl Chain {
     /// options have it: `cow:maps`, and `cow#2:maps` for the second filter of the name. Those of a
     /// disk's filters have the disk's name before that: `qcow2:qcow2-backing/cow:maps`.
     pub fn usage(&self) -> Vec<Usage> {
-        let mut all: Vec<Usage> = Vec::new();
-        for (index, slot) in self.layers.iter().enumerate() {
-            let name = slot.layer.name();
-            let target = match self.layers[..index].iter().filter(|above| above.layer.name() == name).count() {
-                0 => name.to_string(),
-                above => format!("{name}#{}", above + 1),
-            };
-            let own = slot.layer.usage().into_iter();
-            all.extend(own.map(|usage| Usage { account: format!("{target}:{}", usage.account), ..usage }));
-        }
-        let of_disks = self.disks.iter().flat_map(|disk| {
-            let accounts = disk.chain.usage().into_iter();
-            accounts.map(|usage| match usage.account.contains(':') {
-                true => Usage { account: format!("{}/{}", disk.name, usage.account), ..usage },
-                // Filters share it, so it is the same for all chains.
-                false => usage,
-            })
-        });
+        let layers = self.layers.iter().map(|slot| (slot.layer.name(), slot.layer.usage()));
+        let disks = self.disks.iter().map(|disk| (disk.name.as_str(), disk.chain.usage()));
         let shared = self.layers.iter().flat_map(|slot| slot.layer.shared_usage());
-        for shared in of_disks.chain(shared).collect::<Vec<_>>() {
-            if all.iter().all(|known| known.account != shared.account) {
-                all.push(shared);
-            }
-        }
-        all
+        accounts::named(layers.collect(), disks.collect(), shared)
     }
 
     /// Frees what is kept for reuse and was not needed since the last call.
@@ -297,12 +277,8 @@ impl Chain {
     }
 
     fn free_spare_of_layers(&self) {
-        for slot in &self.layers {
-            slot.layer.free_spare();
-        }
-        for disk in &self.disks {
-            disk.chain.free_spare_of_layers();
-        }
+        self.layers.iter().for_each(|slot| slot.layer.free_spare());
+        self.disks.iter().for_each(|disk| disk.chain.free_spare_of_layers());
     }
 
     /// The server begins to stop: guests no longer wait. Called from any thread.
@@ -311,18 +287,14 @@ impl Chain {
         for slot in &self.layers {
             slot.layer.stop();
         }
-        for disk in &self.disks {
-            disk.chain.begin_stop();
-        }
+        self.disks.iter().for_each(|disk| disk.chain.begin_stop());
     }
 
     /// The plugin, and those of its disks, end operations that have not ended in time
     /// ([`Plugin::stop`]). Called from any thread.
     pub fn abandon(&self, scope: StopScope) {
         self.plugin.stop(scope);
-        for disk in &self.disks {
-            disk.chain.abandon(scope);
-        }
+        self.disks.iter().for_each(|disk| disk.chain.abandon(scope));
     }
 
     /// The plugin's writes that are under way.

@@ -18,6 +18,7 @@ mod dev;
 mod doctor;
 mod error;
 mod file_disk;
+mod image;
 mod inspect;
 mod junit;
 mod languages;
@@ -129,6 +130,14 @@ enum Command {
         #[command(flatten)]
         options: replay::ReplayOptions,
     },
+    /// Say what a disk image is and what is dangerous in it, without serving it. The exit status is 1
+    /// if it is refused or something is dangerous
+    Image {
+        /// The image
+        file: PathBuf,
+        #[command(flatten)]
+        options: image::ImageOptions,
+    },
     /// Push a component to an OCI registry, and print the digest to pin
     Push {
         /// The component
@@ -196,6 +205,7 @@ fn main() -> ExitCode {
         Command::Doctor { language, json } => doctor::doctor(language, format_of(json)),
         Command::Inspect { file, trust, json } => inspect::inspect(&file, &trust, format_of(json)),
         Command::Check { file, params, options } => check::check(&file, &params, &options),
+        Command::Image { file, options } => image::image(&file, &options),
         Command::Push { file, reference, sign, options } => share::push(&file, &reference, sign.as_deref(), &options),
         Command::Pull { reference, output, filter_key, options } => {
             share::pull(&reference, output, filter_key.as_deref(), &options)

@@ -293,6 +293,38 @@ impl Reply {
         });
         [head, bytes, whole].into_iter().chain(chunks).filter(|slice| !slice.is_empty())
     }
+
+    /// Like [`Reply::slices`], to encrypt the bytes where they are.
+    pub fn slices_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let head = &mut self.head.bytes[..usize::from(self.head.len)];
+        let (bytes, whole, parts): (&mut [u8], _, _) = match &mut self.body {
+            Body::None | Body::Lent(_) => (&mut [], None, None),
+            Body::Bytes(bytes) => (bytes, None, None),
+            Body::Whole(buffer) => {
+                let all = buffer.span();
+                (&mut [], Some(buffer.data_parts_mut(std::iter::once(all))), None)
+            }
+            Body::Chunks { bytes, parts, buffer } => (&mut [], None, Some(chunks_mut(bytes, parts, buffer))),
+        };
+        let slices = [head, bytes].into_iter().chain(whole.into_iter().flatten());
+        slices.chain(parts.into_iter().flatten()).filter(|slice| !slice.is_empty())
+    }
+}
+
+/// Each chunk's header and data.
+fn chunks_mut<'a>(
+    bytes: &'a mut [u8],
+    parts: &'a [(u32, Span)],
+    buffer: &'a mut Buffer,
+) -> impl Iterator<Item = &'a mut [u8]> {
+    let mut data = buffer.data_parts_mut(parts.iter().map(|(_, span)| *span).filter(|span| span.len > 0));
+    let (mut headers, mut from) = (bytes, 0);
+    parts.iter().flat_map(move |(to, span)| {
+        let (header, rest) = std::mem::take(&mut headers).split_at_mut((to - from) as usize);
+        (headers, from) = (rest, *to);
+        let data = if span.len == 0 { None } else { data.next() };
+        [header, data.unwrap_or_default()]
+    })
 }
 
 /// What the buffer holds, if it holds only data or only zeroes. Unfilled bytes count as zeroes.

@@ -53,8 +53,8 @@ use wasmtime::component::{Component, Linker};
 
 use connection::bindings::host::types as wit;
 pub use connection::counters::Counters;
-use connection::disks::Disks;
 pub use connection::disks::GivenDisk;
+use connection::disks::GivenDisks;
 pub use connection::engine::CodeExtras;
 pub use connection::limit_options::Limits;
 pub use connection::limits::{CompileLimits, FilterLimits, ServerLimits};
@@ -64,6 +64,7 @@ pub use connection::profile::{Profile, ProfileNode, Samples};
 use connection::pulse::Pulse;
 pub use connection::shared::Reuse;
 use connection::shared::{FilterShared, HostShared, Purpose};
+use connection::siblings::Siblings;
 use connection::trace::Recording;
 pub use connection::trace::{GuestCall, HostCall, Trace};
 use connection::wishes;
@@ -268,8 +269,8 @@ impl Host {
         exported: Exported,
     ) -> Result<(wit::Description, Vec<Wish>), LoadError> {
         let limits = FilterLimits::for_describing();
-        let named = Default::default();
-        let shared = FilterShared::new(label, Purpose::Describe, limits, named, Powers::default(), &self.shared);
+        let shared =
+            FilterShared::new(label, Purpose::Describe, limits, ParamFiles::default(), Powers::default(), &self.shared);
         block_on(async {
             let mut instance = recipe.instantiate(&shared).await.map_err(|fault| LoadError::Guest(fault.cause))?;
             let description = ask_first(&mut instance, DescribeCall).await?;
@@ -404,13 +405,13 @@ impl Module {
             tracing::warn!("{}: {unknown}", self.description.name);
         }
         self.host.shared.memory.set_limit(self.host.memory_all);
-        let named = (files, Disks::new(name, self.disks));
-        let shared = FilterShared::new(name, Purpose::Serve, limits, named, self.powers, &self.host.shared);
+        let siblings = Siblings::new(GivenDisks::new(name, self.disks));
+        let shared = FilterShared::new(name, Purpose::Serve, limits, files, self.powers, &self.host.shared);
         let mut configured = lock(&self.host.configured);
         configured.push(Arc::downgrade(&shared));
         drop(configured);
         let params = given.iter().map(|given| (given.name.clone(), given.value.text.clone())).collect();
-        let filter = block_on(Filter::configure(shared, self.recipe, self.traits, params))?;
+        let filter = block_on(Filter::configure(shared, siblings, self.recipe, self.traits, params))?;
         let layer = Arc::new(FilterLayer(Arc::clone(&filter)));
         Ok((layer, Reloader { host: self.host, label: self.label, running: self.description, given, filter }))
     }

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use super::budget::{ConnectionBudget, Pages};
 use super::socket::{MoreToCome, Output};
 use super::stall::StallWatch;
+use super::tls::TlsStream;
 
 /// A reply, and what its request gives back once it is written.
 #[derive(Debug)]
@@ -192,7 +193,10 @@ impl ReplyQueue {
                 Some(first) if first.reply.has_spliced() && first.reply.head_is_out(*partial) => {
                     self.write_spliced(&mut first.reply)?
                 }
-                _ => self.write_slices(batch, *partial)?,
+                _ => match self.output.tls() {
+                    Some(tls) => write_encrypted(tls, batch, *partial)?,
+                    None => self.write_slices(batch, *partial)?,
+                },
             };
             let Some(written) = written else { return Ok(Progress::Full) };
             self.written.fetch_add(written as u64, Ordering::Relaxed);
@@ -340,6 +344,32 @@ impl ReplyQueue {
         }
         self.waiting.store(false, Ordering::SeqCst);
     }
+}
+
+/// Encrypts what is left of the batch after `skip` bytes, and writes what fits. The bytes belong to
+/// the replies alone, so they are encrypted where they are.
+fn write_encrypted(tls: &TlsStream, batch: &mut Batch, mut skip: usize) -> io::Result<Option<usize>> {
+    let mut slices: [&mut [u8]; MAX_SLICES] = std::array::from_fn(|_| Default::default());
+    let mut count = 0;
+    'batch: for queued in batch {
+        let has_spliced = queued.reply.has_spliced();
+        for slice in queued.reply.slices_mut() {
+            let skipped = skip.min(slice.len());
+            skip -= skipped;
+            if skipped == slice.len() {
+                continue;
+            }
+            if count == MAX_SLICES {
+                break 'batch;
+            }
+            slices[count] = &mut slice[skipped..];
+            count += 1;
+        }
+        if has_spliced {
+            break;
+        }
+    }
+    tls.try_write_in_place(&mut slices[..count])
 }
 
 /// Fills `slices` with what is left of the batch after `skip` bytes. It stops after the head of the

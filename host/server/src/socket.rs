@@ -257,6 +257,15 @@ impl Output {
         if let Some(tls) = self.tls.get() {
             return tls.try_write(slices);
         }
+        self.write_plain(slices, more)
+    }
+
+    /// The encryption of everything that is written, if there is one.
+    pub fn tls(&self) -> Option<&TlsStream> {
+        self.tls.get().map(|tls| &**tls)
+    }
+
+    fn write_plain(&self, slices: &[IoSlice<'_>], more: MoreToCome) -> io::Result<Option<usize>> {
         without_waiting(|| match self.is_socket {
             true => {
                 let more = if more == MoreToCome::Yes { SendFlags::MORE } else { SendFlags::empty() };

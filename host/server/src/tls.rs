@@ -152,16 +152,31 @@ impl TlsStream {
     /// Encrypts and writes what fits without waiting. None: the socket is full. Some of the bytes
     /// may be encrypted already then, so the next call has to begin with the same ones.
     pub fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+        let length = slices.iter().map(|slice| slice.len()).sum();
+        self.try_encrypted(length, |session, wire, most| session.write(wire, slices, most))
+    }
+
+    /// Like [`TlsStream::try_write`], for bytes that nobody else needs: they may be encrypted where
+    /// they are.
+    pub fn try_write_in_place(&self, slices: &mut [&mut [u8]]) -> io::Result<Option<usize>> {
+        let length = slices.iter().map(|slice| slice.len()).sum();
+        self.try_encrypted(length, |session, wire, most| session.write_in_place(wire, slices, most))
+    }
+
+    fn try_encrypted(
+        &self,
+        length: usize,
+        write: impl FnOnce(&mut Session, &mut &Wire, usize) -> io::Result<Option<usize>>,
+    ) -> io::Result<Option<usize>> {
         let mut inner = lock(&self.inner);
         let most = if inner.session.has_unsent() {
             0
         } else {
             inner.unsent = self.memory.hold((LONG + REST) as u64);
             let most = if inner.unsent.is_some() { LONG } else { SHORT };
-            let length = slices.iter().map(|slice| slice.len()).sum();
             if length <= most + REST { length } else { most }
         };
-        let written = inner.session.write(&mut &self.wire, slices, most);
+        let written = write(&mut inner.session, &mut &self.wire, most);
         if !matches!(written, Ok(None)) || !inner.session.has_unsent() {
             inner.unsent = None;
         }

@@ -182,6 +182,16 @@ fn the_pages_of_filters_list_the_declared_parameters() {
 }
 
 #[test]
+fn a_filter_is_found_by_nbdkit_s_name_for_it() {
+    for (alias, own) in FILTER_ALIASES {
+        assert!(filter(own).is_ok(), "{own}");
+        assert_eq!(filter(alias), filter(own));
+        assert_eq!(filter_like(Path::new(&format!("/usr/lib/nbdkit/nbdkit-{alias}-filter.so"))), Some(*own));
+        assert!(filters().all(|name| name != *alias), "{alias} is a filter of its own");
+    }
+}
+
+#[test]
 fn the_readme_lists_all_plugins_and_filters_and_no_others() {
     let readme = page("README.md");
     let listed = |first_column| {

@@ -5,7 +5,7 @@
 //! that parameters of filters name. They share the sandbox, the pool of buffers and the bounds.
 
 use std::ffi::{OsStr, OsString};
-use std::path::absolute;
+use std::path::{Path, absolute};
 use std::sync::Arc;
 
 use rbdkit_chain::{Chain, ExtraDisk, Layer};
@@ -285,6 +285,7 @@ fn shown(param: &str, value: &OsStr, chain: Option<&ChainPlan>) -> String {
 /// has not written.
 fn refused(shown: &str, value: &OsStr, error: &ConfigError) -> ConfigError {
     let error = error.to_string();
-    let own = format!("file={}: ", value.to_string_lossy());
-    ConfigError::new(format!("{shown}: {}", error.strip_prefix(&own).unwrap_or(&error)))
+    let own = [Path::new(value).canonicalize().ok(), Some(value.into())];
+    let own = own.into_iter().flatten().find_map(|file| error.strip_prefix(&format!("file={}: ", file.display())));
+    ConfigError::new(format!("{shown}: {}", own.unwrap_or(&error)))
 }

@@ -158,6 +158,24 @@ impl Buffer {
         &self.storage().bytes[span.range()]
     }
 
+    /// The bytes of spans that are data already, in ascending order and without overlap. Whoever
+    /// owns the buffer may overwrite them, to encrypt them for example.
+    ///
+    /// # Panics
+    /// As [`Buffer::data`], or the spans overlap.
+    pub fn data_parts_mut(&mut self, spans: impl Iterator<Item = Span>) -> impl Iterator<Item = &mut [u8]> {
+        let Storage { bytes, len, fills, pipe, .. } = self.storage_mut();
+        assert!(pipe.is_none(), "bytes that are spliced");
+        let (mut rest, mut from) = (&mut bytes[..*len as usize], 0);
+        spans.map(move |span| {
+            assert!(fills.is_data(span), "bytes that nobody filled");
+            let (_, behind) = std::mem::take(&mut rest).split_at_mut((span.at - from) as usize);
+            let (part, behind) = behind.split_at_mut(span.len as usize);
+            (rest, from) = (behind, span.at + span.len);
+            part
+        })
+    }
+
     /// Whether every byte of `span` is zero. Reads only bytes that are data.
     pub fn is_zero(&mut self, span: Span) -> bool {
         assert!(self.contains(span), "span outside of the buffer");
@@ -308,6 +326,26 @@ impl fmt::Debug for Buffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_are_changed_where_they_are() {
+        let mut buffer = Buffer::new(10);
+        buffer.put(1, &[1; 3]);
+        buffer.put(6, &[2; 4]);
+        let spans = [Span::new(1, 2), Span::new(6, 4)];
+        for (part, byte) in buffer.data_parts_mut(spans.into_iter()).zip([7, 8]) {
+            part.fill(byte);
+        }
+        assert_eq!(buffer.bytes(buffer.span()), [0, 7, 7, 1, 0, 0, 8, 8, 8, 8]);
+    }
+
+    #[test]
+    #[should_panic(expected = "nobody filled")]
+    fn parts_that_nobody_filled_are_not_given_away() {
+        let mut buffer = Buffer::new(10);
+        buffer.put(1, &[1; 3]);
+        let _ = buffer.data_parts_mut(std::iter::once(Span::new(3, 2))).count();
+    }
 
     #[test]
     fn zero_is_known_without_reading_the_bytes() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use openssl::ssl::SslContext;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{ClientConfig, RootCertStore};
 
 use crate::certificates::{CertificateFiles, roots};
 use crate::error::TlsError;
@@ -89,6 +89,8 @@ impl ClientTls {
             None => builder.with_no_client_auth(),
         };
         config.resumption = Resumption::disabled();
+        // Records are encrypted here.
+        config.enable_secret_extraction = true;
         if let Some(log) = key_log {
             config.key_log = Arc::new(log);
         }
@@ -116,6 +118,13 @@ impl ClientTls {
         Ok(ClientTls(ClientSettings::Keys(with_openssl::client(user, key, &Priority::default(), key_log)?)))
     }
 
+    /// For tests: a client of rustls with the same settings.
+    #[cfg(test)]
+    pub(crate) fn rustls(&self) -> rustls::ClientConnection {
+        let ClientSettings::Certificates { config, name } = &self.0 else { panic!("no certificates") };
+        rustls::ClientConnection::new(Arc::clone(config), name.clone()).unwrap()
+    }
+
     /// The session of a connection.
     ///
     /// # Errors
@@ -123,9 +132,7 @@ impl ClientTls {
     pub fn connect(&self) -> Result<Session, TlsError> {
         match &self.0 {
             ClientSettings::Certificates { config, name } => {
-                let connection = ClientConnection::new(Arc::clone(config), name.clone());
-                let connection = connection.map_err(|error| TlsError::of_library(&error))?;
-                Ok(Session::with_certificates(with_rustls::CertificateEngine::new(connection)))
+                Ok(Session::with_certificates(with_rustls::CertificateEngine::client(config, name.clone())?))
             }
             ClientSettings::Keys(context) => {
                 Ok(Session::with_keys(with_openssl::KeyEngine::new(context, with_openssl::End::Client)?))

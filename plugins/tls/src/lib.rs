@@ -18,17 +18,24 @@
 //! | [`priority`] | GnuTLS's priority strings |
 //! | [`names`] | the names in a certificate, as RFC 4514 writes them |
 //! | [`with_rustls`], [`with_openssl`] | the two libraries |
+//! | [`records`], [`messages`], [`alert`] | what follows the handshake of rustls |
+//! | [`cipher`], [`outgoing`] | encrypts and decrypts records where their bytes are |
 
 #![forbid(unsafe_code)]
 
+mod alert;
 mod certificates;
+mod cipher;
 mod client;
 mod error;
 mod files;
 mod key_log;
 mod keys;
+mod messages;
 mod names;
+mod outgoing;
 mod priority;
+mod records;
 mod server;
 mod session;
 mod taken;

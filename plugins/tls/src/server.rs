@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use openssl::ssl::SslContext;
 use rbdkit_plugin_api::lock;
+use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{ServerConfig, ServerConnection};
 
 use crate::certificates::CertificateFiles;
 use crate::error::TlsError;
@@ -78,6 +78,14 @@ impl ServerTls {
         Ok(())
     }
 
+    /// For tests: a server of rustls with the same settings.
+    #[cfg(test)]
+    pub(crate) fn rustls(&self) -> rustls::ServerConnection {
+        let settings = Arc::clone(&lock(&self.settings));
+        let ServerSettings::Certificates(config) = &*settings else { panic!("no certificates") };
+        rustls::ServerConnection::new(Arc::clone(config)).unwrap()
+    }
+
     /// The session of a client.
     ///
     /// # Errors
@@ -86,9 +94,7 @@ impl ServerTls {
         let settings = Arc::clone(&lock(&self.settings));
         match &*settings {
             ServerSettings::Certificates(config) => {
-                let connection =
-                    ServerConnection::new(Arc::clone(config)).map_err(|error| TlsError::of_library(&error))?;
-                Ok(Session::with_certificates(with_rustls::CertificateEngine::new(connection)))
+                Ok(Session::with_certificates(with_rustls::CertificateEngine::server(config)?))
             }
             ServerSettings::Keys(context) => {
                 Ok(Session::with_keys(with_openssl::KeyEngine::new(context, with_openssl::End::Server)?))
@@ -136,6 +142,8 @@ fn config(
     // remember it.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    // Records are encrypted here.
+    config.enable_secret_extraction = true;
     config.ignore_client_order = priority.server_order;
     if let Some(log) = key_log {
         config.key_log = Arc::new(log);

@@ -6,12 +6,17 @@
 //! # Memory
 //!
 //! A session that waits holds no bytes of either direction, besides a started record. One that
-//! reads holds up to [`Session::MAX_READ`] encrypted bytes and two records of decrypted ones. One
-//! that writes holds what the caller lets it encrypt at a time, until the other end has taken it.
+//! reads holds up to [`Session::MAX_READ`] bytes, which it decrypts where they are. One that writes
+//! holds a copy of what the caller lets it encrypt at a time, until the other end has taken it.
+//! Long runs of bytes that the caller gives away are encrypted where they are
+//! ([`Session::write_in_place`]).
 
 use std::io::{self, IoSlice, Read, Write};
+use std::ops::Range;
 
+use crate::cipher::{MAX_ENCRYPTED, RECORD};
 use crate::error::TlsError;
+use crate::outgoing::Plain;
 use crate::taken::{PeerNames, Taken};
 use crate::with_openssl::KeyEngine;
 use crate::with_rustls::CertificateEngine;
@@ -53,9 +58,12 @@ macro_rules! engine {
 /// One connection's TLS.
 pub struct Session {
     engine: Engine,
-    /// Encrypted bytes of the other end, used up to `at`.
+    /// Bytes of the other end: `at..filled` is not used yet.
     input: Vec<u8>,
     at: usize,
+    filled: usize,
+    /// What of `input` is decrypted and not yet taken.
+    data: Range<usize>,
     /// Bytes of the caller that are encrypted and not yet sent.
     unsent: usize,
     /// The last read filled all the room that it had, so there may be more.
@@ -68,7 +76,7 @@ impl Session {
     /// The most encrypted bytes that are read at a time: four records.
     pub const MAX_READ: usize = 4 * (16 << 10) + 1024;
 
-    /// What is read at a time for a caller that wants little.
+    /// What is read at first. A request without a payload is shorter.
     const SHORT_READ: usize = 4096;
 
     pub(crate) fn with_certificates(engine: CertificateEngine) -> Session {
@@ -80,7 +88,7 @@ impl Session {
     }
 
     fn new(engine: Engine) -> Session {
-        Session { engine, input: Vec::new(), at: 0, unsent: 0, more: false, ended: false }
+        Session { engine, input: Vec::new(), at: 0, filled: 0, data: 0..0, unsent: 0, more: false, ended: false }
     }
 
     /// Goes on with the handshake.
@@ -98,15 +106,15 @@ impl Session {
             if !engine!(self, engine => engine.is_handshaking()) {
                 return Ok(Handshake::Done);
             }
-            let fed = match self.feed() {
+            match self.feed() {
                 Ok(true) => continue,
-                Ok(false) => self.receive(wire, Session::SHORT_READ),
+                Ok(false) => {}
                 Err(error) => {
                     let _ = self.flush(wire);
-                    return Err(error.into());
+                    return Err(error);
                 }
-            };
-            match fed {
+            }
+            match self.receive(wire) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Handshake::WantsRead),
@@ -115,32 +123,50 @@ impl Session {
         }
     }
 
-    /// Gives the engine some of the bytes that were received. False: there are none.
-    fn feed(&mut self) -> Result<bool, TlsError> {
-        if self.at == self.input.len() {
+    /// Gives the engine some of the bytes that were received. False: more are needed.
+    fn feed(&mut self) -> io::Result<bool> {
+        if self.at == self.filled {
             return Ok(false);
         }
-        let input = &self.input[self.at..];
-        self.at += engine!(self, engine => engine.feed(input))?;
-        Ok(true)
+        let fed = engine!(self, engine => engine.feed(&mut self.input[self.at..self.filled]))?;
+        self.data = self.at + fed.data.start..self.at + fed.data.end;
+        self.at += fed.used;
+        Ok(fed.used > 0)
     }
 
-    /// Reads encrypted bytes from `wire`, `most` at most. All earlier ones are used.
-    fn receive(&mut self, wire: &mut dyn Read, most: usize) -> io::Result<usize> {
-        self.at = 0;
-        self.input.resize(most, 0);
-        let received = wire.read(&mut self.input);
-        self.input.truncate(*received.as_ref().unwrap_or(&0));
-        if self.input.is_empty() {
-            // It waits now, and holds nothing.
-            self.input = Vec::new();
+    /// Reads more encrypted bytes. There are no decrypted ones left.
+    fn receive(&mut self, wire: &mut dyn Read) -> io::Result<usize> {
+        self.input.copy_within(self.at..self.filled, 0);
+        (self.at, self.filled, self.data) = (0, self.filled - self.at, 0..0);
+        if self.filled == 0 && self.input.is_empty() {
+            // Nothing may be there, and memory for much would be allocated in vain.
+            let mut short = [0; Session::SHORT_READ];
+            let count = wire.read(&mut short)?;
+            self.input.extend_from_slice(&short[..count]);
+            self.filled = count;
+            return Ok(count);
+        }
+        // A message of the handshake may be longer than what is read of data.
+        let room = Session::MAX_READ.max(self.filled + MAX_ENCRYPTED);
+        if room > MAX_HELD {
+            return Err(TlsError::new("the other end sent a message that is too long").into());
+        }
+        if self.input.len() < room {
+            self.input.resize(room, 0);
+        }
+        let received = wire.read(&mut self.input[self.filled..]);
+        self.filled += *received.as_ref().unwrap_or(&0);
+        if received.is_err() {
+            // It waits now, and holds no more than it has to.
+            self.input.truncate(self.filled);
+            self.input.shrink_to_fit();
         }
         received
     }
 
     /// Whether [`Session::read`] may return something without reading from the wire.
     pub fn has_input(&self) -> bool {
-        self.at < self.input.len() || self.more || self.ended
+        !self.data.is_empty() || self.more || self.ended
     }
 
     /// Reads decrypted bytes into `first` and then into `second`, `first` being not empty.
@@ -149,27 +175,31 @@ impl Session {
     /// `WouldBlock`: there is nothing yet. `InvalidData`: the other end violates the protocol.
     /// Otherwise an error of `wire`.
     pub fn read<W: Read + Write>(&mut self, wire: &mut W, first: &mut [u8], second: &mut [u8]) -> io::Result<Received> {
-        let (mut count, mut at) = (0, 0);
+        let mut count = 0;
         let room = first.len() + second.len();
-        let most = if room < 2 * Session::SHORT_READ { Session::SHORT_READ } else { Session::MAX_READ };
         while count < room && !self.ended {
-            let to = if at < first.len() { &mut first[at..] } else { &mut second[at - first.len()..] };
+            let to = if count < first.len() { &mut first[count..] } else { &mut second[count - first.len()..] };
+            if !self.data.is_empty() {
+                let taken = self.data.len().min(to.len());
+                to[..taken].copy_from_slice(&self.input[self.data.start..][..taken]);
+                self.data.start += taken;
+                count += taken;
+                continue;
+            }
             match engine!(self, engine => engine.take(to))? {
                 Taken::Bytes(taken) => {
-                    (count, at) = (count + taken, at + taken);
+                    count += taken;
                     continue;
                 }
                 Taken::End => self.ended = true,
                 Taken::Nothing => {
-                    let fed = self.feed().inspect_err(|_| drop(self.flush(wire)))?;
+                    let fed = self.feed().inspect_err(|_| self.flush_unless_unsent(wire).unwrap_or_default())?;
                     // An answer to the other end's messages, such as its new keys.
-                    if fed && engine!(self, engine => engine.has_output()) && self.unsent == 0 {
-                        self.flush(wire)?;
-                    }
                     if fed {
+                        self.flush_unless_unsent(wire)?;
                         continue;
                     }
-                    match self.receive(wire, most) {
+                    match self.receive(wire) {
                         Ok(0) => self.ended = true,
                         Ok(_) => {}
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock && count > 0 => {
@@ -188,10 +218,24 @@ impl Session {
         Ok(Received { count, more: true })
     }
 
-    /// Sends what is encrypted. False: there is no room now.
+    /// Sends what the engine itself has to say, if there is room and nothing of the caller comes
+    /// first.
+    fn flush_unless_unsent(&mut self, wire: &mut dyn Write) -> io::Result<()> {
+        match self.unsent {
+            0 => self.flush(wire).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends what the engine itself has to say. False: there is no room now.
     fn flush(&mut self, wire: &mut dyn Write) -> io::Result<bool> {
+        self.send(wire, &Plain::NONE)
+    }
+
+    /// Sends what is encrypted. False: there is no room now.
+    fn send(&mut self, wire: &mut dyn Write, plain: &Plain<'_, '_>) -> io::Result<bool> {
         while engine!(self, engine => engine.has_output()) {
-            match engine!(self, engine => engine.send(wire)) {
+            match engine!(self, engine => engine.send(wire, plain)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -209,36 +253,40 @@ impl Session {
     /// # Errors
     /// Those of `wire`, or the session cannot go on.
     pub fn write(&mut self, wire: &mut dyn Write, slices: &[IoSlice<'_>], most: usize) -> io::Result<Option<usize>> {
-        if !self.flush(wire)? {
-            return Ok(None);
-        }
+        self.write_plain(wire, &mut Plain::Shared(slices), most)
+    }
+
+    /// Like [`Session::write`] for bytes that nobody else needs: they may be overwritten, which
+    /// saves a copy of long slices. `most` counts for at least a record, 16 KiB. If it returns None,
+    /// the caller calls again with slices that begin with the same bytes as they are then.
+    ///
+    /// # Errors
+    /// Those of `wire`, or the session cannot go on.
+    pub fn write_in_place(
+        &mut self,
+        wire: &mut dyn Write,
+        slices: &mut [&mut [u8]],
+        most: usize,
+    ) -> io::Result<Option<usize>> {
+        self.write_plain(wire, &mut Plain::Own(slices), most.max(RECORD))
+    }
+
+    fn write_plain(
+        &mut self,
+        wire: &mut dyn Write,
+        plain: &mut Plain<'_, '_>,
+        most: usize,
+    ) -> io::Result<Option<usize>> {
         if self.unsent == 0 {
-            self.unsent = self.encrypt(slices, most)?;
             if !self.flush(wire)? {
                 return Ok(None);
             }
+            self.unsent = engine!(self, engine => engine.encrypt(plain, most))?;
+        }
+        if !self.send(wire, plain)? {
+            return Ok(None);
         }
         Ok(Some(std::mem::take(&mut self.unsent)))
-    }
-
-    fn encrypt(&mut self, slices: &[IoSlice<'_>], most: usize) -> Result<usize, TlsError> {
-        let length: usize = slices.iter().map(|slice| slice.len()).sum();
-        if length <= most {
-            engine!(self, engine => engine.encrypt(slices))?;
-            return Ok(length);
-        }
-        let mut left = most;
-        let cut: Vec<IoSlice<'_>> = slices
-            .iter()
-            .map(|slice| {
-                let count = slice.len().min(left);
-                left -= count;
-                IoSlice::new(&slice[..count])
-            })
-            .take_while(|slice| !slice.is_empty())
-            .collect();
-        engine!(self, engine => engine.encrypt(&cut))?;
-        Ok(most - left)
     }
 
     /// Whether bytes of the caller are encrypted and not sent.
@@ -248,8 +296,30 @@ impl Session {
 
     /// Tells the other end that nothing more follows, if there is room to say so.
     pub fn close(&mut self, wire: &mut dyn Write) {
-        engine!(self, engine => engine.end());
-        let _ = self.flush(wire);
+        if self.unsent == 0 {
+            engine!(self, engine => engine.end());
+            let _ = self.flush(wire);
+        }
+    }
+
+    /// For tests: a key may encrypt only so many records.
+    #[cfg(test)]
+    pub(crate) fn set_limit(&mut self, limit: u64) {
+        let Engine::Certificates(engine) = &mut self.engine else { panic!("no certificates") };
+        engine.set_limit(limit);
+    }
+
+    /// For tests: the memory for bytes of the other end.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.input.capacity()
+    }
+
+    /// For tests: the next record is of this kind.
+    #[cfg(test)]
+    pub(crate) fn put_record(&mut self, kind: u8, bytes: &[u8]) {
+        let Engine::Certificates(engine) = &mut self.engine else { panic!("no certificates") };
+        engine.put_record(kind, bytes);
     }
 
     /// What the other end's certificate says.
@@ -268,6 +338,9 @@ impl Session {
         }
     }
 }
+
+/// The most bytes of the other end that are held: the longest message of a handshake, and a record.
+const MAX_HELD: usize = (64 << 10) + 2 * MAX_ENCRYPTED;
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -6,7 +6,7 @@
 //!
 //! It also reads private keys of the operator's that rustls does not read.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use openssl::error::ErrorStack;
@@ -20,7 +20,9 @@ use zeroize::Zeroizing;
 use crate::error::TlsError;
 use crate::key_log::KeyLogFile;
 use crate::keys::KeyFile;
+use crate::outgoing::Plain;
 use crate::priority::Priority;
+use crate::records::Fed;
 use crate::taken::Taken;
 
 /// Slices shorter than this are copied together, so that they share a record.
@@ -189,12 +191,12 @@ impl KeyEngine {
     }
 
     /// Takes all bytes of the other end.
-    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<usize, TlsError> {
+    pub(crate) fn feed(&mut self, bytes: &mut [u8]) -> Result<Fed, TlsError> {
         self.stream.get_mut().input.extend_from_slice(bytes);
         if self.handshaking {
             self.advance()?;
         }
-        Ok(bytes.len())
+        Ok(Fed { used: bytes.len(), data: 0..0 })
     }
 
     fn advance(&mut self) -> Result<(), TlsError> {
@@ -227,10 +229,11 @@ impl KeyEngine {
         }
     }
 
-    /// Encrypts all bytes.
-    pub(crate) fn encrypt(&mut self, slices: &[IoSlice<'_>]) -> Result<(), TlsError> {
+    /// Encrypts copies of bytes off the front, `most` at most, and returns their number.
+    pub(crate) fn encrypt(&mut self, plain: &mut Plain<'_, '_>, most: usize) -> Result<usize, TlsError> {
+        let slices = plain.up_to(most);
         let mut short = std::mem::take(&mut self.short);
-        for slice in slices {
+        for slice in &slices {
             if slice.len() < SHORT {
                 short.extend_from_slice(slice);
             } else {
@@ -246,7 +249,7 @@ impl KeyEngine {
         }
         self.write(&mut short)?;
         self.short = short;
-        Ok(())
+        Ok(slices.iter().map(|slice| slice.len()).sum())
     }
 
     fn write(&mut self, bytes: &mut Vec<u8>) -> Result<(), TlsError> {
@@ -264,7 +267,7 @@ impl KeyEngine {
     }
 
     /// Sends encrypted bytes, with one call of `to`.
-    pub(crate) fn send(&mut self, to: &mut dyn Write) -> io::Result<usize> {
+    pub(crate) fn send(&mut self, to: &mut dyn Write, _plain: &Plain<'_, '_>) -> io::Result<usize> {
         let pipe = self.stream.get_mut();
         let count = to.write(&pipe.output[pipe.sent..])?;
         pipe.sent += count;

@@ -3,6 +3,10 @@
 
 mod bochs;
 mod parallels;
+mod partition;
+mod qcow2;
 mod shared;
+mod tar;
 mod vdi;
 mod vmdk;
+mod zip;

@@ -82,6 +82,9 @@
 //! * [`named`]: what the operator names: scripts that never end, print without end, run in a loop
 //!   and with `PATH` set; a kept file filled beyond its limit; sums with more keys than there may
 //!   be. The guest gets an errno.
+//! * [`disks`]: reads a disk of the operator's beyond its end, with huge lengths, before a client has
+//!   opened an export, and under names of other parameters; disks that do not open or never answer.
+//!   The guest gets an errno, or traps: EIO. The disk is never written.
 //! * [`gate`]: keeps its gate closed, closes it in a request, spins, traps and answers too much in
 //!   a command; and clients of a control socket that flood, leave and never read. EDEADLK; the
 //!   client of the command is disconnected; all others are served, and the server ends when it is

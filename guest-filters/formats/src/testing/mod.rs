@@ -1,6 +1,7 @@
 //! What the tests of the decoders share.
 
 mod fuzz;
+pub mod lvm;
 
 use std::io::Write;
 use std::path::PathBuf;

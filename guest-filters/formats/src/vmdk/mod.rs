@@ -12,7 +12,7 @@ use std::rc::Rc;
 use rbdkit_filter_sdk::buffer::Bytes;
 use rbdkit_filter_sdk::image::{Error, ExtentList, Source, quoted};
 
-use crate::mapped::{BlockMap, BlockPlace, MappedImage};
+use crate::block_map::{BlockMap, BlockPlace, MappedImage};
 use crate::{FormatInfo, Report};
 use descriptor::{Descriptor, ExtentKind, is_descriptor, text_at};
 use sparse::SparseHeader;
@@ -96,7 +96,7 @@ impl VmdkParts {
             None
         } else {
             let (at, length) = (at.saturating_mul(512), length.saturating_mul(512));
-            crate::mapped::check_table(below, "the descriptor", at, length)?;
+            crate::block_map::check_table(below, "the descriptor", at, length)?;
             Some(Descriptor::parse(&text_at(below, at, length)?)?)
         };
         Ok(VmdkParts { header: Some(header), descriptor })

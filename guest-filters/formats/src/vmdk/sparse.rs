@@ -8,8 +8,8 @@ use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{BlockCache, Error, Fields, Source, TableCache, read};
 
+use crate::block_map::{BlockMap, BlockPlace, MappedImage, check_block, check_table};
 use crate::codec::{Deflated, inflate};
-use crate::mapped::{BlockMap, BlockPlace, MappedImage, check_block, check_table};
 
 pub(super) const HOSTED: &[u8; 4] = b"KDMV";
 pub(super) const COWD: &[u8; 4] = b"COWD";
@@ -229,7 +229,7 @@ pub(super) fn open(
 ) -> Result<MappedImage<Grains>, Error> {
     header.check(&*below)?;
     let tables = if files <= 1 {
-        crate::mapped::table_cache(&below)
+        crate::block_map::table_cache(&below)
     } else {
         // The least is 8 KiB, four tables of 512 entries.
         BlockCache::new(below, 2048, ((512 << 10) / files as u32).max(8192))

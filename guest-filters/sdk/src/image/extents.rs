@@ -9,10 +9,10 @@ const MOST: usize = 16 << 10;
 /// The answer to a question about extents, as it grows.
 #[derive(Debug)]
 pub struct ExtentList {
-    list: Vec<Extent>,
+    pub(super) list: Vec<Extent>,
     at: u64,
     end: u64,
-    one: bool,
+    pub(super) one: bool,
 }
 
 impl ExtentList {
@@ -69,24 +69,6 @@ impl ExtentList {
         self.push(length, ExtentType::ZERO);
     }
 
-    /// Appends the extents that `source` has of `length` bytes from `from` on. It may know fewer.
-    /// Then they end where its list does, and [`at`](ExtentList::at) says where.
-    ///
-    /// # Errors
-    /// Those of the source.
-    pub fn push_from(&mut self, source: &dyn super::Source, from: u64, length: u64) -> Result<(), super::Error> {
-        let length = length.min(self.left());
-        let mut part = ExtentList::new(from, length).only_one(self.one);
-        source.extents(&mut part)?;
-        let mut left = length;
-        for extent in part.list {
-            let wanted = extent.length.min(left);
-            self.push(wanted, extent.kind);
-            left -= wanted;
-        }
-        Ok(())
-    }
-
     /// The list for the host. Of a list that has to have one extent it has one.
     ///
     /// # Errors
@@ -130,15 +112,5 @@ mod tests {
         assert!(list.is_full());
         let expected = [Extent { offset: 0, length: 10, kind: ExtentType::empty() }];
         assert_eq!(list.into_answer().unwrap(), expected);
-    }
-
-    #[test]
-    fn extents_of_another_source_are_moved_and_cut() {
-        let below = vec![0; 100];
-        let mut list = ExtentList::new(1000, 50);
-        list.push_from(&below, 20, 30).unwrap();
-        assert_eq!(list.at(), 1030);
-        list.push_from(&below, 0, 100).unwrap();
-        assert_eq!(list.into_answer().unwrap(), [Extent { offset: 1000, length: 50, kind: ExtentType::empty() }]);
     }
 }

@@ -23,11 +23,11 @@
 //!         let header = image::read(&*below, 0, 12)?;
 //!         let fields = Fields::little(&header, "the header");
 //!         if fields.bytes(0, 4)? != b"DISK" {
-//!             return Err(Error::image("this is no DISK image: it does not begin with DISK"));
+//!             return Err(Error::image("it does not begin with DISK"));
 //!         }
 //!         let size = fields.u64(4)?;
 //!         if size > below.size() - 12 {
-//!             return Err(Error::image(format!("the header says {size} bytes, and the image ends before them")));
+//!             return Err(Error::image(format!("{size} bytes do not fit")));
 //!         }
 //!         Ok(Image { below, size })
 //!     }
@@ -41,8 +41,8 @@
 //!         self.below.read(offset + 12, into)
 //!     }
 //!     // Optional: the bytes need not enter the guest.
-//!     fn read_buffer(&self, offset: u64, length: u32, buffer: &buffer::Bytes, at: u32) -> Result<(), Error> {
-//!         self.below.read_buffer(offset + 12, length, buffer, at)
+//!     fn read_buffer(&self, from: u64, n: u32, to: &buffer::Bytes, at: u32) -> Result<(), Error> {
+//!         self.below.read_buffer(from + 12, n, to, at)
 //!     }
 //! }
 //!
@@ -82,12 +82,15 @@
 //! # use rbdkit_filter_sdk::testing::{Disk, Host};
 //! let host = Host::new(Disk::new(*b"DISK\x05\0\0\0\0\0\0\0hello")).serve::<Decoder>(&[]).unwrap();
 //! assert_eq!(host.connect().unwrap().pread(1, 4).unwrap(), b"ello");
-//! # let wrong = Host::new(Disk::new(*b"DISK\x06\0\0\0\0\0\0\0hello")).serve::<Decoder>(&[]).unwrap();
+//! # let short = Disk::new(*b"DISK\x06\0\0\0\0\0\0\0hello");
+//! # let wrong = Host::new(short).serve::<Decoder>(&[]).unwrap();
 //! # assert!(wrong.connect().is_err());
 //! # let lines = wrong.take_log();
-//! # assert_eq!(lines, ["error: the header says 6 bytes, and the image ends before them"]);
+//! # assert_eq!(lines, ["error: 6 bytes do not fit"]);
 //! # }
 //! ```
+//!
+//! A format whose bytes lie in the layer below as they are can be written as well: see [`InPlace`].
 //!
 //! An image is untrusted. Each number in it may be wrong: use [`Fields`] and checked arithmetic,
 //! check a count before something is allocated for it, and limit every loop. [`BlockCache`] and
@@ -99,6 +102,7 @@ mod error;
 mod extents;
 mod fields;
 mod given;
+mod in_place;
 mod next;
 mod serve;
 mod source;
@@ -109,6 +113,7 @@ pub use error::{Error, quoted};
 pub use extents::ExtentList;
 pub use fields::Fields;
 pub use given::GivenDisk;
+pub use in_place::InPlace;
 pub use next::Next;
 pub use serve::{Format, Images};
 pub use source::{Part, Source, read};

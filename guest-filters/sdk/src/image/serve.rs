@@ -121,7 +121,7 @@ pub trait Format: Filter {
 macro_rules! export_image {
     ($filter:ident $(, $more:ident)* $(,)?) => {
         impl $crate::Connection for $filter {
-            fn open(&self, _readonly: bool, exportname: &str, _tls: bool, _replayed: bool) -> Result<u64, $crate::Errno> {
+            fn open(&self, _: bool, exportname: &str, _: bool, _: bool) -> Result<u64, $crate::Errno> {
                 $crate::image::Format::open_next(self, exportname)
             }
             fn prepare(&self) -> Result<(), $crate::Errno> {

@@ -101,6 +101,26 @@ impl Source for Vec<u8> {
     }
 }
 
+impl ExtentList {
+    /// Appends the extents that `source` has of `length` bytes from `from` on. It may know fewer.
+    /// Then they end where its list does, and [`at`](ExtentList::at) says where.
+    ///
+    /// # Errors
+    /// Those of the source.
+    pub fn push_from(&mut self, source: &dyn Source, from: u64, length: u64) -> Result<(), Error> {
+        let length = length.min(self.left());
+        let mut part = ExtentList::new(from, length).only_one(self.one);
+        source.extents(&mut part)?;
+        let mut left = length;
+        for extent in part.list {
+            let wanted = extent.length.min(left);
+            self.push(wanted, extent.kind);
+            left -= wanted;
+        }
+        Ok(())
+    }
+}
+
 /// A part of a source that is a source: a partition, a member of an archive that is stored as it
 /// is.
 pub struct Part {
@@ -151,6 +171,8 @@ impl Source for Part {
 
 #[cfg(test)]
 mod tests {
+    use crate::{Extent, ExtentType};
+
     use super::*;
 
     #[test]
@@ -161,5 +183,15 @@ mod tests {
         assert_eq!(read(&part, 18, 3), Err(Error::image("the image names 3 bytes at 18, and ends after 20 bytes")));
         assert!(Part::new(Rc::clone(&whole), 90, 11).is_err());
         assert!(Part::new(whole, 1, u64::MAX).is_err());
+    }
+
+    #[test]
+    fn extents_of_another_source_are_moved_and_cut() {
+        let below = vec![0; 100];
+        let mut list = ExtentList::new(1000, 50);
+        list.push_from(&below, 20, 30).unwrap();
+        assert_eq!(list.at(), 1030);
+        list.push_from(&below, 0, 100).unwrap();
+        assert_eq!(list.into_answer().unwrap(), [Extent { offset: 1000, length: 50, kind: ExtentType::empty() }]);
     }
 }

@@ -13,12 +13,12 @@ pub struct TableCache<K, V> {
 }
 
 struct Kept<K, V> {
-    entries: BTreeMap<K, Entry<V>>,
+    entries: BTreeMap<K, CachedTable<V>>,
     weight: usize,
     uses: u64,
 }
 
-struct Entry<V> {
+struct CachedTable<V> {
     value: Rc<V>,
     weight: usize,
     used: u64,
@@ -70,7 +70,7 @@ impl<K: Ord + Clone, V> TableCache<K, V> {
         }
         let used = kept.uses;
         kept.weight += weight;
-        kept.entries.insert(key, Entry { value, weight, used });
+        kept.entries.insert(key, CachedTable { value, weight, used });
     }
 
     /// Forgets what is kept under `key`.

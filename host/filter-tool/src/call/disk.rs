@@ -73,7 +73,7 @@ impl OffsetDisk {
         let about = std::fs::metadata(path).map_err(Error::file("cannot open", path))?;
         // Opening a pipe would wait for its other end.
         if !about.is_file() {
-            return Err(Error::Call(format!("--disk {}: is not a regular file", path.display())));
+            return Err(Error::Call(format!("{}: is not a regular file", path.display())));
         }
         let file = File::open(path).map_err(Error::file("cannot open", path))?;
         Ok((Arc::new(OffsetDisk::new(Some(file))), about.len()))

@@ -15,7 +15,7 @@ use rbdkit_plugin_api::{Client, Flags, MAX_REQUEST, Peer};
 use rbdkit_sandbox::{CodeExtras, Options as HostOptions, Trace};
 use tokio::time::timeout;
 
-use disk::{INFO, OffsetDisk};
+pub use disk::{INFO as DISK, OffsetDisk};
 use operation::{Operation, OperationKind, OperationReply, Stage, WriteData, before_open, on_connection};
 use report::CallReport;
 
@@ -170,7 +170,7 @@ async fn carry_out(file: &Path, operation: &Operation, params: &[String], option
     output::capture_log();
     let kind = operation.kind;
     let limit = |what: &'static str| Error::Found(format!("{what} has not ended in {:?}", options.patience));
-    let chain = over(Some((module, params)), &INFO, disk.plugin(), &size.to_string())?;
+    let chain = over(Some((module, params)), &DISK, disk.plugin(), &size.to_string())?;
     timeout(options.patience, make_ready(&chain)).await.map_err(|_| limit("get-ready"))??;
     let mut calls = trace.take();
     if kind.stage() != Stage::Load && !options.all {

@@ -310,8 +310,10 @@ proptest! {
 
         let kind = if dont_fragment { RequestKind::DontFragment } else { RequestKind::Plain };
         let to = ReplyTo { format: ReplyFormat::Structured, cookie: 1, offset };
-        let reply = Reply::data(to, kind, buffer);
+        let mut reply = Reply::data(to, kind, buffer);
         let stream: Vec<u8> = reply.slices().flatten().copied().collect();
+        let slices: Vec<Vec<u8>> = reply.slices().map(<[u8]>::to_vec).collect();
+        prop_assert_eq!(&slices, &reply.slices_mut().map(|slice| slice.to_vec()).collect::<Vec<_>>());
         let mut rest = &stream[..];
         let mut got = Vec::new();
         let mut chunks = 0;

@@ -193,6 +193,22 @@ fn bytes(answer: &Reply) -> Vec<u8> {
     answer.slices().flatten().copied().collect()
 }
 
+#[test]
+fn the_slices_that_are_encrypted_are_those_that_are_sent() {
+    let error = Error::new(Errno::Enospc, "full");
+    for mut answer in [
+        Reply::done(SIMPLE),
+        Reply::error(structured(0), 28, &error),
+        Reply::data(SIMPLE, RequestKind::Plain, buffer(10, &[(2, 5, Fill::Unfilled)])),
+        Reply::data(structured(0), RequestKind::Plain, buffer(20_000, &[(512, 8192, Fill::Zero)])),
+    ] {
+        let slices: Vec<Vec<u8>> = answer.slices().map(<[u8]>::to_vec).collect();
+        assert_eq!(slices, answer.slices_mut().map(|slice| slice.to_vec()).collect::<Vec<_>>());
+        answer.slices_mut().for_each(|slice| slice.fill(7));
+        assert!(answer.slices().flatten().all(|byte| *byte == 7));
+    }
+}
+
 fn chunk(flags: u8, kind: [u8; 2], payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0x66, 0x8e, 0x33, 0xef, 0, flags];
     bytes.extend(kind);

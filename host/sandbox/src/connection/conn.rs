@@ -11,6 +11,7 @@ use super::alarms::ConnectionAlarms;
 use super::arrivals::Announced;
 use super::bindings::host::types as wit;
 use super::counters::Counted;
+use super::disks::GivenDisks;
 use super::next::{Next, NextCell};
 use super::prefetch::Prefetcher;
 use super::shared::FilterShared;
@@ -300,6 +301,11 @@ impl Connection {
         self.check_not_open()?;
         let hop = self.below.open(self.readonly_for(readonly)?, exportname).await?;
         self.put_first(Next::new(hop)).await
+    }
+
+    /// The disks of the filter's parameters.
+    pub(crate) fn disks(&self) -> &GivenDisks {
+        &self.siblings.disks
     }
 
     /// `next-open.open-shared`.

@@ -25,7 +25,7 @@ pub struct GivenDisk {
 
 /// The disks of one filter, in the order of the command line.
 #[derive(Default)]
-pub(crate) struct Disks(Vec<Arc<Disk>>);
+pub(crate) struct GivenDisks(Vec<Arc<Disk>>);
 
 /// One of them.
 pub(crate) struct Disk {
@@ -41,13 +41,13 @@ pub(crate) struct Disk {
 /// Clients of the filter do not choose a name: a disk is its default export.
 const NAME: &str = "";
 
-impl Disks {
-    pub(crate) fn new(filter: &str, given: Vec<GivenDisk>) -> Disks {
+impl GivenDisks {
+    pub(crate) fn new(filter: &str, given: Vec<GivenDisk>) -> GivenDisks {
         let disk = |given| {
             let filter = filter.to_string();
             Arc::new(Disk { filter, given, nexts: SharedNexts::default(), failures: Faults::default() })
         };
-        Disks(given.into_iter().map(disk).collect())
+        GivenDisks(given.into_iter().map(disk).collect())
     }
 
     /// The `nth` value of a parameter.

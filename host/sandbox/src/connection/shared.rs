@@ -11,7 +11,6 @@ use super::arrivals::Arrivals;
 use super::background::BackgroundAccount;
 use super::commands::Commands;
 use super::counters::Counters;
-use super::disks::Disks;
 use super::gate::Gate;
 use super::limits::{FilterLimits, MAX_DETACHED_OPERATIONS};
 use super::log::{Faults, GuestLog};
@@ -73,8 +72,6 @@ pub(crate) struct FilterShared {
     /// What the guest counts.
     pub(crate) totals: Totals,
     pub(crate) files: Arc<ParamFiles>,
-    /// The disks that parameters name.
-    pub(crate) disks: Disks,
     /// The shell commands that parameters name.
     pub(crate) scripts: Arc<Scripts>,
     /// Bytes of what calls allocate in the host: buffers, copies of payloads that a guest changes,
@@ -131,7 +128,7 @@ impl FilterShared {
         name: &str,
         purpose: Purpose,
         limits: FilterLimits,
-        (files, disks): (ParamFiles, Disks),
+        files: ParamFiles,
         powers: Powers,
         host: &HostShared,
     ) -> Arc<FilterShared> {
@@ -169,7 +166,6 @@ impl FilterShared {
             faults: Faults::default(),
             background: BackgroundAccount::default(),
             files: Arc::new(files),
-            disks,
             model_below: OnceLock::new(),
             connections: Arc::default(),
         })

@@ -1,5 +1,5 @@
 //! Layers below that a filter's connections share: `next-open.open-shared`, and the disks of
-//! parameters ([`Disks`](super::disks::Disks)).
+//! parameters ([`GivenDisks`](super::disks::GivenDisks)).
 //!
 //! Each is opened for a client of its own, which stands for all that use it. It stays open after
 //! its last user has gone, until the server ends or its place is needed.

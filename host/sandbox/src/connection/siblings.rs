@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use rbdkit_plugin_api::{BoxFuture, Errno, Result, lock};
 
+use super::disks::GivenDisks;
 use super::next::Next;
 use super::shared_next::SharedNexts;
 use crate::state::ScopeState;
@@ -13,6 +14,8 @@ use crate::state::ScopeState;
 pub(crate) struct Siblings {
     /// The layers below that several of them use.
     pub(crate) nexts: SharedNexts,
+    /// The disks that parameters name.
+    pub(crate) disks: GivenDisks,
     /// Those that are open, if the filter flushes those of others.
     open: Mutex<Vec<Weak<dyn Sibling>>>,
 }
@@ -29,6 +32,10 @@ pub(super) trait Sibling: Send + Sync {
 }
 
 impl Siblings {
+    pub(crate) fn new(disks: GivenDisks) -> Siblings {
+        Siblings { disks, ..Siblings::default() }
+    }
+
     /// A connection was opened whose next the others may flush.
     pub(super) fn add(&self, connection: Weak<dyn Sibling>) {
         let mut open = lock(&self.open);

@@ -65,6 +65,7 @@ impl Filter {
     /// The guest's own line, or what was wrong with it.
     pub(crate) async fn configure(
         shared: Arc<FilterShared>,
+        siblings: Siblings,
         recipe: Recipe,
         traits: FilterTraits,
         params: Arc<[(String, String)]>,
@@ -76,7 +77,7 @@ impl Filter {
         let pools = Mutex::new(Pools { current, own: Vec::new(), earlier: Vec::new() });
         let opens = Semaphore::new((capacity as usize / 2).max(1));
         let (breaker, reloads, replaced) = (Breaker::default(), AtomicU64::new(0), Mutex::default());
-        let siblings = Arc::default();
+        let siblings = Arc::new(siblings);
         Ok(Arc::new(Filter { shared, siblings, params, model, pools, opens, breaker, reloads, replaced }))
     }
 

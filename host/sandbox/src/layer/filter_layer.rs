@@ -131,7 +131,7 @@ impl Layer for FilterLayer {
             if timeout_at(deadline, self.0.siblings.nexts.end(self.0.name())).await.is_err() {
                 tracing::error!("{}: the layer below that its connections share does not close in time", self.0.name());
             }
-            if timeout_at(deadline, self.0.shared.disks.end()).await.is_err() {
+            if timeout_at(deadline, self.0.siblings.disks.end()).await.is_err() {
                 tracing::error!("{}: the disks of its parameters do not close in time", self.0.name());
             }
             if self.0.exported().lifecycle {

@@ -32,16 +32,16 @@ pub(super) enum Entry {
 }
 
 /// The rest of an entry's body.
-pub(super) struct Fields<'a> {
+pub(super) struct EntryFields<'a> {
     rest: &'a [u8],
     /// Where in the file the body ends.
     end: usize,
     version: u32,
 }
 
-impl<'a> Fields<'a> {
-    pub(super) fn new(body: &'a [u8], end: usize, version: u32) -> Fields<'a> {
-        Fields { rest: body, end, version }
+impl<'a> EntryFields<'a> {
+    pub(super) fn new(body: &'a [u8], end: usize, version: u32) -> EntryFields<'a> {
+        EntryFields { rest: body, end, version }
     }
 
     /// The entry. `range_of` gives offset and length of the call with this number.

@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::testing::digest::crc32c;
 use crate::testing::ranges::Ranges;
 
-use super::decode::{Entry, Fields, MAX_REQUEST};
+use super::decode::{Entry, EntryFields, MAX_REQUEST};
 use super::entry::{EntryCall, Event, Gate, Record, RecordedCall, Session};
 
 const MAGIC: &[u8; 8] = b"rbdkitRC";
@@ -98,7 +98,7 @@ impl Reading {
                 break Err("an entry follows the last one".to_string());
             }
             let end = at + 12 + length;
-            let fields = Fields::new(body, end, self.record.version);
+            let fields = EntryFields::new(body, end, self.record.version);
             let (calls, pending) = (&self.record.calls, &self.pending);
             let range_of = |number: u64| pending.get(&number).and_then(|index| calls[*index].call.range());
             let entry = fields.entry(range_of).map_err(|wrong| format!("the entry {wrong}"));

@@ -57,12 +57,12 @@ impl Context {
     /// The disk of a parameter, and the client of the call.
     fn disk(&self, param: &str, nth: u32) -> Result<(&Arc<Disk>, &Arc<Client>), Errno> {
         self.allow(OPEN_DATA).map_err(|_| Errno::Enxio)?;
-        let Some(disk) = self.shared.disks.get(param, nth) else {
+        let conn = self.call.conn.as_ref().ok_or(Errno::Enxio)?;
+        let Some(disk) = conn.disks().get(param, nth) else {
             self.shared.files.check_given(param, nth)?;
             return Err(Errno::Einval);
         };
-        let asker = self.call.conn.as_ref().ok_or(Errno::Enxio)?.client();
-        Ok((disk, asker))
+        Ok((disk, conn.client()))
     }
 
     /// Waits for an operation with the disk of a parameter. `bytes` is what it takes at most.

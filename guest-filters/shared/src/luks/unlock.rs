@@ -1,12 +1,14 @@
 //! From a disk and a passphrase to a key in the host.
 
-use crate::header::{self, Found};
-use crate::luks1;
-use crate::luks2::{self, Binary, Copy};
-use crate::volume::{HeaderError, Kdf, KeySlot, Volume};
 use locks::{Held, Mode};
+use rbdkit_filter_sdk::image::{Error, Source};
 use rbdkit_filter_sdk::prelude::*;
 use slots::Slot;
+
+use super::header::{self, Found};
+use super::luks1;
+use super::luks2::{self, Binary, Copy};
+use super::volume::{HeaderError, Kdf, KeySlot, Volume};
 
 /// The scope of the keys and of the locks of sectors: the disk.
 pub const KEYS: Scope = Scope::Exportname;
@@ -57,6 +59,22 @@ impl From<Errno> for Refusal {
     }
 }
 
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        match error {
+            Error::Failed(errno) => errno.into(),
+            Error::Image(line) => Refusal::new(Errno::Eio, line),
+        }
+    }
+}
+
+/// What a key is made from.
+struct Unlocking<'a> {
+    source: &'a dyn Source,
+    passphrase: &'a Secret,
+    filter: &'a str,
+}
+
 /// A key that is freed unless it is kept.
 struct Key(u32);
 
@@ -74,9 +92,15 @@ impl Drop for Key {
     }
 }
 
-/// Reads the header and makes the key, unless it is there from an earlier connection.
-pub fn unlock(passphrase: &Secret) -> Result<Unlocked, Refusal> {
-    let (volume, digest) = read_header()?;
+/// Reads the header at the start of `source` and makes the key, unless it is there from an earlier
+/// connection. A server has one such key for each export name. `filter` is the filter's name, for
+/// messages.
+///
+/// # Errors
+/// The header is wrong or not supported, or the passphrase is.
+pub fn unlock(source: &dyn Source, passphrase: &Secret, filter: &str) -> Result<Unlocked, Refusal> {
+    let from = Unlocking { source, passphrase, filter };
+    let (volume, digest) = read_header(source)?;
     check_cipher(&volume)?;
     let word = |n: usize| digest[n * 8..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
     let print = [word(0), word(1), word(2)];
@@ -89,7 +113,7 @@ pub fn unlock(passphrase: &Secret) -> Result<Unlocked, Refusal> {
         false => {
             // Another header is there now, or none was before.
             crypto::free_key(KEYS, known.d as u32);
-            let found = try_slots(&volume, passphrase)?;
+            let found = try_slots(&volume, &from)?;
             KNOWN.replace(KNOWN.get(), [print[0], print[1], print[2], found.as_ref().map_or(0, |key| key.0.into())]);
             found.ok_or_else(|| no_slot_opens(&volume))?.keep()
         }
@@ -108,10 +132,10 @@ fn no_slot_opens(volume: &Volume) -> Refusal {
 }
 
 /// Tries the key slots in their order. None if no slot opens.
-fn try_slots(volume: &Volume, passphrase: &Secret) -> Result<Option<Key>, Refusal> {
+fn try_slots(volume: &Volume, from: &Unlocking) -> Result<Option<Key>, Refusal> {
     let mut refused = None;
     for slot in &volume.slots {
-        match try_slot(volume, slot, passphrase) {
+        match try_slot(volume, slot, from) {
             Ok(Some(key)) => return Ok(Some(key)),
             Ok(None) => debug!("the passphrase does not open key slot {}", slot.number),
             // Another slot may need less.
@@ -124,14 +148,14 @@ fn try_slots(volume: &Volume, passphrase: &Secret) -> Result<Option<Key>, Refusa
     refused.map_or(Ok(None), Err)
 }
 
-fn try_slot(volume: &Volume, slot: &KeySlot, passphrase: &Secret) -> Result<Option<Key>, Refusal> {
+fn try_slot(volume: &Volume, slot: &KeySlot, from: &Unlocking) -> Result<Option<Key>, Refusal> {
     let number = slot.number;
     let length = slot.material(volume).ok_or(Errno::Eio)?;
     let material = Buffer::new(length).map_err(|errno| {
         Refusal::new(errno, format!("key slot {number} has {length} bytes of key material: that is too much"))
     })?;
-    next::pread(slot.offset, length, material.id(), 0)?;
-    let wrapping = Key(derive(slot, passphrase).map_err(|errno| derive_refused(slot, errno))?);
+    from.source.read_buffer(slot.offset, length, &material, 0)?;
+    let wrapping = Key(derive(slot, from.passphrase).map_err(|errno| derive_refused(slot, errno, from.filter))?);
     let (stripes, hash) = (slot.stripes, &slot.hash);
     let unwrapped = crypto::unwrap(KEYS, &volume.cipher, volume.key_bytes, wrapping.0, material.id(), 0, stripes, hash);
     let key = Key(unwrapped.map_err(|errno| match errno {
@@ -139,7 +163,7 @@ fn try_slot(volume: &Volume, slot: &KeySlot, passphrase: &Secret) -> Result<Opti
             Refusal::new(errno, format!("key slot {number} uses the hash {hash}, which is not supported"))
         }
         Errno::Einval => Refusal::new(errno, format!("key slot {number} has more key material than is allowed")),
-        errno => limit_refused(number, errno),
+        errno => limit_refused(number, errno, from.filter),
     })?);
     let check = &slot.digest;
     let matches = crypto::matches(KEYS, key.0, &check.hash, &check.salt, check.iterations, &check.digest);
@@ -154,7 +178,7 @@ fn try_slot(volume: &Volume, slot: &KeySlot, passphrase: &Secret) -> Result<Opti
                 check.iterations
             ),
         ),
-        errno => limit_refused(number, errno),
+        errno => limit_refused(number, errno, from.filter),
     })?;
     Ok(matches.then_some(key))
 }
@@ -172,7 +196,7 @@ fn derive(slot: &KeySlot, passphrase: &Secret) -> Result<u32, Errno> {
     }
 }
 
-fn derive_refused(slot: &KeySlot, errno: Errno) -> Refusal {
+fn derive_refused(slot: &KeySlot, errno: Errno, filter: &str) -> Refusal {
     let number = slot.number;
     let line = match (&slot.kdf, errno) {
         (Kdf::Pbkdf2 { hash, .. }, Errno::Enotsup) => {
@@ -188,23 +212,25 @@ fn derive_refused(slot: &KeySlot, errno: Errno) -> Refusal {
         }
         (Kdf::Argon2 { memory, .. }, Errno::Enomem) => format!(
             "key slot {number} asks for {} MiB of memory for Argon2: that is more than the limit key-memory \
-             (--filter-limit luks:key-memory=SIZE), or than is free",
+             (--filter-limit {filter}:key-memory=SIZE), or than is free",
             memory >> 10
         ),
         (Kdf::Argon2 { iterations, memory, lanes, .. }, Errno::Einval) => format!(
             "key slot {number} asks for {iterations} passes over {memory} KiB in {lanes} lanes of Argon2: that is more \
              than is allowed, or not enough"
         ),
-        _ => return limit_refused(number, errno),
+        _ => return limit_refused(number, errno, filter),
     };
     Refusal::new(errno, line)
 }
 
-fn limit_refused(number: u32, errno: Errno) -> Refusal {
+fn limit_refused(number: u32, errno: Errno, filter: &str) -> Refusal {
     match errno {
         Errno::Etimedout => Refusal::new(
             errno,
-            format!("key slot {number}: the keys took longer than the limit setup (--filter-limit luks:setup=TIME)"),
+            format!(
+                "key slot {number}: the keys took longer than the limit setup (--filter-limit {filter}:setup=TIME)"
+            ),
         ),
         Errno::Eshutdown => errno.into(),
         _ => Refusal::new(errno, format!("key slot {number}: its key cannot be made ({errno:?})")),
@@ -231,19 +257,19 @@ fn check_cipher(volume: &Volume) -> Result<(), Refusal> {
 }
 
 /// The header, and a digest of it.
-fn read_header() -> Result<(Volume, Vec<u8>), Refusal> {
-    let size = next::get_size()?;
+fn read_header(source: &dyn Source) -> Result<(Volume, Vec<u8>), Refusal> {
+    let size = source.size();
     let length = size.min(Binary::BYTES.into()) as u32;
     if (length as usize) < luks1::HEADER_BYTES {
         return Err(Refusal::new(Errno::Enotsup, format!("the disk has no LUKS header: it has only {size} bytes")));
     }
     let start = Buffer::new(length)?;
-    next::pread(0, length, start.id(), 0)?;
+    source.read_buffer(0, length, &start, 0)?;
     let bytes = start.read(..);
     match header::first(&bytes) {
         Ok(Found::Luks1(volume)) => Ok((*volume, start.sha256(..luks1::HEADER_BYTES as u32))),
-        Ok(Found::Luks2) => read_luks2(size, None),
-        Err(error) => read_luks2(size, Some(error)),
+        Ok(Found::Luks2) => read_luks2(source, None),
+        Err(error) => read_luks2(source, Some(error)),
     }
 }
 
@@ -252,10 +278,10 @@ type HeaderCopy = (Binary, Buffer);
 
 /// Reads a header of LUKS2 from its newer copy that is whole. `not_primary`: there is no primary
 /// copy.
-fn read_luks2(size: u64, not_primary: Option<HeaderError>) -> Result<(Volume, Vec<u8>), Refusal> {
+fn read_luks2(source: &dyn Source, not_primary: Option<HeaderError>) -> Result<(Volume, Vec<u8>), Refusal> {
     let primary = match not_primary {
         Some(error) => Err(error),
-        None => read_copy(size, Copy::Primary, 0)?,
+        None => read_copy(source, Copy::Primary, 0)?,
     };
     let places: &[u64] = match &primary {
         Ok((binary, _)) => &[binary.size.into()],
@@ -263,7 +289,7 @@ fn read_luks2(size: u64, not_primary: Option<HeaderError>) -> Result<(Volume, Ve
     };
     let mut secondary = None;
     for place in places {
-        if let Ok(copy) = read_copy(size, Copy::Secondary, *place)? {
+        if let Ok(copy) = read_copy(source, Copy::Secondary, *place)? {
             secondary = Some(copy);
             break;
         }
@@ -288,22 +314,22 @@ fn read_luks2(size: u64, not_primary: Option<HeaderError>) -> Result<(Volume, Ve
 }
 
 /// Reads one copy of a header of LUKS2 and checks its checksum.
-fn read_copy(size: u64, copy: Copy, offset: u64) -> Result<Result<HeaderCopy, HeaderError>, Errno> {
+fn read_copy(source: &dyn Source, copy: Copy, offset: u64) -> Result<Result<HeaderCopy, HeaderError>, Error> {
     let damaged = |what: &str| Ok(Err(HeaderError::Damaged(what.into())));
-    if offset.saturating_add(Binary::BYTES.into()) > size {
+    if offset.saturating_add(Binary::BYTES.into()) > source.size() {
         return damaged("it is cut off");
     }
     let start = Buffer::new(Binary::BYTES)?;
-    next::pread(offset, Binary::BYTES, start.id(), 0)?;
+    source.read_buffer(offset, Binary::BYTES, &start, 0)?;
     let binary = match Binary::parse(&start.read(..), copy, offset) {
         Ok(binary) => binary,
         Err(error) => return Ok(Err(error)),
     };
-    if offset.saturating_add(binary.size.into()) > size {
+    if offset.saturating_add(binary.size.into()) > source.size() {
         return damaged("it is cut off");
     }
     let whole = Buffer::new(binary.size)?;
-    next::pread(offset, binary.size, whole.id(), 0)?;
+    source.read_buffer(offset, binary.size, &whole, 0)?;
     whole.fill(Binary::CHECKSUM, 0);
     if whole.sha256(..) != binary.checksum {
         return damaged("its checksum is wrong");

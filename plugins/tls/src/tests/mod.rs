@@ -14,6 +14,9 @@ use openssl::x509::{X509, X509Builder, X509NameBuilder};
 
 use super::*;
 
+mod hostile;
+mod with_rustls;
+
 /// Two directions between two ends. Each call moves `step` bytes at most.
 #[derive(Default)]
 struct Wire {

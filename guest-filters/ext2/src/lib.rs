@@ -1,0 +1,268 @@
+//! Serves a file inside an ext2, ext3 or ext4 file system.
+//!
+//! Reads and writes go to the blocks of the file in the layer below. A write changes no metadata, so
+//! any number of connections can write at once.
+
+use std::rc::Rc;
+
+use rbdkit_filter_formats::ext2::{File, Journal};
+use rbdkit_filter_formats::mapped::Place;
+use rbdkit_filter_formats::paths::check_path;
+use rbdkit_filter_sdk::image::{Error, Format, Images, Next, Source};
+use rbdkit_filter_sdk::prelude::*;
+
+params! {
+    /// The parameters.
+    pub struct Settings {
+        /// The path of the file, which begins with /; exportname takes the path from the client.
+        #[param(check = is_path)]
+        ext2file: String,
+        /// If the journal has changes that are not in their places: refuse, or ignore them and serve read-only.
+        ext2_journal: Unreplayed = Unreplayed(Journal::Refuse),
+    }
+}
+
+/// The parameter `ext2-journal`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Unreplayed(Journal);
+
+impl Choice for Unreplayed {
+    const CHOICES: &'static [(&'static str, Unreplayed)] =
+        &[("refuse", Unreplayed(Journal::Refuse)), ("ignore", Unreplayed(Journal::Ignore))];
+}
+
+#[expect(clippy::ptr_arg, reason = "the check of a parameter takes its type")]
+fn is_path(given: &String) -> Result<(), String> {
+    if given == "exportname" { Ok(()) } else { check_path(given) }
+}
+
+/// The filter.
+pub struct Ext2 {
+    /// None: the client's export name is the path.
+    path: Option<String>,
+    journal: Journal,
+    images: Images<File>,
+}
+
+impl Filter for Ext2 {
+    type Params = Settings;
+
+    fn describe() -> Description {
+        Description::new("ext2", env!("CARGO_PKG_VERSION"), "serves a file inside an ext2, ext3 or ext4 file system")
+            .help("A write changes data that the file has. It cannot fill holes.")
+            .thread_model(ThreadModel::Parallel)
+            .recovery(Recovery::Stateless)
+    }
+
+    fn configure(settings: Settings) -> Result<Self, String> {
+        let path = Some(settings.ext2file).filter(|path| path != "exportname");
+        Ok(Ext2 { path, journal: settings.ext2_journal.0, images: Images::default() })
+    }
+}
+
+impl Format for Ext2 {
+    type Image = File;
+
+    fn open_image(&self) -> Result<File, Error> {
+        let path = self.path.clone().unwrap_or_else(request::exportname);
+        File::open(Rc::new(Next::new()?), &path, self.journal)
+    }
+    fn images(&self) -> &Images<File> {
+        &self.images
+    }
+}
+
+impl Names for Ext2 {
+    fn list_exports(&self, readonly: bool, _is_tls: bool) -> Result<Vec<ExportEntry>, Errno> {
+        // The layer below is not open yet, so nobody can read which files there are. Its own
+        // exports are no files.
+        if self.path.is_none() { Ok(Vec::new()) } else { next_open::list_exports(readonly) }
+    }
+    fn default_export(&self, readonly: bool, _is_tls: bool) -> Result<String, Errno> {
+        if self.path.is_none() { Ok(String::new()) } else { next_open::default_export(readonly) }
+    }
+}
+
+impl Connection for Ext2 {
+    fn open(&self, readonly: bool, exportname: &str, _is_tls: bool, _replayed: bool) -> Result<u64, Errno> {
+        next_open::open(readonly, if self.path.is_none() { "" } else { exportname })?;
+        Ok(0)
+    }
+    fn prepare(&self) -> Result<(), Errno> {
+        self.image().map(drop)
+    }
+    fn close(&self) {
+        self.close_image();
+    }
+}
+
+impl Info for Ext2 {
+    fn get_size(&self) -> Result<u64, Errno> {
+        Ok(self.image()?.size())
+    }
+    fn block_size(&self) -> Result<BlockSizes, Errno> {
+        Err(Errno::Enotsup)
+    }
+    fn export_description(&self) -> Option<String> {
+        self.image().ok()?.description()
+    }
+}
+
+impl Features for Ext2 {
+    fn can(&self, below: Capabilities) -> Result<Capabilities, Errno> {
+        let read_only = self.image_can(below);
+        // A write goes below as it is: a part of a block there cannot be written.
+        let whole_blocks = next::block_size().is_ok_and(|sizes| sizes.minimum > 1);
+        if !below.write || whole_blocks || !self.image()?.is_writable() {
+            return Ok(read_only);
+        }
+        Ok(Capabilities {
+            write: true,
+            flush: below.flush,
+            fua: below.fua,
+            // The host writes zeroes through this layer.
+            zero: Support::Emulate,
+            multi_conn: below.multi_conn,
+            ..read_only
+        })
+    }
+}
+
+impl Reads for Ext2 {
+    fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
+        self.read_payload(offset, length)
+    }
+}
+
+/// Why a write ends.
+enum Stop {
+    Image(Error),
+    Errno(Errno),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Stop {
+        Stop::Image(error)
+    }
+}
+
+impl Stop {
+    fn log(self) -> Errno {
+        match self {
+            Stop::Image(error) => error.log(),
+            Stop::Errno(errno) => errno,
+        }
+    }
+}
+
+impl Writes for Ext2 {
+    fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno> {
+        let file = self.image()?;
+        // Nothing is written unless all of it can be. Zeroes are in a hole already.
+        let fits = |at: u64, run: rbdkit_filter_formats::mapped::Run| {
+            let start = (at - offset) as u32;
+            if matches!(run.place, Place::At(_)) || Payload.is_zero(start..start + run.length as u32) {
+                return Ok(());
+            }
+            debug!(
+                "a write of {} bytes at {at} of the file: it has no data there, and blocks cannot be added",
+                run.length
+            );
+            Err(Stop::Errno(Errno::Enospc))
+        };
+        file.each(offset, length.into(), fits).map_err(Stop::log)?;
+        let write = |at: u64, run: rbdkit_filter_formats::mapped::Run| match run.place {
+            Place::At(below) => {
+                next::pwrite(below, run.length as u32, PAYLOAD, (at - offset) as u32, flags).map_err(Stop::Errno)
+            }
+            _ => Ok(()),
+        };
+        file.each(offset, length.into(), write).map_err(Stop::log)
+    }
+}
+
+impl Flushes for Ext2 {
+    fn flush(&self) -> Result<(), Errno> {
+        next::flush()
+    }
+}
+
+impl Mapping for Ext2 {
+    fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
+        self.image_extents(offset, length, flags)
+    }
+}
+
+impl Caching for Ext2 {
+    fn cache(&self, offset: u64, length: u64) -> Result<(), Errno> {
+        self.image()?.cache(offset, length).map_err(Error::log)
+    }
+}
+
+rbdkit_filter_sdk::export!(Ext2: names, connection, info, features, reads, writes, flushes, mapping, caching);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_formats::testing::{Dir, run, sample};
+    use rbdkit_filter_sdk::testing::{Disk, Host, Served};
+
+    fn image() -> Vec<u8> {
+        let dir = Dir::new(&format!("ext2-filter-{:?}", std::thread::current().id()));
+        let tree = dir.path("tree");
+        std::fs::create_dir(&tree).unwrap();
+        let mut data = sample(10_000, 3);
+        data[4096..8192].fill(0);
+        data[..4].copy_from_slice(b"head");
+        data[9000] = 1;
+        std::fs::write(format!("{tree}/file"), &data).unwrap();
+        let image = dir.path("image");
+        run("truncate", &["-s", "2M", &image]);
+        run("/sbin/mke2fs", &["-q", "-F", "-t", "ext4", "-b", "1024", "-d", &tree, &image]);
+        std::fs::read(&image).unwrap()
+    }
+
+    fn serve(words: &[&str]) -> Served<Ext2> {
+        Host::new(Disk::new(image())).serve::<Ext2>(words).unwrap()
+    }
+
+    #[test]
+    fn data_of_the_file_is_written_in_place_and_holes_refuse_it() {
+        let host = serve(&["ext2file=/file"]);
+        let before = host.disk().to_vec();
+        let client = host.connect().unwrap();
+        assert_eq!((client.size(), client.pread(0, 4).unwrap()), (10_000, b"head".to_vec()));
+        client.pwrite(1000, b"new data", CommandFlags::FUA).unwrap();
+        assert_eq!(client.pread(1000, 8).unwrap(), b"new data");
+        let changed = before.iter().zip(host.disk().iter()).filter(|(a, b)| a != b).count();
+        assert!((1..=8).contains(&changed), "{changed} bytes of the disk changed");
+        host.take_calls();
+        assert_eq!(client.pwrite(4000, &[1; 200], CommandFlags::empty()), Err(Errno::Enospc));
+        assert!(!host.take_calls().iter().any(|call| call.starts_with("pwrite")), "a part was written");
+        client.pwrite(5000, &[0; 100], CommandFlags::empty()).unwrap();
+        client.flush().unwrap();
+    }
+
+    #[test]
+    fn a_path_that_the_client_chooses_is_opened_and_what_is_wrong_is_said() {
+        let host = serve(&["ext2file=exportname"]);
+        assert_eq!(host.list_exports().unwrap(), []);
+        assert_eq!(host.connect_to("/file").unwrap().size(), 10_000);
+        host.take_log();
+        assert!(host.connect_to("/none").is_err());
+        assert_eq!(host.take_log(), ["error: there is no file '/none': '/' has no 'none'"]);
+        let refused = Host::new(Disk::new(image())).serve::<Ext2>(&["ext2file=file"]).err().unwrap();
+        let line = "ext2: ext2file=file: is no path: it has to begin with /, for example /disks/disk.img";
+        assert_eq!(refused, line);
+    }
+
+    #[test]
+    fn a_disk_that_cannot_be_written_or_has_an_open_journal_is_served_read_only() {
+        let host = Host::new(Disk::new(image()).read_only()).serve::<Ext2>(&["ext2file=/file"]).unwrap();
+        assert!(!host.connect().unwrap().can().write);
+        let mut open = image();
+        open[1024 + 96] |= 4;
+        let host = Host::new(Disk::new(open)).serve::<Ext2>(&["ext2file=/file", "ext2-journal=ignore"]).unwrap();
+        assert!(!host.connect().unwrap().can().write);
+    }
+}

@@ -1,0 +1,60 @@
+//! The formats that are looked for.
+
+use crate::{FormatInfo, bochs, lvm, parallels, partition, qcow2, tar, vdi, vmdk, zip};
+
+/// Where the signature of a format stands, and so what else the image may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At the start: nothing else can begin there.
+    Header,
+    /// At the end: the start is that of the disk.
+    Trailer,
+    /// It is what a disk has in it: a partition table, a file system. It is described and not
+    /// opened.
+    Content,
+}
+
+/// A format, and where its signature stands.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    /// The format.
+    pub info: FormatInfo,
+    /// The place of the signature.
+    pub place: Place,
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.info.name)
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.info.name == other.info.name
+    }
+}
+
+impl Eq for Entry {}
+
+/// The order in which signatures are looked for. It decides the order of names in messages; an
+/// image that has two of them is refused.
+pub const FORMATS: &[Entry] = &[
+    header(qcow2::INFO),
+    header(vmdk::INFO),
+    header(vdi::INFO),
+    header(parallels::INFO),
+    header(bochs::INFO),
+    header(tar::INFO),
+    header(zip::INFO),
+    content(partition::INFO),
+    content(lvm::INFO),
+];
+
+const fn header(info: FormatInfo) -> Entry {
+    Entry { info, place: Place::Header }
+}
+
+const fn content(info: FormatInfo) -> Entry {
+    Entry { info, place: Place::Content }
+}

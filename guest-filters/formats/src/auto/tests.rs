@@ -1,0 +1,107 @@
+use rbdkit_filter_sdk::image::Error;
+
+use super::*;
+use crate::testing::{Dir, read_all, run, sample, source};
+
+const FOUND: Wanted = Wanted::Found { depth: 4 };
+
+fn opened(bytes: &[u8]) -> (Found, Vec<u8>) {
+    let (found, image) = open(source(bytes), &FOUND).unwrap();
+    let image = image.unwrap_or_else(|| panic!("{:?}", found.refused));
+    (found, read_all(&*image).unwrap())
+}
+
+fn refused(bytes: &[u8], wanted: &Wanted) -> String {
+    open(source(bytes), wanted).unwrap().0.refused.expect("a refusal")
+}
+
+/// An image that qemu-img makes of these bytes.
+fn converted(format: &str, bytes: &[u8]) -> Vec<u8> {
+    let dir = Dir::new(&format!("auto-{format}"));
+    let (raw, image) = (dir.file("raw", bytes), dir.path("image"));
+    run("qemu-img", &["convert", "-f", "raw", "-O", format, &raw, &image]);
+    std::fs::read(image).unwrap()
+}
+
+#[test]
+fn formats_are_found_within_each_other() {
+    let disk = sample(300 << 10, 7);
+    let qcow2 = converted("qcow2", &disk);
+    let gzip = crate::testing::piped("gzip", &[], &qcow2);
+    let xz = crate::testing::piped("xz", &[], &gzip);
+    let (found, read) = opened(&xz);
+    assert_eq!(found.names(), "qcow2 in gzip in xz");
+    assert!(read == disk);
+    assert_eq!(found.size, Some(300 << 10));
+    let depth = Wanted::Found { depth: 2 };
+    let line = "qcow2 in gzip in xz: there are more than 2 formats within each other (auto-depth)";
+    assert_eq!(refused(&xz, &depth), line);
+}
+
+#[test]
+fn a_disk_without_a_signature_is_raw() {
+    let disk = sample(100_000, 8);
+    let (found, read) = opened(&disk);
+    assert_eq!((found.names().as_str(), found.size), ("raw", Some(100_000)));
+    assert!(read == disk);
+    assert!(opened(&[]).1.is_empty());
+}
+
+#[test]
+fn an_image_with_two_signatures_is_refused_unless_somebody_says_what_it_is() {
+    // A disk with a partition table whose first bytes were made to look like qcow2.
+    let dir = Dir::new("auto-two");
+    let disk = dir.file("disk", &vec![0; 4 << 20]);
+    crate::testing::piped("/sbin/sfdisk", &["-q", &disk], b"label: gpt\n,1M\n");
+    let mut disk = std::fs::read(disk).unwrap();
+    let header = converted("qcow2", &[0; 65536]);
+    disk[..104].copy_from_slice(&header[..104]);
+    let line = refused(&disk, &FOUND);
+    assert!(line.starts_with("the image is ambiguous: it has the signatures of qcow2 and partition"), "{line}");
+    let raw = Wanted::named("raw").unwrap();
+    let (found, image) = open(source(&disk), &raw).unwrap();
+    assert_eq!((found.layers.len(), image.map(|image| image.size())), (0, Some(4 << 20)));
+}
+
+#[test]
+fn names_of_formats_are_checked() {
+    assert_eq!(Wanted::named("raw"), Ok(Wanted::Named(Vec::new())));
+    assert!(matches!(Wanted::named("gzip,qcow2"), Ok(Wanted::Named(entries)) if entries.len() == 2));
+    assert!(Wanted::named("raw,gzip").is_err() && Wanted::named("").is_err() && Wanted::named("png").is_err());
+    assert!(Wanted::named(&["gzip"; 9].join(",")).is_err());
+    let wanted = Wanted::named("qcow2").unwrap();
+    assert_eq!(refused(b"not at all", &wanted), "qcow2 was asked for, and the image has not its signature");
+}
+
+#[test]
+fn a_refused_image_is_described() {
+    let dir = Dir::new("auto-refused");
+    let (base, image) = (dir.file("base", &[0; 65536]), dir.path("image"));
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &base, &image]);
+    let bytes = std::fs::read(image).unwrap();
+    let (found, image) = open(source(&bytes), &FOUND).unwrap();
+    assert!(image.is_none());
+    assert!(found.refused.as_ref().unwrap().starts_with("qcow2: "), "{:?}", found.refused);
+    assert!(found.dangers().any(|(name, danger)| name == "qcow2" && danger.contains("base")));
+    let report: serde_json::Value = serde_json::from_str(&json(&found, bytes.len() as u64)).unwrap();
+    assert_eq!(report["formats"][0]["format"], "qcow2");
+    assert!(report["disk-size"].is_null());
+}
+
+/// A layer below that fails.
+struct Broken;
+
+impl Source for Broken {
+    fn size(&self) -> u64 {
+        1 << 20
+    }
+    fn read(&self, _: u64, _: &mut [u8]) -> Result<(), Error> {
+        Err(Error::Failed(rbdkit_filter_sdk::Errno::Etimedout))
+    }
+}
+
+#[test]
+fn an_error_of_the_layer_below_is_no_property_of_the_image() {
+    let error = open(Rc::new(Broken), &FOUND).map(drop);
+    assert_eq!(error, Err(Error::Failed(rbdkit_filter_sdk::Errno::Etimedout)));
+}

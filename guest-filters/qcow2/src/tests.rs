@@ -1,0 +1,63 @@
+//! The filter in the SDK's simulated host, over images of qemu-img.
+
+use rbdkit_filter_formats::testing::{Dir, run};
+use rbdkit_filter_sdk::testing::{Disk as Bytes, Host};
+
+use super::*;
+
+/// An image of 1 MiB with ones in the second cluster of 64 KiB.
+fn image(dir: &Dir, options: &[&str]) -> Vec<u8> {
+    let path = dir.path("image");
+    run("qemu-img", &[&["create", "-q", "-f", "qcow2"], options, &[&path, "1M"]].concat());
+    run("qemu-io", &["-f", "qcow2", "-c", "write -P 1 64k 64k", &path]);
+    std::fs::read(&path).expect("the image")
+}
+
+#[test]
+fn data_goes_from_the_layer_below_into_the_request() {
+    let dir = Dir::new("qcow2-filter");
+    let host = Host::new(Bytes::new(image(&dir, &[]))).serve::<Qcow2>(&[]).unwrap();
+    let client = host.connect().unwrap();
+    // Each instance reads the tables once.
+    for _ in 0..8 {
+        assert_eq!(client.pread(65_536 - 2, 4).unwrap(), [0, 0, 1, 1]);
+    }
+    host.take_calls();
+    assert_eq!(client.pread(70_000, 4096).unwrap(), [1; 4096]);
+    let calls = host.take_calls();
+    assert_eq!(calls.len(), 1, "the tables are in memory: {calls:?}");
+    assert!(calls[0].starts_with("pread ") && calls[0].ends_with(" 4096"), "{calls:?}");
+}
+
+#[test]
+fn the_backing_disk_is_the_one_that_the_parameter_names() {
+    let dir = Dir::new("qcow2-filter-backing");
+    let base = dir.file("base.img", &[7; 1000]);
+    let image = image(&dir, &["-b", &base, "-F", "raw"]);
+    let host = || Host::new(Bytes::new(image.clone())).with_disk("other.img", Bytes::new(vec![9; 1000]));
+    let without = host().serve::<Qcow2>(&[]).unwrap();
+    assert!(without.connect().is_err());
+    let line = format!(
+        "error: the image names the backing file '{base}' of the format 'raw', and names in an image are not followed: \
+         give the disk with qcow2-backing="
+    );
+    assert_eq!(without.take_log(), [line]);
+    let with = host().serve::<Qcow2>(&["qcow2-backing=other.img"]).unwrap();
+    let client = with.connect().unwrap();
+    assert_eq!(client.pread(998, 4).unwrap(), [9, 9, 0, 0], "zero behind its end");
+    assert_eq!(client.pread(65_536, 2).unwrap(), [1, 1]);
+}
+
+#[test]
+fn an_image_that_is_marked_as_corrupt_gives_one_warning_for_a_connection() {
+    let dir = Dir::new("qcow2-filter-corrupt");
+    let mut image = image(&dir, &[]);
+    image[79] |= 2;
+    let host = Host::new(Bytes::new(image)).serve::<Qcow2>(&[]).unwrap();
+    let client = host.connect().unwrap();
+    for _ in 0..4 {
+        assert_eq!(client.pread(65_536, 1).unwrap(), [1]);
+    }
+    let line = "warning: the image is marked as corrupt: what it serves may be wrong ('qemu-img check' says more)";
+    assert_eq!(host.take_log(), [line]);
+}

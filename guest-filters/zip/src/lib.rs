@@ -1,0 +1,156 @@
+//! Serves a file of a zip archive, read-only.
+
+use std::rc::Rc;
+
+use rbdkit_filter_formats::zip::{entry_at, find, only, open_entry};
+use rbdkit_filter_sdk::buffer::Bytes;
+use rbdkit_filter_sdk::image::{Error, ExtentList, Format, Images, Next, Source};
+use rbdkit_filter_sdk::prelude::*;
+
+/// The value of zip-entry with which the client's export name chooses.
+const BY_EXPORT_NAME: &str = "exportname";
+
+params! {
+    /// The parameters.
+    pub struct Settings {
+        /// The file in the archive, exactly as `unzip -l` prints it, or `exportname`: the client's
+        /// export name is the file's name. By default the only file of the archive.
+        zip_entry: Option<String>,
+    }
+}
+
+/// The filter.
+pub struct Zip {
+    entry: String,
+    images: Images<Member>,
+}
+
+/// The member of a connection.
+pub struct Member(Rc<dyn Source>);
+
+impl Source for Member {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
+        self.0.read(offset, into)
+    }
+
+    fn read_buffer(&self, offset: u64, length: u32, buffer: &Bytes, at: u32) -> Result<(), Error> {
+        self.0.read_buffer(offset, length, buffer, at)
+    }
+
+    fn extents(&self, list: &mut ExtentList) -> Result<(), Error> {
+        self.0.extents(list)
+    }
+
+    fn cache(&self, offset: u64, length: u64) -> Result<(), Error> {
+        self.0.cache(offset, length)
+    }
+}
+
+impl Zip {
+    fn is_by_export_name(&self) -> bool {
+        self.entry == BY_EXPORT_NAME
+    }
+}
+
+impl Filter for Zip {
+    type Params = Settings;
+
+    fn describe() -> Description {
+        Description::new("zip", env!("CARGO_PKG_VERSION"), "serves a file of a zip archive")
+            .help("Without zip-entry the archive must have only one file, beside short texts.")
+            // One instance, so that one decoder goes through a deflated member.
+            .thread_model(ThreadModel::SerializeAllRequests)
+            .recovery(Recovery::Stateless)
+    }
+
+    fn configure(settings: Settings) -> Result<Self, String> {
+        Ok(Zip { entry: settings.zip_entry.unwrap_or_default(), images: Images::default() })
+    }
+}
+
+impl Names for Zip {
+    fn list_exports(&self, readonly: bool, _is_tls: bool) -> Result<Vec<ExportEntry>, Errno> {
+        // The archive cannot be read before a client has opened an export.
+        match self.is_by_export_name() {
+            true => Ok(vec![ExportEntry { name: String::new(), description: None }]),
+            false => next_open::list_exports(readonly),
+        }
+    }
+
+    fn default_export(&self, readonly: bool, _is_tls: bool) -> Result<String, Errno> {
+        if self.is_by_export_name() { Ok(String::new()) } else { next_open::default_export(readonly) }
+    }
+}
+
+impl Format for Zip {
+    type Image = Member;
+
+    /// The handle is the place of the member's entry in the central directory.
+    fn open_image(&self) -> Result<Member, Error> {
+        let below: Rc<dyn Source> = Rc::new(Next::new()?);
+        let entry = entry_at(&below, request::handle())?;
+        open_entry(below, &entry).map(Member)
+    }
+
+    fn images(&self) -> &Images<Member> {
+        &self.images
+    }
+
+    fn open_next(&self, exportname: &str) -> Result<u64, Errno> {
+        next_open::open(true, if self.is_by_export_name() { "" } else { exportname })?;
+        let name = if self.is_by_export_name() { exportname } else { &self.entry };
+        let below: Rc<dyn Source> = Rc::new(Next::new()?);
+        let entry = if name.is_empty() { only(&below) } else { find(&below, name.as_bytes()) };
+        entry.map(|entry| entry.at).map_err(Error::log)
+    }
+}
+
+rbdkit_filter_sdk::export_image!(Zip, names);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbdkit_filter_formats::testing::{Dir, run, sample};
+    use rbdkit_filter_sdk::testing::{Disk, Host};
+
+    fn archive(name: &str) -> Vec<u8> {
+        let dir = Dir::new(name);
+        dir.file("other", b"other");
+        dir.file("a.img", &sample(1_000_000, 1));
+        run("sh", &["-c", &format!("cd {} && zip -q a.zip other a.img", dir.path(""))]);
+        std::fs::read(dir.path("a.zip")).unwrap()
+    }
+
+    #[test]
+    fn stored_and_deflated_members_are_read() {
+        let disk = || Host::new(Disk::new(archive("zip-filter-read")));
+        let host = disk().serve::<Zip>(&["zip-entry=a.img"]).unwrap();
+        let client = host.connect().unwrap();
+        assert!(client.pread(400_000, 300_000).unwrap() == sample(1_000_000, 1)[400_000..700_000]);
+        assert!(!client.can().write);
+        let data = Extent { offset: 5, length: 10, kind: ExtentType::empty() };
+        assert_eq!(client.extents(5, 10, CommandFlags::empty()).unwrap(), [data]);
+        let host = disk().serve::<Zip>(&["zip-entry=other"]).unwrap();
+        let client = host.connect().unwrap();
+        host.take_calls();
+        assert_eq!(client.pread(1, 3).unwrap(), b"the");
+        assert_eq!(host.take_calls().len(), 1, "a stored member is one read below");
+    }
+
+    #[test]
+    fn the_export_name_chooses_a_member() {
+        let host = Host::new(Disk::new(archive("zip-filter-names"))).serve::<Zip>(&["zip-entry=exportname"]).unwrap();
+        assert_eq!(host.connect_to("other").unwrap().pread(0, 5).unwrap(), b"other");
+        assert_eq!(host.connect_to("a.img").unwrap().size(), 1_000_000);
+        assert_eq!(host.connect_to("b.img").err(), Some(Errno::Eio));
+        assert_eq!(host.take_log(), ["error: the archive has no member 'b.img'; it has 'other', 'a.img'"]);
+        assert_eq!(host.connect().err(), Some(Errno::Eio));
+        let line =
+            "error: the archive has 2 files, and none is the only disk: choose with zip-entry=: 'other', 'a.img'";
+        assert_eq!(host.take_log(), [line]);
+    }
+}
