@@ -1,5 +1,5 @@
-//! Growing disk images of Bochs: a header, a catalog with a number for each extent, and the extents,
-//! each behind a bitmap of the sectors in it that were written.
+//! Growing disk images of Bochs: a header, a catalog with a number for each extent, and the
+//! extents, each behind a bitmap of the sectors in it that were written.
 //!
 //! All numbers are little-endian. `bximage` makes such images.
 
@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{BlockCache, Error, Fields, Source, quoted, read};
 
-use crate::block_map::{self, Layout, MappedImage, Place, check_block, check_table};
+use crate::block_map::{self, BlockMap, BlockPlace, MappedImage, check_block, check_table};
 use crate::{FormatInfo, Report};
 
 /// The format.
@@ -19,7 +19,7 @@ pub const INFO: FormatInfo = FormatInfo {
 };
 
 /// A growing image of Bochs.
-pub type Bochs = MappedImage<Extents>;
+pub type Bochs = MappedImage<BochsExtents>;
 
 const MAGIC: &[u8; 23] = b"Bochs Virtual HD Image\0";
 
@@ -43,7 +43,7 @@ fn probe(below: &dyn Source) -> Result<bool, Error> {
 }
 
 /// What the header says.
-struct Header {
+struct BochsHeader {
     kind: Vec<u8>,
     subtype: Vec<u8>,
     version: u32,
@@ -55,15 +55,15 @@ struct Header {
     disk: u64,
 }
 
-impl Header {
-    fn read(below: &dyn Source) -> Result<Header, Error> {
+impl BochsHeader {
+    fn read(below: &dyn Source) -> Result<BochsHeader, Error> {
         if !probe(below)? {
             return Err(Error::image("this is no image of Bochs: it does not begin with 'Bochs Virtual HD Image'"));
         }
         let bytes = read(below, 0, HEADER)?;
         let fields = Fields::little(&bytes, "the header");
         let version = fields.u32(64)?;
-        Ok(Header {
+        Ok(BochsHeader {
             kind: fields.text(32, 16)?.to_vec(),
             subtype: fields.text(48, 16)?.to_vec(),
             version,
@@ -120,7 +120,7 @@ impl Header {
 }
 
 fn report(below: &Rc<dyn Source>) -> Result<Report, Error> {
-    let header = Header::read(&**below)?;
+    let header = BochsHeader::read(&**below)?;
     let mut report = Report { size: Some(header.disk / 512 * 512), ..Report::default() };
     report.fact("type", quoted(&header.kind));
     report.fact("subtype", quoted(&header.subtype));
@@ -137,7 +137,7 @@ fn report(below: &Rc<dyn Source>) -> Result<Report, Error> {
 }
 
 /// Where the sectors are.
-pub struct Extents {
+pub struct BochsExtents {
     tables: BlockCache,
     catalog_at: u64,
     /// Behind the catalog.
@@ -154,21 +154,21 @@ impl Bochs {
     /// # Errors
     /// Those of the source. A line if the image is wrong or not supported.
     pub fn open(below: Rc<dyn Source>) -> Result<Bochs, Error> {
-        let header = Header::read(&*below)?;
+        let header = BochsHeader::read(&*below)?;
         header.check(&*below)?;
-        Ok(MappedImage(Extents {
+        Ok(MappedImage(BochsExtents {
             catalog_at: header.length.into(),
             extents_at: u64::from(header.length) + u64::from(header.catalog) * 4,
             extent: header.extent.into(),
             bitmap: u64::from(header.bitmap).next_multiple_of(512),
             // As in Bochs and qemu, a disk has whole sectors.
             size: header.disk / 512 * 512,
-            tables: mapped::table_cache(&below),
+            tables: block_map::table_cache(&below),
         }))
     }
 }
 
-impl Layout for Extents {
+impl BlockMap for BochsExtents {
     fn size(&self) -> u64 {
         self.size
     }
@@ -177,11 +177,11 @@ impl Layout for Extents {
         &**self.tables.source()
     }
 
-    fn place(&self, offset: u64) -> Result<(Place, u64), Error> {
+    fn place(&self, offset: u64) -> Result<(BlockPlace, u64), Error> {
         let (number, within) = (offset / self.extent, offset % self.extent);
         let entry = u32::from_le_bytes(self.tables.array(self.catalog_at + number * 4)?);
         if entry == ABSENT {
-            return Ok((Place::Absent, self.extent - within));
+            return Ok((BlockPlace::Absent, self.extent - within));
         }
         // Of 2^32 extents each has less than 2^33 bytes with its bitmap: the sum may be too large.
         let at = u64::from(entry).checked_mul(self.bitmap + self.extent).and_then(|at| at.checked_add(self.extents_at));
@@ -193,7 +193,7 @@ impl Layout for Extents {
         while next < sectors && self.bit(at, next)? == is_written {
             next += 1;
         }
-        let place = if is_written { Place::Stored(at + self.bitmap + within) } else { Place::Absent };
+        let place = if is_written { BlockPlace::Stored(at + self.bitmap + within) } else { BlockPlace::Absent };
         Ok((place, next * 512 - within))
     }
 
@@ -202,7 +202,7 @@ impl Layout for Extents {
     }
 }
 
-impl Extents {
+impl BochsExtents {
     /// Whether a sector of the extent whose bitmap is at `at` was written.
     fn bit(&self, at: u64, sector: u64) -> Result<bool, Error> {
         let [byte] = self.tables.array(at + sector / 8)?;

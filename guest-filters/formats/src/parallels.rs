@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{BlockCache, Error, Fields, Source, read};
 
-use crate::block_map::{self, Layout, MappedImage, Place, check_block, check_table};
+use crate::block_map::{self, BlockMap, BlockPlace, MappedImage, check_block, check_table};
 use crate::{FormatInfo, Report};
 
 /// The format.
@@ -21,7 +21,7 @@ pub const INFO: FormatInfo = FormatInfo {
 };
 
 /// An image of Parallels.
-pub type Parallels = MappedImage<Clusters>;
+pub type Parallels = MappedImage<ParallelsClusters>;
 
 const OLD: &[u8; 16] = b"WithoutFreeSpace";
 const NEW: &[u8; 16] = b"WithouFreSpacExt";
@@ -44,7 +44,7 @@ fn probe(below: &dyn Source) -> Result<bool, Error> {
 }
 
 /// What the header says.
-struct Header {
+struct ParallelsHeader {
     is_new: bool,
     version: u32,
     /// In sectors.
@@ -56,8 +56,8 @@ struct Header {
     extensions: u64,
 }
 
-impl Header {
-    fn read(below: &dyn Source) -> Result<Header, Error> {
+impl ParallelsHeader {
+    fn read(below: &dyn Source) -> Result<ParallelsHeader, Error> {
         if !probe(below)? {
             return Err(Error::image(
                 "this is no Parallels image: it does not begin with WithoutFreeSpace or WithouFreSpacExt",
@@ -68,7 +68,7 @@ impl Header {
         let is_new = fields.bytes(0, 16)? == NEW;
         // The older format has a number of 32 bits there, and anything behind it.
         let sectors = if is_new { fields.u64(36)? } else { fields.u32(36)?.into() };
-        Ok(Header {
+        Ok(ParallelsHeader {
             is_new,
             version: fields.u32(16)?,
             cluster: fields.u32(28)?,
@@ -112,7 +112,7 @@ impl Header {
 }
 
 fn report(below: &Rc<dyn Source>) -> Result<Report, Error> {
-    let header = Header::read(&**below)?;
+    let header = ParallelsHeader::read(&**below)?;
     let mut report = Report { size: header.sectors.checked_mul(512), ..Report::default() };
     report.fact("format", header.magic());
     report.fact("cluster size", u64::from(header.cluster) * 512);
@@ -131,9 +131,9 @@ fn report(below: &Rc<dyn Source>) -> Result<Report, Error> {
 }
 
 /// Where the clusters are.
-pub struct Clusters {
+pub struct ParallelsClusters {
     tables: BlockCache,
-    header: Header,
+    header: ParallelsHeader,
     size: u64,
 }
 
@@ -143,9 +143,9 @@ impl Parallels {
     /// # Errors
     /// Those of the source. A line if the image is wrong or not supported.
     pub fn open(below: Rc<dyn Source>) -> Result<Parallels, Error> {
-        let header = Header::read(&*below)?;
+        let header = ParallelsHeader::read(&*below)?;
         let size = header.check(&*below)?;
-        Ok(MappedImage(Clusters { tables: mapped::table_cache(&below), header, size }))
+        Ok(MappedImage(ParallelsClusters { tables: block_map::table_cache(&below), header, size }))
     }
 
     /// Whether the program that wrote the image has not closed it.
@@ -154,7 +154,7 @@ impl Parallels {
     }
 }
 
-impl Layout for Clusters {
+impl BlockMap for ParallelsClusters {
     fn size(&self) -> u64 {
         self.size
     }
@@ -163,16 +163,16 @@ impl Layout for Clusters {
         &**self.tables.source()
     }
 
-    fn place(&self, offset: u64) -> Result<(Place, u64), Error> {
+    fn place(&self, offset: u64) -> Result<(BlockPlace, u64), Error> {
         let cluster = u64::from(self.header.cluster) * 512;
         let (number, within) = (offset / cluster, offset % cluster);
         let entry = u64::from(u32::from_le_bytes(self.tables.array(HEADER + number * 4)?));
         let place = if entry == 0 {
-            Place::Absent
+            BlockPlace::Absent
         } else {
             let at = entry * if self.header.is_new { cluster } else { 512 };
             check_block(self.stored_in(), || format!("cluster {number}"), at)?;
-            Place::Stored(at + within)
+            BlockPlace::Stored(at + within)
         };
         Ok((place, cluster - within))
     }

@@ -1,21 +1,21 @@
 //! VirtualBox's disk images (VDI): a header, a map with a number for each block, and the blocks.
 //!
 //! All numbers are little-endian. Block `n` of the disk is stored as block `map[n]` behind
-//! `offset_data`. Two numbers are no blocks: one that was never written, and one that was discarded.
-//! Both read as zero.
+//! `offset_data`. Two numbers are no blocks: one that was never written, and one that was
+//! discarded. Both read as zero.
 
 use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{BlockCache, Error, Fields, Source, quoted, read};
 
-use crate::block_map::{self, Layout, MappedImage, Place, check_block, check_table};
+use crate::block_map::{self, BlockMap, BlockPlace, MappedImage, check_block, check_table};
 use crate::{FormatInfo, Report};
 
 /// The format.
 pub const INFO: FormatInfo = FormatInfo { name: "vdi", probe, report, open: |below| Vdi::open(below).map(opened) };
 
 /// A VDI image.
-pub type Vdi = MappedImage<Blocks>;
+pub type Vdi = MappedImage<VdiBlocks>;
 
 /// At offset 0x40. Before it is text that any program may choose.
 const SIGNATURE: [u8; 4] = 0xbeda_107f_u32.to_le_bytes();
@@ -45,7 +45,7 @@ fn probe(below: &dyn Source) -> Result<bool, Error> {
 }
 
 /// What the header says.
-struct Header {
+struct VdiHeader {
     version: (u16, u16),
     kind: u32,
     description: Vec<u8>,
@@ -61,8 +61,8 @@ struct Header {
     parent: [u8; 16],
 }
 
-impl Header {
-    fn read(below: &dyn Source) -> Result<Header, Error> {
+impl VdiHeader {
+    fn read(below: &dyn Source) -> Result<VdiHeader, Error> {
         if !probe(below)? {
             return Err(Error::image("this is no VDI image: its signature is not at byte 64"));
         }
@@ -71,7 +71,7 @@ impl Header {
         let mut uuids = [[0; 16]; 2];
         uuids[0].copy_from_slice(fields.bytes(0x1a8, 16)?);
         uuids[1].copy_from_slice(fields.bytes(0x1b8, 16)?);
-        Ok(Header {
+        Ok(VdiHeader {
             version: (fields.u16(0x46)?, fields.u16(0x44)?),
             kind: fields.u32(0x4c)?,
             description: fields.text(0x54, 256)?.to_vec(),
@@ -159,7 +159,7 @@ fn uuid(bytes: &[u8; 16]) -> String {
 }
 
 fn report(below: &Rc<dyn Source>) -> Result<Report, Error> {
-    let header = Header::read(&**below)?;
+    let header = VdiHeader::read(&**below)?;
     let mut report = Report { size: header.disk.checked_next_multiple_of(512), ..Report::default() };
     report.fact("version", format!("{}.{}", header.version.0, header.version.1));
     report.fact("kind", header.kind_name());
@@ -179,9 +179,9 @@ fn report(below: &Rc<dyn Source>) -> Result<Report, Error> {
 }
 
 /// Where the blocks are.
-pub struct Blocks {
+pub struct VdiBlocks {
     tables: BlockCache,
-    header: Header,
+    header: VdiHeader,
 }
 
 impl Vdi {
@@ -190,13 +190,13 @@ impl Vdi {
     /// # Errors
     /// Those of the source. A line if the image is wrong or not supported.
     pub fn open(below: Rc<dyn Source>) -> Result<Vdi, Error> {
-        let header = Header::read(&*below)?;
+        let header = VdiHeader::read(&*below)?;
         header.check(&*below)?;
-        Ok(MappedImage(Blocks { tables: mapped::table_cache(&below), header }))
+        Ok(MappedImage(VdiBlocks { tables: block_map::table_cache(&below), header }))
     }
 }
 
-impl Layout for Blocks {
+impl BlockMap for VdiBlocks {
     fn size(&self) -> u64 {
         self.header.size()
     }
@@ -205,17 +205,17 @@ impl Layout for Blocks {
         &**self.tables.source()
     }
 
-    fn place(&self, offset: u64) -> Result<(Place, u64), Error> {
+    fn place(&self, offset: u64) -> Result<(BlockPlace, u64), Error> {
         let header = &self.header;
         let block = u64::from(header.block);
         let (number, within) = (offset / block, offset % block);
         let stored = u32::from_le_bytes(self.tables.array(header.map + number * 4)?);
         let place = if stored >= DISCARDED {
-            Place::Absent
+            BlockPlace::Absent
         } else {
             let at = header.data + u64::from(stored) * block;
             check_block(self.stored_in(), || format!("block {number}"), at)?;
-            Place::Stored(at + within)
+            BlockPlace::Stored(at + within)
         };
         Ok((place, block - within))
     }

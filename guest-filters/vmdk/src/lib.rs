@@ -89,7 +89,7 @@ mod tests {
     fn without_an_extent_the_connection_is_refused_with_its_name() {
         let served = host().serve::<VmdkFilter>(&["vmdk-extent=a.img"]).unwrap();
         assert!(served.connect().is_err());
-        let line = "error: the image has its data in 2 other files: give extent 2, which it calls 'b', as \
+        let line = "error: the image has its data in other files: give extent 2 of 2, which it calls 'b', as \
                     vmdk-extent=FILE";
         assert_eq!(served.take_log(), [line]);
     }

@@ -91,6 +91,9 @@ fn a_file_of_esx_is_read_as_qemu_reads_it() {
     for (at, number) in [(4, 1u32), (8, 3), (12, 300), (16, 128), (20, 4), (24, 1)] {
         bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
     }
+    // qemu looks for this where other files have their descriptor.
+    let lines = b"CID=00000001\nparentCID=ffffffff\n";
+    bytes[512..512 + lines.len()].copy_from_slice(lines);
     let mut tables = vec![0; 512 + 4 * 4096];
     (tables[0], tables[512 + 4], tables[512 + 9]) = (5, 37, 1);
     bytes.extend(tables);
@@ -149,10 +152,11 @@ fn a_descriptor_that_names_files_of_the_host_opens_none_of_them() {
     let dir = TempDir::new();
     let secret = dir.file("secret", &[b's'; 512]);
     let lines = format!(
-        "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\nRW 1 FLAT \"{}\" 0\n",
+        "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\n\
+         RW 1 FLAT \"{}\" 0\n",
         text(&secret)
     );
     let server = serve("vmdk", &dir.file("disk.vmdk", lines.as_bytes()), &[]);
     tool("nbdinfo", [&server.uri()]).fails();
-    server.wait_for_log(&format!("give extent 1, which it calls '{}', as vmdk-extent=FILE", text(&secret)));
+    server.wait_for_log(&format!("give extent 1 of 1, which it calls '{}', as vmdk-extent=FILE", text(&secret)));
 }

@@ -1,6 +1,6 @@
 //! The formats that are looked for.
 
-use crate::{FormatInfo, bochs, ext2, lvm, parallels, partition, qcow2, tar, vdi, vmdk, zip};
+use crate::{FormatInfo, bochs, ext2, fat, iso9660, lvm, parallels, partition, qcow2, tar, vdi, vmdk, zip};
 
 /// Where the signature of a format stands, and so what else the image may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub const FORMATS: &[Entry] = &[
     content(partition::INFO),
     content(lvm::INFO),
     content(ext2::INFO),
+    content(iso9660::INFO),
+    content(fat::INFO),
 ];
 
 const fn header(info: FormatInfo) -> Entry {

@@ -44,8 +44,8 @@ fn both_versions_are_read() {
     for bytes in [older(&bytes), bytes] {
         let image = Bochs::open(source(&bytes)).unwrap();
         assert!(read_all(&image) == Ok(content()));
-        assert_eq!(image.0.place(512), Ok((Place::Absent, 512)), "a sector that was never written");
-        assert!(matches!(image.0.place(1024), Ok((Place::Stored(_), 512))));
+        assert_eq!(image.0.place(512), Ok((BlockPlace::Absent, 512)), "a sector that was never written");
+        assert!(matches!(image.0.place(1024), Ok((BlockPlace::Stored(_), 512))));
     }
 }
 

@@ -51,7 +51,7 @@ fn both_formats_are_read() {
     for (bytes, name) in [(older(&bytes), "WithoutFreeSpace"), (bytes, "WithouFreSpacExt")] {
         let image = Parallels::open(source(&bytes)).unwrap();
         assert!(read_all(&image) == Ok(content()), "{name}");
-        assert_eq!(image.0.place((1 << 20) + 7), Ok((Place::Absent, (1 << 20) - 7)));
+        assert_eq!(image.0.place((1 << 20) + 7), Ok((BlockPlace::Absent, (1 << 20) - 7)));
         assert_eq!(image.description(), Some(format!("Parallels image, {name}")));
     }
 }

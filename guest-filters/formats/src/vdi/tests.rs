@@ -46,7 +46,7 @@ fn a_discarded_block_reads_as_zero() {
     let bytes = made(&content, &[]);
     let map = u32::from_le_bytes(bytes[0x154..0x158].try_into().unwrap()) as usize;
     let image = Vdi::open(source(&with(&bytes, map, &DISCARDED.to_le_bytes()))).unwrap();
-    assert_eq!(image.0.place(5), Ok((Place::Absent, (1 << 20) - 5)));
+    assert_eq!(image.0.place(5), Ok((BlockPlace::Absent, (1 << 20) - 5)));
     let mut expected = content;
     expected[..1 << 20].fill(0);
     assert!(read_all(&image) == Ok(expected));

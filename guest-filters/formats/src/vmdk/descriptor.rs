@@ -1,6 +1,7 @@
 //! The descriptor: text that says of which extents a disk consists, and what its parent is.
 //!
-//! It is a file of its own, or lies in a sparse file. The names of files in it are for messages only.
+//! It is a file of its own, or lies in a sparse file. The names of files in it are for messages
+//! only.
 
 use rbdkit_filter_sdk::image::{Error, Source, quoted, read};
 
@@ -29,7 +30,7 @@ pub(super) struct Descriptor {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ExtentLine {
     pub(super) sectors: u64,
-    pub(super) kind: Kind,
+    pub(super) kind: ExtentKind,
     /// Of a file of the host that made the disk.
     pub(super) name: Vec<u8>,
     /// In sectors of that file.
@@ -38,7 +39,7 @@ pub(super) struct ExtentLine {
 
 /// How an extent is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ExtentKind {
     /// Byte by byte.
     Flat,
     /// In a sparse file with tables.
@@ -124,7 +125,7 @@ impl Descriptor {
         self.extents
             .iter()
             .try_fold(0u64, |sum, extent| sum.checked_add(extent.sectors))
-            .filter(|sectors| *sectors <= super::MAX_SECTORS)
+            .filter(|sectors| *sectors <= super::sparse::MAX_SECTORS)
             .ok_or_else(|| Error::image("the extents of the descriptor have more than 2^63 bytes in all"))
     }
 }
@@ -137,9 +138,9 @@ impl ExtentLine {
         let (kind, rest) = word(rest);
         let sectors = number(sectors).ok_or_else(|| wrong("does not say the number of sectors"))?;
         let kind = match kind {
-            b"FLAT" | b"VMFS" => Kind::Flat,
-            b"SPARSE" | b"VMFSSPARSE" => Kind::Sparse,
-            b"ZERO" => Kind::Zero,
+            b"FLAT" | b"VMFS" => ExtentKind::Flat,
+            b"SPARSE" | b"VMFSSPARSE" => ExtentKind::Sparse,
+            b"ZERO" => ExtentKind::Zero,
             other => {
                 return Err(wrong(&format!(
                     "has an extent of the type {}: FLAT, VMFS, SPARSE, VMFSSPARSE and ZERO are supported",
@@ -147,7 +148,7 @@ impl ExtentLine {
                 )));
             }
         };
-        if kind == Kind::Zero {
+        if kind == ExtentKind::Zero {
             return Ok(ExtentLine { sectors, kind, name: Vec::new(), offset: 0 });
         }
         let name_and_rest = rest.strip_prefix(b"\"").and_then(|rest| {
@@ -156,7 +157,9 @@ impl ExtentLine {
         });
         let (name, rest) = name_and_rest.ok_or_else(|| wrong("has no name in quotes"))?;
         let offset = match kind {
-            Kind::Flat if !rest.is_empty() => number(rest).ok_or_else(|| wrong("has no number for its offset"))?,
+            ExtentKind::Flat if !rest.is_empty() => {
+                number(rest).ok_or_else(|| wrong("has no number for its offset"))?
+            }
             _ => 0,
         };
         Ok(ExtentLine { sectors, kind, name: name.to_vec(), offset })

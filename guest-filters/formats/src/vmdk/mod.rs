@@ -12,10 +12,10 @@ use std::rc::Rc;
 use rbdkit_filter_sdk::buffer::Bytes;
 use rbdkit_filter_sdk::image::{Error, ExtentList, Source, quoted};
 
-use crate::block_map::{Layout, MappedImage, Place};
+use crate::block_map::{BlockMap, BlockPlace, MappedImage};
 use crate::{FormatInfo, Report};
-use descriptor::{Descriptor, Kind, is_descriptor, text_at};
-use sparse::Header;
+use descriptor::{Descriptor, ExtentKind, is_descriptor, text_at};
+use sparse::SparseHeader;
 
 /// The format.
 pub const INFO: FormatInfo = FormatInfo {
@@ -24,9 +24,6 @@ pub const INFO: FormatInfo = FormatInfo {
     report,
     open: |below| Vmdk::open(below, Given::default()).map(|image| Rc::new(image) as Rc<dyn Source>),
 };
-
-/// A disk has fewer than 2^63 bytes.
-const MAX_SECTORS: u64 = i64::MAX as u64 / 512;
 
 /// How a file of ESX begins whose format is not supported.
 const SE_SPARSE: [u8; 8] = 0xcafe_babe_u64.to_le_bytes();
@@ -71,14 +68,14 @@ fn probe(below: &dyn Source) -> Result<bool, Error> {
 }
 
 /// What an image consists of.
-struct Parts {
+struct VmdkParts {
     /// None of a descriptor that is a file of its own.
-    header: Option<Header>,
+    header: Option<SparseHeader>,
     descriptor: Option<Descriptor>,
 }
 
-impl Parts {
-    fn read(below: &dyn Source) -> Result<Parts, Error> {
+impl VmdkParts {
+    fn read(below: &dyn Source) -> Result<VmdkParts, Error> {
         if !probe(below)? {
             return Err(Error::image(
                 "this is no VMDK image: it begins neither with KDMV or COWD nor with '# Disk DescriptorFile'",
@@ -86,14 +83,14 @@ impl Parts {
         }
         if is_descriptor(below)? {
             let descriptor = Descriptor::parse(&text_at(below, 0, below.size())?)?;
-            return Ok(Parts { header: None, descriptor: Some(descriptor) });
+            return Ok(VmdkParts { header: None, descriptor: Some(descriptor) });
         }
         let mut magic = [0; 8];
         below.read(0, &mut magic)?;
         if magic == SE_SPARSE {
             return Err(Error::image("VMDK files of the type seSparse are not supported"));
         }
-        let header = Header::read(below)?;
+        let header = SparseHeader::read(below)?;
         let (at, length) = header.descriptor;
         let descriptor = if length == 0 {
             None
@@ -102,7 +99,7 @@ impl Parts {
             crate::block_map::check_table(below, "the descriptor", at, length)?;
             Some(Descriptor::parse(&text_at(below, at, length)?)?)
         };
-        Ok(Parts { header: Some(header), descriptor })
+        Ok(VmdkParts { header: Some(header), descriptor })
     }
 
     /// The name of the parent's file, if the image has a parent.
@@ -113,7 +110,7 @@ impl Parts {
 
     /// The descriptor, if the extents are files of their own.
     fn split(&self) -> Option<&Descriptor> {
-        let is_split = self.header.as_ref().is_none_or(Header::is_only_descriptor);
+        let is_split = self.header.as_ref().is_none_or(SparseHeader::is_only_descriptor);
         self.descriptor.as_ref().filter(|_| is_split)
     }
 
@@ -173,7 +170,7 @@ impl Parts {
 
 fn report(below: &Rc<dyn Source>) -> Result<Report, Error> {
     let mut report = Report::default();
-    let parts = match Parts::read(&**below) {
+    let parts = match VmdkParts::read(&**below) {
         Ok(parts) => parts,
         Err(Error::Image(line)) => {
             report.danger(format!("it cannot be read: {line}"));
@@ -199,7 +196,7 @@ fn report(below: &Rc<dyn Source>) -> Result<Report, Error> {
     if let Some(descriptor) = &parts.descriptor {
         report.fact("extents", descriptor.extents.len());
         let is_split = parts.split().is_some();
-        for extent in descriptor.extents.iter().filter(|extent| extent.kind != Kind::Zero).take(MOST_NAMES) {
+        for extent in descriptor.extents.iter().filter(|extent| extent.kind != ExtentKind::Zero).take(MOST_NAMES) {
             let name = quoted(&extent.name);
             // The one name in a file with its own data is what the file was called.
             if is_split || descriptor.extents.len() > 1 || names_a_path(&extent.name) {
@@ -233,10 +230,10 @@ impl Vmdk {
     /// Opens an image.
     ///
     /// # Errors
-    /// Those of the sources. A line if the image is wrong or not supported, or if it needs an extent
-    /// or a parent that is not given.
+    /// Those of the sources. A line if the image is wrong or not supported, or if it needs an
+    /// extent or a parent that is not given.
     pub fn open(below: Rc<dyn Source>, given: Given) -> Result<Vmdk, Error> {
-        let parts = Parts::read(&*below)?;
+        let parts = VmdkParts::read(&*below)?;
         parts.check_type()?;
         match (parts.parent(), &given.parent) {
             (Some(name), None) => {
@@ -302,12 +299,12 @@ impl Piece {
 /// The pieces of a disk whose extents are given.
 fn pieces(descriptor: &Descriptor, given: Given) -> Result<Vec<Piece>, Error> {
     descriptor.sectors()?;
-    let with_files: Vec<_> = descriptor.extents.iter().filter(|extent| extent.kind != Kind::Zero).collect();
+    let with_files: Vec<_> = descriptor.extents.iter().filter(|extent| extent.kind != ExtentKind::Zero).collect();
     if let Some(missing) = with_files.get(given.extents.len()) {
         return Err(Error::image(format!(
-            "the image has its data in {} other files: give extent {}, which it calls {}, as vmdk-extent=FILE",
-            with_files.len(),
+            "the image has its data in other files: give extent {} of {}, which it calls {}, as vmdk-extent=FILE",
             given.extents.len() + 1,
+            with_files.len(),
             quoted(&missing.name)
         )));
     }
@@ -324,12 +321,12 @@ fn pieces(descriptor: &Descriptor, given: Given) -> Result<Vec<Piece>, Error> {
         let size = line.sectors * 512;
         let nth = pieces.len() + 1;
         let mut piece = Piece { start, size, source: None, name: format!("extent {nth} ({})", quoted(&line.name)) };
-        if line.kind != Kind::Zero
+        if line.kind != ExtentKind::Zero
             && let Some(file) = files.next()
         {
             let parent = given.parent.clone().map(|parent| (parent, start));
             let opened = match line.kind {
-                Kind::Sparse => open_sparse(file, line.sectors, parent, with_files.len()),
+                ExtentKind::Sparse => open_sparse(file, line.sectors, parent, with_files.len()),
                 _ => open_flat(file, line.offset, size),
             };
             piece.source = Some(opened.map_err(|error| piece.named(error))?);
@@ -348,7 +345,7 @@ fn open_sparse(
     parent: Option<(Rc<dyn Source>, u64)>,
     files: usize,
 ) -> crate::Opened {
-    let header = Header::read(&*file)?;
+    let header = SparseHeader::read(&*file)?;
     if header.capacity != sectors {
         return Err(Error::image(format!(
             "the file given for it has {} sectors, and the descriptor says {sectors}",
@@ -376,7 +373,7 @@ struct Flat {
     size: u64,
 }
 
-impl Layout for Flat {
+impl BlockMap for Flat {
     fn size(&self) -> u64 {
         self.size
     }
@@ -385,8 +382,8 @@ impl Layout for Flat {
         &*self.file
     }
 
-    fn place(&self, offset: u64) -> Result<(Place, u64), Error> {
-        Ok((Place::Stored(self.start + offset), self.size - offset))
+    fn place(&self, offset: u64) -> Result<(BlockPlace, u64), Error> {
+        Ok((BlockPlace::Stored(self.start + offset), self.size - offset))
     }
 
     fn is_fixed(&self) -> bool {

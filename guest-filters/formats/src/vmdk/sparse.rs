@@ -8,14 +8,16 @@ use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{BlockCache, Error, Fields, Source, TableCache, read};
 
-use super::MAX_SECTORS;
+use crate::block_map::{BlockMap, BlockPlace, MappedImage, check_block, check_table};
 use crate::codec::{Deflated, inflate};
-use crate::block_map::{Layout, MappedImage, Place, check_block, check_table};
 
 pub(super) const HOSTED: &[u8; 4] = b"KDMV";
 pub(super) const COWD: &[u8; 4] = b"COWD";
 
 const SECTOR: u64 = 512;
+
+/// A disk has fewer than 2^63 bytes.
+pub(super) const MAX_SECTORS: u64 = i64::MAX as u64 / SECTOR;
 
 /// The place of the directory in a file whose header was written before the directory: a second
 /// header, the footer, has it.
@@ -42,7 +44,7 @@ const PACKED_CACHE: usize = 4 << 20;
 
 /// What the header of a sparse file says.
 #[derive(Clone, Debug)]
-pub(super) struct Header {
+pub(super) struct SparseHeader {
     pub(super) version: u32,
     /// Sectors of the disk.
     pub(super) capacity: u64,
@@ -62,32 +64,32 @@ pub(super) struct Header {
     pub(super) parent: Option<Vec<u8>>,
 }
 
-impl Header {
+impl SparseHeader {
     /// Reads the header at the start of a file, or the footer that it names.
     ///
     /// # Errors
     /// Those of the source. A line if it is wrong.
-    pub(super) fn read(below: &dyn Source) -> Result<Header, Error> {
+    pub(super) fn read(below: &dyn Source) -> Result<SparseHeader, Error> {
         let mut magic = [0; 4];
         if below.size() >= SECTOR {
             below.read(0, &mut magic)?;
         }
         match &magic {
-            COWD => Header::cowd(&read(below, 0, 2 * SECTOR as usize)?),
+            COWD => SparseHeader::cowd(&read(below, 0, 2 * SECTOR as usize)?),
             HOSTED => {
-                let header = Header::hosted(&read(below, 0, SECTOR as usize)?, "the header")?;
+                let header = SparseHeader::hosted(&read(below, 0, SECTOR as usize)?, "the header")?;
                 if header.directory != IN_FOOTER {
                     return Ok(header);
                 }
-                let footer = Header::footer(below)?;
+                let footer = SparseHeader::footer(below)?;
                 // The footer's place of the descriptor is that of the header.
-                Ok(Header { descriptor: header.descriptor, ..footer })
+                Ok(SparseHeader { descriptor: header.descriptor, ..footer })
             }
             _ => Err(Error::image("this is no sparse VMDK file: it does not begin with KDMV or COWD")),
         }
     }
 
-    fn hosted(bytes: &[u8], what: &str) -> Result<Header, Error> {
+    fn hosted(bytes: &[u8], what: &str) -> Result<SparseHeader, Error> {
         let fields = Fields::little(bytes, what);
         let flags = fields.u32(8)?;
         let version = fields.u32(4)?;
@@ -103,7 +105,7 @@ impl Header {
                 "{what} has compression method {method}: 0, none, and 1, deflate, exist"
             )));
         }
-        Ok(Header {
+        Ok(SparseHeader {
             version,
             capacity: fields.u64(12)?,
             grain: fields.u64(20)?,
@@ -119,7 +121,7 @@ impl Header {
     }
 
     /// The header near the end of a file, between two markers.
-    fn footer(below: &dyn Source) -> Result<Header, Error> {
+    fn footer(below: &dyn Source) -> Result<SparseHeader, Error> {
         let size = below.size();
         let wrong = |what: &str| Error::image(format!("the file has its directory at the end, and {what}"));
         if size < SECTOR + FOOTER {
@@ -133,14 +135,14 @@ impl Header {
         if !is_footer || !is_end || fields.bytes(footer_at, 4)? != HOSTED {
             return Err(wrong("does not end with a footer: it was cut, or something was appended"));
         }
-        let footer = Header::hosted(fields.bytes(footer_at, SECTOR as usize)?, "the footer")?;
+        let footer = SparseHeader::hosted(fields.bytes(footer_at, SECTOR as usize)?, "the footer")?;
         if footer.directory == IN_FOOTER {
             return Err(wrong("its footer says so again"));
         }
         Ok(footer)
     }
 
-    fn cowd(bytes: &[u8]) -> Result<Header, Error> {
+    fn cowd(bytes: &[u8]) -> Result<SparseHeader, Error> {
         /// Tables of ESX have so many entries.
         const ENTRIES: u64 = 4096;
         let fields = Fields::little(bytes, "the header");
@@ -157,7 +159,7 @@ impl Header {
         // A file without a parent has three numbers there, the disk's geometry.
         let parent = fields.text(32, 992)?;
         let is_name = parent.len() >= 4 && !parent.iter().any(u8::is_ascii_control);
-        Ok(Header {
+        Ok(SparseHeader {
             version,
             capacity,
             grain,
@@ -208,7 +210,7 @@ impl Header {
 
 /// Where the grains of a sparse file are.
 pub(super) struct Grains {
-    header: Header,
+    header: SparseHeader,
     tables: BlockCache,
     unpacked: TableCache<u64, Vec<u8>>,
     parent: Option<(Rc<dyn Source>, u64)>,
@@ -221,7 +223,7 @@ pub(super) struct Grains {
 /// A line if the header is wrong.
 pub(super) fn open(
     below: Rc<dyn Source>,
-    header: Header,
+    header: SparseHeader,
     parent: Option<(Rc<dyn Source>, u64)>,
     files: usize,
 ) -> Result<MappedImage<Grains>, Error> {
@@ -321,7 +323,7 @@ impl Grains {
     }
 }
 
-impl Layout for Grains {
+impl BlockMap for Grains {
     fn size(&self) -> u64 {
         self.header.capacity * SECTOR
     }
@@ -330,19 +332,19 @@ impl Layout for Grains {
         &**self.tables.source()
     }
 
-    fn place(&self, offset: u64) -> Result<(Place, u64), Error> {
+    fn place(&self, offset: u64) -> Result<(BlockPlace, u64), Error> {
         let size = self.grain_bytes();
         let (grain, within) = (offset / size, offset % size);
         let left = size - within;
         Ok(match self.look_up(grain)? {
             Grain::NoTable => {
                 let entries = self.header.entries;
-                (Place::Absent, left + (entries - 1 - grain % entries) * size)
+                (BlockPlace::Absent, left + (entries - 1 - grain % entries) * size)
             }
-            Grain::Absent => (Place::Absent, left),
-            Grain::Zero => (Place::Zero, left),
-            Grain::At(_) if self.header.is_packed => (Place::Packed, left.min(self.size() - offset)),
-            Grain::At(at) => (Place::Stored(at + within), left),
+            Grain::Absent => (BlockPlace::Absent, left),
+            Grain::Zero => (BlockPlace::Zero, left),
+            Grain::At(_) if self.header.is_packed => (BlockPlace::Packed, left.min(self.size() - offset)),
+            Grain::At(at) => (BlockPlace::Stored(at + within), left),
         })
     }
 

@@ -181,10 +181,10 @@ fn a_split_disk_consists_of_what_is_given_in_order() {
     let list = list.into_answer().unwrap();
     assert_eq!(list.last().map(|last| last.offset + last.length), Some(image.size()));
 
-    let missing = "the image has its data in 2 other files: give extent 1, which it calls 'a-s001.vmdk', as \
+    let missing = "the image has its data in other files: give extent 1 of 2, which it calls 'a-s001.vmdk', as \
                    vmdk-extent=FILE";
     assert_eq!(refused(open(&text)), missing);
-    let missing = "the image has its data in 2 other files: give extent 2, which it calls '/etc/passwd', as \
+    let missing = "the image has its data in other files: give extent 2 of 2, which it calls '/etc/passwd', as \
                    vmdk-extent=FILE";
     assert_eq!(refused(opened(&text, &[&sparse], None)), missing);
     let more = "vmdk-extent is given 3 times, and the image has 2 extents in files";
@@ -289,7 +289,7 @@ fn a_sparse_file_with_a_descriptor_of_another_disk_is_refused() {
     // A header without sectors: only the descriptor counts.
     let only =
         with(&with_descriptor(&bytes, &descriptor("monolithicFlat", "RW 1 FLAT \"/etc/passwd\" 0")), 12, &[0; 8]);
-    let line = "the image has its data in 1 other files: give extent 1, which it calls '/etc/passwd', as \
+    let line = "the image has its data in other files: give extent 1 of 1, which it calls '/etc/passwd', as \
                 vmdk-extent=FILE";
     assert_eq!(refused(open(&only)), line);
     assert_eq!(read_all(&opened(&only, &[&[5; 512]], None).unwrap()), Ok(vec![5; 512]));

@@ -7,23 +7,23 @@ use rbdkit_filter_sdk::Extent;
 /// Blocks of 10 bytes.
 struct Listed {
     below: Rc<dyn Source>,
-    places: Vec<Place>,
+    places: Vec<BlockPlace>,
     parent: Option<(Rc<dyn Source>, u64)>,
     is_fixed: bool,
 }
 
-impl Layout for Listed {
+impl BlockMap for Listed {
     fn size(&self) -> u64 {
         self.places.len() as u64 * 10
     }
     fn stored_in(&self) -> &dyn Source {
         &*self.below
     }
-    fn place(&self, offset: u64) -> Result<(Place, u64), Error> {
+    fn place(&self, offset: u64) -> Result<(BlockPlace, u64), Error> {
         let within = offset % 10;
         let place = match self.places[offset as usize / 10] {
-            Place::Stored(u64::MAX) => return Err(Error::image("a wrong table")),
-            Place::Stored(at) => Place::Stored(at + within),
+            BlockPlace::Stored(u64::MAX) => return Err(Error::image("a wrong table")),
+            BlockPlace::Stored(at) => BlockPlace::Stored(at + within),
             place => place,
         };
         Ok((place, 10 - within))
@@ -42,7 +42,7 @@ impl Layout for Listed {
     }
 }
 
-fn image(places: &[Place]) -> MappedImage<Listed> {
+fn image(places: &[BlockPlace]) -> MappedImage<Listed> {
     let below = source(&(0..100).collect::<Vec<u8>>());
     MappedImage(Listed { below, places: places.to_vec(), parent: None, is_fixed: false })
 }
@@ -57,7 +57,13 @@ const NOTHING: ExtentType = ExtentType::HOLE.union(ExtentType::ZERO);
 
 #[test]
 fn blocks_of_each_kind_are_read_and_told() {
-    let mut image = image(&[Place::Stored(50), Place::Stored(60), Place::Zero, Place::Absent, Place::Packed]);
+    let mut image = image(&[
+        BlockPlace::Stored(50),
+        BlockPlace::Stored(60),
+        BlockPlace::Zero,
+        BlockPlace::Absent,
+        BlockPlace::Packed,
+    ]);
     let mut expected: Vec<u8> = (50..70).collect();
     expected.extend([0; 20]);
     expected.extend(100..110);
@@ -90,7 +96,8 @@ fn neighbours_are_one_read() {
         }
     }
     let reads = Rc::new(Reads(std::cell::RefCell::default()));
-    let mut image = image(&[Place::Stored(50), Place::Stored(60), Place::Stored(80), Place::Stored(70)]);
+    let mut image =
+        image(&[BlockPlace::Stored(50), BlockPlace::Stored(60), BlockPlace::Stored(80), BlockPlace::Stored(70)]);
     image.0.below = Rc::clone(&reads) as Rc<dyn Source>;
     read_all(&image).unwrap();
     assert_eq!(*reads.0.borrow(), [(50, 20), (80, 10), (70, 10)]);
@@ -98,7 +105,7 @@ fn neighbours_are_one_read() {
 
 #[test]
 fn a_wrong_table_is_an_error_where_it_is_and_not_before() {
-    let image = image(&[Place::Stored(0), Place::Stored(u64::MAX), Place::Zero]);
+    let image = image(&[BlockPlace::Stored(0), BlockPlace::Stored(u64::MAX), BlockPlace::Zero]);
     let wrong = Err(Error::image("a wrong table"));
     assert_eq!(image.read(0, &mut [0; 10]), Ok(()));
     assert_eq!(image.read(5, &mut [0; 10]), wrong);
@@ -110,7 +117,7 @@ fn a_wrong_table_is_an_error_where_it_is_and_not_before() {
 
 #[test]
 fn a_range_beyond_the_end_is_an_error() {
-    let image = image(&[Place::Zero, Place::Zero]);
+    let image = image(&[BlockPlace::Zero, BlockPlace::Zero]);
     let line = |length, offset| Error::image(format!("{length} bytes at {offset} are not within the disk of 20 bytes"));
     assert_eq!(image.read(15, &mut [0; 6]), Err(line(6, 15)));
     assert_eq!(image.cache(u64::MAX, 2), Err(line(2, u64::MAX)));
@@ -119,8 +126,8 @@ fn a_range_beyond_the_end_is_an_error() {
 
 #[test]
 fn a_question_about_many_blocks_ends_early() {
-    let mut places = vec![Place::Zero; MOST_PLACES as usize + 5];
-    places[0] = Place::Stored(0);
+    let mut places = vec![BlockPlace::Zero; MOST_PLACES as usize + 5];
+    places[0] = BlockPlace::Stored(0);
     let image = image(&places);
     let list = extents(&image, 0, image.size());
     assert_eq!(list.iter().map(|extent| extent.length).sum::<u64>(), u64::from(MOST_PLACES) * 10);
@@ -143,7 +150,7 @@ fn a_fixed_image_has_the_zeroes_of_what_stores_it() {
             Ok(())
         }
     }
-    let mut image = image(&[Place::Stored(40), Place::Stored(50)]);
+    let mut image = image(&[BlockPlace::Stored(40), BlockPlace::Stored(50)]);
     image.0.below = Rc::new(Half);
     assert_eq!(extents(&image, 0, 20).len(), 1, "what was written later may be zero or not");
     image.0.is_fixed = true;
