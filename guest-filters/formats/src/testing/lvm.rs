@@ -1,5 +1,5 @@
-//! A writer of physical volumes of LVM: the programs of LVM need block devices. It follows what the
-//! programs write, as far as `pvck --dump` shows it.
+//! A writer of physical volumes of LVM. The programs of LVM need block devices, so it follows
+//! descriptions of the format.
 
 use super::sample;
 use crate::crc::crc32_raw;
