@@ -173,7 +173,8 @@ mod tests {
         assert_eq!(start(&["tar-entry="]).err().as_deref(), Some(missing));
         let host = start(&["tar-entry=a.img", "tar-limit=1k"]).unwrap();
         assert_eq!(host.connect().err(), Some(Errno::Eio));
-        let line = "error: looking for 'a.img': the first 1024 bytes of the archive do not have it, and tar-limit allows \
+        let line = "error: looking for 'a.img': the first 1024 bytes of the archive do not have it, and tar-limit \
+                    allows \
                     no more";
         assert_eq!(host.take_log(), [line]);
         assert!(start(&["tar-entry=a.img", "tar-limit=1025"]).unwrap().connect().is_ok());

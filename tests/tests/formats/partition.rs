@@ -39,7 +39,8 @@ fn listed(disk: &Path) -> Vec<(usize, usize, usize)> {
 #[test]
 fn each_partition_is_what_sfdisk_says_and_nbdkit_serves() {
     let dir = TempDir::new();
-    let mbr = "label: dos\nsize=3MiB, type=83\nsize=12MiB, type=5\nsize=2MiB\nsize=2MiB\nsize=3MiB\nsize=2MiB, type=82\n";
+    let mbr = "label: dos\nsize=3MiB, type=83\nsize=12MiB, type=5\nsize=2MiB\nsize=2MiB\nsize=3MiB\n\
+               size=2MiB, type=82\n";
     let gpt = "label: gpt\nsize=3MiB\nsize=5MiB, name=root\n";
     for (script, skipped) in [(mbr, Some(2)), (gpt, None)] {
         let (disk, bytes) = partitioned(&dir, script);

@@ -199,7 +199,8 @@ impl Walk {
                     let at = self.at;
                     if Pax::parse(&self.extended(header.size)?, at)?.decides() {
                         return Err(Error::image(format!(
-                            "the extended header at {at} sets names, sizes or maps of all members, which is not supported"
+                            "the extended header at {at} sets names, sizes or maps of all members, \
+                             which is not supported"
                         )));
                     }
                 }

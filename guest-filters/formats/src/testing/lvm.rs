@@ -1,5 +1,5 @@
-//! A writer of physical volumes of LVM: the programs of LVM need block devices. It follows what the
-//! programs write, as far as `pvck --dump` shows it.
+//! A writer of physical volumes of LVM. The programs of LVM need block devices, so it follows
+//! descriptions of the format.
 
 use super::sample;
 use crate::crc::crc32_raw;
@@ -23,7 +23,8 @@ fn dashed(id: &str) -> String {
 /// A metadata text with these logical volumes: name and segments.
 pub fn metadata(sequence: u64, volumes: &[(&str, &[&str])]) -> String {
     let mut text = format!(
-        "vg0 {{\nid = \"x\"\nseqno = {sequence}\nformat = \"lvm2\"\t# informational\nstatus = [\"RESIZEABLE\", \"READ\", \
+        "vg0 {{\nid = \"x\"\nseqno = {sequence}\nformat = \"lvm2\"\t# informational\nstatus = [\"RESIZEABLE\", \
+         \"READ\", \
          \"WRITE\"]\nflags = []\nextent_size = {}\nmax_lv = 0\n\nphysical_volumes {{\n\npv0 {{\nid = \"{}\"\ndevice = \
          \"/dev/\\\"sda\\\"\"\n\npe_start = {}\npe_count = 100\n}}\npv1 {{\nid = \"other\"\n}}\n}}\n\nlogical_volumes {{\n",
         EXTENT / 512,

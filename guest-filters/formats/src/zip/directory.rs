@@ -62,7 +62,8 @@ impl Directory {
         }
         if directory.start.checked_add(told) != Some(directory.end) {
             return Err(Error::image(format!(
-                "the central directory has {told} bytes from {} on, and does not end where its end record begins, at {}",
+                "the central directory has {told} bytes from {} on, and does not end where its end \
+                 record begins, at {}",
                 directory.start, directory.end
             )));
         }
