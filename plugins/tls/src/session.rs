@@ -194,9 +194,10 @@ impl Session {
                 Taken::End => self.ended = true,
                 Taken::Nothing => {
                     let fed = self.feed().inspect_err(|_| self.flush_unless_unsent(wire).unwrap_or_default())?;
-                    // An answer to the other end's messages, such as its new keys.
+                    // An answer to the other end's messages, such as its new keys. libssl has it after
+                    // `take`.
+                    self.flush_unless_unsent(wire)?;
                     if fed {
-                        self.flush_unless_unsent(wire)?;
                         continue;
                     }
                     match self.receive(wire) {
