@@ -276,7 +276,7 @@ impl Outgoing {
     }
 }
 
-/// Whether so many bytes of one slice are encrypted where they are. A byte has to follow the record.
+/// Whether so many bytes of one slice are encrypted where they are. A byte follows the record.
 fn is_long(length: usize) -> bool {
     length > RECORD
 }

@@ -138,13 +138,20 @@ impl Session {
     fn receive(&mut self, wire: &mut dyn Read) -> io::Result<usize> {
         self.input.copy_within(self.at..self.filled, 0);
         (self.at, self.filled, self.data) = (0, self.filled - self.at, 0..0);
-        if self.filled == 0 && self.input.is_empty() {
-            // Nothing may be there, and memory for much would be allocated in vain.
+        if self.filled == 0 && self.input.len() < Session::MAX_READ {
+            // Nothing may be there, and memory for much would be allocated and cleared in vain.
             let mut short = [0; Session::SHORT_READ];
-            let count = wire.read(&mut short)?;
-            self.input.extend_from_slice(&short[..count]);
+            let received = wire.read(&mut short);
+            let count = *received.as_ref().unwrap_or(&0);
+            match count {
+                0 => self.input = Vec::new(),
+                _ => {
+                    self.input.clear();
+                    self.input.extend_from_slice(&short[..count]);
+                }
+            }
             self.filled = count;
-            return Ok(count);
+            return received;
         }
         // A message of the handshake may be longer than what is read of data.
         let room = Session::MAX_READ.max(self.filled + MAX_ENCRYPTED);
@@ -194,9 +201,10 @@ impl Session {
                 Taken::End => self.ended = true,
                 Taken::Nothing => {
                     let fed = self.feed().inspect_err(|_| self.flush_unless_unsent(wire).unwrap_or_default())?;
-                    // An answer to the other end's messages, such as its new keys.
+                    // An answer to the other end's messages, such as its new keys. libssl has it after
+                    // `take`.
+                    self.flush_unless_unsent(wire)?;
                     if fed {
-                        self.flush_unless_unsent(wire)?;
                         continue;
                     }
                     match self.receive(wire) {

@@ -98,8 +98,12 @@ macro_rules! advance {
                 Ok(ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_)) => true,
                 Ok(_) => return Err(TlsError::new("the other end ended the session during the handshake")),
                 Err(error) => {
-                    // The alert for the other end.
-                    if let Ok(ConnectionState::EncodeTlsData(alert)) = $connection.process_tls_records(&mut []).state {
+                    // The alert for the other end. rustls takes it before it looks at its input, which
+                    // it must not do again.
+                    if $connection.wants_write()
+                        && let Ok(ConnectionState::EncodeTlsData(alert)) =
+                            $connection.process_tls_records(&mut []).state
+                    {
                         $out.put(&encoded(alert)?);
                     }
                     return Err(TlsError::of_library(&error));

@@ -1,11 +1,14 @@
 //! What attackers and broken clients do around TLS: they downgrade, inject, stall and lie.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use rbdkit_tests::raw::Stream;
-use rbdkit_tests::{Launch, Server, tool, wait};
+use rbdkit_tests::{Launch, Server, TempDir, tool, wait};
 use rbdkit_tls::{CertificateFiles, ClientTls, Handshake, Role, ServerIdentity, Session};
 
 use crate::pki::{Keys, Pki};
@@ -196,7 +199,7 @@ fn records_that_are_wrong_end_the_connection() {
             let mut stream = agreed(server.socket());
             // The server may close before it has taken all of it.
             let _ = stream.send(bytes);
-            let _ = stream.0.shutdown(std::net::Shutdown::Write);
+            let _ = stream.0.shutdown(Shutdown::Write);
             assert!(stream.drain() < 64, "{:?}", &bytes[..8.min(bytes.len())]);
         }
         // Within the session: a record that nobody encrypted.
@@ -209,5 +212,65 @@ fn records_that_are_wrong_end_the_connection() {
         }
         drop(stream);
         wait::until("all are gone", || server.stderr().matches("closed: TLS: ").count() >= 7);
+    }
+}
+
+/// A client of OpenSSL that asks for new keys within a session of TLS 1.2. It leaves when they are
+/// refused. The result is what it says.
+fn renegotiate(server: &Server, arguments: &[&str]) -> String {
+    let dir = TempDir::new();
+    let (socket, said) = (dir.join("proxy"), dir.join("said"));
+    let listener = UnixListener::bind(&socket).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let output = File::create(&said).unwrap();
+    // What it prints goes into a file, because it keeps it back in a pipe.
+    let mut client = Command::new("timeout")
+        .args(["-k", "5", "60", "openssl", "s_client", "-tls1_2", "-unix"])
+        .arg(&socket)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(output.try_clone().unwrap())
+        .stderr(output)
+        .spawn()
+        .unwrap();
+    let mut client_side = None;
+    wait::until("the client connects", || {
+        client_side = listener.accept().ok();
+        client_side.is_some()
+    });
+    let (client_side, _) = client_side.unwrap();
+    client_side.set_nonblocking(false).unwrap();
+    // NBD's part, which the client does not know.
+    let server_side = agreed(server.socket()).0;
+    let pump = |mut from: UnixStream, mut to: UnixStream| {
+        std::thread::spawn(move || {
+            let _ = io::copy(&mut from, &mut to);
+            let _ = to.shutdown(Shutdown::Both);
+        })
+    };
+    let pumps =
+        [pump(client_side.try_clone().unwrap(), server_side.try_clone().unwrap()), pump(server_side, client_side)];
+    let mut commands = client.stdin.take().unwrap();
+    // It reads commands once the handshake is done.
+    commands.write_all(b"R\n").unwrap();
+    let status = client.wait().unwrap();
+    drop(commands);
+    pumps.into_iter().for_each(|pump| pump.join().unwrap());
+    let said = std::fs::read_to_string(said).unwrap();
+    assert!(!status.success(), "{said}");
+    said
+}
+
+#[test]
+fn a_client_that_asks_for_new_keys_with_tls_1_2_is_refused() {
+    let (pki, keys) = (Pki::shared(), Keys::new());
+    let key = std::fs::read_to_string(keys.path()).unwrap();
+    let key = key.trim().strip_prefix("alice:").unwrap();
+    let (authorities, psk) = (pki.file("ca-cert.pem").display().to_string(), ["-psk_identity", "alice", "-psk", key]);
+    for (option, arguments) in [(pki.option(), &["-CAfile", &*authorities][..]), (keys.option(), &psk)] {
+        let server = server(&[&option]);
+        let said = renegotiate(&server, arguments);
+        assert!(said.contains("RENEGOTIATING") && said.contains("no renegotiation"), "{said}");
+        wait::until("the client is gone", || server.stderr().contains("closed"));
     }
 }

@@ -121,6 +121,84 @@ fn renegotiation_is_refused_and_asked_for_twice_it_ends_the_session() {
     assert!(ends.answer().unwrap_err().to_string().ends_with("(alert 10)"));
 }
 
+/// A handshake that begins with these records.
+fn begun(records: &[&[u8]]) -> io::Result<Handshake> {
+    let (server, _) = with_certificates("NORMAL");
+    let mut server = server.accept()?;
+    let mut wire = Wire::new(usize::MAX, usize::MAX);
+    let mut step = Ok(Handshake::WantsRead);
+    for record in records {
+        wire.there.extend(*record);
+        step = Ok(server.handshake(&mut wire.server())?);
+    }
+    step
+}
+
+#[test]
+fn a_message_of_the_handshake_in_many_records_is_understood_or_refused() {
+    let (server, client) = with_certificates("NORMAL");
+    let mut wire = Wire::new(usize::MAX, usize::MAX);
+    let mut client = client.connect().unwrap();
+    client.handshake(&mut wire.client()).unwrap();
+    let first: Vec<u8> = wire.there.drain(..).collect();
+    let message = &first[5..];
+    let mut server = server.accept().unwrap();
+    for piece in message.chunks(100) {
+        wire.there.extend([HANDSHAKE, 3, 1, 0, piece.len() as u8]);
+        wire.there.extend(piece);
+        server.handshake(&mut wire.server()).unwrap();
+    }
+    while client.handshake(&mut wire.client()).unwrap() != Handshake::Done {
+        server.handshake(&mut wire.server()).unwrap();
+    }
+    assert_eq!(server.handshake(&mut wire.server()).unwrap(), Handshake::Done);
+    // A message that claims too much, in the first record and in a later one; one that never ends.
+    let long = [&[HANDSHAKE, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff][..], &[0; 16380]].concat();
+    assert!(begun(&[&long]).is_err());
+    assert!(begun(&[&[HANDSHAKE, 3, 1, 0, 2, 1, 0xff], &[HANDSHAKE, 3, 1, 0, 2, 0xff, 0xff]]).is_err());
+    let start = [&[HANDSHAKE, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff][..], &[0; 16380]].concat();
+    let more = [&[HANDSHAKE, 3, 1, 0x40, 0][..], &[0; 16384]].concat();
+    assert!(begun(&[&start, &more, &more, &more, &more]).is_err());
+    // Other records within a message.
+    assert!(begun(&[&start, &[ALERT, 3, 1, 0, 2, 2, 80]]).is_err());
+    assert!(begun(&[&start, &[DATA, 3, 1, 0, 2, 2, 80]]).is_err());
+    assert!(begun(&[&start, &[0xff; 40]]).is_err());
+    // A change of ciphers, and a record of no length.
+    assert!(begun(&[&[20, 3, 3, 0, 1, 1], &[0; 5]]).is_err());
+}
+
+#[test]
+fn any_first_bytes_are_answered_without_a_panic() {
+    let (server, client) = with_certificates("NORMAL");
+    let mut wire = Wire::new(usize::MAX, usize::MAX);
+    client.connect().unwrap().handshake(&mut wire.client()).unwrap();
+    let first: Vec<u8> = wire.there.drain(..).collect();
+    let mut runner = proptest::test_runner::TestRunner::default();
+    let changes = proptest::collection::vec((0..first.len(), proptest::num::u8::ANY), 0..6);
+    let cuts = (0..first.len() - 5, 1..300_usize);
+    let any = (changes, cuts, proptest::bool::ANY);
+    let outcome = runner.run(&any, |(changes, (cut, each), in_pieces)| {
+        let mut bytes = first.clone();
+        changes.into_iter().for_each(|(at, byte)| bytes[at] = byte);
+        if in_pieces {
+            let pieces = bytes[5..].chunks(each).map(|piece| {
+                let length = (piece.len() as u16).to_be_bytes();
+                [&[HANDSHAKE, 3, 1][..], &length, piece].concat()
+            });
+            bytes = pieces.flatten().collect();
+        }
+        bytes.truncate(bytes.len().max(cut) - cut);
+        let mut session = server.accept().unwrap();
+        let mut wire = Wire::new(each, usize::MAX);
+        wire.there.extend(bytes);
+        // It cannot end: the client does not go on.
+        let step = session.handshake(&mut wire.server());
+        proptest::prop_assert!(!matches!(step, Ok(Handshake::Done)));
+        Ok(())
+    });
+    outcome.unwrap();
+}
+
 #[test]
 fn heads_that_no_record_has_end_the_session() {
     for (priority, head, alert) in [
