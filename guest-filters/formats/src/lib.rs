@@ -7,9 +7,13 @@
 //! over.
 
 pub mod codec;
+pub mod gzip;
+pub mod lzip;
 pub mod report;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+pub mod unpack;
+pub mod xz;
 
 use std::rc::Rc;
 
