@@ -22,8 +22,8 @@ fn what_lzip_and_plzip_wrote_is_what_it_was() {
 #[test]
 fn a_sequential_reader_continues_one_decoder() {
     let data = sample(3 << 20, 4);
-    let file = opened(&piped("lzip", &["-0", "-b100k"], &data));
-    assert_eq!(file.points(), 3, "level 0 has members of 1 MiB");
+    let file = opened(&piped("plzip", &["-0", "-B1MiB"], &data));
+    assert_eq!(file.points(), 3, "members of 1 MiB");
     assert_eq!(starts_of_a_sequential_read(&file), 1);
     random_reads(&file, &data, 20);
 }
@@ -33,7 +33,8 @@ fn a_member_that_is_too_large_for_a_request_is_decoded_when_the_file_is_opened()
     let data = sample(1 << 20, 5);
     let mut file = vec![0; 40 << 20];
     file.extend(&data);
-    let file = open(source(&piped("lzip", &["-1"], &file)), &Storage::Memory(1 << 30), Limits::default()).unwrap();
+    let file =
+        open(source(&piped("plzip", &["-0", "-B64MiB"], &file)), &Storage::Memory(1 << 30), Limits::default()).unwrap();
     assert_eq!(read(&file, 40 << 20, 1 << 20).unwrap(), data);
     assert_eq!(file.starts(), 0, "all of it is kept");
 }
