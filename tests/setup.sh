@@ -50,7 +50,7 @@ group() {
         ;;
     demo)
         need libnbd-bin command_exists nbdcopy
-        need qemu-utils command_exists qemu-io
+        need qemu-utils lzip plzip pigz command_exists qemu-io
         need e2fsprogs test -x /sbin/mkfs.ext4
         ;;
     test)
