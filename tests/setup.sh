@@ -50,13 +50,16 @@ group() {
         ;;
     demo)
         need libnbd-bin command_exists nbdcopy
-        need qemu-utils lzip plzip pigz command_exists qemu-io
+        need qemu-utils command_exists qemu-io
         need e2fsprogs test -x /sbin/mkfs.ext4
         ;;
     test)
         need libnbd-bin command_exists nbdinfo
         need python3-libnbd nbdsh_works
         need qemu-utils command_exists qemu-img
+        need lzip command_exists lzip
+        need plzip command_exists plzip
+        need pigz command_exists pigz
         need fio command_exists fio
         # Encrypted disks, and another library for their ciphers.
         need cryptsetup-bin command_exists /sbin/cryptsetup
