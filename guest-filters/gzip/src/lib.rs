@@ -18,7 +18,8 @@ impl Filter for GzipFilter {
     fn describe() -> Description {
         Description::new("gzip", env!("CARGO_PKG_VERSION"), "decompresses gzip files")
             .help("Serves what a gzip file (.gz) has, read-only. The file is decompressed once when it is opened.")
-            // An instance for each connection: the decoder that runs continues with the next request.
+            // An instance for each connection: the decoder that runs continues with the next
+            // request.
             .thread_model(ThreadModel::SerializeRequests)
             .recovery(Recovery::Stateless)
     }

@@ -29,8 +29,12 @@ impl Filter for LzipFilter {
 
     fn describe() -> Description {
         Description::new("lzip", env!("CARGO_PKG_VERSION"), "decompresses lzip files")
-            .help("Serves what an lzip file (.lz) has, read-only. Each member is decompressed when it is needed. A file with a member of more than 32 MiB is decompressed once when it is opened.")
-            // An instance for each connection: the decoder that runs continues with the next request.
+            .help(
+                "Serves what an lzip file (.lz) has, read-only. Each member is decompressed when it is \
+                 needed. A file with a member of more than 32 MiB is decompressed once when it is opened.",
+            )
+            // An instance for each connection: the decoder that runs continues with the next
+            // request.
             .thread_model(ThreadModel::SerializeRequests)
             .recovery(Recovery::Stateless)
     }

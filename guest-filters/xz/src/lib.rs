@@ -29,8 +29,12 @@ impl Filter for XzFilter {
 
     fn describe() -> Description {
         Description::new("xz", env!("CARGO_PKG_VERSION"), "decompresses xz files")
-            .help("Serves what an xz file (.xz) has, read-only. Each block is decompressed when it is needed. A file with a block of more than 32 MiB is decompressed once when it is opened.")
-            // An instance for each connection: the decoder that runs continues with the next request.
+            .help(
+                "Serves what an xz file (.xz) has, read-only. Each block is decompressed when it is \
+                 needed. A file with a block of more than 32 MiB is decompressed once when it is opened.",
+            )
+            // An instance for each connection: the decoder that runs continues with the next
+            // request.
             .thread_model(ThreadModel::SerializeRequests)
             .recovery(Recovery::Stateless)
     }

@@ -7,13 +7,14 @@
 //!
 //! * It keeps one decoder running. The next read of a sequential reader continues it.
 //! * The chunks that were decoded last are in memory.
-//! * A file without an index, or with a unit that is too large to decode for one request, is decoded
-//!   once when it is opened. The chunks go to [`Storage`], which all instances share, together with
-//!   the points at which decoding can resume. A chunk for which the storage has no room is decoded
-//!   again from the point before it.
+//! * A file without an index, or with a unit that is too large to decode for one request, is
+//!   decoded once when it is opened. The chunks go to [`Storage`], which all instances share,
+//!   together with the points at which decoding can resume. A chunk for which the storage has no
+//!   room is decoded again from the point before it.
 
 #[cfg(test)]
 pub mod checks;
+mod codec;
 mod input;
 mod pass;
 mod storage;
@@ -24,86 +25,11 @@ use std::rc::Rc;
 use rbdkit_filter_sdk::buffer::Bytes;
 use rbdkit_filter_sdk::image::{Error, ExtentList, Source, TableCache};
 
+pub use codec::{CHUNK, Codec, Index, Point, Stream};
 pub use input::{Input, SharedInput};
 pub use pass::MAX_UNITS;
 pub use storage::Storage;
 use storage::{Region, State};
-
-/// The unit of what is kept, in bytes of decoded data.
-pub const CHUNK: u64 = 256 << 10;
-
-/// A decoder that runs through a file from some point on.
-pub trait Stream {
-    /// Decodes into `out` and returns how many bytes that gave. 0 means that the unit has ended, and
-    /// that its checksum was right.
-    ///
-    /// # Errors
-    /// Those of the source, and a line if the data is wrong.
-    fn read(&mut self, out: &mut [u8]) -> Result<usize, Error>;
-
-    /// Goes on to the next unit after `read` returned 0. Returns where it begins, as
-    /// [`Point::at`] has it, or none at the end of the file.
-    ///
-    /// # Errors
-    /// Those of the source, and a line if what follows is no unit.
-    fn next_unit(&mut self) -> Result<Option<u64>, Error>;
-
-    /// How many bytes of the compressed file were read.
-    fn consumed(&self) -> u64;
-
-    /// If decoding can resume after the last byte that `read` returned, within a unit: where, and
-    /// the bytes before it that the decoder needs.
-    fn resume(&self) -> Option<(u64, Vec<u8>)> {
-        None
-    }
-}
-
-/// A place at which decoding can begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Point {
-    /// The offset in the decoded data.
-    pub out: u64,
-    /// The place in the compressed file, in a form of the codec's.
-    pub at: u64,
-}
-
-/// The units of a file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Index {
-    /// Where they begin. The first begins at 0.
-    pub units: Vec<Point>,
-    /// Bytes of decoded data.
-    pub size: u64,
-}
-
-/// A compression.
-pub trait Codec {
-    /// Its name in messages.
-    const NAME: &'static str;
-
-    /// A unit up to this size can be decoded within one request, in bytes of decoded data. The limit
-    /// of a request is one second; this should take a third of it.
-    const MAX_UNIT: u64;
-
-    /// The units, if the file tells without being decoded.
-    ///
-    /// # Errors
-    /// Those of the source, and a line if the file is wrong.
-    fn index(&self) -> Result<Option<Index>, Error>;
-
-    /// Begins to decode at a point. `window` is what [`Stream::resume`] gave there; it is empty for
-    /// the begin of a unit.
-    ///
-    /// # Errors
-    /// Those of the source, and a line if there is no unit.
-    fn stream(&self, point: Point, window: Vec<u8>) -> Result<Box<dyn Stream>, Error>;
-
-    /// The offset in the compressed file of a place.
-    fn offset(&self, at: u64) -> u64;
-
-    /// The begin of the file.
-    fn start(&self) -> Point;
-}
 
 /// What an opened file may keep in memory, in bytes, if nothing else is said: 32 chunks.
 pub const RECENT: usize = 8 << 20;
@@ -220,7 +146,7 @@ impl<C: Codec> Unpacked<C> {
             }
         }
         let bytes = self.fill(&mut running, start + self.length_of(chunk))?;
-        if pass::is_zero(&bytes) {
+        if codec::is_zero(&bytes) {
             self.region.put(chunk, &bytes)?;
         }
         *self.running.borrow_mut() = Some(running);
@@ -228,7 +154,8 @@ impl<C: Codec> Unpacked<C> {
         self.recent.get_or(chunk, || Ok((bytes, weight)))
     }
 
-    /// Decodes up to the offset `end`, and checks on the way that the units are where the index says.
+    /// Decodes up to the offset `end`, and checks on the way that the units are where the index
+    /// says.
     fn fill(&self, running: &mut Running, end: u64) -> Result<Vec<u8>, Error> {
         let mut bytes = vec![0; (end - running.at) as usize];
         let mut done = 0;
@@ -252,7 +179,8 @@ impl<C: Codec> Unpacked<C> {
         Ok(bytes)
     }
 
-    /// The offset at which the unit at `offset` ends according to the index, or the end of the file.
+    /// The offset at which the unit at `offset` ends according to the index, or the end of the
+    /// file.
     fn unit_end(&self, offset: u64) -> u64 {
         if !self.complete {
             return self.size;

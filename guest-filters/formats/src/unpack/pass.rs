@@ -2,8 +2,8 @@
 
 use rbdkit_filter_sdk::image::{Error, Source};
 
+use super::codec::{CHUNK, Codec, Index, Point, Stream};
 use super::storage::Region;
-use super::{CHUNK, Codec, Index, Point, Stream};
 
 /// The distance of points within a unit, in bytes of decoded data. Inflating that much takes some
 /// 20 ms.
@@ -150,10 +150,4 @@ impl Reports {
             );
         }
     }
-}
-
-/// Whether all bytes are zero.
-pub fn is_zero(bytes: &[u8]) -> bool {
-    let (words, rest) = bytes.as_chunks::<16>();
-    words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
 }

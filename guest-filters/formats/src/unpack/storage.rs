@@ -11,8 +11,7 @@ use rbdkit_filter_sdk::maps::Map;
 use rbdkit_filter_sdk::slots::Slot;
 use rbdkit_filter_sdk::{Errno, Scope, clock, scratch};
 
-use super::pass::is_zero;
-use super::{CHUNK, Index, Point};
+use super::codec::{CHUNK, Index, Point, is_zero};
 
 /// Where decoders keep what is shared.
 #[derive(Clone, Debug)]

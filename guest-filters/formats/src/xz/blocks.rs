@@ -8,8 +8,8 @@ use lzma_rust2::filter::{bcj::BcjReader, delta::DeltaReader};
 use rbdkit_filter_sdk::image::{Error, Source};
 use sha2::{Digest, Sha256};
 
+use super::format::{CRC32, Check, HEADER, MAX_DICTIONARY, crc32, place};
 use super::index::{check_header, number};
-use super::{CRC32, Check, HEADER, MAX_DICTIONARY, crc32, place};
 use crate::unpack::{Input, SharedInput, Stream};
 
 static CRC64: crc::Crc<u64, crc::Table<16>> = crc::Crc::<u64, crc::Table<16>>::new(&crc::CRC_64_XZ);

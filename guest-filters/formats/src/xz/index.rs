@@ -2,14 +2,14 @@
 
 use rbdkit_filter_sdk::image::{Error, Fields, Source, read};
 
-use super::{Check, FOOTER_MAGIC, HEADER, MAGIC, crc32, place};
+use super::format::{Check, FOOTER_MAGIC, HEADER, MAGIC, crc32, place};
 use crate::unpack::{Index, MAX_UNITS, Point};
 
 /// The largest index that is read: that of a million blocks.
 const MAX_INDEX: u64 = 20 << 20;
 
 /// A block as its index has it.
-struct Block {
+struct IndexRecord {
     /// Without padding.
     unpadded: u64,
     size: u64,
@@ -71,7 +71,7 @@ fn without_padding(below: &dyn Source, mut end: u64) -> Result<u64, Error> {
         }
     }
     // A footer does not end with a zero. Padding has a multiple of four bytes.
-    if (from - end) % 4 != 0 {
+    if !(from - end).is_multiple_of(4) {
         return Err(Error::image(format!(
             "{} zeroes follow the xz stream that ends at {end}; 4, 8, ... may",
             from - end
@@ -81,7 +81,7 @@ fn without_padding(below: &dyn Source, mut end: u64) -> Result<u64, Error> {
 }
 
 /// The stream that ends at `end`: where it begins, its check and its blocks.
-fn stream(below: &dyn Source, end: u64) -> Result<(u64, Check, Vec<Block>), Error> {
+fn stream(below: &dyn Source, end: u64) -> Result<(u64, Check, Vec<IndexRecord>), Error> {
     let wrong = |what: String| Error::image(format!("the xz stream that ends at {end} {what}"));
     if end < 2 * HEADER + 8 {
         return Err(wrong(format!("is too short: it has {end} bytes at most")));
@@ -117,7 +117,7 @@ fn stream(below: &dyn Source, end: u64) -> Result<(u64, Check, Vec<Block>), Erro
 }
 
 /// The records of an index.
-fn records(bytes: &[u8]) -> Result<Vec<Block>, String> {
+fn records(bytes: &[u8]) -> Result<Vec<IndexRecord>, String> {
     let (content, crc) = bytes.split_at(bytes.len() - 4);
     if content.first() != Some(&0) {
         return Err("has no index before its footer".into());
@@ -135,7 +135,7 @@ fn records(bytes: &[u8]) -> Result<Vec<Block>, String> {
     let mut blocks = Vec::with_capacity(count as usize);
     for _ in 0..count {
         let unpadded = number(&mut rest).filter(|size| *size >= 5).ok_or_else(short)?;
-        blocks.push(Block { unpadded, size: number(&mut rest).ok_or_else(short)? });
+        blocks.push(IndexRecord { unpadded, size: number(&mut rest).ok_or_else(short)? });
     }
     if rest.len() > 3 || rest.iter().any(|byte| *byte != 0) {
         return Err(short());

@@ -2,11 +2,14 @@
 //! index of its blocks. So the blocks are found from the end of the file, without decoding.
 
 mod blocks;
+mod format;
 mod index;
 
 use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{Error, Source, read};
+
+use format::{Check, MAGIC};
 
 use crate::unpack::{CHUNK, Codec, Index, Point, Storage, Stream, Unpacked};
 use crate::{FormatInfo, Opened, Report};
@@ -19,12 +22,6 @@ pub const INFO: FormatInfo = FormatInfo {
     open: |below| -> Opened { Ok(Rc::new(open(below, &Storage::default(), Limits::default())?)) },
 };
 
-const MAGIC: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
-const FOOTER_MAGIC: [u8; 2] = *b"YZ";
-/// The size of the header and the footer of a stream.
-const HEADER: u64 = 12;
-/// The largest dictionary that is allocated. xz uses that much at level 9.
-const MAX_DICTIONARY: u32 = 64 << 20;
 /// LZMA gives at least 60 MB/s in a filter: this takes half a second.
 pub(crate) const MAX_UNIT: u64 = 32 << 20;
 /// What decoded blocks may take in memory, in bytes.
@@ -87,47 +84,6 @@ pub struct Xz {
     index: Index,
 }
 
-/// The checksum of the blocks of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Check {
-    None = 0,
-    Crc32 = 1,
-    Crc64 = 4,
-    Sha256 = 10,
-}
-
-impl Check {
-    /// The check that two bytes of a stream's header or footer name.
-    fn of(flags: [u8; 2], at: u64) -> Result<Check, Error> {
-        Ok(match flags {
-            [0, 0] => Check::None,
-            [0, 1] => Check::Crc32,
-            [0, 4] => Check::Crc64,
-            [0, 10] => Check::Sha256,
-            [a, b] => {
-                return Err(Error::image(format!(
-                    "the xz stream at {at} has the flags {a:02x}{b:02x}; a checksum of 0000 (none), 0001 (CRC32), 0004 \
-                     (CRC64) or 000a (SHA-256) is supported"
-                )));
-            }
-        })
-    }
-
-    fn size(self) -> usize {
-        match self {
-            Check::None => 0,
-            Check::Crc32 => 4,
-            Check::Crc64 => 8,
-            Check::Sha256 => 32,
-        }
-    }
-}
-
-/// A place is the offset of a block, and the check of its stream in the low four bits.
-fn place(offset: u64, check: Check) -> u64 {
-    offset << 4 | check as u64
-}
-
 impl Codec for Xz {
     const NAME: &'static str = "xz";
     const MAX_UNIT: u64 = MAX_UNIT;
@@ -149,12 +105,6 @@ impl Codec for Xz {
         Ok(Box::new(blocks::Decoding::begin(Rc::clone(&self.below), point.at >> 4, check)?))
     }
 }
-
-fn crc32(bytes: &[u8]) -> u32 {
-    CRC32.checksum(bytes)
-}
-
-static CRC32: crc::Crc<u32, crc::Table<16>> = crc::Crc::<u32, crc::Table<16>>::new(&crc::CRC_32_ISO_HDLC);
 
 #[cfg(test)]
 mod tests;
