@@ -14,7 +14,7 @@ params! {
         /// The largest member that is accepted, in bytes of decompressed data. The default is any.
         lzip_max_block: Option<Size>,
         /// How many decompressed members an instance keeps in memory, at most 24 MiB.
-        lzip_max_depth: Option<u64>,
+        lzip_max_depth: u64 = 8,
     }
 }
 
@@ -40,9 +40,8 @@ impl Filter for LzipFilter {
     }
 
     fn configure(settings: Settings) -> Result<Self, String> {
-        let mut limits = Limits::default();
-        limits.max_block = settings.lzip_max_block.map(|size| size.0);
-        limits.max_depth = settings.lzip_max_depth.unwrap_or(limits.max_depth);
+        let max_block = settings.lzip_max_block.map(|size| size.0);
+        let limits = Limits { max_block, max_depth: settings.lzip_max_depth };
         Ok(LzipFilter { images: Images::default(), limits })
     }
 }

@@ -14,7 +14,7 @@ params! {
         /// The largest block that is accepted, in bytes of decompressed data. The default is any.
         xz_max_block: Option<Size>,
         /// How many decompressed blocks an instance keeps in memory, at most 24 MiB.
-        xz_max_depth: Option<u64>,
+        xz_max_depth: u64 = 8,
     }
 }
 
@@ -40,9 +40,8 @@ impl Filter for XzFilter {
     }
 
     fn configure(settings: Settings) -> Result<Self, String> {
-        let mut limits = Limits::default();
-        limits.max_block = settings.xz_max_block.map(|size| size.0);
-        limits.max_depth = settings.xz_max_depth.unwrap_or(limits.max_depth);
+        let max_block = settings.xz_max_block.map(|size| size.0);
+        let limits = Limits { max_block, max_depth: settings.xz_max_depth };
         Ok(XzFilter { images: Images::default(), limits })
     }
 }
