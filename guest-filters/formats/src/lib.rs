@@ -24,11 +24,13 @@ pub mod partition;
 pub mod paths;
 pub mod qcow2;
 pub mod report;
+pub mod runs;
 pub mod tar;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 pub mod unpack;
 pub mod vdi;
+pub mod vhd;
 pub mod vmdk;
 pub mod xz;
 pub mod zip;
