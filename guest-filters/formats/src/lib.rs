@@ -24,7 +24,6 @@ pub mod partition;
 pub mod paths;
 pub mod qcow2;
 pub mod report;
-pub mod runs;
 pub mod tar;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;

@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{BlockCache, Error, Source, quoted};
 
-use crate::runs::{Layout, Place, Runs};
+use crate::block_map::{BlockMap, BlockPlace, MappedImage};
 use crate::{FormatInfo, Report};
 use footer::{FOOTER, Footer, HEADER, Header, Kind, SECTOR};
 
@@ -28,16 +28,20 @@ const NOT_THERE: u32 = u32::MAX;
 /// table of 128 GiB with blocks of 2 MiB, and the bitmaps of 1 GiB.
 const KEPT: u32 = 256 << 10;
 
+/// At most so many sectors of a block are looked at for one run: 4 KiB of its bitmap. Blocks of 2
+/// MiB have 4096 sectors.
+const MOST_ALIKE: u64 = 32 << 10;
+
 /// Text of a parent locator is shown up to this many bytes.
 const MOST_LOCATOR: u32 = 1024;
 
 /// An opened image.
-pub type Image = Runs<Disk>;
+pub type Image = MappedImage<Disk>;
 
 /// The disk of an image.
 pub struct Disk {
     image: Rc<dyn Source>,
-    parent: Option<Rc<dyn Source>>,
+    parent: Option<(Rc<dyn Source>, u64)>,
     footer: Footer,
     blocks: Option<Blocks>,
 }
@@ -71,12 +75,12 @@ pub fn open(
                 footer.size
             )));
         }
-        return Ok(Runs(Disk { image, parent: None, footer, blocks: None }));
+        return Ok(MappedImage(Disk { image, parent: None, footer, blocks: None }));
     }
     let header = Header::read(&*image, &footer)?;
     let mut the_parent = None;
     if footer.kind == Kind::Differencing {
-        the_parent = parent()?;
+        the_parent = parent()?.map(|parent| (parent, 0));
         if the_parent.is_none() {
             return Err(Error::image(format!(
                 "the image is a differencing disk and names the parent {}: no file is opened by its name, give the \
@@ -93,7 +97,7 @@ pub fn open(
         end: image.size() - if has_footer { FOOTER } else { 0 },
         header,
     };
-    Ok(Runs(Disk { image, parent: the_parent, footer, blocks: Some(blocks) }))
+    Ok(MappedImage(Disk { image, parent: the_parent, footer, blocks: Some(blocks) }))
 }
 
 impl Blocks {
@@ -154,41 +158,41 @@ impl Blocks {
     }
 }
 
-impl Layout for Disk {
+impl BlockMap for Disk {
     fn size(&self) -> u64 {
         self.footer.size
     }
 
-    fn image(&self) -> &dyn Source {
+    fn stored_in(&self) -> &dyn Source {
         &*self.image
     }
 
-    fn parent(&self) -> Option<&dyn Source> {
-        self.parent.as_deref()
-    }
-
-    fn run(&self, offset: u64, most: u64) -> Result<(Place, u64), Error> {
+    fn place(&self, offset: u64) -> Result<(BlockPlace, u64), Error> {
         let Some(blocks) = &self.blocks else {
-            return Ok((Place::Mapped(offset), self.footer.size - offset));
+            return Ok((BlockPlace::Stored(offset), self.footer.size - offset));
         };
         let (number, within) = (offset / blocks.header.block, offset % blocks.header.block);
         let left = blocks.header.block - within;
-        let differs = self.footer.kind == Kind::Differencing;
-        let Some(bitmap) = blocks.find(number)? else {
-            return Ok((if differs { Place::Parent } else { Place::Hole }, left));
-        };
-        let data = Place::Image(bitmap + blocks.bitmap + within);
-        if !differs {
-            return Ok((data, left));
+        let Some(bitmap) = blocks.find(number)? else { return Ok((BlockPlace::Absent, left)) };
+        let stored = BlockPlace::Stored(bitmap + blocks.bitmap + within);
+        if self.footer.kind != Kind::Differencing {
+            return Ok((stored, left));
         }
-        let sector = within / SECTOR;
-        let sectors = (most.min(left) + within % SECTOR).div_ceil(SECTOR);
-        let (is_here, alike) = blocks.alike(bitmap, sector, sectors)?;
-        Ok((if is_here { data } else { Place::Parent }, alike * SECTOR - within % SECTOR))
+        let most = left.div_ceil(SECTOR).min(MOST_ALIKE);
+        let (is_here, alike) = blocks.alike(bitmap, within / SECTOR, most)?;
+        Ok((if is_here { stored } else { BlockPlace::Absent }, alike * SECTOR - within % SECTOR))
     }
 
-    fn description(&self) -> String {
-        format!("VHD, {}, {} bytes", self.footer.kind.name(), self.footer.size)
+    fn parent(&self) -> Option<&(Rc<dyn Source>, u64)> {
+        self.parent.as_ref()
+    }
+
+    fn is_fixed(&self) -> bool {
+        self.footer.kind == Kind::Fixed
+    }
+
+    fn description(&self) -> Option<String> {
+        Some(format!("VHD image, {}", self.footer.kind.name()))
     }
 }
 
