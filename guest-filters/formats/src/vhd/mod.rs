@@ -144,12 +144,12 @@ impl Blocks {
                 bytes = self.bitmaps.from(bitmap + at / 8)?;
                 n = 0;
             }
-            if at % 8 == 0 && bytes[n] == whole {
+            if at.is_multiple_of(8) && bytes[n] == whole {
                 at += 8;
                 n += 1;
             } else if is_here(bytes[n], at) == first {
                 at += 1;
-                n += usize::from(at % 8 == 0);
+                n += usize::from(at.is_multiple_of(8));
             } else {
                 break;
             }
