@@ -29,6 +29,7 @@ pub mod tar;
 pub mod testing;
 pub mod unpack;
 pub mod vdi;
+pub mod vhd;
 pub mod vmdk;
 pub mod xz;
 pub mod zip;

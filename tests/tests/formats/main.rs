@@ -11,5 +11,6 @@ mod qcow2;
 mod shared;
 mod tar;
 mod vdi;
+mod vhd;
 mod vmdk;
 mod zip;

@@ -1,7 +1,7 @@
 //! The formats that are looked for.
 
 use crate::{
-    FormatInfo, bochs, ext2, fat, gzip, iso9660, lvm, lzip, parallels, partition, qcow2, tar, vdi, vmdk, xz, zip,
+    FormatInfo, bochs, ext2, fat, gzip, iso9660, lvm, lzip, parallels, partition, qcow2, tar, vdi, vhd, vmdk, xz, zip,
 };
 
 /// Where the signature of a format stands, and so what else the image may have.
@@ -47,6 +47,7 @@ pub const FORMATS: &[Entry] = &[
     header(vdi::INFO),
     header(parallels::INFO),
     header(bochs::INFO),
+    trailer(vhd::INFO),
     header(gzip::INFO),
     header(xz::INFO),
     header(lzip::INFO),
@@ -61,6 +62,10 @@ pub const FORMATS: &[Entry] = &[
 
 const fn header(info: FormatInfo) -> Entry {
     Entry { info, place: Place::Header }
+}
+
+const fn trailer(info: FormatInfo) -> Entry {
+    Entry { info, place: Place::Trailer }
 }
 
 const fn content(info: FormatInfo) -> Entry {

@@ -13,6 +13,7 @@ mod partition;
 mod qcow2;
 mod tar;
 mod vdi;
+mod vhd;
 mod vmdk;
 mod xz;
 mod zip;
