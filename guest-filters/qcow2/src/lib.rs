@@ -117,7 +117,10 @@ impl Filter for Qcow2 {
 
     fn describe() -> Description {
         Description::new("qcow2", env!("CARGO_PKG_VERSION"), "serves the disk in a qcow2 image")
-            .help("Writes use free space of the image file, which keeps its size. Names of other files in the image are never followed.")
+            .help(
+                "Writes use the free space of the image file, which keeps its size. \
+                 Names of other files in the image are never followed.",
+            )
             .thread_model(ThreadModel::Parallel)
             .recovery(Recovery::Stateless)
     }

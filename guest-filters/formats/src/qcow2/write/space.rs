@@ -99,7 +99,8 @@ impl Space {
             return Ok(());
         }
         self.shared.warn(&format!(
-            "the image file has {} bytes, and no free cluster of {} bytes: make it larger, for example with truncate -s",
+            "the image file has {} bytes, and no free cluster of {} bytes: make it larger, for example with \
+             truncate -s",
             self.size,
             1u64 << self.cluster_bits
         ));

@@ -13,8 +13,8 @@ use rbdkit_filter_sdk::Errno;
 use rbdkit_filter_sdk::buffer::Bytes;
 use rbdkit_filter_sdk::image::{self, Error, Source};
 
-use super::{Below, Image, Lock, Map, Payload, Shared, Unmap, Writer, prepare, refusal};
-use crate::qcow2::Options;
+use super::{Below, Lock, Map, Payload, Shared, Unmap, Writer, prepare, refusal};
+use crate::qcow2::{Image, Options};
 use crate::testing::{Dir, Rng};
 
 /// What was done to the image.
