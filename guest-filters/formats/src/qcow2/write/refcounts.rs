@@ -137,24 +137,25 @@ impl Refcounts {
         ((first << self.order) / 8, ((first + count) << self.order).div_ceil(8))
     }
 
-    /// Sets the counts of `count` clusters, whose blocks exist.
-    pub(super) fn fill(&self, mut first: u64, mut count: u64, value: u64) -> Result<(), Error> {
+    /// Sets the counts of clusters from `first` on, whose blocks exist.
+    pub(super) fn put(&self, mut first: u64, mut counts: &[u64]) -> Result<(), Error> {
         let table = self.table()?;
-        while count > 0 {
+        while !counts.is_empty() {
             let Some(block) = self.block_of(table, first)? else {
                 return Err(Error::image(format!("cluster {first} of the image has no reference count")));
             };
             let within = first % self.per_block();
-            let n = count.min(self.per_block() - within).min((PIECE * 8) >> self.order);
+            let n = (counts.len() as u64).min(self.per_block() - within).min((PIECE * 8) >> self.order);
             let (start, end) = self.bytes_of(within, n);
             let mut bytes = image::read(&*self.source, block + start, (end - start) as usize)?;
             let skip = within - ((start * 8) >> self.order);
-            for at in skip..skip + n {
-                set(&mut bytes, at, self.order, value);
+            let (now, rest) = counts.split_at(n as usize);
+            for (at, count) in (skip..).zip(now) {
+                set(&mut bytes, at, self.order, *count);
             }
             self.below.write(block + start, &bytes)?;
             first += n;
-            count -= n;
+            counts = rest;
         }
         Ok(())
     }

@@ -120,7 +120,7 @@ impl Space {
             return Ok(false);
         }
         for (first, count) in &runs {
-            self.refcounts.fill(*first, *count, 1)?;
+            self.refcounts.put(*first, &vec![1; *count as usize])?;
             self.below.zero(first << self.cluster_bits, count << self.cluster_bits)?;
         }
         self.below.flush()?;
@@ -153,9 +153,7 @@ impl Space {
                         None => break,
                         Some((first, count)) => {
                             self.shared.set(Map::Roles, first, count, 1 << META, PLAIN);
-                            for cluster in first..first + count {
-                                self.lower(cluster, 1)?;
-                            }
+                            self.lower(first, count, 1)?;
                         }
                     },
                 }
@@ -258,37 +256,51 @@ impl Space {
             return Err(errno.into());
         }
         for (first, count, by) in taken {
-            for cluster in first..first + count {
-                self.lower(cluster, by.into())?;
-            }
+            self.lower(first, count, by.into())?;
         }
         Ok(())
     }
 
-    /// Lowers the reference count of a cluster.
-    fn lower(&self, cluster: u64, by: u64) -> Result<(), Error> {
-        let known = match self.refcounts.get(cluster, 1)? {
-            Counts::Known(counts) => counts[0],
-            _ => 0,
-        };
-        if known < by {
-            self.shared.warn(&format!(
-                "the reference count of the cluster at {} is {known}, and {by} references to it were removed: \
-                 'qemu-img check' says more",
-                cluster << self.cluster_bits
-            ));
-            if known == 0 {
-                return Ok(());
+    /// Lowers the reference counts of clusters by `by`.
+    fn lower(&self, first: u64, count: u64, by: u64) -> Result<(), Error> {
+        let (mut at, end) = (first, first + count);
+        while at < end {
+            let known = match self.refcounts.get(at, end - at)? {
+                Counts::Known(counts) => counts,
+                // They have no counts that could be lowered.
+                Counts::NoBlock | Counts::NoTable => {
+                    self.warn_of(at, 0, by);
+                    at += 1;
+                    continue;
+                }
+            };
+            if let Some(n) = known.iter().position(|count| *count < by) {
+                self.warn_of(at + n as u64, known[n], by);
             }
-        }
-        let now = known.saturating_sub(by);
-        self.refcounts.fill(cluster, 1, now)?;
-        if now == 0 {
-            self.shared.set(Map::Roles, cluster, 1, 1 << TABLE, PLAIN);
-            // It is only advice.
-            let _ = self.below.discard(cluster << self.cluster_bits, 1 << self.cluster_bits);
+            let now: Vec<u64> = known.iter().map(|count| count.saturating_sub(by)).collect();
+            self.refcounts.put(at, &now)?;
+            let mut n = 0;
+            while n < now.len() {
+                let free = (n..now.len()).take_while(|n| now[*n] == 0 && known[*n] != 0).count();
+                if free > 0 {
+                    let first = at + n as u64;
+                    self.shared.set(Map::Roles, first, free as u64, 1 << TABLE, PLAIN);
+                    // It is only advice.
+                    let _ = self.below.discard(first << self.cluster_bits, (free as u64) << self.cluster_bits);
+                }
+                n += free.max(1);
+            }
+            at += known.len() as u64;
         }
         Ok(())
+    }
+
+    fn warn_of(&self, cluster: u64, count: u64, by: u64) {
+        self.shared.warn(&format!(
+            "the reference count of the cluster at {} is {count}, and {by} references to it were removed: 'qemu-img \
+             check' says more",
+            cluster << self.cluster_bits
+        ));
     }
 
     /// Gives back to the image what is reserved, and lowers what is pending. Locks.
@@ -309,7 +321,7 @@ impl Space {
         while let Some(first) = self.shared.find(Map::Roles, 0, 1 << RESERVED) {
             let (_, count) = self.shared.run(Map::Roles, first, SCAN);
             self.shared.set(Map::Roles, first, count, 1 << RESERVED, PLAIN);
-            self.refcounts.fill(first, count, 0)?;
+            self.refcounts.put(first, &vec![0; count as usize])?;
         }
         self.shared.set_search((0, 0));
         Ok(self.below.flush()?)
