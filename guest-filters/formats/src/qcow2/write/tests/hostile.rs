@@ -1,10 +1,10 @@
 //! Images that are wrong, opened for writing.
 
 use super::random::with_space;
-use super::{Bench, check};
+use super::{Bench, Change, check};
 use crate::qcow2::Options;
-use crate::qcow2::tests::made;
-use crate::testing::Dir;
+use crate::qcow2::tests::{made, qemu_io};
+use crate::testing::{Dir, Rng, run};
 
 const CLUSTER: usize = 65536;
 
@@ -141,4 +141,51 @@ fn the_first_write_clears_the_autoclear_bits() {
     assert_eq!(bench.bytes()[88..96], [0; 8]);
     bench.writer().finish().unwrap();
     assert_eq!(check(&dir, &bench.bytes()).0, 0);
+}
+
+#[test]
+fn mutated_images_are_written_without_a_panic_and_keep_their_header() {
+    let dir = Dir::new("qcow2-write-mutated");
+    let seed = std::env::var("RBDKIT_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.map_or(1, |time| time.as_nanos() as u64)
+    });
+    println!("RBDKIT_SEED={seed}");
+    let path = made(&dir, "image", &["-o", "cluster_size=512,refcount_bits=8"], 100 << 10, &["write -P 1 0 30k"]);
+    run("qemu-img", &["snapshot", "-c", "first", &path]);
+    qemu_io(&path, &["write -P 2 10k 9k", "write -c -P 3 40k 512", "write -z 60k 4k"]);
+    let tables = std::fs::metadata(&path).expect("the image").len();
+    let good = with_space(&path, 100 << 10);
+    let mut rng = Rng::new(seed);
+    let (mut written, mut changed) = (0, 0);
+    for round in 0..400 {
+        let mut image = good.clone();
+        for _ in 0..rng.below(4) {
+            let at = rng.below(tables / 8) as usize * 8;
+            let value = match rng.below(4) {
+                0 => 1 << 63 | rng.below(tables / 512 + 4) << 9,
+                1 => rng.below(1 << 12) << 9,
+                2 => u64::MAX >> rng.below(64),
+                _ => rng.next_u64() >> rng.below(64),
+            };
+            put(&mut image, at, value);
+        }
+        let Ok(bench) = Bench::new(image.clone(), &Options::default()) else { continue };
+        // A mutation may have made the disk huge.
+        let size = bench.size().min(200 << 10);
+        if size < 512 {
+            continue;
+        }
+        written += 1;
+        for _ in 0..12 {
+            let change = Change::random(&mut rng, size, 20_000);
+            changed += u32::from(change.on_image(&bench).is_ok());
+        }
+        let _ = bench.writer().finish();
+        let after = bench.bytes();
+        // Only the place of the reference counts and the autoclear bits may change.
+        let same = [0..48, 60..88, 96..104];
+        assert!(same.iter().all(|range| image[range.clone()] == after[range.clone()]), "round {round} of {seed}");
+    }
+    assert!(written > 20 && changed > 200, "{written} images were written, with {changed} changes");
 }
