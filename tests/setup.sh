@@ -58,6 +58,9 @@ group() {
         need python3-libnbd nbdsh_works
         need qemu-utils command_exists qemu-img
         need bximage command_exists bximage
+        need lzip command_exists lzip
+        need plzip command_exists plzip
+        need pigz command_exists pigz
         need fio command_exists fio
         # Encrypted disks, and another library for their ciphers.
         need cryptsetup-bin command_exists /sbin/cryptsetup

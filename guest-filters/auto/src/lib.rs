@@ -117,4 +117,19 @@ impl Format for Auto {
     }
 }
 
-rbdkit_filter_sdk::export_image!(Auto);
+impl Threading for Auto {
+    fn thread_model(&self) -> ThreadModel {
+        match &self.wanted {
+            // Their decoders go on where the last request of the connection ended.
+            Wanted::Named(entries) if entries.iter().any(|entry| STREAMS.contains(&entry.info.name)) => {
+                ThreadModel::SerializeRequests
+            }
+            _ => ThreadModel::Parallel,
+        }
+    }
+}
+
+/// Formats that are decoded from the start on.
+const STREAMS: [&str; 3] = ["gzip", "xz", "lzip"];
+
+rbdkit_filter_sdk::export_image!(Auto, threading);

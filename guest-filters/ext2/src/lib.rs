@@ -1,7 +1,7 @@
 //! Serves a file inside an ext2, ext3 or ext4 file system.
 //!
-//! Reads and writes go to the blocks of the file in the layer below. A write changes no metadata, so
-//! any number of connections can write at once.
+//! Reads and writes go to the blocks of the file in the layer below. A write changes no metadata,
+//! so any number of connections can write at once.
 
 use std::rc::Rc;
 

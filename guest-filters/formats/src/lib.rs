@@ -13,8 +13,10 @@ pub mod codec;
 pub mod crc;
 pub mod ext2;
 pub mod fat;
+pub mod gzip;
 pub mod iso9660;
 pub mod lvm;
+pub mod lzip;
 pub mod mapped;
 pub mod members;
 pub mod parallels;
@@ -25,8 +27,10 @@ pub mod report;
 pub mod tar;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+pub mod unpack;
 pub mod vdi;
 pub mod vmdk;
+pub mod xz;
 pub mod zip;
 
 use std::rc::Rc;

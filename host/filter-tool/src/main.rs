@@ -130,8 +130,8 @@ enum Command {
         #[command(flatten)]
         options: replay::ReplayOptions,
     },
-    /// Say what a disk image is and what is dangerous in it, without serving it. The exit status is 1
-    /// if it is refused or something is dangerous
+    /// Say what a disk image is and what is dangerous in it, without serving it. The exit status is
+    /// 1 if it is refused or something is dangerous
     Image {
         /// The image
         file: PathBuf,

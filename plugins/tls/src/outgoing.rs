@@ -228,8 +228,8 @@ impl Outgoing {
         }
     }
 
-    /// What is left to send, with the bytes of the caller among it. None: the caller's bytes are not
-    /// those that were encrypted.
+    /// What is left to send, with the bytes of the caller among it. None: the caller's bytes are
+    /// not those that were encrypted.
     fn unsent<'a>(&'a self, plain: &'a Plain<'_, '_>) -> Option<Vec<IoSlice<'a>>> {
         let mut slices = Vec::with_capacity(2 * self.parts.len());
         let mut skip = self.sent;

@@ -201,8 +201,8 @@ impl Session {
                 Taken::End => self.ended = true,
                 Taken::Nothing => {
                     let fed = self.feed().inspect_err(|_| self.flush_unless_unsent(wire).unwrap_or_default())?;
-                    // An answer to the other end's messages, such as its new keys. libssl has it after
-                    // `take`.
+                    // An answer to the other end's messages, such as its new keys. libssl has it
+                    // after `take`.
                     self.flush_unless_unsent(wire)?;
                     if fed {
                         continue;
@@ -265,8 +265,8 @@ impl Session {
     }
 
     /// Like [`Session::write`] for bytes that nobody else needs: they may be overwritten, which
-    /// saves a copy of long slices. `most` counts for at least a record, 16 KiB. If it returns None,
-    /// the caller calls again with slices that begin with the same bytes as they are then.
+    /// saves a copy of long slices. `most` counts for at least a record, 16 KiB. If it returns
+    /// None, the caller calls again with slices that begin with the same bytes as they are then.
     ///
     /// # Errors
     /// Those of `wire`, or the session cannot go on.

@@ -98,8 +98,8 @@ macro_rules! advance {
                 Ok(ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_)) => true,
                 Ok(_) => return Err(TlsError::new("the other end ended the session during the handshake")),
                 Err(error) => {
-                    // The alert for the other end. rustls takes it before it looks at its input, which
-                    // it must not do again.
+                    // The alert for the other end. rustls takes it before it looks at its input,
+                    // which it must not do again.
                     if $connection.wants_write()
                         && let Ok(ConnectionState::EncodeTlsData(alert)) =
                             $connection.process_tls_records(&mut []).state

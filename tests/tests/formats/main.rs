@@ -1,7 +1,9 @@
 //! Filters that decode formats, over images that the formats' own tools have made, with real
 //! clients.
 
+mod auto;
 mod bochs;
+mod compression;
 mod filesystems;
 mod parallels;
 mod partition;

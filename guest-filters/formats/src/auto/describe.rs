@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Found, Layer};
+use super::found::{Found, Layer};
 
 fn layer(layer: &Layer) -> Value {
     let facts = layer.report.facts.iter().map(|(name, value)| ((*name).to_string(), Value::from(value.as_str())));

@@ -1,6 +1,8 @@
 //! The formats that are looked for.
 
-use crate::{FormatInfo, bochs, ext2, fat, iso9660, lvm, parallels, partition, qcow2, tar, vdi, vmdk, zip};
+use crate::{
+    FormatInfo, bochs, ext2, fat, gzip, iso9660, lvm, lzip, parallels, partition, qcow2, tar, vdi, vmdk, xz, zip,
+};
 
 /// Where the signature of a format stands, and so what else the image may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,9 @@ pub const FORMATS: &[Entry] = &[
     header(vdi::INFO),
     header(parallels::INFO),
     header(bochs::INFO),
+    header(gzip::INFO),
+    header(xz::INFO),
+    header(lzip::INFO),
     header(tar::INFO),
     header(zip::INFO),
     content(partition::INFO),

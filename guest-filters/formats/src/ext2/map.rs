@@ -217,7 +217,8 @@ impl Map {
         }
         check_block(self.inode, wanted, first.into(), 1, self.blocks)?;
         let mut count = 1;
-        // A number that is not within the file system ends the piece, and is refused when it is wanted.
+        // A number that is not within the file system ends the piece, and is refused when it is
+        // wanted.
         for number in numbers {
             let next = u64::from(first) + count;
             if u64::from(number) != next || next >= self.blocks {

@@ -1,8 +1,8 @@
 //! ext2, ext3 and ext4: a file inside the file system.
 //!
 //! The path is looked up once, when the file is opened. What is kept is the inode's map; blocks of
-//! metadata are read when a request needs them. Directories are read from the start to the end, also
-//! those with an index of hashes.
+//! metadata are read when a request needs them. Directories are read from the start to the end,
+//! also those with an index of hashes.
 //!
 //! The crate ext4-view reads ext4 as well. It is not used: it does not tell where the data is, so
 //! each byte would pass through the guest and nothing could be written, and to seek it walks

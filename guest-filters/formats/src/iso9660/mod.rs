@@ -201,8 +201,8 @@ impl System {
         Ok(rock.mode.is_some().then_some((*skip).into()))
     }
 
-    fn susp(&self) -> rock::System<'_> {
-        rock::System { source: &*self.below, block: self.block }
+    fn susp(&self) -> rock::SystemUse<'_> {
+        rock::SystemUse { source: &*self.below, block: self.block }
     }
 
     /// Looks at the records of a directory until one of a file is wanted.

@@ -2,7 +2,7 @@
 
 use rbdkit_filter_sdk::image::{Error, Fields};
 
-use super::rock::{Rock, System as Susp};
+use super::rock::{Rock, SystemUse as Susp};
 
 /// Which of its names a file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ const MOST_AREAS: u32 = 32;
 const LONGEST: usize = 4096;
 
 /// Where the field goes on: in blocks of the volume.
-pub struct System<'a> {
+pub struct SystemUse<'a> {
     pub source: &'a dyn Source,
     pub block: u64,
 }
@@ -29,7 +29,7 @@ pub struct Rock {
 }
 
 impl Rock {
-    pub fn parse(field: &[u8], system: &System<'_>) -> Result<Rock, Error> {
+    pub fn parse(field: &[u8], system: &SystemUse<'_>) -> Result<Rock, Error> {
         let mut rock = Rock::default();
         let mut link = Link::default();
         let mut area = field.to_vec();

@@ -2,7 +2,7 @@
 
 use rbdkit_filter_sdk::image::{self, Error, Fields, Source};
 
-use super::{Partition, Scheme, Table, Type};
+use super::table::{Partition, Scheme, Table, Type};
 
 /// A map with more entries is refused. Apple's tools make at most 63.
 const MOST_ENTRIES: u32 = 256;

@@ -4,7 +4,8 @@ use std::fmt;
 
 use rbdkit_filter_sdk::image::quoted;
 
-use super::{Guid, Partition, Type};
+use super::guid::Guid;
+use super::table::{Partition, Type};
 
 /// Which partition is served.
 #[derive(Clone, Debug, PartialEq, Eq)]

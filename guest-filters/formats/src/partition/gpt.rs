@@ -2,7 +2,9 @@
 
 use rbdkit_filter_sdk::image::{self, Error, Fields, Source};
 
-use super::{Guid, Partition, Scheme, Table, Type, mbr};
+use super::guid::Guid;
+use super::mbr;
+use super::table::{Partition, Scheme, Table, Type};
 use crate::crc::crc32;
 
 const SIGNATURE: &[u8] = b"EFI PART";
@@ -41,7 +43,7 @@ pub fn read(disk: &dyn Source, sector: u32, first: &[u8], trust: Trust) -> Resul
     let last = (disk.size() / bytes).saturating_sub(1);
     let is_protected = mbr::is_protective(first);
     let has_backup = last > 1 && image::read(disk, last * bytes, 8)? == SIGNATURE;
-    if !has_signature(disk, sector)? && !(is_protected && has_backup) {
+    if !(has_signature(disk, sector)? || is_protected && has_backup) {
         return Ok(None);
     }
     let primary = table_at(disk, bytes, 1);
@@ -119,7 +121,7 @@ fn table_at(disk: &dyn Source, bytes: u64, at: u64) -> Result<Found, Error> {
         return Err(wrong(format!("says that it is in sector {}", fields.u64(24)?)));
     }
     let (count, entry) = (u64::from(fields.u32(80)?), u64::from(fields.u32(84)?));
-    if entry < 128 || entry > 4096 || !entry.is_power_of_two() || count * entry > MOST_BYTES {
+    if !(128..=4096).contains(&entry) || !entry.is_power_of_two() || count * entry > MOST_BYTES {
         return Err(wrong(format!("has {count} entries of {entry} bytes; at most {MOST_BYTES} bytes are read")));
     }
     let entries_at = fields.u64(72)?;

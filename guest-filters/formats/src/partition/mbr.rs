@@ -2,18 +2,13 @@
 
 use rbdkit_filter_sdk::image::{self, Error, Fields, Source};
 
-use super::{Partition, Scheme, Table, Type};
+use super::table::{Partition, Scheme, Table, Type, is_extended};
 
 /// At most this many logical partitions are read. Linux names 60 at most.
 const MOST_LOGICAL: u32 = 128;
 
 /// The type of the entry that protects a GPT.
 pub const PROTECTIVE: u8 = 0xee;
-
-/// Whether partitions of this type hold others.
-pub fn is_extended(kind: u8) -> bool {
-    matches!(kind, 0x05 | 0x0f | 0x85)
-}
 
 /// One of the four entries of a table, in sectors.
 #[derive(Clone, Copy)]

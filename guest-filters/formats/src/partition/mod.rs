@@ -5,6 +5,7 @@ mod choice;
 mod gpt;
 mod guid;
 mod mbr;
+mod table;
 
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use crate::{FormatInfo, Opened, Report};
 pub use choice::Choice;
 pub use gpt::Trust;
 pub use guid::Guid;
+pub use table::{Partition, Scheme, Table, Type};
 
 /// Error lines name at most this many partitions.
 const MOST_NAMED: usize = 16;
@@ -37,58 +39,6 @@ impl Default for Options {
     fn default() -> Options {
         Options { sector: None, trust: Trust::Agree }
     }
-}
-
-/// Which kind of table a disk has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    Mbr,
-    Gpt,
-    Apm,
-}
-
-/// What a table says a partition is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Type {
-    Mbr(u8),
-    Gpt(Guid),
-    Apm(Vec<u8>),
-}
-
-/// A partition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Partition {
-    /// Counted from 1; logical partitions of an MBR from 5.
-    pub number: u32,
-    /// In bytes.
-    pub start: u64,
-    pub size: u64,
-    pub kind: Type,
-    /// Empty in an MBR.
-    pub label: String,
-    pub guid: Option<Guid>,
-}
-
-impl Partition {
-    /// Whether it only holds other partitions.
-    fn is_extended(&self) -> bool {
-        matches!(self.kind, Type::Mbr(kind) if mbr::is_extended(kind))
-    }
-
-    fn end(&self) -> u64 {
-        self.start.saturating_add(self.size)
-    }
-}
-
-/// A partition table.
-#[derive(Clone, Debug)]
-pub struct Table {
-    pub scheme: Scheme,
-    /// The bytes of a sector.
-    pub sector: u32,
-    pub partitions: Vec<Partition>,
-    /// What is wrong with the table, though it can be read.
-    pub dangers: Vec<String>,
 }
 
 impl Table {

@@ -86,3 +86,11 @@ pub fn number(field: &[u8]) -> Option<u64> {
         _ => octal(field),
     }
 }
+
+/// A number in decimal digits, and nothing else.
+pub fn decimal(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}

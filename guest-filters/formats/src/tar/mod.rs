@@ -53,7 +53,7 @@ fn report(image: &Rc<dyn Source>) -> Result<Report, Error> {
         }
     };
     loop {
-        let member = match walk.next() {
+        let member = match walk.next_member() {
             Ok(Some(member)) => member,
             Ok(None) => break,
             Err(Error::Image(line)) => {
@@ -110,7 +110,7 @@ fn open(image: Rc<dyn Source>) -> Opened {
 pub fn only(image: &Rc<dyn Source>, limits: Limits) -> Result<Member, Error> {
     let mut walk = Walk::new(Rc::clone(image), 0, limits);
     let (mut files, mut headers) = (Files::default(), Vec::new());
-    while let Some(member) = walk.next()? {
+    while let Some(member) = walk.next_member()? {
         if member.kind == Kind::File {
             files.push(&member.name, member.size);
             if headers.len() < crate::members::MOST_FILES {
@@ -135,7 +135,7 @@ pub fn find(image: &Rc<dyn Source>, name: &[u8], limits: Limits) -> Result<Membe
         // The file of a hard link is before it. Of several with its name it is the last.
         let mut walk = Walk::new(Rc::clone(image), 0, limits);
         let mut target = None;
-        while let Some(earlier) = walk.next()?.filter(|earlier| earlier.header < member.header) {
+        while let Some(earlier) = walk.next_member()?.filter(|earlier| earlier.header < member.header) {
             if earlier.name == member.link {
                 target = Some(earlier);
             }
@@ -153,7 +153,7 @@ fn first(image: &Rc<dyn Source>, name: &[u8], limits: Limits) -> Result<Member, 
     let mut walk = Walk::new(Rc::clone(image), 0, limits);
     let mut files = Files::default();
     loop {
-        match walk.next() {
+        match walk.next_member() {
             Ok(Some(member)) if member.name == name => return Ok(member),
             Ok(Some(member)) => files.push(&member.name, member.size),
             Ok(None) if files.count() == 0 => return Err(Error::image("the tar archive has no members")),
@@ -173,7 +173,7 @@ fn first(image: &Rc<dyn Source>, name: &[u8], limits: Limits) -> Result<Member, 
 /// A line if there is no header, or the member is no file.
 pub fn member_at(image: &Rc<dyn Source>, header: u64) -> Result<Member, Error> {
     // A member has a handful of headers in front of it.
-    let member = Walk::new(Rc::clone(image), header, Limits { headers: 64, ..Limits::default() }).next()?;
+    let member = Walk::new(Rc::clone(image), header, Limits { headers: 64, ..Limits::default() }).next_member()?;
     let member = member.ok_or_else(|| Error::image(format!("the archive has no header at {header} any more")))?;
     check_is_file(&member)?;
     Ok(member)

@@ -2,6 +2,7 @@
 
 use rbdkit_filter_sdk::image::{Error, quoted};
 
+use super::header::decimal;
 use super::sparse::{MOST_RUNS, Run};
 
 /// What an extended header says about the member that follows it.
@@ -102,12 +103,4 @@ impl Pax {
     pub fn decides(&self) -> bool {
         self.path.is_some() || self.link.is_some() || self.size.is_some() || self.is_sparse
     }
-}
-
-/// A number in decimal digits, and nothing else.
-pub fn decimal(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(text).ok()?.parse().ok()
 }

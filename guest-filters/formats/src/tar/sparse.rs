@@ -5,8 +5,7 @@ use std::rc::Rc;
 use rbdkit_filter_sdk::buffer::Bytes;
 use rbdkit_filter_sdk::image::{self, Error, ExtentList, Fields, Source};
 
-use super::header::{BLOCK, number};
-use super::pax::decimal;
+use super::header::{BLOCK, decimal, number};
 
 /// A map has at most this many runs. It takes 24 bytes of memory for each, and an instance keeps
 /// four members open: 19 MB.

@@ -178,7 +178,7 @@ impl Walk {
     ///
     /// # Errors
     /// A line if a header is wrong, or a limit is reached.
-    pub fn next(&mut self) -> Result<Option<Member>, Error> {
+    pub fn next_member(&mut self) -> Result<Option<Member>, Error> {
         let first = self.at;
         let (mut pax, mut long_name, mut long_link) = (Pax::default(), None, None);
         loop {

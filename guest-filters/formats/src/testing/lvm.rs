@@ -26,7 +26,8 @@ pub fn metadata(sequence: u64, volumes: &[(&str, &[&str])]) -> String {
         "vg0 {{\nid = \"x\"\nseqno = {sequence}\nformat = \"lvm2\"\t# informational\nstatus = [\"RESIZEABLE\", \
          \"READ\", \
          \"WRITE\"]\nflags = []\nextent_size = {}\nmax_lv = 0\n\nphysical_volumes {{\n\npv0 {{\nid = \"{}\"\ndevice = \
-         \"/dev/\\\"sda\\\"\"\n\npe_start = {}\npe_count = 100\n}}\npv1 {{\nid = \"other\"\n}}\n}}\n\nlogical_volumes {{\n",
+         \"/dev/\\\"sda\\\"\"\n\npe_start = {}\npe_count = 100\n}}\npv1 {{\nid = \"other\"\n}}\n}}\n\n\
+         logical_volumes {{\n",
         EXTENT / 512,
         dashed(ID),
         FIRST / 512,

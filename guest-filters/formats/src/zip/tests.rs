@@ -24,7 +24,8 @@ fn python(dir: &Dir, script: &str) -> Vec<u8> {
     let _ = std::fs::remove_file(&path);
     let code = format!(
         "import sys, zipfile\nS, D = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED\ndata = open(sys.argv[2], 'rb').read()\n\
-         class Pipe:\n def __init__(self, f): self.f = f\n def write(self, b): return self.f.write(b)\n def flush(self): pass\n\
+         class Pipe:\n def __init__(self, f): self.f = f\n def write(self, b): return self.f.write(b)\n \
+         def flush(self): pass\n\
          with open(sys.argv[1], 'wb') as f:\n with zipfile.ZipFile(f, 'w', D) as z:\n  {script}\n"
     );
     run("/usr/bin/python3", &["-W", "ignore", "-c", &code, &path, &dir.path("data")]);

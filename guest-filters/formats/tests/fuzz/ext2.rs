@@ -1,3 +1,5 @@
+//! File systems of mkfs.ext2, mkfs.ext3 and mkfs.ext4.
+
 use std::rc::Rc;
 
 use rbdkit_filter_formats::ext2::{File, INFO, Journal};

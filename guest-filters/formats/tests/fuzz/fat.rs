@@ -1,3 +1,5 @@
+//! File systems of mkfs.fat.
+
 use std::rc::Rc;
 
 use rbdkit_filter_formats::fat::{INFO, open_file};

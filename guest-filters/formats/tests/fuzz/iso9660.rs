@@ -1,3 +1,5 @@
+//! CD images of genisoimage.
+
 use std::rc::Rc;
 
 use rbdkit_filter_formats::iso9660::{INFO, open_file};

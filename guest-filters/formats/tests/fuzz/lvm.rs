@@ -1,3 +1,5 @@
+//! The decoder of lvm.
+
 use rbdkit_filter_formats::lvm::{INFO, open_volume};
 use rbdkit_filter_formats::testing::lvm::{metadata, physical, put_text, seal_area, seal_label, segment};
 use rbdkit_filter_formats::testing::{fuzz, read_all, source};

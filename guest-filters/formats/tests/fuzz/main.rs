@@ -4,12 +4,15 @@
 mod bochs;
 mod ext2;
 mod fat;
+mod gzip;
 mod iso9660;
 mod lvm;
+mod lzip;
 mod parallels;
 mod partition;
 mod qcow2;
 mod tar;
 mod vdi;
 mod vmdk;
+mod xz;
 mod zip;

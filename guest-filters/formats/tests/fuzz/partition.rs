@@ -1,3 +1,5 @@
+//! The decoder of partition.
+
 use std::rc::Rc;
 
 use rbdkit_filter_formats::crc::crc32;

@@ -1,3 +1,5 @@
+//! The decoder of tar.
+
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 

@@ -1,3 +1,5 @@
+//! The decoder of zip.
+
 use std::rc::Rc;
 
 use rbdkit_filter_formats::testing::{Dir, fuzz, run, sample};

@@ -84,7 +84,7 @@ fn fits(sizes: &BlockSizes, start: u64, size: u64) -> bool {
 macro_rules! export_image_in_place {
     ($filter:ident $(, $more:ident)* $(,)?) => {
         impl $crate::Connection for $filter {
-            fn open(&self, readonly: bool, exportname: &str, _tls: bool, _replayed: bool) -> Result<u64, $crate::Errno> {
+            fn open(&self, readonly: bool, exportname: &str, _: bool, _: bool) -> Result<u64, $crate::Errno> {
                 $crate::image::InPlace::open_below(self, readonly, exportname)
             }
             fn prepare(&self) -> Result<(), $crate::Errno> {
