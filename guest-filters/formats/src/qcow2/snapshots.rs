@@ -38,8 +38,8 @@ impl Snapshot {
     }
 }
 
-/// Reads the snapshots from the first on, as long as `each` says true. Returns how many bytes of the
-/// table were read.
+/// Reads the snapshots from the first on, as long as `each` says true. Returns how many bytes of
+/// the table were read.
 ///
 /// # Errors
 /// Those of the source, and a line for a table that is wrong.

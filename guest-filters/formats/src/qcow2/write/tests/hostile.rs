@@ -77,8 +77,8 @@ fn tables_that_overlap_are_refused() {
             48,
             1 << 50,
             Some(
-                "the table of reference counts has 65536 bytes at 1125899906842624, and has to be whole clusters of the \
-                 image, which ends after 1441792",
+                "the table of reference counts has 65536 bytes at 1125899906842624, and has to be whole clusters of \
+                 the image, which ends after 1441792",
             ),
         ),
     ] {
@@ -107,8 +107,8 @@ fn reference_counts_that_lie_give_no_table_away() {
     bench.writer().unmap(0, 1 << 20, super::Unmap::Zero).unwrap();
     bench.writer().flush().unwrap();
     assert!(bench.all().iter().all(|byte| *byte == 0));
-    let line = "the reference count of the cluster at 327680 is 1, and 2 references to it were removed: 'qemu-img check' \
-                says more";
+    let line = "the reference count of the cluster at 327680 is 1, and 2 references to it were removed: 'qemu-img \
+                check' says more";
     assert_eq!(bench.shared.log.borrow().last().map(String::as_str), Some(line));
 }
 
