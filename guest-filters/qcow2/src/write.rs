@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use rbdkit_filter_formats::qcow2::Image;
-use rbdkit_filter_formats::qcow2::write::{self, Below, Lock, Map, Shared, Writer};
+use rbdkit_filter_formats::qcow2::write::{self, Below, ClusterMap, Lock, Shared, Writer};
 use rbdkit_filter_sdk::image::Error;
 use rbdkit_filter_sdk::prelude::*;
 
@@ -40,7 +40,7 @@ fn set(slot: slots::Slot, words: [u64; 4]) {
     while !slot.replace(slot.get(), words) {}
 }
 
-fn map(map: Map) -> maps::Map {
+fn map(map: ClusterMap) -> maps::Map {
     maps::Map { scope: SCOPE, id: map as u32 }
 }
 
@@ -130,14 +130,14 @@ impl Shared for Host {
     fn set_cleared(&self) {
         set(CLEARED, [1, 0, 0, 0]);
     }
-    fn run(&self, of: Map, first: u64, limit: u64) -> (u8, u64) {
+    fn run(&self, of: ClusterMap, first: u64, limit: u64) -> (u8, u64) {
         let run = map(of).run(first, limit);
         (run.state, run.count)
     }
-    fn find(&self, of: Map, first: u64, states: u8) -> Option<u64> {
+    fn find(&self, of: ClusterMap, first: u64, states: u8) -> Option<u64> {
         map(of).find(first, states)
     }
-    fn set(&self, of: Map, first: u64, count: u64, states: u8, to: u8) -> u64 {
+    fn set(&self, of: ClusterMap, first: u64, count: u64, states: u8, to: u8) -> u64 {
         map(of).set(first, count, states, to)
     }
 }
@@ -198,7 +198,7 @@ fn prepare_locked(open: impl FnOnce() -> Result<Image, Error>) -> Result<bool, E
 /// Gives the maps their size. The error is a line.
 fn resize(image: &Image) -> Result<(), String> {
     let cluster = image.header().cluster_size();
-    for of in [Map::Roles, Map::Pending] {
+    for of in [ClusterMap::Roles, ClusterMap::Pending] {
         map(of).resize(cluster as u32, image.map().source().size()).map_err(|errno| match errno {
             Errno::Einval => "an image with another cluster size had this name before: restart the server".to_string(),
             errno => format!("there is no memory for the map of its clusters: {errno:?}"),
@@ -210,7 +210,7 @@ fn resize(image: &Image) -> Result<(), String> {
 /// Finds out what the clusters of an image are used for. Nobody writes to it yet.
 fn examine(image: &Image) -> Result<(), Error> {
     let host = Rc::new(Host { can: next::can()? });
-    for of in [Map::Roles, Map::Pending] {
+    for of in [ClusterMap::Roles, ClusterMap::Pending] {
         while let Some(first) = map(of).find(0, 0b1110) {
             let count = map(of).run(first, 1 << 30).count;
             map(of).set(first, count, 0b1110, 0);

@@ -27,6 +27,6 @@ mod unmap;
 mod writer;
 
 pub use open::{prepare, refusal};
-pub use ports::{Below, Lock, META, Map, PLAIN, Payload, RESERVED, Shared, TABLE};
+pub use ports::{Below, ClusterMap, Lock, META, PLAIN, Payload, RESERVED, Shared, TABLE};
 pub use unmap::Unmap;
 pub use writer::Writer;

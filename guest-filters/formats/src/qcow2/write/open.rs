@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{self, Error, Source};
 
-use super::ports::{Below, META, Map, PLAIN, Shared, TABLE};
+use super::ports::{Below, ClusterMap, META, PLAIN, Shared, TABLE};
 use super::refcounts::{Refcounts, check_table};
 use crate::qcow2::features;
 use crate::qcow2::header::{Encryption, Header, Table};
@@ -91,7 +91,7 @@ impl Roles<'_> {
         // The last cluster of the file may not be a whole one, and is not written then.
         let end = end.min(self.source.size() >> bits);
         let count = end.saturating_sub(first);
-        if count > 0 && self.shared.set(Map::Roles, first, count, 1 << PLAIN, META) != count {
+        if count > 0 && self.shared.set(ClusterMap::Roles, first, count, 1 << PLAIN, META) != count {
             return Err(Error::image(format!("{what} is at {offset}, where the image has another table")));
         }
         Ok(())
@@ -114,7 +114,7 @@ impl Roles<'_> {
                 if cluster >= total {
                     return Err(wrong(&format!("there is no whole cluster at {table}")));
                 }
-                if self.shared.set(Map::Roles, cluster, 1, 1 << PLAIN | 1 << TABLE, TABLE) != 1 {
+                if self.shared.set(ClusterMap::Roles, cluster, 1, 1 << PLAIN | 1 << TABLE, TABLE) != 1 {
                     return Err(wrong(&format!("the image has another table at {table}")));
                 }
             }

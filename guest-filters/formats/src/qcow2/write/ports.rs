@@ -58,7 +58,7 @@ pub enum Lock {
 
 /// The maps that all instances share. Each has a state of 0 to 3 for each cluster of the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Map {
+pub enum ClusterMap {
     /// What a cluster is used for: one of [`PLAIN`], [`META`], [`RESERVED`], [`TABLE`].
     Roles,
     /// By how much the reference count of a cluster is to be lowered after the next flush.
@@ -107,12 +107,12 @@ pub trait Shared {
     fn set_cleared(&self);
 
     /// The state of a cluster, and how many from it on have the same, at most `limit`.
-    fn run(&self, map: Map, first: u64, limit: u64) -> (u8, u64);
+    fn run(&self, map: ClusterMap, first: u64, limit: u64) -> (u8, u64);
 
     /// The first cluster from `first` on in one of `states`: bit n stands for state n.
-    fn find(&self, map: Map, first: u64, states: u8) -> Option<u64>;
+    fn find(&self, map: ClusterMap, first: u64, states: u8) -> Option<u64>;
 
     /// Sets those of `count` clusters that are in one of `states` to `to`. Returns how many they
     /// were.
-    fn set(&self, map: Map, first: u64, count: u64, states: u8, to: u8) -> u64;
+    fn set(&self, map: ClusterMap, first: u64, count: u64, states: u8, to: u8) -> u64;
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{self, Error, Fields, Source};
 
-use super::ports::{Below, META, Map, PLAIN, Shared};
+use super::ports::{Below, ClusterMap, META, PLAIN, Shared};
 use crate::qcow2::header::{Header, Table};
 
 /// The bits of an entry of the table that hold an offset.
@@ -176,7 +176,8 @@ impl Refcounts {
                 break;
             }
             let (start, end) = (index * self.per_block(), ((index + 1) * self.per_block()).min(self.total));
-            let Some(place) = self.shared.find(Map::Roles, start, 1 << PLAIN).filter(|place| *place < end) else {
+            let Some(place) = self.shared.find(ClusterMap::Roles, start, 1 << PLAIN).filter(|place| *place < end)
+            else {
                 break;
             };
             self.write_block(place << self.cluster_bits, start, &[place])?;
@@ -190,7 +191,7 @@ impl Refcounts {
         self.below.flush()?;
         let entries: Vec<u8> = made.iter().flat_map(|place| (place << self.cluster_bits).to_be_bytes()).collect();
         for place in &made {
-            self.shared.set(Map::Roles, *place, 1, 1 << PLAIN, META);
+            self.shared.set(ClusterMap::Roles, *place, 1, 1 << PLAIN, META);
         }
         Ok(self.below.write(table.offset + first * 8, &entries)?)
     }
@@ -227,7 +228,7 @@ impl Refcounts {
             new_blocks += 1;
         }
         let end = start + clusters + new_blocks;
-        if end > self.total || self.shared.run(Map::Roles, start, end - start) != (PLAIN, end - start) {
+        if end > self.total || self.shared.run(ClusterMap::Roles, start, end - start) != (PLAIN, end - start) {
             return Ok(None);
         }
         let mut table = vec![0; (clusters * self.cluster()) as usize];
@@ -250,7 +251,7 @@ impl Refcounts {
         self.below.write(TABLE_FIELD, &field)?;
         // The clusters of the old table are free from here on.
         self.below.flush()?;
-        self.shared.set(Map::Roles, start, end - start, 1 << PLAIN, META);
+        self.shared.set(ClusterMap::Roles, start, end - start, 1 << PLAIN, META);
         Ok(Some((old.offset >> self.cluster_bits, old.count.into())))
     }
 }

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use rbdkit_filter_sdk::Errno;
 use rbdkit_filter_sdk::image::{Error, Source};
 
-use super::ports::{Below, Lock, META, Map, PLAIN, RESERVED, Shared, TABLE};
+use super::ports::{Below, ClusterMap, Lock, META, PLAIN, RESERVED, Shared, TABLE};
 use super::refcounts::{Counts, Refcounts};
 use crate::qcow2::header::Header;
 
@@ -65,10 +65,10 @@ impl Space {
         let mut taken = Vec::new();
         while (taken.len() as u64) < wanted {
             let missing = wanted - taken.len() as u64;
-            match self.shared.find(Map::Roles, 0, 1 << RESERVED) {
+            match self.shared.find(ClusterMap::Roles, 0, 1 << RESERVED) {
                 Some(first) => {
-                    let (_, count) = self.shared.run(Map::Roles, first, missing);
-                    self.shared.set(Map::Roles, first, count, 1 << RESERVED, PLAIN);
+                    let (_, count) = self.shared.run(ClusterMap::Roles, first, missing);
+                    self.shared.set(ClusterMap::Roles, first, count, 1 << RESERVED, PLAIN);
                     taken.extend(first..first + count);
                 }
                 None => {
@@ -85,7 +85,7 @@ impl Space {
     /// Takes back clusters that were not used.
     pub(super) fn give_back(&self, clusters: &[u64]) {
         for cluster in clusters {
-            self.shared.set(Map::Roles, *cluster, 1, 1 << PLAIN, RESERVED);
+            self.shared.set(ClusterMap::Roles, *cluster, 1, 1 << PLAIN, RESERVED);
         }
     }
 
@@ -125,7 +125,7 @@ impl Space {
         }
         self.below.flush()?;
         for (first, count) in &runs {
-            self.shared.set(Map::Roles, *first, *count, 1 << PLAIN, RESERVED);
+            self.shared.set(ClusterMap::Roles, *first, *count, 1 << PLAIN, RESERVED);
         }
         let end = runs.last().map_or(0, |(first, count)| first + count);
         self.shared.set_search((end, goal.saturating_mul(2).min(most)));
@@ -152,7 +152,7 @@ impl Space {
                     Counts::NoTable => match self.refcounts.grow()? {
                         None => break,
                         Some((first, count)) => {
-                            self.shared.set(Map::Roles, first, count, 1 << META, PLAIN);
+                            self.shared.set(ClusterMap::Roles, first, count, 1 << META, PLAIN);
                             self.lower(first, count, 1)?;
                         }
                     },
@@ -172,7 +172,7 @@ impl Space {
                 continue;
             }
             let free = counts[at..].iter().take_while(|count| **count == 0).count() as u64;
-            let (role, same) = self.shared.run(Map::Roles, here, free.min(*left));
+            let (role, same) = self.shared.run(ClusterMap::Roles, here, free.min(*left));
             let n = same.max(1);
             if role == PLAIN && same > 0 {
                 match runs.last_mut() {
@@ -205,7 +205,7 @@ impl Space {
         while at < clusters.len() {
             let first = clusters[at];
             let run = (first..).zip(&clusters[at..]).take_while(|(expected, cluster)| expected == *cluster).count();
-            let (state, count) = self.shared.run(Map::Pending, first, run as u64);
+            let (state, count) = self.shared.run(ClusterMap::Pending, first, run as u64);
             if state == 3 {
                 // The map cannot count further.
                 self.lower_pending()?;
@@ -216,7 +216,7 @@ impl Space {
                 at += 1;
                 continue;
             }
-            self.shared.set(Map::Pending, first, count, 1 << state, state + 1);
+            self.shared.set(ClusterMap::Pending, first, count, 1 << state, state + 1);
             at += count as usize;
         }
         Ok(())
@@ -224,7 +224,7 @@ impl Space {
 
     /// Whether reference counts are to be lowered.
     pub(super) fn has_pending(&self) -> bool {
-        self.shared.find(Map::Pending, 0, ANY).is_some()
+        self.shared.find(ClusterMap::Pending, 0, ANY).is_some()
     }
 
     /// Flushes, and lowers the reference counts of what was freed before. Locks.
@@ -242,16 +242,16 @@ impl Space {
         let mut taken = Vec::new();
         let mut at = 0;
         while taken.len() < MOST_PENDING {
-            let Some(first) = self.shared.find(Map::Pending, at, ANY) else { break };
-            let (state, count) = self.shared.run(Map::Pending, first, SCAN);
-            self.shared.set(Map::Pending, first, count, 1 << state, 0);
+            let Some(first) = self.shared.find(ClusterMap::Pending, at, ANY) else { break };
+            let (state, count) = self.shared.run(ClusterMap::Pending, first, SCAN);
+            self.shared.set(ClusterMap::Pending, first, count, 1 << state, 0);
             taken.push((first, count, state));
             at = first + count;
         }
         if let Err(errno) = self.below.flush() {
             // Nothing is lowered that may not be durable.
             for (first, count, state) in taken {
-                self.shared.set(Map::Pending, first, count, 1, state);
+                self.shared.set(ClusterMap::Pending, first, count, 1, state);
             }
             return Err(errno.into());
         }
@@ -284,7 +284,7 @@ impl Space {
                 let free = (n..now.len()).take_while(|n| now[*n] == 0 && known[*n] != 0).count();
                 if free > 0 {
                     let first = at + n as u64;
-                    self.shared.set(Map::Roles, first, free as u64, 1 << TABLE, PLAIN);
+                    self.shared.set(ClusterMap::Roles, first, free as u64, 1 << TABLE, PLAIN);
                     // It is only advice.
                     let _ = self.below.discard(first << self.cluster_bits, (free as u64) << self.cluster_bits);
                 }
@@ -318,9 +318,9 @@ impl Space {
         if self.has_pending() {
             self.lower_pending()?;
         }
-        while let Some(first) = self.shared.find(Map::Roles, 0, 1 << RESERVED) {
-            let (_, count) = self.shared.run(Map::Roles, first, SCAN);
-            self.shared.set(Map::Roles, first, count, 1 << RESERVED, PLAIN);
+        while let Some(first) = self.shared.find(ClusterMap::Roles, 0, 1 << RESERVED) {
+            let (_, count) = self.shared.run(ClusterMap::Roles, first, SCAN);
+            self.shared.set(ClusterMap::Roles, first, count, 1 << RESERVED, PLAIN);
             self.refcounts.put(first, &vec![0; count as usize])?;
         }
         self.shared.set_search((0, 0));

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{BlockCache, Error};
 
-use super::ports::{Below, Map as Shares, PLAIN, Shared, TABLE};
+use super::ports::{Below, ClusterMap, PLAIN, Shared, TABLE};
 use crate::qcow2::header::Table;
 use crate::qcow2::layout::{COMPRESSED, COPIED, Entry, Layout, OFFSET, Place, ZERO};
 use crate::qcow2::map::Map;
@@ -62,7 +62,7 @@ impl Tables {
         let table = self.layout.table(entry);
         let table = table.map_err(|wrong| Error::image(format!("the L1 entry {index} is wrong: {wrong}")))?;
         let Some(offset) = table else { return Ok(L2::Missing) };
-        let role = self.shared.run(Shares::Roles, offset / self.layout.cluster_size(), 1);
+        let role = self.shared.run(ClusterMap::Roles, offset / self.layout.cluster_size(), 1);
         if role != (TABLE, 1) {
             return Err(Error::image(format!(
                 "the L1 entry {index} is wrong: the image has no L2 table at {offset} that can be written"
@@ -109,7 +109,7 @@ impl Tables {
     /// # Errors
     /// A line if it is a table.
     pub(super) fn check_data(&self, host: u64, offset: u64) -> Result<(), Error> {
-        if self.shared.run(Shares::Roles, host / self.layout.cluster_size(), 1) != (PLAIN, 1) {
+        if self.shared.run(ClusterMap::Roles, host / self.layout.cluster_size(), 1) != (PLAIN, 1) {
             return Err(Error::image(format!(
                 "the cluster for {offset} is at {host}, where the image has its tables: it is not written"
             )));
@@ -144,7 +144,7 @@ impl Tables {
             // A copy has to be durable before the L1 table names it.
             self.below.flush()?;
         }
-        self.shared.set(Shares::Roles, cluster, 1, 1 << PLAIN, TABLE);
+        self.shared.set(ClusterMap::Roles, cluster, 1, 1 << PLAIN, TABLE);
         let written = self.below.write(self.l1.offset + index * 8, &(offset | COPIED).to_be_bytes());
         // The new table may be where another was, of which blocks are cached.
         map.clear();

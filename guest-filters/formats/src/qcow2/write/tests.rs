@@ -13,7 +13,7 @@ use rbdkit_filter_sdk::Errno;
 use rbdkit_filter_sdk::buffer::Bytes;
 use rbdkit_filter_sdk::image::{self, Error, Source};
 
-use super::{Below, Lock, Map, Payload, Shared, Unmap, Writer, prepare, refusal};
+use super::{Below, ClusterMap, Lock, Payload, Shared, Unmap, Writer, prepare, refusal};
 use crate::qcow2::{Image, Options};
 use crate::testing::{Dir, Rng};
 
@@ -85,7 +85,7 @@ struct Sharing {
 }
 
 impl Sharing {
-    fn state(&self, map: Map, cluster: u64) -> u8 {
+    fn state(&self, map: ClusterMap, cluster: u64) -> u8 {
         self.maps[map as usize].borrow().get(&cluster).copied().unwrap_or(0)
     }
 }
@@ -120,15 +120,15 @@ impl Shared for Sharing {
     fn set_cleared(&self) {
         self.cleared.set(true);
     }
-    fn run(&self, map: Map, first: u64, limit: u64) -> (u8, u64) {
+    fn run(&self, map: ClusterMap, first: u64, limit: u64) -> (u8, u64) {
         let state = self.state(map, first);
         let end = self.clusters.min(first.saturating_add(limit));
         (state, (first..end).take_while(|n| self.state(map, *n) == state).count() as u64)
     }
-    fn find(&self, map: Map, first: u64, states: u8) -> Option<u64> {
+    fn find(&self, map: ClusterMap, first: u64, states: u8) -> Option<u64> {
         (first..self.clusters).find(|n| states >> self.state(map, *n) & 1 == 1)
     }
-    fn set(&self, map: Map, first: u64, count: u64, states: u8, to: u8) -> u64 {
+    fn set(&self, map: ClusterMap, first: u64, count: u64, states: u8, to: u8) -> u64 {
         assert!(first + count <= self.clusters, "the host traps for a range outside of the map");
         let matching = (first..first + count).filter(|n| states >> self.state(map, *n) & 1 == 1);
         let matching: Vec<u64> = matching.collect();
