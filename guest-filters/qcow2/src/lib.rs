@@ -1,12 +1,15 @@
-//! Serves the disk in a qcow2 image, read-only.
+//! Serves the disk in a qcow2 image.
 //!
 //! The decoder knows no parameters, and this file nothing of the format. The names of other files
 //! in an image are never followed: two parameters give the disks to read instead.
 
+mod write;
+
 use std::rc::Rc;
 
+use rbdkit_filter_formats::qcow2::write::{Payload as Data, Unmap, Writer};
 use rbdkit_filter_formats::qcow2::{Cipher, Image, Options, Unlock};
-use rbdkit_filter_sdk::image::{Error, Format, GivenDisk, Images, Next, Source};
+use rbdkit_filter_sdk::image::{Error, ExtentList, Format, GivenDisk, Images, Next, Source};
 use rbdkit_filter_sdk::prelude::*;
 use rbdkit_filter_shared::luks::{self, KEYS, SECTOR};
 
@@ -28,8 +31,49 @@ params! {
 /// The filter.
 pub struct Qcow2 {
     settings: Settings,
-    images: Images<Image>,
+    images: Images<Opened>,
 }
+
+/// The image of a connection.
+pub enum Opened {
+    /// Nothing is written to it.
+    ReadOnly(Box<Image>),
+    /// It is written to.
+    Written(Box<Writer>),
+}
+
+impl Opened {
+    fn source(&self) -> &dyn Source {
+        match self {
+            Opened::ReadOnly(image) => &**image,
+            Opened::Written(writer) => &**writer,
+        }
+    }
+}
+
+impl Source for Opened {
+    fn size(&self) -> u64 {
+        self.source().size()
+    }
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
+        self.source().read(offset, into)
+    }
+    fn read_buffer(&self, offset: u64, length: u32, buffer: &buffer::Bytes, at: u32) -> Result<(), Error> {
+        self.source().read_buffer(offset, length, buffer, at)
+    }
+    fn extents(&self, list: &mut ExtentList) -> Result<(), Error> {
+        self.source().extents(list)
+    }
+    fn cache(&self, offset: u64, length: u64) -> Result<(), Error> {
+        self.source().cache(offset, length)
+    }
+    fn description(&self) -> Option<String> {
+        self.source().description()
+    }
+}
+
+/// The handle of a connection that writes.
+const WRITTEN: u64 = 1;
 
 /// A slot of the connection, in which its first instance notes that it has warned.
 const WARNED: slots::Slot = slots::Slot { scope: Scope::Connection, index: 0 };
@@ -73,7 +117,10 @@ impl Filter for Qcow2 {
 
     fn describe() -> Description {
         Description::new("qcow2", env!("CARGO_PKG_VERSION"), "serves the disk in a qcow2 image")
-            .help("The disk is read-only. Names of other files in the image are never followed.")
+            .help(
+                "Writes use the free space of the image file, which keeps its size. \
+                 Names of other files in the image are never followed.",
+            )
             .thread_model(ThreadModel::Parallel)
             .recovery(Recovery::Stateless)
     }
@@ -83,10 +130,8 @@ impl Filter for Qcow2 {
     }
 }
 
-impl Format for Qcow2 {
-    type Image = Image;
-
-    fn open_image(&self) -> Result<Image, Error> {
+impl Qcow2 {
+    fn open_disk(&self) -> Result<Image, Error> {
         let options = Options {
             snapshot: self.settings.qcow2_snapshot.clone(),
             backing: given(&self.settings.qcow2_backing)?,
@@ -101,12 +146,116 @@ impl Format for Qcow2 {
         Ok(image)
     }
 
-    fn images(&self) -> &Images<Image> {
+    /// Does something with the image of a connection that writes.
+    fn written(&self, change: impl FnOnce(&Writer) -> Result<(), Error>) -> Result<(), Errno> {
+        match &*self.image()? {
+            Opened::ReadOnly(_) => Err(Errno::Erofs),
+            Opened::Written(writer) => change(writer).map_err(Error::log),
+        }
+    }
+}
+
+impl Format for Qcow2 {
+    type Image = Opened;
+
+    fn open_image(&self) -> Result<Opened, Error> {
+        let image = self.open_disk()?;
+        Ok(if request::handle() == WRITTEN {
+            Opened::Written(Box::new(write::writer(image)?))
+        } else {
+            Opened::ReadOnly(Box::new(image))
+        })
+    }
+
+    fn images(&self) -> &Images<Opened> {
         &self.images
     }
 }
 
-rbdkit_filter_sdk::export_image!(Qcow2);
+impl Connection for Qcow2 {
+    fn open(&self, readonly: bool, exportname: &str, _is_tls: bool, _replayed: bool) -> Result<u64, Errno> {
+        if readonly {
+            return self.open_next(exportname);
+        }
+        next_open::open(false, exportname)?;
+        let can_be_written = next::can()?.write && write::prepare(|| self.open_disk()).map_err(Error::log)?;
+        Ok(if can_be_written { WRITTEN } else { 0 })
+    }
+    fn prepare(&self) -> Result<(), Errno> {
+        self.image().map(drop)
+    }
+    fn finalize(&self) -> Result<(), Errno> {
+        if request::handle() == WRITTEN { self.written(Writer::finish) } else { Ok(()) }
+    }
+    fn close(&self) {
+        self.close_image();
+    }
+}
+
+impl Info for Qcow2 {
+    fn get_size(&self) -> Result<u64, Errno> {
+        Ok(self.image()?.size())
+    }
+    fn block_size(&self) -> Result<BlockSizes, Errno> {
+        Err(Errno::Enotsup)
+    }
+    fn export_description(&self) -> Option<String> {
+        self.image().ok()?.description()
+    }
+}
+
+impl Features for Qcow2 {
+    fn can(&self, below: Capabilities) -> Result<Capabilities, Errno> {
+        let can = self.image_can(below);
+        Ok(if request::handle() == WRITTEN { write::can(can, below) } else { can })
+    }
+}
+
+impl Reads for Qcow2 {
+    fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
+        self.read_payload(offset, length)
+    }
+}
+
+impl Writes for Qcow2 {
+    fn pwrite(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
+        self.written(|writer| writer.write(offset, length.into(), Data::Buffer(&buffer::Payload)))
+    }
+}
+
+impl Flushes for Qcow2 {
+    fn flush(&self) -> Result<(), Errno> {
+        self.written(Writer::flush)
+    }
+}
+
+impl Trims for Qcow2 {
+    fn trim(&self, offset: u64, length: u64, _flags: CommandFlags) -> Result<(), Errno> {
+        self.written(|writer| writer.unmap(offset, length, Unmap::Discard))
+    }
+}
+
+impl Zeroes for Qcow2 {
+    fn zero(&self, offset: u64, length: u64, _flags: CommandFlags) -> Result<(), Errno> {
+        self.written(|writer| writer.unmap(offset, length, Unmap::Zero))
+    }
+}
+
+impl Mapping for Qcow2 {
+    fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
+        self.image_extents(offset, length, flags)
+    }
+}
+
+impl Caching for Qcow2 {
+    fn cache(&self, offset: u64, length: u64) -> Result<(), Errno> {
+        self.image()?.cache(offset, length).map_err(Error::log)
+    }
+}
+
+rbdkit_filter_sdk::export!(
+    Qcow2: connection, info, features, reads, writes, flushes, trims, zeroes, mapping, caching
+);
 
 #[cfg(test)]
 mod tests;

@@ -30,6 +30,65 @@ fn data_goes_from_the_layer_below_into_the_request() {
 }
 
 #[test]
+fn several_connections_write_and_a_check_finds_nothing() {
+    let dir = Dir::new("qcow2-filter-write");
+    let mut bytes = image(&dir, &[]);
+    bytes.resize(8 << 20, 0);
+    let host = Host::new(Bytes::new(bytes)).serve::<Qcow2>(&[]).unwrap();
+    {
+        let (one, two) = (host.connect().unwrap(), host.connect().unwrap());
+        assert!(one.can().write && one.can().multi_conn && one.can().trim);
+        one.pwrite(1000, &[5; 70_000], CommandFlags::empty()).unwrap();
+        assert_eq!(two.pread(70_998, 4).unwrap(), [5, 5, 1, 1]);
+        two.zero(500, 1000, CommandFlags::empty()).unwrap();
+        two.pwrite(1 << 19, &[6; 4], CommandFlags::FUA).unwrap();
+        one.trim(65_536, 65_536, CommandFlags::empty()).unwrap();
+        one.flush().unwrap();
+        assert_eq!(one.pread(1498, 4).unwrap(), [0, 0, 5, 5]);
+        assert_eq!(two.pread(65_534, 4).unwrap(), [5, 5, 0, 0]);
+        assert_eq!(one.pread((1 << 19) - 1, 6).unwrap(), [0, 6, 6, 6, 6, 0]);
+    }
+    let path = dir.file("written", &host.disk());
+    run("qemu-img", &["check", "-q", "-f", "qcow2", &path]);
+    assert_eq!(host.take_log(), [""; 0]);
+    // Somebody else may have changed the image since then.
+    let again = host.connect().unwrap();
+    again.pwrite(0, &[8], CommandFlags::empty()).unwrap();
+    assert_eq!(again.pread(0, 2).unwrap(), [8, 0]);
+}
+
+#[test]
+fn overwriting_a_cluster_costs_one_write_below() {
+    let dir = Dir::new("qcow2-filter-overwrite");
+    let mut bytes = image(&dir, &[]);
+    bytes.resize(8 << 20, 0);
+    let host = Host::new(Bytes::new(bytes)).serve::<Qcow2>(&[]).unwrap();
+    let client = host.connect().unwrap();
+    for _ in 0..4 {
+        client.pwrite(65_536, &[3; 10], CommandFlags::empty()).unwrap();
+    }
+    host.take_calls();
+    client.pwrite(70_000, &[4; 10], CommandFlags::empty()).unwrap();
+    let calls = host.take_calls();
+    assert_eq!(calls.len(), 1, "the tables are in memory: {calls:?}");
+    assert!(calls[0].starts_with("pwrite ") && calls[0].ends_with(" 10"), "{calls:?}");
+}
+
+#[test]
+fn an_image_that_is_not_written_is_served_read_only_and_a_line_says_why() {
+    let dir = Dir::new("qcow2-filter-not-written");
+    let mut image = image(&dir, &[]);
+    image[79] |= 1;
+    let host = Host::new(Bytes::new(image)).serve::<Qcow2>(&[]).unwrap();
+    let client = host.connect().unwrap();
+    assert!(!client.can().write);
+    assert_eq!(client.pread(65_536, 1).unwrap(), [1]);
+    let line = "warning: the disk is read-only: the image is marked as dirty, so its reference counts may be wrong \
+                ('qemu-img check -r all' repairs it)";
+    assert_eq!(host.take_log(), [line]);
+}
+
+#[test]
 fn the_backing_disk_is_the_one_that_the_parameter_names() {
     let dir = Dir::new("qcow2-filter-backing");
     let base = dir.file("base.img", &[7; 1000]);
@@ -58,6 +117,9 @@ fn an_image_that_is_marked_as_corrupt_gives_one_warning_for_a_connection() {
     for _ in 0..4 {
         assert_eq!(client.pread(65_536, 1).unwrap(), [1]);
     }
-    let line = "warning: the image is marked as corrupt: what it serves may be wrong ('qemu-img check' says more)";
-    assert_eq!(host.take_log(), [line]);
+    let lines = [
+        "warning: the image is marked as corrupt: what it serves may be wrong ('qemu-img check' says more)",
+        "warning: the disk is read-only: the image is marked as corrupt ('qemu-img check -r all' repairs it)",
+    ];
+    assert_eq!(host.take_log(), lines);
 }

@@ -8,6 +8,7 @@ mod filesystems;
 mod parallels;
 mod partition;
 mod qcow2;
+mod qcow2_write;
 mod shared;
 mod tar;
 mod vdi;

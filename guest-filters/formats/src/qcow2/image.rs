@@ -95,6 +95,16 @@ impl Image {
         &self.header
     }
 
+    /// The snapshot that it serves.
+    pub fn snapshot(&self) -> Option<&Snapshot> {
+        self.snapshot.as_ref()
+    }
+
+    /// What it reads where the image refers to its backing file.
+    pub fn backing(&self) -> Option<&Rc<dyn Source>> {
+        self.backing.as_ref()
+    }
+
     /// Its tables.
     pub fn map(&self) -> &Map {
         &self.map

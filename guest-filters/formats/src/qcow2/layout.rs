@@ -1,12 +1,12 @@
 //! How the tables of an image look: sizes, and what an entry says. Nothing here reads.
 
 /// The bits of an entry that hold an offset.
-const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+pub(super) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 /// The cluster has a reference count of one.
-const COPIED: u64 = 1 << 63;
-const COMPRESSED: u64 = 1 << 62;
+pub(super) const COPIED: u64 = 1 << 63;
+pub(super) const COMPRESSED: u64 = 1 << 62;
 /// The cluster reads as zero. With subclusters the second word says that.
-const ZERO: u64 = 1;
+pub(super) const ZERO: u64 = 1;
 
 /// With subclusters, a cluster has this many.
 pub const SUBCLUSTERS: u32 = 32;

@@ -17,6 +17,7 @@ mod report;
 pub mod snapshots;
 #[cfg(test)]
 mod tests;
+pub mod write;
 
 use std::rc::Rc;
 

@@ -93,4 +93,5 @@ fn list_snapshots(header: &Header, source: &Rc<dyn Source>, report: &mut Report)
         left -= 1;
         left > 0
     })
+    .map(drop)
 }

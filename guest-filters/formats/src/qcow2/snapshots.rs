@@ -38,11 +38,12 @@ impl Snapshot {
     }
 }
 
-/// Reads the snapshots from the first on, as long as `each` says true.
+/// Reads the snapshots from the first on, as long as `each` says true. Returns how many bytes of
+/// the table were read.
 ///
 /// # Errors
 /// Those of the source, and a line for a table that is wrong.
-pub fn each(header: &Header, cache: &BlockCache, mut each: impl FnMut(Snapshot) -> bool) -> Result<(), Error> {
+pub fn each(header: &Header, cache: &BlockCache, mut each: impl FnMut(Snapshot) -> bool) -> Result<u64, Error> {
     let table = header.snapshots;
     let mut at = table.offset;
     if table.count > 0 && !at.is_multiple_of(header.cluster_size()) {
@@ -85,12 +86,12 @@ pub fn each(header: &Header, cache: &BlockCache, mut each: impl FnMut(Snapshot) 
             seconds: fields.u32(16)?,
             vm_state: if kept >= 8 { extras.u64(0)? } else { fields.u32(32)?.into() },
         };
-        if !each(snapshot) {
-            return Ok(());
-        }
         at = end.next_multiple_of(8);
+        if !each(snapshot) {
+            break;
+        }
     }
-    Ok(())
+    Ok(at - table.offset)
 }
 
 /// The snapshot with this name or ID.

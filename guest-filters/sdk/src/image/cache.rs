@@ -55,6 +55,23 @@ impl BlockCache {
         self.lines.borrow_mut().lines.fill(Line::default());
     }
 
+    /// Changes what is kept to `bytes` from `offset` on, which were written to the source.
+    pub fn update(&self, offset: u64, bytes: &[u8]) {
+        let mut lines = self.lines.borrow_mut();
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = offset + done as u64;
+            let skip = (at % self.block) as usize;
+            let n = (self.block as usize - skip).min(bytes.len() - done);
+            if let Some(line) = lines.kept(at / self.block)
+                && let Some(place) = lines.lines[line].bytes.get_mut(skip..skip + n)
+            {
+                place.copy_from_slice(&bytes[done..done + n]);
+            }
+            done += n;
+        }
+    }
+
     /// The bytes from `offset` to the end of its block, or of the source.
     ///
     /// # Errors
@@ -112,13 +129,23 @@ impl BlockCache {
 }
 
 impl Lines {
+    /// The first place of the set of a block. Neighbours go to neighbouring sets. Tables whose
+    /// distance is a power of two are spread by the multiplication.
+    fn first_of_set(&self, number: u64) -> usize {
+        let spread = number ^ (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40);
+        (spread % (self.lines.len() / WAYS) as u64) as usize * WAYS
+    }
+
+    /// The place of a block that is there.
+    fn kept(&self, number: u64) -> Option<usize> {
+        let first = self.first_of_set(number);
+        (first..first + WAYS).find(|line| self.lines[*line].tag == number + 1)
+    }
+
     /// The place of a block and whether it is there. Otherwise the place is empty.
     fn find(&mut self, number: u64) -> (usize, bool) {
         self.uses += 1;
-        // Neighbours go to neighbouring sets. Tables whose distance is a power of two are spread by
-        // the multiplication.
-        let spread = number ^ (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40);
-        let first = (spread % (self.lines.len() / WAYS) as u64) as usize * WAYS;
+        let first = self.first_of_set(number);
         let set = &mut self.lines[first..first + WAYS];
         if let Some(way) = set.iter().position(|line| line.tag == number + 1) {
             set[way].used = self.uses;
@@ -164,6 +191,20 @@ mod tests {
         let before = counted.1.get();
         cache.array::<1>(64).unwrap();
         assert_eq!(counted.1.get(), before + 1);
+    }
+
+    #[test]
+    fn what_was_written_changes_what_is_kept() {
+        let cache = BlockCache::new(Rc::new(vec![0; 1000]), 64, 1024);
+        cache.array::<1>(0).unwrap();
+        cache.array::<1>(999).unwrap();
+        // Of these blocks the first is kept, and the second is not.
+        cache.update(62, &[1, 2, 3, 4]);
+        cache.update(999, &[5]);
+        assert_eq!((cache.array::<4>(60), cache.array::<1>(64)), (Ok([0, 0, 1, 2]), Ok([0])));
+        assert_eq!(cache.array::<1>(999), Ok([5]));
+        cache.clear();
+        assert_eq!(cache.array::<2>(62), Ok([0, 0]), "it was not written to the source");
     }
 
     #[test]

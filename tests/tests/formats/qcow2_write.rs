@@ -1,0 +1,179 @@
+//! Writing through the filter qcow2: several clients at once, and a server that is killed.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rbdkit_tests::raw::cmd;
+use rbdkit_tests::server::filter;
+use rbdkit_tests::{Client, Rng, Server, TempDir, tool};
+
+use crate::shared::{assert_content, content, qemu_img};
+
+const SIZE: usize = (4 << 20) + 512;
+/// Clients share the disk in blocks of so many bytes, so most clusters have bytes of several.
+const BLOCK: usize = 3000;
+const CLIENTS: u64 = 4;
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// Serves an image through the filter, for writing.
+fn serve(image: &Path, parameters: &[&str]) -> Server {
+    let component = filter("qcow2");
+    let fixed = ["--wasm-filter", text(&component), "file", text(image)];
+    Server::start(fixed.into_iter().chain(parameters.iter().copied()))
+}
+
+/// An image with space for what is written to it.
+fn image(dir: &TempDir, options: &[&str]) -> PathBuf {
+    let path = dir.join("image");
+    qemu_img(&[&["create", "-q", "-f", "qcow2"], options, &[text(&path), &SIZE.to_string()]].concat());
+    let commands = ["-f", "qcow2", "-c", "write -P 3 1M 500k", text(&path)];
+    tool("qemu-io", commands).ok();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).expect("the image");
+    file.set_len(24 << 20).expect("space");
+    path
+}
+
+/// What `qemu-img check` says: 0 for nothing, 2 for errors, 3 for leaks.
+fn check(image: &Path) -> (i32, String) {
+    let output = std::process::Command::new("qemu-img").args(["check", "-f", "qcow2", text(image)]).output();
+    let output = output.expect("qemu-img");
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (output.status.code().unwrap_or(-1), said)
+}
+
+fn disk(dir: &TempDir, image: &Path) -> Vec<u8> {
+    let raw = dir.join("disk.raw");
+    qemu_img(&["convert", "-f", "qcow2", "-O", "raw", text(image), text(&raw)]);
+    std::fs::read(raw).expect("the disk")
+}
+
+/// What a client did.
+struct Done {
+    /// The bytes that it wrote, and where. All were acknowledged.
+    writes: Vec<(usize, Vec<u8>)>,
+    /// What it may or may not have done.
+    unknown: Option<Range<usize>>,
+}
+
+/// Sends a request. False if the server is gone.
+fn ask(client: &mut Client, kind: u16, offset: usize, length: usize, data: &[u8]) -> bool {
+    let sent = client.submit(kind, 0, offset as u64, length as u32, data);
+    let Ok(reply) = sent.and_then(|_| client.receive()) else { return false };
+    assert_eq!(reply.result, Ok(Vec::new()), "request {kind} of {length} bytes at {offset}");
+    true
+}
+
+/// Makes up to `count` random changes in the blocks of client `number`. It ends with the server.
+fn changes(mut client: Client, number: u64, seed: u64, count: u64, acknowledged: &AtomicU64) -> Done {
+    let mut rng = Rng::new(seed ^ number << 32);
+    let mut done = Done { writes: Vec::new(), unknown: None };
+    for _ in 0..count {
+        let block = rng.below((SIZE / BLOCK) as u64 / CLIENTS) * CLIENTS + number;
+        let start = rng.below(BLOCK as u64 - 1);
+        let length = 1 + rng.below(BLOCK as u64 - start);
+        let (offset, length) = (block as usize * BLOCK + start as usize, length as usize);
+        let (is_answered, bytes) = match rng.below(10) {
+            0 => (ask(&mut client, cmd::FLUSH, 0, 0, &[]), Vec::new()),
+            1 | 2 => (ask(&mut client, cmd::WRITE_ZEROES, offset, length, &[]), vec![0; length]),
+            _ => {
+                let bytes = vec![1 + rng.below(255) as u8; length];
+                (ask(&mut client, cmd::WRITE, offset, length, &bytes), bytes)
+            }
+        };
+        if !is_answered {
+            done.unknown = Some(offset..offset + bytes.len());
+            break;
+        }
+        done.writes.push((offset, bytes));
+        acknowledged.fetch_add(1, Ordering::SeqCst);
+    }
+    done
+}
+
+fn apply(done: &[Done], disk: &mut [u8]) {
+    for (offset, bytes) in done.iter().flat_map(|done| &done.writes) {
+        disk[*offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+}
+
+#[test]
+fn clients_that_write_at_once_leave_nothing_for_a_check() {
+    let dir = TempDir::new();
+    let base = dir.file("base", &content(SIZE - 100_000, 4));
+    let seed = rbdkit_tests::seed();
+    println!("RBDKIT_SEED={seed}");
+    let backing = format!("qcow2-backing={}", text(&base));
+    for (options, parameters) in [
+        (&["-o", "cluster_size=512,refcount_bits=1"][..], &[][..]),
+        (&["-o", "compat=0.10,cluster_size=4k"], &[]),
+        (&["-o", "cluster_size=64k"], &[]),
+        (&["-o", "cluster_size=4k", "-b", text(&base), "-F", "raw"], &[backing.as_str()]),
+    ] {
+        let image = image(&dir, options);
+        let mut expected = disk(&dir, &image);
+        let server = serve(&image, parameters);
+        let acknowledged = AtomicU64::new(0);
+        let done: Vec<Done> = std::thread::scope(|scope| {
+            let client = |number| {
+                let (client, acknowledged) = (server.client(), &acknowledged);
+                scope.spawn(move || changes(client, number, seed, 150, acknowledged))
+            };
+            let clients: Vec<_> = (0..CLIENTS).map(client).collect();
+            clients.into_iter().map(|client| client.join().expect("a client")).collect()
+        });
+        assert!(done.iter().all(|done| done.unknown.is_none()), "{options:?}: {}", server.stderr());
+        apply(&done, &mut expected);
+        assert_content(&server, &expected, &format!("{options:?}, RBDKIT_SEED={seed}"));
+        let uri = server.uri();
+        let discard = ["-f", "raw", "-c", "discard 1M 1M", "-c", "write -P 8 1536k 100", "-c", "flush", &uri];
+        tool("qemu-io", discard).ok();
+        let now = dir.join("now.raw");
+        tool("nbdcopy", [&uri, text(&now)]).ok();
+        let log = server.stop().stderr;
+        assert!(!log.contains("error"), "{log}");
+        let (code, said) = check(&image);
+        assert_eq!(code, 0, "{options:?}, RBDKIT_SEED={seed}: {said}");
+        assert!(disk(&dir, &image) == std::fs::read(&now).expect("the copy"), "{options:?}: qemu reads other bytes");
+    }
+}
+
+#[test]
+fn a_server_that_is_killed_leaves_leaks_at_worst_and_all_that_was_answered() {
+    let dir = TempDir::new();
+    let seed = rbdkit_tests::seed();
+    println!("RBDKIT_SEED={seed}");
+    let mut rng = Rng::new(seed);
+    for options in ["cluster_size=512", "compat=0.10,cluster_size=4k", "cluster_size=64k"] {
+        let image = image(&dir, &["-o", options]);
+        for _ in 0..3 {
+            let mut expected = disk(&dir, &image);
+            let server = serve(&image, &[]);
+            let (round, until) = (rng.below(1 << 30), rng.below(400));
+            let acknowledged = AtomicU64::new(0);
+            let done: Vec<Done> = std::thread::scope(|scope| {
+                let client = |number| {
+                    let (client, acknowledged) = (server.client(), &acknowledged);
+                    scope.spawn(move || changes(client, number, round, u64::MAX, acknowledged))
+                };
+                let clients: Vec<_> = (0..CLIENTS).map(client).collect();
+                server.wait_until("the changes before the kill", |_| acknowledged.load(Ordering::SeqCst) >= until);
+                server.kill();
+                clients.into_iter().map(|client| client.join().expect("a client")).collect()
+            });
+            let what = format!("{options}, killed after {until} changes, RBDKIT_SEED={seed}");
+            let (code, said) = check(&image);
+            assert!(code == 0 || code == 3, "{what}: {said}");
+            apply(&done, &mut expected);
+            let mut after = disk(&dir, &image);
+            for range in done.iter().filter_map(|done| done.unknown.clone()) {
+                after[range.clone()].copy_from_slice(&expected[range]);
+            }
+            let differs = after.iter().zip(&expected).position(|(a, b)| a != b);
+            assert_eq!(differs, None, "{what}: the first offset that differs");
+        }
+    }
+}
