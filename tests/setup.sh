@@ -61,6 +61,8 @@ group() {
         need lzip command_exists lzip
         need plzip command_exists plzip
         need pigz command_exists pigz
+        need zstd command_exists zstd
+        need xz-utils command_exists xz
         need fio command_exists fio
         # Encrypted disks, and another library for their ciphers.
         need cryptsetup-bin command_exists /sbin/cryptsetup
