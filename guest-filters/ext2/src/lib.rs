@@ -6,16 +6,16 @@
 use std::rc::Rc;
 
 use rbdkit_filter_formats::ext2::{File, Journal};
-use rbdkit_filter_formats::mapped::Place;
-use rbdkit_filter_formats::paths::check_path;
-use rbdkit_filter_sdk::image::{Error, Format, Images, Next, Source};
+use rbdkit_filter_formats::mapped::{Place, Run};
+use rbdkit_filter_formats::paths::check_choice;
+use rbdkit_filter_sdk::image::{Error, FileChoice, Format, Images, Next};
 use rbdkit_filter_sdk::prelude::*;
 
 params! {
     /// The parameters.
     pub struct Settings {
         /// The path of the file, which begins with /; exportname takes the path from the client.
-        #[param(check = is_path)]
+        #[param(check = check_choice)]
         ext2file: String,
         /// An open journal: refuse, or ignore it and serve read-only.
         ext2_journal: Unreplayed = Unreplayed(Journal::Refuse),
@@ -31,14 +31,9 @@ impl Choice for Unreplayed {
         &[("refuse", Unreplayed(Journal::Refuse)), ("ignore", Unreplayed(Journal::Ignore))];
 }
 
-fn is_path(given: &String) -> Result<(), String> {
-    if given == "exportname" { Ok(()) } else { check_path(given) }
-}
-
 /// The filter.
 pub struct Ext2 {
-    /// None: the client's export name is the path.
-    path: Option<String>,
+    file: FileChoice,
     journal: Journal,
     images: Images<File>,
 }
@@ -54,8 +49,8 @@ impl Filter for Ext2 {
     }
 
     fn configure(settings: Settings) -> Result<Self, String> {
-        let path = Some(settings.ext2file).filter(|path| path != "exportname");
-        Ok(Ext2 { path, journal: settings.ext2_journal.0, images: Images::default() })
+        let file = FileChoice::new(settings.ext2file);
+        Ok(Ext2 { file, journal: settings.ext2_journal.0, images: Images::default() })
     }
 }
 
@@ -63,49 +58,27 @@ impl Format for Ext2 {
     type Image = File;
 
     fn open_image(&self) -> Result<File, Error> {
-        let path = self.path.clone().unwrap_or_else(request::exportname);
-        File::open(Rc::new(Next::new()?), &path, self.journal)
+        File::open(Rc::new(Next::new()?), self.file.name(&request::exportname()), self.journal)
     }
     fn images(&self) -> &Images<File> {
         &self.images
+    }
+    fn open_next(&self, readonly: bool, exportname: &str) -> Result<u64, Errno> {
+        self.file.open_next(readonly, exportname).map(|()| 0)
     }
 }
 
 impl Names for Ext2 {
     fn list_exports(&self, readonly: bool, _is_tls: bool) -> Result<Vec<ExportEntry>, Errno> {
-        // The layer below is not open yet, so nobody can read which files there are. Its own
-        // exports are no files.
-        if self.path.is_none() { Ok(Vec::new()) } else { next_open::list_exports(readonly) }
+        self.file.list_exports(readonly, Vec::new())
     }
     fn default_export(&self, readonly: bool, _is_tls: bool) -> Result<String, Errno> {
-        if self.path.is_none() { Ok(String::new()) } else { next_open::default_export(readonly) }
+        self.file.default_export(readonly)
     }
 }
 
-impl Connection for Ext2 {
-    fn open(&self, readonly: bool, exportname: &str, _is_tls: bool, _replayed: bool) -> Result<u64, Errno> {
-        next_open::open(readonly, if self.path.is_none() { "" } else { exportname })?;
-        Ok(0)
-    }
-    fn prepare(&self) -> Result<(), Errno> {
-        self.image().map(drop)
-    }
-    fn close(&self) {
-        self.close_image();
-    }
-}
-
-impl Info for Ext2 {
-    fn get_size(&self) -> Result<u64, Errno> {
-        Ok(self.image()?.size())
-    }
-    fn block_size(&self) -> Result<BlockSizes, Errno> {
-        Err(Errno::Enotsup)
-    }
-    fn export_description(&self) -> Option<String> {
-        self.image().ok()?.description()
-    }
-}
+rbdkit_filter_sdk::image_connection!(Ext2);
+rbdkit_filter_sdk::image_reads!(Ext2);
 
 impl Features for Ext2 {
     fn can(&self, below: Capabilities) -> Result<Capabilities, Errno> {
@@ -127,38 +100,11 @@ impl Features for Ext2 {
     }
 }
 
-impl Reads for Ext2 {
-    fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
-        self.read_payload(offset, length)
-    }
-}
-
-/// Why a write ends.
-enum Stop {
-    Image(Error),
-    Errno(Errno),
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Stop {
-        Stop::Image(error)
-    }
-}
-
-impl Stop {
-    fn log(self) -> Errno {
-        match self {
-            Stop::Image(error) => error.log(),
-            Stop::Errno(errno) => errno,
-        }
-    }
-}
-
 impl Writes for Ext2 {
     fn pwrite(&self, offset: u64, length: u32, flags: CommandFlags) -> Result<(), Errno> {
         let file = self.image()?;
         // Nothing is written unless all of it can be. Zeroes are in a hole already.
-        let fits = |at: u64, run: rbdkit_filter_formats::mapped::Run| {
+        let fits = |at: u64, run: Run| {
             let start = (at - offset) as u32;
             if matches!(run.place, Place::At(_)) || Payload.is_zero(start..start + run.length as u32) {
                 return Ok(());
@@ -167,34 +113,20 @@ impl Writes for Ext2 {
                 "a write of {} bytes at {at} of the file: it has no data there, and blocks cannot be added",
                 run.length
             );
-            Err(Stop::Errno(Errno::Enospc))
+            Err(Error::Failed(Errno::Enospc))
         };
-        file.each(offset, length.into(), fits).map_err(Stop::log)?;
-        let write = |at: u64, run: rbdkit_filter_formats::mapped::Run| match run.place {
-            Place::At(below) => {
-                next::pwrite(below, run.length as u32, PAYLOAD, (at - offset) as u32, flags).map_err(Stop::Errno)
-            }
+        file.each(offset, length.into(), fits).map_err(Error::log)?;
+        let write = |at: u64, run: Run| match run.place {
+            Place::At(below) => Ok(next::pwrite(below, run.length as u32, PAYLOAD, (at - offset) as u32, flags)?),
             _ => Ok(()),
         };
-        file.each(offset, length.into(), write).map_err(Stop::log)
+        file.each(offset, length.into(), write).map_err(Error::log)
     }
 }
 
 impl Flushes for Ext2 {
     fn flush(&self) -> Result<(), Errno> {
         next::flush()
-    }
-}
-
-impl Mapping for Ext2 {
-    fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
-        self.image_extents(offset, length, flags)
-    }
-}
-
-impl Caching for Ext2 {
-    fn cache(&self, offset: u64, length: u64) -> Result<(), Errno> {
-        self.image()?.cache(offset, length).map_err(Error::log)
     }
 }
 

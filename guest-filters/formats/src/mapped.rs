@@ -96,12 +96,12 @@ impl<R: Runs> Mapped<R> {
     ///
     /// # Errors
     /// Those of [`run`](Mapped::run) and of `each`.
-    pub fn each<E: From<Error>>(
+    pub fn each(
         &self,
         offset: u64,
         length: u64,
-        mut each: impl FnMut(u64, Run) -> Result<(), E>,
-    ) -> Result<(), E> {
+        mut each: impl FnMut(u64, Run) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let mut done = 0;
         while done < length {
             let run = self.run(offset.saturating_add(done), length - done)?;

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use rbdkit_filter_sdk::image::{Error, quoted};
+use rbdkit_filter_sdk::image::{Error, FileChoice, quoted};
 
 /// Symbolic links that are followed on the way to one file, as Linux has it.
 const MOST_LINKS: u32 = 40;
@@ -78,6 +78,14 @@ pub fn check_path(path: &str) -> Result<(), String> {
         return Err(format!("has more than {LONGEST} bytes"));
     }
     Ok(())
+}
+
+/// Checks the value of a parameter that is a path, or leaves the choice to the client.
+///
+/// # Errors
+/// As [`check_path`].
+pub fn check_choice(given: &String) -> Result<(), String> {
+    if given == FileChoice::BY_EXPORT_NAME { Ok(()) } else { check_path(given) }
 }
 
 /// The file with this path. Symbolic links are followed within the tree: `/` in them is its root,

@@ -3,27 +3,22 @@
 use std::rc::Rc;
 
 use rbdkit_filter_formats::iso9660::{File, open_file};
-use rbdkit_filter_formats::paths::check_path;
-use rbdkit_filter_sdk::image::{Error, Format, Images, Next};
+use rbdkit_filter_formats::paths::check_choice;
+use rbdkit_filter_sdk::image::{Error, FileChoice, Format, Images, Next};
 use rbdkit_filter_sdk::prelude::*;
 
 params! {
     /// The parameters.
     pub struct Settings {
         /// The path of the file, which begins with /; exportname takes the path from the client.
-        #[param(check = is_path)]
+        #[param(check = check_choice)]
         iso9660_file: String,
     }
 }
 
-fn is_path(given: &String) -> Result<(), String> {
-    if given == "exportname" { Ok(()) } else { check_path(given) }
-}
-
 /// The filter.
 pub struct Iso9660 {
-    /// None: the client's export name is the path.
-    path: Option<String>,
+    file: FileChoice,
     images: Images<File>,
 }
 
@@ -38,8 +33,8 @@ impl Filter for Iso9660 {
     }
 
     fn configure(settings: Settings) -> Result<Self, String> {
-        let path = Some(settings.iso9660_file).filter(|path| path != "exportname");
-        Ok(Iso9660 { path, images: Images::default() })
+        let file = FileChoice::new(settings.iso9660_file);
+        Ok(Iso9660 { file, images: Images::default() })
     }
 }
 
@@ -47,25 +42,22 @@ impl Format for Iso9660 {
     type Image = File;
 
     fn open_image(&self) -> Result<File, Error> {
-        open_file(Rc::new(Next::new()?), &self.path.clone().unwrap_or_else(request::exportname))
+        open_file(Rc::new(Next::new()?), self.file.name(&request::exportname()))
     }
     fn images(&self) -> &Images<File> {
         &self.images
     }
-    fn open_next(&self, exportname: &str) -> Result<u64, Errno> {
-        next_open::open(true, if self.path.is_none() { "" } else { exportname })?;
-        Ok(0)
+    fn open_next(&self, readonly: bool, exportname: &str) -> Result<u64, Errno> {
+        self.file.open_next(readonly, exportname).map(|()| 0)
     }
 }
 
 impl Names for Iso9660 {
     fn list_exports(&self, readonly: bool, _is_tls: bool) -> Result<Vec<ExportEntry>, Errno> {
-        // The layer below is not open yet, so nobody can read which files there are. Its own
-        // exports are no files.
-        if self.path.is_none() { Ok(Vec::new()) } else { next_open::list_exports(readonly) }
+        self.file.list_exports(readonly, Vec::new())
     }
     fn default_export(&self, readonly: bool, _is_tls: bool) -> Result<String, Errno> {
-        if self.path.is_none() { Ok(String::new()) } else { next_open::default_export(readonly) }
+        self.file.default_export(readonly)
     }
 }
 

@@ -3,8 +3,7 @@
 use std::rc::Rc;
 
 use rbdkit_filter_formats::lvm::open_volume;
-use rbdkit_filter_sdk::buffer::Bytes;
-use rbdkit_filter_sdk::image::{Error, ExtentList, Format, Images, Next, Source};
+use rbdkit_filter_sdk::image::{Error, Format, Images, Next, Source};
 use rbdkit_filter_sdk::prelude::*;
 
 params! {
@@ -18,32 +17,7 @@ params! {
 /// The filter.
 pub struct Lvm {
     volume: Option<String>,
-    images: Images<Volume>,
-}
-
-/// The volume of a connection.
-pub struct Volume(Rc<dyn Source>);
-
-impl Source for Volume {
-    fn size(&self) -> u64 {
-        self.0.size()
-    }
-
-    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
-        self.0.read(offset, into)
-    }
-
-    fn read_buffer(&self, offset: u64, length: u32, buffer: &Bytes, at: u32) -> Result<(), Error> {
-        self.0.read_buffer(offset, length, buffer, at)
-    }
-
-    fn extents(&self, list: &mut ExtentList) -> Result<(), Error> {
-        self.0.extents(list)
-    }
-
-    fn cache(&self, offset: u64, length: u64) -> Result<(), Error> {
-        self.0.cache(offset, length)
-    }
+    images: Images<Rc<dyn Source>>,
 }
 
 impl Filter for Lvm {
@@ -62,13 +36,13 @@ impl Filter for Lvm {
 }
 
 impl Format for Lvm {
-    type Image = Volume;
+    type Image = Rc<dyn Source>;
 
-    fn open_image(&self) -> Result<Volume, Error> {
-        open_volume(Rc::new(Next::new()?), self.volume.as_deref()).map(Volume)
+    fn open_image(&self) -> Result<Rc<dyn Source>, Error> {
+        open_volume(Rc::new(Next::new()?), self.volume.as_deref())
     }
 
-    fn images(&self) -> &Images<Volume> {
+    fn images(&self) -> &Images<Rc<dyn Source>> {
         &self.images
     }
 }

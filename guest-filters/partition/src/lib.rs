@@ -3,8 +3,7 @@
 use std::rc::Rc;
 
 use rbdkit_filter_formats::partition::{Choice as Wanted, Guid, Options, Trust, open_chosen};
-use rbdkit_filter_sdk::buffer::Bytes;
-use rbdkit_filter_sdk::image::{Error, ExtentList, Format, Images, InPlace, Next, Part, Source};
+use rbdkit_filter_sdk::image::{Error, Format, Images, InPlace, Next, Part};
 use rbdkit_filter_sdk::prelude::*;
 
 params! {
@@ -58,35 +57,7 @@ pub struct Partition {
     wanted: Wanted,
     sector: Option<u32>,
     trust: Trust,
-    images: Images<Opened>,
-}
-
-/// The partition of a connection.
-pub struct Opened {
-    part: Part,
-    start: u64,
-}
-
-impl Source for Opened {
-    fn size(&self) -> u64 {
-        self.part.size()
-    }
-
-    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
-        self.part.read(offset, into)
-    }
-
-    fn read_buffer(&self, offset: u64, length: u32, buffer: &Bytes, at: u32) -> Result<(), Error> {
-        self.part.read_buffer(offset, length, buffer, at)
-    }
-
-    fn extents(&self, list: &mut ExtentList) -> Result<(), Error> {
-        self.part.extents(list)
-    }
-
-    fn cache(&self, offset: u64, length: u64) -> Result<(), Error> {
-        self.part.cache(offset, length)
-    }
+    images: Images<Part>,
 }
 
 impl Filter for Partition {
@@ -130,24 +101,23 @@ impl Filter for Partition {
 }
 
 impl Format for Partition {
-    type Image = Opened;
+    type Image = Part;
 
-    fn open_image(&self) -> Result<Opened, Error> {
+    fn open_image(&self) -> Result<Part, Error> {
         let smallest = next::block_size().map_or(512, |sizes| sizes.minimum);
         let sector = self.sector.unwrap_or(if smallest == 4096 { 4096 } else { 512 });
         let options = Options { sector: Some(sector), trust: self.trust };
-        let (part, start) = open_chosen(Rc::new(Next::new()?), options, &self.wanted)?;
-        Ok(Opened { part, start })
+        open_chosen(Rc::new(Next::new()?), options, &self.wanted)
     }
 
-    fn images(&self) -> &Images<Opened> {
+    fn images(&self) -> &Images<Part> {
         &self.images
     }
 }
 
 impl InPlace for Partition {
-    fn start(image: &Opened) -> Option<u64> {
-        Some(image.start)
+    fn start(image: &Part) -> Option<u64> {
+        Some(image.start())
     }
 }
 

@@ -174,11 +174,9 @@ impl Format for Qcow2 {
 
 impl Connection for Qcow2 {
     fn open(&self, readonly: bool, exportname: &str, _is_tls: bool, _replayed: bool) -> Result<u64, Errno> {
-        if readonly {
-            return self.open_next(exportname);
-        }
-        next_open::open(false, exportname)?;
-        let can_be_written = next::can()?.write && write::prepare(|| self.open_disk()).map_err(Error::log)?;
+        self.open_next(readonly, exportname)?;
+        let can_be_written =
+            !readonly && next::can()?.write && write::prepare(|| self.open_disk()).map_err(Error::log)?;
         Ok(if can_be_written { WRITTEN } else { 0 })
     }
     fn prepare(&self) -> Result<(), Errno> {
@@ -192,28 +190,12 @@ impl Connection for Qcow2 {
     }
 }
 
-impl Info for Qcow2 {
-    fn get_size(&self) -> Result<u64, Errno> {
-        Ok(self.image()?.size())
-    }
-    fn block_size(&self) -> Result<BlockSizes, Errno> {
-        Err(Errno::Enotsup)
-    }
-    fn export_description(&self) -> Option<String> {
-        self.image().ok()?.description()
-    }
-}
+rbdkit_filter_sdk::image_reads!(Qcow2);
 
 impl Features for Qcow2 {
     fn can(&self, below: Capabilities) -> Result<Capabilities, Errno> {
         let can = self.image_can(below);
         Ok(if request::handle() == WRITTEN { write::can(can, below) } else { can })
-    }
-}
-
-impl Reads for Qcow2 {
-    fn pread(&self, offset: u64, length: u32, _flags: CommandFlags) -> Result<(), Errno> {
-        self.read_payload(offset, length)
     }
 }
 
@@ -238,18 +220,6 @@ impl Trims for Qcow2 {
 impl Zeroes for Qcow2 {
     fn zero(&self, offset: u64, length: u64, _flags: CommandFlags) -> Result<(), Errno> {
         self.written(|writer| writer.unmap(offset, length, Unmap::Zero))
-    }
-}
-
-impl Mapping for Qcow2 {
-    fn extents(&self, offset: u64, length: u64, flags: CommandFlags) -> Result<Vec<Extent>, Errno> {
-        self.image_extents(offset, length, flags)
-    }
-}
-
-impl Caching for Qcow2 {
-    fn cache(&self, offset: u64, length: u64) -> Result<(), Errno> {
-        self.image()?.cache(offset, length).map_err(Error::log)
     }
 }
 

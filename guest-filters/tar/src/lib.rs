@@ -2,12 +2,9 @@
 
 use std::rc::Rc;
 
-use rbdkit_filter_formats::tar::{Content, Limits, find, member_at, open_member};
-use rbdkit_filter_sdk::image::{Error, Format, Images, InPlace, Next};
+use rbdkit_filter_formats::tar::{Content, Limits, find, member_at, only, open_member};
+use rbdkit_filter_sdk::image::{Error, FileChoice, Format, Images, InPlace, Next, Source};
 use rbdkit_filter_sdk::prelude::*;
-
-/// The value of tar-entry with which the client's export name chooses.
-const BY_EXPORT_NAME: &str = "exportname";
 
 params! {
     /// The parameters.
@@ -24,7 +21,7 @@ params! {
 
 /// The filter.
 pub struct Tar {
-    entry: String,
+    entry: FileChoice,
     limits: Limits,
     /// The program that nbdkit's filter would run.
     program: Option<String>,
@@ -32,18 +29,12 @@ pub struct Tar {
 }
 
 impl Tar {
-    fn is_by_export_name(&self) -> bool {
-        self.entry == BY_EXPORT_NAME
-    }
-
     /// Finds the member for a new connection. The offset of its header is the connection's handle,
     /// so that no other instance has to look for it.
     fn find_header(&self, exportname: &str) -> Result<u64, Error> {
-        let below: Rc<_> = Rc::new(Next::new()?);
-        let name = if self.is_by_export_name() { exportname } else { &self.entry };
-        let below = below as Rc<dyn rbdkit_filter_sdk::image::Source>;
-        let member = match name {
-            "" => rbdkit_filter_formats::tar::only(&below, self.limits)?,
+        let below: Rc<dyn Source> = Rc::new(Next::new()?);
+        let member = match self.entry.name(exportname) {
+            "" => only(&below, self.limits)?,
             name => find(&below, name.as_bytes(), self.limits)?,
         };
         Ok(member.header)
@@ -65,7 +56,7 @@ impl Filter for Tar {
         let entry = entry.ok_or("tar-entry= is missing: the name of a file in the archive, or exportname")?;
         let bytes = settings.tar_limit.map_or(u64::MAX, |limit| limit.0);
         let limits = Limits { bytes, ..Limits::default() };
-        Ok(Tar { entry, limits, program: settings.tar, images: Images::default() })
+        Ok(Tar { entry: FileChoice::new(entry), limits, program: settings.tar, images: Images::default() })
     }
 }
 
@@ -80,15 +71,12 @@ impl Lifecycle for Tar {
 
 impl Names for Tar {
     fn list_exports(&self, readonly: bool, _is_tls: bool) -> Result<Vec<ExportEntry>, Errno> {
-        // The archive cannot be read before a client has opened an export.
-        match self.is_by_export_name() {
-            true => Ok(vec![ExportEntry { name: String::new(), description: None }]),
-            false => next_open::list_exports(readonly),
-        }
+        // The empty name opens the only file.
+        self.entry.list_exports(readonly, vec![ExportEntry { name: String::new(), description: None }])
     }
 
     fn default_export(&self, readonly: bool, _is_tls: bool) -> Result<String, Errno> {
-        if self.is_by_export_name() { Ok(String::new()) } else { next_open::default_export(readonly) }
+        self.entry.default_export(readonly)
     }
 }
 
@@ -96,7 +84,7 @@ impl Format for Tar {
     type Image = Content;
 
     fn open_image(&self) -> Result<Content, Error> {
-        let below = Rc::new(Next::new()?) as Rc<dyn rbdkit_filter_sdk::image::Source>;
+        let below: Rc<dyn Source> = Rc::new(Next::new()?);
         let member = member_at(&below, request::handle())?;
         open_member(below, member)
     }
@@ -104,16 +92,16 @@ impl Format for Tar {
     fn images(&self) -> &Images<Content> {
         &self.images
     }
+
+    fn open_next(&self, readonly: bool, exportname: &str) -> Result<u64, Errno> {
+        self.entry.open_next(readonly, exportname)?;
+        self.find_header(exportname).map_err(Error::log)
+    }
 }
 
 impl InPlace for Tar {
     fn start(image: &Content) -> Option<u64> {
         image.start()
-    }
-
-    fn open_below(&self, readonly: bool, exportname: &str) -> Result<u64, Errno> {
-        next_open::open(readonly, if self.is_by_export_name() { "" } else { exportname })?;
-        self.find_header(exportname).map_err(Error::log)
     }
 }
 

@@ -3,12 +3,8 @@
 use std::rc::Rc;
 
 use rbdkit_filter_formats::zip::{entry_at, find, only, open_entry};
-use rbdkit_filter_sdk::buffer::Bytes;
-use rbdkit_filter_sdk::image::{Error, ExtentList, Format, Images, Next, Source};
+use rbdkit_filter_sdk::image::{Error, FileChoice, Format, Images, Next, Source};
 use rbdkit_filter_sdk::prelude::*;
-
-/// The value of zip-entry with which the client's export name chooses.
-const BY_EXPORT_NAME: &str = "exportname";
 
 params! {
     /// The parameters.
@@ -21,39 +17,8 @@ params! {
 
 /// The filter.
 pub struct Zip {
-    entry: String,
-    images: Images<Member>,
-}
-
-/// The member of a connection.
-pub struct Member(Rc<dyn Source>);
-
-impl Source for Member {
-    fn size(&self) -> u64 {
-        self.0.size()
-    }
-
-    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
-        self.0.read(offset, into)
-    }
-
-    fn read_buffer(&self, offset: u64, length: u32, buffer: &Bytes, at: u32) -> Result<(), Error> {
-        self.0.read_buffer(offset, length, buffer, at)
-    }
-
-    fn extents(&self, list: &mut ExtentList) -> Result<(), Error> {
-        self.0.extents(list)
-    }
-
-    fn cache(&self, offset: u64, length: u64) -> Result<(), Error> {
-        self.0.cache(offset, length)
-    }
-}
-
-impl Zip {
-    fn is_by_export_name(&self) -> bool {
-        self.entry == BY_EXPORT_NAME
-    }
+    entry: FileChoice,
+    images: Images<Rc<dyn Source>>,
 }
 
 impl Filter for Zip {
@@ -68,41 +33,38 @@ impl Filter for Zip {
     }
 
     fn configure(settings: Settings) -> Result<Self, String> {
-        Ok(Zip { entry: settings.zip_entry.unwrap_or_default(), images: Images::default() })
+        Ok(Zip { entry: FileChoice::new(settings.zip_entry.unwrap_or_default()), images: Images::default() })
     }
 }
 
 impl Names for Zip {
     fn list_exports(&self, readonly: bool, _is_tls: bool) -> Result<Vec<ExportEntry>, Errno> {
-        // The archive cannot be read before a client has opened an export.
-        match self.is_by_export_name() {
-            true => Ok(vec![ExportEntry { name: String::new(), description: None }]),
-            false => next_open::list_exports(readonly),
-        }
+        // The empty name opens the only file.
+        self.entry.list_exports(readonly, vec![ExportEntry { name: String::new(), description: None }])
     }
 
     fn default_export(&self, readonly: bool, _is_tls: bool) -> Result<String, Errno> {
-        if self.is_by_export_name() { Ok(String::new()) } else { next_open::default_export(readonly) }
+        self.entry.default_export(readonly)
     }
 }
 
 impl Format for Zip {
-    type Image = Member;
+    type Image = Rc<dyn Source>;
 
     /// The handle is the place of the member's entry in the central directory.
-    fn open_image(&self) -> Result<Member, Error> {
+    fn open_image(&self) -> Result<Rc<dyn Source>, Error> {
         let below: Rc<dyn Source> = Rc::new(Next::new()?);
         let entry = entry_at(&below, request::handle())?;
-        open_entry(below, &entry).map(Member)
+        open_entry(below, &entry)
     }
 
-    fn images(&self) -> &Images<Member> {
+    fn images(&self) -> &Images<Rc<dyn Source>> {
         &self.images
     }
 
-    fn open_next(&self, exportname: &str) -> Result<u64, Errno> {
-        next_open::open(true, if self.is_by_export_name() { "" } else { exportname })?;
-        let name = if self.is_by_export_name() { exportname } else { &self.entry };
+    fn open_next(&self, readonly: bool, exportname: &str) -> Result<u64, Errno> {
+        self.entry.open_next(readonly, exportname)?;
+        let name = self.entry.name(exportname);
         let below: Rc<dyn Source> = Rc::new(Next::new()?);
         let entry = if name.is_empty() { only(&below) } else { find(&below, name.as_bytes()) };
         entry.map(|entry| entry.at).map_err(Error::log)

@@ -102,15 +102,10 @@ impl File {
     ///
     /// # Errors
     /// Those of the source and of `each`.
-    pub fn each<E: From<Error>>(
-        &self,
-        offset: u64,
-        length: u64,
-        each: impl FnMut(u64, Run) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub fn each(&self, offset: u64, length: u64, each: impl FnMut(u64, Run) -> Result<(), Error>) -> Result<(), Error> {
         match &self.content {
             Content::Blocks(file) => file.each(offset, length, each),
-            Content::Inline(_) => Err(Error::image("the file's data is in its inode, and cannot be written").into()),
+            Content::Inline(_) => Err(Error::image("the file's data is in its inode, and cannot be written")),
         }
     }
 

@@ -130,7 +130,7 @@ impl Table {
 ///
 /// # Errors
 /// Those of reading the table and of the choice. A line if the partition is not within the disk.
-pub fn open_chosen(disk: Rc<dyn Source>, options: Options, choice: &Choice) -> Result<(Part, u64), Error> {
+pub fn open_chosen(disk: Rc<dyn Source>, options: Options, choice: &Choice) -> Result<Part, Error> {
     let table = Table::read(&*disk, options)?;
     let part = table.choose(choice)?;
     let (start, size) = (part.start, part.size);
@@ -141,7 +141,7 @@ pub fn open_chosen(disk: Rc<dyn Source>, options: Options, choice: &Choice) -> R
             disk.size()
         )));
     }
-    Ok((Part::new(disk, start, size)?, start))
+    Part::new(disk, start, size)
 }
 
 fn probe(disk: &dyn Source) -> Result<bool, Error> {

@@ -22,7 +22,7 @@ const GPT: &str = "label: gpt\n\
 
 fn chosen(disk: &[u8], choice: Choice) -> Result<(u64, Vec<u8>), String> {
     open_chosen(source(disk), Options::default(), &choice)
-        .and_then(|(part, start)| Ok((start, read_all(&part)?)))
+        .and_then(|part| Ok((part.start(), read_all(&part)?)))
         .map_err(|error| error.to_string())
 }
 
@@ -163,7 +163,7 @@ fn a_damaged_gpt_is_read_from_its_backup_and_two_that_disagree_are_refused() {
     assert_eq!(report(&source(&disk)).unwrap().dangers, [refused]);
     let start = |trust| {
         let options = Options { trust, ..Options::default() };
-        open_chosen(source(&disk), options, &Choice::Number(2)).map(|(_, start)| start)
+        open_chosen(source(&disk), options, &Choice::Number(2)).map(|part| part.start())
     };
     assert_eq!((start(Trust::Primary), start(Trust::Backup)), (Ok(2 << 20), Ok((2 << 20) + 512)));
 }

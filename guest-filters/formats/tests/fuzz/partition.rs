@@ -73,6 +73,6 @@ fn mutated_partition_tables_give_a_line_or_a_partition() {
             1 => Choice::Number(5),
             _ => Choice::Number(2),
         };
-        Ok(Rc::new(open_chosen(disk, options, &choice)?.0))
+        Ok(Rc::new(open_chosen(disk, options, &choice)?))
     });
 }

@@ -1,9 +1,9 @@
 //! A decoder as a filter that writes: what it serves is one run of bytes of the layer below.
 
+use super::Source;
 use super::serve::Format;
-use super::{Error, Source};
 use crate::prelude::PAYLOAD;
-use crate::{BlockSizes, Capabilities, CommandFlags, Errno, Extent, next, next_open};
+use crate::{BlockSizes, Capabilities, CommandFlags, Errno, Extent, next};
 
 /// A filter that serves a part of the layer below where it is: a partition, a member of an archive.
 /// [`export_image_in_place!`](crate::export_image_in_place) exports it. All operations are moved to
@@ -13,15 +13,6 @@ use crate::{BlockSizes, Capabilities, CommandFlags, Errno, Extent, next, next_op
 pub trait InPlace: Format {
     /// Where the image begins in the layer below, in bytes. None if it is not one run of bytes.
     fn start(image: &Self::Image) -> Option<u64>;
-
-    /// Opens next and returns the handle.
-    ///
-    /// # Errors
-    /// Those of next.
-    fn open_below(&self, readonly: bool, exportname: &str) -> Result<u64, Errno> {
-        next_open::open(readonly, exportname)?;
-        Ok(0)
-    }
 
     #[doc(hidden)]
     fn block_size_in_place(&self) -> Result<BlockSizes, Errno> {
@@ -65,11 +56,6 @@ pub trait InPlace: Format {
         next::extents_forward_until(start.saturating_add(offset), length, end, offset, flags)?;
         Ok(Vec::new())
     }
-
-    #[doc(hidden)]
-    fn cache_in_place(&self, offset: u64, length: u64) -> Result<(), Errno> {
-        self.image()?.cache(offset, length).map_err(Error::log)
-    }
 }
 
 /// Whether a part consists of whole blocks.
@@ -83,36 +69,15 @@ fn fits(sizes: &BlockSizes, start: u64, size: u64) -> bool {
 #[macro_export]
 macro_rules! export_image_in_place {
     ($filter:ident $(, $more:ident)* $(,)?) => {
-        impl $crate::Connection for $filter {
-            fn open(&self, readonly: bool, exportname: &str, _: bool, _: bool) -> Result<u64, $crate::Errno> {
-                $crate::image::InPlace::open_below(self, readonly, exportname)
-            }
-            fn prepare(&self) -> Result<(), $crate::Errno> {
-                $crate::image::Format::image(self).map(drop)
-            }
-            fn close(&self) {
-                $crate::image::Format::close_image(self);
-            }
-        }
-        impl $crate::Info for $filter {
-            fn get_size(&self) -> Result<u64, $crate::Errno> {
-                Ok($crate::image::Source::size(&*$crate::image::Format::image(self)?))
-            }
-            fn block_size(&self) -> Result<$crate::BlockSizes, $crate::Errno> {
-                $crate::image::InPlace::block_size_in_place(self)
-            }
-            fn export_description(&self) -> Option<String> {
-                $crate::image::Source::description(&*$crate::image::Format::image(self).ok()?)
-            }
-        }
+        $crate::image_connection!($filter);
+        $crate::image_reads!(
+            $filter,
+            $crate::image::InPlace::block_size_in_place,
+            $crate::image::InPlace::extents_in_place
+        );
         impl $crate::Features for $filter {
             fn can(&self, below: $crate::Capabilities) -> Result<$crate::Capabilities, $crate::Errno> {
                 $crate::image::InPlace::can_in_place(self, below)
-            }
-        }
-        impl $crate::Reads for $filter {
-            fn pread(&self, offset: u64, length: u32, _flags: $crate::CommandFlags) -> Result<(), $crate::Errno> {
-                $crate::image::Format::read_payload(self, offset, length)
             }
         }
         impl $crate::Writes for $filter {
@@ -130,21 +95,6 @@ macro_rules! export_image_in_place {
                 $crate::next::zero($crate::image::InPlace::moved(self, offset)?, length, flags)
             }
         }
-        impl $crate::Mapping for $filter {
-            fn extents(
-                &self,
-                offset: u64,
-                length: u64,
-                flags: $crate::CommandFlags,
-            ) -> Result<Vec<$crate::Extent>, $crate::Errno> {
-                $crate::image::InPlace::extents_in_place(self, offset, length, flags)
-            }
-        }
-        impl $crate::Caching for $filter {
-            fn cache(&self, offset: u64, length: u64) -> Result<(), $crate::Errno> {
-                $crate::image::InPlace::cache_in_place(self, offset, length)
-            }
-        }
         $crate::export!(
             $filter: connection, info, features, reads, writes, trims, zeroes, mapping, caching $(, $more)*
         );
@@ -154,7 +104,7 @@ macro_rules! export_image_in_place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{Images, Next, Part};
+    use crate::image::{Error, Images, Next, Part};
     use crate::prelude::*;
     use crate::testing::{Disk, Host};
     use std::rc::Rc;

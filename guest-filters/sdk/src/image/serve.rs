@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::{Error, ExtentList, Source};
-use crate::{Capabilities, CommandFlags, Errno, Extent, Filter, Support, buffer, next_open, request};
+use crate::{BlockSizes, Capabilities, CommandFlags, Errno, Extent, Filter, Support, buffer, next_open, request};
 
 /// An instance keeps the images of this many connections open.
 const MOST_OPEN: usize = 4;
@@ -74,9 +74,13 @@ pub trait Format: Filter {
         Ok(image)
     }
 
-    #[doc(hidden)]
-    fn open_next(&self, exportname: &str) -> Result<u64, Errno> {
-        next_open::open(true, exportname)?;
+    /// Opens next for a connection and returns the handle. A filter that only reads opens next
+    /// read-only.
+    ///
+    /// # Errors
+    /// Those of next.
+    fn open_next(&self, readonly: bool, exportname: &str) -> Result<u64, Errno> {
+        next_open::open(readonly, exportname)?;
         Ok(0)
     }
 
@@ -113,16 +117,30 @@ pub trait Format: Filter {
         self.image()?.extents(&mut list).map_err(Error::log)?;
         list.into_answer()
     }
+
+    #[doc(hidden)]
+    fn cache_image(&self, offset: u64, length: u64) -> Result<(), Errno> {
+        self.image()?.cache(offset, length).map_err(Error::log)
+    }
+
+    #[doc(hidden)]
+    fn no_block_size(&self) -> Result<BlockSizes, Errno> {
+        Err(Errno::Enotsup)
+    }
 }
 
-/// Exports a filter that implements [`Format`](crate::image::Format) and nothing else: the life of
-/// the connection, size, reads, extents and caching. It has no block sizes.
+/// Implements [`Connection`](crate::Connection) for a filter that implements
+/// [`Format`](crate::image::Format). `image_connection!(MyFilter)` opens next as the client opens
+/// the export. `image_connection!(MyFilter, |_| true)` opens it read-only.
 #[macro_export]
-macro_rules! export_image {
-    ($filter:ident $(, $more:ident)* $(,)?) => {
+macro_rules! image_connection {
+    ($filter:ident) => {
+        $crate::image_connection!($filter, |readonly| readonly);
+    };
+    ($filter:ident, |$readonly:pat_param| $below:expr) => {
         impl $crate::Connection for $filter {
-            fn open(&self, _: bool, exportname: &str, _: bool, _: bool) -> Result<u64, $crate::Errno> {
-                $crate::image::Format::open_next(self, exportname)
+            fn open(&self, $readonly: bool, exportname: &str, _: bool, _: bool) -> Result<u64, $crate::Errno> {
+                $crate::image::Format::open_next(self, $below, exportname)
             }
             fn prepare(&self) -> Result<(), $crate::Errno> {
                 $crate::image::Format::image(self).map(drop)
@@ -131,20 +149,27 @@ macro_rules! export_image {
                 $crate::image::Format::close_image(self);
             }
         }
+    };
+}
+
+/// Implements [`Info`](crate::Info), [`Reads`](crate::Reads), [`Mapping`](crate::Mapping) and
+/// [`Caching`](crate::Caching) for a filter that implements [`Format`](crate::image::Format). It is
+/// for filters that write as well. The export has no block sizes.
+#[macro_export]
+macro_rules! image_reads {
+    ($filter:ident) => {
+        $crate::image_reads!($filter, $crate::image::Format::no_block_size, $crate::image::Format::image_extents);
+    };
+    ($filter:ident, $block_size:path, $extents:path) => {
         impl $crate::Info for $filter {
             fn get_size(&self) -> Result<u64, $crate::Errno> {
                 Ok($crate::image::Source::size(&*$crate::image::Format::image(self)?))
             }
             fn block_size(&self) -> Result<$crate::BlockSizes, $crate::Errno> {
-                Err($crate::Errno::Enotsup)
+                $block_size(self)
             }
             fn export_description(&self) -> Option<String> {
                 $crate::image::Source::description(&*$crate::image::Format::image(self).ok()?)
-            }
-        }
-        impl $crate::Features for $filter {
-            fn can(&self, below: $crate::Capabilities) -> Result<$crate::Capabilities, $crate::Errno> {
-                Ok($crate::image::Format::image_can(self, below))
             }
         }
         impl $crate::Reads for $filter {
@@ -159,13 +184,28 @@ macro_rules! export_image {
                 length: u64,
                 flags: $crate::CommandFlags,
             ) -> Result<Vec<$crate::Extent>, $crate::Errno> {
-                $crate::image::Format::image_extents(self, offset, length, flags)
+                $extents(self, offset, length, flags)
             }
         }
         impl $crate::Caching for $filter {
             fn cache(&self, offset: u64, length: u64) -> Result<(), $crate::Errno> {
-                $crate::image::Source::cache(&*$crate::image::Format::image(self)?, offset, length)
-                    .map_err($crate::image::Error::log)
+                $crate::image::Format::cache_image(self, offset, length)
+            }
+        }
+    };
+}
+
+/// Exports a filter that implements [`Format`](crate::image::Format) and only reads: the life of
+/// the connection, size, reads, extents and caching. It has no block sizes. Further interfaces may
+/// follow the name.
+#[macro_export]
+macro_rules! export_image {
+    ($filter:ident $(, $more:ident)* $(,)?) => {
+        $crate::image_connection!($filter, |_| true);
+        $crate::image_reads!($filter);
+        impl $crate::Features for $filter {
+            fn can(&self, below: $crate::Capabilities) -> Result<$crate::Capabilities, $crate::Errno> {
+                Ok($crate::image::Format::image_can(self, below))
             }
         }
         $crate::export!($filter: connection, info, features, reads, mapping, caching $(, $more)*);

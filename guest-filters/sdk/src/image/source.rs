@@ -64,6 +64,27 @@ pub trait Source {
     }
 }
 
+impl<S: Source + ?Sized> Source for Rc<S> {
+    fn size(&self) -> u64 {
+        (**self).size()
+    }
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
+        (**self).read(offset, into)
+    }
+    fn read_buffer(&self, offset: u64, length: u32, buffer: &Bytes, at: u32) -> Result<(), Error> {
+        (**self).read_buffer(offset, length, buffer, at)
+    }
+    fn extents(&self, list: &mut ExtentList) -> Result<(), Error> {
+        (**self).extents(list)
+    }
+    fn cache(&self, offset: u64, length: u64) -> Result<(), Error> {
+        (**self).cache(offset, length)
+    }
+    fn description(&self) -> Option<String> {
+        (**self).description()
+    }
+}
+
 /// `length` bytes from `offset` on. `length` has to have a bound of the decoder's: it is allocated.
 ///
 /// # Errors
@@ -130,6 +151,11 @@ pub struct Part {
 }
 
 impl Part {
+    /// Where the part begins in the whole, in bytes.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
     /// `size` bytes from `start` on.
     ///
     /// # Errors
