@@ -9,8 +9,8 @@
 pub mod auto;
 pub mod block_map;
 pub mod bochs;
+pub mod checksum;
 pub mod codec;
-pub mod crc;
 pub mod ext2;
 pub mod fat;
 pub mod gzip;

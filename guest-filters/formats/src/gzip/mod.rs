@@ -9,6 +9,7 @@ use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::{BlockBoundaryState, DecompressorOxide, decompress, inflate_flags};
 use rbdkit_filter_sdk::image::{Error, Source, read};
 
+use crate::checksum::{CRC32, Crc32};
 use crate::unpack::{Codec, Index, Input, Point, RECENT, Storage, Stream, Unpacked};
 use crate::{FormatInfo, Opened, Report};
 
@@ -32,8 +33,6 @@ const MAX_TEXT: usize = 64 << 10;
 /// The output of the decoder, a power of two. The last 32 KiB of it are the window.
 const RING: usize = 256 << 10;
 const WINDOW: usize = 32 << 10;
-static CRC: crc::Crc<u32, crc::Table<16>> = crc::Crc::<u32, crc::Table<16>>::new(&crc::CRC_32_ISO_HDLC);
-
 /// Opens a gzip file.
 ///
 /// # Errors
@@ -157,7 +156,7 @@ struct Member {
     pending: usize,
     status: TINFLStatus,
     /// None if decoding began within the member.
-    crc: Option<crc::Digest<'static, u32, crc::Table<16>>>,
+    crc: Option<Crc32>,
     /// Bytes of the member that were returned.
     length: u64,
     trailer_read: bool,
@@ -171,7 +170,7 @@ impl Member {
             end: 0,
             pending: 0,
             status: TINFLStatus::NeedsMoreInput,
-            crc: Some(CRC.digest()),
+            crc: Some(CRC32.digest()),
             length: 0,
             trailer_read: false,
         }

@@ -2,7 +2,7 @@
 
 use rbdkit_filter_sdk::image::{self, Error, Fields, Source, quoted};
 
-use crate::crc::crc32_raw;
+use crate::checksum::crc32_raw;
 
 const SECTOR: u64 = 512;
 

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use lzma_rust2::LzmaReader;
 use rbdkit_filter_sdk::image::{Error, Fields, Source, read};
 
+use crate::checksum::{CRC32, Crc32};
 use crate::unpack::{Codec, Index, Input, MAX_UNITS, Point, SharedInput, Storage, Stream, Unpacked};
 use crate::{FormatInfo, Opened, Report};
 
@@ -23,8 +24,6 @@ const TRAILER: u64 = 20;
 const SMALLEST: u64 = HEADER + TRAILER + 10;
 /// The largest dictionary that is allocated. lzip uses 32 MiB at level 9.
 const MAX_DICTIONARY: u32 = 64 << 20;
-static CRC: crc::Crc<u32, crc::Table<16>> = crc::Crc::<u32, crc::Table<16>>::new(&crc::CRC_32_ISO_HDLC);
-
 /// Opens an lzip file.
 ///
 /// # Errors
@@ -154,7 +153,7 @@ struct Member {
     at: u64,
     /// None after its end.
     lzma: Option<LzmaReader<SharedInput>>,
-    crc: crc::Digest<'static, u32, crc::Table<16>>,
+    crc: Crc32,
     length: u64,
 }
 
@@ -166,7 +165,7 @@ impl Member {
         // These are the only properties that lzip has.
         let lzma = LzmaReader::new(input.clone(), u64::MAX, 3, 0, 2, dictionary, None)
             .map_err(|error| input.error(&format!("the lzip member at {at}"), &error))?;
-        Ok(Member { at, lzma: Some(lzma), crc: CRC.digest(), length: 0 })
+        Ok(Member { at, lzma: Some(lzma), crc: CRC32.digest(), length: 0 })
     }
 }
 
@@ -191,7 +190,7 @@ impl Stream for Decoding {
         let trailer = trailer?;
         let fields = Fields::little(&trailer, "the end of an lzip member");
         let (crc, size, whole) = (fields.u32(0)?, fields.u64(4)?, fields.u64(12)?);
-        let found = std::mem::replace(&mut member.crc, CRC.digest()).finalize();
+        let found = std::mem::replace(&mut member.crc, CRC32.digest()).finalize();
         if crc != found {
             return Err(Error::image(format!(
                 "{what} has the wrong CRC: it says {crc:08x}, and the data has {found:08x}"

@@ -5,7 +5,7 @@ use rbdkit_filter_sdk::image::{self, Error, Fields, Source};
 use super::guid::Guid;
 use super::mbr;
 use super::table::{Partition, Scheme, Table, Type};
-use crate::crc::crc32;
+use crate::checksum::crc32;
 
 const SIGNATURE: &[u8] = b"EFI PART";
 

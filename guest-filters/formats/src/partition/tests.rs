@@ -1,7 +1,7 @@
 use std::rc::Rc;
 
 use super::*;
-use crate::crc::crc32;
+use crate::checksum::crc32;
 use crate::testing::{Dir, piped, read_all, sample, source};
 
 const MIB: usize = 1 << 20;

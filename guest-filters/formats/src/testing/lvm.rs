@@ -2,7 +2,7 @@
 //! descriptions of the format.
 
 use super::sample;
-use crate::crc::crc32_raw;
+use crate::checksum::crc32_raw;
 
 /// The bytes of an extent.
 pub const EXTENT: usize = 64 << 10;

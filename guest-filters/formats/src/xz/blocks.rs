@@ -8,8 +8,9 @@ use lzma_rust2::filter::{bcj::BcjReader, delta::DeltaReader};
 use rbdkit_filter_sdk::image::{Error, Source};
 use sha2::{Digest, Sha256};
 
-use super::format::{CRC32, Check, HEADER, MAX_DICTIONARY, crc32, place};
+use super::format::{Check, HEADER, MAX_DICTIONARY, place};
 use super::index::{check_header, number};
+use crate::checksum::{CRC32, Crc32, crc32};
 use crate::unpack::{Input, SharedInput, Stream};
 
 static CRC64: crc::Crc<u64, crc::Table<16>> = crc::Crc::<u64, crc::Table<16>>::new(&crc::CRC_64_XZ);
@@ -33,7 +34,7 @@ struct Block {
 /// The checksum so far.
 enum Sum {
     None,
-    Crc32(crc::Digest<'static, u32, crc::Table<16>>),
+    Crc32(Crc32),
     Crc64(crc::Digest<'static, u64, crc::Table<16>>),
     Sha256(Box<Sha256>),
 }

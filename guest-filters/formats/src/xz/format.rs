@@ -49,9 +49,3 @@ impl Check {
 pub(super) fn place(offset: u64, check: Check) -> u64 {
     offset << 4 | check as u64
 }
-
-pub(super) fn crc32(bytes: &[u8]) -> u32 {
-    CRC32.checksum(bytes)
-}
-
-pub(super) static CRC32: crc::Crc<u32, crc::Table<16>> = crc::Crc::<u32, crc::Table<16>>::new(&crc::CRC_32_ISO_HDLC);

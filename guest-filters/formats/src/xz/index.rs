@@ -2,7 +2,8 @@
 
 use rbdkit_filter_sdk::image::{Error, Fields, Source, read};
 
-use super::format::{Check, FOOTER_MAGIC, HEADER, MAGIC, crc32, place};
+use super::format::{Check, FOOTER_MAGIC, HEADER, MAGIC, place};
+use crate::checksum::crc32;
 use crate::unpack::{Index, MAX_UNITS, Point};
 
 /// The largest index that is read: that of a million blocks.

@@ -1,7 +1,7 @@
 //! xz files of the tool, read anywhere; and wrong ones.
 
-use super::format::crc32;
 use super::*;
+use crate::checksum::crc32;
 use crate::testing::{piped, sample, source};
 use crate::unpack::checks::{cut_anywhere, line, random_reads, same, starts_of_a_sequential_read};
 

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use rbdkit_filter_formats::crc::crc32;
+use rbdkit_filter_formats::checksum::crc32;
 use rbdkit_filter_formats::partition::{Choice, INFO, Options, Trust, open_chosen};
 use rbdkit_filter_formats::testing::{Dir, fuzz, piped, read_all, source};
 use rbdkit_filter_sdk::image::{Error, Fields, Source};
