@@ -78,10 +78,6 @@ const WRITTEN: u64 = 1;
 /// A slot of the connection, in which its first instance notes that it has warned.
 const WARNED: slots::Slot = slots::Slot { scope: Scope::Connection, index: 0 };
 
-fn given(disk: &Option<Disk>) -> Result<Option<Rc<dyn Source>>, Errno> {
-    disk.as_ref().map(|disk| Ok(Rc::new(GivenDisk::new(disk)?) as Rc<dyn Source>)).transpose()
-}
-
 /// The volume key of an image. It stays in the host.
 struct Luks {
     key: u32,
@@ -134,8 +130,8 @@ impl Qcow2 {
     fn open_disk(&self) -> Result<Image, Error> {
         let options = Options {
             snapshot: self.settings.qcow2_snapshot.clone(),
-            backing: given(&self.settings.qcow2_backing)?,
-            data: given(&self.settings.qcow2_data)?,
+            backing: GivenDisk::optional(&self.settings.qcow2_backing)?,
+            data: GivenDisk::optional(&self.settings.qcow2_data)?,
             unlock: self.settings.qcow2_passphrase.clone().map(unlocking),
         };
         let image = Image::open(Rc::new(Next::new()?), options)?;

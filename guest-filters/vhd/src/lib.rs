@@ -5,7 +5,7 @@
 use std::rc::Rc;
 
 use rbdkit_filter_formats::vhd::{self, Image};
-use rbdkit_filter_sdk::image::{Error, Format, GivenDisk, Images, Next, Source};
+use rbdkit_filter_sdk::image::{Error, Format, GivenDisk, Images, Next};
 use rbdkit_filter_sdk::prelude::*;
 
 params! {
@@ -41,10 +41,7 @@ impl Format for Vhd {
     type Image = Image;
 
     fn open_image(&self) -> Result<Image, Error> {
-        vhd::open(Rc::new(Next::new()?), || match &self.settings.vhd_parent {
-            Some(disk) => Ok(Some(Rc::new(GivenDisk::new(disk)?) as Rc<dyn Source>)),
-            None => Ok(None),
-        })
+        vhd::open(Rc::new(Next::new()?), || Ok(GivenDisk::optional(&self.settings.vhd_parent)?))
     }
 
     fn images(&self) -> &Images<Image> {

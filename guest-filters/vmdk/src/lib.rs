@@ -49,7 +49,7 @@ impl Format for VmdkFilter {
 
     fn open_image(&self) -> Result<Vmdk, Error> {
         let extents = self.settings.vmdk_extent.iter().map(given).collect::<Result<_, _>>()?;
-        let parent = self.settings.vmdk_parent.as_ref().map(given).transpose()?;
+        let parent = GivenDisk::optional(&self.settings.vmdk_parent)?;
         Vmdk::open(Rc::new(Next::new()?), Given { extents, parent })
     }
 

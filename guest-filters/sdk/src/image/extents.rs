@@ -54,6 +54,19 @@ impl ExtentList {
         self.at = self.at.saturating_add(length);
     }
 
+    /// Appends what `ask` answers about the rest of the range, in questions of at most 2 GiB.
+    ///
+    /// # Errors
+    /// Those of `ask`.
+    pub(super) fn push_answers(&mut self, ask: impl Fn(u64, u64) -> Result<Vec<Extent>, Errno>) -> Result<(), Errno> {
+        while !self.is_full() {
+            for extent in ask(self.at(), self.left().min(1 << 31))? {
+                self.push(extent.length, extent.kind);
+            }
+        }
+        Ok(())
+    }
+
     /// The next `length` bytes hold data.
     pub fn push_data(&mut self, length: u64) {
         self.push(length, ExtentType::empty());

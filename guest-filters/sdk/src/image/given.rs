@@ -1,5 +1,7 @@
 //! A disk that the operator gave as a source.
 
+use std::rc::Rc;
+
 use super::source::check_range;
 use super::{Error, ExtentList, Source};
 use crate::buffer::{Buffer, Bytes};
@@ -24,6 +26,14 @@ impl GivenDisk {
     /// Those of the disk. The host has logged why.
     pub fn new(disk: &Disk) -> Result<GivenDisk, Errno> {
         Ok(GivenDisk { disk: disk.clone(), size: disk.size()? })
+    }
+
+    /// The disk of a parameter that may be left out.
+    ///
+    /// # Errors
+    /// Those of [`new`](GivenDisk::new).
+    pub fn optional(disk: &Option<Disk>) -> Result<Option<Rc<dyn Source>>, Errno> {
+        disk.as_ref().map(|disk| Ok(Rc::new(GivenDisk::new(disk)?) as Rc<dyn Source>)).transpose()
     }
 }
 
@@ -51,13 +61,7 @@ impl Source for GivenDisk {
     }
 
     fn extents(&self, list: &mut ExtentList) -> Result<(), Error> {
-        while !list.is_full() {
-            let length = list.left().min(1 << 31);
-            for extent in self.disk.extents(list.at(), length, CommandFlags::empty())? {
-                list.push(extent.length, extent.kind);
-            }
-        }
-        Ok(())
+        Ok(list.push_answers(|offset, length| self.disk.extents(offset, length, CommandFlags::empty()))?)
     }
 
     fn cache(&self, offset: u64, length: u64) -> Result<(), Error> {

@@ -80,13 +80,7 @@ impl Source for Next {
             list.push_data(list.left());
             return Ok(());
         }
-        while !list.is_full() {
-            let length = list.left().min(1 << 31);
-            for extent in next::extents(list.at(), length, CommandFlags::empty())? {
-                list.push(extent.length, extent.kind);
-            }
-        }
-        Ok(())
+        Ok(list.push_answers(|offset, length| next::extents(offset, length, CommandFlags::empty()))?)
     }
 
     fn cache(&self, offset: u64, length: u64) -> Result<(), Error> {
