@@ -4,6 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -40,18 +41,26 @@ fn given_disk(param: &str, value: &OsStr) -> std::result::Result<GivenDisk, Conf
     }
     let shown = format!("{param}={}", Path::new(value).display());
     let wrong = |why: String| ConfigError::new(format!("{shown}: {why}"));
-    let about = std::fs::metadata(value).map_err(|error| wrong(plain(&error)))?;
-    // Opening a pipe would wait for its other end.
-    if !about.is_file() {
-        return Err(wrong("is not a regular file".into()));
-    }
-    let file = File::open(value).map_err(|error| wrong(plain(&error)))?;
-    let plugin = FilePlugin { file: Arc::new(file), size: about.len() };
+    let (file, size) = open_regular(Path::new(value)).map_err(|error| wrong(plain(&error)))?;
+    let plugin = FilePlugin { file: Arc::new(file), size };
     Ok(GivenDisk {
         param: param.to_string(),
         chain: Chain::new(Vec::new(), "file", Box::new(plugin), Pool::new()),
         shown,
     })
+}
+
+/// Opens a regular file for reading. Returns its size too, in bytes.
+///
+/// # Errors
+/// Those of the system, and one for what is not a regular file.
+pub fn open_regular(path: &Path) -> io::Result<(File, u64)> {
+    let about = std::fs::metadata(path)?;
+    // Opening a pipe would wait for its other end.
+    if !about.is_file() {
+        return Err(io::Error::other("is not a regular file"));
+    }
+    Ok((File::open(path)?, about.len()))
 }
 
 struct FilePlugin {

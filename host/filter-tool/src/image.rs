@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rbdkit_chain::Hop;
-use rbdkit_plugin_api::units::parse_duration;
 use rbdkit_plugin_api::{Buffer, Client, Peer, Span};
 use rbdkit_sandbox::Options as HostOptions;
 use serde_json::Value;
@@ -17,6 +16,7 @@ use crate::chain::{make_ready, over};
 use crate::component;
 use crate::error::{Error, Result};
 use crate::output;
+use crate::times::more_than_zero;
 
 /// The filter, if it was built before this program.
 const AUTO: Option<&[u8]> = include!(concat!(env!("OUT_DIR"), "/auto.rs"));
@@ -32,16 +32,11 @@ pub struct ImageOptions {
     #[arg(long, value_name = "NUMBER", default_value_t = 4)]
     depth: u32,
     /// How long it may take. A compressed image is decompressed once to find out what is in it
-    #[arg(long, value_name = "TIME", default_value = "600", value_parser = time)]
+    #[arg(long, value_name = "TIME", default_value = "600", value_parser = more_than_zero)]
     patience: Duration,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
-}
-
-fn time(text: &str) -> Result<Duration, String> {
-    let time = Duration::from_nanos(parse_duration(text)?);
-    if time.is_zero() { Err("has to be more than 0".to_string()) } else { Ok(time) }
 }
 
 /// A report is shorter than this. Formats bound what they tell.

@@ -25,6 +25,7 @@ mod languages;
 mod replay;
 mod scaffold;
 mod share;
+mod times;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

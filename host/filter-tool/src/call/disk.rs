@@ -15,6 +15,7 @@ use rbdkit_plugin_api::{
 };
 
 use crate::error::Error;
+use crate::file_disk::open_regular;
 
 /// The parameters of the disk. The disk itself is made by [`OffsetDisk::plugin`].
 pub const INFO: PluginInfo = PluginInfo {
@@ -70,13 +71,8 @@ impl OffsetDisk {
     /// # Errors
     /// The file cannot be opened, or is no regular file.
     pub fn of_file(path: &Path) -> Result<(Arc<OffsetDisk>, u64), Error> {
-        let about = std::fs::metadata(path).map_err(Error::file("cannot open", path))?;
-        // Opening a pipe would wait for its other end.
-        if !about.is_file() {
-            return Err(Error::Call(format!("{}: is not a regular file", path.display())));
-        }
-        let file = File::open(path).map_err(Error::file("cannot open", path))?;
-        Ok((Arc::new(OffsetDisk::new(Some(file))), about.len()))
+        let (file, size) = open_regular(path).map_err(Error::file("cannot open", path))?;
+        Ok((Arc::new(OffsetDisk::new(Some(file))), size))
     }
 
     /// The plugin that serves the disk.

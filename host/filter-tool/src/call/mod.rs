@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use rbdkit_parameters::Parameter;
-use rbdkit_plugin_api::units::parse_duration;
 use rbdkit_plugin_api::{Client, Flags, MAX_REQUEST, Peer};
 use rbdkit_sandbox::{CodeExtras, Options as HostOptions, Trace};
 use tokio::time::timeout;
@@ -23,6 +22,7 @@ use crate::chain::{make_ready, over};
 use crate::component::{self, Trust};
 use crate::error::{Error, Result};
 use crate::output;
+use crate::times::more_than_zero;
 
 /// How an operation is carried out.
 #[derive(Debug, clap::Args)]
@@ -53,7 +53,7 @@ pub struct CallOptions {
     #[arg(long)]
     all: bool,
     /// How long the operation may take
-    #[arg(long, value_name = "TIME", default_value = "10", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "10", value_parser = more_than_zero)]
     patience: Duration,
     /// Print JSON, for programs
     #[arg(long)]
@@ -81,11 +81,6 @@ fn byte(text: &str) -> Result<u8, String> {
         None => text.parse(),
     };
     parsed.map_err(|_| "a byte from 0 to 255, or from 0x0 to 0xff".to_string())
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let time = Duration::from_nanos(parse_duration(text)?);
-    if time.is_zero() { Err("has to be more than 0".to_string()) } else { Ok(time) }
 }
 
 /// The size of the disk below, if neither a parameter nor a file gives another.

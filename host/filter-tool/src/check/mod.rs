@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbdkit_plugin_api::units::{parse_duration, parse_size};
+use rbdkit_plugin_api::units::parse_size;
 use tokio::time::Instant;
 
 use content::Random;
@@ -44,6 +44,7 @@ use shrink::smallest;
 use crate::component::Trust;
 use crate::error::{Error, Result};
 use crate::output;
+use crate::times::up_to_a_day;
 
 /// How a filter is tested.
 #[derive(Debug, clap::Args)]
@@ -58,10 +59,10 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     ops: u32,
     /// End the test after this time, and the search for the smallest sequence after as much again
-    #[arg(long, default_value = "10", value_parser = duration)]
+    #[arg(long, default_value = "10", value_parser = up_to_a_day)]
     time: Duration,
     /// How long the filter may take to answer an operation
-    #[arg(long, value_name = "TIME", default_value = "10", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "10", value_parser = up_to_a_day)]
     patience: Duration,
     /// The longest read or write
     #[arg(long, value_name = "SIZE", default_value = "32M", value_parser = largest)]
@@ -87,14 +88,6 @@ const MAX_SCRIPT: u64 = 64 << 20;
 
 /// How often the smallest script is run again, to see whether it always fails.
 const REPEATS: u32 = 3;
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let nanoseconds = parse_duration(text)?;
-    match Duration::from_nanos(nanoseconds) {
-        time if time >= Duration::from_millis(1) && time <= Duration::from_secs(86400) => Ok(time),
-        _ => Err("a time from 1ms to a day".to_string()),
-    }
-}
 
 fn largest(text: &str) -> Result<u32, String> {
     let size = parse_size(text)?;

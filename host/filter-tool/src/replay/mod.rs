@@ -18,14 +18,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbdkit_plugin_api::units::parse_duration;
-
 use compare::BelowRule;
 use rbdkit_record::format::Gate;
 use session::Recording;
 
 use crate::component::Trust;
 use crate::error::{Error, Result};
+use crate::times::up_to_a_day;
 
 /// How a record is replayed or shown.
 #[derive(Debug, clap::Args)]
@@ -38,7 +37,7 @@ pub struct ReplayOptions {
     #[arg(long)]
     exact: bool,
     /// How long the filter may take to answer a call
-    #[arg(long, value_name = "TIME", default_value = "30", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "30", value_parser = up_to_a_day)]
     patience: Duration,
     /// Write the result to this file as JUnit XML
     #[arg(long, value_name = "FILE")]
@@ -48,13 +47,6 @@ pub struct ReplayOptions {
     json: bool,
     #[command(flatten)]
     trust: Trust,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    match Duration::from_nanos(parse_duration(text)?) {
-        time if time >= Duration::from_millis(1) && time <= Duration::from_secs(86400) => Ok(time),
-        _ => Err("a time from 1ms to a day".to_string()),
-    }
 }
 
 /// Shows the record, or replays it.
