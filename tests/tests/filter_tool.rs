@@ -25,8 +25,9 @@ fn run(arguments: &[&str]) -> Output {
 
 fn ok(arguments: &[&str]) -> String {
     let output = run(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{arguments:?}: {text}\n{}", String::from_utf8_lossy(&output.stderr));
+    text
 }
 
 fn error(arguments: &[&str]) -> String {

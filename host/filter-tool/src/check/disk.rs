@@ -1,7 +1,6 @@
 //! The disk below the filter: content in memory, with faults on request.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use rbdkit_plugin_api::{
 use super::content::{self, UNIT, units};
 use super::promise::Promise;
 use super::steps::{Below, Fault, Request};
-use super::volatile::Volatile;
+use super::volatile::{Left, Volatile};
 
 /// What the parameters of the disk are. The disk itself is made by [`Disk::plugin`].
 pub const INFO: PluginInfo = PluginInfo {
@@ -151,20 +150,20 @@ impl Disk {
     /// `writes` is the number of writes before it.
     pub fn not_durable(&self, operation: &Request, writes: u64, promise: Promise) -> Option<String> {
         let volatile = lock(&self.volatile);
-        let bytes = |range: &Range<u64>| format!("{} bytes at {}", range.end - range.start, range.start);
+        let bytes = |left: &Left| format!("{} bytes at {}", left.range.end - left.range.start, left.range.start);
         match operation {
-            Request::Flush => volatile.up_to(writes).first().map(|left| {
+            Request::Flush => volatile.up_to(writes).next().map(|left| {
                 let left = bytes(left);
                 format!("flush succeeds, but the disk below got no flush after it was written ({left}): it may be lost")
             }),
             Request::Pwrite { offset, length, flags, .. } if flags.fua => {
                 let length = u64::from(*length);
                 // A filter that moves data keeps a write's length. Other writes may be its own.
-                let is_of_it = |range: &Range<u64>| match promise {
-                    Promise::Identity => range.start < offset + length && *offset < range.end,
-                    _ => range.end - range.start == length,
+                let is_of_it = |left: &&Left| match promise {
+                    Promise::Identity => left.range.start < offset + length && *offset < left.range.end,
+                    _ => left.written == length,
                 };
-                volatile.after(writes).iter().find(|range| is_of_it(range)).map(|left| {
+                volatile.after(writes).find(is_of_it).map(|left| {
                     let (what, left) = (operation.describe(), bytes(left));
                     format!(
                         "{what} with FUA succeeds, but the disk below got its data ({left}) without FUA, and no flush \
