@@ -121,11 +121,11 @@ fn certify(directory: &Path) -> std::io::Result<()> {
 }
 
 /// The URI of a server for a case.
-fn uri(server: &Server, case: &Case, images: &Images) -> String {
+fn uri(server: &Server, case: &Case) -> String {
     match case.stack {
         Stack::Tls => {
-            let (socket, certificates) = (server.socket().display(), images.certificates.display());
-            format!("nbds+unix:///?socket={socket}&tls-certificates={certificates}")
+            // fio does not let libnbd read the files that a URI names, so it cannot verify the server.
+            format!("nbds+unix:///?socket={}&tls-verify-peer=false", server.socket().display())
         }
         _ => server.uri(),
     }
@@ -144,7 +144,7 @@ pub fn measure(
 ) -> Result<Sample, String> {
     let (image, size) = images.served(case);
     let server = servers::start(programs, program, case, (image, size), &images.certificates)?;
-    let uri = uri(&server, case, images);
+    let uri = uri(&server, case);
     prepare(&uri, program, case, image)?;
     let (busy, started) = (Busy::start(), Instant::now());
     let (before, here) = (cpu_seconds(server.pid())?, cpu_seconds_here()?);
