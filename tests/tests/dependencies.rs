@@ -14,7 +14,7 @@ use serde_json::Value;
 fn packages() -> (Vec<Value>, BTreeMap<String, Vec<String>>) {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let manifest = root().join("Cargo.toml");
-    // Not --offline: Cargo.lock has crates for other systems, which building here does not download.
+    // Not --offline: a build here does not download the crates for other systems.
     let arguments = ["metadata", "--format-version=1", "--locked", "--manifest-path"];
     let output = wait::output(Command::new(cargo).args(arguments).arg(manifest));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

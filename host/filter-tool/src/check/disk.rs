@@ -14,7 +14,7 @@ use rbdkit_plugin_api::{
 use super::content::{self, UNIT, units};
 use super::promise::Promise;
 use super::steps::{Below, Fault, Request};
-use super::volatile::{Left, Volatile};
+use super::volatile::{Remainder, Volatile};
 
 /// What the parameters of the disk are. The disk itself is made by [`Disk::plugin`].
 pub const INFO: PluginInfo = PluginInfo {
@@ -150,7 +150,7 @@ impl Disk {
     /// `writes` is the number of writes before it.
     pub fn not_durable(&self, operation: &Request, writes: u64, promise: Promise) -> Option<String> {
         let volatile = lock(&self.volatile);
-        let bytes = |left: &Left| format!("{} bytes at {}", left.range.end - left.range.start, left.range.start);
+        let bytes = |left: &Remainder| format!("{} bytes at {}", left.range.end - left.range.start, left.range.start);
         match operation {
             Request::Flush => volatile.up_to(writes).next().map(|left| {
                 let left = bytes(left);
@@ -159,7 +159,7 @@ impl Disk {
             Request::Pwrite { offset, length, flags, .. } if flags.fua => {
                 let length = u64::from(*length);
                 // A filter that moves data keeps a write's length. Other writes may be its own.
-                let is_of_it = |left: &&Left| match promise {
+                let is_of_it = |left: &&Remainder| match promise {
                     Promise::Identity => left.range.start < offset + length && *offset < left.range.end,
                     _ => left.written == length,
                 };

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// What is left of a write that is not durable: a later write may have replaced parts of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Left {
+pub struct Remainder {
     /// The number of the write.
     number: u64,
     /// The length of the whole write in bytes.
@@ -16,7 +16,7 @@ pub struct Left {
 /// What was written without FUA since the last flush.
 #[derive(Debug, Default)]
 pub struct Volatile {
-    left: Vec<Left>,
+    left: Vec<Remainder>,
     writes: u64,
 }
 
@@ -24,16 +24,16 @@ impl Volatile {
     /// A write whose data may be lost.
     pub fn written(&mut self, range: Range<u64>) {
         self.writes += 1;
-        self.left.push(Left { number: self.writes, written: range.end - range.start, range });
+        self.left.push(Remainder { number: self.writes, written: range.end - range.start, range });
     }
 
     /// A write that is durable, or a trim: what was there before counts no more.
     pub fn replaced(&mut self, range: &Range<u64>) {
         self.writes += 1;
-        let outside = |left: &Left| {
+        let outside = |left: &Remainder| {
             let old = &left.range;
             let parts = [old.start..old.end.min(range.start), old.start.max(range.end)..old.end];
-            parts.map(|part| Left { range: part, ..*left })
+            parts.map(|part| Remainder { range: part, ..*left })
         };
         self.left = self.left.iter().flat_map(outside).filter(|left| !left.range.is_empty()).collect();
     }
@@ -49,12 +49,12 @@ impl Volatile {
     }
 
     /// What is not durable of the writes up to this number.
-    pub fn up_to(&self, write: u64) -> impl Iterator<Item = &Left> {
+    pub fn up_to(&self, write: u64) -> impl Iterator<Item = &Remainder> {
         self.left.iter().filter(move |left| left.number <= write)
     }
 
     /// What is not durable of the writes after this number.
-    pub fn after(&self, write: u64) -> impl Iterator<Item = &Left> {
+    pub fn after(&self, write: u64) -> impl Iterator<Item = &Remainder> {
         self.left.iter().filter(move |left| left.number > write)
     }
 }
@@ -63,7 +63,7 @@ impl Volatile {
 mod tests {
     use super::*;
 
-    fn ranges<'a>(left: impl Iterator<Item = &'a Left>) -> Vec<Range<u64>> {
+    fn ranges<'a>(left: impl Iterator<Item = &'a Remainder>) -> Vec<Range<u64>> {
         left.map(|left| left.range.clone()).collect()
     }
 
