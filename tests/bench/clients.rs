@@ -124,7 +124,7 @@ fn certify(directory: &Path) -> std::io::Result<()> {
 fn uri(server: &Server, case: &Case) -> String {
     match case.stack {
         Stack::Tls => {
-            // fio does not let libnbd read the files that a URI names, so it cannot verify the server.
+            // fio does not let libnbd read files that a URI names, so it cannot verify the server.
             format!("nbds+unix:///?socket={}&tls-verify-peer=false", server.socket().display())
         }
         _ => server.uri(),
