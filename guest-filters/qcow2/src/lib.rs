@@ -133,6 +133,7 @@ impl Qcow2 {
             backing: GivenDisk::optional(&self.settings.qcow2_backing)?,
             data: GivenDisk::optional(&self.settings.qcow2_data)?,
             unlock: self.settings.qcow2_passphrase.clone().map(unlocking),
+            ..Options::default()
         };
         let image = Image::open(Rc::new(Next::new()?), options)?;
         if WARNED.get().a == 0 {

@@ -1,48 +1,17 @@
-//! What writing takes from the host: the layer below, and the state that all instances share.
+//! What writing takes from the host: the layer below.
 
 use std::rc::Rc;
 
 use rbdkit_filter_formats::qcow2::Image;
-use rbdkit_filter_formats::qcow2::write::{self, Below, ClusterMap, Lock, Shared, Writer};
+use rbdkit_filter_formats::qcow2::write::{Below, HostState, Verdict, Writer};
 use rbdkit_filter_sdk::image::Error;
 use rbdkit_filter_sdk::prelude::*;
 
-/// All state belongs to the export.
-const SCOPE: Scope = Scope::Exportname;
-
-const fn slot(index: u32) -> slots::Slot {
-    slots::Slot { scope: SCOPE, index }
-}
-
-/// How often tables were changed.
-const GENERATION: slots::Slot = slot(0);
-/// The two numbers of the search for space.
-const SEARCH: slots::Slot = slot(1);
-/// Whether the header has no autoclear bits any more.
-const CLEARED: slots::Slot = slot(2);
-/// How many connections may write.
-const CONNECTIONS: slots::Slot = slot(3);
-/// Whether the image can be written: one of the following.
-const VERDICT: slots::Slot = slot(4);
-
-const UNKNOWN: u64 = 0;
-const CAN_BE_WRITTEN: u64 = 1;
-const READ_ONLY: u64 = 2;
-
-/// The number of the lock for opening. Disks have less than 2^54 clusters, and reference counts are
-/// locked with 2^60.
-const OPENING: u64 = 1 << 61;
+/// The state belongs to the export.
+const STATE: HostState = HostState { scope: Scope::Exportname };
 
 /// Zeroes are written in pieces of so many bytes where next cannot zero.
 const ZEROES: u64 = 1 << 20;
-
-fn set(slot: slots::Slot, words: [u64; 4]) {
-    while !slot.replace(slot.get(), words) {}
-}
-
-fn map(map: ClusterMap) -> maps::Map {
-    maps::Map { scope: SCOPE, id: map as u32 }
-}
 
 /// The layer below of the connection that is being served.
 struct Host {
@@ -92,53 +61,8 @@ impl Below for Host {
             (false, _) => Ok(()),
             (true, true) => next::flush(),
             // What other connections wrote has to be durable too.
-            (true, false) => next::flush_all(SCOPE),
+            (true, false) => next::flush_all(STATE.scope),
         }
-    }
-}
-
-impl Shared for Host {
-    fn lock(&self, first: u64, count: u64, lock: Lock) -> Result<(), Errno> {
-        let mode = match lock {
-            Lock::Shared => locks::Mode::Shared,
-            Lock::Exclusive => locks::Mode::Exclusive,
-        };
-        locks::lock(SCOPE, first, count, mode)
-    }
-    fn unlock(&self) {
-        locks::unlock();
-    }
-    fn warn(&self, line: &str) {
-        warn!("{line}");
-    }
-    fn generation(&self) -> u64 {
-        GENERATION.get().a
-    }
-    fn count_change(&self) -> u64 {
-        slots::add(SCOPE, GENERATION.index, 1)
-    }
-    fn search(&self) -> (u64, u64) {
-        let words = SEARCH.get();
-        (words.a, words.b)
-    }
-    fn set_search(&self, (a, b): (u64, u64)) {
-        set(SEARCH, [a, b, 0, 0]);
-    }
-    fn is_cleared(&self) -> bool {
-        CLEARED.get().a != 0
-    }
-    fn set_cleared(&self) {
-        set(CLEARED, [1, 0, 0, 0]);
-    }
-    fn run(&self, of: ClusterMap, first: u64, limit: u64) -> (u8, u64) {
-        let run = map(of).run(first, limit);
-        (run.state, run.count)
-    }
-    fn find(&self, of: ClusterMap, first: u64, states: u8) -> Option<u64> {
-        map(of).find(first, states)
-    }
-    fn set(&self, of: ClusterMap, first: u64, count: u64, states: u8, to: u8) -> u64 {
-        map(of).set(first, count, states, to)
     }
 }
 
@@ -153,80 +77,33 @@ pub fn can(can: Capabilities, below: Capabilities) -> Capabilities {
 /// # Errors
 /// Those of next.
 pub fn writer(image: Image) -> Result<Writer, Errno> {
-    let host = Rc::new(Host { can: next::can()? });
-    Ok(Writer::new(image, Rc::clone(&host) as Rc<dyn Below>, host))
+    Ok(Writer::new(image, host()?, Rc::new(STATE)))
+}
+
+fn host() -> Result<Rc<dyn Below>, Errno> {
+    Ok(Rc::new(Host { can: next::can()? }))
 }
 
 /// Prepares writing for the connection that is being opened. False if the image can only be read;
-/// then a line in the log says why. The first of several connections that write finds out what the
-/// clusters are used for.
+/// then a line in the log says why.
 ///
 /// # Errors
 /// Those of next.
 pub fn prepare(open: impl FnOnce() -> Result<Image, Error>) -> Result<bool, Error> {
-    locks::lock(SCOPE, OPENING, 1, locks::Mode::Exclusive)?;
-    let verdict = prepare_locked(open);
-    locks::unlock();
-    verdict
-}
-
-fn prepare_locked(open: impl FnOnce() -> Result<Image, Error>) -> Result<bool, Error> {
-    let image = open()?;
-    let sized = resize(&image);
-    let writers = slots::add_until_close(SCOPE, CONNECTIONS.index, 1);
-    let known = VERDICT.get().a;
-    if writers > 1 && known != UNKNOWN {
-        return Ok(known == CAN_BE_WRITTEN);
-    }
-    set(VERDICT, [UNKNOWN, 0, 0, 0]);
-    let found = match sized {
-        Ok(()) => examine(&image),
-        Err(line) => Err(Error::Image(line)),
-    };
-    let verdict = match found {
-        Ok(()) => CAN_BE_WRITTEN,
-        Err(Error::Image(line)) => {
-            warn!("the disk is read-only: {line}");
-            READ_ONLY
+    Ok(match STATE.prepare(host()?, open, refusal())? {
+        Verdict::Written => true,
+        Verdict::ReadOnly(line) => {
+            if let Some(line) = line {
+                warn!("the disk is read-only: {line}");
+            }
+            false
         }
-        Err(failed) => return Err(failed),
-    };
-    set(VERDICT, [verdict, 0, 0, 0]);
-    Ok(verdict == CAN_BE_WRITTEN)
+    })
 }
 
-/// Gives the maps their size. The error is a line.
-fn resize(image: &Image) -> Result<(), String> {
-    let cluster = image.header().cluster_size();
-    for of in [ClusterMap::Roles, ClusterMap::Pending] {
-        map(of).resize(cluster as u32, image.map().source().size()).map_err(|errno| match errno {
-            Errno::Einval => "an image with another cluster size had this name before: restart the server".to_string(),
-            errno => format!("there is no memory for the map of its clusters: {errno:?}"),
-        })?;
-    }
-    Ok(())
-}
-
-/// Finds out what the clusters of an image are used for. Nobody writes to it yet.
-fn examine(image: &Image) -> Result<(), Error> {
-    let host = Rc::new(Host { can: next::can()? });
-    for of in [ClusterMap::Roles, ClusterMap::Pending] {
-        while let Some(first) = map(of).find(0, 0b1110) {
-            let count = map(of).run(first, 1 << 30).count;
-            map(of).set(first, count, 0b1110, 0);
-        }
-    }
-    host.set_search((0, 0));
-    set(CLEARED, [0; 4]);
-    host.count_change();
-    if let Some(line) = write::refusal(image) {
-        return Err(Error::Image(line));
-    }
+/// Why next cannot have an image that is written.
+fn refusal() -> Option<String> {
     let block = next::block_size().map_or(1, |sizes| sizes.minimum.max(1));
-    if block > 1 {
-        return Err(Error::Image(format!(
-            "the layer below writes blocks of {block} bytes: put --filter=blocksize after --filter=qcow2"
-        )));
-    }
-    write::prepare(image, Rc::clone(&host) as Rc<dyn Below>, &(host as Rc<dyn Shared>))
+    (block > 1)
+        .then(|| format!("the layer below writes blocks of {block} bytes: put --filter=blocksize after --filter=qcow2"))
 }

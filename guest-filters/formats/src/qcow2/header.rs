@@ -15,12 +15,12 @@ const LENGTH: [usize; 2] = [72, 104];
 
 /// qemu's bounds, which its own images keep: of the L1 table in bytes (it then maps 2 TiB with
 /// clusters of 4 KiB, and 2 PiB with those of 64 KiB on) and of the number of snapshots.
-const MAX_L1: u64 = 32 << 20;
+pub(super) const MAX_L1: u64 = 32 << 20;
 const MAX_SNAPSHOTS: u32 = 65536;
 
 /// The longest name of a backing file and of its format.
-const MAX_BACKING_NAME: u32 = 1023;
-const MAX_BACKING_FORMAT: u32 = 15;
+pub(super) const MAX_BACKING_NAME: u32 = 1023;
+pub(super) const MAX_BACKING_FORMAT: u32 = 15;
 /// A name of a data file has no bound of the format's. Linux's longest path is 4096 bytes.
 const MAX_DATA_NAME: u32 = 4096;
 /// An entry of the table of feature names.

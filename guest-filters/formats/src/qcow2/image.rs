@@ -30,6 +30,9 @@ pub struct Options {
     pub snapshot: Option<String>,
     /// What to read instead of the backing file that the image names.
     pub backing: Option<Rc<dyn Source>>,
+    /// What to read where the image has nothing of its own, whatever its header says of a backing
+    /// file: the image is an overlay over it.
+    pub base: Option<Rc<dyn Source>>,
     /// What to read instead of the data file that the image names.
     pub data: Option<Rc<dyn Source>>,
     /// Makes what decrypts the clusters, from the header of LUKS that the image has.
@@ -87,7 +90,8 @@ impl Image {
         let cipher = options.unlock.map(|unlock| unlock(luks_header(&header, &source)?)).transpose()?;
         let packed = PackedClusters::new(layout, header.compression);
         let data = options.data.unwrap_or(source);
-        Ok(Image { header, snapshot, size, map, packed, data, backing: options.backing, cipher })
+        let backing = options.base.or(options.backing);
+        Ok(Image { header, snapshot, size, map, packed, data, backing, cipher })
     }
 
     /// What its header says.
@@ -304,6 +308,7 @@ fn luks_header(header: &Header, source: &Rc<dyn Source>) -> Result<Rc<dyn Source
 fn check_options(header: &Header, options: &Options) -> Result<(), Error> {
     let refuse = |line: String| Err(Error::Image(line));
     match (&header.backing, &options.backing) {
+        _ if options.base.is_some() => {}
         (Some(name), None) => {
             let format = match &header.backing_format {
                 Some(format) => format!(" of the format {}", quoted(format)),

@@ -7,6 +7,7 @@
 //! The names of other files that an image has are shown and never followed: [`Options`] has the
 //! disks to read instead. Reference counts decide nothing for reading, so they are not read.
 
+mod create;
 pub mod features;
 mod header;
 mod image;
@@ -23,6 +24,7 @@ use std::rc::Rc;
 
 use crate::FormatInfo;
 
+pub use create::{Created, NewImage};
 pub use header::{Compression, Encryption, Header, MAGIC, Table};
 pub use image::{Cipher, Image, Options, Unlock};
 pub use layout::{Entry, Layout, Packed, Place, SUBCLUSTERS, Wrong};

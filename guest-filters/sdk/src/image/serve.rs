@@ -23,6 +23,26 @@ impl<I> Default for Images<I> {
 }
 
 impl<I> Images<I> {
+    /// The image of the connection that is being served, which `open` opens if this instance has
+    /// not done so.
+    ///
+    /// # Errors
+    /// Those of `open`. The line is logged.
+    pub fn of_connection(&self, open: impl FnOnce() -> Result<I, Error>) -> Result<Rc<I>, Errno> {
+        let connection = request::connection();
+        if let Some(image) = self.get(connection) {
+            return Ok(image);
+        }
+        let image = Rc::new(open().map_err(Error::log)?);
+        self.put(connection, Rc::clone(&image));
+        Ok(image)
+    }
+
+    /// Forgets the image of the connection that is being closed.
+    pub fn close(&self) {
+        self.forget(request::connection());
+    }
+
     /// The image of a connection, the one that was used last first.
     fn get(&self, connection: u64) -> Option<Rc<I>> {
         let mut open = self.open.borrow_mut();
@@ -65,13 +85,7 @@ pub trait Format: Filter {
     /// # Errors
     /// Those of [`open_image`](Format::open_image). The line is logged.
     fn image(&self) -> Result<Rc<Self::Image>, Errno> {
-        let connection = request::connection();
-        if let Some(image) = self.images().get(connection) {
-            return Ok(image);
-        }
-        let image = Rc::new(self.open_image().map_err(Error::log)?);
-        self.images().put(connection, Rc::clone(&image));
-        Ok(image)
+        self.images().of_connection(|| self.open_image())
     }
 
     /// Opens next for a connection and returns the handle. A filter that only reads opens next
@@ -86,7 +100,7 @@ pub trait Format: Filter {
 
     #[doc(hidden)]
     fn close_image(&self) {
-        self.images().forget(request::connection());
+        self.images().close();
     }
 
     #[doc(hidden)]

@@ -16,6 +16,7 @@
 //! exclusively to change where they are. One that makes an L2 table locks all that the table maps.
 //! Reference counts have a lock of their own, which no request takes while it holds another.
 mod change;
+mod host;
 mod open;
 mod ports;
 mod refcounts;
@@ -26,7 +27,9 @@ mod tests;
 mod unmap;
 mod writer;
 
+pub use host::{HostState, Verdict};
 pub use open::{prepare, refusal};
 pub use ports::{Below, ClusterMap, Lock, META, PLAIN, Payload, RESERVED, Shared, TABLE};
+pub use refcounts::MAX_TABLE;
 pub use unmap::Unmap;
 pub use writer::Writer;

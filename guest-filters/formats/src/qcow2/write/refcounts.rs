@@ -15,7 +15,7 @@ const OFFSET: u64 = 0xffff_ffff_ffff_fe00;
 /// Where the header says where the table is, and how many clusters it has.
 const TABLE_FIELD: u64 = 48;
 /// qemu's bound for the table, in bytes.
-const MAX_TABLE: u64 = 8 << 20;
+pub const MAX_TABLE: u64 = 8 << 20;
 /// At most so many bytes of counts are read at once.
 const PIECE: u64 = 64 << 10;
 /// At most so many blocks are made at once, with one flush.
