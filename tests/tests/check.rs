@@ -75,6 +75,7 @@ fn each_filter_of_the_project_keeps_the_promise_that_fits_it() {
     let dir = TempDir::new();
     let mapfile = format!("ddrescue-mapfile={}", dir.file("map", b"0 +\n0 0x7fffffffffff +\n").display());
     let list = format!("extentlist={}", dir.file("list", b"0 1P\n").display());
+    let trace = format!("trace-file={}", dir.join("trace").display());
     for (name, promise, params) in [
         ("blocksize", "identity", &["minblock=4k", "maxdata=1M"][..]),
         ("blocksize-policy", "identity", &["blocksize-preferred=32k"]),
@@ -91,6 +92,7 @@ fn each_filter_of_the_project_keeps_the_promise_that_fits_it() {
         ("multi-conn", "identity", &["multi-conn-mode=unsafe"]),
         ("nofilter", "identity", &[]),
         ("offset", "bijective", &["offset=1000003", "range=36M"]),
+        ("prefetch", "identity", &[trace.as_str()]),
         ("rate", "identity", &["rate=100G"]),
         ("readahead", "identity", &[]),
         ("retry", "identity", &["retry-delay=1ms"]),

@@ -84,6 +84,28 @@ fn a_scan_fetches_the_whole_disk_once() {
 }
 
 #[test]
+fn what_one_client_read_is_there_for_the_next_before_it_asks() {
+    let source = slow(SIZE, 5);
+    let dir = TempDir::new();
+    let trace = format!("trace-file={}", dir.join("trace").display());
+    let reads = "for n in range(200):\n    h.pread(4096, n * 7919 % 1500 * 65536)";
+    let script = format!("h.connect_uri(uri)\n{reads}");
+    let launch = || launch(&["prefetch", "cache"], &source).arg(&trace);
+    let server = launch().start();
+    nbdsh(&server.uri(), &script).ok();
+    server.wait_for_log("recorded in trace-file=: ranges 200, bytes 13107200");
+    server.stop();
+
+    let server = launch().start();
+    let fetched = source.counts().bytes + 200 * 65536;
+    let client = server.client();
+    server.wait_until("the prefetches", |_| source.counts().bytes >= fetched);
+    drop(client);
+    nbdsh(&server.uri(), &script).ok();
+    assert_eq!(source.counts().bytes, fetched, "the second client's reads come from the cache");
+}
+
+#[test]
 fn random_reads_fetch_hardly_more_than_they_read() {
     let source = slow(SIZE, 0);
     let server = launch(&["readahead", "cache"], &source).start();

@@ -42,7 +42,7 @@ impl From<Errno> for Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Failed(errno) => write!(f, "the layer below failed: {errno:?}"),
+            Error::Failed(errno) => write!(f, "the layer below failed: {}", errno.name()),
             Error::Image(line) => f.write_str(line),
         }
     }

@@ -233,7 +233,7 @@ fn limit_refused(number: u32, errno: Errno, filter: &str) -> Refusal {
             ),
         ),
         Errno::Eshutdown => errno.into(),
-        _ => Refusal::new(errno, format!("key slot {number}: its key cannot be made ({errno:?})")),
+        _ => Refusal::new(errno, format!("key slot {number}: its key cannot be made ({})", errno.name())),
     }
 }
 

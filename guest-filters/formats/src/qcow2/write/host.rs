@@ -116,7 +116,7 @@ impl HostState {
                 Errno::Einval => {
                     "an image with another cluster size had this name before: restart the server".to_string()
                 }
-                errno => format!("there is no memory for the map of its clusters: {errno:?}"),
+                errno => format!("there is no memory for the map of its clusters: {}", errno.name()),
             })?;
         }
         Ok(())
