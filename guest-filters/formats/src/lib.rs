@@ -14,6 +14,7 @@ pub mod codec;
 pub mod ext2;
 pub mod fat;
 pub mod gzip;
+pub mod guid;
 pub mod iso9660;
 pub mod lvm;
 pub mod lzip;
@@ -24,6 +25,7 @@ pub mod partition;
 pub mod paths;
 pub mod qcow2;
 pub mod report;
+mod sector_bitmap;
 pub mod tar;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
