@@ -22,8 +22,7 @@ const PARTS: [(usize, usize); 18] = [
     (2 * MIB - (8 << 10), 8 << 10),
     (BAT, 1024),
     (BAT + 32_768, 64),
-    // Here qemu has the items of the metadata.
-    (BAT + (64 << 10), 128),
+    (BAT + (64 << 10), 64),
     (METADATA, 300),
     (ITEMS, 600),
     (ITEMS + 4096, 64),
@@ -111,8 +110,7 @@ fn seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// Images of qemu-img. It puts the metadata where the writer puts the table, and the other way
-/// around.
+/// Images of qemu-img. It puts the regions where the writer puts them.
 fn seeds_of_qemu() -> Vec<Vec<u8>> {
     let dir = Dir::new("fuzz-vhdx");
     let raw = dir.file("raw", &sample((1 << 20) + 1536, 1));
