@@ -1,5 +1,5 @@
-//! Bitmaps with a bit for each sector, as differencing images have them: a bit that is set says that
-//! the sector is in the image, and one that is not says that it is the parent's.
+//! Bitmaps with a bit for each sector, as differencing images have them. A bit that is set says
+//! that the sector is in the image, and one that is not says that it is the parent's.
 
 use std::rc::Rc;
 
@@ -29,8 +29,8 @@ impl SectorBitmaps {
         SectorBitmaps { kept: BlockCache::new(Rc::clone(image), block, 256 << 10), order }
     }
 
-    /// Whether a sector is here, and how many sectors from it on are alike, at most `most`. `bitmap`
-    /// is where the bitmap begins in the image.
+    /// Whether a sector is here, and how many sectors from it on are alike, at most `most`.
+    /// `bitmap` is where the bitmap begins in the image.
     ///
     /// # Errors
     /// Those of the image.

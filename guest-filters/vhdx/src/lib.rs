@@ -11,8 +11,8 @@ use rbdkit_filter_sdk::prelude::*;
 params! {
     /// The parameters.
     pub struct Settings {
-        /// The parent of a differencing disk: a raw disk, or the VHDX image that it was made for. A name in the image
-        /// is never opened.
+        /// The parent of a differencing disk: a raw disk, or the VHDX image that it was made for.
+        /// A name in the image is never opened.
         vhdx_parent: Option<Disk>,
     }
 }

@@ -25,8 +25,8 @@ pub const INFO: FormatInfo =
 /// The entry of the table for a block that is not there.
 const NOT_THERE: u32 = u32::MAX;
 
-/// Bytes that an open image keeps of the table, 256 KiB. That is the table of 128 GiB with blocks of
-/// 2 MiB. Of the bitmaps as much is kept, which are those of 1 GiB.
+/// Bytes that an open image keeps of the table, 256 KiB. That is the table of 128 GiB with blocks
+/// of 2 MiB. Of the bitmaps as much is kept, which are those of 1 GiB.
 const KEPT: u32 = 256 << 10;
 
 /// Text of a parent locator is shown up to this many bytes.

@@ -89,8 +89,9 @@ pub fn open(
 
 /// The disk of the parent that the operator gave.
 ///
-/// A raw disk may begin as a VHDX image does: whoever writes to the disk decides what its bytes are.
-/// It is taken for one only if it has the identifier that the child names, and refused otherwise.
+/// A raw disk may begin as a VHDX image does: whoever writes to the disk decides what its bytes
+/// are. It is taken for one only if it has the identifier that the child names, and refused
+/// otherwise.
 fn opened_parent(given: Rc<dyn Source>, locator: &ParentLocator) -> Result<Rc<dyn Source>, Error> {
     if !header::has_identifier(&*given)? {
         return Ok(given);

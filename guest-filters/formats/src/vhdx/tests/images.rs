@@ -128,8 +128,8 @@ fn the_last_block_need_not_be_whole_in_the_image() {
     assert_eq!(image.read(MIB as u64, &mut [0]).unwrap_err().to_string(), line);
 }
 
-/// A differencing image with blocks of 1 MiB and sectors of this size. The entry behind those of the
-/// first chunk is its bitmap's.
+/// A differencing image with blocks of 1 MiB and sectors of this size. The entry behind those of
+/// the first chunk is its bitmap's.
 fn differencing(sector: u32) -> Layout {
     let chunk = (1usize << 23) * sector as usize / MIB;
     let sectors = MIB / sector as usize;
