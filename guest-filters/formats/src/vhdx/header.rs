@@ -139,7 +139,7 @@ impl VhdxHeader {
         }
         let mut log = 0..0;
         if has_log || length != 0 {
-            if length == 0 || length % MIB != 0 || offset < MIB || offset % MIB != 0 {
+            if length == 0 || !length.is_multiple_of(MIB) || offset < MIB || !offset.is_multiple_of(MIB) {
                 return Err(Error::image(format!(
                     "the log has {length} bytes at {offset}: both must be multiples of 1048576, and not zero"
                 )));

@@ -47,7 +47,7 @@ impl ParentLocator {
         for n in 0..usize::from(fields.u16(18)?) {
             let at = 20 + n * 12;
             let text = |offset: u32, length: u16| match fields.bytes(offset as usize, length.into()) {
-                Ok(bytes) if offset != 0 && length != 0 && length % 2 == 0 => Ok(bytes),
+                Ok(bytes) if offset != 0 && length != 0 && length.is_multiple_of(2) => Ok(bytes),
                 _ => Err(Error::image(format!(
                     "entry {n} of the parent locator has a text of {length} bytes at {offset}, and the locator {}",
                     fields.len()

@@ -221,7 +221,7 @@ impl Log {
         };
         let torn = |why: String| Ok(LogPlace::Torn(format!("the one at {at} {why}")));
         let LogEntry { length, sequence, descriptors, .. } = entry;
-        if length == 0 || length % LOG_SECTOR != 0 || length > self.length {
+        if length == 0 || !length.is_multiple_of(LOG_SECTOR) || length > self.length {
             return torn(format!("says a length of {length} bytes"));
         }
         if sequence == 0 {
@@ -282,7 +282,7 @@ impl Log {
                 return fail(format!("descriptor {n} has the number {sequence}, and the entry {}", entry.sequence));
             }
             let length = if is_data { LOG_SECTOR } else { fields.u64(8)? };
-            if start % LOG_SECTOR != 0 || length % LOG_SECTOR != 0 {
+            if !start.is_multiple_of(LOG_SECTOR) || !length.is_multiple_of(LOG_SECTOR) {
                 return fail(format!(
                     "descriptor {n} is about {length} bytes at {start}: both must be multiples of {LOG_SECTOR}"
                 ));

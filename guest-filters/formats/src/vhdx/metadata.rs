@@ -100,16 +100,14 @@ impl Items {
                 (Guid::read(fields, at)?, fields.u32(at + 16)?, fields.u32(at + 20)?, fields.u32(at + 24)?);
             let (is_user, is_required) = (bits & 1 != 0, bits & 4 != 0);
             let range = item(region, guid, offset, length)?;
-            match KNOWN.iter().position(|(known, _)| *known == guid && !is_user) {
-                Some(known) => {
-                    if items.0[known].replace(range.clone()).is_some() {
-                        return Err(Error::image(format!("the metadata table has {} twice", KNOWN[known].1)));
-                    }
-                }
-                None if is_required => {
-                    return Err(Error::image(format!("the image needs metadata that is not known: {guid}")));
-                }
-                None => {}
+            let known = KNOWN.iter().position(|(known, _)| *known == guid && !is_user);
+            if known.is_none() && is_required {
+                return Err(Error::image(format!("the image needs metadata that is not known: {guid}")));
+            }
+            if let Some(known) = known
+                && items.0[known].replace(range.clone()).is_some()
+            {
+                return Err(Error::image(format!("the metadata table has {} twice", KNOWN[known].1)));
             }
             if !range.is_empty() {
                 all.push((range, guid));
@@ -210,7 +208,7 @@ impl VhdxMetadata {
         let logical = u64::from(sector(items.bytes(image, LOGICAL_SECTOR)?, LOGICAL_SECTOR)?);
         let physical_sector = sector(items.bytes(image, PHYSICAL_SECTOR)?, PHYSICAL_SECTOR)?;
         let size = u64::from_le_bytes(items.bytes(image, DISK_SIZE)?);
-        if size > MOST_DISK || size % logical != 0 {
+        if size > MOST_DISK || !size.is_multiple_of(logical) {
             return Err(Error::image(format!(
                 "the disk has {size} bytes: it must be a multiple of its sectors of {logical}, and at most {MOST_DISK}"
             )));

@@ -117,7 +117,7 @@ fn name(guid: Guid) -> String {
 /// # Errors
 /// A line if it cannot be there.
 fn checked(guid: Guid, offset: u64, length: u64, size: u64) -> Result<Range<u64>, Error> {
-    if offset < MIB || offset % MIB != 0 || length == 0 || length % MIB != 0 {
+    if offset < MIB || !offset.is_multiple_of(MIB) || length == 0 || !length.is_multiple_of(MIB) {
         return Err(Error::image(format!(
             "{} has {length} bytes at {offset}: both must be multiples of 1048576, and not zero",
             name(guid)

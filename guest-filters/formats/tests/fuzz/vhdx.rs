@@ -60,13 +60,13 @@ fn unpacked(mut parts: &[u8]) -> Vec<u8> {
 /// Makes the checksums of what looks like an entry of the log right.
 fn seal_log(image: &mut [u8]) {
     for at in (LOG..2 * MIB).step_by(4096) {
-        let length =
-            |image: &[u8]| image.get(at + 8..at + 12).map_or(0, |bytes| u32::from_le_bytes(bytes.try_into().unwrap()));
-        let length = length(image) as usize;
-        if image.get(at..at + 4) == Some(b"loge") && length >= 8 && at + length <= 2 * MIB {
-            if let Some(entry) = image.get_mut(at..at + length) {
-                sign(entry);
-            }
+        let Some(length) = image.get(at + 8..at + 12) else { return };
+        let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]) as usize;
+        if image[at..].starts_with(b"loge")
+            && (8..=2 * MIB - at).contains(&length)
+            && let Some(entry) = image.get_mut(at..at + length)
+        {
+            sign(entry);
         }
     }
 }
