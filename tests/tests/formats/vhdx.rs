@@ -1,6 +1,6 @@
 //! VHDX images that qemu made, one that it could not close, and differencing ones made of them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rbdkit_tests::server::filter;
 use rbdkit_tests::{Launch, TempDir, tool};
@@ -89,31 +89,43 @@ fn dynamic_and_fixed_images_of_qemu_are_read_with_their_extents() {
     }
 }
 
+/// Makes an image of this size whose log qemu leaves. It writes to the log and then to the table,
+/// and fails to write this sector of the table: the last command fails, and so does closing.
+fn left_by_qemu(dir: &TempDir, size: &str, commands: &[String], sector: usize) -> PathBuf {
+    let image = dir.join(&format!("{size}.vhdx"));
+    let path = image.to_str().expect("UTF-8");
+    qemu_img(&["create", "-q", "-f", "vhdx", "-o", "block_size=1M", path, size]);
+    let failing = BAT / 512 + sector;
+    let options = format!(
+        "driver=vhdx,file.driver=blkdebug,file.image.driver=file,file.image.filename={path},\
+         file.inject-error.0.event=none,file.inject-error.0.iotype=write,file.inject-error.0.sector={failing},\
+         file.inject-error.0.errno=5"
+    );
+    let commands = commands.iter().flat_map(|command| ["-c", command]);
+    let output = tool("qemu-io", commands.chain(["--image-opts", &options])).fails();
+    assert!(output.contains("write failed: Input/output error"), "{output}");
+    image
+}
+
 #[test]
 fn a_log_that_qemu_left_is_replayed_in_memory() {
     let dir = TempDir::new();
-    let image = converted(&dir, "image.vhdx", &content(5 * MIB + 512, 5), &["-O", "vhdx", "-o", "block_size=1M"]);
-    let path = image.to_str().expect("UTF-8");
-    qemu_img(&["create", "-q", "-f", "vhdx", "-o", "block_size=1M", path, "20M"]);
-    tool("qemu-io", ["-f", "vhdx", "-c", "write -P 1 0 1500k", path]).ok();
-    // qemu writes to the log and then to the table. The second write fails, and so does closing.
-    let table = BAT / 512;
-    let options = format!(
-        "driver=vhdx,file.driver=blkdebug,file.image.driver=file,file.image.filename={path},\
-         file.inject-error.0.event=none,file.inject-error.0.iotype=write,file.inject-error.0.sector={table},\
-         file.inject-error.0.errno=5"
-    );
-    let output = tool("qemu-io", ["-c", "write -P 7 3M 2M", "--image-opts", &options]).fails();
-    assert!(output.contains("Input/output error"), "{output}");
-    let dirty = std::fs::read(&image).expect("the image");
-    let server = serve("vhdx", &image, &[]);
-    let fixed = dir.file("fixed.vhdx", &dirty);
-    qemu_img(&["check", "-r", "all", fixed.to_str().expect("UTF-8")]);
-    let expected = read_by_qemu(&dir, &fixed);
-    assert_eq!((expected[3 * MIB], expected[4 * MIB]), (7, 0), "the log has the first block");
-    assert_content(&server, &expected, "the image with its log");
-    assert_eq!(extents(&server), allocated(&std::fs::read(fixed).expect("the image"), expected.len()));
-    assert!(std::fs::read(&image).expect("the image") == dirty, "the image is not written");
+    let first = left_by_qemu(&dir, "20M", &["write -P 7 3M 2M".into()], 0);
+    // Each block makes an entry of 8 KiB, so 141 of them go around the log. The last one is in the
+    // second 4 KiB of the table.
+    let many = (0..140).map(|n| format!("write -P {} {n}M 3k", n + 1)).chain(["write -P 9 600M 1M".into()]);
+    let second = left_by_qemu(&dir, "700M", &many.collect::<Vec<_>>(), 8);
+    for (image, at, byte) in [(first, 3 * MIB, 7), (second, 600 * MIB, 9)] {
+        let dirty = std::fs::read(&image).expect("the image");
+        let server = serve("vhdx", &image, &[]);
+        let replayed = dir.file("replayed.vhdx", &dirty);
+        qemu_img(&["check", "-r", "all", replayed.to_str().expect("UTF-8")]);
+        let expected = read_by_qemu(&dir, &replayed);
+        assert_eq!((expected[at], expected[at + MIB]), (byte, 0), "the log has this block");
+        assert_content(&server, &expected, "the image with its log");
+        assert_eq!(extents(&server), allocated(&std::fs::read(replayed).expect("the image"), expected.len()));
+        assert!(std::fs::read(&image).expect("the image") == dirty, "the image is not written");
+    }
 }
 
 /// Makes a differencing image of an image of qemu's with blocks of 1 MiB, in which only every third
