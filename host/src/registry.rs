@@ -64,8 +64,8 @@ pub const OPENS: &[(&str, rbdkit_launcher::Open)] =
 /// Name and component of each embedded filter, in alphabetical order.
 const FILTERS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/filters.rs"));
 
-/// Other names of embedded filters: what nbdkit calls them.
-const FILTER_ALIASES: &[(&str, &str)] = &[("qcow2dec", "qcow2")];
+/// Other names of embedded filters: what nbdkit calls the filter, or qemu the format.
+const FILTER_ALIASES: &[(&str, &str)] = &[("qcow2dec", "qcow2"), ("vpc", "vhd")];
 
 /// The powers of embedded filters that exist to use them. A filter from a file has none, whatever
 /// it calls itself.

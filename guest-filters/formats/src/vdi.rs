@@ -9,6 +9,7 @@ use std::rc::Rc;
 use rbdkit_filter_sdk::image::{BlockCache, Error, Fields, Source, quoted, read};
 
 use crate::block_map::{self, BlockMap, BlockPlace, MappedImage, check_block, check_table};
+use crate::guid::Guid;
 use crate::{FormatInfo, Report};
 
 /// The format.
@@ -145,17 +146,9 @@ impl VdiHeader {
     }
 }
 
-/// As VirtualBox shows it: the first three groups are little-endian numbers.
+/// As VirtualBox shows it.
 fn uuid(bytes: &[u8; 16]) -> String {
-    const ORDER: [usize; 16] = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
-    let mut text = String::new();
-    for (n, at) in ORDER.into_iter().enumerate() {
-        if matches!(n, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        text.push_str(&format!("{:02x}", bytes[at]));
-    }
-    text
+    Guid(*bytes).to_string().to_lowercase()
 }
 
 fn report(below: &Rc<dyn Source>) -> Result<Report, Error> {

@@ -2,7 +2,8 @@
 
 use std::rc::Rc;
 
-use rbdkit_filter_formats::partition::{Choice as Wanted, Guid, Options, Trust, open_chosen};
+use rbdkit_filter_formats::guid::Guid;
+use rbdkit_filter_formats::partition::{Choice as Wanted, Options, Trust, open_chosen};
 use rbdkit_filter_sdk::image::{Error, Format, Images, InPlace, Next, Part};
 use rbdkit_filter_sdk::prelude::*;
 

@@ -13,5 +13,6 @@ mod shared;
 mod tar;
 mod vdi;
 mod vhd;
+mod vhdx;
 mod vmdk;
 mod zip;

@@ -1,7 +1,7 @@
 //! VHD images that qemu-img made, and differencing ones made of them.
 
 use rbdkit_tests::server::filter;
-use rbdkit_tests::{TempDir, tool};
+use rbdkit_tests::{Launch, TempDir, tool};
 
 use crate::shared::{assert_content, assert_holes_are_zero, content, converted, extents, qemu_img, qemu_map, serve};
 
@@ -81,4 +81,14 @@ fn the_parent_of_a_differencing_image_is_what_the_operator_gave() {
     let server = serve("vhd", &image, &[]);
     tool("nbdinfo", [&server.uri()]).fails();
     server.wait_for_log("names the parent 'p': no file is opened by its name, give the parent with vhd-parent=");
+}
+
+#[test]
+fn the_filter_has_the_name_that_qemu_has_for_the_format() {
+    let (dir, content) = (TempDir::new(), content(2 * BLOCK + 1536, 9));
+    let image = converted(&dir, "image.vhd", &content, &["-O", "vpc", "-o", "force_size"]);
+    for name in ["vhd", "vpc"] {
+        let server = Launch::new(["-r", &format!("--filter={name}"), "file", image.to_str().expect("UTF-8")]).start();
+        assert_content(&server, &content, name);
+    }
 }

@@ -4,8 +4,8 @@ use std::fmt;
 
 use rbdkit_filter_sdk::image::quoted;
 
-use super::guid::Guid;
 use super::table::{Partition, Type};
+use crate::guid::Guid;
 
 /// Which partition is served.
 #[derive(Clone, Debug, PartialEq, Eq)]

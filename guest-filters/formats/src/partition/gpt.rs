@@ -2,10 +2,10 @@
 
 use rbdkit_filter_sdk::image::{self, Error, Fields, Source};
 
-use super::guid::Guid;
 use super::mbr;
 use super::table::{Partition, Scheme, Table, Type};
 use crate::checksum::crc32;
+use crate::guid::Guid;
 
 const SIGNATURE: &[u8] = b"EFI PART";
 

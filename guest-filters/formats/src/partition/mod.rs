@@ -3,7 +3,6 @@
 mod apm;
 mod choice;
 mod gpt;
-mod guid;
 mod mbr;
 mod table;
 
@@ -18,7 +17,6 @@ use crate::{FormatInfo, Opened, Report};
 
 pub use choice::Choice;
 pub use gpt::Trust;
-pub use guid::Guid;
 pub use table::{Partition, Scheme, Table, Type};
 
 /// Error lines name at most this many partitions.

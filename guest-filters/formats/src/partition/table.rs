@@ -1,6 +1,6 @@
 //! What a partition table says.
 
-use super::guid::Guid;
+use crate::guid::Guid;
 
 /// Which kind of table a disk has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,3 +1,4 @@
+use crate::guid::Guid;
 use std::rc::Rc;
 
 use super::*;

@@ -2,6 +2,7 @@
 
 mod fuzz;
 pub mod lvm;
+pub mod vhdx;
 
 use std::io::Write;
 use std::path::PathBuf;

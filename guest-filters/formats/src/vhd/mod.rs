@@ -14,6 +14,7 @@ use std::rc::Rc;
 use rbdkit_filter_sdk::image::{BlockCache, Error, Source, quoted};
 
 use crate::block_map::{BlockMap, BlockPlace, MappedImage};
+use crate::sector_bitmap::{BitOrder, SectorBitmaps};
 use crate::{FormatInfo, Report};
 use footer::{FOOTER, Footer, HEADER, Header, Kind, SECTOR};
 
@@ -24,13 +25,9 @@ pub const INFO: FormatInfo =
 /// The entry of the table for a block that is not there.
 const NOT_THERE: u32 = u32::MAX;
 
-/// Bytes that an open image keeps of the table and of the bitmaps: 256 KiB of each. That is the
-/// table of 128 GiB with blocks of 2 MiB, and the bitmaps of 1 GiB.
+/// Bytes that an open image keeps of the table, 256 KiB. That is the table of 128 GiB with blocks
+/// of 2 MiB. Of the bitmaps as much is kept, which are those of 1 GiB.
 const KEPT: u32 = 256 << 10;
-
-/// At most so many sectors of a block are looked at for one run: 4 KiB of its bitmap. Blocks of 2
-/// MiB have 4096 sectors.
-const MOST_ALIKE: u64 = 32 << 10;
 
 /// Text of a parent locator is shown up to this many bytes.
 const MOST_LOCATOR: u32 = 1024;
@@ -50,7 +47,7 @@ pub struct Disk {
 struct Blocks {
     header: Header,
     table: BlockCache,
-    bitmaps: BlockCache,
+    bitmaps: SectorBitmaps,
     /// Bytes of a block's bitmap.
     bitmap: u64,
     /// Where blocks must end: where the footer is, or the end of the image.
@@ -92,7 +89,7 @@ pub fn open(
     let has_footer = footer::has_cookie(&*image, image.size() - FOOTER)?;
     let blocks = Blocks {
         table: BlockCache::new(Rc::clone(&image), 4096, KEPT),
-        bitmaps: BlockCache::new(Rc::clone(&image), 512, KEPT),
+        bitmaps: SectorBitmaps::new(&image, 512, BitOrder::HighFirst),
         bitmap: (header.block / SECTOR).div_ceil(8).next_multiple_of(SECTOR),
         end: image.size() - if has_footer { FOOTER } else { 0 },
         header,
@@ -128,34 +125,6 @@ impl Blocks {
         }
         Ok(Some(at))
     }
-
-    /// Whether a sector of a block is here, and how many sectors from it on are alike, at most
-    /// `most`.
-    fn alike(&self, bitmap: u64, sector: u64, most: u64) -> Result<(bool, u64), Error> {
-        let is_here = |byte: u8, sector: u64| byte & (0x80 >> (sector % 8)) != 0;
-        let mut at = sector;
-        let mut bytes = self.bitmaps.from(bitmap + at / 8)?;
-        let first = is_here(bytes[0], at);
-        let whole = if first { 0xff } else { 0 };
-        let mut n = 0;
-        while at < sector + most {
-            if n == bytes.len() {
-                drop(bytes);
-                bytes = self.bitmaps.from(bitmap + at / 8)?;
-                n = 0;
-            }
-            if at.is_multiple_of(8) && bytes[n] == whole {
-                at += 8;
-                n += 1;
-            } else if is_here(bytes[n], at) == first {
-                at += 1;
-                n += usize::from(at.is_multiple_of(8));
-            } else {
-                break;
-            }
-        }
-        Ok((first, (at - sector).min(most)))
-    }
 }
 
 impl BlockMap for Disk {
@@ -178,8 +147,7 @@ impl BlockMap for Disk {
         if self.footer.kind != Kind::Differencing {
             return Ok((stored, left));
         }
-        let most = left.div_ceil(SECTOR).min(MOST_ALIKE);
-        let (is_here, alike) = blocks.alike(bitmap, within / SECTOR, most)?;
+        let (is_here, alike) = blocks.bitmaps.alike(bitmap, within / SECTOR, left.div_ceil(SECTOR))?;
         Ok((if is_here { stored } else { BlockPlace::Absent }, alike * SECTOR - within % SECTOR))
     }
 

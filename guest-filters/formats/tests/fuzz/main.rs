@@ -14,6 +14,7 @@ mod qcow2;
 mod tar;
 mod vdi;
 mod vhd;
+mod vhdx;
 mod vmdk;
 mod xz;
 mod zip;
