@@ -16,6 +16,7 @@
 //! exclusively to change where they are. One that makes an L2 table locks all that the table maps.
 //! Reference counts have a lock of their own, which no request takes while it holds another.
 mod change;
+mod data;
 mod open;
 mod ports;
 mod refcounts;
@@ -24,6 +25,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod unmap;
+mod way;
 mod writer;
 
 pub use open::{prepare, refusal};

@@ -7,7 +7,7 @@ use rbdkit_filter_sdk::image::{self, Error, Source};
 use super::ports::{Below, ClusterMap, META, PLAIN, Shared, TABLE};
 use super::refcounts::{Refcounts, check_table};
 use crate::qcow2::features;
-use crate::qcow2::header::{Encryption, Header, Table};
+use crate::qcow2::header::{Header, Table};
 use crate::qcow2::image::Image;
 use crate::qcow2::snapshots;
 
@@ -28,10 +28,6 @@ pub fn refusal(image: &Image) -> Option<String> {
         "the image is marked as dirty, so its reference counts may be wrong ('qemu-img check -r all' repairs it)"
     } else if header.has(features::EXTERNAL_DATA) {
         "images with an external data file are not written"
-    } else if header.encryption != Encryption::None {
-        "encrypted images are not written"
-    } else if header.has(features::EXTENDED_L2) {
-        "images with subclusters (extended L2 entries) are not written"
     } else {
         return None;
     };
@@ -52,6 +48,9 @@ pub fn prepare(image: &Image, below: Rc<dyn Below>, shared: &Rc<dyn Shared>) -> 
     roles.mark(header.l1.offset, u64::from(header.l1.count) * 8, "the L1 table")?;
     let counts = u64::from(header.refcounts.count) << header.cluster_bits;
     roles.mark(header.refcounts.offset, counts, "the table of reference counts")?;
+    if let Some((offset, length)) = header.luks {
+        roles.mark(offset, length, "the header of LUKS")?;
+    }
     let refcounts = Refcounts::new(header, Rc::clone(source), below, Rc::clone(shared));
     let size = header.cluster_size();
     refcounts.blocks(|block| roles.mark(block, size, "a block of reference counts"))?;

@@ -10,9 +10,9 @@ use rbdkit_filter_sdk::image::{Error, ExtentList, Source};
 
 use super::ports::{Below, Lock, Shared};
 use super::space::Space;
-use super::tables::{L2, Tables, Use};
+use super::tables::{L2, Tables};
 use crate::qcow2::image::Image;
-use crate::qcow2::layout::Place;
+use crate::qcow2::layout::{Entry, Place};
 
 /// A request is served in parts of at most so many clusters.
 const MOST_CLUSTERS: u64 = 1024;
@@ -46,8 +46,7 @@ pub(super) struct Part {
 /// What the tables say of a part.
 pub(super) struct View {
     pub(super) l2: L2,
-    pub(super) entries: Vec<u64>,
-    pub(super) uses: Vec<Use>,
+    pub(super) entries: Vec<Entry>,
 }
 
 impl Writer {
@@ -102,10 +101,16 @@ impl Writer {
     }
 
     /// Runs `serve` for the clusters of a range while nobody changes where they are.
-    pub(super) fn reading<R>(
+    fn reading<R>(&self, offset: u64, length: u64, serve: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
+        self.locked(offset, length, Lock::Shared, serve)
+    }
+
+    /// Runs `serve` while the clusters of a range are locked.
+    pub(super) fn locked<R>(
         &self,
         offset: u64,
         length: u64,
+        lock: Lock,
         serve: impl FnOnce() -> Result<R, Error>,
     ) -> Result<R, Error> {
         if length == 0 {
@@ -113,11 +118,17 @@ impl Writer {
         }
         let first = offset / self.cluster();
         let last = offset.saturating_add(length - 1) / self.cluster();
-        self.shared.lock(first, last - first + 1, Lock::Shared)?;
+        self.shared.lock(first, last - first + 1, lock)?;
         self.sync();
         let answer = serve();
         self.shared.unlock();
         answer
+    }
+
+    /// How clusters are locked that are overwritten. A sector is encrypted as a whole: who read
+    /// half of such a write would decrypt rubbish, also beside the bytes that changed.
+    pub(super) fn lock_in_place(&self) -> Lock {
+        if self.image.cipher().is_some() { Lock::Exclusive } else { Lock::Shared }
     }
 
     /// Makes durable what was written before, and lowers the reference counts of what was freed.
@@ -155,17 +166,13 @@ impl Writer {
         let cache = self.image.map().cache();
         let l2 = self.tables.l2(cache, part.first / self.per_table())?;
         let entries = self.tables.entries(cache, l2, part.first % self.per_table(), part.count)?;
-        let uses = (part.first..)
-            .zip(&entries)
-            .map(|(cluster, entry)| self.tables.usage(*entry, cluster * self.cluster(), self.size))
-            .collect::<Result<_, _>>()?;
-        Ok(View { l2, entries, uses })
+        Ok(View { l2, entries })
     }
 
-    /// Whether a cluster reads as zero.
-    pub(super) fn is_zero(&self, cluster: u64, place: Place) -> bool {
+    /// Whether what has no data reads as zero, from `offset` of the disk on.
+    pub(super) fn is_zero(&self, offset: u64, place: Place) -> bool {
         let backing = self.image.backing().map_or(0, |backing| backing.size());
-        place == Place::Zero || cluster * self.cluster() >= backing
+        place == Place::Zero || offset >= backing
     }
 
     /// Locks the clusters of a part, or all clusters of its L2 table.
@@ -208,7 +215,7 @@ impl Writer {
         part: &Part,
         table: u64,
         view: &View,
-        entries: &[u64],
+        entries: &[Entry],
         freed: &mut Vec<u64>,
     ) -> Result<(), Error> {
         let differs = |n: &usize| view.entries[*n] != entries[*n];
@@ -219,7 +226,9 @@ impl Writer {
         self.changed();
         written?;
         let total = self.space.refcounts.total();
-        for n in (first..=last).filter(differs) {
+        // If only the subclusters of a cluster change, the reference to it stays.
+        let is_gone = |n: &usize| view.entries[*n].word != entries[*n].word;
+        for n in (first..=last).filter(is_gone) {
             freed.extend(self.tables.references(view.entries[n], total));
         }
         Ok(())

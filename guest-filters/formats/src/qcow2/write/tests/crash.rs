@@ -82,6 +82,8 @@ fn a_kill_leaves_leaks_at_worst_and_what_was_flushed() {
         (2, "cluster_size=512,refcount_bits=64"),
         (3, "cluster_size=64k"),
         (4, "cluster_size=1k,refcount_bits=1"),
+        (5, "extended_l2=on,cluster_size=16k"),
+        (6, "extended_l2=on,cluster_size=64k"),
     ] {
         let path = made(&dir, "image", &["-o", options], 1_000_448, &["write -P 1 100k 300k"]);
         survive(options, with_space(&path, 4 << 20), &Options::default(), seed, 60);
@@ -93,7 +95,13 @@ fn a_kill_leaves_snapshots_backing_and_compressed_clusters() {
     let dir = Dir::new("qcow2-write-killed-copied");
     let content = sample(1_000_448, 5);
     let base = dir.file("base.raw", &content);
-    for (seed, options) in [(11, "compat=0.10,cluster_size=4k"), (12, "cluster_size=64k"), (13, "cluster_size=512")] {
+    for (seed, options) in [
+        (11, "compat=0.10,cluster_size=4k"),
+        (12, "cluster_size=64k"),
+        (13, "cluster_size=512"),
+        (14, "extended_l2=on,cluster_size=16k"),
+        (15, "extended_l2=on,cluster_size=64k,compression_type=zstd"),
+    ] {
         let path = made(&dir, "image", &["-b", &base, "-F", "raw", "-o", options], 1_000_448, &[]);
         qemu_io(&path, &["write -P 1 0 200k"]);
         run("qemu-img", &["snapshot", "-c", "first", &path]);

@@ -122,7 +122,6 @@ fn images_that_are_not_written_say_why() {
             "the image is marked as dirty, so its reference counts may be wrong ('qemu-img check -r all' repairs it)",
         ),
         (&[], 2, "the image is marked as corrupt ('qemu-img check -r all' repairs it)"),
-        (&["-o", "extended_l2=on"], 0, "images with subclusters (extended L2 entries) are not written"),
     ] {
         let mut image = image(&dir, options);
         image[79] |= byte;
