@@ -6,12 +6,14 @@ use rbdkit_filter_formats::qcow2::Image;
 use rbdkit_filter_formats::qcow2::write::{self, Below, ClusterMap, Lock, Shared, Writer};
 use rbdkit_filter_sdk::image::Error;
 use rbdkit_filter_sdk::prelude::*;
+use rbdkit_filter_shared::luks;
 
 /// All state belongs to the export.
 const SCOPE: Scope = Scope::Exportname;
 
+/// The slots of the module [`luks`] in the same scope come first.
 const fn slot(index: u32) -> slots::Slot {
-    slots::Slot { scope: SCOPE, index }
+    slots::Slot { scope: SCOPE, index: luks::SLOTS + index }
 }
 
 /// How often tables were changed.
@@ -32,6 +34,9 @@ const READ_ONLY: u64 = 2;
 /// The number of the lock for opening. Disks have less than 2^54 clusters, and reference counts are
 /// locked with 2^60.
 const OPENING: u64 = 1 << 61;
+
+/// Another connection may change the header while an image is opened.
+const ATTEMPTS: u32 = 16;
 
 /// Zeroes are written in pieces of so many bytes where next cannot zero.
 const ZEROES: u64 = 1 << 20;
@@ -163,16 +168,25 @@ pub fn writer(image: Image) -> Result<Writer, Errno> {
 ///
 /// # Errors
 /// Those of next.
-pub fn prepare(open: impl FnOnce() -> Result<Image, Error>) -> Result<bool, Error> {
-    locks::lock(SCOPE, OPENING, 1, locks::Mode::Exclusive)?;
-    let verdict = prepare_locked(open);
-    locks::unlock();
-    verdict
+pub fn prepare(open: impl Fn() -> Result<Image, Error>) -> Result<bool, Error> {
+    for _ in 0..ATTEMPTS {
+        // Unlocking an encrypted image takes a lock itself, and a call can have one only.
+        let image = open()?;
+        locks::lock(SCOPE, OPENING, 1, locks::Mode::Exclusive)?;
+        let verdict = match image.is_current() {
+            Ok(true) => prepare_locked(&image).map(Some),
+            changed => changed.map(|_| None),
+        };
+        locks::unlock();
+        if let Some(can_be_written) = verdict? {
+            return Ok(can_be_written);
+        }
+    }
+    Err(Error::image("the header changes all the time: the image cannot be opened for writing"))
 }
 
-fn prepare_locked(open: impl FnOnce() -> Result<Image, Error>) -> Result<bool, Error> {
-    let image = open()?;
-    let sized = resize(&image);
+fn prepare_locked(image: &Image) -> Result<bool, Error> {
+    let sized = resize(image);
     let writers = slots::add_until_close(SCOPE, CONNECTIONS.index, 1);
     let known = VERDICT.get().a;
     if writers > 1 && known != UNKNOWN {
@@ -180,7 +194,7 @@ fn prepare_locked(open: impl FnOnce() -> Result<Image, Error>) -> Result<bool, E
     }
     set(VERDICT, [UNKNOWN, 0, 0, 0]);
     let found = match sized {
-        Ok(()) => examine(&image),
+        Ok(()) => examine(image),
         Err(line) => Err(Error::Image(line)),
     };
     let verdict = match found {

@@ -101,6 +101,14 @@ impl Image {
         &self.header
     }
 
+    /// Whether the image still has the header that was read when it was opened.
+    ///
+    /// # Errors
+    /// Those of [`Header::read`].
+    pub fn is_current(&self) -> Result<bool, Error> {
+        Ok(Header::read(self.map.source())? == self.header)
+    }
+
     /// The snapshot that it serves.
     pub fn snapshot(&self) -> Option<&Snapshot> {
         self.snapshot.as_ref()

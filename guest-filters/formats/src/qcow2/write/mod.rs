@@ -19,6 +19,7 @@ mod change;
 mod data;
 mod open;
 mod ports;
+mod rebuild;
 mod refcounts;
 mod space;
 mod tables;

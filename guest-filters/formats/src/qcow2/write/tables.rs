@@ -7,6 +7,7 @@ use rbdkit_filter_sdk::image::{BlockCache, Error};
 
 use super::ports::{Below, ClusterMap, PLAIN, Shared, TABLE};
 use crate::qcow2::header::Table;
+use crate::qcow2::image::Image;
 use crate::qcow2::layout::{COMPRESSED, COPIED, Entry, Layout, OFFSET, Place, ZERO};
 use crate::qcow2::map::Map;
 
@@ -43,6 +44,16 @@ pub(super) struct Tables {
 }
 
 impl Tables {
+    /// The tables of the current state of an image.
+    pub(super) fn new(image: &Image, below: &Rc<dyn Below>, shared: &Rc<dyn Shared>) -> Tables {
+        Tables {
+            layout: image.map().layout(),
+            l1: image.header().l1,
+            below: Rc::clone(below),
+            shared: Rc::clone(shared),
+        }
+    }
+
     /// The L2 table of an index of the L1 table.
     pub(super) fn l2(&self, cache: &BlockCache, index: u64) -> Result<L2, Error> {
         if index >= u64::from(self.l1.count) {

@@ -54,12 +54,7 @@ impl Writer {
     pub fn new(image: Image, below: Rc<dyn Below>, shared: Rc<dyn Shared>) -> Writer {
         let source = Rc::clone(image.map().source());
         let space = Space::new(image.header(), &source, Rc::clone(&below), Rc::clone(&shared));
-        let tables = Tables {
-            layout: image.map().layout(),
-            l1: image.header().l1,
-            below: Rc::clone(&below),
-            shared: Rc::clone(&shared),
-        };
+        let tables = Tables::new(&image, &below, &shared);
         let seen = Cell::new(shared.generation());
         Writer { image, below, shared, space, tables, seen, size: source.size() }
     }
