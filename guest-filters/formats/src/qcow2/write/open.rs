@@ -6,7 +6,7 @@ use std::rc::Rc;
 use rbdkit_filter_sdk::image::{self, Error, Source};
 
 use super::ports::{Below, ClusterMap, META, PLAIN, Shared, TABLE};
-use super::rebuild::Rebuild;
+use super::rebuild::{BOUNDS, Bounds, Rebuild};
 use super::refcounts::{Refcounts, check_table};
 use super::tables::Tables;
 use crate::qcow2::features;
@@ -42,6 +42,15 @@ pub fn refusal(image: &Image) -> Option<String> {
 /// # Errors
 /// Those of next, and a line if the tables overlap, or do not lie within the image.
 pub fn prepare(image: &Image, below: Rc<dyn Below>, shared: &Rc<dyn Shared>) -> Result<(), Error> {
+    prepare_within(image, below, shared, BOUNDS)
+}
+
+pub(super) fn prepare_within(
+    image: &Image,
+    below: Rc<dyn Below>,
+    shared: &Rc<dyn Shared>,
+    bounds: Bounds,
+) -> Result<(), Error> {
     let header = image.header();
     let source = image.map().source();
     let roles = Roles { header, source: &**source, shared: &**shared, in_tail: Cell::new(0) };
@@ -77,7 +86,7 @@ pub fn prepare(image: &Image, below: Rc<dyn Below>, shared: &Rc<dyn Shared>) -> 
         let tables = Tables::new(image, &below, shared);
         let in_tail = roles.in_tail.get();
         let (below, shared) = (&below, &**shared);
-        Rebuild { header, source, below, shared, tables: &tables, refcounts: &refcounts, l1, in_tail }.run()?;
+        Rebuild { header, source, below, shared, tables: &tables, refcounts: &refcounts, l1, in_tail, bounds }.run()?;
     }
     Ok(())
 }

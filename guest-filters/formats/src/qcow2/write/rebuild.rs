@@ -3,7 +3,7 @@
 //! qemu marks an image as dirty while it writes reference counts late (`lazy_refcounts`). If qemu
 //! is killed then, the tables are right, and the counts may be too low or too high.
 //!
-//! The tables are read once for each window of [`WINDOW`] clusters, and the references to the
+//! The tables are read once for each [`window`](Bounds::window) of clusters, and the references to the
 //! clusters of the window are counted. So the memory that this takes has a bound, whatever the size
 //! of the image is. The image stays marked until all counts are durable: after a kill the next start
 //! begins again.
@@ -20,15 +20,24 @@ use crate::qcow2::features;
 use crate::qcow2::header::{Header, Table};
 use crate::qcow2::layout::{COMPRESSED, COPIED, Entry, OFFSET};
 
-/// The references to so many clusters are counted at once, in a byte each. That is a multiple of
-/// the number of counts in a block, which is at most 2^24.
-const WINDOW: u64 = 1 << 24;
+/// The bounds of rebuilding.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// The references to so many clusters are counted at once, in a byte each. That is a multiple
+    /// of the number of counts in a block.
+    pub(super) window: u64,
+    /// At most so many bytes of tables are read.
+    pub(super) reads: u64,
+}
+
+/// A block has at most 2^24 counts. The tables of a full image of 10 TiB with clusters of 64 KiB
+/// have 1.25 GiB, and are read for ten windows. That takes less than the 60 seconds that a filter
+/// has to open an image, if they are in the page cache.
+pub(super) const BOUNDS: Bounds = Bounds { window: 1 << 24, reads: 16 << 30 };
+
 /// At most so many clusters of a window have more references than a byte can count. Then many
 /// compressed clusters share one.
 const MAX_LARGE: usize = 1 << 16;
-/// At most so many bytes of tables are read. That takes less than the 60 seconds that a filter has
-/// to open an image, if they are in the page cache.
-const MAX_READ: u64 = 16 << 30;
 /// Tables are read in pieces of so many bytes.
 const PIECE: u64 = 256 << 10;
 
@@ -45,6 +54,7 @@ pub(super) struct Rebuild<'a> {
     /// How many references of tables there are to the last cluster of the file, if the file does
     /// not have it whole.
     pub(super) in_tail: u64,
+    pub(super) bounds: Bounds,
 }
 
 /// The references to the clusters from `first` on.
@@ -108,10 +118,11 @@ impl Rebuild<'_> {
                 Ok(())
             })?;
         }
-        let read = u128::from(total.div_ceil(WINDOW)) * u128::from(tables) * u128::from(self.header.cluster_size());
-        if read > MAX_READ.into() {
+        let Bounds { window: most, reads } = self.bounds;
+        let read = u128::from(total.div_ceil(most)) * u128::from(tables) * u128::from(self.header.cluster_size());
+        if read > reads.into() {
             return Err(refusal(&format!(
-                "to count the references to its clusters takes reads of {read} bytes, and {MAX_READ} is the most"
+                "to count the references to its clusters takes reads of {read} bytes, and {reads} is the most"
             )));
         }
         if self.header.autoclear != 0 {
@@ -119,8 +130,8 @@ impl Rebuild<'_> {
             self.below.write(88, &[0; 8])?;
             self.below.flush()?;
         }
-        for first in (0..total).step_by(WINDOW as usize) {
-            let mut window = self.count(first, WINDOW.min(total - first), total)?;
+        for first in (0..total).step_by(most as usize) {
+            let mut window = self.count(first, most.min(total - first), total)?;
             self.set_flags(&window)?;
             self.set_counts(&mut window)?;
         }
@@ -184,7 +195,8 @@ impl Rebuild<'_> {
         let (counts, large) = (vec![0; length as usize], BTreeMap::new());
         let mut window = Window { first, counts, large, has_unflagged: false };
         let mut at = first;
-        while let Some(meta) = self.shared.find(ClusterMap::Roles, at, 1 << META).filter(|meta| window.contains(*meta)) {
+        while let Some(meta) = self.shared.find(ClusterMap::Roles, at, 1 << META).filter(|meta| window.contains(*meta))
+        {
             let (_, count) = self.shared.run(ClusterMap::Roles, meta, first + length - meta);
             (meta..meta + count).try_for_each(|cluster| window.add(cluster, 1))?;
             at = meta + count;
@@ -272,9 +284,8 @@ impl Rebuild<'_> {
         if (start..after).all(|cluster| window.get(cluster) == 0) {
             return Ok(after);
         }
-        let is_free = |cluster: &u64| {
-            window.get(*cluster) == 0 && self.shared.run(ClusterMap::Roles, *cluster, 1) == (PLAIN, 1)
-        };
+        let is_free =
+            |cluster: &u64| window.get(*cluster) == 0 && self.shared.run(ClusterMap::Roles, *cluster, 1) == (PLAIN, 1);
         let Some(place) = (start..after.min(self.refcounts.total())).find(is_free) else {
             return Err(refusal("there is no free cluster for a block of reference counts"));
         };

@@ -2,6 +2,7 @@
 //! each write below.
 
 mod crash;
+mod dirty;
 mod hostile;
 mod random;
 
@@ -13,7 +14,9 @@ use rbdkit_filter_sdk::Errno;
 use rbdkit_filter_sdk::buffer::Bytes;
 use rbdkit_filter_sdk::image::{self, Error, Source};
 
-use super::{Below, ClusterMap, Lock, Payload, Shared, Unmap, Writer, prepare, refusal};
+use super::open::prepare_within;
+use super::rebuild::{BOUNDS, Bounds};
+use super::{Below, ClusterMap, Lock, Payload, Shared, Unmap, Writer, refusal};
 use crate::qcow2::{Image, Options};
 use crate::testing::{Dir, Rng};
 
@@ -149,6 +152,10 @@ impl Bench {
     /// # Errors
     /// Why the image is not written.
     fn new(bytes: Vec<u8>, options: &Options) -> Result<Bench, Error> {
+        Bench::within(bytes, options, BOUNDS)
+    }
+
+    fn within(bytes: Vec<u8>, options: &Options, bounds: Bounds) -> Result<Bench, Error> {
         let memory = Rc::new(Memory { bytes: RefCell::new(bytes), ..Memory::default() });
         let image = || Image::open(Rc::clone(&memory) as Rc<dyn Source>, options.clone());
         let first = image()?;
@@ -158,7 +165,7 @@ impl Bench {
         let clusters = memory.size().div_ceil(first.header().cluster_size());
         let shared = Rc::new(Sharing { clusters, ..Sharing::default() });
         let below = Rc::clone(&memory) as Rc<dyn Below>;
-        prepare(&first, Rc::clone(&below), &(Rc::clone(&shared) as Rc<dyn Shared>))?;
+        prepare_within(&first, Rc::clone(&below), &(Rc::clone(&shared) as Rc<dyn Shared>), bounds)?;
         let writer = |image| Writer::new(image, Rc::clone(&below), Rc::clone(&shared) as Rc<dyn Shared>);
         let writers = vec![writer(first), writer(image()?), writer(image()?)];
         Ok(Bench { memory, shared, writers, turn: Cell::new(0) })

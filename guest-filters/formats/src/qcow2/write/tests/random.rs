@@ -13,7 +13,7 @@ pub(super) fn with_space(path: &str, more: u64) -> Vec<u8> {
 }
 
 /// Makes random changes, and compares with the model and with qemu.
-fn changes(dir: &Dir, what: &str, bench: &Bench, model: &mut [u8], seed: u64, count: u32) {
+pub(super) fn changes(dir: &Dir, what: &str, bench: &Bench, model: &mut [u8], seed: u64, count: u32) {
     let mut rng = Rng::new(seed);
     for n in 0..count {
         let change = Change::random(&mut rng, bench.size(), 300_000);
@@ -34,7 +34,7 @@ fn changes(dir: &Dir, what: &str, bench: &Bench, model: &mut [u8], seed: u64, co
 }
 
 /// Compares with what qemu reads.
-fn same_for_qemu(dir: &Dir, what: &str, bench: &Bench, model: &[u8]) {
+pub(super) fn same_for_qemu(dir: &Dir, what: &str, bench: &Bench, model: &[u8]) {
     let path = dir.file("written.qcow2", &bench.bytes());
     let raw = dir.path("written.raw");
     run("qemu-img", &["convert", "-f", "qcow2", "-O", "raw", &path, &raw]);
