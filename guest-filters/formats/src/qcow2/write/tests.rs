@@ -198,6 +198,16 @@ fn read_all(source: &dyn Source) -> Vec<u8> {
     image::read(source, 0, source.size() as usize).expect("the disk")
 }
 
+/// A number from the environment, for tests that run for longer than usually: see tests/soak.sh.
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+/// The seed of a random test: another one for each `RBDKIT_SEED`.
+fn seeded(seed: u64) -> u64 {
+    from_environment("RBDKIT_SEED").map_or(seed, |other| seed ^ other.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
 /// What `qemu-img check` says of an image: 0 for nothing, 2 for errors, 3 for leaks.
 fn check(dir: &Dir, bytes: &[u8]) -> (i32, String) {
     let path = dir.file("checked.qcow2", bytes);

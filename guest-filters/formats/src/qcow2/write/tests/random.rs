@@ -1,6 +1,6 @@
 //! Random changes against a model.
 
-use super::{Bench, Change, check, read_all};
+use super::{Bench, Change, check, from_environment, read_all, seeded};
 use crate::qcow2::Options;
 use crate::qcow2::tests::{bytes, made, open, qemu_io};
 use crate::testing::{Dir, Rng, run, sample, source};
@@ -14,7 +14,8 @@ pub(super) fn with_space(path: &str, more: u64) -> Vec<u8> {
 
 /// Makes random changes, and compares with the model and with qemu.
 pub(super) fn changes(dir: &Dir, what: &str, bench: &Bench, model: &mut [u8], seed: u64, count: u32) {
-    let mut rng = Rng::new(seed);
+    let mut rng = Rng::new(seeded(seed));
+    let count = u64::from(count) * from_environment("RBDKIT_QCOW2_CHANGES").unwrap_or(1);
     for n in 0..count {
         let change = Change::random(&mut rng, bench.size(), 300_000);
         change.on_image(bench).unwrap_or_else(|error| panic!("{what}, seed {seed}, {n}: {change:?}: {error}"));
