@@ -30,10 +30,11 @@ pub(super) struct Bounds {
     pub(super) reads: u64,
 }
 
-/// A block has at most 2^24 counts. The tables of a full image of 10 TiB with clusters of 64 KiB
-/// have 1.25 GiB, and are read for ten windows. That takes less than the 60 seconds that a filter
-/// has to open an image, if they are in the page cache.
-pub(super) const BOUNDS: Bounds = Bounds { window: 1 << 24, reads: 16 << 30 };
+/// A window takes 32 MiB, half of the memory that a filter has. A block has at most 2^24 counts.
+///
+/// A filter has 60 seconds to open an image. The tables of a full image of 10 TiB with clusters of
+/// 64 KiB have 1.25 GiB, and are read for five windows: 6.25 GiB. A GiB takes about two seconds.
+pub(super) const BOUNDS: Bounds = Bounds { window: 1 << 25, reads: 8 << 30 };
 
 /// At most so many clusters of a window have more references than a byte can count. Then many
 /// compressed clusters share one.
@@ -210,6 +211,11 @@ impl Rebuild<'_> {
                 window.add(cluster, 1)?;
                 window.has_unflagged |= n == 0 && window.contains(cluster) && entry & COPIED == 0;
                 self.each_entry(table, |_, entry| {
+                    let cluster = (entry.word & OFFSET) >> self.header.cluster_bits;
+                    if entry.word & COMPRESSED == 0 && !window.contains(cluster) {
+                        // Most entries, if there are many windows.
+                        return Ok(());
+                    }
                     let references = self.tables.references(entry, total);
                     let is_plain = n == 0 && entry.word & (COMPRESSED | COPIED) == 0;
                     window.has_unflagged |= is_plain && references.clone().any(|cluster| window.contains(cluster));
