@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use rbdkit_filter_formats::qcow2::Image;
-use rbdkit_filter_formats::qcow2::write::{self, Below, ClusterMap, Lock, Shared, Writer};
+use rbdkit_filter_formats::qcow2::write::{self, Below, ClusterMap, Lock, Shared, TableChange, Writer};
+use rbdkit_filter_formats::qcow2::{Entry, Image};
 use rbdkit_filter_sdk::image::Error;
 use rbdkit_filter_sdk::prelude::*;
 use rbdkit_filter_shared::luks;
@@ -26,6 +26,15 @@ const CLEARED: slots::Slot = slot(2);
 const CONNECTIONS: slots::Slot = slot(3);
 /// Whether the image can be written: one of the following.
 const VERDICT: slots::Slot = slot(4);
+
+/// The last changes of tables: each is in the slot of its number, which it has as its first word.
+const CHANGES: u64 = 8;
+/// Marks a change that has an offset and a length.
+const IS_RANGE: u64 = 1 << 63;
+
+const fn change_slot(number: u64) -> slots::Slot {
+    slot(5 + (number % CHANGES) as u32)
+}
 
 const UNKNOWN: u64 = 0;
 const CAN_BE_WRITTEN: u64 = 1;
@@ -119,8 +128,24 @@ impl Shared for Host {
     fn generation(&self) -> u64 {
         GENERATION.get().a
     }
-    fn count_change(&self) -> u64 {
-        slots::add(SCOPE, GENERATION.index, 1)
+    fn count_change(&self, change: TableChange) -> u64 {
+        let number = slots::add(SCOPE, GENERATION.index, 1);
+        // Who does not find it here takes it for a change of everything.
+        let words = match change {
+            TableChange::Entry { at, entry } => [number, at, entry.word, entry.bitmap],
+            TableChange::Bytes { at, length } => [number, at | IS_RANGE, length, 0],
+            TableChange::Table => return number,
+        };
+        set(change_slot(number), words);
+        number
+    }
+    fn change(&self, number: u64) -> Option<TableChange> {
+        let words = change_slot(number).get();
+        let at = words.b & !IS_RANGE;
+        (words.a == number).then_some(match words.b & IS_RANGE {
+            0 => TableChange::Entry { at, entry: Entry { word: words.c, bitmap: words.d } },
+            _ => TableChange::Bytes { at, length: words.c },
+        })
     }
     fn search(&self) -> (u64, u64) {
         let words = SEARCH.get();
@@ -232,7 +257,7 @@ fn examine(image: &Image) -> Result<(), Error> {
     }
     host.set_search((0, 0));
     set(CLEARED, [0; 4]);
-    host.count_change();
+    host.count_change(TableChange::Table);
     if let Some(line) = write::refusal(image) {
         return Err(Error::Image(line));
     }

@@ -30,6 +30,6 @@ mod way;
 mod writer;
 
 pub use open::{prepare, refusal};
-pub use ports::{Below, ClusterMap, Lock, META, PLAIN, Payload, RESERVED, Shared, TABLE};
+pub use ports::{Below, ClusterMap, Lock, META, PLAIN, Payload, RESERVED, Shared, TABLE, TableChange};
 pub use unmap::Unmap;
 pub use writer::Writer;

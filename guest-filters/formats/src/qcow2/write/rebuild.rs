@@ -3,10 +3,10 @@
 //! qemu marks an image as dirty while it writes reference counts late (`lazy_refcounts`). If qemu
 //! is killed then, the tables are right, and the counts may be too low or too high.
 //!
-//! The tables are read once for each [`window`](Bounds::window) of clusters, and the references to the
-//! clusters of the window are counted. So the memory that this takes has a bound, whatever the size
-//! of the image is. The image stays marked until all counts are durable: after a kill the next start
-//! begins again.
+//! The tables are read once for each [`window`](Bounds::window) of clusters, and the references to
+//! the clusters of the window are counted. So the memory that this takes has a bound, whatever the
+//! size of the image is. The image stays marked until all counts are durable: after a kill the next
+//! start begins again.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

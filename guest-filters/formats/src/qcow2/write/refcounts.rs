@@ -201,8 +201,8 @@ impl Refcounts {
         Ok(self.below.write(table.offset + first * 8, &entries)?)
     }
 
-    /// Makes the block that has the count of `place`, which is free, at `place`. All other counts in
-    /// it are 0.
+    /// Makes the block that has the count of `place`, which is free, at `place`. All other counts
+    /// in it are 0.
     ///
     /// # Errors
     /// Those of next.

@@ -16,7 +16,7 @@ use rbdkit_filter_sdk::image::{self, Error, Source};
 
 use super::open::prepare_within;
 use super::rebuild::{BOUNDS, Bounds};
-use super::{Below, ClusterMap, Lock, Payload, Shared, Unmap, Writer, refusal};
+use super::{Below, ClusterMap, Lock, Payload, Shared, TableChange, Unmap, Writer, refusal};
 use crate::qcow2::{Image, Options};
 use crate::testing::{Dir, Rng};
 
@@ -80,7 +80,7 @@ impl Below for Memory {
 struct Sharing {
     clusters: u64,
     locked: Cell<bool>,
-    generation: Cell<u64>,
+    changes: RefCell<Vec<TableChange>>,
     search: Cell<(u64, u64)>,
     cleared: Cell<bool>,
     log: RefCell<Vec<String>>,
@@ -105,11 +105,15 @@ impl Shared for Sharing {
         self.log.borrow_mut().push(line.into());
     }
     fn generation(&self) -> u64 {
-        self.generation.get()
+        self.changes.borrow().len() as u64
     }
-    fn count_change(&self) -> u64 {
-        self.generation.set(self.generation.get() + 1);
-        self.generation.get()
+    fn count_change(&self, change: TableChange) -> u64 {
+        self.changes.borrow_mut().push(change);
+        self.generation()
+    }
+    fn change(&self, number: u64) -> Option<TableChange> {
+        // Some are forgotten.
+        self.changes.borrow().get(number as usize - 1).copied().filter(|_| !number.is_multiple_of(7))
     }
     fn search(&self) -> (u64, u64) {
         self.search.get()

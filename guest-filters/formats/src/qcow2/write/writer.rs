@@ -8,7 +8,7 @@ use rbdkit_filter_sdk::Errno;
 use rbdkit_filter_sdk::buffer::Bytes;
 use rbdkit_filter_sdk::image::{Error, ExtentList, Source};
 
-use super::ports::{Below, Lock, Shared};
+use super::ports::{Below, Lock, Shared, TableChange};
 use super::space::Space;
 use super::tables::{L2, Tables};
 use crate::qcow2::image::Image;
@@ -18,6 +18,9 @@ use crate::qcow2::layout::{Entry, Place};
 const MOST_CLUSTERS: u64 = 1024;
 /// Others may change the tables between a look at them and the lock for a change.
 pub(super) const ATTEMPTS: u32 = 64;
+
+/// Who has missed more changes of the tables than this reads them again.
+const MOST_BEHIND: u64 = 8;
 
 /// An image that is written.
 pub struct Writer {
@@ -59,18 +62,39 @@ impl Writer {
         Writer { image, below, shared, space, tables, seen, size: source.size() }
     }
 
-    /// Forgets the tables if others have changed them. A lock is held, or nothing is changed.
+    /// Follows the changes that others have made to the tables. A lock is held, or nothing is
+    /// changed.
+    ///
+    /// A cached block may have a change already that is counted later. If an older one is made to it
+    /// here, the later one follows before a request can lock the cluster in question.
     fn sync(&self) {
-        let now = self.shared.generation();
-        if now != self.seen.get() {
+        let (now, seen) = (self.shared.generation(), self.seen.get());
+        let is_known = |n| self.shared.change(seen.wrapping_add(n)).is_some_and(|change| self.follow(change));
+        let behind = now.wrapping_sub(seen);
+        if behind > MOST_BEHIND || !(1..=behind).all(is_known) {
             self.image.map().clear();
-            self.seen.set(now);
         }
+        self.seen.set(now);
+    }
+
+    /// False if the cache has to be cleared for it.
+    fn follow(&self, change: TableChange) -> bool {
+        let cache = self.image.map().cache();
+        match change {
+            TableChange::Entry { at, entry } => {
+                let mut bytes = Vec::with_capacity(16);
+                self.tables.layout.put_entry(entry, &mut bytes);
+                cache.update(at, &bytes);
+            }
+            TableChange::Bytes { at, length } => cache.forget(at, length),
+            TableChange::Table => return false,
+        }
+        true
     }
 
     /// Tells the others that tables have changed.
-    pub(super) fn changed(&self) {
-        let now = self.shared.count_change();
+    pub(super) fn changed(&self, change: TableChange) {
+        let now = self.shared.count_change(change);
         if now == self.seen.get().wrapping_add(1) {
             self.seen.set(now);
         }
@@ -196,7 +220,7 @@ impl Writer {
             (old, Some(cluster)) => {
                 taken.pop();
                 let made = self.tables.make_l2(self.image.map(), part.first / self.per_table(), old, cluster);
-                self.changed();
+                self.changed(TableChange::Table);
                 let made = made?;
                 freed.extend(old.offset().map(|offset| offset / self.cluster()));
                 Ok(made)
@@ -217,8 +241,14 @@ impl Writer {
         let Some(first) = (0..entries.len()).find(differs) else { return Ok(()) };
         let last = (0..entries.len()).rfind(differs).unwrap_or(first);
         let index = part.first % self.per_table() + first as u64;
-        let written = self.tables.set_entries(self.image.map(), table, index, &entries[first..=last]);
-        self.changed();
+        let changed = &entries[first..=last];
+        let written = self.tables.set_entries(self.image.map(), table, index, changed);
+        let size = self.tables.layout.entry_size();
+        let at = table + index * size;
+        self.changed(match (&written, changed) {
+            (Ok(()), [entry]) => TableChange::Entry { at, entry: *entry },
+            _ => TableChange::Bytes { at, length: changed.len() as u64 * size },
+        });
         written?;
         let total = self.space.refcounts.total();
         // If only the subclusters of a cluster change, the reference to it stays.

@@ -35,8 +35,8 @@ fn killed(base: &[u8], steps: &[Step], until: usize, rng: Option<&mut Rng>) -> V
     image
 }
 
-/// The moments of kills, and whether the machine loses what was not flushed: `kills` random ones, or
-/// all of them if the environment says so.
+/// The moments of kills, and whether the machine loses what was not flushed: `kills` random ones,
+/// or all of them if the environment says so.
 fn moments(steps: u64, kills: u64, rng: &mut Rng) -> Vec<(usize, bool)> {
     if from_environment("RBDKIT_QCOW2_ALL_KILLS").unwrap_or(0) == 0 {
         return (0..kills).map(|n| (rng.below(steps + 1) as usize, n % 2 == 0)).collect();
