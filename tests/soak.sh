@@ -1,10 +1,12 @@
 #!/bin/bash
 # What takes too long for make test: every pair of filters, the models with many operations, many reloads, long
-# fuzzing, and the whole suite twice at once beside a compiler, where a test that depends on the machine's speed fails.
+# fuzzing, a kill after each write to a qcow2 image, and the whole suite twice at once beside a compiler, where a test
+# that depends on the machine's speed fails.
 #
 #   SOAK_OPS=          operations of the models in all (default 2,000,000; make test has 110,000)
 #   FUZZ_SECONDS=      for each fuzz target (default 120)
 #   SOAK_RELOADS=      reloads of two filters under load (default 1,000; make test has 100)
+#   SOAK_CHANGES=      how many times as many random changes of qcow2 images as make test makes (default 50)
 #   SOAK_ROUNDS=       how often the suite runs twice at once (default 2)
 #
 # Every test that failed is named at the end. Its output is in target/soak.
@@ -40,6 +42,14 @@ RBDKIT_ALL_PAIRS=1 run pairs cargo test --release -p rbdkit-sandbox --lib tests:
 RBDKIT_OPS=${SOAK_OPS:-2000000} run models cargo test --release -p rbdkit-tests --test model || failed=1
 RBDKIT_RELOADS=${SOAK_RELOADS:-1000} run reloads cargo test --release -p rbdkit-tests --test reload || failed=1
 RBDKIT_FUZZ_SECONDS=${FUZZ_SECONDS:-120} run fuzz cargo test --release --workspace --test fuzz || failed=1
+
+# Writing to qcow2 images, with another seed each time. The seed is in the log.
+writes() (
+    export RBDKIT_SEED=${RBDKIT_SEED:-$(date +%s)} RBDKIT_QCOW2_CHANGES=${SOAK_CHANGES:-50} RBDKIT_QCOW2_ALL_KILLS=1
+    echo "RBDKIT_SEED=$RBDKIT_SEED"
+    cd guest-filters && cargo test --release --locked -p rbdkit-filter-formats --lib qcow2::write
+)
+run qcow2-writes writes || failed=1
 
 if [ "$(id -u)" = 0 ]; then
     run package make --no-print-directory deb || failed=1

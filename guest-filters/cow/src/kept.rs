@@ -12,11 +12,14 @@ use rbdkit_filter_formats::qcow2::{Image, NewImage, Options};
 use rbdkit_filter_sdk::image::{Error, ExtentList, Images, Next, Source, quoted};
 use rbdkit_filter_sdk::prelude::*;
 
-const STATE: HostState = HostState { scope: Scope::Server };
+const STATE: HostState = HostState { scope: Scope::Server, first_slot: 0 };
 /// Whether an export has the file (of the filter), and whether it is this one (of the export).
 const fn owner(scope: Scope) -> slots::Slot {
-    slots::Slot { scope, index: 8 }
+    slots::Slot { scope, index: 15 }
 }
+
+/// The number of the lock for finding out which export has the file.
+const OWNING: u64 = 1 << 62;
 
 /// qemu knows whole sectors only, and would cut off the rest of a disk.
 const SECTOR: u64 = 512;
@@ -122,28 +125,33 @@ impl Kept {
     pub fn prepare(&self) -> Result<(), Error> {
         let size = next::get_size()?;
         let stored = self.stored(size)?;
-        // Only one connection at a time is here.
-        let open = || {
-            let (file, export) = (owner(Scope::Server), owner(Scope::Exportname));
-            let is_new = file.get().a == 0;
-            if !is_new && export.get().a == 0 {
-                return Err(Error::image(
-                    "cow-file= has the overlay of another export: start a server for each export",
-                ));
-            }
-            self.make_if_new(&stored, size)?;
-            let image = self.open(size)?;
-            if is_new {
-                slots::add(file.scope, file.index, 1);
-                slots::add(export.scope, export.index, 1);
-            }
-            Ok(image)
-        };
-        match STATE.prepare(Rc::clone(&stored) as Rc<dyn Below>, open, None)? {
+        locks::lock(Scope::Server, OWNING, 1, locks::Mode::Exclusive)?;
+        let owned = self.own(&stored, size);
+        locks::unlock();
+        owned?;
+        let below: Rc<dyn Below> = stored;
+        match STATE.prepare(&below, || self.open(size), None)? {
             Verdict::Written => Ok(()),
             Verdict::ReadOnly(Some(line)) => Err(Error::Image(format!("the overlay cannot be written: {line}"))),
             Verdict::ReadOnly(None) => Err(Errno::Erofs.into()),
         }
+    }
+
+    /// The file becomes that of this export, if it has the export's overlay and is not that of
+    /// another one.
+    fn own(&self, stored: &File, size: u64) -> Result<(), Error> {
+        let (file, export) = (owner(Scope::Server), owner(Scope::Exportname));
+        let is_free = file.get().a == 0;
+        if !is_free && export.get().a == 0 {
+            return Err(Error::image("cow-file= has the overlay of another export: start a server for each export"));
+        }
+        if is_free {
+            self.make_if_new(stored, size)?;
+            self.open(size)?;
+            slots::add(file.scope, file.index, 1);
+            slots::add(export.scope, export.index, 1);
+        }
+        Ok(())
     }
 
     /// Nobody else uses the file.

@@ -88,6 +88,10 @@ impl Cipher for Luks {
     fn decrypt(&self, buffer: &buffer::Bytes, at: u32, length: u32, host: u64, _offset: u64) -> Result<(), Errno> {
         crypto::decrypt(KEYS, self.key, buffer.id(), at, length, SECTOR as u32, host / SECTOR, 1)
     }
+
+    fn encrypt(&self, buffer: &buffer::Bytes, at: u32, length: u32, host: u64, _offset: u64) -> Result<(), Errno> {
+        crypto::encrypt(KEYS, self.key, buffer.id(), at, length, SECTOR as u32, host / SECTOR, 1)
+    }
 }
 
 fn unlocking(passphrase: Secret) -> Rc<Unlock> {

@@ -75,17 +75,22 @@ fn overwriting_a_cluster_costs_one_write_below() {
 }
 
 #[test]
-fn an_image_that_is_not_written_is_served_read_only_and_a_line_says_why() {
-    let dir = Dir::new("qcow2-filter-not-written");
+fn the_first_connection_that_writes_rebuilds_the_reference_counts_of_a_dirty_image() {
+    let dir = Dir::new("qcow2-filter-dirty");
     let mut image = image(&dir, &[]);
+    image.resize(8 << 20, 0);
     image[79] |= 1;
     let host = Host::new(Bytes::new(image)).serve::<Qcow2>(&[]).unwrap();
-    let client = host.connect().unwrap();
-    assert!(!client.can().write);
-    assert_eq!(client.pread(65_536, 1).unwrap(), [1]);
-    let line = "warning: the disk is read-only: the image is marked as dirty, so its reference counts may be wrong \
-                ('qemu-img check -r all' repairs it)";
-    assert_eq!(host.take_log(), [line]);
+    {
+        let (one, two) = (host.connect().unwrap(), host.connect().unwrap());
+        assert!(one.can().write && two.can().write);
+        two.pwrite(65_536, &[4; 2], CommandFlags::empty()).unwrap();
+        assert_eq!(one.pread(65_535, 4).unwrap(), [0, 4, 4, 1]);
+    }
+    assert_eq!(host.take_log(), ["warning: the image was marked as dirty: its reference counts were rebuilt"]);
+    assert_eq!(host.disk()[79] & 1, 0);
+    let path = dir.file("written", &host.disk());
+    run("qemu-img", &["check", "-q", "-f", "qcow2", &path]);
 }
 
 #[test]

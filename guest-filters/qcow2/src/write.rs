@@ -6,9 +6,10 @@ use rbdkit_filter_formats::qcow2::Image;
 use rbdkit_filter_formats::qcow2::write::{Below, HostState, Verdict, Writer};
 use rbdkit_filter_sdk::image::Error;
 use rbdkit_filter_sdk::prelude::*;
+use rbdkit_filter_shared::luks;
 
-/// The state belongs to the export.
-const STATE: HostState = HostState { scope: Scope::Exportname };
+/// The state belongs to the export. The slots of the module [`luks`] in that scope come first.
+const STATE: HostState = HostState { scope: Scope::Exportname, first_slot: luks::SLOTS };
 
 /// Zeroes are written in pieces of so many bytes where next cannot zero.
 const ZEROES: u64 = 1 << 20;
@@ -89,8 +90,8 @@ fn host() -> Result<Rc<dyn Below>, Errno> {
 ///
 /// # Errors
 /// Those of next.
-pub fn prepare(open: impl FnOnce() -> Result<Image, Error>) -> Result<bool, Error> {
-    Ok(match STATE.prepare(host()?, open, refusal())? {
+pub fn prepare(open: impl Fn() -> Result<Image, Error>) -> Result<bool, Error> {
+    Ok(match STATE.prepare(&host()?, open, refusal().as_deref())? {
         Verdict::Written => true,
         Verdict::ReadOnly(line) => {
             if let Some(line) = line {

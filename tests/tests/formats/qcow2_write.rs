@@ -20,35 +20,76 @@ fn text(path: &Path) -> &str {
 }
 
 /// Serves an image through the filter, for writing.
-fn serve(image: &Path, parameters: &[&str]) -> Server {
+fn serve(image: &Image, parameters: &[&str]) -> Server {
     let component = filter("qcow2");
-    let fixed = ["--wasm-filter", text(&component), "file", text(image)];
-    Server::start(fixed.into_iter().chain(parameters.iter().copied()))
+    let fixed = ["--wasm-filter", text(&component), "file", text(&image.path)];
+    let passphrase = format!("qcow2-passphrase={PASSPHRASE}");
+    let secret = image.is_encrypted.then_some(passphrase.as_str());
+    Server::start(fixed.into_iter().chain(parameters.iter().copied()).chain(secret))
 }
 
-/// An image with space for what is written to it.
-fn image(dir: &TempDir, options: &[&str]) -> PathBuf {
-    let path = dir.join("image");
-    qemu_img(&[&["create", "-q", "-f", "qcow2"], options, &[text(&path), &SIZE.to_string()]].concat());
-    let commands = ["-f", "qcow2", "-c", "write -P 3 1M 500k", text(&path)];
-    tool("qemu-io", commands).ok();
-    let file = std::fs::OpenOptions::new().write(true).open(&path).expect("the image");
-    file.set_len(24 << 20).expect("space");
-    path
+const PASSPHRASE: &str = "correct horse";
+
+/// The options of an image that is encrypted, with others.
+fn encrypted(others: &str) -> String {
+    format!("encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10,{others}")
 }
 
-/// What `qemu-img check` says: 0 for nothing, 2 for errors, 3 for leaks.
-fn check(image: &Path) -> (i32, String) {
-    let output = std::process::Command::new("qemu-img").args(["check", "-f", "qcow2", text(image)]).output();
-    let output = output.expect("qemu-img");
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    (output.status.code().unwrap_or(-1), said)
+/// An image file.
+struct Image {
+    path: PathBuf,
+    is_encrypted: bool,
 }
 
-fn disk(dir: &TempDir, image: &Path) -> Vec<u8> {
-    let raw = dir.join("disk.raw");
-    qemu_img(&["convert", "-f", "qcow2", "-O", "raw", text(image), text(&raw)]);
-    std::fs::read(raw).expect("the disk")
+impl Image {
+    /// An image with space for what is written to it.
+    fn new(dir: &TempDir, options: &[&str]) -> Image {
+        let path = dir.join("image");
+        let image = Image { path, is_encrypted: options.iter().any(|option| option.starts_with("encrypt")) };
+        let size = SIZE.to_string();
+        let create = [&["create", "-q", "-f", "qcow2"], &image.secret()[..], options, &[text(&image.path), &size]];
+        qemu_img(&create.concat());
+        image.qemu("qemu-io", &[], &["-c", "write -P 3 1M 500k"]);
+        let file = std::fs::OpenOptions::new().write(true).open(&image.path).expect("the image");
+        file.set_len(24 << 20).expect("space");
+        image
+    }
+
+    fn secret(&self) -> Vec<&'static str> {
+        if self.is_encrypted { vec!["--object", "secret,id=key,data=correct horse"] } else { Vec::new() }
+    }
+
+    /// What names the image for one of qemu's tools.
+    fn name(&self) -> Vec<String> {
+        let key = if self.is_encrypted { ",encrypt.key-secret=key" } else { "" };
+        vec!["--image-opts".into(), format!("driver=qcow2,file.filename={}{key}", text(&self.path))]
+    }
+
+    /// Runs one of qemu's tools on the image, and returns its status and what it says.
+    fn status(&self, program: &str, before: &[&str], after: &[&str]) -> (i32, String) {
+        let name = self.name();
+        let name = name.iter().map(String::as_str);
+        let all = before.iter().copied().chain(self.secret()).chain(name).chain(after.iter().copied());
+        let output = std::process::Command::new(program).args(all).output().expect(program);
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.code().unwrap_or(-1), said)
+    }
+
+    fn qemu(&self, program: &str, before: &[&str], after: &[&str]) {
+        let (status, said) = self.status(program, before, after);
+        assert_eq!(status, 0, "{program} {before:?} {after:?}: {said}");
+    }
+
+    /// What `qemu-img check` says: 0 for nothing, 2 for errors, 3 for leaks.
+    fn check(&self) -> (i32, String) {
+        self.status("qemu-img", &["check"], &[])
+    }
+
+    fn disk(&self, dir: &TempDir) -> Vec<u8> {
+        let raw = dir.join("disk.raw");
+        self.qemu("qemu-img", &["convert"], &["-O", "raw", text(&raw)]);
+        std::fs::read(raw).expect("the disk")
+    }
 }
 
 /// What a client did.
@@ -112,9 +153,14 @@ fn clients_that_write_at_once_leave_nothing_for_a_check() {
         (&["-o", "compat=0.10,cluster_size=4k"], &[]),
         (&["-o", "cluster_size=64k"], &[]),
         (&["-o", "cluster_size=4k", "-b", text(&base), "-F", "raw"], &[backing.as_str()]),
+        (&["-o", "extended_l2=on,cluster_size=16k"], &[]),
+        (&["-o", "extended_l2=on", "-b", text(&base), "-F", "raw"], &[backing.as_str()]),
+        (&["-o", &encrypted("cluster_size=4k")], &[]),
+        (&["-o", &encrypted("cluster_size=64k"), "-b", text(&base), "-F", "raw"], &[backing.as_str()]),
+        (&["-o", &encrypted("extended_l2=on,cluster_size=32k"), "-b", text(&base), "-F", "raw"], &[backing.as_str()]),
     ] {
-        let image = image(&dir, options);
-        let mut expected = disk(&dir, &image);
+        let image = Image::new(&dir, options);
+        let mut expected = image.disk(&dir);
         let server = serve(&image, parameters);
         let acknowledged = AtomicU64::new(0);
         let done: Vec<Done> = std::thread::scope(|scope| {
@@ -135,9 +181,9 @@ fn clients_that_write_at_once_leave_nothing_for_a_check() {
         tool("nbdcopy", [&uri, text(&now)]).ok();
         let log = server.stop().stderr;
         assert!(!log.contains("error"), "{log}");
-        let (code, said) = check(&image);
+        let (code, said) = image.check();
         assert_eq!(code, 0, "{options:?}, RBDKIT_SEED={seed}: {said}");
-        assert!(disk(&dir, &image) == std::fs::read(&now).expect("the copy"), "{options:?}: qemu reads other bytes");
+        assert!(image.disk(&dir) == std::fs::read(&now).expect("the copy"), "{options:?}: qemu reads other bytes");
     }
 }
 
@@ -147,10 +193,17 @@ fn a_server_that_is_killed_leaves_leaks_at_worst_and_all_that_was_answered() {
     let seed = rbdkit_tests::seed();
     println!("RBDKIT_SEED={seed}");
     let mut rng = Rng::new(seed);
-    for options in ["cluster_size=512", "compat=0.10,cluster_size=4k", "cluster_size=64k"] {
-        let image = image(&dir, &["-o", options]);
+    for options in [
+        "cluster_size=512",
+        "compat=0.10,cluster_size=4k",
+        "cluster_size=64k",
+        "extended_l2=on,cluster_size=16k",
+        &encrypted("cluster_size=64k"),
+        &encrypted("extended_l2=on"),
+    ] {
+        let image = Image::new(&dir, &["-o", options]);
         for _ in 0..3 {
-            let mut expected = disk(&dir, &image);
+            let mut expected = image.disk(&dir);
             let server = serve(&image, &[]);
             let (round, until) = (rng.below(1 << 30), rng.below(400));
             let acknowledged = AtomicU64::new(0);
@@ -165,10 +218,10 @@ fn a_server_that_is_killed_leaves_leaks_at_worst_and_all_that_was_answered() {
                 clients.into_iter().map(|client| client.join().expect("a client")).collect()
             });
             let what = format!("{options}, killed after {until} changes, RBDKIT_SEED={seed}");
-            let (code, said) = check(&image);
+            let (code, said) = image.check();
             assert!(code == 0 || code == 3, "{what}: {said}");
             apply(&done, &mut expected);
-            let mut after = disk(&dir, &image);
+            let mut after = image.disk(&dir);
             for range in done.iter().filter_map(|done| done.unknown.clone()) {
                 after[range.clone()].copy_from_slice(&expected[range]);
             }

@@ -62,7 +62,7 @@ pub enum Compression {
 }
 
 /// What the first cluster of an image says.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     /// 2 or 3.
     pub version: u32,

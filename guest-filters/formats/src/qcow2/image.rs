@@ -18,10 +18,10 @@ use super::snapshots::{self, Snapshot};
 const MOST_RUNS: u32 = 4096;
 
 /// At most so many encrypted bytes are decrypted at once, if they are not decrypted in place.
-const PIECE: u64 = 256 << 10;
+pub(super) const PIECE: u64 = 256 << 10;
 
 /// The unit of encryption.
-const SECTOR: u64 = 512;
+pub(super) const SECTOR: u64 = 512;
 
 /// What an image needs beside itself.
 #[derive(Clone, Default)]
@@ -42,7 +42,7 @@ pub struct Options {
 /// Makes what decrypts the clusters. It gets the header of LUKS.
 pub type Unlock = dyn Fn(Rc<dyn Source>) -> Result<Rc<dyn Cipher>, Error>;
 
-/// Decrypts the clusters of an image.
+/// Encrypts and decrypts the clusters of an image.
 pub trait Cipher {
     /// Decrypts `length` bytes of a buffer from `at` on in place. They are whole sectors of 512
     /// bytes, which are at `host` of the image and at `offset` of the disk.
@@ -50,6 +50,12 @@ pub trait Cipher {
     /// # Errors
     /// Those of the host.
     fn decrypt(&self, buffer: &Bytes, at: u32, length: u32, host: u64, offset: u64) -> Result<(), Errno>;
+
+    /// Encrypts in place. As [`decrypt`](Cipher::decrypt).
+    ///
+    /// # Errors
+    /// Those of the host.
+    fn encrypt(&self, buffer: &Bytes, at: u32, length: u32, host: u64, offset: u64) -> Result<(), Errno>;
 }
 
 /// An opened image.
@@ -99,6 +105,14 @@ impl Image {
         &self.header
     }
 
+    /// Whether the image still has the header that was read when it was opened.
+    ///
+    /// # Errors
+    /// Those of [`Header::read`].
+    pub fn is_current(&self) -> Result<bool, Error> {
+        Ok(Header::read(self.map.source())? == self.header)
+    }
+
     /// The snapshot that it serves.
     pub fn snapshot(&self) -> Option<&Snapshot> {
         self.snapshot.as_ref()
@@ -107,6 +121,11 @@ impl Image {
     /// What it reads where the image refers to its backing file.
     pub fn backing(&self) -> Option<&Rc<dyn Source>> {
         self.backing.as_ref()
+    }
+
+    /// What encrypts its clusters.
+    pub(super) fn cipher(&self) -> Option<&Rc<dyn Cipher>> {
+        self.cipher.as_ref()
     }
 
     /// Its tables.

@@ -21,7 +21,7 @@ pub struct Layout {
 }
 
 /// An entry of an L2 table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     /// The offset and flags.
     pub word: u64,
@@ -125,6 +125,14 @@ impl Layout {
         Entry { word: word(0), bitmap: if self.has_subclusters { word(8) } else { 0 } }
     }
 
+    /// Appends an entry to `bytes`, as a table has it.
+    pub(super) fn put_entry(&self, entry: Entry, bytes: &mut Vec<u8>) {
+        bytes.extend(entry.word.to_be_bytes());
+        if self.has_subclusters {
+            bytes.extend(entry.bitmap.to_be_bytes());
+        }
+    }
+
     /// Where the bytes of a subcluster are, and how many subclusters of the cluster have theirs in
     /// the same way from it on. Without subclusters `subcluster` is 0 and so many is 1.
     ///
@@ -176,7 +184,7 @@ impl Layout {
         Packed { offset, length: (blocks * 512 - offset % 512) as u32 }
     }
 
-    fn aligned(&self, offset: u64) -> Result<u64, Wrong> {
+    pub(super) fn aligned(&self, offset: u64) -> Result<u64, Wrong> {
         if offset.is_multiple_of(self.cluster_size()) { Ok(offset) } else { Err(Wrong::Unaligned(offset)) }
     }
 }

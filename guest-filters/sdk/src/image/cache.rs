@@ -72,6 +72,16 @@ impl BlockCache {
         }
     }
 
+    /// Forgets what is kept of the `length` bytes from `offset` on.
+    pub fn forget(&self, offset: u64, length: u64) {
+        let mut lines = self.lines.borrow_mut();
+        for number in offset / self.block..offset.saturating_add(length).div_ceil(self.block) {
+            if let Some(line) = lines.kept(number) {
+                lines.lines[line] = Line::default();
+            }
+        }
+    }
+
     /// The bytes from `offset` to the end of its block, or of the source.
     ///
     /// # Errors
@@ -191,6 +201,21 @@ mod tests {
         let before = counted.1.get();
         cache.array::<1>(64).unwrap();
         assert_eq!(counted.1.get(), before + 1);
+    }
+
+    #[test]
+    fn only_what_is_forgotten_is_read_again() {
+        let counted = Rc::new(Counted((0..=255).cycle().take(1000).collect(), Cell::new(0)));
+        let cache = BlockCache::new(Rc::clone(&counted) as Rc<dyn Source>, 64, 1024);
+        let read = |offset| cache.array::<1>(offset).map(|_| counted.1.get());
+        assert_eq!((read(0), read(64), read(128)), (Ok(1), Ok(2), Ok(3)));
+        cache.forget(127, 1);
+        assert_eq!((read(0), read(128), read(64)), (Ok(3), Ok(3), Ok(4)));
+        cache.forget(0, 65);
+        assert_eq!((read(128), read(0), read(64)), (Ok(4), Ok(5), Ok(6)));
+        cache.forget(100, 0);
+        cache.forget(5000, 1);
+        assert_eq!((read(0), read(64)), (Ok(6), Ok(6)));
     }
 
     #[test]

@@ -7,5 +7,5 @@ mod luks2;
 mod unlock;
 mod volume;
 
-pub use unlock::{KEYS, Refusal, Unlocked, unlock};
+pub use unlock::{KEYS, Refusal, SLOTS, Unlocked, unlock};
 pub use volume::{SECTOR, Volume};

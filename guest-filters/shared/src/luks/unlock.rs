@@ -13,6 +13,9 @@ use super::volume::{HeaderError, Kdf, KeySlot, Volume};
 /// The scope of the keys and of the locks of sectors: the disk.
 pub const KEYS: Scope = Scope::Exportname;
 
+/// Slots of the scope below this number are this module's.
+pub const SLOTS: u32 = 1;
+
 /// What is known of the disk: three words of the header's digest, and the number of the volume key
 /// (0 if no key slot opens).
 const KNOWN: Slot = Slot { scope: KEYS, index: 0 };

@@ -1,10 +1,12 @@
 //! Writing data: in place, or into new clusters.
 
-use rbdkit_filter_sdk::image::{Error, Source};
+use rbdkit_filter_sdk::image::Error;
 
+use super::data::Span;
 use super::ports::Payload;
-use super::tables::{L2, Use, own_entry};
-use super::writer::{ATTEMPTS, Part, View, Writer};
+use super::tables::L2;
+use super::way::Way;
+use super::writer::{ATTEMPTS, Part, Writer};
 
 impl Writer {
     /// Writes a range, which lies within the disk.
@@ -26,38 +28,25 @@ impl Writer {
         Ok(())
     }
 
-    /// The clusters of a part that need space, by their number in the part.
-    fn missing(&self, part: &Part, view: &View, payload: Payload) -> Vec<usize> {
-        let needs = |n: &usize| match view.uses[*n] {
-            Use::Own(_) => false,
-            Use::Copy => true,
-            Use::Empty(place) => !matches!(payload, Payload::Zeroes) || !self.is_zero(part.first + *n as u64, place),
-        };
-        (0..view.uses.len()).filter(needs).collect()
-    }
-
     fn write_part(&self, part: Part, payload: Payload) -> Result<(), Error> {
         let mut taken = Vec::new();
         let mut whole_table = false;
         for _ in 0..ATTEMPTS {
-            let needed = self.reading(part.offset, part.length, || {
+            let needed = self.locked(part.offset, part.length, self.lock_in_place(), || {
                 let view = self.view(&part)?;
-                let missing = self.missing(&part, &view, payload);
-                whole_table = !missing.is_empty() && !matches!(view.l2, L2::Own(_));
-                if missing.is_empty() {
-                    self.write_own(&part, &view, payload)?;
+                let ways = self.ways(&part, &view, payload)?;
+                if !ways.iter().any(|way| way.changes_entry()) {
+                    self.write_in_place(&part, &ways, payload)?;
+                    return Ok(None);
                 }
-                Ok(missing.len() as u64 + u64::from(whole_table))
+                whole_table = !matches!(view.l2, L2::Own(_));
+                Ok(Some(new_clusters(&ways) + u64::from(whole_table)))
             });
             let needed = match needed {
-                Ok(0) => {
+                Ok(Some(needed)) => needed,
+                done => {
                     self.space.give_back(&taken);
-                    return Ok(());
-                }
-                Ok(needed) => needed,
-                Err(error) => {
-                    self.space.give_back(&taken);
-                    return Err(error);
+                    return done.map(drop);
                 }
             };
             let more = needed.saturating_sub(taken.len() as u64);
@@ -80,40 +69,16 @@ impl Writer {
     }
 
     /// Overwrites the clusters of a part that are there and are not shared.
-    fn write_own(&self, part: &Part, view: &View, payload: Payload) -> Result<(), Error> {
-        let mut run: Option<(u64, u64, u64)> = None;
-        for (n, usage) in view.uses.iter().enumerate() {
-            let Use::Own(host) = *usage else { continue };
-            let (start, end) = self.within(part, n);
-            self.tables.check_data(host, start)?;
-            let (to, length) = (host + start % self.cluster(), end - start);
-            match &mut run {
-                Some((at, from, so_far)) if *at + *so_far == to && *from + *so_far == start => *so_far += length,
-                _ => {
-                    self.write_run(part, run, payload)?;
-                    run = Some((to, start, length));
-                }
+    fn write_in_place(&self, part: &Part, ways: &[Way], payload: Payload) -> Result<(), Error> {
+        let mut spans = Vec::new();
+        for (n, way) in ways.iter().enumerate() {
+            if let Way::InPlace(host) = *way {
+                let (start, end) = self.within(part, n);
+                self.tables.check_data(host, start)?;
+                Span::push(&mut spans, host + start % self.cluster(), start..end);
             }
         }
-        self.write_run(part, run, payload)
-    }
-
-    /// Writes a run of bytes of a part: where, the offset of the disk, and how many.
-    fn write_run(&self, part: &Part, run: Option<(u64, u64, u64)>, payload: Payload) -> Result<(), Error> {
-        let Some((to, offset, length)) = run else { return Ok(()) };
-        let at = part.at + (offset - part.offset);
-        match payload {
-            Payload::Guest(bytes) => self.below.write(to, &bytes[at as usize..(at + length) as usize])?,
-            Payload::Buffer(buffer) => self.below.write_buffer(to, length as u32, buffer, at as u32)?,
-            Payload::Zeroes => self.below.zero(to, length)?,
-        }
-        Ok(())
-    }
-
-    /// The bytes of the disk that a part has of its cluster `n`.
-    fn within(&self, part: &Part, n: usize) -> (u64, u64) {
-        let start = (part.first + n as u64) * self.cluster();
-        (start.max(part.offset), (start + self.cluster()).min(part.offset + part.length))
+        self.write_spans(part, &spans, payload)
     }
 
     /// Writes a part whose clusters are locked, with new clusters from `taken` where they are
@@ -127,66 +92,50 @@ impl Writer {
         freed: &mut Vec<u64>,
     ) -> Result<bool, Error> {
         let view = self.view(part)?;
-        let missing = self.missing(part, &view, payload);
-        let makes_table = !missing.is_empty() && !matches!(view.l2, L2::Own(_));
-        if (makes_table && !whole_table) || taken.len() < missing.len() + usize::from(makes_table) {
+        let ways = self.ways(part, &view, payload)?;
+        let changes = ways.iter().any(|way| way.changes_entry());
+        let makes_table = changes && !matches!(view.l2, L2::Own(_));
+        let needed = new_clusters(&ways) + u64::from(makes_table);
+        if (makes_table && !whole_table) || (taken.len() as u64) < needed {
             return Ok(false);
         }
-        self.write_own(part, &view, payload)?;
-        if missing.is_empty() {
+        self.write_in_place(part, &ways, payload)?;
+        if !changes {
             return Ok(true);
         }
         let table = self.own_table(part, &view, taken, freed)?;
         let mut entries = view.entries.clone();
         let mut copied = false;
-        let mut run: Option<(u64, u64, u64)> = None;
-        for n in missing {
-            let Some(cluster) = taken.pop() else { return Ok(false) };
-            let host = cluster * self.cluster();
-            entries[n] = own_entry(host);
+        let mut spans = Vec::new();
+        for (n, way) in ways.iter().enumerate().filter(|(_, way)| way.changes_entry()) {
             let (start, end) = self.within(part, n);
-            if !matches!(view.uses[n], Use::Empty(place) if self.is_zero(part.first + n as u64, place)) {
-                copied |= self.copy_rest(start, end, host)?;
-            }
-            // A new cluster is zero.
-            if matches!(payload, Payload::Zeroes) {
-                continue;
-            }
-            let (to, length) = (host + start % self.cluster(), end - start);
-            match &mut run {
-                Some((at, from, so_far)) if *at + *so_far == to && *from + *so_far == start => *so_far += length,
-                _ => {
-                    self.write_run(part, run, payload)?;
-                    run = Some((to, start, length));
+            let host = match way {
+                Way::Fill(host) => {
+                    self.tables.check_data(*host, start)?;
+                    *host
                 }
+                _ => {
+                    let Some(cluster) = taken.pop() else { return Ok(false) };
+                    cluster * self.cluster()
+                }
+            };
+            let rest = self.rest(view.entries[n], *way, start, end)?;
+            copied |= self.copy(&rest, host, *way)?;
+            entries[n] = self.written_entry(view.entries[n], host, start, end);
+            let is_written = matches!(way, Way::New) && matches!(payload, Payload::Zeroes) && self.is_zero_when_new();
+            if !is_written {
+                Span::push(&mut spans, host + start % self.cluster(), start..end);
             }
         }
-        self.write_run(part, run, payload)?;
+        self.write_spans(part, &spans, payload)?;
         if copied {
             self.below.flush()?;
         }
         self.replace_entries(part, table, &view, &entries, freed)?;
         Ok(true)
     }
+}
 
-    /// Copies what a write of `start` to `end` leaves of a cluster to its new place. True if
-    /// something was copied.
-    fn copy_rest(&self, start: u64, end: u64, host: u64) -> Result<bool, Error> {
-        let cluster = self.cluster();
-        let begin = start / cluster * cluster;
-        let stop = (begin + cluster).min(self.image.size());
-        let mut copied = false;
-        for (from, to) in [(begin, start), (end.min(stop), stop)] {
-            if from == to {
-                continue;
-            }
-            let mut bytes = vec![0; (to - from) as usize];
-            self.image.read(from, &mut bytes)?;
-            if bytes.iter().any(|byte| *byte != 0) {
-                self.below.write(host + from % cluster, &bytes)?;
-                copied = true;
-            }
-        }
-        Ok(copied)
-    }
+fn new_clusters(ways: &[Way]) -> u64 {
+    ways.iter().filter(|way| matches!(way, Way::New)).count() as u64
 }

@@ -6,8 +6,9 @@ use std::rc::Rc;
 use rbdkit_filter_sdk::image::Error;
 use rbdkit_filter_sdk::prelude::*;
 
-use super::{Below, ClusterMap, Lock, Shared, prepare};
+use super::{Below, ClusterMap, Lock, Shared, TableChange, prepare};
 use crate::qcow2::image::Image;
+use crate::qcow2::layout::Entry;
 
 /// How often tables were changed.
 const GENERATION: u32 = 0;
@@ -19,6 +20,11 @@ const CLEARED: u32 = 2;
 const CONNECTIONS: u32 = 3;
 /// Whether the image can be written: one of the following.
 const VERDICT: u32 = 4;
+/// The last changes of tables: each is in the slot of its number, which it has as its first word.
+const FIRST_CHANGE: u32 = 5;
+const CHANGES: u64 = 8;
+/// Marks a change that has an offset and a length.
+const IS_RANGE: u64 = 1 << 63;
 
 const UNKNOWN: u64 = 0;
 const CAN_BE_WRITTEN: u64 = 1;
@@ -27,6 +33,9 @@ const READ_ONLY: u64 = 2;
 /// The number of the lock for opening. Disks have less than 2^54 clusters, and reference counts are
 /// locked with 2^60.
 const OPENING: u64 = 1 << 61;
+
+/// Another connection may change the header while an image is opened.
+const ATTEMPTS: u32 = 16;
 
 /// All states of a map but 0.
 const ANY: u8 = 0b1110;
@@ -40,22 +49,30 @@ pub enum Verdict {
     ReadOnly(Option<String>),
 }
 
-/// The state in the host: maps 0 and 1, slots 0 to 4, and locks of one scope. It belongs to one
-/// image.
+/// The state in the host: maps 0 and 1, 13 slots, and locks of one scope. It belongs to one image.
 #[derive(Clone, Copy, Debug)]
 pub struct HostState {
     /// What owns the state.
     pub scope: Scope,
+    /// The first of the slots.
+    pub first_slot: u32,
+}
+
+fn set(slot: slots::Slot, words: [u64; 4]) {
+    while !slot.replace(slot.get(), words) {}
 }
 
 impl HostState {
     fn slot(self, index: u32) -> slots::Slot {
-        slots::Slot { scope: self.scope, index }
+        slots::Slot { scope: self.scope, index: self.first_slot + index }
+    }
+
+    fn change_slot(self, number: u64) -> slots::Slot {
+        self.slot(FIRST_CHANGE + (number % CHANGES) as u32)
     }
 
     fn put(self, index: u32, words: [u64; 4]) {
-        let slot = self.slot(index);
-        while !slot.replace(slot.get(), words) {}
+        set(self.slot(index), words);
     }
 
     fn map(self, map: ClusterMap) -> maps::Map {
@@ -70,25 +87,29 @@ impl HostState {
     /// Those of the image's source, and of `open`.
     pub fn prepare(
         self,
-        below: Rc<dyn Below>,
-        open: impl FnOnce() -> Result<Image, Error>,
-        refused: Option<String>,
+        below: &Rc<dyn Below>,
+        open: impl Fn() -> Result<Image, Error>,
+        refused: Option<&str>,
     ) -> Result<Verdict, Error> {
-        locks::lock(self.scope, OPENING, 1, locks::Mode::Exclusive)?;
-        let verdict = self.prepare_locked(below, open, refused);
-        locks::unlock();
-        verdict
+        for _ in 0..ATTEMPTS {
+            // Unlocking an encrypted image takes a lock itself, and a call can have one only.
+            let image = open()?;
+            locks::lock(self.scope, OPENING, 1, locks::Mode::Exclusive)?;
+            let verdict = match image.is_current() {
+                Ok(true) => self.prepare_locked(&image, below, refused).map(Some),
+                changed => changed.map(|_| None),
+            };
+            locks::unlock();
+            if let Some(verdict) = verdict? {
+                return Ok(verdict);
+            }
+        }
+        Err(Error::image("the header changes all the time: the image cannot be opened for writing"))
     }
 
-    fn prepare_locked(
-        self,
-        below: Rc<dyn Below>,
-        open: impl FnOnce() -> Result<Image, Error>,
-        refused: Option<String>,
-    ) -> Result<Verdict, Error> {
-        let image = open()?;
-        let sized = self.resize(&image);
-        let writers = slots::add_until_close(self.scope, CONNECTIONS, 1);
+    fn prepare_locked(self, image: &Image, below: &Rc<dyn Below>, refused: Option<&str>) -> Result<Verdict, Error> {
+        let sized = self.resize(image);
+        let writers = slots::add_until_close(self.scope, self.slot(CONNECTIONS).index, 1);
         match self.slot(VERDICT).get().a {
             CAN_BE_WRITTEN if writers > 1 => return Ok(Verdict::Written),
             READ_ONLY if writers > 1 => return Ok(Verdict::ReadOnly(None)),
@@ -96,7 +117,7 @@ impl HostState {
         }
         self.put(VERDICT, [UNKNOWN, 0, 0, 0]);
         let found = match sized {
-            Ok(()) => self.examine(&image, below, refused),
+            Ok(()) => self.examine(image, below, refused),
             Err(line) => Err(Error::Image(line)),
         };
         let (verdict, answer) = match found {
@@ -123,7 +144,7 @@ impl HostState {
     }
 
     /// Finds out what the clusters of an image are used for. Nobody writes to it yet.
-    fn examine(self, image: &Image, below: Rc<dyn Below>, refused: Option<String>) -> Result<(), Error> {
+    fn examine(self, image: &Image, below: &Rc<dyn Below>, refused: Option<&str>) -> Result<(), Error> {
         for of in [ClusterMap::Roles, ClusterMap::Pending] {
             while let Some(first) = self.map(of).find(0, ANY) {
                 let count = self.map(of).run(first, 1 << 30).count;
@@ -132,11 +153,11 @@ impl HostState {
         }
         self.set_search((0, 0));
         self.put(CLEARED, [0; 4]);
-        self.count_change();
-        if let Some(line) = super::refusal(image).or(refused) {
+        self.count_change(TableChange::Table);
+        if let Some(line) = super::refusal(image).or(refused.map(String::from)) {
             return Err(Error::Image(line));
         }
-        prepare(image, below, &(Rc::new(self) as Rc<dyn Shared>))
+        prepare(image, Rc::clone(below), &(Rc::new(self) as Rc<dyn Shared>))
     }
 }
 
@@ -157,8 +178,24 @@ impl Shared for HostState {
     fn generation(&self) -> u64 {
         self.slot(GENERATION).get().a
     }
-    fn count_change(&self) -> u64 {
-        slots::add(self.scope, GENERATION, 1)
+    fn count_change(&self, change: TableChange) -> u64 {
+        let number = slots::add(self.scope, self.slot(GENERATION).index, 1);
+        // Who does not find it here takes it for a change of everything.
+        let words = match change {
+            TableChange::Entry { at, entry } => [number, at, entry.word, entry.bitmap],
+            TableChange::Bytes { at, length } => [number, at | IS_RANGE, length, 0],
+            TableChange::Table => return number,
+        };
+        set(self.change_slot(number), words);
+        number
+    }
+    fn change(&self, number: u64) -> Option<TableChange> {
+        let words = self.change_slot(number).get();
+        let at = words.b & !IS_RANGE;
+        (words.a == number).then_some(match words.b & IS_RANGE {
+            0 => TableChange::Entry { at, entry: Entry { word: words.c, bitmap: words.d } },
+            _ => TableChange::Bytes { at, length: words.c },
+        })
     }
     fn search(&self) -> (u64, u64) {
         let words = self.slot(SEARCH).get();

@@ -16,20 +16,23 @@
 //! exclusively to change where they are. One that makes an L2 table locks all that the table maps.
 //! Reference counts have a lock of their own, which no request takes while it holds another.
 mod change;
+mod data;
 mod host;
 mod open;
 mod ports;
+mod rebuild;
 mod refcounts;
 mod space;
 mod tables;
 #[cfg(test)]
 mod tests;
 mod unmap;
+mod way;
 mod writer;
 
 pub use host::{HostState, Verdict};
 pub use open::{prepare, refusal};
-pub use ports::{Below, ClusterMap, Lock, META, PLAIN, Payload, RESERVED, Shared, TABLE};
+pub use ports::{Below, ClusterMap, Lock, META, PLAIN, Payload, RESERVED, Shared, TABLE, TableChange};
 pub use refcounts::MAX_TABLE;
 pub use unmap::Unmap;
 pub use writer::Writer;

@@ -1,13 +1,16 @@
 //! Whether an image can be written, and what its clusters are used for.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{self, Error, Source};
 
 use super::ports::{Below, ClusterMap, META, PLAIN, Shared, TABLE};
+use super::rebuild::{BOUNDS, Bounds, Rebuild};
 use super::refcounts::{Refcounts, check_table};
+use super::tables::Tables;
 use crate::qcow2::features;
-use crate::qcow2::header::{Encryption, Header, Table};
+use crate::qcow2::header::{Header, Table};
 use crate::qcow2::image::Image;
 use crate::qcow2::snapshots;
 
@@ -24,35 +27,42 @@ pub fn refusal(image: &Image) -> Option<String> {
         "a snapshot cannot be written"
     } else if header.has(features::CORRUPT) {
         "the image is marked as corrupt ('qemu-img check -r all' repairs it)"
-    } else if header.has(features::DIRTY) {
-        "the image is marked as dirty, so its reference counts may be wrong ('qemu-img check -r all' repairs it)"
     } else if header.has(features::EXTERNAL_DATA) {
         "images with an external data file are not written"
-    } else if header.encryption != Encryption::None {
-        "encrypted images are not written"
-    } else if header.has(features::EXTENDED_L2) {
-        "images with subclusters (extended L2 entries) are not written"
     } else {
         return None;
     };
     Some(why.to_string())
 }
 
-/// Finds out what the clusters of an image are used for. `shared` has its maps for it, in which all
+/// Finds out what the clusters of an image are used for, and rebuilds the reference counts of one
+/// that is marked as dirty. `shared` has its maps for it, in which all
 /// clusters are in state 0.
 ///
 /// # Errors
 /// Those of next, and a line if the tables overlap, or do not lie within the image.
 pub fn prepare(image: &Image, below: Rc<dyn Below>, shared: &Rc<dyn Shared>) -> Result<(), Error> {
+    prepare_within(image, below, shared, BOUNDS)
+}
+
+pub(super) fn prepare_within(
+    image: &Image,
+    below: Rc<dyn Below>,
+    shared: &Rc<dyn Shared>,
+    bounds: Bounds,
+) -> Result<(), Error> {
     let header = image.header();
     let source = image.map().source();
-    let roles = Roles { header, source: &**source, shared: &**shared };
+    let roles = Roles { header, source: &**source, shared: &**shared, in_tail: Cell::new(0) };
     check_table(&**source, header.cluster_bits, header.refcounts)?;
     roles.mark(0, header.cluster_size(), "the header")?;
     roles.mark(header.l1.offset, u64::from(header.l1.count) * 8, "the L1 table")?;
     let counts = u64::from(header.refcounts.count) << header.cluster_bits;
     roles.mark(header.refcounts.offset, counts, "the table of reference counts")?;
-    let refcounts = Refcounts::new(header, Rc::clone(source), below, Rc::clone(shared));
+    if let Some((offset, length)) = header.luks {
+        roles.mark(offset, length, "the header of LUKS")?;
+    }
+    let refcounts = Refcounts::new(header, Rc::clone(source), Rc::clone(&below), Rc::clone(shared));
     let size = header.cluster_size();
     refcounts.blocks(|block| roles.mark(block, size, "a block of reference counts"))?;
     roles.mark_tables(header.l1)?;
@@ -63,13 +73,20 @@ pub fn prepare(image: &Image, below: Rc<dyn Below>, shared: &Rc<dyn Shared>) -> 
         true
     })?;
     roles.mark(header.snapshots.offset, length, "the table of snapshots")?;
-    for l1 in snapshot_tables {
+    for l1 in &snapshot_tables {
         left = left.checked_sub(l1.count.into()).ok_or_else(|| {
             Error::image(format!("the L1 tables of the snapshots have more than {MAX_ENTRIES} entries together"))
         })?;
-        header.check_l1(&**source, l1, 0, "the L1 table of a snapshot")?;
+        header.check_l1(&**source, *l1, 0, "the L1 table of a snapshot")?;
         roles.mark(l1.offset, u64::from(l1.count) * 8, "the L1 table of a snapshot")?;
-        roles.mark_tables(l1)?;
+        roles.mark_tables(*l1)?;
+    }
+    if header.has(features::DIRTY) {
+        let l1 = [&[header.l1][..], &snapshot_tables].concat();
+        let tables = Tables::new(image, &below, shared);
+        let in_tail = roles.in_tail.get();
+        let (below, shared) = (&below, &**shared);
+        Rebuild { header, source, below, shared, tables: &tables, refcounts: &refcounts, l1, in_tail, bounds }.run()?;
     }
     Ok(())
 }
@@ -78,6 +95,8 @@ struct Roles<'a> {
     header: &'a Header,
     source: &'a dyn Source,
     shared: &'a dyn Shared,
+    /// How many tables have a part in the last cluster of the file, if that is not a whole one.
+    in_tail: Cell<u64>,
 }
 
 impl Roles<'_> {
@@ -89,7 +108,11 @@ impl Roles<'_> {
         }
         let (first, end) = (offset >> bits, (offset + length).div_ceil(1 << bits));
         // The last cluster of the file may not be a whole one, and is not written then.
-        let end = end.min(self.source.size() >> bits);
+        let whole = self.source.size() >> bits;
+        if end > whole {
+            self.in_tail.set(self.in_tail.get() + 1);
+        }
+        let end = end.min(whole);
         let count = end.saturating_sub(first);
         if count > 0 && self.shared.set(ClusterMap::Roles, first, count, 1 << PLAIN, META) != count {
             return Err(Error::image(format!("{what} is at {offset}, where the image has another table")));

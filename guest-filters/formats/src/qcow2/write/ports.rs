@@ -3,6 +3,8 @@
 use rbdkit_filter_sdk::Errno;
 use rbdkit_filter_sdk::buffer::Bytes;
 
+use crate::qcow2::layout::Entry;
+
 /// The bytes of a write.
 #[derive(Clone, Copy)]
 pub enum Payload<'a> {
@@ -45,6 +47,27 @@ pub trait Below {
     /// # Errors
     /// Those of next.
     fn flush(&self) -> Result<(), Errno>;
+}
+
+/// A change of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableChange {
+    /// The entry at this offset of the image is now this one.
+    Entry {
+        /// In bytes.
+        at: u64,
+        /// The entry.
+        entry: Entry,
+    },
+    /// Something within these bytes of the image has changed.
+    Bytes {
+        /// In bytes.
+        at: u64,
+        /// In bytes.
+        length: u64,
+    },
+    /// There is another table.
+    Table,
 }
 
 /// How a range is locked.
@@ -91,8 +114,11 @@ pub trait Shared {
     /// How often tables were changed.
     fn generation(&self) -> u64;
 
-    /// Counts a change of the tables, and returns the number of changes with it.
-    fn count_change(&self) -> u64;
+    /// Counts a change of the tables, which was made, and returns the number of changes with it.
+    fn count_change(&self, change: TableChange) -> u64;
+
+    /// The change of this number, if it is still known.
+    fn change(&self, number: u64) -> Option<TableChange>;
 
     /// Two numbers that [`Space`](super::space::Space) keeps. They are zero at first.
     fn search(&self) -> (u64, u64);

@@ -63,8 +63,13 @@ impl Refcounts {
         1 << self.cluster_bits
     }
 
+    /// The largest count.
+    pub(super) fn most(&self) -> u64 {
+        u64::MAX >> (64 - (1 << self.order))
+    }
+
     /// A block has the counts of so many clusters.
-    fn per_block(&self) -> u64 {
+    pub(super) fn per_block(&self) -> u64 {
         (self.cluster() * 8) >> self.order
     }
 
@@ -194,6 +199,20 @@ impl Refcounts {
             self.shared.set(ClusterMap::Roles, *place, 1, 1 << PLAIN, META);
         }
         Ok(self.below.write(table.offset + first * 8, &entries)?)
+    }
+
+    /// Makes the block that has the count of `place`, which is free, at `place`. All other counts
+    /// in it are 0.
+    ///
+    /// # Errors
+    /// Those of next.
+    pub(super) fn add_block(&self, place: u64) -> Result<(), Error> {
+        let table = self.table()?;
+        let index = place / self.per_block();
+        self.write_block(place << self.cluster_bits, index * self.per_block(), &[place])?;
+        self.below.flush()?;
+        self.shared.set(ClusterMap::Roles, place, 1, 1 << PLAIN, META);
+        Ok(self.below.write(table.offset + index * 8, &(place << self.cluster_bits).to_be_bytes())?)
     }
 
     /// Writes a block at `offset` with the counts from `start` on. Those of `used` are one.

@@ -1,11 +1,13 @@
 //! The L1 and L2 tables of the disk's current state, as a writer sees them.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{BlockCache, Error};
 
 use super::ports::{Below, ClusterMap, PLAIN, Shared, TABLE};
 use crate::qcow2::header::Table;
+use crate::qcow2::image::Image;
 use crate::qcow2::layout::{COMPRESSED, COPIED, Entry, Layout, OFFSET, Place, ZERO};
 use crate::qcow2::map::Map;
 
@@ -33,17 +35,6 @@ impl L2 {
     }
 }
 
-/// What an entry of an L2 table means for a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Use {
-    /// The data is in this cluster of the image, which nothing else has.
-    Own(u64),
-    /// The cluster reads as zero, or as the backing disk.
-    Empty(Place),
-    /// Others may have the data too, or it is compressed.
-    Copy,
-}
-
 /// The tables.
 pub(super) struct Tables {
     pub(super) layout: Layout,
@@ -53,6 +44,16 @@ pub(super) struct Tables {
 }
 
 impl Tables {
+    /// The tables of the current state of an image.
+    pub(super) fn new(image: &Image, below: &Rc<dyn Below>, shared: &Rc<dyn Shared>) -> Tables {
+        Tables {
+            layout: image.map().layout(),
+            l1: image.header().l1,
+            below: Rc::clone(below),
+            shared: Rc::clone(shared),
+        }
+    }
+
     /// The L2 table of an index of the L1 table.
     pub(super) fn l2(&self, cache: &BlockCache, index: u64) -> Result<L2, Error> {
         if index >= u64::from(self.l1.count) {
@@ -72,34 +73,60 @@ impl Tables {
     }
 
     /// `count` entries from `first` on.
-    pub(super) fn entries(&self, cache: &BlockCache, l2: L2, first: u64, count: u64) -> Result<Vec<u64>, Error> {
-        let Some(offset) = l2.offset() else { return Ok(vec![0; count as usize]) };
-        let mut bytes = vec![0; count as usize * 8];
-        cache.read(offset + first * 8, &mut bytes)?;
-        Ok(bytes.chunks_exact(8).map(|entry| entry.try_into().map_or(0, u64::from_be_bytes)).collect())
+    ///
+    /// # Errors
+    /// Those of the source, and a line for an entry that is wrong.
+    pub(super) fn entries(&self, cache: &BlockCache, l2: L2, first: u64, count: u64) -> Result<Vec<Entry>, Error> {
+        let Some(offset) = l2.offset() else { return Ok(vec![Entry::default(); count as usize]) };
+        let size = self.layout.entry_size();
+        let mut bytes = vec![0; (count * size) as usize];
+        cache.read(offset + first * size, &mut bytes)?;
+        Ok(bytes.chunks_exact(size as usize).map(|entry| self.layout.entry(entry)).collect())
     }
 
-    /// What an entry means. `offset` is the disk's, for a message.
-    pub(super) fn usage(&self, entry: u64, offset: u64, size: u64) -> Result<Use, Error> {
-        let place = self.layout.place(Entry { word: entry, bitmap: 0 }, 0);
-        let (place, _) = place.map_err(|wrong| Error::image(format!("the L2 entry for {offset} is wrong: {wrong}")))?;
-        Ok(match place {
-            // The last cluster of the file may not be a whole one.
-            Place::Data(host) if entry & COPIED != 0 && host + self.layout.cluster_size() <= size => Use::Own(host),
-            Place::Data(_) | Place::Compressed(_) => Use::Copy,
-            Place::Zero | Place::Unallocated => Use::Empty(place),
-        })
+    /// The runs of subclusters of an entry, from `first` to before `end`: where they are, the
+    /// first, and how many. Without subclusters the cluster is the only one. `offset` is the
+    /// disk's, for a message.
+    pub(super) fn places(
+        &self,
+        entry: Entry,
+        units: Range<u32>,
+        offset: u64,
+    ) -> Result<Vec<(Place, Range<u32>)>, Error> {
+        let mut runs = Vec::new();
+        let mut at = units.start;
+        while at < units.end {
+            let (place, count) = self
+                .layout
+                .place(entry, at)
+                .map_err(|wrong| Error::image(format!("the L2 entry for {offset} is wrong: {wrong}")))?;
+            let end = (at + count).min(units.end);
+            runs.push((place, at..end));
+            at = end;
+        }
+        Ok(runs)
+    }
+
+    /// The cluster of an entry, if it may be written in place: nothing else has it, and the file,
+    /// which has `size` bytes, has it whole.
+    pub(super) fn own(&self, entry: Entry, size: u64) -> Option<u64> {
+        let host = self.layout.aligned(entry.word & OFFSET).ok().filter(|host| *host != 0)?;
+        let is_zero = entry.word & ZERO != 0 && !self.layout.has_subclusters();
+        let is_own = entry.word & COPIED != 0 && entry.word & COMPRESSED == 0 && !is_zero;
+        (is_own && host + self.layout.cluster_size() <= size).then_some(host)
     }
 
     /// The clusters of the image to which an entry refers.
-    pub(super) fn references(&self, entry: u64, total: u64) -> std::ops::Range<u64> {
+    pub(super) fn references(&self, entry: Entry, total: u64) -> Range<u64> {
         let cluster = self.layout.cluster_size();
-        let range = match self.layout.place(Entry { word: entry & !ZERO, bitmap: 0 }, 0) {
-            Ok((Place::Data(host), _)) => host / cluster..host / cluster + 1,
+        let range = match self.layout.place(Entry { bitmap: 0, ..entry }, 0) {
             Ok((Place::Compressed(packed), _)) => {
                 packed.offset / cluster..(packed.offset + u64::from(packed.length) - 1) / cluster + 1
             }
-            _ => 0..0,
+            _ => match entry.word & OFFSET {
+                host if host != 0 && host.is_multiple_of(cluster) => host / cluster..host / cluster + 1,
+                _ => 0..0,
+            },
         };
         range.start.min(total)..range.end.min(total)
     }
@@ -118,9 +145,10 @@ impl Tables {
     }
 
     /// Writes entries of a table, and notes that tables have changed.
-    pub(super) fn set_entries(&self, map: &Map, table: u64, first: u64, entries: &[u64]) -> Result<(), Error> {
-        let bytes: Vec<u8> = entries.iter().flat_map(|entry| entry.to_be_bytes()).collect();
-        let at = table + first * 8;
+    pub(super) fn set_entries(&self, map: &Map, table: u64, first: u64, entries: &[Entry]) -> Result<(), Error> {
+        let mut bytes = Vec::new();
+        entries.iter().for_each(|entry| self.layout.put_entry(*entry, &mut bytes));
+        let at = table + first * self.layout.entry_size();
         let written = self.below.write(at, &bytes);
         match written {
             Ok(()) => map.cache().update(at, &bytes),
@@ -153,8 +181,8 @@ impl Tables {
     }
 }
 
-/// The entry of a cluster of the image that nothing else has.
-pub(super) fn own_entry(offset: u64) -> u64 {
+/// The first word of the entry of a cluster of the image that nothing else has.
+pub(super) fn own_word(offset: u64) -> u64 {
     debug_assert_eq!(offset & !OFFSET & !COMPRESSED, 0);
     offset | COPIED
 }

@@ -2,6 +2,7 @@
 //! each write below.
 
 mod crash;
+mod dirty;
 mod hostile;
 mod random;
 
@@ -13,7 +14,9 @@ use rbdkit_filter_sdk::Errno;
 use rbdkit_filter_sdk::buffer::Bytes;
 use rbdkit_filter_sdk::image::{self, Error, Source};
 
-use super::{Below, ClusterMap, Lock, Payload, Shared, Unmap, Writer, prepare, refusal};
+use super::open::prepare_within;
+use super::rebuild::{BOUNDS, Bounds};
+use super::{Below, ClusterMap, Lock, Payload, Shared, TableChange, Unmap, Writer, refusal};
 use crate::qcow2::{Image, Options};
 use crate::testing::{Dir, Rng};
 
@@ -77,7 +80,7 @@ impl Below for Memory {
 struct Sharing {
     clusters: u64,
     locked: Cell<bool>,
-    generation: Cell<u64>,
+    changes: RefCell<Vec<TableChange>>,
     search: Cell<(u64, u64)>,
     cleared: Cell<bool>,
     log: RefCell<Vec<String>>,
@@ -102,11 +105,15 @@ impl Shared for Sharing {
         self.log.borrow_mut().push(line.into());
     }
     fn generation(&self) -> u64 {
-        self.generation.get()
+        self.changes.borrow().len() as u64
     }
-    fn count_change(&self) -> u64 {
-        self.generation.set(self.generation.get() + 1);
-        self.generation.get()
+    fn count_change(&self, change: TableChange) -> u64 {
+        self.changes.borrow_mut().push(change);
+        self.generation()
+    }
+    fn change(&self, number: u64) -> Option<TableChange> {
+        // Some are forgotten.
+        self.changes.borrow().get(number as usize - 1).copied().filter(|_| !number.is_multiple_of(7))
     }
     fn search(&self) -> (u64, u64) {
         self.search.get()
@@ -149,6 +156,10 @@ impl Bench {
     /// # Errors
     /// Why the image is not written.
     fn new(bytes: Vec<u8>, options: &Options) -> Result<Bench, Error> {
+        Bench::within(bytes, options, BOUNDS)
+    }
+
+    fn within(bytes: Vec<u8>, options: &Options, bounds: Bounds) -> Result<Bench, Error> {
         let memory = Rc::new(Memory { bytes: RefCell::new(bytes), ..Memory::default() });
         let image = || Image::open(Rc::clone(&memory) as Rc<dyn Source>, options.clone());
         let first = image()?;
@@ -158,7 +169,7 @@ impl Bench {
         let clusters = memory.size().div_ceil(first.header().cluster_size());
         let shared = Rc::new(Sharing { clusters, ..Sharing::default() });
         let below = Rc::clone(&memory) as Rc<dyn Below>;
-        prepare(&first, Rc::clone(&below), &(Rc::clone(&shared) as Rc<dyn Shared>))?;
+        prepare_within(&first, Rc::clone(&below), &(Rc::clone(&shared) as Rc<dyn Shared>), bounds)?;
         let writer = |image| Writer::new(image, Rc::clone(&below), Rc::clone(&shared) as Rc<dyn Shared>);
         let writers = vec![writer(first), writer(image()?), writer(image()?)];
         Ok(Bench { memory, shared, writers, turn: Cell::new(0) })
@@ -189,6 +200,16 @@ impl Bench {
 
 fn read_all(source: &dyn Source) -> Vec<u8> {
     image::read(source, 0, source.size() as usize).expect("the disk")
+}
+
+/// A number from the environment, for tests that run for longer than usually: see tests/soak.sh.
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+/// The seed of a random test: another one for each `RBDKIT_SEED`.
+fn seeded(seed: u64) -> u64 {
+    from_environment("RBDKIT_SEED").map_or(seed, |other| seed ^ other.wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
 /// What `qemu-img check` says of an image: 0 for nothing, 2 for errors, 3 for leaks.

@@ -8,16 +8,19 @@ use rbdkit_filter_sdk::Errno;
 use rbdkit_filter_sdk::buffer::Bytes;
 use rbdkit_filter_sdk::image::{Error, ExtentList, Source};
 
-use super::ports::{Below, Lock, Shared};
+use super::ports::{Below, Lock, Shared, TableChange};
 use super::space::Space;
-use super::tables::{L2, Tables, Use};
+use super::tables::{L2, Tables};
 use crate::qcow2::image::Image;
-use crate::qcow2::layout::Place;
+use crate::qcow2::layout::{Entry, Place};
 
 /// A request is served in parts of at most so many clusters.
 const MOST_CLUSTERS: u64 = 1024;
 /// Others may change the tables between a look at them and the lock for a change.
 pub(super) const ATTEMPTS: u32 = 64;
+
+/// Who has missed more changes of the tables than this reads them again.
+const MOST_BEHIND: u64 = 8;
 
 /// An image that is written.
 pub struct Writer {
@@ -46,8 +49,7 @@ pub(super) struct Part {
 /// What the tables say of a part.
 pub(super) struct View {
     pub(super) l2: L2,
-    pub(super) entries: Vec<u64>,
-    pub(super) uses: Vec<Use>,
+    pub(super) entries: Vec<Entry>,
 }
 
 impl Writer {
@@ -55,28 +57,44 @@ impl Writer {
     pub fn new(image: Image, below: Rc<dyn Below>, shared: Rc<dyn Shared>) -> Writer {
         let source = Rc::clone(image.map().source());
         let space = Space::new(image.header(), &source, Rc::clone(&below), Rc::clone(&shared));
-        let tables = Tables {
-            layout: image.map().layout(),
-            l1: image.header().l1,
-            below: Rc::clone(&below),
-            shared: Rc::clone(&shared),
-        };
+        let tables = Tables::new(&image, &below, &shared);
         let seen = Cell::new(shared.generation());
         Writer { image, below, shared, space, tables, seen, size: source.size() }
     }
 
-    /// Forgets the tables if others have changed them. A lock is held, or nothing is changed.
+    /// Follows the changes that others have made to the tables. A lock is held, or nothing is
+    /// changed.
+    ///
+    /// A cached block may have a change already that is counted later. If an older one is made to it
+    /// here, the later one follows before a request can lock the cluster in question.
     fn sync(&self) {
-        let now = self.shared.generation();
-        if now != self.seen.get() {
+        let (now, seen) = (self.shared.generation(), self.seen.get());
+        let is_known = |n| self.shared.change(seen.wrapping_add(n)).is_some_and(|change| self.follow(change));
+        let behind = now.wrapping_sub(seen);
+        if behind > MOST_BEHIND || !(1..=behind).all(is_known) {
             self.image.map().clear();
-            self.seen.set(now);
         }
+        self.seen.set(now);
+    }
+
+    /// False if the cache has to be cleared for it.
+    fn follow(&self, change: TableChange) -> bool {
+        let cache = self.image.map().cache();
+        match change {
+            TableChange::Entry { at, entry } => {
+                let mut bytes = Vec::with_capacity(16);
+                self.tables.layout.put_entry(entry, &mut bytes);
+                cache.update(at, &bytes);
+            }
+            TableChange::Bytes { at, length } => cache.forget(at, length),
+            TableChange::Table => return false,
+        }
+        true
     }
 
     /// Tells the others that tables have changed.
-    pub(super) fn changed(&self) {
-        let now = self.shared.count_change();
+    pub(super) fn changed(&self, change: TableChange) {
+        let now = self.shared.count_change(change);
         if now == self.seen.get().wrapping_add(1) {
             self.seen.set(now);
         }
@@ -102,10 +120,16 @@ impl Writer {
     }
 
     /// Runs `serve` for the clusters of a range while nobody changes where they are.
-    pub(super) fn reading<R>(
+    fn reading<R>(&self, offset: u64, length: u64, serve: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
+        self.locked(offset, length, Lock::Shared, serve)
+    }
+
+    /// Runs `serve` while the clusters of a range are locked.
+    pub(super) fn locked<R>(
         &self,
         offset: u64,
         length: u64,
+        lock: Lock,
         serve: impl FnOnce() -> Result<R, Error>,
     ) -> Result<R, Error> {
         if length == 0 {
@@ -113,11 +137,17 @@ impl Writer {
         }
         let first = offset / self.cluster();
         let last = offset.saturating_add(length - 1) / self.cluster();
-        self.shared.lock(first, last - first + 1, Lock::Shared)?;
+        self.shared.lock(first, last - first + 1, lock)?;
         self.sync();
         let answer = serve();
         self.shared.unlock();
         answer
+    }
+
+    /// How clusters are locked that are overwritten. A sector is encrypted as a whole: who read
+    /// half of such a write would decrypt rubbish, also beside the bytes that changed.
+    pub(super) fn lock_in_place(&self) -> Lock {
+        if self.image.cipher().is_some() { Lock::Exclusive } else { Lock::Shared }
     }
 
     /// Makes durable what was written before, and lowers the reference counts of what was freed.
@@ -155,17 +185,13 @@ impl Writer {
         let cache = self.image.map().cache();
         let l2 = self.tables.l2(cache, part.first / self.per_table())?;
         let entries = self.tables.entries(cache, l2, part.first % self.per_table(), part.count)?;
-        let uses = (part.first..)
-            .zip(&entries)
-            .map(|(cluster, entry)| self.tables.usage(*entry, cluster * self.cluster(), self.size))
-            .collect::<Result<_, _>>()?;
-        Ok(View { l2, entries, uses })
+        Ok(View { l2, entries })
     }
 
-    /// Whether a cluster reads as zero.
-    pub(super) fn is_zero(&self, cluster: u64, place: Place) -> bool {
+    /// Whether what has no data reads as zero, from `offset` of the disk on.
+    pub(super) fn is_zero(&self, offset: u64, place: Place) -> bool {
         let backing = self.image.backing().map_or(0, |backing| backing.size());
-        place == Place::Zero || cluster * self.cluster() >= backing
+        place == Place::Zero || offset >= backing
     }
 
     /// Locks the clusters of a part, or all clusters of its L2 table.
@@ -194,7 +220,7 @@ impl Writer {
             (old, Some(cluster)) => {
                 taken.pop();
                 let made = self.tables.make_l2(self.image.map(), part.first / self.per_table(), old, cluster);
-                self.changed();
+                self.changed(TableChange::Table);
                 let made = made?;
                 freed.extend(old.offset().map(|offset| offset / self.cluster()));
                 Ok(made)
@@ -208,18 +234,26 @@ impl Writer {
         part: &Part,
         table: u64,
         view: &View,
-        entries: &[u64],
+        entries: &[Entry],
         freed: &mut Vec<u64>,
     ) -> Result<(), Error> {
         let differs = |n: &usize| view.entries[*n] != entries[*n];
         let Some(first) = (0..entries.len()).find(differs) else { return Ok(()) };
         let last = (0..entries.len()).rfind(differs).unwrap_or(first);
         let index = part.first % self.per_table() + first as u64;
-        let written = self.tables.set_entries(self.image.map(), table, index, &entries[first..=last]);
-        self.changed();
+        let changed = &entries[first..=last];
+        let written = self.tables.set_entries(self.image.map(), table, index, changed);
+        let size = self.tables.layout.entry_size();
+        let at = table + index * size;
+        self.changed(match (&written, changed) {
+            (Ok(()), [entry]) => TableChange::Entry { at, entry: *entry },
+            _ => TableChange::Bytes { at, length: changed.len() as u64 * size },
+        });
         written?;
         let total = self.space.refcounts.total();
-        for n in (first..=last).filter(differs) {
+        // If only the subclusters of a cluster change, the reference to it stays.
+        let is_gone = |n: &usize| view.entries[*n].word != entries[*n].word;
+        for n in (first..=last).filter(is_gone) {
             freed.extend(self.tables.references(view.entries[n], total));
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! A kill at any moment, of the process or of the machine.
 
 use super::random::with_space;
-use super::{Bench, Change, Step, check, read_all};
+use super::{Bench, Change, Step, check, from_environment, read_all, seeded};
 use crate::qcow2::Options;
 use crate::qcow2::tests::{made, qemu_io};
 use crate::testing::{Dir, Rng, run, sample, source};
@@ -35,10 +35,19 @@ fn killed(base: &[u8], steps: &[Step], until: usize, rng: Option<&mut Rng>) -> V
     image
 }
 
+/// The moments of kills, and whether the machine loses what was not flushed: `kills` random ones,
+/// or all of them if the environment says so.
+fn moments(steps: u64, kills: u64, rng: &mut Rng) -> Vec<(usize, bool)> {
+    if from_environment("RBDKIT_QCOW2_ALL_KILLS").unwrap_or(0) == 0 {
+        return (0..kills).map(|n| (rng.below(steps + 1) as usize, n % 2 == 0)).collect();
+    }
+    (0..=steps as usize).flat_map(|until| [(until, false), (until, true), (until, true)]).collect()
+}
+
 /// Makes random changes, and then looks at the image after kills at `kills` moments.
 fn survive(what: &str, image: Vec<u8>, options: &Options, seed: u64, kills: u64) {
     let dir = Dir::new(&format!("qcow2-write-killed-{seed}"));
-    let mut rng = Rng::new(seed);
+    let mut rng = Rng::new(seeded(seed));
     let bench = Bench::new(image.clone(), options).unwrap();
     let mut model = bench.all();
     let mut history = vec![Known { flushed_at: 0, durable: model.clone(), touched: Vec::new() }];
@@ -56,9 +65,7 @@ fn survive(what: &str, image: Vec<u8>, options: &Options, seed: u64, kills: u64)
     }
     bench.writer().finish().unwrap();
     let steps = bench.memory.steps.borrow();
-    for n in 0..kills {
-        let until = rng.below(steps.len() as u64 + 1) as usize;
-        let lost = n % 2 == 0;
+    for (until, lost) in moments(steps.len() as u64, kills, &mut rng) {
         let after = killed(&image, &steps, until, lost.then_some(&mut rng));
         let moment = format!("{what}, seed {seed}, after {until} of {} steps, lost: {lost}", steps.len());
         let (code, text) = check(&dir, &after);
@@ -82,6 +89,8 @@ fn a_kill_leaves_leaks_at_worst_and_what_was_flushed() {
         (2, "cluster_size=512,refcount_bits=64"),
         (3, "cluster_size=64k"),
         (4, "cluster_size=1k,refcount_bits=1"),
+        (5, "extended_l2=on,cluster_size=16k"),
+        (6, "extended_l2=on,cluster_size=64k"),
     ] {
         let path = made(&dir, "image", &["-o", options], 1_000_448, &["write -P 1 100k 300k"]);
         survive(options, with_space(&path, 4 << 20), &Options::default(), seed, 60);
@@ -93,7 +102,13 @@ fn a_kill_leaves_snapshots_backing_and_compressed_clusters() {
     let dir = Dir::new("qcow2-write-killed-copied");
     let content = sample(1_000_448, 5);
     let base = dir.file("base.raw", &content);
-    for (seed, options) in [(11, "compat=0.10,cluster_size=4k"), (12, "cluster_size=64k"), (13, "cluster_size=512")] {
+    for (seed, options) in [
+        (11, "compat=0.10,cluster_size=4k"),
+        (12, "cluster_size=64k"),
+        (13, "cluster_size=512"),
+        (14, "extended_l2=on,cluster_size=16k"),
+        (15, "extended_l2=on,cluster_size=64k,compression_type=zstd"),
+    ] {
         let path = made(&dir, "image", &["-b", &base, "-F", "raw", "-o", options], 1_000_448, &[]);
         qemu_io(&path, &["write -P 1 0 200k"]);
         run("qemu-img", &["snapshot", "-c", "first", &path]);
@@ -128,31 +143,38 @@ fn a_kill_while_the_table_of_reference_counts_grows_leaves_leaks_at_worst() {
 #[test]
 fn a_write_that_fails_below_leaves_leaks_at_worst() {
     let dir = Dir::new("qcow2-write-fails");
-    let path = made(&dir, "image", &["-o", "cluster_size=4k"], 1_000_448, &["write -P 1 100k 300k"]);
-    let image = with_space(&path, 4 << 20);
-    for after in 0..40 {
-        let bench = Bench::new(image.clone(), &Options::default()).unwrap();
-        bench.memory.fails_after.set(Some(after));
-        let mut rng = Rng::new(after);
-        let mut model = bench.all();
-        let mut failed = 0;
-        for _ in 0..30 {
-            let change = Change::random(&mut rng, bench.size(), 60_000);
-            match change.on_image(&bench) {
-                Ok(()) => change.on_model(&mut model, &bench),
-                Err(_) => {
-                    failed += 1;
-                    bench.memory.fails_after.set((failed < 3).then_some(0));
-                    let now = bench.all();
-                    let range = change.range();
-                    model[range.clone()].copy_from_slice(&now[range]);
-                }
+    for options in ["cluster_size=4k", "extended_l2=on,cluster_size=16k"] {
+        let path = made(&dir, "image", &["-o", options], 1_000_448, &["write -P 1 100k 300k"]);
+        let image = with_space(&path, 4 << 20);
+        for after in 0..40 {
+            fail(&dir, &image, &format!("{options}, after {after} writes"), after);
+        }
+    }
+}
+
+/// Makes random changes. Those that come after `after` writes below fail, until there were three.
+fn fail(dir: &Dir, image: &[u8], what: &str, after: u64) {
+    let bench = Bench::new(image.to_vec(), &Options::default()).unwrap();
+    bench.memory.fails_after.set(Some(after));
+    let mut rng = Rng::new(after);
+    let mut model = bench.all();
+    let mut failed = 0;
+    for _ in 0..30 {
+        let change = Change::random(&mut rng, bench.size(), 60_000);
+        match change.on_image(&bench) {
+            Ok(()) => change.on_model(&mut model, &bench),
+            Err(_) => {
+                failed += 1;
+                bench.memory.fails_after.set((failed < 3).then_some(0));
+                let now = bench.all();
+                let range = change.range();
+                model[range.clone()].copy_from_slice(&now[range]);
             }
         }
-        assert!(bench.all() == model, "after {after} writes");
-        bench.memory.fails_after.set(None);
-        bench.writer().finish().unwrap();
-        let (code, text) = check(&dir, &bench.bytes());
-        assert!(code == 0 || code == 3, "after {after} writes: {text}");
     }
+    assert!(bench.all() == model, "{what}");
+    bench.memory.fails_after.set(None);
+    bench.writer().finish().unwrap();
+    let (code, text) = check(dir, &bench.bytes());
+    assert!(code == 0 || code == 3, "{what}: {text}");
 }

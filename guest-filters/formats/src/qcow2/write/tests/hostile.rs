@@ -115,15 +115,9 @@ fn reference_counts_that_lie_give_no_table_away() {
 #[test]
 fn images_that_are_not_written_say_why() {
     let dir = Dir::new("qcow2-write-refused");
-    for (options, byte, expected) in [
-        (
-            &[][..],
-            1,
-            "the image is marked as dirty, so its reference counts may be wrong ('qemu-img check -r all' repairs it)",
-        ),
-        (&[], 2, "the image is marked as corrupt ('qemu-img check -r all' repairs it)"),
-        (&["-o", "extended_l2=on"], 0, "images with subclusters (extended L2 entries) are not written"),
-    ] {
+    for (options, byte, expected) in
+        [(&[][..], 2, "the image is marked as corrupt ('qemu-img check -r all' repairs it)")]
+    {
         let mut image = image(&dir, options);
         image[79] |= byte;
         assert_eq!(line(image), expected);
@@ -151,24 +145,34 @@ fn mutated_images_are_written_without_a_panic_and_keep_their_header() {
         now.map_or(1, |time| time.as_nanos() as u64)
     });
     println!("RBDKIT_SEED={seed}");
-    let path = made(&dir, "image", &["-o", "cluster_size=512,refcount_bits=8"], 100 << 10, &["write -P 1 0 30k"]);
+    for (options, cluster) in [("cluster_size=512,refcount_bits=8", 512), ("extended_l2=on,cluster_size=16k", 16384)] {
+        mutate(&dir, options, cluster, seed);
+    }
+}
+
+fn mutate(dir: &Dir, options: &str, cluster: u64, seed: u64) {
+    let path = made(dir, "image", &["-o", options], 100 << 10, &["write -P 1 0 30k"]);
     run("qemu-img", &["snapshot", "-c", "first", &path]);
-    qemu_io(&path, &["write -P 2 10k 9k", "write -c -P 3 40k 512", "write -z 60k 4k"]);
-    let tables = std::fs::metadata(&path).expect("the image").len();
-    let good = with_space(&path, 100 << 10);
+    qemu_io(&path, &["write -P 2 10k 9k", &format!("write -c -P 3 48k {cluster}"), "write -z 64k 4k"]);
+    let clusters = std::fs::metadata(&path).expect("the image").len() / cluster;
+    let good = with_space(&path, 400 << 10);
     let mut rng = Rng::new(seed);
-    let (mut written, mut changed) = (0, 0);
+    let (mut written, mut changed, mut rebuilt) = (0, 0, 0);
     for round in 0..400 {
         let mut image = good.clone();
         for _ in 0..rng.below(4) {
-            let at = rng.below(tables / 8) as usize * 8;
+            // Tables have their entries at the start.
+            let at = rng.below(clusters) * cluster + rng.below(64) * 8;
             let value = match rng.below(4) {
-                0 => 1 << 63 | rng.below(tables / 512 + 4) << 9,
-                1 => rng.below(1 << 12) << 9,
+                0 => 1 << 63 | rng.below(clusters + 4) * cluster,
+                1 => rng.below(1 << 12) * cluster,
                 2 => u64::MAX >> rng.below(64),
                 _ => rng.next_u64() >> rng.below(64),
             };
-            put(&mut image, at, value);
+            put(&mut image, at as usize, value);
+        }
+        if round % 3 == 0 {
+            image[79] |= 1;
         }
         let Ok(bench) = Bench::new(image.clone(), &Options::default()) else { continue };
         // A mutation may have made the disk huge.
@@ -177,15 +181,18 @@ fn mutated_images_are_written_without_a_panic_and_keep_their_header() {
             continue;
         }
         written += 1;
+        rebuilt += u32::from(image[79] & 1 == 1);
         for _ in 0..12 {
             let change = Change::random(&mut rng, size, 20_000);
             changed += u32::from(change.on_image(&bench).is_ok());
         }
         let _ = bench.writer().finish();
         let after = bench.bytes();
-        // Only the place of the reference counts and the autoclear bits may change.
+        image[79] &= !1;
+        // Only the place of the reference counts, the autoclear bits and the mark may change.
         let same = [0..48, 60..88, 96..104];
         assert!(same.iter().all(|range| image[range.clone()] == after[range.clone()]), "round {round} of {seed}");
     }
-    assert!(written > 20 && changed > 200, "{written} images were written, with {changed} changes");
+    let all = (written > 20, changed > 200, rebuilt > 5);
+    assert_eq!(all, (true, true, true), "{options}: {written} images, {rebuilt} of them rebuilt, {changed} changes");
 }

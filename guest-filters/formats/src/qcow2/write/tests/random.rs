@@ -1,6 +1,6 @@
 //! Random changes against a model.
 
-use super::{Bench, Change, check, read_all};
+use super::{Bench, Change, check, from_environment, read_all, seeded};
 use crate::qcow2::Options;
 use crate::qcow2::tests::{bytes, made, open, qemu_io};
 use crate::testing::{Dir, Rng, run, sample, source};
@@ -13,8 +13,9 @@ pub(super) fn with_space(path: &str, more: u64) -> Vec<u8> {
 }
 
 /// Makes random changes, and compares with the model and with qemu.
-fn changes(dir: &Dir, what: &str, bench: &Bench, model: &mut [u8], seed: u64, count: u32) {
-    let mut rng = Rng::new(seed);
+pub(super) fn changes(dir: &Dir, what: &str, bench: &Bench, model: &mut [u8], seed: u64, count: u32) {
+    let mut rng = Rng::new(seeded(seed));
+    let count = u64::from(count) * from_environment("RBDKIT_QCOW2_CHANGES").unwrap_or(1);
     for n in 0..count {
         let change = Change::random(&mut rng, bench.size(), 300_000);
         change.on_image(bench).unwrap_or_else(|error| panic!("{what}, seed {seed}, {n}: {change:?}: {error}"));
@@ -34,7 +35,7 @@ fn changes(dir: &Dir, what: &str, bench: &Bench, model: &mut [u8], seed: u64, co
 }
 
 /// Compares with what qemu reads.
-fn same_for_qemu(dir: &Dir, what: &str, bench: &Bench, model: &[u8]) {
+pub(super) fn same_for_qemu(dir: &Dir, what: &str, bench: &Bench, model: &[u8]) {
     let path = dir.file("written.qcow2", &bench.bytes());
     let raw = dir.path("written.raw");
     run("qemu-img", &["convert", "-f", "qcow2", "-O", "raw", &path, &raw]);
@@ -56,6 +57,10 @@ fn random_changes_of_all_kinds_of_images_leave_nothing_for_a_check() {
         (9, "cluster_size=2M", 9_000_448, 60),
         (10, "cluster_size=64k,preallocation=metadata", 6_000_640, 120),
         (11, "compression_type=zstd", 6_000_640, 120),
+        (12, "extended_l2=on,cluster_size=16k", 3_000_832, 300),
+        (13, "extended_l2=on,cluster_size=64k,refcount_bits=8", 6_000_640, 300),
+        (14, "extended_l2=on,cluster_size=128k,preallocation=metadata", 6_000_640, 120),
+        (15, "extended_l2=on,cluster_size=2M", 9_000_448, 60),
     ] {
         let path = made(&dir, "image", &["-o", options], size, &["write -P 9 1k 200k"]);
         let image = with_space(&path, size * 2 + (8 << 20));
@@ -70,7 +75,12 @@ fn random_changes_of_all_kinds_of_images_leave_nothing_for_a_check() {
 #[test]
 fn snapshots_stay_as_they_are() {
     let dir = Dir::new("qcow2-write-snapshots");
-    for (seed, options) in [(1, "compat=0.10,cluster_size=4k"), (2, "cluster_size=512"), (3, "cluster_size=64k")] {
+    for (seed, options) in [
+        (1, "compat=0.10,cluster_size=4k"),
+        (2, "cluster_size=512"),
+        (3, "cluster_size=64k"),
+        (4, "extended_l2=on,cluster_size=16k"),
+    ] {
         let path = made(&dir, "image", &["-o", options], 1_000_448, &["write -P 1 0 700k", "write -P 2 100k 1k"]);
         run("qemu-img", &["snapshot", "-c", "first", &path]);
         qemu_io(&path, &["write -P 3 50k 200k"]);
@@ -93,7 +103,13 @@ fn what_is_left_of_compressed_and_backing_clusters_is_copied() {
     let dir = Dir::new("qcow2-write-copied");
     let content = sample(2_000_896, 5);
     let base = dir.file("base.raw", &content[..1_500_160]);
-    for (seed, options) in [(1, "compat=0.10"), (2, "cluster_size=4k"), (3, "cluster_size=64k")] {
+    for (seed, options) in [
+        (1, "compat=0.10"),
+        (2, "cluster_size=4k"),
+        (3, "cluster_size=64k"),
+        (4, "extended_l2=on,cluster_size=16k"),
+        (5, "extended_l2=on,cluster_size=128k"),
+    ] {
         let path = made(&dir, "image", &["-b", &base, "-F", "raw", "-o", options], 2_000_896, &["write -P 5 0 40k"]);
         let options_of = Options { backing: Some(source(&content[..1_500_160])), ..Options::default() };
         let bench = Bench::new(with_space(&path, 8 << 20), &options_of).unwrap();
