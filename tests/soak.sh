@@ -25,6 +25,9 @@ run() {
     return "$status"
 }
 
+# The decoders are in the workspace of the filters, which has no LTO in tests.
+fuzz_formats() { (cd guest-filters && CARGO_PROFILE_RELEASE_LTO=off cargo test --release --workspace --test fuzz); }
+
 suite() { cargo test --release --workspace --no-fail-fast; }
 
 # Compiles crates of this tree again and again, until it is killed.
@@ -40,6 +43,7 @@ RBDKIT_ALL_PAIRS=1 run pairs cargo test --release -p rbdkit-sandbox --lib tests:
 RBDKIT_OPS=${SOAK_OPS:-2000000} run models cargo test --release -p rbdkit-tests --test model || failed=1
 RBDKIT_RELOADS=${SOAK_RELOADS:-1000} run reloads cargo test --release -p rbdkit-tests --test reload || failed=1
 RBDKIT_FUZZ_SECONDS=${FUZZ_SECONDS:-120} run fuzz cargo test --release --workspace --test fuzz || failed=1
+RBDKIT_FUZZ_SECONDS=${FUZZ_SECONDS:-120} run fuzz-formats fuzz_formats || failed=1
 
 if [ "$(id -u)" = 0 ]; then
     run package make --no-print-directory deb || failed=1
