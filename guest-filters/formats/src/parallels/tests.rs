@@ -1,7 +1,7 @@
 //! Images of qemu-img, the same in the older format, and headers that are wrong.
 
 use super::*;
-use crate::testing::{Dir, read_all, run, sample, source};
+use crate::testing::{Dir, cut_anywhere, read_all, run, sample, source};
 
 /// A disk whose last cluster has 1536 bytes. The second cluster is never written.
 fn content() -> Vec<u8> {
@@ -100,4 +100,11 @@ fn a_cluster_beyond_the_end_is_an_error_where_it_is() {
     let line = format!("cluster 0 is at 4503599626321920, and the image ends after {size} bytes");
     assert_eq!(image.read(0, &mut [0]), Err(Error::image(line)));
     assert_eq!(image.read(1 << 20, &mut [0]), Ok(()));
+}
+
+#[test]
+fn an_image_that_is_cut_anywhere_is_an_error_and_no_trap() {
+    for bytes in [made(), older(&made())] {
+        cut_anywhere(&bytes, 0..1100, &content(), |image| Parallels::open(image).and_then(|image| read_all(&image)));
+    }
 }
