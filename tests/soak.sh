@@ -3,6 +3,7 @@
 # fuzzing, and the whole suite twice at once beside a compiler, where a test that depends on the machine's speed fails.
 #
 #   SOAK_OPS=          operations of the models in all (default 2,000,000; make test has 110,000)
+#   SOAK_XZ_MIB=       size of the disk in large xz files (default 5,120; make test has 160)
 #   FUZZ_SECONDS=      for each fuzz target (default 120)
 #   SOAK_RELOADS=      reloads of two filters under load (default 1,000; make test has 100)
 #   SOAK_ROUNDS=       how often the suite runs twice at once (default 2)
@@ -44,6 +45,7 @@ RBDKIT_OPS=${SOAK_OPS:-2000000} run models cargo test --release -p rbdkit-tests 
 RBDKIT_RELOADS=${SOAK_RELOADS:-1000} run reloads cargo test --release -p rbdkit-tests --test reload || failed=1
 RBDKIT_FUZZ_SECONDS=${FUZZ_SECONDS:-120} run fuzz cargo test --release --workspace --test fuzz || failed=1
 RBDKIT_FUZZ_SECONDS=${FUZZ_SECONDS:-120} run fuzz-formats fuzz_formats || failed=1
+RBDKIT_XZ_MIB=${SOAK_XZ_MIB:-5120} run large-xz cargo test --release -p rbdkit-tests --test formats large_xz || failed=1
 
 if [ "$(id -u)" = 0 ]; then
     run package make --no-print-directory deb || failed=1
