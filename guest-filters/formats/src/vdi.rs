@@ -116,7 +116,12 @@ impl VdiHeader {
         if self.version != (1, 1) {
             return fail(format!("version {}.{} of VDI is not supported: 1.1 is", self.version.0, self.version.1));
         }
-        if !matches!(self.kind, 1 | 2 | 4) || self.has_parent() != self.is_differencing() {
+        let is_possible = match self.kind {
+            1 | 2 => !self.has_parent(),
+            4 => self.parent != [0; 16],
+            _ => false,
+        };
+        if !is_possible {
             return fail(format!(
                 "VDI images of the kind {} with the parent {} are not supported: dynamic and fixed ones without a \
                  parent are, and differencing ones with one",

@@ -38,10 +38,10 @@ fn a_differencing_image_is_refused_with_its_parent() {
     let dir = TempDir::new();
     let image = converted(&dir, "disk.vdi", &[1; 512], &["-O", "vdi"]);
     let mut bytes = std::fs::read(&image).expect("the image");
-    (bytes[0x4c], bytes[0x1b8]) = (4, 1);
+    (bytes[0x4c], bytes[0x1a8]) = (4, 1);
     let server = serve("vdi", &dir.file("child.vdi", &bytes), &[]);
     tool("nbdinfo", [&server.uri()]).fails();
-    server.wait_for_log("VDI images of the kind differencing with the parent 00000001-0000-0000-0000-000000000000 are");
+    server.wait_for_log("from the image 00000001-0000-0000-0000-000000000000: give that disk as vdi-parent=DISK");
 }
 
 /// The parent is a VDI image as well, which a chain of its own decodes.
@@ -70,7 +70,4 @@ fn a_differencing_image_is_read_with_the_parent_that_is_given() {
     let server = serve("vdi", &image, &[&chain]);
     assert_content(&server, &expected, "a differencing image");
     assert_holes_are_zero(&extents(&server), &expected, "a differencing image");
-    let server = serve("vdi", &image, &[]);
-    tool("nbdinfo", [&server.uri()]).fails();
-    server.wait_for_log("give that disk as vdi-parent=DISK");
 }
