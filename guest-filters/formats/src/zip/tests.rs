@@ -217,6 +217,17 @@ fn directories_that_lie_are_refused() {
 }
 
 #[test]
+fn an_archive_of_ten_million_members_is_refused() {
+    let count = 10_000_000u64.to_le_bytes();
+    // The end record with 64 bits, where it is, and the end record that says so.
+    let mut archive = [&b"PK\x06\x06"[..], &44u64.to_le_bytes(), &[0; 12], &count, &count, &[0; 16]].concat();
+    archive.extend([&b"PK\x06\x07"[..], &[0; 12], &[1, 0, 0, 0]].concat());
+    archive.extend([&b"PK\x05\x06"[..], &[0; 4], &[0xff; 12], &[0; 2]].concat());
+    let refused = "the central directory has 10000000 members in 0 bytes; at most 1000000 in 268435456 are read";
+    assert_eq!(line(&archive, "a"), refused);
+}
+
+#[test]
 fn deflated_data_that_lies_gives_a_line() {
     let dir = Dir::new("zip-lies");
     dir.file("data", &sample(300_000, 8));
