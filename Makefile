@@ -120,6 +120,8 @@ fuzz:
 	@tests/setup.sh build
 	@$(MAKE) --no-print-directory filters test-build
 	RBDKIT_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test $(PROFILE) $(CARGO_FLAGS) --workspace --test fuzz -- --nocapture
+	cd $(GUESTS) && RBDKIT_FUZZ_SECONDS=$(FUZZ_SECONDS) CARGO_PROFILE_RELEASE_LTO=off \
+	    $(CARGO) test $(PROFILE) $(CARGO_FLAGS) --workspace --test fuzz -- --nocapture
 
 soak:
 	@tests/setup.sh build demo test

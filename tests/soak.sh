@@ -4,6 +4,7 @@
 # that depends on the machine's speed fails.
 #
 #   SOAK_OPS=          operations of the models in all (default 2,000,000; make test has 110,000)
+#   SOAK_XZ_MIB=       size of the disk in large xz files (default 5,120; make test has 160)
 #   FUZZ_SECONDS=      for each fuzz target (default 120)
 #   SOAK_RELOADS=      reloads of two filters under load (default 1,000; make test has 100)
 #   SOAK_CHANGES=      how many times as many random changes of qcow2 images as make test makes (default 50)
@@ -27,6 +28,9 @@ run() {
     return "$status"
 }
 
+# The decoders are in the workspace of the filters, which has no LTO in tests.
+fuzz_formats() { (cd guest-filters && CARGO_PROFILE_RELEASE_LTO=off cargo test --release --workspace --test fuzz); }
+
 suite() { cargo test --release --workspace --no-fail-fast; }
 
 # Compiles crates of this tree again and again, until it is killed.
@@ -42,6 +46,8 @@ RBDKIT_ALL_PAIRS=1 run pairs cargo test --release -p rbdkit-sandbox --lib tests:
 RBDKIT_OPS=${SOAK_OPS:-2000000} run models cargo test --release -p rbdkit-tests --test model || failed=1
 RBDKIT_RELOADS=${SOAK_RELOADS:-1000} run reloads cargo test --release -p rbdkit-tests --test reload || failed=1
 RBDKIT_FUZZ_SECONDS=${FUZZ_SECONDS:-120} run fuzz cargo test --release --workspace --test fuzz || failed=1
+RBDKIT_FUZZ_SECONDS=${FUZZ_SECONDS:-120} run fuzz-formats fuzz_formats || failed=1
+RBDKIT_XZ_MIB=${SOAK_XZ_MIB:-5120} run large-xz cargo test --release -p rbdkit-tests --test formats large_xz || failed=1
 
 # Writing to qcow2 images, with another seed each time. The seed is in the log.
 writes() (

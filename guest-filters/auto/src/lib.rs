@@ -130,6 +130,6 @@ impl Threading for Auto {
 }
 
 /// Formats that are decoded from the start on.
-const STREAMS: [&str; 3] = ["gzip", "xz", "lzip"];
+const STREAMS: [&str; 4] = ["gzip", "xz", "lzip", "zip"];
 
 rbdkit_filter_sdk::export_image!(Auto, threading);

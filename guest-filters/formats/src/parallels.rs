@@ -7,7 +7,7 @@
 
 use std::rc::Rc;
 
-use rbdkit_filter_sdk::image::{BlockCache, Error, Fields, Source, read};
+use rbdkit_filter_sdk::image::{BlockCache, Error, Fields, Source, quoted, read};
 
 use crate::block_map::{self, BlockMap, BlockPlace, MappedImage, check_block, check_table};
 use crate::{FormatInfo, Report};
@@ -34,13 +34,49 @@ const IN_USE: u32 = 0x746f_6e59;
 /// In sectors: 1 GiB. Parallels makes 1 MiB.
 const MAX_CLUSTER: u32 = 1 << 21;
 
+/// How much of a file `DiskDescriptor.xml` is looked at, in bytes.
+const MOST_TEXT: u64 = 64 << 10;
+
 fn probe(below: &dyn Source) -> Result<bool, Error> {
+    Ok(is_image(below)? || description(below)?.is_some())
+}
+
+fn is_image(below: &dyn Source) -> Result<bool, Error> {
     if below.size() < HEADER {
         return Ok(false);
     }
     let mut magic = [0; 16];
     below.read(0, &mut magic)?;
     Ok(magic == *OLD || magic == *NEW)
+}
+
+/// The start of a `DiskDescriptor.xml`, which describes a disk of several files. None of another
+/// file.
+fn description(below: &dyn Source) -> Result<Option<Vec<u8>>, Error> {
+    const START: &[u8] = b"<?xml";
+    const ROOT: &[u8] = b"<Parallels_disk_image";
+    if below.size() < START.len() as u64 || read(below, 0, START.len())? != START {
+        return Ok(None);
+    }
+    let text = read(below, 0, below.size().min(MOST_TEXT) as usize)?;
+    Ok(find(&text, ROOT).map(|_| text))
+}
+
+/// Where `what` is in a text.
+fn find(text: &[u8], what: &[u8]) -> Option<usize> {
+    text.windows(what.len()).position(|place| place == what)
+}
+
+/// The line that refuses a `DiskDescriptor.xml`. It quotes the first file that the text names.
+fn refusal(text: &[u8]) -> Error {
+    const OPEN: &[u8] = b"<File>";
+    let name = find(text, OPEN).map(|at| &text[at + OPEN.len()..]);
+    let name = name.and_then(|rest| rest.split(|byte| *byte == b'<').next()).unwrap_or_default();
+    Error::image(format!(
+        "this is a DiskDescriptor.xml, which only describes a Parallels disk: serve the image itself, whose first file \
+         it calls {}",
+        quoted(name)
+    ))
 }
 
 /// What the header says.
@@ -58,7 +94,10 @@ struct ParallelsHeader {
 
 impl ParallelsHeader {
     fn read(below: &dyn Source) -> Result<ParallelsHeader, Error> {
-        if !probe(below)? {
+        if let Some(text) = description(below)? {
+            return Err(refusal(&text));
+        }
+        if !is_image(below)? {
             return Err(Error::image(
                 "this is no Parallels image: it does not begin with WithoutFreeSpace or WithouFreSpacExt",
             ));

@@ -2,7 +2,7 @@
 //!
 //! All numbers are little-endian. Block `n` of the disk is stored as block `map[n]` behind
 //! `offset_data`. Two numbers are no blocks: one that was never written, and one that was
-//! discarded. Both read as zero.
+//! discarded. Both read as zero. In a differencing image the former is the parent's.
 
 use std::rc::Rc;
 
@@ -13,7 +13,8 @@ use crate::guid::Guid;
 use crate::{FormatInfo, Report};
 
 /// The format.
-pub const INFO: FormatInfo = FormatInfo { name: "vdi", probe, report, open: |below| Vdi::open(below).map(opened) };
+pub const INFO: FormatInfo =
+    FormatInfo { name: "vdi", probe, report, open: |below| Vdi::open(below, None).map(opened) };
 
 /// A VDI image.
 pub type Vdi = MappedImage<VdiBlocks>;
@@ -25,8 +26,9 @@ const SIGNATURE_AT: u64 = 0x40;
 /// The header of version 1.1.
 const HEADER: usize = 0x1c8;
 
-/// The first number that is no block: the block was discarded.
+/// The two numbers that are no blocks: it was discarded, or never written.
 const DISCARDED: u32 = 0xffff_fffe;
+const NEVER_WRITTEN: u32 = 0xffff_ffff;
 
 /// Sizes of a block that are accepted. VirtualBox makes 1 MiB.
 const MIN_BLOCK: u32 = 4 << 10;
@@ -58,8 +60,9 @@ struct VdiHeader {
     extra: u32,
     blocks: u32,
     allocated: u32,
-    link: [u8; 16],
+    /// Which image the parent is, and which state of it. All zero without a parent.
     parent: [u8; 16],
+    parent_state: [u8; 16],
 }
 
 impl VdiHeader {
@@ -84,8 +87,8 @@ impl VdiHeader {
             extra: fields.u32(0x17c)?,
             blocks: fields.u32(0x180)?,
             allocated: fields.u32(0x184)?,
-            link: uuids[0],
-            parent: uuids[1],
+            parent: uuids[0],
+            parent_state: uuids[1],
         })
     }
 
@@ -100,7 +103,11 @@ impl VdiHeader {
     }
 
     fn has_parent(&self) -> bool {
-        self.link != [0; 16] || self.parent != [0; 16]
+        self.parent != [0; 16] || self.parent_state != [0; 16]
+    }
+
+    fn is_differencing(&self) -> bool {
+        self.kind == 4
     }
 
     /// # Errors
@@ -110,10 +117,15 @@ impl VdiHeader {
         if self.version != (1, 1) {
             return fail(format!("version {}.{} of VDI is not supported: 1.1 is", self.version.0, self.version.1));
         }
-        if !matches!(self.kind, 1 | 2) || self.has_parent() {
+        let is_possible = match self.kind {
+            1 | 2 => !self.has_parent(),
+            4 => self.parent != [0; 16],
+            _ => false,
+        };
+        if !is_possible {
             return fail(format!(
                 "VDI images of the kind {} with the parent {} are not supported: dynamic and fixed ones without a \
-                 parent are",
+                 parent are, and differencing ones with one",
                 self.kind_name(),
                 uuid(&self.parent)
             ));
@@ -175,17 +187,32 @@ fn report(below: &Rc<dyn Source>) -> Result<Report, Error> {
 pub struct VdiBlocks {
     tables: BlockCache,
     header: VdiHeader,
+    parent: Option<(Rc<dyn Source>, u64)>,
 }
 
 impl Vdi {
-    /// Opens an image.
+    /// Opens an image. `parent` is the disk of which a differencing image holds what differs.
     ///
     /// # Errors
-    /// Those of the source. A line if the image is wrong or not supported.
-    pub fn open(below: Rc<dyn Source>) -> Result<Vdi, Error> {
+    /// Those of the source. A line if the image is wrong or not supported, or if it needs a parent
+    /// that is not given.
+    pub fn open(below: Rc<dyn Source>, parent: Option<Rc<dyn Source>>) -> Result<Vdi, Error> {
         let header = VdiHeader::read(&*below)?;
         header.check(&*below)?;
-        Ok(MappedImage(VdiBlocks { tables: block_map::table_cache(&below), header }))
+        match &parent {
+            None if header.is_differencing() => {
+                return Err(Error::image(format!(
+                    "the image holds only what differs from the image {}: give that disk as vdi-parent=DISK",
+                    uuid(&header.parent)
+                )));
+            }
+            Some(_) if !header.is_differencing() => {
+                return Err(Error::image("vdi-parent is given, and the image has no parent"));
+            }
+            _ => {}
+        }
+        let parent = parent.map(|parent| (parent, 0));
+        Ok(MappedImage(VdiBlocks { tables: block_map::table_cache(&below), header, parent }))
     }
 }
 
@@ -203,14 +230,20 @@ impl BlockMap for VdiBlocks {
         let block = u64::from(header.block);
         let (number, within) = (offset / block, offset % block);
         let stored = u32::from_le_bytes(self.tables.array(header.map + number * 4)?);
-        let place = if stored >= DISCARDED {
-            BlockPlace::Absent
-        } else {
-            let at = header.data + u64::from(stored) * block;
-            check_block(self.stored_in(), || format!("block {number}"), at)?;
-            BlockPlace::Stored(at + within)
+        let place = match stored {
+            NEVER_WRITTEN => BlockPlace::Absent,
+            DISCARDED => BlockPlace::Zero,
+            _ => {
+                let at = header.data + u64::from(stored) * block;
+                check_block(self.stored_in(), || format!("block {number}"), at)?;
+                BlockPlace::Stored(at + within)
+            }
         };
         Ok((place, block - within))
+    }
+
+    fn parent(&self) -> Option<&(Rc<dyn Source>, u64)> {
+        self.parent.as_ref()
     }
 
     fn is_fixed(&self) -> bool {

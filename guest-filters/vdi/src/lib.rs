@@ -5,17 +5,25 @@
 use std::rc::Rc;
 
 use rbdkit_filter_formats::vdi::Vdi;
-use rbdkit_filter_sdk::image::{Error, Format, Images, Next};
+use rbdkit_filter_sdk::image::{Error, Format, GivenDisk, Images, Next};
 use rbdkit_filter_sdk::prelude::*;
 
+params! {
+    /// The parameters.
+    pub struct Settings {
+        /// The disk to read where a differencing image has nothing of its own.
+        vdi_parent: Option<Disk>,
+    }
+}
+
 /// The filter.
-#[derive(Default)]
 pub struct VdiFilter {
+    settings: Settings,
     images: Images<Vdi>,
 }
 
 impl Filter for VdiFilter {
-    type Params = ();
+    type Params = Settings;
 
     fn describe() -> Description {
         Description::new("vdi", env!("CARGO_PKG_VERSION"), "serves the disk in a VDI image of VirtualBox")
@@ -24,8 +32,8 @@ impl Filter for VdiFilter {
             .recovery(Recovery::Stateless)
     }
 
-    fn configure(_: ()) -> Result<Self, String> {
-        Ok(VdiFilter::default())
+    fn configure(settings: Settings) -> Result<Self, String> {
+        Ok(VdiFilter { settings, images: Images::default() })
     }
 }
 
@@ -33,7 +41,7 @@ impl Format for VdiFilter {
     type Image = Vdi;
 
     fn open_image(&self) -> Result<Vdi, Error> {
-        Vdi::open(Rc::new(Next::new()?))
+        Vdi::open(Rc::new(Next::new()?), GivenDisk::optional(&self.settings.vdi_parent)?)
     }
 
     fn images(&self) -> &Images<Vdi> {
@@ -48,8 +56,8 @@ mod tests {
     use super::*;
     use rbdkit_filter_sdk::testing::{Disk, Host};
 
-    #[test]
-    fn blocks_are_read_and_holes_are_told() {
+    /// Two blocks of 4 KiB, of which the first was never written.
+    fn image() -> Vec<u8> {
         let mut image = vec![0; 8192];
         let numbers = [
             (0x40, 0xbeda_107fu32),
@@ -67,7 +75,29 @@ mod tests {
             image[at..at + 4].copy_from_slice(&number.to_le_bytes());
         }
         image[4096..].fill(9);
-        let served = Host::new(Disk::new(image)).serve::<VdiFilter>(&[]).unwrap();
+        image
+    }
+
+    #[test]
+    fn blocks_of_the_parent_are_read_from_the_disk_that_is_given() {
+        let mut image = image();
+        (image[0x4c], image[0x1a8]) = (4, 7);
+        let host = || Host::new(Disk::new(image.clone())).with_disk("base", Disk::new([5; 8192]));
+        let served = host().serve::<VdiFilter>(&["vdi-parent=base"]).unwrap();
+        let client = served.connect().unwrap();
+        served.take_calls();
+        assert_eq!(client.pread(4000, 200).unwrap(), [vec![5; 96], vec![9; 104]].concat());
+        assert!(served.take_calls().contains(&"disk-pread base 4000 96".to_string()));
+        let served = host().serve::<VdiFilter>(&[]).unwrap();
+        assert!(served.connect().is_err());
+        let line = "error: the image holds only what differs from the image 00000007-0000-0000-0000-000000000000: give \
+                    that disk as vdi-parent=DISK";
+        assert_eq!(served.take_log(), [line]);
+    }
+
+    #[test]
+    fn blocks_are_read_and_holes_are_told() {
+        let served = Host::new(Disk::new(image())).serve::<VdiFilter>(&[]).unwrap();
         let client = served.connect().unwrap();
         assert_eq!(client.pread(4000, 200).unwrap(), [vec![0; 96], vec![9; 104]].concat());
         let extents = client.extents(0, 8192, CommandFlags::empty()).unwrap();

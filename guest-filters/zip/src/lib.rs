@@ -1,7 +1,9 @@
 //! Serves a file of a zip archive, read-only.
 
 use std::rc::Rc;
+use std::time::Duration;
 
+use rbdkit_filter_formats::unpack::Storage;
 use rbdkit_filter_formats::zip::{entry_at, find, only, open_entry};
 use rbdkit_filter_sdk::image::{Error, FileChoice, Format, Images, Next, Source};
 use rbdkit_filter_sdk::prelude::*;
@@ -27,13 +29,20 @@ impl Filter for Zip {
     fn describe() -> Description {
         Description::new("zip", env!("CARGO_PKG_VERSION"), "serves a file of a zip archive")
             .help("Without zip-entry the archive must have only one file, beside short texts.")
-            // One instance, so that one decoder goes through a deflated member.
-            .thread_model(ThreadModel::SerializeAllRequests)
+            // An instance for each connection: the decoder that runs continues with the next
+            // request.
+            .thread_model(ThreadModel::SerializeRequests)
             .recovery(Recovery::Stateless)
     }
 
     fn configure(settings: Settings) -> Result<Self, String> {
         Ok(Zip { entry: FileChoice::new(settings.zip_entry.unwrap_or_default()), images: Images::default() })
+    }
+}
+
+impl Wishes for Zip {
+    fn limits() -> Vec<Wish> {
+        vec![Wish::Setup(Duration::from_secs(600)), Wish::Scratch(64 << 30)]
     }
 }
 
@@ -55,7 +64,7 @@ impl Format for Zip {
     fn open_image(&self) -> Result<Rc<dyn Source>, Error> {
         let below: Rc<dyn Source> = Rc::new(Next::new()?);
         let entry = entry_at(&below, request::handle())?;
-        open_entry(below, &entry)
+        open_entry(below, &entry, &Storage::Host)
     }
 
     fn images(&self) -> &Images<Rc<dyn Source>> {
@@ -71,7 +80,7 @@ impl Format for Zip {
     }
 }
 
-rbdkit_filter_sdk::export_image!(Zip, names);
+rbdkit_filter_sdk::export_image!(Zip, names, wishes);
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,7 @@ mod auto;
 mod bochs;
 mod compression;
 mod filesystems;
+mod limits;
 mod parallels;
 mod partition;
 mod qcow2;

@@ -1,5 +1,6 @@
 //! VDI images that qemu-img made.
 
+use rbdkit_tests::server::filter;
 use rbdkit_tests::{TempDir, tool};
 
 use crate::shared::{assert_content, assert_holes_are_zero, content, converted, extents, qemu_map, serve};
@@ -37,8 +38,36 @@ fn a_differencing_image_is_refused_with_its_parent() {
     let dir = TempDir::new();
     let image = converted(&dir, "disk.vdi", &[1; 512], &["-O", "vdi"]);
     let mut bytes = std::fs::read(&image).expect("the image");
-    (bytes[0x4c], bytes[0x1b8]) = (4, 1);
+    (bytes[0x4c], bytes[0x1a8]) = (4, 1);
     let server = serve("vdi", &dir.file("child.vdi", &bytes), &[]);
     tool("nbdinfo", [&server.uri()]).fails();
-    server.wait_for_log("VDI images of the kind differencing with the parent 00000001-0000-0000-0000-000000000000 are");
+    server.wait_for_log("from the image 00000001-0000-0000-0000-000000000000: give that disk as vdi-parent=DISK");
+}
+
+/// The parent is a VDI image as well, which a chain of its own decodes.
+#[test]
+fn a_differencing_image_is_read_with_the_parent_that_is_given() {
+    let (dir, size) = (TempDir::new(), (6 << 20) + 512);
+    let (base, change) = (content(size, 7), content(size, 8));
+    let parent = converted(&dir, "base.vdi", &base, &["-O", "vdi"]);
+    let mut bytes = std::fs::read(converted(&dir, "change.vdi", &change, &["-O", "vdi"])).expect("the image");
+    // Of the kind "differencing", with a parent. Every other block was never written, and one was
+    // discarded.
+    (bytes[0x4c], bytes[0x1a8]) = (4, 1);
+    let map = |block: usize| 512 + 4 * block..512 + 4 * block + 4;
+    for block in [0, 2, 4, 6] {
+        bytes[map(block)].fill(0xff);
+    }
+    bytes[map(5)].copy_from_slice(&0xffff_fffeu32.to_le_bytes());
+    let image = dir.file("snapshot.vdi", &bytes);
+    let mut expected = base.clone();
+    for block in [1, 3] {
+        expected[block << 20..(block + 1) << 20].copy_from_slice(&change[block << 20..(block + 1) << 20]);
+    }
+    expected[5 << 20..6 << 20].fill(0);
+    let component = filter("vdi");
+    let chain = format!("vdi-parent=chain:--wasm-filter={} file {}", component.display(), parent.display());
+    let server = serve("vdi", &image, &[&chain]);
+    assert_content(&server, &expected, "a differencing image");
+    assert_holes_are_zero(&extents(&server), &expected, "a differencing image");
 }

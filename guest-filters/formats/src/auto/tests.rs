@@ -105,3 +105,16 @@ fn an_error_of_the_layer_below_is_no_property_of_the_image() {
     let error = open(Rc::new(Broken), &FOUND).map(drop);
     assert_eq!(error, Err(Error::Failed(rbdkit_filter_sdk::Errno::Etimedout)));
 }
+
+#[test]
+fn a_bomb_in_bombs_is_a_disk_of_zeroes_or_too_deep() {
+    let gzip = |bytes: &[u8]| crate::testing::piped("gzip", &["-9"], bytes);
+    let disk = vec![0; 64 << 20];
+    let three = gzip(&gzip(&gzip(&disk)));
+    assert!(three.len() < 1000);
+    let (found, read) = opened(&three);
+    assert_eq!(found.names(), "gzip in gzip in gzip");
+    assert!(read == disk);
+    let line = "gzip in gzip in gzip in gzip in gzip: there are more than 4 formats within each other (auto-depth)";
+    assert_eq!(refused(&gzip(&gzip(&three)), &FOUND), line);
+}

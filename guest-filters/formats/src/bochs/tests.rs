@@ -1,7 +1,7 @@
 //! Images of bximage, and headers that are wrong.
 
 use super::*;
-use crate::testing::{Dir, read_all, run, sample, source};
+use crate::testing::{Dir, cut_anywhere, read_all, run, sample, source};
 
 /// Three sectors of which the second is never written, and after a long hole some more. bximage
 /// makes extents of 4 KiB of it.
@@ -106,4 +106,11 @@ fn an_extent_beyond_the_end_is_an_error_where_it_is() {
     // Bitmaps of 4 GiB put each extent far behind the last.
     let wide = Bochs::open(source(&with(&bytes, 76, &[0xff; 4]))).unwrap();
     assert!(wide.read(wide.size() - 1, &mut [0]).is_err());
+}
+
+#[test]
+fn an_image_that_is_cut_anywhere_is_an_error_and_no_trap() {
+    for bytes in [made(), older(&made())] {
+        cut_anywhere(&bytes, 0..2000, &content(), |image| Bochs::open(image).and_then(|image| read_all(&image)));
+    }
 }

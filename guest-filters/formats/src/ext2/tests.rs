@@ -1,7 +1,7 @@
 //! File systems that mke2fs has made, and damaged ones.
 
 use super::*;
-use crate::testing::{Dir, read_all, run, sample, source};
+use crate::testing::{Dir, cut_anywhere, read_all, run, sample, source};
 
 /// A file system with a few files, and its bytes.
 fn made(name: &str, options: &[&str], size: &str) -> Vec<u8> {
@@ -228,4 +228,13 @@ fn holes_and_encrypted_files_are_told() {
     let told: Vec<_> = list.into_answer().unwrap().iter().map(|e| (e.length, e.kind.bits())).collect();
     assert_eq!(told, [(4096, 3), (6144, 2), (20_000_000_000 - 10240, 3)]);
     assert_eq!(image::read(&file, 19_999_999_000, 1000), Ok(vec![0; 1000]));
+}
+
+#[test]
+fn a_file_system_that_is_cut_anywhere_is_an_error_and_no_trap() {
+    for (name, options) in [("cut-2", &["-t", "ext2", "-b", "1024"][..]), ("cut-4", &["-t", "ext4", "-b", "4096"])] {
+        cut_anywhere(&made(name, options, "24M"), 0..4608, &sample(700_001, 1), |image| {
+            File::open(image, "/disks/link", Journal::Refuse).and_then(|file| read_all(&file))
+        });
+    }
 }

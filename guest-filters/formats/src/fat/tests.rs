@@ -1,7 +1,7 @@
 //! File systems that mkfs.fat and mtools have made, and damaged ones.
 
 use super::*;
-use crate::testing::{Dir, read_all, run, sample, source};
+use crate::testing::{Dir, cut_anywhere, read_all, run, sample, source};
 
 /// A file system with some files. Every other one of the small files is deleted before the large
 /// one is written, so that it lies in pieces.
@@ -109,4 +109,13 @@ fn what_is_wrong_in_a_file_system_gives_a_line() {
             .starts_with("'SHORT.IMG' has a size of 4294967295, and the file system has room for")
     );
     assert!(!probe(&bytes[..511].to_vec()).unwrap());
+}
+
+#[test]
+fn a_file_system_that_is_cut_anywhere_is_an_error_and_no_trap() {
+    for (width, sectors, size) in [("12", "2", "2M"), ("16", "1", "9M"), ("32", "1", "41M")] {
+        cut_anywhere(&made(width, sectors, size), 0..2048, &sample(300_001, 1), |image| {
+            open_file(image, LONG).and_then(|file| read_all(&file))
+        });
+    }
 }

@@ -5,12 +5,10 @@
 
 use std::rc::Rc;
 
-use miniz_oxide::inflate::TINFLStatus;
-use miniz_oxide::inflate::core::{BlockBoundaryState, DecompressorOxide, decompress, inflate_flags};
 use rbdkit_filter_sdk::image::{Error, Source, read};
 
 use crate::checksum::{CRC32, Crc32};
-use crate::unpack::{Codec, Index, Input, Point, RECENT, Storage, Stream, Unpacked};
+use crate::unpack::{Codec, Index, InflateFault, Inflater, Input, Point, RECENT, Storage, Stream, Unpacked};
 use crate::{FormatInfo, Opened, Report};
 
 /// gzip.
@@ -30,9 +28,7 @@ const HAS_COMMENT: u8 = 16;
 const RESERVED: u8 = 0xe0;
 /// The most bytes of a name or a comment.
 const MAX_TEXT: usize = 64 << 10;
-/// The output of the decoder, a power of two. The last 32 KiB of it are the window.
-const RING: usize = 256 << 10;
-const WINDOW: usize = 32 << 10;
+
 /// Opens a gzip file.
 ///
 /// # Errors
@@ -78,23 +74,12 @@ impl Codec for Gzip {
     fn stream(&self, point: Point, window: Vec<u8>) -> Result<Box<dyn Stream>, Error> {
         let bits = point.at / 2;
         let mut input = Input::new(Rc::clone(&self.below), bits.div_ceil(8));
-        let mut member = Member::new(vec![0; RING]);
-        if point.at & WITHIN == 0 {
+        let member = if point.at & WITHIN == 0 {
             header(&mut input)?;
+            Member::new(Inflater::default())
         } else {
-            let num_bits = (bits.wrapping_neg() % 8) as u8;
-            if num_bits > 0 {
-                let before = read(&*self.below, bits / 8, 1)?[0];
-                let state =
-                    BlockBoundaryState { num_bits, bit_buf: before >> (8 - num_bits), ..BlockBoundaryState::default() };
-                *member.state = DecompressorOxide::from_block_boundary_state(&state);
-            } else {
-                *member.state = DecompressorOxide::from_block_boundary_state(&BlockBoundaryState::default());
-            }
-            member.crc = None;
-            let at = RING - window.len().min(WINDOW);
-            member.ring[at..].copy_from_slice(&window[window.len() - (RING - at)..]);
-        }
+            Member { sum: None, ..Member::new(Inflater::from_border(&*self.below, bits, &window)?) }
+        };
         Ok(Box::new(Inflating { input, member }))
     }
 }
@@ -148,32 +133,17 @@ struct Inflating {
 
 /// The state of decoding one member.
 struct Member {
-    state: Box<DecompressorOxide>,
-    ring: Vec<u8>,
-    /// Where in the ring the next output goes.
-    end: usize,
-    /// How many bytes before `end` were not returned.
-    pending: usize,
-    status: TINFLStatus,
-    /// None if decoding began within the member.
-    crc: Option<Crc32>,
+    inflater: Inflater,
+    /// None if decoding began within the member, or its checksum was compared.
+    sum: Option<Crc32>,
     /// Bytes of the member that were returned.
     length: u64,
     trailer_read: bool,
 }
 
 impl Member {
-    fn new(ring: Vec<u8>) -> Member {
-        Member {
-            state: Box::default(),
-            ring,
-            end: 0,
-            pending: 0,
-            status: TINFLStatus::NeedsMoreInput,
-            crc: Some(CRC32.digest()),
-            length: 0,
-            trailer_read: false,
-        }
+    fn new(inflater: Inflater) -> Member {
+        Member { inflater, sum: Some(CRC32.digest()), length: 0, trailer_read: false }
     }
 }
 
@@ -183,7 +153,7 @@ impl Inflating {
         let trailer: [u8; 8] = self.input.array("the checksum of a gzip member")?;
         let [crc, size] = [0, 4].map(|at| u32::from_le_bytes(std::array::from_fn(|n| trailer[at + n])));
         self.member.trailer_read = true;
-        let Some(found) = self.member.crc.take() else { return Ok(()) };
+        let Some(found) = self.member.sum.take() else { return Ok(()) };
         let found = found.finalize();
         if found != crc {
             return Err(Error::image(format!(
@@ -198,58 +168,26 @@ impl Inflating {
         }
         Ok(())
     }
-
-    /// Decodes more into the ring.
-    fn inflate(&mut self) -> Result<(), Error> {
-        let member = &mut self.member;
-        if member.end == RING {
-            member.end = 0;
-        }
-        let at = self.input.at();
-        let there = self.input.available()?;
-        let is_end = there.is_empty();
-        let more = if is_end { 0 } else { inflate_flags::TINFL_FLAG_HAS_MORE_INPUT };
-        let flags = more | inflate_flags::TINFL_FLAG_STOP_ON_BLOCK_BOUNDARY;
-        let (status, taken, given) = decompress(&mut member.state, there, &mut member.ring, member.end, flags);
-        self.input.consume(taken);
-        member.end += given;
-        member.pending = given;
-        member.status = status;
-        match status {
-            TINFLStatus::Done | TINFLStatus::BlockBoundary | TINFLStatus::HasMoreOutput => Ok(()),
-            TINFLStatus::NeedsMoreInput if !is_end => Ok(()),
-            TINFLStatus::NeedsMoreInput | TINFLStatus::FailedCannotMakeProgress => {
-                Err(Error::image(format!("the file ends after {at} bytes, within a gzip member")))
-            }
-            _ => {
-                let at = at + taken as u64;
-                Err(Error::image(format!("the deflated data around {at} is wrong")))
-            }
-        }
-    }
 }
 
 impl Stream for Inflating {
     fn read(&mut self, out: &mut [u8]) -> Result<usize, Error> {
-        while self.member.pending == 0 {
-            if self.member.status == TINFLStatus::Done {
-                if !self.member.trailer_read {
-                    self.trailer()?;
-                }
-                return Ok(0);
+        let got = self.member.inflater.read(&mut self.input, out).map_err(|fault| match fault {
+            InflateFault::Source(error) => error,
+            InflateFault::Cut(at) => Error::image(format!("the file ends after {at} bytes, within a gzip member")),
+            InflateFault::Wrong(at) => Error::image(format!("the deflated data around {at} is wrong")),
+        })?;
+        if got == 0 {
+            if !self.member.trailer_read {
+                self.trailer()?;
             }
-            self.inflate()?;
+            return Ok(0);
         }
-        let member = &mut self.member;
-        let count = member.pending.min(out.len());
-        let from = member.end - member.pending;
-        out[..count].copy_from_slice(&member.ring[from..from + count]);
-        if let Some(crc) = &mut member.crc {
-            crc.update(&out[..count]);
+        if let Some(sum) = &mut self.member.sum {
+            sum.update(&out[..got]);
         }
-        member.length += count as u64;
-        member.pending -= count;
-        Ok(count)
+        self.member.length += got as u64;
+        Ok(got)
     }
 
     fn next_unit(&mut self) -> Result<Option<u64>, Error> {
@@ -258,7 +196,9 @@ impl Stream for Inflating {
         }
         let at = self.input.at();
         header(&mut self.input)?;
-        self.member = Member::new(std::mem::take(&mut self.member.ring));
+        let member = &mut self.member;
+        member.inflater.restart();
+        (member.sum, member.length, member.trailer_read) = (Some(CRC32.digest()), 0, false);
         Ok(Some(at * 16))
     }
 
@@ -267,20 +207,7 @@ impl Stream for Inflating {
     }
 
     fn resume(&self) -> Option<(u64, Vec<u8>)> {
-        let member = &self.member;
-        if member.pending > 0 || member.status != TINFLStatus::BlockBoundary {
-            return None;
-        }
-        let state = member.state.block_boundary_state()?;
-        let bits = self.input.at() * 8 - u64::from(state.num_bits);
-        // The ring is read backwards from the end of the output. What was never written is zero.
-        let mut window = member.ring[member.end.saturating_sub(WINDOW)..member.end].to_vec();
-        let older = WINDOW - window.len();
-        if older > 0 {
-            let mut whole = member.ring[RING - older..].to_vec();
-            whole.append(&mut window);
-            window = whole;
-        }
+        let (bits, window) = self.member.inflater.border(&self.input)?;
         Some((bits * 2 + WITHIN, window))
     }
 }

@@ -1,7 +1,7 @@
 //! Images that genisoimage has made, and damaged ones.
 
 use super::*;
-use crate::testing::{Dir, read_all, run, sample, source};
+use crate::testing::{Dir, cut_anywhere, read_all, run, sample, source};
 
 fn made(name: &str, options: &[&str]) -> Vec<u8> {
     let dir = Dir::new(&format!("iso-{name}"));
@@ -139,4 +139,14 @@ fn zisofs_is_refused_and_a_field_that_goes_on_for_ever_ends() {
     let px = at + bytes[at..].windows(2).position(|there| there == b"PX").unwrap();
     endless[px..][..28].copy_from_slice(&area);
     assert_eq!(line_of(&endless, "/empty"), "the Rock Ridge field of a file goes on too often, or at a wrong place");
+}
+
+#[test]
+fn an_image_that_is_cut_anywhere_is_an_error_and_no_trap() {
+    for (name, options, path) in [("cut", &["-R"][..], "/link"), ("cut-joliet", &["-J"], "/disks/disk.img")] {
+        // Up to the end of the second descriptor.
+        cut_anywhere(&made(name, options), 32 << 10..(32 << 10) + 4096, &sample(70_001, 1), |image| {
+            open_file(image, path).and_then(|file| read_all(&file))
+        });
+    }
 }

@@ -1,7 +1,7 @@
 //! Images of qemu-img, the same in the older format, and headers that are wrong.
 
 use super::*;
-use crate::testing::{Dir, read_all, run, sample, source};
+use crate::testing::{Dir, cut_anywhere, read_all, run, sample, source};
 
 /// A disk whose last cluster has 1536 bytes. The second cluster is never written.
 fn content() -> Vec<u8> {
@@ -100,4 +100,28 @@ fn a_cluster_beyond_the_end_is_an_error_where_it_is() {
     let line = format!("cluster 0 is at 4503599626321920, and the image ends after {size} bytes");
     assert_eq!(image.read(0, &mut [0]), Err(Error::image(line)));
     assert_eq!(image.read(1 << 20, &mut [0]), Ok(()));
+}
+
+#[test]
+fn an_image_that_is_cut_anywhere_is_an_error_and_no_trap() {
+    for bytes in [made(), older(&made())] {
+        cut_anywhere(&bytes, 0..1100, &content(), |image| Parallels::open(image).and_then(|image| read_all(&image)));
+    }
+}
+
+#[test]
+fn a_description_of_a_disk_is_refused_with_the_file_that_it_names() {
+    let text = b"<?xml version='1.0' encoding='UTF-8'?>\n<Parallels_disk_image Version=\"1.0\">\n<StorageData>\
+        <Storage><Image><GUID>{5}</GUID><Type>Compressed</Type><File>/etc/passwd</File></Image></Storage>";
+    let line = "this is a DiskDescriptor.xml, which only describes a Parallels disk: serve the image itself, whose first \
+                file it calls '/etc/passwd'";
+    assert!(probe(&text.to_vec()).unwrap());
+    assert_eq!(refused(text), line);
+    let (found, image) = crate::auto::open(source(text), &crate::auto::Wanted::Found { depth: 4 }).unwrap();
+    assert!(image.is_none());
+    assert_eq!(found.refused, Some(format!("parallels: {line}")));
+    // Another text is no image, and one without the name of a file is refused as well.
+    assert!(!probe(&b"<?xml version='1.0'?><html>".to_vec()).unwrap());
+    assert!(!probe(&b"<?x".to_vec()).unwrap());
+    assert!(refused(b"<?xml?><Parallels_disk_image><File>").ends_with("it calls ''"));
 }

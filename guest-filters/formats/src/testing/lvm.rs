@@ -8,7 +8,8 @@ use crate::checksum::crc32_raw;
 pub const EXTENT: usize = 64 << 10;
 /// Where the first extent begins.
 pub const FIRST: usize = 1 << 20;
-const ID: &str = "abcdefGHIJKLmnopQRSTuvwxYZ012345";
+/// The identifiers of the physical volumes `pv0` and `pv1`.
+const IDS: [&str; 2] = ["abcdefGHIJKLmnopQRSTuvwxYZ012345", "othersGHIJKLmnopQRSTuvwxYZ012345"];
 const CRC: u32 = 0xf597_a6cf;
 
 fn dashed(id: &str) -> String {
@@ -26,10 +27,12 @@ pub fn metadata(sequence: u64, volumes: &[(&str, &[&str])]) -> String {
         "vg0 {{\nid = \"x\"\nseqno = {sequence}\nformat = \"lvm2\"\t# informational\nstatus = [\"RESIZEABLE\", \
          \"READ\", \
          \"WRITE\"]\nflags = []\nextent_size = {}\nmax_lv = 0\n\nphysical_volumes {{\n\npv0 {{\nid = \"{}\"\ndevice = \
-         \"/dev/\\\"sda\\\"\"\n\npe_start = {}\npe_count = 100\n}}\npv1 {{\nid = \"other\"\n}}\n}}\n\n\
+         \"/dev/\\\"sda\\\"\"\n\npe_start = {}\npe_count = 100\n}}\npv1 {{\nid = \"{}\"\npe_start = {}\n}}\n}}\n\n\
          logical_volumes {{\n",
         EXTENT / 512,
-        dashed(ID),
+        dashed(IDS[0]),
+        FIRST / 512,
+        dashed(IDS[1]),
         FIRST / 512,
     );
     for (name, segments) in volumes {
@@ -82,20 +85,31 @@ pub fn seal_label(image: &mut [u8]) {
     image[512 + 16..512 + 20].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// A physical volume of 100 extents with one metadata area at 4096.
+/// The physical volume `pv0`, of 100 extents, with one metadata area at 4096.
 pub fn physical(text: &str) -> Vec<u8> {
-    let mut image = sample(FIRST + 100 * EXTENT, 3);
+    labelled(IDS[0], 3, Some(text))
+}
+
+/// The physical volume `pv1`, of 100 extents, with or without metadata.
+pub fn other_physical(text: Option<&str>) -> Vec<u8> {
+    labelled(IDS[1], 4, text)
+}
+
+fn labelled(id: &str, seed: u64, text: Option<&str>) -> Vec<u8> {
+    let mut image = sample(FIRST + 100 * EXTENT, seed);
     let label = &mut image[512..1024];
     label.fill(0);
     label[..8].copy_from_slice(b"LABELONE");
     label[8] = 1;
     label[20] = 32;
     label[24..32].copy_from_slice(b"LVM2 001");
-    label[32..64].copy_from_slice(ID.as_bytes());
+    label[32..64].copy_from_slice(id.as_bytes());
     label[72..80].copy_from_slice(&(FIRST as u64).to_le_bytes());
-    label[104..112].copy_from_slice(&4096u64.to_le_bytes());
-    label[112..120].copy_from_slice(&65536u64.to_le_bytes());
+    if let Some(text) = text {
+        label[104..112].copy_from_slice(&4096u64.to_le_bytes());
+        label[112..120].copy_from_slice(&65536u64.to_le_bytes());
+        put_text(&mut image, 4096, 1024, text);
+    }
     seal_label(&mut image);
-    put_text(&mut image, 4096, 1024, text);
     image
 }

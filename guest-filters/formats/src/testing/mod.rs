@@ -5,12 +5,13 @@ pub mod lvm;
 pub mod vhdx;
 
 use std::io::Write;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rbdkit_filter_sdk::image::{Error, Source};
+use rbdkit_filter_sdk::image::{Error, Part, Source};
 
 pub use fuzz::{Rng, fuzz};
 
@@ -108,4 +109,25 @@ pub fn source(bytes: &[u8]) -> Rc<dyn Source> {
 /// Those of the source.
 pub fn read_all(source: &dyn Source) -> Result<Vec<u8>, Error> {
     rbdkit_filter_sdk::image::read(source, 0, source.size() as usize)
+}
+
+/// Cuts an image after each byte of `headers` and at a thousand other places. What `content` gives
+/// of the rest has to be an error, or `expected`.
+///
+/// # Panics
+/// If it is something else.
+pub fn cut_anywhere(
+    image: &[u8],
+    headers: Range<usize>,
+    expected: &[u8],
+    content: impl Fn(Rc<dyn Source>) -> Result<Vec<u8>, Error>,
+) {
+    let whole = source(image);
+    assert!(content(Rc::clone(&whole)).as_deref() == Ok(expected), "the whole image");
+    for length in headers.chain((0..image.len()).step_by(image.len() / 1000 + 1)) {
+        let cut = Part::new(Rc::clone(&whole), 0, length as u64).expect("a part of the image");
+        if let Ok(bytes) = content(Rc::new(cut)) {
+            assert!(bytes == expected, "cut after {length} bytes");
+        }
+    }
 }

@@ -26,14 +26,14 @@ fn with(bytes: &[u8], at: usize, number: &[u8]) -> Vec<u8> {
 }
 
 fn refused(bytes: &[u8]) -> String {
-    Vdi::open(source(bytes)).err().expect("an image that is wrong").to_string()
+    Vdi::open(source(bytes), None).err().expect("an image that is wrong").to_string()
 }
 
 #[test]
 fn what_qemu_wrote_is_read() {
     let content = content();
     for options in [&[][..], &["-o", "static=on"]] {
-        let image = Vdi::open(source(&made(&content, options))).unwrap();
+        let image = Vdi::open(source(&made(&content, options)), None).unwrap();
         assert!(read_all(&image) == Ok(content.clone()), "{options:?}");
         let kind = if options.is_empty() { "VDI image, dynamic" } else { "VDI image, fixed" };
         assert_eq!(image.description().as_deref(), Some(kind));
@@ -45,11 +45,39 @@ fn a_discarded_block_reads_as_zero() {
     let content = content();
     let bytes = made(&content, &[]);
     let map = u32::from_le_bytes(bytes[0x154..0x158].try_into().unwrap()) as usize;
-    let image = Vdi::open(source(&with(&bytes, map, &DISCARDED.to_le_bytes()))).unwrap();
-    assert_eq!(image.0.place(5), Ok((BlockPlace::Absent, (1 << 20) - 5)));
+    let image = Vdi::open(source(&with(&bytes, map, &DISCARDED.to_le_bytes())), None).unwrap();
+    assert_eq!(image.0.place(5), Ok((BlockPlace::Zero, (1 << 20) - 5)));
     let mut expected = content;
     expected[..1 << 20].fill(0);
     assert!(read_all(&image) == Ok(expected));
+}
+
+/// The image as a differencing one: what was never written is the parent's. The third block was
+/// discarded.
+fn differencing(bytes: &[u8]) -> Vec<u8> {
+    let bytes = with(&with(bytes, 0x4c, &[4]), 0x1a8, &[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    let map = u32::from_le_bytes(bytes[0x154..0x158].try_into().unwrap()) as usize;
+    with(&bytes, map + 8, &DISCARDED.to_le_bytes())
+}
+
+#[test]
+fn what_a_differencing_image_lacks_is_the_parents() {
+    let content = content();
+    let bytes = differencing(&made(&content, &[]));
+    let parent = sample(2 << 20, 9);
+    let image = Vdi::open(source(&bytes), Some(source(&parent))).unwrap();
+    let block = 1 << 20;
+    let expected = [&content[..block], &parent[block..], &[0; 1536]].concat();
+    assert!(read_all(&image) == Ok(expected));
+    // A parent that is smaller reads as zero behind its end.
+    let image = Vdi::open(source(&bytes), Some(source(&parent[..block + 100]))).unwrap();
+    let expected = [&content[..block], &parent[block..block + 100], &vec![0; block - 100 + 1536]].concat();
+    assert!(read_all(&image) == Ok(expected));
+    let line = "the image holds only what differs from the image 04030201-0605-0807-0900-000000000000: give that \
+                disk as vdi-parent=DISK";
+    assert_eq!(refused(&bytes), line);
+    let with_parent = Vdi::open(source(&made(&content, &[])), Some(source(&parent))).err();
+    assert_eq!(with_parent, Some(Error::image("vdi-parent is given, and the image has no parent")));
 }
 
 #[test]
@@ -65,13 +93,13 @@ fn a_header_that_is_wrong_is_refused_with_its_value() {
             0x4c,
             &[4],
             "VDI images of the kind differencing with the parent 00000000-0000-0000-0000-000000000000 are not \
-             supported: dynamic and fixed ones without a parent are",
+             supported: dynamic and fixed ones without a parent are, and differencing ones with one",
         ),
         (
-            0x1b8,
+            0x1a8,
             &[1, 2, 3, 4, 5, 6, 7, 8, 9],
             "VDI images of the kind dynamic with the parent 04030201-0605-0807-0900-000000000000 are not \
-             supported: dynamic and fixed ones without a parent are",
+             supported: dynamic and fixed ones without a parent are, and differencing ones with one",
         ),
         (0x168, &[0, 16], "sectors of 4096 bytes are not supported: 512 is the size"),
         (0x178, &[1], "blocks of 1048577 bytes are not supported: a power of two from 4096 to 1073741824 is"),
@@ -90,11 +118,11 @@ fn a_header_that_is_wrong_is_refused_with_its_value() {
 #[test]
 fn a_block_beyond_the_end_is_an_error_where_it_is() {
     let bytes = made(&content(), &[]);
-    let image = Vdi::open(source(&with(&bytes, 512, &0xffff_fffdu32.to_le_bytes()))).unwrap();
+    let image = Vdi::open(source(&with(&bytes, 512, &0xffff_fffdu32.to_le_bytes())), None).unwrap();
     let line = "block 0 is at 4503599624225792, and the image ends after 2098176 bytes";
     assert_eq!(image.read(0, &mut [0]), Err(Error::image(line)));
     assert_eq!(image.read(2 << 20, &mut [0]), Ok(()));
-    let two = Vdi::open(source(&with(&bytes, 512, &[1, 0, 0, 0]))).unwrap();
+    let two = Vdi::open(source(&with(&bytes, 512, &[1, 0, 0, 0])), None).unwrap();
     assert_eq!(two.read(0, &mut [0]), Ok(()), "two blocks in one place harm nobody who reads");
 }
 
@@ -102,7 +130,7 @@ fn a_block_beyond_the_end_is_an_error_where_it_is() {
 fn an_image_that_is_cut_anywhere_is_an_error_and_no_trap() {
     let bytes = made(&content(), &[]);
     for length in 0..1100 {
-        if let Ok(image) = Vdi::open(source(&bytes[..length])) {
+        if let Ok(image) = Vdi::open(source(&bytes[..length]), None) {
             assert!(read_all(&image).is_err(), "{length}");
         }
     }
@@ -116,7 +144,7 @@ fn the_report_has_what_is_dangerous() {
     assert_eq!(report.size, Some((2 << 20) + 1536));
     assert!(report.facts.contains(&("description", "'my disk'".into())));
     assert_eq!(report.dangers, [""; 0]);
-    let dangers = of(&with(&bytes, 0x1b8, &[1])).dangers;
+    let dangers = of(&with(&bytes, 0x1a8, &[1])).dangers;
     assert_eq!(dangers[0], "it needs a parent image: 00000001-0000-0000-0000-000000000000");
     assert!(dangers[1].starts_with("it cannot be read: VDI images of the kind dynamic"));
 }

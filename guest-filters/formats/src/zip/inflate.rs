@@ -1,183 +1,134 @@
-//! Deflated data as a source. Reading it anywhere begins at the nearest checkpoint before.
+//! A deflated member as a source.
+//!
+//! The directory says how long the data of a member is. A member of at most 8 MiB is decoded when a
+//! request needs it, and stays in memory. A larger one is decoded once when it is opened, as a gzip
+//! file is: see [`crate::unpack`].
 
-use std::cell::RefCell;
 use std::rc::Rc;
 
-use miniz_oxide::inflate::stream::{InflateState, inflate};
-use miniz_oxide::{DataFormat, MZError, MZFlush, MZStatus};
-use rbdkit_filter_sdk::image::{Error, Source, TableCache, read};
+use rbdkit_filter_sdk::image::{Error, Source, quoted};
 
-/// Data is inflated in chunks of this many bytes.
-const CHUNK: u64 = 256 << 10;
-
-/// How much inflated data is kept, in bytes. An instance keeps four members open: 12 MiB.
-const KEPT: usize = 3 << 20;
-
-/// At most this many checkpoints are kept. Each takes 44 KiB: 3 MiB. If there are more, every
-/// second one goes, and their distance doubles.
-const MOST_POINTS: usize = 64;
-
-/// The distance of checkpoints at first, in bytes of inflated data.
-const STEP: u64 = 1 << 20;
-
-/// How much deflated data is read at once, in bytes.
-const PIECE: u64 = 128 << 10;
+use super::Entry;
+use crate::checksum::{CRC32, Crc32};
+use crate::unpack::{Codec, Index, InflateFault, Inflater, Input, Point, RECENT, Storage, Stream, Unpacked};
 
 /// Deflate makes at most 1032 bytes of one.
 pub const MOST_RATIO: u64 = 1032;
 
-/// A decoder that has come to some place.
+/// Opens the deflated data of a member.
+///
+/// # Errors
+/// Those of the source and the storage, and a line if the data is wrong.
+pub fn open(stored: Rc<dyn Source>, entry: &Entry, storage: &Storage) -> Result<Unpacked<Deflated>, Error> {
+    let promised = Promised { name: quoted(&entry.name), size: entry.size, crc: entry.crc };
+    Unpacked::open(Rc::clone(&stored), Deflated { stored, promised }, storage, RECENT)
+}
+
+/// What the directory says of a member.
 #[derive(Clone)]
-struct Point {
-    /// The offset in the inflated data.
-    out: u64,
-    /// The offset of the deflated byte that comes next.
-    at: u64,
-    state: Box<InflateState>,
-}
-
-/// Deflated data.
-pub struct Inflated {
-    stored: Rc<dyn Source>,
-    size: u64,
+struct Promised {
     name: String,
-    kept: TableCache<u64, Vec<u8>>,
-    progress: RefCell<Progress>,
+    size: u64,
+    crc: u32,
 }
 
-struct Progress {
-    running: Option<Point>,
-    /// In order.
-    points: Vec<Point>,
-    step: u64,
-}
-
-impl Inflated {
-    /// `stored` gives `size` bytes. `name` names it in errors.
-    pub fn new(stored: Rc<dyn Source>, size: u64, name: String) -> Inflated {
-        let progress = RefCell::new(Progress { running: None, points: Vec::new(), step: STEP });
-        Inflated { stored, size, name, kept: TableCache::new(KEPT), progress }
-    }
-
+impl Promised {
     fn wrong(&self, why: String) -> Error {
         Error::image(format!("{}: its deflated data {why}", self.name))
     }
+}
 
-    fn chunk(&self, number: u64) -> Result<Rc<Vec<u8>>, Error> {
-        if let Some(bytes) = self.kept.get(&number) {
-            return Ok(bytes);
-        }
-        let start = number * CHUNK;
-        let mut progress = self.progress.borrow_mut();
-        let checkpoint = progress.points.partition_point(|point| point.out <= start).checked_sub(1);
-        let checkpoint = checkpoint.map(|at| &progress.points[at]);
-        let from = checkpoint.map_or(0, |point| point.out);
-        let mut point = match &progress.running {
-            Some(running) if (from..=start).contains(&running.out) => progress.running.take(),
-            _ => checkpoint.cloned(),
-        }
-        .unwrap_or_else(|| Point { out: 0, at: 0, state: InflateState::new_boxed(DataFormat::Raw) });
-        let mut input = Vec::new();
-        loop {
-            let here = point.out / CHUNK;
-            let bytes = self.fill(&mut point, &mut input)?;
-            progress.checkpoint(&point);
-            let weight = bytes.len();
-            let bytes = self.kept.get_or(here, || Ok::<_, Error>((bytes, weight)))?;
-            if here == number {
-                progress.running = Some(point);
-                return Ok(bytes);
-            }
-        }
+/// The decoder of a deflated member. A place is the number of a bit of the deflated data.
+pub struct Deflated {
+    stored: Rc<dyn Source>,
+    promised: Promised,
+}
+
+impl Codec for Deflated {
+    const NAME: &'static str = "zip";
+    // Decoding it takes a tenth of a second, and all of it stays in memory.
+    const MAX_UNIT: u64 = RECENT as u64;
+
+    fn index(&self) -> Result<Option<Index>, Error> {
+        Ok(Some(Index { units: vec![self.start()], size: self.promised.size }))
     }
 
-    /// Inflates the chunk at which `point` is. `input` holds deflated bytes up to `point.at`.
-    fn fill(&self, point: &mut Point, input: &mut Vec<u8>) -> Result<Vec<u8>, Error> {
-        let mut bytes = vec![0; (self.size - point.out).min(CHUNK) as usize];
-        let mut done = 0;
-        while done < bytes.len() {
-            if input.is_empty() {
-                let length = PIECE.min(self.stored.size().saturating_sub(point.at));
-                if length == 0 {
-                    return Err(self.wrong(format!("ends after {} of {} bytes", point.out + done as u64, self.size)));
-                }
-                *input = read(&*self.stored, point.at, length as usize)?;
-            }
-            let result = inflate(&mut point.state, input, &mut bytes[done..], MZFlush::None);
-            done += result.bytes_written;
-            point.at += result.bytes_consumed as u64;
-            input.drain(..result.bytes_consumed);
-            let stuck = result.bytes_written == 0 && result.bytes_consumed == 0;
-            match result.status {
-                Ok(MZStatus::StreamEnd) if done < bytes.len() => {
-                    return Err(self.wrong(format!(
-                        "gives {} bytes, and {} are promised",
-                        point.out + done as u64,
-                        self.size
-                    )));
-                }
-                Ok(_) if !stuck => {}
-                Err(MZError::Buf) if !stuck => {}
-                _ if done == bytes.len() => {}
-                _ => return Err(self.wrong(format!("is wrong after {} bytes", point.out + done as u64))),
-            }
-        }
-        point.out += done as u64;
-        if point.out == self.size {
-            self.check_end(point, input)?;
-        }
-        Ok(bytes)
+    fn start(&self) -> Point {
+        Point { out: 0, at: 0 }
     }
 
-    /// Nothing may follow the last byte.
-    fn check_end(&self, point: &Point, input: &[u8]) -> Result<(), Error> {
-        let mut point = point.clone();
-        let rest = self.stored.size().saturating_sub(point.at).min(PIECE);
-        let input = if input.is_empty() { read(&*self.stored, point.at, rest as usize)? } else { input.to_vec() };
-        let result = inflate(&mut point.state, &input, &mut [0], MZFlush::None);
-        if result.bytes_written > 0 {
-            return Err(self.wrong(format!("gives more than the {} bytes that are promised", self.size)));
-        }
-        Ok(())
+    fn offset(&self, at: u64) -> u64 {
+        at / 8
+    }
+
+    fn stream(&self, point: Point, window: Vec<u8>) -> Result<Box<dyn Stream>, Error> {
+        let input = Input::new(Rc::clone(&self.stored), point.at.div_ceil(8));
+        let (inflater, sum) = match point.out {
+            0 => (Inflater::default(), Some(CRC32.digest())),
+            _ => (Inflater::from_border(&*self.stored, point.at, &window)?, None),
+        };
+        Ok(Box::new(Inflating { input, inflater, sum, length: point.out, promised: self.promised.clone() }))
     }
 }
 
-impl Progress {
-    fn checkpoint(&mut self, point: &Point) {
-        if point.out < self.points.last().map_or(0, |last| last.out) + self.step {
-            return;
+/// The state of decoding.
+struct Inflating {
+    input: Input,
+    inflater: Inflater,
+    /// None if decoding did not begin at the start.
+    sum: Option<Crc32>,
+    /// The offset in the data that was reached.
+    length: u64,
+    promised: Promised,
+}
+
+impl Inflating {
+    /// The data has ended. Compares it with what was promised.
+    fn check_end(&mut self) -> Result<(), Error> {
+        let Promised { size, crc, .. } = self.promised;
+        if self.length < size {
+            return Err(self.promised.wrong(format!("gives {} bytes, and {size} are promised", self.length)));
         }
-        if self.points.len() == MOST_POINTS {
-            let mut number = 0;
-            self.points.retain(|_| {
-                number += 1;
-                number % 2 == 0
-            });
-            self.step *= 2;
+        match self.sum.take().map(Crc32::finalize) {
+            Some(found) if found != crc => Err(self
+                .promised
+                .wrong(format!("gives the wrong CRC: the directory says {crc:08x}, and the data has {found:08x}"))),
+            _ => Ok(()),
         }
-        self.points.push(point.clone());
     }
 }
 
-impl Source for Inflated {
-    fn size(&self) -> u64 {
-        self.size
+impl Stream for Inflating {
+    fn read(&mut self, out: &mut [u8]) -> Result<usize, Error> {
+        let (promised, length) = (&self.promised, self.length);
+        let got = self.inflater.read(&mut self.input, out).map_err(|fault| match fault {
+            InflateFault::Source(error) => error,
+            InflateFault::Cut(_) => promised.wrong(format!("ends after {length} of {} bytes", promised.size)),
+            InflateFault::Wrong(at) => promised.wrong(format!("is wrong around its byte {at}")),
+        })?;
+        if got == 0 {
+            self.check_end()?;
+            return Ok(0);
+        }
+        if got as u64 > promised.size - length {
+            return Err(promised.wrong(format!("gives more than the {} bytes that are promised", promised.size)));
+        }
+        if let Some(sum) = &mut self.sum {
+            sum.update(&out[..got]);
+        }
+        self.length += got as u64;
+        Ok(got)
     }
 
-    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
-        let end = offset.checked_add(into.len() as u64).filter(|end| *end <= self.size);
-        if end.is_none() {
-            return Err(Error::image(format!("{} bytes at {offset} are beyond the end, {}", into.len(), self.size)));
-        }
-        let mut done = 0;
-        while done < into.len() {
-            let at = offset + done as u64;
-            let chunk = self.chunk(at / CHUNK)?;
-            let skip = (at % CHUNK) as usize;
-            let length = (chunk.len() - skip).min(into.len() - done);
-            into[done..done + length].copy_from_slice(&chunk[skip..skip + length]);
-            done += length;
-        }
-        Ok(())
+    fn next_unit(&mut self) -> Result<Option<u64>, Error> {
+        Ok(None)
+    }
+
+    fn consumed(&self) -> u64 {
+        self.input.at()
+    }
+
+    fn resume(&self) -> Option<(u64, Vec<u8>)> {
+        self.inflater.border(&self.input)
     }
 }

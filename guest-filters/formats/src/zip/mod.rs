@@ -15,11 +15,12 @@ use std::rc::Rc;
 use rbdkit_filter_sdk::image::{self, Error, Part, Source, quoted};
 
 use crate::members::{Files, MOST_FILES, leaves_directory};
+use crate::unpack::Storage;
 use crate::{FormatInfo, Opened, Report};
 
 use directory::{Directory, Entries, data_of};
 pub use directory::{Entry, MOST_ENTRIES};
-use inflate::{Inflated, MOST_RATIO};
+use inflate::MOST_RATIO;
 
 /// For those who do not know the format.
 pub const INFO: FormatInfo = FormatInfo { name: "zip", probe, report, open };
@@ -85,7 +86,7 @@ fn report(image: &Rc<dyn Source>) -> Result<Report, Error> {
 
 fn open(image: Rc<dyn Source>) -> Opened {
     let entry = only(&image)?;
-    open_entry(image, &entry)
+    open_entry(image, &entry, &Storage::default())
 }
 
 /// The only file of the archive that can be the disk.
@@ -135,11 +136,12 @@ pub fn entry_at(image: &Rc<dyn Source>, at: u64) -> Result<Entry, Error> {
     Entries::new(Rc::clone(image), Directory::find(&**image)?).at(at)
 }
 
-/// Opens a member.
+/// Opens a member. A large one that is deflated is decoded into the storage.
 ///
 /// # Errors
-/// A line if it is no file, has a form that is not supported, or its two headers differ.
-pub fn open_entry(image: Rc<dyn Source>, entry: &Entry) -> Opened {
+/// Those of the storage. A line if it is no file, has a form that is not supported, its two headers
+/// differ, or its data is wrong.
+pub fn open_entry(image: Rc<dyn Source>, entry: &Entry, storage: &Storage) -> Opened {
     let name = quoted(&entry.name);
     let refused = |why: String| Err(Error::image(format!("{name} {why}")));
     if entry.is_directory() {
@@ -161,7 +163,7 @@ pub fn open_entry(image: Rc<dyn Source>, entry: &Entry) -> Opened {
         8 if entry.size / MOST_RATIO > entry.stored => {
             refused(format!("claims {} bytes, more than {} deflated bytes can give", entry.size, entry.stored))
         }
-        8 => Ok(Rc::new(Inflated::new(stored, entry.size, name))),
+        8 => Ok(Rc::new(inflate::open(stored, entry, storage)?)),
         method => {
             refused(format!("is compressed by method {method}; stored (0) and deflated (8) members are supported"))
         }

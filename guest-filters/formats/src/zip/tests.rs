@@ -3,14 +3,18 @@ use std::rc::Rc;
 use rbdkit_filter_sdk::image::{Error, read};
 
 use super::*;
-use crate::testing::{Dir, Rng, read_all, run, sample, source};
+use crate::testing::{Dir, read_all, run, sample, source};
+use crate::unpack::Unpacked;
+use crate::unpack::checks::{random_reads, same, starts_of_a_sequential_read};
 
 fn content(archive: &[u8], name: &str) -> Result<Vec<u8>, String> {
     let image = source(archive);
     let entry = find(&image, name.as_bytes()).map_err(|error| error.to_string())?;
     let again = entry_at(&image, entry.at).map_err(|error| error.to_string())?;
     assert_eq!((again.name, again.local), (entry.name.clone(), entry.local));
-    open_entry(image, &entry).and_then(|member| read_all(&*member)).map_err(|error| error.to_string())
+    open_entry(image, &entry, &Storage::default())
+        .and_then(|member| read_all(&*member))
+        .map_err(|error| error.to_string())
 }
 
 fn line(archive: &[u8], name: &str) -> String {
@@ -66,23 +70,43 @@ fn what_the_programs_archived_is_what_it_was() {
     assert!(content(&many, "data").as_ref() == Ok(&data), "66000 members");
 }
 
+/// The deflated member `data` of an archive.
+fn deflated(archive: &[u8], storage: &Storage) -> Unpacked<inflate::Deflated> {
+    let image = source(archive);
+    let entry = find(&image, b"data").unwrap();
+    let start = data_of(&*image, &Directory::find(&*image).unwrap(), &entry).unwrap();
+    inflate::open(Rc::new(Part::new(image, start, entry.stored).unwrap()), &entry, storage).unwrap()
+}
+
 #[test]
 fn a_deflated_member_is_read_in_any_order() {
     let dir = Dir::new("zip-random");
-    let data = sample(9_000_000, 6);
+    for size in [1, 300_000, 5_000_000, 30_000_000] {
+        let data = sample(size, 6);
+        dir.file("data", &data);
+        let archive = python(&dir, "z.writestr('data', data)");
+        same(&deflated(&archive, &Storage::Memory(0)), &data);
+        same(&deflated(&archive, &Storage::Memory(1 << 30)), &data);
+    }
+}
+
+#[test]
+fn a_large_member_is_decoded_once_and_resumed_at_points() {
+    let dir = Dir::new("zip-points");
+    let data = sample(30 << 20, 7);
     dir.file("data", &data);
     let archive = python(&dir, "z.writestr('data', data)");
-    let image = source(&archive);
-    let member = open_entry(Rc::clone(&image), &find(&image, b"data").unwrap()).unwrap();
-    let mut rng = Rng::new(7);
-    for _ in 0..60 {
-        let at = rng.below(data.len() as u64 - 70_000);
-        let length = 1 + rng.below(70_000) as usize;
-        assert!(read(&*member, at, length).unwrap() == data[at as usize..][..length], "{length} bytes at {at}");
-    }
-    let end = data.len() as u64;
-    assert!(read(&*member, end - 5, 5).unwrap() == data[data.len() - 5..]);
-    assert!(member.read(end, &mut [0]).is_err());
+    let file = deflated(&archive, &Storage::Memory(0));
+    assert!((5..=8).contains(&file.points()), "{} points", file.points());
+    assert_eq!(starts_of_a_sequential_read(&file), 1, "a sequential reader continues one decoder");
+    let file = deflated(&archive, &Storage::Memory(1 << 30));
+    random_reads(&file, &data, 30);
+    assert_eq!(file.starts(), 0, "all of it is kept");
+    // One that fits in memory is decoded when it is read, and once.
+    dir.file("data", &data[..8 << 20]);
+    let file = deflated(&python(&dir, "z.writestr('data', data)"), &Storage::Memory(0));
+    random_reads(&file, &data[..8 << 20], 100);
+    assert!(file.starts() <= 2, "{} starts", file.starts());
 }
 
 #[test]
@@ -193,6 +217,17 @@ fn directories_that_lie_are_refused() {
 }
 
 #[test]
+fn an_archive_of_ten_million_members_is_refused() {
+    let count = 10_000_000u64.to_le_bytes();
+    // The end record with 64 bits, where it is, and the end record that says so.
+    let mut archive = [&b"PK\x06\x06"[..], &44u64.to_le_bytes(), &[0; 12], &count, &count, &[0; 16]].concat();
+    archive.extend([&b"PK\x06\x07"[..], &[0; 12], &[1, 0, 0, 0]].concat());
+    archive.extend([&b"PK\x05\x06"[..], &[0; 4], &[0xff; 12], &[0; 2]].concat());
+    let refused = "the central directory has 10000000 members in 0 bytes; at most 1000000 in 268435456 are read";
+    assert_eq!(line(&archive, "a"), refused);
+}
+
+#[test]
 fn deflated_data_that_lies_gives_a_line() {
     let dir = Dir::new("zip-lies");
     dir.file("data", &sample(300_000, 8));
@@ -210,17 +245,31 @@ fn deflated_data_that_lies_gives_a_line() {
     assert!(with_size(0xffff_fff0).starts_with("'a' claims 4294967280 bytes, more than "));
     let mut wrong = archive.clone();
     wrong[31..200].fill(0xff);
-    assert!(line(&wrong, "a").starts_with(&format!("{data} is wrong after ")));
+    assert_eq!(line(&wrong, "a"), format!("{data} is wrong around its byte 1"));
+    // A wrong checksum in both headers.
+    let mut wrong = archive.clone();
+    wrong[14..18].fill(0);
+    wrong[entry + 16..entry + 20].fill(0);
+    let found = u32::from_le_bytes(archive[14..18].try_into().unwrap());
+    let crc = format!("{data} gives the wrong CRC: the directory says 00000000, and the data has {found:08x}");
+    assert_eq!(line(&wrong, "a"), crc);
+    // The deflated data is cut, and both headers say so.
+    let stored = u32::from_le_bytes(archive[18..22].try_into().unwrap()) - 1000;
+    let mut wrong = archive.clone();
+    wrong[18..22].copy_from_slice(&stored.to_le_bytes());
+    wrong[entry + 20..entry + 24].copy_from_slice(&stored.to_le_bytes());
+    let cut = line(&wrong, "a");
+    assert!(cut.starts_with(&format!("{data} ends after 29")) && cut.ends_with("of 300000 bytes"), "{cut}");
 }
 
 #[test]
-fn a_bomb_is_inflated_only_as_far_as_it_is_read() {
+fn a_bomb_takes_no_room() {
     let dir = Dir::new("zip-bomb");
     dir.file("data", &vec![0; 200 << 20]);
-    let archive = python(&dir, "z.writestr('a', data)");
+    let archive = python(&dir, "z.writestr('data', data)");
     assert!(archive.len() < 300 << 10);
-    let image = source(&archive);
-    let member = open_entry(Rc::clone(&image), &find(&image, b"a").unwrap()).unwrap();
-    assert_eq!(member.size(), 200 << 20);
-    assert_eq!(read(&*member, 5 << 20, 10), Ok(vec![0; 10]));
+    let file = deflated(&archive, &Storage::Memory(0));
+    assert_eq!(file.size(), 200 << 20);
+    assert!(read(&file, 150 << 20, 1 << 20).unwrap().iter().all(|byte| *byte == 0));
+    assert_eq!(file.starts(), 0, "what is known to be zero is not decoded again");
 }

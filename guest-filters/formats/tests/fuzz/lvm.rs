@@ -1,7 +1,9 @@
 //! The decoder of lvm.
 
 use rbdkit_filter_formats::lvm::{INFO, open_volume};
-use rbdkit_filter_formats::testing::lvm::{metadata, physical, put_text, seal_area, seal_label, segment};
+use rbdkit_filter_formats::testing::lvm::{
+    metadata, other_physical, physical, put_text, seal_area, seal_label, segment,
+};
 use rbdkit_filter_formats::testing::{fuzz, read_all, source};
 
 #[test]
@@ -25,13 +27,13 @@ fn mutated_physical_volumes_give_a_line_or_a_volume() {
         let image = source(&bytes);
         (INFO.report)(&image)?;
         (INFO.probe)(&*image)?;
-        open_volume(image, Some("vg0/a"))
+        open_volume(image, Vec::new(), Some("vg0/a"))
     });
 }
 
 #[test]
 fn mutated_metadata_gives_a_line_or_a_volume() {
-    let (linear, striped) = (segment(0, 2, 1, "\"pv0\", 0"), segment(2, 2, 2, "\"pv0\", 1, \"pv0\", 0"));
+    let (linear, striped) = (segment(0, 2, 1, "\"pv0\", 0"), segment(2, 2, 2, "\"pv1\", 1, \"pv0\", 0"));
     let text = metadata(1, &[("a", &[&linear, &striped])]);
     fuzz("lvm-text", &[text.into_bytes()], |text| {
         let text = String::from_utf8_lossy(&read_all(&*text)?).into_owned();
@@ -39,6 +41,6 @@ fn mutated_metadata_gives_a_line_or_a_volume() {
         while !text.is_char_boundary(cut) {
             cut -= 1;
         }
-        open_volume(source(&physical(&text[..cut])), None)
+        open_volume(source(&physical(&text[..cut])), vec![source(&other_physical(None))], None)
     });
 }

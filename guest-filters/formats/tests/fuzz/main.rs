@@ -1,6 +1,7 @@
 //! Mutated images for each decoder. None may make it panic, loop, or read without end.
 //! `RBDKIT_FUZZ_SECONDS` is the time of each, and `RBDKIT_SEED` repeats a run.
 
+mod auto;
 mod bochs;
 mod ext2;
 mod fat;

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use rbdkit_filter_formats::testing::{Dir, fuzz, run, sample};
+use rbdkit_filter_formats::unpack::Storage;
 use rbdkit_filter_formats::zip::{INFO, find, open_entry};
 
 /// Archives of two files: stored, deflated, with sizes after the data, with 64-bit sizes.
@@ -25,6 +26,6 @@ fn mutated_zip_archives_give_a_line_or_a_file() {
         (INFO.probe)(&*image)?;
         let _ = (INFO.open)(Rc::clone(&image));
         let entry = find(&image, b"disk")?;
-        open_entry(image, &entry)
+        open_entry(image, &entry, &Storage::default())
     });
 }
