@@ -51,7 +51,7 @@ fn a_qcow2_image_in_gzip_in_a_tar_archive_is_served_and_named() {
     assert_eq!((code, names), (0, vec!["tar", "gzip", "qcow2"]));
     let (code, found, said) = report(&archive, &["--depth", "2"]);
     assert_eq!(code, 1);
-    assert!(said.contains("there are more than 2 formats within each other (auto-depth)"), "{said}");
+    assert!(said.contains("formats are nested more than 2 deep (auto-depth)"), "{said}");
     assert_eq!(found["disk-size"], Value::Null);
 }
 

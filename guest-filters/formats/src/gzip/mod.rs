@@ -10,7 +10,7 @@ use miniz_oxide::inflate::core::{BlockBoundaryState, DecompressorOxide, decompre
 use rbdkit_filter_sdk::image::{Error, Source, read};
 
 use crate::checksum::{CRC32, Crc32};
-use crate::unpack::{Codec, Index, Input, Point, RECENT, Storage, Stream, Unpacked};
+use crate::unpack::{Codec, Index, Input, Point, RECENT, Storage, Stream, Unpacked, check_signature};
 use crate::{FormatInfo, Opened, Report};
 
 /// gzip.
@@ -33,11 +33,13 @@ const MAX_TEXT: usize = 64 << 10;
 /// The output of the decoder, a power of two. The last 32 KiB of it are the window.
 const RING: usize = 256 << 10;
 const WINDOW: usize = 32 << 10;
+
 /// Opens a gzip file.
 ///
 /// # Errors
 /// Those of the source and the storage, and a line if the file is wrong.
 pub fn open(below: Rc<dyn Source>, storage: &Storage) -> Result<Unpacked<Gzip>, Error> {
+    check_signature(&*below, "a gzip file", &MAGIC[..2])?;
     Unpacked::open(Rc::clone(&below), Gzip { below }, storage, RECENT)
 }
 
@@ -62,6 +64,7 @@ const WITHIN: u64 = 1;
 impl Codec for Gzip {
     const NAME: &'static str = "gzip";
     const MAX_UNIT: u64 = 0;
+    const WINDOW: u32 = WINDOW as u32;
 
     fn index(&self) -> Result<Option<Index>, Error> {
         Ok(None)

@@ -49,6 +49,14 @@ pub struct Index {
     pub size: u64,
 }
 
+impl Index {
+    /// The size of the largest unit, in bytes of decoded data.
+    pub fn largest(&self) -> u64 {
+        let ends = self.units.iter().skip(1).map(|point| point.out).chain([self.size]);
+        self.units.iter().zip(ends).map(|(unit, end)| end - unit.out).max().unwrap_or(0)
+    }
+}
+
 /// A compression.
 pub trait Codec {
     /// Its name in messages.
@@ -57,6 +65,9 @@ pub trait Codec {
     /// A unit up to this size can be decoded within one request, in bytes of decoded data. The
     /// limit of a request is one second; this should take a third of it.
     const MAX_UNIT: u64;
+
+    /// How many bytes [`Stream::resume`] gives for the decoder. 0 if it needs none.
+    const WINDOW: u32 = 0;
 
     /// The units, if the file tells without being decoded.
     ///

@@ -22,9 +22,7 @@ const REPORT_INTERVAL_NS: u64 = 10_000_000_000;
 pub fn find_points<C: Codec>(below: &dyn Source, codec: &C, region: &Region) -> Result<Index, Error> {
     let index = codec.index()?;
     if let Some(index) = &index {
-        let ends = index.units.iter().skip(1).map(|point| point.out).chain([index.size]);
-        let largest = index.units.iter().zip(ends).map(|(unit, end)| end - unit.out).max().unwrap_or(0);
-        if largest <= C::MAX_UNIT {
+        if index.largest() <= C::MAX_UNIT {
             region.set_complete();
             return Ok(Index { units: index.units.clone(), size: index.size });
         }

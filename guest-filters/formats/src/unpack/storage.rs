@@ -38,8 +38,6 @@ const REGION: u64 = 1 << 40;
 const REGIONS: u32 = 16;
 /// In a region the points come first, the windows next, and the chunks after that.
 const WINDOWS_AT: u64 = 32 << 30;
-/// A window of deflate.
-const WINDOW: u64 = 32 << 10;
 const CHUNKS_AT: u64 = 64 << 30;
 const CHUNKS: u64 = (REGION - CHUNKS_AT) / CHUNK;
 /// Points go into the scratch file in pieces of this many.
@@ -63,6 +61,7 @@ const COMPLETE: u64 = 2;
 /// The part of the storage that belongs to one file.
 pub struct Region {
     place: Place,
+    window_size: u32,
     /// Whether the index has every unit.
     complete: Cell<bool>,
     /// Whether there is no room for more chunks.
@@ -84,11 +83,12 @@ struct Kept {
 const MAP: Map = Map { scope: Scope::Exportname, id: 0 };
 
 impl Storage {
-    /// The region of a file. `name` is the name of the format.
+    /// The region of a file. `name` is the name of the format, and `window` the most bytes that a
+    /// decoder needs to begin at a point.
     ///
     /// # Errors
     /// Those of the source and the host, and a line if too many files need one.
-    pub(super) fn region(&self, name: &str, below: &dyn Source) -> Result<Region, Error> {
+    pub(super) fn region(&self, name: &str, window: u32, below: &dyn Source) -> Result<Region, Error> {
         let place = match self {
             Storage::Memory(room) => Place::Memory { room: *room, kept: RefCell::default() },
             Storage::Host => {
@@ -97,7 +97,7 @@ impl Storage {
                 Place::Host { index: claim(key)?, key }
             }
         };
-        Ok(Region { place, complete: Cell::new(false), full: Cell::new(false) })
+        Ok(Region { place, window_size: window, complete: Cell::new(false), full: Cell::new(false) })
     }
 }
 
@@ -331,9 +331,8 @@ impl Region {
     pub fn window(&self, n: usize) -> Result<Vec<u8>, Error> {
         match &self.place {
             Place::Host { index, .. } if !self.complete.get() => {
-                let buffer = Buffer::new(WINDOW as u32)?;
-                let at = scratch_at(*index, WINDOWS_AT + n as u64 * WINDOW);
-                scratch::pread(Scope::Exportname, at, WINDOW as u32, buffer.id(), 0)?;
+                let buffer = Buffer::new(self.window_size)?;
+                scratch::pread(Scope::Exportname, self.window_at(*index, n), self.window_size, buffer.id(), 0)?;
                 Ok(buffer.read(..))
             }
             Place::Host { .. } => Ok(Vec::new()),
@@ -348,12 +347,17 @@ impl Region {
     pub fn put_window(&self, n: usize, window: &[u8]) -> Result<bool, Error> {
         match &self.place {
             Place::Host { .. } if window.is_empty() => Ok(true),
-            Place::Host { index, .. } => write_scratch(scratch_at(*index, WINDOWS_AT + n as u64 * WINDOW), window),
+            Place::Host { index, .. } => write_scratch(self.window_at(*index, n), window),
             Place::Memory { kept, .. } => {
                 kept.borrow_mut().windows.insert(n, window.to_vec());
                 Ok(true)
             }
         }
+    }
+
+    /// Where the window of point `n` is in the scratch file.
+    fn window_at(&self, index: u32, n: usize) -> u64 {
+        scratch_at(index, WINDOWS_AT + n as u64 * u64::from(self.window_size))
     }
 
     /// Nanoseconds, if there is a host that has a clock.
