@@ -9,6 +9,7 @@
 pub mod auto;
 pub mod block_map;
 pub mod bochs;
+pub mod bzip2;
 pub mod checksum;
 pub mod codec;
 pub mod ext2;
@@ -16,6 +17,7 @@ pub mod fat;
 pub mod gzip;
 pub mod iso9660;
 pub mod lvm;
+pub mod lz4;
 pub mod lzip;
 pub mod mapped;
 pub mod members;
@@ -33,6 +35,7 @@ pub mod vhd;
 pub mod vmdk;
 pub mod xz;
 pub mod zip;
+pub mod zstd;
 
 use std::rc::Rc;
 

@@ -2,11 +2,13 @@
 //! `RBDKIT_FUZZ_SECONDS` is the time of each, and `RBDKIT_SEED` repeats a run.
 
 mod bochs;
+mod bzip2;
 mod ext2;
 mod fat;
 mod gzip;
 mod iso9660;
 mod lvm;
+mod lz4;
 mod lzip;
 mod parallels;
 mod partition;
@@ -17,3 +19,4 @@ mod vhd;
 mod vmdk;
 mod xz;
 mod zip;
+mod zstd;
