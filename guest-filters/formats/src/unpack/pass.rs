@@ -21,11 +21,11 @@ const REPORT_INTERVAL_NS: u64 = 10_000_000_000;
 /// Finds the points of a file: by its index, or by decoding all of it into the region.
 pub fn find_points<C: Codec>(below: &dyn Source, codec: &C, region: &Region) -> Result<Index, Error> {
     let index = codec.index()?;
-    if let Some(index) = &index {
-        if index.largest() <= C::MAX_UNIT {
-            region.set_complete();
-            return Ok(Index { units: index.units.clone(), size: index.size });
-        }
+    if let Some(index) = &index
+        && index.largest() <= C::MAX_UNIT
+    {
+        region.set_complete();
+        return Ok(Index { units: index.units.clone(), size: index.size });
     }
     let declared = index.map(|index| index.size);
     let mut pass = Pass { stream: codec.stream(codec.start(), Vec::new())?, points: Points::new(codec.start()), at: 0 };

@@ -330,7 +330,7 @@ impl Region {
     /// Those of the host.
     pub fn window(&self, n: usize) -> Result<Vec<u8>, Error> {
         match &self.place {
-            Place::Host { index, .. } if !self.complete.get() => {
+            Place::Host { index, .. } if self.window_size > 0 && !self.complete.get() => {
                 let buffer = Buffer::new(self.window_size)?;
                 scratch::pread(Scope::Exportname, self.window_at(*index, n), self.window_size, buffer.id(), 0)?;
                 Ok(buffer.read(..))

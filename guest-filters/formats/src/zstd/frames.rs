@@ -3,6 +3,7 @@
 use std::io::Read;
 
 use rbdkit_filter_sdk::image::Error;
+use ruzstd::decoding::errors::FrameDecoderError;
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use super::Options;
@@ -11,7 +12,8 @@ use super::index::Checksums;
 use crate::unpack::{Input, SharedInput, Stream};
 
 /// The header of an empty frame. A decoder that has seen one reserves the window of the next frame
-/// at once; otherwise its buffer doubles, and takes three times as much.
+/// at once. Otherwise its buffer grows with the data and doubles, which takes up to three times as
+/// much.
 const EMPTY_FRAME: [u8; 6] = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0];
 
 /// The decoder.
@@ -19,7 +21,9 @@ pub(super) struct Decoding {
     input: SharedInput,
     options: Options,
     checksums: Checksums,
-    decoder: Box<FrameDecoder>,
+    /// The most bytes of a frame, as far as it is known.
+    largest: u64,
+    decoder: FrameDecoder,
     /// None after its end.
     frame: Option<Frame>,
     /// Bytes of the frame that were returned.
@@ -27,13 +31,11 @@ pub(super) struct Decoding {
 }
 
 impl Decoding {
-    /// Begins with the next frame of the input.
-    pub(super) fn begin(input: Input, options: Options, checksums: Checksums) -> Result<Decoding, Error> {
-        let mut decoder = Box::new(FrameDecoder::new());
-        decoder.set_max_window_size(options.max_window);
-        decoder.init(&EMPTY_FRAME[..]).map_err(|error| Error::image(format!("an empty zstd frame: {error}")))?;
-        let input = SharedInput::new(input);
-        let mut decoding = Decoding { input, options, checksums, decoder, frame: None, length: 0 };
+    /// Begins with the next frame of the input. Frames have at most `largest` bytes of data, as far
+    /// as it is known.
+    pub(super) fn begin(input: Input, options: Options, checksums: Checksums, largest: u64) -> Result<Decoding, Error> {
+        let (input, decoder) = (SharedInput::new(input), FrameDecoder::new());
+        let mut decoding = Decoding { input, options, checksums, largest, decoder, frame: None, length: 0 };
         decoding.next_frame()?;
         Ok(decoding)
     }
@@ -66,10 +68,20 @@ impl Decoding {
                 ),
             ));
         }
-        let started = self.decoder.init(&mut self.input);
+        let started = self.prepare(window).and_then(|()| self.decoder.init(&mut self.input));
         self.frame = Some(frame);
         started.map_err(|error| self.failed(&error))?;
         Ok(Some(at))
+    }
+
+    /// Prepares the decoder for a frame with this window. If the window is larger than all the data
+    /// of a frame, it is not reserved: decoded frames are in memory as well.
+    fn prepare(&mut self, window: u64) -> Result<(), FrameDecoderError> {
+        if window > self.largest {
+            self.decoder = FrameDecoder::new();
+        }
+        self.decoder.set_max_window_size(self.options.max_window);
+        if window <= self.largest { self.decoder.init(&EMPTY_FRAME[..]) } else { Ok(()) }
     }
 
     /// The error of the decoder within the current frame.

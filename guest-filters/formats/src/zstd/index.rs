@@ -36,7 +36,7 @@ pub(super) fn frames(below: &Rc<dyn Source>) -> Result<(Option<Index>, Checksums
         None => None,
     };
     if let Some((index, checksums)) = found {
-        return Ok((Some(index), Rc::from(checksums)));
+        return Ok((Some(index), checksums));
     }
     match walk(&mut Input::new(Rc::clone(below), 0)) {
         Ok(index) => Ok((index, none())),
@@ -85,7 +85,7 @@ fn seek_table(below: &dyn Source) -> Result<Option<SeekTable>, Error> {
 
 /// The frames that a seek table has. None if they are not all that stands before the table: then it
 /// is one of a part of the file, and the headers of the frames say more.
-fn by_table(table: &SeekTable, size: u64) -> Result<Option<(Index, Vec<(u64, u32)>)>, Error> {
+fn by_table(table: &SeekTable, size: u64) -> Result<Option<(Index, Checksums)>, Error> {
     let (mut index, mut checksums, mut at) = (Index::default(), Vec::new(), 0);
     for entry in table.entries.chunks_exact(table.entry()) {
         let fields = Fields::little(entry, "an entry of the seek table");
@@ -100,7 +100,7 @@ fn by_table(table: &SeekTable, size: u64) -> Result<Option<(Index, Vec<(u64, u32
         index.size += data;
     }
     let table_at = size - FOOTER - 8 - table.entries.len() as u64;
-    Ok(Some((index, checksums)).filter(|(index, _)| at == table_at && !index.units.is_empty()))
+    Ok(Some((index, Checksums::from(checksums))).filter(|(index, _)| at == table_at && !index.units.is_empty()))
 }
 
 /// Goes over the headers of all frames and blocks. None if a frame does not say how much data it

@@ -105,7 +105,8 @@ impl Codec for Zstd {
 
     fn stream(&self, point: Point, _window: Vec<u8>) -> Result<Box<dyn Stream>, Error> {
         let input = Input::new(Rc::clone(&self.below), point.at);
-        Ok(Box::new(frames::Decoding::begin(input, self.options, Rc::clone(&self.checksums))?))
+        let largest = self.index.as_ref().map_or(u64::MAX, Index::largest);
+        Ok(Box::new(frames::Decoding::begin(input, self.options, Rc::clone(&self.checksums), largest)?))
     }
 }
 
