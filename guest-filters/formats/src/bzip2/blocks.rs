@@ -9,7 +9,7 @@ use std::rc::Rc;
 use bzip2::{Decompress, Error as Failure, Status};
 use rbdkit_filter_sdk::image::{Error, Source, read};
 
-use super::{BLOCK_MAGIC, END_MAGIC, MAGIC, WITHIN};
+use super::format::{BLOCK_MAGIC, END_MAGIC, MAGIC, WITHIN};
 use crate::unpack::{Input, Stream, hexadecimal};
 
 /// How many bytes are moved to their place at once.

@@ -3,8 +3,7 @@
 use lz4_flex::block::{decompress_into, decompress_into_with_dict};
 use rbdkit_filter_sdk::image::Error;
 
-use super::WINDOW;
-use super::frame::{self, Frame, Kind, Sum};
+use super::frame::{self, Frame, Kind, Sum, WINDOW};
 use crate::unpack::{Input, Stream};
 
 /// The bit that says that a block is stored as it is.

@@ -14,6 +14,11 @@ pub(super) const MAGIC: u32 = 0x184d_2204;
 pub(super) const LEGACY_MAGIC: u32 = 0x184c_2102;
 pub(super) const MAGICS: [u32; 2] = [MAGIC, LEGACY_MAGIC];
 
+/// A linked block refers to this many bytes before it.
+pub(super) const WINDOW: usize = 64 << 10;
+/// The largest frame that is decoded within a request. Blocks give at least 300 MB/s in a filter.
+pub(super) const MAX_UNIT: u64 = 64 << 20;
+
 /// The size of the blocks of a legacy frame.
 const LEGACY_BLOCK: usize = 8 << 20;
 

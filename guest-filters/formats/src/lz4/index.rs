@@ -4,10 +4,9 @@ use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{Error, Source};
 
-use super::Lz4;
 use super::blocks::STORED;
-use super::frame::{self, Frame};
-use crate::unpack::{Codec, Index, Input, MAX_UNITS, Point};
+use super::frame::{self, Frame, MAX_UNIT};
+use crate::unpack::{Index, Input, MAX_UNITS, Point};
 
 /// Goes over the frames without decoding them. None if one does not say how much data it has, has
 /// too much for a request, or is wrong: then the file is decoded once, and that says what is wrong.
@@ -23,7 +22,7 @@ pub(super) fn frames(below: &Rc<dyn Source>) -> Result<Option<Index>, Error> {
 fn walk(input: &mut Input) -> Result<Option<Index>, Error> {
     let mut index = Index::default();
     while let Some(frame) = frame::next(input)? {
-        let Some(size) = frame.content_size.filter(|size| *size <= Lz4::MAX_UNIT) else { return Ok(None) };
+        let Some(size) = frame.content_size.filter(|size| *size <= MAX_UNIT) else { return Ok(None) };
         if index.units.len() == MAX_UNITS {
             return Ok(None);
         }

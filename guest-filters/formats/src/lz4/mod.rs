@@ -15,7 +15,7 @@ use rbdkit_filter_sdk::image::{Error, Source};
 use crate::unpack::frames::{check_first, first_magic};
 use crate::unpack::{Codec, Index, Input, Limits, Point, RECENT, Storage, Stream, Unpacked};
 use crate::{FormatInfo, Opened, Report};
-use frame::{Kind, LEGACY_MAGIC, MAGIC, MAGICS};
+use frame::{Kind, LEGACY_MAGIC, MAGIC, MAGICS, MAX_UNIT, WINDOW};
 
 /// lz4.
 pub const INFO: FormatInfo = FormatInfo {
@@ -24,9 +24,6 @@ pub const INFO: FormatInfo = FormatInfo {
     report,
     open: |below| -> Opened { Ok(Rc::new(open(below, &Storage::default())?)) },
 };
-
-/// A linked block refers to this many bytes before it.
-const WINDOW: usize = 64 << 10;
 
 /// Opens an lz4 file.
 ///
@@ -61,8 +58,7 @@ pub struct Lz4 {
 
 impl Codec for Lz4 {
     const NAME: &'static str = "lz4";
-    /// Blocks give at least 300 MB/s in a filter.
-    const MAX_UNIT: u64 = 64 << 20;
+    const MAX_UNIT: u64 = MAX_UNIT;
     const WINDOW: u32 = WINDOW as u32;
 
     fn index(&self) -> Result<Option<Index>, Error> {

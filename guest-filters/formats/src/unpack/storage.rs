@@ -11,7 +11,7 @@ use rbdkit_filter_sdk::maps::Map;
 use rbdkit_filter_sdk::slots::Slot;
 use rbdkit_filter_sdk::{Errno, Scope, clock, scratch};
 
-use super::codec::{CHUNK, Index, Point, is_zero};
+use super::codec::{CHUNK, Index, MAX_POINTS, Point, is_zero};
 
 /// Where decoders keep what is shared.
 #[derive(Clone, Debug)]
@@ -191,17 +191,18 @@ impl Region {
         }
         let found = work(self)?;
         let base = u64::from(index) * REGION;
+        let mut is_known = true;
         for (n, points) in found.units.chunks(POINTS_AT_ONCE).enumerate() {
             let bytes: Vec<u8> =
                 points.iter().flat_map(|point| [point.out.to_le_bytes(), point.at.to_le_bytes()]).flatten().collect();
-            let buffer = Buffer::new(bytes.len() as u32)?;
-            buffer.write(0, &bytes);
-            let at = base + (16 * n * POINTS_AT_ONCE) as u64;
-            scratch::pwrite(Scope::Exportname, at, bytes.len() as u32, buffer.id(), 0)?;
+            is_known &= write_scratch(base + (16 * n * POINTS_AT_ONCE) as u64, &bytes)?;
         }
-        let state = DONE | if self.complete.get() { COMPLETE } else { 0 };
-        let words = slot(index).get();
-        slot(index).replace(words, [key, state, found.size, found.units.len() as u64]);
+        // Without room for its index, each instance finds it for itself.
+        if is_known {
+            let state = DONE | if self.complete.get() { COMPLETE } else { 0 };
+            let words = slot(index).get();
+            slot(index).replace(words, [key, state, found.size, found.units.len() as u64]);
+        }
         held.release();
         Ok(found)
     }
@@ -248,7 +249,12 @@ impl Region {
         match &self.place {
             Place::Host { .. } if chunk >= CHUNKS => {}
             Place::Host { index, .. } => {
-                if !zero && !write_scratch(scratch_at(*index, CHUNKS_AT + chunk * CHUNK), bytes)? {
+                let is_full = || -> Result<bool, Error> {
+                    let points = MAX_POINTS as u64 * (16 + u64::from(self.window_size));
+                    let at = scratch_at(*index, CHUNKS_AT + chunk * CHUNK);
+                    Ok(!has_room(bytes, points) || !write_scratch(at, bytes)?)
+                };
+                if !zero && is_full()? {
                     self.full.set(true);
                     return Ok(());
                 }
@@ -347,7 +353,9 @@ impl Region {
     pub fn put_window(&self, n: usize, window: &[u8]) -> Result<bool, Error> {
         match &self.place {
             Place::Host { .. } if window.is_empty() => Ok(true),
-            Place::Host { index, .. } => write_scratch(self.window_at(*index, n), window),
+            Place::Host { index, .. } => {
+                Ok(has_room(window, MAX_POINTS as u64 * 16) && write_scratch(self.window_at(*index, n), window)?)
+            }
             Place::Memory { kept, .. } => {
                 kept.borrow_mut().windows.insert(n, window.to_vec());
                 Ok(true)
@@ -372,6 +380,14 @@ fn map_block(index: u32, chunk: u64) -> u64 {
 
 fn scratch_at(index: u32, at: u64) -> u64 {
     u64::from(index) * REGION + at
+}
+
+/// Whether the quota has room for these bytes, and then for `others` more, which take at most half
+/// of it. Chunks must not take the room of the points that lead to the chunks without room.
+fn has_room(bytes: &[u8], others: u64) -> bool {
+    let quota = scratch::quota(Scope::Exportname);
+    let free = quota.saturating_sub(scratch::allocated(Scope::Exportname));
+    (bytes.len() as u64).saturating_add(others.min(quota / 2)) <= free
 }
 
 /// False if the quota or the disk is used up.

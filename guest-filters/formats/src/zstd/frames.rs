@@ -6,9 +6,9 @@ use rbdkit_filter_sdk::image::Error;
 use ruzstd::decoding::errors::FrameDecoderError;
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use super::Options;
 use super::header::{self, Frame};
 use super::index::Checksums;
+use super::options::Options;
 use crate::unpack::{Input, SharedInput, Stream};
 
 /// The header of an empty frame. A decoder that has seen one reserves the window of the next frame

@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{Error, Fields, Source, read};
 
-use super::Zstd;
 use super::header;
-use crate::unpack::{Codec, Index, Input, MAX_UNITS, Point};
+use super::options::MAX_UNIT;
+use crate::unpack::{Index, Input, MAX_UNITS, Point};
 
 /// The end of a seek table: the number of frames, a descriptor and a number that marks it.
 const FOOTER: u64 = 9;
@@ -108,7 +108,7 @@ fn by_table(table: &SeekTable, size: u64) -> Result<Option<(Index, Checksums)>, 
 fn walk(input: &mut Input) -> Result<Option<Index>, Error> {
     let mut index = Index::default();
     while let Some(frame) = header::next(input)? {
-        let Some(size) = frame.content_size.filter(|size| *size <= Zstd::MAX_UNIT) else { return Ok(None) };
+        let Some(size) = frame.content_size.filter(|size| *size <= MAX_UNIT) else { return Ok(None) };
         if index.units.len() == MAX_UNITS {
             return Ok(None);
         }

@@ -7,16 +7,19 @@
 mod frames;
 mod header;
 mod index;
+mod options;
 
 use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{Error, Source};
 
 use crate::unpack::frames::{check_first, first_magic};
-use crate::unpack::{Codec, Index, Input, Limits, Point, RECENT, Storage, Stream, Unpacked};
+use crate::unpack::{Codec, Index, Input, Point, RECENT, Storage, Stream, Unpacked};
 use crate::{FormatInfo, Opened, Report};
 use header::MAGIC;
 use index::Checksums;
+use options::MAX_UNIT;
+pub use options::Options;
 
 /// zstd.
 pub const INFO: FormatInfo = FormatInfo {
@@ -25,28 +28,6 @@ pub const INFO: FormatInfo = FormatInfo {
     report,
     open: |below| -> Opened { Ok(Rc::new(open(below, &Storage::default(), Options::default())?)) },
 };
-
-/// What an operator allows.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// The sizes of frames.
-    pub limits: Limits,
-    /// The largest window, in bytes. It is memory of the instance.
-    pub max_window: u64,
-}
-
-impl Options {
-    /// The windows that the tool zstd accepts as well if nothing else is said.
-    pub const MAX_WINDOW: u64 = 128 << 20;
-    /// No more can be asked for: an instance has at most 4 GiB of memory.
-    pub const LARGEST_WINDOW: u64 = 1 << 30;
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options { limits: Limits::default(), max_window: Options::MAX_WINDOW }
-    }
-}
 
 /// Opens a zstd file.
 ///
@@ -88,8 +69,7 @@ pub struct Zstd {
 
 impl Codec for Zstd {
     const NAME: &'static str = "zstd";
-    /// A filter decodes at least 100 MB/s.
-    const MAX_UNIT: u64 = 32 << 20;
+    const MAX_UNIT: u64 = MAX_UNIT;
 
     fn index(&self) -> Result<Option<Index>, Error> {
         Ok(self.index.clone())

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::testing::{Dir, piped, run, sample, seekable_zstd, source};
+use crate::unpack::Limits;
 use crate::unpack::checks::{cut_anywhere, line, random_reads, same, starts_of_a_sequential_read};
 use rbdkit_filter_sdk::image::read;
 
