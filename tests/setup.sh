@@ -61,7 +61,12 @@ group() {
         need lzip command_exists lzip
         need plzip command_exists plzip
         need pigz command_exists pigz
-        need zstd command_exists zstd
+        need bzip2 command_exists bzip2
+        need pbzip2 command_exists pbzip2
+        need lbzip2 command_exists lbzip2
+        need lz4 command_exists lz4
+        # With pzstd.
+        need zstd command_exists pzstd
         need xz-utils command_exists xz
         need fio command_exists fio
         # Encrypted disks, and another library for their ciphers.

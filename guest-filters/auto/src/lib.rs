@@ -1,6 +1,7 @@
 //! Finds out what an image is, and serves the disk in it.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use rbdkit_filter_formats::auto::{self, Found, MAX_DEPTH, Wanted};
 use rbdkit_filter_sdk::image::{Error, ExtentList, Format, Images, Next, Source};
@@ -90,6 +91,13 @@ impl Filter for Auto {
     }
 }
 
+/// What the compressions among the formats wish.
+impl Wishes for Auto {
+    fn limits() -> Vec<Wish> {
+        vec![Wish::Setup(Duration::from_secs(600)), Wish::Scratch(64 << 30), Wish::Memory(160 << 20)]
+    }
+}
+
 impl Format for Auto {
     type Image = Opened;
 
@@ -130,6 +138,6 @@ impl Threading for Auto {
 }
 
 /// Formats that are decoded from the start on.
-const STREAMS: [&str; 4] = ["gzip", "xz", "lzip", "zip"];
+const STREAMS: [&str; 7] = ["gzip", "xz", "lzip", "zstd", "lz4", "bzip2", "zip"];
 
-rbdkit_filter_sdk::export_image!(Auto, threading);
+rbdkit_filter_sdk::export_image!(Auto, threading, wishes);

@@ -183,7 +183,7 @@ mod tests {
         assert!(host.connect_to("/none").is_err());
         assert_eq!(host.take_log(), ["error: there is no file '/none': '/' has no 'none'"]);
         let refused = Host::new(Disk::new(image())).serve::<Ext2>(&["ext2file=file"]).err().unwrap();
-        let line = "ext2: ext2file=file: is no path: it has to begin with /, for example /disks/disk.img";
+        let line = "ext2: ext2file=file: is not a path: it has to begin with /, for example /disks/disk.img";
         assert_eq!(refused, line);
     }
 

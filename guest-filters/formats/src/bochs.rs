@@ -58,7 +58,7 @@ struct BochsHeader {
 impl BochsHeader {
     fn read(below: &dyn Source) -> Result<BochsHeader, Error> {
         if !probe(below)? {
-            return Err(Error::image("this is no image of Bochs: it does not begin with 'Bochs Virtual HD Image'"));
+            return Err(Error::image("it is not a Bochs image: it does not begin with 'Bochs Virtual HD Image'"));
         }
         let bytes = read(below, 0, HEADER)?;
         let fields = Fields::little(&bytes, "the header");

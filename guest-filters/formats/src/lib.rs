@@ -9,6 +9,7 @@
 pub mod auto;
 pub mod block_map;
 pub mod bochs;
+pub mod bzip2;
 pub mod checksum;
 pub mod codec;
 pub mod ext2;
@@ -17,6 +18,7 @@ pub mod guid;
 pub mod gzip;
 pub mod iso9660;
 pub mod lvm;
+pub mod lz4;
 pub mod lzip;
 pub mod mapped;
 pub mod members;
@@ -36,6 +38,7 @@ pub mod vhdx;
 pub mod vmdk;
 pub mod xz;
 pub mod zip;
+pub mod zstd;
 
 use std::rc::Rc;
 

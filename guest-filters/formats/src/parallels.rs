@@ -99,7 +99,7 @@ impl ParallelsHeader {
         }
         if !is_image(below)? {
             return Err(Error::image(
-                "this is no Parallels image: it does not begin with WithoutFreeSpace or WithouFreSpacExt",
+                "it is not a Parallels image: it does not begin with WithoutFreeSpace or WithouFreSpacExt",
             ));
         }
         let bytes = read(below, 0, HEADER as usize)?;

@@ -72,7 +72,7 @@ impl DirectoryBudget {
 /// What would be right, for a line that names the path.
 pub fn check_path(path: &str) -> Result<(), String> {
     if !path.starts_with('/') {
-        return Err("is no path: it has to begin with /, for example /disks/disk.img".to_string());
+        return Err("is not a path: it has to begin with /, for example /disks/disk.img".to_string());
     }
     if path.len() > LONGEST {
         return Err(format!("has more than {LONGEST} bytes"));
@@ -92,7 +92,7 @@ pub fn check_choice(given: &String) -> Result<(), String> {
 /// and `..` does not leave it.
 ///
 /// # Errors
-/// A line if there is no such file, or if it is no regular file. Those of the tree.
+/// A line if there is no such file, or if it is not a regular file. Those of the tree.
 pub fn find<T: Tree>(tree: &T, path: &str) -> Result<T::Node, Error> {
     let shown = quoted(path.as_bytes());
     if let Err(why) = check_path(path) {
@@ -224,8 +224,8 @@ mod tests {
             ("/a/b/file/x", "'/a/b/file/x': '/a/b/file' is a file, and no directory"),
             ("/loop", "'/loop': more than 40 symbolic links lead to it"),
             ("/many", "'/many': more than 40 symbolic links lead to it"),
-            ("a", "the file 'a' is no path: it has to begin with /, for example /disks/disk.img"),
-            ("", "the file '' is no path: it has to begin with /, for example /disks/disk.img"),
+            ("a", "the file 'a' is not a path: it has to begin with /, for example /disks/disk.img"),
+            ("", "the file '' is not a path: it has to begin with /, for example /disks/disk.img"),
         ] {
             assert_eq!(find(&TREE, path), Err(Error::image(line)), "{path}");
         }

@@ -68,7 +68,7 @@ struct VdiHeader {
 impl VdiHeader {
     fn read(below: &dyn Source) -> Result<VdiHeader, Error> {
         if !probe(below)? {
-            return Err(Error::image("this is no VDI image: its signature is not at byte 64"));
+            return Err(Error::image("it is not a VDI image: its signature is not at byte 64"));
         }
         let bytes = read(below, 0, below.size().min(HEADER as u64) as usize)?;
         let fields = Fields::little(&bytes, "the header");

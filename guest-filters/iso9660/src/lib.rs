@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(host.connect_to("/file.txt").unwrap().size(), 5);
         host.take_log();
         assert!(host.connect().is_err());
-        let line = "error: the file '' is no path: it has to begin with /, for example /disks/disk.img";
+        let line = "error: the file '' is not a path: it has to begin with /, for example /disks/disk.img";
         assert_eq!(host.take_log(), [line]);
         assert!(serve("iso9660-file=x").is_err());
     }

@@ -77,7 +77,7 @@ impl Filter for Partition {
         wanted.extend(settings.partition_label.map(Wanted::Label));
         if let Some(text) = settings.partition_guid {
             let guid = Guid::parse(&text).ok_or_else(|| {
-                format!("partition-guid={text}: is no GUID, such as 0fc63daf-8483-4772-8e79-3d69d8477de4")
+                format!("partition-guid={text}: is not a GUID, such as 0fc63daf-8483-4772-8e79-3d69d8477de4")
             })?;
             wanted.push(Wanted::Guid(guid));
         }
@@ -179,10 +179,10 @@ mod tests {
         assert_eq!(refused(&["partition=0"]), "partition: partition=0: partitions count from 1");
         let size = refused(&["partition=1", "partition-sectorsize=1k"]);
         assert!(size.ends_with("must be 512 or 4096"), "{size}");
-        let guid = "partition: partition-guid=1: is no GUID, such as 0fc63daf-8483-4772-8e79-3d69d8477de4";
+        let guid = "partition: partition-guid=1: is not a GUID, such as 0fc63daf-8483-4772-8e79-3d69d8477de4";
         assert_eq!(refused(&["partition-guid=1"]), guid);
         assert!(
-            refused(&["partition-type=xyz"]).starts_with("partition: partition-type=xyz: is no type of a partition")
+            refused(&["partition-type=xyz"]).starts_with("partition: partition-type=xyz: is not a type of a partition")
         );
     }
 

@@ -1,8 +1,7 @@
 //! Decompresses xz files.
 
-use rbdkit_filter_formats::unpack::{Storage, Unpacked};
+use rbdkit_filter_formats::unpack::{Limits, Storage, Unpacked};
 use rbdkit_filter_formats::xz;
-use rbdkit_filter_formats::xz::Limits;
 use rbdkit_filter_sdk::image::{self, Error, Format, Images, Next};
 use rbdkit_filter_sdk::prelude::*;
 use std::rc::Rc;
@@ -48,7 +47,7 @@ impl Filter for XzFilter {
 
 impl Wishes for XzFilter {
     fn limits() -> Vec<Wish> {
-        vec![Wish::Setup(Duration::from_secs(600)), Wish::Scratch(64 << 30), Wish::Memory(128 << 20)]
+        vec![Wish::Setup(Duration::from_secs(600)), Wish::Scratch(64 << 30), Wish::Memory(160 << 20)]
     }
 }
 

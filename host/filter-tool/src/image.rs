@@ -32,7 +32,7 @@ pub struct ImageOptions {
     #[arg(long, value_name = "NUMBER", default_value_t = 4)]
     depth: u32,
     /// How long it may take. A compressed image is decompressed once to find out what is in it
-    #[arg(long, value_name = "TIME", default_value = "600", value_parser = more_than_zero)]
+    #[arg(long, value_name = "TIME", default_value = "600s", value_parser = more_than_zero)]
     patience: Duration,
     /// Print JSON, for programs
     #[arg(long)]
@@ -113,8 +113,7 @@ async fn read(hop: &Arc<Hop>) -> Result<Vec<u8>> {
 /// The report for people.
 fn lines(found: &Value) -> Vec<String> {
     let formats = list(found, "formats");
-    let names: Vec<&str> = formats.iter().rev().filter_map(|format| format["format"].as_str()).collect();
-    let kind = if names.is_empty() { "raw".to_string() } else { names.join(" in ") };
+    let kind = found["kind"].as_str().unwrap_or_default();
     let mut lines = vec![format!("{kind}, {} bytes", found["file-size"])];
     if let (Some(size), false) = (found["disk-size"].as_u64(), formats.is_empty()) {
         lines.push(format!("the disk has {size} bytes"));

@@ -51,8 +51,20 @@ fn a_qcow2_image_in_gzip_in_a_tar_archive_is_served_and_named() {
     assert_eq!((code, names), (0, vec!["tar", "gzip", "qcow2"]));
     let (code, found, said) = report(&archive, &["--depth", "2"]);
     assert_eq!(code, 1);
-    assert!(said.contains("there are more than 2 formats within each other (auto-depth)"), "{said}");
+    assert!(said.contains("formats are nested more than 2 deep (auto-depth)"), "{said}");
     assert_eq!(found["disk-size"], Value::Null);
+}
+
+#[test]
+fn a_qcow2_image_in_each_compression_is_found() {
+    let (dir, content) = (TempDir::new(), content(1 << 20, 3));
+    let image = std::fs::read(converted(&dir, "disk.qcow2", &content, &["-O", "qcow2"])).expect("the image");
+    for (name, program) in [("zstd", "zstd"), ("zstd", "pzstd"), ("lz4", "lz4"), ("bzip2", "bzip2"), ("lzip", "lzip")] {
+        let file = compressed(&dir, program, program, &["-q"], &image);
+        let server = serve("auto", &file, &[]);
+        assert_content(&server, &content, program);
+        server.wait_for_log(&format!("the image is qcow2 in {name}; the disk has 1048576 bytes"));
+    }
 }
 
 #[test]
@@ -83,7 +95,11 @@ fn a_disk_that_was_made_to_look_like_an_image_is_refused() {
     let disk = dir.file("disk", &bytes);
     let server = serve("auto", &disk, &[]);
     tool("nbdinfo", [&server.uri()]).fails();
+    server.wait_for_log("the image is ambiguous (qcow2 or partition)");
     server.wait_for_log("the image is ambiguous: it has the signatures of qcow2 and partition");
+    let program = root().join("target/release/rbdkit-filter");
+    let printed = tool(program.to_str().expect("UTF-8"), ["image", disk.to_str().expect("UTF-8")]).stdout;
+    assert!(printed.starts_with("ambiguous (qcow2 or partition), 4194304 bytes\n"), "{printed}");
     assert_content(&serve("auto", &disk, &["format=raw"]), &bytes, "raw");
     assert_eq!(report(&disk, &["--format", "raw"]).0, 0);
 }

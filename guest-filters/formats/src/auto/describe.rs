@@ -18,6 +18,7 @@ fn layer(layer: &Layer) -> Value {
 pub fn json(found: &Found, file_size: u64) -> String {
     let report = json!({
         "file-size": file_size,
+        "kind": found.names(),
         "formats": found.layers.iter().map(layer).collect::<Vec<_>>(),
         "content": found.content.iter().map(layer).collect::<Vec<_>>(),
         "disk-size": found.size,

@@ -1,8 +1,8 @@
 //! The formats that are looked for.
 
 use crate::{
-    FormatInfo, bochs, ext2, fat, gzip, iso9660, lvm, lzip, parallels, partition, qcow2, tar, vdi, vhd, vhdx, vmdk, xz,
-    zip,
+    FormatInfo, bochs, bzip2, ext2, fat, gzip, iso9660, lvm, lz4, lzip, parallels, partition, qcow2, tar, vdi, vhd,
+    vhdx, vmdk, xz, zip, zstd,
 };
 
 /// Where the signature of a format stands, and so what else the image may have.
@@ -53,6 +53,9 @@ pub const FORMATS: &[Entry] = &[
     header(gzip::INFO),
     header(xz::INFO),
     header(lzip::INFO),
+    header(zstd::INFO),
+    header(lz4::INFO),
+    header(bzip2::INFO),
     header(tar::INFO),
     header(zip::INFO),
     content(partition::INFO),

@@ -88,18 +88,19 @@ fn open_into(found: &mut Found, source: Rc<dyn Source>, wanted: &Wanted) -> Resu
             for entry in entries {
                 if !(entry.info.probe)(&*image)? {
                     return Err(Error::image(format!(
-                        "{} was asked for, and the image has not its signature",
-                        entry.info.name
+                        "{} is asked for, and {} does not have its signature",
+                        entry.info.name,
+                        found.inside()
                     )));
                 }
                 image = open_one(found, entry, image)?;
             }
         }
         Wanted::Found { depth } => {
-            while let Some(entry) = identify(&*image)? {
+            while let Some(entry) = identify(found, &*image)? {
                 if found.layers.len() >= *depth as usize {
                     return Err(Error::image(format!(
-                        "{} in {}: there are more than {depth} formats within each other (auto-depth)",
+                        "{} in {}: formats are nested more than {depth} deep (auto-depth)",
                         entry.info.name,
                         found.names()
                     )));
@@ -148,22 +149,24 @@ fn signatures(image: &dyn Source) -> Result<Vec<&'static Entry>, Error> {
     Ok(having)
 }
 
-/// The format of an image, or none if it is a raw disk.
+/// The format of an image, or none if it is a raw disk. What it could be is noted if it is
+/// ambiguous.
 ///
 /// # Errors
 /// A line if the image has the signatures of two formats.
-fn identify(image: &dyn Source) -> Result<Option<&'static Entry>, Error> {
+fn identify(found: &mut Found, image: &dyn Source) -> Result<Option<&'static Entry>, Error> {
     let having = signatures(image)?;
     let opened = having.iter().filter(|entry| entry.place != Place::Content);
     let header = opened.clone().find(|entry| entry.place == Place::Header);
-    let names = || having.iter().map(|entry| entry.info.name).collect::<Vec<_>>().join(" and ");
     // What stands at the end of an image leaves its start to the disk.
     let is_ambiguous = opened.clone().count() > 1 || header.is_some() && having.len() > 1;
     if is_ambiguous {
+        found.ambiguous = having.iter().map(|entry| entry.info.name).collect();
         return Err(Error::image(format!(
-            "the image is ambiguous: it has the signatures of {}; format=NAME says which one it is, and format=raw \
+            "{} is ambiguous: it has the signatures of {}; format=NAME says which one it is, and format=raw \
              that it is a raw disk",
-            names()
+            found.inside(),
+            found.ambiguous.join(" and ")
         )));
     }
     Ok(opened.copied().next())

@@ -34,7 +34,7 @@ fn formats_are_found_within_each_other() {
     assert!(read == disk);
     assert_eq!(found.size, Some(300 << 10));
     let depth = Wanted::Found { depth: 2 };
-    let line = "qcow2 in gzip in xz: there are more than 2 formats within each other (auto-depth)";
+    let line = "qcow2 in gzip in xz: formats are nested more than 2 deep (auto-depth)";
     assert_eq!(refused(&xz, &depth), line);
 }
 
@@ -70,7 +70,7 @@ fn names_of_formats_are_checked() {
     assert!(Wanted::named("raw,gzip").is_err() && Wanted::named("").is_err() && Wanted::named("png").is_err());
     assert!(Wanted::named(&["gzip"; 9].join(",")).is_err());
     let wanted = Wanted::named("qcow2").unwrap();
-    assert_eq!(refused(b"not at all", &wanted), "qcow2 was asked for, and the image has not its signature");
+    assert_eq!(refused(b"not at all", &wanted), "qcow2 is asked for, and the image does not have its signature");
 }
 
 #[test]
@@ -86,6 +86,39 @@ fn a_refused_image_is_described() {
     let report: serde_json::Value = serde_json::from_str(&json(&found, bytes.len() as u64)).unwrap();
     assert_eq!(report["formats"][0]["format"], "qcow2");
     assert!(report["disk-size"].is_null());
+}
+
+#[test]
+fn a_file_without_the_signature_is_not_one_of_the_format() {
+    for bytes in [&b""[..], b"not at all", &[b'x'; 70_000]] {
+        for entry in FORMATS.iter().filter(|entry| entry.place != Place::Content) {
+            let name = entry.info.name;
+            let line =
+                (entry.info.open)(source(bytes)).err().unwrap_or_else(|| panic!("{name} was opened")).to_string();
+            assert!(line.starts_with("it is not a"), "{name} of {} bytes: {line}", bytes.len());
+        }
+    }
+}
+
+#[test]
+fn what_is_not_known_is_not_called_raw() {
+    let image = converted("qcow2", &[0; 65536]);
+    let mut two = image.clone();
+    two.resize(0x8000, 0);
+    // The descriptor of a volume of ISO 9660.
+    two.extend(b"\x01CD001\x01");
+    two.resize(0x10000, 0);
+    let name = |bytes: &[u8], wanted| open(source(bytes), &wanted).unwrap().0.names();
+    let found = open(source(&two), &FOUND).unwrap().0;
+    assert_eq!(found.names(), "ambiguous (qcow2 or iso9660)", "{:?}", found.refused);
+    let report: serde_json::Value = serde_json::from_str(&json(&found, two.len() as u64)).unwrap();
+    assert_eq!(report["kind"], "ambiguous (qcow2 or iso9660)");
+    let within = crate::testing::piped("gzip", &[], &two);
+    assert_eq!(name(&within, FOUND), "ambiguous (qcow2 or iso9660) in gzip");
+    let line = refused(&within, &FOUND);
+    assert!(line.starts_with("the content of gzip is ambiguous: it has the signatures of qcow2 and iso9660"), "{line}");
+    assert_eq!(name(b"nothing", Wanted::named("qcow2").unwrap()), "not known");
+    assert_eq!(name(b"nothing", FOUND), "raw");
 }
 
 /// A layer below that fails.

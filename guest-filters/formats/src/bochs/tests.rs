@@ -52,7 +52,7 @@ fn both_versions_are_read() {
 #[test]
 fn a_header_that_is_wrong_is_refused_with_its_value() {
     let bytes = made();
-    let none = "this is no image of Bochs: it does not begin with 'Bochs Virtual HD Image'";
+    let none = "it is not a Bochs image: it does not begin with 'Bochs Virtual HD Image'";
     for length in 0..512 {
         assert_eq!(refused(&bytes[..length]), none);
     }

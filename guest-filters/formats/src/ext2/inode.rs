@@ -43,7 +43,7 @@ impl Inode {
         match () {
             () if self.flags & ENCRYPTED != 0 => Some("is encrypted, and the key is not in the file system"),
             () if self.flags & COMPRESSED != 0 => Some("is compressed, which is not supported"),
-            () if self.flags & EA_INODE != 0 => Some("holds an extended attribute, and is no file"),
+            () if self.flags & EA_INODE != 0 => Some("holds an extended attribute, and is not a file"),
             () => None,
         }
     }

@@ -75,7 +75,7 @@ impl Node {
         let fields = Fields::little(bytes, "a node of the extents");
         let (magic, count, depth) = (fields.u16(0)?, fields.u16(2)?, fields.u16(6)?);
         if magic != 0xf30a {
-            return fail(format!("a node of its extents begins with {magic:#x}, and not with 0xf30a"));
+            return fail(format!("a node of its extents begins with {magic:#x}, not with 0xf30a"));
         }
         if depth > MOST_DEPTH {
             return fail(format!("the tree of its extents has a depth of {depth}, and at most {MOST_DEPTH} is right"));

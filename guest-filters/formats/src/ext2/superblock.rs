@@ -90,7 +90,7 @@ impl Superblock {
     /// Reads and checks it.
     pub fn read(source: &dyn Source) -> Result<Superblock, Error> {
         if !has_magic(source)? {
-            return Err(Error::image("this is no ext2, ext3 or ext4 file system: it has no superblock at 1024"));
+            return Err(Error::image("it is not an ext2, ext3 or ext4 file system: it has no superblock at 1024"));
         }
         let bytes = image::read(source, OFFSET, 1024)?;
         let fields = Fields::little(&bytes, "the superblock");

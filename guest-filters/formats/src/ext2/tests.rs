@@ -105,7 +105,7 @@ fn numbers_at_the_edges_of_a_superblock_give_a_line() {
             "the journal has changes that are not in their places: the file system is in use, or was not \
           unmounted. Run e2fsck on it, or read what is in place with ext2-journal=ignore",
         ),
-        (56, &[0, 0], "this is no ext2, ext3 or ext4 file system: it has no superblock at 1024"),
+        (56, &[0, 0], "it is not an ext2, ext3 or ext4 file system: it has no superblock at 1024"),
         (0, &[1, 0, 0, 0], "there is no inode 2: the file system has 1"),
     ] {
         let mut bytes = bytes.clone();
@@ -129,7 +129,7 @@ fn trees_of_extents_that_are_wrong_give_a_line() {
     let number = number_of(&bytes, "/disks/deep/er/medium");
     let map = inode_at(&bytes, number) + 40;
     for (at, value, line) in [
-        (0, &[1u8, 2][..], "a node of its extents begins with 0x201, and not with 0xf30a"),
+        (0, &[1u8, 2][..], "a node of its extents begins with 0x201, not with 0xf30a"),
         (2, &[5, 0], "a node of its extents has 5 entries, and room for 4"),
         (6, &[6, 0], "the tree of its extents has a depth of 6, and at most 5 is right"),
         (16, &[0, 0], "the extent at block 0 of the file has no blocks"),

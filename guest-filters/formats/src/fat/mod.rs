@@ -96,7 +96,7 @@ fn probe(source: &dyn Source) -> Result<bool, Error> {
 impl Boot {
     fn read(source: &dyn Source) -> Result<Boot, Error> {
         if !probe(source)? {
-            return Err(Error::image("this is no FAT file system: it has no boot sector of one"));
+            return Err(Error::image("it is not a FAT file system: it has no boot sector of one"));
         }
         let bytes = image::read(source, 0, 512)?;
         if let Some(name) = other_name(&bytes) {

@@ -92,7 +92,7 @@ fn what_is_wrong_in_a_file_system_gives_a_line() {
         (22, &[1, 0], "the boot sector says 16318 clusters, and a table of 1 sectors has no room for them"),
         (3, b"NTFS    ", "this is an NTFS file system; only FAT12, FAT16 and FAT32 are read"),
         (3, b"EXFAT   ", "this is an exFAT file system; only FAT12, FAT16 and FAT32 are read"),
-        (11, &[0, 0], "this is no FAT file system: it has no boot sector of one"),
+        (11, &[0, 0], "it is not a FAT file system: it has no boot sector of one"),
     ] {
         let mut bytes = bytes.clone();
         bytes[at..][..value.len()].copy_from_slice(value);

@@ -8,7 +8,10 @@ use std::rc::Rc;
 use rbdkit_filter_sdk::image::{Error, Source, read};
 
 use crate::checksum::{CRC32, Crc32};
-use crate::unpack::{Codec, Index, InflateFault, Inflater, Input, Point, RECENT, Storage, Stream, Unpacked};
+use crate::unpack::{
+    Codec, DEFLATE_WINDOW, Index, InflateFault, Inflater, Input, Point, RECENT, Storage, Stream, Unpacked,
+    check_signature,
+};
 use crate::{FormatInfo, Opened, Report};
 
 /// gzip.
@@ -34,6 +37,7 @@ const MAX_TEXT: usize = 64 << 10;
 /// # Errors
 /// Those of the source and the storage, and a line if the file is wrong.
 pub fn open(below: Rc<dyn Source>, storage: &Storage) -> Result<Unpacked<Gzip>, Error> {
+    check_signature(&*below, "a gzip file", &MAGIC[..2])?;
     Unpacked::open(Rc::clone(&below), Gzip { below }, storage, RECENT)
 }
 
@@ -58,6 +62,7 @@ const WITHIN: u64 = 1;
 impl Codec for Gzip {
     const NAME: &'static str = "gzip";
     const MAX_UNIT: u64 = 0;
+    const WINDOW: u32 = DEFLATE_WINDOW as u32;
 
     fn index(&self) -> Result<Option<Index>, Error> {
         Ok(None)

@@ -87,7 +87,7 @@ fn wrong_files_are_refused_with_a_line() {
     assert_eq!(with(2, 7), "the gzip member at 0 has the method 7; only 8 (deflate) exists");
     assert_eq!(with(3, 0x40), "the gzip member at 0 has the reserved flags 0x40");
     assert_eq!(with(10, 7), "the deflated data around 11 is wrong");
-    assert_eq!(line(INFO.open, b"PK\x03\x04 and more"), "there is no gzip member at 0: it begins with 504b, not 1f8b");
+    assert_eq!(line(INFO.open, b"PK\x03\x04 and more"), "it is not a gzip file: it begins with 504b, not 1f8b");
     assert_eq!(line(INFO.open, &good[..5]), "the file ends after 5 bytes, within the header of a gzip member");
     assert_eq!(
         line(INFO.open, &good[..end - 5]),

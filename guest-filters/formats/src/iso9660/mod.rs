@@ -154,7 +154,7 @@ impl Descriptors {
             }
         }
         let Some(primary) = primary else {
-            return Err(Error::image("this is no ISO 9660 file system: it has no primary volume descriptor"));
+            return Err(Error::image("it is not an ISO 9660 file system: it has no primary volume descriptor"));
         };
         Ok(Descriptors { primary, joliet, has_boot_record })
     }

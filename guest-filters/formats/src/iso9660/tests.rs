@@ -78,7 +78,10 @@ fn a_file_in_pieces_is_put_together() {
 fn what_is_wrong_in_an_image_gives_a_line() {
     let bytes = made("wrong", &[]);
     assert_eq!(line_of(&bytes, "/disks/none"), "there is no file '/disks/none': '/disks' has no 'none'");
-    assert_eq!(line_of(&bytes[..32768], "/x"), "this is no ISO 9660 file system: it has no primary volume descriptor");
+    assert_eq!(
+        line_of(&bytes[..32768], "/x"),
+        "it is not an ISO 9660 file system: it has no primary volume descriptor"
+    );
     let root = Descriptors::read(&bytes.to_vec()).unwrap().primary.root.0 as usize * 2048;
     let find = |name: &[u8]| bytes.windows(name.len()).position(|there| there == name).unwrap() - 33;
     let empty = find(b"EMPTY.;1");

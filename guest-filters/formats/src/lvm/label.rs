@@ -43,7 +43,7 @@ impl Label {
     /// A line if there is no label, or it is wrong.
     pub fn read(image: &dyn Source) -> Result<Label, Error> {
         let sector = find(image)?.ok_or_else(|| {
-            Error::image("this is no physical volume of LVM2: none of the first four sectors has its label")
+            Error::image("it is not a physical volume of LVM2: none of the first four sectors has its label")
         })?;
         let bytes = image::read(image, sector * SECTOR, SECTOR as usize)?;
         let fields = Fields::little(&bytes, "the label of LVM");

@@ -264,7 +264,7 @@ fn a_label_and_areas_that_are_wrong_give_a_line() {
         change(&mut image);
         content(&image, None).unwrap_err()
     };
-    let no_label = "this is no physical volume of LVM2: none of the first four sectors has its label";
+    let no_label = "it is not a physical volume of LVM2: none of the first four sectors has its label";
     assert_eq!(refused(&|image| image[512] = 0), no_label);
     let label = "the label of LVM in sector 1";
     assert_eq!(refused(&|image| image[600] ^= 1), format!("{label} has a wrong checksum"));

@@ -8,7 +8,9 @@ use lzma_rust2::LzmaReader;
 use rbdkit_filter_sdk::image::{Error, Fields, Source, read};
 
 use crate::checksum::{CRC32, Crc32};
-use crate::unpack::{Codec, Index, Input, MAX_UNITS, Point, SharedInput, Storage, Stream, Unpacked};
+use crate::unpack::{
+    Codec, Index, Input, Limits, MAX_UNITS, Point, SharedInput, Storage, Stream, Unpacked, check_signature,
+};
 use crate::{FormatInfo, Opened, Report};
 
 /// lzip.
@@ -16,7 +18,7 @@ pub const INFO: FormatInfo = FormatInfo {
     name: "lzip",
     probe: |below| Ok(below.size() >= SMALLEST && read(below, 0, 5)? == *b"LZIP\x01"),
     report,
-    open: |below| -> Opened { Ok(Rc::new(open(below, &Storage::default(), crate::xz::Limits::default())?)) },
+    open: |below| -> Opened { Ok(Rc::new(open(below, &Storage::default(), Limits::default())?)) },
 };
 
 const HEADER: u64 = 6;
@@ -24,11 +26,13 @@ const TRAILER: u64 = 20;
 const SMALLEST: u64 = HEADER + TRAILER + 10;
 /// The largest dictionary that is allocated. lzip uses 32 MiB at level 9.
 const MAX_DICTIONARY: u32 = 64 << 20;
+
 /// Opens an lzip file.
 ///
 /// # Errors
 /// Those of the source and the storage, and a line if the file is wrong or beyond the limits.
-pub fn open(below: Rc<dyn Source>, storage: &Storage, limits: crate::xz::Limits) -> Result<Unpacked<Lzip>, Error> {
+pub fn open(below: Rc<dyn Source>, storage: &Storage, limits: Limits) -> Result<Unpacked<Lzip>, Error> {
+    check_signature(&*below, "an lzip file", b"LZIP")?;
     let index = members(&*below)?;
     let recent = limits.check("member", &index)?;
     Unpacked::open(Rc::clone(&below), Lzip { below, index }, storage, recent)

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::testing::{piped, sample, source};
+use crate::unpack::Limits;
 use crate::unpack::checks::{cut_anywhere, line, random_reads, same, starts_of_a_sequential_read};
-use crate::xz::Limits;
 
 fn opened(bytes: &[u8]) -> Unpacked<Lzip> {
     open(source(bytes), &Storage::Memory(0), Limits::default()).unwrap()
@@ -71,7 +71,7 @@ fn wrong_files_are_refused_with_a_line() {
     assert_eq!(with(5, &[29]), "the lzip member at 0 needs a dictionary of 536870912 bytes; the limit is 67108864");
     assert_eq!(with(5, &[31]), "the lzip member at 0 has a dictionary of 2^31 bytes; 2^12 to 2^29 are possible");
     assert_eq!(with(4, &[0]), "the lzip member at 0 has version 0; version 1 is supported");
-    assert_eq!(with(0, b"X"), "there is no lzip member at 0: it does not begin with LZIP");
+    assert_eq!(with(0, b"X"), "it is not an lzip file: it begins with 585a4950, not 4c5a4950");
     let small = Limits { max_block: Some(100_000), max_depth: 8 };
     assert_eq!(
         line(|below| Ok(Rc::new(open(below, &Storage::Memory(0), small)?)), &good),

@@ -69,7 +69,7 @@ fn an_image_that_was_not_closed_is_read_and_says_so() {
 #[test]
 fn a_header_that_is_wrong_is_refused_with_its_value() {
     let bytes = made();
-    let none = "this is no Parallels image: it does not begin with WithoutFreeSpace or WithouFreSpacExt";
+    let none = "it is not a Parallels image: it does not begin with WithoutFreeSpace or WithouFreSpacExt";
     for length in 0..64 {
         assert_eq!(refused(&bytes[..length]), none);
     }

@@ -50,7 +50,7 @@ impl Choice {
         }
         let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
         Err(format!(
-            "is no type of a partition: use a GUID, two hexadecimal digits, a type such as Apple_HFS, or one of {}",
+            "is not a type of a partition: use a GUID, two hexadecimal digits, a type such as Apple_HFS, or one of {}",
             names.join(", ")
         ))
     }

@@ -123,7 +123,7 @@ impl Header {
         let bytes = image::read(&**source, 0, source.size().min(112) as usize)?;
         let fields = Fields::big(&bytes, "the header");
         if fields.bytes(0, 4).ok() != Some(MAGIC) {
-            return Err(Error::image("this is no qcow2 image: it does not begin with 'QFI' and the byte 0xfb"));
+            return Err(Error::image("it is not a qcow2 image: it does not begin with 'QFI' and the byte 0xfb"));
         }
         let version = fields.u32(4)?;
         if !(2..=3).contains(&version) {
@@ -341,7 +341,7 @@ impl Header {
             return refuse(format!("{what} has {} entries, and {} is the most", l1.count, MAX_L1 / 8));
         }
         if !l1.offset.is_multiple_of(self.cluster_size()) {
-            return refuse(format!("{what} is at {}, which is no multiple of a cluster's size", l1.offset));
+            return refuse(format!("{what} is at {}, which is not a multiple of a cluster's size", l1.offset));
         }
         if l1.offset.checked_add(bytes).is_none_or(|end| end > source.size()) {
             return refuse(format!(

@@ -56,7 +56,7 @@ pub struct Packed {
 /// What cannot be right in an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrong {
-    /// The offset is no multiple of the cluster size.
+    /// The offset is not a multiple of the cluster size.
     Unaligned(u64),
     /// Version 2 has no clusters that read as zero.
     ZeroInVersion2,
@@ -111,7 +111,7 @@ impl Layout {
     /// The offset of the L2 table of an L1 entry. `None`: nothing is allocated in its range.
     ///
     /// # Errors
-    /// An offset that is no multiple of the cluster size.
+    /// An offset that is not a multiple of the cluster size.
     pub fn table(&self, l1_entry: u64) -> Result<Option<u64>, Wrong> {
         match l1_entry & OFFSET {
             0 => Ok(None),
@@ -192,7 +192,7 @@ impl Layout {
 impl std::fmt::Display for Wrong {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Wrong::Unaligned(offset) => write!(f, "the offset {offset} is no multiple of a cluster's size"),
+            Wrong::Unaligned(offset) => write!(f, "the offset {offset} is not a multiple of a cluster's size"),
             Wrong::ZeroInVersion2 => f.write_str("the cluster reads as zero, which version 2 does not have"),
             Wrong::CompressedWithDataFile => f.write_str("the cluster is compressed, and the image has a data file"),
             Wrong::ZeroAndAllocated(n) => write!(f, "subcluster {n} has data and reads as zero"),

@@ -48,7 +48,7 @@ pub fn each(header: &Header, cache: &BlockCache, mut each: impl FnMut(Snapshot) 
     let mut at = table.offset;
     if table.count > 0 && !at.is_multiple_of(header.cluster_size()) {
         return Err(Error::image(format!(
-            "the table of snapshots is at {at}, which is no multiple of a cluster's size"
+            "the table of snapshots is at {at}, which is not a multiple of a cluster's size"
         )));
     }
     for number in 0..table.count {

@@ -26,7 +26,11 @@ impl Header {
         }
         let what = format!("the header at {at}");
         let fields = Fields::big(block, &what);
-        let wrong = |why: String| Error::image(format!("{what} is not one of a tar archive: {why}"));
+        // Another file than an archive has no header at its start.
+        let wrong = |why: String| match at {
+            0 => Error::image(format!("it is not a tar archive: {what} is wrong: {why}")),
+            _ => Error::image(format!("{what} is wrong: {why}")),
+        };
         let written = octal(fields.bytes(148, 8)?)
             .ok_or_else(|| wrong(format!("its checksum is {}", quoted(block.get(148..156).unwrap_or_default()))))?;
         if !sums(block).contains(&(written as i64)) {

@@ -188,7 +188,7 @@ fn check_is_file(member: &Member) -> Result<(), Error> {
         }
         Kind::HardLink => format!("{name} is a hard link behind more than {MOST_LINKS} hard links"),
         Kind::Directory => format!("{name} is a directory"),
-        Kind::Other => format!("{name} is no regular file"),
+        Kind::Other => format!("{name} is not a regular file"),
     }))
 }
 

@@ -59,7 +59,7 @@ impl Pax {
     }
 
     fn record(&mut self, key: &[u8], value: &[u8]) -> Result<(), String> {
-        let number = || decimal(value).ok_or_else(|| format!("{}={} is no number", quoted(key), quoted(value)));
+        let number = || decimal(value).ok_or_else(|| format!("{}={} is not a number", quoted(key), quoted(value)));
         match key {
             b"path" => self.path = Some(value.to_vec()),
             b"linkpath" => self.link = Some(value.to_vec()),
@@ -80,7 +80,7 @@ impl Pax {
                 while let Some(offset) = numbers.next() {
                     let length = numbers.next().ok_or("GNU.sparse.map has an odd number of numbers")?;
                     let (Some(offset), Some(length)) = (decimal(offset), decimal(length)) else {
-                        return Err("GNU.sparse.map has something that is no number".into());
+                        return Err("GNU.sparse.map has something that is not a number".into());
                     };
                     self.run(offset, length)?;
                 }

@@ -32,7 +32,9 @@ pub fn push_table(runs: &mut Vec<Run>, table: &[u8], at: u64) -> Result<(), Erro
             break;
         }
         let (Some(offset), Some(length)) = (number(&pair[..12]), number(&pair[12..])) else {
-            return Err(Error::image(format!("the map of the sparse member at {at} has something that is no number")));
+            return Err(Error::image(format!(
+                "the map of the sparse member at {at} has something that is not a number"
+            )));
         };
         if runs.len() == MOST_RUNS {
             return Err(too_many(at));
@@ -87,7 +89,7 @@ impl Lines<'_> {
         let rest = &self.piece[self.used..];
         let line = rest.iter().take(21).position(|byte| *byte == b'\n').map(|end| &rest[..end]);
         let value = line.and_then(decimal).ok_or_else(|| {
-            Error::image(format!("the map of the sparse member at {} has a line that is no number", self.at))
+            Error::image(format!("the map of the sparse member at {} has a line that is not a number", self.at))
         })?;
         self.used += line.map_or(0, <[u8]>::len) + 1;
         Ok(value)
@@ -226,7 +228,7 @@ pub fn old_map(
     let mut runs = Vec::new();
     push_table(&mut runs, fields.bytes(386, 4 * 24)?, at)?;
     let size = number(fields.bytes(483, 12)?)
-        .ok_or_else(|| Error::image(format!("the sparse member at {at} has a size that is no number")))?;
+        .ok_or_else(|| Error::image(format!("the sparse member at {at} has a size that is not a number")))?;
     let mut goes_on = fields.u8(482)? != 0;
     for _ in 0..=MOST_RUNS / 21 {
         if !goes_on {

@@ -200,7 +200,7 @@ fn numbers_that_lie_give_a_line() {
         line(&most, "a"),
         format!("{ends} 18446744073709551615 bytes follow, and the archive ends after 512 bytes")
     );
-    assert!(line(&base256([0xff; 12]), "a").contains("not one of a tar archive: its size is"));
+    assert!(line(&base256([0xff; 12]), "a").contains("it is not a tar archive: the header at 0 is wrong: its size is"));
     assert!(line(&base256([0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), "a").contains("its size is"));
     assert!(line(&base256(*b"99999999999\0"), "a").contains("its size is '99999999999\\0'"));
     let directory = line(&block("a/", b'5', 1024, |_| ()), "b");
@@ -218,8 +218,8 @@ fn extended_headers_are_limited_and_checked() {
     let pax =
         |records_of: &[(&str, &str)]| [member("x", b'x', &records(records_of)), member("a", b'0', b"12345")].concat();
     assert_eq!(content(&pax(&[("path", "longer"), ("size", "3")]), "longer").unwrap(), b"123");
-    assert!(line(&pax(&[("size", "-1")]), "a").ends_with("is wrong: 'size'='-1' is no number"));
-    assert!(line(&pax(&[("size", "99999999999999999999")]), "a").contains("is no number"));
+    assert!(line(&pax(&[("size", "-1")]), "a").ends_with("is wrong: 'size'='-1' is not a number"));
+    assert!(line(&pax(&[("size", "99999999999999999999")]), "a").contains("is not a number"));
     let global = [member("x", b'g', &records(&[("size", "1")])), member("a", b'0', b"12345")].concat();
     assert!(line(&global, "a").contains("of all members, which is not supported"));
     let harmless = [member("x", b'g', &records(&[("comment", "1")])), member("a", b'0', b"12345")].concat();
@@ -255,7 +255,7 @@ fn maps_that_lie_give_a_line() {
         let records = records(&[("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "10")]);
         line(&[member("x", b'x', &records), member("a", b'0', map.as_bytes())].concat(), "a")
     };
-    let no_number = "the map of the sparse member at 0 has a line that is no number";
+    let no_number = "the map of the sparse member at 0 has a line that is not a number";
     assert_eq!(before("x\n"), no_number);
     assert_eq!(before("3\n1\n"), no_number);
     assert_eq!(before("200001\n"), "the map of the sparse member at 0 has more than 200000 runs of data");

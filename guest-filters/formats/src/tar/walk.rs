@@ -119,6 +119,12 @@ impl Walk {
 
     /// The next header block, and None at the end of the archive.
     fn header(&mut self) -> Result<Option<(Header, Vec<u8>)>, Error> {
+        if self.below.size() < BLOCK {
+            let size = self.below.size();
+            return Err(Error::image(format!(
+                "it is not a tar archive: it has {size} bytes, and a header has {BLOCK}"
+            )));
+        }
         if self.at >= self.below.size() {
             return Ok(None);
         }

@@ -60,6 +60,31 @@ pub fn run(program: &str, args: &[&str]) -> Vec<u8> {
     piped(program, args, &[])
 }
 
+/// A file in the seekable format of zstd: a frame for each `frame` bytes, and a table of them. The
+/// tool makes the frames.
+///
+/// # Panics
+/// If the tool cannot be run, or fails.
+pub fn seekable_zstd(data: &[u8], frame: usize, args: &[&str], has_checksums: bool) -> Vec<u8> {
+    let (mut file, mut entries) = (Vec::new(), Vec::new());
+    for part in data.chunks(frame) {
+        let packed = piped("zstd", args, part);
+        entries.extend((packed.len() as u32).to_le_bytes());
+        entries.extend((part.len() as u32).to_le_bytes());
+        if has_checksums {
+            entries.extend((twox_hash::XxHash64::oneshot(0, part) as u32).to_le_bytes());
+        }
+        file.extend(packed);
+    }
+    file.extend(0x184d_2a5e_u32.to_le_bytes());
+    file.extend((entries.len() as u32 + 9).to_le_bytes());
+    file.extend(entries);
+    file.extend((data.len().div_ceil(frame) as u32).to_le_bytes());
+    file.push(if has_checksums { 0x80 } else { 0 });
+    file.extend(0x8f92_eab1_u32.to_le_bytes());
+    file
+}
+
 /// A directory that is removed with its files when the value is dropped.
 pub struct Dir(PathBuf);
 

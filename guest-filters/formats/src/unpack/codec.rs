@@ -5,6 +5,10 @@ use rbdkit_filter_sdk::image::Error;
 /// The unit of what is kept, in bytes of decoded data.
 pub const CHUNK: u64 = 256 << 10;
 
+/// The most points that are kept of a file without an index. A file with more gets a larger
+/// distance between them.
+pub const MAX_POINTS: usize = 4096;
+
 /// A decoder that runs through a file from some point on.
 pub trait Stream {
     /// Decodes into `out` and returns how many bytes that gave. 0 means that the unit has ended,
@@ -49,6 +53,14 @@ pub struct Index {
     pub size: u64,
 }
 
+impl Index {
+    /// The size of the largest unit, in bytes of decoded data.
+    pub fn largest(&self) -> u64 {
+        let ends = self.units.iter().skip(1).map(|point| point.out).chain([self.size]);
+        self.units.iter().zip(ends).map(|(unit, end)| end - unit.out).max().unwrap_or(0)
+    }
+}
+
 /// A compression.
 pub trait Codec {
     /// Its name in messages.
@@ -57,6 +69,13 @@ pub trait Codec {
     /// A unit up to this size can be decoded within one request, in bytes of decoded data. The
     /// limit of a request is one second; this should take a third of it.
     const MAX_UNIT: u64;
+
+    /// The distance of points within a unit, in bytes of decoded data. Inflating that much takes
+    /// some 20 ms.
+    const SPACING: u64 = 4 << 20;
+
+    /// How many bytes [`Stream::resume`] gives for the decoder. 0 if it needs none.
+    const WINDOW: u32 = 0;
 
     /// The units, if the file tells without being decoded.
     ///

@@ -8,7 +8,8 @@ use super::Input;
 
 /// The output of the decoder, a power of two. The last 32 KiB of it are the window.
 const RING: usize = 256 << 10;
-const WINDOW: usize = 32 << 10;
+/// How far back deflated data may refer, in bytes.
+pub const DEFLATE_WINDOW: usize = 32 << 10;
 
 /// Why decoding stopped.
 #[derive(Debug)]
@@ -54,7 +55,7 @@ impl Inflater {
             (state.num_bits, state.bit_buf) = (num_bits, before >> (8 - num_bits));
         }
         *inflater.state = DecompressorOxide::from_block_boundary_state(&state);
-        let at = RING - window.len().min(WINDOW);
+        let at = RING - window.len().min(DEFLATE_WINDOW);
         inflater.ring[at..].copy_from_slice(&window[window.len() - (RING - at)..]);
         Ok(inflater)
     }
@@ -116,8 +117,8 @@ impl Inflater {
         let state = self.state.block_boundary_state()?;
         let bits = input.at() * 8 - u64::from(state.num_bits);
         // The ring is read backwards from the end of the output. What was never written is zero.
-        let mut window = self.ring[self.end.saturating_sub(WINDOW)..self.end].to_vec();
-        let older = WINDOW - window.len();
+        let mut window = self.ring[self.end.saturating_sub(DEFLATE_WINDOW)..self.end].to_vec();
+        let older = DEFLATE_WINDOW - window.len();
         if older > 0 {
             let mut whole = self.ring[RING - older..].to_vec();
             whole.append(&mut window);

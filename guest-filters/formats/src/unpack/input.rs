@@ -154,11 +154,15 @@ impl SharedInput {
 
     /// The error of a decoder that reads this input: that of the source if it failed, otherwise a
     /// line that begins with `what`.
-    pub fn error(&self, what: &str, error: &dyn std::fmt::Display) -> Error {
+    pub fn error(&self, what: &str, error: &io::Error) -> Error {
         let mut input = self.0.borrow_mut();
         let ended = input.used == input.buffer.len() && input.next >= input.source.size();
         match input.failed.take() {
             Some(error) => error,
+            // A file that was read to its end must not hide the cause.
+            None if error.kind() == io::ErrorKind::OutOfMemory => Error::image(format!(
+                "{what} needs more memory than the instance may have (--filter-limit FILTER:memory=SIZE)"
+            )),
             None if ended => Error::image(format!("{what}: the file ends after {} bytes", input.source.size())),
             None => Error::image(format!("{what}: {error}")),
         }

@@ -1,4 +1,4 @@
-//! Compressed files as sources. What the six formats share.
+//! Compressed files as sources. What these formats share.
 //!
 //! A compressed file is a row of *units* that can be decoded on their own: blocks of xz, members of
 //! gzip and lzip, frames of zstd. A [`Codec`] finds the units if the file has an index, and decodes
@@ -16,8 +16,11 @@
 pub mod checks;
 mod codec;
 mod deflate;
+pub mod frames;
 mod input;
+mod limits;
 mod pass;
+mod signature;
 mod storage;
 
 use std::cell::{Cell, RefCell};
@@ -27,9 +30,11 @@ use rbdkit_filter_sdk::buffer::Bytes;
 use rbdkit_filter_sdk::image::{Error, ExtentList, Source, TableCache};
 
 pub use codec::{CHUNK, Codec, Index, Point, Stream};
-pub use deflate::{InflateFault, Inflater};
+pub use deflate::{DEFLATE_WINDOW, InflateFault, Inflater};
 pub use input::{Input, SharedInput};
+pub use limits::Limits;
 pub use pass::MAX_UNITS;
+pub use signature::{check_signature, hexadecimal};
 pub use storage::Storage;
 use storage::{Region, State};
 
@@ -41,9 +46,9 @@ pub struct Unpacked<C> {
     codec: C,
     below: Rc<dyn Source>,
     size: u64,
-    points: Vec<Point>,
+    pub(crate) points: Vec<Point>,
     /// Whether every unit is in `points`.
-    complete: bool,
+    pub(crate) complete: bool,
     region: Region,
     running: RefCell<Option<Running>>,
     recent: TableCache<u64, Vec<u8>>,
@@ -73,7 +78,7 @@ impl<C: Codec> Unpacked<C> {
     /// # Errors
     /// Those of the source and the storage, and a line if the file is wrong.
     pub fn open(below: Rc<dyn Source>, codec: C, storage: &Storage, recent: usize) -> Result<Unpacked<C>, Error> {
-        let region = storage.region(C::NAME, &*below)?;
+        let region = storage.region(C::NAME, C::WINDOW, &*below)?;
         let index = match region.known()? {
             Some(known) => known,
             None => region.once(|region| pass::find_points(&*below, &codec, region))?,
@@ -128,10 +133,11 @@ impl<C: Codec> Unpacked<C> {
         let start = chunk * CHUNK;
         let nearest = self.point_before(start);
         let point = self.points[nearest];
+        // A decoder that is of no use is dropped before another is made: dictionaries are large.
         let running = self.running.borrow_mut().take();
-        let mut running = match running {
-            Some(running) if running.at <= start && running.at >= point.out => running,
-            _ => {
+        let mut running = match running.filter(|running| running.at <= start && running.at >= point.out) {
+            Some(running) => running,
+            None => {
                 self.starts.set(self.starts.get().saturating_add(1));
                 let window = self.region.window(nearest)?;
                 Running { stream: self.codec.stream(point, window)?, at: point.out, ended: false }

@@ -2,15 +2,8 @@
 
 use rbdkit_filter_sdk::image::{Error, Source};
 
-use super::codec::{CHUNK, Codec, Index, Point, Stream};
+use super::codec::{CHUNK, Codec, Index, MAX_POINTS, Point, Stream};
 use super::storage::Region;
-
-/// The distance of points within a unit, in bytes of decoded data. Inflating that much takes some
-/// 20 ms.
-const SPACING: u64 = 4 << 20;
-
-/// The most points that are kept. A file with more gets a larger distance between them.
-const MAX_POINTS: usize = 4096;
 
 /// The most units of an index. It takes 16 MiB of memory.
 pub const MAX_UNITS: usize = 1 << 20;
@@ -21,16 +14,18 @@ const REPORT_INTERVAL_NS: u64 = 10_000_000_000;
 /// Finds the points of a file: by its index, or by decoding all of it into the region.
 pub fn find_points<C: Codec>(below: &dyn Source, codec: &C, region: &Region) -> Result<Index, Error> {
     let index = codec.index()?;
-    if let Some(index) = &index {
-        let ends = index.units.iter().skip(1).map(|point| point.out).chain([index.size]);
-        let largest = index.units.iter().zip(ends).map(|(unit, end)| end - unit.out).max().unwrap_or(0);
-        if largest <= C::MAX_UNIT {
-            region.set_complete();
-            return Ok(Index { units: index.units.clone(), size: index.size });
-        }
+    if let Some(index) = &index
+        && index.largest() <= C::MAX_UNIT
+    {
+        region.set_complete();
+        return Ok(Index { units: index.units.clone(), size: index.size });
     }
     let declared = index.map(|index| index.size);
-    let mut pass = Pass { stream: codec.stream(codec.start(), Vec::new())?, points: Points::new(codec.start()), at: 0 };
+    let mut pass = Pass {
+        stream: codec.stream(codec.start(), Vec::new())?,
+        points: Points::new(codec.start(), C::SPACING),
+        at: 0,
+    };
     let mut reports = Reports::new(below.size());
     let mut chunk = 0;
     loop {
@@ -94,8 +89,8 @@ struct Points {
 }
 
 impl Points {
-    fn new(start: Point) -> Points {
-        Points { kept: vec![start], spacing: SPACING }
+    fn new(start: Point, spacing: u64) -> Points {
+        Points { kept: vec![start], spacing }
     }
 
     fn wants(&self, out: u64) -> bool {

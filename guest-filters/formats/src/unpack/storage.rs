@@ -11,7 +11,7 @@ use rbdkit_filter_sdk::maps::Map;
 use rbdkit_filter_sdk::slots::Slot;
 use rbdkit_filter_sdk::{Errno, Scope, clock, scratch};
 
-use super::codec::{CHUNK, Index, Point, is_zero};
+use super::codec::{CHUNK, Index, MAX_POINTS, Point, is_zero};
 
 /// Where decoders keep what is shared.
 #[derive(Clone, Debug)]
@@ -38,8 +38,6 @@ const REGION: u64 = 1 << 40;
 const REGIONS: u32 = 16;
 /// In a region the points come first, the windows next, and the chunks after that.
 const WINDOWS_AT: u64 = 32 << 30;
-/// A window of deflate.
-const WINDOW: u64 = 32 << 10;
 const CHUNKS_AT: u64 = 64 << 30;
 const CHUNKS: u64 = (REGION - CHUNKS_AT) / CHUNK;
 /// Points go into the scratch file in pieces of this many.
@@ -63,6 +61,7 @@ const COMPLETE: u64 = 2;
 /// The part of the storage that belongs to one file.
 pub struct Region {
     place: Place,
+    window_size: u32,
     /// Whether the index has every unit.
     complete: Cell<bool>,
     /// Whether there is no room for more chunks.
@@ -84,11 +83,12 @@ struct Kept {
 const MAP: Map = Map { scope: Scope::Exportname, id: 0 };
 
 impl Storage {
-    /// The region of a file. `name` is the name of the format.
+    /// The region of a file. `name` is the name of the format, and `window` the most bytes that a
+    /// decoder needs to begin at a point.
     ///
     /// # Errors
     /// Those of the source and the host, and a line if too many files need one.
-    pub(super) fn region(&self, name: &str, below: &dyn Source) -> Result<Region, Error> {
+    pub(super) fn region(&self, name: &str, window: u32, below: &dyn Source) -> Result<Region, Error> {
         let place = match self {
             Storage::Memory(room) => Place::Memory { room: *room, kept: RefCell::default() },
             Storage::Host => {
@@ -97,7 +97,7 @@ impl Storage {
                 Place::Host { index: claim(key)?, key }
             }
         };
-        Ok(Region { place, complete: Cell::new(false), full: Cell::new(false) })
+        Ok(Region { place, window_size: window, complete: Cell::new(false), full: Cell::new(false) })
     }
 }
 
@@ -191,17 +191,18 @@ impl Region {
         }
         let found = work(self)?;
         let base = u64::from(index) * REGION;
+        let mut is_known = true;
         for (n, points) in found.units.chunks(POINTS_AT_ONCE).enumerate() {
             let bytes: Vec<u8> =
                 points.iter().flat_map(|point| [point.out.to_le_bytes(), point.at.to_le_bytes()]).flatten().collect();
-            let buffer = Buffer::new(bytes.len() as u32)?;
-            buffer.write(0, &bytes);
-            let at = base + (16 * n * POINTS_AT_ONCE) as u64;
-            scratch::pwrite(Scope::Exportname, at, bytes.len() as u32, buffer.id(), 0)?;
+            is_known &= write_scratch(base + (16 * n * POINTS_AT_ONCE) as u64, &bytes)?;
         }
-        let state = DONE | if self.complete.get() { COMPLETE } else { 0 };
-        let words = slot(index).get();
-        slot(index).replace(words, [key, state, found.size, found.units.len() as u64]);
+        // Without room for its index, each instance finds it for itself.
+        if is_known {
+            let state = DONE | if self.complete.get() { COMPLETE } else { 0 };
+            let words = slot(index).get();
+            slot(index).replace(words, [key, state, found.size, found.units.len() as u64]);
+        }
         held.release();
         Ok(found)
     }
@@ -248,7 +249,12 @@ impl Region {
         match &self.place {
             Place::Host { .. } if chunk >= CHUNKS => {}
             Place::Host { index, .. } => {
-                if !zero && !write_scratch(scratch_at(*index, CHUNKS_AT + chunk * CHUNK), bytes)? {
+                let is_full = || -> Result<bool, Error> {
+                    let points = MAX_POINTS as u64 * (16 + u64::from(self.window_size));
+                    let at = scratch_at(*index, CHUNKS_AT + chunk * CHUNK);
+                    Ok(!has_room(bytes, points) || !write_scratch(at, bytes)?)
+                };
+                if !zero && is_full()? {
                     self.full.set(true);
                     return Ok(());
                 }
@@ -330,10 +336,9 @@ impl Region {
     /// Those of the host.
     pub fn window(&self, n: usize) -> Result<Vec<u8>, Error> {
         match &self.place {
-            Place::Host { index, .. } if !self.complete.get() => {
-                let buffer = Buffer::new(WINDOW as u32)?;
-                let at = scratch_at(*index, WINDOWS_AT + n as u64 * WINDOW);
-                scratch::pread(Scope::Exportname, at, WINDOW as u32, buffer.id(), 0)?;
+            Place::Host { index, .. } if self.window_size > 0 && !self.complete.get() => {
+                let buffer = Buffer::new(self.window_size)?;
+                scratch::pread(Scope::Exportname, self.window_at(*index, n), self.window_size, buffer.id(), 0)?;
                 Ok(buffer.read(..))
             }
             Place::Host { .. } => Ok(Vec::new()),
@@ -348,12 +353,19 @@ impl Region {
     pub fn put_window(&self, n: usize, window: &[u8]) -> Result<bool, Error> {
         match &self.place {
             Place::Host { .. } if window.is_empty() => Ok(true),
-            Place::Host { index, .. } => write_scratch(scratch_at(*index, WINDOWS_AT + n as u64 * WINDOW), window),
+            Place::Host { index, .. } => {
+                Ok(has_room(window, MAX_POINTS as u64 * 16) && write_scratch(self.window_at(*index, n), window)?)
+            }
             Place::Memory { kept, .. } => {
                 kept.borrow_mut().windows.insert(n, window.to_vec());
                 Ok(true)
             }
         }
+    }
+
+    /// Where the window of point `n` is in the scratch file.
+    fn window_at(&self, index: u32, n: usize) -> u64 {
+        scratch_at(index, WINDOWS_AT + n as u64 * u64::from(self.window_size))
     }
 
     /// Nanoseconds, if there is a host that has a clock.
@@ -368,6 +380,14 @@ fn map_block(index: u32, chunk: u64) -> u64 {
 
 fn scratch_at(index: u32, at: u64) -> u64 {
     u64::from(index) * REGION + at
+}
+
+/// Whether the quota has room for these bytes, and then for `others` more, which take at most half
+/// of it. Chunks must not take the room of the points that lead to the chunks without room.
+fn has_room(bytes: &[u8], others: u64) -> bool {
+    let quota = scratch::quota(Scope::Exportname);
+    let free = quota.saturating_sub(scratch::allocated(Scope::Exportname));
+    (bytes.len() as u64).saturating_add(others.min(quota / 2)) <= free
 }
 
 /// False if the quota or the disk is used up.

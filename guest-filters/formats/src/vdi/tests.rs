@@ -83,11 +83,11 @@ fn what_a_differencing_image_lacks_is_the_parents() {
 #[test]
 fn a_header_that_is_wrong_is_refused_with_its_value() {
     let bytes = made(&content(), &[]);
-    assert_eq!(refused(&bytes[..60]), "this is no VDI image: its signature is not at byte 64");
+    assert_eq!(refused(&bytes[..60]), "it is not a VDI image: its signature is not at byte 64");
     let cut = "the header has 100 bytes, and a field at 424 of 16 bytes";
     assert_eq!(refused(&bytes[..100]), cut);
     let cases: [(usize, &[u8], &str); 12] = [
-        (0x40, &[0; 4], "this is no VDI image: its signature is not at byte 64"),
+        (0x40, &[0; 4], "it is not a VDI image: its signature is not at byte 64"),
         (0x44, &[2, 0, 1, 0], "version 1.2 of VDI is not supported: 1.1 is"),
         (
             0x4c,

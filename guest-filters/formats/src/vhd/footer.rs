@@ -127,7 +127,7 @@ impl Footer {
         let first = || Footer::parse(&image::read(image, 0, FOOTER as usize)?, "the footer's copy at the start");
         if !at_end {
             if !at_start {
-                return Err(Error::image("this is no VHD image: no footer begins with conectix"));
+                return Err(Error::image("it is not a VHD image: no footer begins with conectix"));
             }
             let copy = first()?;
             if copy.kind == Kind::Fixed {

@@ -208,7 +208,7 @@ fn the_footer_at_the_end_holds_and_its_copy_only_where_that_is_missing() {
 fn headers_that_are_wrong_are_refused_with_their_values() {
     let dynamic = made(&content(), "subformat=dynamic,force_size=on");
     let fixed = made(&[1; 4096], "subformat=fixed,force_size=on");
-    let none = "this is no VHD image: no footer begins with conectix";
+    let none = "it is not a VHD image: no footer begins with conectix";
     assert_eq!(refused(&[]), none);
     assert_eq!(refused(&[0; 511]), none);
     let mut sum = fixed.clone();

@@ -78,7 +78,7 @@ impl VmdkParts {
     fn read(below: &dyn Source) -> Result<VmdkParts, Error> {
         if !probe(below)? {
             return Err(Error::image(
-                "this is no VMDK image: it begins neither with KDMV or COWD nor with '# Disk DescriptorFile'",
+                "it is not a VMDK image: it begins neither with KDMV or COWD nor with '# Disk DescriptorFile'",
             ));
         }
         if is_descriptor(below)? {

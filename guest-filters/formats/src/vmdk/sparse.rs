@@ -85,7 +85,7 @@ impl SparseHeader {
                 // The footer's place of the descriptor is that of the header.
                 Ok(SparseHeader { descriptor: header.descriptor, ..footer })
             }
-            _ => Err(Error::image("this is no sparse VMDK file: it does not begin with KDMV or COWD")),
+            _ => Err(Error::image("it is not a sparse VMDK file: it does not begin with KDMV or COWD")),
         }
     }
 

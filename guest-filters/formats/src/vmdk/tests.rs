@@ -189,7 +189,7 @@ fn a_split_disk_consists_of_what_is_given_in_order() {
     assert_eq!(refused(opened(&text, &[&sparse], None)), missing);
     let more = "vmdk-extent is given 3 times, and the image has 2 extents in files";
     assert_eq!(refused(opened(&text, &[&sparse, &flat, &flat], None)), more);
-    let swapped = "extent 1 ('a-s001.vmdk'): this is no sparse VMDK file: it does not begin with KDMV or COWD";
+    let swapped = "extent 1 ('a-s001.vmdk'): it is not a sparse VMDK file: it does not begin with KDMV or COWD";
     assert_eq!(refused(opened(&text, &[&flat, &sparse], None)), swapped);
     let short = "extent 4 ('/etc/passwd'): the file given for it has 52223 bytes, and the descriptor says 51200 bytes \
                  from 1024 on";
@@ -309,7 +309,7 @@ fn a_header_that_is_wrong_is_refused_with_its_value() {
         number(&bytes, 56) * 512
     );
     let cases: [(usize, &[u8], &str); 15] = [
-        (0, b"X", "this is no VMDK image: it begins neither with KDMV or COWD nor with '# Disk DescriptorFile'"),
+        (0, b"X", "it is not a VMDK image: it begins neither with KDMV or COWD nor with '# Disk DescriptorFile'"),
         (4, &[4], "version 4 of sparse VMDK files is not supported: 1 to 3 are"),
         (73, &[13], "the header is damaged: a program has changed the ends of its lines"),
         (77, &[2], "the header has compression method 2: 0, none, and 1, deflate, exist"),

@@ -11,7 +11,7 @@ use rbdkit_filter_sdk::image::{Error, Source, read};
 
 use format::{Check, MAGIC};
 
-use crate::unpack::{CHUNK, Codec, Index, Point, Storage, Stream, Unpacked};
+use crate::unpack::{Codec, Index, Limits, Point, Storage, Stream, Unpacked, check_signature};
 use crate::{FormatInfo, Opened, Report};
 
 /// xz.
@@ -24,46 +24,13 @@ pub const INFO: FormatInfo = FormatInfo {
 
 /// LZMA gives at least 60 MB/s in a filter: this takes half a second.
 pub(crate) const MAX_UNIT: u64 = 32 << 20;
-/// What decoded blocks may take in memory, in bytes.
-const MAX_RECENT: u64 = 24 << 20;
-
-/// What blocks of xz and members of lzip may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// A file with a larger block is refused. In bytes of decoded data.
-    pub max_block: Option<u64>,
-    /// How many decoded blocks stay in memory, as long as these are at most 24 MiB.
-    pub max_depth: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits { max_block: None, max_depth: 8 }
-    }
-}
-
-impl Limits {
-    /// Checks the blocks of a file. Returns how many bytes of decoded data may stay in memory.
-    ///
-    /// # Errors
-    /// A line if a block is too large.
-    pub(crate) fn check(&self, unit: &str, index: &Index) -> Result<usize, Error> {
-        let ends = index.units.iter().skip(1).map(|point| point.out).chain([index.size]);
-        let largest = index.units.iter().zip(ends).map(|(unit, end)| end - unit.out).max().unwrap_or(0);
-        match self.max_block {
-            Some(limit) if largest > limit => {
-                Err(Error::image(format!("a {unit} has {largest} bytes, and the limit is {limit}")))
-            }
-            _ => Ok(self.max_depth.saturating_mul(largest).clamp(CHUNK, MAX_RECENT) as usize),
-        }
-    }
-}
 
 /// Opens an xz file.
 ///
 /// # Errors
 /// Those of the source and the storage, and a line if the file is wrong or beyond the limits.
 pub fn open(below: Rc<dyn Source>, storage: &Storage, limits: Limits) -> Result<Unpacked<Xz>, Error> {
+    check_signature(&*below, "an xz file", &MAGIC)?;
     let index = index::blocks(&*below)?.0;
     let recent = limits.check("block", &index)?;
     Unpacked::open(Rc::clone(&below), Xz { below, index }, storage, recent)

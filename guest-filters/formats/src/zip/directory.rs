@@ -41,7 +41,7 @@ impl Directory {
         let ends: Vec<usize> = (0..tail.len()).filter(is_end).collect();
         let &[at] = ends.as_slice() else {
             return Err(Error::image(match ends.len() {
-                0 => "this is no zip archive, or it was cut: it has no end of a central directory".to_string(),
+                0 => "it is not a zip archive, or it was cut: it has no end of a central directory".to_string(),
                 count => {
                     format!("the archive has {count} ends of a central directory: programs do not agree which counts")
                 }

@@ -189,7 +189,7 @@ fn directories_that_lie_are_refused() {
         archive[at] = byte;
         line(&archive, "a")
     };
-    let none = "this is no zip archive, or it was cut: it has no end of a central directory";
+    let none = "it is not a zip archive, or it was cut: it has no end of a central directory";
     assert_eq!(refused(end, 0), none);
     assert_eq!(refused(end + 20, 1), none);
     let split = "the archive is split into several files, which is not supported";

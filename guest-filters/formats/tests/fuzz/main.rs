@@ -3,11 +3,13 @@
 
 mod auto;
 mod bochs;
+mod bzip2;
 mod ext2;
 mod fat;
 mod gzip;
 mod iso9660;
 mod lvm;
+mod lz4;
 mod lzip;
 mod parallels;
 mod partition;
@@ -19,3 +21,4 @@ mod vhdx;
 mod vmdk;
 mod xz;
 mod zip;
+mod zstd;

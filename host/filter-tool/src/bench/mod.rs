@@ -33,7 +33,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, clap::Args)]
 pub struct BenchOptions {
     /// How long to measure
-    #[arg(long, default_value = "10", value_parser = time)]
+    #[arg(long, default_value = "10s", value_parser = time)]
     time: Duration,
     /// Print JSON, for programs and for a later --compare
     #[arg(long)]

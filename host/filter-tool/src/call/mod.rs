@@ -53,7 +53,7 @@ pub struct CallOptions {
     #[arg(long)]
     all: bool,
     /// How long the operation may take
-    #[arg(long, value_name = "TIME", default_value = "10", value_parser = more_than_zero)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = more_than_zero)]
     patience: Duration,
     /// Print JSON, for programs
     #[arg(long)]

@@ -59,10 +59,10 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     ops: u32,
     /// End the test after this time, and the search for the smallest sequence after as much again
-    #[arg(long, default_value = "10", value_parser = up_to_a_day)]
+    #[arg(long, default_value = "10s", value_parser = up_to_a_day)]
     time: Duration,
     /// How long the filter may take to answer an operation
-    #[arg(long, value_name = "TIME", default_value = "10", value_parser = up_to_a_day)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = up_to_a_day)]
     patience: Duration,
     /// The longest read or write
     #[arg(long, value_name = "SIZE", default_value = "32M", value_parser = largest)]

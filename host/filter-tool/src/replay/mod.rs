@@ -37,7 +37,7 @@ pub struct ReplayOptions {
     #[arg(long)]
     exact: bool,
     /// How long the filter may take to answer a call
-    #[arg(long, value_name = "TIME", default_value = "30", value_parser = up_to_a_day)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = up_to_a_day)]
     patience: Duration,
     /// Write the result to this file as JUnit XML
     #[arg(long, value_name = "FILE")]

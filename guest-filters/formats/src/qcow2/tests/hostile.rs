@@ -40,7 +40,7 @@ fn a_wrong_number_in_the_header_is_one_line() {
     let end = good.len();
     let max = u64::MAX.to_be_bytes();
     let cases: [(usize, &[u8], &str); 26] = [
-        (0, b"QFI\xfa", "this is no qcow2 image: it does not begin with 'QFI' and the byte 0xfb"),
+        (0, b"QFI\xfa", "it is not a qcow2 image: it does not begin with 'QFI' and the byte 0xfb"),
         (4, &[0, 0, 0, 1], "the image has version 1, and versions 2 and 3 are supported"),
         (4, &[0xff; 4], "the image has version 4294967295, and versions 2 and 3 are supported"),
         (20, &[0, 0, 0, 8], "the header says clusters of 2^8 bytes, and they have 2^9 to 2^21"),
@@ -58,13 +58,13 @@ fn a_wrong_number_in_the_header_is_one_line() {
         (36, &[0xff; 4], "the L1 table has 4294967295 entries, and 4194304 is the most"),
         (36, &[0, 0x40, 0, 0], "the L1 table has 33554432 bytes at 12288, and the image ends after END"),
         (36, &[0; 4], "the L1 table maps 0 bytes, and the disk has 1048576"),
-        (40, &max, "the L1 table is at 18446744073709551615, which is no multiple of a cluster's size"),
+        (40, &max, "the L1 table is at 18446744073709551615, which is not a multiple of a cluster's size"),
         (
             40,
             &0xffff_ffff_ffff_f000_u64.to_be_bytes(),
             "the L1 table has 8 bytes at 18446744073709547520, and the image ends after END",
         ),
-        (40, &[0, 0, 0, 0, 0, 0, 1, 0], "the L1 table is at 256, which is no multiple of a cluster's size"),
+        (40, &[0, 0, 0, 0, 0, 0, 1, 0], "the L1 table is at 256, which is not a multiple of a cluster's size"),
         (60, &10_000_000_u32.to_be_bytes(), "the header says 10000000 snapshots, and 65536 is the most"),
         (
             8,
@@ -119,7 +119,7 @@ fn a_header_that_is_cut_at_any_byte_is_refused() {
         for length in 0..l1_end {
             let line = refusal(&good[..length], Options::default());
             let expected = match length {
-                0..4 => "this is no qcow2 image: it does not begin with 'QFI' and the byte 0xfb".to_string(),
+                0..4 => "it is not a qcow2 image: it does not begin with 'QFI' and the byte 0xfb".to_string(),
                 4..8 => format!("the header has {length} bytes, and a field at 4 of 4 bytes"),
                 _ if length < needed => format!("the header has {length} bytes, and a field at 0 of {needed} bytes"),
                 _ => line.clone(),
@@ -160,7 +160,7 @@ fn a_wrong_table_is_one_line_and_the_rest_is_read() {
     let (l1, l2) = tables(&good);
     let data = |offset: u64| (offset | 1 << 63).to_be_bytes();
     let cases: [(usize, [u8; 8], &str); 9] = [
-        (l1, data(0x200), "the L1 entry 0 is wrong: the offset 512 is no multiple of a cluster's size"),
+        (l1, data(0x200), "the L1 entry 0 is wrong: the offset 512 is not a multiple of a cluster's size"),
         (
             l1,
             data(1 << 40),
@@ -173,7 +173,7 @@ fn a_wrong_table_is_one_line_and_the_rest_is_read() {
             "the L1 entry 0 is wrong: the L2 table at 72057594037923840 does not end before the image does, after END \
              bytes",
         ),
-        (l2 + 8, data(0x1200), "the L2 entry for 4096 is wrong: the offset 4608 is no multiple of a cluster's size"),
+        (l2 + 8, data(0x1200), "the L2 entry for 4096 is wrong: the offset 4608 is not a multiple of a cluster's size"),
         (l2 + 8, data(1 << 40), "the cluster for 4096 is at 1099511627776, and the image ends after END bytes"),
         (
             l2 + 8,
@@ -279,7 +279,7 @@ fn a_wrong_table_of_snapshots_is_one_line_when_a_snapshot_is_wanted() {
     let end = good.len();
     let with = || Options { snapshot: Some("before".into()), ..Options::default() };
     let cases: [(usize, &[u8], &str); 7] = [
-        (64, &[0, 0, 0, 0, 0, 0, 0, 8], "the table of snapshots is at 8, which is no multiple of a cluster's size"),
+        (64, &[0, 0, 0, 0, 0, 0, 0, 8], "the table of snapshots is at 8, which is not a multiple of a cluster's size"),
         (64, &(1_u64 << 60).to_be_bytes(), "the image names 40 bytes at 1152921504606846976, and ends after END bytes"),
         (
             64,
@@ -291,7 +291,7 @@ fn a_wrong_table_of_snapshots_is_one_line_when_a_snapshot_is_wanted() {
         (
             table,
             &[0xff; 8],
-            "the L1 table of the snapshot is at 18446744073709551615, which is no multiple of a cluster's size",
+            "the L1 table of the snapshot is at 18446744073709551615, which is not a multiple of a cluster's size",
         ),
         (table + 8, &[0xff; 4], "the L1 table of the snapshot has 4294967295 entries, and 4194304 is the most"),
     ];

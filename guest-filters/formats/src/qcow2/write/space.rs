@@ -99,8 +99,8 @@ impl Space {
             return Ok(());
         }
         self.shared.warn(&format!(
-            "the image file has {} bytes, and no free cluster of {} bytes: make it larger, for example with \
-             truncate -s",
+            "the image file has {} bytes, and no free cluster of {} bytes: make it larger with \
+             truncate -s +SIZE FILE, and start the server again",
             self.size,
             1u64 << self.cluster_bits
         ));

@@ -163,8 +163,8 @@ fn a_full_image_file_gives_enospc_and_stays_right() {
     assert!(written > 200_000, "{written}");
     let size = bench.bytes().len();
     let line = format!(
-        "the image file has {size} bytes, and no free cluster of 4096 bytes: make it larger, for example with \
-         truncate -s"
+        "the image file has {size} bytes, and no free cluster of 4096 bytes: make it larger with \
+         truncate -s +SIZE FILE, and start the server again"
     );
     assert_eq!(*bench.shared.log.borrow(), [line]);
     // What is discarded can be used again.
