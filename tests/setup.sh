@@ -63,6 +63,8 @@ group() {
         need pigz command_exists pigz
         need zstd command_exists zstd
         need xz-utils command_exists xz
+        need bzip2 command_exists bzip2
+        need dmg2img command_exists dmg2img
         need fio command_exists fio
         # Encrypted disks, and another library for their ciphers.
         need cryptsetup-bin command_exists /sbin/cryptsetup

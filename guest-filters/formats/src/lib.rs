@@ -11,6 +11,7 @@ pub mod block_map;
 pub mod bochs;
 pub mod checksum;
 pub mod codec;
+pub mod dmg;
 pub mod ext2;
 pub mod fat;
 pub mod gzip;

@@ -1,7 +1,8 @@
 //! The formats that are looked for.
 
 use crate::{
-    FormatInfo, bochs, ext2, fat, gzip, iso9660, lvm, lzip, parallels, partition, qcow2, tar, vdi, vhd, vmdk, xz, zip,
+    FormatInfo, bochs, dmg, ext2, fat, gzip, iso9660, lvm, lzip, parallels, partition, qcow2, tar, vdi, vhd, vmdk, xz,
+    zip,
 };
 
 /// Where the signature of a format stands, and so what else the image may have.
@@ -48,6 +49,7 @@ pub const FORMATS: &[Entry] = &[
     header(parallels::INFO),
     header(bochs::INFO),
     trailer(vhd::INFO),
+    trailer(dmg::INFO),
     header(gzip::INFO),
     header(xz::INFO),
     header(lzip::INFO),

@@ -4,12 +4,14 @@
 mod blocks;
 mod format;
 mod index;
+mod piece;
 
 use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{Error, Source, read};
 
 use format::{Check, MAGIC};
+pub use piece::unxz;
 
 use crate::unpack::{CHUNK, Codec, Index, Point, Storage, Stream, Unpacked};
 use crate::{FormatInfo, Opened, Report};

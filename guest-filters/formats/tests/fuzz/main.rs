@@ -2,6 +2,7 @@
 //! `RBDKIT_FUZZ_SECONDS` is the time of each, and `RBDKIT_SEED` repeats a run.
 
 mod bochs;
+mod dmg;
 mod ext2;
 mod fat;
 mod gzip;
