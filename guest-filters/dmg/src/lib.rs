@@ -31,8 +31,8 @@ impl Filter for DmgFilter {
 
 impl Wishes for DmgFilter {
     fn limits() -> Vec<Wish> {
-        // Four images, each with 12 MiB of chunks and 8 MiB that are decompressed, and one more that is
-        // being opened.
+        // Four images, each with 12 MiB of chunks and 8 MiB that are decompressed, and one more
+        // that is being opened.
         vec![Wish::Memory(128 << 20)]
     }
 }

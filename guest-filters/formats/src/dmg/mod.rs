@@ -1,9 +1,9 @@
-//! Apple's disk images (UDIF, files with the ending .dmg): a trailer, tables of chunks, and the data
-//! of the chunks.
+//! Apple's disk images (UDIF, files with the ending .dmg): a trailer, tables of chunks, and the
+//! data of the chunks.
 //!
 //! All numbers are big-endian. The trailer says where a property list in XML is, or a resource fork
-//! in older images. There the tables are, one for each partition. A table has the chunks of its part
-//! of the disk in order. What no chunk describes reads as zero.
+//! in older images. There the tables are, one for each partition. A table has the chunks of its
+//! part of the disk in order. What no chunk describes reads as zero.
 
 mod fork;
 mod plist;
@@ -30,7 +30,8 @@ pub const INFO: FormatInfo =
 /// A DMG image.
 pub type Dmg = MappedImage<DmgChunks>;
 
-/// Bytes of decompressed chunks that are kept: 4 MiB, or the largest chunk, which has at most 8 MiB.
+/// Bytes of decompressed chunks that are kept: 4 MiB, or the largest chunk, which has at most 8
+/// MiB.
 const KEPT: u64 = 4 << 20;
 
 fn probe(below: &dyn Source) -> Result<bool, Error> {

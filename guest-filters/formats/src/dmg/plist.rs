@@ -1,8 +1,8 @@
 //! The property list of an image: XML of the few elements that Apple's lists have.
 //!
-//! The list of a large image has tens of megabytes, nearly all of it tables in base64. So it is read
-//! in windows, and the bytes of a table go to their reader as they come. What stands elsewhere in
-//! the list is only checked for its shape.
+//! The list of a large image has tens of megabytes, nearly all of it tables in base64. So it is
+//! read in windows, and the bytes of a table go to their reader as they come. What stands elsewhere
+//! in the list is only checked for its shape.
 
 use std::rc::Rc;
 

@@ -1,8 +1,8 @@
 //! Tables of chunks, which begin with the signature mish, and the index of all chunks.
 //!
 //! A table describes a range of the disk, which is a partition in most images. Its bytes come in
-//! pieces, and each chunk is checked as soon as its bytes are there. Only chunks with data are kept:
-//! what none of them has reads as zero.
+//! pieces, and each chunk is checked as soon as its bytes are there. Only chunks with data are
+//! kept: what none of them has reads as zero.
 
 use rbdkit_filter_sdk::image::{Error, Fields};
 
