@@ -68,6 +68,8 @@ group() {
         # With pzstd.
         need zstd command_exists pzstd
         need xz-utils command_exists xz
+        need bzip2 command_exists bzip2
+        need dmg2img command_exists dmg2img
         need fio command_exists fio
         # Encrypted disks, and another library for their ciphers.
         need cryptsetup-bin command_exists /sbin/cryptsetup

@@ -12,6 +12,7 @@ pub mod bochs;
 pub mod bzip2;
 pub mod checksum;
 pub mod codec;
+pub mod dmg;
 pub mod ext2;
 pub mod fat;
 pub mod guid;

@@ -4,6 +4,7 @@
 mod auto;
 mod bochs;
 mod compression;
+mod dmg;
 mod filesystems;
 mod limits;
 mod parallels;

@@ -1,8 +1,8 @@
 //! The formats that are looked for.
 
 use crate::{
-    FormatInfo, bochs, bzip2, ext2, fat, gzip, iso9660, lvm, lz4, lzip, parallels, partition, qcow2, tar, vdi, vhd,
-    vhdx, vmdk, xz, zip, zstd,
+    FormatInfo, bochs, bzip2, dmg, ext2, fat, gzip, iso9660, lvm, lz4, lzip, parallels, partition, qcow2, tar, vdi,
+    vhd, vhdx, vmdk, xz, zip, zstd,
 };
 
 /// Where the signature of a format stands, and so what else the image may have.
@@ -50,6 +50,7 @@ pub const FORMATS: &[Entry] = &[
     header(bochs::INFO),
     trailer(vhd::INFO),
     header(vhdx::INFO),
+    trailer(dmg::INFO),
     header(gzip::INFO),
     header(xz::INFO),
     header(lzip::INFO),

@@ -1,5 +1,6 @@
 //! What the tests of the decoders share.
 
+pub mod dmg;
 mod fuzz;
 pub mod lvm;
 pub mod vhdx;

@@ -20,6 +20,8 @@ pub struct Decoding {
     below: Rc<dyn Source>,
     input: SharedInput,
     check: Check,
+    /// No block needs a larger dictionary, because no more data is wanted.
+    dictionary: u32,
     block: Block,
 }
 
@@ -71,18 +73,23 @@ impl Sum {
 impl Decoding {
     /// Begins with the block at `at`. If the file has no blocks, the index of a stream is there.
     pub fn begin(below: Rc<dyn Source>, at: u64, check: Check) -> Result<Decoding, Error> {
+        Decoding::begin_within(below, at, check, u32::MAX)
+    }
+
+    /// The same for a reader who wants at most `dictionary` bytes in all.
+    pub fn begin_within(below: Rc<dyn Source>, at: u64, check: Check, dictionary: u32) -> Result<Decoding, Error> {
         let input = SharedInput::new(Input::new(Rc::clone(&below), at));
-        let block = match Block::begin(&input, check)? {
+        let block = match Block::begin(&input, check, dictionary)? {
             Some(block) => block,
             None => Block { at, data: Box::new(std::io::empty()), sum: Sum::None, length: 0, ended: true },
         };
-        Ok(Decoding { below, input, check, block })
+        Ok(Decoding { below, input, check, dictionary, block })
     }
 }
 
 impl Block {
     /// Reads the header of a block. None if there is an index instead, of which nothing is read.
-    fn begin(input: &SharedInput, check: Check) -> Result<Option<Block>, Error> {
+    fn begin(input: &SharedInput, check: Check, dictionary: u32) -> Result<Option<Block>, Error> {
         const WHAT: &str = "the header of an xz block";
         let at = input.with(|input| input.at());
         let [words] = input.with(|input| input.array(WHAT))?;
@@ -97,13 +104,14 @@ impl Block {
         if crc != crc32(content).to_le_bytes() {
             return Err(Error::image(format!("the xz block at {at} has the wrong CRC in its header")));
         }
-        let data = filters(&content[1..], input, at)?;
+        let data = filters(&content[1..], input, at, dictionary)?;
         Ok(Some(Block { at, data, sum: Sum::new(check), length: 0, ended: false }))
     }
 }
 
-/// The chain of filters that a header names, over the input.
-fn filters(header: &[u8], input: &SharedInput, at: u64) -> Result<Box<dyn Read>, Error> {
+/// The chain of filters that a header names, over the input. The dictionary has at most `most`
+/// bytes.
+fn filters(header: &[u8], input: &SharedInput, at: u64, most: u32) -> Result<Box<dyn Read>, Error> {
     let wrong = |what: String| Error::image(format!("the xz block at {at} {what}"));
     let short = || wrong("has a header that is wrong".into());
     let (flags, mut rest) = header.split_first().ok_or_else(short)?;
@@ -131,7 +139,8 @@ fn filters(header: &[u8], input: &SharedInput, at: u64) -> Result<Box<dyn Read>,
         _ => return Err(wrong(format!("has a dictionary of an unknown size ({coded}); 0 to 40 are possible"))),
     };
     // No more is needed than the block has. Its size may be wrong: then the decoder fails.
-    let dictionary = size.and_then(|size| u32::try_from(size).ok()).map_or(dictionary, |size| size.min(dictionary));
+    let dictionary =
+        size.and_then(|size| u32::try_from(size).ok()).map_or(dictionary, |size| size.min(dictionary)).min(most);
     if dictionary > MAX_DICTIONARY {
         return Err(wrong(format!("needs a dictionary of {dictionary} bytes; the limit is {MAX_DICTIONARY}")));
     }
@@ -201,7 +210,7 @@ impl Stream for Decoding {
             if at >= self.below.size() {
                 return Ok(None);
             }
-            if let Some(block) = Block::begin(&self.input, self.check)? {
+            if let Some(block) = Block::begin(&self.input, self.check, self.dictionary)? {
                 self.block = block;
                 return Ok(Some(place(at, self.check)));
             }

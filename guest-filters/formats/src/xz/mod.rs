@@ -4,12 +4,14 @@
 mod blocks;
 mod format;
 mod index;
+mod piece;
 
 use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{Error, Source, read};
 
 use format::{Check, MAGIC};
+pub use piece::unxz;
 
 use crate::unpack::{Codec, Index, Limits, Point, Storage, Stream, Unpacked, check_signature};
 use crate::{FormatInfo, Opened, Report};

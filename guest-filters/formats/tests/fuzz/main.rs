@@ -4,6 +4,7 @@
 mod auto;
 mod bochs;
 mod bzip2;
+mod dmg;
 mod ext2;
 mod fat;
 mod gzip;
