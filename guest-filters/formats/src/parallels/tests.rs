@@ -113,8 +113,8 @@ fn an_image_that_is_cut_anywhere_is_an_error_and_no_trap() {
 fn a_description_of_a_disk_is_refused_with_the_file_that_it_names() {
     let text = b"<?xml version='1.0' encoding='UTF-8'?>\n<Parallels_disk_image Version=\"1.0\">\n<StorageData>\
         <Storage><Image><GUID>{5}</GUID><Type>Compressed</Type><File>/etc/passwd</File></Image></Storage>";
-    let line = "this is a DiskDescriptor.xml, which only describes a Parallels disk: serve the image itself, whose first \
-                file it calls '/etc/passwd'";
+    let line = "this is a DiskDescriptor.xml, which only describes a Parallels disk: serve the image itself, whose \
+                first file it calls '/etc/passwd'";
     assert!(probe(&text.to_vec()).unwrap());
     assert_eq!(refused(text), line);
     let (found, image) = crate::auto::open(source(text), &crate::auto::Wanted::Found { depth: 4 }).unwrap();
