@@ -14,6 +14,7 @@ pub mod codec;
 pub mod ext2;
 pub mod fat;
 pub mod gzip;
+pub mod inflater;
 pub mod iso9660;
 pub mod lvm;
 pub mod lzip;

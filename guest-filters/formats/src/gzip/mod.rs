@@ -5,11 +5,10 @@
 
 use std::rc::Rc;
 
-use miniz_oxide::inflate::TINFLStatus;
-use miniz_oxide::inflate::core::{BlockBoundaryState, DecompressorOxide, decompress, inflate_flags};
 use rbdkit_filter_sdk::image::{Error, Source, read};
 
 use crate::checksum::{CRC32, Crc32};
+use crate::inflater::{Deflated, Inflater, Outcome, Until, WINDOW};
 use crate::unpack::{Codec, Index, Input, Point, RECENT, Storage, Stream, Unpacked};
 use crate::{FormatInfo, Opened, Report};
 
@@ -30,9 +29,7 @@ const HAS_COMMENT: u8 = 16;
 const RESERVED: u8 = 0xe0;
 /// The most bytes of a name or a comment.
 const MAX_TEXT: usize = 64 << 10;
-/// The output of the decoder, a power of two. The last 32 KiB of it are the window.
-const RING: usize = 256 << 10;
-const WINDOW: usize = 32 << 10;
+
 /// Opens a gzip file.
 ///
 /// # Errors
@@ -78,24 +75,18 @@ impl Codec for Gzip {
     fn stream(&self, point: Point, window: Vec<u8>) -> Result<Box<dyn Stream>, Error> {
         let bits = point.at / 2;
         let mut input = Input::new(Rc::clone(&self.below), bits.div_ceil(8));
-        let mut member = Member::new(vec![0; RING]);
-        if point.at & WITHIN == 0 {
+        let member = if point.at & WITHIN == 0 {
             header(&mut input)?;
+            Member { crc: Some(CRC32.digest()), ..Member::default() }
         } else {
-            let num_bits = (bits.wrapping_neg() % 8) as u8;
-            if num_bits > 0 {
-                let before = read(&*self.below, bits / 8, 1)?[0];
-                let state =
-                    BlockBoundaryState { num_bits, bit_buf: before >> (8 - num_bits), ..BlockBoundaryState::default() };
-                *member.state = DecompressorOxide::from_block_boundary_state(&state);
-            } else {
-                *member.state = DecompressorOxide::from_block_boundary_state(&BlockBoundaryState::default());
-            }
-            member.crc = None;
-            let at = RING - window.len().min(WINDOW);
-            member.ring[at..].copy_from_slice(&window[window.len() - (RING - at)..]);
-        }
-        Ok(Box::new(Inflating { input, member }))
+            Member::default()
+        };
+        let inflater = match (bits.wrapping_neg() % 8) as u8 {
+            _ if point.at & WITHIN == 0 => Inflater::new(Deflated::Raw),
+            0 => Inflater::resume(0, 0, &window),
+            num_bits => Inflater::resume(num_bits, read(&*self.below, bits / 8, 1)?[0], &window),
+        };
+        Ok(Box::new(Inflating { input, inflater, member }))
     }
 }
 
@@ -143,38 +134,20 @@ fn text(input: &mut Input, what: &str) -> Result<Vec<u8>, Error> {
 
 struct Inflating {
     input: Input,
+    inflater: Inflater,
     member: Member,
 }
 
-/// The state of decoding one member.
+/// How far the decoding of a member is.
+#[derive(Default)]
 struct Member {
-    state: Box<DecompressorOxide>,
-    ring: Vec<u8>,
-    /// Where in the ring the next output goes.
-    end: usize,
-    /// How many bytes before `end` were not returned.
-    pending: usize,
-    status: TINFLStatus,
     /// None if decoding began within the member.
     crc: Option<Crc32>,
     /// Bytes of the member that were returned.
     length: u64,
+    /// Whether the deflated data has ended.
+    ended: bool,
     trailer_read: bool,
-}
-
-impl Member {
-    fn new(ring: Vec<u8>) -> Member {
-        Member {
-            state: Box::default(),
-            ring,
-            end: 0,
-            pending: 0,
-            status: TINFLStatus::NeedsMoreInput,
-            crc: Some(CRC32.digest()),
-            length: 0,
-            trailer_read: false,
-        }
-    }
 }
 
 impl Inflating {
@@ -199,57 +172,44 @@ impl Inflating {
         Ok(())
     }
 
-    /// Decodes more into the ring.
-    fn inflate(&mut self) -> Result<(), Error> {
-        let member = &mut self.member;
-        if member.end == RING {
-            member.end = 0;
-        }
+    /// Decodes more of the member, at most to the end of a block.
+    fn inflate(&mut self, out: &mut [u8]) -> Result<usize, Error> {
         let at = self.input.at();
         let there = self.input.available()?;
         let is_end = there.is_empty();
-        let more = if is_end { 0 } else { inflate_flags::TINFL_FLAG_HAS_MORE_INPUT };
-        let flags = more | inflate_flags::TINFL_FLAG_STOP_ON_BLOCK_BOUNDARY;
-        let (status, taken, given) = decompress(&mut member.state, there, &mut member.ring, member.end, flags);
-        self.input.consume(taken);
-        member.end += given;
-        member.pending = given;
-        member.status = status;
-        match status {
-            TINFLStatus::Done | TINFLStatus::BlockBoundary | TINFLStatus::HasMoreOutput => Ok(()),
-            TINFLStatus::NeedsMoreInput if !is_end => Ok(()),
-            TINFLStatus::NeedsMoreInput | TINFLStatus::FailedCannotMakeProgress => {
-                Err(Error::image(format!("the file ends after {at} bytes, within a gzip member")))
+        let step = self.inflater.step(there, out, Until::Block);
+        self.input.consume(step.taken);
+        match step.outcome {
+            Outcome::Wrong => {
+                let at = at + step.taken as u64;
+                return Err(Error::image(format!("the deflated data around {at} is wrong")));
             }
-            _ => {
-                let at = at + taken as u64;
-                Err(Error::image(format!("the deflated data around {at} is wrong")))
+            Outcome::Paused if is_end && step.given == 0 => {
+                return Err(Error::image(format!("the file ends after {at} bytes, within a gzip member")));
             }
+            Outcome::Paused => {}
+            Outcome::Ended => self.member.ended = true,
         }
+        Ok(step.given)
     }
 }
 
 impl Stream for Inflating {
     fn read(&mut self, out: &mut [u8]) -> Result<usize, Error> {
-        while self.member.pending == 0 {
-            if self.member.status == TINFLStatus::Done {
-                if !self.member.trailer_read {
-                    self.trailer()?;
-                }
-                return Ok(0);
+        while !self.member.ended && !out.is_empty() {
+            let given = self.inflate(out)?;
+            if let Some(crc) = &mut self.member.crc {
+                crc.update(&out[..given]);
             }
-            self.inflate()?;
+            self.member.length += given as u64;
+            if given > 0 {
+                return Ok(given);
+            }
         }
-        let member = &mut self.member;
-        let count = member.pending.min(out.len());
-        let from = member.end - member.pending;
-        out[..count].copy_from_slice(&member.ring[from..from + count]);
-        if let Some(crc) = &mut member.crc {
-            crc.update(&out[..count]);
+        if self.member.ended && !self.member.trailer_read {
+            self.trailer()?;
         }
-        member.length += count as u64;
-        member.pending -= count;
-        Ok(count)
+        Ok(0)
     }
 
     fn next_unit(&mut self) -> Result<Option<u64>, Error> {
@@ -258,7 +218,8 @@ impl Stream for Inflating {
         }
         let at = self.input.at();
         header(&mut self.input)?;
-        self.member = Member::new(std::mem::take(&mut self.member.ring));
+        self.inflater.reset();
+        self.member = Member { crc: Some(CRC32.digest()), ..Member::default() };
         Ok(Some(at * 16))
     }
 
@@ -267,21 +228,12 @@ impl Stream for Inflating {
     }
 
     fn resume(&self) -> Option<(u64, Vec<u8>)> {
-        let member = &self.member;
-        if member.pending > 0 || member.status != TINFLStatus::BlockBoundary {
-            return None;
-        }
-        let state = member.state.block_boundary_state()?;
-        let bits = self.input.at() * 8 - u64::from(state.num_bits);
-        // The ring is read backwards from the end of the output. What was never written is zero.
-        let mut window = member.ring[member.end.saturating_sub(WINDOW)..member.end].to_vec();
-        let older = WINDOW - window.len();
-        if older > 0 {
-            let mut whole = member.ring[RING - older..].to_vec();
-            whole.append(&mut window);
-            window = whole;
-        }
-        Some((bits * 2 + WITHIN, window))
+        let bits = self.inflater.boundary()?;
+        let decoded = self.inflater.window();
+        // Storage keeps windows of one length. Nothing refers to what is before the first byte.
+        let mut window = vec![0; WINDOW - decoded.len()];
+        window.extend(decoded);
+        Some(((self.input.at() * 8 - u64::from(bits)) * 2 + WITHIN, window))
     }
 }
 
