@@ -5,7 +5,8 @@ use std::io::Read;
 use rbdkit_filter_sdk::image::Error;
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use crate::inflater::{Deflated, Inflater, Outcome, Until};
+pub use crate::zlib::Deflated;
+use crate::zlib::{InflateState, Outcome, Until};
 
 /// Inflates `input` into `out` and returns how many bytes that gave. It stops when `out` is full;
 /// what follows in `input` is ignored.
@@ -13,7 +14,7 @@ use crate::inflater::{Deflated, Inflater, Outcome, Until};
 /// # Errors
 /// A line if the data is wrong or ends early.
 pub fn inflate(wrapping: Deflated, input: &[u8], out: &mut [u8]) -> Result<usize, Error> {
-    let step = Inflater::new(wrapping).step(input, out, Until::Full);
+    let step = InflateState::new(wrapping).step(input, out, Until::Full);
     match step.outcome {
         Outcome::Ended => Ok(step.given),
         Outcome::Paused if step.given == out.len() => Ok(step.given),

@@ -14,7 +14,6 @@ pub mod codec;
 pub mod ext2;
 pub mod fat;
 pub mod gzip;
-pub mod inflater;
 pub mod iso9660;
 pub mod lvm;
 pub mod lzip;
@@ -34,6 +33,7 @@ pub mod vhd;
 pub mod vmdk;
 pub mod xz;
 pub mod zip;
+pub mod zlib;
 
 use std::rc::Rc;
 

@@ -8,8 +8,7 @@ use std::rc::Rc;
 use rbdkit_filter_sdk::image::{Error, Source, read};
 
 use crate::checksum::{CRC32, Crc32};
-use crate::inflater::{Deflated, Inflater, Outcome, Until, WINDOW};
-use crate::unpack::{Codec, Index, Input, Point, RECENT, Storage, Stream, Unpacked};
+use crate::unpack::{Codec, Index, InflateFault, Inflater, Input, Point, RECENT, Storage, Stream, Unpacked};
 use crate::{FormatInfo, Opened, Report};
 
 /// gzip.
@@ -77,16 +76,11 @@ impl Codec for Gzip {
         let mut input = Input::new(Rc::clone(&self.below), bits.div_ceil(8));
         let member = if point.at & WITHIN == 0 {
             header(&mut input)?;
-            Member { crc: Some(CRC32.digest()), ..Member::default() }
+            Member::new(Inflater::default())
         } else {
-            Member::default()
+            Member { sum: None, ..Member::new(Inflater::from_border(&*self.below, bits, &window)?) }
         };
-        let inflater = match (bits.wrapping_neg() % 8) as u8 {
-            _ if point.at & WITHIN == 0 => Inflater::new(Deflated::Raw),
-            0 => Inflater::resume(0, 0, &window),
-            num_bits => Inflater::resume(num_bits, read(&*self.below, bits / 8, 1)?[0], &window),
-        };
-        Ok(Box::new(Inflating { input, inflater, member }))
+        Ok(Box::new(Inflating { input, member }))
     }
 }
 
@@ -134,20 +128,23 @@ fn text(input: &mut Input, what: &str) -> Result<Vec<u8>, Error> {
 
 struct Inflating {
     input: Input,
-    inflater: Inflater,
     member: Member,
 }
 
-/// How far the decoding of a member is.
-#[derive(Default)]
+/// The state of decoding one member.
 struct Member {
-    /// None if decoding began within the member.
-    crc: Option<Crc32>,
+    inflater: Inflater,
+    /// None if decoding began within the member, or its checksum was compared.
+    sum: Option<Crc32>,
     /// Bytes of the member that were returned.
     length: u64,
-    /// Whether the deflated data has ended.
-    ended: bool,
     trailer_read: bool,
+}
+
+impl Member {
+    fn new(inflater: Inflater) -> Member {
+        Member { inflater, sum: Some(CRC32.digest()), length: 0, trailer_read: false }
+    }
 }
 
 impl Inflating {
@@ -156,7 +153,7 @@ impl Inflating {
         let trailer: [u8; 8] = self.input.array("the checksum of a gzip member")?;
         let [crc, size] = [0, 4].map(|at| u32::from_le_bytes(std::array::from_fn(|n| trailer[at + n])));
         self.member.trailer_read = true;
-        let Some(found) = self.member.crc.take() else { return Ok(()) };
+        let Some(found) = self.member.sum.take() else { return Ok(()) };
         let found = found.finalize();
         if found != crc {
             return Err(Error::image(format!(
@@ -171,45 +168,26 @@ impl Inflating {
         }
         Ok(())
     }
-
-    /// Decodes more of the member, at most to the end of a block.
-    fn inflate(&mut self, out: &mut [u8]) -> Result<usize, Error> {
-        let at = self.input.at();
-        let there = self.input.available()?;
-        let is_end = there.is_empty();
-        let step = self.inflater.step(there, out, Until::Block);
-        self.input.consume(step.taken);
-        match step.outcome {
-            Outcome::Wrong => {
-                let at = at + step.taken as u64;
-                return Err(Error::image(format!("the deflated data around {at} is wrong")));
-            }
-            Outcome::Paused if is_end && step.given == 0 => {
-                return Err(Error::image(format!("the file ends after {at} bytes, within a gzip member")));
-            }
-            Outcome::Paused => {}
-            Outcome::Ended => self.member.ended = true,
-        }
-        Ok(step.given)
-    }
 }
 
 impl Stream for Inflating {
     fn read(&mut self, out: &mut [u8]) -> Result<usize, Error> {
-        while !self.member.ended && !out.is_empty() {
-            let given = self.inflate(out)?;
-            if let Some(crc) = &mut self.member.crc {
-                crc.update(&out[..given]);
+        let got = self.member.inflater.read(&mut self.input, out).map_err(|fault| match fault {
+            InflateFault::Source(error) => error,
+            InflateFault::Cut(at) => Error::image(format!("the file ends after {at} bytes, within a gzip member")),
+            InflateFault::Wrong(at) => Error::image(format!("the deflated data around {at} is wrong")),
+        })?;
+        if got == 0 {
+            if !self.member.trailer_read {
+                self.trailer()?;
             }
-            self.member.length += given as u64;
-            if given > 0 {
-                return Ok(given);
-            }
+            return Ok(0);
         }
-        if self.member.ended && !self.member.trailer_read {
-            self.trailer()?;
+        if let Some(sum) = &mut self.member.sum {
+            sum.update(&out[..got]);
         }
-        Ok(0)
+        self.member.length += got as u64;
+        Ok(got)
     }
 
     fn next_unit(&mut self) -> Result<Option<u64>, Error> {
@@ -218,8 +196,9 @@ impl Stream for Inflating {
         }
         let at = self.input.at();
         header(&mut self.input)?;
-        self.inflater.reset();
-        self.member = Member { crc: Some(CRC32.digest()), ..Member::default() };
+        let member = &mut self.member;
+        member.inflater.restart();
+        (member.sum, member.length, member.trailer_read) = (Some(CRC32.digest()), 0, false);
         Ok(Some(at * 16))
     }
 
@@ -228,12 +207,8 @@ impl Stream for Inflating {
     }
 
     fn resume(&self) -> Option<(u64, Vec<u8>)> {
-        let bits = self.inflater.boundary()?;
-        let decoded = self.inflater.window();
-        // Storage keeps windows of one length. Nothing refers to what is before the first byte.
-        let mut window = vec![0; WINDOW - decoded.len()];
-        window.extend(decoded);
-        Some(((self.input.at() * 8 - u64::from(bits)) * 2 + WITHIN, window))
+        let (bits, window) = self.member.inflater.border(&self.input)?;
+        Some((bits * 2 + WITHIN, window))
     }
 }
 

@@ -6,8 +6,7 @@ use rbdkit_filter_sdk::image::{self, Error, Source, TableCache};
 
 use super::header::Compression;
 use super::layout::{Layout, Packed};
-use crate::codec;
-use crate::inflater::Deflated;
+use crate::codec::{self, Deflated};
 
 /// How many bytes of decompressed clusters are kept: a read of a part of a cluster is often
 /// followed by one of the next part. Two clusters are kept at least.

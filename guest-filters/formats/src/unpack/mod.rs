@@ -15,6 +15,7 @@
 #[cfg(test)]
 pub mod checks;
 mod codec;
+mod deflate;
 mod input;
 mod pass;
 mod storage;
@@ -26,6 +27,7 @@ use rbdkit_filter_sdk::buffer::Bytes;
 use rbdkit_filter_sdk::image::{Error, ExtentList, Source, TableCache};
 
 pub use codec::{CHUNK, Codec, Index, Point, Stream};
+pub use deflate::{InflateFault, Inflater};
 pub use input::{Input, SharedInput};
 pub use pass::MAX_UNITS;
 pub use storage::Storage;

@@ -9,8 +9,7 @@ use std::rc::Rc;
 use rbdkit_filter_sdk::image::{BlockCache, Error, Fields, Source, TableCache, read};
 
 use crate::block_map::{BlockMap, BlockPlace, MappedImage, check_block, check_table};
-use crate::codec::inflate;
-use crate::inflater::Deflated;
+use crate::codec::{Deflated, inflate};
 
 pub(super) const HOSTED: &[u8; 4] = b"KDMV";
 pub(super) const COWD: &[u8; 4] = b"COWD";

@@ -56,14 +56,14 @@ pub enum Until {
 }
 
 /// The state of decoding.
-pub struct Inflater {
+pub struct InflateState {
     /// In a box, since zlib may keep its address.
     stream: Box<z_stream>,
 }
 
-impl Inflater {
+impl InflateState {
     /// At the begin of deflated data.
-    pub fn new(wrapping: Deflated) -> Inflater {
+    pub fn new(wrapping: Deflated) -> InflateState {
         let bits = match wrapping {
             Deflated::Raw => -15,
             Deflated::Zlib => 15,
@@ -72,23 +72,24 @@ impl Inflater {
         // SAFETY: the stream is as zlib-rs makes it, with Rust's allocator; the version is its own.
         let done = unsafe { inflateInit2_(&mut *stream, bits, zlibVersion(), size_of::<z_stream>() as i32) };
         assert_eq!(done, Z_OK, "zlib has no memory for its state");
-        Inflater { stream }
+        InflateState { stream }
     }
 
     /// Between two blocks of raw data. `bits` bits of the byte before the input belong to the next
-    /// block, the upper ones of `byte`. `window` is what [`window`](Inflater::window) gave there.
-    pub fn resume(bits: u8, byte: u8, window: &[u8]) -> Inflater {
-        let mut inflater = Inflater::new(Deflated::Raw);
+    /// block, the upper ones of `byte`. `window` is what [`window`](InflateState::window) gave
+    /// there.
+    pub fn resume(bits: u8, byte: u8, window: &[u8]) -> InflateState {
+        let mut state = InflateState::new(Deflated::Raw);
         let value = i32::from(byte).checked_shr(8 - u32::from(bits.min(8))).unwrap_or(0);
         // SAFETY: the stream was initialised, and the window is a slice of that length.
         let done = unsafe {
             [
-                inflatePrime(&mut *inflater.stream, bits.min(8).into(), value),
-                inflateSetDictionary(&mut *inflater.stream, window.as_ptr(), window.len() as u32),
+                inflatePrime(&mut *state.stream, bits.min(8).into(), value),
+                inflateSetDictionary(&mut *state.stream, window.as_ptr(), window.len() as u32),
             ]
         };
         debug_assert_eq!(done, [Z_OK; 2]);
-        inflater
+        state
     }
 
     /// Goes to the begin of other data, which is wrapped in the same way.
@@ -128,9 +129,9 @@ impl Inflater {
         const BETWEEN_BLOCKS: i32 = 128;
         const LAST_BLOCK: i32 = 64;
         const BITS: i32 = 63;
-        let state = self.stream.data_type;
-        let bits = (state & BITS) as u8;
-        (state & (BETWEEN_BLOCKS | LAST_BLOCK) == BETWEEN_BLOCKS && bits < 8).then_some(bits)
+        let bits_and_flags = self.stream.data_type;
+        let bits = (bits_and_flags & BITS) as u8;
+        (bits_and_flags & (BETWEEN_BLOCKS | LAST_BLOCK) == BETWEEN_BLOCKS && bits < 8).then_some(bits)
     }
 
     /// The last bytes that were decoded, at most [`WINDOW`].
@@ -145,7 +146,7 @@ impl Inflater {
     }
 }
 
-impl Drop for Inflater {
+impl Drop for InflateState {
     fn drop(&mut self) {
         // SAFETY: the stream was initialised, and is not used any more.
         unsafe { inflateEnd(&mut *self.stream) };
@@ -166,7 +167,7 @@ mod tests {
     fn decoding_resumes_at_every_block_within_its_byte() {
         let data = sample(600_000, 8);
         let input = deflated(&data, "-1");
-        let mut first = Inflater::new(Deflated::Raw);
+        let mut first = InflateState::new(Deflated::Raw);
         let mut out = vec![0; data.len()];
         let (mut taken, mut given, mut resumed) = (0, 0, [0; 8]);
         loop {
@@ -184,7 +185,7 @@ mod tests {
                 resumed[usize::from(bits)] += 1;
                 let window = first.window();
                 assert!(window == data[given.saturating_sub(WINDOW)..given]);
-                let mut second = Inflater::resume(bits, taken.checked_sub(1).map_or(0, |at| input[at]), &window);
+                let mut second = InflateState::resume(bits, taken.checked_sub(1).map_or(0, |at| input[at]), &window);
                 let mut rest = vec![0; data.len() - given];
                 let step = second.step(&input[taken..], &mut rest, Until::Full);
                 assert_eq!((step.outcome, step.given), (Outcome::Ended, rest.len()), "{bits} bits at {taken}");
@@ -200,18 +201,18 @@ mod tests {
         let data = sample(10_000, 9);
         let input = deflated(&data, "-9");
         let mut out = vec![0; data.len()];
-        let mut inflater = Inflater::new(Deflated::Raw);
-        assert_eq!(inflater.step(&[7; 100], &mut out, Until::Block).outcome, Outcome::Wrong);
+        let mut state = InflateState::new(Deflated::Raw);
+        assert_eq!(state.step(&[7; 100], &mut out, Until::Block).outcome, Outcome::Wrong);
         for _ in 0..2 {
-            inflater.reset();
-            let step = inflater.step(&input, &mut out, Until::Full);
+            state.reset();
+            let step = state.step(&input, &mut out, Until::Full);
             assert_eq!((step.outcome, step.given), (Outcome::Ended, data.len()));
             assert!(out == data);
             out.fill(0);
         }
-        inflater.reset();
-        let step = inflater.step(&input[..100], &mut out, Until::Full);
+        state.reset();
+        let step = state.step(&input[..100], &mut out, Until::Full);
         assert_eq!((step.outcome, step.taken), (Outcome::Paused, 100));
-        assert_eq!(inflater.step(&[], &mut out[step.given..], Until::Full).taken, 0);
+        assert_eq!(state.step(&[], &mut out[step.given..], Until::Full).taken, 0);
     }
 }
