@@ -214,6 +214,8 @@ type Round = Option<(Sample, Sample)>;
 /// All rounds of all pairs.
 pub struct Formats {
     rounds: Vec<(&'static Pair, Vec<Round>)>,
+    /// The machine's load averages at the begin and the end, as the kernel tells them.
+    load: [String; 2],
     /// What could not be measured, and why.
     pub failures: Vec<String>,
 }
@@ -224,7 +226,8 @@ pub fn measure(programs: &Programs, name: &str, rounds: u64, seconds: u64) -> Fo
     static ALL: [Pair; PAIRS.len()] = PAIRS;
     let dir = TempDir::new();
     let pairs = ALL.iter().filter(|pair| pair.name.starts_with(name));
-    let mut formats = Formats { rounds: pairs.map(|pair| (pair, Vec::new())).collect(), failures: Vec::new() };
+    let rounds_of = pairs.map(|pair| (pair, Vec::new())).collect();
+    let mut formats = Formats { rounds: rounds_of, load: [load(), String::new()], failures: Vec::new() };
     for round in 0..rounds {
         for (pair, samples) in &mut formats.rounds {
             let name = format!("{} / {}", pair.name, pair.rival.name());
@@ -242,7 +245,14 @@ pub fn measure(programs: &Programs, name: &str, rounds: u64, seconds: u64) -> Fo
             samples.push(result.ok());
         }
     }
+    formats.load[1] = load();
     formats
+}
+
+/// The load average of the last minute.
+fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 /// Measures one side of a pair: the filter, or what it is compared with.
@@ -432,6 +442,7 @@ impl Formats {
     pub fn section(&self) -> String {
         let verdicts = self.verdicts();
         let reached = verdicts.iter().filter(|verdict| verdict.is_reached() == Some(true)).count();
+        let [before, after] = &self.load;
         let rounds = self.rounds.first().map_or(0, |(_, rounds)| rounds.len());
         format!(
             "{HEADING}\n\n\
@@ -441,7 +452,9 @@ impl Formats {
              it includes what is decompressed before the first byte: gzip has no index, and rbdkit and nbdkit\n\
              decompress the file once. qcow2 is read over rbdkit's raw file, or by qemu-nbd over the same file. The\n\
              file of the last row is behind a web server that waits 10 ms before each answer, below `readahead` and\n\
-             `cache`; the raw disk is read through the same two. {reached} of {} targets reached.\n\n{}",
+             `cache`; the raw disk is read through the same two. The load average was {before} at the\n\
+             begin and {after} at the end; a rate that is measured beside other work says little, and the ratio of\n\
+             processor times more. {reached} of {} targets reached.\n\n{}",
             verdicts.len(),
             self.rows()
         )
@@ -475,7 +488,7 @@ mod tests {
             Some((at(7.0, 3.0), at(10.0, 1.0))),
             Some((at(1.0, 3.0), at(1.0, 1.0))),
         ];
-        let formats = Formats { rounds: vec![(&PAIR, rounds)], failures: vec![] };
+        let formats = Formats { rounds: vec![(&PAIR, rounds)], load: ["1.5".into(), "2.5".into()], failures: vec![] };
         let [verdict] = &formats.verdicts()[..] else { panic!("one verdict") };
         assert_eq!(
             verdict.measured.map(|spread| (spread.least, spread.median, spread.greatest)),
