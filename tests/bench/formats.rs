@@ -446,15 +446,15 @@ impl Formats {
         let rounds = self.rounds.first().map_or(0, |(_, rounds)| rounds.len());
         format!(
             "{HEADING}\n\n\
-             In each row rbdkit with the filter of a format and the program beside it do the same job, one right\n\
-             after the other, {rounds} times; the ratios are within rounds, and CPU is the server's. The data becomes\n\
-             a third when it is compressed. `copy` is nbdcopy with one request in flight, from the connection on, so\n\
-             it includes what is decompressed before the first byte: gzip has no index, and rbdkit and nbdkit\n\
-             decompress the file once. qcow2 is read over rbdkit's raw file, or by qemu-nbd over the same file. The\n\
-             file of the last row is behind a web server that waits 10 ms before each answer, below `readahead` and\n\
-             `cache`; the raw disk is read through the same two. The load average was {before} at the\n\
-             begin and {after} at the end; a rate that is measured beside other work says little, and the ratio of\n\
-             processor times more. {reached} of {} targets reached.\n\n{}",
+             In each row rbdkit with the filter of a format and what the second column names do the same job, one\n\
+             right after the other, {rounds} times. The ratios are within rounds; above 1 rbdkit with the filter is\n\
+             faster. CPU is the server's for each read or MiB; below 1 the filter takes less. The data becomes a third\n\
+             when it is compressed. `rbdkit, raw` serves the disk before it was converted. `copy` is nbdcopy with one\n\
+             request in flight, from the connection on, so it includes what is decompressed before the first byte:\n\
+             gzip has no index, and both programs decompress the file once. The disk of the last row is behind a web\n\
+             server that waits 10 ms before each answer, below `readahead` and `cache`, and so is the raw one. The\n\
+             load average was {before} at the begin and {after} at the end: a rate that is measured beside other work\n\
+             says little, and the ratio of processor times more. {reached} of {} targets reached.\n\n{}",
             verdicts.len(),
             self.rows()
         )
