@@ -14,7 +14,8 @@
 //! * `ONLY`: the case of this name, or those whose name contains it, or one of several between `;`.
 //!   `layers` is what a filter costs, `filters` what each built-in one costs beside nofilter,
 //!   `languages` what one costs in each language, `at rest` memory and start, `remote` the remote
-//!   sources. `ONLY=remote` renews their section of the page.
+//!   sources, `formats` the filters for image formats. `ONLY=remote` and `ONLY=formats` renew their
+//!   section of the page. `ONLY="formats: gzip"` measures only the rows whose name begins so.
 //! * `PROGRAMS`: only these of `rbdkit,nbdkit,qemu-threads,qemu-uring,bare`.
 //! * `BEFORE`: another build of rbdkit that is measured as well, to see the effect of a change.
 //! * `RBDKIT`, `NBDKIT`, `QEMU_NBD`: the paths of the programs.
@@ -27,6 +28,7 @@ mod cases;
 mod chart;
 mod clients;
 mod filters;
+mod formats;
 mod languages;
 mod layers;
 mod machine;
@@ -49,7 +51,7 @@ use results::Line;
 use servers::Programs;
 
 /// What `ONLY` may name besides cases.
-const OTHERS: [&str; 5] = ["layers", "filters", "languages", "at rest", REMOTE];
+const OTHERS: [&str; 6] = ["layers", "filters", "languages", "at rest", REMOTE, FORMATS];
 
 /// How many turns all chains take for each round.
 const TURNS: u64 = 4;
@@ -137,6 +139,11 @@ fn run() -> Result<ExitCode, String> {
     let settings = Settings::from_environment()?;
     let programs = Programs::find();
     let versions = programs.versions()?;
+    if let [only] = &settings.only[..]
+        && let Some(name) = only.strip_prefix(FORMATS)
+    {
+        return only_formats(&settings, &programs, name.trim_start_matches([':', ' ']));
+    }
     let cases = settings.cases(programs.before.is_some());
     if cases.is_empty() && !settings.only.iter().all(|part| OTHERS.contains(&part.as_str())) {
         return Err(format!("no case's name contains ONLY={}", settings.only.join(";")));
@@ -183,10 +190,25 @@ fn run() -> Result<ExitCode, String> {
     let wanted = asked(REMOTE) && !(settings.quick && settings.only.is_empty());
     let remote = wanted.then(|| remote::measure(&programs, REMOTE_ROUNDS.min(settings.rounds)));
     failures.extend(remote.iter().flat_map(|remote| remote.failures.clone()));
+    let formats = (asked(FORMATS) && !(settings.quick && settings.only.is_empty()))
+        .then(|| formats::measure(&programs, "", settings.rounds, settings.seconds));
+    failures.extend(formats.iter().flat_map(|formats| formats.failures.clone()));
     let partial = settings.is_partial() || !failures.is_empty();
     let (rounds, seconds) = (settings.rounds, settings.seconds);
-    let report =
-        Report { lines, layers, filters, languages, once, remote, rounds, seconds, versions, failures, partial };
+    let report = Report {
+        lines,
+        layers,
+        filters,
+        languages,
+        once,
+        remote,
+        formats,
+        rounds,
+        seconds,
+        versions,
+        failures,
+        partial,
+    };
     println!("{}", report.tables());
     write(&report, settings.output).map_err(|error| format!("the results were not written: {error}"))?;
     if report.failures.is_empty() {
@@ -207,18 +229,46 @@ fn only_remote(settings: &Settings, programs: &Programs) -> Result<ExitCode, Str
     let remote = remote::measure(programs, REMOTE_ROUNDS.min(settings.rounds));
     let section = remote.section(&report::target_table(&remote.verdicts(), false));
     println!("{section}");
-    let root = rbdkit_tests::server::root();
-    let page = settings.output.clone().unwrap_or_else(|| root.join("BENCHMARKS.md"));
-    let old = std::fs::read_to_string(&page).unwrap_or_else(|_| "# Measurements".to_owned());
-    let json = serde_json::to_string_pretty(&remote.json()).map_err(|error| error.to_string())?;
-    let written = std::fs::write(root.join("target/bench-remote.json"), json + "\n").and_then(|()| {
-        if remote.failures.is_empty() { std::fs::write(&page, remote::replace(&old, &section)) } else { Ok(()) }
-    });
-    written.map_err(|error| format!("the results were not written: {error}"))?;
+    let is_whole = remote.failures.is_empty();
+    renew(settings, "remote", &section, &remote.json(), is_whole)?;
     for failure in &remote.failures {
         eprintln!("bench: {failure}");
     }
-    Ok(if remote.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The word of `ONLY` for the filters for image formats.
+const FORMATS: &str = "formats";
+
+/// Measures only the filters for image formats, those rows whose name begins with `name`. If all
+/// were measured, it writes their section into the existing page.
+fn only_formats(settings: &Settings, programs: &Programs, name: &str) -> Result<ExitCode, String> {
+    let formats = formats::measure(programs, name, settings.rounds, settings.seconds);
+    if formats.is_empty() {
+        return Err(format!("no row of the formats has a name that begins with {name}"));
+    }
+    let section = formats.section();
+    println!("{section}");
+    let is_whole = formats.failures.is_empty() && name.is_empty() && !settings.quick;
+    renew(settings, "formats", &section, &formats.json(), is_whole)?;
+    Ok(if formats.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Writes the results of a section as JSON, and if it is whole into the existing page.
+fn renew(
+    settings: &Settings,
+    name: &str,
+    section: &str,
+    json: &serde_json::Value,
+    is_whole: bool,
+) -> Result<(), String> {
+    let root = rbdkit_tests::server::root();
+    let page = settings.output.clone().unwrap_or_else(|| root.join("BENCHMARKS.md"));
+    let old = std::fs::read_to_string(&page).unwrap_or_else(|_| "# Measurements".to_owned());
+    let json = serde_json::to_string_pretty(json).map_err(|error| error.to_string())?;
+    let written = std::fs::write(root.join(format!("target/bench-{name}.json")), json + "\n")
+        .and_then(|()| if is_whole { std::fs::write(&page, remote::replace(&old, section)) } else { Ok(()) });
+    written.map_err(|error| format!("the results were not written: {error}"))
 }
 
 /// Measures all cases in all rounds. The result has the failures too.

@@ -11,7 +11,7 @@
 //! short image would measure only the beginning. [`COPY`] is a small but real disk image.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
@@ -128,7 +128,7 @@ pub struct Remote {
 }
 
 /// The web server.
-struct Source {
+pub struct Source {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
@@ -136,10 +136,28 @@ struct Source {
 }
 
 impl Source {
+    /// One that serves this many bytes and waits so many milliseconds before each answer.
     fn start(size: u64, delay: u64) -> Result<Source, String> {
+        Source::start_with(&format!("size={size}"), delay)
+    }
+
+    /// One that serves a file and waits so many milliseconds before each answer.
+    ///
+    /// # Errors
+    /// What the server said when it did not start.
+    pub fn start_file(path: &Path, delay: u64) -> Result<Source, String> {
+        Source::start_with(&format!("file={}", path.display()), delay)
+    }
+
+    /// The URL of what it serves.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn start_with(content: &str, delay: u64) -> Result<Source, String> {
         let failed = |error: std::io::Error| format!("the slow server: {error}");
         let mut child = Command::new(program())
-            .args([format!("size={size}"), format!("delay={delay}")])
+            .args([content.to_owned(), format!("delay={delay}")])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -226,7 +244,7 @@ pub fn measure(programs: &Programs, rounds: u64) -> Remote {
     remote
 }
 
-fn sample(programs: &Programs, row: &Row, file: &std::path::Path) -> Result<Sample, String> {
+fn sample(programs: &Programs, row: &Row, file: &Path) -> Result<Sample, String> {
     // Writes everything to the disk, so that the cache's file does not wait for data that others
     // left.
     rustix::fs::sync();
@@ -437,10 +455,11 @@ impl Remote {
 /// The first line of the section.
 pub const HEADING: &str = "## Remote sources";
 
-/// The page with this section in place of its old one, or at its end.
+/// The page with this section in place of its old one, which has the same heading, or at its end.
 pub fn replace(page: &str, section: &str) -> String {
-    let Some(start) = page.find(HEADING) else { return format!("{}\n\n{section}", page.trim_end()) };
-    let rest = &page[start + HEADING.len()..];
+    let heading = section.lines().next().unwrap_or_default();
+    let Some(start) = page.find(heading) else { return format!("{}\n\n{section}", page.trim_end()) };
+    let rest = &page[start + heading.len()..];
     let after = rest.find("\n## ").map_or("", |end| &rest[end..]);
     format!("{}{}\n{after}", &page[..start], section.trim_end())
 }

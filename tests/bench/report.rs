@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::cases::Program;
 use crate::filters::Cost;
+use crate::formats::Formats;
 use crate::layers::{CHAINS, Layers};
 use crate::machine;
 use crate::once::Once;
@@ -25,6 +26,8 @@ pub struct Report {
     pub once: Vec<Once>,
     /// The remote sources.
     pub remote: Option<Remote>,
+    /// The filters for image formats.
+    pub formats: Option<Formats>,
     /// How often each case was measured.
     pub rounds: u64,
     /// How many seconds each measurement took.
@@ -307,6 +310,9 @@ impl Report {
         if let Some(remote) = &self.remote {
             let _ = write!(text, "\n{}", remote.section(&target_table(&remote.verdicts(), false)));
         }
+        if let Some(formats) = &self.formats {
+            let _ = write!(text, "\n{}", formats.section());
+        }
         if !self.failures.is_empty() {
             let _ = write!(text, "\n## Not measured\n\n");
             self.failures.iter().for_each(|failure| {
@@ -402,6 +408,7 @@ impl Report {
             "languages": self.languages.iter().map(cost("language")).collect::<Vec<_>>(),
             "at_rest": self.once.iter().map(once).collect::<Vec<_>>(),
             "remote": self.remote.as_ref().map(Remote::json),
+            "formats": self.formats.as_ref().map(Formats::json),
             "not_measured": self.failures,
         })
     }
@@ -426,6 +433,7 @@ mod tests {
             languages,
             once,
             remote: None,
+            formats: None,
             rounds: 2,
             seconds: 1,
             versions,

@@ -4,19 +4,11 @@ use std::io::{Read, Write};
 
 use bzip2::{Decompress, Status};
 use lzfse_rust::LzfseRingDecoder;
-use miniz_oxide::inflate::TINFLStatus;
-use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
 use rbdkit_filter_sdk::image::Error;
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-/// How deflated data is wrapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deflated {
-    /// As RFC 1951 says.
-    Raw,
-    /// With the header and checksum of RFC 1950.
-    Zlib,
-}
+pub use crate::zlib::Deflated;
+use crate::zlib::{InflateState, Outcome, Until};
 
 /// Inflates `input` into `out` and returns how many bytes that gave. It stops when `out` is full;
 /// what follows in `input` is ignored.
@@ -24,15 +16,13 @@ pub enum Deflated {
 /// # Errors
 /// A line if the data is wrong or ends early.
 pub fn inflate(wrapping: Deflated, input: &[u8], out: &mut [u8]) -> Result<usize, Error> {
-    let mut state = Box::<DecompressorOxide>::default();
-    let zlib = if wrapping == Deflated::Zlib { inflate_flags::TINFL_FLAG_PARSE_ZLIB_HEADER } else { 0 };
-    let flags = zlib | inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
-    let (status, _, length) = decompress(&mut state, input, out, 0, flags);
-    match status {
-        TINFLStatus::Done => Ok(length),
-        TINFLStatus::HasMoreOutput if length == out.len() => Ok(length),
-        TINFLStatus::NeedsMoreInput | TINFLStatus::FailedCannotMakeProgress if length == out.len() => Ok(length),
-        _ => Err(Error::image(format!("deflated data of {} bytes is wrong after {length} bytes", input.len()))),
+    let step = InflateState::new(wrapping).step(input, out, Until::Full);
+    match step.outcome {
+        Outcome::Ended => Ok(step.given),
+        Outcome::Paused if step.given == out.len() => Ok(step.given),
+        Outcome::Paused | Outcome::Wrong => {
+            Err(Error::image(format!("deflated data of {} bytes is wrong after {} bytes", input.len(), step.given)))
+        }
     }
 }
 

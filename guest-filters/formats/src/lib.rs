@@ -39,6 +39,7 @@ pub mod vhdx;
 pub mod vmdk;
 pub mod xz;
 pub mod zip;
+pub mod zlib;
 pub mod zstd;
 
 use std::rc::Rc;

@@ -9,9 +9,9 @@ use rbdkit_filter_sdk::image::{Error, Source, read};
 
 use crate::checksum::{CRC32, Crc32};
 use crate::unpack::{
-    Codec, DEFLATE_WINDOW, Index, InflateFault, Inflater, Input, Point, RECENT, Storage, Stream, Unpacked,
-    check_signature,
+    Codec, Index, InflateFault, Inflater, Input, Point, RECENT, Storage, Stream, Unpacked, check_signature,
 };
+use crate::zlib::WINDOW;
 use crate::{FormatInfo, Opened, Report};
 
 /// gzip.
@@ -62,7 +62,7 @@ const WITHIN: u64 = 1;
 impl Codec for Gzip {
     const NAME: &'static str = "gzip";
     const MAX_UNIT: u64 = 0;
-    const WINDOW: u32 = DEFLATE_WINDOW as u32;
+    const WINDOW: u32 = WINDOW as u32;
 
     fn index(&self) -> Result<Option<Index>, Error> {
         Ok(None)

@@ -156,9 +156,10 @@ impl Image {
                 Place::Unallocated => self.read_backing(here, run.length, into, at),
                 Place::Data(host) => self.read_data(host, run.length, here, into, at),
                 Place::Compressed(packed) => {
-                    let cluster = self.packed.get(&**self.map.source(), packed, here)?;
                     let skip = here % self.header.cluster_size();
-                    into.put(at, &cluster[skip as usize..(skip + run.length) as usize]);
+                    let end = skip + run.length;
+                    let cluster = self.packed.get(&**self.map.source(), packed, end, here)?;
+                    into.put(at, &cluster[skip as usize..end as usize]);
                     Ok(())
                 }
             }

@@ -13,6 +13,9 @@ use crate::codec::{self, Deflated};
 const KEPT: u64 = 2 << 20;
 
 /// Decompresses clusters, and keeps the last ones.
+///
+/// The first read of a cluster decompresses it up to where the read ends: a random reader wants no
+/// more. If another read wants more, it is decompressed as a whole.
 pub struct PackedClusters {
     compression: Compression,
     cluster_size: u64,
@@ -25,13 +28,22 @@ impl PackedClusters {
         PackedClusters { compression, cluster_size, kept: TableCache::new(KEPT.max(2 * cluster_size) as usize) }
     }
 
-    /// The bytes of a cluster. `offset` is the disk's, for a message.
+    /// The first bytes of a cluster, at least `needed`, which is at most a cluster. `offset` is the
+    /// disk's, for a message.
     ///
     /// # Errors
     /// Those of the source, and a line if the data is wrong.
-    pub fn get(&self, source: &dyn Source, packed: Packed, offset: u64) -> Result<Rc<Vec<u8>>, Error> {
+    pub fn get(&self, source: &dyn Source, packed: Packed, needed: u64, offset: u64) -> Result<Rc<Vec<u8>>, Error> {
+        let length = match self.kept.get(&packed) {
+            Some(kept) if kept.len() as u64 >= needed => return Ok(kept),
+            Some(_) => {
+                self.kept.forget(&packed);
+                self.cluster_size
+            }
+            None => needed,
+        };
         self.kept.get_or(packed, || {
-            let mut out = vec![0; self.cluster_size as usize];
+            let mut out = vec![0; length as usize];
             self.unpack(source, packed, &mut out).map_err(|error| match error {
                 Error::Image(line) => Error::Image(format!("the compressed cluster for {offset} is wrong: {line}")),
                 failed => failed,

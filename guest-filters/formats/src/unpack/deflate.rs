@@ -1,15 +1,9 @@
 //! Deflated data (RFC 1951), decoded from its start or from a border between two of its blocks.
 
-use miniz_oxide::inflate::TINFLStatus;
-use miniz_oxide::inflate::core::{BlockBoundaryState, DecompressorOxide, decompress, inflate_flags};
 use rbdkit_filter_sdk::image::{Error, Source, read};
 
 use super::Input;
-
-/// The output of the decoder, a power of two. The last 32 KiB of it are the window.
-const RING: usize = 256 << 10;
-/// How far back deflated data may refer, in bytes.
-pub const DEFLATE_WINDOW: usize = 32 << 10;
+use crate::zlib::{Deflated, InflateState, Outcome, Until, WINDOW};
 
 /// Why decoding stopped.
 #[derive(Debug)]
@@ -24,19 +18,14 @@ pub enum InflateFault {
 
 /// The state of decoding.
 pub struct Inflater {
-    state: Box<DecompressorOxide>,
-    ring: Vec<u8>,
-    /// Where in the ring the next output goes.
-    end: usize,
-    /// How many bytes before `end` were not returned.
-    pending: usize,
-    status: TINFLStatus,
+    state: InflateState,
+    ended: bool,
 }
 
 impl Default for Inflater {
     /// Decodes from the start of deflated data.
     fn default() -> Inflater {
-        Inflater { state: Box::default(), ring: vec![0; RING], end: 0, pending: 0, status: TINFLStatus::NeedsMoreInput }
+        Inflater { state: InflateState::new(Deflated::Raw), ended: false }
     }
 }
 
@@ -47,23 +36,17 @@ impl Inflater {
     /// # Errors
     /// Those of the source.
     pub fn from_border(source: &dyn Source, bits: u64, window: &[u8]) -> Result<Inflater, Error> {
-        let mut inflater = Inflater::default();
-        let mut state = BlockBoundaryState::default();
-        let num_bits = (bits.wrapping_neg() % 8) as u8;
-        if num_bits > 0 {
-            let before = read(source, bits / 8, 1)?[0];
-            (state.num_bits, state.bit_buf) = (num_bits, before >> (8 - num_bits));
-        }
-        *inflater.state = DecompressorOxide::from_block_boundary_state(&state);
-        let at = RING - window.len().min(DEFLATE_WINDOW);
-        inflater.ring[at..].copy_from_slice(&window[window.len() - (RING - at)..]);
-        Ok(inflater)
+        let state = match (bits.wrapping_neg() % 8) as u8 {
+            0 => InflateState::resume(0, 0, window),
+            num_bits => InflateState::resume(num_bits, read(source, bits / 8, 1)?[0], window),
+        };
+        Ok(Inflater { state, ended: false })
     }
 
     /// Decodes from the start of other data, in the same memory.
     pub fn restart(&mut self) {
-        *self.state = DecompressorOxide::default();
-        (self.end, self.pending, self.status) = (0, 0, TINFLStatus::NeedsMoreInput);
+        self.state.reset();
+        self.ended = false;
     }
 
     /// Decodes into `out` and returns how many bytes that gave. 0 means that the data has ended,
@@ -72,58 +55,33 @@ impl Inflater {
     /// # Errors
     /// As [`InflateFault`] has them.
     pub fn read(&mut self, input: &mut Input, out: &mut [u8]) -> Result<usize, InflateFault> {
-        while self.pending == 0 {
-            if self.status == TINFLStatus::Done {
-                return Ok(0);
+        while !self.ended && !out.is_empty() {
+            let at = input.at();
+            let there = input.available().map_err(InflateFault::Source)?;
+            let is_end = there.is_empty();
+            let step = self.state.step(there, out, Until::Block);
+            input.consume(step.taken);
+            match step.outcome {
+                Outcome::Wrong => return Err(InflateFault::Wrong(at + step.taken as u64)),
+                Outcome::Paused if is_end && step.given == 0 => return Err(InflateFault::Cut(at)),
+                Outcome::Paused => {}
+                Outcome::Ended => self.ended = true,
             }
-            self.inflate(input)?;
+            if step.given > 0 {
+                return Ok(step.given);
+            }
         }
-        let count = self.pending.min(out.len());
-        let from = self.end - self.pending;
-        out[..count].copy_from_slice(&self.ring[from..from + count]);
-        self.pending -= count;
-        Ok(count)
-    }
-
-    /// Decodes more into the ring.
-    fn inflate(&mut self, input: &mut Input) -> Result<(), InflateFault> {
-        if self.end == RING {
-            self.end = 0;
-        }
-        let at = input.at();
-        let there = input.available().map_err(InflateFault::Source)?;
-        let is_end = there.is_empty();
-        let more = if is_end { 0 } else { inflate_flags::TINFL_FLAG_HAS_MORE_INPUT };
-        let flags = more | inflate_flags::TINFL_FLAG_STOP_ON_BLOCK_BOUNDARY;
-        let (status, taken, given) = decompress(&mut self.state, there, &mut self.ring, self.end, flags);
-        input.consume(taken);
-        self.end += given;
-        self.pending = given;
-        self.status = status;
-        match status {
-            TINFLStatus::Done | TINFLStatus::BlockBoundary | TINFLStatus::HasMoreOutput => Ok(()),
-            TINFLStatus::NeedsMoreInput if !is_end => Ok(()),
-            TINFLStatus::NeedsMoreInput | TINFLStatus::FailedCannotMakeProgress => Err(InflateFault::Cut(at)),
-            _ => Err(InflateFault::Wrong(at + taken as u64)),
-        }
+        Ok(0)
     }
 
     /// If the last byte that `read` returned is the last of a block: the number of the bit of the
     /// source that comes next, and the bytes before it that the decoder needs.
     pub fn border(&self, input: &Input) -> Option<(u64, Vec<u8>)> {
-        if self.pending > 0 || self.status != TINFLStatus::BlockBoundary {
-            return None;
-        }
-        let state = self.state.block_boundary_state()?;
-        let bits = input.at() * 8 - u64::from(state.num_bits);
-        // The ring is read backwards from the end of the output. What was never written is zero.
-        let mut window = self.ring[self.end.saturating_sub(DEFLATE_WINDOW)..self.end].to_vec();
-        let older = DEFLATE_WINDOW - window.len();
-        if older > 0 {
-            let mut whole = self.ring[RING - older..].to_vec();
-            whole.append(&mut window);
-            window = whole;
-        }
-        Some((bits, window))
+        let bits = self.state.boundary()?;
+        let decoded = self.state.window();
+        // A window has one length. Nothing refers to what is before the first byte.
+        let mut window = vec![0; WINDOW - decoded.len()];
+        window.extend(decoded);
+        Some((input.at() * 8 - u64::from(bits), window))
     }
 }

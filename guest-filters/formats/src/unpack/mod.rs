@@ -30,7 +30,7 @@ use rbdkit_filter_sdk::buffer::Bytes;
 use rbdkit_filter_sdk::image::{Error, ExtentList, Source, TableCache};
 
 pub use codec::{CHUNK, Codec, Index, Point, Stream};
-pub use deflate::{DEFLATE_WINDOW, InflateFault, Inflater};
+pub use deflate::{InflateFault, Inflater};
 pub use input::{Input, SharedInput};
 pub use limits::Limits;
 pub use pass::MAX_UNITS;

@@ -10,9 +10,7 @@ use rbdkit_filter_sdk::image::{Error, Source, quoted};
 
 use super::Entry;
 use crate::checksum::{CRC32, Crc32};
-use crate::unpack::{
-    Codec, DEFLATE_WINDOW, Index, InflateFault, Inflater, Input, Point, RECENT, Storage, Stream, Unpacked,
-};
+use crate::unpack::{Codec, Index, InflateFault, Inflater, Input, Point, RECENT, Storage, Stream, Unpacked};
 
 /// Deflate makes at most 1032 bytes of one.
 pub const MOST_RATIO: u64 = 1032;
@@ -50,7 +48,7 @@ impl Codec for Deflated {
     const NAME: &'static str = "zip";
     // Decoding it takes a tenth of a second, and all of it stays in memory.
     const MAX_UNIT: u64 = RECENT as u64;
-    const WINDOW: u32 = DEFLATE_WINDOW as u32;
+    const WINDOW: u32 = crate::zlib::WINDOW as u32;
 
     fn index(&self) -> Result<Option<Index>, Error> {
         Ok(Some(Index { units: vec![self.start()], size: self.promised.size }))

@@ -83,6 +83,39 @@ fn every_kind_of_image_that_qemu_converts_reads_the_same() {
 }
 
 #[test]
+fn a_compressed_cluster_is_decompressed_as_far_as_a_read_needs() {
+    let dir = Dir::new("qcow2-packed");
+    let content = sample(2 << 20, 3);
+    let (raw, path) = (dir.file("raw", &content), dir.path("image"));
+    for kind in ["zlib", "zstd"] {
+        let option = format!("compression_type={kind}");
+        run("qemu-img", &["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", &option, &raw, &path]);
+        let whole = bytes(&path);
+        let image = open(&whole).unwrap();
+        let mut rng = Rng::new(11);
+        for _ in 0..500 {
+            let mut part = vec![0; 1 + rng.below(20_000) as usize];
+            let offset = rng.below(content.len() as u64 - part.len() as u64);
+            image.read(offset, &mut part).unwrap();
+            assert!(part == content[offset as usize..][..part.len()], "{kind}: {} at {offset}", part.len());
+        }
+        // The end of the last cluster is not there. A cluster of zstd is one block, which is
+        // decompressed as a whole.
+        if kind == "zstd" {
+            continue;
+        }
+        let image = open(&whole[..whole.len() - 12_000]).unwrap();
+        let (last, mut part) = (content.len() - 65_536, vec![0; 4096]);
+        for _ in 0..2 {
+            image.read(last as u64, &mut part).unwrap();
+            assert!(part == content[last..][..4096], "{kind}");
+        }
+        let error = image.read(last as u64 + 61_440, &mut part).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("the compressed cluster for {} is wrong: ", last + 61_440)), "{error}");
+    }
+}
+
+#[test]
 fn random_writes_zeroes_and_discards_read_the_same() {
     let dir = Dir::new("qcow2-random");
     let size = 4 << 20;
