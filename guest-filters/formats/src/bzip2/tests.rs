@@ -38,7 +38,7 @@ fn streams_follow_each_other_and_zeroes_may_end_the_file() {
 fn without_room_for_chunks_decoding_resumes_at_blocks() {
     let data = sample(14 << 20, 5);
     let file = open_in(&piped("bzip2", &["-9"], &data), 0);
-    assert!((14..=18).contains(&file.points()), "{} points", file.points());
+    assert!((7..=16).contains(&file.points()), "{} points", file.points());
     assert_eq!(starts_of_a_sequential_read(&file), 1, "a sequential reader continues one decoder");
     random_reads(&file, &data, 8);
     assert!(file.points.iter().skip(1).all(|point| point.at & WITHIN == WITHIN), "all are within one stream");
