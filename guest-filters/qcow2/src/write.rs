@@ -27,13 +27,15 @@ const CONNECTIONS: slots::Slot = slot(3);
 /// Whether the image can be written: one of the following.
 const VERDICT: slots::Slot = slot(4);
 
+/// The two numbers of flushes.
+const FLUSHES: slots::Slot = slot(5);
 /// The last changes of tables: each is in the slot of its number, which it has as its first word.
 const CHANGES: u64 = 8;
 /// Marks a change that has an offset and a length.
 const IS_RANGE: u64 = 1 << 63;
 
 const fn change_slot(number: u64) -> slots::Slot {
-    slot(5 + (number % CHANGES) as u32)
+    slot(6 + (number % CHANGES) as u32)
 }
 
 const UNKNOWN: u64 = 0;
@@ -153,6 +155,13 @@ impl Shared for Host {
     }
     fn set_search(&self, (a, b): (u64, u64)) {
         set(SEARCH, [a, b, 0, 0]);
+    }
+    fn flushes(&self) -> (u64, u64) {
+        let words = FLUSHES.get();
+        (words.a, words.b)
+    }
+    fn set_flushes(&self, (a, b): (u64, u64)) {
+        set(FLUSHES, [a, b, 0, 0]);
     }
     fn is_cleared(&self) -> bool {
         CLEARED.get().a != 0
