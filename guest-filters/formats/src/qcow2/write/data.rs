@@ -43,7 +43,8 @@ impl Writer {
 
     /// Whether a write of these bytes of the disk copies a part of a sector.
     pub(super) fn splits_sector(&self, start: u64, end: u64) -> bool {
-        !self.is_zero_when_new() && !(start.is_multiple_of(SECTOR) && end.is_multiple_of(SECTOR))
+        let is_split = !start.is_multiple_of(SECTOR) || !end.is_multiple_of(SECTOR);
+        is_split && self.image.cipher().is_some()
     }
 
     /// Writes the bytes of a part's payload to their places.
