@@ -1,7 +1,7 @@
 //! The filter in the SDK's simulated host, over images of qemu-img.
 
 use rbdkit_filter_formats::testing::{Dir, run};
-use rbdkit_filter_sdk::testing::{Disk as Bytes, Host};
+use rbdkit_filter_sdk::testing::{Disk as Bytes, Host, crypto as simulated};
 
 use super::*;
 
@@ -91,6 +91,65 @@ fn the_first_connection_that_writes_rebuilds_the_reference_counts_of_a_dirty_ima
     assert_eq!(host.disk()[79] & 1, 0);
     let path = dir.file("written", &host.disk());
     run("qemu-img", &["check", "-q", "-f", "qcow2", &path]);
+}
+
+/// An empty image with a header of LUKS, for the simulated ciphers.
+fn encrypted(dir: &Dir) -> Vec<u8> {
+    let path = dir.path("encrypted");
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", &path, "1M"]);
+    let mut image = std::fs::read(&path).expect("the image");
+    let luks = image.len().next_multiple_of(4096);
+    image.resize(8 << 20, 0);
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    let (key, salt) = ([0x5a; 32], [7; 32]);
+    put(luks, b"LUKS\xba\xbe\0\x01aes");
+    put(luks + 40, b"xts-plain64");
+    put(luks + 72, b"sha256");
+    put(luks + 104, &16_u32.to_be_bytes());
+    put(luks + 108, &32_u32.to_be_bytes());
+    put(luks + 112, &simulated::pbkdf2(&key, "sha256", &salt, 1000, 20));
+    put(luks + 132, &salt);
+    put(luks + 164, &1000_u32.to_be_bytes());
+    (1..8).for_each(|slot| put(luks + 208 + slot * 48, &0xdead_u32.to_be_bytes()));
+    put(luks + 208, &0x00ac_71f3_u32.to_be_bytes());
+    put(luks + 212, &2000_u32.to_be_bytes());
+    put(luks + 216, &salt);
+    put(luks + 248, &8_u32.to_be_bytes());
+    put(luks + 252, &4_u32.to_be_bytes());
+    let wrapping = simulated::pbkdf2(b"secret", "sha256", &salt, 2000, 32);
+    put(luks + 4096, &simulated::unwrapped(&wrapping, &key, "sha256", 32));
+    put(32, &2_u32.to_be_bytes());
+    let length = u32::from_be_bytes(image[100..104].try_into().expect("the length")) as usize;
+    let place = [&0x0537_be77_u32.to_be_bytes()[..], &16_u32.to_be_bytes()].concat();
+    let place = [place, (luks as u64).to_be_bytes().to_vec(), 8192_u64.to_be_bytes().to_vec()].concat();
+    image.copy_within(length..2048, length + place.len());
+    image[length..length + place.len()].copy_from_slice(&place);
+    image
+}
+
+#[test]
+fn what_a_write_leaves_of_an_encrypted_sector_is_durable_before_the_table_names_it() {
+    let dir = Dir::new("qcow2-filter-encrypted");
+    let host = Host::new(Bytes::new(encrypted(&dir))).serve::<Qcow2>(&["qcow2-passphrase=secret"]).unwrap();
+    let (one, two) = (host.connect().unwrap(), host.connect().unwrap());
+    // The table is there from now on.
+    one.pwrite(65_536, &[1; 4096], CommandFlags::empty()).unwrap();
+    for (offset, length, is_split) in [(100, 3996, true), (8192, 1000, true), (16_384, 4096, false)] {
+        host.take_calls();
+        one.pwrite(offset, &vec![5; length], CommandFlags::empty()).unwrap();
+        let calls = host.take_calls();
+        let changes: Vec<&str> = calls.iter().map(String::as_str).filter(|call| !call.starts_with("pread ")).collect();
+        let (entry, before) = changes.split_last().expect("the entry");
+        assert!(entry.starts_with("pwrite ") && entry.ends_with(" 8"), "{calls:?}");
+        assert_eq!(before.last() == Some(&"flush"), is_split, "{calls:?}");
+        let all = two.pread(offset / 4096 * 4096, 4096).unwrap();
+        let start = (offset % 4096) as usize;
+        let expected: Vec<u8> = (0..4096).map(|at| if (start..start + length).contains(&at) { 5 } else { 0 }).collect();
+        assert!(all == expected, "{length} bytes at {offset}");
+    }
+    // Sectors are encrypted: none of the bytes is there as it was written.
+    assert!(!host.disk().windows(64).any(|bytes| bytes == [5; 64]));
+    assert_eq!(host.take_log(), [""; 0]);
 }
 
 #[test]

@@ -3,10 +3,11 @@
 use rbdkit_filter_sdk::image::Error;
 
 use super::data::Span;
-use super::ports::Payload;
+use super::ports::{Lock, Payload};
 use super::tables::L2;
 use super::way::Way;
-use super::writer::{ATTEMPTS, Part, Writer};
+use super::writer::{ATTEMPTS, Part, View, Writer};
+use crate::qcow2::layout::Entry;
 
 impl Writer {
     /// Writes a range, which lies within the disk.
@@ -30,7 +31,7 @@ impl Writer {
 
     fn write_part(&self, part: Part, payload: Payload) -> Result<(), Error> {
         let mut taken = Vec::new();
-        let mut whole_table = false;
+        let (mut whole_table, mut has_rest) = (false, false);
         for _ in 0..ATTEMPTS {
             let needed = self.locked(part.offset, part.length, self.lock_in_place(), || {
                 let view = self.view(&part)?;
@@ -40,6 +41,7 @@ impl Writer {
                     return Ok(None);
                 }
                 whole_table = !matches!(view.l2, L2::Own(_));
+                has_rest = self.has_rest(&part, &view, &ways)?;
                 Ok(Some(new_clusters(&ways) + u64::from(whole_table)))
             });
             let needed = match needed {
@@ -54,18 +56,65 @@ impl Writer {
             taken.extend(more);
             // From the lowest on.
             taken.sort_unstable_by(|a, b| b.cmp(a));
+            let mut ahead = Vec::new();
             let mut freed = Vec::new();
-            self.lock_for_change(&part, whole_table).inspect_err(|_| self.space.give_back(&taken))?;
-            let done = self.write_new(&part, payload, whole_table, &mut taken, &mut freed);
-            self.shared.unlock();
+            let copied = if has_rest { self.copy_ahead(&part, payload, &mut taken, &mut ahead) } else { Ok(()) };
+            let locked = copied.and_then(|()| self.lock_for_change(&part, whole_table));
+            let done = locked.and_then(|()| {
+                let done = self.write_new(&part, payload, whole_table, &mut taken, &mut ahead, &mut freed);
+                self.shared.unlock();
+                done
+            });
+            // What has a copy that is not needed is not zero.
+            freed.extend(ahead.iter().map(|copy| copy.cluster));
+            self.space.free(freed).inspect_err(|_| self.space.give_back(&taken))?;
             if let Ok(true) | Err(_) = done {
                 self.space.give_back(&taken);
-                self.space.free(freed)?;
                 return done.map(drop);
             }
         }
         self.space.give_back(&taken);
         Err(Error::image(format!("the tables for {} change all the time: the write gives up", part.offset)))
+    }
+
+    /// Whether a write leaves something of clusters that are to be new.
+    fn has_rest(&self, part: &Part, view: &View, ways: &[Way]) -> Result<bool, Error> {
+        for (n, way) in ways.iter().enumerate().filter(|(_, way)| **way == Way::New) {
+            let (start, end) = self.within(part, n);
+            if !self.rest(view.entries[n], *way, start, end)?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Copies what a write leaves of clusters to new clusters before the clusters are locked, so
+    /// that one flush serves many requests. Nobody changes these bytes in place: the disk has them
+    /// in the backing disk, in a snapshot or compressed.
+    fn copy_ahead(
+        &self,
+        part: &Part,
+        payload: Payload,
+        taken: &mut Vec<u64>,
+        ahead: &mut Vec<Ahead>,
+    ) -> Result<(), Error> {
+        let copied = self.locked(part.offset, part.length, Lock::Shared, || {
+            let view = self.view(part)?;
+            let ways = self.ways(part, &view, payload)?;
+            let mut copied = false;
+            for (n, way) in ways.iter().enumerate().filter(|(_, way)| **way == Way::New) {
+                let (entry, (start, end)) = (view.entries[n], self.within(part, n));
+                let rest = self.rest(entry, *way, start, end)?;
+                if rest.is_empty() || self.splits_sector(start, end) {
+                    continue;
+                }
+                let Some(cluster) = taken.pop() else { break };
+                ahead.push(Ahead { n, entry, cluster });
+                copied |= self.copy(&rest, cluster * self.cluster(), *way)?;
+            }
+            Ok(copied)
+        });
+        if copied? { self.space.flush_together() } else { Ok(()) }
     }
 
     /// Overwrites the clusters of a part that are there and are not shared.
@@ -89,13 +138,16 @@ impl Writer {
         payload: Payload,
         whole_table: bool,
         taken: &mut Vec<u64>,
+        ahead: &mut Vec<Ahead>,
         freed: &mut Vec<u64>,
     ) -> Result<bool, Error> {
         let view = self.view(part)?;
         let ways = self.ways(part, &view, payload)?;
         let changes = ways.iter().any(|way| way.changes_entry());
         let makes_table = changes && !matches!(view.l2, L2::Own(_));
-        let needed = new_clusters(&ways) + u64::from(makes_table);
+        let is_ahead = |n: usize, copy: &Ahead| copy.n == n && ways[n] == Way::New && copy.entry == view.entries[n];
+        let there = ahead.iter().filter(|copy| is_ahead(copy.n, copy)).count() as u64;
+        let needed = new_clusters(&ways) + u64::from(makes_table) - there;
         if (makes_table && !whole_table) || (taken.len() as u64) < needed {
             return Ok(false);
         }
@@ -105,22 +157,27 @@ impl Writer {
         }
         let table = self.own_table(part, &view, taken, freed)?;
         let mut entries = view.entries.clone();
-        let mut copied = false;
+        let mut must_flush = false;
         let mut spans = Vec::new();
         for (n, way) in ways.iter().enumerate().filter(|(_, way)| way.changes_entry()) {
             let (start, end) = self.within(part, n);
-            let host = match way {
-                Way::Fill(host) => {
+            let copy = ahead.iter().position(|copy| is_ahead(n, copy)).map(|at| ahead.swap_remove(at));
+            let host = match (way, &copy) {
+                (Way::Fill(host), _) => {
                     self.tables.check_data(*host, start)?;
                     *host
                 }
-                _ => {
+                (_, Some(copy)) => copy.cluster * self.cluster(),
+                (_, None) => {
                     let Some(cluster) = taken.pop() else { return Ok(false) };
                     cluster * self.cluster()
                 }
             };
-            let rest = self.rest(view.entries[n], *way, start, end)?;
-            copied |= self.copy(&rest, host, *way)?;
+            if copy.is_none() {
+                let rest = self.rest(view.entries[n], *way, start, end)?;
+                // The write copies what it leaves of a sector.
+                must_flush |= self.copy(&rest, host, *way)? || self.splits_sector(start, end);
+            }
             entries[n] = self.written_entry(view.entries[n], host, start, end);
             let is_written = matches!(way, Way::New) && matches!(payload, Payload::Zeroes) && self.is_zero_when_new();
             if !is_written {
@@ -128,12 +185,22 @@ impl Writer {
             }
         }
         self.write_spans(part, &spans, payload)?;
-        if copied {
+        if must_flush {
             self.below.flush()?;
         }
         self.replace_entries(part, table, &view, &entries, freed)?;
         Ok(true)
     }
+}
+
+/// A new cluster that has a copy of what a write leaves.
+struct Ahead {
+    /// The number of the cluster in the part.
+    n: usize,
+    /// The entry from which it was copied.
+    entry: Entry,
+    /// The new cluster.
+    cluster: u64,
 }
 
 fn new_clusters(ways: &[Way]) -> u64 {

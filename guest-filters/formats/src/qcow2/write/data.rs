@@ -41,6 +41,12 @@ impl Writer {
         self.image.cipher().is_none()
     }
 
+    /// Whether a write of these bytes of the disk copies a part of a sector.
+    pub(super) fn splits_sector(&self, start: u64, end: u64) -> bool {
+        let is_split = !start.is_multiple_of(SECTOR) || !end.is_multiple_of(SECTOR);
+        is_split && self.image.cipher().is_some()
+    }
+
     /// Writes the bytes of a part's payload to their places.
     pub(super) fn write_spans(&self, part: &Part, spans: &[Span], payload: Payload) -> Result<(), Error> {
         for Span { host, disk } in spans {

@@ -20,8 +20,10 @@ const CLEARED: u32 = 2;
 const CONNECTIONS: u32 = 3;
 /// Whether the image can be written: one of the following.
 const VERDICT: u32 = 4;
+/// The two numbers of flushes.
+const FLUSHES: u32 = 5;
 /// The last changes of tables: each is in the slot of its number, which it has as its first word.
-const FIRST_CHANGE: u32 = 5;
+const FIRST_CHANGE: u32 = 6;
 const CHANGES: u64 = 8;
 /// Marks a change that has an offset and a length.
 const IS_RANGE: u64 = 1 << 63;
@@ -49,7 +51,7 @@ pub enum Verdict {
     ReadOnly(Option<String>),
 }
 
-/// The state in the host: maps 0 and 1, 13 slots, and locks of one scope. It belongs to one image.
+/// The state in the host: maps 0 and 1, 14 slots, and locks of one scope. It belongs to one image.
 #[derive(Clone, Copy, Debug)]
 pub struct HostState {
     /// What owns the state.
@@ -203,6 +205,13 @@ impl Shared for HostState {
     }
     fn set_search(&self, (a, b): (u64, u64)) {
         self.put(SEARCH, [a, b, 0, 0]);
+    }
+    fn flushes(&self) -> (u64, u64) {
+        let words = self.slot(FLUSHES).get();
+        (words.a, words.b)
+    }
+    fn set_flushes(&self, (a, b): (u64, u64)) {
+        self.put(FLUSHES, [a, b, 0, 0]);
     }
     fn is_cleared(&self) -> bool {
         self.slot(CLEARED).get().a != 0

@@ -14,7 +14,8 @@
 //! # Locks
 //! A request locks the clusters of the disk that it uses: shared to read and to overwrite, and
 //! exclusively to change where they are. One that makes an L2 table locks all that the table maps.
-//! Reference counts have a lock of their own, which no request takes while it holds another.
+//! Reference counts have a lock of their own, which no request takes while it holds another. So has
+//! flushing together: what a write leaves of a cluster is copied before the cluster is locked.
 mod change;
 mod data;
 mod host;

@@ -126,6 +126,13 @@ pub trait Shared {
     /// Sets them.
     fn set_search(&self, numbers: (u64, u64));
 
+    /// How many flushes began, and the number of the last one that made everything durable that was
+    /// written before it began.
+    fn flushes(&self) -> (u64, u64);
+
+    /// Sets them. Only one request does so at a time.
+    fn set_flushes(&self, numbers: (u64, u64));
+
     /// Whether the header has no autoclear bits any more.
     fn is_cleared(&self) -> bool;
 

@@ -20,6 +20,8 @@ use crate::qcow2::header::Header;
 
 /// The number of the lock for reference counts. Disks have less than 2^54 clusters.
 const SPACE: u64 = 1 << 60;
+/// The number of the lock for flushing together.
+const FLUSH: u64 = SPACE + 1;
 /// At most so many clusters are examined at a time.
 const SCAN: u64 = 1 << 18;
 /// At most so many runs of pending changes are made at a time.
@@ -225,6 +227,26 @@ impl Space {
     /// Whether reference counts are to be lowered.
     pub(super) fn has_pending(&self) -> bool {
         self.shared.find(ClusterMap::Pending, 0, ANY).is_some()
+    }
+
+    /// Makes durable what was written before. One flush serves all requests that wait for one.
+    /// Locks.
+    ///
+    /// # Errors
+    /// Those of next.
+    pub(super) fn flush_together(&self) -> Result<(), Error> {
+        let (begun, _) = self.shared.flushes();
+        self.shared.lock(FLUSH, 1, Lock::Exclusive)?;
+        let (last, done) = self.shared.flushes();
+        let flushed = if done > begun {
+            // It began after what was written before.
+            Ok(())
+        } else {
+            self.shared.set_flushes((last + 1, done));
+            self.below.flush().inspect(|()| self.shared.set_flushes((last + 1, last + 1)))
+        };
+        self.shared.unlock();
+        Ok(flushed?)
     }
 
     /// Flushes, and lowers the reference counts of what was freed before. Locks.

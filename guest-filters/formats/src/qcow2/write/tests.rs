@@ -82,6 +82,7 @@ struct Sharing {
     locked: Cell<bool>,
     changes: RefCell<Vec<TableChange>>,
     search: Cell<(u64, u64)>,
+    flushes: Cell<(u64, u64)>,
     cleared: Cell<bool>,
     log: RefCell<Vec<String>>,
     maps: [RefCell<BTreeMap<u64, u8>>; 2],
@@ -120,6 +121,12 @@ impl Shared for Sharing {
     }
     fn set_search(&self, numbers: (u64, u64)) {
         self.search.set(numbers);
+    }
+    fn flushes(&self) -> (u64, u64) {
+        self.flushes.get()
+    }
+    fn set_flushes(&self, numbers: (u64, u64)) {
+        self.flushes.set(numbers);
     }
     fn is_cleared(&self) -> bool {
         self.cleared.get()

@@ -119,7 +119,12 @@ impl Writer {
                 Way::Fill(_) if has_data => continue,
                 _ => run.start.max(units.start)..run.end.min(units.end),
             };
-            if wanted.is_empty() {
+            // A new cluster is zero there too.
+            let is_there = way == Way::New
+                && !has_data
+                && self.is_zero_when_new()
+                && self.is_zero(self.unit_offset(start, wanted.start), place);
+            if wanted.is_empty() || is_there {
                 continue;
             }
             let (from, to) = (self.unit_offset(start, wanted.start), self.unit_offset(start, wanted.end));

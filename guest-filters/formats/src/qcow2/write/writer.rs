@@ -65,8 +65,8 @@ impl Writer {
     /// Follows the changes that others have made to the tables. A lock is held, or nothing is
     /// changed.
     ///
-    /// A cached block may have a change already that is counted later. If an older one is made to it
-    /// here, the later one follows before a request can lock the cluster in question.
+    /// A cached block may have a change already that is counted later. If an older one is made to
+    /// it here, the later one follows before a request can lock the cluster in question.
     fn sync(&self) {
         let (now, seen) = (self.shared.generation(), self.seen.get());
         let is_known = |n| self.shared.change(seen.wrapping_add(n)).is_some_and(|change| self.follow(change));

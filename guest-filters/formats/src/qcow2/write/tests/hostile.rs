@@ -113,15 +113,11 @@ fn reference_counts_that_lie_give_no_table_away() {
 }
 
 #[test]
-fn images_that_are_not_written_say_why() {
+fn an_image_that_is_marked_as_corrupt_is_not_written() {
     let dir = Dir::new("qcow2-write-refused");
-    for (options, byte, expected) in
-        [(&[][..], 2, "the image is marked as corrupt ('qemu-img check -r all' repairs it)")]
-    {
-        let mut image = image(&dir, options);
-        image[79] |= byte;
-        assert_eq!(line(image), expected);
-    }
+    let mut image = image(&dir, &[]);
+    image[79] |= 2;
+    assert_eq!(line(image), "the image is marked as corrupt ('qemu-img check -r all' repairs it)");
 }
 
 #[test]
@@ -164,7 +160,7 @@ fn mutate(dir: &Dir, options: &str, cluster: u64, seed: u64) {
             // Tables have their entries at the start.
             let at = rng.below(clusters) * cluster + rng.below(64) * 8;
             let value = match rng.below(4) {
-                0 => 1 << 63 | rng.below(clusters + 4) * cluster,
+                0 => (1 << 63) | (rng.below(clusters + 4) * cluster),
                 1 => rng.below(1 << 12) * cluster,
                 2 => u64::MAX >> rng.below(64),
                 _ => rng.next_u64() >> rng.below(64),
