@@ -108,7 +108,7 @@ fn encrypted_and_split_and_cut_images_are_refused_with_a_line() {
     for (name, bytes, line) in [
         ("encrypted", [b"encrcdsa", &bytes[..]].concat(), "the image is encrypted (version 2 of Apple's format)"),
         ("split", split, "the image is part 1 of 3, and images in several files are not supported"),
-        ("cut", bytes[..bytes.len() - 1].to_vec(), "this is no DMG image: no trailer with the signature koly"),
+        ("cut", bytes[..bytes.len() - 1].to_vec(), "it is not a DMG image: no trailer with the signature koly"),
     ] {
         let server = serve("dmg", &dir.file(name, &bytes), &[]);
         tool("nbdinfo", [&server.uri()]).fails();

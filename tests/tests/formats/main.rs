@@ -3,10 +3,12 @@
 
 mod auto;
 mod bochs;
+mod changes;
 mod compression;
 mod dmg;
 mod filesystems;
 mod limits;
+mod overlay;
 mod parallels;
 mod partition;
 mod qcow2;

@@ -1,19 +1,12 @@
 //! Writing through the filter qcow2: several clients at once, and a server that is killed.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use rbdkit_tests::raw::cmd;
 use rbdkit_tests::server::filter;
-use rbdkit_tests::{Client, Rng, Server, TempDir, tool};
+use rbdkit_tests::{Rng, Server, TempDir, tool};
 
+use crate::changes::{SIZE, apply, assert_kept, by_clients, until_killed};
 use crate::shared::{assert_content, content, qemu_img};
-
-const SIZE: usize = (4 << 20) + 512;
-/// Clients share the disk in blocks of so many bytes, so most clusters have bytes of several.
-const BLOCK: usize = 3000;
-const CLIENTS: u64 = 4;
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
@@ -92,55 +85,6 @@ impl Image {
     }
 }
 
-/// What a client did.
-struct Done {
-    /// The bytes that it wrote, and where. All were acknowledged.
-    writes: Vec<(usize, Vec<u8>)>,
-    /// What it may or may not have done.
-    unknown: Option<Range<usize>>,
-}
-
-/// Sends a request. False if the server is gone.
-fn ask(client: &mut Client, kind: u16, offset: usize, length: usize, data: &[u8]) -> bool {
-    let sent = client.submit(kind, 0, offset as u64, length as u32, data);
-    let Ok(reply) = sent.and_then(|_| client.receive()) else { return false };
-    assert_eq!(reply.result, Ok(Vec::new()), "request {kind} of {length} bytes at {offset}");
-    true
-}
-
-/// Makes up to `count` random changes in the blocks of client `number`. It ends with the server.
-fn changes(mut client: Client, number: u64, seed: u64, count: u64, acknowledged: &AtomicU64) -> Done {
-    let mut rng = Rng::new(seed ^ number << 32);
-    let mut done = Done { writes: Vec::new(), unknown: None };
-    for _ in 0..count {
-        let block = rng.below((SIZE / BLOCK) as u64 / CLIENTS) * CLIENTS + number;
-        let start = rng.below(BLOCK as u64 - 1);
-        let length = 1 + rng.below(BLOCK as u64 - start);
-        let (offset, length) = (block as usize * BLOCK + start as usize, length as usize);
-        let (is_answered, bytes) = match rng.below(10) {
-            0 => (ask(&mut client, cmd::FLUSH, 0, 0, &[]), Vec::new()),
-            1 | 2 => (ask(&mut client, cmd::WRITE_ZEROES, offset, length, &[]), vec![0; length]),
-            _ => {
-                let bytes = vec![1 + rng.below(255) as u8; length];
-                (ask(&mut client, cmd::WRITE, offset, length, &bytes), bytes)
-            }
-        };
-        if !is_answered {
-            done.unknown = Some(offset..offset + bytes.len());
-            break;
-        }
-        done.writes.push((offset, bytes));
-        acknowledged.fetch_add(1, Ordering::SeqCst);
-    }
-    done
-}
-
-fn apply(done: &[Done], disk: &mut [u8]) {
-    for (offset, bytes) in done.iter().flat_map(|done| &done.writes) {
-        disk[*offset..offset + bytes.len()].copy_from_slice(bytes);
-    }
-}
-
 #[test]
 fn clients_that_write_at_once_leave_nothing_for_a_check() {
     let dir = TempDir::new();
@@ -162,15 +106,7 @@ fn clients_that_write_at_once_leave_nothing_for_a_check() {
         let image = Image::new(&dir, options);
         let mut expected = image.disk(&dir);
         let server = serve(&image, parameters);
-        let acknowledged = AtomicU64::new(0);
-        let done: Vec<Done> = std::thread::scope(|scope| {
-            let client = |number| {
-                let (client, acknowledged) = (server.client(), &acknowledged);
-                scope.spawn(move || changes(client, number, seed, 150, acknowledged))
-            };
-            let clients: Vec<_> = (0..CLIENTS).map(client).collect();
-            clients.into_iter().map(|client| client.join().expect("a client")).collect()
-        });
+        let done = by_clients(&server, seed, 150);
         assert!(done.iter().all(|done| done.unknown.is_none()), "{options:?}: {}", server.stderr());
         apply(&done, &mut expected);
         assert_content(&server, &expected, &format!("{options:?}, RBDKIT_SEED={seed}"));
@@ -206,27 +142,11 @@ fn a_server_that_is_killed_leaves_leaks_at_worst_and_all_that_was_answered() {
             let mut expected = image.disk(&dir);
             let server = serve(&image, &[]);
             let (round, until) = (rng.below(1 << 30), rng.below(400));
-            let acknowledged = AtomicU64::new(0);
-            let done: Vec<Done> = std::thread::scope(|scope| {
-                let client = |number| {
-                    let (client, acknowledged) = (server.client(), &acknowledged);
-                    scope.spawn(move || changes(client, number, round, u64::MAX, acknowledged))
-                };
-                let clients: Vec<_> = (0..CLIENTS).map(client).collect();
-                server.wait_until("the changes before the kill", |_| acknowledged.load(Ordering::SeqCst) >= until);
-                server.kill();
-                clients.into_iter().map(|client| client.join().expect("a client")).collect()
-            });
+            let done = until_killed(server, round, until);
             let what = format!("{options}, killed after {until} changes, RBDKIT_SEED={seed}");
             let (code, said) = image.check();
             assert!(code == 0 || code == 3, "{what}: {said}");
-            apply(&done, &mut expected);
-            let mut after = image.disk(&dir);
-            for range in done.iter().filter_map(|done| done.unknown.clone()) {
-                after[range.clone()].copy_from_slice(&expected[range]);
-            }
-            let differs = after.iter().zip(&expected).position(|(a, b)| a != b);
-            assert_eq!(differs, None, "{what}: the first offset that differs");
+            assert_kept(&done, &mut expected, image.disk(&dir), &what);
         }
     }
 }

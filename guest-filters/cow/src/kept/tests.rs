@@ -160,7 +160,7 @@ fn a_file_that_is_not_the_overlay_of_this_disk_is_refused_in_a_line_and_stays_as
         (
             &b"a raw disk"[..],
             &[][..],
-            "cow-file= is not an overlay: this is no qcow2 image: it does not begin with \
+            "cow-file= is not an overlay: it is not a qcow2 image: it does not begin with \
          'QFI' and the byte 0xfb",
         ),
         (

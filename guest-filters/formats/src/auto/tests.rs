@@ -148,6 +148,6 @@ fn a_bomb_in_bombs_is_a_disk_of_zeroes_or_too_deep() {
     let (found, read) = opened(&three);
     assert_eq!(found.names(), "gzip in gzip in gzip");
     assert!(read == disk);
-    let line = "gzip in gzip in gzip in gzip in gzip: there are more than 4 formats within each other (auto-depth)";
+    let line = "gzip in gzip in gzip in gzip in gzip: formats are nested more than 4 deep (auto-depth)";
     assert_eq!(refused(&gzip(&gzip(&three)), &FOUND), line);
 }

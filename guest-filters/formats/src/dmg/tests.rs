@@ -109,7 +109,7 @@ fn a_trailer_that_is_wrong_is_refused_with_its_value() {
     let whole = bytes.len();
     let list = u64::from_be_bytes(bytes[whole - 296..whole - 288].try_into().unwrap());
     assert!(Dmg::open(source(&bytes)).is_ok());
-    let no_image = "this is no DMG image: no trailer with the signature koly is at its end";
+    let no_image = "it is not a DMG image: no trailer with the signature koly is at its end";
     for cut in [0, 1, 7, 8, 511, 512, whole - 512, whole - 511, whole - 1] {
         assert_eq!(refused(&bytes[..cut]), no_image, "cut at {cut}");
     }

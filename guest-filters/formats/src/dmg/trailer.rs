@@ -102,7 +102,7 @@ impl Koly {
                 )));
             }
             Signature::Other => {
-                return Err(Error::image("this is no DMG image: no trailer with the signature koly is at its end"));
+                return Err(Error::image("it is not a DMG image: no trailer with the signature koly is at its end"));
             }
         }
         let at = below.size() - TRAILER;

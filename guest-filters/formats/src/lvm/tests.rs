@@ -194,7 +194,7 @@ fn physical_volumes_that_do_not_belong_are_refused() {
     let ids = ["abcdef-GHIJ-KLmn-opQR-STuv-wxYZ-012345", "others-GHIJ-KLmn-opQR-STuv-wxYZ-012345"];
     assert_eq!(refused(&[&first]), format!("disk 1 of lvm-pv: {it} '{}', as is the layer below", ids[0]));
     assert_eq!(refused(&[&second, &second]), format!("disk 2 of lvm-pv: {it} '{}', as is disk 1", ids[1]));
-    let no_label = "this is no physical volume of LVM2: none of the first four sectors has its label";
+    let no_label = "it is not a physical volume of LVM2: none of the first four sectors has its label";
     assert_eq!(refused(&[&second, &[0; 4096]]), format!("disk 2 of lvm-pv: {no_label}"));
     let mut unknown = second.clone();
     unknown[512 + 32] = b'z';

@@ -101,7 +101,7 @@ impl VhdxHeader {
     /// Those of the image. A line if no header is right, or the current one says what cannot be.
     pub fn find(image: &dyn Source) -> Result<VhdxHeader, Error> {
         if !has_identifier(image)? {
-            return Err(Error::image("this is no VHDX image: it does not begin with vhdxfile"));
+            return Err(Error::image("it is not a VHDX image: it does not begin with vhdxfile"));
         }
         let sequence = |bytes: &[u8]| Fields::little(bytes, "the header").u64(8);
         let bytes = match (one(image, HEADERS[0])?, one(image, HEADERS[1])?) {

@@ -52,7 +52,7 @@ fn with_metadata(at: usize, value: &[u8]) -> Vec<u8> {
 fn an_image_that_is_cut_at_any_place_is_refused_or_read_to_there() {
     let bytes = image();
     let size = bytes.len();
-    assert_eq!(refused(&[]), "this is no VHDX image: it does not begin with vhdxfile");
+    assert_eq!(refused(&[]), "it is not a VHDX image: it does not begin with vhdxfile");
     // Every length near the end of something, and some between.
     let ends = [0, 8, 520, HEADERS[0], HEADERS[1], TABLES[0], TABLES[1], LOG, BAT, METADATA, ITEMS, BLOCKS, size];
     let near = ends.iter().flat_map(|end| end.saturating_sub(3)..end + 4);
@@ -61,7 +61,7 @@ fn an_image_that_is_cut_at_any_place_is_refused_or_read_to_there() {
         let line = refused_or_read(&bytes[..length]);
         report(&bytes[..length]);
         let expected = match length {
-            0..8 => "this is no VHDX image: it does not begin with vhdxfile".into(),
+            0..8 => "it is not a VHDX image: it does not begin with vhdxfile".into(),
             8..0x11000 => format!(
                 "no header is right: the first one ends behind the image, which has {length} bytes; the second one \
                  ends behind the image, which has {length} bytes"
