@@ -23,18 +23,17 @@ use crate::qcow2::layout::{COMPRESSED, COPIED, Entry, OFFSET};
 /// The bounds of rebuilding.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// The references to so many clusters are counted at once, in a byte each. That is a multiple
-    /// of the number of counts in a block.
+    /// The references to so many clusters are counted at once, in a byte each.
     pub(super) window: u64,
     /// At most so many bytes of tables are read.
     pub(super) reads: u64,
 }
 
-/// A window takes 32 MiB, half of the memory that a filter has. A block has at most 2^24 counts.
+/// A window takes 24 MiB. A filter has 64 MiB, and four images that are open take 24 MiB of them.
 ///
 /// A filter has 60 seconds to open an image. The tables of a full image of 10 TiB with clusters of
-/// 64 KiB have 1.25 GiB, and are read for five windows: 6.25 GiB. A GiB takes about two seconds.
-pub(super) const BOUNDS: Bounds = Bounds { window: 1 << 25, reads: 8 << 30 };
+/// 64 KiB have 1.25 GiB, and are read for seven windows: 8.75 GiB. A GiB takes about two seconds.
+pub(super) const BOUNDS: Bounds = Bounds { window: 24 << 20, reads: 10 << 30 };
 
 /// At most so many clusters of a window have more references than a byte can count. Then many
 /// compressed clusters share one.
