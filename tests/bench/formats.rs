@@ -448,8 +448,8 @@ impl Formats {
             "{HEADING}\n\n\
              In each row rbdkit with the filter of a format and what the second column names do the same job, one\n\
              right after the other, {rounds} times. The ratios are within rounds; above 1 rbdkit with the filter is\n\
-             faster. CPU is the server's for each read or MiB; below 1 the filter takes less. The data becomes a third\n\
-             when it is compressed. `rbdkit, raw` serves the disk before it was converted. `copy` is nbdcopy with one\n\
+             faster. CPU is the server's for each read or MiB; below 1 the filter takes less. The data becomes a\n\
+             third when it is compressed. `rbdkit, raw` serves the disk before it was converted. `copy` is nbdcopy with one\n\
              request in flight, from the connection on, so it includes what is decompressed before the first byte:\n\
              gzip has no index, and both programs decompress the file once. The disk of the last row is behind a web\n\
              server that waits 10 ms before each answer, below `readahead` and `cache`, and so is the raw one. The\n\
