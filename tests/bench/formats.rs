@@ -448,12 +448,13 @@ impl Formats {
             "{HEADING}\n\n\
              In each row rbdkit with the filter of a format and what the second column names do the same job, one\n\
              right after the other, {rounds} times. The ratios are within rounds; above 1 rbdkit with the filter is\n\
-             faster. CPU is the server's for each read or MiB; below 1 the filter takes less. The data becomes a third\n\
-             when it is compressed. `rbdkit, raw` serves the disk before it was converted. `copy` is nbdcopy with one\n\
-             request in flight, from the connection on, so it includes what is decompressed before the first byte:\n\
-             gzip has no index, and both programs decompress the file once. The disk of the last row is behind a web\n\
-             server that waits 10 ms before each answer, below `readahead` and `cache`, and so is the raw one. The\n\
-             load average was {before} at the begin and {after} at the end: a rate that is measured beside other work\n\
+             faster. CPU is the server's for each read or MiB; below 1 the filter takes less. The data becomes a\n\
+             third when it is compressed. `rbdkit, raw` serves the disk before it was converted. `copy` is\n\
+             nbdcopy with one request in flight, from the connection on, so it includes what is decompressed\n\
+             before the first byte: gzip has no index, and both programs decompress the file once. The disk of\n\
+             the last row is behind a web server that waits 10 ms before each answer, below `readahead` and\n\
+             `cache`, and so is the raw one. The load average was {before} at the begin and {after} at the end:\n\
+             a rate that is measured beside other work\n\
              says little, and the ratio of processor times more. {reached} of {} targets reached.\n\n{}",
             verdicts.len(),
             self.rows()
