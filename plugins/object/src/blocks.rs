@@ -112,8 +112,8 @@ impl Blocks {
     }
 
     /// Reads the part `within` of a block. None: the block is a hole. `take` gets the bytes with
-    /// their place in the part. Only those who hold the block's lock learn from it, because an answer
-    /// to anybody else may be older than what is known.
+    /// their place in the part. Only those who hold the block's lock learn from it, because an
+    /// answer to anybody else may be older than what is known.
     pub(crate) async fn read_block(
         &self,
         purpose: Purpose,
@@ -180,8 +180,8 @@ impl Blocks {
         }
     }
 
-    /// The blocks from `first` on that have objects, at least up to `last`, and the byte up to which
-    /// others have none. Long lists are cut.
+    /// The blocks from `first` on that have objects, at least up to `last`, and the byte up to
+    /// which others have none. Long lists are cut.
     async fn present(&self, purpose: Purpose, first: u64, last: u64) -> Result<(Vec<(u64, Object)>, u64)> {
         let _turn = self.lists.acquire().await;
         // The last name that comes before that of the first block.
@@ -250,7 +250,8 @@ impl Blocks {
 
     /// Makes the range read as zero.
     pub(crate) async fn zero(&self, offset: u64, length: u64) -> Result<()> {
-        // A list could leave out an object, which would then not be zero. So each block is asked for.
+        // A list could leave out an object, which would then not be zero. So each block is asked
+        // for.
         let zeroed = stream::iter(pieces(offset, length, self.block_size)).map(|piece| async move {
             match piece.length() == self.block_size {
                 true => self.erase(piece.block, crate::write::Erase::Zero).await,

@@ -4,16 +4,16 @@
 //! before its first write: it puts the next number there, under the condition that nobody else does
 //! so at the same time. From then on an older writer is found out:
 //!
-//! * What it wants to replace has another tag, if the newer one has written it. The condition of the
-//!   request fails, and the older one looks at the generation.
+//! * What it wants to replace has another tag, if the newer one has written it. The condition of
+//!   the request fails, and the older one looks at the generation.
 //! * What it does not know it asks for. After the answer it looks at the generation once more, and
 //!   writes only if that is still its own: so the answer was given before the newer writer began.
 //! * Each flush looks at the generation, and so does a write if nothing has for a second.
 //!
 //! The older writer writes nothing more, and says in a line who the newer one is.
 //!
-//! The object's name comes after those of all blocks, which are hexadecimal numbers, and nbdkit's S3
-//! plugin leaves it alone.
+//! The object's name comes after those of all blocks, which are hexadecimal numbers, and nbdkit's
+//! S3 plugin leaves it alone.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -235,7 +235,8 @@ impl Generation {
         Ok(keeps)
     }
 
-    /// Whether the generation was ours at a time after `since`. Asks the store if that is not known.
+    /// Whether the generation was ours at a time after `since`. Asks the store if that is not
+    /// known.
     ///
     /// # Errors
     /// There is a newer writer, or the store does not answer.

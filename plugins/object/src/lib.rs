@@ -1,8 +1,8 @@
 //! The object plugin: serves a disk that lies in an object store.
 //!
 //! The disk is one object, which is read, or many objects of one size, which are read and written.
-//! The protocols, signatures and credentials of the services are object_store's; the connections, the
-//! attempts and the conditions are this crate's.
+//! The protocols, signatures and credentials of the services are object_store's; the connections,
+//! the attempts and the conditions are this crate's.
 //!
 //! | module | subject |
 //! |---|---|

@@ -1,7 +1,7 @@
 //! A disk that is one object, which is only read.
 //!
-//! Size and tag are those of the time at which the client connected. Every request names the tag, so
-//! an object that was replaced since is an error and not a mixture of both.
+//! Size and tag are those of the time at which the client connected. Every request names the tag,
+//! so an object that was replaced since is an error and not a mixture of both.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use rbdkit_plugin_api::{Errno, Error, Result};
 
 use crate::store::{Failure, Object, Purpose, Store};
 
-/// The longest part that one request asks for. A longer read becomes several, which run side by side.
+/// The longest part that one request asks for. A longer read becomes several, which run side by
+/// side.
 pub(crate) const PIECE: u64 = 1 << 20;
 
 /// One object, as it was when a client connected.

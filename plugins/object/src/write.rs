@@ -1,16 +1,16 @@
 //! Changing one block of a disk of many objects.
 //!
 //! The condition of each request is what was known of the block before it, at a time at which this
-//! process was the disk's writer. If the store says that it is not so, there are three reasons, which
-//! are looked for in this order: the object is the one that we wanted to write, because the answer to
-//! an earlier attempt was lost; there is a newer writer, and this one has to end; or something else
-//! has changed the object, and it is read anew.
+//! process was the disk's writer. If the store says that it is not so, there are three reasons,
+//! which are looked for in this order: the object is the one that we wanted to write, because the
+//! answer to an earlier attempt was lost; there is a newer writer, and this one has to end; or
+//! something else has changed the object, and it is read anew.
 //!
 //! The tag of S3 is a hash of the content, so a content that comes back brings its tag back. Then a
 //! request that was given up long ago, and which the store carries out only now, would find its
 //! condition true. So after an attempt that may still be under way the block is *doubtful*: its
-//! objects get some random bytes behind the block, which give each a tag of its own, and they are no
-//! longer deleted. Whoever reads the block's range, as nbdkit's plugin does, does not see them.
+//! objects get some random bytes behind the block, which give each a tag of its own, and they are
+//! no longer deleted. Whoever reads the block's range, as nbdkit's plugin does, does not see them.
 
 use std::ops::Range;
 use std::sync::Mutex;

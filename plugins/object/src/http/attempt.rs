@@ -1,8 +1,8 @@
 //! What surrounds one request.
 //!
 //! object_store makes a request within the task that calls it. So a value of the task reaches the
-//! HTTP client below it, and what the client learns comes back the same way: the status in full, and
-//! whether the store may have seen the request.
+//! HTTP client below it, and what the client learns comes back the same way: the status in full,
+//! and whether the store may have seen the request.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};

@@ -9,7 +9,8 @@ pub(crate) const FIRST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// The wait after the failure of this number, which begins at 0. It doubles from one failure to the
-/// next. A random half of it is left out, so that clients of one store do not come back all at once.
+/// next. A random half of it is left out, so that clients of one store do not come back all at
+/// once.
 pub(crate) fn wait(first: Duration, failures: u32) -> Duration {
     let full = first.saturating_mul(1 << failures.min(10)).min(LONGEST);
     let random = getrandom::u64().unwrap_or(u64::MAX / 2);

@@ -86,7 +86,8 @@ fn of_answer(status: StatusCode, seen: &Seen, text: &str, said: String) -> Failu
         501 => Failure::Final(Errno::Enotsup, said),
         400 if has("RequestTimeout") || has("SlowDown") => Failure::Transient(said),
         408 | 429 | 500..=599 => Failure::Transient(said),
-        // The head was fine and the rest was not: the connection broke, or what came makes no sense.
+        // The head was fine and the rest was not: the connection broke, or what came makes no
+        // sense.
         200..=299 => Failure::Transient(said),
         _ => Failure::Final(Errno::Eio, said),
     }

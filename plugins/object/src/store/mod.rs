@@ -1,7 +1,8 @@
 //! A store: requests for objects, which are tried again until they work or time is up.
 //!
-//! Every request that changes something carries a condition: the tag of the object that it replaces,
-//! or that there is none. So no request overwrites what somebody else has written meanwhile.
+//! Every request that changes something carries a condition: the tag of the object that it
+//! replaces, or that there is none. So no request overwrites what somebody else has written
+//! meanwhile.
 //!
 //! object_store could try requests again itself. It does not here, because it would hide whether an
 //! attempt that failed may have reached the store. After such an attempt the answer "the object is
@@ -164,7 +165,8 @@ impl Store {
                     }
                     failure => return Err(failure),
                 };
-                // An answer that is an error says that nothing was done; a broken connection does not.
+                // An answer that is an error says that nothing was done; a broken connection does
+                // not.
                 unsure |= seen.sent && seen.status.is_none_or(|status| !status.is_client_error());
                 let wait = backoff::wait(self.patience.first, failures).max(seen.retry_after.unwrap_or_default());
                 failures += 1;
@@ -190,8 +192,8 @@ impl Store {
     }
 
     /// Reads a range. `take` gets each part with its place in the range; after a failed attempt it
-    /// begins anew. Another size than one of `sizes` is a change. With a tag the object has to be that
-    /// version.
+    /// begins anew. Another size than one of `sizes` is a change. With a tag the object has to be
+    /// that version.
     pub(crate) async fn read(
         &self,
         purpose: Purpose,

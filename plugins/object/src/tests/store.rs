@@ -1,5 +1,5 @@
-//! A store in memory with the habits of S3: a tag is a hash of the content, conditions are kept, and
-//! requests fail in the ways in which a network makes them fail.
+//! A store in memory with the habits of S3: a tag is a hash of the content, conditions are kept,
+//! and requests fail in the ways in which a network makes them fail.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
