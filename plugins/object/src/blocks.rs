@@ -11,6 +11,7 @@ use object_store::path::Path;
 use rbdkit_plugin_api::{Errno, Error, Extents, Result};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::erase::Erase;
 use crate::generation::{Generation, SUFFIX};
 use crate::locks::BlockLocks;
 use crate::pieces::{pieces, whole_blocks};
@@ -238,7 +239,7 @@ impl Blocks {
             let within: Vec<u64> =
                 present.iter().map(|(block, _)| *block).filter(|block| blocks.contains(block)).collect();
             let next = within.last().map_or(blocks.end, |last| last + 1);
-            let erased = stream::iter(within).map(|block| self.erase(block, crate::write::Erase::Trim));
+            let erased = stream::iter(within).map(|block| self.erase(block, Erase::Trim));
             erased.buffer_unordered(AT_A_TIME).try_collect::<()>().await?;
             if !is_cut {
                 break;
@@ -254,7 +255,7 @@ impl Blocks {
         // for.
         let zeroed = stream::iter(pieces(offset, length, self.block_size)).map(|piece| async move {
             match piece.length() == self.block_size {
-                true => self.erase(piece.block, crate::write::Erase::Zero).await,
+                true => self.erase(piece.block, Erase::Zero).await,
                 false => self.write_block(piece.block, piece.within.clone(), None).await,
             }
         });

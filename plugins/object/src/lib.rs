@@ -9,7 +9,7 @@
 //! | [`config`], [`access`] | the parameters, and what requests open |
 //! | [`handle`] | what a client sees |
 //! | [`single`] | a disk that is one object |
-//! | [`blocks`], [`write`], [`pieces`], [`locks`] | a disk of many objects |
+//! | [`blocks`], [`mod@write`], [`erase`], [`pieces`], [`locks`] | a disk of many objects |
 //! | [`generation`], [`tags`] | who may write, and what is known of the objects |
 //! | [`store`] | requests, which are tried again |
 //! | [`http`] | the HTTP client below object_store |
@@ -19,6 +19,7 @@
 mod access;
 mod blocks;
 mod config;
+mod erase;
 mod generation;
 mod handle;
 mod http;
@@ -52,11 +53,11 @@ pub const INFO: PluginInfo = PluginInfo {
     params: config::params,
     other_keys: None,
     max_thread_model: ThreadModel::Parallel,
-    make: || Box::new(Object::default()),
+    make: || Box::new(ObjectPlugin::default()),
 };
 
 #[derive(Default)]
-struct Object {
+struct ObjectPlugin {
     config: Config,
     opened: Option<Opened>,
 }
@@ -69,7 +70,7 @@ struct Opened {
     blocks: Option<Arc<Blocks>>,
 }
 
-impl Plugin for Object {
+impl Plugin for ObjectPlugin {
     fn config(&mut self, param: Param<'_>) -> Result<(), ConfigError> {
         self.config.set(param)
     }

@@ -19,21 +19,13 @@ use bytes::Bytes;
 use rbdkit_plugin_api::{Errno, Error, Result, lock};
 
 use crate::blocks::Blocks;
+use crate::erase::Erase;
 use crate::generation::SUFFIX;
 use crate::store::{Condition, Failure, Purpose, Tag};
 use crate::tags::Known;
 
 /// How often a block is read anew because something else changes it.
 const ATTEMPTS: u32 = 8;
-
-/// Why a block is to be without data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Erase {
-    /// Its content does not matter any more.
-    Trim,
-    /// It has to read as zero.
-    Zero,
-}
 
 impl Blocks {
     /// Writes the part `within` of a block; without bytes, zeroes.

@@ -120,7 +120,9 @@ fn credentials_come_from_the_environment_and_from_profiles_and_are_not_shown() {
     let store = Store::s3();
     store.put("disk", &[7; 512]);
     let dir = TempDir::new();
-    let file = dir.file("credentials", b"[default]\naws_access_key_id = one\n[two]\naws_access_key_id = two\naws_secret_access_key = hush-hush\naws_session_token = hush-token\n");
+    let text = "[default]\naws_access_key_id = one\n[two]\naws_access_key_id = two\n\
+                aws_secret_access_key = hush-hush\naws_session_token = hush-token\n";
+    let file = dir.file("credentials", text.as_bytes());
     let proxy = Proxy::start(store.port, |request| {
         let authorization = request.header("authorization").unwrap_or_default();
         let token = request.header("x-amz-security-token");

@@ -76,7 +76,8 @@ impl Store {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the store");
         let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\n\
+             Content-Length: {}\r\n{headers}\r\n",
             self.port,
             body.len()
         );

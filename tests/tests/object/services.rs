@@ -53,7 +53,8 @@ fn google_cloud_storage_holds_a_disk_under_its_generations() {
     let google = Google::start();
     let dir = TempDir::new();
     let text = format!(
-        r#"{{"gcs_base_url": "http://127.0.0.1:{}", "disable_oauth": true, "client_email": "", "private_key": "", "private_key_id": ""}}"#,
+        r#"{{"gcs_base_url": "http://127.0.0.1:{}", "disable_oauth": true,
+            "client_email": "", "private_key": "", "private_key_id": ""}}"#,
         google.port
     );
     let credentials = dir.file("key.json", text.as_bytes());

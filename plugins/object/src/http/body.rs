@@ -2,7 +2,6 @@
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,8 +11,6 @@ use object_store::client::{HttpError, HttpErrorKind};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::client::{Client, Kept};
-
 /// A body that ends with an error if the server is silent for too long, or sends more than it may.
 /// At its end the connection is kept.
 pub(super) struct AnswerBody {
@@ -22,7 +19,8 @@ pub(super) struct AnswerBody {
     deadline: Pin<Box<Sleep>>,
     /// The bytes that may still come; none: any number, because the reader takes them as they come.
     room: Option<u64>,
-    connection: Option<(Arc<Client>, Kept)>,
+    /// Keeps the connection for the next request.
+    keep: Option<Box<dyn FnOnce() + Send + Sync>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -31,7 +29,7 @@ impl AnswerBody {
         incoming: Incoming,
         silence: Duration,
         room: Option<u64>,
-        connection: (Arc<Client>, Kept),
+        keep: Box<dyn FnOnce() + Send + Sync>,
         permit: OwnedSemaphorePermit,
     ) -> AnswerBody {
         let mut body = AnswerBody {
@@ -39,7 +37,7 @@ impl AnswerBody {
             silence,
             deadline: Box::pin(sleep(silence)),
             room,
-            connection: Some(connection),
+            keep: Some(keep),
             _permit: permit,
         };
         if body.incoming.is_end_stream() {
@@ -49,8 +47,8 @@ impl AnswerBody {
     }
 
     fn keep(&mut self) {
-        if let Some((client, kept)) = self.connection.take() {
-            client.keep(kept);
+        if let Some(keep) = self.keep.take() {
+            keep();
         }
     }
 }
@@ -86,7 +84,7 @@ impl Body for AnswerBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                body.connection = None;
+                body.keep = None;
                 Poll::Ready(Some(Err(HttpError::new(HttpErrorKind::Interrupted, error))))
             }
             Poll::Ready(None) => {

@@ -60,13 +60,13 @@ struct Origin {
 }
 
 /// A connection between two requests.
-pub(super) struct Kept {
+struct Kept {
     origin: Origin,
     sender: SendRequest<HttpRequestBody>,
 }
 
 /// The client.
-pub(super) struct Client {
+struct Client {
     settings: HttpSettings,
     authorities: Option<CertificateFiles>,
     tls: Mutex<HashMap<String, Arc<ClientTls>>>,
@@ -120,19 +120,19 @@ fn without_file(error: &str) -> String {
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let plain = options.get_config_value(&ClientConfigKey::AllowHttp).as_deref() == Some("true");
-        Ok(HttpClient::new(Service { client: Arc::clone(&self.0), plain }))
+        Ok(HttpClient::new(Requests { client: Arc::clone(&self.0), plain }))
     }
 }
 
 #[derive(Debug)]
-struct Service {
+struct Requests {
     client: Arc<Client>,
     /// Whether `http://` is allowed.
     plain: bool,
 }
 
 #[async_trait]
-impl HttpService for Service {
+impl HttpService for Requests {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let origin =
             origin(request.uri(), self.plain).map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
@@ -168,7 +168,8 @@ impl Client {
         let is_data = is_get && parts.status == StatusCode::PARTIAL_CONTENT;
         let room = (!is_data).then_some(MAX_TEXT);
         let silence = self.settings.timeout;
-        let body = AnswerBody::new(incoming, silence, room, (self, Kept { origin, sender }), place);
+        let kept = Kept { origin, sender };
+        let body = AnswerBody::new(incoming, silence, room, Box::new(move || self.keep(kept)), place);
         Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
     }
 
@@ -252,7 +253,7 @@ impl Client {
     }
 
     /// Keeps a connection for the next request.
-    pub(super) fn keep(&self, kept: Kept) {
+    fn keep(&self, kept: Kept) {
         let mut idle = lock(&self.idle);
         if !kept.sender.is_closed() && idle.len() < self.settings.connections as usize {
             idle.push(kept);

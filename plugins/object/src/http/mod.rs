@@ -9,7 +9,7 @@
 //! | [`client`] | a request and its answer, and connections that are kept |
 //! | [`body`] | the body of an answer |
 //! | [`stream`] | a connection: TCP, and TLS over it |
-//! | [`attempt`] | what a request is told besides what object_store says, and what is learnt of it |
+//! | [`attempt`] | what a request is told besides object_store's words, and what is learnt of it |
 
 pub(crate) mod attempt;
 mod body;

@@ -76,7 +76,8 @@ mod tests {
     #[test]
     fn the_section_of_the_profile_counts() {
         let text = "[default]\naws_access_key_id = A\naws_secret_access_key=B=\n\n[ profile  two ]\n# x\n\
-                    aws_access_key_id=C\nregion = eu-1\ns3 =\n  aws_access_key_id = nested\nendpoint_url = http://h:1\n";
+                    aws_access_key_id=C\nregion = eu-1\ns3 =\n  aws_access_key_id = nested\n\
+                    endpoint_url = http://h:1\n";
         let mut first = Profile::default();
         first.read(text, "default");
         assert_eq!((first.access_key.unwrap().as_str(), first.region), ("A", None));
