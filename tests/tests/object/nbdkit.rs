@@ -54,6 +54,8 @@ fn disks_of_nbdkit_open_here_and_ours_open_there() {
         if ours {
             assert_eq!(store.get(&format!("disk/{hole:016x}")), None, "turn {turn}");
         }
+        // nbdkit waits for its clients before it ends.
+        client.disconnect();
         server.stop();
     }
 }

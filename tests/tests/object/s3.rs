@@ -21,8 +21,8 @@ fn one_object_is_read_byte_by_byte_and_a_replaced_one_is_an_error() {
     let copy = dir.join("copy");
     tool("nbdcopy", [server.uri(), copy.to_string_lossy().into_owned()]).ok();
     assert!(std::fs::read(&copy).unwrap() == content);
-    let mut client = server.client();
-    assert_eq!(client.size(), content.len() as u64);
+    let client = server.client();
+    assert_eq!(client.size, content.len() as u64);
     store.put("dir/disk.img", &content[1..]);
     nbdsh(&server.uri(), "h.connect_uri(uri)\nassert h.get_size() == 3 * 2**20 + 776").ok();
     let outcome = server.stop();
@@ -35,7 +35,7 @@ fn many_objects_are_written_zeroed_and_trimmed_and_holes_are_told() {
     let store = Store::s3();
     let server = store.rbdkit(&MANY).start();
     let mut client = server.client();
-    assert_eq!((client.size(), client.read(0, 1 << 20).expect("a read")), (1 << 20, vec![0; 1 << 20]));
+    assert_eq!((client.size, client.read(0, 1 << 20).expect("a read")), (1 << 20, vec![0; 1 << 20]));
     assert_eq!(store.get("dir/disk/generation"), None, "reading takes no generation");
     client.write(64 << 10, &[1; 128 << 10]).expect("a write");
     client.write((1 << 20) - 5, &[2; 5]).expect("a write of a part");
@@ -81,7 +81,7 @@ fn a_disk_of_16_tib_opens_at_once_in_little_memory() {
     let begun = std::time::Instant::now();
     let mut client = server.client();
     let opened = begun.elapsed();
-    assert_eq!(client.size(), 16 << 40);
+    assert_eq!(client.size, 16 << 40);
     client.write((16 << 40) - (4 << 20), &vec![9; 4 << 20]).expect("a write");
     let extents = client.extents(0, u32::MAX - 511, 0).expect("extents");
     println!("opened in {opened:?}, resident: {} MiB, {} extents", server.resident() >> 20, extents.len());
