@@ -174,7 +174,7 @@ impl Generation {
         let mut id = [0; 16];
         getrandom::fill(&mut id)
             .map_err(|error| Error::new(Errno::Eio, format!("object: no random number: {error}")))?;
-        let id = rbdkit_plugin_api::hex::encode(&id);
+        let id = rbdkit_plugin_api::hex::encode(id);
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let writer = format!("host {} process {}", one_line_within(&host, 100), std::process::id());
         for _ in 0..ATTEMPTS {

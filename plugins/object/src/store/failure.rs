@@ -85,6 +85,8 @@ fn of_answer(status: StatusCode, seen: &Seen, text: &str, said: String) -> Failu
         401 | 403 => Failure::Final(Errno::Eperm, said),
         501 => Failure::Final(Errno::Enotsup, said),
         400 if has("RequestTimeout") || has("SlowDown") => Failure::Transient(said),
+        // The answer to a HEAD has no body that would say so.
+        400 if !has("<Code>") => Failure::Expired(said),
         408 | 429 | 500..=599 => Failure::Transient(said),
         // The head was fine and the rest was not: the connection broke, or what came makes no
         // sense.
@@ -134,7 +136,10 @@ mod tests {
         let denied = "no\n<Error><Code>AccessDenied</Code><Message>Not\u{1b}[1m you</Message></Error>";
         let said = "the store answers 403 Forbidden: AccessDenied: Not\\u{1b}[1m you".to_owned();
         assert_eq!(failure(403, denied), Failure::Final(Errno::Eperm, said));
-        assert!(matches!(failure(400, "<Code>ExpiredToken</Code>"), Failure::Expired(_)));
+        for text in ["<Code>ExpiredToken</Code>", ""] {
+            assert!(matches!(failure(400, text), Failure::Expired(_)), "{text}");
+        }
+        assert!(matches!(failure(400, "<Code>InvalidRequest</Code>"), Failure::Final(Errno::Eio, _)));
         let line = failure(404, "<Code>NoSuchBucket</Code>").into_error("reading s3://b/k").to_string();
         assert_eq!(line, "object: reading s3://b/k: the store answers 404 Not Found: NoSuchBucket (ENOENT)");
     }
