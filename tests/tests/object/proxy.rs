@@ -81,10 +81,13 @@ pub(crate) enum Fate {
     Silent,
 }
 
+/// Decides the fate of each request.
+type Fates = Box<dyn FnMut(&Request) -> Fate + Send>;
+
 /// The proxy, which ends with the test's process.
 pub(crate) struct Proxy {
     pub(crate) port: u16,
-    fates: Arc<Mutex<Box<dyn FnMut(&Request) -> Fate + Send>>>,
+    fates: Arc<Mutex<Fates>>,
     requests: Arc<AtomicU64>,
 }
 
@@ -93,7 +96,7 @@ impl Proxy {
     pub(crate) fn start(store: u16, fates: impl FnMut(&Request) -> Fate + Send + 'static) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("its address").port();
-        let boxed: Box<dyn FnMut(&Request) -> Fate + Send> = Box::new(fates);
+        let boxed: Fates = Box::new(fates);
         let proxy = Proxy { port, fates: Arc::new(Mutex::new(boxed)), requests: Arc::default() };
         let (fates, requests) = (Arc::clone(&proxy.fates), Arc::clone(&proxy.requests));
         std::thread::spawn(move || {
