@@ -30,6 +30,7 @@ guest_library() {
 # Only Debian's own Python has libnbd's module, whichever Python comes first in PATH.
 nbdsh_works() { PATH=/usr/bin:/bin nbdsh -c 'import nbd'; }
 other_ciphers() { /usr/bin/python3 -c 'import cryptography'; }
+boto3() { /usr/bin/python3 -c 'import boto3'; }
 python_environments() { python3 -c 'import ensurepip, venv'; }
 clang_for_wasm() { compgen -G '/usr/lib/llvm-*/lib/clang/*/lib/wasi/libclang_rt.builtins-wasm32.a'; }
 
@@ -92,6 +93,8 @@ group() {
         need jq command_exists jq
         # Plugins of nbdkit that are loaded as they are, and its header for those that the tests compile.
         need nbdkit-plugin-dev test -e /usr/include/nbdkit-plugin.h
+        # nbdkit's plugin for S3, whose disks the object plugin shares.
+        need python3-boto3 boto3
         for language in python perl lua tcl ruby; do
             need "nbdkit-plugin-$language" nbdkit_plugin "$language"
         done
@@ -117,7 +120,8 @@ group() {
         need libclang-rt-14-dev-wasm32 clang_for_wasm
         need nodejs command_exists node
         need npm command_exists npm
-        # The toolchains of Zig, Go and Python come from PyPI, into environments below target/.
+        # The toolchains of Zig, Go and Python and a server of S3 come from PyPI, a server of Azure from npm, into
+        # environments below target/.
         need python3-venv python_environments
         ;;
     bench)

@@ -32,6 +32,7 @@ const PLUGINS: &[PluginInfo] = &[
     rbdkit_plugin_memory::INFO,
     rbdkit_plugin_nbd::INFO,
     rbdkit_plugin_null::INFO,
+    rbdkit_plugin_object::INFO,
     rbdkit_plugin_ondemand::INFO,
     rbdkit_plugin_ones::INFO,
     rbdkit_plugin_partitioning::INFO,
@@ -63,6 +64,9 @@ pub const OPENS: &[(&str, rbdkit_launcher::Open)] =
 
 /// Name and component of each embedded filter, in alphabetical order.
 const FILTERS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/filters.rs"));
+
+/// Other names of plugins: what nbdkit calls them.
+const PLUGIN_ALIASES: &[(&str, &str)] = &[("S3", "object")];
 
 /// Other names of embedded filters: what nbdkit calls the filter, or qemu the format.
 const FILTER_ALIASES: &[(&str, &str)] = &[("qcow2dec", "qcow2"), ("vpc", "vhd")];
@@ -121,7 +125,13 @@ pub struct Found {
 
 /// Whether a word names a built-in plugin. They win over nbdkit's plugins of the same name.
 pub fn is_built_in(word: &str) -> bool {
+    let word = own_plugin_name(word);
     PLUGINS.iter().any(|info| info.name == word)
+}
+
+/// The own name of a plugin that has another one.
+fn own_plugin_name(name: &str) -> &str {
+    PLUGIN_ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, own)| own)
 }
 
 /// The plugin that a word of the command line stands for: a built-in one, one of nbdkit's by its
@@ -184,7 +194,8 @@ fn canonical(name: &str) -> &str {
 /// # Errors
 /// One line that lists the plugins.
 pub fn plugin(name: &str) -> Result<&'static PluginInfo, ConfigError> {
-    PLUGINS.iter().find(|info| info.name == name).ok_or_else(|| {
+    let own = own_plugin_name(name);
+    PLUGINS.iter().find(|info| info.name == own).ok_or_else(|| {
         if name.contains('/') || name.ends_with(".so") {
             // Perhaps a URL without the name of a plugin before it.
             let name = without_userinfo(name);

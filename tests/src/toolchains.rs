@@ -32,6 +32,21 @@ pub fn from_pypi(package: &str) -> PathBuf {
     bin
 }
 
+/// Installs a package from npm into a directory of its own, and returns the directory with its
+/// programs. `package` is `NAME@VERSION`.
+///
+/// # Panics
+/// If it cannot be installed, with what npm says.
+pub fn from_npm(package: &str) -> PathBuf {
+    let directory = place().join(package.replace('@', "-"));
+    installed_once(&directory, |unfinished| {
+        std::fs::create_dir_all(unfinished).expect("a directory for the package");
+        let quiet = ["install", "--no-audit", "--no-fund", "--no-update-notifier", "--prefix"];
+        run(Command::new("npm").args(quiet).arg(unfinished).arg(package));
+    });
+    directory.join("node_modules/.bin")
+}
+
 /// Makes a directory with `install`, unless it is there. Tests that run at the same time wait for
 /// the one that installs.
 fn installed_once(directory: &Path, install: impl FnOnce(&Path)) {
