@@ -74,6 +74,9 @@ impl BlockCache {
 
     /// Forgets what is kept of the `length` bytes from `offset` on.
     pub fn forget(&self, offset: u64, length: u64) {
+        if length == 0 {
+            return;
+        }
         let mut lines = self.lines.borrow_mut();
         for number in offset / self.block..offset.saturating_add(length).div_ceil(self.block) {
             if let Some(line) = lines.kept(number) {
