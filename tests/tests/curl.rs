@@ -102,7 +102,9 @@ fn what_one_client_read_is_there_for_the_next_before_it_asks() {
     server.wait_until("the prefetches", |_| source.counts().bytes >= fetched);
     drop(client);
     nbdsh(&server.uri(), &script).ok();
-    assert_eq!(source.counts().bytes, fetched, "the second client's reads come from the cache");
+    // Each connection asks the source whether it is still the same, with a byte.
+    let more = source.counts().bytes - fetched;
+    assert!(more < 100, "{more} bytes: the second client's reads come from the cache");
 }
 
 #[test]
