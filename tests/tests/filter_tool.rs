@@ -86,7 +86,8 @@ fn check_names_a_parameter_that_is_not_there() {
     assert_eq!(
         text,
         "rbdkit-filter: error: the filter has no parameter 'nosuch' \
-         (it has: cow-block-size, cow-on-cache, cow-on-read), and the disk below it has size\n"
+         (it has: cow-block-size, cow-on-cache, cow-on-read, cow-file, cow-backing, cow-backing-format), \
+         and the disk below it has size\n"
     );
 }
 

@@ -54,7 +54,7 @@ rbdkit_filter_sdk::export_image!(DmgFilter, wishes);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rbdkit_filter_formats::testing::dmg::{Layout, RAW, ZLIB, made};
+    use rbdkit_filter_formats::testing::dmg::{DmgLayout, RAW, ZLIB, made};
     use rbdkit_filter_sdk::testing::{Disk, Host};
 
     #[test]
@@ -62,7 +62,7 @@ mod tests {
         let mut content = vec![9; 192 * 512];
         content[64 * 512..128 * 512].fill(0);
         for (kind, calls) in [(RAW, vec!["pread 500 24"]), (ZLIB, vec![])] {
-            let image = made(&content, &Layout { tables: 1, ..Layout::new(&[kind]) });
+            let image = made(&content, &DmgLayout { tables: 1, ..DmgLayout::new(&[kind]) });
             let served = Host::new(Disk::new(image)).serve::<DmgFilter>(&[]).unwrap();
             let client = served.connect().unwrap();
             assert_eq!(client.pread(64 * 512 - 100, 200).unwrap(), [vec![9; 100], vec![0; 100]].concat());

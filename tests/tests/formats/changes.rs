@@ -62,8 +62,8 @@ pub fn apply(done: &[Done], disk: &mut [u8]) {
     }
 }
 
-/// Lets clients make up to `count` changes each. `meanwhile` runs beside them and gets how many were
-/// acknowledged.
+/// Lets clients make up to `count` changes each. `meanwhile` runs beside them and gets how many
+/// were acknowledged.
 fn run(clients: Vec<Client>, seed: u64, count: u64, meanwhile: impl FnOnce(&AtomicU64)) -> Vec<Done> {
     let acknowledged = AtomicU64::new(0);
     std::thread::scope(|scope| {

@@ -90,9 +90,15 @@ fn chunks_of_each_type_are_read_as_qemu_and_dmg2img_read_them() {
 #[test]
 fn auto_finds_an_image_by_its_trailer() {
     let (dir, content) = (TempDir::new(), content(1000 * 512, 2));
-    let server = serve("auto", &made(&dir, &content, "0", &["zlib", "bzip2"]), &[]);
+    let server = serve("auto", &made(&dir, &content, "0", &["zlib"]), &[]);
     assert_content(&server, &content, "auto");
     server.wait_for_log("the image is dmg; the disk has 512000 bytes");
+    // Its first bytes are those of a bzip2 file.
+    let image = made(&dir, &content, "0", &["bzip2"]);
+    assert_content(&serve("auto", &image, &["format=dmg"]), &content, "format=dmg");
+    let server = serve("auto", &image, &[]);
+    assert_ne!(tool("nbdinfo", ["--size", &server.uri()]).code, 0);
+    server.wait_for_log("it has the signatures of dmg and bzip2; format=NAME says which one it is");
 }
 
 #[test]

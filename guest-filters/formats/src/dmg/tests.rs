@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::testing::dmg::{
-    ADC, BZIP2, Entry, LZFSE, Layout, RAW, TERMINATOR, TablesIn, XZ, ZERO, ZLIB, fork, image, list, made, packed, table,
+    ADC, BZIP2, DmgLayout, Entry, LZFSE, RAW, TERMINATOR, TablesIn, XZ, ZERO, ZLIB, fork, image, list, made, packed,
+    table,
 };
 use crate::testing::{Dir, read_all, run, sample, source};
 use rbdkit_filter_sdk::ExtentType;
@@ -16,13 +17,13 @@ fn content() -> Vec<u8> {
     content
 }
 
-fn layouts() -> Vec<Layout> {
+fn layouts() -> Vec<DmgLayout> {
     let all = [RAW, ADC, ZLIB, BZIP2, LZFSE, XZ];
-    let mut layouts: Vec<Layout> = all.iter().map(|kind| Layout::new(&[*kind])).collect();
-    layouts.push(Layout { tables_in: TablesIn::Fork, ..Layout::new(&all) });
-    layouts.push(Layout { before: 4097, tables: 5, ..Layout::new(&all) });
-    layouts.push(Layout { running: 12345, tables: 1, chunk: 512, ..Layout::new(&all) });
-    layouts.push(Layout { chunk: 7, ..Layout::new(&[ZLIB, RAW, ADC]) });
+    let mut layouts: Vec<DmgLayout> = all.iter().map(|kind| DmgLayout::new(&[*kind])).collect();
+    layouts.push(DmgLayout { tables_in: TablesIn::Fork, ..DmgLayout::new(&all) });
+    layouts.push(DmgLayout { before: 4097, tables: 5, ..DmgLayout::new(&all) });
+    layouts.push(DmgLayout { running: 12345, tables: 1, chunk: 512, ..DmgLayout::new(&all) });
+    layouts.push(DmgLayout { chunk: 7, ..DmgLayout::new(&[ZLIB, RAW, ADC]) });
     layouts
 }
 
@@ -55,13 +56,13 @@ fn qemu_and_dmg2img_read_the_same() {
     let content = content();
     let fork = TablesIn::Fork;
     for (layout, qemu, dmg2img) in [
-        (Layout::new(&[ZLIB, RAW]), true, true),
-        (Layout { running: 777, chunk: 100, tables: 3, ..Layout::new(&[ZLIB]) }, true, true),
-        (Layout { tables_in: fork, ..Layout::new(&[ZLIB, RAW]) }, true, false),
-        (Layout { before: 4096, ..Layout::new(&[ZLIB, RAW]) }, true, false),
-        (Layout::new(&[BZIP2]), false, true),
-        (Layout::new(&[ADC]), false, true),
-        (Layout { tables: 4, ..Layout::new(&[ADC, BZIP2, ZLIB, RAW]) }, false, true),
+        (DmgLayout::new(&[ZLIB, RAW]), true, true),
+        (DmgLayout { running: 777, chunk: 100, tables: 3, ..DmgLayout::new(&[ZLIB]) }, true, true),
+        (DmgLayout { tables_in: fork, ..DmgLayout::new(&[ZLIB, RAW]) }, true, false),
+        (DmgLayout { before: 4096, ..DmgLayout::new(&[ZLIB, RAW]) }, true, false),
+        (DmgLayout::new(&[BZIP2]), false, true),
+        (DmgLayout::new(&[ADC]), false, true),
+        (DmgLayout { tables: 4, ..DmgLayout::new(&[ADC, BZIP2, ZLIB, RAW]) }, false, true),
     ] {
         let dir = Dir::new("dmg");
         let bytes = made(&content, &layout);
@@ -88,7 +89,7 @@ fn refused(bytes: &[u8]) -> String {
 
 /// An image of these chunks with 4096 bytes of data and one table of 100 sectors.
 fn of(entries: &[Entry]) -> Vec<u8> {
-    image(&[7; 4096], 100, &[table(0, 100, 0, entries)], &Layout::new(&[RAW]))
+    image(&[7; 4096], 100, &[table(0, 100, 0, entries)], &DmgLayout::new(&[RAW]))
 }
 
 fn entry(kind: u32, first: u64, sectors: u64, offset: u64, length: u64) -> Entry {
@@ -232,7 +233,7 @@ fn a_chunk_that_is_wrong_is_refused_with_its_value() {
     }
     let large = |entry| {
         let sectors = 1 << 40;
-        image(&[7; 4096], sectors, &[table(0, sectors, 0, &[entry])], &Layout::new(&[RAW]))
+        image(&[7; 4096], sectors, &[table(0, sectors, 0, &[entry])], &DmgLayout::new(&[RAW]))
     };
     let line = "table 1 is wrong: chunk 0 is compressed and has 16385 sectors: at most 16384 are supported";
     assert_eq!(refused(&large(entry(XZ, 0, (16 << 10) + 1, 0, 9))), line);
@@ -287,13 +288,13 @@ fn a_table_that_is_wrong_is_refused_with_its_number() {
     ];
     for (tables, line) in cases {
         for tables_in in [TablesIn::List, TablesIn::Fork] {
-            let layout = Layout { tables_in, ..Layout::new(&[RAW]) };
+            let layout = DmgLayout { tables_in, ..DmgLayout::new(&[RAW]) };
             assert_eq!(refused(&image(&[7; 4096], 100, &tables, &layout)), line, "{tables_in:?}");
         }
     }
     // Tables in another order than their parts of the disk, and a part that no table has.
     let tables = [table(50, 50, 0, &[entry(RAW, 1, 1, 512, 512)]), table(0, 40, 0, &[entry(RAW, 0, 1, 0, 512)])];
-    let image = Dmg::open(source(&image(&[7; 4096], 100, &tables, &Layout::new(&[RAW])))).unwrap();
+    let image = Dmg::open(source(&image(&[7; 4096], 100, &tables, &DmgLayout::new(&[RAW])))).unwrap();
     let mut expected = vec![0; 51200];
     expected[..512].fill(7);
     expected[51 * 512..52 * 512].fill(7);
@@ -304,7 +305,7 @@ fn a_table_that_is_wrong_is_refused_with_its_number() {
 fn an_image_has_at_most_half_a_million_chunks_with_data() {
     let entries: Vec<Entry> = (0..(1 << 19) + 1).map(|first| entry(RAW, first, 1, 0, 512)).collect();
     let sectors = 1 << 30;
-    let of = |entries: &[Entry]| image(&[7; 4096], sectors, &[table(0, sectors, 0, entries)], &Layout::new(&[RAW]));
+    let of = |entries: &[Entry]| image(&[7; 4096], sectors, &[table(0, sectors, 0, entries)], &DmgLayout::new(&[RAW]));
     let line = "the image has more than 524288 chunks with data";
     assert_eq!(refused(&of(&entries)), line);
     let image = Dmg::open(source(&of(&entries[1..]))).unwrap();
@@ -375,7 +376,7 @@ fn a_list_that_is_wrong_is_refused_with_a_line() {
 
 #[test]
 fn a_fork_that_is_wrong_is_refused_with_a_line() {
-    let layout = Layout { tables_in: TablesIn::Fork, ..Layout::new(&[RAW]) };
+    let layout = DmgLayout { tables_in: TablesIn::Fork, ..DmgLayout::new(&[RAW]) };
     let tables = [table(0, 100, 0, &[entry(RAW, 0, 8, 0, 4096)])];
     let bytes = image(&[7; 4096], 100, &tables, &layout);
     let length = fork(&tables).len();
@@ -418,7 +419,7 @@ fn a_chunk_that_gives_more_or_less_than_it_says_fails_the_read() {
         {
             let data = packed(kind, &vec![5; length]);
             let entry = entry(kind, 8, 8, 0, data.len() as u64);
-            let bytes = image(&data, 100, &[table(0, 100, 0, &[entry])], &Layout::new(&[RAW]));
+            let bytes = image(&data, 100, &[table(0, 100, 0, &[entry])], &DmgLayout::new(&[RAW]));
             let image = Dmg::open(source(&bytes)).unwrap();
             let expected = format!("the chunk for byte 4096 of the disk, stored at 0, {line}");
             assert_eq!(image.read(5000, &mut [0]), Err(Error::Image(expected)), "{kind:#x}");
@@ -427,7 +428,7 @@ fn a_chunk_that_gives_more_or_less_than_it_says_fails_the_read() {
         // 16 MiB from a few bytes. ADC has at most 67 bytes from 3.
         let data = packed(kind, &vec![5; if kind == ADC { 1 << 20 } else { 16 << 20 }]);
         let entry = entry(kind, 0, 4096, 0, data.len() as u64);
-        let bytes = image(&data, 4096, &[table(0, 4096, 0, &[entry])], &Layout::new(&[RAW]));
+        let bytes = image(&data, 4096, &[table(0, 4096, 0, &[entry])], &DmgLayout::new(&[RAW]));
         let read = Dmg::open(source(&bytes)).unwrap().read(0, &mut [0]);
         if kind == ADC {
             assert!(read.unwrap_err().to_string().ends_with("gives 1048576 bytes, and 2097152 are needed"));
@@ -439,7 +440,7 @@ fn a_chunk_that_gives_more_or_less_than_it_says_fails_the_read() {
     let mut wrong = zlib.clone();
     *wrong.last_mut().unwrap() ^= 1;
     let entry = entry(ZLIB, 0, 8, 0, zlib.len() as u64);
-    let bytes = image(&wrong, 8, &[table(0, 8, 0, &[entry])], &Layout::new(&[RAW]));
+    let bytes = image(&wrong, 8, &[table(0, 8, 0, &[entry])], &DmgLayout::new(&[RAW]));
     let line = format!(
         "the chunk for byte 0 of the disk, stored at 0, cannot be unpacked: deflated data of {} bytes is wrong after \
          4096 bytes",
@@ -450,7 +451,7 @@ fn a_chunk_that_gives_more_or_less_than_it_says_fails_the_read() {
 
 #[test]
 fn the_report_has_what_the_trailer_says_and_its_dangers() {
-    let bytes = made(&content(), &Layout { running: 5, ..Layout::new(&[ZLIB]) });
+    let bytes = made(&content(), &DmgLayout { running: 5, ..DmgLayout::new(&[ZLIB]) });
     let report = (INFO.report)(&source(&bytes)).unwrap();
     assert_eq!(report.size, Some(777 * 512));
     assert!(report.facts.contains(&("kind", "a partition".into())), "{report:?}");

@@ -38,7 +38,7 @@ pub enum TablesIn {
 
 /// How an image is made.
 #[derive(Clone, Debug)]
-pub struct Layout {
+pub struct DmgLayout {
     /// The types of chunks that have data, in turn.
     pub kinds: Vec<u32>,
     /// Sectors of a chunk.
@@ -53,11 +53,11 @@ pub struct Layout {
     pub tables_in: TablesIn,
 }
 
-impl Layout {
+impl DmgLayout {
     /// Chunks of these types, of 64 sectors each, in two tables of a property list.
-    pub fn new(kinds: &[u32]) -> Layout {
+    pub fn new(kinds: &[u32]) -> DmgLayout {
         let kinds = kinds.to_vec();
-        Layout { kinds, chunk: 64, tables: 2, before: 0, running: 0, tables_in: TablesIn::List }
+        DmgLayout { kinds, chunk: 64, tables: 2, before: 0, running: 0, tables_in: TablesIn::List }
     }
 }
 
@@ -148,7 +148,7 @@ pub fn fork(tables: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// An image of these tables: data, tables and trailer.
-pub fn image(data: &[u8], sectors: u64, tables: &[Vec<u8>], layout: &Layout) -> Vec<u8> {
+pub fn image(data: &[u8], sectors: u64, tables: &[Vec<u8>], layout: &DmgLayout) -> Vec<u8> {
     let mut image = vec![0xee; layout.before];
     image.extend(data);
     let at = image.len() as u64;
@@ -178,7 +178,7 @@ pub fn image(data: &[u8], sectors: u64, tables: &[Vec<u8>], layout: &Layout) -> 
 }
 
 /// An image with this content, which is padded to whole sectors.
-pub fn made(content: &[u8], layout: &Layout) -> Vec<u8> {
+pub fn made(content: &[u8], layout: &DmgLayout) -> Vec<u8> {
     let mut content = content.to_vec();
     content.resize(content.len().next_multiple_of(512), 0);
     let sectors = content.len() / 512;
