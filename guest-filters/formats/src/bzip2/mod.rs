@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use rbdkit_filter_sdk::image::{Error, Source, read};
 
-use crate::unpack::{Codec, Index, Point, RECENT, Storage, Stream, Unpacked, check_signature};
+use crate::unpack::{Codec, Point, RECENT, Storage, Stream, Unpacked, check_signature};
 use crate::{FormatInfo, Opened, Report};
 use blocks::Decoding;
 use format::{BLOCK_MAGIC, END_MAGIC, MAGIC, WITHIN};
@@ -61,14 +61,6 @@ impl Codec for Bzip2 {
     const MAX_UNIT: u64 = 0;
     /// Every block of `bzip2 -9`, which takes some 50 ms.
     const SPACING: u64 = 512 << 10;
-
-    fn index(&self) -> Result<Option<Index>, Error> {
-        Ok(None)
-    }
-
-    fn start(&self) -> Point {
-        Point { out: 0, at: 0 }
-    }
 
     fn offset(&self, at: u64) -> u64 {
         at / 16

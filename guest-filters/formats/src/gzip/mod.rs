@@ -8,9 +8,7 @@ use std::rc::Rc;
 use rbdkit_filter_sdk::image::{Error, Source, read};
 
 use crate::checksum::{CRC32, Crc32};
-use crate::unpack::{
-    Codec, Index, InflateFault, Inflater, Input, Point, RECENT, Storage, Stream, Unpacked, check_signature,
-};
+use crate::unpack::{Codec, InflateFault, Inflater, Input, Point, RECENT, Storage, Stream, Unpacked, check_signature};
 use crate::zlib::WINDOW;
 use crate::{FormatInfo, Opened, Report};
 
@@ -63,14 +61,6 @@ impl Codec for Gzip {
     const NAME: &'static str = "gzip";
     const MAX_UNIT: u64 = 0;
     const WINDOW: u32 = WINDOW as u32;
-
-    fn index(&self) -> Result<Option<Index>, Error> {
-        Ok(None)
-    }
-
-    fn start(&self) -> Point {
-        Point { out: 0, at: 0 }
-    }
 
     fn offset(&self, at: u64) -> u64 {
         at / 16

@@ -65,10 +65,6 @@ impl Codec for Lz4 {
         Ok(self.index.clone())
     }
 
-    fn start(&self) -> Point {
-        Point { out: 0, at: 0 }
-    }
-
     fn offset(&self, at: u64) -> u64 {
         Kind::split(at).0
     }

@@ -133,10 +133,6 @@ impl Codec for Lzip {
         Ok(Some(self.index.clone()))
     }
 
-    fn start(&self) -> Point {
-        Point { out: 0, at: 0 }
-    }
-
     fn offset(&self, at: u64) -> u64 {
         at
     }

@@ -77,11 +77,13 @@ pub trait Codec {
     /// How many bytes [`Stream::resume`] gives for the decoder. 0 if it needs none.
     const WINDOW: u32 = 0;
 
-    /// The units, if the file tells without being decoded.
+    /// The units, if the file tells without being decoded. By default it does not.
     ///
     /// # Errors
     /// Those of the source, and a line if the file is wrong.
-    fn index(&self) -> Result<Option<Index>, Error>;
+    fn index(&self) -> Result<Option<Index>, Error> {
+        Ok(None)
+    }
 
     /// Begins to decode at a point. `window` is what [`Stream::resume`] gave there; it is empty for
     /// the begin of a unit.
@@ -93,8 +95,10 @@ pub trait Codec {
     /// The offset in the compressed file of a place.
     fn offset(&self, at: u64) -> u64;
 
-    /// The begin of the file.
-    fn start(&self) -> Point;
+    /// The begin of the first unit. By default it is that of the file.
+    fn start(&self) -> Point {
+        Point { out: 0, at: 0 }
+    }
 }
 
 /// Whether all bytes are zero.

@@ -54,10 +54,6 @@ impl Codec for Deflated {
         Ok(Some(Index { units: vec![self.start()], size: self.promised.size }))
     }
 
-    fn start(&self) -> Point {
-        Point { out: 0, at: 0 }
-    }
-
     fn offset(&self, at: u64) -> u64 {
         at / 8
     }

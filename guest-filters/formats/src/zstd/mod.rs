@@ -75,10 +75,6 @@ impl Codec for Zstd {
         Ok(self.index.clone())
     }
 
-    fn start(&self) -> Point {
-        Point { out: 0, at: 0 }
-    }
-
     fn offset(&self, at: u64) -> u64 {
         at
     }
